@@ -1,0 +1,42 @@
+# Everything a newcomer or a contributor types. `make demo` and `make test` set up what they need.
+SHELL := /bin/bash
+VENV  := .venv
+BIN   := $(VENV)/bin
+
+.PHONY: setup demo check test fuzz bench docs lock clean
+
+setup: $(VENV)/.ready            ## system packages (when root), .venv, percale in it
+
+$(VENV)/.ready: pyproject.toml requirements/dev.txt scripts/system-packages
+	scripts/system-packages
+	test -x $(BIN)/python || python3 -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: setup                      ## a three-node cluster, pods, real packets, two backends
+	@scripts/demo
+
+check: setup                     ## style, types, the one-way rooms, unit tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/unit tests/contract
+
+test: setup                      ## all tests, with real packets, in namespaces of their own
+	$(BIN)/python -m pytest -q
+
+bench: setup                     ## side by side in one run; prints ratios
+	$(BIN)/python -m bench
+
+docs: setup                      ## what the docs claim about commands, written again from the commands
+	$(BIN)/python docs/generate.py
+
+lock: pyproject.toml             ## hashed locks
+	uv pip compile -q --generate-hashes --no-emit-index-url --no-header --universal --python-version 3.11 pyproject.toml -o requirements/run.txt
+	uv pip compile -q --generate-hashes --no-emit-index-url --no-header --universal --python-version 3.11 --group dev pyproject.toml -o requirements/dev.txt
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

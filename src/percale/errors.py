@@ -1,0 +1,125 @@
+"""Every error a user can meet, in one tree. Each says what happened, where, and what to do next.
+
+PercaleError
+├── BadInput                     something a person wrote; nothing of it was applied
+│   ├── BadManifest              a YAML or JSON document (file, line, field path)
+│   ├── BadNetworkConfig         net-conf.json
+│   └── BadConfig                the agent's own configuration, flags, environment
+├── StoreError
+│   ├── Conflict                 somebody else wrote the object first (compare-and-put lost)
+│   ├── NotFound
+│   └── StoreUnavailable
+├── AddressError
+│   ├── NetworkFull              no subnet left for a node
+│   ├── SubnetFull               no address left for a pod
+│   └── AddressRefused           the address asked for is taken, reserved or outside
+├── KernelError                  the kernel refused a change (errno, the equivalent command line)
+├── AgentError
+│   ├── AlreadyRunning           a second agent on this node
+│   └── StateError               the state directory cannot be read or written
+└── LabError
+    ├── NoUserNamespaces         the machine forbids what a rootless lab needs
+    └── NoSuchLab
+"""
+
+from __future__ import annotations
+
+
+class PercaleError(Exception):
+    """What went wrong, where, and what to do next; `str()` is the one line a user sees."""
+
+    def __init__(self, what: str, *, where: str | None = None, hint: str | None = None) -> None:
+        self.what = what
+        self.where = where
+        self.hint = hint
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        line = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{line}; {self.hint}" if self.hint else line
+
+
+class BadInput(PercaleError):
+    """Something a person wrote cannot be used; nothing of it was applied."""
+
+
+class BadManifest(BadInput):
+    """A document is not valid YAML or JSON, or not of its kind's schema; `where` is `file:line`."""
+
+
+class BadNetworkConfig(BadInput):
+    """A net-conf.json that cannot be used."""
+
+
+class BadConfig(BadInput):
+    """The agent's configuration file, environment or flags."""
+
+
+class StoreError(PercaleError):
+    """The store did not do what was asked."""
+
+
+class Conflict(StoreError):
+    """The object changed since it was read: read it again and decide again."""
+
+
+class NotFound(StoreError):
+    """No such object."""
+
+
+class StoreUnavailable(StoreError):
+    """The store cannot be reached, read or written now."""
+
+
+class AddressError(PercaleError):
+    """A subnet or an address cannot be had."""
+
+
+class NetworkFull(AddressError):
+    """Every node subnet of the network is leased."""
+
+
+class SubnetFull(AddressError):
+    """Every pod address of the node's subnet is in use."""
+
+
+class AddressRefused(AddressError):
+    """The address asked for is taken, reserved or outside the node's subnet."""
+
+
+class KernelError(PercaleError):
+    """The kernel refused a change."""
+
+    def __init__(self, what: str, *, errno: int, where: str | None = None, hint: str | None = None) -> None:
+        self.errno = errno
+        super().__init__(what, where=where, hint=hint)
+
+
+class AgentError(PercaleError):
+    """The agent cannot run."""
+
+
+class AlreadyRunning(AgentError):
+    """Another agent serves this node; `pid` is its process."""
+
+    def __init__(self, pid: int, *, where: str) -> None:
+        self.pid = pid
+        super().__init__(
+            f"another agent already serves this node (pid {pid})", where=where, hint=f"stop it first: kill {pid}"
+        )
+
+
+class StateError(AgentError):
+    """The state directory cannot be read or written."""
+
+
+class LabError(PercaleError):
+    """The lab cannot do what was asked."""
+
+
+class NoUserNamespaces(LabError):
+    """The machine forbids user namespaces; the error names the setting and the command that allows them."""
+
+
+class NoSuchLab(LabError):
+    """No lab of that name runs."""

@@ -1,0 +1,110 @@
+"""The kernel's edge: what a driver does, and what it tells. `driver.py` is the real one, `fake.py` the public fake.
+
+The reconciler is the only caller of a driver that follows events; wiring and the lab use a driver for one namespace,
+once, and close it. Both pass the same contract tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from percale.render.objects import IPAddress, IPInterface, IPNetwork, KernelObject, Key
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Make this object so, whatever stands at its key now."""
+
+    object: KernelObject
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Take this object away; that it is gone already is no error."""
+
+    object: KernelObject
+
+
+Change: TypeAlias = Put | Remove
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """A device as the kernel has it, ours or not."""
+
+    name: str
+    index: int
+    mac: str | None
+    mtu: int
+    up: bool
+    carrier: bool
+    addresses: tuple[IPInterface, ...] = ()
+    temporary: frozenset[IPInterface] = frozenset()
+    master: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HostRoute:
+    """A unicast route of the main table that is not ours: where the underlay goes."""
+
+    dst: IPNetwork
+    dev: str
+    via: IPAddress | None
+    metric: int
+    src: IPAddress | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Underlay:
+    """The node as it was before us: its interfaces and the routes of others. Equal means nothing moved."""
+
+    interfaces: tuple[Interface, ...]
+    routes: tuple[HostRoute, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """Somebody else put this object of our kinds there, or changed it."""
+
+    object: KernelObject
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """Somebody else removed what stood at this key."""
+
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class UnderlayChanged:
+    """An interface, an address or a route of others changed: read `underlay()` again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Events were lost or too coarse (an overrun, a flushed table): call `read()` again."""
+
+
+KernelEvent: TypeAlias = Present | Absent | UnderlayChanged | Lost
+
+
+class Driver(Protocol):
+    """One network namespace. Every method blocks: never call one on the event loop."""
+
+    def read(self) -> dict[Key, KernelObject]:
+        """All objects of ours: by owner's mark, or on a device of ours."""
+
+    def apply(self, changes: Sequence[Change]) -> Sequence[OSError | None]:
+        """Make the changes, in order, in as few messages as the kernel allows; one result each."""
+
+    def underlay(self) -> Underlay:
+        """Interfaces and routes that are not ours."""
+
+    def follow(self, on_events: Callable[[Iterable[KernelEvent]], None]) -> None:
+        """Report what others do, from now until `close()`; `on_events` is called on a thread of the driver's own."""
+
+    def close(self) -> None:
+        """Give back sockets and threads; the kernel's state stays."""

@@ -1,0 +1,57 @@
+"""What all objects share: metadata, keys, label selectors."""
+
+from __future__ import annotations
+
+from typing import ClassVar, NamedTuple
+
+import msgspec
+
+
+class ObjectKey(NamedTuple):
+    """An object's identity within its kind; `namespace` is None for cluster-scoped kinds."""
+
+    namespace: str | None
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}" if self.namespace else self.name
+
+
+class OwnerReference(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Who made this object (a ReplicaSet its pods)."""
+
+    kind: str
+    name: str
+    uid: str = ""
+    apiVersion: str = ""
+    controller: bool = False
+
+
+class ObjectMeta(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`metadata` of every object. `resourceVersion` is the store's, opaque."""
+
+    name: str = ""
+    namespace: str | None = None
+    generateName: str | None = None
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    ownerReferences: tuple[OwnerReference, ...] = ()
+    resourceVersion: str | None = None
+    uid: str | None = None
+    creationTimestamp: str | None = None
+    deletionTimestamp: str | None = None
+    generation: int | None = None
+
+
+class Object(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """A Kubernetes object. Subclasses name their `api_version`, `kind` and scope, and add `spec` and `status`."""
+
+    API_VERSION: ClassVar[str]
+    KIND: ClassVar[str]
+    NAMESPACED: ClassVar[bool] = True
+
+    metadata: ObjectMeta
+
+    @property
+    def key(self) -> ObjectKey:
+        return ObjectKey(self.metadata.namespace, self.metadata.name)

@@ -1,0 +1,194 @@
+"""What the kernel must hold, as values: links, addresses, routes, neighbours, FDB entries, shapers, rule sets, elements.
+
+Backends and wiring make them (pure), `kernel/` makes them so. Two objects with the same `key` are two wishes for one
+kernel object; an object equal to what the kernel holds costs nothing. Each is spelled as an `ip`, `bridge`, `tc` or `nft`
+line by `kernel/spelling.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from typing import Literal, TypeAlias
+
+IPAddress: TypeAlias = IPv4Address | IPv6Address
+IPNetwork: TypeAlias = IPv4Network | IPv6Network
+IPInterface: TypeAlias = IPv4Interface | IPv6Interface
+Family: TypeAlias = Literal["ip", "ip6", "bridge"]
+
+OWNER = "percale"
+"""The mark on everything of ours: link alias, nft table name. Teardown deletes by it."""
+
+ROUTE_PROTOCOL = 112
+"""Our routes' and neighbours' protocol number (`ip route show proto 112`); unused in iproute2's rt_protos."""
+
+Key: TypeAlias = tuple[object, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Vxlan:
+    """The attributes that make a vxlan device what it is; a change of one means a new device."""
+
+    vni: int
+    local: IPAddress
+    dev: str
+    port: int = 8472
+    learning: bool = False
+    gbp: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The other end of a veth pair; `namespace` is an open descriptor of the namespace it is born in (None: here)."""
+
+    name: str
+    namespace: int | None = None
+    mac: str | None = None
+    mtu: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A network device. `kind` None: not ours to create (lo, eth0), only its settings are wished.
+
+    A setting that is None is left as it is. `alias` is the owner's mark on a device of ours.
+    """
+
+    name: str
+    kind: Literal["vxlan", "bridge", "veth", "ifb"] | None = None
+    up: bool = True
+    mtu: int | None = None
+    mac: str | None = None
+    master: str | None = None
+    hairpin: bool | None = None
+    vxlan: Vxlan | None = None
+    peer: Peer | None = None
+    alias: str = OWNER
+
+    @property
+    def key(self) -> Key:
+        return ("link", self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An address on a device; IPv6 ones skip duplicate detection, so they work at once."""
+
+    dev: str
+    address: IPInterface
+
+    @property
+    def key(self) -> Key:
+        return ("address", self.dev, self.address)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A route in the main table, ours by its protocol number. Without `via` its scope is link."""
+
+    dst: IPNetwork
+    dev: str | None = None
+    via: IPAddress | None = None
+    onlink: bool = False
+    src: IPAddress | None = None
+    metric: int = 0
+    kind: Literal["unicast", "blackhole", "unreachable"] = "unicast"
+
+    @property
+    def key(self) -> Key:
+        return ("route", self.dst, self.metric)
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A permanent neighbour: `address` on `dev` is `mac`."""
+
+    dev: str
+    address: IPAddress
+    mac: str
+
+    @property
+    def key(self) -> Key:
+        return ("neighbour", self.dev, self.address)
+
+
+@dataclass(frozen=True, slots=True)
+class FdbEntry:
+    """A permanent forwarding entry of a vxlan device: frames for `mac` go to the VTEP at `dst`."""
+
+    dev: str
+    mac: str
+    dst: IPAddress
+
+    @property
+    def key(self) -> Key:
+        return ("fdb", self.dev, self.mac)
+
+
+@dataclass(frozen=True, slots=True)
+class Shaper:
+    """A token bucket (tbf) at a device's root: `rate` and `burst` in bits a second and bits, latency 25 ms."""
+
+    dev: str
+    rate: int
+    burst: int
+
+    @property
+    def key(self) -> Key:
+        return ("shaper", self.dev)
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """All that enters `dev` passes through `to` first (an ifb whose shaper limits it)."""
+
+    dev: str
+    to: str
+
+    @property
+    def key(self) -> Key:
+        return ("redirect", self.dev)
+
+
+@dataclass(frozen=True, slots=True)
+class Sysctl:
+    """A kernel setting of this namespace, such as `net/ipv4/ip_forward`; never undone, for others may rely on it."""
+
+    name: str
+    value: str
+
+    @property
+    def key(self) -> Key:
+        return ("sysctl", self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Ruleset:
+    """The static text of one table of ours: sets, chains, rules. Elements are objects of their own."""
+
+    family: Family
+    text: str
+
+    @property
+    def key(self) -> Key:
+        return ("ruleset", self.family)
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """One element of a set in a table of ours.
+
+    `match` is the element's key, one part per field of the set's type: a device name (ifname), an address, a network
+    (an interval), or an integer.
+    """
+
+    family: Family
+    set: str
+    match: tuple[str | int | IPAddress | IPNetwork, ...]
+
+    @property
+    def key(self) -> Key:
+        return ("element", self.family, self.set, self.match)
+
+
+KernelObject: TypeAlias = Link | Address | Route | Neighbour | FdbEntry | Shaper | Redirect | Sysctl | Ruleset | Element

@@ -1,0 +1,75 @@
+"""The store's edge: typed objects, listed, watched, put with a compare, leased. `files.py` and `memory.py` implement it;
+all pass tests/contract/test_store.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias, TypeVar
+
+from percale.errors import PercaleError
+from percale.model.meta import Object, ObjectKey
+
+T = TypeVar("T", bound=Object)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything of the watched kinds, at once; the first event of a watch, and again after the store lost its place."""
+
+    objects: tuple[Object, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Upserted:
+    """An object is new or changed."""
+
+    object: Object
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """An object is gone; `object` is its last known state."""
+
+    object: Object
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Something in the store cannot be read (a file turned bad): its last good objects stay in force.
+
+    `error` None: the trouble at `source` is over.
+    """
+
+    source: str
+    error: PercaleError | None
+
+
+Event: TypeAlias = Snapshot | Upserted | Deleted | Trouble
+
+
+class Store(Protocol):
+    """Errors: Conflict, NotFound, StoreUnavailable, BadManifest."""
+
+    async def list(self, kind: type[T]) -> list[T]:
+        """All objects of a kind, in the order of their keys."""
+
+    async def get(self, kind: type[T], key: ObjectKey) -> T | None:
+        """One object, or None."""
+
+    def watch(self, *kinds: type[Object]) -> AsyncIterator[Event]:
+        """A Snapshot first, then every change in order. Close the iterator to stop."""
+
+    async def put(self, obj: T, *, expect: str | None = None, ttl: float | None = None) -> T:
+        """Write the object; returns it with its new `metadata.resourceVersion`.
+
+        `expect` None: whatever is there. `expect` "": it must not exist yet. Else: its version must be this one.
+        `ttl` in seconds: the object disappears unless it is put again in time (a lease). Raises Conflict.
+        """
+
+    async def delete(self, kind: type[Object], key: ObjectKey, *, expect: str | None = None) -> None:
+        """Remove the object. Raises NotFound, or Conflict when its version is not `expect`."""
+
+    async def close(self) -> None:
+        """End all watches."""

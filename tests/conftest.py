@@ -1,0 +1,21 @@
+"""Every test run happens in namespaces of its own, so that no test can touch or leave anything on this machine.
+
+The test process moves into a new network and mount namespace before the first test (and, when it is not root, into a
+new user namespace first), with an empty /run/netns of its own.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from percale.kernel import syscalls
+
+
+def pytest_configure() -> None:
+    if os.geteuid() != 0:
+        syscalls.become_root_of_new_user_namespace()
+    syscalls.unshare(syscalls.CLONE_NEWNET | syscalls.CLONE_NEWNS)
+    syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
+    syscalls.mount("tmpfs", "/run", "tmpfs")
+    Path("/run/netns").mkdir()
