@@ -79,6 +79,13 @@ class Absent:
 
 
 @dataclass(frozen=True, slots=True)
+class Wiped:
+    """This device went away, went down or lost an address: what was on it may have gone without a word."""
+
+    dev: str
+
+
+@dataclass(frozen=True, slots=True)
 class UnderlayChanged:
     """An interface, an address or a route of others changed: read `underlay()` again."""
 
@@ -88,7 +95,7 @@ class Lost:
     """Events were lost or too coarse (an overrun, a flushed table): call `read()` again."""
 
 
-KernelEvent: TypeAlias = Present | Absent | UnderlayChanged | Lost
+KernelEvent: TypeAlias = Present | Absent | Wiped | UnderlayChanged | Lost
 
 
 class Driver(Protocol):

@@ -8,6 +8,7 @@ line by `kernel/spelling.py`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import sha256
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Literal, TypeAlias
 
@@ -22,7 +23,15 @@ OWNER = "percale"
 ROUTE_PROTOCOL = 112
 """Our routes' and neighbours' protocol number (`ip route show proto 112`); unused in iproute2's rt_protos."""
 
+_DIGEST = "sha256:"
+
 Key: TypeAlias = tuple[object, ...]
+
+
+def _lower_mac(obj: Peer | Link | Neighbour | FdbEntry) -> None:
+    """Hardware addresses are compared as text, and the kernel's are in lower case."""
+    if obj.mac is not None and not obj.mac.islower():
+        object.__setattr__(obj, "mac", obj.mac.lower())
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +55,9 @@ class Peer:
     mac: str | None = None
     mtu: int | None = None
 
+    def __post_init__(self) -> None:
+        _lower_mac(self)
+
 
 @dataclass(frozen=True, slots=True)
 class Link:
@@ -64,6 +76,9 @@ class Link:
     vxlan: Vxlan | None = None
     peer: Peer | None = None
     alias: str = OWNER
+
+    def __post_init__(self) -> None:
+        _lower_mac(self)
 
     @property
     def key(self) -> Key:
@@ -107,6 +122,9 @@ class Neighbour:
     address: IPAddress
     mac: str
 
+    def __post_init__(self) -> None:
+        _lower_mac(self)
+
     @property
     def key(self) -> Key:
         return ("neighbour", self.dev, self.address)
@@ -119,6 +137,9 @@ class FdbEntry:
     dev: str
     mac: str
     dst: IPAddress
+
+    def __post_init__(self) -> None:
+        _lower_mac(self)
 
     @property
     def key(self) -> Key:
@@ -164,10 +185,20 @@ class Sysctl:
 
 @dataclass(frozen=True, slots=True)
 class Ruleset:
-    """The static text of one table of ours: sets, chains, rules. Elements are objects of their own."""
+    """The static text of one table of ours: sets, chains, rules. Elements are objects of their own.
+
+    `text` is what stands between the table's braces, without `table ip percale {` and `}`. Read back from the kernel it
+    is the text's digest: two rulesets hold the same when their digests are equal.
+    """
 
     family: Family
     text: str
+
+    @property
+    def digest(self) -> str:
+        """What the kernel keeps of the text, in the table's comment."""
+        known = self.text.startswith(_DIGEST) or not self.text
+        return self.text if known else _DIGEST + sha256(self.text.encode()).hexdigest()[:32]
 
     @property
     def key(self) -> Key:
@@ -178,17 +209,30 @@ class Ruleset:
 class Element:
     """One element of a set in a table of ours.
 
-    `match` is the element's key, one part per field of the set's type: a device name (ifname), an address, a network
-    (an interval), or an integer.
+    `match` is the element's key, one part per field of the set's type: a device name (ifname), a MAC, an address, a network
+    (an interval), or an integer (a port, a mark). A network of one address is that address.
     """
 
     family: Family
     set: str
     match: tuple[str | int | IPAddress | IPNetwork, ...]
 
+    def __post_init__(self) -> None:
+        if any(
+            isinstance(part, IPv4Network | IPv6Network) and part.prefixlen == part.max_prefixlen for part in self.match
+        ):
+            object.__setattr__(self, "match", tuple(_single(part) for part in self.match))
+
     @property
     def key(self) -> Key:
         return ("element", self.family, self.set, self.match)
+
+
+def _single(part: str | int | IPAddress | IPNetwork) -> str | int | IPAddress | IPNetwork:
+    """A network of one address as that address."""
+    if isinstance(part, IPv4Network | IPv6Network) and part.prefixlen == part.max_prefixlen:
+        return part.network_address
+    return part
 
 
 KernelObject: TypeAlias = Link | Address | Route | Neighbour | FdbEntry | Shaper | Redirect | Sysctl | Ruleset | Element

@@ -1,0 +1,70 @@
+"""Devices by name and by index, asked of the kernel as they are needed; forgotten after every batch of changes."""
+
+from __future__ import annotations
+
+import errno
+
+from percale.kernel import links, netlink
+from percale.kernel.links import Device
+from percale.render.objects import Link
+
+
+class Devices:
+    """What the kernel says of devices, remembered for one batch or one reading."""
+
+    def __init__(self, socket: netlink.Socket) -> None:
+        self._socket = socket
+        self._by_name: dict[str, Device | None] = {}
+        self._by_index: dict[int, Device | None] = {}
+
+    def load(self) -> list[Device]:
+        """All of them at once."""
+        found = [links.decode(message.body) for message in self._socket.dump(links.RTM_GETLINK, links.query_all())]
+        for device in found:
+            self._remember(device)
+        return found
+
+    def _remember(self, device: Device) -> None:
+        self._by_name[device.name] = device
+        self._by_index[device.index] = device
+
+    def find(self, name: str) -> Device | None:
+        """The device of this name, None when there is none. Raises OSError."""
+        if name not in self._by_name:
+            self._by_name[name] = device = self._ask(links.query(name))
+            if device is not None:
+                self._remember(device)
+        return self._by_name[name]
+
+    def _ask(self, question: bytes) -> Device | None:
+        try:
+            answer = self._socket.ask(links.RTM_GETLINK, question)
+        except OSError as error:
+            if error.errno in (errno.ENODEV, errno.EINVAL, errno.ERANGE):
+                return None
+            raise
+        return links.decode(answer.body) if answer is not None else None
+
+    def forget(self, name: str) -> None:
+        """It was changed: ask again."""
+        device = self._by_name.pop(name, None)
+        if device is not None:
+            self._by_index.pop(device.index, None)
+
+    def index(self, name: str) -> int:
+        """Raises OSError (ENODEV)."""
+        device = self.find(name)
+        if device is None:
+            raise OSError(errno.ENODEV, f"no device {name} here")
+        return device.index
+
+    def name(self, index: int) -> str | None:
+        """None when there is no device of this index here (its other end may be in another namespace)."""
+        if index not in self._by_index:
+            self._by_index[index] = self._ask(links.query_index(index))
+        device = self._by_index[index]
+        return device.name if device is not None else None
+
+    def link(self, device: Device) -> Link:
+        """The device as our object."""
+        return links.as_link(device, self.name)

@@ -1,0 +1,237 @@
+"""What others do in a namespace, as events: one thread that listens to the route and the nft table notifications.
+
+`driver.follow` starts it. What we did ourselves is no news: the kernel filters our own routes, neighbours and addresses out
+before they reach us, and of our own devices and tables we only take note.
+
+A device that goes down, or loses an IPv4 address, takes routes with it that no notification tells of: that is `Wiped`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import struct
+import threading
+from collections.abc import Callable, Iterable, Iterator
+
+from percale.kernel import elements, links, netlink, nftables, rtnetlink, traffic
+from percale.kernel.devices import Devices
+from percale.kernel.links import Device
+from percale.kernel.netlink import Message, attributes, string
+from percale.kernel.protocol import Absent, KernelEvent, Lost, Present, UnderlayChanged, Wiped
+from percale.render.objects import OWNER, Address, Element, FdbEntry, Neighbour
+
+_LINK, _NEIGHBOUR, _TRAFFIC, _IPV4_ADDRESS, _IPV4_ROUTE, _IPV6_ADDRESS, _IPV6_ROUTE = 1, 3, 4, 5, 7, 9, 11
+_ROUTE_GROUPS = (_LINK, _NEIGHBOUR, _TRAFFIC, _IPV4_ADDRESS, _IPV4_ROUTE, _IPV6_ADDRESS, _IPV6_ROUTE)
+_TABLE_GROUP = 7
+_MOST_AT_ONCE = 2000
+"""Datagrams read before what they say is passed on."""
+
+_TABLE_DESTROYERS = frozenset(
+    {nftables.NEWTABLE, nftables.DELTABLE, nftables.DELCHAIN, nftables.DELRULE, nftables.DELSET}
+)
+"""After one of these a table of ours is not what we loaded. Rules that somebody adds (to trace, say) are left alone."""
+
+
+class Observer:
+    """Made in the namespace; its thread may be anywhere."""
+
+    def __init__(
+        self, own_port: int, tables: nftables.Tables, on_events: Callable[[Iterable[KernelEvent]], None]
+    ) -> None:
+        self._own_port = own_port
+        self._tables = tables
+        self._on_events = on_events
+        self._queries = netlink.Socket(netlink.ROUTE)
+        self._route = netlink.Socket(netlink.ROUTE, _ROUTE_GROUPS)
+        self._route.ignore(own_port, keep=(links.RTM_NEWLINK, links.RTM_DELLINK))
+        self._table = netlink.Socket(netlink.NETFILTER, (_TABLE_GROUP,))
+        self._table.ignore(tables.port)
+        self._stop = os.eventfd(0, os.EFD_CLOEXEC)
+        self._devices = {device.index: device for device in Devices(self._queries).load()}
+        self._thread = threading.Thread(target=self._listen, name="kernel-events", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread, give the sockets back."""
+        os.eventfd_write(self._stop, 1)
+        self._thread.join()
+        for socket in (self._queries, self._route, self._table):
+            socket.close()
+        os.close(self._stop)
+
+    def _listen(self) -> None:
+        poll = select.poll()
+        for descriptor in (self._route.fileno(), self._table.fileno(), self._stop):
+            poll.register(descriptor, select.POLLIN)
+        while True:
+            ready = {descriptor for descriptor, _ in poll.poll()}
+            if self._stop in ready:
+                return
+            events: list[KernelEvent] = []
+            if self._route.fileno() in ready:
+                events += self._drain(self._route, self._route_events)
+            if self._table.fileno() in ready:
+                events += self._drain(self._table, self._table_events)
+            if events:
+                self._on_events(_once(events))
+
+    @staticmethod
+    def _drain(source: netlink.Socket, understand: Callable[[Message], Iterable[KernelEvent]]) -> Iterator[KernelEvent]:
+        """The events of all that waits. It is read in one go, before anything is decoded, so that nothing is lost."""
+        received: list[Message] = []
+        lost = False
+        with contextlib.suppress(BlockingIOError):
+            for _ in range(_MOST_AT_ONCE):
+                try:
+                    received += source.receive(wait=False)
+                except OSError as error:
+                    if error.errno != errno.ENOBUFS:
+                        raise
+                    lost = True
+        for message in received:
+            try:
+                yield from understand(message)
+            except (struct.error, ValueError, LookupError):  # a message of a newer kernel: the reading knows better
+                lost = True
+        if lost:
+            yield Lost()
+            yield UnderlayChanged()
+
+    # Routes, addresses, neighbours, devices
+
+    def _route_events(self, message: Message) -> Iterable[KernelEvent]:
+        match message.type:
+            case links.RTM_NEWLINK | links.RTM_DELLINK:
+                return self._link(message)
+            case rtnetlink.RTM_NEWADDR | rtnetlink.RTM_DELADDR:
+                return self._address(message)
+            case rtnetlink.RTM_NEWROUTE | rtnetlink.RTM_DELROUTE:
+                return self._route_of(message)
+            case rtnetlink.RTM_NEWNEIGH | rtnetlink.RTM_DELNEIGH:
+                return self._neighbour(message)
+            case traffic.RTM_DELQDISC:
+                return self._qdisc(message)
+        return ()
+
+    def _device(self, index: int | None) -> Device | None:
+        """The device that a message speaks of, None when it is gone."""
+        return self._devices.get(index) if index is not None else None
+
+    def _link(self, message: Message) -> Iterator[KernelEvent]:
+        if message.body[0] != 0:
+            return  # a bridge's word on its port, not a device's
+        device = links.decode(message.body)
+        before = self._devices.pop(device.index, None)
+        own = message.port == self._own_port
+        if message.type == links.RTM_NEWLINK:
+            self._devices[device.index] = device
+        if own:
+            return
+        ours = device.ours or (before is not None and before.ours)
+        if message.type == links.RTM_DELLINK or (before is not None and before.name != device.name):
+            name = before.name if before is not None else device.name
+            yield Wiped(name)
+            yield Absent(("link", name)) if ours else UnderlayChanged()
+        if message.type == links.RTM_NEWLINK:
+            if before is not None and before.up and not device.up:
+                yield Wiped(device.name)
+            yield Present(links.as_link(device, self._name)) if ours else UnderlayChanged()
+
+    def _name(self, index: int) -> str | None:
+        device = self._devices.get(index)
+        return device.name if device is not None else None
+
+    def _address(self, message: Message) -> Iterator[KernelEvent]:
+        seen = rtnetlink.decode_address(message.body)
+        device = self._device(seen.index)
+        if device is None:
+            return
+        gone = message.type == rtnetlink.RTM_DELADDR
+        if gone and seen.address.version == 4:
+            yield Wiped(device.name)
+        if seen.ours or (device.ours and not seen.kernels):
+            address = Address(device.name, seen.address)
+            yield Absent(address.key) if gone else Present(address)
+        elif not device.ours:
+            yield UnderlayChanged()
+
+    def _route_of(self, message: Message) -> Iterator[KernelEvent]:
+        seen = rtnetlink.decode_route(message.body)
+        if seen is None:
+            return
+        device = self._device(seen.index)
+        route = rtnetlink.as_route(seen, device.name if device is not None else None)
+        ours = seen.ours or (device is not None and device.ours and not seen.wished_by_nobody)
+        gone = message.type == rtnetlink.RTM_DELROUTE
+        if ours:
+            yield Absent(route.key) if gone else Present(route)
+            return
+        if not gone and message.flags & netlink.REPLACE:
+            yield Absent(route.key)  # what stood there may have been ours
+        if device is not None and not device.ours:
+            yield UnderlayChanged()
+
+    def _neighbour(self, message: Message) -> Iterator[KernelEvent]:
+        seen = rtnetlink.decode_neighbour(message.body)
+        device = self._device(seen.index) if seen is not None else None
+        if seen is None or device is None or not (seen.ours or device.ours) or (seen.fdb and device.kind != "vxlan"):
+            return
+        there = message.type == rtnetlink.RTM_NEWNEIGH and seen.permanent
+        if seen.fdb and seen.mac is not None:
+            if there and seen.dst is not None:
+                yield Present(FdbEntry(device.name, seen.mac, seen.dst))
+            else:
+                yield Absent(("fdb", device.name, seen.mac))
+        elif not seen.fdb and seen.dst is not None:
+            if there and seen.mac is not None:
+                yield Present(Neighbour(device.name, seen.dst, seen.mac))
+            else:
+                yield Absent(("neighbour", device.name, seen.dst))
+
+    def _qdisc(self, message: Message) -> Iterator[KernelEvent]:
+        device = self._device(traffic.device_of(message.body))
+        if device is None or not device.ours:
+            return
+        if traffic.is_ingress(message.body):
+            yield Absent(("redirect", device.name))
+        elif traffic.decode_shaper(message.body) is not None:
+            yield Absent(("shaper", device.name))
+
+    # Tables
+
+    def _table_events(self, message: Message) -> Iterator[KernelEvent]:
+        kind = message.type & 0xFF
+        if message.type >> 8 != nftables.SUBSYSTEM or message.port in self._tables.loaders:
+            return
+        family = nftables.FAMILY_NAMES.get(message.body[0])
+        if family is None or string(attributes(message.body, 4).get(nftables.TABLE_OF_ANYTHING, b"")) != OWNER:
+            return
+        if kind in _TABLE_DESTROYERS:
+            yield Absent(("ruleset", family))
+        elif kind in (nftables.NEWSETELEM, nftables.DELSETELEM):
+            name, entries = nftables.entries_of(message)
+            with contextlib.suppress(OSError):  # a set that is gone again had nothing that matters
+                shape = self._tables.shape(family, name)
+                if not shape.ours_to_fill:
+                    return
+                if shape.interval and len(shape.fields) == 1:
+                    yield Lost()  # an interval comes in halves, each in a message of its own
+                    return
+                for match in elements.decode(shape, entries):
+                    element = Element(family, name, match)
+                    yield Present(element) if kind == nftables.NEWSETELEM else Absent(element.key)
+
+
+def _once(events: Iterable[KernelEvent]) -> list[KernelEvent]:
+    """The same without the repetitions that change nothing: the coarse ones come once, at the end."""
+    fine: list[KernelEvent] = []
+    coarse: set[KernelEvent] = set()
+    for event in events:
+        if isinstance(event, UnderlayChanged | Lost):
+            coarse.add(event)
+        elif not fine or fine[-1] != event:
+            fine.append(event)
+    return [*fine, *coarse]

@@ -1,0 +1,345 @@
+"""What every driver promises, the real one and the fake: `percale.kernel.protocol.Driver`."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_interface, ip_network
+
+import pytest
+
+from percale.kernel.driver import KernelDriver
+from percale.kernel.fake import FakeKernel
+from percale.kernel.namespaces import NamespaceThread, anonymous_namespace
+from percale.kernel.planning import matches
+from percale.kernel.protocol import Absent, Change, Driver, KernelEvent, Present, Put, Remove, UnderlayChanged, Wiped
+from percale.render.objects import (
+    Address,
+    Element,
+    FdbEntry,
+    KernelObject,
+    Link,
+    Neighbour,
+    Peer,
+    Redirect,
+    Route,
+    Ruleset,
+    Shaper,
+    Sysctl,
+    Vxlan,
+)
+
+ETH0 = Link("eth0", "veth", peer=Peer("far0"))
+ETH0_ADDRESS = Address("eth0", ip_interface("192.168.1.1/24"))
+VXLAN = Vxlan(7, ip_address("192.168.1.1"), "eth0")
+FLANNEL = Link("flannel.7", "vxlan", mtu=1450, mac="02:00:00:00:00:01", vxlan=VXLAN)
+TABLE = Ruleset("ip", "set pods { type ifname . ipv4_addr; }\nset nets { type ipv4_addr; flags interval; }")
+BASE = (ETH0, ETH0_ADDRESS, FLANNEL, TABLE)
+
+OBJECTS: tuple[KernelObject, ...] = (
+    FLANNEL,
+    Link("cni0", "bridge", mtu=1400, mac="02:00:00:00:00:02"),
+    Link("pod0", "veth", up=False, peer=Peer("pod1")),
+    Link("ifb0", "ifb"),
+    ETH0_ADDRESS,
+    Address("eth0", ip_interface("fd00::1/64")),
+    Address("flannel.7", ip_interface("10.244.1.0/32")),
+    Neighbour("flannel.7", ip_address("10.244.2.0"), "02:00:00:00:00:09"),
+    Neighbour("flannel.7", ip_address("fd00:2::"), "02:00:00:00:00:0A"),
+    FdbEntry("flannel.7", "02:00:00:00:00:0A", ip_address("192.168.1.2")),
+    Route(ip_network("10.244.2.0/24"), "flannel.7", ip_address("10.244.2.0"), onlink=True),
+    Route(ip_network("10.244.3.0/24"), "eth0", ip_address("192.168.1.3")),
+    Route(ip_network("10.244.1.9/32"), "eth0", src=ip_address("192.168.1.1"), metric=7),
+    Route(ip_network("fd00:2::/64"), "flannel.7", ip_address("fd00:2::"), onlink=True),
+    Route(ip_network("fd00:3::/64"), "eth0", metric=9),
+    Route(ip_network("10.244.0.0/16"), kind="blackhole"),
+    Route(ip_network("fd00:4::/48"), kind="unreachable"),
+    Shaper("eth0", 10_000_000, 1_000_000),
+    TABLE,
+    Ruleset("ip6", "set six { type ipv6_addr; flags interval; }"),
+    Ruleset("bridge", "set macs { type ifname . ether_addr; }"),
+    Element("ip", "pods", ("eth0", ip_address("10.244.1.9"))),
+    Element("ip", "nets", (ip_network("10.0.0.0/8"),)),
+    Element("ip", "nets", (ip_network("10.0.0.1/32"),)),
+    Element("ip", "nets", (ip_network("0.0.0.0/0"),)),
+)
+
+
+@dataclass
+class World:
+    """A driver of an empty namespace, somebody else in the same namespace, and the events that the driver reported."""
+
+    driver: Driver
+    somebody: Callable[[Change], None]
+    events: list[KernelEvent] = field(default_factory=list)
+
+    def put(self, *objects: KernelObject) -> None:
+        assert [error for error in self.driver.apply([Put(obj) for obj in objects]) if error is not None] == []
+
+    def has(self, obj: KernelObject) -> bool:
+        return matches(obj, self.driver.read().get(obj.key))
+
+    def follow(self) -> None:
+        def remember(events: Iterable[KernelEvent]) -> None:
+            self.events.extend(events)
+
+        self.driver.follow(remember)
+
+    def sees(self, event: KernelEvent) -> bool:
+        end = time.monotonic() + 5
+        while event not in self.events and time.monotonic() < end:
+            time.sleep(0.005)
+        return event in self.events
+
+
+@pytest.fixture(params=["real", "fake"])
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
+    if request.param == "fake":
+        fake = FakeKernel()
+        yield World(fake, fake.interfere)
+        fake.close()
+        return
+    namespace = anonymous_namespace()
+    driver = KernelDriver(NamespaceThread(namespace))
+    other = KernelDriver(NamespaceThread(namespace))
+
+    def interfere(change: Change) -> None:
+        assert list(other.apply([change])) == [None]
+
+    try:
+        yield World(driver, interfere)
+    finally:
+        driver.close()
+        other.close()
+        os.close(namespace)
+
+
+@pytest.mark.parametrize("obj", OBJECTS, ids=lambda obj: "-".join(map(str, obj.key)))
+def test_what_is_put_is_read_back_and_gone_when_removed(world: World, obj: KernelObject) -> None:
+    world.put(*(base for base in BASE if base.key != obj.key), obj)
+    assert world.has(obj)
+    world.put(obj)
+    assert world.has(obj)
+    assert list(world.driver.apply([Remove(obj)])) == [None]
+    assert obj.key not in world.driver.read()
+    assert list(world.driver.apply([Remove(obj)])) == [None]
+
+
+def test_a_redirect_is_read_back_and_gone_when_removed(world: World) -> None:
+    redirect = Redirect("eth0", "ifb0")
+    world.put(ETH0, Link("ifb0", "ifb"), Shaper("ifb0", 8_000_000, 80_000), redirect)
+    assert world.has(redirect)
+    world.put(redirect)
+    assert list(world.driver.apply([Remove(redirect)])) == [None]
+    assert redirect.key not in world.driver.read()
+
+
+def test_an_empty_namespace_holds_nothing_of_ours_and_a_loopback_device(world: World) -> None:
+    assert world.driver.read() == {}
+    assert [(interface.name, interface.up) for interface in world.driver.underlay().interfaces] == [("lo", False)]
+
+
+def test_settings_of_a_device_that_is_not_ours(world: World) -> None:
+    world.put(Link("lo", up=True, mtu=9000))
+    lo = world.driver.underlay().interfaces[0]
+    assert (lo.name, lo.up, lo.mtu) == ("lo", True, 9000)
+    assert world.driver.read() == {}
+    assert list(world.driver.apply([Remove(Link("lo"))])) == [None]
+    assert world.driver.underlay().interfaces[0].name == "lo"
+
+
+def test_one_result_for_each_change_and_the_others_are_made(world: World) -> None:
+    lost = Route(ip_network("10.9.0.0/24"), "nowhere0")
+    changes: list[Change] = [
+        Put(ETH0),
+        Put(Address("nowhere0", ip_interface("10.0.0.1/32"))),
+        Put(ETH0_ADDRESS),
+        Put(lost),
+        Remove(lost),
+        Put(Element("ip", "pods", ("eth0", ip_address("10.0.0.1")))),
+        Put(TABLE),
+        Put(Element("ip", "missing", ("eth0", ip_address("10.0.0.1")))),
+        Put(Element("ip", "pods", ("eth0", ip_address("10.0.0.2")))),
+    ]
+    results = [error.errno if error is not None else None for error in world.driver.apply(changes)]
+    assert results == [None, errno.ENODEV, None, errno.ENODEV, None, errno.ENOENT, None, errno.ENOENT, None]
+    assert world.has(ETH0_ADDRESS)
+    assert world.has(Element("ip", "pods", ("eth0", ip_address("10.0.0.2"))))
+
+
+def test_a_changed_vxlan_is_a_new_device_with_nothing_on_it(world: World) -> None:
+    neighbour = Neighbour("flannel.7", ip_address("10.244.2.0"), "02:00:00:00:00:09")
+    world.put(*BASE, neighbour)
+    changed = Link("flannel.7", "vxlan", mtu=1450, vxlan=Vxlan(7, ip_address("192.168.1.1"), "eth0", port=4789))
+    world.put(changed)
+    assert world.has(changed)
+    assert not world.has(neighbour)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        Link("flannel.7", "vxlan", mtu=1300, vxlan=VXLAN),
+        Link("flannel.7", "vxlan", vxlan=Vxlan(7, ip_address("192.168.1.1"), "eth0", learning=True)),
+    ],
+    ids=["mtu", "learning"],
+)
+def test_bug_mtu_and_learning_changes_are_applied_to_an_existing_device(world: World, changed: Link) -> None:
+    neighbour = Neighbour("flannel.7", ip_address("10.244.2.0"), "02:00:00:00:00:09")
+    world.put(*BASE, neighbour)
+    world.put(changed)
+    assert world.has(changed)
+    assert world.has(neighbour)
+
+
+def test_a_changed_mac_keeps_the_device_but_drops_its_neighbours(world: World) -> None:
+    address = Address("flannel.7", ip_interface("10.244.1.0/32"))
+    neighbour = Neighbour("flannel.7", ip_address("10.244.2.0"), "02:00:00:00:00:09")
+    world.put(*BASE, address, neighbour)
+    changed = Link("flannel.7", "vxlan", mac="02:00:00:00:00:99", vxlan=VXLAN)
+    world.put(changed)
+    assert (world.has(changed), world.has(address), world.has(neighbour)) == (True, True, False)
+
+
+def test_bug_a_changed_destination_replaces_the_forwarding_entry(world: World) -> None:
+    mac = "02:00:00:00:00:0a"
+    world.put(*BASE, FdbEntry("flannel.7", mac, ip_address("192.168.1.2")))
+    world.put(FdbEntry("flannel.7", mac, ip_address("192.168.1.3")))
+    entries = [obj for obj in world.driver.read().values() if isinstance(obj, FdbEntry)]
+    assert entries == [FdbEntry("flannel.7", mac, ip_address("192.168.1.3"))]
+
+
+def test_a_changed_route_replaces_the_one_before(world: World) -> None:
+    dst = ip_network("10.244.2.0/24")
+    world.put(*BASE, Route(dst, "flannel.7", ip_address("10.244.2.0"), onlink=True))
+    direct = Route(dst, "eth0", ip_address("192.168.1.2"))
+    world.put(direct)
+    assert [obj for obj in world.driver.read().values() if isinstance(obj, Route)] == [direct]
+
+
+def test_a_bridge_port_with_hairpin(world: World) -> None:
+    port = Link("pod0", "veth", master="cni0", hairpin=True, peer=Peer("pod1"))
+    world.put(Link("cni0", "bridge"), port)
+    assert world.has(port)
+    off = Link("pod0", "veth", master="cni0", hairpin=False)
+    world.put(off)
+    assert world.has(off)
+
+
+def test_a_pair_whose_other_end_is_unknown_cannot_be_made(world: World) -> None:
+    (error,) = world.driver.apply([Put(Link("pod0", "veth"))])
+    assert error is not None
+    assert error.errno == errno.ENODEV
+    assert "other end" in str(error)
+
+
+def test_a_device_of_another_kind_that_is_not_ours_is_left_alone(world: World) -> None:
+    world.put(ETH0)
+    (error,) = world.driver.apply([Put(Link("lo", "bridge"))])
+    assert error is not None
+    assert error.errno == errno.EEXIST
+
+
+def test_a_table_loaded_again_holds_no_elements(world: World) -> None:
+    element = Element("ip", "nets", (ip_network("10.0.0.0/8"),))
+    world.put(TABLE, element)
+    world.put(Ruleset("ip", TABLE.text + "\nset more { type mark; }"))
+    assert not world.has(element)
+    assert not world.has(TABLE)
+
+
+def test_a_removed_table_takes_its_elements(world: World) -> None:
+    world.put(TABLE, Element("ip", "nets", (ip_network("10.0.0.0/8"),)))
+    assert list(world.driver.apply([Remove(TABLE)])) == [None]
+    assert world.driver.read() == {}
+
+
+def test_a_removed_device_takes_what_is_on_it(world: World) -> None:
+    world.put(*BASE, Neighbour("flannel.7", ip_address("10.244.2.0"), "02:00:00:00:00:09"))
+    assert list(world.driver.apply([Remove(FLANNEL)])) == [None]
+    assert not [key for key in world.driver.read() if "flannel.7" in key]
+
+
+def test_many_devices_are_removed_at_once_and_no_other(world: World) -> None:
+    pods = [Link(f"pod{number}", "veth", peer=Peer(f"far{number}")) for number in range(1, 20)]
+    world.put(ETH0, *pods)
+    missing = Link("nowhere0", "veth")
+    assert list(world.driver.apply([Remove(link) for link in (*pods, missing, Link("lo"))])) == [None] * 21
+    assert list(world.driver.read()) == [ETH0.key]
+    assert "lo" in {interface.name for interface in world.driver.underlay().interfaces}
+
+
+@pytest.mark.parametrize(
+    "obj",
+    [
+        ETH0_ADDRESS,
+        Neighbour("flannel.7", ip_address("10.244.2.0"), "02:00:00:00:00:09"),
+        FdbEntry("flannel.7", "02:00:00:00:00:0a", ip_address("192.168.1.2")),
+        Element("ip", "pods", ("eth0", ip_address("10.244.1.9"))),
+        Link("cni0", "bridge"),
+        TABLE,
+    ],
+    ids=lambda obj: str(obj.key[0]),
+)
+def test_what_somebody_removes_is_reported(world: World, obj: KernelObject) -> None:
+    world.put(*BASE, obj)
+    world.follow()
+    world.somebody(Remove(obj))
+    assert world.sees(Absent(obj.key))
+
+
+def test_a_route_that_somebody_removes_is_reported(world: World) -> None:
+    route = Route(ip_network("10.244.3.0/24"), "eth0", ip_address("192.168.1.3"))
+    world.put(*BASE, route)
+    world.follow()
+    world.somebody(Remove(route))
+    assert world.sees(Absent(route.key))
+
+
+def test_what_somebody_puts_on_our_device_is_reported(world: World) -> None:
+    world.put(*BASE)
+    world.follow()
+    stray = Neighbour("flannel.7", ip_address("10.244.8.0"), "02:00:00:00:00:08")
+    world.somebody(Put(stray))
+    assert world.sees(Present(stray))
+
+
+def test_a_device_that_goes_down_wipes_what_is_on_it(world: World) -> None:
+    route = Route(ip_network("10.244.3.0/24"), "eth0", ip_address("192.168.1.3"))
+    world.put(*BASE, route)
+    world.follow()
+    world.somebody(Put(Link("eth0", "veth", up=False)))
+    assert world.sees(Wiped("eth0"))
+    assert not world.has(route)
+
+
+def test_a_change_of_a_device_that_is_not_ours_is_reported(world: World) -> None:
+    world.follow()
+    world.somebody(Put(Link("lo", up=True)))
+    assert world.sees(UnderlayChanged())
+    assert world.driver.underlay().interfaces[0].up
+
+
+def test_our_own_changes_are_no_news(world: World) -> None:
+    world.put(*BASE)
+    world.follow()
+    ours = Route(ip_network("10.244.3.0/24"), "eth0", ip_address("192.168.1.3"))
+    element = Element("ip", "pods", ("eth0", ip_address("10.244.1.9")))
+    reloaded = Ruleset("ip", TABLE.text + "\nset more { type mark; }")
+    world.put(ours, element, reloaded, element)
+    world.driver.apply([Remove(ours), Remove(element)])
+    world.somebody(Put(Neighbour("eth0", ip_address("192.168.1.3"), "02:00:00:00:00:03")))
+    assert world.sees(Present(Neighbour("eth0", ip_address("192.168.1.3"), "02:00:00:00:00:03")))
+    told = {event.object.key for event in world.events if isinstance(event, Present)}
+    told |= {event.key for event in world.events if isinstance(event, Absent)}
+    assert not told & {ours.key, element.key, reloaded.key}
+
+
+def test_sysctls_are_those_of_the_namespace(world: World) -> None:
+    world.put(Link("lo"), Sysctl("net/ipv4/ip_forward", "1"), Sysctl("net/ipv4/conf/lo/forwarding", "1"))
+    assert world.driver.read() == {}
+    (error,) = world.driver.apply([Put(Sysctl("net/ipv4/conf/nowhere0/forwarding", "1"))])
+    assert error is not None

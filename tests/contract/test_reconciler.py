@@ -1,0 +1,355 @@
+"""What the reconciler promises, over the real kernel and over the fake: `percale.kernel.reconciling.Reconciler`."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address, IPv4Network, ip_address, ip_interface, ip_network
+
+import pytest
+import pytest_asyncio
+
+from percale.errors import KernelError
+from percale.kernel.driver import KernelDriver
+from percale.kernel.fake import FakeKernel
+from percale.kernel.namespaces import NamespaceThread, anonymous_namespace
+from percale.kernel.planning import matches
+from percale.kernel.protocol import Change, Driver, Put, Remove, Underlay
+from percale.kernel.reconciling import Reconciler
+from percale.render.objects import (
+    Address,
+    Element,
+    FdbEntry,
+    KernelObject,
+    Key,
+    Link,
+    Neighbour,
+    Peer,
+    Route,
+    Ruleset,
+    Sysctl,
+    Vxlan,
+)
+
+ETH0 = Link("eth0", "veth", peer=Peer("far0"))
+ETH0_ADDRESS = Address("eth0", ip_interface("192.168.0.1/16"))
+FLANNEL = Link(
+    "flannel.1", "vxlan", mtu=1450, mac="02:00:00:00:00:01", vxlan=Vxlan(1, ip_address("192.168.0.1"), "eth0")
+)
+FLANNEL_ADDRESS = Address("flannel.1", ip_interface("10.0.0.0/32"))
+TABLE = Ruleset("ip", "set pods { type ifname . ipv4_addr; }\nset nets { type ipv4_addr; flags interval; }")
+ELEMENTS = (
+    Element("ip", "pods", ("eth0", ip_address("10.0.0.9"))),
+    Element("ip", "nets", (ip_network("10.0.0.0/8"),)),
+)
+NODE = (ETH0, ETH0_ADDRESS, FLANNEL, FLANNEL_ADDRESS, Sysctl("net/ipv4/ip_forward", "1"), TABLE, *ELEMENTS)
+
+
+def peer(number: int) -> tuple[Neighbour, FdbEntry, Route]:
+    """What the vxlan backend wishes for one peer."""
+    subnet = IPv4Network((0x0A000000 + (number << 8), 24))
+    mac = f"02:01:00:00:{number >> 8:02x}:{number & 255:02x}"
+    gateway = subnet.network_address
+    return (
+        Neighbour("flannel.1", gateway, mac),
+        FdbEntry("flannel.1", mac, IPv4Address(0xC0A80001 + number)),
+        Route(subnet, "flannel.1", gateway, onlink=True),
+    )
+
+
+@dataclass
+class World:
+    """A started reconciler, somebody else in the same namespace, and what was reported."""
+
+    driver: Driver
+    reconciler: Reconciler
+    somebody: Callable[[Change], None]
+    problems: list[tuple[str, KernelError]] = field(default_factory=list)
+    applied: list[Change] = field(default_factory=list)
+    look: Callable[[], dict[Key, KernelObject]] = dict
+
+    def holds(self, *objects: KernelObject) -> bool:
+        there = self.look()
+        return all(matches(obj, there.get(obj.key)) for obj in objects if not isinstance(obj, Sysctl))
+
+    async def comes_to_hold(self, *objects: KernelObject) -> bool:
+        return await eventually(lambda: self.holds(*objects))
+
+
+async def eventually(condition: Callable[[], bool]) -> bool:
+    """Poll for at most five seconds."""
+    for _ in range(500):
+        if condition():
+            return True
+        await asyncio.sleep(0.01)
+    return False
+
+
+class Recording:
+    """A driver that notes what it is asked to change."""
+
+    def __init__(self, inner: Driver, applied: list[Change]) -> None:
+        self._inner = inner
+        self._applied = applied
+        self.read = inner.read
+        self.underlay = inner.underlay
+        self.follow = inner.follow
+        self.close = inner.close
+
+    def apply(self, changes: list[Change]) -> list[OSError | None]:
+        self._applied += changes
+        return list(self._inner.apply(changes))
+
+
+@pytest_asyncio.fixture(params=["real", "fake"])
+async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    namespace = anonymous_namespace()
+    opened: list[Driver] = []
+
+    def in_namespace() -> Driver:
+        opened.append(KernelDriver(NamespaceThread(namespace)))
+        return opened[-1]
+
+    fake = FakeKernel()
+    driver, other = (fake, fake) if request.param == "fake" else (in_namespace(), in_namespace())
+    applied: list[Change] = []
+    problems: list[tuple[str, KernelError]] = []
+    recording = Recording(driver, applied)
+    reconciler = Reconciler(recording, on_problem=lambda source, error: problems.append((source, error)))  # type: ignore[arg-type]
+
+    def interfere(change: Change) -> None:
+        if isinstance(other, FakeKernel):
+            other.interfere(change)
+        else:
+            (error,) = other.apply([change])
+            assert error is None or error.errno == errno.EEXIST  # we had already put it right
+
+    await reconciler.start()
+    yield World(driver, reconciler, interfere, problems, applied, other.read)
+    await reconciler.stop()
+    if other is not driver:
+        other.close()
+    os.close(namespace)
+
+
+async def test_what_is_wished_is_there_when_settled(world: World) -> None:
+    world.reconciler.want("node", NODE)
+    await world.reconciler.settled("node")
+    assert world.holds(*NODE)
+    world.reconciler.want("peer/b", peer(1))
+    await world.reconciler.settled("peer/b")
+    assert world.holds(*peer(1))
+    assert world.reconciler.problems == {}
+
+
+async def test_equal_wishes_write_nothing(world: World) -> None:
+    world.reconciler.want("node", NODE)
+    world.reconciler.want("peer/b", peer(1))
+    await world.reconciler.idle()
+    world.applied.clear()
+    world.reconciler.want("node", NODE)
+    world.reconciler.want("peer/b", peer(1))
+    world.reconciler.in_sync()
+    await world.reconciler.idle()
+    assert world.applied == []
+
+
+async def test_bug_a_changed_peer_mac_leaves_no_forwarding_entry_behind(world: World) -> None:
+    world.reconciler.want("node", NODE)
+    old, new = peer(1), peer(2)
+    world.reconciler.want("peer/b", old)
+    await world.reconciler.settled("peer/b")
+    neighbour = replace(old[0], mac=new[0].mac)
+    world.reconciler.want("peer/b", (neighbour, new[1], old[2]))
+    await world.reconciler.settled("peer/b")
+    assert world.holds(neighbour, new[1], old[2])
+    assert old[1].key not in world.look()
+
+
+async def test_what_a_source_lets_go_is_gone_when_settled(world: World) -> None:
+    world.reconciler.want("node", NODE)
+    world.reconciler.want("peer/b", peer(1))
+    await world.reconciler.settled("peer/b")
+    world.reconciler.want("peer/b", ())
+    await world.reconciler.settled("peer/b")
+    assert not {obj.key for obj in peer(1)} & world.look().keys()
+    assert world.holds(*NODE)
+
+
+async def test_bug_leftovers_of_an_earlier_life_are_collected(world: World) -> None:
+    leftovers = (ETH0, ETH0_ADDRESS, FLANNEL, *peer(1), *peer(2), TABLE, *ELEMENTS)
+    world.driver.apply([Put(obj) for obj in leftovers])
+    reconciler = Reconciler(_borrowed(world))
+    await reconciler.start()
+    reconciler.want("node", (ETH0, ETH0_ADDRESS, FLANNEL, TABLE))
+    reconciler.want("peer/1", peer(1))
+    await reconciler.idle()
+    assert world.holds(*leftovers)
+    reconciler.in_sync()
+    await reconciler.idle()
+    await reconciler.stop()
+    assert not {obj.key for obj in (*peer(2), *ELEMENTS)} & world.look().keys()
+    assert world.holds(ETH0, ETH0_ADDRESS, FLANNEL, TABLE, *peer(1))
+
+
+@pytest.mark.parametrize(
+    "removed",
+    [ETH0_ADDRESS, FLANNEL, FLANNEL_ADDRESS, *peer(1), TABLE, *ELEMENTS],
+    ids=lambda obj: "-".join(map(str, obj.key[:3])),
+)
+async def test_what_somebody_removes_comes_back(world: World, removed: KernelObject) -> None:
+    everything = (*NODE, *peer(1), *peer(2))
+    world.reconciler.want("all", everything)
+    await world.reconciler.settled("all")
+    world.applied.clear()
+    world.somebody(Remove(removed))
+    assert await eventually(lambda: Put(removed) in world.applied)
+    assert await world.comes_to_hold(*everything)
+    await world.reconciler.idle()
+    assert world.reconciler.problems == {}
+
+
+async def test_bug_a_device_made_again_gets_its_peers_back(world: World) -> None:
+    peers = [obj for number in range(1, 40) for obj in peer(number)]
+    world.reconciler.want("node", NODE)
+    world.reconciler.want("peers", peers)
+    await world.reconciler.settled("peers")
+    world.somebody(Remove(FLANNEL))
+    world.somebody(Put(replace(FLANNEL, vxlan=Vxlan(9, ip_address("192.168.0.1"), "eth0"))))
+    assert await world.comes_to_hold(*NODE, *peers)
+
+
+async def test_routes_survive_a_link_flap(world: World) -> None:
+    everything = (*NODE, *peer(1), Route(ip_network("10.0.7.0/24"), "eth0", ip_address("192.168.0.7")))
+    world.reconciler.want("all", everything)
+    await world.reconciler.settled("all")
+    for name in ("eth0", "flannel.1"):
+        world.somebody(
+            Put(
+                Link(
+                    name,
+                    "veth" if name == "eth0" else "vxlan",
+                    up=False,
+                    vxlan=None if name == "eth0" else FLANNEL.vxlan,
+                )
+            )
+        )
+        assert await eventually(lambda: world.holds(*everything))
+
+
+async def test_what_somebody_changes_is_set_right(world: World) -> None:
+    everything = (*NODE, *peer(1))
+    world.reconciler.want("all", everything)
+    await world.reconciler.settled("all")
+    world.somebody(Put(replace(FLANNEL, mtu=1300)))
+    world.somebody(Put(replace(peer(1)[0], mac="02:00:00:00:00:99")))
+    world.somebody(Put(replace(peer(1)[1], dst=ip_address("192.168.3.3"))))
+    world.somebody(Put(Route(peer(1)[2].dst, "eth0", ip_address("192.168.0.7"))))
+    assert await world.comes_to_hold(*everything)
+
+
+async def test_what_somebody_adds_to_our_device_is_removed_once_in_sync(world: World) -> None:
+    world.reconciler.want("node", NODE)
+    world.reconciler.in_sync()
+    await world.reconciler.idle()
+    stray = peer(5)[0]
+    world.somebody(Put(stray))
+    assert await eventually(lambda: Remove(stray) in world.applied and not world.holds(stray))
+
+
+async def test_a_refused_object_is_a_problem_told_once_and_tried_again(world: World) -> None:
+    lost = Address("later0", ip_interface("10.1.0.1/32"))
+    world.reconciler.want("pod", (lost,))
+    with pytest.raises(KernelError) as caught:
+        await world.reconciler.settled("pod")
+    assert caught.value.errno == errno.ENODEV
+    assert caught.value.where == "ip address replace 10.1.0.1/32 dev later0"
+    assert list(world.reconciler.problems) == [lost.key]
+    assert await eventually(lambda: world.applied.count(Put(lost)) > 2)
+    assert [source for source, _ in world.problems] == ["pod"]
+    world.reconciler.want("other", (Link("later0", "bridge"),))
+    assert await world.comes_to_hold(lost)
+    assert await eventually(lambda: not world.reconciler.problems)
+
+
+async def test_differing_wishes_are_a_problem_that_names_both(world: World) -> None:
+    world.reconciler.want("a", (Link("cni0", "bridge", mtu=1400),))
+    world.reconciler.want("b", (Link("cni0", "bridge", mtu=1300),))
+    await world.reconciler.settled("a")
+    with pytest.raises(KernelError, match="b wishes it differently from a"):
+        await world.reconciler.settled("b")
+    assert world.holds(Link("cni0", "bridge", mtu=1400))
+    world.reconciler.want("a", ())
+    await world.reconciler.settled("b")
+    assert world.holds(Link("cni0", "bridge", mtu=1300))
+
+
+async def test_the_underlay_is_told_when_it_changes(world: World) -> None:
+    told: list[Underlay] = []
+    world.reconciler.on_underlay(told.append)
+    assert [interface.name for interface in world.reconciler.underlay.interfaces] == ["lo"]
+    world.somebody(Put(Link("lo", up=True)))
+    assert await eventually(lambda: bool(told) and told[-1].interfaces[0].up)
+    assert world.reconciler.underlay == told[-1]
+
+
+async def test_a_foreign_device_keeps_the_settings_that_are_wished(world: World) -> None:
+    world.reconciler.want("node", (Link("lo", up=True),))
+    await world.reconciler.settled("node")
+    assert await eventually(lambda: world.reconciler.underlay.interfaces[0].up)
+    world.somebody(Put(Link("lo", up=False)))
+    assert await eventually(lambda: world.applied.count(Put(Link("lo", up=True))) == 2)
+    assert await eventually(lambda: world.driver.underlay().interfaces[0].up)
+
+
+async def test_a_restart_writes_nothing(world: World) -> None:
+    world.reconciler.want("node", NODE)
+    world.reconciler.want("peer/b", peer(1))
+    await world.reconciler.idle()
+    before = world.look()
+    second: list[Change] = []
+    again = Reconciler(Recording(_borrowed(world), second))  # type: ignore[arg-type]
+    await again.start()
+    again.want("node", NODE)
+    again.want("peer/b", peer(1))
+    again.in_sync()
+    await again.idle()
+    await again.stop()
+    assert [change for change in second if not isinstance(change.object, Sysctl)] == []
+    assert world.look() == before
+
+
+def _borrowed(world: World) -> Driver:
+    """The same kernel for a second reconciler, without its close and follow."""
+
+    class Borrowed:
+        read = staticmethod(world.driver.read)
+        apply = staticmethod(world.driver.apply)
+        underlay = staticmethod(world.driver.underlay)
+
+        def follow(self, on_events: object) -> None:
+            """Its events stay with the first."""
+
+        def close(self) -> None:
+            """It is not ours to close."""
+
+    return Borrowed()
+
+
+async def test_the_event_loop_is_never_held_up(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    loop = asyncio.get_running_loop()
+    peers = [peer(number) for number in range(1, 5001)]
+    loop.slow_callback_duration = 0.1
+    loop.set_debug(True)
+    with caplog.at_level(logging.WARNING, logger="asyncio"):
+        world.reconciler.want("node", NODE)
+        for number, objects in enumerate(peers):
+            world.reconciler.want(f"peer/{number}", objects)
+        await world.reconciler.idle()
+    loop.set_debug(False)
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
+    assert len(world.look()) >= 3 * len(peers)
