@@ -1,4 +1,4 @@
-"""What all objects share: metadata, keys, label selectors."""
+"""What all objects share: metadata and keys."""
 
 from __future__ import annotations
 

@@ -1,0 +1,150 @@
+"""msgspec's refusal of an object → an error that names the line, the field, and what to type. Called by `decoding`."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Any
+
+from percale.errors import BadManifest
+from percale.model.pasting import first_fault
+from percale.model.schema import allowed_words
+from percale.model.tree import Node, Steps, descend
+
+_PATH = re.compile(r"^(?P<what>.*?)(?: - at (?:`key` in )?`\$(?P<path>[^`]*)`)?$", re.DOTALL)
+_STEP = re.compile(r"\.(?P<field>[^.\[]+)|\[(?P<index>[0-9]+)\]|(?P<some>\[\.\.\.\])")
+_EXPECTED = re.compile(r"Expected `(?P<types>[^`]*)`(?P<bound> [<>]=? [-0-9.]+)?(?:, got `(?P<got>[^`]*)`)?$")
+_MISSING = re.compile(r"Object missing required field `(?P<field>[^`]*)`$")
+
+_WORDS = {
+    "str": "a text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a mapping",
+}
+_LONGEST = 40
+"""Characters of a wrong value that an error shows."""
+
+
+def complaint(message: str, kind: type[Any], node: Node, text: str, file: str) -> BadManifest:
+    """`message` is that of msgspec's ValidationError for the object at `node`."""
+    match = _PATH.match(message)
+    assert match is not None
+    what = match["what"]
+    steps = _steps(match["path"] or "", node, what)
+    culprit, line = descend(node, steps)
+    missing = _MISSING.match(what)
+    if missing is not None:
+        steps = (*steps, missing["field"])
+        said, hint = "missing", None
+    else:
+        said, hint = _said(what, culprit, allowed_words(kind, steps))
+    fault = None
+    if not culprit.flow:
+        lines = text.splitlines()
+        fault = first_fault(lines, min(line, culprit.line), text.count("\n", 0, culprit.end) + 1)
+    if fault is not None:
+        return BadManifest(f"{spelled(steps)}: {fault.what}", where=f"{file}:{fault.line}", hint=fault.hint)
+    return BadManifest(f"{spelled(steps)}: {said}" if steps else said, where=f"{file}:{line}", hint=hint)
+
+
+def spelled(steps: Steps) -> str:
+    """`spec.ports[0].port`; a key with dots in quotes."""
+    text = ""
+    for step in steps:
+        if isinstance(step, int):
+            text += f"[{step}]"
+        elif re.fullmatch(r"[\w-]+", step):
+            text += f".{step}" if text else step
+        else:
+            text += f'["{step}"]'
+    return text
+
+
+def _steps(path: str, node: Node, what: str) -> Steps:
+    """msgspec does not name a map's key: it is the first one whose value is of the wrong type."""
+    steps: Steps = ()
+    for match in _STEP.finditer(path):
+        if match["field"] is not None:
+            steps = (*steps, match["field"])
+        elif match["index"] is not None:
+            steps = (*steps, int(match["index"]))
+        else:
+            here, _ = descend(node, steps)
+            expected = _EXPECTED.match(what)
+            got = expected["got"] if expected else None
+            wrong = next((key for key, value in here.entries if _type_name(value) == got), None)
+            if wrong is None:
+                break
+            steps = (*steps, wrong.text)
+    return steps
+
+
+def _said(what: str, culprit: Node, words: tuple[str, ...]) -> tuple[str, str | None]:
+    """What is wrong with a value, and what to write instead."""
+    got = _shown(culprit)
+    if what.startswith("Invalid enum value") and words:
+        return f"expected {_listed(words)}, got {got}", _word_hint(culprit.text, words)
+    expected = _EXPECTED.match(what)
+    if expected is None:
+        return what, None
+    types = expected["types"].split(" | ")
+    names = [_WORDS.get(each, each) for each in types if each != "null"]
+    if words:
+        names = list(words)
+    if bound := expected["bound"]:
+        names = [f"{names[0]}{bound}"]
+    return f"expected {' or '.join(names)}, got {got}", _type_hint(types, culprit)
+
+
+def _type_hint(types: list[str], culprit: Node) -> str | None:
+    if culprit.shape == "scalar":
+        return _scalar_hint(types, culprit.text, culprit.value)
+    if culprit.shape == "mapping" and "array" in types:
+        return 'begin each item with "- "'
+    return 'remove the "- "' if culprit.shape == "list" and "object" in types else None
+
+
+def _scalar_hint(types: list[str], text: str, meaning: Any) -> str | None:
+    if meaning is None:
+        return "write {} if it is empty on purpose" if "object" in types else None
+    if "str" in types and not isinstance(meaning, str):
+        return f'write "{text}" in quotes'
+    if "int" in types and isinstance(meaning, str) and text.isdecimal():
+        return f"write {text} without quotes"
+    if "bool" in types and isinstance(meaning, str) and text.lower() in ("true", "false"):
+        return f"write {text.lower()} without quotes"
+    return f"write [{_clipped(text)}]" if "array" in types else None
+
+
+def _word_hint(text: str, words: tuple[str, ...]) -> str | None:
+    begun = next((word for word in words if text.casefold().startswith(word.casefold())), None)
+    if begun is not None and len(text) > len(begun):
+        return f'write {begun}; if the rest is a comment, put " #" before it'
+    near = difflib.get_close_matches(text.casefold(), [word.casefold() for word in words], n=1)
+    return next((f"write {word}" for word in words if near and word.casefold() == near[0]), None)
+
+
+def _listed(words: tuple[str, ...]) -> str:
+    return " or ".join((", ".join(words[:-1]), words[-1])) if len(words) > 1 else words[0]
+
+
+def _shown(node: Node) -> str:
+    if node.shape != "scalar":
+        return f"a {node.shape}"
+    if node.value is None:
+        return "nothing"
+    return f'"{_clipped(node.text)}"' if isinstance(node.value, str) else node.text
+
+
+def _clipped(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+
+
+def _type_name(node: Node) -> str:
+    """As msgspec calls it."""
+    if node.shape != "scalar":
+        return "array" if node.shape == "list" else "object"
+    return {str: "str", bool: "bool", int: "int", float: "float"}.get(type(node.value), "null")

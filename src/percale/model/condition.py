@@ -1,0 +1,23 @@
+"""A condition of a node, a pod or a workload, as their status lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+import msgspec
+
+
+class Condition(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """`type` is what is said (`Ready`), `status` whether it is so."""
+
+    type: str
+    status: Literal["True", "False", "Unknown"]
+    reason: str | None = None
+    message: str | None = None
+    lastTransitionTime: str | None = None
+
+
+def holds(conditions: Iterable[Condition], condition_type: str) -> bool:
+    """The condition is there and true."""
+    return any(condition.type == condition_type and condition.status == "True" for condition in conditions)

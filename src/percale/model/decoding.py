@@ -1,0 +1,262 @@
+"""Manifests: the bytes of a YAML or JSON file → objects, each with its place. Called by the stores and by the lab's verbs.
+
+JSON ─▶ msgspec ──────────────────────────────────────────────▶ objects
+         └ refused ─▶ reading_json ─┐
+YAML ──────────────▶ reading_yaml ──┴▶ nodes ─▶ plain values ─▶ msgspec ─▶ objects
+                                         └────── refused ─▶ complaining: which line, what to type
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec.structs import replace
+
+from percale.errors import BadManifest
+from percale.model.complaining import complaint
+from percale.model.kinds import KINDS, Kinds
+from percale.model.meta import Object
+from percale.model.reading_json import read_json
+from percale.model.reading_yaml import read_yaml
+from percale.model.schema import from_text, without_nulls
+from percale.model.tree import Node, descend, plain_value
+
+DEFAULT_NAMESPACE = "default"
+
+
+class Source(NamedTuple):
+    """Where an object is written. `document` counts from 0; `item` is its index when the document is a list."""
+
+    file: str
+    line: int
+    document: int = 0
+    item: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An object and where it is written."""
+
+    object: Object
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A document of a kind that Percale does not know: a directory of manifests may hold anything."""
+
+    api_version: str
+    kind: str
+    source: Source
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.kind} of {self.api_version} is not known here, left out"
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """All that a file holds, in its order."""
+
+    found: tuple[Found, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+
+    @property
+    def objects(self) -> tuple[Object, ...]:
+        return tuple(each.object for each in self.found)
+
+
+def decode_manifest(data: bytes, file: str, *, kinds: Kinds = KINDS, namespace: str = DEFAULT_NAMESPACE) -> Manifest:
+    """Every object of a file; those without a namespace are of `namespace`. One bad document: BadManifest, and nothing."""
+    manifest = _decode_json(data, file, kinds) or _decode_nodes(data, file, kinds)
+    found = tuple(_settled(each, namespace) for each in manifest.found)
+    first: dict[tuple[str, object], Source] = {}
+    for each in found:
+        earlier = first.setdefault((each.object.KIND, each.object.key), each.source)
+        if earlier is not each.source:
+            raise BadManifest(
+                f"{each.object.KIND} {each.object.key} is in this file twice (first on line {earlier.line})",
+                where=str(each.source),
+                hint="remove one of them",
+            )
+    return Manifest(found, manifest.skipped)
+
+
+def settled(obj: Object, namespace: str = DEFAULT_NAMESPACE) -> Object:
+    """The object with the namespace that it lives in; a cluster-scoped one has none."""
+    home = (obj.metadata.namespace or namespace) if obj.NAMESPACED else None
+    return obj if obj.metadata.namespace == home else replace(obj, metadata=replace(obj.metadata, namespace=home))
+
+
+def _settled(each: Found, namespace: str) -> Found:
+    if not each.object.metadata.name:
+        raise BadManifest("metadata.name: missing", where=str(each.source), hint="give the object a name")
+    obj = settled(each.object, namespace)
+    return each if obj is each.object else Found(obj, each.source)
+
+
+def field_line(data: bytes, source: Source, path: str) -> int:
+    """The line of a field (`spec.ingress[0]`) of an object; lines are looked up when asked for, and not kept.
+
+    Raises BadManifest when the file is not readable any more.
+    """
+    node = object_node(data, source)
+    steps = tuple(
+        int(step) if step.isdecimal() else step for step in path.replace("]", "").replace("[", ".").split(".")
+    )
+    return descend(node, steps)[1] if node is not None else source.line
+
+
+def object_node(data: bytes, source: Source) -> Node | None:
+    """The part of a file that is this object, None when it is not there any more. Raises BadManifest."""
+    for index, node in enumerate(read_nodes(text_of(data, source.file), source.file)):
+        if index == source.document:
+            items = node.get("items") if source.item is not None else None
+            if items is None:
+                return node
+            return items.items[source.item or 0] if (source.item or 0) < len(items.items) else None
+    return None
+
+
+def text_of(data: bytes, file: str) -> str:
+    """A file's text. Raises BadManifest."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise BadManifest("not UTF-8 text", where=f"{file}:{line}", hint="save the file as UTF-8") from error
+
+
+def read_nodes(text: str, file: str) -> Iterator[Node]:
+    """The documents of a file that hold anything, as nodes. Raises BadManifest."""
+    if file.endswith(".json"):
+        return iter((read_json(text, file),)) if text.strip() else iter(())
+    return read_yaml(text, file)
+
+
+# JSON, when nothing is wrong with it
+
+
+class _Head(msgspec.Struct):
+    apiVersion: str = ""
+    kind: str = ""
+
+
+class _Items(msgspec.Struct):
+    items: list[msgspec.Raw] = []
+
+
+_HEAD = msgspec.json.Decoder(_Head)
+_ITEMS = msgspec.json.Decoder(_Items)
+
+
+@cache
+def _decoder(kind: type[Object]) -> msgspec.json.Decoder[Object]:
+    return msgspec.json.Decoder(kind, dec_hook=from_text)
+
+
+def _decode_json(data: bytes, file: str, kinds: Kinds) -> Manifest | None:
+    """None: this is not JSON, or something is wrong with it."""
+    if data.lstrip()[:1] != b"{":
+        return None
+    try:
+        head = _HEAD.decode(data)
+        if _is_list(head.kind, kinds):
+            default = (head.apiVersion, head.kind.removesuffix("List"))
+            parts = [(item, Source(file, 1, 0, index)) for index, item in enumerate(_ITEMS.decode(data).items)]
+            return _collected(_decode_item(item, source, default, kinds) for item, source in parts)
+        return _collected((_decode_item(data, Source(file, 1), (head.apiVersion, head.kind), kinds),))
+    except (msgspec.DecodeError, _Unusual, UnicodeDecodeError, RecursionError):
+        return None
+
+
+class _Unusual(Exception):
+    """Left to the nodes, which know lines."""
+
+
+def _decode_item(data: bytes | msgspec.Raw, source: Source, default: tuple[str, str], kinds: Kinds) -> Found | Skipped:
+    if source.item is not None:
+        head = _HEAD.decode(data)
+        default = (head.apiVersion or default[0], head.kind or default[1])
+    version, name = default
+    kind = kinds.get(name)
+    if kind is None or version != kind.API_VERSION:
+        raise _Unusual
+    return Found(_decoder(kind).decode(data), source)
+
+
+# YAML, and JSON that has to be looked at closely
+
+
+def _decode_nodes(data: bytes, file: str, kinds: Kinds) -> Manifest:
+    text = text_of(data, file)
+    documents = enumerate(read_nodes(text, file))
+    return _collected(each for index, node in documents for each in _document(node, index, text, file, kinds))
+
+
+def _document(node: Node, index: int, text: str, file: str, kinds: Kinds) -> Iterator[Found | Skipped]:
+    where = f"{file}:{node.line}"
+    if node.shape != "mapping":
+        raise BadManifest("not an object", where=where, hint="a manifest begins with apiVersion, kind and metadata")
+    value = plain_value(node, len(text), where)
+    version, name = value.get("apiVersion"), value.get("kind")
+    if isinstance(name, str) and _is_list(name, kinds):
+        items = node.get("items")
+        values = value.get("items") or []
+        if not isinstance(values, list):
+            raise BadManifest("items: expected a list", where=f"{file}:{items.line if items else node.line}")
+        inherited = {"apiVersion": version, "kind": name.removesuffix("List")} if name != "List" else {}
+        for number, (item, plain) in enumerate(zip(items.items if items else (), values, strict=True)):
+            if not isinstance(plain, dict):
+                raise BadManifest(f"items[{number}]: not an object", where=f"{file}:{item.line}")
+            yield _object(item, {**inherited, **plain}, Source(file, item.line, index, number), text, kinds)
+    else:
+        yield _object(node, value, Source(file, node.line, index), text, kinds)
+
+
+def _object(node: Node, value: dict[str, Any], source: Source, text: str, kinds: Kinds) -> Found | Skipped:
+    version, name = (_word(node, value, key, source) for key in ("apiVersion", "kind"))
+    kind = kinds.get(name)
+    if kind is None:
+        return Skipped(version, name, source)
+    if version != kind.API_VERSION:
+        line = descend(node, ("apiVersion",))[1]
+        raise BadManifest(
+            f"apiVersion: {name} of {version} is not known here",
+            where=f"{source.file}:{line}",
+            hint=f"write {kind.API_VERSION}",
+        )
+    try:
+        return Found(msgspec.convert(without_nulls(kind, value), kind, dec_hook=from_text), source)
+    except msgspec.ValidationError as error:
+        raise complaint(str(error), kind, node, text, source.file) from error
+
+
+def _word(node: Node, value: dict[str, Any], key: str, source: Source) -> str:
+    word = value.get(key)
+    if not isinstance(word, str) or not word:
+        line = descend(node, (key,))[1]
+        what = "missing" if word is None else "expected a text"
+        example = "v1" if key == "apiVersion" else "Pod"
+        raise BadManifest(f"{key}: {what}", where=f"{source.file}:{line}", hint=f"for example `{key}: {example}`")
+    return word
+
+
+def _is_list(kind: str, kinds: Kinds) -> bool:
+    return kind == "List" or (kind.endswith("List") and kind[:-4] in kinds)
+
+
+def _collected(parts: Iterator[Found | Skipped] | tuple[Found | Skipped, ...]) -> Manifest:
+    found, skipped = [], []
+    for part in parts:
+        if isinstance(part, Found):
+            found.append(part)
+        else:
+            skipped.append(part)
+    return Manifest(tuple(found), tuple(skipped))

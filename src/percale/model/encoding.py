@@ -1,0 +1,61 @@
+"""An object → the JSON that stores write and compare, and the YAML that people read."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+import yaml
+
+from percale.model.meta import Object
+
+try:
+    from yaml import CSafeDumper as Dumper
+except ImportError:  # PyYAML built without libyaml: slower, but the same
+    from yaml import SafeDumper as Dumper  # type: ignore[assignment]
+
+_JSON = msgspec.json.Encoder(enc_hook=str, order="deterministic")
+
+
+def to_json(obj: Object) -> bytes:
+    """One line with apiVersion and kind first; equal objects give equal bytes."""
+    head = f'{{"apiVersion":"{obj.API_VERSION}","kind":"{obj.KIND}",'.encode()
+    return head + _JSON.encode(obj)[1:]  # never empty: metadata is always there
+
+
+def to_plain(obj: Object) -> dict[str, Any]:
+    """As dicts, lists and scalars, apiVersion and kind first."""
+    return {"apiVersion": obj.API_VERSION, "kind": obj.KIND, **msgspec.to_builtins(obj, enc_hook=str)}
+
+
+def to_yaml(obj: Object) -> str:
+    """One document, as `kubectl get -o yaml` shows it."""
+    return plain_to_yaml(to_plain(obj))
+
+
+def plain_to_yaml(document: Any) -> str:
+    """A document of plain values in the order of its keys."""
+    text: str = yaml.dump(
+        document, Dumper=_Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True, width=1_000_000
+    )
+    return text
+
+
+class _Dumper(Dumper):
+    """Texts of several lines as blocks; quotes around all that any YAML reader takes for something else."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _text)
+_Dumper.add_implicit_resolver(
+    "tag:percale.io,2026:ambiguous",
+    re.compile(r"(?:[yYnN]|[-+]?[0-9][0-9_]*(?:\.[0-9]*)?[eE][-+]?[0-9]+|0o?[0-9_]+)\Z", re.ASCII),
+    list("yYnN-+0123456789"),
+)

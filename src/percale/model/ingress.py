@@ -1,0 +1,75 @@
+"""An Ingress: which Service answers for a host name and path."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import msgspec
+
+from percale.model.meta import Object
+
+
+class ServiceBackendPort(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """A name or a number."""
+
+    name: str | None = None
+    number: int | None = None
+
+
+class IngressServiceBackend(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """A Service of the Ingress' namespace."""
+
+    name: str
+    port: ServiceBackendPort = ServiceBackendPort()
+
+
+class IngressBackend(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """None: a resource of another kind."""
+
+    service: IngressServiceBackend | None = None
+
+
+class HTTPIngressPath(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """A path and what answers for it."""
+
+    backend: IngressBackend
+    pathType: Literal["Exact", "Prefix", "ImplementationSpecific"]
+    path: str | None = None
+
+
+class HTTPIngressRuleValue(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """The paths of a host."""
+
+    paths: tuple[HTTPIngressPath, ...]
+
+
+class IngressRule(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Without a host it is for all."""
+
+    host: str | None = None
+    http: HTTPIngressRuleValue | None = None
+
+
+class IngressTLS(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """The Secret with the certificate for these hosts."""
+
+    hosts: tuple[str, ...] = ()
+    secretName: str | None = None
+
+
+class IngressSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Rules, and who serves them."""
+
+    ingressClassName: str | None = None
+    defaultBackend: IngressBackend | None = None
+    rules: tuple[IngressRule, ...] = ()
+    tls: tuple[IngressTLS, ...] = ()
+
+
+class Ingress(Object, frozen=True, omit_defaults=True, kw_only=True):
+    """Read and shown; nothing serves it yet."""
+
+    API_VERSION: ClassVar[str] = "networking.k8s.io/v1"
+    KIND: ClassVar[str] = "Ingress"
+
+    spec: IngressSpec = IngressSpec()

@@ -1,0 +1,45 @@
+"""Which kinds there are. The decoder and the stores take them as a value, so that another room can add its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+from percale.model.configmap import ConfigMap
+from percale.model.endpoints import Endpoints, EndpointSlice
+from percale.model.ingress import Ingress
+from percale.model.lease import SubnetLease
+from percale.model.meta import Object
+from percale.model.namespace import Namespace
+from percale.model.networkpolicy import NetworkPolicy
+from percale.model.node import Node
+from percale.model.pod import Pod
+from percale.model.service import Service
+from percale.model.workloads import DaemonSet, Deployment, Job, ReplicaSet, StatefulSet
+
+Kinds: TypeAlias = Mapping[str, type[Object]]
+"""By `kind`."""
+
+
+def kinds_of(*types: type[Object]) -> Kinds:
+    """These kinds by name: `{**KINDS, **kinds_of(Lab)}`."""
+    return {each.KIND: each for each in types}
+
+
+KINDS: Kinds = kinds_of(
+    Node,
+    Namespace,
+    Pod,
+    Service,
+    EndpointSlice,
+    Endpoints,
+    NetworkPolicy,
+    Deployment,
+    ReplicaSet,
+    StatefulSet,
+    DaemonSet,
+    Job,
+    Ingress,
+    ConfigMap,
+    SubnetLease,
+)

@@ -1,0 +1,23 @@
+"""A namespace: what policies select by `namespaceSelector`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from percale.model.meta import Object
+
+NAME_LABEL = "kubernetes.io/metadata.name"
+
+
+class Namespace(Object, frozen=True, omit_defaults=True, kw_only=True):
+    """Carries only metadata here."""
+
+    API_VERSION: ClassVar[str] = "v1"
+    KIND: ClassVar[str] = "Namespace"
+    NAMESPACED: ClassVar[bool] = False
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """The labels that selectors see: its own, and always the one with its name."""
+        return {**self.metadata.labels, NAME_LABEL: self.metadata.name}

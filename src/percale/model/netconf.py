@@ -1,0 +1,268 @@
+"""flannel's net-conf.json as a checked value: which networks are cut into node subnets, and which backend joins them.
+
+The agent reads the text (file, inline, ConfigMap) and calls `parse_network_config`; ipam and backend use the value. Every
+check holds in every mode. Keys match in any case, as flannel's do; an unknown one is an error here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import msgspec
+
+from percale.errors import BadNetworkConfig
+from percale.model.backend_options import OPTIONS, REMOVED, BackendOptions
+
+Net = TypeVar("Net", IPv4Network, IPv6Network)
+
+DEFAULT_BACKEND = "vxlan"
+
+
+@dataclass(frozen=True, slots=True)
+class SubnetRange(Generic[Net]):
+    """One family's pod network and the node subnets cut from it: `first` to `last`, each with prefix `length`."""
+
+    network: Net
+    length: int
+    first: Net
+    last: Net
+
+    @property
+    def count(self) -> int:
+        """How many node subnets there are."""
+        step = self.first.num_addresses
+        return (int(self.last.network_address) - int(self.first.network_address)) // step + 1
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkConfig:
+    """A net-conf.json that can be used; at least one family is there."""
+
+    ipv4: SubnetRange[IPv4Network] | None
+    ipv6: SubnetRange[IPv6Network] | None
+    backend_type: str
+    options: BackendOptions
+
+    @property
+    def networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """The pod networks, IPv4 first."""
+        return tuple(subnets.network for subnets in (self.ipv4, self.ipv6) if subnets is not None)
+
+
+class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="pascal"):
+    """The top level, by type only; the field names are flannel's."""
+
+    network: str | None = None
+    ipv6_network: str | None = msgspec.field(default=None, name="IPv6Network")
+    enable_ipv4: bool = msgspec.field(default=True, name="EnableIPv4")
+    enable_ipv6: bool = msgspec.field(default=False, name="EnableIPv6")
+    enable_nftables: bool = msgspec.field(default=False, name="EnableNFTables")
+    """Accepted without effect: our rules are always nftables."""
+    subnet_len: int | None = None
+    subnet_min: str | None = None
+    subnet_max: str | None = None
+    ipv6_subnet_len: int | None = msgspec.field(default=None, name="IPv6SubnetLen")
+    ipv6_subnet_min: str | None = msgspec.field(default=None, name="IPv6SubnetMin")
+    ipv6_subnet_max: str | None = msgspec.field(default=None, name="IPv6SubnetMax")
+    backend: dict[str, Any] = {}
+
+
+class _Given(NamedTuple):
+    """What the document says about one family."""
+
+    network: str | None
+    length: int | None
+    low: str | None
+    high: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Family(Generic[Net]):
+    """What differs between the families: key prefix, limits and the default node subnet."""
+
+    prefix: str
+    network_type: type[Net]
+    longest: int
+    """The longest SubnetLen: a tunnel device and a bridge need an address each."""
+    smallest_network: int
+    usual: int
+    """The SubnetLen of networks that hold at least four of them."""
+
+
+_IPV4 = _Family("", IPv4Network, longest=30, smallest_network=28, usual=24)
+_IPV6 = _Family("IPv6", IPv6Network, longest=126, smallest_network=124, usual=64)
+
+
+def parse_network_config(text: str, source: str = "net-conf.json") -> NetworkConfig:
+    """The checked value of a net-conf.json; `source` names it in errors. Raises BadNetworkConfig."""
+    try:
+        document = json.loads(text, object_pairs_hook=lambda pairs: _distinct(pairs, source))
+    except json.JSONDecodeError as error:
+        raise BadNetworkConfig(f"not JSON: {error.msg}", where=f"{source}:{error.lineno}") from error
+    except RecursionError as error:
+        raise BadNetworkConfig("nested too deeply", where=source) from error
+    if not isinstance(document, dict):
+        raise BadNetworkConfig('expected an object such as {"Network": "10.244.0.0/16"}', where=source)
+    return network_config(document, source)
+
+
+def network_config(document: Mapping[str, Any], source: str = "net-conf.json") -> NetworkConfig:
+    """The same for a document that is decoded already (the agent's inline `network`). Raises BadNetworkConfig."""
+    raw = _typed(_Document, document, "", source)
+    backend_type, options = _backend(raw.backend, source)
+    if not (raw.enable_ipv4 or raw.enable_ipv6):
+        raise BadNetworkConfig("EnableIPv4 and EnableIPv6 are both false", where=source, hint="enable one of them")
+    ipv4 = ipv6 = None
+    if raw.enable_ipv4:
+        given = _Given(raw.network, raw.subnet_len, raw.subnet_min, raw.subnet_max)
+        ipv4 = _subnet_range(_IPV4, given, source)
+    if raw.enable_ipv6:
+        given = _Given(raw.ipv6_network, raw.ipv6_subnet_len, raw.ipv6_subnet_min, raw.ipv6_subnet_max)
+        ipv6 = _subnet_range(_IPV6, given, source)
+    return NetworkConfig(ipv4, ipv6, backend_type, options)
+
+
+def _distinct(pairs: list[tuple[str, Any]], source: str) -> dict[str, Any]:
+    """An object whose keys differ by more than their case; JSON itself would silently let the last one win."""
+    seen: dict[str, str] = {}
+    for key, _ in pairs:
+        if (first := seen.get(key.lower())) is not None:
+            raise BadNetworkConfig(f'"{first}" and "{key}" are the same key', where=source, hint="keep one of them")
+        seen[key.lower()] = key
+    return dict(pairs)
+
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+def _typed(schema: type[S], document: Mapping[str, Any], path: str, source: str) -> S:
+    """The document as a struct: keys in the schema's spelling, null left out, types and ranges checked."""
+    spelling = {name.lower(): name for name in schema.__struct_encode_fields__}
+    values: dict[str, Any] = {}
+    _distinct([(key, None) for key in document], source)
+    for key, value in document.items():
+        name = spelling.get(key.lower())
+        if name is None:
+            raise BadNetworkConfig(
+                f'unknown key "{path}{key}"', where=source, hint=_nearest(key, tuple(spelling.values()))
+            )
+        if value is not None:
+            values[name] = value
+    try:
+        return msgspec.convert(values, schema)
+    except msgspec.ValidationError as error:
+        what, _, field = str(error).replace(" | null", "").replace("`", "").partition(" - at $.")
+        where = f"{path}{field}".rstrip(".")
+        raise BadNetworkConfig(f"{where}: {what[0].lower()}{what[1:]}", where=source) from error
+
+
+def _nearest(word: str, known: tuple[str, ...]) -> str:
+    by_lower = {name.lower(): name for name in known}
+    match = difflib.get_close_matches(word.lower(), by_lower, n=1)
+    if match:
+        return f'did you mean "{by_lower[match[0]]}"?'
+    return f"known are {', '.join(known)}" if known else "it takes no options"
+
+
+def _backend(document: Mapping[str, Any], source: str) -> tuple[str, BackendOptions]:
+    """The backend's lower-cased name and its options."""
+    options = {key: value for key, value in document.items() if key.lower() != "type"}
+    named = [value for key, value in document.items() if key.lower() == "type" and value is not None]
+    if any(not isinstance(value, str) for value in named):
+        raise BadNetworkConfig("Backend.Type: expected a string", where=source)
+    name = named[0].lower() if named else DEFAULT_BACKEND
+    if name in REMOVED:
+        raise BadNetworkConfig(
+            f'Backend.Type: the cloud backend "{name}" is not supported',
+            where=source,
+            hint="use host-gw when all nodes share a network segment, else vxlan",
+        )
+    if name not in OPTIONS:
+        raise BadNetworkConfig(
+            f'Backend.Type: unknown backend "{name}"', where=source, hint=_nearest(name, tuple(OPTIONS))
+        )
+    return name, _typed(OPTIONS[name], options, "Backend.", source)
+
+
+def _subnet_range(family: _Family[Net], given: _Given, source: str) -> SubnetRange[Net]:
+    """One family's network and range, with flannel's defaults and limits."""
+    prefix = family.prefix
+    pod_network = _network(family, given.network, source)
+    length = _subnet_length(family, pod_network, given.length, source)
+    step = 1 << (pod_network.max_prefixlen - length)
+
+    def subnet(key: str, text: str | None, default: int) -> Net:
+        if text is None:
+            return family.network_type((default, length))
+        address = _address(family, f"{prefix}{key}", text, source)
+        if address not in pod_network:
+            raise BadNetworkConfig(f"{prefix}{key}: {address} is not in {prefix}Network {pod_network}", where=source)
+        if int(address) % step:
+            below = family.network_type((int(address) - int(address) % step, length)).network_address
+            raise BadNetworkConfig(
+                f"{prefix}{key}: {address} is not on a /{length} boundary", where=source, hint=f"nearest below: {below}"
+            )
+        return family.network_type((int(address), length))
+
+    start = int(pod_network.network_address)
+    first = subnet("SubnetMin", given.low, start + step)
+    last = subnet("SubnetMax", given.high, start + pod_network.num_addresses - step)
+    if last < first:
+        raise BadNetworkConfig(
+            f"{prefix}SubnetMin {first.network_address} is above {prefix}SubnetMax {last.network_address}", where=source
+        )
+    return SubnetRange(pod_network, length, first, last)
+
+
+def _network(family: _Family[Net], text: str | None, source: str) -> Net:
+    key = f"{family.prefix}Network"
+    example = "10.244.0.0/16" if family is _IPV4 else "fd00:10:244::/48"
+    if text is None:
+        enabled = "EnableIPv6 is true" if family is _IPV6 else "EnableIPv4 is not false"
+        raise BadNetworkConfig(f"{key} is missing, and {enabled}", where=source, hint=f'for example "{example}"')
+    _, slash, bits = text.partition("/")
+    try:
+        network = ip_network(text if slash and bits.isdecimal() else "", strict=False)  # no bare address, no netmask
+    except ValueError as error:
+        raise BadNetworkConfig(f'{key}: "{text}" is not a network', where=source, hint=f'write "{example}"') from error
+    if not isinstance(network, family.network_type):
+        raise BadNetworkConfig(
+            f"{key}: {network} is IPv{network.version}", where=source, hint=f'write a network such as "{example}"'
+        )
+    return network
+
+
+def _address(family: _Family[Net], key: str, text: str, source: str) -> IPv4Address | IPv6Address:
+    try:
+        address = ip_address(text)
+    except ValueError as error:
+        raise BadNetworkConfig(f'{key}: "{text}" is not an address', where=source) from error
+    if address.version != (4 if family is _IPV4 else 6):
+        raise BadNetworkConfig(f"{key}: {address} is IPv{address.version}", where=source)
+    return address
+
+
+def _subnet_length(family: _Family[Net], network: Net, length: int | None, source: str) -> int:
+    key = f"{family.prefix}SubnetLen"
+    if network.prefixlen > family.smallest_network:
+        raise BadNetworkConfig(
+            f"{family.prefix}Network {network} is too small",
+            where=source,
+            hint=f"the smallest useful network is a /{family.smallest_network}",
+        )
+    if not length:  # flannel takes 0 for "not given"
+        return family.usual if network.prefixlen <= family.usual - 2 else network.prefixlen + 2
+    if length > family.longest or length < 0:
+        raise BadNetworkConfig(f"{key}: {length} is not a prefix length up to {family.longest}", where=source)
+    if length < network.prefixlen + 2:
+        raise BadNetworkConfig(
+            f"{key}: {network} holds fewer than four subnets of /{length}",
+            where=source,
+            hint=f"{key} must be {network.prefixlen + 2} to {family.longest}",
+        )
+    return length

@@ -1,0 +1,107 @@
+"""A NetworkPolicy: which peers may reach the pods it selects, and which they may reach."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import msgspec
+
+from percale.model.addresses import Network, PortNumber, check_network, parse_network
+from percale.model.meta import Object
+from percale.model.pod import Protocol
+from percale.model.selector import LabelSelector
+
+
+class IPBlock(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """A network without some parts of it."""
+
+    cidr: str
+    except_: tuple[str, ...] = msgspec.field(default=(), name="except")
+
+    def __post_init__(self) -> None:
+        check_network(self.cidr)
+        block = self.network
+        for text in self.except_:
+            check_network(text)
+            part = parse_network(text)
+            inside = (
+                part.version == block.version and part.network_address in block and part.prefixlen > block.prefixlen
+            )
+            if not inside:
+                raise ValueError(f"except {text} is not a part of {self.cidr}")
+
+    @property
+    def network(self) -> Network:
+        return parse_network(self.cidr)
+
+    @property
+    def exceptions(self) -> tuple[Network, ...]:
+        return tuple(map(parse_network, self.except_))
+
+
+class NetworkPolicyPeer(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Pods (of the policy's namespace, or of the selected ones), or addresses."""
+
+    podSelector: LabelSelector | None = None
+    namespaceSelector: LabelSelector | None = None
+    ipBlock: IPBlock | None = None
+
+    def __post_init__(self) -> None:
+        selects = self.podSelector is not None or self.namespaceSelector is not None
+        if selects == (self.ipBlock is not None):
+            raise ValueError(
+                "ipBlock stands alone, in a list item of its own"
+                if selects
+                else "a peer needs a podSelector, a namespaceSelector or an ipBlock; {} after one selects all"
+            )
+
+
+class NetworkPolicyPort(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """A number, the name of a container's port, or a range up to `endPort`; without `port` all of the protocol."""
+
+    protocol: Protocol = "TCP"
+    port: PortNumber | str | None = None
+    endPort: PortNumber | None = None
+
+    def __post_init__(self) -> None:
+        if self.endPort is not None and not (isinstance(self.port, int) and self.endPort >= self.port):
+            raise ValueError(f"endPort {self.endPort} needs a numeric port that is not above it")
+
+
+class NetworkPolicyIngressRule(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """No peers: from everywhere. No ports: to all."""
+
+    from_: tuple[NetworkPolicyPeer, ...] = msgspec.field(default=(), name="from")
+    ports: tuple[NetworkPolicyPort, ...] = ()
+
+
+class NetworkPolicyEgressRule(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """No peers: to everywhere. No ports: to all."""
+
+    to: tuple[NetworkPolicyPeer, ...] = ()
+    ports: tuple[NetworkPolicyPort, ...] = ()
+
+
+class NetworkPolicySpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Its pods are isolated in each direction that `types` names, but for what the rules allow."""
+
+    podSelector: LabelSelector = LabelSelector()
+    policyTypes: tuple[Literal["Ingress", "Egress"], ...] = ()
+    ingress: tuple[NetworkPolicyIngressRule, ...] = ()
+    egress: tuple[NetworkPolicyEgressRule, ...] = ()
+
+    @property
+    def types(self) -> tuple[Literal["Ingress", "Egress"], ...]:
+        """`policyTypes`, or Kubernetes' default: Ingress always, Egress when there are egress rules."""
+        if self.policyTypes:
+            return self.policyTypes
+        return ("Ingress", "Egress") if self.egress else ("Ingress",)
+
+
+class NetworkPolicy(Object, frozen=True, omit_defaults=True, kw_only=True):
+    """Policies add up: what one allows, no other takes away."""
+
+    API_VERSION: ClassVar[str] = "networking.k8s.io/v1"
+    KIND: ClassVar[str] = "NetworkPolicy"
+
+    spec: NetworkPolicySpec = NetworkPolicySpec()

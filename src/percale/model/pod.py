@@ -1,0 +1,99 @@
+"""A pod: what runs in one network namespace, and the template from which workloads make it."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import ClassVar, Literal, TypeAlias
+
+import msgspec
+
+from percale.model.addresses import Address, PortNumber, check_address
+from percale.model.condition import Condition, holds
+from percale.model.meta import Object, ObjectMeta
+
+Protocol: TypeAlias = Literal["TCP", "UDP", "SCTP"]
+
+
+class ContainerPort(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """A port that a container listens on; with `hostPort` also one of its node's."""
+
+    containerPort: PortNumber
+    name: str | None = None
+    protocol: Protocol = "TCP"
+    hostPort: PortNumber | None = None
+    hostIP: str | None = None
+
+
+class Container(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """All containers of a pod share its network."""
+
+    name: str
+    image: str | None = None
+    command: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
+    ports: tuple[ContainerPort, ...] = ()
+
+
+class PodSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """The part that a network cares for."""
+
+    containers: tuple[Container, ...]
+    nodeName: str | None = None
+    nodeSelector: dict[str, str] = {}
+    hostNetwork: bool = False
+    hostname: str | None = None
+    subdomain: str | None = None
+    terminationGracePeriodSeconds: int | None = None
+
+
+class PodIP(msgspec.Struct, frozen=True):
+    """An entry of `status.podIPs`."""
+
+    ip: str
+
+    def __post_init__(self) -> None:
+        check_address(self.ip)
+
+
+class PodStatus(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """`podIPs` has an address of each family, the first of them is `podIP`."""
+
+    phase: Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"] | None = None
+    podIP: str | None = None
+    podIPs: tuple[PodIP, ...] = ()
+    hostIP: str | None = None
+    conditions: tuple[Condition, ...] = ()
+    startTime: str | None = None
+    message: str | None = None
+    reason: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.podIP and not (self.podIPs and self.podIPs[0].ip == self.podIP):
+            check_address(self.podIP)
+
+
+class Pod(Object, frozen=True, omit_defaults=True, kw_only=True):
+    """Has an address once it runs."""
+
+    API_VERSION: ClassVar[str] = "v1"
+    KIND: ClassVar[str] = "Pod"
+
+    spec: PodSpec
+    status: PodStatus = PodStatus()
+
+    @property
+    def ips(self) -> tuple[Address, ...]:
+        """Its addresses, the primary one first; empty before it has any."""
+        texts = [entry.ip for entry in self.status.podIPs] or list(filter(None, (self.status.podIP,)))
+        return tuple(map(ip_address, texts))
+
+    @property
+    def ready(self) -> bool:
+        return holds(self.status.conditions, "Ready")
+
+
+class PodTemplateSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What a workload's pods look like."""
+
+    spec: PodSpec
+    metadata: ObjectMeta = ObjectMeta()

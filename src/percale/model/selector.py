@@ -1,0 +1,53 @@
+"""Which objects are meant: a label selector as a value. Used by workloads, services' and policies' resolving.
+
+An empty selector matches everything; Kubernetes' "no selector at all" is None where a field allows it, and never a selector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+
+
+class LabelSelectorRequirement(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """One of `matchExpressions`."""
+
+    key: str
+    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
+    values: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        wants_values = self.operator in ("In", "NotIn")
+        if wants_values != bool(self.values):
+            raise ValueError(f"operator {self.operator} takes {'one value or more' if wants_values else 'no values'}")
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        """A missing key is in no set: `NotIn` matches it."""
+        value = labels.get(self.key)
+        match self.operator:
+            case "In":
+                return value in self.values
+            case "NotIn":
+                return value not in self.values
+            case "Exists":
+                return value is not None
+            case "DoesNotExist":
+                return value is None
+
+
+class LabelSelector(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """All of its labels and expressions must match. Hashable: equal selectors are one set of peers."""
+
+    matchLabels: dict[str, str] = {}
+    matchExpressions: tuple[LabelSelectorRequirement, ...] = ()
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        """These labels are meant."""
+        return self.matchLabels.items() <= labels.items() and all(
+            requirement.matches(labels) for requirement in self.matchExpressions
+        )
+
+    def __hash__(self) -> int:
+        return hash((frozenset(self.matchLabels.items()), self.matchExpressions))

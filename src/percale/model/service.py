@@ -1,0 +1,86 @@
+"""A Service: one address for many pods."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import msgspec
+
+from percale.model.addresses import PortNumber
+from percale.model.meta import Object
+from percale.model.pod import Protocol
+
+
+class ServicePort(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """`targetPort` is a number or the name of a container's port; without it, it is `port`."""
+
+    port: PortNumber
+    name: str | None = None
+    protocol: Protocol = "TCP"
+    targetPort: int | str | None = None
+    nodePort: int | None = None
+    appProtocol: str | None = None
+
+
+class ClientIPConfig(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """How long a client stays with its endpoint."""
+
+    timeoutSeconds: int | None = None
+
+
+class SessionAffinityConfig(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Of `sessionAffinity: ClientIP`."""
+
+    clientIP: ClientIPConfig | None = None
+
+
+class ServiceSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Without a selector the endpoints are somebody else's to write. `clusterIP` may be `None`, in words: headless."""
+
+    type: Literal["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"] = "ClusterIP"
+    selector: dict[str, str] = {}
+    ports: tuple[ServicePort, ...] = ()
+    clusterIP: str | None = None
+    clusterIPs: tuple[str, ...] = ()
+    ipFamilies: tuple[Literal["IPv4", "IPv6"], ...] = ()
+    ipFamilyPolicy: Literal["SingleStack", "PreferDualStack", "RequireDualStack"] | None = None
+    externalIPs: tuple[str, ...] = ()
+    externalName: str | None = None
+    loadBalancerIP: str | None = None
+    loadBalancerSourceRanges: tuple[str, ...] = ()
+    externalTrafficPolicy: Literal["Cluster", "Local"] | None = None
+    internalTrafficPolicy: Literal["Cluster", "Local"] | None = None
+    healthCheckNodePort: int | None = None
+    publishNotReadyAddresses: bool = False
+    sessionAffinity: Literal["None", "ClientIP"] = "None"
+    sessionAffinityConfig: SessionAffinityConfig | None = None
+    trafficDistribution: str | None = None
+
+
+class LoadBalancerIngress(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """An address at which a load balancer serves."""
+
+    ip: str | None = None
+    hostname: str | None = None
+
+
+class LoadBalancerStatus(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What the load balancer has given."""
+
+    ingress: tuple[LoadBalancerIngress, ...] = ()
+
+
+class ServiceStatus(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Of a Service of type LoadBalancer."""
+
+    loadBalancer: LoadBalancerStatus = LoadBalancerStatus()
+
+
+class Service(Object, frozen=True, omit_defaults=True, kw_only=True):
+    """Where to: its endpoints are in EndpointSlices."""
+
+    API_VERSION: ClassVar[str] = "v1"
+    KIND: ClassVar[str] = "Service"
+
+    spec: ServiceSpec = ServiceSpec()
+    status: ServiceStatus = ServiceStatus()

@@ -1,0 +1,116 @@
+"""A YAML or JSON document as nodes that know where they stand; `reading_yaml` and `reading_json` make them.
+
+`decoding` turns a node into a plain value for msgspec, and finds the node that an error's path means.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from percale.errors import BadManifest
+
+Steps: TypeAlias = tuple[str | int, ...]
+"""A way down the tree: `("spec", "ports", 0)`."""
+
+_GROWTH = 10
+"""How many values a document may hold per character of its text; only aliases of aliases give more than one."""
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """A scalar, a list or a mapping. Lines count from 1; `start` and `end` are character offsets in the file's text."""
+
+    shape: Literal["scalar", "list", "mapping"]
+    start: int
+    end: int
+    line: int
+    column: int
+    flow: bool = False
+    """Written with brackets, as JSON is; else in lines, as YAML is."""
+    text: str = ""
+    """A scalar's, as it was written but for its quotes."""
+    plain: bool = False
+    """A scalar without quotes, which can mean something else than its text."""
+    items: tuple[Node, ...] = ()
+    entries: tuple[tuple[Node, Node], ...] = ()
+
+    def get(self, key: str) -> Node | None:
+        """A mapping's value."""
+        return next((value for name, value in self.entries if name.text == key), None)
+
+    @property
+    def value(self) -> Any:
+        """A scalar's meaning."""
+        return meaning(self.text) if self.plain else self.text
+
+
+def plain_value(node: Node, size: int, where: str) -> Any:
+    """The document as dicts, lists and scalars. `size` is its text's length. Raises BadManifest."""
+    budget = size * _GROWTH + 1000
+
+    def value_of(each: Node) -> Any:
+        nonlocal budget
+        budget -= 1
+        if budget < 0:
+            raise BadManifest("its aliases make it too large", where=where, hint="write the values out")
+        if each.shape == "scalar":
+            return each.value
+        if each.shape == "list":
+            return [value_of(item) for item in each.items]
+        return {key.text: value_of(value) for key, value in each.entries}
+
+    return value_of(node)
+
+
+def descend(node: Node, steps: Steps) -> tuple[Node, int]:
+    """The node at the end of the way, as far as the way is there, and the line to point at (a key's, or an item's)."""
+    line = node.line
+    for step in steps:
+        if isinstance(step, int):
+            if step >= len(node.items):
+                break
+            node = node.items[step]
+            line = node.line
+        else:
+            found = next(((key, value) for key, value in node.entries if key.text == step), None)
+            if found is None:
+                break
+            line, node = found[0].line, found[1]
+    return node, line
+
+
+_BOOLS = {
+    form: value
+    for words, value in ((("true", "yes", "on"), True), (("false", "no", "off"), False))
+    for word in words
+    for form in (word, word.capitalize(), word.upper())
+}
+_NULLS = frozenset(("", "~", "null", "Null", "NULL"))
+_INTEGER = re.compile(r"[-+]?(?:0b[01_]+|0o?[0-7_]+|0x[0-9a-fA-F_]+|0|[1-9][0-9_]*)", re.ASCII)
+_FLOAT = re.compile(
+    r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", re.ASCII
+)
+
+
+def meaning(text: str) -> Any:
+    """What an unquoted scalar means to Kubernetes' own YAML reader: times of day and dates stay text."""
+    if text in _NULLS:
+        return None
+    if text in _BOOLS:
+        return _BOOLS[text]
+    if text[0] in "+-.0123456789":
+        if _INTEGER.fullmatch(text):
+            return _integer(text.replace("_", ""))
+        if _FLOAT.fullmatch(text):
+            return float(text.replace(".inf", "inf").replace(".Inf", "inf").replace(".INF", "inf").lstrip("."))
+    return text
+
+
+def _integer(text: str) -> int:
+    digits = text.lstrip("+-")
+    if len(digits) > 1 and digits[0] == "0" and digits[1] in "01234567":
+        digits = "0o" + digits[1:]
+    number = int(digits, 0)
+    return -number if text.startswith("-") else number

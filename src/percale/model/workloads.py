@@ -1,0 +1,137 @@
+"""What makes pods: Deployment, ReplicaSet, StatefulSet, DaemonSet, Job."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, TypeAlias
+
+import msgspec
+
+from percale.model.condition import Condition
+from percale.model.meta import Object
+from percale.model.pod import PodTemplateSpec
+from percale.model.selector import LabelSelector
+
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class DeploymentSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """`replicas` None is 1."""
+
+    selector: LabelSelector
+    template: PodTemplateSpec
+    replicas: Count | None = None
+
+
+class ReplicasStatus(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """How many of the wanted pods there are."""
+
+    replicas: int = 0
+    readyReplicas: int = 0
+    availableReplicas: int = 0
+    updatedReplicas: int = 0
+    observedGeneration: int | None = None
+    conditions: tuple[Condition, ...] = ()
+
+
+class Deployment(Object, frozen=True, omit_defaults=True, kw_only=True):
+    """Makes a ReplicaSet for each state of its template."""
+
+    API_VERSION: ClassVar[str] = "apps/v1"
+    KIND: ClassVar[str] = "Deployment"
+
+    spec: DeploymentSpec
+    status: ReplicasStatus = ReplicasStatus()
+
+
+class ReplicaSetSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """`replicas` None is 1."""
+
+    selector: LabelSelector
+    template: PodTemplateSpec
+    replicas: Count | None = None
+
+
+class ReplicaSet(Object, frozen=True, omit_defaults=True, kw_only=True):
+    """So many pods of one template."""
+
+    API_VERSION: ClassVar[str] = "apps/v1"
+    KIND: ClassVar[str] = "ReplicaSet"
+
+    spec: ReplicaSetSpec
+    status: ReplicasStatus = ReplicasStatus()
+
+
+class StatefulSetSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """`serviceName` is the headless Service that names the pods."""
+
+    selector: LabelSelector
+    template: PodTemplateSpec
+    serviceName: str | None = None
+    replicas: Count | None = None
+
+
+class StatefulSet(Object, frozen=True, omit_defaults=True, kw_only=True):
+    """Pods with lasting names."""
+
+    API_VERSION: ClassVar[str] = "apps/v1"
+    KIND: ClassVar[str] = "StatefulSet"
+
+    spec: StatefulSetSpec
+    status: ReplicasStatus = ReplicasStatus()
+
+
+class DaemonSetSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """The template's nodeSelector says on which nodes."""
+
+    selector: LabelSelector
+    template: PodTemplateSpec
+
+
+class DaemonSetStatus(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """How many nodes have their pod."""
+
+    desiredNumberScheduled: int = 0
+    currentNumberScheduled: int = 0
+    numberReady: int = 0
+    numberMisscheduled: int = 0
+
+
+class DaemonSet(Object, frozen=True, omit_defaults=True, kw_only=True):
+    """One pod on each node."""
+
+    API_VERSION: ClassVar[str] = "apps/v1"
+    KIND: ClassVar[str] = "DaemonSet"
+
+    spec: DaemonSetSpec
+    status: DaemonSetStatus = DaemonSetStatus()
+
+
+class JobSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """`parallelism` None is 1."""
+
+    template: PodTemplateSpec
+    parallelism: Count | None = None
+    completions: Count | None = None
+    selector: LabelSelector | None = None
+
+
+class JobStatus(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """How many pods run, and how they ended."""
+
+    active: int = 0
+    ready: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    startTime: str | None = None
+    completionTime: str | None = None
+    conditions: tuple[Condition, ...] = ()
+
+
+class Job(Object, frozen=True, omit_defaults=True, kw_only=True):
+    """Pods that run to their end."""
+
+    API_VERSION: ClassVar[str] = "batch/v1"
+    KIND: ClassVar[str] = "Job"
+
+    spec: JobSpec
+    status: JobStatus = JobStatus()
