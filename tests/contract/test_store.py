@@ -1,148 +1,210 @@
-"""What every store does, the fake and the real ones alike."""
+"""What every store does, in memory and in files."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from percale.errors import Conflict, NotFound
+from percale.errors import Conflict, NotFound, StoreUnavailable
 from percale.model.configmap import ConfigMap
+from percale.model.lease import SubnetLease, SubnetLeaseSpec, make_lease
 from percale.model.meta import Object, ObjectKey, ObjectMeta
-from percale.model.namespace import Namespace
+from percale.model.node import Node
 from percale.store.files import FilesStore
 from percale.store.memory import MemoryStore
 from percale.store.protocol import Deleted, Event, Snapshot, Store, Upserted
 
-
-@pytest.fixture(params=["memory", "files"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    made: Store = MemoryStore() if request.param == "memory" else FilesStore(tmp_path / "store")
-    yield made
-    await made.close()
+PATIENCE = 10.0
 
 
-def config(name: str, **data: str) -> ConfigMap:
-    return ConfigMap(metadata=ObjectMeta(name=name, namespace="default"), data=data)
+def config(name: str, text: str = "1", namespace: str | None = "default") -> ConfigMap:
+    return ConfigMap(metadata=ObjectMeta(name=name, namespace=namespace), data={"key": text})
 
 
-KEY = ObjectKey("default", "a")
+def text(obj: Object | None) -> str | None:
+    return obj.data["key"] if isinstance(obj, ConfigMap) else None
 
 
-async def upcoming(events: AsyncIterator[Event]) -> Event:
-    async with asyncio.timeout(5):
-        return await anext(events)
+def key(name: str) -> ObjectKey:
+    return ObjectKey("default", name)
 
 
-async def test_what_is_put_is_found(store: Store) -> None:
-    written = await store.put(config("a", x="1"))
-    assert written.metadata.resourceVersion
-    assert await store.get(ConfigMap, KEY) == written
-    assert await store.list(ConfigMap) == [written]
-    assert await store.list(Namespace) == []
+LEASE = make_lease(SubnetLeaseSpec(node="n1", subnet=IPv4Network("10.1.2.0/24"), publicIP=IPv4Address("192.0.2.1")))
 
 
-async def test_lists_are_in_the_order_of_keys(store: Store) -> None:
-    for name in ("b", "c", "a"):
-        await store.put(config(name))
-    assert [obj.metadata.name for obj in await store.list(ConfigMap)] == ["a", "b", "c"]
+@pytest.fixture(params=["memory", "files", "files of another"])
+async def stores(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Store, Store]]:
+    """A store to write with, and one to watch with: the same, or two on one directory."""
+    first: Store = MemoryStore() if request.param == "memory" else FilesStore(tmp_path)
+    second: Store = FilesStore(tmp_path) if request.param == "files of another" else first
+    yield first, second
+    await first.close()
+    await second.close()
 
 
-async def test_creating_what_exists_is_a_conflict(store: Store) -> None:
-    first = await store.put(config("a", x="1"), expect="")
-    with pytest.raises(Conflict, match="exists already"):
-        await store.put(config("a", x="2"), expect="")
-    assert await store.get(ConfigMap, KEY) == first
+@pytest.fixture
+def store(stores: tuple[Store, Store]) -> Store:
+    return stores[0]
 
 
-async def test_an_old_version_loses(store: Store) -> None:
-    first = await store.put(config("a", x="1"))
-    second = await store.put(config("a", x="2"), expect=first.metadata.resourceVersion)
-    with pytest.raises(Conflict, match="has changed"):
-        await store.put(config("a", x="3"), expect=first.metadata.resourceVersion)
-    assert await store.get(ConfigMap, KEY) == second
+@pytest.fixture
+def other(stores: tuple[Store, Store]) -> Store:
+    return stores[1]
 
 
-async def test_changing_what_is_gone_is_a_conflict(store: Store) -> None:
+Next = Callable[[], Awaitable[Event]]
+
+
+@asynccontextmanager
+async def watching(store: Store, *kinds: type[Object]) -> AsyncIterator[Next]:
+    async with aclosing(store.watch(*kinds)) as events:  # type: ignore[type-var]
+        yield lambda: asyncio.wait_for(anext(events), PATIENCE)
+
+
+async def test_put_get_list(store: Store, other: Store) -> None:
+    written = await store.put(config("b"))
+    await store.put(config("a", namespace="zoo"))
+    await store.put(config("a"))
+    assert await other.get(ConfigMap, key("b")) == written
+    assert [str(obj.key) for obj in await other.list(ConfigMap)] == ["default/a", "default/b", "zoo/a"]
+    assert await other.list(Node) == []
+    assert await other.get(ConfigMap, key("none")) is None
+
+
+async def test_an_object_without_a_namespace_is_in_default_and_a_node_in_none(store: Store) -> None:
+    assert (await store.put(config("a", namespace=None))).key == key("a")
+    node = await store.put(Node(metadata=ObjectMeta(name="n1", namespace="default")))
+    assert node.key == ObjectKey(None, "n1")
+
+
+async def test_the_version_is_that_of_the_content(store: Store) -> None:
+    first = await store.put(config("a", "1"))
+    second = await store.put(config("a", "2"))
+    third = await store.put(config("a", "1"))
+    assert first.metadata.resourceVersion == third.metadata.resourceVersion != second.metadata.resourceVersion
+
+
+async def test_create_only(store: Store, other: Store) -> None:
+    await store.put(config("a"), expect="")
+    with pytest.raises(Conflict, match="ConfigMap default/a exists already"):
+        await other.put(config("a", "2"), expect="")
+    assert text(await store.get(ConfigMap, key("a"))) == "1"
+
+
+async def test_compare_and_put(store: Store, other: Store) -> None:
     first = await store.put(config("a"))
-    await store.delete(ConfigMap, KEY)
+    second = await other.put(replace(first, data={"key": "2"}), expect=first.metadata.resourceVersion)
+    with pytest.raises(Conflict, match="has changed"):
+        await store.put(config("a", "3"), expect=first.metadata.resourceVersion)
+    await store.delete(ConfigMap, key("a"))
     with pytest.raises(Conflict, match="is gone"):
-        await store.put(config("a"), expect=first.metadata.resourceVersion)
+        await other.put(config("a", "3"), expect=second.metadata.resourceVersion)
 
 
-async def test_delete_compares_too(store: Store) -> None:
-    first = await store.put(config("a", x="1"))
-    await store.put(config("a", x="2"))
+async def test_one_of_many_creators_wins(store: Store, other: Store) -> None:
+    puts = [(store, other)[number % 2].put(config("a", str(number)), expect="") for number in range(20)]
+    results = await asyncio.gather(*puts, return_exceptions=True)
+    winners = [result for result in results if isinstance(result, ConfigMap)]
+    assert len(winners) == 1
+    assert all(isinstance(result, ConfigMap | Conflict) for result in results)
+    assert await store.get(ConfigMap, key("a")) == winners[0]
+
+
+async def test_delete(store: Store, other: Store) -> None:
+    first = await store.put(config("a"))
     with pytest.raises(Conflict):
-        await store.delete(ConfigMap, KEY, expect=first.metadata.resourceVersion)
-    await store.delete(ConfigMap, KEY)
-    assert await store.get(ConfigMap, KEY) is None
-    with pytest.raises(NotFound):
-        await store.delete(ConfigMap, KEY)
+        await other.delete(ConfigMap, key("a"), expect="another")
+    await other.delete(ConfigMap, key("a"), expect=first.metadata.resourceVersion)
+    assert await store.get(ConfigMap, key("a")) is None
+    with pytest.raises(NotFound, match="there is no ConfigMap default/a"):
+        await store.delete(ConfigMap, key("a"))
 
 
-async def test_a_watch_begins_with_everything_and_goes_on_in_order(store: Store) -> None:
-    first = await store.put(config("a", x="1"))
-    events = store.watch(ConfigMap)
-    assert await upcoming(events) == Snapshot((first,))
-    second = await store.put(config("a", x="2"))
-    other = await store.put(config("b"))
-    await store.delete(ConfigMap, KEY)
-    assert [await upcoming(events) for _ in range(3)] == [Upserted(second), Upserted(other), Deleted(second)]
+async def test_a_watch_begins_with_everything_and_goes_on_in_order(store: Store, other: Store) -> None:
+    before = await store.put(config("a"))
+    await store.put(LEASE)
+    async with watching(other, ConfigMap) as following:
+        assert await following() == Snapshot((before,))
+        second = await store.put(config("a", "2"))
+        assert await following() == Upserted(second)
+        third = await store.put(config("b"))
+        assert await following() == Upserted(third)
+        await store.put(LEASE, ttl=60)
+        await store.delete(ConfigMap, key("a"))
+        assert await following() == Deleted(second)
 
 
-async def test_a_watch_tells_of_its_kinds_only(store: Store) -> None:
-    events = store.watch(ConfigMap)
-    assert await upcoming(events) == Snapshot(())
-    await store.put(Namespace(metadata=ObjectMeta(name="quiet")))
-    wanted = await store.put(config("a"))
-    assert await upcoming(events) == Upserted(wanted)
+async def test_a_watch_of_several_kinds(store: Store, other: Store) -> None:
+    async with watching(other, ConfigMap, SubnetLease) as following:
+        assert await following() == Snapshot(())
+        lease = await store.put(LEASE)
+        assert await following() == Upserted(lease)
+        config_map = await store.put(config("a"))
+        assert await following() == Upserted(config_map)
 
 
-async def test_equal_content_is_no_event(store: Store) -> None:
-    events = store.watch(ConfigMap)
-    await upcoming(events)
-    first = await store.put(config("a", x="1"))
-    assert await store.put(config("a", x="1")) == first
-    other = await store.put(config("b"))
-    assert [await upcoming(events) for _ in range(2)] == [Upserted(first), Upserted(other)]
+async def test_several_watches_and_a_slow_one(store: Store, other: Store) -> None:
+    async with watching(other, ConfigMap) as slow, watching(other, ConfigMap) as quick:
+        assert await slow() == await quick() == Snapshot(())
+        for number in range(50):
+            await store.put(config("a", str(number)))
+            event = await quick()
+            assert isinstance(event, Upserted)
+            assert text(event.object) == str(number)
+        for number in range(50):
+            event = await slow()
+            assert isinstance(event, Upserted)
+            assert text(event.object) == str(number)
 
 
-async def test_a_lease_ends_and_a_renewed_one_does_not(store: Store) -> None:
-    events = store.watch(ConfigMap)
-    await upcoming(events)
-    short = await store.put(config("a"), ttl=0.3)
-    long = await store.put(config("b"), ttl=0.3)
-    assert await store.put(config("b"), ttl=60) == long
-    assert [await upcoming(events) for _ in range(2)] == [Upserted(short), Upserted(long)]
-    assert await upcoming(events) == Deleted(short)
-    assert await store.list(ConfigMap) == [long]
+async def test_equal_content_is_no_event(store: Store, other: Store) -> None:
+    first = await store.put(config("a"))
+    async with watching(other, ConfigMap) as following:
+        await following()
+        assert await store.put(config("a"), expect=first.metadata.resourceVersion) == first
+        assert await store.put(config("a"), ttl=60) == first
+        second = await store.put(config("a", "2"))
+        assert await following() == Upserted(second)
 
 
-async def test_only_one_of_many_creates(store: Store) -> None:
-    async def attempt(number: int) -> bool:
-        try:
-            await store.put(config("a", number=str(number)), expect="")
-        except Conflict:
-            return False
-        return True
-
-    assert sum(await asyncio.gather(*(attempt(number) for number in range(20)))) == 1
-
-
-async def test_closing_ends_watches(store: Store) -> None:
-    events = store.watch(ConfigMap)
-    await upcoming(events)
-    await store.close()
-    with pytest.raises(StopAsyncIteration):
-        await upcoming(events)
+async def test_a_lease_ends(store: Store, other: Store) -> None:
+    async with watching(other, SubnetLease) as following:
+        await following()
+        lease = await store.put(LEASE, expect="", ttl=0.05)
+        assert await following() == Upserted(lease)
+        assert await following() == Deleted(lease)
+    assert await store.get(SubnetLease, LEASE.key) is None
+    await other.put(LEASE, expect="")
 
 
-async def test_names_that_no_file_could_have(store: Store) -> None:
-    for name in ("10.1.2.0-24&fd00--1-64", "a/b", "..", "x%y"):
-        obj: Object = config(name)
-        written = await store.put(obj)
-        assert await store.get(ConfigMap, ObjectKey("default", name)) == written
-    assert len(await store.list(ConfigMap)) == 4
+async def test_a_renewed_lease_goes_on(store: Store, other: Store) -> None:
+    lease = await store.put(LEASE, ttl=0.05)
+    await store.put(LEASE, expect=lease.metadata.resourceVersion, ttl=0.4)
+    async with watching(other, SubnetLease) as following:
+        assert await following() == Snapshot((lease,))
+        await asyncio.sleep(0.1)  # beyond the first end, before the second
+        assert await other.get(SubnetLease, LEASE.key) == lease
+        assert await following() == Deleted(lease)
+
+
+async def test_a_put_without_ttl_makes_a_lease_lasting(store: Store, other: Store) -> None:
+    await store.put(LEASE, ttl=0.05)
+    lease = await store.put(LEASE)
+    await asyncio.sleep(0.1)  # beyond the end that it had
+    assert await other.list(SubnetLease) == [lease]
+
+
+async def test_closing_ends_the_watches(store: Store, other: Store) -> None:
+    async with watching(other, ConfigMap) as following:
+        await following()
+        await other.close()
+        with pytest.raises(StopAsyncIteration):
+            await following()
+    with pytest.raises(StoreUnavailable, match="closed"):
+        await other.list(ConfigMap)

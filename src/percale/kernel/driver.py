@@ -228,7 +228,7 @@ def _encode(change: Change, devices: Devices) -> list[Request]:
     if isinstance(wish, Route):
         index = device.index if device is not None else None
         if isinstance(change, Put):
-            return rtnetlink.put_route(wish, index)
+            return [*rtnetlink.make_way(wish), *rtnetlink.put_route(wish, index)]
         return rtnetlink.remove_route(wish, index, any_protocol=device is not None and device.ours)
     assert device is not None
     if isinstance(change, Put):

@@ -177,6 +177,15 @@ def put_route(wish: Route, index: int | None) -> list[Request]:
     return [Request(RTM_NEWROUTE, _PUT, _encode_route(wish, index, ROUTE_PROTOCOL, scope))]
 
 
+def make_way(wish: Route) -> list[Request]:
+    """What must go before the route can come: an IPv6 on-link gateway is looked up even so, and refused when our earlier
+    route to the very network that it lies in leads it elsewhere.
+    """
+    if not (wish.onlink and wish.dst.version == 6):
+        return []
+    return remove_route(Route(wish.dst, metric=wish.metric), None, any_protocol=False)
+
+
 def remove_route(wish: Route, index: int | None, *, any_protocol: bool) -> list[Request]:
     """Remove this route: ours by its protocol, or any (on a device of ours a route belongs to us whoever made it)."""
     protocol = 0 if any_protocol else ROUTE_PROTOCOL

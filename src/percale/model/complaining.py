@@ -42,9 +42,9 @@ def complaint(message: str, kind: type[Any], node: Node, text: str, file: str) -
     else:
         said, hint = _said(what, culprit, allowed_words(kind, steps))
     fault = None
-    if not culprit.flow:
-        lines = text.splitlines()
-        fault = first_fault(lines, min(line, culprit.line), text.count("\n", 0, culprit.end) + 1)
+    if not culprit.flow and what.startswith(("Expected", "Invalid enum")):
+        near = {culprit.line} if culprit.plain and "`object`" in what else ()
+        fault = first_fault(text.splitlines(), min(line, culprit.line), text.count("\n", 0, culprit.end) + 1, near)
     if fault is not None:
         return BadManifest(f"{spelled(steps)}: {fault.what}", where=f"{file}:{fault.line}", hint=fault.hint)
     return BadManifest(f"{spelled(steps)}: {said}" if steps else said, where=f"{file}:{line}", hint=hint)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-import msgspec
+from percale.model.meta import Part
 
 
-class Condition(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class Condition(Part, frozen=True, kw_only=True):
     """`type` is what is said (`Ready`), `status` whether it is so."""
 
     type: str

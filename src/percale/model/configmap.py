@@ -9,7 +9,7 @@ import msgspec
 from percale.model.meta import Object
 
 
-class ConfigMap(Object, frozen=True, omit_defaults=True, kw_only=True):
+class ConfigMap(Object, frozen=True, kw_only=True):
     """Text by key."""
 
     API_VERSION: ClassVar[str] = "v1"

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, Generic, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -19,16 +19,19 @@ from msgspec.structs import replace
 from percale.errors import BadManifest
 from percale.model.complaining import complaint
 from percale.model.kinds import KINDS, Kinds
-from percale.model.meta import Object
+from percale.model.meta import Object, ObjectKey
 from percale.model.reading_json import read_json
 from percale.model.reading_yaml import read_yaml
 from percale.model.schema import from_text, without_nulls
 from percale.model.tree import Node, descend, plain_value
 
+T = TypeVar("T", bound=Object)
+R = TypeVar("R")
+
 DEFAULT_NAMESPACE = "default"
 
 
-class Source(NamedTuple):
+class Source(msgspec.Struct, frozen=True, gc=False):
     """Where an object is written. `document` counts from 0; `item` is its index when the document is a list."""
 
     file: str
@@ -40,16 +43,14 @@ class Source(NamedTuple):
         return f"{self.file}:{self.line}"
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True, gc=False):
     """An object and where it is written."""
 
     object: Object
     source: Source
 
 
-@dataclass(frozen=True, slots=True)
-class Skipped:
+class Skipped(msgspec.Struct, frozen=True, gc=False):
     """A document of a kind that Percale does not know: a directory of manifests may hold anything."""
 
     api_version: str
@@ -76,19 +77,24 @@ def decode_manifest(data: bytes, file: str, *, kinds: Kinds = KINDS, namespace: 
     """Every object of a file; those without a namespace are of `namespace`. One bad document: BadManifest, and nothing."""
     manifest = _decode_json(data, file, kinds) or _decode_nodes(data, file, kinds)
     found = tuple(_settled(each, namespace) for each in manifest.found)
-    first: dict[tuple[str, object], Source] = {}
+    if len(found) > 1:
+        _refuse_twins(found)
+    return Manifest(found, manifest.skipped)
+
+
+def _refuse_twins(found: tuple[Found, ...]) -> None:
+    first: dict[tuple[type[Object], ObjectKey], Source] = {}
     for each in found:
-        earlier = first.setdefault((each.object.KIND, each.object.key), each.source)
+        earlier = first.setdefault((type(each.object), each.object.key), each.source)
         if earlier is not each.source:
             raise BadManifest(
                 f"{each.object.KIND} {each.object.key} is in this file twice (first on line {earlier.line})",
                 where=str(each.source),
                 hint="remove one of them",
             )
-    return Manifest(found, manifest.skipped)
 
 
-def settled(obj: Object, namespace: str = DEFAULT_NAMESPACE) -> Object:
+def settled(obj: T, namespace: str = DEFAULT_NAMESPACE) -> T:
     """The object with the namespace that it lives in; a cluster-scoped one has none."""
     home = (obj.metadata.namespace or namespace) if obj.NAMESPACED else None
     return obj if obj.metadata.namespace == home else replace(obj, metadata=replace(obj.metadata, namespace=home))
@@ -127,7 +133,7 @@ def object_node(data: bytes, source: Source) -> Node | None:
 def text_of(data: bytes, file: str) -> str:
     """A file's text. Raises BadManifest."""
     try:
-        return data.decode()
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise BadManifest("not UTF-8 text", where=f"{file}:{line}", hint="save the file as UTF-8") from error
@@ -148,17 +154,26 @@ class _Head(msgspec.Struct):
     kind: str = ""
 
 
-class _Items(msgspec.Struct):
-    items: list[msgspec.Raw] = []
+class _List(msgspec.Struct, Generic[R]):
+    items: list[R] = []
 
 
 _HEAD = msgspec.json.Decoder(_Head)
-_ITEMS = msgspec.json.Decoder(_Items)
+_MIXED = msgspec.json.Decoder(_List[msgspec.Raw])
 
 
 @cache
 def _decoder(kind: type[Object]) -> msgspec.json.Decoder[Object]:
     return msgspec.json.Decoder(kind, dec_hook=from_text)
+
+
+@cache
+def _list_decoder(kind: type[Object]) -> msgspec.json.Decoder[_List[Object]]:
+    return msgspec.json.Decoder(_List[kind], dec_hook=from_text)  # type: ignore[valid-type]
+
+
+class _Unusual(Exception):
+    """Left to the nodes, which know lines."""
 
 
 def _decode_json(data: bytes, file: str, kinds: Kinds) -> Manifest | None:
@@ -167,28 +182,26 @@ def _decode_json(data: bytes, file: str, kinds: Kinds) -> Manifest | None:
         return None
     try:
         head = _HEAD.decode(data)
-        if _is_list(head.kind, kinds):
-            default = (head.apiVersion, head.kind.removesuffix("List"))
-            parts = [(item, Source(file, 1, 0, index)) for index, item in enumerate(_ITEMS.decode(data).items)]
-            return _collected(_decode_item(item, source, default, kinds) for item, source in parts)
-        return _collected((_decode_item(data, Source(file, 1), (head.apiVersion, head.kind), kinds),))
+        if head.kind == "List":
+            objects = [_decode_item(item, _HEAD.decode(item), kinds) for item in _MIXED.decode(data).items]
+        elif _is_list(head.kind, kinds):
+            objects = _list_decoder(_kind(head.apiVersion, head.kind[:-4], kinds)).decode(data).items
+        else:
+            return Manifest((Found(_decode_item(data, head, kinds), Source(file, 1)),))
     except (msgspec.DecodeError, _Unusual, UnicodeDecodeError, RecursionError):
         return None
+    return Manifest(tuple(Found(obj, Source(file, 1, 0, index)) for index, obj in enumerate(objects)))
 
 
-class _Unusual(Exception):
-    """Left to the nodes, which know lines."""
+def _decode_item(data: bytes | msgspec.Raw, head: _Head, kinds: Kinds) -> Object:
+    return _decoder(_kind(head.apiVersion, head.kind, kinds)).decode(data)
 
 
-def _decode_item(data: bytes | msgspec.Raw, source: Source, default: tuple[str, str], kinds: Kinds) -> Found | Skipped:
-    if source.item is not None:
-        head = _HEAD.decode(data)
-        default = (head.apiVersion or default[0], head.kind or default[1])
-    version, name = default
+def _kind(version: str, name: str, kinds: Kinds) -> type[Object]:
     kind = kinds.get(name)
     if kind is None or version != kind.API_VERSION:
         raise _Unusual
-    return Found(_decoder(kind).decode(data), source)
+    return kind
 
 
 # YAML, and JSON that has to be looked at closely
@@ -208,14 +221,14 @@ def _document(node: Node, index: int, text: str, file: str, kinds: Kinds) -> Ite
     version, name = value.get("apiVersion"), value.get("kind")
     if isinstance(name, str) and _is_list(name, kinds):
         items = node.get("items")
-        values = value.get("items") or []
+        values = [] if value.get("items") is None else value["items"]
         if not isinstance(values, list):
             raise BadManifest("items: expected a list", where=f"{file}:{items.line if items else node.line}")
         inherited = {"apiVersion": version, "kind": name.removesuffix("List")} if name != "List" else {}
         for number, (item, plain) in enumerate(zip(items.items if items else (), values, strict=True)):
             if not isinstance(plain, dict):
                 raise BadManifest(f"items[{number}]: not an object", where=f"{file}:{item.line}")
-            yield _object(item, {**inherited, **plain}, Source(file, item.line, index, number), text, kinds)
+            yield _object(item, {**plain, **inherited}, Source(file, item.line, index, number), text, kinds)
     else:
         yield _object(node, value, Source(file, node.line, index), text, kinds)
 

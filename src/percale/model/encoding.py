@@ -56,6 +56,10 @@ def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _text)
 _Dumper.add_implicit_resolver(
     "tag:percale.io,2026:ambiguous",
-    re.compile(r"(?:[yYnN]|[-+]?[0-9][0-9_]*(?:\.[0-9]*)?[eE][-+]?[0-9]+|0o?[0-9_]+)\Z", re.ASCII),
-    list("yYnN-+0123456789"),
+    re.compile(
+        r"(?:[yYnN]|[-+]?[0-9][0-9_]*(?:\.[0-9]*)?[eE][-+]?[0-9]+|0o?[0-9_]+"
+        r"|(?:\\[-*]|--|[–—−•‣◦·*]).*)\Z",  # what `pasting` takes for a lost list item
+        re.ASCII,
+    ),
+    list("yYnN-+0123456789\\–—−•‣◦·*"),
 )

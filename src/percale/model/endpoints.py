@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-import msgspec
-
-from percale.model.meta import Object
+from percale.model.meta import Object, Part
 from percale.model.pod import Protocol
 
 SERVICE_LABEL = "kubernetes.io/service-name"
 """A slice's label that names its Service."""
 
 
-class ObjectReference(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class ObjectReference(Part, frozen=True, kw_only=True):
     """The pod behind an address."""
 
     kind: str | None = None
@@ -22,7 +20,7 @@ class ObjectReference(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=T
     uid: str | None = None
 
 
-class EndpointPort(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class EndpointPort(Part, frozen=True, kw_only=True):
     """`name` is that of the Service's port."""
 
     name: str | None = None
@@ -31,7 +29,7 @@ class EndpointPort(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     appProtocol: str | None = None
 
 
-class EndpointConditions(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class EndpointConditions(Part, frozen=True, kw_only=True):
     """None: unknown, which Kubernetes takes for ready, serving and not terminating."""
 
     ready: bool | None = None
@@ -39,19 +37,19 @@ class EndpointConditions(msgspec.Struct, frozen=True, omit_defaults=True, kw_onl
     terminating: bool | None = None
 
 
-class ForZone(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class ForZone(Part, frozen=True, kw_only=True):
     """A zone that should use the endpoint."""
 
     name: str
 
 
-class EndpointHints(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class EndpointHints(Part, frozen=True, kw_only=True):
     """Who should use the endpoint."""
 
     forZones: tuple[ForZone, ...] = ()
 
 
-class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class Endpoint(Part, frozen=True, kw_only=True):
     """One pod; its first address counts."""
 
     addresses: tuple[str, ...]
@@ -63,7 +61,7 @@ class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     hints: EndpointHints | None = None
 
 
-class EndpointSlice(Object, frozen=True, omit_defaults=True, kw_only=True):
+class EndpointSlice(Object, frozen=True, kw_only=True):
     """Some of a Service's endpoints, of one address family."""
 
     API_VERSION: ClassVar[str] = "discovery.k8s.io/v1"
@@ -74,7 +72,7 @@ class EndpointSlice(Object, frozen=True, omit_defaults=True, kw_only=True):
     ports: tuple[EndpointPort, ...] = ()
 
 
-class EndpointAddress(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class EndpointAddress(Part, frozen=True, kw_only=True):
     """An address of an Endpoints object."""
 
     ip: str
@@ -83,7 +81,7 @@ class EndpointAddress(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=T
     targetRef: ObjectReference | None = None
 
 
-class EndpointSubset(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class EndpointSubset(Part, frozen=True, kw_only=True):
     """Every address with every port."""
 
     addresses: tuple[EndpointAddress, ...] = ()
@@ -91,7 +89,7 @@ class EndpointSubset(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
     ports: tuple[EndpointPort, ...] = ()
 
 
-class Endpoints(Object, frozen=True, omit_defaults=True, kw_only=True):
+class Endpoints(Object, frozen=True, kw_only=True):
     """Named as its Service."""
 
     API_VERSION: ClassVar[str] = "v1"

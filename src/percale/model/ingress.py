@@ -4,32 +4,30 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-import msgspec
-
-from percale.model.meta import Object
+from percale.model.meta import Object, Part
 
 
-class ServiceBackendPort(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class ServiceBackendPort(Part, frozen=True, kw_only=True):
     """A name or a number."""
 
     name: str | None = None
     number: int | None = None
 
 
-class IngressServiceBackend(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class IngressServiceBackend(Part, frozen=True, kw_only=True):
     """A Service of the Ingress' namespace."""
 
     name: str
     port: ServiceBackendPort = ServiceBackendPort()
 
 
-class IngressBackend(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class IngressBackend(Part, frozen=True, kw_only=True):
     """None: a resource of another kind."""
 
     service: IngressServiceBackend | None = None
 
 
-class HTTPIngressPath(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class HTTPIngressPath(Part, frozen=True, kw_only=True):
     """A path and what answers for it."""
 
     backend: IngressBackend
@@ -37,27 +35,27 @@ class HTTPIngressPath(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=T
     path: str | None = None
 
 
-class HTTPIngressRuleValue(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class HTTPIngressRuleValue(Part, frozen=True, kw_only=True):
     """The paths of a host."""
 
     paths: tuple[HTTPIngressPath, ...]
 
 
-class IngressRule(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class IngressRule(Part, frozen=True, kw_only=True):
     """Without a host it is for all."""
 
     host: str | None = None
     http: HTTPIngressRuleValue | None = None
 
 
-class IngressTLS(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class IngressTLS(Part, frozen=True, kw_only=True):
     """The Secret with the certificate for these hosts."""
 
     hosts: tuple[str, ...] = ()
     secretName: str | None = None
 
 
-class IngressSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class IngressSpec(Part, frozen=True, kw_only=True):
     """Rules, and who serves them."""
 
     ingressClassName: str | None = None
@@ -66,7 +64,7 @@ class IngressSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     tls: tuple[IngressTLS, ...] = ()
 
 
-class Ingress(Object, frozen=True, omit_defaults=True, kw_only=True):
+class Ingress(Object, frozen=True, kw_only=True):
     """Read and shown; nothing serves it yet."""
 
     API_VERSION: ClassVar[str] = "networking.k8s.io/v1"

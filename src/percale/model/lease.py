@@ -8,12 +8,10 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, ClassVar
 
-import msgspec
-
-from percale.model.meta import Object, ObjectMeta
+from percale.model.meta import Object, ObjectMeta, Part
 
 
-class SubnetLeaseSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+class SubnetLeaseSpec(Part, frozen=True):
     """`backendData` is the backend's payload for IPv4, `backendV6Data` for IPv6 (vxlan: VNI and VtepMAC)."""
 
     node: str
@@ -26,7 +24,7 @@ class SubnetLeaseSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     backendV6Data: dict[str, Any] | None = None
 
 
-class SubnetLease(Object, frozen=True, omit_defaults=True, kw_only=True):
+class SubnetLease(Object, frozen=True, kw_only=True):
     """Named by what it leases, so that two nodes cannot create the same one: `10.5.52.0-24`, dual `…-24&fd00--…-64`."""
 
     API_VERSION: ClassVar[str] = "percale.io/v1alpha1"

@@ -17,7 +17,11 @@ class ObjectKey(NamedTuple):
         return f"{self.namespace}/{self.name}" if self.namespace else self.name
 
 
-class OwnerReference(msgspec.Struct, frozen=True, omit_defaults=True):
+class Part(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
+    """A part of an object. Left out by Python's collector of cycles: objects are trees, and there are very many."""
+
+
+class OwnerReference(Part, frozen=True):
     """Who made this object (a ReplicaSet its pods)."""
 
     kind: str
@@ -27,7 +31,7 @@ class OwnerReference(msgspec.Struct, frozen=True, omit_defaults=True):
     controller: bool = False
 
 
-class ObjectMeta(msgspec.Struct, frozen=True, omit_defaults=True):
+class ObjectMeta(Part, frozen=True):
     """`metadata` of every object. `resourceVersion` is the store's, opaque."""
 
     name: str = ""
@@ -43,7 +47,7 @@ class ObjectMeta(msgspec.Struct, frozen=True, omit_defaults=True):
     generation: int | None = None
 
 
-class Object(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class Object(Part, frozen=True, kw_only=True):
     """A Kubernetes object. Subclasses name their `api_version`, `kind` and scope, and add `spec` and `status`."""
 
     API_VERSION: ClassVar[str]

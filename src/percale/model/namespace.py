@@ -10,7 +10,7 @@ from percale.model.meta import Object
 NAME_LABEL = "kubernetes.io/metadata.name"
 
 
-class Namespace(Object, frozen=True, omit_defaults=True, kw_only=True):
+class Namespace(Object, frozen=True, kw_only=True):
     """Carries only metadata here."""
 
     API_VERSION: ClassVar[str] = "v1"

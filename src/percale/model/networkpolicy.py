@@ -7,12 +7,12 @@ from typing import ClassVar, Literal
 import msgspec
 
 from percale.model.addresses import Network, PortNumber, check_network, parse_network
-from percale.model.meta import Object
+from percale.model.meta import Object, Part
 from percale.model.pod import Protocol
 from percale.model.selector import LabelSelector
 
 
-class IPBlock(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class IPBlock(Part, frozen=True, kw_only=True):
     """A network without some parts of it."""
 
     cidr: str
@@ -39,7 +39,7 @@ class IPBlock(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
         return tuple(map(parse_network, self.except_))
 
 
-class NetworkPolicyPeer(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class NetworkPolicyPeer(Part, frozen=True, kw_only=True):
     """Pods (of the policy's namespace, or of the selected ones), or addresses."""
 
     podSelector: LabelSelector | None = None
@@ -56,7 +56,7 @@ class NetworkPolicyPeer(msgspec.Struct, frozen=True, omit_defaults=True, kw_only
             )
 
 
-class NetworkPolicyPort(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class NetworkPolicyPort(Part, frozen=True, kw_only=True):
     """A number, the name of a container's port, or a range up to `endPort`; without `port` all of the protocol."""
 
     protocol: Protocol = "TCP"
@@ -68,21 +68,21 @@ class NetworkPolicyPort(msgspec.Struct, frozen=True, omit_defaults=True, kw_only
             raise ValueError(f"endPort {self.endPort} needs a numeric port that is not above it")
 
 
-class NetworkPolicyIngressRule(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class NetworkPolicyIngressRule(Part, frozen=True, kw_only=True):
     """No peers: from everywhere. No ports: to all."""
 
     from_: tuple[NetworkPolicyPeer, ...] = msgspec.field(default=(), name="from")
     ports: tuple[NetworkPolicyPort, ...] = ()
 
 
-class NetworkPolicyEgressRule(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class NetworkPolicyEgressRule(Part, frozen=True, kw_only=True):
     """No peers: to everywhere. No ports: to all."""
 
     to: tuple[NetworkPolicyPeer, ...] = ()
     ports: tuple[NetworkPolicyPort, ...] = ()
 
 
-class NetworkPolicySpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class NetworkPolicySpec(Part, frozen=True, kw_only=True):
     """Its pods are isolated in each direction that `types` names, but for what the rules allow."""
 
     podSelector: LabelSelector = LabelSelector()
@@ -98,7 +98,7 @@ class NetworkPolicySpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only
         return ("Ingress", "Egress") if self.egress else ("Ingress",)
 
 
-class NetworkPolicy(Object, frozen=True, omit_defaults=True, kw_only=True):
+class NetworkPolicy(Object, frozen=True, kw_only=True):
     """Policies add up: what one allows, no other takes away."""
 
     API_VERSION: ClassVar[str] = "networking.k8s.io/v1"

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import msgspec
-
 from percale.model.addresses import Network, check_network, parse_network
 from percale.model.condition import Condition, holds
-from percale.model.meta import Object
+from percale.model.meta import Object, Part
 
 
-class NodeSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class NodeSpec(Part, frozen=True, kw_only=True):
     """`podCIDRs` is given where the cluster, not Percale, cuts the pod network; its first is `podCIDR`."""
 
     podCIDR: str | None = None
@@ -23,21 +21,21 @@ class NodeSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
             check_network(cidr)
 
 
-class NodeAddress(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class NodeAddress(Part, frozen=True, kw_only=True):
     """`type` is InternalIP, ExternalIP, Hostname, …; an address of the last is a name."""
 
     type: str
     address: str
 
 
-class NodeStatus(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class NodeStatus(Part, frozen=True, kw_only=True):
     """What the node reports of itself."""
 
     addresses: tuple[NodeAddress, ...] = ()
     conditions: tuple[Condition, ...] = ()
 
 
-class Node(Object, frozen=True, omit_defaults=True, kw_only=True):
+class Node(Object, frozen=True, kw_only=True):
     """One agent runs on each."""
 
     API_VERSION: ClassVar[str] = "v1"

@@ -19,7 +19,7 @@ class Fault:
     hint: str | None
 
 
-_MARKER = re.compile(r"\s*(?P<marker>\\-\s*|(?:--+|[–—−•‣◦·*]|\\\*)\s+)(?P<rest>\S.*)?$")
+_MARKER = re.compile(r"\s*(?P<marker>\\-\s*|(?:--+|[–—−•‣◦·*]|\\\*)\s+)(?P<rest>[^\s:].*)$")
 _WIDE_COLON = re.compile(r"\s*(?:- +)?(?P<key>[\w./-]+)\s*：\s*(?P<rest>.*)$")
 _CURLY = re.compile(r"(?:^\s*-|:)\s+(?P<value>[“”„‘’«].*)$")
 _WIDE_SPACE = re.compile(r"[ \t]*[\u00a0\u2000-\u200b\u3000]")
@@ -40,6 +40,18 @@ def first_fault(lines: Sequence[str], first: int, last: int, near: Collection[in
         if fault is not None:
             return fault
     return None
+
+
+def lost_form(number: int, line: str) -> Fault | None:
+    """What YAML would take for a part of a name: a list item whose `- ` became something else, a space of another kind."""
+    if _WIDE_SPACE.match(line):
+        return Fault(number, "the line begins with a space that is not an ordinary one", "indent with ordinary spaces")
+    match = _MARKER.match(line)
+    if match is None or line.startswith("---"):
+        return None
+    marker = match["marker"].strip()
+    origin = " (left over from Markdown)" if marker.startswith("\\") else ""
+    return Fault(number, f'a list item begins with "{marker}"{origin}', f"write `- {match['rest']}`")
 
 
 def _structure(lines: Sequence[str], first: int, last: int) -> Iterator[tuple[int, str]]:
@@ -69,14 +81,11 @@ def _always(number: int, line: str) -> Fault | None:
     """Wrong wherever it stands."""
     if line.startswith("---"):
         return None
-    if match := _MARKER.match(line):
-        marker, rest = match["marker"].strip(), match["rest"] or ""
-        origin = " (left over from Markdown)" if marker.startswith("\\") else ""
-        return Fault(number, f'a list item begins with "{marker}"{origin}', f"write `- {rest}`")
+    if fault := lost_form(number, line):
+        return fault
     if match := _WIDE_COLON.match(line):
-        return Fault(number, "a wide colon (：)", f"write `{match['key']}: {match['rest']}`".replace(" `", "`"))
-    if _WIDE_SPACE.match(line):
-        return Fault(number, "the line begins with a space that is not an ordinary one", "indent with ordinary spaces")
+        typed = f"{match['key']}: {match['rest']}".rstrip()
+        return Fault(number, "a wide colon (：)", f"write `{typed}`")
     if match := _CURLY.search(line):
         inner = match["value"].strip("“”„‘’«»")
         return Fault(number, "typographic quotes", f'write `"{inner}"`')

@@ -9,12 +9,12 @@ import msgspec
 
 from percale.model.addresses import Address, PortNumber, check_address
 from percale.model.condition import Condition, holds
-from percale.model.meta import Object, ObjectMeta
+from percale.model.meta import Object, ObjectMeta, Part
 
 Protocol: TypeAlias = Literal["TCP", "UDP", "SCTP"]
 
 
-class ContainerPort(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class ContainerPort(Part, frozen=True, kw_only=True):
     """A port that a container listens on; with `hostPort` also one of its node's."""
 
     containerPort: PortNumber
@@ -24,7 +24,7 @@ class ContainerPort(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tru
     hostIP: str | None = None
 
 
-class Container(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class Container(Part, frozen=True, kw_only=True):
     """All containers of a pod share its network."""
 
     name: str
@@ -34,19 +34,19 @@ class Container(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     ports: tuple[ContainerPort, ...] = ()
 
 
-class PodSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class PodSpec(Part, frozen=True, kw_only=True):
     """The part that a network cares for."""
 
     containers: tuple[Container, ...]
     nodeName: str | None = None
-    nodeSelector: dict[str, str] = {}
+    nodeSelector: dict[str, str] = msgspec.field(default_factory=dict)
     hostNetwork: bool = False
     hostname: str | None = None
     subdomain: str | None = None
     terminationGracePeriodSeconds: int | None = None
 
 
-class PodIP(msgspec.Struct, frozen=True):
+class PodIP(Part, frozen=True, kw_only=True):
     """An entry of `status.podIPs`."""
 
     ip: str
@@ -55,7 +55,7 @@ class PodIP(msgspec.Struct, frozen=True):
         check_address(self.ip)
 
 
-class PodStatus(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class PodStatus(Part, frozen=True, kw_only=True):
     """`podIPs` has an address of each family, the first of them is `podIP`."""
 
     phase: Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"] | None = None
@@ -72,7 +72,7 @@ class PodStatus(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
             check_address(self.podIP)
 
 
-class Pod(Object, frozen=True, omit_defaults=True, kw_only=True):
+class Pod(Object, frozen=True, kw_only=True):
     """Has an address once it runs."""
 
     API_VERSION: ClassVar[str] = "v1"
@@ -92,7 +92,7 @@ class Pod(Object, frozen=True, omit_defaults=True, kw_only=True):
         return holds(self.status.conditions, "Ready")
 
 
-class PodTemplateSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class PodTemplateSpec(Part, frozen=True, kw_only=True):
     """What a workload's pods look like."""
 
     spec: PodSpec

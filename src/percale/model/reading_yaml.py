@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from percale.errors import BadManifest
-from percale.model.pasting import Fault, first_fault
+from percale.model.pasting import Fault, first_fault, lost_form
 from percale.model.tree import Node
 
 try:
@@ -29,10 +29,9 @@ _PLAIN_TAGS = frozenset(
 
 def read_yaml(text: str, file: str) -> Iterator[Node]:
     """The documents that hold anything. Raises BadManifest when one is reached that is not YAML."""
-    parser = Parser(text)
-    composer = _Composer(parser, file)
     first = 1
     try:
+        composer = _Composer(Parser(text), text, file)
         while True:
             document = composer.next_document()
             if document is None:
@@ -42,15 +41,14 @@ def read_yaml(text: str, file: str) -> Iterator[Node]:
                 yield document
     except yaml.YAMLError as error:
         raise _explained(error, text, first, file) from error
-    finally:
-        parser.dispose()
 
 
 class _Composer:
     """Events → nodes."""
 
-    def __init__(self, parser: Any, file: str) -> None:
+    def __init__(self, parser: Any, text: str, file: str) -> None:
         self._parser = parser
+        self._text = text
         self._file = file
         self._anchors: dict[str, Node] = {}
 
@@ -69,7 +67,7 @@ class _Composer:
         if depth > _DEEPEST:
             raise self._bad(line, "nested too deep", None)
         if isinstance(event, yaml.AliasEvent):
-            node = self._anchors.get(event.anchor)
+            node = self._anchors.get(str(event.anchor))
             if node is None:
                 raise self._bad(line, f"no value is named &{event.anchor}", f'quote "*{event.anchor}" if it is a text')
             return node
@@ -130,9 +128,10 @@ class _Composer:
     def _key(self, key: Node) -> Node:
         if key.shape != "scalar":
             raise self._bad(key.line, "a key is a list or a mapping", "write a word before the colon")
-        if key.plain and (fault := first_fault([f"{key.text}:"], 1, 1)) is not None:
+        if key.plain and (fault := lost_form(key.line, f"{key.text}:")) is not None:
             # Valid YAML, but the line is a list item that lost its form: a field nobody knows, silently.
-            raise self._bad(key.line, fault.what, fault.hint)
+            whole = first_fault(self._text.splitlines(), key.line, key.line) or fault
+            raise self._bad(key.line, whole.what, whole.hint)
         return key
 
     def _check_tag(self, event: Any) -> None:

@@ -16,11 +16,11 @@ from percale.model.tree import Steps
 
 
 @lru_cache
-def _described(kind: type[Any]) -> inspect.Type:
+def _described(kind: Any) -> inspect.Type:
     return inspect.type_info(kind)
 
 
-def without_nulls(kind: type[Any], value: Any) -> Any:
+def without_nulls(kind: Any, value: Any) -> Any:
     """The value as Kubernetes reads it: a null field is not there, a null text of a map (`label:`) is empty."""
     return _without_nulls(_described(kind), value)
 
@@ -44,7 +44,7 @@ def _without_nulls(expected: inspect.Type, value: Any) -> Any:
     return value
 
 
-def allowed_words(kind: type[Any], steps: Steps) -> tuple[str, ...]:
+def allowed_words(kind: Any, steps: Steps) -> tuple[str, ...]:
     """The words that the field may hold; empty: any."""
     here = [_described(kind)]
     for step in steps:

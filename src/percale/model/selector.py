@@ -10,8 +10,10 @@ from typing import Literal
 
 import msgspec
 
+from percale.model.meta import Part
 
-class LabelSelectorRequirement(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+
+class LabelSelectorRequirement(Part, frozen=True, kw_only=True):
     """One of `matchExpressions`."""
 
     key: str
@@ -37,10 +39,10 @@ class LabelSelectorRequirement(msgspec.Struct, frozen=True, omit_defaults=True, 
                 return value is None
 
 
-class LabelSelector(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class LabelSelector(Part, frozen=True, kw_only=True):
     """All of its labels and expressions must match. Hashable: equal selectors are one set of peers."""
 
-    matchLabels: dict[str, str] = {}
+    matchLabels: dict[str, str] = msgspec.field(default_factory=dict)
     matchExpressions: tuple[LabelSelectorRequirement, ...] = ()
 
     def matches(self, labels: Mapping[str, str]) -> bool:

@@ -7,11 +7,11 @@ from typing import ClassVar, Literal
 import msgspec
 
 from percale.model.addresses import PortNumber
-from percale.model.meta import Object
+from percale.model.meta import Object, Part
 from percale.model.pod import Protocol
 
 
-class ServicePort(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class ServicePort(Part, frozen=True, kw_only=True):
     """`targetPort` is a number or the name of a container's port; without it, it is `port`."""
 
     port: PortNumber
@@ -22,23 +22,23 @@ class ServicePort(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     appProtocol: str | None = None
 
 
-class ClientIPConfig(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class ClientIPConfig(Part, frozen=True, kw_only=True):
     """How long a client stays with its endpoint."""
 
     timeoutSeconds: int | None = None
 
 
-class SessionAffinityConfig(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class SessionAffinityConfig(Part, frozen=True, kw_only=True):
     """Of `sessionAffinity: ClientIP`."""
 
     clientIP: ClientIPConfig | None = None
 
 
-class ServiceSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class ServiceSpec(Part, frozen=True, kw_only=True):
     """Without a selector the endpoints are somebody else's to write. `clusterIP` may be `None`, in words: headless."""
 
     type: Literal["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"] = "ClusterIP"
-    selector: dict[str, str] = {}
+    selector: dict[str, str] = msgspec.field(default_factory=dict)
     ports: tuple[ServicePort, ...] = ()
     clusterIP: str | None = None
     clusterIPs: tuple[str, ...] = ()
@@ -57,26 +57,26 @@ class ServiceSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     trafficDistribution: str | None = None
 
 
-class LoadBalancerIngress(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class LoadBalancerIngress(Part, frozen=True, kw_only=True):
     """An address at which a load balancer serves."""
 
     ip: str | None = None
     hostname: str | None = None
 
 
-class LoadBalancerStatus(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class LoadBalancerStatus(Part, frozen=True, kw_only=True):
     """What the load balancer has given."""
 
     ingress: tuple[LoadBalancerIngress, ...] = ()
 
 
-class ServiceStatus(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class ServiceStatus(Part, frozen=True, kw_only=True):
     """Of a Service of type LoadBalancer."""
 
     loadBalancer: LoadBalancerStatus = LoadBalancerStatus()
 
 
-class Service(Object, frozen=True, omit_defaults=True, kw_only=True):
+class Service(Object, frozen=True, kw_only=True):
     """Where to: its endpoints are in EndpointSlices."""
 
     API_VERSION: ClassVar[str] = "v1"

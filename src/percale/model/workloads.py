@@ -7,14 +7,14 @@ from typing import Annotated, ClassVar, TypeAlias
 import msgspec
 
 from percale.model.condition import Condition
-from percale.model.meta import Object
+from percale.model.meta import Object, Part
 from percale.model.pod import PodTemplateSpec
 from percale.model.selector import LabelSelector
 
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
 
 
-class DeploymentSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class DeploymentSpec(Part, frozen=True, kw_only=True):
     """`replicas` None is 1."""
 
     selector: LabelSelector
@@ -22,7 +22,7 @@ class DeploymentSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
     replicas: Count | None = None
 
 
-class ReplicasStatus(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class ReplicasStatus(Part, frozen=True, kw_only=True):
     """How many of the wanted pods there are."""
 
     replicas: int = 0
@@ -33,7 +33,7 @@ class ReplicasStatus(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
     conditions: tuple[Condition, ...] = ()
 
 
-class Deployment(Object, frozen=True, omit_defaults=True, kw_only=True):
+class Deployment(Object, frozen=True, kw_only=True):
     """Makes a ReplicaSet for each state of its template."""
 
     API_VERSION: ClassVar[str] = "apps/v1"
@@ -43,7 +43,7 @@ class Deployment(Object, frozen=True, omit_defaults=True, kw_only=True):
     status: ReplicasStatus = ReplicasStatus()
 
 
-class ReplicaSetSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class ReplicaSetSpec(Part, frozen=True, kw_only=True):
     """`replicas` None is 1."""
 
     selector: LabelSelector
@@ -51,7 +51,7 @@ class ReplicaSetSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
     replicas: Count | None = None
 
 
-class ReplicaSet(Object, frozen=True, omit_defaults=True, kw_only=True):
+class ReplicaSet(Object, frozen=True, kw_only=True):
     """So many pods of one template."""
 
     API_VERSION: ClassVar[str] = "apps/v1"
@@ -61,7 +61,7 @@ class ReplicaSet(Object, frozen=True, omit_defaults=True, kw_only=True):
     status: ReplicasStatus = ReplicasStatus()
 
 
-class StatefulSetSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class StatefulSetSpec(Part, frozen=True, kw_only=True):
     """`serviceName` is the headless Service that names the pods."""
 
     selector: LabelSelector
@@ -70,7 +70,7 @@ class StatefulSetSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=T
     replicas: Count | None = None
 
 
-class StatefulSet(Object, frozen=True, omit_defaults=True, kw_only=True):
+class StatefulSet(Object, frozen=True, kw_only=True):
     """Pods with lasting names."""
 
     API_VERSION: ClassVar[str] = "apps/v1"
@@ -80,14 +80,14 @@ class StatefulSet(Object, frozen=True, omit_defaults=True, kw_only=True):
     status: ReplicasStatus = ReplicasStatus()
 
 
-class DaemonSetSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class DaemonSetSpec(Part, frozen=True, kw_only=True):
     """The template's nodeSelector says on which nodes."""
 
     selector: LabelSelector
     template: PodTemplateSpec
 
 
-class DaemonSetStatus(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class DaemonSetStatus(Part, frozen=True, kw_only=True):
     """How many nodes have their pod."""
 
     desiredNumberScheduled: int = 0
@@ -96,7 +96,7 @@ class DaemonSetStatus(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=T
     numberMisscheduled: int = 0
 
 
-class DaemonSet(Object, frozen=True, omit_defaults=True, kw_only=True):
+class DaemonSet(Object, frozen=True, kw_only=True):
     """One pod on each node."""
 
     API_VERSION: ClassVar[str] = "apps/v1"
@@ -106,7 +106,7 @@ class DaemonSet(Object, frozen=True, omit_defaults=True, kw_only=True):
     status: DaemonSetStatus = DaemonSetStatus()
 
 
-class JobSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class JobSpec(Part, frozen=True, kw_only=True):
     """`parallelism` None is 1."""
 
     template: PodTemplateSpec
@@ -115,7 +115,7 @@ class JobSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     selector: LabelSelector | None = None
 
 
-class JobStatus(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class JobStatus(Part, frozen=True, kw_only=True):
     """How many pods run, and how they ended."""
 
     active: int = 0
@@ -127,7 +127,7 @@ class JobStatus(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     conditions: tuple[Condition, ...] = ()
 
 
-class Job(Object, frozen=True, omit_defaults=True, kw_only=True):
+class Job(Object, frozen=True, kw_only=True):
     """Pods that run to their end."""
 
     API_VERSION: ClassVar[str] = "batch/v1"

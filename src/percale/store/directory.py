@@ -1,159 +1,191 @@
-"""The files themselves: read, written under a lock, renamed into place. Blocking; `files` calls from worker threads."""
+"""A directory of manifests: read, kept up to date, changed. Used by `files`, on the store's own thread.
+
+    noticing ─ which files ─▶ read ─▶ Holdings ─▶ events
+    put, delete ─▶ lock ─▶ catch up ─▶ compare ─▶ write ─▶ read
+
+Several processes share one directory. Whoever writes takes the lock and catches up with what the others did before it
+compares; so a comparison is always with the newest version.
+"""
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
-from urllib.parse import quote
+from typing import Any, TypeVar
 
-import msgspec
-
-from percale.errors import PercaleError, StoreUnavailable
+from percale.errors import PercaleError, StoreError, StoreUnavailable
 from percale.model.decoding import decode_manifest
+from percale.model.encoding import to_json
 from percale.model.kinds import Kinds
 from percale.model.meta import Object, ObjectKey
-from percale.store.documents import boot_time, encode, ending, versioned, without_expiry
-from percale.store.editing import edited, patched
-from percale.store.index import Held, Identity, Reading
-from percale.store.memory import check_version
+from percale.store.comparing import absent, check, unversioned, versioned
+from percale.store.holding import Content, Entry, Holdings, Identity
+from percale.store.leasing import BootClock, stamped, unstamped
+from percale.store.noticing import Noticing
+from percale.store.protocol import Event, Trouble
+from percale.store.rewriting import rewritten
+from percale.store.writing import locked, own_path, remove_file, write_file
 
 T = TypeVar("T", bound=Object)
 
-SUFFIXES = frozenset((".yaml", ".yml", ".json"))
-_LOCK = ".lock"
-
 
 class Directory:
-    """One directory of manifests, shared with other processes."""
+    """The objects of one directory tree. Not for several threads at once."""
 
-    def __init__(self, root: Path, kinds: Kinds) -> None:
-        self.root = root
+    def __init__(self, root: Path, kinds: Kinds, clock: BootClock) -> None:
+        self._root = root
         self._kinds = kinds
-
-    def prepare(self) -> None:
-        """Make it. Raises StoreUnavailable."""
-        with _explained(self.root):
-            self.root.mkdir(parents=True, exist_ok=True)
-
-    # Reading
-
-    def read(self, paths: Iterable[Path]) -> list[Reading]:
-        """Each manifest of these; others are left out."""
-        return [self.read_file(path) for path in paths if path.suffix in SUFFIXES]
-
-    def read_file(self, path: Path) -> Reading:
-        """What it holds now; a file that is not there holds nothing."""
+        self._clock = clock
+        self._holdings = Holdings(kinds, clock.now)
+        self._over: list[Identity] = []
+        """Leases that ended and whose files are still there."""
+        self._noticing = Noticing(root)
         try:
-            objects = decode_manifest(path.read_bytes(), str(path), kinds=self._kinds).objects
-        except FileNotFoundError:
-            return Reading(path, [])
-        except OSError as error:
-            return Reading(path, [], StoreUnavailable(f"cannot be read: {error.strerror}", where=str(path)))
-        except PercaleError as error:
-            return Reading(path, [], error)
-        held = [Held(versioned(obj), path, end) for obj, end in map(without_expiry, objects)]
-        leases: list[Identity] = [(type(each.object), each.object.key) for each in held if each.end is not None]
-        return Reading(path, held, None, leases)
+            self._read(map(self._name, self._noticing.scan()))
+        except BaseException:
+            self._noticing.close()
+            raise
+        self._holdings.take_events()
 
-    def _path(self, kind: type[Object], key: ObjectKey) -> Path:
-        """Where `put` writes a new object."""
-        name = quote(key.name, safe=":&@+,=")
-        if name.startswith("."):  # else the file would be hidden
-            name = f"%2E{name[1:]}"
-        return self.root / kind.KIND / (key.namespace or "-") / f"{name}.json"
+    def fileno(self) -> int:
+        """Readable when something happened that `catch_up` would take over."""
+        return self._noticing.fileno()
 
-    # Writing
+    def close(self) -> None:
+        """End the watching."""
+        self._noticing.close()
 
-    def put(self, obj: T, path: Path | None, expect: str | None, ttl: float | None) -> tuple[Reading, T]:
-        """Write the object, to the file it lives in or to its own. Raises Conflict, StoreUnavailable, BadManifest."""
-        own = self._path(type(obj), obj.key)
-        path = path or own
-        with self._locked(), _explained(path):
-            current = self._current((type(obj), obj.key), path)
-            check_version(type(obj), obj.key, current, expect)
-            expires = ending(ttl) if ttl is not None else None
-            if path == own or current is None:
-                path = own
-                own.parent.mkdir(parents=True, exist_ok=True)
-                _write(own, encode(obj, expires))
-            else:
-                _write(path, self._edited(path, obj, current, expires))
-            return self.read_file(path), versioned(obj)
+    def take_events(self) -> list[Event]:
+        """What changed since the last time, in order."""
+        return self._holdings.take_events()
 
-    def _edited(self, path: Path, obj: Object, current: Object, expires: str | None) -> bytes:
-        old, new = (msgspec.json.decode(encode(each)) for each in (current, obj))
-        if expires is not None:
-            new = msgspec.json.decode(encode(obj, expires))
-        text = path.read_text()
-        return edited(text, str(path), obj.KIND, obj.key, lambda raw: patched(raw, old, new)).encode()
+    @property
+    def troubles(self) -> list[Trouble]:
+        """What cannot be read now."""
+        return self._holdings.troubles
 
-    def delete(self, kind: type[Object], key: ObjectKey, path: Path, expect: str | None) -> Reading:
-        """Take the object out of its file, and the file away with the last one. Raises Conflict, StoreUnavailable."""
-        with self._locked(), _explained(path):
-            current = self._current((kind, key), path)
-            check_version(kind, key, current, expect)
-            self._take_out(kind, key, path)
-            return self.read_file(path)
+    def rest(self) -> float | None:
+        """Seconds until the next lease may end."""
+        end = self._holdings.next_end
+        return None if end is None else max(0.0, end - self._clock.now())
 
-    def _take_out(self, kind: type[Object], key: ObjectKey, path: Path) -> None:
-        if path == self._path(kind, key):
-            path.unlink(missing_ok=True)
+    def catch_up(self) -> None:
+        """Take over what others did to the files, and which leases ended. Raises StoreUnavailable: the root is gone."""
+        notice = self._noticing.read()
+        if notice.lost or not self._root.is_dir():
+            raise StoreUnavailable("the directory is gone", where=str(self._root), hint="make it again")
+        names = set(map(self._name, notice.files))
+        if notice.overrun:
+            names.update(self._holdings.paths(), map(self._name, self._noticing.scan()))
+        for directory in notice.directories:
+            names.update(self._holdings.paths(self._name(directory) + "/"))
+        self._read(names)
+        self._over += self._holdings.ended()
+
+    def bury(self) -> None:
+        """Delete what is left of leases that ended; where that cannot be done, they stay ended for every reader."""
+        over, self._over = self._over, []
+        if not over:
             return
-        rest = edited(path.read_text(), str(path), kind.KIND, key, lambda _raw: None)
-        if rest.strip(" \n-"):
-            _write(path, rest.encode())
-        else:
-            path.unlink()
+        with suppress(StoreError), locked(self._root):
+            self.catch_up()
+            for identity in over:
+                if self._holdings.holder(identity) is not None and self._holdings.in_force(identity) is None:
+                    self._write(identity, None)
 
-    def expire(self, path: Path) -> Reading:
-        """Take away a lease that has ended; what the file holds then. Raises StoreUnavailable."""
-        with self._locked(), _explained(path):
-            reading = self.read_file(path)
-            for held in reading.held:
-                if held.end is not None and held.end <= boot_time():
-                    self._take_out(type(held.object), held.object.key, path)
-            return self.read_file(path)
+    def list(self, kind: type[T]) -> list[T]:
+        """All objects of a kind, in the order of their keys."""
+        return [obj for _, obj in sorted(self._objects(kind).items())]
 
-    def _current(self, identity: Identity, path: Path) -> Object | None:
-        """What the file says now, whatever the index knows. Raises the file's error."""
-        reading = self.read_file(path)
-        if reading.error is not None:
-            raise reading.error
-        return next((held.object for held in reading.held if (type(held.object), held.object.key) == identity), None)
+    def get(self, kind: type[T], key: ObjectKey) -> T | None:
+        """One object."""
+        found: T | None = self._objects(kind).get(key)
+        return found
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """One writer at a time, over all processes. Raises StoreUnavailable."""
-        with _explained(self.root):
-            descriptor = os.open(self.root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    def put(self, obj: T, expect: str | None, ttl: float | None) -> T:
+        """Compare and write. Raises Conflict, StoreUnavailable, BadManifest."""
+        stored = versioned(obj)
+        kind, key = identity = (type(stored), stored.key)
+        self._objects(kind)
+        with locked(self._root):
+            self.catch_up()
+            entry = self._holdings.in_force(identity)
+            check(kind, key, entry.object if entry else None, expect)
+            unchanged = entry is not None and entry.object == stored and entry.expires is None
+            if not (unchanged and ttl is None):
+                bare = unversioned(stored)
+                self._write(identity, bare if ttl is None else stamped(bare, ttl, self._clock))
+        return stored
+
+    def delete(self, kind: type[Object], key: ObjectKey, expect: str | None) -> None:
+        """Compare and remove. Raises NotFound, Conflict, StoreUnavailable, BadManifest."""
+        with locked(self._root):
+            self.catch_up()
+            current = self.get(kind, key)
+            if current is None:
+                raise absent(kind, key)
+            check(kind, key, current, expect)
+            self._write((kind, key), None)
+
+    def _objects(self, kind: type[Object]) -> dict[ObjectKey, Any]:
+        objects = self._holdings.objects.get(kind)
+        if objects is None:
+            raise TypeError(f"{kind.__name__} is none of this store's kinds")
+        return objects
+
+    def _read(self, names: Iterable[str]) -> None:
+        read: dict[str, Content | PercaleError] = {}
+        for name in names:
+            try:
+                read[name] = self._content(name)
+            except PercaleError as error:
+                read[name] = error
+        if read:
+            self._holdings.update(read)
+
+    def _content(self, name: str) -> Content:
+        """A file's objects; none when it is not there. Raises BadManifest, StoreUnavailable."""
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
+            data = Path(name).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        except OSError as error:
+            raise StoreUnavailable(f"cannot be read: {error.strerror}", where=name) from error
+        content = {}
+        for found in decode_manifest(data, name, kinds=self._kinds).found:
+            obj, expires = unstamped(found.object, self._clock, str(found.source))
+            stored = versioned(obj)
+            content[type(stored), stored.key] = Entry(stored, found.source.line, expires)
+        return content
 
+    def _write(self, identity: Identity, new: Object | None) -> None:
+        """The object's file with `new` for it, or (None) without it. Raises StoreUnavailable, BadManifest."""
+        own = self._name(own_path(*identity))
+        name = self._holdings.holder(identity) or own
+        if name == own and not self._holdings.content(own).keys() - {identity}:
+            data = to_json(new) + b"\n" if new is not None else b""
+        else:
+            data = self._edited(name, identity, new)
+        if data.replace(b"---", b"").strip():
+            write_file(Path(name), data)
+        else:
+            remove_file(Path(name))
+        self._read([name])
 
-def _write(path: Path, content: bytes) -> None:
-    """All of it or nothing, under a name that no reader looks at until it is whole."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_bytes(content)
-        draft.rename(path)
-    except OSError:
-        draft.unlink(missing_ok=True)
-        raise
+    def _edited(self, name: str, identity: Identity, new: Object | None) -> bytes:
+        """A person's file with only this object changed."""
+        error = self._holdings.error(name)
+        if error is not None:
+            raise error
+        if identity not in self._holdings.content(name):
+            raise StoreUnavailable("other objects are in this file", where=name, hint="move them to another file")
+        try:
+            data = Path(name).read_bytes()
+        except OSError as refusal:
+            raise StoreUnavailable(f"cannot be read: {refusal.strerror}", where=name) from refusal
+        return rewritten(data, name, identity, new, kinds=self._kinds)
 
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """A full disk or a read-only directory as an error of the store."""
-    try:
-        yield
-    except OSError as error:
-        hint = {errno.ENOSPC: "free some space", errno.EROFS: "mount it writable"}.get(error.errno or 0)
-        raise StoreUnavailable(f"cannot be written: {error.strerror}", where=str(path), hint=hint) from error
+    def _name(self, path: str) -> str:
+        """A file below the root as people know it."""
+        return f"{self._root}/{path}" if path else str(self._root)

@@ -1,184 +1,184 @@
-"""A directory of manifests as a store: what people edit, and what several processes on one machine write.
+"""The files store: a directory of YAML or JSON manifests, which people and several processes share. Made by `opening`.
 
-    *.yaml *.yml *.json ── inotify ─▶ changed paths ─▶ read (worker thread) ─▶ index ─▶ watchers
-            ▲                                                                    ▲
-            └──── write by rename, under flock ◀── put, delete ──────────────────┘
+    event loop                      the store's one thread
+    list get put delete watch ────▶ Directory (which catches up with the files first)
+    inotify is readable, a lease ends ─▶ ┘ └── events, before the answer ──▶ Watches ─▶ every watch
 
-`put` writes new objects to KIND/NAMESPACE/NAME.json (`-` for none); one that lives in a person's file is changed there.
-A file that turns bad keeps its last good objects. Renames are not synced to disk: after a power failure the lab or the
-agents say again what they said.
+Objects that the store is the first to write go to `KIND/NAMESPACE/NAME.json`; one that is in a person's file stays there.
 """
 
 from __future__ import annotations
 
 import asyncio
-import builtins
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from percale.errors import NotFound, PercaleError
+from percale.errors import StoreError, StoreUnavailable
 from percale.model.kinds import KINDS, Kinds
 from percale.model.meta import Object, ObjectKey
 from percale.store.directory import Directory
-from percale.store.documents import boot_time
-from percale.store.index import Held, Identity, Index, Reading
-from percale.store.noticing import Notices
-from percale.store.protocol import Deleted, Event, Snapshot, Trouble, Upserted
-from percale.store.watching import Watchers
+from percale.store.leasing import BootClock
+from percale.store.protocol import Event, Snapshot
+from percale.store.watching import Watch, Watches
+from percale.store.writing import make_directory
 
 T = TypeVar("T", bound=Object)
+R = TypeVar("R")
+
+_LONGEST_NAP = 60.0
+"""Seconds between looks at leases: the event loop's clock stands still while the machine is suspended."""
 
 
 class FilesStore:
-    """Opens its directory when it is first asked; belongs to one event loop."""
+    """For one event loop. The directory is read at the first question."""
 
-    def __init__(self, directory: Path, kinds: Kinds = KINDS) -> None:
-        self._directory = Directory(directory, kinds)
-        self._index = Index()
-        self._watchers = Watchers()
-        self._notices: Notices | None = None
-        self._opening: asyncio.Future[None] | None = None
-        self._turn = asyncio.Lock()
-        """Held from reading or writing files until the index has learnt of it: never learn the older after the newer."""
-        self._changed: set[Path] = set()
-        self._reading: asyncio.Task[None] | None = None
-        self._ends: dict[Identity, asyncio.TimerHandle] = {}
-        self._expiring: set[asyncio.Task[None]] = set()
+    def __init__(self, root: Path, kinds: Kinds = KINDS, clock: BootClock | None = None, *, make: bool = True) -> None:
+        """`make` the directory at the first question if it is not there; else that is StoreUnavailable."""
+        self._root = root
+        self._make = make
+        """Only once: when it goes away while we use it, an empty one would read as a cluster without objects."""
+        self._kinds = kinds
+        self._clock = clock or BootClock()
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix=f"store {root.name}")
+        # Touched by the worker only:
+        self._directory: Directory | None = None
+        self._watches = Watches()
+        self._descriptor: int | None = None
+        """What the event loop listens to."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._looks: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     async def list(self, kind: type[T]) -> list[T]:
         """All objects of a kind, in the order of their keys. Raises StoreUnavailable."""
-        await self._opened()
-        found = [held.object for held in self._index.all((kind,)) if isinstance(held.object, kind)]
-        return sorted(found, key=lambda obj: (obj.metadata.namespace or "", obj.metadata.name))
+        return await self._ask(lambda directory: directory.list(kind))
 
     async def get(self, kind: type[T], key: ObjectKey) -> T | None:
         """One object, or None. Raises StoreUnavailable."""
-        await self._opened()
-        held = self._index.get((kind, key))
-        return held.object if held is not None and isinstance(held.object, kind) else None
+        return await self._ask(lambda directory: directory.get(kind, key))
 
     async def watch(self, *kinds: type[Object]) -> AsyncIterator[Event]:
         """A Snapshot first, then every change in order. Raises StoreUnavailable."""
-        await self._opened()
+        watch = Watch(kinds)
 
-        def first() -> builtins.list[Event]:
-            troubles = [Trouble(str(path), error) for path, error in self._index.troubles.items()]
-            return [self._snapshot(kinds), *troubles]
+        def first(directory: Directory) -> Iterable[Event]:
+            return [Snapshot(tuple(obj for kind in kinds for obj in directory.list(kind))), *directory.troubles]
 
-        async for event in self._watchers.watch(kinds, first):
-            yield event
-
-    def _snapshot(self, kinds: tuple[type[Object], ...]) -> Snapshot:
-        return Snapshot(tuple(held.object for held in self._index.all(kinds)))
+        try:
+            await self._ask(first, then=lambda events: self._watches.begin(watch, events))
+            async for event in watch.events():
+                yield event
+        finally:
+            self._watches.leave(watch)
 
     async def put(self, obj: T, *, expect: str | None = None, ttl: float | None = None) -> T:
-        """Write the object. Raises Conflict, StoreUnavailable."""
-        await self._opened()
-        async with self._turn:
-            held = self._index.get((type(obj), obj.key))
-            path = held.path if held is not None else None
-            reading, new = await asyncio.to_thread(self._directory.put, obj, path, expect, ttl)
-            self._learn([reading])
-        return new
+        """Write the object. Raises Conflict, StoreUnavailable, BadManifest."""
+        return await self._ask(lambda directory: directory.put(obj, expect, ttl))
 
     async def delete(self, kind: type[Object], key: ObjectKey, *, expect: str | None = None) -> None:
-        """Remove the object. Raises NotFound, Conflict, StoreUnavailable."""
-        await self._opened()
-        async with self._turn:
-            held = self._index.get((kind, key))
-            if held is None:
-                raise NotFound(f"there is no {kind.KIND} {key}")
-            self._learn([await asyncio.to_thread(self._directory.delete, kind, key, held.path, expect)])
+        """Remove the object. Raises NotFound, Conflict, StoreUnavailable, BadManifest."""
+        await self._ask(lambda directory: directory.delete(kind, key, expect))
 
     async def close(self) -> None:
         """End all watches."""
-        if self._notices is not None:
-            self._notices.close()
-            self._notices = None
-        for timer in self._ends.values():
-            timer.cancel()
-        tasks = [task for task in (self._reading, *self._expiring) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self._watchers.close()
+        if self._closed:
+            return
+        self._closed = True
+        self._listen(None)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._looks:
+            await asyncio.wait(self._looks)
+        await asyncio.get_running_loop().run_in_executor(self._worker, self._shut)
+        self._worker.shutdown()
+        self._watches.end()
 
-    # Opening
+    # On the event loop
 
-    async def _opened(self) -> None:
-        """Once for all callers; tried again when it failed."""
-        if self._opening is None or (self._opening.done() and self._opening.exception() is not None):
-            self._opening = asyncio.ensure_future(self._open())
-        await asyncio.shield(self._opening)
+    async def _ask(self, question: Callable[[Directory], R], then: Callable[[R], None] | None = None) -> R:
+        if self._closed:
+            raise StoreUnavailable("the store is closed", where=str(self._root))
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._worker, self._answer, loop, question, then)
 
-    async def _open(self) -> None:
-        await asyncio.to_thread(self._directory.prepare)
-        self._notices = Notices(self._directory.root, self._noticed)
-        async with self._turn:
-            self._learn(await asyncio.to_thread(self._scan))
+    def _listen(self, descriptor: int | None) -> None:
+        """Be told when the files change."""
+        loop = asyncio.get_running_loop()
+        if self._descriptor is not None:
+            loop.remove_reader(self._descriptor)
+        self._descriptor = descriptor
+        if descriptor is not None:
+            loop.add_reader(descriptor, self._notice)
 
-    def _scan(self) -> builtins.list[Reading]:
-        """Watches first, so that no file is missed in between."""
-        assert self._notices is not None
-        return self._directory.read(self._notices.add_tree(self._directory.root))
+    def _notice(self) -> None:
+        """The files changed, or a lease may have ended: let the worker look."""
+        if self._descriptor is not None and not self._closed:
+            asyncio.get_running_loop().remove_reader(self._descriptor)
+            look = asyncio.get_running_loop().create_task(self._look())
+            self._looks.add(look)
+            look.add_done_callback(self._looks.discard)
 
-    # What happens in the directory
+    async def _look(self) -> None:
+        try:
+            await self._ask(lambda directory: None)
+        except StoreError:
+            return  # the watches have been told
+        if self._descriptor is not None and not self._closed:
+            asyncio.get_running_loop().add_reader(self._descriptor, self._notice)
 
-    def _noticed(self, paths: Iterable[Path], *, overflow: bool) -> None:
-        self._changed.update(paths)
-        if overflow:
-            self._changed.update(self._index.paths())
-            self._changed.add(self._directory.root)
-        if self._changed and (self._reading is None or self._reading.done()):
-            self._reading = asyncio.create_task(self._read_changed(), name="store-read")
+    def _publish(self, events: Iterable[Event], descriptor: int, rest: float | None) -> None:
+        """What the worker found out; called in the order in which it did."""
+        self._watches.publish(events)
+        if self._closed:
+            return
+        if descriptor != self._descriptor:
+            self._listen(descriptor)
+        if self._timer is not None:
+            self._timer.cancel()
+        if rest is not None:
+            self._timer = asyncio.get_running_loop().call_later(min(rest, _LONGEST_NAP), self._notice)
 
-    async def _read_changed(self) -> None:
-        while self._changed:
-            async with self._turn:
-                paths, self._changed = self._changed, set()
-                self._learn(await asyncio.to_thread(self._read, paths))
+    def _lose(self, error: StoreError) -> None:
+        self._listen(None)
+        self._watches.end(error)
 
-    def _read(self, paths: Iterable[Path]) -> builtins.list[Reading]:
-        assert self._notices is not None
-        files: set[Path] = set()
-        for path in paths:
-            if path.is_dir():
-                files.update(self._notices.add_tree(path))
-            else:
-                files.update(self._index.below(path) or {path})
-        return self._directory.read(sorted(files))
+    # On the store's thread
 
-    def _learn(self, readings: Iterable[Reading]) -> None:
-        for reading in readings:
-            for event in self._index.learn(reading):
-                self._watchers.tell(event)
-                if isinstance(event, Upserted | Deleted):
-                    self._time((type(event.object), event.object.key))
-            for identity in reading.leases:
-                self._time(identity)
+    def _answer(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        question: Callable[[Directory], R],
+        then: Callable[[R], None] | None,
+    ) -> R:
+        directory = self._caught_up(loop)
+        try:
+            answer = question(directory)
+        finally:
+            directory.bury()
+            # In this order, and before the answer: a watch hears of nothing twice, and of its own writer's change first.
+            loop.call_soon_threadsafe(self._publish, directory.take_events(), directory.fileno(), directory.rest())
+        if then is not None:
+            loop.call_soon_threadsafe(then, answer)
+        return answer
 
-    # Leases
+    def _caught_up(self, loop: asyncio.AbstractEventLoop) -> Directory:
+        if self._directory is None:
+            if self._make:
+                make_directory(self._root)
+                self._make = False
+            self._directory = Directory(self._root, self._kinds, self._clock)
+            return self._directory
+        try:
+            self._directory.catch_up()
+        except StoreError as error:
+            self._shut()
+            loop.call_soon_threadsafe(self._lose, error)
+            raise
+        return self._directory
 
-    def _time(self, identity: Identity) -> None:
-        """Come back when this lease ends."""
-        if (timer := self._ends.pop(identity, None)) is not None:
-            timer.cancel()
-        held = self._index.get(identity)
-        if held is not None and held.end is not None:
-            delay = max(0.0, held.end - boot_time())
-            self._ends[identity] = asyncio.get_running_loop().call_later(delay, self._ended, identity, held)
-
-    def _ended(self, identity: Identity, held: Held) -> None:
-        task = asyncio.create_task(self._expire(identity, held), name="store-expire")
-        self._expiring.add(task)
-        task.add_done_callback(self._expiring.discard)
-
-    async def _expire(self, identity: Identity, held: Held) -> None:
-        """Whoever notices first takes the file away; a lease that was renewed meanwhile is looked at again."""
-        async with self._turn:
-            try:
-                self._learn([await asyncio.to_thread(self._directory.expire, held.path)])
-            except PercaleError:  # a directory that cannot be written: the object ends for us all the same
-                self._learn([Reading(held.path, [], error=None, leases=[])])
-            self._time(identity)
+    def _shut(self) -> None:
+        if self._directory is not None:
+            self._directory.close()
+            self._directory = None

@@ -1,94 +1,95 @@
-"""A store in memory: the public fake. It passes the contract tests of the real ones (tests/contract/test_store.py)."""
+"""A store in memory, for tests here and elsewhere: it passes the same contract tests as the real ones."""
 
 from __future__ import annotations
 
 import asyncio
-import builtins
-from collections.abc import AsyncIterator
-from typing import TypeVar
+from collections.abc import AsyncIterator, Iterable
+from typing import Any, TypeVar
 
-from percale.errors import Conflict, NotFound
+from percale.errors import StoreUnavailable
 from percale.model.meta import Object, ObjectKey
-from percale.store.documents import versioned
+from percale.store.comparing import absent, check, versioned
 from percale.store.protocol import Deleted, Event, Snapshot, Upserted
-from percale.store.watching import Watchers
+from percale.store.watching import Watch, Watches
 
 T = TypeVar("T", bound=Object)
 
 
 class MemoryStore:
-    """Everything that several nodes of a test share."""
+    """For one event loop."""
 
     def __init__(self) -> None:
-        self._objects: dict[tuple[type[Object], ObjectKey], Object] = {}
-        self._ends: dict[tuple[type[Object], ObjectKey], asyncio.TimerHandle] = {}
-        self._watchers = Watchers()
+        self._objects: dict[type[Object], dict[ObjectKey, Any]] = {}
+        self._leases: dict[tuple[type[Object], ObjectKey], asyncio.TimerHandle] = {}
+        self._watches = Watches()
+        self._closed = False
 
     async def list(self, kind: type[T]) -> list[T]:
         """All objects of a kind, in the order of their keys."""
-        found = [obj for obj in self._objects.values() if isinstance(obj, kind)]
-        return sorted(found, key=lambda obj: (obj.metadata.namespace or "", obj.metadata.name))
+        self._require_open()
+        return [obj for _, obj in self._items(kind)]
 
     async def get(self, kind: type[T], key: ObjectKey) -> T | None:
         """One object, or None."""
-        obj = self._objects.get((kind, key))
-        return obj if isinstance(obj, kind) else None
+        self._require_open()
+        found: T | None = self._objects.get(kind, {}).get(key)
+        return found
 
-    def watch(self, *kinds: type[Object]) -> AsyncIterator[Event]:
+    async def watch(self, *kinds: type[Object]) -> AsyncIterator[Event]:
         """A Snapshot first, then every change in order."""
-
-        def snapshot() -> builtins.list[Event]:
-            return [Snapshot(tuple(obj for obj in self._objects.values() if isinstance(obj, kinds)))]
-
-        return self._watchers.watch(kinds, snapshot)
+        self._require_open()
+        watch = Watch(kinds)
+        self._watches.begin(watch, [Snapshot(tuple(obj for kind in kinds for _, obj in self._items(kind)))])
+        try:
+            async for event in watch.events():
+                yield event
+        finally:
+            self._watches.leave(watch)
 
     async def put(self, obj: T, *, expect: str | None = None, ttl: float | None = None) -> T:
         """Write the object. Raises Conflict."""
-        identity = (type(obj), obj.key)
-        self._check(identity, expect)
-        if (timer := self._ends.pop(identity, None)) is not None:
-            timer.cancel()
-        if ttl is not None:
-            self._ends[identity] = asyncio.get_running_loop().call_later(ttl, self._remove, identity)
-        new = versioned(obj)
-        if self._objects.get(identity) != new:
-            self._objects[identity] = new
-            self._watchers.tell(Upserted(new))
-        return new
+        self._require_open()
+        stored = versioned(obj)
+        kind, key = type(stored), stored.key
+        objects = self._objects.setdefault(kind, {})
+        current = objects.get(key)
+        check(kind, key, current, expect)
+        self._renew(kind, key, ttl)
+        if stored != current:
+            objects[key] = stored
+            self._watches.publish([Upserted(stored)])
+        return stored
 
     async def delete(self, kind: type[Object], key: ObjectKey, *, expect: str | None = None) -> None:
         """Remove the object. Raises NotFound, Conflict."""
-        if (kind, key) not in self._objects:
-            raise NotFound(f"there is no {kind.KIND} {key}")
-        self._check((kind, key), expect)
-        self._remove((kind, key))
+        self._require_open()
+        current = self._objects.get(kind, {}).get(key)
+        if current is None:
+            raise absent(kind, key)
+        check(kind, key, current, expect)
+        self._remove(kind, key)
 
     async def close(self) -> None:
         """End all watches."""
-        for timer in self._ends.values():
+        self._closed = True
+        for timer in self._leases.values():
             timer.cancel()
-        self._watchers.close()
+        self._watches.end()
 
-    def _check(self, identity: tuple[type[Object], ObjectKey], expect: str | None) -> None:
-        check_version(*identity, self._objects.get(identity), expect)
+    def _items(self, kind: type[Object]) -> Iterable[tuple[ObjectKey, Any]]:
+        return sorted(self._objects.get(kind, {}).items())
 
-    def _remove(self, identity: tuple[type[Object], ObjectKey]) -> None:
-        if (timer := self._ends.pop(identity, None)) is not None:
+    def _renew(self, kind: type[Object], key: ObjectKey, ttl: float | None) -> None:
+        timer = self._leases.pop((kind, key), None)
+        if timer is not None:
             timer.cancel()
-        self._watchers.tell(Deleted(self._objects.pop(identity)))
+        if ttl is not None:
+            self._leases[kind, key] = asyncio.get_running_loop().call_later(ttl, self._remove, kind, key)
 
+    def _remove(self, kind: type[Object], key: ObjectKey) -> None:
+        self._renew(kind, key, None)
+        self._watches.publish([Deleted(self._objects[kind].pop(key))])
 
-def check_version(kind: type[Object], key: ObjectKey, current: Object | None, expect: str | None) -> None:
-    """Raises Conflict when what is there is not what the writer expects."""
-    if expect is None:
-        return
-    version = current.metadata.resourceVersion if current is not None else ""
-    if version == expect:
-        return
-    if current is None:
-        what = "is gone"
-    elif expect == "":
-        what = "exists already"
-    else:
-        what = f"has changed (version {version}, expected {expect})"
-    raise Conflict(f"{kind.KIND} {key} {what}", hint="read it again")
+    def _require_open(self) -> None:
+        if self._closed:
+            raise StoreUnavailable("the store is closed")

@@ -1,78 +1,160 @@
-"""What inotify tells of a directory tree, as paths to read again. Owned by `files`."""
+"""Which manifests of a directory tree changed: inotify, told in file names. Called by `directory`, on the store's thread.
+
+A file counts once it is complete: closed after writing, or renamed into place, as editors and this store do it. A new
+subdirectory is watched first and listed then, so that nothing made in between is missed.
+"""
 
 from __future__ import annotations
 
-import asyncio
+import errno
 import os
+import stat
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from inotify_simple import INotify, flags
 
 from percale.errors import StoreUnavailable
 
-_INTERESTING = flags.CREATE | flags.CLOSE_WRITE | flags.MOVED_TO | flags.MOVED_FROM | flags.DELETE | flags.ONLYDIR
+SUFFIXES = (".yaml", ".yml", ".json")
+
+_MASK = (
+    flags.CLOSE_WRITE
+    | flags.MOVED_TO
+    | flags.MOVED_FROM
+    | flags.CREATE
+    | flags.DELETE
+    | flags.DELETE_SELF
+    | flags.MOVE_SELF
+    | flags.ONLYDIR
+    | flags.EXCL_UNLINK
+)
 
 
-class Noticed(Protocol):
-    """Told on the event loop; `overflow` when more may have changed."""
+@dataclass(slots=True)
+class Notice:
+    """What to read again; paths are relative to the root."""
 
-    def __call__(self, paths: set[Path], *, overflow: bool) -> None: ...
+    files: set[str] = field(default_factory=set)
+    directories: set[str] = field(default_factory=set)
+    """New, gone or moved: all that is known below them (a file of ours may be gone before its new folder is watched)."""
+    overrun: bool = False
+    """More happened than the kernel keeps: everything."""
+    lost: bool = False
+    """The root itself is gone, for good: another one in its place is not watched."""
 
 
-class Notices:
-    """Watches every directory below the root; `add_tree` may be called from a worker thread."""
+class Noticing:
+    """The watches of one directory tree."""
 
-    def __init__(self, root: Path, noticed: Noticed) -> None:
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._paths: dict[int, str] = {}
+        self._lost = False
         try:
             self._inotify = INotify(nonblocking=True)
         except OSError as error:
-            hint = "raise sysctl fs.inotify.max_user_instances"
-            raise StoreUnavailable(f"cannot watch: {error.strerror}", where=str(root), hint=hint) from error
-        self._directories: dict[int, Path] = {}
-        self._noticed = noticed
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._inotify.fileno(), self._read)
+            raise _refused(error, root, "fs.inotify.max_user_instances") from error
 
-    def add_tree(self, directory: Path) -> list[Path]:
-        """Watch a directory and all below; the files that are there now. Raises StoreUnavailable."""
-        return list(self._walk(directory))
+    def fileno(self) -> int:
+        """Readable when there is something to notice."""
+        descriptor: int = self._inotify.fileno()
+        return descriptor
 
-    def _walk(self, directory: Path) -> Iterator[Path]:
+    def close(self) -> None:
+        """End all watches."""
+        self._inotify.close()
+
+    def scan(self, directory: str = "") -> Iterator[str]:
+        """Watch a directory and all below it; the manifests found there. One that is gone again has none."""
         try:
-            self._directories[self._inotify.add_watch(directory, _INTERESTING)] = directory
-            entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
-        except FileNotFoundError:  # gone again
+            descriptor = self._inotify.add_watch(self._root / directory, _MASK)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR) and directory:
+                return
+            raise _refused(error, self._root / directory, "fs.inotify.max_user_watches") from error
+        self._paths[descriptor] = directory
+        try:
+            entries = list(os.scandir(self._root / directory))
+        except FileNotFoundError:
             return
         except OSError as error:
-            hint = "raise sysctl fs.inotify.max_user_watches" if error.errno == 28 else None
-            raise StoreUnavailable(f"cannot watch: {error.strerror}", where=str(directory), hint=hint) from error
+            raise _refused(error, self._root / directory) from error
         for entry in entries:
+            path = _join(directory, entry.name)
             if entry.name.startswith("."):
                 continue
             if entry.is_dir(follow_symlinks=False):
-                yield from self._walk(Path(entry.path))
-            else:
-                yield Path(entry.path)
+                yield from self.scan(path)
+            elif entry.name.endswith(SUFFIXES):
+                yield path
 
-    def _read(self) -> None:
-        paths: set[Path] = set()
-        overflow = False
+    def read(self) -> Notice:
+        """All that happened since the last time; does not wait."""
+        notice = Notice()
         for event in self._inotify.read(timeout=0):
-            overflow |= bool(event.mask & flags.Q_OVERFLOW)
-            directory = self._directories.get(event.wd)
-            if event.mask & flags.IGNORED:
-                self._directories.pop(event.wd, None)
-            elif directory is not None and event.name and not event.name.startswith("."):
-                path = directory / event.name
-                # A file that was just created is read when it is closed; a link or a directory is complete at once.
-                if not event.mask & flags.CREATE or event.mask & flags.ISDIR or path.is_symlink():
-                    paths.add(path)
-        if paths or overflow:
-            self._noticed(paths, overflow=overflow)
+            if event.mask & flags.Q_OVERFLOW:
+                notice.overrun = True
+                continue
+            directory = self._paths.get(event.wd)
+            if directory is None:
+                continue
+            if event.mask & (flags.DELETE_SELF | flags.MOVE_SELF | flags.UNMOUNT):
+                self._lost |= directory == ""
+            elif event.mask & flags.IGNORED:
+                del self._paths[event.wd]
+            elif event.mask & flags.ISDIR:
+                self._directory_changed(_join(directory, event.name), event.mask, notice)
+            else:
+                self._file_changed(directory, event.name, event.mask, notice)
+        notice.lost = self._lost
+        return notice
 
-    def close(self) -> None:
-        """No more notices."""
-        self._loop.remove_reader(self._inotify.fileno())
-        self._inotify.close()
+    def _directory_changed(self, path: str, mask: int, notice: Notice) -> None:
+        if path.rpartition("/")[2].startswith("."):
+            return
+        notice.directories.add(path)
+        if mask & (flags.MOVED_FROM | flags.DELETE):
+            self._forget(path)
+        elif mask & (flags.MOVED_TO | flags.CREATE):
+            notice.files.update(self.scan(path))
+
+    def _file_changed(self, directory: str, name: str, mask: int, notice: Notice) -> None:
+        path = _join(directory, name)
+        if name.startswith("."):
+            if mask & flags.MOVED_TO and (self._root / path).is_symlink():
+                notice.directories.add(directory)  # a mounted ConfigMap: the files are links through `..data`
+        elif name.endswith(SUFFIXES) and (not mask & flags.CREATE or self._is_complete(path)):
+            notice.files.add(path)
+
+    def _is_complete(self, path: str) -> bool:
+        """A link is complete when it is made; a file is being written, and its end will be noticed."""
+        try:
+            status = (self._root / path).lstat()
+        except OSError:
+            return False
+        return stat.S_ISLNK(status.st_mode) or status.st_nlink > 1
+
+    def _forget(self, path: str) -> None:
+        """End the watches of a directory that moved away: it may be back under another name."""
+        below = f"{path}/"
+        for descriptor, known in list(self._paths.items()):
+            if known == path or known.startswith(below):
+                del self._paths[descriptor]
+                try:
+                    self._inotify.rm_watch(descriptor)
+                except OSError as error:
+                    if error.errno != errno.EINVAL:  # it was deleted, and its watch with it
+                        raise
+
+
+def _join(directory: str, name: str) -> str:
+    return f"{directory}/{name}" if directory else name
+
+
+def _refused(error: OSError, path: Path, limit: str | None = None) -> StoreUnavailable:
+    hint = "make it, or correct the address" if error.errno == errno.ENOENT else None
+    if limit is not None and error.errno in (errno.EMFILE, errno.ENOSPC):
+        hint = f"raise the limit: sysctl {limit}"
+    return StoreUnavailable(f"cannot be watched: {error.strerror}", where=str(path), hint=hint)

@@ -1,0 +1,119 @@
+"""The static text of our three nft tables; whatever changes is an element (`masquerade.py`, `sources.py`). Used by the agent.
+
+    ip, ip6   prerouting, raw    a pod's device lets only the pod's own addresses in
+              postrouting, nat   traffic that leaves the pod network gets the node's address
+    bridge    prerouting         the same guard for pods on a bridge
+
+Pod-to-pod traffic is tracked like any other. Leaving it untracked was measured: over two nodes a ping's 4.9 µs become 6.3
+with tracking, 6.0 without, 6.2 without but with the exceptions that translated flows need (hostPort, services), because the
+untranslated answer must be found again. The look-ups cost what they save.
+"""
+
+from __future__ import annotations
+
+from percale.render.objects import Ruleset
+
+POD_DEVICE_PREFIX = "pcl"
+"""The name of a pod's device on the node starts so; nothing else's does."""
+
+KUBE_PROXY_MARK = 0x4000
+"""kube-proxy translates what carries this mark itself."""
+
+_ROUTED = """\
+set cluster {{
+    type {address}
+    flags interval
+    comment "the pod network; empty when nothing is to be masqueraded"
+}}
+
+set own {{
+    type {address}
+    flags interval
+    comment "this node's part of the pod network; empty likewise"
+}}
+
+set sources {{
+    type ifname . {address}
+    comment "a pod's device and the address that it may send from"
+}}
+
+counter spoofed {{
+    comment "packets of pods with a source address that is not theirs"
+}}
+
+chain guard {{
+    type filter hook prerouting priority raw; policy accept;
+    iifname != "{prefix}*" accept comment "not from a pod"
+    iifname . {ip} saddr @sources accept comment "a pod's own address"
+{exceptions}\
+    counter name spoofed drop comment "a pod's packet with a source address that is not the pod's"
+}}
+
+chain masquerading {{
+    type nat hook postrouting priority srcnat; policy accept;
+    meta mark & {mark:#x} == {mark:#x} return comment "kube-proxy translates this itself"
+    {ip} saddr @own {ip} daddr @cluster return comment "from our pods to pods"
+    {ip} saddr @cluster {ip} daddr @own return comment "from pods to our pods"
+    {ip} saddr != @cluster {ip} daddr @own return comment "from outside to our pods: they see the client"
+    {ip} saddr @cluster {ip} daddr != {multicast} masquerade fully-random comment "from pods to the outside"
+    {ip} saddr != @cluster {ip} daddr @cluster masquerade fully-random comment "from outside to pods of other nodes"
+}}
+"""
+
+_NEIGHBOUR_DISCOVERY = """\
+    ip6 saddr { ::, fe80::/10 } accept comment "neighbour discovery; never leaves the link"
+"""
+
+_BRIDGED = f"""\
+set sources {{
+    type ifname . ipv4_addr
+    comment "a pod's bridge port and the address that it may send from"
+}}
+
+set sources6 {{
+    type ifname . ipv6_addr
+    comment "the same for IPv6"
+}}
+
+counter spoofed {{
+    comment "frames of pods with a source address that is not theirs"
+}}
+
+chain guard {{
+    type filter hook prerouting priority dstnat; policy accept;
+    iifname != "{POD_DEVICE_PREFIX}*" accept comment "not from a pod"
+    iifname . ip saddr @sources accept comment "a pod's own address"
+    iifname . arp saddr ip @sources accept comment "ARP about the pod's own address"
+    arp saddr ip 0.0.0.0 accept comment "ARP that asks whether an address is free"
+    iifname . ip6 saddr @sources6 accept comment "a pod's own address"
+    ip6 saddr {{ ::, fe80::/10 }} accept comment "neighbour discovery; never leaves the link"
+    ether type {{ ip, arp, ip6 }} counter name spoofed drop comment "a pod's frame with a source that is not the pod's"
+}}
+"""
+
+RULESETS = (
+    Ruleset(
+        "ip",
+        _ROUTED.format(
+            address="ipv4_addr",
+            ip="ip",
+            multicast="224.0.0.0/4",
+            exceptions="",
+            prefix=POD_DEVICE_PREFIX,
+            mark=KUBE_PROXY_MARK,
+        ),
+    ),
+    Ruleset(
+        "ip6",
+        _ROUTED.format(
+            address="ipv6_addr",
+            ip="ip6",
+            multicast="ff00::/8",
+            exceptions=_NEIGHBOUR_DISCOVERY,
+            prefix=POD_DEVICE_PREFIX,
+            mark=KUBE_PROXY_MARK,
+        ),
+    ),
+    Ruleset("bridge", _BRIDGED),
+)
+"""All three; a table without elements lets everything pass, except from pods' devices."""

@@ -1,0 +1,48 @@
+"""What "the same" means to a store: an object's version is the digest of its content. Called by `files` and `memory`."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import TypeVar
+
+from msgspec.structs import replace
+
+from percale.errors import Conflict, NotFound
+from percale.model.decoding import settled
+from percale.model.encoding import to_json
+from percale.model.meta import Object, ObjectKey
+
+T = TypeVar("T", bound=Object)
+
+
+def versioned(obj: T) -> T:
+    """The object as the store has it: in its namespace, with the version of its content."""
+    bare = settled(unversioned(obj))
+    version = blake2b(to_json(bare), digest_size=8).hexdigest()
+    return replace(bare, metadata=replace(bare.metadata, resourceVersion=version))
+
+
+def unversioned(obj: T) -> T:
+    """The object as it is written down."""
+    if obj.metadata.resourceVersion is None:
+        return obj
+    return replace(obj, metadata=replace(obj.metadata, resourceVersion=None))
+
+
+def check(kind: type[Object], key: ObjectKey, current: Object | None, expect: str | None) -> None:
+    """The compare of compare-and-put. Raises Conflict."""
+    version = current.metadata.resourceVersion if current is not None else ""
+    if expect is None or expect == version:
+        return
+    if current is None:
+        what = "is gone"
+    elif expect == "":
+        what = "exists already"
+    else:
+        what = f"has changed (version {version}, expected {expect})"
+    raise Conflict(f"{kind.KIND} {key} {what}", hint="read it again")
+
+
+def absent(kind: type[Object], key: ObjectKey) -> NotFound:
+    """The error for an object that is not there."""
+    return NotFound(f"there is no {kind.KIND} {key}")

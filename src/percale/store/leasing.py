@@ -1,0 +1,66 @@
+"""Until when a leased object lives, written into its file as an annotation; the objects that readers see are without it.
+
+Time is the kernel's since boot (it runs on while the machine is suspended), so setting the clock ends no lease; a lease of
+another boot counts as just renewed when it is first seen. Called by `directory`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TypeVar
+
+from msgspec.structs import replace
+
+from percale.errors import BadManifest
+from percale.model.meta import Object
+
+T = TypeVar("T", bound=Object)
+
+ANNOTATION = "percale.io/lease-expires"
+"""`BOOT-ID SECONDS-SINCE-BOOT TTL`."""
+
+
+@cache
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _since_boot() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@dataclass(frozen=True, slots=True)
+class BootClock:
+    """This boot's name, and the seconds since it began."""
+
+    boot: Callable[[], str] = _boot_id
+    now: Callable[[], float] = _since_boot
+
+
+def stamped(obj: T, ttl: float, clock: BootClock) -> T:
+    """The object as it is written when it lives for `ttl` seconds from now."""
+    stamp = f"{clock.boot()} {clock.now() + ttl:.3f} {ttl:g}"
+    return _annotated(obj, {**obj.metadata.annotations, ANNOTATION: stamp})
+
+
+def unstamped(obj: T, clock: BootClock, where: str) -> tuple[T, float | None]:
+    """The object as readers see it, and when it ends (None: never). Raises BadManifest."""
+    stamp = obj.metadata.annotations.get(ANNOTATION)
+    if stamp is None:
+        return obj, None
+    try:
+        boot, deadline, ttl = stamp.split()
+        ends = float(deadline) if boot == clock.boot() else clock.now() + float(ttl)
+    except ValueError as error:
+        raise BadManifest(
+            f'metadata.annotations["{ANNOTATION}"]: not a lease', where=where, hint="remove it"
+        ) from error
+    return _annotated(obj, {key: text for key, text in obj.metadata.annotations.items() if key != ANNOTATION}), ends
+
+
+def _annotated(obj: T, annotations: dict[str, str]) -> T:
+    return replace(obj, metadata=replace(obj.metadata, annotations=annotations))

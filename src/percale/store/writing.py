@@ -1,0 +1,132 @@
+"""Files written whole or not at all, one writer at a time over all processes. Called by `directory`, on the store's thread.
+
+Nothing is synced to the disk: a rename is atomic for everybody who reads. After a power cut a file is old, new or, on some
+file systems, empty; an empty one holds no object, and what agents write they write again when they start.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from pathlib import Path
+from urllib.parse import quote
+
+from percale.errors import StoreUnavailable
+from percale.model.meta import Object, ObjectKey
+
+_LOCK = ".lock"
+_NEW = ".percale-new"
+"""Under the lock there is one writer: the next one overwrites what a killed one left."""
+_PATIENCE = 5.0
+"""Seconds to wait for the lock; it is held for less than a millisecond at a time."""
+_LONGEST_NAME = 240
+"""Bytes, of 255, leaving room for the suffix."""
+_HINTS = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EROFS: "make the directory writable",
+    errno.EACCES: "make the directory writable",
+    errno.EPERM: "make the directory writable",
+}
+
+
+def own_path(kind: type[Object], key: ObjectKey) -> str:
+    """The file of an object that no person wrote: `Pod/default/web-0.json`."""
+    return f"{kind.KIND}/{_file_name(key.namespace) if key.namespace else '-'}/{_file_name(key.name)}.json"
+
+
+def _file_name(name: str) -> str:
+    """The name as far as a file can have it."""
+    text = quote(name, safe="&:+=@,~ ")
+    if text.startswith(".") or text == "-":
+        text = f"%{ord(text[0]):02X}{text[1:]}"
+    if len(text) > _LONGEST_NAME:
+        text = f"{text[: _LONGEST_NAME - 17]}~{sha256(name.encode()).hexdigest()[:16]}"
+    return text
+
+
+@contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """Nobody else writes below this directory meanwhile. Raises StoreUnavailable."""
+    path = root / _LOCK
+    deadline = time.monotonic() + _PATIENCE
+    pause = 0.0005
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise unwritable(error, path) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_still(path, descriptor):
+                break
+        except BlockingIOError:
+            pass
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+        if time.monotonic() > deadline:
+            raise StoreUnavailable(
+                f"locked by another process for {_PATIENCE:.0f} s", where=str(path), hint=f"see who: fuser {path}"
+            )
+        time.sleep(pause)
+        pause = min(pause * 2, 0.02)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    """Nobody removed the lock file, which would let another process lock another one."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def make_directory(path: Path) -> None:
+    """With its parents, if it is not there. Raises StoreUnavailable."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(error, path) from error
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Replace the file (or what a link to it points to) at once. Raises StoreUnavailable; then nothing has changed."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path = path.resolve()
+        new = path.with_name(_NEW)
+        try:
+            with new.open("wb") as file:
+                file.write(data)
+                with suppress(FileNotFoundError):
+                    os.fchmod(file.fileno(), path.stat().st_mode & 0o7777)
+            new.rename(path)
+        except OSError:
+            with suppress(OSError):
+                new.unlink()
+            raise
+    except OSError as error:
+        raise unwritable(error, path) from error
+
+
+def remove_file(path: Path) -> None:
+    """Raises StoreUnavailable."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise unwritable(error, path) from error
+
+
+def unwritable(error: OSError, path: Path) -> StoreUnavailable:
+    """The kernel's refusal as an error of the store."""
+    return StoreUnavailable(f"cannot be written: {error.strerror}", where=str(path), hint=_HINTS.get(error.errno or 0))

@@ -1,0 +1,65 @@
+"""Our nft tables as values; tests/kernel/test_masquerade.py has them with packets."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_address, ip_network
+
+import pytest
+
+from percale.render.masquerade import node_tables
+from percale.render.objects import Element, Ruleset
+from percale.render.ruleset import POD_DEVICE_PREFIX, RULESETS
+from percale.render.sources import source_elements
+
+NETWORKS = (ip_network("10.244.0.0/16"), ip_network("fd00::/48"))
+OWN = (ip_network("10.244.1.0/24"), ip_network("fd00:0:0:1::/64"))
+
+
+def test_one_table_per_family() -> None:
+    assert [ruleset.family for ruleset in RULESETS] == ["ip", "ip6", "bridge"]
+
+
+@pytest.mark.parametrize("ruleset", RULESETS, ids=lambda ruleset: str(ruleset.family))
+def test_every_rule_and_set_says_what_it_is_for(ruleset: Ruleset) -> None:
+    chains = re.findall(r"chain \w+ \{\n(.*?)\n\}", ruleset.text, re.DOTALL)
+    rules = [line for chain in chains for line in chain.splitlines()[1:]]
+    assert len(rules) >= 3
+    assert all('comment "' in rule for rule in rules), rules
+    assert ruleset.text.count("set ") == len(re.findall(r'(?<=set )\w+ \{[^}]*comment "', ruleset.text))
+
+
+def test_masquerading_is_elements_only() -> None:
+    on, off = node_tables(NETWORKS, OWN, masquerade=True), node_tables(NETWORKS, OWN, masquerade=False)
+    assert off == RULESETS
+    assert set(on) - set(off) == {
+        Element("ip", "cluster", (NETWORKS[0],)),
+        Element("ip6", "cluster", (NETWORKS[1],)),
+        Element("ip", "own", (OWN[0],)),
+        Element("ip6", "own", (OWN[1],)),
+    }
+
+
+def test_flannels_exceptions_in_flannels_order() -> None:
+    verdicts = re.findall(r"^    (?:meta|ip) (.*?) (return|masquerade fully-random) comment", RULESETS[0].text, re.M)
+    assert verdicts == [
+        ("mark & 0x4000 == 0x4000", "return"),
+        ("saddr @own ip daddr @cluster", "return"),
+        ("saddr @cluster ip daddr @own", "return"),
+        ("saddr != @cluster ip daddr @own", "return"),
+        ("saddr @cluster ip daddr != 224.0.0.0/4", "masquerade fully-random"),
+        ("saddr != @cluster ip daddr @cluster", "masquerade fully-random"),
+    ]
+
+
+def test_the_sources_of_a_pod() -> None:
+    device = f"{POD_DEVICE_PREFIX}1"
+    v4, v6 = ip_address("10.244.1.5"), ip_address("fd00:0:0:1::5")
+    assert list(source_elements(device, (v4, v6))) == [
+        Element("ip", "sources", (device, v4)),
+        Element("ip6", "sources", (device, v6)),
+    ]
+    assert list(source_elements(device, (v4, v6), bridged=True)) == [
+        Element("bridge", "sources", (device, v4)),
+        Element("bridge", "sources6", (device, v6)),
+    ]
