@@ -51,4 +51,7 @@ class Backend(Protocol):
         """What is there once per node."""
 
     def peer(self, node: LocalNode, lease: SubnetLease) -> tuple[KernelObject, ...]:
-        """What is there for one peer; families that either side lacks are left out."""
+        """What is there for one peer; families that either side lacks, or that have a problem, are left out."""
+
+    def problem(self, node: LocalNode, lease: SubnetLease) -> str | None:
+        """Why `peer` left out a family that both sides have; None when all is well."""

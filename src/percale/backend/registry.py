@@ -1,0 +1,22 @@
+"""From a network's configuration to the backend that serves it. The agent's start calls."""
+
+from __future__ import annotations
+
+from percale.backend.host_gw import HostGw
+from percale.backend.protocol import Backend
+from percale.backend.vxlan import VxlanBackend
+from percale.errors import BadNetworkConfig
+from percale.model.backend_options import HostGwOptions, VxlanOptions
+from percale.model.netconf import NetworkConfig
+
+
+def make_backend(config: NetworkConfig) -> Backend:
+    """Raises BadNetworkConfig for a backend of flannel's that is not here."""
+    match config.options:
+        case VxlanOptions():
+            return VxlanBackend(config.options)
+        case HostGwOptions():
+            return HostGw()
+    raise BadNetworkConfig(
+        f'backend "{config.backend_type}" is not available', where="Backend.Type", hint="use vxlan or host-gw"
+    )

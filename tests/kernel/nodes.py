@@ -1,0 +1,264 @@
+"""Nodes, pods and a router as namespaces, driven by the real reconciler: what tests of backends and masquerading share.
+
+    pod ── pcl… node eth0 ── segment bridge ── router ── segment bridge ── eth0 node pcl… ── pod
+
+Node n of segment s is 192.168.s.n and fd00:s::n, its pods 10.244.n.x and fd00:244:0:n::x.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from tests.kernel.conftest import Space
+
+from percale.backend.choosing import Wishes, local_node, locate
+from percale.backend.protocol import LocalNode
+from percale.backend.registry import make_backend
+from percale.errors import BadConfig
+from percale.ipam.plan import NodeSubnets, candidate
+from percale.kernel.driver import KernelDriver
+from percale.kernel.namespaces import NamespaceThread
+from percale.kernel.reconciling import Reconciler
+from percale.model.lease import SubnetLease, SubnetLeaseSpec, make_lease
+from percale.model.netconf import network_config
+from percale.render.objects import KernelObject
+
+T = TypeVar("T")
+
+DUAL = {
+    "Network": "10.244.0.0/16",
+    "EnableIPv6": True,
+    "IPv6Network": "fd00:244::/48",
+}
+PATIENCE = 5.0
+"""Seconds until something must have come true."""
+
+_POD_MAC = "02:00:00:00:00:77"
+_ROUTER = "; ".join(
+    f"ip link add seg{s} address 02:00:00:00:99:0{s} type bridge mcast_snooping 0; ip link set seg{s} up; "
+    f"ip addr add 192.168.{s}.254/24 dev seg{s}; ip addr add fd00:{s}::fe/64 dev seg{s} nodad"
+    for s in (1, 2)
+)
+_FORWARD = "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding"
+_NO_DAD = "for c in all default; do echo 0 > /proc/sys/net/ipv6/conf/$c/accept_dad; done"
+"""Else every link-local address is of no use for two seconds."""
+
+
+async def eventually(condition: Callable[[], T], what: str = "") -> T:
+    """What `condition` returns once it is true; it may run programs, so it has a thread of its own."""
+    async with asyncio.timeout(PATIENCE):
+        while not (result := await asyncio.to_thread(condition)):
+            await asyncio.sleep(0.02)
+    assert result, what
+    return result
+
+
+class Machine:
+    """A namespace on a segment of the router."""
+
+    def __init__(self, router: Space, space: Space, number: int, segment: int) -> None:
+        self.router = router
+        self.space = space
+        self.number = number
+        self.segment = segment
+
+    def sh(self, line: str) -> str:
+        return self.space.shell(line)
+
+    def plug_in(self, *, ipv4: bool = True, ipv6: bool = True) -> None:
+        """eth0 on the machine's segment, with addresses and default routes."""
+        name = f"p{self.number}"
+        self.router.shell(
+            f"ip link add {name} type veth peer name eth0 netns {self.space.path}; "
+            f"ip link set {name} master seg{self.segment} up"
+        )
+        self.configure(ipv4=ipv4, ipv6=ipv6)
+
+    def configure(self, *, ipv4: bool = True, ipv6: bool = True) -> None:
+        s, n = self.segment, self.number
+        self.sh("ip link set lo up; ip link set eth0 up")
+        if ipv4:
+            self.sh(f"ip addr replace 192.168.{s}.{n}/24 dev eth0; ip route replace default via 192.168.{s}.254")
+        if ipv6:
+            self.sh(f"ip addr replace fd00:{s}::{n}/64 dev eth0 nodad; ip -6 route replace default via fd00:{s}::fe")
+
+    def move(self, segment: int) -> None:
+        """Pull eth0's cable, put it into another segment, configure it anew."""
+        self.segment = segment
+        self.sh("ip addr flush dev eth0 scope global")
+        self.router.shell(f"ip link set p{self.number} master seg{segment}")
+        self.configure()
+
+    def pings(self, address: str) -> bool:
+        return ", 1 received" in self.space.run("ping", "-n", "-c1", "-W1", address, check=False)
+
+    def socket(self, family: int, kind: int = socket.SOCK_DGRAM) -> socket.socket:
+        """A socket in here, for use from anywhere."""
+        thread = NamespaceThread(self.space.descriptor)
+        try:
+            made = thread.run(lambda: socket.socket(family, kind))
+        finally:
+            thread.close()
+        made.settimeout(PATIENCE)
+        return made
+
+
+class Pod(Machine):
+    """A routed pod of a node."""
+
+    addresses: dict[int, str]
+
+
+class Node(Machine):
+    """A machine with a reconciler, a backend and pods; it renders its peers anew when its underlay changes, as the agent."""
+
+    def __init__(self, router: Space, space: Space, number: int, segment: int) -> None:
+        super().__init__(router, space, number, segment)
+        self.name = f"n{number}"
+        self.pods: list[Pod] = []
+        self._peers: dict[str, SubnetLease] = {}
+        self.reconciler: Reconciler
+        self.problems: list[str] = []
+
+    async def start(self, document: dict[str, Any]) -> None:
+        """A new life of the agent; the reconciler closes the driver."""
+        self._config = network_config(document)
+        self._backend = make_backend(self._config)
+        driver = KernelDriver(NamespaceThread(self.space.descriptor))
+        self.reconciler = Reconciler(driver, on_problem=lambda source, error: self.problems.append(source))
+        await self.reconciler.start()
+        self.reconciler.on_underlay(lambda underlay: self.render())
+
+    async def stop(self) -> None:
+        await self.reconciler.stop()
+
+    @property
+    def subnets(self) -> NodeSubnets:
+        return candidate(self._config, self.number - 1)
+
+    @property
+    def local(self) -> LocalNode:
+        underlay = self.reconciler.underlay
+        try:
+            located = locate(Wishes(), underlay, ipv4=True, ipv6=True)
+        except BadConfig:
+            located = locate(Wishes(), underlay, ipv4=True, ipv6=False)
+        return local_node(self.name, located, self.subnets)
+
+    def is_at(self, public_ip: str, public_ipv6: str) -> bool:
+        """The reconciler has seen the node's new place."""
+        try:
+            return (str(self.local.public_ip), str(self.local.public_ipv6)) == (public_ip, public_ipv6)
+        except BadConfig:
+            return False
+
+    @property
+    def lease(self) -> SubnetLease:
+        local = self.local
+        data, data_v6 = self._backend.lease_data(local)
+        return make_lease(
+            SubnetLeaseSpec(
+                node=self.name,
+                subnet=local.subnet,
+                ipv6Subnet=local.ipv6_subnet,
+                publicIP=local.public_ip,
+                publicIPv6=local.public_ipv6,
+                backendType=self._backend.type,
+                backendData=data,
+                backendV6Data=data_v6,
+            )
+        )
+
+    def know(self, *leases: SubnetLease) -> None:
+        """These are all the peers, from now on."""
+        for gone in self._peers.keys() - {lease.metadata.name for lease in leases}:
+            self.reconciler.want(f"peer/{gone}", ())
+        self._peers = {lease.metadata.name: lease for lease in leases}
+        self.render()
+
+    def render(self) -> None:
+        try:
+            local = self.local
+        except BadConfig:  # the interface is gone; what was wished stays, as in the agent
+            return
+        self.reconciler.want("node/device", self._backend.device(local))
+        for name, lease in self._peers.items():
+            self.reconciler.want(f"peer/{name}", self._backend.peer(local, lease))
+
+    def peer_objects(self, other: Node) -> tuple[KernelObject, ...]:
+        return self._backend.peer(self.local, other.lease)
+
+    async def synced(self) -> None:
+        """Everything wished is there, and nothing else of ours."""
+        self.reconciler.in_sync()
+        await self.reconciler.idle()
+
+    def pod(self, number: int, space: Space) -> Pod:
+        """Pod `number`, wired by hand as the routed wiring does it."""
+        pod = Pod(self.router, space, number, self.segment)
+        pod.addresses = {4: f"10.244.{self.number}.{number}", 6: f"fd00:244:0:{self.number}::{number}"}
+        device = f"pcl{number}"
+        self.sh(
+            f"ip link add {device} address ee:ee:ee:ee:ee:ee type veth peer name eth0 netns {space.path}; "
+            f"ip link set {device} up; "
+            f"ip route add {pod.addresses[4]} dev {device}; ip route add {pod.addresses[6]} dev {device}; "
+            f"ip neigh add {pod.addresses[4]} lladdr {_POD_MAC} dev {device}; "
+            f"ip neigh add {pod.addresses[6]} lladdr {_POD_MAC} dev {device}"
+        )
+        pod.sh(
+            f"{_NO_DAD}; ip link set lo up; ip link set eth0 address {_POD_MAC} up; "
+            f"ip addr add {pod.addresses[4]} dev eth0; ip addr add {pod.addresses[6]} dev eth0 nodad; "
+            "ip route add 169.254.1.1 dev eth0; ip route add default via 169.254.1.1; "
+            "ip -6 route add default via fe80::ecee:eeff:feee:eeee dev eth0; "
+            "ip neigh add 169.254.1.1 lladdr ee:ee:ee:ee:ee:ee dev eth0; "
+            "ip neigh add fe80::ecee:eeff:feee:eeee lladdr ee:ee:ee:ee:ee:ee dev eth0"
+        )
+        self.pods.append(pod)
+        return pod
+
+
+class Fabric:
+    """The router, and whatever is plugged into it."""
+
+    def __init__(self, new_space: Callable[[], Space]) -> None:
+        self._new_space = new_space
+        self._nodes: list[Node] = []
+        self.router = new_space()
+        self.router.shell(f"{_NO_DAD}; ip link set lo up; {_ROUTER}; {_FORWARD}")
+
+    def machine(self, number: int, segment: int) -> Machine:
+        """Somebody outside of the cluster."""
+        machine = Machine(self.router, self._new_space(), number, segment)
+        machine.sh(_NO_DAD)
+        machine.plug_in()
+        return machine
+
+    async def node(
+        self, number: int, document: dict[str, Any], *, segment: int = 1, ipv4: bool = True, ipv6: bool = True
+    ) -> Node:
+        """A running node with one pod."""
+        node = Node(self.router, self._new_space(), number, segment)
+        node.sh(f"{_NO_DAD}; {_FORWARD}")
+        node.plug_in(ipv4=ipv4, ipv6=ipv6)
+        self._nodes.append(node)
+        await node.start(document)
+        node.pod(7, self._new_space())
+        return node
+
+    def pod(self, node: Node, number: int) -> Pod:
+        """One more pod."""
+        return node.pod(number, self._new_space())
+
+    async def meet(self, *nodes: Node) -> None:
+        """All know all, and the kernel holds it."""
+        for node in nodes:
+            node.know(*(other.lease for other in nodes if other is not node))
+        for node in nodes:
+            await node.synced()
+
+    async def down(self) -> None:
+        for node in self._nodes:
+            await node.stop()

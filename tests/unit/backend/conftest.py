@@ -1,0 +1,72 @@
+"""A node, its peers, and what lies between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_interface, ip_network
+from typing import Any
+
+import pytest
+
+from percale.backend.protocol import LocalNode
+from percale.kernel.protocol import Interface
+from percale.model.lease import SubnetLease, SubnetLeaseSpec, make_lease
+
+ETH0 = Interface(
+    "eth0",
+    2,
+    "02:00:00:00:00:01",
+    1500,
+    up=True,
+    carrier=True,
+    addresses=(ip_interface("192.0.2.1/24"), ip_interface("2001:db8::1/64")),
+)
+NODE = LocalNode(
+    name="n1",
+    subnet=IPv4Network("10.244.1.0/24"),
+    ipv6_subnet=IPv6Network("fd00:0:0:1::/64"),
+    public_ip=IPv4Address("192.0.2.1"),
+    public_ipv6=IPv6Address("2001:db8::1"),
+    interface=ETH0,
+    interface_v6=ETH0,
+    on_link=frozenset({ip_network("192.0.2.0/24"), ip_network("2001:db8::/64")}),
+)
+
+
+@pytest.fixture
+def node() -> LocalNode:
+    """n1, dual stack, on 192.0.2.0/24 and 2001:db8::/64."""
+    return NODE
+
+
+@pytest.fixture
+def node_v4() -> LocalNode:
+    """The same with IPv4 alone."""
+    return replace(NODE, ipv6_subnet=None, public_ipv6=None)
+
+
+@pytest.fixture
+def node_v6() -> LocalNode:
+    """The same with IPv6 alone."""
+    return replace(NODE, subnet=None, public_ip=None)
+
+
+@pytest.fixture
+def peer() -> Callable[..., SubnetLease]:
+    """The lease of node `number`, dual stack and vxlan unless told otherwise."""
+
+    def make(number: int, **changes: Any) -> SubnetLease:
+        fields: dict[str, Any] = {
+            "node": f"n{number}",
+            "subnet": IPv4Network(f"10.244.{number}.0/24"),
+            "ipv6Subnet": IPv6Network(f"fd00:0:0:{number:x}::/64"),
+            "publicIP": IPv4Address(f"192.0.2.{number}"),
+            "publicIPv6": IPv6Address(f"2001:db8::{number:x}"),
+            "backendType": "vxlan",
+            "backendData": {"VNI": 1, "VtepMAC": f"02:00:00:00:04:{number:02x}"},
+            "backendV6Data": {"VNI": 1, "VtepMAC": f"02:00:00:00:06:{number:02x}"},
+        }
+        return make_lease(SubnetLeaseSpec(**{**fields, **changes}))
+
+    return make
