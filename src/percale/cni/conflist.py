@@ -1,0 +1,128 @@
+"""The network configuration list that makes a container runtime call us; written last, once the node can serve pods.
+
+The runtime takes the first file of its directory by name, so ours begins with 10. Called by the agent, and by the lab for a
+flannel ConfigMap's cni-conf.json.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Protocol
+
+from percale.cni.answers import LATEST
+from percale.cni.installing import NAME, install_plugin, write_whole
+from percale.errors import BadNetworkConfig, StateError
+from percale.render.wiring import Wiring
+
+FILE = "10-percale.conflist"
+_FLANNEL = "flannel"
+
+
+class Runtime(Protocol):
+    """Where the container runtime looks, and how pods are wired (the agent's `cni` settings)."""
+
+    @property
+    def confDir(self) -> str: ...  # noqa: N802
+    @property
+    def binDir(self) -> str | None: ...  # noqa: N802
+    @property
+    def socket(self) -> str: ...
+    @property
+    def wiring(self) -> Wiring: ...
+
+
+def install(runtime: Runtime) -> None:
+    """The plugin if it has a place, then the list. Raises StateError."""
+    if runtime.binDir is not None:
+        install_plugin(Path(runtime.binDir), runtime.socket)
+    path = Path(runtime.confDir) / FILE
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, _encoded(conflist(runtime.wiring)), 0o644)
+    except OSError as error:
+        raise StateError(f"the conflist cannot be written: {error.strerror}", where=str(path)) from error
+
+
+def uninstall(runtime: Runtime) -> list[Path]:
+    """The list first, then the plugin; what was removed. The directories stay. Raises StateError."""
+    paths = [Path(runtime.confDir) / FILE, *([Path(runtime.binDir) / NAME] if runtime.binDir is not None else [])]
+    removed = []
+    for path in paths:
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise StateError(f"cannot be removed: {error.strerror}", where=str(path)) from error
+        removed.append(path)
+    return removed
+
+
+def conflist(wiring: Wiring, name: str = "percale") -> dict[str, Any]:
+    """Our plugin alone."""
+    return {"cniVersion": LATEST, "name": name, "plugins": [_plugin(wiring)]}
+
+
+def _plugin(wiring: Wiring) -> dict[str, Any]:
+    return {"type": NAME, "wiring": wiring, "capabilities": {"ips": True, "mac": True, "bandwidth": True}}
+
+
+def from_flannel(text: str, where: str) -> dict[str, Any]:
+    """flannel's cni-conf.json as a list of ours: its plugin becomes ours, the rest of the chain stays.
+
+    flannel delegates to `bridge` unless it is told otherwise, so the pods are wired to a bridge. Raises BadNetworkConfig.
+    """
+    document = _checked(text, where)
+    plugins = [
+        _plugin(_delegated(plugin, where)) if plugin.get("type") == _FLANNEL else plugin
+        for plugin in document["plugins"]
+    ]
+    return {**document, "plugins": plugins}
+
+
+def wiring_of(text: str, where: str) -> Wiring:
+    """How a cni-conf.json wires pods: routed unless flannel or we are told to use a bridge. Raises BadNetworkConfig."""
+    for plugin in _checked(text, where)["plugins"]:
+        if plugin.get("type") == _FLANNEL:
+            return _delegated(plugin, where)
+        if plugin.get("type") == NAME:
+            return "bridge" if plugin.get("wiring") == "bridge" else "routed"
+    return "routed"
+
+
+def _delegated(plugin: dict[str, Any], where: str) -> Wiring:
+    delegate = plugin.get("delegate") or {}
+    if not isinstance(delegate, dict):
+        raise BadNetworkConfig("plugins: delegate: expected an object", where=where)
+    kind = delegate.get("type", "bridge")
+    if kind == "bridge":
+        return "bridge"
+    if kind == "ptp":
+        return "routed"
+    raise BadNetworkConfig(
+        f'flannel delegates to "{kind}" here', where=where, hint="leave the type out, or use bridge or ptp"
+    )
+
+
+def _checked(text: str, where: str) -> dict[str, Any]:
+    """A list of plugins; a single plugin's configuration counts as a list of one."""
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise BadNetworkConfig(f"not valid JSON: {error.msg}", where=f"{where}:{error.lineno}") from error
+    if isinstance(document, dict) and "plugins" not in document and "type" in document:
+        document = {
+            "cniVersion": document.get("cniVersion", LATEST),
+            "name": document.get("name", ""),
+            "plugins": [document],
+        }
+    if isinstance(document, dict):
+        plugins = document.get("plugins")
+        if isinstance(plugins, list) and all(isinstance(plugin, dict) for plugin in plugins):
+            return document
+    raise BadNetworkConfig("expected an object with a list of plugins", where=where)
+
+
+def _encoded(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, indent=2).encode() + b"\n"

@@ -1,0 +1,166 @@
+"""What an agent must know of a pod after its restart: one file for each attachment, written whole or not at all.
+
+    <state>/pods/<container>@<ifname>.json
+
+A record is an ADD's last step and, after the wires, what a DEL removes: an address without a record is an ADD that was cut short.
+Like the address journal, a record is not flushed to the disk: a machine that loses its power loses its pods too.
+Callers: `attaching.py`; the agent, which makes the one `Records` and shows the attachments in its status.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from ipaddress import ip_interface
+from pathlib import Path
+from types import MappingProxyType
+
+import msgspec
+
+from percale.cni.requests import KubernetesPod
+from percale.errors import StateError
+from percale.ipam.addresses import Owner
+from percale.render.wiring import Limit, PodWires
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """An interface of a pod in a network. `netns` is its namespace's path, as the runtime named it.
+
+    `chained`: another plugin of the chain made the wires; we only know of them.
+    """
+
+    owner: Owner
+    network: str
+    netns: str
+    wires: PodWires
+    pod: KubernetesPod | None = None
+    chained: bool = False
+
+    def __str__(self) -> str:
+        return f"pod {self.pod}" if self.pod else str(self.owner)
+
+
+class _Stored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A file's content."""
+
+    network: str
+    netns: str
+    mac: str
+    mtu: int
+    addresses: tuple[str, ...]
+    bridge: str | None = None
+    ingress: Limit | None = None
+    egress: Limit | None = None
+    pod: KubernetesPod | None = None
+    chained: bool = False
+
+
+_DECODER = msgspec.json.Decoder(_Stored)
+_ENCODER = msgspec.json.Encoder()
+
+
+class Records:
+    """The attachments of this node. Every failure is a StateError, after which nothing has changed."""
+
+    def __init__(self, directory: Path) -> None:
+        """Read what is there; files that cannot be used are `damaged`."""
+        self._directory = directory
+        self._attachments: dict[Owner, Attachment] = {}
+        self._damaged: dict[Owner, StateError] = {}
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            for path in sorted(directory.iterdir()):
+                if path.suffix == ".new":
+                    path.unlink()  # the agent was killed while it wrote this one
+                elif path.suffix == ".json":
+                    self._load(path)
+        except OSError as error:
+            raise self._failed("read", error) from error
+
+    def _load(self, path: Path) -> None:
+        container, _, ifname = path.stem.partition("@")
+        owner = Owner(container, ifname)
+        try:
+            self._attachments[owner] = _attachment(owner, _DECODER.decode(path.read_bytes()))
+        except (msgspec.DecodeError, ValueError) as error:
+            self._damaged[owner] = StateError(
+                f"damaged: {error}", where=str(path), hint="delete the pod, or remove the file once it is gone"
+            )
+
+    @property
+    def attachments(self) -> Mapping[Owner, Attachment]:
+        """All that can be read."""
+        return MappingProxyType(self._attachments)
+
+    @property
+    def damaged(self) -> Mapping[Owner, StateError]:
+        """Attachments whose file cannot be used, and why."""
+        return MappingProxyType(self._damaged)
+
+    def put(self, attachment: Attachment) -> None:
+        """Remember it."""
+        path = self._path(attachment.owner)
+        draft = path.with_suffix(".new")
+        try:
+            try:
+                draft.write_bytes(_ENCODER.encode(_stored(attachment)))
+                draft.rename(path)
+            except OSError:
+                with suppress(OSError):
+                    draft.unlink(missing_ok=True)
+                raise
+        except OSError as error:
+            raise self._failed("write", error) from error
+        self._attachments[attachment.owner] = attachment
+        self._damaged.pop(attachment.owner, None)
+
+    def remove(self, owner: Owner) -> None:
+        """Forget it; that it is not known is no error."""
+        try:
+            self._path(owner).unlink(missing_ok=True)
+        except OSError as error:
+            raise self._failed("write", error) from error
+        self._attachments.pop(owner, None)
+        self._damaged.pop(owner, None)
+
+    def _path(self, owner: Owner) -> Path:
+        return self._directory / f"{owner.container}@{owner.ifname}.json"
+
+    def _failed(self, verb: str, error: OSError) -> StateError:
+        return StateError(
+            f"cannot {verb} the records of pods: {error.strerror}",
+            where=str(self._directory),
+            hint="the state directory must be writable and have room",
+        )
+
+
+def _stored(attachment: Attachment) -> _Stored:
+    wires = attachment.wires
+    return _Stored(
+        network=attachment.network,
+        netns=attachment.netns,
+        mac=wires.mac,
+        mtu=wires.mtu,
+        addresses=tuple(map(str, wires.addresses)),
+        bridge=wires.bridge,
+        ingress=wires.ingress,
+        egress=wires.egress,
+        pod=attachment.pod,
+        chained=attachment.chained,
+    )
+
+
+def _attachment(owner: Owner, stored: _Stored) -> Attachment:
+    wires = PodWires(
+        container=owner.container,
+        ifname=owner.ifname,
+        mac=stored.mac,
+        mtu=stored.mtu,
+        addresses=tuple(map(ip_interface, stored.addresses)),
+        bridge=stored.bridge,
+        ingress=stored.ingress,
+        egress=stored.egress,
+    )
+    return Attachment(owner, stored.network, stored.netns, wires, stored.pod, stored.chained)

@@ -1,0 +1,223 @@
+"""What a runtime asks, parsed and checked: the CNI_ variables and the configuration become one `Request`. `verbs` calls.
+
+Unknown keys of a configuration are other people's; wrong types and values of ours are errors with the key's path.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import ip_interface
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from percale.cni.answers import (
+    BAD_CONFIGURATION,
+    BAD_ENVIRONMENT,
+    INCOMPATIBLE_VERSION,
+    UNDECODABLE,
+    VERSIONS,
+    CniError,
+)
+from percale.ipam.addresses import Owner
+from percale.render.objects import IPAddress
+from percale.render.wiring import Limit, Wiring
+
+Verb = Literal["ADD", "DEL", "CHECK", "STATUS", "GC"]
+_SINCE: Mapping[str, str] = {"CHECK": "0.4.0", "STATUS": "1.1.0", "GC": "1.1.0"}
+_NEEDS: Mapping[str, tuple[str, ...]] = {
+    "ADD": ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"),
+    "CHECK": ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"),
+    "DEL": ("CNI_CONTAINERID", "CNI_IFNAME"),
+    "STATUS": (),
+    "GC": (),
+}
+_CONTAINER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,199}")
+"""CNI's own form; the length is ours, for it names a file."""
+_IFNAME = re.compile(r"(?!\.{1,2}$)[^\s/:\x00-\x1f]{1,15}")
+_MAC = re.compile(r"[0-9a-fA-F][02468aceACE](:[0-9a-fA-F]{2}){5}")
+_NOT_A_MAC = "00:00:00:00:00:00"
+_MOST_BITS = (1 << 32) * 8 - 1
+"""The kernel's bucket holds at most 4 GiB."""
+
+Bits = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Bandwidth(msgspec.Struct, frozen=True):
+    """`runtimeConfig.bandwidth`: bits a second and bits; 0 is no limit."""
+
+    ingressRate: Bits = 0
+    ingressBurst: Bits = 0
+    egressRate: Bits = 0
+    egressBurst: Bits = 0
+
+
+class RuntimeConfig(msgspec.Struct, frozen=True):
+    """What the runtime adds for this one pod."""
+
+    ips: tuple[str, ...] = ()
+    mac: str | None = None
+    bandwidth: Bandwidth | None = None
+
+
+class ValidAttachment(msgspec.Struct, frozen=True):
+    """One that GC must keep."""
+
+    containerID: str
+    ifname: str
+
+
+class Configuration(msgspec.Struct, frozen=True, kw_only=True):
+    """The part of a network configuration that is ours."""
+
+    name: str = ""
+    wiring: Wiring | None = None
+    mtu: Annotated[int, msgspec.Meta(ge=68, le=65535)] | None = None
+    runtime: RuntimeConfig | None = msgspec.field(default=None, name="runtimeConfig")
+    previous: dict[str, Any] | None = msgspec.field(default=None, name="prevResult")
+    valid: tuple[ValidAttachment, ...] | None = msgspec.field(default=None, name="cni.dev/valid-attachments")
+
+
+@dataclass(frozen=True, slots=True)
+class KubernetesPod:
+    """Whose sandbox it is, from CNI_ARGS."""
+
+    namespace: str
+    name: str
+    uid: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One call of the plugin. `owner` and `netns` are None where the verb has none."""
+
+    verb: Verb
+    version: str
+    configuration: Configuration
+    owner: Owner | None = None
+    netns: str | None = None
+    pod: KubernetesPod | None = None
+
+    @property
+    def attachment(self) -> Owner:
+        """Of ADD, DEL and CHECK."""
+        assert self.owner is not None
+        return self.owner
+
+    @property
+    def runtime(self) -> RuntimeConfig:
+        return self.configuration.runtime or RuntimeConfig()
+
+
+def parse(variables: Mapping[str, str], configuration: bytes) -> Request:
+    """The request. Raises CniError."""
+    verb = variables.get("CNI_COMMAND", "")
+    needs = _NEEDS.get(verb)
+    if needs is None:
+        raise CniError(BAD_ENVIRONMENT, f"CNI_COMMAND is {verb!r}", hint="it must be ADD, DEL, CHECK, STATUS or GC")
+    if missing := [name for name in needs if not variables.get(name)]:
+        raise CniError(BAD_ENVIRONMENT, f"{verb} needs {' and '.join(missing)} in the environment")
+    decoded = _decode(configuration)
+    version = asked_version(decoded)
+    if VERSIONS.index(version) < VERSIONS.index(_SINCE.get(verb, VERSIONS[0])):
+        raise CniError(INCOMPATIBLE_VERSION, f"{verb} needs cniVersion {_SINCE[verb]} or newer, this is {version}")
+    try:
+        checked = msgspec.convert(decoded, Configuration)
+    except msgspec.ValidationError as error:
+        raise CniError(BAD_CONFIGURATION, f"invalid network configuration: {error}") from error
+    if not checked.name:
+        raise CniError(BAD_CONFIGURATION, "the network configuration has no name")
+    owner = _owner(variables) if "CNI_IFNAME" in needs else None
+    pod = _pod(variables.get("CNI_ARGS", ""))
+    return Request(verb, version, checked, owner, variables.get("CNI_NETNS") or None, pod)  # type: ignore[arg-type]
+
+
+def _decode(configuration: bytes) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(configuration, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise CniError(UNDECODABLE, f"the network configuration is not a JSON object: {error}") from error
+
+
+def asked_version(decoded: Mapping[str, Any]) -> str:
+    """The version in which the runtime speaks. Raises CniError for one that we do not."""
+    version = decoded.get("cniVersion", "0.1.0")
+    if version not in VERSIONS:
+        raise CniError(
+            INCOMPATIBLE_VERSION, f"cniVersion {version} is not supported", hint=f"supported: {', '.join(VERSIONS)}"
+        )
+    return str(version)
+
+
+def _owner(variables: Mapping[str, str]) -> Owner:
+    container, ifname = variables["CNI_CONTAINERID"], variables["CNI_IFNAME"]
+    if _CONTAINER.fullmatch(container) is None:
+        raise CniError(BAD_ENVIRONMENT, f"CNI_CONTAINERID {container!r} is not a container id")
+    if _IFNAME.fullmatch(ifname) is None:
+        raise CniError(BAD_ENVIRONMENT, f"CNI_IFNAME {ifname!r} cannot be a device's name")
+    return Owner(container, ifname)
+
+
+def _pod(arguments: str) -> KubernetesPod | None:
+    pairs = dict(_pair(part) for part in arguments.split(";") if part)
+    namespace, name = pairs.get("K8S_POD_NAMESPACE"), pairs.get("K8S_POD_NAME")
+    return KubernetesPod(namespace, name, pairs.get("K8S_POD_UID", "")) if namespace and name else None
+
+
+def _pair(part: str) -> tuple[str, str]:
+    key, equals, value = part.partition("=")
+    if not equals:
+        raise CniError(BAD_ENVIRONMENT, f"CNI_ARGS holds {part!r}, which is not KEY=VALUE")
+    return key, value
+
+
+def asked_addresses(request: Request, annotations: Mapping[str, str]) -> tuple[IPAddress, ...]:
+    """The addresses that the runtime or the pod's annotation asks for; the runtime's word counts. Raises CniError."""
+    where, texts = "runtimeConfig.ips", request.runtime.ips
+    if not texts and ANNOTATION in annotations:
+        where = f"annotation {ANNOTATION} of pod {request.pod}"
+        texts = tuple(part.strip() for part in annotations[ANNOTATION].split(",") if part.strip())
+    try:
+        return tuple(ip_interface(text).ip for text in texts)
+    except ValueError as error:
+        raise CniError(BAD_CONFIGURATION, f"{where}: {error}", hint="addresses, separated by commas") from error
+
+
+ANNOTATION = "percale.io/ips"
+"""On a pod: the addresses it wants, separated by commas."""
+
+
+def asked_mac(runtime: RuntimeConfig) -> str | None:
+    """The MAC that the runtime asks for. Raises CniError."""
+    if runtime.mac is None:
+        return None
+    if _MAC.fullmatch(runtime.mac) is None or runtime.mac == _NOT_A_MAC:
+        raise CniError(BAD_CONFIGURATION, f"runtimeConfig.mac: {runtime.mac!r} is not the MAC of one interface")
+    return runtime.mac.lower()
+
+
+def asked_limits(runtime: RuntimeConfig) -> tuple[Limit | None, Limit | None]:
+    """What limits traffic to the pod and from it. Raises CniError."""
+    asked = runtime.bandwidth or Bandwidth()
+    return (
+        _limit("ingress", asked.ingressRate, asked.ingressBurst),
+        _limit("egress", asked.egressRate, asked.egressBurst),
+    )
+
+
+def _limit(direction: str, rate: int, burst: int) -> Limit | None:
+    if rate == 0 and burst == 0:
+        return None
+    where = f"runtimeConfig.bandwidth.{direction}"
+    if rate == 0 or burst == 0:
+        raise CniError(BAD_CONFIGURATION, f"{where}Rate and {direction}Burst must be given together")
+    if rate < 8:
+        raise CniError(BAD_CONFIGURATION, f"{where}Rate: {rate} bits a second is less than one byte")
+    if burst > _MOST_BITS:
+        raise CniError(BAD_CONFIGURATION, f"{where}Burst: {burst} bits are more than the kernel's {_MOST_BITS}")
+    return Limit(rate, burst)
