@@ -1,39 +1,53 @@
-"""The agent's configuration: a YAML file, then PERCALE_… environment, then flags; the later wins. SKELETON of the fields."""
+"""The agent's configuration as a value. `configuring.py` reads it, everything below `running.py` gets it.
+
+docs/agent.md is the reference for people; a test holds the two together.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
+
+AbsolutePath = Annotated[str, msgspec.Meta(pattern="^/", description="an absolute path")]
+Listen = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(unix:/.+|\[[0-9A-Fa-f:.]+\]:[0-9]{1,5}|[^:\[\]/]+:[0-9]{1,5})$",
+        description="HOST:PORT, [IPv6]:PORT or unix:/PATH",
+    ),
+]
 
 
 class CniConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where the container runtime looks, and how pods are wired."""
 
-    confDir: str = "/etc/cni/net.d"
-    binDir: str | None = None
-    socket: str = "/run/percale/cni.sock"
-    wiring: str = "routed"
-    bridge: str = "cni0"
+    confDir: AbsolutePath = "/etc/cni/net.d"
+    binDir: AbsolutePath | None = None
+    """The plugin is installed here when given."""
+    socket: AbsolutePath = "/run/percale/cni.sock"
+    wiring: Literal["routed", "bridge"] = "routed"
+    bridge: Annotated[str, msgspec.Meta(pattern=r"^[^/\s:]{1,15}$", description="a device name")] = "cni0"
 
 
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All of it. Paths are absolute; `network` is a net-conf.json, inline or `networkFile`, else the store's ConfigMap."""
 
-    node: str
-    store: str
+    node: Annotated[str, msgspec.Meta(min_length=1, description="a node name")]
+    store: Annotated[str, msgspec.Meta(pattern="^files:/.+", description="files:/DIRECTORY")]
     """`files:DIR`; later issues add `etcd:…` and `kubernetes:`."""
     network: dict[str, Any] | None = None
-    networkFile: str | None = None
+    networkFile: AbsolutePath | None = None
     iface: tuple[str, ...] = ()
     ifaceRegex: tuple[str, ...] = ()
     ifaceCanReach: str | None = None
     publicIP: str | None = None
     publicIPv6: str | None = None
     ipMasq: bool = True
-    stateDir: str = "/var/lib/percale"
-    runDir: str = "/run/percale"
-    http: str | None = "127.0.0.1:9099"
+    stateDir: AbsolutePath = "/var/lib/percale"
+    runDir: AbsolutePath = "/run/percale"
+    http: Listen | None = "127.0.0.1:9099"
     cni: CniConfig = CniConfig()
-    logFormat: str = "text"
+    logFormat: Literal["text", "json"] = "text"
     verbose: bool = False
+    """Print each kernel change as the equivalent command line before it is made."""

@@ -1,0 +1,96 @@
+"""`percale agent --cleanup`: everything of ours leaves this node, and nothing else. Called by cli/agent.py and the lab.
+
+    conflist, plugin ─▶ lease ─▶ kernel objects, pods' devices with them ─▶ state ─▶ sockets, pid file
+
+The runtime stops asking first; the state goes last, so that a cleanup that was cut short can be repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from percale.agent.config import AgentConfig
+from percale.agent.locking import only_agent
+from percale.agent.state import ADDRESSES, PODS, NodeState
+from percale.cni import conflist
+from percale.errors import KernelError, NotFound, PercaleError, StateError
+from percale.ipam.leasing import MACHINE, RESERVED
+from percale.kernel.cleanup import owned_removals
+from percale.kernel.driver import opened
+from percale.kernel.refusing import apply_or_raise
+from percale.kernel.spelling import spell
+from percale.model.lease import SubnetLease
+from percale.store.opening import open_store
+
+
+def clean_up(config: AgentConfig) -> Iterator[str]:
+    """Yields a line for each thing as it goes; nothing to remove is no error. Raises AlreadyRunning, StateError, KernelError."""
+    run_dir, state_dir = Path(config.runDir), Path(config.stateDir)
+    with only_agent(run_dir):
+        yield from (f"removed {path}" for path in conflist.uninstall(config.cni))
+        if (state_dir / NodeState.FILE).exists():
+            yield asyncio.run(_give_back(config, NodeState(state_dir).machine))
+        yield from _kernel()
+        yield from _files(config, state_dir)
+    with suppress(OSError):
+        (run_dir / "agent.pid").unlink()
+        run_dir.rmdir()
+
+
+async def _give_back(config: AgentConfig, machine: str) -> str:
+    """The lease goes too, if this machine made it and the store is there to be asked."""
+    store = open_store(config.store)
+    try:
+        mine = [
+            lease
+            for lease in await store.list(SubnetLease)
+            if lease.spec.node == config.node
+            and lease.metadata.annotations.get(MACHINE) == machine
+            and RESERVED not in lease.metadata.annotations
+        ]
+        for lease in mine:
+            with suppress(NotFound):
+                await store.delete(SubnetLease, lease.key)
+    except PercaleError as error:
+        return f"the lease of node {config.node} stays: {error}"
+    finally:
+        await store.close()
+    names = " ".join(lease.metadata.name for lease in mine)
+    return f"gave back {names}" if names else f"node {config.node} has no lease to give back"
+
+
+def _kernel() -> Iterator[str]:
+    """Devices (pods' pairs among them), routes, neighbours, tables: all that carries our mark."""
+    try:
+        with opened() as driver:
+            removals = owned_removals(driver)
+            apply_or_raise(driver, removals)
+    except OSError as error:
+        raise KernelError(
+            error.strerror or str(error), errno=error.errno or 0, where="reading the kernel's state", hint="run as root"
+        ) from error
+    for removal in removals:
+        yield from spell(removal)
+
+
+def _files(config: AgentConfig, state_dir: Path) -> Iterator[str]:
+    """Our own files; a directory goes when nothing else is in it."""
+    ours = [state_dir / NodeState.FILE, *sorted(state_dir.glob(f"{ADDRESSES}*")), Path(config.cni.socket)]
+    if config.http is not None and config.http.startswith("unix:"):
+        ours.append(Path(config.http.removeprefix("unix:")))
+    try:
+        if (state_dir / PODS).exists():
+            shutil.rmtree(state_dir / PODS)
+            yield f"removed {state_dir / PODS}"
+        for path in ours:
+            if path.exists():
+                path.unlink()
+                yield f"removed {path}"
+    except OSError as error:
+        raise StateError(f"cannot be removed: {error.strerror}", where=str(error.filename)) from error
+    with suppress(OSError):
+        state_dir.rmdir()

@@ -1,0 +1,225 @@
+"""Reads the agent's configuration: a YAML file, then PERCALE_… environment, then flags; the later wins.
+
+    file ─▶ settings ┐
+    environ ─▶ settings ┼─▶ each checked where it was written ─▶ merged ─▶ AgentConfig
+    flags ─▶ settings ┘
+
+Callers: cli/agent.py, cli/status.py, and the lab (for its own agents).
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import msgspec
+import yaml
+
+from percale.agent.config import AgentConfig, CniConfig
+from percale.errors import BadConfig
+
+PREFIX = "PERCALE_"
+_OURS_BUT_NO_SETTING = frozenset({"PERCALE_DEBUG", "PERCALE_CONFIG"})
+_SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT(_\d+_\w+)?$")
+"""What Kubernetes puts into the environment of a pod beside a Service called percale-something: not meant for us."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One value somebody gave: its name (`cni.socket`), and where it is written."""
+
+    name: str
+    value: Any
+    where: str
+
+
+def _leaves() -> Iterator[tuple[str, Any]]:
+    for field in msgspec.structs.fields(AgentConfig):
+        if field.type is CniConfig:
+            yield from ((f"cni.{inner.name}", inner.type) for inner in msgspec.structs.fields(CniConfig))
+        else:
+            yield field.name, field.type
+
+
+TYPES: Mapping[str, Any] = dict(_leaves())
+"""Every setting's dotted name and its type."""
+
+
+def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]) -> AgentConfig:
+    """The configuration; `flags` are by setting name, those not given left out. Raises BadConfig."""
+    given = [*(from_file(file) if file is not None else ()), *from_environment(environ), *from_flags(flags)]
+    merged: dict[str, Any] = {"node": socket.gethostname()}
+    cni: dict[str, Any] = {}
+    for setting in given:
+        value = _checked(setting)
+        group, _, name = setting.name.rpartition(".")
+        (cni if group else merged)[name] = value
+    if "store" not in merged:
+        raise BadConfig(
+            "store is not set", hint="write `store: files:/DIRECTORY` into the configuration, or pass --store"
+        )
+    return msgspec.convert({**merged, "cni": cni}, AgentConfig)
+
+
+def environment_name(setting: str) -> str:
+    """`ipMasq` is PERCALE_IP_MASQ, `cni.socket` is PERCALE_CNI_SOCKET."""
+    return PREFIX + _snake(setting).upper()
+
+
+def flag_name(setting: str) -> str:
+    """`publicIPv6` is --public-ipv6."""
+    return "--" + _snake(setting).replace("_", "-").lower()
+
+
+def _snake(setting: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", setting).replace(".", "_")
+
+
+def from_file(path: Path) -> list[Setting]:
+    """A YAML file's settings, each with its line."""
+    try:
+        root = yaml.compose(path.read_text(), Loader=yaml.SafeLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise BadConfig(f"cannot be read: {reason}", where=str(path)) from error
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark is not None else ""
+        raise BadConfig(f"not YAML: {error.problem}", where=f"{path}{line}") from error
+    except yaml.YAMLError as error:
+        raise BadConfig(f"not YAML: {error}", where=str(path)) from error
+    return list(_mapping(root, "", path)) if root is not None else []
+
+
+def _mapping(node: yaml.Node, prefix: str, path: Path) -> Iterator[Setting]:
+    if not isinstance(node, yaml.MappingNode):
+        what = f"{prefix.rstrip('.')}: " if prefix else ""
+        raise BadConfig(f"{what}expected settings such as `store: files:/DIRECTORY`", where=_line(path, node))
+    seen: set[str] = set()
+    for key, value in node.value:
+        name, where = f"{prefix}{key.value}", _line(path, key)
+        if name in seen:
+            raise BadConfig(f"{name} is there twice", where=where, hint="keep one of them")
+        seen.add(name)
+        if name == "cni":
+            yield from _mapping(value, "cni.", path)
+            continue
+        if name not in TYPES:
+            raise BadConfig(f'unknown setting "{name}"', where=where, hint=_nearest(name, TYPES))
+        yield Setting(name, _construct(value, where), f"{where}: {name}")
+
+
+def _line(path: Path, node: yaml.Node) -> str:
+    return f"{path}:{node.start_mark.line + 1}"
+
+
+def _construct(node: yaml.Node, where: str) -> Any:
+    try:
+        return yaml.constructor.SafeConstructor().construct_document(node)
+    except yaml.MarkedYAMLError as error:
+        raise BadConfig(f"not YAML: {error.problem}", where=where) from error
+
+
+def from_environment(environ: Mapping[str, str]) -> list[Setting]:
+    """The PERCALE_… variables; an empty one is not set. `PERCALE_IPMASQ` will do for `PERCALE_IP_MASQ`."""
+    known = {environment_name(name): name for name in TYPES}
+    known |= {PREFIX + name.replace(".", "_").upper(): name for name in TYPES}
+    found = []
+    for variable, text in sorted(environ.items()):
+        if not variable.startswith(PREFIX) or not text or variable in _OURS_BUT_NO_SETTING:
+            continue
+        if variable not in known:
+            if _SERVICE_LINK.search(variable):
+                continue
+            raise BadConfig(f'unknown variable "{variable}"', where="environment", hint=_nearest(variable, known))
+        name, where = known[variable], f"environment {variable}"
+        found.append(Setting(name, _from_text(text, TYPES[name], where), where))
+    return found
+
+
+def from_flags(flags: Mapping[str, Any]) -> list[Setting]:
+    """Flags have their types already; only `none` is spelled."""
+    return [Setting(name, None if value == "none" else value, flag_name(name)) for name, value in flags.items()]
+
+
+def _from_text(text: str, kind: Any, where: str) -> Any:
+    """A variable's text as the type that the setting has: lists are separated by commas, `none` is no value."""
+    if text == "none" and type(None) in get_args(kind):
+        return None
+    if get_origin(kind) is tuple:
+        return [part.strip() for part in text.split(",")]
+    if kind is bool:
+        return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(text.lower(), text)
+    if _is_object(kind):
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            raise BadConfig(f"not JSON: {error.msg}", where=where) from error
+    return text
+
+
+def _is_object(kind: Any) -> bool:
+    return any(get_origin(option) is dict for option in get_args(kind))
+
+
+def _checked(setting: Setting) -> Any:
+    """The value in its type. Raises BadConfig where it was written."""
+    try:
+        value = msgspec.convert(setting.value, TYPES[setting.name])
+        _CHECKS.get(setting.name, str)(value)
+    except (ValueError, re.error) as error:  # msgspec's is a ValueError too
+        reason = f" ({error})" if isinstance(error, re.error) else ""
+        given = json.dumps(setting.value, default=str)
+        raise BadConfig(f"expected {expected(setting.name)}, not {given}{reason}", where=setting.where) from error
+    return value
+
+
+def _patterns(values: tuple[str, ...]) -> None:
+    for value in values:
+        re.compile(value)
+
+
+_CHECKS: Mapping[str, Any] = {
+    "publicIP": lambda value: value is None or IPv4Address(value),
+    "publicIPv6": lambda value: value is None or IPv6Address(value),
+    "ifaceRegex": _patterns,
+}
+
+_EXPECTED = {
+    "network": "a net-conf.json object",
+    "iface": "a list of interface names or addresses",
+    "ifaceRegex": "a list of regular expressions",
+    "ifaceCanReach": "an address",
+    "publicIP": "an IPv4 address",
+    "publicIPv6": "an IPv6 address",
+}
+
+
+def expected(setting: str) -> str:
+    """What the setting takes, in words: for errors and the reference."""
+    if setting in _EXPECTED:
+        return _EXPECTED[setting]
+    kind = TYPES[setting]
+    if kind is bool:
+        return "true or false"
+    if get_origin(kind) is Literal:
+        return " or ".join(get_args(kind))
+    if isinstance(kind, type(None) | type) or not get_args(kind):
+        return "a text"
+    options: Iterable[Any] = (kind, *get_args(kind))
+    for option in options:
+        for meta in getattr(option, "__metadata__", ()):
+            return str(meta.description)
+    return "a text"
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    by_lower = {name.lower(): name for name in known}
+    match = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.5)
+    return f"did you mean {by_lower[match[0]]}?" if match else "docs/agent.md lists what there is"

@@ -1,0 +1,250 @@
+"""One node: store, kernel, peers, pods and health, wired together. Made and run by `running.py`.
+
+    Store.watch ─ follow ─▶ Peers ─────────── "peer/LEASE" ──┐
+        ▲                     ▲                              ▼           batches
+        │ put                 │ local node               Reconciler ──────────────▶ kernel
+     Standing ── on_move ─────┼──────────── "node/…" ─────────▲ │ underlay events     │
+        ▲  (interface, lease) │                               │ ▼                     │
+        └─────────────────────┼───────────────────────────────┼── read again ◀────────┘
+                              ▼                               │
+                     CniServer (MTU) ─── "pod/ID/IFNAME" ─────┘       serving: /readyz /metrics /status
+
+Start: network → interface → subnet → device, peers and pods wished → leftovers removed → all of it in the kernel → conflist →
+READY. A store or an interface that is away is waited for; what was in force stays in force meanwhile. The end takes
+nothing back: the kernel goes on carrying packets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+
+from percale.agent.config import AgentConfig
+from percale.agent.following import STORE, follow
+from percale.agent.listening import asked, listening
+from percale.agent.logging import LineLog
+from percale.agent.metrics import MeasuredDriver, Metrics
+from percale.agent.network import configured_network
+from percale.agent.notifying import notify
+from percale.agent.peers import Peers
+from percale.agent.reporting import Parts, Report
+from percale.agent.standing import Standing
+from percale.agent.state import ADDRESSES, PODS, NodeState
+from percale.agent.troubles import Troubles
+from percale.backend.protocol import Backend, LocalNode
+from percale.backend.registry import make_backend
+from percale.cni import conflist
+from percale.cni.records import Records
+from percale.cni.serving import CniServer
+from percale.errors import KernelError, StateError
+from percale.ipam.addresses import AddressPool
+from percale.kernel import sysctl
+from percale.kernel.driver import KernelDriver
+from percale.kernel.reconciling import Reconciler
+from percale.model.lease import SubnetLease
+from percale.model.meta import ObjectKey
+from percale.model.pod import Pod as PodObject
+from percale.render.masquerade import node_tables
+from percale.render.objects import Sysctl
+from percale.render.wiring import PodNetwork
+from percale.store.opening import open_store
+from percale.store.protocol import Deleted, Snapshot, Upserted
+
+DEVICE, TABLES, FORWARDING = "node/device", "node/tables", "node/forwarding"
+_BREATH = 100
+"""Peers rendered between two breaths of the event loop."""
+_SETTLING = 0.1
+"""Seconds between looks at objects that the kernel refuses."""
+
+
+class AgentNode:
+    """Made once per process; `run` lives until it is cancelled."""
+
+    def __init__(self, config: AgentConfig, log: LineLog) -> None:
+        """Raises StateError, KernelError, BadConfig."""
+        self._config = config
+        self._log = log
+        self._narrate = log.command if config.verbose else None
+        self._began = time.monotonic()
+        self._troubles = Troubles(log)
+        self._metrics = Metrics()
+        self._state = NodeState(Path(config.stateDir))
+        self._store = open_store(config.store)
+        driver = MeasuredDriver(_driver(self._narrate), self._metrics)
+        self._reconciler = Reconciler(driver, on_problem=self._refused)
+        self._report = Report(config.node, self._metrics, self._troubles, self._reconciler)
+        self._store_read = asyncio.Event()
+
+    async def run(self) -> None:
+        """Raises the PercaleError that makes going on impossible."""
+        async with AsyncExitStack() as downs:
+            listener = downs.enter_context(listening(self._config.http)) if self._config.http is not None else None
+            downs.push_async_callback(self._store.close)
+            await self._reconciler.start()
+            downs.push_async_callback(self._reconciler.stop)
+            async with asyncio.TaskGroup() as duties:
+                if listener is not None:
+                    duties.create_task(self._serve_http(listener), name="http")
+                parts = self._report.parts = await self._assemble()
+                duties.create_task(
+                    follow(self._store, (SubnetLease,), self._lease_event, self._troubles), name="leases"
+                )
+                duties.create_task(parts.standing.follow_underlay(self._moved), name="underlay")
+                duties.create_task(parts.standing.publish(), name="publish")
+                duties.create_task(parts.standing.keep(), name="keep")
+                await self._serve_pods(parts, downs, duties)
+
+    # The start
+
+    async def _assemble(self) -> Parts:
+        """Wait for network, interface and subnet."""
+        config, log = self._config, self._log
+        network = await configured_network(config, self._store, self._troubles)
+        backend = make_backend(network)
+        standing = Standing(
+            config,
+            network=network,
+            backend=backend,
+            store=self._store,
+            reconciler=self._reconciler,
+            troubles=self._troubles,
+            log=log,
+        )
+        await standing.establish(self._state)
+        state_dir = Path(config.stateDir)
+        records = Records(state_dir / PODS)
+        pool = AddressPool(state_dir / ADDRESSES, config.node, standing.subnets)
+        peers = Peers(standing.local, backend, self._reconciler.want, log)
+        cni = CniServer(
+            Path(config.cni.socket),
+            network=self._pod_network(backend, standing),
+            reconciler=self._reconciler,
+            pool=pool,
+            records=records,
+            annotations=self._annotations,
+            ready=self._report.unready,
+            log=log,
+            narrate=self._narrate,
+            measure=self._metrics.cni_answered,
+        )
+        return Parts(network, backend, standing, peers, pool, records, cni)
+
+    async def _serve_pods(self, parts: Parts, downs: AsyncExitStack, duties: asyncio.TaskGroup) -> None:
+        """Everything is wished once; then leftovers go, and once the kernel has it all, pods are welcome."""
+        self._wish_node(parts, parts.standing.local)
+        try:
+            await parts.cni.start()
+        except OSError as error:
+            raise StateError(f"cannot listen: {error.strerror}", where=self._config.cni.socket) from error
+        downs.push_async_callback(parts.cni.stop)
+        duties.create_task(self._collect_leftovers(), name="leftovers")
+        await self._store_read.wait()
+        await self._reconciler.idle()
+        for source in (DEVICE, TABLES, FORWARDING):
+            await self._until_settled(source)
+        self._report.ready.set()
+        conflist.install(self._config.cni)
+        self._log.info("ready", seconds=f"{time.monotonic() - self._began:.3f}")
+        notify("READY=1", f"STATUS={self._report.summary()}")
+
+    async def _collect_leftovers(self) -> None:
+        """Once it is known who the peers are: not while a file that may hold their leases cannot be read."""
+        await self._store_read.wait()
+        await self._troubles.without(STORE)
+        self._reconciler.in_sync()
+
+    async def _until_settled(self, source: str) -> None:
+        """The reconciler tries again by itself; what it is refused is in the status."""
+        while True:
+            try:
+                return await self._reconciler.settled(source)
+            except KernelError:
+                await asyncio.sleep(_SETTLING)
+
+    async def _serve_http(self, listener: socket.socket) -> None:
+        await asked(listener)
+        serving = await asyncio.to_thread(importlib.import_module, "percale.agent.serving")
+        await serving.serve(listener, self._report)
+
+    # What happens
+
+    async def _lease_event(self, event: Snapshot | Upserted | Deleted) -> None:
+        """A lease came, changed or went."""
+        assert self._report.parts is not None
+        self._metrics.store_events.labels(type(event).__name__.lower()).inc()
+        peers, standing = self._report.parts.peers, self._report.parts.standing
+        mine = standing.lease.lease.key
+        match event:
+            case Snapshot():
+                leases = [obj for obj in event.objects if isinstance(obj, SubnetLease)]
+                await _breathing(peers.replace(leases))
+                if all(lease.key != mine for lease in leases):
+                    standing.lease_lost()
+                self._store_read.set()
+            case Upserted(object=SubnetLease() as lease):
+                peers.put(lease)
+            case Deleted(object=SubnetLease() as lease):
+                peers.remove(lease)
+                if lease.key == mine:
+                    standing.lease_lost()
+
+    async def _moved(self, local: LocalNode) -> None:
+        """The underlay changed: another interface, address or MTU."""
+        assert self._report.parts is not None
+        parts = self._report.parts
+        self._wish_node(parts, local)
+        parts.cni.network = self._pod_network(parts.backend, parts.standing)
+        await _breathing(parts.peers.move(local))
+
+    def _wish_node(self, parts: Parts, local: LocalNode) -> None:
+        self._reconciler.want(DEVICE, parts.backend.device(local))
+        tables = node_tables(parts.network.networks, parts.standing.subnets, masquerade=self._config.ipMasq)
+        self._reconciler.want(TABLES, tables)
+        self._reconciler.want(FORWARDING, _forwarding(local))
+
+    def _pod_network(self, backend: Backend, standing: Standing) -> PodNetwork:
+        cni = self._config.cni
+        return PodNetwork(standing.subnets, backend.pod_mtu(standing.local), cni.wiring, cni.bridge)
+
+    def _refused(self, source: str, error: KernelError) -> None:
+        """The kernel refused an object; it is tried again."""
+        self._troubles.note(f"kernel {source}", error)
+        if self._report.parts is not None:
+            self._report.parts.cni.heal(source)
+
+    async def _annotations(self, namespace: str, name: str) -> Mapping[str, str]:
+        pod = await self._store.get(PodObject, ObjectKey(namespace, name))
+        return pod.metadata.annotations if pod is not None else {}
+
+
+async def _breathing(steps: Iterable[None]) -> None:
+    """Long work on the event loop, with room for others in between."""
+    for number, _ in enumerate(steps):
+        if number % _BREATH == 0:
+            await asyncio.sleep(0)
+
+
+def _driver(narrate: Callable[[str], None] | None) -> KernelDriver:
+    try:
+        return KernelDriver(narrate=narrate)
+    except OSError as error:
+        raise KernelError(
+            error.strerror or str(error), errno=error.errno or 0, where="opening netlink", hint="run as root"
+        ) from error
+
+
+def _forwarding(local: LocalNode) -> Iterator[Sysctl]:
+    """A node is a router, and one that forwards IPv6 takes no more advertisements unless told that it still may."""
+    if local.subnet is not None:
+        yield Sysctl("net/ipv4/ip_forward", "1")
+    if local.ipv6_subnet is not None:
+        advertised = f"net/ipv6/conf/{local.interface_v6.name}/accept_ra"
+        with suppress(OSError):  # no IPv6 in this kernel: the reconciler says so about the next one
+            if sysctl.read(advertised) == "1":
+                yield Sysctl(advertised, "2")
+        yield Sysctl("net/ipv6/conf/all/forwarding", "1")

@@ -1,0 +1,95 @@
+"""What the agent itself must not forget over a reboot: its subnet, and which machine it is. Called by `node.py`.
+
+One small JSON file, replaced as a whole: it is the old one or the new one, whatever happens in between.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import suppress
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+
+import msgspec
+
+from percale.errors import StateError
+from percale.ipam.plan import NodeSubnets
+
+ADDRESSES, PODS = "addresses", "pods"
+"""Beside our own file in the state directory: the journal of ipam/addresses.py, the records of cni/records.py."""
+
+
+class _Document(msgspec.Struct, frozen=True, omit_defaults=True):
+    machine: str
+    subnet: IPv4Network | None = None
+    ipv6Subnet: IPv6Network | None = None
+
+
+class NodeState:
+    """Raises StateError when the directory cannot be read or written."""
+
+    FILE = "node.json"
+
+    def __init__(self, state_dir: Path) -> None:
+        self._path = state_dir / self.FILE
+        try:
+            state_dir.mkdir(parents=True, exist_ok=True)
+            document = self._read()
+        except OSError as error:
+            raise self._unusable(error) from error
+        self._document = document or _Document(machine=secrets.token_hex(16))
+        self._write()  # also when nothing changed: a directory that is full or read-only is found out now
+
+    @property
+    def machine(self) -> str:
+        """This machine's own mark, made at its first start."""
+        return self._document.machine
+
+    @property
+    def subnets(self) -> NodeSubnets | None:
+        """What the node had in its last life."""
+        known = NodeSubnets(self._document.subnet, self._document.ipv6Subnet)
+        return known if any(known) else None
+
+    def remember(self, subnets: NodeSubnets) -> None:
+        """Ask for these again next time."""
+        document = _Document(self._document.machine, subnets.ipv4, subnets.ipv6)
+        if document != self._document:
+            self._document = document
+            self._write()
+
+    def _read(self) -> _Document | None:
+        try:
+            content = self._path.read_bytes()
+        except FileNotFoundError:
+            return None
+        try:
+            return msgspec.json.decode(content, type=_Document, dec_hook=lambda kind, text: kind(text))
+        except ValueError as error:
+            raise StateError(
+                f"not a state file ({error})",
+                where=str(self._path),
+                hint="delete it; the node then claims a subnet as a new one",
+            ) from error
+
+    def _write(self) -> None:
+        content = msgspec.json.encode(self._document, enc_hook=str)
+        temporary = self._path.with_suffix(f".{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self._path)
+        except OSError as error:
+            with suppress(OSError):
+                temporary.unlink()
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: OSError) -> StateError:
+        return StateError(
+            f"cannot be written: {error.strerror}",
+            where=str(error.filename or self._path),
+            hint="choose another directory with --state-dir",
+        )

@@ -1,0 +1,61 @@
+"""What an agent says of itself: the document behind /status, and what `percale status` prints.
+
+`node.py` makes it, `serving.py` sends it as JSON, cli/status.py reads it back: the field names are an interface.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from percale.agent.troubles import Trouble
+
+
+class Peer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Another node's lease; `problem` says why it is not reached, or not in all of its families."""
+
+    node: str
+    subnets: tuple[str, ...]
+    publicIPs: tuple[str, ...]
+    backend: str
+    reached: bool
+    problem: str | None = None
+
+
+class Pod(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A pod's interface on this node; `pod` is namespace/name where the runtime told it."""
+
+    container: str
+    ifname: str
+    addresses: tuple[str, ...]
+    pod: str | None = None
+
+
+class Addresses(msgspec.Struct, frozen=True):
+    """Pod addresses of one of this node's subnets."""
+
+    subnet: str
+    used: int
+    free: int
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """All of it. What is not known yet is None or empty."""
+
+    node: str
+    version: str
+    pid: int
+    started: float
+    ready: bool
+    waitingFor: tuple[str, ...]
+    """Why it is not ready."""
+    backend: str | None
+    mtu: int | None
+    interface: str | None
+    publicIPs: tuple[str, ...]
+    networks: tuple[str, ...]
+    subnets: tuple[str, ...]
+    addresses: tuple[Addresses, ...]
+    peers: tuple[Peer, ...]
+    pods: tuple[Pod, ...]
+    troubles: tuple[Trouble, ...]
+    lastError: Trouble | None

@@ -1,0 +1,67 @@
+"""The entry point: what is imported when, and how errors look."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import click
+import pytest
+
+from percale.cli import main as entry
+from percale.errors import BadConfig
+
+
+def exit_code(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> int:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(entry._LazyGroup, "get_command", lambda *_: click.Command("fail", callback=fail))
+    with pytest.raises(SystemExit) as ending:
+        entry.main(["fail"])
+    assert isinstance(ending.value.code, int)
+    return ending.value.code
+
+
+def test_help_and_version_import_no_command() -> None:
+    code = (
+        "import sys\nfrom percale.cli import main\n"
+        "try: main.main(sys.argv[1:])\n"
+        "except SystemExit as e: print(e.code, sorted(m for m in sys.modules if m.startswith(('percale', 'asyncio'))))"
+    )
+    for argument in ("--help", "--version"):
+        done = subprocess.run([sys.executable, "-c", code, argument], capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == "0 ['percale', 'percale.cli', 'percale.cli.main', 'percale.errors']"
+
+
+def test_every_command_is_there() -> None:
+    for name in entry.COMMANDS:
+        assert isinstance(entry.percale.get_command(click.Context(entry.percale), name), click.Command)
+
+
+def test_an_error_is_one_line_and_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(monkeypatch, BadConfig("expected\ntrue", where="x.yaml:3", hint="do this")) == 1
+    assert capsys.readouterr().err == "percale: x.yaml:3: expected true; do this\n"
+
+
+def test_an_unexpected_error_is_one_line_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(monkeypatch, KeyError("x")) == 1
+    line = capsys.readouterr().err
+    assert line == "percale: internal error: KeyError: 'x'; please report it, with what PERCALE_DEBUG=1 shows\n"
+    monkeypatch.setenv("PERCALE_DEBUG", "1")
+    assert exit_code(monkeypatch, KeyError("x")) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_wrong_usage_is_2_and_an_interrupt_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        entry.main(["no-such-command"])
+    assert "No such command" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        entry.main(["agent", "--no-such-flag"])
+    assert exit_code(monkeypatch, KeyboardInterrupt()) == 130
+    capsys.readouterr()
