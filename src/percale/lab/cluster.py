@@ -1,0 +1,206 @@
+"""A lab at work: the one place where its parts meet. Made by `controller`, in whose event loop it runs.
+
+store ─ events ─▶ World ─▶ planner ─ writes ─▶ store
+                    └────▶ Kubelet ─ CNI ─▶ agents        verbs (control.sock) read World and write the store
+Machines: cables, agents, cuts; each node has its Node object
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from msgspec.structs import replace
+
+from percale.errors import Conflict, NotFound, StoreError
+from percale.lab import planner
+from percale.lab.document import LabNode, Machine
+from percale.lab.kubelet import Kubelet
+from percale.lab.machines import Machines, until
+from percale.lab.workloads import Change, Create, Delete, Write
+from percale.lab.world import World
+from percale.model.condition import Condition
+from percale.model.kinds import KINDS
+from percale.model.lease import SubnetLease
+from percale.model.meta import Object, ObjectKey, ObjectMeta
+from percale.model.node import Node, NodeAddress, NodeStatus
+from percale.model.pod import Pod, PodIP, PodStatus
+from percale.store.protocol import Store
+
+T = TypeVar("T", bound=Object)
+
+_GATHER = 0.003
+"""Seconds to wait for more changes before looking at them: they come in flocks."""
+_REST = 4
+"""After a look, as many times its duration are left to other work."""
+
+
+@dataclass(slots=True)
+class Cluster:
+    """Everything of one lab that is alive; `on_change` is called after each look at all of it."""
+
+    store: Store
+    machines: Machines
+    kubelet: Kubelet = field(init=False)
+    world: World = field(default_factory=World)
+    on_change: Callable[[], None] = lambda: None
+    _known: asyncio.Event = field(default_factory=asyncio.Event)
+    _to_plan: asyncio.Event = field(default_factory=asyncio.Event)
+    _to_tend: asyncio.Event = field(default_factory=asyncio.Event)
+    _names: set[ObjectKey] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.kubelet = Kubelet(self.machines.place, self.machines, self.machines.responder, self, log)
+
+    def touch(self) -> None:
+        """Something changed: look at everything again."""
+        self._to_plan.set()
+        self._to_tend.set()
+
+    async def live(self, objects: Iterable[Object]) -> None:
+        """Keep the cluster as its objects say, for ever; these are the first."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow())
+            await self._known.wait()
+            for obj in objects:
+                await self.write(Create(obj))
+            tasks.create_task(self._whenever(self._to_plan, self._plan))
+            tasks.create_task(self._whenever(self._to_tend, self._tend))
+
+    async def _follow(self) -> None:
+        """The store's events."""
+        while True:
+            try:
+                async for event in self.store.watch(*KINDS.values()):
+                    self.world.learn(event)
+                    self._known.set()
+                    self.touch()
+            except StoreError as error:
+                log(f"store: {error}")
+            await asyncio.sleep(0.2)
+
+    async def _whenever(self, changed: asyncio.Event, look: Callable[[], Awaitable[None]]) -> None:
+        """Look when something changed, and again when it changed meanwhile; for ever."""
+        while True:
+            await changed.wait()
+            await asyncio.sleep(_GATHER)
+            changed.clear()
+            begun = time.thread_time()
+            await look()
+            await asyncio.sleep(_REST * (time.thread_time() - begun))
+
+    async def _plan(self) -> None:
+        """Write what the workloads and the scheduler want."""
+        for write in planner.plan(self.world, self._names):
+            try:
+                await self.write(write)
+            except StoreError as error:
+                log(f"store: {error}")
+
+    async def _tend(self) -> None:
+        """The kubelet lets live what is bound to a node of the cluster; the first need not wait for the last."""
+        nodes = set(self.world.keys(Node))
+        self.kubelet.sync(pod for pod in self.world.all(Pod) if ObjectKey(None, pod.spec.nodeName or "") in nodes)
+        self.on_change()
+
+    async def write(self, write: Write) -> None:
+        """Into the store, and into the world at once. A lost race is not repeated: the store's event plans anew."""
+        match write:
+            case Create(obj):
+                with suppress(Conflict):
+                    self.world.put(await self.store.put(_born(obj), expect=""))
+                if isinstance(obj, Pod):
+                    self._names.add(obj.key)
+            case Change(obj):
+                with suppress(Conflict):
+                    self.world.put(await self.store.put(obj, expect=obj.metadata.resourceVersion))
+            case Delete(obj):
+                with suppress(NotFound):
+                    await self.store.delete(type(obj), obj.key)
+                self.world.drop(obj)
+        self.touch()
+
+    async def change(self, obj: T, edit: Callable[[T], T]) -> None:
+        """Write an object anew, against whatever else is written to it meanwhile. Raises StoreError."""
+        known: T | None = obj
+        while known is not None and (wish := edit(known)) != known:
+            try:
+                self.world.put(await self.store.put(wish, expect=known.metadata.resourceVersion))
+                break
+            except Conflict:
+                known = await self.store.get(type(obj), obj.key)
+        self.touch()
+
+    async def add_node(self, node: LabNode) -> Machine:
+        """One node more; returns when its agent is ready. Raises LabError."""
+        machine = await self.machines.add(node)
+        await self.write(Create(node_object(machine)))
+        await until(lambda: self.machines.agents.state(machine.name).ready, f"the agent of {machine.name} is ready")
+        return machine
+
+    async def remove_node(self, name: str) -> None:
+        """The node leaves: first its pods, then its agent, its lease, its cable. Raises LabError."""
+        node = self.world.get(Node, ObjectKey(None, name))
+        if node is not None:
+            await self.write(Delete(node))
+        await self._tend()
+        await self.kubelet.idle(name)
+        await self.machines.remove(name)
+        for lease in self.world.all(SubnetLease):
+            if lease.spec.node == name:  # the agent, as long as it lived, would have claimed it again
+                await self.write(Delete(lease))
+
+    async def running(self, pod: ObjectKey, machine: Machine, addresses: tuple[str, ...]) -> None:
+        """The kubelet: it has these addresses and is Ready."""
+        kinds = ("PodScheduled", "Initialized", "ContainersReady", "Ready")
+        status = PodStatus(
+            phase="Running",
+            conditions=tuple(Condition(type=kind, status="True") for kind in kinds),
+            hostIP=str(machine.address.ip),
+            podIP=addresses[0] if addresses else None,
+            podIPs=tuple(PodIP(ip=address) for address in addresses),
+            startTime=now(),
+        )
+        await self._report(pod, status)
+
+    async def waiting(self, pod: ObjectKey, reason: str) -> None:
+        """The kubelet: it cannot run yet, because of this."""
+        condition = Condition(type="Ready", status="False", reason="NetworkNotReady", message=reason)
+        await self._report(pod, PodStatus(phase="Pending", conditions=(condition,)))
+
+    async def _report(self, key: ObjectKey, status: PodStatus) -> None:
+        pod = self.world.get(Pod, key)
+        if pod is not None:
+            await self.change(pod, lambda known: replace(known, status=status))
+
+
+def log(text: str) -> None:
+    """Into the lab's log."""
+    print(f"{now()} {text}", file=sys.stderr, flush=True)
+
+
+def now() -> str:
+    """As Kubernetes writes times."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def node_object(machine: Machine) -> Node:
+    """A machine as the cluster knows it."""
+    labels = {"kubernetes.io/hostname": machine.name, "kubernetes.io/os": "linux", **machine.labels}
+    addresses = (
+        NodeAddress(type="InternalIP", address=str(machine.address.ip)),
+        NodeAddress(type="InternalIP", address=str(machine.address6.ip)),
+        NodeAddress(type="Hostname", address=machine.name),
+    )
+    return Node(metadata=ObjectMeta(name=machine.name, labels=labels), status=NodeStatus(addresses=addresses))
+
+
+def _born(obj: T) -> T:
+    return replace(obj, metadata=replace(obj.metadata, uid=str(uuid.uuid4()), creationTimestamp=now()))

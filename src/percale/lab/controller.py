@@ -1,0 +1,137 @@
+"""The lab's controller, a child of init: makes the parts, starts them, and tells the command that waits how it goes.
+
+blueprint ─▶ Machines (cables, agents)          ┐
+          └▶ store: nodes, namespaces, objects  ├─▶ Cluster ─▶ progress ─▶ `percale lab up`
+             control.sock: verbs                ┘
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from percale.errors import PercaleError
+from percale.lab.agents import Agents
+from percale.lab.births import Report
+from percale.lab.cluster import Cluster, log, node_object
+from percale.lab.control import served
+from percale.lab.document import Topology
+from percale.lab.init import Channel
+from percale.lab.machine_verbs import MachineVerbs
+from percale.lab.machines import AgentSettings, Machines
+from percale.lab.object_verbs import ObjectVerbs, missing_namespaces, new_namespace, subnets
+from percale.lab.place import LabPlace
+from percale.lab.responder import Responder
+from percale.lab.tables import missing_pods
+from percale.model.decoding import DEFAULT_NAMESPACE
+from percale.model.lease import SubnetLease
+from percale.model.meta import Object, ObjectKey
+from percale.model.namespace import Namespace
+from percale.model.pod import Pod
+from percale.store.files import FilesStore
+
+
+@dataclass(frozen=True, slots=True)
+class Blueprint:
+    """What a lab is started with; all of it was checked by the command."""
+
+    topology: Topology
+    settings: AgentSettings
+    objects: tuple[Object, ...]
+
+
+def control(place: LabPlace, blueprint: Blueprint, report: Report, channel: Channel) -> None:
+    """The whole life of the controller's process."""
+    try:
+        asyncio.run(_control(place, blueprint, report, channel))
+    except* PercaleError as group:
+        for error in group.exceptions:
+            report({"error": str(error), "sort": type(error).__name__})
+        raise
+
+
+async def _control(place: LabPlace, blueprint: Blueprint, report: Report, channel: Channel) -> None:
+    place.store.mkdir(exist_ok=True)
+    agents = Agents(channel)
+    machines = Machines(place, blueprint.topology, blueprint.settings, agents, Responder())
+    cluster = Cluster(FilesStore(place.store), machines)
+    agents.on_change = cluster.touch
+    cluster.on_change = Progress(cluster, report).look
+
+    log(f"lab {place.name} begins")
+    async with (
+        served(place, {**ObjectVerbs(cluster).all(), **MachineVerbs(cluster).all()}),
+        asyncio.TaskGroup() as tasks,
+    ):
+        tasks.create_task(machines.build())
+        tasks.create_task(cluster.live(_first_objects(blueprint)))
+
+
+def _first_objects(blueprint: Blueprint) -> list[Object]:
+    """Nodes and namespaces before what is on and in them."""
+    usual = [new_namespace(name) for name in (DEFAULT_NAMESPACE, "kube-system")]
+    written = [obj for obj in blueprint.objects if isinstance(obj, Namespace)]
+    names = {namespace.metadata.name for namespace in written}
+    namespaces = [*(namespace for namespace in usual if namespace.metadata.name not in names), *written]
+    others = [obj for obj in blueprint.objects if not isinstance(obj, Namespace)]
+    nodes = [node_object(machine) for machine in blueprint.topology.nodes]
+    return [*nodes, *namespaces, *missing_namespaces(others, namespaces), *others]
+
+
+@dataclass(slots=True)
+class Progress:
+    """Tells each thing once: a node is ready, a pod is Ready, all is ready."""
+
+    cluster: Cluster
+    report: Report
+    _told: set[str | ObjectKey] = field(default_factory=set)
+    _expected: set[ObjectKey] = field(default_factory=set)
+    _done: bool = False
+
+    def look(self) -> None:
+        """Called after each pass of planning."""
+        if self._done:
+            return
+        pods = self.cluster.world.all(Pod)
+        if {pod.key for pod in pods} - self._expected:
+            self._expected |= {pod.key for pod in pods}
+            self.report({"event": "expected", "pods": sorted(map(str, self._expected))})
+        nodes_ready = self._look_at_nodes()
+        for pod in pods:
+            if pod.ready and pod.key not in self._told:
+                self._told.add(pod.key)
+                addresses = [entry.ip for entry in pod.status.podIPs]
+                self._tell("pod", name=str(pod.key), on=pod.spec.nodeName, addresses=addresses)
+        if nodes_ready and all(pod.ready or not pod.spec.nodeName for pod in pods):
+            self._done = True
+            self._tell("ready", missing=missing_pods(pods), pairs=_pairs(pods))
+
+    def _look_at_nodes(self) -> bool:
+        """Whether all are ready."""
+        nets = subnets(self.cluster.world.all(SubnetLease))
+        all_ready = True
+        for machine in self.cluster.machines.topology.nodes:
+            if machine.name in self._told:
+                continue
+            if not self.cluster.machines.agents.state(machine.name).ready or machine.name not in nets:
+                all_ready = False
+                continue
+            self._told.add(machine.name)
+            self._tell("node", name=machine.name, subnet=nets[machine.name])
+        return all_ready
+
+    def _tell(self, event: str, **fields: Any) -> None:
+        self.report({"event": event, **fields})
+
+
+def _pairs(pods: Sequence[Pod]) -> list[dict[str, str]]:
+    """A pod that answers, and one on another node that may ask it: for the commands to try."""
+    for server in pods:
+        port = next((each for container in server.spec.containers for each in container.ports), None)
+        client = next((pod for pod in pods if pod.ready and pod.spec.nodeName != server.spec.nodeName), None)
+        if server.ready and client is not None and port is not None and port.protocol in ("TCP", "UDP"):
+            suffix = "" if port.protocol == "TCP" else "/udp"
+            return [{"from": str(client.key), "to": str(server.key), "port": f"{port.containerPort}{suffix}"}]
+    return []

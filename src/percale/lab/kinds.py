@@ -1,0 +1,63 @@
+"""The words people use for kinds: `po`, `pod`, `pods`, `deploy`, … Called by the verbs."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+
+from percale.errors import LabError
+from percale.model.kinds import KINDS
+from percale.model.meta import Object
+
+_SHORT = {
+    "po": "Pod",
+    "no": "Node",
+    "ns": "Namespace",
+    "svc": "Service",
+    "ep": "Endpoints",
+    "deploy": "Deployment",
+    "rs": "ReplicaSet",
+    "sts": "StatefulSet",
+    "ds": "DaemonSet",
+    "cm": "ConfigMap",
+    "ing": "Ingress",
+    "netpol": "NetworkPolicy",
+    "lease": "SubnetLease",
+    "leases": "SubnetLease",
+}
+
+
+def plural(kind: type[Object]) -> str:
+    """`pods`, `networkpolicies`, `ingresses`."""
+    name = kind.KIND.lower()
+    if name.endswith("y"):
+        return f"{name[:-1]}ies"
+    if name.endswith("ss"):
+        return f"{name}es"
+    return name if name.endswith("s") else f"{name}s"
+
+
+def full_name(obj: Object) -> str:
+    """`pod/web-0`, `deployment.apps/web`, as kubectl says it."""
+    group = obj.API_VERSION.rpartition("/")[0]
+    return f"{obj.KIND.lower()}{'.' + group if group else ''}/{obj.metadata.name}"
+
+
+def _words() -> Mapping[str, type[Object]]:
+    words = {short: KINDS[name] for short, name in _SHORT.items() if name in KINDS}
+    for kind in KINDS.values():
+        words[kind.KIND.lower()] = words[plural(kind)] = kind
+    return words
+
+
+WORDS = _words()
+
+
+def kind_of(word: str) -> type[Object]:
+    """The kind that a word means. Raises LabError."""
+    found = WORDS.get(word.lower().partition(".")[0])
+    if found is not None:
+        return found
+    near = difflib.get_close_matches(word.lower(), WORDS, n=1)
+    known = ", ".join(sorted(plural(kind) for kind in KINDS.values()))
+    raise LabError(f"there is no kind {word!r}", hint=f"did you mean {near[0]}?" if near else f"there are {known}")

@@ -1,0 +1,249 @@
+"""Where a lab lives on the machine's file system, and whether it runs. `births` claims a place, every verb looks it up.
+
+$XDG_RUNTIME_DIR/percale/labs/NAME   (or /tmp/percale-UID/labs/NAME), mode 0700
+├── lock            held by every process of the lab: free means that all of them are dead
+├── pid             of the lab's init, as this machine numbers it
+├── control.sock    the lab's API, for its owner only
+├── log             init and controller
+├── store/          the cluster's objects: files to look at and to edit
+├── pods/NS/POD/    resolv.conf and hosts of a pod
+└── nodes/NODE/     agent.yaml, agent.log, state/, cni/
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import signal
+import stat
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from percale.errors import LabError, NoSuchLab
+
+DEFAULT_NAME = "lab"
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True)
+class LabPlace:
+    """The paths of one lab; the same inside and outside its mount namespace."""
+
+    name: str
+    directory: Path
+
+    @property
+    def lock(self) -> Path:
+        return self.directory / "lock"
+
+    @property
+    def pid(self) -> Path:
+        return self.directory / "pid"
+
+    @property
+    def control(self) -> Path:
+        return self.directory / "control.sock"
+
+    @property
+    def log(self) -> Path:
+        return self.directory / "log"
+
+    @property
+    def store(self) -> Path:
+        return self.directory / "store"
+
+    def pod(self, namespace: str, name: str) -> Path:
+        """The files that a pod sees in its own /etc."""
+        return self.directory / "pods" / namespace / name
+
+    def node(self, name: str) -> NodePlace:
+        return NodePlace(name, self.directory / "nodes" / name)
+
+
+@dataclass(frozen=True, slots=True)
+class NodePlace:
+    """The paths of one node. Its sockets are in the lab's private /run, for their paths must be short."""
+
+    name: str
+    directory: Path
+
+    @property
+    def config(self) -> Path:
+        return self.directory / "agent.yaml"
+
+    @property
+    def log(self) -> Path:
+        return self.directory / "agent.log"
+
+    @property
+    def state(self) -> Path:
+        return self.directory / "state"
+
+    @property
+    def cni(self) -> Path:
+        return self.directory / "cni"
+
+    @property
+    def run(self) -> Path:
+        return Path("/run/percale") / self.name
+
+    @property
+    def cni_socket(self) -> Path:
+        return self.run / "cni.sock"
+
+    @property
+    def notify_socket(self) -> Path:
+        """Where the agent says READY=1, as it would to systemd."""
+        return self.run / "notify.sock"
+
+
+def is_label(name: str) -> bool:
+    """A DNS-1123 label: what may name a lab, a node, a segment, a host."""
+    return _LABEL.fullmatch(name) is not None
+
+
+def is_object_name(name: str) -> bool:
+    """What Kubernetes allows as an object's name; it may be a part of a path here."""
+    return len(name) <= 253 and all(map(is_label, name.split(".")))
+
+
+def labs_directory() -> Path:
+    """The directory of this user's labs, made when it is not there. Raises LabError when it is not ours alone."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    if runtime and os.access(runtime, os.W_OK | os.X_OK):
+        base = Path(runtime) / "percale"
+    else:
+        base = Path("/tmp") / f"percale-{os.geteuid()}"  # noqa: S108 -- owner and mode are checked below
+    for directory in (base, base / "labs"):
+        try:
+            directory.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise LabError(f"cannot make {directory}: {error.strerror}", hint="set XDG_RUNTIME_DIR") from error
+        found = directory.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+            raise LabError(f"{directory} is not a directory of yours alone", hint="remove it, or set XDG_RUNTIME_DIR")
+    return base / "labs"
+
+
+def locate(name: str) -> LabPlace:
+    """The place of the lab of this name, whether it runs or not. Raises LabError."""
+    if not is_label(name):
+        raise LabError(f"{name!r} cannot name a lab", hint="use small letters, digits and '-', as in lab-1")
+    return LabPlace(name, labs_directory() / name)
+
+
+def running(place: LabPlace) -> int | None:
+    """The pid of the lab's init, or None when nothing of the lab is alive."""
+    try:
+        descriptor = os.open(place.lock, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        return None if _try_lock(descriptor) else _read_pid(place)
+    finally:
+        os.close(descriptor)
+
+
+def require_running(place: LabPlace) -> int:
+    """The pid of the lab's init. Raises NoSuchLab, which names those that run."""
+    pid = running(place)
+    if pid is not None:
+        return pid
+    others = [other.name for other, _ in all_running()]
+    hint = f"running: {', '.join(others)} (choose with --lab)" if others else "start it: percale lab up"
+    raise NoSuchLab(f"no lab named {place.name} is running", hint=hint)
+
+
+def all_running() -> Iterator[tuple[LabPlace, int]]:
+    """This user's labs that are alive, by name."""
+    for place in all_places():
+        pid = running(place)
+        if pid is not None:
+            yield place, pid
+
+
+def all_places() -> list[LabPlace]:
+    """This user's labs, alive or left over, by name."""
+    return [LabPlace(path.name, path) for path in sorted(labs_directory().iterdir()) if is_label(path.name)]
+
+
+def claim(place: LabPlace) -> int:
+    """Lock the place for a new lab and clear what a dead one left; returns the lock's descriptor. Raises LabError."""
+    while True:
+        place.directory.mkdir(mode=0o700, exist_ok=True)
+        descriptor = os.open(place.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        if not _try_lock(descriptor):
+            os.close(descriptor)
+            raise LabError(
+                f"a lab named {place.name} is running already (pid {_read_pid(place) or 'not known yet'})",
+                hint=f"end it with: percale lab down {place.name}, or start another with --name",
+            )
+        if os.fstat(descriptor).st_nlink:
+            break
+        os.close(descriptor)  # somebody's `down` removed it between our open and our lock
+    for entry in place.directory.iterdir():
+        if entry != place.lock:
+            _remove(entry)
+    return descriptor
+
+
+def take_down(place: LabPlace, patience: float = 5.0) -> bool:
+    """End the lab, wait until all its processes are dead, remove its directory. False: nothing of it was alive.
+
+    Raises LabError when it does not end within `patience` seconds, even when killed.
+    """
+    pid = running(place)
+    if pid is not None:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            _signal(pid, number)
+            if _wait_until_dead(place, patience):
+                break
+        else:
+            raise LabError(f"the lab {place.name} does not end (pid {pid})", hint=f"look at {place.log}")
+    if place.directory.exists():
+        os.close(claim(place))
+        _remove(place.directory)
+    return pid is not None
+
+
+def _wait_until_dead(place: LabPlace, patience: float) -> bool:
+    deadline = time.monotonic() + patience
+    while running(place) is not None:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def _signal(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return  # its lock is about to be free
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _read_pid(place: LabPlace) -> int:
+    """0 while the lab is being born."""
+    try:
+        return int(place.pid.read_text())
+    except (FileNotFoundError, ValueError):
+        return 0
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

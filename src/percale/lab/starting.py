@@ -1,0 +1,83 @@
+"""`percale lab up`: checks what people wrote, bears the lab, and shows how it comes to life. Called by cli/lab.py.
+
+files ─▶ manifests (all checked) ─▶ Blueprint ─▶ births.bear ─▶ init ─▶ controller
+                                                                 │
+table, line by line ◀──────────────────── progress events ◀──────┘
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from percale.errors import LabError
+from percale.lab import init
+from percale.lab.asking import ask
+from percale.lab.births import Newborn, Report, bear
+from percale.lab.controller import Blueprint, control
+from percale.lab.document import topology
+from percale.lab.files import read
+from percale.lab.machines import AgentSettings
+from percale.lab.manifests import read_input
+from percale.lab.place import LabPlace, NodePlace, claim, locate, take_down
+from percale.lab.screen import Say, Screen
+from percale.model.netconf import network_config
+
+
+def start(name: str, files: Sequence[str], patience: float, verbose: bool, say: Say) -> int:
+    """Bring the lab up; 0 when all its pods are Ready. Raises BadInput, LabError: then nothing was started."""
+    began = time.monotonic()
+    place = locate(name)
+    given = read_input(read(files))
+    network = network_config(given.network)
+    machines = topology(given.lab, network.networks, where="the lab's machines")
+    blueprint = Blueprint(machines, AgentSettings(given.network, given.wiring, verbose), given.objects)
+    lock = claim(place)
+
+    def live(report: Report) -> None:
+        init.live(place, lambda channel: control(place, blueprint, report, channel), _prepare_agents)
+
+    screen = Screen(name, blueprint, network, say, began)
+    try:
+        newborn = bear(place, lock, live)
+        screen.head(given.skipped)
+        return _watch(place, newborn, screen, patience)
+    except KeyboardInterrupt:
+        take_down(place)
+        say(f"interrupted: lab {name} ended")
+        return 130
+
+
+def _prepare_agents() -> init.Serve:
+    """In init: import all that an agent needs, once for all of them."""
+    from percale.agent import configuring, running  # noqa: PLC0415 -- while the controller lays the cables
+
+    def serve(node: NodePlace) -> None:
+        running.run(configuring.load(node.config, {}, {}))
+
+    return serve
+
+
+def _watch(place: LabPlace, newborn: Newborn, screen: Screen, patience: float) -> int:
+    """Until all is ready, or patience (seconds) ends."""
+    deadline = time.monotonic() + patience
+    try:
+        for event in newborn.events(lambda: deadline - time.monotonic()):
+            if "error" in event:
+                take_down(place)
+                raise LabError(event["error"])
+            if screen.show(event):
+                return 1 if event["missing"] else 0
+    except TimeoutError:
+        screen.late(patience, ask(place, "missing")["missing"])
+        return 1
+    words = last_words(place.log)
+    take_down(place)
+    raise LabError("the lab ended while it started", hint=f"its last words: {words}")
+
+
+def last_words(log: Path) -> str:
+    """The last line of a log."""
+    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    return lines[-1] if lines else "none"

@@ -1,0 +1,74 @@
+"""The cluster's objects as the controller knows them: a mirror of the store, ahead of it by the controller's own writes.
+
+`controller` feeds it with the store's events; planner, kubelet and verbs read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+from percale.model.meta import Object, ObjectKey
+from percale.store.protocol import Deleted, Event, Snapshot, Trouble, Upserted
+
+T = TypeVar("T", bound=Object)
+
+
+class World:
+    """Objects by kind and key, and what the store cannot read."""
+
+    def __init__(self) -> None:
+        self._objects: dict[type[Object], dict[ObjectKey, Object]] = {}
+        self._buried: set[str] = set()
+        self.troubles: dict[str, str] = {}
+
+    def learn(self, event: Event) -> None:
+        """Take over what the store tells."""
+        match event:
+            case Snapshot(objects):
+                self._objects = {}
+                for obj in objects:
+                    self.put(obj)
+            case Upserted(obj):
+                if obj.metadata.uid not in self._buried:  # an event from before we deleted it
+                    self.put(obj)
+            case Deleted(obj):
+                known = self.get(type(obj), obj.key)
+                if known is not None and known.metadata.uid == obj.metadata.uid:  # else it has a successor already
+                    self.drop(obj)
+            case Trouble(source, None):
+                self.troubles.pop(source, None)
+            case Trouble(source, error):
+                self.troubles[source] = str(error)
+
+    def put(self, obj: Object) -> None:
+        """The object is so now."""
+        self._objects.setdefault(type(obj), {})[obj.key] = obj
+
+    def drop(self, obj: Object) -> None:
+        """The object is gone."""
+        self._objects.get(type(obj), {}).pop(obj.key, None)
+        if obj.metadata.uid is not None:
+            self._buried.add(obj.metadata.uid)
+
+    def all(self, kind: type[T]) -> list[T]:
+        """All objects of a kind, in the order of their keys."""
+        found = self._objects.get(kind, {})
+        return [obj for _, obj in sorted(found.items(), key=_order) if isinstance(obj, kind)]
+
+    def get(self, kind: type[T], key: ObjectKey) -> T | None:
+        """One object."""
+        obj = self._objects.get(kind, {}).get(key)
+        return obj if isinstance(obj, kind) else None
+
+    def everything(self) -> list[Object]:
+        """All objects of all kinds."""
+        return [obj for objects in self._objects.values() for obj in objects.values()]
+
+    def keys(self, kind: type[Object]) -> Iterable[ObjectKey]:
+        """The keys of a kind's objects."""
+        return self._objects.get(kind, {}).keys()
+
+
+def _order(item: tuple[ObjectKey, Object]) -> tuple[str, str]:
+    return (item[0].namespace or "", item[0].name)

@@ -1,0 +1,243 @@
+"""Packets in a lab: across the tunnel, in and out of the cluster, cut and healed, and while agents come and go."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+import time
+
+import pytest
+from tests.e2e.conftest import PERCALE, ROOT, Person, until
+
+
+@pytest.fixture
+def web(percale: Person) -> Person:
+    """Two nginx and two busybox pods."""
+    percale("lab", "up", "-f", "examples/lab/workloads.yaml")
+    return percale
+
+
+def on(person: Person, node: str, prefix: str) -> str:
+    """The pod of a workload on this node."""
+    return next(
+        key
+        for key, pod in person.pods().items()
+        if pod["spec"]["nodeName"] == node and key.startswith(f"default/{prefix}")
+    )
+
+
+def test_every_pod_reaches_every_pod_on_every_node(web: Person) -> None:
+    dns = [on(web, f"node{number}", "dns") for number in (1, 2, 3)]
+    for source in dns:
+        for target in dns:
+            assert web.probe(source, target, "53") == "allowed"
+            assert web.probe(source, target, "53/UDP") == "allowed"
+            assert web.probe(source, target, "54") == "refused"
+
+
+def test_what_crosses_the_router_is_in_the_tunnel(web: Person) -> None:
+    source, target = on(web, "node1", "dns"), on(web, "node3", "dns")
+    address = web.pods()[target]["status"]["podIP"]
+    watcher = subprocess.Popen(
+        [PERCALE, "lab", "tcpdump", "node/node3", "--", "-c", "1", "udp", "port", "8472"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=web.environment,
+    )
+    with watcher:
+        assert watcher.stderr is not None
+        until(lambda: "listening" in watcher.stderr.readline())  # type: ignore[union-attr]
+        assert web.probe(source, target, "53") == "allowed"
+        shown, _ = watcher.communicate(timeout=10)
+    assert watcher.returncode == 0
+    assert ".8472: " in shown
+    assert f"> {address}.53" in shown
+
+
+def test_the_answer_names_pod_node_and_the_client_as_seen(web: Person) -> None:
+    pods = web.pods()
+    source, target = (key for key in pods if key.startswith("default/shop"))
+    client, server = pods[source]["status"]["podIP"], pods[target]["status"]["podIP"]
+    answer = web.out("lab", "exec", source, "--", "curl", "-sS", "--max-time", "5", f"http://{server}")
+    lines = dict(line.split(": ", 1) for line in answer.splitlines())
+    assert lines["pod"] == target
+    assert lines["node"] == pods[target]["spec"]["nodeName"]
+    assert server in lines["addresses"].split()
+    assert lines["client"].rpartition(":")[0] == client
+    outside = web.out("lab", "exec", source, "--", "curl", "-sS", "--max-time", "5", "http://203.0.113.2")
+    assert "host: outside" in outside
+    assert (
+        f"client: {pods[source]['status']['hostIP']}:" in outside
+    )  # its node's address: nobody out there knows the pod's
+
+
+def test_addresses_hosts_and_nodes_are_ends_of_a_probe_too(web: Person) -> None:
+    pod = on(web, "node3", "dns")
+    address = web.pods()[pod]["status"]["podIP"]
+    assert web.probe(pod, "external/outside", "80") == "allowed"
+    assert web.probe(pod, "203.0.113.2", "53/udp") == "allowed"
+    assert web.probe(address, "node/node1", "9") == "refused"
+    assert web.probe("node/node3", address, "53") == "allowed"
+    assert web.probe("deploy/shop", "sts/db", "5432") == "allowed"
+    assert web.probe("external/outside", address, "53", "--timeout", "0.3") != "allowed"
+    shown = web.out("lab", "probe", pod, "deploy/shop", "80")
+    assert re.match(r"allowed: default/dns-\w+ → default/shop-\S+, 10\.\S+:80/tcp, [\d.]+ ms$", shown.strip())
+    assert "there is no pod default/node1; did you mean node/node1?" in web.complaint(
+        "lab", "probe", "node1", pod, "80"
+    )
+    assert "'http' is not a port" in web.complaint("lab", "probe", pod, pod, "http")
+
+
+def test_cut_and_heal(web: Person) -> None:
+    one, two, three = (on(web, f"node{number}", "dns") for number in (1, 2, 3))
+    web("lab", "cut", "node1", "node3")
+    assert web.probe(one, three, "53", "--timeout", "0.5") == "timeout"
+    assert web.probe("node/node3", "node/node1", "53", "--timeout", "0.5") == "timeout"
+    assert web.probe(one, two, "53") == web.probe(two, three, "53") == "allowed"
+    web("lab", "cut", "node1", "node2")
+    assert web.probe(two, one, "53", "--timeout", "0.5") == "timeout"
+    assert "cut: node1 and node2 do not hear each other" in web.out("lab", "status")
+    web("lab", "heal", "node3", "node1")
+    assert web.probe(one, three, "53") == "allowed"
+    assert web.out("lab", "heal") == "node1 and node2 hear each other again\n"
+    assert web.probe(one, two, "53") == "allowed"
+    assert web.out("lab", "heal") == "nothing was cut\n"
+    assert "there is no node or host nobody" in web.complaint("lab", "cut", "node1", "nobody")
+
+
+@pytest.mark.parametrize("how", [(), ("--kill",)], ids=["term", "kill"])
+def test_an_agent_that_starts_anew_disturbs_no_packet(web: Person, how: tuple[str, ...]) -> None:
+    source, target = on(web, "node1", "dns"), on(web, "node3", "dns")
+    before = web.pods()
+    address = before[target]["status"]["podIP"]
+    ping = subprocess.Popen(
+        [PERCALE, "lab", "exec", source, "--", "ping", "-q", "-i", "0.01", "-c", "200", "-W", "1", address],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=web.environment,
+    )
+    with ping:
+        for node in ("node1", "node3"):
+            assert "ready after" in web.out("lab", "restart-agent", node, *how)
+        shown, _ = ping.communicate(timeout=30)
+    assert "200 received, 0% packet loss" in shown.replace("packets transmitted, ", "")
+    assert web.pods() == before
+
+
+def test_an_agent_that_dies_is_started_again(web: Person) -> None:
+    pid = re.search(r"^node2 .*ready, pid (\d+) +0$", web.out("lab", "status"), re.MULTILINE)
+    assert pid is not None
+    web("lab", "node", "node2", "--", "kill", "-9", pid[1])
+    until(lambda: re.search(r"^node2 .*ready, pid \d+ +1$", web.out("lab", "status"), re.MULTILINE) is not None)
+    assert web.probe(on(web, "node2", "dns"), on(web, "node3", "dns"), "53") == "allowed"
+
+
+def test_a_node_comes_and_goes(web: Person) -> None:
+    shown = web.out("lab", "add-node", "node4", "--segment", "b", "--label", "disk=ssd")
+    assert shown == "node/node4 added: 192.168.2.3 on segment b, agent ready\n"
+    until(lambda: any(pod["spec"]["nodeName"] == "node4" for pod in web.pods().values()))
+    new = on(web, "node4", "dns")
+    for number in (1, 2, 3):
+        assert web.probe(on(web, f"node{number}", "dns"), new, "53") == "allowed"
+    shops = {key for key in web.pods() if key.startswith("default/shop")}
+    assert web.out("lab", "remove-node", "node4") == "node/node4 removed\n"
+    assert web.out("lab", "remove-node", "node1") == "node/node1 removed\n"
+    until(lambda: len([key for key in web.pods() if key.startswith("default/shop")]) == 2)
+    pods = web.pods()
+    assert {pod["spec"]["nodeName"] for pod in pods.values()} == {"node2", "node3"}
+    assert {lease["spec"]["node"] for lease in web.objects("leases")} == {"node2", "node3"}
+    assert {key for key in pods if key.startswith("default/shop")} != shops
+    assert "there is no node node4; there are node2, node3" in web.complaint("lab", "remove-node", "node4")
+    assert "node4" not in web.out("lab", "node", "node2", "--", "ip", "netns")
+    for key in pods:
+        assert web.probe("node/node2", key, "9") == "refused"
+
+
+def test_a_users_own_server_takes_part(web: Person) -> None:
+    """A program that a person starts in a pod is reached like any other."""
+    pod = next(key for key in web.pods() if key.startswith("default/report"))
+    other = on(web, "node2", "dns")
+    assert web.probe(other, pod, "8080") == "refused"
+    server = subprocess.Popen(
+        [PERCALE, "lab", "exec", pod, "--", "python3", "-m", "http.server", "8080"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=ROOT,
+        env=web.environment,
+    )
+    with server:
+        until(lambda: web.probe(other, pod, "8080") == "allowed")
+        server.terminate()
+    assert server.returncode == 128 + 15
+
+
+def test_flannels_config_map_configures_the_lab(percale: Person) -> None:
+    percale("lab", "up", "-f", "examples/kube-flannel-cfg.yaml", "-f", "examples/nginx.yaml")
+    assert "network 10.20.0.0/16, backend vxlan" in percale.out("lab", "status")
+    one, two = percale.pods()
+    assert percale.probe(one, two, "80") == "allowed"
+    bridge = percale.out("lab", "node", "node1", "--", "ip", "-br", "link", "show", "type", "bridge")
+    assert bridge.startswith("cni0")  # its cni-conf.json wires pods to flannel's bridge
+
+
+def test_host_gw_on_one_segment(percale: Person) -> None:
+    percale(
+        "lab",
+        "up",
+        "-f",
+        "examples/net-conf-host-gw.json",
+        "-f",
+        "examples/lab/one-segment.yaml",
+        "-f",
+        "examples/lab/workloads.yaml",
+    )
+    one, three = on(percale, "node1", "dns"), on(percale, "node3", "dns")
+    assert percale.probe(one, three, "53") == "allowed"
+    route = percale.out("lab", "node", "node1", "--", "ip", "route", "get", percale.pods()[three]["status"]["podIP"])
+    assert "via 192.168.1.4 dev eth0" in route
+
+
+def test_host_gw_through_a_router_is_warned_of(percale: Person) -> None:
+    shown = percale.out("lab", "up", "-f", "examples/net-conf-host-gw.json")
+    assert "note: host-gw joins nodes of one segment only, and node3 is behind the router" in shown
+
+
+def test_dual_stack(percale: Person) -> None:
+    percale("lab", "up", "-f", "examples/lab/dual-stack.yaml", "-f", "examples/lab/workloads.yaml")
+    one, three = on(percale, "node1", "dns"), on(percale, "node3", "dns")
+    families = [":" in entry["ip"] for entry in percale.pods()[one]["status"]["podIPs"]]
+    assert families == [False, True]
+    for arguments in ((), ("-6",)):
+        for port in ("53", "53/UDP"):
+            assert percale.probe(one, three, port, *arguments) == "allowed"
+            assert percale.probe(
+                one, "external/outside", port.replace("53", "80") if port == "53" else port, *arguments
+            ) == ("allowed")
+
+
+def test_the_machines_of_a_document(percale: Person) -> None:
+    percale("lab", "up", "-f", "examples/lab/two-racks.yaml", "-f", "examples/lab/workloads.yaml")
+    pods = percale.pods()
+    a1, a2, b2 = (on(percale, node, "dns") for node in ("a1", "a2", "b2"))
+    assert pods[b2]["status"]["hostIP"] == "10.2.0.20"
+    assert percale.probe(a1, a2, "53") == percale.probe(a1, b2, "53") == "allowed"
+    assert percale.probe(a1, "8.8.8.8", "53/UDP") == percale.probe(b2, "external/office", "80") == "allowed"
+    inside = percale.out("lab", "node", "a1", "--", "ip", "route", "get", pods[a2]["status"]["podIP"])
+    across = percale.out("lab", "node", "a1", "--", "ip", "route", "get", pods[b2]["status"]["podIP"])
+    assert "dev eth0" in inside  # DirectRouting within a rack
+    assert "dev flannel.1" in across
+    node = json.loads(percale.out("lab", "get", "node", "b1", "-o", "json"))
+    assert node["metadata"]["labels"]["disk"] == "ssd"
+
+
+def test_nothing_of_the_lab_answers_on_this_machine(web: Person) -> None:
+    address = web.pods()[on(web, "node1", "dns")]["status"]["podIP"]
+    begun = time.monotonic()
+    with pytest.raises(OSError):
+        socket.create_connection((address, 53), timeout=0.5)
+    assert time.monotonic() - begun < 5

@@ -1,0 +1,179 @@
+"""The cluster's objects in a lab: get, apply, delete, scale, label, and files that people edit."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from tests.e2e.conftest import Person, until
+
+POD = """
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, labels: {{app: {name}}}}}
+spec:
+  nodeName: {node}
+  containers: [{{name: c, ports: [{{containerPort: 80}}]}}]
+"""
+
+
+@pytest.fixture
+def lab(percale: Person) -> Person:
+    percale("lab", "up", "-f", "examples/nginx.yaml")
+    return percale
+
+
+def test_get_shows_what_kubectl_shows(lab: Person) -> None:
+    table = lab.out("lab", "get", "pods", "-n", "gomo-test").splitlines()
+    assert table[0].split() == ["NAME", "READY", "STATUS", "AGE"]
+    assert all(re.match(r"nginx-\w{10}-\w{5} +1/1 +Running +\d+s$", line) for line in table[1:])
+    wide = lab.out("lab", "get", "po", "-A", "-o", "wide").splitlines()
+    assert wide[0].split() == ["NAMESPACE", "NAME", "READY", "STATUS", "AGE", "IP", "NODE"]
+    assert re.search(r"nginx +2/2 +2 +2 +\d+s", lab.out("lab", "get", "deploy", "-A"))
+    assert re.search(r"^node1 +Ready ", lab.out("lab", "get", "nodes"), re.MULTILINE)
+    assert re.search(r"^nginx +ClusterIP .*80/TCP", lab.out("lab", "get", "svc", "-n", "gomo-test"), re.MULTILINE)
+    assert lab.out("lab", "get", "deploy", "-A", "-o", "name") == "deployment.apps/nginx\n"
+    one = yaml.safe_load(lab.out("lab", "get", "deploy/nginx", "-n", "gomo-test", "-o", "yaml"))
+    assert (one["apiVersion"], one["kind"], one["spec"]["replicas"]) == ("apps/v1", "Deployment", 2)
+    done = lab("lab", "get", "pods")
+    assert (done.stdout, done.stderr) == ("", "no pods in namespace default; 2 elsewhere: -A shows all\n")
+    assert "there is no kind 'pots'; did you mean pod" in lab.complaint("lab", "get", "pots")
+    assert "there is no pod x in namespace default" in lab.complaint("lab", "get", "pod", "x")
+
+
+def test_apply_says_what_it_did_and_pods_follow(lab: Person) -> None:
+    assert lab.out("lab", "apply", "-f", "examples/nginx.yaml").splitlines() == [
+        "namespace/gomo-test unchanged",
+        "deployment.apps/nginx unchanged",
+        "service/nginx unchanged",
+    ]
+    text = Path("examples/nginx.yaml").read_text().replace("replicas: 2", "replicas: 3")
+    assert "deployment.apps/nginx configured" in lab.out("lab", "apply", "-f", "-", stdin=text)
+    until(lambda: len(lab.pods()) == 3)
+    assert lab.out("lab", "apply", "-n", "shop", "-f", "-", stdin=POD.format(name="p", node="node2")).splitlines() == [
+        "namespace/shop created",
+        "pod/p created",
+    ]
+    until(lambda: "shop/p" in lab.pods())
+    assert lab.pods()["shop/p"]["spec"]["nodeName"] == "node2"
+
+
+def test_a_new_template_replaces_the_pods(lab: Person) -> None:
+    before = set(lab.pods())
+    text = Path("examples/nginx.yaml").read_text().replace("image: nginx", "image: nginx:2")
+    lab("lab", "apply", "-f", "-", stdin=text)
+    until(lambda: len(lab.objects("pods")) == 2 and not before & set(lab.pods()))
+    assert {pod["spec"]["containers"][0]["image"] for pod in lab.objects("pods")} == {"nginx:2"}
+
+
+def test_a_directory_with_one_bad_file_changes_nothing(lab: Person, tmp_path: Path) -> None:
+    before = lab.objects("pods")
+    directory = tmp_path / "manifests"
+    directory.mkdir()
+    (directory / "a.yaml").write_text(POD.format(name="good", node="node1"))
+    (directory / "b.yaml").write_text("apiVersion: v1\nkind: Pod\nmetadata: {name: bad}\nspec: {containers: 7}\n")
+    assert f"{directory}/b.yaml:4: spec.containers: expected" in lab.complaint("lab", "apply", "-f", str(directory))
+    assert lab.objects("pods") == before
+    (directory / "b.yaml").unlink()
+    assert lab.out("lab", "apply", "-f", str(directory)) == "pod/good created\n"
+
+
+def test_scale_and_delete(lab: Person) -> None:
+    assert lab.out("lab", "scale", "-n", "gomo-test", "deploy/nginx", "--replicas", "4") == (
+        "deployment.apps/nginx scaled to 4\n"
+    )
+    until(lambda: len(lab.pods()) == 4)
+    victim = next(iter(lab.pods()))
+    assert lab.out("lab", "delete", "pod", "-n", "gomo-test", victim.partition("/")[2]).endswith("deleted\n")
+    until(lambda: len(lab.pods()) == 4 and victim not in lab.pods())
+    lab("lab", "scale", "-n", "gomo-test", "deployment", "nginx", "--replicas", "0")
+    until(lambda: not lab.objects("pods"))
+    assert "a service has no replicas" in lab.complaint(
+        "lab", "scale", "-n", "gomo-test", "svc/nginx", "--replicas", "1"
+    )
+    lab("lab", "scale", "-n", "gomo-test", "deployment", "nginx", "--replicas", "1")
+    assert lab.out("lab", "delete", "-f", "examples/nginx.yaml").splitlines() == [
+        "service/nginx deleted",
+        "deployment.apps/nginx deleted",
+        "namespace/gomo-test deleted",
+    ]
+    until(lambda: not lab.objects("pods"))
+    assert lab.out("lab", "node", "node1", "--", "ip", "netns").count("gomo-test") == 0
+
+
+def test_addresses_of_pods_that_are_gone_are_free_again(lab: Person) -> None:
+    for _ in range(3):
+        lab("lab", "apply", "-f", "-", stdin=POD.format(name="p", node="node3"))
+        until(lambda: "default/p" in lab.pods())
+        assert (
+            lab.probe("gomo-test/" + lab.objects("pods", "-l", "run=nginx")[0]["metadata"]["name"], "p", "80")
+            == "allowed"
+        )
+        lab("lab", "delete", "pod", "p")
+        until(lambda: "default/p" not in lab.pods())
+    status = json.loads(lab.out("lab", "node", "node3", "--", "percale", "status", "-o", "json"))
+    here = [pod for pod in lab.pods().values() if pod["spec"]["nodeName"] == "node3"]
+    assert len(status["pods"]) == len(here)
+
+
+def test_label(lab: Person) -> None:
+    assert lab.out("lab", "label", "node", "node1", "disk=ssd", "rack=1") == "node/node1 labeled\n"
+    assert [node["metadata"]["name"] for node in lab.objects("nodes", "-l", "disk=ssd")] == ["node1"]
+    assert lab.out("lab", "label", "node/node1", "disk-") == "node/node1 labeled\n"
+    assert lab.objects("nodes", "-l", "disk=ssd") == []
+    assert lab.out("lab", "label", "node", "node1", "rack=1") == "node/node1 unchanged\n"
+
+
+def test_files_that_people_put_into_the_store_count(lab: Person) -> None:
+    """The store is a directory: an editor is as good as `apply`."""
+    store = lab.runtime / "percale/labs/lab/store"
+    (store / "mine.yaml").write_text(POD.format(name="mine", node="node3"))
+    until(lambda: "default/mine" in lab.pods())
+    (store / "mine.yaml").write_text("kind: [")
+    until(lambda: f"store: {store}/mine.yaml" in lab.out("lab", "status"))
+    assert "default/mine" in lab.pods()
+    (store / "mine.yaml").unlink()
+    until(lambda: "default/mine" not in lab.pods())
+
+
+def test_a_name_that_is_a_path_gets_nowhere(lab: Person) -> None:
+    text = POD.format(name='"../../../evil"', node="node1")
+    lab("lab", "apply", "-f", "-", stdin=text, code=1)
+    store = lab.runtime / "percale/labs/lab/store"
+    (store / "evil.yaml").write_text(text)
+    lab("lab", "apply", "-f", "-", stdin=POD.format(name="good", node="node1"))
+    until(lambda: "default/good" in lab.pods())
+    assert not list(lab.runtime.rglob("evil"))
+
+
+def test_exec_is_inside_the_pod(lab: Person) -> None:
+    pod = next(iter(lab.pods()))
+    name, address = pod.partition("/")[2], lab.pods()[pod]["status"]["podIP"]
+    shown = lab.out(
+        "lab", "exec", pod, "--", "sh", "-c", "hostname; cat /etc/hosts /etc/resolv.conf; ls /sys/class/net; pwd"
+    )
+    assert shown.startswith(f"{name}\n")
+    assert f"{address}\t{name}\n" in shown
+    assert "search gomo-test.svc.cluster.local" in shown
+    assert "eth0\nlo\n" in shown
+    assert shown.endswith(f"{Path.cwd()}\n")
+    assert lab("lab", "exec", "-n", "gomo-test", name, "--", "sh", "-c", "exit 7", code=7).stderr == ""
+    assert lab("lab", "exec", pod, "--", "sh", "-c", "kill -9 $$", code=137).stdout == ""
+    assert lab.out("lab", "exec", pod, "--", "cat", stdin="through\n") == "through\n"
+    assert "nosuch: no such program" in lab.complaint("lab", "exec", pod, "--", "nosuch", code=127)
+    assert "there is no pod default/x" in lab.complaint("lab", "exec", "x", "--", "true")
+    assert "127.0.0.1" in Path("/etc/hosts").read_text()
+    assert address not in Path("/etc/hosts").read_text()
+
+
+def test_host_network_pods_are_on_their_nodes_network(lab: Person) -> None:
+    text = POD.format(name="host", node="node1").replace("nodeName", "hostNetwork: true\n  nodeName")
+    lab("lab", "apply", "-f", "-", stdin=text)
+    until(lambda: "default/host" in lab.pods())
+    assert lab.pods()["default/host"]["status"]["podIP"] == "192.168.1.2"
+    assert lab.probe("node/node3", "node/node1", "80") == "allowed"
+    lab("lab", "delete", "pod", "host")
+    until(lambda: lab.probe("node/node3", "node/node1", "80") == "refused")

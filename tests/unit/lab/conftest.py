@@ -1,0 +1,23 @@
+"""A network namespace of a test's own, with lo up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from percale.kernel.driver import opened_at
+from percale.kernel.namespaces import create_namespace, delete_namespace
+from percale.kernel.protocol import Put
+from percale.render.objects import Link
+
+
+@pytest.fixture
+def namespace() -> Iterator[Path]:
+    path = Path("/run/netns/test")
+    create_namespace(path)
+    with opened_at(path) as driver:
+        assert list(driver.apply([Put(Link("lo"))])) == [None]
+    yield path
+    delete_namespace(path)

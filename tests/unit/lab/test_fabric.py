@@ -1,0 +1,36 @@
+"""What is typed to make the lab's cables and cuts."""
+
+from __future__ import annotations
+
+from percale.lab.document import LabSpec, Segment, topology
+from percale.lab.fabric import cable_lines, cut_rules, machine_lines, port, router_lines
+
+LAB = topology(LabSpec(segments=(Segment("a", mtu=9000), Segment("b"))))
+NODE1, _, NODE3 = LAB.nodes
+
+
+def test_the_router_has_a_bridge_with_the_gateway_per_segment() -> None:
+    lines = router_lines(LAB.wires)
+    assert "link add br-a address 02:00:c0:a8:01:01 mtu 9000 type bridge forward_delay 0 mcast_snooping 0" in lines
+    assert "address add 192.168.2.1/24 dev br-b" in lines
+
+
+def test_a_machine_has_its_address_and_the_way_out() -> None:
+    assert cable_lines(NODE1)[0] == (
+        "link add node1 mtu 9000 type veth peer name eth0 address 02:00:c0:a8:01:02 mtu 9000 netns /run/netns/node1"
+    )
+    assert "route add default via 192.168.2.1" in machine_lines(NODE3)
+
+
+def test_long_names_are_shortened_to_device_names_that_differ() -> None:
+    names = {port(f"a-node-with-a-very-long-name-{number}") for number in range(100)}
+    assert len(names) == 100
+    assert all(len(name) <= 15 for name in names)
+    assert port("node1") == "node1"
+
+
+def test_a_cut_drops_what_goes_from_cable_to_cable_in_both_directions() -> None:
+    text = cut_rules([frozenset({"node1", "node3"}), frozenset({"node2", "node1"})])
+    assert 'iifname map { "node1" : 1, "node2" : 2, "node3" : 3 }' in text
+    assert 'elements = { 1 . "node2", 2 . "node1", 1 . "node3", 3 . "node1" }' in text
+    assert "elements" not in cut_rules([])
