@@ -1,0 +1,129 @@
+"""CNI ADD and DEL, exec to exit: `percale-cni` with a real agent, against Debian's bridge + host-local + portmap chain.
+
+The runtime's part (a namespace for each pod) is not timed. Neither side maps a host port.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from bench.rows import Row, ratio, run
+from percale.kernel.namespaces import create_namespace, delete_namespace
+
+ROUNDS = 60
+REFERENCE = "/usr/lib/cni"
+
+Plugin = Callable[[str, str, str], float]
+"""Verb, container, namespace; milliseconds."""
+
+
+def _execute(binary: str, verb: str, container: str, netns: str, config: dict[str, Any]) -> tuple[float, Any]:
+    environment = {
+        "CNI_COMMAND": verb,
+        "CNI_CONTAINERID": container,
+        "CNI_NETNS": netns,
+        "CNI_IFNAME": "eth0",
+        "CNI_PATH": REFERENCE,
+        "PATH": os.environ["PATH"],
+    }
+    text = json.dumps(config)
+    start = time.perf_counter()
+    done = subprocess.run([binary], input=text, capture_output=True, text=True, env=environment, check=False)
+    took = (time.perf_counter() - start) * 1000
+    if done.returncode != 0:
+        raise RuntimeError(f"{binary} {verb}: {done.stdout}{done.stderr}")
+    return took, json.loads(done.stdout) if done.stdout else None
+
+
+def _reference(directory: Path) -> Plugin:
+    ipam = {"type": "host-local", "ranges": [[{"subnet": "10.99.0.0/16"}]], "dataDir": str(directory / "host-local")}
+    base = {"cniVersion": "0.4.0", "name": "reference"}
+    bridge = {**base, "type": "bridge", "bridge": "ref0", "isGateway": True, "ipam": ipam}
+    portmap = {**base, "type": "portmap", "capabilities": {"portMappings": True}}
+    results: dict[str, Any] = {}
+
+    def plugin(verb: str, container: str, netns: str) -> float:
+        if verb == "ADD":
+            first, results[container] = _execute(f"{REFERENCE}/bridge", verb, container, netns, bridge)
+            second, _ = _execute(
+                f"{REFERENCE}/portmap", verb, container, netns, {**portmap, "prevResult": results[container]}
+            )
+            return first + second
+        before = {"prevResult": results.pop(container)}
+        second, _ = _execute(f"{REFERENCE}/portmap", verb, container, netns, {**portmap, **before})
+        first, _ = _execute(f"{REFERENCE}/bridge", verb, container, netns, {**bridge, **before})
+        return first + second
+
+    return plugin
+
+
+@contextlib.contextmanager
+def _ours(directory: Path) -> Iterator[Plugin]:
+    run("ip", *["link", "add", "eth0", "up", "type", "veth", "peer", "name", "far0"])
+    run("ip", *["link", "set", "far0", "up"])
+    run("ip", *["addr", "add", "172.30.0.1/24", "dev", "eth0"])
+    conflists, binaries = directory / "net.d", directory / "bin"
+    for folder in (conflists, binaries, directory / "store"):
+        folder.mkdir()
+    config = {
+        "node": "node1",
+        "store": f"files:{directory / 'store'}",
+        "network": {"Network": "10.98.0.0/16", "SubnetLen": 20, "Backend": {"Type": "vxlan"}},
+        "iface": ["eth0"],
+        "stateDir": str(directory / "state"),
+        "runDir": str(directory / "run"),
+        "http": None,
+        "cni": {"confDir": str(conflists), "binDir": str(binaries), "socket": str(directory / "cni.sock")},
+    }
+    file = directory / "agent.yaml"
+    file.write_text(json.dumps(config))
+    percale = str(Path(sys.executable).with_name("percale"))
+    with (
+        (directory / "agent.log").open("w") as log,
+        subprocess.Popen([percale, "agent", "--config", str(file)], stderr=log) as agent,
+    ):
+        try:
+            conflist = _first_conflist(conflists, directory / "agent.log")
+            ours = {"cniVersion": conflist["cniVersion"], "name": conflist["name"], **conflist["plugins"][0]}
+            binary = str(binaries / "percale-cni")
+            yield lambda verb, container, netns: _execute(binary, verb, container, netns, ours)[0]
+        finally:
+            agent.terminate()
+
+
+def _first_conflist(folder: Path, log: Path) -> Any:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        for file in folder.glob("*.conflist"):
+            return json.loads(file.read_text())
+        time.sleep(0.02)
+    raise RuntimeError(f"the agent never became ready: {log.read_text()}")
+
+
+def measure() -> Iterator[Row]:
+    """ADD and DEL of one pod after the other, in turn."""
+    with tempfile.TemporaryDirectory() as temporary:
+        directory = Path(temporary)
+        with _ours(directory) as ours:
+            plugins = (ours, _reference(directory))
+            adds: tuple[list[float], list[float]] = ([], [])
+            dels: tuple[list[float], list[float]] = ([], [])
+            for number in range(ROUNDS):
+                for side, plugin in enumerate(plugins):
+                    container = f"{'ours' if side == 0 else 'theirs'}{number}"
+                    netns = f"/run/netns/{container}"
+                    create_namespace(netns)
+                    adds[side].append(plugin("ADD", container, netns))
+                    dels[side].append(plugin("DEL", container, netns))
+                    delete_namespace(netns)
+            yield ratio("CNI ADD, against bridge + host-local + portmap", "ms", *adds, 1.0, most=True)
+            yield ratio("CNI DEL, against bridge + host-local + portmap", "ms", *dels, 0.6, most=True)

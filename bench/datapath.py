@@ -1,0 +1,153 @@
+"""Pod to pod over two nodes, one TCP stream and ping: a lab's against the same made by hand with `ip`, no firewall."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.rows import Row, in_turn, ratio, run
+
+ROUNDS = 7
+STREAM_SECONDS = "2"
+PINGS = "400"
+
+LAB = """
+apiVersion: percale.io/v1alpha1
+kind: Lab
+metadata: {{name: bench}}
+spec:
+  network: {{Network: 10.244.0.0/16, Backend: {{Type: {backend}}}}}
+  segments: [{{name: a}}]
+  nodes: [{{name: node1, segment: a}}, {{name: node2, segment: a}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: client}}
+spec: {{nodeName: node1, containers: [{{name: c}}]}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: server}}
+spec: {{nodeName: node2, containers: [{{name: c}}]}}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two pods: how to run a command in each, and the server's address."""
+
+    client: tuple[str, ...]
+    server: tuple[str, ...]
+    address: str
+
+    def throughput(self) -> float:
+        """Gbit/s of one TCP stream."""
+        with subprocess.Popen([*self.server, "iperf3", "-s", "-1"], stdout=subprocess.DEVNULL) as listener:
+            try:
+                out = _until_connected([*self.client, "iperf3", "-c", self.address, "-t", STREAM_SECONDS, "-f", "g"])
+            finally:
+                listener.terminate()
+        found = re.search(r"([\d.]+) Gbits/sec\s+receiver", out)
+        assert found is not None, out
+        return float(found[1])
+
+    def latency(self) -> float:
+        """Average round trip, µs."""
+        out = run(*self.client, "ping", "-q", "-i", "0.002", "-c", PINGS, self.address)
+        found = re.search(r"= [\d.]+/([\d.]+)/", out)
+        assert found is not None, out
+        return float(found[1]) * 1000
+
+
+def _until_connected(command: list[str]) -> str:
+    deadline = time.monotonic() + 5
+    while True:
+        try:
+            return run(*command)
+        except RuntimeError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def _by_lab(backend: str) -> Iterator[Pair]:
+    percale = str(Path(sys.executable).with_name("percale"))
+    name = f"bench-{backend}"
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as manifest:
+        manifest.write(LAB.format(backend=backend))
+        manifest.flush()
+        run(percale, "lab", "up", "--name", name, "-f", manifest.name)
+    try:
+        inside = (percale, "lab", "exec", "--lab", name)
+        address = run(percale, "lab", "get", "pods", "--lab", name, "-o", "json")
+        found = re.search(r'"name": "server".*?"podIP": "([\d.]+)"', address, re.DOTALL)
+        assert found is not None, address
+        yield Pair((*inside, "client", "--"), (*inside, "server", "--"), found[1])
+    finally:
+        run(percale, "lab", "down", name)
+
+
+def _hand_made(prefix: str, backend: str) -> str:
+    """Two nodes on one bridge, a pod behind each, as one would type it."""
+    lines = [f"netns add {prefix}w", f"-n {prefix}w link add br0 up type bridge"]
+    for me, other in ((1, 2), (2, 1)):
+        node, pod, vtep = f"{prefix}n{me}", f"{prefix}p{me}", f"0a:00:00:00:00:0{other}"
+        lines += [f"netns add {node}", f"netns add {pod}"]
+        lines += [f"-n {prefix}w link add n{me} up master br0 type veth peer name eth0 netns {node}"]
+        lines += [f"-n {node} addr add 172.30.0.{me}/24 dev eth0", f"-n {node} link set eth0 up"]
+        lines += [f"-n {node} link add pod address ee:ee:ee:ee:ee:ee up type veth peer name eth0 netns {pod}"]
+        lines += [f"-n {pod} addr add 10.9.{me}.2/32 dev eth0", f"-n {pod} link set eth0 up"]
+        lines += [f"-n {pod} route add 169.254.1.1 dev eth0", f"-n {pod} route add default via 169.254.1.1 dev eth0"]
+        lines += [f"-n {pod} neigh add 169.254.1.1 lladdr ee:ee:ee:ee:ee:ee dev eth0"]
+        lines += [f"-n {node} route add 10.9.{me}.2 dev pod"]
+        if backend == "host-gw":
+            lines += [f"-n {node} route add 10.9.{other}.0/24 via 172.30.0.{other}"]
+            continue
+        lines += [
+            f"-n {pod} link set eth0 mtu 1450",
+            f"-n {node} link set pod mtu 1450",
+            f"-n {node} link add vx type vxlan id 1 local 172.30.0.{me} dev eth0 dstport 8472 nolearning",
+            f"-n {node} link set vx address 0a:00:00:00:00:0{me} mtu 1450 up",
+            f"-n {node} addr add 10.9.{me}.0/32 dev vx",
+            f"-n {node} neigh add 10.9.{other}.0 lladdr {vtep} dev vx",
+            f"-n {node} route add 10.9.{other}.0/24 via 10.9.{other}.0 dev vx onlink",
+        ]
+    return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def _by_hand(backend: str) -> Iterator[Pair]:
+    prefix = f"hand-{backend}-"
+    names = [f"{prefix}{name}" for name in ("w", "n1", "n2", "p1", "p2")]
+    try:
+        for line in _hand_made(prefix, backend).splitlines():
+            run("ip", *line.split())
+        for me, other in ((1, 2), (2, 1)):
+            node = ("ip", "netns", "exec", f"{prefix}n{me}")
+            run(*node, "sysctl", "-q", "net.ipv4.ip_forward=1")
+            if backend == "vxlan":
+                fdb = f"fdb add 0a:00:00:00:00:0{other} dev vx dst 172.30.0.{other} self permanent"
+                run(*node, "bridge", *fdb.split())
+        enter = ("ip", "netns", "exec")
+        yield Pair((*enter, f"{prefix}p1"), (*enter, f"{prefix}p2"), "10.9.2.2")
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+
+
+def measure() -> Iterator[Row]:
+    """Throughput and latency of both backends, in turn with the hand-made path."""
+    for backend in ("vxlan", "host-gw"):
+        with _by_lab(backend) as lab, _by_hand(backend) as hand:
+            ours, theirs = in_turn(ROUNDS, lab.throughput, hand.throughput)
+            yield ratio(f"{backend}: TCP stream, against by hand", "Gbit/s", ours, theirs, 0.98, most=False)
+            ours, theirs = in_turn(ROUNDS, lab.latency, hand.latency)
+            yield ratio(f"{backend}: ping, against by hand", "µs", ours, theirs, 1.1, most=True)

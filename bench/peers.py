@@ -1,0 +1,121 @@
+"""5,000 peers from cold: device, neighbours, FDB, routes. Ours through the reconciler, theirs by pyroute2, one request each."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from typing import Any
+
+from bench.rows import Row, at_most, ratio
+from percale.kernel.driver import KernelDriver
+from percale.kernel.namespaces import NamespaceThread, anonymous_namespace
+from percale.kernel.reconciling import Reconciler
+from percale.render.objects import Address, FdbEntry, KernelObject, Link, Neighbour, Peer, Route, Vxlan
+
+PEERS = 5000
+ROUNDS = 3
+
+
+def _facts(number: int) -> tuple[IPv4Network, IPv4Address, str]:
+    """A peer's subnet, public address and VTEP MAC."""
+    subnet = IPv4Network((0x0A000000 + (number << 8), 24))
+    mac = f"0a:00:00:{number >> 16:02x}:{number >> 8 & 255:02x}:{number & 255:02x}"
+    return subnet, IPv4Address(0xAC100000 + number), mac
+
+
+def _peer(number: int, mac: str | None = None) -> tuple[KernelObject, ...]:
+    subnet, public, usual = _facts(number)
+    gateway = subnet.network_address
+    mac = mac or usual
+    return (
+        Neighbour("flannel.1", gateway, mac),
+        FdbEntry("flannel.1", mac, public),
+        Route(subnet, "flannel.1", gateway, onlink=True),
+    )
+
+
+def _device() -> tuple[KernelObject, ...]:
+    return (
+        Link("eth0", "veth", mtu=1500, peer=Peer("far0")),
+        Link("far0", up=True),
+        Address("eth0", IPv4Interface("172.31.255.1/12")),
+        Link("flannel.1", "vxlan", mtu=1450, vxlan=Vxlan(1, IPv4Address("172.31.255.1"), "eth0")),
+        Address("flannel.1", IPv4Interface("10.255.0.0/32")),
+    )
+
+
+async def _ours() -> tuple[float, list[float]]:
+    """Seconds for all from cold, and milliseconds for one change, several times."""
+    namespace = anonymous_namespace()
+    reconciler = Reconciler(KernelDriver(NamespaceThread(namespace)))
+    try:
+        await reconciler.start()
+        start = time.perf_counter()
+        reconciler.want("device", _device())
+        for number in range(1, PEERS + 1):
+            reconciler.want(f"peer/{number}", _peer(number))
+        await reconciler.settled(f"peer/{PEERS}")
+        await reconciler.idle()
+        cold = time.perf_counter() - start
+        changes = []
+        for number in range(1, 31):
+            start = time.perf_counter()
+            reconciler.want(f"peer/{number}", _peer(number, f"0a:01:00:00:00:{number:02x}"))
+            await reconciler.settled(f"peer/{number}")
+            changes.append((time.perf_counter() - start) * 1000)
+        return cold, changes
+    finally:
+        await reconciler.stop()
+        os.close(namespace)
+
+
+def _theirs() -> float:
+    namespace = anonymous_namespace()
+    place = NamespaceThread(namespace)
+    try:
+        return place.run(_program_by_pyroute2)
+    finally:
+        place.close()
+        os.close(namespace)
+
+
+def _program_by_pyroute2() -> float:
+    from pyroute2 import IPRoute  # noqa: PLC0415  (the other side of the comparison, for this run only)
+
+    with IPRoute() as ip:
+        start = time.perf_counter()
+        ip.link("add", ifname="eth0", kind="veth", peer="far0")
+        under = ip.link_lookup(ifname="eth0")[0]
+        ip.link("set", index=under, state="up")
+        ip.link("set", index=ip.link_lookup(ifname="far0")[0], state="up")
+        ip.addr("add", index=under, address="172.31.255.1", prefixlen=12)
+        ip.link("add", ifname="flannel.1", kind="vxlan", vxlan_id=1, vxlan_link=under, vxlan_port=8472)
+        index = ip.link_lookup(ifname="flannel.1")[0]
+        ip.link("set", index=index, state="up")
+        ip.addr("add", index=index, address="10.255.0.0", prefixlen=32)
+        for request in map(_facts, range(1, PEERS + 1)):
+            _add_by_pyroute2(ip, index, *request)
+        return time.perf_counter() - start
+
+
+def _add_by_pyroute2(ip: Any, index: int, subnet: IPv4Network, public: IPv4Address, mac: str) -> None:
+    gateway = str(subnet.network_address)
+    ip.neigh("replace", ifindex=index, dst=gateway, lladdr=mac, state=128)
+    ip.fdb("add", ifindex=index, lladdr=mac, dst=str(public))
+    ip.route("replace", dst=str(subnet), gateway=gateway, oif=index, flags=["onlink"])
+
+
+def measure() -> Iterator[Row]:
+    """Cold, against pyroute2, and one change among 5,000."""
+    ours, theirs, changes = [], [], []
+    for _ in range(ROUNDS):
+        cold, some = asyncio.run(_ours())
+        ours.append(cold)
+        changes += some
+        theirs.append(_theirs())
+    yield at_most("5,000 peers from cold", "s", ours, 1.0)
+    yield ratio("5,000 peers from cold, against pyroute2", "s", ours, theirs, 0.1, most=True)
+    yield at_most("one peer changes among 5,000, wish to kernel", "ms", changes, 5.0)
