@@ -3,7 +3,7 @@ SHELL := /bin/bash
 VENV  := .venv
 BIN   := $(VENV)/bin
 
-.PHONY: setup demo check test fuzz bench docs lock clean
+.PHONY: setup demo check test bench docs lock clean
 
 setup: $(VENV)/.ready            ## system packages (when root), .venv, percale in it
 

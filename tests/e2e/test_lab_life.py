@@ -31,9 +31,9 @@ def test_up_shows_nodes_and_pods_and_what_to_type_next(percale: Person) -> None:
     before = machine_state()
     shown = percale.out("lab", "up", "-f", "examples/nginx.yaml", "-f", "examples/busybox.yaml")
     assert shown.startswith("lab lab: pods in 10.244.0.0/16, nodes joined by vxlan\n")
-    assert re.search(r"^node3 +b +192\.168\.2\.2 +10\.244\.\d+\.0/24 +\d\.\d\d s$", shown, re.MULTILINE)
+    assert re.search(r"^node3 +b +192\.168\.2\.2 +\d\.\d\d s +10\.244\.\d+\.0/24$", shown, re.MULTILINE)
     assert re.search(r"^outside +world +203\.0\.113\.2 +outside the cluster$", shown, re.MULTILINE)
-    assert len(re.findall(r"^gomo-test/nginx-\w{10}-\w{5} +node\d +10\.244\.", shown, re.MULTILINE)) == 2
+    assert len(re.findall(r"^gomo-test/nginx-\w{10}-\w{5} +node\d +\d\.\d\d s +10\.244\.", shown, re.MULTILINE)) == 2
     assert "3 nodes and 4 pods are ready after" in shown
     for command in re.findall(r"^  percale (.*)$", shown, re.MULTILINE):
         if command != "lab down":
@@ -42,6 +42,14 @@ def test_up_shows_nodes_and_pods_and_what_to_type_next(percale: Person) -> None:
     assert machine_state() == before
     assert list((percale.runtime / "percale/labs").iterdir()) == []
     until(lambda: not processes_of(percale.runtime))
+
+
+def test_the_commands_of_the_documentation(percale: Person) -> None:
+    text = (ROOT / "docs/lab.md").read_text()
+    commands = re.findall(r"^\$ percale (.*)$", text, re.MULTILINE)
+    assert len(commands) > 5
+    for command in commands:
+        percale(*command.split())
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -155,10 +163,10 @@ spec: {containers: [{name: c}], nodeSelector: {disk: ssd}}
     assert percale.pods()["default/picky"]["spec"]["nodeName"] == "node2"
 
 
-def test_a_person_who_is_not_root(percale: Person, tmp_path: Path) -> None:
+def test_a_person_who_is_not_root() -> None:
     """The same with only uid 1000 mapped, and no right over anything else."""
-    runtime = tmp_path / "thousand"
-    runtime.mkdir(mode=0o700)
+    runtime = Path("/run/user/1000")  # the lab has a /run of its own
+    runtime.mkdir(mode=0o700, parents=True)
     script = f"""
 set -e
 export XDG_RUNTIME_DIR={runtime}

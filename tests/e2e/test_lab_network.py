@@ -137,6 +137,33 @@ def test_an_agent_that_dies_is_started_again(web: Person) -> None:
     assert web.probe(on(web, "node2", "dns"), on(web, "node3", "dns"), "53") == "allowed"
 
 
+def test_an_agent_that_cannot_start_says_why(web: Person) -> None:
+    config = web.runtime / "percale/labs/lab/nodes/node1/agent.yaml"
+    good = config.read_text()
+    config.write_text(f"{good}nonsense: 1\n")
+    why = f"{config}:{good.count(chr(10)) + 1}: unknown setting"
+    assert why in web.complaint("lab", "restart-agent", "node1")
+    assert why in web.out("lab", "status")
+    config.write_text(good)
+    until(lambda: re.search(r"^node1 .*ready, pid", web.out("lab", "status"), re.MULTILINE) is not None)
+
+
+def test_a_pod_that_gets_no_address_says_why_and_gets_the_next_that_is_free(percale: Person) -> None:
+    pods = "".join(
+        f"---\napiVersion: v1\nkind: Pod\nmetadata: {{name: p{number}}}\nspec: {{nodeName: node1, containers: [{{name: c}}]}}\n"
+        for number in (1, 2)
+    )
+    (percale.runtime / "net.json").write_text('{"Network": "10.0.0.0/24", "SubnetLen": 30}')
+    net = str(percale.runtime / "net.json")
+    shown = percale.out("lab", "up", "--timeout", "1.5", "-f", net, "-f", "-", stdin=pods, code=1)
+    assert re.search(r"pod default/p\d: CNI ADD: .*/30 is full", shown)
+    (winner,) = percale.pods()
+    loser = "p2" if winner == "default/p1" else "p1"
+    assert re.search(rf"^{loser} +0/1 +ContainerCreating .*is full", percale.out("lab", "get", "pods"), re.MULTILINE)
+    percale("lab", "delete", "pod", winner.partition("/")[2])
+    until(lambda: list(percale.pods()) == [f"default/{loser}"])
+
+
 def test_a_node_comes_and_goes(web: Person) -> None:
     shown = web.out("lab", "add-node", "node4", "--segment", "b", "--label", "disk=ssd")
     assert shown == "node/node4 added: 192.168.2.3 on segment b, agent ready\n"

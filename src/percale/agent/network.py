@@ -30,10 +30,10 @@ async def configured_network(config: AgentConfig, store: Store, troubles: Troubl
         if isinstance(event, Snapshot):
             known.clear()
         for obj in event.objects if isinstance(event, Snapshot) else (event.object,):
-            if isinstance(obj, ConfigMap) and KEY in obj.data:
+            if not isinstance(obj, ConfigMap) or isinstance(event, Deleted) or KEY not in obj.data:
+                known.pop(str(obj.key), None)
+            else:
                 known[str(obj.key)] = obj
-                if isinstance(event, Deleted):
-                    del known[str(obj.key)]
         if len(known) == 1 and not found.done():
             found.set_result(*known.values())
         else:

@@ -67,7 +67,9 @@ class Peers:
 
     def put(self, lease: SubnetLease) -> None:
         """A lease is new or changed."""
-        if lease.spec.node != self._local.name:
+        if lease.spec.node == self._local.name:
+            self.remove(lease)  # a peer may have held it before
+        else:
             self._put(lease, quietly=False)
 
     def _put(self, lease: SubnetLease, *, quietly: bool) -> None:

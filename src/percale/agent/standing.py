@@ -77,7 +77,6 @@ class Standing:
         self.lease = await patiently(lambda: self._claim(state), self._troubles)
         state.remember(self.subnets)
         self.local = local_node(self._config.node, self._located, self.subnets)
-        self._backend.check(self.local)
         self._moved.set()  # what happened meanwhile is looked at by `follow_underlay`
         self._log.info("subnet claimed", subnet=self.subnets, lease=self.lease.lease.metadata.name)
 
@@ -90,6 +89,7 @@ class Standing:
 
     def _describe(self, subnets: NodeSubnets) -> SubnetLeaseSpec:
         local = local_node(self._config.node, self._located, subnets)
+        self._backend.check(local)  # before anything is claimed
         data, data_v6 = self._backend.lease_data(local)
         return SubnetLeaseSpec(
             node=local.name,

@@ -10,7 +10,7 @@ import click
 from percale.cli.lab_options import lab_option, namespace_option
 
 
-@click.command()
+@click.command(short_help="Try a connection between two places.")
 @click.argument("source", metavar="FROM")
 @click.argument("target", metavar="TO")
 @click.argument("port", metavar="PORT[/PROTO]")
@@ -56,7 +56,7 @@ def probe(
     return 0 if answer["result"] == "allowed" else 1
 
 
-@click.command()
+@click.command(short_help="Two machines no longer hear each other.")
 @click.argument("a", metavar="NODE")
 @click.argument("b", metavar="NODE")
 @lab_option
@@ -65,7 +65,7 @@ def cut(a: str, b: str, lab: str) -> int:
     return _do(lab, "cut", a=a, b=b)
 
 
-@click.command()
+@click.command(short_help="Undo a cut, or all of them.")
 @click.argument("names", nargs=-1, metavar="[NODE NODE]")
 @lab_option
 def heal(names: tuple[str, ...], lab: str) -> int:
@@ -87,7 +87,7 @@ def add_node(name: str, segment: str | None, labels: tuple[str, ...], lab: str) 
     return _do(lab, "add_node", name=name, segment=segment, labels=dict(text.split("=", 1) for text in labels))
 
 
-@click.command("remove-node")
+@click.command("remove-node", short_help="A node leaves, its pods move.")
 @click.argument("name")
 @lab_option
 def remove_node(name: str, lab: str) -> int:
@@ -95,7 +95,7 @@ def remove_node(name: str, lab: str) -> int:
     return _do(lab, "remove_node", name=name)
 
 
-@click.command("restart-agent")
+@click.command("restart-agent", short_help="Start a node's agent anew.")
 @click.argument("node")
 @click.option("--kill", is_flag=True, help="By SIGKILL, in the middle of whatever it does.")
 @lab_option

@@ -10,7 +10,7 @@ import click
 from percale.cli.lab_options import lab_option, namespace_option, table
 
 
-@click.command()
+@click.command(short_help="Show objects: pods, nodes, deployments, …")
 @click.argument("kind")
 @click.argument("name", required=False)
 @namespace_option
@@ -107,7 +107,7 @@ def scale(what: tuple[str, ...], replicas: int, namespace: str | None, lab: str)
     return 0
 
 
-@click.command()
+@click.command(short_help="Set labels (K=V) and remove them (K-).")
 @click.argument("what", nargs=-1, required=True, metavar="KIND NAME K=V… K-…")
 @namespace_option
 @lab_option

@@ -21,7 +21,7 @@ from percale.kernel.devices import Devices
 from percale.kernel.links import Device
 from percale.kernel.netlink import Message, attributes, string
 from percale.kernel.protocol import Absent, KernelEvent, Lost, Present, UnderlayChanged, Wiped
-from percale.render.objects import OWNER, Address, Element, FdbEntry, Neighbour
+from percale.render.objects import OWNER, Address, Element, FdbEntry, Neighbour, neighbour_key
 
 _LINK, _NEIGHBOUR, _TRAFFIC, _IPV4_ADDRESS, _IPV4_ROUTE, _IPV6_ADDRESS, _IPV6_ROUTE = 1, 3, 4, 5, 7, 9, 11
 _ROUTE_GROUPS = (_LINK, _NEIGHBOUR, _TRAFFIC, _IPV4_ADDRESS, _IPV4_ROUTE, _IPV6_ADDRESS, _IPV6_ROUTE)
@@ -189,7 +189,7 @@ class Observer:
             if there and seen.mac is not None:
                 yield Present(Neighbour(device.name, seen.dst, seen.mac))
             else:
-                yield Absent(("neighbour", device.name, seen.dst))
+                yield Absent(neighbour_key(device.name, seen.dst))
 
     def _qdisc(self, message: Message) -> Iterator[KernelEvent]:
         device = self._device(traffic.device_of(message.body))

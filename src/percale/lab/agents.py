@@ -22,7 +22,7 @@ from typing import Any
 
 from percale.errors import LabError
 from percale.lab.init import Channel
-from percale.lab.place import NodePlace
+from percale.lab.place import NodePlace, last_words
 
 FIRST_PAUSE = 0.2
 LONGEST_PAUSE = 10.0
@@ -102,12 +102,22 @@ class Agents:
         self._launch(agent)
         try:
             async with asyncio.timeout(patience):
-                await self._ready[name].wait()
+                await self._ready_or_ended(agent)
         except TimeoutError as error:
-            raise LabError(
-                f"the agent of {name} is not ready after {patience:.0f} s", hint=f"look at {agent.place.log}"
-            ) from error
+            what = f"the agent of {name} is not ready after {patience:.0f} s"
+            raise LabError(what, hint=f"look at {agent.place.log}") from error
         return time.monotonic() - begun
+
+    async def _ready_or_ended(self, agent: _Agent) -> None:
+        ready = asyncio.create_task(self._ready[agent.place.name].wait())
+        ended = asyncio.create_task(agent.ended.wait())
+        try:
+            await asyncio.wait((ready, ended), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ready.cancel()
+            ended.cancel()
+        if agent.ended.is_set():
+            raise LabError(f"the agent of {agent.place.name} ended: {last_words(agent.place.log)}")
 
     async def ready(self, name: str) -> None:
         """Wait until the node's agent serves pods."""

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from percale.errors import Conflict, NotFound, StoreError
+from percale.errors import Conflict, NotFound, PercaleError, StoreError
 from percale.lab import planner
 from percale.lab.document import LabNode, Machine
 from percale.lab.kubelet import Kubelet
@@ -38,6 +38,8 @@ T = TypeVar("T", bound=Object)
 
 _GATHER = 0.003
 """Seconds to wait for more changes before looking at them: they come in flocks."""
+_STORE_PAUSE = 0.2
+"""Seconds before the store is asked again after an error."""
 _REST = 4
 """After a look, as many times its duration are left to other work."""
 
@@ -84,7 +86,7 @@ class Cluster:
                     self.touch()
             except StoreError as error:
                 log(f"store: {error}")
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(_STORE_PAUSE)
 
     async def _whenever(self, changed: asyncio.Event, look: Callable[[], Awaitable[None]]) -> None:
         """Look when something changed, and again when it changed meanwhile; for ever."""
@@ -101,7 +103,7 @@ class Cluster:
         for write in planner.plan(self.world, self._names):
             try:
                 await self.write(write)
-            except StoreError as error:
+            except PercaleError as error:  # tried again when something changes
                 log(f"store: {error}")
 
     async def _tend(self) -> None:
@@ -176,9 +178,13 @@ class Cluster:
         await self._report(pod, PodStatus(phase="Pending", conditions=(condition,)))
 
     async def _report(self, key: ObjectKey, status: PodStatus) -> None:
-        pod = self.world.get(Pod, key)
-        if pod is not None:
-            await self.change(pod, lambda known: replace(known, status=status))
+        while (pod := self.world.get(Pod, key)) is not None:
+            try:
+                await self.change(pod, lambda known: replace(known, status=status))
+                break
+            except PercaleError as error:  # such as a file of somebody's that is being edited
+                log(f"status of pod {key}: {error}")
+            await asyncio.sleep(_STORE_PAUSE)
 
 
 def log(text: str) -> None:

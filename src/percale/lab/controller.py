@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +33,9 @@ from percale.model.namespace import Namespace
 from percale.model.pod import Pod
 from percale.store.files import FilesStore
 
+_WORKERS = 32
+"""Threads for blocking calls: most of them wait for an agent's ADD, and the store must not wait behind them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Blueprint:
@@ -54,6 +58,8 @@ def control(place: LabPlace, blueprint: Blueprint, report: Report, channel: Chan
 
 async def _control(place: LabPlace, blueprint: Blueprint, report: Report, channel: Channel) -> None:
     place.store.mkdir(exist_ok=True)
+    workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="lab")
+    asyncio.get_running_loop().set_default_executor(workers)
     agents = Agents(channel)
     machines = Machines(place, blueprint.topology, blueprint.settings, agents, Responder())
     cluster = Cluster(FilesStore(place.store), machines)

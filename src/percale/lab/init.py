@@ -14,6 +14,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -47,6 +48,8 @@ def live(place: LabPlace, control: Callable[[Channel], None], prepare: Callable[
     for number in _ENDING:
         signal.signal(number, _end)
     signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a socket for each port of each pod
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     controller = _bear(lambda: control(theirs), "controller")
     theirs.close()

@@ -90,7 +90,7 @@ class Kubelet:
         for key, pod in bound.items():
             if key not in self._lives and _is_safe(key):
                 life = self._lives[key] = self._conceive(pod)
-                life.task = asyncio.create_task(self._begin(key, life))
+                life.task = asyncio.create_task(self._live(key, life))
 
     async def idle(self, node: str) -> None:
         """Wait until no pod is dying on this node."""
@@ -108,32 +108,32 @@ class Kubelet:
         path = NETNS / namespace_name(pod.key)
         return _Life(pod, path, Sandbox(pod.key, pod.metadata.uid or "", path, self.place.node(node)))
 
-    async def _begin(self, key: ObjectKey, life: _Life) -> None:
+    async def _live(self, key: ObjectKey, life: _Life) -> None:
+        """Try until the pod runs; every step may be taken again."""
         earlier = self._deaths.get(key)
         if earlier is not None:
             await earlier
+        await self._patiently(f"{key} on {life.pod.spec.nodeName}", lambda: self._begin(key, life))
+
+    async def _begin(self, key: ObjectKey, life: _Life) -> None:
         node = life.pod.spec.nodeName or ""
         machine = self.nodes.node(node)
         assert machine is not None
-        if life.sandbox is None:
-            await self.nodes.ready(node)
-            life.addresses = (str(machine.address.ip), str(machine.address6.ip))
-        else:
-            await self._patiently(f"{key} on {node}", lambda: asyncio.to_thread(_ensure_namespace, life.namespace))
-            await self._patiently(f"{key} on {node}", lambda: self._add(key, life, node))
-        await asyncio.to_thread(self._write_files, life)
-        await self._answer(life)
-        await self.reports.running(key, machine, life.addresses)
-
-    async def _add(self, key: ObjectKey, life: _Life, node: str) -> None:
-        assert life.sandbox is not None
-        await self.nodes.ready(node)
-        life.added = True
         try:
-            life.addresses = await runtime.add(life.sandbox)
-        except RuntimeRefused as error:
+            if life.sandbox is None:
+                await self.nodes.ready(node)
+                life.addresses = (str(machine.address.ip), str(machine.address6.ip))
+            else:
+                await asyncio.to_thread(_ensure_namespace, life.namespace)
+                await self.nodes.ready(node)
+                life.added = True
+                life.addresses = await runtime.add(life.sandbox)
+            await asyncio.to_thread(self._write_files, life)
+            await self._answer(life)
+        except (RuntimeRefused, OSError) as error:
             await self.reports.waiting(key, str(error))
             raise
+        await self.reports.running(key, machine, life.addresses)
 
     async def _answer(self, life: _Life) -> None:
         ports = {
@@ -144,6 +144,7 @@ class Kubelet:
         }
         if ports:
             who = Identity("pod", str(life.pod.key), life.pod.spec.nodeName, life.addresses)
+            self.responder.stop(who.name)
             await self.responder.serve(who, life.namespace, ports)
 
     async def _end(self, key: ObjectKey, life: _Life) -> None:

@@ -14,8 +14,9 @@ from percale.lab.cluster import Cluster
 from percale.lab.control import Answer, Verb
 from percale.lab.document import LabNode, Machine, parse_port
 from percale.lab.object_verbs import subnets
+from percale.lab.place import last_words
 from percale.lab.probing import probe
-from percale.lab.tables import missing_pods, pod_state
+from percale.lab.tables import missing_pods, pod_state, reason
 from percale.model.decoding import DEFAULT_NAMESPACE
 from percale.model.lease import SubnetLease
 from percale.model.meta import ObjectKey
@@ -87,6 +88,7 @@ class MachineVerbs:
         """Machines, agents, what is wrong."""
         machines = self.cluster.machines
         nets = subnets(self.cluster.world.all(SubnetLease))
+        troubles = []
         rows = [["MACHINE", "SEGMENT", "ADDRESS", "POD-SUBNET", "AGENT", "RESTARTS"]]
         for machine in machines.topology.machines:
             row = [machine.name, machine.wire.name, str(machine.address.ip)]
@@ -96,7 +98,9 @@ class MachineVerbs:
             state = machines.agents.state(machine.name)
             word = f"ready, pid {state.pid}" if state.ready else "not ready" if state.pid else "dead"
             rows.append([*row, nets.get(machine.name, "none yet"), word, str(state.restarts)])
-        troubles = [f"cut: {' and '.join(sorted(pair))} do not hear each other" for pair in machines.cuts]
+            if not state.ready:
+                troubles.append(f"the agent of {machine.name}: {last_words(machines.place.node(machine.name).log)}")
+        troubles += [f"cut: {' and '.join(sorted(pair))} do not hear each other" for pair in machines.cuts]
         troubles += missing_pods(self.cluster.world.all(Pod))
         troubles += [f"store: {error}" for error in self.cluster.world.troubles.values()]
         return {**await self.about(), "machines": rows, "troubles": troubles}
@@ -105,7 +109,7 @@ class MachineVerbs:
         """Nodes and pods that are not ready, and why."""
         agents, nodes = self.cluster.machines.agents, self.cluster.machines.topology.nodes
         lines = [
-            f"node {node.name}: its agent is not ready, see {self.cluster.machines.place.node(node.name).log}"
+            f"node {node.name}: its agent is not ready: {last_words(self.cluster.machines.place.node(node.name).log)}"
             for node in nodes
             if not agents.state(node.name).ready
         ]
@@ -253,7 +257,7 @@ class MachineVerbs:
     def _pod_end(self, pod: Pod) -> End:
         path = self.cluster.kubelet.namespace(pod.key)
         if path is None:
-            raise LabError(f"pod {pod.key} is not running yet: {pod_state(pod)}")
+            raise LabError(f"pod {pod.key} is not running yet: {reason(pod) or pod_state(pod)}")
         ips = tuple(ip_address(entry.ip) for entry in pod.status.podIPs)
         return End(str(pod.key), ips, path, pod.metadata.name, pod=pod.key)
 

@@ -210,6 +210,12 @@ def take_down(place: LabPlace, patience: float = 5.0) -> bool:
     return pid is not None
 
 
+def last_words(log: Path) -> str:
+    """The last line of a log."""
+    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    return lines[-1] if lines else "nothing in its log yet"
+
+
 def _wait_until_dead(place: LabPlace, patience: float) -> bool:
     deadline = time.monotonic() + patience
     while running(place) is not None:

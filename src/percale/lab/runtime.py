@@ -79,7 +79,7 @@ def _call(command: str, sandbox: Sandbox) -> dict[str, Any]:
     if code != 0:
         details = answer.get("details")
         text = answer.get("msg", "") + (f" ({details})" if details else "")
-        raise RuntimeRefused(f"CNI {command}: {text or f'exit code {code}'}", where=sandbox.node.name)
+        raise RuntimeRefused(text or f"exit code {code}", where=f"CNI {command}")
     return answer
 
 

@@ -14,6 +14,7 @@ from percale.model.netconf import NetworkConfig
 
 Say = Callable[[str], None]
 
+_AFTER = "READY AFTER"
 _MOST_PODS = 20
 """Rows of a large lab's table; the others are counted."""
 
@@ -31,6 +32,8 @@ class Screen:
     _pods: list[Event] = field(default_factory=list)
     _printed: int = 0
     _nodes_left: int = 0
+    _nodes: tuple[int, ...] = ()
+    """The widths of the nodes' columns."""
     _width: int = len("POD")
 
     def head(self, notes: Sequence[str]) -> None:
@@ -42,7 +45,13 @@ class Screen:
         for note in (*notes, *warnings(machines, self.network)):
             self.say(note)
         self.say("")
-        self._row(_NODE_WIDTHS, "NODE", "SEGMENT", "ADDRESS", "PODS", "READY AFTER")
+        self._nodes = (
+            max(map(len, ("NODE", *(machine.name for machine in machines.machines)))),
+            max(map(len, ("SEGMENT", *(wire.name for wire in machines.wires)))),
+            max(map(len, ("ADDRESS", *(str(machine.address.ip) for machine in machines.machines)))),
+            len(_AFTER),
+        )
+        self._row(self._nodes, "NODE", "SEGMENT", "ADDRESS", _AFTER, "PODS")
 
     def show(self, event: Event) -> bool:
         """One event; True: it was the last."""
@@ -72,23 +81,23 @@ class Screen:
         machine = self.blueprint.topology.find(event["name"])
         assert machine is not None
         seconds = f"{event['seconds']:.2f} s"
-        self._row(_NODE_WIDTHS, machine.name, machine.wire.name, str(machine.address.ip), event["subnet"], seconds)
+        self._row(self._nodes, machine.name, machine.wire.name, str(machine.address.ip), seconds, event["subnet"])
         self._nodes_left -= 1
         if not self._nodes_left:
             for host in self.blueprint.topology.hosts:
-                self._row(_NODE_WIDTHS, host.name, host.wire.name, str(host.address.ip), "outside the cluster", "")
+                self._row(self._nodes, host.name, host.wire.name, str(host.address.ip), "", "outside the cluster")
             self._print_pods()
 
     def _print_pods(self) -> None:
-        widths = (self._width, *_POD_WIDTHS)
+        widths = (self._width, self._nodes[0], len(_AFTER))
         for event in self._pods:
             if not self._printed:
                 self.say("")
-                self._row(widths, "POD", "NODE", "ADDRESS", "READY AFTER")
+                self._row(widths, "POD", "NODE", _AFTER, "ADDRESS")
             self._printed += 1
             if self._printed <= _MOST_PODS:
                 seconds = f"{event['seconds']:.2f} s"
-                self._row(widths, event["name"], event["on"], " ".join(event["addresses"]), seconds)
+                self._row(widths, event["name"], event["on"], seconds, " ".join(event["addresses"]))
         self._pods.clear()
 
     def _finish(self, event: Event) -> None:
@@ -131,10 +140,6 @@ class Screen:
 
     def _row(self, widths: Sequence[int], *cells: str) -> None:
         self.say("   ".join(cell.ljust(width) for cell, width in zip(cells, (*widths, 0), strict=True)).rstrip())
-
-
-_NODE_WIDTHS = (12, 8, 15, 19)
-_POD_WIDTHS = (8, 15)
 
 
 def warnings(machines: Topology, network: NetworkConfig) -> Iterator[str]:

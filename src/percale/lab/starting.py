@@ -7,11 +7,11 @@ table, line by line ◀───────────────────
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
-from percale.errors import LabError
+from percale.errors import LabError, PercaleError
 from percale.lab import init
 from percale.lab.asking import ask
 from percale.lab.births import Newborn, Report, bear
@@ -20,7 +20,7 @@ from percale.lab.document import topology
 from percale.lab.files import read
 from percale.lab.machines import AgentSettings
 from percale.lab.manifests import read_input
-from percale.lab.place import LabPlace, NodePlace, claim, locate, take_down
+from percale.lab.place import LabPlace, NodePlace, claim, last_words, locate, take_down
 from percale.lab.screen import Say, Screen
 from percale.model.netconf import network_config
 
@@ -54,9 +54,18 @@ def _prepare_agents() -> init.Serve:
     from percale.agent import configuring, running  # noqa: PLC0415 -- while the controller lays the cables
 
     def serve(node: NodePlace) -> None:
-        running.run(configuring.load(node.config, {}, {}))
+        try:
+            running.run(configuring.load(node.config, {}, {}))
+        except PercaleError as error:
+            raise SystemExit(_complaint(error)) from error
 
     return serve
+
+
+def _complaint(error: PercaleError) -> int:
+    """As `percale agent` says it; the exit code."""
+    print(f"percale: {error}", file=sys.stderr)
+    return 1
 
 
 def _watch(place: LabPlace, newborn: Newborn, screen: Screen, patience: float) -> int:
@@ -75,9 +84,3 @@ def _watch(place: LabPlace, newborn: Newborn, screen: Screen, patience: float) -
     words = last_words(place.log)
     take_down(place)
     raise LabError("the lab ended while it started", hint=f"its last words: {words}")
-
-
-def last_words(log: Path) -> str:
-    """The last line of a log."""
-    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-    return lines[-1] if lines else "none"

@@ -42,9 +42,13 @@ def rows(objects: Sequence[Object], around: Surroundings, *, wide: bool, namespa
     with_namespace = namespaces and bool(objects) and objects[0].NAMESPACED
     head = (["NAMESPACE"] if with_namespace else []) + ["NAME", *columns.heads[:shown]]
     table = [head]
-    for obj in objects:
+    reasons = [reason(obj) if isinstance(obj, Pod) else None for obj in objects]
+    if any(reasons):
+        head.append("REASON")
+    for obj, why in zip(objects, reasons, strict=True):
         start = [obj.metadata.namespace or ""] if with_namespace else []
-        table.append([*start, obj.metadata.name, *list(columns.cells(obj, around))[:shown]])
+        end = [why or ""] if any(reasons) else []
+        table.append([*start, obj.metadata.name, *list(columns.cells(obj, around))[:shown], *end])
     return table
 
 
@@ -61,11 +65,13 @@ def age(obj: Object, now: datetime) -> str:
     return f"{max(0, seconds)}s"
 
 
+def reason(pod: Pod) -> str | None:
+    """What is in a pod's way, as far as somebody said it."""
+    return next((each.message for each in pod.status.conditions if each.status == "False" and each.message), None)
+
+
 def pod_state(pod: Pod) -> str:
-    """`Running`, or what is in the way."""
-    for condition in pod.status.conditions:
-        if condition.status == "False" and condition.message:
-            return condition.message
+    """`Running`, or on the way there."""
     if pod.ready:
         return "Running"
     return "Pending" if not pod.spec.nodeName else "ContainerCreating"
@@ -73,7 +79,7 @@ def pod_state(pod: Pod) -> str:
 
 def missing_pods(pods: Iterable[Pod]) -> list[str]:
     """Those that are not Ready, and why."""
-    return [f"pod {pod.key}: {pod_state(pod)}" for pod in pods if not pod.ready]
+    return [f"pod {pod.key}: {reason(pod) or pod_state(pod)}" for pod in pods if not pod.ready]
 
 
 def _pod(obj: Object, around: Surroundings) -> Cells:

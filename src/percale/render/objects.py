@@ -111,7 +111,8 @@ class Route:
 
     @property
     def key(self) -> Key:
-        return ("route", self.dst, self.metric)
+        # Numbers, for networks are slow to hash, and every book of the reconciler goes by keys.
+        return ("route", self.dst.version, int(self.dst.network_address), self.dst.prefixlen, self.metric)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,12 @@ class Neighbour:
 
     @property
     def key(self) -> Key:
-        return ("neighbour", self.dev, self.address)
+        return neighbour_key(self.dev, self.address)
+
+
+def neighbour_key(dev: str, address: IPAddress) -> Key:
+    """The key of the neighbour at this address."""
+    return ("neighbour", dev, address.version, int(address))
 
 
 @dataclass(frozen=True, slots=True)

@@ -209,3 +209,15 @@ def test_the_network_comes_from_the_configmap_once_it_is_there(cluster: Cluster)
 def test_a_bad_net_conf_names_the_key(cluster: Cluster) -> None:
     cluster.network["Subnetlength"] = 24
     assert 'unknown key "Subnetlength"; did you mean "SubnetLen"?' in refusal(cluster.node(1))
+
+
+def test_a_backend_that_cannot_work_here_claims_nothing(cluster: Cluster) -> None:
+    cluster.network["Backend"] = {"Type": "host-gw"}
+    line = refusal(cluster.node(1, publicIP="203.0.113.1"))
+    assert "public address 203.0.113.1 is not an address of eth0" in line
+    assert not list(cluster.store.rglob("*.json"))
+
+
+def test_a_backend_that_is_not_here_is_named(cluster: Cluster) -> None:
+    cluster.network["Backend"] = {"Type": "wireguard"}
+    assert 'backend "wireguard" is not available; use vxlan or host-gw' in refusal(cluster.node(1))

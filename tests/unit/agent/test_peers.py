@@ -119,6 +119,12 @@ def test_our_own_lease_is_no_peer(world: World) -> None:
     assert world.told() == []
 
 
+def test_a_peers_lease_that_becomes_ours_is_no_peer_any_more(world: World) -> None:
+    world.peers.put(lease(3, node="n1"))
+    assert world.told() == [("peer/10.244.3.0-24", ())]
+    assert len(world.peers) == 2
+
+
 def test_a_peer_that_leaves_takes_its_objects(world: World) -> None:
     world.peers.remove(lease(2))
     world.peers.remove(lease(2))

@@ -1,0 +1,34 @@
+"""Writes docs/commands.md from the commands' own help. `make docs` runs it; a test holds the file against the commands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from percale.cli.main import percale
+
+TARGET = Path(__file__).with_name("commands.md")
+WIDTH = 100
+
+
+def pages(command: click.Command, name: str, parent: click.Context | None = None) -> Iterator[str]:
+    """The help of a command and of all below it."""
+    context = click.Context(command, info_name=name, parent=parent, max_content_width=WIDTH, terminal_width=WIDTH)
+    yield f"## {context.command_path}\n\n```\n{command.get_help(context).strip()}\n```\n"
+    if isinstance(command, click.Group):
+        for each in command.list_commands(context):
+            below = command.get_command(context, each)
+            if below is not None:
+                yield from pages(below, each, context)
+
+
+def text() -> str:
+    """The whole page."""
+    head = "# Commands\n\nWritten by docs/generate.py from the commands' own help (`make docs`).\n"
+    return "\n".join([head, *pages(percale, "percale")])
+
+
+if __name__ == "__main__":
+    TARGET.write_text(text())

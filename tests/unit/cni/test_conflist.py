@@ -1,0 +1,98 @@
+"""The conflist that makes a runtime call us, and flannel's turned into ours."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import yaml
+
+from percale.cni import conflist
+from percale.cni.installing import install_plugin
+from percale.errors import BadNetworkConfig, StateError
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+FLANNEL = yaml.safe_load((EXAMPLES / "kube-flannel-cfg.yaml").read_text())["data"]["cni-conf.json"]
+
+
+def runtime(directory: Path, wiring: str = "routed") -> conflist.Runtime:
+    settings = SimpleNamespace(
+        confDir=str(directory / "net.d"), binDir=str(directory / "bin"), socket="/run/x.sock", wiring=wiring
+    )
+    return cast("conflist.Runtime", settings)
+
+
+def test_flannels_chain_becomes_ours_and_the_rest_stays() -> None:
+    ours: dict[str, Any] = conflist.from_flannel(FLANNEL, "cni-conf.json")
+    assert (ours["name"], ours["cniVersion"]) == ("cbr0", "0.3.1")
+    assert [plugin["type"] for plugin in ours["plugins"]] == ["percale-cni", "portmap"]
+    assert ours["plugins"][0]["wiring"] == "bridge"
+    assert ours["plugins"][1] == {"type": "portmap", "capabilities": {"portMappings": True}}
+
+
+@pytest.mark.parametrize(
+    ("text", "wiring"),
+    [
+        (FLANNEL, "bridge"),
+        ('{"plugins": [{"type": "flannel", "delegate": {"type": "ptp"}}]}', "routed"),
+        ('{"type": "flannel"}', "bridge"),
+        ('{"plugins": [{"type": "percale-cni"}]}', "routed"),
+        ('{"plugins": [{"type": "percale-cni", "wiring": "bridge"}]}', "bridge"),
+    ],
+)
+def test_how_a_cni_conf_wires(text: str, wiring: str) -> None:
+    assert conflist.wiring_of(text, "cni-conf.json") == wiring
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "cni-conf.json:1: not valid JSON"),
+        ("[]", "expected an object with a list of plugins"),
+        ('{"plugins": ["flannel"]}', "expected an object with a list of plugins"),
+        ('{"plugins": [{"type": "flannel", "delegate": {"type": "macvlan"}}]}', 'delegates to "macvlan"'),
+    ],
+)
+def test_what_is_no_cni_conf(text: str, message: str) -> None:
+    with pytest.raises(BadNetworkConfig, match=message):
+        conflist.wiring_of(text, "cni-conf.json")
+
+
+def test_install_and_uninstall_leave_the_directories(tmp_path: Path) -> None:
+    place = runtime(tmp_path)
+    conflist.install(place)
+    document = json.loads((tmp_path / "net.d" / "10-percale.conflist").read_text())
+    assert document["plugins"][0]["capabilities"] == {"ips": True, "mac": True, "bandwidth": True}
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["10-percale.conflist", "percale-cni"]
+    assert len(conflist.uninstall(place)) == 2
+    assert conflist.uninstall(place) == []
+    assert (tmp_path / "net.d").is_dir()
+
+
+def test_an_equal_plugin_is_left_alone(tmp_path: Path) -> None:
+    path = install_plugin(tmp_path, "/run/x.sock")
+    before = path.stat().st_ino
+    assert install_plugin(tmp_path, "/run/x.sock").stat().st_ino == before
+    assert install_plugin(tmp_path, "/run/y.sock").stat().st_ino != before
+
+
+def test_the_installed_plugin_answers_without_an_agent(tmp_path: Path) -> None:
+    path = install_plugin(tmp_path, str(tmp_path / "nobody.sock"))
+    for verb, code in (("VERSION", 0), ("STATUS", 1), ("DANCE", 1)):
+        done = subprocess.run(
+            [path], input="{}", capture_output=True, text=True, env={"CNI_COMMAND": verb}, check=False, timeout=30
+        )
+        assert done.returncode == code
+        assert done.stderr == ""
+        assert json.loads(done.stdout)["cniVersion"] == "1.1.0"
+
+
+def test_a_directory_that_cannot_be_written_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "bin").write_text("")
+    with pytest.raises(StateError, match="the CNI plugin cannot be installed"):
+        install_plugin(tmp_path / "bin", "/run/x.sock")
+    assert [path.name for path in tmp_path.iterdir()] == ["bin"]
