@@ -288,7 +288,9 @@ class Cluster:
         return node
 
     def close(self) -> None:
+        """What the agents logged is shown when the test failed."""
         for node in self.nodes.values():
+            print(f"{node.name}: {node.ask()}\n{node.log}")
             if node.process is not None and node.process.poll() is None:
                 node.process.kill()
                 node.process.wait()

@@ -27,7 +27,9 @@ def pod(name: str, *, born: str = "2026-01-01T11:59:00Z", **status: object) -> P
     )
 
 
-READY = pod("up", podIPs=(PodIP("10.0.0.2"), PodIP("fd00::2")), conditions=(Condition(type="Ready", status="True"),))
+READY = pod(
+    "up", podIPs=(PodIP(ip="10.0.0.2"), PodIP(ip="fd00::2")), conditions=(Condition(type="Ready", status="True"),)
+)
 WAITING = pod("down", conditions=(Condition(type="Ready", status="False", message="no address is free"),))
 
 
