@@ -15,7 +15,8 @@ WIDTH = 100
 
 def pages(command: click.Command, name: str, parent: click.Context | None = None) -> Iterator[str]:
     """The help of a command and of all below it."""
-    context = click.Context(command, info_name=name, parent=parent, max_content_width=WIDTH, terminal_width=WIDTH)
+    settings = {**command.context_settings, "max_content_width": WIDTH, "terminal_width": WIDTH}
+    context = click.Context(command, info_name=name, parent=parent, **settings)
     yield f"## {context.command_path}\n\n```\n{command.get_help(context).strip()}\n```\n"
     if isinstance(command, click.Group):
         for each in command.list_commands(context):
