@@ -33,6 +33,7 @@ from percale.render.objects import (
     Shaper,
     Sysctl,
     Vxlan,
+    neighbour_key,
 )
 
 ETH0 = Link("eth0", "veth", mtu=1480, mac="02:00:00:00:00:01", peer=Peer("far0", mac="02:00:00:00:00:02", mtu=1480))
@@ -266,11 +267,11 @@ def test_a_table_loaded_before_keeps_its_elements_over_a_restart(space: Any) -> 
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("ip route delete 10.244.2.0/24", Absent(("route", DST, 0))),
-        ("ip link set lo up; ip route replace 10.244.2.0/24 dev lo", Absent(("route", DST, 0))),
-        ("ip neighbour delete 10.244.2.0 dev flannel.1", Absent(("neighbour", "flannel.1", ip_address("10.244.2.0")))),
+        ("ip route delete 10.244.2.0/24", Absent(Route(DST).key)),
+        ("ip link set lo up; ip route replace 10.244.2.0/24 dev lo", Absent(Route(DST).key)),
+        ("ip neighbour delete 10.244.2.0 dev flannel.1", Absent(neighbour_key("flannel.1", ip_address("10.244.2.0")))),
         ("ip neighbour replace 10.244.2.0 lladdr 02:00:00:00:00:09 dev flannel.1 nud stale",
-         Absent(("neighbour", "flannel.1", ip_address("10.244.2.0")))),
+         Absent(neighbour_key("flannel.1", ip_address("10.244.2.0")))),
         ("bridge fdb delete 02:00:00:00:00:09 dev flannel.1 self", Absent(("fdb", "flannel.1", "02:00:00:00:00:09"))),
         ("ip link delete flannel.1", Absent(FLANNEL.key)),
         ("ip link set flannel.1 down; ip link set flannel.1 name other0", Absent(FLANNEL.key)),

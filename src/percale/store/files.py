@@ -140,8 +140,10 @@ class FilesStore:
         if rest is not None:
             self._timer = asyncio.get_running_loop().call_later(min(rest, _LONGEST_NAP), self._notice)
 
-    def _lose(self, error: StoreError) -> None:
+    def _lose(self, error: StoreError, directory: Directory) -> None:
+        """Closed here, after the loop has let go of it: a closed descriptor's number is soon another file's."""
         self._listen(None)
+        directory.close()
         self._watches.end(error)
 
     # On the store's thread
@@ -173,8 +175,8 @@ class FilesStore:
         try:
             self._directory.catch_up()
         except StoreError as error:
-            self._shut()
-            loop.call_soon_threadsafe(self._lose, error)
+            directory, self._directory = self._directory, None
+            loop.call_soon_threadsafe(self._lose, error, directory)
             raise
         return self._directory
 
