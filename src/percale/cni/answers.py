@@ -106,10 +106,16 @@ def _interface(device: Device) -> dict[str, Any]:
 
 def after(previous: Result, ours: Result) -> Result:
     """Our result joined to that of the plugins before us; their interfaces keep their positions."""
-    shift = len(previous.get("interfaces", ()))
+    theirs = {name: previous.get(name) or [] for name in ("interfaces", "ips", "routes")}
+    shift = len(theirs["interfaces"])
     ips = [{**given, "interface": given["interface"] + shift} for given in ours["ips"]]
-    joined = {name: [*previous.get(name, ()), *ours[name]] for name in ("interfaces", "routes")}
-    return {**previous, **joined, "ips": [*previous.get("ips", ()), *ips], "dns": previous.get("dns", {})}
+    return {
+        **previous,
+        "interfaces": [*theirs["interfaces"], *ours["interfaces"]],
+        "ips": [*theirs["ips"], *ips],
+        "routes": [*theirs["routes"], *ours["routes"]],
+        "dns": previous.get("dns") or {},
+    }
 
 
 def encode_result(found: Result, version: str) -> bytes:

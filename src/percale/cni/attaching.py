@@ -22,7 +22,7 @@ from weakref import WeakValueDictionary
 from percale.cni.records import Attachment, Records
 from percale.cni.requests import KubernetesPod
 from percale.cni.sandbox import Sandboxes
-from percale.errors import PercaleError
+from percale.errors import PercaleError, StateError
 from percale.ipam.addresses import AddressPool, Owner
 from percale.kernel.reconciling import Reconciler
 from percale.render.objects import IPAddress, KernelObject, Link
@@ -120,7 +120,10 @@ class Attachments:
             self._log.info(
                 "cleaning up after an ADD that was cut short", container=owner.container, ifname=owner.ifname
             )
-            await self.detach(owner)
+            try:
+                await self.detach(owner)
+            except StateError as error:  # a full disk, say: its DEL will try again
+                self._log.warn("cannot clean up", container=owner.container, error=str(error))
 
     def _resume(self, attachment: Attachment) -> None:
         if _exists(attachment.wires.device):

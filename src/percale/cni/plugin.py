@@ -70,8 +70,18 @@ def forward(command: bytes, path: bytes) -> tuple[int, bytes]:
 def ask(path: bytes, request: bytes, namespace: int | None) -> tuple[int, bytes]:
     """One request, one answer. Raises OSError when either does not get through."""
     agent = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
-    agent.settimeout(ANSWER_TIMEOUT)
-    agent.connect(path)
+    try:
+        agent.settimeout(ANSWER_TIMEOUT)
+        agent.connect(path)
+        send(agent, request, namespace)
+        head = receive(agent, 5)
+        return head[4], receive(agent, int.from_bytes(head[:4], "big"))
+    finally:
+        agent.close()
+
+
+def send(agent: _socket.socket, request: bytes, namespace: int | None) -> None:
+    """All of it, the descriptor with the first byte. Raises OSError."""
     rights = []
     if namespace is not None:
         rights.append((_socket.SOL_SOCKET, _socket.SCM_RIGHTS, namespace.to_bytes(4, sys.byteorder)))
@@ -80,8 +90,6 @@ def ask(path: bytes, request: bytes, namespace: int | None) -> tuple[int, bytes]
         agent.sendall(request[sent:])
     except BrokenPipeError:
         pass  # an agent that refuses a request does not read all of it: its answer says why
-    head = receive(agent, 5)
-    return head[4], receive(agent, int.from_bytes(head[:4], "big"))
 
 
 def receive(agent: _socket.socket, size: int) -> bytes:

@@ -42,7 +42,7 @@ class Attachment:
         return f"pod {self.pod}" if self.pod else str(self.owner)
 
 
-class _Stored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+class _Stored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A file's content."""
 
     network: str
@@ -153,6 +153,9 @@ def _stored(attachment: Attachment) -> _Stored:
 
 
 def _attachment(owner: Owner, stored: _Stored) -> Attachment:
+    """Raises ValueError."""
+    if not owner.ifname:
+        raise ValueError("its name is not CONTAINER@IFNAME.json")
     wires = PodWires(
         container=owner.container,
         ifname=owner.ifname,

@@ -41,6 +41,8 @@ _MAC = re.compile(r"[0-9a-fA-F][02468aceACE](:[0-9a-fA-F]{2}){5}")
 _NOT_A_MAC = "00:00:00:00:00:00"
 _MOST_BITS = (1 << 32) * 8 - 1
 """The kernel's bucket holds at most 4 GiB."""
+_LONGEST_BURST = 256
+"""Seconds at full rate. The kernel tells a bucket as a time, and of longer ones the wrong time."""
 
 Bits = Annotated[int, msgspec.Meta(ge=0)]
 
@@ -140,7 +142,7 @@ def parse(variables: Mapping[str, str], configuration: bytes) -> Request:
 def _decode(configuration: bytes) -> dict[str, Any]:
     try:
         return msgspec.json.decode(configuration, type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CniError(UNDECODABLE, f"the network configuration is not a JSON object: {error}") from error
 
 
@@ -218,6 +220,4 @@ def _limit(direction: str, rate: int, burst: int) -> Limit | None:
         raise CniError(BAD_CONFIGURATION, f"{where}Rate and {direction}Burst must be given together")
     if rate < 8:
         raise CniError(BAD_CONFIGURATION, f"{where}Rate: {rate} bits a second is less than one byte")
-    if burst > _MOST_BITS:
-        raise CniError(BAD_CONFIGURATION, f"{where}Burst: {burst} bits are more than the kernel's {_MOST_BITS}")
-    return Limit(rate, burst)
+    return Limit(rate, min(burst, rate * _LONGEST_BURST, _MOST_BITS))

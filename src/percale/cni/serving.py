@@ -35,8 +35,6 @@ _REQUEST_TIMEOUT = 10.0
 _STOP_TIMEOUT = 10.0
 _BACKLOG = 512
 _CREDENTIALS = struct.Struct("=iII")
-_SHUT_OUT = 999
-"""The exit code is 1 for every error; CNI's own code stands in the answer."""
 
 
 class CniServer:

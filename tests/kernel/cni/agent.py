@@ -1,0 +1,107 @@
+"""The CNI part of an agent as a process of its own, which dies where it is told to: the tests' victim.
+
+    python agent.py DIRECTORY WIRING DIE      in the node's namespace; prints "ready", ends on SIGTERM
+
+DIE names the step after which the process is gone as with kill -9, `-` none. The real agent takes a second to start and has
+no such switch; everything below it is the real thing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from functools import wraps
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Any
+
+from percale.agent.logging import LineLog
+from percale.cni.attaching import Attachments
+from percale.cni.records import Records
+from percale.cni.sandbox import Sandboxes
+from percale.cni.serving import CniServer
+from percale.errors import KernelError
+from percale.ipam.addresses import AddressPool
+from percale.ipam.plan import NodeSubnets
+from percale.kernel.driver import KernelDriver
+from percale.kernel.reconciling import Reconciler
+from percale.render.ruleset import RULESETS
+from percale.render.wiring import PodNetwork
+
+SUBNETS = NodeSubnets(IPv4Network("10.244.1.0/24"), IPv6Network("fd00:244:1::/64"))
+
+STEPS: Mapping[str, tuple[type, str]] = {
+    "address": (AddressPool, "allocate"),
+    "pair": (Reconciler, "settled"),
+    "inside": (Sandboxes, "make"),
+    "draft": (Path, "write_bytes"),
+    "record": (Records, "put"),
+    "answer": (Attachments, "attach"),
+    "unwish": (Attachments, "_let_go"),
+    "unrecord": (Records, "remove"),
+    "release": (AddressPool, "release"),
+}
+
+
+def die_after(place: type, name: str) -> None:
+    """Replace the method by one after which the process is gone."""
+    method: Callable[..., Any] = getattr(place, name)
+
+    @wraps(method)
+    def dying(*arguments: Any, **more: Any) -> Any:
+        method(*arguments, **more)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    @wraps(method)
+    async def dying_later(*arguments: Any, **more: Any) -> Any:
+        await method(*arguments, **more)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(place, name, dying_later if asyncio.iscoroutinefunction(method) else dying)
+
+
+async def no_annotations(namespace: str, name: str) -> Mapping[str, str]:
+    return {}
+
+
+async def serve(directory: Path, wiring: Any, die: str) -> None:
+    log = LineLog()
+    servers: list[CniServer] = []
+
+    def on_problem(source: str, error: KernelError) -> None:
+        log.warn("refused", source=source, error=str(error))
+        for server in servers:
+            server.heal(source)
+
+    reconciler = Reconciler(KernelDriver(), on_problem=on_problem)
+    await reconciler.start()
+    reconciler.want("node/tables", RULESETS)
+    server = CniServer(
+        directory / "s",
+        network=PodNetwork(SUBNETS, 1450, wiring),
+        reconciler=reconciler,
+        pool=AddressPool(directory / "addresses", "n1", SUBNETS),
+        records=Records(directory / "pods"),
+        annotations=no_annotations,
+        ready=lambda: None,
+        log=log,
+    )
+    servers.append(server)
+    await server.start()
+    reconciler.in_sync()
+    await reconciler.idle()
+    if die != "-":
+        die_after(*STEPS[die])
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+    print("ready", flush=True)
+    await ended.wait()
+    await server.stop()
+    await reconciler.stop()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(Path(sys.argv[1]), sys.argv[2], sys.argv[3]))
