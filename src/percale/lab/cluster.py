@@ -11,7 +11,7 @@ import asyncio
 import sys
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,9 +19,10 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from percale.errors import Conflict, NotFound, PercaleError, StoreError
+from percale.errors import Conflict, LabError, NotFound, PercaleError, StoreError
 from percale.lab import planner
 from percale.lab.document import LabNode, Machine
+from percale.lab.fabric import Way
 from percale.lab.kubelet import Kubelet
 from percale.lab.machines import Machines, until
 from percale.lab.workloads import Change, Create, Delete, Write
@@ -111,6 +112,10 @@ class Cluster:
         nodes = set(self.world.keys(Node))
         self.kubelet.sync(pod for pod in self.world.all(Pod) if ObjectKey(None, pod.spec.nodeName or "") in nodes)
         self.on_change()
+        try:
+            await self.machines.lead(frozenset(_ways(self.world.all(SubnetLease))))
+        except LabError as error:
+            log(f"router: {error}")
 
     async def write(self, write: Write) -> None:
         """Into the store, and into the world at once. A lost race is not repeated: the store's event plans anew."""
@@ -185,6 +190,14 @@ class Cluster:
             except PercaleError as error:  # such as a file of somebody's that is being edited
                 log(f"status of pod {key}: {error}")
             await asyncio.sleep(_STORE_PAUSE)
+
+
+def _ways(leases: Iterable[SubnetLease]) -> Iterator[Way]:
+    """Which pods are behind which node."""
+    for lease in leases:
+        for subnet, node in ((lease.spec.subnet, lease.spec.publicIP), (lease.spec.ipv6Subnet, lease.spec.publicIPv6)):
+            if subnet is not None and node is not None:
+                yield Way(subnet, node)
 
 
 def log(text: str) -> None:

@@ -7,8 +7,9 @@
     └──────────────────────────────────────┘     └────────┘      └────────┘
 
 It is what a cluster finds when it is installed, so it is made as an administrator makes it, with `ip` and `nft`, and does
-not carry Percale's mark: to the agents these devices, addresses and routes are somebody else's. The functions that say
-what to type are pure.
+not carry Percale's mark: to the agents these devices, addresses and routes are somebody else's. Hosts outside the cluster
+find pods by the router, which knows for them (and for nobody else) which node has which pods. The functions that say what
+to type are pure.
 """
 
 from __future__ import annotations
@@ -17,14 +18,18 @@ import subprocess
 from collections.abc import Collection, Iterable, Sequence
 from hashlib import sha256
 from ipaddress import IPv4Address
+from typing import NamedTuple
 
 from percale.errors import LabError
 from percale.kernel import sysctl
 from percale.kernel.namespaces import NamespaceThread, Place
 from percale.lab.births import NETNS
 from percale.lab.document import Machine, Wire
+from percale.render.objects import IPAddress, IPNetwork
 
 DEVICE = "eth0"
+_WAYS_TO_PODS = 100
+"""The router's routing table for what comes from outside hosts."""
 
 ROUTER_SYSCTLS = {
     "net/ipv4/ip_forward": "1",
@@ -70,6 +75,28 @@ def router_lines(wires: Iterable[Wire]) -> list[str]:
     return lines
 
 
+class Way(NamedTuple):
+    """Pods of this subnet are behind this node's address."""
+
+    subnet: IPNetwork
+    node: IPAddress
+
+
+def outside_lines(wires: Iterable[Wire]) -> list[str]:
+    """`ip` commands by which the router leads what comes from these segments to pods too."""
+    return [
+        f"rule add from {anywhere} iif {bridge(wire)} lookup {_WAYS_TO_PODS}"
+        for wire in wires
+        for anywhere in ("0.0.0.0/0", "::/0")
+    ]
+
+
+def way_lines(old: Collection[Way], new: Collection[Way]) -> list[str]:
+    """`ip` commands that turn these ways to pods into those."""
+    lines = [f"route delete {way.subnet} via {way.node} table {_WAYS_TO_PODS}" for way in old if way not in new]
+    return lines + [f"route add {way.subnet} via {way.node} table {_WAYS_TO_PODS}" for way in new if way not in old]
+
+
 def cable_lines(machine: Machine) -> list[str]:
     """`ip` commands at the router that plug a machine in."""
     name, mtu = port(machine.name), f" mtu {machine.wire.mtu}" if machine.wire.mtu else ""
@@ -92,10 +119,15 @@ def machine_lines(machine: Machine) -> list[str]:
     ]
 
 
-def build_router(place: Place, wires: Iterable[Wire]) -> None:
-    """Bridges, addresses, forwarding. Raises LabError."""
+def build_router(place: Place, wires: Iterable[Wire], outside: Iterable[Wire]) -> None:
+    """Bridges, addresses, forwarding; `outside` are the segments without nodes. Raises LabError."""
     _set(place, ROUTER_SYSCTLS)
-    _ip(place, router_lines(wires))
+    _ip(place, [*router_lines(wires), *outside_lines(outside)])
+
+
+def lead(place: Place, old: Collection[Way], new: Collection[Way]) -> None:
+    """Lead outside hosts to pods by these new ways instead of the old ones. Raises LabError."""
+    _ip(place, way_lines(old, new))
 
 
 def plug_in(place: Place, machines: Sequence[Machine]) -> None:

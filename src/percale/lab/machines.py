@@ -43,10 +43,14 @@ class Machines:
     responder: Responder
     cuts: set[fabric.Cut] = field(default_factory=set)
     """Pairs of machines that do not hear each other."""
+    ways: frozenset[fabric.Way] = frozenset()
+    """By which outside hosts reach pods."""
 
     async def build(self) -> None:
         """The router and all machines; agents are started, not waited for. Raises LabError, OSError."""
-        await asyncio.to_thread(fabric.build_router, Here(), self.topology.wires)
+        inhabited = {machine.wire for machine in self.topology.nodes}
+        outside = [wire for wire in self.topology.wires if wire not in inhabited]
+        await asyncio.to_thread(fabric.build_router, Here(), self.topology.wires, outside)
         await self._plug_in(self.topology.machines)
 
     def node(self, name: str) -> Machine | None:
@@ -80,6 +84,12 @@ class Machines:
             return
         await asyncio.to_thread(fabric.apply_cuts, Here(), pairs)
         self.cuts = pairs
+
+    async def lead(self, ways: frozenset[fabric.Way]) -> None:
+        """Outside hosts reach pods by these ways. Raises LabError."""
+        if ways != self.ways:
+            await asyncio.to_thread(fabric.lead, Here(), self.ways, ways)
+            self.ways = ways
 
     async def _plug_in(self, machines: Sequence[Machine]) -> None:
         """Namespaces and cables; then nodes get their agents, and hosts answer."""

@@ -39,3 +39,8 @@ def check_network(text: str) -> None:
 def parse_network(text: str) -> Network:
     """A checked CIDR as a network; host bits are masked off."""
     return ip_network(text, strict=False)
+
+
+def packed(text: str) -> bytes:
+    """A checked address as 4 or 16 bytes in network order."""
+    return ip_address(text).packed if ":" in text else bytes(map(int, text.split(".")))

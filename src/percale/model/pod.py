@@ -71,6 +71,11 @@ class PodStatus(Part, frozen=True, kw_only=True):
         if self.podIP and not (self.podIPs and self.podIPs[0].ip == self.podIP):
             check_address(self.podIP)
 
+    @property
+    def addresses(self) -> list[str]:
+        """As they are written, the primary one first; empty before there are any."""
+        return [entry.ip for entry in self.podIPs] or list(filter(None, (self.podIP,)))
+
 
 class Pod(Object, frozen=True, kw_only=True):
     """Has an address once it runs."""
@@ -84,8 +89,7 @@ class Pod(Object, frozen=True, kw_only=True):
     @property
     def ips(self) -> tuple[Address, ...]:
         """Its addresses, the primary one first; empty before it has any."""
-        texts = [entry.ip for entry in self.status.podIPs] or list(filter(None, (self.status.podIP,)))
-        return tuple(map(ip_address, texts))
+        return tuple(map(ip_address, self.status.addresses))
 
     @property
     def ready(self) -> bool:

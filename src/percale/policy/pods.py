@@ -1,0 +1,63 @@
+"""What policies look at in a pod, and no more of it: there may be 10,000 of them. Used by `membership.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from percale.model.addresses import packed
+from percale.model.meta import ObjectKey
+from percale.model.pod import Pod
+
+
+class NamedPort(NamedTuple):
+    """A container's port that has a name."""
+
+    name: str
+    protocol: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class PodFacts:
+    """A pod as policies see it. `addresses` are packed, and those that it really has: of two pods the running one wins."""
+
+    key: ObjectKey
+    namespace: str
+    labels: dict[str, str]
+    addresses: tuple[bytes, ...]
+    ports: tuple[NamedPort, ...]
+    node: str | None
+    host_addresses: tuple[bytes, ...] | None
+    """Of a pod in its node's network: it has no addresses of its own."""
+    finished: bool
+    rank: tuple[bool, bool, bool, str]
+    """Who keeps an address that two pods claim: the one known to be wired, the running, not the leaving, the newest one."""
+
+    @property
+    def selectable(self) -> bool:
+        """A pod in the node's network is its node, and a finished one is nobody."""
+        return self.host_addresses is None and not self.finished
+
+
+def facts_of(pod: Pod) -> PodFacts:
+    """The facts of a pod as the store has it."""
+    meta, spec = pod.metadata, pod.spec
+    finished = pod.status.phase in ("Succeeded", "Failed")
+    addresses = () if finished else tuple(map(packed, pod.status.addresses))
+    return PodFacts(
+        key=pod.key,
+        namespace=meta.namespace or "default",
+        labels=meta.labels,
+        addresses=addresses if not spec.hostNetwork else (),
+        ports=tuple(
+            NamedPort(port.name, port.protocol, port.containerPort)
+            for container in spec.containers
+            for port in container.ports
+            if port.name
+        ),
+        node=spec.nodeName,
+        host_addresses=addresses if spec.hostNetwork else None,
+        finished=finished,
+        rank=(False, pod.status.phase == "Running", meta.deletionTimestamp is None, meta.creationTimestamp or ""),
+    )

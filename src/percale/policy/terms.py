@@ -1,0 +1,138 @@
+"""Which peers a rule means, as hashable values: pods by selectors, addresses by blocks, ports. `compiling.py` makes them.
+
+A term's name is a digest of its content: equal selectors are one term, tracked once (`membership.py`) and one kernel set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import blake2b
+from typing import Literal, TypeAlias
+
+from percale.model.addresses import Network, parse_network
+from percale.model.selector import LabelSelector
+
+Direction: TypeAlias = Literal["egress", "ingress"]
+FlowProtocol: TypeAlias = Literal["TCP", "UDP", "SCTP", "ICMP"]
+"""Of a flow; rules name the first three."""
+
+Labels: TypeAlias = Mapping[str, str]
+
+EVERYTHING = LabelSelector()
+
+
+def digest(*parts: object) -> str:
+    """A short name for this content, the same in every process."""
+    return blake2b(repr(parts).encode(), digest_size=6).hexdigest()
+
+
+def spelled(selector: LabelSelector) -> tuple[object, ...]:
+    """A selector's content in one order."""
+    return (
+        tuple(sorted(selector.matchLabels.items())),
+        tuple(sorted((each.key, each.operator, tuple(sorted(each.values))) for each in selector.matchExpressions)),
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Term:
+    """Pods with these labels, in one namespace or in all that a selector matches."""
+
+    namespaces: str | LabelSelector
+    pods: LabelSelector = EVERYTHING
+    name: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        where = self.namespaces if isinstance(self.namespaces, str) else spelled(self.namespaces)
+        object.__setattr__(self, "name", digest(where, spelled(self.pods)))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Term) and self.name == other.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    def matches(self, namespace: str, namespace_labels: Labels, labels: Labels) -> bool:
+        """A pod of this namespace with these labels is meant."""
+        there = (
+            self.namespaces == namespace
+            if isinstance(self.namespaces, str)
+            else self.namespaces.matches(namespace_labels)
+        )
+        return there and self.pods.matches(labels)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Addresses of a network without some parts of it, of one family: `in` takes a packed address."""
+
+    cidr: str
+    exceptions: tuple[str, ...] = ()
+
+    @cached_property
+    def network(self) -> Network:
+        return parse_network(self.cidr)
+
+    @cached_property
+    def excluded(self) -> tuple[Network, ...]:
+        return tuple(map(parse_network, self.exceptions))
+
+    @cached_property
+    def _ranges(self) -> tuple[tuple[bytes, bytes], ...]:
+        networks = (self.network, *self.excluded)
+        return tuple((each.network_address.packed, each.broadcast_address.packed) for each in networks)
+
+    def __contains__(self, address: bytes) -> bool:
+        (first, last), *without = self._ranges
+        return (
+            len(address) == len(first)
+            and first <= address <= last
+            and not any(first <= address <= last for first, last in without)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class NodeTerm:
+    """Nodes with these labels, by all their addresses."""
+
+    nodes: LabelSelector
+
+
+@dataclass(frozen=True, slots=True)
+class DomainTerm:
+    """Addresses that a name resolves to; `*.` stands for one label or more."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A peer of a sort that this version does not know: it never opens, and always closes."""
+
+
+Peer: TypeAlias = Term | Block | NodeTerm | DomainTerm | Unknown
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PortSpan:
+    """Ports of one protocol, both ends included."""
+
+    protocol: str
+    first: int = 0
+    last: int = 65535
+
+    def __contains__(self, port: int) -> bool:
+        return self.first <= port <= self.last
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PortName:
+    """A port by its name on the destination pod; of any protocol when `protocol` is "" (ClusterNetworkPolicy)."""
+
+    name: str
+    protocol: str = ""
+
+
+Port: TypeAlias = PortSpan | PortName

@@ -1,0 +1,138 @@
+"""What `table inet percale` holds, as values: sets and maps, chains of rules, and edits of them.
+
+    policy/ ─ classes.py ──▶ Edit ──▶ kernel/keeping.py ──▶ one nfnetlink batch
+
+The table's base chains are static text (`enforcing.py`); all that changes with pods, policies and services is an edit, and the
+kernel takes an edit whole or not at all: no packet sees half of it. Elements are packed bytes, for there may be 100,000
+of them: numpy writes them, the kernel layer frames them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+Field: TypeAlias = Literal["ipv4_addr", "ipv6_addr", "inet_proto", "inet_service", "mark", "integer"]
+"""An nft data type. In keys and data each takes its own size, network order, padded with zeros to a multiple of 4 bytes;
+mark and integer are 4 bytes in host order."""
+
+SIZES: dict[Field, int] = {
+    "ipv4_addr": 4,
+    "ipv6_addr": 16,
+    "inet_proto": 4,
+    "inet_service": 4,
+    "mark": 4,
+    "integer": 4,
+}
+"""Bytes, padding included."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetShape:
+    """A named set, or a map when it has `data`; with `interval` a key is two keys, the first and the last (both included)."""
+
+    name: str
+    key: tuple[Field, ...]
+    interval: bool = False
+    data: tuple[Field, ...] | Literal["verdict"] | None = None
+    comment: str = ""
+
+    @property
+    def key_size(self) -> int:
+        """Bytes of one element's key."""
+        return sum(SIZES[field] for field in self.key) * (2 if self.interval else 1)
+
+    @property
+    def data_size(self) -> int:
+        """Bytes of one element's data; 0 without, and of a verdict, which stands once for many elements."""
+        return sum(SIZES[field] for field in self.data) if isinstance(self.data, tuple) else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What happens to a packet. `chain` is where jump and goto lead."""
+
+    code: Literal["accept", "drop", "return", "jump", "goto"]
+    chain: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Elements:
+    """Elements of one set, keys one after the other; of a map with their data likewise, or one verdict for them all."""
+
+    set: str
+    keys: bytes
+    data: bytes = b""
+    verdict: Verdict | None = None
+
+
+Operand: TypeAlias = Literal["ip saddr", "ip daddr", "ip6 saddr", "ip6 daddr", "l4proto", "th sport", "th dport"]
+"""What a rule looks at. The addresses imply their family: a packet of the other does not match."""
+
+
+@dataclass(frozen=True, slots=True)
+class Equals:
+    """The operand has this value (a protocol's or port's number)."""
+
+    operand: Operand
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Between:
+    """The operand is in this range, both ends included."""
+
+    operand: Operand
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class InSet:
+    """The operands together are a key of the set."""
+
+    operands: tuple[Operand, ...]
+    set: str
+
+
+Match: TypeAlias = Equals | Between | InSet
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """All matches must hold. The comment is what `nft list` and traces show: who wants this."""
+
+    matches: tuple[Match, ...]
+    verdict: Verdict
+    comment: str
+    counter: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A chain without a hook, reached by jump or goto."""
+
+    name: str
+    rules: tuple[Rule, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """One atomic change of the table.
+
+    Sets are made first; then elements go, chains that are put get these rules instead of theirs, elements come; at last
+    chains and sets that nothing refers to any more go. An element that is removed and put in one edit gets its new data.
+    The edit that makes everything from the static text alone is the table's image.
+    """
+
+    put_sets: tuple[SetShape, ...] = ()
+    remove: tuple[Elements, ...] = ()
+    put_chains: tuple[Chain, ...] = ()
+    put: tuple[Elements, ...] = ()
+    remove_chains: tuple[str, ...] = ()
+    remove_sets: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(
+            self.put_sets or self.remove or self.put_chains or self.put or self.remove_chains or self.remove_sets
+        )

@@ -1,0 +1,74 @@
+"""The static text of `table inet percale`: where policies are judged. What is judged are elements and chains (`contents.py`).
+
+    forward ─▶ cut flows drop ─▶ established flows pass ─▶ egress class of the source ─▶ ingress class of the destination
+
+A pod in no map is not isolated. A class chain returns what it allows and drops the rest. Judged after DNAT and before
+masquerade; traffic between a node and its own pods is never forwarded, so it always passes, as Kubernetes wants it.
+"""
+
+from __future__ import annotations
+
+from percale.render.contents import SetShape
+
+CUT_MARK = 0x0010_0000
+"""The connection mark's bit of established flows that a policy forbids by now."""
+
+EGRESS = {4: "egress4", 6: "egress6"}
+INGRESS = {4: "ingress4", 6: "ingress6"}
+SELF = {4: "self4", 6: "self6"}
+"""Maps and sets of the static text, by IP version."""
+
+TEXT = f"""\
+map egress4 {{
+    type ipv4_addr : verdict
+    comment "the class of a pod that policies isolate for egress"
+}}
+
+map egress6 {{
+    type ipv6_addr : verdict
+    comment "the same for IPv6"
+}}
+
+map ingress4 {{
+    type ipv4_addr : verdict
+    comment "the class of a pod that policies isolate for ingress"
+}}
+
+map ingress6 {{
+    type ipv6_addr : verdict
+    comment "the same for IPv6"
+}}
+
+set self4 {{
+    type ipv4_addr . ipv4_addr
+    comment "isolated pods twice: a pod reaches itself, through a service too"
+}}
+
+set self6 {{
+    type ipv6_addr . ipv6_addr
+    comment "the same for IPv6"
+}}
+
+chain policies {{
+    type filter hook forward priority filter; policy accept;
+    ct mark & {CUT_MARK:#x} == {CUT_MARK:#x} drop comment "allowed once, forbidden by now"
+    ct state established,related accept comment "judged when it began"
+    icmpv6 type {{ nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert }} accept comment "neighbours"
+    ip saddr . ip daddr @self4 accept comment "a pod and itself"
+    ip6 saddr . ip6 daddr @self6 accept comment "a pod and itself"
+    ip saddr vmap @egress4
+    ip6 saddr vmap @egress6
+    ip daddr vmap @ingress4
+    ip6 daddr vmap @ingress6
+}}
+"""
+
+SHAPES = (
+    SetShape("egress4", ("ipv4_addr",), data="verdict"),
+    SetShape("egress6", ("ipv6_addr",), data="verdict"),
+    SetShape("ingress4", ("ipv4_addr",), data="verdict"),
+    SetShape("ingress6", ("ipv6_addr",), data="verdict"),
+    SetShape("self4", ("ipv4_addr", "ipv4_addr")),
+    SetShape("self6", ("ipv6_addr", "ipv6_addr")),
+)
+"""What the text declares and elements fill."""

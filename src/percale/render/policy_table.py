@@ -1,0 +1,325 @@
+"""The policies of one node as edits of `table inet percale`. The agent feeds it what the evaluator says was touched.
+
+    Touched ─▶ update() ─┬─ moved pods ────▶ elements of the sets in use
+                         ├─ local pods ────▶ elements of the maps: which class judges which address (the switch)
+                         └─ changed rules ─▶ chains; sets that come into use, and that nobody uses any more
+                                           = one Edit, which the kernel takes at once
+
+Only pods of this node are judged here; all pods are peers. What is kept is which chains and sets are in use. The sets'
+contents are the evaluator's, so `image()` is always what a fresh start would load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from operator import itemgetter
+from typing import NamedTuple
+
+from percale.policy.compiling import PolicyKey
+from percale.policy.evaluator import Evaluator, PolicyClass, Touched
+from percale.policy.membership import Moved
+from percale.policy.pods import PodFacts
+from percale.policy.terms import Direction, PortSpan, Term
+from percale.render.classes import (
+    PROTOCOLS,
+    ClassChains,
+    DomainSet,
+    NamedPortSet,
+    NetworksSet,
+    NodesSet,
+    PodsSet,
+    PolicySet,
+    PortsSet,
+    class_chains,
+)
+from percale.render.contents import Chain, Edit, Elements, Verdict
+from percale.render.enforcing import EGRESS, INGRESS, SELF
+
+_MAPS: dict[Direction, dict[int, str]] = {"egress": EGRESS, "ingress": INGRESS}
+_VERSIONS = {4: 4, 16: 6}
+"""IP versions of packed addresses, by their length."""
+
+
+class _ClassKey(NamedTuple):
+    """Which chains: a class by its policies, in one direction and IP version."""
+
+    policies: tuple[PolicyKey, ...]
+    direction: Direction
+    version: int
+
+
+class _Place(NamedTuple):
+    """An element's set and key."""
+
+    set: str
+    key: bytes
+
+
+class PolicyTable:
+    """Not for two threads at a time."""
+
+    def __init__(self, evaluator: Evaluator, node: str) -> None:
+        """The rules for the pods of this node, by `spec.nodeName`."""
+        self._evaluator = evaluator
+        self._members = evaluator.members
+        self._node = node
+        self._elements: dict[int, dict[_Place, Verdict | None]] = {}
+        """By slot of a judged pod: its elements in the maps and among those that reach themselves."""
+        self._keys: dict[int, tuple[_ClassKey, ...]] = {}
+        """By the same slots: the classes of its addresses."""
+        self._classes: dict[_ClassKey, ClassChains | None] = {}
+        """Every class that a local pod has or had until this update; None: it is not judged in this direction."""
+        self._sets: dict[str, PolicySet] = {}
+        """In use, by name."""
+        self._learned: dict[str, frozenset[bytes]] = {}
+        """What the sets of nodes and of domain names hold."""
+
+    @property
+    def judged(self) -> Iterator[PodFacts]:
+        """This node's pods that a policy isolates or decides about."""
+        for slot in self._elements:
+            pod = self._members.pods[slot]
+            assert pod is not None
+            yield pod
+
+    # Changes
+
+    def update(self, changes: Iterable[Touched]) -> Edit:
+        """What the table needs after these changes, which the evaluator has seen already."""
+        touched = tuple(changes)
+        moved = [each for change in touched for each in change.moved]
+        policies = [pair for change in touched for pair in change.policies]
+        draft = _Draft()
+        chains = self._chains()
+        self._forget_classes({policy.key for pair in policies for policy in pair if policy is not None})
+        for slot in {each.slot for each in moved} if not policies else self._every_local_slot():
+            self._judge(slot, draft)
+        self._drop_unused_classes()
+        self._follow_moves(moved, draft)
+        if any(change.nodes for change in touched):
+            self._learn_again(draft)
+        self._settle_sets(draft)
+        return draft.edit(chains, self._chains())
+
+    def image(self) -> Edit:
+        """All of it, from the static text alone."""
+        draft = _Draft()
+        for wanted in self._sets.values():
+            draft.add_set(wanted, self._contents(wanted))
+        for elements in self._elements.values():
+            draft.put(elements)
+        return draft.edit({}, self._chains())
+
+    def _every_local_slot(self) -> set[int]:
+        local = {slot for slot, pod in enumerate(self._members.pods) if pod is not None and self._is_local(pod)}
+        return local | set(self._elements)
+
+    def _is_local(self, pod: PodFacts) -> bool:
+        return pod.node == self._node and pod.selectable
+
+    # Which class judges whom
+
+    def _judge(self, slot: int, draft: _Draft) -> None:
+        """The pod's elements as they are to be, and what that changes."""
+        pod = self._members.pods[slot]
+        old = self._elements.pop(slot, {})
+        self._keys.pop(slot, None)
+        if pod is not None and self._is_local(pod):
+            new, keys = self._elements_of(pod, self._evaluator.class_of(slot))
+            if new:
+                self._elements[slot], self._keys[slot] = new, keys
+        else:
+            new = {}
+        draft.replace(old, new)
+
+    def _elements_of(
+        self, pod: PodFacts, policies: PolicyClass
+    ) -> tuple[dict[_Place, Verdict | None], tuple[_ClassKey, ...]]:
+        elements: dict[_Place, Verdict | None] = {}
+        keys: list[_ClassKey] = []
+        for address in pod.addresses:
+            version = _VERSIONS[len(address)]
+            for direction in _MAPS:
+                key = _ClassKey(policies.keys, direction, version)
+                if key not in self._classes:
+                    self._classes[key] = class_chains(policies, direction, version)
+                judging = self._classes[key]
+                if judging is not None:
+                    keys.append(key)
+                    elements[_Place(_MAPS[direction][version], address)] = Verdict("jump", judging.chains[0].name)
+                    elements[_Place(SELF[version], address * 2)] = None
+        return elements, tuple(keys)
+
+    def _forget_classes(self, policies: set[PolicyKey]) -> None:
+        """Their rules are to be written anew."""
+        if policies:
+            for key in [key for key in self._classes if not policies.isdisjoint(key.policies)]:
+                del self._classes[key]
+
+    def _drop_unused_classes(self) -> None:
+        used = {key for keys in self._keys.values() for key in keys}
+        self._classes = {key: self._classes[key] for key in used}
+
+    def _chains(self) -> dict[str, Chain]:
+        return {
+            chain.name: chain for judging in self._classes.values() if judging is not None for chain in judging.chains
+        }
+
+    # What the sets hold
+
+    def _follow_moves(self, moved: Iterable[Moved], draft: _Draft) -> None:
+        """Elements of the sets in use, pod by pod."""
+        for move in moved:
+            before = set(self._places(move.old, move.before))
+            after = set(self._places(move.new, move.after))
+            draft.replace(dict.fromkeys(before - after), dict.fromkeys(after - before))
+
+    def _places(self, pod: PodFacts | None, terms: Iterable[Term]) -> Iterator[_Place]:
+        if pod is None or not pod.selectable:
+            return
+        for address in pod.addresses:
+            version = _VERSIONS[len(address)]
+            for term in terms:
+                if (name := f"pods{version}-{term.name}") in self._sets:
+                    yield _Place(name, address)
+            for port in pod.ports:
+                if (name := f"named{version}-{port.name}") in self._sets:
+                    yield _Place(name, _named_port(address, port.protocol, port.number))
+
+    def _learn_again(self, draft: _Draft) -> None:
+        """The contents of the sets that hold what is no pod's."""
+        for name, old in self._learned.items():
+            new = self._learned[name] = frozenset(self._contents(self._sets[name]))
+            draft.replace(
+                {_Place(name, key): None for key in old - new}, {_Place(name, key): None for key in new - old}
+            )
+
+    def _settle_sets(self, draft: _Draft) -> None:
+        """Sets that a class looks into from now on, and those that none does any more."""
+        wanted = {each.name: each for judging in self._classes.values() if judging is not None for each in judging.sets}
+        for name in self._sets.keys() - wanted.keys():
+            gone = self._sets.pop(name)
+            self._learned.pop(name, None)
+            if isinstance(gone, PodsSet):
+                self._members.unwatch(gone.term)
+            draft.remove_set(name)
+        for name in sorted(wanted.keys() - self._sets.keys()):
+            new = self._sets[name] = wanted[name]
+            if isinstance(new, PodsSet):
+                self._members.watch(new.term)
+            contents = list(self._contents(new))
+            if isinstance(new, NodesSet | DomainSet):
+                self._learned[name] = frozenset(contents)
+            draft.add_set(new, contents)
+
+    def _contents(self, wanted: PolicySet) -> Iterator[bytes]:
+        """The keys of a set in use, as of now."""
+        match wanted:
+            case PodsSet():
+                size = wanted.shape.key_size
+                for pod in self._members.members(wanted.term):
+                    yield from (address for address in pod.addresses if len(address) == size)
+            case NamedPortSet():
+                yield from self._named_ports(wanted)
+            case PortsSet():
+                yield from map(_span, wanted.spans)
+            case NetworksSet():
+                yield from (each.network_address.packed + each.broadcast_address.packed for each in wanted.networks)
+            case NodesSet() | DomainSet():
+                cluster, size = self._evaluator.cluster, wanted.shape.key_size
+                found = (
+                    cluster.addresses_of(wanted.term)
+                    if isinstance(wanted, NodesSet)
+                    else cluster.resolved(wanted.domain)
+                )
+                yield from {address for address in found if len(address) == size}
+
+    def _named_ports(self, wanted: NamedPortSet) -> Iterator[bytes]:
+        found: set[bytes] = set()  # two containers may give one port the same name
+        for pod in self._members.pods:
+            if pod is None or not pod.selectable:
+                continue
+            for port in pod.ports:
+                if port.name == wanted.port:
+                    found.update(
+                        _named_port(address, port.protocol, port.number)
+                        for address in pod.addresses
+                        if _VERSIONS[len(address)] == wanted.version
+                    )
+        yield from found
+
+
+def _protocol(name: str) -> bytes:
+    return bytes((PROTOCOLS[name], 0, 0, 0))
+
+
+def _named_port(address: bytes, protocol: str, number: int) -> bytes:
+    return address + _protocol(protocol) + number.to_bytes(2, "big") + b"\0\0"
+
+
+def _span(span: PortSpan) -> bytes:
+    protocol = _protocol(span.protocol)
+    return b"".join(protocol + port.to_bytes(2, "big") + b"\0\0" for port in (span.first, span.last))
+
+
+class _Draft:
+    """An edit in the making. A place that is left and taken again within it is as it was."""
+
+    def __init__(self) -> None:
+        self._leaving: dict[_Place, Verdict | None] = {}
+        self._coming: dict[_Place, Verdict | None] = {}
+        self._new_sets: list[PolicySet] = []
+        self._old_sets: list[str] = []
+        self._filled: list[Elements] = []
+
+    def replace(self, old: dict[_Place, Verdict | None], new: dict[_Place, Verdict | None]) -> None:
+        """These elements go, those come."""
+        for place, verdict in old.items():
+            if place in self._coming:
+                del self._coming[place]
+            else:
+                self._leaving[place] = verdict
+        self.put(new)
+
+    def put(self, new: dict[_Place, Verdict | None]) -> None:
+        """These elements come."""
+        for place, verdict in new.items():
+            if place in self._leaving and self._leaving[place] == verdict:
+                del self._leaving[place]
+            else:
+                self._coming[place] = verdict
+
+    def add_set(self, new: PolicySet, contents: Iterable[bytes]) -> None:
+        """A set that was not there, filled."""
+        self._new_sets.append(new)
+        if keys := b"".join(contents):
+            self._filled.append(Elements(new.name, keys))
+
+    def remove_set(self, name: str) -> None:
+        """A set goes with all that it holds."""
+        self._old_sets.append(name)
+
+    def edit(self, before: dict[str, Chain], after: dict[str, Chain]) -> Edit:
+        """The edit, with the chains that it takes."""
+        gone = set(self._old_sets)
+        return Edit(
+            put_sets=tuple(each.shape for each in self._new_sets),
+            remove=tuple(_packed({place: None for place in self._leaving if place.set not in gone})),
+            put_chains=tuple(chain for name, chain in after.items() if before.get(name) != chain),
+            put=(*self._filled, *_packed(self._coming)),
+            remove_chains=tuple(sorted(before.keys() - after.keys())),
+            remove_sets=tuple(sorted(self._old_sets)),
+        )
+
+
+def _packed(places: dict[_Place, Verdict | None]) -> Iterator[Elements]:
+    """Elements of one set and verdict together."""
+    by_verdict = itemgetter(0, 1, 2)
+    rows = sorted(
+        (place.set, verdict.chain or "" if verdict else "", verdict.code if verdict else "", place.key)
+        for place, verdict in places.items()
+    )
+    for (name, chain, code), group in groupby(rows, key=by_verdict):
+        keys = b"".join(row[3] for row in group)
+        yield Elements(name, keys, verdict=Verdict(code, chain or None) if code else None)
