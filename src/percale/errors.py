@@ -3,6 +3,7 @@
 PercaleError
 ├── BadInput                     something a person wrote; nothing of it was applied
 │   ├── BadManifest              a YAML or JSON document (file, line, field path)
+│   │   └── BadManifests         several of them, each on a line of its own
 │   ├── BadNetworkConfig         net-conf.json
 │   └── BadConfig                the agent's own configuration, flags, environment
 ├── StoreError
@@ -28,6 +29,9 @@ from __future__ import annotations
 class PercaleError(Exception):
     """What went wrong, where, and what to do next; `str()` is the one line a user sees."""
 
+    exit_code = 1
+    """Of the command that ends with it."""
+
     def __init__(self, what: str, *, where: str | None = None, hint: str | None = None) -> None:
         self.what = what
         self.where = where
@@ -45,6 +49,19 @@ class BadInput(PercaleError):
 
 class BadManifest(BadInput):
     """A document is not valid YAML or JSON, or not of its kind's schema; `where` is `file:line`."""
+
+
+class BadManifests(BadManifest):
+    """All that is wrong with a file; `str()` has a line for each of the faults."""
+
+    def __init__(self, what: str, *, faults: tuple[BadManifest, ...] = ()) -> None:
+        """`faults` are known where the file was read, and not where the text alone has come from another process."""
+        self.faults = faults
+        super().__init__(what)
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        return tuple(self.what.splitlines())
 
 
 class BadNetworkConfig(BadInput):

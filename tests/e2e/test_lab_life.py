@@ -225,3 +225,16 @@ def test_machines_without_ip_say_what_to_install(percale: Person, tmp_path: Path
     )
     assert done.returncode == 1
     assert done.stderr == "percale: ip is not installed; type: sudo apt-get install -y iproute2 nftables\n"
+
+
+def test_a_lab_whose_directory_is_gone_ends(percale: Person) -> None:
+    percale("lab", "up", "-f", "examples/nginx.yaml")
+    pid = pid_of(percale)
+    log = os.open(percale.runtime / "percale/labs/lab/log", os.O_RDONLY)
+    shutil.rmtree(percale.runtime / "percale/labs/lab", ignore_errors=True)
+    until(lambda: not Path(f"/proc/{pid}").exists())
+    words = os.read(log, 1 << 20).decode()
+    os.close(log)
+    assert "the lab ends: its directory is gone" in words
+    assert "Traceback" not in words
+    until(lambda: not processes_of(percale.runtime))

@@ -177,3 +177,15 @@ def test_host_network_pods_are_on_their_nodes_network(lab: Person) -> None:
     assert lab.probe("node/node3", "node/node1", "80") == "allowed"
     lab("lab", "delete", "pod", "host")
     until(lambda: lab.probe("node/node3", "node/node1", "80") == "refused")
+
+
+def test_a_network_of_another_cluster_does_not_change_a_lab_that_runs(lab: Person) -> None:
+    shown = lab.out("lab", "apply", "-f", "examples/kube-flannel-cfg.yaml").splitlines()
+    assert shown[-1] == (
+        "configmap/kube-flannel-cfg does not change this lab: a running lab keeps its network;"
+        " a new one takes it: percale lab up --name … -f …"
+    )
+    assert "10.244.0.0/16" in lab.out("lab", "list")
+    lab("lab", "up", "--name", "flannels", "-f", "examples/kube-flannel-cfg.yaml")
+    again = lab.out("lab", "apply", "--lab", "flannels", "-f", "examples/kube-flannel-cfg.yaml")
+    assert "does not change" not in again

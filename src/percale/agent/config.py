@@ -30,6 +30,24 @@ class CniConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     bridge: Annotated[str, msgspec.Meta(pattern=r"^[^/\s:]{1,15}$", description="a device name")] = "cni0"
 
 
+Cidr = Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Fa-f:.]+/[0-9]{1,3}$", description="a network, as 10.96.0.0/12")]
+
+
+class ServicesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What kube-proxy does elsewhere."""
+
+    enabled: bool = True
+    """false where kube-proxy runs."""
+    cidrs: tuple[Cidr, ...] = ()
+    """The networks of cluster IPs: what is sent to an address in them that no Service has is dropped."""
+    nodePortAddresses: tuple[Cidr, ...] = ()
+    """Which of the node's addresses take node ports; none given: its primary ones."""
+    masqueradeAll: bool = False
+    """Pods too reach cluster IPs under the node's address."""
+    strategy: Literal["random", "rr", "wrr", "sh", "mh", "lc"] = "random"
+    """How connections are spread, for Services without the annotation percale.io/strategy."""
+
+
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All of it. Paths are absolute; `network` is a net-conf.json, inline or `networkFile`, else the store's ConfigMap."""
 
@@ -38,6 +56,10 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """`files:DIR`; later issues add `etcd:…` and `kubernetes:`."""
     network: dict[str, Any] | None = None
     networkFile: AbsolutePath | None = None
+    backend: Literal["network", "none"] = "network"
+    """network: the one of the net-conf.json. none: pods are somebody else's, only policies are ours."""
+    established: Literal["cut", "keep"] = "cut"
+    """What becomes of connections that a change of policy forbids."""
     iface: tuple[str, ...] = ()
     ifaceRegex: tuple[str, ...] = ()
     ifaceCanReach: str | None = None
@@ -48,6 +70,7 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     runDir: AbsolutePath = "/run/percale"
     http: Listen | None = "127.0.0.1:9099"
     cni: CniConfig = CniConfig()
+    services: ServicesConfig = ServicesConfig()
     logFormat: Literal["text", "json"] = "text"
     verbose: bool = False
     """Print each kernel change as the equivalent command line before it is made."""

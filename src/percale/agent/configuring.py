@@ -22,7 +22,7 @@ from typing import Any, Literal, get_args, get_origin
 import msgspec
 import yaml
 
-from percale.agent.config import AgentConfig, CniConfig
+from percale.agent.config import AgentConfig, CniConfig, ServicesConfig
 from percale.errors import BadConfig
 
 PREFIX = "PERCALE_"
@@ -40,10 +40,15 @@ class Setting:
     where: str
 
 
+_GROUPS: Mapping[str, type[msgspec.Struct]] = {"cni": CniConfig, "services": ServicesConfig}
+"""Settings that stand together below a name."""
+
+
 def _leaves() -> Iterator[tuple[str, Any]]:
     for field in msgspec.structs.fields(AgentConfig):
-        if field.type is CniConfig:
-            yield from ((f"cni.{inner.name}", inner.type) for inner in msgspec.structs.fields(CniConfig))
+        if field.name in _GROUPS:
+            inside = msgspec.structs.fields(_GROUPS[field.name])
+            yield from ((f"{field.name}.{inner.name}", inner.type) for inner in inside)
         else:
             yield field.name, field.type
 
@@ -56,16 +61,16 @@ def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
     """The configuration; `flags` are by setting name, those not given left out. Raises BadConfig."""
     given = [*(from_file(file) if file is not None else ()), *from_environment(environ), *from_flags(flags)]
     merged: dict[str, Any] = {"node": socket.gethostname()}
-    cni: dict[str, Any] = {}
+    groups: dict[str, dict[str, Any]] = {group: {} for group in _GROUPS}
     for setting in given:
         value = _checked(setting)
         group, _, name = setting.name.rpartition(".")
-        (cni if group else merged)[name] = value
+        (groups[group] if group else merged)[name] = value
     if "store" not in merged:
         raise BadConfig(
             "store is not set", hint="write `store: files:/DIRECTORY` into the configuration, or pass --store"
         )
-    return msgspec.convert({**merged, "cni": cni}, AgentConfig)
+    return msgspec.convert({**merged, **groups}, AgentConfig)
 
 
 def environment_name(setting: str) -> str:
@@ -107,8 +112,8 @@ def _mapping(node: yaml.Node, prefix: str, path: Path) -> Iterator[Setting]:
         if name in seen:
             raise BadConfig(f"{name} is there twice", where=where, hint="keep one of them")
         seen.add(name)
-        if name == "cni":
-            yield from _mapping(value, "cni.", path)
+        if name in _GROUPS:
+            yield from _mapping(value, f"{name}.", path)
             continue
         if name not in TYPES:
             raise BadConfig(f'unknown setting "{name}"', where=where, hint=_nearest(name, TYPES))
@@ -145,12 +150,15 @@ def from_environment(environ: Mapping[str, str]) -> list[Setting]:
 
 def from_flags(flags: Mapping[str, Any]) -> list[Setting]:
     """Flags have their types already; only `none` is spelled."""
-    return [Setting(name, None if value == "none" else value, flag_name(name)) for name, value in flags.items()]
+    return [
+        Setting(name, None if value == "none" and _may_be_none(TYPES[name]) else value, flag_name(name))
+        for name, value in flags.items()
+    ]
 
 
 def _from_text(text: str, kind: Any, where: str) -> Any:
     """A variable's text as the type that the setting has: lists are separated by commas, `none` is no value."""
-    if text == "none" and type(None) in get_args(kind):
+    if text == "none" and _may_be_none(kind):
         return None
     if get_origin(kind) is tuple:
         return [part.strip() for part in text.split(",")]
@@ -162,6 +170,10 @@ def _from_text(text: str, kind: Any, where: str) -> Any:
         except json.JSONDecodeError as error:
             raise BadConfig(f"not JSON: {error.msg}", where=where) from error
     return text
+
+
+def _may_be_none(kind: Any) -> bool:
+    return type(None) in get_args(kind)
 
 
 def _is_object(kind: Any) -> bool:

@@ -68,6 +68,8 @@ class Metrics:
         self.batches = counter("kernel_batches", "Batches of changes sent to the kernel.")
         self.changes = counter("kernel_changes", "Changes sent to the kernel.")
         self.refused = counter("kernel_refused", "Changes that the kernel refused.")
+        self.flows_cut = counter("flows_cut", "Established connections that a policy forbade.")
+        self.flows_restored = counter("flows_restored", "Cut connections that policies allow again.")
         self.batch_seconds = histogram("kernel_batch_seconds", "How long a batch of kernel changes took.")
 
     def cni_answered(self, verb: str, code: int, seconds: float) -> None:

@@ -17,42 +17,37 @@ nothing back: the kernel goes on carrying packets.
 from __future__ import annotations
 
 import asyncio
-import importlib
-import socket
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
+from percale.agent.balancing import Balancing, service_config
 from percale.agent.config import AgentConfig
+from percale.agent.cutting import established
+from percale.agent.enforcing import Enforcement
 from percale.agent.following import STORE, follow
-from percale.agent.listening import asked, listening
+from percale.agent.ground import Ground
 from percale.agent.logging import LineLog
-from percale.agent.metrics import MeasuredDriver, Metrics
 from percale.agent.network import configured_network
-from percale.agent.notifying import notify
 from percale.agent.peers import Peers
 from percale.agent.reporting import Parts, Report
 from percale.agent.standing import Standing
 from percale.agent.state import ADDRESSES, PODS, NodeState
-from percale.agent.troubles import Troubles
+from percale.agent.table import NodeTable, keeper
 from percale.backend.protocol import Backend, LocalNode
 from percale.backend.registry import make_backend
 from percale.cni import conflist
-from percale.cni.records import Records
+from percale.cni.records import Attachment, Records
 from percale.cni.serving import CniServer
 from percale.errors import KernelError, StateError
 from percale.ipam.addresses import AddressPool
 from percale.kernel import sysctl
-from percale.kernel.driver import KernelDriver
-from percale.kernel.reconciling import Reconciler
 from percale.model.lease import SubnetLease
 from percale.model.meta import ObjectKey
 from percale.model.pod import Pod as PodObject
 from percale.render.masquerade import node_tables
-from percale.render.objects import Sysctl
+from percale.render.objects import IPAddress, Sysctl
 from percale.render.wiring import PodNetwork
-from percale.store.opening import open_store
 from percale.store.protocol import Deleted, Snapshot, Upserted
 
 DEVICE, TABLES, FORWARDING = "node/device", "node/tables", "node/forwarding"
@@ -69,35 +64,49 @@ class AgentNode:
         """Raises StateError, KernelError, BadConfig."""
         self._config = config
         self._log = log
-        self._narrate = log.command if config.verbose else None
-        self._began = time.monotonic()
-        self._troubles = Troubles(log)
-        self._metrics = Metrics()
         self._state = NodeState(Path(config.stateDir))
-        self._store = open_store(config.store)
-        driver = MeasuredDriver(_driver(self._narrate), self._metrics)
-        self._reconciler = Reconciler(driver, on_problem=self._refused)
+        self._ground = ground = Ground(config, log, on_refused=self._refused)
+        self._troubles, self._metrics, self._store = ground.troubles, ground.metrics, ground.store
+        self._reconciler = ground.reconciler
         self._report = Report(config.node, self._metrics, self._troubles, self._reconciler)
         self._store_read = asyncio.Event()
+        records = self._records = Records(Path(config.stateDir) / PODS)
+        self._table = NodeTable(keeper(services=config.services.enabled, narrate=ground.narrate), ground.troubles)
+        self._enforcement = Enforcement(
+            config.node,
+            ground.store,
+            self._table,
+            troubles=ground.troubles,
+            attached={each.pod.key: _addresses(each) for each in records.attachments.values() if each.pod},
+            reconsider=self._reconsider,
+            on_local_pods=self._table.touch,
+        )
+        self._established = established(
+            config, self._enforcement.evaluator, troubles=ground.troubles, metrics=ground.metrics, log=log
+        )
 
     async def run(self) -> None:
         """Raises the PercaleError that makes going on impossible."""
-        async with AsyncExitStack() as downs:
-            listener = downs.enter_context(listening(self._config.http)) if self._config.http is not None else None
-            downs.push_async_callback(self._store.close)
-            await self._reconciler.start()
-            downs.push_async_callback(self._reconciler.stop)
-            async with asyncio.TaskGroup() as duties:
-                if listener is not None:
-                    duties.create_task(self._serve_http(listener), name="http")
-                parts = self._report.parts = await self._assemble()
-                duties.create_task(
-                    follow(self._store, (SubnetLease,), self._lease_event, self._troubles), name="leases"
+        async with self._ground.up(self._report) as (downs, duties):
+            downs.callback(self._established.close)
+            duties.create_task(self._enforcement.run(), name="policies")
+            duties.create_task(self._established.run(), name="established")
+            parts = self._report.parts = await self._assemble()
+            if self._config.services.enabled:
+                balancing = Balancing(
+                    service_config(self._config, parts.network),
+                    self._store,
+                    self._table,
+                    troubles=self._troubles,
+                    local_pods=lambda: self._enforcement.local_pods,
                 )
-                duties.create_task(parts.standing.follow_underlay(self._moved), name="underlay")
-                duties.create_task(parts.standing.publish(), name="publish")
-                duties.create_task(parts.standing.keep(), name="keep")
-                await self._serve_pods(parts, downs, duties)
+                duties.create_task(balancing.run(), name="services")
+            duties.create_task(self._table.run(), name="table")
+            duties.create_task(follow(self._store, (SubnetLease,), self._lease_event, self._troubles), name="leases")
+            duties.create_task(parts.standing.follow_underlay(self._moved), name="underlay")
+            duties.create_task(parts.standing.publish(), name="publish")
+            duties.create_task(parts.standing.keep(), name="keep")
+            await self._serve_pods(parts, downs, duties)
 
     # The start
 
@@ -117,7 +126,6 @@ class AgentNode:
         )
         await standing.establish(self._state)
         state_dir = Path(config.stateDir)
-        records = Records(state_dir / PODS)
         pool = AddressPool(state_dir / ADDRESSES, config.node, standing.subnets)
         peers = Peers(standing.local, backend, self._reconciler.want, log)
         cni = CniServer(
@@ -125,14 +133,15 @@ class AgentNode:
             network=self._pod_network(backend, standing),
             reconciler=self._reconciler,
             pool=pool,
-            records=records,
+            records=self._records,
             annotations=self._annotations,
             ready=self._report.unready,
             log=log,
-            narrate=self._narrate,
+            guard=self._enforcement,
+            narrate=self._ground.narrate,
             measure=self._metrics.cni_answered,
         )
-        return Parts(network, backend, standing, peers, pool, records, cni)
+        return Parts(network, backend, standing, peers, pool, self._records, cni)
 
     async def _serve_pods(self, parts: Parts, downs: AsyncExitStack, duties: asyncio.TaskGroup) -> None:
         """Everything is wished once; then leftovers go, and once the kernel has it all, pods are welcome."""
@@ -147,10 +156,11 @@ class AgentNode:
         await self._reconciler.idle()
         for source in (DEVICE, TABLES, FORWARDING):
             await self._until_settled(source)
+        await self._table.in_force.wait()
+        await self._reconsider(None)  # a former life may have ended between its edit and its cuts
         self._report.ready.set()
         conflist.install(self._config.cni)
-        self._log.info("ready", seconds=f"{time.monotonic() - self._began:.3f}")
-        notify("READY=1", f"STATUS={self._report.summary()}")
+        self._ground.say_ready(self._report)
 
     async def _collect_leftovers(self) -> None:
         """Once it is known who the peers are: not while a file that may hold their leases cannot be read."""
@@ -165,11 +175,6 @@ class AgentNode:
                 return await self._reconciler.settled(source)
             except KernelError:
                 await asyncio.sleep(_SETTLING)
-
-    async def _serve_http(self, listener: socket.socket) -> None:
-        await asked(listener)
-        serving = await asyncio.to_thread(importlib.import_module, "percale.agent.serving")
-        await serving.serve(listener, self._report)
 
     # What happens
 
@@ -217,9 +222,17 @@ class AgentNode:
         if self._report.parts is not None:
             self._report.parts.cni.heal(source)
 
+    async def _reconsider(self, addresses: frozenset[bytes] | None) -> None:
+        """The kernel's rules are others now: established connections are judged by them too."""
+        await self._established.reconsider(addresses)
+
     async def _annotations(self, namespace: str, name: str) -> Mapping[str, str]:
         pod = await self._store.get(PodObject, ObjectKey(namespace, name))
         return pod.metadata.annotations if pod is not None else {}
+
+
+def _addresses(attachment: Attachment) -> tuple[IPAddress, ...]:
+    return tuple(each.ip for each in attachment.wires.addresses)
 
 
 async def _breathing(steps: Iterable[None]) -> None:
@@ -227,15 +240,6 @@ async def _breathing(steps: Iterable[None]) -> None:
     for number, _ in enumerate(steps):
         if number % _BREATH == 0:
             await asyncio.sleep(0)
-
-
-def _driver(narrate: Callable[[str], None] | None) -> KernelDriver:
-    try:
-        return KernelDriver(narrate=narrate)
-    except OSError as error:
-        raise KernelError(
-            error.strerror or str(error), errno=error.errno or 0, where="opening netlink", hint="run as root"
-        ) from error
 
 
 def _forwarding(local: LocalNode) -> Iterator[Sysctl]:

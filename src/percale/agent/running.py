@@ -14,6 +14,7 @@ from percale.agent.locking import only_agent
 from percale.agent.logging import LineLog
 from percale.agent.node import AgentNode
 from percale.agent.notifying import notify
+from percale.agent.policing import PolicyNode
 from percale.errors import PercaleError
 
 
@@ -41,7 +42,8 @@ async def _serve(config: AgentConfig, log: LineLog) -> None:
         loop.add_signal_handler(number, end, number.name)
     log.info("starting", node=config.node, store=config.store)
     try:
-        await AgentNode(config, log).run()
+        node = PolicyNode(config, log) if config.backend == "none" else AgentNode(config, log)
+        await node.run()
     except asyncio.CancelledError:
         if not told:
             raise

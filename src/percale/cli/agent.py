@@ -15,6 +15,8 @@ _FLAGS = {
     "node": "node",
     "store": "store",
     "network_file": "networkFile",
+    "backend": "backend",
+    "established": "established",
     "iface": "iface",
     "iface_regex": "ifaceRegex",
     "iface_can_reach": "ifaceCanReach",
@@ -35,6 +37,8 @@ _FLAGS = {
 @click.option("--node", metavar="NAME", help="This node's name (default: the host name).")
 @click.option("--store", metavar="STORE", help="Where the cluster's objects are: files:/DIRECTORY.")
 @click.option("--network-file", metavar="FILE", help="net-conf.json (default: the one in the store's ConfigMap).")
+@click.option("--backend", type=click.Choice(["network", "none"]), help="none: policies over another plugin's network.")
+@click.option("--established", type=click.Choice(["cut", "keep"]), help="Connections that a new policy forbids.")
 @click.option("--iface", metavar="NAME|ADDRESS", multiple=True, help="Interface between nodes; the first that fits.")
 @click.option("--iface-regex", metavar="REGEX", multiple=True, help="The same by a pattern of its name or address.")
 @click.option("--iface-can-reach", metavar="ADDRESS", help="The interface by which this address is reached.")

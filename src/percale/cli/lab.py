@@ -2,6 +2,7 @@
 
 lab_objects.py   get apply delete scale label          what the cluster says
 lab_inside.py    exec node tcpdump                     this machine's tools, in there
+lab_watch.py     watch
 lab_machines.py  probe cut heal add-node remove-node restart-agent
 """
 
@@ -12,7 +13,9 @@ import click
 from percale.cli.lab_inside import enter_node, enter_pod, tcpdump
 from percale.cli.lab_machines import add_node, cut, heal, probe, remove_node, restart_agent
 from percale.cli.lab_objects import apply, delete, get, label, scale
-from percale.cli.lab_options import lab_option, table
+from percale.cli.lab_options import lab_option
+from percale.cli.lab_watch import watch
+from percale.cli.tables import table
 
 
 class _InOrder(click.Group):
@@ -108,6 +111,7 @@ for _verb in (
     enter_node,
     tcpdump,
     probe,
+    watch,
     cut,
     heal,
     add_node,

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from percale.cli.lab_options import lab_option, namespace_option, table
+from percale.cli.lab_options import lab_option, namespace_option
+from percale.cli.tables import table
 
 
 @click.command(short_help="Show objects: pods, nodes, deployments, …")

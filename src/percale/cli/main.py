@@ -1,11 +1,10 @@
 """`percale`: the entry point. Each command lives in a file of its own, which is imported only when that command is typed.
 
-Every error ends here: what a user can do something about is one line on stderr, without a traceback.
+Every error ends here: what a user can do something about is one line each on stderr, without a traceback.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,37 +13,29 @@ from types import MappingProxyType
 import click
 
 from percale import __version__
-from percale.errors import PercaleError
+from percale.cli.lazy import LazyGroup
+from percale.errors import BadManifests, PercaleError
 
 COMMANDS: Mapping[str, str] = MappingProxyType(
     {
         "agent": "Run the agent of this node: pod addresses, routes, tunnels.",
         "lab": "A cluster on this machine: nodes and pods are network namespaces, agents and packets are real.",
+        "matrix": "Who reaches whom on which ports, and what changed manifests would open and close.",
+        "policy": "Check NetworkPolicies: errors as the API server's, and what people get wrong.",
+        "service": "What Services mean on a node: where a packet goes, and whether its source is kept.",
         "status": "Nodes, subnets, backends, peers, pods and the last error, as an agent sees them.",
+        "why": "May FROM reach TO, and which rule says so; the nearest rule when not.",
     }
 )
 """Each command's help line, kept here so that `percale --help` imports none of them."""
 
 
-class _LazyGroup(click.Group):
-    """Imports `percale.cli.NAME` for the command NAME."""
-
-    def list_commands(self, _context: click.Context) -> list[str]:
-        return sorted(COMMANDS)
-
-    def get_command(self, _context: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
-            return None
-        command = getattr(importlib.import_module(f"percale.cli.{name}"), name)
-        assert isinstance(command, click.Command)
-        return command
-
-    def format_commands(self, _context: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(sorted(COMMANDS.items()))
-
-
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=LazyGroup,
+    helps=COMMANDS,
+    modules="percale.cli.{}",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(__version__, prog_name="percale", message="%(prog)s %(version)s")
 def percale() -> None:
     """A whole Kubernetes network in Python: pod addresses and routes, policies, services, and why."""
@@ -79,5 +70,6 @@ def _complain(error: Exception) -> int:
         import traceback
 
         traceback.print_exception(error)
-    print(f"percale: {' '.join(text.split())}", file=sys.stderr)
-    return 1
+    for line in error.lines if isinstance(error, BadManifests) else (text,):
+        print(f"percale: {' '.join(line.split())}", file=sys.stderr)
+    return error.exit_code if isinstance(error, PercaleError) else 1

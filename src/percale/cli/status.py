@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from percale.cli.lab_options import table
+from percale.cli.tables import table
 
 if TYPE_CHECKING:
     from percale.agent.status import Peer, Status
@@ -42,7 +42,7 @@ def lines(status: Status, now: float) -> Iterator[str]:
             ["agent", f"percale {status.version}, pid {status.pid}, up {_span(now - status.started)}"],
             ["network", ", ".join(status.networks) or "unknown yet"],
             *([f"subnet {each.subnet}", f"{each.used} addresses used, {each.free} free"] for each in status.addresses),
-            ["backend", f"{status.backend}, pods' MTU {status.mtu}" if status.backend else "unknown yet"],
+            ["backend", _backend(status)],
             ["interface", f"{status.interface}, {', '.join(status.publicIPs)}" if status.interface else "unknown yet"],
         ]
     )
@@ -63,14 +63,20 @@ def lines(status: Status, now: float) -> Iterator[str]:
     yield from _section(
         "TROUBLES",
         ("SINCE", "SOURCE", "ERROR"),
-        [(f"{_span(now - each.since)} ago", each.source, each.error) for each in status.troubles],
+        [(f"{_span(now - each.since)} ago", each.source, _one_line(each.error)) for each in status.troubles],
     )
     last = status.lastError
     yield (
-        f"last error: {_span(now - last.since)} ago, {last.source}: {last.error}"
+        f"last error: {_span(now - last.since)} ago, {last.source}: {_one_line(last.error)}"
         if last is not None
         else "last error: none"
     )
+
+
+def _backend(status: Status) -> str:
+    if status.backend == "none":
+        return "none: policies only, the network is another plugin's"
+    return f"{status.backend}, pods' MTU {status.mtu}" if status.backend else "unknown yet"
 
 
 def _state(peer: Peer) -> str:
@@ -86,6 +92,11 @@ def _section(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) ->
     if rows:
         yield indent(table([heads, *rows]), "  ")
     yield ""
+
+
+def _one_line(error: str) -> str:
+    """A file's errors are one per line."""
+    return "; ".join(error.splitlines())
 
 
 def _span(seconds: float) -> str:

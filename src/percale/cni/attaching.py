@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Protocol
 from weakref import WeakValueDictionary
 
+from percale.cni.guarding import PodGuard
 from percale.cni.records import Attachment, Records
 from percale.cni.requests import KubernetesPod
 from percale.cni.sandbox import Sandboxes
@@ -79,6 +80,7 @@ class Attachments:
         records: Records,
         *,
         log: Log,
+        guard: PodGuard | None = None,
         narrate: Callable[[str], None] | None = None,
     ) -> None:
         self.network = network
@@ -87,9 +89,12 @@ class Attachments:
         self._pool = pool
         self._records = records
         self._log = log
+        self._guard = guard
         self._sandboxes = Sandboxes(narrate)
         self._locks: WeakValueDictionary[Owner, asyncio.Lock] = WeakValueDictionary()
         self._wished: set[Owner] = set()
+        self._leaving: set[Owner] = set()
+        """Let go, and perhaps not gone yet: a new pair of the same name must wait for that."""
         self._healing: dict[Owner, asyncio.Task[None]] = {}
 
     def find(self, owner: Owner) -> Attachment | None:
@@ -147,21 +152,33 @@ class Attachments:
     async def attach(self, asked: Asked, namespace: int) -> Attachment:
         """Wire the pod in the namespace behind the descriptor. Raises AddressError, KernelError, StateError."""
         self._let_go(asked.owner)
-        await self._reconciler.settled(_source(asked.owner))
+        if asked.owner in self._leaving:
+            await self._settled(asked.owner)
         addresses = self._pool.allocate(asked.owner, pod=str(asked.pod) if asked.pod else None, wanted=asked.addresses)
         attachment = Attachment(asked.owner, asked.network, asked.netns, self._wires(asked, addresses), asked.pod)
         try:
+            await self._admit(attachment)
             await self._wire(attachment, namespace)
             self._records.put(attachment)
         except PercaleError:
+            self._dismiss(attachment)
             with suppress(PercaleError):  # the first error is the one to tell; what stays is cleaned up by the DEL
                 await self.detach(asked.owner)
             raise
         return attachment
 
-    def register(self, attachment: Attachment) -> None:
-        """Another plugin of the chain wired the pod. Raises StateError."""
+    async def register(self, attachment: Attachment) -> None:
+        """Another plugin of the chain wired the pod. Raises StateError, StoreError."""
+        await self._admit(attachment)
         self._records.put(attachment)
+
+    async def _admit(self, attachment: Attachment) -> None:
+        if self._guard is not None and attachment.pod is not None:
+            await self._guard.admit(attachment.pod.key, (each.ip for each in attachment.wires.addresses))
+
+    def _dismiss(self, attachment: Attachment) -> None:
+        if self._guard is not None and attachment.pod is not None:
+            self._guard.dismiss(attachment.pod.key)
 
     def _wires(self, asked: Asked, addresses: Iterable[IPAddress]) -> PodWires:
         wiring = asked.wiring or self.network.wiring
@@ -182,11 +199,17 @@ class Attachments:
             self._wish_bridge()
         self._wish(owner, host_objects(wires, namespace))
         try:
-            await self._reconciler.settled(_source(owner))
-            await self._sandboxes.make(namespace, attachment.netns, pod_objects(wires))
+            await self._settled(owner)
         finally:
             # From here on the wish must do without the descriptor: its number may soon be another file's.
             self._wish(owner, host_objects(wires))
+        await self._sandboxes.make(namespace, attachment.netns, pod_objects(wires))
+
+    async def _settled(self, owner: Owner) -> None:
+        """Wait for what is wished for it, and so for all that was let go before. Raises KernelError."""
+        leaving = tuple(self._leaving)
+        await self._reconciler.settled(_source(owner))
+        self._leaving.difference_update(leaving)
 
     def _wish(self, owner: Owner, objects: tuple[KernelObject, ...]) -> None:
         self._reconciler.want(_source(owner), objects)
@@ -204,6 +227,8 @@ class Attachments:
         and the runtime, which removes the namespace next, need not wait for that.
         """
         self._let_go(owner)
+        if (attachment := self.find(owner)) is not None:
+            self._dismiss(attachment)
         if owner in self._records.attachments or owner in self._records.damaged:
             self._records.remove(owner)
         self._pool.release(owner)
@@ -218,6 +243,7 @@ class Attachments:
             self._wish(owner, (Link(device, "veth"),))
         self._reconciler.want(_source(owner), ())
         self._wished.discard(owner)
+        self._leaving.add(owner)
 
     async def keep_only(self, network: str, valid: Container[Owner]) -> list[PercaleError]:
         """Detach everything else of this network, as far as it goes; what did not."""

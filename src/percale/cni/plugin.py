@@ -38,7 +38,7 @@ def main(socket: str = SOCKET) -> None:
         code, output = forward(command, posix.environ.get(b"PERCALE_CNI_SOCKET", socket.encode()))
     while output:
         output = output[posix.write(1, output) :]
-    sys.exit(code)
+    posix._exit(code)
 
 
 def forward(command: bytes, path: bytes) -> tuple[int, bytes]:

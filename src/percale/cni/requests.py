@@ -22,6 +22,7 @@ from percale.cni.answers import (
     CniError,
 )
 from percale.ipam.addresses import Owner
+from percale.model.meta import ObjectKey
 from percale.render.objects import IPAddress
 from percale.render.wiring import Limit, Wiring
 
@@ -89,6 +90,10 @@ class KubernetesPod:
     namespace: str
     name: str
     uid: str = ""
+
+    @property
+    def key(self) -> ObjectKey:
+        return ObjectKey(self.namespace, self.name)
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"

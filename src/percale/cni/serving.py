@@ -22,6 +22,7 @@ from pathlib import Path
 from percale.cni.answers import LATEST, UNEXPECTED, CniError, as_cni_error, encode_error, encode_result
 from percale.cni.attaching import Attachments, Log
 from percale.cni.frames import Frame, answer_frame, read_frame
+from percale.cni.guarding import PodGuard
 from percale.cni.records import Records
 from percale.cni.requests import parse
 from percale.cni.verbs import Annotations, Unready, Verbs
@@ -51,6 +52,7 @@ class CniServer:
         annotations: Annotations,
         ready: Callable[[], Unready | None],
         log: Log,
+        guard: PodGuard | None = None,
         narrate: Callable[[str], None] | None = None,
         measure: Callable[[str, int, float], None] = lambda verb, code, seconds: None,
     ) -> None:
@@ -58,11 +60,11 @@ class CniServer:
 
         `annotations(namespace, name)` gives a pod's annotations, {} when the pod is not known; it may wait for the store a
         little, and raise StoreError. `ready()` says what is in the way of new pods, None when nothing is: ADD and STATUS
-        answer with it. `narrate` gets the command line of each change in a pod's namespace before it is made, `measure` each
-        answered request's verb, exit code and how long it took.
+        answer with it. `guard` hears of pods before their ADD answers. `narrate` gets the command line of each change in a
+        pod's namespace before it is made, `measure` each answered request's verb, exit code and how long it took.
         """
         self._path = path
-        self._attachments = Attachments(network, reconciler, pool, records, log=log, narrate=narrate)
+        self._attachments = Attachments(network, reconciler, pool, records, log=log, guard=guard, narrate=narrate)
         self._verbs = Verbs(self._attachments, annotations, ready)
         self._log = log
         self._measure = measure
@@ -127,8 +129,8 @@ class CniServer:
         began = time.perf_counter()
         try:
             code, output = await self._answer(connection, frame)
-            self._measure(frame.variables.get("CNI_COMMAND", ""), code, time.perf_counter() - began)
             await asyncio.get_running_loop().sock_sendall(connection, answer_frame(code, output))
+            self._measure(frame.variables.get("CNI_COMMAND", ""), code, time.perf_counter() - began)
         except (OSError, EOFError) as error:  # nobody is left to answer
             self._log.warn("a CNI request ended early", error=str(error) or "the connection was closed")
         finally:

@@ -76,7 +76,7 @@ class Verbs:
         chained = _wired_before(request)
         if chained is not None:
             async with self._attachments.exclusively(request.attachment):
-                self._attachments.register(chained)
+                await self._attachments.register(chained)
             assert request.configuration.previous is not None
             return request.configuration.previous
         unready = self._ready()

@@ -1,11 +1,22 @@
-"""Taking away everything of ours, and nothing else: `percale agent --cleanup` applies what this returns."""
+"""Taking away everything of ours, and nothing else, for `percale agent --cleanup`."""
 
 from __future__ import annotations
 
-from percale.kernel import planning
+from contextlib import closing
+
+from percale.kernel import netlink, planning
+from percale.kernel.namespaces import Place
+from percale.kernel.nftables import remove_inet_table
 from percale.kernel.protocol import Change, Driver
+from percale.render.objects import OWNER
 
 
 def owned_removals(driver: Driver) -> list[Change]:
     """The removals of all that carries our mark, in an order in which none is in another's way. Blocks; raises OSError."""
     return planning.order((obj for obj in driver.read().values() if planning.removable(obj)), {})
+
+
+def remove_table(place: Place) -> list[str]:
+    """Remove `table inet percale`; the command for that, none when it was not there. Blocks; raises OSError."""
+    with closing(place.run(lambda: netlink.Socket(netlink.NETFILTER))) as socket:
+        return [f"nft 'delete table inet {OWNER}'"] if remove_inet_table(socket) else []

@@ -22,6 +22,9 @@ from percale.kernel.refusing import conflict, refused
 from percale.kernel.shelf import Shelf
 from percale.render.objects import Address, KernelObject, Key, Link, Ruleset, Sysctl
 
+_GROUND = (Link, Ruleset)
+"""What others stand on."""
+
 
 class Ledger:
     """A key is dirty when its wish or what is there may have changed since the last plan."""
@@ -64,7 +67,11 @@ class Ledger:
             self._decide(key, source)
         for key, obj in now.items():
             if before.get(key) != obj:
-                self._holders.setdefault(key, {})[source] = obj
+                holders = self._holders.get(key)
+                if holders is None:
+                    self._holders[key] = {source: obj}
+                else:
+                    holders[source] = obj
                 self._decide(key, source)
 
     def _decide(self, key: Key, source: str) -> None:
@@ -74,10 +81,11 @@ class Ledger:
         if holders:
             first = min(holders)
             wish = holders[first]
-            self._desired.put(wish)
-            others = [name for name in sorted(holders) if holders[name] != wish] if len(holders) > 1 else []
-            if others:
-                self.conflicts[key] = conflict(wish, first, others[0])
+            self._desired.put(key, wish)
+            if len(holders) > 1:
+                others = [name for name in sorted(holders) if holders[name] != wish]
+                if others:
+                    self.conflicts[key] = conflict(wish, first, others[0])
             if isinstance(wish, Link) and wish.kind is None:
                 self._see_foreign(wish)
         else:
@@ -122,7 +130,7 @@ class Ledger:
     def _see_foreign(self, wish: Link) -> None:
         seen = self._foreign.get(wish.name)
         if seen is not None:
-            self.actual.put(seen)
+            self.actual.put(wish.key, seen)
         else:
             self.actual.pop(wish.key)
 
@@ -131,7 +139,7 @@ class Ledger:
         for event in events:
             match event:
                 case Present():
-                    self.actual.put(event.object)
+                    self.actual.put(event.object.key, event.object)
                     self._dirty.add(event.object.key)
                 case Absent():
                     self.actual.pop(event.key)
@@ -187,6 +195,8 @@ class Ledger:
                 elif have is None:
                     self.refused.pop(key, None)
                     self._released.pop(key, None)
+            elif have is None and not isinstance(wish, _GROUND):
+                puts[key] = wish  # the usual case, and thousands of them at a cold start
             elif not planning.matches(wish, have):
                 puts[key] = self._puttable(key, wish)
                 if planning.replaces(wish, have):
@@ -220,7 +230,7 @@ class Ledger:
                 self._suspicious.discard(key)
             if isinstance(change, Put):
                 self._note_new_ground(obj)
-                self.actual.put(obj)
+                self.actual.put(key, obj)
             else:
                 self._drop_unwished(key)
                 self.actual.pop(key)
@@ -238,7 +248,7 @@ class Ledger:
 
     def _note_new_ground(self, obj: KernelObject) -> None:
         """A device was made or adopted, a table loaded: what was on it before."""
-        if not isinstance(obj, Link | Ruleset):
+        if not isinstance(obj, _GROUND):
             return
         have = self.actual.get(obj.key)
         if have is not None and planning.replaces(obj, have):

@@ -76,6 +76,13 @@ class Message(NamedTuple):
     body: bytes
 
 
+class Failure(NamedTuple):
+    """Why a transaction did not happen; `position` is the request that was refused, −1 when it was all of them together."""
+
+    position: int
+    error: OSError
+
+
 def attribute(kind: int, payload: bytes) -> bytes:
     """One attribute, padded."""
     length = 4 + len(payload)
@@ -191,12 +198,12 @@ class Socket:
         self.most_bytes = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 4
         """How much one send may hold."""
 
-    def _set_buffer(self, force: int, option: int) -> None:
+    def _set_buffer(self, force: int, option: int, size: int = _BUFFER) -> None:
         """As large as we may: without root the kernel's own maximum applies."""
         try:
-            self._socket.setsockopt(socket.SOL_SOCKET, force, _BUFFER)
+            self._socket.setsockopt(socket.SOL_SOCKET, force, size)
         except PermissionError:
-            self._socket.setsockopt(socket.SOL_SOCKET, option, _BUFFER)
+            self._socket.setsockopt(socket.SOL_SOCKET, option, size)
 
     def fileno(self) -> int:
         """For poll."""
@@ -236,22 +243,35 @@ class Socket:
 
     def transaction(self, begin: Request, requests: Sequence[Request], end: Request) -> OSError | None:
         """All requests between two brackets, in one send: all happen or none. The first error, None on success."""
+        failure = self.commit(begin, requests, end)
+        return failure.error if failure is not None else None
+
+    def commit(self, begin: Request, requests: Sequence[Request], end: Request) -> Failure | None:
+        """`transaction` for who wants to know which of them it was."""
         with self._lock:
             first = self._number(len(requests) + 2)
             last = first + len(requests)
             out = [frame(begin.type, REQUEST, first, begin.body)]
             for sequence, (kind, flags, body, _) in enumerate(requests, first + 1):
                 asked = flags | REQUEST | ACK if sequence == last else flags | REQUEST
-                out += (frame(kind, asked, sequence, body), _PADDING[len(body) & 3])
+                out += (HEADER.pack(16 + len(body), kind, asked, sequence, 0), body, _PADDING[len(body) & 3])
             out.append(frame(end.type, REQUEST, last + 1, end.body))
-            self._socket.send(b"".join(out))
-            failure: OSError | None = None
+            self._send_whole(b"".join(out))
+            failure: Failure | None = None
             while True:
                 for message in self.receive():
-                    if message.type == ERROR and first <= message.sequence <= last:
-                        failure = failure or refusal(message)
-                        if message.sequence in (first, last):
-                            return failure
+                    if message.type != ERROR or not first <= message.sequence <= last:
+                        continue
+                    if failure is None and (error := refusal(message)) is not None:
+                        failure = Failure(message.sequence - first - 1, error)
+                    if message.sequence in (first, last):
+                        return failure
+
+    def _send_whole(self, data: bytes) -> None:
+        """In one send, however much it is: what is atomic cannot be parted."""
+        if len(data) > self.most_bytes:
+            self._set_buffer(_SO_SNDBUFFORCE, socket.SO_SNDBUF, max(_BUFFER, 2 * len(data)))
+        self._socket.send(data)
 
     def _exchange(self, requests: Sequence[Request], results: list[OSError | None], start: int, end: int) -> None:
         first = self._number(end - start)
@@ -308,6 +328,27 @@ class Socket:
     def _dump(self, kind: int, body: bytes) -> tuple[list[Message], bool]:
         found: list[Message] = []
         interrupted = False
+        for message in self._answers(kind, body):
+            interrupted |= bool(message.flags & DUMP_INTERRUPTED)
+            if message.type not in (ERROR, DONE):
+                found.append(message)
+                continue
+            error = refusal(message)
+            if error is not None and error.errno != errno.EINTR:
+                raise error
+            interrupted |= error is not None
+        return found, interrupted
+
+    def stream(self, kind: int, body: bytes) -> Iterator[Message]:
+        """Everything of a kind, as it comes: for what is large and never stands still. Raises OSError."""
+        for message in self._answers(kind, body):
+            if message.type not in (ERROR, DONE):
+                yield message
+            elif (error := refusal(message)) is not None:
+                raise error
+
+    def _answers(self, kind: int, body: bytes) -> Iterator[Message]:
+        """A dump's messages, up to the one that ends it."""
         with self._lock:
             sequence = self._number(1)
             self._socket.send(frame(kind, REQUEST | DUMP, sequence, body))
@@ -315,13 +356,9 @@ class Socket:
                 for message in self.receive():
                     if message.sequence != sequence:
                         continue
-                    interrupted |= bool(message.flags & DUMP_INTERRUPTED)
+                    yield message
                     if message.type in (ERROR, DONE):
-                        error = refusal(message)
-                        if error is not None and error.errno != errno.EINTR:
-                            raise error
-                        return found, interrupted or error is not None
-                    found.append(message)
+                        return
 
     def ignore(self, port: int, keep: Sequence[int] = ()) -> None:
         """Let the kernel drop the notifications that requests of this port caused, except those of the types to `keep`.

@@ -1,7 +1,8 @@
 """The nft tables of ours in one namespace: loading their text, changing their elements, reading both back.
 
 A table's text is loaded by `nft` in one transaction that replaces the table; its digest stands in the table's comment, so
-that a restart with an equal text changes nothing. Elements go straight to the kernel in atomic batches. `driver` calls.
+that a restart with an equal text changes nothing, unless somebody touched the table (`touching`). Elements go straight to the
+kernel in atomic batches. `driver` calls.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from itertools import groupby, islice
 from percale.kernel import elements, netlink
 from percale.kernel.elements import Raw, Shape
 from percale.kernel.namespaces import Place
-from percale.kernel.netlink import Message, Request, attribute_list, attributes, nested, string, text
+from percale.kernel.netlink import Failure, Message, Request, attribute_list, attributes, nested, string, text
 from percale.kernel.protocol import Change, Put
 from percale.kernel.spelling import spell_element, spell_table
+from percale.kernel.touching import digest_of
 from percale.render.objects import OWNER, Element, Family, KernelObject, Ruleset
 
 SUBSYSTEM = 10
@@ -38,6 +40,11 @@ _COMMENT = 0
 _SET_NAME = 2
 _LIST_SET, _LIST_ELEMENTS = 2, 3
 
+_GETCHAIN, _GETRULE, _GETOBJECT = 4, 7, 19
+_HANDLES = ((_GETCHAIN, 2), (_GETRULE, 3), (GETSET, 16), (_GETOBJECT, 6))
+"""What a table is made of, and which attribute is its handle."""
+
+INET = 1
 FAMILIES: dict[Family, int] = {"ip": 2, "ip6": 10, "bridge": 7}
 FAMILY_NAMES = {number: name for name, number in FAMILIES.items()}
 
@@ -93,27 +100,9 @@ class Tables:
         self._forget(ruleset.family)
         if members:
             with contextlib.suppress(OSError):
-                self._place.run(lambda: self._nft(script(ruleset, members)))
+                self._place.run(lambda: run_nft(script(ruleset, members), self.loaders))
                 return
-        self._place.run(lambda: self._nft(script(ruleset)))
-
-    def _nft(self, commands: str) -> None:
-        try:
-            process = subprocess.Popen(
-                ["nft", "-f", "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-            )
-        except FileNotFoundError as error:
-            raise OSError(errno.ENOENT, "there is no nft program: install nftables") from error
-        self.loaders.append(process.pid)
-        with process:
-            try:
-                _, said = process.communicate(commands, timeout=_NFT_PATIENCE)
-            except subprocess.TimeoutExpired as error:
-                process.kill()
-                raise OSError(errno.ETIMEDOUT, f"nft did not end within {_NFT_PATIENCE} s") from error
-        if process.returncode != 0:
-            words = re.sub(r"\s*\n\s*", " ", said).strip()
-            raise OSError(errno.EPERM if "Operation not permitted" in said else errno.EINVAL, words)
+        self._place.run(lambda: run_nft(script(ruleset), self.loaders))
 
     def remove(self, family: Family) -> None:
         """Remove the table with all that is in it; that it is gone is no error. Raises OSError."""
@@ -136,8 +125,21 @@ class Tables:
             family = FAMILY_NAMES.get(message.body[0])
             if family is None or string(found.get(TABLE_OF_ANYTHING, b"")) != OWNER:
                 continue
-            yield Ruleset(family, _comment(found.get(_TABLE_USERDATA, b"")))
+            comment = comment_of(found.get(_TABLE_USERDATA, b""))
+            yield Ruleset(family, digest_of(comment, self._handles(family)))
             yield from self._read_sets(family)
+
+    def _handles(self, family: Family) -> dict[int, bool]:
+        """The numbers of all chains, rules, sets and counters in a table of ours; True for what a text has written out."""
+        handles: dict[int, bool] = {}
+        body = _header(family) + text(TABLE_OF_ANYTHING, OWNER)
+        for kind, handle in _HANDLES:
+            for message in self._socket.dump(SUBSYSTEM << 8 | kind, body):
+                found = attributes(message.body, 4)
+                if string(found.get(TABLE_OF_ANYTHING, b"")) == OWNER:
+                    anonymous = kind == GETSET and elements.decode_shape(family, found).flags & elements.ANONYMOUS
+                    handles[int.from_bytes(found[handle], "big")] = not anonymous
+        return handles
 
     def _read_sets(self, family: Family) -> Iterator[Element]:
         body = _header(family) + text(TABLE_OF_ANYTHING, OWNER)
@@ -201,8 +203,43 @@ class Tables:
 
     def _transaction(self, requests: Sequence[Request]) -> OSError | None:
         """One atomic batch; its first error."""
-        brackets = _HEADER.pack(0, 0, SUBSYSTEM)
-        return self._socket.transaction(Request(_BATCH_BEGIN, 0, brackets), requests, Request(_BATCH_END, 0, brackets))
+        failure = commit(self._socket, requests)
+        return failure.error if failure is not None else None
+
+
+def run_nft(commands: str, loaders: deque[int]) -> None:
+    """One `nft -f` in the caller's namespace; its process joins the `loaders`. Raises OSError with nft's words."""
+    try:
+        process = subprocess.Popen(
+            ["nft", "-f", "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+    except FileNotFoundError as error:
+        raise OSError(errno.ENOENT, "there is no nft program: install nftables") from error
+    loaders.append(process.pid)
+    with process:
+        try:
+            _, said = process.communicate(commands, timeout=_NFT_PATIENCE)
+        except subprocess.TimeoutExpired as error:
+            process.kill()
+            raise OSError(errno.ETIMEDOUT, f"nft did not end within {_NFT_PATIENCE} s") from error
+    if process.returncode != 0:
+        words = re.sub(r"\s*\n\s*", " ", said).strip()
+        raise OSError(errno.EPERM if "Operation not permitted" in said else errno.EINVAL, words)
+
+
+def commit(socket: netlink.Socket, requests: Sequence[Request]) -> Failure | None:
+    """One atomic batch; its first failure."""
+    brackets = _HEADER.pack(0, 0, SUBSYSTEM)
+    return socket.commit(Request(_BATCH_BEGIN, 0, brackets), requests, Request(_BATCH_END, 0, brackets))
+
+
+def remove_inet_table(socket: netlink.Socket) -> bool:
+    """Remove `table inet percale` with all that is in it; False when there was none. Raises OSError."""
+    body = _HEADER.pack(INET, 0, 0) + text(TABLE_OF_ANYTHING, OWNER)
+    failure = commit(socket, [Request(SUBSYSTEM << 8 | DELTABLE, 0, body)])
+    if failure is not None and failure.error.errno != errno.ENOENT:
+        raise failure.error
+    return failure is None
 
 
 def script(ruleset: Ruleset, members: Iterable[Element] = ()) -> str:
@@ -222,7 +259,7 @@ def _header(family: Family) -> bytes:
     return _HEADER.pack(FAMILIES[family], 0, 0)
 
 
-def _comment(userdata: bytes) -> str:
+def comment_of(userdata: bytes) -> str:
     """The comment among a table's user data (type, length, value); "" without one."""
     offset = 0
     while offset + 2 <= len(userdata):

@@ -14,6 +14,7 @@ import os
 import select
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 
 from percale.kernel import elements, links, netlink, nftables, rtnetlink, traffic
@@ -26,6 +27,10 @@ from percale.render.objects import OWNER, Address, Element, FdbEntry, Neighbour,
 _LINK, _NEIGHBOUR, _TRAFFIC, _IPV4_ADDRESS, _IPV4_ROUTE, _IPV6_ADDRESS, _IPV6_ROUTE = 1, 3, 4, 5, 7, 9, 11
 _ROUTE_GROUPS = (_LINK, _NEIGHBOUR, _TRAFFIC, _IPV4_ADDRESS, _IPV4_ROUTE, _IPV6_ADDRESS, _IPV6_ROUTE)
 _TABLE_GROUP = 7
+_GATHERING = 0.01
+"""Seconds from the first notification to the look at them: they come in swarms, and most tell of what we are doing right now."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
+"""Seconds until it listens again after a defect of ours; doubled each time, until it has listened for the longest."""
 _MOST_AT_ONCE = 2000
 """Datagrams read before what they say is passed on."""
 
@@ -50,8 +55,8 @@ class Observer:
         self._table = netlink.Socket(netlink.NETFILTER, (_TABLE_GROUP,))
         self._table.ignore(tables.port)
         self._stop = os.eventfd(0, os.EFD_CLOEXEC)
-        self._devices = {device.index: device for device in Devices(self._queries).load()}
-        self._thread = threading.Thread(target=self._listen, name="kernel-events", daemon=True)
+        self._devices = self._load()
+        self._thread = threading.Thread(target=self._live, name="kernel-events", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -62,14 +67,42 @@ class Observer:
             socket.close()
         os.close(self._stop)
 
+    def _live(self) -> None:
+        """Listen until the end. A defect is told with what it lost, and the next attempt begins after a pause."""
+        pause, listen = _FIRST_PAUSE, self._listen
+        while True:
+            began = time.monotonic()
+            try:
+                listen()
+            except Exception as error:  # an agent that hears nothing must not look well
+                self._on_events([Lost(error), UnderlayChanged()])
+            if self._ends_within(pause):
+                return
+            listen = self._listen_again
+            lasted = time.monotonic() - began > _LONGEST_PAUSE
+            pause = _FIRST_PAUSE if lasted else min(pause * 2, _LONGEST_PAUSE)
+
+    def _ends_within(self, seconds: float) -> bool:
+        poll = select.poll()
+        poll.register(self._stop, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+
+    def _load(self) -> dict[int, Device]:
+        return {device.index: device for device in Devices(self._queries).load()}
+
+    def _listen_again(self) -> None:
+        self._devices = self._load()
+        self._listen()
+
     def _listen(self) -> None:
         poll = select.poll()
         for descriptor in (self._route.fileno(), self._table.fileno(), self._stop):
             poll.register(descriptor, select.POLLIN)
         while True:
-            ready = {descriptor for descriptor, _ in poll.poll()}
-            if self._stop in ready:
+            poll.poll()
+            if self._ends_within(_GATHERING):
                 return
+            ready = {descriptor for descriptor, _ in poll.poll()}
             events: list[KernelEvent] = []
             if self._route.fileno() in ready:
                 events += self._drain(self._route, self._route_events)

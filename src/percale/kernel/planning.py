@@ -6,6 +6,7 @@ stands on: settings, links, addresses, neighbours, forwarding entries, routes, s
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from percale.kernel.links import needs_new_device
@@ -28,6 +29,7 @@ from percale.render.objects import (
 
 _SETTING, _LINK, _LINK_SETTING = 0, 1, 2
 _RANKS: dict[type, int] = {
+    Link: _LINK,
     Address: 3,
     Neighbour: 4,
     FdbEntry: 5,
@@ -37,6 +39,7 @@ _RANKS: dict[type, int] = {
     Ruleset: 9,
     Element: 10,
 }
+_ON_ONE_DEVICE = (Route, Neighbour, FdbEntry, Address, Shaper)
 _SHAPER_TOLERANCE = 0.01
 """The kernel keeps a bucket as a time: read back, it is not quite what was written."""
 
@@ -85,6 +88,8 @@ def unsettles(wish: KernelObject, have: KernelObject | None) -> bool:
 
 def stands_on(obj: KernelObject) -> tuple[Key, ...]:
     """The keys of the objects without which this one cannot be: its devices, its table."""
+    if isinstance(obj, _ON_ONE_DEVICE):
+        return (("link", obj.dev),) if obj.dev is not None else ()
     match obj:
         case Link():
             lower = obj.vxlan.dev if obj.vxlan is not None else None
@@ -98,7 +103,6 @@ def stands_on(obj: KernelObject) -> tuple[Key, ...]:
         case Sysctl():
             device = sysctl_device(obj.name)
             return (("link", device),) if device is not None else ()
-    return (("link", obj.dev),) if obj.dev is not None else ()
 
 
 def sysctl_device(name: str) -> str | None:
@@ -119,16 +123,15 @@ def removable(obj: KernelObject) -> bool:
 def order(removals: Iterable[KernelObject], puts: Mapping[Key, KernelObject]) -> list[Change]:
     """The changes, in an order in which each finds what it needs."""
     going = sorted(removals, key=_rank, reverse=True)
-    coming = sorted((obj for obj in puts.values() if not isinstance(obj, Link)), key=_rank)
-    wished_links = _lower_first({key: obj for key, obj in puts.items() if isinstance(obj, Link)})
-    settings = [obj for obj in coming if _rank(obj) == _SETTING]
-    others = [obj for obj in coming if _rank(obj) != _SETTING]
-    return [*(Remove(obj) for obj in going), *(Put(obj) for obj in (*settings, *wished_links, *others))]
+    coming: defaultdict[int, list[KernelObject]] = defaultdict(list)
+    for obj in puts.values():
+        coming[_rank(obj)].append(obj)
+    if _LINK in coming:
+        coming[_LINK][:] = _lower_first({key: obj for key, obj in puts.items() if isinstance(obj, Link)})
+    return [*map(Remove, going), *(Put(obj) for rank in sorted(coming) for obj in coming[rank])]
 
 
 def _rank(obj: KernelObject) -> int:
-    if isinstance(obj, Link):
-        return _LINK
     if isinstance(obj, Sysctl):
         return _SETTING if sysctl_device(obj.name) is None else _LINK_SETTING
     return _RANKS[type(obj)]

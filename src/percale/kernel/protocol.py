@@ -92,7 +92,12 @@ class UnderlayChanged:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """Events were lost or too coarse (an overrun, a flushed table): call `read()` again."""
+    """Events were lost or too coarse (an overrun, a flushed table): call `read()` again.
+
+    `error` when a defect of ours lost them: worth a report, too.
+    """
+
+    error: Exception | None = None
 
 
 KernelEvent: TypeAlias = Present | Absent | Wiped | UnderlayChanged | Lost

@@ -30,8 +30,8 @@ from percale.render.objects import KernelObject, Key, Link
 FIRST_PAUSE = 0.05
 """Seconds until an object that was refused is tried again; doubled each time."""
 LONGEST_PAUSE = 5.0
-GATHERING = 0.02
-"""Seconds that kernel events wait for more of them."""
+GATHERING = 0.01
+"""Seconds that kernel events wait for more of them, after the time that the observer gave them."""
 
 _Note: TypeAlias = Callable[[], None]
 
@@ -156,6 +156,8 @@ class Reconciler:
         for event in events:
             if isinstance(event, Lost):
                 self._read_due = now
+                if event.error is not None:
+                    self._report_defect("listening to the kernel failed", event.error)
             elif isinstance(event, UnderlayChanged):
                 self._underlay_due = now
         self._ledger.observe(events)
@@ -185,12 +187,15 @@ class Reconciler:
         self._publish()
 
     def _recover(self, error: Exception) -> None:
-        assert self._loop is not None
-        self._tell(self._loop.call_exception_handler, {"message": "the reconciler failed", "exception": error})
+        self._report_defect("the reconciler failed", error)
         self._read_due = time.monotonic() + LONGEST_PAUSE
         waiting, self._waiting = self._waiting, []
         for _, done in waiting:
             self._tell(_resolve, done, KernelError(repr(error), errno=errno.EIO, where="the reconciler"))
+
+    def _report_defect(self, message: str, error: Exception) -> None:
+        assert self._loop is not None
+        self._tell(self._loop.call_exception_handler, {"message": message, "exception": error})
 
     def _take(self) -> list[_Note | None]:
         """Everything in the inbox; waits for the first note, or until something else is due."""

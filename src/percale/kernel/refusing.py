@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from percale.errors import KernelError
 from percale.kernel.protocol import Change, Driver
 from percale.kernel.spelling import spell, spell_object
-from percale.render.objects import KernelObject
+from percale.render.objects import KernelObject, Sysctl
 
 _HINTS = {
     errno.EPERM: "run as root, or in a user and network namespace of your own",
@@ -28,7 +28,14 @@ def refused(change: Change, error: OSError) -> KernelError:
     number = error.errno or errno.EIO
     lines = spell(change)
     where = lines[0].split("\n", 1)[0] if lines else spell_object(change.object)
-    return KernelError(error.strerror or os.strerror(number), errno=number, where=where, hint=_HINTS.get(number))
+    hint = _hint(change.object, number)
+    return KernelError(error.strerror or os.strerror(number), errno=number, where=where, hint=hint)
+
+
+def _hint(refused_object: KernelObject, number: int) -> str | None:
+    if isinstance(refused_object, Sysctl) and number == errno.ENOENT and refused_object.name.startswith("net/bridge/"):
+        return "policies do not reach pods on bridges until the module is loaded: modprobe br_netfilter"
+    return _HINTS.get(number)
 
 
 def conflict(wish: KernelObject, first: str, other: str) -> KernelError:

@@ -15,17 +15,20 @@ class Shelf:
         self._objects: dict[Key, KernelObject] = {}
         self._above: dict[Key, set[Key]] = {}
         for obj in objects:
-            self.put(obj)
+            self.put(obj.key, obj)
 
-    def put(self, obj: KernelObject) -> None:
+    def put(self, key: Key, obj: KernelObject) -> None:
         """Whatever was at its key is replaced."""
-        key = obj.key
         before = self._objects.get(key)
         self._objects[key] = obj
         if before is not None:
             self._leave(key, before)
         for lower in stands_on(obj):
-            self._above.setdefault(lower, set()).add(key)
+            above = self._above.get(lower)
+            if above is None:
+                self._above[lower] = {key}
+            else:
+                above.add(key)
 
     def pop(self, key: Key) -> KernelObject | None:
         """Take it away; None when it was not there."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from percale.kernel.protocol import Change, Put
+from percale.kernel.touching import mark
 from percale.render.objects import (
     OWNER,
     ROUTE_PROTOCOL,
@@ -141,9 +142,9 @@ def _route(wish: Route) -> str:
 
 
 def spell_table(wish: Ruleset) -> str:
-    """The table anew, whether it was there or not, for `nft -f -`; its digest is its comment."""
+    """The table anew, whether it was there or not, for `nft -f -`; its comment tells us what was loaded."""
     table = f"{wish.family} {OWNER}"
-    return f'add table {table}\ndelete table {table}\ntable {table} {{\ncomment "{wish.digest}"\n{wish.text}\n}}'
+    return f'add table {table}\ndelete table {table}\ntable {table} {{\ncomment "{mark(wish)}"\n{wish.text}\n}}'
 
 
 def spell_element(wish: Element) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 _ROOT = Path("/proc/sys")
+_AS_WITHOUT_IPV6 = {"accept_ra": "0", "disable_ipv6": "1"}
+"""Settings that a kernel without IPv6 does not have, and that say what it does anyway."""
 
 
 def read(name: str) -> str:
@@ -17,5 +19,11 @@ def read(name: str) -> str:
 
 def write(name: str, value: str) -> None:
     """Make it so; an equal value is not written again. Raises OSError."""
+    if name.startswith("net/ipv6/") and _AS_WITHOUT_IPV6.get(Path(name).name) == value and not _has_ipv6():
+        return
     if read(name) != value:
         (_ROOT / name).write_text(value)
+
+
+def _has_ipv6() -> bool:
+    return (_ROOT / "net/ipv6").exists()

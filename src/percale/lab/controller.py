@@ -8,7 +8,7 @@ blueprint ─▶ Machines (cables, agents)          ┐
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,12 +48,25 @@ class Blueprint:
 
 def control(place: LabPlace, blueprint: Blueprint, report: Report, channel: Channel) -> None:
     """The whole life of the controller's process."""
+    failed = False
     try:
         asyncio.run(_control(place, blueprint, report, channel))
     except* PercaleError as group:
-        for error in group.exceptions:
+        failed = True
+        for error in _single(group):
             report({"error": str(error), "sort": type(error).__name__})
-        raise
+            log(str(error))
+    if failed:
+        raise SystemExit(1)
+
+
+def _single(group: BaseExceptionGroup[PercaleError]) -> Iterator[PercaleError]:
+    """Tasks within tasks: groups within the group."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _single(error)
+        else:
+            yield error
 
 
 async def _control(place: LabPlace, blueprint: Blueprint, report: Report, channel: Channel) -> None:

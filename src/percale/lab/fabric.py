@@ -83,12 +83,8 @@ class Way(NamedTuple):
 
 
 def outside_lines(wires: Iterable[Wire]) -> list[str]:
-    """`ip` commands by which the router leads what comes from these segments to pods too."""
-    return [
-        f"rule add from {anywhere} iif {bridge(wire)} lookup {_WAYS_TO_PODS}"
-        for wire in wires
-        for anywhere in ("0.0.0.0/0", "::/0")
-    ]
+    """`ip` commands, for each family, by which the router leads what comes from these segments to pods too."""
+    return [f"rule add from all iif {bridge(wire)} lookup {_WAYS_TO_PODS}" for wire in wires]
 
 
 def way_lines(old: Collection[Way], new: Collection[Way]) -> list[str]:
@@ -122,7 +118,9 @@ def machine_lines(machine: Machine) -> list[str]:
 def build_router(place: Place, wires: Iterable[Wire], outside: Iterable[Wire]) -> None:
     """Bridges, addresses, forwarding; `outside` are the segments without nodes. Raises LabError."""
     _set(place, ROUTER_SYSCTLS)
-    _ip(place, [*router_lines(wires), *outside_lines(outside)])
+    _ip(place, router_lines(wires))
+    for family in ("-4", "-6"):  # `ip rule` takes `from ::/0` for IPv4
+        _ip(place, outside_lines(outside), family)
 
 
 def lead(place: Place, old: Collection[Way], new: Collection[Way]) -> None:
@@ -212,8 +210,8 @@ def _set(place: Place, settings: dict[str, str]) -> None:
     place.run(write)
 
 
-def _ip(place: Place, lines: Sequence[str]) -> None:
-    _type(place, ["ip", "-batch", "-"], "\n".join(lines) + "\n")
+def _ip(place: Place, lines: Sequence[str], *family: str) -> None:
+    _type(place, ["ip", *family, "-batch", "-"], "\n".join(lines) + "\n")
 
 
 def _type(place: Place, command: Sequence[str], text: str) -> None:

@@ -24,6 +24,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 
+from percale.errors import PercaleError
 from percale.kernel import syscalls
 from percale.lab.births import NETNS
 from percale.lab.place import LabPlace, NodePlace
@@ -105,6 +106,8 @@ def _bear(action: Callable[[], None], what: str) -> int:
         status = 0
     except SystemExit as ending:
         status = ending.code if isinstance(ending.code, int) else 1
+    except PercaleError as error:
+        print(f"{what}: {error}", file=sys.stderr)
     except BaseException:  # the end of a process: nobody above could handle it
         print(f"{what} failed:", file=sys.stderr)
         traceback.print_exc()

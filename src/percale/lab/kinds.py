@@ -22,6 +22,7 @@ _SHORT = {
     "cm": "ConfigMap",
     "ing": "Ingress",
     "netpol": "NetworkPolicy",
+    "cnp": "ClusterNetworkPolicy",
     "lease": "SubnetLease",
     "leases": "SubnetLease",
 }

@@ -62,7 +62,9 @@ class MachineVerbs:
             "about": self.about,
             "status": self.status,
             "missing": self.missing,
+            "hosts": self.hosts,
             "room": self.room,
+            "names": self.names,
             "probe": self.probe,
             "cut": self.cut,
             "heal": self.heal,
@@ -105,6 +107,11 @@ class MachineVerbs:
         troubles += [f"store: {error}" for error in self.cluster.world.troubles.values()]
         return {**await self.about(), "machines": rows, "troubles": troubles}
 
+    async def hosts(self) -> Answer:
+        """The addresses of the hosts outside, by name."""
+        hosts = self.cluster.machines.topology.hosts
+        return {"hosts": {host.name: [str(host.address.ip), str(host.address6.ip)] for host in hosts}}
+
     async def missing(self) -> Answer:
         """Nodes and pods that are not ready, and why."""
         agents, nodes = self.cluster.machines.agents, self.cluster.machines.topology.nodes
@@ -134,6 +141,18 @@ class MachineVerbs:
             "binds": binds,
             "environment": environment,
         }
+
+    async def names(self) -> Answer:
+        """Nodes by their namespaces, and whose each address is: a name, and a pod's node ("" for machines)."""
+        names: dict[str, tuple[str, str]] = {}
+        for machine in self.cluster.machines.topology.machines:
+            end = _machine_end(machine)
+            names |= {str(address): (end.name, "") for address in end.addresses}
+        for pod in self.cluster.world.all(Pod):
+            if not pod.spec.hostNetwork:
+                names |= {entry.ip: (str(pod.key), pod.spec.nodeName or "") for entry in pod.status.podIPs}
+        nodes = {node.name: str(NETNS / node.name) for node in self.cluster.machines.topology.nodes}
+        return {"nodes": nodes, "names": names}
 
     async def probe(
         self,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -102,6 +102,17 @@ def read_objects(documents: Iterable[Sequence[str]], namespace: str) -> tuple[li
             hint = "use percale lab add-node and remove-node"
             raise BadManifest("a running lab keeps its machines", where=str(each.source), hint=hint)
     return list(_distinct(found)), skipped
+
+
+def other_networks(objects: Iterable[Object], network: Mapping[str, Any], wiring: str) -> list[str]:
+    """A line for each ConfigMap that says another network than the one of the lab that runs. Raises BadNetworkConfig."""
+    return [
+        f"configmap/{obj.metadata.name} does not change this lab: a running lab keeps its network;"
+        " a new one takes it: percale lab up --name … -f …"
+        for obj in objects
+        for other in _network_of(Found(obj, Source(f"configmap/{obj.metadata.name}", 1)))
+        if (other.network, other.wiring) != (network, wiring)
+    ]
 
 
 def _check_words(data: bytes, source: Source) -> None:

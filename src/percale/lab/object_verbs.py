@@ -16,7 +16,7 @@ from percale.lab import tables
 from percale.lab.cluster import Cluster
 from percale.lab.control import Answer, Verb
 from percale.lab.kinds import full_name, kind_of, plural
-from percale.lab.manifests import read_objects
+from percale.lab.manifests import other_networks, read_objects
 from percale.lab.workloads import Create, Delete
 from percale.model.decoding import DEFAULT_NAMESPACE
 from percale.model.encoding import to_plain
@@ -72,9 +72,11 @@ class ObjectVerbs:
     async def apply(self, documents: Sequence[Sequence[str]], namespace: str | None) -> Answer:
         """Create or change what the documents say, all or nothing."""
         objects, skipped = read_objects(documents, namespace or DEFAULT_NAMESPACE)
+        settings = self.cluster.machines.settings
+        without_effect = other_networks(objects, settings.network, settings.wiring)
         missing = missing_namespaces(objects, self.cluster.world.all(Namespace))
         lines = [f"{full_name(obj)} {await self._apply(obj)}" for obj in (*missing, *objects)]
-        return {"lines": lines + skipped}
+        return {"lines": lines + skipped + without_effect}
 
     async def _apply(self, obj: Object) -> str:
         known = self.cluster.world.get(type(obj), obj.key)

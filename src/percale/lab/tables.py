@@ -151,6 +151,11 @@ def _policy(obj: Object, around: Surroundings) -> Cells:
     return _selector(selector.get("matchLabels", {})), age(obj, around.now)
 
 
+def _cluster_policy(obj: Object, around: Surroundings) -> Cells:
+    spec = to_plain(obj)["spec"]
+    return spec["tier"], str(spec["priority"]), age(obj, around.now)
+
+
 def _lease(obj: Object, around: Surroundings) -> Cells:
     spec = to_plain(obj)["spec"]
     subnets = [spec[key] for key in ("subnet", "ipv6Subnet") if spec.get(key)]
@@ -195,6 +200,7 @@ _TABLES: Mapping[str, Columns] = {
     "Job": Columns(("STATUS", "AGE", "CONTAINERS", "IMAGES"), _job, wide=2),
     "Service": Columns(("TYPE", "CLUSTER-IP", "EXTERNAL-IP", "PORT(S)", "AGE", "SELECTOR"), _service, wide=1),
     "NetworkPolicy": Columns(("POD-SELECTOR", "AGE"), _policy),
+    "ClusterNetworkPolicy": Columns(("TIER", "PRIORITY", "AGE"), _cluster_policy),
     "SubnetLease": Columns(("NODE", "SUBNET", "PUBLIC-IP", "BACKEND", "BACKEND-DATA"), _lease, wide=1),
     "ConfigMap": Columns(("DATA", "AGE"), _config_map),
 }

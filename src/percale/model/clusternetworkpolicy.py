@@ -10,7 +10,7 @@ from typing import ClassVar, Literal, TypeAlias
 
 import msgspec
 
-from percale.model.addresses import Network, PortNumber, parse_network
+from percale.model.addresses import PortNumber
 from percale.model.meta import Object, Part
 from percale.model.selector import LabelSelector
 
@@ -88,10 +88,6 @@ class ClusterNetworkPolicyEgressPeer(Part, frozen=True, kw_only=True):
     @property
     def known(self) -> bool:
         return self != _UNKNOWN_DESTINATION
-
-    @property
-    def parsed_networks(self) -> tuple[Network, ...]:
-        return tuple(map(parse_network, self.networks))
 
 
 _UNKNOWN_PROTOCOL = ClusterNetworkPolicyProtocol()

@@ -1,15 +1,21 @@
-"""msgspec's refusal of an object → an error that names the line, the field, and what to type. Called by `decoding`."""
+"""What is wrong with an object → errors that name the line, the field, and what to type. Called by `decoding`.
+
+msgspec's refusal says what has the wrong type; the validators' FieldErrors say what else the API server would refuse.
+"""
 
 from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from percale.errors import BadManifest
+from percale.errors import BadManifest, BadManifests
 from percale.model.pasting import first_fault
 from percale.model.schema import allowed_words
-from percale.model.tree import Node, Steps, descend
+from percale.model.tree import Node, Steps, descend, spelled
+from percale.model.validation.field_errors import FieldError
 
 _PATH = re.compile(r"^(?P<what>.*?)(?: - at (?:`key` in )?`\$(?P<path>[^`]*)`)?$", re.DOTALL)
 _STEP = re.compile(r"\.(?P<field>[^.\[]+)|\[(?P<index>[0-9]+)\]|(?P<some>\[\.\.\.\])")
@@ -28,19 +34,62 @@ _LONGEST = 40
 """Characters of a wrong value that an error shows."""
 
 
-def complaint(message: str, kind: type[Any], node: Node, text: str, file: str) -> BadManifest:
-    """`message` is that of msgspec's ValidationError for the object at `node`."""
+@dataclass(frozen=True, slots=True)
+class Written:
+    """An object as it is written: its node in a file's text."""
+
+    node: Node
+    text: str
+    file: str
+
+
+def complaint(errors: Sequence[FieldError], refusal: str | None, kind: type[Any], written: Written) -> BadManifest:
+    """All that is wrong, in the order of the file. `refusal` is the message of msgspec's ValidationError, if there is one."""
+    node = written.node
+    placed = [
+        (line, _said_by_validator(error, f"{written.file}:{line}"))
+        for error in errors
+        for line in (descend(node, error.steps + error.below)[1],)
+    ]
+    if refusal is not None:
+        steps, what = _refused(refusal, node)
+        if all(error.steps != steps for error in errors):
+            placed.append((descend(node, steps)[1], _said_by_msgspec(steps, what, kind, written)))
+    return all_of([each for _, each in sorted(placed, key=lambda each: each[0])])
+
+
+def all_of(faults: Iterable[BadManifest]) -> BadManifest:
+    """One error for all of them; there is at least one."""
+    single = tuple(part for each in faults for part in (each.faults if isinstance(each, BadManifests) else (each,)))
+    if len(single) == 1:
+        return single[0]
+    return BadManifests("\n".join(" ".join(str(each).split()) for each in single), faults=single)
+
+
+def _said_by_validator(error: FieldError, where: str) -> BadManifest:
+    hint = None
+    if isinstance(error.value, str):
+        if error.supported:
+            hint = _word_hint(error.value, error.supported)
+        elif error.steps[-1] == "port" and error.value.isdecimal():
+            hint = f"write {error.value} without quotes"
+    return BadManifest(str(error), where=where, hint=hint)
+
+
+def _refused(message: str, node: Node) -> tuple[Steps, str]:
+    """The field that msgspec's message means, and what it says of it."""
     match = _PATH.match(message)
     assert match is not None
     what = match["what"]
     steps = _steps(match["path"] or "", node, what)
-    culprit, line = descend(node, steps)
     missing = _MISSING.match(what)
-    if missing is not None:
-        steps = (*steps, missing["field"])
-        said, hint = "missing", None
-    else:
-        said, hint = _said(what, culprit, allowed_words(kind, steps))
+    return ((*steps, missing["field"]), "missing") if missing is not None else (steps, what)
+
+
+def _said_by_msgspec(steps: Steps, what: str, kind: type[Any], written: Written) -> BadManifest:
+    text, file = written.text, written.file
+    culprit, line = descend(written.node, steps)
+    said, hint = (what, None) if what == "missing" else _said(what, culprit, allowed_words(kind, steps))
     fault = None
     if not culprit.flow and what.startswith(("Expected", "Invalid enum")):
         near = {culprit.line} if culprit.plain and "`object`" in what else ()
@@ -48,19 +97,6 @@ def complaint(message: str, kind: type[Any], node: Node, text: str, file: str) -
     if fault is not None:
         return BadManifest(f"{spelled(steps)}: {fault.what}", where=f"{file}:{fault.line}", hint=fault.hint)
     return BadManifest(f"{spelled(steps)}: {said}" if steps else said, where=f"{file}:{line}", hint=hint)
-
-
-def spelled(steps: Steps) -> str:
-    """`spec.ports[0].port`; a key with dots in quotes."""
-    text = ""
-    for step in steps:
-        if isinstance(step, int):
-            text += f"[{step}]"
-        elif re.fullmatch(r"[\w-]+", step):
-            text += f".{step}" if text else step
-        else:
-            text += f'["{step}"]'
-    return text
 
 
 def _steps(path: str, node: Node, what: str) -> Steps:

@@ -1,29 +1,30 @@
 """Manifests: the bytes of a YAML or JSON file → objects, each with its place. Called by the stores and by the lab's verbs.
 
-JSON ─▶ msgspec ──────────────────────────────────────────────▶ objects
+JSON ─▶ msgspec, validation ─────────────────────────────────────────────▶ objects
          └ refused ─▶ reading_json ─┐
-YAML ──────────────▶ reading_yaml ──┴▶ nodes ─▶ plain values ─▶ msgspec ─▶ objects
+YAML ──────────────▶ reading_yaml ──┴▶ nodes ─▶ plain values ─▶ validation, msgspec ─▶ objects
                                          └────── refused ─▶ complaining: which line, what to type
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
 from percale.errors import BadManifest
-from percale.model.complaining import complaint
+from percale.model.complaining import Written, all_of, complaint
 from percale.model.kinds import KINDS, Kinds
 from percale.model.meta import Object, ObjectKey
 from percale.model.reading_json import read_json
 from percale.model.reading_yaml import read_yaml
 from percale.model.schema import from_text, without_nulls
 from percale.model.tree import Node, descend, plain_value
+from percale.model.validation.validators import field_errors, has_validator
 
 T = TypeVar("T", bound=Object)
 R = TypeVar("R")
@@ -74,7 +75,10 @@ class Manifest:
 
 
 def decode_manifest(data: bytes, file: str, *, kinds: Kinds = KINDS, namespace: str = DEFAULT_NAMESPACE) -> Manifest:
-    """Every object of a file; those without a namespace are of `namespace`. One bad document: BadManifest, and nothing."""
+    """Every object of a file; those without a namespace are of `namespace`.
+
+    Raises BadManifest with all that is wrong with them: a file counts as a whole, or not at all.
+    """
     manifest = _decode_json(data, file, kinds) or _decode_nodes(data, file, kinds)
     found = tuple(_settled(each, namespace) for each in manifest.found)
     if len(found) > 1:
@@ -121,7 +125,12 @@ def field_line(data: bytes, source: Source, path: str) -> int:
 
 def object_node(data: bytes, source: Source) -> Node | None:
     """The part of a file that is this object, None when it is not there any more. Raises BadManifest."""
-    for index, node in enumerate(read_nodes(text_of(data, source.file), source.file)):
+    return node_at(read_nodes(text_of(data, source.file), source.file), source)
+
+
+def node_at(documents: Iterable[Node], source: Source) -> Node | None:
+    """The same, of a file that is read already."""
+    for index, node in enumerate(documents):
         if index == source.document:
             items = node.get("items") if source.item is not None else None
             if items is None:
@@ -185,7 +194,11 @@ def _decode_json(data: bytes, file: str, kinds: Kinds) -> Manifest | None:
         if head.kind == "List":
             objects = [_decode_item(item, _HEAD.decode(item), kinds) for item in _MIXED.decode(data).items]
         elif _is_list(head.kind, kinds):
-            objects = _list_decoder(_kind(head.apiVersion, head.kind[:-4], kinds)).decode(data).items
+            kind = _kind(head.apiVersion, head.kind[:-4], kinds)
+            if has_validator(kind):
+                objects = [_decode_valid(item, kind) for item in _MIXED.decode(data).items]
+            else:
+                objects = _list_decoder(kind).decode(data).items
         else:
             return Manifest((Found(_decode_item(data, head, kinds), Source(file, 1)),))
     except (msgspec.DecodeError, _Unusual, UnicodeDecodeError, RecursionError):
@@ -194,7 +207,14 @@ def _decode_json(data: bytes, file: str, kinds: Kinds) -> Manifest | None:
 
 
 def _decode_item(data: bytes | msgspec.Raw, head: _Head, kinds: Kinds) -> Object:
-    return _decoder(_kind(head.apiVersion, head.kind, kinds)).decode(data)
+    return _decode_valid(data, _kind(head.apiVersion, head.kind, kinds))
+
+
+def _decode_valid(data: bytes | msgspec.Raw, kind: type[Object]) -> Object:
+    """Validated as it is written: a decoded object does not tell an empty list from one that is not there."""
+    if has_validator(kind) and field_errors(kind, msgspec.json.decode(data)):
+        raise _Unusual
+    return _decoder(kind).decode(data)
 
 
 def _kind(version: str, name: str, kinds: Kinds) -> type[Object]:
@@ -207,30 +227,53 @@ def _kind(version: str, name: str, kinds: Kinds) -> type[Object]:
 # YAML, and JSON that has to be looked at closely
 
 
+Candidate: TypeAlias = tuple[Node, dict[str, Any], Source]
+"""An object's node, and its plain value."""
+
+
 def _decode_nodes(data: bytes, file: str, kinds: Kinds) -> Manifest:
     text = text_of(data, file)
-    documents = enumerate(read_nodes(text, file))
-    return _collected(each for index, node in documents for each in _document(node, index, text, file, kinds))
+    found: list[Found] = []
+    skipped: list[Skipped] = []
+    faults: list[BadManifest] = []
+    try:
+        for index, document in enumerate(read_nodes(text, file)):
+            for node, value, source in _candidates(document, index, text, file, kinds):
+                try:
+                    part = _object(node, value, source, text, kinds)
+                except BadManifest as fault:
+                    faults.append(fault)
+                    continue
+                if isinstance(part, Found):
+                    found.append(part)
+                else:
+                    skipped.append(part)
+    except BadManifest as fault:
+        faults.append(fault)
+    if faults:
+        raise all_of(faults)
+    return Manifest(tuple(found), tuple(skipped))
 
 
-def _document(node: Node, index: int, text: str, file: str, kinds: Kinds) -> Iterator[Found | Skipped]:
+def _candidates(node: Node, index: int, text: str, file: str, kinds: Kinds) -> Iterator[Candidate]:
+    """The objects of a document, which may be a list."""
     where = f"{file}:{node.line}"
     if node.shape != "mapping":
         raise BadManifest("not an object", where=where, hint="a manifest begins with apiVersion, kind and metadata")
     value = plain_value(node, len(text), where)
     version, name = value.get("apiVersion"), value.get("kind")
-    if isinstance(name, str) and _is_list(name, kinds):
-        items = node.get("items")
-        values = [] if value.get("items") is None else value["items"]
-        if not isinstance(values, list):
-            raise BadManifest("items: expected a list", where=f"{file}:{items.line if items else node.line}")
-        inherited = {"apiVersion": version, "kind": name.removesuffix("List")} if name != "List" else {}
-        for number, (item, plain) in enumerate(zip(items.items if items else (), values, strict=True)):
-            if not isinstance(plain, dict):
-                raise BadManifest(f"items[{number}]: not an object", where=f"{file}:{item.line}")
-            yield _object(item, {**plain, **inherited}, Source(file, item.line, index, number), text, kinds)
-    else:
-        yield _object(node, value, Source(file, node.line, index), text, kinds)
+    if not (isinstance(name, str) and _is_list(name, kinds)):
+        yield node, value, Source(file, node.line, index)
+        return
+    items = node.get("items")
+    values = [] if value.get("items") is None else value["items"]
+    if not isinstance(values, list):
+        raise BadManifest("items: expected a list", where=f"{file}:{items.line if items else node.line}")
+    inherited = {"apiVersion": version, "kind": name.removesuffix("List")} if name != "List" else {}
+    for number, (item, plain) in enumerate(zip(items.items if items else (), values, strict=True)):
+        if not isinstance(plain, dict):
+            raise BadManifest(f"items[{number}]: not an object", where=f"{file}:{item.line}")
+        yield item, {**plain, **inherited}, Source(file, item.line, index, number)
 
 
 def _object(node: Node, value: dict[str, Any], source: Source, text: str, kinds: Kinds) -> Found | Skipped:
@@ -245,10 +288,15 @@ def _object(node: Node, value: dict[str, Any], source: Source, text: str, kinds:
             where=f"{source.file}:{line}",
             hint=f"write {kind.API_VERSION}",
         )
+    errors, refusal = field_errors(kind, value), None
     try:
-        return Found(msgspec.convert(without_nulls(kind, value), kind, dec_hook=from_text), source)
+        obj = msgspec.convert(without_nulls(kind, value), kind, dec_hook=from_text)
     except msgspec.ValidationError as error:
-        raise complaint(str(error), kind, node, text, source.file) from error
+        refusal = str(error)
+    else:
+        if not errors:
+            return Found(obj, source)
+    raise complaint(errors, refusal, kind, Written(node, text, source.file))
 
 
 def _word(node: Node, value: dict[str, Any], key: str, source: Source) -> str:
@@ -263,13 +311,3 @@ def _word(node: Node, value: dict[str, Any], key: str, source: Source) -> str:
 
 def _is_list(kind: str, kinds: Kinds) -> bool:
     return kind == "List" or (kind.endswith("List") and kind[:-4] in kinds)
-
-
-def _collected(parts: Iterator[Found | Skipped] | tuple[Found | Skipped, ...]) -> Manifest:
-    found, skipped = [], []
-    for part in parts:
-        if isinstance(part, Found):
-            found.append(part)
-        else:
-            skipped.append(part)
-    return Manifest(tuple(found), tuple(skipped))

@@ -10,6 +10,12 @@ from percale.model.pod import Protocol
 SERVICE_LABEL = "kubernetes.io/service-name"
 """A slice's label that names its Service."""
 
+MANAGER_LABEL = "endpointslice.kubernetes.io/managed-by"
+"""A slice's label that names the controller that wrote it."""
+
+SKIP_MIRROR_LABEL = "endpointslice.kubernetes.io/skip-mirror"
+"""`"true"` on an Endpoints object: it is not mirrored into slices."""
+
 
 class ObjectReference(Part, frozen=True, kw_only=True):
     """The pod behind an address."""
@@ -43,16 +49,23 @@ class ForZone(Part, frozen=True, kw_only=True):
     name: str
 
 
-class EndpointHints(Part, frozen=True, kw_only=True):
-    """Who should use the endpoint."""
+class ForNode(Part, frozen=True, kw_only=True):
+    """A node that should use the endpoint."""
 
+    name: str
+
+
+class EndpointHints(Part, frozen=True, kw_only=True):
+    """Who should use the endpoint. Nodes come before zones."""
+
+    forNodes: tuple[ForNode, ...] = ()
     forZones: tuple[ForZone, ...] = ()
 
 
 class Endpoint(Part, frozen=True, kw_only=True):
     """One pod; its first address counts."""
 
-    addresses: tuple[str, ...]
+    addresses: tuple[str, ...] = ()
     conditions: EndpointConditions = EndpointConditions()
     hostname: str | None = None
     nodeName: str | None = None

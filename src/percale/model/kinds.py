@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeAlias
 
+from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
 from percale.model.configmap import ConfigMap
 from percale.model.endpoints import Endpoints, EndpointSlice
 from percale.model.ingress import Ingress
@@ -34,6 +35,7 @@ KINDS: Kinds = kinds_of(
     EndpointSlice,
     Endpoints,
     NetworkPolicy,
+    ClusterNetworkPolicy,
     Deployment,
     ReplicaSet,
     StatefulSet,

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 import msgspec
 
-from percale.model.addresses import Network, PortNumber, check_network, parse_network
+from percale.model.addresses import Network, PortNumber, parse_network
 from percale.model.meta import Object, Part
 from percale.model.pod import Protocol
 from percale.model.selector import LabelSelector
@@ -17,18 +17,6 @@ class IPBlock(Part, frozen=True, kw_only=True):
 
     cidr: str
     except_: tuple[str, ...] = msgspec.field(default=(), name="except")
-
-    def __post_init__(self) -> None:
-        check_network(self.cidr)
-        block = self.network
-        for text in self.except_:
-            check_network(text)
-            part = parse_network(text)
-            inside = (
-                part.version == block.version and part.network_address in block and part.prefixlen > block.prefixlen
-            )
-            if not inside:
-                raise ValueError(f"except {text} is not a part of {self.cidr}")
 
     @property
     def network(self) -> Network:
@@ -46,15 +34,6 @@ class NetworkPolicyPeer(Part, frozen=True, kw_only=True):
     namespaceSelector: LabelSelector | None = None
     ipBlock: IPBlock | None = None
 
-    def __post_init__(self) -> None:
-        selects = self.podSelector is not None or self.namespaceSelector is not None
-        if selects == (self.ipBlock is not None):
-            raise ValueError(
-                "ipBlock stands alone, in a list item of its own"
-                if selects
-                else "a peer needs a podSelector, a namespaceSelector or an ipBlock; {} after one selects all"
-            )
-
 
 class NetworkPolicyPort(Part, frozen=True, kw_only=True):
     """A number, the name of a container's port, or a range up to `endPort`; without `port` all of the protocol."""
@@ -62,10 +41,6 @@ class NetworkPolicyPort(Part, frozen=True, kw_only=True):
     protocol: Protocol = "TCP"
     port: PortNumber | str | None = None
     endPort: PortNumber | None = None
-
-    def __post_init__(self) -> None:
-        if self.endPort is not None and not (isinstance(self.port, int) and self.endPort >= self.port):
-            raise ValueError(f"endPort {self.endPort} needs a numeric port that is not above it")
 
 
 class NetworkPolicyIngressRule(Part, frozen=True, kw_only=True):

@@ -34,6 +34,8 @@ class _Reader:
         self._text = text
         self._file = file
         self._line, self._line_start = 1, 0
+        self._seen = 0
+        """How far lines are counted: a file may be one long line."""
 
     def skip(self, index: int) -> int:
         match = _SPACE.match(self._text, index)
@@ -126,7 +128,8 @@ class _Reader:
 
     def _advance(self, index: int) -> None:
         """Nodes are read from first to last: lines are counted once."""
-        passed = self._text.count("\n", self._line_start, index)
+        passed = self._text.count("\n", self._seen, index)
         if passed:
             self._line += passed
-            self._line_start = self._text.rindex("\n", 0, index) + 1
+            self._line_start = self._text.rindex("\n", self._seen, index) + 1
+        self._seen = index

@@ -44,12 +44,42 @@ def _without_nulls(expected: inspect.Type, value: Any) -> Any:
     return value
 
 
+def unknown_fields(kind: Any, value: Any, within: Steps) -> Iterator[tuple[Steps, tuple[str, ...]]]:
+    """The fields below `within` that the kind does not have, and those that it has there."""
+    for expected in _at(kind, within):
+        part = value
+        for step in within:
+            part = part.get(step) if isinstance(part, dict) else None
+        yield from _unknown(expected, part, within)
+
+
+def _unknown(expected: inspect.Type, value: Any, steps: Steps) -> Iterator[tuple[Steps, tuple[str, ...]]]:
+    for each in _alternatives(expected):
+        if isinstance(each, inspect.StructType) and isinstance(value, dict):
+            fields = {field.encode_name: field.type for field in each.fields}
+            for key, item in value.items():
+                if key in fields:
+                    yield from _unknown(fields[key], item, (*steps, key))
+                else:
+                    yield (*steps, key), tuple(fields)
+        elif isinstance(each, inspect.VarTupleType | inspect.ListType) and isinstance(value, list):
+            for index, item in enumerate(value):
+                yield from _unknown(each.item_type, item, (*steps, index))
+
+
 def allowed_words(kind: Any, steps: Steps) -> tuple[str, ...]:
     """The words that the field may hold; empty: any."""
+    return tuple(
+        str(word) for each in _at(kind, steps) if isinstance(each, inspect.LiteralType) for word in each.values
+    )
+
+
+def _at(kind: Any, steps: Steps) -> list[inspect.Type]:
+    """What is expected there."""
     here = [_described(kind)]
     for step in steps:
         here = [inner for each in here for inner in _inside(each, step)]
-    return tuple(str(word) for each in here if isinstance(each, inspect.LiteralType) for word in each.values)
+    return here
 
 
 def _inside(expected: inspect.Type, step: str | int) -> Iterator[inspect.Type]:

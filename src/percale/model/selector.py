@@ -20,11 +20,6 @@ class LabelSelectorRequirement(Part, frozen=True, kw_only=True):
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
     values: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        wants_values = self.operator in ("In", "NotIn")
-        if wants_values != bool(self.values):
-            raise ValueError(f"operator {self.operator} takes {'one value or more' if wants_values else 'no values'}")
-
     def matches(self, labels: Mapping[str, str]) -> bool:
         """A missing key is in no set: `NotIn` matches it."""
         value = labels.get(self.key)

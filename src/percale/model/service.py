@@ -10,6 +10,12 @@ from percale.model.addresses import PortNumber
 from percale.model.meta import Object, Part
 from percale.model.pod import Protocol
 
+PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
+"""On a Service or a slice: another proxy, of that name, serves it."""
+
+HEADLESS_LABEL = "service.kubernetes.io/headless"
+"""On a Service or a slice: proxies have nothing to do with it."""
+
 
 class ServicePort(Part, frozen=True, kw_only=True):
     """`targetPort` is a number or the name of a container's port; without it, it is `port`."""
@@ -51,6 +57,8 @@ class ServiceSpec(Part, frozen=True, kw_only=True):
     externalTrafficPolicy: Literal["Cluster", "Local"] | None = None
     internalTrafficPolicy: Literal["Cluster", "Local"] | None = None
     healthCheckNodePort: int | None = None
+    allocateLoadBalancerNodePorts: bool | None = None
+    loadBalancerClass: str | None = None
     publishNotReadyAddresses: bool = False
     sessionAffinity: Literal["None", "ClientIP"] = "None"
     sessionAffinityConfig: SessionAffinityConfig | None = None
@@ -58,10 +66,11 @@ class ServiceSpec(Part, frozen=True, kw_only=True):
 
 
 class LoadBalancerIngress(Part, frozen=True, kw_only=True):
-    """An address at which a load balancer serves."""
+    """An address at which a load balancer serves. `ipMode: Proxy`: packets to it must reach the load balancer itself."""
 
     ip: str | None = None
     hostname: str | None = None
+    ipMode: Literal["VIP", "Proxy"] | None = None
 
 
 class LoadBalancerStatus(Part, frozen=True, kw_only=True):

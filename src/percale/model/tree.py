@@ -81,6 +81,19 @@ def descend(node: Node, steps: Steps) -> tuple[Node, int]:
     return node, line
 
 
+def spelled(steps: Steps) -> str:
+    """`spec.ports[0].port`; a key with dots in quotes."""
+    text = ""
+    for step in steps:
+        if isinstance(step, int):
+            text += f"[{step}]"
+        elif re.fullmatch(r"[\w-]+", step):
+            text += f".{step}" if text else step
+        else:
+            text += f'["{step}"]'
+    return text
+
+
 _BOOLS = {
     form: value
     for words, value in ((("true", "yes", "on"), True), (("false", "no", "off"), False))

@@ -23,7 +23,8 @@ class Cluster:
         """Of nodes, packed, by name."""
         self.names: dict[str, frozenset[bytes]] = {}
         """What a domain name resolves to, as somebody learned it."""
-        self._node_of: dict[bytes, str] = {}
+        self._owners: dict[bytes, set[str]] = {}
+        """Nodes by address: a machine that came back under another name has left its old object behind."""
 
     def put_node(self, node: Node) -> bool:
         """Whether anything changed that policies look at."""
@@ -34,19 +35,21 @@ class Cluster:
         self.remove_node(name)
         self.labels[name] = node.metadata.labels
         self.addresses[name] = addresses
-        self._node_of.update(dict.fromkeys(addresses, name))
+        for address in addresses:
+            self._owners.setdefault(address, set()).add(name)
         return True
 
     def remove_node(self, name: str) -> bool:
         """Whether it was there."""
-        for address in self.addresses.pop(name, ()):
-            if self._node_of.get(address) == name:
-                del self._node_of[address]
+        for address in set(self.addresses.pop(name, ())):
+            self._owners[address].remove(name)
+            if not self._owners[address]:
+                del self._owners[address]
         return self.labels.pop(name, None) is not None
 
     def node_of(self, address: bytes) -> str | None:
-        """The node that has this address."""
-        return self._node_of.get(address)
+        """The node that has this address; of two that claim it, the first by name."""
+        return min(self._owners.get(address, ()), default=None)
 
     def addresses_of(self, term: NodeTerm) -> Iterator[bytes]:
         """The addresses of the nodes that a term means."""

@@ -38,6 +38,8 @@ def slots_in(bits: int) -> Iterator[int]:
 
 @dataclass(slots=True)
 class _Watched:
+    term: Term
+    """As the first watcher spelled it: an equal term may list its expressions in another order."""
     bits: int = 0
     watchers: int = 0
 
@@ -107,7 +109,7 @@ class Membership:
         if known is not None:
             known.watchers += 1
             return
-        self._watched[term] = watched = _Watched(watchers=1)
+        self._watched[term] = watched = _Watched(term, watchers=1)
         for slot in self._candidates(term):
             pod = self.pods[slot]
             if pod is not None and pod.selectable and term.pods.matches(pod.labels):
@@ -137,6 +139,7 @@ class Membership:
         watched.watchers -= 1
         if watched.watchers:
             return
+        term = watched.term
         del self._watched[term]
         for slot in slots_in(watched.bits):
             self.terms[slot] = tuple(each for each in self.terms[slot] if each is not term and each != term)

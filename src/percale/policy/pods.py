@@ -44,7 +44,7 @@ def facts_of(pod: Pod) -> PodFacts:
     """The facts of a pod as the store has it."""
     meta, spec = pod.metadata, pod.spec
     finished = pod.status.phase in ("Succeeded", "Failed")
-    addresses = () if finished else tuple(map(packed, pod.status.addresses))
+    addresses = () if finished else tuple(dict.fromkeys(map(packed, pod.status.addresses)))
     return PodFacts(
         key=pod.key,
         namespace=meta.namespace or "default",

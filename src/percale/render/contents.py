@@ -36,11 +36,18 @@ class SetShape:
     interval: bool = False
     data: tuple[Field, ...] | Literal["verdict"] | None = None
     comment: str = ""
+    timeout: int | None = None
+    """Seconds; such a set is filled by packets (a rule's `Remember`), and what it holds is no part of an image."""
+
+    @property
+    def field_key_size(self) -> int:
+        """Bytes of one key by itself: half of an interval."""
+        return sum(SIZES[field] for field in self.key)
 
     @property
     def key_size(self) -> int:
         """Bytes of one element's key."""
-        return sum(SIZES[field] for field in self.key) * (2 if self.interval else 1)
+        return self.field_key_size * (2 if self.interval else 1)
 
     @property
     def data_size(self) -> int:
@@ -66,8 +73,11 @@ class Elements:
     verdict: Verdict | None = None
 
 
-Operand: TypeAlias = Literal["ip saddr", "ip daddr", "ip6 saddr", "ip6 daddr", "l4proto", "th sport", "th dport"]
-"""What a rule looks at. The addresses imply their family: a packet of the other does not match."""
+Operand: TypeAlias = Literal[
+    "ip saddr", "ip daddr", "ip6 saddr", "ip6 daddr", "l4proto", "th sport", "th dport", "original dport"
+]
+"""What a rule looks at. The addresses imply their family: a packet of the other does not match. The original destination
+port is the one before translation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +109,51 @@ Match: TypeAlias = Equals | Between | InSet
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """A number below `modulus` as the last part of a map's key: by chance, by turns, or by a hash of the source address."""
+
+    by: Literal["random", "inc", "source"]
+    modulus: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetMark:
+    """Set these bits of the packet's mark."""
+
+    bits: int
+
+
+@dataclass(frozen=True, slots=True)
+class Translate:
+    """Destination NAT to the address and port that the map has for these operands; without such an element no match."""
+
+    version: Literal[4, 6]
+    operands: tuple[Operand, ...]
+    map: str
+    turn: Turn | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Remember:
+    """Put an element into a map with a timeout, or renew it."""
+
+    map: str
+    key: tuple[Operand, ...]
+    data: tuple[Operand, ...]
+
+
+Statement: TypeAlias = SetMark | Translate | Remember
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
-    """All matches must hold. The comment is what `nft list` and traces show: who wants this."""
+    """All matches must hold; then the statements, then the verdict. The comment is what `nft list` and traces show."""
 
     matches: tuple[Match, ...]
-    verdict: Verdict
+    verdict: Verdict | None
     comment: str
     counter: bool = False
+    statements: tuple[Statement, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +169,9 @@ class Edit:
     """One atomic change of the table.
 
     Sets are made first; then elements go, chains that are put get these rules instead of theirs, elements come; at last
-    chains and sets that nothing refers to any more go. An element that is removed and put in one edit gets its new data.
-    The edit that makes everything from the static text alone is the table's image.
+    chains and sets that nothing refers to any more go. An element that is removed and put in one edit gets its new data; a
+    set or chain that is removed and put is made anew. The edit that makes everything from the static text alone is the
+    table's image.
     """
 
     put_sets: tuple[SetShape, ...] = ()

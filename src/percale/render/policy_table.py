@@ -93,8 +93,7 @@ class PolicyTable:
         draft = _Draft()
         chains = self._chains()
         self._forget_classes({policy.key for pair in policies for policy in pair if policy is not None})
-        for slot in {each.slot for each in moved} if not policies else self._every_local_slot():
-            self._judge(slot, draft)
+        self._judge({each.slot for each in moved} if not policies else self._every_local_slot(), draft)
         self._drop_unused_classes()
         self._follow_moves(moved, draft)
         if any(change.nodes for change in touched):
@@ -120,17 +119,20 @@ class PolicyTable:
 
     # Which class judges whom
 
-    def _judge(self, slot: int, draft: _Draft) -> None:
-        """The pod's elements as they are to be, and what that changes."""
-        pod = self._members.pods[slot]
-        old = self._elements.pop(slot, {})
-        self._keys.pop(slot, None)
-        if pod is not None and self._is_local(pod):
-            new, keys = self._elements_of(pod, self._evaluator.class_of(slot))
-            if new:
-                self._elements[slot], self._keys[slot] = new, keys
-        else:
-            new = {}
+    def _judge(self, slots: Iterable[int], draft: _Draft) -> None:
+        """These pods' elements as they are to be. All leave before any comes: an address may go from one to another."""
+        old: dict[_Place, Verdict | None] = {}
+        new: dict[_Place, Verdict | None] = {}
+        for slot in slots:
+            old |= self._elements.pop(slot, {})
+            self._keys.pop(slot, None)
+            pod = self._members.pods[slot]
+            if pod is None or not self._is_local(pod):
+                continue
+            elements, keys = self._elements_of(pod, self._evaluator.class_of(slot))
+            if elements:
+                self._elements[slot], self._keys[slot] = elements, keys
+                new |= elements
         draft.replace(old, new)
 
     def _elements_of(

@@ -27,6 +27,8 @@ from percale.store.writing import make_directory
 T = TypeVar("T", bound=Object)
 R = TypeVar("R")
 
+_GATHERING = 0.005
+"""Seconds from the first notice to the look: one written file is several notices, and files are written in swarms."""
 _LONGEST_NAP = 60.0
 """Seconds between looks at leases: the event loop's clock stands still while the machine is suspended."""
 
@@ -121,6 +123,7 @@ class FilesStore:
             look.add_done_callback(self._looks.discard)
 
     async def _look(self) -> None:
+        await asyncio.sleep(_GATHERING)
         try:
             await self._ask(lambda directory: None)
         except StoreError:

@@ -80,6 +80,10 @@ class Holdings:
         """A file's last good objects."""
         return self._files.get(path, _NOTHING)
 
+    def knows(self, path: str) -> bool:
+        """Whether the file has or had objects, or is bad."""
+        return path in self._files or path in self._broken
+
     def error(self, path: str) -> PercaleError | None:
         """Why the file cannot be read."""
         return self._broken.get(path)

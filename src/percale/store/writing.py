@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -26,6 +27,8 @@ _PATIENCE = 5.0
 """Seconds to wait for the lock; it is held for less than a millisecond at a time."""
 _LONGEST_NAME = 240
 """Bytes, of 255, leaving room for the suffix."""
+_PLAIN = re.compile(rf"[a-z0-9][a-z0-9.-]{{0,{_LONGEST_NAME - 1}}}")
+"""Nearly all names: nothing in them has to be quoted."""
 _HINTS = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some space",
@@ -42,6 +45,8 @@ def own_path(kind: type[Object], key: ObjectKey) -> str:
 
 def _file_name(name: str) -> str:
     """The name as far as a file can have it."""
+    if _PLAIN.fullmatch(name):
+        return name
     text = quote(name, safe="&:+=@,~ ")
     if text.startswith(".") or text == "-":
         text = f"%{ord(text[0]):02X}{text[1:]}"

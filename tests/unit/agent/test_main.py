@@ -9,14 +9,15 @@ import click
 import pytest
 
 from percale.cli import main as entry
-from percale.errors import BadConfig
+from percale.cli.lazy import LazyGroup
+from percale.errors import BadConfig, BadManifests
 
 
 def exit_code(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> int:
     def fail() -> None:
         raise error
 
-    monkeypatch.setattr(entry._LazyGroup, "get_command", lambda *_: click.Command("fail", callback=fail))
+    monkeypatch.setattr(LazyGroup, "get_command", lambda *_: click.Command("fail", callback=fail))
     with pytest.raises(SystemExit) as ending:
         entry.main(["fail"])
     assert isinstance(ending.value.code, int)
@@ -31,7 +32,10 @@ def test_help_and_version_import_no_command() -> None:
     )
     for argument in ("--help", "--version"):
         done = subprocess.run([sys.executable, "-c", code, argument], capture_output=True, text=True, check=True)
-        assert done.stdout.splitlines()[-1] == "0 ['percale', 'percale.cli', 'percale.cli.main', 'percale.errors']"
+        assert (
+            done.stdout.splitlines()[-1]
+            == "0 ['percale', 'percale.cli', 'percale.cli.lazy', 'percale.cli.main', 'percale.errors']"
+        )
 
 
 def test_every_command_is_there() -> None:
@@ -42,6 +46,13 @@ def test_every_command_is_there() -> None:
 def test_an_error_is_one_line_and_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(monkeypatch, BadConfig("expected\ntrue", where="x.yaml:3", hint="do this")) == 1
     assert capsys.readouterr().err == "percale: x.yaml:3: expected true; do this\n"
+
+
+def test_all_that_is_wrong_with_a_file_is_a_line_each(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(monkeypatch, BadManifests("a.yaml:1: x\na.yaml:2: y  z")) == 1
+    assert capsys.readouterr().err == "percale: a.yaml:1: x\npercale: a.yaml:2: y z\n"
 
 
 def test_an_unexpected_error_is_one_line_too(

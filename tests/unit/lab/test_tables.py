@@ -9,6 +9,7 @@ import pytest
 from percale.errors import LabError
 from percale.lab.kinds import full_name, kind_of, plural
 from percale.lab.tables import Surroundings, age, rows
+from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
 from percale.model.condition import Condition
 from percale.model.ingress import Ingress
 from percale.model.meta import ObjectMeta
@@ -69,6 +70,7 @@ def test_age(born: str, text: str) -> None:
 def test_words_for_kinds() -> None:
     assert kind_of("po") is kind_of("pods") is kind_of("Pod") is Pod
     assert kind_of("netpol") is kind_of("networkpolicies.networking.k8s.io") is NetworkPolicy
+    assert kind_of("cnp") is kind_of("clusternetworkpolicies") is ClusterNetworkPolicy
     assert plural(Ingress) == "ingresses"
     assert full_name(READY) == "pod/up"
     with pytest.raises(LabError, match="there is no kind 'podz'; did you mean pod"):

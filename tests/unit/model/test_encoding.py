@@ -10,7 +10,20 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
+from percale.model.clusternetworkpolicy import (
+    ClusterNetworkPolicy,
+    ClusterNetworkPolicyEgressPeer,
+    ClusterNetworkPolicyEgressRule,
+    ClusterNetworkPolicyProtocol,
+    ClusterNetworkPolicySpec,
+    ClusterNetworkPolicySubject,
+    NamespacedPod,
+    Port,
+    PortRange,
+    ProtocolPorts,
+)
 from percale.model.configmap import ConfigMap
 from percale.model.decoding import decode_manifest
 from percale.model.encoding import to_json, to_yaml
@@ -63,12 +76,14 @@ metadata = st.builds(
 )
 ports = st.integers(1, 65535)
 protocols = st.sampled_from(["TCP", "UDP", "SCTP"])
+words = st.from_regex(r"[a-z]([-a-z0-9]{0,6}[a-z0-9])?", fullmatch=True).filter(lambda word: "--" not in word)
+"""Good for all names of objects that are validated."""
 selectors = st.builds(
     LabelSelector,
-    matchLabels=labels,
+    matchLabels=st.dictionaries(words, words | st.just(""), max_size=2),
     matchExpressions=st.lists(
-        st.builds(LabelSelectorRequirement, key=texts, operator=st.just("In"), values=st.tuples(texts))
-        | st.builds(LabelSelectorRequirement, key=texts, operator=st.sampled_from(["Exists", "DoesNotExist"])),
+        st.builds(LabelSelectorRequirement, key=words, operator=st.just("In"), values=st.tuples(words))
+        | st.builds(LabelSelectorRequirement, key=words, operator=st.sampled_from(["Exists", "DoesNotExist"])),
         max_size=2,
     ).map(tuple),
 )
@@ -76,7 +91,10 @@ peers = (
     st.builds(NetworkPolicyPeer, podSelector=selectors, namespaceSelector=st.none() | selectors)
     | st.just(NetworkPolicyPeer(ipBlock=IPBlock(cidr="10.0.0.0/8", except_=("10.1.0.0/16",))))
 )  # fmt: skip
-policy_ports = st.builds(NetworkPolicyPort, protocol=protocols, port=st.none() | ports | texts)
+policy_ports = st.builds(NetworkPolicyPort, protocol=protocols, port=st.none() | ports | words)
+valid_metadata = st.builds(
+    ObjectMeta, name=words, labels=st.dictionaries(words, words, max_size=2), annotations=st.dictionaries(words, texts)
+)
 
 
 def some(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]:
@@ -85,13 +103,48 @@ def some(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]
 
 policies = st.builds(
     NetworkPolicy,
-    metadata=metadata,
+    metadata=valid_metadata.map(lambda meta: replace(meta, namespace="n")),
     spec=st.builds(
         NetworkPolicySpec,
         podSelector=selectors,
         policyTypes=some(st.sampled_from(["Ingress", "Egress"])),
         ingress=some(st.builds(NetworkPolicyIngressRule, from_=some(peers), ports=some(policy_ports))),
         egress=some(st.builds(NetworkPolicyEgressRule, to=some(peers), ports=some(policy_ports))),
+    ),
+)
+cluster_peers = (
+    st.builds(ClusterNetworkPolicyEgressPeer, namespaces=selectors)
+    | st.builds(
+        ClusterNetworkPolicyEgressPeer,
+        pods=st.builds(NamespacedPod, namespaceSelector=selectors, podSelector=selectors),
+    )
+    | st.just(ClusterNetworkPolicyEgressPeer(networks=("10.0.0.0/8", "fd00::/8")))
+    | st.builds(ClusterNetworkPolicyEgressPeer, nodes=selectors)
+)
+cluster_protocols = st.builds(
+    ClusterNetworkPolicyProtocol,
+    udp=st.builds(
+        ProtocolPorts,
+        destinationPort=st.builds(Port, number=ports) | st.just(Port(range=PortRange(start=1, end=65535))),
+    ),
+)
+cluster_policies = st.builds(
+    ClusterNetworkPolicy,
+    metadata=valid_metadata,
+    spec=st.builds(
+        ClusterNetworkPolicySpec,
+        tier=st.sampled_from(["Admin", "Baseline"]),
+        priority=st.integers(0, 1000),
+        subject=st.builds(ClusterNetworkPolicySubject, namespaces=selectors),
+        egress=some(
+            st.builds(
+                ClusterNetworkPolicyEgressRule,
+                action=st.sampled_from(["Accept", "Deny", "Pass"]),
+                to=st.lists(cluster_peers, min_size=1, max_size=2).map(tuple),
+                protocols=some(cluster_protocols),
+                name=st.none() | texts,
+            )
+        ),
     ),
 )
 pods = st.builds(
@@ -138,7 +191,7 @@ leases = st.builds(
         backendData=st.none() | st.dictionaries(texts, texts | st.integers(0, 9), max_size=2),
     ),
 )
-objects = policies | pods | services | config_maps | leases
+objects = policies | cluster_policies | pods | services | config_maps | leases
 
 
 @given(objects)

@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from percale.errors import Conflict
 from percale.model.configmap import ConfigMap
+from percale.model.encoding import to_json
 from percale.model.kinds import KINDS
-from percale.model.meta import ObjectKey, ObjectMeta
+from percale.model.meta import Object, ObjectKey, ObjectMeta
+from percale.model.pod import Pod, PodSpec
 from percale.store.directory import Directory
 from percale.store.leasing import BootClock
 from percale.store.protocol import Deleted, Upserted
@@ -55,3 +58,59 @@ def test_what_one_wrote_is_told_once(pair: tuple[Directory, Directory]) -> None:
     for _ in range(3):
         one.catch_up()
     assert one.take_events() == [Upserted(written)]
+
+
+def pod(name: str) -> Pod:
+    return Pod(metadata=ObjectMeta(name=name, namespace="default"), spec=PodSpec(containers=()))
+
+
+@pytest.fixture
+def filled(tmp_path: Path) -> Iterator[Directory]:
+    """Own files of the pods x and y, one that is broken (whoever reads it has a trouble), and a person's file."""
+    (tmp_path / "Pod/default").mkdir(parents=True)
+    for name in ("x", "y"):
+        (tmp_path / f"Pod/default/{name}.json").write_bytes(to_json(pod(name)))
+    (tmp_path / "Pod/default/bad.json").write_text("{")
+    (tmp_path / "Pod/mine.yaml").write_bytes(to_json(pod("mine")) + b"\n---\n" + to_json(config()))
+    directory = Directory(tmp_path, KINDS, BootClock())
+    yield directory
+    directory.close()
+
+
+def names(directory: Directory, kind: type[Object]) -> list[str]:
+    return [obj.metadata.name for obj in directory.list(kind)]
+
+
+def test_own_files_of_a_kind_that_nobody_lists_are_not_read(tmp_path: Path, filled: Directory) -> None:
+    assert names(filled, ConfigMap) == ["a"]
+    (tmp_path / "Pod/default/bad.json").write_text("{")
+    filled.catch_up()
+    assert filled.troubles == []
+    assert names(filled, Pod) == ["mine", "x", "y"]
+    assert [trouble.source for trouble in filled.troubles] == [f"{tmp_path}/Pod/default/bad.json"]
+
+
+def test_one_object_is_read_by_itself_and_kept_up_to_date(filled: Directory, pair: tuple[Directory, Directory]) -> None:
+    found = filled.get(Pod, ObjectKey("default", "y"))
+    assert found is not None
+    changed = pair[0].put(replace(found, metadata=replace(found.metadata, labels={"new": "yes"})), None, None)
+    filled.catch_up()
+    assert filled.get(Pod, ObjectKey("default", "y")) == changed
+    pair[1].delete(Pod, ObjectKey("default", "y"), None)
+    filled.catch_up()
+    assert filled.get(Pod, ObjectKey("default", "y")) is None
+    assert filled.get(Pod, ObjectKey("default", "mine")) is not None
+    assert filled.troubles == []
+
+
+def test_a_kind_is_followed_from_its_first_list_on(filled: Directory, pair: tuple[Directory, Directory]) -> None:
+    assert "z" not in names(filled, Pod)
+    filled.take_events()
+    written = pair[0].put(pod("z"), None, None)
+    filled.catch_up()
+    assert filled.take_events() == [Upserted(written)]
+
+
+def test_a_put_compares_with_an_own_file_that_was_not_read(filled: Directory) -> None:
+    with pytest.raises(Conflict, match="exists already"):
+        filled.put(pod("x"), "", None)

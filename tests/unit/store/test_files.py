@@ -432,9 +432,16 @@ async def test_a_file_of_ours_with_other_objects_is_left_alone(root: Path, store
     (root / "ConfigMap/default/a.json").write_text(
         json.dumps({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "b"}})
     )
+    before = tree(root)["ConfigMap/default/a.json"]
     with pytest.raises(StoreUnavailable, match="other objects are in this file"):
         await store.put(ConfigMap(metadata=ObjectMeta(name="a")))
-    assert await names(store) == ["b"]
+    assert tree(root)["ConfigMap/default/a.json"] == before
+    watch = store.watch(ConfigMap)
+    assert told(await upcoming(watch)) == ("Snapshot", "")
+    trouble = await upcoming(watch)
+    assert isinstance(trouble, Trouble)
+    assert trouble.source == f"{root}/ConfigMap/default/a.json"
+    assert "other objects are in this file; move them to another file" in str(trouble.error)
 
 
 async def test_a_kind_that_is_none_of_the_store(root: Path) -> None:

@@ -1,0 +1,78 @@
+"""Who reaches whom in a large world, all ports at once, from decoded objects; and one verdict.
+
+The matrix is measured in a process of its own, for its peak of memory: `python -m bench.matrix` prints seconds and MiB.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import resource
+import sys
+import time
+from collections.abc import Iterator
+
+from bench.policy_world import policy_world
+from bench.rows import Row, at_most, run
+from percale.explain.groups import by_workload, outside_groups, owners
+from percale.explain.matrix import Matrix
+from percale.explain.parties import outside
+from percale.explain.portspace import cut
+from percale.explain.reach import Reach
+from percale.model.meta import Object
+from percale.policy.evaluator import Evaluator
+from percale.policy.verdicts import Flow, Party
+
+PODS = 10_000
+POLICIES = 1_000
+ROUNDS = 3
+VERDICTS = 20_000
+
+
+def measure() -> Iterator[Row]:
+    """The goals of the rows `matrix` and `verdict`."""
+    found = [json.loads(run(sys.executable, "-m", "bench.matrix")) for _ in range(ROUNDS)]
+    what = f"matrix, {PODS:,} single pods, {POLICIES:,} policies, all ports"
+    yield at_most(what, "s", [each["seconds"] for each in found], 2)
+    yield at_most("the same, peak RSS of the process", "MiB", [each["peak"] for each in found], 500)
+    evaluator = Evaluator(policy_world(PODS, POLICIES))
+    yield at_most("a single verdict in that world", "µs", [_verdicts(evaluator, seed) for seed in range(ROUNDS)], 50)
+
+
+def matrix_of(objects: list[Object]) -> Matrix:
+    """As `percale matrix` makes it, every pod a workload of its own."""
+    evaluator = Evaluator(objects)
+    ranges = outside([evaluator])
+    space = cut([evaluator])
+    reach = Reach(evaluator, space, ranges)
+    grouping = by_workload(reach, owners(objects), outside_groups(ranges, [evaluator], [reach]))
+    return Matrix(reach, grouping, space.all)
+
+
+def _verdicts(evaluator: Evaluator, seed: int) -> float:
+    """Microseconds for one, of random pairs of pods and ports."""
+    chance = random.Random(seed)
+    pods = [pod for pod in evaluator.members.pods if pod is not None]
+    parties = [Party(pod.addresses[0], pod) for pod in chance.choices(pods, k=2 * VERDICTS)]
+    ports = chance.choices((22, 53, 80, 443, 5432, 8000, 8080, 9090), k=VERDICTS)
+    flows = [
+        Flow(source, destination, "TCP", port)
+        for source, destination, port in zip(parties[::2], parties[1::2], ports, strict=True)
+    ]
+    start = time.perf_counter()
+    for flow in flows:
+        evaluator.judge(flow)
+    return (time.perf_counter() - start) / VERDICTS * 1e6
+
+
+def _alone() -> None:
+    objects = policy_world(PODS, POLICIES)
+    start = time.perf_counter()
+    matrix = matrix_of(objects)
+    seconds = time.perf_counter() - start
+    assert len(matrix.groups) == PODS + 2
+    print(json.dumps({"seconds": seconds, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+
+
+if __name__ == "__main__":
+    _alone()

@@ -1,0 +1,276 @@
+"""`percale matrix`: who reaches whom on which ports, and what a changed set of manifests opens and closes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from percale.cli.worlds import World
+    from percale.explain.flips import Flip, Side
+    from percale.explain.groups import Group, Grouping
+    from percale.explain.matrix import Matrix
+    from percale.explain.portspace import PortSpace
+    from percale.policy.terms import PortSpan
+    from percale.policy.verdicts import Decision, Party
+
+
+_MOST_ROWS = 40
+"""A table with more workloads than these shows namespaces."""
+
+
+@click.command()
+@click.option("-f", "files", metavar="FILE|DIR", multiple=True, help="Manifests; - is stdin.")
+@click.option("--lab", metavar="NAME", help="A lab that runs (without -f: the lab `lab`).")
+@click.option("--port", "ports", metavar="PORT[/PROTO]", multiple=True, help="Only these ports: 80, 53/udp, icmp.")
+@click.option(
+    "-n", "--namespace", "namespaces", metavar="NS", multiple=True, help="Its workloads; the others by namespace."
+)
+@click.option(
+    "-o", "--output", type=click.Choice(["table", "json", "csv", "dot", "svg"]), default="table", show_default=True
+)
+@click.option("--diff", "changed", metavar="FILE|DIR", multiple=True, help="What these manifests would open and close.")
+def matrix(
+    *,
+    files: tuple[str, ...],
+    lab: str | None,
+    ports: tuple[str, ...],
+    namespaces: tuple[str, ...],
+    output: str,
+    changed: tuple[str, ...],
+) -> int:
+    """Who reaches whom on which ports, by workload: NetworkPolicies, cluster policies, nodes, addresses outside.
+
+    Rows are sources, columns destinations. A pod always reaches itself and its own node; that is not shown.
+
+    With --diff: the flows that flip, each with the rule that decides before and after; exit code 1 when there are any.
+    Objects of --diff replace those of the same kind and name. When -f and --diff are both directories, --diff is the whole
+    changed set: what is not in it is deleted.
+    """
+    if files and lab is not None:
+        raise click.UsageError("either -f or --lab")
+    if changed and output in ("dot", "svg"):
+        raise click.UsageError("--diff goes with -o table, json or csv")
+    place = None if files else lab or "lab"
+    spans = [_span(port) for port in ports]
+    from percale.cli.worlds import load
+
+    before = load(files, place)
+    if not changed:
+        return _show(before, spans, namespaces, output)
+    whole = bool(files) and all(Path(each).is_dir() for each in (*files, *changed))
+    after = load(changed) if whole else load(files, place, changed)
+    return _compare(before, after, spans, namespaces, output)
+
+
+def _span(text: str) -> PortSpan:
+    """`80`, `53/udp`, `icmp`."""
+    from percale.policy.terms import PortSpan
+
+    number, _, protocol = text.partition("/")
+    if text.upper() == "ICMP":
+        return PortSpan("ICMP")
+    protocol = protocol.upper() or "TCP"
+    if protocol not in ("TCP", "UDP", "SCTP") or not number.isdecimal() or not 1 <= int(number) <= 65535:
+        raise click.BadParameter(f"{text!r} is not a port; write 80, 53/udp, 9999/sctp or icmp", param_hint="--port")
+    return PortSpan(protocol, int(number), int(number))
+
+
+# One world
+
+
+def _show(world: World, spans: Sequence[PortSpan], namespaces: Sequence[str], output: str) -> int:
+    from percale.explain.matrix import Matrix
+
+    (side,), space = _sides([world], spans, namespaces)
+    grouping = side.grouping
+    if _is_crowded(grouping, namespaces, output):
+        grouping = grouping.folded()
+    found = Matrix(side.reach, grouping, _asked(space, spans))
+    for line in _lines(found, output):
+        click.echo(line)
+    _note(world)
+    return 0
+
+
+def _is_crowded(grouping: Grouping, namespaces: Sequence[str], output: str) -> bool:
+    """Too many workloads for a table; says so."""
+    if output != "table" or namespaces or len(grouping.groups) <= _MOST_ROWS:
+        return False
+    workloads = sum(group.sort == "workload" for group in grouping.groups)
+    click.echo(f"{workloads} workloads: by namespace; -n NS shows the workloads of one, -o csv all", err=True)
+    return True
+
+
+def _lines(found: Matrix, output: str) -> Iterator[str]:
+    from percale.explain import drawing, tables
+
+    match output:
+        case "json":
+            yield json.dumps(tables.as_plain(found), indent=2, ensure_ascii=False)
+        case "csv":
+            yield from tables.as_csv(found)
+        case "dot":
+            yield from drawing.dot(found)
+        case "svg":
+            yield from drawing.svg(found)
+        case _:
+            yield from tables.table(found, max(80, min(120, shutil.get_terminal_size((120, 24)).columns)))
+
+
+def _sides(
+    worlds: Sequence[World], spans: Sequence[PortSpan], namespaces: Sequence[str]
+) -> tuple[list[Side], PortSpace]:
+    """The worlds, computed over one space of ports and the same addresses outside."""
+    from percale.errors import BadInput
+    from percale.explain import groups
+    from percale.explain.flips import Side
+    from percale.explain.parties import outside
+    from percale.explain.portspace import cut
+    from percale.explain.reach import Reach
+    from percale.policy.evaluator import Evaluator
+
+    evaluators = [Evaluator(world.objects) for world in worlds]
+    there = {pod.namespace for evaluator in evaluators for pod in evaluator.members.pods if pod is not None}
+    for namespace in namespaces:
+        if namespace not in there:
+            known = f"there are {', '.join(sorted(there))}" if there else "there are no pods at all"
+            raise BadInput(f"no pods in namespace {namespace}", hint=known)
+    if not there:
+        raise BadInput("no pods and no workloads", hint="give the manifests of the workloads too, with another -f")
+    space = cut(evaluators, spans)
+    ranges = outside(evaluators)
+    reaches = [Reach(evaluator, space, ranges) for evaluator in evaluators]
+    named = groups.outside_groups(ranges, evaluators, reaches)
+    return [
+        Side(evaluator, reach, groups.by_workload(reach, groups.owners(world.objects), named, detailed=namespaces))
+        for world, evaluator, reach in zip(worlds, evaluators, reaches, strict=True)
+    ], space
+
+
+def _asked(space: PortSpace, spans: Sequence[PortSpan]) -> int:
+    asked = 0
+    for span in spans:
+        asked |= space.span(span)
+    return asked or space.all
+
+
+def _note(world: World) -> None:
+    """What the picture does not show."""
+    from percale.cli.worlds import MADE_UP
+    from percale.model.networkpolicy import NetworkPolicy
+    from percale.model.pod import Pod
+
+    shared = sum(isinstance(each, Pod) and each.spec.hostNetwork for each in world.objects)
+    if shared:
+        click.echo(f"note: {shared} pods in their node's network are part of nodes", err=True)
+    blocks = any(
+        peer.ipBlock
+        for each in world.objects
+        if isinstance(each, NetworkPolicy)
+        for peers in (*(rule.from_ for rule in each.spec.ingress), *(rule.to for rule in each.spec.egress))
+        for peer in peers
+    )
+    if world.made_up and blocks:
+        click.echo(
+            f"note: {len(world.made_up)} pods have no address yet; here they are in {MADE_UP}, which an ipBlock may"
+            " mean or not",
+            err=True,
+        )
+
+
+# Two worlds
+
+
+def _compare(before: World, after: World, spans: Sequence[PortSpan], namespaces: Sequence[str], output: str) -> int:
+    from percale.explain.flips import flips
+    from percale.explain.tables import csv_line, names
+
+    (old, new), space = _sides([before, after], spans, namespaces)
+    if _is_crowded(old.grouping, namespaces, output):
+        old, new = (replace(each, grouping=each.grouping.folded()) for each in (old, new))
+    found = list(flips(old, new, _asked(space, spans)))
+    groups = old.grouping.groups
+    called = dict(zip(groups, names(groups), strict=True))
+    places = (_Places(before), _Places(after))
+    rows = [_row(flip, called, space, places) for flip in found]
+    if output == "json":
+        click.echo(json.dumps({"flips": rows}, indent=2, ensure_ascii=False))
+    elif output == "csv":
+        heads = ("from", "to", "change", "ports", "partly", "before", "after")
+        click.echo(csv_line(*heads))
+        for row in rows:
+            click.echo(csv_line(*(str(row[head]).lower() if head == "partly" else str(row[head]) for head in heads)))
+    else:
+        _tell(rows)
+    _tell_strangers(groups, new.grouping.groups)
+    _note(after)
+    return 1 if found else 0
+
+
+def _row(
+    flip: Flip, called: Mapping[Group, str], space: PortSpace, places: tuple[_Places, _Places]
+) -> dict[str, str | bool]:
+    source, destination = flip.example
+    return {
+        "from": called[flip.source],
+        "to": called[flip.destination],
+        "change": "opens" if flip.opens else "closes",
+        "ports": space.text(flip.ports),
+        "partly": flip.partly,
+        "before": _because(flip.before, flip.example, places[0]),
+        "after": _because(flip.after, flip.example, places[1]),
+        "example": f"{source} → {destination}",
+    }
+
+
+class _Places:
+    """Where rules are written; a file is read once for each rule, not for each flip."""
+
+    def __init__(self, world: World) -> None:
+        self.place = cache(world.place)
+        self.policy_place = world.policy_place
+
+
+def _because(decision: Decision, flow: tuple[Party, Party], places: _Places) -> str:
+    """`ingress allowed by np:ns/name#ingress[0] (file:line)`."""
+    from percale.explain.telling import reason
+
+    if decision.why == "open":
+        return "allowed: no policy isolates either end"
+    party = flow[decision.direction == "ingress"]
+    return f"{decision.direction} {reason(decision, party, places)}"
+
+
+def _tell(rows: Sequence[dict[str, str | bool]]) -> None:
+    if not rows:
+        click.echo("no flow flips")
+        return
+    last = None
+    for row in rows:
+        pair = f"{row['from']} → {row['to']}"
+        if pair != last:
+            click.echo(pair)
+        last = pair
+        click.echo(f"  {row['change']} {row['ports']}{', for some of them' if row['partly'] else ''}")
+        click.echo(f"    before  {row['before']}")
+        click.echo(f"    after   {row['after']}")
+        if row["partly"]:
+            click.echo(f"    such as {row['example']}")
+    opened = sum(row["change"] == "opens" for row in rows)
+    click.echo(f"\n{opened} opened, {len(rows) - opened} closed")
+
+
+def _tell_strangers(before: Sequence[Group], after: Sequence[Group]) -> None:
+    """Workloads of one side alone: nobody's flow flips there."""
+    for title, here, there in (("gone", before, after), ("new", after, before)):
+        strangers = [str(group) for group in here if group.sort == "workload" and group not in there]
+        if strangers:
+            click.echo(f"note: {title}, and not compared: {', '.join(strangers)}", err=True)

@@ -1,0 +1,173 @@
+"""`percale policy check`: reads manifests, and prints what is wrong or odd, each with its file and line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import click
+
+from percale.errors import BadManifest, BadManifests, BadNetworkConfig
+from percale.lab.document import Lab
+from percale.lab.files import Document, read
+from percale.model.addresses import Network, is_network, parse_network
+from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
+from percale.model.decoding import Found, Source, decode_manifest, node_at, read_nodes
+from percale.model.kinds import KINDS, kinds_of
+from percale.model.meta import ObjectKey
+from percale.model.netconf import network_config
+from percale.model.networkpolicy import NetworkPolicy
+from percale.model.tree import Node, descend, plain_value
+from percale.policy.checking import checking
+from percale.policy.checking.remarks import Remark
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """As `-o json` has it. `line` 0: the file as a whole."""
+
+    file: str
+    line: int
+    severity: str
+    code: str
+    policy: str | None
+    message: str
+    hint: str | None
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}" if self.line else self.file
+        if self.severity == "error":
+            text = f"{where}: {self.message}; {self.hint}" if self.hint else f"{where}: {self.message}"
+            return " ".join(text.split())
+        return f"{where}: {self.severity}: {self.policy}: {self.message} ({self.hint})"
+
+
+@click.command()
+@click.argument("paths", metavar="FILE|DIR…", nargs=-1, required=True)
+@click.option("--strict", is_flag=True, help="Exit 1 on warnings too.")
+@click.option("--pod-cidr", "cidrs", metavar="CIDR", multiple=True, help="The pod network, where no manifest says it.")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def check(*, paths: tuple[str, ...], strict: bool, cidrs: tuple[str, ...], output: str) -> int:
+    """Check policies; give the pods and namespaces that they are for, too.
+
+    Errors are those of the API server, with its words. Warnings are what people get wrong: selectors that select
+    nothing, named ports nobody has, ipBlocks that hold the pod network, sections and rules without effect, DNS
+    that is cut off. Exits with 1 on errors.
+    """
+    networks = _networks(cidrs)
+    documents = read(paths)
+    findings, found = _decoded(documents)
+    if not findings:
+        try:
+            findings = _remarked(found, documents, networks)
+        except BadNetworkConfig as error:
+            findings = _errors(error, documents[0][0])
+    count = {severity: sum(each.severity == severity for each in findings) for severity in ("error", "warning", "info")}
+    if output == "json":
+        click.echo(json.dumps({"findings": list(map(asdict, findings)), **count}, indent=2, ensure_ascii=False))
+    else:
+        for finding in findings:
+            click.echo(finding)
+        click.echo(_summary(found, count))
+    return 1 if count["error"] or (strict and count["warning"]) else 0
+
+
+def _networks(cidrs: Iterable[str]) -> list[Network]:
+    for cidr in cidrs:
+        if not is_network(cidr):
+            raise click.BadParameter(f"{cidr!r} is not a network, such as 10.244.0.0/16", param_hint="--pod-cidr")
+    return [parse_network(cidr) for cidr in cidrs]
+
+
+def _decoded(documents: Sequence[Document]) -> tuple[list[Finding], list[Found]]:
+    """All errors of all files, and the objects of those that have none."""
+    errors: list[Finding] = []
+    found: list[Found] = []
+    for file, text in documents:
+        try:
+            found += decode_manifest(text.encode(), file, kinds={**KINDS, **kinds_of(Lab)}).found
+        except BadManifest as error:
+            errors += _errors(error, file)
+    return [*errors, *_twins(found)], found
+
+
+def _errors(error: BadManifest | BadNetworkConfig, file: str) -> list[Finding]:
+    faults = error.faults if isinstance(error, BadManifests) else (error,)
+    return [
+        Finding(name or file, int(line) if line.isdecimal() else 0, "error", "invalid", None, each.what, each.hint)
+        for each in faults
+        for name, _, line in ((each.where or file).rpartition(":"),)
+    ]
+
+
+def _twins(found: Iterable[Found]) -> Iterator[Finding]:
+    """Objects that two files have."""
+    first: dict[tuple[str, ObjectKey], Source] = {}
+    for each in found:
+        earlier = first.setdefault((each.object.KIND, each.object.key), each.source)
+        if earlier is not each.source:
+            what = f"{each.object.KIND} {each.object.key} is in {earlier} too"
+            yield Finding(each.source.file, each.source.line, "error", "twice", None, what, "keep one")
+
+
+def _remarked(found: Sequence[Found], documents: Sequence[Document], given: Sequence[Network]) -> list[Finding]:
+    texts = dict(documents)
+    nodes = _Nodes(texts)
+    remarks = checking.check(found, given or _lab_networks(found))
+    for each in found:
+        if isinstance(each.object, NetworkPolicy | ClusterNetworkPolicy):
+            node = nodes.of(each.source)
+            remarks += checking.check_fields(each, plain_value(node, len(texts[each.source.file]), str(each.source)))
+    files = list(texts)
+    findings = [_finding(each, nodes) for each in remarks]
+    return sorted(findings, key=lambda each: (files.index(each.file), each.line))
+
+
+def _finding(remark: Remark, nodes: _Nodes) -> Finding:
+    _, line = descend(nodes.of(remark.source), remark.field)
+    return Finding(remark.source.file, line, remark.severity, remark.code, remark.ref, remark.what, remark.todo)
+
+
+class _Nodes:
+    """Where objects are written; each file is read once."""
+
+    def __init__(self, texts: Mapping[str, str]) -> None:
+        self._texts = texts
+        self._read: dict[str, tuple[Node, ...]] = {}
+
+    def of(self, source: Source) -> Node:
+        """The node of an object that was decoded from these texts."""
+        file = source.file
+        if file not in self._read:
+            self._read[file] = tuple(read_nodes(self._texts[file], file))
+        node = node_at(self._read[file], source)
+        assert node is not None
+        return node
+
+
+def _lab_networks(found: Iterable[Found]) -> list[Network]:
+    """The pod network of a Lab document."""
+    return [
+        network
+        for each in found
+        if isinstance(each.object, Lab) and each.object.spec.network is not None
+        for network in network_config(each.object.spec.network, f"{each.source} spec.network").networks
+    ]
+
+
+def _summary(found: Iterable[Found], count: Mapping[str, int]) -> str:
+    policies = sum(isinstance(each.object, NetworkPolicy | ClusterNetworkPolicy) for each in found)
+    words = [_counted(count["error"], "error"), _counted(count["warning"], "warning")]
+    if count["info"]:
+        words.append(f"{count['info']} for information")
+    return (
+        f"{_counted(policies, 'policy')}: {', '.join(words)}"
+        if not count["error"]
+        else f"{words[0]}; warnings come when there are none"
+    )
+
+
+def _counted(number: int, word: str) -> str:
+    plural = f"{word[:-1]}ies" if word.endswith("y") else f"{word}s"
+    return f"{number} {word if number == 1 else plural}"

@@ -1,0 +1,22 @@
+"""`percale service`: what Services mean on a node. Its commands are in service_*.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import click
+
+from percale.cli.lazy import LazyGroup
+
+COMMANDS: Mapping[str, str] = MappingProxyType(
+    {
+        "resolve": "Where a packet to a Service goes from a node, and whether its source is kept.",
+    }
+)
+"""Each command's help line: the command NAME is in service_NAME.py."""
+
+
+@click.group(cls=LazyGroup, helps=COMMANDS, modules="percale.cli.service_{}")
+def service() -> None:
+    """What Services mean on a node."""

@@ -1,0 +1,269 @@
+"""`percale service resolve`: where would a packet seen on this node go? One question on the command line, or many in a file.
+
+files ─ worlds.load ─▶ objects ─ played (controllers, where there were none) ─▶ ServiceTable ─ resolve ─▶ answers
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from ipaddress import collapse_addresses, ip_address, ip_network
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import click
+
+from percale.cli.worlds import load
+from percale.errors import BadInput
+from percale.model.addresses import Address, Network, is_address, is_network, parse_network
+from percale.model.meta import Object, ObjectKey
+from percale.model.node import Node
+from percale.model.pod import Pod, Protocol
+from percale.model.service import Service
+from percale.service.playing import played
+from percale.service.resolving import Answer
+from percale.service.resolving import resolve as resolve_packet
+from percale.service.surroundings import ServiceConfig
+from percale.service.table import ServiceTable
+
+_PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
+
+
+@click.command(short_help="Where a packet to a Service goes.")
+@click.argument("source", metavar="FROM", required=False)
+@click.argument("target", metavar="TO:PORT[/PROTO]", required=False)
+@click.option("--node", metavar="NODE", required=True, help="The node on which the packet is seen.")
+@click.option("-f", "files", metavar="FILE|DIR", multiple=True, help="Manifests; - is stdin.")
+@click.option("--batch", metavar="FILE", help="One JSON request a line, - is stdin; one JSON answer a line.")
+@click.option(
+    "--pod-cidr", "pods", metavar="CIDR,…", multiple=True, help="Pods' networks (default: those of the Nodes)."
+)
+@click.option("--service-cidr", "services", metavar="CIDR,…", multiple=True, help="Networks of the cluster IPs.")
+@click.option(
+    "--node-port-addresses",
+    metavar="CIDR,…",
+    multiple=True,
+    help="The node's addresses that take node ports (default: primary).",
+)
+@click.option("--masquerade-all", is_flag=True, help="Masquerade whatever goes to a cluster IP.")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def resolve(
+    *,
+    source: str | None,
+    target: str | None,
+    node: str,
+    files: tuple[str, ...],
+    batch: str | None,
+    pods: tuple[str, ...],
+    services: tuple[str, ...],
+    node_port_addresses: tuple[str, ...],
+    masquerade_all: bool,
+    output: str,
+) -> int:
+    """Tell where a packet that NODE sees would go: to which endpoints, and whether they see its source.
+
+    FROM is an address, NAMESPACE/POD or node/NAME. TO is an address, [IPV6] or svc/NAMESPACE/NAME.
+
+    \b
+    percale service resolve 10.244.1.2 10.96.0.10:53/UDP --node n1 -f cluster.yaml
+    percale service resolve default/client svc/default/web:http --node n1 -f cluster.yaml
+    percale service resolve --batch - --node n1 -f cluster.yaml < requests
+
+    Where the manifests have pods but no EndpointSlices, these and missing cluster IPs and node ports are made as
+    a cluster makes them.
+    """
+    if batch is None and (source is None or target is None):
+        raise click.UsageError("give FROM and TO:PORT, or --batch FILE")
+    if batch is not None and source is not None:
+        raise click.UsageError("give FROM and TO:PORT or --batch FILE, not both")
+    ports = _networks(node_port_addresses, "--node-port-addresses", but="primary")
+    world = _World.of(
+        load(files).objects,
+        ServiceConfig(
+            node=node,
+            pod_cidrs=_networks(pods, "--pod-cidr"),
+            service_cidrs=_networks(services, "--service-cidr"),
+            node_port_addresses=ports or None,
+            masquerade_all=masquerade_all,
+        ),
+    )
+    for problem in world.table.problems:
+        click.echo(f"percale: {problem}", err=True)
+    if batch is not None:
+        return _answer_all(world, batch)
+    assert source is not None
+    assert target is not None
+    answer = world.ask(source, *_split(target))
+    if output == "json":
+        click.echo(json.dumps(asdict(answer), ensure_ascii=False))
+    else:
+        click.echo("\n".join(_lines(answer)))
+    return 0
+
+
+def _networks(texts: Iterable[str], option: str, but: str | None = None) -> tuple[Network, ...]:
+    words = [word.strip() for text in texts for word in text.split(",") if word.strip() and word.strip() != but]
+    for word in words:
+        if not is_network(word):
+            raise click.BadParameter(f"{word!r} is not a network, such as 10.96.0.0/12", param_hint=option)
+    return tuple(map(parse_network, words))
+
+
+def _lines(answer: Answer) -> Iterator[str]:
+    yield answer.reason
+    if answer.action == "endpoints":
+        yield from (f"  {endpoint}" for endpoint in answer.endpoints)
+    else:
+        yield f"  {answer.action}"
+
+
+@dataclass(frozen=True, slots=True)
+class _World:
+    """Who is who, and the table."""
+
+    table: ServiceTable
+    objects: dict[tuple[type[Object], ObjectKey], Object]
+
+    @classmethod
+    def of(cls, objects: Sequence[Object], config: ServiceConfig) -> _World:
+        """Raises BadInput when there are nodes, but not this one."""
+        names = [each.metadata.name for each in objects if isinstance(each, Node)]
+        if names and config.node not in names:
+            raise BadInput(f"there is no node {config.node!r}", hint=f"there are {', '.join(sorted(names))}")
+        if not config.pod_cidrs:
+            config = _with_pod_networks(config, objects)
+        everything = played(objects, config.service_cidrs)
+        return cls(ServiceTable(config, everything), {(type(each), each.key): each for each in everything})
+
+    def ask(self, source: str, target: str, port: str | int, protocol: str) -> Answer:
+        """Raises BadInput."""
+        if protocol.upper() not in _PROTOCOLS:
+            raise BadInput(f"protocol {protocol!r} is not known", hint=f"there are {', '.join(_PROTOCOLS)}")
+        targets, number = self._target(target, port)
+        sources = self._source(source)
+        both = [(a, b) for b in targets for a in sources if a.version == b.version]
+        if not both:
+            raise BadInput(f"{source} and {target} have no address family in common")
+        return resolve_packet(self.table, *both[0], number, cast(Protocol, protocol.upper()))
+
+    def _source(self, text: str) -> list[Address]:
+        if is_address(text):
+            return [ip_address(text)]
+        namespace, slash, name = text.partition("/")
+        if not slash:
+            raise BadInput(f"FROM {text!r} is not an address", hint="or write NAMESPACE/POD or node/NAME")
+        if namespace == "node":
+            node = self.objects.get((Node, ObjectKey(None, name)))
+            found = (
+                [each.address for each in cast(Node, node).status.addresses if is_address(each.address)] if node else []
+            )
+        else:
+            pod = self.objects.get((Pod, ObjectKey(namespace, name)))
+            found = cast(Pod, pod).status.addresses if pod else []
+        if not found:
+            raise BadInput(f"there is no {'node' if namespace == 'node' else 'pod'} {text!r} with an address")
+        return [ip_address(each) for each in found]
+
+    def _target(self, text: str, port: str | int) -> tuple[list[Address], int]:
+        bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+        if is_address(bare):
+            return [ip_address(bare)], _number(port)
+        word, _, rest = text.partition("/")
+        namespace, slash, name = rest.partition("/")
+        if word != "svc" or not slash:
+            raise BadInput(f"TO {text!r} is not an address", hint="or write svc/NAMESPACE/NAME")
+        service = cast("Service | None", self.objects.get((Service, ObjectKey(namespace, name))))
+        if service is None:
+            raise BadInput(f"there is no Service {namespace}/{name}")
+        spec = service.spec
+        found = [ip_address(each) for each in spec.clusterIPs or (spec.clusterIP or "",) if is_address(each)]
+        if not found:
+            raise BadInput(f"Service {namespace}/{name} has no cluster IP")
+        named = next((each.port for each in spec.ports if each.name == port), None)
+        return found, named or _number(port)
+
+
+def _with_pod_networks(config: ServiceConfig, objects: Iterable[Object]) -> ServiceConfig:
+    """Those of the nodes, and the pods that have an address of their own elsewhere."""
+    networks: list[Network] = []
+    for each in objects:
+        if isinstance(each, Node):
+            networks += each.pod_cidrs
+        elif isinstance(each, Pod) and not each.spec.hostNetwork:
+            networks += map(ip_network, each.ips)
+    found = tuple(
+        network
+        for version in (4, 6)
+        for network in collapse_addresses([each for each in networks if each.version == version])  # type: ignore[type-var]
+    )
+    return replace(config, pod_cidrs=found)
+
+
+def _split(text: str) -> tuple[str, str, str]:
+    """`TO:PORT/PROTO` → its parts. Raises BadInput."""
+    head, slash, protocol = text.rpartition("/")
+    if not slash or ":" in protocol or ":" not in head:
+        head, protocol = text, "TCP"
+    target, colon, port = head.rpartition(":")
+    if not colon or not target:
+        raise BadInput(f"TO {text!r} has no port", hint="write TO:PORT, such as 10.96.0.10:53/UDP")
+    if target.count(":") and not target.startswith("["):
+        raise BadInput(f"TO {text!r} is not clear", hint=f"write an IPv6 address in brackets: [{target}]:{port}")
+    return target, port, protocol
+
+
+def _number(port: str | int) -> int:
+    if isinstance(port, str) and port.isascii() and port.isdecimal():
+        port = int(port)
+    if not isinstance(port, int) or isinstance(port, bool) or not 0 < port <= 0xFFFF:
+        raise BadInput(f"port {port!r} is not a number from 1 to 65535")
+    return port
+
+
+# Many questions
+
+
+def _answer_all(world: _World, batch: str) -> int:
+    """One answer a line; a bad line is one line on stderr, and the others are answered."""
+    name = "stdin" if batch == "-" else batch
+    code = 0
+    for number, line in enumerate(_read(batch), 1):
+        if not line.strip():
+            continue
+        try:
+            answer = _answer(world, line)
+        except BadInput as error:
+            click.echo(f"percale: {name}:{number}: {error}", err=True)
+            code = 1
+        else:
+            click.echo(json.dumps(asdict(answer), ensure_ascii=False))
+    return code
+
+
+def _read(batch: str) -> list[str]:
+    if batch == "-":
+        return sys.stdin.read().splitlines()
+    try:
+        return Path(batch).read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise BadInput(f"cannot be read: {reason}", where=batch) from error
+
+
+def _answer(world: _World, line: str) -> Answer:
+    try:
+        request: Any = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise BadInput(f"not JSON: {error.msg}") from error
+    if not isinstance(request, dict):
+        raise BadInput("not a JSON object")
+    for key in ("from", "to", "port"):
+        if key not in request:
+            raise BadInput(f"{key}: missing")
+    source, target, protocol = request["from"], request["to"], request.get("protocol") or "TCP"
+    for key, value in (("from", source), ("to", target), ("protocol", protocol)):
+        if not isinstance(value, str):
+            raise BadInput(f"{key}: expected a text")
+    return world.ask(source, target, request["port"], protocol)

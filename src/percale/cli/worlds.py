@@ -1,0 +1,237 @@
+"""A cluster as `percale why` and `percale matrix` look at it: from manifests, or from a lab that runs.
+
+    files ─ decode ─▶ objects ─┐
+    lab ─ its API ─▶ objects ──┴▶ overlaid with a changed set ─▶ pods of workloads that have none ─▶ addresses ─▶ World
+
+Manifests have workloads but no pods yet: their pods are those that a lab would make of them, with addresses made up.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+from msgspec.structs import replace
+
+from percale.errors import BadManifest, PercaleError
+from percale.lab import workloads
+from percale.lab.asking import ask
+from percale.lab.document import Lab
+from percale.lab.files import read
+from percale.lab.place import locate
+from percale.lab.workloads import Create, Workload, Workloads
+from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
+from percale.model.decoding import Found, Source, decode_manifest, field_line
+from percale.model.kinds import KINDS, kinds_of
+from percale.model.meta import Object, ObjectKey
+from percale.model.networkpolicy import NetworkPolicy
+from percale.model.node import Node
+from percale.model.pod import Pod, PodIP
+from percale.model.workloads import DaemonSet, Deployment, Job, ReplicaSet, StatefulSet
+from percale.policy.compiling import PolicyKey, RuleRef
+
+Identity: TypeAlias = tuple[str, ObjectKey]
+"""Kind and key."""
+
+MADE_UP = IPv4Network("10.244.0.0/14")
+"""The addresses of pods that have none yet."""
+
+_LAB_KINDS = (
+    "namespaces",
+    "nodes",
+    "pods",
+    "deployments",
+    "replicasets",
+    "statefulsets",
+    "daemonsets",
+    "jobs",
+    "networkpolicies",
+    "clusternetworkpolicies",
+)
+_MAKERS: tuple[type[Object], ...] = (Deployment, ReplicaSet, StatefulSet, DaemonSet, Job)
+_KINDS = {**KINDS, **kinds_of(Lab)}
+_POLICY_KINDS = {"np": NetworkPolicy.KIND, "cnp": ClusterNetworkPolicy.KIND}
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """All objects, where they are written, and what of them is made up."""
+
+    objects: tuple[Object, ...]
+    sources: Mapping[Identity, Source]
+    made_up: frozenset[ObjectKey] = frozenset()
+    """Pods that have no address yet: the one that they have here is not the one they will get."""
+
+    def place(self, rule: RuleRef) -> str | None:
+        """`file:line` of a rule, where a file has it."""
+        source = self.source(rule.policy)
+        if source is None:
+            return None
+        try:
+            line = field_line(Path(source.file).read_bytes(), source, f"spec.{rule.direction}[{rule.position}]")
+        except (OSError, PercaleError):  # stdin, or a file that changed since: the object's own line will do
+            return str(source)
+        return f"{source.file}:{line}"
+
+    def policy_place(self, policy: PolicyKey) -> str | None:
+        """`file:line` of a policy, where a file has it."""
+        source = self.source(policy)
+        return str(source) if source is not None else None
+
+    def source(self, policy: PolicyKey) -> Source | None:
+        """Where a policy is written."""
+        return self.sources.get((_POLICY_KINDS[policy.kind], ObjectKey(policy.namespace, policy.name)))
+
+
+def load(files: Sequence[str], lab: str | None = None, changed: Sequence[str] = ()) -> World:
+    """The world of these files, or of a lab; objects of `changed` replace those of the same kind and name.
+
+    Raises BadInput, NoSuchLab.
+    """
+    before = _from_lab(lab) if lab is not None else _from_files(files)
+    after = _from_files(changed)
+    old = {_identity(each.object): each.object for each in before}
+    objects = old | {_identity(each.object): _where_it_was(each.object, old) for each in after}
+    renewed = {
+        identity for identity, obj in objects.items() if isinstance(obj, _MAKERS) and _differs(obj, old.get(identity))
+    }
+    sources = {} if lab is not None else {_identity(each.object): each.source for each in before}
+    sources |= {_identity(each.object): each.source for each in after}
+    everything, made_up = _settled(_with_pods(list(objects.values()), renewed))
+    return World(everything, sources, made_up)
+
+
+def _identity(obj: Object) -> Identity:
+    return (obj.KIND, obj.key)
+
+
+def _where_it_was(obj: Object, old: Mapping[Identity, Object]) -> Object:
+    """A pod that a manifest changes keeps its node and its addresses."""
+    was = old.get(_identity(obj))
+    if not isinstance(obj, Pod) or not isinstance(was, Pod) or obj.ips:
+        return obj
+    return replace(obj, status=was.status, spec=replace(obj.spec, nodeName=obj.spec.nodeName or was.spec.nodeName))
+
+
+def _differs(obj: Object, old: Object | None) -> bool:
+    return old is not None and cast(Workload, obj).spec != cast(Workload, old).spec
+
+
+# Reading
+
+
+def _from_files(files: Sequence[str]) -> list[Found]:
+    found: list[Found] = []
+    first: dict[Identity, Source] = {}
+    for file, text in read(files):
+        if _is_bare_network(text):
+            continue
+        for each in decode_manifest(text.encode(), file, kinds=_KINDS).found:
+            earlier = first.setdefault(_identity(each.object), each.source)
+            if earlier is not each.source:
+                what = f"{each.object.KIND} {each.object.key} is in {earlier} too"
+                raise BadManifest(what, where=str(each.source), hint="keep one")
+            found.append(each)
+    return found
+
+
+def _is_bare_network(text: str) -> bool:
+    """A net-conf.json lies among the manifests."""
+    if not text.lstrip().startswith("{"):
+        return False
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError:
+        return False
+    return "kind" not in document and any(key.lower() in ("network", "ipv6network") for key in document)
+
+
+def _from_lab(name: str) -> list[Found]:
+    place = locate(name)
+    items: list[dict[str, Any]] = []
+    for kind in _LAB_KINDS:
+        answer = ask(place, "get", kind=kind, name=None, namespace=None, everywhere=True, wide=False, selector="")
+        items += answer["objects"]
+    document = json.dumps({"apiVersion": "v1", "kind": "List", "items": items}).encode()
+    return list(decode_manifest(document, f"lab {name}", kinds=_KINDS).found)
+
+
+# Pods of workloads
+
+
+def _with_pods(objects: list[Object], renewed: set[Identity]) -> Iterator[Object]:
+    """All objects, and the pods of workloads that have none, or none of their new template."""
+    sets = {each.key: each for each in objects if isinstance(each, ReplicaSet)}
+    staffed: set[Identity] = set()
+    for each in objects:
+        makers = set(_makers(each, sets))
+        if makers & renewed:
+            continue
+        if isinstance(each, Pod):
+            staffed |= makers
+        yield each
+    nodes = [each for each in objects if isinstance(each, Node)]
+    for each in objects:
+        if isinstance(each, _MAKERS) and _identity(each) not in staffed and not _owner(each):
+            yield from _pods_of(cast(Workload, each), nodes)
+
+
+def _makers(obj: Object, sets: Mapping[ObjectKey, ReplicaSet]) -> Iterator[Identity]:
+    """What made this object, and what made that."""
+    owner = _owner(obj)
+    if owner is not None:
+        yield owner
+        if owner[0] == ReplicaSet.KIND and owner[1] in sets:
+            yield from _makers(sets[owner[1]], sets)
+
+
+def _owner(obj: Object) -> Identity | None:
+    for reference in obj.metadata.ownerReferences:
+        if reference.controller:
+            return (reference.kind, ObjectKey(obj.metadata.namespace, reference.name))
+    return None
+
+
+def _pods_of(maker: Workload, nodes: Sequence[Node]) -> Iterator[Object]:
+    """As the lab's controller makes them; a DaemonSet without nodes has one pod."""
+    match maker:
+        case Deployment():
+            world = Workloads(deployments=[maker])
+        case ReplicaSet():
+            world = Workloads(replica_sets=[maker])
+        case StatefulSet():
+            world = Workloads(stateful_sets=[maker])
+        case DaemonSet():
+            anywhere = Node(metadata=replace(maker.metadata, labels=dict(maker.spec.template.spec.nodeSelector)))
+            world = Workloads(daemon_sets=[maker], nodes=nodes or [anywhere])
+        case Job():
+            world = Workloads(jobs=[maker])
+    return (write.object for write in workloads.plan(world) if isinstance(write, Create))
+
+
+# Addresses
+
+
+def _settled(objects: Iterable[Object]) -> tuple[tuple[Object, ...], frozenset[ObjectKey]]:
+    """Every pod has an address: one of its node's, or one that is free; and the pods for which it is made up."""
+    everything = list(objects)
+    nodes = {each.metadata.name: each for each in everything if isinstance(each, Node)}
+    taken = {entry.ip for each in everything if isinstance(each, Pod) for entry in each.status.podIPs}
+    free = (text for text in map(str, MADE_UP.hosts()) if text not in taken)
+    settled: list[Object] = []
+    made_up: set[ObjectKey] = set()
+    for obj in everything:
+        if isinstance(obj, Pod) and not obj.ips:
+            node = nodes.get(obj.spec.nodeName or "") if obj.spec.hostNetwork else None
+            ips = tuple(each.address for each in node.status.addresses if each.type == "InternalIP") if node else ()
+            ips = ips or (() if obj.spec.hostNetwork else (next(free),))
+            status = replace(obj.status, podIPs=tuple(PodIP(ip=ip) for ip in ips), phase=obj.status.phase or "Running")
+            settled.append(replace(obj, status=status))
+            made_up.add(obj.key)
+        else:
+            settled.append(obj)
+    return tuple(settled), frozenset(made_up)

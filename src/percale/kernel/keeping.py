@@ -1,0 +1,240 @@
+"""Keeping `table inet percale` as the agent wants it: edits as atomic batches, and repair when somebody else touched it.
+
+    agent, on its event loop ─▶ TableKeeper ─▶ one worker thread ─┬─ edit ────▶ batching ─▶ nfnetlink: whole or not at all
+                                    ▲                             └─ restore ─▶ holdings ─▶ difference ─▶ the same
+    the kernel's notifications ─────┘  of what others did
+
+The loop never waits for the kernel. `agent/enforcing.py` and the services call; `kernel/fake_keeper.py` is the public fake.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, TypeVar
+
+from percale.errors import KernelError
+from percale.kernel import batching, holdings, netlink, nftables, spelling_tables
+from percale.kernel.namespaces import Here, NamespaceThread, Place, anonymous_namespace
+from percale.kernel.netlink import attributes, string
+from percale.render import enforcing
+from percale.render.contents import Edit, SetShape
+from percale.render.holding import TABLE, Held, difference
+from percale.render.objects import OWNER
+
+T = TypeVar("T")
+
+GATHERING = 0.02
+"""Seconds that news of others' changes wait for more of them."""
+_TABLE_GROUP = 7
+_NEW_GENERATION = 15
+
+
+class Keeper(Protocol):
+    """One namespace's table. All methods are called on the event loop."""
+
+    async def start(self) -> None:
+        """Begin to listen. The table is as it was. Raises KernelError."""
+
+    def on_touched(self, callback: Callable[[], None]) -> None:
+        """Call this on the loop whenever somebody else has changed the table."""
+
+    async def restore(self, image: Edit) -> Edit:
+        """Make the table exactly the static text with this image; what had to be changed. Raises KernelError."""
+
+    async def edit(self, edit: Edit) -> None:
+        """Make one edit of what was restored, whole or not at all. Raises KernelError."""
+
+    async def remove(self) -> None:
+        """The table goes with all that it holds; that there is none is no error. Raises KernelError."""
+
+    async def stop(self) -> None:
+        """Give back threads and sockets; the table stays."""
+
+
+class TableKeeper:
+    """The kernel itself behind `Keeper`."""
+
+    def __init__(
+        self,
+        place: Place | None = None,
+        *,
+        narrate: Callable[[str], None] | None = None,
+        static: str = enforcing.TEXT,
+        shapes: Iterable[SetShape] = enforcing.SHAPES,
+    ) -> None:
+        """In the namespace of `place` (default: the process'); it is closed by `stop`.
+
+        `narrate` gets each change's `nft` command before it is made, on the worker thread. `static` is the text and `shapes`
+        its sets that edits fill.
+        """
+        self._keeping = _Keeping(place or Here(), narrate, static, {shape.name: shape for shape in shapes})
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="table-keeper")
+        self._callbacks: list[Callable[[], None]] = []
+        self._news: netlink.Socket | None = None
+        self._due: asyncio.TimerHandle | None = None
+
+    def on_touched(self, callback: Callable[[], None]) -> None:
+        self._callbacks.append(callback)
+
+    async def start(self) -> None:
+        self._news = await self._do(self._keeping.open)
+        asyncio.get_running_loop().add_reader(self._news.fileno(), self._read_news)
+
+    async def restore(self, image: Edit) -> Edit:
+        return await self._do(lambda: self._keeping.restore(image))
+
+    async def edit(self, edit: Edit) -> None:
+        await self._do(lambda: self._keeping.edit(edit))
+
+    async def remove(self) -> None:
+        await self._do(self._keeping.remove)
+
+    async def stop(self) -> None:
+        if self._news is not None:
+            asyncio.get_running_loop().remove_reader(self._news.fileno())
+            self._news.close()
+            self._news = None
+        if self._due is not None:
+            self._due.cancel()
+        await self._do(self._keeping.close)
+        self._thread.shutdown()
+
+    async def _do(self, action: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, action)
+
+    # News
+
+    def _read_news(self) -> None:
+        """One datagram at a time, so that a swarm of them leaves the loop its breath."""
+        assert self._news is not None
+        touched = True
+        try:
+            messages = self._news.receive(wait=False)
+            touched = self._due is None and any(map(self._keeping.is_about_us, messages))
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:  # some were lost: they may have been about us
+                raise
+        if touched and self._due is None:
+            self._due = asyncio.get_running_loop().call_later(GATHERING, self._tell)
+
+    def _tell(self) -> None:
+        self._due = None
+        for callback in self._callbacks:
+            callback()
+
+
+class _Keeping:
+    """What happens on the worker thread."""
+
+    def __init__(
+        self, place: Place, narrate: Callable[[str], None] | None, static: str, filled: dict[str, SetShape]
+    ) -> None:
+        self._place = place
+        self._narrate = narrate
+        self._static = static
+        self._filled = filled
+        self._shapes = dict(filled)
+        self._pattern: batching.Skeleton | None = None
+        self._socket: netlink.Socket | None = None
+
+    def open(self) -> netlink.Socket:
+        """Where others' changes are told."""
+        try:
+            self._socket = self._place.run(lambda: netlink.Socket(netlink.NETFILTER))
+            news = self._place.run(lambda: netlink.Socket(netlink.NETFILTER, (_TABLE_GROUP,)))
+        except OSError as error:
+            raise _failed(error, TABLE) from error
+        news.ignore(self._socket.port)
+        return news
+
+    @property
+    def _opened(self) -> netlink.Socket:
+        assert self._socket is not None, "the keeper has not been started"
+        return self._socket
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+        self._place.close()
+
+    def is_about_us(self, message: netlink.Message) -> bool:
+        """Did somebody else change the table? Asked on the event loop."""
+        subsystem, kind = divmod(message.type, 1 << 8)
+        if subsystem != nftables.SUBSYSTEM or kind == _NEW_GENERATION or message.body[0] != nftables.INET:
+            return False
+        return string(attributes(message.body, 4).get(nftables.TABLE_OF_ANYTHING, b"")) == OWNER
+
+    # Changes
+
+    def edit(self, edit: Edit) -> None:
+        if edit:
+            self._commit(batching.batch(edit, self._shapes), lambda: spelling_tables.spell(edit, self._shapes))
+            for name in edit.remove_sets:
+                self._shapes.pop(name, None)
+            self._shapes.update((shape.name, shape) for shape in edit.put_sets)
+
+    def _commit(self, batch: batching.Batch, spelled: Callable[[], Iterable[str]]) -> None:
+        if self._narrate is not None:
+            for command in spelled():
+                self._narrate(f"nft -f - <<'END'\n{command}END" if "\n" in command else f"nft '{command}'")
+        try:
+            failure = nftables.commit(self._opened, batch.requests)
+        except OSError as error:
+            raise _failed(error, TABLE) from error
+        if failure is not None:
+            part = f", {batch.concerns[failure.position]}" if failure.position >= 0 else ""
+            raise _failed(failure.error, f"{TABLE}{part}") from failure.error
+
+    def restore(self, image: Edit) -> Edit:
+        try:
+            self._pattern = self._pattern or self._load_pattern()
+            table = holdings.read(self._opened, self._filled, self._pattern)
+        except OSError as error:
+            raise _failed(error, TABLE) from error
+        if table is None or table.skeleton != self._pattern:
+            self._make_anew(self._pattern, image)
+            return image
+        self._shapes = {name: shape for name, (shape, _) in table.held.sets.items() if shape is not None}
+        missing = difference(table.held, image)
+        self.edit(missing)
+        return missing
+
+    def _make_anew(self, pattern: batching.Skeleton, image: Edit) -> None:
+        """The text with this image in one batch: where something was in force, there is no moment without it."""
+        self._commit(
+            batching.anew(pattern, image, self._filled),
+            lambda: [spelling_tables.anew(self._static), *spelling_tables.spell(image, self._filled)],
+        )
+        self._shapes = {**self._filled, **{shape.name: shape for shape in image.put_sets}}
+
+    def _load_pattern(self) -> batching.Skeleton:
+        """What the kernel makes of the text: `nft` loads it into a namespace of its own, where nobody touches it."""
+        namespace = anonymous_namespace()
+        with contextlib.closing(NamespaceThread(namespace, "table-pattern")) as place:
+            os.close(namespace)
+            place.run(lambda: nftables.run_nft(spelling_tables.anew(self._static), deque()))
+            with contextlib.closing(place.run(lambda: netlink.Socket(netlink.NETFILTER))) as socket:
+                table = holdings.read(socket, self._filled)
+        assert table is not None
+        bare = Held.bare(self._filled.values(), table.skeleton.chains)
+        assert table.held == bare, "the text does not declare the sets that are said to be in it"
+        return table.skeleton
+
+    def remove(self) -> None:
+        try:
+            nftables.remove_inet_table(self._opened)
+        except OSError as error:
+            raise _failed(error, TABLE) from error
+
+
+def _failed(error: OSError, where: str) -> KernelError:
+    number = error.errno or errno.EIO
+    return KernelError(error.strerror or os.strerror(number), errno=number, where=where)

@@ -1,0 +1,42 @@
+"""Which kind is checked by which validator. Called by `decoding`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
+from percale.model.meta import Object
+from percale.model.networkpolicy import NetworkPolicy
+from percale.model.validation.clusternetworkpolicy import check_cluster_network_policy
+from percale.model.validation.field_errors import FieldError, FieldErrors, mapping
+from percale.model.validation.networkpolicy import check_network_policy
+from percale.model.validation.shared import check_selector
+from percale.model.workloads import DaemonSet, Deployment, Job, ReplicaSet, StatefulSet
+
+Validator: TypeAlias = Callable[[dict[str, Any]], FieldErrors]
+
+
+def _check_workload(workload: dict[str, Any]) -> FieldErrors:
+    yield from check_selector(mapping(workload.get("spec")).get("selector"), ("spec", "selector"))
+
+
+_VALIDATORS: Mapping[type[Object], Validator] = MappingProxyType(
+    {
+        NetworkPolicy: check_network_policy,
+        ClusterNetworkPolicy: check_cluster_network_policy,
+        **dict.fromkeys((Deployment, ReplicaSet, StatefulSet, DaemonSet, Job), _check_workload),
+    }
+)
+
+
+def has_validator(kind: type[Object]) -> bool:
+    """For the other kinds, types say all that is asked of them."""
+    return kind in _VALIDATORS
+
+
+def field_errors(kind: type[Object], value: dict[str, Any]) -> tuple[FieldError, ...]:
+    """All that is wrong with an object of this kind, given as plain dicts, lists and scalars."""
+    validator = _VALIDATORS.get(kind)
+    return tuple(validator(value)) if validator is not None else ()

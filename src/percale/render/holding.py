@@ -1,0 +1,272 @@
+"""What `table inet percale` holds as a value: edits are applied to it as the kernel does, and two of them make the edit between.
+
+    kernel ─▶ Held ──┐
+                     ├─ difference() ─▶ the Edit that makes the table what it should be
+    image: Edit ─────┘
+
+`kernel/keeping.py` compares, the keeper's fake holds one.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import NamedTuple, TypeAlias
+
+from percale.errors import KernelError
+from percale.render.contents import Chain, Edit, Elements, InSet, Remember, Rule, SetShape, Translate, Verdict
+
+TABLE = "table inet percale"
+
+Value: TypeAlias = bytes | Verdict | None
+"""What an element's key leads to: data, a verdict, or nothing."""
+
+Contents: TypeAlias = dict[bytes, Value]
+
+
+class HeldSet(NamedTuple):
+    """A set with its elements by key; `shape` None: of a sort that is never ours, its elements do not matter."""
+
+    shape: SetShape | None
+    elements: Contents
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The table but for the rules of the static text; never changed."""
+
+    fixed: frozenset[str] = frozenset()
+    """The text's sets that edits fill."""
+    fixed_chains: frozenset[str] = frozenset()
+    """The text's chains, which are no part of `chains`."""
+    sets: Mapping[str, HeldSet] = field(default_factory=dict)
+    chains: Mapping[str, tuple[Rule | None, ...] | None] = field(default_factory=dict)
+    """Rules in order, None for one that we never write; None for a chain that somebody hooked in."""
+
+    @classmethod
+    def bare(cls, shapes: Iterable[SetShape], chains: Iterable[str] = ()) -> Held:
+        """What the static text alone holds, with these sets and chains."""
+        sets = {shape.name: HeldSet(shape, {}) for shape in shapes}
+        return cls(frozenset(sets), frozenset(chains), sets)
+
+    def after(self, edit: Edit) -> Held:
+        """With this edit. Raises KernelError as the kernel would, which then changes nothing."""
+        return _Draft(self).apply(edit)
+
+
+class _Draft:
+    """A table in the middle of an edit."""
+
+    def __init__(self, held: Held) -> None:
+        self._held = held
+        self._sets = dict(held.sets)
+        self._chains = dict(held.chains)
+        self._copied: set[str] = set()
+
+    def apply(self, edit: Edit) -> Held:
+        chains, sets = set(edit.remove_chains), set(edit.remove_sets)
+        anew = chains & {chain.name for chain in edit.put_chains}, sets & {shape.name for shape in edit.put_sets}
+        for chain in edit.put_chains:
+            self._chains[chain.name] = ()
+        for name in edit.remove_chains:
+            self._ask_for_chain(name)
+            self._chains[name] = ()
+        for elements in edit.remove:
+            self._remove(elements)
+        for name in edit.remove_sets:
+            if name in anew[1]:
+                self._drop_set(name)
+        for shape in edit.put_sets:
+            self._put_set(shape)
+        for chain in edit.put_chains:
+            self._put_chain(chain)
+        for elements in edit.put:
+            self._put(elements)
+        for name in edit.remove_sets:
+            if name not in anew[1]:
+                self._drop_set(name)
+        for name in edit.remove_chains:
+            if name not in anew[0]:
+                self._drop_chain(name)
+        return replace(self._held, sets=self._sets, chains=self._chains)
+
+    def _set(self, name: str) -> HeldSet:
+        if name not in self._sets:
+            raise refused(errno.ENOENT, f"set {name}")
+        return self._sets[name]
+
+    def _ask_for_chain(self, name: str) -> None:
+        if name not in self._chains and name not in self._held.fixed_chains:
+            raise refused(errno.ENOENT, f"chain {name}")
+
+    def _contents(self, elements: Elements) -> tuple[SetShape, Contents]:
+        """The set's elements, free to be changed."""
+        shape, contents = self._set(elements.set)
+        if shape is None or len(elements.keys) % shape.key_size:
+            raise refused(errno.EINVAL, f"set {elements.set}")
+        if elements.set not in self._copied:
+            self._copied.add(elements.set)
+            contents = dict(contents)
+            self._sets[elements.set] = HeldSet(shape, contents)
+        return shape, contents
+
+    def _remove(self, elements: Elements) -> None:
+        shape, contents = self._contents(elements)
+        for key in cut(elements.keys, shape.key_size):
+            if key not in contents:
+                raise refused(errno.ENOENT, f"set {elements.set}")
+            del contents[key]
+
+    def _put(self, elements: Elements) -> None:
+        shape, contents = self._contents(elements)
+        if elements.verdict is not None and elements.verdict.chain is not None:
+            self._ask_for_chain(elements.verdict.chain)
+        new = _values(shape, elements)
+        for key in contents.keys() & new.keys():
+            if contents[key] != new[key]:
+                raise refused(errno.EEXIST, f"set {elements.set}")
+        contents.update(new)
+        if shape.interval and len(shape.key) == 1 and _overlapping(contents, shape.field_key_size):
+            raise refused(errno.EEXIST, f"set {elements.set}")
+
+    def _put_set(self, shape: SetShape) -> None:
+        known = self._sets.get(shape.name)
+        if known is None:
+            self._sets[shape.name] = HeldSet(shape, {})
+        elif known.shape is None or replace(known.shape, comment=shape.comment) != shape:
+            raise refused(errno.EEXIST, f"set {shape.name}")
+
+    def _put_chain(self, chain: Chain) -> None:
+        for rule in chain.rules:
+            for name in _sets_of(rule):
+                self._set(name)
+            if rule.verdict is not None and rule.verdict.chain is not None:
+                self._ask_for_chain(rule.verdict.chain)
+        self._chains[chain.name] = chain.rules
+
+    def _drop_set(self, name: str) -> None:
+        self._set(name)
+        if name in self._held.fixed or any(name in _sets_of(rule) for rule in self._rules()):
+            raise refused(errno.EBUSY, f"set {name}")
+        del self._sets[name]
+        self._copied.discard(name)
+
+    def _drop_chain(self, name: str) -> None:
+        self._ask_for_chain(name)
+        if any(rule.verdict and rule.verdict.chain == name for rule in self._rules()) or name in self._led_to():
+            raise refused(errno.EBUSY, f"chain {name}")
+        del self._chains[name]
+
+    def _rules(self) -> Iterator[Rule]:
+        for rules in self._chains.values():
+            yield from (rule for rule in rules or () if rule is not None)
+
+    def _led_to(self) -> set[str | None]:
+        """The chains that elements lead to."""
+        return {
+            value.chain
+            for shape, contents in self._sets.values()
+            if shape is None or shape.data == "verdict"
+            for value in contents.values()
+            if isinstance(value, Verdict)
+        }
+
+
+def difference(held: Held, image: Edit) -> Edit:
+    """What makes `held` exactly what `image` makes of the static text alone; empty when it is that already."""
+    shapes = (held.sets[name].shape for name in held.fixed)
+    wanted = Held.bare((shape for shape in shapes if shape is not None), held.fixed_chains).after(image)
+    anew = {name for name, (shape, _) in wanted.sets.items() if name in held.sets and held.sets[name].shape != shape}
+    remove: list[Elements] = []
+    put: list[Elements] = []
+    for name, (shape, contents) in wanted.sets.items():
+        assert shape is not None
+        old = held.sets[name].elements if name in held.sets and name not in anew else {}
+        if old != contents:
+            remove += _packed(shape, {key: None for key, value in old.items() if contents.get(key, _ABSENT) != value})
+            put += _packed(
+                shape, {key: value for key, value in contents.items() if old.get(key, _ABSENT) != value}, data=True
+            )
+    hooked = {name for name, rules in held.chains.items() if rules is None}
+    return Edit(
+        put_sets=tuple(
+            shape for name, (shape, _) in wanted.sets.items() if shape and (name not in held.sets or name in anew)
+        ),
+        remove=tuple(remove),
+        put_chains=tuple(
+            chain
+            for chain in image.put_chains
+            if held.chains.get(chain.name) != chain.rules
+            or any(not anew.isdisjoint(_sets_of(rule)) for rule in chain.rules)
+        ),
+        put=tuple(put),
+        remove_chains=tuple(sorted((held.chains.keys() - wanted.chains.keys()) | (hooked & wanted.chains.keys()))),
+        remove_sets=tuple(sorted((held.sets.keys() - wanted.sets.keys()) | anew)),
+    )
+
+
+_ABSENT = Verdict("drop", "\0")
+"""Equal to no element's value."""
+
+
+def refused(number: int, what: str) -> KernelError:
+    """The kernel's refusal of a part of an edit."""
+    return KernelError(_WORDS[number], errno=number, where=f"{TABLE}, {what}")
+
+
+_WORDS = {
+    errno.ENOENT: "No such file or directory",
+    errno.EEXIST: "File exists",
+    errno.EBUSY: "Device or resource busy",
+    errno.EINVAL: "Invalid argument",
+}
+
+
+def cut(packed: bytes, size: int) -> list[bytes]:
+    """Pieces of equal size."""
+    return [packed[start : start + size] for start in range(0, len(packed), size)]
+
+
+def _values(shape: SetShape, elements: Elements) -> Contents:
+    keys = cut(elements.keys, shape.key_size)
+    if shape.data == "verdict":
+        if elements.verdict is None:
+            raise refused(errno.EINVAL, f"set {elements.set}")
+        return dict.fromkeys(keys, elements.verdict)
+    if not shape.data_size:
+        return dict.fromkeys(keys)
+    values = cut(elements.data, shape.data_size)
+    if len(values) != len(keys):
+        raise refused(errno.EINVAL, f"set {elements.set}")
+    return dict(zip(keys, values, strict=True))
+
+
+def _packed(shape: SetShape, contents: Contents, *, data: bool = False) -> Iterator[Elements]:
+    """The elements; those of a verdict map one by one verdict, unless they go."""
+    if not contents:
+        return
+    if not data or not shape.data:
+        yield Elements(shape.name, b"".join(contents))
+    elif isinstance(shape.data, tuple):
+        yield Elements(shape.name, b"".join(contents), b"".join(v for v in contents.values() if isinstance(v, bytes)))
+    else:
+        by_verdict: dict[Verdict, list[bytes]] = {}
+        for key, value in contents.items():
+            assert isinstance(value, Verdict)
+            by_verdict.setdefault(value, []).append(key)
+        for verdict, keys in by_verdict.items():
+            yield Elements(shape.name, b"".join(keys), verdict=verdict)
+
+
+def _sets_of(rule: Rule) -> Iterator[str]:
+    """The sets and maps that the rule names."""
+    yield from (match.set for match in rule.matches if isinstance(match, InSet))
+    yield from (statement.map for statement in rule.statements if isinstance(statement, Translate | Remember))
+
+
+def _overlapping(contents: Contents, size: int) -> bool:
+    """Do two of these intervals have a value in common?"""
+    ordered = sorted(contents)
+    return any(one[size:] >= other[:size] for one, other in pairwise(ordered))

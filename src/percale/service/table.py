@@ -1,0 +1,216 @@
+"""Services as this node sees them, kept up to date object by object. Not for two threads at a time.
+
+    put, gone ─▶ facts (compact; the objects are not kept) ─▶ claims ─▶ dirty Services ─▶ resolved anew, compared, reported
+
+One slice changes: one Service is computed. Equal to a fresh table over the same objects (a property test holds it to that).
+Callers: the agent, the lab, the command `percale service`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from percale.model.endpoints import Endpoints, EndpointSlice
+from percale.model.meta import Object, ObjectKey
+from percale.model.node import Node
+from percale.model.service import Service
+from percale.service.choosing import candidates, choose, nodes_of
+from percale.service.claiming import Claims
+from percale.service.endpoints import LOCAL, READY, SliceFacts, facts_of_slice
+from percale.service.mirroring import is_mirrored, mirrored_slices
+from percale.service.resolved import ResolvedPort, ResolvedService
+from percale.service.services import PortSpec, ServiceFacts, facts_of_service, spelled_vip
+from percale.service.strategies import slots_of
+from percale.service.surroundings import NodeFacts, ServiceConfig, facts_of_node, node_port_addresses
+
+KINDS: tuple[type[Object], ...] = (Node, Service, EndpointSlice, Endpoints)
+"""What a table wants to know of."""
+
+
+class ServiceTable:
+    """`services` has each Service for which there is something to do here."""
+
+    def __init__(self, config: ServiceConfig, objects: Iterable[Object] = ()) -> None:
+        self.config = config
+        self.node = NodeFacts()
+        self.services: dict[ObjectKey, ResolvedService] = {}
+        self.claims = Claims()
+        self._cluster_ips: dict[bytes, int] = {}
+        self._facts: dict[ObjectKey, ServiceFacts] = {}
+        self._slices: dict[ObjectKey, tuple[SliceFacts, ...]] = {}
+        self._mirrored: dict[ObjectKey, tuple[SliceFacts, ...]] = {}
+        self._homes: dict[ObjectKey, ObjectKey] = {}
+        """A slice → its Service."""
+        self.apply(objects)
+
+    # Asking
+
+    @property
+    def cluster_ips(self) -> Iterable[bytes]:
+        """Active ones: their undefined ports are rejected."""
+        return self._cluster_ips.keys()
+
+    @property
+    def node_port_addresses(self) -> tuple[bytes, ...]:
+        """This node's addresses that take node ports."""
+        return node_port_addresses(self.config, self.node)
+
+    @property
+    def problems(self) -> Iterator[str]:
+        """What is wrong with Services and slices; each concerns its own Service only."""
+        return (problem for each in self.services.values() for problem in each.problems)
+
+    # Changes
+
+    def apply(self, put: Iterable[Object] = (), gone: Iterable[tuple[type[Object], ObjectKey]] = ()) -> set[ObjectKey]:
+        """Objects are new or changed, others are gone (each is in one of the two). The Services that mean something else now.
+
+        A change of `node_port_addresses` is not among them: it is no Service's.
+        """
+        dirty: set[ObjectKey] = set()
+        for kind, key in gone:
+            self._remove(kind, key, dirty)
+        for obj in put:
+            self._put(obj, dirty)
+        return {key for key in dirty if self._resolve(key)}
+
+    def _put(self, obj: Object, dirty: set[ObjectKey]) -> None:
+        match obj:
+            case EndpointSlice():
+                self._put_slice(obj.key, facts_of_slice(obj, self.config.node), dirty)
+            case Service():
+                self._put_service(facts_of_service(obj, self.config.strategy), dirty)
+            case Endpoints():
+                slices = mirrored_slices(obj) if is_mirrored(obj) else []
+                facts = [facts_of_slice(each, self.config.node) for each in slices]
+                self._mirrored[obj.key] = tuple(each for each in facts if each is not None)
+                dirty.add(obj.key)
+            case Node() if obj.metadata.name == self.config.node:
+                self._put_node(facts_of_node(obj), dirty)
+
+    def _remove(self, kind: type[Object], key: ObjectKey, dirty: set[ObjectKey]) -> None:
+        if kind is EndpointSlice:
+            self._put_slice(key, None, dirty)
+        elif kind is Service:
+            self._remove_service(key, dirty)
+        elif kind is Endpoints:
+            self._mirrored.pop(key, None)
+            dirty.add(key)
+        elif kind is Node and key.name == self.config.node:
+            self._put_node(NodeFacts(), dirty)
+
+    def _put_service(self, facts: ServiceFacts, dirty: set[ObjectKey]) -> None:
+        old = self._facts.get(facts.key)
+        if facts == old:
+            return
+        if old is not None:
+            self._remove_service(facts.key, dirty)
+        dirty.add(facts.key)
+        self._facts[facts.key] = facts
+        for address in _cluster_ips(facts):
+            self._cluster_ips[address] = self._cluster_ips.get(address, 0) + 1
+        for rival in self.claims.add(facts.ports):
+            dirty.add(rival.key)
+
+    def _remove_service(self, key: ObjectKey, dirty: set[ObjectKey]) -> None:
+        dirty.add(key)
+        facts = self._facts.pop(key, None)
+        if facts is None:
+            return
+        for address in _cluster_ips(facts):
+            self._cluster_ips[address] -= 1
+            if not self._cluster_ips[address]:
+                del self._cluster_ips[address]
+        for heir in self.claims.remove(facts.ports):
+            dirty.add(heir.key)
+
+    def _put_slice(self, key: ObjectKey, facts: SliceFacts | None, dirty: set[ObjectKey]) -> None:
+        """None: it is gone, or none of ours any more."""
+        old = self._homes.pop(key, None)
+        if old is not None:
+            dirty.add(old)
+            self._slices[old] = tuple(each for each in self._slices[old] if each.name != key.name)
+            if not self._slices[old]:
+                del self._slices[old]
+        if facts is not None:
+            home = facts.service
+            dirty.add(home)
+            self._homes[key] = home
+            known = self._slices.get(home)
+            self._slices[home] = (facts,) if known is None else tuple(sorted((*known, facts), key=_name))
+
+    def _put_node(self, node: NodeFacts, dirty: set[ObjectKey]) -> None:
+        if node.zone != self.node.zone:
+            dirty.update(self._facts)
+        self.node = node
+
+    # Resolving
+
+    def _resolve(self, key: ObjectKey) -> bool:
+        """One Service anew; whether it means something else now."""
+        facts = self._facts.get(key)
+        old = self.services.get(key)
+        new = self._resolved(facts) if facts is not None and (facts.ports or facts.problems) else None
+        if new == old:
+            return False
+        if new is None:
+            del self.services[key]
+        else:
+            self.services[key] = new
+        return True
+
+    def _resolved(self, facts: ServiceFacts) -> ResolvedService:
+        slices = self._slices_of(facts)
+        problems = [*facts.problems, *self._lost(facts), *[said for each in slices for said in each.problems]]
+        return ResolvedService(
+            key=facts.key,
+            ports=tuple([self._port(spec, slices) for spec in facts.ports]),
+            health_check_port=facts.health_check_port,
+            local_ready=_local_ready(slices) if facts.health_check_port else 0,
+            problems=tuple(problems),
+        )
+
+    def _lost(self, facts: ServiceFacts) -> Iterator[str]:
+        if self.claims.contested:
+            for spec in facts.ports:
+                for vip, other in self.claims.lost(spec):
+                    yield f"Service {facts.key}: {spelled_vip(vip)}/{spec.name.protocol} belongs to Service {other.key}"
+
+    def _slices_of(self, facts: ServiceFacts) -> tuple[SliceFacts, ...]:
+        """Plain Endpoints count where nobody has written slices, and no selector says that a controller will."""
+        own = self._slices.get(facts.key)
+        if own is None and facts.selectorless:
+            return self._mirrored.get(facts.key, ())
+        return own or ()
+
+    def _port(self, spec: PortSpec, slices: tuple[SliceFacts, ...]) -> ResolvedPort:
+        which = (spec.family, spec.name.port, spec.name.protocol)
+        choice = choose(candidates(slices, *which), self.config.node, self.node.zone)
+        nodes = nodes_of(slices, *which) if spec.strategy.weights else {}
+        uses_local = spec.internal_local or spec.external_local
+        return ResolvedPort(
+            spec=spec,
+            vips=self.claims.won(spec),
+            cluster=b"".join(slots_of(spec.strategy, choice.cluster, nodes)),
+            local=b"".join(slots_of(spec.strategy, choice.local, nodes)) if uses_local else b"",
+            anywhere=choice.anywhere,
+        )
+
+
+def _name(facts: SliceFacts) -> str:
+    return facts.name
+
+
+def _cluster_ips(facts: ServiceFacts) -> list[bytes]:
+    """One for each port that has it."""
+    return [vip.address for spec in facts.ports for vip in spec.vips if vip.kind == "cluster"]
+
+
+def _local_ready(slices: Iterable[SliceFacts]) -> int:
+    """Endpoints, not addresses: one with an address of each family counts once."""
+    here: dict[int, set[bytes]] = {4: set(), 6: set()}
+    for each in slices:
+        for index, state in enumerate(each.states):
+            if each.ports and state & READY and state & LOCAL:
+                here[each.family].add(each.addresses[index * each.size : (index + 1) * each.size])
+    return max(map(len, here.values()))

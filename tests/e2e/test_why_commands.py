@@ -1,0 +1,79 @@
+"""`percale why` as a person types it: over manifests, and over a lab where the packets say the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.e2e.conftest import Person
+
+WORLD = """\
+apiVersion: v1
+kind: Pod
+metadata: {name: nginx, labels: {run: nginx}}
+spec: {containers: [{name: nginx, ports: [{name: http, containerPort: 80}]}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: busybox, labels: {run: busybox}}
+spec: {containers: [{name: busybox}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: access-nginx}
+spec:
+  podSelector: {matchLabels: {run: nginx}}
+  ingress:
+  - from:
+    - podSelector: {matchLabels: {access: "true"}}
+"""
+
+
+def test_manifests_are_enough_and_the_rule_is_told_with_file_and_line(percale: Person, tmp_path: Path) -> None:
+    file = tmp_path / "world.yaml"
+    file.write_text(WORLD)
+    told = percale.out("why", "busybox", "nginx", "http", "-f", str(file), code=1).splitlines()
+    assert told == [
+        "denied: default/busybox → default/nginx, 80/TCP",
+        "  egress   open: no policy isolates default/busybox",
+        f"  ingress  denied: isolated by np:default/access-nginx ({file}:11), and no rule allows it",
+        f"  nearest  np:default/access-nginx#ingress[0] ({file}:17): it allows pods with access=true, "
+        "default/busybox has no label access=true",
+        "  fix      kubectl label pod -n default busybox access=true",
+    ]
+    file.write_text(WORLD.replace("run: busybox", 'run: busybox, access: "true"'))
+    allowed = json.loads(percale.out("why", "busybox", "nginx", "80", "-f", str(file), "-o", "json"))
+    assert allowed["verdict"] == "allowed"
+    assert allowed["flows"][0]["ingress"]["rule"] == "np:default/access-nginx#ingress[0]"
+    assert allowed["flows"][0]["ingress"]["place"] == f"{file}:17"
+
+
+def test_what_depends_on_an_address_that_nobody_has_yet_is_not_told(percale: Person, tmp_path: Path) -> None:
+    file = tmp_path / "world.yaml"
+    file.write_text(WORLD.replace('podSelector: {matchLabels: {access: "true"}}', "ipBlock: {cidr: 10.0.0.0/8}"))
+    assert percale.out("why", "busybox", "nginx", "80", "-f", str(file), code=2).startswith("cannot tell: ")
+    percale.out("why", "10.1.2.3", "nginx", "80", "-f", str(file))
+    percale.out("why", "192.0.2.3", "nginx", "80", "-f", str(file), code=1)
+
+
+def test_a_name_that_is_not_there_is_no_verdict(percale: Person, tmp_path: Path) -> None:
+    file = tmp_path / "world.yaml"
+    file.write_text(WORLD)
+    assert (
+        percale.complaint("why", "busybox", "ngnix", "80", "-f", str(file), code=2)
+        == "percale: there is no pod default/ngnix; did you mean default/nginx?"
+    )
+
+
+def test_over_a_lab_it_says_what_the_packets_do(percale: Person, tmp_path: Path) -> None:
+    file = tmp_path / "world.yaml"
+    file.write_text(WORLD)
+    percale("lab", "up", "-f", str(file))
+    assert percale.probe("busybox", "nginx", "80", "--timeout", "0.7") == "timeout"
+    assert "fix      kubectl label pod -n default busybox access=true" in percale.out(
+        "why", "busybox", "nginx", "80", "--lab", "lab", code=1
+    )
+    percale("lab", "label", "pod", "busybox", "access=true")
+    assert percale.out("why", "busybox", "nginx", "80").startswith("allowed: ")
+    assert percale.probe("busybox", "nginx", "80") == "allowed"
+    assert "it allows pods with access=true" in percale.out("why", "external/outside", "nginx", "80", code=1)

@@ -1,0 +1,223 @@
+"""Established connections and policies that change: which flows are marked, with real packets through the static table."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import pytest
+import pytest_asyncio
+from tests.kernel.conftest import Space
+from tests.kernel.flows import PATIENCE, SERVICE, VIP, VIP_PORT, A, B, Wire, World
+
+from percale.agent.cutting import Cutting, Keeping
+from percale.agent.logging import LineLog
+from percale.agent.metrics import Metrics
+from percale.agent.troubles import Troubles
+from percale.kernel.conntrack import Seek
+from percale.model.decoding import decode_manifest
+from percale.model.meta import ObjectKey
+from percale.model.networkpolicy import NetworkPolicy
+from percale.policy.evaluator import Evaluator
+from percale.render.enforcing import CUT_MARK
+
+BOTH = pytest.mark.parametrize("version", [4, 6])
+
+PODS = "\n---\n".join(
+    f"""
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, labels: {{app: {name}}}}}
+spec: {{nodeName: n1, containers: [{{name: main, image: none}}]}}
+status: {{phase: Running, podIPs: [{{ip: "{addresses[4]}"}}, {{ip: "{addresses[6]}"}}]}}"""
+    for name, addresses in (("a", A), ("b", B))
+)
+CLOSED = """
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: closed}
+spec: {podSelector: {matchLabels: {app: b}}}
+"""
+ONLY_A = """
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: closed}
+spec:
+  podSelector: {matchLabels: {app: b}}
+  ingress: [{from: [{podSelector: {matchLabels: {app: a}}}], ports: [{port: 8080}, {port: 8080, protocol: UDP}]}]
+"""
+
+
+class Judge:
+    """The agent's part in the node's namespace: an evaluator, and the flows judged by it."""
+
+    def __init__(self, world: World, node: str = "n1") -> None:
+        self.world = world
+        self.log = io.StringIO()
+        log = LineLog("text", self.log)
+        self.evaluator = Evaluator(decode_manifest(PODS.encode(), "pods.yaml").objects)
+        self.metrics = Metrics()
+        self.troubles = Troubles(log)
+        self.cutting = Cutting(
+            node, self.evaluator, world.conntrack(), troubles=self.troubles, metrics=self.metrics, log=log
+        )
+        self.table = world.conntrack()
+
+    async def policy(self, text: str, addresses: frozenset[bytes] | None = None) -> None:
+        self.evaluator.put(decode_manifest(text.encode(), "policy.yaml").objects[0])
+        await self.cutting.reconsider(addresses)
+
+    async def no_policy(self) -> None:
+        self.evaluator.remove(NetworkPolicy, ObjectKey("default", "closed"))
+        await self.cutting.reconsider(None)
+
+    def marked(self) -> int:
+        return len(list(self.table.flows(Seek(marked=CUT_MARK))))
+
+    async def until_marked(self, count: int) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while self.marked() != count:
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def flow_world(new_space: Callable[[], Space]) -> World:
+    return World(new_space(), new_space(), new_space()).open()
+
+
+@pytest_asyncio.fixture
+async def judge(flow_world: World) -> AsyncIterator[Judge]:
+    made = Judge(flow_world)
+    running = asyncio.create_task(made.cutting.run())
+    yield made
+    running.cancel()
+    made.cutting.close()
+    made.table.close()
+
+
+@contextmanager
+def opened(make: Callable[[], Wire]) -> Iterator[Wire]:
+    wire = make()
+    try:
+        yield wire
+    finally:
+        wire.close()
+
+
+async def passes(wire: Wire, *, answers: bool = False) -> bool:
+    return await asyncio.to_thread(partial(wire.passes, answers=answers))
+
+
+@BOTH
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+async def test_a_policy_cuts_what_it_forbids_and_gives_it_back(judge: Judge, version: int, protocol: str) -> None:
+    with opened(partial(getattr(judge.world, protocol), version)) as wire:
+        await judge.policy(CLOSED)
+        await judge.until_marked(1)
+        assert not await passes(wire)
+        assert not await passes(wire, answers=True)
+        await judge.policy(ONLY_A)
+        await judge.until_marked(0)
+        assert await asyncio.to_thread(wire.goes_on)
+        assert await passes(wire, answers=True)
+    assert "flows cut  count=1 pod=default/b by=np:default/closed" in judge.log.getvalue()
+    text = judge.metrics.registry
+    assert text.get_sample_value("percale_flows_cut_total") == 1
+    assert text.get_sample_value("percale_flows_restored_total") == 1
+
+
+@BOTH
+async def test_a_connection_through_a_service_is_judged_by_its_ends(judge: Judge, version: int) -> None:
+    """The client that masquerade hides, and the pod's port instead of the service's."""
+    judge.world.nft(SERVICE)
+    with opened(lambda: judge.world.tcp(version, via=(VIP[version], VIP_PORT))) as wire:
+        await judge.policy(ONLY_A)
+        await judge.policy(CLOSED)
+        await judge.until_marked(1)
+        assert not await passes(wire)
+        await judge.policy(ONLY_A)
+        await judge.until_marked(0)
+        assert await asyncio.to_thread(wire.goes_on)
+
+
+async def test_what_is_still_allowed_is_never_touched(judge: Judge) -> None:
+    with opened(lambda: judge.world.tcp(4)) as wire:
+        judge.world.a.run("ping", "-n", "-c1", B[4])
+        await judge.policy(ONLY_A)
+        await judge.until_marked(1)  # the ping: the policy allows ports only
+        (flow,) = judge.table.flows(Seek(marked=CUT_MARK))
+        assert flow.original.protocol == 1
+        assert await passes(wire)
+
+
+async def test_only_the_flows_of_affected_pods_are_looked_at(judge: Judge) -> None:
+    with opened(lambda: judge.world.tcp(4)):
+        judge.world.b.run("ping", "-n", "-c1", "10.244.2.1")
+        await judge.policy(CLOSED, frozenset({bytes([10, 244, 9, 9])}))
+        await judge.cutting.idle()
+        assert judge.marked() == 0
+        await judge.cutting.reconsider(frozenset({bytes([10, 244, 1, 2])}))
+        await judge.until_marked(1)
+
+
+async def test_flows_of_other_nodes_pods_are_not_ours(flow_world: World) -> None:
+    """Those that pass this node are judged where they begin and end."""
+    judge = Judge(flow_world, node="elsewhere")
+    running = asyncio.create_task(judge.cutting.run())
+    with opened(lambda: flow_world.tcp(4)) as wire:
+        await judge.policy(CLOSED, frozenset({bytes([10, 244, 2, 2])}))
+        await judge.cutting.idle()
+        assert judge.marked() == 0
+        assert await passes(wire)
+    running.cancel()
+    judge.cutting.close()
+    judge.table.close()
+
+
+async def test_an_agent_that_comes_back_judges_what_changed_meanwhile(judge: Judge) -> None:
+    with opened(lambda: judge.world.tcp(4)) as wire:
+        judge.evaluator.put(decode_manifest(CLOSED.encode(), "policy.yaml").objects[0])
+        await judge.cutting.reconsider(None)
+        await judge.until_marked(1)
+        await judge.no_policy()
+        await judge.until_marked(0)
+        assert await asyncio.to_thread(wire.goes_on)
+
+
+async def test_keep_gives_back_what_was_cut(judge: Judge) -> None:
+    with opened(lambda: judge.world.tcp(4)) as wire:
+        await judge.policy(CLOSED)
+        await judge.until_marked(1)
+        keeping = Keeping(judge.world.conntrack(), judge.troubles)
+        await keeping.run()
+        await keeping.reconsider(None)
+        assert judge.marked() == 0
+        assert await asyncio.to_thread(wire.goes_on)
+        keeping.close()
+
+
+async def test_a_table_that_cannot_be_read_is_a_trouble_and_tried_again(
+    judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until then the flows go on, and somebody hears of it."""
+    attempts: list[int] = []
+    real = judge.cutting._table._conntrack.count
+
+    def fails_once() -> int:
+        attempts.append(1)
+        if len(attempts) == 1:
+            raise OSError(105, "No buffer space available")
+        return real()
+
+    monkeypatch.setattr(judge.cutting._table._conntrack, "count", fails_once)
+    monkeypatch.setattr("percale.agent.cutting._PAUSE", 0.05)
+    with opened(lambda: judge.world.tcp(4)):
+        await judge.policy(CLOSED)
+        await judge.until_marked(1)
+    assert "No buffer space available" in judge.log.getvalue()
+    async with asyncio.timeout(PATIENCE):
+        while judge.troubles.now:
+            await asyncio.sleep(0.01)

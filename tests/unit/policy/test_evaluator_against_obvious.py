@@ -1,0 +1,159 @@
+"""The evaluator, kept up to date over any sequence of changes, says what a fresh one says, and what policy.md says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import ip_address
+from itertools import product
+from random import Random
+
+import msgspec
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+from tests.unit.policy.obvious import Obvious, Question
+from tests.unit.policy.small_worlds import ADDRESSES, PORTS, Change, changes, puts, worlds
+
+from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
+from percale.model.meta import Object, ObjectKey
+from percale.model.node import Node
+from percale.model.pod import Pod
+from percale.policy.evaluator import Evaluator
+from percale.policy.verdicts import Flow, Verdict
+
+QUESTIONS = [
+    Question(source, destination, protocol, port)
+    for source, destination in product(ADDRESSES, ADDRESSES)
+    if (":" in source) == (":" in destination)
+    for protocol, port in PORTS
+]
+
+
+def asked(evaluator: Evaluator, question: Question) -> Verdict:
+    source, destination = (evaluator.party(ip_address(each).packed) for each in (question.source, question.destination))
+    return evaluator.judge(Flow(source, destination, question.protocol, question.port))
+
+
+def apply(world: dict[tuple[type[Object], ObjectKey], Object], evaluator: Evaluator, change: Change) -> None:
+    if isinstance(change, Object):
+        world[type(change), change.key] = change
+        evaluator.put(change)
+    else:
+        world.pop(change, None)
+        evaluator.remove(*change)
+
+
+@settings(deadline=None)
+@given(worlds(), st.lists(puts, max_size=3))
+def test_a_world_is_judged_as_policy_md_says(objects: list[Object], more: list[Object]) -> None:
+    world = {(type(each), each.key): each for each in (*objects, *more)}.values()
+    evaluator, obvious = Evaluator(world), Obvious(world)
+    denied = 0
+    for question in QUESTIONS:
+        verdict = asked(evaluator, question)
+        assert verdict.allowed == obvious.allowed(question), (question, verdict)
+        denied += not verdict.allowed
+    event("something is denied" if denied else "all is open")
+
+
+@settings(deadline=None)
+@given(worlds(), st.lists(changes, max_size=12), st.data())
+def test_any_sequence_of_changes_ends_as_a_fresh_start(
+    first: list[Object], steps: list[Change], data: st.DataObject
+) -> None:
+    world: dict[tuple[type[Object], ObjectKey], Object] = {}
+    evaluator = Evaluator()
+    for step in (*first, *steps):
+        apply(world, evaluator, step)
+        if data.draw(st.booleans()):  # what was asked in between must not be remembered
+            verdicts_of(evaluator, QUESTIONS[::7])
+    fresh = Evaluator(data.draw(st.permutations(list(world.values()))))
+    assert verdicts_of(evaluator, QUESTIONS) == verdicts_of(fresh, QUESTIONS)
+    assert members_of(evaluator) == members_of(fresh)
+
+
+def verdicts_of(evaluator: Evaluator, questions: Iterable[Question]) -> list[Verdict]:
+    return [asked(evaluator, question) for question in questions]
+
+
+def members_of(evaluator: Evaluator) -> dict[object, set[str]]:
+    """What each watched term means, which the kernel's sets are filled with."""
+    return {
+        subject: {str(pod.key) for pod in evaluator.members.members(subject)}
+        for subject in {policy.subject for policy in evaluator.policies.values()}
+    }
+
+
+@settings(deadline=None, max_examples=50)
+@given(worlds(), st.lists(changes, max_size=8), st.randoms())
+def test_removing_everything_leaves_nothing(first: list[Object], steps: list[Change], random: Random) -> None:
+    world: dict[tuple[type[Object], ObjectKey], Object] = {}
+    evaluator = Evaluator()
+    for step in (*first, *steps):
+        apply(world, evaluator, step)
+    for kind, key in random.sample(list(world), len(world)):
+        evaluator.remove(kind, key)
+    assert not evaluator.policies
+    assert not evaluator.members.slots
+    assert all(evaluator.party(ip_address(each).packed).pod is None for each in ADDRESSES)
+    assert all(verdict.allowed for verdict in verdicts_of(evaluator, QUESTIONS))
+
+
+def test_one_selector_spelled_in_two_orders_is_one_term_and_each_policy_may_go_first() -> None:
+    """Found here: the second to go looked for its own spelling, and the agent ended with a KeyError."""
+    has_a, not_b = {"key": "a", "operator": "Exists"}, {"key": "b", "operator": "NotIn", "values": ["1", "2"]}
+    policies = [
+        msgspec.convert(
+            {
+                "metadata": {"name": name},
+                "spec": {
+                    "tier": "Admin",
+                    "priority": 0,
+                    "subject": {"namespaces": {"matchExpressions": expressions}},
+                    "ingress": [{"action": "Deny", "from": [{"namespaces": {}}]}],
+                },
+            },
+            ClusterNetworkPolicy,
+        )
+        for name, expressions in (("c", [has_a, not_b]), ("d", [not_b, has_a]))
+    ]
+    for first, second in (policies, reversed(policies)):
+        evaluator = Evaluator(policies)
+        evaluator.remove(ClusterNetworkPolicy, first.key)
+        assert [key.name for key in evaluator.policies] == [second.metadata.name]
+        evaluator.remove(ClusterNetworkPolicy, second.key)
+        assert not evaluator.policies
+
+
+def test_two_nodes_with_one_address_are_told_apart_by_name_in_any_order() -> None:
+    """A machine that comes back under another name leaves its old object behind for a while."""
+    nodes = [
+        msgspec.convert(
+            {
+                "metadata": {"name": name},
+                "status": {"addresses": [{"type": "InternalIP", "address": "192.168.1.1"}] * 2},
+            },
+            Node,
+        )
+        for name in ("n1", "n2")
+    ]
+    address = ip_address("192.168.1.1").packed
+    for order in (nodes, nodes[::-1]):
+        assert Evaluator(order).party(address).node == "n1"
+    evaluator = Evaluator(nodes)
+    evaluator.remove(Node, nodes[0].key)
+    assert evaluator.party(address).node == "n2"
+
+
+def test_a_pod_whose_status_says_an_address_twice_can_go() -> None:
+    """Found here: the second of them was given back twice, and the agent ended with a KeyError."""
+    pod = msgspec.convert(
+        {
+            "metadata": {"name": "u", "namespace": "x"},
+            "spec": {"containers": []},
+            "status": {"podIPs": [{"ip": "10.0.1.1"}, {"ip": "10.0.1.1"}]},
+        },
+        Pod,
+    )
+    evaluator = Evaluator([pod])
+    evaluator.remove(Pod, pod.key)
+    assert evaluator.party(ip_address("10.0.1.1").packed).pod is None

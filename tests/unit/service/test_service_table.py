@@ -1,0 +1,351 @@
+"""The table: what one change touches, who gets an address that two want, and that the way to a state does not matter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+from tests.unit.service.building import build
+
+from percale.model.endpoints import EndpointAddress, EndpointPort, Endpoints, EndpointSlice, EndpointSubset
+from percale.model.meta import Object, ObjectKey, ObjectMeta
+from percale.model.node import Node
+from percale.model.service import ClientIPConfig, Service, SessionAffinityConfig
+from percale.service.table import ServiceTable
+
+IP, POD, OUTSIDE = "172.30.0.41", "10.0.0.2", "203.0.113.2"
+
+
+def key(name: str) -> ObjectKey:
+    return ObjectKey("ns1", name)
+
+
+# What a change touches
+
+
+def test_one_slice_touches_one_service() -> None:
+    table = build.table(
+        build.service(),
+        build.service("svc2", ip="172.30.0.42"),
+        build.slice("10.180.0.1"),
+        build.slice("10.180.0.2", service="svc2"),
+    )
+    assert table.apply([build.slice("10.180.0.3")]) == {key("svc1")}
+    assert build.brief(table, POD, IP) == "10.180.0.3:80"
+    assert table.apply([build.slice("10.180.0.3")]) == set()
+    assert table.apply(gone=[(EndpointSlice, key("svc1-1"))]) == {key("svc1")}
+    assert build.brief(table, POD, IP) == "reject"
+
+
+def test_what_changes_nothing_is_not_reported() -> None:
+    table = build.table(build.service(internalTrafficPolicy="Local"), build.slice("10.180.0.1@n1", "10.180.0.2@n2"))
+    unready = build.slice("10.180.0.1@n1", "10.180.0.2@n2", build.endpoint("10.180.0.3@n2", ready=False))
+    assert table.apply([unready]) == set()
+    assert table.apply([build.service(internalTrafficPolicy="Local", labels={"a": "b"})]) == set()
+    assert table.apply([build.node(zone=None), build.node(name="n2")]) == set()
+    assert table.apply(gone=[(Service, key("other")), (EndpointSlice, key("other-1"))]) == set()
+
+
+def test_a_slice_that_moves_to_another_service() -> None:
+    table = build.table(build.service(), build.service("svc2", ip="172.30.0.42"), build.slice("10.180.0.1"))
+    moved = build.slice("10.180.0.1", service="svc2")
+    moved = replace(moved, metadata=replace(moved.metadata, name="svc1-1"))
+    assert table.apply([moved]) == {key("svc1"), key("svc2")}
+    assert build.brief(table, POD, IP) == "reject"
+    assert build.brief(table, POD, "172.30.0.42") == "10.180.0.1:80"
+
+
+def test_slices_may_come_before_their_service_and_go_after_it() -> None:
+    table = build.table(build.slice("10.180.0.1"))
+    assert table.services == {}
+    assert table.apply([build.service()]) == {key("svc1")}
+    assert build.brief(table, POD, IP) == "10.180.0.1:80"
+    assert table.apply(gone=[(Service, key("svc1"))]) == {key("svc1")}
+    assert table.apply(gone=[(EndpointSlice, key("svc1-1"))]) == set()
+    assert list(table.cluster_ips) == []
+
+
+def test_a_zone_touches_whoever_has_hints() -> None:
+    hinted = build.slice(build.endpoint("10.180.0.1", zones=["a"]), build.endpoint("10.180.0.2", zones=["b"]))
+    table = build.table(
+        build.service(),
+        hinted,
+        build.service("svc2", ip="172.30.0.42"),
+        build.slice("10.180.0.3", service="svc2"),
+    )
+    assert table.apply([build.node(zone="b")]) == {key("svc1")}
+    assert build.brief(table, POD, IP) == "10.180.0.2:80"
+    assert table.apply(gone=[(Node, ObjectKey(None, "n1"))]) == {key("svc1")}
+    assert table.node_port_addresses == ()
+
+
+# Two want one address
+
+
+def test_the_older_service_has_the_external_ip() -> None:
+    older = build.service("z", ip="172.30.0.1", externalIPs=("192.168.99.11",), created="2026-01-01T00:00:00Z")
+    newer = build.service("a", ip="172.30.0.2", externalIPs=("192.168.99.11",), created="2026-01-02T00:00:00Z")
+    slices = build.slice("10.180.0.1", service="z"), build.slice("10.180.0.2", service="a")
+    for services in ((older, newer), (newer, older)):
+        table = build.table(*services, *slices)
+        assert build.brief(table, OUTSIDE, "192.168.99.11") == "10.180.0.1:80 masquerade"
+        assert build.brief(table, POD, "172.30.0.2") == "10.180.0.2:80"
+        assert list(table.problems) == ["Service ns1/a: 192.168.99.11:80/TCP belongs to Service ns1/z"]
+    assert table.apply(gone=[(Service, key("z"))]) == {key("z"), key("a")}
+    assert build.brief(table, OUTSIDE, "192.168.99.11") == "10.180.0.2:80 masquerade"
+    assert list(table.problems) == []
+    assert table.apply([older]) == {key("z"), key("a")}
+    assert build.brief(table, OUTSIDE, "192.168.99.11") == "10.180.0.1:80 masquerade"
+
+
+def test_of_the_same_age_the_name_decides_and_other_ports_are_nobodys_matter() -> None:
+    one = build.service("a", build.port(80), ip="172.30.0.1", externalIPs=("192.168.99.11",))
+    two = build.service("b", build.port(81), build.port(80, "p81"), ip="172.30.0.2", externalIPs=("192.168.99.11",))
+    table = build.table(one, two, build.slice("10.180.0.1", service="a"), build.slice("10.180.0.2", service="b"))
+    assert build.brief(table, OUTSIDE, "192.168.99.11", 80) == "10.180.0.1:80 masquerade"
+    assert build.brief(table, OUTSIDE, "192.168.99.11", 81) == "10.180.0.2:80 masquerade"
+
+
+def test_a_cluster_ip_is_not_taken_over_by_an_external_ip() -> None:
+    """However old the Service that wants it is (CVE-2020-8554)."""
+    thief = build.service("thief", ip="172.30.0.1", externalIPs=(IP,), created="2020-01-01T00:00:00Z")
+    owner = build.service("svc1", created="2026-01-01T00:00:00Z")
+    table = build.table(thief, owner, build.slice("10.180.0.1"), build.slice("10.180.0.2", service="thief"))
+    assert build.brief(table, POD, IP) == "10.180.0.1:80"
+    assert list(table.problems) == ["Service ns1/thief: 172.30.0.41:80/TCP belongs to Service ns1/svc1"]
+
+
+def test_three_want_one_node_port() -> None:
+    wants = [
+        build.service(name, build.port(nodePort=30001), ip=f"172.30.0.{index}", type="NodePort")
+        for index, name in enumerate("abc", 1)
+    ]
+    table = build.table(*reversed(wants), *(build.slice(f"10.180.0.{i}", service=n) for i, n in enumerate("abc", 1)))
+    for index, name in enumerate("abc", 1):
+        assert build.brief(table, OUTSIDE, "192.168.0.2", 30001) == f"10.180.0.{index}:80 masquerade"
+        assert len(list(table.problems)) == 3 - index
+        table.apply(gone=[(Service, key(name))])
+    assert build.brief(table, OUTSIDE, "192.168.0.2", 30001) == "none"
+
+
+def test_an_address_of_two_kinds_is_one_vip_and_keeps_its_source_ranges() -> None:
+    service = build.service(
+        lb=["1.2.3.4"], type="LoadBalancer", externalIPs=("1.2.3.4",), loadBalancerSourceRanges=("192.0.2.0/24",)
+    )
+    table = build.table(service, build.slice("10.180.0.1"))
+    assert [vip.kind for vip in table.services[key("svc1")].ports[0].vips] == ["cluster", "load-balancer"]
+    assert build.brief(table, OUTSIDE, "1.2.3.4") == "drop"
+
+
+def test_one_cluster_ip_of_two_ports_stays_active_until_both_are_gone() -> None:
+    table = build.table(build.service("svc1", build.port(80), build.port(81, "p81")))
+    assert list(table.cluster_ips) == [bytes((172, 30, 0, 41))]
+    table.apply([build.service("svc1", build.port(80))])
+    assert build.brief(table, POD, IP, 81) == "reject"
+    table.apply(gone=[(Service, key("svc1"))])
+    assert list(table.cluster_ips) == []
+
+
+# Affinity, health checks, addresses that are none
+
+
+def test_affinity() -> None:
+    def timeout(service: Service) -> int | None:
+        return build.table(service).services[key("svc1")].ports[0].spec.affinity
+
+    config = SessionAffinityConfig(clientIP=ClientIPConfig(timeoutSeconds=60))
+    assert timeout(build.service()) is None
+    assert timeout(build.service(sessionAffinityConfig=config)) is None
+    assert timeout(build.service(sessionAffinity="ClientIP")) == 10800
+    assert timeout(build.service(sessionAffinity="ClientIP", sessionAffinityConfig=config)) == 60
+
+
+def test_health_checks_count_the_ready_endpoints_of_this_node() -> None:
+    service = build.service(
+        "svc1",
+        build.port(80),
+        build.port(81, "p81"),
+        ip="172.30.0.41",
+        clusterIPs=("172.30.0.41", "fd00:172::41"),
+        type="LoadBalancer",
+        externalTrafficPolicy="Local",
+        healthCheckNodePort=32000,
+    )
+    here = build.slice(
+        "10.0.1.1@n1",
+        "10.0.1.2@n1",
+        build.endpoint("10.0.1.4@n1", ready=False),
+        build.draining("10.0.1.5@n1"),
+        "10.0.1.6@n2",
+        ports=[("p80", 80, "TCP"), ("p81", 81, "TCP")],
+    )
+    again = build.slice("10.0.1.1@n1", index=2)
+    six = build.slice("fd00:10::1@n1", "fd00:10::2@n1", family="IPv6", index=3)
+    table = build.table(service, here, again, six)
+    resolved = table.services[key("svc1")]
+    assert (resolved.health_check_port, resolved.local_ready) == (32000, 2)
+    assert table.apply([build.slice(build.draining("10.0.1.1@n1"))]) == {key("svc1")}
+    table.apply(gone=[(EndpointSlice, key("svc1-2")), (EndpointSlice, key("svc1-3"))])
+    assert table.services[key("svc1")].local_ready == 0
+    table.apply([replace(service, spec=replace(service.spec, externalTrafficPolicy="Cluster"))])
+    assert table.services[key("svc1")].health_check_port is None
+
+
+def test_an_address_that_is_none_is_an_error_of_its_service_only() -> None:
+    table = build.table(
+        build.service(externalIPs=("here", "192.168.99.11")),
+        build.slice("10.180.0.1", "10.180.0"),
+        build.service("svc2", ip="172.30.0"),
+    )
+    assert sorted(table.problems) == [
+        'EndpointSlice ns1/svc1-1: endpoints[1].addresses[0]: "10.180.0" is not an IPv4 address',
+        'Service ns1/svc1: spec.externalIPs: "here" is not an IP address',
+        'Service ns1/svc2: spec.clusterIPs: "172.30.0" is not an IP address',
+    ]
+    assert build.brief(table, OUTSIDE, "192.168.99.11") == "10.180.0.1:80 masquerade"
+
+
+# Endpoints that somebody wrote
+
+
+def written(
+    *addresses: str, name: str = "svc1", labels: dict[str, str] | None = None, annotations: dict[str, str] | None = None
+) -> Endpoints:
+    meta = ObjectMeta(name=name, namespace="ns1", labels=labels or {}, annotations=annotations or {})
+    subset = EndpointSubset(
+        addresses=tuple(EndpointAddress(ip=each) for each in addresses), ports=(EndpointPort(name="p80", port=5432),)
+    )
+    return Endpoints(metadata=meta, subsets=(subset,))
+
+
+def test_an_outside_database() -> None:
+    table = build.table(build.service(), written("198.51.100.7", "2001:db8:7::1"))
+    assert build.brief(table, POD, IP) == "198.51.100.7:5432"
+    assert table.apply([written("198.51.100.8")]) == {key("svc1")}
+    assert build.brief(table, POD, IP) == "198.51.100.8:5432"
+    assert table.apply([build.slice("10.180.0.1")]) == {key("svc1")}
+    assert build.brief(table, POD, IP) == "10.180.0.1:80", "slices come before Endpoints"
+    table.apply(gone=[(EndpointSlice, key("svc1-1"))])
+    assert build.brief(table, POD, IP) == "198.51.100.8:5432"
+    assert table.apply(gone=[(Endpoints, key("svc1"))]) == {key("svc1")}
+    assert build.brief(table, POD, IP) == "reject"
+
+
+def test_endpoints_that_are_not_mirrored() -> None:
+    skipped = written("198.51.100.7", labels={"endpointslice.kubernetes.io/skip-mirror": "true"})
+    leader = written("198.51.100.7", annotations={"control-plane.alpha.kubernetes.io/leader": "{}"})
+    for each in (skipped, leader):
+        assert build.brief(build.table(build.service(), each), POD, IP) == "reject"
+    selecting = build.service(selector={"app": "web"})
+    assert build.brief(build.table(selecting, written("198.51.100.7")), POD, IP) == "reject"
+
+
+def test_addresses_that_are_not_ready_are_mirrored_so() -> None:
+    meta = ObjectMeta(name="svc1", namespace="ns1")
+    ports = (EndpointPort(name="p80", port=80),)
+    subset = EndpointSubset(notReadyAddresses=(EndpointAddress(ip="10.1.1.1"),), ports=ports)
+    assert build.brief(build.table(build.service(), Endpoints(metadata=meta, subsets=(subset,))), POD, IP) == "reject"
+
+
+# The way to a state does not matter
+
+NAMES = st.sampled_from(["a", "b", "c"])
+ENDPOINTS = st.builds(
+    build.endpoint,
+    st.sampled_from(["10.0.0.1", "10.0.0.2@n1", "10.0.0.3@n2", "10.0.0.1@n1"]),
+    ready=st.sampled_from([None, True, False]),
+    serving=st.sampled_from([None, True, False]),
+    terminating=st.sampled_from([None, True, False]),
+    zones=st.sampled_from([(), ("x",), ("y",)]),
+    nodes=st.sampled_from([(), ("n1",), ("n2",)]),
+)
+
+
+@st.composite
+def services(draw: st.DrawFn) -> Object:
+    name = draw(NAMES)
+    return build.service(
+        name,
+        build.port(draw(st.sampled_from([80, 81])), nodePort=draw(st.sampled_from([None, 30001, 30002]))),
+        ip=draw(st.sampled_from(["172.30.0.1", "172.30.0.2", "None", "fd00:172::1"])),
+        created=draw(st.sampled_from([None, "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"])),
+        lb=draw(st.sampled_from([(), ("1.2.3.4",)])),
+        annotations=draw(
+            st.sampled_from(
+                [
+                    {},
+                    {"percale.io/strategy": "mh"},
+                    {"percale.io/strategy": "worst"},
+                    {"percale.io/strategy": "wrr", "percale.io/weights": "node/n1=3"},
+                ]
+            )
+        ),
+        type=draw(st.sampled_from(["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"])),
+        externalIPs=draw(st.sampled_from([(), ("192.168.99.11",), ("172.30.0.1",)])),
+        internalTrafficPolicy=draw(st.sampled_from([None, "Local"])),
+        externalTrafficPolicy=draw(st.sampled_from([None, "Local"])),
+        selector=draw(st.sampled_from([{}, {"app": "web"}])),
+        healthCheckNodePort=draw(st.sampled_from([None, 32000])),
+    )
+
+
+@st.composite
+def slices(draw: st.DrawFn) -> Object:
+    name, index = draw(NAMES), draw(st.integers(1, 2))
+    entry = build.slice(*draw(st.lists(ENDPOINTS, max_size=4)), service=draw(NAMES), index=index)
+    return replace(entry, metadata=replace(entry.metadata, name=f"{name}-{index}"))
+
+
+def nodes() -> st.SearchStrategy[Object]:
+    return st.builds(
+        build.node, st.just("192.168.0.2"), name=st.sampled_from(["n1", "n2"]), zone=st.sampled_from([None, "x", "y"])
+    )
+
+
+OBJECTS = st.one_of(services(), slices(), nodes(), st.builds(written, st.just("198.51.100.7"), name=NAMES))
+STEPS = st.lists(
+    st.tuples(st.lists(OBJECTS, max_size=3), st.lists(st.integers(0, 20), max_size=2)), min_size=1, max_size=12
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(STEPS)
+def test_a_table_that_followed_equals_a_fresh_one(steps: list[tuple[list[Object], list[int]]]) -> None:
+    followed = ServiceTable(build.config())
+    there: dict[tuple[type[Object], ObjectKey], Object] = {}
+    for drawn, chosen in steps:
+        put = list({(type(each), each.key): each for each in drawn}.values())
+        names = [each for each in there if each not in {(type(obj), obj.key) for obj in put}]
+        gone = {names[index % len(names)] for index in chosen} if names else set()
+        before = dict(followed.services)
+        changed = followed.apply(put, gone)
+        for each in gone:
+            del there[each]
+        there.update({(type(each), each.key): each for each in put})
+        assert changed == differing(before, followed)
+        same(followed, ServiceTable(build.config(), shuffled(there.values())))
+
+
+def differing(before: Mapping[ObjectKey, object], after: ServiceTable) -> set[ObjectKey]:
+    keys = before.keys() | after.services.keys()
+    return {each for each in keys if before.get(each) != after.services.get(each)}
+
+
+def shuffled(objects: Iterable[Object]) -> list[Object]:
+    """In an order of its own: by kind and name, backwards."""
+    return sorted(objects, key=lambda each: (each.KIND, each.key.name), reverse=True)
+
+
+def same(one: ServiceTable, other: ServiceTable) -> None:
+    assert one.services == other.services
+    assert set(one.cluster_ips) == set(other.cluster_ips)
+    assert one.node_port_addresses == other.node_port_addresses
+    for resolved in one.services.values():
+        for port in resolved.ports:
+            for vip in port.vips:
+                target = vip.address or bytes((192, 168, 0, 2))
+                if len(target) == 4:
+                    text = ".".join(map(str, target))
+                    assert build.ask(one, OUTSIDE, text, vip.port) == build.ask(other, OUTSIDE, text, vip.port)
