@@ -10,7 +10,7 @@ from pathlib import Path
 from bench.rows import HEADING
 from percale.kernel import syscalls
 
-NAMES = ("decode", "peers", "memory", "cni", "lab_up", "datapath", "elements", "matrix")
+NAMES = ("decode", "peers", "memory", "cni", "lab_up", "datapath", "elements", "matrix", "policies", "services")
 
 
 def main() -> int:

@@ -1,6 +1,6 @@
 """CNI ADD and DEL, exec to exit: `percale-cni` with a real agent, against Debian's bridge + host-local + portmap chain.
 
-The runtime's part (a namespace for each pod) is not timed. Neither side maps a host port.
+The runtime's part (a namespace for each pod) is not timed. Without host ports, then with one for each pod.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from percale.kernel.namespaces import create_namespace, delete_namespace
 ROUNDS = 60
 REFERENCE = "/usr/lib/cni"
 
-Plugin = Callable[[str, str, str], float]
-"""Verb, container, namespace; milliseconds."""
+Plugin = Callable[[str, str, str, dict[str, Any]], float]
+"""Verb, container, namespace, runtimeConfig; milliseconds."""
 
 
 def _execute(binary: str, verb: str, container: str, netns: str, config: dict[str, Any]) -> tuple[float, Any]:
@@ -51,15 +51,15 @@ def _reference(directory: Path) -> Plugin:
     portmap = {**base, "type": "portmap", "capabilities": {"portMappings": True}}
     results: dict[str, Any] = {}
 
-    def plugin(verb: str, container: str, netns: str) -> float:
+    def plugin(verb: str, container: str, netns: str, asked: dict[str, Any]) -> float:
         if verb == "ADD":
             first, results[container] = _execute(f"{REFERENCE}/bridge", verb, container, netns, bridge)
             second, _ = _execute(
-                f"{REFERENCE}/portmap", verb, container, netns, {**portmap, "prevResult": results[container]}
+                f"{REFERENCE}/portmap", verb, container, netns, {**portmap, **asked, "prevResult": results[container]}
             )
             return first + second
         before = {"prevResult": results.pop(container)}
-        second, _ = _execute(f"{REFERENCE}/portmap", verb, container, netns, {**portmap, **before})
+        second, _ = _execute(f"{REFERENCE}/portmap", verb, container, netns, {**portmap, **asked, **before})
         first, _ = _execute(f"{REFERENCE}/bridge", verb, container, netns, {**bridge, **before})
         return first + second
 
@@ -95,7 +95,7 @@ def _ours(directory: Path) -> Iterator[Plugin]:
             conflist = _first_conflist(conflists, directory / "agent.log")
             ours = {"cniVersion": conflist["cniVersion"], "name": conflist["name"], **conflist["plugins"][0]}
             binary = str(binaries / "percale-cni")
-            yield lambda verb, container, netns: _execute(binary, verb, container, netns, ours)[0]
+            yield lambda verb, container, netns, asked: _execute(binary, verb, container, netns, {**ours, **asked})[0]
         finally:
             agent.terminate()
 
@@ -115,15 +115,30 @@ def measure() -> Iterator[Row]:
         directory = Path(temporary)
         with _ours(directory) as ours:
             plugins = (ours, _reference(directory))
-            adds: tuple[list[float], list[float]] = ([], [])
-            dels: tuple[list[float], list[float]] = ([], [])
-            for number in range(ROUNDS):
-                for side, plugin in enumerate(plugins):
-                    container = f"{'ours' if side == 0 else 'theirs'}{number}"
-                    netns = f"/run/netns/{container}"
-                    create_namespace(netns)
-                    adds[side].append(plugin("ADD", container, netns))
-                    dels[side].append(plugin("DEL", container, netns))
-                    delete_namespace(netns)
+            adds, dels = _rounds(plugins, host_ports=False)
             yield ratio("CNI ADD, against bridge + host-local + portmap", "ms", *adds, 1.0, most=True)
             yield ratio("CNI DEL, against bridge + host-local + portmap", "ms", *dels, 0.6, most=True)
+            adds, dels = _rounds(plugins, host_ports=True)
+            yield ratio("CNI ADD with one hostPort, against the same", "ms", *adds, 0.4, most=True)
+            yield ratio("CNI DEL with one hostPort, against the same", "ms", *dels, 0.4, most=True)
+
+
+Times = tuple[list[float], list[float]]
+"""Ours, theirs."""
+
+
+def _rounds(plugins: Sequence[Plugin], *, host_ports: bool) -> tuple[Times, Times]:
+    """ADDs and DELs of both."""
+    adds: Times = ([], [])
+    dels: Times = ([], [])
+    for number in range(ROUNDS):
+        for side, plugin in enumerate(plugins):
+            container = f"{'ours' if side == 0 else 'theirs'}{number}"
+            netns = f"/run/netns/{container}"
+            mapping = {"hostPort": 20000 + 1000 * side + number, "containerPort": 80, "protocol": "tcp"}
+            asked = {"runtimeConfig": {"portMappings": [mapping]}} if host_ports else {}
+            create_namespace(netns)
+            adds[side].append(plugin("ADD", container, netns, asked))
+            dels[side].append(plugin("DEL", container, netns, asked))
+            delete_namespace(netns)
+    return adds, dels

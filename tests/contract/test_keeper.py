@@ -24,6 +24,7 @@ PODS = SetShape("pods4-a", ("ipv4_addr",), comment="app=a")
 MAP = SetShape("map", ("ipv4_addr", "inet_service"), data=("ipv4_addr",))
 RANGES = SetShape("ranges", ("inet_proto", "inet_service"), interval=True)
 NETS = SetShape("nets", ("ipv4_addr",), interval=True)
+KEPT = SetShape("kept", ("ipv4_addr",), data=("ipv4_addr", "inet_service"), timeout=600)
 ONE, TWO, THREE = b"\x0a\0\0\1", b"\x0a\0\0\2", b"\x0a\0\0\3"
 LAST = Chain("last", (Rule((), Verdict("drop"), "drops", counter=True),))
 CLASS = Chain(
@@ -57,6 +58,8 @@ class World:
     keeper: Keeper
     somebody: Callable[[Edit | None], None]
     """Makes an edit; None deletes the table."""
+    remember: Callable[[str, bytes, bytes], None]
+    """Puts an element into a map with a timeout, as a packet does."""
     touched: list[None] = field(default_factory=list)
 
     async def says_touched(self) -> bool:
@@ -74,7 +77,11 @@ class World:
 async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
     if request.param == "fake":
         fake = FakeKeeper(chains=["policies"])
-        world = World(fake, fake.touch)
+
+        def remember(name: str, key: bytes, value: bytes) -> None:
+            fake.remembered.setdefault(name, {})[key] = value
+
+        world = World(fake, fake.touch, remember)
         fake.on_touched(lambda: world.touched.append(None))
         await fake.start()
         yield world
@@ -83,14 +90,17 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
     namespace = anonymous_namespace()
     keeper = TableKeeper(NamespaceThread(namespace))
     other = NamespaceThread(namespace)
-    known = {shape.name: shape for shape in (*SHAPES, PODS, MAP, RANGES, NETS)}
+    known = {shape.name: shape for shape in (*SHAPES, PODS, MAP, RANGES, NETS, KEPT)}
 
     def touch(edit: Edit | None) -> None:
         commands = ["delete table inet percale"] if edit is None else spell(edit, known)
         lines = "\n".join(commands)
         other.run(lambda: subprocess.run(["nft", "-f", "-"], input=lines, text=True, check=True))
 
-    world = World(keeper, touch)
+    def keep_in_mind(name: str, key: bytes, value: bytes) -> None:
+        touch(Edit(put=(Elements(name, key, value),)))
+
+    world = World(keeper, touch, keep_in_mind)
     keeper.on_touched(lambda: world.touched.append(None))
     await keeper.start()
     yield world
@@ -260,6 +270,17 @@ async def test_a_removed_table_is_gone_and_may_be_made_again(world: World) -> No
     await world.keeper.remove()
     await world.keeper.remove()
     assert await world.keeper.restore(IMAGE) == IMAGE
+
+
+async def test_what_packets_remembered_is_forgotten_by_where_it_leads(world: World) -> None:
+    image = replace(IMAGE, put_sets=(*IMAGE.put_sets, KEPT))
+    await world.keeper.restore(image)
+    for client, endpoint in ((ONE, TWO), (TWO, THREE), (THREE, TWO)):
+        world.remember("kept", client, endpoint + b"\0\x50\0\0")
+    assert await world.keeper.forget({"kept": {TWO + b"\0\x50\0\0"}}) == 1
+    assert await world.keeper.forget({"kept": {TWO + b"\0\x50\0\0"}, "unknown": ()}) == 0
+    assert await world.keeper.forget({"kept": ()}) == 2
+    assert await world.holds(image)
 
 
 async def test_from_any_image_to_any_other(world: World) -> None:

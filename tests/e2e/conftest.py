@@ -56,9 +56,9 @@ class Person:
         return done.stderr.strip()
 
     def objects(self, kind: str, *arguments: str) -> list[dict[str, Any]]:
-        """`percale lab get KIND -A -o json`."""
+        """`percale lab get KIND -A -o json`, without those of the lab's own name server."""
         found: list[dict[str, Any]] = json.loads(self.out("lab", "get", kind, "-A", "-o", "json", *arguments))["items"]
-        return found
+        return [each for each in found if each["metadata"].get("labels", {}).get("k8s-app") != "kube-dns"]
 
     def pods(self, *arguments: str) -> dict[str, dict[str, Any]]:
         """Pods that are Ready, by namespace/name."""

@@ -104,7 +104,7 @@ def test_two_labs_side_by_side(percale: Person) -> None:
     percale("lab", "up", "-f", "examples/nginx.yaml")
     percale("lab", "up", "--name", "two", "-f", "examples/lab/one-segment.yaml", "-f", HOST_GW)
     listed = percale.out("lab", "list")
-    assert re.search(r"^lab +\d+ +3 +2 +2 +10\.244\.0\.0/16 +vxlan$", listed, re.MULTILINE)
+    assert re.search(r"^lab +\d+ +3 +3 +3 +10\.244\.0\.0/16 +vxlan$", listed, re.MULTILINE)
     assert re.search(r"^two +\d+ +3 +0 +0 +172\.33\.0\.0/16 +host-gw$", listed, re.MULTILINE)
     assert percale.complaint("lab", "up") == (
         f"percale: a lab named lab is running already (pid {pid_of(percale)});"

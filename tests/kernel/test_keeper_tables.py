@@ -19,7 +19,7 @@ from tests.kernel.conftest import Space
 from percale.errors import KernelError
 from percale.kernel import holdings, netlink
 from percale.kernel.batching import Skeleton
-from percale.kernel.cleanup import remove_table
+from percale.kernel.cleanup import remove_tables
 from percale.kernel.keeping import TableKeeper
 from percale.kernel.namespaces import NamespaceThread
 from percale.kernel.nftables import SUBSYSTEM
@@ -75,8 +75,8 @@ SERVICES = Edit(
     ),
     put=(
         Elements("services4", VIP, verdict=Verdict("goto", "stays")),
-        Elements("unserved4", b"\x0a\x60\0\2" + VIP[4:], verdict=Verdict("goto", "refuse")),
-        Elements("sticky4", VIP[:4], verdict=Verdict("jump", "remembers")),
+        Elements("services4", b"\x0a\x60\0\2" + VIP[4:], verdict=Verdict("goto", "refuse")),
+        Elements("sticky4", VIP[:8], verdict=Verdict("jump", "remembers")),
         Elements("endpoints4", VIP + (2).to_bytes(4, sys.byteorder), b"\x0a\xf4\0\1\x1f\x90\0\0"),
     ),
 )  # fmt: skip
@@ -310,8 +310,8 @@ def test_cleanup_removes_the_table_and_says_so(space: Space) -> None:
         "nft", "add table inet percale { chain c { type filter hook input priority 0; }; }; add table inet theirs"
     )
     with contextlib.closing(NamespaceThread(space.descriptor)) as place:
-        assert remove_table(place) == ["nft 'delete table inet percale'"]
-        assert remove_table(place) == []
+        assert remove_tables(place) == ["nft 'delete table inet percale'"]
+        assert remove_tables(place) == []
     assert space.run("nft", "list", "ruleset") == "table inet theirs {\n}\n"
 
 

@@ -1,6 +1,10 @@
 """Services in force on this node: what the store says, chosen for this node, as this node's part of the table.
 
     Store.watch ─▶ ServiceTable ─▶ changed services ─▶ ServiceElements ─▶ NodeTable
+                                          ▲                                   │ the kernel has it
+            connections counted (`lc`) ───┘          ┌────────────────────────┤
+                                                     ▼                        ▼
+                      remembered clients and datagram flows of what is gone   health check ports
 
 `node.py` runs it.
 """
@@ -8,43 +12,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from ipaddress import ip_network
+from collections.abc import Callable, Iterable
 
-from percale.agent.config import AgentConfig
 from percale.agent.following import follow
+from percale.agent.health_checking import Check, HealthChecks
+from percale.agent.service_flows import Served, ServiceFlows
+from percale.agent.table import SOURCE as TABLE
 from percale.agent.table import NodeTable
 from percale.agent.troubles import Troubles
-from percale.errors import BadConfig, BadManifest
+from percale.errors import BadManifest, KernelError
+from percale.model.endpoints import SERVICE_LABEL, EndpointSlice
 from percale.model.meta import Object, ObjectKey
-from percale.model.netconf import NetworkConfig
+from percale.render.classes import PROTOCOLS
 from percale.render.contents import Edit
 from percale.render.service_table import ServiceElements
+from percale.service.choosing import Record
+from percale.service.claiming import node_port_key, vip_key
+from percale.service.resolved import ResolvedPort, ResolvedService
+from percale.service.services import Vip
 from percale.service.surroundings import ServiceConfig
 from percale.service.table import KINDS, ServiceTable
 from percale.store.protocol import Deleted, Snapshot, Store, Upserted
 
 SOURCE = "services"
+_PAUSE = 1.0
+"""Seconds until what the kernel refused is tried again."""
 _BREATH = 200
 """Objects of a snapshot between two breaths of the event loop."""
-
-
-def service_config(config: AgentConfig, network: NetworkConfig) -> ServiceConfig:
-    """What Services are resolved with on this node. Raises BadConfig."""
-    asked = config.services
-    try:
-        ports = tuple(map(ip_network, asked.nodePortAddresses))
-        cidrs = tuple(map(ip_network, asked.cidrs))
-    except ValueError as error:
-        raise BadConfig(str(error), where="services", hint="give networks as 10.96.0.0/12") from error
-    return ServiceConfig(
-        node=config.node,
-        pod_cidrs=tuple(network.networks),
-        service_cidrs=cidrs,
-        node_port_addresses=ports or None,
-        masquerade_all=asked.masqueradeAll,
-        strategy=asked.strategy,
-    )
 
 
 class Balancing:
@@ -56,10 +50,12 @@ class Balancing:
         store: Store,
         table: NodeTable,
         *,
+        flows: ServiceFlows,
         troubles: Troubles,
         local_pods: Callable[[], set[bytes]],
+        count_every: float = 5.0,
     ) -> None:
-        """`local_pods` gives the packed addresses of this node's pods."""
+        """`local_pods` gives the packed addresses of this node's pods; `count_every` is in seconds, for the strategy `lc`."""
         self.services = ServiceTable(config)
         self.spoken = False
         self._elements = ServiceElements(self.services)
@@ -67,13 +63,53 @@ class Balancing:
         self._table = table
         self._troubles = troubles
         self._local_pods = local_pods
+        self._flows = flows
+        self._count_every = count_every
+        self._checks = HealthChecks(self._is_healthy, troubles)
+        self._checked: dict[int, Check] = {}
+        self._told_of: set[ObjectKey] = set()
+        """Services whose slices have changed: an endpoint that drains is chosen no more before it is gone."""
+        self._datagrams: set[tuple[int, Vip]] = set()
+        """Their addresses for UDP, with their IP version."""
+        self._serving: dict[tuple[bytes, int], frozenset[Record]] = {}
+        """Who served them when flows were last looked at."""
         self._known: set[tuple[type[Object], ObjectKey]] = set()
         self._changed: set[ObjectKey] = set()
         table.add(self)
 
     async def run(self) -> None:
-        """For ever."""
-        await follow(self._store, KINDS, self._event, self._troubles)
+        """For ever; the end closes the health checks' ports, and leaves all else as it is."""
+        try:
+            async with asyncio.TaskGroup() as duties:
+                duties.create_task(follow(self._store, KINDS, self._event, self._troubles))
+                duties.create_task(self._flows.run())
+                duties.create_task(self._count())
+        finally:
+            await self._checks.close()
+
+    def _is_healthy(self) -> bool:
+        return self._table.in_force.is_set() and TABLE not in self._troubles.now
+
+    async def _count(self) -> None:
+        """Weigh the endpoints of services with the strategy `lc` anew, now and then."""
+        while True:
+            await asyncio.sleep(self._count_every)
+            counted = [each for each in self.services.services.values() if any(is_counted(port) for port in each.ports)]
+            if not counted:
+                continue
+            ports = [port for each in counted for port in each.ports if is_counted(port)]
+            wanted = {
+                (PROTOCOLS[port.name.protocol], record)
+                for port in ports
+                for record in port.records(port.cluster + port.local)
+            }
+            try:
+                self._elements.connections = await self._flows.count(wanted)
+            except KernelError as error:
+                self._troubles.note(SOURCE, error)
+                continue
+            self._changed |= {each.key for each in counted}
+            self._table.touch()
 
     async def _event(self, event: Snapshot | Upserted | Deleted) -> None:
         match event:
@@ -82,16 +118,19 @@ class Balancing:
                 self.spoken = True
             case Upserted():
                 self._known.add((type(event.object), event.object.key))
+                self._told_of.add(_service_of(event.object))
                 self._changed |= self.services.apply([event.object])
             case Deleted():
                 which = (type(event.object), event.object.key)
                 self._known.discard(which)
+                self._told_of.add(_service_of(event.object))
                 self._changed |= self.services.apply(gone=[which])
         self._table.touch()
 
     async def _replace(self, objects: tuple[Object, ...]) -> None:
         for start in range(0, len(objects), _BREATH):
             self._changed |= self.services.apply(objects[start : start + _BREATH])
+            self._told_of.update(map(_service_of, objects[start : start + _BREATH]))
             await asyncio.sleep(0)
         found = {(type(obj), obj.key) for obj in objects}
         self._changed |= self.services.apply(gone=self._known - found)
@@ -102,7 +141,16 @@ class Balancing:
     def edit(self) -> Edit:
         """What has changed since the last call."""
         changed, self._changed = self._changed, set()
+        told_of, self._told_of = self._told_of, set()
         self._elements.local_pods = frozenset(self._local_pods())
+        for key in changed | told_of:
+            old, new = self._elements.shown(key), self.services.services.get(key)
+            self._datagrams |= _datagrams(old) | _datagrams(new)
+            if old is not None and old.health_check_port is not None:
+                self._checked.pop(old.health_check_port, None)
+        for service in filter(None, map(self.services.services.get, changed)):
+            if service.health_check_port is not None:
+                self._checked[service.health_check_port] = Check(service.key, service.local_ready)
         edit = self._elements.update(changed)
         self._tell()
         return edit
@@ -112,7 +160,36 @@ class Balancing:
         return self._elements.image()
 
     async def made(self, *, anything: bool) -> None:
-        """Nobody waits for services."""
+        """Whoever was with an endpoint that is gone is led to another one."""
+        changed, self._datagrams = self._datagrams, set()
+        served = self._served(changed)
+        self._flows.forget({at: now for at, now in served.items() if not self._serving.get(at, _UNKNOWN) <= now})
+        for at, now in served.items():
+            self._serving[at] = now
+            if not now:
+                del self._serving[at]
+        self._checks.show(self._checked)
+        left, self._elements.left = self._elements.left, {}
+        try:
+            await self._table.forget(left)
+        except KernelError as error:
+            self._elements.left = left | self._elements.left
+            self._troubles.note(SOURCE, error)
+            asyncio.get_running_loop().call_later(_PAUSE, self._table.touch)
+
+    def _served(self, changed: Iterable[tuple[int, Vip]]) -> Served:
+        """Who serves these addresses now. An address of a service comes before the node's ports."""
+        found: dict[tuple[bytes, int], frozenset[Record]] = {}
+        for version, vip in sorted(changed, key=lambda each: each[1].kind != "node-port"):
+            if vip.kind == "node-port":
+                held = self.services.claims.holder(node_port_key(4 if version == 4 else 6, "UDP", vip.port))
+                own = self.services.node_port_addresses
+                addresses = [each for each in own if len(each) == (4 if version == 4 else 16)]
+            else:
+                held, addresses = self.services.claims.holder(vip_key(vip.address, "UDP", vip.port)), [vip.address]
+            serving = self.services.serving(held[0]) if held is not None else frozenset()
+            found |= {(address, vip.port): serving for address in addresses}
+        return found
 
     def _tell(self) -> None:
         """What is wrong with Services, each for itself, is one trouble."""
@@ -121,3 +198,24 @@ class Balancing:
             self._troubles.begin(SOURCE, BadManifest("; ".join(problems)))
         else:
             self._troubles.end(SOURCE)
+
+
+_UNKNOWN: frozenset[Record] = frozenset((b"",))
+
+
+def _service_of(obj: Object) -> ObjectKey:
+    """The Service that the object is about, or says so."""
+    if isinstance(obj, EndpointSlice):
+        return ObjectKey(obj.metadata.namespace, obj.metadata.labels.get(SERVICE_LABEL, ""))
+    return obj.key
+
+
+def is_counted(port: ResolvedPort) -> bool:
+    """Its strategy looks at connections."""
+    return port.strategy.name == "lc"
+
+
+def _datagrams(service: ResolvedService | None) -> set[tuple[int, Vip]]:
+    """A service's addresses for UDP, with their IP version."""
+    ports = service.ports if service is not None else ()
+    return {(port.family, vip) for port in ports if port.name.protocol == "UDP" for vip in port.vips}

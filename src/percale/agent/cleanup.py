@@ -19,7 +19,7 @@ from percale.agent.state import ADDRESSES, PODS, NodeState
 from percale.cni import conflist
 from percale.errors import KernelError, NotFound, PercaleError, StateError
 from percale.ipam.leasing import MACHINE, RESERVED
-from percale.kernel.cleanup import owned_removals, remove_table
+from percale.kernel.cleanup import owned_removals, remove_tables
 from percale.kernel.driver import opened
 from percale.kernel.namespaces import Here
 from percale.kernel.refusing import apply_or_raise
@@ -70,14 +70,14 @@ def _kernel() -> Iterator[str]:
         with opened() as driver:
             removals = owned_removals(driver)
             apply_or_raise(driver, removals)
-        table = remove_table(Here())
+        tables = remove_tables(Here())
     except OSError as error:
         raise KernelError(
             error.strerror or str(error), errno=error.errno or 0, where="reading the kernel's state", hint="run as root"
         ) from error
     for removal in removals:
         yield from spell(removal)
-    yield from table
+    yield from tables
 
 
 def _files(config: AgentConfig, state_dir: Path) -> Iterator[str]:

@@ -46,6 +46,8 @@ class ServicesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Pods too reach cluster IPs under the node's address."""
     strategy: Literal["random", "rr", "wrr", "sh", "mh", "lc"] = "random"
     """How connections are spread, for Services without the annotation percale.io/strategy."""
+    leastConnInterval: Annotated[float, msgspec.Meta(gt=0, description="a number of seconds")] = 5.0
+    """Seconds between two counts of connections, for the strategy lc."""
 
 
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -60,6 +62,8 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """network: the one of the net-conf.json. none: pods are somebody else's, only policies are ours."""
     established: Literal["cut", "keep"] = "cut"
     """What becomes of connections that a change of policy forbids."""
+    shortcut: Literal["auto", "off"] = "auto"
+    """auto: established flows between pods pass by the rules where the kernel can do that (5.16 and newer)."""
     iface: tuple[str, ...] = ()
     ifaceRegex: tuple[str, ...] = ()
     ifaceCanReach: str | None = None

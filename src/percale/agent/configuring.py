@@ -4,7 +4,7 @@
     environ ─▶ settings ┼─▶ each checked where it was written ─▶ merged ─▶ AgentConfig
     flags ─▶ settings ┘
 
-Callers: cli/agent.py, cli/status.py, and the lab (for its own agents).
+Callers: cli/agent.py, cli/status.py, cli/service_worlds.py, and the lab (for its own agents).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import re
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -24,6 +24,8 @@ import yaml
 
 from percale.agent.config import AgentConfig, CniConfig, ServicesConfig
 from percale.errors import BadConfig
+from percale.model.netconf import NetworkConfig
+from percale.service.surroundings import ServiceConfig
 
 PREFIX = "PERCALE_"
 _OURS_BUT_NO_SETTING = frozenset({"PERCALE_DEBUG", "PERCALE_CONFIG"})
@@ -235,3 +237,24 @@ def _nearest(word: str, known: Iterable[str]) -> str:
     by_lower = {name.lower(): name for name in known}
     match = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.5)
     return f"did you mean {by_lower[match[0]]}?" if match else "docs/agent.md lists what there is"
+
+
+# What parts of the agent make of it
+
+
+def service_config(config: AgentConfig, network: NetworkConfig) -> ServiceConfig:
+    """What Services are resolved with on this node. Raises BadConfig."""
+    asked = config.services
+    try:
+        ports = tuple(map(ip_network, asked.nodePortAddresses))
+        cidrs = tuple(map(ip_network, asked.cidrs))
+    except ValueError as error:
+        raise BadConfig(str(error), where="services", hint="give networks as 10.96.0.0/12") from error
+    return ServiceConfig(
+        node=config.node,
+        pod_cidrs=tuple(network.networks),
+        service_cidrs=cidrs,
+        node_port_addresses=ports or None,
+        masquerade_all=asked.masqueradeAll,
+        strategy=asked.strategy,
+    )

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import NamedTuple, Protocol, TypeVar
@@ -81,8 +81,10 @@ class Cutting:
         troubles: Troubles,
         metrics: Metrics,
         log: Log,
+        on_cut: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """`conntrack` is closed with this."""
+        """`conntrack` is closed with this; `on_cut` is called when flows have been marked."""
+        self._on_cut = on_cut
         self._node = node
         self._evaluator = evaluator
         self._troubles = troubles
@@ -145,6 +147,8 @@ class Cutting:
                 reasons[finding] += 1
         await self._table.mark(forbidden, CUT_MARK)
         await self._table.mark(allowed, 0)
+        if forbidden and self._on_cut is not None:
+            await self._on_cut()
         self._metrics.flows_cut.inc(len(forbidden))
         self._metrics.flows_restored.inc(len(allowed))
         for (_, pod, by), count in reasons.items():
@@ -178,7 +182,13 @@ class Keeping:
 
 
 def established(
-    config: AgentConfig, evaluator: Evaluator, *, troubles: Troubles, metrics: Metrics, log: Log
+    config: AgentConfig,
+    evaluator: Evaluator,
+    *,
+    troubles: Troubles,
+    metrics: Metrics,
+    log: Log,
+    on_cut: Callable[[], Awaitable[None]] | None = None,
 ) -> Established:
     """As the setting wants it, in the caller's network namespace. Raises KernelError."""
     try:
@@ -187,7 +197,7 @@ def established(
         raise _refused(error) from error
     if config.established == "keep":
         return Keeping(conntrack, troubles)
-    return Cutting(config.node, evaluator, conntrack, troubles=troubles, metrics=metrics, log=log)
+    return Cutting(config.node, evaluator, conntrack, troubles=troubles, metrics=metrics, log=log, on_cut=on_cut)
 
 
 class _Table:

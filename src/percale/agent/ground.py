@@ -21,6 +21,7 @@ from percale.agent.reporting import Report
 from percale.agent.troubles import Troubles
 from percale.errors import KernelError
 from percale.kernel.driver import KernelDriver
+from percale.kernel.hearing import Hearing
 from percale.kernel.reconciling import Reconciler
 from percale.store.opening import open_store
 
@@ -36,7 +37,9 @@ class Ground:
         self.troubles = Troubles(log)
         self.metrics = Metrics()
         self.store = open_store(config.store)
-        self.reconciler = Reconciler(MeasuredDriver(_driver(self.narrate), self.metrics), on_problem=on_refused)
+        self.hearing = Hearing()
+        driver = _driver(self.narrate, self.hearing)
+        self.reconciler = Reconciler(MeasuredDriver(driver, self.metrics), on_problem=on_refused)
         self._began = time.monotonic()
 
     @asynccontextmanager
@@ -65,9 +68,9 @@ async def _serve_http(listener: socket.socket, report: Report) -> None:
     await serving.serve(listener, report)
 
 
-def _driver(narrate: Callable[[str], None] | None) -> KernelDriver:
+def _driver(narrate: Callable[[str], None] | None, hearing: Hearing) -> KernelDriver:
     try:
-        return KernelDriver(narrate=narrate)
+        return KernelDriver(narrate=narrate, hearing=hearing)
     except OSError as error:
         raise KernelError(
             error.strerror or str(error), errno=error.errno or 0, where="opening netlink", hint="run as root"

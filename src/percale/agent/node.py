@@ -21,22 +21,27 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
-from percale.agent.balancing import Balancing, service_config
+from percale.agent.balancing import Balancing
 from percale.agent.config import AgentConfig
+from percale.agent.configuring import service_config
 from percale.agent.cutting import established
 from percale.agent.enforcing import Enforcement
 from percale.agent.following import STORE, follow
 from percale.agent.ground import Ground
+from percale.agent.host_ports import HostPorts
 from percale.agent.logging import LineLog
 from percale.agent.network import configured_network
 from percale.agent.peers import Peers
 from percale.agent.reporting import Parts, Report
+from percale.agent.service_flows import service_flows
+from percale.agent.shortcutting import Shortcut
 from percale.agent.standing import Standing
 from percale.agent.state import ADDRESSES, PODS, NodeState
 from percale.agent.table import NodeTable, keeper
 from percale.backend.protocol import Backend, LocalNode
 from percale.backend.registry import make_backend
 from percale.cni import conflist
+from percale.cni.attaching import exists
 from percale.cni.records import Attachment, Records
 from percale.cni.serving import CniServer
 from percale.errors import KernelError, StateError
@@ -47,10 +52,11 @@ from percale.model.meta import ObjectKey
 from percale.model.pod import Pod as PodObject
 from percale.render.masquerade import node_tables
 from percale.render.objects import IPAddress, Sysctl
+from percale.render.shortcut import Shortcuts, Way, Wire
 from percale.render.wiring import PodNetwork
 from percale.store.protocol import Deleted, Snapshot, Upserted
 
-DEVICE, TABLES, FORWARDING = "node/device", "node/tables", "node/forwarding"
+DEVICE, TABLES, FORWARDING, SHORTCUT = "node/device", "node/tables", "node/forwarding", "node/shortcut"
 _BREATH = 100
 """Peers rendered between two breaths of the event loop."""
 _SETTLING = 0.1
@@ -71,7 +77,9 @@ class AgentNode:
         self._report = Report(config.node, self._metrics, self._troubles, self._reconciler)
         self._store_read = asyncio.Event()
         records = self._records = Records(Path(config.stateDir) / PODS)
-        self._table = NodeTable(keeper(services=config.services.enabled, narrate=ground.narrate), ground.troubles)
+        kept = keeper(services=config.services.enabled, host_ports=True, narrate=ground.narrate, hearing=ground.hearing)
+        self._table = NodeTable(kept, ground.troubles)
+        self._host_ports = HostPorts(self._table, records.attachments.values())
         self._enforcement = Enforcement(
             config.node,
             ground.store,
@@ -81,8 +89,15 @@ class AgentNode:
             reconsider=self._reconsider,
             on_local_pods=self._table.touch,
         )
+        self._shortcut = Shortcut(self._shortcuts, narrate=ground.narrate, log=log, enabled=config.shortcut == "auto")
+        self._table.on_touched(self._shortcut.reload)
         self._established = established(
-            config, self._enforcement.evaluator, troubles=ground.troubles, metrics=ground.metrics, log=log
+            config,
+            self._enforcement.evaluator,
+            troubles=ground.troubles,
+            metrics=ground.metrics,
+            log=log,
+            on_cut=self._shortcut.forget,
         )
 
     async def run(self) -> None:
@@ -93,15 +108,20 @@ class AgentNode:
             duties.create_task(self._established.run(), name="established")
             parts = self._report.parts = await self._assemble()
             if self._config.services.enabled:
+                flows = service_flows(self._troubles)
+                downs.callback(flows.close)
                 balancing = Balancing(
                     service_config(self._config, parts.network),
                     self._store,
                     self._table,
+                    flows=flows,
                     troubles=self._troubles,
+                    count_every=self._config.services.leastConnInterval,
                     local_pods=lambda: self._enforcement.local_pods,
                 )
                 duties.create_task(balancing.run(), name="services")
             duties.create_task(self._table.run(), name="table")
+            duties.create_task(self._shortcut.run(), name="shortcut")
             duties.create_task(follow(self._store, (SubnetLease,), self._lease_event, self._troubles), name="leases")
             duties.create_task(parts.standing.follow_underlay(self._moved), name="underlay")
             duties.create_task(parts.standing.publish(), name="publish")
@@ -138,8 +158,9 @@ class AgentNode:
             ready=self._report.unready,
             log=log,
             guard=self._enforcement,
+            opener=self._host_ports,
             narrate=self._ground.narrate,
-            measure=self._metrics.cni_answered,
+            measure=self._cni_answered,
         )
         return Parts(network, backend, standing, peers, pool, self._records, cni)
 
@@ -184,6 +205,7 @@ class AgentNode:
         self._metrics.store_events.labels(type(event).__name__.lower()).inc()
         peers, standing = self._report.parts.peers, self._report.parts.standing
         mine = standing.lease.lease.key
+        self._shortcut.touch()
         match event:
             case Snapshot():
                 leases = [obj for obj in event.objects if isinstance(obj, SubnetLease)]
@@ -205,16 +227,45 @@ class AgentNode:
         self._wish_node(parts, local)
         parts.cni.network = self._pod_network(parts.backend, parts.standing)
         await _breathing(parts.peers.move(local))
+        self._shortcut.touch()
 
     def _wish_node(self, parts: Parts, local: LocalNode) -> None:
-        self._reconciler.want(DEVICE, parts.backend.device(local))
-        tables = node_tables(parts.network.networks, parts.standing.subnets, masquerade=self._config.ipMasq)
+        device = tuple(parts.backend.device(local))
+        self._reconciler.want(DEVICE, device)
+        tables = node_tables(parts.network.networks, parts.standing.subnets, device, masquerade=self._config.ipMasq)
         self._reconciler.want(TABLES, tables)
+        if self._config.shortcut == "auto":
+            # What the shortcut carries conntrack does not see: it must not take the next packet for one out of order.
+            self._reconciler.want(SHORTCUT, (Sysctl("net/netfilter/nf_conntrack_tcp_be_liberal", "1"),))
         self._reconciler.want(FORWARDING, _forwarding(local))
 
     def _pod_network(self, backend: Backend, standing: Standing) -> PodNetwork:
         cni = self._config.cni
         return PodNetwork(standing.subnets, backend.pod_mtu(standing.local), cni.wiring, cni.bridge)
+
+    def _cni_answered(self, verb: str, code: int, seconds: float) -> None:
+        self._metrics.cni_answered(verb, code, seconds)
+        if verb in ("ADD", "DEL", "GC"):
+            self._shortcut.touch()
+
+    def _shortcuts(self) -> Shortcuts:
+        """This node's routed pods and the ways to the others' as of now."""
+        parts = self._report.parts
+        assert parts is not None
+        wires = [each.wires for each in self._records.attachments.values() if not each.chained]
+        return Shortcuts(
+            tuple(
+                Wire(each.device, tuple(address.ip for address in each.addresses))
+                for each in wires
+                if each.bridge is None and exists(each.device)
+            ),
+            tuple(
+                Way(route.dst, route.via, route.dev)
+                for route in parts.peers.routes
+                if route.via is not None and route.dev is not None and exists(route.dev)
+            ),
+            parts.backend.pod_mtu(parts.standing.local),
+        )
 
     def _refused(self, source: str, error: KernelError) -> None:
         """The kernel refused an object; it is tried again."""

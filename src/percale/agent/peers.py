@@ -18,7 +18,7 @@ from percale.backend.protocol import Backend, LocalNode
 from percale.backend.rivals import Rivals, refusal
 from percale.ipam.plan import subnets_of
 from percale.model.lease import SubnetLease
-from percale.render.objects import KernelObject
+from percale.render.objects import KernelObject, Route
 
 Want = Callable[[str, Iterable[KernelObject]], None]
 
@@ -28,6 +28,7 @@ class _Peer:
     """`problem`: why it, or one of its families, is not reached."""
 
     lease: SubnetLease
+    routes: tuple[Route, ...] = ()
     reached: bool = False
     problem: str | None = None
 
@@ -52,6 +53,12 @@ class Peers:
     def reached(self) -> int:
         """How many have a way, in one family at least."""
         return self._reached
+
+    @property
+    def routes(self) -> Iterator[Route]:
+        """By which all peers' pods are reached."""
+        for peer in self._peers.values():
+            yield from peer.routes
 
     def replace(self, leases: Iterable[SubnetLease]) -> Iterator[None]:
         """These are all leases that there are. Yields between them, for the caller to breathe."""
@@ -137,6 +144,7 @@ class Peers:
             self._log.info("peer reached", lease=name)
         self._reached += bool(objects) - peer.reached
         peer.reached, peer.problem = bool(objects), problem
+        peer.routes = tuple(each for each in objects if isinstance(each, Route))
         self._want(_source(name), objects)
 
     def _way(self, name: str, lease: SubnetLease) -> tuple[tuple[KernelObject, ...], str | None]:

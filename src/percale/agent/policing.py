@@ -36,7 +36,8 @@ class PolicyNode:
     def __init__(self, config: AgentConfig, log: LineLog) -> None:
         """Raises KernelError, BadConfig."""
         self._ground = ground = Ground(config, log, on_refused=self._refused)
-        self._table = NodeTable(keeper(services=False, narrate=ground.narrate), ground.troubles)
+        kept = keeper(services=False, host_ports=False, narrate=ground.narrate, hearing=ground.hearing)
+        self._table = NodeTable(kept, ground.troubles)
         self._enforcement = Enforcement(
             config.node, ground.store, self._table, troubles=ground.troubles, reconsider=self._edited
         )

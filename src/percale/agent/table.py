@@ -13,13 +13,15 @@ force until every author has read the store, and an edit that the kernel refuses
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Protocol
 
 from percale.agent.troubles import Troubles
 from percale.errors import KernelError
+from percale.kernel.hearing import Hearing
 from percale.kernel.keeping import Keeper, TableKeeper
 from percale.render import balancing, enforcing
+from percale.render import host_ports as host_port_text
 from percale.render.contents import Edit
 
 SOURCE = "table inet percale"
@@ -61,9 +63,17 @@ class NodeTable:
         """Before `run`."""
         self._authors.append(author)
 
+    def on_touched(self, callback: Callable[[], None]) -> None:
+        """Call back when somebody else has changed the table."""
+        self._keeper.on_touched(callback)
+
     def touch(self) -> None:
         """An author has something to say."""
         self._due.set()
+
+    async def forget(self, left: Mapping[str, Collection[bytes]]) -> int:
+        """Of maps that packets fill: elements that lead to anything but this go; how many did. Raises KernelError."""
+        return await self._keeper.forget(left)
 
     async def run(self) -> None:
         """For ever; the end leaves the table in place. Raises KernelError."""
@@ -107,12 +117,16 @@ class NodeTable:
         return bool(edit)
 
 
-def keeper(*, services: bool, narrate: Callable[[str], None] | None) -> TableKeeper:
+def keeper(*, services: bool, host_ports: bool, narrate: Callable[[str], None] | None, hearing: Hearing) -> TableKeeper:
     """The kernel's table; without `services` it has none of their chains, and no new connection passes them."""
-    if not services:
-        return TableKeeper(narrate=narrate)
-    shapes = (*enforcing.SHAPES, *balancing.SHAPES)
-    return TableKeeper(narrate=narrate, static=f"{enforcing.TEXT}\n{balancing.TEXT}", shapes=shapes)
+    texts, shapes = [enforcing.TEXT], [*enforcing.SHAPES]
+    if host_ports:
+        texts.append(host_port_text.TEXT)
+        shapes += host_port_text.SHAPES
+    if services:
+        texts.append(balancing.TEXT)
+        shapes += balancing.SHAPES
+    return TableKeeper(narrate=narrate, static="\n".join(texts), shapes=shapes, hearing=hearing)
 
 
 def together(edits: Iterable[Edit]) -> Edit:

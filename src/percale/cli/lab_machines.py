@@ -32,7 +32,8 @@ def probe(
 ) -> int:
     """Try one connection (TCP) or datagram (UDP) between two places; exit code 0: it got an answer.
 
-    FROM and TO: a pod's name, NS/POD, deploy/NAME, node/NAME, external/NAME or an address.
+    FROM and TO: a pod's name, NS/POD, deploy/NAME, node/NAME, external/NAME or an address. TO may also be svc/NAME,
+    svc/NS/NAME, or a name that FROM asks its name server for. Node ports: node/NAME and the port.
     The result is allowed, refused (it got there, nobody listens), unreachable (a router said no) or timeout.
     """
     answer = _ask(
@@ -51,9 +52,17 @@ def probe(
         reason = f" ({answer['reason']})" if answer["reason"] else ""
         click.echo(
             f"{answer['result']}: {answer['from']} → {answer['to']}, {answer['endpoint']}, "
-            f"{answer['milliseconds']} ms{reason}"
+            f"{answer['milliseconds']} ms{reason}{_who(answer['answered'])}"
         )
     return 0 if answer["result"] == "allowed" else 1
+
+
+def _who(answered: dict[str, str] | None) -> str:
+    """Who has answered, and as whom it saw the asker."""
+    if answered is None:
+        return ""
+    on = f" on {answered['node']}" if answered["node"] else ""
+    return f"; {answered['kind']} {answered['name']}{on} saw {answered['client']}"
 
 
 @click.command(short_help="Two machines no longer hear each other.")

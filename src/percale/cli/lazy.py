@@ -10,7 +10,7 @@ import click
 
 
 class LazyGroup(click.Group):
-    """The command NAME is the attribute NAME of its module."""
+    """The command NAME is the one of this name in its module."""
 
     def __init__(self, *arguments: Any, helps: Mapping[str, str], modules: str, **settings: Any) -> None:
         """`helps` has each command's help line, so that the group's help imports none; `modules` is as in `cli.{}`."""
@@ -24,9 +24,8 @@ class LazyGroup(click.Group):
     def get_command(self, _context: click.Context, name: str) -> click.Command | None:
         if name not in self._helps:
             return None
-        command = getattr(importlib.import_module(self._modules.format(name)), name)
-        assert isinstance(command, click.Command)
-        return command
+        module = vars(importlib.import_module(self._modules.format(name)))
+        return next(each for each in module.values() if isinstance(each, click.Command) and each.name == name)
 
     def format_commands(self, _context: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -22,7 +22,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "lab": "A cluster on this machine: nodes and pods are network namespaces, agents and packets are real.",
         "matrix": "Who reaches whom on which ports, and what changed manifests would open and close.",
         "policy": "Check NetworkPolicies: errors as the API server's, and what people get wrong.",
-        "service": "What Services mean on a node: where a packet goes, and whether its source is kept.",
+        "service": "What Services mean on a node: addresses, endpoints, where a packet goes; and manifests checked.",
         "status": "Nodes, subnets, backends, peers, pods and the last error, as an agent sees them.",
         "why": "May FROM reach TO, and which rule says so; the nearest rule when not.",
     }

@@ -3,44 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
 
 import click
 
-from percale.errors import BadManifest, BadManifests, BadNetworkConfig
+from percale.cli.findings import Finding, by_severity, counted, decoded, errors_of
+from percale.errors import BadNetworkConfig
 from percale.lab.document import Lab
 from percale.lab.files import Document, read
 from percale.model.addresses import Network, is_network, parse_network
 from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
-from percale.model.decoding import Found, Source, decode_manifest, node_at, read_nodes
-from percale.model.kinds import KINDS, kinds_of
-from percale.model.meta import ObjectKey
+from percale.model.decoding import Found, Source, node_at, read_nodes
 from percale.model.netconf import network_config
 from percale.model.networkpolicy import NetworkPolicy
 from percale.model.tree import Node, descend, plain_value
 from percale.policy.checking import checking
 from percale.policy.checking.remarks import Remark
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """As `-o json` has it. `line` 0: the file as a whole."""
-
-    file: str
-    line: int
-    severity: str
-    code: str
-    policy: str | None
-    message: str
-    hint: str | None
-
-    def __str__(self) -> str:
-        where = f"{self.file}:{self.line}" if self.line else self.file
-        if self.severity == "error":
-            text = f"{where}: {self.message}; {self.hint}" if self.hint else f"{where}: {self.message}"
-            return " ".join(text.split())
-        return f"{where}: {self.severity}: {self.policy}: {self.message} ({self.hint})"
 
 
 @click.command()
@@ -57,15 +35,16 @@ def check(*, paths: tuple[str, ...], strict: bool, cidrs: tuple[str, ...], outpu
     """
     networks = _networks(cidrs)
     documents = read(paths)
-    findings, found = _decoded(documents)
+    findings, found = decoded(documents)
     if not findings:
         try:
             findings = _remarked(found, documents, networks)
         except BadNetworkConfig as error:
-            findings = _errors(error, documents[0][0])
-    count = {severity: sum(each.severity == severity for each in findings) for severity in ("error", "warning", "info")}
+            findings = errors_of(error, documents[0][0])
+    count = by_severity(findings)
     if output == "json":
-        click.echo(json.dumps({"findings": list(map(asdict, findings)), **count}, indent=2, ensure_ascii=False))
+        told = [each.plain("policy") for each in findings]
+        click.echo(json.dumps({"findings": told, **count}, indent=2, ensure_ascii=False))
     else:
         for finding in findings:
             click.echo(finding)
@@ -78,37 +57,6 @@ def _networks(cidrs: Iterable[str]) -> list[Network]:
         if not is_network(cidr):
             raise click.BadParameter(f"{cidr!r} is not a network, such as 10.244.0.0/16", param_hint="--pod-cidr")
     return [parse_network(cidr) for cidr in cidrs]
-
-
-def _decoded(documents: Sequence[Document]) -> tuple[list[Finding], list[Found]]:
-    """All errors of all files, and the objects of those that have none."""
-    errors: list[Finding] = []
-    found: list[Found] = []
-    for file, text in documents:
-        try:
-            found += decode_manifest(text.encode(), file, kinds={**KINDS, **kinds_of(Lab)}).found
-        except BadManifest as error:
-            errors += _errors(error, file)
-    return [*errors, *_twins(found)], found
-
-
-def _errors(error: BadManifest | BadNetworkConfig, file: str) -> list[Finding]:
-    faults = error.faults if isinstance(error, BadManifests) else (error,)
-    return [
-        Finding(name or file, int(line) if line.isdecimal() else 0, "error", "invalid", None, each.what, each.hint)
-        for each in faults
-        for name, _, line in ((each.where or file).rpartition(":"),)
-    ]
-
-
-def _twins(found: Iterable[Found]) -> Iterator[Finding]:
-    """Objects that two files have."""
-    first: dict[tuple[str, ObjectKey], Source] = {}
-    for each in found:
-        earlier = first.setdefault((each.object.KIND, each.object.key), each.source)
-        if earlier is not each.source:
-            what = f"{each.object.KIND} {each.object.key} is in {earlier} too"
-            yield Finding(each.source.file, each.source.line, "error", "twice", None, what, "keep one")
 
 
 def _remarked(found: Sequence[Found], documents: Sequence[Document], given: Sequence[Network]) -> list[Finding]:
@@ -158,16 +106,11 @@ def _lab_networks(found: Iterable[Found]) -> list[Network]:
 
 def _summary(found: Iterable[Found], count: Mapping[str, int]) -> str:
     policies = sum(isinstance(each.object, NetworkPolicy | ClusterNetworkPolicy) for each in found)
-    words = [_counted(count["error"], "error"), _counted(count["warning"], "warning")]
+    words = [counted(count["error"], "error"), counted(count["warning"], "warning")]
     if count["info"]:
         words.append(f"{count['info']} for information")
     return (
-        f"{_counted(policies, 'policy')}: {', '.join(words)}"
+        f"{counted(policies, 'policy')}: {', '.join(words)}"
         if not count["error"]
         else f"{words[0]}; warnings come when there are none"
     )
-
-
-def _counted(number: int, word: str) -> str:
-    plural = f"{word[:-1]}ies" if word.endswith("y") else f"{word}s"
-    return f"{number} {word if number == 1 else plural}"

@@ -11,7 +11,10 @@ from percale.cli.lazy import LazyGroup
 
 COMMANDS: Mapping[str, str] = MappingProxyType(
     {
+        "check": "Errors of Services and EndpointSlices as the API server gives them, and what is odd.",
+        "list": "Services with their addresses, ports, strategies, and how many endpoints are used.",
         "resolve": "Where a packet to a Service goes from a node, and whether its source is kept.",
+        "show": "One Service on a node: each endpoint, used or why not, and what happens to whom.",
     }
 )
 """Each command's help line: the command NAME is in service_NAME.py."""

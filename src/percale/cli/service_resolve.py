@@ -1,28 +1,28 @@
 """`percale service resolve`: where would a packet seen on this node go? One question on the command line, or many in a file.
 
-files ─ worlds.load ─▶ objects ─ played (controllers, where there were none) ─▶ ServiceTable ─ resolve ─▶ answers
+files, lab ─ service_worlds ─▶ ServiceTable ─ resolve ─▶ answers
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from ipaddress import collapse_addresses, ip_address, ip_network
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, cast, get_args
 
 import click
 
-from percale.cli.worlds import load
+from percale.cli.service_worlds import ServiceWorld, load_services
+from percale.cli.source_options import networks, source_options
 from percale.errors import BadInput
-from percale.model.addresses import Address, Network, is_address, is_network, parse_network
+from percale.model.addresses import Address, is_address
 from percale.model.meta import Object, ObjectKey
 from percale.model.node import Node
 from percale.model.pod import Pod, Protocol
 from percale.model.service import Service
-from percale.service.playing import played
 from percale.service.resolving import Answer
 from percale.service.resolving import resolve as resolve_packet
 from percale.service.surroundings import ServiceConfig
@@ -35,7 +35,7 @@ _PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 @click.argument("source", metavar="FROM", required=False)
 @click.argument("target", metavar="TO:PORT[/PROTO]", required=False)
 @click.option("--node", metavar="NODE", required=True, help="The node on which the packet is seen.")
-@click.option("-f", "files", metavar="FILE|DIR", multiple=True, help="Manifests; - is stdin.")
+@source_options
 @click.option("--batch", metavar="FILE", help="One JSON request a line, - is stdin; one JSON answer a line.")
 @click.option(
     "--pod-cidr", "pods", metavar="CIDR,…", multiple=True, help="Pods' networks (default: those of the Nodes)."
@@ -55,6 +55,7 @@ def resolve(
     target: str | None,
     node: str,
     files: tuple[str, ...],
+    lab: str | None,
     batch: str | None,
     pods: tuple[str, ...],
     services: tuple[str, ...],
@@ -70,25 +71,24 @@ def resolve(
     percale service resolve 10.244.1.2 10.96.0.10:53/UDP --node n1 -f cluster.yaml
     percale service resolve default/client svc/default/web:http --node n1 -f cluster.yaml
     percale service resolve --batch - --node n1 -f cluster.yaml < requests
+    percale service resolve default/client svc/default/web:80 --node node1 --lab lab
 
     Where the manifests have pods but no EndpointSlices, these and missing cluster IPs and node ports are made as
-    a cluster makes them.
+    a cluster makes them. Of a lab, the networks are those of its agents' configuration, unless they are given.
     """
     if batch is None and (source is None or target is None):
         raise click.UsageError("give FROM and TO:PORT, or --batch FILE")
     if batch is not None and source is not None:
         raise click.UsageError("give FROM and TO:PORT or --batch FILE, not both")
-    ports = _networks(node_port_addresses, "--node-port-addresses", but="primary")
-    world = _World.of(
-        load(files).objects,
-        ServiceConfig(
-            node=node,
-            pod_cidrs=_networks(pods, "--pod-cidr"),
-            service_cidrs=_networks(services, "--service-cidr"),
-            node_port_addresses=ports or None,
-            masquerade_all=masquerade_all,
-        ),
+    ports = networks(node_port_addresses, "--node-port-addresses", but="primary")
+    said = ServiceConfig(
+        node=node,
+        pod_cidrs=networks(pods, "--pod-cidr"),
+        service_cidrs=networks(services, "--service-cidr"),
+        node_port_addresses=ports or None,
+        masquerade_all=masquerade_all,
     )
+    world = _World.of(load_services(files, lab, said), node)
     for problem in world.table.problems:
         click.echo(f"percale: {problem}", err=True)
     if batch is not None:
@@ -101,14 +101,6 @@ def resolve(
     else:
         click.echo("\n".join(_lines(answer)))
     return 0
-
-
-def _networks(texts: Iterable[str], option: str, but: str | None = None) -> tuple[Network, ...]:
-    words = [word.strip() for text in texts for word in text.split(",") if word.strip() and word.strip() != but]
-    for word in words:
-        if not is_network(word):
-            raise click.BadParameter(f"{word!r} is not a network, such as 10.96.0.0/12", param_hint=option)
-    return tuple(map(parse_network, words))
 
 
 def _lines(answer: Answer) -> Iterator[str]:
@@ -127,15 +119,9 @@ class _World:
     objects: dict[tuple[type[Object], ObjectKey], Object]
 
     @classmethod
-    def of(cls, objects: Sequence[Object], config: ServiceConfig) -> _World:
+    def of(cls, world: ServiceWorld, node: str) -> _World:
         """Raises BadInput when there are nodes, but not this one."""
-        names = [each.metadata.name for each in objects if isinstance(each, Node)]
-        if names and config.node not in names:
-            raise BadInput(f"there is no node {config.node!r}", hint=f"there are {', '.join(sorted(names))}")
-        if not config.pod_cidrs:
-            config = _with_pod_networks(config, objects)
-        everything = played(objects, config.service_cidrs)
-        return cls(ServiceTable(config, everything), {(type(each), each.key): each for each in everything})
+        return cls(world.table(world.node(node)), {(type(each), each.key): each for each in world.objects})
 
     def ask(self, source: str, target: str, port: str | int, protocol: str) -> Answer:
         """Raises BadInput."""
@@ -183,22 +169,6 @@ class _World:
             raise BadInput(f"Service {namespace}/{name} has no cluster IP")
         named = next((each.port for each in spec.ports if each.name == port), None)
         return found, named or _number(port)
-
-
-def _with_pod_networks(config: ServiceConfig, objects: Iterable[Object]) -> ServiceConfig:
-    """Those of the nodes, and the pods that have an address of their own elsewhere."""
-    networks: list[Network] = []
-    for each in objects:
-        if isinstance(each, Node):
-            networks += each.pod_cidrs
-        elif isinstance(each, Pod) and not each.spec.hostNetwork:
-            networks += map(ip_network, each.ips)
-    found = tuple(
-        network
-        for version in (4, 6)
-        for network in collapse_addresses([each for each in networks if each.version == version])  # type: ignore[type-var]
-    )
-    return replace(config, pod_cidrs=found)
 
 
 def _split(text: str) -> tuple[str, str, str]:

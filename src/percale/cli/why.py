@@ -4,52 +4,120 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from percale.cli.source_options import source_options
+
 if TYPE_CHECKING:
     from percale.cli.worlds import World
+    from percale.explain.asking import Asked, Surroundings
 
-_CODES = {"allowed": 0, "denied": 1, "unknown": 2}
+_CODES = {"allowed": 0, "denied": 1, "in part": 2, "unknown": 2}
+_SERVICE = ("svc/", "service/")
 
 
 @click.command()
 @click.argument("source", metavar="FROM")
 @click.argument("destination", metavar="TO")
-@click.argument("port", metavar="PORT[/PROTO]")
-@click.option("-f", "files", metavar="FILE|DIR", multiple=True, help="Manifests; - is stdin.")
-@click.option("--lab", metavar="NAME", help="A lab that runs (without -f: the lab `lab`).")
+@click.argument("port", metavar="[PORT[/PROTO]]", required=False)
+@source_options
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def why(*, source: str, destination: str, port: str, files: tuple[str, ...], lab: str | None, output: str) -> int:
+def why(
+    *, source: str, destination: str, port: str | None, files: tuple[str, ...], lab: str | None, output: str
+) -> int:
     """May FROM open a connection to TO, and which rule of which policy says so.
 
-    FROM and TO: NS/POD, POD (of the namespace default), node/NAME, external/NAME (a lab's host), or an address.
+    FROM and TO: NS/POD, POD (of the namespace default), deploy/NAME, deploy/NS/NAME (its first pod; also sts, ds, rs,
+    job), node/NAME, external/NAME (a lab's host), or an address.
     PORT: 80, 53/udp, 9999/sctp, the name of a port of TO, or icmp. The port is the pod's own, not a Service's.
+    TO may be a Service, with a port of its own: svc/NS/NAME:PORT, svc/NAME:PORT. Each endpoint that the Service may
+    choose on the node of FROM has its verdict.
 
-    Exit code 0: allowed, 1: denied, 2: nobody can tell from what is known, and why.
+    Exit code 0: allowed, 1: denied, 2: nobody can tell from what is known, and why; or some endpoints of a Service are
+    allowed and others are not.
     """
     if files and lab is not None:
         raise click.UsageError("either -f or --lab")
     from percale.cli.worlds import load
     from percale.errors import PercaleError
-    from percale.explain.answering import reply
-    from percale.explain.asking import Surroundings, find_port
-    from percale.explain.telling import as_json, lines
+    from percale.explain.asking import Surroundings
     from percale.policy.evaluator import Evaluator
 
     place = None if files else lab or "lab"
     try:
         world = load(files, place)
         around = Surroundings(Evaluator(world.objects), world.made_up, _hosts(world, place))
-        asker, asked = around.find(source), around.find(destination)
-        protocol, number = find_port(port, asked)
+        question = _Question(world, place, around)
+        if destination.startswith(_SERVICE):
+            answer = question.service(source, destination, port)
+        else:
+            answer = question.pod(source, destination, port)
     except PercaleError as error:
         error.exit_code = _CODES["unknown"]  # 1 would be a verdict
         raise
-    answer = reply(around.evaluator, asker, asked, protocol, number)
-    click.echo(json.dumps(as_json(answer, world)) if output == "json" else "\n".join(lines(answer, world)))
+    taken = question.taken
+    if output == "json":
+        click.echo(json.dumps({**answer.json, "taken": taken} if taken else answer.json))
+    else:
+        click.echo("\n".join([*(f"{asked}: its first pod is {pod}" for asked, pod in taken.items()), *answer.lines]))
     return _CODES[answer.word]
+
+
+class _Told(NamedTuple):
+    word: str
+    lines: list[str]
+    json: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    world: World
+    lab: str | None
+    around: Surroundings
+    taken: dict[str, str] = field(default_factory=dict)
+    """The pods that stand for workloads."""
+
+    def pod(self, source: str, destination: str, port: str | None) -> _Told:
+        """Raises BadInput, NotFound."""
+        from percale.explain.answering import reply
+        from percale.explain.asking import find_port
+        from percale.explain.telling import as_json, lines
+
+        if port is None:
+            raise click.UsageError("Missing argument 'PORT[/PROTO]'.")
+        asker, asked = self._find(source), self._find(destination)
+        answer = reply(self.around.evaluator, asker, asked, *find_port(port, asked))
+        return _Told(answer.word, list(lines(answer, self.world)), as_json(answer, self.world))
+
+    def service(self, source: str, destination: str, port: str | None) -> _Told:
+        """Raises BadInput, NotFound."""
+        from percale.cli.service_worlds import settled
+        from percale.explain.behind import Cluster, as_json, find_service_port, lines, service_reply
+
+        name, colon, own = destination.partition(":")
+        if bool(colon) == (port is not None):
+            raise click.UsageError("give the port once: svc/NS/NAME:PORT, or svc/NS/NAME PORT")
+        services = settled(self.world, self.lab)
+        service = services.service(name, None)
+        found = find_service_port(service, port or own)
+        table_of = partial(services.table_of, service)
+        asker = self._find(source)
+        cluster = Cluster(self.around, table_of, services.nodes, services.faces)
+        answer = service_reply(cluster, asker, service, found)
+        return _Told(answer.word, list(lines(answer, self.world)), as_json(answer, self.world))
+
+    def _find(self, text: str) -> Asked:
+        from percale.explain.first_pods import first_pod
+
+        pod = first_pod(self.world.objects, text)
+        if pod is None:
+            return self.around.find(text)
+        self.taken[text] = str(pod)
+        return self.around.find(str(pod))
 
 
 def _hosts(world: World, lab: str | None) -> Mapping[str, tuple[str, ...]] | None:

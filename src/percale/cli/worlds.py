@@ -25,6 +25,7 @@ from percale.lab.files import read
 from percale.lab.place import locate
 from percale.lab.workloads import Create, Workload, Workloads
 from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
+from percale.model.condition import Condition
 from percale.model.decoding import Found, Source, decode_manifest, field_line
 from percale.model.kinds import KINDS, kinds_of
 from percale.model.meta import Object, ObjectKey
@@ -51,6 +52,10 @@ _LAB_KINDS = (
     "jobs",
     "networkpolicies",
     "clusternetworkpolicies",
+    "services",
+    "endpointslices",
+    "endpoints",
+    "subnetleases",
 )
 _MAKERS: tuple[type[Object], ...] = (Deployment, ReplicaSet, StatefulSet, DaemonSet, Job)
 _KINDS = {**KINDS, **kinds_of(Lab)}
@@ -229,7 +234,12 @@ def _settled(objects: Iterable[Object]) -> tuple[tuple[Object, ...], frozenset[O
             node = nodes.get(obj.spec.nodeName or "") if obj.spec.hostNetwork else None
             ips = tuple(each.address for each in node.status.addresses if each.type == "InternalIP") if node else ()
             ips = ips or (() if obj.spec.hostNetwork else (next(free),))
-            status = replace(obj.status, podIPs=tuple(PodIP(ip=ip) for ip in ips), phase=obj.status.phase or "Running")
+            status = replace(
+                obj.status,
+                podIPs=tuple(PodIP(ip=ip) for ip in ips),
+                phase=obj.status.phase or "Running",
+                conditions=obj.status.conditions or (Condition(type="Ready", status="True"),),
+            )
             settled.append(replace(obj, status=status))
             made_up.add(obj.key)
         else:

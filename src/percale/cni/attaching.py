@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Protocol
 from weakref import WeakValueDictionary
 
-from percale.cni.guarding import PodGuard
+from percale.cni.guarding import PodGuard, PortOpener
 from percale.cni.records import Attachment, Records
 from percale.cni.requests import KubernetesPod
 from percale.cni.sandbox import Sandboxes
 from percale.errors import PercaleError, StateError
 from percale.ipam.addresses import AddressPool, Owner
 from percale.kernel.reconciling import Reconciler
+from percale.render.host_ports import HostPort
 from percale.render.objects import IPAddress, KernelObject, Link
 from percale.render.wiring import (
     Limit,
@@ -67,6 +68,7 @@ class Asked:
     wiring: Wiring | None = None
     ingress: Limit | None = None
     egress: Limit | None = None
+    ports: tuple[HostPort, ...] = ()
 
 
 class Attachments:
@@ -81,6 +83,7 @@ class Attachments:
         *,
         log: Log,
         guard: PodGuard | None = None,
+        opener: PortOpener | None = None,
         narrate: Callable[[str], None] | None = None,
     ) -> None:
         self.network = network
@@ -90,6 +93,7 @@ class Attachments:
         self._records = records
         self._log = log
         self._guard = guard
+        self._opener = opener
         self._sandboxes = Sandboxes(narrate)
         self._locks: WeakValueDictionary[Owner, asyncio.Lock] = WeakValueDictionary()
         self._wished: set[Owner] = set()
@@ -131,7 +135,7 @@ class Attachments:
                 self._log.warn("cannot clean up", container=owner.container, error=str(error))
 
     def _resume(self, attachment: Attachment) -> None:
-        if _exists(attachment.wires.device):
+        if exists(attachment.wires.device):
             self._wish(attachment.owner, host_objects(attachment.wires))
         elif Path(attachment.netns).exists():
             self.heal(_source(attachment.owner))
@@ -144,7 +148,7 @@ class Attachments:
         if allocation is None:
             return
         wires = self._wires(Asked(owner, "", ""), allocation.addresses)
-        if _exists(wires.device):
+        if exists(wires.device):
             self._wish(owner, host_objects(wires))
 
     # ADD
@@ -155,7 +159,8 @@ class Attachments:
         if asked.owner in self._leaving:
             await self._settled(asked.owner)
         addresses = self._pool.allocate(asked.owner, pod=str(asked.pod) if asked.pod else None, wanted=asked.addresses)
-        attachment = Attachment(asked.owner, asked.network, asked.netns, self._wires(asked, addresses), asked.pod)
+        wires = self._wires(asked, addresses)
+        attachment = Attachment(asked.owner, asked.network, asked.netns, wires, asked.pod, ports=asked.ports)
         try:
             await self._admit(attachment)
             await self._wire(attachment, namespace)
@@ -175,10 +180,15 @@ class Attachments:
     async def _admit(self, attachment: Attachment) -> None:
         if self._guard is not None and attachment.pod is not None:
             await self._guard.admit(attachment.pod.key, (each.ip for each in attachment.wires.addresses))
+        if self._opener is not None:
+            addresses = (each.ip for each in attachment.wires.addresses)
+            await self._opener.open(attachment.owner, addresses, attachment.ports)
 
     def _dismiss(self, attachment: Attachment) -> None:
         if self._guard is not None and attachment.pod is not None:
             self._guard.dismiss(attachment.pod.key)
+        if self._opener is not None:
+            self._opener.close(attachment.owner)
 
     def _wires(self, asked: Asked, addresses: Iterable[IPAddress]) -> PodWires:
         wiring = asked.wiring or self.network.wiring
@@ -237,7 +247,7 @@ class Attachments:
         """The pair is not wished any more, nor all that stands on it."""
         if owner not in self._wished:
             device = host_device(owner.container, owner.ifname)
-            if not _exists(device):
+            if not exists(device):
                 return
             # A leftover is nobody's wish: it has to be wished before the wish for it can end.
             self._wish(owner, (Link(device, "veth"),))
@@ -282,7 +292,7 @@ class Attachments:
     async def _heal(self, owner: Owner) -> None:
         async with self.exclusively(owner):
             attachment = self.find(owner)
-            if attachment is None or attachment.chained or _exists(attachment.wires.device):
+            if attachment is None or attachment.chained or exists(attachment.wires.device):
                 return
             try:
                 namespace = os.open(attachment.netns, os.O_RDONLY | os.O_CLOEXEC)
@@ -312,7 +322,7 @@ def _owner(source: str) -> Owner | None:
     return Owner(container, ifname)
 
 
-def _exists(device: str) -> bool:
+def exists(device: str) -> bool:
     """Whether the node has a device of this name."""
     try:
         socket.if_nametoindex(device)

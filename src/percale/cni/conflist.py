@@ -16,7 +16,7 @@ from percale.errors import BadNetworkConfig, StateError
 from percale.render.wiring import Wiring
 
 FILE = "10-percale.conflist"
-_FLANNEL = "flannel"
+_FLANNEL, _PORTMAP = "flannel", "portmap"
 
 
 class Runtime(Protocol):
@@ -64,8 +64,9 @@ def conflist(wiring: Wiring, name: str = "percale") -> dict[str, Any]:
     return {"cniVersion": LATEST, "name": name, "plugins": [_plugin(wiring)]}
 
 
-def _plugin(wiring: Wiring) -> dict[str, Any]:
-    return {"type": NAME, "wiring": wiring, "capabilities": {"ips": True, "mac": True, "bandwidth": True}}
+def _plugin(wiring: Wiring, *, host_ports: bool = True) -> dict[str, Any]:
+    capabilities = {"ips": True, "mac": True, "bandwidth": True, **({"portMappings": True} if host_ports else {})}
+    return {"type": NAME, "wiring": wiring, "capabilities": capabilities}
 
 
 def from_flannel(text: str, where: str) -> dict[str, Any]:
@@ -74,8 +75,10 @@ def from_flannel(text: str, where: str) -> dict[str, Any]:
     flannel delegates to `bridge` unless it is told otherwise, so the pods are wired to a bridge. Raises BadNetworkConfig.
     """
     document = _checked(text, where)
+    # Where the chain has portmap, host ports are portmap's.
+    host_ports = all(plugin.get("type") != _PORTMAP for plugin in document["plugins"])
     plugins = [
-        _plugin(_delegated(plugin, where)) if plugin.get("type") == _FLANNEL else plugin
+        _plugin(_delegated(plugin, where), host_ports=host_ports) if plugin.get("type") == _FLANNEL else plugin
         for plugin in document["plugins"]
     ]
     return {**document, "plugins": plugins}

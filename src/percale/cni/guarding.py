@@ -1,11 +1,13 @@
-"""Who must know of a pod's addresses before its ADD answers: whoever enforces policies. `attaching.py` tells."""
+"""Who must know of a pod's addresses before its ADD answers: policies and host ports. `attaching.py` tells."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Protocol
 
+from percale.ipam.addresses import Owner
 from percale.model.meta import ObjectKey
+from percale.render.host_ports import HostPort
 from percale.render.objects import IPAddress
 
 
@@ -17,3 +19,13 @@ class PodGuard(Protocol):
 
     def dismiss(self, pod: ObjectKey) -> None:
         """The pod has no wires any more."""
+
+
+class PortOpener(Protocol):
+    """Both are called on the event loop."""
+
+    async def open(self, owner: Owner, addresses: Iterable[IPAddress], ports: Collection[HostPort]) -> None:
+        """The pod with these addresses is reached at these ports when this returns. Raises PercaleError."""
+
+    def close(self, owner: Owner) -> None:
+        """The pod is reached there no more; that it never was is no error."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from ipaddress import ip_interface
+from ipaddress import ip_address, ip_interface
 from pathlib import Path
 from types import MappingProxyType
 
@@ -21,6 +21,7 @@ import msgspec
 from percale.cni.requests import KubernetesPod
 from percale.errors import StateError
 from percale.ipam.addresses import Owner
+from percale.render.host_ports import HostPort, Protocol
 from percale.render.wiring import Limit, PodWires
 
 
@@ -37,9 +38,17 @@ class Attachment:
     wires: PodWires
     pod: KubernetesPod | None = None
     chained: bool = False
+    ports: tuple[HostPort, ...] = ()
 
     def __str__(self) -> str:
         return f"pod {self.pod}" if self.pod else str(self.owner)
+
+
+class _StoredPort(msgspec.Struct, frozen=True, omit_defaults=True):
+    port: int
+    container: int
+    protocol: Protocol
+    address: str | None = None
 
 
 class _Stored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -55,6 +64,7 @@ class _Stored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     egress: Limit | None = None
     pod: KubernetesPod | None = None
     chained: bool = False
+    ports: tuple[_StoredPort, ...] = ()
 
 
 _DECODER = msgspec.json.Decoder(_Stored)
@@ -149,6 +159,10 @@ def _stored(attachment: Attachment) -> _Stored:
         egress=wires.egress,
         pod=attachment.pod,
         chained=attachment.chained,
+        ports=tuple(
+            _StoredPort(each.port, each.container_port, each.protocol, str(each.address) if each.address else None)
+            for each in attachment.ports
+        ),
     )
 
 
@@ -166,4 +180,8 @@ def _attachment(owner: Owner, stored: _Stored) -> Attachment:
         ingress=stored.ingress,
         egress=stored.egress,
     )
-    return Attachment(owner, stored.network, stored.netns, wires, stored.pod, stored.chained)
+    ports = tuple(
+        HostPort(each.port, each.container, each.protocol, ip_address(each.address) if each.address else None)
+        for each in stored.ports
+    )
+    return Attachment(owner, stored.network, stored.netns, wires, stored.pod, stored.chained, ports)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import ip_interface
-from typing import Annotated, Any, Literal
+from ipaddress import ip_address, ip_interface
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
@@ -23,6 +23,8 @@ from percale.cni.answers import (
 )
 from percale.ipam.addresses import Owner
 from percale.model.meta import ObjectKey
+from percale.render.host_ports import HostPort
+from percale.render.host_ports import Protocol as PortProtocol
 from percale.render.objects import IPAddress
 from percale.render.wiring import Limit, Wiring
 
@@ -39,6 +41,7 @@ _CONTAINER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,199}")
 """CNI's own form; the length is ours, for it names a file."""
 _IFNAME = re.compile(r"(?!\.{1,2}$)[^\s/:\x00-\x1f]{1,15}")
 _MAC = re.compile(r"[0-9a-fA-F][02468aceACE](:[0-9a-fA-F]{2}){5}")
+_PROTOCOLS: tuple[PortProtocol, ...] = get_args(PortProtocol)
 _NOT_A_MAC = "00:00:00:00:00:00"
 _MOST_BITS = (1 << 32) * 8 - 1
 """The kernel's bucket holds at most 4 GiB."""
@@ -57,12 +60,25 @@ class Bandwidth(msgspec.Struct, frozen=True):
     egressBurst: Bits = 0
 
 
+Port = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
+
+
+class PortMapping(msgspec.Struct, frozen=True):
+    """One of `runtimeConfig.portMappings`; host port 0 asks for none."""
+
+    hostPort: Port = 0
+    containerPort: Port = 0
+    protocol: str = "tcp"
+    hostIP: str = ""
+
+
 class RuntimeConfig(msgspec.Struct, frozen=True):
     """What the runtime adds for this one pod."""
 
     ips: tuple[str, ...] = ()
     mac: str | None = None
     bandwidth: Bandwidth | None = None
+    portMappings: tuple[PortMapping, ...] = ()
 
 
 class ValidAttachment(msgspec.Struct, frozen=True):
@@ -206,6 +222,26 @@ def asked_mac(runtime: RuntimeConfig) -> str | None:
     if _MAC.fullmatch(runtime.mac) is None or runtime.mac == _NOT_A_MAC:
         raise CniError(BAD_CONFIGURATION, f"runtimeConfig.mac: {runtime.mac!r} is not the MAC of one interface")
     return runtime.mac.lower()
+
+
+def asked_ports(runtime: RuntimeConfig) -> tuple[HostPort, ...]:
+    """The host ports that the runtime asks for. Raises CniError."""
+    return tuple(dict.fromkeys(_host_port(each) for each in runtime.portMappings if each.hostPort))
+
+
+def _host_port(asked: PortMapping) -> HostPort:
+    protocol = next((each for each in _PROTOCOLS if each == asked.protocol.upper()), None)
+    if protocol is None:
+        raise CniError(BAD_CONFIGURATION, f"runtimeConfig.portMappings: {asked.protocol!r} is not tcp, udp or sctp")
+    if not asked.containerPort:
+        raise CniError(
+            BAD_CONFIGURATION, f"runtimeConfig.portMappings: host port {asked.hostPort} has no containerPort"
+        )
+    try:
+        address = ip_address(asked.hostIP) if asked.hostIP else None
+    except ValueError as error:
+        raise CniError(BAD_CONFIGURATION, f"runtimeConfig.portMappings: hostIP: {error}") from error
+    return HostPort(asked.hostPort, asked.containerPort, protocol, address)
 
 
 def asked_limits(runtime: RuntimeConfig) -> tuple[Limit | None, Limit | None]:

@@ -22,7 +22,7 @@ from pathlib import Path
 from percale.cni.answers import LATEST, UNEXPECTED, CniError, as_cni_error, encode_error, encode_result
 from percale.cni.attaching import Attachments, Log
 from percale.cni.frames import Frame, answer_frame, read_frame
-from percale.cni.guarding import PodGuard
+from percale.cni.guarding import PodGuard, PortOpener
 from percale.cni.records import Records
 from percale.cni.requests import parse
 from percale.cni.verbs import Annotations, Unready, Verbs
@@ -53,6 +53,7 @@ class CniServer:
         ready: Callable[[], Unready | None],
         log: Log,
         guard: PodGuard | None = None,
+        opener: PortOpener | None = None,
         narrate: Callable[[str], None] | None = None,
         measure: Callable[[str, int, float], None] = lambda verb, code, seconds: None,
     ) -> None:
@@ -60,11 +61,14 @@ class CniServer:
 
         `annotations(namespace, name)` gives a pod's annotations, {} when the pod is not known; it may wait for the store a
         little, and raise StoreError. `ready()` says what is in the way of new pods, None when nothing is: ADD and STATUS
-        answer with it. `guard` hears of pods before their ADD answers. `narrate` gets the command line of each change in a
-        pod's namespace before it is made, `measure` each answered request's verb, exit code and how long it took.
+        answer with it. `guard` hears of pods before their ADD answers, `opener` of their host ports. `narrate` gets the
+        command line of each change in a pod's namespace before it is made, `measure` each answered request's verb, exit code
+        and how long it took.
         """
         self._path = path
-        self._attachments = Attachments(network, reconciler, pool, records, log=log, guard=guard, narrate=narrate)
+        self._attachments = Attachments(
+            network, reconciler, pool, records, log=log, guard=guard, opener=opener, narrate=narrate
+        )
         self._verbs = Verbs(self._attachments, annotations, ready)
         self._log = log
         self._measure = measure

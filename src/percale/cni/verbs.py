@@ -27,7 +27,7 @@ from percale.cni.answers import (
 )
 from percale.cni.attaching import Asked, Attachments
 from percale.cni.records import Attachment
-from percale.cni.requests import Request, asked_addresses, asked_limits, asked_mac
+from percale.cni.requests import Request, asked_addresses, asked_limits, asked_mac, asked_ports
 from percale.cni.sandbox import is_foreign_namespace
 from percale.ipam.addresses import Owner
 from percale.render.objects import IPInterface
@@ -106,6 +106,7 @@ class Verbs:
             wiring=request.configuration.wiring,
             ingress=ingress,
             egress=egress,
+            ports=asked_ports(runtime),
         )
 
     # The others
@@ -215,5 +216,6 @@ def _wired_before(request: Request) -> Attachment | None:
             addresses = [each.address for each in _given(previous) if each.interface in (None, position)]
             wires = PodWires(*request.attachment, mac=interface.mac, mtu=interface.mtu, addresses=tuple(addresses))
             name, netns = request.configuration.name, request.netns or ""
-            return Attachment(request.attachment, name, netns, wires, request.pod, chained=True)
+            ports = asked_ports(request.runtime)
+            return Attachment(request.attachment, name, netns, wires, request.pod, chained=True, ports=ports)
     return None

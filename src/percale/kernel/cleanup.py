@@ -6,7 +6,7 @@ from contextlib import closing
 
 from percale.kernel import netlink, planning
 from percale.kernel.namespaces import Place
-from percale.kernel.nftables import remove_inet_table
+from percale.kernel.nftables import INET, NETDEV, remove_table
 from percale.kernel.protocol import Change, Driver
 from percale.render.objects import OWNER
 
@@ -16,7 +16,11 @@ def owned_removals(driver: Driver) -> list[Change]:
     return planning.order((obj for obj in driver.read().values() if planning.removable(obj)), {})
 
 
-def remove_table(place: Place) -> list[str]:
-    """Remove `table inet percale`; the command for that, none when it was not there. Blocks; raises OSError."""
+def remove_tables(place: Place) -> list[str]:
+    """Remove the tables that the reconciler does not know; the commands for that. Blocks; raises OSError."""
     with closing(place.run(lambda: netlink.Socket(netlink.NETFILTER))) as socket:
-        return [f"nft 'delete table inet {OWNER}'"] if remove_inet_table(socket) else []
+        return [
+            f"nft 'delete table {name} {OWNER}'"
+            for name, family in (("inet", INET), ("netdev", NETDEV))
+            if remove_table(socket, family)
+        ]

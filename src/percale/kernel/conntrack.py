@@ -12,6 +12,7 @@ import errno
 import socket
 import struct
 import sys
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -27,6 +28,9 @@ _ORIGINAL, _REPLY, _STATUS, _MARK, _ID, _ZONE, _MARK_MASK, _FILTER = 1, 2, 3, 8,
 _TUPLE_ADDRESSES, _V4_SOURCE = 1, 1
 _FILTER_ORIGINAL, _FILTER_REPLY = 1, 2
 _BY_SOURCE = 1
+
+_PROTOCOL_INFO, _TCP, _TCP_STATE = 4, 1, 1
+_ESTABLISHED = b"\x03"
 
 _HEADER = struct.Struct(">BBH")
 _PORTS = struct.Struct(">H6xH")
@@ -141,6 +145,30 @@ class Conntrack:
                 if flow is not None:
                     yield flow
 
+    def to(self, destinations: Collection[bytes], protocol: int) -> Iterator[Tracked]:
+        """The flows of a protocol that were begun to one of these addresses, before any translation. Raises OSError."""
+        for family, width in _WIDTHS.items():
+            if any(len(each) == width for each in destinations):
+                for message in self._socket.stream(_GET, _question(Seek(family=family))):
+                    body = message.body
+                    if body[2 * width + 28] == protocol and body[20 + width : 20 + 2 * width] in destinations:
+                        flow = decode(message)
+                        if flow is not None:
+                            yield flow
+
+    def connections(self, endpoints: Collection[tuple[int, bytes]]) -> Counter[tuple[int, bytes]]:
+        """How many flows each has, by protocol and by packed address and port; of TCP those that are established."""
+        found: Counter[tuple[int, bytes]] = Counter()
+        for family, width in _WIDTHS.items():
+            for message in self._socket.stream(_GET, _question(Seek(family=family))):
+                body = message.body
+                reply = _after(body, 4)
+                port = reply + 2 * width + 32
+                endpoint = body[port - 8], body[reply + 12 : reply + 12 + width] + body[port : port + 2]
+                if endpoint in endpoints and (endpoint[0] != socket.IPPROTO_TCP or _is_established(body, reply)):
+                    found[endpoint] += 1
+        return found
+
     def count(self) -> int:
         """How many flows there are. Raises OSError."""
         answer = self._socket.ask(_STATISTICS, _HEADER.pack(0, 0, 0))
@@ -211,6 +239,12 @@ def decode(message: Message) -> Tracked | None:
         zone=_number(found, _ZONE),
         name=name,
     )
+
+
+def _is_established(body: bytes, reply: int) -> bool:
+    """A TCP flow that has begun and not ended; `reply` is where its second direction is described."""
+    told = attributes(attributes(body, _after(body, reply)).get(_PROTOCOL_INFO, b""))
+    return attributes(told.get(_TCP, b"")).get(_TCP_STATE) == _ESTABLISHED
 
 
 def _after(body: bytes, offset: int) -> int:

@@ -19,6 +19,7 @@ from typing import TypeAlias
 
 from percale.kernel import links, netlink, nftables, rtnetlink, spelling, sysctl, traffic
 from percale.kernel.devices import Devices
+from percale.kernel.hearing import Hearing
 from percale.kernel.namespaces import Here, NamespaceThread, Place
 from percale.kernel.netlink import Request
 from percale.kernel.observing import Observer
@@ -46,15 +47,23 @@ _QUEUED = (Address, Route, Neighbour, FdbEntry, Shaper, Redirect)
 class KernelDriver:
     """One network namespace of the running kernel. No two threads at a time."""
 
-    def __init__(self, place: Place | None = None, *, narrate: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        place: Place | None = None,
+        *,
+        narrate: Callable[[str], None] | None = None,
+        hearing: Hearing | None = None,
+    ) -> None:
         """In the namespace of `place` (default: the caller's); `narrate` gets each change's command line before it is made.
 
-        `place` is closed with the driver. Raises OSError.
+        `place` is closed with the driver. `hearing` is shared with the table's keeper. Raises OSError.
         """
         self._place = place or Here()
         self._narrate = narrate
         self._route = self._place.run(lambda: netlink.Socket(netlink.ROUTE))
-        self._tables = self._place.run(lambda: nftables.Tables(netlink.Socket(netlink.NETFILTER), self._place))
+        self._tables = nftables.Tables(
+            self._place.run(lambda: netlink.Socket(netlink.NETFILTER)), self._place, hearing or Hearing()
+        )
         self._observer: Observer | None = None
 
     def read(self) -> dict[Key, KernelObject]:
@@ -66,7 +75,7 @@ class KernelDriver:
         return Reading(self._route).underlay()
 
     def follow(self, on_events: Callable[[Iterable[KernelEvent]], None]) -> None:
-        """Report what others do, until `close()`; `on_events` is called on the observer's thread."""
+        """Report what others do, until `close()`; `on_events` is called on any thread."""
         self._observer = self._place.run(lambda: Observer(self._route.port, self._tables, on_events))
 
     def close(self) -> None:

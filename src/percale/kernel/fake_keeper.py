@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from percale.errors import KernelError
 from percale.kernel.keeping import GATHERING
@@ -19,6 +19,8 @@ class FakeKeeper:
         """`shapes` and `chains` are the static text's."""
         self.held: Held | None = None
         self.edits: list[Edit] = []
+        self.remembered: dict[str, dict[bytes, bytes]] = {}
+        """What packets have put into maps with a timeout."""
         self.refusals: list[KernelError] = []
         """The next changes are refused with these."""
         self._bare = Held.bare(shapes, chains)
@@ -44,6 +46,17 @@ class FakeKeeper:
         await asyncio.sleep(0)
         if edit:
             self._change(self.held or Held(), edit)
+
+    async def forget(self, left: Mapping[str, Collection[bytes]]) -> int:
+        await asyncio.sleep(0)
+        count = 0
+        for name, values in left.items():
+            known = self.remembered.get(name, {})
+            gone = [key for key, value in known.items() if value not in values]
+            count += len(gone)
+            for key in gone:
+                del known[key]
+        return count
 
     async def remove(self) -> None:
         await asyncio.sleep(0)

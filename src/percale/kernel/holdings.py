@@ -27,7 +27,7 @@ from percale.kernel.batching import (
 from percale.kernel.netlink import attribute, attribute_list, attributes, string, text
 from percale.kernel.nftables import GETSET, GETSETELEM, GETTABLE, SUBSYSTEM, TABLE_OF_ANYTHING
 from percale.render.contents import Rule, SetShape
-from percale.render.holding import Held, HeldSet
+from percale.render.holding import Held, HeldSet, Value
 from percale.render.objects import OWNER
 
 _GETCHAIN, _GETRULE = 4, 7
@@ -147,6 +147,11 @@ def _portions(socket: netlink.Socket, name: str) -> Iterator[bytes]:
     body = TABLE_HEADER + text(LIST_SET, name)
     for message in socket.dump(SUBSYSTEM << 8 | GETSETELEM, body):
         yield attributes(message.body, 4).get(LIST_ELEMENTS, b"")
+
+
+def elements(socket: netlink.Socket, shape: SetShape) -> Mapping[bytes, Value]:
+    """What a set holds at this moment; one that packets fill, too. Raises OSError."""
+    return packing.read(shape, _portions(socket, shape.name))
 
 
 def _constant_elements(socket: netlink.Socket, name: str, described: Mapping[int, bytes]) -> Iterator[bytes]:

@@ -14,16 +14,18 @@ import contextlib
 import errno
 import os
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Protocol, TypeVar
 
 from percale.errors import KernelError
 from percale.kernel import batching, holdings, netlink, nftables, spelling_tables
+from percale.kernel.hearing import Hearing
 from percale.kernel.namespaces import Here, NamespaceThread, Place, anonymous_namespace
 from percale.kernel.netlink import attributes, string
 from percale.render import enforcing
-from percale.render.contents import Edit, SetShape
+from percale.render.contents import Edit, Elements, SetShape
 from percale.render.holding import TABLE, Held, difference
 from percale.render.objects import OWNER
 
@@ -31,7 +33,6 @@ T = TypeVar("T")
 
 GATHERING = 0.02
 """Seconds that news of others' changes wait for more of them."""
-_TABLE_GROUP = 7
 _NEW_GENERATION = 15
 
 
@@ -50,6 +51,9 @@ class Keeper(Protocol):
     async def edit(self, edit: Edit) -> None:
         """Make one edit of what was restored, whole or not at all. Raises KernelError."""
 
+    async def forget(self, left: Mapping[str, Collection[bytes]]) -> int:
+        """Of maps that packets fill: elements that lead to anything but this go; how many did. Raises KernelError."""
+
     async def remove(self) -> None:
         """The table goes with all that it holds; that there is none is no error. Raises KernelError."""
 
@@ -67,13 +71,16 @@ class TableKeeper:
         narrate: Callable[[str], None] | None = None,
         static: str = enforcing.TEXT,
         shapes: Iterable[SetShape] = enforcing.SHAPES,
+        hearing: Hearing | None = None,
     ) -> None:
         """In the namespace of `place` (default: the process'); it is closed by `stop`.
 
         `narrate` gets each change's `nft` command before it is made, on the worker thread. `static` is the text and `shapes`
-        its sets that edits fill.
+        its sets that edits fill. `hearing` is shared with the driver of the same namespace.
         """
-        self._keeping = _Keeping(place or Here(), narrate, static, {shape.name: shape for shape in shapes})
+        self._hearing = hearing or Hearing()
+        filled = {shape.name: shape for shape in shapes}
+        self._keeping = _Keeping(place or Here(), narrate, static, filled, self._hearing)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="table-keeper")
         self._callbacks: list[Callable[[], None]] = []
         self._news: netlink.Socket | None = None
@@ -83,8 +90,9 @@ class TableKeeper:
         self._callbacks.append(callback)
 
     async def start(self) -> None:
-        self._news = await self._do(self._keeping.open)
-        asyncio.get_running_loop().add_reader(self._news.fileno(), self._read_news)
+        loop = asyncio.get_running_loop()
+        self._news = await self._do(lambda: self._keeping.open(lambda: loop.call_soon_threadsafe(self._plan_to_tell)))
+        loop.add_reader(self._news.fileno(), self._read_news)
 
     async def restore(self, image: Edit) -> Edit:
         return await self._do(lambda: self._keeping.restore(image))
@@ -92,12 +100,16 @@ class TableKeeper:
     async def edit(self, edit: Edit) -> None:
         await self._do(lambda: self._keeping.edit(edit))
 
+    async def forget(self, left: Mapping[str, Collection[bytes]]) -> int:
+        return await self._do(lambda: sum(self._keeping.forget(name, values) for name, values in left.items()))
+
     async def remove(self) -> None:
         await self._do(self._keeping.remove)
 
     async def stop(self) -> None:
         if self._news is not None:
             asyncio.get_running_loop().remove_reader(self._news.fileno())
+            await self._do(partial(self._hearing.end, self._news))
             self._news.close()
             self._news = None
         if self._due is not None:
@@ -122,7 +134,11 @@ class TableKeeper:
         except OSError as error:
             if error.errno != errno.ENOBUFS:  # some were lost: they may have been about us
                 raise
-        if touched and self._due is None:
+        if touched:
+            self._plan_to_tell()
+
+    def _plan_to_tell(self) -> None:
+        if self._due is None:
             self._due = asyncio.get_running_loop().call_later(GATHERING, self._tell)
 
     def _tell(self) -> None:
@@ -135,24 +151,31 @@ class _Keeping:
     """What happens on the worker thread."""
 
     def __init__(
-        self, place: Place, narrate: Callable[[str], None] | None, static: str, filled: dict[str, SetShape]
+        self,
+        place: Place,
+        narrate: Callable[[str], None] | None,
+        static: str,
+        filled: dict[str, SetShape],
+        hearing: Hearing,
     ) -> None:
         self._place = place
         self._narrate = narrate
         self._static = static
         self._filled = filled
+        self._hearing = hearing
         self._shapes = dict(filled)
         self._pattern: batching.Skeleton | None = None
         self._socket: netlink.Socket | None = None
 
-    def open(self) -> netlink.Socket:
-        """Where others' changes are told."""
+    def open(self, missed: Callable[[], object]) -> netlink.Socket:
+        """Where others' changes are told; `missed` is called on this thread or another when some may not have been."""
         try:
             self._socket = self._place.run(lambda: netlink.Socket(netlink.NETFILTER))
-            news = self._place.run(lambda: netlink.Socket(netlink.NETFILTER, (_TABLE_GROUP,)))
+            news = self._place.run(lambda: netlink.Socket(netlink.NETFILTER))
+            news.ignore(self._socket.port)
+            self._hearing.begin(news, missed)
         except OSError as error:
             raise _failed(error, TABLE) from error
-        news.ignore(self._socket.port)
         return news
 
     @property
@@ -186,7 +209,7 @@ class _Keeping:
             for command in spelled():
                 self._narrate(f"nft -f - <<'END'\n{command}END" if "\n" in command else f"nft '{command}'")
         try:
-            failure = nftables.commit(self._opened, batch.requests)
+            failure = self._hearing.commit(self._opened, batch.requests)
         except OSError as error:
             raise _failed(error, TABLE) from error
         if failure is not None:
@@ -228,9 +251,30 @@ class _Keeping:
         assert table.held == bare, "the text does not declare the sets that are said to be in it"
         return table.skeleton
 
+    def forget(self, name: str, values: Collection[bytes]) -> int:
+        """Elements of one map. One may run out between the look and its deletion, which then deletes none: look again."""
+        shape = self._shapes.get(name)
+        if shape is None:
+            return 0
+        while True:
+            try:
+                found = holdings.elements(self._opened, shape)
+            except OSError as error:
+                raise _failed(error, f"{TABLE}, set {name}") from error
+            gone = b"".join(key for key, value in found.items() if value not in values)
+            if not gone:
+                return 0
+            try:
+                self._commit(batching.batch(Edit(remove=(Elements(name, gone),)), self._shapes), tuple)
+            except KernelError as error:
+                if error.errno != errno.ENOENT:
+                    raise
+            else:
+                return len(gone) // shape.key_size
+
     def remove(self) -> None:
         try:
-            nftables.remove_inet_table(self._opened)
+            nftables.remove_table(self._opened, nftables.INET)
         except OSError as error:
             raise _failed(error, TABLE) from error
 

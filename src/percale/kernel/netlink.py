@@ -35,6 +35,7 @@ _EXT_ACK_TEXT = 1
 
 _SOL_NETLINK = 270
 _ADD_MEMBERSHIP = 1
+_DROP_MEMBERSHIP = 2
 _CAP_ACK = 10
 _EXT_ACK = 11
 _STRICT_CHECK = 12
@@ -193,7 +194,7 @@ class Socket:
         self._socket.bind((0, 0))
         self.port: int = self._socket.getsockname()[0]
         for group in groups:
-            self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
+            self.join(group)
         self._most_requests = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // _ACK_COST
         self.most_bytes = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 4
         """How much one send may hold."""
@@ -212,6 +213,14 @@ class Socket:
     def close(self) -> None:
         """Give the descriptor back."""
         self._socket.close()
+
+    def join(self, group: int) -> None:
+        """Get this group's notifications from now on. Raises OSError."""
+        self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
+
+    def leave(self, group: int) -> None:
+        """Get no more of them; what has come already stays. Raises OSError."""
+        self._socket.setsockopt(_SOL_NETLINK, _DROP_MEMBERSHIP, group)
 
     def receive(self, *, wait: bool = True) -> list[Message]:
         """The next datagram's messages. Raises OSError: ENOBUFS when some were lost, BlockingIOError without `wait`."""
@@ -240,6 +249,13 @@ class Socket:
             size += length
         if start < len(requests):
             yield start, len(requests)
+
+    def send(self, *requests: Request) -> None:
+        """In one send, which the kernel has worked off when this returns; nobody asks what it answers. Raises OSError."""
+        with self._lock:
+            first = self._number(len(requests))
+            frames = (frame(each.type, each.flags | REQUEST, n, each.body) for n, each in enumerate(requests, first))
+            self._socket.send(b"".join(frames))
 
     def transaction(self, begin: Request, requests: Sequence[Request], end: Request) -> OSError | None:
         """All requests between two brackets, in one send: all happen or none. The first error, None on success."""

@@ -17,21 +17,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 
-from percale.kernel import elements, netlink
+from percale.kernel import elements, hearing, netlink
 from percale.kernel.elements import Raw, Shape
+from percale.kernel.hearing import Hearing
 from percale.kernel.namespaces import Place
-from percale.kernel.netlink import Failure, Message, Request, attribute_list, attributes, nested, string, text
+from percale.kernel.netlink import Message, Request, attribute_list, attributes, nested, string, text
 from percale.kernel.protocol import Change, Put
 from percale.kernel.spelling import spell_element, spell_table
 from percale.kernel.touching import digest_of
 from percale.render.objects import OWNER, Element, Family, KernelObject, Ruleset
 
-SUBSYSTEM = 10
+SUBSYSTEM = hearing.SUBSYSTEM
 NEWTABLE, GETTABLE, DELTABLE = 0, 1, 2
 DELCHAIN, DELRULE = 5, 8
 GETSET, DELSET = 10, 11
 NEWSETELEM, GETSETELEM, DELSETELEM = 12, 13, 14
-_BATCH_BEGIN, _BATCH_END = 16, 17
 
 TABLE_OF_ANYTHING = 1
 """The attribute that names the table, of tables, chains, rules, sets and element lists alike."""
@@ -44,7 +44,7 @@ _GETCHAIN, _GETRULE, _GETOBJECT = 4, 7, 19
 _HANDLES = ((_GETCHAIN, 2), (_GETRULE, 3), (GETSET, 16), (_GETOBJECT, 6))
 """What a table is made of, and which attribute is its handle."""
 
-INET = 1
+INET, NETDEV = 1, 5
 FAMILIES: dict[Family, int] = {"ip": 2, "ip6": 10, "bridge": 7}
 FAMILY_NAMES = {number: name for name, number in FAMILIES.items()}
 
@@ -74,8 +74,9 @@ class Encoded:
 class Tables:
     """One thread at a time changes; `shape` may be asked by any."""
 
-    def __init__(self, socket: netlink.Socket, place: Place) -> None:
+    def __init__(self, socket: netlink.Socket, place: Place, hearing: Hearing) -> None:
         """`socket` is closed with this."""
+        self.hearing = hearing
         self._socket = socket
         self._place = place
         self._shapes: dict[tuple[Family, str], Shape] = {}
@@ -100,9 +101,13 @@ class Tables:
         self._forget(ruleset.family)
         if members:
             with contextlib.suppress(OSError):
-                self._place.run(lambda: run_nft(script(ruleset, members), self.loaders))
+                self._run_nft(script(ruleset, members))
                 return
-        self._place.run(lambda: run_nft(script(ruleset), self.loaders))
+        self._run_nft(script(ruleset))
+
+    def _run_nft(self, commands: str) -> None:
+        with self.hearing.changing:
+            self._place.run(lambda: run_nft(commands, self.loaders))
 
     def remove(self, family: Family) -> None:
         """Remove the table with all that is in it; that it is gone is no error. Raises OSError."""
@@ -203,7 +208,7 @@ class Tables:
 
     def _transaction(self, requests: Sequence[Request]) -> OSError | None:
         """One atomic batch; its first error."""
-        failure = commit(self._socket, requests)
+        failure = self.hearing.commit(self._socket, requests)
         return failure.error if failure is not None else None
 
 
@@ -227,16 +232,10 @@ def run_nft(commands: str, loaders: deque[int]) -> None:
         raise OSError(errno.EPERM if "Operation not permitted" in said else errno.EINVAL, words)
 
 
-def commit(socket: netlink.Socket, requests: Sequence[Request]) -> Failure | None:
-    """One atomic batch; its first failure."""
-    brackets = _HEADER.pack(0, 0, SUBSYSTEM)
-    return socket.commit(Request(_BATCH_BEGIN, 0, brackets), requests, Request(_BATCH_END, 0, brackets))
-
-
-def remove_inet_table(socket: netlink.Socket) -> bool:
-    """Remove `table inet percale` with all that is in it; False when there was none. Raises OSError."""
-    body = _HEADER.pack(INET, 0, 0) + text(TABLE_OF_ANYTHING, OWNER)
-    failure = commit(socket, [Request(SUBSYSTEM << 8 | DELTABLE, 0, body)])
+def remove_table(socket: netlink.Socket, family: int) -> bool:
+    """Remove our table of this family with all that is in it; False when there was none. Raises OSError."""
+    body = _HEADER.pack(family, 0, 0) + text(TABLE_OF_ANYTHING, OWNER)
+    failure = hearing.commit(socket, [Request(SUBSYSTEM << 8 | DELTABLE, 0, body)])
     if failure is not None and failure.error.errno != errno.ENOENT:
         raise failure.error
     return failure is None

@@ -26,7 +26,6 @@ from percale.render.objects import OWNER, Address, Element, FdbEntry, Neighbour,
 
 _LINK, _NEIGHBOUR, _TRAFFIC, _IPV4_ADDRESS, _IPV4_ROUTE, _IPV6_ADDRESS, _IPV6_ROUTE = 1, 3, 4, 5, 7, 9, 11
 _ROUTE_GROUPS = (_LINK, _NEIGHBOUR, _TRAFFIC, _IPV4_ADDRESS, _IPV4_ROUTE, _IPV6_ADDRESS, _IPV6_ROUTE)
-_TABLE_GROUP = 7
 _GATHERING = 0.01
 """Seconds from the first notification to the look at them: they come in swarms, and most tell of what we are doing right now."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
@@ -52,8 +51,9 @@ class Observer:
         self._queries = netlink.Socket(netlink.ROUTE)
         self._route = netlink.Socket(netlink.ROUTE, _ROUTE_GROUPS)
         self._route.ignore(own_port, keep=(links.RTM_NEWLINK, links.RTM_DELLINK))
-        self._table = netlink.Socket(netlink.NETFILTER, (_TABLE_GROUP,))
+        self._table = netlink.Socket(netlink.NETFILTER)
         self._table.ignore(tables.port)
+        tables.hearing.begin(self._table, lambda: on_events([Lost()]))
         self._stop = os.eventfd(0, os.EFD_CLOEXEC)
         self._devices = self._load()
         self._thread = threading.Thread(target=self._live, name="kernel-events", daemon=True)
@@ -63,6 +63,7 @@ class Observer:
         """End the thread, give the sockets back."""
         os.eventfd_write(self._stop, 1)
         self._thread.join()
+        self._tables.hearing.end(self._table)
         for socket in (self._queries, self._route, self._table):
             socket.close()
         os.close(self._stop)

@@ -1,7 +1,8 @@
 """A lab at work: the one place where its parts meet. Made by `controller`, in whose event loop it runs.
 
 store ─ events ─▶ World ─▶ planner ─ writes ─▶ store
-                    └────▶ Kubelet ─ CNI ─▶ agents        verbs (control.sock) read World and write the store
+                    ├────▶ Kubelet ─ CNI ─▶ agents        verbs (control.sock) read World and write the store
+                    └────▶ NameService, the router's ways
 Machines: cables, agents, cuts; each node has its Node object
 """
 
@@ -11,28 +12,31 @@ import asyncio
 import sys
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 from msgspec.structs import replace
 
 from percale.errors import Conflict, LabError, NotFound, PercaleError, StoreError
-from percale.lab import planner
+from percale.lab import name_objects, planner
 from percale.lab.document import LabNode, Machine
-from percale.lab.fabric import Way
 from percale.lab.kubelet import Kubelet
 from percale.lab.machines import Machines, until
+from percale.lab.name_service import NameService
+from percale.lab.ways import ways_to_pods, ways_to_services
 from percale.lab.workloads import Change, Create, Delete, Write
 from percale.lab.world import World
 from percale.model.condition import Condition
+from percale.model.endpoints import EndpointSlice
 from percale.model.kinds import KINDS
 from percale.model.lease import SubnetLease
 from percale.model.meta import Object, ObjectKey, ObjectMeta
 from percale.model.node import Node, NodeAddress, NodeStatus
 from percale.model.pod import Pod, PodIP, PodStatus
+from percale.model.service import Service
 from percale.store.protocol import Store
 
 T = TypeVar("T", bound=Object)
@@ -52,6 +56,9 @@ class Cluster:
     store: Store
     machines: Machines
     kubelet: Kubelet = field(init=False)
+    names: NameService = field(init=False)
+    problems: Sequence[str] = ()
+    """Services that cannot have what they ask for."""
     world: World = field(default_factory=World)
     on_change: Callable[[], None] = lambda: None
     _known: asyncio.Event = field(default_factory=asyncio.Event)
@@ -60,7 +67,9 @@ class Cluster:
     _names: set[ObjectKey] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.kubelet = Kubelet(self.machines.place, self.machines, self.machines.responder, self, log)
+        hosts = self.machines.topology.hosts
+        self.names = NameService({host.name: (str(host.address.ip), str(host.address6.ip)) for host in hosts})
+        self.kubelet = Kubelet(self.machines.place, self.machines, self.machines.responder, self.names, self, log)
 
     def touch(self) -> None:
         """Something changed: look at everything again."""
@@ -104,7 +113,12 @@ class Cluster:
 
     async def _plan(self) -> None:
         """Write what the workloads and the scheduler want."""
-        for write in planner.plan(self.world, self._names):
+        plan = planner.plan(self.world, self._names, self.machines.settings.services)
+        for problem in plan.problems:
+            if problem not in self.problems:
+                log(problem)
+        self.problems = plan.problems
+        for write in plan.writes:
             try:
                 await self.write(write)
             except PercaleError as error:  # tried again when something changes
@@ -112,13 +126,39 @@ class Cluster:
 
     async def _tend(self) -> None:
         """The kubelet lets live what is bound to a node of the cluster; the first need not wait for the last."""
+        services, slices = self.world.all(Service), self.world.all(EndpointSlice)
+        self.names.learn(services, slices)
+        self.kubelet.resolve_by(self._name_servers())
+        await self._let_go()
         nodes = set(self.world.keys(Node))
         self.kubelet.sync(pod for pod in self.world.all(Pod) if ObjectKey(None, pod.spec.nodeName or "") in nodes)
         self.on_change()
+        wires = self.machines.topology.wires
+        home = [net for wire in wires for net in (wire.cidr, wire.cidr6)]
+        ways = {
+            *ways_to_pods(self.world.all(SubnetLease)),
+            *ways_to_services(services, slices, self.world.all(Node), home),
+        }
         try:
-            await self.machines.lead(frozenset(_ways(self.world.all(SubnetLease))))
+            await self.machines.lead(frozenset(ways))
         except LabError as error:
             log(f"router: {error}")
+
+    def _name_servers(self) -> tuple[str, ...]:
+        """For pods' /etc/resolv.conf; none while nobody would answer."""
+        service = self.world.get(Service, name_objects.SERVICE)
+        return service.spec.clusterIPs if service is not None else ()
+
+    async def _let_go(self) -> None:
+        """Pods whose grace period is over go; the next one to go has us look again."""
+        present = datetime.now(UTC)
+        for pod in self.world.all(Pod):
+            if pod.terminating:
+                left = (_time(pod.metadata.deletionTimestamp) - present).total_seconds()
+                if left <= 0:
+                    await self._remove(pod)
+                else:
+                    asyncio.get_running_loop().call_later(left, self._to_tend.set)
 
     async def write(self, write: Write) -> None:
         """Into the store, and into the world at once. A lost race is not repeated: the store's event plans anew."""
@@ -131,11 +171,24 @@ class Cluster:
             case Change(obj):
                 with suppress(Conflict):
                     self.world.put(await self.store.put(obj, expect=obj.metadata.resourceVersion))
+            case Delete(Pod() as pod) if self._grace(pod):
+                end = _spelled(datetime.now(UTC) + timedelta(seconds=self._grace(pod), microseconds=999_999))
+                leaving = replace(pod, metadata=replace(pod.metadata, deletionTimestamp=end))
+                with suppress(Conflict):
+                    self.world.put(await self.store.put(leaving, expect=pod.metadata.resourceVersion))
             case Delete(obj):
-                with suppress(NotFound):
-                    await self.store.delete(type(obj), obj.key)
-                self.world.drop(obj)
+                await self._remove(obj)
         self.touch()
+
+    def _grace(self, pod: Pod) -> int:
+        """Seconds that it goes on answering when it is deleted: none unless it says so, and only if it lives."""
+        lives = self.kubelet.namespace(pod.key) is not None and self.machines.node(pod.spec.nodeName or "") is not None
+        return (pod.spec.terminationGracePeriodSeconds or 0) if lives and not pod.terminating else 0
+
+    async def _remove(self, obj: Object) -> None:
+        with suppress(NotFound):
+            await self.store.delete(type(obj), obj.key)
+        self.world.drop(obj)
 
     async def change(self, obj: T, edit: Callable[[T], T]) -> None:
         """Write an object anew, against whatever else is written to it meanwhile. Raises StoreError."""
@@ -195,14 +248,6 @@ class Cluster:
             await asyncio.sleep(_STORE_PAUSE)
 
 
-def _ways(leases: Iterable[SubnetLease]) -> Iterator[Way]:
-    """Which pods are behind which node."""
-    for lease in leases:
-        for subnet, node in ((lease.spec.subnet, lease.spec.publicIP), (lease.spec.ipv6Subnet, lease.spec.publicIPv6)):
-            if subnet is not None and node is not None:
-                yield Way(subnet, node)
-
-
 def log(text: str) -> None:
     """Into the lab's log."""
     print(f"{now()} {text}", file=sys.stderr, flush=True)
@@ -210,7 +255,19 @@ def log(text: str) -> None:
 
 def now() -> str:
     """As Kubernetes writes times."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return _spelled(datetime.now(UTC))
+
+
+def _spelled(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _time(text: str | None) -> datetime:
+    """Now when it cannot be read: somebody wrote it."""
+    try:
+        return datetime.fromisoformat(text or "").astimezone(UTC)
+    except ValueError:
+        return datetime.now(UTC)
 
 
 def node_object(machine: Machine) -> Node:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from percale.errors import PercaleError
+from percale.lab import name_objects
 from percale.lab.agents import Agents
 from percale.lab.births import Report
 from percale.lab.cluster import Cluster, log, node_object
@@ -113,7 +114,8 @@ class Progress:
         """Called after each pass of planning."""
         if self._done:
             return
-        pods = self.cluster.world.all(Pod)
+        everything = self.cluster.world.all(Pod)
+        pods = [pod for pod in everything if pod.key != name_objects.POD]  # people did not ask for it
         if {pod.key for pod in pods} - self._expected:
             self._expected |= {pod.key for pod in pods}
             self.report({"event": "expected", "pods": sorted(map(str, self._expected))})
@@ -123,7 +125,7 @@ class Progress:
                 self._told.add(pod.key)
                 addresses = [entry.ip for entry in pod.status.podIPs]
                 self._tell("pod", name=str(pod.key), on=pod.spec.nodeName, addresses=addresses)
-        if nodes_ready and all(pod.ready or not pod.spec.nodeName for pod in pods):
+        if nodes_ready and all(pod.ready or not pod.spec.nodeName for pod in everything):
             self._done = True
             self._tell("ready", missing=missing_pods(pods), pairs=_pairs(pods))
 

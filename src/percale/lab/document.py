@@ -63,6 +63,10 @@ class LabSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     segments: tuple[Segment, ...] | None = None
     nodes: tuple[LabNode, ...] | None = None
     hosts: tuple[Host, ...] | None = None
+    serviceCIDR: str | None = None
+    """Of cluster IPs; two families with a comma, as the API server's --service-cluster-ip-range."""
+    loadBalancers: str | None = None
+    """Networks outside, from which Services of type LoadBalancer get addresses; two families with a comma."""
 
 
 class Lab(Object, frozen=True, omit_defaults=True, kw_only=True):

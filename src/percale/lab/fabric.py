@@ -8,8 +8,8 @@
 
 It is what a cluster finds when it is installed, so it is made as an administrator makes it, with `ip` and `nft`, and does
 not carry Percale's mark: to the agents these devices, addresses and routes are somebody else's. Hosts outside the cluster
-find pods by the router, which knows for them (and for nobody else) which node has which pods. The functions that say what
-to type are pure.
+find pods and load balancers' addresses by the router, which knows for them (and for nobody else) which nodes have what. The
+functions that say what to type are pure.
 """
 
 from __future__ import annotations
@@ -18,23 +18,24 @@ import subprocess
 from collections.abc import Collection, Iterable, Sequence
 from hashlib import sha256
 from ipaddress import IPv4Address
-from typing import NamedTuple
 
 from percale.errors import LabError
 from percale.kernel import sysctl
 from percale.kernel.namespaces import NamespaceThread, Place
 from percale.lab.births import NETNS
 from percale.lab.document import Machine, Wire
-from percale.render.objects import IPAddress, IPNetwork
+from percale.lab.ways import Way
 
 DEVICE = "eth0"
-_WAYS_TO_PODS = 100
+_WAYS = 100
 """The router's routing table for what comes from outside hosts."""
 
 ROUTER_SYSCTLS = {
     "net/ipv4/ip_forward": "1",
     "net/ipv4/conf/all/rp_filter": "0",
     "net/ipv4/conf/default/rp_filter": "0",
+    "net/ipv4/fib_multipath_hash_policy": "1",
+    "net/ipv6/fib_multipath_hash_policy": "1",
     "net/ipv6/conf/all/forwarding": "1",
     "net/ipv6/conf/default/accept_dad": "0",
 }
@@ -75,22 +76,19 @@ def router_lines(wires: Iterable[Wire]) -> list[str]:
     return lines
 
 
-class Way(NamedTuple):
-    """Pods of this subnet are behind this node's address."""
-
-    subnet: IPNetwork
-    node: IPAddress
-
-
 def outside_lines(wires: Iterable[Wire]) -> list[str]:
-    """`ip` commands, for each family, by which the router leads what comes from these segments to pods too."""
-    return [f"rule add from all iif {bridge(wire)} lookup {_WAYS_TO_PODS}" for wire in wires]
+    """`ip` commands, for each family, by which the router leads what comes from these segments by its ways too."""
+    return [f"rule add from all iif {bridge(wire)} lookup {_WAYS}" for wire in wires]
 
 
 def way_lines(old: Collection[Way], new: Collection[Way]) -> list[str]:
-    """`ip` commands that turn these ways to pods into those."""
-    lines = [f"route delete {way.subnet} via {way.node} table {_WAYS_TO_PODS}" for way in old if way not in new]
-    return lines + [f"route add {way.subnet} via {way.node} table {_WAYS_TO_PODS}" for way in new if way not in old]
+    """`ip` commands that turn these ways, one for a subnet, into those."""
+    there, wanted = {way.subnet for way in new}, [way for way in new if way not in old]
+    gone = [f"route delete {way.subnet} table {_WAYS}" for way in old if way.subnet not in there]
+    return gone + [
+        f"route replace {way.subnet} table {_WAYS} " + " ".join(f"nexthop via {node}" for node in way.nodes)
+        for way in sorted(wanted, key=str)
+    ]
 
 
 def cable_lines(machine: Machine) -> list[str]:
@@ -124,7 +122,7 @@ def build_router(place: Place, wires: Iterable[Wire], outside: Iterable[Wire]) -
 
 
 def lead(place: Place, old: Collection[Way], new: Collection[Way]) -> None:
-    """Lead outside hosts to pods by these new ways instead of the old ones. Raises LabError."""
+    """Lead outside hosts by these new ways instead of the old ones. Raises LabError."""
     _ip(place, way_lines(old, new))
 
 

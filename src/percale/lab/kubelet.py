@@ -18,19 +18,20 @@ from pathlib import Path
 from typing import Protocol
 
 from percale.kernel.namespaces import create_namespace, delete_namespace
-from percale.lab import runtime
+from percale.lab import name_objects, runtime
 from percale.lab.births import NETNS
 from percale.lab.document import Machine
+from percale.lab.name_service import NameService
 from percale.lab.place import LabPlace, is_object_name
 from percale.lab.responder import Identity, Port, Responder
 from percale.lab.runtime import RuntimeRefused, Sandbox
 from percale.model.meta import ObjectKey
 from percale.model.pod import Pod
+from percale.service.naming import DOMAIN
 
 FIRST_PAUSE = 0.2
 LONGEST_PAUSE = 5.0
 """Seconds before a refused ADD or DEL is tried again; doubled each time."""
-CLUSTER_DOMAIN = "cluster.local"
 
 
 class Nodes(Protocol):
@@ -74,10 +75,12 @@ class Kubelet:
     place: LabPlace
     nodes: Nodes
     responder: Responder
+    names: NameService
     reports: Reports
     log: Callable[[str], None]
     _lives: dict[ObjectKey, _Life] = field(default_factory=dict)
     _deaths: dict[ObjectKey, asyncio.Task[None]] = field(default_factory=dict)
+    _name_servers: tuple[str, ...] = ()
 
     def sync(self, pods: Iterable[Pod]) -> None:
         """These are all pods that have a node of the cluster: they live there, and no others."""
@@ -91,6 +94,14 @@ class Kubelet:
             if key not in self._lives and _is_safe(key):
                 life = self._lives[key] = self._conceive(pod)
                 life.task = asyncio.create_task(self._live(key, life))
+
+    def resolve_by(self, servers: tuple[str, ...]) -> None:
+        """Pods ask these for names, those that run already too."""
+        if servers != self._name_servers:
+            self._name_servers = servers
+            for life in self._lives.values():
+                if life.addresses:
+                    self._write_resolver(life)
 
     async def idle(self, node: str) -> None:
         """Wait until no pod is dying on this node."""
@@ -128,7 +139,7 @@ class Kubelet:
                 await self.nodes.ready(node)
                 life.added = True
                 life.addresses = await runtime.add(life.sandbox)
-            await asyncio.to_thread(self._write_files, life)
+            self._write_files(life)
             await self._answer(life)
         except (RuntimeRefused, OSError) as error:
             await self.reports.waiting(key, str(error))
@@ -136,6 +147,9 @@ class Kubelet:
         await self.reports.running(key, machine, life.addresses)
 
     async def _answer(self, life: _Life) -> None:
+        if life.pod.key == name_objects.POD:
+            await self.names.serve(life.namespace)
+            return
         ports = {
             Port(port.containerPort, port.protocol)
             for container in life.pod.spec.containers
@@ -153,6 +167,8 @@ class Kubelet:
             with suppress(asyncio.CancelledError):
                 await life.task
         self.responder.stop(str(key))
+        if key == name_objects.POD:
+            self.names.stop()
         sandbox = life.sandbox
         if sandbox is not None:
             if life.added:
@@ -177,15 +193,21 @@ class Kubelet:
 
     def _write_files(self, life: _Life) -> None:
         """What the pod finds as its own /etc/hosts and /etc/resolv.conf."""
-        namespace, name = life.pod.metadata.namespace or "default", life.pod.metadata.name
-        directory = self.place.pod(namespace, name)
-        directory.mkdir(parents=True, exist_ok=True)
+        self._files(life).mkdir(parents=True, exist_ok=True)
         hosts = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback"]
-        hosts += [f"{address}\t{name}" for address in life.addresses]
-        (directory / "hosts").write_text("\n".join(hosts) + "\n")
-        (directory / "resolv.conf").write_text(
-            f"search {namespace}.svc.{CLUSTER_DOMAIN} svc.{CLUSTER_DOMAIN} {CLUSTER_DOMAIN}\noptions ndots:5\n"
-        )
+        hosts += [f"{address}\t{life.pod.metadata.name}" for address in life.addresses]
+        (self._files(life) / "hosts").write_text("\n".join(hosts) + "\n")
+        self._write_resolver(life)
+
+    def _write_resolver(self, life: _Life) -> None:
+        """In its place, for programs may have it mounted."""
+        namespace = life.pod.metadata.namespace or "default"
+        lines = [f"nameserver {server}" for server in self._name_servers[:1]]
+        lines += [f"search {namespace}.svc.{DOMAIN} svc.{DOMAIN} {DOMAIN}", "options ndots:5"]
+        (self._files(life) / "resolv.conf").write_text("\n".join(lines) + "\n")
+
+    def _files(self, life: _Life) -> Path:
+        return self.place.pod(life.pod.metadata.namespace or "default", life.pod.metadata.name)
 
 
 def namespace_name(pod: ObjectKey) -> str:

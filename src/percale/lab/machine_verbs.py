@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from ipaddress import ip_address
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from percale.errors import BadManifest, LabError, NotFound
@@ -13,41 +11,14 @@ from percale.lab.births import NETNS
 from percale.lab.cluster import Cluster
 from percale.lab.control import Answer, Verb
 from percale.lab.document import LabNode, Machine, parse_port
+from percale.lab.ends import Ends, choose, machine_end
 from percale.lab.object_verbs import subnets
 from percale.lab.place import last_words
-from percale.lab.probing import probe
-from percale.lab.tables import missing_pods, pod_state, reason
+from percale.lab.probing import Outcome, probe
+from percale.lab.tables import missing_pods
 from percale.model.decoding import DEFAULT_NAMESPACE
 from percale.model.lease import SubnetLease
-from percale.model.meta import ObjectKey
 from percale.model.pod import Pod
-from percale.render.objects import IPAddress
-
-_WORKLOADS = {
-    "deploy": "Deployment",
-    "deployment": "Deployment",
-    "rs": "ReplicaSet",
-    "replicaset": "ReplicaSet",
-    "sts": "StatefulSet",
-    "statefulset": "StatefulSet",
-    "ds": "DaemonSet",
-    "daemonset": "DaemonSet",
-    "job": "Job",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """One end of a probe, or where a program runs."""
-
-    name: str
-    addresses: tuple[IPAddress, ...]
-    namespace: Path | None
-    """None: an address that is nobody's here."""
-    hostname: str
-    pod: ObjectKey | None = None
-    node: str | None = None
-    """Set for a node itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +26,10 @@ class MachineVerbs:
     """Each method is a verb; its arguments are the request's fields."""
 
     cluster: Cluster
+
+    @property
+    def _ends(self) -> Ends:
+        return Ends(self.cluster)
 
     def all(self) -> Mapping[str, Verb]:
         """By the names that requests use."""
@@ -104,6 +79,7 @@ class MachineVerbs:
                 troubles.append(f"the agent of {machine.name}: {last_words(machines.place.node(machine.name).log)}")
         troubles += [f"cut: {' and '.join(sorted(pair))} do not hear each other" for pair in machines.cuts]
         troubles += missing_pods(self.cluster.world.all(Pod))
+        troubles += self.cluster.problems
         troubles += [f"store: {error}" for error in self.cluster.world.troubles.values()]
         return {**await self.about(), "machines": rows, "troubles": troubles}
 
@@ -124,14 +100,16 @@ class MachineVerbs:
 
     async def room(self, target: str, namespace: str | None) -> Answer:
         """Where a program for this pod, node or host runs."""
-        end = self._find(target, namespace)
+        end = self._ends.find(target, namespace)
         if end.namespace is None:
             raise LabError(f"{target} is an address outside the lab", hint="name a pod, node/NAME or external/NAME")
         place = self.cluster.machines.place
         binds = {}
         if end.pod is not None:
             files = place.pod(end.pod.namespace or DEFAULT_NAMESPACE, end.pod.name)
-            binds = {"/etc/resolv.conf": str(files / "resolv.conf"), "/etc/hosts": str(files / "hosts")}
+            binds = {"/etc/hosts": str(files / "hosts")}
+        if end.resolver is not None:
+            binds["/etc/resolv.conf"] = str(end.resolver)
         environment = {}
         if end.node is not None:  # `percale status` and `percale agent` find this node's agent without a flag
             environment = {"PERCALE_CONFIG": str(place.node(end.node).config)}
@@ -146,7 +124,7 @@ class MachineVerbs:
         """Nodes by their namespaces, and whose each address is: a name, and a pod's node ("" for machines)."""
         names: dict[str, tuple[str, str]] = {}
         for machine in self.cluster.machines.topology.machines:
-            end = _machine_end(machine)
+            end = machine_end(machine)
             names |= {str(address): (end.name, "") for address in end.addresses}
         for pod in self.cluster.world.all(Pod):
             if not pod.spec.hostNetwork:
@@ -165,37 +143,34 @@ class MachineVerbs:
         patience: float,
     ) -> Answer:
         """One connection or datagram."""
-        asker, asked = self._find(source, namespace), self._find(target, namespace)
+        asker = self._ends.find(source, namespace)
         number, protocol = self._port(port)
         if asker.namespace is None:
             raise LabError(f"{source} is nobody of this lab", hint="FROM is a pod, node/NAME or external/NAME")
-        address = _choose(asked, asker, version)
+        said = {"from": asker.name, "to": target, "port": number, "protocol": protocol}
+        try:
+            asked = await self._ends.reached(target, namespace, asker, patience)
+        except TimeoutError:
+            reason = f"the name server of {asker.name} does not answer"
+            return {**said, **_told(Outcome("timeout", patience, reason)), "endpoint": target, "address": None}
+        address = choose(asked, asker, version)
         outcome = await probe(asker.namespace, address, number, "UDP" if protocol == "UDP" else "TCP", patience)
         spelled = f"[{address}]" if address.version == 6 else str(address)
-        return {
-            "result": outcome.word,
-            "from": asker.name,
-            "to": asked.name,
-            "endpoint": f"{spelled}:{number}/{protocol.lower()}",
-            "address": str(address),
-            "port": number,
-            "protocol": protocol,
-            "milliseconds": round(outcome.seconds * 1000, 2),
-            "reason": outcome.reason,
-        }
+        endpoint = f"{spelled}:{number}/{protocol.lower()}"
+        return {**said, **_told(outcome), "to": asked.name, "endpoint": endpoint, "address": str(address)}
 
     async def cut(self, a: str, b: str) -> Answer:
         """Two machines no longer hear each other."""
         if a == b:
             raise LabError(f"{a} and {b} are one machine", hint="name two")
-        pair = frozenset({self._machine(a).name, self._machine(b).name})
+        pair = frozenset({self._ends.machine(a).name, self._ends.machine(b).name})
         await self.cluster.machines.cut({*self.cluster.machines.cuts, pair})
         return {"lines": [f"{a} and {b} do not hear each other; undo it: percale lab heal {a} {b}"]}
 
     async def heal(self, names: Sequence[str]) -> Answer:
         """Undo one cut, or all."""
         cuts = self.cluster.machines.cuts
-        healed = {frozenset(self._machine(name).name for name in names)} & cuts if names else set(cuts)
+        healed = {frozenset(self._ends.machine(name).name for name in names)} & cuts if names else set(cuts)
         await self.cluster.machines.cut(cuts - healed)
         lines = [f"{' and '.join(sorted(pair))} hear each other again" for pair in healed]
         return {"lines": lines or ["nothing was cut" + (f" between {names[0]} and {names[1]}" if names else "")]}
@@ -225,89 +200,17 @@ class MachineVerbs:
             raise NotFound(f"there is no node {name}", hint=f"there are {known}" if known else None)
         return found
 
-    def _machine(self, name: str) -> Machine:
-        name = name.removeprefix("node/").removeprefix("external/")
-        found = self.cluster.machines.topology.find(name)
-        if found is None:
-            known = ", ".join(machine.name for machine in self.cluster.machines.topology.machines)
-            raise NotFound(f"there is no node or host {name}", hint=f"there are {known}")
-        return found
-
     def _port(self, text: str) -> tuple[int, str]:
         try:
             return parse_port(text, "PORT")
         except BadManifest as error:
             raise LabError(str(error)) from error
 
-    def _find(self, text: str, namespace: str | None) -> End:
-        """`pod`, `ns/pod`, `deploy/NAME`, `node/NAME`, `external/NAME`, or an address. Raises NotFound, LabError."""
-        try:
-            return self._at(ip_address(text.strip("[]")))
-        except ValueError:
-            pass
-        group, _, name = text.rpartition("/")
-        if group in ("node", "external", "host"):
-            return _machine_end(self._machine(name))
-        if group in _WORKLOADS:
-            return self._pod_end(self._first_of(_WORKLOADS[group], name, namespace or DEFAULT_NAMESPACE))
-        key = ObjectKey(namespace or DEFAULT_NAMESPACE if group in ("", "pod", "po") else group, name)
-        pod = self.cluster.world.get(Pod, key)
-        if pod is not None:
-            return self._pod_end(pod)
-        same = sorted(str(other) for other in self.cluster.world.keys(Pod) if other.name == name)
-        hint = f"did you mean {same[0]}?" if same else self._hint(name)
-        raise NotFound(f"there is no pod {key}", hint=hint)
 
-    def _hint(self, name: str) -> str:
-        machine = self.cluster.machines.topology.find(name)
-        if machine is not None:
-            return f"did you mean {'node' if machine.kind == 'node' else 'external'}/{name}?"
-        return "percale lab get pods -A"
-
-    def _first_of(self, kind: str, name: str, namespace: str) -> Pod:
-        for pod in self.cluster.world.all(Pod):
-            for owner in pod.metadata.ownerReferences:
-                mine = owner.name.rpartition("-")[0] if kind == "Deployment" else owner.name
-                right = owner.kind == ("ReplicaSet" if kind == "Deployment" else kind) and mine == name
-                if right and pod.metadata.namespace == namespace:
-                    return pod
-        raise NotFound(f"no pod of {kind.lower()} {namespace}/{name}", hint="percale lab get pods -A")
-
-    def _pod_end(self, pod: Pod) -> End:
-        path = self.cluster.kubelet.namespace(pod.key)
-        if path is None:
-            raise LabError(f"pod {pod.key} is not running yet: {reason(pod) or pod_state(pod)}")
-        ips = tuple(ip_address(entry.ip) for entry in pod.status.podIPs)
-        return End(str(pod.key), ips, path, pod.metadata.name, pod=pod.key)
-
-    def _at(self, address: IPAddress) -> End:
-        """Whoever has this address; nobody of the lab is an end too."""
-        for machine in self.cluster.machines.topology.machines:
-            end = _machine_end(machine)
-            if address in end.addresses:
-                return End(end.name, (address,), end.namespace, end.hostname, node=end.node)
-        for pod in self.cluster.world.all(Pod):
-            if not pod.spec.hostNetwork and str(address) in {entry.ip for entry in pod.status.podIPs}:
-                end = self._pod_end(pod)
-                return End(end.name, (address,), end.namespace, end.hostname, pod=end.pod)
-        return End(str(address), (address,), None, str(address))
-
-
-def _machine_end(machine: Machine) -> End:
-    prefix = "node" if machine.kind == "node" else "external"
-    return End(
-        f"{prefix}/{machine.name}",
-        (machine.address.ip, machine.address6.ip),
-        NETNS / machine.name,
-        machine.name,
-        node=machine.name if machine.kind == "node" else None,
-    )
-
-
-def _choose(asked: End, asker: End, version: int | None) -> IPAddress:
-    """The first address of the family that is wished, or that both have."""
-    usable = [address for address in asked.addresses if version in (None, address.version)]
-    if not usable:
-        raise LabError(f"{asked.name} has no IPv{version or 4} address")
-    common = {address.version for address in asker.addresses}
-    return next((address for address in usable if address.version in common), usable[0])
+def _told(outcome: Outcome) -> Answer:
+    return {
+        "result": outcome.word,
+        "milliseconds": round(outcome.seconds * 1000, 2),
+        "reason": outcome.reason,
+        "answered": None if outcome.answered is None else asdict(outcome.answered),
+    }

@@ -21,6 +21,8 @@ from percale.lab.births import NETNS
 from percale.lab.document import LabNode, Machine, Topology, parse_port
 from percale.lab.place import LabPlace
 from percale.lab.responder import Identity, Port, Responder
+from percale.lab.service_networks import ServiceNetworks
+from percale.lab.ways import Way
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,7 @@ class AgentSettings:
     network: dict[str, Any]
     wiring: str
     verbose: bool
+    services: ServiceNetworks
 
 
 @dataclass(slots=True)
@@ -43,8 +46,8 @@ class Machines:
     responder: Responder
     cuts: set[fabric.Cut] = field(default_factory=set)
     """Pairs of machines that do not hear each other."""
-    ways: frozenset[fabric.Way] = frozenset()
-    """By which outside hosts reach pods."""
+    ways: frozenset[Way] = frozenset()
+    """By which outside hosts reach pods and Services."""
 
     async def build(self) -> None:
         """The router and all machines; agents are started, not waited for. Raises LabError, OSError."""
@@ -85,8 +88,8 @@ class Machines:
         await asyncio.to_thread(fabric.apply_cuts, Here(), pairs)
         self.cuts = pairs
 
-    async def lead(self, ways: frozenset[fabric.Way]) -> None:
-        """Outside hosts reach pods by these ways. Raises LabError."""
+    async def lead(self, ways: frozenset[Way]) -> None:
+        """Outside hosts reach pods and Services by these ways. Raises LabError."""
         if ways != self.ways:
             await asyncio.to_thread(fabric.lead, Here(), self.ways, ways)
             self.ways = ways
@@ -119,6 +122,7 @@ class Machines:
             "stateDir": str(node.state),
             "runDir": str(node.run),
             "cni": {"confDir": str(node.cni), "socket": str(node.cni_socket), "wiring": self.settings.wiring},
+            "services": {"cidrs": list(map(str, self.settings.services.cidrs))},
             "verbose": self.settings.verbose,
         }
         node.cni.mkdir(parents=True, exist_ok=True)

@@ -38,11 +38,16 @@ _KINDS = {**KINDS, **kinds_of(Lab)}
 class Input:
     """All that `percale lab up` was given, checked; `skipped` are documents that mean nothing here, with the reason."""
 
-    objects: tuple[Object, ...]
+    found: tuple[Found, ...]
     lab: LabSpec
     network: dict[str, Any]
     wiring: Wiring
     skipped: tuple[str, ...] = ()
+
+    @property
+    def objects(self) -> tuple[Object, ...]:
+        """Without the places where they are written."""
+        return tuple(each.object for each in self.found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +82,7 @@ def read_input(documents: Sequence[Document]) -> Input:
     _at_most_one("network configuration", [network.where for network in networks])
     chosen = networks[0] if networks else _Network("the default", DEFAULT_NETWORK)
     return Input(
-        objects=tuple(_distinct(each for each in found if each not in labs)),
+        found=tuple(_distinct(each for each in found if each not in labs)),
         lab=next((each.object.spec for each in labs if isinstance(each.object, Lab)), LabSpec()),
         network=chosen.network,
         wiring=chosen.wiring,
@@ -85,7 +90,7 @@ def read_input(documents: Sequence[Document]) -> Input:
     )
 
 
-def read_objects(documents: Iterable[Sequence[str]], namespace: str) -> tuple[list[Object], list[str]]:
+def read_objects(documents: Iterable[Sequence[str]], namespace: str) -> tuple[list[Found], list[str]]:
     """Objects to apply to a lab that runs, and what was left out. Raises BadManifest."""
     found: list[Found] = []
     skipped: list[str] = []
@@ -179,8 +184,8 @@ def _at_most_one(what: str, places: Sequence[str]) -> None:
         raise BadManifest(f"two of them have a {what}: {places[0]} and {places[1]}", hint="keep one")
 
 
-def _distinct(found: Iterable[Found]) -> Iterator[Object]:
-    """The objects; one that two files have is an error, and so is a name that Kubernetes would refuse."""
+def _distinct(found: Iterable[Found]) -> Iterator[Found]:
+    """The same; one that two files have is an error, and so is a name that Kubernetes would refuse."""
     seen: dict[tuple[str, ObjectKey], Source] = {}
     for each in found:
         obj = each.object
@@ -191,4 +196,4 @@ def _distinct(found: Iterable[Found]) -> Iterator[Object]:
         first = seen.setdefault((obj.KIND, obj.key), each.source)
         if first is not each.source:
             raise BadManifest(f"{obj.KIND} {obj.key} is in {first} too", where=str(each.source), hint="keep one")
-        yield obj
+        yield each

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from percale.errors import LabError, NotFound
 from percale.lab import tables
+from percale.lab.admitting import admitted
 from percale.lab.cluster import Cluster
 from percale.lab.control import Answer, Verb
 from percale.lab.kinds import full_name, kind_of, plural
@@ -25,6 +26,7 @@ from percale.model.meta import Object, ObjectKey, ObjectMeta
 from percale.model.namespace import NAME_LABEL, Namespace
 from percale.model.node import Node
 from percale.model.pod import Pod
+from percale.model.service import Service
 
 _SCALED = ("Deployment", "ReplicaSet", "StatefulSet", "Job")
 
@@ -71,8 +73,10 @@ class ObjectVerbs:
 
     async def apply(self, documents: Sequence[Sequence[str]], namespace: str | None) -> Answer:
         """Create or change what the documents say, all or nothing."""
-        objects, skipped = read_objects(documents, namespace or DEFAULT_NAMESPACE)
+        found, skipped = read_objects(documents, namespace or DEFAULT_NAMESPACE)
         settings = self.cluster.machines.settings
+        complete = admitted(found, self.cluster.world.all(Service), settings.services)
+        objects = [each.object for each in complete]
         without_effect = other_networks(objects, settings.network, settings.wiring)
         missing = missing_namespaces(objects, self.cluster.world.all(Namespace))
         lines = [f"{full_name(obj)} {await self._apply(obj)}" for obj in (*missing, *objects)]
@@ -96,8 +100,8 @@ class ObjectVerbs:
     async def delete_documents(self, documents: Sequence[Sequence[str]], namespace: str | None) -> Answer:
         """Delete what these documents name; what is not there is no error."""
         lines = []
-        objects, _ = read_objects(documents, namespace or DEFAULT_NAMESPACE)
-        for obj in reversed(objects):
+        found, _ = read_objects(documents, namespace or DEFAULT_NAMESPACE)
+        for obj in (each.object for each in reversed(found)):
             known = self.cluster.world.get(type(obj), obj.key)
             lines.append(f"{full_name(obj)} not there" if known is None else await self._delete(known))
         return {"lines": lines}
@@ -147,7 +151,7 @@ class ObjectVerbs:
 
     def _surroundings(self) -> tables.Surroundings:
         pods: dict[tuple[str, ObjectKey], list[Pod]] = {}
-        for pod in self.cluster.world.all(Pod):
+        for pod in (each for each in self.cluster.world.all(Pod) if not each.terminating):
             for owner in pod.metadata.ownerReferences:
                 pods.setdefault((owner.kind, ObjectKey(pod.metadata.namespace, owner.name)), []).append(pod)
                 if owner.kind == "ReplicaSet":

@@ -1,4 +1,8 @@
-"""From the cluster as it is to the next writes: workloads make pods, the scheduler places them. Pure; called by `controller`."""
+"""From the cluster as it is to the next writes. Pure; called by `cluster`.
+
+workloads ─▶ pods ─┬─▶ scheduler ─▶ pods with nodes
+servicing ─────────┘ └▶ slices, addresses, names
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,10 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
-from percale.lab import workloads
+from percale.lab import servicing, workloads
 from percale.lab.scheduling import Scheduler, Unschedulable
+from percale.lab.service_networks import ServiceNetworks
+from percale.lab.servicing import Plan
 from percale.lab.workloads import Change, Create, Delete, Workloads, Write
 from percale.lab.world import World
 from percale.model.condition import Condition
@@ -17,8 +23,8 @@ from percale.model.pod import Pod
 from percale.model.workloads import DaemonSet, Deployment, Job, ReplicaSet, StatefulSet
 
 
-def plan(world: World, names: Iterable[ObjectKey]) -> list[Write]:
-    """What to write now. `names` are the pod names that were in use once."""
+def plan(world: World, names: Iterable[ObjectKey], networks: ServiceNetworks) -> Plan:
+    """What to write now, and which Services cannot be. `names` are the pod names that were in use once."""
     pods = world.all(Pod)
     nodes = world.all(Node)
     writes = workloads.plan(
@@ -33,6 +39,8 @@ def plan(world: World, names: Iterable[ObjectKey]) -> list[Write]:
             names=frozenset(names),
         )
     )
+    services = servicing.plan(world, networks)
+    writes += services.writes
     doomed = {write.object.key for write in writes if isinstance(write, Delete) and isinstance(write.object, Pod)}
     staying = [pod for pod in pods if pod.key not in doomed]
     scheduler = Scheduler(nodes)
@@ -40,7 +48,8 @@ def plan(world: World, names: Iterable[ObjectKey]) -> list[Write]:
     scheduler.count([*staying, *new])
     known = {node.metadata.name for node in nodes}
     placed = [_with_place(write, scheduler) for write in writes]
-    return [*placed, *(Change(changed) for pod in staying if (changed := _placed(pod, scheduler, known)) is not pod)]
+    moved = [Change(changed) for pod in staying if (changed := _placed(pod, scheduler, known)) is not pod]
+    return Plan([*placed, *moved], services.problems)
 
 
 def _with_place(write: Write, scheduler: Scheduler) -> Write:

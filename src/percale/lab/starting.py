@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from percale.errors import LabError, PercaleError
 from percale.lab import init
+from percale.lab.admitting import admitted
 from percale.lab.asking import ask
 from percale.lab.births import Newborn, Report, bear
 from percale.lab.controller import Blueprint, control
@@ -22,6 +23,7 @@ from percale.lab.machines import AgentSettings
 from percale.lab.manifests import read_input
 from percale.lab.place import LabPlace, NodePlace, claim, last_words, locate, take_down
 from percale.lab.screen import Say, Screen
+from percale.lab.service_networks import service_networks
 from percale.model.netconf import network_config
 
 
@@ -32,7 +34,9 @@ def start(name: str, files: Sequence[str], patience: float, verbose: bool, say: 
     given = read_input(read(files))
     network = network_config(given.network)
     machines = topology(given.lab, network.networks, where="the lab's machines")
-    blueprint = Blueprint(machines, AgentSettings(given.network, given.wiring, verbose), given.objects)
+    services = service_networks(given.lab, machines, network.networks, where="the lab")
+    objects = tuple(each.object for each in admitted(given.found, (), services))
+    blueprint = Blueprint(machines, AgentSettings(given.network, given.wiring, verbose, services), objects)
     lock = claim(place)
 
     def live(report: Report) -> None:

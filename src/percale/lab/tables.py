@@ -7,11 +7,17 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from percale.model.encoding import to_plain
+from percale.model.endpoints import Endpoints, EndpointSlice
 from percale.model.meta import Object, ObjectKey
 from percale.model.pod import Pod
+from percale.model.service import Service
 
 Cells = Sequence[str]
 Row = Callable[[Object, "Surroundings"], Cells]
+
+
+_MOST = 3
+"""Addresses in a cell."""
 
 
 class Surroundings(NamedTuple):
@@ -71,7 +77,9 @@ def reason(pod: Pod) -> str | None:
 
 
 def pod_state(pod: Pod) -> str:
-    """`Running`, or on the way there."""
+    """`Running`, or on the way there or away."""
+    if pod.terminating:
+        return "Terminating"
     if pod.ready:
         return "Running"
     return "Pending" if not pod.spec.nodeName else "ContainerCreating"
@@ -130,19 +138,52 @@ def _job(obj: Object, around: Surroundings) -> Cells:
 
 
 def _service(obj: Object, around: Surroundings) -> Cells:
-    spec = to_plain(obj).get("spec", {})
+    assert isinstance(obj, Service)
+    spec = obj.spec
     ports = ",".join(
-        f"{port['port']}{':' + str(port['nodePort']) if port.get('nodePort') else ''}/{port.get('protocol', 'TCP')}"
-        for port in spec.get("ports", ())
+        f"{port.port}{f':{port.nodePort}' if port.nodePort else ''}/{port.protocol}" for port in spec.ports
     )
     return (
-        spec.get("type", "ClusterIP"),
-        spec.get("clusterIP") or "<none>",
-        ",".join(spec.get("externalIPs", ())) or "<none>",
+        spec.type,
+        spec.clusterIP or "<none>",
+        _external(obj),
         ports or "<none>",
         age(obj, around.now),
-        _selector(spec.get("selector", {})),
+        _selector(spec.selector),
     )
+
+
+def _external(service: Service) -> str:
+    spec = service.spec
+    if spec.type == "ExternalName":
+        return spec.externalName or "<none>"
+    balanced = [each.ip or each.hostname or "" for each in service.status.loadBalancer.ingress]
+    waiting = spec.type == "LoadBalancer" and not balanced
+    return ",".join([*balanced, *spec.externalIPs]) or ("<pending>" if waiting else "<none>")
+
+
+def _slice(obj: Object, around: Surroundings) -> Cells:
+    assert isinstance(obj, EndpointSlice)
+    ports = [str(port.port) if port.port is not None else "*" for port in obj.ports]
+    addresses = [address for endpoint in obj.endpoints for address in endpoint.addresses[:1]]
+    return obj.addressType, _some(ports, "<unset>"), _some(addresses, "<unset>"), age(obj, around.now)
+
+
+def _endpoints(obj: Object, around: Surroundings) -> Cells:
+    assert isinstance(obj, Endpoints)
+    spelled = [
+        f"[{address.ip}]:{port.port}" if ":" in address.ip else f"{address.ip}:{port.port}"
+        for subset in obj.subsets
+        for port in subset.ports
+        for address in subset.addresses
+    ]
+    return _some(spelled, "<none>"), age(obj, around.now)
+
+
+def _some(texts: Sequence[str], nothing: str) -> str:
+    """The first three, and how many more there are."""
+    more = f" + {len(texts) - _MOST} more..." if len(texts) > _MOST else ""
+    return ",".join(texts[:_MOST]) + more or nothing
 
 
 def _policy(obj: Object, around: Surroundings) -> Cells:
@@ -199,6 +240,8 @@ _TABLES: Mapping[str, Columns] = {
     "DaemonSet": Columns(("CURRENT", "READY", "AGE", "CONTAINERS", "IMAGES"), _daemon_set, wide=2),
     "Job": Columns(("STATUS", "AGE", "CONTAINERS", "IMAGES"), _job, wide=2),
     "Service": Columns(("TYPE", "CLUSTER-IP", "EXTERNAL-IP", "PORT(S)", "AGE", "SELECTOR"), _service, wide=1),
+    "EndpointSlice": Columns(("ADDRESSTYPE", "PORTS", "ENDPOINTS", "AGE"), _slice),
+    "Endpoints": Columns(("ENDPOINTS", "AGE"), _endpoints),
     "NetworkPolicy": Columns(("POD-SELECTOR", "AGE"), _policy),
     "ClusterNetworkPolicy": Columns(("TIER", "PRIORITY", "AGE"), _cluster_policy),
     "SubnetLease": Columns(("NODE", "SUBNET", "PUBLIC-IP", "BACKEND", "BACKEND-DATA"), _lease, wide=1),

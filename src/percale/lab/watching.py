@@ -19,10 +19,10 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
 from percale.errors import LabError
-from percale.kernel import syscalls
 from percale.kernel.namespaces import NamespaceThread
 from percale.kernel.tracing import Judged, Tracer
 from percale.lab.asking import ask
+from percale.lab.entering import enter_user_namespace
 from percale.lab.place import LabPlace, require_running
 
 _REFRESH = 0.5
@@ -185,7 +185,7 @@ def _open(place: LabPlace, rate: int) -> dict[str, Tracer]:
     try:
         for node, namespace in nodes.items():
             opened[node] = os.open(f"/proc/{init}/root{namespace}", os.O_RDONLY | os.O_CLOEXEC)
-        _enter_user_namespace(init)
+        enter_user_namespace(init)
         for node, descriptor in opened.items():
             thread = NamespaceThread(descriptor, name=f"watch-{node}")
             try:
@@ -202,15 +202,6 @@ def _open(place: LabPlace, rate: int) -> dict[str, Tracer]:
         for descriptor in opened.values():
             os.close(descriptor)
     return tracers
-
-
-def _enter_user_namespace(init: int) -> None:
-    """Where the nodes' namespaces belong, and where we may change them."""
-    descriptor = os.open(f"/proc/{init}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        syscalls.setns(descriptor, syscalls.CLONE_NEWUSER)
-    finally:
-        os.close(descriptor)
 
 
 def _shown(judged: Judged, node: str, names: Callable[[bytes], Name | None]) -> Connection:

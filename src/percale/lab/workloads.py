@@ -5,6 +5,7 @@
 
 `plan` is called by `planner` whenever something changed; from the same world it makes the same writes, and none when all is
 as it should be. A new template replaces pods: a Deployment's old ones stay until the new ones are Ready, others go first.
+A pod that terminates counts no more, but has its name until it is gone.
 A Job's pods run and do not complete: in a lab they are there to be reached.
 """
 
@@ -106,7 +107,7 @@ class _Planning:
         owned: dict[tuple[str, ObjectKey], list[Pod]] = {}
         for pod in self.world.pods:
             owner = _owner(pod)
-            if owner is not None:
+            if owner is not None and not pod.terminating:
                 owned.setdefault(owner, []).append(pod)
         self._owned = owned
         self._taken = {*self.world.names, *(pod.key for pod in self.world.pods)}
@@ -171,8 +172,9 @@ class _Planning:
         for name, pod in have.items():
             if name not in names or pod.metadata.labels.get(REVISION_LABEL) != revision:
                 self.writes.append(Delete(pod))
+        leaving = {pod.key for pod in self.world.pods if pod.terminating}
         for name in names:
-            if name not in have:
+            if name not in have and ObjectKey(owner.metadata.namespace, name) not in leaving:
                 self._create(_pod(owner, owner.spec.template, name, {REVISION_LABEL: revision}))
 
     def daemons(self, owner: DaemonSet) -> None:
@@ -204,7 +206,8 @@ class _Planning:
             owner = _owner(pod)
             lived = owner is not None or pod.status.hostIP is not None
             homeless = lived and bool(pod.spec.nodeName) and pod.spec.nodeName not in nodes
-            if pod.key not in doomed and ((owner is not None and owner not in known) or homeless):
+            unowned = owner is not None and owner not in known and not pod.terminating
+            if pod.key not in doomed and (unowned or homeless):
                 self.writes.append(Delete(pod))
 
     def _create(self, pod: Pod) -> None:

@@ -95,6 +95,11 @@ class Pod(Object, frozen=True, kw_only=True):
     def ready(self) -> bool:
         return holds(self.status.conditions, "Ready")
 
+    @property
+    def terminating(self) -> bool:
+        """It was deleted, and has its grace period."""
+        return self.metadata.deletionTimestamp is not None
+
 
 class PodTemplateSpec(Part, frozen=True, kw_only=True):
     """What a workload's pods look like."""

@@ -42,9 +42,9 @@ class LabelSelector(Part, frozen=True, kw_only=True):
 
     def matches(self, labels: Mapping[str, str]) -> bool:
         """These labels are meant."""
-        return self.matchLabels.items() <= labels.items() and all(
-            requirement.matches(labels) for requirement in self.matchExpressions
-        )
+        if not self.matchLabels.items() <= labels.items():
+            return False
+        return not self.matchExpressions or all(each.matches(labels) for each in self.matchExpressions)
 
     def __hash__(self) -> int:
         return hash((frozenset(self.matchLabels.items()), self.matchExpressions))

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import compress
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from percale.model.meta import ObjectKey
 from percale.model.namespace import NAME_LABEL, Namespace
@@ -17,8 +21,7 @@ from percale.policy.pods import PodFacts
 from percale.policy.terms import Labels, Term
 
 
-@dataclass(frozen=True, slots=True)
-class Moved:
+class Moved(Struct, frozen=True, gc=False):
     """A pod came, went or changed: what it was, what it is, and which watched terms meant and mean it."""
 
     slot: int
@@ -34,6 +37,10 @@ def slots_in(bits: int) -> Iterator[int]:
         lowest = bits & -bits
         yield lowest.bit_length() - 1
         bits ^= lowest
+
+
+_FLAGS = bytes.maketrans(b"01", b"\0\1")
+"""Digits as what `compress` wants."""
 
 
 @dataclass(slots=True)
@@ -83,10 +90,8 @@ class Membership:
 
     def members(self, term: Term) -> Iterator[PodFacts]:
         """The pods that a watched term means."""
-        for slot in slots_in(self._watched[term].bits):
-            pod = self.pods[slot]
-            assert pod is not None
-            yield pod
+        flags = bin(self._watched[term].bits)[:1:-1].encode().translate(_FLAGS)
+        return (pod for pod in compress(self.pods, flags) if pod is not None)
 
     def pod(self, key: ObjectKey) -> PodFacts | None:
         """By its key."""

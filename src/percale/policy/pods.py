@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from percale.model.addresses import packed
 from percale.model.meta import ObjectKey
@@ -18,8 +19,7 @@ class NamedPort(NamedTuple):
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class PodFacts:
+class PodFacts(Struct, frozen=True, gc=False):
     """A pod as policies see it. `addresses` are packed, and those that it really has: of two pods the running one wins."""
 
     key: ObjectKey
@@ -51,10 +51,12 @@ def facts_of(pod: Pod) -> PodFacts:
         labels=meta.labels,
         addresses=addresses if not spec.hostNetwork else (),
         ports=tuple(
-            NamedPort(port.name, port.protocol, port.containerPort)
-            for container in spec.containers
-            for port in container.ports
-            if port.name
+            [
+                NamedPort(port.name, port.protocol, port.containerPort)
+                for container in spec.containers
+                for port in container.ports
+                if port.name
+            ]
         ),
         node=spec.nodeName,
         host_addresses=addresses if spec.hostNetwork else None,

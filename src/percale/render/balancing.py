@@ -1,11 +1,12 @@
 """The static text of `table inet percale` for Services: maps, sets and base chains. What they hold is `service_table.py`'s.
 
-    prerouting ─▶ refusing ─▶ translating ─▶ services ─┬─ VIP . protocol . port ─▶ goto cluster…, outside…, split…
-    output ─────▶ refusing ─▶ own ──────────────────▶ ─┤    ─▶ goto pick… ─▶ dnat to endpoints[VIP . protocol . port . turn]
-                                                       └─ node port at one of the node's addresses, likewise
-    forward, output ─▶ undefined: what was sent to a cluster IP and is no port of it
+    prerouting ──────────▶ services ─┬─ VIP . protocol . port ─▶ refuse | drop | guard… | cluster… | outside… | split…
+    output ─────▶ own ──▶ ─┘         │      ─▶ stay… ─▶ pick… ─▶ dnat to endpoints[VIP . protocol . port . turn]
+                                     └─ node port at one of the node's addresses, likewise
+                                     └─ another port of a cluster IP ─▶ refuse; an unused one ─▶ drop
     postrouting ─▶ remembering (session affinity) ─▶ masquerading
 
+All of it is seen by new connections only. Who is not served is refused in the same look-up that would have served him.
 Source: reference of kube-proxy's behaviour in docs/services.md; the layout's figures in docs/decisions/0010.
 """
 
@@ -30,10 +31,11 @@ def shapes(version: int) -> Iterator[SetShape]:
     vip: tuple[Field, ...] = (address, "inet_proto", "inet_service")
     port: tuple[Field, ...] = ("inet_proto", "inet_service")
     endpoint: tuple[Field, ...] = (address, "inet_service")
-    for name, key in (("services", vip), ("own", vip), ("unserved", vip)):
-        yield SetShape(f"{name}{version}", key, data="verdict")
+    for name in ("services", "own"):
+        yield SetShape(f"{name}{version}", vip, data="verdict")
         yield SetShape(f"{name}ports{version}", port, data="verdict")
-    yield SetShape(f"sticky{version}", (address,), data="verdict")
+    yield SetShape(f"sticky{version}", (address, "inet_proto"), data="verdict")
+    yield SetShape(f"stickyports{version}", ("inet_proto",), data="verdict")
     for name in ("endpoints", "locals"):
         yield SetShape(f"{name}{version}", (*vip, "integer"), data=endpoint)
         yield SetShape(f"{name}ports{version}", (*port, "integer"), data=endpoint)
@@ -42,7 +44,6 @@ def shapes(version: int) -> Iterator[SetShape]:
     yield SetShape(f"clusterips{version}", (address,))
     yield SetShape(f"servicenets{version}", (address,), interval=True)
     yield SetShape(f"hairpins{version}", (address, address))
-    yield SetShape(f"guarded{version}", vip)
     yield SetShape(f"admitted{version}", (*vip, address), interval=True)
 
 
@@ -53,9 +54,8 @@ _COMMENTS = {
     "servicesports": "node ports: how they are served",
     "own": "the same where it is otherwise for this node's own connections",
     "ownports": "likewise",
-    "unserved": "service addresses without endpoints",
-    "unservedports": "node ports without endpoints",
     "sticky": "addresses of services whose clients stay with their endpoint",
+    "stickyports": "the same for node ports",
     "endpoints": "address . protocol . port . turn: an endpoint",
     "endpointsports": "protocol . node port . turn: an endpoint",
     "locals": "the endpoints on this node, where only they are used",
@@ -65,8 +65,7 @@ _COMMENTS = {
     "clusterips": "cluster IPs in use",
     "servicenets": "the network that cluster IPs are taken from",
     "hairpins": "endpoints on this node twice: a pod that reaches itself through a service",
-    "guarded": "load balancer addresses that only some clients may use",
-    "admitted": "those clients",
+    "admitted": "who may use a load balancer address that only some may",
 }
 
 
@@ -85,37 +84,8 @@ def _declared(shape: SetShape, version: int) -> str:
 
 _CHAINS = f"""\
 chain {REFUSE} {{
+    meta nfproto ipv6 meta l4proto tcp reject with tcp reset comment "Linux goes on asking after ICMPv6's unreachable"
     reject with icmpx port-unreachable
-}}
-
-chain unserved {{
-    ip daddr . meta l4proto . th dport vmap @unserved4
-    ip6 daddr . meta l4proto . th dport vmap @unserved6
-    ip daddr @nodeaddresses4 meta l4proto . th dport vmap @unservedports4
-    ip6 daddr @nodeaddresses6 meta l4proto . th dport vmap @unservedports6
-}}
-
-chain guarding4 {{
-    ip daddr . meta l4proto . th dport . ip saddr != @admitted4 drop comment "loadBalancerSourceRanges"
-    goto unserved
-}}
-
-chain guarding6 {{
-    ip6 daddr . meta l4proto . th dport . ip6 saddr != @admitted6 drop comment "loadBalancerSourceRanges"
-    goto unserved
-}}
-
-chain refusing {{
-    type filter hook prerouting priority dstnat - 10; policy accept;
-    ct state != new accept
-    ip daddr . meta l4proto . th dport @guarded4 goto guarding4
-    ip6 daddr . meta l4proto . th dport @guarded6 goto guarding6
-    goto unserved
-}}
-
-chain refusing-own {{
-    type filter hook output priority -110; policy accept;
-    ct state new goto unserved
 }}
 
 chain services {{
@@ -123,6 +93,10 @@ chain services {{
     ip6 daddr . meta l4proto . th dport vmap @services6
     ip daddr @nodeaddresses4 meta l4proto . th dport vmap @servicesports4
     ip6 daddr @nodeaddresses6 meta l4proto . th dport vmap @servicesports6
+    ip daddr @clusterips4 goto {REFUSE}
+    ip6 daddr @clusterips6 goto {REFUSE}
+    ip daddr @servicenets4 drop comment "no service has this address"
+    ip6 daddr @servicenets6 drop comment "no service has this address"
 }}
 
 chain translating {{
@@ -139,29 +113,11 @@ chain translating-own {{
     jump services
 }}
 
-chain undefined {{
-    ip daddr @clusterips4 goto {REFUSE}
-    ip6 daddr @clusterips6 goto {REFUSE}
-    ip daddr @servicenets4 drop comment "no service has this address"
-    ip6 daddr @servicenets6 drop comment "no service has this address"
-}}
-
-chain undefined-forwarded {{
-    type filter hook forward priority filter - 5; policy accept;
-    ct state new goto undefined
-}}
-
-chain undefined-own {{
-    type filter hook output priority filter - 5; policy accept;
-    ct state new goto undefined
-}}
-
 chain remembering {{
-    type filter hook postrouting priority srcnat - 10; policy accept;
-    ct state != new accept
-    ct status & dnat != dnat accept
-    ct original ip daddr vmap @sticky4
-    ct original ip6 daddr vmap @sticky6
+    ct original ip daddr . meta l4proto vmap @sticky4
+    ct original ip6 daddr . meta l4proto vmap @sticky6
+    ct original ip daddr @nodeaddresses4 meta l4proto vmap @stickyports4
+    ct original ip6 daddr @nodeaddresses6 meta l4proto vmap @stickyports6
 }}
 
 chain as-this-node {{
@@ -171,6 +127,7 @@ chain as-this-node {{
 
 chain masquerading {{
     type nat hook postrouting priority srcnat - 5; policy accept;
+    ct status & dnat == dnat jump remembering
     meta mark & {MASQUERADE_MARK:#x} == {MASQUERADE_MARK:#x} goto as-this-node
     ct status & dnat != dnat return
     ip saddr . ip daddr @hairpins4 masquerade fully-random comment "a pod that reaches itself through a service"

@@ -12,6 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from msgspec import Struct
+
 Field: TypeAlias = Literal["ipv4_addr", "ipv6_addr", "inet_proto", "inet_service", "mark", "integer"]
 """An nft data type. In keys and data each takes its own size, network order, padded with zeros to a multiple of 4 bytes;
 mark and integer are 4 bytes in host order."""
@@ -55,16 +57,14 @@ class SetShape:
         return sum(SIZES[field] for field in self.data) if isinstance(self.data, tuple) else 0
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True, gc=False):
     """What happens to a packet. `chain` is where jump and goto lead."""
 
     code: Literal["accept", "drop", "return", "jump", "goto"]
     chain: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Elements:
+class Elements(Struct, frozen=True, gc=False):
     """Elements of one set, keys one after the other; of a map with their data likewise, or one verdict for them all."""
 
     set: str

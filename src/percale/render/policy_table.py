@@ -12,6 +12,7 @@ contents are the evaluator's, so `image()` is always what a fresh start would lo
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
 from typing import NamedTuple
@@ -187,7 +188,7 @@ class PolicyTable:
                     yield _Place(name, address)
             for port in pod.ports:
                 if (name := f"named{version}-{port.name}") in self._sets:
-                    yield _Place(name, _named_port(address, port.protocol, port.number))
+                    yield _Place(name, address + _port(port.protocol, port.number))
 
     def _learn_again(self, draft: _Draft) -> None:
         """The contents of the sets that hold what is no pod's."""
@@ -215,19 +216,18 @@ class PolicyTable:
                 self._learned[name] = frozenset(contents)
             draft.add_set(new, contents)
 
-    def _contents(self, wanted: PolicySet) -> Iterator[bytes]:
+    def _contents(self, wanted: PolicySet) -> Iterable[bytes]:
         """The keys of a set in use, as of now."""
         match wanted:
             case PodsSet():
-                size = wanted.shape.key_size
-                for pod in self._members.members(wanted.term):
-                    yield from (address for address in pod.addresses if len(address) == size)
+                size, pods = wanted.shape.key_size, self._members.members(wanted.term)
+                return [address for pod in pods for address in pod.addresses if len(address) == size]
             case NamedPortSet():
-                yield from self._named_ports(wanted)
+                return self._named_ports(wanted)
             case PortsSet():
-                yield from map(_span, wanted.spans)
+                return map(_span, wanted.spans)
             case NetworksSet():
-                yield from (each.network_address.packed + each.broadcast_address.packed for each in wanted.networks)
+                return [each.network_address.packed + each.broadcast_address.packed for each in wanted.networks]
             case NodesSet() | DomainSet():
                 cluster, size = self._evaluator.cluster, wanted.shape.key_size
                 found = (
@@ -235,34 +235,30 @@ class PolicyTable:
                     if isinstance(wanted, NodesSet)
                     else cluster.resolved(wanted.domain)
                 )
-                yield from {address for address in found if len(address) == size}
+                return {address for address in found if len(address) == size}
 
-    def _named_ports(self, wanted: NamedPortSet) -> Iterator[bytes]:
-        found: set[bytes] = set()  # two containers may give one port the same name
-        for pod in self._members.pods:
-            if pod is None or not pod.selectable:
-                continue
-            for port in pod.ports:
-                if port.name == wanted.port:
-                    found.update(
-                        _named_port(address, port.protocol, port.number)
-                        for address in pod.addresses
-                        if _VERSIONS[len(address)] == wanted.version
-                    )
-        yield from found
-
-
-def _protocol(name: str) -> bytes:
-    return bytes((PROTOCOLS[name], 0, 0, 0))
+    def _named_ports(self, wanted: NamedPortSet) -> Iterable[bytes]:
+        """Each once: two containers may give one port the same name."""
+        name, version = wanted.port, wanted.version
+        return {
+            address + _port(port.protocol, port.number)
+            for pod in self._members.pods
+            if pod is not None
+            for port in pod.ports
+            if port.name == name and pod.selectable
+            for address in pod.addresses
+            if _VERSIONS[len(address)] == version
+        }
 
 
-def _named_port(address: bytes, protocol: str, number: int) -> bytes:
-    return address + _protocol(protocol) + number.to_bytes(2, "big") + b"\0\0"
+@lru_cache(maxsize=1024)
+def _port(protocol: str, number: int) -> bytes:
+    """The last fields of a key."""
+    return bytes((PROTOCOLS[protocol], 0, 0, 0)) + number.to_bytes(2, "big") + b"\0\0"
 
 
 def _span(span: PortSpan) -> bytes:
-    protocol = _protocol(span.protocol)
-    return b"".join(protocol + port.to_bytes(2, "big") + b"\0\0" for port in (span.first, span.last))
+    return _port(span.protocol, span.first) + _port(span.protocol, span.last)
 
 
 class _Draft:

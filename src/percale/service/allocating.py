@@ -125,9 +125,13 @@ class Allocations:
         return Admitted(service, errors)
 
     def complete(self, services: Sequence[Service]) -> list[Service]:
-        """Services of manifests, all at once: first those that ask for something; who asks in vain stays as it is."""
+        """Services of manifests, all at once; who asks in vain stays as it is."""
+        return [each.service for each in self.admit_all(services)]
+
+    def admit_all(self, services: Sequence[Service]) -> list[Admitted]:
+        """In their order, but those that ask for something come first, so that nobody else is given it."""
         order = sorted(services, key=lambda each: not _asked(each))
-        admitted = {service.key: self.admit(service).service for service in order}
+        admitted = {service.key: self.admit(service) for service in order}
         return [admitted[service.key] for service in services]
 
     def release(self, service: Service) -> None:

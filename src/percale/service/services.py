@@ -75,6 +75,11 @@ class PortSpec(Struct, frozen=True, gc=False):
         """The Service."""
         return ObjectKey(self.name.namespace, self.name.service)
 
+    @property
+    def number(self) -> int:
+        """The Service's own port; its node port is another."""
+        return next(vip.port for vip in self.vips if vip.kind == "cluster")
+
 
 class ServiceFacts(Struct, frozen=True, gc=False):
     """What proxies look at in a Service. Without ports there is nothing to do for it."""

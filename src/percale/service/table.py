@@ -14,9 +14,9 @@ from percale.model.endpoints import Endpoints, EndpointSlice
 from percale.model.meta import Object, ObjectKey
 from percale.model.node import Node
 from percale.model.service import Service
-from percale.service.choosing import candidates, choose, nodes_of
+from percale.service.choosing import Record, candidates, choose, nodes_of
 from percale.service.claiming import Claims
-from percale.service.endpoints import LOCAL, READY, SliceFacts, facts_of_slice
+from percale.service.endpoints import DRAINING, LOCAL, READY, SliceFacts, facts_of_slice
 from percale.service.mirroring import is_mirrored, mirrored_slices
 from percale.service.resolved import ResolvedPort, ResolvedService
 from percale.service.services import PortSpec, ServiceFacts, facts_of_service, spelled_vip
@@ -59,6 +59,11 @@ class ServiceTable:
     def problems(self) -> Iterator[str]:
         """What is wrong with Services and slices; each concerns its own Service only."""
         return (problem for each in self.services.values() for problem in each.problems)
+
+    def serving(self, spec: PortSpec) -> frozenset[Record]:
+        """All endpoints of a service port that answer, whether this node chooses them for new connections or not."""
+        found = candidates(self._slices_of(self._facts[spec.key]), spec.family, spec.name.port, spec.name.protocol)
+        return frozenset(record for record, state in found.states.items() if state & (READY | DRAINING))
 
     # Changes
 

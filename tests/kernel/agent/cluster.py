@@ -57,6 +57,8 @@ class Pod:
     node: Node
     name: str
     addresses: tuple[str, ...] = ()
+    runtime: dict[str, Any] = field(default_factory=dict)
+    """The plugin's runtimeConfig."""
 
     @property
     def container(self) -> str:
@@ -66,6 +68,8 @@ class Pod:
         """Run the plugin as the runtime does."""
         conflist = json.loads((self.node.directory / "net.d" / "10-percale.conflist").read_text())
         configuration = {"name": conflist["name"], "cniVersion": conflist["cniVersion"], **conflist["plugins"][0]}
+        if self.runtime:
+            configuration["runtimeConfig"] = self.runtime
         environment = {
             "CNI_COMMAND": command,
             "CNI_CONTAINERID": self.container,
@@ -215,8 +219,8 @@ class Node:
         self.process.send_signal(number)
         return self.process.wait(timeout=PATIENCE)
 
-    def pod(self, name: str) -> Pod:
-        return Pod(self, name).add()
+    def pod(self, name: str, **runtime: Any) -> Pod:
+        return Pod(self, name, runtime=runtime).add()
 
 
 @dataclass

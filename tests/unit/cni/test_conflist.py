@@ -66,7 +66,12 @@ def test_install_and_uninstall_leave_the_directories(tmp_path: Path) -> None:
     place = runtime(tmp_path)
     conflist.install(place)
     document = json.loads((tmp_path / "net.d" / "10-percale.conflist").read_text())
-    assert document["plugins"][0]["capabilities"] == {"ips": True, "mac": True, "bandwidth": True}
+    assert document["plugins"][0]["capabilities"] == {
+        "ips": True,
+        "mac": True,
+        "bandwidth": True,
+        "portMappings": True,
+    }
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["10-percale.conflist", "percale-cni"]
     assert len(conflist.uninstall(place)) == 2
     assert conflist.uninstall(place) == []

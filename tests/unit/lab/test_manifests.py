@@ -82,8 +82,8 @@ def test_a_running_lab_keeps_its_network_and_machines() -> None:
 
 
 def test_applied_objects_are_in_the_namespace_that_is_asked_for() -> None:
-    objects, skipped = read_objects([("p", POD + "---\napiVersion: v1\nkind: Secret\nmetadata: {name: s}\n")], "shop")
-    assert [str(obj.key) for obj in objects] == ["shop/p"]
+    found, skipped = read_objects([("p", POD + "---\napiVersion: v1\nkind: Secret\nmetadata: {name: s}\n")], "shop")
+    assert [str(each.object.key) for each in found] == ["shop/p"]
     assert len(skipped) == 1
     assert "Secret" in skipped[0]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from ipaddress import ip_network
 
 import pytest
 from msgspec.structs import replace
@@ -10,6 +11,7 @@ from msgspec.structs import replace
 from percale.lab import planner
 from percale.lab.naming import fresh_names, template_hash
 from percale.lab.scheduling import Scheduler, Unschedulable
+from percale.lab.service_networks import ServiceNetworks
 from percale.lab.workloads import Change, Create, Delete, Write
 from percale.lab.world import World
 from percale.model.condition import Condition
@@ -29,6 +31,7 @@ from percale.model.workloads import (
     StatefulSetSpec,
 )
 
+NETWORKS = ServiceNetworks((ip_network("10.96.0.0/16"),), ())
 READY = PodStatus(phase="Running", hostIP="192.168.1.2", conditions=(Condition(type="Ready", status="True"),))
 
 
@@ -63,7 +66,7 @@ class Lab:
     def settle(self, *, ready: bool = True) -> list[Write]:
         writes: list[Write] = []
         for _ in range(10):
-            plan = planner.plan(self.world, self.names)
+            plan = planner.plan(self.world, self.names, NETWORKS).writes
             if not plan:
                 return writes
             writes += plan
@@ -238,3 +241,20 @@ def test_names_stay_within_a_label() -> None:
     names = fresh_names("x" * 80, ())
     assert len(next(names)) == 63
     assert next(names) != next(names)
+
+
+def test_a_pod_in_its_grace_period_is_replaced_at_once_but_keeps_its_name() -> None:
+    stateful = StatefulSet(metadata=meta("db"), spec=StatefulSetSpec(selector=LabelSelector(), template=template()))
+    lab = Lab(deployment(2), stateful, node("n1"))
+    lab.settle()
+    for pod in lab.world.all(Pod):
+        lab.world.put(replace(pod, metadata=replace(pod.metadata, deletionTimestamp="2026-01-01T00:00:00Z")))
+    lab.settle()
+    assert len([name for name in lab.pods if name.startswith("web-")]) == 4
+    assert [name for name in lab.pods if name.startswith("db-")] == ["db-0"]
+    for pod in lab.world.all(Pod):
+        if pod.terminating:
+            lab.world.drop(pod)
+    lab.settle()
+    assert len(lab.pods) == 3
+    assert "db-0" in lab.pods

@@ -26,7 +26,8 @@ def test_every_rule_and_set_says_what_it_is_for(ruleset: Ruleset) -> None:
     rules = [line for chain in chains for line in chain.splitlines()[1:]]
     assert len(rules) >= 3
     assert all('comment "' in rule for rule in rules), rules
-    assert ruleset.text.count("set ") == len(re.findall(r'(?<=set )\w+ \{[^}]*comment "', ruleset.text))
+    told = re.findall(r'^set \w+ \{[^}]*comment "', ruleset.text, re.MULTILINE)
+    assert len(re.findall(r"^set ", ruleset.text, re.MULTILINE)) == len(told)
 
 
 def test_masquerading_is_elements_only() -> None:

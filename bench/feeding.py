@@ -1,0 +1,125 @@
+"""The agent's policies and services over decoded objects, into a real table in a namespace of their own. Used by rows.
+
+Feed (a store that says what it is told) ─▶ Enforcement, Balancing ─▶ NodeTable ─▶ TableKeeper ─▶ the kernel
+                                                                         └─ Witness: it is committed
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TypeVar
+
+from percale.agent.logging import LineLog
+from percale.agent.table import NodeTable
+from percale.agent.troubles import Troubles
+from percale.kernel.keeping import TableKeeper
+from percale.kernel.namespaces import NamespaceThread, anonymous_namespace
+from percale.model.meta import Object, ObjectKey
+from percale.render import balancing, enforcing
+from percale.render.contents import Edit
+from percale.store.protocol import Event, Snapshot
+
+T = TypeVar("T", bound=Object)
+
+
+class Feed:
+    """A store for one watcher: first these objects, then the events that it is told."""
+
+    def __init__(self, objects: Sequence[Object]) -> None:
+        self._objects = objects
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+
+    def tell(self, event: Event) -> None:
+        """The next event."""
+        self._events.put_nowait(event)
+
+    async def watch(self, *kinds: type[Object]) -> AsyncIterator[Event]:
+        """The objects at once, then events."""
+        yield Snapshot(tuple(obj for obj in self._objects if isinstance(obj, kinds)))
+        while True:
+            yield await self._events.get()
+
+    async def list(self, kind: type[T]) -> list[T]:
+        """Never asked for."""
+        raise NotImplementedError
+
+    async def get(self, kind: type[T], key: ObjectKey) -> T | None:
+        """Never asked for."""
+        raise NotImplementedError
+
+    async def put(self, obj: T, *, expect: str | None = None, ttl: float | None = None) -> T:
+        """Never asked for."""
+        raise NotImplementedError
+
+    async def delete(self, kind: type[Object], key: ObjectKey, *, expect: str | None = None) -> None:
+        """Never asked for."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+class Witness:
+    """An author who has nothing to say and hears when the others' words are in the kernel."""
+
+    spoken = True
+
+    def __init__(self) -> None:
+        self.committed = asyncio.Event()
+
+    def edit(self) -> Edit:
+        """Nothing."""
+        return Edit()
+
+    def image(self) -> Edit:
+        """Nothing."""
+        return Edit()
+
+    async def made(self, *, anything: bool) -> None:
+        """What the others said is in force."""
+        self.committed.set()
+
+
+class Bench:
+    """One table with its keeper in a namespace that nobody else has."""
+
+    def __init__(self) -> None:
+        self.namespace = anonymous_namespace()
+        self.troubles = Troubles(LineLog(stream=sys.stderr))
+        static = f"{enforcing.TEXT}\n{balancing.TEXT}"
+        shapes = (*enforcing.SHAPES, *balancing.SHAPES)
+        keeper = TableKeeper(NamespaceThread(self.namespace), static=static, shapes=shapes)
+        self.table = NodeTable(keeper, self.troubles)
+        self.witness = Witness()
+
+    @contextlib.asynccontextmanager
+    async def running(self, author: Callable[[], object]) -> AsyncIterator[float]:
+        """Seconds until what the author's `run` said was committed; it goes on within this block."""
+        self.table.add(self.witness)
+        gc.collect()
+        async with asyncio.TaskGroup() as duties:
+            start = time.perf_counter()
+            tasks = [duties.create_task(each) for each in (self.table.run(), author())]  # type: ignore[arg-type]
+            await self.witness.committed.wait()
+            took = time.perf_counter() - start
+            gc.collect()
+            gc.freeze()
+            yield took
+            gc.unfreeze()
+            for task in tasks:
+                task.cancel()
+        os.close(self.namespace)
+
+    async def change(self, feed: Feed, event: Event) -> float:
+        """Milliseconds from the event to the commit."""
+        self.witness.committed.clear()
+        start = time.perf_counter()
+        feed.tell(event)
+        await self.witness.committed.wait()
+        return (time.perf_counter() - start) * 1000

@@ -1,0 +1,190 @@
+"""Policies: from decoded objects to the kernel, one change, the agent's memory, and what policies cost packets.
+
+The world is `policy_world.py`'s, seen from one node with 100 of the 10,000 pods. Theirs is what a straightforward
+implementation loads by `nft -f`: a chain for each local pod and each policy that selects it, with a rule for each peer's address
+and port.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from bench import agents
+from bench.feeding import Bench, Feed
+from bench.policy_world import node_name, pod, policy, policy_world
+from bench.rows import Row, at_most, in_turn, ratio, run, seconds
+from percale.agent.enforcing import Enforcement
+from percale.kernel.namespaces import NamespaceThread, anonymous_namespace
+from percale.model.meta import Object
+from percale.model.networkpolicy import NetworkPolicy
+from percale.model.pod import Pod
+from percale.policy.compiling import CompiledPolicy, CompiledRule
+from percale.policy.evaluator import Evaluator
+from percale.policy.pods import PodFacts
+from percale.policy.terms import Block, PortName, PortSpan, Term
+from percale.store.protocol import Upserted
+
+PODS = 10_000
+POLICIES = 1_000
+NODE = 3
+THEIR_SHARE = 10
+"""Theirs is loaded for one in so many of the node's pods, and scaled: it takes too long for all."""
+ROUNDS = 5
+CHANGES = 31
+
+
+def measure() -> Iterator[Row]:
+    """Every goal of the issue's table that is about the kernel."""
+    objects = policy_world(PODS, POLICIES)
+    world = f"{POLICIES:,} policies, {PODS:,} pods"
+    found: list[_Found] = []
+
+    def ours() -> float:
+        found.append(asyncio.run(_ours(objects)))
+        return found[-1].cold
+
+    in_turn(1, ours)  # the first batch pays for memory that nobody has used before
+    found.clear()
+    mine, other = in_turn(ROUNDS, ours, partial(_theirs, objects))
+    yield at_most(f"{world}: objects to kernel, cold", "s", mine, 0.5)
+    yield ratio("the same, against a chain per pod × policy by nft -f", "s", mine, other, 0.1, most=True)
+    for what in ("a pod added", "a label changed", "a policy changed"):
+        samples = [sample for each in found for sample in each.changes[what]]
+        yield at_most(f"  {what}, event to commit", "ms", samples, 5)
+    yield from _memory(objects)
+
+
+@dataclass(slots=True)
+class _Found:
+    cold: float
+    changes: dict[str, list[float]] = field(default_factory=dict)
+
+
+async def _ours(objects: Sequence[Object]) -> _Found:
+    """Cold, then changes one by one."""
+    bench, feed = Bench(), Feed(objects)
+    enforcement = Enforcement(node_name(NODE), feed, bench.table, troubles=bench.troubles)
+    async with bench.running(enforcement.run) as cold:
+        found = _Found(cold)
+        for what, changed in _changes(objects):
+            found.changes.setdefault(what, []).append(await bench.change(feed, Upserted(changed)))
+    return found
+
+
+def _changes(objects: Sequence[Object]) -> Iterator[tuple[str, Object]]:
+    """Pods of this node and of others; policies of the namespaces in which this node's pods are."""
+    chance = random.Random(2)
+    pods = [obj for obj in objects if isinstance(obj, Pod)]
+    here = [obj for obj in pods if obj.spec.nodeName == node_name(NODE)]
+    spaces = {obj.metadata.namespace for obj in here}
+    policies = [obj for obj in objects if isinstance(obj, NetworkPolicy) and obj.metadata.namespace in spaces]
+    for number in range(CHANGES):
+        node = NODE if number % 2 else NODE + 1
+        yield "a pod added", pod(PODS + number, number % 100, node, 120 + number)
+        known = (here if number % 2 else pods)[number * 3]
+        labels = {**known.metadata.labels, "app": f"app-{number % 40:02d}", "version": "v9"}
+        yield "a label changed", replace(known, metadata=replace(known.metadata, labels=labels))
+        old = policies[number * len(policies) // CHANGES]
+        spec = policy(int(old.metadata.name.rpartition("-")[2]), 0, 100, chance).spec
+        yield "a policy changed", replace(old, spec=spec)
+
+
+# Theirs
+
+
+def _theirs(objects: Sequence[Object]) -> float:
+    """Seconds to write the text and to load it; what its maker knows of the cluster is free."""
+    evaluator = Evaluator(objects)
+    local = [each for each in evaluator.members.pods if each is not None and each.node == node_name(NODE)]
+    some = local[::THEIR_SHARE]
+    for each in evaluator.policies.values():
+        for term in each.terms:
+            evaluator.members.watch(term)
+    namespace = anonymous_namespace()
+    place = NamespaceThread(namespace)
+    try:
+        load = partial(run, "nft", "-f", "-")
+        took = seconds(lambda: place.run(lambda: load(stdin="".join(_ruleset(evaluator, some)))))
+    finally:
+        place.close()
+    return took * len(local) / len(some)
+
+
+def _ruleset(evaluator: Evaluator, pods: Sequence[PodFacts]) -> Iterator[str]:
+    """A jump for each pod and direction, a chain for each policy that selects it."""
+    chains: list[str] = []
+    yield "table ip naive {\n"
+    for number, each in enumerate(pods):
+        selecting = evaluator.class_of(evaluator.members.slots[each.key]).policies
+        for position, selected in enumerate(selecting):
+            for direction in selected.isolates:
+                name = f"pod{number}-policy{position}-{direction}"
+                chains.append(f"{direction}-pod{number} jump {name}")
+                yield f" chain {name} {{\n"
+                yield from _rules(evaluator, each, selected, direction == "egress")
+                yield " }\n"
+        for direction in ("egress", "ingress"):
+            jumps = [line.partition(" ")[2] for line in chains if line.startswith(f"{direction}-pod{number} ")]
+            if jumps:
+                body = "\n".join(f"  {jump}" for jump in jumps)
+                yield f" chain {direction}-pod{number} {{\n{body}\n  meta mark & 1 == 1 return\n  drop\n }}\n"
+    yield " chain forward {\n  type filter hook forward priority 0;\n  ct state established,related accept\n"
+    for number, each in enumerate(pods):
+        for direction, operand in (("egress", "saddr"), ("ingress", "daddr")):
+            if any(line.startswith(f"{direction}-pod{number} ") for line in chains):
+                yield f"  ip {operand} {IPv4Address(each.addresses[0])} jump {direction}-pod{number}\n"
+    yield " }\n}\n"
+
+
+def _rules(evaluator: Evaluator, subject: PodFacts, selected: CompiledPolicy, egress: bool) -> Iterator[str]:
+    side = "daddr" if egress else "saddr"
+    for rule in selected.rules("egress" if egress else "ingress"):
+        for peer, facts in _peers(evaluator, rule):
+            source = f"ip {side} {peer} " if peer else ""
+            for port in _ports(rule, facts if egress else subject):
+                yield f"  {source}{port}meta mark set 1 return\n"
+
+
+def _peers(evaluator: Evaluator, rule: CompiledRule) -> Iterator[tuple[str, PodFacts | None]]:
+    if rule.peers is None:
+        yield "", None
+    for peer in rule.peers or ():
+        if isinstance(peer, Block):
+            yield peer.cidr, None
+        elif isinstance(peer, Term):
+            for each in evaluator.members.members(peer):
+                yield str(IPv4Address(each.addresses[0])), each
+
+
+def _ports(rule: CompiledRule, target: PodFacts | None) -> Iterator[str]:
+    if rule.ports is None:
+        yield ""
+    for port in rule.ports or ():
+        if isinstance(port, PortSpan):
+            last = f"-{port.last}" if port.last != port.first else ""
+            yield f"{port.protocol.lower()} dport {port.first}{last} "
+        elif isinstance(port, PortName) and target is not None:
+            numbers = (each for each in target.ports if each.name == port.name and each.protocol == port.protocol)
+            yield from (f"{each.protocol.lower()} dport {each.number} " for each in numbers)
+
+
+# The agent's memory
+
+
+def _memory(objects: Sequence[Object]) -> Iterator[Row]:
+    with tempfile.TemporaryDirectory() as temporary, agents.interface(f"172.16.0.{2 + NODE}/16"):
+        directory = Path(temporary)
+        agents.fill(directory / "store", objects)
+        with agents.running(directory, node_name(NODE), "10.64.0.0/10") as agent:
+            yield at_most("  agent RSS in that world", "MiB", [agent.mebibytes("VmRSS")], 100)
+            print(f"(ready after {agent.ready:.2f} s, peak {agent.mebibytes('VmHWM'):.0f} MiB)", file=sys.stderr)

@@ -1,0 +1,114 @@
+"""What services want from the connection table: datagram flows of endpoints that are gone are forgotten, connections counted.
+
+    edit is in the kernel ─▶ forget(Served) ─▶ a worker thread ─▶ UDP flows with another destination than these: deleted
+    strategy lc, now and then ─▶ count(endpoints) ─▶ the same thread
+
+UDP has no end: a client goes on with its flow, and so with an endpoint that is gone, as long as the entry is there. TCP
+entries are left alone: the client notices by itself. `balancing.py` calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeAlias, TypeVar
+
+from percale.agent.troubles import Troubles
+from percale.errors import KernelError
+from percale.kernel.conntrack import Conntrack, Tracked
+from percale.service.choosing import Record
+
+T = TypeVar("T")
+
+SOURCE = "service flows"
+"""The troubles' source."""
+_PAUSE = 1.0
+"""Seconds until a round that failed is tried again."""
+
+Served: TypeAlias = Mapping[tuple[bytes, int], frozenset[Record]]
+"""Who may serve an address and port."""
+
+
+class ServiceFlows:
+    """All methods are called on the event loop."""
+
+    def __init__(self, conntrack: Conntrack, troubles: Troubles) -> None:
+        """`conntrack` is closed with this."""
+        self._conntrack = conntrack
+        self._troubles = troubles
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="service-flows")
+        self._waiting: dict[tuple[bytes, int], frozenset[Record]] = {}
+        self._due = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def close(self) -> None:
+        self._thread.shutdown()
+        self._conntrack.close()
+
+    def forget(self, served: Served) -> None:
+        """Datagram flows to these addresses that lead elsewhere. Returns at once: `run` does it."""
+        if served:
+            self._waiting |= served
+            self._idle.clear()
+            self._due.set()
+
+    async def idle(self) -> None:
+        """Wait until all that was asked for is done."""
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        """For ever."""
+        while True:
+            await self._due.wait()
+            self._due.clear()
+            waiting, self._waiting = self._waiting, {}
+            try:
+                await self._do(lambda served=waiting: self._round(served))  # type: ignore[misc]
+            except OSError as error:
+                self._waiting = waiting | self._waiting
+                self._due.set()
+                self._troubles.begin(SOURCE, _refused(error))
+                await asyncio.sleep(_PAUSE)
+                continue
+            self._troubles.end(SOURCE)
+            if not self._due.is_set():
+                self._idle.set()
+
+    def _round(self, served: Served) -> None:
+        """Raises OSError."""
+        flows = self._conntrack.to({address for address, _ in served}, socket.IPPROTO_UDP)
+        for error in self._conntrack.forget([flow for flow in flows if is_left(flow, served)]):
+            if error is not None:
+                raise error
+
+    async def count(self, endpoints: Collection[tuple[int, bytes]]) -> Counter[tuple[int, bytes]]:
+        """Connections of each endpoint, by protocol number and record. Raises KernelError."""
+        try:
+            return await self._do(lambda: self._conntrack.connections(endpoints))
+        except OSError as error:
+            raise _refused(error) from error
+
+    async def _do(self, action: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, action)
+
+
+def is_left(flow: Tracked, served: Served) -> bool:
+    """A flow to one of these addresses that goes to somebody who does not serve it."""
+    serving = served.get((flow.original.destination, flow.original.destination_port))
+    return serving is not None and flow.server + flow.server_port.to_bytes(2) not in serving
+
+
+def _refused(error: OSError) -> KernelError:
+    return KernelError(error.strerror or str(error), errno=error.errno or 0, where="the connection table")
+
+
+def service_flows(troubles: Troubles) -> ServiceFlows:
+    """In the caller's network namespace. Raises KernelError."""
+    try:
+        return ServiceFlows(Conntrack(), troubles)
+    except OSError as error:
+        raise _refused(error) from error

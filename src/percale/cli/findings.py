@@ -1,0 +1,92 @@
+"""What is wrong or odd in manifests, each with its file and line. Called by policy_check.py and service_check.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, get_args
+
+from percale.errors import BadManifest, BadManifests, BadNetworkConfig
+from percale.lab.document import Lab
+from percale.lab.files import Document
+from percale.model.decoding import Found, Source, decode_manifest
+from percale.model.kinds import KINDS, kinds_of
+from percale.model.meta import ObjectKey
+
+Severity: TypeAlias = Literal["error", "warning", "info"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`line` 0: the file as a whole. `subject`: what it is about, where that is not clear from the message."""
+
+    file: str
+    line: int
+    severity: Severity
+    code: str
+    subject: str | None
+    message: str
+    hint: str | None
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}" if self.line else self.file
+        if self.severity == "error":
+            text = f"{where}: {self.message}; {self.hint}" if self.hint else f"{where}: {self.message}"
+            return " ".join(text.split())
+        hint = f" ({self.hint})" if self.hint else ""
+        return f"{where}: {self.severity}: {self.subject}: {self.message}{hint}"
+
+    def plain(self, subject: str) -> dict[str, Any]:
+        """As `-o json` has it, with this name for the subject."""
+        return {
+            "file": self.file,
+            "line": self.line,
+            "severity": self.severity,
+            "code": self.code,
+            subject: self.subject,
+            "message": self.message,
+            "hint": self.hint,
+        }
+
+
+def by_severity(findings: Sequence[Finding]) -> dict[str, int]:
+    """How many there are of each."""
+    return {severity: sum(each.severity == severity for each in findings) for severity in get_args(Severity)}
+
+
+def decoded(documents: Sequence[Document]) -> tuple[list[Finding], list[Found]]:
+    """All errors of all files, and the objects of those that have none."""
+    errors: list[Finding] = []
+    found: list[Found] = []
+    for file, text in documents:
+        try:
+            found += decode_manifest(text.encode(), file, kinds={**KINDS, **kinds_of(Lab)}).found
+        except BadManifest as error:
+            errors += errors_of(error, file)
+    return [*errors, *_twins(found)], found
+
+
+def errors_of(error: BadManifest | BadNetworkConfig, file: str) -> list[Finding]:
+    """Of an error with its `where`, or of several."""
+    faults = error.faults if isinstance(error, BadManifests) else (error,)
+    return [
+        Finding(name or file, int(line) if line.isdecimal() else 0, "error", "invalid", None, each.what, each.hint)
+        for each in faults
+        for name, _, line in ((each.where or file).rpartition(":"),)
+    ]
+
+
+def _twins(found: Iterable[Found]) -> Iterator[Finding]:
+    """Objects that two files have."""
+    first: dict[tuple[str, ObjectKey], Source] = {}
+    for each in found:
+        earlier = first.setdefault((each.object.KIND, each.object.key), each.source)
+        if earlier is not each.source:
+            what = f"{each.object.KIND} {each.object.key} is in {earlier} too"
+            yield Finding(each.source.file, each.source.line, "error", "twice", None, what, "keep one")
+
+
+def counted(number: int, word: str) -> str:
+    """`1 policy`, `2 policies`."""
+    plural = f"{word[:-1]}ies" if word.endswith("y") else f"{word}s"
+    return f"{number} {word if number == 1 else plural}"

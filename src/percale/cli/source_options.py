@@ -1,0 +1,27 @@
+"""Options of several commands: where objects come from, and networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import click
+
+from percale.model.addresses import Network, is_network, parse_network
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def source_options(command: F) -> F:
+    """`-f` or `--lab`."""
+    command = click.option("--lab", metavar="NAME", help="A lab that runs (without -f: the lab `lab`).")(command)
+    return click.option("-f", "files", metavar="FILE|DIR", multiple=True, help="Manifests; - is stdin.")(command)
+
+
+def networks(texts: Iterable[str], option: str, but: str | None = None) -> tuple[Network, ...]:
+    """What an option for networks says, with commas or several times; `but` is a word that means none."""
+    words = [word.strip() for text in texts for word in text.split(",") if word.strip() and word.strip() != but]
+    for word in words:
+        if not is_network(word):
+            raise click.BadParameter(f"{word!r} is not a network, such as 10.96.0.0/12", param_hint=option)
+    return tuple(map(parse_network, words))

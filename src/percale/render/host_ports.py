@@ -1,0 +1,121 @@
+"""Host ports: a pod's port at its node's addresses, as `portMappings` of the CNI ask for it. Static text, and elements.
+
+    prerouting, output ─▶ hostports ─▶ dnat to hostaddressports[address . protocol . port] or hostports[protocol . port]
+
+After Services, whose node ports come first. Everybody reaches them, this node and its pods as well, at every address that the
+node has but loopback's. Only a pod that reaches itself loses its address: it would take its own answer for a stranger's.
+The text is there with and without Services. `agent/host_ports.py` fills it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from percale.render.classes import PROTOCOLS
+from percale.render.contents import Field, SetShape
+from percale.render.objects import IPAddress
+
+Protocol: TypeAlias = Literal["TCP", "UDP", "SCTP"]
+
+
+@dataclass(frozen=True, slots=True)
+class HostPort:
+    """`address` None: at all addresses of the node."""
+
+    port: int
+    container_port: int
+    protocol: Protocol
+    address: IPAddress | None = None
+
+    def __str__(self) -> str:
+        where = "" if self.address is None else f" at {self.address}"
+        return f"host port {self.port}/{self.protocol}{where}"
+
+
+_TEXT = """\
+map hostports{version} {{
+    type inet_proto . inet_service : {address} . inet_service
+    comment "protocol . host port: the pod behind it"
+}}
+
+map hostaddressports{version} {{
+    type {address} . inet_proto . inet_service : {address} . inet_service
+    comment "the same at one address"
+}}
+
+set hostpods{version} {{
+    type {address} . {address}
+    comment "pods with host ports twice: a pod that reaches itself"
+}}
+"""
+
+TEXT = "\n".join(
+    [
+        *(_TEXT.format(version=version, address=address) for version, address in ((4, "ipv4_addr"), (6, "ipv6_addr"))),
+        """\
+chain hostports {
+    dnat ip to ip daddr . meta l4proto . th dport map @hostaddressports4
+    dnat ip6 to ip6 daddr . meta l4proto . th dport map @hostaddressports6
+    ip daddr 127.0.0.0/8 return
+    ip6 daddr ::1 return
+    fib daddr type local dnat ip to meta l4proto . th dport map @hostports4
+    fib daddr type local dnat ip6 to meta l4proto . th dport map @hostports6
+}
+
+chain hostports-prerouting {
+    type nat hook prerouting priority dstnat + 5; policy accept;
+    goto hostports
+}
+
+chain hostports-output {
+    type nat hook output priority -95; policy accept;
+    goto hostports
+}
+
+chain hostports-postrouting {
+    type nat hook postrouting priority srcnat - 4; policy accept;
+    ct status & dnat != dnat return
+    ip saddr . ip daddr @hostpods4 masquerade fully-random comment "a pod that reaches itself through its host port"
+    ip6 saddr . ip6 daddr @hostpods6 masquerade fully-random comment "a pod that reaches itself through its host port"
+}
+""",
+    ]
+)
+
+_ADDRESSES: dict[int, Field] = {4: "ipv4_addr", 6: "ipv6_addr"}
+
+
+def _shapes(version: int) -> Iterator[SetShape]:
+    address = _ADDRESSES[version]
+    yield SetShape(f"hostports{version}", ("inet_proto", "inet_service"), data=(address, "inet_service"))
+    yield SetShape(
+        f"hostaddressports{version}", (address, "inet_proto", "inet_service"), data=(address, "inet_service")
+    )
+    yield SetShape(f"hostpods{version}", (address, address))
+
+
+SHAPES = (*_shapes(4), *_shapes(6))
+"""What the text declares and elements fill."""
+
+
+def host_port_elements(addresses: Iterable[IPAddress], ports: Iterable[HostPort]) -> Iterator[tuple[str, bytes, bytes]]:
+    """Set, key and data of each element that these ports of a pod need. An unspecified address means all of its family."""
+    wanted = list(ports)
+    for pod in addresses if wanted else ():
+        yield f"hostpods{pod.version}", pod.packed * 2, b""
+        for port in wanted:
+            at = port.address
+            if at is not None and at.version != pod.version:
+                continue
+            key = bytes((PROTOCOLS[port.protocol], 0, 0, 0)) + _packed(port.port)
+            data = pod.packed + _packed(port.container_port)
+            if at is None or at.is_unspecified:
+                yield f"hostports{pod.version}", key, data
+            else:
+                yield f"hostaddressports{pod.version}", at.packed + key, data
+
+
+def _packed(port: int) -> bytes:
+    return port.to_bytes(2, "big") + b"\0\0"

@@ -1,0 +1,244 @@
+"""Services in a lab: by name, from outside, without pods, with affinity; what is refused; pods that leave."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from typing import Any
+
+from tests.e2e.conftest import PERCALE, Person, until
+
+WGET = ("exec", "-n", "gomo-test", "busybox", "--", "wget", "--spider", "--timeout=1")
+
+WEB = """
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}}}
+spec: {{type: {type}, selector: {{app: web}}, ports: [{{port: 80{more}}}]}}
+"""
+
+DENY = """
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: deny, namespace: gomo-test}
+spec: {podSelector: {}, policyTypes: [Egress]}
+"""
+
+
+def probed(person: Person, *arguments: str, code: int = 0) -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads(person.out("lab", "probe", *arguments, "-o", "json", code=code))
+    return answer
+
+
+def test_by_name(percale: Person) -> None:
+    shown = percale.out("lab", "up", "-f", "examples/services/by-name.yaml")
+    assert "3 nodes and 3 pods are ready" in shown
+    assert "kube-system" not in shown
+    percale("lab", *WGET, "nginx")
+    for name in ("nginx", "nginx.gomo-test", "nginx.gomo-test.svc.cluster.local"):
+        told = probed(percale, "-n", "gomo-test", "busybox", name, "80")
+        pod = percale.pods()[told["answered"]["name"]]
+        assert told["answered"]["kind"] == "pod"
+        assert told["answered"]["node"] == pod["spec"]["nodeName"]
+        client = percale.pods()["gomo-test/busybox"]["status"]["podIP"]
+        assert told["answered"]["client"].rpartition(":")[0] == client
+    text = percale.out("lab", "probe", "gomo-test/busybox", "svc/gomo-test/nginx", "80")
+    assert re.match(
+        r"allowed: gomo-test/busybox → svc/gomo-test/nginx, 10\.96\.\d+\.\d+:80/tcp, [\d.]+ ms;"
+        r" pod gomo-test/nginx-\S+ on node\d saw 10\.244\.",
+        text,
+    )
+    assert percale.probe("gomo-test/busybox", "svc/gomo-test/nginx", "81") == "refused"
+    assert percale.probe("gomo-test/busybox", "outside", "80") == "allowed"
+    assert percale.probe("gomo-test/busybox", "svc/kube-system/kube-dns", "53/udp") == "allowed"
+    table = percale.out("lab", "get", "endpointslices", "-n", "gomo-test").splitlines()
+    assert re.match(r"nginx-ipv4-0 +IPv4 +80 +10\.244\.\d+\.\d+,10\.244\.\d+\.\d+ +\d+s$", table[1])
+    assert re.search(r"^kube-system +dns +1/1 +Running", percale.out("lab", "get", "pods", "-A"), re.MULTILINE)
+
+
+def test_who_is_asked_for_a_name_and_who_knows_none(percale: Person) -> None:
+    percale("lab", "up", "-f", "examples/nginx.yaml", "-f", "examples/busybox.yaml")
+    resolver = percale.out("lab", "exec", "-n", "gomo-test", "busybox", "--", "cat", "/etc/resolv.conf").splitlines()
+    assert resolver == [
+        "nameserver 10.96.0.10",
+        "search gomo-test.svc.cluster.local svc.cluster.local cluster.local",
+        "options ndots:5",
+    ]
+    machine = percale.out("lab", "node", "node1", "--", "cat", "/etc/resolv.conf")
+    assert "10.96.0.10" not in machine
+    said = percale.complaint("lab", "probe", "-n", "gomo-test", "busybox", "nowhere", "80")
+    assert "there is no pod gomo-test/nowhere, and gomo-test/busybox knows no such name" in said
+    said = percale.complaint("lab", "probe", "node/node1", "nginx", "80")
+    assert "there is no pod default/nginx; did you mean svc/gomo-test/nginx?" in said
+    said = percale.complaint("lab", "probe", "gomo-test/busybox", "svc/nginx", "80")
+    assert "there is no service default/nginx; did you mean svc/gomo-test/nginx?" in said
+    headless = WEB.format(name="each", type="ClusterIP", more="").replace("app: web}", "run: nginx}, clusterIP: None")
+    percale("lab", "apply", "-n", "gomo-test", "-f", "-", stdin=headless)
+    until(lambda: percale.probe("gomo-test/busybox", "svc/gomo-test/each", "80") == "allowed")
+    assert "each.gomo-test.svc.cluster.local. is known to pods only" in percale.complaint(
+        "lab", "probe", "node/node1", "svc/gomo-test/each", "80"
+    )
+    percale("lab", "apply", "-f", "-", stdin=DENY)
+    until(lambda: percale.probe("gomo-test/busybox", "svc/gomo-test/nginx", "80", "--timeout", "0.3") == "timeout")
+    told = probed(percale, "gomo-test/busybox", "nginx", "80", "--timeout", "0.3", code=1)
+    assert (told["result"], told["reason"]) == ("timeout", "the name server of gomo-test/busybox does not answer")
+
+
+def test_from_outside(percale: Person) -> None:
+    percale("lab", "up", "-f", "examples/services/node-port.yaml")
+    for node in ("node1", "node2", "node3"):
+        assert probed(percale, "external/outside", f"node/{node}", "30080")["answered"]["name"].startswith(
+            "default/web-"
+        )
+    shown = percale.out("lab", "get", "services")
+    assert re.search(r"^shop +LoadBalancer +10\.96\.\d+\.\d+ +198\.51\.100\.1 +80:3\d{4}/TCP ", shown, re.MULTILINE)
+    for _ in range(5):
+        told = probed(percale, "external/outside", "198.51.100.1", "80")
+        assert told["to"] == "svc/default/shop"
+        assert told["answered"]["client"].rpartition(":")[0] == "203.0.113.2"
+
+
+def test_an_outside_database(percale: Person) -> None:
+    percale("lab", "up", "-f", "examples/services/outside-database.yaml")
+    told = probed(percale, "client", "db", "5432")
+    assert (told["answered"]["kind"], told["answered"]["name"]) == ("host", "database")
+    assert (
+        percale.out("lab", "exec", "client", "--", "getent", "hosts", "db").split()[1] == "db.default.svc.cluster.local"
+    )
+    shown = percale.out("lab", "get", "endpointslices")
+    assert re.search(r"^db-mirrored-0 +IPv4 +5432 +203\.0\.113\.20 ", shown, re.MULTILINE)
+    assert re.search(r"^db +203\.0\.113\.20:5432 ", percale.out("lab", "get", "endpoints"), re.MULTILINE)
+
+
+def test_affinity(percale: Person) -> None:
+    percale("lab", "up", "-f", "examples/services/affinity.yaml")
+    assert len({probed(percale, "visitor", "cart", "80")["answered"]["name"] for _ in range(8)}) == 1
+    assert probed(percale, "other", "cart", "80")["result"] == "allowed"
+
+
+def test_an_address_or_port_that_is_taken_is_refused_and_nothing_is_applied(percale: Person) -> None:
+    percale("lab", "up", "-f", "examples/services/node-port.yaml")
+    taken = percale.out("lab", "get", "svc", "web", "-o", "json")
+    address = json.loads(taken)["spec"]["clusterIP"]
+    good = WEB.format(name="good", type="ClusterIP", more="")
+    for bad, said in (
+        (WEB.format(name="bad", type="NodePort", more=", nodePort: 30080"), "provided port is already allocated"),
+        (WEB.format(name="bad", type="NodePort", more=", nodePort: 80"), "The range of valid ports is 30000-32767"),
+        (
+            WEB.format(name="bad", type="ClusterIP", more="").replace("spec: {", f"spec: {{clusterIP: {address}, "),
+            f"failed to allocate IP {address}: provided IP is already allocated",
+        ),
+        (
+            WEB.format(name="bad", type="ClusterIP", more="").replace("spec: {", "spec: {clusterIP: 10.7.0.1, "),
+            "the provided IP (10.7.0.1) is not in the valid range. The range of valid IPs is 10.96.0.0/16",
+        ),
+    ):
+        complaint = percale.complaint("lab", "apply", "-f", "-", stdin=f"{good}---{bad}")
+        assert "stdin:7: Service default/bad: spec." in complaint
+        assert said in complaint
+    assert "there is no service good" in percale.complaint("lab", "get", "svc", "good")
+    assert percale.out("lab", "get", "svc", "web", "-o", "json") == taken
+    assert percale.out("lab", "apply", "-f", "examples/services/node-port.yaml").splitlines() == [
+        "deployment.apps/web unchanged",
+        "service/web unchanged",
+        "service/shop unchanged",
+    ]
+
+
+def test_a_lab_with_a_service_that_cannot_be_does_not_start(percale: Person) -> None:
+    bad = WEB.format(name="bad", type="NodePort", more=", nodePort: 80")
+    complaint = percale.complaint("lab", "up", "-f", "-", stdin=bad)
+    assert "spec.ports[0].nodePort: Invalid value: 80: provided port is not in the valid range" in complaint
+    document = "{apiVersion: percale.io/v1alpha1, kind: Lab, spec: {serviceCIDR: 10.244.0.0/16}}"
+    assert "10.244.0.0/16, which is in use, overlap" in percale.complaint("lab", "up", "-f", "-", stdin=document)
+    assert percale.out("lab", "list").startswith("no lab is running")
+
+
+def test_a_service_in_a_file_of_the_store_is_completed_or_told_of(percale: Person) -> None:
+    percale("lab", "up")
+    files = percale.runtime / "percale/labs/lab/store"
+    (files / "good.yaml").write_text(WEB.format(name="good", type="NodePort", more=""))
+    until(lambda: "10.96." in percale.out("lab", "get", "svc"))
+    bad = WEB.format(name="bad", type="NodePort", more=", nodePort: 80")
+    (files / "bad.yaml").write_text(bad)
+    until(lambda: "Service default/bad: spec.ports[0].nodePort: Invalid value: 80" in percale.out("lab", "status"))
+
+
+LEAVING = """
+apiVersion: v1
+kind: Pod
+metadata: {name: web, labels: {app: web}}
+spec: {terminationGracePeriodSeconds: 3, containers: [{name: c, ports: [{containerPort: 80}]}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: client}
+spec: {containers: [{name: c}]}
+---"""
+
+
+def test_a_pod_answers_for_its_grace_period_and_its_endpoint_terminates_first(percale: Person) -> None:
+    percale("lab", "up", "-f", "-", stdin=LEAVING + WEB.format(name="web", type="ClusterIP", more=""))
+    percale("lab", "delete", "pod", "web")
+    assert re.search(r"^web +1/1 +Terminating", percale.out("lab", "get", "pods"), re.MULTILINE)
+
+    def conditions() -> list[dict[str, bool]]:
+        slices = percale.objects("endpointslices")
+        return [each["conditions"] for found in slices for each in found.get("endpoints", ())]
+
+    leaving = {"ready": False, "serving": True, "terminating": True}
+    until(lambda: conditions() == [leaving])
+    assert percale.probe("client", "svc/web", "80") == "allowed"
+    until(lambda: not conditions())
+    assert percale.probe("client", "svc/web", "80") == "refused"
+    assert "there is no pod web" in percale.complaint("lab", "get", "pod", "web")
+
+
+ROLLING = """
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 3
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      terminationGracePeriodSeconds: 2
+      containers: [{name: web, image: nginx, ports: [{containerPort: 80}]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: client}
+spec: {containers: [{name: c}]}
+---"""
+
+ASKING = """
+import socket, sys
+while True:
+    with socket.create_connection((sys.argv[1], 80), 2) as server:
+        server.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
+        print(server.makefile().read().partition("pod: ")[2].partition("\\n")[0], flush=True)
+"""
+
+
+def test_a_rolling_update_loses_no_connection(percale: Person) -> None:
+    percale("lab", "up", "-f", "-", stdin=ROLLING + WEB.format(name="web", type="ClusterIP", more=""))
+    (service,) = percale.objects("services")
+    old = set(percale.pods())
+    inside = ["lab", "exec", "client", "--", sys.executable, "-c", ASKING, service["spec"]["clusterIP"]]
+    with subprocess.Popen([PERCALE, *inside], stdout=subprocess.PIPE, text=True, env=percale.environment) as asking:
+        percale("lab", "apply", "-f", "-", stdin=ROLLING.replace("image: nginx", "image: nginx:2"))
+        seen = set[str]()
+
+        def has_rolled() -> bool:
+            for _ in range(200):
+                answered = asking.stdout.readline().strip() if asking.stdout else ""
+                assert answered, "a connection failed"
+                seen.add(answered)
+            return len(seen - old) == 3 and not (old - {"default/client"}) & set(percale.pods())
+
+        until(has_rolled)
+        asking.kill()

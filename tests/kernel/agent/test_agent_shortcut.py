@@ -1,0 +1,159 @@
+"""Established flows pass by the rules, and nothing else does: real agents, real packets."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.kernel.agent.cluster import Cluster, Node, Pod, until
+
+DUAL = {"Network": "10.244.0.0/16", "EnableIPv6": True, "IPv6Network": "fd00:10:244::/48"}
+
+
+def two_pods(cluster: Cluster, backend: str = "vxlan", **settings: Any) -> tuple[Pod, Pod]:
+    cluster.network = {**DUAL, "Backend": {"Type": backend}}
+    one, two = (cluster.node(number, ipv6=True, **settings).start() for number in (1, 2))
+    a, b = one.pod("a"), two.pod("b")
+    until(lambda: a.reaches(b.addresses[0]) and a.reaches(b.addresses[1]))
+    return a, b
+
+
+def count_forwarded(node: Node) -> None:
+    """A table of somebody else, which counts what the forward chain sees."""
+    node.sh("nft", "table inet probe { chain seen { type filter hook forward priority 10; counter; }; }")
+
+
+def forwarded(node: Node) -> int:
+    (packets,) = re.findall(r"packets (\d+)", node.sh("nft", "list table inet probe"))
+    return int(packets)
+
+
+def hooked(node: Node) -> str:
+    return node.sh("nft", "list table netdev percale", check=False)
+
+
+def wait_for_hooks(*pods: Pod) -> None:
+    def known() -> bool:
+        return all(f"{pod.addresses[0]} :" in hooked(pod.node).partition("map home4")[2] for pod in pods)
+
+    until(known, "the pods are hooked")
+
+
+def put(cluster: Cluster, kind: str, name: str, content: dict[str, Any]) -> None:
+    api = {"Pod": "v1", "NetworkPolicy": "networking.k8s.io/v1"}[kind]
+    meta = {"name": name, "namespace": "default", **content.pop("metadata", {})}
+    path = Path(cluster.store) / f"{kind}-{name}.json"
+    path.write_text(json.dumps({"apiVersion": api, "kind": kind, "metadata": meta, **content}))
+
+
+@pytest.mark.parametrize("backend", ["vxlan", "host-gw"])
+@pytest.mark.parametrize("family", [0, 1])
+def test_an_established_flow_passes_by_the_rules(cluster: Cluster, backend: str, family: int) -> None:
+    a, b = two_pods(cluster, backend)
+    wait_for_hooks(a, b)
+    count_forwarded(a.node)
+    with a.pinging(b.addresses[family]) as counts:
+        time.sleep(1)
+    sent, answered = counts()
+    assert answered >= sent - 1 > 50
+    assert forwarded(a.node) < answered  # of twice as many
+
+
+def test_off_means_off(cluster: Cluster) -> None:
+    a, b = two_pods(cluster, shortcut="off")
+    count_forwarded(a.node)
+    with a.pinging(b.addresses[0]) as counts:
+        time.sleep(0.5)
+    assert forwarded(a.node) >= 2 * (counts()[1] - 1)
+    assert not hooked(a.node)
+
+
+def test_two_pods_of_one_node(cluster: Cluster) -> None:
+    a, _ = two_pods(cluster)
+    c = a.node.pod("c")
+    wait_for_hooks(a, c)
+    count_forwarded(a.node)
+    with a.pinging(c.addresses[0]) as counts:
+        time.sleep(1)
+    sent, answered = counts()
+    assert answered >= sent - 1 > 50
+    assert forwarded(a.node) < answered
+
+
+def test_a_flow_that_others_translate_is_answered_and_takes_the_long_way(cluster: Cluster) -> None:
+    a, b = two_pods(cluster)
+    wait_for_hooks(a, b)
+    translation = f"ip daddr 10.99.0.1 dnat to {b.addresses[0]}"
+    a.node.sh("nft", f"table ip other {{ chain pre {{ type nat hook prerouting priority dstnat; {translation}; }}; }}")
+    count_forwarded(a.node)
+    with a.pinging("10.99.0.1") as counts:
+        time.sleep(0.5)
+    sent, answered = counts()
+    assert answered >= sent - 1 > 20
+    assert forwarded(a.node) >= 2 * (answered - 1)
+
+
+def test_a_policy_that_forbids_a_known_flow_stops_it(cluster: Cluster) -> None:
+    a, b = two_pods(cluster)
+    wait_for_hooks(a, b)
+    for pod in (a, b):
+        status = {"phase": "Running", "podIPs": [{"ip": address} for address in pod.addresses]}
+        spec = {"nodeName": pod.node.name, "containers": [{"name": "main"}]}
+        put(cluster, "Pod", pod.name, {"metadata": {"labels": {"app": pod.name}}, "spec": spec, "status": status})
+    with a.pinging(b.addresses[0]) as counts:
+        time.sleep(0.5)
+        put(cluster, "NetworkPolicy", "closed", {"spec": {"podSelector": {"matchLabels": {"app": "b"}}}})
+        until(lambda: not a.reaches(b.addresses[0]), "new flows are denied")
+        time.sleep(3)
+    sent, answered = counts()
+    assert sent - answered > 200  # what was known would have gone on for five seconds
+
+
+def test_an_address_that_another_pod_has_next_is_the_other_pods(cluster: Cluster) -> None:
+    a, b = two_pods(cluster)
+    wait_for_hooks(a, b)
+    with a.pinging(b.addresses[0]):
+        time.sleep(0.3)
+    b.cni("DEL")
+    c = Pod(b.node, "c")
+    spec = {"nodeName": c.node.name, "containers": [{"name": "main"}]}
+    asked = {"percale.io/ips": ",".join(b.addresses)}
+    put(cluster, "Pod", "c", {"metadata": {"annotations": asked}, "spec": spec})
+    c.add()
+    assert c.addresses == b.addresses
+    until(lambda: a.reaches(c.addresses[0]))
+    with a.pinging(c.addresses[0]) as counts:
+        time.sleep(1)
+    sent, answered = counts()
+    assert answered >= sent - 30 > 20
+
+
+def test_a_packet_at_the_end_of_its_life_gets_no_further(cluster: Cluster) -> None:
+    a, b = two_pods(cluster)
+    wait_for_hooks(a, b)
+    with a.pinging(b.addresses[0]):
+        time.sleep(0.3)
+        short = a._ping(b.addresses[0], "-t", "1", "-c", "3", "-i", "0.1", "-W", "1")
+    assert short.returncode == 1
+
+
+def test_a_flushed_ruleset_is_back(cluster: Cluster) -> None:
+    a, b = two_pods(cluster)
+    wait_for_hooks(a, b)
+    a.node.sh("nft", "flush ruleset")
+    wait_for_hooks(a)
+    assert a.reaches(b.addresses[0])
+
+
+def test_cleanup_takes_the_shortcut_away(cluster: Cluster) -> None:
+    a, _ = two_pods(cluster)
+    wait_for_hooks(a)
+    a.node.stop()
+    assert hooked(a.node)
+    done = a.node.percale("agent", "--config", str(a.node.write_config()), "--cleanup")
+    assert done.returncode == 0, done.stderr
+    assert not hooked(a.node)

@@ -1,0 +1,257 @@
+"""Large commits of which none of our listeners hears: nothing that somebody else does meanwhile is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from ipaddress import ip_address
+
+import pytest
+from tests.kernel.conftest import Space
+
+from percale.errors import KernelError
+from percale.kernel import batching, hearing, netlink
+from percale.kernel.driver import KernelDriver
+from percale.kernel.hearing import LARGE, Hearing
+from percale.kernel.keeping import TableKeeper
+from percale.kernel.namespaces import NamespaceThread
+from percale.kernel.netlink import Failure, Request
+from percale.kernel.protocol import KernelEvent, Lost, Put
+from percale.kernel.reconciling import Reconciler
+from percale.render.contents import Edit, Elements, SetShape
+from percale.render.objects import Element, Ruleset
+
+MANY = SetShape("many", ("ipv4_addr",))
+SHAPES = {MANY.name: MANY}
+FOREIGN = ("nft", "add table inet percale; add chain inet percale theirs")
+_NEW_GENERATION = 15
+
+
+def some(count: int, start: int = 0) -> Elements:
+    return Elements(MANY.name, b"".join((0x0A00_0000 + start + number).to_bytes(4, "big") for number in range(count)))
+
+
+def put(count: int, start: int = 0) -> list[Request]:
+    return batching.batch(Edit(put=(some(count, start),)), SHAPES).requests
+
+
+LARGE_EDIT = Edit(put=(some(LARGE // 16),))
+"""An element takes 16 bytes and more."""
+
+
+@pytest.fixture
+def during(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+    """Do this once, while the next large commit is being made."""
+
+    def arrange(action: Callable[[], object]) -> None:
+        def observed(socket: netlink.Socket, requests: Sequence[Request]) -> Failure | None:
+            if sum(len(request.body) for request in requests) >= LARGE:
+                monkeypatch.setattr(hearing, "commit", commit)
+                action()
+            return commit(socket, requests)
+
+        commit = hearing.commit
+        monkeypatch.setattr(hearing, "commit", observed)
+
+    return arrange
+
+
+class Ear:
+    """One listening socket, one that commits, and somebody else's."""
+
+    def __init__(self, space: Space) -> None:
+        with contextlib.closing(NamespaceThread(space.descriptor)) as place:
+            self._ear, self.ours, self.theirs = (place.run(lambda: netlink.Socket(netlink.NETFILTER)) for _ in range(3))
+        self._ear.ignore(self.ours.port)
+        self.missed = 0
+        self.hearing = Hearing()
+        self.hearing.begin(self._ear, self._count)
+        assert (
+            hearing.commit(
+                self.theirs, batching.anew(batching.Skeleton(b"", {}, {}), Edit(put_sets=(MANY,)), {}).requests
+            )
+            is None
+        )
+        self.heard()
+
+    def _count(self) -> None:
+        self.missed += 1
+
+    def heard(self) -> bool:
+        """Has somebody's change been told since the last look?"""
+        found = False
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                found |= any(message.type & 0xFF == _NEW_GENERATION for message in self._ear.receive(wait=False))
+        return found
+
+    def close(self) -> None:
+        self.hearing.end(self._ear)
+        for socket in (self._ear, self.ours, self.theirs):
+            socket.close()
+
+
+@pytest.fixture
+def ear(space: Space) -> Iterator[Ear]:
+    ear = Ear(space)
+    yield ear
+    ear.close()
+
+
+def test_a_large_commit_of_ours_alone_is_nobodys_news(ear: Ear) -> None:
+    assert ear.hearing.commit(ear.ours, put(3_000)) is None
+    assert (ear.missed, ear.heard()) == (0, False)
+
+
+def test_whoever_changes_something_during_it_is_not_heard_but_noticed(
+    ear: Ear, during: Callable[[Callable[[], object]], None]
+) -> None:
+    during(lambda: hearing.commit(ear.theirs, put(1, start=5_000)))
+    assert ear.hearing.commit(ear.ours, put(3_000)) is None
+    assert (ear.missed, ear.heard()) == (1, False)
+
+
+def test_whoever_changes_something_afterwards_is_heard(ear: Ear) -> None:
+    ear.hearing.commit(ear.ours, put(3_000))
+    hearing.commit(ear.theirs, put(1, start=5_000))
+    assert (ear.missed, ear.heard()) == (0, True)
+
+
+def test_a_refused_commit_is_no_ones_change_and_the_ear_hears_again(
+    ear: Ear, during: Callable[[Callable[[], object]], None]
+) -> None:
+    nowhere = Request(put(1)[0].type, netlink.CREATE, put(1)[0].body.replace(b"many", b"none"))
+    failure = ear.hearing.commit(ear.ours, [*put(3_000), nowhere])
+    assert failure is not None
+    assert (ear.missed, ear.heard()) == (0, False)
+    during(lambda: hearing.commit(ear.theirs, put(1, start=5_000)))
+    assert ear.hearing.commit(ear.ours, [*put(3_000), nowhere]) is not None
+    assert (ear.missed, ear.heard()) == (1, False)
+    hearing.commit(ear.theirs, put(1, start=5_001))
+    assert ear.heard()
+
+
+def test_a_commit_that_breaks_off_may_have_been_made(ear: Ear, during: Callable[[Callable[[], object]], None]) -> None:
+    def break_off() -> None:
+        raise TimeoutError
+
+    during(break_off)
+    with pytest.raises(TimeoutError):
+        ear.hearing.commit(ear.ours, put(3_000))
+    hearing.commit(ear.theirs, put(1, start=5_001))
+    assert (ear.missed, ear.heard()) == (1, True)
+
+
+def test_a_change_that_is_being_made_when_ours_begins_is_heard_or_noticed(ear: Ear) -> None:
+    """The kernel counts a commit first and tells of it last."""
+    began = time.perf_counter()
+    hearing.commit(ear.theirs, put(4_000))
+    lasts = time.perf_counter() - began
+    ear.heard()
+    for step in range(1, 41):
+        theirs, ours = put(4_000, start=step * 10_000), put(600, start=step * 10_000 + 5_000)
+        other = threading.Thread(target=hearing.commit, args=(ear.theirs, theirs))
+        missed = ear.missed
+        other.start()
+        time.sleep(lasts * step / 40)
+        assert ear.hearing.commit(ear.ours, ours) is None
+        other.join()
+        assert ear.heard() or ear.missed > missed
+
+
+# The keeper and the reconciler
+
+TABLE = Ruleset("ip", "set pods { type ipv4_addr; }")
+POD = Element("ip", "pods", (ip_address("10.244.1.9"),))
+
+
+@pytest.fixture
+async def keeper(space: Space) -> AsyncIterator[tuple[TableKeeper, Hearing, list[None]]]:
+    """It has an empty set `many`; how often it was touched."""
+    shared = Hearing()
+    keeper = TableKeeper(NamespaceThread(space.descriptor), hearing=shared)
+    touched: list[None] = []
+    keeper.on_touched(lambda: touched.append(None))
+    await keeper.start()
+    await keeper.restore(Edit(put_sets=(MANY,)))
+    yield keeper, shared, touched
+    await keeper.stop()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def test_what_somebody_does_during_a_large_edit_touches_the_keeper(
+    space: Space,
+    keeper: tuple[TableKeeper, Hearing, list[None]],
+    during: Callable[[Callable[[], object]], None],
+) -> None:
+    kept, _, touched = keeper
+    during(lambda: space.run(*FOREIGN))
+    await kept.edit(LARGE_EDIT)
+    await until(lambda: touched)
+    whole = Edit(put_sets=(MANY,), put=LARGE_EDIT.put)
+    assert (await kept.restore(whole)).remove_chains == ("theirs",)
+    space.run(*FOREIGN)
+    await until(lambda: len(touched) == 2)
+
+
+async def test_after_a_refused_large_edit_the_keeper_listens_again(
+    space: Space, keeper: tuple[TableKeeper, Hearing, list[None]]
+) -> None:
+    kept, _, touched = keeper
+    nowhere = Edit(put=LARGE_EDIT.put, remove_chains=("nowhere",))
+    with pytest.raises(KernelError, match="chain nowhere"):
+        await kept.edit(nowhere)
+    await kept.edit(LARGE_EDIT)
+    space.run(*FOREIGN)
+    await until(lambda: touched)
+    assert len(touched) == 1
+
+
+async def test_what_somebody_does_to_the_reconcilers_tables_during_a_large_edit_is_repaired(
+    space: Space,
+    keeper: tuple[TableKeeper, Hearing, list[None]],
+    during: Callable[[Callable[[], object]], None],
+) -> None:
+    kept, shared, _ = keeper
+    reconciler = Reconciler(KernelDriver(NamespaceThread(space.descriptor), hearing=shared))
+    await reconciler.start()
+    try:
+        reconciler.want("pods", (TABLE, POD))
+        await reconciler.settled("pods")
+        during(lambda: space.run("nft", "flush set ip percale pods"))
+        await kept.edit(LARGE_EDIT)
+        await until(lambda: "10.244.1.9" in space.run("nft", "list table ip percale"))
+    finally:
+        await reconciler.stop()
+
+
+async def test_what_the_driver_does_during_a_large_edit_is_nobodys_news(
+    space: Space,
+    keeper: tuple[TableKeeper, Hearing, list[None]],
+    during: Callable[[Callable[[], object]], None],
+) -> None:
+    kept, shared, touched = keeper
+    told: list[KernelEvent] = []
+    with contextlib.closing(KernelDriver(NamespaceThread(space.descriptor), hearing=shared)) as driver:
+        driver.follow(told.extend)
+        loading = threading.Thread(target=driver.apply, args=([Put(TABLE), Put(POD)],))
+
+        def begin() -> None:
+            loading.start()
+            loading.join(0.3)  # it waits for its turn
+
+        during(begin)
+        await kept.edit(LARGE_EDIT)
+        loading.join()
+        space.run(*FOREIGN)
+        await until(lambda: touched)
+    assert len(touched) == 1
+    assert [event for event in told if isinstance(event, Lost)] == []
