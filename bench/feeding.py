@@ -105,7 +105,10 @@ class Bench:
         gc.collect()
         async with asyncio.TaskGroup() as duties:
             start = time.perf_counter()
-            tasks = [duties.create_task(each) for each in (self.table.run(), author())]  # type: ignore[arg-type]
+            tasks: list[asyncio.Task[None]] = [
+                duties.create_task(each)
+                for each in (self.table.run(), author())  # type: ignore[arg-type]
+            ]
             await self.witness.committed.wait()
             took = time.perf_counter() - start
             gc.collect()

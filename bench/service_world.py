@@ -45,7 +45,7 @@ def endpoint_ip(number: int) -> str:
     return str(IPv4Address("10.128.0.2") + number)
 
 
-def service(number: int, *, ports: int = PORT) -> Service:
+def service(number: int, *, port: int = PORT) -> Service:
     """A ClusterIP service with a selector."""
     address = cluster_ip(number)
     return Service(
@@ -55,7 +55,7 @@ def service(number: int, *, ports: int = PORT) -> Service:
             clusterIP=address,
             clusterIPs=(address,),
             ipFamilies=("IPv4",),
-            ports=(ServicePort(name="http", port=ports, targetPort=TARGET),),
+            ports=(ServicePort(name="http", port=port, targetPort=TARGET),),
         ),
     )
 

@@ -197,3 +197,29 @@ def test_a_flow_that_has_ended_is_no_error(world: World, conntrack: Conntrack) -
     assert conntrack.mark(flows, CUT_MARK, CUT_MARK) == [None]
     assert conntrack.forget(flows) == [None]
     assert list(conntrack.flows()) == [], "marking makes no entries"
+
+
+@BOTH
+def test_flows_are_found_by_where_they_were_sent_to(world: World, conntrack: Conntrack, version: int) -> None:
+    """Before translation, and of one protocol only."""
+    world.nft(SERVICE)
+    tcp, udp = world.tcp(version, via=(VIP[version], VIP_PORT)), world.udp(version)
+    assert only(conntrack.to({packed(VIP[version])}, socket.IPPROTO_TCP)).server == packed(B[version])
+    assert only(conntrack.to({packed(B[version])}, socket.IPPROTO_UDP)).server_port == PORT
+    assert not list(conntrack.to({packed(B[version])}, socket.IPPROTO_TCP))
+    assert not list(conntrack.to({packed(VIP[version]), packed(A[version])}, socket.IPPROTO_UDP))
+    tcp.close()
+    udp.close()
+
+
+@BOTH
+def test_connections_are_counted_while_they_last(world: World, conntrack: Conntrack, version: int) -> None:
+    endpoint = packed(B[version]) + PORT.to_bytes(2)
+    wanted = {(socket.IPPROTO_TCP, endpoint), (socket.IPPROTO_UDP, endpoint)}
+    wires = [world.tcp(version), world.tcp(version), world.udp(version)]
+    assert conntrack.connections(wanted) == {(socket.IPPROTO_TCP, endpoint): 2, (socket.IPPROTO_UDP, endpoint): 1}
+    assert not conntrack.connections({(socket.IPPROTO_TCP, packed(A[version]) + PORT.to_bytes(2))})
+    wires[0].close()
+    assert conntrack.connections(wanted)[socket.IPPROTO_TCP, endpoint] == 1
+    for wire in wires[1:]:
+        wire.close()

@@ -201,6 +201,7 @@ class Balancing:
 
 
 _UNKNOWN: frozenset[Record] = frozenset((b"",))
+"""Smaller than no set of endpoints."""
 
 
 def _service_of(obj: Object) -> ObjectKey:

@@ -37,7 +37,10 @@ class Hearing:
         self._ears: dict[netlink.Socket, Callable[[], object]] = {}
 
     def begin(self, ear: netlink.Socket, missed: Callable[[], object]) -> None:
-        """This socket gets the notifications; `missed` is called, on any thread, when it may have lost some. Raises OSError."""
+        """This socket gets the notifications. Raises OSError.
+
+        `missed` is called when some may have been lost, on whichever thread made a change: it takes note and changes nothing.
+        """
         with self.changing:
             ear.join(_TABLE_GROUP)
             self._ears[ear] = missed

@@ -116,7 +116,7 @@ class Driver(Protocol):
         """Interfaces and routes that are not ours."""
 
     def follow(self, on_events: Callable[[Iterable[KernelEvent]], None]) -> None:
-        """Report what others do, from now until `close()`; `on_events` is called on a thread of the driver's own."""
+        """Report what others do, from now until `close()`; `on_events` is called on any thread, and takes note only."""
 
     def close(self) -> None:
         """Give back sockets and threads; the kernel's state stays."""

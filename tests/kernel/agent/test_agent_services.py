@@ -6,7 +6,6 @@ import json
 import signal
 import socket
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -212,9 +211,7 @@ def test_a_table_that_somebody_flushes_is_back_within_a_second(cluster: Cluster)
         until(lambda: world.ask("switch", N1, NODE_PORT).who)
         for flush in (("delete", "table", "inet", "percale"), ("flush", "map", "inet", "percale", "endpoints4")):
             node.sh("nft", *flush)
-            began = time.monotonic()
-            until(lambda: world.ask("switch", N1, NODE_PORT).who == "a", within=5)
-            assert time.monotonic() - began < 1 + 0.4, "the one silence of a question that came too early included"
+            until(lambda: world.ask("switch", N1, NODE_PORT).who == "a", within=1)
 
 
 def test_a_rolling_update_fails_no_connection(cluster: Cluster) -> None:
