@@ -12,7 +12,7 @@ import gc
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import TypeVar
 
 from percale.agent.logging import LineLog
@@ -41,7 +41,7 @@ class Feed:
 
     async def watch(self, *kinds: type[Object]) -> AsyncIterator[Event]:
         """The objects at once, then events."""
-        yield Snapshot(tuple(obj for obj in self._objects if isinstance(obj, kinds)))
+        yield Snapshot(tuple(obj for kind in kinds for obj in self._objects if isinstance(obj, kind)))
         while True:
             yield await self._events.get()
 
@@ -99,16 +99,13 @@ class Bench:
         self.witness = Witness()
 
     @contextlib.asynccontextmanager
-    async def running(self, author: Callable[[], object]) -> AsyncIterator[float]:
+    async def running(self, author: Callable[[], Coroutine[None, None, None]]) -> AsyncIterator[float]:
         """Seconds until what the author's `run` said was committed; it goes on within this block."""
         self.table.add(self.witness)
         gc.collect()
         async with asyncio.TaskGroup() as duties:
             start = time.perf_counter()
-            tasks: list[asyncio.Task[None]] = [
-                duties.create_task(each)
-                for each in (self.table.run(), author())  # type: ignore[arg-type]
-            ]
+            tasks = [duties.create_task(self.table.run()), duties.create_task(author())]
             await self.witness.committed.wait()
             took = time.perf_counter() - start
             gc.collect()
