@@ -3,7 +3,7 @@ SHELL := /bin/bash
 VENV  := .venv
 BIN   := $(VENV)/bin
 
-.PHONY: setup demo check test bench docs lock clean
+.PHONY: setup demo check test fuzz bench docs lock clean
 
 setup: $(VENV)/.ready            ## system packages (when root), .venv, percale in it
 
@@ -26,6 +26,9 @@ check: setup                     ## style, types, the one-way rooms, unit tests
 
 test: setup                      ## all tests, with real packets, in namespaces of their own
 	$(BIN)/python -m pytest -q
+
+fuzz: setup                      ## policies over many more generated worlds, other ones each time
+	$(BIN)/python -m pytest -q --hypothesis-profile=fuzz tests/kernel/test_policy_worlds.py tests/unit/policy tests/unit/render/test_policy_table.py
 
 bench: setup                     ## side by side in one run; prints ratios
 	$(BIN)/python -m bench

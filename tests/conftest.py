@@ -9,7 +9,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from hypothesis import settings
+
 from percale.kernel import syscalls
+
+settings.register_profile("fuzz", max_examples=1000, deadline=None, print_blob=True)
 
 
 def pytest_configure() -> None:
