@@ -125,8 +125,13 @@ def _wait_for(pid: int) -> int:
     """The terminal sends its signals to the program as well; we only wait."""
     for number in (signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
+
+    def pass_on(number: int, _frame: object) -> None:
+        with suppress(ProcessLookupError):  # it has just ended by itself
+            os.kill(pid, number)
+
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda received, _frame: os.kill(pid, received))
+        signal.signal(number, pass_on)
     _, status = os.waitpid(pid, 0)
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code
