@@ -22,7 +22,7 @@ check: setup                     ## style, types, the one-way rooms, unit tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q tests/unit tests/contract
+	$(BIN)/python -m pytest -q --hypothesis-profile=quick tests/unit tests/contract
 
 test: setup                      ## all tests, with real packets, in namespaces of their own
 	$(BIN)/python -m pytest -q

@@ -13,7 +13,11 @@ from hypothesis import settings
 
 from percale.kernel import syscalls
 
+# How many examples a property test takes: in `make test`, `make check` and `make fuzz`.
+settings.register_profile("usual", max_examples=100, deadline=None)
+settings.register_profile("quick", max_examples=15, deadline=None)
 settings.register_profile("fuzz", max_examples=1000, deadline=None, print_blob=True)
+settings.load_profile("usual")
 
 
 def pytest_configure() -> None:

@@ -7,9 +7,10 @@ import errno
 import os
 import subprocess
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import pytest
+from msgspec.structs import replace
 from tests.images import image
 
 from percale.errors import KernelError

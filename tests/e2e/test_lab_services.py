@@ -118,6 +118,58 @@ def test_affinity(percale: Person) -> None:
     assert probed(percale, "other", "cart", "80")["result"] == "allowed"
 
 
+NAMED = """
+apiVersion: v1
+kind: Service
+metadata: {name: names}
+spec: {clusterIP: None, selector: {app: db}, ports: [{name: pg, port: 5432}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: elsewhere}
+spec: {type: ExternalName, externalName: database.example}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: empty}
+spec: {clusterIP: None, selector: {app: nobody}, ports: [{port: 80}]}
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: db}
+spec:
+  serviceName: names
+  replicas: 2
+  selector: {matchLabels: {app: db}}
+  template:
+    metadata: {labels: {app: db}}
+    spec: {containers: [{name: c, ports: [{containerPort: 5432}]}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: log}
+spec:
+  containers:
+  - {name: c, ports: [{containerPort: 8080, hostPort: 81}, {containerPort: 5140, hostPort: 514, protocol: UDP}]}
+"""
+
+
+def test_pods_of_a_stateful_set_by_their_names_and_a_pod_at_its_nodes_ports(percale: Person) -> None:
+    percale("lab", "up", "-f", "-", stdin=NAMED)
+    for name in ("db-0.names", "db-1.names.default.svc.cluster.local"):
+        told = probed(percale, "log", name, "5432")
+        assert told["answered"]["name"] == f"default/{name.partition('.')[0]}"
+    node = percale.pods()["default/log"]["spec"]["nodeName"]
+    other = next(name for name in ("node1", "node2") if name != node)
+    for client, port in (("external/outside", "81"), ("db-0", "81"), (f"node/{other}", "514/udp")):
+        assert probed(percale, client, f"node/{node}", port)["answered"]["name"] == "default/log"
+    assert percale.probe("external/outside", f"node/{other}", "81") == "refused"
+    said = percale.complaint("lab", "probe", "log", "svc/elsewhere", "80")
+    assert "svc/default/elsewhere is a name for database.example, and nobody knows that" in said
+    said = percale.complaint("lab", "probe", "log", "svc/empty", "80")
+    assert "svc/default/empty is headless, and has no ready endpoint" in said
+
+
 def test_an_address_or_port_that_is_taken_is_refused_and_nothing_is_applied(percale: Person) -> None:
     percale("lab", "up", "-f", "examples/services/node-port.yaml")
     taken = percale.out("lab", "get", "svc", "web", "-o", "json")

@@ -172,6 +172,27 @@ def test_what_why_cannot_answer(percale: Person, shop: str, arguments: tuple[str
     assert said in percale("why", "shop/client", *arguments, "-f", shop, code=2).stderr
 
 
+def test_why_says_that_an_address_is_a_services(percale: Person, nodes: str, tmp_path: Path) -> None:
+    """A verdict on the address would say nothing of the pods behind it."""
+    open_port = tmp_path / "node-port.yaml"
+    open_port.write_text(
+        "apiVersion: v1\nkind: Service\nmetadata: {name: open}\n"
+        "spec: {type: NodePort, clusterIP: 10.96.0.8, ports: [{name: http, port: 80, nodePort: 30080}]}\n"
+    )
+    asked = ("why", "203.0.113.2", "-f", nodes, "-f", str(open_port))
+    for to, said in (
+        (("10.96.0.7", "80"), "10.96.0.7:80/TCP leads to Service default/web; ask for svc/default/web:80"),
+        (
+            ("192.168.0.2", "30080"),
+            "192.168.0.2:30080/TCP leads to Service default/open; ask for svc/default/open:http",
+        ),
+        (("node/n1", "30080"), "192.168.0.2:30080/TCP leads to Service default/open; ask for svc/default/open:http"),
+    ):
+        assert percale.complaint(*asked, *to, code=2) == f"percale: {said}"
+    assert percale.out(*asked, "192.168.0.2", "22").startswith("allowed: ")
+    assert percale.out(*asked, "192.168.0.2", "30080/udp").startswith("allowed: ")
+
+
 # check
 
 

@@ -131,13 +131,41 @@ def test_a_batch(percale: Person, resolve: tuple[str, ...], tmp_path: Path) -> N
     assert done.stderr.splitlines() == [
         f"percale: {requests}:4: not JSON: Expecting property name enclosed in double quotes",
         f"percale: {requests}:5: port: missing",
-        f"percale: {requests}:6: port True is not a number from 1 to 65535",
+        f"percale: {requests}:6: port true is not a number from 1 to 65535",
         f"percale: {requests}:7: TO 'nowhere' is not an address; or write svc/NAMESPACE/NAME",
         f"percale: {requests}:8: protocol 'ICMP' is not known; there are TCP, UDP, SCTP",
         f"percale: {requests}:9: 203.0.113.2 and fd00:172::41 have no address family in common",
     ]
     good = f"{lines[0]}\n{lines[2]}\n"
     assert len(percale.out(*resolve, "--batch", "-", stdin=good).splitlines()) == 2
+
+
+def test_lines_that_no_reader_expects(percale: Person, resolve: tuple[str, ...], tmp_path: Path) -> None:
+    good = b'{"from": "10.180.0.9", "to": "172.30.0.41", "port": 80}'
+    lines = [
+        good + b"\r",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"from": "10.180.0.9", "to": "172.30.0.41", "port": ' + b"9" * 5000 + b"}",
+        b'{"from": "10.180.0.9", "to": "172.30.0.41", "port": "' + b"9" * 5000 + b'"}',
+        b'{"from": "10.180.0.9", "to": "172.30.0.41", "port": 80, "note": "\xe2\x80\xa8"}',
+        b"\0",
+        b"null",
+        good,
+    ]
+    requests = tmp_path / "requests"
+    requests.write_bytes(b"\n".join(lines))
+    done = percale(*resolve, "--batch", str(requests), code=1)
+    assert [json.loads(line)["action"] for line in done.stdout.splitlines()] == ["endpoints"] * 3
+    said = [line.removeprefix(f"percale: {requests}:") for line in done.stderr.splitlines()]
+    assert said == [
+        "2: not UTF-8 text",
+        "3: not JSON that anybody can read",
+        "4: not JSON that anybody can read",
+        f'5: port "{"9" * 39} is not a number from 1 to 65535',
+        "7: not JSON: Expecting value",
+        "8: not a JSON object",
+    ]
 
 
 def test_manifests_that_no_cluster_has_seen(percale: Person, tmp_path: Path) -> None:
@@ -155,7 +183,12 @@ def test_manifests_that_no_cluster_has_seen(percale: Person, tmp_path: Path) -> 
         (("node/n9", "172.30.0.41:80"), "there is no node 'node/n9' with an address"),
         (("here", "172.30.0.41:80"), "FROM 'here' is not an address; or write NAMESPACE/POD or node/NAME"),
         (("10.0.0.1", "svc/ns1/db:80"), "there is no Service ns1/db"),
-        (("10.0.0.1", "svc/ns1/web:https"), "port 'https' is not a number from 1 to 65535"),
+        (("10.0.0.1", "svc/ns1/web:https"), "Service ns1/web has no port named https; it names http"),
+        (("10.0.0.1", "svc/web:80"), "there is no Service default/web"),
+        (
+            ("external/outside", "172.30.0.41:80"),
+            "FROM 'external/outside': hosts outside are no objects; write the host's address",
+        ),
         (("10.0.0.1", "172.30.0.41"), "TO '172.30.0.41' has no port; write TO:PORT, such as 10.96.0.10:53/UDP"),
         (("10.0.0.1", "fd00::1:80"), "TO 'fd00::1:80' is not clear; write an IPv6 address in brackets: [fd00::1]:80"),
         (("--batch", "/nowhere"), "/nowhere: cannot be read: No such file or directory"),

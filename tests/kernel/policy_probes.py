@@ -19,12 +19,10 @@ from tests.unit.policy.obvious import Question
 
 from percale.kernel.namespaces import NamespaceThread
 
-ROUND = 0.4
-"""Seconds for what should get through."""
+ROUNDS = (0.4, 0.1, 0.2, 0.4, 0.8)
+"""Seconds for what should get through; what does not is tried again and again before it counts as denied."""
 LINGER = 0.06
 """Seconds for what should not, once all has come that should."""
-PATIENCE = 10
-"""Rounds until what does not get through counts as denied."""
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _ICMP = {4: socket.IPPROTO_ICMP, 6: socket.getprotobyname("ipv6-icmp")}
 _ECHO, _ECHO_ANSWER = {4: 8, 6: 128}, {4: 0, 6: 129}
@@ -66,23 +64,22 @@ class Prober:
             place.thread.close()
 
     def expect(self, questions: Collection[Question], allowed: Collection[Question]) -> set[Question]:
-        """Those that get through. What should and does not is tried again and again before it counts."""
-        passed = self.attempt(questions, set(allowed))
-        for _ in range(PATIENCE):
-            if passed.issuperset(allowed):
-                break
-            missing = set(allowed) - passed
-            passed |= self.attempt(missing, missing)
+        """Those that get through."""
+        first, *others = ROUNDS
+        passed = self.attempt(questions, set(allowed), first)
+        for seconds in others:
+            if missing := set(allowed) - passed:
+                passed |= self.attempt(missing, missing, seconds)
         return passed
 
-    def attempt(self, questions: Iterable[Question], expected: set[Question]) -> set[Question]:
+    def attempt(self, questions: Iterable[Question], expected: set[Question], seconds: float) -> set[Question]:
         """One packet, or connection, for each."""
         self._arrived = set()
         own: list[socket.socket] = []
         try:
             for question in questions:
                 own += self._send(question)
-            end = time.monotonic() + ROUND
+            end = time.monotonic() + seconds
             while not self._arrived.issuperset(expected) and (left := end - time.monotonic()) > 0:
                 self._read(left)
             end = time.monotonic() + LINGER

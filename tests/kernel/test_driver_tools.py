@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from percale.errors import KernelError
+from percale.kernel import netlink
 from percale.kernel.cleanup import owned_removals
 from percale.kernel.planning import matches
 from percale.kernel.protocol import Absent, KernelEvent, Lost, Present, Put, Remove
@@ -328,3 +329,21 @@ def test_a_closed_driver_leaves_the_kernel_and_no_descriptor(space: Any) -> None
     assert len(list(Path("/proc/self/fd").iterdir())) == before
     space._drivers.remove(driver)
     assert "eth0" in space.run("ip", "link")
+
+
+@pytest.mark.parametrize("made", [ETH0, Link("cni0", "bridge")], ids=str)
+def test_a_driver_killed_after_any_send_leaves_no_device_without_its_mark(
+    space: Any, made: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next agent takes it for somebody else's, and it stays for ever."""
+    driver = space.driver()
+    exchange = netlink.Socket._exchange
+
+    def killed(*arguments: Any) -> None:
+        exchange(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(netlink.Socket, "_exchange", killed)
+    with pytest.raises(KeyboardInterrupt):
+        driver.apply([Put(made)])
+    assert "alias percale" in space.run("ip", "link", "show", made.name)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from percale.kernel.fake import FakeKernel
@@ -77,7 +77,6 @@ def without_orphans(drawn: Iterable[KernelObject | None]) -> list[KernelObject]:
 
 
 worlds = st.tuples(*(st.sampled_from((None, *variants)) for variants in VARIANTS)).map(without_orphans)
-few = settings(max_examples=60, deadline=None)
 
 
 def settle(ledger: Ledger, kernel: FakeKernel) -> list[Change]:
@@ -129,7 +128,6 @@ def assert_holds(kernel: FakeKernel, world: Iterable[KernelObject]) -> None:
     assert [obj for key, obj in wished.items() if not matches(obj, there[key])] == []
 
 
-@few
 @given(worlds, worlds)
 def test_from_any_world_to_any_other(before: list[KernelObject], after: list[KernelObject]) -> None:
     kernel = FakeKernel()
@@ -142,7 +140,6 @@ def test_from_any_world_to_any_other(before: list[KernelObject], after: list[Ker
     assert_holds(kernel, after)
 
 
-@few
 @given(worlds, worlds, st.randoms(use_true_random=False))
 def test_a_restart_in_another_order_ends_the_same(
     before: list[KernelObject], after: list[KernelObject], random: object
@@ -162,7 +159,6 @@ def test_a_restart_in_another_order_ends_the_same(
     assert_holds(kernel, after)
 
 
-@few
 @given(worlds)
 def test_equal_input_writes_nothing(world: list[KernelObject]) -> None:
     kernel = FakeKernel()
@@ -179,7 +175,6 @@ def test_equal_input_writes_nothing(world: list[KernelObject]) -> None:
     assert kernel.written == []
 
 
-@few
 @given(worlds, st.data())
 def test_what_somebody_removes_comes_back(world: list[KernelObject], data: st.DataObject) -> None:
     kernel = FakeKernel()
@@ -194,7 +189,6 @@ def test_what_somebody_removes_comes_back(world: list[KernelObject], data: st.Da
     assert_holds(kernel, world)
 
 
-@few
 @given(worlds, st.sampled_from([ETH0, FLANNEL, POD]))
 def test_a_link_flap_brings_routes_back(world: list[KernelObject], link: Link) -> None:
     kernel = FakeKernel()
@@ -207,7 +201,6 @@ def test_a_link_flap_brings_routes_back(world: list[KernelObject], link: Link) -
     assert_holds(kernel, world)
 
 
-@few
 @given(worlds)
 def test_no_device_is_removed_before_what_stands_on_it(world: list[KernelObject]) -> None:
     kernel = FakeKernel()
@@ -224,7 +217,6 @@ def test_no_device_is_removed_before_what_stands_on_it(world: list[KernelObject]
     assert kernel.read() == {}
 
 
-@few
 @given(
     st.permutations([ETH0, FLANNEL, Link("cni0", "bridge"), POD, Address("eth0", ip_interface("10.0.0.1/32")), TABLE])
 )

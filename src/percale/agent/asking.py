@@ -78,4 +78,5 @@ def _connection(where: str) -> http.client.HTTPConnection:
     if where.startswith("unix:"):
         return _UnixConnection(where.removeprefix("unix:"))
     host, _, port = where.rpartition(":")
-    return http.client.HTTPConnection(host.strip("[]"), int(port), timeout=_PATIENCE)
+    host = "localhost" if host == "*" else host.strip("[]")
+    return http.client.HTTPConnection(host, int(port), timeout=_PATIENCE)

@@ -12,12 +12,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from prometheus_client import CollectorRegistry
 
 from percale.agent.following import follow
 from percale.agent.health_checking import Check, HealthChecks
+from percale.agent.progress import Progress
+from percale.agent.proxy_health import ProxyHealth
 from percale.agent.service_flows import Served, ServiceFlows
-from percale.agent.table import SOURCE as TABLE
+from percale.agent.service_metrics import ServiceMetrics
 from percale.agent.table import NodeTable
 from percale.agent.troubles import Troubles
 from percale.errors import BadManifest, KernelError
@@ -52,12 +57,25 @@ class Balancing:
         *,
         flows: ServiceFlows,
         troubles: Troubles,
+        registry: CollectorRegistry,
         local_pods: Callable[[], set[bytes]],
         count_every: float = 5.0,
     ) -> None:
-        """`local_pods` gives the packed addresses of this node's pods; `count_every` is in seconds, for the strategy `lc`."""
+        """`local_pods` gives the packed addresses of this node's pods; `count_every` is in seconds, for the strategy `lc`.
+
+        `registry` gets the figures of Services.
+        """
         self.services = ServiceTable(config)
         self.spoken = False
+        self._progress = Progress()
+        self._metrics = ServiceMetrics(registry, self.services.services, self._progress)
+        self.health = ProxyHealth(
+            self._progress,
+            troubles,
+            in_force=table.in_force.is_set,
+            eligible=lambda: self.services.node.eligible,
+            answered=self._metrics.health_answered,
+        )
         self._elements = ServiceElements(self.services)
         self._store = store
         self._table = table
@@ -65,7 +83,7 @@ class Balancing:
         self._local_pods = local_pods
         self._flows = flows
         self._count_every = count_every
-        self._checks = HealthChecks(self._is_healthy, troubles)
+        self._checks = HealthChecks(self.health, troubles)
         self._checked: dict[int, Check] = {}
         self._told_of: set[ObjectKey] = set()
         """Services whose slices have changed: an endpoint that drains is chosen no more before it is gone."""
@@ -73,8 +91,11 @@ class Balancing:
         """Their addresses for UDP, with their IP version."""
         self._serving: dict[tuple[bytes, int], frozenset[Record]] = {}
         """Who served them when flows were last looked at."""
-        self._known: set[tuple[type[Object], ObjectKey]] = set()
         self._changed: set[ObjectKey] = set()
+        self._brought: set[ObjectKey] = set()
+        """Services of the last `edit`: to be told of once the kernel has it."""
+        self._wrong: set[ObjectKey] = set()
+        """Services that are in trouble."""
         table.add(self)
 
     async def run(self) -> None:
@@ -82,13 +103,9 @@ class Balancing:
         try:
             async with asyncio.TaskGroup() as duties:
                 duties.create_task(follow(self._store, KINDS, self._event, self._troubles))
-                duties.create_task(self._flows.run())
                 duties.create_task(self._count())
         finally:
             await self._checks.close()
-
-    def _is_healthy(self) -> bool:
-        return self._table.in_force.is_set() and TABLE not in self._troubles.now
 
     async def _count(self) -> None:
         """Weigh the endpoints of services with the strategy `lc` anew, now and then."""
@@ -112,34 +129,39 @@ class Balancing:
             self._table.touch()
 
     async def _event(self, event: Snapshot | Upserted | Deleted) -> None:
+        self._progress.told()
         match event:
             case Snapshot():
                 await self._replace(event.objects)
                 self.spoken = True
+                self._progress.told()  # some of it may have gone out while it came
             case Upserted():
-                self._known.add((type(event.object), event.object.key))
+                self._metrics.told(event.object.KIND)
                 self._told_of.add(_service_of(event.object))
                 self._changed |= self.services.apply([event.object])
             case Deleted():
-                which = (type(event.object), event.object.key)
-                self._known.discard(which)
+                self._metrics.told(event.object.KIND)
                 self._told_of.add(_service_of(event.object))
-                self._changed |= self.services.apply(gone=[which])
+                self._changed |= self.services.apply(gone=[(type(event.object), event.object.key)])
         self._table.touch()
 
-    async def _replace(self, objects: tuple[Object, ...]) -> None:
+    async def _replace(self, objects: Sequence[Object]) -> None:
+        gone = set(self.services.known)
         for start in range(0, len(objects), _BREATH):
-            self._changed |= self.services.apply(objects[start : start + _BREATH])
-            self._told_of.update(map(_service_of, objects[start : start + _BREATH]))
+            some = tuple(objects[start : start + _BREATH])
+            for kind, count in Counter(type(obj).KIND for obj in some).items():
+                self._metrics.told(kind, count)
+            self._changed |= self.services.apply(some)
+            self._told_of.update(map(_service_of, some))
+            gone.difference_update([(type(obj), obj.key) for obj in some])
             await asyncio.sleep(0)
-        found = {(type(obj), obj.key) for obj in objects}
-        self._changed |= self.services.apply(gone=self._known - found)
-        self._known = found
+        self._changed |= self.services.apply(gone=gone)
 
     # This node's table
 
     def edit(self) -> Edit:
         """What has changed since the last call."""
+        self._progress.sent()
         changed, self._changed = self._changed, set()
         told_of, self._told_of = self._told_of, set()
         self._elements.local_pods = frozenset(self._local_pods())
@@ -151,9 +173,8 @@ class Balancing:
         for service in filter(None, map(self.services.services.get, changed)):
             if service.health_check_port is not None:
                 self._checked[service.health_check_port] = Check(service.key, service.local_ready)
-        edit = self._elements.update(changed)
-        self._tell()
-        return edit
+        self._brought |= changed
+        return self._elements.update(changed)
 
     def image(self) -> Edit:
         """All elements, from the static text alone."""
@@ -161,6 +182,11 @@ class Balancing:
 
     async def made(self, *, anything: bool) -> None:
         """Whoever was with an endpoint that is gone is led to another one."""
+        if (took := self._progress.done()) is not None:
+            self._metrics.programmed(took)
+        brought, self._brought = self._brought, set()
+        self._metrics.changed(brought)
+        self._tell(brought)
         changed, self._datagrams = self._datagrams, set()
         served = self._served(changed)
         self._flows.forget({at: now for at, now in served.items() if not self._serving.get(at, _UNKNOWN) <= now})
@@ -171,7 +197,7 @@ class Balancing:
         self._checks.show(self._checked)
         left, self._elements.left = self._elements.left, {}
         try:
-            await self._table.forget(left)
+            self._metrics.clients_forgotten(await self._table.forget(left))
         except KernelError as error:
             self._elements.left = left | self._elements.left
             self._troubles.note(SOURCE, error)
@@ -191,13 +217,16 @@ class Balancing:
             found |= {(address, vip.port): serving for address in addresses}
         return found
 
-    def _tell(self) -> None:
-        """What is wrong with Services, each for itself, is one trouble."""
-        problems = sorted(set(self.services.problems))
-        if problems:
-            self._troubles.begin(SOURCE, BadManifest("; ".join(problems)))
-        else:
-            self._troubles.end(SOURCE)
+    def _tell(self, changed: Iterable[ObjectKey]) -> None:
+        """What is wrong with a Service is a trouble of its own; the others live."""
+        for key in changed:
+            service = self.services.services.get(key)
+            if service is not None and service.problems:
+                self._wrong.add(key)
+                self._troubles.begin(f"service {key}", BadManifest("; ".join(dict.fromkeys(service.problems))))
+            elif key in self._wrong:
+                self._wrong.remove(key)
+                self._troubles.end(f"service {key}")
 
 
 _UNKNOWN: frozenset[Record] = frozenset((b"",))
@@ -218,5 +247,5 @@ def is_counted(port: ResolvedPort) -> bool:
 
 def _datagrams(service: ResolvedService | None) -> set[tuple[int, Vip]]:
     """A service's addresses for UDP, with their IP version."""
-    ports = service.ports if service is not None else ()
-    return {(port.family, vip) for port in ports if port.name.protocol == "UDP" for vip in port.vips}
+    ports = [port for port in service.ports if port.name.protocol == "UDP"] if service is not None else ()
+    return {(port.family, vip) for port in ports for vip in port.vips}

@@ -46,6 +46,8 @@ class ServicesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Pods too reach cluster IPs under the node's address."""
     strategy: Literal["random", "rr", "wrr", "sh", "mh", "lc"] = "random"
     """How connections are spread, for Services without the annotation percale.io/strategy."""
+    healthz: Listen | None = "*:10256"
+    """Where load balancers ask whether this node is to have clients."""
     leastConnInterval: Annotated[float, msgspec.Meta(gt=0, description="a number of seconds")] = 5.0
     """Seconds between two counts of connections, for the strategy lc."""
 

@@ -25,7 +25,7 @@ from percale.errors import KernelError
 from percale.kernel.conntrack import Conntrack, Seek, Tracked
 from percale.policy.evaluator import Evaluator
 from percale.policy.terms import FlowProtocol
-from percale.policy.verdicts import Flow
+from percale.policy.verdicts import Decision, Flow, Party
 from percale.render.enforcing import CUT_MARK
 
 T = TypeVar("T")
@@ -242,20 +242,29 @@ def local_addresses(evaluator: Evaluator, node: str) -> frozenset[bytes]:
 
 
 def judge(evaluator: Evaluator, node: str, flow: Tracked) -> Finding | None:
-    """May this flow begin now? None when policies do not know its protocol, or neither end is a pod of this node."""
+    """May this flow begin now, as far as the rules of this node say? What the other end's node forbids is cut there.
+
+    None when policies do not know its protocol, or neither end is a pod of this node.
+    """
     protocol = _PROTOCOLS.get(flow.original.protocol)
     if protocol is None:
         return None
     source, destination = evaluator.party(flow.client), evaluator.party(flow.server)
-    if all(party.pod is None or party.pod.node != node for party in (source, destination)):
+    begins, ends = (party.pod is not None and party.pod.node == node for party in (source, destination))
+    if not begins and not ends:
         return None
     port = None if protocol == "ICMP" else flow.server_port
-    decision = evaluator.judge(Flow(source, destination, protocol, port)).decisive
-    if decision.allowed:
-        return Finding(True)
-    pod = (source if decision.direction == "egress" else destination).pod
+    verdict = evaluator.judge(Flow(source, destination, protocol, port))
+    if begins and not verdict.egress.allowed:
+        return _forbidden(verdict.egress, source)
+    if ends and not verdict.ingress.allowed:
+        return _forbidden(verdict.ingress, destination)
+    return Finding(True)
+
+
+def _forbidden(decision: Decision, party: Party) -> Finding:
     by = str(decision.rule) if decision.rule is not None else ", ".join(map(str, decision.isolating))
-    return Finding(False, str(pod.key) if pod is not None else "", by)
+    return Finding(False, str(party.pod.key) if party.pod is not None else "", by)
 
 
 def _refused(error: OSError) -> KernelError:

@@ -1,7 +1,8 @@
 """Policies in force on this node: what the store says, judged by the evaluator, as this node's part of the table.
 
     Store.watch ─▶ Evaluator ─▶ touched ─┐
-    CNI: admit, dismiss ─▶ addresses ────┴─▶ PolicyTable ─▶ NodeTable ─▶ flows judged again (`cutting.py`)
+    CNI: admit, dismiss ─▶ addresses ────┼─▶ PolicyTable ─▶ NodeTable ─▶ flows judged again (`cutting.py`)
+    names: what they resolve to ─────────┘
 
 `node.py` and `policing.py` run it.
 """
@@ -15,6 +16,7 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from percale.agent.following import STORE, follow
+from percale.agent.names import Names
 from percale.agent.table import NodeTable
 from percale.agent.troubles import Troubles
 from percale.model.meta import Object, ObjectKey
@@ -31,9 +33,9 @@ _BREATH = 200
 
 
 class Reconsider(Protocol):
-    """Judges the connections of these addresses again; None: all of this node's pods."""
+    """Judges the connections of these packed addresses again."""
 
-    async def __call__(self, addresses: frozenset[bytes] | None) -> None: ...
+    async def __call__(self, addresses: frozenset[bytes]) -> None: ...
 
 
 class Enforcement:
@@ -64,15 +66,23 @@ class Enforcement:
         self._on_local_pods = on_local_pods
         self._attached = {pod: _packed(addresses) for pod, addresses in (attached or {}).items()}
         self._known: set[tuple[type[Object], ObjectKey]] = set()
+        self._names = Names(lambda: self.evaluator.domains, self._learn, troubles)
         self._touched: list[Touched] = []
-        self._brought: list[Touched] = []
+        self._brought: frozenset[bytes] = frozenset()
+        """Whose connections are to be judged again when the kernel has what `edit` said last."""
+        self._bringing = False
+        self._touched_by_others = self._unsure = False
+        """The kernel may have judged by other rules than ours; as of now, and when it has what `edit` said last."""
         self._waiting: list[asyncio.Future[None]] = []
         self._woken: list[asyncio.Future[None]] = []
         table.add(self)
+        table.on_touched(self._doubt)
 
     async def run(self) -> None:
         """For ever."""
-        await follow(self._store, KINDS, self._event, self._troubles)
+        async with asyncio.TaskGroup() as duties:
+            duties.create_task(follow(self._store, KINDS, self._event, self._troubles), name="objects")
+            duties.create_task(self._names.run(), name="names")
 
     # Pods of this node
 
@@ -82,24 +92,33 @@ class Enforcement:
         Raises StoreError.
         """
         self._attached[pod] = _packed(addresses)
-        facts = self.evaluator.members.pod(pod)
+        facts = self.evaluator.members.pod(pod) or await self._from_store(pod)
         if facts is None:
-            found = await self._store.get(Pod, pod)
-            if found is None:
-                return  # no pod of the cluster: no policy can select it
-            facts = facts_of(found)
-            self._known.add((Pod, pod))
+            return  # no pod of the cluster: no policy can select it
         self._note(self.evaluator.put_facts(self._as_attached(facts)))
-        if not self._touched and self._node_table.in_force.is_set():
+        pending = self._touched or self._bringing or self._touched_by_others
+        if not pending and self._node_table.in_force.is_set():
             return
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(done)
         self._node_table.touch()
         await done
 
+    async def _from_store(self, pod: ObjectKey) -> PodFacts | None:
+        """A pod whose event has not come yet, unless it comes meanwhile."""
+        found = await self._store.get(Pod, pod)
+        facts = self.evaluator.members.pod(pod)
+        if facts is None and found is not None:
+            facts = facts_of(found)
+            self._known.add((Pod, pod))
+        return facts
+
     def dismiss(self, pod: ObjectKey) -> None:
         """The pod's wires are gone; its object may stay for a while, and says which addresses it has."""
         self._attached.pop(pod, None)
+        facts = self.evaluator.members.pod(pod)
+        if facts is not None and facts.rank[0]:  # the next pod with these addresses is the one that has them
+            self._note(self.evaluator.put_facts(replace(facts, rank=(False, *facts.rank[1:]))))
 
     def _as_attached(self, facts: PodFacts) -> PodFacts:
         """What the pod's wires have counts more than what its status says."""
@@ -113,10 +132,11 @@ class Enforcement:
     async def _event(self, event: Snapshot | Upserted | Deleted) -> None:
         match event:
             case Snapshot():
+                first, self.spoken = not self.spoken, False  # half of a snapshot is no state of the cluster
                 await self._replace(event.objects)
-                if not self.spoken:
+                if first:
                     await self._troubles.without(STORE)  # what cannot be read may be a policy that is in force
-                    self.spoken = True
+                self.spoken = True
                 self._node_table.touch()
             case Upserted():
                 self._put(event.object)
@@ -125,8 +145,7 @@ class Enforcement:
 
     async def _replace(self, objects: Iterable[Object]) -> None:
         gone = set(self._known)
-        # Policies before pods: a pod that comes finds the terms that mean it, and is looked at once.
-        for number, obj in enumerate(sorted(objects, key=lambda each: isinstance(each, Pod))):
+        for number, obj in enumerate(objects):
             gone.discard((type(obj), obj.key))
             self._put(obj)
             if number % _BREATH == 0:
@@ -145,9 +164,14 @@ class Enforcement:
         self._known.discard((kind, key))
         self._note(self.evaluator.remove(kind, key))
 
+    def _learn(self, names: Mapping[str, frozenset[bytes]]) -> None:
+        self._note(self.evaluator.learn(names))
+
     def _note(self, touched: Touched) -> None:
         if not touched:
             return
+        if any(next(policy.domains, None) for pair in touched.policies for policy in pair if policy is not None):
+            self._names.look()
         self._touched.append(touched)
         self._note_local(touched)
         self._node_table.touch()
@@ -164,13 +188,21 @@ class Enforcement:
 
     # This node's table
 
+    def _doubt(self) -> None:
+        """Somebody else changed the table: what began meanwhile may be forbidden."""
+        self._touched_by_others = True
+
     def edit(self) -> Edit:
         """What has changed since the last call."""
         touched, self._touched = self._touched, []
-        self._brought += touched
+        self._unsure |= self._touched_by_others or self._bringing  # the last one may have been refused
+        self._touched_by_others = False
+        self._bringing = True
         self._woken += self._waiting
         self._waiting = []
-        return self.table.update(touched)
+        edit = self.table.update(touched)
+        self._brought |= self.table.concerned
+        return edit
 
     def image(self) -> Edit:
         """All rules, from the static text alone."""
@@ -178,25 +210,18 @@ class Enforcement:
 
     async def made(self, *, anything: bool) -> None:
         """Pods that wait may live, and established connections are judged anew."""
-        brought, self._brought = self._brought, []
+        brought, self._brought = self._brought, frozenset()
+        self._bringing = False
+        if unsure := self._unsure:
+            self._unsure = False
+            brought |= self.local_pods
         woken, self._woken = self._woken, []
         for done in woken:
             if not done.done():
                 done.set_result(None)
-        if self._reconsider is not None and brought and anything:
-            await self._reconsider(_addresses(brought))
+        if self._reconsider is not None and brought and (anything or unsure):
+            await self._reconsider(brought)
 
 
 def _packed(addresses: Iterable[IPAddress]) -> tuple[bytes, ...]:
     return tuple(address.packed for address in addresses)
-
-
-def _addresses(touched: Iterable[Touched]) -> frozenset[bytes] | None:
-    """Whose connections may be judged otherwise now: a policy's change may concern every pod that it selects."""
-    changes = list(touched)
-    if any(change.policies or change.nodes for change in changes):
-        return None
-    moved = (each for change in changes for each in change.moved)
-    return frozenset(
-        address for move in moved for pod in (move.old, move.new) if pod is not None for address in pod.addresses
-    )

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import socket
 import time
@@ -57,7 +58,8 @@ class Ground:
                 yield downs, duties
 
     def say_ready(self, report: Report) -> None:
-        """Everything is in place for the first time."""
+        """Everything is in place for the first time, and most of it will stay."""
+        gc.freeze()
         self.log.info("ready", seconds=f"{time.monotonic() - self._began:.3f}")
         notify("READY=1", f"STATUS={report.summary()}")
 

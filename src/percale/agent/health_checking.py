@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import msgspec
 
+from percale.agent.proxy_health import ProxyHealth
 from percale.agent.troubles import Troubles
 from percale.errors import KernelError
 from percale.model.meta import ObjectKey
@@ -32,9 +33,8 @@ class Check(NamedTuple):
 class HealthChecks:
     """All methods are called on the event loop."""
 
-    def __init__(self, is_healthy: Callable[[], bool], troubles: Troubles) -> None:
-        """`is_healthy`: what the kernel holds is what Services want."""
-        self._is_healthy = is_healthy
+    def __init__(self, health: ProxyHealth, troubles: Troubles) -> None:
+        self._health = health
         self._troubles = troubles
         self._checks: Mapping[int, Check] = {}
         self._servers: dict[int, asyncio.Task[None]] = {}
@@ -82,7 +82,7 @@ class HealthChecks:
     def answer(self, port: int) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body."""
         (namespace, name), endpoints = self._checks[port]
-        healthy = self._is_healthy()
+        healthy = self._health.healthy
         said = {
             "service": {"namespace": namespace, "name": name},
             "localEndpoints": endpoints,
@@ -93,4 +93,6 @@ class HealthChecks:
             "X-Content-Type-Options": "nosniff",
             "X-Load-Balancing-Endpoint-Weight": str(endpoints),
         }
-        return 200 if endpoints and healthy else 503, headers, msgspec.json.encode(said)
+        code = 200 if endpoints and healthy else 503
+        self._health.answered("service", code)
+        return code, headers, msgspec.json.encode(said)

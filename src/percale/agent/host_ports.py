@@ -2,7 +2,8 @@
 
     ADD with portMappings ─▶ open ─▶ NodeTable ─▶ in the kernel ─▶ ADD answers        DEL ─▶ close
 
-What was open before the agent started is in the records of the pods.
+What was open before the agent started is in the records of the pods. A client that sends datagrams from one port keeps its
+flow, whoever has the host port by now: such flows are forgotten (`service_flows.py`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from percale.agent.service_flows import EVERYWHERE, Served, ServiceFlows
 from percale.agent.table import NodeTable
 from percale.cni.records import Attachment
 from percale.errors import StateError
@@ -18,12 +20,24 @@ from percale.ipam.addresses import Owner
 from percale.render.contents import Edit, Elements
 from percale.render.host_ports import HostPort, host_port_elements
 from percale.render.objects import IPAddress
+from percale.service.choosing import Record
 
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
+    pod: str
+    addresses: tuple[IPAddress, ...]
     ports: tuple[HostPort, ...]
     elements: frozenset[tuple[str, bytes, bytes]]
+
+    @property
+    def datagrams(self) -> set[int]:
+        """Its UDP ports."""
+        return {port.port for port in self.ports if port.protocol == "UDP"}
+
+    def records(self, port: HostPort) -> frozenset[Record]:
+        """Where the port leads."""
+        return frozenset(address.packed + port.container_port.to_bytes(2) for address in self.addresses)
 
 
 class HostPorts:
@@ -32,26 +46,30 @@ class HostPorts:
     spoken = True
     """Records are read before this is made."""
 
-    def __init__(self, table: NodeTable, attachments: Iterable[Attachment]) -> None:
+    def __init__(self, table: NodeTable, attachments: Iterable[Attachment], flows: ServiceFlows) -> None:
         self._table = table
-        self._opened: dict[Owner, _Opened] = {
-            each.owner: _opened((address.ip for address in each.wires.addresses), each.ports)
-            for each in attachments
-            if each.ports
-        }
+        self._flows = flows
+        self._opened: dict[Owner, _Opened] = {each.owner: _opened(each) for each in attachments if each.ports}
         self._shown: frozenset[tuple[str, bytes, bytes]] = frozenset()
+        self._datagrams = {port for each in self._opened.values() for port in each.datagrams}
+        """UDP ports that some pod got or lost since the last `edit`."""
+        self._moved: set[int] = set()
+        """The same of the last `edit`."""
         self._waiting: list[asyncio.Future[None]] = []
         self._woken: list[asyncio.Future[None]] = []
         table.add(self)
 
-    async def open(self, owner: Owner, addresses: Iterable[IPAddress], ports: Collection[HostPort]) -> None:
-        """The pod with these addresses is reached at these ports when this returns. Raises StateError."""
+    async def open(self, attachment: Attachment) -> None:
+        """The pod is reached at its host ports when this returns. Raises StateError."""
+        owner, ports = attachment.owner, attachment.ports
         if not ports:
             return
         for other, theirs in self._opened.items():
             if other != owner and (taken := [port for port in ports if port in theirs.ports]):
-                raise StateError(f"{taken[0]} is taken", where=str(owner), hint=f"{other} has it")
-        self._opened[owner] = _opened(addresses, ports)
+                raise StateError(f"{taken[0]} is taken", where=str(attachment), hint=f"{theirs.pod} has it")
+        self._closed(owner)
+        opened = self._opened[owner] = _opened(attachment)
+        self._datagrams |= opened.datagrams
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(done)
         self._table.touch()
@@ -59,14 +77,24 @@ class HostPorts:
 
     def close(self, owner: Owner) -> None:
         """The pod is reached there no more; that it never was is no error."""
-        if self._opened.pop(owner, None) is not None:
+        if self._closed(owner):
             self._table.touch()
+
+    def _closed(self, owner: Owner) -> bool:
+        """Whether there was anything to close."""
+        gone = self._opened.pop(owner, None)
+        if gone is None:
+            return False
+        self._datagrams |= gone.datagrams
+        return True
 
     # This node's table
 
     def edit(self) -> Edit:
         """What has changed since the last call."""
         before, self._shown = self._shown, frozenset().union(*(each.elements for each in self._opened.values()))
+        self._moved |= self._datagrams
+        self._datagrams = set()
         self._woken += self._waiting
         self._waiting = []
         return Edit(remove=_elements(before - self._shown, data=False), put=_elements(self._shown - before, data=True))
@@ -76,16 +104,30 @@ class HostPorts:
         return Edit(put=_elements(self._shown, data=True))
 
     async def made(self, *, anything: bool) -> None:
-        """Pods that wait for their ports may live."""
+        """Pods that wait for their ports may live, and clients of others find them."""
+        moved, self._moved = self._moved, set()
+        self._flows.forget(self._serving(moved))
         woken, self._woken = self._woken, []
         for done in woken:
             if not done.done():
                 done.set_result(None)
 
+    def _serving(self, moved: Collection[int]) -> Served:
+        """Who has these UDP ports now. A port at one address comes before the same at all."""
+        found: dict[tuple[bytes, int], frozenset[Record]] = {(EVERYWHERE, port): frozenset() for port in moved}
+        for opened in self._opened.values():
+            for port in opened.ports:
+                if port.protocol == "UDP" and port.port in moved:
+                    at = port.address
+                    key = EVERYWHERE if at is None or at.is_unspecified else at.packed, port.port
+                    found[key] = found.get(key, frozenset()) | opened.records(port)
+        return found
 
-def _opened(addresses: Iterable[IPAddress], ports: Iterable[HostPort]) -> _Opened:
-    wanted = tuple(ports)
-    return _Opened(wanted, frozenset(host_port_elements(addresses, wanted)))
+
+def _opened(attachment: Attachment) -> _Opened:
+    addresses = tuple(each.ip for each in attachment.wires.addresses)
+    elements = frozenset(host_port_elements(addresses, attachment.ports))
+    return _Opened(str(attachment), addresses, attachment.ports, elements)
 
 
 def _elements(rows: Collection[tuple[str, bytes, bytes]], *, data: bool) -> tuple[Elements, ...]:

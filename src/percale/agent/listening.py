@@ -1,6 +1,7 @@
-"""The socket behind the agent's HTTP, bound at the start; what answers is imported when somebody asks. Called by `node.py`.
+"""The socket behind the agent's HTTP, bound at the start; what answers is imported when somebody asks.
 
-An address that is taken is found out at once, and an agent that nobody asks never pays for a web server.
+An address that is taken is found out at once, and an agent that nobody asks never pays for a web server. Callers:
+`ground.py`, `proxy_health.py`.
 """
 
 from __future__ import annotations
@@ -11,22 +12,34 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from percale.errors import BadConfig
 
 _BACKLOG = 128
 
 
+class Page(NamedTuple):
+    """What is answered."""
+
+    body: bytes
+    kind: str = "text/plain; charset=utf-8"
+    code: int = 200
+
+
 @contextmanager
-def listening(address: str) -> Iterator[socket.socket]:
-    """Listen at `HOST:PORT`, `[IPv6]:PORT` or `unix:/PATH` until the end of the block. Raises BadConfig."""
+def listening(
+    address: str, *, setting: str = "http", hint: str = "choose another with --http"
+) -> Iterator[socket.socket]:
+    """Listen at `HOST:PORT`, `[IPv6]:PORT`, `*:PORT` or `unix:/PATH` until the end of the block.
+
+    Raises BadConfig, which names the setting, with the hint.
+    """
     path = Path(address.removeprefix("unix:")) if address.startswith("unix:") else None
     try:
         listener = _unix(path) if path is not None else _tcp(address)
     except OSError as error:
-        raise BadConfig(
-            f"cannot listen: {error.strerror or error}", where=f"http {address}", hint="choose another with --http"
-        ) from error
+        raise BadConfig(f"cannot listen: {error.strerror or error}", where=f"{setting} {address}", hint=hint) from error
     try:
         yield listener
     finally:
@@ -54,10 +67,18 @@ def _unix(path: Path) -> socket.socket:
 
 def _tcp(address: str) -> socket.socket:
     host, _, port = address.rpartition(":")
-    family, kind, protocol, _, where = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
+    everywhere = host == "*"
+    both = everywhere and socket.has_dualstack_ipv6()
+    wanted = socket.AF_INET6 if both else socket.AF_INET if everywhere else socket.AF_UNSPEC
+    name = None if everywhere else host.strip("[]")
+    family, kind, protocol, _, where = socket.getaddrinfo(
+        name, int(port), family=wanted, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if both:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         listener.bind(where)
         listener.listen(_BACKLOG)
     except OSError:

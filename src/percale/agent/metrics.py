@@ -20,8 +20,8 @@ from percale.agent.status import Addresses
 from percale.kernel.protocol import Change, Driver, KernelEvent, Underlay
 from percale.render.objects import KernelObject, Key
 
-_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
-
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+"""The buckets of all histograms."""
 
 _VERBS = frozenset({"ADD", "DEL", "CHECK", "STATUS", "GC"})
 
@@ -51,7 +51,7 @@ class Metrics:
             return Gauge(f"percale_{name}", text, labels, registry=self.registry)
 
         def histogram(name: str, text: str, *labels: str) -> Histogram:
-            return Histogram(f"percale_{name}", text, labels, buckets=_SECONDS, registry=self.registry)
+            return Histogram(f"percale_{name}", text, labels, buckets=SECONDS, registry=self.registry)
 
         ProcessCollector(registry=self.registry)
         gauge("build_info", "The version that runs.", "version").labels(__version__).set(1)
@@ -70,6 +70,7 @@ class Metrics:
         self.refused = counter("kernel_refused", "Changes that the kernel refused.")
         self.flows_cut = counter("flows_cut", "Established connections that a policy forbade.")
         self.flows_restored = counter("flows_restored", "Cut connections that policies allow again.")
+        self.flows_forgotten = counter("flows_forgotten", "Datagram flows to endpoints that are gone.")
         self.batch_seconds = histogram("kernel_batch_seconds", "How long a batch of kernel changes took.")
 
     def cni_answered(self, verb: str, code: int, seconds: float) -> None:

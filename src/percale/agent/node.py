@@ -79,7 +79,8 @@ class AgentNode:
         records = self._records = Records(Path(config.stateDir) / PODS)
         kept = keeper(services=config.services.enabled, host_ports=True, narrate=ground.narrate, hearing=ground.hearing)
         self._table = NodeTable(kept, ground.troubles)
-        self._host_ports = HostPorts(self._table, records.attachments.values())
+        self._flows = service_flows(ground.troubles, ground.metrics)
+        self._host_ports = HostPorts(self._table, records.attachments.values(), self._flows)
         self._enforcement = Enforcement(
             config.node,
             ground.store,
@@ -104,22 +105,25 @@ class AgentNode:
         """Raises the PercaleError that makes going on impossible."""
         async with self._ground.up(self._report) as (downs, duties):
             downs.callback(self._established.close)
+            downs.callback(self._flows.close)
             duties.create_task(self._enforcement.run(), name="policies")
             duties.create_task(self._established.run(), name="established")
             parts = self._report.parts = await self._assemble()
             if self._config.services.enabled:
-                flows = service_flows(self._troubles)
-                downs.callback(flows.close)
                 balancing = Balancing(
                     service_config(self._config, parts.network),
                     self._store,
                     self._table,
-                    flows=flows,
+                    flows=self._flows,
                     troubles=self._troubles,
+                    registry=self._metrics.registry,
                     count_every=self._config.services.leastConnInterval,
                     local_pods=lambda: self._enforcement.local_pods,
                 )
                 duties.create_task(balancing.run(), name="services")
+                if (at := self._config.services.healthz) is not None:
+                    duties.create_task(balancing.health.serve(at), name="healthz")
+            duties.create_task(self._flows.run(), name="flows")
             duties.create_task(self._table.run(), name="table")
             duties.create_task(self._shortcut.run(), name="shortcut")
             duties.create_task(follow(self._store, (SubnetLease,), self._lease_event, self._troubles), name="leases")

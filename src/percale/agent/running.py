@@ -6,6 +6,7 @@ Nothing is undone at the end: pods go on reaching each other, and the next agent
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 from pathlib import Path
 
@@ -17,9 +18,13 @@ from percale.agent.notifying import notify
 from percale.agent.policing import PolicyNode
 from percale.errors import PercaleError
 
+MOST_YOUNG = 50_000
+"""Objects between two looks for cycles: what an agent makes many of, facts and elements, has none."""
+
 
 def run(config: AgentConfig) -> None:
     """Serve the node until SIGTERM or SIGINT. Raises PercaleError when that is impossible."""
+    gc.set_threshold(MOST_YOUNG)
     log = LineLog(config.logFormat)
     with only_agent(Path(config.runDir)):
         asyncio.run(_serve(config, log))

@@ -1,10 +1,11 @@
-"""What services want from the connection table: datagram flows of endpoints that are gone are forgotten, connections counted.
+"""What services and host ports want from the connection table: datagram flows of who is gone forgotten, connections counted.
 
     edit is in the kernel ─▶ forget(Served) ─▶ a worker thread ─▶ UDP flows with another destination than these: deleted
     strategy lc, now and then ─▶ count(endpoints) ─▶ the same thread
 
-UDP has no end: a client goes on with its flow, and so with an endpoint that is gone, as long as the entry is there. TCP
-entries are left alone: the client notices by itself. `balancing.py` calls.
+UDP has no end: a client goes on with its flow, and so with an endpoint that is gone, or with none that was there when it
+began, as long as the entry is there. TCP entries are left alone: the client notices by itself. `balancing.py` and
+`host_ports.py` call, `node.py` runs it.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_address
 from typing import TypeAlias, TypeVar
 
+from percale.agent.metrics import Metrics
 from percale.agent.troubles import Troubles
 from percale.errors import KernelError
 from percale.kernel.conntrack import Conntrack, Tracked
+from percale.kernel.own_addresses import own_addresses
 from percale.service.choosing import Record
 
 T = TypeVar("T")
@@ -28,6 +32,9 @@ SOURCE = "service flows"
 _PAUSE = 1.0
 """Seconds until a round that failed is tried again."""
 
+EVERYWHERE = b""
+"""For an address: each that this node has, unless it is named too; but loopback's."""
+
 Served: TypeAlias = Mapping[tuple[bytes, int], frozenset[Record]]
 """Who may serve an address and port."""
 
@@ -35,10 +42,11 @@ Served: TypeAlias = Mapping[tuple[bytes, int], frozenset[Record]]
 class ServiceFlows:
     """All methods are called on the event loop."""
 
-    def __init__(self, conntrack: Conntrack, troubles: Troubles) -> None:
+    def __init__(self, conntrack: Conntrack, *, troubles: Troubles, metrics: Metrics) -> None:
         """`conntrack` is closed with this."""
         self._conntrack = conntrack
         self._troubles = troubles
+        self._metrics = metrics
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="service-flows")
         self._waiting: dict[tuple[bytes, int], frozenset[Record]] = {}
         self._due = asyncio.Event()
@@ -67,23 +75,27 @@ class ServiceFlows:
             self._due.clear()
             waiting, self._waiting = self._waiting, {}
             try:
-                await self._do(lambda served=waiting: self._round(served))  # type: ignore[misc]
+                forgotten = await self._do(lambda served=waiting: self._round(served))  # type: ignore[misc]
             except OSError as error:
                 self._waiting = waiting | self._waiting
                 self._due.set()
                 self._troubles.begin(SOURCE, _refused(error))
                 await asyncio.sleep(_PAUSE)
                 continue
+            self._metrics.flows_forgotten.inc(forgotten)
             self._troubles.end(SOURCE)
             if not self._due.is_set():
                 self._idle.set()
 
-    def _round(self, served: Served) -> None:
-        """Raises OSError."""
+    def _round(self, served: Served) -> int:
+        """How many were forgotten. Raises OSError."""
+        served = at_own_addresses(served)
         flows = self._conntrack.to({address for address, _ in served}, socket.IPPROTO_UDP)
-        for error in self._conntrack.forget([flow for flow in flows if is_left(flow, served)]):
+        left = [flow for flow in flows if is_left(flow, served)]
+        for error in self._conntrack.forget(left):
             if error is not None:
                 raise error
+        return len(left)
 
     async def count(self, endpoints: Collection[tuple[int, bytes]]) -> Counter[tuple[int, bytes]]:
         """Connections of each endpoint, by protocol number and record. Raises KernelError."""
@@ -96,6 +108,16 @@ class ServiceFlows:
         return await asyncio.get_running_loop().run_in_executor(self._thread, action)
 
 
+def at_own_addresses(served: Served) -> Served:
+    """With the node's addresses in place of EVERYWHERE. Raises OSError."""
+    anywhere = {port: records for (address, port), records in served.items() if address == EVERYWHERE}
+    if not anywhere:
+        return served
+    own = [address for address in own_addresses() if not ip_address(address).is_loopback]
+    named = {(address, port): records for (address, port), records in served.items() if address != EVERYWHERE}
+    return {(address, port): records for port, records in anywhere.items() for address in own} | named
+
+
 def is_left(flow: Tracked, served: Served) -> bool:
     """A flow to one of these addresses that goes to somebody who does not serve it."""
     serving = served.get((flow.original.destination, flow.original.destination_port))
@@ -106,9 +128,9 @@ def _refused(error: OSError) -> KernelError:
     return KernelError(error.strerror or str(error), errno=error.errno or 0, where="the connection table")
 
 
-def service_flows(troubles: Troubles) -> ServiceFlows:
+def service_flows(troubles: Troubles, metrics: Metrics) -> ServiceFlows:
     """In the caller's network namespace. Raises KernelError."""
     try:
-        return ServiceFlows(Conntrack(), troubles)
+        return ServiceFlows(Conntrack(), troubles=troubles, metrics=metrics)
     except OSError as error:
         raise _refused(error) from error

@@ -1,17 +1,20 @@
 """The agent's HTTP: /healthz, /livez, /readyz, /metrics, /status. Loopback unless told otherwise; GET only, no bodies.
 
-Importing aiohttp takes longer than programming the node: `node.py` imports this module in a thread, when somebody asks.
+Importing aiohttp takes longer than programming the node: `ground.py` and
+`proxy_health.py` import this module in a thread, when somebody asks.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 import msgspec
 from aiohttp import web
 
+from percale.agent.listening import Page
 from percale.agent.metrics import Figures, Metrics
 from percale.agent.status import Status
 
@@ -38,8 +41,33 @@ class Subject(Protocol):
 
 async def serve(listener: socket.socket, subject: Subject) -> None:
     """Answer whoever connects, until cancelled."""
+
+    def live() -> Page:
+        return Page(b"ok\n")
+
+    def ready() -> Page:
+        if reasons := subject.waiting_for():
+            return Page("".join(f"{reason}\n" for reason in reasons).encode(), code=503)
+        return live()
+
+    def metrics() -> Page:
+        content = subject.metrics.render(subject.figures())
+        return Page(content, "text/plain; version=0.0.4; charset=utf-8")
+
+    def status() -> Page:
+        return Page(msgspec.json.encode(subject.status()), "application/json")
+
+    pages = {"/healthz": live, "/livez": live, "/readyz": ready, "/metrics": metrics, "/status": status}
+    await serve_pages(listener, pages)
+
+
+async def serve_pages(listener: socket.socket, pages: Mapping[str, Callable[[], Page]]) -> None:
+    """Each path has its page, made when somebody asks; until cancelled."""
+    application = web.Application(client_max_size=1024)
+    for path, page in pages.items():
+        application.router.add_get(path, _handler(page), allow_head=False)
     runner = web.AppRunner(
-        _application(subject),
+        application,
         access_log=None,
         handle_signals=False,
         keepalive_timeout=_LONGEST_QUIET,
@@ -55,28 +83,10 @@ async def serve(listener: socket.socket, subject: Subject) -> None:
         await runner.cleanup()
 
 
-def _application(subject: Subject) -> web.Application:
-    async def live(_request: web.Request) -> web.Response:
-        return _answer(b"ok\n")
+def _handler(page: Callable[[], Page]) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def answer(_request: web.Request) -> web.Response:
+        body, kind, code = page()
+        headers = {"Content-Type": kind, "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+        return web.Response(status=code, body=body, headers=headers)
 
-    async def ready(_request: web.Request) -> web.Response:
-        if reasons := subject.waiting_for():
-            return _answer("".join(f"{reason}\n" for reason in reasons).encode(), code=503)
-        return _answer(b"ok\n")
-
-    async def metrics(_request: web.Request) -> web.Response:
-        content = subject.metrics.render(subject.figures())
-        return _answer(content, "text/plain; version=0.0.4; charset=utf-8")
-
-    async def status(_request: web.Request) -> web.Response:
-        return _answer(msgspec.json.encode(subject.status()), "application/json")
-
-    application = web.Application(client_max_size=1024)
-    pages = {"/healthz": live, "/livez": live, "/readyz": ready, "/metrics": metrics, "/status": status}
-    for path, handler in pages.items():
-        application.router.add_get(path, handler, allow_head=False)
-    return application
-
-
-def _answer(body: bytes, kind: str = "text/plain; charset=utf-8", *, code: int = 200) -> web.Response:
-    return web.Response(status=code, body=body, headers={"Content-Type": kind, "Cache-Control": "no-store"})
+    return answer

@@ -56,6 +56,8 @@ class NodeTable:
         self._troubles = troubles
         self._authors: list[Author] = []
         self._whole = True
+        self._first = True
+        """Nothing has been said yet: what the authors say next is their whole image."""
         self._due = asyncio.Event()
         keeper.on_touched(self._restore)
 
@@ -111,7 +113,9 @@ class NodeTable:
         edit = together(author.edit() for author in self._authors)
         if self._whole:
             self._whole = False
-            edit = await self._keeper.restore(together(author.image() for author in self._authors))
+            image = edit if self._first else together(author.image() for author in self._authors)
+            self._first = False
+            edit = await self._keeper.restore(image)
         elif edit:
             await self._keeper.edit(edit)
         return bool(edit)

@@ -19,11 +19,11 @@ from percale.errors import KernelError
 from percale.kernel.protocol import HostRoute, Underlay
 from percale.kernel.reconciling import Reconciler
 from percale.policy.pods import PodFacts
-from percale.render.objects import IPAddress, Sysctl
+from percale.render.objects import IPAddress
+from percale.render.wiring import judged_bridges
 
 BRIDGES, WIRINGS = "node/bridges", "wirings"
 """The source of our wishes, and of the trouble."""
-_SETTINGS = {4: "net/bridge/bridge-nf-call-iptables", 6: "net/bridge/bridge-nf-call-ip6tables"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +94,7 @@ class Showing:
         found = wirings(self._pods(), self._reconciler.underlay)
         if new := found.bridges - self._shown:
             self._shown |= new
-            versions = sorted({version for _, version in self._shown})
-            self._reconciler.want(BRIDGES, [Sysctl(_SETTINGS[version], "1") for version in versions])
+            self._reconciler.want(BRIDGES, judged_bridges(version for _, version in self._shown))
             self._log.info("bridged packets are judged", device=" ".join(sorted({device for device, _ in new})))
         if found.unrouted:
             self._troubles.begin(WIRINGS, _unrouted(found.unrouted))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -19,6 +20,7 @@ from percale.cli.service_worlds import ServiceWorld, load_services
 from percale.cli.source_options import networks, source_options
 from percale.errors import BadInput
 from percale.model.addresses import Address, is_address
+from percale.model.decoding import DEFAULT_NAMESPACE
 from percale.model.meta import Object, ObjectKey
 from percale.model.node import Node
 from percale.model.pod import Pod, Protocol
@@ -140,6 +142,8 @@ class _World:
         namespace, slash, name = text.partition("/")
         if not slash:
             raise BadInput(f"FROM {text!r} is not an address", hint="or write NAMESPACE/POD or node/NAME")
+        if namespace == "external":
+            raise BadInput(f"FROM {text!r}: hosts outside are no objects", hint="write the host's address")
         if namespace == "node":
             node = self.objects.get((Node, ObjectKey(None, name)))
             found = (
@@ -157,8 +161,9 @@ class _World:
         if is_address(bare):
             return [ip_address(bare)], _number(port)
         word, _, rest = text.partition("/")
-        namespace, slash, name = rest.partition("/")
-        if word != "svc" or not slash:
+        namespace, _, name = rest.rpartition("/")
+        namespace = namespace or DEFAULT_NAMESPACE
+        if word != "svc" or not name:
             raise BadInput(f"TO {text!r} is not an address", hint="or write svc/NAMESPACE/NAME")
         service = cast("Service | None", self.objects.get((Service, ObjectKey(namespace, name))))
         if service is None:
@@ -168,6 +173,10 @@ class _World:
         if not found:
             raise BadInput(f"Service {namespace}/{name} has no cluster IP")
         named = next((each.port for each in spec.ports if each.name == port), None)
+        if named is None and isinstance(port, str) and not port.isdecimal():
+            names = ", ".join(filter(None, (each.name for each in spec.ports)))
+            hint = f"it names {names}" if names else "write a number: it names no ports"
+            raise BadInput(f"Service {namespace}/{name} has no port named {port}", hint=hint)
         return found, named or _number(port)
 
 
@@ -185,10 +194,10 @@ def _split(text: str) -> tuple[str, str, str]:
 
 
 def _number(port: str | int) -> int:
-    if isinstance(port, str) and port.isascii() and port.isdecimal():
+    if isinstance(port, str) and port.isascii() and port.isdecimal() and len(port) <= len("65535"):
         port = int(port)
     if not isinstance(port, int) or isinstance(port, bool) or not 0 < port <= 0xFFFF:
-        raise BadInput(f"port {port!r} is not a number from 1 to 65535")
+        raise BadInput(f"port {json.dumps(port)[:40]} is not a number from 1 to 65535")
     return port
 
 
@@ -199,7 +208,7 @@ def _answer_all(world: _World, batch: str) -> int:
     """One answer a line; a bad line is one line on stderr, and the others are answered."""
     name = "stdin" if batch == "-" else batch
     code = 0
-    for number, line in enumerate(_read(batch), 1):
+    for number, line in enumerate(_lines_of(batch), 1):
         if not line.strip():
             continue
         try:
@@ -212,21 +221,24 @@ def _answer_all(world: _World, batch: str) -> int:
     return code
 
 
-def _read(batch: str) -> list[str]:
-    if batch == "-":
-        return sys.stdin.read().splitlines()
+def _lines_of(batch: str) -> Iterator[bytes]:
+    """One after the other: who writes into a pipe gets answers meanwhile. Raises BadInput."""
     try:
-        return Path(batch).read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise BadInput(f"cannot be read: {reason}", where=batch) from error
+        with nullcontext(sys.stdin.buffer) if batch == "-" else Path(batch).open("rb") as lines:
+            yield from lines
+    except OSError as error:
+        raise BadInput(f"cannot be read: {error.strerror}", where=batch) from error
 
 
-def _answer(world: _World, line: str) -> Answer:
+def _answer(world: _World, line: bytes) -> Answer:
     try:
-        request: Any = json.loads(line)
+        request: Any = json.loads(line.decode())
     except json.JSONDecodeError as error:
         raise BadInput(f"not JSON: {error.msg}") from error
+    except UnicodeDecodeError as error:
+        raise BadInput("not UTF-8 text") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets within brackets
+        raise BadInput("not JSON that anybody can read") from error
     if not isinstance(request, dict):
         raise BadInput("not a JSON object")
     for key in ("from", "to", "port"):

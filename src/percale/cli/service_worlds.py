@@ -103,10 +103,9 @@ class ServiceWorld:
         found = self.services.get(key)
         if found is not None:
             return found
-        known = sorted(map(str, self.services))
-        same = [each for each in known if each.endswith(f"/{name}")]
-        near = [*same, *difflib.get_close_matches(str(key), known, n=1)]
-        raise NotFound(f"there is no Service {key}", hint=f"did you mean {near[0]}?" if near else None)
+        nearly = difflib.get_close_matches(name, sorted({each.name for each in self.services}), n=1)
+        near = sorted((each.namespace != key.namespace, str(each)) for each in self.services if each.name in nearly)
+        raise NotFound(f"there is no Service {key}", hint=f"did you mean {near[0][1]}?" if near else None)
 
 
 def load_services(files: Sequence[str], lab: str | None, said: ServiceConfig | None = None) -> ServiceWorld:

@@ -90,8 +90,25 @@ class _Question:
         if port is None:
             raise click.UsageError("Missing argument 'PORT[/PROTO]'.")
         asker, asked = self._find(source), self._find(destination)
-        answer = reply(self.around.evaluator, asker, asked, *find_port(port, asked))
+        protocol, number = find_port(port, asked)
+        self._no_service(asked, protocol, number)
+        answer = reply(self.around.evaluator, asker, asked, protocol, number)
         return _Told(answer.word, list(lines(answer, self.world)), as_json(answer, self.world))
+
+    def _no_service(self, asked: Asked, protocol: str, number: int | None) -> None:
+        """A verdict on the address of a Service would be none on the connection. Raises BadInput."""
+        from percale.errors import BadInput
+        from percale.explain.behind import service_at
+        from percale.service.services import spelled_endpoint
+
+        for party in asked.parties:
+            if party.pod is None and number is not None:
+                found = service_at(self.world.objects, party.address, number, protocol)
+                if found is not None:
+                    name, own = found
+                    at, service = spelled_endpoint(party.address, number), f"{name.namespace}/{name.service}"
+                    hint = f"ask for svc/{service}:{name.port or own}"
+                    raise BadInput(f"{at}/{protocol} leads to Service {service}", hint=hint)
 
     def service(self, source: str, destination: str, port: str | None) -> _Told:
         """Raises BadInput, NotFound."""

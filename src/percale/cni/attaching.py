@@ -181,8 +181,7 @@ class Attachments:
         if self._guard is not None and attachment.pod is not None:
             await self._guard.admit(attachment.pod.key, (each.ip for each in attachment.wires.addresses))
         if self._opener is not None:
-            addresses = (each.ip for each in attachment.wires.addresses)
-            await self._opener.open(attachment.owner, addresses, attachment.ports)
+            await self._opener.open(attachment)
 
     def _dismiss(self, attachment: Attachment) -> None:
         if self._guard is not None and attachment.pod is not None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from typing import Protocol
 
+from percale.cni.records import Attachment
 from percale.ipam.addresses import Owner
 from percale.model.meta import ObjectKey
-from percale.render.host_ports import HostPort
 from percale.render.objects import IPAddress
 
 
@@ -24,8 +24,8 @@ class PodGuard(Protocol):
 class PortOpener(Protocol):
     """Both are called on the event loop."""
 
-    async def open(self, owner: Owner, addresses: Iterable[IPAddress], ports: Collection[HostPort]) -> None:
-        """The pod with these addresses is reached at these ports when this returns. Raises PercaleError."""
+    async def open(self, attachment: Attachment) -> None:
+        """The pod is reached at its host ports when this returns. Raises PercaleError."""
 
     def close(self, owner: Owner) -> None:
         """The pod is reached there no more; that it never was is no error."""

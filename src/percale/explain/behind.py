@@ -21,11 +21,14 @@ from percale.explain.showing import apart
 from percale.explain.telling import Places
 from percale.explain.telling import as_json as reply_as_json
 from percale.explain.telling import lines as reply_lines
+from percale.model.meta import Object
+from percale.model.node import Node
 from percale.model.pod import Protocol
 from percale.model.service import Service, ServicePort
 from percale.policy.verdicts import Party, Verdict
 from percale.service import resolving
-from percale.service.services import Vip, VipKind, spelled_endpoint
+from percale.service.services import PortName, Vip, VipKind, facts_of_service, spelled_endpoint
+from percale.service.surroundings import facts_of_node
 from percale.service.table import ServiceTable
 
 TableOf: TypeAlias = Callable[[str], ServiceTable]
@@ -111,6 +114,19 @@ def find_service_port(service: Service, text: str) -> ServicePort:
         )
         raise BadInput(f"Service {service.key} has no port {text}", hint=f"it has {known}")
     return found
+
+
+def service_at(objects: Iterable[Object], address: bytes, port: int, protocol: str) -> tuple[PortName, int] | None:
+    """The service port, with its number, that leads a packet to there away before any policy sees it."""
+    everything = list(objects)
+    of_node = any(address in facts_of_node(each).addresses for each in everything if isinstance(each, Node))
+    for service in everything:
+        for spec in facts_of_service(service, "random").ports if isinstance(service, Service) else ():
+            for vip in spec.vips:
+                here = of_node if vip.kind == "node-port" else vip.address == address
+                if here and (vip.port, spec.name.protocol) == (port, protocol):
+                    return spec.name, next(each.port for each in spec.vips if each.kind != "node-port")
+    return None
 
 
 def service_reply(cluster: Cluster, source: Asked, service: Service, port: ServicePort) -> ServiceReply:

@@ -12,7 +12,7 @@ class Face(NamedTuple):
     address: bytes
     node: str
     is_tunnel: bool = False
-    """Of its tunnel device: for policies that is nobody."""
+    """Of its tunnel device: the same node for policies, but no block with its other address means it."""
 
     def __str__(self) -> str:
         text = str(ip_address(self.address))

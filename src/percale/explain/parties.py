@@ -59,6 +59,7 @@ def outside(evaluators: Iterable[Evaluator]) -> list[Outside]:
     cuts: dict[int, set[int]] = {}
     taken: set[bytes] = set()
     for evaluator in evaluators:
+        taken.update(evaluator.cluster.leased)
         for party in insiders(evaluator):
             taken.add(party.address)
             cuts.setdefault(len(party.address), {0})

@@ -11,7 +11,8 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from percale.errors import KernelError
 from percale.kernel import netlink, packing, rules, shapes
@@ -47,24 +48,21 @@ TABLE_HEADER = HEADER + text(TABLE_OF_ANYTHING, OWNER)
 """How every message about the table begins."""
 
 
-@dataclass(frozen=True, slots=True)
-class TextChain:
+class TextChain(Struct, frozen=True):
     """A chain of the static text, as attributes."""
 
     hook: bytes
     rules: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class TextSet:
+class TextSet(Struct, frozen=True):
     """A set of the static text, as attributes; `elements` are those that the text itself gives it."""
 
     shape: bytes
     elements: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Skeleton:
+class Skeleton(Struct, frozen=True):
     """What the static text made, as the kernel tells it: enough to compare and to make it again, chains, rules and sets."""
 
     table: bytes
@@ -72,8 +70,7 @@ class Skeleton:
     sets: Mapping[str, TextSet]
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(Struct, frozen=True):
     """The messages in order, and which part of the edit each is for: the place that a refusal names."""
 
     requests: list[Request]

@@ -141,9 +141,11 @@ class KernelDriver:
         return results
 
     def _send(self, requests: Sequence[Request]) -> None:
-        """One after the other; the first error ends it."""
-        for request in requests:
-            error = self._route.request([request])[0]
+        """All of them or, with the first error, as many as the kernel took.
+
+        In one send, which the kernel works off even when we are killed meanwhile: a device without our mark would be nobody's.
+        """
+        for error in self._route.request(requests):
             if error is not None:
                 raise error
 

@@ -19,6 +19,8 @@ from ipaddress import (
 )
 from typing import Any, TypeAlias
 
+from msgspec import Struct
+
 from percale.kernel.links import mac_bytes, mac_text
 from percale.kernel.netlink import attribute, attributes, nested, number, string, u32_network
 from percale.render.objects import Family, IPAddress, IPNetwork
@@ -38,8 +40,7 @@ _CATCH_ALL = 0x2
 _TYPE_BITS = 6
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
+class Field(Struct, frozen=True):
     """One of nftables' data types: its size in bytes, and its values as bytes."""
 
     name: str
@@ -69,8 +70,7 @@ _FIELDS: dict[int, Field] = {
 """By nft's number of the type, six bits of a set's key type each."""
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
+class Shape(Struct, frozen=True):
     """What a set's elements look like."""
 
     family: Family

@@ -45,6 +45,8 @@ _SO_ATTACH_FILTER = 26
 
 _BUFFER = 4 * 1024 * 1024
 _RECEIVE = 256 * 1024
+_MOST_PARTS = 1024
+"""Of one send (IOV_MAX)."""
 _ACK_COST = 2048
 """What one queued error answer takes of the receive buffer at the very most, in bytes."""
 _PATIENCE = 30
@@ -272,7 +274,7 @@ class Socket:
                 asked = flags | REQUEST | ACK if sequence == last else flags | REQUEST
                 out += (HEADER.pack(16 + len(body), kind, asked, sequence, 0), body, _PADDING[len(body) & 3])
             out.append(frame(end.type, REQUEST, last + 1, end.body))
-            self._send_whole(b"".join(out))
+            self._send_whole(out)
             failure: Failure | None = None
             while True:
                 for message in self.receive():
@@ -283,11 +285,13 @@ class Socket:
                     if message.sequence in (first, last):
                         return failure
 
-    def _send_whole(self, data: bytes) -> None:
+    def _send_whole(self, parts: list[bytes]) -> None:
         """In one send, however much it is: what is atomic cannot be parted."""
-        if len(data) > self.most_bytes:
-            self._set_buffer(_SO_SNDBUFFORCE, socket.SO_SNDBUF, max(_BUFFER, 2 * len(data)))
-        self._socket.send(data)
+        size = sum(map(len, parts))
+        if size > self.most_bytes:
+            self._set_buffer(_SO_SNDBUFFORCE, socket.SO_SNDBUF, max(_BUFFER, 2 * size))
+        # A few large parts are megabytes that need no second copy.
+        self._socket.sendmsg(parts if len(parts) <= _MOST_PARTS else (b"".join(parts),))
 
     def _exchange(self, requests: Sequence[Request], results: list[OSError | None], start: int, end: int) -> None:
         first = self._number(end - start)

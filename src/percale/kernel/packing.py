@@ -202,9 +202,14 @@ def _entry(entry: bytes) -> _Entry:
     if flags & _CATCH_ALL or _KEY not in found:
         raise Uncountable(entry)
     end = attributes(found[_KEY_END])[_VALUE] if _KEY_END in found else None
-    data = attributes(found.get(_DATA, b""))
-    value = data[_VALUE] if _VALUE in data else decode_verdict(data)
-    return _Entry(attributes(found[_KEY])[_VALUE], not flags & _INTERVAL_END, end, value)
+    return _Entry(attributes(found[_KEY])[_VALUE], not flags & _INTERVAL_END, end, _value(found.get(_DATA, b"")))
+
+
+@lru_cache(maxsize=4096)
+def _value(said: bytes) -> Value:
+    """Very many elements of a map have one verdict."""
+    data = attributes(said)
+    return data[_VALUE] if _VALUE in data else decode_verdict(data)
 
 
 def _joined(entries: Iterable[_Entry]) -> Iterator[_Entry]:

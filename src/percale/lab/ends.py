@@ -84,7 +84,10 @@ class Ends:
             if end.addresses:
                 return end
             named = f"{service.metadata.name}.{service.metadata.namespace}.svc.{DOMAIN}."
-            return End(end.name, await self._resolved(named, asker, patience), None, end.hostname)
+            try:
+                return End(end.name, await self._resolved(named, asker, patience), None, end.hostname)
+            except NotFound as error:
+                raise _nobody_behind(service, end) from error
         try:
             return self.find(text, namespace)
         except NotFound as error:
@@ -191,6 +194,14 @@ def choose(asked: End, asker: End, version: int | None) -> IPAddress:
         raise LabError(f"{asked.name} has no IPv{version or 4} address")
     common = {address.version for address in asker.addresses}
     return next((address for address in usable if address.version in common), usable[0])
+
+
+def _nobody_behind(service: Service, end: End) -> NotFound:
+    """A Service without an address of its own, whose name leads nowhere."""
+    if service.spec.type == "ExternalName":
+        name = service.spec.externalName
+        return NotFound(f"{end.name} is a name for {name}, and nobody knows that", hint="an IP address needs Endpoints")
+    return NotFound(f"{end.name} is headless, and has no ready endpoint", hint="percale lab get endpointslices -A")
 
 
 def _service_end(service: Service) -> End:

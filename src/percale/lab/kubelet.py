@@ -117,7 +117,8 @@ class Kubelet:
         if pod.spec.hostNetwork:
             return _Life(pod, NETNS / node, None)
         path = NETNS / namespace_name(pod.key)
-        return _Life(pod, path, Sandbox(pod.key, pod.metadata.uid or "", path, self.place.node(node)))
+        sandbox = Sandbox(pod.key, pod.metadata.uid or "", path, self.place.node(node), pod.spec.host_ports)
+        return _Life(pod, path, sandbox)
 
     async def _live(self, key: ObjectKey, life: _Life) -> None:
         """Try until the pod runs; every step may be taken again."""

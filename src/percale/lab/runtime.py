@@ -19,6 +19,7 @@ from percale.errors import LabError
 from percale.lab.fabric import DEVICE
 from percale.lab.place import NodePlace
 from percale.model.meta import ObjectKey
+from percale.model.pod import ContainerPort
 
 
 class RuntimeRefused(LabError):
@@ -33,6 +34,8 @@ class Sandbox:
     uid: str
     namespace: Path
     node: NodePlace
+    ports: tuple[ContainerPort, ...] = ()
+    """Those with a host port."""
 
     @property
     def container(self) -> str:
@@ -64,7 +67,7 @@ def _call(command: str, sandbox: Sandbox) -> dict[str, Any]:
         ),
     }
     try:
-        configuration = json.dumps(network_configuration(sandbox.node.cni)).encode()
+        configuration = json.dumps(network_configuration(sandbox)).encode()
         descriptor = _opened(sandbox.namespace)
         try:
             code, output = plugin.ask(
@@ -83,13 +86,27 @@ def _call(command: str, sandbox: Sandbox) -> dict[str, Any]:
     return answer
 
 
-def network_configuration(directory: Path) -> dict[str, Any]:
+def network_configuration(sandbox: Sandbox) -> dict[str, Any]:
     """The first plugin of the first conflist, as a runtime hands it over. Raises OSError, ValueError."""
+    directory = sandbox.node.cni
     found = sorted(directory.glob("*.conflist"))
     if not found:
         raise FileNotFoundError(f"no conflist in {directory}")
     conflist = json.loads(found[0].read_bytes())
-    return {"name": conflist["name"], "cniVersion": conflist["cniVersion"], **conflist["plugins"][0]}
+    first = conflist["plugins"][0]
+    asked = {"name": conflist["name"], "cniVersion": conflist["cniVersion"], **first}
+    if sandbox.ports and first.get("capabilities", {}).get("portMappings"):
+        asked["runtimeConfig"] = {"portMappings": [_mapping(port) for port in sandbox.ports]}
+    return asked
+
+
+def _mapping(port: ContainerPort) -> dict[str, Any]:
+    return {
+        "hostPort": port.hostPort,
+        "containerPort": port.containerPort,
+        "protocol": port.protocol.lower(),
+        "hostIP": port.hostIP or "",
+    }
 
 
 def _frame(variables: dict[str, str], configuration: bytes) -> bytes:

@@ -1,17 +1,18 @@
-"""Which node a pod goes to: its nodeName, else one that its nodeSelector fits, with the fewest of its siblings and of all.
+"""Which node a pod goes to: its nodeName, else one that its nodeSelector fits and whose host ports are free, with the fewest of
+its siblings and of all.
 
 Called by the controller's planner. Pure.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from percale.model.meta import ObjectKey
 from percale.model.node import Node
-from percale.model.pod import Pod
+from percale.model.pod import ContainerPort, Pod
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,8 @@ class Scheduler:
     nodes: Sequence[Node]
     _total: Counter[str] = field(default_factory=Counter)
     _siblings: Counter[tuple[str, ObjectKey]] = field(default_factory=Counter)
+    _ports: defaultdict[tuple[str, int, str], list[str]] = field(default_factory=lambda: defaultdict(list))
+    """Node, host port and protocol → the addresses at which pods have it; "" is all."""
 
     def count(self, pods: Iterable[Pod]) -> None:
         """These have their places already."""
@@ -44,6 +47,10 @@ class Scheduler:
             wanted = ",".join(f"{key}={value}" for key, value in sorted(pod.spec.nodeSelector.items()))
             what = f"has the labels {wanted}" if wanted else "takes pods"
             return Unschedulable(f"none of {len(self.nodes)} nodes {what}")
+        fitting = [node for node in fitting if not self._clashes(pod, node.metadata.name)]
+        if not fitting:
+            wanted = ", ".join(f"{port.hostPort}/{port.protocol}" for port in pod.spec.host_ports)
+            return Unschedulable(f"none of {len(self.nodes)} nodes has the host port {wanted} free")
         family = _family(pod)
         best = min(
             (node.metadata.name for node in fitting),
@@ -55,6 +62,20 @@ class Scheduler:
     def _take(self, pod: Pod, node: str) -> None:
         self._total[node] += 1
         self._siblings[node, _family(pod)] += 1
+        for port in pod.spec.host_ports:
+            self._ports[node, port.hostPort or 0, port.protocol].append(_at(port))
+
+    def _clashes(self, pod: Pod, node: str) -> bool:
+        """Somebody there has one of its host ports."""
+        return any(
+            "" in (_at(port), other) or _at(port) == other
+            for port in pod.spec.host_ports
+            for other in self._ports.get((node, port.hostPort or 0, port.protocol), ())
+        )
+
+
+def _at(port: ContainerPort) -> str:
+    return "" if port.hostIP in (None, "", "0.0.0.0", "::") else port.hostIP or ""  # noqa: S104
 
 
 def selects(selector: dict[str, str], node: Node) -> bool:

@@ -37,6 +37,8 @@ Workload: TypeAlias = Deployment | ReplicaSet | StatefulSet | DaemonSet | Job
 
 TEMPLATE_LABEL = "pod-template-hash"
 REVISION_LABEL = "controller-revision-hash"
+POD_NAME_LABEL = "statefulset.kubernetes.io/pod-name"
+"""By which a Service selects one pod of a StatefulSet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +177,10 @@ class _Planning:
         leaving = {pod.key for pod in self.world.pods if pod.terminating}
         for name in names:
             if name not in have and ObjectKey(owner.metadata.namespace, name) not in leaving:
-                self._create(_pod(owner, owner.spec.template, name, {REVISION_LABEL: revision}))
+                labels = {REVISION_LABEL: revision, POD_NAME_LABEL: name}
+                pod = _pod(owner, owner.spec.template, name, labels)
+                named = replace(pod.spec, hostname=name, subdomain=owner.spec.serviceName)
+                self._create(replace(pod, spec=named))
 
     def daemons(self, owner: DaemonSet) -> None:
         """One on each node that its nodeSelector fits."""

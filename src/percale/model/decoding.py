@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -27,7 +27,6 @@ from percale.model.tree import Node, descend, plain_value
 from percale.model.validation.validators import field_errors, has_validator
 
 T = TypeVar("T", bound=Object)
-R = TypeVar("R")
 
 DEFAULT_NAMESPACE = "default"
 
@@ -163,12 +162,14 @@ class _Head(msgspec.Struct):
     kind: str = ""
 
 
-class _List(msgspec.Struct, Generic[R]):
-    items: list[R] = []
+class _Document(_Head):
+    """A list, or an object without the rest."""
+
+    items: list[msgspec.Raw] = []
 
 
 _HEAD = msgspec.json.Decoder(_Head)
-_MIXED = msgspec.json.Decoder(_List[msgspec.Raw])
+_DOCUMENT = msgspec.json.Decoder(_Document)
 
 
 @cache
@@ -176,9 +177,10 @@ def _decoder(kind: type[Object]) -> msgspec.json.Decoder[Object]:
     return msgspec.json.Decoder(kind, dec_hook=from_text)
 
 
-@cache
-def _list_decoder(kind: type[Object]) -> msgspec.json.Decoder[_List[Object]]:
-    return msgspec.json.Decoder(_List[kind], dec_hook=from_text)  # type: ignore[valid-type]
+def from_json(data: bytes, kind: type[T]) -> T:
+    """The object that `to_json` wrote."""
+    found: T = _decoder(kind).decode(data)  # type: ignore[assignment]
+    return found
 
 
 class _Unusual(Exception):
@@ -190,17 +192,14 @@ def _decode_json(data: bytes, file: str, kinds: Kinds) -> Manifest | None:
     if data.lstrip()[:1] != b"{":
         return None
     try:
-        head = _HEAD.decode(data)
-        if head.kind == "List":
-            objects = [_decode_item(item, _HEAD.decode(item), kinds) for item in _MIXED.decode(data).items]
-        elif _is_list(head.kind, kinds):
-            kind = _kind(head.apiVersion, head.kind[:-4], kinds)
-            if has_validator(kind):
-                objects = [_decode_valid(item, kind) for item in _MIXED.decode(data).items]
-            else:
-                objects = _list_decoder(kind).decode(data).items
+        document = _DOCUMENT.decode(data)
+        if document.kind == "List":
+            objects = [_decode_item(item, _HEAD.decode(item), kinds) for item in document.items]
+        elif _is_list(document.kind, kinds):
+            kind = _kind(document.apiVersion, document.kind[:-4], kinds)
+            objects = [_decode_valid(item, kind) for item in document.items]
         else:
-            return Manifest((Found(_decode_item(data, head, kinds), Source(file, 1)),))
+            return Manifest((Found(_decode_item(data, document, kinds), Source(file, 1)),))
     except (msgspec.DecodeError, _Unusual, UnicodeDecodeError, RecursionError):
         return None
     return Manifest(tuple(Found(obj, Source(file, 1, 0, index)) for index, obj in enumerate(objects)))

@@ -9,12 +9,21 @@ from percale.model.condition import Condition, holds
 from percale.model.meta import Object, Part
 
 
+class Taint(Part, frozen=True, kw_only=True):
+    """What keeps pods away from a node."""
+
+    key: str
+    value: str = ""
+    effect: str = ""
+
+
 class NodeSpec(Part, frozen=True, kw_only=True):
     """`podCIDRs` is given where the cluster, not Percale, cuts the pod network; its first is `podCIDR`."""
 
     podCIDR: str | None = None
     podCIDRs: tuple[str, ...] = ()
     unschedulable: bool = False
+    taints: tuple[Taint, ...] = ()
 
     def __post_init__(self) -> None:
         for cidr in (*self.podCIDRs, *filter(None, (self.podCIDR,))):

@@ -45,6 +45,11 @@ class PodSpec(Part, frozen=True, kw_only=True):
     subdomain: str | None = None
     terminationGracePeriodSeconds: int | None = None
 
+    @property
+    def host_ports(self) -> tuple[ContainerPort, ...]:
+        """Ports by which the pod is reached at its node's addresses."""
+        return tuple(port for each in self.containers for port in each.ports if port.hostPort is not None)
+
 
 class PodIP(Part, frozen=True, kw_only=True):
     """An entry of `status.podIPs`."""

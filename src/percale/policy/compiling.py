@@ -7,8 +7,9 @@ Here the API's defaults become explicit: what a missing list means, which direct
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
+
+from msgspec import Struct
 
 from percale.model.clusternetworkpolicy import (
     ClusterNetworkPolicy,
@@ -63,8 +64,7 @@ class RuleRef(NamedTuple):
         return f"{self.policy}#{self.direction}[{self.position}]"
 
 
-@dataclass(frozen=True, slots=True)
-class CompiledRule:
+class CompiledRule(Struct, frozen=True):
     """`peers` None: everybody. `ports` None: all ports of every protocol, ICMP too. Empty: nobody, none."""
 
     ref: RuleRef
@@ -73,8 +73,7 @@ class CompiledRule:
     ports: tuple[Port, ...] | None
 
 
-@dataclass(frozen=True, slots=True)
-class CompiledPolicy:
+class CompiledPolicy(Struct, frozen=True):
     """`isolates` are the directions in which a NetworkPolicy denies what no rule allows; a cluster policy's tiers do not."""
 
     key: PolicyKey
@@ -96,6 +95,14 @@ class CompiledPolicy:
             for peer in rule.peers or ():
                 if isinstance(peer, Term):
                     yield peer
+
+    @property
+    def domains(self) -> Iterator[str]:
+        """The names that its rules mean and somebody should resolve; those with a wildcard learn from these."""
+        for rule in self.egress:
+            for peer in rule.peers or ():
+                if isinstance(peer, DomainTerm) and not peer.name.startswith("*."):
+                    yield peer.name
 
 
 def compile_network_policy(policy: NetworkPolicy) -> CompiledPolicy:

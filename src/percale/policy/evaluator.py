@@ -2,7 +2,7 @@
 
     NetworkPolicy, ClusterNetworkPolicy ─ compiling ─▶ CompiledPolicy ─┐
     Pod, Namespace ─ membership ─▶ slots, terms ───────────────────────┼─▶ classes ─▶ judge(flow) ─▶ Verdict
-    Node ─▶ addresses ─────────────────────────────────────────────────┘
+    Node, SubnetLease ─▶ addresses ────────────────────────────────────┘
 
 Kept up to date object by object; equal to a fresh one over the same objects (a property test holds it to that). The kernel's
 rules are compiled from the same classes (`render/classes.py`). Callers: render, explain, the agent, the commands.
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
+from percale.model.lease import SubnetLease
 from percale.model.meta import Object, ObjectKey
 from percale.model.namespace import Namespace
 from percale.model.networkpolicy import NetworkPolicy
@@ -33,8 +34,8 @@ from percale.policy.pods import PodFacts, facts_of
 from percale.policy.terms import Direction, Term
 from percale.policy.verdicts import Decision, Flow, Party, Verdict
 
-KINDS: tuple[type[Object], ...] = (Namespace, Pod, Node, NetworkPolicy, ClusterNetworkPolicy)
-"""What an evaluator wants to know of."""
+KINDS: tuple[type[Object], ...] = (Namespace, Node, SubnetLease, NetworkPolicy, ClusterNetworkPolicy, Pod)
+"""What an evaluator wants to know of. Pods come last: each finds the terms that mean it, and is looked at once."""
 
 _TIERS = {"Admin": 0, "NetworkPolicy": 1, "Baseline": 2}
 
@@ -75,9 +76,11 @@ class Touched:
     policies: tuple[tuple[CompiledPolicy | None, CompiledPolicy | None], ...] = ()
     """Old and new of each."""
     nodes: bool = False
+    names: bool = False
+    """Domain names have other addresses."""
 
     def __bool__(self) -> bool:
-        return bool(self.moved or self.policies or self.nodes)
+        return bool(self.moved or self.policies or self.nodes or self.names)
 
 
 class Evaluator:
@@ -106,13 +109,19 @@ class Evaluator:
                 return self._put_policy(compile_network_policy(obj))
             case ClusterNetworkPolicy():
                 return self._put_policy(compile_cluster_policy(obj))
-            case Node():
-                return Touched(nodes=self.cluster.put_node(obj))
+            case Node() | SubnetLease():
+                return Touched(nodes=self.cluster.put(obj))
         return Touched()
 
     def put_facts(self, pod: PodFacts) -> Touched:
         """A pod is new or changed, by its facts."""
         return Touched(tuple(self.members.put_pod(pod)))
+
+    def learn(self, names: Mapping[str, frozenset[bytes]]) -> Touched:
+        """All that is known now of what domain names resolve to."""
+        touched = Touched(names=self.cluster.names != names)
+        self.cluster.names = dict(names)
+        return touched
 
     def remove(self, kind: type[Object], key: ObjectKey) -> Touched:
         """An object is gone; that it was not there is fine."""
@@ -124,8 +133,8 @@ class Evaluator:
             return self._remove_policy(PolicyKey("np", key.namespace or "default", key.name))
         if kind is ClusterNetworkPolicy:
             return self._remove_policy(PolicyKey("cnp", None, key.name))
-        if kind is Node:
-            return Touched(nodes=self.cluster.remove_node(key.name))
+        if kind in (Node, SubnetLease):
+            return Touched(nodes=self.cluster.remove(kind, key.name))
         return Touched()
 
     def _put_policy(self, policy: CompiledPolicy) -> Touched:
@@ -156,6 +165,11 @@ class Evaluator:
             del self._classes[keys]
 
     # Asking
+
+    @property
+    def domains(self) -> frozenset[str]:
+        """The domain names whose addresses policies wait for (`learn`)."""
+        return frozenset(name for policy in self.policies.values() for name in policy.domains)
 
     def class_of(self, slot: int) -> PolicyClass:
         """The policies that select the pod at this slot."""

@@ -51,6 +51,39 @@ class _Watched:
     watchers: int = 0
 
 
+class _Terms:
+    """Terms by a label that they ask for: a pod's labels find the few that may mean it."""
+
+    def __init__(self) -> None:
+        self._asking: dict[tuple[str, str] | None, dict[Term, None]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._asking)
+
+    def add(self, term: Term) -> None:
+        """Once only."""
+        self._asking.setdefault(_asked(term), {})[term] = None
+
+    def remove(self, term: Term) -> None:
+        """One that was added."""
+        label = _asked(term)
+        del self._asking[label][term]
+        if not self._asking[label]:
+            del self._asking[label]
+
+    def meaning(self, labels: Labels) -> Iterator[Term]:
+        """Those that mean a pod with these labels."""
+        for label in (None, *labels.items()):
+            for term in self._asking.get(label, ()):
+                if term.pods.matches(labels):
+                    yield term
+
+
+def _asked(term: Term) -> tuple[str, str] | None:
+    """One of the labels that the term's pods have; None: none is asked for."""
+    return min(term.pods.matchLabels.items(), default=None)
+
+
 class Membership:
     """Pods, namespaces and the terms that somebody watches."""
 
@@ -67,9 +100,9 @@ class Membership:
         self._labels: dict[str, Labels] = {}
         self._residents: defaultdict[str, set[int]] = defaultdict(set)
         self._watched: dict[Term, _Watched] = {}
-        self._local: defaultdict[str, dict[Term, None]] = defaultdict(dict)
+        self._local: defaultdict[str, _Terms] = defaultdict(_Terms)
         """Terms of exactly one namespace."""
-        self._roaming: dict[LabelSelector, dict[Term, None]] = {}
+        self._roaming: dict[LabelSelector, _Terms] = {}
         """Terms that select namespaces, by how they do."""
         self._reach: dict[str, tuple[LabelSelector, ...]] = {}
         """By namespace: the selectors that match it."""
@@ -124,12 +157,12 @@ class Membership:
     def _candidates(self, term: Term) -> Iterable[int]:
         """The slots in the namespaces that the term means; from now on new pods find it."""
         if isinstance(term.namespaces, str):
-            self._local[term.namespaces][term] = None
+            self._local[term.namespaces].add(term)
             return self._residents.get(term.namespaces, ())
         if term.namespaces not in self._roaming:
-            self._roaming[term.namespaces] = {}
+            self._roaming[term.namespaces] = _Terms()
             self._reach.clear()
-        self._roaming[term.namespaces][term] = None
+        self._roaming[term.namespaces].add(term)
         selector = term.namespaces
         return (
             slot
@@ -149,9 +182,9 @@ class Membership:
         for slot in slots_in(watched.bits):
             self.terms[slot] = tuple(each for each in self.terms[slot] if each is not term and each != term)
         if isinstance(term.namespaces, str):
-            del self._local[term.namespaces][term]
+            self._local[term.namespaces].remove(term)
             return
-        del self._roaming[term.namespaces][term]
+        self._roaming[term.namespaces].remove(term)
         if not self._roaming[term.namespaces]:
             del self._roaming[term.namespaces]
             self._reach.clear()
@@ -260,9 +293,9 @@ class Membership:
         if not pod.selectable:
             return ()
         labels = pod.labels
-        found = [term for term in self._local.get(pod.namespace, ()) if term.pods.matches(labels)]
+        found = list(self._local[pod.namespace].meaning(labels)) if pod.namespace in self._local else []
         for selector in self._selectors_of(pod.namespace):
-            found += [term for term in self._roaming[selector] if term.pods.matches(labels)]
+            found += self._roaming[selector].meaning(labels)
         return tuple(found)
 
     def _selectors_of(self, namespace: str) -> tuple[LabelSelector, ...]:

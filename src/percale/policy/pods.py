@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from functools import lru_cache
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -40,25 +42,32 @@ class PodFacts(Struct, frozen=True, gc=False):
         return self.host_addresses is None and not self.finished
 
 
+@lru_cache(maxsize=4096)
+def _named(name: str, protocol: str, number: int) -> NamedPort:
+    """One for all pods that have it."""
+    return NamedPort(name, protocol, number)
+
+
 def facts_of(pod: Pod) -> PodFacts:
     """The facts of a pod as the store has it."""
     meta, spec = pod.metadata, pod.spec
+    namespace = sys.intern(meta.namespace or "default")
     finished = pod.status.phase in ("Succeeded", "Failed")
     addresses = () if finished else tuple(dict.fromkeys(map(packed, pod.status.addresses)))
     return PodFacts(
-        key=pod.key,
-        namespace=meta.namespace or "default",
-        labels=meta.labels,
+        key=ObjectKey(meta.namespace and namespace, meta.name),
+        namespace=namespace,
+        labels={key: sys.intern(value) for key, value in meta.labels.items()},
         addresses=addresses if not spec.hostNetwork else (),
         ports=tuple(
             [
-                NamedPort(port.name, port.protocol, port.containerPort)
+                _named(port.name, port.protocol, port.containerPort)
                 for container in spec.containers
                 for port in container.ports
                 if port.name
             ]
         ),
-        node=spec.nodeName,
+        node=spec.nodeName and sys.intern(spec.nodeName),
         host_addresses=addresses if spec.hostNetwork else None,
         finished=finished,
         rank=(False, pod.status.phase == "Running", meta.deletionTimestamp is None, meta.creationTimestamp or ""),

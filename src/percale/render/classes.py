@@ -9,10 +9,11 @@ The same resolved rules answer `percale why` (policy/), so that what is said and
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from ipaddress import collapse_addresses
 from itertools import product
 from typing import TypeAlias
+
+from msgspec import Struct
 
 from percale.model.addresses import Network
 from percale.policy.compiling import CompiledRule
@@ -38,8 +39,7 @@ _LONGEST_COMMENT = 120
 """Characters; nft itself takes 128 bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class PodsSet:
+class PodsSet(Struct, frozen=True):
     """The addresses of the pods that a term means."""
 
     term: Term
@@ -54,8 +54,7 @@ class PodsSet:
         return SetShape(self.name, (address_field(self.version),))
 
 
-@dataclass(frozen=True, slots=True)
-class NamedPortSet:
+class NamedPortSet(Struct, frozen=True):
     """Every pod's address with the number that this port name has there: `address . protocol . port`."""
 
     port: str
@@ -70,8 +69,7 @@ class NamedPortSet:
         return SetShape(self.name, (address_field(self.version), "inet_proto", "inet_service"))
 
 
-@dataclass(frozen=True, slots=True)
-class PortsSet:
+class PortsSet(Struct, frozen=True):
     """Ranges of ports: `protocol . port`."""
 
     spans: tuple[PortSpan, ...]
@@ -85,8 +83,7 @@ class PortsSet:
         return SetShape(self.name, ("inet_proto", "inet_service"), interval=True)
 
 
-@dataclass(frozen=True, slots=True)
-class NetworksSet:
+class NetworksSet(Struct, frozen=True):
     """Addresses of several networks, no two of which overlap."""
 
     networks: tuple[Network, ...]
@@ -100,8 +97,7 @@ class NetworksSet:
         return SetShape(self.name, (address_field(self.networks[0].version),), interval=True)
 
 
-@dataclass(frozen=True, slots=True)
-class NodesSet:
+class NodesSet(Struct, frozen=True):
     """The addresses of the nodes that a term means."""
 
     term: NodeTerm
@@ -116,8 +112,7 @@ class NodesSet:
         return SetShape(self.name, (address_field(self.version),))
 
 
-@dataclass(frozen=True, slots=True)
-class DomainSet:
+class DomainSet(Struct, frozen=True):
     """The addresses that a domain name is known to have."""
 
     domain: str
@@ -135,8 +130,7 @@ class DomainSet:
 PolicySet: TypeAlias = PodsSet | NamedPortSet | PortsSet | NetworksSet | NodesSet | DomainSet
 
 
-@dataclass(frozen=True, slots=True)
-class ClassChains:
+class ClassChains(Struct, frozen=True):
     """What judges a class in one direction: the first chain is where its pods' elements lead."""
 
     chains: tuple[Chain, ...]
@@ -194,7 +188,7 @@ class _Writer:
             verdict = {"Allow": _RETURN, "Deny": _DROP, "Pass": passing}[rule.action]
             peers, ports = list(self._peers(rule)), list(self._ports(rule))
             for peer, port in product(peers, ports):
-                yield Rule((*peer, *port), verdict, _rule_comment(rule))
+                yield Rule(_cheapest_first((*peer, *port)), verdict, _rule_comment(rule))
 
     # Who
 
@@ -229,7 +223,8 @@ class _Writer:
             yield ()
         else:
             (network,) = networks
-            yield (Between(self._peer, int(network.network_address), int(network.broadcast_address)),)
+            first, last = int(network.network_address), int(network.broadcast_address)
+            yield (Equals(self._peer, first) if first == last else Between(self._peer, first, last),)
 
     # Where to
 
@@ -254,6 +249,11 @@ class _Writer:
     def _in(self, operands: tuple[Operand, ...], wanted: PolicySet) -> InSet:
         self.sets.add(wanted)
         return InSet(operands, wanted.name)
+
+
+def _cheapest_first(matches: Iterable[Match]) -> tuple[Match, ...]:
+    """Most rules do not match: what a comparison tells need not be looked up."""
+    return tuple(sorted(matches, key=lambda each: isinstance(each, InSet)))
 
 
 def _rule_comment(rule: CompiledRule) -> str:

@@ -9,7 +9,6 @@ of them: numpy writes them, the kernel layer frames them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from msgspec import Struct
@@ -29,8 +28,7 @@ SIZES: dict[Field, int] = {
 """Bytes, padding included."""
 
 
-@dataclass(frozen=True, slots=True)
-class SetShape:
+class SetShape(Struct, frozen=True):
     """A named set, or a map when it has `data`; with `interval` a key is two keys, the first and the last (both included)."""
 
     name: str
@@ -80,16 +78,14 @@ Operand: TypeAlias = Literal[
 port is the one before translation."""
 
 
-@dataclass(frozen=True, slots=True)
-class Equals:
+class Equals(Struct, frozen=True):
     """The operand has this value (a protocol's or port's number)."""
 
     operand: Operand
     value: int
 
 
-@dataclass(frozen=True, slots=True)
-class Between:
+class Between(Struct, frozen=True):
     """The operand is in this range, both ends included."""
 
     operand: Operand
@@ -97,8 +93,7 @@ class Between:
     last: int
 
 
-@dataclass(frozen=True, slots=True)
-class InSet:
+class InSet(Struct, frozen=True):
     """The operands together are a key of the set."""
 
     operands: tuple[Operand, ...]
@@ -108,23 +103,20 @@ class InSet:
 Match: TypeAlias = Equals | Between | InSet
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(Struct, frozen=True):
     """A number below `modulus` as the last part of a map's key: by chance, by turns, or by a hash of the source address."""
 
     by: Literal["random", "inc", "source"]
     modulus: int
 
 
-@dataclass(frozen=True, slots=True)
-class SetMark:
+class SetMark(Struct, frozen=True):
     """Set these bits of the packet's mark."""
 
     bits: int
 
 
-@dataclass(frozen=True, slots=True)
-class Translate:
+class Translate(Struct, frozen=True):
     """Destination NAT to the address and port that the map has for these operands; without such an element no match."""
 
     version: Literal[4, 6]
@@ -133,8 +125,7 @@ class Translate:
     turn: Turn | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Remember:
+class Remember(Struct, frozen=True):
     """Put an element into a map with a timeout, or renew it."""
 
     map: str
@@ -145,8 +136,7 @@ class Remember:
 Statement: TypeAlias = SetMark | Translate | Remember
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(Struct, frozen=True):
     """All matches must hold; then the statements, then the verdict. The comment is what `nft list` and traces show."""
 
     matches: tuple[Match, ...]
@@ -156,16 +146,14 @@ class Rule:
     statements: tuple[Statement, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Chain:
+class Chain(Struct, frozen=True):
     """A chain without a hook, reached by jump or goto."""
 
     name: str
     rules: tuple[Rule, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Edit:
+class Edit(Struct, frozen=True):
     """One atomic change of the table.
 
     Sets are made first; then elements go, chains that are put get these rules instead of theirs, elements come; at last

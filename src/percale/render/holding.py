@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import NamedTuple, TypeAlias
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from percale.errors import KernelError
 from percale.render.contents import Chain, Edit, Elements, InSet, Remember, Rule, SetShape, Translate, Verdict
@@ -33,8 +35,7 @@ class HeldSet(NamedTuple):
     elements: Contents
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(Struct, frozen=True):
     """The table but for the rules of the static text; never changed."""
 
     fixed: frozenset[str] = frozenset()

@@ -1,4 +1,7 @@
-"""Our nft tables as a node wishes them: the three rule sets, and what is masqueraded as elements. The agent calls."""
+"""Our nft tables as a node wishes them: the rule sets; tunnels, the pod network and what is masqueraded are elements.
+
+The agent calls.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,26 @@ def node_tables(
 ) -> tuple[KernelObject, ...]:
     """The tables; with `masquerade` (the agent's `ipMasq`) the pod networks and this node's subnets of them as elements.
 
-    `device` is the backend's, whose tunnels' outer packets are not tracked.
+    `device` is the backend's, whose tunnels' outer packets are not tracked, and which no pod enters.
     """
-    return (*RULESETS, *_tunnels(device), *(_masqueraded(networks, own) if masquerade else ()))
+    pods = tuple(networks)
+    masqueraded = _masqueraded(pods, own) if masquerade else ()
+    return (*RULESETS, *_tunnels(device), *_guarded(pods), *masqueraded)
 
 
 def _tunnels(device: Iterable[KernelObject]) -> Iterator[Element]:
+    ports: set[int] = set()
     for link in device:
         if isinstance(link, Link) and link.vxlan is not None:
             yield Element("ip" if link.vxlan.local.version == 4 else "ip6", "tunnels", (link.vxlan.port,))
+            ports.add(link.vxlan.port)
+    yield from (Element("bridge", "tunnels", (port,)) for port in ports)
+
+
+def _guarded(pods: Iterable[IPNetwork]) -> Iterator[Element]:
+    for network in pods:
+        yield Element("ip" if network.version == 4 else "ip6", "pods", (network,))
+        yield Element("bridge", "pods" if network.version == 4 else "pods6", (network,))
 
 
 def _masqueraded(networks: Iterable[IPNetwork], own: Iterable[IPNetwork]) -> Iterator[Element]:

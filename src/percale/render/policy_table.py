@@ -11,7 +11,7 @@ contents are the evaluator's, so `image()` is always what a fresh start would lo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
@@ -75,6 +75,8 @@ class PolicyTable:
         """In use, by name."""
         self._learned: dict[str, frozenset[bytes]] = {}
         """What the sets of nodes and of domain names hold."""
+        self.concerned: frozenset[bytes] = frozenset()
+        """The packed addresses whose connections may be judged otherwise since the last update."""
 
     @property
     def judged(self) -> Iterator[PodFacts]:
@@ -93,13 +95,19 @@ class PolicyTable:
         policies = [pair for change in touched for pair in change.policies]
         draft = _Draft()
         chains = self._chains()
-        self._forget_classes({policy.key for pair in policies for policy in pair if policy is not None})
+        changed = {policy.key for pair in policies for policy in pair if policy is not None}
+        concerned = {address for move in moved for address in _addresses(move)}
+        concerned |= self._judged_by(lambda key: not changed.isdisjoint(key.policies))
+        self._forget_classes(changed)
         self._judge({each.slot for each in moved} if not policies else self._every_local_slot(), draft)
         self._drop_unused_classes()
         self._follow_moves(moved, draft)
-        if any(change.nodes for change in touched):
-            self._learn_again(draft)
+        if any(change.nodes or change.names for change in touched):
+            learned = self._learn_again(draft)
+            concerned |= self._judged_by(lambda key: self._looks_into(key, learned))
         self._settle_sets(draft)
+        concerned |= self._judged_by(lambda key: not changed.isdisjoint(key.policies))
+        self.concerned = frozenset(concerned)
         return draft.edit(chains, self._chains())
 
     def image(self) -> Edit:
@@ -154,6 +162,20 @@ class PolicyTable:
                     elements[_Place(SELF[version], address * 2)] = None
         return elements, tuple(keys)
 
+    def _judged_by(self, wanted: Callable[[_ClassKey], bool]) -> set[bytes]:
+        """The addresses of the pods that such classes judge."""
+        return {
+            place.key
+            for slot, keys in self._keys.items()
+            if any(map(wanted, keys))
+            for place, verdict in self._elements[slot].items()
+            if verdict is not None
+        }
+
+    def _looks_into(self, key: _ClassKey, sets: Container[str]) -> bool:
+        judging = self._classes[key]
+        return judging is not None and any(each.name in sets for each in judging.sets)
+
     def _forget_classes(self, policies: set[PolicyKey]) -> None:
         """Their rules are to be written anew."""
         if policies:
@@ -173,7 +195,7 @@ class PolicyTable:
 
     def _follow_moves(self, moved: Iterable[Moved], draft: _Draft) -> None:
         """Elements of the sets in use, pod by pod."""
-        for move in moved:
+        for move in moved if self._sets else ():
             before = set(self._places(move.old, move.before))
             after = set(self._places(move.new, move.after))
             draft.replace(dict.fromkeys(before - after), dict.fromkeys(after - before))
@@ -190,13 +212,17 @@ class PolicyTable:
                 if (name := f"named{version}-{port.name}") in self._sets:
                     yield _Place(name, address + _port(port.protocol, port.number))
 
-    def _learn_again(self, draft: _Draft) -> None:
-        """The contents of the sets that hold what is no pod's."""
+    def _learn_again(self, draft: _Draft) -> set[str]:
+        """The contents of the sets that hold what is no pod's; the names of those that hold others now."""
+        changed: set[str] = set()
         for name, old in self._learned.items():
             new = self._learned[name] = frozenset(self._contents(self._sets[name]))
             draft.replace(
                 {_Place(name, key): None for key in old - new}, {_Place(name, key): None for key in new - old}
             )
+            if old != new:
+                changed.add(name)
+        return changed
 
     def _settle_sets(self, draft: _Draft) -> None:
         """Sets that a class looks into from now on, and those that none does any more."""
@@ -255,6 +281,13 @@ class PolicyTable:
 def _port(protocol: str, number: int) -> bytes:
     """The last fields of a key."""
     return bytes((PROTOCOLS[protocol], 0, 0, 0)) + number.to_bytes(2, "big") + b"\0\0"
+
+
+def _addresses(move: Moved) -> Iterator[bytes]:
+    """A pod's, before and after."""
+    for pod in (move.old, move.new):
+        if pod is not None:
+            yield from pod.addresses
 
 
 def _span(span: PortSpan) -> bytes:

@@ -1,6 +1,6 @@
 """The static text of our three nft tables; whatever changes is an element (`masquerade.py`, `sources.py`). Used by the agent.
 
-    ip, ip6   prerouting, raw    a pod's device lets only the pod's own addresses in; tunnels are not tracked
+    ip, ip6   prerouting, raw    a pod's device lets only the pod's own addresses in, and nothing for our tunnels
               forward, last      established flows are marked for the shortcut
               postrouting, nat   traffic that leaves the pod network gets the node's address
     bridge    prerouting         the same guard for pods on a bridge
@@ -43,8 +43,14 @@ set tunnels {{
     comment "UDP ports of our own tunnels between nodes"
 }}
 
+set pods {{
+    type {address}
+    flags interval
+    comment "the pod network, always"
+}}
+
 counter spoofed {{
-    comment "packets of pods with a source address that is not theirs"
+    comment "packets of pods with a source address that is not theirs, or for a tunnel"
 }}
 
 chain tunnelled {{
@@ -64,6 +70,7 @@ chain passing {{
 chain guard {{
     type filter hook prerouting priority raw; policy accept;
     iifname != "{prefix}*" goto tunnelled comment "not from a pod"
+    udp dport @tunnels {ip} daddr != @pods counter name spoofed drop comment "what a pod puts into a tunnel has any source"
     iifname . {ip} saddr @sources accept comment "a pod's own address"
 {exceptions}\
     counter name spoofed drop comment "a pod's packet with a source address that is not the pod's"
@@ -95,13 +102,32 @@ set sources6 {{
     comment "the same for IPv6"
 }}
 
+set tunnels {{
+    type inet_service
+    comment "UDP ports of our own tunnels between nodes"
+}}
+
+set pods {{
+    type ipv4_addr
+    flags interval
+    comment "the pod network, always"
+}}
+
+set pods6 {{
+    type ipv6_addr
+    flags interval
+    comment "the same for IPv6"
+}}
+
 counter spoofed {{
-    comment "frames of pods with a source address that is not theirs"
+    comment "frames of pods with a source address that is not theirs, or for a tunnel"
 }}
 
 chain guard {{
     type filter hook prerouting priority dstnat; policy accept;
     iifname != "{POD_DEVICE_PREFIX}*" accept comment "not from a pod"
+    udp dport @tunnels ip daddr != @pods counter name spoofed drop comment "what a pod puts into a tunnel has any source"
+    udp dport @tunnels ip6 daddr != @pods6 counter name spoofed drop comment "the same for IPv6"
     iifname . ip saddr @sources accept comment "a pod's own address"
     iifname . arp saddr ip @sources accept comment "ARP about the pod's own address"
     arp saddr ip 0.0.0.0 accept comment "ARP that asks whether an address is free"

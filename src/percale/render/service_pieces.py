@@ -48,7 +48,10 @@ from percale.service.services import Vip
 from percale.service.strategies import by_connections
 from percale.service.surroundings import is_in
 
-_BY: dict[str, Literal["random", "inc", "source"]] = {
+By: TypeAlias = Literal["random", "inc", "source"]
+
+_TARGETS: dict[int, Operand] = {4: "ip daddr", 6: "ip6 daddr"}
+_BY: dict[str, By] = {
     "random": "random",
     "lc": "random",
     "rr": "inc",
@@ -132,12 +135,18 @@ class Pieces:
     remembered: dict[Remembering, tuple[Rule, ...]] = field(default_factory=dict)
     stays: dict[str, frozenset[bytes]] = field(default_factory=dict)
     """Maps of remembered clients, with the endpoints that these may stay with (as the map has them)."""
-    cluster_ips: set[Place] = field(default_factory=set)
+    cluster_ips: dict[Place, bool] = field(default_factory=dict)
+    """Those in use are True."""
 
-    def chain(self, name: str, *rules: Rule) -> Verdict:
-        """A chain, and the way to it."""
-        self.chains.setdefault(name, Chain(name, rules))
-        return Verdict("goto", name)
+    def way(self, chain: Chain) -> Verdict:
+        """To this chain, which may be there already."""
+        self.chains[chain.name] = chain
+        return _way(chain.name)
+
+
+@lru_cache(maxsize=4096)
+def _way(chain: str) -> Verdict:
+    return Verdict("goto", chain)
 
 
 def pieces_of(shown: Shown) -> Pieces:
@@ -176,16 +185,19 @@ class _Port:
         self._version: Literal[4, 6] = port.family
         self._protocol = PROTOCOLS[port.name.protocol]
         self._source: Operand = "ip saddr" if port.family == 4 else "ip6 saddr"
-        self._target: Operand = "ip daddr" if port.family == 4 else "ip6 daddr"
+        self._target = _TARGETS[port.family]
         self._endpoint: tuple[Field, Field] = ("ipv4_addr" if port.family == 4 else "ipv6_addr", "inet_service")
-        self._said = str(port.name)[:_LONGEST_NAME]
+
+    @property
+    def _said(self) -> str:
+        return str(self._port.name)[:_LONGEST_NAME]
 
     def write(self, vip: Vip) -> None:
         """Who asks at this address is served, refused or dropped."""
         port = self._port
         at = _At(vip, self._version, self._protocol)
         if vip.kind == "cluster":
-            self._pieces.cluster_ips.add(Place(f"clusterips{self._version}", vip.address))
+            self._pieces.cluster_ips[Place(f"clusterips{self._version}", vip.address)] = True
             which: _Which = "locals" if port.spec.internal_local else "endpoints"
             self._lead(
                 "services", at, self._either(port.inside, lambda slots: self._cluster(self._pick(at, slots, which)))
@@ -221,31 +233,21 @@ class _Port:
     def _cluster(self, pick: Verdict) -> Verdict:
         if self._shown.masquerade_all:
             return self._outside(pick)
-        from_pods = Rule((self._from_pods,), pick, "pods keep their address")
-        return self._pieces.chain(f"cluster{self._version}-{pick.chain}", from_pods, _marking(pick))
+        return self._pieces.way(_for_pods_and_others(self._version, pick))
 
     def _outside(self, pick: Verdict) -> Verdict:
-        return self._pieces.chain(f"outside{self._version}-{pick.chain}", _marking(pick))
+        return self._pieces.way(_for_others(self._version, pick))
 
     def _split(self, anywhere: Verdict, here: Verdict) -> Verdict:
         """externalTrafficPolicy Local: pods may go anywhere, and this node's own connections do not come here."""
-        return self._pieces.chain(
-            f"split{self._version}-{anywhere.chain}-{here.chain or here.code}",
-            Rule((self._from_pods,), anywhere, "pods of the cluster"),
-            Rule((), here, "externalTrafficPolicy: Local"),
-        )
+        name = f"split{self._version}-{anywhere.chain}-{here.chain or here.code}"
+        from_pods = Rule((_from_pods(self._version),), anywhere, "pods of the cluster")
+        return self._pieces.way(Chain(name, (from_pods, Rule((), here, "externalTrafficPolicy: Local"))))
 
     def _guard(self, then: Verdict) -> Verdict:
         admitted = InSet((self._target, "l4proto", "th dport", self._source), f"admitted{self._version}")
-        return self._pieces.chain(
-            f"guard{self._version}-{then.chain}",
-            Rule((admitted,), then, "loadBalancerSourceRanges"),
-            Rule((), _DROP, "loadBalancerSourceRanges"),
-        )
-
-    @property
-    def _from_pods(self) -> InSet:
-        return InSet((self._source,), f"clients{self._version}")
+        rules = (Rule((admitted,), then, "loadBalancerSourceRanges"), Rule((), _DROP, "loadBalancerSourceRanges"))
+        return self._pieces.way(Chain(f"guard{self._version}-{then.chain}", rules))
 
     # Endpoints
 
@@ -253,28 +255,19 @@ class _Port:
         """The chain that chooses among these endpoints, which are now elements."""
         table, by = at.set(which), _BY[self._port.strategy.name]
         count = len(slots) // self._port.record_size
-        self._put(
-            table,
-            b"".join([at.key + turn for turn in _turns(count)]),
-            data=b"".join(map(_padded, self._port.records(slots))),
-        )
-        operands: tuple[Operand, ...] = (*(() if at.is_node_port else (self._target,)), "l4proto", "th dport")
+        # Each record with its two zeros.
+        self._put(table, at.key.join(_turns(count)), data=b"\0\0".join((*self._port.records(slots), b"")))
         whose = f"-{digest(self._port.name)}" if by == "inc" else ""  # turns are a service's own
-        pick = self._pieces.chain(
-            f"{table}-{by}-{count}{whose}",
-            Rule((), None, f"one of {count}", statements=(Translate(self._version, operands, table, Turn(by, count)),)),
-        )
+        pick = self._pieces.way(_one_of(table, by, self._version, count, whose))
         return pick if self._port.spec.affinity is None else self._stay(at, pick, which)
 
     def _stay(self, at: _At, pick: Verdict, which: _Which) -> Verdict:
         """The client's endpoint of last time, for as long as it is remembered."""
         known = self._known(which)
         self._remember(at)
-        return self._pieces.chain(
-            f"{known}-{pick.chain}",
-            Rule((), None, f"as before: {self._said}", statements=(Translate(self._version, (self._source,), known),)),
-            Rule((), pick, "a new client"),
-        )
+        again = Translate(self._version, (self._source,), known)
+        rules = (Rule((), None, f"as before: {self._said}", statements=(again,)), Rule((), pick, "a new client"))
+        return self._pieces.way(Chain(f"{known}-{pick.chain}", rules))
 
     def _known(self, which: _Which) -> str:
         """The map of the clients that are remembered for all endpoints, or for those of this node."""
@@ -322,14 +315,40 @@ class _Port:
         )
 
 
+# Chains that very many services share
+
+
+@lru_cache(maxsize=4096)
+def _one_of(table: str, by: By, version: Literal[4, 6], count: int, whose: str) -> Chain:
+    """Chooses among so many endpoints of the table."""
+    target = () if "ports" in table else (_TARGETS[version],)
+    chosen = Translate(version, (*target, "l4proto", "th dport"), table, Turn(by, count))
+    return Chain(f"{table}-{by}-{count}{whose}", (Rule((), None, f"one of {count}", statements=(chosen,)),))
+
+
+@lru_cache(maxsize=4096)
+def _for_pods_and_others(version: int, pick: Verdict) -> Chain:
+    from_pods = Rule((_from_pods(version),), pick, "pods keep their address")
+    return Chain(f"cluster{version}-{pick.chain}", (from_pods, _marking(pick)))
+
+
+@lru_cache(maxsize=4096)
+def _for_others(version: int, pick: Verdict) -> Chain:
+    return Chain(f"outside{version}-{pick.chain}", (_marking(pick),))
+
+
+def _from_pods(version: int) -> InSet:
+    return InSet(("ip saddr" if version == 4 else "ip6 saddr",), f"clients{version}")
+
+
 def _marking(then: Verdict) -> Rule:
     return Rule((), then, "answers come back by this node", statements=(SetMark(MASQUERADE_MARK),))
 
 
 @lru_cache(maxsize=256)
 def _turns(count: int) -> tuple[bytes, ...]:
-    """The last parts of the keys of so many endpoints, in this machine's byte order."""
-    return tuple(number.to_bytes(4, sys.byteorder) for number in range(count))
+    """What a key is put between to come once before each number of so many endpoints, in this machine's byte order."""
+    return b"", *(number.to_bytes(4, sys.byteorder) for number in range(count))
 
 
 def _padded(record: Record) -> bytes:

@@ -8,7 +8,7 @@ An edit is the difference of a service's old and new pieces; nothing else is loo
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Generic, TypeAlias, TypeVar
 
@@ -47,7 +47,7 @@ class ServiceElements:
         self._node_addresses: tuple[bytes, ...] = ()
         self._chains: _Shared[str, Chain] = _Shared()
         self._sets: _Shared[str, SetShape] = _Shared()
-        self._cluster_ips: _Shared[Place, Place] = _Shared()
+        self._cluster_ips: _Shared[Place, bool] = _Shared()
         self._rules: dict[Remembering, dict[ObjectKey, tuple[Rule, ...]]] = {}
         """Those that remember the clients of an address, which several services may share."""
 
@@ -66,8 +66,8 @@ class ServiceElements:
             edit.replace_chain(chain, was, now)
         for known, before, after in self._sets.settled():
             edit.replace_set(known, before, after)
-        for _, gone, come in self._cluster_ips.settled():
-            edit.replace({gone: None} if gone else {}, {come: None} if come else {})
+        for place, gone, come in self._cluster_ips.settled():
+            edit.replace({place: None} if gone else {}, {place: None} if come else {})
         return edit.finished()
 
     def image(self) -> Edit:
@@ -94,7 +94,7 @@ class ServiceElements:
 
     def _change(self, key: ObjectKey, edit: _Edit, remembering: dict[Remembering, Chain | None]) -> None:
         old, service = self._shown.pop(key, None), self._table.services.get(key)
-        before, after = Pieces() if old is None else pieces_of(old), Pieces()
+        before, after = _NOTHING if old is None else pieces_of(old), _NOTHING
         if service is not None:
             new = self._shown[key] = shown(
                 service,
@@ -106,10 +106,11 @@ class ServiceElements:
         if old is None:
             edit.add(after)
         else:
-            edit.replace(_places(before), _places(after))
+            shapes = {**_SHAPES, **before.sets, **after.sets}
+            edit.replace(_places(before.elements, shapes), _places(after.elements, shapes))
         self._chains.exchange(before.chains, after.chains)
         self._sets.exchange(before.sets, after.sets)
-        self._cluster_ips.exchange(*({each: each for each in pieces.cluster_ips} for pieces in (before, after)))
+        self._cluster_ips.exchange(before.cluster_ips, after.cluster_ips)
         for name in before.remembered.keys() | after.remembered.keys():
             remembering.setdefault(name, self._chain_of(name))
             self._rules.setdefault(name, {})[key] = after.remembered.get(name, ())
@@ -154,6 +155,7 @@ class ServiceElements:
             yield Place(f"hairpins{_version(address)}", address * 2), None
 
 
+_NOTHING = Pieces()
 _EVERYTHING: frozenset[bytes] = frozenset((b"",))
 """Smaller than no set of endpoints: what a former life left is not known."""
 
@@ -176,11 +178,11 @@ def _version(address: bytes) -> int:
     return 4 if len(address) == 4 else 6
 
 
-def _places(pieces: Pieces) -> dict[Place, Value]:
-    """A service's elements one by one."""
+def _places(elements: Iterable[Elements], shapes: Mapping[str, SetShape]) -> dict[Place, Value]:
+    """One by one."""
     found: dict[Place, Value] = {}
-    for each in pieces.elements:
-        shape = _SHAPES.get(each.set) or pieces.sets[each.set]
+    for each in elements:
+        shape = shapes[each.set]
         step, width = shape.key_size, shape.data_size
         for number, start in enumerate(range(0, len(each.keys), step)):
             value: Value = each.verdict if width == 0 else each.data[number * width : (number + 1) * width]
@@ -212,17 +214,17 @@ class _Shared(Generic[K, V]):
 
     def __init__(self) -> None:
         self.all: dict[K, V] = {}
-        self._uses: Counter[K] = Counter()
+        self._uses: defaultdict[K, int] = defaultdict(int)
         self._before: dict[K, V | None] = {}
 
     def exchange(self, before: Mapping[K, V], after: Mapping[K, V]) -> None:
         """A service uses these instead of those."""
-        for key in before.keys() - after.keys():
+        for key in before.keys() - after.keys() if before else ():
             self._before.setdefault(key, self.all.get(key))
             self._uses[key] -= 1
             if not self._uses[key]:
                 del self._uses[key], self.all[key]
-        for key in after.keys() - before.keys():
+        for key in after.keys() - before.keys() if before else after:
             self._before.setdefault(key, self.all.get(key))
             self._uses[key] += 1
             self.all[key] = after[key]
@@ -240,7 +242,8 @@ class _Edit:
     def __init__(self) -> None:
         self._leaving: dict[Place, Value] = {}
         self._coming: dict[Place, Value] = {}
-        self._new: list[Pieces] = []
+        self._new: list[Elements] = []
+        self._shapes = dict(_SHAPES)
         self._chains: dict[str, Chain | None] = {}
         self._sets: dict[str, SetShape | None] = {}
 
@@ -251,7 +254,8 @@ class _Edit:
 
     def add(self, pieces: Pieces) -> None:
         """A service that was not there: its elements come, and need a closer look only if others go."""
-        self._new.append(pieces)
+        self._new += pieces.elements
+        self._shapes |= pieces.sets
 
     def replace_chain(self, name: str, old: Chain | None, new: Chain | None) -> None:
         """None: there is none."""
@@ -267,8 +271,7 @@ class _Edit:
         """The edit: what goes and comes again within it stays."""
         leaving, coming = self._leaving, self._coming
         if leaving:
-            for pieces in self._new:
-                coming |= _places(pieces)
+            coming |= _places(self._new, self._shapes)
             self._new = []
         same = {place for place in leaving.keys() & coming.keys() if leaving[place] == coming[place]}
         return Edit(
@@ -276,7 +279,7 @@ class _Edit:
             remove=tuple(joined(_elements({place: None for place in leaving if place not in same}))),
             put_chains=tuple(chain for chain in self._chains.values() if chain is not None),
             put=(
-                *joined(element for pieces in self._new for element in pieces.elements),
+                *joined(self._new),
                 *joined(_elements({place: value for place, value in coming.items() if place not in same})),
             ),
             remove_chains=tuple(name for name, chain in self._chains.items() if chain is None),

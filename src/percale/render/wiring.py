@@ -9,7 +9,7 @@ MAC does. Each end of a pair may carry limits, which the host's device enforces.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
@@ -41,6 +41,7 @@ HOST_MAC = "ee:ee:ee:ee:ee:ee"
 GATEWAYS: dict[int, IPAddress] = {4: IPv4Address("169.254.1.1"), 6: IPv6Address("fe80::ecee:eeff:feee:eeee")}
 """What a routed pod's default routes point at, by IP version; the IPv6 one is the link-local address of `HOST_MAC`."""
 _LIMITER_PREFIX = "pcb"
+_JUDGED = {4: "bridge-nf-call-iptables", 6: "bridge-nf-call-ip6tables"}
 DEFAULTS: dict[int, IPNetwork] = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 
 
@@ -175,6 +176,11 @@ def _limits(wires: PodWires) -> Iterator[KernelObject]:
         yield Redirect(wires.device, wires.limiter)
 
 
+def judged_bridges(versions: Iterable[int]) -> tuple[Sysctl, ...]:
+    """What hands the packets between a bridge's ports to policies and services; a kernel without br_netfilter refuses it."""
+    return tuple(Sysctl(f"net/bridge/{_JUDGED[version]}", "1") for version in sorted(set(versions)))
+
+
 def bridge_objects(network: PodNetwork) -> tuple[KernelObject, ...]:
     """The bridge with the gateway's addresses, once per node. Its MAC is fixed, for pods remember it."""
     gateways = [ip_interface((gateway(subnet), subnet.prefixlen)) for subnet in network.subnets]
@@ -185,6 +191,7 @@ def bridge_objects(network: PodNetwork) -> tuple[KernelObject, ...]:
         Link(network.bridge, "bridge", mtu=network.mtu, mac=mac),
         Sysctl(setting + "accept_ra", "0") if ipv6 else Sysctl(setting + "disable_ipv6", "1"),
         *(Address(network.bridge, address) for address in gateways),
+        *judged_bridges(address.version for address in gateways),
     )
 
 

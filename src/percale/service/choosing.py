@@ -72,20 +72,25 @@ def _records(addresses: bytes, size: int, port: bytes) -> list[Record]:
 class Choice(Struct, frozen=True, gc=False):
     """Sorted. `cluster` is for the policy Cluster, `local` for the policy Local; `anywhere`: some node has an endpoint."""
 
-    cluster: tuple[Record, ...]
-    local: tuple[Record, ...]
+    cluster: Sequence[Record]
+    local: Sequence[Record]
     anywhere: bool
 
 
 def choose(found: Candidates, node: str, zone: str) -> Choice:
     """What this node uses: ready ones near it, else those that still serve while they end."""
     states = found.states
-    ready = sorted([record for record, state in states.items() if state & READY])
-    draining = [] if len(ready) == len(states) else sorted([r for r, state in states.items() if state & DRAINING])
-    local = [record for record in ready if states[record] & LOCAL]
+    said = set(states.values())  # very many endpoints say one thing
+    if all(state & READY for state in said):
+        ready, draining = sorted(states), []
+    else:
+        ready = sorted([record for record, state in states.items() if state & READY])
+        draining = sorted([record for record, state in states.items() if state & DRAINING])
+    some_local = any(state & LOCAL for state in said)
+    local = [record for record in ready if states[record] & LOCAL] if some_local else []
     return Choice(
-        cluster=tuple((near(ready, found.hints, node, zone) if found.hints else ready) or draining),
-        local=tuple(local or [record for record in draining if states[record] & LOCAL]),
+        cluster=(near(ready, found.hints, node, zone) if found.hints else ready) or draining,
+        local=local or ([record for record in draining if states[record] & LOCAL] if some_local else []),
         anywhere=bool(ready or draining),
     )
 

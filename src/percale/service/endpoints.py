@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from ipaddress import AddressValueError, IPv6Address
-from itertools import repeat
+from itertools import product, repeat
 from socket import AF_INET, inet_pton
 from typing import NamedTuple
 
@@ -62,6 +62,15 @@ class SliceFacts(Struct, frozen=True, gc=False):
         return _SIZES[self.family]
 
 
+def _state(ready: bool | None, serving: bool | None, terminating: bool | None) -> int:
+    state = 0 if ready is False else READY
+    return state | DRAINING if terminating and serving is not False else state
+
+
+_STATES = {said: _state(*said) for said in product((None, False, True), repeat=3)}
+"""By `ready`, `serving` and `terminating`."""
+
+
 def facts_of_slice(entry: EndpointSlice, node: str) -> SliceFacts | None:
     """None: this slice is of no Service, another proxy's, or has names instead of addresses."""
     meta = entry.metadata
@@ -71,20 +80,19 @@ def facts_of_slice(entry: EndpointSlice, node: str) -> SliceFacts | None:
         return None
     family: Family = 6 if entry.addressType == "IPv6" else 4
     usable, addresses, problems = _usable(entry.endpoints, family)
-    states, nodes, hinted = bytearray(), [], False
-    for endpoint in usable:
-        conditions = endpoint.conditions
-        state = 0 if conditions.ready is False else READY
-        if conditions.terminating and conditions.serving is not False:
-            state |= DRAINING
-        name = endpoint.nodeName
-        if name == node:
-            state |= LOCAL
-        states.append(state)
-        nodes.append(name and sys.intern(name))
-        hinted = hinted or endpoint.hints is not None
+    problems += [
+        f"ports[{index}].port: {port.port} is not a port, 1 to 65535"
+        for index, port in enumerate(entry.ports)
+        if port.port is not None and not 0 < port.port <= 0xFFFF
+    ]
+    nodes = [each.nodeName and sys.intern(each.nodeName) for each in usable]
+    said = [each.conditions for each in usable]
+    states = [_STATES[each.ready, each.serving, each.terminating] for each in said]
+    if node in nodes:
+        states = [state | LOCAL if name == node else state for state, name in zip(states, nodes, strict=True)]
+    hinted = any(each.hints for each in usable)
     return SliceFacts(
-        service=ObjectKey(meta.namespace, service),
+        service=ObjectKey(meta.namespace and sys.intern(meta.namespace), service),
         name=meta.name,
         family=family,
         ports=tuple(

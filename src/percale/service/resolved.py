@@ -89,7 +89,7 @@ class ResolvedPort(Struct, frozen=True, gc=False):
     def records(self, slots: Slots) -> Iterator[Record]:
         """One by one; an endpoint with several slots comes several times."""
         size = self.record_size
-        return (slots[start : start + size] for start in range(0, len(slots), size))
+        return iter([slots[start : start + size] for start in range(0, len(slots), size)])
 
 
 class ResolvedService(Struct, frozen=True, gc=False):

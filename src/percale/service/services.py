@@ -5,6 +5,7 @@ IPv4 and IPv6 are ports of their own: they have other addresses and other endpoi
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
 from typing import Literal, NamedTuple, TypeAlias
@@ -170,7 +171,9 @@ def _ports(service: Service, strategy: Strategy, problems: list[str]) -> Iterato
         own = tuple([each for each in ranges if each.version == family])
         for port in spec.ports:
             yield PortSpec(
-                name=PortName(meta.namespace or "default", meta.name, port.name or "", port.protocol),
+                name=PortName(
+                    sys.intern(meta.namespace or "default"), meta.name, sys.intern(port.name or ""), port.protocol
+                ),
                 family=family,
                 age=meta.creationTimestamp or "~",
                 vips=_vips(port, cluster, addresses),

@@ -12,6 +12,8 @@ from percale.model.node import Node
 Family: TypeAlias = Literal[4, 6]
 
 ZONE_LABEL = "topology.kubernetes.io/zone"
+REMOVED_SOON = "ToBeDeletedByClusterAutoscaler"
+"""The taint of a node that the cluster autoscaler is about to remove."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,8 @@ class NodeFacts:
 
     zone: str = ""
     addresses: tuple[bytes, ...] = ()
+    eligible: bool = True
+    """Load balancers may send new clients to it: it is not about to be removed."""
 
 
 def facts_of_node(node: Node) -> NodeFacts:
@@ -48,7 +52,12 @@ def facts_of_node(node: Node) -> NodeFacts:
         for each in node.status.addresses
         if each.type == kind and is_address(each.address)
     ]
-    return NodeFacts(zone=node.metadata.labels.get(ZONE_LABEL, ""), addresses=tuple(dict.fromkeys(told)))
+    return NodeFacts(
+        zone=node.metadata.labels.get(ZONE_LABEL, ""),
+        addresses=tuple(dict.fromkeys(told)),
+        eligible=node.metadata.deletionTimestamp is None
+        and all(taint.key != REMOVED_SOON for taint in node.spec.taints),
+    )
 
 
 def node_port_addresses(config: ServiceConfig, node: NodeFacts) -> tuple[bytes, ...]:

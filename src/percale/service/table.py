@@ -23,8 +23,8 @@ from percale.service.services import PortSpec, ServiceFacts, facts_of_service, s
 from percale.service.strategies import slots_of
 from percale.service.surroundings import NodeFacts, ServiceConfig, facts_of_node, node_port_addresses
 
-KINDS: tuple[type[Object], ...] = (Node, Service, EndpointSlice, Endpoints)
-"""What a table wants to know of."""
+KINDS: tuple[type[Object], ...] = (Node, EndpointSlice, Endpoints, Service)
+"""What a table wants to know of. Services come last: each finds its endpoints, and is resolved once."""
 
 
 class ServiceTable:
@@ -54,6 +54,15 @@ class ServiceTable:
     def node_port_addresses(self) -> tuple[bytes, ...]:
         """This node's addresses that take node ports."""
         return node_port_addresses(self.config, self.node)
+
+    @property
+    def known(self) -> Iterator[tuple[type[Object], ObjectKey]]:
+        """The objects that it has facts of."""
+        yield from ((Service, key) for key in self._facts)
+        yield from ((EndpointSlice, key) for key in self._homes)
+        yield from ((Endpoints, key) for key in self._mirrored)
+        if self.node != NodeFacts():
+            yield Node, ObjectKey(None, self.config.node)
 
     @property
     def problems(self) -> Iterator[str]:

@@ -18,8 +18,17 @@ T = TypeVar("T", bound=Object)
 def versioned(obj: T) -> T:
     """The object as the store has it: in its namespace, with the version of its content."""
     bare = settled(unversioned(obj))
-    version = blake2b(to_json(bare), digest_size=8).hexdigest()
-    return replace(bare, metadata=replace(bare.metadata, resourceVersion=version))
+    return with_version(bare, version_of(to_json(bare)))
+
+
+def version_of(content: bytes) -> str:
+    """Of an object's JSON, which is without a version."""
+    return blake2b(content, digest_size=8).hexdigest()
+
+
+def with_version(obj: T, version: str) -> T:
+    """An object that has none."""
+    return replace(obj, metadata=replace(obj.metadata, resourceVersion=version))
 
 
 def unversioned(obj: T) -> T:
@@ -29,12 +38,11 @@ def unversioned(obj: T) -> T:
     return replace(obj, metadata=replace(obj.metadata, resourceVersion=None))
 
 
-def check(kind: type[Object], key: ObjectKey, current: Object | None, expect: str | None) -> None:
-    """The compare of compare-and-put. Raises Conflict."""
-    version = current.metadata.resourceVersion if current is not None else ""
-    if expect is None or expect == version:
+def check(kind: type[Object], key: ObjectKey, version: str | None, expect: str | None) -> None:
+    """The compare of compare-and-put: `version` is what is there, None: nothing. Raises Conflict."""
+    if expect is None or expect == (version or ""):
         return
-    if current is None:
+    if version is None:
         what = "is gone"
     elif expect == "":
         what = "exists already"

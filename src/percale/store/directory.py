@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from percale.errors import PercaleError, StoreError, StoreUnavailable
 from percale.model.decoding import decode_manifest
@@ -28,6 +28,7 @@ from percale.store.comparing import absent, check, unversioned, versioned
 from percale.store.holding import Content, Entry, Holdings, Identity
 from percale.store.leasing import BootClock, stamped, unstamped
 from percale.store.noticing import Noticing
+from percale.store.packed import Packed, packed
 from percale.store.protocol import Event, Trouble
 from percale.store.rewriting import rewritten
 from percale.store.writing import locked, own_path, remove_file, write_file
@@ -53,7 +54,7 @@ class Directory:
         except BaseException:
             self._noticing.close()
             raise
-        self._holdings.take_events()
+        self._holdings.forget_events()
 
     def fileno(self) -> int:
         """Readable when something happened that `catch_up` would take over."""
@@ -103,18 +104,22 @@ class Directory:
 
     def list(self, kind: type[T]) -> list[T]:
         """All objects of a kind, in the order of their keys. From now on the kind is followed."""
+        return [each.object for each in self.entries(kind)]  # type: ignore[misc]
+
+    def entries(self, kind: type[Object]) -> Iterable[Packed]:
+        """The same as they are kept."""
         objects = self._objects(kind)
         if kind not in self._followed:
             self._followed.add(kind)
             own = map(self._name, self._noticing.scan(kind.KIND))
             self._take_in(name for name in own if not self._holdings.knows(name))
-        return [obj for _, obj in sorted(objects.items())]
+        return [each for _, each in sorted(objects.items())]
 
     def get(self, kind: type[T], key: ObjectKey) -> T | None:
         """One object."""
         self._look_up((kind, key))
-        found: T | None = self._objects(kind).get(key)
-        return found
+        found = self._objects(kind).get(key)
+        return None if found is None else found.object  # type: ignore[return-value]
 
     def _look_up(self, identity: Identity) -> None:
         """Read the object's own file, unless it is read anyway."""
@@ -131,8 +136,8 @@ class Directory:
             self.catch_up()
             self._look_up(identity)
             entry = self._holdings.in_force(identity)
-            check(kind, key, entry.object if entry else None, expect)
-            unchanged = entry is not None and entry.object == stored and entry.expires is None
+            check(kind, key, entry.packed.version if entry else None, expect)
+            unchanged = entry is not None and entry.packed == packed(stored) and entry.expires is None
             if not (unchanged and ttl is None):
                 bare = unversioned(stored)
                 self._write(identity, bare if ttl is None else stamped(bare, ttl, self._clock))
@@ -145,10 +150,10 @@ class Directory:
             current = self.get(kind, key)
             if current is None:
                 raise absent(kind, key)
-            check(kind, key, current, expect)
+            check(kind, key, current.metadata.resourceVersion, expect)
             self._write((kind, key), None)
 
-    def _objects(self, kind: type[Object]) -> dict[ObjectKey, Any]:
+    def _objects(self, kind: type[Object]) -> dict[ObjectKey, Packed]:
         objects = self._holdings.objects.get(kind)
         if objects is None:
             raise TypeError(f"{kind.__name__} is none of this store's kinds")
@@ -190,11 +195,11 @@ class Directory:
         is_own = self._own_kind(name) in self._kinds
         for found in decode_manifest(data, name, kinds=self._kinds).found:
             obj, expires = unstamped(found.object, self._clock, str(found.source))
-            stored = versioned(obj)
-            identity = type(stored), stored.key
+            each = packed(obj)
+            identity = each.kind, each.key
             if is_own and self._name(own_path(*identity)) != name:
                 raise StoreUnavailable("other objects are in this file", where=name, hint="move them to another file")
-            content[identity] = Entry(stored, found.source.line, expires)
+            content[identity] = Entry(each, found.source.line, expires)
         return content
 
     def _write(self, identity: Identity, new: Object | None) -> None:

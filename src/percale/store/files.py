@@ -20,6 +20,7 @@ from percale.model.kinds import KINDS, Kinds
 from percale.model.meta import Object, ObjectKey
 from percale.store.directory import Directory
 from percale.store.leasing import BootClock
+from percale.store.packed import Unpacked
 from percale.store.protocol import Event, Snapshot
 from percale.store.watching import Watch, Watches
 from percale.store.writing import make_directory
@@ -66,7 +67,10 @@ class FilesStore:
         watch = Watch(kinds)
 
         def first(directory: Directory) -> Iterable[Event]:
-            return [Snapshot(tuple(obj for kind in kinds for obj in directory.list(kind))), *directory.troubles]
+            return [
+                Snapshot(Unpacked([each for kind in kinds for each in directory.entries(kind)])),
+                *directory.troubles,
+            ]
 
         try:
             await self._ask(first, then=lambda events: self._watches.begin(watch, events))

@@ -9,13 +9,14 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator, Mapping
 from itertools import count
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 
 from percale.errors import BadManifest, PercaleError
 from percale.model.kinds import Kinds
 from percale.model.meta import Object, ObjectKey
+from percale.store.packed import Packed
 from percale.store.protocol import Deleted, Event, Trouble, Upserted
 
 Identity: TypeAlias = tuple[type[Object], ObjectKey]
@@ -24,7 +25,7 @@ Identity: TypeAlias = tuple[type[Object], ObjectKey]
 class Entry(msgspec.Struct, frozen=True, gc=False):
     """An object as a file has it, and when it ends (None: never)."""
 
-    object: Object
+    packed: Packed
     line: int
     expires: float | None
 
@@ -48,14 +49,18 @@ class Holdings:
         self._ends: list[tuple[float, int, Identity]] = []
         """A heap of ends; one that was put off since is still in it."""
         self._order = count()
-        self._events: list[Event] = []
-        self.objects: dict[type[Object], dict[ObjectKey, Any]] = {kind: {} for kind in kinds.values()}
+        self._events: list[tuple[type[Upserted | Deleted], Packed] | Trouble] = []
+        self.objects: dict[type[Object], dict[ObjectKey, Packed]] = {kind: {} for kind in kinds.values()}
         """What is in force."""
 
     def take_events(self) -> list[Event]:
         """What changed since the last time, in order."""
         events, self._events = self._events, []
-        return events
+        return [each if isinstance(each, Trouble) else each[0](each[1].object) for each in events]
+
+    def forget_events(self) -> None:
+        """Nobody has asked for anything yet."""
+        self._events = []
 
     @property
     def troubles(self) -> list[Trouble]:
@@ -139,13 +144,13 @@ class Holdings:
         entry = self.in_force(identity)
         if entry is None:
             if key in objects:
-                self._events.append(Deleted(objects.pop(key)))
+                self._events.append((Deleted, objects.pop(key)))
             return
         if entry.expires is not None:
             heapq.heappush(self._ends, (entry.expires, next(self._order), identity))
-        if objects.get(key) != entry.object:
-            objects[key] = entry.object
-            self._events.append(Upserted(entry.object))
+        if objects.get(key) != entry.packed:
+            objects[key] = entry.packed
+            self._events.append((Upserted, entry.packed))
 
     def _judge(self, path: str) -> None:
         """One Trouble when a file turns bad, one when it is bad in another way, one when it is good again."""

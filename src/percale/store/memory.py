@@ -53,7 +53,7 @@ class MemoryStore:
         kind, key = type(stored), stored.key
         objects = self._objects.setdefault(kind, {})
         current = objects.get(key)
-        check(kind, key, current, expect)
+        check(kind, key, current.metadata.resourceVersion if current else None, expect)
         self._renew(kind, key, ttl)
         if stored != current:
             objects[key] = stored
@@ -66,7 +66,7 @@ class MemoryStore:
         current = self._objects.get(kind, {}).get(key)
         if current is None:
             raise absent(kind, key)
-        check(kind, key, current, expect)
+        check(kind, key, current.metadata.resourceVersion, expect)
         self._remove(kind, key)
 
     async def close(self) -> None:

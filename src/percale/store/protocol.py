@@ -4,7 +4,7 @@ all pass tests/contract/test_store.py.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, TypeVar
 
@@ -16,9 +16,13 @@ T = TypeVar("T", bound=Object)
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything of the watched kinds, at once; the first event of a watch, and again after the store lost its place."""
+    """Everything of the watched kinds, at once; the first event of a watch, and again after the store lost its place.
 
-    objects: tuple[Object, ...]
+    Kind by kind, as they were asked for.
+    """
+
+    objects: Sequence[Object]
+    """Made one by one while somebody looks through them, where a store keeps them as bytes: they may be very many."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,12 +67,13 @@ class Services:
     def remove(self, name: str) -> None:
         (self.cluster.store / f"{name}.yaml").unlink()
 
-    def node(self, number: int) -> None:
+    def node(self, number: int, *, taints: tuple[str, ...] = (), **metadata: str) -> None:
         addresses = [{"type": "InternalIP", "address": f"192.168.0.{number}"}]
         document = {
             "apiVersion": "v1",
             "kind": "Node",
-            "metadata": {"name": f"n{number}"},
+            "metadata": {"name": f"n{number}", **metadata},
+            "spec": {"taints": [{"key": key, "effect": "NoSchedule"} for key in taints]},
             "status": {"addresses": addresses},
         }
         self.write(f"node-n{number}", document)

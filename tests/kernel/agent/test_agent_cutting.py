@@ -10,6 +10,7 @@ from functools import partial
 
 import pytest
 import pytest_asyncio
+from msgspec.structs import replace
 from tests.kernel.conftest import Space
 from tests.kernel.flows import PATIENCE, SERVICE, VIP, VIP_PORT, A, B, Wire, World
 
@@ -21,6 +22,7 @@ from percale.kernel.conntrack import Seek
 from percale.model.decoding import decode_manifest
 from percale.model.meta import ObjectKey
 from percale.model.networkpolicy import NetworkPolicy
+from percale.model.pod import Pod
 from percale.policy.evaluator import Evaluator
 from percale.render.enforcing import CUT_MARK
 
@@ -48,6 +50,12 @@ metadata: {name: closed}
 spec:
   podSelector: {matchLabels: {app: b}}
   ingress: [{from: [{podSelector: {matchLabels: {app: a}}}], ports: [{port: 8080}, {port: 8080, protocol: UDP}]}]
+"""
+NOT_OUT_OF_A = """
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: not-out-of-a}
+spec: {podSelector: {matchLabels: {app: a}}, policyTypes: [Egress]}
 """
 
 
@@ -175,6 +183,22 @@ async def test_flows_of_other_nodes_pods_are_not_ours(flow_world: World) -> None
     running.cancel()
     judge.cutting.close()
     judge.table.close()
+
+
+async def test_what_the_other_ends_node_forbids_is_cut_there_and_not_here(judge: Judge) -> None:
+    """Only there it is known when that changes: a mark of ours would stay."""
+    (a, *_) = decode_manifest(PODS.encode(), "pods.yaml").objects
+    assert isinstance(a, Pod)
+    judge.evaluator.put(replace(a, spec=replace(a.spec, nodeName="n2")))
+    with opened(lambda: judge.world.tcp(4)) as wire:
+        await judge.policy(NOT_OUT_OF_A)
+        await judge.cutting.idle()
+        assert judge.marked() == 0
+        await judge.policy(CLOSED)
+        await judge.until_marked(1)
+        await judge.no_policy()
+        await judge.until_marked(0)
+        assert await asyncio.to_thread(wire.goes_on)
 
 
 async def test_an_agent_that_comes_back_judges_what_changed_meanwhile(judge: Judge) -> None:

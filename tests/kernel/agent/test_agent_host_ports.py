@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Callable
 
 import pytest
 from tests.kernel.agent.cluster import Cluster, Pod, until
@@ -60,5 +61,46 @@ def test_a_port_that_another_pod_has_is_an_error_that_says_so(cluster: Cluster) 
         refused = Pod(node, "b", runtime={"portMappings": [mapping(81)]}).launch("ADD")
         output = refused.communicate(timeout=60)[0]
         assert refused.returncode == 1
-        assert "host port 81/TCP is taken" in json.loads(output)["msg"]
+        assert json.loads(output)["msg"] == "pod default/b: host port 81/TCP is taken; pod default/a has it"
         assert world.ask("switch", NODE, 81).who == "a"
+
+
+@pytest.mark.parametrize("enabled", [True, False], ids=["services", "no services"])
+def test_datagrams_go_to_whoever_has_the_port_now(cluster: Cluster, enabled: bool) -> None:
+    """From one source port, as syslog and statsd do: the flow outlives the pod that it went to."""
+    with services(cluster, 1, services={"enabled": enabled}) as (world, (node,)):
+        asks: dict[str, Callable[[int], Seen]] = {
+            "outside": lambda port: world.ask("switch", NODE, port, "UDP", source=(OUTSIDE, 5353)),
+            "its node": lambda port: world.ask("n1", NODE, port, "UDP", source=(NODE, 5353)),
+        }
+        both = [mapping(81, "udp"), mapping(82, "udp", hostIP=NODE)]
+        for name, ask in asks.items():
+            assert ask(81).action == ask(82).action == "reject", f"{name}: a flow begins before there is a pod"
+        first = world.serving(node.pod("a", portMappings=both))
+        for name, ask in asks.items():
+            for port in (81, 82):
+                until(lambda ask=ask, port=port: ask(port).who == "a", f"{name}: a has come", within=2)  # type: ignore[misc]
+        first.cni("DEL")
+        for name, ask in asks.items():
+            for port in (81, 82):
+                until(lambda ask=ask, port=port: ask(port).action == "reject", f"{name}: a is gone", within=2)  # type: ignore[misc]
+        world.serving(node.pod("b", portMappings=both))
+        for name, ask in asks.items():
+            for port in (81, 82):
+                until(lambda ask=ask, port=port: ask(port).who == "b", f"{name}: b has come", within=2)  # type: ignore[misc]
+
+
+def test_datagrams_of_others_go_on(cluster: Cluster) -> None:
+    """What a pod sends to the same port elsewhere is no host port's matter."""
+    with services(cluster, 1) as (world, (node,)):
+        client = node.pod("client")
+        world.answering.listen(world.spot("switch"), "outside")
+        source = (client.addresses[0], 5353)
+        seen = world.ask("client", OUTSIDE, 8080, "UDP", source=source)
+        assert seen.who == "outside"
+        flow = node.sh("conntrack", "-L", "-p", "udp", "--orig-port-dst", "8080", "-o", "id")
+        node.pod("a", portMappings=[mapping(8080, "udp")])
+        world.serving(node.pod("b", portMappings=[mapping(83, "udp")]))
+        until(lambda: world.ask("switch", NODE, 83, "UDP").who == "b")
+        after = node.sh("conntrack", "-L", "-p", "udp", "--orig-port-dst", "8080", "-o", "id")
+        assert flow.split("id=")[1] == after.split("id=")[1], "it is the same flow"

@@ -256,3 +256,49 @@ def test_a_rolling_update_fails_no_connection(cluster: Cluster) -> None:
                 thread.join()
         assert {each.action for each in seen} == {"endpoints"}
         assert {each.who for each in seen} == {f"{age}{index}" for age in ("old", "new") for index in range(3)}
+
+
+def test_what_is_wrong_with_one_service_is_one_trouble_and_the_others_are_served(cluster: Cluster) -> None:
+    with services(cluster, 1) as (world, (node,)):
+        pod = world.serving(node.pod("a"))
+        client = node.pod("client")
+        world.service()
+        world.slice(pod)
+        until(lambda: world.ask(client.name, VIP, 80).who)
+        ports = [{"name": "tcp", "port": 80, "targetPort": 8080}]
+
+        def other(name: str, number: int, **spec: object) -> None:
+            annotations = spec.pop("annotations", None)
+            fields = {"type": "ClusterIP", "clusterIP": f"10.96.0.{number}", "ports": ports, **spec}
+            world.service(name, annotations=annotations, **fields)  # type: ignore[arg-type]
+            world.slice(pod, service=name)
+
+        def troubles() -> dict[str, str]:
+            return {each.source: each.error for each in node.status.troubles}
+
+        other("fast", 20, annotations={"percale.io/strategy": "fastest"})
+        other("heavy", 21, annotations={"percale.io/strategy": "wrr", "percale.io/weights": "much"})
+        other("first", 22, externalIPs=["198.51.100.9"])
+        other("later", 23, externalIPs=["198.51.100.9"])
+        other("odd", 24)
+        address = {"addresses": ["fd00::1"]}
+        odd = json.loads((cluster.store / "slice-odd.yaml").read_text())
+        world.write("slice-odd", {**odd, "endpoints": [*odd["endpoints"], address]})
+        wanted = {
+            "service default/fast": 'Service default/fast: percale.io/strategy: unknown strategy "fastest" '
+            "(there are random, rr, wrr, sh, mh, lc); random is used",
+            "service default/later": "Service default/later: 198.51.100.9:80/TCP belongs to Service default/first",
+            "service default/odd": 'EndpointSlice default/odd-1: endpoints[1].addresses[0]: "fd00::1" is not an IPv4 address',
+        }
+        until(lambda: troubles().keys() == {*wanted, "service default/heavy"})
+        found = troubles()
+        assert found.pop("service default/heavy").startswith("Service default/heavy: percale.io/weights:")
+        assert found == wanted
+        served = {world.ask(client.name, f"10.96.0.{number}", 80).who for number in range(20, 25)}
+        assert served == {"a"}, "with what is right of each"
+        assert world.ask(client.name, VIP, 80).who == "a"
+        since = {each.source: each.since for each in node.status.troubles}
+        world.remove("service-first")
+        until(lambda: troubles().keys() == since.keys() - {"service default/later"})
+        assert {each.since for each in node.status.troubles} <= set(since.values()), "the others' are no news"
+        assert world.ask(client.name, "198.51.100.9", 80).who == "a"

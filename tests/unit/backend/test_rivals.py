@@ -80,7 +80,7 @@ def test_two_leases_of_one_node_are_no_rivals(peer: Peer) -> None:
     assert rivals.admit(peer(3, publicIP=old.spec.publicIP)) == "nodes n2 and n3 have one public address, 192.0.2.2"
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.booleans(), st.integers(2, 7), st.integers(2, 5), st.integers(22, 26)), max_size=25))
 def test_whatever_happens_those_in_force_agree(peer: Peer, steps: list[tuple[bool, int, int, int]]) -> None:
     rivals = Rivals()

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import combinations, product
 from typing import Any
 
-from hypothesis import event, given, settings
+from hypothesis import event, given
 from hypothesis import strategies as st
 from msgspec import convert
 from msgspec.structs import replace
@@ -79,7 +79,6 @@ def judged(side: Side, source: int, destination: int) -> PortSet:
     return found
 
 
-@settings(max_examples=60, deadline=None)
 @given(many)
 def test_a_peer_means_the_same_parties_for_all_at_once_as_for_one(objects: list[Object]) -> None:
     evaluator = evaluator_of(objects)
@@ -94,7 +93,6 @@ def test_a_peer_means_the_same_parties_for_all_at_once_as_for_one(objects: list[
                 assert parties.peers(peers, denies=denies).tolist() == one_by_one, peers
 
 
-@settings(max_examples=80, deadline=None)
 @given(worlds)
 def test_every_pair_and_port_is_as_the_evaluator_judges_it(objects: list[Object]) -> None:
     (side,) = sides(objects)
@@ -107,7 +105,6 @@ def test_every_pair_and_port_is_as_the_evaluator_judges_it(objects: list[Object]
             assert ports == judged(side, source, destination), (parties[source], parties[destination])
 
 
-@settings(max_examples=60, deadline=None)
 @given(worlds)
 def test_a_cell_is_what_every_pair_and_what_some_pair_gets(objects: list[Object]) -> None:
     (side,) = sides(objects)
@@ -134,7 +131,6 @@ def test_a_cell_is_what_every_pair_and_what_some_pair_gets(objects: list[Object]
                 assert (cell.every, cell.some) == (every, some)
 
 
-@settings(max_examples=60, deadline=None)
 @given(worlds, st.lists(puts, min_size=1, max_size=4), st.data())
 def test_flips_are_the_flows_that_the_two_worlds_judge_differently(
     objects: list[Object], changes: list[Object], data: st.DataObject

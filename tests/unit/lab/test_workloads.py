@@ -17,7 +17,7 @@ from percale.lab.world import World
 from percale.model.condition import Condition
 from percale.model.meta import Object, ObjectKey, ObjectMeta
 from percale.model.node import Node, NodeSpec
-from percale.model.pod import Container, Pod, PodSpec, PodStatus, PodTemplateSpec
+from percale.model.pod import Container, ContainerPort, Pod, PodSpec, PodStatus, PodTemplateSpec, Protocol
 from percale.model.selector import LabelSelector
 from percale.model.workloads import (
     DaemonSet,
@@ -170,7 +170,9 @@ def test_a_deployment_that_goes_takes_its_sets_and_pods_along() -> None:
 
 def test_a_statefulset_has_numbered_pods_that_keep_their_names() -> None:
     def web(image: str, replicas: int) -> StatefulSet:
-        spec = StatefulSetSpec(selector=LabelSelector(), template=template(image), replicas=replicas)
+        spec = StatefulSetSpec(
+            selector=LabelSelector(), template=template(image), replicas=replicas, serviceName="names"
+        )
         return StatefulSet(metadata=meta(), spec=spec)
 
     lab = Lab(web("a", 12), node("n1"))
@@ -183,6 +185,10 @@ def test_a_statefulset_has_numbered_pods_that_keep_their_names() -> None:
     assert {type(write) for write in lab.settle()} == {Delete, Create}
     assert set(lab.pods) == {"web-0", "web-1"}
     assert {pod.spec.containers[0].image for pod in lab.world.all(Pod)} == {"b"}
+    for pod in lab.world.all(Pod):
+        name = pod.metadata.name
+        assert (pod.spec.hostname, pod.spec.subdomain) == (name, "names"), "its DNS name is web-0.names"
+        assert pod.metadata.labels["statefulset.kubernetes.io/pod-name"] == name
 
 
 def test_a_daemonset_has_one_pod_on_each_node_that_its_selector_fits() -> None:
@@ -235,6 +241,21 @@ def test_a_pod_that_fits_nowhere_says_why_and_is_placed_when_it_does() -> None:
 def test_scheduler_without_a_choice(nodes: Iterable[Node], reason: str) -> None:
     pod = Pod(metadata=meta("p"), spec=PodSpec(containers=()))
     assert Scheduler(list(nodes)).place(pod) == Unschedulable(reason)
+
+
+def claims(name: str, port: int, protocol: Protocol = "TCP", at: str | None = None) -> Pod:
+    ports = (ContainerPort(containerPort=80, hostPort=port, protocol=protocol, hostIP=at),)
+    return Pod(metadata=meta(name), spec=PodSpec(containers=(Container(name="c", ports=ports),)))
+
+
+def test_a_host_port_is_one_pods_on_each_node() -> None:
+    scheduler = Scheduler([node("n1"), node("n2")])
+    assert {scheduler.place(claims(name, 8081)) for name in "ab"} == {"n1", "n2"}
+    assert scheduler.place(claims("c", 8081)) == Unschedulable("none of 2 nodes has the host port 8081/TCP free")
+    assert isinstance(scheduler.place(claims("d", 8081, "UDP")), str), "another protocol"
+    assert isinstance(scheduler.place(claims("e", 8081, at="192.168.1.2")), Unschedulable), "they have all addresses"
+    assert isinstance(scheduler.place(claims("f", 8082, at="192.168.1.2")), str)
+    assert isinstance(scheduler.place(claims("g", 8082, at="192.168.1.3")), str)
 
 
 def test_names_stay_within_a_label() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
+from itertools import islice
 
 from percale.model.clusternetworkpolicy import (
     ClusterNetworkPolicy,
@@ -17,6 +18,7 @@ from percale.model.clusternetworkpolicy import (
     ClusterNetworkPolicyIngressRule,
     ClusterNetworkPolicyProtocol,
 )
+from percale.model.lease import SubnetLease
 from percale.model.meta import Object
 from percale.model.namespace import Namespace
 from percale.model.networkpolicy import NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort
@@ -52,6 +54,7 @@ class Obvious:
         everything = list(objects)
         self.pods = [each for each in everything if isinstance(each, Pod)]
         self.nodes = [each for each in everything if isinstance(each, Node)]
+        self.leases = [each for each in everything if isinstance(each, SubnetLease)]
         self.policies = [each for each in everything if isinstance(each, NetworkPolicy)]
         self.cluster_policies = [each for each in everything if isinstance(each, ClusterNetworkPolicy)]
         self.namespaces = {each.metadata.name: each for each in everything if isinstance(each, Namespace)}
@@ -90,6 +93,10 @@ class Obvious:
         for node in sorted(self.nodes, key=lambda each: each.metadata.name):  # of two that claim it, the first by name
             if address in [each.address for each in node.status.addresses]:
                 return End(address, None, node.metadata.name)
+        for lease in sorted(self.leases, key=lambda each: each.metadata.name):
+            for subnet in (lease.spec.subnet, lease.spec.ipv6Subnet):
+                if subnet is not None and ip_address(address) in list(islice(subnet, 2)):
+                    return End(address, None, lease.spec.node)  # the tunnel's address, and the bridge's
         return End(address, None, None)
 
     def side(self, direction: str, subject: End, peer: End, destination: End, asked: Question) -> bool:

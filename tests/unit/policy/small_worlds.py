@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 from hypothesis import strategies as st
 
 from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
-from percale.model.meta import Object, ObjectKey
+from percale.model.lease import SubnetLease, SubnetLeaseSpec
+from percale.model.meta import Object, ObjectKey, ObjectMeta
 from percale.model.namespace import Namespace
 from percale.model.networkpolicy import NetworkPolicy
 from percale.model.node import Node
@@ -25,7 +27,17 @@ NODES = {"n1": ("192.168.1.1", "fd01::1"), "n2": ("192.168.1.2", "fd01::2")}
 POD_ADDRESSES = ("10.0.1.1", "10.0.1.2", "10.0.2.1", "10.0.2.2")
 POD_ADDRESSES6 = ("fd00::1:1", "fd00::2:1")
 ELSEWHERE = ("203.0.113.7", "2001:db8::7")
-ADDRESSES = (*POD_ADDRESSES, *POD_ADDRESSES6, *(each for both in NODES.values() for each in both), *ELSEWHERE)
+LEASES = ("10.0.8.0/24", "10.0.9.0/24")
+"""Their names as well."""
+IN_LEASES = ("10.0.8.0", "10.0.8.1", "10.0.9.0", "fd00::9:1")
+"""Of nodes by their leases."""
+ADDRESSES = (
+    *POD_ADDRESSES,
+    *POD_ADDRESSES6,
+    *(each for both in NODES.values() for each in both),
+    *ELSEWHERE,
+    *IN_LEASES,
+)
 PORTS: tuple[tuple[FlowProtocol, int | None], ...] = (
     ("TCP", 80),
     ("TCP", 81),
@@ -133,11 +145,18 @@ def _rules(side: str) -> st.SearchStrategy[Any]:
     )
 
 
+def _narrow_rules(side: str) -> st.SearchStrategy[Any]:
+    peers, ports = (st.lists(each, min_size=1, max_size=2) for each in (_peers, _ports()))
+    rule = st.one_of(st.fixed_dictionaries({side: peers}), st.fixed_dictionaries({side: peers, "ports": ports}))
+    return st.lists(rule, min_size=1, max_size=2)
+
+
+_policy_names = st.fixed_dictionaries(
+    {"name": st.sampled_from(("p", "q", "r")), "namespace": st.sampled_from(NAMESPACES)}
+)
 _network_policies = st.fixed_dictionaries(
     {
-        "metadata": st.fixed_dictionaries(
-            {"name": st.sampled_from(("p", "q", "r")), "namespace": st.sampled_from(NAMESPACES)}
-        ),
+        "metadata": _policy_names,
         "spec": _record(
             podSelector=_selectors,
             policyTypes=st.lists(st.sampled_from(("Ingress", "Egress")), unique=True),
@@ -252,9 +271,36 @@ def _nodes(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
+@st.composite
+def _leases(draw: st.DrawFn) -> SubnetLease:
+    """One may change hands, and get a second family."""
+    subnet = draw(st.sampled_from(LEASES))
+    ipv6 = draw(st.sampled_from((None, IPv6Network("fd00::9:0/112"))))
+    spec = SubnetLeaseSpec(node=draw(st.sampled_from(tuple(NODES))), subnet=IPv4Network(subnet), ipv6Subnet=ipv6)
+    return SubnetLease(metadata=ObjectMeta(name=subnet), spec=spec)
+
+
 def _objects(kind: type[T], content: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[T]:
     return content.map(lambda value: msgspec.convert(value, kind))
 
+
+busy_policies: st.SearchStrategy[Object] = _objects(
+    NetworkPolicy,
+    st.fixed_dictionaries(
+        {
+            "metadata": _policy_names,
+            "spec": st.fixed_dictionaries(
+                {
+                    "podSelector": st.one_of(st.just({}), _record(matchLabels=_labels)),
+                    "policyTypes": st.just(["Ingress", "Egress"]),
+                    "ingress": _narrow_rules("from"),
+                    "egress": _narrow_rules("to"),
+                }
+            ),
+        }
+    ),
+)
+"""Policies that isolate in both directions, mostly everybody, and allow something."""
 
 puts: st.SearchStrategy[Object] = st.one_of(
     _objects(Pod, _pods()),
@@ -264,6 +310,7 @@ puts: st.SearchStrategy[Object] = st.one_of(
     _objects(ClusterNetworkPolicy, _cluster_policies),
     _objects(Namespace, _namespaces),
     _objects(Node, _nodes()),
+    _leases(),
 )
 
 removals: st.SearchStrategy[Removal] = st.one_of(
@@ -276,7 +323,12 @@ removals: st.SearchStrategy[Removal] = st.one_of(
     ),
     *(
         st.tuples(st.just(kind), st.builds(ObjectKey, st.none(), st.sampled_from(names)))
-        for kind, names in ((ClusterNetworkPolicy, ("c", "d", "e")), (Namespace, NAMESPACES), (Node, tuple(NODES)))
+        for kind, names in (
+            (ClusterNetworkPolicy, ("c", "d", "e")),
+            (Namespace, NAMESPACES),
+            (Node, tuple(NODES)),
+            (SubnetLease, LEASES),
+        )
     ),
 )
 

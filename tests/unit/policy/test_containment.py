@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any
 
-from hypothesis import event, given, settings
+from hypothesis import event, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from tests.unit.policy.obvious import Obvious, Question
@@ -81,7 +81,6 @@ def shadowed(world: Mapping[tuple[type[Object], ObjectKey], Object]) -> Iterator
             yield sources[remark.source], without(sources[remark.source], remark)
 
 
-@settings(deadline=None, max_examples=150)
 @given(st.lists(puts, max_size=12))
 def test_a_shadowed_rule_changes_no_verdict(objects: list[Object]) -> None:
     world = {(type(each), each.key): each for each in objects}

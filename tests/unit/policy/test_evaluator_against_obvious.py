@@ -8,7 +8,7 @@ from itertools import product
 from random import Random
 
 import msgspec
-from hypothesis import event, given, settings
+from hypothesis import event, given
 from hypothesis import strategies as st
 from tests.unit.policy.obvious import Obvious, Question
 from tests.unit.policy.small_worlds import ADDRESSES, PORTS, Change, changes, puts, worlds
@@ -42,7 +42,6 @@ def apply(world: dict[tuple[type[Object], ObjectKey], Object], evaluator: Evalua
         evaluator.remove(*change)
 
 
-@settings(deadline=None)
 @given(worlds(), st.lists(puts, max_size=3))
 def test_a_world_is_judged_as_policy_md_says(objects: list[Object], more: list[Object]) -> None:
     world = {(type(each), each.key): each for each in (*objects, *more)}.values()
@@ -55,7 +54,6 @@ def test_a_world_is_judged_as_policy_md_says(objects: list[Object], more: list[O
     event("something is denied" if denied else "all is open")
 
 
-@settings(deadline=None)
 @given(worlds(), st.lists(changes, max_size=12), st.data())
 def test_any_sequence_of_changes_ends_as_a_fresh_start(
     first: list[Object], steps: list[Change], data: st.DataObject
@@ -83,7 +81,6 @@ def members_of(evaluator: Evaluator) -> dict[object, set[str]]:
     }
 
 
-@settings(deadline=None, max_examples=50)
 @given(worlds(), st.lists(changes, max_size=8), st.randoms())
 def test_removing_everything_leaves_nothing(first: list[Object], steps: list[Change], random: Random) -> None:
     world: dict[tuple[type[Object], ObjectKey], Object] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from ipaddress import ip_address
 
-from hypothesis import event, given, settings
+from hypothesis import event, given
 from hypothesis import strategies as st
 from tests.unit.policy.small_worlds import NODES, Change, changes, puts
 from tests.unit.policy.test_evaluator_against_obvious import QUESTIONS
@@ -46,7 +46,6 @@ def disagreements(evaluator: Evaluator, held: Held) -> list[str]:
     return found
 
 
-@settings(deadline=None)
 @given(st.lists(puts, min_size=10, max_size=25), st.lists(st.lists(changes, min_size=1, max_size=4), max_size=6))
 def test_edits_lead_from_any_state_to_any_other(opening: list[Object], batches: list[list[Change]]) -> None:
     evaluator = Evaluator()
@@ -63,7 +62,6 @@ def test_edits_lead_from_any_state_to_any_other(opening: list[Object], batches: 
     event("pods are judged" if any(table.judged) else "nobody is judged")
 
 
-@settings(deadline=None)
 @given(st.lists(changes, max_size=12))
 def test_a_change_that_changes_nothing_edits_nothing(steps: list[Change]) -> None:
     evaluator = Evaluator()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.render.simulated_services import Done, served
 from tests.unit.service.building import build
@@ -120,7 +120,6 @@ def disagreements(table: ServiceTable, held: Held) -> list[str]:
     return found
 
 
-@settings(deadline=None)
 @given(
     st.lists(puts, min_size=3, max_size=10),
     st.lists(st.lists(changes, min_size=1, max_size=5), max_size=5),

@@ -8,7 +8,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from percale.render.masquerade import node_tables
-from percale.render.objects import Element, Ruleset
+from percale.render.objects import Element, Link, Ruleset, Vxlan
 from percale.render.ruleset import POD_DEVICE_PREFIX, RULESETS
 from percale.render.sources import source_elements
 
@@ -32,12 +32,24 @@ def test_every_rule_and_set_says_what_it_is_for(ruleset: Ruleset) -> None:
 
 def test_masquerading_is_elements_only() -> None:
     on, off = node_tables(NETWORKS, OWN, masquerade=True), node_tables(NETWORKS, OWN, masquerade=False)
-    assert off == RULESETS
+    assert off == (*RULESETS, *(each for each in off if isinstance(each, Element) and each.set in ("pods", "pods6")))
     assert set(on) - set(off) == {
         Element("ip", "cluster", (NETWORKS[0],)),
         Element("ip6", "cluster", (NETWORKS[1],)),
         Element("ip", "own", (OWN[0],)),
         Element("ip6", "own", (OWN[1],)),
+    }
+
+
+def test_the_pod_network_and_its_tunnels_are_known_to_every_guard() -> None:
+    link = Link("flannel.1", "vxlan", vxlan=Vxlan(1, ip_address("192.168.1.1"), "eth0"))
+    assert set(node_tables(NETWORKS, OWN, [link], masquerade=False)) - set(RULESETS) == {
+        Element("ip", "tunnels", (8472,)),
+        Element("bridge", "tunnels", (8472,)),
+        Element("ip", "pods", (NETWORKS[0],)),
+        Element("ip6", "pods", (NETWORKS[1],)),
+        Element("bridge", "pods", (NETWORKS[0],)),
+        Element("bridge", "pods6", (NETWORKS[1],)),
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from tests.unit.service.building import build
@@ -207,6 +207,16 @@ def test_an_address_that_is_none_is_an_error_of_its_service_only() -> None:
     assert build.brief(table, OUTSIDE, "192.168.99.11") == "10.180.0.1:80 masquerade"
 
 
+def test_a_port_that_is_none_is_an_error_of_its_service_only() -> None:
+    odd = build.slice("10.180.0.1")
+    table = build.table(
+        build.service(),
+        replace(odd, ports=(replace(odd.ports[0], port=70000),)),
+        build.service("svc2", ip="172.30.0.42"),
+    )
+    assert list(table.problems) == ["EndpointSlice ns1/svc1-1: ports[0].port: 70000 is not a port, 1 to 65535"]
+
+
 # Endpoints that somebody wrote
 
 
@@ -310,7 +320,6 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
 @given(STEPS)
 def test_a_table_that_followed_equals_a_fresh_one(steps: list[tuple[list[Object], list[int]]]) -> None:
     followed = ServiceTable(build.config())

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from percale.errors import StoreError
@@ -79,7 +79,6 @@ async def follow(store: Store, state: dict[ObjectKey, object], begun: asyncio.Ev
             begun.set()
 
 
-@settings(deadline=None, max_examples=40)
 @given(st.lists(steps, max_size=12), st.booleans())
 def test_files_are_like_memory_and_a_watch_tells_all(taken: list[Step], by_hand: bool) -> None:
     asyncio.run(compare(taken, by_hand))

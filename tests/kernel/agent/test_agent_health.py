@@ -1,0 +1,130 @@
+"""What a load balancer hears from a real agent at :10256, and the figures of its Services."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.kernel.agent.cluster import Cluster, Node, until
+from tests.kernel.agent.services import NODE_PORT, Services, services
+from tests.kernel.service_world import inside
+
+N1 = "192.168.0.1"
+AUTOSCALER = "ToBeDeletedByClusterAutoscaler"
+
+
+def get(world: Services, path: str, at: str = N1) -> tuple[int, dict[str, Any]]:
+    """Status and body, asked from outside; status 0 when nobody listens."""
+
+    def fetch() -> tuple[int, dict[str, Any]]:
+        try:
+            answer = urllib.request.urlopen(f"http://{at}:10256/{path}", timeout=2)
+        except urllib.error.HTTPError as error:
+            answer = error
+        except OSError:
+            return 0, {}
+        with answer:
+            return answer.status or 0, json.loads(answer.read())
+
+    return inside(world.spot("switch"), fetch)
+
+
+def codes(world: Services) -> tuple[int, int]:
+    return get(world, "healthz")[0], get(world, "livez")[0]
+
+
+def figures(node: Node) -> dict[str, float]:
+    text = node.sh("curl", "-s", "--unix-socket", node.http.removeprefix("unix:"), "http://agent/metrics")
+    return {name: float(value) for name, value in re.findall(r"^(percale_\S+) (\S+)$", text, re.MULTILINE)}
+
+
+def test_a_load_balancer_asks_whether_the_node_is_to_have_clients(cluster: Cluster) -> None:
+    with services(cluster, 1) as (world, (node,)):
+        code, said = get(world, "healthz")
+        assert (code, said["nodeEligible"], said["healthy"]) == (200, True, True)
+        assert said["lastUpdated"] == said["currentTime"]
+        assert codes(world) == (200, 200)
+        for own in ("127.0.0.1", "[::1]"):
+            assert "nodeEligible" in node.sh("curl", "-sgf", f"http://{own}:10256/livez"), "at all addresses"
+        leaving: list[dict[str, Any]] = [{"taints": (AUTOSCALER,)}, {"deletionTimestamp": "2026-01-01T00:00:00Z"}]
+        for metadata in leaving:
+            world.node(1, **metadata)
+            until(lambda: codes(world) == (503, 200), str(metadata))
+            assert get(world, "healthz")[1]["nodeEligible"] is False
+            world.node(1, taints=("node.kubernetes.io/unschedulable",))
+            until(lambda: codes(world) == (200, 200), "a cordoned node stays")
+        node.stop()
+        assert codes(world) == (0, 0)
+
+
+def test_a_node_whose_rules_are_not_in_force_wants_no_clients(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here because nft is not there, until it is."""
+    (tmp_path / "nsenter").symlink_to(shutil.which("nsenter") or "")
+    nft = shutil.which("nft") or ""
+    with services(cluster) as (world, _):
+        world.node(1)
+        node = cluster.node(1)
+        with monkeypatch.context() as poorer:
+            poorer.setenv("PATH", str(tmp_path))
+            node.launch()
+        until(lambda: codes(world) == (503, 503))
+        said = get(world, "healthz")[1]
+        assert (said["healthy"], said["nodeEligible"], said["lastUpdated"]) == (False, True, None)
+        assert not node.status.ready
+        (tmp_path / "nft").symlink_to(nft)
+        until(lambda: codes(world) == (200, 200))
+
+
+def test_an_address_that_another_proxy_still_has_is_taken_when_it_is_free(cluster: Cluster) -> None:
+    with services(cluster) as (world, _):
+        world.node(1)
+        node = cluster.node(1)
+        with inside(world.spot("n1"), lambda: socket.create_server(("", 10256))):
+            node.start()
+            trouble = next(each for each in node.status.troubles if each.source == "services.healthz")
+            assert trouble.error == (
+                "services.healthz *:10256: cannot listen: Address already in use; tried again until it is free"
+            )
+        until(lambda: codes(world) == (200, 200))
+        assert not node.status.troubles
+
+
+def test_nobody_listens_where_nobody_should(cluster: Cluster) -> None:
+    with services(cluster, 1, services={"healthz": None}) as (world, _):
+        assert codes(world) == (0, 0)
+
+
+def test_figures_follow_what_is_in_force(cluster: Cluster) -> None:
+    with services(cluster, 1) as (world, (node,)):
+        a, b = (world.serving(node.pod(name)) for name in "ab")
+        world.service()
+        world.slice(a, b)
+        until(lambda: world.ask("switch", N1, NODE_PORT).who)
+        now = figures(node)
+        assert now["percale_services"] == 1
+        assert now['percale_service_ports{result="served"}'] == 2, "TCP and UDP"
+        assert now["percale_service_endpoints"] == 4
+        assert now['percale_service_events_total{kind="EndpointSlice"}'] == 1
+        assert now["percale_service_programming_seconds_count"] >= 1
+        assert now["percale_service_last_programmed_timestamp_seconds"] > 0
+        source = ("192.168.0.254", 5353)
+        who = until(lambda: world.ask("switch", N1, NODE_PORT, "UDP", source=source).who)
+        world.slice(*(pod for pod in (a, b) if pod.name != who))
+        until(lambda: figures(node)["percale_flows_forgotten_total"] >= 1)
+        world.slice()
+        until(lambda: figures(node)['percale_service_ports{result="rejected"}'] == 2)
+        world.service(externalIPs=["nowhere"])
+        until(lambda: figures(node)["percale_service_problems"] == 1)
+        world.remove("service-web")
+        until(lambda: not figures(node)["percale_services"])
+        get(world, "livez")
+        assert figures(node)['percale_health_answers_total{code="200",path="livez"}'] == 1

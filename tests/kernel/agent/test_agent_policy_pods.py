@@ -1,0 +1,243 @@
+"""Policies and a pod's wires: under fire while it is born, forged sources, pods on a bridge, and what nodes send themselves."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+import pytest
+from tests.kernel.agent.cluster import BIN, NETNS, Cluster, Node, Pod, sh, until
+from tests.kernel.agent.policies import DENY, PORT, Policies, allowing, flow, selecting, streams
+from tests.kernel.streams import MAGIC, FlowOf, Streams, datagrams
+
+from percale.kernel.conntrack import Conntrack, Seek
+from percale.kernel.namespaces import NamespaceThread
+from percale.render.enforcing import CUT_MARK
+
+DUAL = {"Network": "10.244.0.0/16", "EnableIPv6": True, "IPv6Network": "fd00:244::/48"}
+WIRINGS = pytest.mark.parametrize("wiring", ["routed", "bridge"])
+_EVERYTHING = 0x0003
+
+
+@pytest.fixture
+def policies(cluster: Cluster) -> Policies:
+    return Policies(cluster)
+
+
+def wired(cluster: Cluster, number: int, wiring: str) -> Node:
+    node = cluster.node(number, ipv6=True)
+    node.settings["cni"]["wiring"] = wiring
+    return node
+
+
+class Sniffer:
+    """Whatever comes into a namespace, by any device that it has or will have."""
+
+    def __init__(self, name: str) -> None:
+        with (NETNS / name).open() as namespace:
+            thread = NamespaceThread(namespace.fileno())
+        kind = socket.htons(_EVERYTHING)
+        self._socket = thread.run(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, kind))
+        thread.close()
+        self._socket.setblocking(False)
+        self._socket.setsockopt(socket.SOL_SOCKET, 33, 8 << 20)
+        self.sources: set[str] = set()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def look(self) -> set[str]:
+        """The source addresses of all that came with our mark in it."""
+        while True:
+            try:
+                packet, place = self._socket.recvfrom(2048)
+            except BlockingIOError:
+                return self.sources
+            if place[2] != socket.PACKET_OUTGOING and MAGIC in packet:
+                start, width = (12, 4) if packet[0] >> 4 == 4 else (8, 16)
+                self.sources.add(str(ip_address(packet[start : start + width])))
+
+
+# A pod under fire
+
+
+@WIRINGS
+def test_not_one_packet_reaches_a_pod_that_is_born_under_fire(
+    cluster: Cluster, policies: Policies, wiring: str
+) -> None:
+    here, there = (wired(cluster, number, wiring).start() for number in (1, 2))
+    policies.policy("deny", DENY)
+    policies.policy("friend", allowing("victim", "friend"))
+    near, far, friend = policies.pod(here, "near"), policies.pod(there, "far"), policies.pod(there, "friend")
+    address = str(ip_network(here.subnet)[99])
+    policies.declare(here, "victim", wanted=address)
+    flows = Streams(
+        (FlowOf(each.addresses[0], address, PORT) for each in (near, far, friend)),
+        {each.addresses[0]: NETNS / each.name for each in (near, far, friend)},
+    )
+    victim = Pod(here, "victim")
+    cluster.namespace("victim")
+    with closing(Sniffer("victim")) as sniffer, flows.going():
+        until(lambda: flows.rounds > 50)
+        assert victim.cni("ADD")["ips"][0]["address"].partition("/")[0] == address
+        until(lambda: friend.addresses[0] in sniffer.look(), "the friend gets in")
+        policies.declare(here, "victim", address)
+        since = flows.rounds
+        until(lambda: flows.rounds > since + 100)
+        assert sniffer.look() == {friend.addresses[0]}
+
+
+# Forged sources
+
+
+@contextmanager
+def forging(name: str, forged: list[str]) -> Iterator[None]:
+    """The pod has these addresses too, where nobody answers for them."""
+    for address in forged:
+        sh(name, "ip", "address", "add", address, "dev", "lo", *(["nodad"] if ":" in address else []))
+    yield
+    for address in forged:
+        sh(name, "ip", "address", "del", address, "dev", "lo")
+
+
+@WIRINGS
+def test_a_forged_source_that_a_policy_allows_gets_nowhere(cluster: Cluster, policies: Policies, wiring: str) -> None:
+    cluster.network = DUAL
+    here, there = (wired(cluster, number, wiring).start() for number in (1, 2))
+    tunnels = [str(ip_network(subnet)[0]) for node in (here, there) for subnet in node.status.subnets]
+    nodes = ["192.168.0.1", "192.168.0.2", "fd00::1", "fd00::2", *tunnels]
+    policies.policy("deny", DENY)
+    blocks = [{"ipBlock": {"cidr": f"{each}/{128 if ':' in each else 32}"}} for each in nodes]
+    policies.policy("some", {**selecting("server"), "ingress": [{"from": [selecting("friend"), *blocks]}]})
+    server, friend = policies.pod(here, "server"), policies.pod(there, "friend")
+    forgers = [policies.pod(here, "near"), policies.pod(there, "far")]
+    forged = [*friend.addresses, *nodes]
+    true = streams((friend, server))
+    with closing(Sniffer("server")) as sniffer, true.going():
+        until(lambda: friend.addresses[0] in sniffer.look(), "the friend gets in")
+    with closing(Sniffer("server")) as sniffer:
+        for forger in forgers:
+            with forging(forger.name, forged):
+                targets = {4: server.addresses[0], 6: server.addresses[1]}
+                flows = Streams(
+                    (FlowOf(source, targets[ip_address(source).version], PORT) for source in forged),
+                    dict.fromkeys(forged, NETNS / forger.name),
+                )
+                with flows.going():
+                    until(lambda flows=flows: flows.rounds > 30)  # type: ignore[misc]
+        assert not sniffer.look()
+
+
+def in_a_tunnel(vni: int, mac: str, source: str, destination: str) -> bytes:
+    """A VXLAN packet's payload: a datagram from one address to another, for the node with this MAC."""
+    data = struct.pack("!HHHH", 9, PORT, 8 + len(MAGIC), 0) + MAGIC
+    addresses = ip_address(source).packed + ip_address(destination).packed
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(data), 0, 0, 64, socket.IPPROTO_UDP, 0) + addresses
+    total = sum(struct.unpack("!10H", head))
+    total = (total & 0xFFFF) + (total >> 16)
+    head = head[:10] + struct.pack("!H", ~(total + (total >> 16)) & 0xFFFF) + head[12:]
+    frame = bytes.fromhex(mac.replace(":", "")) + bytes.fromhex("020000000000") + b"\x08\x00" + head + data
+    return struct.pack("!II", 0x08000000, vni << 8) + frame
+
+
+@WIRINGS
+def test_a_pod_speaks_to_no_tunnel_of_the_nodes(cluster: Cluster, policies: Policies, wiring: str) -> None:
+    """It could put a packet with any source into one, which comes out behind all guards."""
+    here, there = (wired(cluster, number, wiring).start() for number in (1, 2))
+    policies.policy("deny", DENY)
+    policies.policy("friend", allowing("server", "friend"))
+    server, friend = policies.pod(here, "server"), policies.pod(there, "friend")
+    mac = here.ip("-o", "link", "show", "flannel.1").partition("link/ether ")[2].split()[0]
+    payload = in_a_tunnel(1, mac, friend.addresses[0], server.addresses[0])
+    forgers = [policies.pod(here, "near"), policies.pod(there, "far")]
+    with closing(Sniffer("server")) as sniffer:
+        for forger in forgers:
+            with closing(datagrams(NETNS / forger.name, forger.addresses[0])) as client:
+                for _ in range(20):
+                    client.sendto(payload, ("192.168.0.1", 8472))
+                    time.sleep(0.01)
+        assert not sniffer.look()
+        with closing(datagrams(NETNS / "n2", "192.168.0.2")) as node:  # that it would have worked
+            until(lambda: node.sendto(payload, ("192.168.0.1", 8472)) and sniffer.look(), "a node's own gets in")
+
+
+# Pods on a bridge
+
+
+def test_policies_hold_between_pods_of_one_bridge(cluster: Cluster, policies: Policies) -> None:
+    node = wired(cluster, 1, "bridge")
+    node.sh("sh", "-c", "for each in /proc/sys/net/bridge/bridge-nf-call-*tables; do echo 0 > $each; done")
+    node.start()
+    policies.policy("deny", DENY)
+    policies.policy("friend", allowing("server", "friend"))
+    pods = {name: policies.pod(node, name) for name in ("server", "friend", "stranger")}
+    flows = streams(*((pods[name], pods["server"]) for name in ("friend", "stranger")))
+    with flows.going():
+        flows.until_passing({flow(pods["friend"], pods["server"])})
+        assert not flows.arrived(0, flows.rounds, [flow(pods["stranger"], pods["server"])])
+
+
+def test_without_br_netfilter_it_says_what_is_not_enforced(cluster: Cluster, tmp_path: Path) -> None:
+    """As on a kernel that has no such module: the setting is not there."""
+    node = wired(cluster, 1, "bridge")
+    config = node.write_config()
+    hidden = f"mount -t tmpfs none /proc/sys/net/bridge && exec {BIN / 'percale'} agent --config {config}"
+    with (node.directory / "log").open("ab") as log:
+        node.process = subprocess.Popen(
+            ["nsenter", f"--net={NETNS / node.name}", "unshare", "-m", "sh", "-c", hidden], stdout=log, stderr=log
+        )
+    node.wait_ready()
+    assert node.pod("a").reaches(node.pod("b").addresses[0])
+    (trouble,) = until(lambda: node.status.troubles)
+    assert "bridge-nf-call-iptables" in trouble.error
+    assert "policies do not reach pods on bridges until the module is loaded: modprobe br_netfilter" in trouble.error
+
+
+# What nodes send themselves
+
+
+def answers(source: str, name: str, target: str) -> Callable[[], bool]:
+    """From the namespace of a node, by its address in the pod network."""
+    return lambda: "1 received" in sh(name, "ping", "-n", "-c1", "-W1", "-I", source, target, check=False)
+
+
+def marked(node: Node) -> set[str]:
+    """Whose established connections are cut."""
+    with (NETNS / node.name).open() as namespace:
+        thread = NamespaceThread(namespace.fileno())
+    with closing(thread), closing(Conntrack(thread)) as conntrack:
+        return {str(ip_address(each.client)) for each in conntrack.flows(Seek(marked=CUT_MARK))}
+
+
+@WIRINGS
+def test_a_nodes_address_in_the_pod_network_is_the_nodes(cluster: Cluster, policies: Policies, wiring: str) -> None:
+    """A pod and its own node always reach each other; of another node policies say so by `nodes`, not by selectors."""
+    here, there = (wired(cluster, number, wiring).start() for number in (1, 2))
+    for node, address in ((here, "192.168.0.1"), (there, "192.168.0.2")):
+        addresses = [{"type": "InternalIP", "address": address}]
+        policies.put("Node", node.name, metadata={"labels": {"name": node.name}}, status={"addresses": addresses})
+    server = policies.pod(here, "server")
+    own, other = (str(ip_network(node.subnet)[0]) for node in (here, there))
+    until(answers(other, "n2", server.addresses[0]), "the tunnel is up")
+    assert answers(own, "n1", server.addresses[0])()
+    policies.policy("deny", {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]})
+    until(lambda: not answers(other, "n2", server.addresses[0])(), "another node is denied")
+    until(lambda: marked(here) == {other}, "and only the other")
+    assert answers(own, "n1", server.addresses[0])()
+    assert server.reaches(own)
+    assert not server.reaches(other)
+    policies.remove("NetworkPolicy", "deny")
+    meant = {"matchLabels": {"name": "n2"}}
+    rules = [{"action": "Accept", "to": [{"nodes": meant}]}, {"action": "Deny", "to": [{"networks": ["0.0.0.0/0"]}]}]
+    subject = {"namespaces": {"matchLabels": {"kubernetes.io/metadata.name": "default"}}}
+    policies.put(
+        "ClusterNetworkPolicy", "out", spec={"tier": "Admin", "priority": 1, "subject": subject, "egress": rules}
+    )
+    until(lambda: not server.reaches("192.168.0.254"), "only nodes are allowed")
+    assert server.reaches(other)

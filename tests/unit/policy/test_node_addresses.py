@@ -1,0 +1,124 @@
+"""What nodes have in the pod network is theirs by their leases: the tunnel's address and the bridge's."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Any
+
+import msgspec
+import pytest
+
+from percale.explain.parties import outside
+from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
+from percale.model.lease import SubnetLease, SubnetLeaseSpec, make_lease
+from percale.model.meta import Object
+from percale.model.networkpolicy import NetworkPolicy
+from percale.model.node import Node
+from percale.model.pod import Pod
+from percale.policy.evaluator import Evaluator, Touched
+from percale.policy.verdicts import Flow
+
+POD = "10.244.1.7"
+
+
+def lease(number: int, node: str | None = None) -> SubnetLease:
+    subnets = IPv4Network(f"10.244.{number}.0/24"), IPv6Network(f"fd00:244:0:{number}::/64")
+    return make_lease(SubnetLeaseSpec(node=node or f"n{number}", subnet=subnets[0], ipv6Subnet=subnets[1]))
+
+
+def node(number: int, *addresses: str) -> Node:
+    listed = [{"type": "InternalIP", "address": each} for each in addresses]
+    meta = {"name": f"n{number}", "labels": {"number": str(number)}}
+    return msgspec.convert({"metadata": meta, "status": {"addresses": listed}}, Node)
+
+
+def pod(address: str = POD, name: str = "p") -> Pod:
+    meta = {"name": name, "namespace": "x"}
+    spec = {"nodeName": "n1", "containers": [{"name": "main"}]}
+    return msgspec.convert({"metadata": meta, "spec": spec, "status": {"phase": "Running", "podIP": address}}, Pod)
+
+
+def denying(**spec: Any) -> NetworkPolicy:
+    content = {"podSelector": {}, "policyTypes": ["Ingress", "Egress"], **spec}
+    return msgspec.convert({"metadata": {"name": "deny", "namespace": "x"}, "spec": content}, NetworkPolicy)
+
+
+def only_to(nodes: dict[str, Any]) -> ClusterNetworkPolicy:
+    spec = {
+        "tier": "Admin",
+        "priority": 1,
+        "subject": {"namespaces": {}},
+        "egress": [
+            {"action": "Accept", "to": [{"nodes": nodes}]},
+            {"action": "Deny", "to": [{"networks": ["0.0.0.0/0"]}]},
+        ],
+    }
+    return msgspec.convert({"metadata": {"name": "out"}, "spec": spec}, ClusterNetworkPolicy)
+
+
+def allowed(evaluator: Evaluator, source: str, destination: str) -> bool:
+    client, server = (evaluator.party(ip_address(each).packed) for each in (source, destination))
+    return evaluator.judge(Flow(client, server, "TCP", 80)).allowed
+
+
+def world(*objects: Object) -> Evaluator:
+    return Evaluator([pod(), node(1, "192.168.0.1"), node(2, "192.168.0.2"), lease(1), lease(2), *objects])
+
+
+@pytest.mark.parametrize(("own", "other"), [("10.244.1.0", "10.244.2.0"), ("10.244.1.1", "10.244.2.1")])
+def test_a_pod_and_its_own_node_reach_each_other_by_them(own: str, other: str) -> None:
+    evaluator = world(denying())
+    assert allowed(evaluator, own, POD)
+    assert allowed(evaluator, POD, own)
+    assert not allowed(evaluator, other, POD)
+    assert not allowed(evaluator, POD, other)
+
+
+@pytest.mark.parametrize("peer", [{"namespaceSelector": {}}, {"podSelector": {}}])
+def test_no_selector_of_pods_means_them_and_a_block_does(peer: dict[str, Any]) -> None:
+    assert not allowed(world(denying(ingress=[{"from": [peer]}])), "10.244.2.0", POD)
+    block = {"ipBlock": {"cidr": "10.244.2.0/32"}}
+    assert allowed(world(denying(ingress=[{"from": [peer, block]}])), "10.244.2.0", POD)
+
+
+def test_nodes_means_them_by_the_nodes_labels() -> None:
+    evaluator = world(only_to({"matchLabels": {"number": "2"}}))
+    for address in ("192.168.0.2", "10.244.2.0", "10.244.2.1"):
+        assert allowed(evaluator, POD, address)
+    assert not allowed(evaluator, POD, "10.244.3.0")
+    assert not allowed(evaluator, POD, "10.244.2.2")
+
+
+def test_a_node_that_no_object_describes_has_no_labels_to_be_meant_by() -> None:
+    evaluator = world(only_to({}), lease(3))
+    assert allowed(evaluator, POD, "10.244.1.0")
+    assert allowed(evaluator, POD, "10.244.2.0")
+    assert not allowed(evaluator, POD, "10.244.3.0")
+    assert evaluator.party(ip_address("10.244.3.0").packed).node == "n3"
+
+
+def test_a_lease_may_change_hands_and_go() -> None:
+    evaluator = world()
+    tunnel = ip_address("fd00:244:0:2::").packed
+    assert evaluator.put(lease(2)) == Touched()
+    assert evaluator.put(lease(2, "n1")).nodes
+    assert evaluator.party(tunnel).node == "n1"
+    assert evaluator.remove(SubnetLease, lease(2).key).nodes
+    assert evaluator.party(tunnel).node is None
+    assert not evaluator.remove(SubnetLease, lease(2).key)
+
+
+def test_a_pod_that_has_one_all_the_same_is_a_pod() -> None:
+    assert world(pod("10.244.2.1", "q")).party(ip_address("10.244.2.1").packed).node is None
+
+
+def test_what_a_node_object_says_counts_more_than_a_lease() -> None:
+    evaluator = world(node(9, "10.244.1.0"))
+    assert evaluator.party(ip_address("10.244.1.0").packed).node == "n9"
+
+
+def test_an_address_outside_that_stands_for_others_is_none_of_them() -> None:
+    evaluator = world(denying(ingress=[{"from": [{"ipBlock": {"cidr": "10.244.2.0/24"}}]}]))
+    samples = {str(ip_address(each.sample)) for each in outside([evaluator])}
+    assert "10.244.2.0" not in samples
+    assert "10.244.2.2" in samples
