@@ -51,7 +51,7 @@ class Pair:
         """Gbit/s of one TCP stream."""
         with subprocess.Popen([*self.server, "iperf3", "-s", "-1"], stdout=subprocess.DEVNULL) as listener:
             try:
-                out = _until_connected([*self.client, "iperf3", "-c", self.address, "-t", STREAM_SECONDS, "-f", "g"])
+                out = until_connected([*self.client, "iperf3", "-c", self.address, "-t", STREAM_SECONDS, "-f", "g"])
             finally:
                 listener.terminate()
         found = re.search(r"([\d.]+) Gbits/sec\s+receiver", out)
@@ -66,7 +66,8 @@ class Pair:
         return int(found[1]) * 1000 / PINGS
 
 
-def _until_connected(command: list[str]) -> str:
+def until_connected(command: list[str]) -> str:
+    """What it prints, once its server listens."""
     deadline = time.monotonic() + 5
     while True:
         try:

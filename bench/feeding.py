@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import TypeVar
 
 from percale.agent.logging import LineLog
+from percale.agent.running import MOST_YOUNG
 from percale.agent.table import NodeTable
 from percale.agent.troubles import Troubles
 from percale.kernel.keeping import TableKeeper
@@ -103,6 +104,7 @@ class Bench:
         """Seconds until what the author's `run` said was committed; it goes on within this block."""
         self.table.add(self.witness)
         gc.collect()
+        gc.set_threshold(MOST_YOUNG)  # as in an agent's process
         async with asyncio.TaskGroup() as duties:
             start = time.perf_counter()
             tasks = [duties.create_task(self.table.run()), duties.create_task(author())]

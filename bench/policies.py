@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from msgspec.structs import replace
 
 from bench import agents
 from bench.feeding import Bench, Feed
+from bench.policy_paths import paths
 from bench.policy_world import node_name, pod, policy, policy_world
 from bench.rows import Row, at_most, in_turn, ratio, run, seconds
 from percale.agent.enforcing import Enforcement
@@ -62,6 +62,7 @@ def measure() -> Iterator[Row]:
         samples = [sample for each in found for sample in each.changes[what]]
         yield at_most(f"  {what}, event to commit", "ms", samples, 5)
     yield from _memory(objects)
+    yield from paths()
 
 
 @dataclass(slots=True)
@@ -187,4 +188,3 @@ def _memory(objects: Sequence[Object]) -> Iterator[Row]:
         agents.fill(directory / "store", objects)
         with agents.running(directory, node_name(NODE), "10.64.0.0/10") as agent:
             yield at_most("  agent RSS in that world", "MiB", [agent.mebibytes("VmRSS")], 100)
-            print(f"(ready after {agent.ready:.2f} s, peak {agent.mebibytes('VmHWM'):.0f} MiB)", file=sys.stderr)

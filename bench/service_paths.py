@@ -1,0 +1,121 @@
+"""What a service address costs a client: the first packet, new connections, HTTP requests. Called by `services`."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from bench.rows import Row, in_turn, ratio, run
+from bench.service_world import POD_CIDR, PORT, SERVICE_CIDR, cluster_ip, endpoint_slice, service_world
+from bench.wires import SERVER, serving, wires
+from percale.model.meta import Object
+from percale.render.contents import Edit
+from percale.render.service_table import ServiceElements
+from percale.service.surroundings import ServiceConfig
+from percale.service.table import ServiceTable
+
+ROUNDS = 9
+CONNECTING_ROUNDS = 31
+WRK_SECONDS = 1
+CONFIG = ServiceConfig(node="node-3", pod_cidrs=(ip_network(POD_CIDR),), service_cidrs=(ip_network(SERVICE_CIDR),))
+
+
+def paths() -> Iterator[Row]:
+    """New connections beside few and beside many services; requests through a lab's service and straight to its pod."""
+    with wires("few") as few, wires("many") as many:
+        few.load(_image(1))
+        many.load(_image(10_000))
+        found: dict[str, list[tuple[float, float]]] = {"few": [], "many": []}
+        for side in (few, many):
+            side.connects(cluster_ip(0), PORT)
+        for _ in range(CONNECTING_ROUNDS):
+            for side in (few, many):
+                found[side.name].append(side.connects(cluster_ip(0), PORT))
+        (ours, our_rates), (theirs, their_rates) = (zip(*found[name], strict=True) for name in ("many", "few"))
+        yield ratio("first packets (connect), 10,000 services against 1", "µs", ours, theirs, 1.05, most=True)
+        yield ratio("new connections, 10,000 services against 1", "1/s", our_rates, their_rates, 0.95, most=False)
+    with _lab() as lab:
+        for what, header, goal in (("keep-alive", "keep-alive", 0.97), ("new connections", "close", 0.9)):
+            through, straight = in_turn(
+                ROUNDS,
+                lambda header=header: lab.requests(lab.service, header),  # type: ignore[misc]
+                lambda header=header: lab.requests(lab.pod, header),  # type: ignore[misc]
+            )
+            yield ratio(f"HTTP by a service, {what}, against by pod (wrk)", "1/s", through, straight, goal, most=False)
+
+
+def _image(services: int) -> Edit:
+    """The first service has one endpoint, the server."""
+    own = endpoint_slice(0, [0])
+    own = replace(own, endpoints=(replace(own.endpoints[0], addresses=(SERVER,)),))
+    others: list[Object] = [obj for obj in service_world(services, 10) if obj.key != own.key]
+    table = ServiceTable(CONFIG, [*others, own])
+    return ServiceElements(table).update(table.services)
+
+
+LAB = """
+apiVersion: percale.io/v1alpha1
+kind: Lab
+metadata: {name: bench}
+spec:
+  nodes: [{name: node1}, {name: node2}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: client}
+spec: {nodeName: node1, containers: [{name: c}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: server, labels: {app: server}}
+spec: {nodeName: node2, containers: [{name: c}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: server}
+spec: {selector: {app: server}, clusterIP: 10.96.7.7, ports: [{port: 80, targetPort: 8080}]}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Lab:
+    inside: tuple[str, ...]
+    pod: str
+    service: str = "10.96.7.7:80"
+
+    def requests(self, where: str, connection: str) -> float:
+        """Requests in a second."""
+        wrk = ("wrk", "-t1", "-c16", f"-d{WRK_SECONDS}", "-H", f"Connection: {connection}", f"http://{where}/")
+        out = run(*self.inside, "client", "--", *wrk)
+        found = re.search(r"Requests/sec:\s+([\d.]+)", out)
+        assert found is not None, out
+        return float(found[1])
+
+
+@contextlib.contextmanager
+def _lab() -> Iterator[_Lab]:
+    percale = str(Path(sys.executable).with_name("percale"))
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as manifest:
+        manifest.write(LAB)
+        manifest.flush()
+        run(percale, "lab", "up", "--name", "bench-http", "-f", manifest.name)
+    try:
+        inside = (percale, "lab", "exec", "--lab", "bench-http")
+        pods = run(percale, "lab", "get", "pods", "--lab", "bench-http", "-o", "json")
+        found = re.search(r'"name": "server".*?"podIP": "([\d.]+)"', pods, re.DOTALL)
+        assert found is not None, pods
+        # Ports in TIME_WAIT would run out, and the row would tell of them.
+        run(*inside, "server", "--", "sysctl", "-q", "-w", "net.ipv4.tcp_max_tw_buckets=0")
+        run(*inside, "client", "--", "sysctl", "-q", "-w", "net.ipv4.ip_local_port_range=1024 65535")
+        with serving((*inside, "server", "--"), 8080):
+            yield _Lab(inside, f"{ip_address(found[1])}:8080")
+    finally:
+        run(percale, "lab", "down", "bench-http")

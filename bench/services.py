@@ -1,0 +1,213 @@
+"""Services: from decoded objects and from files to the kernel, one change, memory, and what a service address costs a client.
+
+Ten endpoints a service. Theirs is a chain for each service and each endpoint, as kube-proxy's nftables mode makes
+them, by `nft -f`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import random
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from ipaddress import ip_network
+from pathlib import Path
+
+from bench import agents
+from bench.feeding import Bench, Feed
+from bench.policy_world import node_name, policy_world
+from bench.rows import Row, at_most, in_turn, ratio, run, seconds
+from bench.service_paths import paths
+from bench.service_world import (
+    POD_CIDR,
+    PORT,
+    SERVICE_CIDR,
+    TARGET,
+    cluster_ip,
+    endpoint_ip,
+    endpoint_slice,
+    service,
+    service_world,
+)
+from percale.agent.balancing import Balancing
+from percale.agent.metrics import Metrics
+from percale.agent.service_flows import service_flows
+from percale.kernel import batching, hearing, netlink
+from percale.kernel.keeping import TableKeeper
+from percale.kernel.namespaces import NamespaceThread, anonymous_namespace
+from percale.model.meta import Object
+from percale.model.pod import Pod
+from percale.render import balancing, enforcing
+from percale.render.contents import Edit
+from percale.render.service_table import ServiceElements
+from percale.service.surroundings import ServiceConfig
+from percale.service.table import ServiceTable
+from percale.store.protocol import Upserted
+
+SERVICES, ENDPOINTS = 10_000, 10
+THEIRS = 1_000
+ROUNDS = 5
+STARTS = 3
+CHANGES = 31
+CONFIG = ServiceConfig(node=node_name(3), pod_cidrs=(ip_network(POD_CIDR),), service_cidrs=(ip_network(SERVICE_CIDR),))
+
+
+def measure() -> Iterator[Row]:
+    """Every goal of the issue's table but for the host port, which is `cni`'s."""
+    objects: list[Object] = list(service_world(SERVICES, ENDPOINTS))
+    yield from _to_kernel(objects)
+    yield from _agent(objects)
+    yield from paths()
+
+
+def _to_kernel(objects: list[Object]) -> Iterator[Row]:
+    world = f"{SERVICES:,} services × {ENDPOINTS}"
+    found: list[_Found] = []
+
+    def ours() -> float:
+        found.append(asyncio.run(_ours(objects)))
+        return found[-1].cold
+
+    bare = _Bare(objects)
+    in_turn(1, ours, bare)  # the first batch pays for memory that nobody has used before
+    found.clear()
+    mine, commits, other = in_turn(ROUNDS, ours, bare, _theirs)
+    yield ratio(f"{world}: objects to kernel, against the bare commit", "s", mine, commits, 1.3, most=True)
+    yield ratio(f"the same, against chains by nft -f ({THEIRS:,}, scaled)", "s", mine, other, 0.1, most=True)
+    for what in ("an endpoint changes", "a service changes"):
+        samples = [sample for each in found for sample in each.changes[what]]
+        yield at_most(f"  {what}, event to commit", "ms", samples, 5)
+
+
+@dataclass(slots=True)
+class _Found:
+    cold: float
+    changes: dict[str, list[float]] = field(default_factory=dict)
+
+
+async def _ours(objects: list[Object]) -> _Found:
+    """Cold, then changes one by one."""
+    bench, feed = Bench(), Feed(objects)
+    metrics = Metrics()
+    flows = service_flows(bench.troubles, metrics)
+    author = Balancing(
+        CONFIG, feed, bench.table, flows=flows, troubles=bench.troubles, registry=metrics.registry, local_pods=set
+    )
+    async with bench.running(author.run) as cold:
+        found = _Found(cold)
+        for what, changed in _changes():
+            found.changes.setdefault(what, []).append(await bench.change(feed, Upserted(changed)))
+    flows.close()
+    return found
+
+
+def _changes() -> Iterator[tuple[str, Object]]:
+    chance = random.Random(3)
+    for count in range(CHANGES):
+        number = chance.randrange(SERVICES)
+        others = [number * ENDPOINTS + index for index in range(ENDPOINTS)]
+        others[count % ENDPOINTS] = SERVICES * ENDPOINTS + count
+        yield "an endpoint changes", endpoint_slice(number, others)
+        yield "a service changes", service(number, port=PORT + 1)
+
+
+class _Bare:
+    """The kernel's part alone: the batch is made beforehand, and committed into an empty table."""
+
+    def __init__(self, objects: list[Object]) -> None:
+        table = ServiceTable(CONFIG, objects)
+        shapes = {shape.name: shape for shape in (*enforcing.SHAPES, *balancing.SHAPES)}
+        self._requests = batching.batch(ServiceElements(table).update(table.services), shapes).requests
+
+    def __call__(self) -> float:
+        namespace = anonymous_namespace()
+        place = NamespaceThread(namespace)
+        gc.collect()
+        try:
+            asyncio.run(_text(namespace))
+            socket = place.run(lambda: netlink.Socket(netlink.NETFILTER))
+            start = time.perf_counter()
+            failure = hearing.commit(socket, self._requests)
+            took = time.perf_counter() - start
+            socket.close()
+        finally:
+            place.close()
+            os.close(namespace)
+        assert failure is None, failure
+        return took
+
+
+async def _text(namespace: int) -> None:
+    shapes = (*enforcing.SHAPES, *balancing.SHAPES)
+    keeper = TableKeeper(NamespaceThread(namespace), static=f"{enforcing.TEXT}\n{balancing.TEXT}", shapes=shapes)
+    await keeper.start()
+    await keeper.restore(Edit())
+    await keeper.stop()
+
+
+# Theirs
+
+
+def _theirs() -> float:
+    """Seconds to write the text and to load it."""
+    namespace = anonymous_namespace()
+    place = NamespaceThread(namespace)
+    try:
+        load = partial(run, "nft", "-f", "-")
+        took = seconds(lambda: place.run(lambda: load(stdin="".join(_ruleset()))))
+    finally:
+        place.close()
+        os.close(namespace)
+    return took * SERVICES / THEIRS
+
+
+def _ruleset() -> Iterator[str]:
+    """A chain for each endpoint, a chain for each service with a map of the former, and a map of the latter."""
+    yield "table ip naive {\n"
+    for number in range(THEIRS):
+        for index in range(ENDPOINTS):
+            address = endpoint_ip(number * ENDPOINTS + index)
+            yield f" chain endpoint-{number}-{index} {{\n"
+            yield f"  ip saddr {address} meta mark set mark or 0x4000\n"
+            yield f"  meta l4proto tcp dnat to {address}:{TARGET}\n }}\n"
+        goto = ", ".join(f"{index} : goto endpoint-{number}-{index}" for index in range(ENDPOINTS))
+        yield f" chain service-{number} {{\n"
+        yield f"  ip saddr != {POD_CIDR} meta mark set mark or 0x4000\n"
+        yield f"  numgen random mod {ENDPOINTS} vmap {{ {goto} }}\n }}\n"
+    elements = ", ".join(f"{cluster_ip(number)} . tcp . {PORT} : goto service-{number}" for number in range(THEIRS))
+    yield " map services {\n  type ipv4_addr . inet_proto . inet_service : verdict\n"
+    yield f"  elements = {{ {elements} }}\n }}\n"
+    yield " chain prerouting {\n  type nat hook prerouting priority -100;\n"
+    yield "  ip daddr . meta l4proto . th dport vmap @services\n }\n}\n"
+
+
+# The agent
+
+
+def _agent(objects: list[Object]) -> Iterator[Row]:
+    """Its whole start, from exec to ready: with no table, and over the table of its former life; then with pods as well."""
+    services = {"cidrs": [SERVICE_CIDR]}
+    cold: list[float] = []
+    again: list[float] = []
+    with tempfile.TemporaryDirectory() as temporary, agents.interface("172.16.0.5/16"):
+        directory = Path(temporary)
+        agents.fill(directory / "store", objects)
+        for number in range(STARTS + 1):
+            run("nft", "delete", "table", "inet", "percale") if number else None
+            for found in (cold, again):
+                with agents.running(directory, node_name(3), POD_CIDR, services=services) as agent:
+                    found.append(agent.ready)
+        world = f"{SERVICES:,} × {ENDPOINTS} from files, agent start to ready"
+        yield at_most(world, "s", cold[1:], 2)
+        yield at_most("the same over the table of before", "s", again[1:], 2)
+        agents.fill(directory / "store", [obj for obj in policy_world(10_000, 0) if isinstance(obj, Pod)])
+        run("nft", "delete", "table", "inet", "percale")
+        with agents.running(directory, node_name(3), POD_CIDR, services=services) as agent:
+            yield at_most("  agent RSS with 10,000 pods", "MiB", [agent.mebibytes("VmRSS")], 150)
+            yield at_most("  the same, peak", "MiB", [agent.mebibytes("VmHWM")], 150)
+        run("nft", "delete", "table", "inet", "percale")
