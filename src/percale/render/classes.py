@@ -265,11 +265,12 @@ def _rule_comment(rule: CompiledRule) -> str:
 
 
 def _span(span: PortSpan) -> Iterator[Match]:
-    yield Equals("l4proto", PROTOCOLS[span.protocol])
+    """The port first, for most protocols are the same."""
     if span.first == span.last:
         yield Equals("th dport", span.first)
     elif (span.first, span.last) != (0, 65535):
         yield Between("th dport", span.first, span.last)
+    yield Equals("l4proto", PROTOCOLS[span.protocol])
 
 
 def merged(spans: Iterable[PortSpan]) -> Iterator[PortSpan]:
