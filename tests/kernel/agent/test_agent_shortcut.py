@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.kernel.agent.cluster import Cluster, Node, Pod, until
+from tests.kernel.agent.cluster import Cluster, Node, Pod, sh, until
 
 DUAL = {"Network": "10.244.0.0/16", "EnableIPv6": True, "IPv6Network": "fd00:10:244::/48"}
 
@@ -132,13 +132,67 @@ def test_an_address_that_another_pod_has_next_is_the_other_pods(cluster: Cluster
     assert answered >= sent - 30 > 20
 
 
-def test_a_packet_at_the_end_of_its_life_gets_no_further(cluster: Cluster) -> None:
+def known(a: Pod, b: Pod, family: int) -> tuple[str, ...]:
+    """With these options a `ping` is, for some seconds, of a flow that the shortcut knows."""
+    same = ("-e", "77")
+    assert a._ping(b.addresses[family], *same, "-c", "20", "-i", "0.01").returncode == 0
+    learned = hooked(a.node).partition(f"set pings{(4, 6)[family]}")[2].partition("}")[0]
+    assert learned.count("expires") == 2
+    return same
+
+
+@pytest.mark.parametrize("family", [0, 1])
+def test_a_packet_at_the_end_of_its_life_gets_no_further(cluster: Cluster, family: int) -> None:
     a, b = two_pods(cluster)
     wait_for_hooks(a, b)
-    with a.pinging(b.addresses[0]):
-        time.sleep(0.3)
-        short = a._ping(b.addresses[0], "-t", "1", "-c", "3", "-i", "0.1", "-W", "1")
+    same = known(a, b, family)
+    short = a._ping(b.addresses[family], *same, "-t", "1", "-c", "3", "-i", "0.1", "-W", "1")
     assert short.returncode == 1
+    assert "errors" in short.stdout  # it was told that it died
+
+
+@pytest.mark.parametrize("family", [0, 1])
+def test_fragments_of_a_known_flow_arrive(cluster: Cluster, family: int) -> None:
+    a, b = two_pods(cluster)
+    wait_for_hooks(a, b)
+    same = known(a, b, family)
+    long = a._ping(b.addresses[family], *same, "-s", "4000", "-c", "5", "-i", "0.1", "-W", "1")
+    assert "5 received" in long.stdout
+
+
+@pytest.mark.parametrize("family", [0, 1])
+def test_a_packet_too_long_for_the_way_is_told_so(cluster: Cluster, family: int) -> None:
+    a, b = two_pods(cluster)
+    wait_for_hooks(a, b)
+    (device,) = re.findall(rf'{re.escape(a.addresses[0])} : "(\w+)"', hooked(a.node))
+    a.node.stop()  # it would give the device its length back
+    a.node.ip("link", "set", device, "mtu", "1500")
+    sh(a.name, "ip", "link", "set", "eth0", "mtu", "1500")
+    same = known(a, b, family)
+    long = a._ping(b.addresses[family], *same, "-M", "do", "-s", "1430", "-c", "1", "-W", "1")
+    assert long.returncode == 1
+    assert "+1 errors" in long.stdout
+
+
+@pytest.mark.parametrize("family", [0, 1])
+def test_another_pod_cannot_join_a_known_flow(cluster: Cluster, family: int) -> None:
+    a, b = two_pods(cluster)
+    c = a.node.pod("c")
+    wait_for_hooks(a, b, c)
+    table = ("ip", "ip6")[family]
+    same = known(a, b, family)
+    sh(c.name, "ip", "addr", "add", a.addresses[family], "dev", "eth0", *(("nodad",) if family else ()))
+    c._ping(b.addresses[family], *same, "-I", a.addresses[family], "-c", "3", "-i", "0.1", "-W", "1")
+    listed = a.node.sh("nft", f"list counter {table} percale spoofed")
+    assert int(re.findall(r"packets (\d+)", listed)[0]) >= 3
+
+
+def test_what_nft_lists_of_it_can_be_loaded_again(cluster: Cluster, tmp_path: Path) -> None:
+    a, b = two_pods(cluster)
+    wait_for_hooks(a, b)
+    listed = tmp_path / "listed.nft"
+    listed.write_text(hooked(a.node))
+    a.node.sh("nft", "-c", "-f", str(listed))
 
 
 def test_a_flushed_ruleset_is_back(cluster: Cluster) -> None:
