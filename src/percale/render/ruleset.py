@@ -1,7 +1,8 @@
 """The static text of our three nft tables; whatever changes is an element (`masquerade.py`, `sources.py`). Used by the agent.
 
-    ip, ip6   prerouting, raw    a pod's device lets only the pod's own addresses in, and nothing for our tunnels
-              forward, last      established flows are marked for the shortcut
+    ip, ip6   prerouting, raw    a pod's device lets only the pod's own addresses in; tunnels are not tracked
+              input              nothing of a pod's gets into our tunnels
+              forward, last      the same for those of other nodes; established flows are marked for the shortcut
               postrouting, nat   traffic that leaves the pod network gets the node's address
     bridge    prerouting         the same guard for pods on a bridge
 
@@ -62,15 +63,20 @@ chain sending {{
     goto tunnelled comment "what this node sends"
 }}
 
+chain arriving {{
+    type filter hook input priority filter; policy accept;
+    udp dport @tunnels {ip} saddr @pods counter name spoofed drop comment "what a pod puts into a tunnel has any source"
+}}
+
 chain passing {{
     type filter hook forward priority 200; policy accept;
+    udp dport @tunnels {ip} saddr @pods {ip} daddr != @pods counter name spoofed drop comment "the same, other nodes' tunnels"
     ct state established ct status & (snat | dnat) == 0 meta mark set meta mark | {shortcut:#x} comment "for the shortcut"
 }}
 
 chain guard {{
     type filter hook prerouting priority raw; policy accept;
     iifname != "{prefix}*" goto tunnelled comment "not from a pod"
-    udp dport @tunnels {ip} daddr != @pods counter name spoofed drop comment "what a pod puts into a tunnel has any source"
     iifname . {ip} saddr @sources accept comment "a pod's own address"
 {exceptions}\
     counter name spoofed drop comment "a pod's packet with a source address that is not the pod's"
@@ -88,6 +94,7 @@ chain masquerading {{
 """
 
 _NEIGHBOUR_DISCOVERY = """\
+    udp dport @tunnels ip6 saddr { ::, fe80::/10 } counter name spoofed drop comment "sources that every pod may have"
     ip6 saddr { ::, fe80::/10 } accept comment "neighbour discovery; never leaves the link"
 """
 
@@ -104,19 +111,7 @@ set sources6 {{
 
 set tunnels {{
     type inet_service
-    comment "UDP ports of our own tunnels between nodes"
-}}
-
-set pods {{
-    type ipv4_addr
-    flags interval
-    comment "the pod network, always"
-}}
-
-set pods6 {{
-    type ipv6_addr
-    flags interval
-    comment "the same for IPv6"
+    comment "UDP ports of our own tunnels between nodes over IPv6"
 }}
 
 counter spoofed {{
@@ -126,13 +121,11 @@ counter spoofed {{
 chain guard {{
     type filter hook prerouting priority dstnat; policy accept;
     iifname != "{POD_DEVICE_PREFIX}*" accept comment "not from a pod"
-    udp dport @tunnels ip daddr != @pods counter name spoofed drop comment "what a pod puts into a tunnel has any source"
-    udp dport @tunnels ip6 daddr != @pods6 counter name spoofed drop comment "the same for IPv6"
     iifname . ip saddr @sources accept comment "a pod's own address"
     iifname . arp saddr ip @sources accept comment "ARP about the pod's own address"
     arp saddr ip 0.0.0.0 accept comment "ARP that asks whether an address is free"
     iifname . ip6 saddr @sources6 accept comment "a pod's own address"
-    ip6 saddr {{ ::, fe80::/10 }} accept comment "neighbour discovery; never leaves the link"
+{_NEIGHBOUR_DISCOVERY}\
     ether type {{ ip, arp, ip6 }} counter name spoofed drop comment "a pod's frame with a source that is not the pod's"
 }}
 """

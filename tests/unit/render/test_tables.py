@@ -32,7 +32,7 @@ def test_every_rule_and_set_says_what_it_is_for(ruleset: Ruleset) -> None:
 
 def test_masquerading_is_elements_only() -> None:
     on, off = node_tables(NETWORKS, OWN, masquerade=True), node_tables(NETWORKS, OWN, masquerade=False)
-    assert off == (*RULESETS, *(each for each in off if isinstance(each, Element) and each.set in ("pods", "pods6")))
+    assert off == (*RULESETS, *(each for each in off if isinstance(each, Element) and each.set == "pods"))
     assert set(on) - set(off) == {
         Element("ip", "cluster", (NETWORKS[0],)),
         Element("ip6", "cluster", (NETWORKS[1],)),
@@ -41,15 +41,17 @@ def test_masquerading_is_elements_only() -> None:
     }
 
 
-def test_the_pod_network_and_its_tunnels_are_known_to_every_guard() -> None:
-    link = Link("flannel.1", "vxlan", vxlan=Vxlan(1, ip_address("192.168.1.1"), "eth0"))
-    assert set(node_tables(NETWORKS, OWN, [link], masquerade=False)) - set(RULESETS) == {
+def test_the_pod_network_and_its_tunnels_are_known_to_the_guards() -> None:
+    links = [
+        Link(name, "vxlan", vxlan=Vxlan(1, ip_address(local), "eth0"))
+        for name, local in (("flannel.1", "192.168.1.1"), ("flannel-v6.1", "fd00:1::1"))
+    ]
+    assert set(node_tables(NETWORKS, OWN, links, masquerade=False)) - set(RULESETS) == {
         Element("ip", "tunnels", (8472,)),
+        Element("ip6", "tunnels", (8472,)),
         Element("bridge", "tunnels", (8472,)),
         Element("ip", "pods", (NETWORKS[0],)),
         Element("ip6", "pods", (NETWORKS[1],)),
-        Element("bridge", "pods", (NETWORKS[0],)),
-        Element("bridge", "pods6", (NETWORKS[1],)),
     }
 
 
