@@ -65,7 +65,6 @@ class Enforcement:
         self._reconsider = reconsider
         self._on_local_pods = on_local_pods
         self._attached = {pod: _packed(addresses) for pod, addresses in (attached or {}).items()}
-        self._known: set[tuple[type[Object], ObjectKey]] = set()
         self._names = Names(lambda: self.evaluator.domains, self._learn, troubles)
         self._touched: list[Touched] = []
         self._brought: frozenset[bytes] = frozenset()
@@ -110,7 +109,6 @@ class Enforcement:
         facts = self.evaluator.members.pod(pod)
         if facts is None and found is not None:
             facts = facts_of(found)
-            self._known.add((Pod, pod))
         return facts
 
     def dismiss(self, pod: ObjectKey) -> None:
@@ -136,6 +134,7 @@ class Enforcement:
                 await self._replace(event.objects)
                 if first:
                     await self._troubles.without(STORE)  # what cannot be read may be a policy that is in force
+                    await self._names.answered()  # what a former life allowed goes on
                 self.spoken = True
                 self._node_table.touch()
             case Upserted():
@@ -144,7 +143,7 @@ class Enforcement:
                 self._remove(type(event.object), event.object.key)
 
     async def _replace(self, objects: Iterable[Object]) -> None:
-        gone = set(self._known)
+        gone = set(self.evaluator.known)
         for number, obj in enumerate(objects):
             gone.discard((type(obj), obj.key))
             self._put(obj)
@@ -154,14 +153,12 @@ class Enforcement:
             self._remove(kind, key)
 
     def _put(self, obj: Object) -> None:
-        self._known.add((type(obj), obj.key))
         if isinstance(obj, Pod):
             self._note(self.evaluator.put_facts(self._as_attached(facts_of(obj))))
         else:
             self._note(self.evaluator.put(obj))
 
     def _remove(self, kind: type[Object], key: ObjectKey) -> None:
-        self._known.discard((kind, key))
         self._note(self.evaluator.remove(kind, key))
 
     def _learn(self, names: Mapping[str, frozenset[bytes]]) -> None:
@@ -177,14 +174,16 @@ class Enforcement:
         self._node_table.touch()
 
     def _note_local(self, touched: Touched) -> None:
-        before = set(self.local_pods)
-        for move in touched.moved:
-            if move.old is not None and move.old.node == self._node:
-                self.local_pods.difference_update(move.old.addresses)
-            if move.new is not None and move.new.node == self._node:
-                self.local_pods.update(move.new.addresses)
-        if self.local_pods != before:
+        gone = self._here(move.old for move in touched.moved)
+        come = self._here(move.new for move in touched.moved)  # an address may go from one to another
+        if gone != come:
+            self.local_pods -= gone - come
+            self.local_pods |= come
             self._on_local_pods()
+
+    def _here(self, pods: Iterable[PodFacts | None]) -> set[bytes]:
+        """The addresses of those that are on this node."""
+        return {address for pod in pods if pod is not None and pod.node == self._node for address in pod.addresses}
 
     # This node's table
 

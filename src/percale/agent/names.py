@@ -1,6 +1,6 @@
 """What the domain names in policies resolve to, asked again and again. `enforcing.py` runs it and feeds the evaluator.
 
-    wanted names ─▶ run ─▶ a worker thread: the node's own resolver ─▶ learned(all that is known)
+    wanted names ─▶ run ─▶ a task for each ─▶ a thread: the node's own resolver ─▶ learned(all that is known)
 
 A name's addresses count for a while after the last answer that held them: many names answer with others each time. A resolver
 that fails takes nothing back.
@@ -22,9 +22,13 @@ from percale.errors import AgentError
 NAMES = "domain names"
 """The troubles' source."""
 EVERY = 30.0
-"""Seconds between two rounds; after a policy brings a new name there is one at once."""
+"""Seconds between two questions about one name."""
+AGAIN = 5.0
+"""The same after one without an answer."""
 KEPT = 300.0
 """Seconds for which an address counts that no answer has held any more."""
+FIRST = 5.0
+"""Seconds that an agent's first rules wait for answers."""
 _AT_ONCE = 16
 """Names asked for at the same time."""
 
@@ -40,6 +44,8 @@ def resolve(name: str) -> frozenset[bytes]:
         if error.errno in (socket.EAI_NONAME, socket.EAI_NODATA):
             return frozenset()
         raise
+    except UnicodeError:  # a label of more than 63 characters
+        return frozenset()
     return frozenset(ip_address(str(place[0]).partition("%")[0]).packed for *_, place in found)
 
 
@@ -55,7 +61,7 @@ class Names:
         ask: Resolve = resolve,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`learned` hears after each round of all that is known."""
+        """`learned` hears after each answer of all that is known."""
         self._wanted = wanted
         self._learned = learned
         self._troubles = troubles
@@ -63,7 +69,11 @@ class Names:
         self._clock = clock
         self._seen: dict[str, dict[bytes, float]] = {}
         """By name: its addresses, and when an answer held them last."""
+        self._failed: dict[str, OSError] = {}
+        """Names whose last question had no answer."""
+        self._turn = asyncio.Semaphore(_AT_ONCE)
         self._due = asyncio.Event()
+        self._heard = asyncio.Event()
 
     def look(self) -> None:
         """Other names may be wanted now."""
@@ -71,32 +81,42 @@ class Names:
 
     async def run(self) -> None:
         """For ever."""
+        tasks: dict[str, asyncio.Task[None]] = {}
+        async with asyncio.TaskGroup() as asking:
+            while True:
+                self._due.clear()
+                wanted = self._wanted()
+                for name in tasks.keys() - wanted:
+                    tasks.pop(name).cancel()
+                    self._forget(name)
+                for name in sorted(wanted - tasks.keys()):
+                    tasks[name] = asking.create_task(self._ask_on(name), name=f"resolve {name}")
+                await self._due.wait()
+
+    async def _ask_on(self, name: str) -> None:
         while True:
-            self._due.clear()
-            wanted = self._wanted()
-            self._forget(wanted)
-            await self.round(wanted)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(EVERY):
-                    while self._wanted() <= self._seen.keys():
-                        await self._due.wait()
-                        self._due.clear()
+            await self.question(name)
+            await asyncio.sleep(AGAIN if name in self._failed else EVERY)
 
-    async def round(self, wanted: Iterable[str]) -> None:
-        """Ask for each of these names once; each answer counts when it comes."""
-        failed: dict[str, OSError] = {}
-        turn = asyncio.Semaphore(_AT_ONCE)
+    async def answered(self, patience: float = FIRST) -> None:
+        """Each name that is wanted has been asked for once, or this has taken so many seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                while not self._wanted() <= self._seen.keys():
+                    self._heard.clear()
+                    await self._heard.wait()
 
-        async def one(name: str) -> None:
-            async with turn:
-                try:
-                    self._note(name, await _in_thread(self._ask, name))
-                except OSError as error:
-                    self._seen.setdefault(name, {})
-                    failed[name] = error
-
-        await asyncio.gather(*map(one, wanted))
-        self._tell(failed)
+    async def question(self, name: str) -> None:
+        """Ask once."""
+        async with self._turn:
+            try:
+                self._note(name, await _in_thread(self._ask, name))
+                self._failed.pop(name, None)
+            except OSError as error:
+                self._seen.setdefault(name, {})
+                self._failed[name] = error
+        self._heard.set()
+        self._tell()
 
     def _note(self, name: str, found: Iterable[bytes]) -> None:
         now = self._clock()
@@ -104,20 +124,21 @@ class Names:
         self._seen[name] = {address: at for address, at in seen.items() if now - at <= KEPT}
         self._say()
 
-    def _forget(self, wanted: frozenset[str]) -> None:
-        for name in self._seen.keys() - wanted:
-            del self._seen[name]
+    def _forget(self, name: str) -> None:
+        self._seen.pop(name, None)
+        self._failed.pop(name, None)
         self._say()
+        self._tell()
 
     def _say(self) -> None:
         self._learned({name: frozenset(addresses) for name, addresses in self._seen.items() if addresses})
 
-    def _tell(self, failed: Mapping[str, OSError]) -> None:
-        if not failed:
+    def _tell(self) -> None:
+        if not self._failed:
             self._troubles.end(NAMES)
             return
-        name, error = min(failed.items())
-        others = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        name, error = min(self._failed.items())
+        others = f" (and {len(self._failed) - 1} more)" if len(self._failed) > 1 else ""
         self._troubles.begin(
             NAMES,
             AgentError(

@@ -207,7 +207,7 @@ def _egress_peers(peer: ClusterNetworkPolicyEgressPeer) -> Iterator[Peer]:
         yield NodeTerm(peer.nodes)
     elif peer.known:
         yield from map(Block, peer.networks)
-        yield from map(DomainTerm, peer.domainNames)
+        yield from (DomainTerm(name.lower().removesuffix(".")) for name in peer.domainNames)
     else:
         yield Unknown()
 

@@ -167,6 +167,15 @@ class Evaluator:
     # Asking
 
     @property
+    def known(self) -> Iterator[tuple[type[Object], ObjectKey]]:
+        """The objects that it was told of."""
+        yield from ((Pod, key) for key in self.members.slots)
+        yield from ((Namespace, ObjectKey(None, name)) for name in self.members.namespaces)
+        yield from self.cluster.known
+        for kind, namespace, name in self.policies:
+            yield NetworkPolicy if kind == "np" else ClusterNetworkPolicy, ObjectKey(namespace, name)
+
+    @property
     def domains(self) -> frozenset[str]:
         """The domain names whose addresses policies wait for (`learn`)."""
         return frozenset(name for policy in self.policies.values() for name in policy.domains)

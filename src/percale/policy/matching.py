@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from percale.ipam.addresses import gateway
 from percale.ipam.plan import subnets_of
 from percale.model.lease import SubnetLease, SubnetLeaseSpec
-from percale.model.meta import Object
+from percale.model.meta import Object, ObjectKey
 from percale.model.node import Node
 from percale.policy.compiling import CompiledRule
 from percale.policy.membership import Membership
@@ -32,6 +32,12 @@ class Cluster:
         self._owners: dict[bytes, set[tuple[str, str]]] = {}
         """By address: the lease that says so, "" for a Node object, and the node. A machine that came back under another name
         has left its old object behind."""
+
+    @property
+    def known(self) -> Iterator[tuple[type[Object], ObjectKey]]:
+        """The objects that it was told of."""
+        yield from ((Node, ObjectKey(None, name)) for name in self.labels)
+        yield from ((SubnetLease, ObjectKey(None, name)) for name in self._leased)
 
     def put(self, obj: Node | SubnetLease) -> bool:
         """Whether anything changed that policies look at."""

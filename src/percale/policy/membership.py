@@ -126,6 +126,11 @@ class Membership:
         flags = bin(self._watched[term].bits)[:1:-1].encode().translate(_FLAGS)
         return (pod for pod in compress(self.pods, flags) if pod is not None)
 
+    @property
+    def namespaces(self) -> Iterable[str]:
+        """Those that there are objects of."""
+        return self._labels.keys()
+
     def pod(self, key: ObjectKey) -> PodFacts | None:
         """By its key."""
         slot = self.slots.get(key)

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from percale.agent import names
 from percale.agent.logging import LineLog
 from percale.agent.names import KEPT, NAMES, Names, resolve
 from percale.agent.troubles import Troubles
@@ -41,7 +42,8 @@ class World:
         self.learned = names
 
     async def round(self) -> None:
-        await self.names.round(self.wanted)
+        for name in sorted(self.wanted):
+            await self.names.question(name)
 
 
 @asynccontextmanager
@@ -102,8 +104,49 @@ async def test_names_of_a_new_policy_are_asked_at_once_and_old_ones_forgotten(wo
         world.names.look()
         await until(lambda: world.learned == {"b.example": {TWO}})
         world.names.look()  # nothing new: nobody is asked again
-        await asyncio.sleep(0)
-    assert world.asked == ["a.example", "b.example"]
+        world.answers["c.example"] = frozenset({ONE})
+        world.wanted |= {"c.example"}
+        world.names.look()
+        await until(lambda: "c.example" in world.learned)
+    assert world.asked == ["a.example", "b.example", "c.example"]
+
+
+async def test_a_resolver_that_hangs_at_one_name_does_not_keep_another(world: World) -> None:
+    goes_on = threading.Event()
+
+    def ask(name: str) -> frozenset[bytes]:
+        if name == "a.example":
+            goes_on.wait(10)
+        return frozenset({ONE})
+
+    world.names = Names(lambda: world.wanted, world._learn, world.troubles, ask=ask)
+    async with running(world):
+        world.wanted |= {"b.example"}
+        world.names.look()
+        await until(lambda: world.learned == {"b.example": {ONE}})
+        goes_on.set()
+        await until(lambda: world.learned == {"a.example": {ONE}, "b.example": {ONE}})
+
+
+async def test_what_failed_is_asked_again_soon(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(names, "AGAIN", 0.0)
+    world.answers["a.example"] = OSError(socket.EAI_AGAIN, "no")
+    async with running(world):
+        await until(lambda: NAMES in world.troubles.now)
+        world.answers["a.example"] = frozenset({ONE})
+        await until(lambda: world.learned == {"a.example": {ONE}} and NAMES not in world.troubles.now)
+
+
+async def test_who_waits_for_all_names_waits_for_each_once_and_not_for_ever(world: World) -> None:
+    world.wanted = frozenset({"a.example", "b.example"})
+    world.answers["b.example"] = OSError(socket.EAI_AGAIN, "no")
+    async with running(world):
+        await world.names.answered()
+        assert world.learned == {"a.example": {ONE}}
+        assert sorted(world.asked) == ["a.example", "b.example"]
+    world.wanted |= {"c.example"}
+    await world.names.answered(patience=0.01)
+    assert "c.example" not in world.asked
 
 
 async def test_the_end_does_not_wait_for_a_resolver_that_hangs(world: World) -> None:
@@ -129,5 +172,6 @@ def test_the_nodes_own_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
     def nobody(*_: object, **__: object) -> object:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
+    assert resolve("a" * 64 + ".example") == frozenset()  # longer than any label, and a policy may say it
     monkeypatch.setattr(socket, "getaddrinfo", nobody)
     assert resolve("nobody.example") == frozenset()
