@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import pairwise
+from itertools import pairwise, repeat
 from typing import NamedTuple, TypeAlias
 
 from msgspec import Struct, field
@@ -124,7 +124,9 @@ class _Draft:
         shape, contents = self._contents(elements)
         if elements.verdict is not None and elements.verdict.chain is not None:
             self._ask_for_chain(elements.verdict.chain)
-        new = _values(shape, elements)
+        new: Contents = {}
+        for keys, values in _portions(shape, elements):
+            new.update(zip(keys, values, strict=True))
         for key in contents.keys() & new.keys():
             if contents[key] != new[key]:
                 raise refused(errno.EEXIST, f"set {elements.set}")
@@ -177,34 +179,37 @@ class _Draft:
 
 def difference(held: Held, image: Edit) -> Edit:
     """What makes `held` exactly what `image` makes of the static text alone; empty when it is that already."""
-    shapes = (held.sets[name].shape for name in held.fixed)
-    wanted = Held.bare((shape for shape in shapes if shape is not None), held.fixed_chains).after(image)
-    anew = {name for name, (shape, _) in wanted.sets.items() if name in held.sets and held.sets[name].shape != shape}
-    remove: list[Elements] = []
-    put: list[Elements] = []
-    for name, (shape, contents) in wanted.sets.items():
-        assert shape is not None
-        old = held.sets[name].elements if name in held.sets and name not in anew else {}
-        if old != contents:
-            remove += _packed(shape, {key: None for key, value in old.items() if contents.get(key, _ABSENT) != value})
-            put += _packed(
-                shape, {key: value for key, value in contents.items() if old.get(key, _ABSENT) != value}, data=True
-            )
+    wanted = {name: held.sets[name].shape for name in held.fixed} | {shape.name: shape for shape in image.put_sets}
+    anew = {name for name, shape in wanted.items() if name in held.sets and held.sets[name].shape != shape}
+    left = {name: dict(known.elements) for name, known in held.sets.items() if name in wanted and name not in anew}
+    missing: dict[str, Contents] = {}
+    for elements in image.put:
+        old, shape = left.get(elements.set, {}), wanted.get(elements.set)
+        if shape is None:
+            raise refused(errno.ENOENT, f"set {elements.set}")
+        for keys, values in _portions(shape, elements):
+            found = [*map(old.pop, keys, repeat(_ABSENT))]
+            if found == values:
+                continue
+            for key, was, value in zip(keys, found, values, strict=True):
+                if was != value:
+                    missing.setdefault(elements.set, {})[key] = value
+                    if was != _ABSENT:
+                        old[key] = was
+    chains = {chain.name for chain in image.put_chains}
     hooked = {name for name, rules in held.chains.items() if rules is None}
     return Edit(
-        put_sets=tuple(
-            shape for name, (shape, _) in wanted.sets.items() if shape and (name not in held.sets or name in anew)
-        ),
-        remove=tuple(remove),
+        put_sets=tuple(shape for name, shape in wanted.items() if shape and (name not in held.sets or name in anew)),
+        remove=tuple(each for name, old in left.items() for each in _packed(wanted[name], old)),
         put_chains=tuple(
             chain
             for chain in image.put_chains
             if held.chains.get(chain.name) != chain.rules
             or any(not anew.isdisjoint(_sets_of(rule)) for rule in chain.rules)
         ),
-        put=tuple(put),
-        remove_chains=tuple(sorted((held.chains.keys() - wanted.chains.keys()) | (hooked & wanted.chains.keys()))),
-        remove_sets=tuple(sorted((held.sets.keys() - wanted.sets.keys()) | anew)),
+        put=tuple(each for name, new in missing.items() for each in _packed(wanted[name], new, data=True)),
+        remove_chains=tuple(sorted((held.chains.keys() - chains) | (hooked & chains))),
+        remove_sets=tuple(sorted((held.sets.keys() - wanted.keys()) | anew)),
     )
 
 
@@ -230,23 +235,25 @@ def cut(packed: bytes, size: int) -> list[bytes]:
     return [packed[start : start + size] for start in range(0, len(packed), size)]
 
 
-def _values(shape: SetShape, elements: Elements) -> Contents:
-    keys = cut(elements.keys, shape.key_size)
-    if shape.data == "verdict":
-        if elements.verdict is None:
-            raise refused(errno.EINVAL, f"set {elements.set}")
-        return dict.fromkeys(keys, elements.verdict)
-    if not shape.data_size:
-        return dict.fromkeys(keys)
-    values = cut(elements.data, shape.data_size)
-    if len(values) != len(keys):
+def _portions(shape: SetShape, elements: Elements) -> Iterator[tuple[list[bytes], list[Value]]]:
+    """Keys and their values, not all at once: there may be very many. Raises KernelError."""
+    step, width = shape.key_size * _PORTION, shape.data_size * _PORTION
+    if (shape.data == "verdict") != (elements.verdict is not None):
         raise refused(errno.EINVAL, f"set {elements.set}")
-    return dict(zip(keys, values, strict=True))
+    if len(elements.data) * shape.key_size != len(elements.keys) * shape.data_size:
+        raise refused(errno.EINVAL, f"set {elements.set}")
+    for number, start in enumerate(range(0, len(elements.keys), step)):
+        keys = cut(elements.keys[start : start + step], shape.key_size)
+        data = elements.data[number * width : (number + 1) * width]
+        yield keys, [*cut(data, shape.data_size)] if width else [elements.verdict] * len(keys)
 
 
-def _packed(shape: SetShape, contents: Contents, *, data: bool = False) -> Iterator[Elements]:
+_PORTION = 4096
+
+
+def _packed(shape: SetShape | None, contents: Contents, *, data: bool = False) -> Iterator[Elements]:
     """The elements; those of a verdict map one by one verdict, unless they go."""
-    if not contents:
+    if not contents or shape is None:
         return
     if not data or not shape.data:
         yield Elements(shape.name, b"".join(contents))

@@ -115,8 +115,10 @@ class Holdings:
                 self._files.pop(path, None)
             for identity in before.keys() - content.keys():
                 self._holders[identity] = tuple(other for other in self._holders[identity] if other != path)
+            alone = (path,)  # one for all, as most objects are in one file
             for identity in content.keys() - before.keys():
-                self._holders[identity] = tuple(sorted((*self._holders.get(identity, ()), path)))
+                others = self._holders.get(identity)
+                self._holders[identity] = tuple(sorted((*others, path))) if others else alone
             touched.update(dict.fromkeys((*before, *content)))
         judged = {*read}
         for identity in touched:
