@@ -191,6 +191,15 @@ def test_why_says_that_an_address_is_a_services(percale: Person, nodes: str, tmp
         assert percale.complaint(*asked, *to, code=2) == f"percale: {said}"
     assert percale.out(*asked, "192.168.0.2", "22").startswith("allowed: ")
     assert percale.out(*asked, "192.168.0.2", "30080/udp").startswith("allowed: ")
+    manifests = tmp_path / "manifests.yaml"  # that no cluster has seen: the Service has no cluster IP yet
+    manifests.write_text(
+        "apiVersion: v1\nkind: Node\nmetadata: {name: n1}\nstatus: {addresses: [{type: InternalIP, address: 192.168.0.2}]}\n"
+        "---\napiVersion: v1\nkind: Pod\nmetadata: {name: a, labels: {app: a}}\nspec: {containers: [{name: c}]}\n---\n"
+        + open_port.read_text().replace("clusterIP: 10.96.0.8", "selector: {app: a}")
+    )
+    assert "leads to Service default/open" in percale.complaint(
+        "why", "203.0.113.2", "node/n1", "30080", "-f", str(manifests), code=2
+    )
 
 
 # check

@@ -97,13 +97,17 @@ class _Question:
 
     def _no_service(self, asked: Asked, protocol: str, number: int | None) -> None:
         """A verdict on the address of a Service would be none on the connection. Raises BadInput."""
+        from percale.cli.service_worlds import settled
         from percale.errors import BadInput
         from percale.explain.behind import service_at
+        from percale.model.service import Service
         from percale.service.services import spelled_endpoint
 
+        if not any(isinstance(each, Service) for each in self.world.objects):
+            return
         for party in asked.parties:
             if party.pod is None and number is not None:
-                found = service_at(self.world.objects, party.address, number, protocol)
+                found = service_at(settled(self.world, self.lab).objects, party.address, number, protocol)
                 if found is not None:
                     name, own = found
                     at, service = spelled_endpoint(party.address, number), f"{name.namespace}/{name.service}"
