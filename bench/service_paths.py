@@ -43,13 +43,17 @@ def paths() -> Iterator[Row]:
         yield ratio("first packets (connect), 10,000 services against 1", "µs", ours, theirs, 1.05, most=True)
         yield ratio("new connections, 10,000 services against 1", "1/s", our_rates, their_rates, 0.95, most=False)
     with _lab() as lab:
-        for what, header, goal in (("keep-alive", "keep-alive", 0.97), ("new connections", "close", 0.9)):
-            through, straight = in_turn(
-                ROUNDS,
-                lambda header=header: lab.requests(lab.service, header),  # type: ignore[misc]
-                lambda header=header: lab.requests(lab.pod, header),  # type: ignore[misc]
-            )
-            yield ratio(f"HTTP by a service, {what}, against by pod (wrk)", "1/s", through, straight, goal, most=False)
+        yield _requests(lab, "HTTP by a service, keep-alive, against by pod (wrk)", "keep-alive", 0.97)
+        yield _requests(lab, "HTTP by a service, new connections, against by pod (wrk)", "close", 0.9)
+        lab.without_shortcut()
+        yield _requests(lab, "the same, keep-alive, without the shortcut", "keep-alive", 0.97)
+
+
+def _requests(lab: _Lab, what: str, header: str, goal: float) -> Row:
+    through, straight = in_turn(
+        ROUNDS, lambda: lab.requests(lab.service, header), lambda: lab.requests(lab.pod, header)
+    )
+    return ratio(what, "1/s", through, straight, goal, most=False)
 
 
 def _image(services: int) -> Edit:
@@ -61,6 +65,7 @@ def _image(services: int) -> Edit:
     return ServiceElements(table).update(table.services)
 
 
+LAB_NAME = "bench-http"
 LAB = """
 apiVersion: percale.io/v1alpha1
 kind: Lab
@@ -91,6 +96,12 @@ class _Lab:
     pod: str
     service: str = "10.96.7.7:80"
 
+    def without_shortcut(self) -> None:
+        """Translated connections take none (docs/decisions/0008): what translation itself costs is seen without it."""
+        for node in ("node1", "node2"):
+            percale, *_ = self.inside
+            run(percale, "lab", "node", "--lab", LAB_NAME, node, "--", "nft", "delete", "table", "netdev", "percale")
+
     def requests(self, where: str, connection: str) -> float:
         """Requests in a second."""
         wrk = ("wrk", "-t1", "-c16", f"-d{WRK_SECONDS}", "-H", f"Connection: {connection}", f"http://{where}/")
@@ -106,10 +117,10 @@ def _lab() -> Iterator[_Lab]:
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as manifest:
         manifest.write(LAB)
         manifest.flush()
-        run(percale, "lab", "up", "--name", "bench-http", "-f", manifest.name)
+        run(percale, "lab", "up", "--name", LAB_NAME, "-f", manifest.name)
     try:
-        inside = (percale, "lab", "exec", "--lab", "bench-http")
-        pods = run(percale, "lab", "get", "pods", "--lab", "bench-http", "-o", "json")
+        inside = (percale, "lab", "exec", "--lab", LAB_NAME)
+        pods = run(percale, "lab", "get", "pods", "--lab", LAB_NAME, "-o", "json")
         found = re.search(r'"name": "server".*?"podIP": "([\d.]+)"', pods, re.DOTALL)
         assert found is not None, pods
         # Ports in TIME_WAIT would run out, and the row would tell of them.
@@ -118,4 +129,4 @@ def _lab() -> Iterator[_Lab]:
         with serving((*inside, "server", "--"), 8080):
             yield _Lab(inside, f"{ip_address(found[1])}:8080")
     finally:
-        run(percale, "lab", "down", "bench-http")
+        run(percale, "lab", "down", LAB_NAME)
