@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from percale.errors import KernelError
-from percale.kernel import netlink
+from percale.kernel import links, netlink
 from percale.kernel.cleanup import owned_removals
 from percale.kernel.planning import matches
 from percale.kernel.protocol import Absent, KernelEvent, Lost, Present, Put, Remove
@@ -191,6 +191,22 @@ def test_all_of_ours_is_removed_and_nothing_else(space: Any) -> None:
     apply_or_raise(driver, removals)
     assert driver.read() == {}
     assert [_without_counters(space.shell(look)) for look in looks] == before
+
+
+def test_a_device_that_somebody_makes_before_us_stays_theirs(space: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between our look and our request: all messages go out at once, and those after one that fails are worked off too."""
+    driver = space.driver()
+    encode = links.create
+
+    def late(*wished: Any) -> list[netlink.Request]:
+        space.shell("ip link add flannel.1 type ifb")
+        return encode(*wished)
+
+    monkeypatch.setattr(links, "create", late)
+    (error,) = driver.apply([Put(Link("flannel.1", "bridge"))])
+    assert isinstance(error, FileExistsError)
+    assert driver.read() == {}
+    assert "alias" not in space.run("ip", "link", "show", "dev", "flannel.1")
 
 
 def _without_counters(text: str) -> list[str]:

@@ -146,10 +146,11 @@ def test_neighbours_and_forwarding_entries_there_and_back(ip: IPAddress, mac: st
     ids=lambda wish: wish.name,
 )
 def test_devices_there_and_back(wish: Link) -> None:
-    create, settle = links.create(wish, INDICES.__getitem__)
+    create, settle = links.create(wish, 77, INDICES.__getitem__)
     device = links.decode(create.body)
     link = links.as_link(device, NAMES.get)
-    assert links.decode(settle.body).alias == wish.alias == "percale"
+    settled = links.decode(settle.body)
+    assert (settled.index, settled.name, settled.alias) == (device.index, "", "percale")
     assert not links.needs_new_device(wish, link)
     assert (link.name, link.up, link.mtu, link.mac, link.master) == (
         wish.name,

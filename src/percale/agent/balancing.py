@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from prometheus_client import CollectorRegistry
 
@@ -202,6 +202,11 @@ class Balancing:
             self._elements.left = left | self._elements.left
             self._troubles.note(SOURCE, error)
             asyncio.get_running_loop().call_later(_PAUSE, self._table.touch)
+
+    def serving(self, ports: Collection[int]) -> Served:
+        """Who serves datagrams to these ports, wherever a Service has them."""
+        known = {each for service in self.services.services.values() for each in _datagrams(service)}
+        return self._served((version, vip) for version, vip in known if vip.port in ports)
 
     def _served(self, changed: Iterable[tuple[int, Vip]]) -> Served:
         """Who serves these addresses now. An address of a service comes before the node's ports."""

@@ -3,13 +3,14 @@
     ADD with portMappings ─▶ open ─▶ NodeTable ─▶ in the kernel ─▶ ADD answers        DEL ─▶ close
 
 What was open before the agent started is in the records of the pods. A client that sends datagrams from one port keeps its
-flow, whoever has the host port by now: such flows are forgotten (`service_flows.py`).
+flow, whoever has the host port by now: such flows are forgotten (`service_flows.py`). A node port of the same number comes
+before a host port: its flows are its Service's matter.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from percale.agent.service_flows import EVERYWHERE, Served, ServiceFlows
@@ -30,14 +31,13 @@ class _Opened:
     ports: tuple[HostPort, ...]
     elements: frozenset[tuple[str, bytes, bytes]]
 
-    @property
-    def datagrams(self) -> set[int]:
-        """Its UDP ports."""
-        return {port.port for port in self.ports if port.protocol == "UDP"}
-
-    def records(self, port: HostPort) -> frozenset[Record]:
-        """Where the port leads."""
-        return frozenset(address.packed + port.container_port.to_bytes(2) for address in self.addresses)
+    def datagrams(self) -> Iterator[tuple[tuple[bytes, int], frozenset[Record]]]:
+        """Address (or EVERYWHERE) and number of its UDP ports, and where they lead."""
+        for port in self.ports:
+            if port.protocol == "UDP":
+                at = EVERYWHERE if port.address is None or port.address.is_unspecified else port.address.packed
+                leads = frozenset(address.packed + port.container_port.to_bytes(2) for address in self.addresses)
+                yield (at, port.port), leads
 
 
 class HostPorts:
@@ -51,13 +51,18 @@ class HostPorts:
         self._flows = flows
         self._opened: dict[Owner, _Opened] = {each.owner: _opened(each) for each in attachments if each.ports}
         self._shown: frozenset[tuple[str, bytes, bytes]] = frozenset()
-        self._datagrams = {port for each in self._opened.values() for port in each.datagrams}
-        """UDP ports that some pod got or lost since the last `edit`."""
-        self._moved: set[int] = set()
+        self._datagrams = {at for each in self._opened.values() for at, _ in each.datagrams()}
+        """UDP ports, each at its address, that some pod got or lost since the last `edit`."""
+        self._moved: set[tuple[bytes, int]] = set()
         """The same of the last `edit`."""
         self._waiting: list[asyncio.Future[None]] = []
         self._woken: list[asyncio.Future[None]] = []
+        self._before: Callable[[Collection[int]], Served] = lambda ports: {}
         table.add(self)
+
+    def come_after(self, services: Callable[[Collection[int]], Served]) -> None:
+        """`services` tells who serves these UDP ports wherever a Service has them."""
+        self._before = services
 
     async def open(self, attachment: Attachment) -> None:
         """The pod is reached at its host ports when this returns. Raises StateError."""
@@ -69,7 +74,7 @@ class HostPorts:
                 raise StateError(f"{taken[0]} is taken", where=str(attachment), hint=f"{theirs.pod} has it")
         self._closed(owner)
         opened = self._opened[owner] = _opened(attachment)
-        self._datagrams |= opened.datagrams
+        self._datagrams |= {at for at, _ in opened.datagrams()}
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(done)
         self._table.touch()
@@ -85,7 +90,7 @@ class HostPorts:
         gone = self._opened.pop(owner, None)
         if gone is None:
             return False
-        self._datagrams |= gone.datagrams
+        self._datagrams |= {at for at, _ in gone.datagrams()}
         return True
 
     # This node's table
@@ -106,22 +111,23 @@ class HostPorts:
     async def made(self, *, anything: bool) -> None:
         """Pods that wait for their ports may live, and clients of others find them."""
         moved, self._moved = self._moved, set()
-        self._flows.forget(self._serving(moved))
+        if moved:
+            self._flows.forget(self._serving(moved))
         woken, self._woken = self._woken, []
         for done in woken:
             if not done.done():
                 done.set_result(None)
 
-    def _serving(self, moved: Collection[int]) -> Served:
-        """Who has these UDP ports now. A port at one address comes before the same at all."""
-        found: dict[tuple[bytes, int], frozenset[Record]] = {(EVERYWHERE, port): frozenset() for port in moved}
+    def _serving(self, moved: Collection[tuple[bytes, int]]) -> Served:
+        """Who has these UDP ports now. A Service comes first, then the port at one address, then the same at all."""
+        ports = {port for _, port in moved}
+        found: dict[tuple[bytes, int], frozenset[Record]] = {}
         for opened in self._opened.values():
-            for port in opened.ports:
-                if port.protocol == "UDP" and port.port in moved:
-                    at = port.address
-                    key = EVERYWHERE if at is None or at.is_unspecified else at.packed, port.port
-                    found[key] = found.get(key, frozenset()) | opened.records(port)
-        return found
+            for at, leads in opened.datagrams():
+                if at[1] in ports:
+                    found[at] = found.get(at, frozenset()) | leads
+        left = {at: found.get((EVERYWHERE, at[1]), frozenset()) for at in moved if at not in found}
+        return {**found, **left, **self._before(ports)}
 
 
 def _opened(attachment: Attachment) -> _Opened:

@@ -120,6 +120,7 @@ class AgentNode:
                     count_every=self._config.services.leastConnInterval,
                     local_pods=lambda: self._enforcement.local_pods,
                 )
+                self._host_ports.come_after(balancing.serving)
                 duties.create_task(balancing.run(), name="services")
                 if (at := self._config.services.healthz) is not None:
                     duties.create_task(balancing.health.serve(at), name="healthz")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -141,7 +142,7 @@ class KernelDriver:
         return results
 
     def _send(self, requests: Sequence[Request]) -> None:
-        """All of them or, with the first error, as many as the kernel took.
+        """All of them; raises the first error, but the kernel goes on after it: each is to be harmless without those before.
 
         In one send, which the kernel works off even when we are killed meanwhile: a device without our mark would be nobody's.
         """
@@ -182,7 +183,7 @@ class KernelDriver:
     def _create(self, wish: Link, devices: Devices) -> None:
         if wish.kind is None:
             raise OSError(errno.ENODEV, f"no device {wish.name} here")
-        self._send(links.create(wish, devices.index))
+        self._send(links.create(wish, _new_index(), devices.index))
 
     def _settle(self, wish: Link, device: links.Device, devices: Devices) -> None:
         """Change the device that is there, or make it anew; one of another kind that is not ours is left alone."""
@@ -194,7 +195,7 @@ class KernelDriver:
             raise OSError(
                 errno.EEXIST, f"{wish.name} is there already, a {device.kind or 'physical'} device that is not ours"
             )
-        requests = links.create(wish, devices.index)
+        requests = links.create(wish, _new_index(), devices.index)
         self._send([links.delete(device.index), *requests])
 
     def _sysctl(self, change: Change) -> None:
@@ -211,6 +212,11 @@ class KernelDriver:
             self._tables.load(wish, [obj for obj in puts if isinstance(obj, Element) and obj.family == wish.family])
         else:
             self._tables.remove(wish.family)
+
+
+def _new_index() -> int:
+    """For a device to be made. The kernel counts from 1: in this half of the numbers there are no others' devices."""
+    return secrets.randbelow(1 << 30) + (1 << 30)
 
 
 _UNFIT = (ValueError, OverflowError, struct.error)

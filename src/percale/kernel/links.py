@@ -1,7 +1,7 @@
 """Network devices as rtnetlink messages, both ways; pure. `driver` sends them, `reading` and `observing` read them.
 
 A device that is not there is created; one whose unchangeable attributes differ is made anew; all else is set in place.
-The kernel takes a new device's alias and bridge port settings only in a second message.
+The kernel takes a new device's alias and bridge port settings only in a second message, which goes by an index of our choice.
 """
 
 from __future__ import annotations
@@ -160,9 +160,12 @@ def needs_new_device(wish: Link, have: Link) -> bool:
     return replace(wish.vxlan, learning=have.vxlan.learning) != have.vxlan
 
 
-def create(wish: Link, index_of: IndexOf) -> list[Request]:
-    """Make the device, then give it what creation does not take. Raises OSError: no such lower device, no other end."""
-    body = [_header(0, wish.up), text(_NAME, wish.name)]
+def create(wish: Link, index: int, index_of: IndexOf) -> list[Request]:
+    """Make the device, then give it what creation does not take. Raises OSError: no such lower device, no other end.
+
+    `index` is nobody's yet. The second message goes by it: by name it would reach what somebody else has made meanwhile.
+    """
+    body = [_header(index, wish.up), text(_NAME, wish.name)]
     if wish.mtu is not None:
         body.append(u32(_MTU, wish.mtu))
     if wish.mac is not None:
@@ -179,7 +182,7 @@ def create(wish: Link, index_of: IndexOf) -> list[Request]:
             )
         info.append(nested(_INFO_DATA, nested(_VETH_PEER, _encode_peer(wish.peer))))
     body.append(nested(_INFO, *info))
-    settled = [_header(0, None), text(_NAME, wish.name), text(_ALIAS, wish.alias), *_port(wish.hairpin)]
+    settled = [_header(index, None), text(_ALIAS, wish.alias), *_port(wish.hairpin)]
     return [
         Request(RTM_NEWLINK, netlink.CREATE | netlink.EXCLUSIVE, b"".join(body)),
         Request(RTM_NEWLINK, 0, b"".join(settled)),

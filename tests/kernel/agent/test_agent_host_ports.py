@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 from tests.kernel.agent.cluster import Cluster, Pod, until
-from tests.kernel.agent.services import services
+from tests.kernel.agent.services import NODE_PORT, services
 from tests.kernel.service_world import Seen
 
 OUTSIDE, NODE = "192.168.0.254", "192.168.0.1"
@@ -47,9 +47,9 @@ def test_a_host_port_lasts_from_add_to_del_whatever_becomes_of_the_agent(cluster
         node.start()
         assert world.ask("switch", NODE, 81).who == "a"
         node.sh("nft", "delete", "table", "inet", "percale")
-        until(lambda: world.ask("switch", NODE, 81).who == "a", within=2)
+        until(lambda: world.ask("switch", NODE, 81).who == "a")
         pod.cni("DEL")
-        until(lambda: world.ask("switch", NODE, 81).action == "reject", "the port is closed", within=2)
+        until(lambda: world.ask("switch", NODE, 81).action == "reject", "the port is closed")
         world.serving(node.pod("b", portMappings=[mapping(81)]))
         assert world.ask("switch", NODE, 81).who == "b"
 
@@ -79,15 +79,15 @@ def test_datagrams_go_to_whoever_has_the_port_now(cluster: Cluster, enabled: boo
         first = world.serving(node.pod("a", portMappings=both))
         for name, ask in asks.items():
             for port in (81, 82):
-                until(lambda ask=ask, port=port: ask(port).who == "a", f"{name}: a has come", within=2)  # type: ignore[misc]
+                until(lambda ask=ask, port=port: ask(port).who == "a", f"{name}: a has come")  # type: ignore[misc]
         first.cni("DEL")
         for name, ask in asks.items():
             for port in (81, 82):
-                until(lambda ask=ask, port=port: ask(port).action == "reject", f"{name}: a is gone", within=2)  # type: ignore[misc]
+                until(lambda ask=ask, port=port: ask(port).action == "reject", f"{name}: a is gone")  # type: ignore[misc]
         world.serving(node.pod("b", portMappings=both))
         for name, ask in asks.items():
             for port in (81, 82):
-                until(lambda ask=ask, port=port: ask(port).who == "b", f"{name}: b has come", within=2)  # type: ignore[misc]
+                until(lambda ask=ask, port=port: ask(port).who == "b", f"{name}: b has come")  # type: ignore[misc]
 
 
 def test_datagrams_of_others_go_on(cluster: Cluster) -> None:
@@ -104,3 +104,61 @@ def test_datagrams_of_others_go_on(cluster: Cluster) -> None:
         until(lambda: world.ask("switch", NODE, 83, "UDP").who == "b")
         after = node.sh("conntrack", "-L", "-p", "udp", "--orig-port-dst", "8080", "-o", "id")
         assert flow.split("id=")[1] == after.split("id=")[1], "it is the same flow"
+
+
+def test_a_port_at_loopback_alone_goes_to_whoever_has_it_now(cluster: Cluster) -> None:
+    with services(cluster, 1) as (world, (node,)):
+        only_here = [mapping(84, "udp", hostIP="127.0.0.1")]
+
+        def ask() -> Seen:
+            return world.ask("n1", "127.0.0.1", 84, "UDP", source=(NODE, 5353))
+
+        first = world.serving(node.pod("a", portMappings=only_here))
+        until(lambda: ask().who == "a", "a has come")
+        first.cni("DEL")
+        until(lambda: ask().action == "reject", "a is gone")
+        world.serving(node.pod("b", portMappings=only_here))
+        until(lambda: ask().who == "b", "b has come")
+
+
+def test_a_port_at_one_address_leaves_its_datagrams_to_the_one_at_all(cluster: Cluster) -> None:
+    with services(cluster, 1) as (world, (node,)):
+
+        def ask() -> Seen:
+            return world.ask("switch", NODE, 81, "UDP", source=(OUTSIDE, 5353))
+
+        world.serving(node.pod("everywhere", portMappings=[mapping(81, "udp")]))
+        until(lambda: ask().who == "everywhere")
+        here = world.serving(node.pod("here", portMappings=[mapping(81, "udp", hostIP=NODE)]))
+        until(lambda: ask().who == "here")
+        here.cni("DEL")
+        until(lambda: ask().who == "everywhere")
+
+
+def test_datagrams_of_a_node_port_of_the_same_number_go_on(cluster: Cluster) -> None:
+    """It comes first: a host port that opens and closes is nothing to its clients, nor is an agent that finds one open."""
+    with services(cluster, 1) as (world, (node,)):
+        endpoint = world.serving(node.pod("endpoint"))
+        world.service()
+        world.slice(endpoint)
+
+        def ask(port: int) -> Seen:
+            return world.ask("switch", NODE, port, "UDP", source=(OUTSIDE, 5353))
+
+        def flow() -> str:
+            listed = node.sh("conntrack", "-L", "-p", "udp", "--orig-port-dst", str(NODE_PORT), "-o", "id", check=False)
+            return listed.partition("id=")[2]
+
+        until(lambda: ask(NODE_PORT).who == "endpoint")
+        before = flow()
+        assert before
+        ports = [mapping(NODE_PORT, "udp"), mapping(NODE_PORT, "udp", hostIP=NODE), mapping(81, "udp")]
+        pod = world.serving(node.pod("a", portMappings=ports))
+        until(lambda: ask(81).who == "a", "it is open")
+        assert flow() == before
+        node.stop(signal.SIGKILL)
+        node.start()
+        pod.cni("DEL")
+        until(lambda: ask(81).action == "reject", "the flows of its ports are forgotten")
+        assert flow() == before
+        assert ask(NODE_PORT).who == "endpoint"
