@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import logging
 import os
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network, ip_address, ip_interface, ip_network
@@ -340,16 +340,23 @@ def _borrowed(world: World) -> Driver:
     return Borrowed()
 
 
-async def test_the_event_loop_is_never_held_up(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    loop = asyncio.get_running_loop()
+async def test_the_event_loop_is_never_held_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No callback takes more than a small part of the work; in CPU time, of which a slow machine needs more for both."""
+    took: list[float] = []
+    plain = asyncio.Handle._run
+
+    def timed(handle: asyncio.Handle) -> None:
+        before = time.thread_time()
+        plain(handle)
+        took.append(time.thread_time() - before)
+
+    monkeypatch.setattr(asyncio.Handle, "_run", timed)
     peers = [peer(number) for number in range(1, 5001)]
-    loop.slow_callback_duration = 0.25  # a pass over all peers takes longer
-    loop.set_debug(True)
-    with caplog.at_level(logging.WARNING, logger="asyncio"):
-        world.reconciler.want("node", NODE)
-        for number, objects in enumerate(peers):
-            world.reconciler.want(f"peer/{number}", objects)
-        await world.reconciler.idle()
-    loop.set_debug(False)
-    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
+    before = time.process_time()
+    world.reconciler.want("node", NODE)
+    for number, objects in enumerate(peers):
+        world.reconciler.want(f"peer/{number}", objects)
+    await world.reconciler.idle()
+    whole = time.process_time() - before
+    assert max(took) < whole / 4
     assert len(world.look()) >= 3 * len(peers)
