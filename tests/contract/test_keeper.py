@@ -48,7 +48,7 @@ IMAGE = Edit(
         Elements("egress4", ONE, verdict=Verdict("drop")),
     ),
 )
-PATIENCE = 5
+PATIENCE = 30.0
 """Seconds."""
 
 

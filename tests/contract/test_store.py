@@ -20,7 +20,7 @@ from percale.store.files import FilesStore
 from percale.store.memory import MemoryStore
 from percale.store.protocol import Deleted, Event, Snapshot, Store, Upserted
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 
 
 def config(name: str, text: str = "1", namespace: str | None = "default") -> ConfigMap:

@@ -24,7 +24,7 @@ VIP = {4: "10.96.0.10", 6: "fd00:96::a"}
 PORT = 8080
 VIP_PORT = 80
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
-PATIENCE = 5.0
+PATIENCE = 30.0
 """Seconds until what must come is there."""
 SILENCE = 0.3
 """Seconds without a byte that count as a stall; the first retransmission comes after 0.2."""

@@ -33,7 +33,7 @@ DUAL = {
     "EnableIPv6": True,
     "IPv6Network": "fd00:244::/48",
 }
-PATIENCE = 5.0
+PATIENCE = 30.0
 """Seconds until something must have come true."""
 
 _POD_MAC = "02:00:00:00:00:77"

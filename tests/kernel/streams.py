@@ -22,7 +22,7 @@ EVERY = 0.003
 """Seconds between two rounds."""
 LATE = 2.0
 """Seconds after which an answer does not come any more."""
-PATIENCE = 10.0
+PATIENCE = 30.0
 MAGIC = b"stream"
 """What each datagram begins with."""
 _NUMBERS = struct.Struct("!6sHI")

@@ -182,7 +182,7 @@ async def keeper(space: Space) -> AsyncIterator[tuple[TableKeeper, Hearing, list
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.005)
 

@@ -230,7 +230,7 @@ async def test_harm_to_the_text_is_repaired(space: Space, keeper: TableKeeper, h
     touched = asyncio.Event()
     keeper.on_touched(touched.set)
     space.run("nft", harm.format(handle=handle))
-    await asyncio.wait_for(touched.wait(), 1)
+    await asyncio.wait_for(touched.wait(), 30)
     assert await keeper.restore(WHOLE) == WHOLE
     assert space.run(*LIST) == before
     assert not await keeper.restore(WHOLE)
@@ -297,7 +297,7 @@ async def test_other_tables_are_no_concern(space: Space, keeper: TableKeeper) ->
     space.run("nft", "add table ip percale; add set ip percale s { type ipv4_addr; }")
     await keeper.restore(WHOLE)
     space.run("nft", "add chain inet percale theirs")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not touched:
             await asyncio.sleep(0.005)
     assert len(touched) == 1

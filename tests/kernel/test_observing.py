@@ -15,7 +15,7 @@ from percale.kernel.namespaces import NamespaceThread
 from percale.kernel.protocol import KernelEvent, Lost, UnderlayChanged
 from percale.kernel.reconciling import Reconciler
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 
 
 def until(condition: Callable[[], Any]) -> None:

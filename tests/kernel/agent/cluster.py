@@ -27,16 +27,16 @@ from percale.errors import AgentError
 from percale.kernel.namespaces import create_namespace, delete_namespace
 
 NETNS = Path("/run/netns")
-PATIENCE = 15.0
+PATIENCE = 30.0
 """Seconds; whatever takes longer failed."""
 BIN = Path(sys.executable).parent
 
 
-def until(condition: Callable[[], Any], what: str = "it happens", within: float = PATIENCE) -> Any:
+def until(condition: Callable[[], Any], what: str = "it happens") -> Any:
     """The condition's first true value."""
-    end = time.monotonic() + within
+    end = time.monotonic() + PATIENCE
     while not (value := condition()):
-        assert time.monotonic() < end, f"not within {within:.0f} s: {what}"
+        assert time.monotonic() < end, f"not within {PATIENCE:.0f} s: {what}"
         time.sleep(0.02)
     return value
 

@@ -19,7 +19,7 @@ from tests.kernel.conftest import Space
 from percale.cni import plugin
 
 AGENT = Path(__file__).with_name("agent.py")
-PATIENCE = 10.0
+PATIENCE = 30.0
 """Seconds; whatever takes longer failed."""
 
 

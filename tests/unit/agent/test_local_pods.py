@@ -37,7 +37,7 @@ async def test_an_address_that_goes_from_one_pod_to_another_stays_the_nodes() ->
     old, new = pod("old", phase="Running", podIP=str(ADDRESS)), pod("new")
     for each in (old, new):
         await store.put(each)
-    async with asyncio.timeout(5), asyncio.TaskGroup() as duties:
+    async with asyncio.timeout(30), asyncio.TaskGroup() as duties:
         running = [duties.create_task(part.run()) for part in (agent, table)]
         await agent.admit(old.key, [ADDRESS])
         agent.dismiss(old.key)

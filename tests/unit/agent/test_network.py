@@ -31,7 +31,7 @@ def config_map(name: str, network: str | None = "10.1.0.0/16") -> ConfigMap:
 
 
 async def chosen(store: MemoryStore) -> str:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         return str((await configured_network(BASE, store, troubles())).networks[0])
 
 
@@ -61,7 +61,7 @@ async def test_none_and_several_are_waited_out() -> None:
     waiting = asyncio.create_task(configured_network(BASE, store, said))
 
     async def told(words: str) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not any(words in trouble.error for trouble in said.now.values()):
                 assert not waiting.done()
                 await asyncio.sleep(0)
@@ -75,7 +75,7 @@ async def test_none_and_several_are_waited_out() -> None:
     waiting = asyncio.create_task(configured_network(BASE, store, said))
     await told("several ConfigMaps have a net-conf.json: kube-flannel/b, kube-flannel/c")
     await store.delete(ConfigMap, ObjectKey("kube-flannel", "b"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         assert str((await waiting).networks[0]) == "10.2.0.0/16"
     assert not said.now
 

@@ -37,7 +37,7 @@ def open_descriptors() -> int:
 
 async def read(far: socket.socket) -> Frame:
     frame = Frame()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await read_frame(far, frame)
     return frame
 

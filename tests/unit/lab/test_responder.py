@@ -82,7 +82,7 @@ async def test_a_port_in_use_is_taken_over_when_it_is_free(namespace: Path, monk
     await answers.serve(WEB, namespace, [Port(80, "TCP"), Port(81, "TCP")])
     assert (await probe(namespace, LOCAL[0], 81, "TCP", 5)).word == "allowed"
     own.close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while (await probe(namespace, LOCAL[0], 80, "TCP", 5)).word != "allowed":
             await asyncio.sleep(0.01)
     answers.stop("default/web-0")

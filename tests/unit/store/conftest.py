@@ -31,12 +31,12 @@ def text(name: str, value: str = "1") -> str:
 
 
 async def upcoming(events: AsyncIterator[Event]) -> Event:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         return await anext(events)
 
 
 async def eventually(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not holds():
             await asyncio.sleep(0.01)
 

@@ -102,7 +102,7 @@ async def compare(taken: list[Step], by_hand: bool) -> None:
             assert await take(files, step) == await take(memory, step)
             listed = await memory.list(ConfigMap)
             assert await files.list(ConfigMap) == await other.list(ConfigMap) == listed
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while [seen[key] for key in sorted(seen)] != await memory.list(ConfigMap):
                 await asyncio.sleep(0.001)
         for store in (memory, files, other):
