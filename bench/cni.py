@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.rows import Row, ratio, run
+from bench import agents
+from bench.rows import Row, ratio
 from percale.kernel.namespaces import create_namespace, delete_namespace
 
 ROUNDS = 60
@@ -68,9 +69,6 @@ def _reference(directory: Path) -> Plugin:
 
 @contextlib.contextmanager
 def _ours(directory: Path) -> Iterator[Plugin]:
-    run("ip", *["link", "add", "eth0", "up", "type", "veth", "peer", "name", "far0"])
-    run("ip", *["link", "set", "far0", "up"])
-    run("ip", *["addr", "add", "172.30.0.1/24", "dev", "eth0"])
     conflists, binaries = directory / "net.d", directory / "bin"
     for folder in (conflists, binaries, directory / "store"):
         folder.mkdir()
@@ -88,6 +86,7 @@ def _ours(directory: Path) -> Iterator[Plugin]:
     file.write_text(json.dumps(config))
     percale = str(Path(sys.executable).with_name("percale"))
     with (
+        agents.interface("172.30.0.1/24"),
         (directory / "agent.log").open("w") as log,
         subprocess.Popen([percale, "agent", "--config", str(file)], stderr=log) as agent,
     ):
