@@ -20,6 +20,7 @@ from typing import NamedTuple, Protocol, TypeVar
 from percale.agent.config import AgentConfig
 from percale.agent.logging import Log
 from percale.agent.metrics import Metrics
+from percale.agent.rounds import PAUSE, Rounds
 from percale.agent.troubles import Troubles
 from percale.errors import KernelError
 from percale.kernel.conntrack import Conntrack, Seek, Tracked
@@ -32,8 +33,6 @@ T = TypeVar("T")
 
 CONNTRACK = "conntrack"
 """The troubles' source."""
-_PAUSE = 1.0
-"""Seconds until a round that failed is tried again."""
 _AT_ONCE = 500
 """Flows that the worker thread hands over together."""
 _BREATH = 50
@@ -87,44 +86,26 @@ class Cutting:
         self._on_cut = on_cut
         self._node = node
         self._evaluator = evaluator
-        self._troubles = troubles
         self._metrics = metrics
         self._log = log
         self._table = _Table(conntrack)
-        self._waiting: frozenset[bytes] = frozenset()
-        self._due = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._rounds = Rounds[frozenset[bytes]](
+            frozenset(), frozenset.union, self._round, failed=_refused, source=CONNTRACK, troubles=troubles
+        )
 
     def close(self) -> None:
         self._table.close()
 
     async def reconsider(self, addresses: frozenset[bytes] | None) -> None:
-        """Returns at once: what comes while a round lasts is the next round together."""
-        self._waiting |= local_addresses(self._evaluator, self._node) if addresses is None else addresses
-        self._idle.clear()
-        self._due.set()
+        """Returns at once."""
+        self._rounds.ask(local_addresses(self._evaluator, self._node) if addresses is None else addresses)
 
     async def idle(self) -> None:
         """Wait until everything that was asked for is done."""
-        await self._idle.wait()
+        await self._rounds.idle()
 
     async def run(self) -> None:
-        while True:
-            await self._due.wait()
-            self._due.clear()
-            waiting, self._waiting = self._waiting, frozenset()
-            try:
-                await self._round(waiting)
-            except OSError as error:
-                self._waiting |= waiting
-                self._due.set()
-                self._troubles.begin(CONNTRACK, _refused(error))
-                await asyncio.sleep(_PAUSE)
-                continue
-            self._troubles.end(CONNTRACK)
-            if not self._due.is_set():
-                self._idle.set()
+        await self._rounds.run()
 
     async def _round(self, addresses: frozenset[bytes]) -> None:
         """Marks what is forbidden and not marked, and the other way round; the rest is as it should be."""
@@ -175,7 +156,7 @@ class Keeping:
                 await self._table.mark(await self._table.cut(), 0)
             except OSError as error:
                 self._troubles.begin(CONNTRACK, _refused(error))
-                await asyncio.sleep(_PAUSE)
+                await asyncio.sleep(PAUSE)
             else:
                 self._troubles.end(CONNTRACK)
                 return

@@ -19,6 +19,7 @@ from ipaddress import ip_address
 from typing import TypeAlias, TypeVar
 
 from percale.agent.metrics import Metrics
+from percale.agent.rounds import Rounds
 from percale.agent.troubles import Troubles
 from percale.errors import KernelError
 from percale.kernel.conntrack import Conntrack, Tracked
@@ -29,8 +30,6 @@ T = TypeVar("T")
 
 SOURCE = "service flows"
 """The troubles' source."""
-_PAUSE = 1.0
-"""Seconds until a round that failed is tried again."""
 
 EVERYWHERE = b""
 """For an address: each that this node has, unless it is named too; but loopback's."""
@@ -45,13 +44,16 @@ class ServiceFlows:
     def __init__(self, conntrack: Conntrack, *, troubles: Troubles, metrics: Metrics) -> None:
         """`conntrack` is closed with this."""
         self._conntrack = conntrack
-        self._troubles = troubles
         self._metrics = metrics
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="service-flows")
-        self._waiting: dict[tuple[bytes, int], frozenset[Record]] = {}
-        self._due = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._rounds = Rounds[Served](
+            {},
+            lambda before, since: {**before, **since},
+            self._forget,
+            failed=_refused,
+            source=SOURCE,
+            troubles=troubles,
+        )
 
     def close(self) -> None:
         self._thread.shutdown()
@@ -60,32 +62,18 @@ class ServiceFlows:
     def forget(self, served: Served) -> None:
         """Datagram flows to these addresses that lead elsewhere. Returns at once: `run` does it."""
         if served:
-            self._waiting |= served
-            self._idle.clear()
-            self._due.set()
+            self._rounds.ask(served)
 
     async def idle(self) -> None:
         """Wait until all that was asked for is done."""
-        await self._idle.wait()
+        await self._rounds.idle()
 
     async def run(self) -> None:
         """For ever."""
-        while True:
-            await self._due.wait()
-            self._due.clear()
-            waiting, self._waiting = self._waiting, {}
-            try:
-                forgotten = await self._do(lambda served=waiting: self._round(served))  # type: ignore[misc]
-            except OSError as error:
-                self._waiting = waiting | self._waiting
-                self._due.set()
-                self._troubles.begin(SOURCE, _refused(error))
-                await asyncio.sleep(_PAUSE)
-                continue
-            self._metrics.flows_forgotten.inc(forgotten)
-            self._troubles.end(SOURCE)
-            if not self._due.is_set():
-                self._idle.set()
+        await self._rounds.run()
+
+    async def _forget(self, served: Served) -> None:
+        self._metrics.flows_forgotten.inc(await self._do(lambda: self._round(served)))
 
     def _round(self, served: Served) -> int:
         """How many were forgotten. Raises OSError."""

@@ -237,7 +237,7 @@ async def test_a_table_that_cannot_be_read_is_a_trouble_and_tried_again(
         return real()
 
     monkeypatch.setattr(judge.cutting._table._conntrack, "count", fails_once)
-    monkeypatch.setattr("percale.agent.cutting._PAUSE", 0.05)
+    monkeypatch.setattr("percale.agent.rounds.PAUSE", 0.05)
     with opened(lambda: judge.world.tcp(4)):
         await judge.policy(CLOSED)
         await judge.until_marked(1)
