@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
+
+import click
 
 from percale.errors import BadManifest, BadManifests, BadNetworkConfig
 from percale.lab.document import Lab
@@ -52,6 +55,17 @@ class Finding:
 def by_severity(findings: Sequence[Finding]) -> dict[str, int]:
     """How many there are of each."""
     return {severity: sum(each.severity == severity for each in findings) for severity in get_args(Severity)}
+
+
+def tell(findings: Sequence[Finding], subject: str, output: str, summary: str) -> None:
+    """As text with this last line, or as JSON with this name for the subjects."""
+    if output == "json":
+        told = [each.plain(subject) for each in findings]
+        click.echo(json.dumps({"findings": told, **by_severity(findings)}, indent=2, ensure_ascii=False))
+        return
+    for finding in findings:
+        click.echo(finding)
+    click.echo(summary)
 
 
 def decoded(documents: Sequence[Document]) -> tuple[list[Finding], list[Found]]:

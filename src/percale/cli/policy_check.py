@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 
 import click
 
-from percale.cli.findings import Finding, by_severity, counted, decoded, errors_of
+from percale.cli.findings import Finding, by_severity, counted, decoded, errors_of, tell
 from percale.errors import BadNetworkConfig
 from percale.lab.document import Lab
 from percale.lab.files import Document, read
@@ -42,13 +41,7 @@ def check(*, paths: tuple[str, ...], strict: bool, cidrs: tuple[str, ...], outpu
         except BadNetworkConfig as error:
             findings = errors_of(error, documents[0][0])
     count = by_severity(findings)
-    if output == "json":
-        told = [each.plain("policy") for each in findings]
-        click.echo(json.dumps({"findings": told, **count}, indent=2, ensure_ascii=False))
-    else:
-        for finding in findings:
-            click.echo(finding)
-        click.echo(_summary(found, count))
+    tell(findings, "policy", output, _summary(found, count))
     return 1 if count["error"] or (strict and count["warning"]) else 0
 
 

@@ -7,14 +7,13 @@ files ─┬─ as they are written ─▶ service/validating ──┐
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import click
 
-from percale.cli.findings import Finding, by_severity, counted, decoded, errors_of
+from percale.cli.findings import Finding, by_severity, counted, decoded, errors_of, tell
 from percale.cli.source_options import networks
 from percale.errors import BadManifest
 from percale.lab.document import Lab
@@ -62,13 +61,7 @@ def check(*, paths: tuple[str, ...], cidrs: tuple[str, ...], output: str) -> int
     findings, found = _checked(documents, given)
     findings = _sorted(findings or _odd(found), documents)
     count = by_severity(findings)
-    if output == "json":
-        told = [each.plain("object") for each in findings]
-        click.echo(json.dumps({"findings": told, **count}, indent=2, ensure_ascii=False))
-    else:
-        for finding in findings:
-            click.echo(finding)
-        click.echo(_summary(found, count))
+    tell(findings, "object", output, _summary(found, count))
     return 1 if count["error"] else 0
 
 

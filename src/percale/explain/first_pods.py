@@ -9,18 +9,7 @@ from percale.explain.groups import owners
 from percale.model.decoding import DEFAULT_NAMESPACE
 from percale.model.meta import Object, ObjectKey
 from percale.model.pod import Pod
-
-_KINDS = {
-    "deploy": "Deployment",
-    "deployment": "Deployment",
-    "rs": "ReplicaSet",
-    "replicaset": "ReplicaSet",
-    "sts": "StatefulSet",
-    "statefulset": "StatefulSet",
-    "ds": "DaemonSet",
-    "daemonset": "DaemonSet",
-    "job": "Job",
-}
+from percale.model.workloads import WORDS
 
 
 def first_pod(objects: Sequence[Object], text: str) -> ObjectKey | None:
@@ -29,7 +18,7 @@ def first_pod(objects: Sequence[Object], text: str) -> ObjectKey | None:
     None: it names no workload. Raises NotFound.
     """
     word, *rest = text.split("/")
-    kind = _KINDS.get(word)
+    kind = WORDS.get(word)
     if kind is None or len(rest) not in (1, 2):
         return None
     namespace, name = (DEFAULT_NAMESPACE, *rest)[-2:]

@@ -16,19 +16,12 @@ from percale.model.meta import Object
 from percale.model.service import HEADLESS_LABEL, PROXY_NAME_LABEL, Service
 from percale.service.choosing import Record
 from percale.service.resolved import Place, ResolvedPort, ResolvedService
+from percale.service.resolving import KINDS, PLACES
 from percale.service.services import Vip, is_proxied, spelled_vip
 from percale.service.table import ServiceTable
 
 Connections: TypeAlias = Mapping[tuple[str, Record], int]
 """How many connections go to each endpoint, by protocol and endpoint."""
-
-_PLACES: dict[Place, str] = {"pod": "a pod", "node": "this node", "outside": "outside"}
-_KINDS = {
-    "cluster": "cluster IP",
-    "load-balancer": "load balancer address",
-    "external": "external IP",
-    "node-port": "node port",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +136,7 @@ def _vip_row(vip: Vip, port: ResolvedPort, table: ServiceTable) -> list[str]:
         text = f"{vip.port} at {', '.join(here)}" if here else str(vip.port)
     if vip.kind == "load-balancer" and port.spec.source_ranges:
         text += f", for {', '.join(map(str, port.spec.source_ranges))} only"
-    return [_KINDS[vip.kind], text]
+    return [KINDS[vip.kind], text]
 
 
 def _client_rows(port: ResolvedPort, table: ServiceTable) -> Iterator[list[str]]:
@@ -151,7 +144,7 @@ def _client_rows(port: ResolvedPort, table: ServiceTable) -> Iterator[list[str]]
     kinds = _address_kinds(port)
     yield ["FROM", *(name.upper() for name, _ in kinds)]
     for place in get_args(Place):
-        yield [_PLACES[place], *(_fate(port, vip, place, table) for _, vip in kinds)]
+        yield [PLACES[place], *(_fate(port, vip, place, table) for _, vip in kinds)]
 
 
 def _address_kinds(port: ResolvedPort) -> list[tuple[str, Vip]]:

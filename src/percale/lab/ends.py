@@ -20,20 +20,10 @@ from percale.model.decoding import DEFAULT_NAMESPACE
 from percale.model.meta import ObjectKey
 from percale.model.pod import Pod
 from percale.model.service import Service
+from percale.model.workloads import WORDS
 from percale.render.objects import IPAddress
 from percale.service.naming import DOMAIN
 
-_WORKLOADS = {
-    "deploy": "Deployment",
-    "deployment": "Deployment",
-    "rs": "ReplicaSet",
-    "replicaset": "ReplicaSet",
-    "sts": "StatefulSet",
-    "statefulset": "StatefulSet",
-    "ds": "DaemonSet",
-    "daemonset": "DaemonSet",
-    "job": "Job",
-}
 _SERVICES = ("svc", "service", "services")
 
 
@@ -68,8 +58,8 @@ class Ends:
         group, _, name = text.rpartition("/")
         if group in ("node", "external", "host"):
             return machine_end(self.machine(name))
-        if group in _WORKLOADS:
-            return self._pod_end(self._first_of(_WORKLOADS[group], name, namespace or DEFAULT_NAMESPACE))
+        if group in WORDS:
+            return self._pod_end(self._first_of(WORDS[group], name, namespace or DEFAULT_NAMESPACE))
         key = ObjectKey(namespace or DEFAULT_NAMESPACE if group in ("", "pod", "po") else group, name)
         pod = self.cluster.world.get(Pod, key)
         if pod is not None:

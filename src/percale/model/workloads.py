@@ -135,3 +135,17 @@ class Job(Object, frozen=True, kw_only=True):
 
     spec: JobSpec
     status: JobStatus = JobStatus()
+
+
+WORDS = {
+    word: kind
+    for kind, short in (
+        ("Deployment", "deploy"),
+        ("ReplicaSet", "rs"),
+        ("StatefulSet", "sts"),
+        ("DaemonSet", "ds"),
+        ("Job", "job"),
+    )
+    for word in (short, kind.lower())
+}
+"""What people call them: `deploy/web`, `deployment/web`."""

@@ -12,7 +12,7 @@ from percale.model.addresses import Address
 from percale.model.pod import Protocol
 from percale.service.claiming import node_port_key, vip_key
 from percale.service.resolved import Place, ResolvedPort
-from percale.service.services import PortSpec, Vip, spelled_endpoint
+from percale.service.services import PortSpec, Vip, VipKind, spelled_endpoint
 from percale.service.surroundings import Family, is_in
 from percale.service.table import ServiceTable
 
@@ -77,8 +77,8 @@ def _may_use(table: ServiceTable, spec: PortSpec, vip: Vip, source: bytes) -> bo
     return own and any(is_in(address, spec.source_ranges) for address in table.node.addresses)
 
 
-_PLACES: dict[Place, str] = {"pod": "a pod", "node": "this node", "outside": "outside"}
-_KINDS = {
+PLACES: dict[Place, str] = {"pod": "a pod", "node": "this node", "outside": "outside"}
+KINDS: dict[VipKind, str] = {
     "cluster": "cluster IP",
     "load-balancer": "load balancer address",
     "external": "external IP",
@@ -89,7 +89,7 @@ _KINDS = {
 def _routed(table: ServiceTable, resolved: ResolvedPort, vip: Vip, source: Address) -> Answer:
     place = place_of(table, source.packed)
     slots, masquerade = resolved.route(vip.kind, place, masquerade_all=table.config.masquerade_all)
-    what = f"{_KINDS[vip.kind]} of {resolved.name} from {_PLACES[place]}"
+    what = f"{KINDS[vip.kind]} of {resolved.name} from {PLACES[place]}"
     if slots == "reject":
         return Answer("reject", (), False, f"{what}: no endpoint is ready")
     if slots == "drop":
