@@ -97,7 +97,7 @@ class PolicyTable:
         chains = self._chains()
         changed = {policy.key for pair in policies for policy in pair if policy is not None}
         concerned = {address for move in moved for address in _addresses(move)}
-        concerned |= self._judged_by(lambda key: not changed.isdisjoint(key.policies))
+        concerned |= self._selected_by(changed)
         self._forget_classes(changed)
         self._judge({each.slot for each in moved} if not policies else self._every_local_slot(), draft)
         self._drop_unused_classes()
@@ -106,7 +106,7 @@ class PolicyTable:
             learned = self._learn_again(draft)
             concerned |= self._judged_by(lambda key: self._looks_into(key, learned))
         self._settle_sets(draft)
-        concerned |= self._judged_by(lambda key: not changed.isdisjoint(key.policies))
+        concerned |= self._selected_by(changed)
         self.concerned = frozenset(concerned)
         return draft.edit(chains, self._chains())
 
@@ -161,6 +161,10 @@ class PolicyTable:
                     elements[_Place(_MAPS[direction][version], address)] = Verdict("jump", judging.chains[0].name)
                     elements[_Place(SELF[version], address * 2)] = None
         return elements, tuple(keys)
+
+    def _selected_by(self, policies: set[PolicyKey]) -> set[bytes]:
+        """The addresses of the pods that one of these judges; most changes are of no policy."""
+        return self._judged_by(lambda key: not policies.isdisjoint(key.policies)) if policies else set()
 
     def _judged_by(self, wanted: Callable[[_ClassKey], bool]) -> set[bytes]:
         """The addresses of the pods that such classes judge."""
