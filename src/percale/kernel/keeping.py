@@ -4,6 +4,8 @@
                                     ▲                             └─ restore ─▶ holdings ─▶ difference ─▶ the same
     the kernel's notifications ─────┘  of what others did
 
+The table that a former life left is read at the start, while the authors still read the store.
+
 The loop never waits for the kernel. `agent/enforcing.py` and the services call; `kernel/fake_keeper.py` is the public fake.
 """
 
@@ -93,6 +95,7 @@ class TableKeeper:
         loop = asyncio.get_running_loop()
         self._news = await self._do(lambda: self._keeping.open(lambda: loop.call_soon_threadsafe(self._plan_to_tell)))
         loop.add_reader(self._news.fileno(), self._read_news)
+        self._thread.submit(self._keeping.look_ahead)
 
     async def restore(self, image: Edit) -> Edit:
         return await self._do(lambda: self._keeping.restore(image))
@@ -138,6 +141,7 @@ class TableKeeper:
             self._plan_to_tell()
 
     def _plan_to_tell(self) -> None:
+        self._keeping.touched = True
         if self._due is None:
             self._due = asyncio.get_running_loop().call_later(GATHERING, self._tell)
 
@@ -165,6 +169,9 @@ class _Keeping:
         self._hearing = hearing
         self._shapes = dict(filled)
         self._pattern: batching.Skeleton | None = None
+        self._ahead: holdings.Table | None = None
+        self.touched = False
+        """Somebody else has changed the table since the start; set by the event loop."""
         self._socket: netlink.Socket | None = None
 
     def open(self, missed: Callable[[], object]) -> netlink.Socket:
@@ -216,19 +223,32 @@ class _Keeping:
             part = f", {batch.concerns[failure.position]}" if failure.position >= 0 else ""
             raise _failed(failure.error, f"{TABLE}{part}") from failure.error
 
+    def look_ahead(self) -> None:
+        """What a former life left is read before it is asked for; what fails now is said by `restore`."""
+        with contextlib.suppress(OSError):
+            self._ahead = self._look(self._known_pattern())
+
     def restore(self, image: Edit) -> Edit:
         try:
-            self._pattern = self._pattern or self._load_pattern()
-            table = holdings.read(self._opened, self._filled, self._pattern)
+            pattern = self._known_pattern()
+            ahead, self._ahead = self._ahead, None
+            table = ahead if ahead is not None and not self.touched else self._look(pattern)
         except OSError as error:
             raise _failed(error, TABLE) from error
-        if table is None or table.skeleton != self._pattern:
-            self._make_anew(self._pattern, image)
+        if table is None or table.skeleton != pattern:
+            self._make_anew(pattern, image)
             return image
         self._shapes = {name: shape for name, (shape, _) in table.held.sets.items() if shape is not None}
         missing = difference(table.held, image)
         self.edit(missing)
         return missing
+
+    def _look(self, pattern: batching.Skeleton) -> holdings.Table | None:
+        return holdings.read(self._opened, self._filled, pattern)
+
+    def _known_pattern(self) -> batching.Skeleton:
+        self._pattern = self._pattern or self._load_pattern()
+        return self._pattern
 
     def _make_anew(self, pattern: batching.Skeleton, image: Edit) -> None:
         """The text with this image in one batch: where something was in force, there is no moment without it."""

@@ -135,9 +135,14 @@ def test_an_address_that_another_pod_has_next_is_the_other_pods(cluster: Cluster
 def known(a: Pod, b: Pod, family: int) -> tuple[str, ...]:
     """With these options a `ping` is, for some seconds, of a flow that the shortcut knows."""
     same = ("-e", "77")
-    assert a._ping(b.addresses[family], *same, "-c", "20", "-i", "0.01").returncode == 0
-    learned = hooked(a.node).partition(f"set pings{(4, 6)[family]}")[2].partition("}")[0]
-    assert learned.count("expires") == 2
+
+    def learned() -> bool:
+        """Both ways; not yet if the table was loaded anew meanwhile."""
+        assert a._ping(b.addresses[family], *same, "-c", "20", "-i", "0.01").returncode == 0
+        flows = hooked(a.node).partition(f"set pings{(4, 6)[family]}")[2].partition("}")[0]
+        return flows.count(f" . {77:#x} expires") == 2
+
+    until(learned, "the flow is known")
     return same
 
 
