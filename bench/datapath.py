@@ -5,39 +5,17 @@ from __future__ import annotations
 import contextlib
 import re
 import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
+from bench.lab_pair import lab_pair
 from bench.rows import Row, in_turn, ratio, run
 
 ROUNDS = 7
 PING_ROUNDS = 41
 STREAM_SECONDS = "2"
 PINGS = 3000
-
-LAB = """
-apiVersion: percale.io/v1alpha1
-kind: Lab
-metadata: {{name: bench}}
-spec:
-  network: {{Network: 10.244.0.0/16, Backend: {{Type: {backend}}}}}
-  segments: [{{name: a}}]
-  nodes: [{{name: node1, segment: a}}, {{name: node2, segment: a}}]
----
-apiVersion: v1
-kind: Pod
-metadata: {{name: client}}
-spec: {{nodeName: node1, containers: [{{name: c}}]}}
----
-apiVersion: v1
-kind: Pod
-metadata: {{name: server}}
-spec: {{nodeName: node2, containers: [{{name: c}}]}}
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,20 +59,8 @@ def until_connected(command: list[str]) -> str:
 
 @contextlib.contextmanager
 def _by_lab(backend: str) -> Iterator[Pair]:
-    percale = str(Path(sys.executable).with_name("percale"))
-    name = f"bench-{backend}"
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as manifest:
-        manifest.write(LAB.format(backend=backend))
-        manifest.flush()
-        run(percale, "lab", "up", "--name", name, "-f", manifest.name)
-    try:
-        inside = (percale, "lab", "exec", "--lab", name)
-        address = run(percale, "lab", "get", "pods", "--lab", name, "-o", "json")
-        found = re.search(r'"name": "server".*?"podIP": "([\d.]+)"', address, re.DOTALL)
-        assert found is not None, address
-        yield Pair((*inside, "client", "--"), (*inside, "server", "--"), found[1])
-    finally:
-        run(percale, "lab", "down", name)
+    with lab_pair(f"bench-{backend}", backend=backend) as lab:
+        yield Pair(lab.inside("client"), lab.inside("server"), lab.address)
 
 
 def _hand_made(prefix: str, backend: str) -> str:

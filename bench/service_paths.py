@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import re
-import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
-from pathlib import Path
+from ipaddress import ip_network
 
 from msgspec.structs import replace
 
+from bench.lab_pair import LabPair, lab_pair
 from bench.rows import Row, in_turn, ratio, run
 from bench.service_world import POD_CIDR, PORT, SERVICE_CIDR, cluster_ip, endpoint_slice, service_world
 from bench.wires import SERVER, serving, wires
@@ -42,16 +40,17 @@ def paths() -> Iterator[Row]:
         (ours, our_rates), (theirs, their_rates) = (zip(*found[name], strict=True) for name in ("many", "few"))
         yield ratio("first packets (connect), 10,000 services against 1", "µs", ours, theirs, 1.05, most=True)
         yield ratio("new connections, 10,000 services against 1", "1/s", our_rates, their_rates, 0.95, most=False)
-    with _lab() as lab:
-        yield _requests(lab, "HTTP by a service, keep-alive, against by pod (wrk)", "keep-alive", 0.97)
-        yield _requests(lab, "HTTP by a service, new connections, against by pod (wrk)", "close", 0.9)
-        lab.without_shortcut()
-        yield _requests(lab, "the same, keep-alive, without the shortcut", "keep-alive", 0.97)
+    with _asked() as asked:
+        yield _requests(asked, "HTTP by a service, keep-alive, against by pod (wrk)", "keep-alive", 0.97)
+        yield _requests(asked, "HTTP by a service, new connections, against by pod (wrk)", "close", 0.9)
+        # Translated connections take none (docs/decisions/0008): what translation itself costs is seen without it.
+        asked.lab.without_shortcut()
+        yield _requests(asked, "the same, keep-alive, without the shortcut", "keep-alive", 0.97)
 
 
-def _requests(lab: _Lab, what: str, header: str, goal: float) -> Row:
+def _requests(asked: _Asked, what: str, header: str, goal: float) -> Row:
     through, straight = in_turn(
-        ROUNDS, lambda: lab.requests(lab.service, header), lambda: lab.requests(lab.pod, header)
+        ROUNDS, lambda: asked.requests(asked.service, header), lambda: asked.requests(asked.pod, header)
     )
     return ratio(what, "1/s", through, straight, goal, most=False)
 
@@ -65,23 +64,7 @@ def _image(services: int) -> Edit:
     return ServiceElements(table).update(table.services)
 
 
-LAB_NAME = "bench-http"
-LAB = """
-apiVersion: percale.io/v1alpha1
-kind: Lab
-metadata: {name: bench}
-spec:
-  nodes: [{name: node1}, {name: node2}]
----
-apiVersion: v1
-kind: Pod
-metadata: {name: client}
-spec: {nodeName: node1, containers: [{name: c}]}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: server, labels: {app: server}}
-spec: {nodeName: node2, containers: [{name: c}]}
+SERVICE = """
 ---
 apiVersion: v1
 kind: Service
@@ -91,42 +74,30 @@ spec: {selector: {app: server}, clusterIP: 10.96.7.7, ports: [{port: 80, targetP
 
 
 @dataclass(frozen=True, slots=True)
-class _Lab:
-    inside: tuple[str, ...]
-    pod: str
+class _Asked:
+    """A lab whose server can be asked by its own address and by a service's."""
+
+    lab: LabPair
     service: str = "10.96.7.7:80"
 
-    def without_shortcut(self) -> None:
-        """Translated connections take none (docs/decisions/0008): what translation itself costs is seen without it."""
-        for node in ("node1", "node2"):
-            percale, *_ = self.inside
-            run(percale, "lab", "node", "--lab", LAB_NAME, node, "--", "nft", "delete", "table", "netdev", "percale")
+    @property
+    def pod(self) -> str:
+        return f"{self.lab.address}:8080"
 
     def requests(self, where: str, connection: str) -> float:
         """Requests in a second."""
         wrk = ("wrk", "-t1", "-c16", f"-d{WRK_SECONDS}", "-H", f"Connection: {connection}", f"http://{where}/")
-        out = run(*self.inside, "client", "--", *wrk)
+        out = run(*self.lab.inside("client"), *wrk)
         found = re.search(r"Requests/sec:\s+([\d.]+)", out)
         assert found is not None, out
         return float(found[1])
 
 
 @contextlib.contextmanager
-def _lab() -> Iterator[_Lab]:
-    percale = str(Path(sys.executable).with_name("percale"))
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as manifest:
-        manifest.write(LAB)
-        manifest.flush()
-        run(percale, "lab", "up", "--name", LAB_NAME, "-f", manifest.name)
-    try:
-        inside = (percale, "lab", "exec", "--lab", LAB_NAME)
-        pods = run(percale, "lab", "get", "pods", "--lab", LAB_NAME, "-o", "json")
-        found = re.search(r'"name": "server".*?"podIP": "([\d.]+)"', pods, re.DOTALL)
-        assert found is not None, pods
+def _asked() -> Iterator[_Asked]:
+    with lab_pair("bench-http", more=SERVICE) as lab:
         # Ports in TIME_WAIT would run out, and the row would tell of them.
-        run(*inside, "server", "--", "sysctl", "-q", "-w", "net.ipv4.tcp_max_tw_buckets=0")
-        run(*inside, "client", "--", "sysctl", "-q", "-w", "net.ipv4.ip_local_port_range=1024 65535")
-        with serving((*inside, "server", "--"), 8080):
-            yield _Lab(inside, f"{ip_address(found[1])}:8080")
-    finally:
-        run(percale, "lab", "down", LAB_NAME)
+        run(*lab.inside("server"), "sysctl", "-q", "-w", "net.ipv4.tcp_max_tw_buckets=0")
+        run(*lab.inside("client"), "sysctl", "-q", "-w", "net.ipv4.ip_local_port_range=1024 65535")
+        with serving(lab.inside("server"), 8080):
+            yield _Asked(lab)

@@ -7,11 +7,12 @@ import errno
 import os
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, ip_address, ip_interface, ip_network
 
 import pytest
 import pytest_asyncio
+from msgspec.structs import replace
 
 from percale.errors import KernelError
 from percale.kernel.driver import KernelDriver

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
 from functools import partial
 from ipaddress import ip_network
 
 import pytest
 import pytest_asyncio
+from msgspec.structs import replace
 from tests.kernel.conftest import Space
 from tests.kernel.nodes import DUAL, Fabric, Node, eventually
 

@@ -6,12 +6,12 @@ import errno
 import socket
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from percale.errors import KernelError
 from percale.kernel import links, netlink

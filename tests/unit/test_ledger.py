@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable
-from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from percale.kernel.fake import FakeKernel
 from percale.kernel.ledger import Ledger

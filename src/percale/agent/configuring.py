@@ -14,13 +14,13 @@ import json
 import re
 import socket
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 import yaml
+from msgspec import Struct
 
 from percale.agent.config import AgentConfig, CniConfig, ServicesConfig
 from percale.errors import BadConfig
@@ -33,8 +33,7 @@ _SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT(_\d+_\w+
 """What Kubernetes puts into the environment of a pod beside a Service called percale-something: not meant for us."""
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(Struct, frozen=True):
     """One value somebody gave: its name (`cni.socket`), and where it is written."""
 
     name: str

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from percale.agent.service_flows import EVERYWHERE, Served, ServiceFlows
 from percale.agent.table import NodeTable
@@ -24,8 +25,7 @@ from percale.render.objects import IPAddress
 from percale.service.choosing import Record
 
 
-@dataclass(frozen=True, slots=True)
-class _Opened:
+class _Opened(Struct, frozen=True):
     pod: str
     addresses: tuple[IPAddress, ...]
     ports: tuple[HostPort, ...]

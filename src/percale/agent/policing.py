@@ -10,11 +10,11 @@ No lease, no device, no CNI configuration, no leftovers collected: what is not `
 
 from __future__ import annotations
 
-import dataclasses
 from contextlib import suppress
 from ipaddress import ip_address
 
 import msgspec
+from msgspec.structs import replace
 
 from percale.agent.config import AgentConfig
 from percale.agent.cutting import established
@@ -86,7 +86,7 @@ class PolicyReport(Report):
         return f"policies only, {len(self._pods())} pods"
 
     def figures(self) -> Figures:
-        return dataclasses.replace(super().figures(), pods=len(self._pods()))
+        return replace(super().figures(), pods=len(self._pods()))
 
     def status(self) -> Status:
         pods = (

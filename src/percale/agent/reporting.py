@@ -6,7 +6,8 @@ import asyncio
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from percale import __version__
 from percale.agent.metrics import Figures, Metrics
@@ -23,8 +24,7 @@ from percale.kernel.reconciling import Reconciler
 from percale.model.netconf import NetworkConfig
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
+class Parts(Struct, frozen=True):
     """What there is once the node has its subnet."""
 
     network: NetworkConfig

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
+
+from msgspec import Struct
 
 from percale.agent.logging import Log
 from percale.agent.troubles import Troubles
@@ -26,8 +27,7 @@ BRIDGES, WIRINGS = "node/bridges", "wirings"
 """The source of our wishes, and of the trouble."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wirings:
+class Wirings(Struct, frozen=True):
     """What the routes say about some pods."""
 
     bridges: frozenset[tuple[str, int]]

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import NamedTuple, TypeVar
+
+from msgspec import Struct
 
 from percale.backend.protocol import LocalNode
 from percale.errors import BadConfig
@@ -22,8 +23,7 @@ from percale.render.objects import IPAddress, IPInterface, IPNetwork
 A = TypeVar("A", IPv4Address, IPv6Address)
 
 
-@dataclass(frozen=True, slots=True)
-class Wishes:
+class Wishes(Struct, frozen=True):
     """The flags, as given."""
 
     iface: tuple[str, ...] = ()
@@ -33,8 +33,7 @@ class Wishes:
     public_ipv6: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Located:
+class Located(Struct, frozen=True):
     """This node's place in the underlay. Equal means that nothing moved for the backend."""
 
     interface: Interface

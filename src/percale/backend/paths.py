@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from percale.backend.protocol import LocalNode
 from percale.kernel.protocol import Interface
@@ -16,8 +17,7 @@ class Unusable(Exception):
     """A family of a peer cannot be used; the text says why. Never leaves this room."""
 
 
-@dataclass(frozen=True, slots=True)
-class Path:
+class Path(Struct, frozen=True):
     """One family's way from this node to a peer: its subnet is behind `gateway`, its public address."""
 
     subnet: IPNetwork

@@ -6,17 +6,17 @@ and objects that somebody deletes come back without the backend's knowledge.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, Protocol
+
+from msgspec import Struct
 
 from percale.kernel.protocol import Interface
 from percale.model.lease import SubnetLease
 from percale.render.objects import IPNetwork, KernelObject
 
 
-@dataclass(frozen=True, slots=True)
-class LocalNode:
+class LocalNode(Struct, frozen=True):
     """This node as its backend sees it.
 
     `interface` carries the underlay (`interface_v6` when IPv6 leaves by another one), `on_link` are the networks that

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
 import click
+from msgspec import Struct
 
 from percale.errors import BadManifest, BadManifests, BadNetworkConfig
 from percale.lab.document import Lab
@@ -19,8 +19,7 @@ from percale.model.meta import ObjectKey
 Severity: TypeAlias = Literal["error", "warning", "info"]
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """`line` 0: the file as a whole. `subject`: what it is about, where that is not clear from the message."""
 
     file: str

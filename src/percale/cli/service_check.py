@@ -8,10 +8,10 @@ files ─┬─ as they are written ─▶ service/validating ──┐
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import click
+from msgspec import Struct
 
 from percale.cli.findings import Finding, by_severity, counted, decoded, errors_of, tell
 from percale.cli.source_options import networks
@@ -93,8 +93,7 @@ def _validated(document: Document) -> Iterator[Finding]:
         return  # it cannot be read: the decoder has said so
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
+class _Part(Struct, frozen=True):
     """An object, or a list of them, as it is written."""
 
     node: Node

@@ -9,12 +9,13 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, cast, get_args
 
 import click
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from percale.cli.service_worlds import ServiceWorld, load_services
 from percale.cli.source_options import networks, source_options
@@ -113,8 +114,7 @@ def _lines(answer: Answer) -> Iterator[str]:
         yield f"  {answer.action}"
 
 
-@dataclass(frozen=True, slots=True)
-class _World:
+class _World(Struct, frozen=True):
     """Who is who, and the table."""
 
     table: ServiceTable

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property
 from ipaddress import collapse_addresses, ip_network
 
 import click
+from msgspec import Struct
+from msgspec.structs import replace
 
 from percale.cli.worlds import World, load
 from percale.errors import BadInput, NotFound
@@ -37,8 +38,7 @@ NO_NODE = ""
 """As a node's name: nothing is on it, and no hint is for it."""
 
 
-@dataclass(frozen=True)
-class ServiceWorld:
+class ServiceWorld(Struct, frozen=True, dict=True):
     """Who is who, and what Services mean where."""
 
     config: ServiceConfig

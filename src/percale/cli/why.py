@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
+from msgspec import Struct, field
 
 from percale.cli.source_options import source_options
 
@@ -73,8 +73,7 @@ class _Told(NamedTuple):
     json: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class _Question:
+class _Question(Struct, frozen=True):
     world: World
     lab: str | None
     around: Surroundings

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from percale.errors import BadManifest, PercaleError
@@ -62,8 +62,7 @@ _KINDS = {**KINDS, **kinds_of(Lab)}
 _POLICY_KINDS = {"np": NetworkPolicy.KIND, "cnp": ClusterNetworkPolicy.KIND}
 
 
-@dataclass(frozen=True, slots=True)
-class World:
+class World(Struct, frozen=True):
     """All objects, where they are written, and what of them is made up."""
 
     objects: tuple[Object, ...]

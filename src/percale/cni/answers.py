@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import msgspec
+from msgspec import Struct
 
 from percale.errors import AddressError, KernelError, PercaleError, StateError, StoreUnavailable
 from percale.render.objects import IPAddress, IPInterface, IPNetwork
@@ -65,8 +65,7 @@ def encode_error(error: CniError, version: str = LATEST) -> bytes:
     return msgspec.json.encode(answer) + b"\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Device:
+class Device(Struct, frozen=True):
     """An interface of a result; `sandbox` is the namespace's path, None on the host."""
 
     name: str
@@ -75,8 +74,7 @@ class Device:
     sandbox: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class GivenAddress:
+class GivenAddress(Struct, frozen=True):
     """An address of a result; `device` is the position of its interface."""
 
     address: IPInterface

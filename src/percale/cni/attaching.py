@@ -14,10 +14,11 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable, Container, Iterable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 from weakref import WeakValueDictionary
+
+from msgspec import Struct
 
 from percale.cni.guarding import PodGuard, PortOpener
 from percale.cni.records import Attachment, Records
@@ -54,8 +55,7 @@ class Log(Protocol):
         """Something is wrong that may pass, or that somebody should look at."""
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(Struct, frozen=True):
     """What an ADD asks for; None where the node's network decides."""
 
     owner: Owner

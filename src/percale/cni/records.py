@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
 from types import MappingProxyType
 
 import msgspec
+from msgspec import Struct
 
 from percale.cni.requests import KubernetesPod
 from percale.errors import StateError
@@ -25,8 +25,7 @@ from percale.render.host_ports import HostPort, Protocol
 from percale.render.wiring import Limit, PodWires
 
 
-@dataclass(frozen=True, slots=True)
-class Attachment:
+class Attachment(Struct, frozen=True):
     """An interface of a pod in a network. `netns` is its namespace's path, as the runtime named it.
 
     `chained`: another plugin of the chain made the wires; we only know of them.

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from ipaddress import ip_address, ip_interface
 from typing import Annotated, Any, Literal, get_args
 
 import msgspec
+from msgspec import Struct
 
 from percale.cni.answers import (
     BAD_CONFIGURATION,
@@ -99,8 +99,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
     valid: tuple[ValidAttachment, ...] | None = msgspec.field(default=None, name="cni.dev/valid-attachments")
 
 
-@dataclass(frozen=True, slots=True)
-class KubernetesPod:
+class KubernetesPod(Struct, frozen=True):
     """Whose sandbox it is, from CNI_ARGS."""
 
     namespace: str
@@ -115,8 +114,7 @@ class KubernetesPod:
         return f"{self.namespace}/{self.name}"
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """One call of the plugin. `owner` and `netns` are None where the verb has none."""
 
     verb: Verb

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from ipaddress import ip_interface
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from percale.cni.answers import (
     BAD_CONFIGURATION,
@@ -37,8 +37,7 @@ Annotations = Callable[[str, str], Awaitable[Mapping[str, str]]]
 """The annotations of the pod of this namespace and name, {} when it is not known. May raise StoreError."""
 
 
-@dataclass(frozen=True, slots=True)
-class Unready:
+class Unready(Struct, frozen=True):
     """Why the node cannot take pods now (STATUS 50); `limited`: those that run may not be reached either (51)."""
 
     reason: str
@@ -186,8 +185,7 @@ class _Previous(msgspec.Struct, frozen=True):
     ips: tuple[_PreviousAddress, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Given:
+class _Given(Struct, frozen=True):
     address: IPInterface
     interface: int | None
 

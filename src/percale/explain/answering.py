@@ -7,8 +7,9 @@ the answer; when they are not, nobody can tell yet, and the answer says which ru
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
+
+from msgspec import Struct
 
 from percale.explain.asking import Asked
 from percale.explain.nearest import Nearest, nearest
@@ -20,8 +21,7 @@ from percale.policy.verdicts import Decision, Flow, Party, Verdict
 Word: TypeAlias = Literal["allowed", "denied", "unknown"]
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """For one family. `doubt` says why nobody can tell; then the verdict is one of those that may come."""
 
     verdict: Verdict
@@ -36,8 +36,7 @@ class Answer:
         return "allowed" if self.verdict.allowed else "denied"
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(Struct, frozen=True):
     """All that there is to say. Without answers, `doubt` says why."""
 
     source: Asked

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from ipaddress import ip_address
+
+from msgspec import Struct
 
 from percale.errors import BadInput, NotFound
 from percale.model.decoding import DEFAULT_NAMESPACE
@@ -23,8 +24,7 @@ from percale.policy.verdicts import Party
 _PROTOCOLS: Mapping[str, FlowProtocol] = {"TCP": "TCP", "UDP": "UDP", "SCTP": "SCTP", "ICMP": "ICMP"}
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(Struct, frozen=True):
     """Somebody that a person means. `unknown`: it has no address yet, and the parties' ones are made up."""
 
     name: str
@@ -37,8 +37,7 @@ class Asked:
         return next((party.pod for party in self.parties), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
+class Surroundings(Struct, frozen=True):
     """Where names are looked up."""
 
     evaluator: Evaluator

@@ -9,9 +9,11 @@ node by those of an endpoint on another one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Any, Literal, TypeAlias
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from percale.errors import BadInput
 from percale.explain.answering import Answer, Reply, reply
@@ -44,8 +46,7 @@ _SIZES = {4: 4, 6: 16}
 """Bytes of an address, by family."""
 
 
-@dataclass(frozen=True, slots=True)
-class Cluster:
+class Cluster(Struct, frozen=True):
     """What a Service may meet."""
 
     around: Surroundings
@@ -55,16 +56,14 @@ class Cluster:
     """Of a node, towards pods of other nodes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(Struct, frozen=True):
     """One that may be chosen. `seen_as`: whom its node sees instead of FROM."""
 
     reply: Reply
     seen_as: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Way:
+class Way(Struct, frozen=True):
     """By one address of the Service, over nodes on which the same happens."""
 
     nodes: tuple[str, ...]
@@ -79,8 +78,7 @@ class Way:
         return {each.reply.word for each in self.endpoints} or {"denied"}
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceReply:
+class ServiceReply(Struct, frozen=True):
     """All that there is to say. Without ways, FROM and the Service have no address family in common."""
 
     source: Asked

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any, TypeAlias
 
 import msgspec
+from msgspec import Struct, field
 
 from percale.errors import BadInput, BadManifest
 from percale.explain.case_schema import PARTS, Document, Part, ProbeEntry, node_of, pod_of
@@ -37,8 +37,7 @@ from percale.policy.terms import FlowProtocol
 POLICY_KINDS = kinds_of(NetworkPolicy, ClusterNetworkPolicy)
 
 
-@dataclass(frozen=True, slots=True)
-class Probe:
+class Probe(Struct, frozen=True):
     """Who must, or must not, reach whom: ends are `namespace/pod` or an address. `port` is None for ICMP."""
 
     source: str
@@ -54,16 +53,14 @@ class Probe:
         return f"{self.source} → {self.destination} {port}"
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Struct, frozen=True):
     """A case that is one state of several of a test, in this order."""
 
     group: str
     index: int
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
+class Text(Struct, frozen=True):
     """Where a policy is written: in an object of a file, at `path` (`policies[0].`)."""
 
     data: bytes
@@ -76,8 +73,7 @@ class Text:
         return f"{self.source.file}:{field_line(self.data, self.source, path)}" if path else str(self.source)
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
+class Case(Struct, frozen=True):
     """One state of a cluster, and what must be true of it."""
 
     name: str
@@ -88,7 +84,7 @@ class Case:
     pods: tuple[Pod, ...]
     policies: tuple[Object, ...]
     probes: tuple[Probe, ...]
-    texts: Mapping[PolicyKey, Text] = field(repr=False, compare=False)
+    texts: Mapping[PolicyKey, Text]
 
     @property
     def objects(self) -> tuple[Object, ...]:
@@ -151,8 +147,7 @@ def in_sequence(cases: Iterable[Case]) -> list[tuple[Case, ...]]:
 # Decoding
 
 
-@dataclass(frozen=True, slots=True)
-class _Decoding:
+class _Decoding(Struct, frozen=True):
     """One document; `faults` collects what is wrong with it."""
 
     data: bytes

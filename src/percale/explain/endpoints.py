@@ -9,10 +9,10 @@ The choice itself is made in service/choosing.py, and nowhere else: here it is o
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, TypeAlias
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from percale.model.endpoints import SERVICE_LABEL, Endpoint, Endpoints, EndpointSlice
@@ -34,8 +34,7 @@ _NOT_FOR: dict[User, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(Struct, frozen=True):
     """An endpoint as one node sees it. `reason` says why it is used by nobody, or not by all, or though it is not ready."""
 
     endpoint: str
@@ -77,8 +76,7 @@ def users_of(port: ResolvedPort) -> dict[User, Slots | Without]:
     return users
 
 
-@dataclass(frozen=True, slots=True)
-class _Candidate:
+class _Candidate(Struct, frozen=True):
     """An endpoint with one of its slice's ports. `twin`: another slice, or the same one, has it too, and that one counts."""
 
     record: Record

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
+from msgspec import Struct
 
 from percale.explain.groups import Group, Grouping
 from percale.explain.portspace import Piece, PortSet
@@ -21,8 +21,7 @@ from percale.policy.evaluator import Evaluator
 from percale.policy.verdicts import Decision, Flow, Party
 
 
-@dataclass(frozen=True, slots=True)
-class Side:
+class Side(Struct, frozen=True):
     """One of the two worlds."""
 
     evaluator: Evaluator
@@ -34,8 +33,7 @@ class Side:
         return self.grouping.groups[self.grouping.of[party]]
 
 
-@dataclass(frozen=True, slots=True)
-class Flip:
+class Flip(Struct, frozen=True):
     """From a group to a group, for all of their pairs or some of them; decided by these before and after."""
 
     source: Group

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
+
+from msgspec import Struct
 
 from percale.explain.parties import Outside, blocks_of
 from percale.explain.reach import Reach
@@ -21,8 +22,7 @@ _MOST_OUTSIDE = 8
 """Groups of addresses outside; more are one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(Struct, frozen=True):
     """`kind` is the workload's (`Pod` for one by itself)."""
 
     sort: Sort
@@ -68,8 +68,7 @@ def _controller(obj: Object) -> OwnerReference | None:
     return next((each for each in obj.metadata.ownerReferences if each.controller), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Grouping:
+class Grouping(Struct, frozen=True):
     """The groups in the order in which they are shown, and each party's."""
 
     groups: tuple[Group, ...]

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
+
+from msgspec import Struct
 
 from percale.explain.showing import PortView, ServiceView
 from percale.model.service import Service
 from percale.service.resolved import ResolvedPort
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(Struct, frozen=True):
     """One Service, in a line. `used` and `known` count endpoints' addresses, of the family that has most; None: not ours."""
 
     service: Service

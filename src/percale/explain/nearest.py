@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TypeAlias
+
+from msgspec import Struct
 
 from percale.model.namespace import NAME_LABEL
 from percale.model.selector import LabelSelector, LabelSelectorRequirement
@@ -21,8 +22,7 @@ from percale.policy.terms import Block, DomainTerm, Labels, NodeTerm, Peer, Port
 from percale.policy.verdicts import Decision, Flow, Party
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(Struct, frozen=True):
     """Why a rule does not mean a flow, and what would change that; None: nothing that fits on a line."""
 
     what: str
@@ -37,8 +37,7 @@ _GENERATED = frozenset(("pod-template-hash", "controller-revision-hash", "pod-te
 Differences: TypeAlias = tuple[Difference, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Nearest:
+class Nearest(Struct, frozen=True):
     """A rule that would have allowed a flow but for these."""
 
     rule: RuleRef

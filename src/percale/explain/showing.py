@@ -7,9 +7,10 @@ ServiceTable ─ ResolvedService ─────────┴▶ ServiceView �
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any, TypeAlias, get_args
+
+from msgspec import Struct
 
 from percale.explain.endpoints import Seen, endpoints_of, slices_of
 from percale.model.meta import Object
@@ -24,16 +25,14 @@ Connections: TypeAlias = Mapping[tuple[str, Record], int]
 """How many connections go to each endpoint, by protocol and endpoint."""
 
 
-@dataclass(frozen=True, slots=True)
-class PortView:
+class PortView(Struct, frozen=True):
     """One service port of one address family."""
 
     port: ResolvedPort
     endpoints: tuple[Seen, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceView:
+class ServiceView(Struct, frozen=True):
     """`apart` says why there is nothing to do for it: headless, an external name, another proxy's."""
 
     service: Service

@@ -6,8 +6,9 @@ The states of a sequence are replayed as updates of one evaluator: only what dif
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
+
+from msgspec import Struct
 
 from percale.explain.answering import Answer, answer
 from percale.explain.cases import Case, Probe
@@ -20,8 +21,7 @@ from percale.policy.verdicts import Flow
 Identity: TypeAlias = tuple[type[Object], ObjectKey]
 
 
-@dataclass(frozen=True, slots=True)
-class Trial:
+class Trial(Struct, frozen=True):
     """A probe and what came of it. `allowed` None: neither; the packets did not find a way, which is wrong in any case."""
 
     case: Case

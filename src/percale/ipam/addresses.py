@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
+
+from msgspec import Struct
 
 from percale.errors import AddressRefused, StateError, SubnetFull
 from percale.ipam.journal import Allocated, Journal, Record, Released, Rested, corrupt
@@ -39,8 +40,7 @@ class Owner(NamedTuple):
         return f"container {self.container} {self.ifname}"
 
 
-@dataclass(frozen=True, slots=True)
-class Allocation:
+class Allocation(Struct, frozen=True):
     """What an owner has: at most one address per family, IPv4 first. `pod` is `namespace/name` where known."""
 
     owner: Owner

@@ -12,9 +12,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass
 
 import msgspec
+from msgspec import Struct
 
 from percale.errors import AddressRefused, BadConfig, Conflict, NetworkFull, NotFound, StoreError
 from percale.ipam.plan import NodeSubnets, candidate_count, clash, fitting, free_candidates, subnets_of
@@ -37,8 +37,7 @@ _RETRY = 5.0
 Describe = Callable[[NodeSubnets], SubnetLeaseSpec]
 
 
-@dataclass(frozen=True, slots=True)
-class Claimant:
+class Claimant(Struct, frozen=True):
     """Who wants a subnet, and which one it would rather have.
 
     `describe` gives the lease's content for whatever subnets it becomes; `pod_cidrs` are Kubernetes' choice, which

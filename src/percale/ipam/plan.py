@@ -6,9 +6,10 @@ Callers: `leasing.py` (a subnet for this node), backend/rivals.py and the agent 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TypeAlias, TypeVar
+
+from msgspec import Struct
 
 from percale.errors import AddressRefused
 from percale.model.lease import SubnetLeaseSpec
@@ -18,8 +19,7 @@ Network: TypeAlias = IPv4Network | IPv6Network
 Net = TypeVar("Net", IPv4Network, IPv6Network)
 
 
-@dataclass(frozen=True, slots=True)
-class NodeSubnets:
+class NodeSubnets(Struct, frozen=True):
     """What one node has: a subnet of each family of the network."""
 
     ipv4: IPv4Network | None = None

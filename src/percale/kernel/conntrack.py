@@ -14,8 +14,9 @@ import struct
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from percale.kernel import netlink
 from percale.kernel.namespaces import Here, Place
@@ -81,8 +82,7 @@ class Tracked(NamedTuple):
         return self.reply.source_port
 
 
-@dataclass(frozen=True, slots=True)
-class Seek:
+class Seek(Struct, frozen=True):
     """Which flows: all that is set must hold. The kernel looks, so that only these are copied.
 
     Addresses are of IPv4: for IPv6 the kernel's filter is the wrong way round, it leaves out what is equal (seen in 6.18).

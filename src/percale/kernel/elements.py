@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from ipaddress import (
     IPv4Address,
     IPv4Network,
@@ -147,8 +146,7 @@ def _entry(key: bytes, *, end: bytes | None = None, flags: int = 0) -> bytes:
     return nested(_LIST_ELEMENT, *parts)
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Raw:
+class Raw(Struct, frozen=True, order=True):
     """A list entry as the kernel gives it; of equal keys an interval's end comes before the next one's start."""
 
     key: bytes

@@ -10,7 +10,8 @@ import errno
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from percale.kernel.planning import matches, replaces, stands_on
 from percale.kernel.protocol import (

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from percale.kernel import netlink, packing, rules, shapes
 from percale.kernel.batching import (
@@ -39,8 +40,7 @@ _READINGS, _PAUSE = 20, 0.01
 _STRANGE = b"holds what cannot be edited"
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(Struct, frozen=True):
     """All of it."""
 
     skeleton: Skeleton

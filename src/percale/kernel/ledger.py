@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from percale.errors import KernelError
 from percale.kernel import planning

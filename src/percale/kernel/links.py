@@ -10,9 +10,11 @@ import errno
 import socket
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Literal, TypeAlias, cast
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from percale.kernel import netlink
 from percale.kernel.netlink import Request, attribute, attributes, nested, number, string, text, u8, u16_network, u32
@@ -42,8 +44,7 @@ IndexOf: TypeAlias = Callable[[str], int]
 """The index of the device of this name. Raises OSError (ENODEV)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Device:
+class Device(Struct, frozen=True):
     """A device as the kernel tells of it; `kind` is the kernel's word for any kind, ours or not."""
 
     index: int

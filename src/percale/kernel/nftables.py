@@ -14,8 +14,9 @@ import struct
 import subprocess
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby, islice
+
+from msgspec import Struct
 
 from percale.kernel import elements, hearing, netlink
 from percale.kernel.elements import Raw, Shape
@@ -55,8 +56,7 @@ _NFT_PATIENCE = 60
 """Seconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
+class Encoded(Struct, frozen=True):
     """One element's change, ready to send; `position` is its place among the changes."""
 
     position: int
@@ -133,6 +133,14 @@ class Tables:
             comment = comment_of(found.get(_TABLE_USERDATA, b""))
             yield Ruleset(family, digest_of(comment, self._handles(family)))
             yield from self._read_sets(family)
+
+    def has(self, family: int) -> bool:
+        """Whether a table of ours is there. Raises OSError."""
+        try:
+            self._socket.ask(SUBSYSTEM << 8 | GETTABLE, _HEADER.pack(family, 0, 0) + text(TABLE_OF_ANYTHING, OWNER))
+        except FileNotFoundError:
+            return False
+        return True
 
     def _handles(self, family: Family) -> dict[int, bool]:
         """The numbers of all chains, rules, sets and counters in a table of ours; True for what a text has written out."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from percale.kernel.expressions import decode_verdict, encode_verdict
 from percale.kernel.netlink import attribute, attribute_list, attributes, u32_network
@@ -37,8 +37,7 @@ class Uncountable(ValueError):
     """The set has an element that none of ours can be: one that stands for all others."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(Struct, frozen=True):
     """One element: its bytes, and which of them are the key's, its end's and the data's."""
 
     pattern: Rows

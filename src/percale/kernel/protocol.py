@@ -7,21 +7,20 @@ once, and close it. Both pass the same contract tests.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Protocol, TypeAlias
+
+from msgspec import Struct
 
 from percale.render.objects import IPAddress, IPInterface, IPNetwork, KernelObject, Key
 
 
-@dataclass(frozen=True, slots=True)
-class Put:
+class Put(Struct, frozen=True):
     """Make this object so, whatever stands at its key now."""
 
     object: KernelObject
 
 
-@dataclass(frozen=True, slots=True)
-class Remove:
+class Remove(Struct, frozen=True):
     """Take this object away; that it is gone already is no error."""
 
     object: KernelObject
@@ -30,8 +29,7 @@ class Remove:
 Change: TypeAlias = Put | Remove
 
 
-@dataclass(frozen=True, slots=True)
-class Interface:
+class Interface(Struct, frozen=True):
     """A device as the kernel has it, ours or not."""
 
     name: str
@@ -45,8 +43,7 @@ class Interface:
     master: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class HostRoute:
+class HostRoute(Struct, frozen=True):
     """A unicast route of the main table that is not ours: where the underlay goes."""
 
     dst: IPNetwork
@@ -56,42 +53,40 @@ class HostRoute:
     src: IPAddress | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Underlay:
+class Underlay(Struct, frozen=True):
     """The node as it was before us: its interfaces and the routes of others. Equal means nothing moved."""
 
     interfaces: tuple[Interface, ...]
     routes: tuple[HostRoute, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Present:
+class Present(Struct, frozen=True):
     """Somebody else put this object of our kinds there, or changed it."""
 
     object: KernelObject
 
 
-@dataclass(frozen=True, slots=True)
-class Absent:
+class Absent(Struct, frozen=True):
     """Somebody else removed what stood at this key."""
 
     key: Key
 
 
-@dataclass(frozen=True, slots=True)
-class Wiped:
+SHORTCUT_TABLE: Key = ("ruleset", "netdev")
+"""`table netdev percale`, which no object describes, for its text is loaded whole: that it is `Absent` is all that is told."""
+
+
+class Wiped(Struct, frozen=True):
     """This device went away, went down or lost an address: what was on it may have gone without a word."""
 
     dev: str
 
 
-@dataclass(frozen=True, slots=True)
-class UnderlayChanged:
+class UnderlayChanged(Struct, frozen=True):
     """An interface, an address or a route of others changed: read `underlay()` again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
+class Lost(Struct, frozen=True):
     """Events were lost or too coarse (an overrun, a flushed table): call `read()` again.
 
     `error` when a defect of ours lost them: worth a report, too.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from dataclasses import dataclass
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
@@ -19,6 +18,8 @@ from ipaddress import (
     IPv6Network,
 )
 from typing import Literal
+
+from msgspec import Struct
 
 from percale.kernel import netlink
 from percale.kernel.links import mac_bytes, mac_text
@@ -69,8 +70,7 @@ _PUT = netlink.CREATE | netlink.REPLACE
 _GONE = frozenset({errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENODEV})
 
 
-@dataclass(frozen=True, slots=True)
-class SeenAddress:
+class SeenAddress(Struct, frozen=True):
     """An address as the kernel tells of it: on which device, whose, and whether it will go away by itself."""
 
     index: int
@@ -80,8 +80,7 @@ class SeenAddress:
     kernels: bool
 
 
-@dataclass(frozen=True, slots=True)
-class SeenRoute:
+class SeenRoute(Struct, frozen=True):
     """A route of the main table as the kernel tells of it; `protocol` says whose."""
 
     dst: IPNetwork
@@ -102,8 +101,7 @@ class SeenRoute:
         return self.protocol in _KERNEL_PROTOCOLS
 
 
-@dataclass(frozen=True, slots=True)
-class SeenNeighbour:
+class SeenNeighbour(Struct, frozen=True):
     """A neighbour (`dst` an address on the link) or, of a vxlan device, an FDB entry (`dst` a VTEP).
 
     `mac` is None when it is not known (yet, or any more).

@@ -17,6 +17,8 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 from percale.kernel import netlink
 from percale.kernel.namespaces import Place
 from percale.kernel.netlink import Message, Request, attribute, attribute_list, attributes, nested, string, text
@@ -55,8 +57,7 @@ _PAUSE = 0.2
 _WITH_PORTS = frozenset({socket.IPPROTO_TCP, socket.IPPROTO_UDP, socket.IPPROTO_SCTP})
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
+class Judged(Struct, frozen=True):
     """A new connection and what was decided. Addresses are packed, after DNAT; ports are 0 where there are none."""
 
     source: bytes

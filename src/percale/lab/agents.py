@@ -20,6 +20,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import Struct
+
 from percale.errors import LabError
 from percale.lab.init import Channel
 from percale.lab.place import NodePlace, last_words
@@ -46,8 +48,7 @@ class _Agent:
     waiting: asyncio.TimerHandle | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class AgentState:
+class AgentState(Struct, frozen=True):
     """What `lab status` says of an agent."""
 
     pid: int | None

@@ -20,9 +20,10 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from percale.errors import LabError, NoUserNamespaces, PercaleError
 from percale.kernel import syscalls
@@ -40,8 +41,7 @@ Report = Callable[[dict[str, Any]], None]
 Event = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Newborn:
+class Newborn(Struct, frozen=True):
     """What the command keeps of a lab that it started."""
 
     pid: int

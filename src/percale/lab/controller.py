@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import Struct
+
 from percale.errors import PercaleError
 from percale.lab import name_objects
 from percale.lab.agents import Agents
@@ -38,8 +40,7 @@ _WORKERS = 32
 """Threads for blocking calls: most of them wait for an agent's ADD, and the store must not wait behind them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Blueprint:
+class Blueprint(Struct, frozen=True):
     """What a lab is started with; all of it was checked by the command."""
 
     topology: Topology

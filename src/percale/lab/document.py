@@ -10,11 +10,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import msgspec
+from msgspec import Struct
 from msgspec.structs import replace
 
 from percale.errors import BadManifest, LabError
@@ -87,8 +87,7 @@ DEFAULT = LabSpec(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Wire:
+class Wire(Struct, frozen=True):
     """A segment with its networks decided."""
 
     name: str
@@ -105,8 +104,7 @@ class Wire:
         return IPv6Interface((self.cidr6.network_address + 1, self.cidr6.prefixlen))
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
+class Machine(Struct, frozen=True):
     """A node or an outside host, with its place in the network."""
 
     name: str
@@ -118,8 +116,7 @@ class Machine:
     ports: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Topology:
+class Topology(Struct, frozen=True):
     """Every machine of a lab, in the order of its document."""
 
     wires: tuple[Wire, ...]
@@ -219,8 +216,7 @@ def _check_names(machines: Sequence[LabNode | Host], segments: Sequence[Segment]
         seen.add(segment.name)
 
 
-@dataclass(frozen=True, slots=True)
-class _Placing:
+class _Placing(Struct, frozen=True):
     """Gives networks to segments and addresses to machines, one after the other. Every method raises BadManifest."""
 
     wires: list[Wire]

@@ -5,9 +5,10 @@ Called by `machine_verbs`. A name is asked of the name server by the pod that wa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
+
+from msgspec import Struct
 
 from percale.errors import LabError, NotFound
 from percale.lab.births import NETNS
@@ -27,8 +28,7 @@ from percale.service.naming import DOMAIN
 _SERVICES = ("svc", "service", "services")
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(Struct, frozen=True):
     """One end of a probe, or where a program runs."""
 
     name: str
@@ -43,8 +43,7 @@ class End:
     """A pod's own /etc/resolv.conf; the others have the machine's."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ends:
+class Ends(Struct, frozen=True):
     """Looks in the cluster of this moment."""
 
     cluster: Cluster

@@ -13,8 +13,9 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from percale.errors import LabError, NoSuchLab
 from percale.kernel import syscalls
@@ -30,8 +31,7 @@ _NAMESPACES = {
 """In the order of entering: the user namespace gives the right to the others."""
 
 
-@dataclass(frozen=True, slots=True)
-class Room:
+class Room(Struct, frozen=True):
     """Where a program runs: a network namespace, a host name, and what stands in place of which path."""
 
     namespace: Path

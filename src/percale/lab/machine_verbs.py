@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Literal
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from percale.errors import BadManifest, LabError, NotFound
 from percale.lab.births import NETNS
@@ -21,8 +23,7 @@ from percale.model.lease import SubnetLease
 from percale.model.pod import Pod
 
 
-@dataclass(frozen=True, slots=True)
-class MachineVerbs:
+class MachineVerbs(Struct, frozen=True):
     """Each method is a verb; its arguments are the request's fields."""
 
     cluster: Cluster

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
+from msgspec import Struct
 
 from percale.errors import LabError
 from percale.kernel.namespaces import Here, create_namespace, delete_namespace
@@ -25,8 +26,7 @@ from percale.lab.service_networks import ServiceNetworks
 from percale.lab.ways import Way
 
 
-@dataclass(frozen=True, slots=True)
-class AgentSettings:
+class AgentSettings(Struct, frozen=True):
     """What all agents of a lab have in common."""
 
     network: dict[str, Any]

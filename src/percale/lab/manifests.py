@@ -11,7 +11,6 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -34,8 +33,7 @@ Wiring = Literal["routed", "bridge"]
 _KINDS = {**KINDS, **kinds_of(Lab)}
 
 
-@dataclass(frozen=True, slots=True)
-class Input:
+class Input(Struct, frozen=True):
     """All that `percale lab up` was given, checked; `skipped` are documents that mean nothing here, with the reason."""
 
     found: tuple[Found, ...]
@@ -50,8 +48,7 @@ class Input:
         return tuple(each.object for each in self.found)
 
 
-@dataclass(frozen=True, slots=True)
-class _Network:
+class _Network(Struct, frozen=True):
     """A network configuration and where it stands."""
 
     where: str

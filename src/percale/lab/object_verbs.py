@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 from msgspec.structs import replace
 
 from percale.errors import LabError, NotFound
@@ -31,8 +31,7 @@ from percale.model.service import Service
 _SCALED = ("Deployment", "ReplicaSet", "StatefulSet", "Job")
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectVerbs:
+class ObjectVerbs(Struct, frozen=True):
     """Each method is a verb; its arguments are the request's fields."""
 
     cluster: Cluster

@@ -20,8 +20,9 @@ import signal
 import stat
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from percale.errors import LabError, NoSuchLab
 
@@ -29,8 +30,7 @@ DEFAULT_NAME = "lab"
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
-@dataclass(frozen=True, slots=True)
-class LabPlace:
+class LabPlace(Struct, frozen=True):
     """The paths of one lab; the same inside and outside its mount namespace."""
 
     name: str
@@ -64,8 +64,7 @@ class LabPlace:
         return NodePlace(name, self.directory / "nodes" / name)
 
 
-@dataclass(frozen=True, slots=True)
-class NodePlace:
+class NodePlace(Struct, frozen=True):
     """The paths of one node. Its sockets are in the lab's private /run, for their paths must be short."""
 
     name: str

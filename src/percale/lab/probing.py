@@ -11,10 +11,11 @@ import os
 import socket
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Literal
+
+from msgspec import Struct
 
 from percale.errors import NotFound
 from percale.lab.inside import visited
@@ -41,8 +42,7 @@ _LISTENING = 1.0
 _LONGEST_ANSWER = 65536
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(Struct, frozen=True):
     """Who it was, and as what address and port it saw us: see `responder`."""
 
     kind: str
@@ -52,8 +52,7 @@ class Answered:
     client: str
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """What happened, after how many seconds, and the kernel's word for it where there is one."""
 
     word: Word

@@ -18,6 +18,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import NamedTuple
 
+from msgspec import Struct
+
 from percale.lab.inside import visited
 
 RETRY = 1.0
@@ -35,8 +37,7 @@ class Port(NamedTuple):
     protocol: str
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(Struct, frozen=True):
     """Who answers: `pod default/web-0` on node1, or `host outside`."""
 
     kind: str

@@ -6,10 +6,11 @@ pods' addresses, and nodes that some must be on ─▶ the first length of subne
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from itertools import product
 from typing import Any, TypeAlias
+
+from msgspec import Struct
 
 from percale.errors import LabError
 from percale.model.pod import Pod
@@ -22,8 +23,7 @@ _LENGTHS = {4: (24, 25, 26, 27, 28, 23, 22, 20, 18, 16), 6: (64, 80, 96, 112, 12
 _MOST_NODES = 6
 
 
-@dataclass(frozen=True, slots=True)
-class Room:
+class Room(Struct, frozen=True):
     """A node with its pod subnets, by family."""
 
     node: str

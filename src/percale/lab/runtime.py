@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from percale.cni import plugin
 from percale.errors import LabError
@@ -26,8 +27,7 @@ class RuntimeRefused(LabError):
     """The agent answered with a CNI error, or not at all."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sandbox:
+class Sandbox(Struct, frozen=True):
     """One pod's namespace as a runtime sees it."""
 
     pod: ObjectKey

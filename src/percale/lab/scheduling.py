@@ -10,13 +10,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 from percale.model.meta import ObjectKey
 from percale.model.node import Node
 from percale.model.pod import ContainerPort, Pod
 
 
-@dataclass(frozen=True, slots=True)
-class Unschedulable:
+class Unschedulable(Struct, frozen=True):
     """Why no node will do."""
 
     reason: str

@@ -6,8 +6,9 @@ pod network, segments, Lab document ─▶ ServiceNetworks ─▶ allocation, ag
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from ipaddress import ip_network
+
+from msgspec import Struct
 
 from percale.errors import BadManifest
 from percale.lab.document import LabSpec, Topology
@@ -21,8 +22,7 @@ _NAME_SERVER = 10
 _HOST_BITS = 4
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceNetworks:
+class ServiceNetworks(Struct, frozen=True):
     """One network for each address family, that of the pods' first one first."""
 
     cidrs: tuple[Network, ...]

@@ -13,6 +13,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any, TypeAlias
 
 import msgspec
+from msgspec import Struct
 from msgspec.structs import replace
 
 from percale.cni.requests import ANNOTATION
@@ -98,8 +99,7 @@ class Stage:
         return str(address)
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(Struct, frozen=True):
     """Tests that share a lab; `stage` None: they cannot be tried, and `reason` says why."""
 
     sequences: tuple[States, ...]
@@ -232,8 +232,7 @@ def _ports_at(cases: Iterable[Case], address: IPAddress) -> list[str]:
 # Machines
 
 
-@dataclass(frozen=True, slots=True)
-class _Segment:
+class _Segment(Struct, frozen=True):
     name: str
     addresses: tuple[IPAddress, ...]
     """Those that it must have."""

@@ -15,8 +15,10 @@ import socket
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass, replace
 from ipaddress import ip_address
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from percale.errors import LabError
 from percale.kernel.namespaces import NamespaceThread
@@ -43,16 +45,14 @@ _PROTOCOLS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Name:
+class Name(Struct, frozen=True):
     """Whose an address is, and a pod's node ("" for a machine)."""
 
     text: str
     node: str
 
 
-@dataclass(frozen=True, slots=True)
-class Connection:
+class Connection(Struct, frozen=True):
     """One new connection, as it is shown. `time` is in seconds since the epoch."""
 
     time: float
@@ -67,15 +67,13 @@ class Connection:
     """Where it was decided."""
 
 
-@dataclass(frozen=True, slots=True)
-class LeftOut:
+class LeftOut(Struct, frozen=True):
     """So many new connections so far were not looked at."""
 
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
+class _Held(Struct, frozen=True):
     """Allowed where it began; the destination's node has not spoken yet."""
 
     judged: Judged

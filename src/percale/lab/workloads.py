@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TypeAlias
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from percale.lab.naming import fresh_names, template_hash
@@ -41,22 +42,19 @@ POD_NAME_LABEL = "statefulset.kubernetes.io/pod-name"
 """By which a Service selects one pod of a StatefulSet."""
 
 
-@dataclass(frozen=True, slots=True)
-class Create:
+class Create(Struct, frozen=True):
     """This object is missing."""
 
     object: Object
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """This object has another state now."""
 
     object: Object
 
 
-@dataclass(frozen=True, slots=True)
-class Delete:
+class Delete(Struct, frozen=True):
     """This object has no reason to be there, or not any more."""
 
     object: Object
@@ -65,8 +63,7 @@ class Delete:
 Write: TypeAlias = Create | Change | Delete
 
 
-@dataclass(frozen=True, slots=True)
-class Workloads:
+class Workloads(Struct, frozen=True):
     """The part of the cluster that counts here. `names` are pod names that were in use once: none is used again."""
 
     deployments: Sequence[Deployment] = ()

@@ -8,8 +8,9 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from percale.errors import BadManifest, BadManifests
 from percale.model.pasting import first_fault
@@ -34,8 +35,7 @@ _LONGEST = 40
 """Characters of a wrong value that an error shows."""
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(Struct, frozen=True):
     """An object as it is written: its node in a file's text."""
 
     node: Node

@@ -9,11 +9,11 @@ YAML ──────────────▶ reading_yaml ──┴▶ nod
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeAlias, TypeVar
 
 import msgspec
+from msgspec import Struct
 from msgspec.structs import replace
 
 from percale.errors import BadManifest
@@ -61,8 +61,7 @@ class Skipped(msgspec.Struct, frozen=True, gc=False):
         return f"{self.source}: {self.kind} of {self.api_version} is not known here, left out"
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(Struct, frozen=True):
     """All that a file holds, in its order."""
 
     found: tuple[Found, ...] = ()

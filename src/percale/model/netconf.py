@@ -9,11 +9,11 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
+from msgspec import Struct
 
 from percale.errors import BadNetworkConfig
 from percale.model.backend_options import OPTIONS, REMOVED, BackendOptions
@@ -23,8 +23,7 @@ Net = TypeVar("Net", IPv4Network, IPv6Network)
 DEFAULT_BACKEND = "vxlan"
 
 
-@dataclass(frozen=True, slots=True)
-class SubnetRange(Generic[Net]):
+class SubnetRange(Struct, Generic[Net], frozen=True):
     """One family's pod network and the node subnets cut from it: `first` to `last`, each with prefix `length`."""
 
     network: Net
@@ -39,8 +38,7 @@ class SubnetRange(Generic[Net]):
         return (int(self.last.network_address) - int(self.first.network_address)) // step + 1
 
 
-@dataclass(frozen=True, slots=True)
-class NetworkConfig:
+class NetworkConfig(Struct, frozen=True):
     """A net-conf.json that can be used; at least one family is there."""
 
     ipv4: SubnetRange[IPv4Network] | None
@@ -81,8 +79,7 @@ class _Given(NamedTuple):
     high: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Family(Generic[Net]):
+class _Family(Struct, Generic[Net], frozen=True):
     """What differs between the families: key prefix, limits and the default node subnet."""
 
     prefix: str

@@ -11,8 +11,9 @@ rules are compiled from the same classes (`render/classes.py`). Callers: render,
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
+
+from msgspec import Struct
 
 from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
 from percale.model.lease import SubnetLease
@@ -40,8 +41,7 @@ KINDS: tuple[type[Object], ...] = (Namespace, Node, SubnetLease, NetworkPolicy, 
 _TIERS = {"Admin": 0, "NetworkPolicy": 1, "Baseline": 2}
 
 
-@dataclass(frozen=True)
-class PolicyClass:
+class PolicyClass(Struct, frozen=True, dict=True):
     """The policies that select a pod, in the order in which they are asked. Pods with equal classes share their rules."""
 
     policies: tuple[CompiledPolicy, ...]
@@ -68,8 +68,7 @@ def _stages_of(policies: tuple[CompiledPolicy, ...], direction: Direction) -> It
         yield tuple(rule for policy in policies if policy.tier == tier for rule in policy.rules(direction))
 
 
-@dataclass(frozen=True, slots=True)
-class Touched:
+class Touched(Struct, frozen=True):
     """What a change did: pods that moved, and policies that are new, different or gone."""
 
     moved: tuple[Moved, ...] = ()

@@ -6,10 +6,11 @@ A term's name is a digest of its content: equal selectors are one term, tracked 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
 from typing import Literal, TypeAlias
+
+from msgspec import Struct
 
 from percale.model.addresses import Network, parse_network
 from percale.model.selector import LabelSelector
@@ -36,17 +37,16 @@ def spelled(selector: LabelSelector) -> tuple[object, ...]:
     )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Term:
+class Term(Struct, frozen=True, eq=False, dict=True):
     """Pods with these labels, in one namespace or in all that a selector matches."""
 
     namespaces: str | LabelSelector
     pods: LabelSelector = EVERYTHING
-    name: str = field(init=False)
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def name(self) -> str:
         where = self.namespaces if isinstance(self.namespaces, str) else spelled(self.namespaces)
-        object.__setattr__(self, "name", digest(where, spelled(self.pods)))
+        return digest(where, spelled(self.pods))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Term) and self.name == other.name
@@ -64,8 +64,7 @@ class Term:
         return there and self.pods.matches(labels)
 
 
-@dataclass(frozen=True)
-class Block:
+class Block(Struct, frozen=True, dict=True):
     """Addresses of a network without some parts of it, of one family: `in` takes a packed address."""
 
     cidr: str
@@ -93,30 +92,26 @@ class Block:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class NodeTerm:
+class NodeTerm(Struct, frozen=True):
     """Nodes with these labels, by all their addresses."""
 
     nodes: LabelSelector
 
 
-@dataclass(frozen=True, slots=True)
-class DomainTerm:
+class DomainTerm(Struct, frozen=True):
     """Addresses that a name resolves to; `*.` stands for one label or more."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Unknown:
+class Unknown(Struct, frozen=True):
     """A peer of a sort that this version does not know: it never opens, and always closes."""
 
 
 Peer: TypeAlias = Term | Block | NodeTerm | DomainTerm | Unknown
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class PortSpan:
+class PortSpan(Struct, frozen=True, order=True):
     """Ports of one protocol, both ends included."""
 
     protocol: str
@@ -127,8 +122,7 @@ class PortSpan:
         return self.first <= port <= self.last
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class PortName:
+class PortName(Struct, frozen=True, order=True):
     """A port by its name on the destination pod; of any protocol when `protocol` is "" (ClusterNetworkPolicy)."""
 
     name: str

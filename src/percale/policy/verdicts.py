@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Literal, TypeAlias
+
+from msgspec import Struct
 
 from percale.policy.compiling import PolicyKey, RuleRef
 from percale.policy.pods import PodFacts
@@ -15,8 +16,7 @@ Why: TypeAlias = Literal["open", "rule", "isolated", "denied", "node", "self"]
 a cluster policy denies it. node: a pod and its own node. self: a pod and itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class Party:
+class Party(Struct, frozen=True):
     """One end of a flow: an address, with its pod or its node when it is one's."""
 
     address: bytes
@@ -30,8 +30,7 @@ class Party:
         return f"node/{self.node} ({address})" if self.node else address
 
 
-@dataclass(frozen=True, slots=True)
-class Flow:
+class Flow(Struct, frozen=True):
     """A new connection; `port` is the destination's own (after DNAT), None for ICMP."""
 
     source: Party
@@ -40,8 +39,7 @@ class Flow:
     port: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Struct, frozen=True):
     """One side's: the source's egress or the destination's ingress."""
 
     direction: Direction
@@ -53,8 +51,7 @@ class Decision:
     """The NetworkPolicies that isolate the pod in this direction."""
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """Allowed when both sides allow it."""
 
     flow: Flow

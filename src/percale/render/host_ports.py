@@ -10,8 +10,9 @@ The text is there with and without Services. `agent/host_ports.py` fills it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
+
+from msgspec import Struct
 
 from percale.render.classes import PROTOCOLS
 from percale.render.contents import Field, SetShape
@@ -20,8 +21,7 @@ from percale.render.objects import IPAddress
 Protocol: TypeAlias = Literal["TCP", "UDP", "SCTP"]
 
 
-@dataclass(frozen=True, slots=True)
-class HostPort:
+class HostPort(Struct, frozen=True):
     """`address` None: at all addresses of the node."""
 
     port: int

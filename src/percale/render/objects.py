@@ -7,10 +7,12 @@ line by `kernel/spelling.py`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from hashlib import sha256
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Literal, TypeAlias
+
+from msgspec import Struct
+from msgspec.structs import force_setattr
 
 IPAddress: TypeAlias = IPv4Address | IPv6Address
 IPNetwork: TypeAlias = IPv4Network | IPv6Network
@@ -31,11 +33,10 @@ Key: TypeAlias = tuple[object, ...]
 def _lower_mac(obj: Peer | Link | Neighbour | FdbEntry) -> None:
     """Hardware addresses are compared as text, and the kernel's are in lower case."""
     if obj.mac is not None and not obj.mac.islower():
-        object.__setattr__(obj, "mac", obj.mac.lower())
+        force_setattr(obj, "mac", obj.mac.lower())
 
 
-@dataclass(frozen=True, slots=True)
-class Vxlan:
+class Vxlan(Struct, frozen=True):
     """The attributes that make a vxlan device what it is; a change of one means a new device."""
 
     vni: int
@@ -46,8 +47,7 @@ class Vxlan:
     gbp: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
+class Peer(Struct, frozen=True):
     """The other end of a veth pair; `namespace` is an open descriptor of the namespace it is born in (None: here)."""
 
     name: str
@@ -59,8 +59,7 @@ class Peer:
         _lower_mac(self)
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(Struct, frozen=True):
     """A network device. `kind` None: not ours to create (lo, eth0), only its settings are wished.
 
     A setting that is None is left as it is. `alias` is the owner's mark on a device of ours.
@@ -85,8 +84,7 @@ class Link:
         return ("link", self.name)
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(Struct, frozen=True):
     """An address on a device; IPv6 ones skip duplicate detection, so they work at once."""
 
     dev: str
@@ -97,8 +95,7 @@ class Address:
         return ("address", self.dev, self.address)
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(Struct, frozen=True):
     """A route in the main table, ours by its protocol number. Without `via` its scope is link."""
 
     dst: IPNetwork
@@ -115,8 +112,7 @@ class Route:
         return ("route", self.dst.version, int(self.dst.network_address), self.dst.prefixlen, self.metric)
 
 
-@dataclass(frozen=True, slots=True)
-class Neighbour:
+class Neighbour(Struct, frozen=True):
     """A permanent neighbour: `address` on `dev` is `mac`."""
 
     dev: str
@@ -136,8 +132,7 @@ def neighbour_key(dev: str, address: IPAddress) -> Key:
     return ("neighbour", dev, address.version, int(address))
 
 
-@dataclass(frozen=True, slots=True)
-class FdbEntry:
+class FdbEntry(Struct, frozen=True):
     """A permanent forwarding entry of a vxlan device: frames for `mac` go to the VTEP at `dst`."""
 
     dev: str
@@ -152,8 +147,7 @@ class FdbEntry:
         return ("fdb", self.dev, self.mac)
 
 
-@dataclass(frozen=True, slots=True)
-class Shaper:
+class Shaper(Struct, frozen=True):
     """A token bucket (tbf) at a device's root: `rate` and `burst` in bits a second and bits, latency 25 ms."""
 
     dev: str
@@ -165,8 +159,7 @@ class Shaper:
         return ("shaper", self.dev)
 
 
-@dataclass(frozen=True, slots=True)
-class Redirect:
+class Redirect(Struct, frozen=True):
     """All that enters `dev` passes through `to` first (an ifb whose shaper limits it)."""
 
     dev: str
@@ -177,8 +170,7 @@ class Redirect:
         return ("redirect", self.dev)
 
 
-@dataclass(frozen=True, slots=True)
-class Sysctl:
+class Sysctl(Struct, frozen=True):
     """A kernel setting of this namespace, such as `net/ipv4/ip_forward`; never undone, for others may rely on it."""
 
     name: str
@@ -189,8 +181,7 @@ class Sysctl:
         return ("sysctl", self.name)
 
 
-@dataclass(frozen=True, slots=True)
-class Ruleset:
+class Ruleset(Struct, frozen=True):
     """The static text of one table of ours: sets, chains, rules. Elements are objects of their own.
 
     `text` is what stands between the table's braces, without `table ip percale {` and `}`. Read back from the kernel it
@@ -211,8 +202,7 @@ class Ruleset:
         return ("ruleset", self.family)
 
 
-@dataclass(frozen=True, slots=True)
-class Element:
+class Element(Struct, frozen=True):
     """One element of a set in a table of ours.
 
     `match` is the element's key, one part per field of the set's type: a device name (ifname), a MAC, an address, a network
@@ -227,7 +217,7 @@ class Element:
         if any(
             isinstance(part, IPv4Network | IPv6Network) and part.prefixlen == part.max_prefixlen for part in self.match
         ):
-            object.__setattr__(self, "match", tuple(_single(part) for part in self.match))
+            force_setattr(self, "match", tuple(_single(part) for part in self.match))
 
     @property
     def key(self) -> Key:

@@ -12,7 +12,8 @@ they are. A flow is forgotten after a few seconds and learned again from its nex
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from percale.render.objects import OWNER, IPAddress, IPNetwork
 
@@ -27,16 +28,14 @@ _KEPT = 0xFFFF_FFFF ^ MARK
 SETS = ("flows4", "flows6", "pings4", "pings6")
 
 
-@dataclass(frozen=True, slots=True)
-class Wire:
+class Wire(Struct, frozen=True):
     """A routed pod's device and its addresses."""
 
     device: str
     addresses: tuple[IPAddress, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Way:
+class Way(Struct, frozen=True):
     """Pods of another node: the next hop and its device."""
 
     network: IPNetwork
@@ -44,8 +43,7 @@ class Way:
     device: str
 
 
-@dataclass(frozen=True, slots=True)
-class Shortcuts:
+class Shortcuts(Struct, frozen=True):
     """All that there is to know; `mtu` is the smallest of the ways'."""
 
     wires: tuple[Wire, ...]
@@ -53,8 +51,7 @@ class Shortcuts:
     mtu: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Packet:
+class _Packet(Struct, frozen=True):
     """Of one IP version. What each known packet is asked is raw loads: a rule that names a header asks for its kind first."""
 
     ip: str

@@ -10,10 +10,11 @@ MAC does. Each end of a pair may carry limits, which the host's device enforces.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from hashlib import sha256
 from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
 from typing import Literal, TypeAlias
+
+from msgspec import Struct
 
 from percale.ipam.addresses import gateway
 from percale.ipam.plan import NodeSubnets
@@ -45,8 +46,7 @@ _JUDGED = {4: "bridge-nf-call-iptables", 6: "bridge-nf-call-ip6tables"}
 DEFAULTS: dict[int, IPNetwork] = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 
 
-@dataclass(frozen=True, slots=True)
-class PodNetwork:
+class PodNetwork(Struct, frozen=True):
     """What the pods of this node have in common; `bridge` is the device's name in bridge wiring."""
 
     subnets: NodeSubnets
@@ -55,16 +55,14 @@ class PodNetwork:
     bridge: str = "cni0"
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
+class Limit(Struct, frozen=True):
     """A token bucket: bits a second, and bits."""
 
     rate: int
     burst: int
 
 
-@dataclass(frozen=True, slots=True)
-class PodWires:
+class PodWires(Struct, frozen=True):
     """One interface of one pod. `addresses` carry the prefix that the pod sees, IPv4 first.
 
     `ingress` limits what comes to the pod, `egress` what it sends. `bridge` is None for a routed pod.

@@ -7,10 +7,10 @@ free number of the upper part, then of the lower one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Literal, TypeAlias
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from percale.model.addresses import Network, is_address
@@ -83,8 +83,7 @@ def _pool_of(network: Network) -> _Pool:
     return _Pool(first, last, _lower_part(network.num_addresses, 16, 256))
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(Struct, frozen=True):
     """A Service with all that it needs, or what is wrong with what it asks for."""
 
     service: Service

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Literal, NamedTuple, TypeAlias
+
+from msgspec import Struct
 
 from percale.model.endpoints import Endpoint, EndpointSlice
 from percale.model.service import Service
@@ -36,8 +37,7 @@ class Record(NamedTuple):
     data: str
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """`known` False: there is no such name (NXDOMAIN). None of the records may be of the type that was asked for."""
 
     known: bool

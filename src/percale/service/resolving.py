@@ -5,8 +5,9 @@ Called by the command `percale service resolve`, by explain, and by kernel tests
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
+
+from msgspec import Struct
 
 from percale.model.addresses import Address
 from percale.model.pod import Protocol
@@ -19,8 +20,7 @@ from percale.service.table import ServiceTable
 Action: TypeAlias = Literal["endpoints", "reject", "drop", "none"]
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """`none`: no Service's matter. `masquerade` is true when it is so whichever of the endpoints is chosen."""
 
     action: Action

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
+
+from msgspec import Struct
 
 from percale.model.addresses import Network, is_address, packed
 from percale.model.node import Node
@@ -16,8 +17,7 @@ REMOVED_SOON = "ToBeDeletedByClusterAutoscaler"
 """The taint of a node that the cluster autoscaler is about to remove."""
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceConfig:
+class ServiceConfig(Struct, frozen=True):
     """What the agent's configuration says of Services."""
 
     node: str
@@ -34,8 +34,7 @@ class ServiceConfig:
     """Of Services that do not name one."""
 
 
-@dataclass(frozen=True, slots=True)
-class NodeFacts:
+class NodeFacts(Struct, frozen=True):
     """What Services look at in the own Node. `addresses` are packed, the primary one of each family first."""
 
     zone: str = ""

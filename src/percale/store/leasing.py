@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from percale.errors import BadManifest
@@ -33,8 +33,7 @@ def _since_boot() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-@dataclass(frozen=True, slots=True)
-class BootClock:
+class BootClock(Struct, frozen=True):
     """This boot's name, and the seconds since it began."""
 
     boot: Callable[[], str] = _boot_id

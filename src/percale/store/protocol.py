@@ -5,8 +5,9 @@ all pass tests/contract/test_store.py.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol, TypeAlias, TypeVar
+
+from msgspec import Struct
 
 from percale.errors import PercaleError
 from percale.model.meta import Object, ObjectKey
@@ -14,8 +15,7 @@ from percale.model.meta import Object, ObjectKey
 T = TypeVar("T", bound=Object)
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True):
     """Everything of the watched kinds, at once; the first event of a watch, and again after the store lost its place.
 
     Kind by kind, as they were asked for.
@@ -25,22 +25,19 @@ class Snapshot:
     """Made one by one while somebody looks through them, where a store keeps them as bytes: they may be very many."""
 
 
-@dataclass(frozen=True, slots=True)
-class Upserted:
+class Upserted(Struct, frozen=True):
     """An object is new or changed."""
 
     object: Object
 
 
-@dataclass(frozen=True, slots=True)
-class Deleted:
+class Deleted(Struct, frozen=True):
     """An object is gone; `object` is its last known state."""
 
     object: Object
 
 
-@dataclass(frozen=True, slots=True)
-class Trouble:
+class Trouble(Struct, frozen=True):
     """Something in the store cannot be read (a file turned bad): its last good objects stay in force.
 
     `error` None: the trouble at `source` is over.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_interface, ip_network
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from percale.backend.protocol import LocalNode
 from percale.kernel.protocol import Interface

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface, ip_network
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from percale.backend.choosing import Located, Wishes, address_of, local_node, locate, on_link
 from percale.errors import BadConfig

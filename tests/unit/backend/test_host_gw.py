@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import pytest
+from msgspec.structs import replace
 
 from percale.backend.host_gw import HostGw
 from percale.backend.protocol import LocalNode

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Network, ip_address, ip_interface, ip_network
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from percale.backend.protocol import LocalNode
 from percale.backend.vxlan import VxlanBackend

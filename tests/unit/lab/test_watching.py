@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from percale.kernel.tracing import Judged
 from percale.lab.watching import Merging, Name

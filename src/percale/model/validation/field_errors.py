@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeGuard
+
+from msgspec import Struct
 
 from percale.model.tree import Steps, spelled
 
@@ -19,8 +20,7 @@ Sort: TypeAlias = Literal[
 _WITHOUT_VALUE = frozenset(("Required value", "Forbidden", "Too long"))
 
 
-@dataclass(frozen=True, slots=True)
-class FieldError:
+class FieldError(Struct, frozen=True):
     """`steps` lead to the field. `below` leads on to the place in the file that is meant, when that is a part of it."""
 
     steps: Steps

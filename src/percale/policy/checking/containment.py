@@ -6,15 +6,15 @@ Certain for every cluster, whatever its pods and labels are. False means "not ce
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from percale.model.namespace import NAME_LABEL
 from percale.model.selector import LabelSelector
 from percale.policy.checking.shapes import Block, Domains, NamedPort, Nodes, Peer, Port, Ports, Rule, Selection
 
 
-@dataclass(frozen=True, slots=True)
-class _Values:
+class _Values(Struct, frozen=True):
     """What a selector allows of one key: these values, or (when `others`) all but these; `absent`: no such label is fine."""
 
     values: frozenset[str] = frozenset()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from ipaddress import collapse_addresses, ip_network
+
+from msgspec import Struct, field
 
 from percale.model.addresses import Network
 from percale.model.configmap import ConfigMap
@@ -25,8 +26,7 @@ SYSTEM_NAMESPACES = ("kube-system", "kube-public", "kube-node-lease")
 _NET_CONF = "net-conf.json"
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerPort:
+class ContainerPort(Struct, frozen=True):
     """A port that a pod declares."""
 
     name: str | None
@@ -34,8 +34,7 @@ class ContainerPort:
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class HeldPod:
+class HeldPod(Struct, frozen=True):
     """A pod, or the template of many, that policies may select: not one in its node's network. `name` is unique."""
 
     name: str
@@ -44,8 +43,7 @@ class HeldPod:
     ports: tuple[ContainerPort, ...]
 
 
-@dataclass(frozen=True)
-class Holdings:
+class Holdings(Struct, frozen=True, dict=True):
     """`namespaces` with their labels; `namespaces_known`: manifests say which there are, not only pods."""
 
     pods: tuple[HeldPod, ...]

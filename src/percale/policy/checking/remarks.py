@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
+
+from msgspec import Struct
 
 from percale.model.decoding import Source
 from percale.model.tree import Steps, spelled
@@ -28,8 +29,7 @@ Code: TypeAlias = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Remark:
+class Remark(Struct, frozen=True):
     """`part` is named in front of the text, `field` is the line to look at; both are ways into the object at `source`."""
 
     code: Code

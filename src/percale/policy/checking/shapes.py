@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
+
+from msgspec import Struct
 
 from percale.model.addresses import Network, parse_network
 from percale.model.clusternetworkpolicy import (
@@ -28,8 +29,7 @@ EVERYTHING = LabelSelector()
 LAST_PORT = 65535
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
+class Selection(Struct, frozen=True):
     """Pods, of the one namespace that is named or of those that a selector means. The steps lead to the selectors."""
 
     namespaces: str | LabelSelector
@@ -38,43 +38,37 @@ class Selection:
     pods_field: Steps = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(Struct, frozen=True):
     """Addresses."""
 
     network: Network
     exceptions: tuple[Network, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Nodes:
+class Nodes(Struct, frozen=True):
     """The nodes' own addresses."""
 
     selector: LabelSelector
 
 
-@dataclass(frozen=True, slots=True)
-class Domains:
+class Domains(Struct, frozen=True):
     """Names of hosts outside."""
 
     names: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Unknown:
+class Unknown(Struct, frozen=True):
     """A peer or a protocol of a newer API."""
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
+class Peer(Struct, frozen=True):
     """One item of `from` or `to`; an item with several networks is several."""
 
     field: Steps
     means: Selection | Block | Nodes | Domains | Unknown
 
 
-@dataclass(frozen=True, slots=True)
-class Ports:
+class Ports(Struct, frozen=True):
     """Port numbers of one protocol."""
 
     protocol: str
@@ -82,24 +76,21 @@ class Ports:
     last: int = LAST_PORT
 
 
-@dataclass(frozen=True, slots=True)
-class NamedPort:
+class NamedPort(Struct, frozen=True):
     """`protocol` None: any."""
 
     name: str
     protocol: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Port:
+class Port(Struct, frozen=True):
     """One item of `ports` or `protocols`."""
 
     field: Steps
     means: Ports | NamedPort | Unknown
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(Struct, frozen=True):
     """`peers` None: everybody. `ports` None: all traffic, ICMP too."""
 
     field: Steps
@@ -109,8 +100,7 @@ class Rule:
     ports: tuple[Port, ...] | None
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(Struct, frozen=True):
     """`name` is `np:ns/name` or `cnp:name`. `rules` are those with an effect."""
 
     obj: NetworkPolicy | ClusterNetworkPolicy

@@ -1,0 +1,72 @@
+"""A lab with a client on one node and a server on another. Used by `datapath` and `service_paths`."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.rows import run
+from percale.lab.place import locate
+
+PERCALE = str(Path(sys.executable).with_name("percale"))
+NODES = ("node1", "node2")
+LAB = """
+apiVersion: percale.io/v1alpha1
+kind: Lab
+metadata: {{name: bench}}
+spec:
+  network: {{Network: 10.244.0.0/16, Backend: {{Type: {backend}}}}}
+  segments: [{{name: a}}]
+  nodes: [{{name: node1, segment: a}}, {{name: node2, segment: a}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: client}}
+spec: {{nodeName: node1, containers: [{{name: c}}]}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: server, labels: {{app: server}}}}
+spec: {{nodeName: node2, containers: [{{name: c}}]}}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class LabPair:
+    """A lab that runs; `address` is the server's."""
+
+    name: str
+    address: str
+
+    def inside(self, pod: str) -> tuple[str, ...]:
+        """How to run a command in the client or the server."""
+        return PERCALE, "lab", "exec", "--lab", self.name, pod, "--"
+
+    def without_shortcut(self) -> None:
+        """From now on; the agents make it no more."""
+        for node in NODES:
+            with locate(self.name).node(node).config.open("a") as config:
+                config.write('shortcut: "off"\n')
+            run(PERCALE, "lab", "restart-agent", "--lab", self.name, node)
+            run(PERCALE, "lab", "node", "--lab", self.name, node, "--", "nft", "delete", "table", "netdev", "percale")
+
+
+@contextlib.contextmanager
+def lab_pair(name: str, *, backend: str = "vxlan", more: str = "") -> Iterator[LabPair]:
+    """With `more` manifests."""
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as manifest:
+        manifest.write(LAB.format(backend=backend) + more)
+        manifest.flush()
+        run(PERCALE, "lab", "up", "--name", name, "-f", manifest.name)
+    try:
+        pods = run(PERCALE, "lab", "get", "pods", "--lab", name, "-o", "json")
+        found = re.search(r'"name": "server".*?"podIP": "([\d.]+)"', pods, re.DOTALL)
+        assert found is not None, pods
+        yield LabPair(name, found[1])
+    finally:
+        run(PERCALE, "lab", "down", name)
