@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 import click
 
 from percale.cli.findings import Finding, by_severity, counted, decoded, errors_of, tell
+from percale.cli.source_options import networks
 from percale.errors import BadNetworkConfig
 from percale.lab.document import Lab
 from percale.lab.files import Document, read
-from percale.model.addresses import Network, is_network, parse_network
+from percale.model.addresses import Network
 from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
 from percale.model.decoding import Found, Source, node_at, read_nodes
 from percale.model.netconf import network_config
@@ -23,7 +24,9 @@ from percale.policy.checking.remarks import Remark
 @click.command()
 @click.argument("paths", metavar="FILE|DIR…", nargs=-1, required=True)
 @click.option("--strict", is_flag=True, help="Exit 1 on warnings too.")
-@click.option("--pod-cidr", "cidrs", metavar="CIDR", multiple=True, help="The pod network, where no manifest says it.")
+@click.option(
+    "--pod-cidr", "cidrs", metavar="CIDR,…", multiple=True, help="The pod network, where no manifest says it."
+)
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def check(*, paths: tuple[str, ...], strict: bool, cidrs: tuple[str, ...], output: str) -> int:
     """Check policies; give the pods and namespaces that they are for, too.
@@ -32,24 +35,17 @@ def check(*, paths: tuple[str, ...], strict: bool, cidrs: tuple[str, ...], outpu
     nothing, named ports nobody has, ipBlocks that hold the pod network, sections and rules without effect, DNS
     that is cut off. Exits with 1 on errors.
     """
-    networks = _networks(cidrs)
+    given = networks(cidrs, "--pod-cidr")
     documents = read(paths)
     findings, found = decoded(documents)
     if not findings:
         try:
-            findings = _remarked(found, documents, networks)
+            findings = _remarked(found, documents, given)
         except BadNetworkConfig as error:
             findings = errors_of(error, documents[0][0])
     count = by_severity(findings)
     tell(findings, "policy", output, _summary(found, count))
     return 1 if count["error"] or (strict and count["warning"]) else 0
-
-
-def _networks(cidrs: Iterable[str]) -> list[Network]:
-    for cidr in cidrs:
-        if not is_network(cidr):
-            raise click.BadParameter(f"{cidr!r} is not a network, such as 10.244.0.0/16", param_hint="--pod-cidr")
-    return [parse_network(cidr) for cidr in cidrs]
 
 
 def _remarked(found: Sequence[Found], documents: Sequence[Document], given: Sequence[Network]) -> list[Finding]:

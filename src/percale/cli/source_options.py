@@ -23,5 +23,5 @@ def networks(texts: Iterable[str], option: str, but: str | None = None) -> tuple
     words = [word.strip() for text in texts for word in text.split(",") if word.strip() and word.strip() != but]
     for word in words:
         if not is_network(word):
-            raise click.BadParameter(f"{word!r} is not a network, such as 10.96.0.0/12", param_hint=option)
+            raise click.BadParameter(f"{word!r} is not a network, such as 10.0.0.0/16", param_hint=option)
     return tuple(map(parse_network, words))

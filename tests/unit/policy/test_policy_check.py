@@ -74,7 +74,8 @@ def test_warnings_and_strict(capsys: pytest.CaptureFixture[str], here: Path) -> 
 def test_the_pod_network_from_the_command_line_or_a_lab(capsys: pytest.CaptureFixture[str], here: Path) -> None:
     (here / "a.yaml").write_text(POLICY + "  ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8}}]}]\n")
     assert run(capsys, "a.yaml") == (0, ["1 policy: 0 errors, 0 warnings"])
-    assert "holds the pod network 10.1.0.0/16: " in run(capsys, "a.yaml", "--pod-cidr", "10.1.0.0/16")[1][0]
+    for cidrs in (["10.1.0.0/16"], ["fd00::/48,10.1.0.0/16"], ["fd00::/48", "--pod-cidr", "10.1.0.0/16"]):
+        assert "holds the pod network 10.1.0.0/16: " in run(capsys, "a.yaml", "--pod-cidr", *cidrs)[1][0]
     (here / "lab.yaml").write_text(
         "apiVersion: percale.io/v1alpha1\nkind: Lab\nmetadata: {name: l}\nspec: {network: {Network: 10.2.0.0/16}}\n"
     )
