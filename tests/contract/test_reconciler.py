@@ -298,6 +298,18 @@ async def test_the_underlay_is_told_when_it_changes(world: World) -> None:
     assert world.reconciler.underlay == told[-1]
 
 
+async def test_what_is_absent_is_told_to_whoever_asked_for_it(world: World) -> None:
+    told: list[str] = []
+    world.reconciler.on_absent(FLANNEL.key, lambda: told.append("tunnel"))
+    world.reconciler.on_absent(TABLE.key, lambda: told.append("table"))
+    world.reconciler.want("node", NODE)
+    await world.reconciler.settled("node")
+    world.somebody(Remove(FLANNEL))
+    assert await eventually(lambda: bool(told))
+    assert await world.comes_to_hold(*NODE)
+    assert told == ["tunnel"]
+
+
 async def test_a_foreign_device_keeps_the_settings_that_are_wished(world: World) -> None:
     world.reconciler.want("node", (Link("lo", up=True),))
     await world.reconciler.settled("node")

@@ -12,7 +12,7 @@ import pytest
 from percale.kernel import links
 from percale.kernel.driver import KernelDriver
 from percale.kernel.namespaces import NamespaceThread
-from percale.kernel.protocol import KernelEvent, Lost, UnderlayChanged
+from percale.kernel.protocol import SHORTCUT_TABLE, Absent, KernelEvent, Lost, UnderlayChanged
 from percale.kernel.reconciling import Reconciler
 
 PATIENCE = 30.0
@@ -80,3 +80,18 @@ async def test_the_reconciler_reports_it_and_reads_again(space: Any, monkeypatch
     (report,) = reports
     assert report["message"] == "listening to the kernel failed"
     assert isinstance(report["exception"], Defect)
+
+
+def test_the_shortcuts_table_is_absent_when_it_was_deleted_and_not_made_anew(space: Any) -> None:
+    told: list[KernelEvent] = []
+    driver = space.driver()
+    driver.follow(told.extend)
+    anew = "table netdev percale { set a { type mark; }; }"
+    space.run("nft", anew)
+    space.run("nft", f"delete table netdev percale; {anew}")
+    space.run("nft", "table netdev other; delete table netdev other")
+    space.run("nft", "table ip percale; delete table ip percale")
+    until(lambda: Absent(("ruleset", "ip")) in told)
+    assert Absent(SHORTCUT_TABLE) not in told
+    space.run("nft", "delete table netdev percale")
+    until(lambda: Absent(SHORTCUT_TABLE) in told)

@@ -13,7 +13,7 @@ import pytest
 from percale.errors import KernelError
 from percale.kernel import reconciling
 from percale.kernel.fake import FakeKernel
-from percale.kernel.protocol import Change, Remove
+from percale.kernel.protocol import SHORTCUT_TABLE, Change, Remove
 from percale.kernel.reconciling import Reconciler
 from percale.render.objects import Address, Link, Peer, Route, Ruleset
 
@@ -33,12 +33,15 @@ async def eventually(condition: Callable[[], bool]) -> bool:
 async def test_after_lost_events_everything_is_read_again() -> None:
     kernel = FakeKernel()
     reconciler = Reconciler(kernel)
+    absent = asyncio.Event()
+    reconciler.on_absent(SHORTCUT_TABLE, absent.set)
     await reconciler.start()
     reconciler.want("node", (ETH0, ADDRESS, TABLE))
     await reconciler.settled("node")
     del kernel.objects[ADDRESS.key], kernel.objects[TABLE.key]
     kernel.lose_events()
     assert await eventually(lambda: ADDRESS.key in kernel.objects and TABLE.key in kernel.objects)
+    assert absent.is_set()  # it may be
     await reconciler.stop()
     assert kernel.closed
 

@@ -47,6 +47,7 @@ from percale.cni.serving import CniServer
 from percale.errors import KernelError, StateError
 from percale.ipam.addresses import AddressPool
 from percale.kernel import sysctl
+from percale.kernel.protocol import SHORTCUT_TABLE
 from percale.model.lease import SubnetLease
 from percale.model.meta import ObjectKey
 from percale.model.pod import Pod as PodObject
@@ -91,7 +92,7 @@ class AgentNode:
             on_local_pods=self._table.touch,
         )
         self._shortcut = Shortcut(self._shortcuts, narrate=ground.narrate, log=log, enabled=config.shortcut == "auto")
-        self._table.on_touched(self._shortcut.reload)
+        self._reconciler.on_absent(SHORTCUT_TABLE, self._shortcut.reload)
         self._established = established(
             config,
             self._enforcement.evaluator,

@@ -21,7 +21,7 @@ from percale.kernel import elements, links, netlink, nftables, rtnetlink, traffi
 from percale.kernel.devices import Devices
 from percale.kernel.links import Device
 from percale.kernel.netlink import Message, attributes, string
-from percale.kernel.protocol import Absent, KernelEvent, Lost, Present, UnderlayChanged, Wiped
+from percale.kernel.protocol import SHORTCUT_TABLE, Absent, KernelEvent, Lost, Present, UnderlayChanged, Wiped
 from percale.render.objects import OWNER, Address, Element, FdbEntry, Neighbour, neighbour_key
 
 _LINK, _NEIGHBOUR, _TRAFFIC, _IPV4_ADDRESS, _IPV4_ROUTE, _IPV6_ADDRESS, _IPV6_ROUTE = 1, 3, 4, 5, 7, 9, 11
@@ -240,8 +240,13 @@ class Observer:
         kind = message.type & 0xFF
         if message.type >> 8 != nftables.SUBSYSTEM or message.port in self._tables.loaders:
             return
-        family = nftables.FAMILY_NAMES.get(message.body[0])
-        if family is None or string(attributes(message.body, 4).get(nftables.TABLE_OF_ANYTHING, b"")) != OWNER:
+        if string(attributes(message.body, 4).get(nftables.TABLE_OF_ANYTHING, b"")) != OWNER:
+            return
+        number = message.body[0]
+        if number == nftables.NETDEV and kind == nftables.DELTABLE and not self._tables.has(number):
+            yield Absent(SHORTCUT_TABLE)  # loading it anew deletes it, too
+        family = nftables.FAMILY_NAMES.get(number)
+        if family is None:
             return
         if kind in _TABLE_DESTROYERS:
             yield Absent(("ruleset", family))

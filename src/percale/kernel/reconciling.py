@@ -4,7 +4,7 @@
     want(source, objects) ──────┼─▶ Ledger: desired ─┐                      │
                           inbox │                    ├─ plan() ─▶ Driver.apply ──▶
     settled(source) ◀───────────┼── applied(results) ┘                      │
-    on_underlay, on_problem ◀───┼── Ledger: actual ◀── Driver.read / .follow ◀──
+    on_underlay, on_… ◀─────────┼── Ledger: actual ◀── Driver.read / .follow ◀──
 
 Callers: the agent (backends, masquerade), cni (pods). The event loop never waits: it leaves notes in the inbox, and one worker
 thread does all that takes time, planning included. Whatever is in the inbox when the worker comes back is one batch.
@@ -24,7 +24,7 @@ from typing import TypeAlias
 
 from percale.errors import KernelError
 from percale.kernel.ledger import Ledger
-from percale.kernel.protocol import Change, Driver, KernelEvent, Lost, Underlay, UnderlayChanged
+from percale.kernel.protocol import Absent, Change, Driver, KernelEvent, Lost, Underlay, UnderlayChanged
 from percale.render.objects import KernelObject, Key, Link
 
 FIRST_PAUSE = 0.05
@@ -58,6 +58,7 @@ class Reconciler:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._underlay = Underlay((), ())
         self._underlay_callbacks: list[Callable[[Underlay], None]] = []
+        self._absence_callbacks: list[tuple[Absent, Callable[[], None]]] = []
         self._problems: Mapping[Key, KernelError] = {}
         self._pending: set[asyncio.Future[None]] = set()
         # The worker's own:
@@ -113,6 +114,10 @@ class Reconciler:
         """Call back when the underlay has changed."""
         self._underlay_callbacks.append(callback)
 
+    def on_absent(self, key: Key, callback: Callable[[], None]) -> None:
+        """Call back when somebody else has removed what stands at this key, or may have."""
+        self._absence_callbacks.append((Absent(key), callback))
+
     @property
     def problems(self) -> Mapping[Key, KernelError]:
         """Objects that the kernel refuses now; each is tried again with growing pauses."""
@@ -160,6 +165,9 @@ class Reconciler:
                     self._report_defect("listening to the kernel failed", event.error)
             elif isinstance(event, UnderlayChanged):
                 self._underlay_due = now
+        for absent, callback in self._absence_callbacks:
+            if any(event == absent or isinstance(event, Lost) for event in events):
+                self._tell(callback)
         self._ledger.observe(events)
 
     def _work(self) -> None:
