@@ -49,7 +49,8 @@ def datagrams(namespace: Path, address: str, port: int = 0) -> socket.socket:
         thread.close()
     made.setblocking(False)
     made.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
-    made.bind((address, port))
+    ((*_, place),) = socket.getaddrinfo(address, port, type=socket.SOCK_DGRAM)  # it may have a scope
+    made.bind(place)
     return made
 
 

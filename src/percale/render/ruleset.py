@@ -1,7 +1,7 @@
 """The static text of our three nft tables; whatever changes is an element (`masquerade.py`, `sources.py`). Used by the agent.
 
     ip, ip6   prerouting, raw    a pod's device lets only the pod's own addresses in; tunnels are not tracked
-              input              nothing of a pod's gets into our tunnels
+              input              nothing of a pod's gets into our tunnels, nor what somebody leads there by translating it
               forward, last      the same for those of other nodes; established flows are marked for the shortcut
               postrouting, nat   traffic that leaves the pod network gets the node's address
     bridge    prerouting         the same guard for pods on a bridge
@@ -66,11 +66,13 @@ chain sending {{
 chain arriving {{
     type filter hook input priority filter; policy accept;
     udp dport @tunnels {ip} saddr @pods counter name spoofed drop comment "what a pod puts into a tunnel has any source"
+    udp dport @tunnels ct status dnat counter name spoofed drop comment "sent elsewhere, and led here: by a pod, perhaps"
 }}
 
 chain passing {{
     type filter hook forward priority 200; policy accept;
     udp dport @tunnels {ip} saddr @pods {ip} daddr != @pods counter name spoofed drop comment "the same, other nodes' tunnels"
+    udp dport @tunnels ct status dnat {ip} daddr != @pods counter name spoofed drop comment "likewise"
     ct state established ct status & (snat | dnat) == 0 meta mark set meta mark | {shortcut:#x} comment "for the shortcut"
 }}
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import socket
-import struct
 import subprocess
-import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
 from tests.kernel.agent.cluster import BIN, NETNS, Cluster, Node, Pod, sh, until
 from tests.kernel.agent.policies import DENY, PORT, Policies, allowing, flow, selecting, streams
-from tests.kernel.streams import MAGIC, FlowOf, Streams, datagrams
+from tests.kernel.agent.sniffing import Sniffer
+from tests.kernel.streams import FlowOf, Streams
 
 from percale.kernel.conntrack import Conntrack, Seek
 from percale.kernel.namespaces import NamespaceThread
@@ -22,7 +20,6 @@ from percale.render.enforcing import CUT_MARK
 
 DUAL = {"Network": "10.244.0.0/16", "EnableIPv6": True, "IPv6Network": "fd00:244::/48"}
 WIRINGS = pytest.mark.parametrize("wiring", ["routed", "bridge"])
-_EVERYTHING = 0x0003
 
 
 @pytest.fixture
@@ -34,34 +31,6 @@ def wired(cluster: Cluster, number: int, wiring: str) -> Node:
     node = cluster.node(number, ipv6=True)
     node.settings["cni"]["wiring"] = wiring
     return node
-
-
-class Sniffer:
-    """Whatever comes into a namespace, by any device that it has or will have."""
-
-    def __init__(self, name: str) -> None:
-        with (NETNS / name).open() as namespace:
-            thread = NamespaceThread(namespace.fileno())
-        kind = socket.htons(_EVERYTHING)
-        self._socket = thread.run(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, kind))
-        thread.close()
-        self._socket.setblocking(False)
-        self._socket.setsockopt(socket.SOL_SOCKET, 33, 8 << 20)
-        self.sources: set[str] = set()
-
-    def close(self) -> None:
-        self._socket.close()
-
-    def look(self) -> set[str]:
-        """The source addresses of all that came with our mark in it."""
-        while True:
-            try:
-                packet, place = self._socket.recvfrom(2048)
-            except BlockingIOError:
-                return self.sources
-            if place[2] != socket.PACKET_OUTGOING and MAGIC in packet:
-                start, width = (12, 4) if packet[0] >> 4 == 4 else (8, 16)
-                self.sources.add(str(ip_address(packet[start : start + width])))
 
 
 # A pod under fire
@@ -132,42 +101,6 @@ def test_a_forged_source_that_a_policy_allows_gets_nowhere(cluster: Cluster, pol
                 with flows.going():
                     until(lambda flows=flows: flows.rounds > 30)  # type: ignore[misc]
         assert not sniffer.look()
-
-
-def in_a_tunnel(vni: int, mac: str, source: str, destination: str) -> bytes:
-    """A VXLAN packet's payload: a datagram from one address to another, for the node with this MAC."""
-    data = struct.pack("!HHHH", 9, PORT, 8 + len(MAGIC), 0) + MAGIC
-    addresses = ip_address(source).packed + ip_address(destination).packed
-    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(data), 0, 0, 64, socket.IPPROTO_UDP, 0) + addresses
-    total = sum(struct.unpack("!10H", head))
-    total = (total & 0xFFFF) + (total >> 16)
-    head = head[:10] + struct.pack("!H", ~(total + (total >> 16)) & 0xFFFF) + head[12:]
-    frame = bytes.fromhex(mac.replace(":", "")) + bytes.fromhex("020000000000") + b"\x08\x00" + head + data
-    return struct.pack("!II", 0x08000000, vni << 8) + frame
-
-
-@WIRINGS
-def test_a_pod_speaks_to_no_tunnel_of_the_nodes(cluster: Cluster, policies: Policies, wiring: str) -> None:
-    """It could put a packet with any source into one, which comes out behind all guards. A tunnel hears at all addresses."""
-    here, there = (wired(cluster, number, wiring).start() for number in (1, 2))
-    policies.policy("deny", DENY)
-    policies.policy("friend", allowing("server", "friend"))
-    server, friend = policies.pod(here, "server"), policies.pod(there, "friend")
-    mac = here.ip("-o", "link", "show", "flannel.1").partition("link/ether ")[2].split()[0]
-    payload = in_a_tunnel(1, mac, friend.addresses[0], server.addresses[0])
-    forgers = [policies.pod(here, "near"), policies.pod(there, "far")]
-    tunnel, gateway, *_ = map(str, ip_network(here.subnet))
-    with closing(Sniffer("server")) as sniffer:
-        for forger in forgers:
-            with closing(datagrams(NETNS / forger.name, forger.addresses[0])) as client:
-                for _ in range(20):
-                    for address in ("192.168.0.1", tunnel, gateway):
-                        with suppress(OSError):  # nobody has the gateway's address where pods are routed
-                            client.sendto(payload, (address, 8472))
-                    time.sleep(0.01)
-        assert not sniffer.look()
-        with closing(datagrams(NETNS / "n2", "192.168.0.2")) as node:  # that it would have worked
-            until(lambda: node.sendto(payload, ("192.168.0.1", 8472)) and sniffer.look(), "a node's own gets in")
 
 
 # Pods on a bridge
