@@ -96,13 +96,14 @@ class PolicyTable:
         draft = _Draft()
         chains = self._chains()
         changed = {policy.key for pair in policies for policy in pair if policy is not None}
-        concerned = {address for move in moved for address in _addresses(move)}
-        concerned |= self._selected_by(changed)
+        addresses = {address for move in moved for address in _addresses(move)}
+        concerned = addresses | self._selected_by(changed)
         self._forget_classes(changed)
         self._judge({each.slot for each in moved} if not policies else self._every_local_slot(), draft)
         self._drop_unused_classes()
         self._follow_moves(moved, draft)
-        if any(change.nodes or change.names for change in touched):
+        learned_anew = any(change.nodes or change.names for change in touched)
+        if learned_anew or any(map(self._evaluator.cluster.node_of, addresses)):  # a pod took a node's, or left it
             learned = self._learn_again(draft)
             concerned |= self._judged_by(lambda key: self._looks_into(key, learned))
         self._settle_sets(draft)
@@ -258,14 +259,12 @@ class PolicyTable:
                 return map(_span, wanted.spans)
             case NetworksSet():
                 return [each.network_address.packed + each.broadcast_address.packed for each in wanted.networks]
-            case NodesSet() | DomainSet():
-                cluster, size = self._evaluator.cluster, wanted.shape.key_size
-                found = (
-                    cluster.addresses_of(wanted.term)
-                    if isinstance(wanted, NodesSet)
-                    else cluster.resolved(wanted.domain)
-                )
-                return {address for address in found if len(address) == size}
+            case NodesSet():
+                size, found = wanted.shape.key_size, self._evaluator.cluster.addresses_of(wanted.term)
+                return {each for each in found if len(each) == size and self._members.owner(each) is None}
+            case DomainSet():
+                size, found = wanted.shape.key_size, self._evaluator.cluster.resolved(wanted.domain)
+                return {each for each in found if len(each) == size}
 
     def _named_ports(self, wanted: NamedPortSet) -> Iterable[bytes]:
         """Each once: two containers may give one port the same name."""

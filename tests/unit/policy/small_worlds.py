@@ -313,6 +313,9 @@ puts: st.SearchStrategy[Object] = st.one_of(
     _leases(),
 )
 
+placings: st.SearchStrategy[Object] = st.one_of(_objects(Pod, _pods()), _objects(Node, _nodes()), _leases())
+"""Who has which address."""
+
 removals: st.SearchStrategy[Removal] = st.one_of(
     *(
         st.tuples(
