@@ -96,7 +96,7 @@ class Person:
         )
 
 
-def until(condition: Callable[[], bool], patience: float = 15.0) -> None:
+def until(condition: Callable[[], bool], patience: float = 30.0) -> None:
     """Poll, with a bound."""
     deadline = time.monotonic() + patience
     while not condition():

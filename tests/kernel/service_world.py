@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
+from itertools import cycle
 from typing import Any, NamedTuple, TypeVar
 
 from tests.kernel.conftest import Space
@@ -43,6 +44,8 @@ from percale.service.table import ServiceTable
 
 T = TypeVar("T")
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+_FRESH = cycle(range(33000, 65000))
+"""Ports of clients."""
 KINDS = {"TCP": socket.SOCK_STREAM, "UDP": socket.SOCK_DGRAM}
 PORT, TARGET, NODE_PORT = 80, 8080, 30001
 CLUSTER = {4: "172.30.0.41", 6: "fd00:172::41"}
@@ -140,6 +143,8 @@ def ask(
         if source is not None:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             client.bind(source)
+        elif protocol == "UDP":
+            client.bind(("", next(_FRESH)))  # the kernel might choose one of a flow that it still knows
         try:
             client.connect((target, port))
             if protocol == "UDP":

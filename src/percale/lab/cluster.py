@@ -96,9 +96,9 @@ class Cluster:
                     self.touch()
             except StoreError as error:
                 log(f"store: {error}")
-                directory = self.machines.place.directory
-                if not directory.exists():
-                    raise LabError("the lab ends: its directory is gone", where=str(directory)) from error
+                place = self.machines.place
+                if not place.store.exists():
+                    raise LabError("the lab ends: its directory is gone", where=str(place.directory)) from error
             await asyncio.sleep(_STORE_PAUSE)
 
     async def _whenever(self, changed: asyncio.Event, look: Callable[[], Awaitable[None]]) -> None:

@@ -212,7 +212,7 @@ class Directory:
         else:
             data = self._edited(name, identity, new)
         if data.replace(b"---", b"").strip():
-            write_file(Path(name), data)
+            write_file(Path(name), data, root=self._root)
         else:
             remove_file(Path(name))
         self._take_in([name])

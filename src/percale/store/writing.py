@@ -104,10 +104,14 @@ def make_directory(path: Path) -> None:
         raise unwritable(error, path) from error
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Replace the file (or what a link to it points to) at once. Raises StoreUnavailable; then nothing has changed."""
+def write_file(path: Path, data: bytes, *, root: Path) -> None:
+    """Replace the file (or what a link to it points to) at once. Raises StoreUnavailable; then nothing has changed.
+
+    Directories on the way are made, but for the root: a store that somebody removed at this moment stays removed.
+    """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        for directory in reversed(path.relative_to(root).parents[:-1]):
+            (root / directory).mkdir(exist_ok=True)
         path = path.resolve()
         new = path.with_name(_NEW)
         try:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from percale.errors import Conflict
+from percale.errors import Conflict, StoreUnavailable
 from percale.model.configmap import ConfigMap
 from percale.model.encoding import to_json
 from percale.model.kinds import KINDS
@@ -17,6 +17,7 @@ from percale.model.pod import Pod, PodSpec
 from percale.store.directory import Directory
 from percale.store.leasing import BootClock
 from percale.store.protocol import Deleted, Upserted
+from percale.store.writing import write_file
 
 KEY = ObjectKey("default", "a")
 
@@ -114,3 +115,10 @@ def test_a_kind_is_followed_from_its_first_list_on(filled: Directory, pair: tupl
 def test_a_put_compares_with_an_own_file_that_was_not_read(filled: Directory) -> None:
     with pytest.raises(Conflict, match="exists already"):
         filled.put(pod("x"), "", None)
+
+
+def test_a_write_does_not_bring_a_store_back_that_somebody_removed(tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    with pytest.raises(StoreUnavailable, match="No such file"):
+        write_file(root / "ConfigMap/default/a.json", b"{}", root=root)
+    assert not root.exists()
