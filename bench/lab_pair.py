@@ -53,7 +53,6 @@ class LabPair:
             with locate(self.name).node(node).config.open("a") as config:
                 config.write('shortcut: "off"\n')
             run(PERCALE, "lab", "restart-agent", "--lab", self.name, node)
-            run(PERCALE, "lab", "node", "--lab", self.name, node, "--", "nft", "delete", "table", "netdev", "percale")
 
 
 @contextlib.contextmanager

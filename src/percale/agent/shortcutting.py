@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from percale.agent.logging import Log
 from percale.kernel.nftables import run_nft
@@ -43,12 +44,15 @@ class Shortcut:
         self._due.set()
 
     def reload(self) -> None:
-        """Somebody else has been at the tables."""
+        """Somebody else has removed the table, or may have."""
         self._loaded = ""
         self._due.set()
 
     async def run(self) -> None:
-        """Until the kernel says that it cannot; the end leaves the table in place."""
+        """Until the kernel says that it cannot; the end leaves the table in place. Disabled, it has none."""
+        if not self._enabled:
+            with suppress(OSError):
+                await self._nft(shortcut.NONE)
         while self._enabled:
             await self._due.wait()
             await asyncio.sleep(_GATHER)

@@ -109,10 +109,14 @@ _GOING_ON = "@th,104,8 & 0x7 == 0"
 """No FIN, SYN or RST."""
 
 
+NONE = f"table netdev {OWNER}\ndelete table netdev {OWNER}\n"
+"""No such table, whether there is one or not, as `nft -f` reads it."""
+
+
 def text(shortcuts: Shortcuts) -> str:
-    """The table anew, as `nft -f` reads it."""
+    """The table anew."""
     body = "\n".join([*_sets(shortcuts), *_chains(shortcuts), *_hooks(shortcuts)])
-    return f"table netdev {OWNER}\ndelete table netdev {OWNER}\ntable netdev {OWNER} {{\n{body}\n}}\n"
+    return f"{NONE}table netdev {OWNER} {{\n{body}\n}}\n"
 
 
 def _sets(shortcuts: Shortcuts) -> Iterator[str]:

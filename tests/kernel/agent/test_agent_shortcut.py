@@ -72,6 +72,16 @@ def test_off_means_off(cluster: Cluster) -> None:
     assert not hooked(a.node)
 
 
+def test_off_removes_what_a_former_life_left(cluster: Cluster) -> None:
+    a, b = two_pods(cluster)
+    wait_for_hooks(a)
+    a.node.stop()
+    a.node.settings["shortcut"] = "off"
+    a.node.start()
+    until(lambda: not hooked(a.node), "the table is gone")
+    assert a.reaches(b.addresses[0])
+
+
 def test_two_pods_of_one_node(cluster: Cluster) -> None:
     a, _ = two_pods(cluster)
     c = a.node.pod("c")
