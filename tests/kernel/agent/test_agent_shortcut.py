@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.kernel.agent.cluster import Cluster, Node, Pod, sh, until
+from tests.kernel.agent.cluster import NETNS, Cluster, Node, Pod, sh, until
 
 DUAL = {"Network": "10.244.0.0/16", "EnableIPv6": True, "IPv6Network": "fd00:10:244::/48"}
 
@@ -105,6 +107,70 @@ def test_a_flow_that_others_translate_is_answered_and_takes_the_long_way(cluster
     sent, answered = counts()
     assert answered >= sent - 1 > 20
     assert forwarded(a.node) >= 2 * (answered - 1)
+
+
+TALK = """
+import socket, sys
+kind = socket.SOCK_STREAM if sys.argv[1] == "TCP" else socket.SOCK_DGRAM
+for place in sys.argv[2:]:
+    with socket.socket(socket.AF_INET, kind) as near:
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes((1, 0, 0, 0, 0, 0, 0, 0)))
+        near.settimeout(5)
+        near.bind(("", 5555))
+        near.connect((place, 80))
+        for _ in range(20):
+            near.send(b"?")
+            assert near.recv(9) == b"?", place
+"""
+ECHO = """
+import socket, sys
+kind = socket.SOCK_STREAM if sys.argv[1] == "TCP" else socket.SOCK_DGRAM
+with socket.socket(socket.AF_INET, kind) as listener:
+    listener.bind(("", 80))
+    if kind == socket.SOCK_STREAM:
+        listener.listen()
+    print("listening", flush=True)
+    while True:
+        if kind == socket.SOCK_DGRAM:
+            listener.sendto(*listener.recvfrom(9))
+            continue
+        near = listener.accept()[0]
+        try:
+            while data := near.recv(9):
+                near.send(data)
+        except ConnectionResetError:
+            pass
+"""
+
+
+@pytest.mark.parametrize("protocol", ["TCP", "UDP"])
+def test_one_port_used_straight_and_by_a_translated_address_is_never_mistaken(cluster: Cluster, protocol: str) -> None:
+    a, b = two_pods(cluster)
+    wait_for_hooks(a, b)
+    translation = f"ip daddr 10.99.0.1 dnat to {b.addresses[0]}"
+    a.node.sh("nft", f"table ip other {{ chain pre {{ type nat hook prerouting priority dstnat; {translation}; }}; }}")
+    inside = ["nsenter", f"--net={NETNS / b.name}", sys.executable, "-c", ECHO, protocol]
+    with subprocess.Popen(inside, stdout=subprocess.PIPE) as server:
+        try:
+            assert server.stdout is not None
+            assert server.stdout.readline() == b"listening\n"
+            straight, translated = b.addresses[0], "10.99.0.1"
+            sh(
+                a.name,
+                sys.executable,
+                "-c",
+                TALK,
+                protocol,
+                straight,
+                translated,
+                straight,
+                translated,
+                translated,
+                straight,
+            )
+        finally:
+            server.kill()
 
 
 def test_a_policy_that_forbids_a_known_flow_stops_it(cluster: Cluster) -> None:
