@@ -14,6 +14,7 @@ from percale.kernel.driver import KernelDriver
 from percale.kernel.namespaces import NamespaceThread
 from percale.kernel.protocol import SHORTCUT_TABLE, Absent, KernelEvent, Lost, UnderlayChanged
 from percale.kernel.reconciling import Reconciler
+from percale.render.objects import Sysctl
 
 PATIENCE = 30.0
 
@@ -95,3 +96,19 @@ def test_the_shortcuts_table_is_absent_when_it_was_deleted_and_not_made_anew(spa
     assert Absent(SHORTCUT_TABLE) not in told
     space.run("nft", "delete table netdev percale")
     until(lambda: Absent(SHORTCUT_TABLE) in told)
+
+
+async def test_forwarding_that_somebody_ends_is_back(space: Any) -> None:
+    settings = ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding")
+    reconciler = Reconciler(KernelDriver(NamespaceThread(space.descriptor)))
+    await reconciler.start()
+    try:
+        reconciler.want("node", [Sysctl(name, "1") for name in settings])
+        await reconciler.settled("node")
+        for name in settings:
+            space.run("sh", "-c", f"echo 0 > /proc/sys/{name}")
+            async with asyncio.timeout(PATIENCE):
+                while space.run("cat", f"/proc/sys/{name}").strip() != "1":
+                    await asyncio.sleep(0.01)
+    finally:
+        await reconciler.stop()

@@ -25,7 +25,11 @@ from percale.kernel.protocol import SHORTCUT_TABLE, Absent, KernelEvent, Lost, P
 from percale.render.objects import OWNER, Address, Element, FdbEntry, Neighbour, neighbour_key
 
 _LINK, _NEIGHBOUR, _TRAFFIC, _IPV4_ADDRESS, _IPV4_ROUTE, _IPV6_ADDRESS, _IPV6_ROUTE = 1, 3, 4, 5, 7, 9, 11
-_ROUTE_GROUPS = (_LINK, _NEIGHBOUR, _TRAFFIC, _IPV4_ADDRESS, _IPV4_ROUTE, _IPV6_ADDRESS, _IPV6_ROUTE)
+_IPV4_SETTING, _IPV6_SETTING = 24, 25
+_ROUTE_GROUPS = (
+    *(_LINK, _NEIGHBOUR, _TRAFFIC, _IPV4_ADDRESS, _IPV4_ROUTE, _IPV6_ADDRESS, _IPV6_ROUTE),
+    *(_IPV4_SETTING, _IPV6_SETTING),
+)
 _GATHERING = 0.01
 """Seconds from the first notification to the look at them: they come in swarms, and most tell of what we are doing right now."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
@@ -136,19 +140,22 @@ class Observer:
 
     # Routes, addresses, neighbours, devices
 
-    def _route_events(self, message: Message) -> Iterable[KernelEvent]:
+    def _route_events(self, message: Message) -> Iterator[KernelEvent]:
         match message.type:
             case links.RTM_NEWLINK | links.RTM_DELLINK:
-                return self._link(message)
+                yield from self._link(message)
             case rtnetlink.RTM_NEWADDR | rtnetlink.RTM_DELADDR:
-                return self._address(message)
+                yield from self._address(message)
             case rtnetlink.RTM_NEWROUTE | rtnetlink.RTM_DELROUTE:
-                return self._route_of(message)
+                yield from self._route_of(message)
             case rtnetlink.RTM_NEWNEIGH | rtnetlink.RTM_DELNEIGH:
-                return self._neighbour(message)
+                yield from self._neighbour(message)
             case traffic.RTM_DELQDISC:
-                return self._qdisc(message)
-        return ()
+                yield from self._qdisc(message)
+            case rtnetlink.RTM_NEWNETCONF:
+                ended = rtnetlink.decode_end_of_forwarding(message.body)
+                if ended is not None:
+                    yield Absent(("sysctl", ended))
 
     def _device(self, index: int | None) -> Device | None:
         """The device that a message speaks of, None when it is gone."""

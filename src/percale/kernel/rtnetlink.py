@@ -38,6 +38,7 @@ from percale.render.objects import (
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
+RTM_NEWNETCONF = 80
 
 _ADDRESS_HEADER = struct.Struct("=BBBBI")
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS, _IFA_PROTOCOL = 1, 2, 8, 11
@@ -65,6 +66,10 @@ _NEIGHBOUR_HEADER = struct.Struct("=BxxxiHBB")
 _NDA_DST, _NDA_MAC, _NDA_PROTOCOL = 1, 2, 12
 _NUD_PERMANENT = 0x80
 _NTF_SELF = 0x02
+
+_NETCONF_INDEX, _NETCONF_FORWARDING = 1, 2
+_ALL_DEVICES = struct.pack("=i", -1)
+_FORWARDING: dict[int, str] = {socket.AF_INET: "net/ipv4/ip_forward", socket.AF_INET6: "net/ipv6/conf/all/forwarding"}
 
 _PUT = netlink.CREATE | netlink.REPLACE
 _GONE = frozenset({errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENODEV})
@@ -333,3 +338,10 @@ def decode_neighbour(body: bytes) -> SeenNeighbour | None:
         ours=number(found.get(_NDA_PROTOCOL, b"")) == ROUTE_PROTOCOL,
         fdb=fdb,
     )
+
+
+def decode_end_of_forwarding(body: bytes) -> str | None:
+    """The setting by which this node forwards no packets of a family any more."""
+    told = attributes(body, 4)
+    ended = told.get(_NETCONF_INDEX) == _ALL_DEVICES and told.get(_NETCONF_FORWARDING) == bytes(4)
+    return _FORWARDING.get(body[0]) if ended else None
