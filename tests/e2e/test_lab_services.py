@@ -149,6 +149,7 @@ apiVersion: v1
 kind: Pod
 metadata: {name: log}
 spec:
+  hostname: journal
   containers:
   - {name: c, ports: [{containerPort: 8080, hostPort: 81}, {containerPort: 5140, hostPort: 514, protocol: UDP}]}
 """
@@ -159,6 +160,8 @@ def test_pods_of_a_stateful_set_by_their_names_and_a_pod_at_its_nodes_ports(perc
     for name in ("db-0.names", "db-1.names.default.svc.cluster.local"):
         told = probed(percale, "log", name, "5432")
         assert told["answered"]["name"] == f"default/{name.partition('.')[0]}"
+    assert percale.out("lab", "exec", "db-0", "--", "hostname", "-f") == "db-0.names.default.svc.cluster.local\n"
+    assert percale.out("lab", "exec", "log", "--", "hostname") == "journal\n"
     node = percale.pods()["default/log"]["spec"]["nodeName"]
     other = next(name for name in ("node1", "node2") if name != node)
     for client, port in (("external/outside", "81"), ("db-0", "81"), (f"node/{other}", "514/udp")):

@@ -152,6 +152,7 @@ def test_lines_that_no_reader_expects(percale: Person, resolve: tuple[str, ...],
         b"\0",
         b"null",
         good,
+        b'{"from": "10.180.0.9", "to": "svc/two\\nlines/web", "port": 80}',
     ]
     requests = tmp_path / "requests"
     requests.write_bytes(b"\n".join(lines))
@@ -165,6 +166,7 @@ def test_lines_that_no_reader_expects(percale: Person, resolve: tuple[str, ...],
         f'5: port "{"9" * 39} is not a number from 1 to 65535',
         "7: not JSON: Expecting value",
         "8: not a JSON object",
+        "10: there is no Service two lines/web",
     ]
 
 

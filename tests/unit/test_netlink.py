@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import struct
+from contextlib import closing
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_interface, ip_network
+from socket import SO_SNDBUF, SOL_SOCKET
 
 import pytest
 from hypothesis import given
@@ -244,3 +246,15 @@ def test_an_element_that_does_not_fit_its_set_says_so(match: elements.Match) -> 
 def test_a_set_of_a_type_without_an_encoding_says_so() -> None:
     with pytest.raises(OSError, match="data type number 26"):
         shape((26,))
+
+
+def test_a_change_that_is_too_much_for_one_send_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    edge = netlink.Request(0, 0, b"")
+    with closing(netlink.Socket(netlink.NETFILTER)) as socket:
+        monkeypatch.setattr(socket, "_set_buffer", lambda *size: None)  # as for a user who may not have it larger
+        socket._socket.setsockopt(SOL_SOCKET, SO_SNDBUF, 4096)
+        with pytest.raises(
+            OSError, match=r"100\d\d\d bytes are more .* sudo sysctl -w net.core.wmem_max=100"
+        ) as raised:
+            socket.commit(edge, [netlink.Request(0, 0, bytes(100_000))], edge)
+        assert raised.value.errno == errno.EMSGSIZE

@@ -84,7 +84,8 @@ class Balancing:
         self._flows = flows
         self._count_every = count_every
         self._checks = HealthChecks(self.health, troubles)
-        self._checked: dict[int, Check] = {}
+        self._checked: dict[ObjectKey, tuple[int, Check]] = {}
+        """Each Service's health check port, and what it tells."""
         self._told_of: set[ObjectKey] = set()
         """Services whose slices have changed: an endpoint that drains is chosen no more before it is gone."""
         self._datagrams: set[tuple[int, Vip]] = set()
@@ -168,11 +169,12 @@ class Balancing:
         for key in changed | told_of:
             old, new = self._elements.shown(key), self.services.services.get(key)
             self._datagrams |= _datagrams(old) | _datagrams(new)
-            if old is not None and old.health_check_port is not None:
-                self._checked.pop(old.health_check_port, None)
-        for service in filter(None, map(self.services.services.get, changed)):
-            if service.health_check_port is not None:
-                self._checked[service.health_check_port] = Check(service.key, service.local_ready)
+        for key in changed:
+            service = self.services.services.get(key)
+            if service is None or service.health_check_port is None:
+                self._checked.pop(key, None)
+            else:
+                self._checked[key] = service.health_check_port, Check(key, service.local_ready)
         self._brought |= changed
         return self._elements.update(changed)
 
@@ -194,7 +196,7 @@ class Balancing:
             self._serving[at] = now
             if not now:
                 del self._serving[at]
-        self._checks.show(self._checked)
+        self._checks.show(dict(self._checked.values()))
         left, self._elements.left = self._elements.left, {}
         try:
             self._metrics.clients_forgotten(await self._table.forget(left))

@@ -29,11 +29,12 @@ from percale.model.validation.field_errors import FieldErrors
 from percale.service.allocating import Allocations
 from percale.service.surroundings import ServiceConfig
 from percale.service.table import ServiceTable
-from percale.service.validating import check_endpoint_slice, check_service
+from percale.service.validating import check_endpoint_slice, check_endpoints, check_service
 
 _CHECKS: Mapping[str, tuple[type[Object], Callable[[Mapping[str, Any]], FieldErrors]]] = {
     Service.KIND: (Service, check_service),
     EndpointSlice.KIND: (EndpointSlice, check_endpoint_slice),
+    Endpoints.KIND: (Endpoints, check_endpoints),
 }
 _ANYTHING = (parse_network("0.0.0.0/0"), parse_network("::/0"))
 """Cluster IPs, where nobody says which network they are from."""

@@ -214,7 +214,8 @@ def _answer_all(world: _World, batch: str) -> int:
         try:
             answer = _answer(world, line)
         except BadInput as error:
-            click.echo(f"percale: {name}:{number}: {error}", err=True)
+            said = " ".join(str(error).splitlines())  # which may repeat what was asked
+            click.echo(f"percale: {name}:{number}: {said}", err=True)
             code = 1
         else:
             click.echo(json.dumps(asdict(answer), ensure_ascii=False))

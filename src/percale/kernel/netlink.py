@@ -290,8 +290,14 @@ class Socket:
         size = sum(map(len, parts))
         if size > self.most_bytes:
             self._set_buffer(_SO_SNDBUFFORCE, socket.SO_SNDBUF, max(_BUFFER, 2 * size))
-        # A few large parts are megabytes that need no second copy.
-        self._socket.sendmsg(parts if len(parts) <= _MOST_PARTS else (b"".join(parts),))
+        try:
+            # A few large parts are megabytes that need no second copy.
+            self._socket.sendmsg(parts if len(parts) <= _MOST_PARTS else (b"".join(parts),))
+        except OSError as error:
+            if error.errno != errno.EMSGSIZE:
+                raise
+            enough = f"sudo sysctl -w net.core.wmem_max={size}"
+            raise OSError(errno.EMSGSIZE, f"{size} bytes are more than may be sent at once; {enough}") from error
 
     def _exchange(self, requests: Sequence[Request], results: list[OSError | None], start: int, end: int) -> None:
         first = self._number(end - start)

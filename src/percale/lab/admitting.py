@@ -1,4 +1,4 @@
-"""Services and EndpointSlices as an API server lets them in: checked, with cluster IPs and node ports. Pure.
+"""Services, EndpointSlices and Endpoints as an API server lets them in: checked, with cluster IPs and node ports. Pure.
 
     Found ─ validating ─ allocating ─▶ Found with its addresses, or BadManifest with all that is wrong
 
@@ -19,12 +19,12 @@ from percale.lab.service_networks import ServiceNetworks
 from percale.model.complaining import all_of
 from percale.model.decoding import Found
 from percale.model.encoding import to_json
-from percale.model.endpoints import EndpointSlice
+from percale.model.endpoints import Endpoints, EndpointSlice
 from percale.model.meta import Object
 from percale.model.service import Service
 from percale.model.validation.field_errors import FieldError
 from percale.service.allocating import Allocations
-from percale.service.validating import check_endpoint_slice, check_service
+from percale.service.validating import check_endpoint_slice, check_endpoints, check_service
 
 
 def admitted(found: Sequence[Found], known: Iterable[Service], networks: ServiceNetworks) -> list[Found]:
@@ -51,6 +51,8 @@ def _unfit(each: Found) -> Iterator[FieldError]:
         yield from check_service(_as_written(each.object))
     elif isinstance(each.object, EndpointSlice):
         yield from check_endpoint_slice(_as_written(each.object))
+    elif isinstance(each.object, Endpoints):
+        yield from check_endpoints(_as_written(each.object))
 
 
 def _as_written(obj: Object) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from percale.lab.document import Machine
 from percale.lab.inside import visited
 from percale.lab.probing import look_up
 from percale.lab.tables import pod_state, reason
+from percale.model.addresses import is_address
 from percale.model.decoding import DEFAULT_NAMESPACE
 from percale.model.meta import ObjectKey
 from percale.model.pod import Pod
@@ -145,7 +146,7 @@ class Ends(Struct, frozen=True):
         ips = tuple(ip_address(entry.ip) for entry in pod.status.podIPs)
         files = self.cluster.machines.place.pod(pod.metadata.namespace or DEFAULT_NAMESPACE, pod.metadata.name)
         resolver = None if pod.spec.hostNetwork else files / "resolv.conf"
-        return End(str(pod.key), ips, path, pod.metadata.name, pod=pod.key, resolver=resolver)
+        return End(str(pod.key), ips, path, pod.host_name, pod=pod.key, resolver=resolver)
 
     def _at(self, address: IPAddress) -> End:
         """Whoever has this address; nobody of the lab is an end too."""
@@ -195,5 +196,5 @@ def _nobody_behind(service: Service, end: End) -> NotFound:
 
 def _service_end(service: Service) -> End:
     """Its cluster IPs; a headless one has none."""
-    addresses = (ip_address(each) for each in service.spec.clusterIPs if each != "None")
+    addresses = (ip_address(each) for each in service.spec.clusterIPs if is_address(each))
     return End(f"svc/{service.key}", tuple(addresses), None, service.metadata.name)

@@ -196,7 +196,11 @@ class Kubelet:
         """What the pod finds as its own /etc/hosts and /etc/resolv.conf."""
         self._files(life).mkdir(parents=True, exist_ok=True)
         hosts = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback"]
-        hosts += [f"{address}\t{life.pod.metadata.name}" for address in life.addresses]
+        pod = life.pod
+        names = pod.host_name
+        if pod.spec.subdomain:
+            names = f"{names}.{pod.spec.subdomain}.{pod.metadata.namespace or 'default'}.svc.{DOMAIN}\t{names}"
+        hosts += [f"{address}\t{names}" for address in life.addresses]
         (self._files(life) / "hosts").write_text("\n".join(hosts) + "\n")
         self._write_resolver(life)
 

@@ -68,7 +68,11 @@ class NameServer:
         if len(query.question) != 1 or query.opcode() != 0:
             response.set_rcode(dns.rcode.NOTIMP)
         else:
-            self._fill(response, query)
+            try:
+                self._fill(response, query)
+            except dns.exception.DNSException:  # an external name or a host name that no message can hold
+                response.answer.clear()
+                response.set_rcode(dns.rcode.SERVFAIL)
         room = min(query.payload, _LARGEST_DATAGRAM) if query.edns >= 0 else _PLAIN_DATAGRAM
         try:
             return response.to_wire(max_size=max(room, _PLAIN_DATAGRAM) if datagram else 65535)

@@ -129,7 +129,8 @@ def _is_complete(service: Service) -> bool:
 def _balance(services: Sequence[Service], networks: ServiceNetworks, made: Plan) -> None:
     """An address for each that waits for one; a Service that is no load balancer any more loses its own."""
     waiting = [service for service in services if _is_balanced(service) and not service.status.loadBalancer.ingress]
-    taken = {ip_address(each.ip) for one in services for each in one.status.loadBalancer.ingress if each.ip}
+    texts = [each.ip or "" for one in services for each in one.status.loadBalancer.ingress]
+    taken = set(map(ip_address, filter(is_address, texts)))
     for service in services:
         if service.spec.type != "LoadBalancer" and service.status.loadBalancer.ingress:
             made.writes.append(Change(replace(service, status=ServiceStatus())))

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_address, ip_network
 from typing import NamedTuple
 
-from percale.model.addresses import Address, Network
+from percale.model.addresses import Address, Network, is_address
 from percale.model.endpoints import SERVICE_LABEL, Endpoint, EndpointSlice
 from percale.model.lease import SubnetLease
 from percale.model.meta import ObjectKey
@@ -58,8 +58,9 @@ def ways_to_services(
 
 
 def _addresses(service: Service) -> list[Address]:
+    """Agents tell what is no address."""
     texts = [each.ip for each in service.status.loadBalancer.ingress if each.ip]
-    return list(dict.fromkeys(map(ip_address, (*texts, *service.spec.externalIPs))))
+    return list(dict.fromkeys(map(ip_address, filter(is_address, (*texts, *service.spec.externalIPs)))))
 
 
 def _nodes_by_service(slices: Iterable[EndpointSlice]) -> Mapping[ObjectKey, set[str]]:

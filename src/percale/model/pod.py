@@ -97,6 +97,11 @@ class Pod(Object, frozen=True, kw_only=True):
         return tuple(map(ip_address, self.status.addresses))
 
     @property
+    def host_name(self) -> str:
+        """What its programs call their machine; a kernel takes 63 characters."""
+        return self.spec.hostname or self.metadata.name[:63].rstrip("-.")
+
+    @property
     def ready(self) -> bool:
         return holds(self.status.conditions, "Ready")
 

@@ -105,10 +105,12 @@ class Allocations:
 
     def admit(self, service: Service, old: Service | None = None) -> Admitted:
         """A new Service, or a changed one, which keeps what it had. With errors, nothing is taken."""
+        errors: tuple[FieldError, ...] = ()
         if old is not None:
             self.release(old)
             service = _kept(service, old)
-        errors = tuple(self._errors(service))
+            errors = tuple(_moved(service.spec, old.spec))
+        errors = errors or tuple(self._errors(service))
         if not errors:
             self._take(service)
             given: _Given = []
@@ -297,14 +299,31 @@ def _kept(new: Service, old: Service) -> Service:
             spec, clusterIP=had.clusterIP, clusterIPs=had.clusterIPs, ipFamilies=spec.ipFamilies or had.ipFamilies
         )
     if spec.type in ("NodePort", "LoadBalancer"):
-        ports = {(port.port, port.protocol): port.nodePort for port in had.ports}
-        spec = replace(
-            spec,
-            ports=tuple(
-                port if port.nodePort else replace(port, nodePort=ports.get((port.port, port.protocol)))
-                for port in spec.ports
-            ),
-        )
+        spec = replace(spec, ports=tuple(_kept_ports(spec.ports, had.ports)))
         if spec.type == "LoadBalancer" and spec.externalTrafficPolicy == "Local" and not spec.healthCheckNodePort:
             spec = replace(spec, healthCheckNodePort=had.healthCheckNodePort)
     return replace(new, spec=spec)
+
+
+def _kept_ports(ports: Sequence[ServicePort], had: Sequence[ServicePort]) -> Iterator[ServicePort]:
+    """As `kubectl apply` finds them again, by number, and as the API server does, by name; each node port goes to one."""
+    by_number = {(port.port, port.protocol): port.nodePort for port in had}
+    by_name = {(port.name, port.protocol): port.nodePort for port in had}
+    taken = {(port.nodePort, port.protocol) for port in ports}
+    for port in ports:
+        former = by_number.get((port.port, port.protocol)) or by_name.get((port.name, port.protocol))
+        if port.nodePort or not former or (former, port.protocol) in taken:
+            yield port
+        else:
+            taken.add((former, port.protocol))
+            yield replace(port, nodePort=former)
+
+
+def _moved(new: ServiceSpec, old: ServiceSpec) -> FieldErrors:
+    """Addresses last as long as their Service. Source: validateUpgradeDowngradeClusterIPs."""
+    if "ExternalName" in (new.type, old.type):
+        return
+    ips = new.clusterIPs or (new.clusterIP or "",)
+    for index, (now, was) in enumerate(zip(ips, old.clusterIPs, strict=False)):
+        if now != was:
+            yield invalid(("spec", "clusterIPs", index), list(ips), "may not change once set")

@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from msgspec import Struct
 
+from percale.model.addresses import is_address
 from percale.model.endpoints import Endpoint, EndpointSlice
 from percale.model.service import Service
 
@@ -92,7 +93,7 @@ class Names:
             self._records.setdefault(base, [])
             self._add_headless(service, base, slices)
             return
-        addresses = spec.clusterIPs or tuple(filter(None, (spec.clusterIP,)))
+        addresses = [each for each in spec.clusterIPs or (spec.clusterIP or "",) if is_address(each)]
         for address in addresses:
             self._add_address(base, address)
             self._add(Record(_reversed(address), "PTR", base))
@@ -110,7 +111,7 @@ class Names:
             for endpoint in each.endpoints:
                 if not _published(endpoint, service):
                     continue
-                for address in endpoint.addresses:
+                for address in filter(is_address, endpoint.addresses):
                     own = f"{endpoint.hostname or _dashed(address)}.{base}"
                     self._add_address(base, address)
                     self._add_address(own, address)

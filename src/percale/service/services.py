@@ -22,6 +22,8 @@ VipKind: TypeAlias = Literal["cluster", "load-balancer", "external", "node-port"
 
 AFFINITY_TIMEOUT = 10800
 """Seconds, where a Service with session affinity does not say."""
+LONGEST_AFFINITY = 86400
+"""Seconds that a Service may ask for."""
 
 
 class PortName(NamedTuple):
@@ -105,7 +107,9 @@ def facts_of_service(service: Service, default_strategy: str) -> ServiceFacts:
         key=service.key,
         ports=ports,
         selectorless=not spec.selector,
-        health_check_port=(spec.healthCheckNodePort or None) if needs_check and ports else None,
+        health_check_port=(
+            _port(spec.healthCheckNodePort, "spec.healthCheckNodePort", problems) if needs_check and ports else None
+        ),
         problems=tuple([f"Service {service.key}: {each}" for each in problems]) if problems else (),
     )
 
@@ -164,19 +168,20 @@ def _ports(service: Service, strategy: Strategy, problems: list[str]) -> Iterato
         ("external", _packed(spec.externalIPs, "spec.externalIPs", problems)),
     )
     ranges = _networks(spec.loadBalancerSourceRanges, "spec.loadBalancerSourceRanges", problems)
-    affinity, external_local = _affinity(service), is_external_local(service)
+    affinity, external_local = _affinity(service, problems), is_external_local(service)
+    node_ports = [_port(port.nodePort, f"spec.ports[{i}].nodePort", problems) for i, port in enumerate(spec.ports)]
     clusters = _packed(spec.clusterIPs or (spec.clusterIP or "",), "spec.clusterIPs", problems)
     for cluster in {len(address): address for address in reversed(clusters)}.values():
         family: Family = 4 if len(cluster) == 4 else 6
         own = tuple([each for each in ranges if each.version == family])
-        for port in spec.ports:
+        for port, node_port in zip(spec.ports, node_ports, strict=True):
             yield PortSpec(
                 name=PortName(
                     sys.intern(meta.namespace or "default"), meta.name, sys.intern(port.name or ""), port.protocol
                 ),
                 family=family,
                 age=meta.creationTimestamp or "~",
-                vips=_vips(port, cluster, addresses),
+                vips=_vips(port, node_port, cluster, addresses),
                 internal_local=spec.internalTrafficPolicy == "Local",
                 external_local=external_local,
                 source_ranges=own,
@@ -185,7 +190,17 @@ def _ports(service: Service, strategy: Strategy, problems: list[str]) -> Iterato
             )
 
 
-def _vips(port: ServicePort, cluster: bytes, addresses: Iterable[tuple[VipKind, list[bytes]]]) -> tuple[Vip, ...]:
+def _port(number: int | None, field: str, problems: list[str]) -> int | None:
+    """What is no port goes to `problems`."""
+    if number and not 0 < number <= 0xFFFF:
+        problems.append(f"{field}: {number} is not a port, 1 to 65535")
+        return None
+    return number or None
+
+
+def _vips(
+    port: ServicePort, node_port: int | None, cluster: bytes, addresses: Iterable[tuple[VipKind, list[bytes]]]
+) -> tuple[Vip, ...]:
     """Each address once: its first kind counts, so that an address of a load balancer stays one."""
     kinds: dict[bytes, VipKind] = {cluster: "cluster"}
     for kind, each in addresses:
@@ -193,15 +208,23 @@ def _vips(port: ServicePort, cluster: bytes, addresses: Iterable[tuple[VipKind, 
             if len(address) == len(cluster):
                 kinds.setdefault(address, kind)
     vips = [Vip(kind, address, port.port) for address, kind in kinds.items()]
-    if port.nodePort:
-        vips.append(Vip("node-port", b"", port.nodePort))
+    if node_port:
+        vips.append(Vip("node-port", b"", node_port))
     return tuple(vips)
 
 
-def _affinity(service: Service) -> int | None:
+def _affinity(service: Service, problems: list[str]) -> int | None:
     if service.spec.sessionAffinity != "ClientIP":
         return None
     config = service.spec.sessionAffinityConfig
     client = config.clientIP if config is not None else None
     timeout = client.timeoutSeconds if client is not None else None
-    return AFFINITY_TIMEOUT if timeout is None else timeout
+    if timeout is None:
+        return AFFINITY_TIMEOUT
+    if 0 < timeout <= LONGEST_AFFINITY:
+        return timeout
+    problems.append(
+        f"spec.sessionAffinityConfig.clientIP.timeoutSeconds: {timeout} is not from 1 to {LONGEST_AFFINITY}; "
+        f"{AFFINITY_TIMEOUT} is used"
+    )
+    return AFFINITY_TIMEOUT

@@ -124,7 +124,8 @@ def by_connections(records: Sequence[Record], connections: Mapping[Record, int])
     counts = [connections.get(record, 0) for record in records]
     busiest = max(counts, default=0)
     steps = max(1, (busiest - min(counts, default=0)) / _LEVELS)
-    return interleaved(records, [1 + round((busiest - count) / steps) for count in counts])
+    shares = _reduced([1 + round((busiest - count) / steps) for count in counts])
+    return tuple(record for record, share in zip(records, shares, strict=True) for _ in range(share))
 
 
 _LEVELS = 8

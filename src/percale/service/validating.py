@@ -1,7 +1,9 @@
-"""Whether a Service or an EndpointSlice means what the API allows, in the API server's words. Called by the lab's admission.
+"""Whether a Service, an EndpointSlice or Endpoints mean what the API allows, in the API server's words.
 
-Not by the decoder: what proxies read may be older or stranger than what an API server takes today, and one odd Service must
-not hide the others. Source: pkg/apis/core/validation (ValidateService) and pkg/apis/discovery/validation.
+Called by the lab's admission and `percale service check`. Not by the decoder: what proxies read may be older or stranger than
+what an API server takes today, and one odd Service must not hide the others.
+
+Source: pkg/apis/core/validation (ValidateService) and pkg/apis/discovery/validation.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from percale.model.validation.field_errors import (
 )
 from percale.model.validation.formats import cidr, dns_label, dns_subdomain, port_name, port_number
 from percale.model.validation.shared import check_labels, check_metadata
+from percale.service.services import LONGEST_AFFINITY
 
 _TYPES = ("ClusterIP", "NodePort", "LoadBalancer", "ExternalName")
 _EXTERNAL = ("NodePort", "LoadBalancer")
@@ -34,7 +37,6 @@ _PROTOCOLS = ("TCP", "UDP", "SCTP")
 _POLICIES = ("Cluster", "Local")
 _FAMILIES = ("IPv4", "IPv6")
 _DISTRIBUTIONS = ("PreferClose", "PreferSameZone", "PreferSameNode")
-_LONGEST_AFFINITY = 86400
 _IP = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"
 _SERVICE_NAME: Final = "[a-z]([-a-z0-9]*[a-z0-9])?"
 _is_service_name = re.compile(_SERVICE_NAME, re.ASCII).fullmatch
@@ -167,11 +169,11 @@ def _check_affinity(spec: Mapping[str, Any]) -> FieldErrors:
         yield forbidden(("spec", "sessionAffinityConfig"), "must not be set when session affinity is None")
         return
     timeout = mapping(config.get("clientIP")).get("timeoutSeconds")
-    if is_number(timeout) and not 0 < timeout <= _LONGEST_AFFINITY:
+    if is_number(timeout) and not 0 < timeout <= LONGEST_AFFINITY:
         yield invalid(
             ("spec", "sessionAffinityConfig", "clientIP", "timeoutSeconds"),
             timeout,
-            f"must be greater than 0 and less than {_LONGEST_AFFINITY}",
+            f"must be greater than 0 and less than {LONGEST_AFFINITY}",
         )
 
 
@@ -322,3 +324,28 @@ def _check_slice_port(port: Mapping[str, Any], names: set[str], steps: Steps) ->
     if port.get("port") is not None:
         yield from _check_number(port["port"], (*steps, "port"))
     yield from _check_word(port.get("protocol"), _PROTOCOLS, (*steps, "protocol"))
+
+
+# Endpoints
+
+
+def check_endpoints(entry: Mapping[str, Any]) -> FieldErrors:
+    """All of it."""
+    yield from check_metadata(entry.get("metadata"))
+    for index, subset in enumerate(sequence(entry.get("subsets"))):
+        if isinstance(subset, dict):
+            yield from _check_subset(subset, ("subsets", index))
+
+
+def _check_subset(subset: Mapping[str, Any], steps: Steps) -> FieldErrors:
+    if not sequence(subset.get("addresses")) and not sequence(subset.get("notReadyAddresses")):
+        yield required(steps, "must specify `addresses` or `notReadyAddresses`")
+    for key in ("addresses", "notReadyAddresses"):
+        for index, address in enumerate(sequence(subset.get(key))):
+            ip = mapping(address).get("ip")
+            if isinstance(ip, str):
+                yield from (invalid((*steps, key, index, "ip"), ip, said) for said in _public_address(ip))
+    names: set[str] = set()
+    for index, port in enumerate(sequence(subset.get("ports"))):
+        if isinstance(port, dict):
+            yield from _check_slice_port(port, names, (*steps, "ports", index))

@@ -11,6 +11,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from typing import Any
 
 from tests.kernel.agent.cluster import Cluster, Node, Pod, until
 from tests.kernel.agent.services import NODE_PORT, VIP, Services, services
@@ -166,7 +167,8 @@ def test_health_checks(cluster: Cluster) -> None:
             except OSError:
                 return False
 
-        world.service(type="LoadBalancer", externalTrafficPolicy="Local", healthCheckNodePort=32100)
+        spec: dict[str, Any] = {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 32100}
+        world.service(**spec)
         world.slice(pod)
         until(opened)
         service = {"namespace": "default", "name": "web"}
@@ -174,8 +176,10 @@ def test_health_checks(cluster: Cluster) -> None:
         none = (503, "0", {"service": service, "localEndpoints": 0, "serviceProxyHealthy": True})
         until(lambda: check("n1") == here)
         assert check("n2") == none
+        world.service(annotations={"touched": "and nothing else"}, **spec)
         world.slice(draining=(pod,))
         until(lambda: check("n1") == none, "it still serves, and wants no more clients")
+        assert check("n2") == none, "what changes nothing closes no port"
         world.remove("service-web")
         until(lambda: not opened(), "the port is closed")
 

@@ -81,3 +81,10 @@ def test_an_answer_too_long_for_a_datagram_says_so_and_comes_by_tcp(server: Name
 @pytest.mark.parametrize("request_", [b"", b"\0" * 11, b"GET / HTTP/1.1\r\n\r\n"])
 def test_what_is_no_question_gets_no_answer(server: NameServer, request_: bytes) -> None:
     assert server.answer(request_, datagram=True) is None
+
+
+def test_a_name_that_no_message_can_hold_is_a_failure_of_that_name_alone(server: NameServer) -> None:
+    odd = msgspec.structs.replace(ALIAS, spec=msgspec.structs.replace(ALIAS.spec, externalName="two..dots"))
+    server.names = Names([WEB, odd], [])
+    answer = asked(server, "db.shop.svc.cluster.local.", "A")
+    assert (answer.rcode(), texts(answer)) == (dns.rcode.SERVFAIL, [])

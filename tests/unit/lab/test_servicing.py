@@ -17,7 +17,7 @@ from percale.model.endpoints import Endpoints, EndpointSlice
 from percale.model.meta import Object, ObjectKey, ObjectMeta
 from percale.model.node import Node
 from percale.model.pod import Pod
-from percale.model.service import Service
+from percale.model.service import LoadBalancerIngress, LoadBalancerStatus, Service, ServiceStatus
 
 NETWORKS = ServiceNetworks((ip_network("10.96.0.0/16"), ip_network("fd00:96::/112")), (ip_network("198.51.100.0/28"),))
 LABELS = {"app": "web"}
@@ -190,6 +190,12 @@ def test_load_balancers_get_an_address_of_the_pool_each() -> None:
     assert lab.problems == ["Service shop/d: loadBalancerIP 8.8.8.8 is taken, or not one of 198.51.100.0/28"]
     lab.put(replace(lab.service("a"), spec=replace(lab.service("a").spec, type="ClusterIP")))
     assert lab.service("a").status.loadBalancer.ingress == ()
+
+
+def test_an_address_that_is_none_is_nobodys_and_the_others_have_theirs() -> None:
+    status = ServiceStatus(loadBalancer=LoadBalancerStatus(ingress=(LoadBalancerIngress(ip="neither"),)))
+    lab = Lab(replace(service("odd", type="LoadBalancer"), status=status), service("a", type="LoadBalancer"))
+    assert [each.ip for each in lab.service("a").status.loadBalancer.ingress] == ["198.51.100.1"]
 
 
 def test_a_full_pool_is_a_problem() -> None:

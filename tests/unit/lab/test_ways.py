@@ -86,3 +86,8 @@ def test_routes_are_replaced_where_they_are_in_use() -> None:
         "route replace 198.51.100.1/32 table 100 nexthop via 192.168.1.2 nexthop via 192.168.1.3",
     ]
     assert way_lines({both}, {both}) == []
+
+
+def test_what_is_no_address_leads_nowhere_and_the_others_do() -> None:
+    odd = service("no-address", externalIPs=["198.51.100.7", "neither"])
+    assert list(ways_to_services([odd], [], NODES, HOME)) == [Way(ip_network("198.51.100.7/32"), (N1, N2))]

@@ -167,6 +167,36 @@ def test_a_change_keeps_what_the_service_has() -> None:
     assert given(allocations, nodes_port("b", 30086)).spec.ports[0].nodePort == 30086
 
 
+def test_a_node_port_goes_to_one_port_alone_and_is_found_again_by_number_or_name() -> None:
+    def ports(*told: tuple[str, int, int | None]) -> Service:
+        made = [build.port(number, name, nodePort=node_port) for name, number, node_port in told]
+        return build.service("a", *made, ip=None, type="NodePort")
+
+    def kept(*told: tuple[str, int, int | None]) -> list[int | None]:
+        allocations = fresh()
+        old = given(allocations, ports(("http", 80, 30500)))
+        return [each.nodePort for each in given(allocations, ports(*told), old).spec.ports]
+
+    assert kept(("http", 80, None), ("other", 81, 30500)) == [30086, 30500]
+    assert kept(("http", 8080, None), ("other", 81, None)) == [30500, 30086]
+    assert kept(("renamed", 80, None)) == [30500]
+    assert kept(("http", 8080, None), ("renamed", 80, None)) == [30500, 30086]
+
+
+def test_a_cluster_ip_does_not_change() -> None:
+    allocations = fresh()
+    old = given(allocations, named("a"))
+    for ip in ("None", "10.96.9.9"):
+        assert said(allocations, named("a", ip=ip), old) == [
+            f'spec.clusterIPs[0]: Invalid value: ["{ip}"]: may not change once set'
+        ]
+    headless = given(allocations, named("b", ip="None"))
+    assert given(allocations, named("b"), headless).spec.clusterIP == "None"
+    assert said(allocations, named("b", ip="10.96.9.9"), headless) != []
+    name = given(allocations, named("a", type="ExternalName", externalName="outside"), old)
+    assert given(allocations, named("a", ip="None"), name).spec.clusterIP == "None"
+
+
 def test_a_change_that_is_refused_leaves_the_service_what_it_has() -> None:
     allocations = fresh()
     old = given(allocations, nodes_port("a", 30100))

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from percale.model.endpoints import EndpointSlice
+from percale.model.endpoints import Endpoint, EndpointSlice
 from percale.model.service import Service
 from percale.service.naming import Names
 
@@ -113,3 +113,12 @@ def test_dual_stack_endpoints_have_both() -> None:
     names = Names([DB], [DB_ENDPOINTS, six])
     assert data("db-0.db.shop.svc.cluster.local.", "A", names) == ["10.244.1.2"]
     assert data("db-0.db.shop.svc.cluster.local.", "AAAA", names) == ["fd00::2"]
+
+
+def test_what_is_no_address_has_no_record_and_the_others_have() -> None:
+    odd = msgspec.structs.replace(WEB, spec=msgspec.structs.replace(WEB.spec, clusterIPs=("10.96.0.7", "ten")))
+    assert data("web.shop.svc.cluster.local.", "A", Names([odd], [])) == ["10.96.0.7"]
+    slice_ = msgspec.structs.replace(
+        DB_ENDPOINTS, endpoints=(Endpoint(addresses=("db.example.org",)), Endpoint(addresses=("10.244.1.9",)))
+    )
+    assert data("db.shop.svc.cluster.local.", "A", Names([DB], [slice_])) == ["10.244.1.9"]

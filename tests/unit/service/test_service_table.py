@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -160,6 +161,35 @@ def test_affinity() -> None:
     assert timeout(build.service(sessionAffinityConfig=config)) is None
     assert timeout(build.service(sessionAffinity="ClientIP")) == 10800
     assert timeout(build.service(sessionAffinity="ClientIP", sessionAffinityConfig=config)) == 60
+
+
+@pytest.mark.parametrize("seconds", [0, -5, 86401, 10**19])
+def test_a_timeout_that_no_client_can_have_is_a_problem_and_the_default_holds(seconds: int) -> None:
+    config = SessionAffinityConfig(clientIP=ClientIPConfig(timeoutSeconds=seconds))
+    table = build.table(build.service(sessionAffinity="ClientIP", sessionAffinityConfig=config))
+    assert table.services[key("svc1")].ports[0].spec.affinity == 10800
+    assert list(table.problems) == [
+        f"Service ns1/svc1: spec.sessionAffinityConfig.clientIP.timeoutSeconds: {seconds} is not from 1 to 86400; "
+        "10800 is used"
+    ]
+
+
+@pytest.mark.parametrize("number", [-1, 65536, 99999])
+def test_a_number_that_is_no_port_is_a_problem_and_the_rest_is_served(number: int) -> None:
+    odd = build.service(
+        "svc1",
+        build.port(80, nodePort=number),
+        type="LoadBalancer",
+        externalTrafficPolicy="Local",
+        healthCheckNodePort=number,
+    )
+    table = build.table(odd, build.slice("10.180.0.1"))
+    service = table.services[key("svc1")]
+    assert ([vip.kind for vip in service.ports[0].vips], service.health_check_port) == (["cluster"], None)
+    assert list(table.problems) == [
+        f"Service ns1/svc1: spec.ports[0].nodePort: {number} is not a port, 1 to 65535",
+        f"Service ns1/svc1: spec.healthCheckNodePort: {number} is not a port, 1 to 65535",
+    ]
 
 
 def test_health_checks_count_the_ready_endpoints_of_this_node() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from percale.service.validating import check_endpoint_slice, check_service
+from percale.service.validating import check_endpoint_slice, check_endpoints, check_service
 
 
 def service(name: str = "web", **spec: Any) -> dict[str, Any]:
@@ -268,3 +268,31 @@ def entry(**fields: Any) -> dict[str, Any]:
 )
 def test_slices(fields: dict[str, Any], errors: list[str]) -> None:
     assert list(map(str, check_endpoint_slice(entry(**fields)))) == errors
+
+
+@pytest.mark.parametrize(
+    ("subset", "errors"),
+    [
+        ({"addresses": [{"ip": "203.0.113.2"}], "ports": [{"port": 80}]}, []),
+        ({"notReadyAddresses": [{"ip": "2001:db8::1"}]}, []),
+        (
+            {"addresses": [{"ip": "203.0.113.2"}, {"ip": "db.example.org"}]},
+            [
+                'subsets[0].addresses[1].ip: Invalid value: "db.example.org": must be a valid IP address, '
+                "(e.g. 10.9.8.7 or 2001:db8::ffff)"
+            ],
+        ),
+        (
+            {"notReadyAddresses": [{"ip": "127.0.0.1"}], "ports": [{"port": 80, "protocol": "ICMP"}]},
+            [
+                'subsets[0].notReadyAddresses[0].ip: Invalid value: "127.0.0.1": '
+                "may not be in the loopback range (127.0.0.0/8, ::1/128)",
+                'subsets[0].ports[0].protocol: Unsupported value: "ICMP": supported values: "SCTP", "TCP", "UDP"',
+            ],
+        ),
+        ({"ports": [{"port": 80}]}, ["subsets[0]: Required value: must specify `addresses` or `notReadyAddresses`"]),
+    ],
+)
+def test_endpoints(subset: dict[str, Any], errors: list[str]) -> None:
+    entry = {"metadata": {"name": "db", "namespace": "shop"}, "subsets": [subset]}
+    assert list(map(str, check_endpoints(entry))) == errors
