@@ -238,9 +238,11 @@ def test_a_pair_whose_other_end_is_unknown_cannot_be_made(world: World) -> None:
 
 def test_a_device_of_another_kind_that_is_not_ours_is_left_alone(world: World) -> None:
     world.put(ETH0)
-    (error,) = world.driver.apply([Put(Link("lo", "bridge"))])
+    on_it = (Sysctl("net/ipv4/conf/lo/accept_local", "1"), Address("lo", ip_interface("10.244.1.1/24")))
+    error, *others = world.driver.apply([Put(obj) for obj in (Link("lo", "bridge"), *on_it)])
     assert error is not None
     assert error.errno == errno.EEXIST
+    assert [other.errno for other in others if other is not None] == [errno.ENODEV, errno.ENODEV]
 
 
 def test_a_table_loaded_again_holds_no_elements(world: World) -> None:

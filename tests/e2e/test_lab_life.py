@@ -240,3 +240,24 @@ def test_a_lab_whose_directory_is_gone_ends(percale: Person) -> None:
     assert "the lab ends: its directory is gone" in words
     assert "Traceback" not in words
     until(lambda: not processes_of(percale.runtime))
+
+
+def test_a_full_disk_is_said_and_leaves_no_lab(percale: Person) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k,mode=0700", "tmpfs", percale.runtime], check=True)
+    full = percale.runtime / "full"
+    try:
+        subprocess.run(["dd", "if=/dev/zero", f"of={full}"], capture_output=True, check=False)
+        assert "labs/lab/pid: cannot be written: No space left on device" in percale.complaint("lab", "up")
+        assert "no lab is running" in percale.out("lab", "list")
+        assert processes_of(percale.runtime) == []
+        full.unlink()
+        percale("lab", "up")
+        subprocess.run(["dd", "if=/dev/zero", f"of={full}"], capture_output=True, check=False)
+        assert "node4" in percale.complaint("lab", "add-node", "node4")
+        assert "No space left on device" in percale.complaint("lab", "add-node", "node4")
+        assert "node4" not in percale.out("lab", "status")
+        full.unlink()
+        percale("lab", "add-node", "node4")
+        percale("lab", "down")
+    finally:
+        subprocess.run(["umount", percale.runtime], check=True)

@@ -187,6 +187,26 @@ def test_a_node_comes_and_goes(web: Person) -> None:
     assert "node4" not in web.out("lab", "node", "node2", "--", "ip", "netns")
     for key in pods:
         assert web.probe("node/node2", key, "9") == "refused"
+    assert "node/node4 added" in web.out("lab", "add-node", "node4")  # under the name of one that was there
+
+
+def test_a_node_that_cannot_be_is_none(web: Person) -> None:
+    assert "'a b' cannot name a machine; use small letters" in web.complaint("lab", "add-node", "a b")
+    assert "n4: labels: Invalid value" in web.complaint("lab", "add-node", "n4", "--label", "a=b c")
+    assert "there are node1, node2, node3" in web.complaint("lab", "remove-node", "n4")
+
+
+def test_several_people_may_restart_and_remove_a_node_at_once(web: Person) -> None:
+    def at_once(*arguments: str) -> list[str]:
+        """What each says on stderr."""
+        command = [str(PERCALE), "lab", *arguments]
+        running = [subprocess.Popen(command, text=True, stderr=subprocess.PIPE, env=web.environment) for _ in range(4)]
+        return [each.communicate(timeout=60)[1] for each in running]
+
+    assert at_once("restart-agent", "node2") == ["", "", "", ""]
+    assert re.search(r"^node2 .*ready, pid \d+ +0$", web.out("lab", "status"), re.MULTILINE)
+    for complaint in at_once("remove-node", "node2"):
+        assert complaint == "" or "there is no node node2; there are node1, node3" in complaint
 
 
 def test_a_users_own_server_takes_part(web: Person) -> None:

@@ -42,6 +42,8 @@ def test_get_shows_what_kubectl_shows(lab: Person) -> None:
     assert (done.stdout, done.stderr) == ("", "no pods in namespace default; 3 elsewhere: -A shows all\n")
     assert "there is no kind 'pots'; did you mean pod" in lab.complaint("lab", "get", "pots")
     assert "there is no pod x in namespace default" in lab.complaint("lab", "get", "pod", "x")
+    for selector in ("app!=web", "app in (web)", "app=a b"):
+        assert "is not K=V; write -l app=web" in lab.complaint("lab", "get", "deployments", "-l", selector, "-n", "x")
 
 
 def test_apply_says_what_it_did_and_pods_follow(lab: Person) -> None:
@@ -119,6 +121,10 @@ def test_addresses_of_pods_that_are_gone_are_free_again(lab: Person) -> None:
     assert len([pod for pod in status["pods"] if pod["pod"] != "kube-system/dns"]) == len(here)
 
 
+def test_a_label_that_no_api_server_takes_is_refused(lab: Person) -> None:
+    assert 'metadata.labels: Invalid value: "b c"' in lab.complaint("lab", "label", "node", "node1", "a=b c")
+
+
 def test_label(lab: Person) -> None:
     assert lab.out("lab", "label", "node", "node1", "disk=ssd", "rack=1") == "node/node1 labeled\n"
     assert [node["metadata"]["name"] for node in lab.objects("nodes", "-l", "disk=ssd")] == ["node1"]
@@ -165,6 +171,7 @@ def test_exec_is_inside_the_pod(lab: Person) -> None:
     assert lab.out("lab", "exec", pod, "--", "cat", stdin="through\n") == "through\n"
     assert "nosuch: no such program" in lab.complaint("lab", "exec", pod, "--", "nosuch", code=127)
     assert "there is no pod default/x" in lab.complaint("lab", "exec", "x", "--", "true")
+    assert "write -n before the name" in lab("lab", "exec", pod, "-n", "x", "--", "true", code=2).stderr
     assert "127.0.0.1" in Path("/etc/hosts").read_text()
     assert address not in Path("/etc/hosts").read_text()
 

@@ -13,7 +13,8 @@ from percale.kernel import sysctl
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What the kernel has."""
     monkeypatch.setattr(sysctl, "_ROOT", tmp_path)
-    (tmp_path / "net/ipv4").mkdir(parents=True)
+    for device in ("all", "eth0", "flannel.1", "pcl0"):
+        (tmp_path / "net/ipv4/conf" / device).mkdir(parents=True)
     (tmp_path / "net/ipv4/ip_forward").write_text("0\n")
     return tmp_path
 
@@ -31,7 +32,12 @@ def test_what_needs_ipv6_is_refused_without_it(settings: Path, name: str, value:
         sysctl.write(f"net/ipv6/conf/{name}", value)
 
 
-def test_a_device_that_is_not_there_is_an_error_where_there_is_ipv6(settings: Path) -> None:
-    (settings / "net/ipv6").mkdir()
+def test_a_device_that_is_too_small_for_ipv6_is_as_good_as_one_with_ipv6_off(settings: Path) -> None:
+    (settings / "net/ipv6/conf").mkdir(parents=True)
+    sysctl.write("net/ipv6/conf/flannel.1/accept_ra", "0")
+    sysctl.write("net/ipv6/conf/pcl0/disable_ipv6", "1")
+
+
+def test_a_device_that_is_not_there_is_an_error(settings: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        sysctl.write("net/ipv6/conf/flannel.1/accept_ra", "0")
+        sysctl.write("net/ipv6/conf/flannel.2/accept_ra", "0")

@@ -14,7 +14,7 @@ import json
 import re
 import socket
 from collections.abc import Iterable, Iterator, Mapping
-from ipaddress import IPv4Address, IPv6Address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -41,6 +41,8 @@ class Setting(Struct, frozen=True):
     where: str
 
 
+_NETWORKS = ("network", "networkFile")
+"""Two names of one thing."""
 _GROUPS: Mapping[str, type[msgspec.Struct]] = {"cni": CniConfig, "services": ServicesConfig}
 """Settings that stand together below a name."""
 
@@ -60,13 +62,18 @@ TYPES: Mapping[str, Any] = dict(_leaves())
 
 def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]) -> AgentConfig:
     """The configuration; `flags` are by setting name, those not given left out. Raises BadConfig."""
-    given = [*(from_file(file) if file is not None else ()), *from_environment(environ), *from_flags(flags)]
     merged: dict[str, Any] = {"node": socket.gethostname()}
     groups: dict[str, dict[str, Any]] = {group: {} for group in _GROUPS}
-    for setting in given:
-        value = _checked(setting)
-        group, _, name = setting.name.rpartition(".")
-        (groups[group] if group else merged)[name] = value
+    for given in (from_file(file) if file is not None else [], from_environment(environ), from_flags(flags)):
+        networks = [each for each in given if each.name in _NETWORKS and each.value is not None]
+        if len(networks) > 1:
+            raise BadConfig("both network and networkFile are given", where=networks[1].where, hint="keep one of them")
+        if networks:  # a weaker one is not meant, by whichever name
+            merged = {name: value for name, value in merged.items() if name not in _NETWORKS}
+        for setting in given:
+            value = _checked(setting)
+            group, _, name = setting.name.rpartition(".")
+            (groups[group] if group else merged)[name] = value
     if "store" not in merged:
         raise BadConfig(
             "store is not set", hint="write `store: files:/DIRECTORY` into the configuration, or pass --store"
@@ -143,7 +150,11 @@ def from_environment(environ: Mapping[str, str]) -> list[Setting]:
         if variable not in known:
             if _SERVICE_LINK.search(variable):
                 continue
-            raise BadConfig(f'unknown variable "{variable}"', where="environment", hint=_nearest(variable, known))
+            raise BadConfig(
+                f'unknown variable "{variable}"',
+                where="environment",
+                hint=_nearest(variable, map(environment_name, TYPES)),
+            )
         name, where = known[variable], f"environment {variable}"
         found.append(Setting(name, _from_text(text, TYPES[name], where), where))
     return found
@@ -198,7 +209,15 @@ def _patterns(values: tuple[str, ...]) -> None:
         re.compile(value)
 
 
+def _listen(value: str | None) -> None:
+    if value is not None and not value.startswith("unix:") and int(value.rpartition(":")[2]) > 0xFFFF:
+        raise ValueError(value)
+
+
 _CHECKS: Mapping[str, Any] = {
+    "http": _listen,
+    "services.healthz": _listen,
+    "ifaceCanReach": lambda value: value is None or ip_address(value),
     "publicIP": lambda value: value is None or IPv4Address(value),
     "publicIPv6": lambda value: value is None or IPv6Address(value),
     "ifaceRegex": _patterns,

@@ -1,4 +1,4 @@
-"""From a network's configuration to the backend that serves it. The agent's start calls."""
+"""From a network's configuration to the backend that serves it. The agent's start calls, and a lab's, to refuse early."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from percale.model.backend_options import HostGwOptions, VxlanOptions
 from percale.model.netconf import NetworkConfig
 
 
-def make_backend(config: NetworkConfig) -> Backend:
-    """Raises BadNetworkConfig for a backend of flannel's that is not here."""
+def make_backend(config: NetworkConfig, where: str = "") -> Backend:
+    """Raises BadNetworkConfig for a backend of flannel's that is not here; `where` is the configuration's place."""
     match config.options:
         case VxlanOptions():
             return VxlanBackend(config.options)
         case HostGwOptions():
             return HostGw()
     raise BadNetworkConfig(
-        f'backend "{config.backend_type}" is not available', where="Backend.Type", hint="use vxlan or host-gw"
+        f'backend "{config.backend_type}" is not available',
+        where=f"{where}: Backend.Type" if where else "Backend.Type",
+        hint="use vxlan or host-gw",
     )

@@ -55,6 +55,8 @@ def _program(arguments: tuple[str, ...]) -> list[str]:
     command = _rest(arguments)
     if not command:
         raise click.UsageError("name a program to run, after --")
+    if arguments[0].startswith("-") and arguments[0] != "--":
+        raise click.UsageError(f"write {arguments[0]} before the name: what follows it is the program to run")
     return command
 
 

@@ -39,7 +39,10 @@ _NEEDS: Mapping[str, tuple[str, ...]] = {
 }
 _CONTAINER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,199}")
 """CNI's own form; the length is ours, for it names a file."""
-_IFNAME = re.compile(r"(?!\.{1,2}$)[^\s/:\x00-\x1f]{1,15}")
+_IFNAME = re.compile(r"(?!(?:\.{1,2}|lo|all|default)$)[^\s/:%\x00-\x1f]+")
+"""What the kernel takes: `lo` is there already, the next two mean all devices, and % asks for a number."""
+_LONGEST_IFNAME = 15
+"""Bytes."""
 _MAC = re.compile(r"[0-9a-fA-F][02468aceACE](:[0-9a-fA-F]{2}){5}")
 _PROTOCOLS: tuple[PortProtocol, ...] = get_args(PortProtocol)
 _NOT_A_MAC = "00:00:00:00:00:00"
@@ -179,7 +182,7 @@ def _owner(variables: Mapping[str, str]) -> Owner:
     container, ifname = variables["CNI_CONTAINERID"], variables["CNI_IFNAME"]
     if _CONTAINER.fullmatch(container) is None:
         raise CniError(BAD_ENVIRONMENT, f"CNI_CONTAINERID {container!r} is not a container id")
-    if _IFNAME.fullmatch(ifname) is None:
+    if _IFNAME.fullmatch(ifname) is None or len(ifname.encode()) > _LONGEST_IFNAME:
         raise CniError(BAD_ENVIRONMENT, f"CNI_IFNAME {ifname!r} cannot be a device's name")
     return Owner(container, ifname)
 

@@ -11,6 +11,7 @@ counts as a leftover), and writes its conflist when it is ready.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import struct
@@ -35,6 +36,8 @@ _REQUEST_TIMEOUT = 10.0
 """Seconds in which a request must have come in whole."""
 _STOP_TIMEOUT = 10.0
 _BACKLOG = 512
+_LONGEST_PATH = 107
+"""Bytes of a unix socket's address."""
 _CREDENTIALS = struct.Struct("=iII")
 
 
@@ -178,6 +181,8 @@ def _listen(path: Path) -> socket.socket:
     """The socket for its owner only, in place of whatever stands at the path, at once. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
+    if len(os.fsencode(draft)) > _LONGEST_PATH:
+        raise OSError(errno.ENAMETOOLONG, f"a socket's path has at most {_LONGEST_PATH} bytes, {draft} has more")
     draft.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:

@@ -6,7 +6,8 @@ import errno
 
 from percale.kernel import links, netlink
 from percale.kernel.links import Device
-from percale.render.objects import Link
+from percale.kernel.planning import stands_on
+from percale.render.objects import KernelObject, Link
 
 
 class Devices:
@@ -16,6 +17,7 @@ class Devices:
         self._socket = socket
         self._by_name: dict[str, Device | None] = {}
         self._by_index: dict[int, Device | None] = {}
+        self._barred: set[str] = set()
 
     def load(self) -> list[Device]:
         """All of them at once."""
@@ -50,6 +52,16 @@ class Devices:
         device = self._by_name.pop(name, None)
         if device is not None:
             self._by_index.pop(device.index, None)
+
+    def bar(self, name: str) -> None:
+        """We wish a device of this name, and this one is somebody else's: nothing of ours is to come upon it."""
+        self._barred.add(name)
+
+    def admit(self, obj: KernelObject) -> None:
+        """Raises OSError (ENODEV) when the object would come upon a barred device."""
+        for kind, name in stands_on(obj) if self._barred else ():
+            if kind == "link" and name in self._barred:
+                raise OSError(errno.ENODEV, f"no device {name} of ours here")
 
     def index(self, name: str) -> int:
         """Raises OSError (ENODEV)."""

@@ -102,7 +102,7 @@ class KernelDriver:
             elif sort is Link:
                 results += (self._guarded(lambda change: self._link(change, devices), change) for change in batch)
             elif sort is Sysctl:
-                results += (self._guarded(self._sysctl, change) for change in batch)
+                results += (self._guarded(lambda change: self._sysctl(change, devices), change) for change in batch)
             elif sort is Ruleset:
                 results += (self._guarded(lambda change: self._ruleset(change, changes), change) for change in batch)
             elif sort is Element:
@@ -192,16 +192,18 @@ class KernelDriver:
             self._send(links.change(wish, have, device.index, devices.index))
             return
         if wish.kind != device.kind and not device.ours:
+            devices.bar(wish.name)
             raise OSError(
                 errno.EEXIST, f"{wish.name} is there already, a {device.kind or 'physical'} device that is not ours"
             )
         requests = links.create(wish, _new_index(), devices.index)
         self._send([links.delete(device.index), *requests])
 
-    def _sysctl(self, change: Change) -> None:
+    def _sysctl(self, change: Change, devices: Devices) -> None:
         wish = change.object
         assert isinstance(wish, Sysctl)
         if isinstance(change, Put):
+            devices.admit(wish)
             self._place.run(lambda: sysctl.write(wish.name, wish.value))
 
     def _ruleset(self, change: Change, changes: Sequence[Change]) -> None:
@@ -237,6 +239,8 @@ def _encode(change: Change, devices: Devices) -> list[Request]:
     """The requests of one change; removing something from a device that is gone needs none. Raises OSError."""
     wish = change.object
     assert isinstance(wish, _QUEUED)
+    if isinstance(change, Put):
+        devices.admit(wish)
     device = devices.find(wish.dev) if wish.dev is not None else None
     if device is None and wish.dev is not None:
         if isinstance(change, Remove):

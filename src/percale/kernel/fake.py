@@ -40,6 +40,8 @@ class FakeKernel:
         self.routes: tuple[HostRoute, ...] = tuple(routes)
         self.objects: dict[Key, KernelObject] = {}
         self.sysctls: dict[str, str] = {}
+        self._barred: set[str] = set()
+        """Devices of others whose names we wish for ours, in the batch at hand."""
         self.written: list[Change] = []
         """Every change of ours that changed something, in order."""
         self.refusals: dict[Key, int] = {}
@@ -57,6 +59,7 @@ class FakeKernel:
 
     def apply(self, changes: Sequence[Change]) -> Sequence[OSError | None]:
         """Make the changes, in order; one result each."""
+        self._barred.clear()
         return [self._try(change) for change in changes]
 
     def underlay(self) -> Underlay:
@@ -143,7 +146,8 @@ class FakeKernel:
     def _require(self, obj: KernelObject) -> None:
         """What it stands on is there. Raises OSError."""
         for kind, name in stands_on(obj):
-            if kind == "link" and (kind, name) not in self.objects and name not in self.interfaces:
+            there = (kind, name) in self.objects or name in self.interfaces
+            if kind == "link" and (not there or name in self._barred):
                 raise OSError(errno.ENODEV, f"no device {name} here")
         if isinstance(obj, Element) and obj.set not in self._sets.get(obj.family, ()):
             raise OSError(errno.ENOENT, f"no set {obj.set} in table {obj.family} {OWNER}")
@@ -154,6 +158,7 @@ class FakeKernel:
             return self._set_interface(wish)
         have = self.objects.get(wish.key)
         if have is None and wish.name in self.interfaces:
+            self._barred.add(wish.name)
             raise OSError(errno.EEXIST, f"{wish.name} is there already, a physical device that is not ours")
         if matches(wish, have):
             return []

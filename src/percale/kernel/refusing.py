@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from percale.errors import KernelError
 from percale.kernel.protocol import Change, Driver
 from percale.kernel.spelling import spell, spell_object
-from percale.render.objects import KernelObject, Sysctl
+from percale.render.objects import KernelObject, Link, Sysctl
 
 _HINTS = {
     errno.EPERM: "run as root, or in a user and network namespace of your own",
@@ -35,6 +35,8 @@ def refused(change: Change, error: OSError) -> KernelError:
 def _hint(refused_object: KernelObject, number: int) -> str | None:
     if isinstance(refused_object, Sysctl) and number == errno.ENOENT and refused_object.name.startswith("net/bridge/"):
         return "policies do not reach pods on bridges until the module is loaded: modprobe br_netfilter"
+    if isinstance(refused_object, Link) and refused_object.peer is not None and number == errno.EEXIST:
+        return f"the other namespace has a device {refused_object.peer.name} of somebody else's"
     return _HINTS.get(number)
 
 

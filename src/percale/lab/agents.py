@@ -45,6 +45,8 @@ class _Agent:
     status: int | None = None
     """How it ended last; negative: by this signal."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Whoever ends it and starts it anew: two at once would start two."""
     waiting: asyncio.TimerHandle | None = None
 
 
@@ -82,32 +84,30 @@ class Agents:
     async def stop(self, name: str, patience: float = 5.0) -> None:
         """End the node's agent and do not start it again."""
         agent = self._agents[name]
-        agent.wanted = False
-        if agent.waiting is not None:
-            agent.waiting.cancel()
-        await self._end(agent, signal.SIGTERM, patience)
-        del self._agents[name], self._ready[name]
-        self._loop.remove_reader(agent.notices)
-        agent.notices.close()
+        async with agent.changing:
+            await self._end(agent, signal.SIGTERM, patience)
+            del self._agents[name], self._ready[name]
+            self._loop.remove_reader(agent.notices)
+            agent.notices.close()
 
     async def restart(self, name: str, *, kill: bool, patience: float = 10.0) -> float:
         """End the agent, start it at once, and wait until it is ready; seconds it took. Raises LabError."""
         agent = self._agents[name]
-        begun = time.monotonic()
-        agent.wanted = False
-        if agent.waiting is not None:
-            agent.waiting.cancel()
-        await self._end(agent, signal.SIGKILL if kill else signal.SIGTERM, patience)
-        agent.wanted = True
-        agent.pause = FIRST_PAUSE
-        self._launch(agent)
-        try:
-            async with asyncio.timeout(patience):
-                await self._ready_or_ended(agent)
-        except TimeoutError as error:
-            what = f"the agent of {name} is not ready after {patience:.0f} s"
-            raise LabError(what, hint=f"look at {agent.place.log}") from error
-        return time.monotonic() - begun
+        async with agent.changing:
+            if self._agents.get(name) is not agent:
+                raise LabError(f"{name} has left meanwhile")
+            begun = time.monotonic()
+            await self._end(agent, signal.SIGKILL if kill else signal.SIGTERM, patience)
+            agent.wanted = True
+            agent.pause = FIRST_PAUSE
+            self._launch(agent)
+            try:
+                async with asyncio.timeout(patience):
+                    await self._ready_or_ended(agent)
+            except TimeoutError as error:
+                what = f"the agent of {name} is not ready after {patience:.0f} s"
+                raise LabError(what, hint=f"look at {agent.place.log}") from error
+            return time.monotonic() - begun
 
     async def _ready_or_ended(self, agent: _Agent) -> None:
         ready = asyncio.create_task(self._ready[agent.place.name].wait())
@@ -139,6 +139,10 @@ class Agents:
         self._channel.send(json.dumps({"start": agent.place.name}).encode())
 
     async def _end(self, agent: _Agent, number: int, patience: float) -> None:
+        """By this signal, or by SIGKILL when it takes too long; it is not started again."""
+        agent.wanted = False
+        if agent.waiting is not None:
+            agent.waiting.cancel()
         if agent.pid is None:
             return
         with suppress(ProcessLookupError):

@@ -103,10 +103,16 @@ def _attend(
     pid = os.fork()
     if pid == 0:
         os.close(wait)
-        os.read(go, 1)  # until the pid file is there
+        if not os.read(go, 1):  # until the pid file is there; without one nobody would find the lab
+            os._exit(1)
         os.close(go)
         _never_return(lambda: _begin(place, theirs, live), theirs)
-    place.pid.write_text(f"{pid}\n")
+    try:
+        place.pid.write_text(f"{pid}\n")
+    except OSError as error:
+        place.pid.unlink(missing_ok=True)
+        raise LabError(f"cannot be written: {error.strerror}", where=str(place.pid)) from error
+    os.write(wait, b"1")
 
 
 def _begin(place: LabPlace, theirs: socket.socket, live: Callable[[Report], None]) -> None:

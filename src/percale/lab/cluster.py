@@ -61,6 +61,8 @@ class Cluster:
     """Services that cannot have what they ask for."""
     world: World = field(default_factory=World)
     on_change: Callable[[], None] = lambda: None
+    _moving: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Machines come and go one after the other."""
     _known: asyncio.Event = field(default_factory=asyncio.Event)
     _to_plan: asyncio.Event = field(default_factory=asyncio.Event)
     _to_tend: asyncio.Event = field(default_factory=asyncio.Event)
@@ -203,22 +205,26 @@ class Cluster:
 
     async def add_node(self, node: LabNode) -> Machine:
         """One node more; returns when its agent is ready. Raises LabError."""
-        machine = await self.machines.add(node)
+        async with self._moving:
+            machine = await self.machines.add(node)
         await self.write(Create(node_object(machine)))
         await until(lambda: self.machines.agents.state(machine.name).ready, f"the agent of {machine.name} is ready")
         return machine
 
     async def remove_node(self, name: str) -> None:
         """The node leaves: first its pods, then its agent, its lease, its cable. Raises LabError."""
-        node = self.world.get(Node, ObjectKey(None, name))
-        if node is not None:
-            await self.write(Delete(node))
-        await self._tend()
-        await self.kubelet.idle(name)
-        await self.machines.remove(name)
-        for lease in self.world.all(SubnetLease):
-            if lease.spec.node == name:  # the agent, as long as it lived, would have claimed it again
-                await self.write(Delete(lease))
+        async with self._moving:
+            if self.machines.node(name) is None:
+                return  # somebody else asked for it, too
+            node = self.world.get(Node, ObjectKey(None, name))
+            if node is not None:
+                await self.write(Delete(node))
+            await self._tend()
+            await self.kubelet.idle(name)
+            await self.machines.remove(name)
+            for lease in self.world.all(SubnetLease):
+                if lease.spec.node == name:  # the agent, as long as it lived, would have claimed it again
+                    await self.write(Delete(lease))
 
     async def running(self, pod: ObjectKey, machine: Machine, addresses: tuple[str, ...]) -> None:
         """The kubelet: it has these addresses and is Ready."""

@@ -8,14 +8,15 @@ blueprint ─▶ Machines (cables, agents)          ┐
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec import Struct
 
-from percale.errors import PercaleError
+from percale.errors import LabError, PercaleError
 from percale.lab import name_objects
 from percale.lab.agents import Agents
 from percale.lab.births import Report
@@ -35,6 +36,8 @@ from percale.model.meta import Object, ObjectKey
 from percale.model.namespace import Namespace
 from percale.model.pod import Pod
 from percale.store.files import FilesStore
+
+E = TypeVar("E", bound=Exception)
 
 _WORKERS = 32
 """Threads for blocking calls: most of them wait for an agent's ADD, and the store must not wait behind them."""
@@ -58,11 +61,17 @@ def control(place: LabPlace, blueprint: Blueprint, report: Report, channel: Chan
         for error in _single(group):
             report({"error": str(error), "sort": type(error).__name__})
             log(str(error))
+    except* OSError as failures:
+        failed = True
+        traceback.print_exc()
+        for failure in _single(failures):
+            where = failure.filename or place.directory
+            report({"error": f"{where}: {failure.strerror or failure}", "sort": LabError.__name__})
     if failed:
         raise SystemExit(1)
 
 
-def _single(group: BaseExceptionGroup[PercaleError]) -> Iterator[PercaleError]:
+def _single(group: BaseExceptionGroup[E]) -> Iterator[E]:
     """Tasks within tasks: groups within the group."""
     for error in group.exceptions:
         if isinstance(error, BaseExceptionGroup):

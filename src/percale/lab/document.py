@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from itertools import chain
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import msgspec
@@ -20,6 +21,7 @@ from msgspec.structs import replace
 from percale.errors import BadManifest, LabError
 from percale.lab.place import is_label
 from percale.model.meta import Object, ObjectMeta
+from percale.model.validation.shared import check_labels
 
 DEFAULT_NETWORK: dict[str, Any] = {"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan"}}
 
@@ -139,6 +141,7 @@ class Topology(Struct, frozen=True):
         if self.find(node.name) is not None:
             raise LabError(f"there is a machine named {node.name} already")
         try:
+            _check_names([node], (), "add-node")
             machine = _Placing(list(self.wires), list(self.machines), "add-node").node(node)
         except BadManifest as error:
             raise LabError(str(error)) from error
@@ -202,6 +205,9 @@ def _check_names(machines: Sequence[LabNode | Host], segments: Sequence[Segment]
             raise BadManifest("the name 'fabric' is the router's own", where=where, hint="use another name")
         if machine.name in seen:
             raise BadManifest(f"two machines are named {machine.name}", where=where, hint="rename one of them")
+        if isinstance(machine, LabNode):
+            for error in check_labels(machine.labels, ("labels",)):
+                raise BadManifest(f"{machine.name}: {error}", where=where)
         seen.add(machine.name)
     seen.clear()
     for segment in segments:
@@ -230,6 +236,9 @@ class _Placing(Struct, frozen=True):
         if cidr.prefixlen > 30 or cidr6.prefixlen > 126:
             small = cidr if cidr.prefixlen > 30 else cidr6
             raise BadManifest(f"segment {segment.name}: {small} has no room for machines", where=self.where)
+        for net in (cidr, cidr6):
+            if net.is_loopback or net.is_multicast or net.is_link_local:
+                raise BadManifest(f"segment {segment.name}: {net} is no network for machines", where=self.where)
         if segment.mtu is not None and not 1280 <= segment.mtu <= 65521:
             raise BadManifest(f"segment {segment.name}: an MTU of {segment.mtu} is not 1280 to 65521", where=self.where)
         for net in (cidr, cidr6):
@@ -247,7 +256,8 @@ class _Placing(Struct, frozen=True):
             cidr = IPv4Network((address, 24), strict=False)
             if address - 1 == cidr.network_address:
                 raise BadManifest(f"host {host.name}: {address} is where its router would be", where=self.where)
-            self.wire(Segment(host.name[:11].rstrip("-"), cidr))
+            taken = {wire.name for wire in self.wires}
+            self.wire(Segment(next(name for name in _segment_names(host.name) if name not in taken), cidr))
 
     def check_networks(self, pod_networks: Iterable[Network]) -> None:
         """The pods' network must be none of the machines'."""
@@ -332,6 +342,11 @@ def parse_port(text: str, where: str) -> tuple[int, str]:
     if not number.isdecimal() or not 0 < int(number) < 65536 or protocol not in ("TCP", "UDP"):
         raise BadManifest(f"{text!r} is not a port", where=where, hint="write 80, 80/TCP or 53/UDP")
     return int(number), protocol
+
+
+def _segment_names(host: str) -> Iterator[str]:
+    """The host's own name, as far as it fits, and numbered ones."""
+    return chain((host[:11].rstrip("-"),), (f"{host[:7].rstrip('-')}-{number}" for number in range(2, 1000)))
 
 
 def _hosts(net: Network) -> Iterator[IPv4Address | IPv6Address]:

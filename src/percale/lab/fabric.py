@@ -27,6 +27,8 @@ from percale.lab.document import Machine, Wire
 from percale.lab.ways import Way
 
 DEVICE = "eth0"
+_NOT_FOR_MACHINES = frozenset(("lo", "all", "default"))
+"""No cable can have these names: the router's own device, and what the kernel means by all devices."""
 _WAYS = 100
 """The router's routing table for what comes from outside hosts."""
 
@@ -53,8 +55,10 @@ def bridge(wire: Wire) -> str:
 
 
 def port(machine: str) -> str:
-    """The name of a machine's cable at the router: its own, shortened when it is too long for a device."""
-    return machine if len(machine) <= 15 else f"{machine[:9]}-{sha256(machine.encode()).hexdigest()[:5]}"
+    """The name of a machine's cable at the router: its own, or made from it when that is too long or somebody else's."""
+    if len(machine) <= 15 and machine not in _NOT_FOR_MACHINES and not machine.startswith("br-"):
+        return machine
+    return f"{machine[:9]}-{sha256(machine.encode()).hexdigest()[:5]}"
 
 
 def mac(address: IPv4Address) -> str:
@@ -92,12 +96,12 @@ def way_lines(old: Collection[Way], new: Collection[Way]) -> list[str]:
 
 
 def cable_lines(machine: Machine) -> list[str]:
-    """`ip` commands at the router that plug a machine in."""
+    """`ip` commands at the router that plug a machine in, whose name may be a word of theirs, such as `up`."""
     name, mtu = port(machine.name), f" mtu {machine.wire.mtu}" if machine.wire.mtu else ""
     return [
-        f"link add {name}{mtu} type veth peer name {DEVICE} address {mac(machine.address.ip)}{mtu}"
+        f"link add name {name}{mtu} type veth peer name {DEVICE} address {mac(machine.address.ip)}{mtu}"
         f" netns {NETNS / machine.name}",
-        f"link set {name} master {bridge(machine.wire)} up",
+        f"link set dev {name} master {bridge(machine.wire)} up",
     ]
 
 
@@ -145,7 +149,7 @@ def plug_in(place: Place, machines: Sequence[Machine]) -> None:
 
 def unplug(place: Place, machine: str) -> None:
     """Pull the cable; it may be gone with its namespace already."""
-    place.run(lambda: subprocess.run(["ip", "link", "delete", port(machine)], capture_output=True, check=False))
+    place.run(lambda: subprocess.run(["ip", "link", "delete", "dev", port(machine)], capture_output=True, check=False))
 
 
 Cut = frozenset[str]

@@ -66,20 +66,34 @@ class Machines:
         await self.agents.ready(name)
 
     async def add(self, node: LabNode) -> Machine:
-        """One node more. Raises LabError."""
+        """One node more, or nothing. Raises LabError."""
         self.topology = self.topology.with_node(node)
         machine = self.topology.nodes[-1]
-        await self._plug_in([machine])
+        try:
+            await self._plug_in([machine])
+        except LabError:
+            await self._forget(machine.name)
+            raise
+        except OSError as error:
+            await self._forget(machine.name)
+            where = error.filename or self.place.directory
+            raise LabError(f"{machine.name} cannot be made: {error.strerror}", where=str(where)) from error
         return machine
 
     async def remove(self, name: str) -> None:
         """The node leaves; its pods are gone already."""
         await self.agents.stop(name)
+        await self._forget(name)
+
+    async def _forget(self, name: str) -> None:
+        """A machine's cuts, cable, namespace and files go."""
         self.topology = self.topology.without(name)
         await self.cut({pair for pair in self.cuts if name not in pair})
         await asyncio.to_thread(fabric.unplug, Here(), name)
         await asyncio.to_thread(delete_namespace, NETNS / name)
-        shutil.rmtree(self.place.node(name).directory, ignore_errors=True)
+        place = self.place.node(name)
+        for directory in (place.directory, place.run):
+            shutil.rmtree(directory, ignore_errors=True)
 
     async def cut(self, pairs: set[fabric.Cut]) -> None:
         """These pairs do not hear each other, all others do."""

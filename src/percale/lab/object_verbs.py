@@ -27,6 +27,7 @@ from percale.model.namespace import NAME_LABEL, Namespace
 from percale.model.node import Node
 from percale.model.pod import Pod
 from percale.model.service import Service
+from percale.model.validation.shared import check_labels
 
 _SCALED = ("Deployment", "ReplicaSet", "StatefulSet", "Job")
 
@@ -51,7 +52,7 @@ class ObjectVerbs(Struct, frozen=True):
         self, *, kind: str, name: str | None, namespace: str | None, everywhere: bool, wide: bool, selector: str
     ) -> Answer:
         """Objects of a kind, as a table and as they are."""
-        wanted = kind_of(kind)
+        wanted, labels = kind_of(kind), _labels(selector)
         everything: list[Any] = self.cluster.world.all(wanted)
         home = namespace or DEFAULT_NAMESPACE
         found = [obj for obj in everything if everywhere or not wanted.NAMESPACED or obj.metadata.namespace == home]
@@ -59,7 +60,7 @@ class ObjectVerbs(Struct, frozen=True):
             found = [obj for obj in found if obj.metadata.name == name]
             if not found:
                 raise NotFound(f"there is no {wanted.KIND.lower()} {name}{_within(wanted, home)}")
-        found = [obj for obj in found if _labels(selector) <= obj.metadata.labels.items()]
+        found = [obj for obj in found if labels <= obj.metadata.labels.items()]
         nothing = f"no {plural(wanted)}{'' if everywhere else _within(wanted, home)}"
         if everything and not selector:
             nothing += f"; {len(everything)} elsewhere: -A shows all"
@@ -131,7 +132,9 @@ class ObjectVerbs(Struct, frozen=True):
     async def label(
         self, targets: Sequence[Sequence[str]], put: Mapping[str, str], drop: Sequence[str], namespace: str | None
     ) -> Answer:
-        """Set and remove labels."""
+        """Set and remove labels. Raises LabError for what no API server would take."""
+        for error in check_labels(put, ("metadata", "labels")):
+            raise LabError(str(error))
         found = [self._find(kind, name, namespace) for kind, name in targets]
         lines = []
         for obj in found:
@@ -216,9 +219,10 @@ def _labels(selector: str) -> set[tuple[str, str]]:
     found = set()
     for part in filter(None, selector.split(",")):
         key, equals, value = part.partition("=")
-        if not equals:
+        label = (key, value.removeprefix("="))
+        if not equals or any(check_labels(dict((label,)), ())):
             raise LabError(f"{part!r} is not K=V", hint="write -l app=web,tier=front")
-        found.add((key, value.removeprefix("=")))
+        found.add(label)
     return found
 
 

@@ -84,6 +84,15 @@ def test_a_state_directory_that_cannot_be_written_is_said_at_the_start(cluster: 
     assert not list(cluster.store.iterdir()), "no subnet was claimed"
 
 
+def test_a_socket_path_that_is_too_long_is_said_at_the_start(cluster: Cluster) -> None:
+    node = cluster.node(1)
+    node.settings["cni"]["socket"] = f"{node.directory}/{'s' * 120}"
+    node.launch()
+    assert node.process is not None
+    assert node.process.wait(30) == 1
+    assert "cannot listen: a socket's path has at most 107 bytes" in node.log.splitlines()[-1]
+
+
 def test_a_full_disk_is_said_at_the_start(cluster: Cluster) -> None:
     one = cluster.node(1)
     state = one.directory / "state"

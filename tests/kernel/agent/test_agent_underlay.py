@@ -88,6 +88,19 @@ def test_the_mtu_follows_the_interface(pair: tuple[Node, Node, Pod, Pod]) -> Non
     assert "mtu 1350" in sh(c.name, "ip", "link", "show", "eth0")
 
 
+@pytest.mark.parametrize("wiring", ["routed", "bridge"])
+def test_a_network_that_is_too_small_for_ipv6_carries_ipv4(cluster: Cluster, wiring: str) -> None:
+    nodes = [cluster.node(1), cluster.node(2)]
+    for node in nodes:
+        node.settings["cni"]["wiring"] = wiring
+        node.ip("link", "set", "eth0", "mtu", "1280")
+        node.start()
+    a, b = (node.pod(name) for node, name in zip(nodes, "ab", strict=True))
+    assert "mtu 1230" in sh(a.name, "ip", "link", "show", "eth0")
+    until(lambda: a.reaches(b.addresses[0]))
+    assert nodes[0].status.troubles == ()
+
+
 def test_an_agent_without_an_interface_waits_for_one(cluster: Cluster) -> None:
     one = cluster.node(1)
     one.ip("route", "del", "default")

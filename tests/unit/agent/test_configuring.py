@@ -92,6 +92,11 @@ def test_variables_that_kubernetes_makes_of_services_are_not_ours(tmp_path: Path
         ("iface: eth0", 'DIR/agent.yaml:1: iface: expected a list of interface names or addresses, not "eth0"'),
         ("publicIP: fd00::1", 'DIR/agent.yaml:1: publicIP: expected an IPv4 address, not "fd00::1"'),
         ("http: 9099", "DIR/agent.yaml:1: http: expected HOST:PORT, [IPv6]:PORT or unix:/PATH, not 9099"),
+        (
+            "http: localhost:99999",
+            'DIR/agent.yaml:1: http: expected HOST:PORT, [IPv6]:PORT or unix:/PATH, not "localhost:99999"',
+        ),
+        ("ifaceCanReach: gateway", 'DIR/agent.yaml:1: ifaceCanReach: expected an address, not "gateway"'),
         ("store: etcd:here", 'DIR/agent.yaml:1: store: expected files:/DIRECTORY, not "etcd:here"'),
         ("logFormat: xml", 'DIR/agent.yaml:1: logFormat: expected text or json, not "xml"'),
         ("network: 10.0.0.0/16", 'DIR/agent.yaml:1: network: expected a net-conf.json object, not "10.0.0.0/16"'),
@@ -105,6 +110,16 @@ def test_mistakes_in_the_file_name_the_line(tmp_path: Path, text: str, words: st
     assert refusal(tmp_path, text) == words
 
 
+def test_a_network_by_either_name_takes_the_place_of_a_weaker_one(tmp_path: Path) -> None:
+    text = "store: files:/s\nnetwork: {Network: 10.0.0.0/16}\n"
+    config = load(tmp_path, text, networkFile="/net-conf.json")
+    assert (config.network, config.networkFile) == (None, "/net-conf.json")
+    config = load(tmp_path, "store: files:/s\nnetworkFile: /x\n", {"PERCALE_NETWORK": '{"Network": "10.0.0.0/16"}'})
+    assert (config.network, config.networkFile) == ({"Network": "10.0.0.0/16"}, None)
+    both = refusal(tmp_path, f"{text}networkFile: /x\n")
+    assert both == "DIR/agent.yaml:3: networkFile: both network and networkFile are given; keep one of them"
+
+
 def test_a_bad_pattern_says_why(tmp_path: Path) -> None:
     assert refusal(tmp_path, "ifaceRegex: ['(']").startswith(
         'DIR/agent.yaml:1: ifaceRegex: expected a list of regular expressions, not ["("] (missing )'
@@ -116,6 +131,7 @@ def test_mistakes_in_the_environment_and_the_flags_name_them(tmp_path: Path) -> 
     assert refusal(tmp_path, text, {"PERCALE_IFACES": "x"}) == (
         'environment: unknown variable "PERCALE_IFACES"; did you mean PERCALE_IFACE?'
     )
+    assert refusal(tmp_path, text, {"PERCALE_RUNDIRS": "/x"}).endswith("did you mean PERCALE_RUN_DIR?")
     assert refusal(tmp_path, text, {"PERCALE_VERBOSE": "loud"}) == (
         'environment PERCALE_VERBOSE: expected true or false, not "loud"'
     )

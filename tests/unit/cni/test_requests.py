@@ -117,6 +117,10 @@ def test_del_needs_no_namespace_and_status_and_gc_need_no_container() -> None:
         ("CNI_IFNAME", "sixteen-letters-"),
         ("CNI_IFNAME", "a b"),
         ("CNI_IFNAME", "a:0"),
+        ("CNI_IFNAME", "eth%d"),
+        ("CNI_IFNAME", "lo"),
+        ("CNI_IFNAME", "all"),
+        ("CNI_IFNAME", "\u00e9" * 8),
         ("CNI_ARGS", "K8S_POD_NAME"),
     ],
 )

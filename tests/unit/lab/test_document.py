@@ -78,6 +78,9 @@ def test_a_host_may_not_be_where_its_router_would_be() -> None:
         ),
         (LabSpec(segments=(Segment("a", IPv4Network("10.0.0.0/31")),)), "no room for machines"),
         (LabSpec(segments=(Segment("a", mtu=100),)), "MTU of 100"),
+        (LabSpec(segments=(Segment("a", IPv4Network("127.0.0.0/24")),)), "a: 127.0.0.0/24 is no network for machines"),
+        (LabSpec(segments=(Segment("a", cidr6=IPv6Network("fe80::/64")),)), "a: fe80::/64 is no network for machines"),
+        (LabSpec(nodes=(LabNode("n1", labels={"a": "b c"}),)), 'n1: labels: Invalid value: "b c"'),
         (LabSpec(hosts=(Host("h", ports=("99999",)),)), "'99999' is not a port"),
         (
             LabSpec(segments=(Segment("a", IPv4Network("10.0.0.0/30")),), nodes=(LabNode("n1"), LabNode("n2"))),
@@ -105,6 +108,19 @@ def test_a_node_added_later_gets_the_next_address_and_no_name_twice() -> None:
     assert more.without("node4") == lab
     with pytest.raises(LabError, match="there is a machine named node1 already"):
         lab.with_node(LabNode("node1"))
+    for name in ("a b", "../x", "fabric", ""):
+        with pytest.raises(LabError, match="add-node: "):
+            lab.with_node(LabNode(name))
+
+
+def test_hosts_that_stand_alone_have_segments_whose_names_differ() -> None:
+    hosts = (
+        Host("a", address=IPv4Address("8.8.8.8")),
+        Host("far-far-away-1", address=IPv4Address("9.9.9.9")),
+        Host("far-far-away-2", address=IPv4Address("9.9.8.9")),
+    )
+    names = [wire.name for wire in topology(LabSpec(hosts=hosts)).wires]
+    assert names == ["a", "b", "world", "a-2", "far-far-awa", "far-far-2"]
 
 
 def test_ports() -> None:

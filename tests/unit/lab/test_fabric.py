@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from percale.lab.document import LabSpec, Segment, topology
+from percale.lab.document import LabNode, LabSpec, Segment, topology
 from percale.lab.fabric import cable_lines, cut_rules, machine_lines, port, router_lines
 
 LAB = topology(LabSpec(segments=(Segment("a", mtu=9000), Segment("b"))))
@@ -17,7 +17,7 @@ def test_the_router_has_a_bridge_with_the_gateway_per_segment() -> None:
 
 def test_a_machine_has_its_address_and_the_way_out() -> None:
     assert cable_lines(NODE1)[0] == (
-        "link add node1 mtu 9000 type veth peer name eth0 address 02:00:c0:a8:01:02 mtu 9000 netns /run/netns/node1"
+        "link add name node1 mtu 9000 type veth peer name eth0 address 02:00:c0:a8:01:02 mtu 9000 netns /run/netns/node1"
     )
     assert "route add default via 192.168.2.1" in machine_lines(NODE3)
 
@@ -27,6 +27,17 @@ def test_long_names_are_shortened_to_device_names_that_differ() -> None:
     assert len(names) == 100
     assert all(len(name) <= 15 for name in names)
     assert port("node1") == "node1"
+
+
+def test_a_machine_is_never_taken_for_a_device_of_the_router_or_for_a_word_of_ip() -> None:
+    names = [port(name) for name in ("lo", "all", "default", "br-a")]
+    assert not {"lo", "all", "default", "br-a"} & set(names)
+    assert len(set(names)) == 4
+    (machine,) = topology(LabSpec(nodes=(LabNode("type"),), hosts=())).machines
+    assert [line.split(" mtu")[0].split(" type veth")[0].split(" master")[0] for line in cable_lines(machine)] == [
+        "link add name type",
+        "link set dev type",
+    ]
 
 
 def test_a_cut_drops_what_goes_from_cable_to_cable_in_both_directions() -> None:
