@@ -44,7 +44,7 @@ from percale.cni import conflist
 from percale.cni.attaching import exists
 from percale.cni.records import Attachment, Records
 from percale.cni.serving import CniServer
-from percale.errors import KernelError, StateError
+from percale.errors import BadConfig, KernelError, StateError
 from percale.ipam.addresses import AddressPool
 from percale.kernel import sysctl
 from percale.kernel.protocol import SHORTCUT_TABLE
@@ -58,6 +58,7 @@ from percale.render.wiring import PodNetwork
 from percale.store.protocol import Deleted, Snapshot, Upserted
 
 DEVICE, TABLES, FORWARDING, SHORTCUT = "node/device", "node/tables", "node/forwarding", "node/shortcut"
+STRAYS = "addresses of pods"
 _BREATH = 100
 """Peers rendered between two breaths of the event loop."""
 _SETTLING = 0.1
@@ -178,6 +179,7 @@ class AgentNode:
         except OSError as error:
             raise StateError(f"cannot listen: {error.strerror}", where=self._config.cni.socket) from error
         downs.push_async_callback(parts.cni.stop)
+        self._tell_of_strays()
         duties.create_task(self._collect_leftovers(), name="leftovers")
         await self._store_read.wait()
         await self._reconciler.idle()
@@ -253,6 +255,23 @@ class AgentNode:
         self._metrics.cni_answered(verb, code, seconds)
         if verb in ("ADD", "DEL", "GC"):
             self._shortcut.touch()
+            self._tell_of_strays()
+
+    def _tell_of_strays(self) -> None:
+        """Pods that are older than this node's subnets."""
+        assert self._report.parts is not None
+        subnets = tuple(self._report.parts.standing.subnets)
+        strays = [
+            each
+            for each in self._records.attachments.values()
+            if not each.chained and any(all(ip not in subnet for subnet in subnets) for ip in _addresses(each))
+        ]
+        if strays:
+            what = f"{strays[0]} has an address of another network than the node's, where no peer reaches it"
+            more = f" (and {len(strays) - 1} more)" if strays[1:] else ""
+            self._troubles.begin(STRAYS, BadConfig(what + more, hint="delete the pod and make it anew"))
+        else:
+            self._troubles.end(STRAYS)
 
     def _shortcuts(self) -> Shortcuts:
         """This node's routed pods and the ways to the others' as of now."""

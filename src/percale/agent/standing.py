@@ -28,8 +28,8 @@ from percale.model.netconf import NetworkConfig
 from percale.model.node import Node
 from percale.store.protocol import Store
 
-UNDERLAY, FAMILY = "underlay", "underlay family"
-"""The troubles' sources: no place at all, and no place in one of the network's two families."""
+UNDERLAY, FAMILY, OVERLAP = "underlay", "underlay family", "underlay overlap"
+"""The troubles' sources: no place at all, no place in one of the network's two families, a place within the pod network."""
 
 
 class Standing:
@@ -118,10 +118,21 @@ class Standing:
                 self._troubles.end(FAMILY)
             else:
                 self._troubles.begin(FAMILY, missing)
+            self._tell_of_overlap(located)
             return located
         assert missing is not None
         self._troubles.begin(UNDERLAY, missing)
         return None
+
+    def _tell_of_overlap(self, located: Located) -> None:
+        """The pod network is there for nobody else: what is for a machine in it may be taken for a pod's."""
+        for own in (located.public_ip, located.public_ipv6):
+            for network in self._network.networks:
+                if own is not None and own in network:
+                    what = f"the pod network {network} holds this node's own address {own}"
+                    self._troubles.begin(OVERLAP, BadConfig(what, hint="choose a Network that no machine has"))
+                    return
+        self._troubles.end(OVERLAP)
 
     async def follow_underlay(self, on_move: Callable[[LocalNode], Awaitable[None]]) -> None:
         """Choose again whenever something moved; `on_move` gets the node as it is now."""

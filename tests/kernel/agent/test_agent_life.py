@@ -117,6 +117,28 @@ def test_a_stale_state_file_of_another_network_is_no_obstacle(cluster: Cluster) 
     assert one.pod("a").addresses[0].startswith("10.99.1.")
 
 
+def test_pods_of_another_network_than_the_nodes_are_told_of(cluster: Cluster) -> None:
+    one = cluster.node(1).start()
+    old = one.pod("old")
+    one.stop()
+    one.settings["network"] = {"Network": "10.99.0.0/16"}
+    one.start()
+    (trouble,) = one.status.troubles
+    assert trouble.error == (
+        "pod default/old has an address of another network than the node's, where no peer reaches it; "
+        "delete the pod and make it anew"
+    )
+    old.cni("DEL")
+    until(lambda: not one.status.troubles)
+
+
+def test_a_pod_network_that_holds_the_nodes_own_address_is_told_of(cluster: Cluster) -> None:
+    cluster.network = {"Network": "192.168.0.0/16"}
+    one = cluster.node(1).start()
+    (trouble,) = one.status.troubles
+    assert trouble.error.startswith("the pod network 192.168.0.0/16 holds this node's own address 192.168.0.1")
+
+
 def test_leftovers_of_peers_that_left_meanwhile_are_collected(cluster: Cluster) -> None:
     one, two = cluster.node(1).start(), cluster.node(2).start()
     until(lambda: "10.244.2.0" in one.ip("route"))
