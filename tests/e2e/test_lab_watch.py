@@ -99,7 +99,7 @@ def test_however_it_ends_nothing_is_left(guarded: Person, number: signal.Signals
     with watching(guarded) as process:
         assert "percale_watch" in tables(guarded)
         process.send_signal(number)
-        process.wait(timeout=10)
+        process.wait(timeout=30)
     assert "percale_watch" not in tables(guarded)
 
 

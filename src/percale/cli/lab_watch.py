@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
+from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
+from math import inf
 from typing import TYPE_CHECKING
 
 import click
@@ -54,8 +57,9 @@ def watch(
 
     shown = 0
     wanted = pod if pod is None or "/" in pod else f"default/{pod}"
-    until = time.monotonic() + seconds if seconds is not None else None
-    with closing(watching(locate(lab), rate, until=until)) as found:
+    until = time.monotonic() + seconds if seconds is not None else inf
+    interrupted = told_to_end()
+    with closing(watching(locate(lab), rate, over=lambda: interrupted() or time.monotonic() >= until)) as found:
         for seen in found:
             if isinstance(seen, LeftOut):
                 click.echo(f"{seen.count} new connections were left out so far; --rate looks at more", err=True)
@@ -65,6 +69,19 @@ def watch(
                 if shown == count:
                     break
     return 0
+
+
+def told_to_end() -> Callable[[], bool]:
+    """Whether somebody pressed Ctrl-C: the exception alone is lost when it comes in the middle of a finalizer."""
+    told = False
+
+    def tell(_number: int, _frame: object) -> None:
+        nonlocal told
+        told = True
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, tell)
+    return lambda: told
 
 
 def _is_wanted(seen: Connection, pod: str | None, only: str | None) -> bool:

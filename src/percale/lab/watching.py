@@ -138,8 +138,8 @@ class _Names:
         return self._known.get(address)
 
 
-def watch(place: LabPlace, rate: int, *, until: float | None) -> Generator[Connection | LeftOut, None, None]:
-    """Connections as they are decided. `until` is of the monotonic clock.
+def watch(place: LabPlace, rate: int, *, over: Callable[[], bool]) -> Generator[Connection | LeftOut, None, None]:
+    """Connections as they are decided, until it is `over`, which is asked again and again.
 
     At most `rate` a second are looked at on each node; how many were not, is said when it grows. Raises LabError, NoSuchLab.
     """
@@ -152,7 +152,7 @@ def watch(place: LabPlace, rate: int, *, until: float | None) -> Generator[Conne
         poll.register(descriptor, select.POLLIN)
     left_out, asked = 0, time.monotonic()
     try:
-        while until is None or time.monotonic() < until:
+        while not over():
             for descriptor, _ in poll.poll(_TICK * 1000):
                 node = by_descriptor[descriptor]
                 for judged in tracers[node].judged():

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+from contextlib import suppress
+
 from msgspec.structs import replace
 
+from percale.cli.lab_watch import told_to_end
 from percale.kernel.tracing import Judged
 from percale.lab.watching import Merging, Name
 
@@ -56,3 +60,15 @@ def test_a_connection_that_is_tried_again_is_shown_once() -> None:
     assert list(there.add("node1", denied, 60.0)) == []
     assert len(list(there.add("node1", denied, 121.0))) == 1
     assert len(list(there.add("node1", replace(denied, source_port=40001), 121.0))) == 1
+
+
+def test_an_interrupt_that_is_lost_on_its_way_ends_the_watch_all_the_same() -> None:
+    former = signal.getsignal(signal.SIGINT)
+    try:
+        over = told_to_end()
+        assert not over()
+        with suppress(KeyboardInterrupt):  # as a finalizer does
+            signal.raise_signal(signal.SIGINT)
+        assert over()
+    finally:
+        signal.signal(signal.SIGINT, former)
