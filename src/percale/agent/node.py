@@ -255,16 +255,17 @@ class AgentNode:
         self._metrics.cni_answered(verb, code, seconds)
         if verb in ("ADD", "DEL", "GC"):
             self._shortcut.touch()
+        if STRAYS in self._troubles.now:
             self._tell_of_strays()
 
     def _tell_of_strays(self) -> None:
-        """Pods that are older than this node's subnets."""
+        """Pods that are older than this node's subnets: there are some at the start or never."""
         assert self._report.parts is not None
         subnets = tuple(self._report.parts.standing.subnets)
         strays = [
             each
             for each in self._records.attachments.values()
-            if not each.chained and any(all(ip not in subnet for subnet in subnets) for ip in _addresses(each))
+            if not each.chained and not all(any(ip in subnet for subnet in subnets) for ip in _addresses(each))
         ]
         if strays:
             what = f"{strays[0]} has an address of another network than the node's, where no peer reaches it"

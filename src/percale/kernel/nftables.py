@@ -72,7 +72,7 @@ class Encoded(Struct, frozen=True):
 
 
 class Tables:
-    """One thread at a time changes; `shape` may be asked by any."""
+    """One thread at a time changes; `has` and `shape` may be asked by any."""
 
     def __init__(self, socket: netlink.Socket, place: Place, hearing: Hearing) -> None:
         """`socket` is closed with this."""

@@ -71,11 +71,10 @@ class Machines:
         machine = self.topology.nodes[-1]
         try:
             await self._plug_in([machine])
-        except LabError:
+        except (LabError, OSError) as error:
             await self._forget(machine.name)
-            raise
-        except OSError as error:
-            await self._forget(machine.name)
+            if isinstance(error, LabError):
+                raise
             where = error.filename or self.place.directory
             raise LabError(f"{machine.name} cannot be made: {error.strerror}", where=str(where)) from error
         return machine
