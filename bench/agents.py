@@ -9,13 +9,12 @@ import contextlib
 import json
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.rows import run
+from bench.rows import PERCALE, run
 from percale.model.encoding import to_json
 from percale.model.meta import Object
 
@@ -79,10 +78,9 @@ def running(directory: Path, node: str, network: str, **more: object) -> Iterato
     }
     file, log = directory / "agent.yaml", directory / "agent.log"
     file.write_text(json.dumps(config))
-    percale = str(Path(sys.executable).with_name("percale"))
     with log.open("w") as stderr:
         start = time.perf_counter()
-        with subprocess.Popen([percale, "agent", "--config", str(file)], stderr=stderr) as process:
+        with subprocess.Popen([PERCALE, "agent", "--config", str(file)], stderr=stderr) as process:
             try:
                 _until_ready(process, log)
                 yield Agent(process.pid, time.perf_counter() - start)

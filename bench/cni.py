@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import agents
-from bench.rows import Row, ratio
+from bench.rows import PERCALE, Row, ratio
 from percale.kernel.namespaces import create_namespace, delete_namespace
 
 ROUNDS = 60
@@ -84,11 +83,10 @@ def _ours(directory: Path) -> Iterator[Plugin]:
     }
     file = directory / "agent.yaml"
     file.write_text(json.dumps(config))
-    percale = str(Path(sys.executable).with_name("percale"))
     with (
         agents.interface("172.30.0.1/24"),
         (directory / "agent.log").open("w") as log,
-        subprocess.Popen([percale, "agent", "--config", str(file)], stderr=log) as agent,
+        subprocess.Popen([PERCALE, "agent", "--config", str(file)], stderr=log) as agent,
     ):
         try:
             conflist = _first_conflist(conflists, directory / "agent.log")

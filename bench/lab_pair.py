@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import re
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-from bench.rows import run
+from bench.rows import PERCALE, run
 from percale.lab.place import locate
 
-PERCALE = str(Path(sys.executable).with_name("percale"))
 NODES = ("node1", "node2")
 LAB = """
 apiVersion: percale.io/v1alpha1

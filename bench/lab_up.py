@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
-from bench.rows import Row, at_most, run, seconds
+from bench.rows import PERCALE, Row, at_most, run, seconds
 
 SMALL_ROUNDS = 7
 LARGE_ROUNDS = 3
@@ -35,14 +33,13 @@ spec:
 
 
 def _up(manifests: str, rounds: int) -> list[float]:
-    percale = str(Path(sys.executable).with_name("percale"))
     samples = []
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         file.write(manifests)
         file.flush()
         for _ in range(rounds):
-            samples.append(seconds(lambda: run(percale, "lab", "up", "--name", "bench", "-f", file.name)))
-            run(percale, "lab", "down", "bench")
+            samples.append(seconds(lambda: run(PERCALE, "lab", "up", "--name", "bench", "-f", file.name)))
+            run(PERCALE, "lab", "down", "bench")
     return samples
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from bench.decode import pod
-from bench.rows import Row, at_most, run
+from bench.rows import PERCALE, Row, at_most, run
 
 NODES = 5000
 PODS = 10_000
@@ -77,11 +76,10 @@ def measure() -> Iterator[Row]:
         }
         file = directory / "agent.yaml"
         file.write_text(json.dumps(config))
-        percale = str(Path(sys.executable).with_name("percale"))
         start = time.perf_counter()
         with (
             (directory / "agent.log").open("w") as log,
-            subprocess.Popen([percale, "agent", "--config", str(file)], stderr=log) as agent,
+            subprocess.Popen([PERCALE, "agent", "--config", str(file)], stderr=log) as agent,
         ):
             try:
                 _wait(agent, directory / "agent.log")

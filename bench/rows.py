@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+PERCALE = str(Path(sys.executable).with_name("percale"))
+"""The command."""
 
 
 @dataclass(frozen=True, slots=True)
