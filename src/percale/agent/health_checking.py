@@ -55,10 +55,13 @@ class HealthChecks:
         await asyncio.gather(*servers, return_exceptions=True)
 
     async def _serve(self, port: int) -> None:
+        check = self._checks[port]
         web = await asyncio.to_thread(importlib.import_module, "aiohttp.web")
 
         async def answer(_request: Any) -> Any:
-            code, headers, body = self.answer(port)
+            nonlocal check
+            check = self._checks.get(port, check._replace(endpoints=0))  # asked while it closes, it has none
+            code, headers, body = self._answer(check)
             return web.Response(status=code, headers=headers, body=body)
 
         runner = web.ServerRunner(web.Server(answer, access_log=None), handle_signals=False, shutdown_timeout=0.1)
@@ -68,7 +71,7 @@ class HealthChecks:
                 try:
                     await web.TCPSite(runner, None, port, reuse_address=True).start()
                 except OSError as error:
-                    where = f"health check node port {port} of Service {self._checks[port].service}"
+                    where = f"health check node port {port} of Service {check.service}"
                     taken = KernelError(error.strerror or str(error), errno=error.errno or 0, where=where)
                     self._troubles.begin(f"{SOURCE} {port}", taken)
                     await asyncio.sleep(1)
@@ -79,9 +82,9 @@ class HealthChecks:
         finally:
             await runner.cleanup()
 
-    def answer(self, port: int) -> tuple[int, dict[str, str], bytes]:
+    def _answer(self, check: Check) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body."""
-        (namespace, name), endpoints = self._checks[port]
+        (namespace, name), endpoints = check
         healthy = self._health.healthy
         said = {
             "service": {"namespace": namespace, "name": name},
