@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from percale.agent.logging import LineLog
 from percale.agent.running import MOST_YOUNG
-from percale.agent.table import NodeTable
+from percale.agent.table import NodeTable, Subject
 from percale.agent.troubles import Troubles
 from percale.kernel.keeping import TableKeeper
 from percale.kernel.namespaces import NamespaceThread, anonymous_namespace
@@ -81,6 +81,10 @@ class Witness:
     def image(self) -> Edit:
         """Nothing."""
         return Edit()
+
+    def subjects(self, part: Edit) -> tuple[Subject, ...]:
+        """None of it is its own."""
+        return ()
 
     async def made(self, *, anything: bool) -> None:
         """What the others said is in force."""

@@ -23,7 +23,7 @@ from percale.agent.progress import Progress
 from percale.agent.proxy_health import ProxyHealth
 from percale.agent.service_flows import Served, ServiceFlows
 from percale.agent.service_metrics import ServiceMetrics
-from percale.agent.table import NodeTable
+from percale.agent.table import NodeTable, Subject
 from percale.agent.troubles import Troubles
 from percale.errors import BadManifest, KernelError
 from percale.model.endpoints import SERVICE_LABEL, EndpointSlice
@@ -72,6 +72,7 @@ class Balancing:
         self.health = ProxyHealth(
             self._progress,
             troubles,
+            source=table.source,
             in_force=table.in_force.is_set,
             eligible=lambda: self.services.node.eligible,
             answered=self._metrics.health_answered,
@@ -181,6 +182,10 @@ class Balancing:
     def image(self) -> Edit:
         """All elements, from the static text alone."""
         return self._elements.image()
+
+    def subjects(self, part: Edit) -> Iterable[Subject]:
+        """The Services that want this part."""
+        return (Subject("service", key) for key in self._elements.owners(part))
 
     async def made(self, *, anything: bool) -> None:
         """Whoever was with an endpoint that is gone is led to another one."""

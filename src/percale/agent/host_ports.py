@@ -15,10 +15,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from msgspec import Struct
 
 from percale.agent.service_flows import EVERYWHERE, Served, ServiceFlows
-from percale.agent.table import NodeTable
+from percale.agent.table import NodeTable, Subject
 from percale.cni.records import Attachment
 from percale.errors import StateError
 from percale.ipam.addresses import Owner
+from percale.model.meta import ObjectKey
 from percale.render.contents import Edit, Elements
 from percale.render.host_ports import HostPort, host_port_elements
 from percale.render.objects import IPAddress
@@ -27,6 +28,7 @@ from percale.service.choosing import Record
 
 class _Opened(Struct, frozen=True):
     pod: str
+    key: ObjectKey | None
     addresses: tuple[IPAddress, ...]
     ports: tuple[HostPort, ...]
     elements: frozenset[tuple[str, bytes, bytes]]
@@ -108,6 +110,13 @@ class HostPorts:
         """All elements, from the static text alone."""
         return Edit(put=_elements(self._shown, data=True))
 
+    def subjects(self, part: Edit) -> Iterator[Subject]:
+        """The pods whose host ports these are."""
+        wanted = {(each.set, each.keys) for each in part.put}
+        for opened in self._opened.values():
+            if opened.key is not None and any(element[:2] in wanted for element in opened.elements):
+                yield Subject("pod", opened.key)
+
     async def made(self, *, anything: bool) -> None:
         """Pods that wait for their ports may live, and clients of others find them."""
         moved, self._moved = self._moved, set()
@@ -133,7 +142,8 @@ class HostPorts:
 def _opened(attachment: Attachment) -> _Opened:
     addresses = tuple(each.ip for each in attachment.wires.addresses)
     elements = frozenset(host_port_elements(addresses, attachment.ports))
-    return _Opened(str(attachment), addresses, attachment.ports, elements)
+    key = attachment.pod.key if attachment.pod is not None else None
+    return _Opened(str(attachment), key, addresses, attachment.ports, elements)
 
 
 def _elements(rows: Collection[tuple[str, bytes, bytes]], *, data: bool) -> tuple[Elements, ...]:
