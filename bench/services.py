@@ -92,11 +92,18 @@ class _Found:
 
 async def _ours(objects: list[Object]) -> _Found:
     """Cold, then changes one by one."""
-    bench, feed = Bench(), Feed(objects)
+    bench, feed = Bench(services=True), Feed(objects)
     metrics = Metrics()
     flows = service_flows(bench.troubles, metrics)
     author = Balancing(
-        CONFIG, feed, bench.table, flows=flows, troubles=bench.troubles, registry=metrics.registry, local_pods=set
+        CONFIG,
+        feed,
+        bench.table,
+        flows=flows,
+        troubles=bench.troubles,
+        events=bench.events,
+        registry=metrics.registry,
+        local_pods=set,
     )
     async with bench.running(author.run) as cold:
         found = _Found(cold)

@@ -17,13 +17,14 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 from prometheus_client import CollectorRegistry
 
+from percale.agent.events import Events, Subject
 from percale.agent.following import follow
 from percale.agent.health_checking import Check, HealthChecks
 from percale.agent.progress import Progress
 from percale.agent.proxy_health import ProxyHealth
 from percale.agent.service_flows import Served, ServiceFlows
 from percale.agent.service_metrics import ServiceMetrics
-from percale.agent.table import NodeTable, Subject
+from percale.agent.table import NodeTable
 from percale.agent.troubles import Troubles
 from percale.errors import BadManifest, KernelError
 from percale.model.endpoints import SERVICE_LABEL, EndpointSlice
@@ -57,6 +58,7 @@ class Balancing:
         *,
         flows: ServiceFlows,
         troubles: Troubles,
+        events: Events,
         registry: CollectorRegistry,
         local_pods: Callable[[], set[bytes]],
         count_every: float = 5.0,
@@ -81,6 +83,7 @@ class Balancing:
         self._store = store
         self._table = table
         self._troubles = troubles
+        self._events = events
         self._local_pods = local_pods
         self._flows = flows
         self._count_every = count_every
@@ -185,7 +188,7 @@ class Balancing:
 
     def subjects(self, part: Edit) -> Iterable[Subject]:
         """The Services that want this part."""
-        return (Subject("service", key) for key in self._elements.owners(part))
+        return (Subject("Service", key) for key in self._elements.owners(part))
 
     async def made(self, *, anything: bool) -> None:
         """Whoever was with an endpoint that is gone is led to another one."""
@@ -235,7 +238,9 @@ class Balancing:
             service = self.services.services.get(key)
             if service is not None and service.problems:
                 self._wrong.add(key)
-                self._troubles.begin(f"service {key}", BadManifest("; ".join(dict.fromkeys(service.problems))))
+                wrong = "; ".join(dict.fromkeys(service.problems))
+                self._troubles.begin(f"service {key}", BadManifest(wrong))
+                self._events.warn(Subject("Service", key), "NotServed", wrong)
             elif key in self._wrong:
                 self._wrong.remove(key)
                 self._troubles.end(f"service {key}")

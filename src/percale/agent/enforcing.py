@@ -15,9 +15,10 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
+from percale.agent.events import Subject
 from percale.agent.following import STORE, follow
 from percale.agent.names import Names
-from percale.agent.table import NodeTable, Subject
+from percale.agent.table import NodeTable
 from percale.agent.troubles import Troubles
 from percale.model.meta import Object, ObjectKey
 from percale.model.pod import Pod
@@ -28,7 +29,7 @@ from percale.render.objects import IPAddress
 from percale.render.policy_table import PolicyTable
 from percale.store.protocol import Deleted, Snapshot, Store, Upserted
 
-_POLICIES = {"np": "networkpolicy", "cnp": "clusternetworkpolicy"}
+_POLICIES = {"np": "NetworkPolicy", "cnp": "ClusterNetworkPolicy"}
 _BREATH = 200
 """Objects of a snapshot between two breaths of the event loop."""
 
@@ -213,7 +214,7 @@ class Enforcement:
         policies, pods = self.table.owners(part)
         for policy in policies:
             yield Subject(_POLICIES[policy.kind], ObjectKey(policy.namespace, policy.name))
-        yield from (Subject("pod", pod) for pod in pods)
+        yield from (Subject("Pod", pod) for pod in pods)
 
     async def made(self, *, anything: bool) -> None:
         """Pods that wait may live, and established connections are judged anew."""

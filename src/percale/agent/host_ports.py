@@ -14,8 +14,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 
 from msgspec import Struct
 
+from percale.agent.events import Subject
 from percale.agent.service_flows import EVERYWHERE, Served, ServiceFlows
-from percale.agent.table import NodeTable, Subject
+from percale.agent.table import NodeTable
 from percale.cni.records import Attachment
 from percale.errors import StateError
 from percale.ipam.addresses import Owner
@@ -115,7 +116,7 @@ class HostPorts:
         wanted = {(each.set, each.keys) for each in part.put}
         for opened in self._opened.values():
             if opened.key is not None and any(element[:2] in wanted for element in opened.elements):
-                yield Subject("pod", opened.key)
+                yield Subject("Pod", opened.key)
 
     async def made(self, *, anything: bool) -> None:
         """Pods that wait for their ports may live, and clients of others find them."""

@@ -81,7 +81,7 @@ class AgentNode:
         self._store_read = asyncio.Event()
         records = self._records = Records(Path(config.stateDir) / PODS)
         kept = keeper(host_ports=True, narrate=ground.narrate, hearing=ground.hearing)
-        self._table = NodeTable(kept, ground.troubles)
+        self._table = NodeTable(kept, ground.troubles, ground.events)
         self._flows = service_flows(ground.troubles, ground.metrics)
         self._host_ports = HostPorts(self._table, records.attachments.values(), self._flows)
         self._enforcement = Enforcement(
@@ -115,7 +115,7 @@ class AgentNode:
             served = asyncio.Event()
             if self._config.services.enabled:
                 kept = service_keeper(narrate=self._ground.narrate, hearing=self._ground.hearing)
-                table = NodeTable(kept, self._troubles, balancing_text.TABLE)
+                table = NodeTable(kept, self._troubles, self._ground.events, balancing_text.TABLE)
                 served = table.attempted
                 balancing = Balancing(
                     service_config(self._config, parts.network),
@@ -123,6 +123,7 @@ class AgentNode:
                     table,
                     flows=self._flows,
                     troubles=self._troubles,
+                    events=self._ground.events,
                     registry=self._metrics.registry,
                     count_every=self._config.services.leastConnInterval,
                     local_pods=lambda: self._enforcement.local_pods,

@@ -37,7 +37,7 @@ class PolicyNode:
         """Raises KernelError, BadConfig."""
         self._ground = ground = Ground(config, log, on_refused=self._refused)
         kept = keeper(host_ports=False, narrate=ground.narrate, hearing=ground.hearing)
-        self._table = NodeTable(kept, ground.troubles)
+        self._table = NodeTable(kept, ground.troubles, ground.events)
         self._enforcement = Enforcement(
             config.node, ground.store, self._table, troubles=ground.troubles, reconsider=self._edited
         )

@@ -17,15 +17,15 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
+from percale.agent.events import Events, Subject
 from percale.agent.troubles import Troubles
 from percale.errors import KernelError
 from percale.kernel.cleanup import remove_service_table
 from percale.kernel.hearing import Hearing
 from percale.kernel.keeping import Keeper, TableKeeper
 from percale.kernel.portions import Refused
-from percale.model.meta import ObjectKey
 from percale.render import balancing, enforcing
 from percale.render import host_ports as host_port_text
 from percale.render.contents import Edit
@@ -35,16 +35,6 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 """Seconds until a refused edit is tried again; doubled each time."""
 _FIRST_REST, _LONGEST_REST = 5.0, 300.0
 """The same for what had to be left out: only a change of the object or of the kernel makes it welcome."""
-
-
-class Subject(NamedTuple):
-    """The object that a part of a table is for."""
-
-    kind: str
-    key: ObjectKey
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.key}"
 
 
 class Author(Protocol):
@@ -70,7 +60,7 @@ class Author(Protocol):
 class NodeTable:
     """All methods are called on the event loop."""
 
-    def __init__(self, keeper: Keeper, troubles: Troubles, name: str = OWNER) -> None:
+    def __init__(self, keeper: Keeper, troubles: Troubles, events: Events, name: str = OWNER) -> None:
         self.source = f"table inet {name}"
         """Of its troubles."""
         self.in_force = asyncio.Event()
@@ -79,6 +69,7 @@ class NodeTable:
         """Set once that has been tried."""
         self._keeper = keeper
         self._troubles = troubles
+        self._events = events
         self._authors: list[Author] = []
         self._whole = True
         self._first = True
@@ -163,8 +154,10 @@ class NodeTable:
         """Each object whose part is left out is in trouble, and all of them are tried again after a rest."""
         before, self._left_out = self._left_out, {}
         for part, error in refused:
-            subjects = {subject for author in self._authors for subject in author.subjects(part)}
-            for source in sorted(map(str, subjects)) or [self.source]:
+            subjects = sorted({subject for author in self._authors for subject in author.subjects(part)})
+            for subject in subjects:
+                self._events.warn(subject, "KernelRefused", str(error))
+            for source in [*map(str, subjects)] or [self.source]:
                 self._left_out.setdefault(f"kernel: {source}", error)
         for source in before.keys() - self._left_out.keys():
             self._troubles.end(source)
