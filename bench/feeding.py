@@ -18,7 +18,7 @@ from typing import TypeVar
 from percale.agent.events import Events, Subject
 from percale.agent.logging import LineLog
 from percale.agent.running import MOST_YOUNG
-from percale.agent.table import NodeTable
+from percale.agent.table import SERVICE_BYTES, NodeTable
 from percale.agent.troubles import Troubles
 from percale.kernel.keeping import TableKeeper
 from percale.kernel.namespaces import NamespaceThread, anonymous_namespace
@@ -102,7 +102,9 @@ class Bench:
         self.events = Events("n1", MemoryStore(), self.troubles)
         place = NamespaceThread(self.namespace)
         if services:
-            keeper = TableKeeper(place, static=balancing.TEXT, shapes=balancing.SHAPES, table=balancing.TABLE)
+            keeper = TableKeeper(
+                place, static=balancing.TEXT, shapes=balancing.SHAPES, table=balancing.TABLE, most_bytes=SERVICE_BYTES
+            )
         else:
             keeper = TableKeeper(place, static=enforcing.TEXT, shapes=enforcing.SHAPES)
         self.table = NodeTable(keeper, self.troubles, self.events)

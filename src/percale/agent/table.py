@@ -36,6 +36,9 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 _FIRST_REST, _LONGEST_REST = 5.0, 300.0
 """The same for what had to be left out: only a change of the object or of the kernel makes it welcome."""
 
+SERVICE_BYTES = 2 * 1024 * 1024
+"""Of one transaction of Services, some 30,000 elements: while the kernel makes it, 0.1 s, a policy's has to wait."""
+
 
 class Author(Protocol):
     """Has a part of the table. All methods are called on the event loop."""
@@ -185,7 +188,12 @@ def keeper(*, host_ports: bool, narrate: Callable[[str], None] | None, hearing: 
 def service_keeper(*, narrate: Callable[[str], None] | None, hearing: Hearing) -> TableKeeper:
     """The kernel's table of Services."""
     return TableKeeper(
-        narrate=narrate, static=balancing.TEXT, shapes=balancing.SHAPES, table=balancing.TABLE, hearing=hearing
+        narrate=narrate,
+        static=balancing.TEXT,
+        shapes=balancing.SHAPES,
+        table=balancing.TABLE,
+        most_bytes=SERVICE_BYTES,
+        hearing=hearing,
     )
 
 

@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -39,8 +40,6 @@ T = TypeVar("T")
 GATHERING = 0.02
 """Seconds that news of others' changes wait for more of them."""
 _NEW_GENERATION = 15
-MOST_BYTES = 16 * 1024 * 1024
-"""Of one transaction, some 200,000 elements: while the kernel makes it, some half a second, it makes no other."""
 
 
 class Keeper(Protocol):
@@ -86,17 +85,25 @@ class TableKeeper:
         static: str = enforcing.TEXT,
         shapes: Iterable[SetShape] = enforcing.SHAPES,
         table: str = OWNER,
+        most_bytes: int | None = None,
         hearing: Hearing | None = None,
     ) -> None:
         """In the namespace of `place` (default: the process'); it is closed by `stop`.
 
         `narrate` gets each change's `nft` command before it is made, on the worker thread. `static` is the text of the
-        `table` and `shapes` its sets that edits fill. `hearing` is shared with the driver of the same namespace.
+        `table` and `shapes` its sets that edits fill. `most_bytes` is what one transaction may have, so that those of other
+        tables have their turn. `hearing` is shared with the driver of the same namespace.
         """
         self._hearing = hearing or Hearing()
         filled = {shape.name: shape for shape in shapes}
         self._keeping = _Keeping(
-            place or Here(), narrate=narrate, table=table, static=static, filled=filled, hearing=self._hearing
+            place or Here(),
+            narrate=narrate,
+            table=table,
+            static=static,
+            filled=filled,
+            most_bytes=most_bytes or sys.maxsize,
+            hearing=self._hearing,
         )
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"table-{table}")
         self._callbacks: list[Callable[[], None]] = []
@@ -181,6 +188,7 @@ class _Keeping:
         table: str,
         static: str,
         filled: dict[str, SetShape],
+        most_bytes: int,
         hearing: Hearing,
     ) -> None:
         self._place = place
@@ -188,6 +196,7 @@ class _Keeping:
         self._table = table
         self._static = static
         self._filled = filled
+        self._most_bytes = most_bytes
         self._hearing = hearing
         self._shapes = dict(filled)
         self._pattern: batching.Skeleton | None = None
@@ -238,7 +247,7 @@ class _Keeping:
             self._shapes.update((shape.name, shape) for shape in edit.put_sets)
 
     def _commit(self, batch: batching.Batch, spelled: Callable[[], Iterable[str]]) -> None:
-        if (size := batch.size) > MOST_BYTES:
+        if (size := batch.size) > self._most_bytes:
             raise self._failed(OSError(errno.EMSGSIZE, f"{size} bytes are more than one transaction may have"))
         if self._narrate is not None:
             for command in spelled():
@@ -262,25 +271,34 @@ class _Keeping:
             pattern = self._known_pattern()
             ahead, self._ahead = self._ahead, None
             table = ahead if ahead is not None and not self.touched else self._look(pattern)
-            if table is None or table.skeleton != pattern:
-                if self._takes(lambda: self._make_anew(pattern, image)):
-                    return image
-                # Nobody who is judged gets anywhere until what judges them is there.
-                self._make_anew(pattern, portions.closed(image, enforcing.JUDGING))
-                table = self._look(pattern)
-                assert table is not None
         except OSError as error:
             raise self._failed(error) from error
+        if table is None or table.skeleton != pattern:
+            if not self._takes(lambda: self._make_anew(pattern, image), image, self._filled):
+                self._make_anew_in_parts(pattern, image)
+            return image
         self._shapes = {name: shape for name, (shape, _) in table.held.sets.items() if shape is not None}
         missing = difference(table.held, image)
-        if not self._takes(lambda: self.edit(missing)):
-            self.refused = portions.make_in_parts(missing, self._shapes, self.edit, enforcing.JUDGING)
+        if not self._takes(lambda: self.edit(missing), missing, self._shapes):
+            self._make_in_parts(missing)
         return missing
 
-    def _takes(self, change: Callable[[], None]) -> bool:
-        """Whether the kernel took it whole. Raises KernelError when it would take no other change either."""
+    def _make_anew_in_parts(self, pattern: batching.Skeleton, image: Edit) -> None:
+        """Nobody who is judged gets anywhere until what judges them is there."""
+        closed = portions.closed(Edit(put=image.put), enforcing.JUDGING)
+        self._make_anew(pattern, closed)
+        bare = Held.bare(self._filled.values(), pattern.chains, self._table)
+        self._make_in_parts(difference(bare.after(closed), image) if closed else image)
+
+    def _make_in_parts(self, change: Edit) -> None:
+        self.refused = portions.make_in_parts(change, self._shapes, self.edit, enforcing.JUDGING)
+
+    def _takes(self, make: Callable[[], None], edit: Edit, shapes: Mapping[str, SetShape]) -> bool:
+        """Whether the kernel took this edit whole. Raises KernelError when it would take no other one either."""
+        if portions.size_of(edit, shapes) > self._most_bytes:
+            return False
         try:
-            change()
+            make()
         except KernelError as error:
             if error.errno in TAKES_NOTHING:
                 raise

@@ -1,9 +1,11 @@
 """A change of a table in parts, for when the kernel does not take it whole: it is too large, or some of it is refused. Pure.
 
-    1 new sets ─▶ 2 what they hold ─▶ 3 chains ─▶ 4 elements, all of one destination together ─▶ 5 chains and sets that go
+    1 new sets ─▶ 2 what they hold ─▶ 3 chains ─▶ 4 elements ─▶ 5 chains and sets that go
 
 Each part can be made by itself once those of the steps before are: nothing refers to what is not there, and what packets meet
-in between is for each destination what it was or what it will be. `keeping.py` puts as many parts into a transaction as it holds.
+in between is for each destination what it was or what it will be. Where elements only come, those that lead packets come last;
+where they only go, first; else all of one destination are one part. `keeping.py` puts as many parts into a transaction as it
+holds.
 """
 
 from __future__ import annotations
@@ -18,11 +20,12 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from percale.errors import KernelError
+from percale.kernel.packing import row_of
 from percale.render.contents import SIZES, Chain, Edit, Elements, Field, Rule, SetShape, Verdict, joined
 from percale.render.holding import cut
 
-_TOGETHER = 64
-"""Elements of a new set that go in, or are refused, together."""
+_TOGETHER = 2048
+"""Elements of a part; it is parted further where it is refused."""
 _DROP = Verdict("drop")
 _ORDER: dict[Field, int] = {"ipv4_addr": 0, "ipv6_addr": 0, "inet_proto": 1, "inet_service": 2}
 """Fields that say where a packet goes, in their order in a key."""
@@ -47,6 +50,7 @@ def make_in_parts(
     `known` are the sets of before, `judging` the maps that let nobody through whose verdict is left out. Raises KernelError.
     """
     refused: list[Refused] = []
+    shapes = {**known, **{shape.name: shape for shape in change.put_sets}}
 
     def bring(parts: Sequence[Edit]) -> None:
         try:
@@ -58,10 +62,12 @@ def make_in_parts(
                 middle = len(parts) // 2
                 bring(parts[:middle])
                 bring(parts[middle:])
-                return
-            refused.append(Refused(parts[0], error))
-            with suppress(KernelError):
-                make(closed(parts[0], judging))
+            elif len(finer := _by_destination(parts[0].remove, parts[0].put, shapes)) > 1:
+                bring(finer)
+            else:
+                refused.append(Refused(parts[0], error))
+                with suppress(KernelError):
+                    make(closed(parts[0], judging))
 
     for step in steps(change, known):
         if step:
@@ -87,20 +93,21 @@ def steps(edit: Edit, known: Mapping[str, SetShape]) -> Iterator[list[Edit]]:
     anew = {shape.name for shape in edit.put_sets} & set(edit.remove_sets)
     new = {shape.name: shape for shape in edit.put_sets if shape.name not in anew}
     shapes = {**known, **{shape.name: shape for shape in edit.put_sets}}
-    fills = [each.set in new and each.verdict is None for each in edit.put]
+    fills = [each for each in edit.put if each.set in new and each.verdict is None]
+    put = [each for each in edit.put if each.set not in anew and not (each.set in new and each.verdict is None)]
+    remove = [each for each in edit.remove if each.set not in anew]
     yield [Edit(put_sets=(shape,)) for shape in new.values()]
-    yield [
-        Edit(put=(some,))
-        for each, fill in zip(edit.put, fills, strict=True)
-        if fill
-        for some in _portions(each, new[each.set], _TOGETHER)
-    ]
+    yield [Edit(put=(some,)) for each in fills for some in _portions(each, new[each.set], _TOGETHER)]
     yield _chains(edit, anew)
-    yield _by_destination(
-        [each for each in edit.remove if each.set not in anew],
-        [each for each, fill in zip(edit.put, fills, strict=True) if not fill and each.set not in anew],
-        shapes,
-    )
+    if put and remove:
+        yield _by_destination(remove, put, shapes)
+    else:
+        for leading in (False, True):
+            some = [each for each in put if (each.verdict is not None) is leading]
+            yield [Edit(put=(part,)) for each in some for part in _portions(each, shapes[each.set], _TOGETHER)]
+        for leading in (True, False):
+            some = [each for each in remove if (shapes[each.set].data == "verdict") is leading]
+            yield [Edit(remove=(part,)) for each in some for part in _portions(each, shapes[each.set], _TOGETHER)]
     sets = tuple(name for name in edit.remove_sets if name not in anew)
     yield [Edit(remove_chains=_going(edit), remove_sets=sets)]
 
@@ -109,6 +116,19 @@ def _going(edit: Edit) -> tuple[str, ...]:
     """The chains that go for good."""
     put = {chain.name for chain in edit.put_chains}
     return tuple(name for name in edit.remove_chains if name not in put)
+
+
+def size_of(edit: Edit, known: Mapping[str, SetShape]) -> int:
+    """Bytes of its elements in a batch, about; nearly all of a large one."""
+    shapes = {**known, **{shape.name: shape for shape in edit.put_sets}}
+    return sum(
+        len(each.keys)
+        // shapes[each.set].key_size
+        * row_of(shapes[each.set], data=data, verdict=each.verdict).pattern.size
+        for changes, data in ((edit.put, True), (edit.remove, False))
+        for each in changes
+        if each.set in shapes
+    )
 
 
 def closed(part: Edit, judging: Iterable[str]) -> Edit:
