@@ -36,7 +36,7 @@ def mac_bytes(mac: str) -> bytes:
 def checksum(data: bytes) -> int:
     """The Internet's: the complement of the ones' complement sum of 16-bit words."""
     data += bytes(len(data) % 2)
-    total = sum(struct.unpack(f">{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f">{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
