@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
+from msgspec.structs import replace
 
 from percale.kernel.driver import KernelDriver
 from percale.kernel.fake import FakeKernel
@@ -345,3 +346,12 @@ def test_sysctls_are_those_of_the_namespace(world: World) -> None:
     assert world.driver.read() == {}
     (error,) = world.driver.apply([Put(Sysctl("net/ipv4/conf/nowhere0/forwarding", "1"))])
     assert error is not None
+
+
+def test_sysctls_that_stray(world: World) -> None:
+    forwarding, elsewhere = Sysctl("net/ipv4/conf/lo/forwarding", "1"), Sysctl("net/ipv4/conf/nowhere0/forwarding", "1")
+    world.put(Link("lo"), forwarding)
+    assert list(world.driver.strayed([forwarding, elsewhere])) == []
+    world.somebody(Put(replace(forwarding, value="0")))
+    assert list(world.driver.strayed([forwarding, elsewhere])) == [forwarding]
+    assert list(world.driver.strayed([])) == []

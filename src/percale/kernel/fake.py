@@ -66,6 +66,10 @@ class FakeKernel:
         """Interfaces and routes that are not ours."""
         return Underlay(tuple(self.interfaces.values()), self.routes)
 
+    def strayed(self, settings: Sequence[Sysctl]) -> Sequence[Sysctl]:
+        """Those of these that have another value now."""
+        return [each for each in settings if self.sysctls.get(each.name, each.value) != each.value]
+
     def follow(self, on_events: Callable[[Iterable[KernelEvent]], None]) -> None:
         """Report what `interfere` and its like do; on the thread that calls those."""
         self._on_events = on_events
