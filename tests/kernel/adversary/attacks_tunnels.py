@@ -5,8 +5,10 @@ Each datagram holds the packet of a friend to a victim, for the tunnel of the vi
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from ipaddress import ip_network
 from itertools import product
 from typing import Any
@@ -231,3 +233,29 @@ def a_tunnel_packet_from_no_peer(world: World, family: Family) -> None:
         ):
             world.inject("n1", outer(source, target, attempt.forbidden))
         attempt.control("victim2", lambda mark: world.inject("n1", outer(peer, public, mark)))
+
+
+@attack()
+def a_port_that_has_a_tunnels_number(world: World, family: Family) -> None:
+    """Between pods it is a port like any other: its flows are tracked, so what was asked for is let in, and nothing else.
+
+    A victim asks an attacker at that port and gets the answer; what the attacker sends unasked does not arrive.
+    """
+    for attacker, number in product(ATTACKERS, (1, 2)):
+        victim = f"victim{number}"
+        own, there = world.address(victim, family), world.address(attacker, family)
+
+        with world.attempt(victim) as attempt:
+            answered(world, attacker, own, attempt.forbidden, 40001)
+            attempt.control(victim, partial(asked_and_answered, world, victim, attacker, (own, there)))
+
+
+def answered(world: World, attacker: str, own: str, mark: bytes, port: int = 40000) -> None:
+    send(world, attacker, own, frames.udp(TUNNEL_PORT, port, mark))
+
+
+def asked_and_answered(world: World, victim: str, attacker: str, both: tuple[str, str], mark: bytes) -> None:
+    own, there = both
+    send(world, victim, there, frames.udp(40000, TUNNEL_PORT, b"?"))
+    time.sleep(0.05)
+    answered(world, attacker, own, mark)

@@ -2,8 +2,9 @@
 
     victim1 friend1 attacker1 ── n1 ── switch ── n2 ── attacker2 friend2 victim2
 
-Both victims take nothing but what the two friends send. All pods have both families. An attack sends what must not arrive
-with one mark in it, and then, in the same way, what a friend may send, with another: `World.attempt` counts both.
+Both victims take nothing but what the two friends send; attackers take anything. All pods have both families. An attack
+sends what must not arrive with one mark in it, and then, in the same way, what is permitted, with another: `World.attempt`
+counts both.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from tests.kernel.adversary import frames
 from tests.kernel.agent.cluster import NETNS, Cluster, Node, Pod, sh, until
-from tests.kernel.agent.policies import DENY, Policies, allowing
+from tests.kernel.agent.policies import DENY, Policies, allowing, selecting
 from tests.kernel.agent.services import Services
 
 from percale.kernel.namespaces import NamespaceThread
@@ -138,6 +139,7 @@ class World:
         self.policies.policy("deny", DENY)
         for number in (1, 2):
             self.policies.policy(f"victim{number}", allowing(f"victim{number}", *_FRIENDS))
+            self.policies.policy(f"attacker{number}", {**selecting(f"attacker{number}"), "ingress": [{}]})
         for node in self.nodes.values():
             node.wait_ready()
         for role, number in itertools.product(_ROLES, (1, 2)):
