@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from percale.render.objects import Element, Family, IPNetwork, KernelObject, Link
+from percale.render.objects import Element, IPNetwork, KernelObject, Link
 from percale.render.ruleset import RULESETS
 
 
@@ -26,8 +26,7 @@ def node_tables(
 def _tunnels(device: Iterable[KernelObject]) -> Iterator[Element]:
     for link in device:
         if isinstance(link, Link) and link.vxlan is not None:
-            families: tuple[Family, ...] = ("ip",) if link.vxlan.local.version == 4 else ("ip6", "bridge")
-            yield from (Element(family, "tunnels", (link.vxlan.port,)) for family in families)
+            yield Element("ip" if link.vxlan.local.version == 4 else "ip6", "tunnels", (link.vxlan.port,))
 
 
 def _members(name: str, networks: Iterable[IPNetwork]) -> Iterator[Element]:

@@ -10,7 +10,7 @@ import pytest
 from percale.render.masquerade import node_tables
 from percale.render.objects import Element, Link, Ruleset, Vxlan
 from percale.render.ruleset import POD_DEVICE_PREFIX, RULESETS
-from percale.render.sources import source_elements
+from percale.render.sources import bridged_source_elements, source_elements
 
 NETWORKS = (ip_network("10.244.0.0/16"), ip_network("fd00::/48"))
 OWN = (ip_network("10.244.1.0/24"), ip_network("fd00:0:0:1::/64"))
@@ -49,7 +49,6 @@ def test_the_pod_network_and_its_tunnels_are_known_to_the_guards() -> None:
     assert set(node_tables(NETWORKS, OWN, links, masquerade=False)) - set(RULESETS) == {
         Element("ip", "tunnels", (8472,)),
         Element("ip6", "tunnels", (8472,)),
-        Element("bridge", "tunnels", (8472,)),
         Element("ip", "pods", (NETWORKS[0],)),
         Element("ip6", "pods", (NETWORKS[1],)),
     }
@@ -74,7 +73,10 @@ def test_the_sources_of_a_pod() -> None:
         Element("ip", "sources", (device, v4)),
         Element("ip6", "sources", (device, v6)),
     ]
-    assert list(source_elements(device, (v4, v6), bridged=True)) == [
-        Element("bridge", "sources", (device, v4)),
-        Element("bridge", "sources6", (device, v6)),
+    assert list(bridged_source_elements(device, "02:00:00:00:00:0A", (v4, v6))) == [
+        Element("bridge", "sources", (device, "02:00:00:00:00:0a", v4)),
+        Element("bridge", "sources6", (device, "02:00:00:00:00:0a", v6)),
+        Element("bridge", "neighbours", (device, "02:00:00:00:00:0a", int(v6))),
+        Element("bridge", "neighbours", (device, "02:00:00:00:00:0a", int(ip_address("fe80::ff:fe00:a")))),
     ]
+    assert len(list(bridged_source_elements(device, "02:00:00:00:00:0a", (v4,)))) == 1
