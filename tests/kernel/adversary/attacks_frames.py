@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from tests.kernel.adversary import frames
 from tests.kernel.adversary.attacks_tunnels import VICTIMS, control_by_friends
 from tests.kernel.adversary.worlds import Attempt, Family, World, attack
-from tests.kernel.agent.cluster import sh
+from tests.kernel.agent.cluster import sh, until
 from tests.kernel.agent.policies import PORT
 
 PAIRS = (("attacker1", "victim1", "friend1"), ("attacker2", "victim2", "friend2"))
@@ -210,6 +210,7 @@ def nobody_fills_the_nodes_table(world: World, family: Family) -> None:
     """Hundreds of senders that are not there: the node learns none of them, and still knows its pods."""
     mac, own = world.mac("attacker1"), world.address("attacker1", family)
     gateway, gateway_mac = gateway_of(world, "attacker1", family), world.gateway_mac("attacker1")
+    until(lambda: "tentative" not in sh("n1", "ip", "-6", "address"), "the node hears neighbour discovery")
     invented: set[str] = set()
     for number in range(_MANY):
         if family == 4:
