@@ -25,6 +25,8 @@ from percale.kernel.reconciling import Reconciler
 from percale.model.lease import SubnetLease, SubnetLeaseSpec, make_lease
 from percale.model.netconf import network_config
 from percale.render.objects import KernelObject
+from percale.render.ruleset import rulesets
+from percale.render.tunnels import tunnel_elements
 
 T = TypeVar("T")
 
@@ -184,7 +186,9 @@ class Node(Machine):
             local = self.local
         except BadConfig:  # the interface is gone; what was wished stays, as in the agent
             return
-        self.reconciler.want("node/device", self._backend.device(local))
+        device = self._backend.device(local)
+        self.reconciler.want("node/device", device)
+        self.reconciler.want("node/guards", (*rulesets(self.subnets), *tunnel_elements(device)))
         for name, lease in self._peers.items():
             self.reconciler.want(f"peer/{name}", self._backend.peer(local, lease))
 

@@ -263,7 +263,7 @@ async def bridged(new_space: Callable[[], Space]) -> AsyncIterator[tuple[Node, M
         pod.sh("for c in all default; do echo 0 > /proc/sys/net/ipv6/conf/$c/accept_dad; done; ip link set eth0 up")
         pod.sh(f"ip addr add 10.244.1.{number}/24 dev eth0; ip addr add fd00:244:0:1::{number}/64 dev eth0 nodad")
         pods.append(pod)
-    node.reconciler.want("node/tables", node_tables((), (), masquerade=False))
+    node.reconciler.want("node/tables", node_tables((), node.subnets, masquerade=False))
     for pod in pods:
         mac = pod.sh("ip -br link show eth0").split()[2]
         wired = bridged_source_elements(f"pcl{pod.number}", mac, on_bridge(pod.number))

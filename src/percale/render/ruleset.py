@@ -1,8 +1,9 @@
-"""The static text of our three nft tables; whatever changes is an element (`masquerade.py`, `sources.py`). Used by the agent.
+"""The text of our three nft tables; whatever changes is an element (`masquerade.py`, `sources.py`, `tunnels.py`).
 
-    ip, ip6   prerouting, raw    a pod's device lets only the pod's own addresses in; tunnels are not tracked
-              input              nothing of a pod's gets into our tunnels, nor what somebody leads there by translating it
-              forward, last      the same for those of other nodes; established flows are marked for the shortcut
+    ip, ip6   prerouting, raw    a pod's device lets only the pod's own addresses in; peers' tunnel packets are not tracked
+              output, raw        nor are ours
+              input              our tunnels take what peers send to their ends here, and nothing else
+              forward, last      nothing forwarded gets into a node's tunnel; established flows are marked for the shortcut
               postrouting, nat   traffic that leaves the pod network gets the node's address
     bridge    prerouting         the same guard for pods on a bridge, and theirs is the MAC, too; what it does not know is dropped
               forward            a pod gets from another port what is for its own address, and questions about neighbours
@@ -13,7 +14,9 @@ gets a mark after all filters, by which the shortcut learns it (`shortcut.py`).
 
 from __future__ import annotations
 
-from percale.render.objects import Ruleset
+from collections.abc import Iterable
+
+from percale.render.objects import Family, IPNetwork, Ruleset
 from percale.render.shortcut import MARK as SHORTCUT_MARK
 
 POD_DEVICE_PREFIX = "pcl"
@@ -51,7 +54,22 @@ set sources {{
 
 set tunnels {{
     type inet_service
-    comment "UDP ports of our own tunnels between nodes"
+    comment "UDP ports of tunnels between nodes"
+}}
+
+set ours {{
+    type inet_service
+    comment "those of this node's own tunnels; none when its backend has none"
+}}
+
+set here {{
+    type {address}
+    comment "where our own tunnels end"
+}}
+
+set peers {{
+    type {address}
+    comment "public addresses of the other nodes, where their tunnels end"
 }}
 
 set pods {{
@@ -64,31 +82,44 @@ counter spoofed {{
     comment "packets of pods with a source address that is not theirs, or for a tunnel"
 }}
 
-chain tunnelled {{
-    udp dport @tunnels notrack comment "what is inside is tracked"
-}}
-
 chain sending {{
     type filter hook output priority raw; policy accept;
-    goto tunnelled comment "what this node sends"
+    udp dport @ours {ip} daddr @peers {ip} saddr @here notrack comment "our tunnels: what is inside is tracked"
 }}
 
 chain arriving {{
     type filter hook input priority filter; policy accept;
-    udp dport @tunnels {ip} saddr @pods counter name spoofed drop comment "what a pod puts into a tunnel has any source"
-    udp dport @tunnels ct status dnat counter name spoofed drop comment "sent elsewhere, and led here: by a pod, perhaps"
+    udp dport @tunnels goto entering comment "a tunnel between nodes"
+}}
+
+chain entering {{
+    {ip} saddr @pods counter name spoofed drop comment "what a pod puts into a tunnel has any source"
+    ct status dnat counter name spoofed drop comment "sent elsewhere, and led here: by a pod, perhaps"
+    udp dport != @ours return comment "no tunnel of ours"
+    {ip} daddr @here {ip} saddr @peers return comment "from a peer to the tunnel's end"
+    counter name spoofed drop comment "no peer's, or not to the tunnel's end"
 }}
 
 chain passing {{
     type filter hook forward priority 200; policy accept;
-    udp dport @tunnels {ip} saddr @pods {ip} daddr != @pods counter name spoofed drop comment "the same, other nodes' tunnels"
-    udp dport @tunnels ct status dnat {ip} daddr != @pods counter name spoofed drop comment "likewise"
+    udp dport @tunnels jump leaving comment "a tunnel between nodes, or a pod's own port of that number"
     ct state established ct status & (snat | dnat) == 0 meta mark set meta mark | {shortcut:#x} comment "for the shortcut"
+}}
+
+chain leaving {{
+    {ip} saddr @pods {ip} daddr != @pods counter name spoofed drop comment "what a pod puts into a tunnel has any source"
+    ct status dnat {ip} daddr != @pods counter name spoofed drop comment "sent elsewhere, and led there: by a pod, perhaps"
+    {ip} daddr @peers {ip} saddr != @peers counter name spoofed drop comment "only what a node itself sends"
+{ends}\
+}}
+
+chain outside {{
+    udp dport @ours {ip} saddr @peers {ip} daddr @here notrack comment "our tunnels: what is inside is tracked"
 }}
 
 chain guard {{
     type filter hook prerouting priority raw; policy accept;
-    iifname != "{prefix}*" goto tunnelled comment "not from a pod"
+    iifname != "{prefix}*" goto outside comment "not from a pod"
     iifname . {ip} saddr @sources accept comment "a pod's own address"
 {exceptions}\
     counter name spoofed drop comment "a pod's packet with a source address that is not the pod's"
@@ -104,6 +135,11 @@ chain masquerading {{
     {ip} saddr != @cluster {ip} daddr @cluster masquerade fully-random comment "from outside to pods of other nodes"
 }}
 """
+
+_ENDS = """\
+    {ip} daddr @pods {ip} daddr & {hosts} <= {last} counter name spoofed drop comment "the tunnel's and the bridge's address"
+"""
+"""Of each node they are the first two of its subnet; pods have others."""
 
 _LINK_LOCAL = """\
     ip6 saddr { ::, fe80::/10 } drop comment "a routed pod's neighbours are permanent: nobody needs to hear this"
@@ -191,31 +227,29 @@ chain passing6 {{
 }}
 """
 
-RULESETS = (
-    Ruleset(
-        "ip",
-        _ROUTED.format(
-            address="ipv4_addr",
-            ip="ip",
-            multicast="224.0.0.0/4",
-            exceptions="",
-            prefix=POD_DEVICE_PREFIX,
-            mark=KUBE_PROXY_MARK,
-            shortcut=SHORTCUT_MARK,
-        ),
-    ),
-    Ruleset(
-        "ip6",
-        _ROUTED.format(
-            address="ipv6_addr",
-            ip="ip6",
-            multicast="ff00::/8",
-            exceptions=_LINK_LOCAL,
-            prefix=POD_DEVICE_PREFIX,
-            mark=KUBE_PROXY_MARK,
-            shortcut=SHORTCUT_MARK,
-        ),
-    ),
-    Ruleset("bridge", _BRIDGED),
-)
-"""All three; a table without elements lets everything pass, except from pods' devices."""
+
+def rulesets(own: Iterable[IPNetwork] = ()) -> tuple[Ruleset, ...]:
+    """All three. `own` are this node's subnets: those of all nodes are of the same size.
+
+    A table without elements lets everything pass, except from pods' devices.
+    """
+    sizes = {subnet.version: subnet for subnet in own}
+    return (
+        Ruleset("ip", _routed("ip", "ipv4_addr", "224.0.0.0/4", "", sizes.get(4))),
+        Ruleset("ip6", _routed("ip6", "ipv6_addr", "ff00::/8", _LINK_LOCAL, sizes.get(6))),
+        Ruleset("bridge", _BRIDGED),
+    )
+
+
+def _routed(ip: Family, address: str, multicast: str, exceptions: str, own: IPNetwork | None) -> str:
+    last = type(own.network_address)(1) if own is not None else None
+    return _ROUTED.format(
+        address=address,
+        ip=ip,
+        multicast=multicast,
+        exceptions=exceptions,
+        ends=_ENDS.format(ip=ip, hosts=own.hostmask, last=last) if own is not None else "",
+        prefix=POD_DEVICE_PREFIX,
+        mark=KUBE_PROXY_MARK,
+        shortcut=SHORTCUT_MARK,
+    )

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 
 from tests.kernel.adversary import frames
-from tests.kernel.adversary.attacks_tunnels import VICTIMS, control_by_friends
+from tests.kernel.adversary.attacks_tunnels import VICTIMS, plainly
 from tests.kernel.adversary.worlds import Attempt, Family, World, attack
 from tests.kernel.agent.cluster import sh, until
 from tests.kernel.agent.policies import PORT
@@ -20,15 +20,10 @@ _MANY = 400
 _NOBODY = "02:00:00:00:66:66"
 
 
-def neighbour_control(world: World, attempt: Attempt, family: Family) -> None:
-    """What a friend on the same node may send."""
+def control_by_friends(world: World, attempt: Attempt, family: Family) -> None:
+    """What the friend on the same node may send."""
     for _, victim, friend in PAIRS:
-        attempt.control(
-            victim,
-            lambda mark, friend=friend, victim=victim: world.datagram(  # type: ignore[misc]
-                friend, world.address(victim, family), PORT, mark
-            ),
-        )
+        attempt.control(victim, plainly(world, friend, victim, family))
 
 
 def wrapped(frame: bytes) -> Iterator[bytes]:
@@ -55,7 +50,7 @@ def a_tag_hides_nothing(world: World, family: Family) -> None:
                 packet = frames.packet(source, target, frames.udp(40000, PORT, attempt.forbidden))
                 for frame in wrapped(world.frame(attacker, packet, target)):
                     world.inject(attacker, frame)
-        neighbour_control(world, attempt, family)
+        control_by_friends(world, attempt, family)
 
 
 @attack()
@@ -67,7 +62,7 @@ def another_pods_mac_and_address(world: World, family: Family) -> None:
             for liar, mac in ((friend, attacker), (friend, friend), (attacker, friend)):
                 packet = frames.packet(world.address(liar, family), target, frames.udp(40000, PORT, attempt.forbidden))
                 world.inject(attacker, frames.ethernet(world.mac(mac), next_mac, packet))
-        neighbour_control(world, attempt, family)
+        control_by_friends(world, attempt, family)
 
 
 @attack()
@@ -87,7 +82,7 @@ def everybodys_address_is_no_way_in(world: World, family: Family) -> None:
                     packet = frames.packet(source, target, frames.udp(40000, PORT, attempt.forbidden))
                     for to in (theirs, frames.BROADCAST, ALL_NODES[1]):
                         world.inject(attacker, frames.ethernet(mac, to, packet))
-        neighbour_control(world, attempt, family)
+        control_by_friends(world, attempt, family)
 
 
 @attack(families=(6,))

@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from tests.kernel.adversary import frames
 from tests.kernel.agent.cluster import NETNS, Cluster, Node, Pod, sh, until
 from tests.kernel.agent.policies import DENY, Policies, allowing
-from tests.kernel.agent.services import SERVICES, Services
+from tests.kernel.agent.services import Services
 
 from percale.kernel.namespaces import NamespaceThread
 from percale.render.wiring import HOST_MAC
@@ -130,9 +130,9 @@ class World:
         self._down.callback(self.services.close)
         self.cluster.network = {**_NETWORK, "Backend": BACKENDS[self.terms.backend]}
         for number in (1, 2):
-            self.services.node(number)
+            self._declare(number)
             node = self.cluster.node(number, ipv6=True)
-            node.settings |= SERVICES
+            node.settings["services"] = {"cidrs": ["10.96.0.0/16", "fd00:96::/112"]}
             node.settings["cni"]["wiring"] = self.terms.wiring
             self.nodes[node.name] = node.launch()
         self.policies.policy("deny", DENY)
@@ -147,6 +147,13 @@ class World:
             victim = self.address(f"victim{number}", family)
             until(lambda friend=friend, victim=victim: self.pods[friend].reaches(victim), f"{friend} gets in")  # type: ignore[misc]
         return self
+
+    def _declare(self, number: int) -> None:
+        """The Node object: Services look for its addresses there."""
+        own = [{"type": "InternalIP", "address": both[number - 1]} for both in NODE_ADDRESSES.values()]
+        meta = {"name": f"n{number}"}
+        node = {"apiVersion": "v1", "kind": "Node", "metadata": meta, "status": {"addresses": own}}
+        self.services.write(f"node-n{number}", node)
 
     def close(self) -> None:
         for each in self._raw.values():
