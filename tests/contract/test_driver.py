@@ -19,6 +19,7 @@ from percale.kernel.planning import matches
 from percale.kernel.protocol import Absent, Change, Driver, KernelEvent, Present, Put, Remove, UnderlayChanged, Wiped
 from percale.render.objects import (
     Address,
+    Bridge,
     Element,
     FdbEntry,
     KernelObject,
@@ -228,6 +229,32 @@ def test_a_bridge_port_with_hairpin(world: World) -> None:
     off = Link("pod0", "veth", master="cni0", hairpin=False)
     world.put(off)
     assert world.has(off)
+
+
+def test_a_device_without_arp(world: World) -> None:
+    off = Link("pod0", "veth", arp=False, peer=Peer("pod1"))
+    world.put(off)
+    assert world.has(off)
+    world.put(Link("pod0", "veth", arp=True))
+    assert not world.has(off)
+    neighbour = Neighbour("pod0", ip_address("10.244.1.9"), "02:00:00:00:00:09")
+    world.put(neighbour)
+    world.put(Link("pod0", "veth", arp=False))
+    assert world.has(off)
+    assert not world.has(neighbour)  # they go with it: `unsettles`
+
+
+def test_what_a_bridge_learns(world: World) -> None:
+    world.put(Link("cni0", "bridge"))
+    deaf = Link("cni0", "bridge", bridge=Bridge())
+    assert not world.has(deaf)
+    world.put(deaf)
+    assert world.has(deaf)
+    world.put(
+        Link("cni1", "bridge", bridge=Bridge(snooping=True)), Link("cni2", "bridge", bridge=Bridge(reserved=True))
+    )
+    assert world.has(Link("cni1", "bridge", bridge=Bridge(snooping=True)))
+    assert world.has(Link("cni2", "bridge", bridge=Bridge(reserved=True)))
 
 
 def test_a_pair_whose_other_end_is_unknown_cannot_be_made(world: World) -> None:

@@ -5,7 +5,8 @@
               input              our tunnels take what peers send to their ends here, and nothing else
               forward, last      nothing forwarded gets into a node's tunnel; established flows are marked for the shortcut
               postrouting, nat   traffic that leaves the pod network gets the node's address
-    bridge    prerouting         the same guard for pods on a bridge
+    bridge    prerouting         the same guard for pods on a bridge, and theirs is the MAC, too; what it does not know is dropped
+              forward            a pod gets from another port what is for its own address, and questions about neighbours
 
 Pod-to-pod traffic is tracked like any other, but for the outer packets of our tunnels. What is established and not translated
 gets a mark after all filters, by which the shortcut learns it (`shortcut.py`).
@@ -23,6 +24,15 @@ POD_DEVICE_PREFIX = "pcl"
 
 KUBE_PROXY_MARK = 0x4000
 """kube-proxy translates what carries this mark itself."""
+
+LONGEST_DISCOVERY = 32
+"""Bytes after the IPv6 header: a neighbour solicitation or advertisement with one option."""
+_LONGEST_ARP = 46
+"""Bytes: what fills a frame of the least length."""
+_SOURCE6, _TARGET6 = 8 * (14 + 8), 8 * (14 + 40 + 8)
+"""Where an untagged frame has an IPv6 source and a neighbour discovery message's target, in bits. nft has no name for the
+target, and a set has one type for both."""
+DISCOVERY = "nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, nd-redirect"
 
 _ROUTED = """\
 set cluster {{
@@ -131,40 +141,89 @@ _ENDS = """\
 """
 """Of each node they are the first two of its subnet; pods have others."""
 
-_NEIGHBOUR_DISCOVERY = """\
-    udp dport @tunnels ip6 saddr { ::, fe80::/10 } counter name spoofed drop comment "sources that every pod may have"
-    ip6 saddr { ::, fe80::/10 } accept comment "neighbour discovery; never leaves the link"
+_LINK_LOCAL = """\
+    ip6 saddr { ::, fe80::/10 } drop comment "a routed pod's neighbours are permanent: nobody needs to hear this"
 """
 
 _BRIDGED = f"""\
 set sources {{
-    type ifname . ipv4_addr
-    comment "a pod's bridge port and the address that it may send from"
+    type ifname . ether_addr . ipv4_addr
+    comment "a pod's bridge port, its MAC and an address of its own"
 }}
 
 set sources6 {{
-    type ifname . ipv6_addr
+    type ifname . ether_addr . ipv6_addr
     comment "the same for IPv6"
 }}
 
-set tunnels {{
-    type inet_service
-    comment "UDP ports of tunnels between nodes"
+set neighbours {{
+    typeof iifname . ether saddr . @ll,{_SOURCE6},128
+    comment "likewise, the link-local address too, as bits: what the pod speaks of in neighbour discovery"
 }}
 
 counter spoofed {{
-    comment "frames of pods with a source address that is not theirs, or for a tunnel"
+    comment "frames of pods with a source that is not theirs, or of a kind that is not for pods"
 }}
 
 chain guard {{
     type filter hook prerouting priority dstnat; policy accept;
     iifname != "{POD_DEVICE_PREFIX}*" accept comment "not from a pod"
-    iifname . ip saddr @sources accept comment "a pod's own address"
-    iifname . arp saddr ip @sources accept comment "ARP about the pod's own address"
-    arp saddr ip 0.0.0.0 accept comment "ARP that asks whether an address is free"
-    iifname . ip6 saddr @sources6 accept comment "a pod's own address"
-{_NEIGHBOUR_DISCOVERY}\
-    ether type {{ ip, arp, ip6 }} counter name spoofed drop comment "a pod's frame with a source that is not the pod's"
+    ether type vmap {{ ip : goto guard4, ip6 : goto guard6, arp : goto asking }} comment "what pods speak"
+    counter name spoofed drop comment "what no policy sees: tags, lengths, other protocols"
+}}
+
+chain guard4 {{
+    iifname . ether saddr . ip saddr @sources accept comment "a pod's own MAC and address"
+    counter name spoofed drop comment "a pod's packet with a source that is not the pod's"
+}}
+
+chain guard6 {{
+    icmpv6 type {{ {DISCOVERY} }} goto discovering comment "about neighbours"
+    iifname . ether saddr . ip6 saddr @sources6 accept comment "a pod's own MAC and address"
+    ip6 saddr {{ ::, fe80::/10 }} drop comment "link-local talk, which no policy can judge"
+    counter name spoofed drop comment "a pod's packet with a source that is not the pod's"
+}}
+
+chain asking {{
+    meta length > {_LONGEST_ARP} counter name spoofed drop comment "more than ARP and its padding"
+    iifname . ether saddr . arp saddr ip @sources iifname . arp saddr ether . arp saddr ip @sources accept comment "the pod's"
+    arp operation request arp saddr ip 0.0.0.0 iifname . ether saddr . arp daddr ip @sources accept comment "is it free?"
+    counter name spoofed drop comment "ARP about what is not the pod's"
+}}
+
+chain discovering {{
+    ip6 hoplimit != 255 counter name spoofed drop comment "it was forwarded"
+    ip6 nexthdr != icmpv6 counter name spoofed drop comment "not where we look for it"
+    ip6 length > {LONGEST_DISCOVERY} counter name spoofed drop comment "more than a target and an option"
+    icmpv6 type nd-neighbor-solicit ip6 saddr :: goto claiming comment "is it free?"
+    iifname . ether saddr . @ll,{_SOURCE6},128 != @neighbours counter name spoofed drop comment "another's source"
+    icmpv6 type nd-neighbor-solicit accept comment "the pod may ask for anybody"
+    icmpv6 type nd-neighbor-advert goto claiming comment "and answer for itself"
+    icmpv6 type nd-router-solicit drop comment "there is no router that speaks"
+    counter name spoofed drop comment "pods are no routers"
+}}
+
+chain claiming {{
+    iifname . ether saddr . @ll,{_TARGET6},128 @neighbours accept comment "the target is the pod's own"
+    counter name spoofed drop comment "the target is another's"
+}}
+
+chain passing {{
+    type filter hook forward priority filter; policy accept;
+    oifname != "{POD_DEVICE_PREFIX}*" accept comment "not to a pod"
+    ether type vmap {{ ip : goto passing4, ip6 : goto passing6, arp : accept }} comment "ARP was judged when it came"
+    drop comment "nothing else is for pods"
+}}
+
+chain passing4 {{
+    oifname . ether daddr . ip daddr @sources accept comment "for the pod's own address, so that policies can judge it"
+    drop comment "another's, or for everybody"
+}}
+
+chain passing6 {{
+    oifname . ether daddr . ip6 daddr @sources6 accept comment "for the pod's own address, so that policies can judge it"
+    icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept comment "judged when it came"
+    drop comment "another's, or for everybody"
 }}
 """
 
@@ -177,7 +236,7 @@ def rulesets(own: Iterable[IPNetwork] = ()) -> tuple[Ruleset, ...]:
     sizes = {subnet.version: subnet for subnet in own}
     return (
         Ruleset("ip", _routed("ip", "ipv4_addr", "224.0.0.0/4", "", sizes.get(4))),
-        Ruleset("ip6", _routed("ip6", "ipv6_addr", "ff00::/8", _NEIGHBOUR_DISCOVERY, sizes.get(6))),
+        Ruleset("ip6", _routed("ip6", "ipv6_addr", "ff00::/8", _LINK_LOCAL, sizes.get(6))),
         Ruleset("bridge", _BRIDGED),
     )
 

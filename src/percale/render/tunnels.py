@@ -11,7 +11,7 @@ from percale.render.objects import Element, Family, IPAddress, KernelObject, Lin
 
 USUAL_PORT = 8472
 """Where other nodes may have a tunnel, when this one has none: flannel's."""
-_FAMILIES: tuple[Family, ...] = ("ip", "ip6", "bridge")
+_FAMILIES: tuple[Family, ...] = ("ip", "ip6")
 
 
 def tunnel_elements(device: Iterable[KernelObject]) -> tuple[Element, ...]:

@@ -10,7 +10,7 @@ import pytest
 from percale.render.masquerade import node_tables
 from percale.render.objects import Element, Link, Ruleset, Vxlan
 from percale.render.ruleset import POD_DEVICE_PREFIX, rulesets
-from percale.render.sources import source_elements
+from percale.render.sources import bridged_source_elements, source_elements
 from percale.render.tunnels import tunnel_elements
 
 NETWORKS = (ip_network("10.244.0.0/16"), ip_network("fd00::/48"))
@@ -52,7 +52,6 @@ def test_the_pod_network_and_its_tunnels_are_known_to_the_guards() -> None:
     assert set(node_tables(NETWORKS, OWN, links, masquerade=False)) - set(RULESETS) == {
         Element("ip", "tunnels", (8472,)),
         Element("ip6", "tunnels", (8472,)),
-        Element("bridge", "tunnels", (8472,)),
         Element("ip", "ours", (8472,)),
         Element("ip", "here", (ip_address("192.168.1.1"),)),
         Element("ip6", "ours", (8472,)),
@@ -63,7 +62,7 @@ def test_the_pod_network_and_its_tunnels_are_known_to_the_guards() -> None:
 
 
 def test_a_node_without_tunnels_guards_those_of_others() -> None:
-    assert set(tunnel_elements(())) == {Element(family, "tunnels", (8472,)) for family in ("ip", "ip6", "bridge")}
+    assert set(tunnel_elements(())) == {Element(family, "tunnels", (8472,)) for family in ("ip", "ip6")}
 
 
 def test_nothing_forwarded_gets_to_the_nodes_own_addresses_of_its_subnet() -> None:
@@ -92,7 +91,10 @@ def test_the_sources_of_a_pod() -> None:
         Element("ip", "sources", (device, v4)),
         Element("ip6", "sources", (device, v6)),
     ]
-    assert list(source_elements(device, (v4, v6), bridged=True)) == [
-        Element("bridge", "sources", (device, v4)),
-        Element("bridge", "sources6", (device, v6)),
+    assert list(bridged_source_elements(device, "02:00:00:00:00:0A", (v4, v6))) == [
+        Element("bridge", "sources", (device, "02:00:00:00:00:0a", v4)),
+        Element("bridge", "sources6", (device, "02:00:00:00:00:0a", v6)),
+        Element("bridge", "neighbours", (device, "02:00:00:00:00:0a", int(v6))),
+        Element("bridge", "neighbours", (device, "02:00:00:00:00:0a", int(ip_address("fe80::ff:fe00:a")))),
     ]
+    assert len(list(bridged_source_elements(device, "02:00:00:00:00:0a", (v4,)))) == 1
