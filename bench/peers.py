@@ -1,4 +1,7 @@
-"""5,000 peers from cold: device, neighbours, FDB, routes. Ours through the reconciler, theirs by pyroute2, one request each."""
+"""5,000 peers from cold: device, neighbours, FDB, routes, and ours alone who may use the tunnel.
+
+Ours through the reconciler, theirs by pyroute2, one request each.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ from percale.kernel.driver import KernelDriver
 from percale.kernel.namespaces import NamespaceThread, anonymous_namespace
 from percale.kernel.reconciling import Reconciler
 from percale.render.objects import Address, FdbEntry, KernelObject, Link, Neighbour, Peer, Route, Vxlan
+from percale.render.ruleset import rulesets
+from percale.render.tunnels import peer_element
 
 PEERS = 5000
 ROUNDS = 3
@@ -34,6 +39,7 @@ def _peer(number: int, mac: str | None = None) -> tuple[KernelObject, ...]:
         Neighbour("flannel.1", gateway, mac),
         FdbEntry("flannel.1", mac, public),
         Route(subnet, "flannel.1", gateway, onlink=True),
+        peer_element(public),
     )
 
 
@@ -53,6 +59,8 @@ async def _ours() -> tuple[float, list[float]]:
     reconciler = Reconciler(KernelDriver(NamespaceThread(namespace)))
     try:
         await reconciler.start()
+        reconciler.want("tables", rulesets())
+        await reconciler.settled("tables")
         start = time.perf_counter()
         reconciler.want("device", _device())
         for number in range(1, PEERS + 1):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
+from msgspec.structs import replace
 
 from percale.kernel.driver import KernelDriver
 from percale.kernel.fake import FakeKernel
@@ -18,6 +19,7 @@ from percale.kernel.planning import matches
 from percale.kernel.protocol import Absent, Change, Driver, KernelEvent, Present, Put, Remove, UnderlayChanged, Wiped
 from percale.render.objects import (
     Address,
+    Bridge,
     Element,
     FdbEntry,
     KernelObject,
@@ -229,6 +231,32 @@ def test_a_bridge_port_with_hairpin(world: World) -> None:
     assert world.has(off)
 
 
+def test_a_device_without_arp(world: World) -> None:
+    off = Link("pod0", "veth", arp=False, peer=Peer("pod1"))
+    world.put(off)
+    assert world.has(off)
+    world.put(Link("pod0", "veth", arp=True))
+    assert not world.has(off)
+    neighbour = Neighbour("pod0", ip_address("10.244.1.9"), "02:00:00:00:00:09")
+    world.put(neighbour)
+    world.put(Link("pod0", "veth", arp=False))
+    assert world.has(off)
+    assert not world.has(neighbour)  # they go with it: `unsettles`
+
+
+def test_what_a_bridge_learns(world: World) -> None:
+    world.put(Link("cni0", "bridge"))
+    deaf = Link("cni0", "bridge", bridge=Bridge())
+    assert not world.has(deaf)
+    world.put(deaf)
+    assert world.has(deaf)
+    world.put(
+        Link("cni1", "bridge", bridge=Bridge(snooping=True)), Link("cni2", "bridge", bridge=Bridge(reserved=True))
+    )
+    assert world.has(Link("cni1", "bridge", bridge=Bridge(snooping=True)))
+    assert world.has(Link("cni2", "bridge", bridge=Bridge(reserved=True)))
+
+
 def test_a_pair_whose_other_end_is_unknown_cannot_be_made(world: World) -> None:
     (error,) = world.driver.apply([Put(Link("pod0", "veth"))])
     assert error is not None
@@ -345,3 +373,12 @@ def test_sysctls_are_those_of_the_namespace(world: World) -> None:
     assert world.driver.read() == {}
     (error,) = world.driver.apply([Put(Sysctl("net/ipv4/conf/nowhere0/forwarding", "1"))])
     assert error is not None
+
+
+def test_sysctls_that_stray(world: World) -> None:
+    forwarding, elsewhere = Sysctl("net/ipv4/conf/lo/forwarding", "1"), Sysctl("net/ipv4/conf/nowhere0/forwarding", "1")
+    world.put(Link("lo"), forwarding)
+    assert list(world.driver.strayed([forwarding, elsewhere])) == []
+    world.somebody(Put(replace(forwarding, value="0")))
+    assert list(world.driver.strayed([forwarding, elsewhere])) == [forwarding]
+    assert list(world.driver.strayed([])) == []

@@ -343,6 +343,7 @@ def _borrowed(world: World) -> Driver:
         read = staticmethod(world.driver.read)
         apply = staticmethod(world.driver.apply)
         underlay = staticmethod(world.driver.underlay)
+        strayed = staticmethod(world.driver.strayed)
 
         def follow(self, on_events: object) -> None:
             """Its events stay with the first."""

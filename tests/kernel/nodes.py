@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from ipaddress import ip_address
 from typing import Any, TypeVar
 
 from tests.kernel.conftest import Space
@@ -25,6 +26,9 @@ from percale.kernel.reconciling import Reconciler
 from percale.model.lease import SubnetLease, SubnetLeaseSpec, make_lease
 from percale.model.netconf import network_config
 from percale.render.objects import KernelObject
+from percale.render.ruleset import rulesets
+from percale.render.sources import source_elements
+from percale.render.tunnels import tunnel_elements
 
 T = TypeVar("T")
 
@@ -184,7 +188,12 @@ class Node(Machine):
             local = self.local
         except BadConfig:  # the interface is gone; what was wished stays, as in the agent
             return
-        self.reconciler.want("node/device", self._backend.device(local))
+        device = self._backend.device(local)
+        self.reconciler.want("node/device", device)
+        self.reconciler.want("node/guards", (*rulesets(self.subnets), *tunnel_elements(device)))
+        for pod in self.pods:
+            sources = source_elements(f"pcl{pod.number}", map(ip_address, pod.addresses.values()))
+            self.reconciler.want(f"pod/{pod.number}", sources)
         for name, lease in self._peers.items():
             self.reconciler.want(f"peer/{name}", self._backend.peer(local, lease))
 
@@ -217,6 +226,8 @@ class Node(Machine):
             "ip neigh add fe80::ecee:eeff:feee:eeee lladdr ee:ee:ee:ee:ee:ee dev eth0"
         )
         self.pods.append(pod)
+        if self._peers:
+            self.render()
         return pod
 
 

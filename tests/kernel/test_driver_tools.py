@@ -22,6 +22,7 @@ from percale.kernel.refusing import apply_or_raise
 from percale.kernel.spelling import spell
 from percale.render.objects import (
     Address,
+    Bridge,
     Element,
     FdbEntry,
     KernelObject,
@@ -45,6 +46,7 @@ TABLE = Ruleset(
 set nets { type ipv4_addr; flags interval; }
 set both { type ipv4_addr . inet_service; flags interval; }
 set marks { type mark; }
+set bits { typeof iifname . ether saddr . @ll,176,128; }
 chain forward { type filter hook forward priority 0; ip saddr @nets counter; tcp dport { 22, 23 } drop; }""",
 )
 DST = ip_network("10.244.2.0/24")
@@ -54,8 +56,8 @@ SPELLED: tuple[KernelObject, ...] = (
     Address("eth0", ip_interface("fd00::1/64")),
     FLANNEL,
     Link("flannel-v6.1", "vxlan", vxlan=Vxlan(1, ip_address("fd00::1"), "eth0", port=4789, learning=True, gbp=True)),
-    Link("cni0", "bridge"),
-    Link("pod0", "veth", master="cni0", hairpin=True, peer=Peer("pod1")),
+    Link("cni0", "bridge", bridge=Bridge()),
+    Link("pod0", "veth", master="cni0", hairpin=True, arp=False, peer=Peer("pod1")),
     Link("ifb0", "ifb"),
     Link("lo"),
     Neighbour("flannel.1", ip_address("10.244.2.0"), "02:00:00:00:00:09"),
@@ -78,6 +80,7 @@ SPELLED: tuple[KernelObject, ...] = (
     Element("ip", "both", (ip_network("192.168.0.0/16"), 80)),
     Element("ip", "both", (ip_address("192.168.0.1"), 443)),
     Element("ip", "marks", (0x4000,)),
+    Element("ip", "bits", ("pod0", "02:00:00:00:00:09", int(ip_address("fd00:1::9")))),
 )
 
 
@@ -292,7 +295,7 @@ def test_a_table_loaded_before_keeps_its_elements_over_a_restart(space: Any) -> 
         ("bridge fdb delete 02:00:00:00:00:09 dev flannel.1 self", Absent(("fdb", "flannel.1", "02:00:00:00:00:09"))),
         ("ip link delete flannel.1", Absent(FLANNEL.key)),
         ("ip link set flannel.1 down; ip link set flannel.1 name other0", Absent(FLANNEL.key)),
-        ("ip link set eth0 alias ''", Present(replace(ETH0, alias="", peer=None))),
+        ("ip link set eth0 alias ''", Present(replace(ETH0, alias="", peer=None, arp=True))),
         ("nft delete table ip percale", Absent(TABLE.key)),
         ("nft flush ruleset", Absent(TABLE.key)),
         ("nft flush chain ip percale forward", Absent(TABLE.key)),

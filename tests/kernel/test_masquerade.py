@@ -21,7 +21,7 @@ from tests.kernel.nodes import DUAL, Fabric, Machine, Node, Pod, eventually
 
 from percale.render.masquerade import node_tables
 from percale.render.objects import IPAddress
-from percale.render.sources import source_elements
+from percale.render.sources import bridged_source_elements, source_elements
 
 VXLAN = {**DUAL, "Backend": {"Type": "vxlan"}}
 BOTH = pytest.mark.parametrize("version", [4, 6])
@@ -235,10 +235,10 @@ async def test_a_pod_without_elements_sends_nothing(world: World, version: int) 
     assert seen_as(world.one.pods[0], world.stranger, address(world.stranger, version)) is None
 
 
-async def test_neighbour_discovery_passes(world: World) -> None:
+async def test_a_pod_that_lost_its_permanent_neighbour_finds_it_by_its_own_address(world: World) -> None:
     pod = world.one.pods[0]
     pod.sh("ip neigh del fe80::ecee:eeff:feee:eeee dev eth0")
-    assert await eventually(partial(pod.pings, "fe80::ecee:eeff:feee:eeee%eth0"))
+    assert await eventually(partial(pod.pings, str(address(world.one, 6))))
 
 
 # On a bridge
@@ -263,9 +263,10 @@ async def bridged(new_space: Callable[[], Space]) -> AsyncIterator[tuple[Node, M
         pod.sh("for c in all default; do echo 0 > /proc/sys/net/ipv6/conf/$c/accept_dad; done; ip link set eth0 up")
         pod.sh(f"ip addr add 10.244.1.{number}/24 dev eth0; ip addr add fd00:244:0:1::{number}/64 dev eth0 nodad")
         pods.append(pod)
-    node.reconciler.want("node/tables", node_tables((), (), masquerade=False))
+    node.reconciler.want("node/tables", node_tables((), node.subnets, masquerade=False))
     for pod in pods:
-        wired = source_elements(f"pcl{pod.number}", on_bridge(pod.number), bridged=True)
+        mac = pod.sh("ip -br link show eth0").split()[2]
+        wired = bridged_source_elements(f"pcl{pod.number}", mac, on_bridge(pod.number))
         node.reconciler.want(f"pod/{pod.number}", wired)
     await node.synced()
     yield node, pods[0], pods[1]

@@ -11,6 +11,7 @@ import pytest
 
 from percale.kernel import links
 from percale.kernel.driver import KernelDriver
+from percale.kernel.keeping_settings import EVERY
 from percale.kernel.namespaces import NamespaceThread
 from percale.kernel.protocol import SHORTCUT_TABLE, Absent, KernelEvent, Lost, UnderlayChanged
 from percale.kernel.reconciling import Reconciler
@@ -98,17 +99,36 @@ def test_the_shortcuts_table_is_absent_when_it_was_deleted_and_not_made_anew(spa
     until(lambda: Absent(SHORTCUT_TABLE) in told)
 
 
-async def test_forwarding_that_somebody_ends_is_back(space: Any) -> None:
-    settings = ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding")
+SETTINGS = {
+    "net/ipv4/ip_forward": "1",
+    "net/ipv6/conf/all/forwarding": "1",
+    "net/netfilter/nf_conntrack_tcp_be_liberal": "1",
+    "net/ipv6/conf/pclone/accept_ra": "0",
+    "net/ipv6/conf/pcltwo/disable_ipv6": "1",
+    "net/bridge/bridge-nf-call-iptables": "1",
+    "net/bridge/bridge-nf-call-ip6tables": "1",
+}
+"""Of each sort that we set: told by the kernel or not, of the node or of a device."""
+
+
+async def test_a_setting_that_somebody_resets_is_back(space: Any) -> None:
+    space.shell("ip link add pclone type veth peer name pcltwo; ip link add br0 type bridge")
+    space.run("nft", "table inet made { chain c { type filter hook input priority 0; ct state new accept; }; }")
     reconciler = Reconciler(KernelDriver(NamespaceThread(space.descriptor)))
     await reconciler.start()
     try:
-        reconciler.want("node", [Sysctl(name, "1") for name in settings])
+        reconciler.want("node", [Sysctl(name, value) for name, value in SETTINGS.items()])
         await reconciler.settled("node")
-        for name in settings:
-            space.run("sh", "-c", f"echo 0 > /proc/sys/{name}")
-            async with asyncio.timeout(PATIENCE):
-                while space.run("cat", f"/proc/sys/{name}").strip() != "1":
+        for name, value in SETTINGS.items():
+            space.shell(f"echo {1 - int(value)} > /proc/sys/{name}")
+        async with asyncio.timeout(PATIENCE):
+            for name, value in SETTINGS.items():
+                while space.run("cat", f"/proc/sys/{name}").strip() != value:
                     await asyncio.sleep(0.01)
+        reconciler.want("node", ())
+        await reconciler.idle()
+        space.shell("echo 0 > /proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal")
+        await asyncio.sleep(EVERY * 1.5)
+        assert space.run("cat", "/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal").strip() == "0"
     finally:
         await reconciler.stop()

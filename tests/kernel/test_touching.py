@@ -12,14 +12,14 @@ from percale.kernel.namespaces import NamespaceThread
 from percale.kernel.reconciling import Reconciler
 from percale.kernel.touching import mark
 from percale.render.objects import Ruleset
-from percale.render.ruleset import RULESETS
+from percale.render.ruleset import rulesets
 
 
 async def one_start(space: Any) -> None:
     """An agent's life, as far as its tables go."""
     reconciler = Reconciler(KernelDriver(NamespaceThread(space.descriptor)))
     await reconciler.start()
-    reconciler.want("node/tables", RULESETS)
+    reconciler.want("node/tables", rulesets())
     reconciler.in_sync()
     await reconciler.settled("node/tables")
     await reconciler.stop()
@@ -27,7 +27,7 @@ async def one_start(space: Any) -> None:
 
 def tables(space: Any, *options: str) -> list[str]:
     """As nft lists them."""
-    return [space.run("nft", *options, "list", "table", each.family, "percale") for each in RULESETS]
+    return [space.run("nft", *options, "list", "table", each.family, "percale") for each in rulesets()]
 
 
 def handle(space: Any, family: str, words: str) -> str:

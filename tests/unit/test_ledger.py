@@ -17,6 +17,7 @@ from percale.kernel.planning import matches, order, stands_on
 from percale.kernel.protocol import Change, KernelEvent, Put, Remove
 from percale.render.objects import (
     Address,
+    Bridge,
     Element,
     FdbEntry,
     KernelObject,
@@ -48,8 +49,8 @@ VARIANTS: tuple[tuple[KernelObject, ...], ...] = (
         replace(FLANNEL, vxlan=Vxlan(2, ip_address("192.168.1.1"), "eth0")),
         replace(FLANNEL, up=False),
     ),
-    (Link("cni0", "bridge", mtu=1450), Link("cni0", "bridge", mtu=1400)),
-    (POD, replace(POD, hairpin=True)),
+    (Link("cni0", "bridge", mtu=1450), Link("cni0", "bridge", mtu=1400, bridge=Bridge())),
+    (POD, replace(POD, hairpin=True), replace(POD, arp=False)),
     (Link("ifb0", "ifb"),),
     (Address("flannel.1", ip_interface("10.244.1.0/32")),),
     (Address("flannel.1", ip_interface("10.244.7.0/32")),),

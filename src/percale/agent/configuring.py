@@ -24,6 +24,7 @@ from msgspec import Struct
 
 from percale.agent.config import AgentConfig, CniConfig, ServicesConfig
 from percale.errors import BadConfig
+from percale.model.backend_options import VxlanOptions
 from percale.model.netconf import NetworkConfig
 from percale.service.surroundings import ServiceConfig
 
@@ -275,4 +276,5 @@ def service_config(config: AgentConfig, network: NetworkConfig) -> ServiceConfig
         node_port_addresses=ports or None,
         masquerade_all=asked.masqueradeAll,
         strategy=asked.strategy,
+        tunnel_port=options.port if isinstance(options := network.options, VxlanOptions) else VxlanOptions().port,
     )

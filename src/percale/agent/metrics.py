@@ -18,7 +18,7 @@ from prometheus_client import (
 from percale import __version__
 from percale.agent.status import Addresses
 from percale.kernel.protocol import Change, Driver, KernelEvent, Underlay
-from percale.render.objects import KernelObject, Key
+from percale.render.objects import KernelObject, Key, Sysctl
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 """The buckets of all histograms."""
@@ -112,6 +112,9 @@ class MeasuredDriver:
 
     def underlay(self) -> Underlay:
         return self._driver.underlay()
+
+    def strayed(self, settings: Sequence[Sysctl]) -> Sequence[Sysctl]:
+        return self._driver.strayed(settings)
 
     def follow(self, on_events: Callable[[Iterable[KernelEvent]], None]) -> None:
         self._driver.follow(on_events)

@@ -39,10 +39,10 @@ class HostGw:
         return ()
 
     def peer(self, node: LocalNode, lease: SubnetLease) -> tuple[KernelObject, ...]:
-        """One route per family."""
+        """One route per family, and who is behind it."""
         if type_problem(self.type, lease) is not None:
             return ()
-        return tuple(path.direct_route for path in paths(node, lease) if path.on_link)
+        return tuple(obj for path in paths(node, lease) if path.on_link for obj in path.direct)
 
     def problem(self, node: LocalNode, lease: SubnetLease) -> str | None:
         """Another backend, or a gateway in between."""

@@ -10,7 +10,8 @@ from msgspec import Struct
 from percale.backend.protocol import LocalNode
 from percale.kernel.protocol import Interface
 from percale.model.lease import SubnetLease
-from percale.render.objects import IPAddress, IPNetwork, Route
+from percale.render.objects import IPAddress, IPNetwork, KernelObject, Route
+from percale.render.tunnels import peer_element
 
 
 class Unusable(Exception):
@@ -28,9 +29,9 @@ class Path(Struct, frozen=True):
     """The gateway is reached without another gateway."""
 
     @property
-    def direct_route(self) -> Route:
-        """No tunnel."""
-        return Route(self.subnet, self.interface.name, self.gateway)
+    def direct(self) -> tuple[KernelObject, ...]:
+        """No tunnel, but the peer may have one."""
+        return (Route(self.subnet, self.interface.name, self.gateway), peer_element(self.gateway))
 
 
 def paths(node: LocalNode, lease: SubnetLease) -> Iterator[Path]:

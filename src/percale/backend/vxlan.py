@@ -1,8 +1,8 @@
-"""The vxlan backend, flannel's default: one device per family, and three entries per peer.
+"""The vxlan backend, flannel's default: one device per family, and four entries per peer.
 
     10.244.2.7 ─ route 10.244.2.0/24 via 10.244.2.0 dev flannel.1 ─ neighbour 10.244.2.0 is VtepMAC ─ FDB: VtepMAC is at PublicIP
 
-With DirectRouting a peer that needs no gateway gets a plain route instead.
+The fourth lets our tunnel take packets from PublicIP. With DirectRouting a peer that needs no gateway gets a plain route instead.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from percale.render.objects import (
     Sysctl,
     Vxlan,
 )
+from percale.render.tunnels import peer_element
 
 OVERHEAD = {4: 50, 6: 70}
 """Bytes of the outer Ethernet, IP, UDP and VXLAN headers, by the underlay's IP version."""
@@ -81,7 +82,7 @@ class VxlanBackend:
         return tuple(obj for family in _families(node) for obj in self._tunnel(node, *family))
 
     def peer(self, node: LocalNode, lease: SubnetLease) -> tuple[KernelObject, ...]:
-        """A direct route, or neighbour, FDB entry and route, per family."""
+        """A direct route, or neighbour, FDB entry and route, and the peer's public address, per family."""
         if type_problem(self.type, lease) is not None:
             return ()
         objects: list[KernelObject] = []
@@ -105,7 +106,7 @@ class VxlanBackend:
 
     def _way(self, path: Path) -> tuple[KernelObject, ...]:
         if self._options.direct_routing and path.on_link:
-            return (path.direct_route,)
+            return path.direct
         mac = self._vtep_mac(path)
         device = self._device(path.subnet)
         vtep = path.subnet.network_address
@@ -113,6 +114,7 @@ class VxlanBackend:
             Neighbour(device, vtep, mac),
             FdbEntry(device, mac, path.gateway),
             Route(path.subnet, device, vtep, onlink=True),
+            peer_element(path.gateway),
         )
 
     def _vtep_mac(self, path: Path) -> str:

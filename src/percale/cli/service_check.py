@@ -28,7 +28,7 @@ from percale.model.tree import Node, plain_value
 from percale.model.validation.field_errors import FieldErrors
 from percale.service.allocating import Allocations
 from percale.service.surroundings import ServiceConfig
-from percale.service.table import ServiceTable
+from percale.service.table import KINDS, ServiceTable
 from percale.service.validating import check_endpoint_slice, check_endpoints, check_service
 
 _CHECKS: Mapping[str, tuple[type[Object], Callable[[Mapping[str, Any]], FieldErrors]]] = {
@@ -148,7 +148,7 @@ def _lab_networks(found: Iterable[Found]) -> tuple[Network, ...]:
 def _odd(found: Sequence[Found]) -> list[Finding]:
     """What the agent would complain of, each about its own Service."""
     sources = {each.object.key: each.source for each in found if isinstance(each.object, Service)}
-    objects = [each.object for each in found if isinstance(each.object, Service | EndpointSlice | Endpoints)]
+    objects = [each.object for each in found if isinstance(each.object, KINDS)]
     findings = []
     for key, service in ServiceTable(ServiceConfig(node=""), objects).services.items():
         for problem in dict.fromkeys(service.problems):

@@ -85,7 +85,7 @@ class ServiceWorld(Struct, frozen=True, dict=True):
 
     def table_of(self, service: Service, node: str) -> ServiceTable:
         """The same of one Service, as if there were no other."""
-        nodes = (each for each in self.objects if isinstance(each, Node) and each.metadata.name == node)
+        nodes = (each for each in self.objects if isinstance(each, Node | SubnetLease))
         return ServiceTable(replace(self.config, node=node), (*nodes, service, *self.behind.get(service.key, ())))
 
     def node(self, asked: str | None) -> str:

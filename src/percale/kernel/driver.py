@@ -75,6 +75,12 @@ class KernelDriver:
         """Interfaces and routes that are not ours."""
         return Reading(self._route).underlay()
 
+    def strayed(self, settings: Sequence[Sysctl]) -> Sequence[Sysctl]:
+        """Those of these that have another value now; one that cannot be read is none."""
+        if not settings:
+            return ()
+        return self._place.run(lambda: [each for each in settings if sysctl.differs(each.name, each.value)])
+
     def follow(self, on_events: Callable[[Iterable[KernelEvent]], None]) -> None:
         """Report what others do, until `close()`; `on_events` is called on any thread."""
         self._observer = self._place.run(lambda: Observer(self._route.port, self._tables, on_events))

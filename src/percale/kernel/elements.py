@@ -57,6 +57,7 @@ def _integer(name: str, size: int, order: Any = "big") -> Field:
 
 
 _FIELDS: dict[int, Field] = {
+    4: _integer("integer", 16),
     7: Field("ipv4_addr", 4, _address, IPv4Address),
     8: Field("ipv6_addr", 16, _address, IPv6Address),
     9: Field("ether_addr", 6, mac_bytes, mac_text),
@@ -66,7 +67,7 @@ _FIELDS: dict[int, Field] = {
     20: _integer("iface_index", 4, sys.byteorder),
     41: Field("ifname", 16, lambda part: part.encode().ljust(16, b"\0"), string),
 }
-"""By nft's number of the type, six bits of a set's key type each."""
+"""By nft's number of the type, six bits of a set's key type each. An integer is any bits; ours are an IPv6 address's."""
 
 
 class Shape(Struct, frozen=True):

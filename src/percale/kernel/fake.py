@@ -27,7 +27,7 @@ from percale.kernel.protocol import (
     UnderlayChanged,
     Wiped,
 )
-from percale.render.objects import OWNER, Element, KernelObject, Key, Link, Route, Ruleset, Sysctl
+from percale.render.objects import OWNER, Bridge, Element, KernelObject, Key, Link, Route, Ruleset, Sysctl
 
 LOOPBACK = Interface(name="lo", index=1, mac="00:00:00:00:00:00", mtu=65536, up=False, carrier=False)
 
@@ -65,6 +65,10 @@ class FakeKernel:
     def underlay(self) -> Underlay:
         """Interfaces and routes that are not ours."""
         return Underlay(tuple(self.interfaces.values()), self.routes)
+
+    def strayed(self, settings: Sequence[Sysctl]) -> Sequence[Sysctl]:
+        """Those of these that have another value now."""
+        return [each for each in settings if self.sysctls.get(each.name, each.value) != each.value]
 
     def follow(self, on_events: Callable[[Iterable[KernelEvent]], None]) -> None:
         """Report what `interfere` and its like do; on the thread that calls those."""
@@ -169,7 +173,7 @@ class FakeKernel:
             events += self._wipe(wish.key)
             have = None
             self._bear_peer(wish)
-        known = have if isinstance(have, Link) else Link(wish.name, wish.kind, mtu=1500, mac=self._new_mac(), up=False)
+        known = have if isinstance(have, Link) else _born(wish, self._new_mac())
         self.objects[wish.key] = link = replace(
             wish,
             peer=None,
@@ -177,10 +181,12 @@ class FakeKernel:
             mac=wish.mac or known.mac,
             master=wish.master or known.master,
             hairpin=wish.hairpin if wish.hairpin is not None else known.hairpin,
+            arp=wish.arp if wish.arp is not None else known.arp,
+            bridge=wish.bridge or known.bridge,
         )
         if known.up and not wish.up:
             events += self._go_down(wish.name)
-        elif link.mac != known.mac:
+        elif link.mac != known.mac or link.arp != known.arp:
             events += self._drop(wish.name, "neighbour")
         return [*events, Present(link)]
 
@@ -243,3 +249,9 @@ class FakeKernel:
         for key in gone:
             del self.objects[key]
         return [Absent(key) for key in gone]
+
+
+def _born(wish: Link, mac: str) -> Link:
+    """A device as the kernel makes it when nothing is asked for."""
+    bridge = Bridge(snooping=True, reserved=True) if wish.kind == "bridge" else None
+    return Link(wish.name, wish.kind, up=False, mtu=1500, mac=mac, arp=True, bridge=bridge)

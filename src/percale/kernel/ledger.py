@@ -42,6 +42,8 @@ class Ledger:
         self._wishes: dict[str, dict[Key, KernelObject]] = {}
         self._holders: dict[Key, dict[str, KernelObject]] = {}
         self._desired = Shelf()
+        self._settings: dict[Key, Sysctl] = {}
+        """Those that are wished."""
         self._released: dict[Key, str] = {}
         """Keys that nobody wishes any more, by the last source that did."""
         self._paired: set[Key] = set()
@@ -54,6 +56,11 @@ class Ledger:
     @property
     def dirty(self) -> bool:
         return bool(self._dirty)
+
+    @property
+    def settings(self) -> list[Sysctl]:
+        """Kernel settings that are as wished, as far as is known."""
+        return [wish for key, wish in self._settings.items() if self.actual.get(key) == wish]
 
     # What is wished
 
@@ -83,6 +90,8 @@ class Ledger:
             first = min(holders)
             wish = holders[first]
             self._desired.put(key, wish)
+            if isinstance(wish, Sysctl):
+                self._settings[key] = wish
             if len(holders) > 1:
                 others = [name for name in sorted(holders) if holders[name] != wish]
                 if others:
@@ -92,6 +101,7 @@ class Ledger:
         else:
             del self._holders[key]
             self._desired.pop(key)
+            self._settings.pop(key, None)
             self._released[key] = source
         self._dirty.add(key)
 

@@ -18,11 +18,12 @@ from msgspec.structs import replace
 
 from percale.kernel import netlink
 from percale.kernel.netlink import Request, attribute, attributes, nested, number, string, text, u8, u16_network, u32
-from percale.render.objects import OWNER, IPAddress, Link, Peer, Vxlan
+from percale.render.objects import OWNER, Bridge, IPAddress, Link, Peer, Vxlan
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 
 IFF_UP = 0x1
+IFF_NOARP = 0x80
 IFF_LOWER_UP = 0x10000
 
 _HEADER = struct.Struct("=BxHiII")
@@ -30,6 +31,9 @@ _ADDRESS, _NAME, _MTU, _LINK, _MASTER, _INFO = 1, 3, 4, 5, 10, 18
 _ALIAS, _GROUP, _NAMESPACE_DESCRIPTOR, _EXT_MASK = 20, 27, 28, 29
 _INFO_KIND, _INFO_DATA, _INFO_SLAVE_KIND, _INFO_SLAVE_DATA = 1, 2, 4, 5
 _VXLAN_ID, _VXLAN_LINK, _VXLAN_LOCAL, _VXLAN_LEARNING, _VXLAN_PORT, _VXLAN_LOCAL6, _VXLAN_GBP = 1, 3, 4, 7, 15, 17, 23
+_BRIDGE_SNOOPING, _BRIDGE_OPTIONS = 23, 46
+_NO_RESERVED_LEARNING = 0x1
+"""Of a bridge's options, which are two words: values, and which of them are meant."""
 _VETH_PEER = 1
 _PORT_HAIRPIN = 4
 _SKIP_STATISTICS = 8
@@ -56,7 +60,8 @@ class Device(Struct, frozen=True):
     alias: str
     master: int | None = None
     hairpin: bool | None = None
-    vxlan: dict[int, bytes] | None = None
+    data: dict[int, bytes] = {}
+    """The attributes of a device of its kind."""
 
     @property
     def up(self) -> bool:
@@ -115,7 +120,7 @@ def decode(body: bytes) -> Device:
         alias=string(found.get(_ALIAS, b"")),
         master=number(found[_MASTER]) if _MASTER in found else None,
         hairpin=hairpin,
-        vxlan=attributes(info.get(_INFO_DATA, b"")) if kind == "vxlan" else None,
+        data=attributes(info.get(_INFO_DATA, b"")) if kind in ("vxlan", "bridge") else {},
     )
 
 
@@ -129,7 +134,9 @@ def as_link(device: Device, name_of: NameOf) -> Link:
         mac=device.mac,
         master=name_of(device.master) if device.master else None,
         hairpin=device.hairpin,
-        vxlan=_decode_vxlan(device.vxlan, name_of) if device.vxlan is not None else None,
+        arp=not device.flags & IFF_NOARP,
+        vxlan=_decode_vxlan(device.data, name_of) if device.kind == "vxlan" else None,
+        bridge=_decode_bridge(device.data) if device.kind == "bridge" else None,
         alias=device.alias,
     )
 
@@ -150,6 +157,11 @@ def _decode_vxlan(data: dict[int, bytes], name_of: NameOf) -> Vxlan:
     )
 
 
+def _decode_bridge(data: dict[int, bytes]) -> Bridge:
+    options = number(data.get(_BRIDGE_OPTIONS, b"")[:4])
+    return Bridge(bool(data.get(_BRIDGE_SNOOPING, b"\0")[0]), not options & _NO_RESERVED_LEARNING)
+
+
 def needs_new_device(wish: Link, have: Link) -> bool:
     """True when no setting turns the device that is there into the one wished."""
     if wish.kind is None:
@@ -166,7 +178,7 @@ def create(wish: Link, index: int, index_of: IndexOf) -> list[Request]:
 
     `index` is nobody's yet. The second message goes by it: by name it would reach what somebody else has made meanwhile.
     """
-    body = [_header(index, wish.up), text(_NAME, wish.name)]
+    body = [_header(index, wish.up, wish.arp), text(_NAME, wish.name)]
     if wish.mtu is not None:
         body.append(u32(_MTU, wish.mtu))
     if wish.mac is not None:
@@ -176,6 +188,8 @@ def create(wish: Link, index: int, index_of: IndexOf) -> list[Request]:
     info = [attribute(_INFO_KIND, (wish.kind or "").encode())]
     if wish.vxlan is not None:
         info.append(nested(_INFO_DATA, *_encode_vxlan(wish.vxlan, index_of)))
+    if wish.bridge is not None:
+        info.append(nested(_INFO_DATA, *_encode_bridge(wish.bridge)))
     if wish.kind == "veth":
         if wish.peer is None:
             raise OSError(
@@ -204,9 +218,12 @@ def change(wish: Link, have: Link, index: int, index_of: IndexOf) -> list[Reques
     if wish.vxlan is not None and have.vxlan is not None and wish.vxlan.learning != have.vxlan.learning:
         learning = u8(_VXLAN_LEARNING, wish.vxlan.learning)
         body.append(nested(_INFO, attribute(_INFO_KIND, b"vxlan"), nested(_INFO_DATA, learning)))
+    if wish.bridge is not None and wish.bridge != have.bridge:
+        body.append(nested(_INFO, attribute(_INFO_KIND, b"bridge"), nested(_INFO_DATA, *_encode_bridge(wish.bridge))))
     requests = []
-    if body or wish.up != have.up:
-        header = _header(index, wish.up if wish.up != have.up else None)
+    arp = wish.arp if wish.arp != have.arp else None
+    if body or wish.up != have.up or arp is not None:
+        header = _header(index, wish.up if wish.up != have.up else None, arp)
         requests.append(Request(RTM_NEWLINK, 0, header + b"".join(body)))
     if wish.hairpin is not None and (wish.hairpin != have.hairpin):
         requests.append(Request(RTM_NEWLINK, 0, _header(index, None) + b"".join(_port(wish.hairpin))))
@@ -229,9 +246,10 @@ def delete_together(indices: Sequence[int]) -> list[Request]:
     return [*joining, Request(RTM_DELLINK, 0, _header(0, None) + group, gone)]
 
 
-def _header(index: int, up: bool | None) -> bytes:
-    """`up` None leaves the device's state alone."""
-    flags, mask = (IFF_UP if up else 0, IFF_UP) if up is not None else (0, 0)
+def _header(index: int, up: bool | None, arp: bool | None = None) -> bytes:
+    """What is None is left as it is."""
+    flags = (IFF_UP if up else 0) | (IFF_NOARP if arp is False else 0)
+    mask = (IFF_UP if up is not None else 0) | (IFF_NOARP if arp is not None else 0)
     return _HEADER.pack(socket.AF_UNSPEC, 0, index, flags, mask)
 
 
@@ -247,6 +265,11 @@ def _encode_vxlan(vxlan: Vxlan, index_of: IndexOf) -> list[bytes]:
     if vxlan.gbp:
         data.append(attribute(_VXLAN_GBP, b""))
     return data
+
+
+def _encode_bridge(bridge: Bridge) -> list[bytes]:
+    options = struct.pack("=II", 0 if bridge.reserved else _NO_RESERVED_LEARNING, _NO_RESERVED_LEARNING)
+    return [u8(_BRIDGE_SNOOPING, bridge.snooping), attribute(_BRIDGE_OPTIONS, options)]
 
 
 def _encode_peer(peer: Peer) -> bytes:

@@ -68,7 +68,14 @@ def _link_matches(wish: Link, have: Link) -> bool:
         return False
     if wish.kind is not None and (wish.alias != have.alias or wish.vxlan != have.vxlan):
         return False
-    pairs = ((wish.mtu, have.mtu), (wish.mac, have.mac), (wish.master, have.master), (wish.hairpin, have.hairpin))
+    pairs = (
+        (wish.mtu, have.mtu),
+        (wish.mac, have.mac),
+        (wish.master, have.master),
+        (wish.hairpin, have.hairpin),
+        (wish.arp, have.arp),
+        (wish.bridge, have.bridge),
+    )
     return all(wished is None or wished == there for wished, there in pairs)
 
 
@@ -83,7 +90,8 @@ def unsettles(wish: KernelObject, have: KernelObject | None) -> bool:
     """True when the device stays, but some of what is on it goes: neighbours with its address, routes when it goes down."""
     if not isinstance(wish, Link) or not isinstance(have, Link):
         return False
-    return (wish.mac is not None and wish.mac != have.mac) or wish.up != have.up
+    changed = any(wished not in (None, there) for wished, there in ((wish.mac, have.mac), (wish.arp, have.arp)))
+    return changed or wish.up != have.up
 
 
 def stands_on(obj: KernelObject) -> tuple[Key, ...]:

@@ -11,7 +11,7 @@ from typing import Protocol, TypeAlias
 
 from msgspec import Struct
 
-from percale.render.objects import IPAddress, IPInterface, IPNetwork, KernelObject, Key
+from percale.render.objects import IPAddress, IPInterface, IPNetwork, KernelObject, Key, Sysctl
 
 
 class Put(Struct, frozen=True):
@@ -109,6 +109,9 @@ class Driver(Protocol):
 
     def underlay(self) -> Underlay:
         """Interfaces and routes that are not ours."""
+
+    def strayed(self, settings: Sequence[Sysctl]) -> Sequence[Sysctl]:
+        """Those of these that have another value now; one that cannot be read is none."""
 
     def follow(self, on_events: Callable[[Iterable[KernelEvent]], None]) -> None:
         """Report what others do, from now until `close()`; `on_events` is called on any thread, and takes note only."""

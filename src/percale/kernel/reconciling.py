@@ -23,6 +23,7 @@ from functools import partial
 from typing import TypeAlias
 
 from percale.errors import KernelError
+from percale.kernel.keeping_settings import EVERY, Turns
 from percale.kernel.ledger import Ledger
 from percale.kernel.protocol import Absent, Change, Driver, KernelEvent, Lost, Underlay, UnderlayChanged
 from percale.render.objects import KernelObject, Key, Link
@@ -69,6 +70,8 @@ class Reconciler:
         self._observe_due: float | None = None
         self._read_due: float | None = None
         self._underlay_due: float | None = None
+        self._settings_due = time.monotonic() + EVERY
+        self._turns = Turns()
 
     # On the event loop
 
@@ -186,6 +189,7 @@ class Reconciler:
             note()
         self._look_at_what_was_observed()
         self._read_what_is_due()
+        self._look_at_settings()
         self._retry_what_is_due()
         changes = self._ledger.plan()
         if changes:
@@ -209,11 +213,10 @@ class Reconciler:
         """Everything in the inbox; waits for the first note, or until something else is due."""
         dues = [retry.due for retry in self._retries.values()]
         dues += [due for due in (self._observe_due, self._read_due, self._underlay_due) if due is not None]
-        if self._ledger.dirty:
-            dues.append(0.0)
+        dues.append(0.0 if self._ledger.dirty else self._settings_due)
         notes: list[_Note | None] = []
         try:
-            notes.append(self._inbox.get(timeout=max(0.0, min(dues) - time.monotonic()) if dues else None))
+            notes.append(self._inbox.get(timeout=max(0.0, min(dues) - time.monotonic())))
             while True:
                 notes.append(self._inbox.get_nowait())
         except queue.Empty:
@@ -242,6 +245,14 @@ class Reconciler:
         self._ledger.look_again(self._retries)
         for callback in self._underlay_callbacks:
             self._tell(callback, underlay)
+
+    def _look_at_settings(self) -> None:
+        """What somebody else has set otherwise comes back."""
+        now = time.monotonic()
+        if self._settings_due <= now:
+            self._settings_due = now + EVERY
+            strayed = self._driver.strayed(self._turns.next(self._ledger.settings))
+            self._ledger.observe([Absent(each.key) for each in strayed])
 
     def _retry_what_is_due(self) -> None:
         now = time.monotonic()

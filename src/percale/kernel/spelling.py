@@ -95,6 +95,7 @@ def _put_link(wish: Link) -> list[str]:
     settings = [
         f"mtu {wish.mtu}" if wish.mtu is not None else "",
         f"address {wish.mac}" if wish.mac is not None else "",
+        f"arp {'on' if wish.arp else 'off'}" if wish.arp is not None else "",
     ]
     lines = []
     if wish.kind is not None:
@@ -116,6 +117,9 @@ def _kind_words(wish: Link) -> list[str]:
         learning = "learning" if vxlan.learning else "nolearning"
         where = f"id {vxlan.vni} local {vxlan.local} dev {vxlan.dev} dstport {vxlan.port} {learning}"
         return [where, "gbp" if vxlan.gbp else ""]
+    if wish.bridge is not None:
+        bridge = wish.bridge
+        return [f"mcast_snooping {int(bridge.snooping)} no_linklocal_learn {int(not bridge.reserved)}"]
     if wish.peer is not None:
         peer = wish.peer
         words = [f"peer name {peer.name}"]
@@ -154,6 +158,8 @@ def spell_element(wish: Element) -> str:
 
 
 def _part(part: object) -> str:
+    if isinstance(part, int) and part > 0xFFFF_FFFF:
+        return f"{part:#x}"  # an address's bits
     if isinstance(part, IPv4Address | IPv6Address | IPv4Network | IPv6Network | int) or ":" in str(part):
         return str(part)
     return f'"{part}"'

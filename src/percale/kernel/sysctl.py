@@ -17,6 +17,14 @@ def read(name: str) -> str:
     return " ".join((_ROOT / name).read_text().split())
 
 
+def differs(name: str, value: str) -> bool:
+    """It has another value; one that is not there has none."""
+    try:
+        return read(name) != value
+    except OSError:
+        return False
+
+
 def write(name: str, value: str) -> None:
     """Make it so; an equal value is not written again. Raises OSError."""
     if name.startswith("net/ipv6/") and _AS_WITHOUT_IPV6.get(Path(name).name) == value and _lacks_ipv6(name):

@@ -9,6 +9,7 @@ masquerade; traffic between a node and its own pods is never forwarded, so it al
 from __future__ import annotations
 
 from percale.render.contents import SetShape
+from percale.render.ruleset import DISCOVERY, LONGEST_DISCOVERY
 
 CUT_MARK = 0x0010_0000
 """The connection mark's bit of established flows that a policy forbids by now."""
@@ -52,11 +53,16 @@ set self6 {{
     comment "the same for IPv6"
 }}
 
+chain discovery {{
+    ip6 hoplimit != 255 drop comment "it never leaves its link"
+    icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} ip6 length <= {LONGEST_DISCOVERY} accept comment "on a bridge"
+}}
+
 chain policies {{
     type filter hook forward priority filter; policy accept;
     ct mark & {CUT_MARK:#x} == {CUT_MARK:#x} drop comment "allowed once, forbidden by now"
     ct state established,related accept comment "judged when it began"
-    icmpv6 type {{ nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert }} accept comment "neighbours"
+    icmpv6 type {{ {DISCOVERY} }} jump discovery comment "of neighbours"
     ip saddr . ip daddr @self4 accept comment "a pod and itself"
     ip6 saddr . ip6 daddr @self6 accept comment "a pod and itself"
     ip saddr vmap @egress4

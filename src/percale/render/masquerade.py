@@ -1,4 +1,4 @@
-"""Our nft tables as a node wishes them: the rule sets; tunnels, the pod network and what is masqueraded are elements.
+"""Our nft tables as a node wishes them: the rule sets; the pod network and what is masqueraded are elements.
 
 The agent calls.
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from percale.render.objects import Element, Family, IPNetwork, KernelObject, Link
-from percale.render.ruleset import RULESETS
+from percale.render.objects import Element, IPNetwork, KernelObject
+from percale.render.ruleset import rulesets
+from percale.render.tunnels import tunnel_elements
 
 
 def node_tables(
@@ -16,18 +17,11 @@ def node_tables(
 ) -> tuple[KernelObject, ...]:
     """The tables; with `masquerade` (the agent's `ipMasq`) the pod networks and this node's subnets of them as elements.
 
-    `device` is the backend's, whose tunnels' outer packets are not tracked, and which no pod enters.
+    `device` is the backend's: its tunnels are guarded.
     """
-    pods = tuple(networks)
-    masqueraded = (*_members("cluster", pods), *_members("own", own)) if masquerade else ()
-    return (*RULESETS, *_tunnels(device), *_members("pods", pods), *masqueraded)
-
-
-def _tunnels(device: Iterable[KernelObject]) -> Iterator[Element]:
-    for link in device:
-        if isinstance(link, Link) and link.vxlan is not None:
-            families: tuple[Family, ...] = ("ip",) if link.vxlan.local.version == 4 else ("ip6", "bridge")
-            yield from (Element(family, "tunnels", (link.vxlan.port,)) for family in families)
+    pods, subnets = tuple(networks), tuple(own)
+    masqueraded = (*_members("cluster", pods), *_members("own", subnets)) if masquerade else ()
+    return (*rulesets(subnets), *tunnel_elements(device), *_members("pods", pods), *masqueraded)
 
 
 def _members(name: str, networks: Iterable[IPNetwork]) -> Iterator[Element]:

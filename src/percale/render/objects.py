@@ -47,6 +47,17 @@ class Vxlan(Struct, frozen=True):
     gbp: bool = False
 
 
+class Bridge(Struct, frozen=True):
+    """What a bridge learns from its ports' frames beside their sources: both are doors for whoever sends there.
+
+    `snooping` is who wants which multicast; `reserved` is also learning from frames to addresses that are never forwarded
+    (LLDP's and the like), which come past all nft tables.
+    """
+
+    snooping: bool = False
+    reserved: bool = False
+
+
 class Peer(Struct, frozen=True):
     """The other end of a veth pair; `namespace` is an open descriptor of the namespace it is born in (None: here)."""
 
@@ -62,7 +73,8 @@ class Peer(Struct, frozen=True):
 class Link(Struct, frozen=True):
     """A network device. `kind` None: not ours to create (lo, eth0), only its settings are wished.
 
-    A setting that is None is left as it is. `alias` is the owner's mark on a device of ours.
+    A setting that is None is left as it is. `alias` is the owner's mark on a device of ours. Without `arp` the device neither
+    answers ARP nor learns neighbours from it.
     """
 
     name: str
@@ -72,7 +84,9 @@ class Link(Struct, frozen=True):
     mac: str | None = None
     master: str | None = None
     hairpin: bool | None = None
+    arp: bool | None = None
     vxlan: Vxlan | None = None
+    bridge: Bridge | None = None
     peer: Peer | None = None
     alias: str = OWNER
 

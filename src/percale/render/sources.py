@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from ipaddress import IPv6Address
 
 from percale.render.objects import Element, IPAddress
 
 
-def source_elements(device: str, addresses: Iterable[IPAddress], *, bridged: bool = False) -> Iterator[Element]:
-    """Elements for the node's end of a pod's veth; `bridged` when it is a bridge's port."""
+def source_elements(device: str, addresses: Iterable[IPAddress]) -> Iterator[Element]:
+    """Elements for the node's end of a routed pod's veth."""
     for address in addresses:
-        if bridged:
-            yield Element("bridge", "sources" if address.version == 4 else "sources6", (device, address))
+        yield Element("ip" if address.version == 4 else "ip6", "sources", (device, address))
+
+
+def bridged_source_elements(device: str, mac: str, addresses: Iterable[IPAddress]) -> Iterator[Element]:
+    """Elements for the bridge's port of a pod with this MAC."""
+    mac = mac.lower()
+    neighbours: list[IPv6Address] = []
+    for address in addresses:
+        if isinstance(address, IPv6Address):
+            yield Element("bridge", "sources6", (device, mac, address))
+            neighbours.append(address)
         else:
-            yield Element("ip" if address.version == 4 else "ip6", "sources", (device, address))
+            yield Element("bridge", "sources", (device, mac, address))
+    if neighbours:
+        yield from (
+            Element("bridge", "neighbours", (device, mac, int(each))) for each in (*neighbours, link_local(mac))
+        )
+
+
+def link_local(mac: str) -> IPv6Address:
+    """The address that a pod's kernel makes of its MAC."""
+    first, *rest = bytes.fromhex(mac.replace(":", ""))
+    return IPv6Address(bytes((0xFE, 0x80, *bytes(6), first ^ 0x02, *rest[:2], 0xFF, 0xFE, *rest[2:])))

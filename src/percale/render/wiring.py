@@ -20,6 +20,7 @@ from percale.ipam.addresses import gateway
 from percale.ipam.plan import NodeSubnets
 from percale.render.objects import (
     Address,
+    Bridge,
     IPAddress,
     IPInterface,
     IPNetwork,
@@ -33,7 +34,7 @@ from percale.render.objects import (
     Sysctl,
 )
 from percale.render.ruleset import POD_DEVICE_PREFIX
-from percale.render.sources import source_elements
+from percale.render.sources import bridged_source_elements, source_elements
 
 Wiring: TypeAlias = Literal["routed", "bridge"]
 
@@ -143,13 +144,12 @@ def host_objects(wires: PodWires, namespace: int | None = None) -> tuple[KernelO
     """What the host holds for this pod. The pair is born with `namespace`, the pod's open descriptor, and lasts without."""
     peer = Peer(wires.ifname, namespace, wires.mac, wires.mtu) if namespace is not None else None
     side = _bridge_side(wires, peer) if wires.bridge is not None else _routed_side(wires, peer)
-    own = (address.ip for address in wires.addresses)
-    sources = source_elements(wires.device, own, bridged=wires.bridge is not None)
-    return (*side, *sources, *_limits(wires))
+    return (*side, *_limits(wires))
 
 
 def _routed_side(wires: PodWires, peer: Peer | None) -> Iterator[KernelObject]:
-    yield Link(wires.device, "veth", mtu=wires.mtu, mac=HOST_MAC, peer=peer)
+    # Neighbours are permanent: without ARP nobody fills the node's table with others.
+    yield Link(wires.device, "veth", mtu=wires.mtu, mac=HOST_MAC, arp=False, peer=peer)
     if _has_ipv6(wires):
         yield Sysctl(f"net/ipv6/conf/{wires.device}/accept_ra", "0")
     else:
@@ -158,11 +158,14 @@ def _routed_side(wires: PodWires, peer: Peer | None) -> Iterator[KernelObject]:
     for address in wires.addresses:
         yield Neighbour(wires.device, address.ip, wires.mac)
         yield Route(ip_network(address.ip), wires.device)
+    yield from source_elements(wires.device, _own(wires))
 
 
 def _bridge_side(wires: PodWires, peer: Peer | None) -> Iterator[KernelObject]:
-    yield Link(wires.device, "veth", mtu=wires.mtu, master=wires.bridge, hairpin=True, peer=peer)
+    # What is sent to reserved addresses comes to the port itself, past the bridge: nobody speaks IP there.
+    yield Link(wires.device, "veth", mtu=wires.mtu, master=wires.bridge, hairpin=True, arp=False, peer=peer)
     yield Sysctl(f"net/ipv6/conf/{wires.device}/disable_ipv6", "1")
+    yield from bridged_source_elements(wires.device, wires.mac, _own(wires))
 
 
 def _limits(wires: PodWires) -> Iterator[KernelObject]:
@@ -186,11 +189,15 @@ def bridge_objects(network: PodNetwork) -> tuple[KernelObject, ...]:
     ipv6 = any(address.version == 6 for address in gateways)
     setting = f"net/ipv6/conf/{network.bridge}/"
     return (
-        Link(network.bridge, "bridge", mtu=network.mtu, mac=mac),
+        Link(network.bridge, "bridge", mtu=network.mtu, mac=mac, bridge=Bridge()),
         Sysctl(setting + "accept_ra", "0") if ipv6 else Sysctl(setting + "disable_ipv6", "1"),
         *(Address(network.bridge, address) for address in gateways),
         *judged_bridges(address.version for address in gateways),
     )
+
+
+def _own(wires: PodWires) -> Iterator[IPAddress]:
+    return (address.ip for address in wires.addresses)
 
 
 def _has_ipv6(wires: PodWires) -> bool:

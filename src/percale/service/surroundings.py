@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 from msgspec import Struct
 
 from percale.model.addresses import Network, is_address, packed
+from percale.model.backend_options import VxlanOptions
 from percale.model.node import Node
 
 Family: TypeAlias = Literal[4, 6]
@@ -32,6 +33,8 @@ class ServiceConfig(Struct, frozen=True):
     """Packets to cluster IPs are masqueraded whoever sends them."""
     strategy: str = "random"
     """Of Services that do not name one."""
+    tunnel_port: int = VxlanOptions().port
+    """Of UDP: at a node's address it is no endpoint."""
 
 
 class NodeFacts(Struct, frozen=True):

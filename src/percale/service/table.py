@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from percale.model.endpoints import Endpoints, EndpointSlice
+from percale.model.lease import SubnetLease
 from percale.model.meta import Object, ObjectKey
 from percale.model.node import Node
 from percale.model.service import Service
@@ -23,8 +24,9 @@ from percale.service.resolved import ResolvedPort, ResolvedService
 from percale.service.services import PortSpec, ServiceFacts, facts_of_service, spelled_vip
 from percale.service.strategies import slots_of
 from percale.service.surroundings import NodeFacts, ServiceConfig, facts_of_node, node_port_addresses
+from percale.service.tunnels import Tunnels
 
-KINDS: tuple[type[Object], ...] = (Node, EndpointSlice, Endpoints, Service)
+KINDS: tuple[type[Object], ...] = (Node, SubnetLease, EndpointSlice, Endpoints, Service)
 """What a table wants to know of. Services come last: each finds its endpoints, and is resolved once."""
 
 
@@ -42,6 +44,9 @@ class ServiceTable:
         self._mirrored: dict[ObjectKey, tuple[SliceFacts, ...]] = {}
         self._homes: dict[ObjectKey, ObjectKey] = {}
         """A slice → its Service."""
+        self._tunnels = Tunnels(config.tunnel_port)
+        self._concerned: dict[tuple[type[Object], ObjectKey], ObjectKey] = {}
+        """Slices and Endpoints with a tunnel's port → their Services."""
         self.apply(objects)
 
     # Asking
@@ -62,6 +67,7 @@ class ServiceTable:
         yield from ((Service, key) for key in self._facts)
         yield from ((EndpointSlice, key) for key in self._homes)
         yield from ((Endpoints, key) for key in self._mirrored)
+        yield from ((SubnetLease, key) for key in self._tunnels.leases)
         if self.node != NodeFacts():
             yield Node, ObjectKey(None, self.config.node)
 
@@ -99,7 +105,11 @@ class ServiceTable:
                 slices = mirrored_slices(obj) if is_mirrored(obj) else []
                 facts = [facts_of_slice(each, self.config.node) for each in slices]
                 self._mirrored[obj.key] = tuple(each for each in facts if each is not None)
+                self._note_ports(Endpoints, obj.key, self._mirrored[obj.key])
                 dirty.add(obj.key)
+            case SubnetLease():
+                if self._tunnels.put(obj):
+                    dirty.update(self._concerned.values())
             case Node() if obj.metadata.name == self.config.node:
                 self._put_node(facts_of_node(obj), dirty)
 
@@ -110,7 +120,11 @@ class ServiceTable:
             self._remove_service(key, dirty)
         elif kind is Endpoints:
             self._mirrored.pop(key, None)
+            self._note_ports(Endpoints, key, ())
             dirty.add(key)
+        elif kind is SubnetLease:
+            if self._tunnels.remove(key):
+                dirty.update(self._concerned.values())
         elif kind is Node and key.name == self.config.node:
             self._put_node(NodeFacts(), dirty)
 
@@ -141,6 +155,7 @@ class ServiceTable:
 
     def _put_slice(self, key: ObjectKey, facts: SliceFacts | None, dirty: set[ObjectKey]) -> None:
         """None: it is gone, or none of ours any more."""
+        self._note_ports(EndpointSlice, key, (facts,) if facts is not None else ())
         old = self._homes.pop(key, None)
         if old is not None:
             dirty.add(old)
@@ -153,6 +168,12 @@ class ServiceTable:
             self._homes[key] = home
             known = self._slices.get(home)
             self._slices[home] = (facts,) if known is None else tuple(sorted((*known, facts), key=_name))
+
+    def _note_ports(self, kind: type[Object], key: ObjectKey, slices: tuple[SliceFacts, ...]) -> None:
+        self._concerned.pop((kind, key), None)
+        for each in slices:
+            if self._tunnels.concern(each):
+                self._concerned[kind, key] = each.service
 
     def _put_node(self, node: NodeFacts, dirty: set[ObjectKey]) -> None:
         if node.zone != self.node.zone:
@@ -195,11 +216,14 @@ class ServiceTable:
                     yield f"Service {facts.key}: {spelled_vip(vip)}/{spec.name.protocol} belongs to Service {other.key}"
 
     def _slices_of(self, facts: ServiceFacts) -> tuple[SliceFacts, ...]:
-        """Plain Endpoints count where nobody has written slices, and no selector says that a controller will."""
-        own = self._slices.get(facts.key)
-        if own is None and facts.selectorless:
-            return self._mirrored.get(facts.key, ())
-        return own or ()
+        """Plain Endpoints count where nobody has written slices, and no selector says that a controller will.
+
+        A tunnel between nodes is no endpoint, whoever wrote it.
+        """
+        found = self._slices.get(facts.key)
+        if found is None:
+            found = self._mirrored.get(facts.key, ()) if facts.selectorless else ()
+        return tuple([part for each in found for part in self._tunnels.without(each)])
 
     def _port(self, spec: PortSpec, slices: tuple[SliceFacts, ...]) -> ResolvedPort:
         which = (spec.family, spec.name.port, spec.name.protocol)

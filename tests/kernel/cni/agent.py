@@ -28,7 +28,7 @@ from percale.ipam.addresses import AddressPool
 from percale.ipam.plan import NodeSubnets
 from percale.kernel.driver import KernelDriver
 from percale.kernel.reconciling import Reconciler
-from percale.render.ruleset import RULESETS
+from percale.render.ruleset import rulesets
 from percale.render.wiring import PodNetwork
 
 SUBNETS = NodeSubnets(IPv4Network("10.244.1.0/24"), IPv6Network("fd00:244:1::/64"))
@@ -78,7 +78,7 @@ async def serve(directory: Path, wiring: Any, die: str) -> None:
 
     reconciler = Reconciler(KernelDriver(), on_problem=on_problem)
     await reconciler.start()
-    reconciler.want("node/tables", RULESETS)
+    reconciler.want("node/tables", rulesets())
     server = CniServer(
         directory / "s",
         network=PodNetwork(SUBNETS, 1450, wiring),

@@ -9,11 +9,13 @@ import pytest
 
 from percale.render.masquerade import node_tables
 from percale.render.objects import Element, Link, Ruleset, Vxlan
-from percale.render.ruleset import POD_DEVICE_PREFIX, RULESETS
-from percale.render.sources import source_elements
+from percale.render.ruleset import POD_DEVICE_PREFIX, rulesets
+from percale.render.sources import bridged_source_elements, source_elements
+from percale.render.tunnels import tunnel_elements
 
 NETWORKS = (ip_network("10.244.0.0/16"), ip_network("fd00::/48"))
 OWN = (ip_network("10.244.1.0/24"), ip_network("fd00:0:0:1::/64"))
+RULESETS = rulesets(OWN)
 
 
 def test_one_table_per_family() -> None:
@@ -32,7 +34,8 @@ def test_every_rule_and_set_says_what_it_is_for(ruleset: Ruleset) -> None:
 
 def test_masquerading_is_elements_only() -> None:
     on, off = node_tables(NETWORKS, OWN, masquerade=True), node_tables(NETWORKS, OWN, masquerade=False)
-    assert off == (*RULESETS, *(each for each in off if isinstance(each, Element) and each.set == "pods"))
+    assert off[:3] == RULESETS
+    assert {each.set for each in off[3:] if isinstance(each, Element)} == {"tunnels", "pods"}
     assert set(on) - set(off) == {
         Element("ip", "cluster", (NETWORKS[0],)),
         Element("ip6", "cluster", (NETWORKS[1],)),
@@ -49,14 +52,28 @@ def test_the_pod_network_and_its_tunnels_are_known_to_the_guards() -> None:
     assert set(node_tables(NETWORKS, OWN, links, masquerade=False)) - set(RULESETS) == {
         Element("ip", "tunnels", (8472,)),
         Element("ip6", "tunnels", (8472,)),
-        Element("bridge", "tunnels", (8472,)),
+        Element("ip", "ours", (8472,)),
+        Element("ip", "here", (ip_address("192.168.1.1"),)),
+        Element("ip6", "ours", (8472,)),
+        Element("ip6", "here", (ip_address("fd00:1::1"),)),
         Element("ip", "pods", (NETWORKS[0],)),
         Element("ip6", "pods", (NETWORKS[1],)),
     }
 
 
+def test_a_node_without_tunnels_guards_those_of_others() -> None:
+    assert set(tunnel_elements(())) == {Element(family, "tunnels", (8472,)) for family in ("ip", "ip6")}
+
+
+def test_nothing_forwarded_gets_to_the_nodes_own_addresses_of_its_subnet() -> None:
+    v4, v6, _ = (ruleset.text for ruleset in rulesets((ip_network("10.244.1.0/25"), OWN[1])))
+    assert "ip daddr & 0.0.0.127 <= 0.0.0.1 " in v4
+    assert "ip6 daddr & ::ffff:ffff:ffff:ffff <= ::1 " in v6
+
+
 def test_flannels_exceptions_in_flannels_order() -> None:
-    verdicts = re.findall(r"^    (?:meta|ip) (.*?) (return|masquerade fully-random) comment", RULESETS[0].text, re.M)
+    chain = RULESETS[0].text.partition("chain masquerading")[2]
+    verdicts = re.findall(r"^    (?:meta|ip) (.*?) (return|masquerade fully-random) comment", chain, re.M)
     assert verdicts == [
         ("mark & 0x4000 == 0x4000", "return"),
         ("saddr @own ip daddr @cluster", "return"),
@@ -74,7 +91,10 @@ def test_the_sources_of_a_pod() -> None:
         Element("ip", "sources", (device, v4)),
         Element("ip6", "sources", (device, v6)),
     ]
-    assert list(source_elements(device, (v4, v6), bridged=True)) == [
-        Element("bridge", "sources", (device, v4)),
-        Element("bridge", "sources6", (device, v6)),
+    assert list(bridged_source_elements(device, "02:00:00:00:00:0A", (v4, v6))) == [
+        Element("bridge", "sources", (device, "02:00:00:00:00:0a", v4)),
+        Element("bridge", "sources6", (device, "02:00:00:00:00:0a", v6)),
+        Element("bridge", "neighbours", (device, "02:00:00:00:00:0a", int(v6))),
+        Element("bridge", "neighbours", (device, "02:00:00:00:00:0a", int(ip_address("fe80::ff:fe00:a")))),
     ]
+    assert len(list(bridged_source_elements(device, "02:00:00:00:00:0a", (v4,)))) == 1

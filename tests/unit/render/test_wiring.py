@@ -12,6 +12,7 @@ from percale.ipam.plan import NodeSubnets
 from percale.kernel.planning import stands_on
 from percale.render.objects import (
     Address,
+    Bridge,
     Element,
     IPInterface,
     KernelObject,
@@ -68,7 +69,7 @@ def test_a_routed_pod() -> None:
         Route(ip_network("::/0"), "eth0", ip_address("fe80::ecee:eeff:feee:eeee")),
     )
     assert host_objects(wires(), 7) == (
-        Link(DEVICE, "veth", mtu=1450, mac=HOST_MAC, peer=Peer("eth0", 7, MAC, 1450)),
+        Link(DEVICE, "veth", mtu=1450, mac=HOST_MAC, arp=False, peer=Peer("eth0", 7, MAC, 1450)),
         Sysctl(f"net/ipv6/conf/{DEVICE}/accept_ra", "0"),
         Neighbour(DEVICE, V4, MAC),
         Route(ip_network("10.1.0.7/32"), DEVICE),
@@ -90,10 +91,12 @@ def test_a_bridged_pod() -> None:
         Route(ip_network("::/0"), "eth0", ip_address("fd00:1::1")),
     )
     assert host_objects(wires("bridge"), 7) == (
-        Link(DEVICE, "veth", mtu=1450, master="cni0", hairpin=True, peer=Peer("eth0", 7, MAC, 1450)),
+        Link(DEVICE, "veth", mtu=1450, master="cni0", hairpin=True, arp=False, peer=Peer("eth0", 7, MAC, 1450)),
         Sysctl(f"net/ipv6/conf/{DEVICE}/disable_ipv6", "1"),
-        Element("bridge", "sources", (DEVICE, V4)),
-        Element("bridge", "sources6", (DEVICE, V6)),
+        Element("bridge", "sources", (DEVICE, MAC, V4)),
+        Element("bridge", "sources6", (DEVICE, MAC, V6)),
+        Element("bridge", "neighbours", (DEVICE, MAC, int(V6))),
+        Element("bridge", "neighbours", (DEVICE, MAC, int(ip_address("fe80::ff:fe00:1")))),
     )
 
 
@@ -109,6 +112,7 @@ def test_the_bridge_has_flannels_addresses_and_a_mac_that_stays() -> None:
     assert isinstance(link, Link)
     assert link.mac is not None
     assert int(link.mac[:2], 16) & 3 == 2
+    assert link.bridge == Bridge(snooping=False, reserved=False)
     assert bridge_objects(DUAL)[0] == link
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from tests.unit.service.building import build
 
-from percale.model.endpoints import EndpointAddress, EndpointPort, Endpoints, EndpointSlice, EndpointSubset
+from percale.model.endpoints import Endpoint, EndpointAddress, EndpointPort, Endpoints, EndpointSlice, EndpointSubset
+from percale.model.lease import SubnetLease, SubnetLeaseSpec
 from percale.model.meta import Object, ObjectKey, ObjectMeta
 from percale.model.node import Node
 from percale.model.service import ClientIPConfig, Service, SessionAffinityConfig
@@ -247,6 +249,46 @@ def test_a_port_that_is_none_is_an_error_of_its_service_only() -> None:
     assert list(table.problems) == ["EndpointSlice ns1/svc1-1: ports[0].port: 70000 is not a port, 1 to 65535"]
 
 
+# Tunnels between nodes
+
+
+def lease(name: str, subnet: str = "10.0.2.0/24", public: str = "192.168.0.9") -> SubnetLease:
+    spec = SubnetLeaseSpec(node=name, subnet=IPv4Network(subnet), publicIP=IPv4Address(public))
+    return SubnetLease(metadata=ObjectMeta(name=name), spec=spec)
+
+
+def tunnelled(*endpoints: Endpoint | str, service: str = "svc1", index: int = 1) -> EndpointSlice:
+    """With a port of that number, and another."""
+    return build.slice(*endpoints, service=service, index=index, ports=(("p80", 8472, "UDP"), ("p81", 80, "TCP")))
+
+
+def test_a_tunnel_is_no_endpoint_whenever_its_node_comes() -> None:
+    service = build.service("svc1", build.port(protocol="UDP"), build.port(81, "p81"))
+    at_tunnel, at_other = ("10.9.9.9", "172.30.0.41", 80, "UDP"), ("10.9.9.9", "172.30.0.41", 81, "TCP")
+    table = build.table(service, tunnelled("10.0.2.0", "10.0.2.1", "192.168.0.9", "10.0.2.7"))
+    assert len(build.ask(table, *at_tunnel).endpoints) == 4  # type: ignore[arg-type]
+    assert table.apply([lease("n2")]) == {service.key}
+    assert build.ask(table, *at_tunnel).endpoints == ("10.0.2.7:8472",)  # type: ignore[arg-type]
+    assert len(build.ask(table, *at_other).endpoints) == 4  # type: ignore[arg-type]
+    assert list(table.problems) == [
+        f"EndpointSlice ns1/svc1-1: {address}:8472/UDP is the tunnel of a node, and no endpoint"
+        for address in ("10.0.2.0", "10.0.2.1", "192.168.0.9")
+    ]
+    assert table.apply([lease("n3", "10.0.3.0/24")]) == set()  # two leases have the public address now
+    assert table.apply(gone=[(SubnetLease, lease("n2").key)]) == {service.key}
+    assert len(build.ask(table, *at_tunnel).endpoints) == 3  # type: ignore[arg-type]
+
+
+def test_the_tunnels_port_is_the_networks() -> None:
+    table = build.table(build.service(), tunnelled("10.0.2.0"), lease("n2"), tunnel_port=4789)
+    assert list(table.problems) == []
+    plain = written("10.0.2.0")
+    plain = replace(
+        plain, subsets=(replace(plain.subsets[0], ports=(EndpointPort(name="p80", port=4789, protocol="UDP"),)),)
+    )
+    assert len(list(build.table(build.service(), plain, lease("n2"), tunnel_port=4789).problems)) == 1
+
+
 # Endpoints that somebody wrote
 
 
@@ -334,7 +376,8 @@ def services(draw: st.DrawFn) -> Object:
 @st.composite
 def slices(draw: st.DrawFn) -> Object:
     name, index = draw(NAMES), draw(st.integers(1, 2))
-    entry = build.slice(*draw(st.lists(ENDPOINTS, max_size=4)), service=draw(NAMES), index=index)
+    of = build.slice if draw(st.booleans()) else tunnelled
+    entry = of(*draw(st.lists(ENDPOINTS, max_size=4)), service=draw(NAMES), index=index)
     return replace(entry, metadata=replace(entry.metadata, name=f"{name}-{index}"))
 
 
@@ -344,7 +387,16 @@ def nodes() -> st.SearchStrategy[Object]:
     )
 
 
-OBJECTS = st.one_of(services(), slices(), nodes(), st.builds(written, st.just("198.51.100.7"), name=NAMES))
+def leases() -> st.SearchStrategy[Object]:
+    return st.builds(
+        lease,
+        st.sampled_from(["n1", "n2"]),
+        st.sampled_from(["10.0.0.0/24", "10.0.0.2/31"]),
+        st.sampled_from(["10.0.0.2", "10.0.0.9"]),
+    )
+
+
+OBJECTS = st.one_of(services(), slices(), nodes(), leases(), st.builds(written, st.just("198.51.100.7"), name=NAMES))
 STEPS = st.lists(
     st.tuples(st.lists(OBJECTS, max_size=3), st.lists(st.integers(0, 20), max_size=2)), min_size=1, max_size=12
 )
