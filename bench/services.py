@@ -96,7 +96,14 @@ async def _ours(objects: list[Object]) -> _Found:
     metrics = Metrics()
     flows = service_flows(bench.troubles, metrics)
     author = Balancing(
-        CONFIG, feed, bench.table, flows=flows, troubles=bench.troubles, registry=metrics.registry, local_pods=set
+        CONFIG,
+        feed,
+        bench.table,
+        flows=flows,
+        troubles=bench.troubles,
+        registry=metrics.registry,
+        local_pods=set,
+        checked=lambda _: None,
     )
     async with bench.running(author.run) as cold:
         found = _Found(cold)

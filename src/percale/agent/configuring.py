@@ -260,6 +260,12 @@ def _nearest(word: str, known: Iterable[str]) -> str:
 # What parts of the agent make of it
 
 
+def listening_at(config: AgentConfig) -> dict[str, int]:
+    """The TCP ports at which the agent itself listens, by the settings that say so."""
+    asked = {"http": config.http, "services.healthz": config.services.healthz if config.services.enabled else None}
+    return {name: int(text.rpartition(":")[2]) for name, text in asked.items() if text and not text.startswith("unix:")}
+
+
 def service_config(config: AgentConfig, network: NetworkConfig) -> ServiceConfig:
     """What Services are resolved with on this node. Raises BadConfig."""
     asked = config.services

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from percale.agent.balancing import Balancing
 from percale.agent.config import AgentConfig
-from percale.agent.configuring import service_config
+from percale.agent.configuring import listening_at, service_config
 from percale.agent.cutting import established
 from percale.agent.enforcing import Enforcement
 from percale.agent.following import STORE, follow
@@ -51,7 +51,7 @@ from percale.kernel.protocol import SHORTCUT_TABLE
 from percale.model.lease import SubnetLease
 from percale.model.meta import ObjectKey
 from percale.model.pod import Pod as PodObject
-from percale.render.masquerade import node_tables
+from percale.render.masquerade import node_tables, tunnel_ports
 from percale.render.objects import IPAddress, Sysctl
 from percale.render.shortcut import Shortcuts, Way, Wire
 from percale.render.wiring import PodNetwork
@@ -82,7 +82,9 @@ class AgentNode:
         kept = keeper(services=config.services.enabled, host_ports=True, narrate=ground.narrate, hearing=ground.hearing)
         self._table = NodeTable(kept, ground.troubles)
         self._flows = service_flows(ground.troubles, ground.metrics)
-        self._host_ports = HostPorts(self._table, records.attachments.values(), self._flows)
+        self._host_ports = HostPorts(self._table, records.attachments.values(), self._flows, ground.troubles)
+        for setting, address in listening_at(config).items():
+            self._host_ports.keep(setting, [("TCP", address)])
         self._enforcement = Enforcement(
             config.node,
             ground.store,
@@ -121,6 +123,7 @@ class AgentNode:
                     registry=self._metrics.registry,
                     count_every=self._config.services.leastConnInterval,
                     local_pods=lambda: self._enforcement.local_pods,
+                    checked=lambda ports: self._host_ports.keep("a health check", (("TCP", port) for port in ports)),
                 )
                 self._host_ports.come_after(balancing.serving)
                 duties.create_task(balancing.run(), name="services")
@@ -240,6 +243,7 @@ class AgentNode:
     def _wish_node(self, parts: Parts, local: LocalNode) -> None:
         device = tuple(parts.backend.device(local))
         self._reconciler.want(DEVICE, device)
+        self._host_ports.keep("its tunnel", (("UDP", port) for port in tunnel_ports(device)))
         tables = node_tables(parts.network.networks, parts.standing.subnets, device, masquerade=self._config.ipMasq)
         self._reconciler.want(TABLES, tables)
         if self._config.shortcut == "auto":

@@ -23,6 +23,11 @@ def node_tables(
     return (*RULESETS, *_tunnels(device), *_members("pods", pods), *masqueraded)
 
 
+def tunnel_ports(device: Iterable[KernelObject]) -> set[int]:
+    """The UDP ports of the backend's tunnels."""
+    return {link.vxlan.port for link in device if isinstance(link, Link) and link.vxlan is not None}
+
+
 def _tunnels(device: Iterable[KernelObject]) -> Iterator[Element]:
     for link in device:
         if isinstance(link, Link) and link.vxlan is not None:

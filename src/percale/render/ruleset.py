@@ -1,7 +1,8 @@
 """The static text of our three nft tables; whatever changes is an element (`masquerade.py`, `sources.py`). Used by the agent.
 
     ip, ip6   prerouting, raw    a pod's device lets only the pod's own addresses in; tunnels are not tracked
-              input              nothing of a pod's gets into our tunnels, nor what somebody leads there by translating it
+              input              nothing of a pod's gets into our tunnels, nor what somebody leads there by translating it;
+                       to loopback nothing that begins elsewhere, whichever device has `route_localnet`
               forward, last      the same for those of other nodes; established flows are marked for the shortcut
               postrouting, nat   traffic that leaves the pod network gets the node's address
     bridge    prerouting         the same guard for pods on a bridge
@@ -54,6 +55,10 @@ counter spoofed {{
     comment "packets of pods with a source address that is not theirs, or for a tunnel"
 }}
 
+counter loopback {{
+    comment "packets from elsewhere to or from loopback's addresses"
+}}
+
 chain tunnelled {{
     udp dport @tunnels notrack comment "what is inside is tracked"
 }}
@@ -65,6 +70,7 @@ chain sending {{
 
 chain arriving {{
     type filter hook input priority filter; policy accept;
+{loopback}\
     udp dport @tunnels {ip} saddr @pods counter name spoofed drop comment "what a pod puts into a tunnel has any source"
     udp dport @tunnels ct status dnat counter name spoofed drop comment "sent elsewhere, and led here: by a pod, perhaps"
 }}
@@ -93,6 +99,11 @@ chain masquerading {{
     {ip} saddr @cluster {ip} daddr != {multicast} masquerade fully-random comment "from pods to the outside"
     {ip} saddr != @cluster {ip} daddr @cluster masquerade fully-random comment "from outside to pods of other nodes"
 }}
+"""
+
+_LOOPBACK = """\
+    ip daddr 127.0.0.0/8 iifname != "lo" ct direction original counter name loopback drop comment "host ports: answers only"
+    ip saddr 127.0.0.0/8 iifname != "lo" counter name loopback drop comment "loopback's addresses are nobody's elsewhere"
 """
 
 _NEIGHBOUR_DISCOVERY = """\
@@ -139,6 +150,7 @@ RULESETS = (
             address="ipv4_addr",
             ip="ip",
             multicast="224.0.0.0/4",
+            loopback=_LOOPBACK,
             exceptions="",
             prefix=POD_DEVICE_PREFIX,
             mark=KUBE_PROXY_MARK,
@@ -151,6 +163,7 @@ RULESETS = (
             address="ipv6_addr",
             ip="ip6",
             multicast="ff00::/8",
+            loopback="",
             exceptions=_NEIGHBOUR_DISCOVERY,
             prefix=POD_DEVICE_PREFIX,
             mark=KUBE_PROXY_MARK,
