@@ -172,7 +172,8 @@ def _from_text(text: str, kind: Any, where: str) -> Any:
     """A variable's text as the type that the setting has: lists are separated by commas, `none` is no value."""
     if text == "none" and _may_be_none(kind):
         return None
-    if get_origin(kind) is tuple:
+    words = {word for option in get_args(kind) if get_origin(option) is Literal for word in get_args(option)}
+    if text not in words and any(get_origin(option) is tuple for option in (kind, *get_args(kind))):
         return [part.strip() for part in text.split(",")]
     if kind is bool:
         return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(text.lower(), text)
@@ -230,6 +231,7 @@ _EXPECTED = {
     "ifaceCanReach": "an address",
     "publicIP": "an IPv4 address",
     "publicIPv6": "an IPv6 address",
+    "services.externalIPs": "any, none, or a list of networks, as 203.0.113.0/24",
 }
 
 
@@ -272,6 +274,9 @@ def service_config(config: AgentConfig, network: NetworkConfig) -> ServiceConfig
     try:
         ports = tuple(map(ip_network, asked.nodePortAddresses))
         cidrs = tuple(map(ip_network, asked.cidrs))
+        external = (
+            asked.externalIPs if isinstance(asked.externalIPs, str) else tuple(map(ip_network, asked.externalIPs))
+        )
     except ValueError as error:
         raise BadConfig(str(error), where="services", hint="give networks as 10.96.0.0/12") from error
     return ServiceConfig(
@@ -279,6 +284,7 @@ def service_config(config: AgentConfig, network: NetworkConfig) -> ServiceConfig
         pod_cidrs=tuple(network.networks),
         service_cidrs=cidrs,
         node_port_addresses=ports or None,
+        external_ips=external,
         masquerade_all=asked.masqueradeAll,
         strategy=asked.strategy,
     )
