@@ -101,6 +101,7 @@ chain hostports {
 chain hostports-prerouting {
     type nat hook prerouting priority dstnat + 5; policy accept;
     ip daddr 127.0.0.0/8 return comment "loopback is for this node's processes"
+    ip saddr 127.0.0.0/8 return comment "nobody elsewhere has such an address"
     goto hostports
 }
 
