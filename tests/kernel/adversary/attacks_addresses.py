@@ -89,6 +89,29 @@ def a_way_to_loopback(world: World, family: Family) -> None:
         node.sh("sysctl", "-q", "-w", *(f"{name}={value}" for name, value in before.items()))
 
 
+@attack(families=(4,))
+def a_service_whose_endpoint_is_loopback(world: World, family: Family) -> None:
+    """Whoever may write EndpointSlices may name 127.0.0.1: no pod and no neighbour gets to a node's processes by it."""
+    node, here = world.nodes["n1"], NODE_ADDRESSES[family][0]
+    before = node.sh("sysctl", "-n", "net.ipv4.conf.all.route_localnet").strip()
+    node.sh("sysctl", "-q", "-w", "net.ipv4.conf.all.route_localnet=1")
+    written = external_service(world, family, [OUTSIDE[family]], "127.0.0.1")
+    try:
+        until(lambda: f"{OUTSIDE[family]} . udp . {PORT}" in node.sh("nft", "list map inet percale services4"), "known")
+        with inside(world.services.spot("n1"), lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as process:
+            process.bind(("", PORT))
+            process.settimeout(PATIENCE)
+            for target in (CLUSTER_IPS[family], OUTSIDE[family]):
+                world.datagram("attacker1", target, PORT, b"forbidden")
+                next_door(world, NODE_ADDRESSES[family][1], target, PORT, b"forbidden")
+            world.datagram("attacker1", here, PORT, b"permitted")
+            assert process.recv(64) == b"permitted"
+    finally:
+        for name in written:
+            world.services.remove(name)
+        node.sh("sysctl", "-q", "-w", f"net.ipv4.conf.all.route_localnet={before}")
+
+
 def next_door(world: World, source: str, target: str, port: int, mark: bytes) -> None:
     """A datagram of node 2's, on the wire to node 1."""
     packet = frames.packet(source, target, frames.udp(40001, port, mark))
