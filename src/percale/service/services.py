@@ -6,7 +6,7 @@ IPv4 and IPv6 are ports of their own: they have other addresses and other endpoi
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from ipaddress import ip_address
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -109,7 +109,8 @@ def facts_of_service(service: Service, config: ServiceConfig) -> ServiceFacts:
     refused: list[Refused] = []
     if is_proxied(service):
         ports = tuple(_ports(service, config, problems, refused))
-    external = {vip.address for port in ports for vip in port.vips if vip.kind == "external"}
+    uncertain = bool(spec.externalIPs) and config.external_ips == ()
+    external = {vip.address for port in ports for vip in port.vips if vip.kind == "external"} if uncertain else ()
     needs_check = spec.type == "LoadBalancer" and is_external_local(service)
     return ServiceFacts(
         key=service.key,
@@ -119,8 +120,8 @@ def facts_of_service(service: Service, config: ServiceConfig) -> ServiceFacts:
             _port(spec.healthCheckNodePort, "spec.healthCheckNodePort", problems) if needs_check and ports else None
         ),
         problems=tuple([f"Service {service.key}: {each}" for each in problems]) if problems else (),
-        refused=tuple(dict.fromkeys(refused)),
-        external=tuple(sorted(external)) if external and config.external_ips == () else (),
+        refused=tuple(dict.fromkeys(refused)) if refused else (),
+        external=tuple(sorted(external)),
     )
 
 
@@ -175,8 +176,10 @@ Refusal: TypeAlias = Callable[[bytes, ServiceConfig], str | None]
 def _ports(service: Service, config: ServiceConfig, problems: list[str], refused: list[Refused]) -> Iterator[PortSpec]:
     """The families are those of the cluster IPs; of each the first address counts."""
 
-    def admitted(texts: Iterable[str], field: str, refusal: Refusal) -> list[bytes]:
-        found = []
+    def admitted(texts: Sequence[str], field: str, refusal: Refusal) -> list[bytes]:
+        found: list[bytes] = []
+        if not texts:
+            return found
         for address in _packed(texts, field, problems):
             if (why := refusal(address, config)) is None:
                 found.append(address)

@@ -8,7 +8,7 @@ Callers: the agent, the lab, the command `percale service`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from msgspec.structs import replace
 
@@ -157,7 +157,7 @@ class ServiceTable:
         self._put_service(self._admitted(facts), dirty)
 
     def _admitted(self, facts: ServiceFacts) -> ServiceFacts:
-        taken = {address for address in facts.external if address in self._of_nodes}
+        taken = {address for address in facts.external if address in self._of_nodes} if facts.external else ()
         if not taken:
             return facts
         ports = [
@@ -278,9 +278,11 @@ class ServiceTable:
         )
 
 
-def _watched(facts: ServiceFacts | None) -> set[bytes]:
+def _watched(facts: ServiceFacts | None) -> Collection[bytes]:
     """Addresses that it may not have, or not always."""
-    return set() if facts is None else {*facts.external, *(each.address for each in facts.refused)}
+    if facts is None or not (facts.external or facts.refused):
+        return ()
+    return {*facts.external, *(each.address for each in facts.refused)}
 
 
 def _name(facts: SliceFacts) -> str:
