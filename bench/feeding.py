@@ -15,15 +15,17 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import TypeVar
 
+from percale.agent.events import Events, Subject
 from percale.agent.logging import LineLog
 from percale.agent.running import MOST_YOUNG
-from percale.agent.table import NodeTable
+from percale.agent.table import SERVICE_BYTES, NodeTable
 from percale.agent.troubles import Troubles
 from percale.kernel.keeping import TableKeeper
 from percale.kernel.namespaces import NamespaceThread, anonymous_namespace
 from percale.model.meta import Object, ObjectKey
 from percale.render import balancing, enforcing
 from percale.render.contents import Edit
+from percale.store.memory import MemoryStore
 from percale.store.protocol import Event, Snapshot
 
 T = TypeVar("T", bound=Object)
@@ -82,6 +84,10 @@ class Witness:
         """Nothing."""
         return Edit()
 
+    def subjects(self, part: Edit) -> tuple[Subject, ...]:
+        """None of it is its own."""
+        return ()
+
     async def made(self, *, anything: bool) -> None:
         """What the others said is in force."""
         self.committed.set()
@@ -90,13 +96,18 @@ class Witness:
 class Bench:
     """One table with its keeper in a namespace that nobody else has."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, services: bool = False) -> None:
         self.namespace = anonymous_namespace()
         self.troubles = Troubles(LineLog(stream=sys.stderr))
-        static = f"{enforcing.TEXT}\n{balancing.TEXT}"
-        shapes = (*enforcing.SHAPES, *balancing.SHAPES)
-        keeper = TableKeeper(NamespaceThread(self.namespace), static=static, shapes=shapes)
-        self.table = NodeTable(keeper, self.troubles)
+        self.events = Events("n1", MemoryStore(), self.troubles)
+        place = NamespaceThread(self.namespace)
+        if services:
+            keeper = TableKeeper(
+                place, static=balancing.TEXT, shapes=balancing.SHAPES, table=balancing.TABLE, most_bytes=SERVICE_BYTES
+            )
+        else:
+            keeper = TableKeeper(place, static=enforcing.TEXT, shapes=enforcing.SHAPES)
+        self.table = NodeTable(keeper, self.troubles, self.events)
         self.witness = Witness()
 
     @contextlib.asynccontextmanager

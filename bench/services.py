@@ -92,7 +92,7 @@ class _Found:
 
 async def _ours(objects: list[Object]) -> _Found:
     """Cold, then changes one by one."""
-    bench, feed = Bench(), Feed(objects)
+    bench, feed = Bench(services=True), Feed(objects)
     metrics = Metrics()
     flows = service_flows(bench.troubles, metrics)
     author = Balancing(
@@ -101,6 +101,7 @@ async def _ours(objects: list[Object]) -> _Found:
         bench.table,
         flows=flows,
         troubles=bench.troubles,
+        events=bench.events,
         registry=metrics.registry,
         local_pods=set,
         checked=lambda _: None,
@@ -205,7 +206,7 @@ def _agent(objects: list[Object]) -> Iterator[Row]:
         directory = Path(temporary)
         agents.fill(directory / "store", objects)
         for number in range(STARTS + 1):
-            run("nft", "delete", "table", "inet", "percale") if number else None
+            run("nft", "delete", "table", "inet", "percale-services") if number else None
             for found in (cold, again):
                 with agents.running(directory, node_name(3), POD_CIDR, services=services) as agent:
                     found.append(agent.ready)
@@ -213,8 +214,8 @@ def _agent(objects: list[Object]) -> Iterator[Row]:
         yield at_most(world, "s", cold[1:], 2)
         yield at_most("the same over the table of before", "s", again[1:], 2)
         agents.fill(directory / "store", [obj for obj in policy_world(10_000, 0) if isinstance(obj, Pod)])
-        run("nft", "delete", "table", "inet", "percale")
+        run("nft", "delete", "table", "inet", "percale-services")
         with agents.running(directory, node_name(3), POD_CIDR, services=services) as agent:
             yield at_most("  agent RSS with 10,000 pods", "MiB", [agent.mebibytes("VmRSS")], 150)
             yield at_most("  the same, peak", "MiB", [agent.mebibytes("VmHWM")], 150)
-        run("nft", "delete", "table", "inet", "percale")
+        run("nft", "delete", "table", "inet", "percale-services")

@@ -220,6 +220,33 @@ async def test_a_chain_that_leads_nowhere_is_refused(world: World) -> None:
     assert await world.holds(IMAGE)
 
 
+NOWHERE = Elements("ingress4", THREE, verdict=Verdict("jump", "nowhere"))
+CLOSED = Elements("ingress4", THREE, verdict=Verdict("drop"))
+
+
+@pytest.mark.parametrize("before", [None, IMAGE], ids=["no table", "a table"])
+async def test_what_is_refused_of_an_image_is_left_out_and_closed(world: World, before: Edit | None) -> None:
+    if before is not None:
+        await world.keeper.restore(before)
+    bad = Chain("bad", (Rule((), Verdict("goto", "nowhere"), "lost"),))
+    await world.keeper.restore(replace(IMAGE, put_chains=(*IMAGE.put_chains, bad), put=(*IMAGE.put, NOWHERE)))
+    refused = [(part.put_chains, part.put, error.errno) for part, error in world.keeper.refused]
+    assert refused == [((bad,), (), errno.ENOENT), ((), (NOWHERE,), errno.ENOENT)]
+    drops = Chain("bad", (Rule((), Verdict("drop"), "in place of rules that the kernel does not take"),))
+    assert await world.holds(replace(IMAGE, put_chains=(*IMAGE.put_chains, drops), put=(*IMAGE.put, CLOSED)))
+    assert not world.keeper.refused
+
+
+async def test_what_was_left_out_comes_when_it_can(world: World) -> None:
+    await world.keeper.restore(replace(IMAGE, put=(*IMAGE.put, NOWHERE)))
+    assert world.keeper.refused
+    there = Elements("ingress4", THREE, verdict=Verdict("jump", "class"))
+    whole = replace(IMAGE, put=(*IMAGE.put, there))
+    await world.keeper.restore(whole)
+    assert not world.keeper.refused
+    assert await world.holds(whole)
+
+
 TOUCHES = {
     "table deleted": None,
     "element removed": Edit(remove=(Elements("pods4-a", ONE),)),

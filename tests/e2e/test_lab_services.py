@@ -297,3 +297,40 @@ def test_a_rolling_update_loses_no_connection(percale: Person) -> None:
 
         until(has_rolled)
         asking.kill()
+
+
+def test_a_service_of_very_many_ports_harms_nobody_else(percale: Person) -> None:
+    """It would take more of each node's kernel than it may. Policies, pods and other Services do not notice."""
+    percale("lab", "up", "-f", "examples/nginx.yaml", "-f", "examples/busybox.yaml")
+    ports = [{"name": f"p{number}", "port": 1000 + number} for number in range(300)]
+    meta = {"name": "huge", "namespace": "gomo-test", "annotations": {"percale.io/strategy": "mh"}}
+    huge = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": meta,
+        "spec": {"selector": {"run": "nginx"}, "ports": ports},
+    }
+    assert percale.out("lab", "apply", "-f", "-", stdin=json.dumps(huge)) == "service/huge created\n"
+    status = ("lab", "node", "node3", "--", str(PERCALE), "status")
+    until(lambda: "service gomo-test/huge" in percale.out(*status))
+    assert re.search(r"it would take \d+ elements in each node's kernel, of 100000 that it may", percale.out(*status))
+    until(lambda: len(percale.objects("events")) == 3)
+    assert {(each["reason"], each["involvedObject"]["name"]) for each in percale.objects("events")} == {
+        ("NotServed", "huge")
+    }
+    assert re.search(
+        r"^huge\.\w+ +Warning +NotServed +service/huge +node1 +1 ",
+        percale.out("lab", "get", "events", "-n", "gomo-test"),
+        re.M,
+    )
+    assert percale.probe("gomo-test/busybox", "svc/gomo-test/huge", "1000") == "refused"
+    percale("lab", "apply", "-n", "gomo-test", "-f", "-", stdin=WEB.format(name="plain", type="NodePort", more=""))
+    percale("lab", "apply", "-f", "-", stdin=DENY)
+    until(lambda: percale.probe("busybox", "deploy/nginx", "80", "-n", "gomo-test") == "timeout")
+    percale("lab", "delete", "-f", "-", stdin=DENY)
+    until(lambda: percale.probe("busybox", "deploy/nginx", "80", "-n", "gomo-test") == "allowed")
+    table = ("lab", "node", "node1", "--", "nft", "list", "map", "inet", "percale-services", "services4")
+    address = next(each for each in percale.objects("services") if each["metadata"]["name"] == "plain")["spec"][
+        "clusterIP"
+    ]
+    until(lambda: address in percale.out(*table))

@@ -44,7 +44,12 @@ async def test_who_asks_while_the_port_closes_hears_of_no_endpoints_or_nothing()
     troubles = Troubles(LineLog(stream=io.StringIO()))
     told: list[int] = []
     health = ProxyHealth(
-        Progress(), troubles, in_force=lambda: True, eligible=lambda: True, answered=lambda _, code: told.append(code)
+        Progress(),
+        troubles,
+        source="the table",
+        in_force=lambda: True,
+        eligible=lambda: True,
+        answered=lambda _, code: told.append(code),
     )
     checks = HealthChecks(health, troubles)
     checks.show({PORT: Check(ObjectKey("default", "web"), 2)})

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from percale.errors import KernelError
 from percale.kernel import holdings, netlink
 from percale.kernel.batching import Skeleton
 from percale.kernel.cleanup import remove_tables
+from percale.kernel.hearing import Hearing
 from percale.kernel.keeping import TableKeeper
 from percale.kernel.namespaces import NamespaceThread
 from percale.kernel.nftables import SUBSYSTEM
@@ -92,11 +94,20 @@ async def keeper(space: Space) -> AsyncIterator[TableKeeper]:
 
 @contextlib.asynccontextmanager
 async def started(
-    space: Space, narrate: Callable[[str], None] | None = None, *, static: str = enforcing.TEXT, services: bool = False
+    space: Space,
+    narrate: Callable[[str], None] | None = None,
+    *,
+    static: str = enforcing.TEXT,
+    services: bool = False,
+    most_bytes: int | None = None,
 ) -> AsyncIterator[TableKeeper]:
     shapes = (*enforcing.SHAPES, *(balancing.SHAPES if services else ()))
     keeper = TableKeeper(
-        NamespaceThread(space.descriptor), narrate=narrate, static=TEXT if services else static, shapes=shapes
+        NamespaceThread(space.descriptor),
+        narrate=narrate,
+        static=TEXT if services else static,
+        shapes=shapes,
+        most_bytes=most_bytes,
     )
     await keeper.start()
     yield keeper
@@ -142,6 +153,35 @@ async def test_the_kernel_holds_what_the_model_says_after_each_of_many_edits(spa
         await keeper.edit(edit)
         assert held(space) == model
         space.run(*LIST)  # nft 1.0.6 ends in an assertion when it meets a set whose types it cannot tell
+
+
+async def test_what_is_too_large_for_a_transaction_is_made_in_several(
+    space: Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From nothing to an image, and from each of many images to the next one."""
+    most = 12_000
+    commits: list[int] = []
+    plain = Hearing.commit
+
+    def counted(hearing: Hearing, socket: netlink.Socket, requests: Sequence[netlink.Request]) -> object:
+        commits.append(sum(len(each.body) + 20 for each in requests))
+        return plain(hearing, socket, requests)
+
+    monkeypatch.setattr(Hearing, "commit", counted)
+    async with started(space, most_bytes=most) as keeper:
+        for seed in range(2, 20):
+            many = SetShape("many", ("ipv4_addr",))
+            keys = b"".join((seed << 16 | number).to_bytes(4) for number in range(1000))
+            whole = image(seed)
+            whole = replace(whole, put_sets=(*whole.put_sets, many), put=(*whole.put, Elements("many", keys)))
+            await keeper.restore(whole)
+            assert not keeper.refused
+            assert not await keeper.restore(whole)
+        assert len(commits) > 18
+        assert max(commits) <= most
+        with pytest.raises(KernelError) as caught:
+            await keeper.edit(Edit(put=(Elements("many", bytes(4) + keys[::-1]),)))
+        assert caught.value.errno == errno.EMSGSIZE
 
 
 async def test_nft_lists_what_was_put(space: Space, keeper: TableKeeper) -> None:
@@ -344,6 +384,7 @@ async def test_one_wrong_element_among_many_changes_nothing(space: Space, keeper
 _WRITER = """
 import asyncio, sys
 from tests.kernel.test_keeper_tables import MANY, many
+from percale.kernel.hearing import Hearing
 from percale.kernel.keeping import TableKeeper
 from percale.render.contents import Edit, Elements
 

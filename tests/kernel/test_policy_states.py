@@ -21,6 +21,7 @@ from tests.unit.policy.small_worlds import ELSEWHERE, NODES
 
 from percale.agent.cutting import Cutting
 from percale.agent.enforcing import Enforcement
+from percale.agent.events import Events
 from percale.agent.logging import LineLog
 from percale.agent.metrics import Metrics
 from percale.agent.table import NodeTable
@@ -145,7 +146,8 @@ class Agent:
     def __init__(self, node: WiredNode, store: MemoryStore) -> None:
         log = LineLog("text", io.StringIO())
         troubles = Troubles(log)
-        self.table = NodeTable(TableKeeper(NamespaceThread(node.space.descriptor)), troubles)
+        keeper = TableKeeper(NamespaceThread(node.space.descriptor))
+        self.table = NodeTable(keeper, troubles, Events(node.name, store, troubles))
         self.enforcement = Enforcement(node.name, store, self.table, troubles=troubles, reconsider=self._reconsider)
         place = NamespaceThread(node.space.descriptor)
         conntrack = Conntrack(place)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 from prometheus_client import CollectorRegistry
 
+from percale.agent.events import Events, Subject
 from percale.agent.following import follow
 from percale.agent.health_checking import Check, HealthChecks
 from percale.agent.progress import Progress
@@ -57,6 +58,7 @@ class Balancing:
         *,
         flows: ServiceFlows,
         troubles: Troubles,
+        events: Events,
         registry: CollectorRegistry,
         local_pods: Callable[[], set[bytes]],
         checked: Callable[[Collection[int]], None],
@@ -73,6 +75,7 @@ class Balancing:
         self.health = ProxyHealth(
             self._progress,
             troubles,
+            source=table.source,
             in_force=table.in_force.is_set,
             eligible=lambda: self.services.node.eligible,
             answered=self._metrics.health_answered,
@@ -81,6 +84,7 @@ class Balancing:
         self._store = store
         self._table = table
         self._troubles = troubles
+        self._events = events
         self._local_pods = local_pods
         self._flows = flows
         self._count_every = count_every
@@ -184,6 +188,10 @@ class Balancing:
         """All elements, from the static text alone."""
         return self._elements.image()
 
+    def subjects(self, part: Edit) -> Iterable[Subject]:
+        """The Services that want this part."""
+        return (Subject("Service", key) for key in self._elements.owners(part))
+
     async def made(self, *, anything: bool) -> None:
         """Whoever was with an endpoint that is gone is led to another one."""
         if (took := self._progress.done()) is not None:
@@ -234,7 +242,9 @@ class Balancing:
             service = self.services.services.get(key)
             if service is not None and service.problems:
                 self._wrong.add(key)
-                self._troubles.begin(f"service {key}", BadManifest("; ".join(dict.fromkeys(service.problems))))
+                wrong = "; ".join(dict.fromkeys(service.problems))
+                self._troubles.begin(f"service {key}", BadManifest(wrong))
+                self._events.warn(Subject("Service", key), "NotServed", wrong)
             elif key in self._wrong:
                 self._wrong.remove(key)
                 self._troubles.end(f"service {key}")

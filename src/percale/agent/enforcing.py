@@ -10,11 +10,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
 from msgspec.structs import replace
 
+from percale.agent.events import Subject
 from percale.agent.following import STORE, follow
 from percale.agent.names import Names
 from percale.agent.table import NodeTable
@@ -28,6 +29,7 @@ from percale.render.objects import IPAddress
 from percale.render.policy_table import PolicyTable
 from percale.store.protocol import Deleted, Snapshot, Store, Upserted
 
+_POLICIES = {"np": "NetworkPolicy", "cnp": "ClusterNetworkPolicy"}
 _BREATH = 200
 """Objects of a snapshot between two breaths of the event loop."""
 
@@ -206,6 +208,13 @@ class Enforcement:
     def image(self) -> Edit:
         """All rules, from the static text alone."""
         return self.table.image()
+
+    def subjects(self, part: Edit) -> Iterator[Subject]:
+        """The policies that this part is of, and the pods whose way to their rules it is."""
+        policies, pods = self.table.owners(part)
+        for policy in policies:
+            yield Subject(_POLICIES[policy.kind], ObjectKey(policy.namespace, policy.name))
+        yield from (Subject("Pod", pod) for pod in pods)
 
     async def made(self, *, anything: bool) -> None:
         """Pods that wait may live, and established connections are judged anew."""

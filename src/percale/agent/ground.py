@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from percale.agent.config import AgentConfig
+from percale.agent.events import Events
 from percale.agent.listening import asked, listening
 from percale.agent.logging import LineLog
 from percale.agent.metrics import MeasuredDriver, Metrics
@@ -38,6 +39,7 @@ class Ground:
         self.troubles = Troubles(log)
         self.metrics = Metrics()
         self.store = open_store(config.store)
+        self.events = Events(config.node, self.store, self.troubles)
         self.hearing = Hearing()
         driver = _driver(self.narrate, self.hearing)
         self.reconciler = Reconciler(MeasuredDriver(driver, self.metrics), on_problem=on_refused)
@@ -55,6 +57,7 @@ class Ground:
             async with asyncio.TaskGroup() as duties:
                 if listener is not None:
                     duties.create_task(_serve_http(listener, report), name="http")
+                duties.create_task(self.events.run(), name="events")
                 yield downs, duties
 
     def say_ready(self, report: Report) -> None:

@@ -20,6 +20,7 @@ from typing import TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
+from percale.agent.events import Subject
 from percale.agent.service_flows import EVERYWHERE, Served, ServiceFlows
 from percale.agent.table import NodeTable
 from percale.agent.troubles import Troubles
@@ -28,6 +29,7 @@ from percale.errors import KernelError, StateError
 from percale.ipam.addresses import Owner
 from percale.kernel.listeners import Listener, listeners
 from percale.kernel.own_addresses import own_addresses
+from percale.model.meta import ObjectKey
 from percale.render.contents import Edit, Elements
 from percale.render.host_ports import HostPort, Protocol, host_port_elements, kept_elements
 from percale.render.objects import IPAddress
@@ -41,6 +43,7 @@ _LOOPBACK = ip_address("127.0.0.1")
 
 class _Opened(Struct, frozen=True):
     pod: str
+    key: ObjectKey | None
     addresses: tuple[IPAddress, ...]
     ports: tuple[HostPort, ...]
     """Those that are asked for, and what this means at loopback."""
@@ -182,6 +185,13 @@ class HostPorts:
         """All elements, from the static text alone."""
         return Edit(put=_elements(self._shown.items()))
 
+    def subjects(self, part: Edit) -> Iterator[Subject]:
+        """The pods whose host ports these are."""
+        wanted = {(each.set, each.keys) for each in part.put}
+        for opened in self._opened.values():
+            if opened.key is not None and any(element[:2] in wanted for element in opened.elements):
+                yield Subject("Pod", opened.key)
+
     async def made(self, *, anything: bool) -> None:
         """Pods that wait for their ports may live, and clients of others find them."""
         moved, self._moved = self._moved, set()
@@ -211,7 +221,8 @@ def _opened(attachment: Attachment, there: Iterable[Listener]) -> _Opened:
     beside = [
         (port, each) for port in attachment.ports for each in there if _takes(each, port) and not each.is_at_loopback
     ]
-    return _Opened(str(attachment), addresses, ports, elements, tuple(beside))
+    key = attachment.pod.key if attachment.pod is not None else None
+    return _Opened(str(attachment), key, addresses, ports, elements, tuple(beside))
 
 
 def _at_loopback(ports: Collection[HostPort], there: Iterable[Listener]) -> Iterator[HostPort]:

@@ -37,7 +37,7 @@ from percale.agent.service_flows import service_flows
 from percale.agent.shortcutting import Shortcut
 from percale.agent.standing import Standing
 from percale.agent.state import ADDRESSES, PODS, NodeState
-from percale.agent.table import NodeTable, keeper
+from percale.agent.table import NodeTable, keeper, service_keeper, without_services
 from percale.backend.protocol import Backend, LocalNode
 from percale.backend.registry import make_backend
 from percale.cni import conflist
@@ -51,6 +51,7 @@ from percale.kernel.protocol import SHORTCUT_TABLE
 from percale.model.lease import SubnetLease
 from percale.model.meta import ObjectKey
 from percale.model.pod import Pod as PodObject
+from percale.render import balancing as balancing_text
 from percale.render.masquerade import node_tables, tunnel_ports
 from percale.render.objects import IPAddress, Sysctl
 from percale.render.shortcut import Shortcuts, Way, Wire
@@ -79,8 +80,8 @@ class AgentNode:
         self._report = Report(config.node, self._metrics, self._troubles, self._reconciler)
         self._store_read = asyncio.Event()
         records = self._records = Records(Path(config.stateDir) / PODS)
-        kept = keeper(services=config.services.enabled, host_ports=True, narrate=ground.narrate, hearing=ground.hearing)
-        self._table = NodeTable(kept, ground.troubles)
+        kept = keeper(host_ports=True, narrate=ground.narrate, hearing=ground.hearing)
+        self._table = NodeTable(kept, ground.troubles, ground.events)
         self._flows = service_flows(ground.troubles, ground.metrics)
         self._host_ports = HostPorts(self._table, records.attachments.values(), self._flows, ground.troubles)
         for setting, address in listening_at(config).items():
@@ -113,13 +114,18 @@ class AgentNode:
             duties.create_task(self._enforcement.run(), name="policies")
             duties.create_task(self._established.run(), name="established")
             parts = self._report.parts = await self._assemble()
+            served = asyncio.Event()
             if self._config.services.enabled:
+                kept = service_keeper(narrate=self._ground.narrate, hearing=self._ground.hearing)
+                table = NodeTable(kept, self._troubles, self._ground.events, balancing_text.TABLE)
+                served = table.attempted
                 balancing = Balancing(
                     service_config(self._config, parts.network),
                     self._store,
-                    self._table,
+                    table,
                     flows=self._flows,
                     troubles=self._troubles,
+                    events=self._ground.events,
                     registry=self._metrics.registry,
                     count_every=self._config.services.leastConnInterval,
                     local_pods=lambda: self._enforcement.local_pods,
@@ -127,8 +133,12 @@ class AgentNode:
                 )
                 self._host_ports.come_after(balancing.serving)
                 duties.create_task(balancing.run(), name="services")
+                duties.create_task(table.run(), name="service table")
                 if (at := self._config.services.healthz) is not None:
                     duties.create_task(balancing.health.serve(at), name="healthz")
+            else:
+                await without_services()
+                served.set()
             duties.create_task(self._flows.run(), name="flows")
             duties.create_task(self._table.run(), name="table")
             duties.create_task(self._shortcut.run(), name="shortcut")
@@ -136,7 +146,7 @@ class AgentNode:
             duties.create_task(parts.standing.follow_underlay(self._moved), name="underlay")
             duties.create_task(parts.standing.publish(), name="publish")
             duties.create_task(parts.standing.keep(), name="keep")
-            await self._serve_pods(parts, downs, duties)
+            await self._serve_pods(parts, served, downs, duties)
 
     # The start
 
@@ -174,8 +184,13 @@ class AgentNode:
         )
         return Parts(network, backend, standing, peers, pool, self._records, cni)
 
-    async def _serve_pods(self, parts: Parts, downs: AsyncExitStack, duties: asyncio.TaskGroup) -> None:
-        """Everything is wished once; then leftovers go, and once the kernel has it all, pods are welcome."""
+    async def _serve_pods(
+        self, parts: Parts, served: asyncio.Event, downs: AsyncExitStack, duties: asyncio.TaskGroup
+    ) -> None:
+        """Everything is wished once; then leftovers go, and once the kernel has it all, pods are welcome.
+
+        They do not wait for Services that the kernel refuses: `served` is set once these have been tried.
+        """
         self._wish_node(parts, parts.standing.local)
         try:
             await parts.cni.start()
@@ -189,6 +204,7 @@ class AgentNode:
         for source in (DEVICE, TABLES, FORWARDING):
             await self._until_settled(source)
         await self._table.in_force.wait()
+        await served.wait()
         await self._reconsider(None)  # a former life may have ended between its edit and its cuts
         self._report.ready.set()
         conflist.install(self._config.cni)

@@ -24,7 +24,7 @@ from percale.agent.logging import LineLog
 from percale.agent.metrics import Figures
 from percale.agent.reporting import Report
 from percale.agent.status import Pod, Status
-from percale.agent.table import NodeTable, keeper
+from percale.agent.table import NodeTable, keeper, without_services
 from percale.agent.wirings import BRIDGES, Showing
 from percale.errors import KernelError
 from percale.policy.pods import PodFacts
@@ -36,8 +36,8 @@ class PolicyNode:
     def __init__(self, config: AgentConfig, log: LineLog) -> None:
         """Raises KernelError, BadConfig."""
         self._ground = ground = Ground(config, log, on_refused=self._refused)
-        kept = keeper(services=False, host_ports=False, narrate=ground.narrate, hearing=ground.hearing)
-        self._table = NodeTable(kept, ground.troubles)
+        kept = keeper(host_ports=False, narrate=ground.narrate, hearing=ground.hearing)
+        self._table = NodeTable(kept, ground.troubles, ground.events)
         self._enforcement = Enforcement(
             config.node, ground.store, self._table, troubles=ground.troubles, reconsider=self._edited
         )
@@ -50,6 +50,7 @@ class PolicyNode:
         """Raises the PercaleError that makes going on impossible."""
         async with self._ground.up(self._report) as (downs, duties):
             downs.callback(self._established.close)
+            await without_services()
             duties.create_task(self._enforcement.run(), name="policies")
             duties.create_task(self._table.run(), name="table")
             duties.create_task(self._established.run(), name="established")

@@ -21,7 +21,6 @@ import msgspec
 
 from percale.agent.listening import Page, asked, listening
 from percale.agent.progress import Progress
-from percale.agent.table import SOURCE as TABLE
 from percale.agent.troubles import Troubles
 from percale.errors import BadConfig
 
@@ -40,18 +39,22 @@ class ProxyHealth:
         progress: Progress,
         troubles: Troubles,
         *,
+        source: str,
         in_force: Callable[[], bool],
         eligible: Callable[[], bool],
         answered: Callable[[str, int], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`in_force`: the kernel has had all; `eligible`: this node is to stay; `answered` gets path and status.
+        """`source` is that of the table's troubles; `in_force`: the kernel has had all; `eligible`: this node is to stay.
+
+        `answered` gets path and status.
 
         `clock` is in seconds since the epoch.
         """
         self._progress = progress
         self._troubles = troubles
         self._clock = clock
+        self._source = source
         self._in_force = in_force
         self._eligible = eligible
         self.answered = answered
@@ -59,7 +62,7 @@ class ProxyHealth:
     @property
     def healthy(self) -> bool:
         """The kernel holds what Services want, or will soon."""
-        refused = self._troubles.now.get(TABLE)
+        refused = self._troubles.now.get(self._source)
         broken = self._clock() - refused.since if refused is not None else 0.0
         return self._in_force() and max(self._progress.waiting, broken) <= PATIENCE
 

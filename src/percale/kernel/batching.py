@@ -1,4 +1,4 @@
-"""An edit of `table inet percale` as the messages of one nfnetlink batch; pure. `keeping.py` sends what this returns.
+"""An edit of one of our inet tables as the messages of one nfnetlink batch; pure. `keeping.py` sends what this returns.
 
     new chains ─▶ rules go ─▶ elements go ─▶ what is made anew goes ─▶ sets ─▶ rules ─▶ elements ─▶ old sets, old chains
 
@@ -12,7 +12,7 @@ import errno
 import struct
 from collections.abc import Iterator, Mapping
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from percale.errors import KernelError
 from percale.kernel import netlink, packing, rules, shapes
@@ -31,7 +31,7 @@ from percale.kernel.nftables import (
 )
 from percale.kernel.shapes import SET_NAME
 from percale.render.contents import Chain, Edit, Elements, SetShape
-from percale.render.holding import TABLE
+from percale.render.holding import refused_by
 from percale.render.objects import OWNER
 
 NEWCHAIN, NEWRULE, NEWSET = 3, 6, 9
@@ -44,8 +44,11 @@ CHAIN_NAME = 3
 RULE_CHAIN, RULE_EXPRESSIONS, RULE_USERDATA = 2, 4, 7
 LIST_SET, LIST_ELEMENTS = 2, 3
 HEADER = struct.pack(">BBH", INET, 0, 0)
-TABLE_HEADER = HEADER + text(TABLE_OF_ANYTHING, OWNER)
-"""How every message about the table begins."""
+
+
+def table_header(table: str) -> bytes:
+    """How every message about the table begins."""
+    return HEADER + text(TABLE_OF_ANYTHING, table)
 
 
 class TextChain(Struct, frozen=True):
@@ -73,18 +76,24 @@ class Skeleton(Struct, frozen=True):
 class Batch(Struct, frozen=True):
     """The messages in order, and which part of the edit each is for: the place that a refusal names."""
 
-    requests: list[Request]
-    concerns: list[str]
+    table: str
+    requests: list[Request] = field(default_factory=list)
+    concerns: list[str] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        """Bytes, headers of messages included."""
+        return sum(len(request.body) + 20 for request in self.requests)
 
     def add(self, concern: str, kind: int, body: bytes, flags: int = 0) -> None:
         """One message about the table."""
-        self.requests.append(Request(SUBSYSTEM << 8 | kind, flags, TABLE_HEADER + body))
+        self.requests.append(Request(SUBSYSTEM << 8 | kind, flags, table_header(self.table) + body))
         self.concerns.append(concern)
 
 
-def anew(skeleton: Skeleton, image: Edit, known: Mapping[str, SetShape]) -> Batch:
+def anew(skeleton: Skeleton, image: Edit, known: Mapping[str, SetShape], table: str = OWNER) -> Batch:
     """The table with all that is in it, whether it was there or not; `known` are the text's sets that edits fill."""
-    out = Batch([], [])
+    out = Batch(table)
     out.add(_TEXT, NEWTABLE, b"", netlink.CREATE)
     out.add(_TEXT, DELTABLE, b"")
     out.add(_TEXT, NEWTABLE, skeleton.table, netlink.CREATE)
@@ -97,13 +106,13 @@ def anew(skeleton: Skeleton, image: Edit, known: Mapping[str, SetShape]) -> Batc
     for name, chain in skeleton.chains.items():
         for rule in chain.rules:
             out.add(_TEXT, NEWRULE, text(RULE_CHAIN, name) + rule, netlink.CREATE | _APPEND)
-    edited = batch(image, known)
-    return Batch(out.requests + edited.requests, out.concerns + edited.concerns)
+    edited = batch(image, known, table)
+    return Batch(table, out.requests + edited.requests, out.concerns + edited.concerns)
 
 
-def batch(edit: Edit, known: Mapping[str, SetShape]) -> Batch:
+def batch(edit: Edit, known: Mapping[str, SetShape], table: str = OWNER) -> Batch:
     """The whole edit; `known` are the sets of before. Raises KernelError for elements that do not fit their set."""
-    out = Batch([], [])
+    out = Batch(table)
     going_sets, going_chains = set(edit.remove_sets), set(edit.remove_chains)
     anew_sets = {shape.name for shape in edit.put_sets} & going_sets
     anew_chains = {chain.name for chain in edit.put_chains} & going_chains
@@ -162,12 +171,12 @@ def _change_elements(out: Batch, known: Mapping[str, SetShape], elements: Elemen
     shape = known.get(elements.set)
     concern = f"set {elements.set}"
     if shape is None:
-        raise KernelError("no such set", errno=errno.ENOENT, where=f"{TABLE}, {concern}")
+        raise refused_by(out.table, errno.ENOENT, concern)
     try:
         for portion in packing.lists(shape, elements, data=put):
             body = b"".join((where, struct.pack("=HH", 4 + len(portion), LIST_ELEMENTS | netlink.NESTED), portion))
             out.add(concern, NEWSETELEM if put else DELSETELEM, body, netlink.CREATE if put else 0)
     except OSError as error:
         raise KernelError(
-            error.strerror or str(error), errno=error.errno or errno.EINVAL, where=f"{TABLE}, {concern}"
+            error.strerror or str(error), errno=error.errno or errno.EINVAL, where=f"table inet {out.table}, {concern}"
         ) from error

@@ -8,6 +8,7 @@ from percale.kernel import netlink, planning
 from percale.kernel.namespaces import Place
 from percale.kernel.nftables import INET, NETDEV, remove_table
 from percale.kernel.protocol import Change, Driver
+from percale.render import balancing
 from percale.render.objects import OWNER
 
 
@@ -18,9 +19,16 @@ def owned_removals(driver: Driver) -> list[Change]:
 
 def remove_tables(place: Place) -> list[str]:
     """Remove the tables that the reconciler does not know; the commands for that. Blocks; raises OSError."""
+    tables = (("inet", INET, OWNER), ("inet", INET, balancing.TABLE), ("netdev", NETDEV, OWNER))
     with closing(place.run(lambda: netlink.Socket(netlink.NETFILTER))) as socket:
         return [
-            f"nft 'delete table {name} {OWNER}'"
-            for name, family in (("inet", INET), ("netdev", NETDEV))
-            if remove_table(socket, family)
+            f"nft 'delete table {name} {table}'"
+            for name, family, table in tables
+            if remove_table(socket, family, table)
         ]
+
+
+def remove_service_table() -> None:
+    """What a former life with Services left. Blocks; raises OSError."""
+    with closing(netlink.Socket(netlink.NETFILTER)) as socket:
+        remove_table(socket, INET, balancing.TABLE)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from percale.errors import KernelError
 from percale.kernel.keeping import GATHERING
+from percale.kernel.portions import TAKES_NOTHING, Refused, make_in_parts
 from percale.render import enforcing
 from percale.render.contents import Edit, SetShape
 from percale.render.holding import Held, difference
@@ -21,6 +22,7 @@ class FakeKeeper:
         self.edits: list[Edit] = []
         self.remembered: dict[str, dict[bytes, bytes]] = {}
         """What packets have put into maps with a timeout."""
+        self.refused: Sequence[Refused] = ()
         self.refusals: list[KernelError] = []
         """The next changes are refused with these."""
         self._bare = Held.bare(shapes, chains)
@@ -38,8 +40,16 @@ class FakeKeeper:
         loaded = self.held is None
         held = self.held or self._bare
         missing = difference(held, image)
+        self.refused = ()
         if loaded or missing:
-            self._change(held, missing)
+            try:
+                self._change(held, missing)
+            except KernelError as error:
+                if error.errno in TAKES_NOTHING:
+                    raise
+                self.held = held
+                shapes = {name: each.shape for name, each in held.sets.items() if each.shape is not None}
+                self.refused = make_in_parts(missing, shapes, self._make, enforcing.JUDGING)
         return image if loaded else missing
 
     async def edit(self, edit: Edit) -> None:
@@ -76,6 +86,11 @@ class FakeKeeper:
         self._due = None
         for callback in self._callbacks:
             callback()
+
+    def _make(self, edit: Edit) -> None:
+        assert self.held is not None
+        if edit:
+            self._change(self.held, edit)
 
     def _change(self, held: Held, edit: Edit) -> None:
         if self.refusals:

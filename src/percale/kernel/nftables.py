@@ -240,9 +240,9 @@ def run_nft(commands: str, loaders: deque[int]) -> None:
         raise OSError(errno.EPERM if "Operation not permitted" in said else errno.EINVAL, words)
 
 
-def remove_table(socket: netlink.Socket, family: int) -> bool:
-    """Remove our table of this family with all that is in it; False when there was none. Raises OSError."""
-    body = _HEADER.pack(family, 0, 0) + text(TABLE_OF_ANYTHING, OWNER)
+def remove_table(socket: netlink.Socket, family: int, table: str = OWNER) -> bool:
+    """Remove a table of ours with all that is in it; False when there was none. Raises OSError."""
+    body = _HEADER.pack(family, 0, 0) + text(TABLE_OF_ANYTHING, table)
     failure = hearing.commit(socket, [Request(SUBSYSTEM << 8 | DELTABLE, 0, body)])
     if failure is not None and failure.error.errno != errno.ENOENT:
         raise failure.error

@@ -1,4 +1,4 @@
-"""`table inet percale` in nft's own words: what `-v` prints, and the static text as `nft` loads it. Pure; `keeping.py` calls.
+"""Our inet tables in nft's own words: what `-v` prints, and the static text as `nft` loads it. Pure; `keeping.py` calls.
 
 The lines are what a person would give to `nft` as root in the namespace, one command each.
 """
@@ -34,7 +34,6 @@ from percale.render.contents import (
 from percale.render.holding import cut
 from percale.render.objects import OWNER
 
-TABLE = f"inet {OWNER}"
 MOST_ELEMENTS = 20
 """In a line for people: the rest is a number."""
 _EXAMPLES: dict[Field, str] = {
@@ -55,35 +54,37 @@ def digest(text: str) -> str:
     return blake2b(text.encode(), digest_size=12).hexdigest()
 
 
-def anew(text: str) -> str:
+def anew(text: str, table: str = OWNER) -> str:
     """The table by this text alone, whether it was there or not, for `nft -f -`."""
-    return f'add table {TABLE}\ndelete table {TABLE}\ntable {TABLE} {{\ncomment "{digest(text)}"\n{text}\n}}\n'
+    name = f"inet {table}"
+    return f'add table {name}\ndelete table {name}\ntable {name} {{\ncomment "{digest(text)}"\n{text}\n}}\n'
 
 
-def spell(edit: Edit, shapes: Mapping[str, SetShape]) -> Iterator[str]:
+def spell(edit: Edit, shapes: Mapping[str, SetShape], table: str = OWNER) -> Iterator[str]:
     """The edit's commands in their order; `shapes` are the sets of before. Long lists are cut."""
+    of = f"inet {table}"
     now = {**shapes, **{shape.name: shape for shape in edit.put_sets}}
     anew_sets = {shape.name for shape in edit.put_sets} & set(edit.remove_sets)
     anew_chains = {chain.name for chain in edit.put_chains} & set(edit.remove_chains)
     for chain in edit.put_chains:
         if chain.name not in anew_chains:
-            yield f"add chain {TABLE} {chain.name}"
-            yield f"flush chain {TABLE} {chain.name}"
-    yield from (f"flush chain {TABLE} {name}" for name in edit.remove_chains)
-    yield from _elements("delete", edit.remove, shapes)
-    yield from (f"delete set {TABLE} {name}" for name in edit.remove_sets if name in anew_sets)
+            yield f"add chain {of} {chain.name}"
+            yield f"flush chain {of} {chain.name}"
+    yield from (f"flush chain {of} {name}" for name in edit.remove_chains)
+    yield from _elements("delete", of, edit.remove, shapes)
+    yield from (f"delete set {of} {name}" for name in edit.remove_sets if name in anew_sets)
     for name in sorted(anew_chains):
-        yield f"delete chain {TABLE} {name}"
-        yield f"add chain {TABLE} {name}"
-    yield from map(_set, edit.put_sets)
+        yield f"delete chain {of} {name}"
+        yield f"add chain {of} {name}"
+    yield from (_set(shape, of) for shape in edit.put_sets)
     for chain in edit.put_chains:
-        yield from _rules(chain)
-    yield from _elements("add", edit.put, now)
-    yield from (f"delete set {TABLE} {name}" for name in edit.remove_sets if name not in anew_sets)
-    yield from (f"delete chain {TABLE} {name}" for name in edit.remove_chains if name not in anew_chains)
+        yield from _rules(chain, of)
+    yield from _elements("add", of, edit.put, now)
+    yield from (f"delete set {of} {name}" for name in edit.remove_sets if name not in anew_sets)
+    yield from (f"delete chain {of} {name}" for name in edit.remove_chains if name not in anew_chains)
 
 
-def _set(shape: SetShape) -> str:
+def _set(shape: SetShape, of: str) -> str:
     kind = "map" if shape.data is not None else "set"
     data = shape.data if isinstance(shape.data, tuple) else ()
     # An integer has no size of its own: nft wants to see what gives such a number.
@@ -98,14 +99,14 @@ def _set(shape: SetShape) -> str:
     if shape.timeout is not None:
         words += [f"size {MOST_REMEMBERED}", "flags dynamic,timeout", f"timeout {shape.timeout}s"]
     words += [f'comment "{shape.comment}"'] if shape.comment else []
-    return f"add {kind} {TABLE} {shape.name} {{ {'; '.join(words)}; }}"
+    return f"add {kind} {of} {shape.name} {{ {'; '.join(words)}; }}"
 
 
 # Rules
 
 
-def _rules(chain: Chain) -> Iterator[str]:
-    return (f"add rule {TABLE} {chain.name} {spell_rule(rule)}" for rule in chain.rules)
+def _rules(chain: Chain, of: str) -> Iterator[str]:
+    return (f"add rule {of} {chain.name} {spell_rule(rule)}" for rule in chain.rules)
 
 
 def spell_rule(rule: Rule) -> str:
@@ -168,7 +169,7 @@ def _verdict(verdict: Verdict) -> str:
 # Elements
 
 
-def _elements(verb: str, changes: Iterable[Elements], shapes: Mapping[str, SetShape]) -> Iterator[str]:
+def _elements(verb: str, of: str, changes: Iterable[Elements], shapes: Mapping[str, SetShape]) -> Iterator[str]:
     for elements in changes:
         shape = shapes.get(elements.set)
         if shape is None or not elements.keys:
@@ -181,7 +182,7 @@ def _elements(verb: str, changes: Iterable[Elements], shapes: Mapping[str, SetSh
             values = cut(elements.data, shape.data_size)
             spelled = [f"{key} : {_fields(shape.data, value)}" for key, value in zip(spelled, values, strict=False)]
         more = f" # and {len(keys) - len(spelled)} more" if len(keys) > len(spelled) else ""
-        yield f"{verb} element {TABLE} {shape.name} {{ {', '.join(spelled)} }}{more}"
+        yield f"{verb} element {of} {shape.name} {{ {', '.join(spelled)} }}{more}"
 
 
 def _key(shape: SetShape, key: bytes) -> str:

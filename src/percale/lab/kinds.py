@@ -23,6 +23,7 @@ _SHORT = {
     "ing": "Ingress",
     "netpol": "NetworkPolicy",
     "cnp": "ClusterNetworkPolicy",
+    "ev": "Event",
     "lease": "SubnetLease",
     "leases": "SubnetLease",
 }

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from percale.model.encoding import to_plain
 from percale.model.endpoints import Endpoints, EndpointSlice
+from percale.model.event import Event
 from percale.model.meta import Object, ObjectKey
 from percale.model.pod import Pod
 from percale.model.service import Service
@@ -209,6 +210,12 @@ def _config_map(obj: Object, around: Surroundings) -> Cells:
     return str(len(to_plain(obj).get("data", {}))), age(obj, around.now)
 
 
+def _event(obj: Object, around: Surroundings) -> Cells:
+    assert isinstance(obj, Event)
+    about = obj.involvedObject
+    return obj.type, obj.reason, f"{about.kind.lower()}/{about.name}", obj.source.host, str(obj.count), obj.message
+
+
 def _other(obj: Object, around: Surroundings) -> Cells:
     return (age(obj, around.now),)
 
@@ -246,4 +253,5 @@ _TABLES: Mapping[str, Columns] = {
     "ClusterNetworkPolicy": Columns(("TIER", "PRIORITY", "AGE"), _cluster_policy),
     "SubnetLease": Columns(("NODE", "SUBNET", "PUBLIC-IP", "BACKEND", "BACKEND-DATA"), _lease, wide=1),
     "ConfigMap": Columns(("DATA", "AGE"), _config_map),
+    "Event": Columns(("TYPE", "REASON", "OBJECT", "NODE", "COUNT", "MESSAGE"), _event),
 }

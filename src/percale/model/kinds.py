@@ -8,6 +8,7 @@ from typing import TypeAlias
 from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
 from percale.model.configmap import ConfigMap
 from percale.model.endpoints import Endpoints, EndpointSlice
+from percale.model.event import Event
 from percale.model.ingress import Ingress
 from percale.model.lease import SubnetLease
 from percale.model.meta import Object
@@ -43,5 +44,6 @@ KINDS: Kinds = kinds_of(
     Job,
     Ingress,
     ConfigMap,
+    Event,
     SubnetLease,
 )

@@ -1,4 +1,4 @@
-"""The static text of `table inet percale` for Services: maps, sets and base chains. What they hold is `service_table.py`'s.
+"""The static text of `table inet percale-services`: maps, sets and base chains. What they hold is `service_table.py`'s.
 
     prerouting ──────────▶ services ─┬─ VIP . protocol . port ─▶ refuse | drop | guard… | cluster… | outside… | split…
     output ─────▶ own ──▶ ─┘         │      ─▶ stay… ─▶ pick… ─▶ dnat to endpoints[VIP . protocol . port . turn]
@@ -15,6 +15,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from percale.render.contents import Field, SetShape
+from percale.render.objects import OWNER
+
+TABLE = f"{OWNER}-services"
+"""Apart from the policies' table, so that nothing about a Service holds up a policy or a pod."""
 
 MASQUERADE_MARK = 0x0020_0000
 """The packet mark's bit of new connections to a service whose source is to be the node; cleared before they leave."""

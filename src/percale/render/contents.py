@@ -9,6 +9,8 @@ of them: numpy writes them, the kernel layer frames them.
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from typing import Literal, TypeAlias
 
 from msgspec import Struct
@@ -173,3 +175,14 @@ class Edit(Struct, frozen=True):
         return bool(
             self.put_sets or self.remove or self.put_chains or self.put or self.remove_chains or self.remove_sets
         )
+
+
+def joined(elements: Iterable[Elements]) -> Iterator[Elements]:
+    """Those of one set, and of one verdict, as one."""
+    keys: defaultdict[tuple[str, Verdict | None], list[bytes]] = defaultdict(list)
+    data: defaultdict[tuple[str, Verdict | None], list[bytes]] = defaultdict(list)
+    for each in elements:
+        keys[each.set, each.verdict].append(each.keys)
+        data[each.set, each.verdict].append(each.data)
+    for (name, verdict), parts in keys.items():
+        yield Elements(name, b"".join(parts), b"".join(data[name, verdict]), verdict)

@@ -18,6 +18,9 @@ INGRESS = {4: "ingress4", 6: "ingress6"}
 SELF = {4: "self4", 6: "self6"}
 """Maps and sets of the static text, by IP version."""
 
+JUDGING = frozenset((*EGRESS.values(), *INGRESS.values()))
+"""Maps whose elements say who is judged, and by what."""
+
 TEXT = f"""\
 map egress4 {{
     type ipv4_addr : verdict

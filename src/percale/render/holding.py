@@ -1,4 +1,4 @@
-"""What `table inet percale` holds as a value: edits are applied to it as the kernel does, and two of them make the edit between.
+"""What an inet table of ours holds as a value: edits are applied to it as the kernel does, and two make the edit between.
 
     kernel ─▶ Held ──┐
                      ├─ difference() ─▶ the Edit that makes the table what it should be
@@ -19,8 +19,7 @@ from msgspec.structs import replace
 
 from percale.errors import KernelError
 from percale.render.contents import Chain, Edit, Elements, InSet, Remember, Rule, SetShape, Translate, Verdict
-
-TABLE = "table inet percale"
+from percale.render.objects import OWNER
 
 Value: TypeAlias = bytes | Verdict | None
 """What an element's key leads to: data, a verdict, or nothing."""
@@ -45,12 +44,14 @@ class Held(Struct, frozen=True):
     sets: Mapping[str, HeldSet] = field(default_factory=dict)
     chains: Mapping[str, tuple[Rule | None, ...] | None] = field(default_factory=dict)
     """Rules in order, None for one that we never write; None for a chain that somebody hooked in."""
+    table: str = OWNER
+    """Its name."""
 
     @classmethod
-    def bare(cls, shapes: Iterable[SetShape], chains: Iterable[str] = ()) -> Held:
+    def bare(cls, shapes: Iterable[SetShape], chains: Iterable[str] = (), table: str = OWNER) -> Held:
         """What the static text alone holds, with these sets and chains."""
         sets = {shape.name: HeldSet(shape, {}) for shape in shapes}
-        return cls(frozenset(sets), frozenset(chains), sets)
+        return cls(frozenset(sets), frozenset(chains), sets, table=table)
 
     def after(self, edit: Edit) -> Held:
         """With this edit. Raises KernelError as the kernel would, which then changes nothing."""
@@ -95,18 +96,18 @@ class _Draft:
 
     def _set(self, name: str) -> HeldSet:
         if name not in self._sets:
-            raise refused(errno.ENOENT, f"set {name}")
+            raise refused_by(self._held.table, errno.ENOENT, f"set {name}")
         return self._sets[name]
 
     def _ask_for_chain(self, name: str) -> None:
         if name not in self._chains and name not in self._held.fixed_chains:
-            raise refused(errno.ENOENT, f"chain {name}")
+            raise refused_by(self._held.table, errno.ENOENT, f"chain {name}")
 
     def _contents(self, elements: Elements) -> tuple[SetShape, Contents]:
         """The set's elements, free to be changed."""
         shape, contents = self._set(elements.set)
         if shape is None or len(elements.keys) % shape.key_size:
-            raise refused(errno.EINVAL, f"set {elements.set}")
+            raise refused_by(self._held.table, errno.EINVAL, f"set {elements.set}")
         if elements.set not in self._copied:
             self._copied.add(elements.set)
             contents = dict(contents)
@@ -117,7 +118,7 @@ class _Draft:
         shape, contents = self._contents(elements)
         for key in cut(elements.keys, shape.key_size):
             if key not in contents:
-                raise refused(errno.ENOENT, f"set {elements.set}")
+                raise refused_by(self._held.table, errno.ENOENT, f"set {elements.set}")
             del contents[key]
 
     def _put(self, elements: Elements) -> None:
@@ -125,21 +126,21 @@ class _Draft:
         if elements.verdict is not None and elements.verdict.chain is not None:
             self._ask_for_chain(elements.verdict.chain)
         new: Contents = {}
-        for keys, values in _portions(shape, elements):
+        for keys, values in _portions(self._held.table, shape, elements):
             new.update(zip(keys, values, strict=True))
         for key in contents.keys() & new.keys():
             if contents[key] != new[key]:
-                raise refused(errno.EEXIST, f"set {elements.set}")
+                raise refused_by(self._held.table, errno.EEXIST, f"set {elements.set}")
         contents.update(new)
         if shape.interval and len(shape.key) == 1 and _overlapping(contents, shape.field_key_size):
-            raise refused(errno.EEXIST, f"set {elements.set}")
+            raise refused_by(self._held.table, errno.EEXIST, f"set {elements.set}")
 
     def _put_set(self, shape: SetShape) -> None:
         known = self._sets.get(shape.name)
         if known is None:
             self._sets[shape.name] = HeldSet(shape, {})
         elif known.shape is None or replace(known.shape, comment=shape.comment) != shape:
-            raise refused(errno.EEXIST, f"set {shape.name}")
+            raise refused_by(self._held.table, errno.EEXIST, f"set {shape.name}")
 
     def _put_chain(self, chain: Chain) -> None:
         for rule in chain.rules:
@@ -152,14 +153,14 @@ class _Draft:
     def _drop_set(self, name: str) -> None:
         self._set(name)
         if name in self._held.fixed or any(name in _sets_of(rule) for rule in self._rules()):
-            raise refused(errno.EBUSY, f"set {name}")
+            raise refused_by(self._held.table, errno.EBUSY, f"set {name}")
         del self._sets[name]
         self._copied.discard(name)
 
     def _drop_chain(self, name: str) -> None:
         self._ask_for_chain(name)
         if any(rule.verdict and rule.verdict.chain == name for rule in self._rules()) or name in self._led_to():
-            raise refused(errno.EBUSY, f"chain {name}")
+            raise refused_by(self._held.table, errno.EBUSY, f"chain {name}")
         del self._chains[name]
 
     def _rules(self) -> Iterator[Rule]:
@@ -186,8 +187,8 @@ def difference(held: Held, image: Edit) -> Edit:
     for elements in image.put:
         old, shape = left.get(elements.set, {}), wanted.get(elements.set)
         if shape is None:
-            raise refused(errno.ENOENT, f"set {elements.set}")
-        for keys, values in _portions(shape, elements):
+            raise refused_by(held.table, errno.ENOENT, f"set {elements.set}")
+        for keys, values in _portions(held.table, shape, elements):
             found = [*map(old.pop, keys, repeat(_ABSENT))]
             if found == values:
                 continue
@@ -217,9 +218,9 @@ _ABSENT = Verdict("drop", "\0")
 """Equal to no element's value."""
 
 
-def refused(number: int, what: str) -> KernelError:
+def refused_by(table: str, number: int, what: str) -> KernelError:
     """The kernel's refusal of a part of an edit."""
-    return KernelError(_WORDS[number], errno=number, where=f"{TABLE}, {what}")
+    return KernelError(_WORDS[number], errno=number, where=f"table inet {table}, {what}")
 
 
 _WORDS = {
@@ -235,13 +236,13 @@ def cut(packed: bytes, size: int) -> list[bytes]:
     return [packed[start : start + size] for start in range(0, len(packed), size)]
 
 
-def _portions(shape: SetShape, elements: Elements) -> Iterator[tuple[list[bytes], list[Value]]]:
+def _portions(table: str, shape: SetShape, elements: Elements) -> Iterator[tuple[list[bytes], list[Value]]]:
     """Keys and their values, not all at once: there may be very many. Raises KernelError."""
     step, width = shape.key_size * _PORTION, shape.data_size * _PORTION
     if (shape.data == "verdict") != (elements.verdict is not None):
-        raise refused(errno.EINVAL, f"set {elements.set}")
+        raise refused_by(table, errno.EINVAL, f"set {elements.set}")
     if len(elements.data) * shape.key_size != len(elements.keys) * shape.data_size:
-        raise refused(errno.EINVAL, f"set {elements.set}")
+        raise refused_by(table, errno.EINVAL, f"set {elements.set}")
     for number, start in enumerate(range(0, len(elements.keys), step)):
         keys = cut(elements.keys[start : start + step], shape.key_size)
         data = elements.data[number * width : (number + 1) * width]

@@ -17,6 +17,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import NamedTuple
 
+from percale.model.meta import ObjectKey
 from percale.policy.compiling import PolicyKey
 from percale.policy.evaluator import Evaluator, PolicyClass, Touched
 from percale.policy.membership import Moved
@@ -119,6 +120,24 @@ class PolicyTable:
         for elements in self._elements.values():
             draft.put(elements)
         return draft.edit({}, self._chains())
+
+    def owners(self, part: Edit) -> tuple[set[PolicyKey], set[ObjectKey]]:
+        """Whose a chain, a set or an element of it is: policies, and pods of this node that they judge."""
+        sets = {shape.name for shape in part.put_sets} | {each.set for each in part.put}
+        chains = {chain.name for chain in part.put_chains}
+        policies = {
+            policy
+            for key, judging in self._classes.items()
+            if judging is not None
+            and (any(each.name in sets for each in judging.sets) or any(each.name in chains for each in judging.chains))
+            for policy in key.policies
+        }
+        pods = {
+            pod.key
+            for each in part.put
+            if each.verdict is not None and (pod := self._members.owner(each.keys)) is not None
+        }
+        return policies, pods
 
     def _every_local_slot(self) -> set[int]:
         local = {slot for slot, pod in enumerate(self._members.pods) if pod is not None and self._is_local(pod)}

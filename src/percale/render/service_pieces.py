@@ -1,4 +1,4 @@
-"""What one service asks of `table inet percale`: elements of the text's maps, and chains and sets that it shares with others.
+"""What one service asks of the services' table: elements of the text's maps, and chains and sets that it shares with others.
 
     ResolvedService ─ shown() ─▶ Shown ─ pieces_of() ─▶ Pieces        called by `service_table.py`
 

@@ -1,4 +1,4 @@
-"""The services of one node as edits of `table inet percale`. The agent feeds it what the service table says was touched.
+"""The services of one node as edits of `table inet percale-services`. The agent feeds it what the service table says was touched.
 
     ResolvedService ─▶ service_pieces.py ─▶ Pieces ─┬─ elements of maps and sets
                                                     └─ chains and sets, shared by all services that ask for the same
@@ -14,7 +14,7 @@ from typing import Generic, TypeAlias, TypeVar
 
 from percale.model.meta import ObjectKey
 from percale.render.balancing import SHAPES
-from percale.render.contents import Chain, Edit, Elements, Rule, SetShape, Verdict
+from percale.render.contents import Chain, Edit, Elements, Rule, SetShape, Verdict, joined
 from percale.render.holding import Value
 from percale.render.service_pieces import Connections, Pieces, Place, Remembering, Shown, apart, pieces_of, shown
 from percale.service.resolved import ResolvedService
@@ -89,6 +89,17 @@ class ServiceElements:
         """The service as the last update rendered it."""
         found = self._shown.get(key)
         return None if found is None else found.service
+
+    def owners(self, part: Edit) -> Iterator[ObjectKey]:
+        """The services that ask for an element, chain or set of it. Looks at all of them."""
+        names = {chain.name for chain in part.put_chains} | {shape.name for shape in part.put_sets}
+        asked = {place.set: place.key for place in _places(part.put, {**_SHAPES, **self._sets.all})}
+        for key, each in self._shown.items():
+            pieces = pieces_of(each)
+            if not names.isdisjoint((*pieces.chains, *pieces.sets)) or any(
+                elements.set in asked and asked[elements.set] in elements.keys for elements in pieces.elements
+            ):
+                yield key
 
     # Services
 
@@ -196,17 +207,6 @@ def _elements(places: Mapping[Place, Value]) -> Iterator[Elements]:
             yield Elements(name, key, value)
         else:
             yield Elements(name, key, verdict=value)
-
-
-def joined(elements: Iterable[Elements]) -> Iterator[Elements]:
-    """Those of one set, and of one verdict, as one."""
-    keys: defaultdict[tuple[str, Verdict | None], list[bytes]] = defaultdict(list)
-    data: defaultdict[tuple[str, Verdict | None], list[bytes]] = defaultdict(list)
-    for each in elements:
-        keys[each.set, each.verdict].append(each.keys)
-        data[each.set, each.verdict].append(each.data)
-    for (name, verdict), parts in keys.items():
-        yield Elements(name, b"".join(parts), b"".join(data[name, verdict]), verdict)
 
 
 class _Shared(Generic[K, V]):

@@ -7,6 +7,7 @@ its share: then the slot goes to the next one. Maglev's own table of that size m
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import shake_128
 from heapq import heappush, heappushpop
 
@@ -19,6 +20,12 @@ _SPARE = 8
 
 def consistent_slots(records: Sequence[Record]) -> tuple[Record, ...]:
     """The endpoint of each slot: the same on every node and in every run."""
+    return _slots(tuple(records))
+
+
+@lru_cache(maxsize=64)
+def _slots(records: tuple[Record, ...]) -> tuple[Record, ...]:
+    """Kept, for a Service that changes has most of its ports as they were."""
     import numpy as np  # noqa: PLC0415 -- 70 ms, and most have no such service
 
     if not records:

@@ -19,6 +19,7 @@ from percale.model.node import Node
 from percale.model.service import Service
 from percale.service.choosing import Record, candidates, choose, nodes_of
 from percale.service.claiming import Claims
+from percale.service.cost import too_costly
 from percale.service.endpoints import DRAINING, LOCAL, READY, SliceFacts, facts_of_slice
 from percale.service.mirroring import is_mirrored, mirrored_slices
 from percale.service.refusing import OF_A_NODE, NodeAddresses, Refused
@@ -243,6 +244,9 @@ class ServiceTable:
         slices = self._slices_of(facts)
         refused = [f"Service {facts.key}: {each}" for each in facts.refused]
         problems = [*facts.problems, *refused, *self._lost(facts), *[said for each in slices for said in each.problems]]
+        if (costly := too_costly(facts, slices)) is not None:
+            problems.append(costly)
+            slices = ()
         return ResolvedService(
             key=facts.key,
             ports=tuple([self._port(spec, slices) for spec in facts.ports]),

@@ -97,7 +97,10 @@ def a_service_whose_endpoint_is_loopback(world: World, family: Family) -> None:
     node.sh("sysctl", "-q", "-w", "net.ipv4.conf.all.route_localnet=1")
     written = external_service(world, family, [OUTSIDE[family]], "127.0.0.1")
     try:
-        until(lambda: f"{OUTSIDE[family]} . udp . {PORT}" in node.sh("nft", "list map inet percale services4"), "known")
+        until(
+            lambda: f"{OUTSIDE[family]} . udp . {PORT}" in node.sh("nft", "list map inet percale-services services4"),
+            "known",
+        )
         with inside(world.services.spot("n1"), lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as process:
             process.bind(("", PORT))
             process.settimeout(PATIENCE)
@@ -126,7 +129,7 @@ def an_external_ip_that_is_anothers(world: World, family: Family) -> None:
     with host_ports(world, thief) as endpoint:
         written = external_service(world, family, [*taken, OUTSIDE[family]], endpoint.addresses[family == 6])
         try:
-            known = ("nft", f"list map inet percale services{family}")
+            known = ("nft", f"list map inet percale-services services{family}")
             until(lambda: f"{OUTSIDE[family]} . udp . {PORT}" in world.nodes["n1"].sh(*known), "the node knows it")
             with world.attempt(thief) as attempt:
                 for target in taken:

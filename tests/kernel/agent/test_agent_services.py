@@ -25,7 +25,7 @@ def programmed(node: Node, *pods: Pod) -> None:
     wanted = {pod.addresses[0] for pod in pods}
 
     def there() -> bool:
-        listed = json.loads(node.sh("nft", "-j", "list", "map", "inet", "percale", "endpoints4"))
+        listed = json.loads(node.sh("nft", "-j", "list", "map", "inet", "percale-services", "endpoints4"))
         elements = next(each["map"] for each in listed["nftables"] if "map" in each).get("elem", [])
         return {value["concat"][0] for _, value in elements} == wanted
 
@@ -135,7 +135,11 @@ def test_fewest_connections(cluster: Cluster) -> None:
             held = [
                 inside(world.spot("n1"), lambda: socket.create_connection((a.addresses[0], TARGET))) for _ in range(30)
             ]
-            until(lambda: node.sh("nft", "list", "map", "inet", "percale", "endpoints4").count(b.addresses[0]) > 5)
+            until(
+                lambda: (
+                    node.sh("nft", "list", "map", "inet", "percale-services", "endpoints4").count(b.addresses[0]) > 5
+                )
+            )
         finally:
             world.answering.go_on()
         found = Counter(world.ask("switch", N1, NODE_PORT).who for _ in range(100))
@@ -213,7 +217,10 @@ def test_a_table_that_somebody_flushes_is_back(cluster: Cluster) -> None:
         world.service()
         world.slice(world.serving(node.pod("a")))
         until(lambda: world.ask("switch", N1, NODE_PORT).who)
-        for flush in (("delete", "table", "inet", "percale"), ("flush", "map", "inet", "percale", "endpoints4")):
+        for flush in (
+            ("delete", "table", "inet", "percale-services"),
+            ("flush", "map", "inet", "percale-services", "endpoints4"),
+        ):
             node.sh("nft", *flush)
             until(lambda: world.ask("switch", N1, NODE_PORT).who == "a")
 

@@ -179,7 +179,7 @@ def tunnel_service(
 def served(node: Node, endpoint: str, node_port: int) -> bool:
     """The node's map of endpoints has it."""
     return f"udp . {node_port} . 0 : {endpoint} . {TUNNEL_PORT}" in node.sh(
-        "nft", "list map inet percale endpointsports4"
+        "nft", "list map inet percale-services endpointsports4"
     )
 
 

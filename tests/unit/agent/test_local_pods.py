@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from percale.agent.enforcing import Enforcement
+from percale.agent.events import Events
 from percale.agent.logging import LineLog
 from percale.agent.table import NodeTable
 from percale.agent.troubles import Troubles
@@ -29,7 +30,7 @@ def pod(name: str, **status: Any) -> Pod:
 async def test_an_address_that_goes_from_one_pod_to_another_stays_the_nodes() -> None:
     """The old pod's object may say for a while that it has it."""
     store, troubles = MemoryStore(), Troubles(LineLog("text", io.StringIO()))
-    table = NodeTable(FakeKeeper(), troubles)
+    table = NodeTable(FakeKeeper(), troubles, Events("n1", store, troubles))
     heard: list[set[bytes]] = []
     agent = Enforcement(
         "n1", store, table, troubles=troubles, on_local_pods=lambda: heard.append(set(agent.local_pods))

@@ -10,9 +10,10 @@ from percale.agent.listening import Page
 from percale.agent.logging import LineLog
 from percale.agent.progress import Progress
 from percale.agent.proxy_health import PATIENCE, ProxyHealth
-from percale.agent.table import SOURCE as TABLE
 from percale.agent.troubles import Troubles
 from percale.errors import KernelError
+
+TABLE = "table inet percale-services"
 
 
 class Clock:
@@ -86,6 +87,7 @@ class Node:
             progress,
             self.troubles,
             clock=clock,
+            source=TABLE,
             in_force=lambda: self.in_force,
             eligible=lambda: self.eligible,
             answered=lambda path, code: self.answers.append((path, code)),

@@ -1,0 +1,42 @@
+"""An Event: what a component has to say about an object, for whoever describes it. Source: API core/v1 Event."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from percale.model.meta import Object, ObjectKey, Part
+
+
+class ObjectReference(Part, frozen=True):
+    """The object that an Event is about."""
+
+    kind: str = ""
+    namespace: str | None = None
+    name: str = ""
+
+    @property
+    def key(self) -> ObjectKey:
+        return ObjectKey(self.namespace, self.name)
+
+
+class EventSource(Part, frozen=True):
+    """Who says so, and on which node."""
+
+    component: str = ""
+    host: str = ""
+
+
+class Event(Object, frozen=True, kw_only=True):
+    """Timestamps are RFC 3339."""
+
+    API_VERSION: ClassVar[str] = "v1"
+    KIND: ClassVar[str] = "Event"
+
+    involvedObject: ObjectReference
+    reason: str = ""
+    message: str = ""
+    type: Literal["Normal", "Warning"] = "Normal"
+    source: EventSource = EventSource()
+    firstTimestamp: str | None = None
+    lastTimestamp: str | None = None
+    count: int = 1

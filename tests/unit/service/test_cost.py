@@ -1,0 +1,74 @@
+"""What a Service may cost: more than that harms it alone."""
+
+from __future__ import annotations
+
+import pytest
+from tests.unit.service.building import build
+
+from percale.model.meta import ObjectKey
+from percale.service.cost import MOST_ELEMENTS
+from percale.service.strategies import STRATEGY_ANNOTATION
+from percale.service.table import ServiceTable
+
+KEY = ObjectKey("ns1", "svc1")
+ADDRESSES = [f"203.0.113.{each}" for each in range(1, 101)]
+POD, IP = "10.0.0.2", "172.30.0.41"
+
+
+def table(ports: int, endpoints: int, strategy: str = "random", **spec: object) -> ServiceTable:
+    """svc1 with so many ports and endpoints, and svc2 with one of each."""
+    names = [f"p{number}" for number in range(ports)]
+    return build.table(
+        build.service(
+            "svc1",
+            *(build.port(1000 + number, name) for number, name in enumerate(names)),
+            annotations={STRATEGY_ANNOTATION: strategy},
+            **spec,  # type: ignore[arg-type]
+        ),
+        build.slice(
+            *(f"10.180.{number // 250}.{number % 250 + 1}" for number in range(endpoints)),
+            ports=[(name, 80, "TCP") for name in names],
+        ),
+        build.service("svc2", ip="172.30.0.42"),
+        build.slice("10.180.0.1", service="svc2"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("ports", "endpoints", "strategy", "spec"),
+    [
+        (300, 3, "mh", {}),
+        (101, 1000, "random", {}),
+        (101, 10, "wrr", {}),
+        (60, 1000, "random", {"internalTrafficPolicy": "Local"}),
+        (12, 1000, "mh", {}),
+        (100, 10, "random", {"externalIPs": ADDRESSES}),
+        (20, 1, "random", {"lb": ADDRESSES[:10], "loadBalancerSourceRanges": [f"{each}/32" for each in ADDRESSES] * 6}),
+    ],
+)  # fmt: skip
+def test_a_service_that_costs_too_much_serves_nobody_and_says_so(
+    ports: int, endpoints: int, strategy: str, spec: dict[str, object]
+) -> None:
+    found = table(ports, endpoints, strategy, **spec)
+    (problem,) = [each for each in found.services[KEY].problems if "elements" in each]
+    assert problem.startswith("Service ns1/svc1: it would take ")
+    assert f"of {MOST_ELEMENTS} that it may" in problem
+    assert build.brief(found, POD, IP, 1000) == "reject"
+    assert build.brief(found, POD, "172.30.0.42") == "10.180.0.1:80"
+
+
+@pytest.mark.parametrize(
+    ("ports", "endpoints", "strategy"), [(99, 1000, "random"), (10, 1000, "mh"), (54, 100, "mh"), (98, 10, "wrr")]
+)
+def test_what_it_may_cost_is_served(ports: int, endpoints: int, strategy: str) -> None:
+    found = table(ports, endpoints, strategy)
+    assert not found.services[KEY].problems
+    assert found.services[KEY].ports[-1].cluster
+
+
+def test_it_is_served_again_when_it_costs_less() -> None:
+    found = table(300, 3, "mh")
+    few = build.service("svc1", build.port(1000, "p0"), annotations={STRATEGY_ANNOTATION: "mh"})
+    assert found.apply([few]) == {KEY}
+    assert not found.services[KEY].problems
+    assert build.brief(found, POD, IP, 1000).startswith("10.180.0.")
