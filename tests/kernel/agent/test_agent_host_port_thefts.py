@@ -118,6 +118,18 @@ def test_loopback_is_for_the_nodes_processes(cluster: Cluster, wiring: str) -> N
 
 
 @WIRINGS
+def test_one_number_at_two_addresses_and_of_two_protocols(cluster: Cluster, wiring: str) -> None:
+    """The three pods of Conformance, which asks loopback from the node's address, too."""
+    asked = {"a": ("127.0.0.1", "tcp"), "b": (NODE[4], "tcp"), "c": (NODE[4], "udp")}
+    with one_node(cluster, wiring) as (world, node):
+        for name, (address, protocol) in asked.items():
+            world.serving(node.pod(name, portMappings=[mapping(54323, protocol, hostIP=address)]))
+        for name, (address, protocol) in asked.items():
+            assert world.ask("n1", address, 54323, protocol.upper()).who == name
+            assert world.ask("n1", address, 54323, protocol.upper(), source=(NODE[4], 0)).who == name
+
+
+@WIRINGS
 def test_nobody_else_gets_to_loopback(cluster: Cluster, wiring: str) -> None:
     """Neither to what listens there, nor to a host port: from a pod, and from a neighbour, with `route_localnet` everywhere."""
     with one_node(cluster, wiring) as (world, node):

@@ -47,6 +47,7 @@ def test_a_host_port_lasts_from_add_to_del_whatever_becomes_of_the_agent(cluster
         assert world.ask("switch", NODE, 81).who == "a"
         node.start()
         assert world.ask("switch", NODE, 81).who == "a"
+        assert world.ask("n1", "127.0.0.1", 81).who == "a"
         node.sh("nft", "delete", "table", "inet", "percale")
         until(lambda: world.ask("switch", NODE, 81).who == "a")
         pod.cni("DEL")
