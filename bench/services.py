@@ -104,6 +104,7 @@ async def _ours(objects: list[Object]) -> _Found:
         events=bench.events,
         registry=metrics.registry,
         local_pods=set,
+        checked=lambda _: None,
     )
     async with bench.running(author.run) as cold:
         found = _Found(cold)

@@ -61,11 +61,12 @@ class Balancing:
         events: Events,
         registry: CollectorRegistry,
         local_pods: Callable[[], set[bytes]],
+        checked: Callable[[Collection[int]], None],
         count_every: float = 5.0,
     ) -> None:
         """`local_pods` gives the packed addresses of this node's pods; `count_every` is in seconds, for the strategy `lc`.
 
-        `registry` gets the figures of Services.
+        `checked` hears which ports health checks have. `registry` gets the figures of Services.
         """
         self.services = ServiceTable(config)
         self.spoken = False
@@ -87,6 +88,7 @@ class Balancing:
         self._local_pods = local_pods
         self._flows = flows
         self._count_every = count_every
+        self._on_checked = checked
         self._checks = HealthChecks(self.health, troubles)
         self._checked: dict[ObjectKey, tuple[int, Check]] = {}
         """Each Service's health check port, and what it tells."""
@@ -204,7 +206,9 @@ class Balancing:
             self._serving[at] = now
             if not now:
                 del self._serving[at]
-        self._checks.show(dict(self._checked.values()))
+        checks = dict(self._checked.values())
+        self._on_checked(checks.keys())
+        self._checks.show(checks)
         left, self._elements.left = self._elements.left, {}
         try:
             self._metrics.clients_forgotten(await self._table.forget(left))

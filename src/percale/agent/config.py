@@ -42,6 +42,8 @@ class ServicesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """The networks of cluster IPs: what is sent to an address in them that no Service has is dropped."""
     nodePortAddresses: tuple[Cidr, ...] = ()
     """Which of the node's addresses take node ports; none given: its primary ones."""
+    externalIPs: Literal["any", "none"] | tuple[Cidr, ...] = ()
+    """Which external IPs of Services are served; none given: those that are no pod's, no Service's and no node's."""
     masqueradeAll: bool = False
     """Pods too reach cluster IPs under the node's address."""
     strategy: Literal["random", "rr", "wrr", "sh", "mh", "lc"] = "random"

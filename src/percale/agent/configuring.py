@@ -173,7 +173,8 @@ def _from_text(text: str, kind: Any, where: str) -> Any:
     """A variable's text as the type that the setting has: lists are separated by commas, `none` is no value."""
     if text == "none" and _may_be_none(kind):
         return None
-    if get_origin(kind) is tuple:
+    words = {word for option in get_args(kind) if get_origin(option) is Literal for word in get_args(option)}
+    if text not in words and any(get_origin(option) is tuple for option in (kind, *get_args(kind))):
         return [part.strip() for part in text.split(",")]
     if kind is bool:
         return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(text.lower(), text)
@@ -231,6 +232,7 @@ _EXPECTED = {
     "ifaceCanReach": "an address",
     "publicIP": "an IPv4 address",
     "publicIPv6": "an IPv6 address",
+    "services.externalIPs": "any, none, or a list of networks, as 203.0.113.0/24",
 }
 
 
@@ -261,12 +263,21 @@ def _nearest(word: str, known: Iterable[str]) -> str:
 # What parts of the agent make of it
 
 
+def listening_at(config: AgentConfig) -> dict[str, int]:
+    """The TCP ports at which the agent itself listens, by the settings that say so."""
+    asked = {"http": config.http, "services.healthz": config.services.healthz if config.services.enabled else None}
+    return {name: int(text.rpartition(":")[2]) for name, text in asked.items() if text and not text.startswith("unix:")}
+
+
 def service_config(config: AgentConfig, network: NetworkConfig) -> ServiceConfig:
     """What Services are resolved with on this node. Raises BadConfig."""
     asked = config.services
     try:
         ports = tuple(map(ip_network, asked.nodePortAddresses))
         cidrs = tuple(map(ip_network, asked.cidrs))
+        external = (
+            asked.externalIPs if isinstance(asked.externalIPs, str) else tuple(map(ip_network, asked.externalIPs))
+        )
     except ValueError as error:
         raise BadConfig(str(error), where="services", hint="give networks as 10.96.0.0/12") from error
     return ServiceConfig(
@@ -274,6 +285,7 @@ def service_config(config: AgentConfig, network: NetworkConfig) -> ServiceConfig
         pod_cidrs=tuple(network.networks),
         service_cidrs=cidrs,
         node_port_addresses=ports or None,
+        external_ips=external,
         masquerade_all=asked.masqueradeAll,
         strategy=asked.strategy,
         tunnel_port=options.port if isinstance(options := network.options, VxlanOptions) else VxlanOptions().port,

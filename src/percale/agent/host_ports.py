@@ -1,7 +1,9 @@
 """The host ports of this node's pods, as their part of the table. The CNI's verbs open and close them; `node.py` makes it.
 
-    ADD with portMappings ─▶ open ─▶ NodeTable ─▶ in the kernel ─▶ ADD answers        DEL ─▶ close
+    ADD with portMappings ─▶ may it? ─▶ open ─▶ NodeTable ─▶ in the kernel ─▶ ADD answers        DEL ─▶ close
 
+Refused: an address that this node has not, a port of the agent's or of another pod's, and at loopback one that a process of
+this node listens on. Elsewhere a port that a process listens on is the pod's from now on, as with portmap; the status says so.
 What was open before the agent started is in the records of the pods. A client that sends datagrams from one port keeps its
 flow, whoever has the host port by now: such flows are forgotten (`service_flows.py`). A node port of the same number comes
 before a host port: its flows are its Service's matter.
@@ -11,20 +13,32 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Iterator
+from ipaddress import ip_address
+from itertools import chain
+from typing import TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from percale.agent.events import Subject
 from percale.agent.service_flows import EVERYWHERE, Served, ServiceFlows
 from percale.agent.table import NodeTable
+from percale.agent.troubles import Troubles
 from percale.cni.records import Attachment
-from percale.errors import StateError
+from percale.errors import KernelError, StateError
 from percale.ipam.addresses import Owner
+from percale.kernel.listeners import Listener, listeners
+from percale.kernel.own_addresses import own_addresses
 from percale.model.meta import ObjectKey
 from percale.render.contents import Edit, Elements
-from percale.render.host_ports import HostPort, host_port_elements
+from percale.render.host_ports import HostPort, Protocol, host_port_elements, kept_elements
 from percale.render.objects import IPAddress
 from percale.service.choosing import Record
+
+T = TypeVar("T")
+
+SOURCE = "host ports"
+_LOOPBACK = ip_address("127.0.0.1")
 
 
 class _Opened(Struct, frozen=True):
@@ -32,7 +46,10 @@ class _Opened(Struct, frozen=True):
     key: ObjectKey | None
     addresses: tuple[IPAddress, ...]
     ports: tuple[HostPort, ...]
-    elements: frozenset[tuple[str, bytes, bytes]]
+    """Those that are asked for, and what this means at loopback."""
+    elements: tuple[tuple[str, bytes, bytes], ...]
+    beside: tuple[tuple[HostPort, Listener], ...]
+    """Processes of this node that listened when they were opened."""
 
     def datagrams(self) -> Iterator[tuple[tuple[bytes, int], frozenset[Record]]]:
         """Address (or EVERYWHERE) and number of its UDP ports, and where they lead."""
@@ -49,11 +66,20 @@ class HostPorts:
     spoken = True
     """Records are read before this is made."""
 
-    def __init__(self, table: NodeTable, attachments: Iterable[Attachment], flows: ServiceFlows) -> None:
+    def __init__(
+        self, table: NodeTable, attachments: Iterable[Attachment], flows: ServiceFlows, troubles: Troubles
+    ) -> None:
+        """Raises KernelError."""
         self._table = table
         self._flows = flows
-        self._opened: dict[Owner, _Opened] = {each.owner: _opened(each) for each in attachments if each.ports}
-        self._shown: frozenset[tuple[str, bytes, bytes]] = frozenset()
+        self._troubles = troubles
+        before = [each for each in attachments if each.ports]
+        there = _look(listeners) if before else []
+        self._opened: dict[Owner, _Opened] = {each.owner: _opened(each, there) for each in before}
+        self._kept: dict[str, frozenset[tuple[Protocol, int]]] = {}
+        """Ports that are the agent's, by what it has them for."""
+        self._shown: dict[tuple[str, bytes], bytes] = {}
+        """Set and key, and the data: each key once, whatever records of before say."""
         self._datagrams = {at for each in self._opened.values() for at, _ in each.datagrams()}
         """UDP ports, each at its address, that some pod got or lost since the last `edit`."""
         self._moved: set[tuple[bytes, int]] = set()
@@ -62,6 +88,15 @@ class HostPorts:
         self._woken: list[asyncio.Future[None]] = []
         self._before: Callable[[Collection[int]], Served] = lambda ports: {}
         table.add(self)
+        self._tell()
+
+    def keep(self, what: str, ports: Iterable[tuple[Protocol, int]]) -> None:
+        """These are the agent's own, whoever asked for them before; told anew, they take the place of the last ones."""
+        kept = frozenset(ports)
+        if self._kept.get(what, frozenset()) != kept:
+            self._kept[what] = kept
+            self._tell()
+            self._table.touch()
 
     def come_after(self, services: Callable[[Collection[int]], Served]) -> None:
         """`services` tells who serves these UDP ports wherever a Service has them."""
@@ -72,20 +107,40 @@ class HostPorts:
         owner, ports = attachment.owner, attachment.ports
         if not ports:
             return
-        for other, theirs in self._opened.items():
-            if other != owner and (taken := [port for port in ports if port in theirs.ports]):
-                raise StateError(f"{taken[0]} is taken", where=str(attachment), hint=f"{theirs.pod} has it")
+        there, own = await asyncio.to_thread(_surroundings, ports)
+        for port in ports:
+            self._check(attachment, port, there, own)
         self._closed(owner)
-        opened = self._opened[owner] = _opened(attachment)
+        opened = self._opened[owner] = _opened(attachment, there)
+        self._tell()
         self._datagrams |= {at for at, _ in opened.datagrams()}
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(done)
         self._table.touch()
         await done
 
+    def _check(self, attachment: Attachment, port: HostPort, there: Iterable[Listener], own: set[bytes]) -> None:
+        """Raises StateError."""
+        where = str(attachment)
+        if (what := self._keeper(port)) is not None:
+            raise StateError(f"{port} is the agent's own: {what}", where=where, hint="choose another host port")
+        if port.address is not None and _is_named(port) and port.address.packed not in own:
+            hint = "hostIP must be an address of the pod's node; without one it is at all of them"
+            raise StateError(f"{port}: this node has no such address", where=where, hint=hint)
+        if _is_loopback(port) and (listener := next((each for each in there if _takes(each, port)), None)) is not None:
+            hint = "choose another host port"
+            raise StateError(f"{port}: a process of this node listens at {_spelled(listener)}", where=where, hint=hint)
+        for other, theirs in self._opened.items():
+            if other != attachment.owner and any(port.overlaps(each) for each in theirs.ports):
+                raise StateError(f"{port} is taken", where=where, hint=f"{theirs.pod} has it")
+
+    def _keeper(self, port: HostPort) -> str | None:
+        return next((what for what, ports in self._kept.items() if (port.protocol, port.port) in ports), None)
+
     def close(self, owner: Owner) -> None:
         """The pod is reached there no more; that it never was is no error."""
         if self._closed(owner):
+            self._tell()
             self._table.touch()
 
     def _closed(self, owner: Owner) -> bool:
@@ -96,20 +151,39 @@ class HostPorts:
         self._datagrams |= {at for at, _ in gone.datagrams()}
         return True
 
+    def _tell(self) -> None:
+        """Who has not what it asked for, and who takes what a process might wait for."""
+        wrong = sorted(said for opened in self._opened.values() for said in self._problems(opened))
+        if wrong:
+            self._troubles.begin(SOURCE, StateError("; ".join(wrong), hint="give one of them another port"))
+        else:
+            self._troubles.end(SOURCE)
+
+    def _problems(self, opened: _Opened) -> Iterator[str]:
+        for port in opened.ports:
+            if (what := self._keeper(port)) is not None:
+                yield f"{opened.pod} is not reached at {port}, which is the agent's own: {what}"
+        for port, listener in opened.beside:
+            yield f"{opened.pod} takes what comes to {port}; a process of this node listens at {_spelled(listener)}"
+
     # This node's table
 
     def edit(self) -> Edit:
         """What has changed since the last call."""
-        before, self._shown = self._shown, frozenset().union(*(each.elements for each in self._opened.values()))
+        before, self._shown = self._shown, {}
+        kept = kept_elements(port for ports in self._kept.values() for port in ports)
+        for name, key, data in chain(kept, *(each.elements for each in self._opened.values())):
+            self._shown.setdefault((name, key), data)
+        gone, come = before.items() - self._shown.items(), self._shown.items() - before.items()
         self._moved |= self._datagrams
         self._datagrams = set()
         self._woken += self._waiting
         self._waiting = []
-        return Edit(remove=_elements(before - self._shown, data=False), put=_elements(self._shown - before, data=True))
+        return Edit(remove=tuple(Elements(name, key) for (name, key), _ in sorted(gone)), put=_elements(come))
 
     def image(self) -> Edit:
         """All elements, from the static text alone."""
-        return Edit(put=_elements(self._shown, data=True))
+        return Edit(put=_elements(self._shown.items()))
 
     def subjects(self, part: Edit) -> Iterator[Subject]:
         """The pods whose host ports these are."""
@@ -140,12 +214,66 @@ class HostPorts:
         return {**found, **left, **self._before(ports)}
 
 
-def _opened(attachment: Attachment) -> _Opened:
+def _opened(attachment: Attachment, there: Iterable[Listener]) -> _Opened:
     addresses = tuple(each.ip for each in attachment.wires.addresses)
-    elements = frozenset(host_port_elements(addresses, attachment.ports))
+    ports = (*attachment.ports, *_at_loopback(attachment.ports, there))
+    elements = tuple(host_port_elements(addresses, ports))
+    beside = [
+        (port, each) for port in attachment.ports for each in there if _takes(each, port) and not each.is_at_loopback
+    ]
     key = attachment.pod.key if attachment.pod is not None else None
-    return _Opened(str(attachment), key, addresses, attachment.ports, elements)
+    return _Opened(str(attachment), key, addresses, ports, elements, tuple(beside))
 
 
-def _elements(rows: Collection[tuple[str, bytes, bytes]], *, data: bool) -> tuple[Elements, ...]:
-    return tuple(Elements(name, key, value if data else b"") for name, key, value in sorted(rows))
+def _at_loopback(ports: Collection[HostPort], there: Iterable[Listener]) -> Iterator[HostPort]:
+    """What is asked for everywhere is at 127.0.0.1 too, unless somebody listens there: a process of the node, or it says so."""
+    for port in ports:
+        if port.is_everywhere and port.is_at_loopback:
+            here = replace(port, address=_LOOPBACK)
+            if not any(_takes(each, here) for each in there) and not any(
+                each.address == _LOOPBACK and here.overlaps(each) for each in ports
+            ):
+                yield here
+
+
+def _surroundings(ports: Iterable[HostPort]) -> tuple[list[Listener], set[bytes]]:
+    """Who listens on this node, and its addresses where they matter. Raises KernelError."""
+    return _look(listeners), _look(own_addresses) if any(map(_is_named, ports)) else set()
+
+
+def _look(at: Callable[[], T]) -> T:
+    try:
+        return at()
+    except OSError as error:
+        raise KernelError(error.strerror or str(error), errno=error.errno or 0, where="this node's sockets") from error
+
+
+def _takes(listener: Listener, port: HostPort) -> bool:
+    """Some packet to the port would be the process's, were there no pod."""
+    if (listener.port, listener.protocol) != (port.port, port.protocol):
+        return False
+    if port.is_everywhere:
+        return listener.both or port.is_at(4 if len(listener.address) == 4 else 6)
+    assert port.address is not None
+    wanted = port.address.packed
+    return wanted == listener.address or (
+        listener.is_everywhere and (listener.both or len(listener.address) == len(wanted))
+    )
+
+
+def _is_loopback(port: HostPort) -> bool:
+    return port.address is not None and port.address.is_loopback
+
+
+def _is_named(port: HostPort) -> bool:
+    """At one address of the node that others may reach."""
+    return not port.is_everywhere and not _is_loopback(port)
+
+
+def _spelled(listener: Listener) -> str:
+    text = str(ip_address(listener.address))
+    return f"[{text}]:{listener.port}" if ":" in text else f"{text}:{listener.port}"
+
+
+def _elements(rows: Iterable[tuple[tuple[str, bytes], bytes]]) -> tuple[Elements, ...]:
+    return tuple(Elements(name, key, data) for (name, key), data in sorted(rows))

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from percale.agent.balancing import Balancing
 from percale.agent.config import AgentConfig
-from percale.agent.configuring import service_config
+from percale.agent.configuring import listening_at, service_config
 from percale.agent.cutting import established
 from percale.agent.enforcing import Enforcement
 from percale.agent.following import STORE, follow
@@ -55,6 +55,7 @@ from percale.render import balancing as balancing_text
 from percale.render.masquerade import node_tables
 from percale.render.objects import IPAddress, Sysctl
 from percale.render.shortcut import Shortcuts, Way, Wire
+from percale.render.tunnels import tunnels_of
 from percale.render.wiring import PodNetwork
 from percale.store.protocol import Deleted, Snapshot, Upserted
 
@@ -83,7 +84,9 @@ class AgentNode:
         kept = keeper(host_ports=True, narrate=ground.narrate, hearing=ground.hearing)
         self._table = NodeTable(kept, ground.troubles, ground.events)
         self._flows = service_flows(ground.troubles, ground.metrics)
-        self._host_ports = HostPorts(self._table, records.attachments.values(), self._flows)
+        self._host_ports = HostPorts(self._table, records.attachments.values(), self._flows, ground.troubles)
+        for setting, address in listening_at(config).items():
+            self._host_ports.keep(setting, [("TCP", address)])
         self._enforcement = Enforcement(
             config.node,
             ground.store,
@@ -127,6 +130,7 @@ class AgentNode:
                     registry=self._metrics.registry,
                     count_every=self._config.services.leastConnInterval,
                     local_pods=lambda: self._enforcement.local_pods,
+                    checked=lambda ports: self._host_ports.keep("a health check", (("TCP", port) for port in ports)),
                 )
                 self._host_ports.come_after(balancing.serving)
                 duties.create_task(balancing.run(), name="services")
@@ -256,6 +260,7 @@ class AgentNode:
     def _wish_node(self, parts: Parts, local: LocalNode) -> None:
         device = tuple(parts.backend.device(local))
         self._reconciler.want(DEVICE, device)
+        self._host_ports.keep("its tunnel", (("UDP", tunnel.port) for tunnel in tunnels_of(device)))
         tables = node_tables(parts.network.networks, parts.standing.subnets, device, masquerade=self._config.ipMasq)
         self._reconciler.want(TABLES, tables)
         if self._config.shortcut == "auto":

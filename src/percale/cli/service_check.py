@@ -14,6 +14,7 @@ import click
 from msgspec import Struct
 
 from percale.cli.findings import Finding, by_severity, counted, decoded, errors_of, tell
+from percale.cli.service_worlds import pod_networks
 from percale.cli.source_options import networks
 from percale.errors import BadManifest
 from percale.lab.document import Lab
@@ -60,7 +61,7 @@ def check(*, paths: tuple[str, ...], cidrs: tuple[str, ...], output: str) -> int
     given = networks(cidrs, "--service-cidr")
     documents = read(paths)
     findings, found = _checked(documents, given)
-    findings = _sorted(findings or _odd(found), documents)
+    findings = _sorted(findings or _odd(found, given or _lab_networks(found)), documents)
     count = by_severity(findings)
     tell(findings, "object", output, _summary(found, count))
     return 1 if count["error"] else 0
@@ -145,12 +146,13 @@ def _lab_networks(found: Iterable[Found]) -> tuple[Network, ...]:
     return tuple(map(parse_network, filter(is_network, words)))
 
 
-def _odd(found: Sequence[Found]) -> list[Finding]:
+def _odd(found: Sequence[Found], cidrs: tuple[Network, ...]) -> list[Finding]:
     """What the agent would complain of, each about its own Service."""
     sources = {each.object.key: each.source for each in found if isinstance(each.object, Service)}
     objects = [each.object for each in found if isinstance(each.object, KINDS)]
+    config = ServiceConfig("", pod_cidrs=pod_networks(each.object for each in found), service_cidrs=cidrs)
     findings = []
-    for key, service in ServiceTable(ServiceConfig(node=""), objects).services.items():
+    for key, service in ServiceTable(config, objects).services.items():
         for problem in dict.fromkeys(service.problems):
             source, said = sources[key], problem.removeprefix(f"Service {key}: ")
             findings.append(Finding(source.file, source.line, "warning", "odd", f"Service {key}", said, None))

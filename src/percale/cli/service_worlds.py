@@ -125,7 +125,7 @@ def settled(world: World, lab: str | None, said: ServiceConfig | None = None) ->
     if lab is not None:
         config, network = _of_lab(lab, world.objects)
         return ServiceWorld(_merged(said, config), world.objects, network)
-    config = said if said.pod_cidrs else replace(said, pod_cidrs=_pod_networks(world.objects))
+    config = said if said.pod_cidrs else replace(said, pod_cidrs=pod_networks(world.objects))
     return ServiceWorld(config, tuple(played(world.objects, config.service_cidrs)))
 
 
@@ -153,7 +153,7 @@ def _of_lab(lab: str, objects: Iterable[Object]) -> tuple[ServiceConfig, Network
     return ServiceConfig(NO_NODE), None
 
 
-def _pod_networks(objects: Iterable[Object]) -> tuple[Network, ...]:
+def pod_networks(objects: Iterable[Object]) -> tuple[Network, ...]:
     """Those of the nodes, and the pods that have an address of their own elsewhere."""
     networks: list[Network] = []
     for each in objects:

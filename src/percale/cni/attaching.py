@@ -35,6 +35,7 @@ from percale.render.wiring import (
     PodWires,
     Wiring,
     bridge_objects,
+    from_loopback,
     host_device,
     host_objects,
     pod_interface,
@@ -136,7 +137,7 @@ class Attachments:
 
     def _resume(self, attachment: Attachment) -> None:
         if exists(attachment.wires.device):
-            self._wish(attachment.owner, host_objects(attachment.wires))
+            self._wish(attachment.owner, _host_objects(attachment))
         elif Path(attachment.netns).exists():
             self.heal(_source(attachment.owner))
         else:
@@ -206,12 +207,12 @@ class Attachments:
         owner, wires = attachment.owner, attachment.wires
         if wires.bridge is not None:
             self._wish_bridge()
-        self._wish(owner, host_objects(wires, namespace))
+        self._wish(owner, _host_objects(attachment, namespace))
         try:
             await self._settled(owner)
         finally:
             # From here on the wish must do without the descriptor: its number may soon be another file's.
-            self._wish(owner, host_objects(wires))
+            self._wish(owner, _host_objects(attachment))
         await self._sandboxes.make(namespace, attachment.netns, pod_objects(wires))
 
     async def _settled(self, owner: Owner) -> None:
@@ -308,6 +309,15 @@ class Attachments:
         """Finish what is under way."""
         await asyncio.gather(*self._healing.values())
         self._sandboxes.close()
+
+
+def _host_objects(attachment: Attachment, namespace: int | None = None) -> tuple[KernelObject, ...]:
+    """The host side, and what its host ports need."""
+    wires = attachment.wires
+    objects = host_objects(wires, namespace)
+    if any(port.is_at_loopback for port in attachment.ports) and any(each.version == 4 for each in wires.addresses):
+        return (*objects, from_loopback(wires))
+    return objects
 
 
 def _source(owner: Owner) -> str:

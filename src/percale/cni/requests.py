@@ -227,7 +227,16 @@ def asked_mac(runtime: RuntimeConfig) -> str | None:
 
 def asked_ports(runtime: RuntimeConfig) -> tuple[HostPort, ...]:
     """The host ports that the runtime asks for. Raises CniError."""
-    return tuple(dict.fromkeys(_host_port(each) for each in runtime.portMappings if each.hostPort))
+    ports = tuple(dict.fromkeys(_host_port(each) for each in runtime.portMappings if each.hostPort))
+    for index, port in enumerate(ports):
+        for other in ports[:index]:
+            same = port.is_everywhere == other.is_everywhere and port.overlaps(other)
+            if same and port.container_port != other.container_port:
+                raise CniError(
+                    BAD_CONFIGURATION,
+                    f"runtimeConfig.portMappings: {port} leads to {other.container_port} and to {port.container_port}",
+                )
+    return ports
 
 
 def _host_port(asked: PortMapping) -> HostPort:
@@ -242,6 +251,12 @@ def _host_port(asked: PortMapping) -> HostPort:
         address = ip_address(asked.hostIP) if asked.hostIP else None
     except ValueError as error:
         raise CniError(BAD_CONFIGURATION, f"runtimeConfig.portMappings: hostIP: {error}") from error
+    if address is not None and address.version == 6 and address.is_loopback:
+        raise CniError(
+            BAD_CONFIGURATION,
+            f"runtimeConfig.portMappings: host port {asked.hostPort} at ::1: the kernel lets nothing out of IPv6's loopback",
+            hint="ask for 127.0.0.1, or for no hostIP",
+        )
     return HostPort(asked.hostPort, asked.containerPort, protocol, address)
 
 

@@ -30,7 +30,7 @@ from percale.model.service import Service, ServicePort
 from percale.policy.verdicts import Party, Verdict
 from percale.service import resolving
 from percale.service.services import PortName, Vip, VipKind, facts_of_service, spelled_endpoint
-from percale.service.surroundings import facts_of_node
+from percale.service.surroundings import ServiceConfig, facts_of_node
 from percale.service.table import ServiceTable
 
 TableOf: TypeAlias = Callable[[str], ServiceTable]
@@ -119,9 +119,11 @@ def service_at(objects: Iterable[Object], address: bytes, port: int, protocol: s
     everything = list(objects)
     of_node = any(address in facts_of_node(each).addresses for each in everything if isinstance(each, Node))
     for service in everything:
-        for spec in facts_of_service(service, "random").ports if isinstance(service, Service) else ():
+        for spec in facts_of_service(service, ServiceConfig("")).ports if isinstance(service, Service) else ():
             for vip in spec.vips:
+                # A node's address is no external IP, unless the agents' configuration says so: nobody here knows it.
                 here = of_node if vip.kind == "node-port" else vip.address == address
+                here = here and not (of_node and vip.kind == "external")
                 if here and (vip.port, spec.name.protocol) == (port, protocol):
                     return spec.name, next(each.port for each in spec.vips if each.kind != "node-port")
     return None

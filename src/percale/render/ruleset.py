@@ -2,7 +2,8 @@
 
     ip, ip6   prerouting, raw    a pod's device lets only the pod's own addresses in; peers' tunnel packets are not tracked
               output, raw        nor are ours
-              input              our tunnels take what peers send to their ends here, and nothing else
+              input              our tunnels take what peers send to their ends here, and nothing else;
+                                 loopback nothing that begins elsewhere, whichever device has `route_localnet`
               forward, last      nothing forwarded gets into a node's tunnel; established flows are marked for the shortcut
               postrouting, nat   traffic that leaves the pod network gets the node's address
     bridge    prerouting         the same guard for pods on a bridge, and theirs is the MAC, too; what it does not know is dropped
@@ -82,6 +83,10 @@ counter spoofed {{
     comment "packets of pods with a source address that is not theirs, or for a tunnel"
 }}
 
+counter loopback {{
+    comment "packets from elsewhere to or from loopback's addresses"
+}}
+
 chain sending {{
     type filter hook output priority raw; policy accept;
     udp dport @ours {ip} daddr @peers {ip} saddr @here notrack comment "our tunnels: what is inside is tracked"
@@ -89,6 +94,7 @@ chain sending {{
 
 chain arriving {{
     type filter hook input priority filter; policy accept;
+{loopback}\
     udp dport @tunnels goto entering comment "a tunnel between nodes"
 }}
 
@@ -140,6 +146,11 @@ _ENDS = """\
     {ip} daddr @pods {ip} daddr & {hosts} <= {last} counter name spoofed drop comment "the tunnel's and the bridge's address"
 """
 """Of each node they are the first two of its subnet; pods have others."""
+
+_LOOPBACK = """\
+    ip daddr 127.0.0.0/8 iifname != "lo" ct direction original counter name loopback drop comment "host ports: answers only"
+    ip saddr 127.0.0.0/8 iifname != "lo" counter name loopback drop comment "loopback's addresses are nobody's elsewhere"
+"""
 
 _LINK_LOCAL = """\
     ip6 saddr { ::, fe80::/10 } drop comment "a routed pod's neighbours are permanent: nobody needs to hear this"
@@ -235,18 +246,21 @@ def rulesets(own: Iterable[IPNetwork] = ()) -> tuple[Ruleset, ...]:
     """
     sizes = {subnet.version: subnet for subnet in own}
     return (
-        Ruleset("ip", _routed("ip", "ipv4_addr", "224.0.0.0/4", "", sizes.get(4))),
-        Ruleset("ip6", _routed("ip6", "ipv6_addr", "ff00::/8", _LINK_LOCAL, sizes.get(6))),
+        Ruleset("ip", _routed("ip", "ipv4_addr", "224.0.0.0/4", sizes.get(4), loopback=_LOOPBACK)),
+        Ruleset("ip6", _routed("ip6", "ipv6_addr", "ff00::/8", sizes.get(6), exceptions=_LINK_LOCAL)),
         Ruleset("bridge", _BRIDGED),
     )
 
 
-def _routed(ip: Family, address: str, multicast: str, exceptions: str, own: IPNetwork | None) -> str:
+def _routed(
+    ip: Family, address: str, multicast: str, own: IPNetwork | None, *, loopback: str = "", exceptions: str = ""
+) -> str:
     last = type(own.network_address)(1) if own is not None else None
     return _ROUTED.format(
         address=address,
         ip=ip,
         multicast=multicast,
+        loopback=loopback,
         exceptions=exceptions,
         ends=_ENDS.format(ip=ip, hosts=own.hostmask, last=last) if own is not None else "",
         prefix=POD_DEVICE_PREFIX,

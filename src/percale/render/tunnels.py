@@ -7,16 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from percale.render.objects import Element, Family, IPAddress, KernelObject, Link
+from percale.render.objects import Element, Family, IPAddress, KernelObject, Link, Vxlan
 
 USUAL_PORT = 8472
 """Where other nodes may have a tunnel, when this one has none: flannel's."""
 _FAMILIES: tuple[Family, ...] = ("ip", "ip6")
 
 
+def tunnels_of(device: Iterable[KernelObject]) -> list[Vxlan]:
+    """Those among the objects of a backend."""
+    return [each.vxlan for each in device if isinstance(each, Link) and each.vxlan is not None]
+
+
 def tunnel_elements(device: Iterable[KernelObject]) -> tuple[Element, ...]:
     """This node's: no pod gets to the ports of its tunnels at any node, and here only peers do."""
-    tunnels = [each.vxlan for each in device if isinstance(each, Link) and each.vxlan is not None]
+    tunnels = tunnels_of(device)
     ports = sorted({tunnel.port for tunnel in tunnels} or {USUAL_PORT})
     closed = [Element(family, "tunnels", (port,)) for family in _FAMILIES for port in ports]
     own = [

@@ -177,6 +177,11 @@ def _limits(wires: PodWires) -> Iterator[KernelObject]:
         yield Redirect(wires.device, wires.limiter)
 
 
+def from_loopback(wires: PodWires) -> Sysctl:
+    """What lets the node's processes reach the pod from loopback, and its answers back; `ruleset.py` lets nothing else in."""
+    return Sysctl(f"net/ipv4/conf/{wires.bridge or wires.device}/route_localnet", "1")
+
+
 def judged_bridges(versions: Iterable[int]) -> tuple[Sysctl, ...]:
     """What hands the packets between a bridge's ports to policies and services; a kernel without br_netfilter refuses it."""
     return tuple(Sysctl(f"net/bridge/{_JUDGED[version]}", "1") for version in sorted(set(versions)))

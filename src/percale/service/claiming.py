@@ -1,6 +1,8 @@
 """Who has a virtual address that several Services want. Called by `table`; the resolver finds VIPs here.
 
-A cluster IP comes before all else, then the older Service, then the name.
+A cluster IP comes before all else, then what a load balancer has given, then external IPs, which a Service's author chooses: who
+writes another's address there does not get it, however old the Service is. Of one kind the older Service comes first; of two
+that were made in one second the uid decides, which nobody chooses, and where there is none, the name.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
-from percale.service.services import PortName, PortSpec, Vip
+from percale.service.services import PortName, PortSpec, Vip, VipKind
 from percale.service.surroundings import Family
 
 VipKey: TypeAlias = bytes
@@ -103,7 +105,10 @@ class Claims:
                 yield vip, holder
 
 
-def _rank(key: VipKey, spec: PortSpec) -> tuple[bool, str, PortName]:
+_KINDS: dict[VipKind, int] = {"cluster": 0, "load-balancer": 1, "external": 2, "node-port": 3}
+
+
+def _rank(key: VipKey, spec: PortSpec) -> tuple[int, str, PortName]:
     """The lowest one has it."""
-    is_cluster_ip = any(vip.kind == "cluster" and key.startswith(vip.address) for vip in spec.vips)
-    return not is_cluster_ip, spec.age, spec.name
+    kind = next(vip.kind for vip in spec.vips if key_of(spec, vip) == key)
+    return _KINDS[kind], spec.age, spec.name

@@ -66,7 +66,9 @@ def _without_service(table: ServiceTable, target: Address, port: int, protocol: 
         return Answer("reject", (), False, f"{target} is a cluster IP, but its Service has no port {port}/{protocol}")
     if is_in(target.packed, table.config.service_cidrs):
         return Answer("drop", (), False, f"{target} is in the service network, but no Service has it")
-    return Answer("none", (), False, f"no Service is at {spelled_endpoint(target.packed, port)}/{protocol}")
+    refusal = table.refusal(target.packed)
+    because = f"; {refusal}" if refusal is not None else ""
+    return Answer("none", (), False, f"no Service is at {spelled_endpoint(target.packed, port)}/{protocol}{because}")
 
 
 def _may_use(table: ServiceTable, spec: PortSpec, vip: Vip, source: bytes) -> bool:

@@ -6,7 +6,7 @@ IPv4 and IPv6 are ports of their own: they have other addresses and other endpoi
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from ipaddress import ip_address
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -15,8 +15,9 @@ from msgspec import Struct
 from percale.model.addresses import Network, is_address, is_network, packed, parse_network
 from percale.model.meta import ObjectKey
 from percale.model.service import HEADLESS_LABEL, PROXY_NAME_LABEL, Service, ServicePort
+from percale.service.refusing import Refused, balancer_refusal, cluster_ip_refusal, external_refusal
 from percale.service.strategies import Strategy, parse_strategy
-from percale.service.surroundings import Family
+from percale.service.surroundings import Family, ServiceConfig
 
 VipKind: TypeAlias = Literal["cluster", "load-balancer", "external", "node-port"]
 
@@ -63,7 +64,8 @@ class PortSpec(Struct, frozen=True, gc=False):
     name: PortName
     family: Family
     age: str
-    """The Service's creationTimestamp, which sorts: of two that want one address, the older one gets it."""
+    """The Service's creationTimestamp, which sorts, and its uid, which nobody chooses: of two that want one address, the older
+    one gets it."""
     vips: tuple[Vip, ...]
     internal_local: bool
     external_local: bool
@@ -93,15 +95,22 @@ class ServiceFacts(Struct, frozen=True, gc=False):
     """Its endpoints are somebody else's to write."""
     health_check_port: int | None
     problems: tuple[str, ...]
+    refused: tuple[Refused, ...] = ()
+    """Addresses that it asks for, and that are not among its ports' for that."""
+    external: tuple[bytes, ...] = ()
+    """External IPs that it has unless they are a node's."""
 
 
-def facts_of_service(service: Service, default_strategy: str) -> ServiceFacts:
+def facts_of_service(service: Service, config: ServiceConfig) -> ServiceFacts:
     """Headless Services, external names and those of other proxies have no ports here."""
     spec = service.spec
     problems: list[str] = []
     ports: tuple[PortSpec, ...] = ()
+    refused: list[Refused] = []
     if is_proxied(service):
-        ports = tuple(_ports(service, _strategy(service, default_strategy, problems), problems))
+        ports = tuple(_ports(service, config, problems, refused))
+    uncertain = bool(spec.externalIPs) and config.external_ips == ()
+    external = {vip.address for port in ports for vip in port.vips if vip.kind == "external"} if uncertain else ()
     needs_check = spec.type == "LoadBalancer" and is_external_local(service)
     return ServiceFacts(
         key=service.key,
@@ -111,6 +120,8 @@ def facts_of_service(service: Service, default_strategy: str) -> ServiceFacts:
             _port(spec.healthCheckNodePort, "spec.healthCheckNodePort", problems) if needs_check and ports else None
         ),
         problems=tuple([f"Service {service.key}: {each}" for each in problems]) if problems else (),
+        refused=tuple(dict.fromkeys(refused)) if refused else (),
+        external=tuple(sorted(external)),
     )
 
 
@@ -159,18 +170,35 @@ def _networks(texts: Iterable[str], field: str, problems: list[str]) -> list[Net
     return found
 
 
-def _ports(service: Service, strategy: Strategy, problems: list[str]) -> Iterator[PortSpec]:
+Refusal: TypeAlias = Callable[[bytes, ServiceConfig], str | None]
+
+
+def _ports(service: Service, config: ServiceConfig, problems: list[str], refused: list[Refused]) -> Iterator[PortSpec]:
     """The families are those of the cluster IPs; of each the first address counts."""
+
+    def admitted(texts: Sequence[str], field: str, refusal: Refusal) -> list[bytes]:
+        found: list[bytes] = []
+        if not texts:
+            return found
+        for address in _packed(texts, field, problems):
+            if (why := refusal(address, config)) is None:
+                found.append(address)
+            else:
+                refused.append(Refused(field, address, why))
+        return found
+
     spec, meta = service.spec, service.metadata
     ingress = [each.ip for each in service.status.loadBalancer.ingress if each.ip and each.ipMode != "Proxy"]
     addresses: tuple[tuple[VipKind, list[bytes]], ...] = (
-        ("load-balancer", _packed(ingress, "status.loadBalancer.ingress", problems)),
-        ("external", _packed(spec.externalIPs, "spec.externalIPs", problems)),
+        ("load-balancer", admitted(ingress, "status.loadBalancer.ingress", balancer_refusal)),
+        ("external", admitted(spec.externalIPs, "spec.externalIPs", external_refusal)),
     )
     ranges = _networks(spec.loadBalancerSourceRanges, "spec.loadBalancerSourceRanges", problems)
     affinity, external_local = _affinity(service, problems), is_external_local(service)
     node_ports = [_port(port.nodePort, f"spec.ports[{i}].nodePort", problems) for i, port in enumerate(spec.ports)]
-    clusters = _packed(spec.clusterIPs or (spec.clusterIP or "",), "spec.clusterIPs", problems)
+    clusters = admitted(spec.clusterIPs or (spec.clusterIP or "",), "spec.clusterIPs", cluster_ip_refusal)
+    age = f"{meta.creationTimestamp or '~'} {meta.uid}" if meta.uid else meta.creationTimestamp or "~"
+    strategy = _strategy(service, config.strategy, problems)
     for cluster in {len(address): address for address in reversed(clusters)}.values():
         family: Family = 4 if len(cluster) == 4 else 6
         own = tuple([each for each in ranges if each.version == family])
@@ -180,7 +208,7 @@ def _ports(service: Service, strategy: Strategy, problems: list[str]) -> Iterato
                     sys.intern(meta.namespace or "default"), meta.name, sys.intern(port.name or ""), port.protocol
                 ),
                 family=family,
-                age=meta.creationTimestamp or "~",
+                age=age,
                 vips=_vips(port, node_port, cluster, addresses),
                 internal_local=spec.internalTrafficPolicy == "Local",
                 external_local=external_local,

@@ -29,6 +29,8 @@ class ServiceConfig(Struct, frozen=True):
     """Packets to an address in there that no Service has are dropped."""
     node_port_addresses: tuple[Network, ...] | None = None
     """Which of the node's addresses take node ports. None: its primary ones."""
+    external_ips: tuple[Network, ...] | Literal["any", "none"] = ()
+    """Which external IPs are served; empty: those that are no pod's, no Service's and no node's."""
     masquerade_all: bool = False
     """Packets to cluster IPs are masqueraded whoever sends them."""
     strategy: str = "random"

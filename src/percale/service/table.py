@@ -8,7 +8,9 @@ Callers: the agent, the lab, the command `percale service`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+
+from msgspec.structs import replace
 
 from percale.model.endpoints import Endpoints, EndpointSlice
 from percale.model.lease import SubnetLease
@@ -20,6 +22,7 @@ from percale.service.claiming import Claims
 from percale.service.cost import too_costly
 from percale.service.endpoints import DRAINING, LOCAL, READY, SliceFacts, facts_of_slice
 from percale.service.mirroring import is_mirrored, mirrored_slices
+from percale.service.refusing import OF_A_NODE, NodeAddresses, Refused
 from percale.service.resolved import ResolvedPort, ResolvedService
 from percale.service.services import PortSpec, ServiceFacts, facts_of_service, spelled_vip
 from percale.service.strategies import slots_of
@@ -40,6 +43,12 @@ class ServiceTable:
         self.claims = Claims()
         self._cluster_ips: dict[bytes, int] = {}
         self._facts: dict[ObjectKey, ServiceFacts] = {}
+        """Without the addresses that they asked for and that are a node's."""
+        self._asking: dict[ObjectKey, ServiceFacts] = {}
+        """The same with them, of Services with addresses that may be a node's."""
+        self._asked_for: dict[bytes, set[ObjectKey]] = {}
+        """Such an address, or one that is refused always → who wants it."""
+        self._of_nodes = NodeAddresses()
         self._slices: dict[ObjectKey, tuple[SliceFacts, ...]] = {}
         self._mirrored: dict[ObjectKey, tuple[SliceFacts, ...]] = {}
         self._homes: dict[ObjectKey, ObjectKey] = {}
@@ -70,11 +79,20 @@ class ServiceTable:
         yield from ((SubnetLease, key) for key in self._tunnels.leases)
         if self.node != NodeFacts():
             yield Node, ObjectKey(None, self.config.node)
+        yield from ((kind, ObjectKey(None, name)) for kind, name in self._of_nodes)
 
     @property
     def problems(self) -> Iterator[str]:
         """What is wrong with Services and slices; each concerns its own Service only."""
         return (problem for each in self.services.values() for problem in each.problems)
+
+    def refusal(self, address: bytes) -> str | None:
+        """Which Service asks for this address, and why it has it not."""
+        for key in sorted(self._asked_for.get(address, ())):
+            for each in self._facts[key].refused:
+                if each.address == address:
+                    return f"Service {key}: {each}"
+        return None
 
     def serving(self, spec: PortSpec) -> frozenset[Record]:
         """All endpoints of a service port that answer, whether this node chooses them for new connections or not."""
@@ -100,33 +118,77 @@ class ServiceTable:
             case EndpointSlice():
                 self._put_slice(obj.key, facts_of_slice(obj, self.config.node), dirty)
             case Service():
-                self._put_service(facts_of_service(obj, self.config.strategy), dirty)
+                self._ask(obj.key, facts_of_service(obj, self.config), dirty)
             case Endpoints():
                 slices = mirrored_slices(obj) if is_mirrored(obj) else []
                 facts = [facts_of_slice(each, self.config.node) for each in slices]
                 self._mirrored[obj.key] = tuple(each for each in facts if each is not None)
                 self._note_ports(Endpoints, obj.key, self._mirrored[obj.key])
                 dirty.add(obj.key)
-            case SubnetLease():
+            case Node():
+                node = facts_of_node(obj)
+                if obj.metadata.name == self.config.node:
+                    self._put_node(node, dirty)
+                self._put_addresses(Node, obj.metadata.name, node.addresses, dirty)
+            case SubnetLease(spec=spec):
+                public = tuple([each.packed for each in (spec.publicIP, spec.publicIPv6) if each is not None])
+                self._put_addresses(SubnetLease, obj.metadata.name, public, dirty)
                 if self._tunnels.put(obj):
                     dirty.update(self._concerned.values())
-            case Node() if obj.metadata.name == self.config.node:
-                self._put_node(facts_of_node(obj), dirty)
 
     def _remove(self, kind: type[Object], key: ObjectKey, dirty: set[ObjectKey]) -> None:
         if kind is EndpointSlice:
             self._put_slice(key, None, dirty)
         elif kind is Service:
-            self._remove_service(key, dirty)
+            self._ask(key, None, dirty)
         elif kind is Endpoints:
             self._mirrored.pop(key, None)
             self._note_ports(Endpoints, key, ())
             dirty.add(key)
-        elif kind is SubnetLease:
-            if self._tunnels.remove(key):
+        elif kind is Node or kind is SubnetLease:
+            if kind is Node and key.name == self.config.node:
+                self._put_node(NodeFacts(), dirty)
+            self._put_addresses(kind, key.name, (), dirty)
+            if kind is SubnetLease and self._tunnels.remove(key):
                 dirty.update(self._concerned.values())
-        elif kind is Node and key.name == self.config.node:
-            self._put_node(NodeFacts(), dirty)
+
+    def _ask(self, key: ObjectKey, facts: ServiceFacts | None, dirty: set[ObjectKey]) -> None:
+        """What a Service asks for; None: it is gone."""
+        old = self._facts.get(key)
+        for address in _watched(self._asking.pop(key, old)):
+            self._asked_for[address].discard(key)
+            if not self._asked_for[address]:
+                del self._asked_for[address]
+        if facts is None:
+            self._remove_service(key, dirty)
+            return
+        if facts.external:
+            self._asking[key] = facts
+        for address in _watched(facts):
+            self._asked_for.setdefault(address, set()).add(key)
+        self._put_service(self._admitted(facts), dirty)
+
+    def _admitted(self, facts: ServiceFacts) -> ServiceFacts:
+        taken = {address for address in facts.external if address in self._of_nodes} if facts.external else ()
+        if not taken:
+            return facts
+        ports = [
+            replace(port, vips=tuple([vip for vip in port.vips if vip.kind != "external" or vip.address not in taken]))
+            for port in facts.ports
+        ]
+        refused = (Refused("spec.externalIPs", address, OF_A_NODE) for address in sorted(taken))
+        return replace(facts, ports=tuple(ports), refused=(*facts.refused, *refused))
+
+    def _put_addresses(
+        self, kind: type[Object], name: str, addresses: tuple[bytes, ...], dirty: set[ObjectKey]
+    ) -> None:
+        """A node's. Who asks for one that has come or gone is looked at again, and nobody else."""
+        if self.config.external_ips != ():
+            return
+        for address in self._of_nodes.tell((kind, name), addresses):
+            for key in self._asked_for.get(address, ()):
+                if key in self._asking:
+                    self._put_service(self._admitted(self._asking[key]), dirty)
 
     def _put_service(self, facts: ServiceFacts, dirty: set[ObjectKey]) -> None:
         old = self._facts.get(facts.key)
@@ -186,7 +248,8 @@ class ServiceTable:
         """One Service anew; whether it means something else now."""
         facts = self._facts.get(key)
         old = self.services.get(key)
-        new = self._resolved(facts) if facts is not None and (facts.ports or facts.problems) else None
+        said = facts is not None and (facts.ports or facts.problems or facts.refused)
+        new = self._resolved(facts) if facts is not None and said else None
         if new == old:
             return False
         if new is None:
@@ -197,7 +260,8 @@ class ServiceTable:
 
     def _resolved(self, facts: ServiceFacts) -> ResolvedService:
         slices = self._slices_of(facts)
-        problems = [*facts.problems, *self._lost(facts), *[said for each in slices for said in each.problems]]
+        refused = [f"Service {facts.key}: {each}" for each in facts.refused]
+        problems = [*facts.problems, *refused, *self._lost(facts), *[said for each in slices for said in each.problems]]
         if (costly := too_costly(facts, slices)) is not None:
             problems.append(costly)
             slices = ()
@@ -237,6 +301,13 @@ class ServiceTable:
             local=b"".join(slots_of(spec.strategy, choice.local, nodes)) if uses_local else b"",
             anywhere=choice.anywhere,
         )
+
+
+def _watched(facts: ServiceFacts | None) -> Collection[bytes]:
+    """Addresses that it may not have, or not always."""
+    if facts is None or not (facts.external or facts.refused):
+        return ()
+    return {*facts.external, *(each.address for each in facts.refused)}
 
 
 def _name(facts: SliceFacts) -> str:

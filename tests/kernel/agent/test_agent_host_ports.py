@@ -33,7 +33,8 @@ def test_who_reaches_a_host_port_and_whom_the_pod_sees(cluster: Cluster, enabled
             assert itself.who == "a"
             assert itself.client != pod.addresses[0], "its own answer would never come back"
         assert world.ask("switch", NODE, 82) == Seen("endpoints", "a", OUTSIDE)
-        assert world.ask("n1", "127.0.0.1", 81).action == "reject", "loopback stays the node's own"
+        assert world.ask("n1", "127.0.0.1", 81).who == "a", "as with portmap"
+        assert world.ask("n1", "127.0.0.1", 82).action == "reject", "it is another address"
         node.ip("address", "add", "192.168.0.77/24", "dev", "eth0")
         assert world.ask("switch", "192.168.0.77", 81).who == "a"
         assert world.ask("switch", "192.168.0.77", 82).action == "reject", "it is another address"
@@ -46,6 +47,7 @@ def test_a_host_port_lasts_from_add_to_del_whatever_becomes_of_the_agent(cluster
         assert world.ask("switch", NODE, 81).who == "a"
         node.start()
         assert world.ask("switch", NODE, 81).who == "a"
+        assert world.ask("n1", "127.0.0.1", 81).who == "a"
         node.sh("nft", "delete", "table", "inet", "percale")
         until(lambda: world.ask("switch", NODE, 81).who == "a")
         pod.cni("DEL")
@@ -119,20 +121,6 @@ def test_a_port_at_loopback_alone_goes_to_whoever_has_it_now(cluster: Cluster) -
         until(lambda: ask().action == "reject", "a is gone")
         world.serving(node.pod("b", portMappings=only_here))
         until(lambda: ask().who == "b", "b has come")
-
-
-def test_a_port_at_one_address_leaves_its_datagrams_to_the_one_at_all(cluster: Cluster) -> None:
-    with services(cluster, 1) as (world, (node,)):
-
-        def ask() -> Seen:
-            return world.ask("switch", NODE, 81, "UDP", source=(OUTSIDE, 5353))
-
-        world.serving(node.pod("everywhere", portMappings=[mapping(81, "udp")]))
-        until(lambda: ask().who == "everywhere")
-        here = world.serving(node.pod("here", portMappings=[mapping(81, "udp", hostIP=NODE)]))
-        until(lambda: ask().who == "here")
-        here.cni("DEL")
-        until(lambda: ask().who == "everywhere")
 
 
 def test_datagrams_of_a_node_port_of_the_same_number_go_on(cluster: Cluster) -> None:

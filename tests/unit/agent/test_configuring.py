@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import pytest
 
 from percale.agent import configuring
 from percale.agent.config import AgentConfig
+from percale.agent.configuring import listening_at, service_config
 from percale.errors import BadConfig
+from percale.model.netconf import network_config
 
 
 def load(tmp_path: Path, text: str = "", environ: dict[str, str] | None = None, **flags: Any) -> AgentConfig:
@@ -70,6 +73,29 @@ def test_nested_values_of_file_and_environment_are_merged(tmp_path: Path) -> Non
     assert (config.cni.wiring, config.cni.bridge) == ("bridge", "br0")
 
 
+@pytest.mark.parametrize(
+    ("text", "variable", "expected"),
+    [
+        ("any", "any", "any"),
+        ("none", "none", "none"),
+        ("[203.0.113.0/24, 'fd00::/8']", "203.0.113.0/24, fd00::/8", ("203.0.113.0/24", "fd00::/8")),
+        ("[]", "", ()),
+    ],
+)
+def test_external_ips_are_a_word_or_networks(tmp_path: Path, text: str, variable: str, expected: object) -> None:
+    config = load(tmp_path, f"store: files:/s\nservices: {{externalIPs: {text}}}")
+    assert config.services.externalIPs == expected
+    assert load(tmp_path, "store: files:/s", {"PERCALE_SERVICES_EXTERNAL_IPS": variable}) == config
+    asked = service_config(config, network_config({"Network": "10.0.0.0/16"})).external_ips
+    assert asked == (expected if isinstance(expected, str) else tuple(map(ip_network, expected)))
+
+
+def test_what_the_agent_listens_at(tmp_path: Path) -> None:
+    assert listening_at(load(tmp_path, "store: files:/s")) == {"http": 9099, "services.healthz": 10256}
+    assert listening_at(load(tmp_path, "store: files:/s\nhttp: '[::1]:80'\nservices: {enabled: false}")) == {"http": 80}
+    assert listening_at(load(tmp_path, "store: files:/s\nhttp: unix:/x\nservices: {healthz: null}")) == {}
+
+
 def test_variables_that_kubernetes_makes_of_services_are_not_ours(tmp_path: Path) -> None:
     environ = {
         "PERCALE_WEB_SERVICE_HOST": "10.0.0.1",
@@ -100,6 +126,11 @@ def test_variables_that_kubernetes_makes_of_services_are_not_ours(tmp_path: Path
         ("store: etcd:here", 'DIR/agent.yaml:1: store: expected files:/DIRECTORY, not "etcd:here"'),
         ("logFormat: xml", 'DIR/agent.yaml:1: logFormat: expected text or json, not "xml"'),
         ("network: 10.0.0.0/16", 'DIR/agent.yaml:1: network: expected a net-conf.json object, not "10.0.0.0/16"'),
+        (
+            "services: {externalIPs: some}",
+            "DIR/agent.yaml:1: services.externalIPs: expected any, none, or a list of networks, as 203.0.113.0/24, "
+            'not "some"',
+        ),
         ("node: [", "DIR/agent.yaml:1: not YAML: expected the node content, but found '<stream end>'"),
         ("- a", "DIR/agent.yaml:1: expected settings such as `store: files:/DIRECTORY`"),
         ("cni: 3", "DIR/agent.yaml:1: cni: expected settings such as `store: files:/DIRECTORY`"),

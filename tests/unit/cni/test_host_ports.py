@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from percale.cni.answers import CniError
 from percale.cni.conflist import from_flannel
@@ -15,6 +16,7 @@ from percale.cni.records import Attachment, Records
 from percale.cni.requests import RuntimeConfig, asked_ports
 from percale.ipam.addresses import Owner
 from percale.render.host_ports import HostPort, host_port_elements
+from percale.render.objects import IPAddress
 from percale.render.wiring import PodWires
 
 ONE, SIX, NODE = ip_address("10.0.0.1"), ip_address("fd00::1"), ip_address("192.168.0.1")
@@ -31,6 +33,7 @@ def runtime(*mappings: dict[str, object]) -> RuntimeConfig:
         ({"hostPort": 81, "protocol": "tcp"}, "host port 81 has no containerPort"),
         ({"hostPort": 70000, "containerPort": 80}, "portMappings[0].hostPort"),
         ({"hostPort": 81, "containerPort": 80, "hostIP": "here"}, "hostIP"),
+        ({"hostPort": 81, "containerPort": 80, "hostIP": "::1"}, "host port 81 at ::1: the kernel lets nothing out of"),
     ],
 )
 def test_what_is_no_port_mapping(asked: dict[str, object], message: str) -> None:
@@ -44,6 +47,43 @@ def test_what_is_asked_for() -> None:
     asked = runtime({**plain, "protocol": "UDP", "hostIP": "192.168.0.1"}, {**plain, "protocol": "sctp", "hostIP": ""})
     assert asked_ports(asked) == (HostPort(81, 80, "UDP", NODE), HostPort(81, 80, "SCTP"))
     assert asked_ports(RuntimeConfig()) == ()
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "clash"),
+    [("", "0.0.0.0", True), ("", "", True), ("192.168.0.1", "192.168.0.1", True), ("", "192.168.0.1", False)],
+)
+def test_one_port_that_leads_to_two(one: str, other: str, clash: bool) -> None:
+    """It can lead to one only; the port at one address comes before that at all."""
+    asked = runtime(
+        {"hostPort": 81, "containerPort": 80, "hostIP": one}, {"hostPort": 81, "containerPort": 90, "hostIP": other}
+    )
+    if clash:
+        with pytest.raises(CniError, match=r"host port 81/TCP.* leads to 80 and to 90"):
+            asked_ports(asked)
+    else:
+        assert len(asked_ports(asked)) == 2
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "overlap"),
+    [
+        (None, None, True),
+        (None, NODE, True),
+        (None, SIX, True),
+        (NODE, NODE, True),
+        (NODE, ONE, False),
+        (ip_address("0.0.0.0"), NODE, True),
+        (ip_address("0.0.0.0"), SIX, False),
+        (ip_address("::"), NODE, False),
+        (ip_address("::"), ip_address("0.0.0.0"), False),
+    ],
+)
+def test_which_ports_some_packet_is_for(one: IPAddress | None, other: IPAddress | None, overlap: bool) -> None:
+    first, second = HostPort(81, 80, "TCP", one), HostPort(81, 90, "TCP", other)
+    assert first.overlaps(second) == second.overlaps(first) == overlap
+    assert not first.overlaps(replace(second, protocol="UDP"))
+    assert not first.overlaps(replace(second, port=82))
 
 
 def test_records_keep_them(tmp_path: Path) -> None:

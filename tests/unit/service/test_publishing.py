@@ -226,7 +226,7 @@ def test_a_huge_subset_is_cut() -> None:
 
 def test_played_manifests_resolve() -> None:
     service = web(ip=None, type="NodePort")
-    table = build.table(*played([service, pod("a", "10.0.0.1"), build.node()]))
+    table = build.table(*played([service, pod("a", "10.0.0.1"), build.node()]), service_cidrs=())
     assert build.brief(table, "10.0.0.9", "10.96.1.1") == "10.0.0.1:80"
     assert build.brief(table, "203.0.113.2", "192.168.0.2", 30086) == "10.0.0.1:80 masquerade"
 
