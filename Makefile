@@ -23,24 +23,24 @@ $(VENV)/.ready-tests: $(VENV)/.ready scripts/system-packages
 demo: setup                      ## a three-node cluster, pods, real packets, two backends
 	@scripts/demo
 
-check: setup-tests                     ## style, types, the one-way rooms, unit tests
+check: setup-tests               ## style, types, the one-way rooms, unit tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q --hypothesis-profile=quick tests/unit tests/contract
 
-test: setup-tests                      ## all tests, with real packets, in namespaces of their own
+test: setup-tests                ## all tests, with real packets, in namespaces of their own
 	$(BIN)/python -m pytest -q
 
 fresh: SUITE ?= bookworm
 fresh:                           ## the above on a bare Debian, made for it and removed again: SUITE=bookworm or trixie
 	scripts/fresh $(SUITE)
 
-fuzz: setup-tests                      ## policies over many more generated worlds, other ones each time
+fuzz: setup-tests                ## policies over many more generated worlds, other ones each time
 	$(BIN)/python -m pytest -q --hypothesis-profile=fuzz tests/kernel/test_policy_worlds.py tests/unit/policy tests/unit/render/test_policy_table.py
 
-bench: setup-tests                     ## side by side in one run; prints ratios
+bench: setup-tests               ## side by side in one run; prints ratios
 	$(BIN)/python -m bench
 
 docs: setup                      ## what the docs claim about commands, written again from the commands
