@@ -14,10 +14,11 @@ $(VENV)/.ready: pyproject.toml requirements/dev.txt scripts/system-packages
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
-setup-tests: $(VENV)/.ready-tests
+setup-tests: $(VENV)/.packages-of-tests $(VENV)/.ready
 
-$(VENV)/.ready-tests: $(VENV)/.ready scripts/system-packages
+$(VENV)/.packages-of-tests: scripts/system-packages
 	scripts/system-packages tests
+	mkdir -p $(VENV)
 	touch $@
 
 demo: setup                      ## a three-node cluster, pods, real packets, two backends
