@@ -95,7 +95,7 @@ class Code:
             if isinstance(child, ast.Call):
                 name = ast.unparse(child.func)
                 words = [_known(argument) for argument in child.args]
-                if "lab" in words and "--" in words:
+                if "lab" in words and "--" in words:  # percale lab exec POD -- COMMAND
                     self._inside.append(words[words.index("--") + 1 :])
                 for each in {name, f".{name.rpartition('.')[2]}"} if "." in name else {name}:
                     self._sites[each].append(_Site(child, within))
