@@ -74,6 +74,8 @@ class _Site:
 _STARTERS = (
     Starter("subprocess.run", Kind.WORDS, 0),
     Starter("subprocess.Popen", Kind.WORDS, 0),
+    Starter("subprocess.check_output", Kind.WORDS, 0),
+    Starter("asyncio.create_subprocess_exec", Kind.REST, 0),
     Starter("os.execvpe", Kind.WORDS, 1),
     Starter("shutil.which", Kind.NAME, 0),
 )

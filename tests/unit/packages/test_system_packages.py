@@ -55,6 +55,7 @@ def test_no_package_is_a_users_and_the_tests() -> None:
         'def f():\n    command = [*inside(), "strange"]\n    subprocess.Popen(command)',
         'subprocess.run(["ip", "netns", "exec", "n1", "unshare", "-m", "sh", "-c", "true && echo $(strange)"])',
         'percale("lab", "exec", "pod", "--", "strange", "--flag")',
+        'asyncio.create_subprocess_exec("strange", "-x")',
         'shutil.which("strange")',
     ],
 )
