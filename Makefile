@@ -3,7 +3,7 @@ SHELL := /bin/bash
 VENV  := .venv
 BIN   := $(VENV)/bin
 
-.PHONY: setup demo check test fuzz bench docs lock clean
+.PHONY: setup setup-tests demo check test fresh fuzz bench docs lock clean
 
 setup: $(VENV)/.ready            ## system packages (when root), .venv, percale in it
 
@@ -14,23 +14,34 @@ $(VENV)/.ready: pyproject.toml requirements/dev.txt scripts/system-packages
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
+setup-tests: $(VENV)/.packages-of-tests $(VENV)/.ready
+
+$(VENV)/.packages-of-tests: scripts/system-packages
+	scripts/system-packages tests
+	mkdir -p $(VENV)
+	touch $@
+
 demo: setup                      ## a three-node cluster, pods, real packets, two backends
 	@scripts/demo
 
-check: setup                     ## style, types, the one-way rooms, unit tests
+check: setup-tests               ## style, types, the one-way rooms, unit tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q --hypothesis-profile=quick tests/unit tests/contract
 
-test: setup                      ## all tests, with real packets, in namespaces of their own
+test: setup-tests                ## all tests, with real packets, in namespaces of their own
 	$(BIN)/python -m pytest -q
 
-fuzz: setup                      ## policies over many more generated worlds, other ones each time
+fresh: SUITE ?= bookworm
+fresh:                           ## the above on a bare Debian, made for it and removed again: SUITE=bookworm or trixie
+	scripts/fresh $(SUITE)
+
+fuzz: setup-tests                ## policies over many more generated worlds, other ones each time
 	$(BIN)/python -m pytest -q --hypothesis-profile=fuzz tests/kernel/test_policy_worlds.py tests/unit/policy tests/unit/render/test_policy_table.py
 
-bench: setup                     ## side by side in one run; prints ratios
+bench: setup-tests               ## side by side in one run; prints ratios
 	$(BIN)/python -m bench
 
 docs: setup                      ## what the docs claim about commands, written again from the commands

@@ -1,0 +1,69 @@
+"""`scripts/system-packages` names every program that the code starts, so that a fresh machine lacks none."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from tests.unit.packages.started import Code, in_shell, python_files
+
+ROOT = Path(__file__).parents[3]
+
+# Percale's own command, and one that a test means not to be there.
+_NO_PACKAGE = {"percale", "nosuch"}
+
+
+def _named() -> tuple[set[str], set[str]]:
+    """The programs of a user's packages, and of the tests'."""
+    user, tests = (ROOT / "scripts/system-packages").read_text().split('if [ "${1:-}" = tests ]')
+    one, two = (set(re.findall(r"^ *need (\S+) \S+", part, re.MULTILINE)) for part in (user, tests))
+    return one, two
+
+
+def _started(*folders: str) -> set[str]:
+    code = Code(path.read_text() for path in python_files(*(ROOT / folder for folder in folders)))
+    return code.programs() - _NO_PACKAGE
+
+
+def test_a_user_has_what_percale_and_the_demo_start() -> None:
+    demo = in_shell((ROOT / "scripts/demo").read_text(), functions=("say", "typed", "denied"))
+    started = _started("src") | demo - _NO_PACKAGE
+    assert {"ip", "nft", "tcpdump", "wget"} <= started
+    assert started - _named()[0] == set(), "name their packages in scripts/system-packages"
+
+
+def test_the_tests_and_benchmarks_have_what_they_start() -> None:
+    started = _started("src", "tests", "bench", "docs")
+    assert {"conntrack", "curl", "iperf3", "kill", "ping", "ss", "sysctl", "tc", "wrk"} <= started
+    user, tests = _named()
+    assert started - user - tests == set(), "name their packages in scripts/system-packages, below `tests`"
+
+
+def test_no_package_is_a_users_and_the_tests() -> None:
+    user, tests = _named()
+    assert user & tests == set()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'subprocess.run(["strange", "-x"], check=True)',
+        'def sh(space, *command):\n    subprocess.run(["nsenter", f"--net={space}", *command])\nsh("n1", "strange")',
+        'class A:\n    def run(self, *words):\n        subprocess.run(words)\nA().run("strange", "1")',
+        'def at(line):\n    subprocess.run(["bash", "-ec", line])\nat(f"cd /; X={1} nft list | timeout 1 strange {2}")',
+        'def f():\n    command = [*inside(), "strange"]\n    subprocess.Popen(command)',
+        'subprocess.run(["ip", "netns", "exec", "n1", "unshare", "-m", "sh", "-c", "true && echo $(strange)"])',
+        'percale("lab", "exec", "pod", "--", "strange", "--flag")',
+        'asyncio.create_subprocess_exec("strange", "-x")',
+        'shutil.which("strange")',
+    ],
+)
+def test_a_program_is_found_however_it_is_started(text: str) -> None:
+    assert "strange" in Code([text]).programs()
+    assert "stranger" in Code([text.replace("strange", "stranger")]).programs()
+
+
+def test_words_that_are_no_program_are_not_taken_for_one() -> None:
+    text = 'def ip(*words):\n    subprocess.run(["ip", *words])\nip("link", "show")\nother(["address"])'
+    assert Code([text]).programs() == {"ip"}
