@@ -43,7 +43,7 @@ class ServiceTable:
         self._mirrored: dict[ObjectKey, tuple[SliceFacts, ...]] = {}
         self._homes: dict[ObjectKey, ObjectKey] = {}
         """A slice → its Service."""
-        self._tunnels = Tunnels(config.tunnel_port)
+        self.tunnels = Tunnels(config.tunnel_port)
         self._concerned: dict[tuple[type[Object], ObjectKey], ObjectKey] = {}
         """Slices and Endpoints with a tunnel's port → their Services."""
         self.apply(objects)
@@ -66,7 +66,7 @@ class ServiceTable:
         yield from ((Service, key) for key in self._facts)
         yield from ((EndpointSlice, key) for key in self._homes)
         yield from ((Endpoints, key) for key in self._mirrored)
-        yield from ((SubnetLease, key) for key in self._tunnels.leases)
+        yield from ((SubnetLease, key) for key in self.tunnels.leases)
         if self.node != NodeFacts():
             yield Node, ObjectKey(None, self.config.node)
 
@@ -107,7 +107,7 @@ class ServiceTable:
                 self._note_ports(Endpoints, obj.key, self._mirrored[obj.key])
                 dirty.add(obj.key)
             case SubnetLease():
-                if self._tunnels.put(obj):
+                if self.tunnels.put(obj):
                     dirty.update(self._concerned.values())
             case Node() if obj.metadata.name == self.config.node:
                 self._put_node(facts_of_node(obj), dirty)
@@ -122,7 +122,7 @@ class ServiceTable:
             self._note_ports(Endpoints, key, ())
             dirty.add(key)
         elif kind is SubnetLease:
-            if self._tunnels.remove(key):
+            if self.tunnels.remove(key):
                 dirty.update(self._concerned.values())
         elif kind is Node and key.name == self.config.node:
             self._put_node(NodeFacts(), dirty)
@@ -171,7 +171,7 @@ class ServiceTable:
     def _note_ports(self, kind: type[Object], key: ObjectKey, slices: tuple[SliceFacts, ...]) -> None:
         self._concerned.pop((kind, key), None)
         for each in slices:
-            if self._tunnels.concern(each):
+            if self.tunnels.concern(each):
                 self._concerned[kind, key] = each.service
 
     def _put_node(self, node: NodeFacts, dirty: set[ObjectKey]) -> None:
@@ -219,7 +219,7 @@ class ServiceTable:
         found = self._slices.get(facts.key)
         if found is None:
             found = self._mirrored.get(facts.key, ()) if facts.selectorless else ()
-        return tuple([part for each in found for part in self._tunnels.without(each)])
+        return tuple([part for each in found for part in self.tunnels.without(each)])
 
     def _port(self, spec: PortSpec, slices: tuple[SliceFacts, ...]) -> ResolvedPort:
         which = (spec.family, spec.name.port, spec.name.protocol)
