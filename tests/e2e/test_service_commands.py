@@ -251,6 +251,32 @@ def test_what_cannot_be_given(percale: Person, tmp_path: Path) -> None:
     )
 
 
+def test_a_nodes_tunnel_is_no_endpoint_and_told(percale: Person, tmp_path: Path) -> None:
+    text = """\
+apiVersion: percale.io/v1alpha1
+kind: SubnetLease
+metadata: {name: 10.244.2.0-24}
+spec: {node: n2, subnet: 10.244.2.0/24, publicIP: 192.168.0.2}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: default}
+spec: {clusterIP: 10.96.0.10, ports: [{port: 80, targetPort: 8472, protocol: UDP}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-1, namespace: default, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+endpoints: [{addresses: [10.244.2.0]}]
+ports: [{port: 8472, protocol: UDP}]
+"""
+    problem = "EndpointSlice default/web-1: 10.244.2.0:8472/UDP is the tunnel of a node, and no endpoint"
+    assert checked(percale, tmp_path, text, code=0)[0] == f"6: warning: Service default/web: {problem}"
+    shown = percale.out("service", "show", "web", "-f", str(tmp_path / "checked.yaml"))
+    assert "no     the tunnel of a node" in shown
+    assert problem in shown
+
+
 def test_slices_and_lists_are_checked_and_others_services_are_not(percale: Person, tmp_path: Path) -> None:
     knative = "apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: K}\nspec: {ports: 3}\n---\n"
     assert checked(percale, tmp_path, knative, code=1) == [

@@ -65,6 +65,25 @@ async def test_pods_of_three_nodes_on_two_segments(fabric: Fabric) -> None:
     assert nodes[0].sh("cat /proc/sys/net/ipv6/conf/flannel.1/accept_ra") == "0\n"
 
 
+async def test_a_tunnel_is_open_to_the_peers_of_now(fabric: Fabric) -> None:
+    one, two = await fabric.node(1, VXLAN), await fabric.node(2, VXLAN)
+
+    def peers() -> set[str]:
+        text = one.sh("nft list set ip percale peers; nft list set ip6 percale peers")
+        return set(re.findall(r"192\.168\.\d\.\d+|fd00:\d::\d+", text))
+
+    await fabric.meet(one, two)
+    assert peers() == {"192.168.1.2", "fd00:1::2"}
+    two.move(2)
+    await eventually(lambda: two.is_at("192.168.2.2", "fd00:2::2"))
+    one.know(two.lease)
+    await one.synced()
+    assert peers() == {"192.168.2.2", "fd00:2::2"}
+    one.know()
+    await one.synced()
+    assert peers() == set()
+
+
 async def test_the_largest_packet_passes_and_the_next_does_not(fabric: Fabric) -> None:
     one, two = await fabric.node(1, VXLAN), await fabric.node(2, VXLAN, segment=2)
     await fabric.meet(one, two)

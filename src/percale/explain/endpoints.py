@@ -23,6 +23,7 @@ from percale.service.endpoints import DRAINING, LOCAL, READY, Hints, SliceFacts,
 from percale.service.mirroring import is_mirrored, mirrored_slices
 from percale.service.resolved import ResolvedPort, Slots, Without
 from percale.service.services import spelled_endpoint
+from percale.service.table import ServiceTable
 
 User: TypeAlias = Literal["cluster IP", "this node", "outside"]
 """Who is served: everybody at the cluster IP; at other addresses pods and this node, or all others."""
@@ -62,9 +63,9 @@ def _belongs(entry: EndpointSlice, key: ObjectKey, node: str) -> bool:
     return facts_of_slice(entry, node) is not None
 
 
-def endpoints_of(port: ResolvedPort, slices: Sequence[EndpointSlice], node: str, zone: str) -> list[Seen]:
-    """All of them, in the order of the slices; `port` is what the table of this node and zone made of these slices."""
-    telling = _Telling(port, slices, node, zone)
+def endpoints_of(port: ResolvedPort, slices: Sequence[EndpointSlice], table: ServiceTable) -> list[Seen]:
+    """All of them, in the order of the slices; `port` is what the table made of these slices."""
+    telling = _Telling(port, slices, table)
     return [telling.tell(each) for each in telling.candidates]
 
 
@@ -90,11 +91,13 @@ class _Candidate(Struct, frozen=True):
 class _Telling:
     """About one service port."""
 
-    def __init__(self, port: ResolvedPort, slices: Sequence[EndpointSlice], node: str, zone: str) -> None:
-        self._port, self._node = port, node
+    def __init__(self, port: ResolvedPort, slices: Sequence[EndpointSlice], table: ServiceTable) -> None:
+        self._port, self._tunnels = port, table.tunnels
+        self._node = node = table.config.node
         which = (port.family, port.name.port, port.name.protocol)
         facts = [each for each in (facts_of_slice(entry, node) for entry in slices) if each is not None]
-        self._choice: Choice = choose(candidates(facts, *which), node, zone)
+        usable = [part for each in facts for part in self._tunnels.without(each)]
+        self._choice: Choice = choose(candidates(usable, *which), node, table.node.zone)
         self._sets = {user: _records(port, slots) for user, slots in users_of(port).items()}
         self.candidates = list(_marked([each for entry in slices for each in _candidates(entry, port, node)]))
 
@@ -122,6 +125,8 @@ class _Telling:
     def _reason(self, each: _Candidate, users: Sequence[User]) -> str | None:
         if each.twin is not None:
             return f"duplicate: slice {each.twin} has it too, and that one counts"
+        if self._tunnels.has(each.record, self._port.name.protocol):
+            return "the tunnel of a node"
         reasons: dict[str, list[User]] = {}
         for user in self._sets:
             if user not in users:

@@ -56,7 +56,7 @@ def view(service: Service, table: ServiceTable, objects: Iterable[Object]) -> Se
     if resolved is not None:
         slices = slices_of(service, objects, node)
         ports = tuple(
-            PortView(port, tuple(endpoints_of(port, slices, node, table.node.zone)))
+            PortView(port, tuple(endpoints_of(port, slices, table)))
             for port in sorted(resolved.ports, key=lambda port: port.family)
         )
     return ServiceView(service, table, ports, apart(service))

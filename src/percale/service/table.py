@@ -53,7 +53,7 @@ class ServiceTable:
         self._mirrored: dict[ObjectKey, tuple[SliceFacts, ...]] = {}
         self._homes: dict[ObjectKey, ObjectKey] = {}
         """A slice → its Service."""
-        self._tunnels = Tunnels(config.tunnel_port)
+        self.tunnels = Tunnels(config.tunnel_port)
         self._concerned: dict[tuple[type[Object], ObjectKey], ObjectKey] = {}
         """Slices and Endpoints with a tunnel's port → their Services."""
         self.apply(objects)
@@ -76,7 +76,7 @@ class ServiceTable:
         yield from ((Service, key) for key in self._facts)
         yield from ((EndpointSlice, key) for key in self._homes)
         yield from ((Endpoints, key) for key in self._mirrored)
-        yield from ((SubnetLease, key) for key in self._tunnels.leases)
+        yield from ((SubnetLease, key) for key in self.tunnels.leases)
         if self.node != NodeFacts():
             yield Node, ObjectKey(None, self.config.node)
         yield from ((kind, ObjectKey(None, name)) for kind, name in self._of_nodes)
@@ -133,7 +133,7 @@ class ServiceTable:
             case SubnetLease(spec=spec):
                 public = tuple([each.packed for each in (spec.publicIP, spec.publicIPv6) if each is not None])
                 self._put_addresses(SubnetLease, obj.metadata.name, public, dirty)
-                if self._tunnels.put(obj):
+                if self.tunnels.put(obj):
                     dirty.update(self._concerned.values())
 
     def _remove(self, kind: type[Object], key: ObjectKey, dirty: set[ObjectKey]) -> None:
@@ -149,7 +149,7 @@ class ServiceTable:
             if kind is Node and key.name == self.config.node:
                 self._put_node(NodeFacts(), dirty)
             self._put_addresses(kind, key.name, (), dirty)
-            if kind is SubnetLease and self._tunnels.remove(key):
+            if kind is SubnetLease and self.tunnels.remove(key):
                 dirty.update(self._concerned.values())
 
     def _ask(self, key: ObjectKey, facts: ServiceFacts | None, dirty: set[ObjectKey]) -> None:
@@ -234,7 +234,7 @@ class ServiceTable:
     def _note_ports(self, kind: type[Object], key: ObjectKey, slices: tuple[SliceFacts, ...]) -> None:
         self._concerned.pop((kind, key), None)
         for each in slices:
-            if self._tunnels.concern(each):
+            if self.tunnels.concern(each):
                 self._concerned[kind, key] = each.service
 
     def _put_node(self, node: NodeFacts, dirty: set[ObjectKey]) -> None:
@@ -287,7 +287,7 @@ class ServiceTable:
         found = self._slices.get(facts.key)
         if found is None:
             found = self._mirrored.get(facts.key, ()) if facts.selectorless else ()
-        return tuple([part for each in found for part in self._tunnels.without(each)])
+        return tuple([part for each in found for part in self.tunnels.without(each)])
 
     def _port(self, spec: PortSpec, slices: tuple[SliceFacts, ...]) -> ResolvedPort:
         which = (spec.family, spec.name.port, spec.name.protocol)

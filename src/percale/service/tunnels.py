@@ -48,6 +48,10 @@ class Tunnels:
                 del self._ends[each]
         return True
 
+    def has(self, record: bytes, protocol: str) -> bool:
+        """An endpoint, with its port, is one."""
+        return protocol == "UDP" and record[-2:] == self._port and record[:-2] in self._ends
+
     def concern(self, facts: SliceFacts) -> bool:
         """It has a port of that number."""
         return any(self._is_ours(port) for port in facts.ports)

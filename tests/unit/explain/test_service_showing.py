@@ -163,7 +163,7 @@ def test_what_is_told_is_what_the_table_chose(parts: list[list[Endpoint]], insid
     objects: list[Object] = [build.node(zone="a"), service, *slices]
     table = build.table(*objects)
     port: ResolvedPort = table.services[service.key].ports[0]
-    found = endpoints_of(port, slices_of(service, objects, "n1"), "n1", "a")
+    found = endpoints_of(port, slices_of(service, objects, "n1"), table)
     for user, slots in users_of(port).items():
         chosen = set() if isinstance(slots, str) else set(port.records(slots))
         assert {each.record for each in found if user in each.users} == chosen
