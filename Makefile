@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 VENV  := .venv
 BIN   := $(VENV)/bin
+MINUTES := 1
 
 .PHONY: setup demo check test fuzz bench docs lock clean
 
@@ -27,8 +28,9 @@ check: setup                     ## style, types, the one-way rooms, unit tests
 test: setup                      ## all tests, with real packets, in namespaces of their own
 	$(BIN)/python -m pytest -q
 
-fuzz: setup                      ## policies over many more generated worlds, other ones each time
+fuzz: setup                      ## policies over many more generated worlds, and odd documents for MINUTES=10; other ones each time
 	$(BIN)/python -m pytest -q --hypothesis-profile=fuzz tests/kernel/test_policy_worlds.py tests/unit/policy tests/unit/render/test_policy_table.py
+	end=$$((SECONDS + $(MINUTES) * 60)); while $(BIN)/python -m pytest -q --hypothesis-profile=fuzz tests/unit/inputs && ((SECONDS < end)); do :; done; ((SECONDS >= end))
 
 bench: setup                     ## side by side in one run; prints ratios
 	$(BIN)/python -m bench

@@ -15,6 +15,7 @@ import msgspec
 
 from percale.errors import StateError
 from percale.ipam.plan import NodeSubnets
+from percale.model.json_text import decoded
 
 ADDRESSES, PODS = "addresses", "pods"
 """Beside our own file in the state directory: the journal of ipam/addresses.py, the records of cni/records.py."""
@@ -24,6 +25,9 @@ class _Document(msgspec.Struct, frozen=True, omit_defaults=True):
     machine: str
     subnet: IPv4Network | None = None
     ipv6Subnet: IPv6Network | None = None
+
+
+_DECODER = msgspec.json.Decoder(_Document, dec_hook=lambda kind, text: kind(text))
 
 
 class NodeState:
@@ -65,7 +69,7 @@ class NodeState:
         except FileNotFoundError:
             return None
         try:
-            return msgspec.json.decode(content, type=_Document, dec_hook=lambda kind, text: kind(text))
+            return decoded(_DECODER, content)
         except ValueError as error:
             raise StateError(
                 f"not a state file ({error})",

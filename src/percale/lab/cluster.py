@@ -46,6 +46,8 @@ _GATHER = 0.003
 _STORE_PAUSE = 0.2
 """Seconds before the store is asked again after an error."""
 _REST = 4
+_LONGEST_GRACE = 100 * 365 * 86400
+"""Seconds that a deleted pod may go on: what is far longer ends in no year that can be written."""
 """After a look, as many times its duration are left to other work."""
 
 
@@ -185,7 +187,8 @@ class Cluster:
     def _grace(self, pod: Pod) -> int:
         """Seconds that it goes on answering when it is deleted: none unless it says so, and only if it lives."""
         lives = self.kubelet.namespace(pod.key) is not None and self.machines.node(pod.spec.nodeName or "") is not None
-        return (pod.spec.terminationGracePeriodSeconds or 0) if lives and not pod.terminating else 0
+        asked = pod.spec.terminationGracePeriodSeconds or 0
+        return min(max(asked, 0), _LONGEST_GRACE) if lives and not pod.terminating else 0
 
     async def _remove(self, obj: Object) -> None:
         with suppress(NotFound):
@@ -272,7 +275,7 @@ def _time(text: str | None) -> datetime:
     """Now when it cannot be read: somebody wrote it."""
     try:
         return datetime.fromisoformat(text or "").astimezone(UTC)
-    except ValueError:
+    except (ValueError, OverflowError):
         return datetime.now(UTC)
 
 

@@ -86,7 +86,10 @@ def test_variables_that_kubernetes_makes_of_services_are_not_ours(tmp_path: Path
     [
         ("store: files:/s\nipmask: true", 'DIR/agent.yaml:2: unknown setting "ipmask"; did you mean ipMasq?'),
         ("cni:\n  sockt: /x", 'DIR/agent.yaml:2: unknown setting "cni.sockt"; did you mean cni.socket?'),
-        ("store: files:/s\nstore: files:/t", "DIR/agent.yaml:2: store is there twice; keep one of them"),
+        (
+            "store: files:/s\nstore: files:/t",
+            'DIR/agent.yaml:2: "store" is there twice (first on line 1); remove one of them',
+        ),
         ("\nipMasq: maybe", 'DIR/agent.yaml:2: ipMasq: expected true or false, not "maybe"'),
         ("stateDir: relative", 'DIR/agent.yaml:1: stateDir: expected an absolute path, not "relative"'),
         ("iface: eth0", 'DIR/agent.yaml:1: iface: expected a list of interface names or addresses, not "eth0"'),
@@ -100,7 +103,8 @@ def test_variables_that_kubernetes_makes_of_services_are_not_ours(tmp_path: Path
         ("store: etcd:here", 'DIR/agent.yaml:1: store: expected files:/DIRECTORY, not "etcd:here"'),
         ("logFormat: xml", 'DIR/agent.yaml:1: logFormat: expected text or json, not "xml"'),
         ("network: 10.0.0.0/16", 'DIR/agent.yaml:1: network: expected a net-conf.json object, not "10.0.0.0/16"'),
-        ("node: [", "DIR/agent.yaml:1: not YAML: expected the node content, but found '<stream end>'"),
+        ("node: [", "DIR/agent.yaml:1: not valid YAML: did not find expected node content"),
+        ("store: files:/s\n---\nnode: n1", "DIR/agent.yaml:3: a second document; write all settings into the first"),
         ("- a", "DIR/agent.yaml:1: expected settings such as `store: files:/DIRECTORY`"),
         ("cni: 3", "DIR/agent.yaml:1: cni: expected settings such as `store: files:/DIRECTORY`"),
         ("node: n1", "store is not set; write `store: files:/DIRECTORY` into the configuration, or pass --store"),

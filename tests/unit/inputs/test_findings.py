@@ -1,0 +1,218 @@
+"""Each thing that the fuzzed documents, or people, have found: by name."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import logging
+import socket
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+from tests.unit.inputs.valid import CONFIG_MAP, LAB, LEASE, POD
+
+from percale.agent import asking, configuring
+from percale.agent.listening import Page
+from percale.agent.serving import serve_pages
+from percale.errors import AgentError, BadConfig, BadInput, BadManifest, BadNetworkConfig, StateError
+from percale.ipam.addresses import AddressPool
+from percale.ipam.plan import NodeSubnets
+from percale.lab import files, tables
+from percale.lab.agents import Agents
+from percale.lab.cluster import Cluster
+from percale.lab.control import Answers
+from percale.lab.document import LabSpec, topology
+from percale.lab.machines import AgentSettings, Machines
+from percale.lab.manifests import read_input
+from percale.lab.place import LabPlace
+from percale.lab.responder import Responder
+from percale.lab.service_networks import ServiceNetworks
+from percale.lab.workloads import Create, Delete, Workloads, plan
+from percale.model.decoding import decode_manifest
+from percale.model.kinds import KINDS
+from percale.model.lease import SubnetLease
+from percale.model.pod import Pod
+from percale.model.tree import meaning
+from percale.store.directory import Directory
+from percale.store.leasing import BootClock
+from percale.store.memory import MemoryStore
+
+DEEP = "[" * 100_000
+DIGITS = "9" * 5000
+
+
+def decoded(value: Any) -> Any:
+    return decode_manifest(json.dumps(value).encode(), "m.json").objects[0]
+
+
+def pod(**spec: Any) -> Pod:
+    found: Pod = decoded({**POD, "metadata": {"name": "a"}, "spec": {**POD["spec"], **spec}})
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (DIGITS, DIGITS),
+        ("0x" + "f" * 6000, "0x" + "f" * 6000),
+        ("18446744073709551615", 2**64 - 1),
+        ("18446744073709551616", 2.0**64),
+        ("0b_", "0b_"),
+        ("0x_ff", 255),
+        (".5", 0.5),
+        ("1e999", "1e999"),
+        (".inf", ".inf"),
+    ],
+)
+def test_numbers_that_are_none_or_need_more_than_64_bits(text: str, value: Any) -> None:
+    assert meaning(text) == value
+
+
+@pytest.mark.parametrize("seconds", [2**63 - 1, 10**12, -1])
+async def test_a_pod_with_any_grace_period_can_be_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: int
+) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        settings = AgentSettings({}, "routed", False, ServiceNetworks((), ()))
+        machines = Machines(LabPlace("lab", tmp_path), topology(LabSpec()), settings, Agents(ours), Responder())
+        cluster = Cluster(MemoryStore(), machines)
+        monkeypatch.setattr(type(cluster.kubelet), "namespace", lambda _self, _key: tmp_path)
+        there = await cluster.store.put(pod(terminationGracePeriodSeconds=seconds))
+        await cluster.write(Delete(there))
+        left = await cluster.store.get(Pod, there.key)
+        assert left is None if seconds < 0 else left is not None and left.terminating
+
+
+def test_a_grace_period_beyond_64_bits_is_refused() -> None:
+    with pytest.raises(BadManifest, match=r"m\.json:1: spec\.terminationGracePeriodSeconds: expected a whole number"):
+        pod(terminationGracePeriodSeconds=10**30)
+
+
+@pytest.mark.parametrize("stamp", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "yesterday"])
+def test_an_object_of_an_impossible_time_has_an_unknown_age(stamp: str) -> None:
+    born = decoded({**POD, "metadata": {"name": "a", "creationTimestamp": stamp}})
+    assert tables.age(born, datetime(2026, 1, 1, tzinfo=UTC)) == "<unknown>"
+
+
+@pytest.mark.parametrize(
+    "text", [f'{{"a": {DEEP}', f'{{"Network": {DIGITS}}}', '{"Network": "\\ud800"}', '{"Network": NaN}']
+)
+def test_json_that_nobody_can_read_is_refused_by_the_lab(text: str) -> None:
+    with pytest.raises(BadManifest):
+        read_input([("net-conf.json", text)])
+
+
+@pytest.mark.parametrize("key", ["net-conf.json", "cni-conf.json"])
+@pytest.mark.parametrize("text", [f'{{"Network": {DEEP}', f'{{"Network": {DIGITS}}}', '{"Network": "\\ud800"}'])
+def test_json_within_a_config_map_is_refused_by_the_lab(key: str, text: str) -> None:
+    with pytest.raises(BadNetworkConfig):
+        read_input([("m.yaml", json.dumps({**CONFIG_MAP, "data": {**CONFIG_MAP["data"], key: text}}))])
+
+
+def test_an_agent_configuration_without_bottom_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "agent.yaml"
+    file.write_text(f"store: files:/x\nnetwork: {DEEP}\n")
+    with pytest.raises(BadConfig, match=r"agent\.yaml:2: nested too deep"):
+        configuring.load(file, {}, {})
+
+
+def test_aliases_of_aliases_in_an_agent_configuration(tmp_path: Path) -> None:
+    file = tmp_path / "agent.yaml"
+    file.write_text(
+        "iface: [&a [x, x, x, x, x, x, x, x, x]"
+        + "".join(
+            f", &{name} [{', '.join([f'*{before}'] * 9)}]" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+        )
+        + "]\n"
+    )
+    with pytest.raises(BadConfig, match="its aliases make it too large"):
+        configuring.load(file, {}, {"store": "files:/x"})
+
+
+def test_manifests_on_standard_input_that_are_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xfe"), "ascii", "surrogateescape"))
+    with pytest.raises(BadInput, match="stdin: cannot be read: not UTF-8 text"):
+        files.read(["-"])
+
+
+@pytest.mark.parametrize("content", [DEEP.encode(), b"\xff", DIGITS.encode(), b'{"do": "rest", "address": "\\ud800"}'])
+def test_files_of_a_former_life_that_are_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "journal").write_bytes(content + b"\n")
+    with pytest.raises(StateError, match="damaged"):
+        AddressPool(tmp_path / "journal", "n1", NodeSubnets(None, None))
+    with pytest.raises(AgentError, match="does not understand"):
+        asking.decode(content)
+
+
+def test_a_number_of_a_lease_that_64_bits_do_not_hold_ends_no_store(tmp_path: Path) -> None:
+    other = {**LEASE, "metadata": {"name": "odd"}, "spec": {**LEASE["spec"], "backendData": {"VNI": 10**30}}}
+    (tmp_path / "good.json").write_text(json.dumps({**LEASE, "metadata": {"name": "good"}}))
+    (tmp_path / "odd.json").write_text(json.dumps(other))
+    store = Directory(tmp_path, KINDS, BootClock())
+    assert [each.metadata.name for each in store.list(SubnetLease)] == ["good", "odd"]
+    store.close()
+
+
+@pytest.mark.parametrize("kind", ["ReplicaSet", "StatefulSet", "Job"])
+def test_millions_of_replicas_come_some_at_a_time(kind: str) -> None:
+    maker = decoded(
+        {
+            "apiVersion": KINDS[kind].API_VERSION,
+            "kind": kind,
+            "metadata": {"name": "many"},
+            "spec": {
+                "replicas": 2**31 - 1,
+                "parallelism": 2**31 - 1,
+                "selector": {"matchLabels": {"a": "b"}},
+                "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c"}]}},
+            },
+        }
+    )
+    field = {"ReplicaSet": "replica_sets", "StatefulSet": "stateful_sets", "Job": "jobs"}[kind]
+    first = plan(replace(Workloads(), **{field: [maker]}))
+    pods = [write.object for write in first if isinstance(write, Create) and isinstance(write.object, Pod)]
+    assert 0 < len(pods) == len(first) < 1000
+    second = plan(replace(Workloads(pods=pods), **{field: [maker]}))
+    assert not {write.object.key for write in second} & {pod.key for pod in pods}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [DEEP.encode(), b"\xff", b"[]", b'{"verb": []}', b'{"verb": "scale"}', b'{"verb": "scale", "replicas": "3"}'],
+)
+async def test_what_is_no_request_of_a_labs_api(line: bytes) -> None:
+    async def scale(replicas: int) -> dict[str, Any]:
+        return {"replicas": replicas}
+
+    answers = Answers({"scale": scale})
+    assert await answers.answer(line) == {"error": "not a request of this lab's API", "sort": "LabError"}
+    assert await answers.answer(b'{"verb": "scale", "replicas": 3}') == {"content": {"replicas": 3}}
+
+
+async def test_a_bad_request_is_the_clients_affair_and_not_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.socket(socket.AF_UNIX) as listener, caplog.at_level(logging.DEBUG):
+        listener.bind(str(tmp_path / "http"))
+        listener.listen()
+        serving = asyncio.create_task(serve_pages(listener, {"/": lambda: Page(b"ok\n")}))
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "http")
+        writer.write(b"GET / HTTP/1.1\r\nHost: \x00\r\n\r\n")
+        assert (await asyncio.wait_for(reader.read(), 30)).startswith(b"HTTP/1.0 400")
+        writer.close()
+        serving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await serving
+    assert "Error handling request" not in caplog.text
+
+
+def test_a_lab_document_with_a_huge_number() -> None:
+    asked = read_input([("lab.yaml", json.dumps({**LAB, "spec": {"segments": [{"name": "a", "mtu": 10**30}]}}))])
+    with pytest.raises(BadManifest, match="segment a: an MTU of"):
+        topology(asked.lab)
