@@ -136,10 +136,13 @@ _STRUCTURES: tuple[Any, ...] = (
 odd_values: st.SearchStrategy[Any] = st.one_of(
     st.sampled_from(_NUMBERS),
     st.sampled_from(_TEXTS),
-    st.sampled_from(_STRUCTURES),
+    st.sampled_from(_STRUCTURES).map(copy.deepcopy),
     st.sampled_from(tuple(_RAW)),
     st.integers(-(2**70), 2**70),
     st.text(max_size=12),
+    st.sampled_from(([{"ip": "10.0.0.1"}] * 300, {f"k{n}": "v" for n in range(300)}, ["10.0.0.0/8"] * 300)).map(
+        copy.deepcopy
+    ),
 )
 """What may stand anywhere in a document."""
 

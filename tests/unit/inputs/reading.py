@@ -18,7 +18,7 @@ from percale.model.meta import Object
 
 PROFILE = settings.get_current_profile_name()
 fuzzed = settings(
-    max_examples={"quick": 5, "usual": 30, "fuzz": 200}[PROFILE],
+    max_examples={"quick": 5, "usual": 30, "fuzz": 1000}[PROFILE],
     derandomize=PROFILE != "fuzz",
     suppress_health_check=list(HealthCheck),
 )
