@@ -203,7 +203,10 @@ def _checked(setting: Setting) -> Any:
 
 def _patterns(values: tuple[str, ...]) -> None:
     for value in values:
-        re.compile(value)
+        try:
+            re.compile(value)
+        except (RecursionError, OverflowError) as error:
+            raise ValueError(value) from error
 
 
 def _listen(value: str | None) -> None:

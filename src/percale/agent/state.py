@@ -16,6 +16,7 @@ import msgspec
 from percale.errors import StateError
 from percale.ipam.plan import NodeSubnets
 from percale.model.json_text import decoded
+from percale.model.schema import from_text
 
 ADDRESSES, PODS = "addresses", "pods"
 """Beside our own file in the state directory: the journal of ipam/addresses.py, the records of cni/records.py."""
@@ -27,7 +28,7 @@ class _Document(msgspec.Struct, frozen=True, omit_defaults=True):
     ipv6Subnet: IPv6Network | None = None
 
 
-_DECODER = msgspec.json.Decoder(_Document, dec_hook=lambda kind, text: kind(text))
+_DECODER = msgspec.json.Decoder(_Document, dec_hook=from_text)
 
 
 class NodeState:

@@ -19,6 +19,7 @@ from tests.unit.inputs.valid import CONFIG_MAP, LAB, LEASE, POD
 from percale.agent import asking, configuring
 from percale.agent.listening import Page
 from percale.agent.serving import serve_pages
+from percale.agent.state import NodeState
 from percale.errors import AgentError, BadConfig, BadInput, BadManifest, BadNetworkConfig, StateError
 from percale.ipam.addresses import AddressPool
 from percale.ipam.plan import NodeSubnets
@@ -133,6 +134,19 @@ def test_aliases_of_aliases_in_an_agent_configuration(tmp_path: Path) -> None:
     )
     with pytest.raises(BadConfig, match="its aliases make it too large"):
         configuring.load(file, {}, {"store": "files:/x"})
+
+
+@pytest.mark.parametrize("pattern", ["(" * 100_000, "a{99999999999999999999}"])
+def test_a_regular_expression_without_bottom(tmp_path: Path, pattern: str) -> None:
+    with pytest.raises(BadConfig, match="iface-regex: expected a list of regular expressions"):
+        configuring.load(None, {}, {"store": "files:/x", "ifaceRegex": (pattern,)})
+
+
+@pytest.mark.parametrize("subnet", [True, 7, 2**70, "10.0.0.0/99"])
+def test_a_node_that_remembers_no_subnet(tmp_path: Path, subnet: Any) -> None:
+    (tmp_path / NodeState.FILE).write_text(json.dumps({"machine": "m", "subnet": subnet}))
+    with pytest.raises(StateError, match=r"node\.json: not a state file"):
+        NodeState(tmp_path)
 
 
 def test_manifests_on_standard_input_that_are_no_text(monkeypatch: pytest.MonkeyPatch) -> None:

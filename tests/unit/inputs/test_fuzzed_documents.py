@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.inputs.mutating import odd_documents, odd_values
@@ -136,6 +137,7 @@ def test_conflists(data: bytes) -> None:
         conflist.wiring_of(text, "cni-conf.json")
 
 
+@pytest.mark.filterwarnings("ignore:Possible:FutureWarning")  # of odd regular expressions
 @fuzzed
 @given(odd_documents([CONFIGURATION]), odd_values, st.data())
 def test_agent_configurations(data: bytes, flag: Any, more: st.DataObject) -> None:
