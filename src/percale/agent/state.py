@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from percale.cni.owning import require_ours
 from percale.errors import StateError
 from percale.ipam.plan import NodeSubnets
 from percale.model.json_text import decoded
@@ -40,6 +41,7 @@ class NodeState:
         self._path = state_dir / self.FILE
         try:
             state_dir.mkdir(parents=True, exist_ok=True)
+            require_ours(state_dir, "--state-dir")
             document = self._read()
         except OSError as error:
             raise self._unusable(error) from error

@@ -92,6 +92,7 @@ def test_variables_that_kubernetes_makes_of_services_are_not_ours(tmp_path: Path
         ),
         ("\nipMasq: maybe", 'DIR/agent.yaml:2: ipMasq: expected true or false, not "maybe"'),
         ("stateDir: relative", 'DIR/agent.yaml:1: stateDir: expected an absolute path, not "relative"'),
+        ('stateDir: "/a\\0b"', 'DIR/agent.yaml:1: stateDir: expected an absolute path, not "/a\\u0000b"'),
         ("iface: eth0", 'DIR/agent.yaml:1: iface: expected a list of interface names or addresses, not "eth0"'),
         ("publicIP: fd00::1", 'DIR/agent.yaml:1: publicIP: expected an IPv4 address, not "fd00::1"'),
         ("http: 9099", "DIR/agent.yaml:1: http: expected HOST:PORT, [IPv6]:PORT or unix:/PATH, not 9099"),
