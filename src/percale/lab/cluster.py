@@ -69,6 +69,8 @@ class Cluster:
     _to_plan: asyncio.Event = field(default_factory=asyncio.Event)
     _to_tend: asyncio.Event = field(default_factory=asyncio.Event)
     _names: set[ObjectKey] = field(default_factory=set)
+    _ends: dict[tuple[ObjectKey, str | None], float] = field(default_factory=dict)
+    """When the grace period of a pod that terminates is over, by the event loop's clock."""
 
     def __post_init__(self) -> None:
         hosts = self.machines.topology.hosts
@@ -154,15 +156,19 @@ class Cluster:
         return service.spec.clusterIPs if service is not None else ()
 
     async def _let_go(self) -> None:
-        """Pods whose grace period is over go; the next one to go has us look again."""
-        present = datetime.now(UTC)
-        for pod in self.world.all(Pod):
-            if pod.terminating:
-                left = (_time(pod.metadata.deletionTimestamp) - present).total_seconds()
-                if left <= 0:
-                    await self._remove(pod)
-                else:
-                    asyncio.get_running_loop().call_later(left, self._to_tend.set)
+        """Pods whose grace period is over go. How long it lasts is read once: setting the machine's clock changes nothing."""
+        loop = asyncio.get_running_loop()
+        known, self._ends = self._ends, {}
+        for pod in filter(lambda pod: pod.terminating, self.world.all(Pod)):
+            who = (pod.key, pod.metadata.uid)
+            if (end := known.get(who)) is None:
+                left = (_time(pod.metadata.deletionTimestamp) - datetime.now(UTC)).total_seconds()
+                end = loop.time() + left
+                loop.call_at(end + _GATHER, self._to_tend.set)
+            if end <= loop.time():
+                await self._remove(pod)
+            else:
+                self._ends[who] = end
 
     async def write(self, write: Write) -> None:
         """Into the store, and into the world at once. A lost race is not repeated: the store's event plans anew."""
@@ -258,8 +264,9 @@ class Cluster:
 
 
 def log(text: str) -> None:
-    """Into the lab's log."""
-    print(f"{now()} {text}", file=sys.stderr, flush=True)
+    """Into the lab's log; a full disk ends nothing but the log."""
+    with suppress(OSError):
+        print(f"{now()} {text}", file=sys.stderr, flush=True)
 
 
 def now() -> str:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import json
 import logging
 import socket
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from msgspec.structs import replace
@@ -25,7 +26,7 @@ from percale.ipam.addresses import AddressPool
 from percale.ipam.plan import NodeSubnets
 from percale.lab import files, tables
 from percale.lab.agents import Agents
-from percale.lab.cluster import Cluster
+from percale.lab.cluster import Cluster, log
 from percale.lab.control import Answers
 from percale.lab.document import LabSpec, topology
 from percale.lab.machines import AgentSettings, Machines
@@ -88,6 +89,34 @@ async def test_a_pod_with_any_grace_period_can_be_deleted(
         await cluster.write(Delete(there))
         left = await cluster.store.get(Pod, there.key)
         assert left is None if seconds < 0 else left is not None and left.terminating
+
+
+async def test_a_jump_of_the_wall_clock_lets_no_pod_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Jumping(datetime):
+        year_ago = False
+
+        @classmethod
+        def now(cls, tz: Any = None) -> Self:
+            return super().now(tz) - timedelta(days=365 if cls.year_ago else 0)
+
+    monkeypatch.setattr("percale.lab.cluster.datetime", Jumping)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        settings = AgentSettings({}, "routed", False, ServiceNetworks((), ()))
+        cluster = Cluster(
+            MemoryStore(),
+            Machines(LabPlace("lab", tmp_path), topology(LabSpec()), settings, Agents(ours), Responder()),
+        )
+        ends = (datetime.now(UTC) + timedelta(seconds=0.5)).isoformat()
+        leaving = decoded({**POD, "metadata": {"name": "a", "deletionTimestamp": ends}})
+        cluster.world.put(await cluster.store.put(leaving))
+        await cluster._let_go()
+        Jumping.year_ago = True
+        async with asyncio.timeout(30):
+            while await cluster.store.get(Pod, leaving.key) is not None:
+                await cluster._to_tend.wait()
+                cluster._to_tend.clear()
+                await cluster._let_go()
 
 
 def test_a_grace_period_beyond_64_bits_is_refused() -> None:
@@ -207,6 +236,16 @@ async def test_what_is_no_request_of_a_labs_api(line: bytes) -> None:
     answers = Answers({"scale": scale})
     assert await answers.answer(line) == {"error": "not a request of this lab's API", "sort": "LabError"}
     assert await answers.answer(b'{"verb": "scale", "replicas": 3}') == {"content": {"replicas": 3}}
+
+
+def test_a_log_that_cannot_be_written_ends_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", Full())
+        log("anything")
 
 
 async def test_a_bad_request_is_the_clients_affair_and_not_in_the_log(
