@@ -32,7 +32,7 @@ def refused_in_words() -> Iterator[None]:
         yield
     except PercaleError as error:
         assert str(error).encode()
-        assert max(map(len, str(error).splitlines())) < 12_000
+        assert max(map(len, str(error).splitlines())) < 1500
 
 
 def command(*arguments: str, stdin: bytes = b"") -> None:

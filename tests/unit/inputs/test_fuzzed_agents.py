@@ -14,6 +14,7 @@ from typing import Any
 
 import dns.exception
 import dns.message
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.inputs.mutating import mutated, odd_documents, spoiled
@@ -80,6 +81,8 @@ from percale.service.table import ServiceTable
 from percale.store.directory import Directory
 from percale.store.leasing import BootClock
 from percale.store.memory import MemoryStore
+
+pytestmark = pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning")  # long documents
 
 ETH0 = Interface("eth0", 2, "02:00:00:00:00:01", 1500, up=True, carrier=True)
 LOCAL = LocalNode(

@@ -43,6 +43,8 @@ from percale.model.encoding import to_json
 from percale.model.meta import Object
 from percale.model.netconf import network_config, parse_network_config
 
+pytestmark = pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning")  # long documents
+
 # Manifests
 
 
