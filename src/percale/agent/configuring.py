@@ -26,7 +26,7 @@ from percale.errors import BadConfig, BadManifest
 from percale.model.json_text import read_json_text
 from percale.model.netconf import NetworkConfig
 from percale.model.reading_yaml import read_yaml
-from percale.model.tree import Node, plain_value
+from percale.model.tree import Node, meaning, plain_value
 from percale.service.surroundings import ServiceConfig
 
 PREFIX = "PERCALE_"
@@ -172,6 +172,8 @@ def _from_text(text: str, kind: Any, where: str) -> Any:
         return [part.strip() for part in text.split(",")]
     if kind is bool:
         return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(text.lower(), text)
+    if float in get_args(kind):
+        return meaning(text)
     if _is_object(kind):
         try:
             return read_json_text(text)

@@ -95,7 +95,7 @@ class Answers:
 
 def _arguments(verb: Verb) -> type[msgspec.Struct]:
     """What the verb takes, each argument with its type; all of them are there."""
-    types = {name: kind for name, kind in get_type_hints(verb).items() if name != "return"}
+    types = {name: kind for name, kind in get_type_hints(verb, include_extras=True).items() if name != "return"}
     return msgspec.defstruct("Arguments", types.items(), forbid_unknown_fields=True)
 
 

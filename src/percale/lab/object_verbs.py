@@ -28,6 +28,7 @@ from percale.model.node import Node
 from percale.model.pod import Pod
 from percale.model.service import Service
 from percale.model.validation.shared import check_labels
+from percale.model.workloads import Count
 
 _SCALED = ("Deployment", "ReplicaSet", "StatefulSet", "Job")
 
@@ -118,7 +119,7 @@ class ObjectVerbs(Struct, frozen=True):
                     await self.cluster.write(Delete(inside))
         return f"{full_name(obj)} deleted"
 
-    async def scale(self, targets: Sequence[tuple[str, str]], replicas: int, namespace: str | None) -> Answer:
+    async def scale(self, targets: Sequence[tuple[str, str]], replicas: Count, namespace: str | None) -> Answer:
         """Set the number of pods of workloads."""
         found = [self._find(kind, name, namespace) for kind, name in targets]
         for obj in found:

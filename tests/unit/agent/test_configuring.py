@@ -41,6 +41,14 @@ def test_no_file_at_all() -> None:
     assert configuring.load(None, {"PERCALE_STORE": "files:/s"}, {}).store == "files:/s"
 
 
+def test_a_number_in_the_environment(tmp_path: Path) -> None:
+    name = "PERCALE_SERVICES_LEAST_CONN_INTERVAL"
+    assert load(tmp_path, "store: files:/s", {name: "2.5"}).services.leastConnInterval == 2.5
+    assert load(tmp_path, "store: files:/s", {name: "3"}).services.leastConnInterval == 3
+    for text in ("0", "-1", "nan", "inf", "1e999", "soon"):
+        assert "expected a number of seconds" in refusal(tmp_path, "store: files:/s", {name: text})
+
+
 @pytest.mark.parametrize("name", ["PERCALE_IPMASQ", "PERCALE_IP_MASQ"])
 @pytest.mark.parametrize(
     ("text", "value"), [("false", False), ("0", False), ("no", False), ("TRUE", True), ("1", True)]

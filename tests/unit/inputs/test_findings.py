@@ -40,6 +40,7 @@ from percale.model.kinds import KINDS
 from percale.model.lease import SubnetLease
 from percale.model.pod import Pod
 from percale.model.tree import meaning
+from percale.model.workloads import Count
 from percale.store.directory import Directory
 from percale.store.leasing import BootClock
 from percale.store.memory import MemoryStore
@@ -225,17 +226,25 @@ def test_millions_of_replicas_come_some_at_a_time(kind: str) -> None:
     assert not {write.object.key for write in second} & {pod.key for pod in pods}
 
 
+async def scale(replicas: Count) -> dict[str, Any]:
+    return {"replicas": replicas}
+
+
+ANSWERS = Answers({"scale": scale})
+
+
+@pytest.mark.parametrize("given", ['"3"', "-1", "2147483648", "null", "1e3", DEEP, DIGITS])
+async def test_an_argument_of_a_request_that_is_none(given: str) -> None:
+    line = b'{"verb": "scale", "replicas": %s}' % given.encode()
+    assert await ANSWERS.answer(line) == {"error": "not a request of this lab's API", "sort": "LabError"}
+
+
 @pytest.mark.parametrize(
-    "line",
-    [DEEP.encode(), b"\xff", b"[]", b'{"verb": []}', b'{"verb": "scale"}', b'{"verb": "scale", "replicas": "3"}'],
+    "line", [DEEP.encode(), b"\xff", b"[]", b'{"verb": []}', b'{"verb": "scale"}', b'{"verb": "x"}']
 )
 async def test_what_is_no_request_of_a_labs_api(line: bytes) -> None:
-    async def scale(replicas: int) -> dict[str, Any]:
-        return {"replicas": replicas}
-
-    answers = Answers({"scale": scale})
-    assert await answers.answer(line) == {"error": "not a request of this lab's API", "sort": "LabError"}
-    assert await answers.answer(b'{"verb": "scale", "replicas": 3}') == {"content": {"replicas": 3}}
+    assert await ANSWERS.answer(line) == {"error": "not a request of this lab's API", "sort": "LabError"}
+    assert await ANSWERS.answer(b'{"verb": "scale", "replicas": 3}') == {"content": {"replicas": 3}}
 
 
 def test_a_log_that_cannot_be_written_ends_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
