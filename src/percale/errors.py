@@ -42,7 +42,7 @@ class PercaleError(Exception):
     def __init__(self, what: str, *, where: str | None = None, hint: str | None = None) -> None:
         self.what = what if len(what) <= _LONGEST_LINE else "\n".join(map(_clipped, what.splitlines()))
         self.where = where
-        self.hint = hint
+        self.hint = hint and _clipped(hint)
         super().__init__(str(self))
 
     def __str__(self) -> str:
