@@ -20,7 +20,7 @@ from msgspec.structs import asdict
 from percale.cli.service_worlds import ServiceWorld, load_services
 from percale.cli.source_options import networks, source_options
 from percale.errors import BadInput
-from percale.model.addresses import Address, is_address
+from percale.model.addresses import Address, is_address, port_number
 from percale.model.decoding import DEFAULT_NAMESPACE
 from percale.model.json_text import read_json_text
 from percale.model.meta import Object, ObjectKey
@@ -195,11 +195,10 @@ def _split(text: str) -> tuple[str, str, str]:
 
 
 def _number(port: str | int) -> int:
-    if isinstance(port, str) and port.isascii() and port.isdecimal() and len(port) <= len("65535"):
-        port = int(port)
-    if not isinstance(port, int) or isinstance(port, bool) or not 0 < port <= 0xFFFF:
+    number = port_number(port if isinstance(port, str) else json.dumps(port))
+    if number is None:
         raise BadInput(f"port {json.dumps(port)[:40]} is not a number from 1 to 65535")
-    return port
+    return number
 
 
 # Many questions

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache, reduce
 from ipaddress import ip_network
@@ -58,10 +59,13 @@ def _strategy(word: str, weights: str) -> Strategy:
     return Strategy(name, tuple(map(_weight, filter(str.strip, weights.split(",")))) if name == "wrr" else ())
 
 
+_is_number = re.compile(r"[0-9]{1,9}", re.ASCII).fullmatch
+
+
 def _weight(text: str) -> Weight:
     """`node/n1=3`, `10.0.0.0/24=2`, `10.0.0.7=5`, `*=1`."""
     whom, equals, number = text.strip().rpartition("=")
-    if not equals or not (number.isascii() and number.isdecimal()) or int(number) > LARGEST_WEIGHT:
+    if not equals or not _is_number(number) or int(number) > LARGEST_WEIGHT:
         raise ValueError(
             f'{WEIGHTS_ANNOTATION}: "{text.strip()}" is not WHOM=WEIGHT with a weight from 0 to {LARGEST_WEIGHT}'
         )

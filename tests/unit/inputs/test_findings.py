@@ -28,13 +28,14 @@ from percale.lab import files, tables
 from percale.lab.agents import Agents
 from percale.lab.cluster import Cluster, log
 from percale.lab.control import Answers
-from percale.lab.document import LabSpec, topology
+from percale.lab.document import LabSpec, parse_port, topology
 from percale.lab.machines import AgentSettings, Machines
 from percale.lab.manifests import read_input
 from percale.lab.place import LabPlace
 from percale.lab.responder import Responder
 from percale.lab.service_networks import ServiceNetworks
 from percale.lab.workloads import Create, Delete, Workloads, plan
+from percale.model.addresses import port_number
 from percale.model.decoding import decode_manifest
 from percale.model.kinds import KINDS
 from percale.model.lease import SubnetLease
@@ -272,6 +273,13 @@ async def test_a_bad_request_is_the_clients_affair_and_not_in_the_log(
         with pytest.raises(asyncio.CancelledError):
             await serving
     assert "Error handling request" not in caplog.text
+
+
+@pytest.mark.parametrize("port", [DIGITS, "٨٠", "0", "65536", "+80", "8_0", " 80"])
+def test_a_port_that_is_none(port: str) -> None:
+    with pytest.raises(BadManifest, match="write 80, 80/TCP or 53/UDP"):
+        parse_port(port, "a host")
+    assert port_number(port) is None
 
 
 def test_a_lab_document_with_a_huge_number() -> None:
