@@ -60,7 +60,7 @@ POD: Any = {
 SERVICE: Any = {
     "apiVersion": "v1",
     "kind": "Service",
-    "metadata": {"name": "web", "annotations": {"percale.io/strategy": "wrr", "percale.io/weights": "a=3"}},
+    "metadata": {"name": "web", "annotations": {"percale.io/strategy": "wrr", "percale.io/weights": "node/node1=3"}},
     "spec": {
         "type": "LoadBalancer",
         "selector": {"app": "web"},
