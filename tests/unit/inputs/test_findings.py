@@ -15,13 +15,14 @@ from typing import Any, Self
 
 import pytest
 from msgspec.structs import replace
-from tests.unit.inputs.valid import CONFIG_MAP, LAB, LEASE, POD
+from tests.unit.inputs.valid import CONFIG_MAP, ENDPOINTS, LAB, LEASE, POD, SERVICE, SLICE
 
 from percale.agent import asking, configuring
 from percale.agent.listening import Page
 from percale.agent.serving import serve_pages
 from percale.agent.state import NodeState
 from percale.errors import AgentError, BadConfig, BadInput, BadManifest, BadNetworkConfig, StateError
+from percale.explain.showing import lines, view
 from percale.ipam.addresses import AddressPool
 from percale.ipam.plan import NodeSubnets
 from percale.lab import files, tables
@@ -42,6 +43,9 @@ from percale.model.lease import SubnetLease
 from percale.model.pod import Pod
 from percale.model.tree import meaning
 from percale.model.workloads import Count
+from percale.service.surroundings import ServiceConfig
+from percale.service.table import ServiceTable
+from percale.service.validating import check_endpoint_slice, check_endpoints, check_service
 from percale.store.directory import Directory
 from percale.store.leasing import BootClock
 from percale.store.memory import MemoryStore
@@ -286,3 +290,22 @@ def test_a_lab_document_with_a_huge_number() -> None:
     asked = read_input([("lab.yaml", json.dumps({**LAB, "spec": {"segments": [{"name": "a", "mtu": 10**30}]}}))])
     with pytest.raises(BadManifest, match="segment a: an MTU of"):
         topology(asked.lab)
+
+
+@pytest.mark.parametrize("wrong", [[], ["x"], {}, {"a": []}, 7, True, None, "x"])
+@pytest.mark.parametrize(
+    "field", ["port", "name", "protocol", "targetPort", "nodePort", "ipFamilies", "type", "clusterIPs"]
+)
+def test_a_service_with_a_field_of_another_type_is_checked(field: str, wrong: Any) -> None:
+    part = {field: [wrong] if field.endswith("s") else wrong}
+    ports = [{"name": "a", "port": 1, **part}] * 2
+    for spec in ({**SERVICE["spec"], "ports": ports}, {**SERVICE["spec"], **part}):
+        assert all(map(str, check_service({**SERVICE, "spec": spec})))
+    assert all(map(str, check_endpoint_slice({**SLICE, "ports": ports})))
+    assert all(map(str, check_endpoints({**ENDPOINTS, "subsets": [{"ports": ports}]})))
+
+
+def test_a_service_of_which_nothing_can_be_used_is_shown() -> None:
+    odd = decoded({**SERVICE, "spec": {"clusterIP": "x", "ports": [{"port": 80}]}})
+    seen = view(odd, ServiceTable(ServiceConfig("node1"), [odd]), [odd])
+    assert next(lines(seen)) == "Service default/web as node1 sees it: ClusterIP, no address and port of it can be used"
