@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 VENV  := .venv
 BIN   := $(VENV)/bin
+MINUTES := 1
 
 .PHONY: setup setup-tests demo check test fresh fuzz bench docs lock clean
 
@@ -38,8 +39,9 @@ fresh: SUITE ?= bookworm
 fresh:                           ## the above on a bare Debian, made for it and removed again: SUITE=bookworm or trixie
 	scripts/fresh $(SUITE)
 
-fuzz: setup-tests                ## policies over many more generated worlds, other ones each time
+fuzz: setup-tests                    ## policies over many more generated worlds, and odd documents for MINUTES=10; other ones each time
 	$(BIN)/python -m pytest -q --hypothesis-profile=fuzz tests/kernel/test_policy_worlds.py tests/unit/policy tests/unit/render/test_policy_table.py
+	end=$$((SECONDS + $(MINUTES) * 60)); while $(BIN)/python -m pytest -q --hypothesis-profile=fuzz tests/unit/inputs && ((SECONDS < end)); do :; done; ((SECONDS >= end))
 
 bench: setup-tests               ## side by side in one run; prints ratios
 	$(BIN)/python -m bench

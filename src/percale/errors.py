@@ -25,6 +25,13 @@ PercaleError
 
 from __future__ import annotations
 
+_LONGEST_LINE = 500
+"""Characters of what happened; it may quote what somebody wrote, of any length."""
+
+
+def _clipped(line: str) -> str:
+    return line if len(line) <= _LONGEST_LINE else f"{line[: _LONGEST_LINE - 1]}…"
+
 
 class PercaleError(Exception):
     """What went wrong, where, and what to do next; `str()` is the one line a user sees."""
@@ -33,9 +40,9 @@ class PercaleError(Exception):
     """Of the command that ends with it."""
 
     def __init__(self, what: str, *, where: str | None = None, hint: str | None = None) -> None:
-        self.what = what
+        self.what = what if len(what) <= _LONGEST_LINE else "\n".join(map(_clipped, what.splitlines()))
         self.where = where
-        self.hint = hint
+        self.hint = hint and _clipped(hint)
         super().__init__(str(self))
 
     def __str__(self) -> str:

@@ -155,6 +155,22 @@ def test_a_name_that_is_a_path_gets_nowhere(lab: Person) -> None:
     assert not list(lab.runtime.rglob("evil"))
 
 
+def test_a_pod_that_would_terminate_for_ever_goes_when_it_is_deleted_again(lab: Person) -> None:
+    endless = POD.replace("spec:", "spec:\n  terminationGracePeriodSeconds: 9223372036854775807")
+    lab("lab", "apply", "-f", "-", stdin=endless.format(name="endless", node="node2"))
+    until(lambda: "default/endless" in lab.pods())
+    assert lab.out("lab", "delete", "pod", "endless") == "pod/endless deleted\n"
+    assert "Terminating" in lab.out("lab", "get", "pod", "endless")
+    assert lab.probe("node/node1", "endless", "80") == "allowed"
+    assert lab.out("lab", "delete", "pod", "endless") == "pod/endless deleted\n"
+    assert "there is no pod endless" in lab.complaint("lab", "get", "pod", "endless")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, f'{{"kind": {"9" * 5000}}}', '{"Network": "\\ud800"}'])
+def test_json_that_nobody_can_read_is_one_line(percale: Person, text: str) -> None:
+    assert percale.complaint("lab", "up", "-f", "-", stdin=text).startswith("percale: stdin:1: ")
+
+
 def test_exec_is_inside_the_pod(lab: Person) -> None:
     pod = next(iter(lab.pods()))
     name, address = pod.partition("/")[2], lab.pods()[pod]["status"]["podIP"]

@@ -161,8 +161,8 @@ def test_lines_that_no_reader_expects(percale: Person, resolve: tuple[str, ...],
     said = [line.removeprefix(f"percale: {requests}:") for line in done.stderr.splitlines()]
     assert said == [
         "2: not UTF-8 text",
-        "3: not JSON that anybody can read",
-        "4: not JSON that anybody can read",
+        "3: not JSON: Nested too deep",
+        "4: not JSON: A number that is none, or too large",
         f'5: port "{"9" * 39} is not a number from 1 to 65535',
         "7: not JSON: Expecting value",
         "8: not a JSON object",

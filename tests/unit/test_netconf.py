@@ -319,7 +319,7 @@ def test_one_key_twice_in_a_decoded_document() -> None:
         ('{\n  "Network": "10.0.0.0/16"\n  "SubnetLen": 24\n}', "conf.d/net:3: not JSON: Expecting ',' delimiter"),
         ("", "conf.d/net:1: not JSON: Expecting value"),
         ("[]", 'conf.d/net: expected an object such as {"Network": "10.244.0.0/16"}'),
-        ("[" * 100_000, "conf.d/net: nested too deeply"),
+        ("[" * 100_000, "conf.d/net:1: not JSON: Nested too deep"),
     ],
 )
 def test_malformed_json_names_file_and_line(text: str, message: str) -> None:

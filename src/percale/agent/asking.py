@@ -15,6 +15,7 @@ import msgspec
 from percale.agent import configuring
 from percale.agent.status import Status
 from percale.errors import AgentError, BadConfig
+from percale.model.json_text import decoded
 
 _PATIENCE = 5.0
 """Seconds."""
@@ -56,7 +57,7 @@ def fetch(where: str) -> bytes:
 def decode(document: bytes) -> Status:
     """Raises AgentError."""
     try:
-        return msgspec.json.decode(document, type=Status)
+        return decoded(msgspec.json.Decoder(Status), document)
     except msgspec.DecodeError as error:
         raise AgentError(
             f"an answer that this version does not understand: {error}", hint="restart the agent"

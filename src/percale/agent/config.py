@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-AbsolutePath = Annotated[str, msgspec.Meta(pattern="^/", description="an absolute path")]
+AbsolutePath = Annotated[str, msgspec.Meta(pattern=r"^/[^\x00]*$", description="an absolute path")]
 Listen = Annotated[
     str,
     msgspec.Meta(
-        pattern=r"^(unix:/.+|\[[0-9A-Fa-f:.]+\]:[0-9]{1,5}|[^:\[\]/]+:[0-9]{1,5})$",
+        pattern=r"^(unix:/[^\x00]+|\[[0-9A-Fa-f:.]+\]:[0-9]{1,5}|[^:\[\]/]+:[0-9]{1,5})$",
         description="HOST:PORT, [IPv6]:PORT or unix:/PATH",
     ),
 ]
@@ -58,7 +58,7 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """All of it. Paths are absolute; `network` is a net-conf.json, inline or `networkFile`, else the store's ConfigMap."""
 
     node: Annotated[str, msgspec.Meta(min_length=1, description="a node name")]
-    store: Annotated[str, msgspec.Meta(pattern="^files:/.+", description="files:/DIRECTORY")]
+    store: Annotated[str, msgspec.Meta(pattern=r"^files:/[^\x00]+$", description="files:/DIRECTORY")]
     """`files:DIR`; later issues add `etcd:…` and `kubernetes:`."""
     network: dict[str, Any] | None = None
     networkFile: AbsolutePath | None = None

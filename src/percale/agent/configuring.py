@@ -19,13 +19,15 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import msgspec
-import yaml
 from msgspec import Struct
 
 from percale.agent.config import AgentConfig, CniConfig, ServicesConfig
-from percale.errors import BadConfig
+from percale.errors import BadConfig, BadManifest
 from percale.model.backend_options import VxlanOptions
+from percale.model.json_text import read_json_text
 from percale.model.netconf import NetworkConfig
+from percale.model.reading_yaml import read_yaml
+from percale.model.tree import Node, meaning, plain_value
 from percale.service.surroundings import ServiceConfig
 
 PREFIX = "PERCALE_"
@@ -42,6 +44,8 @@ class Setting(Struct, frozen=True):
     where: str
 
 
+_LONGEST_SHOWN = 100
+"""Characters of a wrong value in an error."""
 _NETWORKS = ("network", "networkFile")
 """Two names of one thing."""
 _GROUPS: Mapping[str, type[msgspec.Struct]] = {"cni": CniConfig, "services": ServicesConfig}
@@ -99,45 +103,37 @@ def _snake(setting: str) -> str:
 def from_file(path: Path) -> list[Setting]:
     """A YAML file's settings, each with its line."""
     try:
-        root = yaml.compose(path.read_text(), Loader=yaml.SafeLoader)
+        text = path.read_bytes().decode("utf-8-sig")
+        roots = list(read_yaml(text, str(path)))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise BadConfig(f"cannot be read: {reason}", where=str(path)) from error
-    except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark is not None else ""
-        raise BadConfig(f"not YAML: {error.problem}", where=f"{path}{line}") from error
-    except yaml.YAMLError as error:
-        raise BadConfig(f"not YAML: {error}", where=str(path)) from error
-    return list(_mapping(root, "", path)) if root is not None else []
+    except BadManifest as error:
+        raise BadConfig(error.what, where=error.where, hint=error.hint) from error
+    if len(roots) > 1:
+        raise BadConfig("a second document", where=_line(path, roots[1]), hint="write all settings into the first")
+    return [setting for root in roots for setting in _mapping(root, "", path, len(text))]
 
 
-def _mapping(node: yaml.Node, prefix: str, path: Path) -> Iterator[Setting]:
-    if not isinstance(node, yaml.MappingNode):
+def _mapping(node: Node, prefix: str, path: Path, size: int) -> Iterator[Setting]:
+    if node.shape != "mapping":
         what = f"{prefix.rstrip('.')}: " if prefix else ""
         raise BadConfig(f"{what}expected settings such as `store: files:/DIRECTORY`", where=_line(path, node))
-    seen: set[str] = set()
-    for key, value in node.value:
-        name, where = f"{prefix}{key.value}", _line(path, key)
-        if name in seen:
-            raise BadConfig(f"{name} is there twice", where=where, hint="keep one of them")
-        seen.add(name)
+    for key, value in node.entries:
+        name, where = f"{prefix}{key.text}", _line(path, key)
         if name in _GROUPS:
-            yield from _mapping(value, f"{name}.", path)
+            yield from _mapping(value, f"{name}.", path, size)
             continue
         if name not in TYPES:
             raise BadConfig(f'unknown setting "{name}"', where=where, hint=_nearest(name, TYPES))
-        yield Setting(name, _construct(value, where), f"{where}: {name}")
+        try:
+            yield Setting(name, plain_value(value, size, where), f"{where}: {name}")
+        except BadManifest as error:
+            raise BadConfig(error.what, where=where, hint=error.hint) from error
 
 
-def _line(path: Path, node: yaml.Node) -> str:
-    return f"{path}:{node.start_mark.line + 1}"
-
-
-def _construct(node: yaml.Node, where: str) -> Any:
-    try:
-        return yaml.constructor.SafeConstructor().construct_document(node)
-    except yaml.MarkedYAMLError as error:
-        raise BadConfig(f"not YAML: {error.problem}", where=where) from error
+def _line(path: Path, node: Node) -> str:
+    return f"{path}:{node.line}"
 
 
 def from_environment(environ: Mapping[str, str]) -> list[Setting]:
@@ -178,9 +174,11 @@ def _from_text(text: str, kind: Any, where: str) -> Any:
         return [part.strip() for part in text.split(",")]
     if kind is bool:
         return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(text.lower(), text)
+    if float in get_args(kind):
+        return meaning(text)
     if _is_object(kind):
         try:
-            return json.loads(text)
+            return read_json_text(text)
         except json.JSONDecodeError as error:
             raise BadConfig(f"not JSON: {error.msg}", where=where) from error
     return text
@@ -202,13 +200,17 @@ def _checked(setting: Setting) -> Any:
     except (ValueError, re.error) as error:  # msgspec's is a ValueError too
         reason = f" ({error})" if isinstance(error, re.error) else ""
         given = json.dumps(setting.value, default=str)
+        given = given if len(given) <= _LONGEST_SHOWN else f"{given[: _LONGEST_SHOWN - 1]}…"
         raise BadConfig(f"expected {expected(setting.name)}, not {given}{reason}", where=setting.where) from error
     return value
 
 
 def _patterns(values: tuple[str, ...]) -> None:
     for value in values:
-        re.compile(value)
+        try:
+            re.compile(value)
+        except (RecursionError, OverflowError) as error:
+            raise ValueError(value) from error
 
 
 def _listen(value: str | None) -> None:

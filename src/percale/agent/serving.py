@@ -7,12 +7,14 @@ Importing aiohttp takes longer than programming the node: `ground.py` and
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 import msgspec
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from percale.agent.listening import Page
 from percale.agent.metrics import Figures, Metrics
@@ -22,6 +24,17 @@ _LARGEST_LINE = 4096
 """Bytes of a request's first line, or of one header."""
 _LONGEST_QUIET = 30.0
 """Seconds an idle connection is kept."""
+
+
+class _NoBadRequests(logging.Filter):
+    """What a client does wrong is answered with 400, and is nothing to tell the node's operator, with a traceback at that."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+_LOGGER = logging.getLogger("percale.http")
+_LOGGER.addFilter(_NoBadRequests())
 
 
 class Subject(Protocol):
@@ -69,6 +82,7 @@ async def serve_pages(listener: socket.socket, pages: Mapping[str, Callable[[], 
     runner = web.AppRunner(
         application,
         access_log=None,
+        logger=_LOGGER,
         handle_signals=False,
         keepalive_timeout=_LONGEST_QUIET,
         max_line_size=_LARGEST_LINE,

@@ -13,8 +13,11 @@ from pathlib import Path
 
 import msgspec
 
+from percale.cni.owning import require_ours
 from percale.errors import StateError
 from percale.ipam.plan import NodeSubnets
+from percale.model.json_text import decoded
+from percale.model.schema import from_text
 
 ADDRESSES, PODS = "addresses", "pods"
 """Beside our own file in the state directory: the journal of ipam/addresses.py, the records of cni/records.py."""
@@ -26,6 +29,9 @@ class _Document(msgspec.Struct, frozen=True, omit_defaults=True):
     ipv6Subnet: IPv6Network | None = None
 
 
+_DECODER = msgspec.json.Decoder(_Document, dec_hook=from_text)
+
+
 class NodeState:
     """Raises StateError when the directory cannot be read or written."""
 
@@ -35,6 +41,7 @@ class NodeState:
         self._path = state_dir / self.FILE
         try:
             state_dir.mkdir(parents=True, exist_ok=True)
+            require_ours(state_dir, "--state-dir")
             document = self._read()
         except OSError as error:
             raise self._unusable(error) from error
@@ -65,7 +72,7 @@ class NodeState:
         except FileNotFoundError:
             return None
         try:
-            return msgspec.json.decode(content, type=_Document, dec_hook=lambda kind, text: kind(text))
+            return decoded(_DECODER, content)
         except ValueError as error:
             raise StateError(
                 f"not a state file ({error})",

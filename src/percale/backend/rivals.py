@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections import defaultdict
 from collections.abc import Hashable, Iterator
+from ipaddress import IPv4Address
 
 from percale.backend.protocol import LocalNode
 from percale.ipam.plan import Network, NodeSubnets, clash, subnets_of
@@ -18,6 +19,8 @@ from percale.model.lease import SubnetLease, SubnetLeaseSpec
 def refusal(local: LocalNode, lease: SubnetLease) -> str | None:
     """Why this node cannot have such a peer; None when it can."""
     theirs = lease.spec
+    if (absurd := _absurd(local, theirs)) is not None:
+        return absurd
     shared = {local.public_ip, local.public_ipv6} & {theirs.publicIP, theirs.publicIPv6} - {None}
     if shared:
         return f"nodes {theirs.node} and {local.name} have one public address, {shared.pop()}"
@@ -25,6 +28,23 @@ def refusal(local: LocalNode, lease: SubnetLease) -> str | None:
     if pair is not None:
         return f"subnet {pair[1]} of node {theirs.node} overlaps {pair[0]} of node {local.name}"
     return None
+
+
+def _absurd(local: LocalNode, theirs: SubnetLeaseSpec) -> str | None:
+    """What nobody's pods and no machine can have, and what would lead the underlay's own packets into the tunnel."""
+    public = [address for address in (theirs.publicIP, theirs.publicIPv6) if address is not None]
+    for address in public:
+        if address.is_unspecified or address.is_loopback or address.is_multicast or address == _BROADCAST:
+            return f"public address {address} of node {theirs.node} is no machine's"
+    machines = [*public, *(each.ip for each in (*local.interface.addresses, *local.interface_v6.addresses))]
+    for subnet in subnets_of(theirs):
+        special = subnet.is_loopback or subnet.is_multicast or subnet.is_link_local or subnet.prefixlen == 0
+        if special or any(address in subnet for address in machines):
+            return f"subnet {subnet} of node {theirs.node} is not for pods, or has machines in it"
+    return None
+
+
+_BROADCAST = IPv4Address("255.255.255.255")
 
 
 class Rivals:

@@ -72,15 +72,17 @@ def matrix(
 
 def _span(text: str) -> PortSpan:
     """`80`, `53/udp`, `icmp`."""
+    from percale.model.addresses import port_number
     from percale.policy.terms import PortSpan
 
-    number, _, protocol = text.partition("/")
+    written, _, protocol = text.partition("/")
+    number = port_number(written)
     if text.upper() == "ICMP":
         return PortSpan("ICMP")
     protocol = protocol.upper() or "TCP"
-    if protocol not in ("TCP", "UDP", "SCTP") or not number.isdecimal() or not 1 <= int(number) <= 65535:
+    if protocol not in ("TCP", "UDP", "SCTP") or number is None:
         raise click.BadParameter(f"{text!r} is not a port; write 80, 53/udp, 9999/sctp or icmp", param_hint="--port")
-    return PortSpan(protocol, int(number), int(number))
+    return PortSpan(protocol, number, number)
 
 
 # One world

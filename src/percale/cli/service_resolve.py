@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import cast, get_args
 
 import click
 from msgspec import Struct
@@ -20,8 +20,9 @@ from msgspec.structs import asdict
 from percale.cli.service_worlds import ServiceWorld, load_services
 from percale.cli.source_options import networks, source_options
 from percale.errors import BadInput
-from percale.model.addresses import Address, is_address
+from percale.model.addresses import Address, is_address, port_number
 from percale.model.decoding import DEFAULT_NAMESPACE
+from percale.model.json_text import read_json_text
 from percale.model.meta import Object, ObjectKey
 from percale.model.node import Node
 from percale.model.pod import Pod, Protocol
@@ -194,11 +195,10 @@ def _split(text: str) -> tuple[str, str, str]:
 
 
 def _number(port: str | int) -> int:
-    if isinstance(port, str) and port.isascii() and port.isdecimal() and len(port) <= len("65535"):
-        port = int(port)
-    if not isinstance(port, int) or isinstance(port, bool) or not 0 < port <= 0xFFFF:
+    number = port_number(port if isinstance(port, str) else json.dumps(port))
+    if number is None:
         raise BadInput(f"port {json.dumps(port)[:40]} is not a number from 1 to 65535")
-    return port
+    return number
 
 
 # Many questions
@@ -233,13 +233,11 @@ def _lines_of(batch: str) -> Iterator[bytes]:
 
 def _answer(world: _World, line: bytes) -> Answer:
     try:
-        request: Any = json.loads(line.decode())
+        request = read_json_text(line.decode())
     except json.JSONDecodeError as error:
         raise BadInput(f"not JSON: {error.msg}") from error
     except UnicodeDecodeError as error:
         raise BadInput("not UTF-8 text") from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets within brackets
-        raise BadInput("not JSON that anybody can read") from error
     if not isinstance(request, dict):
         raise BadInput("not a JSON object")
     for key in ("from", "to", "port"):

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias, cast
 from msgspec import Struct
 from msgspec.structs import replace
 
-from percale.errors import BadManifest, PercaleError
+from percale.errors import BadInput, BadManifest, PercaleError
 from percale.lab import workloads
 from percale.lab.asking import ask
 from percale.lab.document import Lab
@@ -27,6 +27,7 @@ from percale.lab.workloads import Create, Workload, Workloads
 from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
 from percale.model.condition import Condition
 from percale.model.decoding import Found, Source, decode_manifest, field_line
+from percale.model.json_text import read_json_text
 from percale.model.kinds import KINDS, kinds_of
 from percale.model.meta import Object, ObjectKey
 from percale.model.networkpolicy import NetworkPolicy
@@ -40,6 +41,8 @@ Identity: TypeAlias = tuple[str, ObjectKey]
 
 MADE_UP = IPv4Network("10.244.0.0/14")
 """The addresses of pods that have none yet."""
+_MOST_PODS = 10_000
+"""Of one workload; they are all alike."""
 
 _LAB_KINDS = (
     "namespaces",
@@ -148,7 +151,7 @@ def _is_bare_network(text: str) -> bool:
     if not text.lstrip().startswith("{"):
         return False
     try:
-        document = json.loads(text)
+        document = read_json_text(text)
     except json.JSONDecodeError:
         return False
     return "kind" not in document and any(key.lower() in ("network", "ipv6network") for key in document)
@@ -204,20 +207,28 @@ def _pods_of(maker: Workload, nodes: Sequence[Node]) -> Iterator[Object]:
     """As the lab's controller makes them; a DaemonSet without nodes has one pod."""
     match maker:
         case Deployment():
-            world = Workloads(deployments=[maker])
+            world = Workloads(deployments=[maker], most=_MOST_PODS)
         case ReplicaSet():
-            world = Workloads(replica_sets=[maker])
+            world = Workloads(replica_sets=[maker], most=_MOST_PODS)
         case StatefulSet():
-            world = Workloads(stateful_sets=[maker])
+            world = Workloads(stateful_sets=[maker], most=_MOST_PODS)
         case DaemonSet():
             anywhere = Node(metadata=replace(maker.metadata, labels=dict(maker.spec.template.spec.nodeSelector)))
             world = Workloads(daemon_sets=[maker], nodes=nodes or [anywhere])
         case Job():
-            world = Workloads(jobs=[maker])
+            world = Workloads(jobs=[maker], most=_MOST_PODS)
     return (write.object for write in workloads.plan(world) if isinstance(write, Create))
 
 
 # Addresses
+
+
+def _next(free: Iterator[str], pod: Pod) -> str:
+    """Raises BadInput."""
+    address = next(free, None)
+    if address is None:
+        raise BadInput(f"more pods without an address than {MADE_UP} has", where=f"pod {pod.key}")
+    return address
 
 
 def _settled(objects: Iterable[Object]) -> tuple[tuple[Object, ...], frozenset[ObjectKey]]:
@@ -232,7 +243,7 @@ def _settled(objects: Iterable[Object]) -> tuple[tuple[Object, ...], frozenset[O
         if isinstance(obj, Pod) and not obj.ips:
             node = nodes.get(obj.spec.nodeName or "") if obj.spec.hostNetwork else None
             ips = tuple(each.address for each in node.status.addresses if each.type == "InternalIP") if node else ()
-            ips = ips or (() if obj.spec.hostNetwork else (next(free),))
+            ips = ips or (() if obj.spec.hostNetwork else (_next(free, obj),))
             status = replace(
                 obj.status,
                 podIPs=tuple(PodIP(ip=ip) for ip in ips),

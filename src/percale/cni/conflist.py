@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from percale.cni.answers import LATEST
 from percale.cni.installing import NAME, install_plugin, write_whole
 from percale.errors import BadNetworkConfig, StateError
+from percale.model.json_text import read_json_text
 from percale.render.wiring import Wiring
 
 FILE = "10-percale.conflist"
@@ -111,7 +112,7 @@ def _delegated(plugin: dict[str, Any], where: str) -> Wiring:
 def _checked(text: str, where: str) -> dict[str, Any]:
     """A list of plugins; a single plugin's configuration counts as a list of one."""
     try:
-        document = json.loads(text)
+        document = read_json_text(text)
     except json.JSONDecodeError as error:
         raise BadNetworkConfig(f"not valid JSON: {error.msg}", where=f"{where}:{error.lineno}") from error
     if isinstance(document, dict) and "plugins" not in document and "type" in document:

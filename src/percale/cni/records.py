@@ -21,6 +21,7 @@ from msgspec import Struct
 from percale.cni.requests import KubernetesPod
 from percale.errors import StateError
 from percale.ipam.addresses import Owner
+from percale.model.json_text import decoded
 from percale.render.host_ports import HostPort, Protocol
 from percale.render.wiring import Limit, PodWires
 
@@ -92,8 +93,8 @@ class Records:
         container, _, ifname = path.stem.partition("@")
         owner = Owner(container, ifname)
         try:
-            self._attachments[owner] = _attachment(owner, _DECODER.decode(path.read_bytes()))
-        except (msgspec.DecodeError, ValueError) as error:
+            self._attachments[owner] = _attachment(owner, decoded(_DECODER, path.read_bytes()))
+        except ValueError as error:
             self._damaged[owner] = StateError(
                 f"damaged: {error}", where=str(path), hint="delete the pod, or remove the file once it is gone"
             )

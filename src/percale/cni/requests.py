@@ -22,6 +22,7 @@ from percale.cni.answers import (
     CniError,
 )
 from percale.ipam.addresses import Owner
+from percale.model.json_text import decoded
 from percale.model.meta import ObjectKey
 from percale.render.host_ports import HostPort
 from percale.render.host_ports import Protocol as PortProtocol
@@ -161,10 +162,13 @@ def parse(variables: Mapping[str, str], configuration: bytes) -> Request:
     return Request(verb, version, checked, owner, variables.get("CNI_NETNS") or None, pod)  # type: ignore[arg-type]
 
 
+_CONFIGURATION = msgspec.json.Decoder(dict[str, Any])
+
+
 def _decode(configuration: bytes) -> dict[str, Any]:
     try:
-        return msgspec.json.decode(configuration, type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return decoded(_CONFIGURATION, configuration)
+    except msgspec.DecodeError as error:
         raise CniError(UNDECODABLE, f"the network configuration is not a JSON object: {error}") from error
 
 

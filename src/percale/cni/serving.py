@@ -24,6 +24,7 @@ from percale.cni.answers import LATEST, UNEXPECTED, CniError, as_cni_error, enco
 from percale.cni.attaching import Attachments, Log
 from percale.cni.frames import Frame, answer_frame, read_frame
 from percale.cni.guarding import PodGuard, PortOpener
+from percale.cni.owning import require_ours
 from percale.cni.records import Records
 from percale.cni.requests import parse
 from percale.cni.verbs import Annotations, Unready, Verbs
@@ -178,8 +179,9 @@ def _subject(frame: Frame) -> dict[str, object]:
 
 
 def _listen(path: Path) -> socket.socket:
-    """The socket for its owner only, in place of whatever stands at the path, at once. Raises OSError."""
+    """The socket for its owner only, in place of whatever stands at the path, at once. Raises OSError, StateError."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    require_ours(path.parent, "cni.socket")
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     if len(os.fsencode(draft)) > _LONGEST_PATH:
         raise OSError(errno.ENAMETOOLONG, f"a socket's path has at most {_LONGEST_PATH} bytes, {draft} has more")

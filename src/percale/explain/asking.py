@@ -14,6 +14,7 @@ from ipaddress import ip_address
 from msgspec import Struct
 
 from percale.errors import BadInput, NotFound
+from percale.model.addresses import port_number
 from percale.model.decoding import DEFAULT_NAMESPACE
 from percale.model.meta import ObjectKey
 from percale.policy.evaluator import Evaluator
@@ -120,10 +121,10 @@ def find_port(text: str, destination: Asked) -> tuple[FlowProtocol, int | None]:
     protocol = _PROTOCOLS.get(suffix.upper()) if suffix else None
     if suffix and (protocol is None or protocol == "ICMP"):
         raise BadInput(f"{text!r} is not a port", hint="write 80, 80/tcp, 53/udp, 80/sctp, a port's name, or icmp")
+    if (number := port_number(name)) is not None:
+        return protocol or "TCP", number
     if name.isdecimal():
-        if not 0 < int(name) < 65536:
-            raise BadInput(f"{name} is not a port", hint="ports are 1 to 65535")
-        return protocol or "TCP", int(name)
+        raise BadInput(f"{name} is not a port", hint="ports are 1 to 65535")
     ports = destination.pod.ports if destination.pod is not None else ()
     named = [port for port in ports if port.name == name and protocol in (None, port.protocol)]
     if not named:

@@ -99,6 +99,9 @@ def _traits(seen: ServiceView) -> Iterator[str]:
     if seen.apart is not None:
         yield seen.apart
         return
+    if not seen.ports:
+        yield "no address and port of it can be used"
+        return
     spec = seen.ports[0].port.spec
     yield f"strategy {spec.strategy.name}"
     if spec.affinity is not None:

@@ -15,6 +15,7 @@ from typing import TypeAlias
 import msgspec
 
 from percale.errors import StateError
+from percale.model.json_text import decoded
 
 
 class Allocated(msgspec.Struct, frozen=True, tag_field="do", tag="allocate", omit_defaults=True):
@@ -67,8 +68,8 @@ class Journal:
         for number, line in enumerate(content[: self._length].split(b"\n")[:-1], start=1):
             place = f"{self._path}:{number}"
             try:
-                yield place, _DECODER.decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                yield place, decoded(_DECODER, line)
+            except msgspec.DecodeError as error:
                 raise corrupt(place, str(error)) from error
 
     def append(self, records: Iterable[Record]) -> None:

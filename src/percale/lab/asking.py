@@ -24,8 +24,10 @@ def ask(place: LabPlace, verb: str, **arguments: Any) -> dict[str, Any]:
     request = json.dumps({"verb": verb, **arguments}).encode() + b"\n"
     try:
         answer = json.loads(_exchange(place, request))
-    except (OSError, json.JSONDecodeError) as error:
+    except OSError as error:
         raise LabError(f"the lab {place.name} does not answer ({error})", hint=f"look at {place.log}") from error
+    except json.JSONDecodeError as error:
+        raise LabError(f"the lab {place.name} ended before it answered", hint=f"look at {place.log}") from error
     if "error" in answer:
         raise _as_error(answer["sort"], answer["error"])
     content: dict[str, Any] = answer["content"]

@@ -46,6 +46,8 @@ _GATHER = 0.003
 _STORE_PAUSE = 0.2
 """Seconds before the store is asked again after an error."""
 _REST = 4
+_LONGEST_GRACE = 100 * 365 * 86400
+"""Seconds that a deleted pod may go on: what is far longer ends in no year that can be written."""
 """After a look, as many times its duration are left to other work."""
 
 
@@ -67,6 +69,8 @@ class Cluster:
     _to_plan: asyncio.Event = field(default_factory=asyncio.Event)
     _to_tend: asyncio.Event = field(default_factory=asyncio.Event)
     _names: set[ObjectKey] = field(default_factory=set)
+    _ends: dict[tuple[ObjectKey, str | None], float] = field(default_factory=dict)
+    """When the grace period of a pod that terminates is over, by the event loop's clock."""
 
     def __post_init__(self) -> None:
         hosts = self.machines.topology.hosts
@@ -152,15 +156,19 @@ class Cluster:
         return service.spec.clusterIPs if service is not None else ()
 
     async def _let_go(self) -> None:
-        """Pods whose grace period is over go; the next one to go has us look again."""
-        present = datetime.now(UTC)
-        for pod in self.world.all(Pod):
-            if pod.terminating:
-                left = (_time(pod.metadata.deletionTimestamp) - present).total_seconds()
-                if left <= 0:
-                    await self._remove(pod)
-                else:
-                    asyncio.get_running_loop().call_later(left, self._to_tend.set)
+        """Pods whose grace period is over go. How long it lasts is read once: setting the machine's clock changes nothing."""
+        loop = asyncio.get_running_loop()
+        known, self._ends = self._ends, {}
+        for pod in filter(lambda pod: pod.terminating, self.world.all(Pod)):
+            who = (pod.key, pod.metadata.uid)
+            if (end := known.get(who)) is None:
+                left = (_time(pod.metadata.deletionTimestamp) - datetime.now(UTC)).total_seconds()
+                end = loop.time() + left
+                loop.call_at(end + _GATHER, self._to_tend.set)
+            if end <= loop.time():
+                await self._remove(pod)
+            else:
+                self._ends[who] = end
 
     async def write(self, write: Write) -> None:
         """Into the store, and into the world at once. A lost race is not repeated: the store's event plans anew."""
@@ -185,7 +193,8 @@ class Cluster:
     def _grace(self, pod: Pod) -> int:
         """Seconds that it goes on answering when it is deleted: none unless it says so, and only if it lives."""
         lives = self.kubelet.namespace(pod.key) is not None and self.machines.node(pod.spec.nodeName or "") is not None
-        return (pod.spec.terminationGracePeriodSeconds or 0) if lives and not pod.terminating else 0
+        asked = pod.spec.terminationGracePeriodSeconds or 0
+        return min(max(asked, 0), _LONGEST_GRACE) if lives and not pod.terminating else 0
 
     async def _remove(self, obj: Object) -> None:
         with suppress(NotFound):
@@ -255,8 +264,9 @@ class Cluster:
 
 
 def log(text: str) -> None:
-    """Into the lab's log."""
-    print(f"{now()} {text}", file=sys.stderr, flush=True)
+    """Into the lab's log; a full disk ends nothing but the log."""
+    with suppress(OSError):
+        print(f"{now()} {text}", file=sys.stderr, flush=True)
 
 
 def now() -> str:
@@ -272,7 +282,7 @@ def _time(text: str | None) -> datetime:
     """Now when it cannot be read: somebody wrote it."""
     try:
         return datetime.fromisoformat(text or "").astimezone(UTC)
-    except ValueError:
+    except (ValueError, OverflowError):
         return datetime.now(UTC)
 
 

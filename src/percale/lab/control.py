@@ -16,10 +16,14 @@ import struct
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, get_type_hints
+
+import msgspec
+from msgspec import structs
 
 from percale.errors import PercaleError
 from percale.lab.place import LabPlace
+from percale.model.json_text import read_json_text
 
 LONGEST_REQUEST = 64 * 1024 * 1024
 """Bytes; a request may carry whole manifests."""
@@ -31,8 +35,9 @@ Answer = dict[str, Any]
 @asynccontextmanager
 async def served(place: LabPlace, verbs: Mapping[str, Verb]) -> AsyncIterator[None]:
     """The API is there within this block."""
+    answers = Answers(verbs)
     server = await asyncio.start_unix_server(
-        lambda reader, writer: _converse(verbs, reader, writer), sock=_listening(place), limit=LONGEST_REQUEST
+        lambda reader, writer: _converse(answers, reader, writer), sock=_listening(place), limit=LONGEST_REQUEST
     )
     async with server:
         yield
@@ -50,11 +55,11 @@ def _listening(place: LabPlace) -> socket.socket:
     return endpoint
 
 
-async def _converse(verbs: Mapping[str, Verb], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _converse(answers: Answers, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
         if _peer_uid(writer.get_extra_info("socket")) != os.geteuid():
             return
-        answer = await _answer(verbs, await reader.readline())
+        answer = await answers.answer(await reader.readline())
         writer.write(json.dumps(answer).encode())
         await writer.drain()
     except (ConnectionError, ValueError):
@@ -65,19 +70,33 @@ async def _converse(verbs: Mapping[str, Verb], reader: asyncio.StreamReader, wri
             await writer.wait_closed()
 
 
-async def _answer(verbs: Mapping[str, Verb], line: bytes) -> Answer:
-    try:
-        request = json.loads(line)
-        verb = verbs[request.pop("verb")]
-    except (json.JSONDecodeError, KeyError, AttributeError, TypeError):
-        return {"error": "not a request of this lab's API", "sort": "LabError"}
-    try:
-        return {"content": await verb(**request)}
-    except PercaleError as error:
-        return {"error": str(error), "sort": type(error).__name__}
-    except Exception as error:  # one request must not end the lab; the log has it all
-        traceback.print_exc()
-        return {"error": f"internal error: {type(error).__name__}: {error}", "sort": "LabError"}
+class Answers:
+    """What a request gets, by its verb."""
+
+    def __init__(self, verbs: Mapping[str, Verb]) -> None:
+        self._verbs = {name: (verb, _arguments(verb)) for name, verb in verbs.items()}
+
+    async def answer(self, line: bytes) -> Answer:
+        """Whatever the line is."""
+        try:
+            request = read_json_text(line.decode())
+            verb, arguments = self._verbs[request.pop("verb")]
+            given = structs.asdict(msgspec.convert(request, arguments))
+        except (ValueError, KeyError, AttributeError, TypeError):
+            return {"error": "not a request of this lab's API", "sort": "LabError"}
+        try:
+            return {"content": await verb(**given)}
+        except PercaleError as error:
+            return {"error": str(error), "sort": type(error).__name__}
+        except Exception as error:  # one request must not end the lab; the log has it all
+            traceback.print_exc()
+            return {"error": f"internal error: {type(error).__name__}: {error}", "sort": "LabError"}
+
+
+def _arguments(verb: Verb) -> type[msgspec.Struct]:
+    """What the verb takes, each argument with its type; all of them are there."""
+    types = {name: kind for name, kind in get_type_hints(verb, include_extras=True).items() if name != "return"}
+    return msgspec.defstruct("Arguments", types.items(), forbid_unknown_fields=True)
 
 
 def _peer_uid(peer: socket.socket) -> int:

@@ -20,6 +20,7 @@ from msgspec.structs import replace
 
 from percale.errors import BadManifest, LabError
 from percale.lab.place import is_label
+from percale.model.addresses import port_number
 from percale.model.meta import Object, ObjectMeta
 from percale.model.validation.shared import check_labels
 
@@ -337,11 +338,11 @@ class _Placing(Struct, frozen=True):
 
 def parse_port(text: str, where: str) -> tuple[int, str]:
     """`80`, `80/TCP` or `53/udp` as (53, "UDP"). Raises BadManifest."""
-    number, _, protocol = text.partition("/")
-    protocol = protocol.upper() or "TCP"
-    if not number.isdecimal() or not 0 < int(number) < 65536 or protocol not in ("TCP", "UDP"):
+    written, _, protocol = text.partition("/")
+    number, protocol = port_number(written), protocol.upper() or "TCP"
+    if number is None or protocol not in ("TCP", "UDP"):
         raise BadManifest(f"{text!r} is not a port", where=where, hint="write 80, 80/TCP or 53/UDP")
-    return int(number), protocol
+    return number, protocol
 
 
 def _segment_names(host: str) -> Iterator[str]:

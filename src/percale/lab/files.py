@@ -16,7 +16,7 @@ Document = tuple[str, str]
 
 def read(arguments: Sequence[str]) -> list[Document]:
     """The text of every file that is meant. Raises BadInput."""
-    return [(source, sys.stdin.read() if path is None else _text(path)) for source, path in _meant(arguments)]
+    return [(source, _text(source, path)) for source, path in _meant(arguments)]
 
 
 def _meant(arguments: Sequence[str]) -> Iterator[tuple[str, Path | None]]:
@@ -40,9 +40,11 @@ def _meant(arguments: Sequence[str]) -> Iterator[tuple[str, Path | None]]:
             raise BadInput("no such file or directory", where=argument)
 
 
-def _text(path: Path) -> str:
+def _text(source: str, path: Path | None) -> str:
+    """UTF-8 whatever the locale says."""
     try:
-        return path.read_text()
+        text = (sys.stdin.buffer.read() if path is None else path.read_bytes()).decode()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise BadInput(f"cannot be read: {reason}", where=str(path)) from error
+        raise BadInput(f"cannot be read: {reason}", where=source) from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -21,6 +21,7 @@ from percale.lab.files import Document
 from percale.lab.place import is_object_name
 from percale.model.configmap import ConfigMap
 from percale.model.decoding import Found, Skipped, Source, decode_manifest, object_node
+from percale.model.json_text import read_json_text
 from percale.model.kinds import KINDS, kinds_of
 from percale.model.meta import Object, ObjectKey
 from percale.model.netconf import network_config, parse_network_config
@@ -145,7 +146,7 @@ def _bare_network(source: str, text: str) -> _Network | None:
     if not text.lstrip().startswith("{"):
         return None
     try:
-        document = json.loads(text)
+        document = read_json_text(text)
     except json.JSONDecodeError:
         return None  # the decoder says where and why
     if not isinstance(document, dict) or "kind" in document:
@@ -165,7 +166,7 @@ def _network_of(found: Found) -> Iterator[_Network]:
     elif isinstance(obj, ConfigMap) and NET_CONF in obj.data:
         parse_network_config(obj.data[NET_CONF], f"{found.source} {NET_CONF}")
         wiring = _wiring(obj.data.get(CNI_CONF), f"{found.source} {CNI_CONF}")
-        yield _Network(f"{found.source} {NET_CONF}", json.loads(obj.data[NET_CONF]), wiring)
+        yield _Network(f"{found.source} {NET_CONF}", read_json_text(obj.data[NET_CONF]), wiring)
 
 
 def _wiring(text: str | None, where: str) -> Wiring:

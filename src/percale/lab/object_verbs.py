@@ -28,6 +28,7 @@ from percale.model.node import Node
 from percale.model.pod import Pod
 from percale.model.service import Service
 from percale.model.validation.shared import check_labels
+from percale.model.workloads import Count
 
 _SCALED = ("Deployment", "ReplicaSet", "StatefulSet", "Job")
 
@@ -71,7 +72,7 @@ class ObjectVerbs(Struct, frozen=True):
             "nothing": nothing,
         }
 
-    async def apply(self, documents: Sequence[Sequence[str]], namespace: str | None) -> Answer:
+    async def apply(self, documents: Sequence[tuple[str, str]], namespace: str | None) -> Answer:
         """Create or change what the documents say, all or nothing."""
         found, skipped = read_objects(documents, namespace or DEFAULT_NAMESPACE)
         settings = self.cluster.machines.settings
@@ -92,12 +93,12 @@ class ObjectVerbs(Struct, frozen=True):
         await self.cluster.change(known, lambda current: _merged(current, obj))
         return "configured"
 
-    async def delete(self, targets: Sequence[Sequence[str]], namespace: str | None) -> Answer:
+    async def delete(self, targets: Sequence[tuple[str, str]], namespace: str | None) -> Answer:
         """Delete by kind and name; all are looked up first."""
         found = [self._find(kind, name, namespace) for kind, name in targets]
         return {"lines": [await self._delete(obj) for obj in found]}
 
-    async def delete_documents(self, documents: Sequence[Sequence[str]], namespace: str | None) -> Answer:
+    async def delete_documents(self, documents: Sequence[tuple[str, str]], namespace: str | None) -> Answer:
         """Delete what these documents name; what is not there is no error."""
         lines = []
         found, _ = read_objects(documents, namespace or DEFAULT_NAMESPACE)
@@ -118,7 +119,7 @@ class ObjectVerbs(Struct, frozen=True):
                     await self.cluster.write(Delete(inside))
         return f"{full_name(obj)} deleted"
 
-    async def scale(self, targets: Sequence[Sequence[str]], replicas: int, namespace: str | None) -> Answer:
+    async def scale(self, targets: Sequence[tuple[str, str]], replicas: Count, namespace: str | None) -> Answer:
         """Set the number of pods of workloads."""
         found = [self._find(kind, name, namespace) for kind, name in targets]
         for obj in found:
@@ -130,7 +131,7 @@ class ObjectVerbs(Struct, frozen=True):
         return {"lines": [f"{full_name(obj)} scaled to {replicas}" for obj in found]}
 
     async def label(
-        self, targets: Sequence[Sequence[str]], put: Mapping[str, str], drop: Sequence[str], namespace: str | None
+        self, targets: Sequence[tuple[str, str]], put: Mapping[str, str], drop: Sequence[str], namespace: str | None
     ) -> Answer:
         """Set and remove labels. Raises LabError for what no API server would take."""
         for error in check_labels(put, ("metadata", "labels")):

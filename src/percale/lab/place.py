@@ -20,6 +20,7 @@ import signal
 import stat
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from msgspec import Struct
@@ -110,35 +111,57 @@ def is_object_name(name: str) -> bool:
     return len(name) <= 253 and all(map(is_label, name.split(".")))
 
 
+def home() -> Path:
+    """Above this user's labs; it may not be there yet."""
+    runtime = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
+    if runtime.is_absolute() and _is_ours(runtime):
+        return runtime / "percale"
+    return Path("/tmp") / f"percale-{os.geteuid()}"  # noqa: S108 -- owner and mode are checked before it is used
+
+
 def labs_directory() -> Path:
     """The directory of this user's labs, made when it is not there. Raises LabError when it is not ours alone."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    if runtime and os.access(runtime, os.W_OK | os.X_OK):
-        base = Path(runtime) / "percale"
-    else:
-        base = Path("/tmp") / f"percale-{os.geteuid()}"  # noqa: S108 -- owner and mode are checked below
+    base = home()
     for directory in (base, base / "labs"):
         try:
             directory.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise LabError(f"cannot make {directory}: {error.strerror}", hint="set XDG_RUNTIME_DIR") from error
-        found = directory.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-            raise LabError(f"{directory} is not a directory of yours alone", hint="remove it, or set XDG_RUNTIME_DIR")
+        _require_ours(directory)
     return base / "labs"
+
+
+def _require_ours(directory: Path) -> None:
+    """A directory, no link to one, and nobody else's in any way. Raises LabError."""
+    found = directory.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise LabError(f"{directory} is not a directory of yours alone", hint="remove it, or set XDG_RUNTIME_DIR")
+
+
+def _is_ours(runtime: Path) -> bool:
+    """Nobody else can put another directory into the place of ours there: after `su`, the variable is somebody else's."""
+    try:
+        found = runtime.stat()
+    except OSError:
+        return False
+    alone = found.st_uid == os.geteuid() and not found.st_mode & 0o022
+    return alone and os.access(runtime, os.W_OK | os.X_OK)
 
 
 def locate(name: str) -> LabPlace:
     """The place of the lab of this name, whether it runs or not. Raises LabError."""
     if not is_label(name):
         raise LabError(f"{name!r} cannot name a lab", hint="use small letters, digits and '-', as in lab-1")
-    return LabPlace(name, labs_directory() / name)
+    place = LabPlace(name, labs_directory() / name)
+    with suppress(FileNotFoundError):
+        _require_ours(place.directory)
+    return place
 
 
 def running(place: LabPlace) -> int | None:
     """The pid of the lab's init, or None when nothing of the lab is alive."""
     try:
-        descriptor = os.open(place.lock, os.O_RDWR | os.O_CLOEXEC)
+        descriptor = _open_lock(place, 0)
     except FileNotFoundError:
         return None
     try:
@@ -167,14 +190,17 @@ def all_running() -> Iterator[tuple[LabPlace, int]]:
 
 def all_places() -> list[LabPlace]:
     """This user's labs, alive or left over, by name."""
-    return [LabPlace(path.name, path) for path in sorted(labs_directory().iterdir()) if is_label(path.name)]
+    found = sorted(labs_directory().iterdir())
+    return [
+        LabPlace(path.name, path) for path in found if is_label(path.name) and path.is_dir() and not path.is_symlink()
+    ]
 
 
 def claim(place: LabPlace) -> int:
     """Lock the place for a new lab and clear what a dead one left; returns the lock's descriptor. Raises LabError."""
     while True:
         place.directory.mkdir(mode=0o700, exist_ok=True)
-        descriptor = os.open(place.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        descriptor = _open_lock(place, os.O_CREAT)
         if not _try_lock(descriptor):
             os.close(descriptor)
             raise LabError(
@@ -229,6 +255,16 @@ def _signal(pid: int, number: int) -> None:
         os.kill(pid, number)
     except ProcessLookupError:
         return  # its lock is about to be free
+
+
+def _open_lock(place: LabPlace, flags: int) -> int:
+    """Raises FileNotFoundError, LabError."""
+    try:
+        return os.open(place.lock, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise LabError(f"cannot be opened: {error.strerror}", where=str(place.lock), hint="remove it") from error
 
 
 def _try_lock(descriptor: int) -> bool:

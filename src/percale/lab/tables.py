@@ -62,10 +62,10 @@ def rows(objects: Sequence[Object], around: Surroundings, *, wide: bool, namespa
 def age(obj: Object, now: datetime) -> str:
     """`8s`, `12m`, `3h`, `2d`."""
     try:
-        born = datetime.fromisoformat(obj.metadata.creationTimestamp or "")
-    except ValueError:
+        born = datetime.fromisoformat(obj.metadata.creationTimestamp or "").astimezone(UTC)
+    except (ValueError, OverflowError):  # the year 0 of another time zone, say
         return "<unknown>"
-    seconds = int((now - born.astimezone(UTC)).total_seconds())
+    seconds = int((now - born).total_seconds())
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds >= 2 * size:
             return f"{seconds // size}{unit}"

@@ -40,6 +40,8 @@ TEMPLATE_LABEL = "pod-template-hash"
 REVISION_LABEL = "controller-revision-hash"
 POD_NAME_LABEL = "statefulset.kubernetes.io/pod-name"
 """By which a Service selects one pod of a StatefulSet."""
+_MOST_AT_ONCE = 500
+"""New pods of one owner in a pass, as of Kubernetes' controllers: who asks for millions keeps nobody else waiting."""
 
 
 class Create(Struct, frozen=True):
@@ -64,7 +66,10 @@ Write: TypeAlias = Create | Change | Delete
 
 
 class Workloads(Struct, frozen=True):
-    """The part of the cluster that counts here. `names` are pod names that were in use once: none is used again."""
+    """The part of the cluster that counts here. `names` are pod names that were in use once: none is used again.
+
+    `most` is how many new pods an owner gets in a pass.
+    """
 
     deployments: Sequence[Deployment] = ()
     replica_sets: Sequence[ReplicaSet] = ()
@@ -74,6 +79,7 @@ class Workloads(Struct, frozen=True):
     pods: Sequence[Pod] = ()
     nodes: Sequence[Node] = ()
     names: frozenset[ObjectKey] = frozenset()
+    most: int = _MOST_AT_ONCE
 
 
 def plan(world: Workloads) -> list[Write]:
@@ -158,7 +164,7 @@ class _Planning:
         namespace, name = owner.key
         labels = {TEMPLATE_LABEL: owner.metadata.labels[label]} if label and label in owner.metadata.labels else {}
         taken = {key.name for key in self._taken if key.namespace == namespace}
-        for fresh in islice(fresh_names(name, taken), max(0, wanted - len(pods))):
+        for fresh in islice(fresh_names(name, taken), min(max(0, wanted - len(pods)), self.world.most)):
             self._create(_pod(owner, template, fresh, labels))
         surplus = max(0, len(pods) - wanted)
         self.writes += [Delete(pod) for pod in sorted(pods, key=_first_to_go)[:surplus]]
@@ -166,18 +172,19 @@ class _Planning:
     def ordinals(self, owner: StatefulSet) -> None:
         """NAME-0 to NAME-(n-1), each of the current template."""
         revision = template_hash(owner.spec.template)
-        names = [f"{owner.metadata.name}-{number}" for number in range(_replicas(owner.spec.replicas))]
+        prefix, replicas = f"{owner.metadata.name}-", _replicas(owner.spec.replicas)
         have = {pod.metadata.name: pod for pod in self.pods_of(owner)}
         for name, pod in have.items():
-            if name not in names or pod.metadata.labels.get(REVISION_LABEL) != revision:
+            if not _is_ordinal(name, prefix, replicas) or pod.metadata.labels.get(REVISION_LABEL) != revision:
                 self.writes.append(Delete(pod))
-        leaving = {pod.key for pod in self.world.pods if pod.terminating}
-        for name in names:
-            if name not in have and ObjectKey(owner.metadata.namespace, name) not in leaving:
-                labels = {REVISION_LABEL: revision, POD_NAME_LABEL: name}
-                pod = _pod(owner, owner.spec.template, name, labels)
-                named = replace(pod.spec, hostname=name, subdomain=owner.spec.serviceName)
-                self._create(replace(pod, spec=named))
+        leaving = {pod.metadata.name for pod in self.world.pods if pod.terminating and _is_at_home(pod, owner)}
+        names = (f"{prefix}{number}" for number in range(replicas))
+        missing = (name for name in names if name not in have and name not in leaving)
+        for name in islice(missing, self.world.most):
+            labels = {REVISION_LABEL: revision, POD_NAME_LABEL: name}
+            pod = _pod(owner, owner.spec.template, name, labels)
+            named = replace(pod.spec, hostname=name, subdomain=owner.spec.serviceName)
+            self._create(replace(pod, spec=named))
 
     def daemons(self, owner: DaemonSet) -> None:
         """One on each node that its nodeSelector fits."""
@@ -215,6 +222,16 @@ class _Planning:
     def _create(self, pod: Pod) -> None:
         self._taken.add(pod.key)
         self.writes.append(Create(pod))
+
+
+def _is_ordinal(name: str, prefix: str, replicas: int) -> bool:
+    """PREFIX0 to PREFIX(n-1)."""
+    digits = name.removeprefix(prefix)
+    return len(digits) < 11 and digits.isdecimal() and int(digits) < replicas and name == f"{prefix}{int(digits)}"
+
+
+def _is_at_home(pod: Pod, owner: StatefulSet) -> bool:
+    return pod.metadata.namespace == owner.metadata.namespace
 
 
 def _first_to_go(pod: Pod) -> tuple[bool, str]:

@@ -20,6 +20,15 @@ is_dotted_quad = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}", re.ASCII).fullmatch
 _has_prefix_length = re.compile(r"[^/%]+/[0-9]{1,3}", re.ASCII).fullmatch
 
 
+_is_port = re.compile(r"[0-9]{1,5}", re.ASCII).fullmatch
+
+
+def port_number(text: str) -> int | None:
+    """1 to 65535 in decimal digits; None: something else is written there."""
+    number = int(text) if _is_port(text) else 0
+    return number if 0 < number <= 65535 else None
+
+
 def check_address(text: str) -> None:
     """Raises ValueError, which the decoder turns into an error with the field's path."""
     if is_dotted_quad(text):

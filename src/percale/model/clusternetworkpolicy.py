@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, TypeAlias
 import msgspec
 
 from percale.model.addresses import PortNumber
-from percale.model.meta import Object, Part
+from percale.model.meta import Integer, Object, Part
 from percale.model.selector import LabelSelector
 
 Action: TypeAlias = Literal["Accept", "Deny", "Pass"]
@@ -117,7 +117,7 @@ class ClusterNetworkPolicySpec(Part, frozen=True, kw_only=True):
     """A lower `priority` comes first in its tier; within a policy, rules in their order; the first that matches decides."""
 
     tier: Literal["Admin", "Baseline"]
-    priority: int
+    priority: Integer
     subject: ClusterNetworkPolicySubject
     ingress: tuple[ClusterNetworkPolicyIngressRule, ...] = ()
     egress: tuple[ClusterNetworkPolicyEgressRule, ...] = ()

@@ -148,7 +148,7 @@ def _scalar_hint(types: list[str], text: str, meaning: Any) -> str | None:
         return "write {} if it is empty on purpose" if "object" in types else None
     if "str" in types and not isinstance(meaning, str):
         return f'write "{text}" in quotes'
-    if "int" in types and isinstance(meaning, str) and text.isdecimal():
+    if "int" in types and isinstance(meaning, str) and text.isdecimal() and len(text) <= _LONGEST:
         return f"write {text} without quotes"
     if "bool" in types and isinstance(meaning, str) and text.lower() in ("true", "false"):
         return f"write {text.lower()} without quotes"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from percale.model.meta import Object, Part
+from percale.model.meta import Integer, Object, Part
 from percale.model.pod import Protocol
 
 SERVICE_LABEL = "kubernetes.io/service-name"
@@ -30,7 +30,7 @@ class EndpointPort(Part, frozen=True, kw_only=True):
     """`name` is that of the Service's port."""
 
     name: str | None = None
-    port: int | None = None
+    port: Integer | None = None
     protocol: Protocol = "TCP"
     appProtocol: str | None = None
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from percale.model.meta import Object, Part
+from percale.model.meta import Integer, Object, Part
 
 
 class ServiceBackendPort(Part, frozen=True, kw_only=True):
     """A name or a number."""
 
     name: str | None = None
-    number: int | None = None
+    number: Integer | None = None
 
 
 class IngressServiceBackend(Part, frozen=True, kw_only=True):

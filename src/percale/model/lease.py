@@ -6,9 +6,11 @@ The fields are those of flannel's lease (etcd value, Kubernetes node annotations
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Any, ClassVar
+from typing import ClassVar, TypeAlias
 
-from percale.model.meta import Object, ObjectMeta, Part
+from percale.model.meta import Integer, Object, ObjectMeta, Part
+
+BackendData: TypeAlias = dict[str, str | Integer | float | bool | None]
 
 
 class SubnetLeaseSpec(Part, frozen=True):
@@ -20,8 +22,8 @@ class SubnetLeaseSpec(Part, frozen=True):
     publicIP: IPv4Address | None = None
     publicIPv6: IPv6Address | None = None
     backendType: str = ""
-    backendData: dict[str, Any] | None = None
-    backendV6Data: dict[str, Any] | None = None
+    backendData: BackendData | None = None
+    backendV6Data: BackendData | None = None
 
 
 class SubnetLease(Object, frozen=True, kw_only=True):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple, TypeAlias
 
 import msgspec
+
+Integer: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+"""As Kubernetes' int64; what is longer could not be written again."""
 
 
 class ObjectKey(NamedTuple):
@@ -44,7 +47,7 @@ class ObjectMeta(Part, frozen=True):
     uid: str | None = None
     creationTimestamp: str | None = None
     deletionTimestamp: str | None = None
-    generation: int | None = None
+    generation: Integer | None = None
 
 
 class Object(Part, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from percale.errors import BadNetworkConfig
 from percale.model.backend_options import OPTIONS, REMOVED, BackendOptions
+from percale.model.json_text import read_json_text
 
 Net = TypeVar("Net", IPv4Network, IPv6Network)
 
@@ -98,11 +99,9 @@ _IPV6 = _Family("IPv6", IPv6Network, longest=126, smallest_network=124, usual=64
 def parse_network_config(text: str, source: str = "net-conf.json") -> NetworkConfig:
     """The checked value of a net-conf.json; `source` names it in errors. Raises BadNetworkConfig."""
     try:
-        document = json.loads(text, object_pairs_hook=lambda pairs: _distinct(pairs, source))
+        document = read_json_text(text, lambda pairs: _distinct(pairs, source))
     except json.JSONDecodeError as error:
         raise BadNetworkConfig(f"not JSON: {error.msg}", where=f"{source}:{error.lineno}") from error
-    except RecursionError as error:
-        raise BadNetworkConfig("nested too deeply", where=source) from error
     if not isinstance(document, dict):
         raise BadNetworkConfig('expected an object such as {"Network": "10.244.0.0/16"}', where=source)
     return network_config(document, source)

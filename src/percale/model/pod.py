@@ -9,7 +9,7 @@ import msgspec
 
 from percale.model.addresses import Address, PortNumber, check_address
 from percale.model.condition import Condition, holds
-from percale.model.meta import Object, ObjectMeta, Part
+from percale.model.meta import Integer, Object, ObjectMeta, Part
 
 Protocol: TypeAlias = Literal["TCP", "UDP", "SCTP"]
 
@@ -43,7 +43,7 @@ class PodSpec(Part, frozen=True, kw_only=True):
     hostNetwork: bool = False
     hostname: str | None = None
     subdomain: str | None = None
-    terminationGracePeriodSeconds: int | None = None
+    terminationGracePeriodSeconds: Integer | None = None
 
     @property
     def host_ports(self) -> tuple[ContainerPort, ...]:

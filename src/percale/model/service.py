@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import msgspec
 
 from percale.model.addresses import PortNumber
-from percale.model.meta import Object, Part
+from percale.model.meta import Integer, Object, Part
 from percale.model.pod import Protocol
 
 PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
@@ -23,15 +23,15 @@ class ServicePort(Part, frozen=True, kw_only=True):
     port: PortNumber
     name: str | None = None
     protocol: Protocol = "TCP"
-    targetPort: int | str | None = None
-    nodePort: int | None = None
+    targetPort: Integer | str | None = None
+    nodePort: Integer | None = None
     appProtocol: str | None = None
 
 
 class ClientIPConfig(Part, frozen=True, kw_only=True):
     """How long a client stays with its endpoint."""
 
-    timeoutSeconds: int | None = None
+    timeoutSeconds: Integer | None = None
 
 
 class SessionAffinityConfig(Part, frozen=True, kw_only=True):
@@ -56,7 +56,7 @@ class ServiceSpec(Part, frozen=True, kw_only=True):
     loadBalancerSourceRanges: tuple[str, ...] = ()
     externalTrafficPolicy: Literal["Cluster", "Local"] | None = None
     internalTrafficPolicy: Literal["Cluster", "Local"] | None = None
-    healthCheckNodePort: int | None = None
+    healthCheckNodePort: Integer | None = None
     allocateLoadBalancerNodePorts: bool | None = None
     loadBalancerClass: str | None = None
     publishNotReadyAddresses: bool = False

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, Literal, TypeAlias
 
 from percale.errors import BadManifest
@@ -101,10 +102,12 @@ _BOOLS = {
     for form in (word, word.capitalize(), word.upper())
 }
 _NULLS = frozenset(("", "~", "null", "Null", "NULL"))
-_INTEGER = re.compile(r"[-+]?(?:0b[01_]+|0o?[0-7_]+|0x[0-9a-fA-F_]+|0|[1-9][0-9_]*)", re.ASCII)
-_FLOAT = re.compile(
-    r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", re.ASCII
-)
+_INTEGER = re.compile(r"[-+]?(?:0b[01]+|0o?[0-7]+|0x[0-9a-fA-F]+|0|[1-9][0-9]*)", re.ASCII)
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", re.ASCII)
+_LONGEST_NUMBER = 100
+"""Characters. Python refuses to read some thousands of digits, and nothing has a number of a hundred."""
+_INTEGERS = range(-(2**63), 2**64)
+"""What 64 bits hold; a number beyond is one with a point."""
 
 
 def meaning(text: str) -> Any:
@@ -113,17 +116,18 @@ def meaning(text: str) -> Any:
         return None
     if text in _BOOLS:
         return _BOOLS[text]
-    if text[0] in "+-.0123456789":
-        if _INTEGER.fullmatch(text):
-            return _integer(text.replace("_", ""))
+    if text[0] in "+-.0123456789" and len(text) <= _LONGEST_NUMBER:
+        if _INTEGER.fullmatch(digits := text.replace("_", "")):
+            return _integer(digits)
         if _FLOAT.fullmatch(text):
-            return float(text.replace(".inf", "inf").replace(".Inf", "inf").replace(".INF", "inf").lstrip("."))
+            number = float(text)
+            return number if isfinite(number) else text
     return text
 
 
-def _integer(text: str) -> int:
+def _integer(text: str) -> int | float:
     digits = text.lstrip("+-")
     if len(digits) > 1 and digits[0] == "0" and digits[1] in "01234567":
         digits = "0o" + digits[1:]
-    number = int(digits, 0)
-    return -number if text.startswith("-") else number
+    number = -int(digits, 0) if text.startswith("-") else int(digits, 0)
+    return number if number in _INTEGERS else float(number)

@@ -7,11 +7,11 @@ from typing import Annotated, ClassVar, TypeAlias
 import msgspec
 
 from percale.model.condition import Condition
-from percale.model.meta import Object, Part
+from percale.model.meta import Integer, Object, Part
 from percale.model.pod import PodTemplateSpec
 from percale.model.selector import LabelSelector
 
-Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 
 
 class DeploymentSpec(Part, frozen=True, kw_only=True):
@@ -25,11 +25,11 @@ class DeploymentSpec(Part, frozen=True, kw_only=True):
 class ReplicasStatus(Part, frozen=True, kw_only=True):
     """How many of the wanted pods there are."""
 
-    replicas: int = 0
-    readyReplicas: int = 0
-    availableReplicas: int = 0
-    updatedReplicas: int = 0
-    observedGeneration: int | None = None
+    replicas: Integer = 0
+    readyReplicas: Integer = 0
+    availableReplicas: Integer = 0
+    updatedReplicas: Integer = 0
+    observedGeneration: Integer | None = None
     conditions: tuple[Condition, ...] = ()
 
 
@@ -90,10 +90,10 @@ class DaemonSetSpec(Part, frozen=True, kw_only=True):
 class DaemonSetStatus(Part, frozen=True, kw_only=True):
     """How many nodes have their pod."""
 
-    desiredNumberScheduled: int = 0
-    currentNumberScheduled: int = 0
-    numberReady: int = 0
-    numberMisscheduled: int = 0
+    desiredNumberScheduled: Integer = 0
+    currentNumberScheduled: Integer = 0
+    numberReady: Integer = 0
+    numberMisscheduled: Integer = 0
 
 
 class DaemonSet(Object, frozen=True, kw_only=True):
@@ -118,10 +118,10 @@ class JobSpec(Part, frozen=True, kw_only=True):
 class JobStatus(Part, frozen=True, kw_only=True):
     """How many pods run, and how they ended."""
 
-    active: int = 0
-    ready: int = 0
-    succeeded: int = 0
-    failed: int = 0
+    active: Integer = 0
+    ready: Integer = 0
+    succeeded: Integer = 0
+    failed: Integer = 0
     startTime: str | None = None
     completionTime: str | None = None
     conditions: tuple[Condition, ...] = ()

@@ -250,13 +250,11 @@ class ServiceTable:
         old = self.services.get(key)
         said = facts is not None and (facts.ports or facts.problems or facts.refused)
         new = self._resolved(facts) if facts is not None and said else None
-        if new == old:
-            return False
         if new is None:
-            del self.services[key]
+            self.services.pop(key, None)
         else:
-            self.services[key] = new
-        return True
+            self.services[key] = new  # also when it is equal: its ports are those that hold the claims
+        return new != old
 
     def _resolved(self, facts: ServiceFacts) -> ResolvedService:
         slices = self._slices_of(facts)

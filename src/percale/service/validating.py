@@ -26,6 +26,7 @@ from percale.model.validation.field_errors import (
     sequence,
     too_many,
     unsupported,
+    word,
 )
 from percale.model.validation.formats import cidr, dns_label, dns_subdomain, port_name, port_number
 from percale.model.validation.shared import check_labels, check_metadata
@@ -51,7 +52,7 @@ def check_service(service: Mapping[str, Any]) -> FieldErrors:
             yield error
     yield from _check_name(mapping(service.get("metadata")).get("name"))
     spec = mapping(service.get("spec"))
-    kind = spec.get("type") or "ClusterIP"
+    kind = word(spec.get("type")) or "ClusterIP"
     yield from _check_word(kind, _TYPES, ("spec", "type"))
     yield from _check_ports(spec, kind)
     yield from check_labels(spec.get("selector"), ("spec", "selector"))
@@ -97,14 +98,16 @@ def _check_ports(spec: Mapping[str, Any], kind: str) -> FieldErrors:
             continue
         steps: Steps = ("spec", "ports", index)
         yield from _check_port_name(port.get("name"), names, (*steps, "name"), needed=len(ports) > 1)
-        yield from _check_number(port.get("port"), (*steps, "port"))
-        protocol = port.get("protocol") or "TCP"
+        number = port.get("port")
+        yield from _check_number(number, (*steps, "port"))
+        protocol = word(port.get("protocol")) or "TCP"
         yield from _check_word(protocol, _PROTOCOLS, (*steps, "protocol"))
         yield from _check_target(port.get("targetPort"), (*steps, "targetPort"))
         yield from _check_node_port(port.get("nodePort"), protocol, kind, node_ports, (*steps, "nodePort"))
-        if (port.get("port"), protocol) in numbers:
-            yield duplicate(steps, {"protocol": protocol, "port": port.get("port")})
-        numbers.add((port.get("port"), protocol))
+        if is_number(number):
+            if (number, protocol) in numbers:
+                yield duplicate(steps, {"protocol": protocol, "port": number})
+            numbers.add((number, protocol))
 
 
 def _check_port_name(name: Any, names: set[str], steps: Steps, *, needed: bool) -> FieldErrors:
@@ -229,10 +232,10 @@ def _public_address(text: str) -> Iterator[str]:
 
 def _check_families(spec: Mapping[str, Any]) -> FieldErrors:
     seen = set()
-    for index, family in enumerate(sequence(spec.get("ipFamilies"))):
+    for index, family in enumerate(map(word, sequence(spec.get("ipFamilies")))):
         steps: Steps = ("spec", "ipFamilies", index)
         yield from _check_word(family, _FAMILIES, steps)
-        if family in seen:
+        if family and family in seen:
             yield duplicate(steps, family)
         seen.add(family)
     yield from _check_word(
@@ -315,7 +318,7 @@ def _check_endpoint_address(text: str, family: Any, steps: Steps) -> FieldErrors
 
 
 def _check_slice_port(port: Mapping[str, Any], names: set[str], steps: Steps) -> FieldErrors:
-    name = port.get("name") or ""
+    name = word(port.get("name"))
     if name in names:
         yield duplicate((*steps, "name"), name)
     names.add(name)

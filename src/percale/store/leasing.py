@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import cache
+from math import isfinite
 from pathlib import Path
 from typing import TypeVar
 
@@ -52,13 +53,21 @@ def unstamped(obj: T, clock: BootClock, where: str) -> tuple[T, float | None]:
     if stamp is None:
         return obj, None
     try:
-        boot, deadline, ttl = stamp.split()
-        ends = float(deadline) if boot == clock.boot() else clock.now() + float(ttl)
+        ends = _end(stamp, clock)
     except ValueError as error:
         raise BadManifest(
             f'metadata.annotations["{ANNOTATION}"]: not a lease', where=where, hint="remove it"
         ) from error
     return _annotated(obj, {key: text for key, text in obj.metadata.annotations.items() if key != ANNOTATION}), ends
+
+
+def _end(stamp: str, clock: BootClock) -> float:
+    """Raises ValueError."""
+    boot, deadline, ttl = stamp.split()
+    ends = float(deadline) if boot == clock.boot() else clock.now() + float(ttl)
+    if not isfinite(ends):
+        raise ValueError(stamp)
+    return ends
 
 
 def _annotated(obj: T, annotations: dict[str, str]) -> T:

@@ -44,6 +44,14 @@ def test_no_file_at_all() -> None:
     assert configuring.load(None, {"PERCALE_STORE": "files:/s"}, {}).store == "files:/s"
 
 
+def test_a_number_in_the_environment(tmp_path: Path) -> None:
+    name = "PERCALE_SERVICES_LEAST_CONN_INTERVAL"
+    assert load(tmp_path, "store: files:/s", {name: "2.5"}).services.leastConnInterval == 2.5
+    assert load(tmp_path, "store: files:/s", {name: "3"}).services.leastConnInterval == 3
+    for text in ("0", "-1", "nan", "inf", "1e999", "soon"):
+        assert "expected a number of seconds" in refusal(tmp_path, "store: files:/s", {name: text})
+
+
 @pytest.mark.parametrize("name", ["PERCALE_IPMASQ", "PERCALE_IP_MASQ"])
 @pytest.mark.parametrize(
     ("text", "value"), [("false", False), ("0", False), ("no", False), ("TRUE", True), ("1", True)]
@@ -112,9 +120,13 @@ def test_variables_that_kubernetes_makes_of_services_are_not_ours(tmp_path: Path
     [
         ("store: files:/s\nipmask: true", 'DIR/agent.yaml:2: unknown setting "ipmask"; did you mean ipMasq?'),
         ("cni:\n  sockt: /x", 'DIR/agent.yaml:2: unknown setting "cni.sockt"; did you mean cni.socket?'),
-        ("store: files:/s\nstore: files:/t", "DIR/agent.yaml:2: store is there twice; keep one of them"),
+        (
+            "store: files:/s\nstore: files:/t",
+            'DIR/agent.yaml:2: "store" is there twice (first on line 1); remove one of them',
+        ),
         ("\nipMasq: maybe", 'DIR/agent.yaml:2: ipMasq: expected true or false, not "maybe"'),
         ("stateDir: relative", 'DIR/agent.yaml:1: stateDir: expected an absolute path, not "relative"'),
+        ('stateDir: "/a\\0b"', 'DIR/agent.yaml:1: stateDir: expected an absolute path, not "/a\\u0000b"'),
         ("iface: eth0", 'DIR/agent.yaml:1: iface: expected a list of interface names or addresses, not "eth0"'),
         ("publicIP: fd00::1", 'DIR/agent.yaml:1: publicIP: expected an IPv4 address, not "fd00::1"'),
         ("http: 9099", "DIR/agent.yaml:1: http: expected HOST:PORT, [IPv6]:PORT or unix:/PATH, not 9099"),
@@ -131,7 +143,8 @@ def test_variables_that_kubernetes_makes_of_services_are_not_ours(tmp_path: Path
             "DIR/agent.yaml:1: services.externalIPs: expected any, none, or a list of networks, as 203.0.113.0/24, "
             'not "some"',
         ),
-        ("node: [", "DIR/agent.yaml:1: not YAML: expected the node content, but found '<stream end>'"),
+        ("node: [", "DIR/agent.yaml:1: not valid YAML: did not find expected node content"),
+        ("store: files:/s\n---\nnode: n1", "DIR/agent.yaml:3: a second document; write all settings into the first"),
         ("- a", "DIR/agent.yaml:1: expected settings such as `store: files:/DIRECTORY`"),
         ("cni: 3", "DIR/agent.yaml:1: cni: expected settings such as `store: files:/DIRECTORY`"),
         ("node: n1", "store is not set; write `store: files:/DIRECTORY` into the configuration, or pass --store"),

@@ -85,3 +85,14 @@ def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abstra
 def test_nobody_listens(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", name)
     assert notify("READY=1") is None  # type: ignore[func-returns-value]
+
+
+@pytest.mark.parametrize("way", ["everybody's", "somebody's"])
+def test_a_directory_in_which_others_may_write_is_refused(tmp_path: Path, way: str) -> None:
+    if way == "somebody's" and os.geteuid() == 0:  # nobody else can give it away
+        os.chown(tmp_path, 4711, -1)
+    else:
+        tmp_path.chmod(0o777)
+    with pytest.raises(StateError, match=r"somebody else may write there; chown and chmod it, or .* --state-dir"):
+        NodeState(tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +24,18 @@ def test_this_node_and_a_peer(node: LocalNode, peer: Peer) -> None:
     assert refusal(node, peer(2, subnet=IPv4Network("10.244.0.0/20"))) == (
         "subnet 10.244.0.0/20 of node n2 overlaps 10.244.1.0/24 of node n1"
     )
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255"])
+def test_a_public_address_that_no_machine_has(node: LocalNode, peer: Peer, address: str) -> None:
+    said = f"public address {address} of node n2 is no machine's"
+    assert refusal(node, peer(2, publicIP=IPv4Address(address))) == said
+
+
+@pytest.mark.parametrize("subnet", ["0.0.0.0/0", "127.0.0.0/8", "224.0.0.0/8", "169.254.0.0/16", "192.0.2.0/24"])
+def test_a_subnet_that_is_for_no_pods(node: LocalNode, peer: Peer, subnet: str) -> None:
+    said = f"subnet {subnet} of node n2 is not for pods, or has machines in it"
+    assert refusal(node, peer(2, subnet=IPv4Network(subnet))) == said
 
 
 def test_peers_that_agree(peer: Peer) -> None:

@@ -67,6 +67,46 @@ def test_a_directory_that_others_can_write_is_refused(runtime: Path) -> None:
         place.locate("one")
 
 
+@pytest.mark.parametrize("way", ["link", "file", "open"])
+def test_what_stands_in_a_labs_place_is_refused(runtime: Path, way: str) -> None:
+    lab = place.locate("one")
+    (elsewhere := runtime / "elsewhere").mkdir(mode=0o700)
+    match way:
+        case "link":
+            lab.directory.symlink_to(elsewhere)
+        case "file":
+            lab.directory.touch()
+        case "open":
+            lab.directory.mkdir()
+            lab.directory.chmod(0o777)
+    with pytest.raises(LabError, match="labs/one is not a directory of yours alone"):
+        place.locate("one")
+    assert [each.name for each in place.all_places()] == (["one"] if way == "open" else [])
+
+
+@pytest.mark.parametrize("way", ["link", "directory"])
+def test_what_stands_in_a_locks_place_is_refused(runtime: Path, way: str) -> None:
+    lab = place.locate("one")
+    lab.directory.mkdir(mode=0o700)
+    lab.lock.symlink_to(runtime / "elsewhere") if way == "link" else lab.lock.mkdir()
+    for look in (place.claim, place.running, place.take_down):
+        with pytest.raises(LabError, match=r"labs/one/lock: cannot be opened: .*; remove it"):
+            look(lab)
+
+
+def test_a_runtime_directory_of_somebody_else_is_none_of_ours(runtime: Path) -> None:
+    if os.geteuid() == 0:
+        os.chown(runtime, 4711, -1)
+    else:
+        runtime.chmod(0o777)
+    assert place.home() == Path(f"/tmp/percale-{os.geteuid()}")
+
+
+def test_a_runtime_directory_without_a_root_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "run")
+    assert place.home() == Path(f"/tmp/percale-{os.geteuid()}")
+
+
 def test_a_link_in_place_of_the_directory_is_refused(runtime: Path) -> None:
     (runtime / "elsewhere").mkdir(mode=0o700)
     (runtime / "percale").symlink_to(runtime / "elsewhere")

@@ -52,6 +52,12 @@ def test_what_changes_nothing_is_not_reported() -> None:
     assert table.apply(gone=[(Service, key("other")), (EndpointSlice, key("other-1"))]) == set()
 
 
+def test_a_service_that_means_the_same_after_a_change_is_still_found() -> None:
+    table = build.table(build.service(selector={}))
+    assert table.apply([build.service(selector={"app": "web"})]) == set()
+    assert build.brief(table, POD, IP) == "reject"
+
+
 def test_a_slice_that_moves_to_another_service() -> None:
     table = build.table(build.service(), build.service("svc2", ip="172.30.0.42"), build.slice("10.180.0.1"))
     moved = build.slice("10.180.0.1", service="svc2")

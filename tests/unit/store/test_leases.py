@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 
+import pytest
 from tests.unit.store.conftest import text, told, upcoming
 
 from percale.kernel import syscalls
@@ -88,8 +91,23 @@ async def test_a_lease_that_cannot_be_deleted_has_ended_all_the_same(root: Path)
     await store.close()
 
 
-async def test_a_lease_that_is_none_is_a_trouble(root: Path, store: FilesStore) -> None:
-    (root / "a.yaml").write_text(text("a").replace("  name: a", f"  name: a\n  annotations: {{{ANNOTATION}: soon}}"))
+@pytest.mark.parametrize("jump", [-(10**9), 10**9])
+async def test_a_jump_of_the_wall_clock_ends_no_lease(root: Path, monkeypatch: pytest.MonkeyPatch, jump: int) -> None:
+    store = FilesStore(root)
+    written = await store.put(LEASED, ttl=600)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + jump)
+    for each in root.rglob("*.json"):
+        os.utime(each, (real() + jump, real() + jump))
+    again = FilesStore(root)
+    assert await store.list(ConfigMap) == await again.list(ConfigMap) == [written]
+    await store.close()
+    await again.close()
+
+
+@pytest.mark.parametrize("stamp", ["soon", "x nan nan", "x 1 inf", "x 1 1e999", "x 1"])
+async def test_a_lease_that_is_none_is_a_trouble(root: Path, store: FilesStore, stamp: str) -> None:
+    (root / "a.yaml").write_text(text("a").replace("  name: a", f"  name: a\n  annotations: {{{ANNOTATION}: {stamp}}}"))
     watch = store.watch(ConfigMap)
     await upcoming(watch)
     assert f'a.yaml:1: metadata.annotations["{ANNOTATION}"]: not a lease; remove it' in told(await upcoming(watch))[1]

@@ -93,6 +93,11 @@ def sequence(value: Any) -> Sequence[Any]:
     return value if isinstance(value, list) else ()
 
 
+def word(value: Any) -> str:
+    """The value itself; a value of another type, or null, is no text."""
+    return value if isinstance(value, str) else ""
+
+
 def is_number(value: Any) -> TypeGuard[int]:
     """A whole number."""
     return isinstance(value, int) and not isinstance(value, bool)

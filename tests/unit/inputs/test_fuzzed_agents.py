@@ -1,0 +1,312 @@
+"""What other programs, other nodes and files of a former life say to an agent and to a lab. See `reading.py` for what holds."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import socket
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from itertools import islice
+from typing import Any
+
+import dns.exception
+import dns.message
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.unit.inputs.mutating import mutated, odd_documents, spoiled
+from tests.unit.inputs.reading import fuzzed, manifest_of, refused_in_words, scratch
+from tests.unit.inputs.valid import (
+    CNI_CONFIGURATION,
+    CNI_VARIABLES,
+    ENDPOINTS,
+    JOURNAL,
+    LEASE,
+    MANIFESTS,
+    NETWORK,
+    NODE,
+    POD,
+    RECORD,
+    REQUESTS,
+    SERVICE,
+    SLICE,
+    STATE,
+    STATUS,
+    documents,
+)
+
+from percale.agent import asking
+from percale.agent.listening import Page
+from percale.agent.logging import LineLog
+from percale.agent.peers import Peers
+from percale.agent.serving import serve_pages
+from percale.agent.state import NodeState
+from percale.backend.protocol import LocalNode
+from percale.backend.registry import make_backend
+from percale.cni import requests
+from percale.cni.frames import Frame, read_frame
+from percale.cni.records import Records
+from percale.ipam.addresses import AddressPool
+from percale.ipam.plan import NodeSubnets
+from percale.kernel.protocol import Interface
+from percale.lab import control
+from percale.lab.agents import Agents
+from percale.lab.cluster import Cluster
+from percale.lab.document import LabSpec, topology
+from percale.lab.machine_verbs import MachineVerbs
+from percale.lab.machines import AgentSettings, Machines
+from percale.lab.nameserver import NameServer
+from percale.lab.object_verbs import ObjectVerbs
+from percale.lab.place import LabPlace
+from percale.lab.responder import Responder
+from percale.lab.service_networks import service_networks
+from percale.model.endpoints import EndpointSlice
+from percale.model.kinds import KINDS
+from percale.model.lease import SubnetLease
+from percale.model.meta import Object
+from percale.model.netconf import network_config
+from percale.model.service import Service
+from percale.policy.evaluator import KINDS as POLICY_KINDS
+from percale.policy.evaluator import Evaluator
+from percale.render.objects import KernelObject
+from percale.render.policy_table import PolicyTable
+from percale.render.service_table import ServiceElements
+from percale.service.naming import Names
+from percale.service.surroundings import ServiceConfig
+from percale.service.table import KINDS as SERVICE_KINDS
+from percale.service.table import ServiceTable
+from percale.store.directory import Directory
+from percale.store.leasing import BootClock
+from percale.store.memory import MemoryStore
+
+pytestmark = pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning")  # long documents
+
+ETH0 = Interface("eth0", 2, "02:00:00:00:00:01", 1500, up=True, carrier=True)
+LOCAL = LocalNode(
+    "node1",
+    IPv4Network("10.244.0.0/24"),
+    IPv6Network("fd00:10:244::/64"),
+    IPv4Address("192.168.1.2"),
+    IPv6Address("fd00:192:168:1::2"),
+    ETH0,
+    ETH0,
+    frozenset((IPv4Network("192.168.1.0/24"),)),
+)
+# The agent
+
+
+@fuzzed
+@given(mutated(CNI_VARIABLES), odd_documents([CNI_CONFIGURATION], ["json", "lines"]), st.binary(max_size=8))
+def test_cni_requests(variables: Any, configuration: bytes, tail: bytes) -> None:
+    block = b"".join(f"{name}={value}\0".encode(errors="surrogatepass") for name, value in as_texts(variables)) + tail
+    request = len(block).to_bytes(4, "big") + len(configuration).to_bytes(4, "big") + block + configuration
+    with refused_in_words():
+        frame = asyncio.run(received(request))
+        asked = requests.parse(frame.variables, frame.configuration)
+        requests.asked_addresses(asked, {requests.ANNOTATION: tail.decode(errors="replace")})
+        requests.asked_mac(asked.runtime)
+        requests.asked_ports(asked.runtime)
+        requests.asked_limits(asked.runtime)
+
+
+def as_texts(value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        yield from ((name, item if isinstance(item, str) else json.dumps(item)) for name, item in value.items())
+
+
+async def received(request: bytes) -> Frame:
+    ours, theirs = socket.socketpair()
+    frame = Frame()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 22)
+        theirs.setblocking(False)
+        theirs.send(request)
+        theirs.shutdown(socket.SHUT_WR)
+        with suppress(EOFError):
+            await read_frame(ours, frame)
+    return frame
+
+
+@fuzzed
+@given(odd_documents([RECORD], ["json"]), st.sampled_from(("c@eth0.json", "c.json", "@.json", "c@e@x.json")))
+def test_records_of_pods(data: bytes, name: str) -> None:
+    with scratch() as directory:
+        (directory / name).write_bytes(data)
+        (directory / "good@eth0.json").write_text(json.dumps(RECORD))
+        with refused_in_words():
+            records = Records(directory)
+            assert "good" in {owner.container for owner in records.attachments}
+            assert len(records.attachments) + len(records.damaged) == 2
+
+
+@fuzzed
+@given(st.lists(odd_documents(JOURNAL, ["json"]), max_size=4))
+def test_the_journal_of_addresses(lines: Sequence[bytes]) -> None:
+    with scratch() as directory:
+        (directory / "addresses").write_bytes(b"\n".join((*lines, b"")))
+        with refused_in_words():
+            AddressPool(directory / "addresses", "n1", NodeSubnets(LOCAL.subnet, None))
+
+
+@fuzzed
+@given(odd_documents([STATE], ["json"]))
+def test_what_a_node_remembers(data: bytes) -> None:
+    with scratch() as directory:
+        (directory / NodeState.FILE).write_bytes(data)
+        with refused_in_words():
+            NodeState(directory)
+
+
+@fuzzed
+@given(odd_documents([STATUS], ["json"]))
+def test_the_answer_of_an_agent(data: bytes) -> None:
+    with refused_in_words():
+        asking.decode(data)
+
+
+@fuzzed
+@given(odd_documents(MANIFESTS))
+def test_one_bad_object_in_a_store_is_its_own_trouble(data: bytes) -> None:
+    good: dict[str, dict[str, Any]] = {"Pod": POD, "Service": SERVICE, "Node": NODE}
+    with scratch() as directory:
+        for kind, value in good.items():
+            (directory / f"{kind}.json").write_text(
+                json.dumps({**value, "metadata": {**value["metadata"], "name": "good"}})
+            )
+        (directory / "odd.yaml").write_bytes(data)
+        (own := directory / "SubnetLease").mkdir()
+        (own / "x.json").write_bytes(data)
+        store = Directory(directory, KINDS, BootClock())
+        objects = [obj for kind in KINDS.values() for obj in store.list(kind)]
+        for trouble in store.troubles:
+            assert str(trouble.error).encode()
+        store.close()
+    assert {"Pod", "Service", "Node"} <= {obj.KIND for obj in objects if obj.metadata.name == "good"}
+    mean(objects)
+
+
+@fuzzed
+@given(
+    st.lists(
+        odd_documents([NODE, POD, SERVICE, SLICE, ENDPOINTS, LEASE, *documents("examples/policies/*.yaml")], ["json"]),
+        max_size=5,
+    )
+)
+def test_odd_objects_mean_something_or_nothing(data: Sequence[bytes]) -> None:
+    mean([obj for each in data for obj in manifest_of(each)])
+
+
+def mean(objects: Sequence[Object]) -> None:
+    """All that an agent makes of objects."""
+    evaluator = Evaluator()
+    rules = PolicyTable(evaluator, "node1")
+    rules.update([evaluator.put(obj) for obj in objects if isinstance(obj, POLICY_KINDS)])
+    rules.image()
+    table = ServiceTable(ServiceConfig("node1"))
+    elements = ServiceElements(table)
+    elements.update(table.apply([obj for obj in objects if isinstance(obj, SERVICE_KINDS)]))
+    elements.image()
+    for problem in table.problems:
+        assert problem.encode()
+    names = NameServer()
+    names.names = Names(
+        [obj for obj in objects if isinstance(obj, Service)], [obj for obj in objects if isinstance(obj, EndpointSlice)]
+    )
+    for name in islice(names.names._records, 30):
+        for kind in ("A", "AAAA", "SRV", "PTR"):
+            with dns_names():
+                names.answer(dns.message.make_query(name, kind).to_wire(), datagram=True)
+    leases = [obj for obj in objects if isinstance(obj, SubnetLease)]
+    for backend in ("vxlan", "host-gw"):
+        peers = Peers(
+            LOCAL,
+            make_backend(network_config({**NETWORK, "Backend": {"Type": backend}}), ""),
+            _no_wish,
+            LineLog("text", io.StringIO()),
+        )
+        list(peers.replace(leases))
+        for lease in leases:
+            peers.put(lease)
+        peers.status()
+        list(peers.move(LOCAL))
+        for lease in leases:
+            peers.remove(lease)
+
+
+def _no_wish(_source: str, objects: Iterable[KernelObject]) -> None:
+    assert all(objects)
+
+
+@contextmanager
+def dns_names() -> Iterator[None]:
+    """A name that no message can ask for is nobody's trouble."""
+    with suppress(dns.exception.DNSException):
+        yield
+
+
+# The lab's sockets
+
+
+@fuzzed
+@given(
+    st.one_of(st.binary(max_size=60), spoiled(dns.message.make_query("web.default.svc.cluster.local", "A").to_wire())),
+    st.booleans(),
+)
+def test_questions_for_names(data: bytes, datagram: bool) -> None:
+    server = NameServer()
+    server.names = Names([obj for obj in manifest_of(json.dumps(SERVICE).encode()) if isinstance(obj, Service)], ())
+    server.answer(data, datagram=datagram)
+
+
+@fuzzed
+@given(st.lists(odd_documents(REQUESTS, ["json"]), min_size=1, max_size=5))
+def test_requests_to_a_lab(lines: Sequence[bytes]) -> None:
+    async def ask() -> None:
+        store = MemoryStore()
+        machines = Machines(
+            LabPlace("lab", directory),
+            machinery,
+            AgentSettings(NETWORK, "routed", False, networks),
+            Agents(ours),
+            Responder(),
+        )
+        cluster = Cluster(store, machines)
+        answers = control.Answers({**ObjectVerbs(cluster).all(), **MachineVerbs(cluster).all()})
+        for obj in (*manifest_of(json.dumps(POD).encode()), *manifest_of(json.dumps(SERVICE).encode())):
+            cluster.world.put(await store.put(obj))
+        for line in lines:
+            answer = await answers.answer(line)
+            assert "internal error" not in answer.get("error", "")
+            json.dumps(answer).encode()
+
+    pods = network_config(NETWORK).networks
+    machinery = topology(LabSpec(), pods)
+    networks = service_networks(LabSpec(), machinery, pods, "the lab")
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs, scratch() as directory:
+        asyncio.run(ask())
+
+
+@fuzzed
+@given(st.lists(spoiled(b"GET /status HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc"), min_size=1, max_size=3))
+def test_requests_by_http(requests_: Sequence[bytes]) -> None:
+    async def ask() -> None:
+        with scratch() as directory, socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(directory / "http"))
+            listener.listen()
+            serving = asyncio.create_task(serve_pages(listener, {"/healthz": lambda: Page(b"ok\n")}))
+            for request in (*requests_, b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"):
+                reader, writer = await asyncio.open_unix_connection(directory / "http")
+                writer.write(request[:100_000])
+                if b"healthz" in request:
+                    assert (await asyncio.wait_for(reader.read(), 30)).startswith(b"HTTP/1.1 200")
+                writer.close()
+            serving.cancel()
+            with suppress(asyncio.CancelledError):
+                await serving
+
+    asyncio.run(ask())

@@ -1,0 +1,163 @@
+"""What people write: manifests, a lab, policy tests, networks, configurations. See `reading.py` for what holds.
+
+`make fuzz MINUTES=10` goes on with other documents for so long; `make check` tries a few.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.unit.inputs.mutating import odd_documents, odd_values
+from tests.unit.inputs.reading import command, fuzzed, refused_in_words, scratch
+from tests.unit.inputs.valid import (
+    CASES,
+    CONFIGURATION,
+    FLANNEL,
+    MANIFESTS,
+    NETWORK,
+    NODE,
+    POD,
+    QUESTION,
+    SERVICE,
+    SLICE,
+)
+
+from percale.agent import configuring
+from percale.backend.registry import make_backend
+from percale.cni import conflist
+from percale.explain.cases import decode_cases, in_sequence
+from percale.explain.trying import try_offline
+from percale.lab import planner
+from percale.lab.admitting import admitted
+from percale.lab.document import topology
+from percale.lab.manifests import read_input, read_objects
+from percale.lab.service_networks import ServiceNetworks, service_networks
+from percale.lab.world import World
+from percale.model.decoding import decode_manifest, from_json
+from percale.model.encoding import to_json
+from percale.model.meta import Object
+from percale.model.netconf import network_config, parse_network_config
+
+pytestmark = pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning")  # long documents
+
+# Manifests
+
+
+@fuzzed
+@given(odd_documents(MANIFESTS), st.sampled_from(("m.yaml", "m.json")))
+def test_manifests(data: bytes, name: str) -> None:
+    with refused_in_words():
+        for obj in decode_manifest(data, name).objects:
+            assert from_json(to_json(obj), type(obj)) == obj
+
+
+@fuzzed
+@given(odd_documents(MANIFESTS))
+def test_what_a_lab_is_given(data: bytes) -> None:
+    with refused_in_words():
+        text = data.decode(errors="replace")
+        asked = read_input([("m.yaml", text)])
+        pods = network_config(asked.network).networks
+        machines = topology(asked.lab, pods)
+        networks = service_networks(asked.lab, machines, pods, "the lab")
+        run_cluster((each.object for each in admitted(asked.found, (), networks)), networks)
+    with refused_in_words():
+        read_objects([("m.yaml", text)], "default")
+
+
+def run_cluster(objects: Iterable[Object], networks: ServiceNetworks) -> None:
+    """What the lab's controller makes of them, in a few passes."""
+    world = World()
+    for obj in objects:
+        world.put(obj)
+    for _ in range(3):
+        for write in planner.plan(world, (), networks).writes:
+            (world.drop if type(write).__name__ == "Delete" else world.put)(write.object)
+            assert to_json(write.object)
+
+
+@fuzzed
+@given(
+    odd_documents(MANIFESTS), st.sampled_from((("policy", "check"), ("service", "check"), ("service", "list", "-f")))
+)
+def test_commands_that_look_at_manifests(data: bytes, words: tuple[str, ...]) -> None:
+    with scratch() as directory:
+        (directory / "m.yaml").write_bytes(data)
+        command(*words, str(directory / "m.yaml"))
+
+
+@fuzzed
+@given(odd_documents([{"apiVersion": "v1", "kind": "List", "items": [NODE, POD, SERVICE, SLICE]}]))
+def test_commands_that_explain(data: bytes) -> None:
+    with scratch() as directory:
+        (file := directory / "m.yaml").write_bytes(data)
+        command("matrix", str(file))
+        command("why", "default/a", "svc/default/web:80", "-f", str(file))
+        command("service", "show", "web", "-f", str(file))
+
+
+@fuzzed
+@given(st.lists(odd_documents([QUESTION], ["json"]), max_size=5))
+def test_lines_of_a_batch(lines: Sequence[bytes]) -> None:
+    with scratch() as directory:
+        file = directory / "m.json"
+        file.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": [NODE, POD, SERVICE, SLICE]}))
+        command("service", "resolve", "--batch", "-", "-f", str(file), stdin=b"\n".join(lines))
+
+
+@fuzzed
+@given(odd_documents(CASES))
+def test_policy_tests(data: bytes) -> None:
+    with refused_in_words():
+        for sequence in in_sequence(decode_cases(data, "case.yaml")):
+            list(try_offline(sequence))
+
+
+# Networks and configuration
+
+
+@fuzzed
+@given(odd_documents([NETWORK], ["json", "lines"]))
+def test_network_configurations(data: bytes) -> None:
+    with refused_in_words():
+        network = parse_network_config(data.decode(errors="replace"))
+        make_backend(network, "net-conf.json")
+
+
+@fuzzed
+@given(odd_documents([FLANNEL, conflist.conflist("routed")], ["json", "lines"]))
+def test_conflists(data: bytes) -> None:
+    text = data.decode(errors="replace")
+    with refused_in_words():
+        json.dumps(conflist.from_flannel(text, "cni-conf.json"))
+    with refused_in_words():
+        conflist.wiring_of(text, "cni-conf.json")
+
+
+@pytest.mark.filterwarnings("ignore:Possible:FutureWarning")  # of odd regular expressions
+@fuzzed
+@given(odd_documents([CONFIGURATION]), odd_values, st.data())
+def test_agent_configurations(data: bytes, flag: Any, more: st.DataObject) -> None:
+    variable = configuring.environment_name(more.draw(st.sampled_from(sorted(configuring.TYPES))))
+    text = more.draw(odd_documents([NETWORK, "eth0,eth1", "1", [], 7], ["json"])).decode("utf-8", "surrogateescape")
+    name = more.draw(st.sampled_from(sorted(configuring.TYPES)))
+    with scratch() as directory:
+        (directory / "agent.yaml").write_bytes(data)
+        with refused_in_words():
+            use(configuring.load(directory / "agent.yaml", {}, {}))
+    with refused_in_words():
+        use(configuring.load(None, {variable: text}, {"store": "files:/x"}))
+    with refused_in_words():
+        use(configuring.load(None, {}, {"store": "files:/x", name: flag}))
+
+
+def use(config: Any) -> None:
+    """As an agent would."""
+    network = network_config(config.network if config.network is not None else NETWORK, "network")
+    configuring.service_config(config, network)
+    make_backend(network, "network")
