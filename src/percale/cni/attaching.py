@@ -213,7 +213,7 @@ class Attachments:
         finally:
             # From here on the wish must do without the descriptor: its number may soon be another file's.
             self._wish(owner, _host_objects(attachment))
-        await self._sandboxes.make(namespace, attachment.netns, pod_objects(wires))
+        await self._sandboxes.make(namespace, attachment.netns, pod_objects(wires), wires.device)
 
     async def _settled(self, owner: Owner) -> None:
         """Wait for what is wished for it, and so for all that was let go before. Raises KernelError."""

@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from percale.errors import KernelError
 from percale.kernel import syscalls
+from percale.kernel.devices import wait_operational
 from percale.kernel.driver import KernelDriver
 from percale.kernel.planning import matches
 from percale.kernel.protocol import Put
@@ -40,21 +41,33 @@ class Sandboxes:
         self._narrate = narrate
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="pod-namespaces")
 
-    async def make(self, namespace: int, netns: str, objects: Sequence[KernelObject]) -> None:
-        """Make these so in the namespace behind the descriptor; `netns` is its name for people. Raises KernelError."""
-        await self._within(namespace, netns, partial(_make, objects))
+    async def make(self, namespace: int, netns: str, objects: Sequence[KernelObject], host_device: str) -> None:
+        """Make these so in the namespace behind the descriptor, and wait until the host's end of the pair carries packets.
+
+        `netns` is its name for people. Raises KernelError.
+        """
+        await self._within(namespace, netns, partial(_make, objects), then=partial(wait_operational, host_device))
 
     async def missing(self, namespace: int, netns: str, objects: Sequence[KernelObject]) -> list[str]:
         """Those of the objects that are not there (any more), as command lines that would make them. Raises KernelError."""
         return await self._within(namespace, netns, partial(_missing, objects))
 
-    async def _within(self, namespace: int, netns: str, action: Callable[[KernelDriver], T]) -> T:
+    async def _within(
+        self,
+        namespace: int,
+        netns: str,
+        action: Callable[[KernelDriver], T],
+        *,
+        then: Callable[[], object] = lambda: None,
+    ) -> T:
         narrate = self._narrate
 
         def enter() -> T:
             prefixed = partial(_prefixed, narrate, netns) if narrate is not None else None
             with _inside(namespace), closing(KernelDriver(narrate=prefixed)) as driver:
-                return action(driver)
+                done = action(driver)
+            then()
+            return done
 
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, enter)

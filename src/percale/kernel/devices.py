@@ -3,11 +3,31 @@
 from __future__ import annotations
 
 import errno
+import time
+from contextlib import closing
 
 from percale.kernel import links, netlink
 from percale.kernel.links import Device
 from percale.kernel.planning import stands_on
 from percale.render.objects import KernelObject, Link
+
+_LOOK_AGAIN, _PATIENCE = 0.001, 1.0
+"""Seconds between looks at a device that is not operational yet, and until nobody waits for it any more."""
+
+
+def wait_operational(name: str) -> bool:
+    """Block until the device of this name in the caller's namespace carries packets; False when it did not come to that.
+
+    Of a veth pair the end that was up first has to wait for the kernel's link watch, and loses what is sent meanwhile. From
+    Linux 6.8 on the question itself makes it catch up. Raises OSError.
+    """
+    with closing(netlink.Socket(netlink.ROUTE)) as socket:
+        deadline = time.monotonic() + _PATIENCE
+        while (device := Devices(socket).find(name)) is None or not device.operational:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_LOOK_AGAIN)
+    return True
 
 
 class Devices:

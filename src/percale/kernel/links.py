@@ -27,7 +27,8 @@ IFF_NOARP = 0x80
 IFF_LOWER_UP = 0x10000
 
 _HEADER = struct.Struct("=BxHiII")
-_ADDRESS, _NAME, _MTU, _LINK, _MASTER, _INFO = 1, 3, 4, 5, 10, 18
+_ADDRESS, _NAME, _MTU, _LINK, _MASTER, _OPERSTATE, _INFO = 1, 3, 4, 5, 10, 16, 18
+_OPER_UP = 6
 _ALIAS, _GROUP, _NAMESPACE_DESCRIPTOR, _EXT_MASK = 20, 27, 28, 29
 _INFO_KIND, _INFO_DATA, _INFO_SLAVE_KIND, _INFO_SLAVE_DATA = 1, 2, 4, 5
 _VXLAN_ID, _VXLAN_LINK, _VXLAN_LOCAL, _VXLAN_LEARNING, _VXLAN_PORT, _VXLAN_LOCAL6, _VXLAN_GBP = 1, 3, 4, 7, 15, 17, 23
@@ -60,6 +61,8 @@ class Device(Struct, frozen=True):
     alias: str
     master: int | None = None
     hairpin: bool | None = None
+    operational: bool = False
+    """It carries packets (operstate UP): a while after there is a carrier, for the kernel's link watch makes it so."""
     data: dict[int, bytes] = {}
     """The attributes of a device of its kind."""
 
@@ -120,6 +123,7 @@ def decode(body: bytes) -> Device:
         alias=string(found.get(_ALIAS, b"")),
         master=number(found[_MASTER]) if _MASTER in found else None,
         hairpin=hairpin,
+        operational=found.get(_OPERSTATE, b"\0")[0] == _OPER_UP,
         data=attributes(info.get(_INFO_DATA, b"")) if kind in ("vxlan", "bridge") else {},
     )
 
