@@ -17,6 +17,7 @@ from percale.agent.node import AgentNode
 from percale.agent.notifying import notify
 from percale.agent.policing import PolicyNode
 from percale.errors import PercaleError
+from percale.kernel import syscalls
 
 MOST_YOUNG = 50_000
 """Objects between two looks for cycles: what an agent makes many of, facts and elements, has none."""
@@ -25,6 +26,7 @@ MOST_YOUNG = 50_000
 def run(config: AgentConfig) -> None:
     """Serve the node until SIGTERM or SIGINT. Raises PercaleError when that is impossible."""
     gc.set_threshold(MOST_YOUNG)
+    syscalls.share_memory_arena()
     log = LineLog(config.logFormat)
     with only_agent(Path(config.runDir)):
         asyncio.run(_serve(config, log))
