@@ -16,6 +16,11 @@ PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
 HEADLESS_LABEL = "service.kubernetes.io/headless"
 """On a Service or a slice: proxies have nothing to do with it."""
 
+AFFINITY_TIMEOUT = 10800
+"""Seconds, where a Service with session affinity does not say."""
+LONGEST_AFFINITY = 86400
+"""Seconds that a Service may ask for."""
+
 
 class ServicePort(Part, frozen=True, kw_only=True):
     """`targetPort` is a number or the name of a container's port; without it, it is `port`."""

@@ -14,17 +14,19 @@ from msgspec import Struct
 
 from percale.model.addresses import Network, is_address, is_network, packed, parse_network
 from percale.model.meta import ObjectKey
-from percale.model.service import HEADLESS_LABEL, PROXY_NAME_LABEL, Service, ServicePort
+from percale.model.service import (
+    AFFINITY_TIMEOUT,
+    HEADLESS_LABEL,
+    LONGEST_AFFINITY,
+    PROXY_NAME_LABEL,
+    Service,
+    ServicePort,
+)
 from percale.service.refusing import Refused, balancer_refusal, cluster_ip_refusal, external_refusal
 from percale.service.strategies import Strategy, parse_strategy
 from percale.service.surroundings import Family, ServiceConfig
 
 VipKind: TypeAlias = Literal["cluster", "load-balancer", "external", "node-port"]
-
-AFFINITY_TIMEOUT = 10800
-"""Seconds, where a Service with session affinity does not say."""
-LONGEST_AFFINITY = 86400
-"""Seconds that a Service may ask for."""
 
 
 class PortName(NamedTuple):

@@ -14,6 +14,7 @@ from ipaddress import ip_address, ip_network
 from typing import Any, Final
 
 from percale.model.addresses import is_address
+from percale.model.service import LONGEST_AFFINITY
 from percale.model.tree import Steps
 from percale.model.validation.field_errors import (
     FieldErrors,
@@ -30,7 +31,6 @@ from percale.model.validation.field_errors import (
 )
 from percale.model.validation.formats import cidr, dns_label, dns_subdomain, port_name, port_number
 from percale.model.validation.shared import check_labels, check_metadata
-from percale.service.services import LONGEST_AFFINITY
 
 _TYPES = ("ClusterIP", "NodePort", "LoadBalancer", "ExternalName")
 _EXTERNAL = ("NodePort", "LoadBalancer")
