@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.rows import PERCALE, run
-from percale.model.encoding import to_json
+from percale.model.manifest.encode import to_json
 from percale.model.meta import Object
 
 _A_FILE = 100

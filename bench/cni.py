@@ -17,7 +17,7 @@ from typing import Any
 
 from bench import agents
 from bench.rows import PERCALE, Row, ratio
-from percale.kernel.namespaces import create_namespace, delete_namespace
+from percale.kernel.netns import create_namespace, delete_namespace
 
 ROUNDS = 60
 REFERENCE = "/usr/lib/cni"

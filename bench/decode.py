@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 
 from bench.rows import Row, at_most, seconds
-from percale.model.decoding import decode_manifest
+from percale.model.manifest.decode import decode_manifest
 
 PODS = 10_000
 ROUNDS = 7

@@ -14,11 +14,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from bench.rows import Row, at_most, in_turn, ratio, run, seconds
-from percale.kernel import batching, hearing, netlink
-from percale.kernel.hearing import Hearing
-from percale.kernel.keeping import TableKeeper
-from percale.kernel.namespaces import NamespaceThread, anonymous_namespace
-from percale.render.contents import Chain, Edit, Elements, Equals, InSet, Rule, SetShape, Verdict
+from percale.kernel.netlink import socket as netlink
+from percale.kernel.netns import NamespaceThread, anonymous_namespace
+from percale.kernel.nftables import batch as batching
+from percale.kernel.nftables import commit as hearing
+from percale.kernel.nftables.commit import Hearing
+from percale.kernel.nftables.table import TableKeeper
+from percale.render.nft.objects import Chain, Edit, Elements, Equals, InSet, Rule, SetShape, Verdict
 
 COUNT = 100_000
 THEIRS = 10_000

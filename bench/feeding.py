@@ -17,14 +17,15 @@ from typing import TypeVar
 
 from percale.agent.events import Events, Subject
 from percale.agent.logging import LineLog
-from percale.agent.running import MOST_YOUNG
-from percale.agent.table import SERVICE_BYTES, NodeTable
-from percale.agent.troubles import Troubles
-from percale.kernel.keeping import TableKeeper
-from percale.kernel.namespaces import NamespaceThread, anonymous_namespace
+from percale.agent.main import MOST_YOUNG
+from percale.agent.nft_table import SERVICE_BYTES, NodeTable
+from percale.agent.problems import Troubles
+from percale.kernel.netns import NamespaceThread, anonymous_namespace
+from percale.kernel.nftables.table import TableKeeper
 from percale.model.meta import Object, ObjectKey
-from percale.render import balancing, enforcing
-from percale.render.contents import Edit
+from percale.render.nft.objects import Edit
+from percale.render.policy import base_chains as enforcing
+from percale.render.service import base_chains as balancing
 from percale.store.memory import MemoryStore
 from percale.store.protocol import Event, Snapshot
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bench.rows import PERCALE, run
-from percale.lab.place import locate
+from percale.lab.run_dir import locate
 
 NODES = ("node1", "node2")
 LAB = """

@@ -14,14 +14,14 @@ from collections.abc import Iterator
 
 from bench.policy_world import policy_world
 from bench.rows import Row, at_most, run
-from percale.explain.groups import by_workload, outside_groups, owners
-from percale.explain.matrix import Matrix
+from percale.explain.matrix.groups import by_workload, outside_groups, owners
+from percale.explain.matrix.matrix import Matrix
+from percale.explain.matrix.port_space import cut
+from percale.explain.matrix.reachability import Reach
 from percale.explain.parties import outside
-from percale.explain.portspace import cut
-from percale.explain.reach import Reach
 from percale.model.meta import Object
 from percale.policy.evaluator import Evaluator
-from percale.policy.verdicts import Flow, Party
+from percale.policy.verdict import Flow, Party
 
 PODS = 10_000
 POLICIES = 1_000

@@ -13,12 +13,12 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any
 
 from bench.rows import Row, at_most, ratio
-from percale.kernel.driver import KernelDriver
-from percale.kernel.namespaces import NamespaceThread, anonymous_namespace
-from percale.kernel.reconciling import Reconciler
+from percale.kernel.netns import NamespaceThread, anonymous_namespace
+from percale.kernel.reconciler.reconciler import Reconciler
+from percale.kernel.rtnl.driver import KernelDriver
+from percale.render.network.base_chains import rulesets
+from percale.render.network.tunnels import peer_element
 from percale.render.objects import Address, FdbEntry, KernelObject, Link, Neighbour, Peer, Route, Vxlan
-from percale.render.ruleset import rulesets
-from percale.render.tunnels import peer_element
 
 PEERS = 5000
 ROUNDS = 3

@@ -23,15 +23,15 @@ from bench.feeding import Bench, Feed
 from bench.policy_paths import paths
 from bench.policy_world import node_name, pod, policy, policy_world
 from bench.rows import Row, at_most, in_turn, ratio, run, seconds
-from percale.agent.enforcing import Enforcement
-from percale.kernel.namespaces import NamespaceThread, anonymous_namespace
+from percale.agent.policy.controller import Enforcement
+from percale.kernel.netns import NamespaceThread, anonymous_namespace
 from percale.model.meta import Object
 from percale.model.networkpolicy import NetworkPolicy
 from percale.model.pod import Pod
-from percale.policy.compiling import CompiledPolicy, CompiledRule
+from percale.policy.compiler import CompiledPolicy, CompiledRule
 from percale.policy.evaluator import Evaluator
-from percale.policy.pods import PodFacts
-from percale.policy.terms import Block, PortName, PortSpan, Term
+from percale.policy.pod_facts import PodFacts
+from percale.policy.rule_terms import Block, PortName, PortSpan, Term
 from percale.store.protocol import Upserted
 
 PODS = 10_000

@@ -21,8 +21,8 @@ from percale.model.networkpolicy import (
 from percale.model.pod import Container, Pod, PodSpec, PodStatus
 from percale.model.selector import LabelSelector
 from percale.policy.evaluator import Evaluator
-from percale.render.contents import Edit
-from percale.render.policy_table import PolicyTable
+from percale.render.nft.objects import Edit
+from percale.render.policy.renderer import PolicyTable
 
 RULES = 100
 STREAM_ROUNDS, CONNECTING_ROUNDS = 9, 51

@@ -15,10 +15,10 @@ from bench.rows import Row, in_turn, ratio, run
 from bench.service_world import POD_CIDR, PORT, SERVICE_CIDR, cluster_ip, endpoint_slice, service_world
 from bench.wires import SERVER, serving, wires
 from percale.model.meta import Object
-from percale.render.contents import Edit
-from percale.render.service_table import ServiceElements
-from percale.service.surroundings import ServiceConfig
-from percale.service.table import ServiceTable
+from percale.render.nft.objects import Edit
+from percale.render.service.renderer import ServiceElements
+from percale.service.node_context import ServiceConfig
+from percale.service.resolver import ServiceTable
 
 ROUNDS = 9
 CONNECTING_ROUNDS = 31

@@ -34,19 +34,22 @@ from bench.service_world import (
     service,
     service_world,
 )
-from percale.agent.balancing import Balancing
 from percale.agent.metrics import Metrics
-from percale.agent.service_flows import service_flows
-from percale.kernel import batching, hearing, netlink
-from percale.kernel.keeping import TableKeeper
-from percale.kernel.namespaces import NamespaceThread, anonymous_namespace
+from percale.agent.service.conntrack_cleanup import service_flows
+from percale.agent.service.proxier import Balancing
+from percale.kernel.netlink import socket as netlink
+from percale.kernel.netns import NamespaceThread, anonymous_namespace
+from percale.kernel.nftables import batch as batching
+from percale.kernel.nftables import commit as hearing
+from percale.kernel.nftables.table import TableKeeper
 from percale.model.meta import Object
 from percale.model.pod import Pod
-from percale.render import balancing, enforcing
-from percale.render.contents import Edit
-from percale.render.service_table import ServiceElements
-from percale.service.surroundings import ServiceConfig
-from percale.service.table import ServiceTable
+from percale.render.nft.objects import Edit
+from percale.render.policy import base_chains as enforcing
+from percale.render.service import base_chains as balancing
+from percale.render.service.renderer import ServiceElements
+from percale.service.node_context import ServiceConfig
+from percale.service.resolver import ServiceTable
 from percale.store.protocol import Upserted
 
 SERVICES, ENDPOINTS = 10_000, 10

@@ -16,11 +16,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bench.rows import run
-from percale.agent.table import together
-from percale.kernel.keeping import TableKeeper
-from percale.kernel.namespaces import NamespaceThread
-from percale.render import balancing, enforcing
-from percale.render.contents import Edit
+from percale.agent.nft_table import together
+from percale.kernel.netns import NamespaceThread
+from percale.kernel.nftables.table import TableKeeper
+from percale.render.nft.objects import Edit
+from percale.render.policy import base_chains as enforcing
+from percale.render.service import base_chains as balancing
 
 CLIENT, SERVER = "10.128.0.1", "10.128.0.2"
 PORT = 8080

@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv6Address
 from random import Random
 from typing import Literal
 
-from percale.render.contents import (
+from percale.render.nft.objects import (
     SIZES,
     Between,
     Chain,
@@ -24,7 +24,7 @@ from percale.render.contents import (
     Statement,
     Verdict,
 )
-from percale.render.enforcing import SHAPES
+from percale.render.policy.base_chains import SHAPES
 
 KEYS: tuple[tuple[Field, ...], ...] = (
     ("ipv4_addr",),

@@ -12,11 +12,11 @@ from ipaddress import ip_address, ip_interface, ip_network
 import pytest
 from msgspec.structs import replace
 
-from percale.kernel.driver import KernelDriver
-from percale.kernel.fake import FakeKernel
-from percale.kernel.namespaces import NamespaceThread, anonymous_namespace
-from percale.kernel.planning import matches
+from percale.kernel.netns import NamespaceThread, anonymous_namespace
+from percale.kernel.plan import matches
 from percale.kernel.protocol import Absent, Change, Driver, KernelEvent, Present, Put, Remove, UnderlayChanged, Wiped
+from percale.kernel.rtnl.driver import KernelDriver
+from percale.kernel.rtnl.fake import FakeKernel
 from percale.render.objects import (
     Address,
     Bridge,

@@ -1,4 +1,4 @@
-"""What every keeper of `table inet percale` promises, the real one and the fake: `percale.kernel.keeping.Keeper`."""
+"""What every keeper of `table inet percale` promises, the real one and the fake: `percale.kernel.nftables.table.Keeper`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from msgspec.structs import replace
 from tests.images import image
 
 from percale.errors import KernelError
-from percale.kernel.fake_keeper import FakeKeeper
-from percale.kernel.keeping import Keeper, TableKeeper
-from percale.kernel.namespaces import NamespaceThread, anonymous_namespace
-from percale.kernel.spelling_tables import spell
-from percale.render.contents import Chain, Edit, Elements, Equals, InSet, Rule, SetShape, Verdict
-from percale.render.enforcing import SHAPES
+from percale.kernel.netns import NamespaceThread, anonymous_namespace
+from percale.kernel.nftables.fake_table import FakeKeeper
+from percale.kernel.nftables.script import spell
+from percale.kernel.nftables.table import Keeper, TableKeeper
+from percale.render.nft.objects import Chain, Edit, Elements, Equals, InSet, Rule, SetShape, Verdict
+from percale.render.policy.base_chains import SHAPES
 
 PODS = SetShape("pods4-a", ("ipv4_addr",), comment="app=a")
 MAP = SetShape("map", ("ipv4_addr", "inet_service"), data=("ipv4_addr",))

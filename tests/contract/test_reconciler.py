@@ -1,4 +1,4 @@
-"""What the reconciler promises, over the real kernel and over the fake: `percale.kernel.reconciling.Reconciler`."""
+"""What the reconciler promises, over the real kernel and over the fake: `percale.kernel.reconciler.reconciler.Reconciler`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import pytest_asyncio
 from msgspec.structs import replace
 
 from percale.errors import KernelError
-from percale.kernel.driver import KernelDriver
-from percale.kernel.fake import FakeKernel
-from percale.kernel.namespaces import NamespaceThread, anonymous_namespace
-from percale.kernel.planning import matches
+from percale.kernel.netns import NamespaceThread, anonymous_namespace
+from percale.kernel.plan import matches
 from percale.kernel.protocol import Change, Driver, Put, Remove, Underlay
-from percale.kernel.reconciling import Reconciler
+from percale.kernel.reconciler.reconciler import Reconciler
+from percale.kernel.rtnl.driver import KernelDriver
+from percale.kernel.rtnl.fake import FakeKernel
 from percale.render.objects import (
     Address,
     Element,

@@ -13,10 +13,10 @@ from msgspec.structs import replace
 
 from percale.errors import Conflict, NotFound, StoreUnavailable
 from percale.model.configmap import ConfigMap
-from percale.model.lease import SubnetLease, SubnetLeaseSpec, make_lease
 from percale.model.meta import Object, ObjectKey, ObjectMeta
 from percale.model.node import Node
-from percale.store.files import FilesStore
+from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec, make_lease
+from percale.store.files.store import FilesStore
 from percale.store.memory import MemoryStore
 from percale.store.protocol import Deleted, Event, Snapshot, Store, Upserted
 

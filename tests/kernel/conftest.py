@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from percale.kernel.driver import KernelDriver
-from percale.kernel.namespaces import NamespaceThread, create_namespace, delete_namespace
+from percale.kernel.netns import NamespaceThread, create_namespace, delete_namespace
+from percale.kernel.rtnl.driver import KernelDriver
 
 
 class Space:

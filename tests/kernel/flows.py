@@ -12,9 +12,9 @@ from typing import TypeVar
 
 from tests.kernel.conftest import Space
 
-from percale.kernel.conntrack import Conntrack
-from percale.kernel.namespaces import NamespaceThread
-from percale.render.enforcing import TEXT
+from percale.kernel.netlink.conntrack import Conntrack
+from percale.kernel.netns import NamespaceThread
+from percale.render.policy.base_chains import TEXT
 
 T = TypeVar("T")
 

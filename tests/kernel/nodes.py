@@ -15,20 +15,20 @@ from typing import Any, TypeVar
 
 from tests.kernel.conftest import Space
 
-from percale.backend.choosing import Wishes, local_node, locate
+from percale.backend.interface_selection import Wishes, local_node, locate
 from percale.backend.protocol import LocalNode
 from percale.backend.registry import make_backend
 from percale.errors import BadConfig
-from percale.ipam.plan import NodeSubnets, candidate
-from percale.kernel.driver import KernelDriver
-from percale.kernel.namespaces import NamespaceThread
-from percale.kernel.reconciling import Reconciler
-from percale.model.lease import SubnetLease, SubnetLeaseSpec, make_lease
+from percale.ipam.subnet_plan import NodeSubnets, candidate
+from percale.kernel.netns import NamespaceThread
+from percale.kernel.reconciler.reconciler import Reconciler
+from percale.kernel.rtnl.driver import KernelDriver
 from percale.model.netconf import network_config
+from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec, make_lease
+from percale.render.network.base_chains import rulesets
+from percale.render.network.pod_sources import source_elements
+from percale.render.network.tunnels import tunnel_elements
 from percale.render.objects import KernelObject
-from percale.render.ruleset import rulesets
-from percale.render.sources import source_elements
-from percale.render.tunnels import tunnel_elements
 
 T = TypeVar("T")
 

@@ -17,7 +17,7 @@ from itertools import count
 from tests.kernel.conftest import Space
 from tests.unit.policy.obvious import Question
 
-from percale.kernel.namespaces import NamespaceThread
+from percale.kernel.netns import NamespaceThread
 
 ROUNDS = (0.4, 0.1, 0.2, 0.4, 0.8)
 """Seconds for what should get through; what does not is tried again and again before it counts as denied."""

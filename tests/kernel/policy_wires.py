@@ -21,17 +21,17 @@ from tests.kernel.policy_probes import Place, Prober
 from tests.unit.policy.obvious import Question
 from tests.unit.policy.small_worlds import ELSEWHERE, NODES, PORTS, Change
 
-from percale.kernel.conntrack import Conntrack
-from percale.kernel.keeping import TableKeeper
-from percale.kernel.namespaces import NamespaceThread
-from percale.kernel.netlink import Request
+from percale.kernel.netlink.conntrack import Conntrack
+from percale.kernel.netlink.socket import Request
+from percale.kernel.netns import NamespaceThread
+from percale.kernel.nftables.table import TableKeeper
 from percale.model.meta import Object, ObjectKey
 from percale.model.node import Node, NodeAddress
 from percale.model.pod import Pod
 from percale.policy.evaluator import Evaluator, Touched
-from percale.policy.verdicts import Flow, Verdict
-from percale.render.contents import Edit
-from percale.render.policy_table import PolicyTable
+from percale.policy.verdict import Flow, Verdict
+from percale.render.nft.objects import Edit
+from percale.render.policy.renderer import PolicyTable
 
 HOMES: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "n1": (("10.0.1.1",), ("10.0.1.2", "fd00::1:1")),

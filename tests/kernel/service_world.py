@@ -20,8 +20,8 @@ from typing import Any, NamedTuple, TypeVar
 from tests.kernel.conftest import Space
 from tests.kernel.nodes import DUAL, Fabric, Machine, Node, Pod
 
-from percale.kernel.keeping import TableKeeper
-from percale.kernel.namespaces import NamespaceThread
+from percale.kernel.netns import NamespaceThread
+from percale.kernel.nftables.table import TableKeeper
 from percale.model.endpoints import Endpoint, EndpointConditions, EndpointPort, EndpointSlice
 from percale.model.meta import Object, ObjectKey, ObjectMeta
 from percale.model.node import Node as NodeObject
@@ -34,13 +34,14 @@ from percale.model.service import (
     ServiceSpec,
     ServiceStatus,
 )
-from percale.render import balancing, enforcing
-from percale.render.contents import Edit
-from percale.render.masquerade import node_tables
-from percale.render.service_table import ServiceElements
-from percale.render.sources import source_elements
-from percale.service.surroundings import ServiceConfig
-from percale.service.table import ServiceTable
+from percale.render.network.masquerade import node_tables
+from percale.render.network.pod_sources import source_elements
+from percale.render.nft.objects import Edit
+from percale.render.policy import base_chains as enforcing
+from percale.render.service import base_chains as balancing
+from percale.render.service.renderer import ServiceElements
+from percale.service.node_context import ServiceConfig
+from percale.service.resolver import ServiceTable
 
 T = TypeVar("T")
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from percale.kernel.namespaces import NamespaceThread
+from percale.kernel.netns import NamespaceThread
 
 EVERY = 0.003
 """Seconds between two rounds."""

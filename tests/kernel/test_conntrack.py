@@ -10,9 +10,16 @@ import pytest
 from tests.kernel.conftest import Space
 from tests.kernel.flows import PORT, SERVICE, VIP, VIP_PORT, A, B, World, inside
 
-import percale.kernel.conntrack
-from percale.kernel.conntrack import ASSURED, DESTINATION_TRANSLATED, SOURCE_TRANSLATED, Conntrack, Seek, Tracked
-from percale.render.enforcing import CUT_MARK
+import percale.kernel.netlink.conntrack
+from percale.kernel.netlink.conntrack import (
+    ASSURED,
+    DESTINATION_TRANSLATED,
+    SOURCE_TRANSLATED,
+    Conntrack,
+    Seek,
+    Tracked,
+)
+from percale.render.policy.base_chains import CUT_MARK
 
 BOTH = pytest.mark.parametrize("version", [4, 6])
 
@@ -110,7 +117,7 @@ def test_many_addresses_are_found_as_few_are(
             talker.sendto(b"x", (B[4], 9000 + number))
     both = {packed(A[4]), packed(B[4])}
     picked = list(conntrack.of(both))
-    monkeypatch.setattr(percale.kernel.conntrack, "_A_SEEK_COSTS", 0)
+    monkeypatch.setattr(percale.kernel.netlink.conntrack, "_A_SEEK_COSTS", 0)
     asked = list(conntrack.of(both))
     assert len(picked) == len(asked) == 20
     assert set(picked) == set(asked)

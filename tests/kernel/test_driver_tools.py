@@ -14,12 +14,13 @@ import pytest
 from msgspec.structs import replace
 
 from percale.errors import KernelError
-from percale.kernel import links, netlink
 from percale.kernel.cleanup import owned_removals
-from percale.kernel.planning import matches
+from percale.kernel.commands import spell
+from percale.kernel.netlink import link as links
+from percale.kernel.netlink import socket as netlink
+from percale.kernel.plan import matches
 from percale.kernel.protocol import Absent, KernelEvent, Lost, Present, Put, Remove
-from percale.kernel.refusing import apply_or_raise
-from percale.kernel.spelling import spell
+from percale.kernel.refusal import apply_or_raise
 from percale.render.objects import (
     Address,
     Bridge,

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from percale.agent.health_checking import Check, HealthChecks
 from percale.agent.logging import LineLog
-from percale.agent.progress import Progress
-from percale.agent.proxy_health import ProxyHealth
-from percale.agent.troubles import Troubles
+from percale.agent.problems import Troubles
+from percale.agent.service.health_check_ports import Check, HealthChecks
+from percale.agent.service.proxier_health import ProxyHealth
+from percale.agent.service.sync_latency import Progress
 from percale.model.meta import ObjectKey
 
 PORT = 32100

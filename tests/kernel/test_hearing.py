@@ -13,15 +13,17 @@ import pytest
 from tests.kernel.conftest import Space
 
 from percale.errors import KernelError
-from percale.kernel import batching, hearing, netlink
-from percale.kernel.driver import KernelDriver
-from percale.kernel.hearing import LARGE, Hearing
-from percale.kernel.keeping import TableKeeper
-from percale.kernel.namespaces import NamespaceThread
-from percale.kernel.netlink import Failure, Request
+from percale.kernel.netlink import socket as netlink
+from percale.kernel.netlink.socket import Failure, Request
+from percale.kernel.netns import NamespaceThread
+from percale.kernel.nftables import batch as batching
+from percale.kernel.nftables import commit as hearing
+from percale.kernel.nftables.commit import LARGE, Hearing
+from percale.kernel.nftables.table import TableKeeper
 from percale.kernel.protocol import KernelEvent, Lost, Put
-from percale.kernel.reconciling import Reconciler
-from percale.render.contents import Edit, Elements, SetShape
+from percale.kernel.reconciler.reconciler import Reconciler
+from percale.kernel.rtnl.driver import KernelDriver
+from percale.render.nft.objects import Edit, Elements, SetShape
 from percale.render.objects import Element, Ruleset
 
 MANY = SetShape("many", ("ipv4_addr",))

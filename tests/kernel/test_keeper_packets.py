@@ -13,9 +13,9 @@ from ipaddress import ip_address, ip_network
 import pytest
 from tests.kernel.conftest import Space
 
-from percale.kernel.keeping import TableKeeper
-from percale.kernel.namespaces import NamespaceThread
-from percale.render.contents import Between, Chain, Edit, Elements, Equals, InSet, Rule, SetShape, Verdict
+from percale.kernel.netns import NamespaceThread
+from percale.kernel.nftables.table import TableKeeper
+from percale.render.nft.objects import Between, Chain, Edit, Elements, Equals, InSet, Rule, SetShape, Verdict
 
 A = {4: "10.244.1.2", 6: "fd00:244:1::2"}
 B = {4: "10.244.2.2", 6: "fd00:244:2::2"}

@@ -18,15 +18,15 @@ from tests.images import image
 from tests.kernel.conftest import Space
 
 from percale.errors import KernelError
-from percale.kernel import holdings, netlink
-from percale.kernel.batching import Skeleton
 from percale.kernel.cleanup import remove_tables
-from percale.kernel.hearing import Hearing
-from percale.kernel.keeping import TableKeeper
-from percale.kernel.namespaces import NamespaceThread
-from percale.kernel.nftables import SUBSYSTEM
-from percale.render import balancing, enforcing
-from percale.render.contents import (
+from percale.kernel.netlink import socket as netlink
+from percale.kernel.netns import NamespaceThread
+from percale.kernel.nftables import dump as holdings
+from percale.kernel.nftables.batch import Skeleton
+from percale.kernel.nftables.commit import Hearing
+from percale.kernel.nftables.static_tables import SUBSYSTEM
+from percale.kernel.nftables.table import TableKeeper
+from percale.render.nft.objects import (
     Chain,
     Edit,
     Elements,
@@ -40,7 +40,9 @@ from percale.render.contents import (
     Turn,
     Verdict,
 )
-from percale.render.holding import Held, difference
+from percale.render.nft.table_state import Held, difference
+from percale.render.policy import base_chains as enforcing
+from percale.render.service import base_chains as balancing
 
 SHAPES = {shape.name: shape for shape in enforcing.SHAPES}
 _GETGEN = 16
@@ -384,9 +386,9 @@ async def test_one_wrong_element_among_many_changes_nothing(space: Space, keeper
 _WRITER = """
 import asyncio, sys
 from tests.kernel.test_keeper_tables import MANY, many
-from percale.kernel.hearing import Hearing
-from percale.kernel.keeping import TableKeeper
-from percale.render.contents import Edit, Elements
+from percale.kernel.nftables.commit import Hearing
+from percale.kernel.nftables.table import TableKeeper
+from percale.render.nft.objects import Edit, Elements
 
 async def main():
     keeper = TableKeeper()

@@ -19,9 +19,9 @@ import pytest_asyncio
 from tests.kernel.conftest import Space
 from tests.kernel.nodes import DUAL, Fabric, Machine, Node, Pod, eventually
 
-from percale.render.masquerade import node_tables
+from percale.render.network.masquerade import node_tables
+from percale.render.network.pod_sources import bridged_source_elements, source_elements
 from percale.render.objects import IPAddress
-from percale.render.sources import bridged_source_elements, source_elements
 
 VXLAN = {**DUAL, "Backend": {"Type": "vxlan"}}
 BOTH = pytest.mark.parametrize("version", [4, 6])

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from percale.kernel.driver import opened, opened_at
-from percale.kernel.namespaces import NamespaceThread, anonymous_namespace, create_namespace, delete_namespace
+from percale.kernel.netns import NamespaceThread, anonymous_namespace, create_namespace, delete_namespace
 from percale.kernel.protocol import Put
-from percale.kernel.refusing import apply_or_raise
+from percale.kernel.refusal import apply_or_raise
+from percale.kernel.rtnl.driver import opened, opened_at
 from percale.render.objects import Address, Link
 
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from percale.kernel import links
-from percale.kernel.driver import KernelDriver
-from percale.kernel.keeping_settings import EVERY
-from percale.kernel.namespaces import NamespaceThread
+from percale.kernel.netlink import link as links
+from percale.kernel.netns import NamespaceThread
 from percale.kernel.protocol import SHORTCUT_TABLE, Absent, KernelEvent, Lost, UnderlayChanged
-from percale.kernel.reconciling import Reconciler
+from percale.kernel.reconciler.reconciler import Reconciler
+from percale.kernel.reconciler.sysctl_schedule import EVERY
+from percale.kernel.rtnl.driver import KernelDriver
 from percale.render.objects import Sysctl
 
 PATIENCE = 30.0

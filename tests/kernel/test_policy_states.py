@@ -19,17 +19,17 @@ from tests.kernel.streams import FlowOf, Streams
 from tests.unit.policy.obvious import Question
 from tests.unit.policy.small_worlds import ELSEWHERE, NODES
 
-from percale.agent.cutting import Cutting
-from percale.agent.enforcing import Enforcement
 from percale.agent.events import Events
 from percale.agent.logging import LineLog
 from percale.agent.metrics import Metrics
-from percale.agent.table import NodeTable
-from percale.agent.troubles import Troubles
-from percale.kernel.conntrack import Conntrack
-from percale.kernel.keeping import TableKeeper
-from percale.kernel.namespaces import NamespaceThread
-from percale.model.decoding import decode_manifest
+from percale.agent.nft_table import NodeTable
+from percale.agent.policy.controller import Enforcement
+from percale.agent.policy.established_flows import Cutting
+from percale.agent.problems import Troubles
+from percale.kernel.netlink.conntrack import Conntrack
+from percale.kernel.netns import NamespaceThread
+from percale.kernel.nftables.table import TableKeeper
+from percale.model.manifest.decode import decode_manifest
 from percale.model.meta import Object
 from percale.policy.evaluator import Evaluator
 from percale.store.memory import MemoryStore

@@ -33,8 +33,8 @@ from tests.kernel.service_world import (
     service_world,
 )
 
-from percale.kernel.conntrack import SOURCE_TRANSLATED, Conntrack
-from percale.service.resolving import Answer, resolve
+from percale.kernel.netlink.conntrack import SOURCE_TRANSLATED, Conntrack
+from percale.service.packet_lookup import Answer, resolve
 
 VXLAN_PORT = 8472
 BOTH = pytest.mark.parametrize("version", [4, 6])

@@ -13,10 +13,10 @@ from tests.kernel.service_world import CLUSTER, EXTERNAL, PORT, ServiceNode, Ser
 from percale.model.endpoints import EndpointSlice
 from percale.model.meta import Object
 from percale.model.service import ClientIPConfig, Service, ServicePort, SessionAffinityConfig
-from percale.render.contents import Edit
-from percale.render.service_table import ServiceElements
+from percale.render.nft.objects import Edit
+from percale.render.service.renderer import ServiceElements
+from percale.service.resolver import ServiceTable
 from percale.service.strategies import STRATEGY_ANNOTATION
-from percale.service.table import ServiceTable
 
 LOCAL = {"internalTrafficPolicy": "Local", "externalTrafficPolicy": "Local"}
 ALL = ("n1/7", "n1/8", "n2/7", "n2/8")

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from percale.kernel.driver import KernelDriver
-from percale.kernel.namespaces import NamespaceThread
-from percale.kernel.reconciling import Reconciler
-from percale.kernel.touching import mark
+from percale.kernel.netns import NamespaceThread
+from percale.kernel.reconciler.reconciler import Reconciler
+from percale.kernel.rtnl.driver import KernelDriver
+from percale.kernel.table_fingerprint import mark
+from percale.render.network.base_chains import rulesets
 from percale.render.objects import Ruleset
-from percale.render.ruleset import rulesets
 
 
 async def one_start(space: Any) -> None:

@@ -15,8 +15,8 @@ import pytest
 from tests.kernel.conftest import Space
 from tests.kernel.flows import FAMILIES, PATIENCE, PORT, A, B, World, inside
 
-from percale.kernel.namespaces import NamespaceThread
-from percale.kernel.tracing import WATCH_TABLE, Judged, Tracer
+from percale.kernel.netns import NamespaceThread
+from percale.kernel.nftables.trace import WATCH_TABLE, Judged, Tracer
 
 BOTH = pytest.mark.parametrize("version", [4, 6])
 
@@ -101,7 +101,7 @@ def test_what_no_policy_looks_at_is_allowed_without_a_rule(traced_world: World, 
 def test_a_rule_that_is_changed_meanwhile_is_named_by_its_new_comment(
     traced_world: World, watch: Tracer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("percale.kernel.tracing._PAUSE", 0.0)
+    monkeypatch.setattr("percale.kernel.nftables.trace._PAUSE", 0.0)
     knock(traced_world, 4, PORT, socket.SOCK_STREAM)
     seen(watch, 1)
     traced_world.nft('flush chain inet percale ingress4-web\nadd rule inet percale ingress4-web drop comment "new one"')
@@ -140,7 +140,7 @@ def test_one_watch_at_a_time_and_nothing_stays(traced_world: World) -> None:
 
 def test_a_killed_watch_leaves_nothing_behind(traced_world: World) -> None:
     script = (
-        "import sys, time; from percale.kernel.namespaces import Here; from percale.kernel.tracing import Tracer; "
+        "import sys, time; from percale.kernel.netns import Here; from percale.kernel.nftables.trace import Tracer; "
         "watch = Tracer(Here(), 10); print('up', flush=True); time.sleep(60)"
     )
     command = ["nsenter", f"--net={traced_world.node.path}", sys.executable, "-c", script]

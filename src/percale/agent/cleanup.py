@@ -13,19 +13,19 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from percale.agent.config import AgentConfig
-from percale.agent.locking import only_agent
+from percale.agent.config.settings import AgentConfig
+from percale.agent.pid_file import only_agent
 from percale.agent.state import ADDRESSES, PODS, NodeState
 from percale.cni import conflist
 from percale.errors import KernelError, NotFound, PercaleError, StateError
-from percale.ipam.leasing import MACHINE, RESERVED
+from percale.ipam.subnet_lease import MACHINE, RESERVED
 from percale.kernel.cleanup import owned_removals, remove_tables
-from percale.kernel.driver import opened
-from percale.kernel.namespaces import Here
-from percale.kernel.refusing import apply_or_raise
-from percale.kernel.spelling import spell
-from percale.model.lease import SubnetLease
-from percale.store.opening import open_store
+from percale.kernel.commands import spell
+from percale.kernel.netns import Here
+from percale.kernel.refusal import apply_or_raise
+from percale.kernel.rtnl.driver import opened
+from percale.model.subnet_lease import SubnetLease
+from percale.store.registry import open_store
 
 
 def clean_up(config: AgentConfig) -> Iterator[str]:

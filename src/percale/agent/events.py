@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import NamedTuple
 
-from percale.agent.troubles import Troubles
+from percale.agent.problems import Troubles
 from percale.errors import PercaleError
 from percale.model.event import Event, EventSource, ObjectReference
 from percale.model.meta import ObjectKey, ObjectMeta

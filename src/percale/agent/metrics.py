@@ -1,4 +1,4 @@
-"""The agent's figures for Prometheus, in a registry of their own. `node.py` counts, `serving.py` sends them at /metrics."""
+"""The agent's figures for Prometheus, in a registry of their own. `node_agent.py` counts, `server.py` sends them at /metrics."""
 
 from __future__ import annotations
 

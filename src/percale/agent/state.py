@@ -1,4 +1,4 @@
-"""What the agent itself must not forget over a reboot: its subnet, and which machine it is. Called by `node.py`.
+"""What the agent itself must not forget over a reboot: its subnet, and which machine it is. Called by `node_agent.py`.
 
 One small JSON file, replaced as a whole: it is the old one or the new one, whatever happens in between.
 """
@@ -13,14 +13,14 @@ from pathlib import Path
 
 import msgspec
 
-from percale.cni.owning import require_ours
+from percale.cni.directory_owner import require_ours
 from percale.errors import StateError
-from percale.ipam.plan import NodeSubnets
-from percale.model.json_text import decoded
-from percale.model.schema import from_text
+from percale.ipam.subnet_plan import NodeSubnets
+from percale.model.manifest.json_text import decoded
+from percale.model.manifest.schema import from_text
 
 ADDRESSES, PODS = "addresses", "pods"
-"""Beside our own file in the state directory: the journal of ipam/addresses.py, the records of cni/records.py."""
+"""Beside our own file in the state directory: the journal of ipam/address_pool.py, the records of cni/records.py."""
 
 
 class _Document(msgspec.Struct, frozen=True, omit_defaults=True):

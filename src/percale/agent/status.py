@@ -1,13 +1,13 @@
 """What an agent says of itself: the document behind /status, and what `percale status` prints.
 
-`node.py` makes it, `serving.py` sends it as JSON, cli/status.py reads it back: the field names are an interface.
+`node_agent.py` makes it, `server.py` sends it as JSON, cli/status.py reads it back: the field names are an interface.
 """
 
 from __future__ import annotations
 
 import msgspec
 
-from percale.agent.troubles import Trouble
+from percale.agent.problems import Trouble
 
 
 class Peer(msgspec.Struct, frozen=True, omit_defaults=True):

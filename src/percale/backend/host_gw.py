@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from percale.backend.paths import paths, type_problem
+from percale.backend.peer_path import paths, type_problem
 from percale.backend.protocol import LocalNode
 from percale.errors import BadConfig
-from percale.model.lease import SubnetLease
+from percale.model.subnet_lease import SubnetLease
 from percale.render.objects import KernelObject
 
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from percale.kernel.protocol import Interface
-from percale.model.lease import SubnetLease
+from percale.model.subnet_lease import SubnetLease
 from percale.render.objects import IPNetwork, KernelObject
 
 

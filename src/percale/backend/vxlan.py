@@ -13,13 +13,14 @@ from hashlib import sha256
 from ipaddress import ip_interface
 from typing import Any
 
-from percale.backend.choosing import address_of
-from percale.backend.paths import Path, Unusable, paths, type_problem
+from percale.backend.interface_selection import address_of
+from percale.backend.peer_path import Path, Unusable, paths, type_problem
 from percale.backend.protocol import LocalNode
 from percale.errors import BadConfig
 from percale.kernel.protocol import Interface
 from percale.model.backend_options import VxlanOptions
-from percale.model.lease import SubnetLease
+from percale.model.subnet_lease import SubnetLease
+from percale.render.network.tunnels import peer_element
 from percale.render.objects import (
     Address,
     FdbEntry,
@@ -32,7 +33,6 @@ from percale.render.objects import (
     Sysctl,
     Vxlan,
 )
-from percale.render.tunnels import peer_element
 
 OVERHEAD = {4: 50, 6: 70}
 """Bytes of the outer Ethernet, IP, UDP and VXLAN headers, by the underlay's IP version."""

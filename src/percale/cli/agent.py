@@ -1,6 +1,6 @@
 """`percale agent`: the agent of one node; with --cleanup, the way back.
 
-The flags are the settings of agent/config.py by another name; docs/agent.md is the reference.
+The flags are the settings of agent/config/settings.py by another name; docs/agent.md is the reference.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def agent(config: Path | None, cleanup: bool, **flags: Any) -> int:
 
     Settings come from the configuration file, then PERCALE_… variables, then flags; the later wins.
     """
-    from percale.agent import configuring
+    from percale.agent.config import loader as configuring
 
     given = {_FLAGS[name]: value for name, value in flags.items() if value not in (None, ())}
     settings = configuring.load(config, os.environ, given)
@@ -66,7 +66,7 @@ def agent(config: Path | None, cleanup: bool, **flags: Any) -> int:
         for line in clean_up(settings):
             click.echo(line)
         return 0
-    from percale.agent.running import run
+    from percale.agent.main import run
 
     run(settings)
     return 0

@@ -10,10 +10,10 @@ import click
 from msgspec import Struct
 
 from percale.errors import BadManifest, BadManifests, BadNetworkConfig
-from percale.lab.document import Lab
-from percale.lab.files import Document
-from percale.model.decoding import Found, Source, decode_manifest
+from percale.lab.spec.topology import Lab
 from percale.model.kinds import KINDS, kinds_of
+from percale.model.manifest.decode import Found, Source, decode_manifest
+from percale.model.manifest.files import Document
 from percale.model.meta import ObjectKey
 
 Severity: TypeAlias = Literal["error", "warning", "info"]

@@ -14,12 +14,12 @@ from msgspec.structs import replace
 
 if TYPE_CHECKING:
     from percale.cli.worlds import World
-    from percale.explain.flips import Flip, Side
-    from percale.explain.groups import Group, Grouping
-    from percale.explain.matrix import Matrix
-    from percale.explain.portspace import PortSpace
-    from percale.policy.terms import PortSpan
-    from percale.policy.verdicts import Decision, Party
+    from percale.explain.matrix.diff import Flip, Side
+    from percale.explain.matrix.groups import Group, Grouping
+    from percale.explain.matrix.matrix import Matrix
+    from percale.explain.matrix.port_space import PortSpace
+    from percale.policy.rule_terms import PortSpan
+    from percale.policy.verdict import Decision, Party
 
 
 _MOST_ROWS = 40
@@ -73,7 +73,7 @@ def matrix(
 def _span(text: str) -> PortSpan:
     """`80`, `53/udp`, `icmp`."""
     from percale.model.addresses import port_number
-    from percale.policy.terms import PortSpan
+    from percale.policy.rule_terms import PortSpan
 
     written, _, protocol = text.partition("/")
     number = port_number(written)
@@ -89,7 +89,7 @@ def _span(text: str) -> PortSpan:
 
 
 def _show(world: World, spans: Sequence[PortSpan], namespaces: Sequence[str], output: str) -> int:
-    from percale.explain.matrix import Matrix
+    from percale.explain.matrix.matrix import Matrix
 
     (side,), space = _sides([world], spans, namespaces)
     grouping = side.grouping
@@ -112,7 +112,8 @@ def _is_crowded(grouping: Grouping, namespaces: Sequence[str], output: str) -> b
 
 
 def _lines(found: Matrix, output: str) -> Iterator[str]:
-    from percale.explain import drawing, tables
+    from percale.explain.matrix import graph as drawing
+    from percale.explain.matrix import text as tables
 
     match output:
         case "json":
@@ -132,11 +133,11 @@ def _sides(
 ) -> tuple[list[Side], PortSpace]:
     """The worlds, computed over one space of ports and the same addresses outside."""
     from percale.errors import BadInput
-    from percale.explain import groups
-    from percale.explain.flips import Side
+    from percale.explain.matrix import groups
+    from percale.explain.matrix.diff import Side
+    from percale.explain.matrix.port_space import cut
+    from percale.explain.matrix.reachability import Reach
     from percale.explain.parties import outside
-    from percale.explain.portspace import cut
-    from percale.explain.reach import Reach
     from percale.policy.evaluator import Evaluator
 
     evaluators = [Evaluator(world.objects) for world in worlds]
@@ -192,8 +193,8 @@ def _note(world: World) -> None:
 
 
 def _compare(before: World, after: World, spans: Sequence[PortSpan], namespaces: Sequence[str], output: str) -> int:
-    from percale.explain.flips import flips
-    from percale.explain.tables import csv_line, names
+    from percale.explain.matrix.diff import flips
+    from percale.explain.matrix.text import csv_line, names
 
     (old, new), space = _sides([before, after], spans, namespaces)
     if _is_crowded(old.grouping, namespaces, output):
@@ -243,7 +244,7 @@ class _Places:
 
 def _because(decision: Decision, flow: tuple[Party, Party], places: _Places) -> str:
     """`ingress allowed by np:ns/name#ingress[0] (file:line)`."""
-    from percale.explain.telling import reason
+    from percale.explain.why.text import reason
 
     if decision.why == "open":
         return "allowed: no policy isolates either end"

@@ -17,22 +17,22 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from percale.cli.worlds import World, load
+from percale.controllers.offline import played
 from percale.errors import BadInput, NotFound
-from percale.explain.faces import Face
-from percale.lab.place import locate
+from percale.explain.why.masquerade_addresses import Face
+from percale.lab.run_dir import locate
 from percale.model.addresses import Network
 from percale.model.backend_options import VxlanOptions
-from percale.model.decoding import DEFAULT_NAMESPACE
 from percale.model.endpoints import SERVICE_LABEL, Endpoints, EndpointSlice
-from percale.model.lease import SubnetLease
+from percale.model.manifest.decode import DEFAULT_NAMESPACE
 from percale.model.meta import Object, ObjectKey
 from percale.model.netconf import NetworkConfig, network_config
 from percale.model.node import Node
 from percale.model.pod import Pod
 from percale.model.service import Service
-from percale.service.playing import played
-from percale.service.surroundings import ServiceConfig, facts_of_node
-from percale.service.table import ServiceTable
+from percale.model.subnet_lease import SubnetLease
+from percale.service.node_context import ServiceConfig, facts_of_node
+from percale.service.resolver import ServiceTable
 
 NO_NODE = ""
 """As a node's name: nothing is on it, and no hint is for it."""
@@ -142,7 +142,7 @@ def _merged(said: ServiceConfig, lab: ServiceConfig) -> ServiceConfig:
 
 def _of_lab(lab: str, objects: Iterable[Object]) -> tuple[ServiceConfig, NetworkConfig | None]:
     """What its agents have: they differ by name alone. None: there is no node. Raises BadInput."""
-    from percale.agent import configuring
+    from percale.agent.config import loader as configuring
 
     place = locate(lab)
     for node in sorted(each.metadata.name for each in objects if isinstance(each, Node)):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def status(config: Path | None, http: str | None, output: str) -> None:
     """Show this node's subnets, backend, peers, pods, and what is wrong."""
-    from percale.agent import asking
+    from percale.agent.http import client as asking
 
     document = asking.fetch(asking.address(config, os.environ, http))
     if output == "json":

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 from msgspec import Struct, field
 
-from percale.cli.source_options import source_options
+from percale.cli.options import source_options
 
 if TYPE_CHECKING:
     from percale.cli.worlds import World
-    from percale.explain.asking import Asked, Surroundings
+    from percale.explain.why.targets import Asked, Surroundings
 
 _CODES = {"allowed": 0, "denied": 1, "in part": 2, "unknown": 2}
 _SERVICE = ("svc/", "service/")
@@ -44,7 +44,7 @@ def why(
         raise click.UsageError("either -f or --lab")
     from percale.cli.worlds import load
     from percale.errors import PercaleError
-    from percale.explain.asking import Surroundings
+    from percale.explain.why.targets import Surroundings
     from percale.policy.evaluator import Evaluator
 
     place = None if files else lab or "lab"
@@ -82,9 +82,9 @@ class _Question(Struct, frozen=True):
 
     def pod(self, source: str, destination: str, port: str | None) -> _Told:
         """Raises BadInput, NotFound."""
-        from percale.explain.answering import reply
-        from percale.explain.asking import find_port
-        from percale.explain.telling import as_json, lines
+        from percale.explain.why.connection import reply
+        from percale.explain.why.targets import find_port
+        from percale.explain.why.text import as_json, lines
 
         if port is None:
             raise click.UsageError("Missing argument 'PORT[/PROTO]'.")
@@ -98,9 +98,9 @@ class _Question(Struct, frozen=True):
         """A verdict on the address of a Service would be none on the connection. Raises BadInput."""
         from percale.cli.service_worlds import settled
         from percale.errors import BadInput
-        from percale.explain.behind import service_at
+        from percale.explain.why.through_service import service_at
         from percale.model.service import Service
-        from percale.service.services import spelled_endpoint
+        from percale.service.service_ports import spelled_endpoint
 
         if not any(isinstance(each, Service) for each in self.world.objects):
             return
@@ -116,7 +116,7 @@ class _Question(Struct, frozen=True):
     def service(self, source: str, destination: str, port: str | None) -> _Told:
         """Raises BadInput, NotFound."""
         from percale.cli.service_worlds import settled
-        from percale.explain.behind import Cluster, as_json, find_service_port, lines, service_reply
+        from percale.explain.why.through_service import Cluster, as_json, find_service_port, lines, service_reply
 
         name, colon, own = destination.partition(":")
         if bool(colon) == (port is not None):
@@ -131,7 +131,7 @@ class _Question(Struct, frozen=True):
         return _Told(answer.word, list(lines(answer, self.world)), as_json(answer, self.world))
 
     def _find(self, text: str) -> Asked:
-        from percale.explain.first_pods import first_pod
+        from percale.explain.why.first_pods import first_pod
 
         pod = first_pod(self.world.objects, text)
         if pod is None:
@@ -142,11 +142,11 @@ class _Question(Struct, frozen=True):
 
 def _hosts(world: World, lab: str | None) -> Mapping[str, tuple[str, ...]] | None:
     """The hosts outside: the lab's, or those of a Lab document among the manifests."""
-    from percale.lab.document import Lab, topology
+    from percale.lab.spec.topology import Lab, topology
 
     if lab is not None:
-        from percale.lab.asking import ask
-        from percale.lab.place import locate
+        from percale.lab.api.client import ask
+        from percale.lab.run_dir import locate
 
         return {name: tuple(each) for name, each in ask(locate(lab), "hosts")["hosts"].items()}
     for each in world.objects:

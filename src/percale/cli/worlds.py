@@ -17,24 +17,24 @@ from typing import Any, TypeAlias, cast
 from msgspec import Struct
 from msgspec.structs import replace
 
+from percale.controllers import workloads
+from percale.controllers.workloads import Create, Workload, Workloads
 from percale.errors import BadInput, BadManifest, PercaleError
-from percale.lab import workloads
-from percale.lab.asking import ask
-from percale.lab.document import Lab
-from percale.lab.files import read
-from percale.lab.place import locate
-from percale.lab.workloads import Create, Workload, Workloads
+from percale.lab.api.client import ask
+from percale.lab.run_dir import locate
+from percale.lab.spec.topology import Lab
 from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
 from percale.model.condition import Condition
-from percale.model.decoding import Found, Source, decode_manifest, field_line
-from percale.model.json_text import read_json_text
 from percale.model.kinds import KINDS, kinds_of
+from percale.model.manifest.decode import Found, Source, decode_manifest, field_line
+from percale.model.manifest.files import read
+from percale.model.manifest.json_text import read_json_text
 from percale.model.meta import Object, ObjectKey
 from percale.model.networkpolicy import NetworkPolicy
 from percale.model.node import Node
 from percale.model.pod import Pod, PodIP
 from percale.model.workloads import DaemonSet, Deployment, Job, ReplicaSet, StatefulSet
-from percale.policy.compiling import PolicyKey, RuleRef
+from percale.policy.compiler import PolicyKey, RuleRef
 
 Identity: TypeAlias = tuple[str, ObjectKey]
 """Kind and key."""

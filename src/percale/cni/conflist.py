@@ -10,11 +10,11 @@ import json
 from pathlib import Path
 from typing import Any, Protocol
 
-from percale.cni.answers import LATEST
-from percale.cni.installing import NAME, install_plugin, write_whole
+from percale.cni.install import NAME, install_plugin, write_whole
+from percale.cni.results import LATEST
 from percale.errors import BadNetworkConfig, StateError
-from percale.model.json_text import read_json_text
-from percale.render.wiring import Wiring
+from percale.model.manifest.json_text import read_json_text
+from percale.render.network.pod_veth import Wiring
 
 FILE = "10-percale.conflist"
 _FLANNEL, _PORTMAP = "flannel", "portmap"

@@ -1,6 +1,6 @@
 """`percale-cni`, which the container runtime runs for every pod: it hands the request to the agent and prints the answer.
 
-A bare Python takes most of the time that a pod may take here, so this file imports built-in modules only; what `installing.py`
+A bare Python takes most of the time that a pod may take here, so this file imports built-in modules only; what `install.py`
 writes into the runtime's plugin directory calls `main` with the agent's socket.
 
     request  4 bytes length of the variables, 4 bytes length of the configuration (big-endian),
@@ -8,7 +8,7 @@ writes into the runtime's plugin directory calls `main` with the agent's socket.
              with the first byte the namespace behind CNI_NETNS as an open descriptor (SCM_RIGHTS), where there is one
     answer   4 bytes length, 1 byte exit code, then what to print
 
-The agent's end is `serving.py`. A request whose answer never came is sent again: every verb can be.
+The agent's end is `server.py`. A request whose answer never came is sent again: every verb can be.
 """
 
 import _socket

@@ -4,7 +4,7 @@
 
 A record is an ADD's last step and, after the wires, what a DEL removes: an address without a record is an ADD that was cut short.
 Like the address journal, a record is not flushed to the disk: a machine that loses its power loses its pods too.
-Callers: `attaching.py`; the agent, which makes the one `Records` and shows the attachments in its status.
+Callers: `attachments.py`; the agent, which makes the one `Records` and shows the attachments in its status.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from msgspec import Struct
 
 from percale.cni.requests import KubernetesPod
 from percale.errors import StateError
-from percale.ipam.addresses import Owner
-from percale.model.json_text import decoded
-from percale.render.host_ports import HostPort, Protocol
-from percale.render.wiring import Limit, PodWires
+from percale.ipam.address_pool import Owner
+from percale.model.manifest.json_text import decoded
+from percale.render.network.pod_veth import Limit, PodWires
+from percale.render.service.host_ports import HostPort, Protocol
 
 
 class Attachment(Struct, frozen=True):

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 from msgspec import Struct
 
-from percale.cni.answers import (
+from percale.cni.results import (
     BAD_CONFIGURATION,
     BAD_ENVIRONMENT,
     INCOMPATIBLE_VERSION,
@@ -21,13 +21,13 @@ from percale.cni.answers import (
     VERSIONS,
     CniError,
 )
-from percale.ipam.addresses import Owner
-from percale.model.json_text import decoded
+from percale.ipam.address_pool import Owner
+from percale.model.manifest.json_text import decoded
 from percale.model.meta import ObjectKey
-from percale.render.host_ports import HostPort
-from percale.render.host_ports import Protocol as PortProtocol
+from percale.render.network.pod_veth import Limit, Wiring
 from percale.render.objects import IPAddress
-from percale.render.wiring import Limit, Wiring
+from percale.render.service.host_ports import HostPort
+from percale.render.service.host_ports import Protocol as PortProtocol
 
 Verb = Literal["ADD", "DEL", "CHECK", "STATUS", "GC"]
 _SINCE: Mapping[str, str] = {"CHECK": "0.4.0", "STATUS": "1.1.0", "GC": "1.1.0"}

@@ -1,7 +1,7 @@
 """Everybody that a flow can have at one end: pods' and nodes' addresses, and samples of the addresses outside.
 
 Addresses outside are cut into ranges that no rule tells apart. `Parties` answers which of them a peer of a rule means, all at
-once, as one row of booleans. Called by `reach.py`; pure.
+once, as one row of booleans. Called by `reachability.py`; pure.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from percale.model.selector import LabelSelector, LabelSelectorRequirement
-from percale.policy.compiling import CompiledRule
+from percale.policy.compiler import CompiledRule
 from percale.policy.evaluator import Evaluator
-from percale.policy.matching import is_peer
-from percale.policy.terms import EVERYTHING, Block, Peer, Term
-from percale.policy.verdicts import Party
+from percale.policy.flow_match import is_peer
+from percale.policy.rule_terms import EVERYTHING, Block, Peer, Term
+from percale.policy.verdict import Party
 
 Row: TypeAlias = npt.NDArray[np.bool_]
 """One truth value a party."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from contextlib import closing
 
-from percale.kernel import netlink, planning
-from percale.kernel.namespaces import Place
-from percale.kernel.nftables import INET, NETDEV, remove_table
+from percale.kernel import plan as planning
+from percale.kernel.netlink import socket as netlink
+from percale.kernel.netns import Place
+from percale.kernel.nftables.static_tables import INET, NETDEV, remove_table
 from percale.kernel.protocol import Change, Driver
-from percale.render import balancing
 from percale.render.objects import OWNER
+from percale.render.service import base_chains as balancing
 
 
 def owned_removals(driver: Driver) -> list[Change]:

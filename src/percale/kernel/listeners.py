@@ -1,4 +1,4 @@
-"""Where processes of one network namespace listen, by sock_diag. `agent/host_ports.py` asks, on a thread of its own.
+"""Where processes of one network namespace listen, by sock_diag. `agent/service/host_ports.py` asks, on a thread of its own.
 
 The kernel walks its listening sockets alone, however many connections there are.
 """
@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
-from percale.kernel import netlink
+from percale.kernel.netlink import socket as netlink
 
 Protocol: TypeAlias = Literal["TCP", "UDP"]
 

@@ -20,23 +20,24 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
+from percale.controllers import cluster_dns as name_objects
+from percale.controllers import control_loop as planner
+from percale.controllers.workloads import Change, Create, Delete, Write
 from percale.errors import Conflict, LabError, NotFound, PercaleError, StoreError
-from percale.lab import name_objects, planner
-from percale.lab.document import LabNode, Machine
-from percale.lab.kubelet import Kubelet
-from percale.lab.machines import Machines, until
-from percale.lab.name_service import NameService
-from percale.lab.ways import ways_to_pods, ways_to_services
-from percale.lab.workloads import Change, Create, Delete, Write
-from percale.lab.world import World
+from percale.lab.dns.service import NameService
+from percale.lab.machines.machines import Machines, until
+from percale.lab.machines.router_routes import ways_to_pods, ways_to_services
+from percale.lab.pods.kubelet import Kubelet
+from percale.lab.spec.topology import LabNode, Machine
 from percale.model.condition import Condition
 from percale.model.endpoints import EndpointSlice
 from percale.model.kinds import KINDS
-from percale.model.lease import SubnetLease
 from percale.model.meta import Object, ObjectKey, ObjectMeta
 from percale.model.node import Node, NodeAddress, NodeStatus
 from percale.model.pod import Pod, PodIP, PodStatus
 from percale.model.service import Service
+from percale.model.subnet_lease import SubnetLease
+from percale.store.cache import World
 from percale.store.protocol import Store
 
 T = TypeVar("T", bound=Object)

@@ -16,26 +16,26 @@ from typing import Any, TypeVar
 
 from msgspec import Struct
 
+from percale.controllers import cluster_dns as name_objects
 from percale.errors import LabError, PercaleError
-from percale.lab import name_objects
-from percale.lab.agents import Agents
-from percale.lab.births import Report
+from percale.lab.api.columns import missing_pods
+from percale.lab.api.machine_verbs import MachineVerbs
+from percale.lab.api.object_verbs import ObjectVerbs, missing_namespaces, new_namespace, subnets
+from percale.lab.api.server import served
 from percale.lab.cluster import Cluster, log, node_object
-from percale.lab.control import served
-from percale.lab.document import Topology
-from percale.lab.init import Channel
-from percale.lab.machine_verbs import MachineVerbs
-from percale.lab.machines import AgentSettings, Machines
-from percale.lab.object_verbs import ObjectVerbs, missing_namespaces, new_namespace, subnets
-from percale.lab.place import LabPlace
-from percale.lab.responder import Responder
-from percale.lab.tables import missing_pods
-from percale.model.decoding import DEFAULT_NAMESPACE
-from percale.model.lease import SubnetLease
+from percale.lab.machines.agents import Agents
+from percale.lab.machines.machines import AgentSettings, Machines
+from percale.lab.pods.responder import Responder
+from percale.lab.process.bootstrap import Report
+from percale.lab.process.init import Channel
+from percale.lab.run_dir import LabPlace
+from percale.lab.spec.topology import Topology
+from percale.model.manifest.decode import DEFAULT_NAMESPACE
 from percale.model.meta import Object, ObjectKey
 from percale.model.namespace import Namespace
 from percale.model.pod import Pod
-from percale.store.files import FilesStore
+from percale.model.subnet_lease import SubnetLease
+from percale.store.files.store import FilesStore
 
 E = TypeVar("E", bound=Exception)
 

@@ -10,13 +10,13 @@ from percale.model.configmap import ConfigMap
 from percale.model.endpoints import Endpoints, EndpointSlice
 from percale.model.event import Event
 from percale.model.ingress import Ingress
-from percale.model.lease import SubnetLease
 from percale.model.meta import Object
 from percale.model.namespace import Namespace
 from percale.model.networkpolicy import NetworkPolicy
 from percale.model.node import Node
 from percale.model.pod import Pod
 from percale.model.service import Service
+from percale.model.subnet_lease import SubnetLease
 from percale.model.workloads import DaemonSet, Deployment, Job, ReplicaSet, StatefulSet
 
 Kinds: TypeAlias = Mapping[str, type[Object]]

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from percale.errors import BadNetworkConfig
 from percale.model.backend_options import OPTIONS, REMOVED, BackendOptions
-from percale.model.json_text import read_json_text
+from percale.model.manifest.json_text import read_json_text
 
 Net = TypeVar("Net", IPv4Network, IPv6Network)
 

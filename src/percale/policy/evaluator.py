@@ -5,7 +5,7 @@
     Node, SubnetLease ─▶ addresses ────────────────────────────────────┘
 
 Kept up to date object by object; equal to a fresh one over the same objects (a property test holds it to that). The kernel's
-rules are compiled from the same classes (`render/classes.py`). Callers: render, explain, the agent, the commands.
+rules are compiled from the same classes (`render/policy/class_chains.py`). Callers: render, explain, the agent, the commands.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from functools import cached_property
 from msgspec import Struct
 
 from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
-from percale.model.lease import SubnetLease
 from percale.model.meta import Object, ObjectKey
 from percale.model.namespace import Namespace
 from percale.model.networkpolicy import NetworkPolicy
 from percale.model.node import Node
 from percale.model.pod import Pod
-from percale.policy.compiling import (
+from percale.model.subnet_lease import SubnetLease
+from percale.policy.compiler import (
     CompiledPolicy,
     CompiledRule,
     PolicyKey,
     compile_cluster_policy,
     compile_network_policy,
 )
-from percale.policy.matching import Cluster, matches
-from percale.policy.membership import Membership, Moved
-from percale.policy.pods import PodFacts, facts_of
-from percale.policy.terms import Direction, Term
-from percale.policy.verdicts import Decision, Flow, Party, Verdict
+from percale.policy.flow_match import Cluster, matches
+from percale.policy.pod_facts import PodFacts, facts_of
+from percale.policy.rule_terms import Direction, Term
+from percale.policy.selector_index import Membership, Moved
+from percale.policy.verdict import Decision, Flow, Party, Verdict
 
 KINDS: tuple[type[Object], ...] = (Namespace, Node, SubnetLease, NetworkPolicy, ClusterNetworkPolicy, Pod)
 """What an evaluator wants to know of. Pods come last: each finds the terms that mean it, and is looked at once."""

@@ -2,7 +2,7 @@
 
 Backends and wiring make them (pure), `kernel/` makes them so. Two objects with the same `key` are two wishes for one
 kernel object; an object equal to what the kernel holds costs nothing. Each is spelled as an `ip`, `bridge`, `tc` or `nft`
-line by `kernel/spelling.py`.
+line by `kernel/commands.py`.
 """
 
 from __future__ import annotations

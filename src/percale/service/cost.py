@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from percale.service.consistent import SLOTS
-from percale.service.endpoints import SliceFacts
-from percale.service.services import PortSpec, ServiceFacts
+from percale.service.consistent_hash import SLOTS
+from percale.service.endpoint_slices import SliceFacts
+from percale.service.service_ports import PortSpec, ServiceFacts
 from percale.service.strategies import MOST_SLOTS
 
 MOST_ELEMENTS = 100_000

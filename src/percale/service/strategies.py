@@ -15,9 +15,9 @@ from math import gcd
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from percale.model.addresses import Network
-from percale.service.choosing import Record
-from percale.service.consistent import consistent_slots
-from percale.service.surroundings import is_in
+from percale.service.consistent_hash import consistent_slots
+from percale.service.endpoint_selection import Record
+from percale.service.node_context import is_in
 
 StrategyName: TypeAlias = Literal["random", "rr", "wrr", "sh", "mh", "lc"]
 

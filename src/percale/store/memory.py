@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 from percale.errors import StoreUnavailable
 from percale.model.meta import Object, ObjectKey
-from percale.store.comparing import absent, check, versioned
 from percale.store.protocol import Deleted, Event, Snapshot, Upserted
-from percale.store.watching import Watch, Watches
+from percale.store.versioning import absent, check, versioned
+from percale.store.watch_queue import Watch, Watches
 
 T = TypeVar("T", bound=Object)
 

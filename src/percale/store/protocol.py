@@ -1,4 +1,4 @@
-"""The store's edge: typed objects, listed, watched, put with a compare, leased. `files.py` and `memory.py` implement it;
+"""The store's edge: typed objects, listed, watched, put with a compare, leased. `store.py` and `memory.py` implement it;
 all pass tests/contract/test_store.py.
 """
 

@@ -22,8 +22,8 @@ from tests.kernel.agent.cluster import NETNS, Cluster, Node, Pod, sh, until
 from tests.kernel.agent.policies import DENY, Policies, allowing, selecting
 from tests.kernel.agent.services import Services
 
-from percale.kernel.namespaces import NamespaceThread
-from percale.render.wiring import HOST_MAC
+from percale.kernel.netns import NamespaceThread
+from percale.render.network.pod_veth import HOST_MAC
 
 Family: TypeAlias = Literal[4, 6]
 FAMILIES: tuple[Family, ...] = (4, 6)

@@ -20,11 +20,11 @@ from typing import Any
 
 import msgspec
 
-from percale.agent import asking
-from percale.agent.config import AgentConfig
+from percale.agent.config.settings import AgentConfig
+from percale.agent.http import client as asking
 from percale.agent.status import Status
 from percale.errors import AgentError
-from percale.kernel.namespaces import create_namespace, delete_namespace
+from percale.kernel.netns import create_namespace, delete_namespace
 
 NETNS = Path("/run/netns")
 PATIENCE = 30.0

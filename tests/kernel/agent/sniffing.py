@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from tests.kernel.agent.cluster import NETNS
 from tests.kernel.streams import MAGIC
 
-from percale.kernel.namespaces import NamespaceThread
+from percale.kernel.netns import NamespaceThread
 
 _EVERYTHING = 0x0003
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from tests.kernel.agent.cluster import NETNS, Cluster, Node, Pod, sh, until
 
-from percale.kernel.namespaces import create_namespace
+from percale.kernel.netns import create_namespace
 
 REFERENCE = Path("/usr/lib/cni")
 DUAL = {"Network": "10.244.0.0/16", "EnableIPv6": True, "IPv6Network": "fd00:244::/48"}

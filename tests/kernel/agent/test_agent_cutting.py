@@ -14,17 +14,17 @@ from msgspec.structs import replace
 from tests.kernel.conftest import Space
 from tests.kernel.flows import PATIENCE, SERVICE, VIP, VIP_PORT, A, B, Wire, World
 
-from percale.agent.cutting import Cutting, Keeping
 from percale.agent.logging import LineLog
 from percale.agent.metrics import Metrics
-from percale.agent.troubles import Troubles
-from percale.kernel.conntrack import Seek
-from percale.model.decoding import decode_manifest
+from percale.agent.policy.established_flows import Cutting, Keeping
+from percale.agent.problems import Troubles
+from percale.kernel.netlink.conntrack import Seek
+from percale.model.manifest.decode import decode_manifest
 from percale.model.meta import ObjectKey
 from percale.model.networkpolicy import NetworkPolicy
 from percale.model.pod import Pod
 from percale.policy.evaluator import Evaluator
-from percale.render.enforcing import CUT_MARK
+from percale.render.policy.base_chains import CUT_MARK
 
 BOTH = pytest.mark.parametrize("version", [4, 6])
 
@@ -237,7 +237,7 @@ async def test_a_table_that_cannot_be_read_is_a_trouble_and_tried_again(
         return real()
 
     monkeypatch.setattr(judge.cutting._table._conntrack, "count", fails_once)
-    monkeypatch.setattr("percale.agent.rounds.PAUSE", 0.05)
+    monkeypatch.setattr("percale.agent.workqueue.PAUSE", 0.05)
     with opened(lambda: judge.world.tcp(4)):
         await judge.policy(CLOSED)
         await judge.until_marked(1)

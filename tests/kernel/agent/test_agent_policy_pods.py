@@ -14,9 +14,9 @@ from tests.kernel.agent.policies import DENY, PORT, Policies, allowing, flow, se
 from tests.kernel.agent.sniffing import Sniffer
 from tests.kernel.streams import FlowOf, Streams
 
-from percale.kernel.conntrack import Conntrack, Seek
-from percale.kernel.namespaces import NamespaceThread
-from percale.render.enforcing import CUT_MARK
+from percale.kernel.netlink.conntrack import Conntrack, Seek
+from percale.kernel.netns import NamespaceThread
+from percale.render.policy.base_chains import CUT_MARK
 
 DUAL = {"Network": "10.244.0.0/16", "EnableIPv6": True, "IPv6Network": "fd00:244::/48"}
 WIRINGS = pytest.mark.parametrize("wiring", ["routed", "bridge"])

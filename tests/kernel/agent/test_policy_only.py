@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from tests.kernel.agent.cluster import NETNS, Cluster, Node, sh, until
 
-from percale.kernel.conntrack import Conntrack, Seek
-from percale.kernel.namespaces import NamespaceThread
-from percale.render.enforcing import CUT_MARK
+from percale.kernel.netlink.conntrack import Conntrack, Seek
+from percale.kernel.netns import NamespaceThread
+from percale.render.policy.base_chains import CUT_MARK
 
 PLUGINS = Path("/usr/lib/cni")
 CLOSED = """\

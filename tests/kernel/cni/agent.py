@@ -19,17 +19,17 @@ from pathlib import Path
 from typing import Any
 
 from percale.agent.logging import LineLog
-from percale.cni.attaching import Attachments
+from percale.cni.attachments import Attachments
+from percale.cni.pod_netns import Sandboxes
 from percale.cni.records import Records
-from percale.cni.sandbox import Sandboxes
-from percale.cni.serving import CniServer
+from percale.cni.server import CniServer
 from percale.errors import KernelError
-from percale.ipam.addresses import AddressPool
-from percale.ipam.plan import NodeSubnets
-from percale.kernel.driver import KernelDriver
-from percale.kernel.reconciling import Reconciler
-from percale.render.ruleset import rulesets
-from percale.render.wiring import PodNetwork
+from percale.ipam.address_pool import AddressPool
+from percale.ipam.subnet_plan import NodeSubnets
+from percale.kernel.reconciler.reconciler import Reconciler
+from percale.kernel.rtnl.driver import KernelDriver
+from percale.render.network.base_chains import rulesets
+from percale.render.network.pod_veth import PodNetwork
 
 SUBNETS = NodeSubnets(IPv4Network("10.244.1.0/24"), IPv6Network("fd00:244:1::/64"))
 

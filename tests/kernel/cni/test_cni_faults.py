@@ -14,7 +14,7 @@ from tests.kernel.cni.conftest import Node, Pod, Refused, until
 from tests.kernel.conftest import Space
 
 from percale.cni.records import Records
-from percale.ipam.addresses import AddressPool, Owner
+from percale.ipam.address_pool import AddressPool, Owner
 
 NewPod = Callable[[str], Pod]
 ADD_STEPS = ("address", "pair", "inside", "draft", "record", "answer")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tests.kernel.cni.conftest import Node, Pod, Refused, until
 
-from percale.kernel.namespaces import NamespaceThread
+from percale.kernel.netns import NamespaceThread
 
 NewPod = Callable[[str], Pod]
 

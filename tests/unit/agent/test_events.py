@@ -10,7 +10,7 @@ import pytest
 from percale.agent import events as module
 from percale.agent.events import Events, Subject
 from percale.agent.logging import LineLog
-from percale.agent.troubles import Troubles
+from percale.agent.problems import Troubles
 from percale.errors import StoreUnavailable
 from percale.model.event import Event
 from percale.model.meta import ObjectKey

@@ -9,12 +9,12 @@ from typing import Any
 
 import msgspec
 
-from percale.agent.enforcing import Enforcement
 from percale.agent.events import Events
 from percale.agent.logging import LineLog
-from percale.agent.table import NodeTable
-from percale.agent.troubles import Troubles
-from percale.kernel.fake_keeper import FakeKeeper
+from percale.agent.nft_table import NodeTable
+from percale.agent.policy.controller import Enforcement
+from percale.agent.problems import Troubles
+from percale.kernel.nftables.fake_table import FakeKeeper
 from percale.model.pod import Pod
 from percale.store.memory import MemoryStore
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from percale.agent.locking import only_agent
-from percale.agent.notifying import notify
+from percale.agent.pid_file import only_agent
 from percale.agent.state import NodeState
+from percale.agent.systemd import notify
 from percale.errors import AlreadyRunning, StateError
-from percale.ipam.plan import NodeSubnets
+from percale.ipam.subnet_plan import NodeSubnets
 
 SUBNETS = NodeSubnets(IPv4Network("10.244.1.0/24"), IPv6Network("fd00:1::/64"))
 

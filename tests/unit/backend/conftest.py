@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from percale.backend.protocol import LocalNode
 from percale.kernel.protocol import Interface
-from percale.model.lease import SubnetLease, SubnetLeaseSpec, make_lease
+from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec, make_lease
 
 ETH0 = Interface(
     "eth0",

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from percale.backend.host_gw import HostGw
 from percale.backend.protocol import LocalNode
 from percale.errors import BadConfig
-from percale.model.lease import SubnetLease
+from percale.model.subnet_lease import SubnetLease
 from percale.render.objects import Element, Route
 
 Peer = Callable[..., SubnetLease]

@@ -13,7 +13,7 @@ from percale.backend.protocol import LocalNode
 from percale.backend.vxlan import VxlanBackend
 from percale.errors import BadConfig
 from percale.model.backend_options import VxlanOptions
-from percale.model.lease import SubnetLease
+from percale.model.subnet_lease import SubnetLease
 from percale.render.objects import Address, Element, FdbEntry, KernelObject, Link, Neighbour, Route, Sysctl, Vxlan
 
 Peer = Callable[..., SubnetLease]

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from percale.cni import conflist
-from percale.cni.installing import install_plugin
+from percale.cni.install import install_plugin
 from percale.errors import BadNetworkConfig, StateError
 
 EXAMPLES = Path(__file__).parents[3] / "examples"

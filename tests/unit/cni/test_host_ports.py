@@ -10,14 +10,14 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from percale.cni.answers import CniError
 from percale.cni.conflist import from_flannel
 from percale.cni.records import Attachment, Records
 from percale.cni.requests import RuntimeConfig, asked_ports
-from percale.ipam.addresses import Owner
-from percale.render.host_ports import HostPort, host_port_elements
+from percale.cni.results import CniError
+from percale.ipam.address_pool import Owner
+from percale.render.network.pod_veth import PodWires
 from percale.render.objects import IPAddress
-from percale.render.wiring import PodWires
+from percale.render.service.host_ports import HostPort, host_port_elements
 
 ONE, SIX, NODE = ip_address("10.0.0.1"), ip_address("fd00::1"), ip_address("192.168.0.1")
 

@@ -11,8 +11,8 @@ import pytest
 from percale.cni.records import Attachment, Records
 from percale.cni.requests import KubernetesPod
 from percale.errors import StateError
-from percale.ipam.addresses import Owner
-from percale.render.wiring import Limit, PodWires
+from percale.ipam.address_pool import Owner
+from percale.render.network.pod_veth import Limit, PodWires
 
 
 def attachment(container: str = "c0ffee.1", *, full: bool = True) -> Attachment:

@@ -8,14 +8,6 @@ from typing import Any
 
 import pytest
 
-from percale.cni.answers import (
-    BAD_CONFIGURATION,
-    BAD_ENVIRONMENT,
-    INCOMPATIBLE_VERSION,
-    UNDECODABLE,
-    VERSIONS,
-    CniError,
-)
 from percale.cni.requests import (
     KubernetesPod,
     Request,
@@ -25,8 +17,16 @@ from percale.cni.requests import (
     asked_mac,
     parse,
 )
-from percale.ipam.addresses import Owner
-from percale.render.wiring import Limit
+from percale.cni.results import (
+    BAD_CONFIGURATION,
+    BAD_ENVIRONMENT,
+    INCOMPATIBLE_VERSION,
+    UNDECODABLE,
+    VERSIONS,
+    CniError,
+)
+from percale.ipam.address_pool import Owner
+from percale.render.network.pod_veth import Limit
 
 VARIABLES = {
     "CNI_COMMAND": "ADD",

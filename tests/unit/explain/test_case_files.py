@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from percale.errors import BadManifest
-from percale.explain.cases import Case, decode_cases, in_sequence
-from percale.policy.compiling import PolicyKey, RuleRef
+from percale.explain.policy_tests.cases import Case, decode_cases, in_sequence
+from percale.policy.compiler import PolicyKey, RuleRef
 
 SMALL = """\
 name: small

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.service.building import build
 
-from percale.explain.endpoints import User, endpoints_of, slices_of, users_of
-from percale.explain.listing import row
-from percale.explain.showing import as_json, lines, view
+from percale.explain.services.endpoint_usage import User, endpoints_of, slices_of, users_of
+from percale.explain.services.list import row
+from percale.explain.services.show import as_json, lines, view
 from percale.model.endpoints import Endpoint, EndpointAddress, EndpointPort, Endpoints, EndpointSlice, EndpointSubset
 from percale.model.meta import Object, ObjectMeta
 from percale.model.service import HEADLESS_LABEL, PROXY_NAME_LABEL, Service
-from percale.service.resolved import ResolvedPort
+from percale.service.resolved_service import ResolvedPort
 
 
 def told(service: Service, *objects: Object, zone: str | None = None) -> dict[str, tuple[str, str | None]]:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import pytest
 
 from percale.errors import BadInput, NotFound
-from percale.explain.answering import Reply, reply
-from percale.explain.asking import Surroundings, find_port
-from percale.explain.telling import as_json, lines
-from percale.model.decoding import decode_manifest
+from percale.explain.why.connection import Reply, reply
+from percale.explain.why.targets import Surroundings, find_port
+from percale.explain.why.text import as_json, lines
+from percale.model.manifest.decode import decode_manifest
 from percale.model.meta import ObjectKey
-from percale.policy.compiling import PolicyKey, RuleRef
+from percale.policy.compiler import PolicyKey, RuleRef
 from percale.policy.evaluator import Evaluator
 
 

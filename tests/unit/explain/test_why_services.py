@@ -8,18 +8,18 @@ import pytest
 from msgspec.structs import replace
 
 from percale.errors import BadInput
-from percale.explain.asking import Surroundings
-from percale.explain.behind import Cluster, ServiceReply, as_json, find_service_port, lines, service_reply
-from percale.explain.faces import Face
+from percale.explain.why.masquerade_addresses import Face
+from percale.explain.why.targets import Surroundings
+from percale.explain.why.through_service import Cluster, ServiceReply, as_json, find_service_port, lines, service_reply
 from percale.model.addresses import packed, parse_network
-from percale.model.decoding import decode_manifest
+from percale.model.manifest.decode import decode_manifest
 from percale.model.meta import Object
 from percale.model.node import Node
 from percale.model.service import Service
-from percale.policy.compiling import PolicyKey, RuleRef
+from percale.policy.compiler import PolicyKey, RuleRef
 from percale.policy.evaluator import Evaluator
-from percale.service.surroundings import ServiceConfig
-from percale.service.table import ServiceTable
+from percale.service.node_context import ServiceConfig
+from percale.service.resolver import ServiceTable
 
 
 @dataclass(frozen=True)

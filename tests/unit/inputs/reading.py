@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 
 from percale.cli.main import main
 from percale.errors import PercaleError
-from percale.model.decoding import decode_manifest
+from percale.model.manifest.decode import decode_manifest
 from percale.model.meta import Object
 
 PROFILE = settings.get_current_profile_name()

@@ -17,37 +17,39 @@ import pytest
 from msgspec.structs import replace
 from tests.unit.inputs.valid import CONFIG_MAP, ENDPOINTS, LAB, LEASE, POD, SERVICE, SLICE
 
-from percale.agent import asking, configuring
-from percale.agent.listening import Page
-from percale.agent.serving import serve_pages
+from percale.agent.config import loader as configuring
+from percale.agent.http import client as asking
+from percale.agent.http.listener import Page
+from percale.agent.http.server import serve_pages
 from percale.agent.state import NodeState
+from percale.controllers.service_networks import ServiceNetworks
+from percale.controllers.workloads import Create, Delete, Workloads, plan
 from percale.errors import AgentError, BadConfig, BadInput, BadManifest, BadNetworkConfig, StateError
-from percale.explain.showing import lines, view
-from percale.ipam.addresses import AddressPool
-from percale.ipam.plan import NodeSubnets
-from percale.lab import files, tables
-from percale.lab.agents import Agents
+from percale.explain.services.show import lines, view
+from percale.ipam.address_pool import AddressPool
+from percale.ipam.subnet_plan import NodeSubnets
+from percale.lab.api import columns as tables
+from percale.lab.api.server import Answers
 from percale.lab.cluster import Cluster, log
-from percale.lab.control import Answers
-from percale.lab.document import LabSpec, parse_port, topology
-from percale.lab.machines import AgentSettings, Machines
-from percale.lab.manifests import read_input
-from percale.lab.place import LabPlace
-from percale.lab.responder import Responder
-from percale.lab.service_networks import ServiceNetworks
-from percale.lab.workloads import Create, Delete, Workloads, plan
+from percale.lab.machines.agents import Agents
+from percale.lab.machines.machines import AgentSettings, Machines
+from percale.lab.pods.responder import Responder
+from percale.lab.run_dir import LabPlace
+from percale.lab.spec.input import read_input
+from percale.lab.spec.topology import LabSpec, parse_port, topology
 from percale.model.addresses import port_number
-from percale.model.decoding import decode_manifest
 from percale.model.kinds import KINDS
-from percale.model.lease import SubnetLease
+from percale.model.manifest import files
+from percale.model.manifest.decode import decode_manifest
+from percale.model.manifest.syntax_tree import meaning
 from percale.model.pod import Pod
-from percale.model.tree import meaning
+from percale.model.subnet_lease import SubnetLease
+from percale.model.validation.service import check_endpoint_slice, check_endpoints, check_service
 from percale.model.workloads import Count
-from percale.service.surroundings import ServiceConfig
-from percale.service.table import ServiceTable
-from percale.service.validating import check_endpoint_slice, check_endpoints, check_service
-from percale.store.directory import Directory
-from percale.store.leasing import BootClock
+from percale.service.node_context import ServiceConfig
+from percale.service.resolver import ServiceTable
+from percale.store.files.directory import Directory
+from percale.store.files.lease_expiry import BootClock
 from percale.store.memory import MemoryStore
 
 DEEP = "[" * 100_000

@@ -1,4 +1,4 @@
-"""What other programs, other nodes and files of a former life say to an agent and to a lab. See `reading.py` for what holds."""
+"""What other programs, other nodes and files of a former life say to an agent and to a lab. See `dump.py` for what holds."""
 
 from __future__ import annotations
 
@@ -38,48 +38,48 @@ from tests.unit.inputs.valid import (
     documents,
 )
 
-from percale.agent import asking
-from percale.agent.listening import Page
+from percale.agent.http import client as asking
+from percale.agent.http.listener import Page
+from percale.agent.http.server import serve_pages
 from percale.agent.logging import LineLog
-from percale.agent.peers import Peers
-from percale.agent.serving import serve_pages
+from percale.agent.network.peers import Peers
 from percale.agent.state import NodeState
 from percale.backend.protocol import LocalNode
 from percale.backend.registry import make_backend
 from percale.cni import requests
-from percale.cni.frames import Frame, read_frame
 from percale.cni.records import Records
-from percale.ipam.addresses import AddressPool
-from percale.ipam.plan import NodeSubnets
+from percale.cni.wire_format import Frame, read_frame
+from percale.ipam.address_pool import AddressPool
+from percale.ipam.subnet_plan import NodeSubnets
 from percale.kernel.protocol import Interface
-from percale.lab import control
-from percale.lab.agents import Agents
+from percale.lab.api import server as control
+from percale.lab.api.machine_verbs import MachineVerbs
+from percale.lab.api.object_verbs import ObjectVerbs
 from percale.lab.cluster import Cluster
-from percale.lab.document import LabSpec, topology
-from percale.lab.machine_verbs import MachineVerbs
-from percale.lab.machines import AgentSettings, Machines
-from percale.lab.nameserver import NameServer
-from percale.lab.object_verbs import ObjectVerbs
-from percale.lab.place import LabPlace
-from percale.lab.responder import Responder
-from percale.lab.service_networks import service_networks
+from percale.lab.dns.records import Names
+from percale.lab.dns.server import NameServer
+from percale.lab.machines.agents import Agents
+from percale.lab.machines.machines import AgentSettings, Machines
+from percale.lab.pods.responder import Responder
+from percale.lab.run_dir import LabPlace
+from percale.lab.spec.service_networks import service_networks
+from percale.lab.spec.topology import LabSpec, topology
 from percale.model.endpoints import EndpointSlice
 from percale.model.kinds import KINDS
-from percale.model.lease import SubnetLease
 from percale.model.meta import Object
 from percale.model.netconf import network_config
 from percale.model.service import Service
+from percale.model.subnet_lease import SubnetLease
 from percale.policy.evaluator import KINDS as POLICY_KINDS
 from percale.policy.evaluator import Evaluator
 from percale.render.objects import KernelObject
-from percale.render.policy_table import PolicyTable
-from percale.render.service_table import ServiceElements
-from percale.service.naming import Names
-from percale.service.surroundings import ServiceConfig
-from percale.service.table import KINDS as SERVICE_KINDS
-from percale.service.table import ServiceTable
-from percale.store.directory import Directory
-from percale.store.leasing import BootClock
+from percale.render.policy.renderer import PolicyTable
+from percale.render.service.renderer import ServiceElements
+from percale.service.node_context import ServiceConfig
+from percale.service.resolver import KINDS as SERVICE_KINDS
+from percale.service.resolver import ServiceTable
+from percale.store.files.directory import Directory
+from percale.store.files.lease_expiry import BootClock
 from percale.store.memory import MemoryStore
 
 pytestmark = pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning")  # long documents

@@ -1,4 +1,4 @@
-"""What people write: manifests, a lab, policy tests, networks, configurations. See `reading.py` for what holds.
+"""What people write: manifests, a lab, policy tests, networks, configurations. See `dump.py` for what holds.
 
 `make fuzz MINUTES=10` goes on with other documents for so long; `make check` tries a few.
 """
@@ -27,21 +27,22 @@ from tests.unit.inputs.valid import (
     SLICE,
 )
 
-from percale.agent import configuring
+from percale.agent.config import loader as configuring
 from percale.backend.registry import make_backend
 from percale.cni import conflist
-from percale.explain.cases import decode_cases, in_sequence
-from percale.explain.trying import try_offline
-from percale.lab import planner
-from percale.lab.admitting import admitted
-from percale.lab.document import topology
-from percale.lab.manifests import read_input, read_objects
-from percale.lab.service_networks import ServiceNetworks, service_networks
-from percale.lab.world import World
-from percale.model.decoding import decode_manifest, from_json
-from percale.model.encoding import to_json
+from percale.controllers import control_loop as planner
+from percale.controllers.admission import admitted
+from percale.controllers.service_networks import ServiceNetworks
+from percale.explain.policy_tests.cases import decode_cases, in_sequence
+from percale.explain.policy_tests.runner import try_offline
+from percale.lab.spec.input import read_input, read_objects
+from percale.lab.spec.service_networks import service_networks
+from percale.lab.spec.topology import topology
+from percale.model.manifest.decode import decode_manifest, from_json
+from percale.model.manifest.encode import to_json
 from percale.model.meta import Object
 from percale.model.netconf import network_config, parse_network_config
+from percale.store.cache import World
 
 pytestmark = pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning")  # long documents
 

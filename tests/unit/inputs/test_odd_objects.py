@@ -9,17 +9,17 @@ import pytest
 from tests.unit.inputs.test_fuzzed_agents import mean
 from tests.unit.inputs.valid import LEASE, NODE, POD, SERVICE, SLICE
 
-from percale.model.decoding import decode_manifest
+from percale.model.manifest.decode import decode_manifest
 from percale.model.meta import Object, ObjectKey
 from percale.model.networkpolicy import NetworkPolicy
 from percale.model.pod import Pod
 from percale.model.service import Service
 from percale.policy.evaluator import KINDS as POLICY_KINDS
 from percale.policy.evaluator import Evaluator
-from percale.policy.verdicts import Flow
-from percale.service.surroundings import ServiceConfig
-from percale.service.table import KINDS as SERVICE_KINDS
-from percale.service.table import ServiceTable
+from percale.policy.verdict import Flow
+from percale.service.node_context import ServiceConfig
+from percale.service.resolver import KINDS as SERVICE_KINDS
+from percale.service.resolver import ServiceTable
 
 
 def objects(*values: Any) -> list[Object]:

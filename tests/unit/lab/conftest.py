@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from percale.kernel.driver import opened_at
-from percale.kernel.namespaces import create_namespace, delete_namespace
+from percale.kernel.netns import create_namespace, delete_namespace
 from percale.kernel.protocol import Put
+from percale.kernel.rtnl.driver import opened_at
 from percale.render.objects import Link
 
 

@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from percale.errors import BadManifest
-from percale.lab.kinds import kind_of
+from percale.lab.api.kind_names import kind_of
 from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
-from percale.model.decoding import decode_manifest
-from percale.model.encoding import to_json
+from percale.model.manifest.decode import decode_manifest
+from percale.model.manifest.encode import to_json
 from percale.model.validation.validators import field_errors
 
 GOOD = """

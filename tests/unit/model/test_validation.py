@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from percale.errors import BadManifest, BadManifests
-from percale.model.decoding import decode_manifest
+from percale.model.manifest.decode import decode_manifest
 from percale.model.networkpolicy import NetworkPolicy
 from percale.model.validation.validators import field_errors
 

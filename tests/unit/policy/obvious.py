@@ -18,14 +18,14 @@ from percale.model.clusternetworkpolicy import (
     ClusterNetworkPolicyIngressRule,
     ClusterNetworkPolicyProtocol,
 )
-from percale.model.lease import SubnetLease
 from percale.model.meta import Object
 from percale.model.namespace import Namespace
 from percale.model.networkpolicy import NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort
 from percale.model.node import Node
 from percale.model.pod import Pod
 from percale.model.selector import LabelSelector
-from percale.policy.terms import FlowProtocol
+from percale.model.subnet_lease import SubnetLease
+from percale.policy.rule_terms import FlowProtocol
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ import msgspec
 from hypothesis import strategies as st
 
 from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
-from percale.model.lease import SubnetLease, SubnetLeaseSpec
 from percale.model.meta import Object, ObjectKey, ObjectMeta
 from percale.model.namespace import Namespace
 from percale.model.networkpolicy import NetworkPolicy
 from percale.model.node import Node
 from percale.model.pod import Pod
-from percale.policy.terms import FlowProtocol
+from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec
+from percale.policy.rule_terms import FlowProtocol
 
 T = TypeVar("T", bound=Object)
 Removal: TypeAlias = tuple[type[Object], ObjectKey]

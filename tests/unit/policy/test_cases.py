@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from percale.explain.cases import Case, decode_cases, in_sequence
-from percale.explain.trying import try_offline, try_probe
+from percale.explain.policy_tests.cases import Case, decode_cases, in_sequence
+from percale.explain.policy_tests.runner import try_offline, try_probe
 from percale.policy.evaluator import Evaluator
 
 CASES = Path(__file__).parents[2] / "cases"

@@ -7,9 +7,9 @@ from ipaddress import ip_network
 import pytest
 
 from percale.model.addresses import Network
-from percale.model.decoding import decode_manifest, field_line
-from percale.model.tree import spelled
-from percale.policy.checking.checking import check
+from percale.model.manifest.decode import decode_manifest, field_line
+from percale.model.manifest.syntax_tree import spelled
+from percale.policy.lint.linter import check
 
 CLUSTER = """
 apiVersion: v1

@@ -13,13 +13,13 @@ from tests.unit.policy.obvious import Obvious, Question
 from tests.unit.policy.small_worlds import POD_ADDRESSES, POD_ADDRESSES6, PORTS, puts
 
 from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
-from percale.model.decoding import Found, Source
+from percale.model.manifest.decode import Found, Source
 from percale.model.meta import Object, ObjectKey
 from percale.model.networkpolicy import NetworkPolicy
 from percale.model.selector import LabelSelector, LabelSelectorRequirement
-from percale.policy.checking.checking import check
-from percale.policy.checking.containment import selector_within
-from percale.policy.checking.remarks import Remark
+from percale.policy.lint.containment import selector_within
+from percale.policy.lint.finding import Remark
+from percale.policy.lint.linter import check
 
 KEYS, VALUES = ("a", "b"), ("", "1", "2", "3")
 ALL_LABELS = [

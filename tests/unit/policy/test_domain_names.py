@@ -9,7 +9,7 @@ import msgspec
 from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
 from percale.model.pod import Pod
 from percale.policy.evaluator import Evaluator
-from percale.policy.verdicts import Flow
+from percale.policy.verdict import Flow
 
 POD, DOCS = "10.244.1.7", "203.0.113.7"
 

@@ -18,7 +18,7 @@ from percale.model.meta import Object, ObjectKey
 from percale.model.node import Node
 from percale.model.pod import Pod
 from percale.policy.evaluator import Evaluator
-from percale.policy.verdicts import Flow, Verdict
+from percale.policy.verdict import Flow, Verdict
 
 QUESTIONS = [
     Question(source, destination, protocol, port)

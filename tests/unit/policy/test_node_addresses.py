@@ -10,13 +10,13 @@ import pytest
 
 from percale.explain.parties import outside
 from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
-from percale.model.lease import SubnetLease, SubnetLeaseSpec, make_lease
 from percale.model.meta import Object
 from percale.model.networkpolicy import NetworkPolicy
 from percale.model.node import Node
 from percale.model.pod import Pod
+from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec, make_lease
 from percale.policy.evaluator import Evaluator, Touched
-from percale.policy.verdicts import Flow
+from percale.policy.verdict import Flow
 
 POD = "10.244.1.7"
 

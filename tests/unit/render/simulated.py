@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from percale.render.classes import PROTOCOLS
-from percale.render.contents import Between, Equals, InSet, Match
-from percale.render.enforcing import EGRESS, INGRESS, SELF
-from percale.render.holding import Held
+from percale.render.nft.objects import Between, Equals, InSet, Match
+from percale.render.nft.table_state import Held
+from percale.render.policy.base_chains import EGRESS, INGRESS, SELF
+from percale.render.policy.class_chains import PROTOCOLS
 
 _ICMP = {4: 1, 6: 58}
 

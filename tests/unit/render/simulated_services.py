@@ -7,10 +7,10 @@ from ipaddress import ip_address
 
 from tests.unit.render.simulated import Packet
 
-from percale.render.classes import PROTOCOLS
-from percale.render.contents import SetMark, Translate, Verdict
-from percale.render.holding import Held
-from percale.service.services import spelled_endpoint
+from percale.render.nft.objects import SetMark, Translate, Verdict
+from percale.render.nft.table_state import Held
+from percale.render.policy.class_chains import PROTOCOLS
+from percale.service.service_ports import spelled_endpoint
 
 
 @dataclass(frozen=True)

@@ -14,15 +14,16 @@ from tests.unit.service.building import build
 from percale.model.endpoints import EndpointSlice
 from percale.model.meta import Object, ObjectKey
 from percale.model.service import ClientIPConfig, Service, SessionAffinityConfig
-from percale.render import balancing, enforcing
-from percale.render.balancing import SHAPES
-from percale.render.contents import Edit
-from percale.render.holding import Held, difference
-from percale.render.service_table import ServiceElements
-from percale.service.resolving import resolve
+from percale.render.nft.objects import Edit
+from percale.render.nft.table_state import Held, difference
+from percale.render.policy import base_chains as enforcing
+from percale.render.service import base_chains as balancing
+from percale.render.service.base_chains import SHAPES
+from percale.render.service.renderer import ServiceElements
+from percale.service.node_context import ServiceConfig
+from percale.service.packet_lookup import resolve
+from percale.service.resolver import ServiceTable
 from percale.service.strategies import NAMES
-from percale.service.surroundings import ServiceConfig
-from percale.service.table import ServiceTable
 
 BARE = Held.bare((*enforcing.SHAPES, *SHAPES), [balancing.REFUSE])
 NODE, OTHER, POD, FOREIGN = "192.168.0.2", "192.168.0.3", "10.0.0.2", "203.0.113.2"

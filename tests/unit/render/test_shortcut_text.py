@@ -7,7 +7,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from percale.render.shortcut import SETS, Shortcuts, Way, Wire, text
+from percale.render.network.fastpath import SETS, Shortcuts, Way, Wire, text
 
 WIRES = (
     Wire("pcl1", (ip_address("10.244.1.2"), ip_address("fd00::1:2"))),

@@ -7,11 +7,11 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from percale.render.masquerade import node_tables
+from percale.render.network.base_chains import POD_DEVICE_PREFIX, rulesets
+from percale.render.network.masquerade import node_tables
+from percale.render.network.pod_sources import bridged_source_elements, source_elements
+from percale.render.network.tunnels import tunnel_elements
 from percale.render.objects import Element, Link, Ruleset, Vxlan
-from percale.render.ruleset import POD_DEVICE_PREFIX, rulesets
-from percale.render.sources import bridged_source_elements, source_elements
-from percale.render.tunnels import tunnel_elements
 
 NETWORKS = (ip_network("10.244.0.0/16"), ip_network("fd00::/48"))
 OWN = (ip_network("10.244.1.0/24"), ip_network("fd00:0:0:1::/64"))

@@ -31,9 +31,9 @@ from percale.model.service import (
     ServiceSpec,
     ServiceStatus,
 )
-from percale.service.resolving import Answer, resolve
-from percale.service.surroundings import ZONE_LABEL, ServiceConfig
-from percale.service.table import ServiceTable
+from percale.service.node_context import ZONE_LABEL, ServiceConfig
+from percale.service.packet_lookup import Answer, resolve
+from percale.service.resolver import ServiceTable
 
 PODS = ("10.0.0.0/8", "fd00:10::/64")
 CLUSTER_IPS = ("172.30.0.0/16", "fd00:172::/112")

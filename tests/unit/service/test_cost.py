@@ -7,8 +7,8 @@ from tests.unit.service.building import build
 
 from percale.model.meta import ObjectKey
 from percale.service.cost import MOST_ELEMENTS
+from percale.service.resolver import ServiceTable
 from percale.service.strategies import STRATEGY_ANNOTATION
-from percale.service.table import ServiceTable
 
 KEY = ObjectKey("ns1", "svc1")
 ADDRESSES = [f"203.0.113.{each}" for each in range(1, 101)]

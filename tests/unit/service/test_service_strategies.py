@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.service.building import build
 
-from percale.service.consistent import SLOTS, consistent_slots
+from percale.service.consistent_hash import SLOTS, consistent_slots
 from percale.service.strategies import MOST_SLOTS, Strategy, by_connections, interleaved, parse_strategy, slots_of
 
 STRATEGY, WEIGHTS = "percale.io/strategy", "percale.io/weights"

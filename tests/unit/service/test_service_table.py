@@ -13,11 +13,11 @@ from msgspec.structs import replace
 from tests.unit.service.building import build
 
 from percale.model.endpoints import Endpoint, EndpointAddress, EndpointPort, Endpoints, EndpointSlice, EndpointSubset
-from percale.model.lease import SubnetLease, SubnetLeaseSpec, make_lease
 from percale.model.meta import Object, ObjectKey, ObjectMeta
 from percale.model.node import Node
 from percale.model.service import ClientIPConfig, Service, SessionAffinityConfig
-from percale.service.table import ServiceTable
+from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec, make_lease
+from percale.service.resolver import ServiceTable
 
 IP, POD, OUTSIDE = "172.30.0.41", "10.0.0.2", "203.0.113.2"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from percale.service.validating import check_endpoint_slice, check_endpoints, check_service
+from percale.model.validation.service import check_endpoint_slice, check_endpoints, check_service
 
 
 def service(name: str = "web", **spec: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from percale.model.configmap import ConfigMap
-from percale.store.files import FilesStore
+from percale.store.files.store import FilesStore
 from percale.store.protocol import Event, Snapshot, Trouble
 
 

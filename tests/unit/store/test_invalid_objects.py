@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.unit.store.conftest import upcoming
 
 from percale.model.networkpolicy import NetworkPolicy
-from percale.store.files import FilesStore
+from percale.store.files.store import FilesStore
 from percale.store.protocol import Trouble, Upserted
 
 POLICY = """apiVersion: networking.k8s.io/v1

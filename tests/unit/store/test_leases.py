@@ -13,8 +13,8 @@ from tests.unit.store.conftest import text, told, upcoming
 from percale.kernel import syscalls
 from percale.model.configmap import ConfigMap
 from percale.model.meta import ObjectMeta
-from percale.store.files import FilesStore
-from percale.store.leasing import ANNOTATION, BootClock
+from percale.store.files.lease_expiry import ANNOTATION, BootClock
+from percale.store.files.store import FilesStore
 
 MS_REMOUNT = 0x20
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from percale.errors import StoreError
 from percale.model.configmap import ConfigMap
 from percale.model.meta import ObjectKey, ObjectMeta
-from percale.store.files import FilesStore
+from percale.store.files.store import FilesStore
 from percale.store.memory import MemoryStore
 from percale.store.protocol import Deleted, Event, Snapshot, Store, Upserted
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from percale.model.tree import Steps, spelled
+from percale.model.manifest.syntax_tree import Steps, spelled
 from percale.model.validation.field_errors import (
     FieldErrors,
     duplicate,

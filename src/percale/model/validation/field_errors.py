@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias, TypeGuard
 
 from msgspec import Struct
 
-from percale.model.tree import Steps, spelled
+from percale.model.manifest.syntax_tree import Steps, spelled
 
 Sort: TypeAlias = Literal[
     "Required value", "Invalid value", "Unsupported value", "Duplicate value", "Forbidden", "Too many", "Too long"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from percale.model.addresses import parse_network
-from percale.model.tree import Steps
+from percale.model.manifest.syntax_tree import Steps
 from percale.model.validation.field_errors import (
     FieldErrors,
     forbidden,

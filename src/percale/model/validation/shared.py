@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from percale.model.tree import Steps
+from percale.model.manifest.syntax_tree import Steps
 from percale.model.validation.field_errors import (
     FieldErrors,
     forbidden,

@@ -1,0 +1,294 @@
+"""Reads the agent's configuration: a YAML file, then PERCALE_… environment, then flags; the later wins.
+
+    file ─▶ settings ┐
+    environ ─▶ settings ┼─▶ each checked where it was written ─▶ merged ─▶ AgentConfig
+    flags ─▶ settings ┘
+
+Callers: cli/agent.py, cli/status.py, cli/service_worlds.py, and the lab (for its own agents).
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import msgspec
+from msgspec import Struct
+
+from percale.agent.config.settings import AgentConfig, CniConfig, ServicesConfig
+from percale.errors import BadConfig, BadManifest
+from percale.model.backend_options import VxlanOptions
+from percale.model.manifest.json_text import read_json_text
+from percale.model.manifest.syntax_tree import Node, meaning, plain_value
+from percale.model.manifest.yaml_reader import read_yaml
+from percale.model.netconf import NetworkConfig
+from percale.service.node_context import ServiceConfig
+
+PREFIX = "PERCALE_"
+_OURS_BUT_NO_SETTING = frozenset({"PERCALE_DEBUG", "PERCALE_CONFIG"})
+_SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT(_\d+_\w+)?$")
+"""What Kubernetes puts into the environment of a pod beside a Service called percale-something: not meant for us."""
+
+
+class Setting(Struct, frozen=True):
+    """One value somebody gave: its name (`cni.socket`), and where it is written."""
+
+    name: str
+    value: Any
+    where: str
+
+
+_LONGEST_SHOWN = 100
+"""Characters of a wrong value in an error."""
+_NETWORKS = ("network", "networkFile")
+"""Two names of one thing."""
+_GROUPS: Mapping[str, type[msgspec.Struct]] = {"cni": CniConfig, "services": ServicesConfig}
+"""Settings that stand together below a name."""
+
+
+def _leaves() -> Iterator[tuple[str, Any]]:
+    for field in msgspec.structs.fields(AgentConfig):
+        if field.name in _GROUPS:
+            inside = msgspec.structs.fields(_GROUPS[field.name])
+            yield from ((f"{field.name}.{inner.name}", inner.type) for inner in inside)
+        else:
+            yield field.name, field.type
+
+
+TYPES: Mapping[str, Any] = dict(_leaves())
+"""Every setting's dotted name and its type."""
+
+
+def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]) -> AgentConfig:
+    """The configuration; `flags` are by setting name, those not given left out. Raises BadConfig."""
+    merged: dict[str, Any] = {"node": socket.gethostname()}
+    groups: dict[str, dict[str, Any]] = {group: {} for group in _GROUPS}
+    for given in (from_file(file) if file is not None else [], from_environment(environ), from_flags(flags)):
+        networks = [each for each in given if each.name in _NETWORKS and each.value is not None]
+        if len(networks) > 1:
+            raise BadConfig("both network and networkFile are given", where=networks[1].where, hint="keep one of them")
+        if networks:  # a weaker one is not meant, by whichever name
+            merged = {name: value for name, value in merged.items() if name not in _NETWORKS}
+        for setting in given:
+            value = _checked(setting)
+            group, _, name = setting.name.rpartition(".")
+            (groups[group] if group else merged)[name] = value
+    if "store" not in merged:
+        raise BadConfig(
+            "store is not set", hint="write `store: files:/DIRECTORY` into the configuration, or pass --store"
+        )
+    return msgspec.convert({**merged, **groups}, AgentConfig)
+
+
+def environment_name(setting: str) -> str:
+    """`ipMasq` is PERCALE_IP_MASQ, `cni.socket` is PERCALE_CNI_SOCKET."""
+    return PREFIX + _snake(setting).upper()
+
+
+def flag_name(setting: str) -> str:
+    """`publicIPv6` is --public-ipv6."""
+    return "--" + _snake(setting).replace("_", "-").lower()
+
+
+def _snake(setting: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", setting).replace(".", "_")
+
+
+def from_file(path: Path) -> list[Setting]:
+    """A YAML file's settings, each with its line."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+        roots = list(read_yaml(text, str(path)))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise BadConfig(f"cannot be read: {reason}", where=str(path)) from error
+    except BadManifest as error:
+        raise BadConfig(error.what, where=error.where, hint=error.hint) from error
+    if len(roots) > 1:
+        raise BadConfig("a second document", where=_line(path, roots[1]), hint="write all settings into the first")
+    return [setting for root in roots for setting in _mapping(root, "", path, len(text))]
+
+
+def _mapping(node: Node, prefix: str, path: Path, size: int) -> Iterator[Setting]:
+    if node.shape != "mapping":
+        what = f"{prefix.rstrip('.')}: " if prefix else ""
+        raise BadConfig(f"{what}expected settings such as `store: files:/DIRECTORY`", where=_line(path, node))
+    for key, value in node.entries:
+        name, where = f"{prefix}{key.text}", _line(path, key)
+        if name in _GROUPS:
+            yield from _mapping(value, f"{name}.", path, size)
+            continue
+        if name not in TYPES:
+            raise BadConfig(f'unknown setting "{name}"', where=where, hint=_nearest(name, TYPES))
+        try:
+            yield Setting(name, plain_value(value, size, where), f"{where}: {name}")
+        except BadManifest as error:
+            raise BadConfig(error.what, where=where, hint=error.hint) from error
+
+
+def _line(path: Path, node: Node) -> str:
+    return f"{path}:{node.line}"
+
+
+def from_environment(environ: Mapping[str, str]) -> list[Setting]:
+    """The PERCALE_… variables; an empty one is not set. `PERCALE_IPMASQ` will do for `PERCALE_IP_MASQ`."""
+    known = {environment_name(name): name for name in TYPES}
+    known |= {PREFIX + name.replace(".", "_").upper(): name for name in TYPES}
+    found = []
+    for variable, text in sorted(environ.items()):
+        if not variable.startswith(PREFIX) or not text or variable in _OURS_BUT_NO_SETTING:
+            continue
+        if variable not in known:
+            if _SERVICE_LINK.search(variable):
+                continue
+            raise BadConfig(
+                f'unknown variable "{variable}"',
+                where="environment",
+                hint=_nearest(variable, map(environment_name, TYPES)),
+            )
+        name, where = known[variable], f"environment {variable}"
+        found.append(Setting(name, _from_text(text, TYPES[name], where), where))
+    return found
+
+
+def from_flags(flags: Mapping[str, Any]) -> list[Setting]:
+    """Flags have their types already; only `none` is spelled."""
+    return [
+        Setting(name, None if value == "none" and _may_be_none(TYPES[name]) else value, flag_name(name))
+        for name, value in flags.items()
+    ]
+
+
+def _from_text(text: str, kind: Any, where: str) -> Any:
+    """A variable's text as the type that the setting has: lists are separated by commas, `none` is no value."""
+    if text == "none" and _may_be_none(kind):
+        return None
+    words = {word for option in get_args(kind) if get_origin(option) is Literal for word in get_args(option)}
+    if text not in words and any(get_origin(option) is tuple for option in (kind, *get_args(kind))):
+        return [part.strip() for part in text.split(",")]
+    if kind is bool:
+        return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(text.lower(), text)
+    if float in get_args(kind):
+        return meaning(text)
+    if _is_object(kind):
+        try:
+            return read_json_text(text)
+        except json.JSONDecodeError as error:
+            raise BadConfig(f"not JSON: {error.msg}", where=where) from error
+    return text
+
+
+def _may_be_none(kind: Any) -> bool:
+    return type(None) in get_args(kind)
+
+
+def _is_object(kind: Any) -> bool:
+    return any(get_origin(option) is dict for option in get_args(kind))
+
+
+def _checked(setting: Setting) -> Any:
+    """The value in its type. Raises BadConfig where it was written."""
+    try:
+        value = msgspec.convert(setting.value, TYPES[setting.name])
+        _CHECKS.get(setting.name, str)(value)
+    except (ValueError, re.error) as error:  # msgspec's is a ValueError too
+        reason = f" ({error})" if isinstance(error, re.error) else ""
+        given = json.dumps(setting.value, default=str)
+        given = given if len(given) <= _LONGEST_SHOWN else f"{given[: _LONGEST_SHOWN - 1]}…"
+        raise BadConfig(f"expected {expected(setting.name)}, not {given}{reason}", where=setting.where) from error
+    return value
+
+
+def _patterns(values: tuple[str, ...]) -> None:
+    for value in values:
+        try:
+            re.compile(value)
+        except (RecursionError, OverflowError) as error:
+            raise ValueError(value) from error
+
+
+def _listen(value: str | None) -> None:
+    if value is not None and not value.startswith("unix:") and int(value.rpartition(":")[2]) > 0xFFFF:
+        raise ValueError(value)
+
+
+_CHECKS: Mapping[str, Any] = {
+    "http": _listen,
+    "services.healthz": _listen,
+    "ifaceCanReach": lambda value: value is None or ip_address(value),
+    "publicIP": lambda value: value is None or IPv4Address(value),
+    "publicIPv6": lambda value: value is None or IPv6Address(value),
+    "ifaceRegex": _patterns,
+}
+
+_EXPECTED = {
+    "network": "a net-conf.json object",
+    "iface": "a list of interface names or addresses",
+    "ifaceRegex": "a list of regular expressions",
+    "ifaceCanReach": "an address",
+    "publicIP": "an IPv4 address",
+    "publicIPv6": "an IPv6 address",
+    "services.externalIPs": "any, none, or a list of networks, as 203.0.113.0/24",
+}
+
+
+def expected(setting: str) -> str:
+    """What the setting takes, in words: for errors and the reference."""
+    if setting in _EXPECTED:
+        return _EXPECTED[setting]
+    kind = TYPES[setting]
+    if kind is bool:
+        return "true or false"
+    if get_origin(kind) is Literal:
+        return " or ".join(get_args(kind))
+    if isinstance(kind, type(None) | type) or not get_args(kind):
+        return "a text"
+    options: Iterable[Any] = (kind, *get_args(kind))
+    for option in options:
+        for meta in getattr(option, "__metadata__", ()):
+            return str(meta.description)
+    return "a text"
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    by_lower = {name.lower(): name for name in known}
+    match = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.5)
+    return f"did you mean {by_lower[match[0]]}?" if match else "docs/agent.md lists what there is"
+
+
+# What parts of the agent make of it
+
+
+def listening_at(config: AgentConfig) -> dict[str, int]:
+    """The TCP ports at which the agent itself listens, by the settings that say so."""
+    asked = {"http": config.http, "services.healthz": config.services.healthz if config.services.enabled else None}
+    return {name: int(text.rpartition(":")[2]) for name, text in asked.items() if text and not text.startswith("unix:")}
+
+
+def service_config(config: AgentConfig, network: NetworkConfig) -> ServiceConfig:
+    """What Services are resolved with on this node. Raises BadConfig."""
+    asked = config.services
+    try:
+        ports = tuple(map(ip_network, asked.nodePortAddresses))
+        cidrs = tuple(map(ip_network, asked.cidrs))
+        external = (
+            asked.externalIPs if isinstance(asked.externalIPs, str) else tuple(map(ip_network, asked.externalIPs))
+        )
+    except ValueError as error:
+        raise BadConfig(str(error), where="services", hint="give networks as 10.96.0.0/12") from error
+    return ServiceConfig(
+        node=config.node,
+        pod_cidrs=tuple(network.networks),
+        service_cidrs=cidrs,
+        node_port_addresses=ports or None,
+        external_ips=external,
+        masquerade_all=asked.masqueradeAll,
+        strategy=asked.strategy,
+        tunnel_port=options.port if isinstance(options := network.options, VxlanOptions) else VxlanOptions().port,
+    )

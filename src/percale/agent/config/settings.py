@@ -1,0 +1,84 @@
+"""The agent's configuration as a value. `loader.py` reads it, everything below `main.py` gets it.
+
+docs/agent.md is the reference for people; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+AbsolutePath = Annotated[str, msgspec.Meta(pattern=r"^/[^\x00]*$", description="an absolute path")]
+Listen = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(unix:/[^\x00]+|\[[0-9A-Fa-f:.]+\]:[0-9]{1,5}|[^:\[\]/]+:[0-9]{1,5})$",
+        description="HOST:PORT, [IPv6]:PORT or unix:/PATH",
+    ),
+]
+
+
+class CniConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the container runtime looks, and how pods are wired."""
+
+    confDir: AbsolutePath = "/etc/cni/net.d"
+    binDir: AbsolutePath | None = None
+    """The plugin is installed here when given."""
+    socket: AbsolutePath = "/run/percale/cni.sock"
+    wiring: Literal["routed", "bridge"] = "routed"
+    bridge: Annotated[str, msgspec.Meta(pattern=r"^[^/\s:]{1,15}$", description="a device name")] = "cni0"
+
+
+Cidr = Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Fa-f:.]+/[0-9]{1,3}$", description="a network, as 10.96.0.0/12")]
+
+
+class ServicesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What kube-proxy does elsewhere."""
+
+    enabled: bool = True
+    """false where kube-proxy runs."""
+    cidrs: tuple[Cidr, ...] = ()
+    """The networks of cluster IPs: what is sent to an address in them that no Service has is dropped."""
+    nodePortAddresses: tuple[Cidr, ...] = ()
+    """Which of the node's addresses take node ports; none given: its primary ones."""
+    externalIPs: Literal["any", "none"] | tuple[Cidr, ...] = ()
+    """Which external IPs of Services are served; none given: those that are no pod's, no Service's and no node's."""
+    masqueradeAll: bool = False
+    """Pods too reach cluster IPs under the node's address."""
+    strategy: Literal["random", "rr", "wrr", "sh", "mh", "lc"] = "random"
+    """How connections are spread, for Services without the annotation percale.io/strategy."""
+    healthz: Listen | None = "*:10256"
+    """Where load balancers ask whether this node is to have clients."""
+    leastConnInterval: Annotated[float, msgspec.Meta(gt=0, description="a number of seconds")] = 5.0
+    """Seconds between two counts of connections, for the strategy lc."""
+
+
+class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All of it. Paths are absolute; `network` is a net-conf.json, inline or `networkFile`, else the store's ConfigMap."""
+
+    node: Annotated[str, msgspec.Meta(min_length=1, description="a node name")]
+    store: Annotated[str, msgspec.Meta(pattern=r"^files:/[^\x00]+$", description="files:/DIRECTORY")]
+    """`files:DIR`; later issues add `etcd:…` and `kubernetes:`."""
+    network: dict[str, Any] | None = None
+    networkFile: AbsolutePath | None = None
+    backend: Literal["network", "none"] = "network"
+    """network: the one of the net-conf.json. none: pods are somebody else's, only policies are ours."""
+    established: Literal["cut", "keep"] = "cut"
+    """What becomes of connections that a change of policy forbids."""
+    shortcut: Literal["auto", "off"] = "auto"
+    """auto: established flows between pods pass by the rules where the kernel can do that (5.16 and newer)."""
+    iface: tuple[str, ...] = ()
+    ifaceRegex: tuple[str, ...] = ()
+    ifaceCanReach: str | None = None
+    publicIP: str | None = None
+    publicIPv6: str | None = None
+    ipMasq: bool = True
+    stateDir: AbsolutePath = "/var/lib/percale"
+    runDir: AbsolutePath = "/run/percale"
+    http: Listen | None = "127.0.0.1:9099"
+    cni: CniConfig = CniConfig()
+    services: ServicesConfig = ServicesConfig()
+    logFormat: Literal["text", "json"] = "text"
+    verbose: bool = False
+    """Print each kernel change as the equivalent command line before it is made."""

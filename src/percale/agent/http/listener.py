@@ -1,0 +1,98 @@
+"""The socket behind the agent's HTTP, bound at the start; what answers is imported when somebody asks.
+
+An address that is taken is found out at once, and an agent that nobody asks never pays for a web server. Callers:
+`context.py`, `proxier_health.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from percale.errors import BadConfig
+
+_BACKLOG = 128
+
+
+class Page(NamedTuple):
+    """What is answered."""
+
+    body: bytes
+    kind: str = "text/plain; charset=utf-8"
+    code: int = 200
+
+
+@contextmanager
+def listening(
+    address: str, *, setting: str = "http", hint: str = "choose another with --http"
+) -> Iterator[socket.socket]:
+    """Listen at `HOST:PORT`, `[IPv6]:PORT`, `*:PORT` or `unix:/PATH` until the end of the block.
+
+    Raises BadConfig, which names the setting, with the hint.
+    """
+    path = Path(address.removeprefix("unix:")) if address.startswith("unix:") else None
+    try:
+        listener = _unix(path) if path is not None else _tcp(address)
+    except OSError as error:
+        raise BadConfig(f"cannot listen: {error.strerror or error}", where=f"{setting} {address}", hint=hint) from error
+    try:
+        yield listener
+    finally:
+        listener.close()
+        if path is not None:
+            path.unlink(missing_ok=True)
+
+
+def _unix(path: Path) -> socket.socket:
+    """In place of whatever an earlier agent left there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(str(draft))
+        listener.listen(_BACKLOG)
+        draft.rename(path)
+    except OSError:
+        listener.close()
+        with suppress(OSError):
+            draft.unlink()
+        raise
+    return listener
+
+
+def _tcp(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    everywhere = host == "*"
+    both = everywhere and socket.has_dualstack_ipv6()
+    wanted = socket.AF_INET6 if both else socket.AF_INET if everywhere else socket.AF_UNSPEC
+    name = None if everywhere else host.strip("[]")
+    family, kind, protocol, _, where = socket.getaddrinfo(
+        name, int(port), family=wanted, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if both:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listener.bind(where)
+        listener.listen(_BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+async def asked(listener: socket.socket) -> None:
+    """Wait until somebody connects; the connection is left for whoever accepts."""
+    loop = asyncio.get_running_loop()
+    somebody = asyncio.Event()
+    loop.add_reader(listener, somebody.set)
+    try:
+        await somebody.wait()
+    finally:
+        loop.remove_reader(listener)

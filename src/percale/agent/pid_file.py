@@ -1,0 +1,46 @@
+"""One agent per node: a locked pid file in the run directory. Callers: `main.py`, `cleanup.py`.
+
+The kernel drops the lock with the process, however it ends, so a file that a killed agent left behind locks nobody out.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from percale.errors import AlreadyRunning, StateError
+
+
+@contextmanager
+def only_agent(run_dir: Path) -> Iterator[None]:
+    """Hold the node's lock. Raises AlreadyRunning, StateError."""
+    path = run_dir / "agent.pid"
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise StateError(
+            f"cannot be written: {error.strerror}", where=str(path), hint="choose another one with --run-dir"
+        ) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise AlreadyRunning(_pid_in(descriptor), where=str(path)) from error
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            raise StateError(f"cannot be written: {error.strerror}", where=str(path)) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _pid_in(descriptor: int) -> int:
+    """0 when its owner has not written it yet."""
+    text = os.pread(descriptor, 32, 0).strip()
+    return int(text) if text.isdigit() else 0

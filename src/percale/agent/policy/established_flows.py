@@ -1,0 +1,257 @@
+"""Established connections that a change of policy forbids are cut, and go on when they are allowed again.
+
+    change ─▶ reconsider(addresses) ─▶ run: their flows (conntrack, a worker thread) ─▶ judged ─▶ marks ─▶ the table drops
+
+The agent says after each edit of the kernel's rules, and once at its start, whose connections may be judged otherwise now. A
+flow is judged as the new connection that it once was: from its source before masquerade to its destination after DNAT. Only
+flows with an end on this node are looked at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import NamedTuple, Protocol, TypeVar
+
+from percale.agent.config.settings import AgentConfig
+from percale.agent.logging import Log
+from percale.agent.metrics import Metrics
+from percale.agent.problems import Troubles
+from percale.agent.workqueue import PAUSE, Rounds
+from percale.errors import KernelError
+from percale.kernel.netlink.conntrack import Conntrack, Seek, Tracked
+from percale.policy.evaluator import Evaluator
+from percale.policy.rule_terms import FlowProtocol
+from percale.policy.verdict import Decision, Flow, Party
+from percale.render.policy.base_chains import CUT_MARK
+
+T = TypeVar("T")
+
+CONNTRACK = "conntrack"
+"""The troubles' source."""
+_AT_ONCE = 500
+"""Flows that the worker thread hands over together."""
+_BREATH = 50
+"""Flows judged between two breaths of the event loop."""
+
+_PROTOCOLS: Mapping[int, FlowProtocol] = {
+    socket.IPPROTO_TCP: "TCP",
+    socket.IPPROTO_UDP: "UDP",
+    socket.IPPROTO_SCTP: "SCTP",
+    socket.IPPROTO_ICMP: "ICMP",
+    socket.IPPROTO_ICMPV6: "ICMP",
+}
+
+
+class Established(Protocol):
+    """What becomes of established connections when policies change."""
+
+    async def reconsider(self, addresses: frozenset[bytes] | None) -> None:
+        """What may be between these packed addresses and others has changed; None: of all pods of this node."""
+
+    async def run(self) -> None:
+        """For ever: does what `reconsider` asked for."""
+
+    def close(self) -> None:
+        """Marked flows stay marked."""
+
+
+class Finding(NamedTuple):
+    """A flow's verdict by now; of one that is forbidden whose policy says so, and which."""
+
+    allowed: bool
+    pod: str = ""
+    by: str = ""
+
+
+class Cutting:
+    """`established: cut`. All methods are called on the event loop."""
+
+    def __init__(
+        self,
+        node: str,
+        evaluator: Evaluator,
+        conntrack: Conntrack,
+        *,
+        troubles: Troubles,
+        metrics: Metrics,
+        log: Log,
+        on_cut: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """`conntrack` is closed with this; `on_cut` is called when flows have been marked."""
+        self._on_cut = on_cut
+        self._node = node
+        self._evaluator = evaluator
+        self._metrics = metrics
+        self._log = log
+        self._table = _Table(conntrack)
+        self._rounds = Rounds[frozenset[bytes]](
+            frozenset(), frozenset.union, self._round, failed=_refused, source=CONNTRACK, troubles=troubles
+        )
+
+    def close(self) -> None:
+        self._table.close()
+
+    async def reconsider(self, addresses: frozenset[bytes] | None) -> None:
+        """Returns at once."""
+        self._rounds.ask(local_addresses(self._evaluator, self._node) if addresses is None else addresses)
+
+    async def idle(self) -> None:
+        """Wait until everything that was asked for is done."""
+        await self._rounds.idle()
+
+    async def run(self) -> None:
+        await self._rounds.run()
+
+    async def _round(self, addresses: frozenset[bytes]) -> None:
+        """Marks what is forbidden and not marked, and the other way round; the rest is as it should be."""
+        findings: dict[tuple[bytes, bytes, int, int], Finding | None] = {}
+        forbidden: list[Tracked] = []
+        allowed: list[Tracked] = []
+        reasons: Counter[Finding] = Counter()
+        async for flow in self._table.of(addresses):
+            which = (flow.client, flow.server, flow.original.protocol, flow.server_port)
+            if which not in findings:
+                findings[which] = judge(self._evaluator, self._node, flow)
+            finding = findings[which]
+            marked = bool(flow.mark & CUT_MARK)
+            if finding is None or finding.allowed != marked:
+                continue
+            if marked:
+                allowed.append(flow)
+            else:
+                forbidden.append(flow)
+                reasons[finding] += 1
+        await self._table.mark(forbidden, CUT_MARK)
+        await self._table.mark(allowed, 0)
+        if forbidden and self._on_cut is not None:
+            await self._on_cut()
+        self._metrics.flows_cut.inc(len(forbidden))
+        self._metrics.flows_restored.inc(len(allowed))
+        for (_, pod, by), count in reasons.items():
+            self._log.info("flows cut", count=count, pod=pod, by=by)
+
+
+class Keeping:
+    """`established: keep`: what began goes on, also what an agent with the other setting had cut."""
+
+    def __init__(self, conntrack: Conntrack, troubles: Troubles) -> None:
+        """`conntrack` is closed with this."""
+        self._troubles = troubles
+        self._table = _Table(conntrack)
+
+    def close(self) -> None:
+        self._table.close()
+
+    async def reconsider(self, addresses: frozenset[bytes] | None) -> None:
+        """Nothing changes for what began."""
+
+    async def run(self) -> None:
+        while True:
+            try:
+                await self._table.mark(await self._table.cut(), 0)
+            except OSError as error:
+                self._troubles.begin(CONNTRACK, _refused(error))
+                await asyncio.sleep(PAUSE)
+            else:
+                self._troubles.end(CONNTRACK)
+                return
+
+
+def established(
+    config: AgentConfig,
+    evaluator: Evaluator,
+    *,
+    troubles: Troubles,
+    metrics: Metrics,
+    log: Log,
+    on_cut: Callable[[], Awaitable[None]] | None = None,
+) -> Established:
+    """As the setting wants it, in the caller's network namespace. Raises KernelError."""
+    try:
+        conntrack = Conntrack()
+    except OSError as error:
+        raise _refused(error) from error
+    if config.established == "keep":
+        return Keeping(conntrack, troubles)
+    return Cutting(config.node, evaluator, conntrack, troubles=troubles, metrics=metrics, log=log, on_cut=on_cut)
+
+
+class _Table:
+    """The connection table, on a thread of its own."""
+
+    def __init__(self, conntrack: Conntrack) -> None:
+        self._conntrack = conntrack
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="conntrack")
+
+    def close(self) -> None:
+        self._thread.shutdown()
+        self._conntrack.close()
+
+    async def of(self, addresses: Collection[bytes]) -> AsyncIterator[Tracked]:
+        """Handed over in portions: there may be 100,000."""
+        found = self._conntrack.of(addresses)
+        while portion := await self._do(lambda: list(islice(found, _AT_ONCE))):
+            for number, flow in enumerate(portion, 1):
+                yield flow
+                if number % _BREATH == 0:
+                    await asyncio.sleep(0)
+
+    async def cut(self) -> list[Tracked]:
+        return await self._do(lambda: list(self._conntrack.flows(Seek(marked=CUT_MARK))))
+
+    async def mark(self, flows: Sequence[Tracked], bits: int) -> None:
+        """Raises OSError for the first that was refused; the others are marked."""
+        if not flows:
+            return
+        for error in await self._do(lambda: self._conntrack.mark(flows, bits, CUT_MARK)):
+            if error is not None:
+                raise error
+
+    async def _do(self, action: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, action)
+
+
+def local_addresses(evaluator: Evaluator, node: str) -> frozenset[bytes]:
+    """The packed addresses of this node's pods."""
+    pods = (pod for pod in evaluator.members.pods if pod is not None and pod.node == node)
+    return frozenset(address for pod in pods for address in pod.addresses)
+
+
+def judge(evaluator: Evaluator, node: str, flow: Tracked) -> Finding | None:
+    """May this flow begin now, as far as the rules of this node say? What the other end's node forbids is cut there.
+
+    None when policies do not know its protocol, or neither end is a pod of this node.
+    """
+    protocol = _PROTOCOLS.get(flow.original.protocol)
+    if protocol is None:
+        return None
+    source, destination = evaluator.party(flow.client), evaluator.party(flow.server)
+    begins, ends = (party.pod is not None and party.pod.node == node for party in (source, destination))
+    if not begins and not ends:
+        return None
+    port = None if protocol == "ICMP" else flow.server_port
+    verdict = evaluator.judge(Flow(source, destination, protocol, port))
+    if begins and not verdict.egress.allowed:
+        return _forbidden(verdict.egress, source)
+    if ends and not verdict.ingress.allowed:
+        return _forbidden(verdict.ingress, destination)
+    return Finding(True)
+
+
+def _forbidden(decision: Decision, party: Party) -> Finding:
+    by = str(decision.rule) if decision.rule is not None else ", ".join(map(str, decision.isolating))
+    return Finding(False, str(party.pod.key) if party.pod is not None else "", by)
+
+
+def _refused(error: OSError) -> KernelError:
+    return KernelError(
+        error.strerror or str(error),
+        errno=error.errno or 0,
+        where="established connections and policies",
+        hint="it is tried again; until then they go on as they were",
+    )

@@ -1,0 +1,113 @@
+"""How another plugin wired the pods that policies judge here: seen by the route to each address. Called there.
+
+    judged pods, underlay ─▶ wirings ─┬─ on a bridge ─▶ bridged packets shall pass our rules (br_netfilter): "node/bridges"
+                                      └─ no way ──────▶ a trouble: nothing that we could judge passes this node
+
+Nothing of the other plugin is changed: the two settings are the kernel's own, and kube-proxy wants them as well.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterable
+from ipaddress import ip_address, ip_network
+
+from msgspec import Struct
+
+from percale.agent.logging import Log
+from percale.agent.problems import Troubles
+from percale.errors import KernelError
+from percale.kernel.protocol import HostRoute, Underlay
+from percale.kernel.reconciler.reconciler import Reconciler
+from percale.policy.pod_facts import PodFacts
+from percale.render.network.pod_veth import judged_bridges
+from percale.render.objects import IPAddress
+
+BRIDGES, WIRINGS = "node/bridges", "wirings"
+"""The source of our wishes, and of the trouble."""
+
+
+class Wirings(Struct, frozen=True):
+    """What the routes say about some pods."""
+
+    bridges: frozenset[tuple[str, int]]
+    """Devices that have ports, each with the IP version of pods behind it."""
+    unrouted: tuple[tuple[str, IPAddress], ...]
+    """Running pods, by namespace/name, that no device of this node leads to."""
+
+
+def wirings(pods: Iterable[PodFacts], underlay: Underlay) -> Wirings:
+    """Where the pods' addresses are."""
+    routes = _Routes(underlay.routes)
+    masters = {interface.master for interface in underlay.interfaces}
+    bridges: set[tuple[str, int]] = set()
+    unrouted: list[tuple[str, IPAddress]] = []
+    for pod in pods:
+        for address in map(ip_address, pod.addresses):
+            device = routes.device(address)
+            if device in masters and device is not None:
+                bridges.add((device, address.version))
+            elif device is None and _is_settled(pod):
+                unrouted.append((str(pod.key), address))
+    return Wirings(frozenset(bridges), tuple(sorted(unrouted, key=str)))
+
+
+def _is_settled(pod: PodFacts) -> bool:
+    """Running and not about to go: its wires must be there."""
+    _, running, staying, _ = pod.rank
+    return running and staying
+
+
+class _Routes:
+    """Devices by address; the longest prefix wins. Where a gateway follows, or by default, is not where a pod is."""
+
+    def __init__(self, routes: Iterable[HostRoute]) -> None:
+        near = sorted((route for route in routes if route.via is None), key=lambda route: -route.metric)
+        self._devices = {route.dst: route.dev for route in near if route.dst.prefixlen}
+        self._lengths = sorted({(dst.version, dst.prefixlen) for dst in self._devices}, reverse=True)
+
+    def device(self, address: IPAddress) -> str | None:
+        for version, length in self._lengths:
+            if version == address.version:
+                device = self._devices.get(ip_network((address, length), strict=False))
+                if device is not None:
+                    return device
+        return None
+
+
+class Showing:
+    """Keeps what the pods need wished, and says what is wrong. All methods are called on the event loop."""
+
+    def __init__(
+        self, pods: Callable[[], Iterable[PodFacts]], reconciler: Reconciler, troubles: Troubles, log: Log
+    ) -> None:
+        """`pods` are those that are judged on this node, as of now."""
+        self._pods = pods
+        self._reconciler = reconciler
+        self._troubles = troubles
+        self._log = log
+        self._shown: frozenset[tuple[str, int]] = frozenset()
+        reconciler.on_underlay(lambda _underlay: self.look())
+
+    def look(self) -> None:
+        """Pods, devices or routes are others now. A bridge that was shown stays so."""
+        found = wirings(self._pods(), self._reconciler.underlay)
+        if new := found.bridges - self._shown:
+            self._shown |= new
+            self._reconciler.want(BRIDGES, judged_bridges(version for _, version in self._shown))
+            self._log.info("bridged packets are judged", device=" ".join(sorted({device for device, _ in new})))
+        if found.unrouted:
+            self._troubles.begin(WIRINGS, _unrouted(found.unrouted))
+        else:
+            self._troubles.end(WIRINGS)
+
+
+def _unrouted(pods: tuple[tuple[str, IPAddress], ...]) -> KernelError:
+    (name, address), *others = pods
+    more = f" and {len(others)} more" if others else ""
+    return KernelError(
+        f"no device of this node leads to {address}{more}: policies do not reach it",
+        errno=errno.EHOSTUNREACH,
+        where=f"pod {name}",
+        hint="is spec.nodeName this node? Pods behind macvlan or SR-IOV pass no rules of their node",
+    )

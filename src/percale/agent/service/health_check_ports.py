@@ -1,0 +1,101 @@
+"""Health check node ports: a load balancer outside asks each node whether it has endpoints of a service. `proxier.py` calls.
+
+    Services with healthCheckNodePort ─▶ show({port: Check}) ─▶ one small HTTP server for each port
+
+Every path answers: 200 while this node has ready endpoints and its rules are in force, else 503. What is said is looked up
+when somebody asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from percale.agent.problems import Troubles
+from percale.agent.service.proxier_health import ProxyHealth
+from percale.errors import KernelError
+from percale.model.meta import ObjectKey
+
+SOURCE = "health check"
+
+
+class Check(NamedTuple):
+    """What a port tells: of which service, and how many ready endpoints this node has."""
+
+    service: ObjectKey
+    endpoints: int
+
+
+class HealthChecks:
+    """All methods are called on the event loop."""
+
+    def __init__(self, health: ProxyHealth, troubles: Troubles) -> None:
+        self._health = health
+        self._troubles = troubles
+        self._checks: Mapping[int, Check] = {}
+        self._servers: dict[int, asyncio.Task[None]] = {}
+
+    def show(self, checks: Mapping[int, Check]) -> None:
+        """From now on these ports are open, and no others."""
+        self._checks = dict(checks)
+        for port in self._servers.keys() - checks.keys():
+            self._servers.pop(port).cancel()
+            self._troubles.end(f"{SOURCE} {port}")
+        for port in checks.keys() - self._servers.keys():
+            self._servers[port] = asyncio.create_task(self._serve(port), name=f"{SOURCE} {port}")
+
+    async def close(self) -> None:
+        """All ports are closed when this returns."""
+        servers = list(self._servers.values())
+        self.show({})
+        await asyncio.gather(*servers, return_exceptions=True)
+
+    async def _serve(self, port: int) -> None:
+        check = self._checks[port]
+        web = await asyncio.to_thread(importlib.import_module, "aiohttp.web")
+
+        async def answer(_request: Any) -> Any:
+            nonlocal check
+            check = self._checks.get(port, check._replace(endpoints=0))  # asked while it closes, it has none
+            code, headers, body = self._answer(check)
+            return web.Response(status=code, headers=headers, body=body)
+
+        runner = web.ServerRunner(web.Server(answer, access_log=None), handle_signals=False, shutdown_timeout=0.1)
+        await runner.setup()
+        try:
+            while True:
+                try:
+                    await web.TCPSite(runner, None, port, reuse_address=True).start()
+                except OSError as error:
+                    where = f"health check node port {port} of Service {check.service}"
+                    taken = KernelError(error.strerror or str(error), errno=error.errno or 0, where=where)
+                    self._troubles.begin(f"{SOURCE} {port}", taken)
+                    await asyncio.sleep(1)
+                else:
+                    self._troubles.end(f"{SOURCE} {port}")
+                    break
+            await asyncio.Event().wait()
+        finally:
+            await runner.cleanup()
+
+    def _answer(self, check: Check) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers and body."""
+        (namespace, name), endpoints = check
+        healthy = self._health.healthy
+        said = {
+            "service": {"namespace": namespace, "name": name},
+            "localEndpoints": endpoints,
+            "serviceProxyHealthy": healthy,
+        }
+        headers = {
+            "Content-Type": "application/json",
+            "X-Content-Type-Options": "nosniff",
+            "X-Load-Balancing-Endpoint-Weight": str(endpoints),
+        }
+        code = 200 if endpoints and healthy else 503
+        self._health.answered("service", code)
+        return code, headers, msgspec.json.encode(said)

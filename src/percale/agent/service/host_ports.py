@@ -1,0 +1,279 @@
+"""The host ports of this node's pods, as their part of the table. The CNI's verbs open and close them; `node_agent.py` makes it.
+
+    ADD with portMappings ─▶ may it? ─▶ open ─▶ NodeTable ─▶ in the kernel ─▶ ADD answers        DEL ─▶ close
+
+Refused: an address that this node has not, a port of the agent's or of another pod's, and at loopback one that a process of
+this node listens on. Elsewhere a port that a process listens on is the pod's from now on, as with portmap; the status says so.
+What was open before the agent started is in the records of the pods. A client that sends datagrams from one port keeps its
+flow, whoever has the host port by now: such flows are forgotten (`conntrack_cleanup.py`). A node port of the same number comes
+before a host port: its flows are its Service's matter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Iterator
+from ipaddress import ip_address
+from itertools import chain
+from typing import TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from percale.agent.events import Subject
+from percale.agent.nft_table import NodeTable
+from percale.agent.problems import Troubles
+from percale.agent.service.conntrack_cleanup import EVERYWHERE, Served, ServiceFlows
+from percale.cni.records import Attachment
+from percale.errors import KernelError, StateError
+from percale.ipam.address_pool import Owner
+from percale.kernel.listeners import Listener, listeners
+from percale.kernel.local_addresses import own_addresses
+from percale.model.meta import ObjectKey
+from percale.render.nft.objects import Edit, Elements
+from percale.render.objects import IPAddress
+from percale.render.service.host_ports import HostPort, Protocol, host_port_elements, kept_elements
+from percale.service.endpoint_selection import Record
+
+T = TypeVar("T")
+
+SOURCE = "host ports"
+_LOOPBACK = ip_address("127.0.0.1")
+
+
+class _Opened(Struct, frozen=True):
+    pod: str
+    key: ObjectKey | None
+    addresses: tuple[IPAddress, ...]
+    ports: tuple[HostPort, ...]
+    """Those that are asked for, and what this means at loopback."""
+    elements: tuple[tuple[str, bytes, bytes], ...]
+    beside: tuple[tuple[HostPort, Listener], ...]
+    """Processes of this node that listened when they were opened."""
+
+    def datagrams(self) -> Iterator[tuple[tuple[bytes, int], frozenset[Record]]]:
+        """Address (or EVERYWHERE) and number of its UDP ports, and where they lead."""
+        for port in self.ports:
+            if port.protocol == "UDP":
+                at = EVERYWHERE if port.address is None or port.address.is_unspecified else port.address.packed
+                leads = frozenset(address.packed + port.container_port.to_bytes(2) for address in self.addresses)
+                yield (at, port.port), leads
+
+
+class HostPorts:
+    """All methods are called on the event loop."""
+
+    spoken = True
+    """Records are read before this is made."""
+
+    def __init__(
+        self, table: NodeTable, attachments: Iterable[Attachment], flows: ServiceFlows, troubles: Troubles
+    ) -> None:
+        """Raises KernelError."""
+        self._table = table
+        self._flows = flows
+        self._troubles = troubles
+        before = [each for each in attachments if each.ports]
+        there = _look(listeners) if before else []
+        self._opened: dict[Owner, _Opened] = {each.owner: _opened(each, there) for each in before}
+        self._kept: dict[str, frozenset[tuple[Protocol, int]]] = {}
+        """Ports that are the agent's, by what it has them for."""
+        self._shown: dict[tuple[str, bytes], bytes] = {}
+        """Set and key, and the data: each key once, whatever records of before say."""
+        self._datagrams = {at for each in self._opened.values() for at, _ in each.datagrams()}
+        """UDP ports, each at its address, that some pod got or lost since the last `edit`."""
+        self._moved: set[tuple[bytes, int]] = set()
+        """The same of the last `edit`."""
+        self._waiting: list[asyncio.Future[None]] = []
+        self._woken: list[asyncio.Future[None]] = []
+        self._before: Callable[[Collection[int]], Served] = lambda ports: {}
+        table.add(self)
+        self._tell()
+
+    def keep(self, what: str, ports: Iterable[tuple[Protocol, int]]) -> None:
+        """These are the agent's own, whoever asked for them before; told anew, they take the place of the last ones."""
+        kept = frozenset(ports)
+        if self._kept.get(what, frozenset()) != kept:
+            self._kept[what] = kept
+            self._tell()
+            self._table.touch()
+
+    def come_after(self, services: Callable[[Collection[int]], Served]) -> None:
+        """`services` tells who serves these UDP ports wherever a Service has them."""
+        self._before = services
+
+    async def open(self, attachment: Attachment) -> None:
+        """The pod is reached at its host ports when this returns. Raises StateError."""
+        owner, ports = attachment.owner, attachment.ports
+        if not ports:
+            return
+        there, own = await asyncio.to_thread(_surroundings, ports)
+        for port in ports:
+            self._check(attachment, port, there, own)
+        self._closed(owner)
+        opened = self._opened[owner] = _opened(attachment, there)
+        self._tell()
+        self._datagrams |= {at for at, _ in opened.datagrams()}
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(done)
+        self._table.touch()
+        await done
+
+    def _check(self, attachment: Attachment, port: HostPort, there: Iterable[Listener], own: set[bytes]) -> None:
+        """Raises StateError."""
+        where = str(attachment)
+        if (what := self._keeper(port)) is not None:
+            raise StateError(f"{port} is the agent's own: {what}", where=where, hint="choose another host port")
+        if port.address is not None and _is_named(port) and port.address.packed not in own:
+            hint = "hostIP must be an address of the pod's node; without one it is at all of them"
+            raise StateError(f"{port}: this node has no such address", where=where, hint=hint)
+        if _is_loopback(port) and (listener := next((each for each in there if _takes(each, port)), None)) is not None:
+            hint = "choose another host port"
+            raise StateError(f"{port}: a process of this node listens at {_spelled(listener)}", where=where, hint=hint)
+        for other, theirs in self._opened.items():
+            if other != attachment.owner and any(port.overlaps(each) for each in theirs.ports):
+                raise StateError(f"{port} is taken", where=where, hint=f"{theirs.pod} has it")
+
+    def _keeper(self, port: HostPort) -> str | None:
+        return next((what for what, ports in self._kept.items() if (port.protocol, port.port) in ports), None)
+
+    def close(self, owner: Owner) -> None:
+        """The pod is reached there no more; that it never was is no error."""
+        if self._closed(owner):
+            self._tell()
+            self._table.touch()
+
+    def _closed(self, owner: Owner) -> bool:
+        """Whether there was anything to close."""
+        gone = self._opened.pop(owner, None)
+        if gone is None:
+            return False
+        self._datagrams |= {at for at, _ in gone.datagrams()}
+        return True
+
+    def _tell(self) -> None:
+        """Who has not what it asked for, and who takes what a process might wait for."""
+        wrong = sorted(said for opened in self._opened.values() for said in self._problems(opened))
+        if wrong:
+            self._troubles.begin(SOURCE, StateError("; ".join(wrong), hint="give one of them another port"))
+        else:
+            self._troubles.end(SOURCE)
+
+    def _problems(self, opened: _Opened) -> Iterator[str]:
+        for port in opened.ports:
+            if (what := self._keeper(port)) is not None:
+                yield f"{opened.pod} is not reached at {port}, which is the agent's own: {what}"
+        for port, listener in opened.beside:
+            yield f"{opened.pod} takes what comes to {port}; a process of this node listens at {_spelled(listener)}"
+
+    # This node's table
+
+    def edit(self) -> Edit:
+        """What has changed since the last call."""
+        before, self._shown = self._shown, {}
+        kept = kept_elements(port for ports in self._kept.values() for port in ports)
+        for name, key, data in chain(kept, *(each.elements for each in self._opened.values())):
+            self._shown.setdefault((name, key), data)
+        gone, come = before.items() - self._shown.items(), self._shown.items() - before.items()
+        self._moved |= self._datagrams
+        self._datagrams = set()
+        self._woken += self._waiting
+        self._waiting = []
+        return Edit(remove=tuple(Elements(name, key) for (name, key), _ in sorted(gone)), put=_elements(come))
+
+    def image(self) -> Edit:
+        """All elements, from the static text alone."""
+        return Edit(put=_elements(self._shown.items()))
+
+    def subjects(self, part: Edit) -> Iterator[Subject]:
+        """The pods whose host ports these are."""
+        wanted = {(each.set, each.keys) for each in part.put}
+        for opened in self._opened.values():
+            if opened.key is not None and any(element[:2] in wanted for element in opened.elements):
+                yield Subject("Pod", opened.key)
+
+    async def made(self, *, anything: bool) -> None:
+        """Pods that wait for their ports may live, and clients of others find them."""
+        moved, self._moved = self._moved, set()
+        if moved:
+            self._flows.forget(self._serving(moved))
+        woken, self._woken = self._woken, []
+        for done in woken:
+            if not done.done():
+                done.set_result(None)
+
+    def _serving(self, moved: Collection[tuple[bytes, int]]) -> Served:
+        """Who has these UDP ports now. A Service comes first, then the port at one address, then the same at all."""
+        ports = {port for _, port in moved}
+        found: dict[tuple[bytes, int], frozenset[Record]] = {}
+        for opened in self._opened.values():
+            for at, leads in opened.datagrams():
+                if at[1] in ports:
+                    found[at] = found.get(at, frozenset()) | leads
+        left = {at: found.get((EVERYWHERE, at[1]), frozenset()) for at in moved if at not in found}
+        return {**found, **left, **self._before(ports)}
+
+
+def _opened(attachment: Attachment, there: Iterable[Listener]) -> _Opened:
+    addresses = tuple(each.ip for each in attachment.wires.addresses)
+    ports = (*attachment.ports, *_at_loopback(attachment.ports, there))
+    elements = tuple(host_port_elements(addresses, ports))
+    beside = [
+        (port, each) for port in attachment.ports for each in there if _takes(each, port) and not each.is_at_loopback
+    ]
+    key = attachment.pod.key if attachment.pod is not None else None
+    return _Opened(str(attachment), key, addresses, ports, elements, tuple(beside))
+
+
+def _at_loopback(ports: Collection[HostPort], there: Iterable[Listener]) -> Iterator[HostPort]:
+    """What is asked for everywhere is at 127.0.0.1 too, unless somebody listens there: a process of the node, or it says so."""
+    for port in ports:
+        if port.is_everywhere and port.is_at_loopback:
+            here = replace(port, address=_LOOPBACK)
+            if not any(_takes(each, here) for each in there) and not any(
+                each.address == _LOOPBACK and here.overlaps(each) for each in ports
+            ):
+                yield here
+
+
+def _surroundings(ports: Iterable[HostPort]) -> tuple[list[Listener], set[bytes]]:
+    """Who listens on this node, and its addresses where they matter. Raises KernelError."""
+    return _look(listeners), _look(own_addresses) if any(map(_is_named, ports)) else set()
+
+
+def _look(at: Callable[[], T]) -> T:
+    try:
+        return at()
+    except OSError as error:
+        raise KernelError(error.strerror or str(error), errno=error.errno or 0, where="this node's sockets") from error
+
+
+def _takes(listener: Listener, port: HostPort) -> bool:
+    """Some packet to the port would be the process's, were there no pod."""
+    if (listener.port, listener.protocol) != (port.port, port.protocol):
+        return False
+    if port.is_everywhere:
+        return listener.both or port.is_at(4 if len(listener.address) == 4 else 6)
+    assert port.address is not None
+    wanted = port.address.packed
+    return wanted == listener.address or (
+        listener.is_everywhere and (listener.both or len(listener.address) == len(wanted))
+    )
+
+
+def _is_loopback(port: HostPort) -> bool:
+    return port.address is not None and port.address.is_loopback
+
+
+def _is_named(port: HostPort) -> bool:
+    """At one address of the node that others may reach."""
+    return not port.is_everywhere and not _is_loopback(port)
+
+
+def _spelled(listener: Listener) -> str:
+    text = str(ip_address(listener.address))
+    return f"[{text}]:{listener.port}" if ":" in text else f"{text}:{listener.port}"
+
+
+def _elements(rows: Iterable[tuple[tuple[str, bytes], bytes]]) -> tuple[Elements, ...]:
+    return tuple(Elements(name, key, data) for (name, key), data in sorted(rows))

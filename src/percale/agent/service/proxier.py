@@ -1,0 +1,272 @@
+"""Services in force on this node: what the store says, chosen for this node, as this node's part of the table.
+
+    Store.watch ─▶ ServiceTable ─▶ changed services ─▶ ServiceElements ─▶ NodeTable
+                                          ▲                                   │ the kernel has it
+            connections counted (`lc`) ───┘          ┌────────────────────────┤
+                                                     ▼                        ▼
+                      remembered clients and datagram flows of what is gone   health check ports
+
+`node_agent.py` runs it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+from prometheus_client import CollectorRegistry
+
+from percale.agent.events import Events, Subject
+from percale.agent.nft_table import NodeTable
+from percale.agent.problems import Troubles
+from percale.agent.service.conntrack_cleanup import Served, ServiceFlows
+from percale.agent.service.health_check_ports import Check, HealthChecks
+from percale.agent.service.metrics import ServiceMetrics
+from percale.agent.service.proxier_health import ProxyHealth
+from percale.agent.service.sync_latency import Progress
+from percale.agent.watch import follow
+from percale.errors import BadManifest, KernelError
+from percale.model.endpoints import SERVICE_LABEL, EndpointSlice
+from percale.model.meta import Object, ObjectKey
+from percale.render.nft.objects import Edit
+from percale.render.policy.class_chains import PROTOCOLS
+from percale.render.service.renderer import ServiceElements
+from percale.service.endpoint_selection import Record
+from percale.service.node_context import ServiceConfig
+from percale.service.resolved_service import ResolvedPort, ResolvedService
+from percale.service.resolver import KINDS, ServiceTable
+from percale.service.service_ports import Vip
+from percale.service.vip_conflicts import node_port_key, vip_key
+from percale.store.protocol import Deleted, Snapshot, Store, Upserted
+
+SOURCE = "services"
+_PAUSE = 1.0
+"""Seconds until what the kernel refused is tried again."""
+_BREATH = 200
+"""Objects of a snapshot between two breaths of the event loop."""
+
+
+class Balancing:
+    """All methods are called on the event loop."""
+
+    def __init__(
+        self,
+        config: ServiceConfig,
+        store: Store,
+        table: NodeTable,
+        *,
+        flows: ServiceFlows,
+        troubles: Troubles,
+        events: Events,
+        registry: CollectorRegistry,
+        local_pods: Callable[[], set[bytes]],
+        checked: Callable[[Collection[int]], None],
+        count_every: float = 5.0,
+    ) -> None:
+        """`local_pods` gives the packed addresses of this node's pods; `count_every` is in seconds, for the strategy `lc`.
+
+        `checked` hears which ports health checks have. `registry` gets the figures of Services.
+        """
+        self.services = ServiceTable(config)
+        self.spoken = False
+        self._progress = Progress()
+        self._metrics = ServiceMetrics(registry, self.services.services, self._progress)
+        self.health = ProxyHealth(
+            self._progress,
+            troubles,
+            source=table.source,
+            in_force=table.in_force.is_set,
+            eligible=lambda: self.services.node.eligible,
+            answered=self._metrics.health_answered,
+        )
+        self._elements = ServiceElements(self.services)
+        self._store = store
+        self._table = table
+        self._troubles = troubles
+        self._events = events
+        self._local_pods = local_pods
+        self._flows = flows
+        self._count_every = count_every
+        self._on_checked = checked
+        self._checks = HealthChecks(self.health, troubles)
+        self._checked: dict[ObjectKey, tuple[int, Check]] = {}
+        """Each Service's health check port, and what it tells."""
+        self._told_of: set[ObjectKey] = set()
+        """Services whose slices have changed: an endpoint that drains is chosen no more before it is gone."""
+        self._datagrams: set[tuple[int, Vip]] = set()
+        """Their addresses for UDP, with their IP version."""
+        self._serving: dict[tuple[bytes, int], frozenset[Record]] = {}
+        """Who served them when flows were last looked at."""
+        self._changed: set[ObjectKey] = set()
+        self._brought: set[ObjectKey] = set()
+        """Services of the last `edit`: to be told of once the kernel has it."""
+        self._wrong: set[ObjectKey] = set()
+        """Services that are in trouble."""
+        table.add(self)
+
+    async def run(self) -> None:
+        """For ever; the end closes the health checks' ports, and leaves all else as it is."""
+        try:
+            async with asyncio.TaskGroup() as duties:
+                duties.create_task(follow(self._store, KINDS, self._event, self._troubles))
+                duties.create_task(self._count())
+        finally:
+            await self._checks.close()
+
+    async def _count(self) -> None:
+        """Weigh the endpoints of services with the strategy `lc` anew, now and then."""
+        while True:
+            await asyncio.sleep(self._count_every)
+            counted = [each for each in self.services.services.values() if any(is_counted(port) for port in each.ports)]
+            if not counted:
+                continue
+            ports = [port for each in counted for port in each.ports if is_counted(port)]
+            wanted = {
+                (PROTOCOLS[port.name.protocol], record)
+                for port in ports
+                for record in port.records(port.cluster + port.local)
+            }
+            try:
+                self._elements.connections = await self._flows.count(wanted)
+            except KernelError as error:
+                self._troubles.note(SOURCE, error)
+                continue
+            self._changed |= {each.key for each in counted}
+            self._table.touch()
+
+    async def _event(self, event: Snapshot | Upserted | Deleted) -> None:
+        self._progress.told()
+        match event:
+            case Snapshot():
+                await self._replace(event.objects)
+                self.spoken = True
+                self._progress.told()  # some of it may have gone out while it came
+            case Upserted():
+                self._metrics.told(event.object.KIND)
+                self._told_of.add(_service_of(event.object))
+                self._changed |= self.services.apply([event.object])
+            case Deleted():
+                self._metrics.told(event.object.KIND)
+                self._told_of.add(_service_of(event.object))
+                self._changed |= self.services.apply(gone=[(type(event.object), event.object.key)])
+        self._table.touch()
+
+    async def _replace(self, objects: Sequence[Object]) -> None:
+        gone = set(self.services.known)
+        for start in range(0, len(objects), _BREATH):
+            some = tuple(objects[start : start + _BREATH])
+            for kind, count in Counter(type(obj).KIND for obj in some).items():
+                self._metrics.told(kind, count)
+            self._changed |= self.services.apply(some)
+            self._told_of.update(map(_service_of, some))
+            gone.difference_update([(type(obj), obj.key) for obj in some])
+            await asyncio.sleep(0)
+        self._changed |= self.services.apply(gone=gone)
+
+    # This node's table
+
+    def edit(self) -> Edit:
+        """What has changed since the last call."""
+        self._progress.sent()
+        changed, self._changed = self._changed, set()
+        told_of, self._told_of = self._told_of, set()
+        self._elements.local_pods = frozenset(self._local_pods())
+        for key in changed | told_of:
+            old, new = self._elements.shown(key), self.services.services.get(key)
+            self._datagrams |= _datagrams(old) | _datagrams(new)
+        for key in changed:
+            service = self.services.services.get(key)
+            if service is None or service.health_check_port is None:
+                self._checked.pop(key, None)
+            else:
+                self._checked[key] = service.health_check_port, Check(key, service.local_ready)
+        self._brought |= changed
+        return self._elements.update(changed)
+
+    def image(self) -> Edit:
+        """All elements, from the static text alone."""
+        return self._elements.image()
+
+    def subjects(self, part: Edit) -> Iterable[Subject]:
+        """The Services that want this part."""
+        return (Subject("Service", key) for key in self._elements.owners(part))
+
+    async def made(self, *, anything: bool) -> None:
+        """Whoever was with an endpoint that is gone is led to another one."""
+        if (took := self._progress.done()) is not None:
+            self._metrics.programmed(took)
+        brought, self._brought = self._brought, set()
+        self._metrics.changed(brought)
+        self._tell(brought)
+        changed, self._datagrams = self._datagrams, set()
+        served = self._served(changed)
+        self._flows.forget({at: now for at, now in served.items() if not self._serving.get(at, _UNKNOWN) <= now})
+        for at, now in served.items():
+            self._serving[at] = now
+            if not now:
+                del self._serving[at]
+        checks = dict(self._checked.values())
+        self._on_checked(checks.keys())
+        self._checks.show(checks)
+        left, self._elements.left = self._elements.left, {}
+        try:
+            self._metrics.clients_forgotten(await self._table.forget(left))
+        except KernelError as error:
+            self._elements.left = left | self._elements.left
+            self._troubles.note(SOURCE, error)
+            asyncio.get_running_loop().call_later(_PAUSE, self._table.touch)
+
+    def serving(self, ports: Collection[int]) -> Served:
+        """Who serves datagrams to these ports, wherever a Service has them."""
+        known = {each for service in self.services.services.values() for each in _datagrams(service)}
+        return self._served((version, vip) for version, vip in known if vip.port in ports)
+
+    def _served(self, changed: Iterable[tuple[int, Vip]]) -> Served:
+        """Who serves these addresses now. An address of a service comes before the node's ports."""
+        found: dict[tuple[bytes, int], frozenset[Record]] = {}
+        for version, vip in sorted(changed, key=lambda each: each[1].kind != "node-port"):
+            if vip.kind == "node-port":
+                held = self.services.claims.holder(node_port_key(4 if version == 4 else 6, "UDP", vip.port))
+                own = self.services.node_port_addresses
+                addresses = [each for each in own if len(each) == (4 if version == 4 else 16)]
+            else:
+                held, addresses = self.services.claims.holder(vip_key(vip.address, "UDP", vip.port)), [vip.address]
+            serving = self.services.serving(held[0]) if held is not None else frozenset()
+            found |= {(address, vip.port): serving for address in addresses}
+        return found
+
+    def _tell(self, changed: Iterable[ObjectKey]) -> None:
+        """What is wrong with a Service is a trouble of its own; the others live."""
+        for key in changed:
+            service = self.services.services.get(key)
+            if service is not None and service.problems:
+                self._wrong.add(key)
+                wrong = "; ".join(dict.fromkeys(service.problems))
+                self._troubles.begin(f"service {key}", BadManifest(wrong))
+                self._events.warn(Subject("Service", key), "NotServed", wrong)
+            elif key in self._wrong:
+                self._wrong.remove(key)
+                self._troubles.end(f"service {key}")
+
+
+_UNKNOWN: frozenset[Record] = frozenset((b"",))
+"""Smaller than no set of endpoints."""
+
+
+def _service_of(obj: Object) -> ObjectKey:
+    """The Service that the object is about, or says so."""
+    if isinstance(obj, EndpointSlice):
+        return ObjectKey(obj.metadata.namespace, obj.metadata.labels.get(SERVICE_LABEL, ""))
+    return obj.key
+
+
+def is_counted(port: ResolvedPort) -> bool:
+    """Its strategy looks at connections."""
+    return port.strategy.name == "lc"
+
+
+def _datagrams(service: ResolvedService | None) -> set[tuple[int, Vip]]:
+    """A service's addresses for UDP, with their IP version."""
+    ports = [port for port in service.ports if port.name.protocol == "UDP"] if service is not None else ()
+    return {(port.family, vip) for port in ports for vip in port.vips}

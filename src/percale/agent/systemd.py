@@ -1,0 +1,18 @@
+"""Tells systemd how the agent is (sd_notify): one datagram to the socket that NOTIFY_SOCKET names. Called by `main.py`."""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import suppress
+
+
+def notify(*states: str) -> None:
+    """For example `notify("READY=1", "STATUS=serving pods")`. Without a NOTIFY_SOCKET, or nobody behind it: nothing."""
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    if path[:1] not in ("/", "@"):
+        return
+    address = "\0" + path[1:] if path.startswith("@") else path
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+        sender.setblocking(False)
+        sender.sendto("\n".join(states).encode(), address)

@@ -1,0 +1,214 @@
+"""Which interface and addresses carry the underlay: flannel's choice, as a function of what the kernel has. The agent calls.
+
+--iface (in order) ─▶ --iface-regex (in order) ─▶ --iface-can-reach ─▶ the default route's interface
+address: the one named ─▶ global before link-local, permanent before temporary
+public address: --public-ip ─▶ the address
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import NamedTuple, TypeVar
+
+from msgspec import Struct
+
+from percale.backend.protocol import LocalNode
+from percale.errors import BadConfig
+from percale.ipam.subnet_plan import NodeSubnets
+from percale.kernel.protocol import HostRoute, Interface, Underlay
+from percale.render.objects import IPAddress, IPInterface, IPNetwork
+
+A = TypeVar("A", IPv4Address, IPv6Address)
+
+
+class Wishes(Struct, frozen=True):
+    """The flags, as given."""
+
+    iface: tuple[str, ...] = ()
+    iface_regex: tuple[str, ...] = ()
+    can_reach: str | None = None
+    public_ip: str | None = None
+    public_ipv6: str | None = None
+
+
+class Located(Struct, frozen=True):
+    """This node's place in the underlay. Equal means that nothing moved for the backend."""
+
+    interface: Interface
+    interface_v6: Interface
+    public_ip: IPv4Address | None
+    public_ipv6: IPv6Address | None
+    on_link: frozenset[IPNetwork]
+
+
+class _Found(NamedTuple):
+    """An interface and its address."""
+
+    interface: Interface
+    address: IPAddress
+
+
+def locate(wishes: Wishes, underlay: Underlay, *, ipv4: bool, ipv6: bool) -> Located:
+    """The interfaces and addresses for these families. Raises BadConfig, which lists the candidates."""
+    found = {version: _choose(wishes, underlay, version) for version, asked in ((4, ipv4), (6, ipv6)) if asked}
+    interface, interface_v6 = found[min(found)].interface, found[max(found)].interface
+    return Located(
+        interface,
+        interface_v6,
+        _public("--public-ip", wishes.public_ip, found.get(4), IPv4Address),
+        _public("--public-ipv6", wishes.public_ipv6, found.get(6), IPv6Address),
+        on_link(underlay, (interface, interface_v6)),
+    )
+
+
+def local_node(name: str, located: Located, subnets: NodeSubnets) -> LocalNode:
+    """The node with its subnets, for its backend."""
+    return LocalNode(
+        name=name,
+        subnet=subnets.ipv4,
+        ipv6_subnet=subnets.ipv6,
+        public_ip=located.public_ip,
+        public_ipv6=located.public_ipv6,
+        interface=located.interface,
+        interface_v6=located.interface_v6,
+        on_link=located.on_link,
+    )
+
+
+def on_link(underlay: Underlay, interfaces: Iterable[Interface]) -> frozenset[IPNetwork]:
+    """The networks that these interfaces reach without a gateway, less what a longer route sends to one."""
+    names = {interface.name for interface in interfaces}
+    routes = [(route.dst, route.dev in names and route.via is None) for route in underlay.routes]
+    routes += [(address.network, True) for interface in interfaces for address in interface.addresses]
+    networks: set[IPNetwork] = set()
+    for dst, direct in sorted(routes, key=lambda item: (item[0].prefixlen, item[1])):
+        if direct:
+            networks.add(dst)
+        else:
+            networks = {part for network in networks for part in _without(network, dst)}
+    return frozenset(networks)
+
+
+def address_of(interface: Interface, version: int) -> IPAddress | None:
+    """The interface's best address of an IP version."""
+    addresses = [address for address in interface.addresses if address.version == version]
+    best = min(addresses, key=lambda address: (address.is_link_local, address in interface.temporary), default=None)
+    return best.ip if best is not None else None
+
+
+def _choose(wishes: Wishes, underlay: Underlay, version: int) -> _Found:
+    """The interface for one IP version, by the first rule that was asked for, and its address of that version."""
+    if wishes.iface or wishes.iface_regex:
+        named = (found for wish in wishes.iface for found in _named(wish, underlay, version))
+        matching = (found for wish in wishes.iface_regex for found in _matching(wish, underlay, version))
+        first = next(named, None) or next(matching, None)
+        if first is None:
+            wanted = " or ".join((*wishes.iface, *wishes.iface_regex))
+            raise _unfound(f"no interface with an IPv{version} address is {wanted}", underlay)
+        return first
+    if wishes.can_reach is not None:
+        target = _parsed("--iface-can-reach", wishes.can_reach)
+        return _behind(_route_to(target, underlay), f"route to {target}", underlay, version)
+    return _by_default(underlay, version)
+
+
+def _named(wish: str, underlay: Underlay, version: int) -> Iterator[_Found]:
+    """By name, or by one of its addresses; that one is taken when it is of this version."""
+    for interface in underlay.interfaces:
+        by_address = [mine.ip for mine in interface.addresses if str(mine.ip) == wish]
+        best = address_of(interface, version)
+        if best is not None and (by_address or interface.name == wish):
+            yield _Found(interface, next((ip for ip in by_address if ip.version == version), best))
+
+
+def _matching(wish: str, underlay: Underlay, version: int) -> Iterator[_Found]:
+    """By the addresses of all interfaces, then by their names."""
+    try:
+        pattern = re.compile(wish)
+    except re.error as error:
+        raise BadConfig(f'--iface-regex: "{wish}" is not a regular expression: {error}') from error
+    for interface in underlay.interfaces:
+        for mine in interface.addresses:
+            if mine.version == version and pattern.search(str(mine.ip)):
+                yield _Found(interface, mine.ip)
+    for interface in underlay.interfaces:
+        best = address_of(interface, version)
+        if best is not None and pattern.search(interface.name):
+            yield _Found(interface, best)
+
+
+def _by_default(underlay: Underlay, version: int) -> _Found:
+    """The interface of the default route; without one that of the other version's, if it has a global address of this one."""
+    defaults = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
+    lowest = _lowest(route for route in underlay.routes if route.dst == defaults[version])
+    if lowest is None and (other := _lowest(route for route in underlay.routes if route.dst == defaults[10 - version])):
+        found = _behind(other, "default route", underlay, version)
+        if not found.address.is_link_local:
+            return found
+    return _behind(lowest, f"IPv{version} default route", underlay, version)
+
+
+def _lowest(routes: Iterable[HostRoute]) -> HostRoute | None:
+    return min(routes, key=lambda route: route.metric, default=None)
+
+
+def _behind(route: HostRoute | None, called: str, underlay: Underlay, version: int) -> _Found:
+    """The interface that a route leaves by."""
+    if route is None:
+        raise _unfound(f"there is no {called}", underlay)
+    for interface in underlay.interfaces:
+        best = address_of(interface, version)
+        if interface.name == route.dev and best is not None:
+            return _Found(interface, best)
+    raise _unfound(f"the {called} leaves by {route.dev}, which has no IPv{version} address", underlay)
+
+
+def _route_to(target: IPAddress, underlay: Underlay) -> HostRoute | None:
+    """The longest match; of equal ones the one with the lowest metric."""
+    matching = [route for route in underlay.routes if route.dst.version == target.version and target in route.dst]
+    return min(matching, key=lambda route: (-route.dst.prefixlen, route.metric), default=None)
+
+
+def _public(flag: str, wish: str | None, found: _Found | None, kind: type[A]) -> A | None:
+    if found is None:
+        return None
+    public = _parsed(flag, wish) if wish is not None else found.address
+    if not isinstance(public, kind):
+        raise BadConfig(f"{flag}: {public} is of the other IP version")
+    return public
+
+
+def _parsed(flag: str, text: str) -> IPAddress:
+    try:
+        return ip_address(text)
+    except ValueError as error:
+        raise BadConfig(f'{flag}: "{text}" is not an address') from error
+
+
+def _without(network: IPNetwork, hole: IPNetwork) -> Iterator[IPNetwork]:
+    """The network less a part of it."""
+    if network.version != hole.version or not network.overlaps(hole):
+        yield network
+    elif network.prefixlen < hole.prefixlen:
+        yield from network.address_exclude(hole)  # type: ignore[arg-type]  # both are of one version
+
+
+def _unfound(what: str, underlay: Underlay) -> BadConfig:
+    """The error that lists the candidates."""
+    return BadConfig(
+        f"cannot choose the interface between nodes: {what}", hint=f"choose with --iface: {_candidates(underlay)}"
+    )
+
+
+def _candidates(underlay: Underlay) -> str:
+    def spelled(addresses: Iterable[IPInterface]) -> str:
+        return ", ".join(str(address.ip) for address in addresses)
+
+    listed = [
+        f"{interface.name} ({spelled(interface.addresses)})"
+        for interface in underlay.interfaces
+        if interface.name != "lo" and interface.addresses
+    ]
+    return "; ".join(listed) or "no interface has an address"

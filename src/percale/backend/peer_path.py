@@ -1,0 +1,55 @@
+"""What two nodes have in common, family by family: the ground on which every backend builds a peer's objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from percale.backend.protocol import LocalNode
+from percale.kernel.protocol import Interface
+from percale.model.subnet_lease import SubnetLease
+from percale.render.network.tunnels import peer_element
+from percale.render.objects import IPAddress, IPNetwork, KernelObject, Route
+
+
+class Unusable(Exception):
+    """A family of a peer cannot be used; the text says why. Never leaves this room."""
+
+
+class Path(Struct, frozen=True):
+    """One family's way from this node to a peer: its subnet is behind `gateway`, its public address."""
+
+    subnet: IPNetwork
+    gateway: IPAddress
+    interface: Interface
+    data: Mapping[str, Any] | None
+    on_link: bool
+    """The gateway is reached without another gateway."""
+
+    @property
+    def direct(self) -> tuple[KernelObject, ...]:
+        """No tunnel, but the peer may have one."""
+        return (Route(self.subnet, self.interface.name, self.gateway), peer_element(self.gateway))
+
+
+def paths(node: LocalNode, lease: SubnetLease) -> Iterator[Path]:
+    """The families that both sides have, IPv4 first."""
+    spec = lease.spec
+    if None not in (node.subnet, node.public_ip) and spec.subnet is not None and spec.publicIP is not None:
+        on_link = _reaches(node, spec.publicIP)
+        yield Path(spec.subnet, spec.publicIP, node.interface, spec.backendData, on_link)
+    if None not in (node.ipv6_subnet, node.public_ipv6) and spec.ipv6Subnet is not None and spec.publicIPv6 is not None:
+        on_link = _reaches(node, spec.publicIPv6)
+        yield Path(spec.ipv6Subnet, spec.publicIPv6, node.interface_v6, spec.backendV6Data, on_link)
+
+
+def type_problem(backend_type: str, lease: SubnetLease) -> str | None:
+    """A peer with another backend speaks another language."""
+    theirs = lease.spec.backendType
+    return None if theirs == backend_type else f'its backend is "{theirs}", ours "{backend_type}"'
+
+
+def _reaches(node: LocalNode, address: IPAddress) -> bool:
+    return any(address in network for network in node.on_link)

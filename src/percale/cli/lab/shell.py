@@ -1,0 +1,76 @@
+"""`percale lab exec`, `node`, `tcpdump`: this machine's own programs inside the lab's pods and nodes."""
+
+from __future__ import annotations
+
+import click
+
+from percale.cli.lab.options import lab_option, namespace_option
+
+_PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+"""What follows the name belongs to the program."""
+
+
+@click.command("exec", short_help="Run a program in a pod.", context_settings=_PASS_ON)
+@namespace_option
+@lab_option
+@click.argument("pod")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="-- CMD…")
+def enter_pod(namespace: str | None, lab: str, pod: str, command: tuple[str, ...]) -> int:
+    """Run a program of this machine in a pod: its network, /etc/resolv.conf, /etc/hosts and host name.
+
+    POD is a name, NS/NAME, or deploy/NAME for the first of its pods.
+    """
+    return _run(lab, pod, namespace, _program(command))
+
+
+@click.command("node", short_help="Run a program on a node or outside host.", context_settings=_PASS_ON)
+@lab_option
+@click.argument("node")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="-- CMD…")
+def enter_node(lab: str, node: str, command: tuple[str, ...]) -> int:
+    """Run a program of this machine on a node or an outside host, for example: percale lab node node1 -- ip route"""
+    return _run(lab, node if "/" in node else f"node/{node}", None, _program(command))
+
+
+@click.command(short_help="Watch packets at a pod or node.", context_settings=_PASS_ON)
+@namespace_option
+@lab_option
+@click.option("-i", "--device", default="eth0", show_default=True, metavar="DEVICE", help="Where to listen.")
+@click.argument("where", metavar="POD|node/NAME")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENTS…]")
+def tcpdump(namespace: str | None, lab: str, device: str, where: str, arguments: tuple[str, ...]) -> int:
+    """Watch the packets at a pod's or a node's device; what follows -- goes to tcpdump.
+
+    On node/NAME, -i flannel.1 shows what goes through the tunnel, eth0 the tunnel itself.
+    """
+    own = ["-Z", "root"]  # there is no other user
+    return _run(lab, where, namespace, ["tcpdump", *own, "-l", "-n", "-i", device, *_rest(arguments)])
+
+
+def _rest(arguments: tuple[str, ...]) -> list[str]:
+    return list(arguments[1:] if arguments[:1] == ("--",) else arguments)
+
+
+def _program(arguments: tuple[str, ...]) -> list[str]:
+    command = _rest(arguments)
+    if not command:
+        raise click.UsageError("name a program to run, after --")
+    if arguments[0].startswith("-") and arguments[0] != "--":
+        raise click.UsageError(f"write {arguments[0]} before the name: what follows it is the program to run")
+    return command
+
+
+def _run(lab: str, target: str, namespace: str | None, command: list[str]) -> int:
+    from pathlib import Path
+
+    from percale.lab.api.client import ask
+    from percale.lab.process.nsenter import Room, run_inside
+    from percale.lab.run_dir import locate, require_running
+
+    place = locate(lab)
+    room = ask(place, "room", target=target, namespace=namespace)
+    return run_inside(
+        require_running(place),
+        Room(Path(room["namespace"]), room["hostname"], room["binds"], room["environment"]),
+        command,
+    )

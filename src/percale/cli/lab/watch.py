@@ -1,0 +1,115 @@
+"""`percale lab watch`: what policies decide about new connections, as it happens."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime
+from math import inf
+from typing import TYPE_CHECKING
+
+import click
+
+from percale.cli.lab.options import lab_option
+
+if TYPE_CHECKING:
+    from percale.lab.watch import Connection
+
+_NO_RULE = "no policy"
+
+
+@click.command("watch", short_help="Watch policies decide, connection by connection.")
+@click.option("--pod", metavar="NS/POD", help="Only connections from or to this pod.")
+@click.option("--denied", "only", flag_value="denied", help="Only those that are denied.")
+@click.option("--allowed", "only", flag_value="allowed", help="Only those that are allowed.")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option("--for", "seconds", type=click.FloatRange(min=0), metavar="SECONDS", help="End after this time.")
+@click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after so many lines.")
+@click.option(
+    "--rate",
+    type=click.IntRange(1, 100_000),
+    default=100,
+    show_default=True,
+    help="New connections a second on a node.",
+)
+@lab_option
+def watch(
+    *,
+    pod: str | None,
+    only: str | None,
+    output: str,
+    seconds: float | None,
+    count: int | None,
+    rate: int,
+    lab: str,
+) -> int:
+    """Show each new connection that passes a node: allowed or denied, and the rule that decided.
+
+    What the kernel says itself, from traces of the rules. Connections between a node and its own pods are not judged, and a
+    connection that is tried again is shown once.
+    """
+    from percale.lab.run_dir import locate
+    from percale.lab.watch import LeftOut
+    from percale.lab.watch import watch as watching
+
+    shown = 0
+    wanted = pod if pod is None or "/" in pod else f"default/{pod}"
+    until = time.monotonic() + seconds if seconds is not None else inf
+    interrupted = told_to_end()
+    with closing(watching(locate(lab), rate, over=lambda: interrupted() or time.monotonic() >= until)) as found:
+        for seen in found:
+            if isinstance(seen, LeftOut):
+                click.echo(f"{seen.count} new connections were left out so far; --rate looks at more", err=True)
+            elif _is_wanted(seen, wanted, only):
+                click.echo(_as_json(seen) if output == "json" else _as_text(seen))
+                shown += 1
+                if shown == count:
+                    break
+    return 0
+
+
+def told_to_end() -> Callable[[], bool]:
+    """Whether somebody pressed Ctrl-C: the exception alone is lost when it comes in the middle of a finalizer."""
+    told = False
+
+    def tell(_number: int, _frame: object) -> None:
+        nonlocal told
+        told = True
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, tell)
+    return lambda: told
+
+
+def _is_wanted(seen: Connection, pod: str | None, only: str | None) -> bool:
+    return pod in (None, seen.source, seen.destination) and only in (None, _verdict(seen))
+
+
+def _verdict(seen: Connection) -> str:
+    return "allowed" if seen.allowed else "denied"
+
+
+def _as_text(seen: Connection) -> str:
+    when = datetime.fromtimestamp(seen.time).astimezone().strftime("%H:%M:%S.%f")[:-3]
+    target = seen.destination if seen.destination == seen.address else f"{seen.destination} ({seen.address})"
+    port = f"{seen.port}/{seen.protocol}" if seen.port is not None else seen.protocol
+    rule = ", ".join(seen.rules) or _NO_RULE
+    return f"{when} {_verdict(seen):7}  {seen.source} → {target} {port}  {rule}  {seen.node}"
+
+
+def _as_json(seen: Connection) -> str:
+    record = {
+        "time": datetime.fromtimestamp(seen.time, UTC).isoformat(timespec="milliseconds"),
+        "verdict": _verdict(seen),
+        "from": seen.source,
+        "to": seen.destination,
+        "address": seen.address,
+        "port": seen.port,
+        "protocol": seen.protocol,
+        "rules": seen.rules,
+        "node": seen.node,
+    }
+    return json.dumps(record)

@@ -1,0 +1,105 @@
+"""`percale policy check`: reads manifests, and prints what is wrong or odd, each with its file and line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import click
+
+from percale.cli.findings import Finding, by_severity, counted, decoded, errors_of, tell
+from percale.cli.options import networks
+from percale.errors import BadNetworkConfig
+from percale.lab.spec.topology import Lab
+from percale.model.addresses import Network
+from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
+from percale.model.manifest.decode import Found, Source, node_at, read_nodes
+from percale.model.manifest.files import Document, read
+from percale.model.manifest.syntax_tree import Node, descend, plain_value
+from percale.model.netconf import network_config
+from percale.model.networkpolicy import NetworkPolicy
+from percale.policy.lint import linter as checking
+from percale.policy.lint.finding import Remark
+
+
+@click.command()
+@click.argument("paths", metavar="FILE|DIR…", nargs=-1, required=True)
+@click.option("--strict", is_flag=True, help="Exit 1 on warnings too.")
+@click.option(
+    "--pod-cidr", "cidrs", metavar="CIDR,…", multiple=True, help="The pod network, where no manifest says it."
+)
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def check(*, paths: tuple[str, ...], strict: bool, cidrs: tuple[str, ...], output: str) -> int:
+    """Check policies; give the pods and namespaces that they are for, too.
+
+    Errors are those of the API server, with its words. Warnings are what people get wrong: selectors that select
+    nothing, named ports nobody has, ipBlocks that hold the pod network, sections and rules without effect, DNS
+    that is cut off. Exits with 1 on errors.
+    """
+    given = networks(cidrs, "--pod-cidr")
+    documents = read(paths)
+    findings, found = decoded(documents)
+    if not findings:
+        try:
+            findings = _remarked(found, documents, given)
+        except BadNetworkConfig as error:
+            findings = errors_of(error, documents[0][0])
+    count = by_severity(findings)
+    tell(findings, "policy", output, _summary(found, count))
+    return 1 if count["error"] or (strict and count["warning"]) else 0
+
+
+def _remarked(found: Sequence[Found], documents: Sequence[Document], given: Sequence[Network]) -> list[Finding]:
+    texts = dict(documents)
+    nodes = _Nodes(texts)
+    remarks = checking.check(found, given or _lab_networks(found))
+    for each in found:
+        if isinstance(each.object, NetworkPolicy | ClusterNetworkPolicy):
+            node = nodes.of(each.source)
+            remarks += checking.check_fields(each, plain_value(node, len(texts[each.source.file]), str(each.source)))
+    files = list(texts)
+    findings = [_finding(each, nodes) for each in remarks]
+    return sorted(findings, key=lambda each: (files.index(each.file), each.line))
+
+
+def _finding(remark: Remark, nodes: _Nodes) -> Finding:
+    _, line = descend(nodes.of(remark.source), remark.field)
+    return Finding(remark.source.file, line, remark.severity, remark.code, remark.ref, remark.what, remark.todo)
+
+
+class _Nodes:
+    """Where objects are written; each file is read once."""
+
+    def __init__(self, texts: Mapping[str, str]) -> None:
+        self._texts = texts
+        self._read: dict[str, tuple[Node, ...]] = {}
+
+    def of(self, source: Source) -> Node:
+        """The node of an object that was decoded from these texts."""
+        file = source.file
+        if file not in self._read:
+            self._read[file] = tuple(read_nodes(self._texts[file], file))
+        node = node_at(self._read[file], source)
+        assert node is not None
+        return node
+
+
+def _lab_networks(found: Iterable[Found]) -> list[Network]:
+    """The pod network of a Lab document."""
+    return [
+        network
+        for each in found
+        if isinstance(each.object, Lab) and each.object.spec.network is not None
+        for network in network_config(each.object.spec.network, f"{each.source} spec.network").networks
+    ]
+
+
+def _summary(found: Iterable[Found], count: Mapping[str, int]) -> str:
+    policies = sum(isinstance(each.object, NetworkPolicy | ClusterNetworkPolicy) for each in found)
+    words = [counted(count["error"], "error"), counted(count["warning"], "warning")]
+    if count["info"]:
+        words.append(f"{count['info']} for information")
+    return (
+        f"{counted(policies, 'policy')}: {', '.join(words)}"
+        if not count["error"]
+        else f"{words[0]}; warnings come when there are none"
+    )

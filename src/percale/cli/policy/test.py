@@ -1,0 +1,71 @@
+"""`percale policy test`: policy tests that people write, against the evaluator, or with real packets in a lab."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from percale.explain.policy_tests.cases import Case
+
+
+@click.command()
+@click.argument("files", metavar="FILE|DIR...", nargs=-1, required=True)
+@click.option("--live", is_flag=True, help="With real packets, in labs.")
+@click.option("-o", "--output", type=click.Choice(["text", "json", "junit"]), default="text", show_default=True)
+def test(files: tuple[str, ...], live: bool, output: str) -> int:
+    """Are policies what their tests say: who must reach whom, and who must not.
+
+    A case is a small cluster, its policies, and probes with the verdict that is expected; docs/policy-tests.md is the schema.
+    States of a sequence are replayed as updates of one cluster. Prints a line for each wrong probe, and why; exit code 1 when
+    there is any.
+    """
+    from percale.cli.policy.test_report import report
+    from percale.explain.policy_tests.cases import in_sequence
+    from percale.explain.policy_tests.runner import try_offline
+
+    sequences = in_sequence(_cases(files))
+    if live:
+        from percale.lab.policy_tests.runner import try_live
+
+        trials = try_live(sequences)
+    else:
+        trials = [trial for sequence in sequences for trial in try_offline(sequence)]
+    click.echo(report(trials, output, live=live))
+    return 1 if any(trial.wrong for trial in trials) else 0
+
+
+def _cases(files: tuple[str, ...]) -> list[Case]:
+    """All cases of all files; every fault is told at once."""
+    from percale.errors import BadInput, BadManifest
+    from percale.explain.policy_tests.cases import decode_cases
+    from percale.model.manifest.diagnostics import all_of
+    from percale.model.manifest.files import read
+
+    found: list[Case] = []
+    faults: list[BadManifest] = []
+    for file, text in read(files):
+        try:
+            found += decode_cases(text.encode(), file, partial(_manifest, file))
+        except BadManifest as fault:
+            faults.append(fault)
+    if faults:
+        raise all_of(faults)
+    if not found:
+        raise BadInput("no cases in there", where=", ".join(files), hint="docs/policy-tests.md shows one")
+    return found
+
+
+def _manifest(case: str, path: str) -> tuple[str, bytes]:
+    """A file that a case names, seen from the case's own directory."""
+    from percale.errors import BadInput
+
+    file = Path(case).parent / path
+    try:
+        return os.path.normpath(file), file.read_bytes()
+    except OSError as error:
+        raise BadInput(f"{file} cannot be read: {error.strerror}", where=case) from error

@@ -1,0 +1,168 @@
+"""`percale service check`: what an API server would refuse in Services and EndpointSlices, and what is odd in them.
+
+files ─┬─ as they are written ─▶ model/validation/service ──┐
+       └─ decoded ─▶ controllers/service_allocator ──────────────┼▶ findings, each with its line
+                  └▶ ServiceTable: its problems ──────┘
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import click
+from msgspec import Struct
+
+from percale.cli.findings import Finding, by_severity, counted, decoded, errors_of, tell
+from percale.cli.options import networks
+from percale.cli.service_worlds import pod_networks
+from percale.controllers.service_allocator import Allocations
+from percale.errors import BadManifest
+from percale.lab.spec.topology import Lab
+from percale.model.addresses import Network, is_network, parse_network
+from percale.model.endpoints import Endpoints, EndpointSlice
+from percale.model.manifest.decode import Found, node_at, read_nodes
+from percale.model.manifest.diagnostics import Written, complaint
+from percale.model.manifest.files import Document, read
+from percale.model.manifest.syntax_tree import Node, plain_value
+from percale.model.meta import Object
+from percale.model.service import Service
+from percale.model.validation.field_errors import FieldErrors
+from percale.model.validation.service import check_endpoint_slice, check_endpoints, check_service
+from percale.service.node_context import ServiceConfig
+from percale.service.resolver import KINDS, ServiceTable
+
+_CHECKS: Mapping[str, tuple[type[Object], Callable[[Mapping[str, Any]], FieldErrors]]] = {
+    Service.KIND: (Service, check_service),
+    EndpointSlice.KIND: (EndpointSlice, check_endpoint_slice),
+    Endpoints.KIND: (Endpoints, check_endpoints),
+}
+_ANYTHING = (parse_network("0.0.0.0/0"), parse_network("::/0"))
+"""Cluster IPs, where nobody says which network they are from."""
+
+
+@click.command()
+@click.argument("paths", metavar="FILE|DIR…", nargs=-1, required=True)
+@click.option(
+    "--service-cidr",
+    "cidrs",
+    metavar="CIDR,…",
+    multiple=True,
+    help="Of cluster IPs (default: a Lab document's, or any).",
+)
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def check(*, paths: tuple[str, ...], cidrs: tuple[str, ...], output: str) -> int:
+    """Check Services and EndpointSlices.
+
+    Errors are those of the API server, with its words: fields, names, cluster IPs and node ports that are out of range
+    or taken. Warnings are what only one Service suffers from: an unknown strategy, an address that another one has.
+    Exits with 1 on errors.
+    """
+    given = networks(cidrs, "--service-cidr")
+    documents = read(paths)
+    findings, found = _checked(documents, given)
+    findings = _sorted(findings or _odd(found, given or _lab_networks(found)), documents)
+    count = by_severity(findings)
+    tell(findings, "object", output, _summary(found, count))
+    return 1 if count["error"] else 0
+
+
+def _checked(documents: Sequence[Document], given: Sequence[Network]) -> tuple[list[Finding], list[Found]]:
+    """All errors, and the objects of those files that can be read."""
+    refused, found = decoded(documents)
+    errors = [each for document in documents for each in _validated(document)]
+    said = {(each.file, each.line) for each in errors}
+    errors += [each for each in refused if (each.file, each.line) not in said]  # the API server's words come first
+    if not errors:
+        errors = list(_unallocated(found, dict(documents), given or _lab_networks(found) or _ANYTHING))
+    return errors, found
+
+
+def _sorted(findings: Iterable[Finding], documents: Sequence[Document]) -> list[Finding]:
+    """In the order in which people read."""
+    files = [file for file, _ in documents]
+    return sorted(findings, key=lambda each: (files.index(each.file), each.line))
+
+
+def _validated(document: Document) -> Iterator[Finding]:
+    file, text = document
+    try:
+        for written, value in _objects(file, text):
+            kind, validator = _CHECKS[value["kind"]]
+            if errors := tuple(validator(value)):
+                yield from errors_of(complaint(errors, None, kind, written), file)
+    except BadManifest:
+        return  # it cannot be read: the decoder has said so
+
+
+class _Part(Struct, frozen=True):
+    """An object, or a list of them, as it is written."""
+
+    node: Node
+    value: Any
+
+
+def _objects(file: str, text: str) -> Iterator[tuple[Written, dict[str, Any]]]:
+    """The Services and EndpointSlices of a file. Raises BadManifest."""
+    for node in read_nodes(text, file):
+        for part in _parts(_Part(node, plain_value(node, len(text), f"{file}:{node.line}"))):
+            if isinstance(part.value, dict) and _is_checked(part.value):
+                yield Written(part.node, text, file), part.value
+
+
+def _is_checked(value: Mapping[str, Any]) -> bool:
+    """Others too have a kind Service."""
+    kind = value.get("kind")
+    return isinstance(kind, str) and kind in _CHECKS and value.get("apiVersion") == _CHECKS[kind][0].API_VERSION
+
+
+def _parts(part: _Part) -> Iterable[_Part]:
+    kind = part.value.get("kind") if isinstance(part.value, dict) else None
+    items, values = part.node.get("items"), part.value.get("items") if isinstance(part.value, dict) else None
+    if not isinstance(kind, str) or not kind.endswith("List") or items is None or not isinstance(values, list):
+        return (part,)
+    version = part.value.get("apiVersion")
+    inherited = {"apiVersion": version, "kind": kind.removesuffix("List")} if kind != "List" else {}
+    plain = ({**value, **inherited} if isinstance(value, dict) else value for value in values)
+    return [_Part(node, value) for node, value in zip(items.items, plain, strict=True)]
+
+
+def _unallocated(found: Sequence[Found], texts: Mapping[str, str], cidrs: Sequence[Network]) -> Iterator[Finding]:
+    """What they ask for and cannot have."""
+    services = [each for each in found if isinstance(each.object, Service)]
+    admitted = Allocations(cidrs).admit_all([each.object for each in services if isinstance(each.object, Service)])
+    for each, result in zip(services, admitted, strict=True):
+        if result.errors:
+            file, text = each.source.file, texts[each.source.file]
+            node = node_at(read_nodes(text, file), each.source)
+            assert node is not None
+            yield from errors_of(complaint(result.errors, None, Service, Written(node, text, file)), file)
+
+
+def _lab_networks(found: Iterable[Found]) -> tuple[Network, ...]:
+    """Those of a Lab document."""
+    texts = (each.object.spec.serviceCIDR for each in found if isinstance(each.object, Lab))
+    words = [word.strip() for text in texts if text for word in text.split(",")]
+    return tuple(map(parse_network, filter(is_network, words)))
+
+
+def _odd(found: Sequence[Found], cidrs: tuple[Network, ...]) -> list[Finding]:
+    """What the agent would complain of, each about its own Service."""
+    sources = {each.object.key: each.source for each in found if isinstance(each.object, Service)}
+    objects = [each.object for each in found if isinstance(each.object, KINDS)]
+    config = ServiceConfig("", pod_cidrs=pod_networks(each.object for each in found), service_cidrs=cidrs)
+    findings = []
+    for key, service in ServiceTable(config, objects).services.items():
+        for problem in dict.fromkeys(service.problems):
+            source, said = sources[key], problem.removeprefix(f"Service {key}: ")
+            findings.append(Finding(source.file, source.line, "warning", "odd", f"Service {key}", said, None))
+    return findings
+
+
+def _summary(found: Iterable[Found], count: Mapping[str, int]) -> str:
+    objects = [each.object for each in found]
+    services = sum(isinstance(each, Service) for each in objects)
+    slices = sum(isinstance(each, EndpointSlice) for each in objects)
+    if count["error"]:
+        return f"{counted(count['error'], 'error')}; warnings come when there are none"
+    return f"{counted(services, 'Service')}, {counted(slices, 'EndpointSlice')}: {counted(count['warning'], 'warning')}"

@@ -1,0 +1,340 @@
+"""A pod gets its wires and loses them; none is forgotten. `verbs` calls for ADD, DEL, CHECK and GC, `serving` at the start.
+
+    attach   address ─▶ pair and host side (reconciler) ─▶ pod's side (sandbox) ─▶ record      undone when a step fails
+    detach   host side, and the pair with it ─▶ record ─▶ address                              repeated until it is through
+
+Killed anywhere in between, an attach leaves an address without a record, and perhaps a pair that nobody wishes. The next start, a
+second ADD, a DEL or a GC takes both away. A pair that somebody deletes is made again while the pod's namespace is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Container, Iterable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Protocol
+from weakref import WeakValueDictionary
+
+from msgspec import Struct
+
+from percale.cni.hooks import PodGuard, PortOpener
+from percale.cni.pod_netns import Sandboxes
+from percale.cni.records import Attachment, Records
+from percale.cni.requests import KubernetesPod
+from percale.errors import PercaleError, StateError
+from percale.ipam.address_pool import AddressPool, Owner
+from percale.kernel.reconciler.reconciler import Reconciler
+from percale.render.network.pod_veth import (
+    Limit,
+    PodNetwork,
+    PodWires,
+    Wiring,
+    bridge_objects,
+    from_loopback,
+    host_device,
+    host_objects,
+    pod_interface,
+    pod_mac,
+    pod_objects,
+)
+from percale.render.objects import IPAddress, KernelObject, Link
+from percale.render.service.host_ports import HostPort
+
+_SOURCE = "pod/"
+
+
+class Log(Protocol):
+    """The agent's log."""
+
+    def info(self, event: str, **fields: object) -> None:
+        """Something happened."""
+
+    def warn(self, event: str, **fields: object) -> None:
+        """Something is wrong that may pass, or that somebody should look at."""
+
+
+class Asked(Struct, frozen=True):
+    """What an ADD asks for; None where the node's network decides."""
+
+    owner: Owner
+    network: str
+    netns: str
+    pod: KubernetesPod | None = None
+    addresses: tuple[IPAddress, ...] = ()
+    mac: str | None = None
+    mtu: int | None = None
+    wiring: Wiring | None = None
+    ingress: Limit | None = None
+    egress: Limit | None = None
+    ports: tuple[HostPort, ...] = ()
+
+
+class Attachments:
+    """All methods are called on the event loop."""
+
+    def __init__(
+        self,
+        network: PodNetwork,
+        reconciler: Reconciler,
+        pool: AddressPool,
+        records: Records,
+        *,
+        log: Log,
+        guard: PodGuard | None = None,
+        opener: PortOpener | None = None,
+        narrate: Callable[[str], None] | None = None,
+    ) -> None:
+        self.network = network
+        """What pods born from now on get."""
+        self._reconciler = reconciler
+        self._pool = pool
+        self._records = records
+        self._log = log
+        self._guard = guard
+        self._opener = opener
+        self._sandboxes = Sandboxes(narrate)
+        self._locks: WeakValueDictionary[Owner, asyncio.Lock] = WeakValueDictionary()
+        self._wished: set[Owner] = set()
+        self._leaving: set[Owner] = set()
+        """Let go, and perhaps not gone yet: a new pair of the same name must wait for that."""
+        self._healing: dict[Owner, asyncio.Task[None]] = {}
+
+    def find(self, owner: Owner) -> Attachment | None:
+        """The attachment, if its ADD came through."""
+        return self._records.attachments.get(owner)
+
+    @asynccontextmanager
+    async def exclusively(self, owner: Owner) -> AsyncIterator[None]:
+        """One at a time for each attachment: a runtime that lost patience with an ADD sends its DEL after it."""
+        lock = self._locks.setdefault(owner, asyncio.Lock())
+        async with lock:
+            yield
+
+    # The start
+
+    async def restore(self) -> None:
+        """Wish what was wired before the agent started; take away what an interrupted ADD left."""
+        if self.network.wiring == "bridge" or any(each.wires.bridge for each in self._records.attachments.values()):
+            self._wish_bridge()
+        for attachment in self._records.attachments.values():
+            if not attachment.chained:
+                self._resume(attachment)
+        for owner, error in self._records.damaged.items():
+            self._log.warn("a pod's record is damaged", error=str(error))
+            self._salvage(owner)
+        known = self._records.attachments.keys() | self._records.damaged.keys()
+        for owner in [owner for owner in self._pool.allocations if owner not in known]:
+            self._log.info(
+                "cleaning up after an ADD that was cut short", container=owner.container, ifname=owner.ifname
+            )
+            try:
+                await self.detach(owner)
+            except StateError as error:  # a full disk, say: its DEL will try again
+                self._log.warn("cannot clean up", container=owner.container, error=str(error))
+
+    def _resume(self, attachment: Attachment) -> None:
+        if exists(attachment.wires.device):
+            self._wish(attachment.owner, _host_objects(attachment))
+        elif Path(attachment.netns).exists():
+            self.heal(_source(attachment.owner))
+        else:
+            self._log.warn("a pod's namespace is gone; its address is kept until its DEL", pod=str(attachment))
+
+    def _salvage(self, owner: Owner) -> None:
+        """The host side of a pod whose record is damaged, as far as the address journal knows it."""
+        allocation = self._pool.allocations.get(owner)
+        if allocation is None:
+            return
+        wires = self._wires(Asked(owner, "", ""), allocation.addresses)
+        if exists(wires.device):
+            self._wish(owner, host_objects(wires))
+
+    # ADD
+
+    async def attach(self, asked: Asked, namespace: int) -> Attachment:
+        """Wire the pod in the namespace behind the descriptor. Raises AddressError, KernelError, StateError."""
+        self._let_go(asked.owner)
+        if asked.owner in self._leaving:
+            await self._settled(asked.owner)
+        addresses = self._pool.allocate(asked.owner, pod=str(asked.pod) if asked.pod else None, wanted=asked.addresses)
+        wires = self._wires(asked, addresses)
+        attachment = Attachment(asked.owner, asked.network, asked.netns, wires, asked.pod, ports=asked.ports)
+        try:
+            await self._admit(attachment)
+            await self._wire(attachment, namespace)
+            self._records.put(attachment)
+        except PercaleError:
+            self._dismiss(attachment)
+            with suppress(PercaleError):  # the first error is the one to tell; what stays is cleaned up by the DEL
+                await self.detach(asked.owner)
+            raise
+        return attachment
+
+    async def register(self, attachment: Attachment) -> None:
+        """Another plugin of the chain wired the pod. Raises StateError, StoreError."""
+        await self._admit(attachment)
+        self._records.put(attachment)
+
+    async def _admit(self, attachment: Attachment) -> None:
+        if self._guard is not None and attachment.pod is not None:
+            await self._guard.admit(attachment.pod.key, (each.ip for each in attachment.wires.addresses))
+        if self._opener is not None:
+            await self._opener.open(attachment)
+
+    def _dismiss(self, attachment: Attachment) -> None:
+        if self._guard is not None and attachment.pod is not None:
+            self._guard.dismiss(attachment.pod.key)
+        if self._opener is not None:
+            self._opener.close(attachment.owner)
+
+    def _wires(self, asked: Asked, addresses: Iterable[IPAddress]) -> PodWires:
+        wiring = asked.wiring or self.network.wiring
+        return PodWires(
+            container=asked.owner.container,
+            ifname=asked.owner.ifname,
+            mac=asked.mac or pod_mac(*asked.owner),
+            mtu=asked.mtu or self.network.mtu,
+            addresses=tuple(pod_interface(self.network, address, wiring) for address in addresses),
+            bridge=self.network.bridge if wiring == "bridge" else None,
+            ingress=asked.ingress,
+            egress=asked.egress,
+        )
+
+    async def _wire(self, attachment: Attachment, namespace: int) -> None:
+        owner, wires = attachment.owner, attachment.wires
+        if wires.bridge is not None:
+            self._wish_bridge()
+        self._wish(owner, _host_objects(attachment, namespace))
+        try:
+            await self._settled(owner)
+        finally:
+            # From here on the wish must do without the descriptor: its number may soon be another file's.
+            self._wish(owner, _host_objects(attachment))
+        await self._sandboxes.make(namespace, attachment.netns, pod_objects(wires), wires.device)
+
+    async def _settled(self, owner: Owner) -> None:
+        """Wait for what is wished for it, and so for all that was let go before. Raises KernelError."""
+        leaving = tuple(self._leaving)
+        await self._reconciler.settled(_source(owner))
+        self._leaving.difference_update(leaving)
+
+    def _wish(self, owner: Owner, objects: tuple[KernelObject, ...]) -> None:
+        self._reconciler.want(_source(owner), objects)
+        self._wished.add(owner)
+
+    def _wish_bridge(self) -> None:
+        self._reconciler.want(f"bridge/{self.network.bridge}", bridge_objects(self.network))
+
+    # DEL
+
+    async def detach(self, owner: Owner) -> None:
+        """Take everything of it away; that there is nothing is no error. Raises StateError.
+
+        The pair goes within the reconciler's next batch: the kernel takes its time over it (20 ms, a grace period of RCU),
+        and the runtime, which removes the namespace next, need not wait for that.
+        """
+        self._let_go(owner)
+        if (attachment := self.find(owner)) is not None:
+            self._dismiss(attachment)
+        if owner in self._records.attachments or owner in self._records.damaged:
+            self._records.remove(owner)
+        self._pool.release(owner)
+
+    def _let_go(self, owner: Owner) -> None:
+        """The pair is not wished any more, nor all that stands on it."""
+        if owner not in self._wished:
+            device = host_device(owner.container, owner.ifname)
+            if not exists(device):
+                return
+            # A leftover is nobody's wish: it has to be wished before the wish for it can end.
+            self._wish(owner, (Link(device, "veth"),))
+        self._reconciler.want(_source(owner), ())
+        self._wished.discard(owner)
+        self._leaving.add(owner)
+
+    async def keep_only(self, network: str, valid: Container[Owner]) -> list[PercaleError]:
+        """Detach everything else of this network, as far as it goes; what did not."""
+        records = self._records
+        mine = [owner for owner, attachment in records.attachments.items() if attachment.network == network]
+        strays = [owner for owner in (*records.damaged, *self._pool.allocations) if owner not in records.attachments]
+        problems: list[PercaleError] = []
+        for owner in dict.fromkeys((*mine, *strays)):
+            if owner in valid or owner in self._locks:
+                continue  # one that is being added or deleted right now is no leftover
+            async with self.exclusively(owner):
+                try:
+                    await self.detach(owner)
+                except PercaleError as error:
+                    problems.append(error)
+        return problems
+
+    # CHECK and repair
+
+    async def check(self, attachment: Attachment, namespace: int) -> list[str]:
+        """What is missing, as the command lines that would make it. Raises KernelError."""
+        if attachment.chained:
+            return []
+        await self._reconciler.settled(_source(attachment.owner))
+        return await self._sandboxes.missing(namespace, attachment.netns, pod_objects(attachment.wires))
+
+    def heal(self, source: str) -> None:
+        """Make a pod's pair again if it is gone: the reconciler cannot, for it has no hold of the pod's namespace."""
+        owner = _owner(source)
+        if owner is None or owner in self._healing or owner not in self._records.attachments:
+            return
+        task = asyncio.create_task(self._heal(owner), name=f"heal {source}")
+        self._healing[owner] = task
+        task.add_done_callback(lambda _: self._healing.pop(owner, None))
+
+    async def _heal(self, owner: Owner) -> None:
+        async with self.exclusively(owner):
+            attachment = self.find(owner)
+            if attachment is None or attachment.chained or exists(attachment.wires.device):
+                return
+            try:
+                namespace = os.open(attachment.netns, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    await self._wire(attachment, namespace)
+                finally:
+                    os.close(namespace)
+            except (OSError, PercaleError) as error:
+                self._log.warn("a pod cannot be wired anew", pod=str(attachment), error=str(error))
+            else:
+                self._log.info("wired a pod anew", pod=str(attachment), device=attachment.wires.device)
+
+    async def close(self) -> None:
+        """Finish what is under way."""
+        await asyncio.gather(*self._healing.values())
+        self._sandboxes.close()
+
+
+def _host_objects(attachment: Attachment, namespace: int | None = None) -> tuple[KernelObject, ...]:
+    """The host side, and what its host ports need."""
+    wires = attachment.wires
+    objects = host_objects(wires, namespace)
+    if any(port.is_at_loopback for port in attachment.ports) and any(each.version == 4 for each in wires.addresses):
+        return (*objects, from_loopback(wires))
+    return objects
+
+
+def _source(owner: Owner) -> str:
+    return f"{_SOURCE}{owner.container}/{owner.ifname}"
+
+
+def _owner(source: str) -> Owner | None:
+    if not source.startswith(_SOURCE):
+        return None
+    container, _, ifname = source.removeprefix(_SOURCE).rpartition("/")
+    return Owner(container, ifname)
+
+
+def exists(device: str) -> bool:
+    """Whether the node has a device of this name."""
+    try:
+        socket.if_nametoindex(device)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,119 @@
+"""The pod's own namespace: one thread that goes in, makes or looks at what should be there, and comes back. `attaching` calls.
+
+The thread never stays inside: a namespace lives as long as a thread is in it, and the runtime may want to end it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from percale.errors import KernelError
+from percale.kernel import syscalls
+from percale.kernel.commands import spell_object
+from percale.kernel.plan import matches
+from percale.kernel.protocol import Put
+from percale.kernel.refusal import apply_or_raise
+from percale.kernel.rtnl.driver import KernelDriver
+from percale.kernel.rtnl.dump import foreign_link
+from percale.kernel.rtnl.link_cache import wait_operational
+from percale.render.objects import KernelObject
+
+T = TypeVar("T")
+
+_OWN = "/proc/thread-self/ns/net"
+_NS_GET_NSTYPE = 0xB703
+
+
+class Sandboxes:
+    """All methods are called on the event loop; none of them blocks it."""
+
+    def __init__(self, narrate: Callable[[str], None] | None = None) -> None:
+        """`narrate` gets each change's command line before it is made."""
+        self._narrate = narrate
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="pod-namespaces")
+
+    async def make(self, namespace: int, netns: str, objects: Sequence[KernelObject], host_device: str) -> None:
+        """Make these so in the namespace behind the descriptor, and wait until the host's end of the pair carries packets.
+
+        `netns` is its name for people. Raises KernelError.
+        """
+        await self._within(namespace, netns, partial(_make, objects), then=partial(wait_operational, host_device))
+
+    async def missing(self, namespace: int, netns: str, objects: Sequence[KernelObject]) -> list[str]:
+        """Those of the objects that are not there (any more), as command lines that would make them. Raises KernelError."""
+        return await self._within(namespace, netns, partial(_missing, objects))
+
+    async def _within(
+        self,
+        namespace: int,
+        netns: str,
+        action: Callable[[KernelDriver], T],
+        *,
+        then: Callable[[], object] = lambda: None,
+    ) -> T:
+        narrate = self._narrate
+
+        def enter() -> T:
+            prefixed = partial(_prefixed, narrate, netns) if narrate is not None else None
+            with _inside(namespace), closing(KernelDriver(narrate=prefixed)) as driver:
+                done = action(driver)
+            then()
+            return done
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, enter)
+        except OSError as error:
+            raise KernelError(
+                error.strerror or str(error), errno=error.errno or errno.EIO, where=f"namespace {netns}"
+            ) from error
+
+    def close(self) -> None:
+        """End the thread once it has done what it was given."""
+        self._thread.shutdown()
+
+
+@contextmanager
+def _inside(namespace: int) -> Iterator[None]:
+    home = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        syscalls.setns(namespace, syscalls.CLONE_NEWNET)
+        try:
+            yield
+        finally:
+            syscalls.setns(home, syscalls.CLONE_NEWNET)
+    finally:
+        os.close(home)
+
+
+def _prefixed(narrate: Callable[[str], None], netns: str, line: str) -> None:
+    narrate(f"nsenter --net={netns} {line}")
+
+
+def _make(objects: Iterable[KernelObject], driver: KernelDriver) -> None:
+    apply_or_raise(driver, [Put(obj) for obj in objects])
+
+
+def _missing(objects: Iterable[KernelObject], driver: KernelDriver) -> list[str]:
+    there = driver.read()
+    there |= {link.key: link for link in map(foreign_link, driver.underlay().interfaces)}
+    # Settings are not read back: they are the pod's own to change.
+    wished = [obj for obj in objects if obj.key[0] != "sysctl"]
+    return [spell_object(obj) for obj in wished if not matches(obj, there.get(obj.key))]
+
+
+def is_foreign_namespace(descriptor: int) -> bool:
+    """True for a network namespace that is not the caller's own. Raises OSError."""
+    try:
+        kind = fcntl.ioctl(descriptor, _NS_GET_NSTYPE)
+    except OSError:
+        return False
+    return kind == syscalls.CLONE_NEWNET and not os.path.samestat(os.fstat(descriptor), Path(_OWN).stat())

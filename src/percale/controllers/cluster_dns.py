@@ -1,0 +1,47 @@
+"""The objects of the lab's name server, as a cluster has those of CoreDNS. Pure; used by `admitting` and `servicing`."""
+
+from __future__ import annotations
+
+from percale.controllers.service_networks import ServiceNetworks
+from percale.model.meta import ObjectKey, ObjectMeta
+from percale.model.pod import Container, ContainerPort, Pod, PodSpec
+from percale.model.service import Service, ServicePort, ServiceSpec
+
+NAMESPACE = "kube-system"
+POD = ObjectKey(NAMESPACE, "dns")
+SERVICE = ObjectKey(NAMESPACE, "kube-dns")
+
+_LABELS = {"k8s-app": "kube-dns"}
+_PORT = 53
+
+
+def name_pod() -> Pod:
+    """Served by `name_service`, not by a container."""
+    ports = (
+        ContainerPort(name="dns", containerPort=_PORT, protocol="UDP"),
+        ContainerPort(name="dns-tcp", containerPort=_PORT, protocol="TCP"),
+    )
+    return Pod(
+        metadata=ObjectMeta(name=POD.name, namespace=NAMESPACE, labels=_LABELS),
+        spec=PodSpec(containers=(Container(name="dns", ports=ports),)),
+    )
+
+
+def name_service(networks: ServiceNetworks) -> Service:
+    """With the addresses that are in every pod's /etc/resolv.conf."""
+    addresses = networks.name_servers
+    return Service(
+        metadata=ObjectMeta(name=SERVICE.name, namespace=NAMESPACE, labels=_LABELS),
+        spec=ServiceSpec(
+            selector=_LABELS,
+            clusterIP=addresses[0],
+            clusterIPs=addresses,
+            ipFamilies=tuple("IPv6" if cidr.version == 6 else "IPv4" for cidr in networks.cidrs),
+            ipFamilyPolicy="PreferDualStack" if len(addresses) > 1 else "SingleStack",
+            internalTrafficPolicy="Cluster",
+            ports=(
+                ServicePort(name="dns", port=_PORT, protocol="UDP"),
+                ServicePort(name="dns-tcp", port=_PORT, protocol="TCP"),
+            ),
+        ),
+    )

@@ -1,0 +1,79 @@
+"""From the cluster as it is to the next writes. Pure; called by `cluster`.
+
+workloads ─▶ pods ─┬─▶ scheduler ─▶ pods with nodes
+servicing ─────────┘ └▶ slices, addresses, names
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from msgspec.structs import replace
+
+from percale.controllers import services as servicing
+from percale.controllers import workloads
+from percale.controllers.scheduler import Scheduler, Unschedulable
+from percale.controllers.service_networks import ServiceNetworks
+from percale.controllers.services import Plan
+from percale.controllers.workloads import Change, Create, Delete, Workloads, Write
+from percale.model.condition import Condition
+from percale.model.meta import ObjectKey
+from percale.model.node import Node
+from percale.model.pod import Pod
+from percale.model.workloads import DaemonSet, Deployment, Job, ReplicaSet, StatefulSet
+from percale.store.cache import World
+
+
+def plan(world: World, names: Iterable[ObjectKey], networks: ServiceNetworks) -> Plan:
+    """What to write now, and which Services cannot be. `names` are the pod names that were in use once."""
+    pods = world.all(Pod)
+    nodes = world.all(Node)
+    writes = workloads.plan(
+        Workloads(
+            deployments=world.all(Deployment),
+            replica_sets=world.all(ReplicaSet),
+            stateful_sets=world.all(StatefulSet),
+            daemon_sets=world.all(DaemonSet),
+            jobs=world.all(Job),
+            pods=pods,
+            nodes=nodes,
+            names=frozenset(names),
+        )
+    )
+    services = servicing.plan(world, networks)
+    writes += services.writes
+    doomed = {write.object.key for write in writes if isinstance(write, Delete) and isinstance(write.object, Pod)}
+    staying = [pod for pod in pods if pod.key not in doomed]
+    scheduler = Scheduler(nodes)
+    new = [write.object for write in writes if isinstance(write, Create) and isinstance(write.object, Pod)]
+    scheduler.count([*staying, *new])
+    known = {node.metadata.name for node in nodes}
+    placed = [_with_place(write, scheduler) for write in writes]
+    moved = [Change(changed) for pod in staying if (changed := _placed(pod, scheduler, known)) is not pod]
+    return Plan([*placed, *moved], services.problems)
+
+
+def _with_place(write: Write, scheduler: Scheduler) -> Write:
+    """A new pod is written with its node at once."""
+    if not isinstance(write, Create) or not isinstance(write.object, Pod):
+        return write
+    return Create(_placed(write.object, scheduler, None))
+
+
+def _placed(pod: Pod, scheduler: Scheduler, known: Iterable[str] | None) -> Pod:
+    """The pod with its node, or with the reason why it has none; the same when nothing is to be done."""
+    if pod.spec.nodeName:
+        if known is None or pod.spec.nodeName in known:
+            return pod
+        return _pending(pod, f"there is no node {pod.spec.nodeName}")
+    place = scheduler.place(pod)
+    if isinstance(place, Unschedulable):
+        return _pending(pod, place.reason)
+    return replace(pod, spec=replace(pod.spec, nodeName=place), status=replace(pod.status, conditions=()))
+
+
+def _pending(pod: Pod, reason: str) -> Pod:
+    condition = Condition(type="PodScheduled", status="False", reason="Unschedulable", message=reason)
+    if pod.status.conditions == (condition,):
+        return pod
+    return replace(pod, status=replace(pod.status, phase="Pending", conditions=(condition,)))

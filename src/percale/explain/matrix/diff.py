@@ -1,0 +1,215 @@
+"""What a change of the cluster opens and closes: flows that are allowed before and not after, or the other way round.
+
+Called by cli/matrix.py --diff with both worlds. Pods are the same by name; those of a workload whose names changed (a new
+template) are paired in their order. Flows of pods that are in one world alone are no flips: nobody can have used them. Pure.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from msgspec import Struct
+
+from percale.explain.matrix.groups import Group, Grouping
+from percale.explain.matrix.port_space import Piece, PortSet
+from percale.explain.matrix.reachability import NO_FLOW, Reach, always
+from percale.policy.evaluator import Evaluator
+from percale.policy.verdict import Decision, Flow, Party
+
+
+class Side(Struct, frozen=True):
+    """One of the two worlds."""
+
+    evaluator: Evaluator
+    reach: Reach
+    grouping: Grouping
+
+    def group(self, party: int) -> Group:
+        """By the party's place."""
+        return self.grouping.groups[self.grouping.of[party]]
+
+
+class Flip(Struct, frozen=True):
+    """From a group to a group, for all of their pairs or some of them; decided by these before and after."""
+
+    source: Group
+    destination: Group
+    ports: PortSet
+    opens: bool
+    before: Decision
+    after: Decision
+    example: tuple[Party, Party]
+    """One such pair, as it is before."""
+    partly: bool
+
+
+_NOT_BEFORE = -2
+"""For a set of ports that nobody gets before."""
+
+_ASKED = 20
+"""Of very many pairs between two groups, so many are asked for the rules that decide; for each port and way of flipping."""
+
+
+class _Change(NamedTuple):
+    """The ports that two kinds lose and get."""
+
+    closes: PortSet
+    opens: PortSet
+
+    @property
+    def ports(self) -> PortSet:
+        return self.closes | self.opens
+
+    def to(self, *, opens: bool) -> PortSet:
+        """One of the two."""
+        return self.opens if opens else self.closes
+
+
+_NOTHING = _Change(0, 0)
+
+_Kind: TypeAlias = tuple[int, int]
+"""Before and after; so are the pairs of parties."""
+
+
+def flips(before: Side, after: Side, asked: PortSet) -> Iterator[Flip]:
+    """By source and destination group; one for each pair of rules that decide. Both sides have the same space of ports."""
+    return _Comparison(before, after, asked).flips()
+
+
+class _Comparison:
+    """The parties that are in both worlds, by group and kind."""
+
+    def __init__(self, before: Side, after: Side, asked: PortSet) -> None:
+        self._before, self._after, self._asked = before, after, asked
+        self._members: dict[Group, dict[_Kind, list[tuple[int, int]]]] = {}
+        for old, new in _paired(before, after):
+            kind = (int(before.reach.kinds[old]), int(after.reach.kinds[new]))
+            self._members.setdefault(before.group(old), {}).setdefault(kind, []).append((old, new))
+        self._changed = dict(self._differences())
+
+    def flips(self) -> Iterator[Flip]:
+        """In the groups' order."""
+        groups_of: defaultdict[_Kind, list[int]] = defaultdict(list)
+        groups = self._before.grouping.groups
+        for index, group in enumerate(groups):
+            for kind in self._members.get(group, ()):
+                groups_of[kind].append(index)
+        touched = {
+            (source, destination): None
+            for source_kind, destination_kind in self._changed
+            for source in groups_of[source_kind]
+            for destination in groups_of[destination_kind]
+        }
+        for source, destination in sorted(touched):
+            yield from self._between(groups[source], groups[destination])
+
+    def _differences(self) -> Iterator[tuple[tuple[_Kind, _Kind], _Change]]:
+        """Pairs of kinds whose ports are not as they were."""
+        kinds = list(dict.fromkeys(kind for found in self._members.values() for kind in found))
+        columns = np.array(kinds, np.intp).reshape(-1, 2)
+        before, after = self._before.reach, self._after.reach
+        same = np.empty(0, np.int64)
+        for source in kinds:
+            old = before.row(source[0]).take(columns[:, 0])
+            new = after.row(source[1]).take(columns[:, 1])
+            if len(same) < len(after.sets):
+                places = {ports: place for place, ports in enumerate(before.sets)}
+                same = np.array([places.get(ports, _NOT_BEFORE) for ports in after.sets])
+            for place in np.flatnonzero((same.take(new) != old) & (new != NO_FLOW)).tolist():
+                was, will_be = before.sets[int(old[place])] & self._asked, after.sets[int(new[place])] & self._asked
+                if was != will_be:
+                    yield (source, kinds[place]), _Change(was & ~will_be, will_be & ~was)
+
+    def _between(self, source: Group, destination: Group) -> Iterator[Flip]:
+        """The flips of one pair of groups, those with the same decisions as one."""
+        found: dict[tuple[Decision, Decision], PortSet] = {}
+        examples: dict[tuple[Decision, Decision], tuple[Party, Party]] = {}
+        asked: Counter[tuple[bool, PortSet]] = Counter()
+        parties = self._before.reach.parties
+        for kinds in product(self._members[source], self._members[destination]):
+            pair = self._example(source, destination, *kinds) if kinds in self._changed else None
+            if pair is None:
+                continue
+            for piece, bit in self._before.reach.space.pieces_of(self._changed[kinds].ports):
+                opens = bool(self._changed[kinds].opens & bit)
+                if asked[opens, bit] < _ASKED:
+                    asked[opens, bit] += 1
+                    decisions = self._decisions(piece, *pair)
+                    found[decisions] = found.get(decisions, 0) | bit
+                    examples.setdefault(decisions, (parties[pair[0][0]], parties[pair[1][0]]))
+        for (old, new), ports in found.items():
+            partly = any(
+                ports & ~self._changed.get(kinds, _NOTHING).to(opens=new.allowed)
+                for kinds in product(self._members[source], self._members[destination])
+                if self._example(source, destination, *kinds) is not None
+            )
+            yield Flip(source, destination, ports, new.allowed, old, new, examples[old, new], partly)
+
+    def _example(
+        self, source: Group, destination: Group, source_kind: _Kind, destination_kind: _Kind
+    ) -> tuple[tuple[int, int], tuple[int, int]] | None:
+        """Two parties of these kinds between which a flow is a matter of policy."""
+        for one, other in product(self._members[source][source_kind], self._members[destination][destination_kind]):
+            if all(
+                _matters(side.reach.parties[one[index]], side.reach.parties[other[index]])
+                for index, side in enumerate((self._before, self._after))
+            ):
+                return one, other
+        return None
+
+    def _decisions(
+        self, piece: Piece, source: tuple[int, int], destination: tuple[int, int]
+    ) -> tuple[Decision, Decision]:
+        """Before and after, for a port of this piece."""
+        old, new = (
+            side.evaluator.judge(
+                Flow(
+                    side.reach.parties[source[index]],
+                    side.reach.parties[destination[index]],
+                    piece.protocol,
+                    piece.first,
+                )
+            )
+            for index, side in enumerate((self._before, self._after))
+        )
+        return old.decisive, new.decisive
+
+
+def _matters(source: Party, destination: Party) -> bool:
+    """A flow between them is a matter of policy."""
+    return (
+        len(source.address) == len(destination.address)
+        and (source.pod is not None or destination.pod is not None)
+        and not always(source, destination)
+    )
+
+
+def _paired(before: Side, after: Side) -> Iterator[tuple[int, int]]:
+    """The places of a party in both worlds: by name, and the pods that are left by their order in the workload."""
+    same: dict[object, int] = {name: index for index, name in enumerate(_names(before.reach.parties))}
+    renamed: defaultdict[object, list[int]] = defaultdict(list)
+    pairs: list[tuple[int, int]] = []
+    for index, name in enumerate(_names(after.reach.parties)):
+        old = same.pop(name, None)
+        if old is not None:
+            pairs.append((old, index))
+        elif after.reach.parties[index].pod is not None:
+            renamed[after.group(index), len(after.reach.parties[index].address)].append(index)
+    for old in same.values():
+        there = renamed[before.group(old), len(before.reach.parties[old].address)]
+        if there and before.reach.parties[old].pod is not None:
+            pairs.append((old, there.pop(0)))
+    return iter(sorted(pairs))
+
+
+def _names(parties: Sequence[Party]) -> Iterator[object]:
+    """Addresses may change, and outside they are the same anyway."""
+    for party in parties:
+        if party.pod is not None:
+            yield party.pod.key, len(party.address)
+        else:
+            yield party.node, party.address

@@ -1,0 +1,307 @@
+"""Policy tests as people write them: a small cluster, its policies, and who must reach whom. `percale policy test` reads them.
+
+    YAML ─▶ nodes (lines) ─▶ Document (strict) ─▶ Case: objects for an evaluator, probes with their lines
+    manifests that it names ─▶ policies, namespaces ─┘
+
+docs/policy-tests.md is the schema. A file has a case in each of its documents; nothing of a file with an error is used.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from ipaddress import ip_address
+from typing import Any, TypeAlias
+
+import msgspec
+from msgspec import Struct, field
+
+from percale.errors import BadInput, BadManifest
+from percale.explain.policy_tests.schema import PARTS, Document, Part, ProbeEntry, node_of, pod_of
+from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
+from percale.model.kinds import kinds_of
+from percale.model.manifest.decode import Source, decode_manifest, field_line, read_nodes, settled, text_of
+from percale.model.manifest.diagnostics import Written, all_of, complaint
+from percale.model.manifest.schema import from_text, without_nulls
+from percale.model.manifest.syntax_tree import Node as Place
+from percale.model.manifest.syntax_tree import descend, plain_value
+from percale.model.meta import Object, ObjectKey, ObjectMeta
+from percale.model.namespace import Namespace
+from percale.model.networkpolicy import NetworkPolicy
+from percale.model.node import Node
+from percale.model.pod import Pod
+from percale.model.validation.validators import field_errors
+from percale.policy.compiler import PolicyKey, RuleRef
+from percale.policy.rule_terms import FlowProtocol
+
+POLICY_KINDS = kinds_of(NetworkPolicy, ClusterNetworkPolicy)
+
+
+class Probe(Struct, frozen=True):
+    """Who must, or must not, reach whom: ends are `namespace/pod` or an address. `port` is None for ICMP."""
+
+    source: str
+    destination: str
+    protocol: FlowProtocol
+    port: int | None
+    allowed: bool
+    line: int
+    doubt: str | None = None
+
+    def __str__(self) -> str:
+        port = self.protocol if self.port is None else f"{self.port}/{self.protocol}"
+        return f"{self.source} → {self.destination} {port}"
+
+
+class Step(Struct, frozen=True):
+    """A case that is one state of several of a test, in this order."""
+
+    group: str
+    index: int
+
+
+class Text(Struct, frozen=True):
+    """Where a policy is written: in an object of a file, at `path` (`policies[0].`)."""
+
+    data: bytes
+    source: Source
+    path: str = ""
+
+    def line(self, field: str) -> str:
+        """`file:line` of a field of the policy; of the policy itself for ""."""
+        path = f"{self.path}{field}".rstrip(".")
+        return f"{self.source.file}:{field_line(self.data, self.source, path)}" if path else str(self.source)
+
+
+class Case(Struct, frozen=True):
+    """One state of a cluster, and what must be true of it."""
+
+    name: str
+    source: Source
+    step: Step | None
+    namespaces: tuple[Namespace, ...]
+    nodes: tuple[Node, ...]
+    pods: tuple[Pod, ...]
+    policies: tuple[Object, ...]
+    probes: tuple[Probe, ...]
+    texts: Mapping[PolicyKey, Text]
+
+    @property
+    def objects(self) -> tuple[Object, ...]:
+        return (*self.namespaces, *self.nodes, *self.pods, *self.policies)
+
+    def addresses(self, end: str) -> tuple[str, ...]:
+        """Of a probe's end."""
+        namespace, slash, name = end.rpartition("/")
+        if not slash:
+            return (end,)
+        key = ObjectKey(namespace, name)
+        return next(tuple(pod.status.addresses) for pod in self.pods if pod.key == key)
+
+    def place(self, rule: RuleRef) -> str | None:
+        """`file:line` of a rule."""
+        text = self.texts.get(rule.policy)
+        return text.line(f"spec.{rule.direction}[{rule.position}]") if text is not None else None
+
+    def policy_place(self, policy: PolicyKey) -> str | None:
+        """`file:line` of a policy."""
+        text = self.texts.get(policy)
+        return text.line("") if text is not None else None
+
+
+Read: TypeAlias = Callable[[str], tuple[str, bytes]]
+"""A manifest that a case names, by the path that is written there: what errors call it, and its content. Raises BadInput."""
+
+
+def _nothing(path: str) -> tuple[str, bytes]:
+    raise BadInput("manifests cannot be read from here", where=path)
+
+
+def decode_cases(data: bytes, file: str, read: Read = _nothing) -> tuple[Case, ...]:
+    """All cases of a file. Raises BadManifest (each fault on a line of its own), BadInput."""
+    text = text_of(data, file)
+    cases: list[Case] = []
+    faults: list[BadManifest] = []
+    try:
+        for index, node in enumerate(read_nodes(text, file)):
+            decoding = _Decoding(data, text, Source(file, node.line, index), node, read)
+            case = decoding.case()
+            faults += decoding.faults
+            if case is not None:
+                cases.append(case)
+    except BadManifest as fault:
+        faults.append(fault)
+    if faults:
+        raise all_of(faults)
+    return tuple(cases)
+
+
+def in_sequence(cases: Iterable[Case]) -> list[tuple[Case, ...]]:
+    """Cases that are states of one test together, in their order; the others alone."""
+    groups: dict[str, list[Case]] = {}
+    for case in cases:
+        groups.setdefault(f"group {case.step.group}" if case.step else f"{case.source}", []).append(case)
+    return [tuple(sorted(each, key=lambda case: case.step.index if case.step else 0)) for each in groups.values()]
+
+
+# Decoding
+
+
+class _Decoding(Struct, frozen=True):
+    """One document; `faults` collects what is wrong with it."""
+
+    data: bytes
+    text: str
+    source: Source
+    node: Place
+    read: Read
+    faults: list[BadManifest] = field(default_factory=list)
+
+    def case(self) -> Case | None:
+        """None: see `faults`."""
+        document = self._document()
+        if document is None:
+            return None
+        written = [*self._policies(document.policies), *self._from_manifests(document.manifests)]
+        policies = tuple(each for each, _ in written if not isinstance(each, Namespace))
+        pods = tuple(map(pod_of, document.pods))
+        self._refuse_twins([("namespaces", [each.name for each in document.namespaces])])
+        self._refuse_twins([("policies", [key_of(each) for each in policies])])
+        self._refuse_twins([("nodes", [each.name for each in document.nodes]), ("pods", [each.key for each in pods])])
+        known = {str(pod.key): tuple(pod.status.addresses) for pod in pods}
+        probes = tuple(self._probe(index, each, known) for index, each in enumerate(document.probes))
+        if self.faults:
+            return None
+        step = document.sequence
+        return Case(
+            name=document.name,
+            source=self.source,
+            step=Step(step.group, step.index) if step is not None else None,
+            namespaces=tuple(_namespaces(document, [each for each, _ in written])),
+            nodes=tuple(map(node_of, document.nodes)),
+            pods=pods,
+            policies=policies,
+            probes=probes,
+            texts={key_of(each): text for each, text in written if not isinstance(each, Namespace)},
+        )
+
+    def _document(self) -> Document | None:
+        where = f"{self.source.file}:{self.node.line}"
+        if self.node.shape != "mapping":
+            self.faults.append(BadManifest("not a case", where=where, hint="a case begins with its name"))
+            return None
+        if self.node.get("kind") is not None and self.node.get("apiVersion") is not None:
+            hint = "keep cases in a directory of their own, or name their files"
+            self.faults.append(BadManifest("a manifest, and not a case", where=where, hint=hint))
+            return None
+        self._refuse_unknown(self.node, Document)
+        if self.faults:
+            return None
+        value = plain_value(self.node, len(self.text), where)
+        try:
+            return msgspec.convert(without_nulls(Document, value), Document, dec_hook=from_text)
+        except msgspec.ValidationError as error:
+            written = Written(self.node, self.text, self.source.file)
+            self.faults.append(complaint((), str(error), Document, written))
+            return None
+
+    def _refuse_unknown(self, node: Place, kind: type[Part]) -> None:
+        """Fields that mean nothing here, each with the nearest one that does."""
+        fields = kind.__struct_encode_fields__
+        for key, value in node.entries:
+            part = PARTS.get((kind, key.text))
+            for each in value.items if value.shape == "list" else (value,):
+                if part is not None:
+                    self._refuse_unknown(each, part)
+            if key.text not in fields:
+                near = difflib.get_close_matches(key.text, fields, n=1, cutoff=0.5)
+                hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(fields)}"
+                where = f"{self.source.file}:{key.line}"
+                self.faults.append(BadManifest(f"unknown field {key.text!r}", where=where, hint=hint))
+
+    def _policies(self, given: Iterable[dict[str, Any]]) -> Iterator[tuple[Object, Text]]:
+        for index, value in enumerate(given):
+            node, line = descend(self.node, ("policies", index))
+            where = f"{self.source.file}:{line}"
+            kind = POLICY_KINDS.get(str(value.get("kind")))
+            if kind is None or value.get("apiVersion") != kind.API_VERSION:
+                what = f"{value.get('kind')} of {value.get('apiVersion')} is no policy that is known here"
+                versions = (f"{each.KIND} of {each.API_VERSION}" for each in POLICY_KINDS.values())
+                self.faults.append(BadManifest(what, where=where, hint=f"there are {' and '.join(versions)}"))
+                continue
+            errors, refusal = field_errors(kind, value), None
+            try:
+                policy = msgspec.convert(without_nulls(kind, value), kind, dec_hook=from_text)
+            except msgspec.ValidationError as error:
+                refusal = str(error)
+            if errors or refusal is not None:
+                self.faults.append(complaint(errors, refusal, kind, Written(node, self.text, self.source.file)))
+            else:
+                yield settled(policy), Text(self.data, self.source, f"policies[{index}].")
+
+    def _from_manifests(self, paths: Iterable[str]) -> Iterator[tuple[Object, Text]]:
+        """The policies and namespaces of manifests; whatever else they hold is not a test's."""
+        for path in paths:
+            file, data = self.read(path)
+            try:
+                manifest = decode_manifest(data, file)
+            except BadManifest as fault:
+                self.faults.append(fault)
+                continue
+            for each in manifest.found:
+                if isinstance(each.object, NetworkPolicy | ClusterNetworkPolicy | Namespace):
+                    yield each.object, Text(data, each.source)
+
+    def _probe(self, index: int, entry: ProbeEntry, pods: dict[str, tuple[str, ...]]) -> Probe:
+        for side, end in (("from", entry.from_), ("to", entry.to)):
+            if end in pods or ("/" not in end and _is_address(end)):
+                continue
+            near = difflib.get_close_matches(end, pods, n=1)
+            what = f"probes[{index}].{side}: {end} is no pod of this case" + ("" if "/" in end else ", and no address")
+            line = descend(self.node, ("probes", index, side))[1]
+            hint = f"did you mean {near[0]}?" if near else "write namespace/pod or an address"
+            self.faults.append(BadManifest(what, where=f"{self.source.file}:{line}", hint=hint))
+        families = [{":" in each for each in pods.get(end, (end,))} for end in (entry.from_, entry.to)]
+        if not families[0] & families[1]:
+            where = f"{self.source.file}:{descend(self.node, ('probes', index))[1]}"
+            self.faults.append(BadManifest(f"probes[{index}]: its ends have no family in common", where=where))
+        return Probe(
+            source=entry.from_,
+            destination=entry.to,
+            protocol=entry.protocol,
+            port=entry.port,
+            allowed=entry.allowed,
+            line=descend(self.node, ("probes", index))[1],
+            doubt=entry.doubt,
+        )
+
+    def _refuse_twins(self, lists: Iterable[tuple[str, list[Any]]]) -> None:
+        for section, names in lists:
+            for index, name in enumerate(names):
+                if name in names[:index]:
+                    line = descend(self.node, (section, index))[1]
+                    what = f"{section}[{index}]: {name} is there twice"
+                    self.faults.append(BadManifest(what, where=f"{self.source.file}:{line}"))
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def key_of(policy: Object) -> PolicyKey:
+    """As rules name their policy."""
+    return PolicyKey("np" if isinstance(policy, NetworkPolicy) else "cnp", *policy.key)
+
+
+def _namespaces(document: Document, written: Iterable[Object]) -> Iterator[Namespace]:
+    """Those of manifests and of the case, which counts more, and those that pods and policies are in."""
+    labels = {each.metadata.name: each.metadata.labels for each in written if isinstance(each, Namespace)}
+    labels |= {each.name: each.labels for each in document.namespaces}
+    wanted = [*labels, *(pod.namespace for pod in document.pods)]
+    wanted += [each.metadata.namespace for each in written if each.metadata.namespace is not None]
+    for name in dict.fromkeys(wanted):
+        yield Namespace(metadata=ObjectMeta(name=name, labels=labels.get(name, {})))

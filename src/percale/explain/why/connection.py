@@ -1,0 +1,128 @@
+"""May this connection begin, and why? One answer for each family that both ends have. Called by `percale why`; pure.
+
+A pod without an address is judged with every address that makes a difference to some rule: when all verdicts are equal, that is
+the answer; when they are not, nobody can tell yet, and the answer says which rule it depends on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, TypeAlias
+
+from msgspec import Struct
+
+from percale.explain.parties import outside
+from percale.explain.why.nearest_rule import Nearest, nearest
+from percale.explain.why.targets import Asked
+from percale.policy.evaluator import Evaluator
+from percale.policy.rule_terms import FlowProtocol
+from percale.policy.verdict import Decision, Flow, Party, Verdict
+
+Word: TypeAlias = Literal["allowed", "denied", "unknown"]
+
+
+class Answer(Struct, frozen=True):
+    """For one family. `doubt` says why nobody can tell; then the verdict is one of those that may come."""
+
+    verdict: Verdict
+    nearest: tuple[Nearest, ...]
+    """Of each side that denies."""
+    doubt: str | None = None
+
+    @property
+    def word(self) -> Word:
+        if self.doubt is not None:
+            return "unknown"
+        return "allowed" if self.verdict.allowed else "denied"
+
+
+class Reply(Struct, frozen=True):
+    """All that there is to say. Without answers, `doubt` says why."""
+
+    source: Asked
+    destination: Asked
+    protocol: FlowProtocol
+    port: int | None
+    answers: tuple[Answer, ...]
+    doubt: str | None = None
+
+    @property
+    def word(self) -> Word:
+        """Denied when one family is: a connection that may fail is no connection."""
+        words = {answer.word for answer in self.answers}
+        for word in ("denied", "unknown"):
+            if word in words:
+                return word
+        return "allowed" if words else "unknown"
+
+
+def reply(evaluator: Evaluator, source: Asked, destination: Asked, protocol: FlowProtocol, port: int | None) -> Reply:
+    """Every family that both have is judged."""
+    flows = [Flow(*ends, protocol, port) for ends in _pairs(source, destination)]
+    answers = tuple(_answer(evaluator, flow, source, destination) for flow in flows)
+    doubt = None
+    if not answers:
+        doubt = f"{source.name} has only {_families(source)} and {destination.name} only {_families(destination)}"
+    return Reply(source, destination, protocol, port, answers, doubt)
+
+
+def answer(evaluator: Evaluator, flow: Flow) -> Answer:
+    """For two ends whose addresses are known."""
+    verdict = evaluator.judge(flow)
+    sides = (verdict.egress, verdict.ingress)
+    return Answer(verdict, tuple(each for each in (nearest(evaluator, flow, side) for side in sides) if each))
+
+
+def _pairs(source: Asked, destination: Asked) -> Iterator[tuple[Party, Party]]:
+    """The parties that may meet; the one without an address takes the other's family."""
+    for one in source.parties:
+        for other in destination.parties:
+            if len(one.address) == len(other.address):
+                yield one, other
+            elif source.unknown and not destination.unknown:
+                yield _moved(one, bytes(len(other.address) - 1) + b"\1"), other
+            elif destination.unknown and not source.unknown:
+                yield one, _moved(other, bytes(len(one.address) - 1) + b"\1")
+
+
+def _moved(party: Party, address: bytes) -> Party:
+    return Party(address, party.pod, party.node)
+
+
+def _families(asked: Asked) -> str:
+    return " and ".join("IPv4" if len(party.address) == 4 else "IPv6" for party in asked.parties)
+
+
+def _answer(evaluator: Evaluator, flow: Flow, source: Asked, destination: Asked) -> Answer:
+    """A side depends on the address of the other end alone: each is tried by itself."""
+    if source.pod is not None and destination.pod is not None and source.pod.key == destination.pod.key:
+        return answer(evaluator, Flow(flow.source, flow.source, flow.protocol, flow.port))
+    flows = [flow]
+    if source.unknown:
+        flows = [Flow(each, flow.destination, flow.protocol, flow.port) for each in _moves(evaluator, flow.source)]
+    if destination.unknown:
+        moves = _moves(evaluator, flow.destination)
+        flows = [Flow(each.source, other, flow.protocol, flow.port) for each in flows[:1] for other in moves] + flows[
+            1:
+        ]
+    answers = [answer(evaluator, each) for each in flows]
+    verdicts = [each.verdict for each in answers]
+    egress, ingress = ({getattr(each, side).allowed for each in verdicts} for side in ("egress", "ingress"))
+    if egress == {False} or ingress == {False}:
+        return min(answers, key=lambda each: sum(near.weight for near in each.nearest))
+    if egress == ingress == {True}:
+        return answers[0]
+    return Answer(verdicts[0], (), _doubt(source, destination, verdicts, "ingress" if egress == {True} else "egress"))
+
+
+def _moves(evaluator: Evaluator, party: Party) -> Sequence[Party]:
+    """The party with an address of each range that rules tell apart; its own first."""
+    samples = [each.sample for each in outside([evaluator]) if len(each.sample) == len(party.address)]
+    return [party, *(_moved(party, sample) for sample in samples)]
+
+
+def _doubt(source: Asked, destination: Asked, verdicts: Sequence[Verdict], side: Literal["egress", "ingress"]) -> str:
+    who = source if side == "ingress" else destination
+    decisions: list[Decision] = [getattr(verdict, side) for verdict in verdicts]
+    rules = dict.fromkeys(str(each.rule) for each in decisions if each.rule is not None)
+    return f"it depends on the address of {who.name}, which has none yet: {', '.join(rules)} names addresses"

@@ -1,0 +1,286 @@
+"""For a side that denies: the rule that would have allowed it with the least change, what differs, and the line that does it.
+
+Called by `connection.py`. Each rule is asked what of its peers and of its ports does not fit; the fewest differences win, and
+among equals the first rule.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from ipaddress import ip_address
+from typing import TypeAlias
+
+from msgspec import Struct
+
+from percale.model.namespace import NAME_LABEL
+from percale.model.selector import LabelSelector, LabelSelectorRequirement
+from percale.policy.compiler import CompiledRule, RuleRef
+from percale.policy.evaluator import Evaluator, PolicyClass
+from percale.policy.flow_match import has_port, is_peer
+from percale.policy.rule_terms import Block, DomainTerm, Labels, NodeTerm, Peer, Port, PortName, PortSpan, Term, Unknown
+from percale.policy.verdict import Decision, Flow, Party
+
+
+class Difference(Struct, frozen=True):
+    """Why a rule does not mean a flow, and what would change that; None: nothing that fits on a line."""
+
+    what: str
+    fix: str | None = None
+    weight: int = 1
+    """How far away it is from being allowed."""
+
+
+_GENERATED = frozenset(("pod-template-hash", "controller-revision-hash", "pod-template-generation"))
+"""Labels that a workload's controller gives to pods: another one with the next template."""
+
+Differences: TypeAlias = tuple[Difference, ...]
+
+
+class Nearest(Struct, frozen=True):
+    """A rule that would have allowed a flow but for these."""
+
+    rule: RuleRef
+    differences: Differences
+
+    @property
+    def what(self) -> str:
+        return "; ".join(each.what for each in self.differences)
+
+    @property
+    def fixes(self) -> tuple[str, ...]:
+        """All that must be done; empty when some of it cannot be said."""
+        fixes = tuple(each.fix for each in self.differences if each.fix is not None)
+        return fixes if len(fixes) == len(self.differences) else ()
+
+    @property
+    def weight(self) -> int:
+        return _weight(self.differences)
+
+
+def nearest(evaluator: Evaluator, flow: Flow, decision: Decision) -> Nearest | None:
+    """None: no rule comes into question, or nothing is denied."""
+    subject = flow.source if decision.direction == "egress" else flow.destination
+    if decision.allowed or subject.pod is None:
+        return None
+    peer = flow.destination if decision.direction == "egress" else flow.source
+    policies = evaluator.class_of(evaluator.members.slots[subject.pod.key])
+    found = [
+        Nearest(rule.ref, (*_peer_differences(rule, peer, evaluator), *_port_differences(rule, flow)))
+        for rule in _candidates(policies, decision)
+    ]
+    return min(found, key=lambda each: each.weight, default=None)
+
+
+def _candidates(policies: PolicyClass, decision: Decision) -> Iterator[CompiledRule]:
+    """The rules that allow, and are asked before the verdict falls."""
+    for tier, rules in enumerate(policies.stages(decision.direction)):
+        for rule in rules:
+            if rule.ref == decision.rule:
+                return
+            if rule.action == "Allow":
+                yield rule
+        if tier == 1 and decision.why == "isolated":
+            return
+
+
+def _weight(differences: Differences) -> int:
+    return sum(each.weight for each in differences)
+
+
+# Peers
+
+
+def _peer_differences(rule: CompiledRule, party: Party, evaluator: Evaluator) -> Differences:
+    """Of the peer that is nearest."""
+    if rule.peers is None or any(is_peer(peer, party, evaluator.members, evaluator.cluster) for peer in rule.peers):
+        return ()
+    each = (tuple(_from_peer(peer, party, evaluator, rule.ref)) for peer in rule.peers)
+    return min(each, key=_weight, default=(Difference("it means nobody", weight=3),))
+
+
+def _from_peer(peer: Peer, party: Party, evaluator: Evaluator, rule: RuleRef) -> Iterator[Difference]:
+    match peer:
+        case Term():
+            yield from _from_term(peer, party, evaluator, rule)
+        case Block():
+            yield _from_block(peer, party, rule)
+        case NodeTerm():
+            if party.node is None:
+                yield Difference(f"it allows nodes, {party} is none", _add_peer(rule, party), 3)
+            else:
+                labels = evaluator.cluster.labels.get(party.node, {})
+                yield from _from_selector(peer.nodes, labels, f"node {party.node}", f"node {party.node}")
+        case DomainTerm():
+            yield Difference(f"it allows {peer.name}, which does not resolve to {party}", _add_peer(rule, party), 3)
+        case Unknown():
+            yield Difference("it allows a sort of peer that is not known here", weight=3)
+
+
+def _from_term(term: Term, party: Party, evaluator: Evaluator, rule: RuleRef) -> Iterator[Difference]:
+    pod = party.pod
+    if pod is None:
+        who = f"{party} is a node" if party.node is not None else f"{party} is no pod"
+        yield Difference(f"it allows pods{_of(term.pods)}, {who}", _add_peer(rule, party), 3)
+        return
+    if isinstance(term.namespaces, str):
+        if term.namespaces != pod.namespace:
+            what = f"it allows pods of namespace {term.namespaces}, {pod.key} is in {pod.namespace}"
+            yield Difference(what, _add_peer(rule, party), 2)
+    else:
+        labels = evaluator.members.labels_of(pod.namespace)
+        for each in _from_selector(term.namespaces, labels, "it", f"namespace {pod.namespace}"):
+            yield Difference(f"namespace {pod.namespace} is not selected: {each.what}", each.fix)
+    yield from (
+        Difference(f"it allows pods{_of(term.pods)}, {each.what}", each.fix)
+        for each in _from_selector(term.pods, pod.labels, str(pod.key), f"pod -n {pod.namespace} {pod.key.name}")
+    )
+
+
+def _from_selector(selector: LabelSelector, labels: Labels, who: str, target: str) -> Iterator[Difference]:
+    """What of the labels does not fit. `target` is who has them, as kubectl calls it."""
+    wanted = [
+        *(
+            LabelSelectorRequirement(key=key, operator="In", values=(value,))
+            for key, value in selector.matchLabels.items()
+        ),
+        *selector.matchExpressions,
+    ]
+    for each in wanted:
+        if not each.matches(labels):
+            yield _from_requirement(each, labels.get(each.key), who, target)
+
+
+def _from_requirement(wanted: LabelSelectorRequirement, value: str | None, who: str, target: str) -> Difference:
+    key = wanted.key
+    is_own_name = key == NAME_LABEL
+    if value is None:
+        first = wanted.values[0] if wanted.values else "true"
+        lacks = f"{key}={first}" if len(wanted.values) == 1 else key
+        return Difference(
+            f"{who} lacks {lacks}" if who == "it" else f"{who} has no label {lacks}",
+            f"kubectl label {target} {key}={first}",
+        )
+    if wanted.operator == "In":
+        what = f"{who} has {key}={value}, not {' or '.join(wanted.values)}"
+        fix = f"kubectl label {target} {key}={wanted.values[0]} --overwrite" if wanted.values else None
+        return Difference(what, None if is_own_name else fix)
+    return Difference(f"{who} has {key}={value}", None if is_own_name else f"kubectl label {target} {key}-")
+
+
+def _of(selector: LabelSelector) -> str:
+    """` with access=true`; nothing for every pod."""
+    words = [f"{key}={value}" for key, value in selector.matchLabels.items()]
+    words += [
+        {"Exists": each.key, "DoesNotExist": f"no {each.key}"}.get(each.operator) or _set(each)
+        for each in selector.matchExpressions
+    ]
+    return f" with {' and '.join(words)}" if words else ""
+
+
+def _set(requirement: LabelSelectorRequirement) -> str:
+    word = "in" if requirement.operator == "In" else "not in"
+    return f"{requirement.key} {word} ({', '.join(requirement.values)})"
+
+
+def _from_block(block: Block, party: Party, rule: RuleRef) -> Difference:
+    address, fix = ip_address(party.address), _add_peer(rule, party)
+    weight = 1 if party.pod is None else 2
+    if address.version != block.network.version:
+        return Difference(f"it allows {block.cidr}, {address} is IPv{address.version}", fix, 3)
+    for excluded in block.excluded:
+        if excluded.version == address.version and address in excluded:
+            return Difference(f"{address} is in the except {excluded} of {block.cidr}", fix, weight)
+    return Difference(f"it allows {block.cidr}, {address} is not in it", fix, weight)
+
+
+def _add_peer(rule: RuleRef, party: Party) -> str | None:
+    """A peer that means this party, for the rule's list; addresses only of those that have no labels."""
+    side = "from" if rule.direction == "ingress" else "to"
+    pod, cluster = party.pod, rule.policy.kind == "cnp"
+    if pod is not None:
+        labels = {key: value for key, value in pod.labels.items() if key not in _GENERATED}
+        pods, home = f"podSelector: {_inline(labels)}", f"namespaceSelector: {_inline({NAME_LABEL: pod.namespace})}"
+        peer = pods if pod.namespace == rule.policy.namespace else f"{{{home}, {pods}}}"
+        return f"add to {_where(rule)}.{side}: - {'pods: ' if cluster else ''}{peer}"
+    network = f"{ip_address(party.address)}/{len(party.address) * 8}"
+    if cluster:
+        return f'add to {_where(rule)}.{side}: - networks: ["{network}"]' if side == "to" else None
+    return f'add to {_where(rule)}.{side}: - ipBlock: {{cidr: "{network}"}}'
+
+
+def _inline(labels: Labels) -> str:
+    if not labels:
+        return "{}"
+    return f"{{matchLabels: {{{', '.join(f'{key}: {json.dumps(value)}' for key, value in labels.items())}}}}}"
+
+
+def _where(rule: RuleRef) -> str:
+    return f"spec.{rule.direction}[{rule.position}]"
+
+
+# Ports
+
+
+def _port_differences(rule: CompiledRule, flow: Flow) -> Differences:
+    """Of the port that is nearest."""
+    if rule.ports is None or has_port(rule.ports, flow.protocol, flow.port, flow.destination.pod):
+        return ()
+    if flow.port is None:
+        return (Difference(f"it allows {_listed(rule.ports)}, ICMP has no port", weight=3),)
+    each = sorted(rule.ports, key=lambda port: _distance(port, flow))
+    if not each:
+        return (Difference("it means no port that is known here", weight=3),)
+    return (Difference(_from_port(each[0], flow, each), _add_port(rule.ref, flow)),)
+
+
+def _distance(port: Port, flow: Flow) -> tuple[bool, bool]:
+    protocol_differs = port.protocol not in ("", flow.protocol)
+    number_differs = not isinstance(port, PortSpan) or flow.port is None or flow.port not in port
+    return (protocol_differs and number_differs, protocol_differs)
+
+
+def _from_port(port: Port, flow: Flow, ports: Iterable[Port]) -> str:
+    asked = f"you asked {flow.port}"
+    if isinstance(port, PortName):
+        return _from_name(port, flow.destination, asked)
+    if port.protocol != flow.protocol:
+        if flow.port is not None and flow.port in port:
+            return f"it allows {port.protocol}, you asked {flow.protocol}"
+        return f"it allows {_listed(ports)}, {asked}/{flow.protocol}"
+    return f"it allows {_listed(each for each in ports if each.protocol == flow.protocol)}, {asked}"
+
+
+def _from_name(port: PortName, destination: Party, asked: str) -> str:
+    pod = destination.pod
+    if pod is None:
+        return f"it allows the named port {port.name}, and {destination} is no pod that could have it"
+    numbers = [each for each in pod.ports if each.name == port.name]
+    if not numbers:
+        return f"it allows the named port {port.name}, {pod.key} has none of this name"
+    meant = ", ".join(f"{each.number}/{each.protocol}" for each in numbers)
+    return f"named port {port.name} is {meant} on {pod.key}, {asked}"
+
+
+def _listed(ports: Iterable[Port]) -> str:
+    """`port 80`, `ports 80 and 443/UDP`."""
+    words = [_spelled(port) for port in ports]
+    if len(words) == 1 and " " in words[0]:
+        return words[0]
+    return f"port{'s' if len(words) > 1 or (words[0][0].isdigit() and '-' in words[0]) else ''} {' and '.join(words)}"
+
+
+def _spelled(port: Port) -> str:
+    suffix = f"/{port.protocol}" if port.protocol not in ("", "TCP") else ""
+    if isinstance(port, PortName):
+        return f"{port.name}{suffix}"
+    if port.first <= 1 and port.last == 65535:
+        return f"all {port.protocol} ports"
+    return f"{port.first}{suffix}" if port.first == port.last else f"{port.first}-{port.last}{suffix}"
+
+
+def _add_port(rule: RuleRef, flow: Flow) -> str:
+    if rule.policy.kind == "cnp":
+        port = f"{flow.protocol.lower()}: {{destinationPort: {{number: {flow.port}}}}}"
+        return f"add to {_where(rule)}.protocols: - {port}"
+    return f"add to {_where(rule)}.ports: - {{port: {flow.port}, protocol: {flow.protocol}}}"

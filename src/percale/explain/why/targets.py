@@ -1,0 +1,134 @@
+"""FROM, TO and PORT as people type them → who and what is meant. Called by `percale why`; pure.
+
+shop/web        a pod                   node/n1          a node
+web             a pod of `default`      external/host    a host outside, of a lab
+10.1.2.3        whoever has it
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from ipaddress import ip_address
+
+from msgspec import Struct
+
+from percale.errors import BadInput, NotFound
+from percale.model.addresses import port_number
+from percale.model.manifest.decode import DEFAULT_NAMESPACE
+from percale.model.meta import ObjectKey
+from percale.policy.evaluator import Evaluator
+from percale.policy.pod_facts import PodFacts
+from percale.policy.rule_terms import FlowProtocol
+from percale.policy.verdict import Party
+
+_PROTOCOLS: Mapping[str, FlowProtocol] = {"TCP": "TCP", "UDP": "UDP", "SCTP": "SCTP", "ICMP": "ICMP"}
+
+
+class Asked(Struct, frozen=True):
+    """Somebody that a person means. `unknown`: it has no address yet, and the parties' ones are made up."""
+
+    name: str
+    parties: tuple[Party, ...]
+    """One for each address."""
+    unknown: bool = False
+
+    @property
+    def pod(self) -> PodFacts | None:
+        return next((party.pod for party in self.parties), None)
+
+
+class Surroundings(Struct, frozen=True):
+    """Where names are looked up."""
+
+    evaluator: Evaluator
+    made_up: frozenset[ObjectKey] = frozenset()
+    """Pods whose addresses are not the ones that they will have."""
+    hosts: Mapping[str, tuple[str, ...]] | None = None
+    """The addresses of a lab's hosts outside, by name; None where there is no lab."""
+
+    def find(self, text: str) -> Asked:
+        """Who is meant. Raises NotFound with the nearest name that is known, BadInput."""
+        try:
+            return Asked(text, (self.evaluator.party(ip_address(text.strip("[]")).packed),))
+        except ValueError:
+            pass
+        group, _, name = text.rpartition("/")
+        if group == "node":
+            return self._node(name)
+        if group == "external":
+            return self._host(name)
+        if group in ("svc", "service"):
+            raise BadInput(f"{text}: Services are not looked into here", hint="name a pod behind it")
+        return self._pod(ObjectKey(group if group not in ("", "pod") else DEFAULT_NAMESPACE, name))
+
+    def _pod(self, key: ObjectKey) -> Asked:
+        members = self.evaluator.members
+        pod = members.pod(key)
+        if pod is None:
+            raise NotFound(f"there is no pod {key}", hint=self._hint(key))
+        addresses = pod.addresses if pod.host_addresses is None else pod.host_addresses
+        if not addresses and key not in self.made_up:
+            if pod.finished:
+                raise NotFound(f"pod {key} has finished: its address is not its own any more")
+            raise NotFound(
+                f"pod {key} has no address of its own", hint="another pod, which runs, has the one it claims"
+            )
+        if pod.host_addresses is not None:
+            return Asked(str(key), tuple(Party(each, None, pod.node) for each in addresses), key in self.made_up)
+        return Asked(str(key), tuple(Party(each, pod) for each in addresses), key in self.made_up)
+
+    def _hint(self, key: ObjectKey) -> str | None:
+        """Another namespace's pod of this name, one whose name begins so, or one that is spelled nearly so."""
+        known = sorted(map(str, self.evaluator.members.slots))
+        same = [each for each in known if each.endswith(f"/{key.name}")]
+        begins = [each for each in known if each.startswith((f"{key}-", f"{key.namespace}/{key.name}"))]
+        near = [*same, *begins, *difflib.get_close_matches(str(key), known, n=1)]
+        if near:
+            return f"did you mean {near[0]}?"
+        if self.hosts is not None and key.name in self.hosts:
+            return f"did you mean external/{key.name}?"
+        if key.name in self.evaluator.cluster.addresses:
+            return f"did you mean node/{key.name}?"
+        return None if known else "there are no pods at all"
+
+    def _node(self, name: str) -> Asked:
+        addresses = self.evaluator.cluster.addresses
+        if name not in addresses:
+            raise NotFound(f"there is no node {name}", hint=_nearest(name, "node/", addresses))
+        if not addresses[name]:
+            raise NotFound(f"node {name} has no address", hint="its Node object says none in status.addresses")
+        return Asked(f"node/{name}", tuple(Party(each, None, name) for each in addresses[name]))
+
+    def _host(self, name: str) -> Asked:
+        if self.hosts is None:
+            raise NotFound(f"external/{name} is a host of a lab", hint="name its address, or a lab by --lab")
+        if name not in self.hosts:
+            raise NotFound(f"there is no host {name}", hint=_nearest(name, "external/", self.hosts))
+        return Asked(f"external/{name}", tuple(Party(ip_address(each).packed) for each in self.hosts[name]))
+
+
+def _nearest(name: str, prefix: str, known: Iterable[str]) -> str | None:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
+    return f"did you mean {prefix}{near[0]}?" if near else None
+
+
+def find_port(text: str, destination: Asked) -> tuple[FlowProtocol, int | None]:
+    """`80`, `53/udp`, `icmp`, or the name of a port of the destination. Raises BadInput."""
+    if text.lower() in ("icmp", "ping"):
+        return "ICMP", None
+    name, _, suffix = text.partition("/")
+    protocol = _PROTOCOLS.get(suffix.upper()) if suffix else None
+    if suffix and (protocol is None or protocol == "ICMP"):
+        raise BadInput(f"{text!r} is not a port", hint="write 80, 80/tcp, 53/udp, 80/sctp, a port's name, or icmp")
+    if (number := port_number(name)) is not None:
+        return protocol or "TCP", number
+    if name.isdecimal():
+        raise BadInput(f"{name} is not a port", hint="ports are 1 to 65535")
+    ports = destination.pod.ports if destination.pod is not None else ()
+    named = [port for port in ports if port.name == name and protocol in (None, port.protocol)]
+    if not named:
+        known = ", ".join(dict.fromkeys(port.name for port in ports))
+        hint = f"it names {known}" if known else "write a number: it names no ports"
+        raise BadInput(f"{destination.name} has no port named {name}", hint=hint)
+    return _PROTOCOLS[named[0].protocol], named[0].number

@@ -1,0 +1,140 @@
+"""A verdict in words, and as JSON. Called by `percale why` and `percale policy test`; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import ip_address
+from typing import Any, Protocol
+
+from percale.explain.why.connection import Answer, Reply
+from percale.policy.compiler import PolicyKey, RuleRef
+from percale.policy.verdict import Decision, Party
+
+
+class Places(Protocol):
+    """Where policies are written; None: nobody knows."""
+
+    def place(self, rule: RuleRef) -> str | None: ...
+
+    def policy_place(self, policy: PolicyKey) -> str | None: ...
+
+
+def lines(reply: Reply, places: Places) -> Iterator[str]:
+    """For a person; the verdict first."""
+    asked = f"{reply.source.name} → {reply.destination.name}, {_port(reply.protocol, reply.port)}"
+    if not reply.answers:
+        yield f"cannot tell: {asked}: {reply.doubt}"
+    for answer in reply.answers:
+        yield from _answer_lines(answer, reply, places)
+
+
+def _answer_lines(answer: Answer, reply: Reply, places: Places) -> Iterator[str]:
+    flow = answer.verdict.flow
+    ends = " → ".join(
+        asked.name if asked.unknown or asked.name == str(_address(party)) else f"{asked.name} ({_address(party)})"
+        for asked, party in ((reply.source, flow.source), (reply.destination, flow.destination))
+    )
+    word = "cannot tell" if answer.doubt is not None else answer.word
+    yield f"{word}: {ends}, {_port(flow.protocol, flow.port)}"
+    if answer.doubt is not None:
+        yield f"  {answer.doubt}"
+        return
+    for party, decision in ((flow.source, answer.verdict.egress), (flow.destination, answer.verdict.ingress)):
+        yield f"  {decision.direction:<8} {reason(decision, party, places)}"
+    for near in answer.nearest:
+        yield f"  nearest  {_with_place(near.rule, places)}: {near.what}"
+        for fix in near.fixes:
+            yield f"  fix      {fix}"
+
+
+def reason(decision: Decision, party: Party, places: Places) -> str:
+    """What one side says."""
+    if decision.rule is not None:
+        return f"{'allowed' if decision.allowed else 'denied'} by {_with_place(decision.rule, places)}"
+    match decision.why:
+        case "self":
+            words = "allowed: a pod reaches itself"
+        case "node":
+            words = "allowed: a pod and its own node reach each other always"
+        case "isolated":
+            policies = ", ".join(_policy(each, places) for each in decision.isolating)
+            words = f"denied: isolated by {policies}, and no rule allows it"
+        case _ if party.pod is not None:
+            words = f"open: no policy isolates {party.pod.key}"
+        case _:
+            words = f"open: policies do not select {'nodes' if party.node else 'addresses outside'}"
+    return words
+
+
+def in_a_line(answer: Answer, places: Places) -> str:
+    """Why this is the verdict, in one line."""
+    verdict = answer.verdict
+    decision = verdict.decisive
+    party = verdict.flow.source if decision.direction == "egress" else verdict.flow.destination
+    words = f"{decision.direction} {reason(decision, party, places)}"
+    near = next((each for each in answer.nearest if each.rule.direction == decision.direction), None)
+    return f"{words}; nearest {_with_place(near.rule, places)}: {near.what}" if near is not None else words
+
+
+def as_json(reply: Reply, places: Places) -> dict[str, Any]:
+    """All of it, for a program."""
+    return {
+        "from": reply.source.name,
+        "to": reply.destination.name,
+        "protocol": reply.protocol,
+        "port": reply.port,
+        "verdict": reply.word,
+        "reason": reply.doubt or next((answer.doubt for answer in reply.answers if answer.doubt), None),
+        "flows": [_answer_json(answer, reply, places) for answer in reply.answers],
+    }
+
+
+def _answer_json(answer: Answer, reply: Reply, places: Places) -> dict[str, Any]:
+    flow = answer.verdict.flow
+    known = answer.doubt is None
+    return {
+        "verdict": answer.word,
+        "reason": answer.doubt,
+        "family": "IPv4" if len(flow.source.address) == 4 else "IPv6",
+        "source": None if reply.source.unknown else str(_address(flow.source)),
+        "destination": None if reply.destination.unknown else str(_address(flow.destination)),
+        "egress": _decision_json(answer.verdict.egress, places) if known else None,
+        "ingress": _decision_json(answer.verdict.ingress, places) if known else None,
+        "nearest": [
+            {
+                "rule": str(near.rule),
+                "place": places.place(near.rule),
+                "differences": [each.what for each in near.differences],
+                "fixes": list(near.fixes),
+            }
+            for near in answer.nearest
+        ],
+    }
+
+
+def _decision_json(decision: Decision, places: Places) -> dict[str, Any]:
+    return {
+        "allowed": decision.allowed,
+        "why": decision.why,
+        "rule": str(decision.rule) if decision.rule is not None else None,
+        "place": places.place(decision.rule) if decision.rule is not None else None,
+        "isolating": [{"policy": str(each), "place": places.policy_place(each)} for each in decision.isolating],
+    }
+
+
+def _port(protocol: str, port: int | None) -> str:
+    return protocol if port is None else f"{port}/{protocol}"
+
+
+def _address(party: Party) -> str:
+    return str(ip_address(party.address))
+
+
+def _with_place(rule: RuleRef, places: Places) -> str:
+    place = places.place(rule)
+    return f"{rule} ({place})" if place is not None else str(rule)
+
+
+def _policy(policy: PolicyKey, places: Places) -> str:
+    place = places.policy_place(policy)
+    return f"{policy} ({place})" if place is not None else str(policy)

@@ -1,0 +1,285 @@
+"""This node's subnet lease: claimed, kept, changed and released, over any store. Called by the agent.
+
+    acquire ─▶ HeldLease ── keep() renews until cancelled
+                   ├─ describe() after the node's address or backend data changed
+                   └─ release() when the node leaves
+
+Two nodes never hold one subnet: a lease is named by its subnets, and created only where none is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+
+import msgspec
+from msgspec import Struct
+
+from percale.errors import AddressRefused, BadConfig, Conflict, NetworkFull, NotFound, StoreError
+from percale.ipam.subnet_plan import NodeSubnets, candidate_count, clash, fitting, free_candidates, subnets_of
+from percale.model.netconf import NetworkConfig
+from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec, make_lease
+from percale.store.protocol import Store
+
+MACHINE = "percale.io/machine"
+"""Annotation: which machine holds the lease; two machines with one node name are told apart by it."""
+RESERVED = "percale.io/reserved"
+"""Annotation: an operator's reservation; it never expires, also after its node used it."""
+
+TTL = 24 * 3600.0
+RENEW_BEFORE = 3600.0
+_LONGEST_NAP = 60.0
+"""Seconds between looks at the clock: a machine that was suspended notices soon that its lease is due."""
+_RETRY = 5.0
+"""Seconds between attempts to renew while the store is away."""
+
+Describe = Callable[[NodeSubnets], SubnetLeaseSpec]
+
+
+class Claimant(Struct, frozen=True):
+    """Who wants a subnet, and which one it would rather have.
+
+    `describe` gives the lease's content for whatever subnets it becomes; `pod_cidrs` are Kubernetes' choice, which
+    leaves none; `remembered` is what the node had in its last life.
+    """
+
+    node: str
+    machine: str
+    describe: Describe
+    pod_cidrs: NodeSubnets | None = None
+    remembered: NodeSubnets | None = None
+
+    @property
+    def where(self) -> str:
+        """The start of every error's line."""
+        return f"node {self.node}"
+
+
+async def acquire(store: Store, config: NetworkConfig, claimant: Claimant) -> HeldLease:
+    """A lease for this node: its own one, else the remembered subnet, else the first free one.
+
+    Raises BadConfig (another machine has this name or this public address), AddressRefused (the podCIDR is another
+    node's), NetworkFull, StoreUnavailable.
+    """
+    leases = await store.list(SubnetLease)
+    _refuse_rivals(claimant, leases)
+    own = [lease for lease in leases if lease.spec.node == claimant.node]
+    others = [lease for lease in leases if lease.spec.node != claimant.node]
+    wishes = _wishes(config, claimant, own)
+    kept = next((lease for lease in own if subnets_of(lease.spec) in wishes), None)
+    for lease in own:
+        if lease is not kept and RESERVED not in lease.metadata.annotations:
+            await _delete(store, lease)
+    if kept is not None:
+        held = HeldLease(store, claimant, _described(kept, claimant))
+        await held.renew()
+    elif claimant.pod_cidrs is not None:
+        held = HeldLease(store, claimant, await _claim_given(store, claimant, claimant.pod_cidrs, others))
+    else:
+        held = HeldLease(store, claimant, await _claim_first(store, config, claimant, wishes, others))
+    await _withdraw_beside_rivals(store, claimant, held.lease)
+    return held
+
+
+class HeldLease:
+    """The lease that this node holds; the store's copy may be older while the store is away."""
+
+    def __init__(self, store: Store, claimant: Claimant, lease: SubnetLease) -> None:
+        self._store = store
+        self._claimant = claimant
+        self._writing = asyncio.Lock()
+        self.lease = lease
+
+    async def describe(self, spec: SubnetLeaseSpec) -> None:
+        """Tell the peers: another public address or backend data. Equal content writes nothing."""
+        if subnets_of(spec) != subnets_of(self.lease.spec):
+            raise ValueError("a lease's subnets never change")
+        if spec != self.lease.spec:
+            await self._put(spec)
+
+    async def renew(self) -> None:
+        """Put the lease again, also when it expired or somebody deleted it. Raises BadConfig, StoreUnavailable."""
+        await self._put(self.lease.spec)
+
+    async def keep(
+        self,
+        *,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
+        on_trouble: Callable[[StoreError], None] = lambda error: None,
+    ) -> None:
+        """Renew an hour before the end, for ever; a store that is away is asked again until it answers.
+
+        `clock` counts seconds, also those of a suspended machine, and knows nothing of the time of day.
+        """
+        due = clock() + TTL - RENEW_BEFORE
+        while True:
+            await sleep(min(_LONGEST_NAP, max(due - clock(), 0.0)))
+            if clock() < due:
+                continue
+            try:
+                await self.renew()
+                due = clock() + TTL - RENEW_BEFORE
+            except StoreError as error:
+                on_trouble(error)
+                due = clock() + _RETRY
+
+    async def release(self) -> None:
+        """Give the subnet back; a reservation stays."""
+        async with self._writing:
+            if RESERVED not in self.lease.metadata.annotations:
+                await _delete(self._store, self.lease)
+
+    async def _put(self, spec: SubnetLeaseSpec) -> None:
+        """Write over our own lease, whatever its version; never over another node's."""
+        async with self._writing:
+            lease = msgspec.structs.replace(self.lease, spec=spec)
+            while True:
+                current = await self._store.get(SubnetLease, lease.key)
+                if current is not None and not _is_ours(current, self._claimant):
+                    raise AddressRefused(
+                        f"its subnet {subnets_of(spec)} is node {current.spec.node}'s now",
+                        where=self._claimant.where,
+                        hint="restart the agent to claim another one",
+                    )
+                try:
+                    version = (current.metadata.resourceVersion or "") if current is not None else ""
+                    self.lease = await _put(self._store, lease, expect=version)
+                except Conflict:
+                    continue
+                return
+
+
+def _wishes(config: NetworkConfig, claimant: Claimant, own: Iterable[SubnetLease]) -> list[NodeSubnets]:
+    """The subnets that this node would rather have than any free one, best first."""
+    if claimant.pod_cidrs is not None:
+        return [claimant.pod_cidrs]
+    earlier = [subnets_of(lease.spec) for lease in own]
+    if claimant.remembered is not None:
+        earlier.append(claimant.remembered)
+    exact = [subnets for subnets in earlier if fitting(config, subnets) == subnets]
+    related = [subnets for before in earlier if (subnets := fitting(config, before)) is not None]
+    return [*exact, *related]
+
+
+async def _claim_given(
+    store: Store, claimant: Claimant, subnets: NodeSubnets, others: Iterable[SubnetLease]
+) -> SubnetLease:
+    """The subnets of the Node object, or nothing."""
+    for other in others:
+        _refuse_overlap(claimant, subnets, other)
+    fresh = _lease_for(subnets, claimant)
+    try:
+        return await _put(store, fresh, expect="")
+    except Conflict as error:
+        winner = await store.get(SubnetLease, fresh.key)
+        if winner is not None:
+            _refuse_overlap(claimant, subnets, winner)
+        raise AddressRefused(f"podCIDR {subnets} was taken meanwhile", where=claimant.where) from error
+
+
+async def _claim_first(
+    store: Store,
+    config: NetworkConfig,
+    claimant: Claimant,
+    wishes: Iterable[NodeSubnets],
+    others: Iterable[SubnetLease],
+) -> SubnetLease:
+    """The first that nobody else takes before us: a lost race goes on with the next."""
+    taken = [subnet for other in others for subnet in subnets_of(other.spec)]
+
+    def candidates() -> Iterator[NodeSubnets]:
+        yield from (subnets for subnets in wishes if clash(subnets, taken) is None)
+        yield from free_candidates(config, taken)
+
+    for subnets in candidates():
+        try:
+            return await _put(store, _lease_for(subnets, claimant), expect="")
+        except Conflict:
+            continue
+    raise NetworkFull(
+        f"no free subnet in {' and '.join(map(str, config.networks))} "
+        f"({candidate_count(config)} between SubnetMin and SubnetMax)",
+        where=claimant.where,
+        hint="enlarge Network or SubnetLen in net-conf.json, or delete the lease of a node that is gone",
+    )
+
+
+def _lease_for(subnets: NodeSubnets, claimant: Claimant) -> SubnetLease:
+    """A new lease of ours."""
+    return _described(make_lease(claimant.describe(subnets)), claimant)
+
+
+def _described(lease: SubnetLease, claimant: Claimant) -> SubnetLease:
+    """The lease with today's content and this machine's mark."""
+    annotations = {**lease.metadata.annotations, MACHINE: claimant.machine}
+    metadata = msgspec.structs.replace(lease.metadata, annotations=annotations)
+    return msgspec.structs.replace(lease, metadata=metadata, spec=claimant.describe(subnets_of(lease.spec)))
+
+
+async def _put(store: Store, lease: SubnetLease, *, expect: str) -> SubnetLease:
+    return await store.put(lease, expect=expect, ttl=None if RESERVED in lease.metadata.annotations else TTL)
+
+
+async def _delete(store: Store, lease: SubnetLease) -> None:
+    """That it is gone already is as good."""
+    try:
+        await store.delete(SubnetLease, lease.key)
+    except NotFound:
+        return
+
+
+async def _withdraw_beside_rivals(store: Store, claimant: Claimant, lease: SubnetLease) -> None:
+    """Two nodes may have claimed at the same moment, each before the other was to be seen: whoever sees it, withdraws."""
+    leases = await store.list(SubnetLease)
+    try:
+        _refuse_rivals(claimant, leases, spec=lease.spec)
+        for other in leases:
+            if other.spec.node != claimant.node:
+                _refuse_overlap(claimant, subnets_of(lease.spec), other)
+    except (BadConfig, AddressRefused):
+        await _delete(store, lease)
+        raise
+
+
+def _is_ours(lease: SubnetLease, claimant: Claimant) -> bool:
+    """A lease without a machine was made by hand, for the node that it names."""
+    machine = lease.metadata.annotations.get(MACHINE, claimant.machine)
+    return lease.spec.node == claimant.node and machine == claimant.machine
+
+
+def _refuse_rivals(claimant: Claimant, leases: Iterable[SubnetLease], spec: SubnetLeaseSpec | None = None) -> None:
+    """Another machine with this node's name, or another node with its public address. Raises BadConfig."""
+    mine = spec if spec is not None else claimant.describe(NodeSubnets())
+    for lease in leases:
+        other = lease.spec
+        if other.node == claimant.node:
+            if not _is_ours(lease, claimant):
+                raise BadConfig(
+                    f"another machine ({_addresses(other)}) has this name and holds {subnets_of(other)}",
+                    where=claimant.where,
+                    hint=f"give this node another name, or delete SubnetLease {lease.metadata.name} "
+                    "if that machine is gone",
+                )
+        elif shared := {mine.publicIP, mine.publicIPv6} & {other.publicIP, other.publicIPv6} - {None}:
+            raise BadConfig(
+                f"public address {shared.pop()} is node {other.node}'s too",
+                where=claimant.where,
+                hint=f"set --public-ip on one of them, or delete SubnetLease {lease.metadata.name} "
+                f"if {other.node} is gone",
+            )
+
+
+def _refuse_overlap(claimant: Claimant, subnets: NodeSubnets, other: SubnetLease) -> None:
+    """Raises AddressRefused."""
+    if (pair := clash(subnets, subnets_of(other.spec))) is not None:
+        raise AddressRefused(
+            f"subnet {pair[0]} overlaps {pair[1]} of node {other.spec.node}",
+            where=claimant.where,
+            hint="correct the podCIDR of one of them",
+        )
+
+
+def _addresses(spec: SubnetLeaseSpec) -> str:
+    return ", ".join(str(address) for address in (spec.publicIP, spec.publicIPv6) if address) or "no address"

@@ -1,0 +1,140 @@
+"""Which node subnets there are, which are free, and which clash: arithmetic on values, nothing else.
+
+Callers: `subnet_lease.py` (a subnet for this node), backend/lease_conflicts.py and the agent (clashes among peers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import TypeAlias, TypeVar
+
+from msgspec import Struct
+
+from percale.errors import AddressRefused
+from percale.model.netconf import NetworkConfig, SubnetRange
+from percale.model.subnet_lease import SubnetLeaseSpec
+
+Network: TypeAlias = IPv4Network | IPv6Network
+Net = TypeVar("Net", IPv4Network, IPv6Network)
+
+
+class NodeSubnets(Struct, frozen=True):
+    """What one node has: a subnet of each family of the network."""
+
+    ipv4: IPv4Network | None = None
+    ipv6: IPv6Network | None = None
+
+    def __iter__(self) -> Iterator[Network]:
+        return (subnet for subnet in (self.ipv4, self.ipv6) if subnet is not None)
+
+    def __str__(self) -> str:
+        return " and ".join(map(str, self)) or "no subnet"
+
+
+def subnets_of(spec: SubnetLeaseSpec) -> NodeSubnets:
+    """What a lease is for."""
+    return NodeSubnets(spec.subnet, spec.ipv6Subnet)
+
+
+def candidate_count(config: NetworkConfig) -> int:
+    """How many nodes the network has room for: the smaller family decides."""
+    return min(subnets.count for subnets in (config.ipv4, config.ipv6) if subnets is not None)
+
+
+def candidate(config: NetworkConfig, index: int) -> NodeSubnets:
+    """The subnets number `index` from SubnetMin on; in dual stack both families have the same number."""
+    return NodeSubnets(
+        None if config.ipv4 is None else _subnet(config.ipv4, index),
+        None if config.ipv6 is None else _subnet(config.ipv6, index),
+    )
+
+
+def free_candidates(config: NetworkConfig, taken: Iterable[Network]) -> Iterator[NodeSubnets]:
+    """The candidates that no taken subnet touches, in order; a large taken one costs no more than a small one."""
+    index = 0
+    for first, last in sorted(_touched(config, taken)):
+        yield from (candidate(config, free) for free in range(index, first))
+        index = max(index, last + 1)
+    yield from (candidate(config, free) for free in range(index, candidate_count(config)))
+
+
+def fitting(config: NetworkConfig, subnets: NodeSubnets) -> NodeSubnets | None:
+    """The candidate that equals these subnets, or shares the family that they have when a family came or went."""
+    indices: set[int | None] = set()
+    if config.ipv4 is not None and subnets.ipv4 is not None:
+        indices.add(_index(config.ipv4, subnets.ipv4))
+    if config.ipv6 is not None and subnets.ipv6 is not None:
+        indices.add(_index(config.ipv6, subnets.ipv6))
+    index = indices.pop() if len(indices) == 1 else None
+    return candidate(config, index) if index is not None and index < candidate_count(config) else None
+
+
+def from_pod_cidrs(config: NetworkConfig, node: str, cidrs: Iterable[str]) -> NodeSubnets:
+    """The subnets that Kubernetes gave the node in `spec.podCIDRs`. Raises AddressRefused."""
+    where = f"node {node}"
+    found: dict[int, Network] = {}
+    for cidr in cidrs:
+        try:
+            subnet = ip_network(cidr)
+        except ValueError as error:
+            raise AddressRefused(f'podCIDR "{cidr}" is not a network', where=where) from error
+        if subnet.version in found:
+            raise AddressRefused(f"two IPv{subnet.version} podCIDRs, {found[subnet.version]} and {subnet}", where=where)
+        found[subnet.version] = subnet
+    return NodeSubnets(
+        None if config.ipv4 is None else _within(config.ipv4, found.get(4), IPv4Network, where),
+        None if config.ipv6 is None else _within(config.ipv6, found.get(6), IPv6Network, where),
+    )
+
+
+def clash(subnets: Iterable[Network], others: Iterable[Network]) -> tuple[Network, Network] | None:
+    """The first pair of one's own and another's subnet that overlap."""
+    for mine in subnets:
+        for other in others:
+            if mine.version == other.version and mine.overlaps(other):
+                return mine, other
+    return None
+
+
+def _subnet(subnets: SubnetRange[Net], index: int) -> Net:
+    start = int(subnets.first.network_address) + index * subnets.first.num_addresses
+    return type(subnets.first)((start, subnets.length))
+
+
+def _index(subnets: SubnetRange[Net], subnet: Net) -> int | None:
+    """The number of a subnet of the configured length within the range."""
+    offset = int(subnet.network_address) - int(subnets.first.network_address)
+    if subnet.prefixlen != subnets.length or not 0 <= offset // subnet.num_addresses < subnets.count:
+        return None
+    return offset // subnet.num_addresses
+
+
+def _touched(config: NetworkConfig, taken: Iterable[Network]) -> Iterator[tuple[int, int]]:
+    """The candidates that taken subnets overlap, as (first, last) numbers; one may lie outside the range."""
+    for subnet in taken:
+        mine: SubnetRange[IPv4Network] | SubnetRange[IPv6Network] | None
+        mine = config.ipv4 if subnet.version == 4 else config.ipv6
+        if mine is None:
+            continue
+        step, start = mine.first.num_addresses, int(mine.first.network_address)
+        first = (int(subnet.network_address) - start) // step
+        last = (int(subnet.broadcast_address) - start) // step
+        if last >= 0 and first < candidate_count(config):
+            yield max(first, 0), min(last, candidate_count(config) - 1)
+
+
+def _within(subnets: SubnetRange[Net], subnet: Network | None, family: type[Net], where: str) -> Net:
+    if not isinstance(subnet, family):
+        raise AddressRefused(
+            f"spec.podCIDRs has no subnet for {subnets.network}",
+            where=where,
+            hint="give the controller manager a cluster CIDR of each family, or leave podCIDRs empty",
+        )
+    if not (subnet.subnet_of(subnets.network) and subnet.prefixlen <= subnet.max_prefixlen - 2):
+        raise AddressRefused(
+            f"podCIDR {subnet} is not a node's part of Network {subnets.network}",
+            where=where,
+            hint="Network in net-conf.json and the controller manager's --cluster-cidr must be the same",
+        )
+    return subnet

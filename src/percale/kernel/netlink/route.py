@@ -1,0 +1,347 @@
+"""Addresses, routes, neighbours and FDB entries as rtnetlink messages, both ways; pure.
+
+`driver` sends what `put` and `remove` return; `reading` and `observing` give what the kernel says to `decode_…`.
+Decoders answer None for what is none of our kinds (a multicast route, a neighbour that was learnt).
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+)
+from typing import Literal
+
+from msgspec import Struct
+
+from percale.kernel.netlink import socket as netlink
+from percale.kernel.netlink.link import mac_bytes, mac_text
+from percale.kernel.netlink.socket import Request, attribute, attributes, number, u8, u32
+from percale.render.objects import (
+    ROUTE_PROTOCOL,
+    Address,
+    FdbEntry,
+    IPAddress,
+    IPInterface,
+    IPNetwork,
+    Neighbour,
+    Route,
+)
+
+RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
+RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
+RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
+RTM_NEWNETCONF = 80
+
+_ADDRESS_HEADER = struct.Struct("=BBBBI")
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS, _IFA_PROTOCOL = 1, 2, 8, 11
+_IFA_TEMPORARY, _IFA_NODAD = 0x01, 0x02
+_IFA_KERNEL_LINK_LOCAL = 2
+
+_ROUTE_HEADER = struct.Struct("=BBBBBBBBI")
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_SOURCE, _RTA_MULTIPATH = 1, 4, 5, 6, 7, 9
+_RTA_TABLE, _RTA_VIA = 15, 18
+_TABLE_MAIN = 254
+_SCOPE_UNIVERSE, _SCOPE_LINK, _SCOPE_NOWHERE = 0, 253, 255
+_ONLINK = 4
+_KERNEL_PROTOCOLS = frozenset({1, 2, 9})
+"""Redirects, the kernel's own, router advertisements: routes that no program wished."""
+_ROUTE_TYPES: dict[Literal["unicast", "blackhole", "unreachable"], int] = {
+    "unicast": 1,
+    "blackhole": 6,
+    "unreachable": 7,
+}
+_ROUTE_KINDS = {number: kind for kind, number in _ROUTE_TYPES.items()}
+_IPV6_METRIC = 1024
+"""The kernel's default metric for IPv6 routes; our 0."""
+
+_NEIGHBOUR_HEADER = struct.Struct("=BxxxiHBB")
+_NDA_DST, _NDA_MAC, _NDA_PROTOCOL = 1, 2, 12
+_NUD_PERMANENT = 0x80
+_NTF_SELF = 0x02
+
+_NETCONF_INDEX, _NETCONF_FORWARDING = 1, 2
+_ALL_DEVICES = struct.pack("=i", -1)
+_FORWARDING: dict[int, str] = {socket.AF_INET: "net/ipv4/ip_forward", socket.AF_INET6: "net/ipv6/conf/all/forwarding"}
+
+_PUT = netlink.CREATE | netlink.REPLACE
+_GONE = frozenset({errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENODEV})
+
+
+class SeenAddress(Struct, frozen=True):
+    """An address as the kernel tells of it: on which device, whose, and whether it will go away by itself."""
+
+    index: int
+    address: IPInterface
+    ours: bool
+    temporary: bool
+    kernels: bool
+
+
+class SeenRoute(Struct, frozen=True):
+    """A route of the main table as the kernel tells of it; `protocol` says whose."""
+
+    dst: IPNetwork
+    index: int | None
+    via: IPAddress | None
+    src: IPAddress | None
+    metric: int
+    onlink: bool
+    kind: Literal["unicast", "blackhole", "unreachable"]
+    protocol: int
+
+    @property
+    def ours(self) -> bool:
+        return self.protocol == ROUTE_PROTOCOL
+
+    @property
+    def wished_by_nobody(self) -> bool:
+        return self.protocol in _KERNEL_PROTOCOLS
+
+
+class SeenNeighbour(Struct, frozen=True):
+    """A neighbour (`dst` an address on the link) or, of a vxlan device, an FDB entry (`dst` a VTEP).
+
+    `mac` is None when it is not known (yet, or any more).
+    """
+
+    index: int
+    dst: IPAddress | None
+    mac: str | None
+    permanent: bool
+    ours: bool
+    fdb: bool
+
+
+def _family(version: int) -> int:
+    return socket.AF_INET if version == 4 else socket.AF_INET6
+
+
+def _address(payload: bytes) -> IPAddress:
+    return IPv4Address(payload) if len(payload) == 4 else IPv6Address(payload)
+
+
+# Addresses
+
+
+def put_address(wish: Address, index: int) -> list[Request]:
+    body = _encode_address(wish, index)
+    return [Request(RTM_NEWADDR, _PUT, body)]
+
+
+def remove_address(wish: Address, index: int) -> list[Request]:
+    return [Request(RTM_DELADDR, 0, _encode_address(wish, index), _GONE)]
+
+
+def _encode_address(wish: Address, index: int) -> bytes:
+    packed = wish.address.ip.packed
+    flags = _IFA_NODAD if wish.address.version == 6 else 0
+    header = _ADDRESS_HEADER.pack(_family(wish.address.version), wish.address.network.prefixlen, flags, 0, index)
+    return (
+        header
+        + attribute(_IFA_LOCAL, packed)
+        + attribute(_IFA_ADDRESS, packed)
+        + u32(_IFA_FLAGS, flags)
+        + u8(_IFA_PROTOCOL, ROUTE_PROTOCOL)
+    )
+
+
+def query_addresses() -> bytes:
+    return _ADDRESS_HEADER.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
+
+
+def decode_address(body: bytes) -> SeenAddress:
+    family, prefix, flags, _, index = _ADDRESS_HEADER.unpack_from(body)
+    found = attributes(body, 8)
+    packed = found.get(_IFA_LOCAL) or found[_IFA_ADDRESS]
+    protocol = number(found.get(_IFA_PROTOCOL, b""))
+    interface = IPv4Interface if family == socket.AF_INET else IPv6Interface
+    return SeenAddress(
+        index=index,
+        address=interface((packed, prefix)),
+        ours=protocol == ROUTE_PROTOCOL,
+        temporary=family == socket.AF_INET6 and bool(number(found.get(_IFA_FLAGS, bytes((flags,)))) & _IFA_TEMPORARY),
+        kernels=protocol == _IFA_KERNEL_LINK_LOCAL or packed[:2] == b"\xfe\x80",
+    )
+
+
+# Routes
+
+
+def put_route(wish: Route, index: int | None) -> list[Request]:
+    scope = _SCOPE_LINK if wish.via is None and wish.kind == "unicast" and wish.dst.version == 4 else _SCOPE_UNIVERSE
+    return [Request(RTM_NEWROUTE, _PUT, _encode_route(wish, index, ROUTE_PROTOCOL, scope))]
+
+
+def make_way(wish: Route) -> list[Request]:
+    """What must go before the route can come: an IPv6 on-link gateway is looked up even so, and refused when our earlier
+    route to the very network that it lies in leads it elsewhere.
+    """
+    if not (wish.onlink and wish.dst.version == 6):
+        return []
+    return remove_route(Route(wish.dst, metric=wish.metric), None, any_protocol=False)
+
+
+def remove_route(wish: Route, index: int | None, *, any_protocol: bool) -> list[Request]:
+    """Remove this route: ours by its protocol, or any (on a device of ours a route belongs to us whoever made it)."""
+    protocol = 0 if any_protocol else ROUTE_PROTOCOL
+    return [Request(RTM_DELROUTE, 0, _encode_route(wish, index, protocol, _SCOPE_NOWHERE), _GONE)]
+
+
+def _encode_route(wish: Route, index: int | None, protocol: int, scope: int) -> bytes:
+    dst = wish.dst
+    parts = [
+        _ROUTE_HEADER.pack(
+            _family(dst.version),
+            dst.prefixlen,
+            0,
+            0,
+            _TABLE_MAIN,
+            protocol,
+            scope,
+            _ROUTE_TYPES[wish.kind],
+            _ONLINK if wish.onlink else 0,
+        )
+    ]
+    if dst.prefixlen:
+        parts.append(attribute(_RTA_DST, dst.network_address.packed))
+    if index is not None:
+        parts.append(u32(_RTA_OIF, index))
+    if wish.via is not None:
+        packed = wish.via.packed
+        if wish.via.version == dst.version:
+            parts.append(attribute(_RTA_GATEWAY, packed))
+        else:
+            parts.append(attribute(_RTA_VIA, struct.pack("=H", _family(wish.via.version)) + packed))
+    if wish.src is not None:
+        parts.append(attribute(_RTA_SOURCE, wish.src.packed))
+    if wish.metric:
+        parts.append(u32(_RTA_PRIORITY, wish.metric))
+    return b"".join(parts)
+
+
+def query_routes() -> bytes:
+    """All routes of the main table, both families."""
+    header = _ROUTE_HEADER.pack(socket.AF_UNSPEC, 0, 0, 0, _TABLE_MAIN, 0, 0, 0, 0)
+    return header + u32(_RTA_TABLE, _TABLE_MAIN)
+
+
+def route_protocol(body: bytes) -> int:
+    """Whose route it is, without decoding it."""
+    return body[5]
+
+
+def decode_route(body: bytes) -> SeenRoute | None:
+    """A route of the main table to one place; None for other tables, types, and several next hops."""
+    family, length, _, _, table, protocol, _, kind, flags = _ROUTE_HEADER.unpack_from(body)
+    if kind not in _ROUTE_KINDS or table != _TABLE_MAIN:
+        return None
+    found = attributes(body, 12)
+    if _RTA_MULTIPATH in found or number(found.get(_RTA_TABLE, b"\xfe")) != _TABLE_MAIN:
+        return None
+    metric = number(found.get(_RTA_PRIORITY, b""))
+    via = None
+    if _RTA_GATEWAY in found:
+        via = _address(found[_RTA_GATEWAY])
+    elif _RTA_VIA in found:
+        via = _address(found[_RTA_VIA][2:])
+    dst: IPNetwork
+    if family == socket.AF_INET:
+        dst = IPv4Network((found.get(_RTA_DST, b"\0\0\0\0"), length))
+    else:
+        dst = IPv6Network((found.get(_RTA_DST, bytes(16)), length))
+        metric = 0 if metric == _IPV6_METRIC else metric
+    unicast = kind == _ROUTE_TYPES["unicast"]
+    return SeenRoute(
+        dst=dst,
+        index=number(found[_RTA_OIF]) if unicast and _RTA_OIF in found else None,
+        via=via,
+        src=_address(found[_RTA_SOURCE]) if _RTA_SOURCE in found else None,
+        metric=metric,
+        onlink=bool(flags & _ONLINK),
+        kind=_ROUTE_KINDS[kind],
+        protocol=protocol,
+    )
+
+
+def as_route(seen: SeenRoute, dev: str | None) -> Route:
+    return Route(seen.dst, dev, seen.via, seen.onlink, seen.src, seen.metric, seen.kind)
+
+
+# Neighbours and forwarding entries
+
+
+def put_neighbour(wish: Neighbour, index: int) -> list[Request]:
+    return [Request(RTM_NEWNEIGH, _PUT, _encode_neighbour(wish, index))]
+
+
+def remove_neighbour(wish: Neighbour, index: int) -> list[Request]:
+    return [Request(RTM_DELNEIGH, 0, _encode_neighbour(wish, index), _GONE)]
+
+
+def _encode_neighbour(wish: Neighbour, index: int) -> bytes:
+    return (
+        _NEIGHBOUR_HEADER.pack(_family(wish.address.version), index, _NUD_PERMANENT, 0, 0)
+        + attribute(_NDA_DST, wish.address.packed)
+        + attribute(_NDA_MAC, mac_bytes(wish.mac))
+        + u8(_NDA_PROTOCOL, ROUTE_PROTOCOL)
+    )
+
+
+def put_fdb(wish: FdbEntry, index: int) -> list[Request]:
+    """A unicast MAC has one destination: another one takes its place."""
+    return [Request(RTM_NEWNEIGH, _PUT, _encode_fdb(wish, index))]
+
+
+def remove_fdb(wish: FdbEntry, index: int) -> list[Request]:
+    body = _fdb_header(index) + attribute(_NDA_MAC, mac_bytes(wish.mac))
+    return [Request(RTM_DELNEIGH, 0, body, _GONE)]
+
+
+def _fdb_header(index: int) -> bytes:
+    return _NEIGHBOUR_HEADER.pack(socket.AF_BRIDGE, index, _NUD_PERMANENT, _NTF_SELF, 0)
+
+
+def _encode_fdb(wish: FdbEntry, index: int) -> bytes:
+    return _fdb_header(index) + attribute(_NDA_MAC, mac_bytes(wish.mac)) + attribute(_NDA_DST, wish.dst.packed)
+
+
+def query_neighbours() -> bytes:
+    return _NEIGHBOUR_HEADER.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
+
+
+def query_fdb(index: int) -> bytes:
+    """All forwarding entries of one device."""
+    return _NEIGHBOUR_HEADER.pack(socket.AF_BRIDGE, index, 0, 0, 0)
+
+
+def decode_neighbour(body: bytes) -> SeenNeighbour | None:
+    """A neighbour or an FDB entry of the device itself; None for entries of another kind."""
+    family, index, state, flags, _ = _NEIGHBOUR_HEADER.unpack_from(body)
+    fdb = family == socket.AF_BRIDGE
+    if (fdb and not flags & _NTF_SELF) or family not in (socket.AF_BRIDGE, socket.AF_INET, socket.AF_INET6):
+        return None
+    found = attributes(body, 12)
+    mac = found.get(_NDA_MAC, b"")
+    return SeenNeighbour(
+        index=index,
+        dst=_address(found[_NDA_DST]) if _NDA_DST in found else None,
+        mac=mac_text(mac) if len(mac) == 6 else None,
+        permanent=bool(state & _NUD_PERMANENT),
+        ours=number(found.get(_NDA_PROTOCOL, b"")) == ROUTE_PROTOCOL,
+        fdb=fdb,
+    )
+
+
+def decode_end_of_forwarding(body: bytes) -> str | None:
+    """The setting by which this node forwards no packets of a family any more."""
+    told = attributes(body, 4)
+    ended = told.get(_NETCONF_INDEX) == _ALL_DEVICES and told.get(_NETCONF_FORWARDING) == bytes(4)
+    return _FORWARDING.get(body[0]) if ended else None

@@ -1,0 +1,185 @@
+"""An edit of one of our inet tables as the messages of one nfnetlink batch; pure. `table.py` sends what this returns.
+
+    new chains ─▶ rules go ─▶ elements go ─▶ what is made anew goes ─▶ sets ─▶ rules ─▶ elements ─▶ old sets, old chains
+
+In this order nothing refers to what is not there yet, and what goes is referred to by nothing any more. No flag asks
+whether something is there: a chain that is put may exist, and the kernel says itself what is wrong with an element.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections.abc import Iterator, Mapping
+
+from msgspec import Struct, field
+
+from percale.errors import KernelError
+from percale.kernel.netlink import socket as netlink
+from percale.kernel.netlink.socket import Request, attribute, nested, text, u32_network
+from percale.kernel.nftables import bulk_elements as packing
+from percale.kernel.nftables import rule_codec as rules
+from percale.kernel.nftables import set_codec as shapes
+from percale.kernel.nftables.set_codec import SET_NAME
+from percale.kernel.nftables.static_tables import (
+    DELCHAIN,
+    DELRULE,
+    DELSET,
+    DELSETELEM,
+    DELTABLE,
+    INET,
+    NEWSETELEM,
+    NEWTABLE,
+    SUBSYSTEM,
+    TABLE_OF_ANYTHING,
+)
+from percale.render.nft.objects import Chain, Edit, Elements, SetShape
+from percale.render.nft.table_state import refused_by
+from percale.render.objects import OWNER
+
+NEWCHAIN, NEWRULE, NEWSET = 3, 6, 9
+_APPEND = 0x800
+_TEXT = "static text"
+_FIRST_TEXT_SET = 1 << 20
+"""Numbers of sets within a batch that no edit comes to."""
+
+CHAIN_NAME = 3
+RULE_CHAIN, RULE_EXPRESSIONS, RULE_USERDATA = 2, 4, 7
+LIST_SET, LIST_ELEMENTS = 2, 3
+HEADER = struct.pack(">BBH", INET, 0, 0)
+
+
+def table_header(table: str) -> bytes:
+    """How every message about the table begins."""
+    return HEADER + text(TABLE_OF_ANYTHING, table)
+
+
+class TextChain(Struct, frozen=True):
+    """A chain of the static text, as attributes."""
+
+    hook: bytes
+    rules: tuple[bytes, ...]
+
+
+class TextSet(Struct, frozen=True):
+    """A set of the static text, as attributes; `elements` are those that the text itself gives it."""
+
+    shape: bytes
+    elements: tuple[bytes, ...]
+
+
+class Skeleton(Struct, frozen=True):
+    """What the static text made, as the kernel tells it: enough to compare and to make it again, chains, rules and sets."""
+
+    table: bytes
+    chains: Mapping[str, TextChain]
+    sets: Mapping[str, TextSet]
+
+
+class Batch(Struct, frozen=True):
+    """The messages in order, and which part of the edit each is for: the place that a refusal names."""
+
+    table: str
+    requests: list[Request] = field(default_factory=list)
+    concerns: list[str] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        """Bytes, headers of messages included."""
+        return sum(len(request.body) + 20 for request in self.requests)
+
+    def add(self, concern: str, kind: int, body: bytes, flags: int = 0) -> None:
+        """One message about the table."""
+        self.requests.append(Request(SUBSYSTEM << 8 | kind, flags, table_header(self.table) + body))
+        self.concerns.append(concern)
+
+
+def anew(skeleton: Skeleton, image: Edit, known: Mapping[str, SetShape], table: str = OWNER) -> Batch:
+    """The table with all that is in it, whether it was there or not; `known` are the text's sets that edits fill."""
+    out = Batch(table)
+    out.add(_TEXT, NEWTABLE, b"", netlink.CREATE)
+    out.add(_TEXT, DELTABLE, b"")
+    out.add(_TEXT, NEWTABLE, skeleton.table, netlink.CREATE)
+    for name, chain in skeleton.chains.items():
+        out.add(_TEXT, NEWCHAIN, text(CHAIN_NAME, name) + chain.hook, netlink.CREATE)
+    for number, (name, made) in enumerate(skeleton.sets.items(), _FIRST_TEXT_SET):
+        out.add(_TEXT, NEWSET, made.shape + u32_network(shapes.SET_ID, number), netlink.CREATE)
+        if made.elements:
+            out.add(_TEXT, NEWSETELEM, text(LIST_SET, name) + nested(LIST_ELEMENTS, *made.elements), netlink.CREATE)
+    for name, chain in skeleton.chains.items():
+        for rule in chain.rules:
+            out.add(_TEXT, NEWRULE, text(RULE_CHAIN, name) + rule, netlink.CREATE | _APPEND)
+    edited = batch(image, known, table)
+    return Batch(table, out.requests + edited.requests, out.concerns + edited.concerns)
+
+
+def batch(edit: Edit, known: Mapping[str, SetShape], table: str = OWNER) -> Batch:
+    """The whole edit; `known` are the sets of before. Raises KernelError for elements that do not fit their set."""
+    out = Batch(table)
+    going_sets, going_chains = set(edit.remove_sets), set(edit.remove_chains)
+    anew_sets = {shape.name for shape in edit.put_sets} & going_sets
+    anew_chains = {chain.name for chain in edit.put_chains} & going_chains
+    for chain in edit.put_chains:
+        if chain.name not in anew_chains:
+            _make_chain(out, chain.name)
+            _flush(out, chain.name)
+    for name in edit.remove_chains:
+        _flush(out, name)
+    for elements in edit.remove:
+        _change_elements(out, known, elements, put=False)
+    _remove(out, (name for name in edit.remove_sets if name in anew_sets), DELSET, SET_NAME, "set")
+    for name in anew_chains:
+        _remove(out, iter((name,)), DELCHAIN, CHAIN_NAME, "chain")
+        _make_chain(out, name)
+    for number, shape in enumerate(edit.put_sets, 1):
+        out.add(f"set {shape.name}", NEWSET, shapes.encode(shape, number), netlink.CREATE)
+    for chain in edit.put_chains:
+        _fill_chain(out, chain)
+    now = {**known, **{shape.name: shape for shape in edit.put_sets}}
+    for elements in edit.put:
+        _change_elements(out, now, elements, put=True)
+    _remove(out, (name for name in edit.remove_sets if name not in anew_sets), DELSET, SET_NAME, "set")
+    _remove(out, (name for name in edit.remove_chains if name not in anew_chains), DELCHAIN, CHAIN_NAME, "chain")
+    return out
+
+
+def _make_chain(out: Batch, name: str) -> None:
+    out.add(f"chain {name}", NEWCHAIN, text(CHAIN_NAME, name), netlink.CREATE)
+
+
+def _flush(out: Batch, name: str) -> None:
+    out.add(f"chain {name}", DELRULE, text(RULE_CHAIN, name))
+
+
+def _remove(out: Batch, names: Iterator[str], kind: int, attribute_name: int, what: str) -> None:
+    for name in names:
+        out.add(f"{what} {name}", kind, text(attribute_name, name))
+
+
+def _fill_chain(out: Batch, chain: Chain) -> None:
+    where = text(RULE_CHAIN, chain.name)
+    for rule in chain.rules:
+        expressions = rules.encode(rule)
+        comment = rules.encode_comment(rule.comment)
+        out.add(
+            f"chain {chain.name}, rule {rule.comment!r}",
+            NEWRULE,
+            where + nested(RULE_EXPRESSIONS, expressions) + attribute(RULE_USERDATA, comment),
+            netlink.CREATE | _APPEND,
+        )
+
+
+def _change_elements(out: Batch, known: Mapping[str, SetShape], elements: Elements, *, put: bool) -> None:
+    where = text(LIST_SET, elements.set)
+    shape = known.get(elements.set)
+    concern = f"set {elements.set}"
+    if shape is None:
+        raise refused_by(out.table, errno.ENOENT, concern)
+    try:
+        for portion in packing.lists(shape, elements, data=put):
+            body = b"".join((where, struct.pack("=HH", 4 + len(portion), LIST_ELEMENTS | netlink.NESTED), portion))
+            out.add(concern, NEWSETELEM if put else DELSETELEM, body, netlink.CREATE if put else 0)
+    except OSError as error:
+        raise KernelError(
+            error.strerror or str(error), errno=error.errno or errno.EINVAL, where=f"table inet {out.table}, {concern}"
+        ) from error

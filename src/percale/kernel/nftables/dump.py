@@ -1,0 +1,197 @@
+"""Reading one of our inet tables back as values: what the static text made of it, and all that edits made. `table.py` calls.
+
+dumps of nfnetlink ─┬─▶ Skeleton   the text's chains with their rules, its sets: compared with a fresh load of the text
+                    └─▶ Held       shapes, elements, chains of rules (`render/nft/table_state.py`)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+
+from msgspec import Struct
+
+from percale.kernel.netlink import socket as netlink
+from percale.kernel.netlink.socket import attribute, attribute_list, attributes, string, text
+from percale.kernel.nftables import bulk_elements as packing
+from percale.kernel.nftables import rule_codec as rules
+from percale.kernel.nftables import set_codec as shapes
+from percale.kernel.nftables.batch import (
+    CHAIN_NAME,
+    HEADER,
+    LIST_ELEMENTS,
+    LIST_SET,
+    RULE_CHAIN,
+    RULE_EXPRESSIONS,
+    RULE_USERDATA,
+    Skeleton,
+    TextChain,
+    TextSet,
+    table_header,
+)
+from percale.kernel.nftables.static_tables import GETSET, GETSETELEM, GETTABLE, SUBSYSTEM, TABLE_OF_ANYTHING
+from percale.render.nft.objects import Rule, SetShape
+from percale.render.nft.table_state import Held, HeldSet, Value
+from percale.render.objects import OWNER
+
+_GETCHAIN, _GETRULE = 4, 7
+_TABLE_FLAGS, _TABLE_USERDATA = 2, 6
+_CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE = 4, 5, 7
+_SET_HANDLE, _SET_BACKEND, _SET_COUNT = 16, 19, 20
+_READINGS, _PAUSE = 20, 0.01
+"""While the kernel still makes room for many new elements, in the background, a dump leaves some out."""
+_STRANGE = b"holds what cannot be edited"
+
+
+class Table(Struct, frozen=True):
+    """All of it."""
+
+    skeleton: Skeleton
+    held: Held
+
+
+def read(
+    socket: netlink.Socket, filled: Mapping[str, SetShape], pattern: Skeleton | None = None, table: str = OWNER
+) -> Table | None:
+    """The table; None without one. Raises OSError.
+
+    `filled` are the text's sets that edits fill. What else is the text's is known from the `pattern`, which is read from a
+    table that the text alone has made.
+    """
+    found = _table(socket, table)
+    if found is None:
+        return None
+    text_chains, chains = _read_chains(socket, pattern, table)
+    text_sets, sets = _read_sets(socket, filled, pattern, table)
+    fixed_chains = frozenset(text_chains if pattern is None else pattern.chains)
+    return Table(Skeleton(found, text_chains, text_sets), Held(frozenset(filled), fixed_chains, sets, chains, table))
+
+
+def _read_chains(
+    socket: netlink.Socket, pattern: Skeleton | None, table: str
+) -> tuple[dict[str, TextChain], dict[str, tuple[Rule | None, ...] | None]]:
+    """The text's, and all others."""
+    of_text: dict[str, TextChain] = {}
+    others: dict[str, tuple[Rule | None, ...] | None] = {}
+    in_chain = _rules(socket, table)
+    for name, hook in _chains(socket, table):
+        told = in_chain.get(name, ())
+        if pattern is None or name in pattern.chains:
+            of_text[name] = TextChain(hook, tuple(_rule_as_told(code, said) for code, said in told))
+        else:
+            others[name] = None if hook else tuple(rules.decode(code, said) for code, said in told)
+    return of_text, others
+
+
+def _read_sets(
+    socket: netlink.Socket, filled: Mapping[str, SetShape], pattern: Skeleton | None, table: str
+) -> tuple[dict[str, TextSet], dict[str, HeldSet]]:
+    """The text's, and what edits fill; sets within rules belong to the text, for edits have none."""
+    of_text: dict[str, TextSet] = {}
+    sets: dict[str, HeldSet] = {}
+    for name, described in _sets(socket, table):
+        anonymous = bool(shapes.flags_of(described) & shapes.ANONYMOUS)
+        if name not in filled and (anonymous or pattern is None or name in pattern.sets):
+            of_text[name] = TextSet(
+                _as_told(described), tuple(sorted(_constant_elements(socket, table, name, described)))
+            )
+            continue
+        held = sets[name] = _held_set(socket, table, name, described, filled.get(name))
+        if name in filled:
+            of_text[name] = TextSet(_as_told(described), (_STRANGE,) if held.shape is None else ())
+    return of_text, sets
+
+
+def _as_told(described: Mapping[int, bytes]) -> bytes:
+    """A set's attributes, but for those that are never the same twice."""
+    changing = (_SET_HANDLE, _SET_BACKEND, _SET_COUNT)
+    return b"".join(attribute(kind, said) for kind, said in sorted(described.items()) if kind not in changing)
+
+
+def _rule_as_told(code: bytes, said: bytes) -> bytes:
+    return attribute(RULE_EXPRESSIONS, rules.canonical(code)) + (attribute(RULE_USERDATA, said) if said else b"")
+
+
+def _dump(socket: netlink.Socket, kind: int, table: str, body: bytes = HEADER) -> Iterator[dict[int, bytes]]:
+    """The attributes of everything of a kind in the table."""
+    for message in socket.dump(SUBSYSTEM << 8 | kind, body):
+        found = attributes(message.body, 4)
+        if string(found.get(TABLE_OF_ANYTHING, b"")) == table:
+            yield found
+
+
+def _table(socket: netlink.Socket, table: str) -> bytes | None:
+    """The table's own attributes."""
+    for found in _dump(socket, GETTABLE, table):
+        return b"".join(attribute(kind, found[kind]) for kind in (_TABLE_FLAGS, _TABLE_USERDATA) if kind in found)
+    return None
+
+
+def _chains(socket: netlink.Socket, table: str) -> Iterator[tuple[str, bytes]]:
+    """Names, and where they are hooked in: empty for those that are reached by jump or goto."""
+    for found in _dump(socket, _GETCHAIN, table):
+        hook = b"".join(
+            attribute(kind, found[kind]) for kind in (_CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE) if kind in found
+        )
+        yield string(found[CHAIN_NAME]), hook
+
+
+def _rules(socket: netlink.Socket, table: str) -> dict[str, list[tuple[bytes, bytes]]]:
+    """Expressions and user data in order, by chain."""
+    by_chain: dict[str, list[tuple[bytes, bytes]]] = {}
+    for found in _dump(socket, _GETRULE, table, table_header(table)):
+        code, said = found.get(RULE_EXPRESSIONS, b""), found.get(RULE_USERDATA, b"")
+        by_chain.setdefault(string(found[RULE_CHAIN]), []).append((code, said))
+    return by_chain
+
+
+def _sets(socket: netlink.Socket, table: str) -> Iterator[tuple[str, dict[int, bytes]]]:
+    for found in _dump(socket, GETSET, table, table_header(table)):
+        yield string(found[shapes.SET_NAME]), found
+
+
+def _portions(socket: netlink.Socket, table: str, name: str) -> Iterator[bytes]:
+    body = table_header(table) + text(LIST_SET, name)
+    for message in socket.dump(SUBSYSTEM << 8 | GETSETELEM, body):
+        yield attributes(message.body, 4).get(LIST_ELEMENTS, b"")
+
+
+def elements(socket: netlink.Socket, table: str, shape: SetShape) -> Mapping[bytes, Value]:
+    """What a set holds at this moment; one that packets fill, too. Raises OSError."""
+    return packing.read(shape, _portions(socket, table, shape.name))
+
+
+def _constant_elements(
+    socket: netlink.Socket, table: str, name: str, described: Mapping[int, bytes]
+) -> Iterator[bytes]:
+    """What the text put into a set, unless packets fill it."""
+    if not shapes.flags_of(described) & (shapes.TIMEOUT | shapes.DYNAMIC):
+        for portion in _portions(socket, table, name):
+            yield from (attribute(kind, entry) for kind, entry in attribute_list(portion))
+
+
+def _held_set(
+    socket: netlink.Socket, table: str, name: str, described: dict[int, bytes], known: SetShape | None
+) -> HeldSet:
+    shape = shapes.decode(name, described)
+    if shape is not None and known is not None:
+        # The text says it in its own words: comment and how the type was written.
+        shape = known if _equivalent(shape, known) else None
+    if shape is None or shape.timeout is not None:
+        return HeldSet(shape, {})
+    whole = int.from_bytes(described.get(_SET_COUNT, b""), "big")
+    if shape.interval and len(shape.key) == 1:
+        whole = 0  # starts and ends are counted
+    try:
+        for _ in range(_READINGS):
+            contents = packing.read(shape, _portions(socket, table, name))
+            if len(contents) >= whole:
+                break
+            time.sleep(_PAUSE)
+    except packing.Uncountable:
+        return HeldSet(None, {})
+    return HeldSet(shape, contents)
+
+
+def _equivalent(shape: SetShape, known: SetShape) -> bool:
+    return (shape.key, shape.interval, shape.data) == (known.key, known.interval, known.data)

@@ -1,0 +1,218 @@
+"""Our inet tables in nft's own words: what `-v` prints, and the static text as `nft` loads it. Pure; `table.py` calls.
+
+The lines are what a person would give to `nft` as root in the namespace, one command each.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from hashlib import blake2b
+from ipaddress import IPv4Address, IPv6Address
+
+from percale.kernel.nftables.set_codec import MOST_REMEMBERED
+from percale.render.nft.objects import (
+    SIZES,
+    Between,
+    Chain,
+    Edit,
+    Elements,
+    Equals,
+    Field,
+    InSet,
+    Match,
+    Operand,
+    Remember,
+    Rule,
+    SetMark,
+    SetShape,
+    Statement,
+    Translate,
+    Turn,
+    Verdict,
+)
+from percale.render.nft.table_state import cut
+from percale.render.objects import OWNER
+
+MOST_ELEMENTS = 20
+"""In a line for people: the rest is a number."""
+_EXAMPLES: dict[Field, str] = {
+    "ipv4_addr": "ip daddr",
+    "ipv6_addr": "ip6 daddr",
+    "inet_proto": "meta l4proto",
+    "inet_service": "th dport",
+    "mark": "meta mark",
+    "integer": "numgen random mod 2",
+}
+_OPERANDS: dict[Operand, str] = {"l4proto": "meta l4proto", "original dport": "ct original proto-dst"}
+"""Where nft's word is another one."""
+_PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "ipv6-icmp", 132: "sctp"}
+
+
+def digest(text: str) -> str:
+    """What the table's comment says of the text that it was loaded from."""
+    return blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+def anew(text: str, table: str = OWNER) -> str:
+    """The table by this text alone, whether it was there or not, for `nft -f -`."""
+    name = f"inet {table}"
+    return f'add table {name}\ndelete table {name}\ntable {name} {{\ncomment "{digest(text)}"\n{text}\n}}\n'
+
+
+def spell(edit: Edit, shapes: Mapping[str, SetShape], table: str = OWNER) -> Iterator[str]:
+    """The edit's commands in their order; `shapes` are the sets of before. Long lists are cut."""
+    of = f"inet {table}"
+    now = {**shapes, **{shape.name: shape for shape in edit.put_sets}}
+    anew_sets = {shape.name for shape in edit.put_sets} & set(edit.remove_sets)
+    anew_chains = {chain.name for chain in edit.put_chains} & set(edit.remove_chains)
+    for chain in edit.put_chains:
+        if chain.name not in anew_chains:
+            yield f"add chain {of} {chain.name}"
+            yield f"flush chain {of} {chain.name}"
+    yield from (f"flush chain {of} {name}" for name in edit.remove_chains)
+    yield from _elements("delete", of, edit.remove, shapes)
+    yield from (f"delete set {of} {name}" for name in edit.remove_sets if name in anew_sets)
+    for name in sorted(anew_chains):
+        yield f"delete chain {of} {name}"
+        yield f"add chain {of} {name}"
+    yield from (_set(shape, of) for shape in edit.put_sets)
+    for chain in edit.put_chains:
+        yield from _rules(chain, of)
+    yield from _elements("add", of, edit.put, now)
+    yield from (f"delete set {of} {name}" for name in edit.remove_sets if name not in anew_sets)
+    yield from (f"delete chain {of} {name}" for name in edit.remove_chains if name not in anew_chains)
+
+
+def _set(shape: SetShape, of: str) -> str:
+    kind = "map" if shape.data is not None else "set"
+    data = shape.data if isinstance(shape.data, tuple) else ()
+    # An integer has no size of its own: nft wants to see what gives such a number.
+    by_example = "integer" in (*shape.key, *data)
+    spelled = [_EXAMPLES[field] if by_example else field for field in shape.key]
+    words = [f"{'typeof' if by_example else 'type'} {' . '.join(spelled)}"]
+    if data:
+        words[0] += f" : {' . '.join(_EXAMPLES[field] if by_example else field for field in data)}"
+    elif shape.data is not None:
+        words[0] += f" : {shape.data}"
+    words += ["flags interval"] if shape.interval else []
+    if shape.timeout is not None:
+        words += [f"size {MOST_REMEMBERED}", "flags dynamic,timeout", f"timeout {shape.timeout}s"]
+    words += [f'comment "{shape.comment}"'] if shape.comment else []
+    return f"add {kind} {of} {shape.name} {{ {'; '.join(words)}; }}"
+
+
+# Rules
+
+
+def _rules(chain: Chain, of: str) -> Iterator[str]:
+    return (f"add rule {of} {chain.name} {spell_rule(rule)}" for rule in chain.rules)
+
+
+def spell_rule(rule: Rule) -> str:
+    """The rule as nft reads and lists it."""
+    words = [_match(match) for match in rule.matches]
+    words += ["counter"] if rule.counter else []
+    words += map(_statement, rule.statements)
+    words += [_verdict(rule.verdict)] if rule.verdict is not None else []
+    words += [f'comment "{rule.comment}"'] if rule.comment else []
+    return " ".join(words)
+
+
+def _match(match: Match) -> str:
+    match match:
+        case Equals(operand, value):
+            return f"{_operand(operand)} {_number(operand, value)}"
+        case Between(operand, first, last):
+            return f"{_operand(operand)} {_number(operand, first)}-{_number(operand, last)}"
+        case InSet(operands, name):
+            return f"{_joined(operands)} @{name}"
+
+
+def _statement(statement: Statement) -> str:
+    match statement:
+        case SetMark(bits):
+            return f"meta mark set meta mark | {bits:#x}"
+        case Translate(version, operands, name, turn):
+            ip = "ip" if version == 4 else "ip6"
+            key = [*map(_operand, operands), *([_turn(turn, ip)] if turn is not None else [])]
+            return f"dnat {ip} to {' . '.join(key)} map @{name}"
+        case Remember(name, key_operands, data):
+            return f"update @{name} {{ {_joined(key_operands)} : {_joined(data)} }}"
+
+
+def _turn(turn: Turn, ip: str) -> str:
+    what = f"jhash {ip} saddr" if turn.by == "source" else f"numgen {turn.by}"
+    return f"{what} mod {turn.modulus}"
+
+
+def _joined(operands: Iterable[Operand]) -> str:
+    return " . ".join(map(_operand, operands))
+
+
+def _operand(operand: Operand) -> str:
+    return _OPERANDS.get(operand, operand)
+
+
+def _number(operand: Operand, value: int) -> str:
+    if operand.startswith("ip "):
+        return str(IPv4Address(value))
+    if operand.startswith("ip6 "):
+        return str(IPv6Address(value))
+    return _PROTOCOLS.get(value, str(value)) if operand == "l4proto" else str(value)
+
+
+def _verdict(verdict: Verdict) -> str:
+    return verdict.code if verdict.chain is None else f"{verdict.code} {verdict.chain}"
+
+
+# Elements
+
+
+def _elements(verb: str, of: str, changes: Iterable[Elements], shapes: Mapping[str, SetShape]) -> Iterator[str]:
+    for elements in changes:
+        shape = shapes.get(elements.set)
+        if shape is None or not elements.keys:
+            continue
+        keys = cut(elements.keys, shape.key_size)
+        spelled = [_key(shape, key) for key in keys[:MOST_ELEMENTS]]
+        if verb == "add" and elements.verdict is not None:
+            spelled = [f"{key} : {_verdict(elements.verdict)}" for key in spelled]
+        elif verb == "add" and isinstance(shape.data, tuple):
+            values = cut(elements.data, shape.data_size)
+            spelled = [f"{key} : {_fields(shape.data, value)}" for key, value in zip(spelled, values, strict=False)]
+        more = f" # and {len(keys) - len(spelled)} more" if len(keys) > len(spelled) else ""
+        yield f"{verb} element {of} {shape.name} {{ {', '.join(spelled)} }}{more}"
+
+
+def _key(shape: SetShape, key: bytes) -> str:
+    if not shape.interval:
+        return _fields(shape.key, key)
+    half = shape.field_key_size
+    pairs = zip(_values(shape.key, key[:half]), _values(shape.key, key[half:]), strict=True)
+    return " . ".join(first if first == last else f"{first}-{last}" for first, last in pairs)
+
+
+def _fields(fields: tuple[Field, ...], packed: bytes) -> str:
+    return " . ".join(_values(fields, packed))
+
+
+def _values(fields: tuple[Field, ...], packed: bytes) -> Iterator[str]:
+    offset = 0
+    for field in fields:
+        yield _value(field, packed[offset : offset + SIZES[field]])
+        offset += SIZES[field]
+
+
+def _value(field: Field, value: bytes) -> str:
+    match field:
+        case "ipv4_addr":
+            return str(IPv4Address(value))
+        case "ipv6_addr":
+            return str(IPv6Address(value))
+        case "inet_proto":
+            return _PROTOCOLS.get(value[0], str(value[0]))
+        case "inet_service":
+            return str(int.from_bytes(value[:2], "big"))
+        case "mark" | "integer":
+            return str(struct.unpack("=I", value)[0])

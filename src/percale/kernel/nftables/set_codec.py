@@ -1,0 +1,182 @@
+"""The shapes of sets and maps as nfnetlink attributes, both ways; pure. `batching` makes sets, `holdings` reads them back."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping
+
+from percale.kernel.netlink.socket import attribute, nested, text, u32_network
+from percale.kernel.nftables.rule_codec import decode_comment
+from percale.render.nft.objects import SIZES, Field, SetShape
+
+SET_NAME, SET_FLAGS, _KEY_TYPE, _KEY_SIZE, _DATA_TYPE, _DATA_SIZE = 2, 3, 4, 5, 6, 7
+_DESCRIPTION, SET_ID, _TIMEOUT, _USERDATA = 9, 10, 11, 13
+_DESCRIPTION_SIZE, _DESCRIPTION_CONCAT, _DESCRIPTION_FIELD, _FIELD_SIZE = 1, 2, 1, 1
+
+ANONYMOUS, INTERVAL, MAP, TIMEOUT, DYNAMIC, CONCATENATION = 0x01, 0x04, 0x08, 0x10, 0x20, 0x80
+_VERDICTS = 0xFFFFFF00
+"""The data type of verdicts."""
+
+_TYPES: dict[Field, int] = {
+    "integer": 4,
+    "ipv4_addr": 7,
+    "ipv6_addr": 8,
+    "inet_proto": 12,
+    "inet_service": 13,
+    "mark": 19,
+}
+"""nft's numbers of data types."""
+_FIELDS = {number: field for field, number in _TYPES.items()}
+_TYPE_BITS = 6
+"""Of each field in the number of a concatenation's type."""
+_TRUE_SIZES: dict[Field, int] = {"inet_proto": 1, "inet_service": 2}
+"""Of fields that are shorter than their place in a concatenation."""
+_IN_HOST_ORDER = frozenset({"mark", "integer"})
+
+MOST_REMEMBERED = 262_144
+"""Elements of a map that packets fill."""
+
+
+def true_size(fields: tuple[Field, ...]) -> int:
+    """Bytes of a key or of data in the kernel: a field by itself has no padding."""
+    if len(fields) == 1:
+        return _TRUE_SIZES.get(fields[0], SIZES[fields[0]])
+    return sum(SIZES[field] for field in fields)
+
+
+# Writing
+
+
+def encode(shape: SetShape, number: int) -> bytes:
+    """What makes the set; `number` is any that no other set of the batch has."""
+    parts = [text(SET_NAME, shape.name)]
+    if flags := _flags(shape):
+        parts.append(u32_network(SET_FLAGS, flags))
+    parts += (u32_network(_KEY_TYPE, _type_number(shape.key)), u32_network(_KEY_SIZE, true_size(shape.key)))
+    if shape.data == "verdict":
+        parts.append(u32_network(_DATA_TYPE, _VERDICTS))
+    elif shape.data is not None:
+        parts += (u32_network(_DATA_TYPE, _type_number(shape.data)), u32_network(_DATA_SIZE, true_size(shape.data)))
+    if shape.interval and len(shape.key) > 1:
+        sizes = (u32_network(_FIELD_SIZE, true_size((field,))) for field in shape.key)
+        fields = b"".join(nested(_DESCRIPTION_FIELD, size) for size in sizes)
+        parts.append(nested(_DESCRIPTION, nested(_DESCRIPTION_CONCAT, fields)))
+    parts.append(u32_network(SET_ID, number))
+    if shape.timeout is not None:
+        parts.append(nested(_DESCRIPTION, u32_network(_DESCRIPTION_SIZE, MOST_REMEMBERED)))
+        parts.append(attribute(_TIMEOUT, (shape.timeout * 1000).to_bytes(8, "big")))
+    parts.append(attribute(_USERDATA, _userdata(shape)))
+    return b"".join(parts)
+
+
+def _flags(shape: SetShape) -> int:
+    """What sort of set it is."""
+    flags = INTERVAL if shape.interval else 0
+    flags |= CONCATENATION if shape.interval and len(shape.key) > 1 else 0
+    flags |= MAP if shape.data is not None else 0
+    return flags | (TIMEOUT | DYNAMIC if shape.timeout is not None else 0)
+
+
+def _type_number(fields: tuple[Field, ...]) -> int:
+    number = 0
+    for field in fields:
+        number = number << _TYPE_BITS | _TYPES[field]
+    return number
+
+
+# What only nft reads: byte orders, examples of the key and the data, the comment. Type, length, value.
+
+_KEY_ORDER, _DATA_ORDER, _KEY_EXAMPLE, _DATA_EXAMPLE, _COMMENT = 0, 1, 3, 4, 7
+_MIXED, _HOST_ORDER, _NETWORK_ORDER = 0, 1, 2
+_VERDICT, _PAYLOAD, _META, _CONCATENATED, _NUMBER_GENERATOR = 1, 7, 9, 13, 23
+
+_EXAMPLES: dict[Field, tuple[int, tuple[int, ...]]] = {
+    "ipv4_addr": (_PAYLOAD, (12, 12)),
+    "ipv6_addr": (_PAYLOAD, (13, 9)),
+    "inet_proto": (_META, (16,)),
+    "inet_service": (_PAYLOAD, (11, 2)),
+    "mark": (_META, (3,)),
+    "integer": (_NUMBER_GENERATOR, (1, 2, 0)),
+}
+"""ip daddr, ip6 daddr, meta l4proto, th dport, meta mark, numgen random mod 2: nft's numbers of these expressions."""
+
+
+def _userdata(shape: SetShape) -> bytes:
+    data = shape.data if isinstance(shape.data, tuple) else ()
+    parts = [_word(_KEY_ORDER, _order(shape.key))]
+    if shape.data is not None:
+        parts.append(_word(_DATA_ORDER, _order(data) if data else _MIXED))
+    if "integer" in (*shape.key, *data):  # whose size nft cannot tell: without an example it ends when it lists the set
+        parts.append(_item(_KEY_EXAMPLE, _example(shape.key)))
+        if shape.data is not None:
+            parts.append(_item(_DATA_EXAMPLE, _example(data) if data else _expression(_VERDICT, ())))
+    if shape.comment:
+        parts.append(_item(_COMMENT, shape.comment.encode() + b"\0"))
+    return b"".join(parts)
+
+
+def _order(fields: tuple[Field, ...]) -> int:
+    if len(fields) > 1:
+        return _MIXED
+    return _HOST_ORDER if fields[0] in _IN_HOST_ORDER else _NETWORK_ORDER
+
+
+def _example(fields: tuple[Field, ...]) -> bytes:
+    """An expression that gives such a key."""
+    single = [
+        _expression(kind, map(_word, range(len(values)), values)) for kind, values in map(_EXAMPLES.__getitem__, fields)
+    ]
+    return single[0] if len(single) == 1 else _expression(_CONCATENATED, map(_item, range(len(single)), single))
+
+
+def _expression(kind: int, parts: Iterable[bytes]) -> bytes:
+    return _word(0, kind) + _item(1, b"".join(parts))
+
+
+def _item(kind: int, value: bytes) -> bytes:
+    return bytes((kind, len(value))) + value
+
+
+def _word(kind: int, value: int) -> bytes:
+    return _item(kind, struct.pack("=I", value))
+
+
+# Reading
+
+
+def flags_of(described: Mapping[int, bytes]) -> int:
+    """A set's flags, from the attributes that the kernel tells."""
+    return int.from_bytes(described.get(SET_FLAGS, b""), "big")
+
+
+def decode(name: str, described: Mapping[int, bytes]) -> SetShape | None:
+    """The set's shape; None when it is none of those that we make."""
+
+    def number(kind: int) -> int:
+        return int.from_bytes(described.get(kind, b""), "big")
+
+    key, data = _fields(number(_KEY_TYPE)), _fields(number(_DATA_TYPE))
+    if not key:
+        return None
+    shape = SetShape(
+        name,
+        key,
+        interval=bool(number(SET_FLAGS) & INTERVAL),
+        data="verdict" if number(_DATA_TYPE) == _VERDICTS else data or None,
+        comment=decode_comment(described.get(_USERDATA, b""), _COMMENT),
+        timeout=number(_TIMEOUT) // 1000 if _TIMEOUT in described else None,
+    )
+    told = number(SET_FLAGS), number(_KEY_SIZE), number(_DATA_SIZE) if data else 0
+    return shape if told == (_flags(shape), true_size(key), true_size(data) if data else 0) else None
+
+
+def _fields(number: int) -> tuple[Field, ...]:
+    """A concatenation's types; empty when one of them is none of ours."""
+    fields: list[Field] = []
+    while number:
+        field = _FIELDS.get(number & ((1 << _TYPE_BITS) - 1))
+        if field is None:
+            return ()
+        fields.insert(0, field)
+        number >>= _TYPE_BITS
+    return tuple(fields)

@@ -1,0 +1,57 @@
+"""The kernel's refusals in the words of errors.py: what, where (the equivalent command line), and what to do next.
+
+`ledger` and whoever applies changes by hand call.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+
+from percale.errors import KernelError
+from percale.kernel.commands import spell, spell_object
+from percale.kernel.protocol import Change, Driver
+from percale.render.objects import KernelObject, Link, Sysctl
+
+_HINTS = {
+    errno.EPERM: "run as root, or in a user and network namespace of your own",
+    errno.EOPNOTSUPP: "this kernel cannot do that: load the module or choose another backend or wiring",
+    errno.ENETUNREACH: "the gateway must be reachable on the device: check the node's addresses",
+    errno.ENODEV: "it is tried again when the device appears",
+    errno.EBUSY: "something else holds it",
+}
+
+
+def refused(change: Change, error: OSError) -> KernelError:
+    """Why this change was not made."""
+    number = error.errno or errno.EIO
+    lines = spell(change)
+    where = lines[0].split("\n", 1)[0] if lines else spell_object(change.object)
+    hint = _hint(change.object, number)
+    return KernelError(error.strerror or os.strerror(number), errno=number, where=where, hint=hint)
+
+
+def _hint(refused_object: KernelObject, number: int) -> str | None:
+    if isinstance(refused_object, Sysctl) and number == errno.ENOENT and refused_object.name.startswith("net/bridge/"):
+        return "policies do not reach pods on bridges until the module is loaded: modprobe br_netfilter"
+    if isinstance(refused_object, Link) and refused_object.peer is not None and number == errno.EEXIST:
+        return f"the other namespace has a device {refused_object.peer.name} of somebody else's"
+    return _HINTS.get(number)
+
+
+def conflict(wish: KernelObject, first: str, other: str) -> KernelError:
+    """Two sources wish different things for one kernel object."""
+    return KernelError(
+        f"{other} wishes it differently from {first}, whose wish stays",
+        errno=errno.EEXIST,
+        where=spell_object(wish),
+        hint=f"take it from one of {first} and {other}",
+    )
+
+
+def apply_or_raise(driver: Driver, changes: Sequence[Change]) -> None:
+    """Make all the changes. Raises KernelError for the first that was refused (later ones were tried as well)."""
+    for change, error in zip(changes, driver.apply(changes), strict=True):
+        if error is not None:
+            raise refused(change, error) from error

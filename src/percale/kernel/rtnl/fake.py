@@ -1,0 +1,257 @@
+"""A kernel in memory for tests, here and elsewhere: it passes the same contract tests as the real driver.
+
+It keeps the rules that a caller can run into (what stands on a device goes with it, IPv4 routes go unsaid when it goes down, a
+table loaded again is empty), notes what was written, refuses what it is told to refuse, and lets a test be the somebody else.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+from msgspec.structs import replace
+
+from percale.kernel.plan import matches, replaces, stands_on
+from percale.kernel.protocol import (
+    Absent,
+    Change,
+    HostRoute,
+    Interface,
+    KernelEvent,
+    Lost,
+    Present,
+    Remove,
+    Underlay,
+    UnderlayChanged,
+    Wiped,
+)
+from percale.render.objects import OWNER, Bridge, Element, KernelObject, Key, Link, Route, Ruleset, Sysctl
+
+LOOPBACK = Interface(name="lo", index=1, mac="00:00:00:00:00:00", mtu=65536, up=False, carrier=False)
+
+
+class FakeKernel:
+    """One network namespace, empty but for the loopback device."""
+
+    def __init__(self, interfaces: Iterable[Interface] = (LOOPBACK,), routes: Iterable[HostRoute] = ()) -> None:
+        self.interfaces: dict[str, Interface] = {interface.name: interface for interface in interfaces}
+        self.routes: tuple[HostRoute, ...] = tuple(routes)
+        self.objects: dict[Key, KernelObject] = {}
+        self.sysctls: dict[str, str] = {}
+        self._barred: set[str] = set()
+        """Devices of others whose names we wish for ours, in the batch at hand."""
+        self.written: list[Change] = []
+        """Every change of ours that changed something, in order."""
+        self.refusals: dict[Key, int] = {}
+        """Keys whose changes are refused, and the errno."""
+        self.closed = False
+        self._sets: dict[str, frozenset[str]] = {}
+        self._next_index = 100
+        self._on_events: Callable[[Iterable[KernelEvent]], None] = lambda _: None
+
+    # What a driver does
+
+    def read(self) -> dict[Key, KernelObject]:
+        """All objects of ours."""
+        return {key: obj for key, obj in self.objects.items() if not isinstance(obj, Link) or obj.alias == OWNER}
+
+    def apply(self, changes: Sequence[Change]) -> Sequence[OSError | None]:
+        """Make the changes, in order; one result each."""
+        self._barred.clear()
+        return [self._try(change) for change in changes]
+
+    def underlay(self) -> Underlay:
+        """Interfaces and routes that are not ours."""
+        return Underlay(tuple(self.interfaces.values()), self.routes)
+
+    def strayed(self, settings: Sequence[Sysctl]) -> Sequence[Sysctl]:
+        """Those of these that have another value now."""
+        return [each for each in settings if self.sysctls.get(each.name, each.value) != each.value]
+
+    def follow(self, on_events: Callable[[Iterable[KernelEvent]], None]) -> None:
+        """Report what `interfere` and its like do; on the thread that calls those."""
+        self._on_events = on_events
+
+    def close(self) -> None:
+        """Tell nobody any more."""
+        self.closed = True
+        self._on_events = lambda _: None
+
+    # What a test does
+
+    def refuse(self, key: Key, number: int = errno.EOPNOTSUPP) -> None:
+        """Refuse every change of this object from now on."""
+        self.refusals[key] = number
+
+    def interfere(self, *changes: Change) -> None:
+        """Somebody else makes these changes. Raises OSError."""
+        events: list[KernelEvent] = []
+        for change in changes:
+            events += self._change(change)
+        self._on_events(events)
+
+    def change_underlay(self, underlay: Underlay) -> None:
+        """The node's interfaces and routes are now these; what stood on those that went or went down goes unsaid."""
+        before = self.interfaces
+        self.interfaces = {interface.name: interface for interface in underlay.interfaces}
+        self.routes = underlay.routes
+        events: list[KernelEvent] = []
+        for name, interface in before.items():
+            now = self.interfaces.get(name)
+            if now is None or now.index != interface.index:
+                events += [Wiped(name), *self._wipe(("link", name))]
+            elif interface.up and not now.up:
+                events += self._go_down(name)
+        self._on_events([*events, UnderlayChanged()])
+
+    def lose_events(self) -> None:
+        """As if the kernel's messages had overrun their buffer."""
+        self._on_events([Lost(), UnderlayChanged()])
+
+    # The rules
+
+    def _try(self, change: Change) -> OSError | None:
+        number = self.refusals.get(change.object.key)
+        if number is not None:
+            return OSError(number, os.strerror(number))
+        before = self._state(change.object)
+        try:
+            self._change(change)
+        except OSError as error:
+            return error
+        if self._state(change.object) != before:
+            self.written.append(change)
+        return None
+
+    def _state(self, obj: KernelObject) -> tuple[object, ...]:
+        """What a change of this object can change."""
+        there = self.objects.get(obj.key), len(self.objects)
+        return (*there, self.interfaces.get(str(obj.key[1])), self.sysctls.get(str(obj.key[1])))
+
+    def _change(self, change: Change) -> list[KernelEvent]:
+        obj = change.object
+        if isinstance(change, Remove):
+            return self._remove(obj)
+        match obj:
+            case Sysctl():
+                self._require(obj)
+                self.sysctls[obj.name] = obj.value
+                return []
+            case Link():
+                return self._put_link(obj)
+            case Ruleset():
+                return self._load(obj)
+        self._require(obj)
+        self.objects[obj.key] = obj
+        return [Present(obj)]
+
+    def _require(self, obj: KernelObject) -> None:
+        """What it stands on is there. Raises OSError."""
+        for kind, name in stands_on(obj):
+            there = (kind, name) in self.objects or name in self.interfaces
+            if kind == "link" and (not there or name in self._barred):
+                raise OSError(errno.ENODEV, f"no device {name} here")
+        if isinstance(obj, Element) and obj.set not in self._sets.get(obj.family, ()):
+            raise OSError(errno.ENOENT, f"no set {obj.set} in table {obj.family} {OWNER}")
+
+    def _put_link(self, wish: Link) -> list[KernelEvent]:
+        self._require(wish)
+        if wish.kind is None:
+            return self._set_interface(wish)
+        have = self.objects.get(wish.key)
+        if have is None and wish.name in self.interfaces:
+            self._barred.add(wish.name)
+            raise OSError(errno.EEXIST, f"{wish.name} is there already, a physical device that is not ours")
+        if matches(wish, have):
+            return []
+        events: list[KernelEvent] = []
+        if replaces(wish, have):
+            if wish.kind == "veth" and wish.peer is None:
+                raise OSError(errno.ENODEV, f"the pair {wish.name} is gone and only its maker knows its other end")
+            events += self._wipe(wish.key)
+            have = None
+            self._bear_peer(wish)
+        known = have if isinstance(have, Link) else _born(wish, self._new_mac())
+        self.objects[wish.key] = link = replace(
+            wish,
+            peer=None,
+            mtu=wish.mtu or known.mtu,
+            mac=wish.mac or known.mac,
+            master=wish.master or known.master,
+            hairpin=wish.hairpin if wish.hairpin is not None else known.hairpin,
+            arp=wish.arp if wish.arp is not None else known.arp,
+            bridge=wish.bridge or known.bridge,
+        )
+        if known.up and not wish.up:
+            events += self._go_down(wish.name)
+        elif link.mac != known.mac or link.arp != known.arp:
+            events += self._drop(wish.name, "neighbour")
+        return [*events, Present(link)]
+
+    def _bear_peer(self, wish: Link) -> None:
+        if wish.peer is not None and wish.peer.namespace is None:
+            index = int(self._new_mac()[-2:], 16) + 100
+            self.interfaces[wish.peer.name] = Interface(
+                wish.peer.name, index, wish.peer.mac, 1500, up=False, carrier=False
+            )
+
+    def _new_mac(self) -> str:
+        self._next_index += 1
+        return f"02:00:00:00:00:{self._next_index & 0xFF:02x}"
+
+    def _set_interface(self, wish: Link) -> list[KernelEvent]:
+        if wish.name not in self.interfaces:
+            raise OSError(errno.ENODEV, f"no device {wish.name} here")
+        have = self.interfaces[wish.name]
+        self.interfaces[wish.name] = replace(
+            have, up=wish.up, mtu=wish.mtu or have.mtu, mac=wish.mac or have.mac, master=wish.master or have.master
+        )
+        return [*(self._go_down(wish.name) if have.up and not wish.up else ()), UnderlayChanged()]
+
+    def _load(self, wish: Ruleset) -> list[KernelEvent]:
+        events = self._wipe(wish.key)
+        self._sets[wish.family] = frozenset(re.findall(r"\bset\s+(\w+)\s*\{", wish.text))
+        self.objects[wish.key] = Ruleset(wish.family, wish.digest)
+        return events
+
+    def _remove(self, obj: KernelObject) -> list[KernelEvent]:
+        if isinstance(obj, Sysctl) or (isinstance(obj, Link) and obj.kind is None) or obj.key not in self.objects:
+            return []
+        events = [Wiped(obj.name)] if isinstance(obj, Link) else []
+        del self.objects[obj.key]
+        if isinstance(obj, Ruleset):
+            del self._sets[obj.family]
+        return [*events, *self._wipe(obj.key), Absent(obj.key)]
+
+    def _wipe(self, lower: Key) -> list[KernelEvent]:
+        """What stands on this goes; a bridge's ports stay, without it."""
+        events: list[KernelEvent] = []
+        for key, obj in list(self.objects.items()):
+            if lower not in stands_on(obj):
+                continue
+            if isinstance(obj, Link) and ("link", obj.master) == lower:
+                self.objects[key] = left = replace(obj, master=None, hairpin=None)
+                events.append(Present(left))
+            elif self.objects.pop(key, None) is not None:
+                events += [*self._wipe(key), *(() if isinstance(obj, Route) else (Absent(key),))]
+        return events
+
+    def _go_down(self, name: str) -> list[KernelEvent]:
+        """Routes and neighbours go; of the IPv4 routes nobody is told."""
+        self._drop(name, "route")
+        return [Wiped(name), *self._drop(name, "neighbour")]
+
+    def _drop(self, name: str, kind: str) -> list[KernelEvent]:
+        """All of one kind on a device."""
+        gone = [key for key, obj in self.objects.items() if key[0] == kind and ("link", name) in stands_on(obj)]
+        for key in gone:
+            del self.objects[key]
+        return [Absent(key) for key in gone]
+
+
+def _born(wish: Link, mac: str) -> Link:
+    """A device as the kernel makes it when nothing is asked for."""
+    bridge = Bridge(snooping=True, reserved=True) if wish.kind == "bridge" else None
+    return Link(wish.name, wish.kind, up=False, mtu=1500, mac=mac, arp=True, bridge=bridge)

@@ -1,0 +1,58 @@
+"""The command's side of the lab's API: one JSON request, one JSON answer, over control.sock. `server.py` is the other side.
+
+Called by cli/lab/__init__*.py. It imports next to nothing, so that a verb costs little more than Python's own start.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from typing import Any
+
+from percale import errors
+from percale.errors import LabError, PercaleError
+from percale.lab.run_dir import LabPlace, require_running
+
+_PATIENCE = 120.0
+"""Seconds; no verb takes nearly as long."""
+
+
+def ask(place: LabPlace, verb: str, **arguments: Any) -> dict[str, Any]:
+    """The lab's answer. Raises NoSuchLab, or the error that the lab answers with."""
+    require_running(place)
+    request = json.dumps({"verb": verb, **arguments}).encode() + b"\n"
+    try:
+        answer = json.loads(_exchange(place, request))
+    except OSError as error:
+        raise LabError(f"the lab {place.name} does not answer ({error})", hint=f"look at {place.log}") from error
+    except json.JSONDecodeError as error:
+        raise LabError(f"the lab {place.name} ended before it answered", hint=f"look at {place.log}") from error
+    if "error" in answer:
+        raise _as_error(answer["sort"], answer["error"])
+    content: dict[str, Any] = answer["content"]
+    return content
+
+
+def _exchange(place: LabPlace, request: bytes) -> bytes:
+    """Through a descriptor of the directory: a socket's path may not be longer than 107 bytes, a lab's may."""
+    directory = os.open(place.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
+            channel.settimeout(_PATIENCE)
+            channel.connect(f"/proc/self/fd/{directory}/{place.control.name}")
+            channel.sendall(request)
+            with channel.makefile("rb") as answer:
+                return answer.read()
+    finally:
+        os.close(directory)
+
+
+def _as_error(sort: str, text: str) -> PercaleError:
+    kind = getattr(errors, sort, LabError)
+    if not (isinstance(kind, type) and issubclass(kind, PercaleError)) or kind in (
+        errors.KernelError,
+        errors.AlreadyRunning,
+    ):
+        kind = LabError
+    return kind(text)

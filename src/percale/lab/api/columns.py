@@ -1,0 +1,257 @@
+"""What `percale lab get` shows of each kind, with kubectl's columns. Pure; called by `verbs`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from percale.model.endpoints import Endpoints, EndpointSlice
+from percale.model.event import Event
+from percale.model.manifest.encode import to_plain
+from percale.model.meta import Object, ObjectKey
+from percale.model.pod import Pod
+from percale.model.service import Service
+
+Cells = Sequence[str]
+Row = Callable[[Object, "Surroundings"], Cells]
+
+
+_MOST = 3
+"""Addresses in a cell."""
+
+
+class Surroundings(NamedTuple):
+    """What a row says beside its own object."""
+
+    pods: Mapping[tuple[str, ObjectKey], Sequence[Pod]]
+    """By owner."""
+    agents: Mapping[str, str]
+    """The state of each node's agent."""
+    subnets: Mapping[str, str]
+    """Each node's pod subnets."""
+    now: datetime
+
+
+class Columns(NamedTuple):
+    """A kind's table: heads and cells, the last `wide` of them for -o wide only."""
+
+    heads: Sequence[str]
+    cells: Row
+    wide: int = 0
+
+
+def rows(objects: Sequence[Object], around: Surroundings, *, wide: bool, namespaces: bool) -> list[list[str]]:
+    """Head and rows of objects of one kind."""
+    kind = objects[0].KIND if objects else ""
+    columns = _TABLES.get(kind, _OTHER)
+    shown = len(columns.heads) - (0 if wide else columns.wide)
+    with_namespace = namespaces and bool(objects) and objects[0].NAMESPACED
+    head = (["NAMESPACE"] if with_namespace else []) + ["NAME", *columns.heads[:shown]]
+    table = [head]
+    reasons = [reason(obj) if isinstance(obj, Pod) else None for obj in objects]
+    if any(reasons):
+        head.append("REASON")
+    for obj, why in zip(objects, reasons, strict=True):
+        start = [obj.metadata.namespace or ""] if with_namespace else []
+        end = [why or ""] if any(reasons) else []
+        table.append([*start, obj.metadata.name, *list(columns.cells(obj, around))[:shown], *end])
+    return table
+
+
+def age(obj: Object, now: datetime) -> str:
+    """`8s`, `12m`, `3h`, `2d`."""
+    try:
+        born = datetime.fromisoformat(obj.metadata.creationTimestamp or "").astimezone(UTC)
+    except (ValueError, OverflowError):  # the year 0 of another time zone, say
+        return "<unknown>"
+    seconds = int((now - born).total_seconds())
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size}{unit}"
+    return f"{max(0, seconds)}s"
+
+
+def reason(pod: Pod) -> str | None:
+    """What is in a pod's way, as far as somebody said it."""
+    return next((each.message for each in pod.status.conditions if each.status == "False" and each.message), None)
+
+
+def pod_state(pod: Pod) -> str:
+    """`Running`, or on the way there or away."""
+    if pod.terminating:
+        return "Terminating"
+    if pod.ready:
+        return "Running"
+    return "Pending" if not pod.spec.nodeName else "ContainerCreating"
+
+
+def missing_pods(pods: Iterable[Pod]) -> list[str]:
+    """Those that are not Ready, and why."""
+    return [f"pod {pod.key}: {reason(pod) or pod_state(pod)}" for pod in pods if not pod.ready]
+
+
+def _pod(obj: Object, around: Surroundings) -> Cells:
+    assert isinstance(obj, Pod)
+    count = len(obj.spec.containers) or 1
+    ready = count if obj.ready else 0
+    addresses = ",".join(entry.ip for entry in obj.status.podIPs) or obj.status.podIP or "<none>"
+    return f"{ready}/{count}", pod_state(obj), age(obj, around.now), addresses, obj.spec.nodeName or "<none>"
+
+
+def _node(obj: Object, around: Surroundings) -> Cells:
+    name = obj.metadata.name
+    status = to_plain(obj).get("status", {})
+    addresses = [each["address"] for each in status.get("addresses", ()) if each["type"] == "InternalIP"]
+    labels = ",".join(
+        f"{key}={value}" for key, value in sorted(obj.metadata.labels.items()) if not key.startswith("kubernetes.io/")
+    )
+    return (
+        around.agents.get(name, "NotReady"),
+        age(obj, around.now),
+        addresses[0] if addresses else "<none>",
+        around.subnets.get(name, "<none>"),
+        labels or "<none>",
+    )
+
+
+def _replicas(obj: Object, around: Surroundings) -> Cells:
+    """Deployment, StatefulSet: READY."""
+    wanted = _wanted(obj)
+    pods = around.pods.get((obj.KIND, obj.key), ())
+    ready = sum(pod.ready for pod in pods)
+    return f"{ready}/{wanted}", str(len(pods)), str(ready), age(obj, around.now), *_template(obj)
+
+
+def _replica_set(obj: Object, around: Surroundings) -> Cells:
+    pods = around.pods.get((obj.KIND, obj.key), ())
+    return str(_wanted(obj)), str(len(pods)), str(sum(pod.ready for pod in pods)), age(obj, around.now), *_template(obj)
+
+
+def _daemon_set(obj: Object, around: Surroundings) -> Cells:
+    pods = around.pods.get((obj.KIND, obj.key), ())
+    return str(len(pods)), str(sum(pod.ready for pod in pods)), age(obj, around.now), *_template(obj)
+
+
+def _job(obj: Object, around: Surroundings) -> Cells:
+    pods = around.pods.get((obj.KIND, obj.key), ())
+    return f"{len(pods)} running", age(obj, around.now), *_template(obj)
+
+
+def _service(obj: Object, around: Surroundings) -> Cells:
+    assert isinstance(obj, Service)
+    spec = obj.spec
+    ports = ",".join(
+        f"{port.port}{f':{port.nodePort}' if port.nodePort else ''}/{port.protocol}" for port in spec.ports
+    )
+    return (
+        spec.type,
+        spec.clusterIP or "<none>",
+        _external(obj),
+        ports or "<none>",
+        age(obj, around.now),
+        _selector(spec.selector),
+    )
+
+
+def _external(service: Service) -> str:
+    spec = service.spec
+    if spec.type == "ExternalName":
+        return spec.externalName or "<none>"
+    balanced = [each.ip or each.hostname or "" for each in service.status.loadBalancer.ingress]
+    waiting = spec.type == "LoadBalancer" and not balanced
+    return ",".join([*balanced, *spec.externalIPs]) or ("<pending>" if waiting else "<none>")
+
+
+def _slice(obj: Object, around: Surroundings) -> Cells:
+    assert isinstance(obj, EndpointSlice)
+    ports = [str(port.port) if port.port is not None else "*" for port in obj.ports]
+    addresses = [address for endpoint in obj.endpoints for address in endpoint.addresses[:1]]
+    return obj.addressType, _some(ports, "<unset>"), _some(addresses, "<unset>"), age(obj, around.now)
+
+
+def _endpoints(obj: Object, around: Surroundings) -> Cells:
+    assert isinstance(obj, Endpoints)
+    spelled = [
+        f"[{address.ip}]:{port.port}" if ":" in address.ip else f"{address.ip}:{port.port}"
+        for subset in obj.subsets
+        for port in subset.ports
+        for address in subset.addresses
+    ]
+    return _some(spelled, "<none>"), age(obj, around.now)
+
+
+def _some(texts: Sequence[str], nothing: str) -> str:
+    """The first three, and how many more there are."""
+    more = f" + {len(texts) - _MOST} more..." if len(texts) > _MOST else ""
+    return ",".join(texts[:_MOST]) + more or nothing
+
+
+def _policy(obj: Object, around: Surroundings) -> Cells:
+    spec = to_plain(obj).get("spec", {})
+    selector = spec.get("podSelector", {})
+    return _selector(selector.get("matchLabels", {})), age(obj, around.now)
+
+
+def _cluster_policy(obj: Object, around: Surroundings) -> Cells:
+    spec = to_plain(obj)["spec"]
+    return spec["tier"], str(spec["priority"]), age(obj, around.now)
+
+
+def _lease(obj: Object, around: Surroundings) -> Cells:
+    spec = to_plain(obj)["spec"]
+    subnets = [spec[key] for key in ("subnet", "ipv6Subnet") if spec.get(key)]
+    addresses = [spec[key] for key in ("publicIP", "publicIPv6") if spec.get(key)]
+    data = " ".join(f"{key}={value}" for key, value in (spec.get("backendData") or {}).items())
+    return spec["node"], ",".join(subnets), ",".join(addresses), spec.get("backendType", ""), data or "<none>"
+
+
+def _config_map(obj: Object, around: Surroundings) -> Cells:
+    return str(len(to_plain(obj).get("data", {}))), age(obj, around.now)
+
+
+def _event(obj: Object, around: Surroundings) -> Cells:
+    assert isinstance(obj, Event)
+    about = obj.involvedObject
+    return obj.type, obj.reason, f"{about.kind.lower()}/{about.name}", obj.source.host, str(obj.count), obj.message
+
+
+def _other(obj: Object, around: Surroundings) -> Cells:
+    return (age(obj, around.now),)
+
+
+def _wanted(obj: Object) -> int:
+    wanted = to_plain(obj).get("spec", {}).get("replicas")
+    return 1 if wanted is None else int(wanted)
+
+
+def _template(obj: Object) -> tuple[str, str]:
+    """Container names and images."""
+    containers = to_plain(obj).get("spec", {}).get("template", {}).get("spec", {}).get("containers", ())
+    names = [each.get("name", "") for each in containers]
+    images = [each.get("image") or "<none>" for each in containers]
+    return ",".join(names), ",".join(images)
+
+
+def _selector(labels: Mapping[str, str]) -> str:
+    return ",".join(f"{key}={value}" for key, value in sorted(labels.items())) or "<none>"
+
+
+_OTHER = Columns(("AGE",), _other)
+_TABLES: Mapping[str, Columns] = {
+    "Pod": Columns(("READY", "STATUS", "AGE", "IP", "NODE"), _pod, wide=2),
+    "Node": Columns(("STATUS", "AGE", "INTERNAL-IP", "POD-SUBNET", "LABELS"), _node, wide=3),
+    "Deployment": Columns(("READY", "UP-TO-DATE", "AVAILABLE", "AGE", "CONTAINERS", "IMAGES"), _replicas, wide=2),
+    "StatefulSet": Columns(("READY", "CURRENT", "AVAILABLE", "AGE", "CONTAINERS", "IMAGES"), _replicas, wide=2),
+    "ReplicaSet": Columns(("DESIRED", "CURRENT", "READY", "AGE", "CONTAINERS", "IMAGES"), _replica_set, wide=2),
+    "DaemonSet": Columns(("CURRENT", "READY", "AGE", "CONTAINERS", "IMAGES"), _daemon_set, wide=2),
+    "Job": Columns(("STATUS", "AGE", "CONTAINERS", "IMAGES"), _job, wide=2),
+    "Service": Columns(("TYPE", "CLUSTER-IP", "EXTERNAL-IP", "PORT(S)", "AGE", "SELECTOR"), _service, wide=1),
+    "EndpointSlice": Columns(("ADDRESSTYPE", "PORTS", "ENDPOINTS", "AGE"), _slice),
+    "Endpoints": Columns(("ENDPOINTS", "AGE"), _endpoints),
+    "NetworkPolicy": Columns(("POD-SELECTOR", "AGE"), _policy),
+    "ClusterNetworkPolicy": Columns(("TIER", "PRIORITY", "AGE"), _cluster_policy),
+    "SubnetLease": Columns(("NODE", "SUBNET", "PUBLIC-IP", "BACKEND", "BACKEND-DATA"), _lease, wide=1),
+    "ConfigMap": Columns(("DATA", "AGE"), _config_map),
+    "Event": Columns(("TYPE", "REASON", "OBJECT", "NODE", "COUNT", "MESSAGE"), _event),
+}

@@ -1,0 +1,217 @@
+"""`probe`, `room`, `cut`, `heal`, `add-node`, …: what the lab's API does with machines and packets. Served by `control`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from msgspec import Struct
+from msgspec.structs import asdict
+
+from percale.errors import BadManifest, LabError, NotFound
+from percale.lab.api.columns import missing_pods
+from percale.lab.api.object_verbs import subnets
+from percale.lab.api.probe import Outcome, probe
+from percale.lab.api.probe_targets import Ends, choose, machine_end
+from percale.lab.api.server import Answer, Verb
+from percale.lab.cluster import Cluster
+from percale.lab.process.bootstrap import NETNS
+from percale.lab.run_dir import last_words
+from percale.lab.spec.topology import LabNode, Machine, parse_port
+from percale.model.manifest.decode import DEFAULT_NAMESPACE
+from percale.model.pod import Pod
+from percale.model.subnet_lease import SubnetLease
+
+
+class MachineVerbs(Struct, frozen=True):
+    """Each method is a verb; its arguments are the request's fields."""
+
+    cluster: Cluster
+
+    @property
+    def _ends(self) -> Ends:
+        return Ends(self.cluster)
+
+    def all(self) -> Mapping[str, Verb]:
+        """By the names that requests use."""
+        return {
+            "about": self.about,
+            "status": self.status,
+            "missing": self.missing,
+            "hosts": self.hosts,
+            "room": self.room,
+            "names": self.names,
+            "probe": self.probe,
+            "cut": self.cut,
+            "heal": self.heal,
+            "add_node": self.add_node,
+            "remove_node": self.remove_node,
+            "restart_agent": self.restart_agent,
+        }
+
+    async def about(self) -> Answer:
+        """The line of `lab list`."""
+        machines, pods = self.cluster.machines, self.cluster.world.all(Pod)
+        network = {key.lower(): value for key, value in machines.settings.network.items()}
+        backend = {key.lower(): value for key, value in (network.get("backend") or {}).items()}
+        return {
+            "nodes": len(machines.topology.nodes),
+            "pods": len(pods),
+            "ready": sum(pod.ready for pod in pods),
+            "network": ", ".join(network[key] for key in ("network", "ipv6network") if network.get(key)),
+            "backend": backend.get("type", "vxlan"),
+        }
+
+    async def status(self) -> Answer:
+        """Machines, agents, what is wrong."""
+        machines = self.cluster.machines
+        nets = subnets(self.cluster.world.all(SubnetLease))
+        troubles = []
+        rows = [["MACHINE", "SEGMENT", "ADDRESS", "POD-SUBNET", "AGENT", "RESTARTS"]]
+        for machine in machines.topology.machines:
+            row = [machine.name, machine.wire.name, str(machine.address.ip)]
+            if machine.kind == "host":
+                rows.append([*row, "-", "-", "-"])
+                continue
+            state = machines.agents.state(machine.name)
+            word = f"ready, pid {state.pid}" if state.ready else "not ready" if state.pid else "dead"
+            rows.append([*row, nets.get(machine.name, "none yet"), word, str(state.restarts)])
+            if not state.ready:
+                troubles.append(f"the agent of {machine.name}: {last_words(machines.place.node(machine.name).log)}")
+        troubles += [f"cut: {' and '.join(sorted(pair))} do not hear each other" for pair in machines.cuts]
+        troubles += missing_pods(self.cluster.world.all(Pod))
+        troubles += self.cluster.problems
+        troubles += [f"store: {error}" for error in self.cluster.world.troubles.values()]
+        return {**await self.about(), "machines": rows, "troubles": troubles}
+
+    async def hosts(self) -> Answer:
+        """The addresses of the hosts outside, by name."""
+        hosts = self.cluster.machines.topology.hosts
+        return {"hosts": {host.name: [str(host.address.ip), str(host.address6.ip)] for host in hosts}}
+
+    async def missing(self) -> Answer:
+        """Nodes and pods that are not ready, and why."""
+        agents, nodes = self.cluster.machines.agents, self.cluster.machines.topology.nodes
+        lines = [
+            f"node {node.name}: its agent is not ready: {last_words(self.cluster.machines.place.node(node.name).log)}"
+            for node in nodes
+            if not agents.state(node.name).ready
+        ]
+        return {"missing": lines + missing_pods(self.cluster.world.all(Pod))}
+
+    async def room(self, target: str, namespace: str | None) -> Answer:
+        """Where a program for this pod, node or host runs."""
+        end = self._ends.find(target, namespace)
+        if end.namespace is None:
+            raise LabError(f"{target} is an address outside the lab", hint="name a pod, node/NAME or external/NAME")
+        place = self.cluster.machines.place
+        binds = {}
+        if end.pod is not None:
+            files = place.pod(end.pod.namespace or DEFAULT_NAMESPACE, end.pod.name)
+            binds = {"/etc/hosts": str(files / "hosts")}
+        if end.resolver is not None:
+            binds["/etc/resolv.conf"] = str(end.resolver)
+        environment = {}
+        if end.node is not None:  # `percale status` and `percale agent` find this node's agent without a flag
+            environment = {"PERCALE_CONFIG": str(place.node(end.node).config)}
+        return {
+            "namespace": str(end.namespace),
+            "hostname": end.hostname,
+            "binds": binds,
+            "environment": environment,
+        }
+
+    async def names(self) -> Answer:
+        """Nodes by their namespaces, and whose each address is: a name, and a pod's node ("" for machines)."""
+        names: dict[str, tuple[str, str]] = {}
+        for machine in self.cluster.machines.topology.machines:
+            end = machine_end(machine)
+            names |= {str(address): (end.name, "") for address in end.addresses}
+        for pod in self.cluster.world.all(Pod):
+            if not pod.spec.hostNetwork:
+                names |= {entry.ip: (str(pod.key), pod.spec.nodeName or "") for entry in pod.status.podIPs}
+        nodes = {node.name: str(NETNS / node.name) for node in self.cluster.machines.topology.nodes}
+        return {"nodes": nodes, "names": names}
+
+    async def probe(
+        self,
+        *,
+        source: str,
+        target: str,
+        port: str,
+        namespace: str | None,
+        version: Literal[6] | None,
+        patience: float,
+    ) -> Answer:
+        """One connection or datagram."""
+        asker = self._ends.find(source, namespace)
+        number, protocol = self._port(port)
+        if asker.namespace is None:
+            raise LabError(f"{source} is nobody of this lab", hint="FROM is a pod, node/NAME or external/NAME")
+        said = {"from": asker.name, "to": target, "port": number, "protocol": protocol}
+        try:
+            asked = await self._ends.reached(target, namespace, asker, patience)
+        except TimeoutError:
+            reason = f"the name server of {asker.name} does not answer"
+            return {**said, **_told(Outcome("timeout", patience, reason)), "endpoint": target, "address": None}
+        address = choose(asked, asker, version)
+        outcome = await probe(asker.namespace, address, number, "UDP" if protocol == "UDP" else "TCP", patience)
+        spelled = f"[{address}]" if address.version == 6 else str(address)
+        endpoint = f"{spelled}:{number}/{protocol.lower()}"
+        return {**said, **_told(outcome), "to": asked.name, "endpoint": endpoint, "address": str(address)}
+
+    async def cut(self, a: str, b: str) -> Answer:
+        """Two machines no longer hear each other."""
+        if a == b:
+            raise LabError(f"{a} and {b} are one machine", hint="name two")
+        pair = frozenset({self._ends.machine(a).name, self._ends.machine(b).name})
+        await self.cluster.machines.cut({*self.cluster.machines.cuts, pair})
+        return {"lines": [f"{a} and {b} do not hear each other; undo it: percale lab heal {a} {b}"]}
+
+    async def heal(self, names: Sequence[str]) -> Answer:
+        """Undo one cut, or all."""
+        cuts = self.cluster.machines.cuts
+        healed = {frozenset(self._ends.machine(name).name for name in names)} & cuts if names else set(cuts)
+        await self.cluster.machines.cut(cuts - healed)
+        lines = [f"{' and '.join(sorted(pair))} hear each other again" for pair in healed]
+        return {"lines": lines or ["nothing was cut" + (f" between {names[0]} and {names[1]}" if names else "")]}
+
+    async def add_node(self, name: str, segment: str | None, labels: Mapping[str, str]) -> Answer:
+        """One node more."""
+        machine = await self.cluster.add_node(LabNode(name=name, segment=segment, labels=dict(labels)))
+        return {"lines": [f"node/{name} added: {machine.address.ip} on segment {machine.wire.name}, agent ready"]}
+
+    async def remove_node(self, name: str) -> Answer:
+        """One node less."""
+        self._node(name)
+        await self.cluster.remove_node(name)
+        return {"lines": [f"node/{name} removed"]}
+
+    async def restart_agent(self, node: str, kill: bool) -> Answer:
+        """The same node, a new agent."""
+        self._node(node)
+        seconds = await self.cluster.machines.agents.restart(node, kill=kill)
+        how = "killed and started anew" if kill else "restarted"
+        return {"lines": [f"the agent of {node} was {how}; ready after {seconds * 1000:.0f} ms"]}
+
+    def _node(self, name: str) -> Machine:
+        found = self.cluster.machines.node(name)
+        if found is None:
+            known = ", ".join(node.name for node in self.cluster.machines.topology.nodes)
+            raise NotFound(f"there is no node {name}", hint=f"there are {known}" if known else None)
+        return found
+
+    def _port(self, text: str) -> tuple[int, str]:
+        try:
+            return parse_port(text, "PORT")
+        except BadManifest as error:
+            raise LabError(str(error)) from error
+
+
+def _told(outcome: Outcome) -> Answer:
+    return {
+        "result": outcome.word,
+        "milliseconds": round(outcome.seconds * 1000, 2),
+        "reason": outcome.reason,
+        "answered": None if outcome.answered is None else asdict(outcome.answered),
+    }

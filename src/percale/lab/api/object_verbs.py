@@ -1,0 +1,231 @@
+"""`get`, `apply`, `delete`, `scale`, `label`: what the lab's API does with the cluster's objects. Served by `control`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from percale.controllers.admission import admitted
+from percale.controllers.workloads import Create, Delete
+from percale.errors import LabError, NotFound
+from percale.lab.api import columns as tables
+from percale.lab.api.kind_names import full_name, kind_of, plural
+from percale.lab.api.server import Answer, Verb
+from percale.lab.cluster import Cluster
+from percale.lab.spec.input import other_networks, read_objects
+from percale.model.manifest.decode import DEFAULT_NAMESPACE
+from percale.model.manifest.encode import to_plain
+from percale.model.meta import Object, ObjectKey, ObjectMeta
+from percale.model.namespace import NAME_LABEL, Namespace
+from percale.model.node import Node
+from percale.model.pod import Pod
+from percale.model.service import Service
+from percale.model.subnet_lease import SubnetLease
+from percale.model.validation.shared import check_labels
+from percale.model.workloads import Count
+
+_SCALED = ("Deployment", "ReplicaSet", "StatefulSet", "Job")
+
+
+class ObjectVerbs(Struct, frozen=True):
+    """Each method is a verb; its arguments are the request's fields."""
+
+    cluster: Cluster
+
+    def all(self) -> Mapping[str, Verb]:
+        """By the names that requests use."""
+        return {
+            "get": self.get,
+            "apply": self.apply,
+            "delete": self.delete,
+            "delete_documents": self.delete_documents,
+            "scale": self.scale,
+            "label": self.label,
+        }
+
+    async def get(
+        self, *, kind: str, name: str | None, namespace: str | None, everywhere: bool, wide: bool, selector: str
+    ) -> Answer:
+        """Objects of a kind, as a table and as they are."""
+        wanted, labels = kind_of(kind), _labels(selector)
+        everything: list[Any] = self.cluster.world.all(wanted)
+        home = namespace or DEFAULT_NAMESPACE
+        found = [obj for obj in everything if everywhere or not wanted.NAMESPACED or obj.metadata.namespace == home]
+        if name is not None:
+            found = [obj for obj in found if obj.metadata.name == name]
+            if not found:
+                raise NotFound(f"there is no {wanted.KIND.lower()} {name}{_within(wanted, home)}")
+        found = [obj for obj in found if labels <= obj.metadata.labels.items()]
+        nothing = f"no {plural(wanted)}{'' if everywhere else _within(wanted, home)}"
+        if everything and not selector:
+            nothing += f"; {len(everything)} elsewhere: -A shows all"
+        return {
+            "rows": tables.rows(found, self._surroundings(), wide=wide, namespaces=everywhere),
+            "objects": [to_plain(obj) for obj in found],
+            "names": [full_name(obj) for obj in found],
+            "nothing": nothing,
+        }
+
+    async def apply(self, documents: Sequence[tuple[str, str]], namespace: str | None) -> Answer:
+        """Create or change what the documents say, all or nothing."""
+        found, skipped = read_objects(documents, namespace or DEFAULT_NAMESPACE)
+        settings = self.cluster.machines.settings
+        complete = admitted(found, self.cluster.world.all(Service), settings.services)
+        objects = [each.object for each in complete]
+        without_effect = other_networks(objects, settings.network, settings.wiring)
+        missing = missing_namespaces(objects, self.cluster.world.all(Namespace))
+        lines = [f"{full_name(obj)} {await self._apply(obj)}" for obj in (*missing, *objects)]
+        return {"lines": lines + skipped + without_effect}
+
+    async def _apply(self, obj: Object) -> str:
+        known = self.cluster.world.get(type(obj), obj.key)
+        if known is None:
+            await self.cluster.write(Create(obj))
+            return "created"
+        if _merged(known, obj) == known:
+            return "unchanged"
+        await self.cluster.change(known, lambda current: _merged(current, obj))
+        return "configured"
+
+    async def delete(self, targets: Sequence[tuple[str, str]], namespace: str | None) -> Answer:
+        """Delete by kind and name; all are looked up first."""
+        found = [self._find(kind, name, namespace) for kind, name in targets]
+        return {"lines": [await self._delete(obj) for obj in found]}
+
+    async def delete_documents(self, documents: Sequence[tuple[str, str]], namespace: str | None) -> Answer:
+        """Delete what these documents name; what is not there is no error."""
+        lines = []
+        found, _ = read_objects(documents, namespace or DEFAULT_NAMESPACE)
+        for obj in (each.object for each in reversed(found)):
+            known = self.cluster.world.get(type(obj), obj.key)
+            lines.append(f"{full_name(obj)} not there" if known is None else await self._delete(known))
+        return {"lines": lines}
+
+    async def _delete(self, obj: Object) -> str:
+        """A namespace takes its objects with it, a node leaves."""
+        if isinstance(obj, Node) and self.cluster.machines.node(obj.metadata.name) is not None:
+            await self.cluster.remove_node(obj.metadata.name)
+        else:
+            await self.cluster.write(Delete(obj))
+        if isinstance(obj, Namespace):
+            for inside in self.cluster.world.everything():
+                if inside.metadata.namespace == obj.metadata.name:
+                    await self.cluster.write(Delete(inside))
+        return f"{full_name(obj)} deleted"
+
+    async def scale(self, targets: Sequence[tuple[str, str]], replicas: Count, namespace: str | None) -> Answer:
+        """Set the number of pods of workloads."""
+        found = [self._find(kind, name, namespace) for kind, name in targets]
+        for obj in found:
+            if obj.KIND not in _SCALED:
+                raise LabError(f"a {obj.KIND.lower()} has no replicas", hint="scale a deployment or statefulset")
+        for obj in found:
+            key = "parallelism" if obj.KIND == "Job" else "replicas"
+            await self.cluster.change(obj, partial(_scaled, key=key, replicas=replicas))
+        return {"lines": [f"{full_name(obj)} scaled to {replicas}" for obj in found]}
+
+    async def label(
+        self, targets: Sequence[tuple[str, str]], put: Mapping[str, str], drop: Sequence[str], namespace: str | None
+    ) -> Answer:
+        """Set and remove labels. Raises LabError for what no API server would take."""
+        for error in check_labels(put, ("metadata", "labels")):
+            raise LabError(str(error))
+        found = [self._find(kind, name, namespace) for kind, name in targets]
+        lines = []
+        for obj in found:
+            edit = partial(_labeled, put=put, drop=drop)
+            lines.append(f"{full_name(obj)} {'unchanged' if edit(obj) == obj else 'labeled'}")
+            await self.cluster.change(obj, edit)
+        return {"lines": lines}
+
+    def _find(self, kind: str, name: str, namespace: str | None) -> Object:
+        wanted = kind_of(kind)
+        home = (namespace or DEFAULT_NAMESPACE) if wanted.NAMESPACED else None
+        found: Object | None = self.cluster.world.get(wanted, ObjectKey(home, name))
+        if found is None:
+            raise NotFound(f"there is no {wanted.KIND.lower()} {name}{_within(wanted, home)}")
+        return found
+
+    def _surroundings(self) -> tables.Surroundings:
+        pods: dict[tuple[str, ObjectKey], list[Pod]] = {}
+        for pod in (each for each in self.cluster.world.all(Pod) if not each.terminating):
+            for owner in pod.metadata.ownerReferences:
+                pods.setdefault((owner.kind, ObjectKey(pod.metadata.namespace, owner.name)), []).append(pod)
+                if owner.kind == "ReplicaSet":
+                    above = ObjectKey(pod.metadata.namespace, owner.name.rpartition("-")[0])
+                    pods.setdefault(("Deployment", above), []).append(pod)
+        machines = self.cluster.machines
+        states = {machine.name: machines.agents.state(machine.name) for machine in machines.topology.nodes}
+        return tables.Surroundings(
+            pods=pods,
+            agents={name: "Ready" if state.ready else "NotReady" for name, state in states.items()},
+            subnets=subnets(self.cluster.world.all(SubnetLease)),
+            now=datetime.now(UTC),
+        )
+
+
+def subnets(leases: Sequence[SubnetLease]) -> dict[str, str]:
+    """Each node's pod subnets, in words."""
+    return {
+        lease.spec.node: ",".join(str(net) for net in (lease.spec.subnet, lease.spec.ipv6Subnet) if net is not None)
+        for lease in leases
+    }
+
+
+def missing_namespaces(objects: Sequence[Object], known: Sequence[Namespace]) -> list[Namespace]:
+    """Namespaces that objects are in and nobody made: a lab makes them, where a cluster would refuse."""
+    there = {namespace.metadata.name for namespace in known}
+    there |= {obj.metadata.name for obj in objects if isinstance(obj, Namespace)}
+    wanted = {obj.metadata.namespace for obj in objects if obj.metadata.namespace is not None}
+    return [new_namespace(name) for name in sorted(wanted - there)]
+
+
+def new_namespace(name: str) -> Namespace:
+    """With the label that Kubernetes gives each."""
+    return Namespace(metadata=ObjectMeta(name=name, labels={NAME_LABEL: name}))
+
+
+def _scaled(obj: Object, key: str, replicas: int) -> Object:
+    spec: msgspec.Struct = getattr(obj, "spec")  # noqa: B009 -- one of `_SCALED` has it
+    return replace(obj, spec=replace(spec, **{key: replicas}))
+
+
+def _labeled(obj: Object, put: Mapping[str, str], drop: Sequence[str]) -> Object:
+    labels = {key: value for key, value in {**obj.metadata.labels, **put}.items() if key not in drop}
+    return replace(obj, metadata=replace(obj.metadata, labels=labels))
+
+
+def _merged(known: Object, wish: Object) -> Object:
+    """What a person wrote, with what the cluster added: identity, owner, status. A pod stays on its node."""
+    metadata = replace(
+        known.metadata,
+        labels=wish.metadata.labels,
+        annotations=wish.metadata.annotations,
+    )
+    changed = replace(wish, metadata=metadata)
+    if hasattr(known, "status"):
+        changed = replace(changed, status=known.status)
+    if isinstance(known, Pod) and isinstance(changed, Pod):
+        changed = replace(changed, spec=replace(changed.spec, nodeName=known.spec.nodeName))
+    return changed
+
+
+def _labels(selector: str) -> set[tuple[str, str]]:
+    found = set()
+    for part in filter(None, selector.split(",")):
+        key, equals, value = part.partition("=")
+        label = (key, value.removeprefix("="))
+        if not equals or any(check_labels(dict((label,)), ())):
+            raise LabError(f"{part!r} is not K=V", hint="write -l app=web,tier=front")
+        found.add(label)
+    return found
+
+
+def _within(kind: type[Object], namespace: str | None) -> str:
+    return f" in namespace {namespace}" if kind.NAMESPACED else ""

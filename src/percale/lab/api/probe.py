@@ -1,0 +1,136 @@
+"""Is this port reachable from there? One real connection or datagram, from inside the asker's namespace.
+
+Called by `machine_verbs`, and by `ends` for what a name means there. Who answers is read from the answer, if it is the lab's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import time
+from contextlib import suppress
+from ipaddress import IPv6Address, ip_address
+from pathlib import Path
+from typing import Literal
+
+from msgspec import Struct
+
+from percale.errors import NotFound
+from percale.lab.process.netns_visit import visited
+from percale.render.objects import IPAddress
+
+Word = Literal["allowed", "refused", "unreachable", "timeout"]
+
+_WORDS: dict[int, Word] = {
+    errno.ECONNREFUSED: "refused",
+    errno.EHOSTUNREACH: "unreachable",
+    errno.ENETUNREACH: "unreachable",
+    errno.EACCES: "unreachable",
+    errno.EPERM: "unreachable",
+    errno.ETIMEDOUT: "timeout",
+}
+
+
+_REQUEST = b"GET / HTTP/1.0\r\nHost: lab\r\nConnection: close\r\n\r\n"
+_DNS = 53
+_QUESTION = bytes.fromhex("7065 0100 0001 0000 0000 0000 00 0002 0001")
+"""Who serves the root: a name server answers nothing but questions."""
+_LISTENING = 1.0
+"""Seconds to wait for an HTTP answer of a connection that is made already: it may be no HTTP server."""
+_LONGEST_ANSWER = 65536
+
+
+class Answered(Struct, frozen=True):
+    """Who it was, and as what address and port it saw us: see `responder`."""
+
+    kind: str
+    """pod or host"""
+    name: str
+    node: str | None
+    client: str
+
+
+class Outcome(Struct, frozen=True):
+    """What happened, after how many seconds, and the kernel's word for it where there is one."""
+
+    word: Word
+    seconds: float
+    reason: str | None = None
+    answered: Answered | None = None
+
+
+async def probe(
+    namespace: Path, address: IPAddress, port: int, protocol: Literal["TCP", "UDP"], patience: float
+) -> Outcome:
+    """TCP: a connection is made. UDP: a datagram is answered. Raises OSError when it cannot even be tried."""
+    family = socket.AF_INET6 if isinstance(address, IPv6Address) else socket.AF_INET
+    kind = socket.SOCK_STREAM if protocol == "TCP" else socket.SOCK_DGRAM
+    endpoint = await visited(namespace, lambda: socket.socket(family, kind | socket.SOCK_NONBLOCK))
+    loop = asyncio.get_running_loop()
+    with endpoint:
+        begun = time.monotonic()
+        text = b""
+        try:
+            async with asyncio.timeout(patience):
+                await loop.sock_connect(endpoint, (str(address), port))
+                if protocol == "UDP":
+                    await loop.sock_sendall(endpoint, _QUESTION if port == _DNS else b"probe\n")
+                    text = await loop.sock_recv(endpoint, 2048)
+        except TimeoutError:
+            return Outcome("timeout", time.monotonic() - begun)
+        except OSError as error:
+            word = _WORDS.get(error.errno or 0)
+            if word is None:
+                raise
+            return Outcome(word, time.monotonic() - begun, os.strerror(error.errno or 0))
+        seconds = time.monotonic() - begun
+        if protocol == "TCP":
+            text = await _asked(endpoint)
+        return Outcome("allowed", seconds, answered=read_answer(text.decode(errors="replace")))
+
+
+async def _asked(endpoint: socket.socket) -> bytes:
+    """What an HTTP server says to this connection."""
+    loop, text = asyncio.get_running_loop(), b""
+    with suppress(TimeoutError, OSError):
+        async with asyncio.timeout(_LISTENING):
+            await loop.sock_sendall(endpoint, _REQUEST)
+            while len(text) < _LONGEST_ANSWER and (part := await loop.sock_recv(endpoint, _LONGEST_ANSWER)):
+                text += part
+    return text
+
+
+def read_answer(text: str) -> Answered | None:
+    """The lab's own answers; None: a stranger's."""
+    lines = text.rpartition("\r\n\r\n")[2].splitlines()
+    said = dict(line.split(": ", 1) for line in lines if ": " in line)
+    kind = next((each for each in ("pod", "host") if each in said), None)
+    if kind is None or "client" not in said:
+        return None
+    return Answered(kind, said[kind], said.get("node"), said["client"])
+
+
+def look_up(resolver: Path, name: str, patience: float) -> tuple[IPAddress, ...]:
+    """What the name means to a program with this resolv.conf. Called inside its namespace; blocks.
+
+    Raises NotFound, and TimeoutError when no name server answers.
+    """
+    import dns.exception  # noqa: PLC0415 -- 100 ms, and only names need it
+    import dns.resolver  # noqa: PLC0415
+
+    found: list[IPAddress] = []
+    try:
+        asking = dns.resolver.Resolver(filename=str(resolver))
+        asking.lifetime = patience
+        for kind in ("A", "AAAA"):
+            with suppress(dns.resolver.NoAnswer):
+                found += [ip_address(each.to_text()) for each in asking.resolve(name, kind, search=True)]
+    except (dns.resolver.NXDOMAIN, dns.resolver.NoResolverConfiguration):
+        pass
+    except (dns.exception.Timeout, dns.resolver.NoNameservers) as error:
+        raise TimeoutError from error
+    if not found:
+        raise NotFound(f"there is no name {name}", hint="percale lab get svc -A")
+    return tuple(found)

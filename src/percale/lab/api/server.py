@@ -1,0 +1,105 @@
+"""The lab's API: control.sock, one JSON request a connection, one JSON answer. `client.py` is the command's side.
+
+    {"verb": "scale", "kind": "deployment", "name": "web", "replicas": 3}
+    {"content": {…}}  or  {"error": "what; what next", "sort": "NotFound"}
+
+For the lab's owner only: the socket's mode, the directory's mode, and the peer's credentials say so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import struct
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Any, get_type_hints
+
+import msgspec
+from msgspec import structs
+
+from percale.errors import PercaleError
+from percale.lab.run_dir import LabPlace
+from percale.model.manifest.json_text import read_json_text
+
+LONGEST_REQUEST = 64 * 1024 * 1024
+"""Bytes; a request may carry whole manifests."""
+
+Verb = Callable[..., Awaitable[dict[str, Any]]]
+Answer = dict[str, Any]
+
+
+@asynccontextmanager
+async def served(place: LabPlace, verbs: Mapping[str, Verb]) -> AsyncIterator[None]:
+    """The API is there within this block."""
+    answers = Answers(verbs)
+    server = await asyncio.start_unix_server(
+        lambda reader, writer: _converse(answers, reader, writer), sock=_listening(place), limit=LONGEST_REQUEST
+    )
+    async with server:
+        yield
+
+
+def _listening(place: LabPlace) -> socket.socket:
+    endpoint = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    directory = os.open(place.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    mask = os.umask(0o177)
+    try:
+        endpoint.bind(f"/proc/self/fd/{directory}/{place.control.name}")
+    finally:
+        os.umask(mask)
+        os.close(directory)
+    return endpoint
+
+
+async def _converse(answers: Answers, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        if _peer_uid(writer.get_extra_info("socket")) != os.geteuid():
+            return
+        answer = await answers.answer(await reader.readline())
+        writer.write(json.dumps(answer).encode())
+        await writer.drain()
+    except (ConnectionError, ValueError):
+        return  # the command has gone, or its request is longer than any of ours
+    finally:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+class Answers:
+    """What a request gets, by its verb."""
+
+    def __init__(self, verbs: Mapping[str, Verb]) -> None:
+        self._verbs = {name: (verb, _arguments(verb)) for name, verb in verbs.items()}
+
+    async def answer(self, line: bytes) -> Answer:
+        """Whatever the line is."""
+        try:
+            request = read_json_text(line.decode())
+            verb, arguments = self._verbs[request.pop("verb")]
+            given = structs.asdict(msgspec.convert(request, arguments))
+        except (ValueError, KeyError, AttributeError, TypeError):
+            return {"error": "not a request of this lab's API", "sort": "LabError"}
+        try:
+            return {"content": await verb(**given)}
+        except PercaleError as error:
+            return {"error": str(error), "sort": type(error).__name__}
+        except Exception as error:  # one request must not end the lab; the log has it all
+            traceback.print_exc()
+            return {"error": f"internal error: {type(error).__name__}: {error}", "sort": "LabError"}
+
+
+def _arguments(verb: Verb) -> type[msgspec.Struct]:
+    """What the verb takes, each argument with its type; all of them are there."""
+    types = {name: kind for name, kind in get_type_hints(verb, include_extras=True).items() if name != "return"}
+    return msgspec.defstruct("Arguments", types.items(), forbid_unknown_fields=True)
+
+
+def _peer_uid(peer: socket.socket) -> int:
+    credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    uid: int = struct.unpack("3i", credentials)[1]
+    return uid

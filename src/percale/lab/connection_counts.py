@@ -1,0 +1,62 @@
+"""How many connections of a node go to each endpoint of a Service, as its kernel has them now. Called by cli/service/show.py.
+
+As in `watching`, the command's own process enters the lab's user namespace.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import Counter
+from collections.abc import Collection, Mapping
+
+from percale.errors import LabError
+from percale.explain.services.show import PortView
+from percale.kernel.netlink.conntrack import DESTINATION_TRANSLATED, Conntrack
+from percale.kernel.netns import NamespaceThread
+from percale.lab.api.client import ask
+from percale.lab.process.nsenter import enter_user_namespace
+from percale.lab.run_dir import LabPlace, require_running
+from percale.service.endpoint_selection import Record
+
+_PROTOCOLS = {socket.IPPROTO_TCP: "TCP", socket.IPPROTO_UDP: "UDP", socket.IPPROTO_SCTP: "SCTP"}
+
+
+def connections(place: LabPlace, node: str, ports: Collection[PortView]) -> Mapping[tuple[str, Record], int]:
+    """Those that this Service has led there, by protocol and endpoint. The process is in the lab's user namespace afterwards.
+
+    Raises LabError, NoSuchLab.
+    """
+    init = require_running(place)
+    namespace = ask(place, "names")["nodes"].get(node)
+    if namespace is None:
+        raise LabError(f"there is no node {node} in the lab {place.name}")
+    try:
+        descriptor = os.open(f"/proc/{init}/root{namespace}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            enter_user_namespace(init)
+            thread = NamespaceThread(descriptor, name=f"count-{node}")
+        finally:
+            os.close(descriptor)
+        try:
+            return _counted(Conntrack(thread), ports)
+        finally:
+            thread.close()
+    except OSError as error:
+        raise LabError(f"cannot count the connections of {node}: {error.strerror or error}") from error
+
+
+def _counted(table: Conntrack, ports: Collection[PortView]) -> Mapping[tuple[str, Record], int]:
+    """Clients have asked for one of the Service's addresses; a node port is at any of the node's."""
+    asked = {(each.port.name.protocol, vip.address, vip.port) for each in ports for vip in each.port.vips}
+    servers = {endpoint.record[:-2] for each in ports for endpoint in each.endpoints}
+    found: Counter[tuple[str, Record]] = Counter()
+    try:
+        for flow in table.of(servers):
+            protocol, port = _PROTOCOLS.get(flow.original.protocol, ""), flow.original.destination_port
+            is_asked = {(protocol, flow.original.destination, port), (protocol, b"", port)} & asked
+            if flow.status & DESTINATION_TRANSLATED and is_asked:
+                found[protocol, flow.server + flow.server_port.to_bytes(2)] += 1
+    finally:
+        table.close()
+    return found

@@ -1,0 +1,154 @@
+"""The lab's name server: what CoreDNS is in a cluster. Listens inside its pod's namespace; `cluster.py` keeps it up to date.
+
+    pod ─ UDP, TCP 53 ─▶ the Service kube-dns ─▶ pod kube-system/dns ─▶ Names (lab/dns/records.py)
+
+Names outside the cluster are the lab's hosts; of all others it knows that they do not exist. Messages are dnspython's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+import dns.exception
+import dns.flags
+import dns.message
+import dns.rcode
+import dns.rdatatype
+import dns.rrset
+
+from percale.lab.dns.records import TTL, Names, Record
+from percale.lab.process.netns_visit import visited
+
+PORT = 53
+_LARGEST_DATAGRAM = 1232
+"""Without fragments on any path; longer answers come by TCP. Who does not say that it takes more takes 512."""
+_PLAIN_DATAGRAM = 512
+_PATIENCE = 5.0
+_MOST_ALIASES = 8
+
+
+class NameServer:
+    """Used on one event loop."""
+
+    def __init__(self) -> None:
+        self.names = Names((), ())
+        """What it answers from; assigned anew when the cluster changes."""
+        self.hosts: Mapping[str, tuple[str, ...]] = {}
+        """Addresses of machines outside the cluster, by name without a dot at the end."""
+        self._datagrams: asyncio.DatagramTransport | None = None
+        self._streams: asyncio.Server | None = None
+
+    async def serve(self, namespace: Path) -> None:
+        """Listen on all addresses in this network namespace. Raises OSError."""
+        datagrams, streams = await visited(namespace, _listening)
+        loop = asyncio.get_running_loop()
+        self._datagrams, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self), sock=datagrams)
+        self._streams = await asyncio.start_server(self._converse, sock=streams)
+
+    def stop(self) -> None:
+        """Close what is open."""
+        if self._datagrams is not None:
+            self._datagrams.close()
+        if self._streams is not None:
+            self._streams.close()
+
+    def answer(self, request: bytes, *, datagram: bool) -> bytes | None:
+        """The answer's message, cut short when it must fit a datagram; None for what is no question."""
+        try:
+            query = dns.message.from_wire(request)
+        except dns.exception.DNSException:
+            return None
+        if query.flags & dns.flags.QR:
+            return None
+        response = dns.message.make_response(query, recursion_available=True)
+        if len(query.question) != 1 or query.opcode() != 0:
+            response.set_rcode(dns.rcode.NOTIMP)
+        else:
+            try:
+                self._fill(response, query)
+            except dns.exception.DNSException:  # an external name or a host name that no message can hold
+                response.answer.clear()
+                response.set_rcode(dns.rcode.SERVFAIL)
+        room = min(query.payload, _LARGEST_DATAGRAM) if query.edns >= 0 else _PLAIN_DATAGRAM
+        try:
+            return response.to_wire(max_size=max(room, _PLAIN_DATAGRAM) if datagram else 65535)
+        except dns.exception.TooBig:
+            response.answer.clear()
+            response.flags |= dns.flags.TC
+            return response.to_wire()
+
+    def _fill(self, response: dns.message.Message, query: dns.message.Message) -> None:
+        question = query.question[0]
+        name, kind = question.name.to_text(), dns.rdatatype.to_text(question.rdtype)
+        if self.names.covers(name):
+            response.flags |= dns.flags.AA
+        for _ in range(_MOST_ALIASES):
+            known, records = self._ask(name, kind)
+            if not known:
+                response.set_rcode(dns.rcode.NXDOMAIN)
+                return
+            for record in records:
+                _add(response, record)
+            if kind == "CNAME" or not records or records[0].type != "CNAME":
+                return
+            name = records[0].data
+
+    def _ask(self, name: str, kind: str) -> tuple[bool, tuple[Record, ...]]:
+        if self.names.covers(name):
+            answer = self.names.ask(name, kind)
+            return answer.known, answer.records
+        addresses = self.hosts.get(name.rstrip(".").lower())
+        if addresses is None:
+            return False, ()
+        wanted = {"A": 4, "AAAA": 6}.get(kind)
+        found = [each for each in addresses if (6 if ":" in each else 4) == wanted]
+        return True, tuple(Record(name, "A" if wanted == 4 else "AAAA", each) for each in found)
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Questions over one TCP connection, each with its length in front."""
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                while True:
+                    size = int.from_bytes(await reader.readexactly(2), "big")
+                    answer = self.answer(await reader.readexactly(size), datagram=False)
+                    if answer is None:
+                        break
+                    writer.write(len(answer).to_bytes(2, "big") + answer)
+                    await writer.drain()
+        except (asyncio.IncompleteReadError, TimeoutError, ConnectionError):
+            pass  # the client has gone, or has no more to ask
+        finally:
+            writer.close()
+
+
+class _Datagrams(asyncio.DatagramProtocol):
+    def __init__(self, server: NameServer) -> None:
+        self._server = server
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.DatagramTransport", transport)  # which before Python 3.12 it does not say
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        answer = self._server.answer(data, datagram=True)
+        if answer is not None:
+            self._transport.sendto(answer, addr)
+
+
+def _listening() -> tuple[socket.socket, socket.socket]:
+    sockets = []
+    for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+        made = socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET, kind | socket.SOCK_NONBLOCK)
+        if made.family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(("", PORT))
+        sockets.append(made)
+    return sockets[0], sockets[1]
+
+
+def _add(response: dns.message.Message, record: Record) -> None:
+    response.answer.append(dns.rrset.from_text(record.name, TTL, "IN", record.type, record.data))

@@ -1,0 +1,233 @@
+"""The lab's cables: a router with a bridge per segment, and a cable to each machine. Called by `controller`.
+
+    fabric (the lab's own namespace): router        node1           outside
+    ┌──────────────────────────────────────┐     ┌────────┐      ┌────────┐
+    │ br-a 192.168.1.1/24 ◀─ veth node1 ───┼─────┼─ eth0  │      │        │
+    │ br-world 203.0.113.1/24 ◀─ outside ──┼─────┼────────┼──────┼─ eth0  │
+    └──────────────────────────────────────┘     └────────┘      └────────┘
+
+It is what a cluster finds when it is installed, so it is made as an administrator makes it, with `ip` and `nft`, and does
+not carry Percale's mark: to the agents these devices, addresses and routes are somebody else's. Hosts outside the cluster
+find pods and load balancers' addresses by the router, which knows for them (and for nobody else) which nodes have what. The
+functions that say what to type are pure.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Collection, Iterable, Sequence
+from hashlib import sha256
+from ipaddress import IPv4Address
+
+from percale.errors import LabError
+from percale.kernel import sysctl
+from percale.kernel.netns import NamespaceThread, Place
+from percale.lab.machines.router_routes import Way
+from percale.lab.process.bootstrap import NETNS
+from percale.lab.spec.topology import Machine, Wire
+
+DEVICE = "eth0"
+_NOT_FOR_MACHINES = frozenset(("lo", "all", "default"))
+"""No cable can have these names: the router's own device, and what the kernel means by all devices."""
+_WAYS = 100
+"""The router's routing table for what comes from outside hosts."""
+
+ROUTER_SYSCTLS = {
+    "net/ipv4/ip_forward": "1",
+    "net/ipv4/conf/all/rp_filter": "0",
+    "net/ipv4/conf/default/rp_filter": "0",
+    "net/ipv4/fib_multipath_hash_policy": "1",
+    "net/ipv6/fib_multipath_hash_policy": "1",
+    "net/ipv6/conf/all/forwarding": "1",
+    "net/ipv6/conf/default/accept_dad": "0",
+}
+MACHINE_SYSCTLS = {
+    "net/ipv4/conf/all/rp_filter": "0",
+    "net/ipv4/conf/default/rp_filter": "0",
+    "net/ipv6/conf/default/accept_dad": "0",
+    "net/ipv6/conf/default/accept_ra": "0",
+}
+
+
+def bridge(wire: Wire) -> str:
+    """The name of a segment's bridge at the router."""
+    return f"br-{wire.name}"
+
+
+def port(machine: str) -> str:
+    """The name of a machine's cable at the router: its own, or made from it when that is too long or somebody else's."""
+    if len(machine) <= 15 and machine not in _NOT_FOR_MACHINES and not machine.startswith("br-"):
+        return machine
+    return f"{machine[:9]}-{sha256(machine.encode()).hexdigest()[:5]}"
+
+
+def mac(address: IPv4Address) -> str:
+    """Each end of a cable has a MAC that tells its address. A bridge without one of its own takes its ports' by turns."""
+    return ":".join(f"{byte:02x}" for byte in (2, 0, *address.packed))
+
+
+def router_lines(wires: Iterable[Wire]) -> list[str]:
+    """`ip` commands that make the router."""
+    lines = ["link set lo up"]
+    for wire in wires:
+        mtu = f" mtu {wire.mtu}" if wire.mtu else ""
+        lines += [
+            f"link add {bridge(wire)} address {mac(wire.gateway.ip)}{mtu} type bridge forward_delay 0 mcast_snooping 0",
+            f"address add {wire.gateway} dev {bridge(wire)}",
+            f"address add {wire.gateway6} dev {bridge(wire)} nodad",
+            f"link set {bridge(wire)} up",
+        ]
+    return lines
+
+
+def outside_lines(wires: Iterable[Wire]) -> list[str]:
+    """`ip` commands, for each family, by which the router leads what comes from these segments by its ways too."""
+    return [f"rule add from all iif {bridge(wire)} lookup {_WAYS}" for wire in wires]
+
+
+def way_lines(old: Collection[Way], new: Collection[Way]) -> list[str]:
+    """`ip` commands that turn these ways, one for a subnet, into those."""
+    there, wanted = {way.subnet for way in new}, [way for way in new if way not in old]
+    gone = [f"route delete {way.subnet} table {_WAYS}" for way in old if way.subnet not in there]
+    return gone + [
+        f"route replace {way.subnet} table {_WAYS} " + " ".join(f"nexthop via {node}" for node in way.nodes)
+        for way in sorted(wanted, key=str)
+    ]
+
+
+def cable_lines(machine: Machine) -> list[str]:
+    """`ip` commands at the router that plug a machine in, whose name may be a word of theirs, such as `up`."""
+    name, mtu = port(machine.name), f" mtu {machine.wire.mtu}" if machine.wire.mtu else ""
+    return [
+        f"link add name {name}{mtu} type veth peer name {DEVICE} address {mac(machine.address.ip)}{mtu}"
+        f" netns {NETNS / machine.name}",
+        f"link set dev {name} master {bridge(machine.wire)} up",
+    ]
+
+
+def machine_lines(machine: Machine) -> list[str]:
+    """`ip` commands inside a machine: its address and the way out."""
+    return [
+        "link set lo up",
+        f"link set {DEVICE} up",
+        f"address add {machine.address} dev {DEVICE}",
+        f"address add {machine.address6} dev {DEVICE} nodad",
+        f"route add default via {machine.wire.gateway.ip}",
+        f"route add default via {machine.wire.gateway6.ip} dev {DEVICE}",
+    ]
+
+
+def build_router(place: Place, wires: Iterable[Wire], outside: Iterable[Wire]) -> None:
+    """Bridges, addresses, forwarding; `outside` are the segments without nodes. Raises LabError."""
+    _set(place, ROUTER_SYSCTLS)
+    _ip(place, router_lines(wires))
+    for family in ("-4", "-6"):  # `ip rule` takes `from ::/0` for IPv4
+        _ip(place, outside_lines(outside), family)
+
+
+def lead(place: Place, old: Collection[Way], new: Collection[Way]) -> None:
+    """Lead outside hosts by these new ways instead of the old ones. Raises LabError."""
+    _ip(place, way_lines(old, new))
+
+
+def plug_in(place: Place, machines: Sequence[Machine]) -> None:
+    """Connect machines whose namespaces are there to the router at `place`. Raises LabError."""
+    for machine in machines:
+        inside = _inside(machine.name)
+        try:
+            _set(inside, MACHINE_SYSCTLS)
+        finally:
+            inside.close()
+    _ip(place, [line for machine in machines for line in cable_lines(machine)])
+    for machine in machines:
+        inside = _inside(machine.name)
+        try:
+            _ip(inside, machine_lines(machine))
+        finally:
+            inside.close()
+
+
+def unplug(place: Place, machine: str) -> None:
+    """Pull the cable; it may be gone with its namespace already."""
+    place.run(lambda: subprocess.run(["ip", "link", "delete", "dev", port(machine)], capture_output=True, check=False))
+
+
+Cut = frozenset[str]
+"""Two machines that do not hear each other."""
+
+
+def cut_rules(cuts: Collection[Cut]) -> str:
+    """An nft script: the router's own table `bridge lab`, which drops what these pairs send each other.
+
+    What comes in by a cut machine's cable is marked with the cable's number, and dropped where it would leave by the
+    other one's: forwarded within a segment, or sent out again after routing. No address counts, for pods have their own.
+    """
+    cables = {name: number for number, name in enumerate(sorted({name for cut in cuts for name in cut}), 1)}
+    marks = ", ".join(f'"{port(name)}" : {number}' for name, number in cables.items())
+    drops = ", ".join(f'{cables[a]} . "{port(b)}"' for cut in sorted(map(sorted, cuts)) for a, b in (cut, cut[::-1]))
+    rules = f"""
+  set cut {{ type mark . ifname; elements = {{ {drops} }}; }}
+  chain arriving {{
+    type filter hook prerouting priority -300; policy accept;
+    meta mark set iifname map {{ {marks} }}
+  }}
+  chain switched {{
+    type filter hook forward priority -300; policy accept;
+    meta mark . oifname @cut drop
+  }}
+  chain routed {{
+    type filter hook output priority -300; policy accept;
+    meta mark . oifname @cut drop
+  }}
+"""
+    return f"""\
+table bridge lab {{}}
+delete table bridge lab
+table bridge lab {{
+  comment "cables that percale lab cut has cut"{rules if cuts else ""}
+}}
+"""
+
+
+def apply_cuts(place: Place, cuts: Collection[Cut]) -> None:
+    """Cut these pairs and no others. Raises LabError."""
+    _type(place, ["nft", "-f", "-"], cut_rules(cuts))
+
+
+def _inside(machine: str) -> NamespaceThread:
+    with (NETNS / machine).open() as namespace:
+        return NamespaceThread(namespace.fileno(), name=f"plug-{machine}"[:15])
+
+
+def _set(place: Place, settings: dict[str, str]) -> None:
+    """Settings of a family that the kernel lacks are left out."""
+
+    def write() -> None:
+        for name, value in settings.items():
+            try:
+                sysctl.write(name, value)
+            except FileNotFoundError:
+                continue
+
+    place.run(write)
+
+
+def _ip(place: Place, lines: Sequence[str], *family: str) -> None:
+    _type(place, ["ip", *family, "-batch", "-"], "\n".join(lines) + "\n")
+
+
+def _type(place: Place, command: Sequence[str], text: str) -> None:
+    def run() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+
+    try:
+        done = place.run(run)
+    except FileNotFoundError as error:
+        raise LabError(
+            f"{command[0]} is not installed", hint="type: sudo apt-get install -y iproute2 nftables"
+        ) from error
+    if done.returncode != 0:
+        reason = done.stderr.strip().splitlines()
+        raise LabError(
+            f"{' '.join(command)} failed: {reason[0] if reason else done.returncode}", where="the lab's router"
+        )

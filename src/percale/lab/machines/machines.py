@@ -1,0 +1,152 @@
+"""The lab's machines at work: cables, agents, cuts, and the answers of outside hosts. Called by `cluster` and `verbs`.
+
+A node comes as namespace → cable → agent.yaml → agent, and goes the same way back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+from msgspec import Struct
+
+from percale.controllers.service_networks import ServiceNetworks
+from percale.errors import LabError
+from percale.kernel.netns import Here, create_namespace, delete_namespace
+from percale.lab.machines import fabric
+from percale.lab.machines.agents import Agents
+from percale.lab.machines.router_routes import Way
+from percale.lab.pods.responder import Identity, Port, Responder
+from percale.lab.process.bootstrap import NETNS
+from percale.lab.run_dir import LabPlace
+from percale.lab.spec.topology import LabNode, Machine, Topology, parse_port
+
+
+class AgentSettings(Struct, frozen=True):
+    """What all agents of a lab have in common."""
+
+    network: dict[str, Any]
+    wiring: str
+    verbose: bool
+    services: ServiceNetworks
+
+
+@dataclass(slots=True)
+class Machines:
+    """Used on the controller's event loop."""
+
+    place: LabPlace
+    topology: Topology
+    settings: AgentSettings
+    agents: Agents
+    responder: Responder
+    cuts: set[fabric.Cut] = field(default_factory=set)
+    """Pairs of machines that do not hear each other."""
+    ways: frozenset[Way] = frozenset()
+    """By which outside hosts reach pods and Services."""
+
+    async def build(self) -> None:
+        """The router and all machines; agents are started, not waited for. Raises LabError, OSError."""
+        inhabited = {machine.wire for machine in self.topology.nodes}
+        outside = [wire for wire in self.topology.wires if wire not in inhabited]
+        await asyncio.to_thread(fabric.build_router, Here(), self.topology.wires, outside)
+        await self._plug_in(self.topology.machines)
+
+    def node(self, name: str) -> Machine | None:
+        """A node's place in the network."""
+        found = self.topology.find(name)
+        return found if found is not None and found.kind == "node" else None
+
+    async def ready(self, name: str) -> None:
+        """Wait until the node's agent serves pods."""
+        await self.agents.ready(name)
+
+    async def add(self, node: LabNode) -> Machine:
+        """One node more, or nothing. Raises LabError."""
+        self.topology = self.topology.with_node(node)
+        machine = self.topology.nodes[-1]
+        try:
+            await self._plug_in([machine])
+        except (LabError, OSError) as error:
+            await self._forget(machine.name)
+            if isinstance(error, LabError):
+                raise
+            where = error.filename or self.place.directory
+            raise LabError(f"{machine.name} cannot be made: {error.strerror}", where=str(where)) from error
+        return machine
+
+    async def remove(self, name: str) -> None:
+        """The node leaves; its pods are gone already."""
+        await self.agents.stop(name)
+        await self._forget(name)
+
+    async def _forget(self, name: str) -> None:
+        """A machine's cuts, cable, namespace and files go."""
+        self.topology = self.topology.without(name)
+        await self.cut({pair for pair in self.cuts if name not in pair})
+        await asyncio.to_thread(fabric.unplug, Here(), name)
+        await asyncio.to_thread(delete_namespace, NETNS / name)
+        place = self.place.node(name)
+        for directory in (place.directory, place.run):
+            shutil.rmtree(directory, ignore_errors=True)
+
+    async def cut(self, pairs: set[fabric.Cut]) -> None:
+        """These pairs do not hear each other, all others do."""
+        if pairs == self.cuts:
+            return
+        await asyncio.to_thread(fabric.apply_cuts, Here(), pairs)
+        self.cuts = pairs
+
+    async def lead(self, ways: frozenset[Way]) -> None:
+        """Outside hosts reach pods and Services by these ways. Raises LabError."""
+        if ways != self.ways:
+            await asyncio.to_thread(fabric.lead, Here(), self.ways, ways)
+            self.ways = ways
+
+    async def _plug_in(self, machines: Sequence[Machine]) -> None:
+        """Namespaces and cables; then nodes get their agents, and hosts answer."""
+
+        def cables() -> None:
+            for machine in machines:
+                create_namespace(NETNS / machine.name)
+            fabric.plug_in(Here(), machines)
+
+        await asyncio.to_thread(cables)
+        for machine in machines:
+            if machine.kind == "node":
+                self._configure_agent(machine)
+                self.agents.start(self.place.node(machine.name))
+            else:
+                who = Identity("host", machine.name, None, (str(machine.address.ip), str(machine.address6.ip)))
+                ports = {Port(*parse_port(text, machine.name)) for text in machine.ports}
+                await self.responder.serve(who, NETNS / machine.name, ports)
+
+    def _configure_agent(self, machine: Machine) -> None:
+        """An ordinary agent.yaml: people may edit it and restart the agent."""
+        node = self.place.node(machine.name)
+        configuration = {
+            "node": machine.name,
+            "store": f"files:{self.place.store}",
+            "network": self.settings.network,
+            "stateDir": str(node.state),
+            "runDir": str(node.run),
+            "cni": {"confDir": str(node.cni), "socket": str(node.cni_socket), "wiring": self.settings.wiring},
+            "services": {"cidrs": list(map(str, self.settings.services.cidrs))},
+            "verbose": self.settings.verbose,
+        }
+        node.cni.mkdir(parents=True, exist_ok=True)
+        node.config.write_text(yaml.safe_dump(configuration, sort_keys=False))
+
+
+async def until(condition: Callable[[], bool], what: str, patience: float = 10.0) -> None:
+    """Wait for it. Raises LabError when it does not come."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + patience
+    while not condition():
+        if loop.time() > deadline:
+            raise LabError(f"{what}: still not so after {patience:.0f} s", hint="look at: percale lab status")
+        await asyncio.sleep(0.005)

@@ -1,0 +1,87 @@
+"""What the lab's router leads to which nodes, for hosts outside the cluster: pods, load balancers' addresses. Pure.
+
+Called by `cluster`; `fabric` makes routes of it. It is the part of a cloud's load balancer.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from ipaddress import ip_address, ip_network
+from typing import NamedTuple
+
+from percale.model.addresses import Address, Network, is_address
+from percale.model.endpoints import SERVICE_LABEL, Endpoint, EndpointSlice
+from percale.model.meta import ObjectKey
+from percale.model.node import Node
+from percale.model.service import Service
+from percale.model.subnet_lease import SubnetLease
+from percale.service.service_ports import is_external_local
+
+
+class Way(NamedTuple):
+    """This subnet is behind these nodes' addresses: packets of one connection go to one of them."""
+
+    subnet: Network
+    nodes: tuple[Address, ...]
+
+
+def ways_to_pods(leases: Iterable[SubnetLease]) -> Iterator[Way]:
+    """Which pods are behind which node."""
+    for lease in leases:
+        for subnet, node in ((lease.spec.subnet, lease.spec.publicIP), (lease.spec.ipv6Subnet, lease.spec.publicIPv6)):
+            if subnet is not None and node is not None:
+                yield Way(subnet, (node,))
+
+
+def ways_to_services(
+    services: Iterable[Service], slices: Iterable[EndpointSlice], nodes: Sequence[Node], home: Collection[Network]
+) -> Iterator[Way]:
+    """Load balancers' addresses and external IPs, but not those that machines have (in `home`).
+
+    All nodes take them; with externalTrafficPolicy Local those that have an endpoint.
+    """
+    addressed = [(service, addresses) for service in services if (addresses := _addresses(service))]
+    if not addressed:
+        return
+    having = _nodes_by_service(slices)
+    seen: set[Address] = set()
+    for service, addresses in addressed:
+        names = having[service.key] if is_external_local(service) else {node.metadata.name for node in nodes}
+        for address in addresses:
+            if address in seen or any(address in net for net in home if net.version == address.version):
+                continue
+            seen.add(address)
+            places = [_address_of(node, address.version) for node in nodes if node.metadata.name in names]
+            if found := tuple(place for place in places if place is not None):
+                yield Way(ip_network(address), found)
+
+
+def _addresses(service: Service) -> list[Address]:
+    """Agents tell what is no address."""
+    texts = [each.ip for each in service.status.loadBalancer.ingress if each.ip]
+    return list(dict.fromkeys(map(ip_address, filter(is_address, (*texts, *service.spec.externalIPs)))))
+
+
+def _nodes_by_service(slices: Iterable[EndpointSlice]) -> Mapping[ObjectKey, set[str]]:
+    """Nodes with ready endpoints; where there are none of these, those whose endpoints still serve."""
+    ready, serving = defaultdict[ObjectKey, set[str]](set), defaultdict[ObjectKey, set[str]](set)
+    for each in slices:
+        key = ObjectKey(each.metadata.namespace, each.metadata.labels.get(SERVICE_LABEL, ""))
+        for endpoint in each.endpoints:
+            if endpoint.nodeName:
+                (ready if endpoint.conditions.ready is not False else serving)[key] |= _serving(endpoint)
+    for key, names in serving.items():
+        if not ready[key]:
+            ready[key] = names
+    return ready
+
+
+def _serving(endpoint: Endpoint) -> set[str]:
+    conditions = endpoint.conditions
+    return {endpoint.nodeName or ""} if conditions.ready is not False or conditions.serving else set()
+
+
+def _address_of(node: Node, version: int) -> Address | None:
+    addresses = (ip_address(each.address) for each in node.status.addresses if each.type == "InternalIP")
+    return next((address for address in addresses if address.version == version), None)

@@ -1,0 +1,121 @@
+"""What a container runtime does with a CNI plugin, towards one node's agent. Called by `kubelet`.
+
+The frame is the plugin's own (cni/plugin.py), sent from here without a process for it; the network configuration is the
+conflist that the agent wrote for its runtime.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from percale.cni import plugin
+from percale.errors import LabError
+from percale.lab.machines.fabric import DEVICE
+from percale.lab.run_dir import NodePlace
+from percale.model.meta import ObjectKey
+from percale.model.pod import ContainerPort
+
+
+class RuntimeRefused(LabError):
+    """The agent answered with a CNI error, or not at all."""
+
+
+class Sandbox(Struct, frozen=True):
+    """One pod's namespace as a runtime sees it."""
+
+    pod: ObjectKey
+    uid: str
+    namespace: Path
+    node: NodePlace
+    ports: tuple[ContainerPort, ...] = ()
+    """Those with a host port."""
+
+    @property
+    def container(self) -> str:
+        """The container id: the same for the same pod."""
+        return sha256(f"{self.pod}#{self.uid}".encode()).hexdigest()
+
+
+async def add(sandbox: Sandbox) -> tuple[str, ...]:
+    """Wire the pod; its addresses. Raises RuntimeRefused."""
+    result = await asyncio.to_thread(_call, "ADD", sandbox)
+    return tuple(str(entry["address"]).partition("/")[0] for entry in result.get("ips", ()))
+
+
+async def delete(sandbox: Sandbox) -> None:
+    """Take the pod's wiring back. Raises RuntimeRefused."""
+    await asyncio.to_thread(_call, "DEL", sandbox)
+
+
+def _call(command: str, sandbox: Sandbox) -> dict[str, Any]:
+    variables = {
+        "CNI_COMMAND": command,
+        "CNI_CONTAINERID": sandbox.container,
+        "CNI_NETNS": str(sandbox.namespace),
+        "CNI_IFNAME": DEVICE,
+        "CNI_PATH": "",
+        "CNI_ARGS": (
+            f"IgnoreUnknown=1;K8S_POD_NAMESPACE={sandbox.pod.namespace};K8S_POD_NAME={sandbox.pod.name};"
+            f"K8S_POD_INFRA_CONTAINER_ID={sandbox.container};K8S_POD_UID={sandbox.uid}"
+        ),
+    }
+    try:
+        configuration = json.dumps(network_configuration(sandbox)).encode()
+        descriptor = _opened(sandbox.namespace)
+        try:
+            code, output = plugin.ask(
+                os.fsencode(sandbox.node.cni_socket), _frame(variables, configuration), descriptor
+            )
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+        answer: dict[str, Any] = json.loads(output) if output.strip() else {}
+    except (OSError, ValueError) as error:
+        raise RuntimeRefused(f"the agent does not answer: {error}", where=sandbox.node.name) from error
+    if code != 0:
+        details = answer.get("details")
+        text = answer.get("msg", "") + (f" ({details})" if details else "")
+        raise RuntimeRefused(text or f"exit code {code}", where=f"CNI {command}")
+    return answer
+
+
+def network_configuration(sandbox: Sandbox) -> dict[str, Any]:
+    """The first plugin of the first conflist, as a runtime hands it over. Raises OSError, ValueError."""
+    directory = sandbox.node.cni
+    found = sorted(directory.glob("*.conflist"))
+    if not found:
+        raise FileNotFoundError(f"no conflist in {directory}")
+    conflist = json.loads(found[0].read_bytes())
+    first = conflist["plugins"][0]
+    asked = {"name": conflist["name"], "cniVersion": conflist["cniVersion"], **first}
+    if sandbox.ports and first.get("capabilities", {}).get("portMappings"):
+        asked["runtimeConfig"] = {"portMappings": [_mapping(port) for port in sandbox.ports]}
+    return asked
+
+
+def _mapping(port: ContainerPort) -> dict[str, Any]:
+    return {
+        "hostPort": port.hostPort,
+        "containerPort": port.containerPort,
+        "protocol": port.protocol.lower(),
+        "hostIP": port.hostIP or "",
+    }
+
+
+def _frame(variables: dict[str, str], configuration: bytes) -> bytes:
+    packed = b"".join(f"{name}={value}\0".encode() for name, value in variables.items())
+    return len(packed).to_bytes(4, "big") + len(configuration).to_bytes(4, "big") + packed + configuration
+
+
+def _opened(namespace: Path) -> int | None:
+    try:
+        return os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None

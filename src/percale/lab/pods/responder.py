@@ -1,0 +1,198 @@
+"""Answers on the ports of pods and outside hosts, from inside their namespaces, without a process in any of them.
+
+    kubelet ─▶ serve(who, ports) ─▶ sockets made inside the namespace ─▶ the controller's event loop
+
+TCP gets an HTTP response, UDP one datagram; both name who answers, where it is, and who asked, as seen from here. A port
+that a program of the pod's own has taken is left to it, and taken over when it is free again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import struct
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+from typing import NamedTuple
+
+from msgspec import Struct
+
+from percale.lab.process.netns_visit import visited
+
+RETRY = 1.0
+"""Seconds between attempts to take a port that somebody else has."""
+_IDLE = 10.0
+_LONGEST_REQUEST = 65536
+_IPV6_RECVPKTINFO, _IPV6_PKTINFO = 49, 50
+_PKTINFO = struct.Struct("=16si")
+
+
+class Port(NamedTuple):
+    """Where to answer; the protocol is TCP or UDP."""
+
+    number: int
+    protocol: str
+
+
+class Identity(Struct, frozen=True):
+    """Who answers: `pod default/web-0` on node1, or `host outside`."""
+
+    kind: str
+    name: str
+    node: str | None
+    addresses: tuple[str, ...]
+
+    def describe(self, client: str, server: str) -> str:
+        """The answer's text."""
+        lines = [f"{self.kind}: {self.name}"]
+        lines += [f"node: {self.node}"] if self.node else []
+        lines += [f"addresses: {' '.join(self.addresses)}", f"client: {client}", f"asked: {server}"]
+        return "\n".join(lines) + "\n"
+
+
+@dataclass(slots=True)
+class _Served:
+    """What is open for one name."""
+
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    servers: list[asyncio.Server] = field(default_factory=list)
+    datagrams: list[socket.socket] = field(default_factory=list)
+
+
+class Responder:
+    """Used on one event loop."""
+
+    def __init__(self) -> None:
+        self._served: dict[str, _Served] = {}
+
+    async def serve(self, identity: Identity, namespace: Path, ports: Collection[Port]) -> None:
+        """Answer on these ports under this identity's name, until `stop`. Returns when those that are free are open."""
+        served = self._served[identity.name] = _Served()
+        taken = await self._open(served, identity, namespace, frozenset(ports))
+        if taken:
+            served.tasks.append(asyncio.create_task(self._insist(served, identity, namespace, taken)))
+
+    def stop(self, name: str) -> None:
+        """Close what is open for this name, if anything is."""
+        served = self._served.pop(name, None)
+        if served is None:
+            return
+        for task in served.tasks:
+            task.cancel()
+        for server in served.servers:
+            server.close()
+        loop = asyncio.get_running_loop()
+        for endpoint in served.datagrams:
+            loop.remove_reader(endpoint)
+            endpoint.close()
+
+    async def _insist(self, served: _Served, identity: Identity, namespace: Path, taken: frozenset[Port]) -> None:
+        while taken:
+            await asyncio.sleep(RETRY)
+            taken = await self._open(served, identity, namespace, taken)
+
+    async def _open(
+        self, served: _Served, identity: Identity, namespace: Path, ports: frozenset[Port]
+    ) -> frozenset[Port]:
+        """Open these; returns those that somebody else has."""
+        opened = await visited(namespace, lambda: [(port, _bound(port)) for port in sorted(ports)])
+        loop = asyncio.get_running_loop()
+        for port, endpoint in opened:
+            if endpoint is None:
+                continue
+            if port.protocol == "TCP":
+                server = await loop.create_server(lambda: _Answer(identity), sock=endpoint, backlog=512)
+                served.servers.append(server)
+            else:
+                served.datagrams.append(endpoint)
+                loop.add_reader(endpoint, _answer_datagram, endpoint, identity)
+        return frozenset(port for port, endpoint in opened if endpoint is None)
+
+
+def _bound(port: Port) -> socket.socket | None:
+    """A socket for both families, or for IPv4 where the kernel has no IPv6; None: the port is taken."""
+    kind = (socket.SOCK_STREAM if port.protocol == "TCP" else socket.SOCK_DGRAM) | socket.SOCK_NONBLOCK
+    for family, anything in ((socket.AF_INET6, "::"), (socket.AF_INET, "0.0.0.0")):  # noqa: S104 -- all of one pod
+        try:
+            endpoint = socket.socket(family, kind)
+        except OSError as error:
+            if error.errno != errno.EAFNOSUPPORT:
+                raise
+            continue
+        try:
+            if family == socket.AF_INET6:
+                endpoint.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+                endpoint.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVPKTINFO, 1)
+            if port.protocol == "TCP":
+                endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            endpoint.bind((anything, port.number))
+        except OSError as error:
+            endpoint.close()
+            if error.errno == errno.EADDRINUSE:
+                return None
+            if error.errno != errno.EADDRNOTAVAIL:
+                raise
+            continue
+        return endpoint
+    return None
+
+
+class _Answer(asyncio.Protocol):
+    """One TCP connection: whatever is asked, the answer is who we are; then the end."""
+
+    def __init__(self, identity: Identity) -> None:
+        self._identity = identity
+        self._asked = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._patience = asyncio.get_running_loop().call_later(_IDLE, transport.close)
+
+    def data_received(self, data: bytes) -> None:
+        """An HTTP request ends with an empty line, anything else with its first line."""
+        self._asked += data
+        is_http = b" HTTP/" in self._asked.partition(b"\n")[0]
+        complete = b"\n\r\n" in self._asked or b"\n\n" in self._asked if is_http else b"\n" in self._asked
+        if not complete and len(self._asked) < _LONGEST_REQUEST:
+            return
+        client, server = (_spelled(self._transport.get_extra_info(end)) for end in ("peername", "sockname"))
+        text = self._identity.describe(client, server).encode()
+        if is_http:
+            head = f"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {len(text)}\r\nConnection: close\r\n\r\n"
+            text = head.encode() + (b"" if self._asked.startswith(b"HEAD ") else text)
+        self._transport.write(text)
+        self._transport.close()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self._patience.cancel()
+
+
+def _answer_datagram(endpoint: socket.socket, identity: Identity) -> None:
+    """From the very address that was asked: a node has several."""
+    try:
+        _, ancillary, _, client = endpoint.recvmsg(2048, socket.CMSG_SPACE(_PKTINFO.size))
+    except OSError:
+        return  # an ICMP error about an earlier answer
+    asked, source = endpoint.getsockname(), []
+    for level, kind, content in ancillary:
+        if (level, kind) == (socket.IPPROTO_IPV6, _IPV6_PKTINFO):
+            address, _ = _PKTINFO.unpack(content)
+            asked = (str(ip_address(address)), asked[1])
+            source = [(level, kind, _PKTINFO.pack(address, 0))]
+    text = identity.describe(_spelled(client), _spelled(asked)).encode()
+    try:
+        endpoint.sendmsg([text], source, 0, client)
+    except OSError:
+        return  # the client has gone
+
+
+def _spelled(address: tuple[str, int]) -> str:
+    """`10.244.1.2:80` or `[fd00::2]:80`."""
+    parsed = ip_address(address[0].partition("%")[0])
+    if parsed.version == 6 and parsed.ipv4_mapped is not None:
+        parsed = parsed.ipv4_mapped
+    return f"[{parsed}]:{address[1]}" if parsed.version == 6 else f"{parsed}:{address[1]}"

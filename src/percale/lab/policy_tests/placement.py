@@ -1,0 +1,281 @@
+"""Which lab a policy test needs: nodes whose subnets hold exactly the addresses of its pods, hosts outside with its addresses.
+
+    cases ─▶ batches (tests that can share a lab) ─▶ Stage: a Lab document, leases made by hand, where each pod goes
+
+Pure; `runner.py` starts the labs. Why a test cannot be tried is said in its stead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import Any, TypeAlias
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from percale.cni.requests import ANNOTATION
+from percale.errors import BadInput, LabError
+from percale.explain.policy_tests.cases import Case
+from percale.ipam.subnet_lease import RESERVED
+from percale.lab.policy_tests.subnet_layout import Network, Room, network_for, rooms_for
+from percale.lab.spec.topology import Lab, LabSpec, topology
+from percale.model.manifest.schema import from_text
+from percale.model.meta import ObjectKey, ObjectMeta
+from percale.model.netconf import network_config
+from percale.model.pod import Container, ContainerPort, Pod, PodStatus
+from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec
+from percale.render.objects import IPAddress
+
+States: TypeAlias = Sequence[Case]
+"""Of one test, in their order."""
+
+LABS = 4
+"""At a time: most of a lab's time is spent waiting for packets that do not come."""
+
+
+@dataclass(slots=True)
+class Stage:
+    """A lab for some cases. `spare` gives addresses that no case uses."""
+
+    document: dict[str, Any]
+    rooms: tuple[Room, ...]
+    ports: dict[ObjectKey, frozenset[tuple[int, str]]]
+    """Where each pod must answer, in any of the cases."""
+    machines: dict[str, str]
+    """Hosts outside and nodes as the lab's probe calls them, by address."""
+    taken: set[IPAddress]
+    _given: dict[ObjectKey, tuple[str, ...]] = field(default_factory=dict)
+
+    def leases(self) -> Iterator[SubnetLease]:
+        """Reservations, so that each node gets the subnet that it must have."""
+        for room in self.rooms:
+            v4, v6 = room.subnets.get(4), room.subnets.get(6)
+            spec = SubnetLeaseSpec(
+                node=room.node,
+                subnet=v4 if isinstance(v4, IPv4Network) else None,
+                ipv6Subnet=v6 if isinstance(v6, IPv6Network) else None,
+            )
+            yield SubnetLease(metadata=ObjectMeta(name=room.node, annotations={RESERVED: "true"}), spec=spec)
+
+    def placed(self, pod: Pod) -> Pod:
+        """The pod as the lab must make it: with exactly its addresses, answering on every port that is probed."""
+        if pod.spec.hostNetwork:
+            return replace(pod, status=PodStatus())
+        first = ip_address(pod.status.addresses[0])
+        room = next(room for room in self.rooms if first in room.subnets[first.version])
+        addresses = (*pod.status.addresses, *self._others(pod, room))
+        open_ports = tuple(
+            ContainerPort(containerPort=number, protocol="UDP" if protocol == "UDP" else "TCP")
+            for number, protocol in sorted(self.ports.get(pod.key, ()))
+        )
+        containers = (*pod.spec.containers, Container(name="probed", ports=open_ports))
+        return replace(
+            pod,
+            metadata=replace(pod.metadata, annotations={ANNOTATION: ",".join(addresses)}),
+            spec=replace(pod.spec, containers=containers, nodeName=room.node),
+            status=PodStatus(),
+        )
+
+    def spare(self, room: Room) -> tuple[str, ...]:
+        """An address of each family that nobody has; each is given once."""
+        return tuple(self._free(subnet) for subnet in room.subnets.values())
+
+    def _others(self, pod: Pod, room: Room) -> tuple[str, ...]:
+        """In a lab of both families a pod has both: the one that the case does not give is one that no case uses."""
+        have = {ip_address(each).version for each in pod.status.addresses}
+        if pod.key not in self._given:
+            missing = [subnet for version, subnet in room.subnets.items() if version not in have]
+            self._given[pod.key] = tuple(map(self._free, missing))
+        return self._given[pod.key]
+
+    def _free(self, subnet: Network) -> str:
+        address = subnet.broadcast_address - 1
+        while address in self.taken:
+            address -= 1
+        self.taken.add(address)
+        return str(address)
+
+
+class Batch(Struct, frozen=True):
+    """Tests that share a lab; `stage` None: they cannot be tried, and `reason` says why."""
+
+    sequences: tuple[States, ...]
+    stage: Stage | None
+    reason: str = ""
+
+
+def batches(sequences: Iterable[States]) -> list[Batch]:
+    """Those that ask for no machines of their own share labs; similar pods next to each other, so that few must be made anew."""
+    plain: list[States] = []
+    special: list[States] = []
+    for sequence in sequences:
+        (plain if all(map(_is_plain, sequence)) else special).append(sequence)
+    plain.sort(key=lambda sequence: sorted((pod.key, pod.status.addresses) for case in sequence for pod in case.pods))
+    shared = _shared(plain)
+    if all(batch.stage is not None for batch in shared):
+        return [*shared, *(_batch([sequence]) for sequence in special)]
+    return [_batch([sequence]) for sequence in (*plain, *special)]
+
+
+def _is_plain(case: Case) -> bool:
+    named = {address for pod in case.pods for address in pod.status.addresses}
+    own = all(
+        pod.spec.nodeName is None and not pod.spec.hostNetwork and _untriable(pod) is None for pod in case.pods
+    ) and not any(":" in address for address in named)
+    return (
+        own and not case.nodes and all("/" in end for probe in case.probes for end in (probe.source, probe.destination))
+    )
+
+
+def _shared(sequences: Sequence[States]) -> list[Batch]:
+    """In at most so many labs, each with about as many states."""
+    states = sum(map(len, sequences))
+    share = max(8, -(-states // LABS))
+    parts: list[list[States]] = []
+    for sequence in sequences:
+        if not parts or sum(map(len, parts[-1])) >= share:
+            parts.append([])
+        parts[-1].append(sequence)
+    return [_batch(part) for part in parts]
+
+
+def _batch(sequences: Sequence[States]) -> Batch:
+    try:
+        return Batch(tuple(sequences), _stage([case for sequence in sequences for case in sequence]))
+    except (LabError, BadInput) as error:
+        return Batch(tuple(sequences), None, str(error))
+
+
+def _untriable(pod: Pod) -> str | None:
+    if pod.status.phase != "Running":
+        return f"a lab's pods are Running, {pod.key} is {pod.status.phase}"
+    if pod.spec.hostNetwork and pod.spec.nodeName is None:
+        return f"{pod.key} is on its node's network, and on no node of the case"
+    return None
+
+
+def _stage(cases: Sequence[Case]) -> Stage:
+    """Raises LabError, BadInput: why there is no such lab."""
+    pods = [pod for case in cases for pod in case.pods]
+    reason = next(filter(None, map(_untriable, pods)), None)
+    if reason is not None:
+        raise LabError(reason)
+    nodes = {node.metadata.name: node for case in cases for node in case.nodes}
+    homes = dict.fromkeys((*nodes, *(pod.spec.nodeName for pod in pods if pod.spec.nodeName is not None)))
+    rooms = rooms_for([pod for pod in pods if not pod.spec.hostNetwork], list(homes))
+    node_ips = {name: [ip_address(each.address) for each in node.status.addresses] for name, node in nodes.items()}
+    known = {ip_address(each) for pod in pods for each in pod.status.addresses}
+    known |= {each for ips in node_ips.values() for each in ips}
+    ends = {end for case in cases for probe in case.probes for end in (probe.source, probe.destination)}
+    outside = sorted({ip_address(end) for end in ends if "/" not in end} - known, key=lambda ip: (ip.version, ip))
+    names = {address: f"h{number}" for number, address in enumerate(outside, start=1)}
+    segments = [_segment("nodes", [each for ips in node_ips.values() for each in ips]), *_outer_segments(outside)]
+    spec: dict[str, Any] = {
+        "network": network_for(rooms),
+        "segments": [each.spelled for each in segments],
+        "nodes": [
+            {
+                "name": room.node,
+                "segment": "nodes",
+                "labels": nodes[room.node].metadata.labels if room.node in nodes else {},
+                **_addressed(node_ips.get(room.node, ())),
+            }
+            for room in rooms
+        ],
+        "hosts": [
+            {
+                "name": names[address],
+                "segment": next(each.name for each in segments if address in each.addresses),
+                "ports": _ports_at(cases, address),
+                **_addressed([address]),
+            }
+            for address in outside
+        ],
+    }
+    topology(msgspec.convert(spec, LabSpec, dec_hook=from_text), network_config(spec["network"]).networks)  # or why not
+    document = {"apiVersion": Lab.API_VERSION, "kind": Lab.KIND, "metadata": {"name": "policy-test"}, "spec": spec}
+    machines = {str(address): f"external/{name}" for address, name in names.items()}
+    machines |= {str(address): f"node/{name}" for name, ips in node_ips.items() for address in ips}
+    return Stage(document, rooms, _ports(cases), machines, known)
+
+
+# Ports
+
+
+def _ports(cases: Iterable[Case]) -> dict[ObjectKey, frozenset[tuple[int, str]]]:
+    """By pod, where some probe of some case asks it."""
+    found: dict[ObjectKey, set[tuple[int, str]]] = {}
+    for case in cases:
+        owners = {address: pod.key for pod in case.pods for address in pod.status.addresses}
+        for probe in case.probes:
+            for address in case.addresses(probe.destination):
+                if address in owners and probe.port is not None and probe.protocol in ("TCP", "UDP"):
+                    found.setdefault(owners[address], set()).add((probe.port, probe.protocol))
+    return {key: frozenset(ports) for key, ports in found.items()}
+
+
+def _ports_at(cases: Iterable[Case], address: IPAddress) -> list[str]:
+    """As a Lab document lists a host's ports."""
+    return sorted(
+        {
+            f"{probe.port}/{probe.protocol}"
+            for case in cases
+            for probe in case.probes
+            if probe.destination == str(address) and probe.protocol in ("TCP", "UDP")
+        }
+    )
+
+
+# Machines
+
+
+class _Segment(Struct, frozen=True):
+    name: str
+    addresses: tuple[IPAddress, ...]
+    """Those that it must have."""
+    networks: dict[int, Network]
+
+    @property
+    def spelled(self) -> dict[str, str]:
+        keys = {4: "cidr", 6: "cidr6"}
+        return {"name": self.name, **{keys[version]: str(network) for version, network in self.networks.items()}}
+
+
+def _segment(name: str, addresses: Sequence[IPAddress]) -> _Segment:
+    families = {version: [each for each in addresses if each.version == version] for version in (4, 6)}
+    return _Segment(name, tuple(addresses), {version: _cover(each) for version, each in families.items() if each})
+
+
+def _outer_segments(addresses: Iterable[IPAddress]) -> list[_Segment]:
+    """Hosts whose networks would overlap stand together."""
+    found: list[_Segment] = []
+    for number, address in enumerate(addresses, start=1):
+        new = _segment(f"out{number}", [address])
+        network = new.networks[address.version]
+        near = [
+            each
+            for each in found
+            if address.version in each.networks and each.networks[address.version].overlaps(network)
+        ]
+        found = [each for each in found if each not in near]
+        found.append(_segment(new.name, [*(ip for each in near for ip in each.addresses), address]))
+    return found
+
+
+def _cover(addresses: Sequence[IPAddress]) -> Network:
+    """The smallest usual network in which all of them can be machines'. Raises LabError."""
+    for length in (24, 22, 20, 16, 12, 8) if addresses[0].version == 4 else (64, 56, 48, 32):
+        network = ip_network(
+            (int(addresses[0]), length) if addresses[0].version == 6 else (str(addresses[0]), length), False
+        )
+        reserved = {network.network_address, network.network_address + 1, network.broadcast_address}
+        if all(each in network and each not in reserved for each in addresses):
+            return network
+    raise LabError(f"no network of a lab has {', '.join(map(str, addresses))}")
+
+
+def _addressed(addresses: Iterable[IPAddress]) -> dict[str, str]:
+    return {"address" if each.version == 4 else "address6": str(each) for each in addresses}

@@ -1,0 +1,240 @@
+"""Policy tests with real packets: a lab for each batch of cases, whose states follow each other as updates. Called by cli.
+
+    stage ─▶ lab up ─┬─▶ for each state: delete, apply what differs ─▶ pods Ready ─▶ marker in force ─▶ probes, all at once
+                     └─▶ lab down
+
+How is it known that every node has taken up a state? A marker policy opens one port more in each state, to pods of the
+test's own; a node where that port is reached has seen everything that was written before.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from msgspec.structs import replace
+
+from percale.cni.requests import ANNOTATION
+from percale.errors import LabError
+from percale.explain.policy_tests.cases import Case, Probe
+from percale.explain.policy_tests.runner import Trial, changes, pairs, try_offline, try_probe
+from percale.lab.api.client import ask
+from percale.lab.policy_tests.placement import LABS, Batch, Stage, States, batches
+from percale.lab.run_dir import LabPlace, locate, take_down
+from percale.lab.up import start
+from percale.model.manifest.encode import to_plain
+from percale.model.meta import Object, ObjectKey, ObjectMeta
+from percale.model.namespace import Namespace
+from percale.model.pod import Container, Pod, PodSpec
+from percale.policy.evaluator import Evaluator
+
+MARKERS = "percale-policy-test"
+_FIRST_MARK = 10000
+_PROBES = 32
+"""At a time in one lab."""
+_SILENCE, _PATIENCE = 0.8, 4.0
+"""Seconds without an answer that mean denied, where denied is expected, and where it is not."""
+_SETTLING = 20.0
+"""Seconds for pods to be Ready and policies to be in force."""
+
+Waiting = Callable[[], list[str]]
+
+
+def try_live(sequences: Sequence[States]) -> list[Trial]:
+    """Every probe of every case, in their order. Raises LabError when a lab does not come up."""
+    todo = batches(sequences)
+    found: dict[int, list[Trial]] = {}
+    for begin in range(0, len(todo), LABS):
+        for batch, trials in zip(todo[begin : begin + LABS], _wave(todo[begin : begin + LABS], begin), strict=True):
+            for sequence, own in zip(batch.sequences, trials, strict=True):
+                found[id(sequence)] = own
+    return [trial for sequence in sequences for trial in found[id(sequence)]]
+
+
+def _wave(todo: Sequence[Batch], number: int) -> list[list[list[Trial]]]:
+    """Some batches at the same time: by batch, by sequence."""
+    named = [(f"policy-test-{os.getpid()}-{number + index}", batch) for index, batch in enumerate(todo)]
+    with _labs(named) as places, ThreadPoolExecutor(LABS, thread_name_prefix="batch") as threads:
+        return list(threads.map(_try_batch, todo, places))
+
+
+@contextmanager
+def _labs(todo: Sequence[tuple[str, Batch]]) -> Iterator[list[LabPlace | None]]:
+    """Started one after the other: a lab is born by a fork, which must not happen beside threads."""
+    places: list[LabPlace | None] = []
+    try:
+        for name, batch in todo:
+            places.append(locate(name) if batch.stage is not None else None)
+            if batch.stage is not None:
+                _start(name, batch.stage)
+        yield places
+    finally:
+        for place in places:
+            if place is not None:
+                take_down(place)
+
+
+def _start(name: str, stage: Stage) -> None:
+    documents = [stage.document, *map(to_plain, (*stage.leases(), *_markers(stage)))]
+    said: list[str] = []
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump({"apiVersion": "v1", "kind": "List", "items": documents}, file)
+        file.flush()
+        if start(name, [file.name], _SETTLING, False, said.append) != 0:
+            raise LabError(f"the lab for these cases does not come up: {' '.join(said[-1:])}")
+
+
+def _try_batch(batch: Batch, place: LabPlace | None) -> list[list[Trial]]:
+    if batch.stage is None or place is None:
+        return [[replace(trial, apart=batch.reason) for trial in try_offline(sequence)] for sequence in batch.sequences]
+    lab = _Lab(place, batch.stage)
+    return [[trial for case in sequence for trial in lab.try_case(case)] for sequence in batch.sequences]
+
+
+# Markers
+
+
+def _markers(stage: Stage) -> Iterator[Object]:
+    """A pod on each node, and one that asks them all."""
+    yield Namespace(metadata=ObjectMeta(name=MARKERS))
+    for index, room in enumerate((stage.rooms[0], *stage.rooms)):
+        name = f"on-{room.node}" if index else "asker"
+        yield Pod(
+            metadata=ObjectMeta(name=name, namespace=MARKERS, annotations={ANNOTATION: ",".join(stage.spare(room))}),
+            spec=PodSpec(containers=(Container(name="marker"),), nodeName=room.node),
+        )
+
+
+def _marker_policy(port: int) -> dict[str, Any]:
+    """Before all others: nobody's policy has a say among the markers."""
+    markers = {"namespaces": {"matchLabels": {"kubernetes.io/metadata.name": MARKERS}}}
+    return {
+        "apiVersion": "policy.networking.k8s.io/v1alpha2",
+        "kind": "ClusterNetworkPolicy",
+        "metadata": {"name": "0-percale-policy-test"},
+        "spec": {
+            "tier": "Admin",
+            "priority": 0,
+            "subject": markers,
+            "ingress": [
+                {
+                    "action": "Accept",
+                    "from": [markers],
+                    "protocols": [{"tcp": {"destinationPort": {"number": port}}}],
+                },
+                {"action": "Deny", "from": [markers]},
+            ],
+            "egress": [{"action": "Accept", "to": [markers]}],
+        },
+    }
+
+
+# A lab
+
+
+@dataclass(slots=True)
+class _Lab:
+    """One lab, and what is in it now."""
+
+    place: LabPlace
+    stage: Stage
+    _known: dict[tuple[type[Object], ObjectKey], Object] = field(default_factory=dict)
+    _mark: int = _FIRST_MARK
+
+    def try_case(self, case: Case) -> list[Trial]:
+        """Bring the lab to this state, and try its probes."""
+        self._become(case)
+        with ThreadPoolExecutor(_PROBES, thread_name_prefix="probe") as threads:
+            return list(threads.map(lambda probe: self._try(case, probe), case.probes))
+
+    def _become(self, case: Case) -> None:
+        pods = [self.stage.placed(pod) for pod in case.pods]
+        gone, fresh, everything = changes(self._known, [*case.namespaces, *pods, *case.policies])
+        moved = [each for each in fresh if isinstance(each, Pod) and self._is_moved(each)]
+        gone = [each for each in gone if not isinstance(each, Namespace)]
+        if gone or moved:
+            self._send("delete_documents", [*gone, *moved])
+        if fresh:
+            self._send("apply", fresh)
+        self._known = {(type(each), each.key): each for each in everything}
+        self._until("pods are not Ready", lambda: ask(self.place, "missing")["missing"])
+        self._mark += 1
+        self._send_plain("apply", [_marker_policy(self._mark)])
+        self._until("policies are not in force", self._nodes_behind)
+
+    def _is_moved(self, pod: Pod) -> bool:
+        """A pod with another address, or on another node, is another pod."""
+        known = self._known.get((Pod, pod.key))
+        if not isinstance(known, Pod):
+            return False
+        return (known.spec.nodeName, known.spec.hostNetwork, known.metadata.annotations) != (
+            pod.spec.nodeName,
+            pod.spec.hostNetwork,
+            pod.metadata.annotations,
+        )
+
+    def _send(self, verb: str, objects: Iterable[Object]) -> None:
+        self._send_plain(verb, [to_plain(each) for each in objects])
+
+    def _send_plain(self, verb: str, items: Sequence[dict[str, Any]]) -> None:
+        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
+        ask(self.place, verb, documents=[["the case", text]], namespace=None)
+
+    def _until(self, what: str, waiting: Waiting) -> None:
+        deadline = time.monotonic() + _SETTLING
+        while left := waiting():
+            if time.monotonic() > deadline:
+                raise LabError(f"after {_SETTLING:g} s {what}: {'; '.join(left)}")
+            time.sleep(0.02)
+
+    def _nodes_behind(self) -> list[str]:
+        """The nodes on which the marker's newest port is not open yet."""
+        return [
+            room.node
+            for room in self.stage.rooms
+            if self._probe(f"{MARKERS}/asker", f"{MARKERS}/on-{room.node}", self._mark, "TCP", 0.2)["result"]
+            == "timeout"
+        ]
+
+    def _probe(self, source: str, target: str, port: int, protocol: str, patience: float) -> dict[str, Any]:
+        return ask(
+            self.place,
+            "probe",
+            source=source,
+            target=target,
+            port=f"{port}/{protocol}",
+            namespace=None,
+            version=None,
+            patience=patience,
+        )
+
+    def _try(self, case: Case, probe: Probe) -> Trial:
+        if probe.port is None or probe.protocol not in ("TCP", "UDP"):
+            trial = try_probe(Evaluator(case.objects), case, probe)
+            return replace(trial, apart=f"a lab's probes are TCP and UDP, not {probe.protocol}")
+        for _, destination in pairs(case, probe):
+            trial = self._try_address(case, probe, destination)
+            if trial.wrong:
+                break
+        return trial
+
+    def _try_address(self, case: Case, probe: Probe, destination: str) -> Trial:
+        source = probe.source if "/" in probe.source else self.stage.machines[probe.source]
+        patience = _PATIENCE if probe.allowed else _SILENCE
+        answer = self._probe(source, destination, probe.port or 0, probe.protocol, patience)
+        word = answer["result"]
+        if word == "unreachable":
+            return Trial(case, probe, None, f"{answer['reason']}, from {probe.source} to {destination}")
+        allowed = word in ("allowed", "refused")  # refused: it got there, and nobody listens
+        reason = f"{word} after {answer['milliseconds']:.0f} ms"
+        if allowed != probe.allowed:
+            said = try_probe(Evaluator(case.objects), case, probe)
+            reason += f"; the evaluator says {said.found}: {said.reason}"
+        return Trial(case, probe, allowed, reason)

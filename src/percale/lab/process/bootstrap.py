@@ -1,0 +1,178 @@
+"""How a lab comes into the world: from the command's process to pid 1 of namespaces of its own.
+
+    percale lab up ── fork ──▶ midwife: session, log, user+net+mount+pid+uts+ipc namespaces
+         │ ▲                      └── fork ──▶ pid 1 (init.py): own /proc, /run, /sys; ends with all that is in it
+         │ └─── progress: JSON lines ─────────────┘
+         └─ waits for the midwife, which writes the `pid` file and leaves
+
+Only the caller's own user and group are mapped, as root inside; it is the same for a caller who is root already. The
+lab's init is its one owner: when it ends, by whatever signal, the kernel ends every process of the pid namespace, and
+with them go all namespaces, devices, tables and mounts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from percale.errors import LabError, NoUserNamespaces, PercaleError
+from percale.kernel import syscalls
+from percale.lab.process import userns_errors as forbidding
+from percale.lab.run_dir import LabPlace
+
+NETNS = Path("/run/netns")
+FABRIC = "fabric"
+"""The lab's own network namespace, where init and controller live, is the router between the segments."""
+
+_PSEUDO = 0x2 | 0x4 | 0x8
+"""MS_NOSUID | MS_NODEV | MS_NOEXEC: without them the kernel refuses such mounts in a user namespace."""
+
+Report = Callable[[dict[str, Any]], None]
+Event = dict[str, Any]
+
+
+class Newborn(Struct, frozen=True):
+    """What the command keeps of a lab that it started."""
+
+    pid: int
+    progress: socket.socket
+
+    def events(self, patience: Callable[[], float] = lambda: 60.0) -> Iterator[Event]:
+        """What the lab reports, until it has no more to say. Raises TimeoutError when `patience()` seconds are none."""
+        begun = b""
+        while True:
+            self.progress.settimeout(max(0.001, patience()))
+            received = self.progress.recv(65536)
+            if not received:
+                return
+            *lines, begun = (begun + received).split(b"\n")
+            yield from map(json.loads, lines)
+
+
+def bear(place: LabPlace, lock: int, live: Callable[[Report], None]) -> Newborn:
+    """Start the lab: `live(report)` runs as its pid 1. `lock` stays open in all of the lab's processes.
+
+    Raises NoUserNamespaces when the machine forbids the namespaces, LabError when something else is in the way.
+    """
+    ours, theirs = socket.socketpair()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    midwife = os.fork()
+    if midwife == 0:
+        _never_return(lambda: _attend(place, lock, ours, theirs, live), theirs)
+    theirs.close()
+    os.close(lock)
+    os.waitpid(midwife, 0)
+    try:
+        pid = int(place.pid.read_text())
+    except FileNotFoundError:
+        first = next(Newborn(0, ours).events(), {})
+        raise _as_error(first) from None
+    return Newborn(pid, ours)
+
+
+def _attend(
+    place: LabPlace, lock: int, ours: socket.socket, theirs: socket.socket, live: Callable[[Report], None]
+) -> None:
+    """The midwife: leaves the terminal, makes the namespaces, bears pid 1, says which pid it has, and is done."""
+    ours.close()
+    os.setsid()
+    _leave_terminal(place.log)
+    try:
+        syscalls.become_root_of_new_user_namespace()
+        syscalls.unshare(
+            syscalls.CLONE_NEWNET
+            | syscalls.CLONE_NEWNS
+            | syscalls.CLONE_NEWPID
+            | syscalls.CLONE_NEWUTS
+            | syscalls.CLONE_NEWIPC
+        )
+    except OSError as error:
+        raise forbidding.explain(error) from error
+    go, wait = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(wait)
+        if not os.read(go, 1):  # until the pid file is there; without one nobody would find the lab
+            os._exit(1)
+        os.close(go)
+        _never_return(lambda: _begin(place, theirs, live), theirs)
+    try:
+        place.pid.write_text(f"{pid}\n")
+    except OSError as error:
+        place.pid.unlink(missing_ok=True)
+        raise LabError(f"cannot be written: {error.strerror}", where=str(place.pid)) from error
+    os.write(wait, b"1")
+
+
+def _begin(place: LabPlace, theirs: socket.socket, live: Callable[[Report], None]) -> None:
+    """Pid 1: mounts, then the lab's life."""
+    os.umask(0o022)
+    try:
+        _mount(place)
+    except OSError as error:
+        raise forbidding.explain(error) from error
+    with suppress(OSError):
+        socket.sethostname(f"lab-{place.name}")
+    live(lambda event: _say(theirs, event))
+
+
+def _mount(place: LabPlace) -> None:
+    """Own /proc and /run, nothing propagates; the labs' directory stays where it is, even below /run."""
+    syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
+    labs = os.open(place.directory.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    syscalls.mount("tmpfs", "/run", "tmpfs", options="mode=0755")
+    if not place.directory.is_dir():
+        place.directory.parent.mkdir(parents=True)
+        syscalls.mount(f"/proc/self/fd/{labs}", str(place.directory.parent), None, syscalls.MS_BIND)
+    os.close(labs)
+    syscalls.mount("proc", "/proc", "proc", _PSEUDO)
+    with suppress(OSError):  # only tools that look into /sys miss it
+        syscalls.mount("sysfs", "/sys", "sysfs", _PSEUDO)
+    NETNS.mkdir()
+    (NETNS / FABRIC).touch()
+    syscalls.mount("/proc/self/ns/net", str(NETNS / FABRIC), None, syscalls.MS_BIND)
+
+
+def _leave_terminal(log: Path) -> None:
+    nowhere = os.open(os.devnull, os.O_RDONLY)
+    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for source, target in ((nowhere, 0), (out, 1), (out, 2)):
+        os.dup2(source, target)
+    os.chdir("/")
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def _never_return(action: Callable[[], None], channel: socket.socket) -> None:
+    """Run a forked process' whole life; an error goes to the log and, in one line, to the command that waits."""
+    try:
+        action()
+    except PercaleError as error:
+        _say(channel, {"error": str(error), "sort": type(error).__name__})
+        os._exit(1)
+    except BaseException as error:  # the end of a process: nobody above could handle it
+        traceback.print_exc()
+        _say(channel, {"error": f"the lab's start failed: {type(error).__name__}: {error}", "sort": "LabError"})
+        os._exit(1)
+    os._exit(0)
+
+
+def _say(channel: socket.socket, event: Event) -> None:
+    with suppress(OSError):  # the command that waited has gone
+        channel.sendall(json.dumps(event).encode() + b"\n")
+
+
+def _as_error(event: Event) -> PercaleError:
+    kind = NoUserNamespaces if event.get("sort") == "NoUserNamespaces" else LabError
+    return kind(event.get("error", "the lab ended before it began"))

@@ -1,0 +1,137 @@
+"""Pid 1 of a lab: bears its processes, buries them, and by its own end ends them all.
+
+    init ── fork ──▶ controller (asyncio; may end, then the lab ends)
+      ├──── fork ──▶ agent of node1, in the namespace /run/netns/node1
+      └──── fork ──▶ agent of node2 …
+
+Single-threaded on purpose: it has everything imported, so a child costs a fork and no import. The controller asks for
+agents over a socket pair, one JSON message a datagram: {"start": NODE} → {"started": NODE, "pid": P}; when a child ends
+{"ended": P, "status": S}. Killing is the controller's own affair, it lives in the same pid namespace.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
+
+from percale.errors import PercaleError
+from percale.kernel import syscalls
+from percale.lab.process.bootstrap import NETNS
+from percale.lab.run_dir import LabPlace, NodePlace
+
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+Channel = socket.socket
+
+
+Serve = Callable[[NodePlace], None]
+"""An agent's whole life."""
+
+
+def live(place: LabPlace, control: Callable[[Channel], None], prepare: Callable[[], Serve]) -> None:
+    """The whole life of pid 1. `control(channel)` is the controller; what `prepare` returns, an agent: each in a child.
+
+    While the controller lays the cables, `prepare` imports what agents need.
+    """
+    wakeup, waker = os.pipe()
+    os.set_blocking(waker, False)
+    signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+    for number in _ENDING:
+        signal.signal(number, _end)
+    signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a socket for each port of each pod
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    controller = _bear(lambda: control(theirs), "controller")
+    theirs.close()
+    serve = prepare()
+    gc.freeze()  # what was imported is shared with all agents: their collectors must not write to it
+    while True:
+        ready, _, _ = select.select([wakeup, ours.fileno()], [], [])
+        if wakeup in ready:
+            os.read(wakeup, 512)
+            _bury(controller, ours)
+        if ours.fileno() in ready:
+            _obey(place, ours, serve)
+
+
+def _end(_number: int, _frame: FrameType | None) -> None:
+    os._exit(0)  # the kernel ends all others
+
+
+def _obey(place: LabPlace, channel: Channel, serve: Serve) -> None:
+    """Start the agent that the controller asks for."""
+    message = channel.recv(4096)
+    if not message:
+        os._exit(0)
+    node = place.node(json.loads(message)["start"])
+    pid = _bear(lambda: _as_agent(node, serve), f"agent of {node.name}")
+    _tell(channel, {"started": node.name, "pid": pid})
+
+
+def _as_agent(node: NodePlace, serve: Serve) -> None:
+    """In the child: the node's namespace, its log, its notification socket."""
+    log = os.open(node.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    namespace = os.open(NETNS / node.name, os.O_RDONLY | os.O_CLOEXEC)
+    syscalls.setns(namespace, syscalls.CLONE_NEWNET)
+    os.close(namespace)
+    os.environ["NOTIFY_SOCKET"] = str(node.notify_socket)
+    serve(node)
+
+
+def _bear(action: Callable[[], None], what: str) -> int:
+    """Fork; the child runs `action` with signals as a fresh program has them."""
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        for number in (*_ENDING, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        action()
+        status = 0
+    except SystemExit as ending:
+        status = ending.code if isinstance(ending.code, int) else 1
+    except PercaleError as error:
+        print(f"{what}: {error}", file=sys.stderr)
+    except BaseException:  # the end of a process: nobody above could handle it
+        print(f"{what} failed:", file=sys.stderr)
+        traceback.print_exc()
+    finally:
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
+
+
+def _bury(controller: int, channel: Channel) -> None:
+    """Reap all that ended, orphans of `lab exec` among them; the controller's end is ours."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            os._exit(0)
+        if pid == 0:
+            return
+        if pid == controller:
+            os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+        _tell(channel, {"ended": pid, "status": os.waitstatus_to_exitcode(status)})
+
+
+def _tell(channel: Channel, message: dict[str, object]) -> None:
+    with suppress(OSError):  # the controller is ending: its end ends us
+        channel.send(json.dumps(message).encode())

@@ -1,0 +1,34 @@
+"""Short visits to the lab's network namespaces: a helper thread goes in, does one thing, and comes back with the result.
+
+`responder` and `probing` open their sockets so: a socket stays in the namespace where it was made, whoever uses it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from percale.kernel.netns import NamespaceThread
+
+T = TypeVar("T")
+
+
+def visit(namespace: Path, action: Callable[[], T]) -> T:
+    """What `action` returns inside the namespace, or its exception. Raises OSError when there is no such namespace."""
+    descriptor = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        thread = NamespaceThread(descriptor, name="visit")
+    finally:
+        os.close(descriptor)
+    try:
+        return thread.run(action)
+    finally:
+        thread.close()
+
+
+async def visited(namespace: Path, action: Callable[[], T]) -> T:
+    """The same from the event loop, without blocking it."""
+    return await asyncio.to_thread(visit, namespace, action)

@@ -1,0 +1,206 @@
+"""What people give to a lab: Kubernetes manifests, a Lab document, a network configuration. Called by `starting` and verbs.
+
+text ─▶ net-conf.json? ──────────────────────────────┐
+     └▶ model.decoding ─▶ ConfigMap kube-flannel-cfg ─┼─▶ network, wiring
+                      ├─▶ kind: Lab ──────────────────┴─▶ machines
+                      └─▶ everything else ──────────────▶ objects of the store
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from percale.errors import BadManifest
+from percale.lab.run_dir import is_object_name
+from percale.lab.spec.topology import DEFAULT_NETWORK, Host, Lab, LabNode, LabSpec, Segment
+from percale.model.configmap import ConfigMap
+from percale.model.kinds import KINDS, kinds_of
+from percale.model.manifest.decode import Found, Skipped, Source, decode_manifest, object_node
+from percale.model.manifest.files import Document
+from percale.model.manifest.json_text import read_json_text
+from percale.model.manifest.syntax_tree import Node
+from percale.model.meta import Object, ObjectKey
+from percale.model.netconf import network_config, parse_network_config
+
+NET_CONF = "net-conf.json"
+CNI_CONF = "cni-conf.json"
+Wiring = Literal["routed", "bridge"]
+
+_KINDS = {**KINDS, **kinds_of(Lab)}
+
+
+class Input(Struct, frozen=True):
+    """All that `percale lab up` was given, checked; `skipped` are documents that mean nothing here, with the reason."""
+
+    found: tuple[Found, ...]
+    lab: LabSpec
+    network: dict[str, Any]
+    wiring: Wiring
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def objects(self) -> tuple[Object, ...]:
+        """Without the places where they are written."""
+        return tuple(each.object for each in self.found)
+
+
+class _Network(Struct, frozen=True):
+    """A network configuration and where it stands."""
+
+    where: str
+    network: dict[str, Any]
+    wiring: Wiring = "routed"
+
+
+def read_input(documents: Sequence[Document]) -> Input:
+    """Everything of these documents. Raises BadManifest, BadNetworkConfig."""
+    networks: list[_Network] = []
+    found: list[Found] = []
+    skipped: list[Skipped] = []
+    for source, text in documents:
+        bare = _bare_network(source, text)
+        if bare is not None:
+            networks.append(bare)
+            continue
+        manifest = decode_manifest(text.encode(), source, kinds=_KINDS)
+        found += manifest.found
+        skipped += manifest.skipped
+        for each in manifest.found:
+            if isinstance(each.object, Lab):
+                _check_words(text.encode(), each.source)
+    labs = [each for each in found if isinstance(each.object, Lab)]
+    for each in found:
+        networks += _network_of(each)
+    _at_most_one("Lab document", [str(each.source) for each in labs])
+    _at_most_one("network configuration", [network.where for network in networks])
+    chosen = networks[0] if networks else _Network("the default", DEFAULT_NETWORK)
+    if networks:
+        _check_backend(chosen)
+    return Input(
+        found=tuple(_distinct(each for each in found if each not in labs)),
+        lab=next((each.object.spec for each in labs if isinstance(each.object, Lab)), LabSpec()),
+        network=chosen.network,
+        wiring=chosen.wiring,
+        skipped=tuple(map(str, skipped)),
+    )
+
+
+def read_objects(documents: Iterable[Sequence[str]], namespace: str) -> tuple[list[Found], list[str]]:
+    """Objects to apply to a lab that runs, and what was left out. Raises BadManifest."""
+    found: list[Found] = []
+    skipped: list[str] = []
+    for source, text in documents:
+        if _bare_network(source, text) is not None:
+            raise BadManifest(
+                "a running lab keeps its network", where=source, hint="start another: percale lab up -f …"
+            )
+        manifest = decode_manifest(text.encode(), source, kinds=_KINDS, namespace=namespace)
+        found += manifest.found
+        skipped += map(str, manifest.skipped)
+    for each in found:
+        if isinstance(each.object, Lab):
+            hint = "use percale lab add-node and remove-node"
+            raise BadManifest("a running lab keeps its machines", where=str(each.source), hint=hint)
+    return list(_distinct(found)), skipped
+
+
+def other_networks(objects: Iterable[Object], network: Mapping[str, Any], wiring: str) -> list[str]:
+    """A line for each ConfigMap that says another network than the one of the lab that runs. Raises BadNetworkConfig."""
+    return [
+        f"configmap/{obj.metadata.name} does not change this lab: a running lab keeps its network;"
+        " a new one takes it: percale lab up --name … -f …"
+        for obj in objects
+        for other in _network_of(Found(obj, Source(f"configmap/{obj.metadata.name}", 1)))
+        if (other.network, other.wiring) != (network, wiring)
+    ]
+
+
+def _check_words(data: bytes, source: Source) -> None:
+    """Every field of a Lab document means something. Raises BadManifest with the nearest one that does."""
+    root = object_node(data, source)
+    spec = root.get("spec") if root is not None else None
+    if spec is None:
+        return
+    _check_fields(spec, LabSpec, "spec", source)
+    for name, kind in (("segments", Segment), ("nodes", LabNode), ("hosts", Host)):
+        members = spec.get(name)
+        for number, member in enumerate(members.items if members is not None else ()):
+            _check_fields(member, kind, f"spec.{name}[{number}]", source)
+
+
+def _check_fields(node: Node, kind: type[Struct], path: str, source: Source) -> None:
+    for key, _ in node.entries:
+        if key.text not in kind.__struct_fields__:
+            near = difflib.get_close_matches(key.text, kind.__struct_fields__, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(kind.__struct_fields__)}"
+            raise BadManifest(f"{path}: unknown field {key.text!r}", where=f"{source.file}:{key.line}", hint=hint)
+
+
+def _bare_network(source: str, text: str) -> _Network | None:
+    """A net-conf.json by itself: a JSON object with a Network and no kind."""
+    if not text.lstrip().startswith("{"):
+        return None
+    try:
+        document = read_json_text(text)
+    except json.JSONDecodeError:
+        return None  # the decoder says where and why
+    if not isinstance(document, dict) or "kind" in document:
+        return None
+    if not {"network", "ipv6network"} & {key.lower() for key in document}:
+        return None
+    parse_network_config(text, source)
+    return _Network(source, document)
+
+
+def _network_of(found: Found) -> Iterator[_Network]:
+    """A Lab document's network, or flannel's ConfigMap, which configures the lab as it would the cluster."""
+    obj = found.object
+    if isinstance(obj, Lab) and obj.spec.network is not None:
+        network_config(obj.spec.network, f"{found.source} spec.network")
+        yield _Network(f"{found.source} spec.network", obj.spec.network)
+    elif isinstance(obj, ConfigMap) and NET_CONF in obj.data:
+        parse_network_config(obj.data[NET_CONF], f"{found.source} {NET_CONF}")
+        wiring = _wiring(obj.data.get(CNI_CONF), f"{found.source} {CNI_CONF}")
+        yield _Network(f"{found.source} {NET_CONF}", read_json_text(obj.data[NET_CONF]), wiring)
+
+
+def _wiring(text: str | None, where: str) -> Wiring:
+    """A conflist whose plugin is flannel's wires pods to a bridge, unless it delegates to something else."""
+    if text is None:
+        return "routed"
+    from percale.cni.conflist import wiring_of  # noqa: PLC0415 -- most labs have none
+
+    wiring: Wiring = wiring_of(text, where)
+    return wiring
+
+
+def _check_backend(network: _Network) -> None:
+    """Raises BadNetworkConfig for one that no agent could use."""
+    from percale.backend.registry import make_backend  # noqa: PLC0415 -- most labs have the default
+
+    make_backend(network_config(network.network), network.where)
+
+
+def _at_most_one(what: str, places: Sequence[str]) -> None:
+    if len(places) > 1:
+        raise BadManifest(f"two of them have a {what}: {places[0]} and {places[1]}", hint="keep one")
+
+
+def _distinct(found: Iterable[Found]) -> Iterator[Found]:
+    """The same; one that two files have is an error, and so is a name that Kubernetes would refuse."""
+    seen: dict[tuple[str, ObjectKey], Source] = {}
+    for each in found:
+        obj = each.object
+        for field, name in (("name", obj.metadata.name), ("namespace", obj.metadata.namespace)):
+            if name is not None and not is_object_name(name):
+                hint = "use small letters, digits, '-' and '.'"
+                raise BadManifest(f"metadata.{field}: {name!r} is not a name", where=str(each.source), hint=hint)
+        first = seen.setdefault((obj.KIND, obj.key), each.source)
+        if first is not each.source:
+            raise BadManifest(f"{obj.KIND} {obj.key} is in {first} too", where=str(each.source), hint="keep one")
+        yield each

@@ -1,0 +1,105 @@
+"""What a kind's fields may hold, asked of msgspec's own description of its structs. Called by `decoding`.
+
+msgspec checks the values; here is what it does not know: what Kubernetes makes of null, and which words an error may name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+from msgspec import inspect
+
+from percale.model.manifest.syntax_tree import Steps
+
+
+@lru_cache
+def _described(kind: Any) -> inspect.Type:
+    return inspect.type_info(kind)
+
+
+def without_nulls(kind: Any, value: Any) -> Any:
+    """The value as Kubernetes reads it: a null field is not there, a null text of a map (`label:`) is empty."""
+    return _without_nulls(_described(kind), value)
+
+
+def _without_nulls(expected: inspect.Type, value: Any) -> Any:
+    if isinstance(value, dict):
+        for each in _alternatives(expected):
+            if isinstance(each, inspect.StructType):
+                fields = {field.encode_name: field.type for field in each.fields}
+                return {
+                    key: _without_nulls(fields[key], item)
+                    for key, item in value.items()
+                    if key in fields and item is not None
+                }
+            if isinstance(each, inspect.DictType) and isinstance(each.value_type, inspect.StrType):
+                return {key: "" if item is None else item for key, item in value.items()}
+    elif isinstance(value, list):
+        for each in _alternatives(expected):
+            if isinstance(each, inspect.VarTupleType | inspect.ListType):
+                return [_without_nulls(each.item_type, item) for item in value]
+    return value
+
+
+def unknown_fields(kind: Any, value: Any, within: Steps) -> Iterator[tuple[Steps, tuple[str, ...]]]:
+    """The fields below `within` that the kind does not have, and those that it has there."""
+    for expected in _at(kind, within):
+        part = value
+        for step in within:
+            part = part.get(step) if isinstance(part, dict) else None
+        yield from _unknown(expected, part, within)
+
+
+def _unknown(expected: inspect.Type, value: Any, steps: Steps) -> Iterator[tuple[Steps, tuple[str, ...]]]:
+    for each in _alternatives(expected):
+        if isinstance(each, inspect.StructType) and isinstance(value, dict):
+            fields = {field.encode_name: field.type for field in each.fields}
+            for key, item in value.items():
+                if key in fields:
+                    yield from _unknown(fields[key], item, (*steps, key))
+                else:
+                    yield (*steps, key), tuple(fields)
+        elif isinstance(each, inspect.VarTupleType | inspect.ListType) and isinstance(value, list):
+            for index, item in enumerate(value):
+                yield from _unknown(each.item_type, item, (*steps, index))
+
+
+def allowed_words(kind: Any, steps: Steps) -> tuple[str, ...]:
+    """The words that the field may hold; empty: any."""
+    return tuple(
+        str(word) for each in _at(kind, steps) if isinstance(each, inspect.LiteralType) for word in each.values
+    )
+
+
+def _at(kind: Any, steps: Steps) -> list[inspect.Type]:
+    """What is expected there."""
+    here = [_described(kind)]
+    for step in steps:
+        here = [inner for each in here for inner in _inside(each, step)]
+    return here
+
+
+def _inside(expected: inspect.Type, step: str | int) -> Iterator[inspect.Type]:
+    """What is expected one step further."""
+    if isinstance(expected, inspect.StructType):
+        yield from (
+            part for field in expected.fields if field.encode_name == step for part in _alternatives(field.type)
+        )
+    elif isinstance(expected, inspect.VarTupleType | inspect.ListType):
+        yield from _alternatives(expected.item_type)
+    elif isinstance(expected, inspect.DictType):
+        yield from _alternatives(expected.value_type)
+
+
+def _alternatives(expected: inspect.Type) -> tuple[inspect.Type, ...]:
+    return expected.types if isinstance(expected, inspect.UnionType) else (expected,)
+
+
+def from_text(kind: type[Any], value: Any) -> Any:
+    """msgspec's hook for the types that it does not know: addresses and networks are written as text."""
+    if not isinstance(value, str):
+        raise TypeError(f"expected a text, got {msgspec.json.encode(value).decode()}")
+    return kind(value)

@@ -1,0 +1,154 @@
+"""What the manifests hold beside policies: pods (and the pods that workloads would make), namespaces, pod networks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from ipaddress import collapse_addresses, ip_network
+
+from msgspec import Struct, field
+
+from percale.model.addresses import Network
+from percale.model.configmap import ConfigMap
+from percale.model.manifest.decode import DEFAULT_NAMESPACE, Found
+from percale.model.meta import Object
+from percale.model.namespace import NAME_LABEL, Namespace
+from percale.model.netconf import parse_network_config
+from percale.model.node import Node
+from percale.model.pod import Pod, PodSpec
+from percale.model.selector import LabelSelector
+from percale.model.workloads import DaemonSet, Deployment, Job, ReplicaSet, StatefulSet
+from percale.policy.lint.parsed_policy import Selection
+
+SYSTEM_NAMESPACES = ("kube-system", "kube-public", "kube-node-lease")
+"""Every cluster has them, with pods of its own, whether manifests say so or not."""
+
+_NET_CONF = "net-conf.json"
+
+
+class ContainerPort(Struct, frozen=True):
+    """A port that a pod declares."""
+
+    name: str | None
+    protocol: str
+    number: int
+
+
+class HeldPod(Struct, frozen=True):
+    """A pod, or the template of many, that policies may select: not one in its node's network. `name` is unique."""
+
+    name: str
+    namespace: str
+    labels: Mapping[str, str]
+    ports: tuple[ContainerPort, ...]
+
+
+class Holdings(Struct, frozen=True, dict=True):
+    """`namespaces` with their labels; `namespaces_known`: manifests say which there are, not only pods."""
+
+    pods: tuple[HeldPod, ...]
+    namespaces: Mapping[str, Mapping[str, str]]
+    namespaces_known: bool
+    networks: tuple[Network, ...]
+    """Where pods get their addresses."""
+
+    _selected: dict[tuple[str | LabelSelector, LabelSelector], Sequence[HeldPod]] = field(default_factory=dict)
+    """Answers given: many policies ask for the same pods."""
+
+    @cached_property
+    def _by_namespace(self) -> Mapping[str, Sequence[HeldPod]]:
+        found: dict[str, list[HeldPod]] = {}
+        for pod in self.pods:
+            found.setdefault(pod.namespace, []).append(pod)
+        return found
+
+    def in_namespace(self, namespace: str) -> Sequence[HeldPod]:
+        """Its pods."""
+        return self._by_namespace.get(namespace, ())
+
+    def meant(self, where: str | LabelSelector) -> list[str]:
+        """The namespaces that are named or selected."""
+        if isinstance(where, str):
+            return [where]
+        return [name for name, labels in self.namespaces.items() if where.matches(labels)]
+
+    def selected(self, selection: Selection) -> Sequence[HeldPod]:
+        """The pods that are meant."""
+        key = (selection.namespaces, selection.pods)
+        if key not in self._selected:
+            self._selected[key] = [
+                pod
+                for namespace in self.meant(selection.namespaces)
+                for pod in self.in_namespace(namespace)
+                if selection.pods.matches(pod.labels)
+            ]
+        return self._selected[key]
+
+    def knows_pods_of(self, selection: Selection) -> bool:
+        """False when the selection may mean pods that the manifests do not hold."""
+        where = selection.namespaces
+        if not self.pods or not (isinstance(where, str) or self.knows(where)):
+            return False
+        return all(self.in_namespace(name) for name in self.meant(where) if name in SYSTEM_NAMESPACES)
+
+    def knows(self, selector: LabelSelector) -> bool:
+        """Which namespaces it selects: their labels are known, or it asks for nothing but names."""
+        keys = {*selector.matchLabels, *(each.key for each in selector.matchExpressions)}
+        return self.namespaces_known or keys <= {NAME_LABEL}
+
+
+def holdings_of(found: Iterable[Found], networks: Sequence[Network]) -> Holdings:
+    """Of all objects. `networks` are given apart; else nodes, a net-conf ConfigMap or pods tell. Raises BadNetworkConfig."""
+    objects = [each.object for each in found]
+    pods = tuple(pod for obj in objects if (pod := _held(obj)) is not None)
+    declared = {obj.metadata.name: obj.labels for obj in objects if isinstance(obj, Namespace)}
+    implied = (*SYSTEM_NAMESPACES, DEFAULT_NAMESPACE, *(pod.namespace for pod in pods))
+    namespaces = {name: {NAME_LABEL: name} for name in implied} | declared
+    return Holdings(pods, namespaces, bool(declared), tuple(networks) or _networks(objects, found))
+
+
+def _held(obj: Object) -> HeldPod | None:
+    match obj:
+        case Pod():
+            spec, labels = obj.spec, obj.metadata.labels
+            if obj.status.phase in ("Succeeded", "Failed"):
+                return None
+        case Deployment() | ReplicaSet() | StatefulSet() | DaemonSet() | Job():
+            spec, labels = obj.spec.template.spec, obj.spec.template.metadata.labels
+        case _:
+            return None
+    if spec.hostNetwork:
+        return None
+    return HeldPod(f"{obj.KIND} {obj.key}", obj.metadata.namespace or DEFAULT_NAMESPACE, labels, _ports(spec))
+
+
+def _ports(spec: PodSpec) -> tuple[ContainerPort, ...]:
+    return tuple(
+        ContainerPort(port.name, port.protocol, port.containerPort)
+        for container in spec.containers
+        for port in container.ports
+    )
+
+
+def _networks(objects: Sequence[Object], found: Iterable[Found]) -> tuple[Network, ...]:
+    configured = [
+        network
+        for each in found
+        if isinstance(each.object, ConfigMap) and _NET_CONF in each.object.data
+        for network in parse_network_config(each.object.data[_NET_CONF], f"{each.source} {_NET_CONF}").networks
+    ]
+    if configured:
+        return tuple(configured)
+    cut = [cidr for obj in objects if isinstance(obj, Node) for cidr in obj.pod_cidrs]
+    if cut:
+        return _collapsed(cut)
+    pods = [obj for obj in objects if isinstance(obj, Pod) and not obj.spec.hostNetwork]
+    return _collapsed([ip_network(address) for pod in pods for address in pod.ips])
+
+
+def _collapsed(networks: Sequence[Network]) -> tuple[Network, ...]:
+    return tuple(
+        network
+        for version in (4, 6)
+        for network in collapse_addresses(each for each in networks if each.version == version)  # type: ignore[type-var]
+    )

@@ -1,0 +1,132 @@
+"""Which peers a rule means, as hashable values: pods by selectors, addresses by blocks, ports. `compiler.py` makes them.
+
+A term's name is a digest of its content: equal selectors are one term, tracked once (`selector_index.py`) and one kernel set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from hashlib import blake2b
+from typing import Literal, TypeAlias
+
+from msgspec import Struct
+
+from percale.model.addresses import Network, parse_network
+from percale.model.selector import LabelSelector
+
+Direction: TypeAlias = Literal["egress", "ingress"]
+FlowProtocol: TypeAlias = Literal["TCP", "UDP", "SCTP", "ICMP"]
+"""Of a flow; rules name the first three."""
+
+Labels: TypeAlias = Mapping[str, str]
+
+EVERYTHING = LabelSelector()
+
+
+def digest(*parts: object) -> str:
+    """A short name for this content, the same in every process."""
+    return blake2b(repr(parts).encode(), digest_size=6).hexdigest()
+
+
+def spelled(selector: LabelSelector) -> tuple[object, ...]:
+    """A selector's content in one order."""
+    return (
+        tuple(sorted(selector.matchLabels.items())),
+        tuple(sorted((each.key, each.operator, tuple(sorted(each.values))) for each in selector.matchExpressions)),
+    )
+
+
+class Term(Struct, frozen=True, eq=False, dict=True):
+    """Pods with these labels, in one namespace or in all that a selector matches."""
+
+    namespaces: str | LabelSelector
+    pods: LabelSelector = EVERYTHING
+
+    @cached_property
+    def name(self) -> str:
+        where = self.namespaces if isinstance(self.namespaces, str) else spelled(self.namespaces)
+        return digest(where, spelled(self.pods))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Term) and self.name == other.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    def matches(self, namespace: str, namespace_labels: Labels, labels: Labels) -> bool:
+        """A pod of this namespace with these labels is meant."""
+        there = (
+            self.namespaces == namespace
+            if isinstance(self.namespaces, str)
+            else self.namespaces.matches(namespace_labels)
+        )
+        return there and self.pods.matches(labels)
+
+
+class Block(Struct, frozen=True, dict=True):
+    """Addresses of a network without some parts of it, of one family: `in` takes a packed address."""
+
+    cidr: str
+    exceptions: tuple[str, ...] = ()
+
+    @cached_property
+    def network(self) -> Network:
+        return parse_network(self.cidr)
+
+    @cached_property
+    def excluded(self) -> tuple[Network, ...]:
+        return tuple(map(parse_network, self.exceptions))
+
+    @cached_property
+    def _ranges(self) -> tuple[tuple[bytes, bytes], ...]:
+        networks = (self.network, *self.excluded)
+        return tuple((each.network_address.packed, each.broadcast_address.packed) for each in networks)
+
+    def __contains__(self, address: bytes) -> bool:
+        (first, last), *without = self._ranges
+        return (
+            len(address) == len(first)
+            and first <= address <= last
+            and not any(first <= address <= last for first, last in without)
+        )
+
+
+class NodeTerm(Struct, frozen=True):
+    """Nodes with these labels, by all their addresses."""
+
+    nodes: LabelSelector
+
+
+class DomainTerm(Struct, frozen=True):
+    """Addresses that a name resolves to; `*.` stands for one label or more."""
+
+    name: str
+
+
+class Unknown(Struct, frozen=True):
+    """A peer of a sort that this version does not know: it never opens, and always closes."""
+
+
+Peer: TypeAlias = Term | Block | NodeTerm | DomainTerm | Unknown
+
+
+class PortSpan(Struct, frozen=True, order=True):
+    """Ports of one protocol, both ends included."""
+
+    protocol: str
+    first: int = 0
+    last: int = 65535
+
+    def __contains__(self, port: int) -> bool:
+        return self.first <= port <= self.last
+
+
+class PortName(Struct, frozen=True, order=True):
+    """A port by its name on the destination pod; of any protocol when `protocol` is "" (ClusterNetworkPolicy)."""
+
+    name: str
+    protocol: str = ""
+
+
+Port: TypeAlias = PortSpan | PortName

@@ -1,0 +1,269 @@
+"""The text of our three nft tables; whatever changes is an element (`masquerade.py`, `pod_sources.py`, `tunnels.py`).
+
+    ip, ip6   prerouting, raw    a pod's device lets only the pod's own addresses in; peers' tunnel packets are not tracked
+              output, raw        nor are ours
+              input              our tunnels take what peers send to their ends here, and nothing else;
+                                 loopback nothing that begins elsewhere, whichever device has `route_localnet`
+              forward, last      nothing forwarded gets into a node's tunnel; established flows are marked for the shortcut
+              postrouting, nat   traffic that leaves the pod network gets the node's address
+    bridge    prerouting         the same guard for pods on a bridge, and theirs is the MAC, too; what it does not know is dropped
+              forward            a pod gets from another port what is for its own address, and questions about neighbours
+
+Pod-to-pod traffic is tracked like any other, but for the outer packets of our tunnels. What is established and not translated
+gets a mark after all filters, by which the shortcut learns it (`fastpath.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from percale.render.network.fastpath import MARK as SHORTCUT_MARK
+from percale.render.objects import Family, IPNetwork, Ruleset
+
+POD_DEVICE_PREFIX = "pcl"
+"""The name of a pod's device on the node starts so; nothing else's does."""
+
+KUBE_PROXY_MARK = 0x4000
+"""kube-proxy translates what carries this mark itself."""
+
+LONGEST_DISCOVERY = 32
+"""Bytes after the IPv6 header: a neighbour solicitation or advertisement with one option."""
+_LONGEST_ARP = 46
+"""Bytes: what fills a frame of the least length."""
+_SOURCE6, _TARGET6 = 8 * (14 + 8), 8 * (14 + 40 + 8)
+"""Where an untagged frame has an IPv6 source and a neighbour discovery message's target, in bits. nft has no name for the
+target, and a set has one type for both."""
+DISCOVERY = "nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, nd-redirect"
+
+_ROUTED = """\
+set cluster {{
+    type {address}
+    flags interval
+    comment "the pod network; empty when nothing is to be masqueraded"
+}}
+
+set own {{
+    type {address}
+    flags interval
+    comment "this node's part of the pod network; empty likewise"
+}}
+
+set sources {{
+    type ifname . {address}
+    comment "a pod's device and the address that it may send from"
+}}
+
+set tunnels {{
+    type inet_service
+    comment "UDP ports of tunnels between nodes"
+}}
+
+set ours {{
+    type inet_service
+    comment "those of this node's own tunnels; none when its backend has none"
+}}
+
+set here {{
+    type {address}
+    comment "where our own tunnels end"
+}}
+
+set peers {{
+    type {address}
+    comment "public addresses of the other nodes, where their tunnels end"
+}}
+
+set pods {{
+    type {address}
+    flags interval
+    comment "the pod network, always"
+}}
+
+counter spoofed {{
+    comment "packets of pods with a source address that is not theirs, or for a tunnel"
+}}
+
+counter loopback {{
+    comment "packets from elsewhere to or from loopback's addresses"
+}}
+
+chain sending {{
+    type filter hook output priority raw; policy accept;
+    udp dport @ours {ip} daddr @peers {ip} saddr @here notrack comment "our tunnels: what is inside is tracked"
+}}
+
+chain arriving {{
+    type filter hook input priority filter; policy accept;
+{loopback}\
+    udp dport @tunnels goto entering comment "a tunnel between nodes"
+}}
+
+chain entering {{
+    {ip} saddr @pods counter name spoofed drop comment "what a pod puts into a tunnel has any source"
+    ct status dnat counter name spoofed drop comment "sent elsewhere, and led here: by a pod, perhaps"
+    udp dport != @ours return comment "no tunnel of ours"
+    {ip} daddr @here {ip} saddr @peers return comment "from a peer to the tunnel's end"
+    counter name spoofed drop comment "no peer's, or not to the tunnel's end"
+}}
+
+chain passing {{
+    type filter hook forward priority 200; policy accept;
+    udp dport @tunnels jump leaving comment "a tunnel between nodes, or a pod's own port of that number"
+    ct state established ct status & (snat | dnat) == 0 meta mark set meta mark | {shortcut:#x} comment "for the shortcut"
+}}
+
+chain leaving {{
+    {ip} saddr @pods {ip} daddr != @pods counter name spoofed drop comment "what a pod puts into a tunnel has any source"
+    ct status dnat {ip} daddr != @pods counter name spoofed drop comment "sent elsewhere, and led there: by a pod, perhaps"
+    {ip} daddr @peers {ip} saddr != @peers counter name spoofed drop comment "only what a node itself sends"
+{ends}\
+}}
+
+chain outside {{
+    udp dport @ours {ip} saddr @peers {ip} daddr @here notrack comment "our tunnels: what is inside is tracked"
+}}
+
+chain guard {{
+    type filter hook prerouting priority raw; policy accept;
+    iifname != "{prefix}*" goto outside comment "not from a pod"
+    iifname . {ip} saddr @sources accept comment "a pod's own address"
+{exceptions}\
+    counter name spoofed drop comment "a pod's packet with a source address that is not the pod's"
+}}
+
+chain masquerading {{
+    type nat hook postrouting priority srcnat; policy accept;
+    meta mark & {mark:#x} == {mark:#x} return comment "kube-proxy translates this itself"
+    {ip} saddr @own {ip} daddr @cluster return comment "from our pods to pods"
+    {ip} saddr @cluster {ip} daddr @own return comment "from pods to our pods"
+    {ip} saddr != @cluster {ip} daddr @own return comment "from outside to our pods: they see the client"
+    {ip} saddr @cluster {ip} daddr != {multicast} masquerade fully-random comment "from pods to the outside"
+    {ip} saddr != @cluster {ip} daddr @cluster masquerade fully-random comment "from outside to pods of other nodes"
+}}
+"""
+
+_ENDS = """\
+    {ip} daddr @pods {ip} daddr & {hosts} <= {last} counter name spoofed drop comment "the tunnel's and the bridge's address"
+"""
+"""Of each node they are the first two of its subnet; pods have others."""
+
+_LOOPBACK = """\
+    ip daddr 127.0.0.0/8 iifname != "lo" ct direction original counter name loopback drop comment "host ports: answers only"
+    ip saddr 127.0.0.0/8 iifname != "lo" counter name loopback drop comment "loopback's addresses are nobody's elsewhere"
+"""
+
+_LINK_LOCAL = """\
+    ip6 saddr { ::, fe80::/10 } drop comment "a routed pod's neighbours are permanent: nobody needs to hear this"
+"""
+
+_BRIDGED = f"""\
+set sources {{
+    type ifname . ether_addr . ipv4_addr
+    comment "a pod's bridge port, its MAC and an address of its own"
+}}
+
+set sources6 {{
+    type ifname . ether_addr . ipv6_addr
+    comment "the same for IPv6"
+}}
+
+set neighbours {{
+    typeof iifname . ether saddr . @ll,{_SOURCE6},128
+    comment "likewise, the link-local address too, as bits: what the pod speaks of in neighbour discovery"
+}}
+
+counter spoofed {{
+    comment "frames of pods with a source that is not theirs, or of a kind that is not for pods"
+}}
+
+chain guard {{
+    type filter hook prerouting priority dstnat; policy accept;
+    iifname != "{POD_DEVICE_PREFIX}*" accept comment "not from a pod"
+    ether type vmap {{ ip : goto guard4, ip6 : goto guard6, arp : goto asking }} comment "what pods speak"
+    counter name spoofed drop comment "what no policy sees: tags, lengths, other protocols"
+}}
+
+chain guard4 {{
+    iifname . ether saddr . ip saddr @sources accept comment "a pod's own MAC and address"
+    counter name spoofed drop comment "a pod's packet with a source that is not the pod's"
+}}
+
+chain guard6 {{
+    icmpv6 type {{ {DISCOVERY} }} goto discovering comment "about neighbours"
+    iifname . ether saddr . ip6 saddr @sources6 accept comment "a pod's own MAC and address"
+    ip6 saddr {{ ::, fe80::/10 }} drop comment "link-local talk, which no policy can judge"
+    counter name spoofed drop comment "a pod's packet with a source that is not the pod's"
+}}
+
+chain asking {{
+    meta length > {_LONGEST_ARP} counter name spoofed drop comment "more than ARP and its padding"
+    iifname . ether saddr . arp saddr ip @sources iifname . arp saddr ether . arp saddr ip @sources accept comment "the pod's"
+    arp operation request arp saddr ip 0.0.0.0 iifname . ether saddr . arp daddr ip @sources accept comment "is it free?"
+    counter name spoofed drop comment "ARP about what is not the pod's"
+}}
+
+chain discovering {{
+    ip6 hoplimit != 255 counter name spoofed drop comment "it was forwarded"
+    ip6 nexthdr != icmpv6 counter name spoofed drop comment "not where we look for it"
+    ip6 length > {LONGEST_DISCOVERY} counter name spoofed drop comment "more than a target and an option"
+    icmpv6 type nd-neighbor-solicit ip6 saddr :: goto claiming comment "is it free?"
+    iifname . ether saddr . @ll,{_SOURCE6},128 != @neighbours counter name spoofed drop comment "another's source"
+    icmpv6 type nd-neighbor-solicit accept comment "the pod may ask for anybody"
+    icmpv6 type nd-neighbor-advert goto claiming comment "and answer for itself"
+    icmpv6 type nd-router-solicit drop comment "there is no router that speaks"
+    counter name spoofed drop comment "pods are no routers"
+}}
+
+chain claiming {{
+    iifname . ether saddr . @ll,{_TARGET6},128 @neighbours accept comment "the target is the pod's own"
+    counter name spoofed drop comment "the target is another's"
+}}
+
+chain passing {{
+    type filter hook forward priority filter; policy accept;
+    oifname != "{POD_DEVICE_PREFIX}*" accept comment "not to a pod"
+    ether type vmap {{ ip : goto passing4, ip6 : goto passing6, arp : accept }} comment "ARP was judged when it came"
+    drop comment "nothing else is for pods"
+}}
+
+chain passing4 {{
+    oifname . ether daddr . ip daddr @sources accept comment "for the pod's own address, so that policies can judge it"
+    drop comment "another's, or for everybody"
+}}
+
+chain passing6 {{
+    oifname . ether daddr . ip6 daddr @sources6 accept comment "for the pod's own address, so that policies can judge it"
+    icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept comment "judged when it came"
+    drop comment "another's, or for everybody"
+}}
+"""
+
+
+def rulesets(own: Iterable[IPNetwork] = ()) -> tuple[Ruleset, ...]:
+    """All three. `own` are this node's subnets: those of all nodes are of the same size.
+
+    A table without elements lets everything pass, except from pods' devices.
+    """
+    sizes = {subnet.version: subnet for subnet in own}
+    return (
+        Ruleset("ip", _routed("ip", "ipv4_addr", "224.0.0.0/4", sizes.get(4), loopback=_LOOPBACK)),
+        Ruleset("ip6", _routed("ip6", "ipv6_addr", "ff00::/8", sizes.get(6), exceptions=_LINK_LOCAL)),
+        Ruleset("bridge", _BRIDGED),
+    )
+
+
+def _routed(
+    ip: Family, address: str, multicast: str, own: IPNetwork | None, *, loopback: str = "", exceptions: str = ""
+) -> str:
+    last = type(own.network_address)(1) if own is not None else None
+    return _ROUTED.format(
+        address=address,
+        ip=ip,
+        multicast=multicast,
+        loopback=loopback,
+        exceptions=exceptions,
+        ends=_ENDS.format(ip=ip, hosts=own.hostmask, last=last) if own is not None else "",
+        prefix=POD_DEVICE_PREFIX,
+        mark=KUBE_PROXY_MARK,
+        shortcut=SHORTCUT_MARK,
+    )

@@ -1,0 +1,197 @@
+"""The way past the rules for flows that have passed them: `table netdev percale`, as text. `agent/network/fastpath.py` loads it.
+
+    pod ─▶ ingress: flow known? ── yes ─▶ fwd to the next hop's device          (no routing, no conntrack, no rules)
+                       │ no
+                       ▼
+           prerouting … forward: established, not translated ─▶ mark ─▶ egress: the mark ─▶ flow known for some seconds
+
+What is translated, new, ending, a fragment or too long for the way never takes it, so that NAT, policies and path MTU stay as
+they are. A flow is forgotten after a few seconds and learned again from its next packet: conntrack and routes stay in charge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from msgspec import Struct
+
+from percale.render.objects import OWNER, IPAddress, IPNetwork
+
+MARK = 0x0040_0000
+"""The packet mark's bit between the forward chain and the device that the packet leaves by, where it is cleared."""
+
+REMEMBERED = 5
+"""Seconds."""
+_MOST_FLOWS = 65536
+_KEPT = 0xFFFF_FFFF ^ MARK
+
+SETS = ("flows4", "flows6", "pings4", "pings6")
+
+
+class Wire(Struct, frozen=True):
+    """A routed pod's device and its addresses."""
+
+    device: str
+    addresses: tuple[IPAddress, ...]
+
+
+class Way(Struct, frozen=True):
+    """Pods of another node: the next hop and its device."""
+
+    network: IPNetwork
+    via: IPAddress
+    device: str
+
+
+class Shortcuts(Struct, frozen=True):
+    """All that there is to know; `mtu` is the smallest of the ways'."""
+
+    wires: tuple[Wire, ...]
+    ways: tuple[Way, ...]
+    mtu: int
+
+
+class _Packet(Struct, frozen=True):
+    """Of one IP version. What each known packet is asked is raw loads: a rule that names a header asks for its kind first."""
+
+    ip: str
+    address: str
+    next_header: str
+    ping: str
+    ping_number: int
+    protocol: str
+    length: str
+    uncounted: int
+    """Bytes of the header that `length` does not count."""
+    excluded: tuple[str, ...]
+    """Fragments and the last hop. An IPv6 fragment's next header is another one: it is no known flow."""
+
+    @property
+    def version(self) -> int:
+        return 4 if self.ip == "ip" else 6
+
+    @property
+    def flow(self) -> str:
+        return f"{self.ip} saddr . {self.ip} daddr . {self.next_header} . @th,0,32"
+
+    @property
+    def echo(self) -> str:
+        """With its type and identifier."""
+        return f"{self.ip} saddr . {self.ip} daddr . @th,0,8 . @th,32,16"
+
+
+_PACKETS = {
+    4: _Packet(
+        ip="ip",
+        address="ipv4_addr",
+        next_header="ip protocol",
+        ping="icmp",
+        ping_number=1,
+        protocol="@nh,72,8",
+        length="@nh,16,16",
+        uncounted=0,
+        excluded=('@nh,48,16 & 0x3fff != 0 return comment "a fragment"', '@nh,64,8 < 2 return comment "the last hop"'),
+    ),
+    6: _Packet(
+        ip="ip6",
+        address="ipv6_addr",
+        next_header="ip6 nexthdr",
+        ping="icmpv6",
+        ping_number=58,
+        protocol="@nh,48,8",
+        length="@nh,32,16",
+        uncounted=40,
+        excluded=('@nh,56,8 < 2 return comment "the last hop"',),
+    ),
+}
+_TCP, _UDP = 6, 17
+_GOING_ON = "@th,104,8 & 0x7 == 0"
+"""No FIN, SYN or RST."""
+
+
+NONE = f"table netdev {OWNER}\ndelete table netdev {OWNER}\n"
+"""No such table, whether there is one or not, as `nft -f` reads it."""
+
+
+def text(shortcuts: Shortcuts) -> str:
+    """The table anew."""
+    body = "\n".join([*_sets(shortcuts), *_chains(shortcuts), *_hooks(shortcuts)])
+    return f"{NONE}table netdev {OWNER} {{\n{body}\n}}\n"
+
+
+def _sets(shortcuts: Shortcuts) -> Iterator[str]:
+    known = f"flags dynamic, timeout; size {_MOST_FLOWS}; timeout {REMEMBERED}s"
+    for packet in _PACKETS.values():
+        yield f"set flows{packet.version} {{ typeof {packet.flow}; {known}; }}"
+        yield f"set pings{packet.version} {{ typeof {packet.echo}; {known}; }}"
+        homes = (
+            f'{address} : "{wire.device}"'
+            for wire in shortcuts.wires
+            for address in wire.addresses
+            if address.version == packet.version
+        )
+        yield _map(f"home{packet.version}", f"{packet.address} : iface_index", homes)
+        for device in _devices(shortcuts):
+            hops = (
+                f"{way.network} : {way.via}"
+                for way in shortcuts.ways
+                if way.network.version == packet.version and way.device == device
+            )
+            yield _map(f"via{packet.version}-{device}", f"{packet.address} : {packet.address}", hops, ranges=True)
+
+
+def _devices(shortcuts: Shortcuts) -> tuple[str, ...]:
+    """Of the ways."""
+    return tuple(dict.fromkeys(way.device for way in shortcuts.ways))
+
+
+def _map(name: str, kind: str, elements: Iterable[str], *, ranges: bool = False) -> str:
+    content = ", ".join(elements)
+    filled = f" elements = {{ {content} }};" if content else ""
+    return f"map {name} {{ type {kind};{' flags interval;' if ranges else ''}{filled} }}"
+
+
+def _chains(shortcuts: Shortcuts) -> Iterator[str]:
+    for packet in _PACKETS.values():
+        ip, version = packet.ip, packet.version
+        home = f"fwd {ip} to {ip} daddr device {ip} daddr map @home{version}"
+        ways = [f'fwd {ip} to {ip} daddr map @via{version}-{each} device "{each}"' for each in _devices(shortcuts)]
+        yield _chain(f"away{version}", [*ways, home])
+        fits = f"{packet.length} <= {shortcuts.mtu - packet.uncounted}"
+        known = {
+            "a ping that fits": f"{packet.protocol} {packet.ping_number} {fits} {packet.echo} @pings{version}",
+            "TCP that goes on": f"{packet.protocol} {_TCP} {_GOING_ON} {packet.flow} @flows{version}",
+            "UDP that fits": f"{packet.protocol} {_UDP} {fits} {packet.flow} @flows{version}",
+        }
+        for place, go in (("node", home), ("pod", f"goto away{version}")):
+            rules = (f'{match} {go} comment "{what}"' for what, match in known.items())
+            yield _chain(f"from-{place}{version}", [*packet.excluded, *rules])
+        ports = f"{packet.next_header} {{ tcp, udp }} update @flows{version} {{ {packet.flow} }}"
+        pings = f"{packet.ping} type {{ echo-request, echo-reply }} goto learning-echo{version}"
+        yield _chain(f"learning{version}", [ports, pings])
+        # Apart, for where nft knows of ICMP it lists the loads as other types than the set's, which cannot be loaded again.
+        yield _chain(f"learning-echo{version}", [f"update @pings{version} {{ {packet.echo} }}"])
+    clear = f"meta mark set meta mark & {_KEPT:#x}"
+    kinds = [f"meta protocol {packet.ip} goto learning{packet.version}" for packet in _PACKETS.values()]
+    yield _chain("learning", [clear, *kinds])
+
+
+def _hooks(shortcuts: Shortcuts) -> Iterator[str]:
+    for wire in shortcuts.wires:
+        own = (f"{_PACKETS[each.version].ip} saddr {each} goto from-pod{each.version}" for each in wire.addresses)
+        yield from _hooked(wire.device, own)
+    for device in _devices(shortcuts):
+        yield from _hooked(device, ("meta protocol ip goto from-node4", "meta protocol ip6 goto from-node6"))
+
+
+def _hooked(device: str, arriving: Iterable[str]) -> Iterator[str]:
+    """Both hooks of a device."""
+    learned = f"meta mark & {MARK:#x} == {MARK:#x} jump learning"
+    for way, hook, rules in (("in", "ingress", arriving), ("out", "egress", (learned,))):
+        base = f'type filter hook {hook} device "{device}" priority 0; policy accept;'
+        yield _chain(f"{way}-{device}", [base, *rules])
+
+
+def _chain(name: str, rules: Iterable[str]) -> str:
+    lines = "".join(f"    {rule}\n" for rule in rules)
+    return f"chain {name} {{\n{lines}}}"

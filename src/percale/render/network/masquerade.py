@@ -1,0 +1,29 @@
+"""Our nft tables as a node wishes them: the rule sets; the pod network and what is masqueraded are elements.
+
+The agent calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from percale.render.network.base_chains import rulesets
+from percale.render.network.tunnels import tunnel_elements
+from percale.render.objects import Element, IPNetwork, KernelObject
+
+
+def node_tables(
+    networks: Iterable[IPNetwork], own: Iterable[IPNetwork], device: Iterable[KernelObject] = (), *, masquerade: bool
+) -> tuple[KernelObject, ...]:
+    """The tables; with `masquerade` (the agent's `ipMasq`) the pod networks and this node's subnets of them as elements.
+
+    `device` is the backend's: its tunnels are guarded.
+    """
+    pods, subnets = tuple(networks), tuple(own)
+    masqueraded = (*_members("cluster", pods), *_members("own", subnets)) if masquerade else ()
+    return (*rulesets(subnets), *tunnel_elements(device), *_members("pods", pods), *masqueraded)
+
+
+def _members(name: str, networks: Iterable[IPNetwork]) -> Iterator[Element]:
+    for network in networks:
+        yield Element("ip" if network.version == 4 else "ip6", name, (network,))

@@ -1,0 +1,209 @@
+"""A pod's wires as kernel objects: those in its own namespace, and those on the host. `cni/attachments.py` calls.
+
+    routed   pod eth0 10.244.1.7/32 ── default via 169.254.1.1 ──▶ pcl… (no address)      host: 10.244.1.7/32 dev pcl…
+    bridge   pod eth0 10.244.1.7/24 ── default via 10.244.1.1 ───▶ pcl… ─ cni0 10.244.1.1/24, as flannel's
+
+Neighbours are permanent on both sides of a routed pair, so there is no ARP: the gateway's addresses exist nowhere, only their
+MAC does. Each end of a pair may carry limits, which the host's device enforces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from hashlib import sha256
+from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
+from typing import Literal, TypeAlias
+
+from msgspec import Struct
+
+from percale.ipam.address_pool import gateway
+from percale.ipam.subnet_plan import NodeSubnets
+from percale.render.network.base_chains import POD_DEVICE_PREFIX
+from percale.render.network.pod_sources import bridged_source_elements, source_elements
+from percale.render.objects import (
+    Address,
+    Bridge,
+    IPAddress,
+    IPInterface,
+    IPNetwork,
+    KernelObject,
+    Link,
+    Neighbour,
+    Peer,
+    Redirect,
+    Route,
+    Shaper,
+    Sysctl,
+)
+
+Wiring: TypeAlias = Literal["routed", "bridge"]
+
+HOST_MAC = "ee:ee:ee:ee:ee:ee"
+"""Of every routed pod's host device: pods reach it as their gateway's, so it must never change, and pairs share no segment."""
+GATEWAYS: dict[int, IPAddress] = {4: IPv4Address("169.254.1.1"), 6: IPv6Address("fe80::ecee:eeff:feee:eeee")}
+"""What a routed pod's default routes point at, by IP version; the IPv6 one is the link-local address of `HOST_MAC`."""
+_LIMITER_PREFIX = "pcb"
+_JUDGED = {4: "bridge-nf-call-iptables", 6: "bridge-nf-call-ip6tables"}
+DEFAULTS: dict[int, IPNetwork] = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
+
+
+class PodNetwork(Struct, frozen=True):
+    """What the pods of this node have in common; `bridge` is the device's name in bridge wiring."""
+
+    subnets: NodeSubnets
+    mtu: int
+    wiring: Wiring = "routed"
+    bridge: str = "cni0"
+
+
+class Limit(Struct, frozen=True):
+    """A token bucket: bits a second, and bits."""
+
+    rate: int
+    burst: int
+
+
+class PodWires(Struct, frozen=True):
+    """One interface of one pod. `addresses` carry the prefix that the pod sees, IPv4 first.
+
+    `ingress` limits what comes to the pod, `egress` what it sends. `bridge` is None for a routed pod.
+    """
+
+    container: str
+    ifname: str
+    mac: str
+    mtu: int
+    addresses: tuple[IPInterface, ...]
+    bridge: str | None = None
+    ingress: Limit | None = None
+    egress: Limit | None = None
+
+    @property
+    def device(self) -> str:
+        """The host's end of the pair."""
+        return host_device(self.container, self.ifname)
+
+    @property
+    def limiter(self) -> str:
+        """The device through which the pod's limited traffic leaves."""
+        return _LIMITER_PREFIX + _digest(self.container, self.ifname)[:11]
+
+
+def host_device(container: str, ifname: str) -> str:
+    """The name of the host's end of the pair."""
+    return POD_DEVICE_PREFIX + _digest(container, ifname)[:11]
+
+
+def pod_mac(container: str, ifname: str) -> str:
+    """The pod's MAC unless it asked for one: locally administered, the same whenever it is wired anew."""
+    packed = bytes.fromhex(_digest(container, ifname))[-6:]
+    return bytes((packed[0] & 0xFC | 0x02, *packed[1:])).hex(":")
+
+
+def _digest(container: str, ifname: str) -> str:
+    return sha256(f"{container}/{ifname}".encode()).hexdigest()
+
+
+def pod_interface(network: PodNetwork, address: IPAddress, wiring: Wiring) -> IPInterface:
+    """A pod's address with the prefix that the pod sees: its own alone, or the bridge's whole subnet."""
+    if wiring == "bridge":
+        for subnet in network.subnets:
+            if address in subnet:
+                return ip_interface((address, subnet.prefixlen))
+    return ip_interface(address)
+
+
+def gateway_of(wires: PodWires, address: IPInterface) -> IPAddress:
+    """Where the pod's default route of this family points."""
+    return gateway(address.network) if wires.bridge is not None else GATEWAYS[address.version]
+
+
+def pod_objects(wires: PodWires) -> tuple[KernelObject, ...]:
+    """What the pod's own namespace holds, in the order in which it can be made."""
+    return (Link("lo"), *_pod_settings(wires), Link(wires.ifname, mtu=wires.mtu, mac=wires.mac), *_pod_routes(wires))
+
+
+def _pod_settings(wires: PodWires) -> Iterator[Sysctl]:
+    if _has_ipv6(wires):
+        # A router advertisement from a neighbour on the bridge must not add addresses or routes.
+        yield Sysctl(f"net/ipv6/conf/{wires.ifname}/accept_ra", "0")
+
+
+def _pod_routes(wires: PodWires) -> Iterator[KernelObject]:
+    for address in wires.addresses:
+        via = gateway_of(wires, address)
+        yield Address(wires.ifname, address)
+        if wires.bridge is None:
+            yield Neighbour(wires.ifname, via, HOST_MAC)
+            if via.version == 4:
+                yield Route(ip_network(via), wires.ifname)
+        yield Route(DEFAULTS[via.version], wires.ifname, via)
+
+
+def host_objects(wires: PodWires, namespace: int | None = None) -> tuple[KernelObject, ...]:
+    """What the host holds for this pod. The pair is born with `namespace`, the pod's open descriptor, and lasts without."""
+    peer = Peer(wires.ifname, namespace, wires.mac, wires.mtu) if namespace is not None else None
+    side = _bridge_side(wires, peer) if wires.bridge is not None else _routed_side(wires, peer)
+    return (*side, *_limits(wires))
+
+
+def _routed_side(wires: PodWires, peer: Peer | None) -> Iterator[KernelObject]:
+    # Neighbours are permanent: without ARP nobody fills the node's table with others.
+    yield Link(wires.device, "veth", mtu=wires.mtu, mac=HOST_MAC, arp=False, peer=peer)
+    if _has_ipv6(wires):
+        yield Sysctl(f"net/ipv6/conf/{wires.device}/accept_ra", "0")
+    else:
+        # Else the pod and the node reach each other by link-local addresses, which no IPv6 rule of ours looks at.
+        yield Sysctl(f"net/ipv6/conf/{wires.device}/disable_ipv6", "1")
+    for address in wires.addresses:
+        yield Neighbour(wires.device, address.ip, wires.mac)
+        yield Route(ip_network(address.ip), wires.device)
+    yield from source_elements(wires.device, _own(wires))
+
+
+def _bridge_side(wires: PodWires, peer: Peer | None) -> Iterator[KernelObject]:
+    # What is sent to reserved addresses comes to the port itself, past the bridge: nobody speaks IP there.
+    yield Link(wires.device, "veth", mtu=wires.mtu, master=wires.bridge, hairpin=True, arp=False, peer=peer)
+    yield Sysctl(f"net/ipv6/conf/{wires.device}/disable_ipv6", "1")
+    yield from bridged_source_elements(wires.device, wires.mac, _own(wires))
+
+
+def _limits(wires: PodWires) -> Iterator[KernelObject]:
+    if wires.ingress is not None:
+        yield Shaper(wires.device, wires.ingress.rate, wires.ingress.burst)
+    if wires.egress is not None:
+        yield Link(wires.limiter, "ifb", mtu=wires.mtu)
+        yield Shaper(wires.limiter, wires.egress.rate, wires.egress.burst)
+        yield Redirect(wires.device, wires.limiter)
+
+
+def from_loopback(wires: PodWires) -> Sysctl:
+    """What lets the node's processes reach the pod from loopback, and its answers back; `base_chains.py` lets nothing else in."""
+    return Sysctl(f"net/ipv4/conf/{wires.bridge or wires.device}/route_localnet", "1")
+
+
+def judged_bridges(versions: Iterable[int]) -> tuple[Sysctl, ...]:
+    """What hands the packets between a bridge's ports to policies and services; a kernel without br_netfilter refuses it."""
+    return tuple(Sysctl(f"net/bridge/{_JUDGED[version]}", "1") for version in sorted(set(versions)))
+
+
+def bridge_objects(network: PodNetwork) -> tuple[KernelObject, ...]:
+    """The bridge with the gateway's addresses, once per node. Its MAC is fixed, for pods remember it."""
+    gateways = [ip_interface((gateway(subnet), subnet.prefixlen)) for subnet in network.subnets]
+    mac = bytes((0x0A, 0x58, *sha256(str(network.subnets).encode()).digest()[:4])).hex(":")
+    ipv6 = any(address.version == 6 for address in gateways)
+    setting = f"net/ipv6/conf/{network.bridge}/"
+    return (
+        Link(network.bridge, "bridge", mtu=network.mtu, mac=mac, bridge=Bridge()),
+        Sysctl(setting + "accept_ra", "0") if ipv6 else Sysctl(setting + "disable_ipv6", "1"),
+        *(Address(network.bridge, address) for address in gateways),
+        *judged_bridges(address.version for address in gateways),
+    )
+
+
+def _own(wires: PodWires) -> Iterator[IPAddress]:
+    return (address.ip for address in wires.addresses)
+
+
+def _has_ipv6(wires: PodWires) -> bool:
+    return any(address.version == 6 for address in wires.addresses)

@@ -1,0 +1,83 @@
+"""The static text of `table inet percale`: where policies are judged. What is judged are elements and chains (`objects.py`).
+
+    forward ─▶ cut flows drop ─▶ established flows pass ─▶ egress class of the source ─▶ ingress class of the destination
+
+A pod in no map is not isolated. A class chain returns what it allows and drops the rest. Judged after DNAT and before
+masquerade; traffic between a node and its own pods is never forwarded, so it always passes, as Kubernetes wants it.
+"""
+
+from __future__ import annotations
+
+from percale.render.network.base_chains import DISCOVERY, LONGEST_DISCOVERY
+from percale.render.nft.objects import SetShape
+
+CUT_MARK = 0x0010_0000
+"""The connection mark's bit of established flows that a policy forbids by now."""
+
+EGRESS = {4: "egress4", 6: "egress6"}
+INGRESS = {4: "ingress4", 6: "ingress6"}
+SELF = {4: "self4", 6: "self6"}
+"""Maps and sets of the static text, by IP version."""
+
+JUDGING = frozenset((*EGRESS.values(), *INGRESS.values()))
+"""Maps whose elements say who is judged, and by what."""
+
+TEXT = f"""\
+map egress4 {{
+    type ipv4_addr : verdict
+    comment "the class of a pod that policies isolate for egress"
+}}
+
+map egress6 {{
+    type ipv6_addr : verdict
+    comment "the same for IPv6"
+}}
+
+map ingress4 {{
+    type ipv4_addr : verdict
+    comment "the class of a pod that policies isolate for ingress"
+}}
+
+map ingress6 {{
+    type ipv6_addr : verdict
+    comment "the same for IPv6"
+}}
+
+set self4 {{
+    type ipv4_addr . ipv4_addr
+    comment "isolated pods twice: a pod reaches itself, through a service too"
+}}
+
+set self6 {{
+    type ipv6_addr . ipv6_addr
+    comment "the same for IPv6"
+}}
+
+chain discovery {{
+    ip6 hoplimit != 255 drop comment "it never leaves its link"
+    icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} ip6 length <= {LONGEST_DISCOVERY} accept comment "on a bridge"
+}}
+
+chain policies {{
+    type filter hook forward priority filter; policy accept;
+    ct mark & {CUT_MARK:#x} == {CUT_MARK:#x} drop comment "allowed once, forbidden by now"
+    ct state established,related accept comment "judged when it began"
+    icmpv6 type {{ {DISCOVERY} }} jump discovery comment "of neighbours"
+    ip saddr . ip daddr @self4 accept comment "a pod and itself"
+    ip6 saddr . ip6 daddr @self6 accept comment "a pod and itself"
+    ip saddr vmap @egress4
+    ip6 saddr vmap @egress6
+    ip daddr vmap @ingress4
+    ip6 daddr vmap @ingress6
+}}
+"""
+
+SHAPES = (
+    SetShape("egress4", ("ipv4_addr",), data="verdict"),
+    SetShape("egress6", ("ipv6_addr",), data="verdict"),
+    SetShape("ingress4", ("ipv4_addr",), data="verdict"),
+    SetShape("ingress6", ("ipv6_addr",), data="verdict"),
+    SetShape("self4", ("ipv4_addr", "ipv4_addr")),
+    SetShape("self6", ("ipv6_addr", "ipv6_addr")),
+)
+"""What the text declares and elements fill."""

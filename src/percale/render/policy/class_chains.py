@@ -1,0 +1,306 @@
+"""A class of pods → the chains that judge it, and the sets those chains look into. Called by `renderer.py`.
+
+    class, direction, IP version ─▶ chain ingress4-… : one rule for each peer × ports of each policy rule, then drop
+                                    └─ sets by content: pods-… ports-… nets-… named-… nodes-…
+
+The same resolved rules answer `percale why` (policy/), so that what is said and what is done cannot part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from ipaddress import collapse_addresses
+from itertools import product
+from typing import TypeAlias
+
+from msgspec import Struct
+
+from percale.model.addresses import Network
+from percale.policy.compiler import CompiledRule
+from percale.policy.evaluator import PolicyClass
+from percale.policy.rule_terms import (
+    Block,
+    Direction,
+    DomainTerm,
+    NodeTerm,
+    Peer,
+    PortName,
+    PortSpan,
+    Term,
+    digest,
+    spelled,
+)
+from percale.render.nft.objects import Between, Chain, Equals, Field, InSet, Match, Operand, Rule, SetShape, Verdict
+
+PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}
+
+_RETURN, _DROP = Verdict("return"), Verdict("drop")
+_LONGEST_COMMENT = 120
+"""Characters; nft itself takes 128 bytes."""
+
+
+class PodsSet(Struct, frozen=True):
+    """The addresses of the pods that a term means."""
+
+    term: Term
+    version: int
+
+    @property
+    def name(self) -> str:
+        return f"pods{self.version}-{self.term.name}"
+
+    @property
+    def shape(self) -> SetShape:
+        return SetShape(self.name, (address_field(self.version),))
+
+
+class NamedPortSet(Struct, frozen=True):
+    """Every pod's address with the number that this port name has there: `address . protocol . port`."""
+
+    port: str
+    version: int
+
+    @property
+    def name(self) -> str:
+        return f"named{self.version}-{self.port}"
+
+    @property
+    def shape(self) -> SetShape:
+        return SetShape(self.name, (address_field(self.version), "inet_proto", "inet_service"))
+
+
+class PortsSet(Struct, frozen=True):
+    """Ranges of ports: `protocol . port`."""
+
+    spans: tuple[PortSpan, ...]
+
+    @property
+    def name(self) -> str:
+        return f"ports-{digest(*((span.protocol, span.first, span.last) for span in self.spans))}"
+
+    @property
+    def shape(self) -> SetShape:
+        return SetShape(self.name, ("inet_proto", "inet_service"), interval=True)
+
+
+class NetworksSet(Struct, frozen=True):
+    """Addresses of several networks, no two of which overlap."""
+
+    networks: tuple[Network, ...]
+
+    @property
+    def name(self) -> str:
+        return f"nets{self.networks[0].version}-{digest(*map(str, self.networks))}"
+
+    @property
+    def shape(self) -> SetShape:
+        return SetShape(self.name, (address_field(self.networks[0].version),), interval=True)
+
+
+class NodesSet(Struct, frozen=True):
+    """The addresses of the nodes that a term means."""
+
+    term: NodeTerm
+    version: int
+
+    @property
+    def name(self) -> str:
+        return f"nodes{self.version}-{digest(spelled(self.term.nodes))}"
+
+    @property
+    def shape(self) -> SetShape:
+        return SetShape(self.name, (address_field(self.version),))
+
+
+class DomainSet(Struct, frozen=True):
+    """The addresses that a domain name is known to have."""
+
+    domain: str
+    version: int
+
+    @property
+    def name(self) -> str:
+        return f"domain{self.version}-{digest(self.domain)}"
+
+    @property
+    def shape(self) -> SetShape:
+        return SetShape(self.name, (address_field(self.version),))
+
+
+PolicySet: TypeAlias = PodsSet | NamedPortSet | PortsSet | NetworksSet | NodesSet | DomainSet
+
+
+class ClassChains(Struct, frozen=True):
+    """What judges a class in one direction: the first chain is where its pods' elements lead."""
+
+    chains: tuple[Chain, ...]
+    sets: frozenset[PolicySet]
+
+
+def address_field(version: int) -> Field:
+    """The nft type of an address."""
+    return "ipv4_addr" if version == 4 else "ipv6_addr"
+
+
+def class_chains(policies: PolicyClass, direction: Direction, version: int) -> ClassChains | None:
+    """The chains of a class; None when its pods are not judged in this direction."""
+    admin, network, baseline = policies.stages(direction)
+    isolating = policies.isolating(direction)
+    if not (admin or isolating or baseline):
+        return None
+    writer = _Writer(direction, version)
+    name = f"{direction}{version}-{digest(*map(str, policies.keys))}"
+    after = f"{name}-policies"
+    if isolating:
+        rest = [*writer.rules(network, passing=_RETURN), _closing(map(str, isolating))]
+    else:
+        rest = list(writer.rules(baseline, passing=_RETURN))
+    if not any(rule.action == "Pass" for rule in admin):
+        chains: tuple[Chain, ...] = (Chain(name, (*writer.rules(admin, passing=_RETURN), *rest)),)
+    else:
+        onwards = Verdict("goto", after)
+        first = (*writer.rules(admin, passing=onwards), Rule((), onwards, "what no Admin policy decides"))
+        chains = (Chain(name, first), Chain(after, tuple(rest)))
+    return ClassChains(chains, frozenset(writer.sets))
+
+
+def _closing(isolating: Iterable[str]) -> Rule:
+    return Rule((), _DROP, _comment(f"no rule allows it: {', '.join(isolating)}"), counter=True)
+
+
+def _comment(text: str) -> str:
+    return text if len(text) <= _LONGEST_COMMENT else f"{text[: _LONGEST_COMMENT - 1]}…"
+
+
+class _Writer:
+    """Rules of one direction and IP version; `sets` are those that they look into."""
+
+    def __init__(self, direction: Direction, version: int) -> None:
+        ip = "ip" if version == 4 else "ip6"
+        self._peer: Operand = f"{ip} {'daddr' if direction == 'egress' else 'saddr'}"  # type: ignore[assignment]
+        self._target: Operand = f"{ip} daddr"  # type: ignore[assignment]
+        self._version = version
+        self.sets: set[PolicySet] = set()
+
+    def rules(self, rules: Sequence[CompiledRule], *, passing: Verdict) -> Iterator[Rule]:
+        """One for each peer × ports; a peer of the other IP version gives none."""
+        for rule in rules:
+            verdict = {"Allow": _RETURN, "Deny": _DROP, "Pass": passing}[rule.action]
+            peers, ports = list(self._peers(rule)), list(self._ports(rule))
+            for peer, port in product(peers, ports):
+                yield Rule(_cheapest_first((*peer, *port)), verdict, _rule_comment(rule))
+
+    # Who
+
+    def _peers(self, rule: CompiledRule) -> Iterator[tuple[Match, ...]]:
+        if rule.peers is None:
+            yield ()
+            return
+        blocks = [peer for peer in rule.peers if isinstance(peer, Block)]
+        yield from self._blocks(blocks)
+        for peer in rule.peers:
+            if not isinstance(peer, Block):
+                yield from self._others(peer, denies=rule.action == "Deny")
+
+    def _others(self, peer: Peer, *, denies: bool) -> Iterator[tuple[Match, ...]]:
+        match peer:
+            case Term():
+                yield (self._in((self._peer,), PodsSet(peer, self._version)),)
+            case NodeTerm():
+                yield (self._in((self._peer,), NodesSet(peer, self._version)),)
+            case DomainTerm():
+                yield (self._in((self._peer,), DomainSet(peer.name, self._version)),)
+            case _ if denies:
+                yield ()
+
+    def _blocks(self, blocks: Iterable[Block]) -> Iterator[tuple[Match, ...]]:
+        networks = tuple(united(block for block in blocks if block.network.version == self._version))
+        if not networks:
+            return
+        if len(networks) > 1:
+            yield (self._in((self._peer,), NetworksSet(networks)),)
+        elif networks[0].prefixlen == 0:
+            yield ()
+        else:
+            (network,) = networks
+            first, last = int(network.network_address), int(network.broadcast_address)
+            yield (Equals(self._peer, first) if first == last else Between(self._peer, first, last),)
+
+    # Where to
+
+    def _ports(self, rule: CompiledRule) -> Iterator[tuple[Match, ...]]:
+        if rule.ports is None:
+            yield ()
+            return
+        spans = tuple(merged(port for port in rule.ports if isinstance(port, PortSpan)))
+        if len(spans) == 1:
+            yield tuple(_span(spans[0]))
+        elif spans:
+            yield (self._in(("l4proto", "th dport"), PortsSet(spans)),)
+        for port in rule.ports:
+            if isinstance(port, PortName):
+                yield tuple(self._named(port))
+
+    def _named(self, port: PortName) -> Iterator[Match]:
+        if port.protocol:
+            yield Equals("l4proto", PROTOCOLS[port.protocol])
+        yield self._in((self._target, "l4proto", "th dport"), NamedPortSet(port.name, self._version))
+
+    def _in(self, operands: tuple[Operand, ...], wanted: PolicySet) -> InSet:
+        self.sets.add(wanted)
+        return InSet(operands, wanted.name)
+
+
+def _cheapest_first(matches: Iterable[Match]) -> tuple[Match, ...]:
+    """Most rules do not match: what a comparison tells need not be looked up."""
+    return tuple(sorted(matches, key=lambda each: isinstance(each, InSet)))
+
+
+def _rule_comment(rule: CompiledRule) -> str:
+    text = str(rule.ref)
+    if len(text) <= _LONGEST_COMMENT:
+        return text
+    policy, _, place = text.rpartition("#")
+    return f"{policy[: _LONGEST_COMMENT - len(place) - 2]}…#{place}"
+
+
+def _span(span: PortSpan) -> Iterator[Match]:
+    """The port first, for most protocols are the same."""
+    if span.first == span.last:
+        yield Equals("th dport", span.first)
+    elif (span.first, span.last) != (0, 65535):
+        yield Between("th dport", span.first, span.last)
+    yield Equals("l4proto", PROTOCOLS[span.protocol])
+
+
+def merged(spans: Iterable[PortSpan]) -> Iterator[PortSpan]:
+    """Spans that touch or overlap as one, for the kernel refuses ranges that overlap."""
+    last: PortSpan | None = None
+    for span in sorted(spans):
+        if last is not None and span.protocol == last.protocol and span.first <= last.last + 1:
+            last = PortSpan(last.protocol, last.first, max(last.last, span.last))
+            continue
+        if last is not None:
+            yield last
+        last = span
+    if last is not None:
+        yield last
+
+
+def united(blocks: Iterable[Block]) -> Iterable[Network]:
+    """The networks that these blocks of one IP version mean together: each without its own exceptions."""
+    parts: list[Network] = []
+    for block in blocks:
+        left = [block.network]
+        for exception in block.excluded:
+            left = [piece for network in left for piece in _without(network, exception)]
+        parts += left
+    return sorted(collapse_addresses(parts))  # type: ignore[type-var]
+
+
+def _without(network: Network, exception: Network) -> Iterable[Network]:
+    if not network.overlaps(exception):
+        return (network,)
+    if network.prefixlen >= exception.prefixlen:
+        return ()
+    return network.address_exclude(exception)  # type: ignore[arg-type]

@@ -1,0 +1,156 @@
+"""EndpointSlices → the compact states of their endpoints. Called by `table`, once for each slice that changes.
+
+A cluster has very many endpoints: their addresses are one bytes object a slice, their conditions another.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from ipaddress import AddressValueError, IPv6Address
+from itertools import product, repeat
+from socket import AF_INET, inet_pton
+from typing import NamedTuple
+
+from msgspec import Struct
+
+from percale.model.endpoints import SERVICE_LABEL, Endpoint, EndpointSlice
+from percale.model.meta import ObjectKey
+from percale.model.service import HEADLESS_LABEL, PROXY_NAME_LABEL
+from percale.service.node_context import Family
+
+READY = 1
+DRAINING = 2
+"""Serving, but about to end: used when nobody is ready."""
+LOCAL = 4
+
+_SIZES = {4: 4, 6: 16}
+
+
+class SlicePort(NamedTuple):
+    """`name` is "" when it has none; `number` is packed, in network order."""
+
+    name: str
+    protocol: str
+    number: bytes
+
+
+class Hints(NamedTuple):
+    """Who should use an endpoint; empty: nothing is said."""
+
+    nodes: tuple[str, ...] = ()
+    zones: tuple[str, ...] = ()
+
+
+class SliceFacts(Struct, frozen=True, gc=False):
+    """A slice's endpoints. `states[i]`, `nodes[i]` and `hints[i]` are of the i-th address."""
+
+    service: ObjectKey
+    name: str
+    family: Family
+    ports: tuple[SlicePort, ...]
+    addresses: bytes
+    states: bytes
+    nodes: tuple[str | None, ...]
+    hints: tuple[Hints, ...] = ()
+    """Empty: no endpoint has any."""
+    problems: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes of an address."""
+        return _SIZES[self.family]
+
+
+def _state(ready: bool | None, serving: bool | None, terminating: bool | None) -> int:
+    state = 0 if ready is False else READY
+    return state | DRAINING if terminating and serving is not False else state
+
+
+_STATES = {said: _state(*said) for said in product((None, False, True), repeat=3)}
+"""By `ready`, `serving` and `terminating`."""
+
+
+def facts_of_slice(entry: EndpointSlice, node: str) -> SliceFacts | None:
+    """None: this slice is of no Service, another proxy's, or has names instead of addresses."""
+    meta = entry.metadata
+    labels = meta.labels
+    service = labels.get(SERVICE_LABEL)
+    if not service or PROXY_NAME_LABEL in labels or HEADLESS_LABEL in labels or entry.addressType == "FQDN":
+        return None
+    family: Family = 6 if entry.addressType == "IPv6" else 4
+    usable, addresses, problems = _usable(entry.endpoints, family)
+    problems += [
+        f"ports[{index}].port: {port.port} is not a port, 1 to 65535"
+        for index, port in enumerate(entry.ports)
+        if port.port is not None and not 0 < port.port <= 0xFFFF
+    ]
+    nodes = [each.nodeName and sys.intern(each.nodeName) for each in usable]
+    said = [each.conditions for each in usable]
+    states = [_STATES[each.ready, each.serving, each.terminating] for each in said]
+    if node in nodes:
+        states = [state | LOCAL if name == node else state for state, name in zip(states, nodes, strict=True)]
+    hinted = any(each.hints for each in usable)
+    return SliceFacts(
+        service=ObjectKey(meta.namespace and sys.intern(meta.namespace), service),
+        name=meta.name,
+        family=family,
+        ports=tuple(
+            [
+                SlicePort(sys.intern(port.name or ""), port.protocol, port.port.to_bytes(2))
+                for port in entry.ports
+                if port.port is not None and 0 < port.port <= 0xFFFF
+            ]
+        ),
+        addresses=addresses,
+        states=bytes(states),
+        nodes=tuple(nodes),
+        hints=tuple(map(_hints, usable)) if hinted else (),
+        problems=tuple([f"EndpointSlice {entry.key}: {each}" for each in problems]) if problems else (),
+    )
+
+
+def _usable(endpoints: Sequence[Endpoint], family: Family) -> tuple[Sequence[Endpoint], bytes, list[str]]:
+    """Those with a first address of the family, these addresses packed, and what is wrong with the others."""
+    if family == 4:
+        texts = [each.addresses[0] for each in endpoints if each.addresses]
+        addresses = _packed4(texts)
+        if addresses is not None and len(texts) == len(endpoints):
+            return endpoints, addresses, []
+    usable, found, problems = [], [], []
+    for index, each in enumerate(endpoints):
+        if not each.addresses:
+            continue
+        text = each.addresses[0]
+        address = _packed4([text]) if family == 4 else _packed6(text)
+        if address is None:
+            problems.append(f'endpoints[{index}].addresses[0]: "{text}" is not an IPv{family} address')
+        else:
+            usable.append(each)
+            found.append(address)
+    return usable, b"".join(found), problems
+
+
+def _packed4(texts: Sequence[str]) -> bytes | None:
+    """All at once, since there are very many; None: one of them at least is no IPv4 address."""
+    try:
+        return b"".join(map(inet_pton, repeat(AF_INET), texts))
+    except (OSError, ValueError):
+        return None
+
+
+def _packed6(text: str) -> bytes | None:
+    try:
+        return IPv6Address(text).packed
+    except AddressValueError:
+        return None
+
+
+_NO_HINTS = Hints()
+
+
+def _hints(endpoint: Endpoint) -> Hints:
+    hints = endpoint.hints
+    if hints is None:
+        return _NO_HINTS
+    return Hints(tuple(each.name for each in hints.forNodes), tuple(each.name for each in hints.forZones))

@@ -1,0 +1,91 @@
+"""Endpoints → EndpointSlices, as Kubernetes' mirroring controller makes them. Called by `table`, and by the lab's controllers.
+
+How an outside database is reached by a Service name: a Service without a selector, and Endpoints somebody wrote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+
+from percale.model.endpoints import (
+    MANAGER_LABEL,
+    SERVICE_LABEL,
+    SKIP_MIRROR_LABEL,
+    Endpoint,
+    EndpointAddress,
+    EndpointConditions,
+    EndpointPort,
+    Endpoints,
+    EndpointSlice,
+    EndpointSubset,
+)
+from percale.model.meta import ObjectMeta, OwnerReference
+from percale.service.node_context import Family
+
+MIRRORER = "endpointslicemirroring-controller.k8s.io"
+MOST_ADDRESSES = 1000
+"""Of a subset; the rest is left out."""
+
+_LEADER_ANNOTATION = "control-plane.alpha.kubernetes.io/leader"
+_NOT_COPIED = "kubectl.kubernetes.io/last-applied-configuration"
+
+
+def is_mirrored(endpoints: Endpoints) -> bool:
+    """Unless they say no, or are an election's. Whether its Service has a selector is for the caller to look at."""
+    meta = endpoints.metadata
+    return meta.labels.get(SKIP_MIRROR_LABEL) != "true" and _LEADER_ANNOTATION not in meta.annotations
+
+
+def mirrored_slices(endpoints: Endpoints) -> list[EndpointSlice]:
+    """One slice for each set of ports and each address family."""
+    parts: dict[tuple[Family, tuple[EndpointPort, ...]], list[Endpoint]] = {}
+    for subset in endpoints.subsets:
+        for family, endpoint in islice(_endpoints_of(subset), MOST_ADDRESSES):
+            parts.setdefault((family, subset.ports), []).append(endpoint)
+    return [
+        EndpointSlice(
+            metadata=_metadata(endpoints, index),
+            addressType="IPv6" if family == 6 else "IPv4",
+            endpoints=tuple(found),
+            ports=ports,
+        )
+        for index, ((family, ports), found) in enumerate(parts.items())
+    ]
+
+
+def _endpoints_of(subset: EndpointSubset) -> Iterator[tuple[Family, Endpoint]]:
+    told: Sequence[tuple[Iterable[EndpointAddress], bool]] = (
+        (subset.addresses, True),
+        (subset.notReadyAddresses, False),
+    )
+    for addresses, ready in told:
+        for each in addresses:
+            yield (
+                6 if ":" in each.ip else 4,
+                Endpoint(
+                    addresses=(each.ip,),
+                    conditions=EndpointConditions(ready=ready),
+                    hostname=each.hostname,
+                    nodeName=each.nodeName,
+                    targetRef=each.targetRef,
+                ),
+            )
+
+
+def _metadata(endpoints: Endpoints, index: int) -> ObjectMeta:
+    meta = endpoints.metadata
+    labels: Mapping[str, str] = {
+        **{key: value for key, value in meta.labels.items() if key != SKIP_MIRROR_LABEL},
+        SERVICE_LABEL: meta.name,
+        MANAGER_LABEL: MIRRORER,
+    }
+    return ObjectMeta(
+        name=f"{meta.name}-mirrored-{index}",
+        namespace=meta.namespace,
+        labels=dict(labels),
+        annotations={key: value for key, value in meta.annotations.items() if key != _NOT_COPIED},
+        ownerReferences=(
+            OwnerReference(kind="Endpoints", name=meta.name, uid=meta.uid or "", apiVersion="v1", controller=True),
+        ),
+    )

@@ -1,0 +1,236 @@
+"""The agent's HTTP and who asks it: good and bad requests."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing, suppress
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from percale.agent.http import client as asking
+from percale.agent.http.listener import asked, listening
+from percale.agent.http.server import serve
+from percale.agent.metrics import Figures, Metrics
+from percale.agent.problems import Trouble
+from percale.agent.status import Addresses, Peer, Pod, Status
+from percale.cli.status import lines
+from percale.errors import AgentError, BadConfig
+
+STATUS = Status(
+    node="n1",
+    version="1.2.3",
+    pid=42,
+    started=1000.0,
+    ready=True,
+    waitingFor=(),
+    backend="vxlan",
+    mtu=1450,
+    interface="eth0",
+    publicIPs=("192.168.0.1",),
+    networks=("10.244.0.0/16",),
+    subnets=("10.244.1.0/24",),
+    addresses=(Addresses("10.244.1.0/24", 3, 250),),
+    peers=(
+        Peer("n2", ("10.244.2.0/24",), ("192.168.0.2",), "vxlan", reached=True),
+        Peer(
+            "n3",
+            ("10.244.3.0/24",),
+            ("192.168.0.3",),
+            "host-gw",
+            reached=False,
+            problem="it uses host-gw, we use vxlan",
+        ),
+    ),
+    pods=(Pod("0123456789abcdef", "eth0", ("10.244.1.2",), "default/web"),),
+    troubles=(Trouble("store bad.yaml", "bad.yaml:3: not YAML", 1010.0),),
+    lastError=Trouble("store bad.yaml", "bad.yaml:3: not YAML", 1010.0),
+)
+
+
+class Subject:
+    def __init__(self) -> None:
+        self.metrics = Metrics()
+        self.reasons: tuple[str, ...] = ()
+
+    def waiting_for(self) -> tuple[str, ...]:
+        return self.reasons
+
+    def figures(self) -> Figures:
+        return Figures(not self.reasons, 2, 1, 3, 0, STATUS.addresses)
+
+    def status(self) -> Status:
+        return STATUS
+
+
+@asynccontextmanager
+async def serving(socket: Path, subject: Subject) -> AsyncIterator[None]:
+    with listening(f"unix:{socket}") as listener:
+        task = asyncio.create_task(serve(listener, subject))
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+
+@pytest.fixture
+def socket(tmp_path: Path) -> Path:
+    return tmp_path / "http.sock"
+
+
+async def exchange(socket: Path, request: bytes) -> tuple[int, str]:
+    """One raw request; status code and the rest."""
+    reader, writer = await asyncio.open_unix_connection(str(socket))
+    with closing(writer):
+        writer.write(request)
+        async with asyncio.timeout(30):
+            answer = (await reader.read()).decode()
+    return int(answer.split(" ", 2)[1]), answer
+
+
+async def get(socket: Path, path: str) -> tuple[int, str]:
+    code, answer = await exchange(socket, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    return code, answer.partition("\r\n\r\n")[2]
+
+
+async def test_health_and_readiness(socket: Path) -> None:
+    subject = Subject()
+    async with serving(socket, subject):
+        assert await get(socket, "/healthz") == (200, "ok\n")
+        assert await get(socket, "/livez") == (200, "ok\n")
+        assert await get(socket, "/readyz") == (200, "ok\n")
+        subject.reasons = ("no interface", "no store")
+        assert await get(socket, "/readyz") == (503, "no interface\nno store\n")
+        assert (await get(socket, "/nowhere"))[0] == 404
+
+
+async def test_metrics(socket: Path) -> None:
+    subject = Subject()
+    subject.metrics.batches.inc()
+    async with serving(socket, subject):
+        code, text = await get(socket, "/metrics")
+    lines = text.splitlines()
+    assert code == 200
+    for line in (
+        "percale_peers 2.0",
+        "percale_peers_unreached 1.0",
+        "percale_pods 3.0",
+        "percale_ready 1.0",
+        "percale_kernel_batches_total 1.0",
+        'percale_addresses_free{subnet="10.244.1.0/24"} 250.0',
+    ):
+        assert line in lines
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "code"),
+    [
+        (b"POST /status HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", 405),
+        (b"DELETE /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 405),
+        (b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 20_000 + b"\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", 400),
+        (b"nonsense\r\n\r\n", 400),
+    ],
+)
+async def test_what_is_not_a_short_get_is_refused(socket: Path, request_bytes: bytes, code: int) -> None:
+    async with serving(socket, Subject()):
+        assert (await exchange(socket, request_bytes))[0] == code
+        assert (await get(socket, "/healthz"))[0] == 200
+
+
+async def test_a_socket_left_behind_is_taken_over(socket: Path) -> None:
+    with listening(f"unix:{socket}"):
+        socket.rename(socket.with_suffix(".left"))
+    socket.with_suffix(".left").rename(socket)
+    assert socket.is_socket()
+    async with serving(socket, Subject()):
+        assert (await get(socket, "/healthz"))[0] == 200
+    assert not socket.exists()
+
+
+def test_an_address_that_cannot_be_had_is_said_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with listening("0.0.0.0:0") as taken:
+        for address in (f"unix:{tmp_path}/file/socket", f"0.0.0.0:{taken.getsockname()[1]}"):
+            where = re.escape(f"http {address}: cannot listen: ")
+            with pytest.raises(BadConfig, match=where + r".*; choose another with --http"), listening(address):
+                pass
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+async def test_who_asks_first_is_answered_too(socket: Path) -> None:
+    with listening(f"unix:{socket}") as listener:
+        asking_now = asyncio.create_task(get(socket, "/healthz"))
+        async with asyncio.timeout(30):
+            await asked(listener)
+        serving_now = asyncio.create_task(serve(listener, Subject()))
+        assert await asking_now == (200, "ok\n")
+        serving_now.cancel()
+
+
+async def test_the_status_is_asked_over_a_unix_socket(socket: Path) -> None:
+    async with serving(socket, Subject()):
+        document = await asyncio.to_thread(asking.fetch, f"unix:{socket}")
+    assert asking.decode(document) == STATUS
+
+
+def test_nobody_answers(socket: Path) -> None:
+    with pytest.raises(AgentError, match=r"no agent answers: No such file or directory; start one with percale agent"):
+        asking.fetch(f"unix:{socket}")
+    with pytest.raises(AgentError, match="an answer that this version does not understand"):
+        asking.decode(b"{}")
+
+
+def test_where_the_agent_is_comes_from_its_configuration(tmp_path: Path) -> None:
+    (tmp_path / "agent.yaml").write_text("http: 127.0.0.1:1234\nstore: files:/s")
+    assert asking.address(tmp_path / "agent.yaml", {}, None) == "127.0.0.1:1234"
+    assert asking.address(tmp_path / "agent.yaml", {"PERCALE_HTTP": "[::1]:5"}, None) == "[::1]:5"
+    assert asking.address(tmp_path / "agent.yaml", {}, "unix:/x") == "unix:/x"
+    assert asking.address(None, {}, None) == "127.0.0.1:9099"
+    with pytest.raises(BadConfig, match="the agent serves no HTTP"):
+        asking.address(None, {"PERCALE_HTTP": "none"}, None)
+
+
+def test_the_text_form() -> None:
+    assert (
+        "\n".join(lines(STATUS, 1070.0))
+        == """\
+node                   n1, ready
+agent                  percale 1.2.3, pid 42, up 1m
+network                10.244.0.0/16
+subnet 10.244.1.0/24   3 addresses used, 250 free
+backend                vxlan, pods' MTU 1450
+interface              eth0, 192.168.0.1
+
+PEERS 2
+  NODE   SUBNETS         ADDRESSES     BACKEND   STATE
+  n2     10.244.2.0/24   192.168.0.2   vxlan     reached
+  n3     10.244.3.0/24   192.168.0.3   host-gw   it uses host-gw, we use vxlan
+
+PODS 1
+  POD           ADDRESSES    INTERFACE   CONTAINER
+  default/web   10.244.1.2   eth0        0123456789abc
+
+TROUBLES 1
+  SINCE    SOURCE           ERROR
+  1m ago   store bad.yaml   bad.yaml:3: not YAML
+
+last error: 1m ago, store bad.yaml: bad.yaml:3: not YAML"""
+    )
+
+
+def test_an_agent_that_knows_nothing_yet() -> None:
+    nothing = {"networks": (), "addresses": (), "peers": (), "pods": (), "troubles": ()}
+    empty = msgspec.structs.replace(
+        STATUS, ready=False, waitingFor=("no default route",), backend=None, interface=None, lastError=None, **nothing
+    )
+    text = "\n".join(lines(empty, 1003.0))
+    assert "n1, not ready: no default route" in text
+    assert text.count("unknown yet") == 3
+    assert text.endswith("last error: none")

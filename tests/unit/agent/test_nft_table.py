@@ -1,0 +1,145 @@
+"""A node's table: what the kernel refuses of it is the trouble of its object alone, and is tried again."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import io
+from collections.abc import AsyncIterator, Iterable, Iterator
+
+import pytest
+from msgspec import Struct
+
+from percale.agent import nft_table as module
+from percale.agent.events import Events, Subject
+from percale.agent.logging import LineLog
+from percale.agent.nft_table import NodeTable
+from percale.agent.problems import Troubles
+from percale.errors import KernelError
+from percale.kernel.nftables.fake_table import FakeKeeper
+from percale.model.event import Event
+from percale.model.meta import ObjectKey
+from percale.render.nft.objects import Edit, Elements, Verdict
+from percale.store.memory import MemoryStore
+
+A, B, C = b"\x0a\0\0\1", b"\x0a\0\0\2", b"\x0a\0\0\3"
+NAMES = {A: "a", B: "b", C: "c"}
+WAY = Verdict("jump", "nowhere")
+"""Where it leads the kernel does not know."""
+PATIENCE = 30.0
+
+
+class Pods:
+    """An author: each pod has one element."""
+
+    spoken = True
+
+    def __init__(self) -> None:
+        self.wanted: dict[bytes, Verdict] = {}
+        self._told: dict[bytes, Verdict] = {}
+
+    def edit(self) -> Edit:
+        before, self._told = self._told, dict(self.wanted)
+        changed = {key: verdict for key, verdict in self.wanted.items() if before.get(key) != verdict}
+        gone = [key for key in before if key not in self.wanted or key in changed]
+        return Edit(remove=tuple(Elements("ingress4", key) for key in gone), put=tuple(_elements(changed)))
+
+    def image(self) -> Edit:
+        return Edit(put=tuple(_elements(self._told)))
+
+    def subjects(self, part: Edit) -> Iterable[Subject]:
+        return [Subject("Pod", ObjectKey("x", NAMES[each.keys])) for each in part.put]
+
+    async def made(self, *, anything: bool) -> None:
+        """Nobody waits."""
+
+
+def _elements(wanted: dict[bytes, Verdict]) -> Iterator[Elements]:
+    return (Elements("ingress4", key, verdict=verdict) for key, verdict in wanted.items())
+
+
+class Node(Struct):
+    """A running table."""
+
+    pods: Pods
+    table: NodeTable
+    keeper: FakeKeeper
+    troubles: Troubles
+    store: MemoryStore
+
+    @property
+    def held(self) -> dict[bytes, object]:
+        return {} if self.keeper.held is None else dict(self.keeper.held.sets["ingress4"].elements)
+
+    async def holds(self, wanted: dict[bytes, object]) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while self.held != wanted:
+                await asyncio.sleep(0.001)
+
+
+@pytest.fixture
+async def node(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Node]:
+    monkeypatch.setattr(module, "_FIRST_REST", 0.01)
+    store, troubles = MemoryStore(), Troubles(LineLog("text", io.StringIO()))
+    events = Events("n1", store, troubles)
+    keeper, pods = FakeKeeper(), Pods()
+    table = NodeTable(keeper, troubles, events)
+    table.add(pods)
+    running = [asyncio.create_task(each.run()) for each in (table, events)]
+    yield Node(pods, table, keeper, troubles, store)
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+
+
+ACCEPT, DROP = Verdict("accept"), Verdict("drop")
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["at the start", "later"])
+async def test_one_bad_object_harms_itself_alone(node: Node, *, first: bool) -> None:
+    if not first:
+        node.pods.wanted = {A: ACCEPT}
+        node.table.touch()
+        await node.holds({A: ACCEPT})
+    node.pods.wanted = {A: ACCEPT, B: WAY, C: ACCEPT}
+    node.table.touch()
+    await node.holds({A: ACCEPT, B: DROP, C: ACCEPT})
+    await asyncio.wait_for(node.table.in_force.wait(), PATIENCE)
+    assert list(node.troubles.now) == ["kernel: pod x/b"]
+    assert "No such file" in node.troubles.now["kernel: pod x/b"].error
+    async with asyncio.timeout(PATIENCE):
+        while not (found := await node.store.list(Event)):
+            await asyncio.sleep(0.001)
+    assert [(each.involvedObject.name, each.reason) for each in found] == [("b", "KernelRefused")]
+    node.pods.wanted = {A: DROP, B: WAY, C: ACCEPT}
+    node.table.touch()
+    await node.holds({A: DROP, B: DROP, C: ACCEPT})
+    node.pods.wanted = {A: DROP, C: ACCEPT}
+    node.table.touch()
+    await node.holds({A: DROP, C: ACCEPT})
+    async with asyncio.timeout(PATIENCE):
+        while node.troubles.now:
+            await asyncio.sleep(0.001)
+
+
+async def test_what_was_left_out_is_tried_again(node: Node) -> None:
+    """The kernel may take it later: here its refusal was for want of memory."""
+    node.pods.wanted = {A: ACCEPT}
+    node.keeper.refusals = [KernelError("no memory", errno=errno.ENOMEM) for _ in range(3)]
+    node.table.touch()
+    await node.holds({A: ACCEPT})
+    async with asyncio.timeout(PATIENCE):
+        while node.troubles.now:
+            await asyncio.sleep(0.001)
+
+
+async def test_a_kernel_that_takes_nothing_is_the_tables_trouble(node: Node) -> None:
+    node.pods.wanted = {A: ACCEPT}
+    node.keeper.refusals = [KernelError("may not", errno=errno.EPERM)]
+    node.table.touch()
+    await asyncio.wait_for(node.table.attempted.wait(), PATIENCE)
+    assert list(node.troubles.now) == ["table inet percale"]
+    assert not node.table.in_force.is_set()
+    await node.holds({A: ACCEPT})
+    await asyncio.wait_for(node.table.in_force.wait(), PATIENCE)
+    assert not node.troubles.now

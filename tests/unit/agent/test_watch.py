@@ -1,0 +1,90 @@
+"""The store is followed for ever, and what is wrong with it is said once."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+
+import pytest
+
+from percale.agent import watch as following
+from percale.agent.logging import LineLog
+from percale.agent.problems import Troubles
+from percale.agent.watch import follow, patiently
+from percale.errors import BadManifest, StoreUnavailable
+from percale.model.subnet_lease import SubnetLease
+from percale.store.protocol import Event, Snapshot, Trouble
+
+AWAY = StoreUnavailable("no such directory", where="/objects")
+BAD = BadManifest("not YAML", where="bad.yaml:3")
+
+
+class Scripted:
+    """A store whose watches end as they are told; the last one stays open."""
+
+    def __init__(self, *scripts: list[Event | Exception]) -> None:
+        self._scripts = list(scripts)
+        self.used_up = asyncio.Event()
+
+    async def watch(self, *_kinds: object) -> AsyncGenerator[Event, None]:
+        for step in self._scripts.pop(0):
+            if isinstance(step, Exception):
+                raise step
+            yield step
+        if not self._scripts:
+            self.used_up.set()
+            await asyncio.Event().wait()
+
+
+async def followed(*scripts: list[Event | Exception]) -> tuple[list[Event], Troubles, str]:
+    stream, seen = io.StringIO(), list[Event]()
+    troubles = Troubles(LineLog("text", stream), clock=lambda: 100.0)
+    store = Scripted(*scripts)
+
+    async def see(event: Event) -> None:
+        seen.append(event)
+
+    task = asyncio.create_task(follow(store, (SubnetLease,), see, troubles))  # type: ignore[arg-type]
+    await asyncio.wait({task, asyncio.create_task(store.used_up.wait())}, return_when=asyncio.FIRST_COMPLETED)
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    return seen, troubles, stream.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "_FIRST_PAUSE", 0.0)
+
+
+async def test_a_store_that_goes_away_is_asked_again_and_said_once() -> None:
+    seen, troubles, log = await followed([Snapshot(())], [AWAY], [AWAY], [Snapshot(())])
+    assert seen == [Snapshot(()), Snapshot(())]
+    assert not troubles.now
+    assert (log.count("warn  trouble "), log.count("trouble over")) == (1, 1)
+    assert troubles.last is not None and troubles.last.error == "/objects: no such directory"
+
+
+async def test_a_bad_file_is_a_trouble_of_its_own_until_it_is_good_again() -> None:
+    bad, good = Trouble("bad.yaml", BAD), Trouble("bad.yaml", None)
+    _, troubles, _ = await followed([Snapshot(()), bad, bad])
+    assert {source: trouble.error for source, trouble in troubles.now.items()} == {
+        "store bad.yaml": "bad.yaml:3: not YAML"
+    }
+    assert (await followed([Snapshot(()), bad, good]))[1].now == {}
+
+
+async def test_an_attempt_is_made_until_the_store_answers() -> None:
+    outcomes: list[Exception | int] = [AWAY, AWAY, 7]
+
+    async def attempt() -> int:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    troubles = Troubles(LineLog("text", io.StringIO()))
+    assert await patiently(attempt, troubles) == 7
+    assert troubles.last is not None and not troubles.now

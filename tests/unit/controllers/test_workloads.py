@@ -1,0 +1,281 @@
+"""Workloads become pods: from any state to what they say, and no further."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import ip_network
+
+import pytest
+from msgspec.structs import replace
+
+from percale.controllers import control_loop as planner
+from percale.controllers.pod_names import fresh_names, template_hash
+from percale.controllers.scheduler import Scheduler, Unschedulable
+from percale.controllers.service_networks import ServiceNetworks
+from percale.controllers.workloads import Change, Create, Delete, Write
+from percale.model.condition import Condition
+from percale.model.meta import Object, ObjectKey, ObjectMeta
+from percale.model.node import Node, NodeSpec
+from percale.model.pod import Container, ContainerPort, Pod, PodSpec, PodStatus, PodTemplateSpec, Protocol
+from percale.model.selector import LabelSelector
+from percale.model.workloads import (
+    DaemonSet,
+    DaemonSetSpec,
+    Deployment,
+    DeploymentSpec,
+    Job,
+    JobSpec,
+    ReplicaSet,
+    StatefulSet,
+    StatefulSetSpec,
+)
+from percale.store.cache import World
+
+NETWORKS = ServiceNetworks((ip_network("10.96.0.0/16"),), ())
+READY = PodStatus(phase="Running", hostIP="192.168.1.2", conditions=(Condition(type="Ready", status="True"),))
+
+
+def node(name: str, **labels: str) -> Node:
+    return Node(metadata=ObjectMeta(name=name, labels=labels))
+
+
+def template(image: str = "nginx", **selector: str) -> PodTemplateSpec:
+    spec = PodSpec(containers=(Container(name="c", image=image),), nodeSelector=selector)
+    return PodTemplateSpec(spec=spec, metadata=ObjectMeta(labels={"app": "web"}))
+
+
+def meta(name: str = "web") -> ObjectMeta:
+    return ObjectMeta(name=name, namespace="default")
+
+
+def deployment(replicas: int, image: str = "nginx") -> Deployment:
+    return Deployment(
+        metadata=meta(), spec=DeploymentSpec(selector=LabelSelector(), template=template(image), replicas=replicas)
+    )
+
+
+class Lab:
+    """A world that takes the planner's writes until there are none."""
+
+    def __init__(self, *objects: Object) -> None:
+        self.world = World()
+        self.names: set[ObjectKey] = set()
+        for obj in objects:
+            self.world.put(obj)
+
+    def settle(self, *, ready: bool = True) -> list[Write]:
+        writes: list[Write] = []
+        for _ in range(10):
+            plan = planner.plan(self.world, self.names, NETWORKS).writes
+            if not plan:
+                return writes
+            writes += plan
+            for write in plan:
+                self._take(write, ready)
+        raise AssertionError(f"no rest: {plan}")
+
+    def _take(self, write: Write, ready: bool) -> None:
+        obj = write.object
+        match write:
+            case Delete():
+                self.world.drop(obj)
+            case Create() if isinstance(obj, Pod):
+                assert self.world.get(Pod, obj.key) is None
+                self.names.add(obj.key)
+                self.world.put(replace(obj, status=READY) if ready and obj.spec.nodeName else obj)
+            case Create() | Change():
+                self.world.put(obj)
+
+    @property
+    def pods(self) -> dict[str, str | None]:
+        return {pod.metadata.name: pod.spec.nodeName for pod in self.world.all(Pod)}
+
+    @property
+    def sets(self) -> list[int | None]:
+        return [each.spec.replicas for each in self.world.all(ReplicaSet)]
+
+
+def test_a_deployment_becomes_pods_with_kubernetes_names_spread_over_nodes() -> None:
+    lab = Lab(deployment(3), node("n1"), node("n2"), node("n3"))
+    lab.settle()
+    (made,) = lab.world.all(ReplicaSet)
+    assert made.metadata.name == f"web-{template_hash(template())}"
+    assert made.metadata.ownerReferences[0].kind == "Deployment"
+    assert sorted(filter(None, lab.pods.values())) == ["n1", "n2", "n3"]
+    for pod in lab.world.all(Pod):
+        assert pod.metadata.name.startswith(f"{made.metadata.name}-")
+        assert len(pod.metadata.name.rpartition("-")[2]) == 5
+        assert pod.metadata.ownerReferences[0].name == made.metadata.name
+        assert pod.metadata.labels == {"app": "web", "pod-template-hash": template_hash(template())}
+
+
+def test_names_are_the_same_in_every_lab() -> None:
+    first, second = Lab(deployment(3), node("n1")), Lab(deployment(3), node("n1"))
+    first.settle()
+    second.settle()
+    assert first.pods == second.pods
+
+
+def test_scaling_keeps_those_that_are_ready_and_never_uses_a_name_twice() -> None:
+    lab = Lab(deployment(3), node("n1"))
+    lab.settle()
+    before = set(lab.pods)
+    weak = lab.world.all(Pod)[0]
+    lab.world.put(replace(weak, status=PodStatus(phase="Pending")))
+    lab.world.put(deployment(2))
+    lab.settle()
+    assert set(lab.pods) == before - {weak.metadata.name}
+    lab.world.put(deployment(3))
+    lab.settle()
+    (new,) = set(lab.pods) - before
+    assert new not in before
+    lab.world.put(deployment(0))
+    lab.settle()
+    assert lab.pods == {}
+
+
+def test_a_pod_that_somebody_deletes_is_replaced_under_another_name() -> None:
+    lab = Lab(deployment(2), node("n1"))
+    lab.settle()
+    gone = lab.world.all(Pod)[0]
+    lab.world.drop(gone)
+    lab.settle()
+    assert len(lab.pods) == 2
+    assert gone.metadata.name not in lab.pods
+
+
+def test_a_new_template_replaces_the_pods_once_the_new_ones_are_ready() -> None:
+    lab = Lab(deployment(2), node("n1"))
+    lab.settle()
+    old = set(lab.pods)
+    lab.world.put(deployment(2, image="nginx:2"))
+    lab.settle(ready=False)
+    assert old < set(lab.pods)
+    assert len(lab.pods) == 4
+    for pod in lab.world.all(Pod):
+        lab.world.put(replace(pod, status=READY))
+    lab.settle()
+    assert len(lab.pods) == 2
+    assert not old & set(lab.pods)
+    assert sorted(each or 0 for each in lab.sets) == [0, 2]
+
+
+def test_a_deployment_that_goes_takes_its_sets_and_pods_along() -> None:
+    lab = Lab(deployment(2), node("n1"))
+    lab.settle()
+    lab.world.drop(lab.world.all(Deployment)[0])
+    lab.settle()
+    assert (lab.pods, lab.sets) == ({}, [])
+
+
+def test_a_statefulset_has_numbered_pods_that_keep_their_names() -> None:
+    def web(image: str, replicas: int) -> StatefulSet:
+        spec = StatefulSetSpec(
+            selector=LabelSelector(), template=template(image), replicas=replicas, serviceName="names"
+        )
+        return StatefulSet(metadata=meta(), spec=spec)
+
+    lab = Lab(web("a", 12), node("n1"))
+    lab.settle()
+    assert set(lab.pods) == {f"web-{number}" for number in range(12)}
+    lab.world.put(web("a", 2))
+    lab.settle()
+    assert set(lab.pods) == {"web-0", "web-1"}
+    lab.world.put(web("b", 2))
+    assert {type(write) for write in lab.settle()} == {Delete, Create}
+    assert set(lab.pods) == {"web-0", "web-1"}
+    assert {pod.spec.containers[0].image for pod in lab.world.all(Pod)} == {"b"}
+    for pod in lab.world.all(Pod):
+        name = pod.metadata.name
+        assert (pod.spec.hostname, pod.spec.subdomain) == (name, "names"), "its DNS name is web-0.names"
+        assert pod.metadata.labels["statefulset.kubernetes.io/pod-name"] == name
+
+
+def test_a_daemonset_has_one_pod_on_each_node_that_its_selector_fits() -> None:
+    spec = DaemonSetSpec(selector=LabelSelector(), template=template(disk="ssd"))
+    lab = Lab(DaemonSet(metadata=meta(), spec=spec), node("n1", disk="ssd"), node("n2"), node("n3", disk="ssd"))
+    lab.settle()
+    assert sorted(filter(None, lab.pods.values())) == ["n1", "n3"]
+    lab.world.put(node("n2", disk="ssd"))
+    lab.world.put(node("n3"))
+    lab.settle()
+    assert sorted(filter(None, lab.pods.values())) == ["n1", "n2"]
+
+
+def test_a_job_has_as_many_pods_as_may_run_at_once() -> None:
+    lab = Lab(Job(metadata=meta(), spec=JobSpec(template=template(), parallelism=3, completions=2)), node("n1"))
+    lab.settle()
+    assert len(lab.pods) == 2
+    assert all(name.startswith("web-") for name in lab.pods)
+
+
+def test_pods_of_a_node_that_leaves_move_if_a_workload_owns_them() -> None:
+    own = Pod(metadata=meta("own"), spec=PodSpec(containers=(), nodeName="n1"), status=READY)
+    lab = Lab(deployment(2), node("n1"), node("n2"), own)
+    lab.settle()
+    lab.world.drop(node("n1"))
+    lab.settle()
+    assert "own" not in lab.pods
+    assert list(lab.pods.values()) == ["n2", "n2"]
+
+
+def test_a_pod_that_fits_nowhere_says_why_and_is_placed_when_it_does() -> None:
+    picky = Pod(metadata=meta("picky"), spec=PodSpec(containers=(), nodeSelector={"disk": "ssd"}))
+    lost = Pod(metadata=meta("lost"), spec=PodSpec(containers=(), nodeName="nowhere"))
+    lab = Lab(picky, lost, node("n1"), node("n2"))
+    lab.settle()
+    reasons = {pod.metadata.name: pod.status.conditions[0].message for pod in lab.world.all(Pod)}
+    assert reasons == {"picky": "none of 2 nodes has the labels disk=ssd", "lost": "there is no node nowhere"}
+    lab.world.put(node("n2", disk="ssd"))
+    lab.settle()
+    assert lab.pods == {"picky": "n2", "lost": "nowhere"}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "reason"),
+    [
+        ([], "the lab has no nodes"),
+        ([Node(metadata=ObjectMeta(name="n1"), spec=NodeSpec(unschedulable=True))], "none of 1 nodes takes pods"),
+    ],
+)
+def test_scheduler_without_a_choice(nodes: Iterable[Node], reason: str) -> None:
+    pod = Pod(metadata=meta("p"), spec=PodSpec(containers=()))
+    assert Scheduler(list(nodes)).place(pod) == Unschedulable(reason)
+
+
+def claims(name: str, port: int, protocol: Protocol = "TCP", at: str | None = None) -> Pod:
+    ports = (ContainerPort(containerPort=80, hostPort=port, protocol=protocol, hostIP=at),)
+    return Pod(metadata=meta(name), spec=PodSpec(containers=(Container(name="c", ports=ports),)))
+
+
+def test_a_host_port_is_one_pods_on_each_node() -> None:
+    scheduler = Scheduler([node("n1"), node("n2")])
+    assert {scheduler.place(claims(name, 8081)) for name in "ab"} == {"n1", "n2"}
+    assert scheduler.place(claims("c", 8081)) == Unschedulable("none of 2 nodes has the host port 8081/TCP free")
+    assert isinstance(scheduler.place(claims("d", 8081, "UDP")), str), "another protocol"
+    assert isinstance(scheduler.place(claims("e", 8081, at="192.168.1.2")), Unschedulable), "they have all addresses"
+    assert isinstance(scheduler.place(claims("f", 8082, at="192.168.1.2")), str)
+    assert isinstance(scheduler.place(claims("g", 8082, at="192.168.1.3")), str)
+
+
+def test_names_stay_within_a_label() -> None:
+    names = fresh_names("x" * 80, ())
+    assert len(next(names)) == 63
+    assert next(names) != next(names)
+
+
+def test_a_pod_in_its_grace_period_is_replaced_at_once_but_keeps_its_name() -> None:
+    stateful = StatefulSet(metadata=meta("db"), spec=StatefulSetSpec(selector=LabelSelector(), template=template()))
+    lab = Lab(deployment(2), stateful, node("n1"))
+    lab.settle()
+    for pod in lab.world.all(Pod):
+        lab.world.put(replace(pod, metadata=replace(pod.metadata, deletionTimestamp="2026-01-01T00:00:00Z")))
+    lab.settle()
+    assert len([name for name in lab.pods if name.startswith("web-")]) == 4
+    assert [name for name in lab.pods if name.startswith("db-")] == ["db-0"]
+    for pod in lab.world.all(Pod):
+        if pod.terminating:
+            lab.world.drop(pod)
+    lab.settle()
+    assert len(lab.pods) == 3
+    assert "db-0" in lab.pods

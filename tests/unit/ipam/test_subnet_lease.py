@@ -1,0 +1,408 @@
+"""A node's subnet lease over a store: claimed once, kept, changed, renewed, released."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+import msgspec
+import pytest
+
+from percale.errors import AddressRefused, BadConfig, Conflict, NetworkFull, StoreError, StoreUnavailable
+from percale.ipam.subnet_lease import MACHINE, RENEW_BEFORE, RESERVED, TTL, Claimant, HeldLease, acquire
+from percale.ipam.subnet_plan import NodeSubnets
+from percale.model.meta import ObjectKey
+from percale.model.netconf import network_config
+from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec, make_lease
+from percale.store.memory import MemoryStore
+
+CONFIG = network_config({"Network": "10.244.0.0/16"})
+DUAL = network_config({"Network": "10.244.0.0/16", "EnableIPv6": True, "IPv6Network": "fd00::/48"})
+SMALL = network_config({"Network": "10.244.0.0/16", "SubnetMin": "10.244.1.0", "SubnetMax": "10.244.2.0"})
+
+
+class Recorder(MemoryStore):
+    """Remembers the TTL of every put, and can be away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ttls: list[float | None] = []
+        self.away = 0
+        """How many puts fail."""
+
+    async def put(self, obj: Any, *, expect: str | None = None, ttl: float | None = None) -> Any:
+        if self.away:
+            self.away -= 1
+            raise StoreUnavailable("away")
+        self.ttls.append(ttl)
+        return await super().put(obj, expect=expect, ttl=ttl)
+
+
+class Distant(MemoryStore):
+    """Answers later, so that others come in between."""
+
+    async def list(self, kind: Any) -> Any:
+        listed = await super().list(kind)
+        await asyncio.sleep(0)
+        return listed
+
+    async def put(self, obj: Any, *, expect: str | None = None, ttl: float | None = None) -> Any:
+        await asyncio.sleep(0)
+        return await super().put(obj, expect=expect, ttl=ttl)
+
+
+def claimant(
+    number: int,
+    *,
+    machine: str | None = None,
+    public_ip: str | None = None,
+    mac: str = "02:00:00:00:00:01",
+    pod_cidr: str | None = None,
+    remembered: str | None = None,
+) -> Claimant:
+    def describe(subnets: NodeSubnets) -> SubnetLeaseSpec:
+        return SubnetLeaseSpec(
+            node=f"n{number}",
+            subnet=subnets.ipv4,
+            ipv6Subnet=subnets.ipv6,
+            publicIP=IPv4Address(public_ip or f"192.0.2.{number}"),
+            backendType="vxlan",
+            backendData={"VNI": 1, "VtepMAC": mac},
+        )
+
+    return Claimant(
+        node=f"n{number}",
+        machine=machine or f"machine-{number}",
+        describe=describe,
+        pod_cidrs=NodeSubnets(IPv4Network(pod_cidr)) if pod_cidr else None,
+        remembered=NodeSubnets(IPv4Network(remembered)) if remembered else None,
+    )
+
+
+def subnet_of(held: HeldLease) -> str:
+    return str(held.lease.spec.subnet)
+
+
+async def in_store(store: MemoryStore) -> dict[str, str]:
+    return {lease.metadata.name: lease.spec.node for lease in await store.list(SubnetLease)}
+
+
+async def reserve(store: MemoryStore, node: str, subnet: str) -> None:
+    lease = make_lease(SubnetLeaseSpec(node=node, subnet=IPv4Network(subnet)))
+    metadata = msgspec.structs.replace(lease.metadata, annotations={RESERVED: "true"})
+    await store.put(msgspec.structs.replace(lease, metadata=metadata))
+
+
+# Claiming
+
+
+async def test_the_first_free_subnet_is_claimed() -> None:
+    store = Recorder()
+    assert subnet_of(await acquire(store, CONFIG, claimant(1))) == "10.244.1.0/24"
+    assert subnet_of(await acquire(store, CONFIG, claimant(2))) == "10.244.2.0/24"
+    lease = await store.get(SubnetLease, ObjectKey(None, "10.244.2.0-24"))
+    assert lease is not None
+    assert lease.metadata.annotations == {MACHINE: "machine-2"}
+    assert lease.spec.publicIP == IPv4Address("192.0.2.2")
+    assert store.ttls == [TTL, TTL]
+
+
+async def test_bug_a_lost_race_tries_the_next() -> None:
+    store = Distant()
+    held = await asyncio.gather(*(acquire(store, CONFIG, claimant(number)) for number in range(1, 51)))
+    assert len({subnet_of(one) for one in held}) == 50
+    assert sorted((await in_store(store)).values()) == sorted(f"n{number}" for number in range(1, 51))
+
+
+async def test_a_full_network_says_what_to_do() -> None:
+    store = MemoryStore()
+    await acquire(store, SMALL, claimant(1))
+    await acquire(store, SMALL, claimant(2))
+    with pytest.raises(NetworkFull) as caught:
+        await acquire(store, SMALL, claimant(3))
+    assert str(caught.value) == (
+        "node n3: no free subnet in 10.244.0.0/16 (2 between SubnetMin and SubnetMax); "
+        "enlarge Network or SubnetLen in net-conf.json, or delete the lease of a node that is gone"
+    )
+
+
+async def test_the_remembered_subnet_is_preferred_if_free() -> None:
+    store = MemoryStore()
+    assert subnet_of(await acquire(store, CONFIG, claimant(1, remembered="10.244.7.0/24"))) == "10.244.7.0/24"
+    assert subnet_of(await acquire(store, CONFIG, claimant(2, remembered="10.244.7.0/24"))) == "10.244.1.0/24"
+    assert subnet_of(await acquire(store, CONFIG, claimant(3, remembered="10.9.0.0/24"))) == "10.244.2.0/24"
+
+
+async def test_a_restart_keeps_the_lease_and_writes_what_changed() -> None:
+    store = MemoryStore()
+    await acquire(store, CONFIG, claimant(1))
+    await acquire(store, CONFIG, claimant(2))
+    again = await acquire(store, CONFIG, claimant(2, public_ip="192.0.2.22", remembered="10.244.9.0/24"))
+    assert subnet_of(again) == "10.244.2.0/24"
+    assert again.lease.spec.publicIP == IPv4Address("192.0.2.22")
+    assert len(await in_store(store)) == 2
+
+
+async def test_a_lease_outside_the_configuration_is_exchanged() -> None:
+    store = MemoryStore()
+    await acquire(store, CONFIG, claimant(1))
+    moved = network_config({"Network": "10.20.0.0/16"})
+    assert subnet_of(await acquire(store, moved, claimant(1))) == "10.20.1.0/24"
+    assert await in_store(store) == {"10.20.1.0-24": "n1"}
+
+
+async def test_from_one_family_to_both_and_back_the_number_stays() -> None:
+    store = MemoryStore()
+    await acquire(store, CONFIG, claimant(1, remembered="10.244.5.0/24"))
+    await acquire(store, DUAL, claimant(1))
+    assert await in_store(store) == {"10.244.5.0-24&fd00-0-0-5---64": "n1"}
+    await acquire(store, CONFIG, claimant(1))
+    assert await in_store(store) == {"10.244.5.0-24": "n1"}
+
+
+async def test_of_several_own_leases_one_stays() -> None:
+    store = MemoryStore()
+    for third in (3, 4):
+        await store.put(make_lease(SubnetLeaseSpec(node="n1", subnet=IPv4Network(f"10.244.{third}.0/24"))))
+    assert subnet_of(await acquire(store, CONFIG, claimant(1))) == "10.244.3.0/24"
+    assert await in_store(store) == {"10.244.3.0-24": "n1"}
+
+
+# podCIDR
+
+
+async def test_the_pod_cidr_is_taken_whatever_the_range_says() -> None:
+    store = MemoryStore()
+    await acquire(store, SMALL, claimant(1))
+    assert subnet_of(await acquire(store, SMALL, claimant(1, pod_cidr="10.244.99.0/26"))) == "10.244.99.0/26"
+    assert await in_store(store) == {"10.244.99.0-26": "n1"}
+
+
+async def test_overlapping_pod_cidrs_name_both_nodes() -> None:
+    store = MemoryStore()
+    await acquire(store, CONFIG, claimant(1, pod_cidr="10.244.8.0/24"))
+    with pytest.raises(AddressRefused) as caught:
+        await acquire(store, CONFIG, claimant(2, pod_cidr="10.244.8.128/25"))
+    assert "node n2: subnet 10.244.8.128/25 overlaps 10.244.8.0/24 of node n1" in str(caught.value)
+    assert await in_store(store) == {"10.244.8.0-24": "n1"}
+
+
+async def test_one_pod_cidr_claimed_by_two_at_once_is_one_nodes() -> None:
+    store = Distant()
+    outcomes = await asyncio.gather(
+        *(acquire(store, CONFIG, claimant(number, pod_cidr="10.244.8.0/24")) for number in (1, 2)),
+        return_exceptions=True,
+    )
+    assert [type(outcome) for outcome in outcomes] in ([HeldLease, AddressRefused], [AddressRefused, HeldLease])
+    assert len(await in_store(store)) == 1
+
+
+# Rivals
+
+
+async def test_two_nodes_with_one_public_ip() -> None:
+    store = MemoryStore()
+    await acquire(store, CONFIG, claimant(1))
+    with pytest.raises(BadConfig, match=r"node n2: public address 192\.0\.2\.1 is node n1's too; set --public-ip"):
+        await acquire(store, CONFIG, claimant(2, public_ip="192.0.2.1"))
+    assert await in_store(store) == {"10.244.1.0-24": "n1"}
+
+
+async def test_two_nodes_with_one_public_ip_at_the_same_moment_do_not_both_stay() -> None:
+    store = Distant()
+    outcomes = await asyncio.gather(
+        *(acquire(store, CONFIG, claimant(number, public_ip="192.0.2.9")) for number in (1, 2)), return_exceptions=True
+    )
+    assert BadConfig in {type(outcome) for outcome in outcomes}
+    assert len(await in_store(store)) == sum(isinstance(outcome, HeldLease) for outcome in outcomes)
+
+
+async def test_duplicate_node_name() -> None:
+    store = MemoryStore()
+    await acquire(store, CONFIG, claimant(1))
+    with pytest.raises(BadConfig) as caught:
+        await acquire(store, CONFIG, claimant(1, machine="another", public_ip="192.0.2.7"))
+    assert str(caught.value) == (
+        "node n1: another machine (192.0.2.1) has this name and holds 10.244.1.0/24; "
+        "give this node another name, or delete SubnetLease 10.244.1.0-24 if that machine is gone"
+    )
+
+
+async def test_the_same_machine_may_change_its_address() -> None:
+    store = MemoryStore()
+    await acquire(store, CONFIG, claimant(1))
+    held = await acquire(store, CONFIG, claimant(1, public_ip="192.0.2.77"))
+    assert subnet_of(held) == "10.244.1.0/24"
+
+
+# Reservations
+
+
+async def test_bug_a_reservation_stays_one_when_it_is_used() -> None:
+    """flannel gives it a 24 h lease on first reuse."""
+    store = Recorder()
+    await reserve(store, "n1", "10.244.6.0/24")
+    held = await acquire(store, CONFIG, claimant(1))
+    await held.renew()
+    assert subnet_of(held) == "10.244.6.0/24"
+    assert store.ttls == [None, None, None]
+    await held.release()
+    assert await in_store(store) == {"10.244.6.0-24": "n1"}
+
+
+async def test_a_reservation_of_nobody_is_not_handed_out() -> None:
+    store = MemoryStore()
+    await reserve(store, "", "10.244.1.0/24")
+    assert subnet_of(await acquire(store, CONFIG, claimant(1))) == "10.244.2.0/24"
+
+
+async def test_an_unfit_reservation_is_not_deleted() -> None:
+    store = MemoryStore()
+    await reserve(store, "n1", "10.9.0.0/24")
+    await acquire(store, CONFIG, claimant(1))
+    assert await in_store(store) == {"10.244.1.0-24": "n1", "10.9.0.0-24": "n1"}
+
+
+# Changing, releasing
+
+
+async def test_describe_writes_changes_only() -> None:
+    store = Recorder()
+    held = await acquire(store, CONFIG, claimant(1))
+    await held.describe(held.lease.spec)
+    assert len(store.ttls) == 1
+    await held.describe(msgspec.structs.replace(held.lease.spec, publicIP=IPv4Address("192.0.2.99")))
+    lease = await store.get(SubnetLease, held.lease.key)
+    assert lease is not None
+    assert lease.spec.publicIP == IPv4Address("192.0.2.99")
+    assert store.ttls == [TTL, TTL]
+
+
+async def test_a_foreign_write_in_between_does_not_disturb() -> None:
+    store = MemoryStore()
+    held = await acquire(store, CONFIG, claimant(1))
+    labelled = msgspec.structs.replace(held.lease.metadata, labels={"who": "an operator"})
+    await store.put(msgspec.structs.replace(held.lease, metadata=labelled))
+    await held.renew()
+    assert held.lease.metadata.resourceVersion is not None
+
+
+async def test_release_frees_the_subnet_and_may_be_repeated() -> None:
+    store = MemoryStore()
+    held = await acquire(store, CONFIG, claimant(1))
+    await held.release()
+    await held.release()
+    assert await in_store(store) == {}
+
+
+async def test_a_lost_lease_comes_back() -> None:
+    store = MemoryStore()
+    held = await acquire(store, CONFIG, claimant(1))
+    await store.delete(SubnetLease, held.lease.key)
+    await held.renew()
+    assert await in_store(store) == {"10.244.1.0-24": "n1"}
+
+
+async def test_a_lost_lease_that_another_took_is_not_taken_back() -> None:
+    store = MemoryStore()
+    held = await acquire(store, CONFIG, claimant(1))
+    await store.delete(SubnetLease, held.lease.key)
+    await acquire(store, CONFIG, claimant(2))
+    with pytest.raises(AddressRefused, match=r"its subnet 10\.244\.1\.0/24 is node n2's now"):
+        await held.renew()
+
+
+async def test_a_race_while_renewing_reads_again() -> None:
+    store = MemoryStore()
+    held = await acquire(store, CONFIG, claimant(1))
+    raced = 0
+
+    class Racing(MemoryStore):
+        async def put(self, obj: Any, *, expect: str | None = None, ttl: float | None = None) -> Any:
+            nonlocal raced
+            if raced == 0:
+                raced += 1
+                raise Conflict("changed")
+            return await store.put(obj, expect=expect, ttl=ttl)
+
+        async def get(self, kind: Any, key: ObjectKey) -> Any:
+            return await store.get(kind, key)
+
+    await HeldLease(Racing(), claimant(1), held.lease).renew()
+    assert raced == 1
+
+
+# Renewing
+
+
+class Clock:
+    """Time that passes only while somebody sleeps; `jumps` happen beside."""
+
+    def __init__(self, jumps: Sequence[tuple[float, float]] = ()) -> None:
+        self.now = 1000.0
+        self._jumps = list(jumps)
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        while self._jumps and self._jumps[0][0] <= self.now:
+            self.now += self._jumps.pop(0)[1]
+        await asyncio.sleep(0)
+
+
+async def run_until(keeping: Callable[[], Awaitable[None]], condition: Callable[[], bool]) -> None:
+    """Keep the lease until the condition holds; a bounded number of steps."""
+    task = asyncio.ensure_future(keeping())
+    for _ in range(20_000):
+        if condition() or task.done():
+            break
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert condition()
+
+
+async def test_renewed_an_hour_before_the_end() -> None:
+    store, clock = Recorder(), Clock()
+    held = await acquire(store, CONFIG, claimant(1))
+    times: list[float] = []
+
+    def renewed() -> bool:
+        if len(store.ttls) > len(times) + 1:
+            times.append(clock.now)
+        return len(times) == 2
+
+    await run_until(lambda: held.keep(sleep=clock.sleep, clock=clock), renewed)
+    assert times[0] - 1000.0 == pytest.approx(TTL - RENEW_BEFORE, abs=61)
+    assert times[1] - times[0] == pytest.approx(TTL - RENEW_BEFORE, abs=61)
+
+
+async def test_a_suspended_machine_renews_as_soon_as_it_wakes() -> None:
+    store, clock = Recorder(), Clock(jumps=[(2000.0, 48 * 3600.0)])
+    held = await acquire(store, CONFIG, claimant(1))
+    await run_until(lambda: held.keep(sleep=clock.sleep, clock=clock), lambda: len(store.ttls) == 2)
+    assert clock.now < 2000.0 + 48 * 3600 + 121
+
+
+async def test_a_store_that_is_away_is_asked_until_it_answers() -> None:
+    store, clock = Recorder(), Clock()
+    held = await acquire(store, CONFIG, claimant(1))
+    store.away = 5
+    troubles: list[StoreError] = []
+    await run_until(
+        lambda: held.keep(sleep=clock.sleep, clock=clock, on_trouble=troubles.append), lambda: len(store.ttls) == 2
+    )
+    assert len(troubles) == 5
+
+
+async def test_keeping_ends_when_another_node_has_the_subnet() -> None:
+    store, clock = MemoryStore(), Clock()
+    held = await acquire(store, CONFIG, claimant(1))
+    await store.delete(SubnetLease, held.lease.key)
+    await acquire(store, CONFIG, claimant(2))
+    with pytest.raises(AddressRefused):
+        await held.keep(sleep=clock.sleep, clock=clock)

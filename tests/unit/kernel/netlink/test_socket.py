@@ -1,0 +1,264 @@
+"""Netlink's bytes: messages, attributes, refusals, and our objects there and back."""
+
+from __future__ import annotations
+
+import errno
+import struct
+from contextlib import closing
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_interface, ip_network
+from socket import SO_SNDBUF, SOL_SOCKET
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from percale.kernel.netlink import link as links
+from percale.kernel.netlink import route as rtnetlink
+from percale.kernel.netlink import socket as netlink
+from percale.kernel.netlink import tc as traffic
+from percale.kernel.netlink.socket import Message
+from percale.kernel.nftables import element_codec as elements
+from percale.kernel.nftables.element_codec import Raw, Shape
+from percale.render.objects import Address, FdbEntry, IPAddress, Link, Neighbour, Peer, Route, Shaper, Vxlan
+
+INDICES = {"eth0": 2, "cni0": 3}
+NAMES = {index: name for name, index in INDICES.items()}
+
+
+def test_an_attribute_is_padded_to_four_bytes() -> None:
+    assert netlink.attribute(3, b"ab") == struct.pack("=HH2s2x", 6, 3, b"ab")
+    assert netlink.text(3, "eth") == struct.pack("=HH4s", 8, 3, b"eth\0")
+
+
+@given(st.lists(st.tuples(st.integers(1, 0x3FFF), st.binary(max_size=40))))
+def test_attributes_there_and_back(pairs: list[tuple[int, bytes]]) -> None:
+    data = b"".join(netlink.attribute(kind, payload) for kind, payload in pairs)
+    assert list(netlink.attribute_list(data)) == pairs
+    ((kind, inner),) = netlink.attribute_list(netlink.nested(7, data))
+    assert (kind, inner) == (7, data)
+
+
+@given(st.binary(max_size=100))
+def test_attributes_of_nonsense_do_not_hang_or_raise(data: bytes) -> None:
+    assert len(list(netlink.attribute_list(data))) <= 25
+    assert len(list(netlink.messages(data))) <= 6
+
+
+def test_several_messages_in_one_datagram() -> None:
+    data = netlink.frame(16, 1, 7, b"abcd") + netlink.frame(17, 2, 8, b"")
+    assert list(netlink.messages(data)) == [Message(16, 1, 7, 0, b"abcd"), Message(17, 2, 8, 0, b"")]
+
+
+@pytest.mark.parametrize("capped", [True, False])
+def test_a_refusal_carries_the_kernels_own_words(capped: bool) -> None:
+    request = netlink.frame(16, 5, 7, b"" if capped else b"abcd")
+    words = netlink.text(1, "Nexthop has invalid gateway")
+    body = struct.pack("=i", -errno.ENETUNREACH) + request + words
+    error = netlink.refusal(Message(netlink.ERROR, 0x200 | (0x100 if capped else 0), 7, 0, body))
+    assert error is not None
+    assert (error.errno, error.strerror) == (errno.ENETUNREACH, "Nexthop has invalid gateway")
+    assert netlink.refusal(Message(netlink.ERROR, 0, 7, 0, bytes(20))) is None
+
+
+macs = st.binary(min_size=6, max_size=6).map(links.mac_text)
+ipv4 = st.integers(0, 2**32 - 1).map(IPv4Address)
+ipv6 = st.integers(0, 2**128 - 1).map(IPv6Address)
+ips = st.one_of(ipv4, ipv6)
+ipv4_networks = st.builds(
+    lambda ip, length: IPv4Network((int(ip) >> (32 - length) << (32 - length), length)), ipv4, st.integers(0, 32)
+)
+ipv6_networks = st.builds(
+    lambda ip, length: IPv6Network((int(ip) >> (128 - length) << (128 - length), length)), ipv6, st.integers(0, 128)
+)
+
+
+def routes() -> st.SearchStrategy[Route]:
+    def of(
+        dst: st.SearchStrategy[IPv4Network] | st.SearchStrategy[IPv6Network], via: st.SearchStrategy[IPAddress]
+    ) -> st.SearchStrategy[Route]:
+        metric = st.integers(0, 2**32 - 1).filter(lambda number: number != 1024)
+        return st.builds(
+            Route,
+            dst=dst,
+            dev=st.just("eth0"),
+            via=st.none() | via,
+            onlink=st.booleans(),
+            src=st.none() | via,
+            metric=metric,
+        )
+
+    return st.one_of(of(ipv4_networks, ipv4), of(ipv6_networks, ipv6))
+
+
+@given(routes())
+def test_routes_there_and_back(route: Route) -> None:
+    (request,) = rtnetlink.put_route(route, INDICES["eth0"])
+    seen = rtnetlink.decode_route(request.body)
+    assert seen is not None
+    assert seen.ours
+    assert rtnetlink.as_route(seen, NAMES[seen.index or 0]) == route
+
+
+def test_a_default_metric_of_ipv6_is_none_of_ours() -> None:
+    (request,) = rtnetlink.put_route(Route(ip_network("fd00::/64"), "eth0", metric=1024), 2)
+    seen = rtnetlink.decode_route(request.body)
+    assert seen is not None
+    assert seen.metric == 0
+
+
+@pytest.mark.parametrize("kind", ["blackhole", "unreachable"])
+def test_a_route_to_nowhere_has_no_device(kind: str) -> None:
+    route = Route(ip_network("10.0.0.0/8"), kind=kind)  # type: ignore[arg-type]
+    (request,) = rtnetlink.put_route(route, None)
+    seen = rtnetlink.decode_route(request.body)
+    assert seen is not None
+    assert rtnetlink.as_route(seen, None) == route
+
+
+@given(ips, st.integers(0, 32))
+def test_addresses_there_and_back(ip: IPAddress, length: int) -> None:
+    wish = Address("eth0", ip_interface(f"{ip}/{length}"))
+    (request,) = rtnetlink.put_address(wish, 2)
+    seen = rtnetlink.decode_address(request.body)
+    assert (seen.index, seen.address, seen.ours, seen.temporary) == (2, wish.address, True, False)
+
+
+@given(ips, macs)
+def test_neighbours_and_forwarding_entries_there_and_back(ip: IPAddress, mac: str) -> None:
+    (request,) = rtnetlink.put_neighbour(Neighbour("eth0", ip, mac), 2)
+    seen = rtnetlink.decode_neighbour(request.body)
+    assert seen is not None
+    assert (seen.index, seen.dst, seen.mac, seen.permanent, seen.ours, seen.fdb) == (2, ip, mac, True, True, False)
+    (request,) = rtnetlink.put_fdb(FdbEntry("eth0", mac, ip), 2)
+    seen = rtnetlink.decode_neighbour(request.body)
+    assert seen is not None
+    assert (seen.index, seen.dst, seen.mac, seen.permanent, seen.fdb) == (2, ip, mac, True, True)
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        Link("flannel.1", "vxlan", mtu=1450, mac="02:00:00:00:00:01", vxlan=Vxlan(1, ip_address("10.0.0.1"), "eth0")),
+        Link(
+            "v6",
+            "vxlan",
+            True,
+            1430,
+            "02:00:00:00:00:01",
+            vxlan=Vxlan(9, ip_address("fd00::1"), "eth0", 4789, True, True),
+        ),
+        Link("pod0", "veth", up=False, mtu=1400, mac="02:00:00:00:00:01", master="cni0", peer=Peer("eth0", 3)),
+    ],
+    ids=lambda wish: wish.name,
+)
+def test_devices_there_and_back(wish: Link) -> None:
+    create, settle = links.create(wish, 77, INDICES.__getitem__)
+    device = links.decode(create.body)
+    link = links.as_link(device, NAMES.get)
+    settled = links.decode(settle.body)
+    assert (settled.index, settled.name, settled.alias) == (device.index, "", "percale")
+    assert not links.needs_new_device(wish, link)
+    assert (link.name, link.up, link.mtu, link.mac, link.master) == (
+        wish.name,
+        wish.up,
+        wish.mtu,
+        wish.mac,
+        wish.master,
+    )
+
+
+def test_nothing_is_sent_for_a_device_that_is_right() -> None:
+    have = Link("cni0", "bridge", True, 1500, "02:00:00:00:00:01")
+    assert links.change(Link("cni0", "bridge"), have, 3, INDICES.__getitem__) == []
+    (request,) = links.change(Link("cni0", "bridge", mtu=1400), have, 3, INDICES.__getitem__)
+    assert links.decode(request.body).mtu == 1400
+
+
+def test_a_shaper_there_and_back() -> None:
+    wish = Shaper("eth0", 10_000_000, 800_000)
+    _, request = traffic.put_shaper(wish, 2)
+    assert traffic.decode_shaper(request.body) == (10_000_000, 800_000)
+
+
+def shape(kinds: tuple[int, ...], *, interval: bool = False) -> Shape:
+    packed = 0
+    for kind in kinds:
+        packed = packed << 6 | kind
+    found = {2: b"some\0", 3: (elements.INTERVAL if interval else 0).to_bytes(4, "big"), 4: packed.to_bytes(4, "big")}
+    return elements.decode_shape("ip", found)
+
+
+def back(shape: Shape, *encoded: bytes) -> list[elements.Match]:
+    raws = [elements.decode_entry(entry) for data in encoded for _, entry in netlink.attribute_list(data)]
+    return list(elements.decode(shape, [raw for raw in raws if raw is not None]))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "match"),
+    [
+        ((7,), (ip_address("10.0.0.1"),)),
+        ((8,), (ip_address("fd00::1"),)),
+        ((41, 7), ("veth0", ip_address("10.0.0.1"))),
+        ((41, 9), ("veth0", "02:00:00:00:00:01")),
+        ((7, 12, 13), (ip_address("10.0.0.1"), 6, 443)),
+        ((19,), (0x4000,)),
+    ],
+)
+def test_elements_there_and_back(kinds: tuple[int, ...], match: elements.Match) -> None:
+    assert back(shape(kinds), elements.encode(shape(kinds), match)) == [match]
+
+
+@given(st.sets(st.integers(0, 255), min_size=1))
+def test_intervals_there_and_back_side_by_side_too(numbers: set[int]) -> None:
+    kind = shape((7,), interval=True)
+    networks = [(IPv4Network((number << 24, 8)),) for number in sorted(numbers)]
+    assert back(kind, *(elements.encode(kind, network) for network in reversed(networks))) == networks
+
+
+def test_the_interval_of_all_addresses() -> None:
+    kind = shape((8,), interval=True)
+    assert back(kind, elements.encode(kind, (ip_network("::/0"),))) == [(ip_network("::/0"),)]
+
+
+def test_a_range_that_is_no_network_comes_as_several() -> None:
+    kind = shape((7,), interval=True)
+    raws = [Raw(ip_address("10.0.0.1").packed), Raw(ip_address("10.0.0.4").packed, starts=False)]
+    assert list(elements.decode(kind, raws)) == [(ip_network("10.0.0.1/32"),), (ip_network("10.0.0.2/31"),)]
+
+
+def test_concatenated_intervals_have_a_key_and_an_end() -> None:
+    kind = shape((7, 13), interval=True)
+    match = (ip_network("10.0.0.0/8"), 443)
+    assert back(kind, elements.encode(kind, match)) == [match]
+
+
+@pytest.mark.parametrize(
+    "match",
+    [
+        (),
+        ("veth0",),
+        (ip_address("10.0.0.1"), "veth0"),
+        ("veth0", ip_address("fd00::1")),
+        ("x" * 20, ip_address("10.0.0.1")),
+    ],
+)
+def test_an_element_that_does_not_fit_its_set_says_so(match: elements.Match) -> None:
+    with pytest.raises(OSError, match="some"):
+        elements.encode(shape((41, 7)), match)
+
+
+def test_a_set_of_a_type_without_an_encoding_says_so() -> None:
+    with pytest.raises(OSError, match="data type number 26"):
+        shape((26,))
+
+
+def test_a_change_that_is_too_much_for_one_send_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    edge = netlink.Request(0, 0, b"")
+    with closing(netlink.Socket(netlink.NETFILTER)) as socket:
+        monkeypatch.setattr(socket, "_set_buffer", lambda *size: None)  # as for a user who may not have it larger
+        socket._socket.setsockopt(SOL_SOCKET, SO_SNDBUF, 4096)
+        with pytest.raises(
+            OSError, match=r"100\d\d\d bytes are more .* sudo sysctl -w net.core.wmem_max=100"
+        ) as raised:
+            socket.commit(edge, [netlink.Request(0, 0, bytes(100_000))], edge)
+        assert raised.value.errno == errno.EMSGSIZE

@@ -1,0 +1,154 @@
+"""The reconciler when things fail: lost events, a socket that breaks, a defect, a kernel that cannot be read."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Callable, Sequence
+from ipaddress import ip_interface
+from typing import Any
+
+import pytest
+
+from percale.errors import KernelError
+from percale.kernel.protocol import SHORTCUT_TABLE, Change, Remove
+from percale.kernel.reconciler import reconciler as reconciling
+from percale.kernel.reconciler.reconciler import Reconciler
+from percale.kernel.rtnl.fake import FakeKernel
+from percale.render.objects import Address, Link, Peer, Route, Ruleset
+
+ETH0 = Link("eth0", "veth", peer=Peer("far0"))
+ADDRESS = Address("eth0", ip_interface("192.168.1.1/24"))
+TABLE = Ruleset("ip", "set pods { type ipv4_addr; }")
+
+
+async def eventually(condition: Callable[[], bool]) -> bool:
+    for _ in range(500):
+        if condition():
+            return True
+        await asyncio.sleep(0.01)
+    return False
+
+
+async def test_after_lost_events_everything_is_read_again() -> None:
+    kernel = FakeKernel()
+    reconciler = Reconciler(kernel)
+    absent = asyncio.Event()
+    reconciler.on_absent(SHORTCUT_TABLE, absent.set)
+    await reconciler.start()
+    reconciler.want("node", (ETH0, ADDRESS, TABLE))
+    await reconciler.settled("node")
+    del kernel.objects[ADDRESS.key], kernel.objects[TABLE.key]
+    kernel.lose_events()
+    assert await eventually(lambda: ADDRESS.key in kernel.objects and TABLE.key in kernel.objects)
+    assert await eventually(absent.is_set)  # it may be: told on the loop, which may come to it later
+    await reconciler.stop()
+    assert kernel.closed
+
+
+async def test_a_broken_socket_is_a_problem_and_tried_again() -> None:
+    class Breaking(FakeKernel):
+        breaks = 2
+
+        def apply(self, changes: Sequence[Change]) -> Sequence[OSError | None]:
+            if self.breaks:
+                self.breaks -= 1
+                raise OSError(errno.ENOBUFS, "no buffer space")
+            return super().apply(changes)
+
+    kernel = Breaking()
+    reconciler = Reconciler(kernel)
+    await reconciler.start()
+    reconciler.want("node", (ETH0, ADDRESS))
+    assert await eventually(lambda: ADDRESS.key in kernel.objects)
+    await reconciler.settled("node")
+    assert reconciler.problems == {}
+    await reconciler.stop()
+
+
+async def test_a_defect_is_told_and_does_not_end_the_reconciler(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Defective(FakeKernel):
+        defects = 1
+
+        def apply(self, changes: Sequence[Change]) -> Sequence[OSError | None]:
+            if self.defects:
+                self.defects -= 1
+                raise ZeroDivisionError
+            return super().apply(changes)
+
+    monkeypatch.setattr(reconciling, "LONGEST_PAUSE", 0.05)
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    kernel = Defective()
+    reconciler = Reconciler(kernel)
+    await reconciler.start()
+    reconciler.want("node", (ETH0, ADDRESS))
+    with pytest.raises(KernelError, match="ZeroDivisionError"):
+        await reconciler.settled("node")
+    assert [type(context["exception"]) for context in told] == [ZeroDivisionError]
+    assert await eventually(lambda: ADDRESS.key in kernel.objects)
+    await reconciler.stop()
+
+
+async def test_a_kernel_that_cannot_be_read_is_an_error_at_the_start() -> None:
+    class Unreadable(FakeKernel):
+        def read(self) -> Any:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    reconciler = Reconciler(Unreadable())
+    with pytest.raises(KernelError, match="reading the kernel's state: Operation not permitted"):
+        await reconciler.start()
+    await reconciler.stop()
+
+
+async def test_whoever_waits_when_it_stops_is_let_go() -> None:
+    class Slow(FakeKernel):
+        def apply(self, changes: Sequence[Change]) -> Sequence[OSError | None]:
+            release.wait(5)
+            return super().apply(changes)
+
+    import threading
+
+    release = threading.Event()
+    reconciler = Reconciler(Slow())
+    await reconciler.start()
+    reconciler.want("node", (ETH0,))
+    await asyncio.sleep(0.05)
+    waiting = asyncio.ensure_future(reconciler.settled("node"))
+    await asyncio.sleep(0)
+    stopping = asyncio.ensure_future(reconciler.stop())
+    await asyncio.sleep(0)
+    release.set()
+    await stopping
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+
+async def test_one_missing_device_is_one_report_for_all_that_should_stand_on_it() -> None:
+    told: list[tuple[str, str]] = []
+    kernel = FakeKernel()
+    reconciler = Reconciler(kernel, on_problem=lambda source, error: told.append((source, error.what)))
+    await reconciler.start()
+    reconciler.want("a", [Route(ip_interface(f"10.0.{number}.0/24").network, "eth9") for number in range(20)])
+    await reconciler.idle()
+    assert len(reconciler.problems) == 20
+    assert await eventually(lambda: bool(told))
+    assert told == [("a", "no device eth9 here")]
+    await reconciler.stop()
+
+
+async def test_a_removal_that_is_refused_is_told_to_who_let_go() -> None:
+    kernel = FakeKernel()
+    reconciler = Reconciler(kernel)
+    await reconciler.start()
+    reconciler.want("pod", (ETH0,))
+    await reconciler.settled("pod")
+    kernel.refuse(ETH0.key, errno.EBUSY)
+    reconciler.want("pod", ())
+    with pytest.raises(KernelError, match="ip link delete eth0"):
+        await reconciler.settled("pod")
+    kernel.refusals.clear()
+    assert await eventually(lambda: ETH0.key not in kernel.objects)
+    await reconciler.settled("pod")
+    assert kernel.written[-1] == Remove(kernel.written[-1].object)
+    await reconciler.stop()

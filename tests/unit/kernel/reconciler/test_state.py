@@ -1,0 +1,324 @@
+"""From any state to any other: whatever was wished before and whoever interferes, the kernel ends up as it is wished now."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable
+from ipaddress import ip_address, ip_interface, ip_network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from percale.kernel.plan import matches, order, stands_on
+from percale.kernel.protocol import Change, KernelEvent, Put, Remove
+from percale.kernel.reconciler.state import Ledger
+from percale.kernel.rtnl.fake import FakeKernel
+from percale.render.objects import (
+    Address,
+    Bridge,
+    Element,
+    FdbEntry,
+    KernelObject,
+    Key,
+    Link,
+    Neighbour,
+    Peer,
+    Redirect,
+    Route,
+    Ruleset,
+    Shaper,
+    Sysctl,
+    Vxlan,
+)
+
+ETH0 = Link("eth0", "veth", mtu=1500, peer=Peer("far0"))
+FLANNEL = Link("flannel.1", "vxlan", mtu=1450, vxlan=Vxlan(1, ip_address("192.168.1.1"), "eth0"))
+POD = Link("pod0", "veth", mtu=1450, master="cni0", peer=Peer("pod1"))
+DST = ip_network("10.244.2.0/24")
+VIA = ip_address("10.244.2.0")
+TABLE = Ruleset("ip", "set pods { type ifname . ipv4_addr; }")
+
+VARIANTS: tuple[tuple[KernelObject, ...], ...] = (
+    (ETH0, replace(ETH0, mtu=9000)),
+    (
+        FLANNEL,
+        replace(FLANNEL, mtu=1400),
+        replace(FLANNEL, mac="02:00:00:00:00:01"),
+        replace(FLANNEL, vxlan=Vxlan(2, ip_address("192.168.1.1"), "eth0")),
+        replace(FLANNEL, up=False),
+    ),
+    (Link("cni0", "bridge", mtu=1450), Link("cni0", "bridge", mtu=1400, bridge=Bridge())),
+    (POD, replace(POD, hairpin=True), replace(POD, arp=False)),
+    (Link("ifb0", "ifb"),),
+    (Address("flannel.1", ip_interface("10.244.1.0/32")),),
+    (Address("flannel.1", ip_interface("10.244.7.0/32")),),
+    (Address("eth0", ip_interface("192.168.1.1/24")),),
+    (Neighbour("flannel.1", VIA, "02:00:00:00:00:0a"), Neighbour("flannel.1", VIA, "02:00:00:00:00:0b")),
+    (FdbEntry("flannel.1", "02:00:00:00:00:0a", ip_address("192.168.1.2")),),
+    (FdbEntry("flannel.1", "02:00:00:00:00:0b", ip_address("192.168.1.3")),),
+    (Route(DST, "flannel.1", VIA, onlink=True), Route(DST, "eth0", ip_address("192.168.1.2"))),
+    (Route(ip_network("10.244.1.5/32"), "pod0"),),
+    (Route(ip_network("10.244.0.0/16"), kind="blackhole"),),
+    (Shaper("ifb0", 8_000_000, 80_000), Shaper("ifb0", 16_000_000, 80_000)),
+    (Redirect("pod0", "ifb0"),),
+    (TABLE, replace(TABLE, text=TABLE.text + "\nset more { type mark; }")),
+    (Element("ip", "pods", ("pod0", ip_address("10.244.1.5"))),),
+    (Sysctl("net/ipv4/ip_forward", "1"),),
+    (Sysctl("net/ipv6/conf/flannel.1/accept_ra", "0"),),
+)
+
+
+def without_orphans(drawn: Iterable[KernelObject | None]) -> list[KernelObject]:
+    """A port outlives its bridge, so a port wished without one is no state of its own."""
+    world = [obj for obj in drawn if obj is not None]
+    bridged = any(obj.key == ("link", "cni0") for obj in world)
+    return [obj for obj in world if bridged or obj.key != POD.key]
+
+
+worlds = st.tuples(*(st.sampled_from((None, *variants)) for variants in VARIANTS)).map(without_orphans)
+
+
+def settle(ledger: Ledger, kernel: FakeKernel) -> list[Change]:
+    """Plan and apply until nothing changes; what was planned."""
+    planned: list[Change] = []
+    for _ in range(8):
+        if ledger.unsure:
+            ledger.unsure = False
+            ledger.read_again(kernel.read())
+        changes = ledger.plan()
+        if not changes and not ledger.unsure:
+            return planned
+        planned += changes
+        ledger.applied(changes, kernel.apply(changes))
+    raise AssertionError("never done")
+
+
+def started(kernel: FakeKernel, *, synced: bool = True) -> Ledger:
+    """A ledger that has read this kernel and hears of what others do."""
+    ledger = Ledger()
+    ledger.read_again(kernel.read())
+
+    def observe(events: Iterable[KernelEvent]) -> None:
+        ledger.observe(events)
+
+    kernel.follow(observe)
+    if synced:
+        ledger.in_sync()
+    return ledger
+
+
+def possible(world: Iterable[KernelObject]) -> dict[Key, KernelObject]:
+    """What of a world can be: all that stands on something wished."""
+    found = {obj.key: obj for obj in world}
+    while True:
+        missing = [key for key, obj in found.items() if any(lower not in found for lower in stands_on(obj))]
+        if not missing:
+            return found
+        for key in missing:
+            del found[key]
+
+
+def assert_holds(kernel: FakeKernel, world: Iterable[KernelObject]) -> None:
+    """All of the world that can be; of the rest an older version may still stand there, and of nothing else."""
+    refused = {obj.key for obj in world} - possible(world).keys()
+    wished = {key: obj for key, obj in possible(world).items() if not isinstance(obj, Sysctl)}
+    there = {key: obj for key, obj in kernel.read().items() if key not in refused}
+    assert there.keys() == wished.keys()
+    assert [obj for key, obj in wished.items() if not matches(obj, there[key])] == []
+
+
+@given(worlds, worlds)
+def test_from_any_world_to_any_other(before: list[KernelObject], after: list[KernelObject]) -> None:
+    kernel = FakeKernel()
+    ledger = started(kernel)
+    ledger.want("all", before)
+    settle(ledger, kernel)
+    assert_holds(kernel, before)
+    ledger.want("all", after)
+    settle(ledger, kernel)
+    assert_holds(kernel, after)
+
+
+@given(worlds, worlds, st.randoms(use_true_random=False))
+def test_a_restart_in_another_order_ends_the_same(
+    before: list[KernelObject], after: list[KernelObject], random: object
+) -> None:
+    kernel = FakeKernel()
+    first = started(kernel)
+    first.want("all", before)
+    settle(first, kernel)
+    second = started(kernel, synced=False)
+    shuffled = list(after)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    for number, obj in enumerate(shuffled):
+        second.want(f"source{number}", [obj])
+        settle(second, kernel)
+    second.in_sync()
+    settle(second, kernel)
+    assert_holds(kernel, after)
+
+
+@given(worlds)
+def test_equal_input_writes_nothing(world: list[KernelObject]) -> None:
+    kernel = FakeKernel()
+    ledger = started(kernel)
+    ledger.want("all", world)
+    settle(ledger, kernel)
+    kernel.written.clear()
+    ledger.want("all", list(reversed(world)))
+    assert settle(ledger, kernel) == []
+    restarted = started(kernel, synced=False)
+    restarted.want("all", possible(world).values())
+    restarted.in_sync()
+    settle(restarted, kernel)
+    assert kernel.written == []
+
+
+@given(worlds, st.data())
+def test_what_somebody_removes_comes_back(world: list[KernelObject], data: st.DataObject) -> None:
+    kernel = FakeKernel()
+    ledger = started(kernel)
+    ledger.want("all", world)
+    settle(ledger, kernel)
+    for _ in range(3):
+        there = list(kernel.read().values())
+        if there:
+            kernel.interfere(Remove(data.draw(st.sampled_from(there))))
+            settle(ledger, kernel)
+    assert_holds(kernel, world)
+
+
+@given(worlds, st.sampled_from([ETH0, FLANNEL, POD]))
+def test_a_link_flap_brings_routes_back(world: list[KernelObject], link: Link) -> None:
+    kernel = FakeKernel()
+    ledger = started(kernel)
+    ledger.want("all", world)
+    settle(ledger, kernel)
+    if link.key in kernel.read():
+        kernel.interfere(Put(replace(link, up=False, peer=None)), Put(replace(link, up=True, peer=None)))
+    settle(ledger, kernel)
+    assert_holds(kernel, world)
+
+
+@given(worlds)
+def test_no_device_is_removed_before_what_stands_on_it(world: list[KernelObject]) -> None:
+    kernel = FakeKernel()
+    ledger = started(kernel)
+    ledger.want("all", world)
+    settle(ledger, kernel)
+    ledger.want("all", ())
+    gone: set[Key] = set()
+    for change in settle(ledger, kernel):
+        assert isinstance(change, Remove)
+        if not isinstance(change.object, Link):
+            assert not gone.intersection(stands_on(change.object))
+        gone.add(change.object.key)
+    assert kernel.read() == {}
+
+
+@given(
+    st.permutations([ETH0, FLANNEL, Link("cni0", "bridge"), POD, Address("eth0", ip_interface("10.0.0.1/32")), TABLE])
+)
+def test_everything_comes_after_what_it_stands_on(objects: list[KernelObject]) -> None:
+    placed: set[Key] = set()
+    for change in order((), {obj.key: obj for obj in objects}):
+        assert placed.issuperset(stands_on(change.object))
+        placed.add(change.object.key)
+
+
+def test_nothing_left_over_is_removed_before_all_sources_have_spoken() -> None:
+    kernel = FakeKernel()
+    kernel.apply([Put(ETH0), Put(FLANNEL), Put(Route(DST, "flannel.1", VIA, onlink=True))])
+    ledger = started(kernel, synced=False)
+    ledger.want("node", [ETH0, FLANNEL])
+    assert settle(ledger, kernel) == []
+    ledger.in_sync()
+    assert settle(ledger, kernel) == [Remove(Route(DST, "flannel.1", VIA, onlink=True))]
+
+
+def test_what_a_source_lets_go_is_removed_at_once() -> None:
+    kernel = FakeKernel()
+    ledger = started(kernel, synced=False)
+    ledger.want("node", [ETH0])
+    settle(ledger, kernel)
+    ledger.want("node", [])
+    assert [type(change) for change in settle(ledger, kernel)] == [Remove]
+    assert kernel.read() == {}
+
+
+def test_an_object_stays_as_long_as_one_source_wishes_it() -> None:
+    kernel = FakeKernel()
+    ledger = started(kernel)
+    ledger.want("a", [ETH0])
+    ledger.want("b", [ETH0])
+    settle(ledger, kernel)
+    ledger.want("a", [])
+    assert settle(ledger, kernel) == []
+    ledger.want("b", [])
+    assert [type(change) for change in settle(ledger, kernel)] == [Remove]
+
+
+@pytest.mark.parametrize("sources", [("a", "b"), ("b", "a")])
+def test_of_differing_wishes_the_first_source_by_name_has_its_way(sources: tuple[str, str]) -> None:
+    kernel = FakeKernel()
+    ledger = started(kernel)
+    wishes = {"a": replace(ETH0, mtu=1400), "b": replace(ETH0, mtu=1300)}
+    for source in sources:
+        ledger.want(source, [wishes[source]])
+        settle(ledger, kernel)
+    there = kernel.read()[ETH0.key]
+    assert isinstance(there, Link)
+    assert there.mtu == 1400
+    problem = ledger.verdict("b")
+    assert problem is not None
+    assert "b wishes it differently from a" in str(problem)
+    assert ledger.verdict("a") is None
+    ledger.want("a", ())
+    settle(ledger, kernel)
+    assert ledger.conflicts == {}
+    assert ledger.verdict("b") is None
+
+
+def test_a_refused_object_is_named_and_forgotten_when_it_is_let_go() -> None:
+    kernel = FakeKernel()
+    kernel.refuse(FLANNEL.key)
+    ledger = started(kernel)
+    ledger.want("node", [ETH0, FLANNEL, Address("flannel.1", ip_interface("10.244.1.0/32"))])
+    settle(ledger, kernel)
+    problem = ledger.verdict("node")
+    assert problem is not None
+    assert problem.errno == errno.EOPNOTSUPP
+    assert (
+        problem.where
+        == "ip link add flannel.1 mtu 1450 type vxlan id 1 local 192.168.1.1 dev eth0 dstport 8472 nolearning"
+    )
+    assert ledger.waits_for_another(("address", "flannel.1", ip_interface("10.244.1.0/32")))
+    assert not ledger.waits_for_another(FLANNEL.key)
+    ledger.want("node", [ETH0])
+    settle(ledger, kernel)
+    assert ledger.refused == {}
+
+
+def test_the_descriptor_of_a_pods_namespace_is_used_once() -> None:
+    kernel = FakeKernel()
+    ledger = started(kernel)
+    ledger.want("pod", [Link("pod0", "veth", peer=Peer("eth0", namespace=7))])
+    settle(ledger, kernel)
+    kernel.interfere(Remove(kernel.read()["link", "pod0"]))
+    settle(ledger, kernel)
+    assert kernel.read() == {}
+    problem = ledger.verdict("pod")
+    assert problem is not None
+    assert "other end" in str(problem)
+
+
+def test_an_adopted_device_brings_what_is_on_it() -> None:
+    ledger = Ledger()
+    interface = FakeKernel().underlay().interfaces[0]
+    ledger.read_underlay(type(FakeKernel().underlay())((replace(interface, name="flannel.1"),), ()))
+    ledger.want("node", [FLANNEL])
+    changes = ledger.plan()
+    ledger.applied(changes, [None] * len(changes))
+    assert ledger.unsure

@@ -1,0 +1,108 @@
+"""What `-f` takes: manifests, a Lab document, and a network in three shapes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from percale.errors import BadInput, BadManifest, BadNetworkConfig
+from percale.lab.spec.input import read_input, read_objects
+from percale.lab.spec.topology import DEFAULT_NETWORK
+from percale.model.manifest.files import read
+
+LAB = "apiVersion: percale.io/v1alpha1\nkind: Lab\nmetadata: {name: x}\n"
+POD = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {containers: [{name: c}]}\n"
+EXAMPLES = Path(__file__).parents[4] / "examples"
+
+
+def test_nothing_is_a_lab_too() -> None:
+    given = read_input([])
+    assert (given.objects, given.network, given.wiring) == ((), DEFAULT_NETWORK, "routed")
+
+
+def test_a_bare_net_conf_is_known_by_its_network() -> None:
+    for path in sorted(EXAMPLES.glob("net-conf-*.json")):
+        assert read_input(read([str(path)])).network["Network"] in ("10.20.0.0/16", "10.244.0.0/16", "172.33.0.0/16")
+    with pytest.raises(BadNetworkConfig, match="did you mean"):
+        read_input([("n.json", '{"network": "10.0.0.0/16", "Backand": {}}')])
+
+
+def test_a_config_map_configures_network_and_wiring_and_is_an_object() -> None:
+    given = read_input(read([str(EXAMPLES / "kube-flannel-cfg.yaml")]))
+    assert given.network["Network"] == "10.20.0.0/16"
+    assert given.wiring == "bridge"
+    assert [obj.metadata.name for obj in given.objects] == ["kube-flannel-cfg"]
+
+
+def test_a_lab_document_has_machines_and_network() -> None:
+    given = read_input(read([str(EXAMPLES / "lab/two-racks.yaml")]))
+    assert given.network["Backend"]["DirectRouting"] is True
+    assert given.lab.nodes is not None
+    assert [node.name for node in given.lab.nodes] == ["a1", "a2", "b1", "b2"]
+    assert given.objects == ()
+
+
+@pytest.mark.parametrize("path", sorted((EXAMPLES / "lab").glob("*.yaml")), ids=lambda path: path.stem)
+def test_examples_can_be_read(path: Path) -> None:
+    assert read_input(read([str(path)])).skipped == ()
+
+
+def test_a_backend_that_no_agent_has_is_refused_where_it_is_written() -> None:
+    network = "spec:\n  network: {Network: 10.0.0.0/16, Backend: {Type: wireguard}}\n"
+    with pytest.raises(BadNetworkConfig, match=r'^a:1 spec\.network: Backend\.Type: backend "wireguard" is not avail'):
+        read_input([("a", LAB + network)])
+
+
+@pytest.mark.parametrize(
+    ("documents", "message"),
+    [
+        ([("a", LAB), ("b", LAB)], "two of them have a Lab document: a:1 and b:1"),
+        (
+            [("a.json", '{"Network": "10.0.0.0/16"}'), ("b.json", '{"Network": "10.1.0.0/16"}')],
+            "two of them have a network configuration: a.json and b.json",
+        ),
+        ([("a", POD), ("b", POD)], "b:1: Pod default/p is in a:1 too"),
+        ([("a", POD.replace("name: p", "name: ../p"))], "a:1: metadata.name: '../p' is not a name"),
+        ([("a", LAB + "spec: {nodes: [{name: a, labels: [x]}]}")], "a:4: spec.nodes[0].labels: expected"),
+        ([("a", LAB + "spec: {segments: [{name: a, cidr: 10.0.0.0/33}]}")], "a:4: spec.segments[0].cidr: "),
+        ([("a", LAB + "spec: {node: []}")], "a:4: spec: unknown field 'node'; did you mean nodes?"),
+        (
+            [("a", LAB + "spec:\n  hosts:\n  - name: h\n    port: [80]\n")],
+            "a:7: spec.hosts[0]: unknown field 'port'; did you mean ports?",
+        ),
+        ([("a.json", "{]")], "a.json:1"),
+    ],
+)
+def test_refused(documents: list[tuple[str, str]], message: str) -> None:
+    with pytest.raises(BadManifest) as refusal:
+        read_input(documents)
+    assert message in str(refusal.value)
+
+
+def test_a_running_lab_keeps_its_network_and_machines() -> None:
+    with pytest.raises(BadManifest, match="a running lab keeps its network"):
+        read_objects([("n.json", '{"Network": "10.0.0.0/16"}')], "default")
+    with pytest.raises(BadManifest, match="a running lab keeps its machines"):
+        read_objects([("l", LAB)], "default")
+
+
+def test_applied_objects_are_in_the_namespace_that_is_asked_for() -> None:
+    found, skipped = read_objects([("p", POD + "---\napiVersion: v1\nkind: Secret\nmetadata: {name: s}\n")], "shop")
+    assert [str(each.object.key) for each in found] == ["shop/p"]
+    assert len(skipped) == 1
+    assert "Secret" in skipped[0]
+
+
+def test_directories_are_read_in_the_order_of_their_names(tmp_path: Path) -> None:
+    for name in ("b.yaml", "a.json", "c.yml", ".hidden.yaml", "README.md"):
+        (tmp_path / name).write_text(name)
+    assert [text for _, text in read([str(tmp_path)])] == ["a.json", "b.yaml", "c.yml"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadInput, match="no manifests in this directory"):
+        read([str(tmp_path / "empty")])
+    with pytest.raises(BadInput, match="no such file"):
+        read([str(tmp_path / "nothing")])
+    (tmp_path / "bin.yaml").write_bytes(b"\xff\xfe")
+    with pytest.raises(BadInput, match="not UTF-8"):
+        read([str(tmp_path / "bin.yaml")])

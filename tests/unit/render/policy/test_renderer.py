@@ -1,0 +1,180 @@
+"""The table's edits from any state to any other, and what the table does with packets, held against the evaluator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import IPv4Network, ip_address
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import event, given
+from hypothesis import strategies as st
+from tests.unit.policy.obvious import Question
+from tests.unit.policy.small_worlds import NODES, Change, changes, placings, puts, removals, worlds
+from tests.unit.policy.test_evaluator_against_obvious import QUESTIONS, asked
+from tests.unit.render.simulated import Packet, passes
+
+from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
+from percale.model.meta import Object, ObjectKey, ObjectMeta
+from percale.model.node import Node
+from percale.model.pod import Pod
+from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec
+from percale.policy.evaluator import Evaluator, Touched
+from percale.policy.verdict import Flow
+from percale.render.nft.table_state import Held, difference
+from percale.render.policy.base_chains import SHAPES
+from percale.render.policy.renderer import PolicyTable
+
+NODE = next(iter(NODES))
+
+
+def touch(evaluator: Evaluator, change: Change) -> Touched:
+    return evaluator.put(change) if isinstance(change, Object) else evaluator.remove(*change)
+
+
+def disagreements(evaluator: Evaluator, held: Held) -> list[str]:
+    """Flows that the table treats otherwise than the evaluator says; those between a pod and its node are not forwarded."""
+    found = []
+    for question in QUESTIONS:
+        source, destination = (
+            evaluator.party(ip_address(each).packed) for each in (question.source, question.destination)
+        )
+        verdict = evaluator.judge(Flow(source, destination, question.protocol, question.port))
+        if verdict.egress.why == "node":
+            continue
+        judged_here = [
+            decision.allowed
+            for decision, party in ((verdict.egress, source), (verdict.ingress, destination))
+            if party.pod is not None and party.pod.node == NODE
+        ]
+        packet = Packet(source.address, destination.address, question.protocol, question.port)
+        if passes(held, packet) != all(judged_here):
+            found.append(f"{question}: {verdict}")
+    return found
+
+
+@given(st.lists(puts, min_size=10, max_size=25), st.lists(st.lists(changes, min_size=1, max_size=4), max_size=6))
+def test_edits_lead_from_any_state_to_any_other(opening: list[Object], batches: list[list[Change]]) -> None:
+    evaluator = Evaluator()
+    table = PolicyTable(evaluator, NODE)
+    held = Held.bare(SHAPES)
+    steps: list[Sequence[Change]] = [opening, *batches]
+    for batch in steps:
+        held = held.after(table.update([touch(evaluator, change) for change in batch]))
+        assert not difference(held, table.image())
+        assert not disagreements(evaluator, held)
+    fresh = PolicyTable(evaluator, NODE)
+    fresh.update([Touched(policies=tuple((None, policy) for policy in evaluator.policies.values()))])
+    assert not difference(held, fresh.image())
+    event("pods are judged" if any(table.judged) else "nobody is judged")
+
+
+def allowed_here(evaluator: Evaluator) -> dict[Question, bool]:
+    """What the rules of this node say; what goes between a pod and its node never meets them."""
+    found = {}
+    for question in QUESTIONS:
+        verdict = asked(evaluator, question)
+        if verdict.egress.why == "node":
+            continue
+        ends = ((verdict.egress, question.source), (verdict.ingress, question.destination))
+        found[question] = all(
+            decision.allowed
+            for decision, address in ends
+            if (pod := evaluator.party(ip_address(address).packed).pod) is not None and pod.node == NODE
+        )
+    return found
+
+
+@given(worlds(), st.lists(st.lists(st.one_of(changes, removals, placings), min_size=1, max_size=2), max_size=8))
+def test_whoever_is_judged_otherwise_is_concerned(opening: list[Object], batches: list[list[Change]]) -> None:
+    """Only their connections are looked at again. Pods come when policies are there already, to addresses that nobody has."""
+    evaluator = Evaluator()
+    table = PolicyTable(evaluator, NODE)
+    pods: list[Change] = [each for each in opening if isinstance(each, Pod)]
+    table.update([touch(evaluator, each) for each in opening if not isinstance(each, Pod)])
+    now = allowed_here(evaluator)
+    for batch in (pods, *batches):
+        table.update([touch(evaluator, change) for change in batch])
+        before, now = now, allowed_here(evaluator)
+        for question in before.keys() & now.keys():
+            ends = {ip_address(each).packed for each in (question.source, question.destination)}
+            assert before[question] == now[question] or ends & table.concerned, question
+        event("somebody is judged otherwise" if before != now else "nobody is")
+
+
+def pod(name: str, address: str, node: str = NODE) -> Pod:
+    meta = {"name": name, "namespace": "x", "labels": {"app": name}}
+    spec = {"nodeName": node, "containers": [{"name": "c"}]}
+    return msgspec.convert({"metadata": meta, "spec": spec, "status": {"phase": "Running", "podIP": address}}, Pod)
+
+
+def denying(name: str, peer: dict[str, Any]) -> ClusterNetworkPolicy:
+    """The pod of this name may not speak to the peer."""
+    subject = {"pods": {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": name}}}}
+    spec = {"tier": "Admin", "priority": 0, "subject": subject, "egress": [{"action": "Deny", "to": [peer]}]}
+    return msgspec.convert({"metadata": {"name": name}, "spec": spec}, ClusterNetworkPolicy)
+
+
+def node(**labels: str) -> Node:
+    addresses = [{"type": "InternalIP", "address": "192.168.1.2"}]
+    return msgspec.convert({"metadata": {"name": "n2", "labels": labels}, "status": {"addresses": addresses}}, Node)
+
+
+def test_nodes_and_names_that_a_rule_looks_for_concern_whom_it_judges() -> None:
+    evaluator = Evaluator()
+    table = PolicyTable(evaluator, NODE)
+
+    def concerned(touched: Touched) -> set[str]:
+        table.update([touched])
+        return {str(ip_address(each)) for each in table.concerned}
+
+    for each in (
+        pod("a", "10.0.1.1"),
+        pod("b", "10.0.1.2"),
+        pod("c", "10.0.2.1"),
+        denying("a", {"nodes": {"matchLabels": {"disk": "ssd"}}}),
+        denying("b", {"domainNames": ["example.org"]}),
+        denying("c", {"networks": ["10.0.0.0/8"]}),
+        node(),
+    ):
+        concerned(evaluator.put(each))
+    assert concerned(evaluator.put(node(disk="ssd"))) == {"10.0.1.1"}
+    assert concerned(evaluator.put(node(disk="ssd", rack="1"))) == set()
+    assert concerned(evaluator.learn({"example.org": frozenset({ip_address("203.0.113.7").packed})})) == {"10.0.1.2"}
+    assert concerned(evaluator.remove(Node, ObjectKey(None, "n2"))) == {"10.0.1.1"}
+
+
+@pytest.mark.parametrize("address", ["192.168.1.2", "10.0.8.1"], ids=["by its object", "by its lease"])
+def test_a_pod_that_has_a_nodes_address_is_no_node_in_the_table_either(address: str) -> None:
+    """Another IPAM may have given it away."""
+    evaluator = Evaluator()
+    table = PolicyTable(evaluator, NODE)
+    held = Held.bare(SHAPES)
+    lease = SubnetLease(
+        metadata=ObjectMeta(name="l"), spec=SubnetLeaseSpec(node="n2", subnet=IPv4Network("10.0.8.0/24"))
+    )
+    reaching = Packet(ip_address("10.0.1.1").packed, ip_address(address).packed, "TCP", 80)
+
+    def passing(touched: Touched) -> bool:
+        nonlocal held
+        held = held.after(table.update([touched]))
+        assert not disagreements(evaluator, held)
+        return passes(held, reaching)
+
+    for each in (pod("a", "10.0.1.1"), denying("a", {"nodes": {}}), node()):
+        passing(evaluator.put(each))
+    assert not passing(evaluator.put(lease))
+    assert passing(evaluator.put(pod("b", address, "n2")))
+    assert reaching.source in table.concerned
+    assert not passing(evaluator.remove(Pod, ObjectKey("x", "b")))
+    assert reaching.source in table.concerned
+
+
+@given(st.lists(changes, max_size=12))
+def test_a_change_that_changes_nothing_edits_nothing(steps: list[Change]) -> None:
+    evaluator = Evaluator()
+    table = PolicyTable(evaluator, NODE)
+    table.update([touch(evaluator, change) for change in steps])
+    again = [change for change in steps[-1:] if isinstance(change, Object)]
+    assert not table.update([touch(evaluator, change) for change in again])
