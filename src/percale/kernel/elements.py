@@ -37,6 +37,7 @@ _LIST_ELEMENT = 1
 _INTERVAL_END = 0x1
 _CATCH_ALL = 0x2
 _TYPE_BITS = 6
+_INTEGER = 4
 
 
 class Field(Struct, frozen=True):
@@ -57,7 +58,7 @@ def _integer(name: str, size: int, order: Any = "big") -> Field:
 
 
 _FIELDS: dict[int, Field] = {
-    4: _integer("integer", 16),
+    _INTEGER: _integer("integer", 16),
     7: Field("ipv4_addr", 4, _address, IPv4Address),
     8: Field("ipv6_addr", 16, _address, IPv6Address),
     9: Field("ether_addr", 6, mac_bytes, mac_text),
@@ -67,7 +68,7 @@ _FIELDS: dict[int, Field] = {
     20: _integer("iface_index", 4, sys.byteorder),
     41: Field("ifname", 16, lambda part: part.encode().ljust(16, b"\0"), string),
 }
-"""By nft's number of the type, six bits of a set's key type each. An integer is any bits; ours are an IPv6 address's."""
+"""By nft's number of the type, six bits of a set's key type each. An integer is any bits, as many as the key leaves for it."""
 
 
 class Shape(Struct, frozen=True):
@@ -100,7 +101,13 @@ def decode_shape(family: Family, found: dict[int, bytes]) -> Shape:
     unknown = [kind for kind in kinds if kind not in _FIELDS]
     if unknown and not flags & _NOT_OURS_TO_FILL:
         raise OSError(errno.EOPNOTSUPP, f"set {name}: no encoding for nft's data type number {unknown[0]}")
-    return Shape(family, name, () if unknown else tuple(_FIELDS[kind] for kind in kinds), flags)
+    return Shape(family, name, () if unknown else _fields(kinds, int.from_bytes(found[_SET_KEY_LENGTH], "big")), flags)
+
+
+def _fields(kinds: list[int], length: int) -> tuple[Field, ...]:
+    """Of a key of so many bytes."""
+    known = sum(-(-_FIELDS[kind].size // 4) * 4 for kind in kinds if kind != _INTEGER)
+    return tuple(_FIELDS[kind] if kind != _INTEGER else _integer("integer", length - known) for kind in kinds)
 
 
 def encode(shape: Shape, match: Match) -> bytes:

@@ -1,6 +1,7 @@
 """The text of our three nft tables; whatever changes is an element (`masquerade.py`, `sources.py`, `tunnels.py`).
 
-    ip, ip6   prerouting, raw    a pod's device lets only the pod's own addresses in; peers' tunnel packets are not tracked
+    ip, ip6   prerouting, raw    a pod's device lets only the pod's own addresses in, and ICMP errors about what it was sent;
+                                 peers' tunnel packets are not tracked
               output, raw        nor are ours
               input              our tunnels take what peers send to their ends here, and nothing else;
                                  loopback nothing that begins elsewhere, whichever device has `route_localnet`
@@ -30,6 +31,10 @@ LONGEST_DISCOVERY = 32
 """Bytes after the IPv6 header: a neighbour solicitation or advertisement with one option."""
 _LONGEST_ARP = 46
 """Bytes: what fills a frame of the least length."""
+_QUOTED4, _QUOTED6 = f"@th,{8 * (8 + 16)},32", f"@th,{8 * (8 + 24)},128"
+"""Where an ICMP error has the destination of the packet that it is about."""
+_ERRORS4 = "icmp type { destination-unreachable, source-quench, redirect, time-exceeded, parameter-problem }"
+_ERRORS6 = "icmpv6 type < 128"
 _SOURCE6, _TARGET6 = 8 * (14 + 8), 8 * (14 + 40 + 8)
 """Where an untagged frame has an IPv6 source and a neighbour discovery message's target, in bits. nft has no name for the
 target, and a set has one type for both."""
@@ -51,6 +56,11 @@ set own {{
 set sources {{
     type ifname . {address}
     comment "a pod's device and the address that it may send from"
+}}
+
+set addressed {{
+    typeof iifname . {quoted}
+    comment "the same, as bits: whose packets the pod's ICMP errors may quote"
 }}
 
 set tunnels {{
@@ -126,9 +136,17 @@ chain outside {{
 chain guard {{
     type filter hook prerouting priority raw; policy accept;
     iifname != "{prefix}*" goto outside comment "not from a pod"
+    {errors} goto erring comment "an ICMP error"
     iifname . {ip} saddr @sources accept comment "a pod's own address"
 {exceptions}\
     counter name spoofed drop comment "a pod's packet with a source address that is not the pod's"
+}}
+
+chain erring {{
+{exceptions}\
+{redirects}\
+    iifname . {ip} saddr @sources iifname . {quoted} @addressed accept comment "the pod's, about what was sent to it"
+    counter name spoofed drop comment "not the pod's, or about another's packet"
 }}
 
 chain masquerading {{
@@ -152,6 +170,10 @@ _LOOPBACK = """\
     ip saddr 127.0.0.0/8 iifname != "lo" counter name loopback drop comment "loopback's addresses are nobody's elsewhere"
 """
 
+_REDIRECTS = """\
+    icmp type redirect counter name spoofed drop comment "pods are no routers"
+"""
+
 _LINK_LOCAL = """\
     ip6 saddr { ::, fe80::/10 } drop comment "a routed pod's neighbours are permanent: nobody needs to hear this"
 """
@@ -164,6 +186,16 @@ set sources {{
 
 set sources6 {{
     type ifname . ether_addr . ipv6_addr
+    comment "the same for IPv6"
+}}
+
+set addressed {{
+    typeof iifname . {_QUOTED4}
+    comment "a pod's address, as bits: whose packets its ICMP errors may quote"
+}}
+
+set addressed6 {{
+    typeof iifname . {_QUOTED6}
     comment "the same for IPv6"
 }}
 
@@ -184,15 +216,29 @@ chain guard {{
 }}
 
 chain guard4 {{
+    {_ERRORS4} goto erring4 comment "an ICMP error"
     iifname . ether saddr . ip saddr @sources accept comment "a pod's own MAC and address"
     counter name spoofed drop comment "a pod's packet with a source that is not the pod's"
 }}
 
 chain guard6 {{
+    {_ERRORS6} goto erring6 comment "an ICMP error"
     icmpv6 type {{ {DISCOVERY} }} goto discovering comment "about neighbours"
     iifname . ether saddr . ip6 saddr @sources6 accept comment "a pod's own MAC and address"
     ip6 saddr {{ ::, fe80::/10 }} drop comment "link-local talk, which no policy can judge"
     counter name spoofed drop comment "a pod's packet with a source that is not the pod's"
+}}
+
+chain erring4 {{
+    icmp type redirect counter name spoofed drop comment "pods are no routers"
+    iifname . ether saddr . ip saddr @sources iifname . {_QUOTED4} @addressed accept comment "about what was sent to the pod"
+    counter name spoofed drop comment "not the pod's, or about another's packet"
+}}
+
+chain erring6 {{
+    iifname . ether saddr . ip6 saddr @sources6 iifname . {_QUOTED6} @addressed6 accept comment "about what was sent to the pod"
+    ip6 saddr {{ ::, fe80::/10 }} drop comment "link-local talk, which no policy can judge"
+    counter name spoofed drop comment "not the pod's, or about another's packet"
 }}
 
 chain asking {{
@@ -246,14 +292,23 @@ def rulesets(own: Iterable[IPNetwork] = ()) -> tuple[Ruleset, ...]:
     """
     sizes = {subnet.version: subnet for subnet in own}
     return (
-        Ruleset("ip", _routed("ip", "ipv4_addr", "224.0.0.0/4", sizes.get(4), loopback=_LOOPBACK)),
+        Ruleset(
+            "ip", _routed("ip", "ipv4_addr", "224.0.0.0/4", sizes.get(4), loopback=_LOOPBACK, redirects=_REDIRECTS)
+        ),
         Ruleset("ip6", _routed("ip6", "ipv6_addr", "ff00::/8", sizes.get(6), exceptions=_LINK_LOCAL)),
         Ruleset("bridge", _BRIDGED),
     )
 
 
 def _routed(
-    ip: Family, address: str, multicast: str, own: IPNetwork | None, *, loopback: str = "", exceptions: str = ""
+    ip: Family,
+    address: str,
+    multicast: str,
+    own: IPNetwork | None,
+    *,
+    loopback: str = "",
+    exceptions: str = "",
+    redirects: str = "",
 ) -> str:
     last = type(own.network_address)(1) if own is not None else None
     return _ROUTED.format(
@@ -262,6 +317,9 @@ def _routed(
         multicast=multicast,
         loopback=loopback,
         exceptions=exceptions,
+        redirects=redirects,
+        quoted=_QUOTED4 if ip == "ip" else _QUOTED6,
+        errors=_ERRORS4 if ip == "ip" else _ERRORS6,
         ends=_ENDS.format(ip=ip, hosts=own.hostmask, last=last) if own is not None else "",
         prefix=POD_DEVICE_PREFIX,
         mark=KUBE_PROXY_MARK,

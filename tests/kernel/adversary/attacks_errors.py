@@ -1,0 +1,93 @@
+"""ICMP errors about what others send: they would end a connection, shrink a path's MTU or lead packets elsewhere.
+
+Connection tracking lets an error pass that quotes a packet of a flow, whoever sends it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address
+from itertools import product
+
+from tests.kernel.adversary import frames
+from tests.kernel.adversary.attacks_tunnels import ATTACKERS, TUNNELS, VICTIMS, send
+from tests.kernel.adversary.worlds import NODE_ADDRESSES, SWITCH, TUNNEL_PORT, Family, World, attack
+from tests.kernel.agent.cluster import until
+from tests.kernel.agent.policies import PORT
+
+FRIENDS = ("friend1", "friend2")
+SMALL = 400
+"""An MTU."""
+
+
+def errors(quoted: bytes, gateway: str) -> Iterator[frames.Segment]:
+    """Unreachable hosts and ports, too large, on the way for too long, odd, better sent by the gateway."""
+    if quoted[0] >> 4 == 4:
+        kinds = [
+            (3, 1, 0),
+            (3, 3, 0),
+            (3, 4, SMALL),
+            (4, 0, 0),
+            (5, 1, int(IPv4Address(gateway))),
+            (11, 0, 0),
+            (12, 0, 0),
+        ]
+    else:
+        kinds = [(1, 3, 0), (1, 4, 0), (2, 0, SMALL), (3, 0, 0), (4, 1, 0)]
+    for kind, code, word in kinds:
+        yield frames.icmp_error(kind, code, quoted, word)
+
+
+@attack()
+def an_error_about_anothers_flow(world: World, family: Family) -> None:
+    """Both ends of each permitted flow get errors about it, from third pods; from the pod that a packet was for they pass."""
+    with world.attempt(*VICTIMS, *FRIENDS) as attempt:
+        for friend, victim in product(FRIENDS, VICTIMS):
+            ends = world.address(friend, family), world.address(victim, family)
+            world.datagram(friend, ends[1], PORT, b"a flow")
+            there = frames.packet(*ends, frames.udp(40000, PORT, attempt.forbidden))
+            back = frames.packet(*reversed(ends), frames.udp(PORT, 40000, attempt.forbidden))
+            for attacker, (sender, quoted) in product(ATTACKERS, zip(ends, (there, back), strict=True)):
+                for segment in errors(quoted, world.address(attacker, family)):
+                    send(world, attacker, sender, segment)
+                    # A quotation that is too short for anybody to see whose it is.
+                    send(world, attacker, sender, frames.Segment(segment.protocol, segment.body[:20], 2))
+        for place in (*VICTIMS, *FRIENDS):
+            attempt.control(place, refused_by_its_target(world, place, f"attacker{place[-1]}", family))
+
+
+def refused_by_its_target(world: World, place: str, target: str, family: Family) -> Callable[[bytes], None]:
+    """The target's error about a datagram that it was sent."""
+    own, there = world.address(place, family), world.address(target, family)
+
+    def send_both(mark: bytes) -> None:
+        world.datagram(place, there, PORT, b"a flow")
+        until(
+            lambda: f"dport={PORT}" in world.pods[place].node.sh("conntrack", "-L", "-s", own, "-d", there), "tracked"
+        )
+        quoted = frames.packet(own, there, frames.udp(40000, PORT, mark))
+        send(world, target, own, next(errors(quoted, there)))
+
+    return send_both
+
+
+@attack(only=TUNNELS)
+def an_error_about_the_nodes_tunnel(world: World, family: Family) -> None:
+    """To either node, about what it sends to the other: the tunnel's path stays as wide as it was, and leads where it led."""
+    pairs = [NODE_ADDRESSES[family], (*reversed(NODE_ADDRESSES[family]),)]
+
+    def ways() -> list[str]:
+        """Each node's to the other."""
+        return [
+            node.ip("route", "get", other).partition(" uid ")[0] + node.ip("route", "get", other).partition("cache")[2]
+            for node, (_, other) in zip(world.nodes.values(), pairs, strict=True)
+        ]
+
+    before = ways()
+    for attacker, (sender, other) in product(ATTACKERS, pairs):
+        inner = frames.ethernet("02:00:00:00:00:00", "02:00:00:00:00:01", bytes([family << 4]) + bytes(99))
+        quoted = frames.packet(sender, other, frames.vxlan(1, inner, source=TUNNEL_PORT))
+        for segment in errors(quoted, SWITCH[family]):
+            send(world, attacker, sender, segment)
+        until(lambda attacker=attacker, sender=sender: world.pods[attacker].reaches(sender), "what it sent has come")  # type: ignore[misc]
+    assert ways() == before
