@@ -43,10 +43,10 @@ def an_error_about_anothers_flow(world: World, family: Family) -> None:
     """Both ends of each permitted flow get errors about it, from third pods; from the pod that a packet was for they pass."""
     with world.attempt(*VICTIMS, *FRIENDS) as attempt:
         for friend, victim in product(FRIENDS, VICTIMS):
-            ends = world.address(friend, family), world.address(victim, family)
-            world.datagram(friend, ends[1], PORT, b"a flow")
-            there = frames.packet(*ends, frames.udp(40000, PORT, attempt.forbidden))
-            back = frames.packet(*reversed(ends), frames.udp(PORT, 40000, attempt.forbidden))
+            client, server = ends = world.address(friend, family), world.address(victim, family)
+            world.datagram(friend, server, PORT, b"a flow")
+            there = frames.packet(client, server, frames.udp(40000, PORT, attempt.forbidden))
+            back = frames.packet(server, client, frames.udp(PORT, 40000, attempt.forbidden))
             for attacker, (sender, quoted) in product(ATTACKERS, zip(ends, (there, back), strict=True)):
                 for segment in errors(quoted, world.address(attacker, family)):
                     send(world, attacker, sender, segment)
