@@ -18,7 +18,7 @@ from tests.kernel.agent.guarded import Guarded
 from tests.kernel.agent.policies import DENY, allowing
 from tests.kernel.agent.test_agent_store import lease, write
 
-SEEDS = [int(each) for each in os.environ.get("PERCALE_SEEDS", "1 2").split()]
+SEEDS = [int(each) for each in os.environ.get("SEEDS", "1 2").split()]
 """Others to find more."""
 ROUNDS = 12
 LONGEST = 0.25
