@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -142,7 +143,8 @@ def held(space: Space) -> Held:
         with contextlib.closing(socket):
             table = holdings.read(socket, SHAPES, Skeleton(b"", {}, {}))
     assert table is not None
-    chains = {name: rules for name, rules in table.held.chains.items() if name != "policies"}
+    of_text = re.findall(r"^chain (\S+)", enforcing.TEXT, re.MULTILINE)
+    chains = {name: rules for name, rules in table.held.chains.items() if name not in of_text}
     return replace(table.held, chains=chains)
 
 

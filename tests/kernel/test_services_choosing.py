@@ -192,6 +192,29 @@ async def test_a_remembered_endpoint_that_goes_is_forgotten_and_the_others_are_n
     assert not await node.keeper.restore(node.elements.image()), "remembered clients are nothing to repair"
 
 
+@BOTH
+async def test_who_comes_when_no_more_clients_can_be_remembered_is_served(
+    world: ServiceWorld, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By any endpoint; who is remembered stays, and who comes to another service is remembered there."""
+    monkeypatch.setattr("percale.kernel.nftables.set_codec.MOST_REMEMBERED", 5)
+    await world.apply(world.service(version, **staying()), world.slice(version, *ALL))
+    clients = sources(world, version, 40)
+
+    def choices() -> list[str]:
+        asked = [partial(ask, world.outside, CLUSTER[version], PORT, source=(client, 0)) for client in clients]
+        return who(each() for each in asked)
+
+    seen = [choices() for _ in range(8)]
+    assert all(choice for each in seen for choice in each), "all are served"
+    staying_ones = {
+        client for client, chosen in zip(clients, zip(*seen, strict=True), strict=True) if len({*chosen}) == 1
+    }
+    assert {*clients[:5]} <= staying_ones
+    assert len(staying_ones) < len(clients), "it was full"
+    assert len({*who(runs(world.outside, CLUSTER[version], PORT, 10, "UDP"))}) == 1
+
+
 async def test_the_timeout_begins_anew_with_each_connection(world: ServiceWorld) -> None:
     await world.apply(world.service(4, **staying(2)), world.slice(4, *ALL))
     first = ask(world.outside, CLUSTER[4], PORT).who

@@ -169,6 +169,12 @@ def echo(version: int, payload: bytes = b"", *, identity: int = 1, sequence: int
     return Segment(ICMP if version == 4 else ICMP6, body, 2)
 
 
+def icmp_error(kind: int, code: int, quoted: bytes, word: int = 0) -> Segment:
+    """About a packet, which it quotes; the word between is an MTU, a gateway or nothing."""
+    body = struct.pack(">BBHI", kind, code, 0, word) + quoted
+    return Segment(ICMP if quoted[0] >> 4 == 4 else ICMP6, body, 2)
+
+
 def vxlan(vni: int, frame: bytes, *, source: int = 40000, port: int = 8472) -> Segment:
     return udp(source, port, struct.pack(">II", 0x08 << 24, vni << 8) + frame)
 

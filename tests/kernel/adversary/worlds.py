@@ -64,7 +64,7 @@ class Sniffer:
     """Counts the marks in whatever comes into a namespace, by any of its devices; what leaves it does not count."""
 
     def __init__(self, namespace: str) -> None:
-        self._socket = _packet_socket(namespace, _EVERYTHING)
+        self._socket = packet_socket(namespace, _EVERYTHING)
         self._socket.setblocking(False)
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _MORE_THAN_ENOUGH)
         self._seen: list[bytes] = []
@@ -191,7 +191,7 @@ class World:
     def inject(self, name: str, frame: bytes, times: int = 1) -> None:
         """A frame out of a namespace's eth0, whatever its headers say."""
         if name not in self._raw:
-            self._raw[name] = _packet_socket(name, 0, socket.SOCK_RAW)
+            self._raw[name] = packet_socket(name, 0, socket.SOCK_RAW)
             self._raw[name].bind(("eth0", 0))
         for _ in range(times):
             self._raw[name].send(frame)
@@ -252,7 +252,7 @@ def attack(
     return register
 
 
-def _packet_socket(namespace: str, kind: int, style: int = socket.SOCK_RAW) -> socket.socket:
+def packet_socket(namespace: str, kind: int, style: int = socket.SOCK_RAW) -> socket.socket:
     with (NETNS / namespace).open() as entered:
         thread = NamespaceThread(entered.fileno())
     try:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import shutil
 import socket
 import urllib.error
 import urllib.request
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +103,20 @@ def test_an_address_that_another_proxy_still_has_is_taken_when_it_is_free(cluste
 def test_nobody_listens_where_nobody_should(cluster: Cluster) -> None:
     with services(cluster, 1, services={"healthz": None}) as (world, _):
         assert codes(world) == (0, 0)
+
+
+def test_who_holds_connections_open_keeps_nobody_out(cluster: Cluster) -> None:
+    """Three times as many as the agent has descriptors: load balancers are answered, and pods are born."""
+    with services(cluster, 1) as (world, (node,)), ExitStack() as down:
+        assert node.process is not None
+        resource.prlimit(node.process.pid, resource.RLIMIT_NOFILE, (120, 120))
+        for _ in range(360):
+            held = inside(world.spot("switch"), lambda: socket.create_connection((N1, 10256)))
+            down.callback(held.close)
+            with suppress(ConnectionError):
+                held.send(b"GET /healthz HTTP/1.1\r\n")
+        until(lambda: codes(world) == (200, 200))
+        assert node.pod("a").addresses
 
 
 def test_figures_follow_what_is_in_force(cluster: Cluster) -> None:

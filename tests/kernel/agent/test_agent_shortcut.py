@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from tests.kernel.agent.cluster import NETNS, Cluster, Node, Pod, sh, until
+from tests.kernel.agent.policies import flow, streams
 
 DUAL = {"Network": "10.244.0.0/16", "EnableIPv6": True, "IPv6Network": "fd00:10:244::/48"}
 
@@ -266,6 +267,34 @@ def test_another_pod_cannot_join_a_known_flow(cluster: Cluster, family: int) -> 
     c._ping(b.addresses[family], *same, "-I", a.addresses[family], "-c", "3", "-i", "0.1", "-W", "1")
     listed = a.node.sh("nft", f"list counter {table} percale spoofed")
     assert int(re.findall(r"packets (\d+)", listed)[0]) >= 3
+
+
+def test_who_finds_no_room_among_the_known_flows_takes_the_long_way(cluster: Cluster, tmp_path: Path) -> None:
+    """One pod's flows have filled it."""
+    node = cluster.node(1).start()
+    a, b = node.pod("a"), node.pod("b")
+    wait_for_hooks(a, b)
+    others = [f"10.244.1.{100 + number // 60000} . 10.244.1.2 . udp . {number}" for number in range(65536)]
+    echoes = [f"10.244.{100 + number // 60000}.1 . 10.244.1.2 . 8 . {number % 60000}" for number in range(65536)]
+    filling = tmp_path / "filling"
+    filling.write_text(
+        "".join(
+            f"add element netdev percale {name} {{ {', '.join(f'{each} timeout 1h' for each in elements)} }}\n"
+            for name, elements in (("flows4", others), ("pings4", echoes))
+        )
+    )
+    node.sh("nft", "-f", str(filling))
+    count_forwarded(node)
+    flows = streams((a, b))
+    with flows.going():
+        flows.until_passing({flow(a, b)})
+        since = flows.rounds
+        with a.pinging(b.addresses[0]) as counts:
+            time.sleep(1)
+        assert not flows.lost(since, flows.rounds - 1, [flow(a, b)])
+    sent, answered = counts()
+    assert answered >= sent - 1 > 50
+    assert forwarded(node) > sent + answered - 2, "none of it was learned"
 
 
 def test_what_nft_lists_of_it_can_be_loaded_again(cluster: Cluster, tmp_path: Path) -> None:

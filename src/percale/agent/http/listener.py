@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +25,7 @@ class Page(NamedTuple):
     body: bytes
     kind: str = "text/plain; charset=utf-8"
     code: int = 200
+    headers: Mapping[str, str] = {}
 
 
 @contextmanager

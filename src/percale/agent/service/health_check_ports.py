@@ -15,12 +15,14 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from percale.agent.http.listener import Page
 from percale.agent.problems import Troubles
 from percale.agent.service.proxier_health import ProxyHealth
 from percale.errors import KernelError
 from percale.model.meta import ObjectKey
 
 SOURCE = "health check"
+_WEB = ("aiohttp.web", "percale.agent.http.web_server")
 
 
 class Check(NamedTuple):
@@ -38,6 +40,8 @@ class HealthChecks:
         self._troubles = troubles
         self._checks: Mapping[int, Check] = {}
         self._servers: dict[int, asyncio.Task[None]] = {}
+        self._guests: Any = None
+        """Of all ports together."""
 
     def show(self, checks: Mapping[int, Check]) -> None:
         """From now on these ports are open, and no others."""
@@ -56,16 +60,15 @@ class HealthChecks:
 
     async def _serve(self, port: int) -> None:
         check = self._checks[port]
-        web = await asyncio.to_thread(importlib.import_module, "aiohttp.web")
+        web, server = [await asyncio.to_thread(importlib.import_module, each) for each in _WEB]
+        self._guests = self._guests or server.Guests()
 
-        async def answer(_request: Any) -> Any:
+        def page() -> Page:
             nonlocal check
             check = self._checks.get(port, check._replace(endpoints=0))  # asked while it closes, it has none
-            code, headers, body = self._answer(check)
-            return web.Response(status=code, headers=headers, body=body)
+            return self._answer(check)
 
-        runner = web.ServerRunner(web.Server(answer, access_log=None), handle_signals=False, shutdown_timeout=0.1)
-        await runner.setup()
+        runner = await server.runner(lambda _: page, self._guests, patience=0.1, any_method=True)
         try:
             while True:
                 try:
@@ -82,8 +85,7 @@ class HealthChecks:
         finally:
             await runner.cleanup()
 
-    def _answer(self, check: Check) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers and body."""
+    def _answer(self, check: Check) -> Page:
         (namespace, name), endpoints = check
         healthy = self._health.healthy
         said = {
@@ -91,11 +93,7 @@ class HealthChecks:
             "localEndpoints": endpoints,
             "serviceProxyHealthy": healthy,
         }
-        headers = {
-            "Content-Type": "application/json",
-            "X-Content-Type-Options": "nosniff",
-            "X-Load-Balancing-Endpoint-Weight": str(endpoints),
-        }
         code = 200 if endpoints and healthy else 503
         self._health.answered("service", code)
-        return code, headers, msgspec.json.encode(said)
+        weight = {"X-Load-Balancing-Endpoint-Weight": str(endpoints)}
+        return Page(msgspec.json.encode(said), "application/json", code, weight)

@@ -43,6 +43,8 @@ from percale.store.protocol import Deleted, Snapshot, Store, Upserted
 SOURCE = "services"
 _PAUSE = 1.0
 """Seconds until what the kernel refused is tried again."""
+_TOLD = 3
+"""Problems of one Service that status and Event tell."""
 _BREATH = 200
 """Objects of a snapshot between two breaths of the event loop."""
 
@@ -242,7 +244,9 @@ class Balancing:
             service = self.services.services.get(key)
             if service is not None and service.problems:
                 self._wrong.add(key)
-                wrong = "; ".join(dict.fromkeys(service.problems))
+                problems = list(dict.fromkeys(service.problems))
+                more = len(problems) - _TOLD
+                wrong = "; ".join(problems[:_TOLD]) + (f"; and {more} more in percale service show" if more > 0 else "")
                 self._troubles.begin(f"service {key}", BadManifest(wrong))
                 self._events.warn(Subject("Service", key), "NotServed", wrong)
             elif key in self._wrong:

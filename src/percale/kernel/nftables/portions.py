@@ -4,8 +4,8 @@
 
 Each part can be made by itself once those of the steps before are: nothing refers to what is not there, and what packets meet
 in between is for each destination what it was or what it will be. Where elements only come, those that lead packets come last;
-where they only go, first; else all of one destination are one part. `table.py` puts as many parts into a transaction as it
-holds.
+where they only go, first; else all of one destination are one part, and only one that is too large by itself is made key by key:
+what is new, what is another, the way to it, what goes. `table.py` puts as many parts into a transaction as it holds.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ def make_in_parts(
                 middle = len(parts) // 2
                 bring(parts[:middle])
                 bring(parts[middle:])
-            elif len(finer := _by_destination(parts[0].remove, parts[0].put, shapes)) > 1:
+            elif len(finer := _by_destination(parts[0].remove, parts[0].put, shapes)) > 1 or (
+                error.errno == errno.EMSGSIZE and len(finer := _by_key(parts[0], shapes)) > 1
+            ):
                 bring(finer)
             else:
                 refused.append(Refused(parts[0], error))
@@ -177,11 +179,32 @@ def _chains(edit: Edit, anew: set[str]) -> list[Edit]:
 
 def _by_destination(remove: Sequence[Elements], put: Sequence[Elements], shapes: Mapping[str, SetShape]) -> list[Edit]:
     """A destination goes from what it was to what it will be in one part, in all sets that begin with it."""
+    return _grouped(remove, put, shapes, _destination_size)
+
+
+def _by_key(part: Edit, shapes: Mapping[str, SetShape]) -> list[Edit]:
+    """Of one destination, so that the way to it never leads to a key that is not there."""
+
+    def step(one: Edit) -> int:
+        if any(shapes[each.set].data == "verdict" for each in (*one.remove, *one.put)):
+            return 2
+        return 3 if not one.put else 1 if one.remove else 0
+
+    return sorted(_grouped(part.remove, part.put, shapes, lambda shape: shape.key_size), key=step)
+
+
+def _grouped(
+    remove: Sequence[Elements],
+    put: Sequence[Elements],
+    shapes: Mapping[str, SetShape],
+    alike: Callable[[SetShape], int],
+) -> list[Edit]:
+    """Elements whose keys begin alike are one part."""
     leaving: defaultdict[bytes, list[Elements]] = defaultdict(list)
     coming: defaultdict[bytes, list[Elements]] = defaultdict(list)
     for changes, by_destination in ((remove, leaving), (put, coming)):
         for elements in changes:
-            size = _destination_size(shapes[elements.set])
+            size = alike(shapes[elements.set])
             for each in _portions(elements, shapes[elements.set], 1):
                 by_destination[each.keys[:size]].append(each)
     return [

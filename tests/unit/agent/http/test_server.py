@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import ExitStack, asynccontextmanager, closing, suppress
 from pathlib import Path
 
 import msgspec
@@ -14,6 +14,7 @@ import pytest
 from percale.agent.http import client as asking
 from percale.agent.http.listener import asked, listening
 from percale.agent.http.server import serve
+from percale.agent.http.web_server import MOST
 from percale.agent.metrics import Figures, Metrics
 from percale.agent.problems import Trouble
 from percale.agent.status import Addresses, Peer, Pod, Status
@@ -49,6 +50,7 @@ STATUS = Status(
     troubles=(Trouble("store bad.yaml", "bad.yaml:3: not YAML", 1010.0),),
     lastError=Trouble("store bad.yaml", "bad.yaml:3: not YAML", 1010.0),
 )
+MANY = 200
 
 
 class Subject:
@@ -81,6 +83,11 @@ async def serving(socket: Path, subject: Subject) -> AsyncIterator[None]:
 @pytest.fixture
 def socket(tmp_path: Path) -> Path:
     return tmp_path / "http.sock"
+
+
+def descriptors() -> int:
+    """Open ones of this process."""
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 async def exchange(socket: Path, request: bytes) -> tuple[int, str]:
@@ -141,6 +148,37 @@ async def test_metrics(socket: Path) -> None:
 async def test_what_is_not_a_short_get_is_refused(socket: Path, request_bytes: bytes, code: int) -> None:
     async with serving(socket, Subject()):
         assert (await exchange(socket, request_bytes))[0] == code
+        assert (await get(socket, "/healthz"))[0] == 200
+
+
+async def test_who_never_ends_his_request_keeps_nobody_out(socket: Path) -> None:
+    """Many more than the agent has descriptors for."""
+    before = descriptors()
+    async with serving(socket, Subject()):
+        assert (await get(socket, "/healthz"))[0] == 200
+        with ExitStack() as down:
+            for number in range(10 * MOST):
+                _, writer = await asyncio.open_unix_connection(str(socket))
+                down.callback(writer.close)
+                writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n")
+                if number % MOST == 0:
+                    assert (await get(socket, "/healthz"))[0] == 200
+            ours = descriptors() - before - 10 * MOST
+            assert ours <= MOST + 5, "the server's ends, and few else"
+
+
+async def test_a_request_that_goes_on_and_on_is_ended(socket: Path) -> None:
+    async with serving(socket, Subject()):
+        reader, writer = await asyncio.open_unix_connection(str(socket))
+        with closing(writer):
+            for _ in range(MANY):  # as many as one likes, one after the other
+                writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 1000 + b"\r\n\r\n")
+                assert (await reader.readuntil(b"ok\n")).startswith(b"HTTP/1.1 200 OK")
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n")
+            with pytest.raises(ConnectionError):
+                for _ in range(100 * MANY):
+                    writer.write(b"X: " + b"y" * 1000 + b"\r\n")
+                    await writer.drain()
         assert (await get(socket, "/healthz"))[0] == 200
 
 

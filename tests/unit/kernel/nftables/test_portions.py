@@ -94,6 +94,51 @@ def test_what_one_destination_needs_is_never_parted() -> None:
     assert elements == [change]
 
 
+VIP = b"\x0a\x60\0\1\6\0\0\0\0\x50\0\0"
+
+
+def served(count: int, *, first: int) -> Edit:
+    """A destination with so many endpoints, counted by the chain that chooses one."""
+    keys = b"".join(VIP + turn.to_bytes(4, "little") for turn in range(count))
+    data = b"".join(b"\x0a\xf4" + number.to_bytes(2) + b"\x1f\x90\0\0" for number in range(first, first + count))
+    chain = Chain(f"of-{count}", ())
+    return Edit(
+        put_chains=(chain,),
+        put=(Elements("endpoints4", keys, data), Elements("services4", VIP, verdict=Verdict("goto", chain.name))),
+    )
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 100), (100, 60), (60, 100), (100, 100), (100, 0)])
+def test_a_destination_that_is_too_large_by_itself_never_leads_to_what_is_not_there(before: int, after: int) -> None:
+    table = Table()
+    bare = table.held
+    table.make(served(before, first=0) if before else Edit())
+    table = Limited(table.held, most=300)
+    change = difference(table.held, served(after, first=7) if after else Edit())
+    assert make_in_parts(change, table.shapes, table.make, JUDGING) == []
+    assert table.held == bare.after(served(after, first=7) if after else Edit())
+    assert table.made > 3
+
+
+class Limited(Table):
+    """Looks after each edit whether all that is counted is there."""
+
+    def __init__(self, held: Held, most: int) -> None:
+        super().__init__(most)
+        self.held = held
+        self.shapes = shapes_of(held)
+        self.made = 0
+
+    def make(self, edit: Edit) -> None:
+        super().make(edit)
+        self.made += 1
+        endpoints = self.held.sets["endpoints4"].elements
+        for verdict in self.held.sets["services4"].elements.values():
+            assert isinstance(verdict, Verdict)
+            count = int((verdict.chain or "").removeprefix("of-"))
+            assert all(VIP + turn.to_bytes(4, "little") in endpoints for turn in range(count))
+
+
 @pytest.mark.parametrize("bad", [TWO, "two"])
 def test_what_is_refused_is_left_out_and_whom_it_judges_gets_nowhere(bad: bytes | str) -> None:
     allowing = Rule((), Verdict("return"), "np:a/b#ingress[0]")

@@ -1,0 +1,87 @@
+"""Datagrams that must not arrive, each a new flow, again and again while something changes; which of them did, and when.
+
+stranger ─ a new port each time ────────────────▶ server     plain      policies drop it
+         ─ likewise, to a Service ──────────────▶            service    policies drop it behind the translation
+         ─ a friend's address as the source ────▶            spoofed    the guard drops it
+"""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from tests.kernel.streams import datagrams
+
+from percale.kernel.netns import NamespaceThread
+
+EVERY = 0.002
+"""Seconds between two rounds."""
+
+
+class Knocker:
+    """Sends from a namespace, by a new socket each time."""
+
+    def __init__(self, namespace: Path, target: str, port: int) -> None:
+        self._target = target, port
+        with namespace.open() as entered:
+            self._thread = NamespaceThread(entered.fileno())
+
+    def __call__(self, mark: bytes) -> None:
+        with self._thread.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as made:
+            made.sendto(mark, self._target)
+
+    def close(self) -> None:
+        self._thread.close()
+
+
+class Knocking:
+    """Runs from `going` on, in a thread of its own."""
+
+    def __init__(self, server: Path, address: str, port: int, knocks: Mapping[str, Callable[[bytes], object]]) -> None:
+        self._knocks = {name.encode(): knock for name, knock in knocks.items()}
+        self._down = ExitStack()
+        self._door = self._down.enter_context(datagrams(server, address, port))
+        self.arrived: list[tuple[str, float]] = []
+        """What did, and when."""
+        self.rounds = 0
+        self._over = threading.Event()
+
+    @contextmanager
+    def going(self) -> Iterator[None]:
+        """As long as this lasts."""
+        thread = threading.Thread(target=self._run, name="knocking", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            thread.join()
+            self._down.close()
+
+    def _run(self) -> None:
+        for number in itertools.count():
+            if self._over.wait(EVERY):
+                return
+            for name, knock in self._knocks.items():
+                with suppress(OSError):
+                    knock(name + b" %d" % number)
+            self.rounds += 1
+            with suppress(BlockingIOError):
+                while True:
+                    name = self._door.recv(64).partition(b" ")[0]
+                    if name in self._knocks:
+                        self.arrived.append((name.decode(), time.monotonic()))
+
+    def until_quiet(self, rounds: int = 100) -> None:
+        """Nothing has arrived for so many rounds."""
+        while True:
+            before, now = len(self.arrived), self.rounds
+            while self.rounds < now + rounds:
+                time.sleep(EVERY)
+            if len(self.arrived) == before:
+                return
