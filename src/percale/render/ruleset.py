@@ -1,6 +1,7 @@
 """The text of our three nft tables; whatever changes is an element (`masquerade.py`, `sources.py`, `tunnels.py`).
 
-    ip, ip6   prerouting, raw    a pod's device lets only the pod's own addresses in; peers' tunnel packets are not tracked
+    ip, ip6   prerouting, first  a pod's device lets only the pod's own addresses in, before fragments of many are put together
+              prerouting, raw    peers' tunnel packets are not tracked
               output, raw        nor are ours
               input              our tunnels take what peers send to their ends here, and nothing else;
                                  loopback nothing that begins elsewhere, whichever device has `route_localnet`
@@ -26,6 +27,8 @@ POD_DEVICE_PREFIX = "pcl"
 KUBE_PROXY_MARK = 0x4000
 """kube-proxy translates what carries this mark itself."""
 
+_BEFORE_FRAGMENTS = -450
+"""Priority: connection tracking puts fragments together at -400, by addresses alone and from whichever device."""
 LONGEST_DISCOVERY = 32
 """Bytes after the IPv6 header: a neighbour solicitation or advertisement with one option."""
 _LONGEST_ARP = 46
@@ -120,12 +123,13 @@ chain leaving {{
 }}
 
 chain outside {{
+    type filter hook prerouting priority raw; policy accept;
     udp dport @ours {ip} saddr @peers {ip} daddr @here notrack comment "our tunnels: what is inside is tracked"
 }}
 
 chain guard {{
-    type filter hook prerouting priority raw; policy accept;
-    iifname != "{prefix}*" goto outside comment "not from a pod"
+    type filter hook prerouting priority {guard}; policy accept;
+    iifname != "{prefix}*" accept comment "not from a pod"
     iifname . {ip} saddr @sources accept comment "a pod's own address"
 {exceptions}\
     counter name spoofed drop comment "a pod's packet with a source address that is not the pod's"
@@ -263,6 +267,7 @@ def _routed(
         loopback=loopback,
         exceptions=exceptions,
         ends=_ENDS.format(ip=ip, hosts=own.hostmask, last=last) if own is not None else "",
+        guard=_BEFORE_FRAGMENTS,
         prefix=POD_DEVICE_PREFIX,
         mark=KUBE_PROXY_MARK,
         shortcut=SHORTCUT_MARK,
