@@ -38,6 +38,14 @@ _SOURCE6, _TARGET6 = 8 * (14 + 8), 8 * (14 + 40 + 8)
 target, and a set has one type for both."""
 DISCOVERY = "nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, nd-redirect"
 
+_QUOTED = {"ip": f"@th,{8 * (8 + 16)},32", "ip6": f"@th,{8 * (8 + 24)},128"}
+"""Where an ICMP error has the destination of the packet that it is about, as bits: for nft it is nothing but payload."""
+_ERRORS = {
+    "ip": "icmp type { destination-unreachable, source-quench, redirect, time-exceeded, parameter-problem }",
+    "ip6": "icmpv6 type < 128",
+}
+"""What passes as related to the flow that it tells of, and what sockets and routes believe."""
+
 _ROUTED = """\
 set cluster {{
     type {address}
@@ -54,6 +62,11 @@ set own {{
 set sources {{
     type ifname . {address}
     comment "a pod's device and the address that it may send from"
+}}
+
+set quoted {{
+    typeof iifname . {quoted}
+    comment "likewise, as bits: where packets went that the pod sends ICMP errors about"
 }}
 
 set tunnels {{
@@ -83,7 +96,7 @@ set pods {{
 }}
 
 counter spoofed {{
-    comment "packets of pods with a source address that is not theirs, or for a tunnel"
+    comment "packets of pods with a source address that is not theirs, for a tunnel, or about what they never got"
 }}
 
 counter loopback {{
@@ -130,9 +143,15 @@ chain outside {{
 chain guard {{
     type filter hook prerouting priority {guard}; policy accept;
     iifname != "{prefix}*" accept comment "not from a pod"
+    {errors} goto errors comment "about what has come to the pod"
     iifname . {ip} saddr @sources accept comment "a pod's own address"
 {exceptions}\
     counter name spoofed drop comment "a pod's packet with a source address that is not the pod's"
+}}
+
+chain errors {{
+    iifname . {ip} saddr @sources iifname . {quoted} @quoted accept comment "a pod's own address, and sent to it"
+    counter name spoofed drop comment "an error about what a pod never got, or from an address that is not the pod's"
 }}
 
 chain masquerading {{
@@ -171,6 +190,16 @@ set sources6 {{
     comment "the same for IPv6"
 }}
 
+set quoted {{
+    typeof iifname . {_QUOTED["ip"]}
+    comment "a bridge port and the pod's own address, as bits: where packets went that the pod sends ICMP errors about"
+}}
+
+set quoted6 {{
+    typeof iifname . {_QUOTED["ip6"]}
+    comment "the same for IPv6"
+}}
+
 set neighbours {{
     typeof iifname . ether saddr . @ll,{_SOURCE6},128
     comment "likewise, the link-local address too, as bits: what the pod speaks of in neighbour discovery"
@@ -188,15 +217,27 @@ chain guard {{
 }}
 
 chain guard4 {{
+    {_ERRORS["ip"]} goto errors4 comment "about what has come to the pod"
     iifname . ether saddr . ip saddr @sources accept comment "a pod's own MAC and address"
     counter name spoofed drop comment "a pod's packet with a source that is not the pod's"
 }}
 
 chain guard6 {{
     icmpv6 type {{ {DISCOVERY} }} goto discovering comment "about neighbours"
+    {_ERRORS["ip6"]} goto errors6 comment "about what has come to the pod"
     iifname . ether saddr . ip6 saddr @sources6 accept comment "a pod's own MAC and address"
     ip6 saddr {{ ::, fe80::/10 }} drop comment "link-local talk, which no policy can judge"
     counter name spoofed drop comment "a pod's packet with a source that is not the pod's"
+}}
+
+chain errors4 {{
+    iifname . ether saddr . ip saddr @sources iifname . {_QUOTED["ip"]} @quoted accept comment "the pod's, and sent to it"
+    counter name spoofed drop comment "an error about what a pod never got, or with a source that is not the pod's"
+}}
+
+chain errors6 {{
+    iifname . ether saddr . ip6 saddr @sources6 iifname . {_QUOTED["ip6"]} @quoted6 accept comment "the pod's, and sent to it"
+    counter name spoofed drop comment "an error about what a pod never got, or with a source that is not the pod's"
 }}
 
 chain asking {{
@@ -266,6 +307,8 @@ def _routed(
         multicast=multicast,
         loopback=loopback,
         exceptions=exceptions,
+        errors=_ERRORS[ip],
+        quoted=_QUOTED[ip],
         ends=_ENDS.format(ip=ip, hosts=own.hostmask, last=last) if own is not None else "",
         guard=_BEFORE_FRAGMENTS,
         prefix=POD_DEVICE_PREFIX,
