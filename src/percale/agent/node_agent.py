@@ -92,7 +92,7 @@ class AgentNode:
             ground.store,
             self._table,
             troubles=ground.troubles,
-            attached={each.pod.key: _addresses(each) for each in records.attachments.values() if each.pod},
+            attached=[(each.pod.key, _addresses(each)) for each in records.attachments.values() if each.pod],
             reconsider=self._reconsider,
             on_local_pods=self._table.touch,
         )

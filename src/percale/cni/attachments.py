@@ -186,7 +186,7 @@ class Attachments:
 
     def _dismiss(self, attachment: Attachment) -> None:
         if self._guard is not None and attachment.pod is not None:
-            self._guard.dismiss(attachment.pod.key)
+            self._guard.dismiss(attachment.pod.key, (each.ip for each in attachment.wires.addresses))
         if self._opener is not None:
             self._opener.close(attachment.owner)
 

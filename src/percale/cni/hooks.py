@@ -17,8 +17,8 @@ class PodGuard(Protocol):
     async def admit(self, pod: ObjectKey, addresses: Iterable[IPAddress]) -> None:
         """The pod is about to have these addresses: returns when its rules are in place. Raises PercaleError."""
 
-    def dismiss(self, pod: ObjectKey) -> None:
-        """The pod has no wires any more."""
+    def dismiss(self, pod: ObjectKey, addresses: Iterable[IPAddress]) -> None:
+        """The pod has no wires with these addresses any more."""
 
 
 class PortOpener(Protocol):

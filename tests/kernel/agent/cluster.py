@@ -59,6 +59,7 @@ class Pod:
     addresses: tuple[str, ...] = ()
     runtime: dict[str, Any] = field(default_factory=dict)
     """The plugin's runtimeConfig."""
+    ifname: str = "eth0"
 
     @property
     def container(self) -> str:
@@ -74,7 +75,7 @@ class Pod:
             "CNI_COMMAND": command,
             "CNI_CONTAINERID": self.container,
             "CNI_NETNS": str(NETNS / self.name),
-            "CNI_IFNAME": "eth0",
+            "CNI_IFNAME": self.ifname,
             "CNI_PATH": str(self.node.directory / "bin"),
             "CNI_ARGS": f"K8S_POD_NAMESPACE=default;K8S_POD_NAME={self.name}",
         }

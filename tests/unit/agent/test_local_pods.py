@@ -15,6 +15,7 @@ from percale.agent.nft_table import NodeTable
 from percale.agent.policy.controller import Enforcement
 from percale.agent.problems import Troubles
 from percale.kernel.nftables.fake_table import FakeKeeper
+from percale.model.meta import ObjectKey
 from percale.model.pod import Pod
 from percale.store.memory import MemoryStore
 
@@ -27,24 +28,30 @@ def pod(name: str, **status: Any) -> Pod:
     return msgspec.convert({"metadata": meta, "spec": spec, "status": status}, Pod)
 
 
-async def test_an_address_that_goes_from_one_pod_to_another_stays_the_nodes() -> None:
-    """The old pod's object may say for a while that it has it."""
-    store, troubles = MemoryStore(), Troubles(LineLog("text", io.StringIO()))
+def agent_of(store: MemoryStore, heard: list[set[bytes]]) -> tuple[Enforcement, NodeTable]:
+    troubles = Troubles(LineLog("text", io.StringIO()))
     table = NodeTable(FakeKeeper(), troubles, Events("n1", store, troubles))
-    heard: list[set[bytes]] = []
     agent = Enforcement(
         "n1", store, table, troubles=troubles, on_local_pods=lambda: heard.append(set(agent.local_pods))
     )
+    return agent, table
+
+
+async def test_an_address_that_goes_from_one_pod_to_another_stays_the_nodes() -> None:
+    """The old pod's object may say for a while that it has it."""
+    store = MemoryStore()
+    heard: list[set[bytes]] = []
+    agent, table = agent_of(store, heard)
     old, new = pod("old", phase="Running", podIP=str(ADDRESS)), pod("new")
     for each in (old, new):
         await store.put(each)
     async with asyncio.timeout(30), asyncio.TaskGroup() as duties:
         running = [duties.create_task(part.run()) for part in (agent, table)]
         await agent.admit(old.key, [ADDRESS])
-        agent.dismiss(old.key)
+        agent.dismiss(old.key, [ADDRESS])
         await agent.admit(new.key, [ADDRESS])
         assert agent.local_pods == {ADDRESS.packed}
-        agent.dismiss(new.key)
+        agent.dismiss(new.key, [ADDRESS])
         await store.delete(Pod, old.key)
         await store.delete(Pod, new.key)
         while agent.local_pods:
@@ -52,3 +59,33 @@ async def test_an_address_that_goes_from_one_pod_to_another_stays_the_nodes() ->
         for task in running:
             task.cancel()
     assert heard == [{ADDRESS.packed}, set()]
+
+
+async def test_a_pod_has_its_addresses_while_it_has_its_wires() -> None:
+    """Whatever becomes of its object: deleted by force, and made again under the same name, whose wires come before these go."""
+    store = MemoryStore()
+    heard: list[set[bytes]] = []
+    agent, table = agent_of(store, heard)
+    again = ip_address("10.244.1.3")
+    async with asyncio.timeout(30), asyncio.TaskGroup() as duties:
+        running = [duties.create_task(part.run()) for part in (agent, table)]
+        key = (await store.put(pod("set-0"))).key
+        await agent.admit(key, [ADDRESS])
+        await store.delete(Pod, key)
+        await store.put(pod("later", phase="Running", podIP="10.244.1.9"))
+        while len(heard) < 2:
+            await asyncio.sleep(0)
+        await store.put(pod("set-0"))
+        await agent.admit(key, [again])
+        agent.dismiss(key, [ADDRESS])
+        assert again.packed in agent.local_pods
+        await store.delete(Pod, key)
+        await store.delete(Pod, ObjectKey("x", "later"))
+        while len(agent.local_pods) > 1:
+            await asyncio.sleep(0)
+        agent.dismiss(key, [again])
+        for task in running:
+            task.cancel()
+    later = ip_address("10.244.1.9").packed
+    assert heard[:2] == [{ADDRESS.packed}, {ADDRESS.packed, later}]
+    assert heard[-2:] == [{again.packed}, set()]

@@ -27,8 +27,11 @@ def chain(name: str) -> list[str]:
 
 
 def test_a_pods_device_knows_its_own_addresses_only() -> None:
-    assert chain("in-pcl1")[1:] == ["ip saddr 10.244.1.2 goto from-pod4", "ip6 saddr fd00::1:2 goto from-pod6"]
-    assert chain("in-pcl2")[1:] == ["ip saddr 10.244.1.3 goto from-pod4"]
+    assert chain("in-pcl1")[1:] == [
+        '@ll,96,16 0x0800 @nh,96,32 0xaf40102 goto from-pod4 comment "10.244.1.2"',
+        '@ll,96,16 0x86dd @nh,64,128 0xfd000000000000000000000000010002 goto from-pod6 comment "fd00::1:2"',
+    ]
+    assert chain("in-pcl2")[1:] == ['@ll,96,16 0x0800 @nh,96,32 0xaf40103 goto from-pod4 comment "10.244.1.3"']
 
 
 def test_each_way_has_a_device_and_what_is_no_way_is_at_home() -> None:

@@ -89,12 +89,16 @@ def test_the_sources_of_a_pod() -> None:
     v4, v6 = ip_address("10.244.1.5"), ip_address("fd00:0:0:1::5")
     assert list(source_elements(device, (v4, v6))) == [
         Element("ip", "sources", (device, v4)),
+        Element("ip", "quoted", (device, int(v4))),
         Element("ip6", "sources", (device, v6)),
+        Element("ip6", "quoted", (device, int(v6))),
     ]
     assert list(bridged_source_elements(device, "02:00:00:00:00:0A", (v4, v6))) == [
         Element("bridge", "sources", (device, "02:00:00:00:00:0a", v4)),
+        Element("bridge", "quoted", (device, int(v4))),
         Element("bridge", "sources6", (device, "02:00:00:00:00:0a", v6)),
+        Element("bridge", "quoted6", (device, int(v6))),
         Element("bridge", "neighbours", (device, "02:00:00:00:00:0a", int(v6))),
         Element("bridge", "neighbours", (device, "02:00:00:00:00:0a", int(ip_address("fe80::ff:fe00:a")))),
     ]
-    assert len(list(bridged_source_elements(device, "02:00:00:00:00:0a", (v4,)))) == 1
+    assert len(list(bridged_source_elements(device, "02:00:00:00:00:0a", (v4,)))) == 2

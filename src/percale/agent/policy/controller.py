@@ -50,7 +50,7 @@ class Enforcement:
         table: NodeTable,
         *,
         troubles: Troubles,
-        attached: Mapping[ObjectKey, Iterable[IPAddress]] | None = None,
+        attached: Iterable[tuple[ObjectKey, Iterable[IPAddress]]] = (),
         reconsider: Reconsider | None = None,
         on_local_pods: Callable[[], None] = lambda: None,
     ) -> None:
@@ -66,7 +66,14 @@ class Enforcement:
         self._troubles = troubles
         self._reconsider = reconsider
         self._on_local_pods = on_local_pods
-        self._attached = {pod: _packed(addresses) for pod, addresses in (attached or {}).items()}
+        self._attached: dict[ObjectKey, tuple[bytes, ...]] = {}
+        """What this node's pods are wired with, by whichever interface."""
+        self._said: dict[ObjectKey, PodFacts] = {}
+        """What the store says, or said last, of such a pod: while it has wires it is judged, whatever becomes of its object."""
+        self._deleted: set[ObjectKey] = set()
+        """Those among them without an object by now."""
+        for pod, addresses in attached:
+            self._attach(pod, addresses)
         self._names = Names(lambda: self.evaluator.domains, self._learn, troubles)
         self._touched: list[Touched] = []
         self._brought: frozenset[bytes] = frozenset()
@@ -92,11 +99,11 @@ class Enforcement:
 
         Raises StoreError.
         """
-        self._attached[pod] = _packed(addresses)
-        facts = self.evaluator.members.pod(pod) or await self._from_store(pod)
+        self._attach(pod, addresses)
+        facts = await self._known(pod)
         if facts is None:
             return  # no pod of the cluster: no policy can select it
-        self._note(self.evaluator.put_facts(self._as_attached(facts)))
+        self._put_pod(facts)
         pending = self._touched or self._bringing or self._touched_by_others
         if not pending and self._node_table.in_force.is_set():
             return
@@ -105,27 +112,43 @@ class Enforcement:
         self._node_table.touch()
         await done
 
-    async def _from_store(self, pod: ObjectKey) -> PodFacts | None:
-        """A pod whose event has not come yet, unless it comes meanwhile."""
-        found = await self._store.get(Pod, pod)
-        facts = self.evaluator.members.pod(pod)
-        if facts is None and found is not None:
-            facts = facts_of(found)
-        return facts
+    def _attach(self, pod: ObjectKey, addresses: Iterable[IPAddress]) -> None:
+        self._attached[pod] = tuple(dict.fromkeys((*self._attached.get(pod, ()), *_packed(addresses))))
 
-    def dismiss(self, pod: ObjectKey) -> None:
-        """The pod's wires are gone; its object may stay for a while, and says which addresses it has."""
-        self._attached.pop(pod, None)
-        facts = self.evaluator.members.pod(pod)
-        if facts is not None and facts.rank[0]:  # the next pod with these addresses is the one that has them
-            self._note(self.evaluator.put_facts(replace(facts, rank=(False, *facts.rank[1:]))))
+    async def _known(self, pod: ObjectKey) -> PodFacts | None:
+        """Also of a pod whose event has not come yet, or that has the name of one that is gone."""
+        known = self._said.get(pod) or self.evaluator.members.pod(pod)
+        if known is not None and pod not in self._deleted:
+            return known
+        found = await self._store.get(Pod, pod)
+        since = self._said.get(pod)
+        if since is not None and (found is None or pod not in self._deleted):
+            return since  # its event came meanwhile, or its object is gone
+        return facts_of(found) if found is not None else None
+
+    def dismiss(self, pod: ObjectKey, addresses: Iterable[IPAddress]) -> None:
+        """These of the pod's wires are gone; its object may stay for a while, and says which addresses it has."""
+        gone = _packed(addresses)
+        left = tuple(each for each in self._attached.pop(pod, ()) if each not in gone)
+        if left:
+            self._attached[pod] = left
+        said = self._said.get(pod)
+        if said is None:
+            return
+        if left or pod not in self._deleted:
+            self._note(self.evaluator.put_facts(self._as_attached(said)))
+        else:
+            self._note(self.evaluator.remove(Pod, pod))
+        if not left:
+            del self._said[pod]
+            self._deleted.discard(pod)
 
     def _as_attached(self, facts: PodFacts) -> PodFacts:
-        """What the pod's wires have counts more than what its status says."""
+        """What the pod's wires have counts more than what its status says, and while it has any it is not over."""
         addresses = self._attached.get(facts.key)
-        if addresses is None or not facts.selectable:
+        if addresses is None or facts.host_addresses is not None:
             return facts
-        return replace(facts, addresses=addresses, rank=(True, *facts.rank[1:]))
+        return replace(facts, addresses=addresses, finished=False, rank=(True, *facts.rank[1:]))
 
     # What the store says
 
@@ -156,12 +179,21 @@ class Enforcement:
 
     def _put(self, obj: Object) -> None:
         if isinstance(obj, Pod):
-            self._note(self.evaluator.put_facts(self._as_attached(facts_of(obj))))
+            self._deleted.discard(obj.key)
+            self._put_pod(facts_of(obj))
         else:
             self._note(self.evaluator.put(obj))
 
+    def _put_pod(self, facts: PodFacts) -> None:
+        if facts.key in self._attached:
+            self._said[facts.key] = facts
+        self._note(self.evaluator.put_facts(self._as_attached(facts)))
+
     def _remove(self, kind: type[Object], key: ObjectKey) -> None:
-        self._note(self.evaluator.remove(kind, key))
+        if kind is Pod and key in self._said:
+            self._deleted.add(key)
+        else:
+            self._note(self.evaluator.remove(kind, key))
 
     def _learn(self, names: Mapping[str, frozenset[bytes]]) -> None:
         self._note(self.evaluator.learn(names))

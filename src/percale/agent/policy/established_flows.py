@@ -42,9 +42,8 @@ _PROTOCOLS: Mapping[int, FlowProtocol] = {
     socket.IPPROTO_TCP: "TCP",
     socket.IPPROTO_UDP: "UDP",
     socket.IPPROTO_SCTP: "SCTP",
-    socket.IPPROTO_ICMP: "ICMP",
-    socket.IPPROTO_ICMPV6: "ICMP",
 }
+"""All others have no ports that a rule could name, as ICMP."""
 
 
 class Established(Protocol):
@@ -225,11 +224,9 @@ def local_addresses(evaluator: Evaluator, node: str) -> frozenset[bytes]:
 def judge(evaluator: Evaluator, node: str, flow: Tracked) -> Finding | None:
     """May this flow begin now, as far as the rules of this node say? What the other end's node forbids is cut there.
 
-    None when policies do not know its protocol, or neither end is a pod of this node.
+    None when neither end is a pod of this node.
     """
-    protocol = _PROTOCOLS.get(flow.original.protocol)
-    if protocol is None:
-        return None
+    protocol = _PROTOCOLS.get(flow.original.protocol, "ICMP")
     source, destination = evaluator.party(flow.client), evaluator.party(flow.server)
     begins, ends = (party.pod is not None and party.pod.node == node for party in (source, destination))
     if not begins and not ends:

@@ -56,8 +56,9 @@ def _integer(name: str, size: int, order: Any = "big") -> Field:
     return Field(name, size, lambda part: part.to_bytes(size, order), lambda data: int.from_bytes(data, order))
 
 
+_INTEGER = 4
 _FIELDS: dict[int, Field] = {
-    4: _integer("integer", 16),
+    _INTEGER: _integer("integer", 0),
     7: Field("ipv4_addr", 4, _address, IPv4Address),
     8: Field("ipv6_addr", 16, _address, IPv6Address),
     9: Field("ether_addr", 6, mac_bytes, mac_text),
@@ -67,7 +68,7 @@ _FIELDS: dict[int, Field] = {
     20: _integer("iface_index", 4, sys.byteorder),
     41: Field("ifname", 16, lambda part: part.encode().ljust(16, b"\0"), string),
 }
-"""By nft's number of the type, six bits of a set's key type each. An integer is any bits; ours are an IPv6 address's."""
+"""By nft's number of the type, six bits of a set's key type each. An integer is any bits: what the others leave of the key."""
 
 
 class Shape(Struct, frozen=True):
@@ -100,7 +101,11 @@ def decode_shape(family: Family, found: dict[int, bytes]) -> Shape:
     unknown = [kind for kind in kinds if kind not in _FIELDS]
     if unknown and not flags & _NOT_OURS_TO_FILL:
         raise OSError(errno.EOPNOTSUPP, f"set {name}: no encoding for nft's data type number {unknown[0]}")
-    return Shape(family, name, () if unknown else tuple(_FIELDS[kind] for kind in kinds), flags)
+    fields = () if unknown else tuple(_FIELDS[kind] for kind in kinds)
+    if _INTEGER in kinds and fields:
+        left = int.from_bytes(found[_SET_KEY_LENGTH], "big") - sum(field.size + 3 & ~3 for field in fields)
+        fields = tuple(field if field.size else _integer(field.name, left) for field in fields)
+    return Shape(family, name, fields, flags)
 
 
 def encode(shape: Shape, match: Match) -> bytes:

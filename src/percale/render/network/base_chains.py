@@ -1,6 +1,7 @@
 """The text of our three nft tables; whatever changes is an element (`masquerade.py`, `pod_sources.py`, `tunnels.py`).
 
-    ip, ip6   prerouting, raw    a pod's device lets only the pod's own addresses in; peers' tunnel packets are not tracked
+    ip, ip6   prerouting, first  a pod's device lets only the pod's own addresses in, before fragments of many are put together
+              prerouting, raw    peers' tunnel packets are not tracked
               output, raw        nor are ours
               input              our tunnels take what peers send to their ends here, and nothing else;
                                  loopback nothing that begins elsewhere, whichever device has `route_localnet`
@@ -26,6 +27,8 @@ POD_DEVICE_PREFIX = "pcl"
 KUBE_PROXY_MARK = 0x4000
 """kube-proxy translates what carries this mark itself."""
 
+_BEFORE_FRAGMENTS = -450
+"""Priority: connection tracking puts fragments together at -400, by addresses alone and from whichever device."""
 LONGEST_DISCOVERY = 32
 """Bytes after the IPv6 header: a neighbour solicitation or advertisement with one option."""
 _LONGEST_ARP = 46
@@ -34,6 +37,14 @@ _SOURCE6, _TARGET6 = 8 * (14 + 8), 8 * (14 + 40 + 8)
 """Where an untagged frame has an IPv6 source and a neighbour discovery message's target, in bits. nft has no name for the
 target, and a set has one type for both."""
 DISCOVERY = "nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, nd-redirect"
+
+_QUOTED = {"ip": f"@th,{8 * (8 + 16)},32", "ip6": f"@th,{8 * (8 + 24)},128"}
+"""Where an ICMP error has the destination of the packet that it is about, as bits: for nft it is nothing but payload."""
+_ERRORS = {
+    "ip": "icmp type { destination-unreachable, source-quench, redirect, time-exceeded, parameter-problem }",
+    "ip6": "icmpv6 type < 128",
+}
+"""What passes as related to the flow that it tells of, and what sockets and routes believe."""
 
 _ROUTED = """\
 set cluster {{
@@ -51,6 +62,11 @@ set own {{
 set sources {{
     type ifname . {address}
     comment "a pod's device and the address that it may send from"
+}}
+
+set quoted {{
+    typeof iifname . {quoted}
+    comment "likewise, as bits: where packets went that the pod sends ICMP errors about"
 }}
 
 set tunnels {{
@@ -80,7 +96,7 @@ set pods {{
 }}
 
 counter spoofed {{
-    comment "packets of pods with a source address that is not theirs, or for a tunnel"
+    comment "packets of pods with a source address that is not theirs, for a tunnel, or about what they never got"
 }}
 
 counter loopback {{
@@ -120,15 +136,23 @@ chain leaving {{
 }}
 
 chain outside {{
+    type filter hook prerouting priority raw; policy accept;
     udp dport @ours {ip} saddr @peers {ip} daddr @here notrack comment "our tunnels: what is inside is tracked"
 }}
 
 chain guard {{
-    type filter hook prerouting priority raw; policy accept;
-    iifname != "{prefix}*" goto outside comment "not from a pod"
+    type filter hook prerouting priority {guard}; policy accept;
+    iifname != "{prefix}*" accept comment "not from a pod"
+    {errors} goto errors comment "about what has come to the pod"
     iifname . {ip} saddr @sources accept comment "a pod's own address"
 {exceptions}\
     counter name spoofed drop comment "a pod's packet with a source address that is not the pod's"
+}}
+
+chain errors {{
+{redirects}\
+    iifname . {ip} saddr @sources iifname . {quoted} @quoted accept comment "a pod's own address, and sent to it"
+    counter name spoofed drop comment "an error about what a pod never got, or from an address that is not the pod's"
 }}
 
 chain masquerading {{
@@ -152,6 +176,10 @@ _LOOPBACK = """\
     ip saddr 127.0.0.0/8 iifname != "lo" counter name loopback drop comment "loopback's addresses are nobody's elsewhere"
 """
 
+_REDIRECTS = """\
+    icmp type redirect counter name spoofed drop comment "pods are no routers"
+"""
+
 _LINK_LOCAL = """\
     ip6 saddr { ::, fe80::/10 } drop comment "a routed pod's neighbours are permanent: nobody needs to hear this"
 """
@@ -164,6 +192,16 @@ set sources {{
 
 set sources6 {{
     type ifname . ether_addr . ipv6_addr
+    comment "the same for IPv6"
+}}
+
+set quoted {{
+    typeof iifname . {_QUOTED["ip"]}
+    comment "a bridge port and the pod's own address, as bits: where packets went that the pod sends ICMP errors about"
+}}
+
+set quoted6 {{
+    typeof iifname . {_QUOTED["ip6"]}
     comment "the same for IPv6"
 }}
 
@@ -184,15 +222,28 @@ chain guard {{
 }}
 
 chain guard4 {{
+    {_ERRORS["ip"]} goto errors4 comment "about what has come to the pod"
     iifname . ether saddr . ip saddr @sources accept comment "a pod's own MAC and address"
     counter name spoofed drop comment "a pod's packet with a source that is not the pod's"
 }}
 
 chain guard6 {{
     icmpv6 type {{ {DISCOVERY} }} goto discovering comment "about neighbours"
+    {_ERRORS["ip6"]} goto errors6 comment "about what has come to the pod"
     iifname . ether saddr . ip6 saddr @sources6 accept comment "a pod's own MAC and address"
     ip6 saddr {{ ::, fe80::/10 }} drop comment "link-local talk, which no policy can judge"
     counter name spoofed drop comment "a pod's packet with a source that is not the pod's"
+}}
+
+chain errors4 {{
+    icmp type redirect counter name spoofed drop comment "pods are no routers"
+    iifname . ether saddr . ip saddr @sources iifname . {_QUOTED["ip"]} @quoted accept comment "the pod's, and sent to it"
+    counter name spoofed drop comment "an error about what a pod never got, or with a source that is not the pod's"
+}}
+
+chain errors6 {{
+    iifname . ether saddr . ip6 saddr @sources6 iifname . {_QUOTED["ip6"]} @quoted6 accept comment "the pod's, and sent to it"
+    counter name spoofed drop comment "an error about what a pod never got, or with a source that is not the pod's"
 }}
 
 chain asking {{
@@ -262,7 +313,11 @@ def _routed(
         multicast=multicast,
         loopback=loopback,
         exceptions=exceptions,
+        errors=_ERRORS[ip],
+        redirects=_REDIRECTS if ip == "ip" else "",
+        quoted=_QUOTED[ip],
         ends=_ENDS.format(ip=ip, hosts=own.hostmask, last=last) if own is not None else "",
+        guard=_BEFORE_FRAGMENTS,
         prefix=POD_DEVICE_PREFIX,
         mark=KUBE_PROXY_MARK,
         shortcut=SHORTCUT_MARK,

@@ -5,8 +5,9 @@
                        ▼
            prerouting … forward: established, not translated ─▶ mark ─▶ egress: the mark ─▶ flow known for some seconds
 
-What is translated, new, ending, a fragment or too long for the way never takes it, so that NAT, policies and path MTU stay as
-they are. A flow is forgotten after a few seconds and learned again from its next packet: conntrack and routes stay in charge.
+What is tagged, translated, new, ending, a fragment or too long for the way never takes it, so that NAT, policies and path MTU
+stay as they are. A flow is forgotten after a few seconds and learned again from its next packet: conntrack and routes stay in
+charge.
 """
 
 from __future__ import annotations
@@ -55,7 +56,10 @@ class _Packet(Struct, frozen=True):
     """Of one IP version. What each known packet is asked is raw loads: a rule that names a header asks for its kind first."""
 
     ip: str
+    kind: int
+    """A frame's type, as it came: a tag, which the way would keep, stands there instead."""
     address: str
+    source: str
     next_header: str
     ping: str
     ping_number: int
@@ -71,6 +75,10 @@ class _Packet(Struct, frozen=True):
         return 4 if self.ip == "ip" else 6
 
     @property
+    def untagged(self) -> str:
+        return f"@ll,96,16 {self.kind:#06x}"
+
+    @property
     def flow(self) -> str:
         return f"{self.ip} saddr . {self.ip} daddr . {self.next_header} . @th,0,32"
 
@@ -83,7 +91,9 @@ class _Packet(Struct, frozen=True):
 _PACKETS = {
     4: _Packet(
         ip="ip",
+        kind=0x0800,
         address="ipv4_addr",
+        source="@nh,96,32",
         next_header="ip protocol",
         ping="icmp",
         ping_number=1,
@@ -94,7 +104,9 @@ _PACKETS = {
     ),
     6: _Packet(
         ip="ip6",
+        kind=0x86DD,
         address="ipv6_addr",
+        source="@nh,64,128",
         next_header="ip6 nexthdr",
         ping="icmpv6",
         ping_number=58,
@@ -178,10 +190,16 @@ def _chains(shortcuts: Shortcuts) -> Iterator[str]:
 
 def _hooks(shortcuts: Shortcuts) -> Iterator[str]:
     for wire in shortcuts.wires:
-        own = (f"{_PACKETS[each.version].ip} saddr {each} goto from-pod{each.version}" for each in wire.addresses)
+        own = (
+            f'{packet.untagged} {packet.source} {int(each):#x} goto from-pod{each.version} comment "{each}"'
+            for each in wire.addresses
+            for packet in (_PACKETS[each.version],)
+        )
         yield from _hooked(wire.device, own)
     for device in _devices(shortcuts):
-        yield from _hooked(device, ("meta protocol ip goto from-node4", "meta protocol ip6 goto from-node6"))
+        yield from _hooked(
+            device, (f"{packet.untagged} goto from-node{packet.version}" for packet in _PACKETS.values())
+        )
 
 
 def _hooked(device: str, arriving: Iterable[str]) -> Iterator[str]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv6Address
 
-from percale.render.objects import Element, IPAddress
+from percale.render.objects import Element, Family, IPAddress
 
 
 def source_elements(device: str, addresses: Iterable[IPAddress]) -> Iterator[Element]:
     """Elements for the node's end of a routed pod's veth."""
     for address in addresses:
-        yield Element("ip" if address.version == 4 else "ip6", "sources", (device, address))
+        family: Family = "ip" if address.version == 4 else "ip6"
+        yield Element(family, "sources", (device, address))
+        yield Element(family, "quoted", (device, int(address)))
 
 
 def bridged_source_elements(device: str, mac: str, addresses: Iterable[IPAddress]) -> Iterator[Element]:
@@ -21,9 +23,11 @@ def bridged_source_elements(device: str, mac: str, addresses: Iterable[IPAddress
     for address in addresses:
         if isinstance(address, IPv6Address):
             yield Element("bridge", "sources6", (device, mac, address))
+            yield Element("bridge", "quoted6", (device, int(address)))
             neighbours.append(address)
         else:
             yield Element("bridge", "sources", (device, mac, address))
+            yield Element("bridge", "quoted", (device, int(address)))
     if neighbours:
         yield from (
             Element("bridge", "neighbours", (device, mac, int(each))) for each in (*neighbours, link_local(mac))

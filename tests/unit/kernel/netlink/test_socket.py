@@ -180,11 +180,12 @@ def test_a_shaper_there_and_back() -> None:
     assert traffic.decode_shaper(request.body) == (10_000_000, 800_000)
 
 
-def shape(kinds: tuple[int, ...], *, interval: bool = False) -> Shape:
+def shape(kinds: tuple[int, ...], *, interval: bool = False, length: int = 0) -> Shape:
     packed = 0
     for kind in kinds:
         packed = packed << 6 | kind
     found = {2: b"some\0", 3: (elements.INTERVAL if interval else 0).to_bytes(4, "big"), 4: packed.to_bytes(4, "big")}
+    found[5] = length.to_bytes(4, "big")
     return elements.decode_shape("ip", found)
 
 
@@ -262,3 +263,10 @@ def test_a_change_that_is_too_much_for_one_send_says_what_to_type(monkeypatch: p
         ) as raised:
             socket.commit(edge, [netlink.Request(0, 0, bytes(100_000))], edge)
         assert raised.value.errno == errno.EMSGSIZE
+
+
+@pytest.mark.parametrize("size", [4, 16])
+def test_an_integer_is_as_long_as_the_key_leaves_it(size: int) -> None:
+    known = shape((41, 9, 4), length=16 + 8 + size)
+    match = ("veth0", "02:00:00:00:00:01", (1 << 8 * size) - 2)
+    assert back(known, elements.encode(known, match)) == [match]

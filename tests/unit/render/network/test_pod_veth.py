@@ -76,7 +76,9 @@ def test_a_routed_pod() -> None:
         Neighbour(DEVICE, V6, MAC),
         Route(ip_network("fd00:1::7/128"), DEVICE),
         Element("ip", "sources", (DEVICE, V4)),
+        Element("ip", "quoted", (DEVICE, int(V4))),
         Element("ip6", "sources", (DEVICE, V6)),
+        Element("ip6", "quoted", (DEVICE, int(V6))),
     )
 
 
@@ -94,7 +96,9 @@ def test_a_bridged_pod() -> None:
         Link(DEVICE, "veth", mtu=1450, master="cni0", hairpin=True, arp=False, peer=Peer("eth0", 7, MAC, 1450)),
         Sysctl(f"net/ipv6/conf/{DEVICE}/disable_ipv6", "1"),
         Element("bridge", "sources", (DEVICE, MAC, V4)),
+        Element("bridge", "quoted", (DEVICE, int(V4))),
         Element("bridge", "sources6", (DEVICE, MAC, V6)),
+        Element("bridge", "quoted6", (DEVICE, int(V6))),
         Element("bridge", "neighbours", (DEVICE, MAC, int(V6))),
         Element("bridge", "neighbours", (DEVICE, MAC, int(ip_address("fe80::ff:fe00:1")))),
     )
@@ -126,7 +130,9 @@ def versions(objects: tuple[KernelObject, ...]) -> set[int]:
             case Route():
                 found.add(obj.dst.version)
             case Element():
-                found.add(4 if obj.family == "ip" or (obj.family, obj.set) == ("bridge", "sources") else 6)
+                found.add(
+                    4 if obj.family == "ip" or (obj.set in ("sources", "quoted") and obj.family == "bridge") else 6
+                )
     return found
 
 

@@ -1,0 +1,82 @@
+"""A pod that its policies might lose sight of: its object says that it is over, is gone, or it has one interface more."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from tests.kernel.adversary.worlds import Attempt, Family, World, attack
+from tests.kernel.agent.cluster import Pod
+from tests.kernel.agent.policies import PORT
+
+_WHILE = 1.0
+"""Seconds in which nodes hear of a change."""
+
+
+@contextmanager
+def shut_in(world: World, name: str) -> Iterator[Pod]:
+    """A pod of node 1 that may send to nobody."""
+    world.policies.policy(name, {"podSelector": {"matchLabels": {"app": name}}, "policyTypes": ["Egress"]})
+    pod = world.pods[name] = world.policies.pod(world.nodes["n1"], name)
+    try:
+        yield pod
+    finally:
+        pod.cni("DEL")
+        del world.pods[name]
+        world.policies.remove("NetworkPolicy", name)
+        world.policies.declare(pod.node, name)
+        world.policies.remove("Pod", name)
+
+
+def keep_sending(world: World, attempt: Attempt, sender: str, family: Family) -> None:
+    """To both attackers, who take anything, until nodes have heard of whatever has changed; then somebody who may."""
+    receivers = ("attacker1", "attacker2")
+    end = time.monotonic() + _WHILE
+    while time.monotonic() < end:
+        for receiver in receivers:
+            world.datagram(sender, world.address(receiver, family), PORT, attempt.forbidden)
+        time.sleep(0.02)
+    for receiver in receivers:
+        attempt.control(receiver, partial(to_attackers, world, receiver, family))
+
+
+def to_attackers(world: World, receiver: str, family: Family, mark: bytes) -> None:
+    world.datagram("friend1", world.address(receiver, family), PORT, mark)
+
+
+@attack()
+def a_pod_that_is_said_to_be_over(world: World, family: Family) -> None:
+    """Its phase is Failed, as of pods of a node that nobody hears of, and its processes go on: policies judge it still."""
+    name = f"over{family}"
+    with shut_in(world, name) as pod, world.attempt("attacker1", "attacker2") as attempt:
+        spec = {"nodeName": "n1", "containers": [{"name": "main", "image": "none"}]}
+        ips = [{"ip": each} for each in pod.addresses]
+        world.policies.put(
+            "Pod", name, metadata={"labels": {"app": name}}, spec=spec, status={"phase": "Failed", "podIPs": ips}
+        )
+        keep_sending(world, attempt, name, family)
+
+
+@attack()
+def a_pod_without_an_object(world: World, family: Family) -> None:
+    """It is deleted by force, and its processes go on until somebody ends them: policies judge it still."""
+    name = f"gone{family}"
+    with shut_in(world, name), world.attempt("attacker1", "attacker2") as attempt:
+        world.policies.remove("Pod", name)
+        keep_sending(world, attempt, name, family)
+
+
+@attack()
+def a_pod_with_two_interfaces(world: World, family: Family) -> None:
+    """What it sends by the first and by the second is judged."""
+    name = f"twofold{family}"
+    with shut_in(world, name) as pod, world.attempt("attacker1", "attacker2") as attempt:
+        second = Pod(pod.node, name, ifname="net1")
+        second.cni("ADD")
+        try:
+            keep_sending(world, attempt, name, family)
+        finally:
+            second.cni("DEL")
+        keep_sending(world, attempt, name, family)
