@@ -140,7 +140,7 @@ def held(space: Space) -> Held:
         with contextlib.closing(socket):
             table = holdings.read(socket, SHAPES, Skeleton(b"", {}, {}))
     assert table is not None
-    chains = {name: rules for name, rules in table.held.chains.items() if name != "policies"}
+    chains = {name: rules for name, rules in table.held.chains.items() if name not in ("policies", "discovery")}
     return replace(table.held, chains=chains)
 
 

@@ -5,6 +5,7 @@ Connection tracking lets an error pass that quotes a packet of a flow, whoever s
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
 from itertools import product
@@ -16,6 +17,7 @@ from tests.kernel.agent.cluster import until
 from tests.kernel.agent.policies import PORT
 
 FRIENDS = ("friend1", "friend2")
+UNREACHABLE, REDIRECT = 3, 5
 SMALL = 400
 """An MTU."""
 
@@ -69,6 +71,26 @@ def refused_by_its_target(world: World, place: str, target: str, family: Family)
         send(world, target, own, next(errors(quoted, there)))
 
     return send_both
+
+
+@attack(families=(4,))
+def a_redirect_from_next_door(world: World, family: Family) -> None:
+    """In the name of a pod's router, about a flow that the pod has: neighbours of the node may send errors, and no redirects."""
+    target, router = world.address("attacker2", family), "169.254.1.1"
+    for victim in ("victim1", "friend1"):
+        own = world.address(victim, family)
+
+        def send_error(mark: bytes, kind: int, *, victim: str = victim, own: str = own) -> None:
+            world.datagram(victim, target, PORT, b"a flow")
+            quoted = frames.packet(own, target, frames.udp(40000, PORT, mark))
+            error = frames.packet(router, own, frames.icmp_error(kind, 1, quoted, int(IPv4Address(SWITCH[family]))))
+            world.inject("n2", frames.ethernet(world.mac("n2"), world.mac("n1"), error))
+
+        with world.attempt(victim) as attempt:
+            for _ in range(5):
+                send_error(attempt.forbidden, REDIRECT)
+                time.sleep(0.02)
+            attempt.control(victim, lambda mark, send_error=send_error: send_error(mark, UNREACHABLE))  # type: ignore[misc]
 
 
 @attack(only=TUNNELS)
