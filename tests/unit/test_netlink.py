@@ -176,11 +176,16 @@ def test_a_shaper_there_and_back() -> None:
     assert traffic.decode_shaper(request.body) == (10_000_000, 800_000)
 
 
-def shape(kinds: tuple[int, ...], *, interval: bool = False) -> Shape:
+def shape(kinds: tuple[int, ...], *, interval: bool = False, bits: int = 0) -> Shape:
+    """`bits` are those of the field that is no more than bits."""
+    sizes = {4: bits // 8, 7: 4, 8: 16, 9: 6, 12: 1, 13: 2, 19: 4, 41: 16}
+    length = sum(-(-sizes[kind] // 4) * 4 for kind in kinds) if len(kinds) > 1 else sizes[kinds[0]]
     packed = 0
     for kind in kinds:
         packed = packed << 6 | kind
-    found = {2: b"some\0", 3: (elements.INTERVAL if interval else 0).to_bytes(4, "big"), 4: packed.to_bytes(4, "big")}
+    flags = elements.INTERVAL if interval else 0
+    numbers = {3: flags, 4: packed, 5: length}
+    found = {2: b"some\0", **{kind: number.to_bytes(4, "big") for kind, number in numbers.items()}}
     return elements.decode_shape("ip", found)
 
 
@@ -202,6 +207,13 @@ def back(shape: Shape, *encoded: bytes) -> list[elements.Match]:
 )
 def test_elements_there_and_back(kinds: tuple[int, ...], match: elements.Match) -> None:
     assert back(shape(kinds), elements.encode(shape(kinds), match)) == [match]
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1", "fd00::1"])
+def test_an_address_as_bits_there_and_back(address: str) -> None:
+    kind = shape((41, 4), bits=ip_address(address).max_prefixlen)
+    match = ("veth0", int(ip_address(address)))
+    assert back(kind, elements.encode(kind, match)) == [match]
 
 
 @given(st.sets(st.integers(0, 255), min_size=1))
