@@ -179,7 +179,7 @@ def test_a_shaper_there_and_back() -> None:
 def shape(kinds: tuple[int, ...], *, interval: bool = False, bits: int = 0) -> Shape:
     """`bits` are those of the field that is no more than bits."""
     sizes = {4: bits // 8, 7: 4, 8: 16, 9: 6, 12: 1, 13: 2, 19: 4, 41: 16}
-    length = sum(-(-sizes[kind] // 4) * 4 for kind in kinds) if len(kinds) > 1 else sizes[kinds[0]]
+    length = sum(-(-sizes.get(kind, 0) // 4) * 4 for kind in kinds) if len(kinds) > 1 else sizes.get(kinds[0], 0)
     packed = 0
     for kind in kinds:
         packed = packed << 6 | kind
