@@ -5,17 +5,20 @@ Connection tracking lets an error pass that quotes a packet of a flow, whoever s
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from ipaddress import IPv4Address
 from itertools import product
 
 from tests.kernel.adversary import frames
 from tests.kernel.adversary.attacks_tunnels import ATTACKERS, VICTIMS, send
-from tests.kernel.adversary.worlds import NODE_ADDRESSES, TUNNEL_PORT, Family, World, attack
+from tests.kernel.adversary.worlds import NODE_ADDRESSES, SWITCH, TUNNEL_PORT, Family, World, attack
 from tests.kernel.agent.cluster import sh, until
 from tests.kernel.agent.policies import PORT
 
 FRIENDS = ("friend1", "friend2")
+UNREACHABLE, REDIRECT = 3, 5
 SMALL = 400
 """An MTU."""
 TOO_BIG = {4: (3, 4), 6: (2, 0)}
@@ -91,3 +94,23 @@ def a_path_that_is_said_to_be_narrow(world: World, family: Family) -> None:
             world.inject(attacker, world.frame(attacker, packet, source))
     for node, address in (("n1", there), ("n2", here)):
         assert "mtu" not in sh(node, "ip", f"-{family}", "route", "get", address), f"{node} believes it"
+
+
+@attack(families=(4,))
+def a_redirect_from_next_door(world: World, family: Family) -> None:
+    """In the name of a pod's router, about a flow that the pod has: neighbours of the node may send errors, and no redirects."""
+    target, router = world.address("attacker2", family), "169.254.1.1"
+    for victim in ("victim1", "friend1"):
+        own = world.address(victim, family)
+
+        def send_error(mark: bytes, kind: int, *, victim: str = victim, own: str = own) -> None:
+            world.datagram(victim, target, PORT, b"a flow")
+            quoted = frames.packet(own, target, frames.udp(40000, PORT, mark))
+            error = frames.packet(router, own, frames.icmp_error(kind, 1, quoted, int(IPv4Address(SWITCH[family]))))
+            world.inject("n2", frames.ethernet(world.mac("n2"), world.mac("n1"), error))
+
+        with world.attempt(victim) as attempt:
+            for _ in range(5):
+                send_error(attempt.forbidden, REDIRECT)
+                time.sleep(0.02)
+            attempt.control(victim, partial(send_error, kind=UNREACHABLE))

@@ -61,7 +61,9 @@ chain discovery {{
 chain policies {{
     type filter hook forward priority filter; policy accept;
     ct mark & {CUT_MARK:#x} == {CUT_MARK:#x} drop comment "allowed once, forbidden by now"
-    ct state established,related accept comment "judged when it began"
+    ct state established accept comment "judged when it began"
+    icmp type redirect drop comment "pods have one way out"
+    ct state related accept comment "an error about it, or what it announced"
     icmpv6 type {{ {DISCOVERY} }} jump discovery comment "of neighbours"
     ip saddr . ip daddr @self4 accept comment "a pod and itself"
     ip6 saddr . ip6 daddr @self6 accept comment "a pod and itself"
