@@ -16,27 +16,27 @@ import numpy as np
 from bench.rows import Row, at_most, in_turn, ratio, run, seconds
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.netns import NamespaceThread, anonymous_namespace
-from percale.kernel.nftables import batch as batching
+from percale.kernel.nftables import batch
 from percale.kernel.nftables import commit as hearing
 from percale.kernel.nftables.commit import Hearing
-from percale.kernel.nftables.table import TableKeeper
-from percale.render.nft.objects import Chain, Edit, Elements, Equals, InSet, Rule, SetShape, Verdict
+from percale.kernel.nftables.table import KernelNftTable
+from percale.render.nft.objects import Chain, ElementBatch, Equals, InSet, Rule, SetSpec, Transaction, Verdict
 
 COUNT = 100_000
 THEIRS = 10_000
 ROUNDS = 5
 SMALL_EDITS = 300
 
-MAP = SetShape("many", ("ipv4_addr", "inet_proto", "inet_service"), data=("ipv4_addr", "inet_service"))
-SHAPES = {MAP.name: MAP}
+MAP = SetSpec("many", ("ipv4_addr", "inet_proto", "inet_service"), data=("ipv4_addr", "inet_service"))
+SET_SPECS = {MAP.name: MAP}
 
 
-def _elements(count: int) -> Elements:
+def _elements(count: int) -> ElementBatch:
     keys = np.zeros(count, dtype=[("address", ">u4"), ("protocol", "u1"), ("_", "V3"), ("port", ">u2"), ("__", "V2")])
     keys["address"], keys["protocol"], keys["port"] = np.arange(count) + 0x0A00_0000, 6, 80
     data = np.zeros(count, dtype=[("address", ">u4"), ("port", ">u2"), ("_", "V2")])
     data["address"], data["port"] = np.arange(count) + 0x0B00_0000, 8080
-    return Elements(MAP.name, keys.tobytes(), data.tobytes())
+    return ElementBatch(MAP.name, keys.tobytes(), data.tobytes())
 
 
 def _text(count: int) -> str:
@@ -69,12 +69,14 @@ def _large(place: NamespaceThread) -> Iterator[Row]:
     def afresh() -> None:
         commands = "add table inet percale\ndelete table inet percale\nadd table inet percale\n"
         place.run(lambda: run("nft", "-f", "-", stdin=commands))
-        made = batching.batch(Edit(put_sets=(MAP,)), {})
+        made = batch.encode_transaction(Transaction(put_sets=(MAP,)), {})
         assert hearing.commit(socket, made.requests) is None
 
     def commit(through: Hearing) -> float:
         afresh()
-        encoded.append(1000 * seconds(lambda: batches.append(batching.batch(Edit(put=(elements,)), SHAPES))))
+        encoded.append(
+            1000 * seconds(lambda: batches.append(batch.encode_transaction(Transaction(put=(elements,)), SET_SPECS)))
+        )
         requests = batches.pop().requests
         return 1000 * seconds(lambda: _commit(through, socket, requests))
 
@@ -93,7 +95,7 @@ def _large(place: NamespaceThread) -> Iterator[Row]:
         afresh()
         return 1000 * seconds(lambda: place.run(lambda: run("nft", "-f", "-", stdin=text))) * COUNT / THEIRS
 
-    batches: list[batching.Batch] = []
+    batches: list[batch.Batch] = []
     in_turn(1, ours, bare, theirs)
     encoded.clear()
     commits.clear()
@@ -113,23 +115,23 @@ def _commit(through: Hearing, socket: netlink.Socket, requests: list[netlink.Req
 
 async def _small(namespace: int) -> list[Row]:
     """Three elements and a chain of three rules, from the event loop and back."""
-    keeper = TableKeeper(NamespaceThread(namespace))
-    pods = SetShape("pods", ("ipv4_addr",))
-    await keeper.start()
+    nft_table = KernelNftTable(NamespaceThread(namespace))
+    pods = SetSpec("pods", ("ipv4_addr",))
+    await nft_table.start()
     samples = []
     try:
-        await keeper.restore(Edit(put_sets=(pods,)))
+        await nft_table.sync(Transaction(put_sets=(pods,)))
         for number in range(SMALL_EDITS):
             edit = _small_edit(number)
             start = asyncio.get_running_loop().time()
-            await keeper.edit(edit)
+            await nft_table.apply(edit)
             samples.append((asyncio.get_running_loop().time() - start) * 1000)
     finally:
-        await keeper.stop()
+        await nft_table.stop()
     return [at_most("one edit: 3 elements, a chain of 3 rules, loop to loop", "ms", samples, 0.5)]
 
 
-def _small_edit(number: int) -> Edit:
+def _small_edit(number: int) -> Transaction:
     address = (0x0A00_0000 + number).to_bytes(4, "big")
     inside = InSet(("ip saddr",), "pods")
     rules = (
@@ -141,8 +143,8 @@ def _small_edit(number: int) -> Edit:
     )
     jump = Verdict("jump", "class")
     elements = (
-        Elements("pods", address),
-        Elements("ingress4", address, verdict=jump),
-        Elements("self4", address * 2),
+        ElementBatch("pods", address),
+        ElementBatch("ingress4", address, verdict=jump),
+        ElementBatch("self4", address * 2),
     )
-    return Edit(put_chains=(Chain("class", rules),), put=elements)
+    return Transaction(put_chains=(Chain("class", rules),), put=elements)

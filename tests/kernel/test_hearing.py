@@ -16,31 +16,33 @@ from percale.errors import KernelError
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.netlink.socket import Failure, Request
 from percale.kernel.netns import NamespaceThread
-from percale.kernel.nftables import batch as batching
+from percale.kernel.nftables import batch
 from percale.kernel.nftables import commit as hearing
 from percale.kernel.nftables.commit import LARGE, Hearing
-from percale.kernel.nftables.table import TableKeeper
+from percale.kernel.nftables.table import KernelNftTable
 from percale.kernel.protocol import KernelEvent, Lost, Put
 from percale.kernel.reconciler.reconciler import Reconciler
 from percale.kernel.rtnl.driver import KernelDriver
-from percale.render.nft.objects import Edit, Elements, SetShape
+from percale.render.nft.objects import ElementBatch, SetSpec, Transaction
 from percale.render.objects import Element, Ruleset
 
-MANY = SetShape("many", ("ipv4_addr",))
-SHAPES = {MANY.name: MANY}
+MANY = SetSpec("many", ("ipv4_addr",))
+SET_SPECS = {MANY.name: MANY}
 FOREIGN = ("nft", "add table inet percale; add chain inet percale theirs")
 _NEW_GENERATION = 15
 
 
-def some(count: int, start: int = 0) -> Elements:
-    return Elements(MANY.name, b"".join((0x0A00_0000 + start + number).to_bytes(4, "big") for number in range(count)))
+def some(count: int, start: int = 0) -> ElementBatch:
+    return ElementBatch(
+        MANY.name, b"".join((0x0A00_0000 + start + number).to_bytes(4, "big") for number in range(count))
+    )
 
 
 def put(count: int, start: int = 0) -> list[Request]:
-    return batching.batch(Edit(put=(some(count, start),)), SHAPES).requests
+    return batch.encode_transaction(Transaction(put=(some(count, start),)), SET_SPECS).requests
 
 
-LARGE_EDIT = Edit(put=(some(LARGE // 16),))
+LARGE_EDIT = Transaction(put=(some(LARGE // 16),))
 """An element takes 16 bytes and more."""
 
 
@@ -73,7 +75,8 @@ class Ear:
         self.hearing.begin(self._ear, self._count)
         assert (
             hearing.commit(
-                self.theirs, batching.anew(batching.Skeleton(b"", {}, {}), Edit(put_sets=(MANY,)), {}).requests
+                self.theirs,
+                batch.encode_table(batch.BaseTable(b"", {}, {}), Transaction(put_sets=(MANY,)), {}).requests,
             )
             is None
         )
@@ -171,16 +174,16 @@ POD = Element("ip", "pods", (ip_address("10.244.1.9"),))
 
 
 @pytest.fixture
-async def keeper(space: Space) -> AsyncIterator[tuple[TableKeeper, Hearing, list[None]]]:
+async def nft_table(space: Space) -> AsyncIterator[tuple[KernelNftTable, Hearing, list[None]]]:
     """It has an empty set `many`; how often it was touched."""
     shared = Hearing()
-    keeper = TableKeeper(NamespaceThread(space.descriptor), hearing=shared)
+    nft_table = KernelNftTable(NamespaceThread(space.descriptor), hearing=shared)
     touched: list[None] = []
-    keeper.on_touched(lambda: touched.append(None))
-    await keeper.start()
-    await keeper.restore(Edit(put_sets=(MANY,)))
-    yield keeper, shared, touched
-    await keeper.stop()
+    nft_table.on_foreign_change(lambda: touched.append(None))
+    await nft_table.start()
+    await nft_table.sync(Transaction(put_sets=(MANY,)))
+    yield nft_table, shared, touched
+    await nft_table.stop()
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -191,27 +194,27 @@ async def until(condition: Callable[[], object]) -> None:
 
 async def test_what_somebody_does_during_a_large_edit_touches_the_keeper(
     space: Space,
-    keeper: tuple[TableKeeper, Hearing, list[None]],
+    nft_table: tuple[KernelNftTable, Hearing, list[None]],
     during: Callable[[Callable[[], object]], None],
 ) -> None:
-    kept, _, touched = keeper
+    kept, _, touched = nft_table
     during(lambda: space.run(*FOREIGN))
-    await kept.edit(LARGE_EDIT)
+    await kept.apply(LARGE_EDIT)
     await until(lambda: touched)
-    whole = Edit(put_sets=(MANY,), put=LARGE_EDIT.put)
-    assert (await kept.restore(whole)).remove_chains == ("theirs",)
+    whole = Transaction(put_sets=(MANY,), put=LARGE_EDIT.put)
+    assert (await kept.sync(whole)).remove_chains == ("theirs",)
     space.run(*FOREIGN)
     await until(lambda: len(touched) == 2)
 
 
 async def test_after_a_refused_large_edit_the_keeper_listens_again(
-    space: Space, keeper: tuple[TableKeeper, Hearing, list[None]]
+    space: Space, nft_table: tuple[KernelNftTable, Hearing, list[None]]
 ) -> None:
-    kept, _, touched = keeper
-    nowhere = Edit(put=LARGE_EDIT.put, remove_chains=("nowhere",))
+    kept, _, touched = nft_table
+    nowhere = Transaction(put=LARGE_EDIT.put, remove_chains=("nowhere",))
     with pytest.raises(KernelError, match="chain nowhere"):
-        await kept.edit(nowhere)
-    await kept.edit(LARGE_EDIT)
+        await kept.apply(nowhere)
+    await kept.apply(LARGE_EDIT)
     space.run(*FOREIGN)
     await until(lambda: touched)
     assert len(touched) == 1
@@ -219,17 +222,17 @@ async def test_after_a_refused_large_edit_the_keeper_listens_again(
 
 async def test_what_somebody_does_to_the_reconcilers_tables_during_a_large_edit_is_repaired(
     space: Space,
-    keeper: tuple[TableKeeper, Hearing, list[None]],
+    nft_table: tuple[KernelNftTable, Hearing, list[None]],
     during: Callable[[Callable[[], object]], None],
 ) -> None:
-    kept, shared, _ = keeper
+    kept, shared, _ = nft_table
     reconciler = Reconciler(KernelDriver(NamespaceThread(space.descriptor), hearing=shared))
     await reconciler.start()
     try:
         reconciler.want("pods", (TABLE, POD))
         await reconciler.settled("pods")
         during(lambda: space.run("nft", "flush set ip percale pods"))
-        await kept.edit(LARGE_EDIT)
+        await kept.apply(LARGE_EDIT)
         await until(lambda: "10.244.1.9" in space.run("nft", "list table ip percale"))
     finally:
         await reconciler.stop()
@@ -237,10 +240,10 @@ async def test_what_somebody_does_to_the_reconcilers_tables_during_a_large_edit_
 
 async def test_what_the_driver_does_during_a_large_edit_is_nobodys_news(
     space: Space,
-    keeper: tuple[TableKeeper, Hearing, list[None]],
+    nft_table: tuple[KernelNftTable, Hearing, list[None]],
     during: Callable[[Callable[[], object]], None],
 ) -> None:
-    kept, shared, touched = keeper
+    kept, shared, touched = nft_table
     told: list[KernelEvent] = []
     with contextlib.closing(KernelDriver(NamespaceThread(space.descriptor), hearing=shared)) as driver:
         driver.follow(told.extend)
@@ -251,7 +254,7 @@ async def test_what_the_driver_does_during_a_large_edit_is_nobodys_news(
             loading.join(0.3)  # it waits for its turn
 
         during(begin)
-        await kept.edit(LARGE_EDIT)
+        await kept.apply(LARGE_EDIT)
         loading.join()
         space.run(*FOREIGN)
         await until(lambda: touched)

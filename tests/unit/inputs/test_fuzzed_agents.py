@@ -205,11 +205,11 @@ def mean(objects: Sequence[Object]) -> None:
     evaluator = Evaluator()
     rules = PolicyTable(evaluator, "node1")
     rules.update([evaluator.put(obj) for obj in objects if isinstance(obj, POLICY_KINDS)])
-    rules.image()
+    rules.snapshot()
     table = ServiceTable(ServiceConfig("node1"))
     elements = ServiceElements(table)
     elements.update(table.apply([obj for obj in objects if isinstance(obj, SERVICE_KINDS)]))
-    elements.image()
+    elements.snapshot()
     for problem in table.problems:
         assert problem.encode()
     names = NameServer()

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Literal, NamedTuple, TypeAlias
 
 from percale.kernel.netlink.socket import attribute, attributes, string, text, u32, u32_network
-from percale.render.nft.objects import Operand, Turn, Verdict
+from percale.render.nft.objects import Operand, SlotExpr, Verdict
 
 _LIST_ELEMENT = 1
 _NAME, _DATA = 1, 2
@@ -148,7 +148,7 @@ def set_mark(bits: int) -> bytes:
     )
 
 
-def take_turn(turn: Turn, word: int, source: Operand) -> bytes:
+def take_turn(turn: SlotExpr, word: int, source: Operand) -> bytes:
     """A number below the modulus, into `word`; a hash of the `source` needs the registers after it."""
     if turn.by == "source":
         return load(source, word + 1) + _expression(
@@ -239,7 +239,7 @@ def _understand_verdict(data: dict[int, bytes]) -> Understood:
 
 
 def _understand_turn(data: dict[int, bytes]) -> Understood:
-    return "turn", Turn("inc" if _network(data[3]) == _INCREMENT else "random", _network(data[2]))
+    return "turn", SlotExpr("inc" if _network(data[3]) == _INCREMENT else "random", _network(data[2]))
 
 
 _UNDERSTANDING: dict[str, Callable[[dict[int, bytes]], Understood]] = {
@@ -251,7 +251,7 @@ _UNDERSTANDING: dict[str, Callable[[dict[int, bytes]], Understood]] = {
     "immediate": _understand_verdict,
     "bitwise": lambda data: ("bits", int.from_bytes(attributes(data[5])[_DATA_VALUE], sys.byteorder)),
     "numgen": _understand_turn,
-    "hash": lambda data: ("turn", Turn("source", _network(data[4]))),
+    "hash": lambda data: ("turn", SlotExpr("source", _network(data[4]))),
     "nat": lambda data: ("translate", 4 if _network(data[2]) == FAMILIES["ip"] else 6),
     "dynset": lambda data: ("remember", (string(data[1]), _network(data[5]))),
 }

@@ -13,16 +13,16 @@ from percale.kernel.nftables import expressions
 from percale.kernel.nftables.expressions import AT_LEAST, AT_MOST, EQUAL, FAMILIES, FIELDS
 from percale.render.nft.objects import (
     Between,
+    Dnat,
     Equals,
     InSet,
+    MapUpdate,
     Match,
     Operand,
-    Remember,
     Rule,
     SetMark,
+    SlotExpr,
     Statement,
-    Translate,
-    Turn,
     Verdict,
 )
 
@@ -84,13 +84,13 @@ class _Writer:
         match statement:
             case SetMark(bits):
                 yield expressions.set_mark(bits)
-            case Translate(version, operands, name, turn):
+            case Dnat(version, operands, name, turn):
                 yield from self._load(operands)
                 if turn is not None:
                     yield expressions.take_turn(turn, _words(operands), _SOURCES[version])
                 yield expressions.look_up(name, translate=True)
                 yield expressions.translate(version)
-            case Remember(name, key, data):
+            case MapUpdate(name, key, data):
                 yield from self._load((*key, *data))
                 yield expressions.remember(name, _words(key))
 
@@ -147,7 +147,7 @@ class _Reader:
         self._statements: list[Statement] = []
         self._loaded: list[Operand] = []
         self._lowest = 0
-        self._turn: Turn | None = None
+        self._turn: SlotExpr | None = None
         self._map = ""
         self._bits = 0
 
@@ -174,14 +174,14 @@ class _Reader:
                 self._compare(how, number)
             case "look up", str(name):
                 self._matches.append(InSet(self._taken(), name))
-            case "turn", Turn() as turn:
+            case "turn", SlotExpr() as turn:
                 self._turn = turn
                 if turn.by == "source":
                     self._loaded.pop()
             case "look up in map", str(name):
                 self._map = name
             case "translate", (4 | 6) as version:
-                self._statements.append(Translate(version, self._taken(), self._map, self._turn))
+                self._statements.append(Dnat(version, self._taken(), self._map, self._turn))
                 self._turn = None
             case "bits", int(bits):
                 self._bits = bits
@@ -191,7 +191,7 @@ class _Reader:
                 operands = self._taken()
                 starts = [expressions.register(_words(operands[:count])) for count in range(len(operands))]
                 key = starts.index(register)
-                self._statements.append(Remember(name, operands[:key], operands[key:]))
+                self._statements.append(MapUpdate(name, operands[:key], operands[key:]))
 
     def _taken(self) -> tuple[Operand, ...]:
         taken, self._loaded = tuple(self._loaded), []

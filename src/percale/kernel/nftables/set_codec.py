@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from percale.kernel.netlink.socket import attribute, nested, text, u32_network
 from percale.kernel.nftables.rule_codec import decode_comment
-from percale.render.nft.objects import SIZES, Field, SetShape
+from percale.render.nft.objects import SIZES, Field, SetSpec
 
 SET_NAME, SET_FLAGS, _KEY_TYPE, _KEY_SIZE, _DATA_TYPE, _DATA_SIZE = 2, 3, 4, 5, 6, 7
 _DESCRIPTION, SET_ID, _TIMEOUT, _USERDATA = 9, 10, 11, 13
@@ -47,34 +47,34 @@ def true_size(fields: tuple[Field, ...]) -> int:
 # Writing
 
 
-def encode(shape: SetShape, number: int) -> bytes:
+def encode(spec: SetSpec, number: int) -> bytes:
     """What makes the set; `number` is any that no other set of the batch has."""
-    parts = [text(SET_NAME, shape.name)]
-    if flags := _flags(shape):
+    parts = [text(SET_NAME, spec.name)]
+    if flags := _flags(spec):
         parts.append(u32_network(SET_FLAGS, flags))
-    parts += (u32_network(_KEY_TYPE, _type_number(shape.key)), u32_network(_KEY_SIZE, true_size(shape.key)))
-    if shape.data == "verdict":
+    parts += (u32_network(_KEY_TYPE, _type_number(spec.key)), u32_network(_KEY_SIZE, true_size(spec.key)))
+    if spec.data == "verdict":
         parts.append(u32_network(_DATA_TYPE, _VERDICTS))
-    elif shape.data is not None:
-        parts += (u32_network(_DATA_TYPE, _type_number(shape.data)), u32_network(_DATA_SIZE, true_size(shape.data)))
-    if shape.interval and len(shape.key) > 1:
-        sizes = (u32_network(_FIELD_SIZE, true_size((field,))) for field in shape.key)
+    elif spec.data is not None:
+        parts += (u32_network(_DATA_TYPE, _type_number(spec.data)), u32_network(_DATA_SIZE, true_size(spec.data)))
+    if spec.interval and len(spec.key) > 1:
+        sizes = (u32_network(_FIELD_SIZE, true_size((field,))) for field in spec.key)
         fields = b"".join(nested(_DESCRIPTION_FIELD, size) for size in sizes)
         parts.append(nested(_DESCRIPTION, nested(_DESCRIPTION_CONCAT, fields)))
     parts.append(u32_network(SET_ID, number))
-    if shape.timeout is not None:
+    if spec.timeout is not None:
         parts.append(nested(_DESCRIPTION, u32_network(_DESCRIPTION_SIZE, MOST_REMEMBERED)))
-        parts.append(attribute(_TIMEOUT, (shape.timeout * 1000).to_bytes(8, "big")))
-    parts.append(attribute(_USERDATA, _userdata(shape)))
+        parts.append(attribute(_TIMEOUT, (spec.timeout * 1000).to_bytes(8, "big")))
+    parts.append(attribute(_USERDATA, _userdata(spec)))
     return b"".join(parts)
 
 
-def _flags(shape: SetShape) -> int:
+def _flags(spec: SetSpec) -> int:
     """What sort of set it is."""
-    flags = INTERVAL if shape.interval else 0
-    flags |= CONCATENATION if shape.interval and len(shape.key) > 1 else 0
-    flags |= MAP if shape.data is not None else 0
-    return flags | (TIMEOUT | DYNAMIC if shape.timeout is not None else 0)
+    flags = INTERVAL if spec.interval else 0
+    flags |= CONCATENATION if spec.interval and len(spec.key) > 1 else 0
+    flags |= MAP if spec.data is not None else 0
+    return flags | (TIMEOUT | DYNAMIC if spec.timeout is not None else 0)
 
 
 def _type_number(fields: tuple[Field, ...]) -> int:
@@ -101,17 +101,17 @@ _EXAMPLES: dict[Field, tuple[int, tuple[int, ...]]] = {
 """ip daddr, ip6 daddr, meta l4proto, th dport, meta mark, numgen random mod 2: nft's numbers of these expressions."""
 
 
-def _userdata(shape: SetShape) -> bytes:
-    data = shape.data if isinstance(shape.data, tuple) else ()
-    parts = [_word(_KEY_ORDER, _order(shape.key))]
-    if shape.data is not None:
+def _userdata(spec: SetSpec) -> bytes:
+    data = spec.data if isinstance(spec.data, tuple) else ()
+    parts = [_word(_KEY_ORDER, _order(spec.key))]
+    if spec.data is not None:
         parts.append(_word(_DATA_ORDER, _order(data) if data else _MIXED))
-    if "integer" in (*shape.key, *data):  # whose size nft cannot tell: without an example it ends when it lists the set
-        parts.append(_item(_KEY_EXAMPLE, _example(shape.key)))
-        if shape.data is not None:
+    if "integer" in (*spec.key, *data):  # whose size nft cannot tell: without an example it ends when it lists the set
+        parts.append(_item(_KEY_EXAMPLE, _example(spec.key)))
+        if spec.data is not None:
             parts.append(_item(_DATA_EXAMPLE, _example(data) if data else _expression(_VERDICT, ())))
-    if shape.comment:
-        parts.append(_item(_COMMENT, shape.comment.encode() + b"\0"))
+    if spec.comment:
+        parts.append(_item(_COMMENT, spec.comment.encode() + b"\0"))
     return b"".join(parts)
 
 
@@ -149,7 +149,7 @@ def flags_of(described: Mapping[int, bytes]) -> int:
     return int.from_bytes(described.get(SET_FLAGS, b""), "big")
 
 
-def decode(name: str, described: Mapping[int, bytes]) -> SetShape | None:
+def decode(name: str, described: Mapping[int, bytes]) -> SetSpec | None:
     """The set's shape; None when it is none of those that we make."""
 
     def number(kind: int) -> int:
@@ -158,7 +158,7 @@ def decode(name: str, described: Mapping[int, bytes]) -> SetShape | None:
     key, data = _fields(number(_KEY_TYPE)), _fields(number(_DATA_TYPE))
     if not key:
         return None
-    shape = SetShape(
+    spec = SetSpec(
         name,
         key,
         interval=bool(number(SET_FLAGS) & INTERVAL),
@@ -167,7 +167,7 @@ def decode(name: str, described: Mapping[int, bytes]) -> SetShape | None:
         timeout=number(_TIMEOUT) // 1000 if _TIMEOUT in described else None,
     )
     told = number(SET_FLAGS), number(_KEY_SIZE), number(_DATA_SIZE) if data else 0
-    return shape if told == (_flags(shape), true_size(key), true_size(data) if data else 0) else None
+    return spec if told == (_flags(spec), true_size(key), true_size(data) if data else 0) else None
 
 
 def _fields(number: int) -> tuple[Field, ...]:

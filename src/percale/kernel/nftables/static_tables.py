@@ -81,7 +81,7 @@ class Tables:
         self.hearing = hearing
         self._socket = socket
         self._place = place
-        self._shapes: dict[tuple[Family, str], Shape] = {}
+        self._specs: dict[tuple[Family, str], Shape] = {}
         self.loaders: deque[int] = deque(maxlen=16)
         """Port ids of the last `nft` processes of ours: what they change is no news."""
 
@@ -121,7 +121,7 @@ class Tables:
             raise error
 
     def _forget(self, family: Family) -> None:
-        self._shapes = {key: shape for key, shape in self._shapes.items() if key[0] != family}
+        self._specs = {key: shape for key, shape in self._specs.items() if key[0] != family}
 
     # Reading
 
@@ -162,7 +162,7 @@ class Tables:
             shape = elements.decode_shape(family, attributes(message.body, 4))
             if not shape.ours_to_fill:
                 continue
-            self._shapes[family, shape.name] = shape
+            self._specs[family, shape.name] = shape
             for match in elements.decode(shape, self._read_entries(shape)):
                 yield Element(family, shape.name, match)
 
@@ -173,7 +173,7 @@ class Tables:
 
     def shape(self, family: Family, name: str) -> Shape:
         """The shape of a set of ours. Raises OSError (ENOENT)."""
-        known = self._shapes.get((family, name))
+        known = self._specs.get((family, name))
         if known is None:
             body = _header(family) + text(TABLE_OF_ANYTHING, OWNER) + text(_SET_NAME, name)
             try:
@@ -181,7 +181,7 @@ class Tables:
             except FileNotFoundError as error:
                 raise OSError(errno.ENOENT, f"no set {name} in table {family} {OWNER}") from error
             assert answer is not None
-            known = self._shapes[family, name] = elements.decode_shape(family, attributes(answer.body, 4))
+            known = self._specs[family, name] = elements.decode_shape(family, attributes(answer.body, 4))
         return known
 
     # Elements
