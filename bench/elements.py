@@ -15,10 +15,9 @@ import numpy as np
 
 from bench.rows import Row, at_most, in_turn, ratio, run, seconds
 from percale.kernel.netlink import socket as netlink
-from percale.kernel.netns import NamespaceThread, anonymous_namespace
+from percale.kernel.netns import NetnsThread, anonymous_namespace
 from percale.kernel.nftables import batch
-from percale.kernel.nftables import commit as hearing
-from percale.kernel.nftables.commit import Hearing
+from percale.kernel.nftables.commit import EventSubscriptions, commit_batch
 from percale.kernel.nftables.table import KernelNftTable
 from percale.render.nft.objects import Chain, ElementBatch, Equals, InSet, Rule, SetSpec, Transaction, Verdict
 
@@ -50,7 +49,7 @@ def _text(count: int) -> str:
 def measure() -> Iterator[Row]:
     """Every figure from one run."""
     namespace = anonymous_namespace()
-    place = NamespaceThread(namespace)
+    place = NetnsThread(namespace)
     try:
         yield from _large(place)
         yield from asyncio.run(_small(namespace))
@@ -59,10 +58,10 @@ def measure() -> Iterator[Row]:
         os.close(namespace)
 
 
-def _large(place: NamespaceThread) -> Iterator[Row]:
-    socket, *ears = (place.run(lambda: netlink.Socket(netlink.NETFILTER)) for _ in range(3))
+def _large(place: NetnsThread) -> Iterator[Row]:
+    socket, *sockets = (place.run(lambda: netlink.Socket(netlink.NETFILTER)) for _ in range(3))
     elements, text = _elements(COUNT), _text(THEIRS)
-    listening, unheard = Hearing(), Hearing()
+    subscribed, unsubscribed = EventSubscriptions(), EventSubscriptions()
     encoded: list[float] = []
     commits: list[float] = []
 
@@ -70,9 +69,9 @@ def _large(place: NamespaceThread) -> Iterator[Row]:
         commands = "add table inet percale\ndelete table inet percale\nadd table inet percale\n"
         place.run(lambda: run("nft", "-f", "-", stdin=commands))
         made = batch.encode_transaction(Transaction(put_sets=(MAP,)), {})
-        assert hearing.commit(socket, made.requests) is None
+        assert commit_batch(socket, made.requests) is None
 
-    def commit(through: Hearing) -> float:
+    def commit(through: EventSubscriptions) -> float:
         afresh()
         encoded.append(
             1000 * seconds(lambda: batches.append(batch.encode_transaction(Transaction(put=(elements,)), SET_SPECS)))
@@ -81,15 +80,15 @@ def _large(place: NamespaceThread) -> Iterator[Row]:
         return 1000 * seconds(lambda: _commit(through, socket, requests))
 
     def ours() -> float:
-        for ear in ears:
-            listening.begin(ear, lambda: None)
-        commits.append(commit(listening))
-        for ear in ears:
-            listening.end(ear)
+        for each in sockets:
+            subscribed.subscribe(each, lambda: None)
+        commits.append(commit(subscribed))
+        for each in sockets:
+            subscribed.unsubscribe(each)
         return encoded[-1] + commits[-1]
 
     def bare() -> float:
-        return commit(unheard)
+        return commit(unsubscribed)
 
     def theirs() -> float:
         afresh()
@@ -100,14 +99,14 @@ def _large(place: NamespaceThread) -> Iterator[Row]:
     encoded.clear()
     commits.clear()
     mine, alone, other = in_turn(ROUNDS, ours, bare, theirs)
-    for each in (socket, *ears):
+    for each in (socket, *sockets):
         each.close()
     yield ratio(f"{COUNT:,} map elements: encode and commit; nft -f", "ms", mine, other, 0.25, most=True)
     yield ratio("  of which the commit; the same with nobody to listen", "ms", commits, alone, 1.25, most=True)
     yield at_most("  of which encoding", "ms", encoded, 40)
 
 
-def _commit(through: Hearing, socket: netlink.Socket, requests: list[netlink.Request]) -> None:
+def _commit(through: EventSubscriptions, socket: netlink.Socket, requests: list[netlink.Request]) -> None:
     failure = through.commit(socket, requests)
     if failure is not None:
         raise failure.error
@@ -115,7 +114,7 @@ def _commit(through: Hearing, socket: netlink.Socket, requests: list[netlink.Req
 
 async def _small(namespace: int) -> list[Row]:
     """Three elements and a chain of three rules, from the event loop and back."""
-    nft_table = KernelNftTable(NamespaceThread(namespace))
+    nft_table = KernelNftTable(NetnsThread(namespace))
     pods = SetSpec("pods", ("ipv4_addr",))
     await nft_table.start()
     samples = []

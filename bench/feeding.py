@@ -20,7 +20,7 @@ from percale.agent.logging import LineLog
 from percale.agent.main import MOST_YOUNG
 from percale.agent.nft_table import SERVICE_BYTES, NodeTable
 from percale.agent.problems import Troubles
-from percale.kernel.netns import NamespaceThread, anonymous_namespace
+from percale.kernel.netns import NetnsThread, anonymous_namespace
 from percale.kernel.nftables.table import KernelNftTable
 from percale.model.meta import Object, ObjectKey
 from percale.render.nft.objects import Transaction
@@ -101,7 +101,7 @@ class Bench:
         self.namespace = anonymous_namespace()
         self.troubles = Troubles(LineLog(stream=sys.stderr))
         self.events = Events("n1", MemoryStore(), self.troubles)
-        place = NamespaceThread(self.namespace)
+        place = NetnsThread(self.namespace)
         if services:
             nft_table = KernelNftTable(
                 place, static=balancing.TEXT, specs=balancing.SET_SPECS, table=balancing.TABLE, most_bytes=SERVICE_BYTES

@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any
 
 from bench.rows import Row, at_most, ratio
-from percale.kernel.netns import NamespaceThread, anonymous_namespace
+from percale.kernel.netns import NetnsThread, anonymous_namespace
 from percale.kernel.reconciler.reconciler import Reconciler
 from percale.kernel.rtnl.driver import KernelDriver
 from percale.render.network.base_chains import rulesets
@@ -56,7 +56,7 @@ def _device() -> tuple[KernelObject, ...]:
 async def _ours() -> tuple[float, list[float]]:
     """Seconds for all from cold, and milliseconds for one change, several times."""
     namespace = anonymous_namespace()
-    reconciler = Reconciler(KernelDriver(NamespaceThread(namespace)))
+    reconciler = Reconciler(KernelDriver(NetnsThread(namespace)))
     try:
         await reconciler.start()
         reconciler.want("tables", rulesets())
@@ -82,7 +82,7 @@ async def _ours() -> tuple[float, list[float]]:
 
 def _theirs() -> float:
     namespace = anonymous_namespace()
-    place = NamespaceThread(namespace)
+    place = NetnsThread(namespace)
     try:
         return place.run(_program_by_pyroute2)
     finally:

@@ -38,9 +38,9 @@ from percale.agent.metrics import Metrics
 from percale.agent.service.conntrack_cleanup import service_flows
 from percale.agent.service.proxier import Balancing
 from percale.kernel.netlink import socket as netlink
-from percale.kernel.netns import NamespaceThread, anonymous_namespace
+from percale.kernel.netns import NetnsThread, anonymous_namespace
 from percale.kernel.nftables import batch
-from percale.kernel.nftables import commit as hearing
+from percale.kernel.nftables.commit import commit_batch
 from percale.kernel.nftables.table import KernelNftTable
 from percale.model.meta import Object
 from percale.model.pod import Pod
@@ -137,13 +137,13 @@ class _Bare:
 
     def __call__(self) -> float:
         namespace = anonymous_namespace()
-        place = NamespaceThread(namespace)
+        place = NetnsThread(namespace)
         gc.collect()
         try:
             asyncio.run(_text(namespace))
             socket = place.run(lambda: netlink.Socket(netlink.NETFILTER))
             start = time.perf_counter()
-            failure = hearing.commit(socket, self._requests)
+            failure = commit_batch(socket, self._requests)
             took = time.perf_counter() - start
             socket.close()
         finally:
@@ -155,7 +155,7 @@ class _Bare:
 
 async def _text(namespace: int) -> None:
     shapes = (*enforcing.SET_SPECS, *balancing.SET_SPECS)
-    nft_table = KernelNftTable(NamespaceThread(namespace), static=f"{enforcing.TEXT}\n{balancing.TEXT}", specs=shapes)
+    nft_table = KernelNftTable(NetnsThread(namespace), static=f"{enforcing.TEXT}\n{balancing.TEXT}", specs=shapes)
     await nft_table.start()
     await nft_table.sync(Transaction())
     await nft_table.stop()
@@ -167,7 +167,7 @@ async def _text(namespace: int) -> None:
 def _theirs() -> float:
     """Seconds to write the text and to load it."""
     namespace = anonymous_namespace()
-    place = NamespaceThread(namespace)
+    place = NetnsThread(namespace)
     try:
         load = partial(run, "nft", "-f", "-")
         took = seconds(lambda: place.run(lambda: load(stdin="".join(_ruleset()))))

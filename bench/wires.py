@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from bench.rows import run
 from percale.agent.nft_table import together
-from percale.kernel.netns import NamespaceThread
+from percale.kernel.netns import NetnsThread
 from percale.kernel.nftables.table import KernelNftTable
 from percale.render.nft.objects import Transaction
 from percale.render.policy import base_chains as enforcing
@@ -45,7 +45,7 @@ class Wires:
     async def _load(self, image: Transaction) -> None:
         namespace = os.open(f"/run/netns/{self.name}-node", os.O_RDONLY)
         shapes = (*enforcing.SET_SPECS, *balancing.SET_SPECS)
-        place = NamespaceThread(namespace)
+        place = NetnsThread(namespace)
         os.close(namespace)
         nft_table = KernelNftTable(place, static=f"{enforcing.TEXT}\n{balancing.TEXT}", specs=shapes)
         await nft_table.start()

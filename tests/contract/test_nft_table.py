@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from tests.snapshots import snapshot
 
 from percale.errors import KernelError
-from percale.kernel.netns import NamespaceThread, anonymous_namespace
+from percale.kernel.netns import NetnsThread, anonymous_namespace
 from percale.kernel.nftables.fake_table import FakeNftTable
 from percale.kernel.nftables.script import to_commands
 from percale.kernel.nftables.table import KernelNftTable, NftTable
@@ -89,8 +89,8 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
         await fake.stop()
         return
     namespace = anonymous_namespace()
-    nft_table = KernelNftTable(NamespaceThread(namespace))
-    other = NamespaceThread(namespace)
+    nft_table = KernelNftTable(NetnsThread(namespace))
+    other = NetnsThread(namespace)
     known = {spec.name: spec for spec in (*SET_SPECS, PODS, MAP, RANGES, NETS, KEPT)}
 
     def touch(transaction: Transaction | None) -> None:

@@ -15,9 +15,9 @@ import pytest_asyncio
 from msgspec.structs import replace
 
 from percale.errors import KernelError
-from percale.kernel.netns import NamespaceThread, anonymous_namespace
+from percale.kernel.netns import NetnsThread, anonymous_namespace
 from percale.kernel.plan import matches
-from percale.kernel.protocol import Change, Driver, Put, Remove, Underlay
+from percale.kernel.protocol import Change, Delete, Driver, Underlay, Upsert
 from percale.kernel.reconciler.reconciler import Reconciler
 from percale.kernel.rtnl.driver import KernelDriver
 from percale.kernel.rtnl.fake import FakeKernel
@@ -112,7 +112,7 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
     opened: list[Driver] = []
 
     def in_namespace() -> Driver:
-        opened.append(KernelDriver(NamespaceThread(namespace)))
+        opened.append(KernelDriver(NetnsThread(namespace)))
         return opened[-1]
 
     fake = FakeKernel()
@@ -183,7 +183,7 @@ async def test_what_a_source_lets_go_is_gone_when_settled(world: World) -> None:
 
 async def test_bug_leftovers_of_an_earlier_life_are_collected(world: World) -> None:
     leftovers = (ETH0, ETH0_ADDRESS, FLANNEL, *peer(1), *peer(2), TABLE, *ELEMENTS)
-    world.driver.apply([Put(obj) for obj in leftovers])
+    world.driver.apply([Upsert(obj) for obj in leftovers])
     reconciler = Reconciler(_borrowed(world))
     await reconciler.start()
     reconciler.want("node", (ETH0, ETH0_ADDRESS, FLANNEL, TABLE))
@@ -207,8 +207,8 @@ async def test_what_somebody_removes_comes_back(world: World, removed: KernelObj
     world.reconciler.want("all", everything)
     await world.reconciler.settled("all")
     world.applied.clear()
-    world.somebody(Remove(removed))
-    assert await eventually(lambda: Put(removed) in world.applied)
+    world.somebody(Delete(removed))
+    assert await eventually(lambda: Upsert(removed) in world.applied)
     assert await world.comes_to_hold(*everything)
     await world.reconciler.idle()
     assert world.reconciler.problems == {}
@@ -219,8 +219,8 @@ async def test_bug_a_device_made_again_gets_its_peers_back(world: World) -> None
     world.reconciler.want("node", NODE)
     world.reconciler.want("peers", peers)
     await world.reconciler.settled("peers")
-    world.somebody(Remove(FLANNEL))
-    world.somebody(Put(replace(FLANNEL, vxlan=Vxlan(9, ip_address("192.168.0.1"), "eth0"))))
+    world.somebody(Delete(FLANNEL))
+    world.somebody(Upsert(replace(FLANNEL, vxlan=Vxlan(9, ip_address("192.168.0.1"), "eth0"))))
     assert await world.comes_to_hold(*NODE, *peers)
 
 
@@ -230,7 +230,7 @@ async def test_routes_survive_a_link_flap(world: World) -> None:
     await world.reconciler.settled("all")
     for name in ("eth0", "flannel.1"):
         world.somebody(
-            Put(
+            Upsert(
                 Link(
                     name,
                     "veth" if name == "eth0" else "vxlan",
@@ -246,10 +246,10 @@ async def test_what_somebody_changes_is_set_right(world: World) -> None:
     everything = (*NODE, *peer(1))
     world.reconciler.want("all", everything)
     await world.reconciler.settled("all")
-    world.somebody(Put(replace(FLANNEL, mtu=1300)))
-    world.somebody(Put(replace(peer(1)[0], mac="02:00:00:00:00:99")))
-    world.somebody(Put(replace(peer(1)[1], dst=ip_address("192.168.3.3"))))
-    world.somebody(Put(Route(peer(1)[2].dst, "eth0", ip_address("192.168.0.7"))))
+    world.somebody(Upsert(replace(FLANNEL, mtu=1300)))
+    world.somebody(Upsert(replace(peer(1)[0], mac="02:00:00:00:00:99")))
+    world.somebody(Upsert(replace(peer(1)[1], dst=ip_address("192.168.3.3"))))
+    world.somebody(Upsert(Route(peer(1)[2].dst, "eth0", ip_address("192.168.0.7"))))
     assert await world.comes_to_hold(*everything)
 
 
@@ -258,8 +258,8 @@ async def test_what_somebody_adds_to_our_device_is_removed_once_in_sync(world: W
     world.reconciler.in_sync()
     await world.reconciler.idle()
     stray = peer(5)[0]
-    world.somebody(Put(stray))
-    assert await eventually(lambda: Remove(stray) in world.applied and not world.holds(stray))
+    world.somebody(Upsert(stray))
+    assert await eventually(lambda: Delete(stray) in world.applied and not world.holds(stray))
 
 
 async def test_a_refused_object_is_a_problem_told_once_and_tried_again(world: World) -> None:
@@ -270,7 +270,7 @@ async def test_a_refused_object_is_a_problem_told_once_and_tried_again(world: Wo
     assert caught.value.errno == errno.ENODEV
     assert caught.value.where == "ip address replace 10.1.0.1/32 dev later0"
     assert list(world.reconciler.problems) == [lost.key]
-    assert await eventually(lambda: world.applied.count(Put(lost)) > 2)
+    assert await eventually(lambda: world.applied.count(Upsert(lost)) > 2)
     assert [source for source, _ in world.problems] == ["pod"]
     world.reconciler.want("other", (Link("later0", "bridge"),))
     assert await world.comes_to_hold(lost)
@@ -293,7 +293,7 @@ async def test_the_underlay_is_told_when_it_changes(world: World) -> None:
     told: list[Underlay] = []
     world.reconciler.on_underlay(told.append)
     assert [interface.name for interface in world.reconciler.underlay.interfaces] == ["lo"]
-    world.somebody(Put(Link("lo", up=True)))
+    world.somebody(Upsert(Link("lo", up=True)))
     assert await eventually(lambda: bool(told) and told[-1].interfaces[0].up)
     assert world.reconciler.underlay == told[-1]
 
@@ -304,7 +304,7 @@ async def test_what_is_absent_is_told_to_whoever_asked_for_it(world: World) -> N
     world.reconciler.on_absent(TABLE.key, lambda: told.append("table"))
     world.reconciler.want("node", NODE)
     await world.reconciler.settled("node")
-    world.somebody(Remove(FLANNEL))
+    world.somebody(Delete(FLANNEL))
     assert await eventually(lambda: bool(told))
     assert await world.comes_to_hold(*NODE)
     assert told == ["tunnel"]
@@ -314,8 +314,8 @@ async def test_a_foreign_device_keeps_the_settings_that_are_wished(world: World)
     world.reconciler.want("node", (Link("lo", up=True),))
     await world.reconciler.settled("node")
     assert await eventually(lambda: world.reconciler.underlay.interfaces[0].up)
-    world.somebody(Put(Link("lo", up=False)))
-    assert await eventually(lambda: world.applied.count(Put(Link("lo", up=True))) == 2)
+    world.somebody(Upsert(Link("lo", up=False)))
+    assert await eventually(lambda: world.applied.count(Upsert(Link("lo", up=True))) == 2)
     assert await eventually(lambda: world.driver.underlay().interfaces[0].up)
 
 

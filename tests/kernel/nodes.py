@@ -20,7 +20,7 @@ from percale.backend.protocol import LocalNode
 from percale.backend.registry import make_backend
 from percale.errors import BadConfig
 from percale.ipam.subnet_plan import NodeSubnets, candidate
-from percale.kernel.netns import NamespaceThread
+from percale.kernel.netns import NetnsThread
 from percale.kernel.reconciler.reconciler import Reconciler
 from percale.kernel.rtnl.driver import KernelDriver
 from percale.model.netconf import network_config
@@ -101,7 +101,7 @@ class Machine:
 
     def socket(self, family: int, kind: int = socket.SOCK_DGRAM) -> socket.socket:
         """A socket in here, for use from anywhere."""
-        thread = NamespaceThread(self.space.descriptor)
+        thread = NetnsThread(self.space.descriptor)
         try:
             made = thread.run(lambda: socket.socket(family, kind))
         finally:
@@ -131,7 +131,7 @@ class Node(Machine):
         """A new life of the agent; the reconciler closes the driver."""
         self._config = network_config(document)
         self._backend = make_backend(self._config)
-        driver = KernelDriver(NamespaceThread(self.space.descriptor))
+        driver = KernelDriver(NetnsThread(self.space.descriptor))
         self.reconciler = Reconciler(driver, on_problem=lambda source, error: self.problems.append(source))
         await self.reconciler.start()
         self.reconciler.on_underlay(lambda underlay: self.render())

@@ -17,13 +17,13 @@ from pathlib import Path
 
 from msgspec.structs import replace
 from tests.kernel.conftest import Space
-from tests.kernel.policy_probes import Place, Prober
+from tests.kernel.policy_probes import NetnsExecutor, Prober
 from tests.unit.policy.obvious import Question
 from tests.unit.policy.small_worlds import ELSEWHERE, NODES, PORTS, Change
 
 from percale.kernel.netlink.conntrack import Conntrack
 from percale.kernel.netlink.socket import Request
-from percale.kernel.netns import NamespaceThread
+from percale.kernel.netns import NetnsThread
 from percale.kernel.nftables.table import KernelNftTable
 from percale.model.meta import Object, ObjectKey
 from percale.model.node import Node, NodeAddress
@@ -84,8 +84,8 @@ class WiredNode:
     def __init__(self, name: str, space: Space) -> None:
         self.name = name
         self.space = space
-        self.nft_table = KernelNftTable(NamespaceThread(space.descriptor))
-        thread = NamespaceThread(space.descriptor)
+        self.nft_table = KernelNftTable(NetnsThread(space.descriptor))
+        thread = NetnsThread(space.descriptor)
         self.conntrack = Conntrack(thread)
         thread.close()
         self.forget()
@@ -130,7 +130,7 @@ class Wires:
         """By each of its addresses."""
         self._wire_outside()
         self.nodes = {name: WiredNode(name, self._wire_node(name)) for name in HOMES}
-        places = {address: Place(space) for space in self._spaces for address in self._addresses(space)}
+        places = {address: NetnsExecutor(space) for space in self._spaces for address in self._addresses(space)}
         self.prober = Prober(places, {port for _, port in PORTS if port is not None})
         self.evaluator = Evaluator()
         self._objects: dict[tuple[type[Object], ObjectKey], Object] = {}

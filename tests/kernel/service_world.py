@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 from tests.kernel.conftest import Space
 from tests.kernel.nodes import DUAL, Fabric, Machine, Node, Pod
 
-from percale.kernel.netns import NamespaceThread
+from percale.kernel.netns import NetnsThread
 from percale.kernel.nftables.table import KernelNftTable
 from percale.model.endpoints import Endpoint, EndpointConditions, EndpointPort, EndpointSlice
 from percale.model.meta import Object, ObjectKey, ObjectMeta
@@ -68,7 +68,7 @@ class Seen(NamedTuple):
 
 
 def inside(machine: Machine, action: Callable[[], T]) -> T:
-    with contextlib.closing(NamespaceThread(machine.space.descriptor)) as thread:
+    with contextlib.closing(NetnsThread(machine.space.descriptor)) as thread:
         return thread.run(action)
 
 
@@ -178,7 +178,7 @@ class ServiceNode:
         )
         shapes = (*enforcing.SET_SPECS, *balancing.SET_SPECS)
         text = f"{enforcing.TEXT}\n{balancing.TEXT}"
-        self.nft_table = KernelNftTable(NamespaceThread(node.space.descriptor), static=text, specs=shapes)
+        self.nft_table = KernelNftTable(NetnsThread(node.space.descriptor), static=text, specs=shapes)
 
     def address(self, version: int) -> str:
         n, s = self.node.number, self.node.segment

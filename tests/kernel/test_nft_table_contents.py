@@ -20,11 +20,10 @@ from tests.snapshots import snapshot
 from percale.errors import KernelError
 from percale.kernel.cleanup import remove_tables
 from percale.kernel.netlink import socket as netlink
-from percale.kernel.netns import NamespaceThread
+from percale.kernel.netns import NetnsThread
 from percale.kernel.nftables import dump
 from percale.kernel.nftables.batch import BaseTable
-from percale.kernel.nftables.commit import Hearing
-from percale.kernel.nftables.static_tables import SUBSYSTEM
+from percale.kernel.nftables.commit import SUBSYSTEM, EventSubscriptions
 from percale.kernel.nftables.table import KernelNftTable
 from percale.render.nft.objects import (
     Chain,
@@ -97,7 +96,7 @@ async def nft_table(space: Space) -> AsyncIterator[KernelNftTable]:
 @contextlib.asynccontextmanager
 async def started(
     space: Space,
-    narrate: Callable[[str], None] | None = None,
+    log_command: Callable[[str], None] | None = None,
     *,
     static: str = enforcing.TEXT,
     services: bool = False,
@@ -105,8 +104,8 @@ async def started(
 ) -> AsyncIterator[KernelNftTable]:
     specs = (*enforcing.SET_SPECS, *(balancing.SET_SPECS if services else ()))
     nft_table = KernelNftTable(
-        NamespaceThread(space.descriptor),
-        narrate=narrate,
+        NetnsThread(space.descriptor),
+        log_command=log_command,
         static=TEXT if services else static,
         specs=specs,
         most_bytes=most_bytes,
@@ -118,7 +117,7 @@ async def started(
 
 def generation(space: Space) -> int:
     """How many transactions there have been."""
-    with contextlib.closing(NamespaceThread(space.descriptor)) as place:
+    with contextlib.closing(NetnsThread(space.descriptor)) as place:
         socket = place.run(lambda: netlink.Socket(netlink.NETFILTER))
     with contextlib.closing(socket):
         answer = socket.ask(SUBSYSTEM << 8 | _GETGEN, bytes(4))
@@ -129,20 +128,20 @@ def generation(space: Space) -> int:
 def _begin(space: Space, *command: str) -> subprocess.Popen[str]:
     """A program in the namespace."""
     root = Path(__file__).parents[2]
-    with contextlib.closing(NamespaceThread(space.descriptor)) as place:
+    with contextlib.closing(NetnsThread(space.descriptor)) as place:
         return place.run(
             lambda: subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=root)
         )
 
 
 def state(space: Space) -> TableState:
-    """What is in the kernel but for the text's chains, which are taken for strange ones."""
-    with contextlib.closing(NamespaceThread(space.descriptor)) as place:
+    """What is in the kernel, without the chains of the static text."""
+    with contextlib.closing(NetnsThread(space.descriptor)) as place:
         socket = place.run(lambda: netlink.Socket(netlink.NETFILTER))
         with contextlib.closing(socket):
             table = dump.read_table(socket, SET_SPECS, BaseTable(b"", {}, {}))
     assert table is not None
-    chains = {name: rules for name, rules in table.state.chains.items() if name != "policies"}
+    chains = {name: rules for name, rules in table.state.chains.items() if name not in ("discovery", "policies")}
     return replace(table.state, chains=chains)
 
 
@@ -165,13 +164,15 @@ async def test_what_is_too_large_for_a_transaction_is_made_in_several(
     """From nothing to an image, and from each of many images to the next one."""
     most = 12_000
     commits: list[int] = []
-    plain = Hearing.commit
+    plain = EventSubscriptions.commit
 
-    def counted(hearing: Hearing, socket: netlink.Socket, requests: Sequence[netlink.Request]) -> object:
+    def counted(
+        subscriptions: EventSubscriptions, socket: netlink.Socket, requests: Sequence[netlink.Request]
+    ) -> object:
         commits.append(sum(len(each.body) + 20 for each in requests))
-        return plain(hearing, socket, requests)
+        return plain(subscriptions, socket, requests)
 
-    monkeypatch.setattr(Hearing, "commit", counted)
+    monkeypatch.setattr(EventSubscriptions, "commit", counted)
     async with started(space, most_bytes=most) as nft_table:
         for seed in range(2, 20):
             many = SetSpec("many", ("ipv4_addr",))
@@ -355,7 +356,7 @@ def test_cleanup_removes_the_table_and_says_so(space: Space) -> None:
     space.run(
         "nft", "add table inet percale { chain c { type filter hook input priority 0; }; }; add table inet theirs"
     )
-    with contextlib.closing(NamespaceThread(space.descriptor)) as place:
+    with contextlib.closing(NetnsThread(space.descriptor)) as place:
         assert remove_tables(place) == ["nft 'delete table inet percale'"]
         assert remove_tables(place) == []
     assert space.run("nft", "list", "ruleset") == "table inet theirs {\n}\n"
@@ -390,7 +391,7 @@ async def test_one_wrong_element_among_many_changes_nothing(space: Space, nft_ta
 _WRITER = """
 import asyncio, sys
 from tests.kernel.test_nft_table_contents import MANY, many
-from percale.kernel.nftables.commit import Hearing
+from percale.kernel.nftables.commit import EventSubscriptions
 from percale.kernel.nftables.table import KernelNftTable
 from percale.render.nft.objects import ElementBatch, Transaction
 

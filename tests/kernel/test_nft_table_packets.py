@@ -13,7 +13,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 from tests.kernel.conftest import Space
 
-from percale.kernel.netns import NamespaceThread
+from percale.kernel.netns import NetnsThread
 from percale.kernel.nftables.table import KernelNftTable
 from percale.render.nft.objects import Between, Chain, ElementBatch, Equals, InSet, Rule, SetSpec, Transaction, Verdict
 
@@ -62,7 +62,7 @@ class Pair:
 
     @staticmethod
     def _socket(space: Space, family: int) -> socket.socket:
-        thread = NamespaceThread(space.descriptor)
+        thread = NetnsThread(space.descriptor)
         try:
             return thread.run(lambda: socket.socket(family, socket.SOCK_DGRAM))
         finally:
@@ -95,7 +95,7 @@ def pair(new_space: Callable[[], Space]) -> Pair:
 
 @pytest.fixture
 async def nft_table(pair: Pair) -> AsyncIterator[KernelNftTable]:
-    nft_table = KernelNftTable(NamespaceThread(pair.node.descriptor))
+    nft_table = KernelNftTable(NetnsThread(pair.node.descriptor))
     await nft_table.start()
     await nft_table.sync(Transaction())
     yield nft_table

@@ -21,7 +21,7 @@ from percale.errors import KernelError, NotFound, PercaleError, StateError
 from percale.ipam.subnet_lease import MACHINE, RESERVED
 from percale.kernel.cleanup import owned_removals, remove_tables
 from percale.kernel.commands import spell
-from percale.kernel.netns import Here
+from percale.kernel.netns import CurrentNetns
 from percale.kernel.refusal import apply_or_raise
 from percale.kernel.rtnl.driver import opened
 from percale.model.subnet_lease import SubnetLease
@@ -70,7 +70,7 @@ def _kernel() -> Iterator[str]:
         with opened() as driver:
             removals = owned_removals(driver)
             apply_or_raise(driver, removals)
-        tables = remove_tables(Here())
+        tables = remove_tables(CurrentNetns())
     except OSError as error:
         raise KernelError(
             error.strerror or str(error), errno=error.errno or 0, where="reading the kernel's state", hint="run as root"

@@ -23,7 +23,7 @@ from percale.agent.events import Events, Subject
 from percale.agent.problems import Troubles
 from percale.errors import KernelError
 from percale.kernel.cleanup import remove_service_table
-from percale.kernel.nftables.commit import Hearing
+from percale.kernel.nftables.commit import EventSubscriptions
 from percale.kernel.nftables.portions import Refused
 from percale.kernel.nftables.table import KernelNftTable, NftTable
 from percale.render.nft.objects import Transaction
@@ -177,24 +177,26 @@ class NodeTable:
             self._rest = _FIRST_REST
 
 
-def keeper(*, host_ports: bool, narrate: Callable[[str], None] | None, hearing: Hearing) -> KernelNftTable:
+def keeper(
+    *, host_ports: bool, log_command: Callable[[str], None] | None, subscriptions: EventSubscriptions
+) -> KernelNftTable:
     """The kernel's table of policies and host ports."""
     texts, shapes = [enforcing.TEXT], [*enforcing.SET_SPECS]
     if host_ports:
         texts.append(host_port_text.TEXT)
         shapes += host_port_text.SET_SPECS
-    return KernelNftTable(narrate=narrate, static="\n".join(texts), specs=shapes, hearing=hearing)
+    return KernelNftTable(log_command=log_command, static="\n".join(texts), specs=shapes, subscriptions=subscriptions)
 
 
-def service_keeper(*, narrate: Callable[[str], None] | None, hearing: Hearing) -> KernelNftTable:
+def service_keeper(*, log_command: Callable[[str], None] | None, subscriptions: EventSubscriptions) -> KernelNftTable:
     """The kernel's table of Services."""
     return KernelNftTable(
-        narrate=narrate,
+        log_command=log_command,
         static=balancing.TEXT,
         specs=balancing.SET_SPECS,
         table=balancing.TABLE,
         most_bytes=SERVICE_BYTES,
-        hearing=hearing,
+        subscriptions=subscriptions,
     )
 
 

@@ -47,7 +47,7 @@ from percale.cni.server import CniServer
 from percale.errors import BadConfig, KernelError, StateError
 from percale.ipam.address_pool import AddressPool
 from percale.kernel import sysctl
-from percale.kernel.protocol import SHORTCUT_TABLE
+from percale.kernel.protocol import FASTPATH_TABLE
 from percale.model.meta import ObjectKey
 from percale.model.pod import Pod as PodObject
 from percale.model.subnet_lease import SubnetLease
@@ -81,7 +81,7 @@ class AgentNode:
         self._report = Report(config.node, self._metrics, self._troubles, self._reconciler)
         self._store_read = asyncio.Event()
         records = self._records = Records(Path(config.stateDir) / PODS)
-        kept = keeper(host_ports=True, narrate=ground.narrate, hearing=ground.hearing)
+        kept = keeper(host_ports=True, log_command=ground.log_command, subscriptions=ground.subscriptions)
         self._table = NodeTable(kept, ground.troubles, ground.events)
         self._flows = service_flows(ground.troubles, ground.metrics)
         self._host_ports = HostPorts(self._table, records.attachments.values(), self._flows, ground.troubles)
@@ -96,8 +96,10 @@ class AgentNode:
             reconsider=self._reconsider,
             on_local_pods=self._table.touch,
         )
-        self._shortcut = Shortcut(self._shortcuts, narrate=ground.narrate, log=log, enabled=config.shortcut == "auto")
-        self._reconciler.on_absent(SHORTCUT_TABLE, self._shortcut.reload)
+        self._shortcut = Shortcut(
+            self._shortcuts, log_command=ground.log_command, log=log, enabled=config.shortcut == "auto"
+        )
+        self._reconciler.on_absent(FASTPATH_TABLE, self._shortcut.reload)
         self._established = established(
             config,
             self._enforcement.evaluator,
@@ -117,7 +119,7 @@ class AgentNode:
             parts = self._report.parts = await self._assemble()
             served = asyncio.Event()
             if self._config.services.enabled:
-                kept = service_keeper(narrate=self._ground.narrate, hearing=self._ground.hearing)
+                kept = service_keeper(log_command=self._ground.log_command, subscriptions=self._ground.subscriptions)
                 table = NodeTable(kept, self._troubles, self._ground.events, balancing_text.TABLE)
                 served = table.attempted
                 balancing = Balancing(
@@ -180,7 +182,7 @@ class AgentNode:
             log=log,
             guard=self._enforcement,
             opener=self._host_ports,
-            narrate=self._ground.narrate,
+            log_command=self._ground.log_command,
             measure=self._cni_answered,
         )
         return Parts(network, backend, standing, peers, pool, self._records, cni)

@@ -36,7 +36,7 @@ class PolicyNode:
     def __init__(self, config: AgentConfig, log: LineLog) -> None:
         """Raises KernelError, BadConfig."""
         self._ground = ground = Ground(config, log, on_refused=self._refused)
-        kept = keeper(host_ports=False, narrate=ground.narrate, hearing=ground.hearing)
+        kept = keeper(host_ports=False, log_command=ground.log_command, subscriptions=ground.subscriptions)
         self._table = NodeTable(kept, ground.troubles, ground.events)
         self._enforcement = Enforcement(
             config.node, ground.store, self._table, troubles=ground.troubles, reconsider=self._edited

@@ -85,7 +85,7 @@ class Attachments:
         log: Log,
         guard: PodGuard | None = None,
         opener: PortOpener | None = None,
-        narrate: Callable[[str], None] | None = None,
+        log_command: Callable[[str], None] | None = None,
     ) -> None:
         self.network = network
         """What pods born from now on get."""
@@ -95,7 +95,7 @@ class Attachments:
         self._log = log
         self._guard = guard
         self._opener = opener
-        self._sandboxes = Sandboxes(narrate)
+        self._sandboxes = Sandboxes(log_command)
         self._locks: WeakValueDictionary[Owner, asyncio.Lock] = WeakValueDictionary()
         self._wished: set[Owner] = set()
         self._leaving: set[Owner] = set()

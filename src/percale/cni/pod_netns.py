@@ -20,7 +20,7 @@ from percale.errors import KernelError
 from percale.kernel import syscalls
 from percale.kernel.commands import spell_object
 from percale.kernel.plan import matches
-from percale.kernel.protocol import Put
+from percale.kernel.protocol import Upsert
 from percale.kernel.refusal import apply_or_raise
 from percale.kernel.rtnl.driver import KernelDriver
 from percale.kernel.rtnl.dump import foreign_link
@@ -36,9 +36,9 @@ _NS_GET_NSTYPE = 0xB703
 class Sandboxes:
     """All methods are called on the event loop; none of them blocks it."""
 
-    def __init__(self, narrate: Callable[[str], None] | None = None) -> None:
-        """`narrate` gets each change's command line before it is made."""
-        self._narrate = narrate
+    def __init__(self, log_command: Callable[[str], None] | None = None) -> None:
+        """`log_command` gets each change's command line before it is made."""
+        self._log_command = log_command
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="pod-namespaces")
 
     async def make(self, namespace: int, netns: str, objects: Sequence[KernelObject], host_device: str) -> None:
@@ -60,11 +60,11 @@ class Sandboxes:
         *,
         then: Callable[[], object] = lambda: None,
     ) -> T:
-        narrate = self._narrate
+        log_command = self._log_command
 
         def enter() -> T:
-            prefixed = partial(_prefixed, narrate, netns) if narrate is not None else None
-            with _inside(namespace), closing(KernelDriver(narrate=prefixed)) as driver:
+            prefixed = partial(_prefixed, log_command, netns) if log_command is not None else None
+            with _inside(namespace), closing(KernelDriver(log_command=prefixed)) as driver:
                 done = action(driver)
             then()
             return done
@@ -94,12 +94,12 @@ def _inside(namespace: int) -> Iterator[None]:
         os.close(home)
 
 
-def _prefixed(narrate: Callable[[str], None], netns: str, line: str) -> None:
-    narrate(f"nsenter --net={netns} {line}")
+def _prefixed(log_command: Callable[[str], None], netns: str, line: str) -> None:
+    log_command(f"nsenter --net={netns} {line}")
 
 
 def _make(objects: Iterable[KernelObject], driver: KernelDriver) -> None:
-    apply_or_raise(driver, [Put(obj) for obj in objects])
+    apply_or_raise(driver, [Upsert(obj) for obj in objects])
 
 
 def _missing(objects: Iterable[KernelObject], driver: KernelDriver) -> list[str]:

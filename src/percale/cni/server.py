@@ -58,20 +58,20 @@ class CniServer:
         log: Log,
         guard: PodGuard | None = None,
         opener: PortOpener | None = None,
-        narrate: Callable[[str], None] | None = None,
+        log_command: Callable[[str], None] | None = None,
         measure: Callable[[str, int, float], None] = lambda verb, code, seconds: None,
     ) -> None:
         """`path` is the socket's, `records` is `Records(state_dir / "pods")`.
 
         `annotations(namespace, name)` gives a pod's annotations, {} when the pod is not known; it may wait for the store a
         little, and raise StoreError. `ready()` says what is in the way of new pods, None when nothing is: ADD and STATUS
-        answer with it. `guard` hears of pods before their ADD answers, `opener` of their host ports. `narrate` gets the
+        answer with it. `guard` hears of pods before their ADD answers, `opener` of their host ports. `log_command` gets the
         command line of each change in a pod's namespace before it is made, `measure` each answered request's verb, exit code
         and how long it took.
         """
         self._path = path
         self._attachments = Attachments(
-            network, reconciler, pool, records, log=log, guard=guard, opener=opener, narrate=narrate
+            network, reconciler, pool, records, log=log, guard=guard, opener=opener, log_command=log_command
         )
         self._verbs = Verbs(self._attachments, annotations, ready)
         self._log = log

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
-from percale.kernel.protocol import Change, Put
+from percale.kernel.protocol import Change, Upsert
 from percale.kernel.table_fingerprint import mark
 from percale.render.objects import (
     OWNER,
@@ -25,12 +25,12 @@ from percale.render.objects import (
 
 def spell(change: Change) -> list[str]:
     """The lines for one change, for a shell as root in the namespace."""
-    return _put(change.object) if isinstance(change, Put) else _remove(change.object)
+    return _put(change.object) if isinstance(change, Upsert) else _remove(change.object)
 
 
 def spell_object(obj: KernelObject) -> str:
     """The line that stands for an object, in an error or a status."""
-    return spell(Put(obj))[0].split("\n", 1)[0]
+    return spell(Upsert(obj))[0].split("\n", 1)[0]
 
 
 def _put(wish: KernelObject) -> list[str]:

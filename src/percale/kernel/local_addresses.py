@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from percale.kernel.netlink import route as rtnetlink
+from percale.kernel.netlink import route
 from percale.kernel.netlink import socket as netlink
 
 
@@ -10,7 +10,7 @@ def own_addresses() -> set[bytes]:
     """Packed, of all devices of the caller's namespace. Raises OSError."""
     socket = netlink.Socket(netlink.ROUTE)
     try:
-        answers = socket.dump(rtnetlink.RTM_GETADDR, rtnetlink.query_addresses())
-        return {rtnetlink.decode_address(message.body).address.packed for message in answers}
+        answers = socket.dump(route.RTM_GETADDR, route.query_addresses())
+        return {route.decode_address(message.body).address.packed for message in answers}
     finally:
         socket.close()

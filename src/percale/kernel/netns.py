@@ -19,7 +19,7 @@ from percale.kernel import syscalls
 T = TypeVar("T")
 
 
-class Place(Protocol):
+class NetnsExecutor(Protocol):
     """Somewhere to run a small callable: a namespace."""
 
     def run(self, action: Callable[[], T]) -> T:
@@ -29,7 +29,7 @@ class Place(Protocol):
         """No more calls."""
 
 
-class Here:
+class CurrentNetns:
     """The namespace of whichever thread calls."""
 
     def run(self, action: Callable[[], T]) -> T:
@@ -40,7 +40,7 @@ class Here:
         """Nothing to give back."""
 
 
-class NamespaceThread:
+class NetnsThread:
     """A thread that enters a network namespace once and runs callables there, one after the other."""
 
     def __init__(self, namespace: int, name: str = "netns") -> None:

@@ -1,4 +1,4 @@
-"""From what is dirty to the ordered changes that make it right: pure functions on values. `ledger` calls.
+"""From what is dirty to the ordered changes that make it right: pure functions on values. `state` calls.
 
 Removals come first, in the reverse order of dependence (elements … addresses, links); then what is wished, each after what it
 stands on: settings, links, addresses, neighbours, forwarding entries, routes, shapers, tables, elements.
@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from percale.kernel.netlink.link import needs_new_device
-from percale.kernel.protocol import Change, Put, Remove
+from percale.kernel.protocol import Change, Delete, Upsert
 from percale.render.objects import (
     OWNER,
     Address,
@@ -86,7 +86,7 @@ def replaces(wish: KernelObject, have: KernelObject | None) -> bool:
     return isinstance(wish, Ruleset)
 
 
-def unsettles(wish: KernelObject, have: KernelObject | None) -> bool:
+def disturbs_dependents(wish: KernelObject, have: KernelObject | None) -> bool:
     """True when the device stays, but some of what is on it goes: neighbours with its address, routes when it goes down."""
     if not isinstance(wish, Link) or not isinstance(have, Link):
         return False
@@ -94,7 +94,7 @@ def unsettles(wish: KernelObject, have: KernelObject | None) -> bool:
     return changed or wish.up != have.up
 
 
-def stands_on(obj: KernelObject) -> tuple[Key, ...]:
+def dependencies_of(obj: KernelObject) -> tuple[Key, ...]:
     """The keys of the objects without which this one cannot be: its devices, its table."""
     if isinstance(obj, _ON_ONE_DEVICE):
         return (("link", obj.dev),) if obj.dev is not None else ()
@@ -136,7 +136,7 @@ def order(removals: Iterable[KernelObject], puts: Mapping[Key, KernelObject]) ->
         coming[_rank(obj)].append(obj)
     if _LINK in coming:
         coming[_LINK][:] = _lower_first({key: obj for key, obj in puts.items() if isinstance(obj, Link)})
-    return [*map(Remove, going), *(Put(obj) for rank in sorted(coming) for obj in coming[rank])]
+    return [*map(Delete, going), *(Upsert(obj) for rank in sorted(coming) for obj in coming[rank])]
 
 
 def _rank(obj: KernelObject) -> int:
@@ -150,7 +150,7 @@ def _lower_first(links: Mapping[Key, Link]) -> list[Link]:
     ordered: dict[Key, Link] = {}
 
     def add(key: Key, link: Link, above: frozenset[Key]) -> None:
-        for lower in stands_on(link):
+        for lower in dependencies_of(link):
             if lower in links and lower not in above and lower not in ordered:
                 add(lower, links[lower], above | {key})
         ordered.setdefault(key, link)

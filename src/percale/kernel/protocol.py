@@ -14,19 +14,19 @@ from msgspec import Struct
 from percale.render.objects import IPAddress, IPInterface, IPNetwork, KernelObject, Key, Sysctl
 
 
-class Put(Struct, frozen=True):
+class Upsert(Struct, frozen=True):
     """Make this object so, whatever stands at its key now."""
 
     object: KernelObject
 
 
-class Remove(Struct, frozen=True):
+class Delete(Struct, frozen=True):
     """Take this object away; that it is gone already is no error."""
 
     object: KernelObject
 
 
-Change: TypeAlias = Put | Remove
+Change: TypeAlias = Upsert | Delete
 
 
 class Interface(Struct, frozen=True):
@@ -60,23 +60,23 @@ class Underlay(Struct, frozen=True):
     routes: tuple[HostRoute, ...]
 
 
-class Present(Struct, frozen=True):
+class ObjectChanged(Struct, frozen=True):
     """Somebody else put this object of our kinds there, or changed it."""
 
     object: KernelObject
 
 
-class Absent(Struct, frozen=True):
+class ObjectRemoved(Struct, frozen=True):
     """Somebody else removed what stood at this key."""
 
     key: Key
 
 
-SHORTCUT_TABLE: Key = ("ruleset", "netdev")
-"""`table netdev percale`, which no object describes, for its text is loaded whole: that it is `Absent` is all that is told."""
+FASTPATH_TABLE: Key = ("ruleset", "netdev")
+"""`table netdev percale`, loaded as a whole and described by no object: `ObjectRemoved` is its only event."""
 
 
-class Wiped(Struct, frozen=True):
+class LinkReset(Struct, frozen=True):
     """This device went away, went down or lost an address: what was on it may have gone without a word."""
 
     dev: str
@@ -86,7 +86,7 @@ class UnderlayChanged(Struct, frozen=True):
     """An interface, an address or a route of others changed: read `underlay()` again."""
 
 
-class Lost(Struct, frozen=True):
+class ResyncRequired(Struct, frozen=True):
     """Events were lost or too coarse (an overrun, a flushed table): call `read()` again.
 
     `error` when a defect of ours lost them: worth a report, too.
@@ -95,7 +95,7 @@ class Lost(Struct, frozen=True):
     error: Exception | None = None
 
 
-KernelEvent: TypeAlias = Present | Absent | Wiped | UnderlayChanged | Lost
+KernelEvent: TypeAlias = ObjectChanged | ObjectRemoved | LinkReset | UnderlayChanged | ResyncRequired
 
 
 class Driver(Protocol):

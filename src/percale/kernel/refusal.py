@@ -1,6 +1,6 @@
 """The kernel's refusals in the words of errors.py: what, where (the equivalent command line), and what to do next.
 
-`ledger` and whoever applies changes by hand call.
+`state` and whoever applies changes by hand call.
 """
 
 from __future__ import annotations

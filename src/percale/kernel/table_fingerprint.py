@@ -21,7 +21,7 @@ def mark(ruleset: Ruleset) -> str:
     return f"{ruleset.digest} {sum(1 for _ in _parts(ruleset.text))}"
 
 
-def digest_of(comment: str, handles: Mapping[int, bool]) -> str:
+def verify_fingerprint(comment: str, handles: Mapping[int, bool]) -> str:
     """The digest in a table's comment; "" when the table is not what was loaded.
 
     `handles` are the numbers of all its parts, False for those without a name in the text: sets within rules.

@@ -29,10 +29,10 @@ class Shortcut:
     """All methods are called on the event loop."""
 
     def __init__(
-        self, gather: Callable[[], Shortcuts], *, narrate: Callable[[str], None] | None, log: Log, enabled: bool
+        self, gather: Callable[[], Shortcuts], *, log_command: Callable[[str], None] | None, log: Log, enabled: bool
     ) -> None:
         self._gather = gather
-        self._narrate = narrate
+        self._log_command = log_command
         self._log = log
         self._enabled = enabled
         self._due = asyncio.Event()
@@ -82,6 +82,6 @@ class Shortcut:
 
     async def _nft(self, commands: str) -> None:
         async with self._lock:
-            if self._narrate is not None:
-                self._narrate(f"nft -f - <<'END'\n{commands}END")
+            if self._log_command is not None:
+                self._log_command(f"nft -f - <<'END'\n{commands}END")
             await asyncio.to_thread(run_nft, commands, deque(maxlen=1))

@@ -21,7 +21,7 @@ from msgspec import Struct
 
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.netlink.socket import Message, Request, attribute, attributes, nested, u16_network, u32, u32_network
-from percale.kernel.netns import Here, Place
+from percale.kernel.netns import CurrentNetns, NetnsExecutor
 
 _NEW, _GET, _DELETE, _STATISTICS = 0x100, 0x101, 0x102, 0x105
 _ENTRIES = 1
@@ -55,7 +55,7 @@ class Ends(NamedTuple):
     destination_port: int
 
 
-class Tracked(NamedTuple):
+class ConntrackEntry(NamedTuple):
     """One entry of the table. `reply` is how answers come in: from the real destination, to where masquerade sent from."""
 
     original: Ends
@@ -83,7 +83,7 @@ class Tracked(NamedTuple):
         return self.reply.source_port
 
 
-class Seek(Struct, frozen=True):
+class EntryFilter(Struct, frozen=True):
     """Which flows: all that is set must hold. The kernel looks, so that only these are copied.
 
     Addresses are of IPv4: for IPv6 the kernel's filter is the wrong way round, it leaves out what is equal (seen in 6.18).
@@ -98,7 +98,7 @@ class Seek(Struct, frozen=True):
     zone: int | None = None
 
 
-ALL = Seek()
+ALL = EntryFilter()
 _A_SEEK_COSTS = 2000
 """Flows that are copied and looked at in the time in which the kernel looks for one address: it walks the whole table twice,
 at 5 ms for 262,144 buckets that are empty, 11 ms with 100,000 flows in them."""
@@ -107,18 +107,18 @@ at 5 ms for 262,144 buckets that are empty, 11 ms with 100,000 flows in them."""
 class Conntrack:
     """A socket in a namespace; one thread at a time."""
 
-    def __init__(self, place: Place | None = None) -> None:
+    def __init__(self, place: NetnsExecutor | None = None) -> None:
         """In the namespace of `place` (default: the caller's), which is closed by whoever made it. Raises OSError."""
-        self._socket = (place or Here()).run(lambda: netlink.Socket(netlink.NETFILTER))
+        self._socket = (place or CurrentNetns()).run(lambda: netlink.Socket(netlink.NETFILTER))
 
     def close(self) -> None:
         self._socket.close()
 
-    def flows(self, seek: Seek = ALL) -> Iterator[Tracked]:
+    def flows(self, seek: EntryFilter = ALL) -> Iterator[ConntrackEntry]:
         """The flows that are sought, as they are now. Raises OSError."""
         return filter(None, map(decode, self._socket.stream(_GET, _question(seek))))
 
-    def of(self, addresses: Collection[bytes]) -> Iterator[Tracked]:
+    def of(self, addresses: Collection[bytes]) -> Iterator[ConntrackEntry]:
         """The flows that one of these addresses began or serves, each once. Raises OSError."""
         ipv4 = {address for address in addresses if len(address) == 4}
         ipv6 = {address for address in addresses if len(address) == 16}
@@ -129,16 +129,16 @@ class Conntrack:
         if ipv6:
             yield from self._picked(ipv6, socket.AF_INET6)
 
-    def _asked(self, addresses: Collection[bytes]) -> Iterator[Tracked]:
+    def _asked(self, addresses: Collection[bytes]) -> Iterator[ConntrackEntry]:
         """One question after the other."""
         for address in addresses:
-            yield from self.flows(Seek(client=address))
-            yield from (flow for flow in self.flows(Seek(server=address)) if flow.client not in addresses)
+            yield from self.flows(EntryFilter(client=address))
+            yield from (flow for flow in self.flows(EntryFilter(server=address)) if flow.client not in addresses)
 
-    def _picked(self, addresses: Collection[bytes], family: int) -> Iterator[Tracked]:
+    def _picked(self, addresses: Collection[bytes], family: int) -> Iterator[ConntrackEntry]:
         """All are looked at, by their place in the message; decoding waits until one is wanted."""
         width = _WIDTHS[family]
-        for message in self._socket.stream(_GET, _question(Seek(family=family))):
+        for message in self._socket.stream(_GET, _question(EntryFilter(family=family))):
             body = message.body
             reply = _after(body, 4)
             if body[16 : 16 + width] in addresses or body[reply + 12 : reply + 12 + width] in addresses:
@@ -146,11 +146,11 @@ class Conntrack:
                 if flow is not None:
                     yield flow
 
-    def to(self, destinations: Collection[bytes], protocol: int) -> Iterator[Tracked]:
+    def to(self, destinations: Collection[bytes], protocol: int) -> Iterator[ConntrackEntry]:
         """The flows of a protocol that were begun to one of these addresses, before any translation. Raises OSError."""
         for family, width in _WIDTHS.items():
             if any(len(each) == width for each in destinations):
-                for message in self._socket.stream(_GET, _question(Seek(family=family))):
+                for message in self._socket.stream(_GET, _question(EntryFilter(family=family))):
                     body = message.body
                     if body[2 * width + 28] == protocol and body[20 + width : 20 + 2 * width] in destinations:
                         flow = decode(message)
@@ -161,7 +161,7 @@ class Conntrack:
         """How many flows each has, by protocol and by packed address and port; of TCP those that are established."""
         found: Counter[tuple[int, bytes]] = Counter()
         for family, width in _WIDTHS.items():
-            for message in self._socket.stream(_GET, _question(Seek(family=family))):
+            for message in self._socket.stream(_GET, _question(EntryFilter(family=family))):
                 body = message.body
                 reply = _after(body, 4)
                 port = reply + 2 * width + 32
@@ -175,12 +175,12 @@ class Conntrack:
         answer = self._socket.ask(_STATISTICS, _HEADER.pack(0, 0, 0))
         return _number(attributes(answer.body, 4), _ENTRIES) if answer is not None else 0
 
-    def mark(self, flows: Iterable[Tracked], value: int, mask: int) -> list[OSError | None]:
+    def mark(self, flows: Iterable[ConntrackEntry], value: int, mask: int) -> list[OSError | None]:
         """Set these bits of the flows' marks; flows that have ended meanwhile are fine."""
         bits = u32_network(_MARK, value) + u32_network(_MARK_MASK, mask)
         return self._socket.request([Request(_NEW, 0, _name(flow) + bits, _GONE) for flow in flows])
 
-    def forget(self, flows: Sequence[Tracked]) -> list[OSError | None]:
+    def forget(self, flows: Sequence[ConntrackEntry]) -> list[OSError | None]:
         """Delete entries, never of TCP: what comes next is judged and translated anew."""
         assert all(flow.original.protocol != socket.IPPROTO_TCP for flow in flows), "TCP flows are marked, not deleted"
         return self._socket.request(
@@ -192,13 +192,13 @@ def _family_of(address: bytes) -> int:
     return socket.AF_INET if len(address) == 4 else socket.AF_INET6
 
 
-def _name(flow: Tracked) -> bytes:
+def _name(flow: ConntrackEntry) -> bytes:
     """Which flow a request is about."""
     zone = u16_network(_ZONE, flow.zone) if flow.zone else b""
     return _HEADER.pack(_family_of(flow.client), 0, 0) + nested(_ORIGINAL, flow.name) + zone
 
 
-def _question(seek: Seek) -> bytes:
+def _question(seek: EntryFilter) -> bytes:
     by_address = seek.client is not None or seek.server is not None
     parts = [_HEADER.pack(socket.AF_INET if by_address else seek.family or 0, 0, 0)]
     flags = []
@@ -221,7 +221,7 @@ def _from(direction: int, source: bytes) -> bytes:
     return nested(direction, nested(_TUPLE_ADDRESSES, attribute(_V4_SOURCE, source)))
 
 
-def decode(message: Message) -> Tracked | None:
+def decode(message: Message) -> ConntrackEntry | None:
     """A flow as the kernel describes it; None when it is of neither IP."""
     width = _WIDTHS.get(message.body[0])
     if width is None:
@@ -231,7 +231,7 @@ def decode(message: Message) -> Tracked | None:
     third = _after(body, second)
     name = body[8:second]
     found = attributes(body, third)
-    return Tracked(
+    return ConntrackEntry(
         original=_ends(name, width),
         reply=_ends(body[second + 4 : third], width),
         status=_number(found, _STATUS),

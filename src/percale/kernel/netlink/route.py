@@ -82,7 +82,7 @@ class SeenAddress(Struct, frozen=True):
     address: IPInterface
     ours: bool
     temporary: bool
-    kernels: bool
+    kernel_assigned: bool
 
 
 class SeenRoute(Struct, frozen=True):
@@ -102,7 +102,7 @@ class SeenRoute(Struct, frozen=True):
         return self.protocol == ROUTE_PROTOCOL
 
     @property
-    def wished_by_nobody(self) -> bool:
+    def kernel_managed(self) -> bool:
         return self.protocol in _KERNEL_PROTOCOLS
 
 
@@ -168,7 +168,7 @@ def decode_address(body: bytes) -> SeenAddress:
         address=interface((packed, prefix)),
         ours=protocol == ROUTE_PROTOCOL,
         temporary=family == socket.AF_INET6 and bool(number(found.get(_IFA_FLAGS, bytes((flags,)))) & _IFA_TEMPORARY),
-        kernels=protocol == _IFA_KERNEL_LINK_LOCAL or packed[:2] == b"\xfe\x80",
+        kernel_assigned=protocol == _IFA_KERNEL_LINK_LOCAL or packed[:2] == b"\xfe\x80",
     )
 
 
@@ -180,7 +180,7 @@ def put_route(wish: Route, index: int | None) -> list[Request]:
     return [Request(RTM_NEWROUTE, _PUT, _encode_route(wish, index, ROUTE_PROTOCOL, scope))]
 
 
-def make_way(wish: Route) -> list[Request]:
+def delete_conflicting_route(wish: Route) -> list[Request]:
     """What must go before the route can come: an IPv6 on-link gateway is looked up even so, and refused when our earlier
     route to the very network that it lies in leads it elsewhere.
     """

@@ -18,6 +18,7 @@ from percale.errors import KernelError
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.netlink.socket import Request, attribute, nested, text, u32_network
 from percale.kernel.nftables import bulk_elements, rule_codec, set_codec
+from percale.kernel.nftables.commit import SUBSYSTEM
 from percale.kernel.nftables.set_codec import SET_NAME
 from percale.kernel.nftables.static_tables import (
     DELCHAIN,
@@ -28,7 +29,6 @@ from percale.kernel.nftables.static_tables import (
     INET,
     NEWSETELEM,
     NEWTABLE,
-    SUBSYSTEM,
     TABLE_OF_ANYTHING,
 )
 from percale.render.nft.objects import Chain, ElementBatch, SetSpec, Transaction

@@ -27,7 +27,8 @@ from percale.kernel.nftables.batch import (
     BaseTable,
     table_header,
 )
-from percale.kernel.nftables.static_tables import GETSET, GETSETELEM, GETTABLE, SUBSYSTEM, TABLE_OF_ANYTHING
+from percale.kernel.nftables.commit import SUBSYSTEM
+from percale.kernel.nftables.static_tables import GETSET, GETSETELEM, GETTABLE, TABLE_OF_ANYTHING
 from percale.render.nft.objects import Rule, SetSpec
 from percale.render.nft.table_state import SetState, TableState, Value
 from percale.render.objects import OWNER

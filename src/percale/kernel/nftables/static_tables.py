@@ -21,16 +21,14 @@ from msgspec import Struct
 from percale.kernel.commands import spell_element, spell_table
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.netlink.socket import Message, Request, attribute_list, attributes, nested, string, text
-from percale.kernel.netns import Place
-from percale.kernel.nftables import commit as hearing
-from percale.kernel.nftables import element_codec as elements
-from percale.kernel.nftables.commit import Hearing
+from percale.kernel.netns import NetnsExecutor
+from percale.kernel.nftables import element_codec
+from percale.kernel.nftables.commit import SUBSYSTEM, EventSubscriptions, commit_batch
 from percale.kernel.nftables.element_codec import Raw, Shape
-from percale.kernel.protocol import Change, Put
-from percale.kernel.table_fingerprint import digest_of
+from percale.kernel.protocol import Change, Upsert
+from percale.kernel.table_fingerprint import verify_fingerprint
 from percale.render.objects import OWNER, Element, Family, KernelObject, Ruleset
 
-SUBSYSTEM = hearing.SUBSYSTEM
 NEWTABLE, GETTABLE, DELTABLE = 0, 1, 2
 DELCHAIN, DELRULE = 5, 8
 GETSET, DELSET = 10, 11
@@ -76,9 +74,9 @@ class Encoded(Struct, frozen=True):
 class Tables:
     """One thread at a time changes; `has` and `shape` may be asked by any."""
 
-    def __init__(self, socket: netlink.Socket, place: Place, hearing: Hearing) -> None:
+    def __init__(self, socket: netlink.Socket, place: NetnsExecutor, subscriptions: EventSubscriptions) -> None:
         """`socket` is closed with this."""
-        self.hearing = hearing
+        self.subscriptions = subscriptions
         self._socket = socket
         self._place = place
         self._specs: dict[tuple[Family, str], Shape] = {}
@@ -108,7 +106,7 @@ class Tables:
         self._run_nft(script(ruleset))
 
     def _run_nft(self, commands: str) -> None:
-        with self.hearing.changing:
+        with self.subscriptions.commit_lock:
             self._place.run(lambda: run_nft(commands, self.loaders))
 
     def remove(self, family: Family) -> None:
@@ -133,7 +131,7 @@ class Tables:
             if family is None or string(found.get(TABLE_OF_ANYTHING, b"")) != OWNER:
                 continue
             comment = comment_of(found.get(_TABLE_USERDATA, b""))
-            yield Ruleset(family, digest_of(comment, self._handles(family)))
+            yield Ruleset(family, verify_fingerprint(comment, self._handles(family)))
             yield from self._read_sets(family)
 
     def has(self, family: int) -> bool:
@@ -152,18 +150,20 @@ class Tables:
             for message in self._socket.dump(SUBSYSTEM << 8 | kind, body):
                 found = attributes(message.body, 4)
                 if string(found.get(TABLE_OF_ANYTHING, b"")) == OWNER:
-                    anonymous = kind == GETSET and elements.decode_shape(family, found).flags & elements.ANONYMOUS
+                    anonymous = (
+                        kind == GETSET and element_codec.decode_shape(family, found).flags & element_codec.ANONYMOUS
+                    )
                     handles[int.from_bytes(found[handle], "big")] = not anonymous
         return handles
 
     def _read_sets(self, family: Family) -> Iterator[Element]:
         body = _header(family) + text(TABLE_OF_ANYTHING, OWNER)
         for message in self._socket.dump(SUBSYSTEM << 8 | GETSET, body):
-            shape = elements.decode_shape(family, attributes(message.body, 4))
+            shape = element_codec.decode_shape(family, attributes(message.body, 4))
             if not shape.ours_to_fill:
                 continue
             self._specs[family, shape.name] = shape
-            for match in elements.decode(shape, self._read_entries(shape)):
+            for match in element_codec.decode(shape, self._read_entries(shape)):
                 yield Element(family, shape.name, match)
 
     def _read_entries(self, shape: Shape) -> Iterator[Raw]:
@@ -181,7 +181,7 @@ class Tables:
             except FileNotFoundError as error:
                 raise OSError(errno.ENOENT, f"no set {name} in table {family} {OWNER}") from error
             assert answer is not None
-            known = self._specs[family, name] = elements.decode_shape(family, attributes(answer.body, 4))
+            known = self._specs[family, name] = element_codec.decode_shape(family, attributes(answer.body, 4))
         return known
 
     # Elements
@@ -191,10 +191,10 @@ class Tables:
         results: list[OSError | None] = [None] * len(changes)
         encoded: list[Encoded] = []
         for position, change in enumerate(changes):
-            wish, put = change.object, isinstance(change, Put)
+            wish, put = change.object, isinstance(change, Upsert)
             assert isinstance(wish, Element)
             try:
-                entries = elements.encode(self.shape(wish.family, wish.set), wish.match)
+                entries = element_codec.encode(self.shape(wish.family, wish.set), wish.match)
             except OSError as error:
                 if put or error.errno != errno.ENOENT:
                     results[position] = error
@@ -218,7 +218,7 @@ class Tables:
 
     def _transaction(self, requests: Sequence[Request]) -> OSError | None:
         """One atomic batch; its first error."""
-        failure = self.hearing.commit(self._socket, requests)
+        failure = self.subscriptions.commit(self._socket, requests)
         return failure.error if failure is not None else None
 
 
@@ -245,7 +245,7 @@ def run_nft(commands: str, loaders: deque[int]) -> None:
 def remove_table(socket: netlink.Socket, family: int, table: str = OWNER) -> bool:
     """Remove a table of ours with all that is in it; False when there was none. Raises OSError."""
     body = _HEADER.pack(family, 0, 0) + text(TABLE_OF_ANYTHING, table)
-    failure = hearing.commit(socket, [Request(SUBSYSTEM << 8 | DELTABLE, 0, body)])
+    failure = commit_batch(socket, [Request(SUBSYSTEM << 8 | DELTABLE, 0, body)])
     if failure is not None and failure.error.errno != errno.ENOENT:
         raise failure.error
     return failure is None
@@ -260,7 +260,7 @@ def script(ruleset: Ruleset, members: Iterable[Element] = ()) -> str:
 def entries_of(message: Message) -> tuple[str, list[Raw]]:
     """A set's name and the entries that a NEWSETELEM or DELSETELEM message holds."""
     found = attributes(message.body, 4)
-    decoded = (elements.decode_entry(entry) for _, entry in attribute_list(found.get(_LIST_ELEMENTS, b"")))
+    decoded = (element_codec.decode_entry(entry) for _, entry in attribute_list(found.get(_LIST_ELEMENTS, b"")))
     return string(found.get(_LIST_SET, b"")), [raw for raw in decoded if raw is not None]
 
 

@@ -27,10 +27,10 @@ from typing import Protocol, TypeVar
 from percale.errors import KernelError
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.netlink.socket import attributes, string
-from percale.kernel.netns import Here, NamespaceThread, Place, anonymous_namespace
-from percale.kernel.nftables import static_tables as nftables
+from percale.kernel.netns import CurrentNetns, NetnsExecutor, NetnsThread, anonymous_namespace
+from percale.kernel.nftables import static_tables
 from percale.kernel.nftables.batch import BaseTable, Batch, encode_table, encode_transaction
-from percale.kernel.nftables.commit import Hearing
+from percale.kernel.nftables.commit import SUBSYSTEM, EventSubscriptions
 from percale.kernel.nftables.dump import TableDump, read_elements, read_table
 from percale.kernel.nftables.portions import TAKES_NOTHING, Refused, closed, make_in_parts, size_of
 from percale.kernel.nftables.script import table_script, to_commands
@@ -83,31 +83,31 @@ class KernelNftTable:
 
     def __init__(
         self,
-        place: Place | None = None,
+        place: NetnsExecutor | None = None,
         *,
-        narrate: Callable[[str], None] | None = None,
+        log_command: Callable[[str], None] | None = None,
         static: str = enforcing.TEXT,
         specs: Iterable[SetSpec] = enforcing.SET_SPECS,
         table: str = OWNER,
         most_bytes: int | None = None,
-        hearing: Hearing | None = None,
+        subscriptions: EventSubscriptions | None = None,
     ) -> None:
         """In the namespace of `place` (default: the process'); it is closed by `stop`.
 
-        `narrate` gets each change's `nft` command before it is made, on the worker thread. `static` is the text of the
+        `log_command` gets each change's `nft` command before it is made, on the worker thread. `static` is the text of the
         `table` and `specs` its sets that edits fill. `most_bytes` is what one transaction may have, so that those of other
-        tables have their turn. `hearing` is shared with the driver of the same namespace.
+        tables have their turn. `subscriptions` is shared with the driver of the same namespace.
         """
-        self._hearing = hearing or Hearing()
+        self._subscriptions = subscriptions or EventSubscriptions()
         filled = {spec.name: spec for spec in specs}
         self._worker = _TableWorker(
-            place or Here(),
-            narrate=narrate,
+            place or CurrentNetns(),
+            log_command=log_command,
             table=table,
             static=static,
             filled=filled,
             most_bytes=most_bytes or sys.maxsize,
-            hearing=self._hearing,
+            subscriptions=self._subscriptions,
         )
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"table-{table}")
         self._callbacks: list[Callable[[], None]] = []
@@ -142,7 +142,7 @@ class KernelNftTable:
     async def stop(self) -> None:
         if self._news is not None:
             asyncio.get_running_loop().remove_reader(self._news.fileno())
-            await self._do(partial(self._hearing.end, self._news))
+            await self._do(partial(self._subscriptions.unsubscribe, self._news))
             self._news.close()
             self._news = None
         if self._due is not None:
@@ -186,22 +186,22 @@ class _TableWorker:
 
     def __init__(
         self,
-        place: Place,
+        place: NetnsExecutor,
         *,
-        narrate: Callable[[str], None] | None,
+        log_command: Callable[[str], None] | None,
         table: str,
         static: str,
         filled: dict[str, SetSpec],
         most_bytes: int,
-        hearing: Hearing,
+        subscriptions: EventSubscriptions,
     ) -> None:
         self._place = place
-        self._narrate = narrate
+        self._log_command = log_command
         self._table = table
         self._static = static
         self._filled = filled
         self._most_bytes = most_bytes
-        self._hearing = hearing
+        self._subscriptions = subscriptions
         self._specs = dict(filled)
         self._expected_base: BaseTable | None = None
         self._ahead: TableDump | None = None
@@ -210,13 +210,13 @@ class _TableWorker:
         self.refused: Sequence[Refused] = ()
         self._socket: netlink.Socket | None = None
 
-    def open(self, missed: Callable[[], object]) -> netlink.Socket:
-        """Where others' changes are told; `missed` is called on this thread or another when some may not have been."""
+    def open(self, on_lost: Callable[[], object]) -> netlink.Socket:
+        """Where others' changes are told; `on_lost` is called on this thread or another when some may not have been."""
         try:
             self._socket = self._place.run(lambda: netlink.Socket(netlink.NETFILTER))
             news = self._place.run(lambda: netlink.Socket(netlink.NETFILTER))
             news.ignore(self._socket.port)
-            self._hearing.begin(news, missed)
+            self._subscriptions.subscribe(news, on_lost)
         except OSError as error:
             raise self._failed(error) from error
         return news
@@ -234,9 +234,9 @@ class _TableWorker:
     def is_about_us(self, message: netlink.Message) -> bool:
         """Did somebody else change the table? Asked on the event loop."""
         subsystem, kind = divmod(message.type, 1 << 8)
-        if subsystem != nftables.SUBSYSTEM or kind == _NEW_GENERATION or message.body[0] != nftables.INET:
+        if subsystem != SUBSYSTEM or kind == _NEW_GENERATION or message.body[0] != static_tables.INET:
             return False
-        return string(attributes(message.body, 4).get(nftables.TABLE_OF_ANYTHING, b"")) == self._table
+        return string(attributes(message.body, 4).get(static_tables.TABLE_OF_ANYTHING, b"")) == self._table
 
     # Changes
 
@@ -254,11 +254,11 @@ class _TableWorker:
     def _commit(self, batch: Batch, spelled: Callable[[], Iterable[str]]) -> None:
         if (size := batch.size) > self._most_bytes:
             raise self._failed(OSError(errno.EMSGSIZE, f"{size} bytes are more than one transaction may have"))
-        if self._narrate is not None:
+        if self._log_command is not None:
             for command in spelled():
-                self._narrate(f"nft -f - <<'END'\n{command}END" if "\n" in command else f"nft '{command}'")
+                self._log_command(f"nft -f - <<'END'\n{command}END" if "\n" in command else f"nft '{command}'")
         try:
-            failure = self._hearing.commit(self._opened, batch.requests)
+            failure = self._subscriptions.commit(self._opened, batch.requests)
         except OSError as error:
             raise self._failed(error) from error
         if failure is not None:
@@ -331,9 +331,9 @@ class _TableWorker:
     def _load_base(self) -> BaseTable:
         """What the kernel makes of the text: `nft` loads it into a namespace of its own, where nobody touches it."""
         namespace = anonymous_namespace()
-        with contextlib.closing(NamespaceThread(namespace, "table-pattern")) as place:
+        with contextlib.closing(NetnsThread(namespace, "table-pattern")) as place:
             os.close(namespace)
-            place.run(lambda: nftables.run_nft(table_script(self._static, self._table), deque()))
+            place.run(lambda: static_tables.run_nft(table_script(self._static, self._table), deque()))
             with contextlib.closing(place.run(lambda: netlink.Socket(netlink.NETFILTER))) as socket:
                 table = read_table(socket, self._filled, table=self._table)
         assert table is not None
@@ -366,7 +366,7 @@ class _TableWorker:
 
     def remove(self) -> None:
         try:
-            nftables.remove_table(self._opened, nftables.INET, self._table)
+            static_tables.remove_table(self._opened, static_tables.INET, self._table)
         except OSError as error:
             raise self._failed(error) from error
 

@@ -22,8 +22,9 @@ from msgspec import Struct
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.netlink.socket import Message, Request, attribute, attribute_list, attributes, nested, string, text
 from percale.kernel.netlink.socket import u32_network as u32
-from percale.kernel.netns import Place
-from percale.kernel.nftables.static_tables import NEWTABLE, SUBSYSTEM, comment_of
+from percale.kernel.netns import NetnsExecutor
+from percale.kernel.nftables.commit import SUBSYSTEM
+from percale.kernel.nftables.static_tables import NEWTABLE, comment_of
 from percale.render.objects import OWNER
 
 WATCH_TABLE = f"{OWNER}_watch"
@@ -57,7 +58,7 @@ _PAUSE = 0.2
 _WITH_PORTS = frozenset({socket.IPPROTO_TCP, socket.IPPROTO_UDP, socket.IPPROTO_SCTP})
 
 
-class Judged(Struct, frozen=True):
+class TracedVerdict(Struct, frozen=True):
     """A new connection and what was decided. Addresses are packed, after DNAT; ports are 0 where there are none."""
 
     source: bytes
@@ -83,7 +84,7 @@ class _Run:
 class Tracer:
     """In one namespace, from its making until `close`. One thread at a time."""
 
-    def __init__(self, place: Place, rate: int) -> None:
+    def __init__(self, place: NetnsExecutor, rate: int) -> None:
         """Trace at most `rate` new connections a second. Raises OSError: EEXIST when somebody traces here already."""
         self._owner = place.run(lambda: netlink.Socket(netlink.NETFILTER))
         self._rules = place.run(lambda: netlink.Socket(netlink.NETFILTER))
@@ -117,7 +118,7 @@ class Tracer:
                 raise OSError(errno.EEXIST, "somebody watches already") from error
             raise error
 
-    def judged(self) -> Iterator[Judged]:
+    def judged(self) -> Iterator[TracedVerdict]:
         """What has been decided since the last call. Raises OSError."""
         while True:
             try:
@@ -139,7 +140,7 @@ class Tracer:
         rules = self._rules.dump(SUBSYSTEM << 8 | _GETRULE, body)
         return self._lost + sum(_counted(attributes(rule.body, 4).get(_RULE_EXPRESSIONS, b"")) for rule in rules)
 
-    def _step(self, message: Message) -> Iterator[Judged]:
+    def _step(self, message: Message) -> Iterator[TracedVerdict]:
         found = attributes(message.body, 4)
         if string(found.get(_TRACE_TABLE, b"")) != OWNER:
             return
@@ -163,7 +164,7 @@ class Tracer:
             if judged is not None:
                 yield judged
 
-    def _judged(self, run: _Run, *, allowed: bool) -> Judged | None:
+    def _judged(self, run: _Run, *, allowed: bool) -> TracedVerdict | None:
         network, transport = run.network, run.transport
         if network[0] >> 4 == 4:
             source, destination, protocol = network[12:16], network[16:20], network[9]
@@ -174,7 +175,7 @@ class Tracer:
         has_ports = protocol in _WITH_PORTS and len(transport) >= 4
         source_port, port = struct.unpack_from(">HH", transport) if has_ports else (0, 0)
         rules = tuple(map(self._comment, run.deciding))
-        return Judged(source, destination, protocol, source_port, port, allowed, rules)
+        return TracedVerdict(source, destination, protocol, source_port, port, allowed, rules)
 
     def _comment(self, rule: tuple[str, int]) -> str:
         """What the rule says of itself, by chain and handle. A rule that is gone by now has only these."""

@@ -1,14 +1,14 @@
-"""Kernel objects by key, that can also be asked for by what they stand on. `ledger` keeps what is wished and what is there so."""
+"""Kernel objects by key, that can also be asked for by what they stand on. `state` keeps what is wished and what is there so."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, KeysView
 
-from percale.kernel.plan import stands_on
+from percale.kernel.plan import dependencies_of
 from percale.render.objects import KernelObject, Key
 
 
-class Shelf:
+class ObjectIndex:
     """A dictionary with an index: everything on a device or in a table is found without a search."""
 
     def __init__(self, objects: Iterable[KernelObject] = ()) -> None:
@@ -23,7 +23,7 @@ class Shelf:
         self._objects[key] = obj
         if before is not None:
             self._leave(key, before)
-        for lower in stands_on(obj):
+        for lower in dependencies_of(obj):
             above = self._above.get(lower)
             if above is None:
                 self._above[lower] = {key}
@@ -38,7 +38,7 @@ class Shelf:
         return obj
 
     def _leave(self, key: Key, obj: KernelObject) -> None:
-        for lower in stands_on(obj):
+        for lower in dependencies_of(obj):
             above = self._above[lower]
             above.discard(key)
             if not above:

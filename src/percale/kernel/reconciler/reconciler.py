@@ -23,8 +23,16 @@ from functools import partial
 from typing import TypeAlias
 
 from percale.errors import KernelError
-from percale.kernel.protocol import Absent, Change, Driver, KernelEvent, Lost, Underlay, UnderlayChanged
-from percale.kernel.reconciler.state import Ledger
+from percale.kernel.protocol import (
+    Change,
+    Driver,
+    KernelEvent,
+    ObjectRemoved,
+    ResyncRequired,
+    Underlay,
+    UnderlayChanged,
+)
+from percale.kernel.reconciler.state import ReconcilerState
 from percale.kernel.reconciler.sysctl_schedule import EVERY, Turns
 from percale.render.objects import KernelObject, Key, Link
 
@@ -53,13 +61,13 @@ class Reconciler:
         """`on_problem` gets the source and the error, once for each new error of an object."""
         self._driver = driver
         self._on_problem = on_problem
-        self._ledger = Ledger()
+        self._state = ReconcilerState()
         self._inbox: queue.SimpleQueue[_Note | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="reconciler", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._underlay = Underlay((), ())
         self._underlay_callbacks: list[Callable[[Underlay], None]] = []
-        self._absence_callbacks: list[tuple[Absent, Callable[[], None]]] = []
+        self._absence_callbacks: list[tuple[ObjectRemoved, Callable[[], None]]] = []
         self._problems: Mapping[Key, KernelError] = {}
         self._pending: set[asyncio.Future[None]] = set()
         # The worker's own:
@@ -85,11 +93,11 @@ class Reconciler:
 
     def want(self, source: str, objects: Iterable[KernelObject]) -> None:
         """These are now all the objects that `source` wishes; () ends its wishes. Applied soon, in one batch."""
-        self._inbox.put(partial(self._ledger.want, source, tuple(objects)))
+        self._inbox.put(partial(self._state.want, source, tuple(objects)))
 
     def in_sync(self) -> None:
         """All sources have spoken once: from now on, what is ours and nobody wishes is removed (leftovers)."""
-        self._inbox.put(self._ledger.in_sync)
+        self._inbox.put(self._state.in_sync)
 
     async def settled(self, source: str) -> None:
         """Wait until the kernel holds what `source` wishes. Raises KernelError if it refused one of its objects."""
@@ -119,7 +127,7 @@ class Reconciler:
 
     def on_absent(self, key: Key, callback: Callable[[], None]) -> None:
         """Call back when somebody else has removed what stands at this key, or may have."""
-        self._absence_callbacks.append((Absent(key), callback))
+        self._absence_callbacks.append((ObjectRemoved(key), callback))
 
     @property
     def problems(self) -> Mapping[Key, KernelError]:
@@ -141,7 +149,7 @@ class Reconciler:
         try:
             self._driver.follow(lambda events: self._inbox.put(partial(self._observe, list(events))))
             self._read_underlay()
-            self._ledger.read_again(self._driver.read())
+            self._state.read_again(self._driver.read())
         except OSError as error:
             problem = KernelError(
                 error.strerror or str(error), errno=error.errno or 0, where="reading the kernel's state"
@@ -162,16 +170,16 @@ class Reconciler:
             return
         events, self._observed, self._observe_due = self._observed, [], None
         for event in events:
-            if isinstance(event, Lost):
+            if isinstance(event, ResyncRequired):
                 self._read_due = now
                 if event.error is not None:
                     self._report_defect("listening to the kernel failed", event.error)
             elif isinstance(event, UnderlayChanged):
                 self._underlay_due = now
         for absent, callback in self._absence_callbacks:
-            if any(event == absent or isinstance(event, Lost) for event in events):
+            if any(event == absent or isinstance(event, ResyncRequired) for event in events):
                 self._tell(callback)
-        self._ledger.observe(events)
+        self._state.observe(events)
 
     def _work(self) -> None:
         while True:
@@ -191,9 +199,9 @@ class Reconciler:
         self._read_what_is_due()
         self._look_at_settings()
         self._retry_what_is_due()
-        changes = self._ledger.plan()
+        changes = self._state.plan()
         if changes:
-            self._ledger.applied(changes, self._apply(changes))
+            self._state.applied(changes, self._apply(changes))
         self._look_after(changes)
         self._plan_retries()
         self._publish()
@@ -213,7 +221,7 @@ class Reconciler:
         """Everything in the inbox; waits for the first note, or until something else is due."""
         dues = [retry.due for retry in self._retries.values()]
         dues += [due for due in (self._observe_due, self._read_due, self._underlay_due) if due is not None]
-        dues.append(0.0 if self._ledger.dirty else self._settings_due)
+        dues.append(0.0 if self._state.dirty else self._settings_due)
         notes: list[_Note | None] = []
         try:
             notes.append(self._inbox.get(timeout=max(0.0, min(dues) - time.monotonic())))
@@ -231,7 +239,7 @@ class Reconciler:
                 self._underlay_due = None
             if self._read_due is not None and self._read_due <= now:
                 self._read_due = now + LONGEST_PAUSE
-                self._ledger.read_again(self._driver.read())
+                self._state.read_again(self._driver.read())
                 self._read_due = None
         except OSError as error:
             self._report("kernel", KernelError(str(error), errno=error.errno or 0, where="reading the kernel's state"))
@@ -241,8 +249,8 @@ class Reconciler:
         if underlay == self._underlay:
             return
         self._underlay = underlay
-        self._ledger.read_underlay(underlay)
-        self._ledger.look_again(self._retries)
+        self._state.read_underlay(underlay)
+        self._state.look_again(self._retries)
         for callback in self._underlay_callbacks:
             self._tell(callback, underlay)
 
@@ -251,12 +259,12 @@ class Reconciler:
         now = time.monotonic()
         if self._settings_due <= now:
             self._settings_due = now + EVERY
-            strayed = self._driver.strayed(self._turns.next(self._ledger.settings))
-            self._ledger.observe([Absent(each.key) for each in strayed])
+            strayed = self._driver.strayed(self._turns.next(self._state.settings))
+            self._state.observe([ObjectRemoved(each.key) for each in strayed])
 
     def _retry_what_is_due(self) -> None:
         now = time.monotonic()
-        self._ledger.look_again(key for key, retry in self._retries.items() if retry.due <= now)
+        self._state.look_again(key for key, retry in self._retries.items() if retry.due <= now)
 
     def _apply(self, changes: list[Change]) -> list[OSError | None]:
         try:
@@ -268,8 +276,8 @@ class Reconciler:
     def _look_after(self, changes: list[Change]) -> None:
         """Read what is stale now: an adopted device brings what is on it, a device of others was set."""
         now = time.monotonic()
-        if self._ledger.unsure:
-            self._ledger.unsure = False
+        if self._state.needs_resync:
+            self._state.needs_resync = False
             self._read_due = self._underlay_due = now
         if any(isinstance(change.object, Link) and change.object.kind is None for change in changes):
             self._underlay_due = now
@@ -277,7 +285,7 @@ class Reconciler:
     def _plan_retries(self) -> None:
         """Growing pauses for what was refused; a report for what is refused for a new reason."""
         now = time.monotonic()
-        refused = self._ledger.refused
+        refused = self._state.refused
         for key in self._retries.keys() - refused.keys():
             del self._retries[key]
         for key in refused:
@@ -293,25 +301,25 @@ class Reconciler:
         """Each new error once; a device that is missing once for all that should stand on it."""
         causes: dict[Key, str] = {}
         for key, error in refused.items():
-            if self._ledger.waits_for_another(key):
+            if self._state.waits_for_another(key):
                 continue
             cause = ("missing", error.what) if error.errno == errno.ENODEV else key
             text = causes.setdefault(cause, str(error) if cause is key else error.what)
             if self._reported.get(cause) != text:
                 self._reported[cause] = text
-                self._report(self._ledger.source_of(key), error)
+                self._report(self._state.source_of(key), error)
         self._reported = causes
 
     def _publish(self) -> None:
         """Show the loop the problems of now, and wake those who wait for what is done."""
-        problems = {**self._ledger.conflicts, **self._ledger.refused}
+        problems = {**self._state.conflicts, **self._state.refused}
         if problems != self._problems:
             self._problems = problems
-        if self._ledger.dirty or self._read_due is not None:
+        if self._state.dirty or self._read_due is not None:
             return
         waiting, self._waiting = self._waiting, []
         for source, done in waiting:
-            self._tell(_resolve, done, self._ledger.verdict(source) if source is not None else None)
+            self._tell(_resolve, done, self._state.verdict(source) if source is not None else None)
 
     def _report(self, source: str, error: KernelError) -> None:
         if self._on_problem is not None:

@@ -16,39 +16,39 @@ from collections.abc import Iterable, Sequence
 from msgspec.structs import replace
 
 from percale.errors import KernelError
-from percale.kernel import plan as planning
-from percale.kernel.protocol import Absent, Change, KernelEvent, Present, Put, Underlay, Wiped
-from percale.kernel.reconciler.object_index import Shelf
+from percale.kernel import plan
+from percale.kernel.protocol import Change, KernelEvent, LinkReset, ObjectChanged, ObjectRemoved, Underlay, Upsert
+from percale.kernel.reconciler.object_index import ObjectIndex
 from percale.kernel.refusal import conflict, refused
 from percale.kernel.rtnl.dump import foreign_link
 from percale.render.objects import Address, KernelObject, Key, Link, Ruleset, Sysctl
 
-_GROUND = (Link, Ruleset)
+_DEPENDENCY_TYPES = (Link, Ruleset)
 """What others stand on."""
 
 
-class Ledger:
+class ReconcilerState:
     """A key is dirty when its wish or what is there may have changed since the last plan."""
 
     def __init__(self) -> None:
-        self.actual = Shelf()
+        self.actual = ObjectIndex()
         self.refused: dict[Key, KernelError] = {}
         """Objects that the kernel refused when they were tried last."""
         self.conflicts: dict[Key, KernelError] = {}
         """Objects that two sources wish differently; the first source by name has its way."""
         self.synced = False
-        self.unsure = False
+        self.needs_resync = False
         """True when what is there has to be read again: a device was adopted, a leftover may have gone unsaid."""
         self._wishes: dict[str, dict[Key, KernelObject]] = {}
-        self._holders: dict[Key, dict[str, KernelObject]] = {}
-        self._desired = Shelf()
+        self._sources_by_key: dict[Key, dict[str, KernelObject]] = {}
+        self._desired = ObjectIndex()
         self._settings: dict[Key, Sysctl] = {}
         """Those that are wished."""
-        self._released: dict[Key, str] = {}
+        self._last_source: dict[Key, str] = {}
         """Keys that nobody wishes any more, by the last source that did."""
-        self._paired: set[Key] = set()
+        self._created_pairs: set[Key] = set()
         """Pairs whose other end was born in a namespace; its descriptor is not ours to use again."""
-        self._suspicious: set[Key] = set()
+        self._retried_after_enodev: set[Key] = set()
         """Objects refused for want of a device that should have been there."""
         self._dirty: set[Key] = set()
         self._foreign: dict[str, Link] = {}
@@ -71,20 +71,20 @@ class Ledger:
         if now:
             self._wishes[source] = now
         for key in before.keys() - now.keys():
-            del self._holders[key][source]
+            del self._sources_by_key[key][source]
             self._decide(key, source)
         for key, obj in now.items():
             if before.get(key) != obj:
-                holders = self._holders.get(key)
+                holders = self._sources_by_key.get(key)
                 if holders is None:
-                    self._holders[key] = {source: obj}
+                    self._sources_by_key[key] = {source: obj}
                 else:
                     holders[source] = obj
                 self._decide(key, source)
 
     def _decide(self, key: Key, source: str) -> None:
         """Whose wish counts for this key, after `source` changed its mind."""
-        holders = self._holders[key]
+        holders = self._sources_by_key[key]
         self._forget_history(key)
         if holders:
             first = min(holders)
@@ -99,18 +99,18 @@ class Ledger:
             if isinstance(wish, Link) and wish.kind is None:
                 self._see_foreign(wish)
         else:
-            del self._holders[key]
+            del self._sources_by_key[key]
             self._desired.pop(key)
             self._settings.pop(key, None)
-            self._released[key] = source
+            self._last_source[key] = source
         self._dirty.add(key)
 
     def _forget_history(self, key: Key) -> None:
         """A new wish starts anew. (These books are mostly empty, and keys with addresses are slow to look up.)"""
-        for book in (self.conflicts, self.refused, self._released):
+        for book in (self.conflicts, self.refused, self._last_source):
             if book:
                 book.pop(key, None)
-        for marks in (self._paired, self._suspicious):
+        for marks in (self._created_pairs, self._retried_after_enodev):
             if marks:
                 marks.discard(key)
 
@@ -124,7 +124,7 @@ class Ledger:
     def read_again(self, actual: dict[Key, KernelObject]) -> None:
         """All of it, as just read."""
         settings = [obj for obj in self.actual if isinstance(obj, Sysctl)]
-        self.actual = Shelf((*settings, *actual.values()))
+        self.actual = ObjectIndex((*settings, *actual.values()))
         for wish in self._desired:
             if isinstance(wish, Link) and wish.kind is None:
                 self._see_foreign(wish)
@@ -149,18 +149,18 @@ class Ledger:
         """What others did; the coarse events are the caller's."""
         for event in events:
             match event:
-                case Present():
+                case ObjectChanged():
                     self.actual.put(event.object.key, event.object)
                     self._dirty.add(event.object.key)
-                case Absent():
+                case ObjectRemoved():
                     self.actual.pop(event.key)
                     self._dirty.add(event.key)
-                    self._dirty |= self._distrust(event.key)
+                    self._dirty |= self._invalidate(event.key)
                     self._drop_unwished(event.key)
-                case Wiped():
-                    self._dirty |= self._doubt(("link", event.dev))
+                case LinkReset():
+                    self._dirty |= self._recheck(("link", event.dev))
 
-    def _distrust(self, lower: Key, *, links: bool = True) -> frozenset[Key]:
+    def _invalidate(self, lower: Key, *, links: bool = True) -> frozenset[Key]:
         """What is wished on this may be gone: it is written again, for that does no harm. Its keys."""
         wished = frozenset(key for key in self._desired.on(lower) if links or key[0] != "link")
         for key in wished:
@@ -176,11 +176,11 @@ class Ledger:
     def _unwished_on(self, lower: Key) -> list[Key]:
         return [key for key in self.actual.on(lower) if key not in self._desired]
 
-    def _doubt(self, lower: Key) -> frozenset[Key]:
+    def _recheck(self, lower: Key) -> frozenset[Key]:
         """This device stays, and so do its ports and tunnels; of the rest something may be gone."""
         if not self.synced and self._unwished_on(lower):
-            self.unsure = True  # nobody has wished it yet, but somebody may
-        return self._distrust(lower, links=False)
+            self.needs_resync = True  # nobody has wished it yet, but somebody may
+        return self._invalidate(lower, links=False)
 
     # What has to change
 
@@ -200,33 +200,33 @@ class Ledger:
                 continue
             wish, have = self._desired.get(key), self.actual.get(key)
             if wish is None:
-                if have is not None and planning.removable(have) and (self.synced or key in self._released):
+                if have is not None and plan.removable(have) and (self.synced or key in self._last_source):
                     removals[key] = have
-                    waiting |= self._shaken_by_removal(have)
+                    waiting |= self._implicitly_removed(have)
                 elif have is None:
                     self.refused.pop(key, None)
-                    self._released.pop(key, None)
-            elif have is None and not isinstance(wish, _GROUND):
+                    self._last_source.pop(key, None)
+            elif have is None and not isinstance(wish, _DEPENDENCY_TYPES):
                 puts[key] = wish  # the usual case, and thousands of them at a cold start
-            elif not planning.matches(wish, have):
+            elif not plan.matches(wish, have):
                 puts[key] = self._puttable(key, wish)
-                if planning.replaces(wish, have):
-                    waiting |= self._distrust(key) - puts.keys()
-                elif planning.unsettles(wish, have):
-                    waiting |= self._doubt(key) - puts.keys()
+                if plan.replaces(wish, have):
+                    waiting |= self._invalidate(key) - puts.keys()
+                elif plan.disturbs_dependents(wish, have):
+                    waiting |= self._recheck(key) - puts.keys()
             else:
                 self.refused.pop(key, None)
-        return planning.order(removals.values(), puts)
+        return plan.order(removals.values(), puts)
 
-    def _shaken_by_removal(self, obj: KernelObject) -> frozenset[Key]:
+    def _implicitly_removed(self, obj: KernelObject) -> frozenset[Key]:
         """What goes unsaid with this: routes with a device's last address, everything with a device or table."""
         if isinstance(obj, Address):
-            return self._doubt(("link", obj.dev))
-        return self._distrust(obj.key)
+            return self._recheck(("link", obj.dev))
+        return self._invalidate(obj.key)
 
     def _puttable(self, key: Key, wish: KernelObject) -> KernelObject:
         """A pair is born once: when it is gone later, the descriptor of its other end's namespace may be anything."""
-        return replace(wish, peer=None) if isinstance(wish, Link) and key in self._paired else wish
+        return replace(wish, peer=None) if isinstance(wish, Link) and key in self._created_pairs else wish
 
     def applied(self, changes: Sequence[Change], results: Sequence[OSError | None]) -> None:
         """What became of the changes of a plan."""
@@ -236,42 +236,42 @@ class Ledger:
             if error is not None:
                 self._note_refusal(change, error)
                 continue
-            if self.refused or self._suspicious:
+            if self.refused or self._retried_after_enodev:
                 self.refused.pop(key, None)
-                self._suspicious.discard(key)
-            if isinstance(change, Put):
+                self._retried_after_enodev.discard(key)
+            if isinstance(change, Upsert):
                 self._note_new_ground(obj)
                 self.actual.put(key, obj)
             else:
                 self._drop_unwished(key)
                 self.actual.pop(key)
-                self._released.pop(key, None)
+                self._last_source.pop(key, None)
 
     def _note_refusal(self, change: Change, error: OSError) -> None:
         """What stood there stands there still, except that a device may have been removed to be made anew."""
         key = change.object.key
-        if isinstance(change, Put):
+        if isinstance(change, Upsert):
             if error.errno == errno.ENODEV and self._device_is_gone(key, change.object):
                 return
             if isinstance(change.object, Link) and self.actual.pop(key) is not None:
-                self.unsure = True
+                self.needs_resync = True
         self.refused[key] = refused(change, error)
 
     def _note_new_ground(self, obj: KernelObject) -> None:
         """A device was made or adopted, a table loaded: what was on it before."""
-        if not isinstance(obj, _GROUND):
+        if not isinstance(obj, _DEPENDENCY_TYPES):
             return
         have = self.actual.get(obj.key)
-        if have is not None and planning.replaces(obj, have):
+        if have is not None and plan.replaces(obj, have):
             self._drop_unwished(obj.key)
         if isinstance(obj, Ruleset) or obj.kind is None:
             return
         if have is None and self._unwished_on(obj.key):
-            self.unsure = True
+            self.needs_resync = True
         if obj.peer is not None and obj.peer.namespace is not None:
-            self._paired.add(obj.key)
+            self._created_pairs.add(obj.key)
         if self._foreign.pop(obj.name, None) is not None:
-            self.unsure = True
+            self.needs_resync = True
 
     def _device_is_gone(self, key: Key, obj: KernelObject) -> bool:
         """True when a device that was taken to be there is not: the refusal is quicker than the event that tells of it.
@@ -280,14 +280,14 @@ class Ledger:
         """
         gone = {
             lower
-            for lower in planning.stands_on(obj)
+            for lower in plan.dependencies_of(obj)
             if lower in self._desired and (lower in self.actual or lower in self._dirty)
         }
-        if not gone or key in self._suspicious:
+        if not gone or key in self._retried_after_enodev:
             return False
         for lost in (key, *gone):
             self.actual.pop(lost)
-        self._suspicious.add(key)
+        self._retried_after_enodev.add(key)
         self._dirty |= {key, *gone}
         return True
 
@@ -301,14 +301,14 @@ class Ledger:
             if key in self.conflicts and wish != self._desired.get(key):
                 return self.conflicts[key]
         for key, error in self.refused.items():
-            if self._released.get(key) == source:
+            if self._last_source.get(key) == source:
                 return error
         return None
 
     def source_of(self, key: Key) -> str:
         """Whose object it is, for a report."""
-        holders = self._holders.get(key)
-        return min(holders) if holders else self._released.get(key, "leftover")
+        holders = self._sources_by_key.get(key)
+        return min(holders) if holders else self._last_source.get(key, "leftover")
 
     def waits_for_another(self, key: Key) -> bool:
         """True when it was refused only because what it stands on was refused."""
@@ -316,4 +316,4 @@ class Ledger:
         error = self.refused.get(key)
         if wish is None or error is None or error.errno not in (errno.ENODEV, errno.ENOENT):
             return False
-        return any(lower in self.refused for lower in planning.stands_on(wish))
+        return any(lower in self.refused for lower in plan.dependencies_of(wish))

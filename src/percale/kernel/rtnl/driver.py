@@ -18,20 +18,17 @@ from contextlib import closing, contextmanager
 from itertools import groupby
 from typing import TypeAlias
 
-from percale.kernel import commands as spelling
-from percale.kernel import sysctl
-from percale.kernel.netlink import link as links
-from percale.kernel.netlink import route as rtnetlink
+from percale.kernel import commands, sysctl
+from percale.kernel.netlink import link, route, tc
 from percale.kernel.netlink import socket as netlink
-from percale.kernel.netlink import tc as traffic
 from percale.kernel.netlink.socket import Request
-from percale.kernel.netns import Here, NamespaceThread, Place
-from percale.kernel.nftables import static_tables as nftables
-from percale.kernel.nftables.commit import Hearing
-from percale.kernel.protocol import Change, KernelEvent, Put, Remove, Underlay
+from percale.kernel.netns import CurrentNetns, NetnsExecutor, NetnsThread
+from percale.kernel.nftables import static_tables
+from percale.kernel.nftables.commit import EventSubscriptions
+from percale.kernel.protocol import Change, Delete, KernelEvent, Underlay, Upsert
 from percale.kernel.rtnl.dump import Reading
 from percale.kernel.rtnl.link_cache import Devices
-from percale.kernel.rtnl.monitor import Observer
+from percale.kernel.rtnl.monitor import NetlinkMonitor
 from percale.render.objects import (
     Address,
     Element,
@@ -56,22 +53,24 @@ class KernelDriver:
 
     def __init__(
         self,
-        place: Place | None = None,
+        place: NetnsExecutor | None = None,
         *,
-        narrate: Callable[[str], None] | None = None,
-        hearing: Hearing | None = None,
+        log_command: Callable[[str], None] | None = None,
+        subscriptions: EventSubscriptions | None = None,
     ) -> None:
-        """In the namespace of `place` (default: the caller's); `narrate` gets each change's command line before it is made.
+        """In the namespace of `place` (default: the caller's); `log_command` gets each change's command line before it is made.
 
-        `place` is closed with the driver. `hearing` is shared with the table's keeper. Raises OSError.
+        `place` is closed with the driver. `subscriptions` is shared with the table's keeper. Raises OSError.
         """
-        self._place = place or Here()
-        self._narrate = narrate
+        self._place = place or CurrentNetns()
+        self._log_command = log_command
         self._route = self._place.run(lambda: netlink.Socket(netlink.ROUTE))
-        self._tables = nftables.Tables(
-            self._place.run(lambda: netlink.Socket(netlink.NETFILTER)), self._place, hearing or Hearing()
+        self._tables = static_tables.Tables(
+            self._place.run(lambda: netlink.Socket(netlink.NETFILTER)),
+            self._place,
+            subscriptions or EventSubscriptions(),
         )
-        self._observer: Observer | None = None
+        self._observer: NetlinkMonitor | None = None
 
     def read(self) -> dict[Key, KernelObject]:
         """All objects of ours: by owner's mark, or on a device of ours."""
@@ -89,7 +88,7 @@ class KernelDriver:
 
     def follow(self, on_events: Callable[[Iterable[KernelEvent]], None]) -> None:
         """Report what others do, until `close()`; `on_events` is called on any thread."""
-        self._observer = self._place.run(lambda: Observer(self._route.port, self._tables, on_events))
+        self._observer = self._place.run(lambda: NetlinkMonitor(self._route.port, self._tables, on_events))
 
     def close(self) -> None:
         """Give back sockets and threads; the kernel's state stays."""
@@ -105,11 +104,11 @@ class KernelDriver:
         devices = Devices(self._route)
         for (sort, _), run in groupby(changes, _sort):
             batch = list(run)
-            if self._narrate is not None:
+            if self._log_command is not None:
                 for change in batch:
-                    for line in spelling.spell(change):
-                        self._narrate(line)
-            if sort is Link and isinstance(batch[0], Remove):
+                    for line in commands.spell(change):
+                        self._log_command(line)
+            if sort is Link and isinstance(batch[0], Delete):
                 results += self._remove_links(batch, devices)
             elif sort is Link:
                 results += (self._guarded(lambda change: self._link(change, devices), change) for change in batch)
@@ -168,9 +167,9 @@ class KernelDriver:
         devices.forget(wish.name)
         device = devices.find(wish.name)
         try:
-            if isinstance(change, Remove):
+            if isinstance(change, Delete):
                 if device is not None and wish.kind is not None:
-                    self._send([links.delete(device.index)])
+                    self._send([link.delete(device.index)])
             elif device is None:
                 self._create(wish, devices)
             else:
@@ -186,7 +185,7 @@ class KernelDriver:
         for wish in wishes:
             devices.forget(wish.name)
         found = [device for device in (devices.find(wish.name) for wish in wishes) if device is not None]
-        if len(found) > 1 and not any(self._route.request(links.delete_together([device.index for device in found]))):
+        if len(found) > 1 and not any(self._route.request(link.delete_together([device.index for device in found]))):
             for wish in wishes:
                 devices.forget(wish.name)
             return [None] * len(changes)
@@ -195,34 +194,34 @@ class KernelDriver:
     def _create(self, wish: Link, devices: Devices) -> None:
         if wish.kind is None:
             raise OSError(errno.ENODEV, f"no device {wish.name} here")
-        self._send(links.create(wish, _new_index(), devices.index))
+        self._send(link.create(wish, _new_index(), devices.index))
 
-    def _settle(self, wish: Link, device: links.Device, devices: Devices) -> None:
+    def _settle(self, wish: Link, device: link.Device, devices: Devices) -> None:
         """Change the device that is there, or make it anew; one of another kind that is not ours is left alone."""
         have = devices.link(device)
-        if not links.needs_new_device(wish, have):
-            self._send(links.change(wish, have, device.index, devices.index))
+        if not link.needs_new_device(wish, have):
+            self._send(link.change(wish, have, device.index, devices.index))
             return
         if wish.kind != device.kind and not device.ours:
             devices.bar(wish.name)
             raise OSError(
                 errno.EEXIST, f"{wish.name} is there already, a {device.kind or 'physical'} device that is not ours"
             )
-        requests = links.create(wish, _new_index(), devices.index)
-        self._send([links.delete(device.index), *requests])
+        requests = link.create(wish, _new_index(), devices.index)
+        self._send([link.delete(device.index), *requests])
 
     def _sysctl(self, change: Change, devices: Devices) -> None:
         wish = change.object
         assert isinstance(wish, Sysctl)
-        if isinstance(change, Put):
+        if isinstance(change, Upsert):
             devices.admit(wish)
             self._place.run(lambda: sysctl.write(wish.name, wish.value))
 
     def _ruleset(self, change: Change, changes: Sequence[Change]) -> None:
         wish = change.object
         assert isinstance(wish, Ruleset)
-        if isinstance(change, Put):
-            puts = (other.object for other in changes if isinstance(other, Put))
+        if isinstance(change, Upsert):
+            puts = (other.object for other in changes if isinstance(other, Upsert))
             self._tables.load(wish, [obj for obj in puts if isinstance(obj, Element) and obj.family == wish.family])
         else:
             self._tables.remove(wish.family)
@@ -244,27 +243,27 @@ def _unfit(error: Exception) -> OSError:
 def _sort(change: Change) -> tuple[type, bool]:
     """What may share a send; devices that go are not mixed with those that come."""
     kind = type(change.object)
-    return (Address, True) if kind in _QUEUED else (kind, kind is not Link or isinstance(change, Put))
+    return (Address, True) if kind in _QUEUED else (kind, kind is not Link or isinstance(change, Upsert))
 
 
 def _encode(change: Change, devices: Devices) -> list[Request]:
     """The requests of one change; removing something from a device that is gone needs none. Raises OSError."""
     wish = change.object
     assert isinstance(wish, _QUEUED)
-    if isinstance(change, Put):
+    if isinstance(change, Upsert):
         devices.admit(wish)
     device = devices.find(wish.dev) if wish.dev is not None else None
     if device is None and wish.dev is not None:
-        if isinstance(change, Remove):
+        if isinstance(change, Delete):
             return []
         raise OSError(errno.ENODEV, f"no device {wish.dev} here")
     if isinstance(wish, Route):
         index = device.index if device is not None else None
-        if isinstance(change, Put):
-            return [*rtnetlink.make_way(wish), *rtnetlink.put_route(wish, index)]
-        return rtnetlink.remove_route(wish, index, any_protocol=device is not None and device.ours)
+        if isinstance(change, Upsert):
+            return [*route.delete_conflicting_route(wish), *route.put_route(wish, index)]
+        return route.remove_route(wish, index, any_protocol=device is not None and device.ours)
     assert device is not None
-    if isinstance(change, Put):
+    if isinstance(change, Upsert):
         return _encode_put(wish, device.index, devices)
     return _encode_remove(wish, device.index)
 
@@ -272,37 +271,37 @@ def _encode(change: Change, devices: Devices) -> list[Request]:
 def _encode_put(wish: _Placed, index: int, devices: Devices) -> list[Request]:
     match wish:
         case FdbEntry():
-            return rtnetlink.put_fdb(wish, index)
+            return route.put_fdb(wish, index)
         case Neighbour():
-            return rtnetlink.put_neighbour(wish, index)
+            return route.put_neighbour(wish, index)
         case Address():
-            return rtnetlink.put_address(wish, index)
+            return route.put_address(wish, index)
         case Shaper():
-            return traffic.put_shaper(wish, index)
+            return tc.put_shaper(wish, index)
         case Redirect():
-            return traffic.put_redirect(index, devices.index(wish.to))
+            return tc.put_redirect(index, devices.index(wish.to))
 
 
 def _encode_remove(wish: _Placed, index: int) -> list[Request]:
     match wish:
         case FdbEntry():
-            return rtnetlink.remove_fdb(wish, index)
+            return route.remove_fdb(wish, index)
         case Neighbour():
-            return rtnetlink.remove_neighbour(wish, index)
+            return route.remove_neighbour(wish, index)
         case Address():
-            return rtnetlink.remove_address(wish, index)
+            return route.remove_address(wish, index)
         case Shaper():
-            return traffic.remove_shaper(index)
+            return tc.remove_shaper(index)
         case Redirect():
-            return traffic.remove_redirect(index)
+            return tc.remove_redirect(index)
 
 
 @contextmanager
-def opened(namespace: int | None = None, *, narrate: Callable[[str], None] | None = None) -> Iterator[KernelDriver]:
+def opened(namespace: int | None = None, *, log_command: Callable[[str], None] | None = None) -> Iterator[KernelDriver]:
     """A driver in the namespace behind this descriptor (None: the caller's), closed at the end. Raises OSError."""
-    place = NamespaceThread(namespace) if namespace is not None else Here()
+    place = NetnsThread(namespace) if namespace is not None else CurrentNetns()
     try:
-        driver = KernelDriver(place, narrate=narrate)
+        driver = KernelDriver(place, log_command=log_command)
     except OSError:
         place.close()
         raise
@@ -311,11 +310,13 @@ def opened(namespace: int | None = None, *, narrate: Callable[[str], None] | Non
 
 
 @contextmanager
-def opened_at(path: str | os.PathLike[str], *, narrate: Callable[[str], None] | None = None) -> Iterator[KernelDriver]:
+def opened_at(
+    path: str | os.PathLike[str], *, log_command: Callable[[str], None] | None = None
+) -> Iterator[KernelDriver]:
     """A driver in the namespace pinned at a path. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        with opened(descriptor, narrate=narrate) as driver:
+        with opened(descriptor, log_command=log_command) as driver:
             yield driver
     finally:
         os.close(descriptor)

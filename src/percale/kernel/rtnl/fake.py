@@ -13,19 +13,19 @@ from collections.abc import Callable, Iterable, Sequence
 
 from msgspec.structs import replace
 
-from percale.kernel.plan import matches, replaces, stands_on
+from percale.kernel.plan import dependencies_of, matches, replaces
 from percale.kernel.protocol import (
-    Absent,
     Change,
+    Delete,
     HostRoute,
     Interface,
     KernelEvent,
-    Lost,
-    Present,
-    Remove,
+    LinkReset,
+    ObjectChanged,
+    ObjectRemoved,
+    ResyncRequired,
     Underlay,
     UnderlayChanged,
-    Wiped,
 )
 from percale.render.objects import OWNER, Bridge, Element, KernelObject, Key, Link, Route, Ruleset, Sysctl
 
@@ -101,14 +101,14 @@ class FakeKernel:
         for name, interface in before.items():
             now = self.interfaces.get(name)
             if now is None or now.index != interface.index:
-                events += [Wiped(name), *self._wipe(("link", name))]
+                events += [LinkReset(name), *self._wipe(("link", name))]
             elif interface.up and not now.up:
                 events += self._go_down(name)
         self._on_events([*events, UnderlayChanged()])
 
     def lose_events(self) -> None:
         """As if the kernel's messages had overrun their buffer."""
-        self._on_events([Lost(), UnderlayChanged()])
+        self._on_events([ResyncRequired(), UnderlayChanged()])
 
     # The rules
 
@@ -132,7 +132,7 @@ class FakeKernel:
 
     def _change(self, change: Change) -> list[KernelEvent]:
         obj = change.object
-        if isinstance(change, Remove):
+        if isinstance(change, Delete):
             return self._remove(obj)
         match obj:
             case Sysctl():
@@ -145,11 +145,11 @@ class FakeKernel:
                 return self._load(obj)
         self._require(obj)
         self.objects[obj.key] = obj
-        return [Present(obj)]
+        return [ObjectChanged(obj)]
 
     def _require(self, obj: KernelObject) -> None:
         """What it stands on is there. Raises OSError."""
-        for kind, name in stands_on(obj):
+        for kind, name in dependencies_of(obj):
             there = (kind, name) in self.objects or name in self.interfaces
             if kind == "link" and (not there or name in self._barred):
                 raise OSError(errno.ENODEV, f"no device {name} here")
@@ -188,7 +188,7 @@ class FakeKernel:
             events += self._go_down(wish.name)
         elif link.mac != known.mac or link.arp != known.arp:
             events += self._drop(wish.name, "neighbour")
-        return [*events, Present(link)]
+        return [*events, ObjectChanged(link)]
 
     def _bear_peer(self, wish: Link) -> None:
         if wish.peer is not None and wish.peer.namespace is None:
@@ -219,36 +219,36 @@ class FakeKernel:
     def _remove(self, obj: KernelObject) -> list[KernelEvent]:
         if isinstance(obj, Sysctl) or (isinstance(obj, Link) and obj.kind is None) or obj.key not in self.objects:
             return []
-        events = [Wiped(obj.name)] if isinstance(obj, Link) else []
+        events = [LinkReset(obj.name)] if isinstance(obj, Link) else []
         del self.objects[obj.key]
         if isinstance(obj, Ruleset):
             del self._sets[obj.family]
-        return [*events, *self._wipe(obj.key), Absent(obj.key)]
+        return [*events, *self._wipe(obj.key), ObjectRemoved(obj.key)]
 
     def _wipe(self, lower: Key) -> list[KernelEvent]:
         """What stands on this goes; a bridge's ports stay, without it."""
         events: list[KernelEvent] = []
         for key, obj in list(self.objects.items()):
-            if lower not in stands_on(obj):
+            if lower not in dependencies_of(obj):
                 continue
             if isinstance(obj, Link) and ("link", obj.master) == lower:
                 self.objects[key] = left = replace(obj, master=None, hairpin=None)
-                events.append(Present(left))
+                events.append(ObjectChanged(left))
             elif self.objects.pop(key, None) is not None:
-                events += [*self._wipe(key), *(() if isinstance(obj, Route) else (Absent(key),))]
+                events += [*self._wipe(key), *(() if isinstance(obj, Route) else (ObjectRemoved(key),))]
         return events
 
     def _go_down(self, name: str) -> list[KernelEvent]:
         """Routes and neighbours go; of the IPv4 routes nobody is told."""
         self._drop(name, "route")
-        return [Wiped(name), *self._drop(name, "neighbour")]
+        return [LinkReset(name), *self._drop(name, "neighbour")]
 
     def _drop(self, name: str, kind: str) -> list[KernelEvent]:
         """All of one kind on a device."""
-        gone = [key for key, obj in self.objects.items() if key[0] == kind and ("link", name) in stands_on(obj)]
+        gone = [key for key, obj in self.objects.items() if key[0] == kind and ("link", name) in dependencies_of(obj)]
         for key in gone:
             del self.objects[key]
-        return [Absent(key) for key in gone]
+        return [ObjectRemoved(key) for key in gone]
 
 
 def _born(wish: Link, mac: str) -> Link:

@@ -6,10 +6,10 @@ import errno
 import time
 from contextlib import closing
 
-from percale.kernel.netlink import link as links
+from percale.kernel.netlink import link
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.netlink.link import Device
-from percale.kernel.plan import stands_on
+from percale.kernel.plan import dependencies_of
 from percale.render.objects import KernelObject, Link
 
 _LOOK_AGAIN, _PATIENCE = 0.001, 1.0
@@ -42,7 +42,7 @@ class Devices:
 
     def load(self) -> list[Device]:
         """All of them at once."""
-        found = [links.decode(message.body) for message in self._socket.dump(links.RTM_GETLINK, links.query_all())]
+        found = [link.decode(message.body) for message in self._socket.dump(link.RTM_GETLINK, link.query_all())]
         for device in found:
             self._remember(device)
         return found
@@ -54,19 +54,19 @@ class Devices:
     def find(self, name: str) -> Device | None:
         """The device of this name, None when there is none. Raises OSError."""
         if name not in self._by_name:
-            self._by_name[name] = device = self._ask(links.query(name))
+            self._by_name[name] = device = self._ask(link.query(name))
             if device is not None:
                 self._remember(device)
         return self._by_name[name]
 
     def _ask(self, question: bytes) -> Device | None:
         try:
-            answer = self._socket.ask(links.RTM_GETLINK, question)
+            answer = self._socket.ask(link.RTM_GETLINK, question)
         except OSError as error:
             if error.errno in (errno.ENODEV, errno.EINVAL, errno.ERANGE):
                 return None
             raise
-        return links.decode(answer.body) if answer is not None else None
+        return link.decode(answer.body) if answer is not None else None
 
     def forget(self, name: str) -> None:
         """It was changed: ask again."""
@@ -80,7 +80,7 @@ class Devices:
 
     def admit(self, obj: KernelObject) -> None:
         """Raises OSError (ENODEV) when the object would come upon a barred device."""
-        for kind, name in stands_on(obj) if self._barred else ():
+        for kind, name in dependencies_of(obj) if self._barred else ():
             if kind == "link" and name in self._barred:
                 raise OSError(errno.ENODEV, f"no device {name} of ours here")
 
@@ -94,10 +94,10 @@ class Devices:
     def name(self, index: int) -> str | None:
         """None when there is no device of this index here (its other end may be in another namespace)."""
         if index not in self._by_index:
-            self._by_index[index] = self._ask(links.query_index(index))
+            self._by_index[index] = self._ask(link.query_index(index))
         device = self._by_index[index]
         return device.name if device is not None else None
 
     def link(self, device: Device) -> Link:
         """The device as our object."""
-        return links.as_link(device, self.name)
+        return link.as_link(device, self.name)

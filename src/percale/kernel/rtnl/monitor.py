@@ -3,7 +3,7 @@
 `driver.follow` starts it. What we did ourselves is no news: the kernel filters our own routes, neighbours and addresses out
 before they reach us, and of our own devices and tables we only take note.
 
-A device that goes down, or loses an IPv4 address, takes routes with it that no notification tells of: that is `Wiped`.
+A device that goes down, or loses an IPv4 address, takes routes with it that no notification tells of: that is `LinkReset`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,21 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from percale.kernel.netlink import link as links
-from percale.kernel.netlink import route as rtnetlink
+from percale.kernel.netlink import link, route, tc
 from percale.kernel.netlink import socket as netlink
-from percale.kernel.netlink import tc as traffic
 from percale.kernel.netlink.link import Device
 from percale.kernel.netlink.socket import Message, attributes, string
-from percale.kernel.nftables import element_codec as elements
-from percale.kernel.nftables import static_tables as nftables
-from percale.kernel.protocol import SHORTCUT_TABLE, Absent, KernelEvent, Lost, Present, UnderlayChanged, Wiped
+from percale.kernel.nftables import element_codec, static_tables
+from percale.kernel.nftables.commit import SUBSYSTEM
+from percale.kernel.protocol import (
+    FASTPATH_TABLE,
+    KernelEvent,
+    LinkReset,
+    ObjectChanged,
+    ObjectRemoved,
+    ResyncRequired,
+    UnderlayChanged,
+)
 from percale.kernel.rtnl.link_cache import Devices
 from percale.render.objects import OWNER, Address, Element, FdbEntry, Neighbour, neighbour_key
 
@@ -43,26 +49,32 @@ _MOST_AT_ONCE = 2000
 """Datagrams read before what they say is passed on."""
 
 _TABLE_DESTROYERS = frozenset(
-    {nftables.NEWTABLE, nftables.DELTABLE, nftables.DELCHAIN, nftables.DELRULE, nftables.DELSET}
+    {
+        static_tables.NEWTABLE,
+        static_tables.DELTABLE,
+        static_tables.DELCHAIN,
+        static_tables.DELRULE,
+        static_tables.DELSET,
+    }
 )
 """After one of these a table of ours is not what we loaded. Rules that somebody adds (to trace, say) are left alone."""
 
 
-class Observer:
+class NetlinkMonitor:
     """Made in the namespace; its thread may be anywhere."""
 
     def __init__(
-        self, own_port: int, tables: nftables.Tables, on_events: Callable[[Iterable[KernelEvent]], None]
+        self, own_port: int, tables: static_tables.Tables, on_events: Callable[[Iterable[KernelEvent]], None]
     ) -> None:
         self._own_port = own_port
         self._tables = tables
         self._on_events = on_events
         self._queries = netlink.Socket(netlink.ROUTE)
         self._route = netlink.Socket(netlink.ROUTE, _ROUTE_GROUPS)
-        self._route.ignore(own_port, keep=(links.RTM_NEWLINK, links.RTM_DELLINK))
+        self._route.ignore(own_port, keep=(link.RTM_NEWLINK, link.RTM_DELLINK))
         self._table = netlink.Socket(netlink.NETFILTER)
         self._table.ignore(tables.port)
-        tables.hearing.begin(self._table, lambda: on_events([Lost()]))
+        tables.subscriptions.subscribe(self._table, lambda: on_events([ResyncRequired()]))
         self._stop = os.eventfd(0, os.EFD_CLOEXEC)
         self._devices = self._load()
         self._thread = threading.Thread(target=self._live, name="kernel-events", daemon=True)
@@ -72,7 +84,7 @@ class Observer:
         """End the thread, give the sockets back."""
         os.eventfd_write(self._stop, 1)
         self._thread.join()
-        self._tables.hearing.end(self._table)
+        self._tables.subscriptions.unsubscribe(self._table)
         for socket in (self._queries, self._route, self._table):
             socket.close()
         os.close(self._stop)
@@ -85,7 +97,7 @@ class Observer:
             try:
                 listen()
             except Exception as error:  # an agent that hears nothing must not look well
-                self._on_events([Lost(error), UnderlayChanged()])
+                self._on_events([ResyncRequired(error), UnderlayChanged()])
             if self._ends_within(pause):
                 return
             listen = self._listen_again
@@ -140,27 +152,27 @@ class Observer:
             except (struct.error, ValueError, LookupError):  # a message of a newer kernel: the reading knows better
                 lost = True
         if lost:
-            yield Lost()
+            yield ResyncRequired()
             yield UnderlayChanged()
 
     # Routes, addresses, neighbours, devices
 
     def _route_events(self, message: Message) -> Iterator[KernelEvent]:
         match message.type:
-            case links.RTM_NEWLINK | links.RTM_DELLINK:
+            case link.RTM_NEWLINK | link.RTM_DELLINK:
                 yield from self._link(message)
-            case rtnetlink.RTM_NEWADDR | rtnetlink.RTM_DELADDR:
+            case route.RTM_NEWADDR | route.RTM_DELADDR:
                 yield from self._address(message)
-            case rtnetlink.RTM_NEWROUTE | rtnetlink.RTM_DELROUTE:
+            case route.RTM_NEWROUTE | route.RTM_DELROUTE:
                 yield from self._route_of(message)
-            case rtnetlink.RTM_NEWNEIGH | rtnetlink.RTM_DELNEIGH:
+            case route.RTM_NEWNEIGH | route.RTM_DELNEIGH:
                 yield from self._neighbour(message)
-            case traffic.RTM_DELQDISC:
+            case tc.RTM_DELQDISC:
                 yield from self._qdisc(message)
-            case rtnetlink.RTM_NEWNETCONF:
-                ended = rtnetlink.decode_end_of_forwarding(message.body)
+            case route.RTM_NEWNETCONF:
+                ended = route.decode_end_of_forwarding(message.body)
                 if ended is not None:
-                    yield Absent(("sysctl", ended))
+                    yield ObjectRemoved(("sysctl", ended))
 
     def _device(self, index: int | None) -> Device | None:
         """The device that a message speaks of, None when it is gone."""
@@ -169,111 +181,111 @@ class Observer:
     def _link(self, message: Message) -> Iterator[KernelEvent]:
         if message.body[0] != 0:
             return  # a bridge's word on its port, not a device's
-        device = links.decode(message.body)
+        device = link.decode(message.body)
         before = self._devices.pop(device.index, None)
         own = message.port == self._own_port
-        if message.type == links.RTM_NEWLINK:
+        if message.type == link.RTM_NEWLINK:
             self._devices[device.index] = device
         if own:
             return
         ours = device.ours or (before is not None and before.ours)
-        if message.type == links.RTM_DELLINK or (before is not None and before.name != device.name):
+        if message.type == link.RTM_DELLINK or (before is not None and before.name != device.name):
             name = before.name if before is not None else device.name
-            yield Wiped(name)
-            yield Absent(("link", name)) if ours else UnderlayChanged()
-        if message.type == links.RTM_NEWLINK:
+            yield LinkReset(name)
+            yield ObjectRemoved(("link", name)) if ours else UnderlayChanged()
+        if message.type == link.RTM_NEWLINK:
             if before is not None and before.up and not device.up:
-                yield Wiped(device.name)
-            yield Present(links.as_link(device, self._name)) if ours else UnderlayChanged()
+                yield LinkReset(device.name)
+            yield ObjectChanged(link.as_link(device, self._name)) if ours else UnderlayChanged()
 
     def _name(self, index: int) -> str | None:
         device = self._devices.get(index)
         return device.name if device is not None else None
 
     def _address(self, message: Message) -> Iterator[KernelEvent]:
-        seen = rtnetlink.decode_address(message.body)
+        seen = route.decode_address(message.body)
         device = self._device(seen.index)
         if device is None:
             return
-        gone = message.type == rtnetlink.RTM_DELADDR
+        gone = message.type == route.RTM_DELADDR
         if gone and seen.address.version == 4:
-            yield Wiped(device.name)
-        if seen.ours or (device.ours and not seen.kernels):
+            yield LinkReset(device.name)
+        if seen.ours or (device.ours and not seen.kernel_assigned):
             address = Address(device.name, seen.address)
-            yield Absent(address.key) if gone else Present(address)
+            yield ObjectRemoved(address.key) if gone else ObjectChanged(address)
         elif not device.ours:
             yield UnderlayChanged()
 
     def _route_of(self, message: Message) -> Iterator[KernelEvent]:
-        seen = rtnetlink.decode_route(message.body)
+        seen = route.decode_route(message.body)
         if seen is None:
             return
         device = self._device(seen.index)
-        route = rtnetlink.as_route(seen, device.name if device is not None else None)
-        ours = seen.ours or (device is not None and device.ours and not seen.wished_by_nobody)
-        gone = message.type == rtnetlink.RTM_DELROUTE
+        changed = route.as_route(seen, device.name if device is not None else None)
+        ours = seen.ours or (device is not None and device.ours and not seen.kernel_managed)
+        gone = message.type == route.RTM_DELROUTE
         if ours:
-            yield Absent(route.key) if gone else Present(route)
+            yield ObjectRemoved(changed.key) if gone else ObjectChanged(changed)
             return
         if not gone and message.flags & netlink.REPLACE:
-            yield Absent(route.key)  # what stood there may have been ours
+            yield ObjectRemoved(changed.key)  # what stood there may have been ours
         if device is not None and not device.ours:
             yield UnderlayChanged()
 
     def _neighbour(self, message: Message) -> Iterator[KernelEvent]:
-        seen = rtnetlink.decode_neighbour(message.body)
+        seen = route.decode_neighbour(message.body)
         device = self._device(seen.index) if seen is not None else None
         if seen is None or device is None or not (seen.ours or device.ours) or (seen.fdb and device.kind != "vxlan"):
             return
-        there = message.type == rtnetlink.RTM_NEWNEIGH and seen.permanent
+        there = message.type == route.RTM_NEWNEIGH and seen.permanent
         if seen.fdb and seen.mac is not None:
             if there and seen.dst is not None:
-                yield Present(FdbEntry(device.name, seen.mac, seen.dst))
+                yield ObjectChanged(FdbEntry(device.name, seen.mac, seen.dst))
             else:
-                yield Absent(("fdb", device.name, seen.mac))
+                yield ObjectRemoved(("fdb", device.name, seen.mac))
         elif not seen.fdb and seen.dst is not None:
             if there and seen.mac is not None:
-                yield Present(Neighbour(device.name, seen.dst, seen.mac))
+                yield ObjectChanged(Neighbour(device.name, seen.dst, seen.mac))
             else:
-                yield Absent(neighbour_key(device.name, seen.dst))
+                yield ObjectRemoved(neighbour_key(device.name, seen.dst))
 
     def _qdisc(self, message: Message) -> Iterator[KernelEvent]:
-        device = self._device(traffic.device_of(message.body))
+        device = self._device(tc.device_of(message.body))
         if device is None or not device.ours:
             return
-        if traffic.is_ingress(message.body):
-            yield Absent(("redirect", device.name))
-        elif traffic.decode_shaper(message.body) is not None:
-            yield Absent(("shaper", device.name))
+        if tc.is_ingress(message.body):
+            yield ObjectRemoved(("redirect", device.name))
+        elif tc.decode_shaper(message.body) is not None:
+            yield ObjectRemoved(("shaper", device.name))
 
     # Tables
 
     def _table_events(self, message: Message) -> Iterator[KernelEvent]:
         kind = message.type & 0xFF
-        if message.type >> 8 != nftables.SUBSYSTEM or message.port in self._tables.loaders:
+        if message.type >> 8 != SUBSYSTEM or message.port in self._tables.loaders:
             return
-        if string(attributes(message.body, 4).get(nftables.TABLE_OF_ANYTHING, b"")) != OWNER:
+        if string(attributes(message.body, 4).get(static_tables.TABLE_OF_ANYTHING, b"")) != OWNER:
             return
         number = message.body[0]
-        if number == nftables.NETDEV and kind == nftables.DELTABLE and not self._tables.has(number):
-            yield Absent(SHORTCUT_TABLE)  # loading it anew deletes it, too
-        family = nftables.FAMILY_NAMES.get(number)
+        if number == static_tables.NETDEV and kind == static_tables.DELTABLE and not self._tables.has(number):
+            yield ObjectRemoved(FASTPATH_TABLE)  # loading it anew deletes it, too
+        family = static_tables.FAMILY_NAMES.get(number)
         if family is None:
             return
         if kind in _TABLE_DESTROYERS:
-            yield Absent(("ruleset", family))
-        elif kind in (nftables.NEWSETELEM, nftables.DELSETELEM):
-            name, entries = nftables.entries_of(message)
+            yield ObjectRemoved(("ruleset", family))
+        elif kind in (static_tables.NEWSETELEM, static_tables.DELSETELEM):
+            name, entries = static_tables.entries_of(message)
             with contextlib.suppress(OSError):  # a set that is gone again had nothing that matters
                 shape = self._tables.shape(family, name)
                 if not shape.ours_to_fill:
                     return
                 if shape.interval and len(shape.fields) == 1:
-                    yield Lost()  # an interval comes in halves, each in a message of its own
+                    yield ResyncRequired()  # an interval comes in halves, each in a message of its own
                     return
-                for match in elements.decode(shape, entries):
+                for match in element_codec.decode(shape, entries):
                     element = Element(family, name, match)
-                    yield Present(element) if kind == nftables.NEWSETELEM else Absent(element.key)
+                    yield ObjectChanged(element) if kind == static_tables.NEWSETELEM else ObjectRemoved(element.key)
 
 
 def _once(events: Iterable[KernelEvent]) -> list[KernelEvent]:
@@ -281,7 +293,7 @@ def _once(events: Iterable[KernelEvent]) -> list[KernelEvent]:
     fine: list[KernelEvent] = []
     coarse: set[KernelEvent] = set()
     for event in events:
-        if isinstance(event, UnderlayChanged | Lost):
+        if isinstance(event, UnderlayChanged | ResyncRequired):
             coarse.add(event)
         elif not fine or fine[-1] != event:
             fine.append(event)

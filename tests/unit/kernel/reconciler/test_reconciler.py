@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from percale.errors import KernelError
-from percale.kernel.protocol import SHORTCUT_TABLE, Change, Remove
+from percale.kernel.protocol import FASTPATH_TABLE, Change, Delete
 from percale.kernel.reconciler import reconciler as reconciling
 from percale.kernel.reconciler.reconciler import Reconciler
 from percale.kernel.rtnl.fake import FakeKernel
@@ -34,7 +34,7 @@ async def test_after_lost_events_everything_is_read_again() -> None:
     kernel = FakeKernel()
     reconciler = Reconciler(kernel)
     absent = asyncio.Event()
-    reconciler.on_absent(SHORTCUT_TABLE, absent.set)
+    reconciler.on_absent(FASTPATH_TABLE, absent.set)
     await reconciler.start()
     reconciler.want("node", (ETH0, ADDRESS, TABLE))
     await reconciler.settled("node")
@@ -150,5 +150,5 @@ async def test_a_removal_that_is_refused_is_told_to_who_let_go() -> None:
     kernel.refusals.clear()
     assert await eventually(lambda: ETH0.key not in kernel.objects)
     await reconciler.settled("pod")
-    assert kernel.written[-1] == Remove(kernel.written[-1].object)
+    assert kernel.written[-1] == Delete(kernel.written[-1].object)
     await reconciler.stop()

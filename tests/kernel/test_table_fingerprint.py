@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from percale.kernel.netns import NamespaceThread
+from percale.kernel.netns import NetnsThread
 from percale.kernel.reconciler.reconciler import Reconciler
 from percale.kernel.rtnl.driver import KernelDriver
 from percale.kernel.table_fingerprint import mark
@@ -17,7 +17,7 @@ from percale.render.objects import Ruleset
 
 async def one_start(space: Any) -> None:
     """An agent's life, as far as its tables go."""
-    reconciler = Reconciler(KernelDriver(NamespaceThread(space.descriptor)))
+    reconciler = Reconciler(KernelDriver(NetnsThread(space.descriptor)))
     await reconciler.start()
     reconciler.want("node/tables", rulesets())
     reconciler.in_sync()

@@ -15,12 +15,11 @@ from tests.kernel.conftest import Space
 from percale.errors import KernelError
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.netlink.socket import Failure, Request
-from percale.kernel.netns import NamespaceThread
-from percale.kernel.nftables import batch
-from percale.kernel.nftables import commit as hearing
-from percale.kernel.nftables.commit import LARGE, Hearing
+from percale.kernel.netns import NetnsThread
+from percale.kernel.nftables import batch, commit
+from percale.kernel.nftables.commit import LARGE, EventSubscriptions
 from percale.kernel.nftables.table import KernelNftTable
-from percale.kernel.protocol import KernelEvent, Lost, Put
+from percale.kernel.protocol import KernelEvent, ResyncRequired, Upsert
 from percale.kernel.reconciler.reconciler import Reconciler
 from percale.kernel.rtnl.driver import KernelDriver
 from percale.render.nft.objects import ElementBatch, SetSpec, Transaction
@@ -53,118 +52,122 @@ def during(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], 
     def arrange(action: Callable[[], object]) -> None:
         def observed(socket: netlink.Socket, requests: Sequence[Request]) -> Failure | None:
             if sum(len(request.body) for request in requests) >= LARGE:
-                monkeypatch.setattr(hearing, "commit", commit)
+                monkeypatch.setattr(commit, "commit_batch", plain)
                 action()
-            return commit(socket, requests)
+            return plain(socket, requests)
 
-        commit = hearing.commit
-        monkeypatch.setattr(hearing, "commit", observed)
+        plain = commit.commit_batch
+        monkeypatch.setattr(commit, "commit_batch", observed)
 
     return arrange
 
 
-class Ear:
+class Subscriber:
     """One listening socket, one that commits, and somebody else's."""
 
     def __init__(self, space: Space) -> None:
-        with contextlib.closing(NamespaceThread(space.descriptor)) as place:
-            self._ear, self.ours, self.theirs = (place.run(lambda: netlink.Socket(netlink.NETFILTER)) for _ in range(3))
-        self._ear.ignore(self.ours.port)
-        self.missed = 0
-        self.hearing = Hearing()
-        self.hearing.begin(self._ear, self._count)
+        with contextlib.closing(NetnsThread(space.descriptor)) as place:
+            self._socket, self.ours, self.theirs = (
+                place.run(lambda: netlink.Socket(netlink.NETFILTER)) for _ in range(3)
+            )
+        self._socket.ignore(self.ours.port)
+        self.lost = 0
+        self.subscriptions = EventSubscriptions()
+        self.subscriptions.subscribe(self._socket, self._count)
         assert (
-            hearing.commit(
+            commit.commit_batch(
                 self.theirs,
                 batch.encode_table(batch.BaseTable(b"", {}, {}), Transaction(put_sets=(MANY,)), {}).requests,
             )
             is None
         )
-        self.heard()
+        self.was_notified()
 
     def _count(self) -> None:
-        self.missed += 1
+        self.lost += 1
 
-    def heard(self) -> bool:
+    def was_notified(self) -> bool:
         """Has somebody's change been told since the last look?"""
         found = False
         with contextlib.suppress(BlockingIOError):
             while True:
-                found |= any(message.type & 0xFF == _NEW_GENERATION for message in self._ear.receive(wait=False))
+                found |= any(message.type & 0xFF == _NEW_GENERATION for message in self._socket.receive(wait=False))
         return found
 
     def close(self) -> None:
-        self.hearing.end(self._ear)
-        for socket in (self._ear, self.ours, self.theirs):
+        self.subscriptions.unsubscribe(self._socket)
+        for socket in (self._socket, self.ours, self.theirs):
             socket.close()
 
 
 @pytest.fixture
-def ear(space: Space) -> Iterator[Ear]:
-    ear = Ear(space)
-    yield ear
-    ear.close()
+def subscriber(space: Space) -> Iterator[Subscriber]:
+    subscriber = Subscriber(space)
+    yield subscriber
+    subscriber.close()
 
 
-def test_a_large_commit_of_ours_alone_is_nobodys_news(ear: Ear) -> None:
-    assert ear.hearing.commit(ear.ours, put(3_000)) is None
-    assert (ear.missed, ear.heard()) == (0, False)
+def test_a_large_commit_of_ours_alone_is_nobodys_news(subscriber: Subscriber) -> None:
+    assert subscriber.subscriptions.commit(subscriber.ours, put(3_000)) is None
+    assert (subscriber.lost, subscriber.was_notified()) == (0, False)
 
 
 def test_whoever_changes_something_during_it_is_not_heard_but_noticed(
-    ear: Ear, during: Callable[[Callable[[], object]], None]
+    subscriber: Subscriber, during: Callable[[Callable[[], object]], None]
 ) -> None:
-    during(lambda: hearing.commit(ear.theirs, put(1, start=5_000)))
-    assert ear.hearing.commit(ear.ours, put(3_000)) is None
-    assert (ear.missed, ear.heard()) == (1, False)
+    during(lambda: commit.commit_batch(subscriber.theirs, put(1, start=5_000)))
+    assert subscriber.subscriptions.commit(subscriber.ours, put(3_000)) is None
+    assert (subscriber.lost, subscriber.was_notified()) == (1, False)
 
 
-def test_whoever_changes_something_afterwards_is_heard(ear: Ear) -> None:
-    ear.hearing.commit(ear.ours, put(3_000))
-    hearing.commit(ear.theirs, put(1, start=5_000))
-    assert (ear.missed, ear.heard()) == (0, True)
+def test_whoever_changes_something_afterwards_is_heard(subscriber: Subscriber) -> None:
+    subscriber.subscriptions.commit(subscriber.ours, put(3_000))
+    commit.commit_batch(subscriber.theirs, put(1, start=5_000))
+    assert (subscriber.lost, subscriber.was_notified()) == (0, True)
 
 
 def test_a_refused_commit_is_no_ones_change_and_the_ear_hears_again(
-    ear: Ear, during: Callable[[Callable[[], object]], None]
+    subscriber: Subscriber, during: Callable[[Callable[[], object]], None]
 ) -> None:
     nowhere = Request(put(1)[0].type, netlink.CREATE, put(1)[0].body.replace(b"many", b"none"))
-    failure = ear.hearing.commit(ear.ours, [*put(3_000), nowhere])
+    failure = subscriber.subscriptions.commit(subscriber.ours, [*put(3_000), nowhere])
     assert failure is not None
-    assert (ear.missed, ear.heard()) == (0, False)
-    during(lambda: hearing.commit(ear.theirs, put(1, start=5_000)))
-    assert ear.hearing.commit(ear.ours, [*put(3_000), nowhere]) is not None
-    assert (ear.missed, ear.heard()) == (1, False)
-    hearing.commit(ear.theirs, put(1, start=5_001))
-    assert ear.heard()
+    assert (subscriber.lost, subscriber.was_notified()) == (0, False)
+    during(lambda: commit.commit_batch(subscriber.theirs, put(1, start=5_000)))
+    assert subscriber.subscriptions.commit(subscriber.ours, [*put(3_000), nowhere]) is not None
+    assert (subscriber.lost, subscriber.was_notified()) == (1, False)
+    commit.commit_batch(subscriber.theirs, put(1, start=5_001))
+    assert subscriber.was_notified()
 
 
-def test_a_commit_that_breaks_off_may_have_been_made(ear: Ear, during: Callable[[Callable[[], object]], None]) -> None:
+def test_a_commit_that_breaks_off_may_have_been_made(
+    subscriber: Subscriber, during: Callable[[Callable[[], object]], None]
+) -> None:
     def break_off() -> None:
         raise TimeoutError
 
     during(break_off)
     with pytest.raises(TimeoutError):
-        ear.hearing.commit(ear.ours, put(3_000))
-    hearing.commit(ear.theirs, put(1, start=5_001))
-    assert (ear.missed, ear.heard()) == (1, True)
+        subscriber.subscriptions.commit(subscriber.ours, put(3_000))
+    commit.commit_batch(subscriber.theirs, put(1, start=5_001))
+    assert (subscriber.lost, subscriber.was_notified()) == (1, True)
 
 
-def test_a_change_that_is_being_made_when_ours_begins_is_heard_or_noticed(ear: Ear) -> None:
+def test_a_change_that_is_being_made_when_ours_begins_is_heard_or_noticed(subscriber: Subscriber) -> None:
     """The kernel counts a commit first and tells of it last."""
     began = time.perf_counter()
-    hearing.commit(ear.theirs, put(4_000))
+    commit.commit_batch(subscriber.theirs, put(4_000))
     lasts = time.perf_counter() - began
-    ear.heard()
+    subscriber.was_notified()
     for step in range(1, 41):
         theirs, ours = put(4_000, start=step * 10_000), put(600, start=step * 10_000 + 5_000)
-        other = threading.Thread(target=hearing.commit, args=(ear.theirs, theirs))
-        missed = ear.missed
+        other = threading.Thread(target=commit.commit_batch, args=(subscriber.theirs, theirs))
+        lost = subscriber.lost
         other.start()
         time.sleep(lasts * step / 40)
-        assert ear.hearing.commit(ear.ours, ours) is None
+        assert subscriber.subscriptions.commit(subscriber.ours, ours) is None
         other.join()
-        assert ear.heard() or ear.missed > missed
+        assert subscriber.was_notified() or subscriber.lost > lost
 
 
 # The keeper and the reconciler
@@ -174,10 +177,10 @@ POD = Element("ip", "pods", (ip_address("10.244.1.9"),))
 
 
 @pytest.fixture
-async def nft_table(space: Space) -> AsyncIterator[tuple[KernelNftTable, Hearing, list[None]]]:
+async def nft_table(space: Space) -> AsyncIterator[tuple[KernelNftTable, EventSubscriptions, list[None]]]:
     """It has an empty set `many`; how often it was touched."""
-    shared = Hearing()
-    nft_table = KernelNftTable(NamespaceThread(space.descriptor), hearing=shared)
+    shared = EventSubscriptions()
+    nft_table = KernelNftTable(NetnsThread(space.descriptor), subscriptions=shared)
     touched: list[None] = []
     nft_table.on_foreign_change(lambda: touched.append(None))
     await nft_table.start()
@@ -194,7 +197,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 async def test_what_somebody_does_during_a_large_edit_touches_the_keeper(
     space: Space,
-    nft_table: tuple[KernelNftTable, Hearing, list[None]],
+    nft_table: tuple[KernelNftTable, EventSubscriptions, list[None]],
     during: Callable[[Callable[[], object]], None],
 ) -> None:
     kept, _, touched = nft_table
@@ -208,7 +211,7 @@ async def test_what_somebody_does_during_a_large_edit_touches_the_keeper(
 
 
 async def test_after_a_refused_large_edit_the_keeper_listens_again(
-    space: Space, nft_table: tuple[KernelNftTable, Hearing, list[None]]
+    space: Space, nft_table: tuple[KernelNftTable, EventSubscriptions, list[None]]
 ) -> None:
     kept, _, touched = nft_table
     nowhere = Transaction(put=LARGE_EDIT.put, remove_chains=("nowhere",))
@@ -222,11 +225,11 @@ async def test_after_a_refused_large_edit_the_keeper_listens_again(
 
 async def test_what_somebody_does_to_the_reconcilers_tables_during_a_large_edit_is_repaired(
     space: Space,
-    nft_table: tuple[KernelNftTable, Hearing, list[None]],
+    nft_table: tuple[KernelNftTable, EventSubscriptions, list[None]],
     during: Callable[[Callable[[], object]], None],
 ) -> None:
     kept, shared, _ = nft_table
-    reconciler = Reconciler(KernelDriver(NamespaceThread(space.descriptor), hearing=shared))
+    reconciler = Reconciler(KernelDriver(NetnsThread(space.descriptor), subscriptions=shared))
     await reconciler.start()
     try:
         reconciler.want("pods", (TABLE, POD))
@@ -240,14 +243,14 @@ async def test_what_somebody_does_to_the_reconcilers_tables_during_a_large_edit_
 
 async def test_what_the_driver_does_during_a_large_edit_is_nobodys_news(
     space: Space,
-    nft_table: tuple[KernelNftTable, Hearing, list[None]],
+    nft_table: tuple[KernelNftTable, EventSubscriptions, list[None]],
     during: Callable[[Callable[[], object]], None],
 ) -> None:
     kept, shared, touched = nft_table
     told: list[KernelEvent] = []
-    with contextlib.closing(KernelDriver(NamespaceThread(space.descriptor), hearing=shared)) as driver:
+    with contextlib.closing(KernelDriver(NetnsThread(space.descriptor), subscriptions=shared)) as driver:
         driver.follow(told.extend)
-        loading = threading.Thread(target=driver.apply, args=([Put(TABLE), Put(POD)],))
+        loading = threading.Thread(target=driver.apply, args=([Upsert(TABLE), Upsert(POD)],))
 
         def begin() -> None:
             loading.start()
@@ -259,4 +262,4 @@ async def test_what_the_driver_does_during_a_large_edit_is_nobodys_news(
         space.run(*FOREIGN)
         await until(lambda: touched)
     assert len(touched) == 1
-    assert [event for event in told if isinstance(event, Lost)] == []
+    assert [event for event in told if isinstance(event, ResyncRequired)] == []

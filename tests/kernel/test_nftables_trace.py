@@ -15,8 +15,8 @@ import pytest
 from tests.kernel.conftest import Space
 from tests.kernel.flows import FAMILIES, PATIENCE, PORT, A, B, World, inside
 
-from percale.kernel.netns import NamespaceThread
-from percale.kernel.nftables.trace import WATCH_TABLE, Judged, Tracer
+from percale.kernel.netns import NetnsThread
+from percale.kernel.nftables.trace import WATCH_TABLE, TracedVerdict, Tracer
 
 BOTH = pytest.mark.parametrize("version", [4, 6])
 
@@ -40,7 +40,7 @@ def traced_world(new_space: Callable[[], Space]) -> World:
 
 
 def tracer(world: World, rate: int = 100) -> Tracer:
-    thread = NamespaceThread(world.node.descriptor)
+    thread = NetnsThread(world.node.descriptor)
     try:
         return Tracer(thread, rate)
     finally:
@@ -64,8 +64,8 @@ def knock(world: World, version: int, port: int, kind: int = socket.SOCK_DGRAM) 
             knocker.sendto(b"x", (B[version], port))
 
 
-def seen(watch: Tracer, count: int) -> list[Judged]:
-    found: list[Judged] = []
+def seen(watch: Tracer, count: int) -> list[TracedVerdict]:
+    found: list[TracedVerdict] = []
     end = time.monotonic() + PATIENCE
     while len(found) < count:
         assert time.monotonic() < end, found
