@@ -59,20 +59,20 @@ async def _ours() -> tuple[float, list[float]]:
     reconciler = Reconciler(KernelDriver(NetnsThread(namespace)))
     try:
         await reconciler.start()
-        reconciler.want("tables", rulesets())
-        await reconciler.settled("tables")
+        reconciler.declare("tables", rulesets())
+        await reconciler.wait_applied("tables")
         start = time.perf_counter()
-        reconciler.want("device", _device())
+        reconciler.declare("device", _device())
         for number in range(1, PEERS + 1):
-            reconciler.want(f"peer/{number}", _peer(number))
-        await reconciler.settled(f"peer/{PEERS}")
-        await reconciler.idle()
+            reconciler.declare(f"peer/{number}", _peer(number))
+        await reconciler.wait_applied(f"peer/{PEERS}")
+        await reconciler.wait_idle()
         cold = time.perf_counter() - start
         changes = []
         for number in range(1, 31):
             start = time.perf_counter()
-            reconciler.want(f"peer/{number}", _peer(number, f"0a:01:00:00:00:{number:02x}"))
-            await reconciler.settled(f"peer/{number}")
+            reconciler.declare(f"peer/{number}", _peer(number, f"0a:01:00:00:00:{number:02x}"))
+            await reconciler.wait_applied(f"peer/{number}")
             changes.append((time.perf_counter() - start) * 1000)
         return cold, changes
     finally:

@@ -388,7 +388,7 @@ def test_sysctls_are_those_of_the_namespace(world: World) -> None:
 def test_sysctls_that_stray(world: World) -> None:
     forwarding, elsewhere = Sysctl("net/ipv4/conf/lo/forwarding", "1"), Sysctl("net/ipv4/conf/nowhere0/forwarding", "1")
     world.put(Link("lo"), forwarding)
-    assert list(world.driver.strayed([forwarding, elsewhere])) == []
+    assert list(world.driver.changed_sysctls([forwarding, elsewhere])) == []
     world.somebody(Upsert(replace(forwarding, value="0")))
-    assert list(world.driver.strayed([forwarding, elsewhere])) == [forwarding]
-    assert list(world.driver.strayed([])) == []
+    assert list(world.driver.changed_sysctls([forwarding, elsewhere])) == [forwarding]
+    assert list(world.driver.changed_sysctls([])) == []

@@ -281,10 +281,10 @@ async def service_world(
     await fabric.meet(one, two)
     networks = [ip_network(each) for each in PODS.values()]
     for node in (one, two):
-        node.reconciler.want("node/tables", node_tables(networks, node.subnets, masquerade=True))
+        node.reconciler.declare("node/tables", node_tables(networks, node.subnets, masquerade=True))
         for pod in node.pods:
             own = source_elements(f"pcl{pod.number}", map(ip_address, pod.addresses.values()))
-            node.reconciler.want(f"pod/{pod.number}", own)
+            node.reconciler.declare(f"pod/{pod.number}", own)
         await node.synced()
         node.sh("echo 0 > /proc/sys/net/ipv4/icmp_ratelimit; echo 0 > /proc/sys/net/ipv6/icmp/ratelimit")
     outside.sh("ip route add 172.30.0.0/16 via 192.168.1.1; ip route add 198.51.100.0/24 via 192.168.1.1")

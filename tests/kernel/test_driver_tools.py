@@ -15,12 +15,12 @@ from msgspec.structs import replace
 
 from percale.errors import KernelError
 from percale.kernel.cleanup import owned_removals
-from percale.kernel.commands import spell
+from percale.kernel.commands import to_commands
+from percale.kernel.errors import apply_or_raise
 from percale.kernel.netlink import link
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.plan import matches
 from percale.kernel.protocol import Delete, KernelEvent, ObjectChanged, ObjectRemoved, ResyncRequired, Upsert
-from percale.kernel.refusal import apply_or_raise
 from percale.render.objects import (
     Address,
     Bridge,
@@ -89,7 +89,7 @@ def test_the_lines_we_spell_make_what_we_make(new_space: Callable[[], Any]) -> N
     ours, theirs = new_space(), new_space()
     lines: list[str] = []
     apply_or_raise(ours.driver(lines.append), [Upsert(obj) for obj in SPELLED])
-    assert lines == [line for obj in SPELLED for line in spell(Upsert(obj))]
+    assert lines == [line for obj in SPELLED for line in to_commands(Upsert(obj))]
     for line in lines:
         theirs.shell(line)
     made, spelled = ours.driver().read(), theirs.driver().read()
@@ -101,20 +101,20 @@ def test_the_lines_we_spell_make_what_we_make(new_space: Callable[[], Any]) -> N
     for space in (ours, theirs):
         assert space.run("cat", "/proc/sys/net/ipv4/ip_forward") == "1\n"
     for obj in reversed(SPELLED):
-        for line in spell(Delete(obj)):
+        for line in to_commands(Delete(obj)):
             theirs.shell(line)
     assert theirs.driver().read() == {}
 
 
 def test_a_pod_pair_is_born_in_its_namespace_in_one_message(new_space: Callable[[], Any]) -> None:
     node, pod = new_space(), new_space()
-    wish = Link("pod0", "veth", mtu=1450, peer=Peer("eth0", pod.descriptor, "02:00:00:00:00:05", 1450))
-    apply_or_raise(node.driver(), [Upsert(wish), Upsert(Route(ip_network("10.244.1.5/32"), "pod0"))])
+    desired = Link("pod0", "veth", mtu=1450, peer=Peer("eth0", pod.descriptor, "02:00:00:00:00:05", 1450))
+    apply_or_raise(node.driver(), [Upsert(desired), Upsert(Route(ip_network("10.244.1.5/32"), "pod0"))])
     (eth0,) = (interface for interface in pod.driver().underlay().interfaces if interface.name == "eth0")
     assert (eth0.mac, eth0.mtu, eth0.up) == ("02:00:00:00:00:05", 1450, False)
     apply_or_raise(pod.driver(), [Upsert(Link("eth0")), Upsert(Address("eth0", ip_interface("10.244.1.5/32")))])
     assert ip_interface("10.244.1.5/32") in {key[2] for key in pod.driver().read()}
-    (line,) = (line for line in spell(Upsert(wish)) if "link add" in line)
+    (line,) = (line for line in to_commands(Upsert(desired)) if "link add" in line)
     theirs = new_space()
     pod.run("ip", "link", "delete", "eth0")
     theirs.shell(line, (pod.descriptor,))
@@ -202,9 +202,9 @@ def test_a_device_that_somebody_makes_before_us_stays_theirs(space: Any, monkeyp
     driver = space.driver()
     encode = link.create
 
-    def late(*wished: Any) -> list[netlink.Request]:
+    def late(*expected: Any) -> list[netlink.Request]:
         space.shell("ip link add flannel.1 type ifb")
-        return encode(*wished)
+        return encode(*expected)
 
     monkeypatch.setattr(link, "create", late)
     (error,) = driver.apply([Upsert(Link("flannel.1", "bridge"))])

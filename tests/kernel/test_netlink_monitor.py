@@ -117,16 +117,16 @@ async def test_a_setting_that_somebody_resets_is_back(space: Any) -> None:
     reconciler = Reconciler(KernelDriver(NetnsThread(space.descriptor)))
     await reconciler.start()
     try:
-        reconciler.want("node", [Sysctl(name, value) for name, value in SETTINGS.items()])
-        await reconciler.settled("node")
+        reconciler.declare("node", [Sysctl(name, value) for name, value in SETTINGS.items()])
+        await reconciler.wait_applied("node")
         for name, value in SETTINGS.items():
             space.shell(f"echo {1 - int(value)} > /proc/sys/{name}")
         async with asyncio.timeout(PATIENCE):
             for name, value in SETTINGS.items():
                 while space.run("cat", f"/proc/sys/{name}").strip() != value:
                     await asyncio.sleep(0.01)
-        reconciler.want("node", ())
-        await reconciler.idle()
+        reconciler.declare("node", ())
+        await reconciler.wait_idle()
         space.shell("echo 0 > /proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal")
         await asyncio.sleep(EVERY * 1.5)
         assert space.run("cat", "/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal").strip() == "0"

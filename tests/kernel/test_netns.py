@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from percale.kernel.errors import apply_or_raise
 from percale.kernel.netns import NetnsThread, anonymous_namespace, create_namespace, delete_namespace
 from percale.kernel.protocol import Upsert
-from percale.kernel.refusal import apply_or_raise
 from percale.kernel.rtnl.driver import opened, opened_at
 from percale.render.objects import Address, Link
 

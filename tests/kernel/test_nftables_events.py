@@ -232,8 +232,8 @@ async def test_what_somebody_does_to_the_reconcilers_tables_during_a_large_edit_
     reconciler = Reconciler(KernelDriver(NetnsThread(space.descriptor), subscriptions=shared))
     await reconciler.start()
     try:
-        reconciler.want("pods", (TABLE, POD))
-        await reconciler.settled("pods")
+        reconciler.declare("pods", (TABLE, POD))
+        await reconciler.wait_applied("pods")
         during(lambda: space.run("nft", "flush set ip percale pods"))
         await kept.apply(LARGE_EDIT)
         await until(lambda: "10.244.1.9" in space.run("nft", "list table ip percale"))

@@ -69,7 +69,7 @@ def seen(watch: Tracer, count: int) -> list[TracedVerdict]:
     end = time.monotonic() + PATIENCE
     while len(found) < count:
         assert time.monotonic() < end, found
-        found += watch.judged()
+        found += watch.verdicts()
         time.sleep(0.01)
     return found
 
@@ -114,7 +114,7 @@ def test_established_connections_are_not_traced(traced_world: World, watch: Trac
     assert len(seen(watch, 1)) == 1
     assert wire.passes()
     assert wire.passes(answers=True)
-    assert list(watch.judged()) == []
+    assert list(watch.verdicts()) == []
     wire.close()
 
 

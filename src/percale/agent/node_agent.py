@@ -99,7 +99,7 @@ class AgentNode:
         self._shortcut = Shortcut(
             self._shortcuts, log_command=ground.log_command, log=log, enabled=config.shortcut == "auto"
         )
-        self._reconciler.on_absent(FASTPATH_TABLE, self._shortcut.reload)
+        self._reconciler.on_removed(FASTPATH_TABLE, self._shortcut.reload)
         self._established = established(
             config,
             self._enforcement.evaluator,
@@ -170,7 +170,7 @@ class AgentNode:
         await standing.establish(self._state)
         state_dir = Path(config.stateDir)
         pool = AddressPool(state_dir / ADDRESSES, config.node, standing.subnets)
-        peers = Peers(standing.local, backend, self._reconciler.want, log)
+        peers = Peers(standing.local, backend, self._reconciler.declare, log)
         cni = CniServer(
             Path(config.cni.socket),
             network=self._pod_network(backend, standing),
@@ -203,7 +203,7 @@ class AgentNode:
         self._tell_of_strays()
         duties.create_task(self._collect_leftovers(), name="leftovers")
         await self._store_read.wait()
-        await self._reconciler.idle()
+        await self._reconciler.wait_idle()
         for source in (DEVICE, TABLES, FORWARDING):
             await self._until_settled(source)
         await self._table.in_force.wait()
@@ -217,13 +217,13 @@ class AgentNode:
         """Once it is known who the peers are: not while a file that may hold their leases cannot be read."""
         await self._store_read.wait()
         await self._troubles.without(STORE)
-        self._reconciler.in_sync()
+        self._reconciler.start_garbage_collection()
 
     async def _until_settled(self, source: str) -> None:
         """The reconciler tries again by itself; what it is refused is in the status."""
         while True:
             try:
-                return await self._reconciler.settled(source)
+                return await self._reconciler.wait_applied(source)
             except KernelError:
                 await asyncio.sleep(_SETTLING)
 
@@ -261,14 +261,14 @@ class AgentNode:
 
     def _wish_node(self, parts: Parts, local: LocalNode) -> None:
         device = tuple(parts.backend.device(local))
-        self._reconciler.want(DEVICE, device)
+        self._reconciler.declare(DEVICE, device)
         self._host_ports.keep("its tunnel", (("UDP", tunnel.port) for tunnel in tunnels_of(device)))
         tables = node_tables(parts.network.networks, parts.standing.subnets, device, masquerade=self._config.ipMasq)
-        self._reconciler.want(TABLES, tables)
+        self._reconciler.declare(TABLES, tables)
         if self._config.shortcut == "auto":
             # What the shortcut carries conntrack does not see: it must not take the next packet for one out of order.
-            self._reconciler.want(SHORTCUT, (Sysctl("net/netfilter/nf_conntrack_tcp_be_liberal", "1"),))
-        self._reconciler.want(FORWARDING, _forwarding(local))
+            self._reconciler.declare(SHORTCUT, (Sysctl("net/netfilter/nf_conntrack_tcp_be_liberal", "1"),))
+        self._reconciler.declare(FORWARDING, _forwarding(local))
 
     def _pod_network(self, backend: Backend, standing: Standing) -> PodNetwork:
         cni = self._config.cni

@@ -57,7 +57,7 @@ class PolicyNode:
             await self._table.in_force.wait()
             await self._edited(None)
             with suppress(KernelError):  # it is in the status, and tried again
-                await self._ground.reconciler.settled(BRIDGES)
+                await self._ground.reconciler.wait_applied(BRIDGES)
             self._report.ready.set()
             self._ground.say_ready(self._report)
 

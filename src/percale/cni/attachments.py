@@ -218,15 +218,15 @@ class Attachments:
     async def _settled(self, owner: Owner) -> None:
         """Wait for what is wished for it, and so for all that was let go before. Raises KernelError."""
         leaving = tuple(self._leaving)
-        await self._reconciler.settled(_source(owner))
+        await self._reconciler.wait_applied(_source(owner))
         self._leaving.difference_update(leaving)
 
     def _wish(self, owner: Owner, objects: tuple[KernelObject, ...]) -> None:
-        self._reconciler.want(_source(owner), objects)
+        self._reconciler.declare(_source(owner), objects)
         self._wished.add(owner)
 
     def _wish_bridge(self) -> None:
-        self._reconciler.want(f"bridge/{self.network.bridge}", bridge_objects(self.network))
+        self._reconciler.declare(f"bridge/{self.network.bridge}", bridge_objects(self.network))
 
     # DEL
 
@@ -251,7 +251,7 @@ class Attachments:
                 return
             # A leftover is nobody's wish: it has to be wished before the wish for it can end.
             self._wish(owner, (Link(device, "veth"),))
-        self._reconciler.want(_source(owner), ())
+        self._reconciler.declare(_source(owner), ())
         self._wished.discard(owner)
         self._leaving.add(owner)
 
@@ -277,7 +277,7 @@ class Attachments:
         """What is missing, as the command lines that would make it. Raises KernelError."""
         if attachment.chained:
             return []
-        await self._reconciler.settled(_source(attachment.owner))
+        await self._reconciler.wait_applied(_source(attachment.owner))
         return await self._sandboxes.missing(namespace, attachment.netns, pod_objects(attachment.wires))
 
     def heal(self, source: str) -> None:

@@ -18,10 +18,10 @@ from typing import TypeVar
 
 from percale.errors import KernelError
 from percale.kernel import syscalls
-from percale.kernel.commands import spell_object
+from percale.kernel.commands import format_object
+from percale.kernel.errors import apply_or_raise
 from percale.kernel.plan import matches
 from percale.kernel.protocol import Upsert
-from percale.kernel.refusal import apply_or_raise
 from percale.kernel.rtnl.driver import KernelDriver
 from percale.kernel.rtnl.dump import foreign_link
 from percale.kernel.rtnl.link_cache import wait_operational
@@ -106,8 +106,8 @@ def _missing(objects: Iterable[KernelObject], driver: KernelDriver) -> list[str]
     there = driver.read()
     there |= {link.key: link for link in map(foreign_link, driver.underlay().interfaces)}
     # Settings are not read back: they are the pod's own to change.
-    wished = [obj for obj in objects if obj.key[0] != "sysctl"]
-    return [spell_object(obj) for obj in wished if not matches(obj, there.get(obj.key))]
+    desired = [obj for obj in objects if obj.key[0] != "sysctl"]
+    return [format_object(obj) for obj in desired if not matches(obj, there.get(obj.key))]
 
 
 def is_foreign_namespace(descriptor: int) -> bool:

@@ -18,10 +18,10 @@ def owned_removals(driver: Driver) -> list[Change]:
     return plan.order((obj for obj in driver.read().values() if plan.removable(obj)), {})
 
 
-def remove_tables(place: NetnsExecutor) -> list[str]:
+def remove_tables(netns: NetnsExecutor) -> list[str]:
     """Remove the tables that the reconciler does not know; the commands for that. Blocks; raises OSError."""
     tables = (("inet", INET, OWNER), ("inet", INET, balancing.TABLE), ("netdev", NETDEV, OWNER))
-    with closing(place.run(lambda: netlink.Socket(netlink.NETFILTER))) as socket:
+    with closing(netns.run(lambda: netlink.Socket(netlink.NETFILTER))) as socket:
         return [
             f"nft 'delete table {name} {table}'"
             for name, family, table in tables

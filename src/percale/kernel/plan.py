@@ -44,54 +44,56 @@ _SHAPER_TOLERANCE = 0.01
 """The kernel keeps a bucket as a time: read back, it is not quite what was written."""
 
 
-def matches(wish: KernelObject, have: KernelObject | None) -> bool:
+def matches(desired: KernelObject, actual: KernelObject | None) -> bool:
     """True when what the kernel holds is what is wished; what a wish leaves open matches anything."""
-    if have is None or wish == have:
-        return have is not None
-    match wish, have:
+    if actual is None or desired == actual:
+        return actual is not None
+    match desired, actual:
         case Link(), Link():
-            return _link_matches(wish, have)
+            return _link_matches(desired, actual)
         case Route(), Route():
-            return wish.dev is None and wish == Route(
-                have.dst, None, have.via, have.onlink, have.src, have.metric, have.kind
+            return desired.dev is None and desired == Route(
+                actual.dst, None, actual.via, actual.onlink, actual.src, actual.metric, actual.kind
             )
         case Shaper(), Shaper():
-            near = abs(wish.burst - have.burst) <= max(64, wish.burst * _SHAPER_TOLERANCE)
-            return wish.dev == have.dev and wish.rate // 8 == have.rate // 8 and near
+            near = abs(desired.burst - actual.burst) <= max(64, desired.burst * _SHAPER_TOLERANCE)
+            return desired.dev == actual.dev and desired.rate // 8 == actual.rate // 8 and near
         case Ruleset(), Ruleset():
-            return wish.family == have.family and wish.digest == have.digest
+            return desired.family == actual.family and desired.digest == actual.digest
     return False
 
 
-def _link_matches(wish: Link, have: Link) -> bool:
-    if needs_new_device(wish, have) or wish.up != have.up:
+def _link_matches(desired: Link, actual: Link) -> bool:
+    if needs_new_device(desired, actual) or desired.up != actual.up:
         return False
-    if wish.kind is not None and (wish.alias != have.alias or wish.vxlan != have.vxlan):
+    if desired.kind is not None and (desired.alias != actual.alias or desired.vxlan != actual.vxlan):
         return False
     pairs = (
-        (wish.mtu, have.mtu),
-        (wish.mac, have.mac),
-        (wish.master, have.master),
-        (wish.hairpin, have.hairpin),
-        (wish.arp, have.arp),
-        (wish.bridge, have.bridge),
+        (desired.mtu, actual.mtu),
+        (desired.mac, actual.mac),
+        (desired.master, actual.master),
+        (desired.hairpin, actual.hairpin),
+        (desired.arp, actual.arp),
+        (desired.bridge, actual.bridge),
     )
-    return all(wished is None or wished == there for wished, there in pairs)
+    return all(expected is None or expected == there for expected, there in pairs)
 
 
-def replaces(wish: KernelObject, have: KernelObject | None) -> bool:
+def replaces(desired: KernelObject, actual: KernelObject | None) -> bool:
     """True when making it so starts anew, and all that stands on it is gone: a new device, a table loaded again."""
-    if isinstance(wish, Link):
-        return have is None or (isinstance(have, Link) and needs_new_device(wish, have))
-    return isinstance(wish, Ruleset)
+    if isinstance(desired, Link):
+        return actual is None or (isinstance(actual, Link) and needs_new_device(desired, actual))
+    return isinstance(desired, Ruleset)
 
 
-def disturbs_dependents(wish: KernelObject, have: KernelObject | None) -> bool:
+def disturbs_dependents(desired: KernelObject, actual: KernelObject | None) -> bool:
     """True when the device stays, but some of what is on it goes: neighbours with its address, routes when it goes down."""
-    if not isinstance(wish, Link) or not isinstance(have, Link):
+    if not isinstance(desired, Link) or not isinstance(actual, Link):
         return False
-    changed = any(wished not in (None, there) for wished, there in ((wish.mac, have.mac), (wish.arp, have.arp)))
-    return changed or wish.up != have.up
+    changed = any(
+        expected not in (None, there) for expected, there in ((desired.mac, actual.mac), (desired.arp, actual.arp))
+    )
+    return changed or desired.up != actual.up
 
 
 def dependencies_of(obj: KernelObject) -> tuple[Key, ...]:

@@ -110,7 +110,7 @@ class Driver(Protocol):
     def underlay(self) -> Underlay:
         """Interfaces and routes that are not ours."""
 
-    def strayed(self, settings: Sequence[Sysctl]) -> Sequence[Sysctl]:
+    def changed_sysctls(self, settings: Sequence[Sysctl]) -> Sequence[Sysctl]:
         """Those of these that have another value now; one that cannot be read is none."""
 
     def follow(self, on_events: Callable[[Iterable[KernelEvent]], None]) -> None:

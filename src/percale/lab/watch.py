@@ -155,7 +155,7 @@ def watch(place: LabPlace, rate: int, *, over: Callable[[], bool]) -> Generator[
         while not over():
             for descriptor, _ in poll.poll(_TICK * 1000):
                 node = by_descriptor[descriptor]
-                for judged in tracers[node].judged():
+                for judged in tracers[node].verdicts():
                     for where, certain in merging.add(node, judged, time.monotonic()):
                         yield _shown(certain, where, names)
             for where, certain in merging.late(time.monotonic()):

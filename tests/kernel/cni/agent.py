@@ -78,7 +78,7 @@ async def serve(directory: Path, wiring: Any, die: str) -> None:
 
     reconciler = Reconciler(KernelDriver(), on_problem=on_problem)
     await reconciler.start()
-    reconciler.want("node/tables", rulesets())
+    reconciler.declare("node/tables", rulesets())
     server = CniServer(
         directory / "s",
         network=PodNetwork(SUBNETS, 1450, wiring),
@@ -91,8 +91,8 @@ async def serve(directory: Path, wiring: Any, die: str) -> None:
     )
     servers.append(server)
     await server.start()
-    reconciler.in_sync()
-    await reconciler.idle()
+    reconciler.start_garbage_collection()
+    await reconciler.wait_idle()
     if die != "-":
         die_after(*STEPS[die])
     ended = asyncio.Event()

@@ -94,7 +94,7 @@ class Showing:
         found = wirings(self._pods(), self._reconciler.underlay)
         if new := found.bridges - self._shown:
             self._shown |= new
-            self._reconciler.want(BRIDGES, judged_bridges(version for _, version in self._shown))
+            self._reconciler.declare(BRIDGES, judged_bridges(version for _, version in self._shown))
             self._log.info("bridged packets are judged", device=" ".join(sorted({device for device, _ in new})))
         if found.unrouted:
             self._troubles.begin(WIRINGS, _unrouted(found.unrouted))

@@ -45,7 +45,7 @@ SEEN_REPLY, ASSURED, SOURCE_TRANSLATED, DESTINATION_TRANSLATED, DYING = 0x2, 0x4
 """Bits of a flow's status."""
 
 
-class Ends(NamedTuple):
+class Tuple(NamedTuple):
     """One direction of a flow. Addresses are packed; ports are 0 where the protocol has none that we know."""
 
     source: bytes
@@ -58,8 +58,8 @@ class Ends(NamedTuple):
 class ConntrackEntry(NamedTuple):
     """One entry of the table. `reply` is how answers come in: from the real destination, to where masquerade sent from."""
 
-    original: Ends
-    reply: Ends
+    original: Tuple
+    reply: Tuple
     status: int
     mark: int
     id: int
@@ -99,7 +99,7 @@ class EntryFilter(Struct, frozen=True):
 
 
 ALL = EntryFilter()
-_A_SEEK_COSTS = 2000
+_FILTER_COSTS = 2000
 """Flows that are copied and looked at in the time in which the kernel looks for one address: it walks the whole table twice,
 at 5 ms for 262,144 buckets that are empty, 11 ms with 100,000 flows in them."""
 
@@ -107,22 +107,22 @@ at 5 ms for 262,144 buckets that are empty, 11 ms with 100,000 flows in them."""
 class Conntrack:
     """A socket in a namespace; one thread at a time."""
 
-    def __init__(self, place: NetnsExecutor | None = None) -> None:
-        """In the namespace of `place` (default: the caller's), which is closed by whoever made it. Raises OSError."""
-        self._socket = (place or CurrentNetns()).run(lambda: netlink.Socket(netlink.NETFILTER))
+    def __init__(self, netns: NetnsExecutor | None = None) -> None:
+        """In the namespace of `netns` (default: the caller's), which is closed by whoever made it. Raises OSError."""
+        self._socket = (netns or CurrentNetns()).run(lambda: netlink.Socket(netlink.NETFILTER))
 
     def close(self) -> None:
         self._socket.close()
 
-    def flows(self, seek: EntryFilter = ALL) -> Iterator[ConntrackEntry]:
+    def flows(self, entry_filter: EntryFilter = ALL) -> Iterator[ConntrackEntry]:
         """The flows that are sought, as they are now. Raises OSError."""
-        return filter(None, map(decode, self._socket.stream(_GET, _question(seek))))
+        return filter(None, map(decode, self._socket.stream(_GET, _question(entry_filter))))
 
     def of(self, addresses: Collection[bytes]) -> Iterator[ConntrackEntry]:
         """The flows that one of these addresses began or serves, each once. Raises OSError."""
         ipv4 = {address for address in addresses if len(address) == 4}
         ipv6 = {address for address in addresses if len(address) == 16}
-        if ipv4 and self.count() > _A_SEEK_COSTS * len(ipv4):
+        if ipv4 and self.count() > _FILTER_COSTS * len(ipv4):
             yield from self._asked(ipv4)
         elif ipv4:
             yield from self._picked(ipv4, socket.AF_INET)
@@ -198,22 +198,22 @@ def _name(flow: ConntrackEntry) -> bytes:
     return _HEADER.pack(_family_of(flow.client), 0, 0) + nested(_ORIGINAL, flow.name) + zone
 
 
-def _question(seek: EntryFilter) -> bytes:
-    by_address = seek.client is not None or seek.server is not None
-    parts = [_HEADER.pack(socket.AF_INET if by_address else seek.family or 0, 0, 0)]
+def _question(entry_filter: EntryFilter) -> bytes:
+    by_address = entry_filter.client is not None or entry_filter.server is not None
+    parts = [_HEADER.pack(socket.AF_INET if by_address else entry_filter.family or 0, 0, 0)]
     flags = []
-    if seek.client is not None:
-        parts.append(_from(_ORIGINAL, seek.client))
+    if entry_filter.client is not None:
+        parts.append(_from(_ORIGINAL, entry_filter.client))
         flags.append(u32(_FILTER_ORIGINAL, _BY_SOURCE))
-    if seek.server is not None:
-        parts.append(_from(_REPLY, seek.server))
+    if entry_filter.server is not None:
+        parts.append(_from(_REPLY, entry_filter.server))
         flags.append(u32(_FILTER_REPLY, _BY_SOURCE))
     if flags:
         parts.append(nested(_FILTER, *flags))
-    if seek.marked:
-        parts += (u32_network(_MARK, seek.marked), u32_network(_MARK_MASK, seek.marked))
-    if seek.zone is not None:
-        parts.append(u16_network(_ZONE, seek.zone))
+    if entry_filter.marked:
+        parts += (u32_network(_MARK, entry_filter.marked), u32_network(_MARK_MASK, entry_filter.marked))
+    if entry_filter.zone is not None:
+        parts.append(u16_network(_ZONE, entry_filter.zone))
     return b"".join(parts)
 
 
@@ -232,8 +232,8 @@ def decode(message: Message) -> ConntrackEntry | None:
     name = body[8:second]
     found = attributes(body, third)
     return ConntrackEntry(
-        original=_ends(name, width),
-        reply=_ends(body[second + 4 : third], width),
+        original=_tuple(name, width),
+        reply=_tuple(body[second + 4 : third], width),
         status=_number(found, _STATUS),
         mark=_number(found, _MARK),
         id=_number(found, _ID),
@@ -253,7 +253,7 @@ def _after(body: bytes, offset: int) -> int:
     return offset + (int.from_bytes(body[offset : offset + 2], sys.byteorder) + 3 & ~3)
 
 
-def _ends(payload: bytes, width: int) -> Ends:
+def _tuple(payload: bytes, width: int) -> Tuple:
     """A direction, by its place: source, destination, protocol, ports, each in an attribute, the first and the third nested.
 
     The kernel has always written them in this order. There may be 100,000 flows, and by attributes each takes 18 µs, so 8.
@@ -261,7 +261,7 @@ def _ends(payload: bytes, width: int) -> Ends:
     at = 2 * width + 20
     protocol = payload[at]
     ports = _PORTS.unpack_from(payload, at + 8) if protocol in _WITH_PORTS else (0, 0)
-    return Ends(payload[8 : 8 + width], payload[12 + width : 12 + 2 * width], protocol, *ports)
+    return Tuple(payload[8 : 8 + width], payload[12 + width : 12 + 2 * width], protocol, *ports)
 
 
 def _number(found: dict[int, bytes], kind: int) -> int:

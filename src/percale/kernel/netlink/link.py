@@ -177,71 +177,73 @@ def _decode_bridge(data: dict[int, bytes]) -> Bridge:
     return Bridge(bool(data.get(_BRIDGE_SNOOPING, b"\0")[0]), not options & _NO_RESERVED_LEARNING)
 
 
-def needs_new_device(wish: Link, have: Link) -> bool:
+def needs_new_device(desired: Link, actual: Link) -> bool:
     """True when no setting turns the device that is there into the one wished."""
-    if wish.kind is None:
+    if desired.kind is None:
         return False
-    if wish.kind != have.kind:
+    if desired.kind != actual.kind:
         return True
-    if wish.vxlan is None or have.vxlan is None:
-        return wish.vxlan != have.vxlan
-    return replace(wish.vxlan, learning=have.vxlan.learning) != have.vxlan
+    if desired.vxlan is None or actual.vxlan is None:
+        return desired.vxlan != actual.vxlan
+    return replace(desired.vxlan, learning=actual.vxlan.learning) != actual.vxlan
 
 
-def create(wish: Link, index: int, index_of: IndexOf) -> list[Request]:
+def create(desired: Link, index: int, index_of: IndexOf) -> list[Request]:
     """Make the device, then give it what creation does not take. Raises OSError: no such lower device, no other end.
 
     `index` is nobody's yet. The second message goes by it: by name it would reach what somebody else has made meanwhile.
     """
-    body = [_header(index, wish.up, wish.arp), text(_NAME, wish.name)]
-    if wish.mtu is not None:
-        body.append(u32(_MTU, wish.mtu))
-    if wish.mac is not None:
-        body.append(attribute(_ADDRESS, mac_bytes(wish.mac)))
-    if wish.master is not None:
-        body.append(u32(_MASTER, index_of(wish.master)))
-    info = [attribute(_INFO_KIND, (wish.kind or "").encode())]
-    if wish.vxlan is not None:
-        info.append(nested(_INFO_DATA, *_encode_vxlan(wish.vxlan, index_of)))
-    if wish.bridge is not None:
-        info.append(nested(_INFO_DATA, *_encode_bridge(wish.bridge)))
-    if wish.kind == "veth":
-        if wish.peer is None:
+    body = [_header(index, desired.up, desired.arp), text(_NAME, desired.name)]
+    if desired.mtu is not None:
+        body.append(u32(_MTU, desired.mtu))
+    if desired.mac is not None:
+        body.append(attribute(_ADDRESS, mac_bytes(desired.mac)))
+    if desired.master is not None:
+        body.append(u32(_MASTER, index_of(desired.master)))
+    info = [attribute(_INFO_KIND, (desired.kind or "").encode())]
+    if desired.vxlan is not None:
+        info.append(nested(_INFO_DATA, *_encode_vxlan(desired.vxlan, index_of)))
+    if desired.bridge is not None:
+        info.append(nested(_INFO_DATA, *_encode_bridge(desired.bridge)))
+    if desired.kind == "veth":
+        if desired.peer is None:
             raise OSError(
-                errno.ENODEV, f"the pair {wish.name} is gone and can only be made again together with its other end"
+                errno.ENODEV, f"the pair {desired.name} is gone and can only be made again together with its other end"
             )
-        info.append(nested(_INFO_DATA, nested(_VETH_PEER, _encode_peer(wish.peer))))
+        info.append(nested(_INFO_DATA, nested(_VETH_PEER, _encode_peer(desired.peer))))
     body.append(nested(_INFO, *info))
-    settled = [_header(index, None), text(_ALIAS, wish.alias), *_port(wish.hairpin)]
+    settled = [_header(index, None), text(_ALIAS, desired.alias), *_port(desired.hairpin)]
     return [
         Request(RTM_NEWLINK, netlink.CREATE | netlink.EXCLUSIVE, b"".join(body)),
         Request(RTM_NEWLINK, 0, b"".join(settled)),
     ]
 
 
-def change(wish: Link, have: Link, index: int, index_of: IndexOf) -> list[Request]:
+def change(desired: Link, actual: Link, index: int, index_of: IndexOf) -> list[Request]:
     """Set in place what differs; [] when nothing does."""
     body: list[bytes] = []
-    if wish.mtu is not None and wish.mtu != have.mtu:
-        body.append(u32(_MTU, wish.mtu))
-    if wish.mac is not None and wish.mac != have.mac:
-        body.append(attribute(_ADDRESS, mac_bytes(wish.mac)))
-    if wish.master is not None and wish.master != have.master:
-        body.append(u32(_MASTER, index_of(wish.master)))
-    if wish.kind is not None and wish.alias != have.alias:
-        body.append(text(_ALIAS, wish.alias))
-    if wish.vxlan is not None and have.vxlan is not None and wish.vxlan.learning != have.vxlan.learning:
-        learning = u8(_VXLAN_LEARNING, wish.vxlan.learning)
+    if desired.mtu is not None and desired.mtu != actual.mtu:
+        body.append(u32(_MTU, desired.mtu))
+    if desired.mac is not None and desired.mac != actual.mac:
+        body.append(attribute(_ADDRESS, mac_bytes(desired.mac)))
+    if desired.master is not None and desired.master != actual.master:
+        body.append(u32(_MASTER, index_of(desired.master)))
+    if desired.kind is not None and desired.alias != actual.alias:
+        body.append(text(_ALIAS, desired.alias))
+    if desired.vxlan is not None and actual.vxlan is not None and desired.vxlan.learning != actual.vxlan.learning:
+        learning = u8(_VXLAN_LEARNING, desired.vxlan.learning)
         body.append(nested(_INFO, attribute(_INFO_KIND, b"vxlan"), nested(_INFO_DATA, learning)))
-    if wish.bridge is not None and wish.bridge != have.bridge:
-        body.append(nested(_INFO, attribute(_INFO_KIND, b"bridge"), nested(_INFO_DATA, *_encode_bridge(wish.bridge))))
+    if desired.bridge is not None and desired.bridge != actual.bridge:
+        body.append(
+            nested(_INFO, attribute(_INFO_KIND, b"bridge"), nested(_INFO_DATA, *_encode_bridge(desired.bridge)))
+        )
     requests = []
-    arp = wish.arp if wish.arp != have.arp else None
-    if body or wish.up != have.up or arp is not None:
-        header = _header(index, wish.up if wish.up != have.up else None, arp)
+    arp = desired.arp if desired.arp != actual.arp else None
+    if body or desired.up != actual.up or arp is not None:
+        header = _header(index, desired.up if desired.up != actual.up else None, arp)
         requests.append(Request(RTM_NEWLINK, 0, header + b"".join(body)))
-    if wish.hairpin is not None and (wish.hairpin != have.hairpin):
-        requests.append(Request(RTM_NEWLINK, 0, _header(index, None) + b"".join(_port(wish.hairpin))))
+    if desired.hairpin is not None and (desired.hairpin != actual.hairpin):
+        requests.append(Request(RTM_NEWLINK, 0, _header(index, None) + b"".join(_port(desired.hairpin))))
     return requests
 
 

@@ -55,9 +55,9 @@ _PRIORITY = 1 << 16
 _GONE = frozenset({errno.ENOENT, errno.EINVAL, errno.ENODEV})
 
 
-def put_shaper(wish: Shaper, index: int) -> list[Request]:
+def put_shaper(desired: Shaper, index: int) -> list[Request]:
     """A tbf in place of whatever root the device has."""
-    rate, burst = max(1, wish.rate // 8), max(1, wish.burst // 8)
+    rate, burst = max(1, desired.rate // 8), max(1, desired.burst // 8)
     limit = min(_MOST_32, int(rate * LATENCY) + burst)
     # Some kernels compute the bucket from `buffer`, newer ones from the burst attribute.
     buffer = min(_MOST_32, burst * 1_000_000_000 // rate // _TICK)

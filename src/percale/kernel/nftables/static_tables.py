@@ -18,7 +18,7 @@ from itertools import groupby, islice
 
 from msgspec import Struct
 
-from percale.kernel.commands import spell_element, spell_table
+from percale.kernel.commands import format_element, format_table
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.netlink.socket import Message, Request, attribute_list, attributes, nested, string, text
 from percale.kernel.netns import NetnsExecutor
@@ -71,16 +71,16 @@ class Encoded(Struct, frozen=True):
         return self.put, self.family, self.set
 
 
-class Tables:
+class StaticTables:
     """One thread at a time changes; `has` and `shape` may be asked by any."""
 
-    def __init__(self, socket: netlink.Socket, place: NetnsExecutor, subscriptions: EventSubscriptions) -> None:
+    def __init__(self, socket: netlink.Socket, netns: NetnsExecutor, subscriptions: EventSubscriptions) -> None:
         """`socket` is closed with this."""
         self.subscriptions = subscriptions
         self._socket = socket
-        self._place = place
+        self._netns = netns
         self._specs: dict[tuple[Family, str], Shape] = {}
-        self.loaders: deque[int] = deque(maxlen=16)
+        self.nft_pids: deque[int] = deque(maxlen=16)
         """Port ids of the last `nft` processes of ours: what they change is no news."""
 
     @property
@@ -107,7 +107,7 @@ class Tables:
 
     def _run_nft(self, commands: str) -> None:
         with self.subscriptions.commit_lock:
-            self._place.run(lambda: run_nft(commands, self.loaders))
+            self._netns.run(lambda: run_nft(commands, self.nft_pids))
 
     def remove(self, family: Family) -> None:
         """Remove the table with all that is in it; that it is gone is no error. Raises OSError."""
@@ -191,15 +191,15 @@ class Tables:
         results: list[OSError | None] = [None] * len(changes)
         encoded: list[Encoded] = []
         for position, change in enumerate(changes):
-            wish, put = change.object, isinstance(change, Upsert)
-            assert isinstance(wish, Element)
+            desired, put = change.object, isinstance(change, Upsert)
+            assert isinstance(desired, Element)
             try:
-                entries = element_codec.encode(self.shape(wish.family, wish.set), wish.match)
+                entries = element_codec.encode(self.shape(desired.family, desired.set), desired.match)
             except OSError as error:
                 if put or error.errno != errno.ENOENT:
                     results[position] = error
                 continue
-            encoded.append(Encoded(position, put, wish.family, wish.set, entries))
+            encoded.append(Encoded(position, put, desired.family, desired.set, entries))
         for batch in _batches(encoded, self._socket.most_bytes):
             self._commit(batch, results)
         return results
@@ -222,15 +222,15 @@ class Tables:
         return failure.error if failure is not None else None
 
 
-def run_nft(commands: str, loaders: deque[int]) -> None:
-    """One `nft -f` in the caller's namespace; its process joins the `loaders`. Raises OSError with nft's words."""
+def run_nft(commands: str, nft_pids: deque[int]) -> None:
+    """One `nft -f` in the caller's namespace; its process joins the `nft_pids`. Raises OSError with nft's words."""
     try:
         process = subprocess.Popen(
             ["nft", "-f", "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
     except FileNotFoundError as error:
         raise OSError(errno.ENOENT, "there is no nft program: install nftables") from error
-    loaders.append(process.pid)
+    nft_pids.append(process.pid)
     with process:
         try:
             _, said = process.communicate(commands, timeout=_NFT_PATIENCE)
@@ -253,8 +253,8 @@ def remove_table(socket: netlink.Socket, family: int, table: str = OWNER) -> boo
 
 def script(ruleset: Ruleset, members: Iterable[Element] = ()) -> str:
     """What `nft -f -` is given: the table anew with these elements, whether it was there or not."""
-    added = "".join(f"add element {spell_element(element)}\n" for element in members)
-    return f"{spell_table(ruleset)}\n{added}"
+    added = "".join(f"add element {format_element(element)}\n" for element in members)
+    return f"{format_table(ruleset)}\n{added}"
 
 
 def entries_of(message: Message) -> tuple[str, list[Raw]]:

@@ -83,7 +83,7 @@ class KernelNftTable:
 
     def __init__(
         self,
-        place: NetnsExecutor | None = None,
+        netns: NetnsExecutor | None = None,
         *,
         log_command: Callable[[str], None] | None = None,
         static: str = enforcing.TEXT,
@@ -92,7 +92,7 @@ class KernelNftTable:
         most_bytes: int | None = None,
         subscriptions: EventSubscriptions | None = None,
     ) -> None:
-        """In the namespace of `place` (default: the process'); it is closed by `stop`.
+        """In the namespace of `netns` (default: the process'); it is closed by `stop`.
 
         `log_command` gets each change's `nft` command before it is made, on the worker thread. `static` is the text of the
         `table` and `specs` its sets that edits fill. `most_bytes` is what one transaction may have, so that those of other
@@ -101,7 +101,7 @@ class KernelNftTable:
         self._subscriptions = subscriptions or EventSubscriptions()
         filled = {spec.name: spec for spec in specs}
         self._worker = _TableWorker(
-            place or CurrentNetns(),
+            netns or CurrentNetns(),
             log_command=log_command,
             table=table,
             static=static,
@@ -186,7 +186,7 @@ class _TableWorker:
 
     def __init__(
         self,
-        place: NetnsExecutor,
+        netns: NetnsExecutor,
         *,
         log_command: Callable[[str], None] | None,
         table: str,
@@ -195,7 +195,7 @@ class _TableWorker:
         most_bytes: int,
         subscriptions: EventSubscriptions,
     ) -> None:
-        self._place = place
+        self._netns = netns
         self._log_command = log_command
         self._table = table
         self._static = static
@@ -213,8 +213,8 @@ class _TableWorker:
     def open(self, on_lost: Callable[[], object]) -> netlink.Socket:
         """Where others' changes are told; `on_lost` is called on this thread or another when some may not have been."""
         try:
-            self._socket = self._place.run(lambda: netlink.Socket(netlink.NETFILTER))
-            news = self._place.run(lambda: netlink.Socket(netlink.NETFILTER))
+            self._socket = self._netns.run(lambda: netlink.Socket(netlink.NETFILTER))
+            news = self._netns.run(lambda: netlink.Socket(netlink.NETFILTER))
             news.ignore(self._socket.port)
             self._subscriptions.subscribe(news, on_lost)
         except OSError as error:
@@ -229,7 +229,7 @@ class _TableWorker:
     def close(self) -> None:
         if self._socket is not None:
             self._socket.close()
-        self._place.close()
+        self._netns.close()
 
     def is_about_us(self, message: netlink.Message) -> bool:
         """Did somebody else change the table? Asked on the event loop."""
@@ -331,10 +331,10 @@ class _TableWorker:
     def _load_base(self) -> BaseTable:
         """What the kernel makes of the text: `nft` loads it into a namespace of its own, where nobody touches it."""
         namespace = anonymous_namespace()
-        with contextlib.closing(NetnsThread(namespace, "table-pattern")) as place:
+        with contextlib.closing(NetnsThread(namespace, "table-pattern")) as netns:
             os.close(namespace)
-            place.run(lambda: static_tables.run_nft(table_script(self._static, self._table), deque()))
-            with contextlib.closing(place.run(lambda: netlink.Socket(netlink.NETFILTER))) as socket:
+            netns.run(lambda: static_tables.run_nft(table_script(self._static, self._table), deque()))
+            with contextlib.closing(netns.run(lambda: netlink.Socket(netlink.NETFILTER))) as socket:
                 table = read_table(socket, self._filled, table=self._table)
         assert table is not None
         bare = TableState.bare(self._filled.values(), table.base.chains, self._table)

@@ -84,11 +84,11 @@ class _Run:
 class Tracer:
     """In one namespace, from its making until `close`. One thread at a time."""
 
-    def __init__(self, place: NetnsExecutor, rate: int) -> None:
+    def __init__(self, netns: NetnsExecutor, rate: int) -> None:
         """Trace at most `rate` new connections a second. Raises OSError: EEXIST when somebody traces here already."""
-        self._owner = place.run(lambda: netlink.Socket(netlink.NETFILTER))
-        self._rules = place.run(lambda: netlink.Socket(netlink.NETFILTER))
-        self._events = place.run(lambda: netlink.Socket(netlink.NETFILTER, (_TRACE_GROUP,)))
+        self._owner = netns.run(lambda: netlink.Socket(netlink.NETFILTER))
+        self._rules = netns.run(lambda: netlink.Socket(netlink.NETFILTER))
+        self._events = netns.run(lambda: netlink.Socket(netlink.NETFILTER, (_TRACE_GROUP,)))
         self._open: OrderedDict[int, _Run] = OrderedDict()
         self._comments: dict[tuple[str, int], str] = {}
         self._read_at = 0.0
@@ -118,7 +118,7 @@ class Tracer:
                 raise OSError(errno.EEXIST, "somebody watches already") from error
             raise error
 
-    def judged(self) -> Iterator[TracedVerdict]:
+    def verdicts(self) -> Iterator[TracedVerdict]:
         """What has been decided since the last call. Raises OSError."""
         while True:
             try:
@@ -160,11 +160,11 @@ class Tracer:
             verdict = _signed(found.get(_TRACE_POLICY))
         if kind == _BY_POLICY or (kind == _BY_RULE and verdict in (_DROP, _ACCEPT)):
             del self._open[packet]
-            judged = self._judged(run, allowed=verdict == _ACCEPT)
-            if judged is not None:
-                yield judged
+            verdicts = self._verdict(run, allowed=verdict == _ACCEPT)
+            if verdicts is not None:
+                yield verdicts
 
-    def _judged(self, run: _Run, *, allowed: bool) -> TracedVerdict | None:
+    def _verdict(self, run: _Run, *, allowed: bool) -> TracedVerdict | None:
         network, transport = run.network, run.transport
         if network[0] >> 4 == 4:
             source, destination, protocol = network[12:16], network[16:20], network[9]

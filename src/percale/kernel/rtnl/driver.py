@@ -26,8 +26,8 @@ from percale.kernel.netns import CurrentNetns, NetnsExecutor, NetnsThread
 from percale.kernel.nftables import static_tables
 from percale.kernel.nftables.commit import EventSubscriptions
 from percale.kernel.protocol import Change, Delete, KernelEvent, Underlay, Upsert
-from percale.kernel.rtnl.dump import Reading
-from percale.kernel.rtnl.link_cache import Devices
+from percale.kernel.rtnl.dump import NetlinkDump
+from percale.kernel.rtnl.link_cache import LinkCache
 from percale.kernel.rtnl.monitor import NetlinkMonitor
 from percale.render.objects import (
     Address,
@@ -53,42 +53,42 @@ class KernelDriver:
 
     def __init__(
         self,
-        place: NetnsExecutor | None = None,
+        netns: NetnsExecutor | None = None,
         *,
         log_command: Callable[[str], None] | None = None,
         subscriptions: EventSubscriptions | None = None,
     ) -> None:
-        """In the namespace of `place` (default: the caller's); `log_command` gets each change's command line before it is made.
+        """In the namespace of `netns` (default: the caller's); `log_command` gets each change's command line before it is made.
 
-        `place` is closed with the driver. `subscriptions` is shared with the table's keeper. Raises OSError.
+        `netns` is closed with the driver. `subscriptions` is shared with the table's keeper. Raises OSError.
         """
-        self._place = place or CurrentNetns()
+        self._netns = netns or CurrentNetns()
         self._log_command = log_command
-        self._route = self._place.run(lambda: netlink.Socket(netlink.ROUTE))
-        self._tables = static_tables.Tables(
-            self._place.run(lambda: netlink.Socket(netlink.NETFILTER)),
-            self._place,
+        self._route = self._netns.run(lambda: netlink.Socket(netlink.ROUTE))
+        self._tables = static_tables.StaticTables(
+            self._netns.run(lambda: netlink.Socket(netlink.NETFILTER)),
+            self._netns,
             subscriptions or EventSubscriptions(),
         )
         self._observer: NetlinkMonitor | None = None
 
     def read(self) -> dict[Key, KernelObject]:
         """All objects of ours: by owner's mark, or on a device of ours."""
-        return {obj.key: obj for obj in (*Reading(self._route).ours(), *self._tables.read())}
+        return {obj.key: obj for obj in (*NetlinkDump(self._route).ours(), *self._tables.read())}
 
     def underlay(self) -> Underlay:
         """Interfaces and routes that are not ours."""
-        return Reading(self._route).underlay()
+        return NetlinkDump(self._route).underlay()
 
-    def strayed(self, settings: Sequence[Sysctl]) -> Sequence[Sysctl]:
+    def changed_sysctls(self, settings: Sequence[Sysctl]) -> Sequence[Sysctl]:
         """Those of these that have another value now; one that cannot be read is none."""
         if not settings:
             return ()
-        return self._place.run(lambda: [each for each in settings if sysctl.differs(each.name, each.value)])
+        return self._netns.run(lambda: [each for each in settings if sysctl.differs(each.name, each.value)])
 
     def follow(self, on_events: Callable[[Iterable[KernelEvent]], None]) -> None:
         """Report what others do, until `close()`; `on_events` is called on any thread."""
-        self._observer = self._place.run(lambda: NetlinkMonitor(self._route.port, self._tables, on_events))
+        self._observer = self._netns.run(lambda: NetlinkMonitor(self._route.port, self._tables, on_events))
 
     def close(self) -> None:
         """Give back sockets and threads; the kernel's state stays."""
@@ -96,17 +96,17 @@ class KernelDriver:
             self._observer.close()
         self._route.close()
         self._tables.close()
-        self._place.close()
+        self._netns.close()
 
     def apply(self, changes: Sequence[Change]) -> Sequence[OSError | None]:
         """Make the changes, in order, in as few messages as the kernel allows; one result each."""
         results: list[OSError | None] = []
-        devices = Devices(self._route)
+        devices = LinkCache(self._route)
         for (sort, _), run in groupby(changes, _sort):
             batch = list(run)
             if self._log_command is not None:
                 for change in batch:
-                    for line in commands.spell(change):
+                    for line in commands.to_commands(change):
                         self._log_command(line)
             if sort is Link and isinstance(batch[0], Delete):
                 results += self._remove_links(batch, devices)
@@ -132,7 +132,7 @@ class KernelDriver:
             return _unfit(error)
         return None
 
-    def _queued(self, changes: Sequence[Change], devices: Devices) -> list[OSError | None]:
+    def _queued(self, changes: Sequence[Change], devices: LinkCache) -> list[OSError | None]:
         """All requests of all changes at once; a change's result is its first error."""
         results: list[OSError | None] = [None] * len(changes)
         requests: list[Request] = []
@@ -161,70 +161,72 @@ class KernelDriver:
             if error is not None:
                 raise error
 
-    def _link(self, change: Change, devices: Devices) -> None:
-        wish = change.object
-        assert isinstance(wish, Link)
-        devices.forget(wish.name)
-        device = devices.find(wish.name)
+    def _link(self, change: Change, devices: LinkCache) -> None:
+        desired = change.object
+        assert isinstance(desired, Link)
+        devices.invalidate(desired.name)
+        device = devices.find(desired.name)
         try:
             if isinstance(change, Delete):
-                if device is not None and wish.kind is not None:
+                if device is not None and desired.kind is not None:
                     self._send([link.delete(device.index)])
             elif device is None:
-                self._create(wish, devices)
+                self._create(desired, devices)
             else:
-                self._settle(wish, device, devices)
+                self._settle(desired, device, devices)
         finally:
-            devices.forget(wish.name)
+            devices.invalidate(desired.name)
 
-    def _remove_links(self, changes: Sequence[Change], devices: Devices) -> list[OSError | None]:
+    def _remove_links(self, changes: Sequence[Change], devices: LinkCache) -> list[OSError | None]:
         """Several at once; when the kernel refuses that, one by one."""
         wishes = [
             change.object for change in changes if isinstance(change.object, Link) and change.object.kind is not None
         ]
-        for wish in wishes:
-            devices.forget(wish.name)
-        found = [device for device in (devices.find(wish.name) for wish in wishes) if device is not None]
+        for desired in wishes:
+            devices.invalidate(desired.name)
+        found = [device for device in (devices.find(desired.name) for desired in wishes) if device is not None]
         if len(found) > 1 and not any(self._route.request(link.delete_together([device.index for device in found]))):
-            for wish in wishes:
-                devices.forget(wish.name)
+            for desired in wishes:
+                devices.invalidate(desired.name)
             return [None] * len(changes)
         return [self._guarded(lambda change: self._link(change, devices), change) for change in changes]
 
-    def _create(self, wish: Link, devices: Devices) -> None:
-        if wish.kind is None:
-            raise OSError(errno.ENODEV, f"no device {wish.name} here")
-        self._send(link.create(wish, _new_index(), devices.index))
+    def _create(self, desired: Link, devices: LinkCache) -> None:
+        if desired.kind is None:
+            raise OSError(errno.ENODEV, f"no device {desired.name} here")
+        self._send(link.create(desired, _new_index(), devices.index))
 
-    def _settle(self, wish: Link, device: link.Device, devices: Devices) -> None:
+    def _settle(self, desired: Link, device: link.Device, devices: LinkCache) -> None:
         """Change the device that is there, or make it anew; one of another kind that is not ours is left alone."""
-        have = devices.link(device)
-        if not link.needs_new_device(wish, have):
-            self._send(link.change(wish, have, device.index, devices.index))
+        actual = devices.link(device)
+        if not link.needs_new_device(desired, actual):
+            self._send(link.change(desired, actual, device.index, devices.index))
             return
-        if wish.kind != device.kind and not device.ours:
-            devices.bar(wish.name)
+        if desired.kind != device.kind and not device.ours:
+            devices.exclude(desired.name)
             raise OSError(
-                errno.EEXIST, f"{wish.name} is there already, a {device.kind or 'physical'} device that is not ours"
+                errno.EEXIST, f"{desired.name} is there already, a {device.kind or 'physical'} device that is not ours"
             )
-        requests = link.create(wish, _new_index(), devices.index)
+        requests = link.create(desired, _new_index(), devices.index)
         self._send([link.delete(device.index), *requests])
 
-    def _sysctl(self, change: Change, devices: Devices) -> None:
-        wish = change.object
-        assert isinstance(wish, Sysctl)
+    def _sysctl(self, change: Change, devices: LinkCache) -> None:
+        desired = change.object
+        assert isinstance(desired, Sysctl)
         if isinstance(change, Upsert):
-            devices.admit(wish)
-            self._place.run(lambda: sysctl.write(wish.name, wish.value))
+            devices.check_allowed(desired)
+            self._netns.run(lambda: sysctl.write(desired.name, desired.value))
 
     def _ruleset(self, change: Change, changes: Sequence[Change]) -> None:
-        wish = change.object
-        assert isinstance(wish, Ruleset)
+        desired = change.object
+        assert isinstance(desired, Ruleset)
         if isinstance(change, Upsert):
             puts = (other.object for other in changes if isinstance(other, Upsert))
-            self._tables.load(wish, [obj for obj in puts if isinstance(obj, Element) and obj.family == wish.family])
+            self._tables.load(
+                desired, [obj for obj in puts if isinstance(obj, Element) and obj.family == desired.family]
+            )
         else:
-            self._tables.remove(wish.family)
+            self._tables.remove(desired.family)
 
 
 def _new_index() -> int:
@@ -246,50 +248,50 @@ def _sort(change: Change) -> tuple[type, bool]:
     return (Address, True) if kind in _QUEUED else (kind, kind is not Link or isinstance(change, Upsert))
 
 
-def _encode(change: Change, devices: Devices) -> list[Request]:
+def _encode(change: Change, devices: LinkCache) -> list[Request]:
     """The requests of one change; removing something from a device that is gone needs none. Raises OSError."""
-    wish = change.object
-    assert isinstance(wish, _QUEUED)
+    desired = change.object
+    assert isinstance(desired, _QUEUED)
     if isinstance(change, Upsert):
-        devices.admit(wish)
-    device = devices.find(wish.dev) if wish.dev is not None else None
-    if device is None and wish.dev is not None:
+        devices.check_allowed(desired)
+    device = devices.find(desired.dev) if desired.dev is not None else None
+    if device is None and desired.dev is not None:
         if isinstance(change, Delete):
             return []
-        raise OSError(errno.ENODEV, f"no device {wish.dev} here")
-    if isinstance(wish, Route):
+        raise OSError(errno.ENODEV, f"no device {desired.dev} here")
+    if isinstance(desired, Route):
         index = device.index if device is not None else None
         if isinstance(change, Upsert):
-            return [*route.delete_conflicting_route(wish), *route.put_route(wish, index)]
-        return route.remove_route(wish, index, any_protocol=device is not None and device.ours)
+            return [*route.delete_conflicting_route(desired), *route.put_route(desired, index)]
+        return route.remove_route(desired, index, any_protocol=device is not None and device.ours)
     assert device is not None
     if isinstance(change, Upsert):
-        return _encode_put(wish, device.index, devices)
-    return _encode_remove(wish, device.index)
+        return _encode_put(desired, device.index, devices)
+    return _encode_remove(desired, device.index)
 
 
-def _encode_put(wish: _Placed, index: int, devices: Devices) -> list[Request]:
-    match wish:
+def _encode_put(desired: _Placed, index: int, devices: LinkCache) -> list[Request]:
+    match desired:
         case FdbEntry():
-            return route.put_fdb(wish, index)
+            return route.put_fdb(desired, index)
         case Neighbour():
-            return route.put_neighbour(wish, index)
+            return route.put_neighbour(desired, index)
         case Address():
-            return route.put_address(wish, index)
+            return route.put_address(desired, index)
         case Shaper():
-            return tc.put_shaper(wish, index)
+            return tc.put_shaper(desired, index)
         case Redirect():
-            return tc.put_redirect(index, devices.index(wish.to))
+            return tc.put_redirect(index, devices.index(desired.to))
 
 
-def _encode_remove(wish: _Placed, index: int) -> list[Request]:
-    match wish:
+def _encode_remove(desired: _Placed, index: int) -> list[Request]:
+    match desired:
         case FdbEntry():
-            return route.remove_fdb(wish, index)
+            return route.remove_fdb(desired, index)
         case Neighbour():
-            return route.remove_neighbour(wish, index)
+            return route.remove_neighbour(desired, index)
         case Address():
-            return route.remove_address(wish, index)
+            return route.remove_address(desired, index)
         case Shaper():
             return tc.remove_shaper(index)
         case Redirect():
@@ -299,11 +301,11 @@ def _encode_remove(wish: _Placed, index: int) -> list[Request]:
 @contextmanager
 def opened(namespace: int | None = None, *, log_command: Callable[[str], None] | None = None) -> Iterator[KernelDriver]:
     """A driver in the namespace behind this descriptor (None: the caller's), closed at the end. Raises OSError."""
-    place = NetnsThread(namespace) if namespace is not None else CurrentNetns()
+    netns = NetnsThread(namespace) if namespace is not None else CurrentNetns()
     try:
-        driver = KernelDriver(place, log_command=log_command)
+        driver = KernelDriver(netns, log_command=log_command)
     except OSError:
-        place.close()
+        netns.close()
         raise
     with closing(driver):
         yield driver

@@ -12,7 +12,7 @@ from percale.kernel.netlink import route, tc
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.netlink.link import Device
 from percale.kernel.protocol import HostRoute, Interface, Underlay
-from percale.kernel.rtnl.link_cache import Devices
+from percale.kernel.rtnl.link_cache import LinkCache
 from percale.render.objects import (
     ROUTE_PROTOCOL,
     Address,
@@ -26,12 +26,12 @@ from percale.render.objects import (
 )
 
 
-class Reading:
+class NetlinkDump:
     """One look at a namespace; the devices are read once."""
 
     def __init__(self, socket: netlink.Socket) -> None:
         self._socket = socket
-        self._devices = Devices(socket)
+        self._devices = LinkCache(socket)
         self._all = {device.index: device for device in self._devices.load()}
 
     def ours(self) -> Iterator[KernelObject]:

@@ -40,7 +40,7 @@ class FakeKernel:
         self.routes: tuple[HostRoute, ...] = tuple(routes)
         self.objects: dict[Key, KernelObject] = {}
         self.sysctls: dict[str, str] = {}
-        self._barred: set[str] = set()
+        self._excluded: set[str] = set()
         """Devices of others whose names we wish for ours, in the batch at hand."""
         self.written: list[Change] = []
         """Every change of ours that changed something, in order."""
@@ -59,14 +59,14 @@ class FakeKernel:
 
     def apply(self, changes: Sequence[Change]) -> Sequence[OSError | None]:
         """Make the changes, in order; one result each."""
-        self._barred.clear()
+        self._excluded.clear()
         return [self._try(change) for change in changes]
 
     def underlay(self) -> Underlay:
         """Interfaces and routes that are not ours."""
         return Underlay(tuple(self.interfaces.values()), self.routes)
 
-    def strayed(self, settings: Sequence[Sysctl]) -> Sequence[Sysctl]:
+    def changed_sysctls(self, settings: Sequence[Sysctl]) -> Sequence[Sysctl]:
         """Those of these that have another value now."""
         return [each for each in settings if self.sysctls.get(each.name, each.value) != each.value]
 
@@ -101,7 +101,7 @@ class FakeKernel:
         for name, interface in before.items():
             now = self.interfaces.get(name)
             if now is None or now.index != interface.index:
-                events += [LinkReset(name), *self._wipe(("link", name))]
+                events += [LinkReset(name), *self._remove_dependents(("link", name))]
             elif interface.up and not now.up:
                 events += self._go_down(name)
         self._on_events([*events, UnderlayChanged()])
@@ -151,69 +151,73 @@ class FakeKernel:
         """What it stands on is there. Raises OSError."""
         for kind, name in dependencies_of(obj):
             there = (kind, name) in self.objects or name in self.interfaces
-            if kind == "link" and (not there or name in self._barred):
+            if kind == "link" and (not there or name in self._excluded):
                 raise OSError(errno.ENODEV, f"no device {name} here")
         if isinstance(obj, Element) and obj.set not in self._sets.get(obj.family, ()):
             raise OSError(errno.ENOENT, f"no set {obj.set} in table {obj.family} {OWNER}")
 
-    def _put_link(self, wish: Link) -> list[KernelEvent]:
-        self._require(wish)
-        if wish.kind is None:
-            return self._set_interface(wish)
-        have = self.objects.get(wish.key)
-        if have is None and wish.name in self.interfaces:
-            self._barred.add(wish.name)
-            raise OSError(errno.EEXIST, f"{wish.name} is there already, a physical device that is not ours")
-        if matches(wish, have):
+    def _put_link(self, desired: Link) -> list[KernelEvent]:
+        self._require(desired)
+        if desired.kind is None:
+            return self._set_interface(desired)
+        actual = self.objects.get(desired.key)
+        if actual is None and desired.name in self.interfaces:
+            self._excluded.add(desired.name)
+            raise OSError(errno.EEXIST, f"{desired.name} is there already, a physical device that is not ours")
+        if matches(desired, actual):
             return []
         events: list[KernelEvent] = []
-        if replaces(wish, have):
-            if wish.kind == "veth" and wish.peer is None:
-                raise OSError(errno.ENODEV, f"the pair {wish.name} is gone and only its maker knows its other end")
-            events += self._wipe(wish.key)
-            have = None
-            self._bear_peer(wish)
-        known = have if isinstance(have, Link) else _born(wish, self._new_mac())
-        self.objects[wish.key] = link = replace(
-            wish,
+        if replaces(desired, actual):
+            if desired.kind == "veth" and desired.peer is None:
+                raise OSError(errno.ENODEV, f"the pair {desired.name} is gone and only its maker knows its other end")
+            events += self._remove_dependents(desired.key)
+            actual = None
+            self._create_peer(desired)
+        known = actual if isinstance(actual, Link) else _new_link(desired, self._new_mac())
+        self.objects[desired.key] = link = replace(
+            desired,
             peer=None,
-            mtu=wish.mtu or known.mtu,
-            mac=wish.mac or known.mac,
-            master=wish.master or known.master,
-            hairpin=wish.hairpin if wish.hairpin is not None else known.hairpin,
-            arp=wish.arp if wish.arp is not None else known.arp,
-            bridge=wish.bridge or known.bridge,
+            mtu=desired.mtu or known.mtu,
+            mac=desired.mac or known.mac,
+            master=desired.master or known.master,
+            hairpin=desired.hairpin if desired.hairpin is not None else known.hairpin,
+            arp=desired.arp if desired.arp is not None else known.arp,
+            bridge=desired.bridge or known.bridge,
         )
-        if known.up and not wish.up:
-            events += self._go_down(wish.name)
+        if known.up and not desired.up:
+            events += self._go_down(desired.name)
         elif link.mac != known.mac or link.arp != known.arp:
-            events += self._drop(wish.name, "neighbour")
+            events += self._drop(desired.name, "neighbour")
         return [*events, ObjectChanged(link)]
 
-    def _bear_peer(self, wish: Link) -> None:
-        if wish.peer is not None and wish.peer.namespace is None:
+    def _create_peer(self, desired: Link) -> None:
+        if desired.peer is not None and desired.peer.namespace is None:
             index = int(self._new_mac()[-2:], 16) + 100
-            self.interfaces[wish.peer.name] = Interface(
-                wish.peer.name, index, wish.peer.mac, 1500, up=False, carrier=False
+            self.interfaces[desired.peer.name] = Interface(
+                desired.peer.name, index, desired.peer.mac, 1500, up=False, carrier=False
             )
 
     def _new_mac(self) -> str:
         self._next_index += 1
         return f"02:00:00:00:00:{self._next_index & 0xFF:02x}"
 
-    def _set_interface(self, wish: Link) -> list[KernelEvent]:
-        if wish.name not in self.interfaces:
-            raise OSError(errno.ENODEV, f"no device {wish.name} here")
-        have = self.interfaces[wish.name]
-        self.interfaces[wish.name] = replace(
-            have, up=wish.up, mtu=wish.mtu or have.mtu, mac=wish.mac or have.mac, master=wish.master or have.master
+    def _set_interface(self, desired: Link) -> list[KernelEvent]:
+        if desired.name not in self.interfaces:
+            raise OSError(errno.ENODEV, f"no device {desired.name} here")
+        actual = self.interfaces[desired.name]
+        self.interfaces[desired.name] = replace(
+            actual,
+            up=desired.up,
+            mtu=desired.mtu or actual.mtu,
+            mac=desired.mac or actual.mac,
+            master=desired.master or actual.master,
         )
-        return [*(self._go_down(wish.name) if have.up and not wish.up else ()), UnderlayChanged()]
+        return [*(self._go_down(desired.name) if actual.up and not desired.up else ()), UnderlayChanged()]
 
-    def _load(self, wish: Ruleset) -> list[KernelEvent]:
-        events = self._wipe(wish.key)
-        self._sets[wish.family] = frozenset(re.findall(r"\bset\s+(\w+)\s*\{", wish.text))
-        self.objects[wish.key] = Ruleset(wish.family, wish.digest)
+    def _load(self, desired: Ruleset) -> list[KernelEvent]:
+        events = self._remove_dependents(desired.key)
+        self._sets[desired.family] = frozenset(re.findall(r"\bset\s+(\w+)\s*\{", desired.text))
+        self.objects[desired.key] = Ruleset(desired.family, desired.digest)
         return events
 
     def _remove(self, obj: KernelObject) -> list[KernelEvent]:
@@ -223,9 +227,9 @@ class FakeKernel:
         del self.objects[obj.key]
         if isinstance(obj, Ruleset):
             del self._sets[obj.family]
-        return [*events, *self._wipe(obj.key), ObjectRemoved(obj.key)]
+        return [*events, *self._remove_dependents(obj.key), ObjectRemoved(obj.key)]
 
-    def _wipe(self, lower: Key) -> list[KernelEvent]:
+    def _remove_dependents(self, lower: Key) -> list[KernelEvent]:
         """What stands on this goes; a bridge's ports stay, without it."""
         events: list[KernelEvent] = []
         for key, obj in list(self.objects.items()):
@@ -235,7 +239,7 @@ class FakeKernel:
                 self.objects[key] = left = replace(obj, master=None, hairpin=None)
                 events.append(ObjectChanged(left))
             elif self.objects.pop(key, None) is not None:
-                events += [*self._wipe(key), *(() if isinstance(obj, Route) else (ObjectRemoved(key),))]
+                events += [*self._remove_dependents(key), *(() if isinstance(obj, Route) else (ObjectRemoved(key),))]
         return events
 
     def _go_down(self, name: str) -> list[KernelEvent]:
@@ -251,7 +255,7 @@ class FakeKernel:
         return [ObjectRemoved(key) for key in gone]
 
 
-def _born(wish: Link, mac: str) -> Link:
+def _new_link(desired: Link, mac: str) -> Link:
     """A device as the kernel makes it when nothing is asked for."""
-    bridge = Bridge(snooping=True, reserved=True) if wish.kind == "bridge" else None
-    return Link(wish.name, wish.kind, up=False, mtu=1500, mac=mac, arp=True, bridge=bridge)
+    bridge = Bridge(snooping=True, reserved=True) if desired.kind == "bridge" else None
+    return Link(desired.name, desired.kind, up=False, mtu=1500, mac=mac, arp=True, bridge=bridge)

@@ -24,21 +24,21 @@ def wait_operational(name: str) -> bool:
     """
     with closing(netlink.Socket(netlink.ROUTE)) as socket:
         deadline = time.monotonic() + _PATIENCE
-        while (device := Devices(socket).find(name)) is None or not device.operational:
+        while (device := LinkCache(socket).find(name)) is None or not device.operational:
             if time.monotonic() > deadline:
                 return False
             time.sleep(_LOOK_AGAIN)
     return True
 
 
-class Devices:
+class LinkCache:
     """What the kernel says of devices, remembered for one batch or one reading."""
 
     def __init__(self, socket: netlink.Socket) -> None:
         self._socket = socket
         self._by_name: dict[str, Device | None] = {}
         self._by_index: dict[int, Device | None] = {}
-        self._barred: set[str] = set()
+        self._excluded: set[str] = set()
 
     def load(self) -> list[Device]:
         """All of them at once."""
@@ -68,20 +68,20 @@ class Devices:
             raise
         return link.decode(answer.body) if answer is not None else None
 
-    def forget(self, name: str) -> None:
+    def invalidate(self, name: str) -> None:
         """It was changed: ask again."""
         device = self._by_name.pop(name, None)
         if device is not None:
             self._by_index.pop(device.index, None)
 
-    def bar(self, name: str) -> None:
+    def exclude(self, name: str) -> None:
         """We wish a device of this name, and this one is somebody else's: nothing of ours is to come upon it."""
-        self._barred.add(name)
+        self._excluded.add(name)
 
-    def admit(self, obj: KernelObject) -> None:
+    def check_allowed(self, obj: KernelObject) -> None:
         """Raises OSError (ENODEV) when the object would come upon a barred device."""
-        for kind, name in dependencies_of(obj) if self._barred else ():
-            if kind == "link" and name in self._barred:
+        for kind, name in dependencies_of(obj) if self._excluded else ():
+            if kind == "link" and name in self._excluded:
                 raise OSError(errno.ENODEV, f"no device {name} of ours here")
 
     def index(self, name: str) -> int:

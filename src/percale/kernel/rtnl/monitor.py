@@ -32,7 +32,7 @@ from percale.kernel.protocol import (
     ResyncRequired,
     UnderlayChanged,
 )
-from percale.kernel.rtnl.link_cache import Devices
+from percale.kernel.rtnl.link_cache import LinkCache
 from percale.render.objects import OWNER, Address, Element, FdbEntry, Neighbour, neighbour_key
 
 _LINK, _NEIGHBOUR, _TRAFFIC, _IPV4_ADDRESS, _IPV4_ROUTE, _IPV6_ADDRESS, _IPV6_ROUTE = 1, 3, 4, 5, 7, 9, 11
@@ -64,7 +64,7 @@ class NetlinkMonitor:
     """Made in the namespace; its thread may be anywhere."""
 
     def __init__(
-        self, own_port: int, tables: static_tables.Tables, on_events: Callable[[Iterable[KernelEvent]], None]
+        self, own_port: int, tables: static_tables.StaticTables, on_events: Callable[[Iterable[KernelEvent]], None]
     ) -> None:
         self._own_port = own_port
         self._tables = tables
@@ -110,7 +110,7 @@ class NetlinkMonitor:
         return bool(poll.poll(seconds * 1000))
 
     def _load(self) -> dict[int, Device]:
-        return {device.index: device for device in Devices(self._queries).load()}
+        return {device.index: device for device in LinkCache(self._queries).load()}
 
     def _listen_again(self) -> None:
         self._devices = self._load()
@@ -262,7 +262,7 @@ class NetlinkMonitor:
 
     def _table_events(self, message: Message) -> Iterator[KernelEvent]:
         kind = message.type & 0xFF
-        if message.type >> 8 != SUBSYSTEM or message.port in self._tables.loaders:
+        if message.type >> 8 != SUBSYSTEM or message.port in self._tables.nft_pids:
             return
         if string(attributes(message.body, 4).get(static_tables.TABLE_OF_ANYTHING, b"")) != OWNER:
             return

@@ -115,10 +115,10 @@ def test_a_route_to_nowhere_has_no_device(kind: str) -> None:
 
 @given(ips, st.integers(0, 32))
 def test_addresses_there_and_back(ip: IPAddress, length: int) -> None:
-    wish = Address("eth0", ip_interface(f"{ip}/{length}"))
-    (request,) = route.put_address(wish, 2)
+    desired = Address("eth0", ip_interface(f"{ip}/{length}"))
+    (request,) = route.put_address(desired, 2)
     seen = route.decode_address(request.body)
-    assert (seen.index, seen.address, seen.ours, seen.temporary) == (2, wish.address, True, False)
+    assert (seen.index, seen.address, seen.ours, seen.temporary) == (2, desired.address, True, False)
 
 
 @given(ips, macs)
@@ -134,7 +134,7 @@ def test_neighbours_and_forwarding_entries_there_and_back(ip: IPAddress, mac: st
 
 
 @pytest.mark.parametrize(
-    "wish",
+    "desired",
     [
         Link("flannel.1", "vxlan", mtu=1450, mac="02:00:00:00:00:01", vxlan=Vxlan(1, ip_address("10.0.0.1"), "eth0")),
         Link(
@@ -147,34 +147,34 @@ def test_neighbours_and_forwarding_entries_there_and_back(ip: IPAddress, mac: st
         ),
         Link("pod0", "veth", up=False, mtu=1400, mac="02:00:00:00:00:01", master="cni0", peer=Peer("eth0", 3)),
     ],
-    ids=lambda wish: wish.name,
+    ids=lambda desired: desired.name,
 )
-def test_devices_there_and_back(wish: Link) -> None:
-    create, settle = link.create(wish, 77, INDICES.__getitem__)
+def test_devices_there_and_back(desired: Link) -> None:
+    create, settle = link.create(desired, 77, INDICES.__getitem__)
     device = link.decode(create.body)
     decoded = link.as_link(device, NAMES.get)
     settled = link.decode(settle.body)
     assert (settled.index, settled.name, settled.alias) == (device.index, "", "percale")
-    assert not link.needs_new_device(wish, decoded)
+    assert not link.needs_new_device(desired, decoded)
     assert (decoded.name, decoded.up, decoded.mtu, decoded.mac, decoded.master) == (
-        wish.name,
-        wish.up,
-        wish.mtu,
-        wish.mac,
-        wish.master,
+        desired.name,
+        desired.up,
+        desired.mtu,
+        desired.mac,
+        desired.master,
     )
 
 
 def test_nothing_is_sent_for_a_device_that_is_right() -> None:
-    have = Link("cni0", "bridge", True, 1500, "02:00:00:00:00:01")
-    assert link.change(Link("cni0", "bridge"), have, 3, INDICES.__getitem__) == []
-    (request,) = link.change(Link("cni0", "bridge", mtu=1400), have, 3, INDICES.__getitem__)
+    actual = Link("cni0", "bridge", True, 1500, "02:00:00:00:00:01")
+    assert link.change(Link("cni0", "bridge"), actual, 3, INDICES.__getitem__) == []
+    (request,) = link.change(Link("cni0", "bridge", mtu=1400), actual, 3, INDICES.__getitem__)
     assert link.decode(request.body).mtu == 1400
 
 
 def test_a_shaper_there_and_back() -> None:
-    wish = Shaper("eth0", 10_000_000, 800_000)
-    _, request = tc.put_shaper(wish, 2)
+    desired = Shaper("eth0", 10_000_000, 800_000)
+    _, request = tc.put_shaper(desired, 2)
     assert tc.decode_shaper(request.body) == (10_000_000, 800_000)
 
 

@@ -86,7 +86,7 @@ def settle(state: ReconcilerState, kernel: FakeKernel) -> list[Change]:
     for _ in range(8):
         if state.needs_resync:
             state.needs_resync = False
-            state.read_again(kernel.read())
+            state.resync(kernel.read())
         changes = state.plan()
         if not changes and not state.needs_resync:
             return planned
@@ -98,14 +98,14 @@ def settle(state: ReconcilerState, kernel: FakeKernel) -> list[Change]:
 def started(kernel: FakeKernel, *, synced: bool = True) -> ReconcilerState:
     """A ledger that has read this kernel and hears of what others do."""
     state = ReconcilerState()
-    state.read_again(kernel.read())
+    state.resync(kernel.read())
 
     def observe(events: Iterable[KernelEvent]) -> None:
         state.observe(events)
 
     kernel.follow(observe)
     if synced:
-        state.in_sync()
+        state.start_garbage_collection()
     return state
 
 
@@ -123,20 +123,20 @@ def possible(world: Iterable[KernelObject]) -> dict[Key, KernelObject]:
 def assert_holds(kernel: FakeKernel, world: Iterable[KernelObject]) -> None:
     """All of the world that can be; of the rest an older version may still stand there, and of nothing else."""
     refused = {obj.key for obj in world} - possible(world).keys()
-    wished = {key: obj for key, obj in possible(world).items() if not isinstance(obj, Sysctl)}
+    expected = {key: obj for key, obj in possible(world).items() if not isinstance(obj, Sysctl)}
     there = {key: obj for key, obj in kernel.read().items() if key not in refused}
-    assert there.keys() == wished.keys()
-    assert [obj for key, obj in wished.items() if not matches(obj, there[key])] == []
+    assert there.keys() == expected.keys()
+    assert [obj for key, obj in expected.items() if not matches(obj, there[key])] == []
 
 
 @given(worlds, worlds)
 def test_from_any_world_to_any_other(before: list[KernelObject], after: list[KernelObject]) -> None:
     kernel = FakeKernel()
     state = started(kernel)
-    state.want("all", before)
+    state.declare("all", before)
     settle(state, kernel)
     assert_holds(kernel, before)
-    state.want("all", after)
+    state.declare("all", after)
     settle(state, kernel)
     assert_holds(kernel, after)
 
@@ -147,15 +147,15 @@ def test_a_restart_in_another_order_ends_the_same(
 ) -> None:
     kernel = FakeKernel()
     first = started(kernel)
-    first.want("all", before)
+    first.declare("all", before)
     settle(first, kernel)
     second = started(kernel, synced=False)
     shuffled = list(after)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     for number, obj in enumerate(shuffled):
-        second.want(f"source{number}", [obj])
+        second.declare(f"source{number}", [obj])
         settle(second, kernel)
-    second.in_sync()
+    second.start_garbage_collection()
     settle(second, kernel)
     assert_holds(kernel, after)
 
@@ -164,14 +164,14 @@ def test_a_restart_in_another_order_ends_the_same(
 def test_equal_input_writes_nothing(world: list[KernelObject]) -> None:
     kernel = FakeKernel()
     state = started(kernel)
-    state.want("all", world)
+    state.declare("all", world)
     settle(state, kernel)
     kernel.written.clear()
-    state.want("all", list(reversed(world)))
+    state.declare("all", list(reversed(world)))
     assert settle(state, kernel) == []
     restarted = started(kernel, synced=False)
-    restarted.want("all", possible(world).values())
-    restarted.in_sync()
+    restarted.declare("all", possible(world).values())
+    restarted.start_garbage_collection()
     settle(restarted, kernel)
     assert kernel.written == []
 
@@ -180,7 +180,7 @@ def test_equal_input_writes_nothing(world: list[KernelObject]) -> None:
 def test_what_somebody_removes_comes_back(world: list[KernelObject], data: st.DataObject) -> None:
     kernel = FakeKernel()
     state = started(kernel)
-    state.want("all", world)
+    state.declare("all", world)
     settle(state, kernel)
     for _ in range(3):
         there = list(kernel.read().values())
@@ -194,7 +194,7 @@ def test_what_somebody_removes_comes_back(world: list[KernelObject], data: st.Da
 def test_a_link_flap_brings_routes_back(world: list[KernelObject], link: Link) -> None:
     kernel = FakeKernel()
     state = started(kernel)
-    state.want("all", world)
+    state.declare("all", world)
     settle(state, kernel)
     if link.key in kernel.read():
         kernel.interfere(Upsert(replace(link, up=False, peer=None)), Upsert(replace(link, up=True, peer=None)))
@@ -206,9 +206,9 @@ def test_a_link_flap_brings_routes_back(world: list[KernelObject], link: Link) -
 def test_no_device_is_removed_before_what_stands_on_it(world: list[KernelObject]) -> None:
     kernel = FakeKernel()
     state = started(kernel)
-    state.want("all", world)
+    state.declare("all", world)
     settle(state, kernel)
-    state.want("all", ())
+    state.declare("all", ())
     gone: set[Key] = set()
     for change in settle(state, kernel):
         assert isinstance(change, Delete)
@@ -232,18 +232,18 @@ def test_nothing_left_over_is_removed_before_all_sources_have_spoken() -> None:
     kernel = FakeKernel()
     kernel.apply([Upsert(ETH0), Upsert(FLANNEL), Upsert(Route(DST, "flannel.1", VIA, onlink=True))])
     state = started(kernel, synced=False)
-    state.want("node", [ETH0, FLANNEL])
+    state.declare("node", [ETH0, FLANNEL])
     assert settle(state, kernel) == []
-    state.in_sync()
+    state.start_garbage_collection()
     assert settle(state, kernel) == [Delete(Route(DST, "flannel.1", VIA, onlink=True))]
 
 
 def test_what_a_source_lets_go_is_removed_at_once() -> None:
     kernel = FakeKernel()
     state = started(kernel, synced=False)
-    state.want("node", [ETH0])
+    state.declare("node", [ETH0])
     settle(state, kernel)
-    state.want("node", [])
+    state.declare("node", [])
     assert [type(change) for change in settle(state, kernel)] == [Delete]
     assert kernel.read() == {}
 
@@ -251,12 +251,12 @@ def test_what_a_source_lets_go_is_removed_at_once() -> None:
 def test_an_object_stays_as_long_as_one_source_wishes_it() -> None:
     kernel = FakeKernel()
     state = started(kernel)
-    state.want("a", [ETH0])
-    state.want("b", [ETH0])
+    state.declare("a", [ETH0])
+    state.declare("b", [ETH0])
     settle(state, kernel)
-    state.want("a", [])
+    state.declare("a", [])
     assert settle(state, kernel) == []
-    state.want("b", [])
+    state.declare("b", [])
     assert [type(change) for change in settle(state, kernel)] == [Delete]
 
 
@@ -266,50 +266,50 @@ def test_of_differing_wishes_the_first_source_by_name_has_its_way(sources: tuple
     state = started(kernel)
     wishes = {"a": replace(ETH0, mtu=1400), "b": replace(ETH0, mtu=1300)}
     for source in sources:
-        state.want(source, [wishes[source]])
+        state.declare(source, [wishes[source]])
         settle(state, kernel)
     there = kernel.read()[ETH0.key]
     assert isinstance(there, Link)
     assert there.mtu == 1400
-    problem = state.verdict("b")
+    problem = state.error_of("b")
     assert problem is not None
     assert "b wishes it differently from a" in str(problem)
-    assert state.verdict("a") is None
-    state.want("a", ())
+    assert state.error_of("a") is None
+    state.declare("a", ())
     settle(state, kernel)
     assert state.conflicts == {}
-    assert state.verdict("b") is None
+    assert state.error_of("b") is None
 
 
 def test_a_refused_object_is_named_and_forgotten_when_it_is_let_go() -> None:
     kernel = FakeKernel()
     kernel.refuse(FLANNEL.key)
     state = started(kernel)
-    state.want("node", [ETH0, FLANNEL, Address("flannel.1", ip_interface("10.244.1.0/32"))])
+    state.declare("node", [ETH0, FLANNEL, Address("flannel.1", ip_interface("10.244.1.0/32"))])
     settle(state, kernel)
-    problem = state.verdict("node")
+    problem = state.error_of("node")
     assert problem is not None
     assert problem.errno == errno.EOPNOTSUPP
     assert (
         problem.where
         == "ip link add flannel.1 mtu 1450 type vxlan id 1 local 192.168.1.1 dev eth0 dstport 8472 nolearning"
     )
-    assert state.waits_for_another(("address", "flannel.1", ip_interface("10.244.1.0/32")))
-    assert not state.waits_for_another(FLANNEL.key)
-    state.want("node", [ETH0])
+    assert state.blocked_by_dependency(("address", "flannel.1", ip_interface("10.244.1.0/32")))
+    assert not state.blocked_by_dependency(FLANNEL.key)
+    state.declare("node", [ETH0])
     settle(state, kernel)
-    assert state.refused == {}
+    assert state.errors == {}
 
 
 def test_the_descriptor_of_a_pods_namespace_is_used_once() -> None:
     kernel = FakeKernel()
     state = started(kernel)
-    state.want("pod", [Link("pod0", "veth", peer=Peer("eth0", namespace=7))])
+    state.declare("pod", [Link("pod0", "veth", peer=Peer("eth0", namespace=7))])
     settle(state, kernel)
     kernel.interfere(Delete(kernel.read()["link", "pod0"]))
     settle(state, kernel)
     assert kernel.read() == {}
-    problem = state.verdict("pod")
+    problem = state.error_of("pod")
     assert problem is not None
     assert "other end" in str(problem)
 
@@ -318,7 +318,7 @@ def test_an_adopted_device_brings_what_is_on_it() -> None:
     state = ReconcilerState()
     interface = FakeKernel().underlay().interfaces[0]
     state.read_underlay(type(FakeKernel().underlay())((replace(interface, name="flannel.1"),), ()))
-    state.want("node", [FLANNEL])
+    state.declare("node", [FLANNEL])
     changes = state.plan()
     state.applied(changes, [None] * len(changes))
     assert state.needs_resync

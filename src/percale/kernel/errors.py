@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 
 from percale.errors import KernelError
-from percale.kernel.commands import spell, spell_object
+from percale.kernel.commands import format_object, to_commands
 from percale.kernel.protocol import Change, Driver
 from percale.render.objects import KernelObject, Link, Sysctl
 
@@ -23,11 +23,11 @@ _HINTS = {
 }
 
 
-def refused(change: Change, error: OSError) -> KernelError:
+def kernel_error(change: Change, error: OSError) -> KernelError:
     """Why this change was not made."""
     number = error.errno or errno.EIO
-    lines = spell(change)
-    where = lines[0].split("\n", 1)[0] if lines else spell_object(change.object)
+    lines = to_commands(change)
+    where = lines[0].split("\n", 1)[0] if lines else format_object(change.object)
     hint = _hint(change.object, number)
     return KernelError(error.strerror or os.strerror(number), errno=number, where=where, hint=hint)
 
@@ -40,12 +40,12 @@ def _hint(refused_object: KernelObject, number: int) -> str | None:
     return _HINTS.get(number)
 
 
-def conflict(wish: KernelObject, first: str, other: str) -> KernelError:
+def conflict_error(desired: KernelObject, first: str, other: str) -> KernelError:
     """Two sources wish different things for one kernel object."""
     return KernelError(
         f"{other} wishes it differently from {first}, whose wish stays",
         errno=errno.EEXIST,
-        where=spell_object(wish),
+        where=format_object(desired),
         hint=f"take it from one of {first} and {other}",
     )
 
@@ -54,4 +54,4 @@ def apply_or_raise(driver: Driver, changes: Sequence[Change]) -> None:
     """Make all the changes. Raises KernelError for the first that was refused (later ones were tried as well)."""
     for change, error in zip(changes, driver.apply(changes), strict=True):
         if error is not None:
-            raise refused(change, error) from error
+            raise kernel_error(change, error) from error
