@@ -117,7 +117,7 @@ def test_many_addresses_are_found_as_few_are(
             talker.sendto(b"x", (B[4], 9000 + number))
     both = {packed(A[4]), packed(B[4])}
     picked = list(conntrack.of(both))
-    monkeypatch.setattr(percale.kernel.netlink.conntrack, "_A_SEEK_COSTS", 0)
+    monkeypatch.setattr(percale.kernel.netlink.conntrack, "_FILTER_COSTS", 0)
     asked = list(conntrack.of(both))
     assert len(picked) == len(asked) == 20
     assert set(picked) == set(asked)

@@ -140,8 +140,8 @@ def test_one_watch_at_a_time_and_nothing_stays(traced_world: World) -> None:
 
 def test_a_killed_watch_leaves_nothing_behind(traced_world: World) -> None:
     script = (
-        "import sys, time; from percale.kernel.netns import Here; from percale.kernel.nftables.trace import Tracer; "
-        "watch = Tracer(Here(), 10); print('up', flush=True); time.sleep(60)"
+        "import sys, time; from percale.kernel.netns import CurrentNetns; from percale.kernel.nftables.trace import Tracer; "
+        "watch = Tracer(CurrentNetns(), 10); print('up', flush=True); time.sleep(60)"
     )
     command = ["nsenter", f"--net={traced_world.node.path}", sys.executable, "-c", script]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

@@ -1,4 +1,4 @@
-"""The pod's own namespace: one thread that goes in, makes or looks at what should be there, and comes back. `attaching` calls.
+"""The pods' namespaces: one thread that enters one, applies or checks its objects, and leaves. Called by `attachments.py`.
 
 The thread never stays inside: a namespace lives as long as a thread is in it, and the runtime may want to end it.
 """
@@ -33,23 +33,23 @@ _OWN = "/proc/thread-self/ns/net"
 _NS_GET_NSTYPE = 0xB703
 
 
-class Sandboxes:
+class PodNamespaces:
     """All methods are called on the event loop; none of them blocks it."""
 
     def __init__(self, log_command: Callable[[str], None] | None = None) -> None:
-        """`log_command` gets each change's command line before it is made."""
+        """`log_command` gets each change's command before it is applied."""
         self._log_command = log_command
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="pod-namespaces")
 
-    async def make(self, namespace: int, netns: str, objects: Sequence[KernelObject], host_device: str) -> None:
-        """Make these so in the namespace behind the descriptor, and wait until the host's end of the pair carries packets.
+    async def apply(self, namespace: int, netns: str, objects: Sequence[KernelObject], host_device: str) -> None:
+        """Apply the objects in the namespace at the descriptor, and wait until the host's end of the pair carries packets.
 
-        `netns` is its name for people. Raises KernelError.
+        `netns` is its name, for messages. Raises KernelError.
         """
         await self._within(namespace, netns, partial(_make, objects), then=partial(wait_operational, host_device))
 
     async def missing(self, namespace: int, netns: str, objects: Sequence[KernelObject]) -> list[str]:
-        """Those of the objects that are not there (any more), as command lines that would make them. Raises KernelError."""
+        """Those of the objects that do not exist, as the commands that would create them. Raises KernelError."""
         return await self._within(namespace, netns, partial(_missing, objects))
 
     async def _within(
@@ -77,7 +77,7 @@ class Sandboxes:
             ) from error
 
     def close(self) -> None:
-        """End the thread once it has done what it was given."""
+        """End the thread once its calls are done."""
         self._thread.shutdown()
 
 
@@ -105,7 +105,7 @@ def _make(objects: Iterable[KernelObject], driver: KernelDriver) -> None:
 def _missing(objects: Iterable[KernelObject], driver: KernelDriver) -> list[str]:
     there = driver.read()
     there |= {link.key: link for link in map(foreign_link, driver.underlay().interfaces)}
-    # Settings are not read back: they are the pod's own to change.
+    # Sysctls are not compared: the pod may change them.
     desired = [obj for obj in objects if obj.key[0] != "sysctl"]
     return [format_object(obj) for obj in desired if not matches(obj, there.get(obj.key))]
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from percale.agent.logging import LineLog
 from percale.cni.attachments import Attachments
-from percale.cni.pod_netns import Sandboxes
+from percale.cni.pod_netns import PodNamespaces
 from percale.cni.records import Records
 from percale.cni.server import CniServer
 from percale.errors import KernelError
@@ -36,7 +36,7 @@ SUBNETS = NodeSubnets(IPv4Network("10.244.1.0/24"), IPv6Network("fd00:244:1::/64
 STEPS: Mapping[str, tuple[type, str]] = {
     "address": (AddressPool, "allocate"),
     "pair": (Reconciler, "settled"),
-    "inside": (Sandboxes, "make"),
+    "inside": (PodNamespaces, "apply"),
     "draft": (Path, "write_bytes"),
     "record": (Records, "put"),
     "answer": (Attachments, "attach"),

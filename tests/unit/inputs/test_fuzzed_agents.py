@@ -106,10 +106,10 @@ def test_cni_requests(variables: Any, configuration: bytes, tail: bytes) -> None
     with refused_in_words():
         frame = asyncio.run(received(request))
         asked = requests.parse(frame.variables, frame.configuration)
-        requests.asked_addresses(asked, {requests.ANNOTATION: tail.decode(errors="replace")})
-        requests.asked_mac(asked.runtime)
-        requests.asked_ports(asked.runtime)
-        requests.asked_limits(asked.runtime)
+        requests.requested_addresses(asked, {requests.ANNOTATION: tail.decode(errors="replace")})
+        requests.requested_mac(asked.runtime)
+        requests.requested_ports(asked.runtime)
+        requests.requested_limits(asked.runtime)
 
 
 def as_texts(value: Any) -> Iterator[tuple[str, str]]:
