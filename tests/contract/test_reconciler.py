@@ -281,7 +281,7 @@ async def test_differing_wishes_are_a_problem_that_names_both(world: World) -> N
     world.reconciler.declare("a", (Link("cni0", "bridge", mtu=1400),))
     world.reconciler.declare("b", (Link("cni0", "bridge", mtu=1300),))
     await world.reconciler.wait_applied("a")
-    with pytest.raises(KernelError, match="b wishes it differently from a"):
+    with pytest.raises(KernelError, match="b declares it differently from a"):
         await world.reconciler.wait_applied("b")
     assert world.holds(Link("cni0", "bridge", mtu=1400))
     world.reconciler.declare("a", ())

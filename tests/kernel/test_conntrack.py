@@ -188,9 +188,9 @@ def test_tcp_entries_are_never_deleted_and_others_are(world: World, conntrack: C
     wires = [world.tcp(4), world.udp(4)]
     flows = list(conntrack.flows())
     with pytest.raises(AssertionError, match="marked, not deleted"):
-        conntrack.forget(flows)
+        conntrack.delete(flows)
     datagrams = [flow for flow in flows if flow.original.protocol == socket.IPPROTO_UDP]
-    assert conntrack.forget(datagrams) == [None]
+    assert conntrack.delete(datagrams) == [None]
     assert [flow.original.protocol for flow in conntrack.flows()] == [socket.IPPROTO_TCP]
     for wire in wires:
         wire.close()
@@ -202,7 +202,7 @@ def test_a_flow_that_has_ended_is_no_error(world: World, conntrack: Conntrack) -
     wire.close()
     world.node.run("conntrack", "-F")
     assert conntrack.mark(flows, CUT_MARK, CUT_MARK) == [None]
-    assert conntrack.forget(flows) == [None]
+    assert conntrack.delete(flows) == [None]
     assert list(conntrack.flows()) == [], "marking makes no entries"
 
 

@@ -1,4 +1,4 @@
-"""Taking away everything of ours, and nothing else, for `percale agent --cleanup`."""
+"""Deletes everything of ours, and nothing else, for `percale agent --cleanup`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from percale.render.service import base_chains as balancing
 
 
 def owned_removals(driver: Driver) -> list[Change]:
-    """The removals of all that carries our mark, in an order in which none is in another's way. Blocks; raises OSError."""
+    """The deletions of all owned objects, in order of dependency. Blocks; raises OSError."""
     return plan.order((obj for obj in driver.read().values() if plan.removable(obj)), {})
 
 
@@ -30,6 +30,6 @@ def remove_tables(netns: NetnsExecutor) -> list[str]:
 
 
 def remove_service_table() -> None:
-    """What a former life with Services left. Blocks; raises OSError."""
+    """Delete the Services' table of a previous run. Blocks; raises OSError."""
     with closing(netlink.Socket(netlink.NETFILTER)) as socket:
         remove_table(socket, INET, balancing.TABLE)

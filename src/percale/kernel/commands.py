@@ -1,4 +1,4 @@
-"""Each change as the command lines that would make it: what `-v` prints, and where an error says it happened. Pure."""
+"""Changes as equivalent shell commands: what `-v` prints, and the location in errors. Pure."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from percale.render.objects import (
 
 
 def to_commands(change: Change) -> list[str]:
-    """The lines for one change, for a shell as root in the namespace."""
+    """The commands of one change, for a root shell in the namespace."""
     return _put(change.object) if isinstance(change, Upsert) else _remove(change.object)
 
 
 def format_object(obj: KernelObject) -> str:
-    """The line that stands for an object, in an error or a status."""
+    """The command that creates an object, for errors and the status."""
     return to_commands(Upsert(obj))[0].split("\n", 1)[0]
 
 
@@ -146,13 +146,13 @@ def _route(desired: Route) -> str:
 
 
 def format_table(desired: Ruleset) -> str:
-    """The table anew, whether it was there or not, for `nft -f -`; its comment tells us what was loaded."""
+    """Create or replace the table, for `nft -f -`; its comment is its fingerprint."""
     table = f"{desired.family} {OWNER}"
     return f'add table {table}\ndelete table {table}\ntable {table} {{\ncomment "{fingerprint(desired)}"\n{desired.text}\n}}'
 
 
 def format_element(desired: Element) -> str:
-    """The element as nft names it: family, table, set, braces."""
+    """The element in nft's syntax: family, table, set, braces."""
     parts = " . ".join(_part(part) for part in desired.match)
     return f"{desired.family} {OWNER} {desired.set} {{ {parts} }}"
 

@@ -1,4 +1,4 @@
-"""The kernel's refusals in the words of errors.py: what, where (the equivalent command line), and what to do next.
+"""The kernel's errors as `KernelError`: what, where (the equivalent command), and what to do next.
 
 `state` and whoever applies changes by hand call.
 """
@@ -24,7 +24,7 @@ _HINTS = {
 
 
 def kernel_error(change: Change, error: OSError) -> KernelError:
-    """Why this change was not made."""
+    """The error of a failed change."""
     number = error.errno or errno.EIO
     lines = to_commands(change)
     where = lines[0].split("\n", 1)[0] if lines else format_object(change.object)
@@ -32,18 +32,18 @@ def kernel_error(change: Change, error: OSError) -> KernelError:
     return KernelError(error.strerror or os.strerror(number), errno=number, where=where, hint=hint)
 
 
-def _hint(refused_object: KernelObject, number: int) -> str | None:
-    if isinstance(refused_object, Sysctl) and number == errno.ENOENT and refused_object.name.startswith("net/bridge/"):
+def _hint(obj: KernelObject, number: int) -> str | None:
+    if isinstance(obj, Sysctl) and number == errno.ENOENT and obj.name.startswith("net/bridge/"):
         return "policies do not reach pods on bridges until the module is loaded: modprobe br_netfilter"
-    if isinstance(refused_object, Link) and refused_object.peer is not None and number == errno.EEXIST:
-        return f"the other namespace has a device {refused_object.peer.name} of somebody else's"
+    if isinstance(obj, Link) and obj.peer is not None and number == errno.EEXIST:
+        return f"the other namespace has a device {obj.peer.name} of somebody else's"
     return _HINTS.get(number)
 
 
 def conflict_error(desired: KernelObject, first: str, other: str) -> KernelError:
-    """Two sources wish different things for one kernel object."""
+    """The error of two sources that declare one object differently."""
     return KernelError(
-        f"{other} wishes it differently from {first}, whose wish stays",
+        f"{other} declares it differently from {first}, which takes precedence",
         errno=errno.EEXIST,
         where=format_object(desired),
         hint=f"take it from one of {first} and {other}",
@@ -51,7 +51,7 @@ def conflict_error(desired: KernelObject, first: str, other: str) -> KernelError
 
 
 def apply_or_raise(driver: Driver, changes: Sequence[Change]) -> None:
-    """Make all the changes. Raises KernelError for the first that was refused (later ones were tried as well)."""
+    """Apply all changes. Raises the KernelError of the first that failed (later ones were tried as well)."""
     for change, error in zip(changes, driver.apply(changes), strict=True):
         if error is not None:
             raise kernel_error(change, error) from error

@@ -1,7 +1,7 @@
-"""From what is dirty to the ordered changes that make it right: pure functions on values. `state` calls.
+"""Compares desired and actual objects, and orders changes: pure functions on values. Called by `reconciler/state.py`.
 
-Removals come first, in the reverse order of dependence (elements … addresses, links); then what is wished, each after what it
-stands on: settings, links, addresses, neighbours, forwarding entries, routes, shapers, tables, elements.
+Deletions come first, in reverse order of dependency (elements … addresses, links); then desired objects, each after its
+dependencies: sysctls, links, addresses, neighbours, forwarding entries, routes, shapers, tables, elements.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ _RANKS: dict[type, int] = {
 }
 _ON_ONE_DEVICE = (Route, Neighbour, FdbEntry, Address, Shaper)
 _SHAPER_TOLERANCE = 0.01
-"""The kernel keeps a bucket as a time: read back, it is not quite what was written."""
+"""The kernel stores a bucket as a time: read back, it differs slightly."""
 
 
 def matches(desired: KernelObject, actual: KernelObject | None) -> bool:
-    """True when what the kernel holds is what is wished; what a wish leaves open matches anything."""
+    """True when the actual object is as desired; what the desired one leaves open matches anything."""
     if actual is None or desired == actual:
         return actual is not None
     match desired, actual:
@@ -80,14 +80,14 @@ def _link_matches(desired: Link, actual: Link) -> bool:
 
 
 def replaces(desired: KernelObject, actual: KernelObject | None) -> bool:
-    """True when making it so starts anew, and all that stands on it is gone: a new device, a table loaded again."""
+    """True when applying it recreates it, without all that depends on it: a new device, a reloaded table."""
     if isinstance(desired, Link):
         return actual is None or (isinstance(actual, Link) and needs_new_device(desired, actual))
     return isinstance(desired, Ruleset)
 
 
 def disturbs_dependents(desired: KernelObject, actual: KernelObject | None) -> bool:
-    """True when the device stays, but some of what is on it goes: neighbours with its address, routes when it goes down."""
+    """True when the device remains but loses objects: neighbours with its address, routes when it goes down."""
     if not isinstance(desired, Link) or not isinstance(actual, Link):
         return False
     changed = any(
@@ -97,7 +97,7 @@ def disturbs_dependents(desired: KernelObject, actual: KernelObject | None) -> b
 
 
 def dependencies_of(obj: KernelObject) -> tuple[Key, ...]:
-    """The keys of the objects without which this one cannot be: its devices, its table."""
+    """The keys of the objects that this one requires: its devices, its table."""
     if isinstance(obj, _ON_ONE_DEVICE):
         return (("link", obj.dev),) if obj.dev is not None else ()
     match obj:
@@ -124,20 +124,20 @@ def sysctl_device(name: str) -> str | None:
 
 
 def removable(obj: KernelObject) -> bool:
-    """False for what is not ours to take away: devices of others, and settings, which others may rely on."""
+    """False for what is not ours to delete: foreign devices, and sysctls, which others may rely on."""
     if isinstance(obj, Link):
         return obj.kind is not None and obj.alias == OWNER
     return not isinstance(obj, Sysctl)
 
 
-def order(removals: Iterable[KernelObject], puts: Mapping[Key, KernelObject]) -> list[Change]:
-    """The changes, in an order in which each finds what it needs."""
+def order(removals: Iterable[KernelObject], upserts: Mapping[Key, KernelObject]) -> list[Change]:
+    """The changes in order of dependency."""
     going = sorted(removals, key=_rank, reverse=True)
     coming: defaultdict[int, list[KernelObject]] = defaultdict(list)
-    for obj in puts.values():
+    for obj in upserts.values():
         coming[_rank(obj)].append(obj)
     if _LINK in coming:
-        coming[_LINK][:] = _lower_first({key: obj for key, obj in puts.items() if isinstance(obj, Link)})
+        coming[_LINK][:] = _lower_first({key: obj for key, obj in upserts.items() if isinstance(obj, Link)})
     return [*map(Delete, going), *(Upsert(obj) for rank in sorted(coming) for obj in coming[rank])]
 
 
@@ -148,7 +148,7 @@ def _rank(obj: KernelObject) -> int:
 
 
 def _lower_first(links: Mapping[Key, Link]) -> list[Link]:
-    """Every device after the one it stands on."""
+    """Every device after its dependencies."""
     ordered: dict[Key, Link] = {}
 
     def add(key: Key, link: Link, above: frozenset[Key]) -> None:

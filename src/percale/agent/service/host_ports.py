@@ -28,7 +28,7 @@ from percale.cni.records import Attachment
 from percale.errors import KernelError, StateError
 from percale.ipam.address_pool import Owner
 from percale.kernel.listeners import Listener, listeners
-from percale.kernel.local_addresses import own_addresses
+from percale.kernel.rtnl.dump import own_addresses
 from percale.model.meta import ObjectKey
 from percale.render.nft.objects import ElementBatch, Transaction
 from percale.render.objects import IPAddress

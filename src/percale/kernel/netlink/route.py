@@ -1,7 +1,7 @@
 """Addresses, routes, neighbours and FDB entries as rtnetlink messages, both ways; pure.
 
-`driver` sends what `put` and `remove` return; `reading` and `observing` give what the kernel says to `decode_…`.
-Decoders answer None for what is none of our kinds (a multicast route, a neighbour that was learnt).
+`rtnl/driver.py` sends what `put_…` and `remove_…` return; `rtnl/dump.py` and `monitor.py` pass received messages to `decode_…`.
+Decoders return None for what is none of our kinds (a multicast route, a learned neighbour).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _TABLE_MAIN = 254
 _SCOPE_UNIVERSE, _SCOPE_LINK, _SCOPE_NOWHERE = 0, 253, 255
 _ONLINK = 4
 _KERNEL_PROTOCOLS = frozenset({1, 2, 9})
-"""Redirects, the kernel's own, router advertisements: routes that no program wished."""
+"""Redirects, the kernel's own, router advertisements: routes that no program declared."""
 _ROUTE_TYPES: dict[Literal["unicast", "blackhole", "unreachable"], int] = {
     "unicast": 1,
     "blackhole": 6,
@@ -76,7 +76,7 @@ _GONE = frozenset({errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENODEV}
 
 
 class SeenAddress(Struct, frozen=True):
-    """An address as the kernel tells of it: on which device, whose, and whether it will go away by itself."""
+    """An address as the kernel reports it: its device, its owner, and whether it is temporary."""
 
     index: int
     address: IPInterface
@@ -86,7 +86,7 @@ class SeenAddress(Struct, frozen=True):
 
 
 class SeenRoute(Struct, frozen=True):
-    """A route of the main table as the kernel tells of it; `protocol` says whose."""
+    """A route of the main table as the kernel reports it; `protocol` is its owner."""
 
     dst: IPNetwork
     index: int | None
@@ -185,7 +185,7 @@ def put_route(desired: Route, index: int | None) -> list[Request]:
 
 
 def delete_conflicting_route(desired: Route) -> list[Request]:
-    """What must go before the route can come: an IPv6 on-link gateway is looked up even so, and refused when our earlier
+    """Delete what conflicts with the route: an IPv6 on-link gateway is looked up even so, and rejected when our earlier
     route to the very network that it lies in leads it elsewhere.
     """
     if not (desired.onlink and desired.dst.version == 6):
@@ -194,7 +194,7 @@ def delete_conflicting_route(desired: Route) -> list[Request]:
 
 
 def remove_route(desired: Route, index: int | None, *, any_protocol: bool) -> list[Request]:
-    """Remove this route: ours by its protocol, or any (on a device of ours a route belongs to us whoever made it)."""
+    """Delete this route: ours by its protocol, or any (on a device of ours every route is ours)."""
     protocol = 0 if any_protocol else ROUTE_PROTOCOL
     return [Request(RTM_DELROUTE, 0, _encode_route(desired, index, protocol, _SCOPE_NOWHERE), _GONE)]
 
@@ -238,12 +238,12 @@ def query_routes() -> bytes:
 
 
 def route_protocol(body: bytes) -> int:
-    """Whose route it is, without decoding it."""
+    """The route's protocol, without decoding the rest."""
     return body[5]
 
 
 def decode_route(body: bytes) -> SeenRoute | None:
-    """A route of the main table to one place; None for other tables, types, and several next hops."""
+    """A route of the main table with one next hop; None for others."""
     family, length, _, _, table, protocol, _, kind, flags = _ROUTE_HEADER.unpack_from(body)
     if kind not in _ROUTE_KINDS or table != _TABLE_MAIN:
         return None
@@ -300,7 +300,7 @@ def _encode_neighbour(desired: Neighbour, index: int) -> bytes:
 
 
 def put_fdb(desired: FdbEntry, index: int) -> list[Request]:
-    """A unicast MAC has one destination: another one takes its place."""
+    """A unicast MAC has one destination: a new one replaces it."""
     return [Request(RTM_NEWNEIGH, _PUT, _encode_fdb(desired, index))]
 
 
@@ -345,7 +345,7 @@ def decode_neighbour(body: bytes) -> SeenNeighbour | None:
 
 
 def decode_end_of_forwarding(body: bytes) -> str | None:
-    """The setting by which this node forwards no packets of a family any more."""
+    """The sysctl by which forwarding was disabled for a family."""
     told = attributes(body, 4)
     ended = told.get(_NETCONF_INDEX) == _ALL_DEVICES and told.get(_NETCONF_FORWARDING) == bytes(4)
     return _FORWARDING.get(body[0]) if ended else None

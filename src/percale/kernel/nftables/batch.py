@@ -1,9 +1,10 @@
-"""An edit of one of our inet tables as the messages of one nfnetlink batch; pure. `table.py` sends what this returns.
+"""Encodes a transaction of an inet table of ours as one nfnetlink batch; pure. Sent by `table.py`.
 
-    new chains ─▶ rules go ─▶ elements go ─▶ what is made anew goes ─▶ sets ─▶ rules ─▶ elements ─▶ old sets, old chains
+    new chains ─▶ old rules ─▶ old elements ─▶ what is recreated ─▶ sets ─▶ rules ─▶ elements ─▶ old sets, old chains
+                  (delete)     (delete)        (delete)                                         (delete)
 
-In this order nothing refers to what is not there yet, and what goes is referred to by nothing any more. No flag asks
-whether something is there: a chain that is put may exist, and the kernel says itself what is wrong with an element.
+In this order nothing refers to what does not exist yet, and nothing still refers to what is deleted. No flag requires that
+something is new: a chain that is put may exist, and the kernel itself reports a wrong element.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ NEWCHAIN, NEWRULE, NEWSET = 3, 6, 9
 _APPEND = 0x800
 _TEXT = "static text"
 _FIRST_TEXT_SET = 1 << 20
-"""Numbers of sets within a batch that no edit comes to."""
+"""The first set id of the static text's sets, beyond those of any transaction."""
 
 CHAIN_NAME = 3
 RULE_CHAIN, RULE_EXPRESSIONS, RULE_USERDATA = 2, 4, 7
@@ -48,7 +49,7 @@ HEADER = struct.pack(">BBH", INET, 0, 0)
 
 
 def table_header(table: str) -> bytes:
-    """How every message about the table begins."""
+    """The beginning of every message about the table."""
     return HEADER + text(TABLE_OF_ANYTHING, table)
 
 
@@ -60,14 +61,14 @@ class BaseChain(Struct, frozen=True):
 
 
 class BaseSet(Struct, frozen=True):
-    """A set of the static text, as attributes; `elements` are those that the text itself gives it."""
+    """A set of the static text, as attributes; `elements` are those that the text gives it."""
 
     spec: bytes
     elements: tuple[bytes, ...]
 
 
 class BaseTable(Struct, frozen=True):
-    """What the static text made, as the kernel tells it: enough to compare and to make it again, chains, rules and sets."""
+    """Chains, rules and sets of the static text as the kernel dumps them: enough to compare and to recreate them."""
 
     table: bytes
     chains: Mapping[str, BaseChain]
@@ -75,7 +76,7 @@ class BaseTable(Struct, frozen=True):
 
 
 class Batch(Struct, frozen=True):
-    """The messages in order, and which part of the edit each is for: the place that a refusal names."""
+    """The messages in order, and the part of the transaction that each belongs to, for error messages."""
 
     table: str
     requests: list[Request] = field(default_factory=list)
@@ -93,7 +94,7 @@ class Batch(Struct, frozen=True):
 
 
 def encode_table(skeleton: BaseTable, snapshot: Transaction, known: Mapping[str, SetSpec], table: str = OWNER) -> Batch:
-    """The table with all that is in it, whether it was there or not; `known` are the text's sets that edits fill."""
+    """Create or replace the whole table; `known` are the text's sets that transactions fill."""
     out = Batch(table)
     out.add(_TEXT, NEWTABLE, b"", netlink.CREATE)
     out.add(_TEXT, DELTABLE, b"")
@@ -112,7 +113,7 @@ def encode_table(skeleton: BaseTable, snapshot: Transaction, known: Mapping[str,
 
 
 def encode_transaction(transaction: Transaction, known: Mapping[str, SetSpec], table: str = OWNER) -> Batch:
-    """The whole edit; `known` are the sets of before. Raises KernelError for elements that do not fit their set."""
+    """The whole transaction; `known` are the existing sets. Raises KernelError for elements that do not fit their set."""
     out = Batch(table)
     going_sets, going_chains = set(transaction.remove_sets), set(transaction.remove_chains)
     anew_sets = {spec.name for spec in transaction.put_sets} & going_sets

@@ -1,8 +1,8 @@
-"""Elements as rows of nfnetlink attributes, both ways, by numpy; pure. `batching` sends them, `holdings` reads them back.
+"""Elements as rows of nfnetlink attributes, both ways, by numpy; pure. Written for `batch.py`, read for `dump.py`.
 
 All elements of a set look alike: the same attribute headers around keys and data of the same size. So a set's elements are
-one array, a row each, of which most columns are constant. What the kernel tells has the same rows, but for intervals of one
-field, which it takes and gives as two elements: a start, and an end that is no longer part of it.
+one array, a row each, of which most columns are constant. The kernel dumps the same rows, except for intervals of one field,
+which are two elements: a start, and an end that is exclusive.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MOST_BYTES = 60_000
 
 
 class CatchAllElementError(ValueError):
-    """The set has an element that none of ours can be: one that stands for all others."""
+    """The set has a catch-all element, which ours never have."""
 
 
 class Row(Struct, frozen=True):
@@ -57,7 +57,7 @@ class Row(Struct, frozen=True):
 
 @lru_cache(maxsize=256)
 def row_of(spec: SetSpec, *, data: bool, verdict: Verdict | None = None) -> Row:
-    """How an element of this set looks; without `data` as it is when it goes."""
+    """An element of this set; without `data` as in a deletion."""
     true = true_size(spec.key)
     parts = [attribute(_KEY, attribute(_VALUE, bytes(true)))]
     key, end, values = slice(12, 12 + true), None, None
@@ -106,7 +106,7 @@ def lists(spec: SetSpec, elements: ElementBatch, *, data: bool) -> Iterator[byte
             last, open_end = _following(last)
         rows[:, row.end] = last
     if open_end is not None and open_end.any():
-        # An interval up to the very last value has no end: nothing comes after it. In a set there is one at most.
+        # An interval up to the very last value has no end element. A set has at most one.
         assert row.end is not None
         start = row.end.start - 12
         yield from (open_row[:start].tobytes() for open_row in rows[open_end])
@@ -141,7 +141,7 @@ def _following(values: Rows) -> tuple[Rows, npt.NDArray[np.bool_]]:
 
 
 class _Entry(NamedTuple):
-    """One list entry that the kernel gave."""
+    """One list entry of a dump."""
 
     key: bytes
     starts: bool
@@ -167,7 +167,7 @@ def read(spec: SetSpec, portions: Iterable[bytes]) -> dict[bytes, Value]:
 
 
 def _read_rows(spec: SetSpec, row: Row, portion: bytes, found: dict[bytes, Value]) -> bool:
-    """The elements of a portion whose every row looks as we write it; False when one does not."""
+    """Read a portion whose rows all have our format; False when one has not."""
     if len(portion) % row.pattern.size:
         return False
     rows = np.frombuffer(portion, np.uint8).reshape(-1, row.pattern.size)
@@ -206,13 +206,13 @@ def _entry(entry: bytes) -> _Entry:
 
 @lru_cache(maxsize=4096)
 def _value(said: bytes) -> Value:
-    """Very many elements of a map have one verdict."""
+    """Cached, for many elements of a map share one verdict."""
     data = attributes(said)
     return data[_VALUE] if _VALUE in data else decode_verdict(data)
 
 
 def _joined(entries: Iterable[_Entry]) -> Iterator[_Entry]:
-    """Starts with their ends; of equal keys an interval's end comes before the next one's start."""
+    """Starts joined with their ends; of equal keys the end comes before the next start."""
     start: _Entry | None = None
     for entry in sorted(entries, key=lambda entry: (entry.key, entry.starts)):
         if start is not None:
@@ -223,7 +223,7 @@ def _joined(entries: Iterable[_Entry]) -> Iterator[_Entry]:
 
 
 def _until(start: _Entry, beyond: bytes) -> _Entry:
-    """An interval up to what is before `beyond`."""
+    """An interval up to the value before `beyond`."""
     return start._replace(end=(int.from_bytes(beyond, "big") - 1).to_bytes(len(beyond), "big"))
 
 

@@ -1,7 +1,7 @@
-"""Reading one of our inet tables back as values: what the static text made of it, and all that edits made. `table.py` calls.
+"""Reads an inet table of ours as values: the part of the static text, and the part of transactions. Called by `table.py`.
 
-dumps of nfnetlink ─┬─▶ Skeleton   the text's chains with their rules, its sets: compared with a fresh load of the text
-                    └─▶ Held       shapes, elements, chains of rules (`render/nft/table_state.py`)
+nfnetlink dumps ─┬─▶ BaseTable    the text's chains with their rules, its sets: compared with a fresh load of the text
+                 └─▶ TableState   set specs, elements, chains of rules (`render/nft/table_state.py`)
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ _TABLE_FLAGS, _TABLE_USERDATA = 2, 6
 _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE = 4, 5, 7
 _SET_HANDLE, _SET_BACKEND, _SET_COUNT = 16, 19, 20
 _READINGS, _PAUSE = 20, 0.01
-"""While the kernel still makes room for many new elements, in the background, a dump leaves some out."""
+"""While the kernel still resizes a hash table for many new elements, in the background, a dump omits some."""
 _STRANGE = b"holds what cannot be edited"
 
 
 class TableDump(Struct, frozen=True):
-    """All of it."""
+    """The whole table."""
 
     base: BaseTable
     state: TableState
@@ -54,8 +54,8 @@ def read_table(
 ) -> TableDump | None:
     """The table; None without one. Raises OSError.
 
-    `filled` are the text's sets that edits fill. What else is the text's is known from the `expected_base`, which is read from a
-    table that the text alone has made.
+    `filled` are the text's sets that transactions fill. The text's other parts are known from `expected_base`, which is read
+    from a table loaded from the text alone.
     """
     found = _table(socket, table)
     if found is None:
@@ -71,7 +71,7 @@ def read_table(
 def _read_chains(
     socket: netlink.Socket, expected_base: BaseTable | None, table: str
 ) -> tuple[dict[str, BaseChain], dict[str, tuple[Rule | None, ...] | None]]:
-    """The text's, and all others."""
+    """The text's chains, and all others."""
     of_text: dict[str, BaseChain] = {}
     others: dict[str, tuple[Rule | None, ...] | None] = {}
     in_chain = _rules(socket, table)
@@ -87,7 +87,7 @@ def _read_chains(
 def _read_sets(
     socket: netlink.Socket, filled: Mapping[str, SetSpec], expected_base: BaseTable | None, table: str
 ) -> tuple[dict[str, BaseSet], dict[str, SetState]]:
-    """The text's, and what edits fill; sets within rules belong to the text, for edits have none."""
+    """The text's sets, and those that transactions fill; anonymous sets belong to the text."""
     of_text: dict[str, BaseSet] = {}
     sets: dict[str, SetState] = {}
     for name, described in _sets(socket, table):
@@ -104,7 +104,7 @@ def _read_sets(
 
 
 def _as_told(described: Mapping[int, bytes]) -> bytes:
-    """A set's attributes, but for those that are never the same twice."""
+    """A set's attributes, without those that always differ."""
     changing = (_SET_HANDLE, _SET_BACKEND, _SET_COUNT)
     return b"".join(attribute(kind, said) for kind, said in sorted(described.items()) if kind not in changing)
 
@@ -129,7 +129,7 @@ def _table(socket: netlink.Socket, table: str) -> bytes | None:
 
 
 def _chains(socket: netlink.Socket, table: str) -> Iterator[tuple[str, bytes]]:
-    """Names, and where they are hooked in: empty for those that are reached by jump or goto."""
+    """Names and hooks; empty for chains that are reached by jump or goto."""
     for found in _dump(socket, _GETCHAIN, table):
         hook = b"".join(
             attribute(kind, found[kind]) for kind in (_CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE) if kind in found
@@ -158,14 +158,14 @@ def _portions(socket: netlink.Socket, table: str, name: str) -> Iterator[bytes]:
 
 
 def read_elements(socket: netlink.Socket, table: str, spec: SetSpec) -> Mapping[bytes, Value]:
-    """What a set holds at this moment; one that packets fill, too. Raises OSError."""
+    """A set's current elements, also of packet-filled ones. Raises OSError."""
     return bulk_elements.read(spec, _portions(socket, table, spec.name))
 
 
 def _constant_elements(
     socket: netlink.Socket, table: str, name: str, described: Mapping[int, bytes]
 ) -> Iterator[bytes]:
-    """What the text put into a set, unless packets fill it."""
+    """The elements that the text gives a set, unless packets fill it."""
     if not set_codec.flags_of(described) & (set_codec.TIMEOUT | set_codec.DYNAMIC):
         for portion in _portions(socket, table, name):
             yield from (attribute(kind, entry) for kind, entry in attribute_list(portion))
@@ -176,7 +176,7 @@ def _set_state(
 ) -> SetState:
     spec = set_codec.decode(name, described)
     if spec is not None and known is not None:
-        # The text says it in its own words: comment and how the type was written.
+        # The text's own comment and spelling of the type are equivalent.
         spec = known if _equivalent(spec, known) else None
     if spec is None or spec.timeout is not None:
         return SetState(spec, {})

@@ -1,4 +1,4 @@
-"""A keeper without a kernel: the public fake behind `keeping.NftTable`, for tests of the agent and for whoever builds on it."""
+"""An `NftTable` in memory: the public fake, for tests of the agent and of programs that use it."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class FakeNftTable:
         self.state: TableState | None = None
         self.transactions: list[Transaction] = []
         self.remembered: dict[str, dict[bytes, bytes]] = {}
-        """What packets have put into maps with a timeout."""
+        """Elements that packets have put into maps with a timeout."""
         self.refused: Sequence[Refused] = ()
         self.refusals: list[KernelError] = []
-        """The next changes are refused with these."""
+        """The next changes fail with these errors."""
         self._bare = TableState.bare(specs, chains)
         self._callbacks: list[Callable[[], None]] = []
         self._due: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
-        """Nothing to open."""
+        """Nothing to subscribe to."""
 
     def on_foreign_change(self, callback: Callable[[], None]) -> None:
         self._callbacks.append(callback)
@@ -77,7 +77,7 @@ class FakeNftTable:
             self._due.cancel()
 
     def touch(self, transaction: Transaction | None) -> None:
-        """Somebody else makes this edit, or deletes the table."""
+        """A foreign change: this transaction, or the deletion of the table."""
         self.state = self.state.apply(transaction) if self.state is not None and transaction is not None else None
         if self._due is None:
             self._due = asyncio.get_running_loop().call_later(GATHERING, self._tell)

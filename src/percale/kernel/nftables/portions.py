@@ -1,11 +1,10 @@
-"""A change of a table in parts, for when the kernel does not take it whole: it is too large, or some of it is refused. Pure.
+"""Splits a transaction that the kernel rejects as a whole: it is too large, or some of it is invalid. Pure.
 
-    1 new sets ─▶ 2 what they hold ─▶ 3 chains ─▶ 4 elements ─▶ 5 chains and sets that go
+    1 new sets ─▶ 2 their elements ─▶ 3 chains ─▶ 4 elements ─▶ 5 chains and sets to delete
 
-Each part can be made by itself once those of the steps before are: nothing refers to what is not there, and what packets meet
-in between is for each destination what it was or what it will be. Where elements only come, those that lead packets come last;
-where they only go, first; else all of one destination are one part. `table.py` puts as many parts into a transaction as it
-holds.
+Each part can be applied once the earlier steps are: nothing refers to what does not exist, and for each destination packets
+meet either the old or the new state. Where elements are only added, those with verdicts are added last; where they are only
+deleted, first; else all of one destination form one part. `table.py` puts as many parts into a transaction as fit.
 """
 
 from __future__ import annotations
@@ -25,29 +24,29 @@ from percale.render.nft.objects import SIZES, Chain, ElementBatch, Field, Rule, 
 from percale.render.nft.table_state import cut
 
 _TOGETHER = 2048
-"""Elements of a part; it is parted further where it is refused."""
+"""Elements of a part, which is split further where it is rejected."""
 _DROP = Verdict("drop")
 _ORDER: dict[Field, int] = {"ipv4_addr": 0, "ipv6_addr": 0, "inet_proto": 1, "inet_service": 2}
-"""Fields that say where a packet goes, in their order in a key."""
+"""Fields of a packet's destination, in their order in a key."""
 
 
 class Refused(NamedTuple):
-    """A part of a change that the kernel does not take."""
+    """A part of a transaction that the kernel rejects."""
 
     part: Transaction
     error: KernelError
 
 
 TAKES_NOTHING = frozenset({errno.EPERM, errno.EBADF})
-"""Refusals that are none of a part of a change."""
+"""Errors that do not depend on the transaction's content."""
 
 
 def make_in_parts(
     change: Transaction, known: Mapping[str, SetSpec], make: Callable[[Transaction], None], judging: Iterable[str]
 ) -> list[Refused]:
-    """Bring a change that cannot be made whole in as few edits as `make` takes; what it had to leave out.
+    """Apply a transaction that fails as a whole in as few parts as `make` accepts; returns what was left out.
 
-    `known` are the sets of before, `judging` the maps that let nobody through whose verdict is left out. Raises KernelError.
+    `known` are the existing sets; in the maps `judging` an element that is left out drops instead. Raises KernelError.
     """
     refused: list[Refused] = []
     specs = {**known, **{spec.name: spec for spec in change.put_sets}}
@@ -76,7 +75,7 @@ def make_in_parts(
 
 
 def merged(parts: Iterable[Transaction]) -> Transaction:
-    """Parts in their order as one edit."""
+    """Parts in their order as one transaction."""
     each = list(parts)
     return Transaction(
         put_sets=tuple(chained.from_iterable(part.put_sets for part in each)),
@@ -89,7 +88,7 @@ def merged(parts: Iterable[Transaction]) -> Transaction:
 
 
 def steps(transaction: Transaction, known: Mapping[str, SetSpec]) -> Iterator[list[Transaction]]:
-    """The edit's parts, step by step; `known` are the sets of before."""
+    """The transaction's parts, step by step; `known` are the existing sets."""
     anew = {spec.name for spec in transaction.put_sets} & set(transaction.remove_sets)
     new = {spec.name: spec for spec in transaction.put_sets if spec.name not in anew}
     specs = {**known, **{spec.name: spec for spec in transaction.put_sets}}
@@ -113,13 +112,13 @@ def steps(transaction: Transaction, known: Mapping[str, SetSpec]) -> Iterator[li
 
 
 def _going(transaction: Transaction) -> tuple[str, ...]:
-    """The chains that go for good."""
+    """The chains to delete for good."""
     put = {chain.name for chain in transaction.put_chains}
     return tuple(name for name in transaction.remove_chains if name not in put)
 
 
 def size_of(transaction: Transaction, known: Mapping[str, SetSpec]) -> int:
-    """Bytes of its elements in a batch, about; nearly all of a large one."""
+    """Bytes of its elements in a batch, approximately; nearly all of a large one."""
     specs = {**known, **{spec.name: spec for spec in transaction.put_sets}}
     return sum(
         len(each.packed_keys)
@@ -132,7 +131,7 @@ def size_of(transaction: Transaction, known: Mapping[str, SetSpec]) -> int:
 
 
 def closed(part: Transaction, judging: Iterable[str]) -> Transaction:
-    """Instead of a part that the kernel refuses: its chains drop everything, and so do its elements of the maps `judging`."""
+    """The replacement of a rejected part: its chains drop everything, and so do its elements of the maps `judging`."""
     maps = frozenset(judging)
     verdicts = [each for each in part.put if each.set in maps and each.verdict is not None]
     return Transaction(
@@ -147,7 +146,7 @@ def _dropping(name: str) -> Chain:
 
 
 def _chains(transaction: Transaction, anew: set[str]) -> list[Transaction]:
-    """Each after those that it leads to. Sets that are made anew are one part with all chains: the old ones look into them."""
+    """Each after its callees. Recreated sets are one part with all chains, for the old chains refer to them."""
     by_name = {chain.name: chain for chain in transaction.put_chains}
     ordered: dict[str, Chain] = {}
 
@@ -179,7 +178,7 @@ def _chains(transaction: Transaction, anew: set[str]) -> list[Transaction]:
 def _by_destination(
     remove: Sequence[ElementBatch], put: Sequence[ElementBatch], specs: Mapping[str, SetSpec]
 ) -> list[Transaction]:
-    """A destination goes from what it was to what it will be in one part, in all sets that begin with it."""
+    """One part per destination, with all sets whose keys begin with it, so that it changes at once."""
     leaving: defaultdict[bytes, list[ElementBatch]] = defaultdict(list)
     coming: defaultdict[bytes, list[ElementBatch]] = defaultdict(list)
     for changes, by_destination in ((remove, leaving), (put, coming)):

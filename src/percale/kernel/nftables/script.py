@@ -1,6 +1,6 @@
-"""Our inet tables in nft's own words: what `-v` prints, and the static text as `nft` loads it. Pure; `table.py` calls.
+"""Our inet tables as nft commands: what `-v` prints, and the static text as `nft` loads it. Pure; called by `table.py`.
 
-The lines are what a person would give to `nft` as root in the namespace, one command each.
+Each line is one command, as for `nft` as root in the namespace.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b
 from ipaddress import IPv4Address, IPv6Address
 
-from percale.kernel.nftables.set_codec import MOST_REMEMBERED
+from percale.kernel.nftables.set_codec import DYNAMIC_MAP_SIZE
 from percale.render.nft.objects import (
     SIZES,
     Between,
@@ -35,7 +35,7 @@ from percale.render.nft.table_state import cut
 from percale.render.objects import OWNER
 
 MOST_ELEMENTS = 20
-"""In a line for people: the rest is a number."""
+"""In a logged command; the rest is counted."""
 _EXAMPLES: dict[Field, str] = {
     "ipv4_addr": "ip daddr",
     "ipv6_addr": "ip6 daddr",
@@ -45,23 +45,23 @@ _EXAMPLES: dict[Field, str] = {
     "integer": "numgen random mod 2",
 }
 _OPERANDS: dict[Operand, str] = {"l4proto": "meta l4proto", "original dport": "ct original proto-dst"}
-"""Where nft's word is another one."""
+"""Where nft's name differs."""
 _PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "ipv6-icmp", 132: "sctp"}
 
 
 def digest(text: str) -> str:
-    """What the table's comment says of the text that it was loaded from."""
+    """The text's digest, for the table's comment."""
     return blake2b(text.encode(), digest_size=12).hexdigest()
 
 
 def table_script(text: str, table: str = OWNER) -> str:
-    """The table by this text alone, whether it was there or not, for `nft -f -`."""
+    """Create or replace the table by this text alone, for `nft -f -`."""
     name = f"inet {table}"
     return f'add table {name}\ndelete table {name}\ntable {name} {{\ncomment "{digest(text)}"\n{text}\n}}\n'
 
 
 def to_commands(transaction: Transaction, specs: Mapping[str, SetSpec], table: str = OWNER) -> Iterator[str]:
-    """The edit's commands in their order; `specs` are the sets of before. Long lists are cut."""
+    """The transaction's commands in their order; `specs` are the existing sets. Long lists are cut."""
     of = f"inet {table}"
     now = {**specs, **{spec.name: spec for spec in transaction.put_sets}}
     anew_sets = {spec.name for spec in transaction.put_sets} & set(transaction.remove_sets)
@@ -87,7 +87,7 @@ def to_commands(transaction: Transaction, specs: Mapping[str, SetSpec], table: s
 def _set(spec: SetSpec, of: str) -> str:
     kind = "map" if spec.data is not None else "set"
     data = spec.data if isinstance(spec.data, tuple) else ()
-    # An integer has no size of its own: nft wants to see what gives such a number.
+    # An integer has no size of its own: nft needs an expression of that type.
     by_example = "integer" in (*spec.key, *data)
     spelled = [_EXAMPLES[field] if by_example else field for field in spec.key]
     words = [f"{'typeof' if by_example else 'type'} {' . '.join(spelled)}"]
@@ -97,7 +97,7 @@ def _set(spec: SetSpec, of: str) -> str:
         words[0] += f" : {spec.data}"
     words += ["flags interval"] if spec.interval else []
     if spec.timeout is not None:
-        words += [f"size {MOST_REMEMBERED}", "flags dynamic,timeout", f"timeout {spec.timeout}s"]
+        words += [f"size {DYNAMIC_MAP_SIZE}", "flags dynamic,timeout", f"timeout {spec.timeout}s"]
     words += [f'comment "{spec.comment}"'] if spec.comment else []
     return f"add {kind} {of} {spec.name} {{ {'; '.join(words)}; }}"
 
@@ -110,7 +110,7 @@ def _rules(chain: Chain, of: str) -> Iterator[str]:
 
 
 def format_rule(rule: Rule) -> str:
-    """The rule as nft reads and lists it."""
+    """The rule in nft's syntax."""
     words = [_match(match) for match in rule.matches]
     words += ["counter"] if rule.counter else []
     words += map(_statement, rule.statements)
@@ -133,17 +133,17 @@ def _statement(statement: Statement) -> str:
     match statement:
         case SetMark(bits):
             return f"meta mark set meta mark | {bits:#x}"
-        case Dnat(version, operands, name, turn):
+        case Dnat(version, operands, name, slot):
             ip = "ip" if version == 4 else "ip6"
-            key = [*map(_operand, operands), *([_turn(turn, ip)] if turn is not None else [])]
+            key = [*map(_operand, operands), *([_slot(slot, ip)] if slot is not None else [])]
             return f"dnat {ip} to {' . '.join(key)} map @{name}"
         case MapUpdate(name, key_operands, data):
             return f"update @{name} {{ {_joined(key_operands)} : {_joined(data)} }}"
 
 
-def _turn(turn: SlotExpr, ip: str) -> str:
-    what = f"jhash {ip} saddr" if turn.by == "source" else f"numgen {turn.by}"
-    return f"{what} mod {turn.modulus}"
+def _slot(slot: SlotExpr, ip: str) -> str:
+    what = f"jhash {ip} saddr" if slot.by == "source" else f"numgen {slot.by}"
+    return f"{what} mod {slot.modulus}"
 
 
 def _joined(operands: Iterable[Operand]) -> str:

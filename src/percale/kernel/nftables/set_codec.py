@@ -1,4 +1,4 @@
-"""The shapes of sets and maps as nfnetlink attributes, both ways; pure. `batching` makes sets, `holdings` reads them back."""
+"""Set specs as nfnetlink attributes, both ways; pure. Written for `batch.py`, read for `dump.py`."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ _TRUE_SIZES: dict[Field, int] = {"inet_proto": 1, "inet_service": 2}
 """Of fields that are shorter than their place in a concatenation."""
 _IN_HOST_ORDER = frozenset({"mark", "integer"})
 
-MOST_REMEMBERED = 262_144
-"""Elements of a map that packets fill."""
+DYNAMIC_MAP_SIZE = 262_144
+"""The size of a packet-filled map, in elements."""
 
 
 def true_size(fields: tuple[Field, ...]) -> int:
@@ -48,7 +48,7 @@ def true_size(fields: tuple[Field, ...]) -> int:
 
 
 def encode(spec: SetSpec, number: int) -> bytes:
-    """What makes the set; `number` is any that no other set of the batch has."""
+    """The attributes of NEWSET; `number` is unique among the sets of the batch."""
     parts = [text(SET_NAME, spec.name)]
     if flags := _flags(spec):
         parts.append(u32_network(SET_FLAGS, flags))
@@ -63,14 +63,14 @@ def encode(spec: SetSpec, number: int) -> bytes:
         parts.append(nested(_DESCRIPTION, nested(_DESCRIPTION_CONCAT, fields)))
     parts.append(u32_network(SET_ID, number))
     if spec.timeout is not None:
-        parts.append(nested(_DESCRIPTION, u32_network(_DESCRIPTION_SIZE, MOST_REMEMBERED)))
+        parts.append(nested(_DESCRIPTION, u32_network(_DESCRIPTION_SIZE, DYNAMIC_MAP_SIZE)))
         parts.append(attribute(_TIMEOUT, (spec.timeout * 1000).to_bytes(8, "big")))
     parts.append(attribute(_USERDATA, _userdata(spec)))
     return b"".join(parts)
 
 
 def _flags(spec: SetSpec) -> int:
-    """What sort of set it is."""
+    """The set's flags."""
     flags = INTERVAL if spec.interval else 0
     flags |= CONCATENATION if spec.interval and len(spec.key) > 1 else 0
     flags |= MAP if spec.data is not None else 0
@@ -84,7 +84,7 @@ def _type_number(fields: tuple[Field, ...]) -> int:
     return number
 
 
-# What only nft reads: byte orders, examples of the key and the data, the comment. Type, length, value.
+# User data, which only nft reads: byte orders, example expressions of key and data, the comment. Type, length, value.
 
 _KEY_ORDER, _DATA_ORDER, _KEY_EXAMPLE, _DATA_EXAMPLE, _COMMENT = 0, 1, 3, 4, 7
 _MIXED, _HOST_ORDER, _NETWORK_ORDER = 0, 1, 2
@@ -106,7 +106,10 @@ def _userdata(spec: SetSpec) -> bytes:
     parts = [_word(_KEY_ORDER, _order(spec.key))]
     if spec.data is not None:
         parts.append(_word(_DATA_ORDER, _order(data) if data else _MIXED))
-    if "integer" in (*spec.key, *data):  # whose size nft cannot tell: without an example it ends when it lists the set
+    if "integer" in (
+        *spec.key,
+        *data,
+    ):  # whose size nft cannot tell: without an example it aborts when it lists the set
         parts.append(_item(_KEY_EXAMPLE, _example(spec.key)))
         if spec.data is not None:
             parts.append(_item(_DATA_EXAMPLE, _example(data) if data else _expression(_VERDICT, ())))
@@ -122,7 +125,7 @@ def _order(fields: tuple[Field, ...]) -> int:
 
 
 def _example(fields: tuple[Field, ...]) -> bytes:
-    """An expression that gives such a key."""
+    """An expression of this type."""
     single = [
         _expression(kind, map(_word, range(len(values)), values)) for kind, values in map(_EXAMPLES.__getitem__, fields)
     ]
@@ -145,12 +148,12 @@ def _word(kind: int, value: int) -> bytes:
 
 
 def flags_of(described: Mapping[int, bytes]) -> int:
-    """A set's flags, from the attributes that the kernel tells."""
+    """A set's flags, from its dumped attributes."""
     return int.from_bytes(described.get(SET_FLAGS, b""), "big")
 
 
 def decode(name: str, described: Mapping[int, bytes]) -> SetSpec | None:
-    """The set's shape; None when it is none of those that we make."""
+    """The set's spec; None for a foreign one."""
 
     def number(kind: int) -> int:
         return int.from_bytes(described.get(kind, b""), "big")
@@ -171,7 +174,7 @@ def decode(name: str, described: Mapping[int, bytes]) -> SetSpec | None:
 
 
 def _fields(number: int) -> tuple[Field, ...]:
-    """A concatenation's types; empty when one of them is none of ours."""
+    """A concatenation's types; empty when one of them is unknown."""
     fields: list[Field] = []
     while number:
         field = _FIELDS.get(number & ((1 << _TYPE_BITS) - 1))

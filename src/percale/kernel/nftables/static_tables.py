@@ -1,8 +1,8 @@
-"""The nft tables of ours in one namespace: loading their text, changing their elements, reading both back.
+"""The reconciler's nft tables in one namespace: loads their text, changes their elements, reads both back.
 
-A table's text is loaded by `nft` in one transaction that replaces the table; its digest stands in the table's comment, so
-that a restart with an equal text changes nothing, unless somebody touched the table (`touching`). Elements go straight to the
-kernel in atomic batches. `driver` calls.
+A table's text is loaded by `nft` in one transaction that replaces the table. Its digest is in the table's comment, so that a
+restart with an equal text changes nothing, unless the table was changed by others (`table_fingerprint`). Elements go directly
+to the kernel in atomic batches. Called by `rtnl/driver.py`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _LIST_SET, _LIST_ELEMENTS = 2, 3
 
 _GETCHAIN, _GETRULE, _GETOBJECT = 4, 7, 19
 _HANDLES = ((_GETCHAIN, 2), (_GETRULE, 3), (GETSET, 16), (_GETOBJECT, 6))
-"""What a table is made of, and which attribute is its handle."""
+"""The parts of a table, and the attribute of their handles."""
 
 INET, NETDEV = 1, 5
 FAMILIES: dict[Family, int] = {"ip": 2, "ip6": 10, "bridge": 7}
@@ -57,7 +57,7 @@ _NFT_PATIENCE = 60
 
 
 class Encoded(Struct, frozen=True):
-    """One element's change, ready to send; `position` is its place among the changes."""
+    """One element's encoded change; `position` is its index among the changes."""
 
     position: int
     put: bool
@@ -72,7 +72,7 @@ class Encoded(Struct, frozen=True):
 
 
 class StaticTables:
-    """One thread at a time changes; `has` and `shape` may be asked by any."""
+    """One thread at a time applies changes; `has` and `shape` are thread-safe."""
 
     def __init__(self, socket: netlink.Socket, netns: NetnsExecutor, subscriptions: EventSubscriptions) -> None:
         """`socket` is closed with this."""
@@ -81,7 +81,7 @@ class StaticTables:
         self._netns = netns
         self._specs: dict[tuple[Family, str], Shape] = {}
         self.nft_pids: deque[int] = deque(maxlen=16)
-        """Port ids of the last `nft` processes of ours: what they change is no news."""
+        """Port ids of our last `nft` processes, whose notifications are ignored."""
 
     @property
     def port(self) -> int:
@@ -93,10 +93,10 @@ class StaticTables:
     # Tables
 
     def load(self, ruleset: Ruleset, members: Sequence[Element] = ()) -> None:
-        """Replace the whole table by this text and these elements, in one transaction. Raises OSError with nft's words.
+        """Replace the whole table by this text and these elements, in one transaction. Raises OSError with nft's message.
 
-        With its elements the new table is right from its first packet on; when nft does not take them, it is loaded
-        without, and who wishes them learns which is the bad one from `apply_elements`.
+        With its elements the new table is complete from its first packet on. When nft rejects them, it is loaded without,
+        and `apply_elements` then finds the bad one.
         """
         self._forget(ruleset.family)
         if members:
@@ -110,7 +110,7 @@ class StaticTables:
             self._netns.run(lambda: run_nft(commands, self.nft_pids))
 
     def remove(self, family: Family) -> None:
-        """Remove the table with all that is in it; that it is gone is no error. Raises OSError."""
+        """Delete the table with all that is in it; that it is gone is no error. Raises OSError."""
         self._forget(family)
         kind = SUBSYSTEM << 8 | DELTABLE
         body = _header(family) + text(TABLE_OF_ANYTHING, OWNER)
@@ -124,7 +124,7 @@ class StaticTables:
     # Reading
 
     def read(self) -> Iterator[KernelObject]:
-        """Every table of ours, with the elements of its sets."""
+        """Every table of ours and the elements of its sets."""
         for message in self._socket.dump(SUBSYSTEM << 8 | GETTABLE, _HEADER.pack(0, 0, 0)):
             found = attributes(message.body, 4)
             family = FAMILY_NAMES.get(message.body[0])
@@ -143,7 +143,7 @@ class StaticTables:
         return True
 
     def _handles(self, family: Family) -> dict[int, bool]:
-        """The numbers of all chains, rules, sets and counters in a table of ours; True for what a text has written out."""
+        """The handles of all chains, rules, sets and counters of a table; False for anonymous sets."""
         handles: dict[int, bool] = {}
         body = _header(family) + text(TABLE_OF_ANYTHING, OWNER)
         for kind, handle in _HANDLES:
@@ -187,7 +187,7 @@ class StaticTables:
     # Elements
 
     def apply_elements(self, changes: Sequence[Change]) -> list[OSError | None]:
-        """Change elements in as few transactions as they fit in; one result each."""
+        """Change elements in as few transactions as possible; one result each."""
         results: list[OSError | None] = [None] * len(changes)
         encoded: list[Encoded] = []
         for position, change in enumerate(changes):
@@ -205,7 +205,7 @@ class StaticTables:
         return results
 
     def _commit(self, batch: Sequence[Encoded], results: list[OSError | None]) -> None:
-        """All or nothing; when it is nothing, each half by itself, until the culprit stands alone."""
+        """Commit atomically; on failure bisect, until the bad element is found."""
         error = self._transaction(list(_element_messages(batch)))
         if error is None:
             return
@@ -223,7 +223,7 @@ class StaticTables:
 
 
 def run_nft(commands: str, nft_pids: deque[int]) -> None:
-    """One `nft -f` in the caller's namespace; its process joins the `nft_pids`. Raises OSError with nft's words."""
+    """One `nft -f` in the caller's namespace; appends its pid to `nft_pids`. Raises OSError with nft's message."""
     try:
         process = subprocess.Popen(
             ["nft", "-f", "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -252,7 +252,7 @@ def remove_table(socket: netlink.Socket, family: int, table: str = OWNER) -> boo
 
 
 def script(ruleset: Ruleset, members: Iterable[Element] = ()) -> str:
-    """What `nft -f -` is given: the table anew with these elements, whether it was there or not."""
+    """The input of `nft -f -`: create or replace the table, with these elements."""
     added = "".join(f"add element {format_element(element)}\n" for element in members)
     return f"{format_table(ruleset)}\n{added}"
 
@@ -280,7 +280,7 @@ def comment_of(userdata: bytes) -> str:
 
 
 def _batches(encoded: Sequence[Encoded], most: int) -> Iterator[list[Encoded]]:
-    """Runs whose bytes fit one send."""
+    """Batches whose bytes fit one send."""
     batch: list[Encoded] = []
     size = 0
     for item in encoded:

@@ -1,14 +1,13 @@
-"""Keeping an inet table of ours as the agent wants it: edits as atomic batches, and repair when somebody else touched it.
+"""Keeps an inet table of ours as declared: applies transactions atomically, and repairs foreign changes.
 
-    agent, on its event loop ─▶ KernelNftTable ─▶ one worker thread ─┬─ edit ────▶ batching ─▶ nfnetlink: whole or not at all
-                                    ▲                             └─ restore ─▶ holdings ─▶ difference ─▶ the same, or in portions
-    the kernel's notifications ─────┘  of what others did
+    agent, on its event loop ─▶ KernelNftTable ─▶ one worker thread ─┬─ apply ─▶ batch ─▶ nfnetlink: atomically
+                                    ▲                                └─ sync ──▶ dump ─▶ diff ─▶ the same, or in portions
+    the kernel's notifications ─────┘  of foreign changes
 
-A restore that the kernel does not take whole is made in parts (`portions.py`), and the parts that it refuses are left out.
+A sync that the kernel rejects as a whole is applied in parts (`portions.py`), without the parts that it rejects. The table of
+a previous run is read at the start, while the sections are still reading the store.
 
-The table that a former life left is read at the start, while the authors still read the store.
-
-The loop never waits for the kernel. `agent/nft_table.py` calls; `fake_table.py` is the public fake.
+The event loop never waits for the kernel. Called by `agent/nft_table.py`; `fake_table.py` is the public fake.
 """
 
 from __future__ import annotations
@@ -42,44 +41,44 @@ from percale.render.policy import base_chains as enforcing
 T = TypeVar("T")
 
 GATHERING = 0.02
-"""Seconds that news of others' changes wait for more of them."""
+"""Seconds that notifications of foreign changes are collected."""
 _NEW_GENERATION = 15
 
 
 class NftTable(Protocol):
-    """One namespace's table. All methods are called on the event loop."""
+    """A table in one network namespace. All methods are called on the event loop."""
 
     async def start(self) -> None:
-        """Begin to listen. The table is as it was. Raises KernelError."""
+        """Subscribe to notifications. The table remains as it is. Raises KernelError."""
 
     def on_foreign_change(self, callback: Callable[[], None]) -> None:
-        """Call this on the loop whenever somebody else has changed the table."""
+        """Call back on the loop after each foreign change of the table."""
 
     @property
     def refused(self) -> Sequence[Refused]:
-        """What the last restore had to leave out."""
+        """What the last `sync` had to leave out."""
 
     async def sync(self, snapshot: Transaction) -> Transaction:
-        """Make the table exactly the static text with this image; what had to be changed.
+        """Make the table exactly the static text with this snapshot; returns what had to be changed.
 
-        What the kernel refuses of it is left out and told by `refused`. Raises KernelError when nothing can be changed.
+        What the kernel rejects of it is left out: see `refused`. Raises KernelError when nothing can be changed.
         """
 
     async def apply(self, transaction: Transaction) -> None:
-        """Make one edit of what was restored, whole or not at all. Raises KernelError."""
+        """Apply one transaction to the synced table, atomically. Raises KernelError."""
 
     async def prune(self, valid: Mapping[str, Collection[bytes]]) -> int:
-        """Of maps that packets fill: elements that lead to anything but this go; how many did. Raises KernelError."""
+        """Delete elements of packet-filled maps whose value is not valid; returns how many. Raises KernelError."""
 
     async def remove(self) -> None:
-        """The table goes with all that it holds; that there is none is no error. Raises KernelError."""
+        """Delete the table with all that it holds; that there is none is no error. Raises KernelError."""
 
     async def stop(self) -> None:
-        """Give back threads and sockets; the table stays."""
+        """Close threads and sockets; the table remains."""
 
 
 class KernelNftTable:
-    """The kernel itself behind `NftTable`."""
+    """An `NftTable` of the running kernel."""
 
     def __init__(
         self,
@@ -92,11 +91,11 @@ class KernelNftTable:
         most_bytes: int | None = None,
         subscriptions: EventSubscriptions | None = None,
     ) -> None:
-        """In the namespace of `netns` (default: the process'); it is closed by `stop`.
+        """In the namespace of `netns` (default: the process'), which `stop` closes.
 
-        `log_command` gets each change's `nft` command before it is made, on the worker thread. `static` is the text of the
-        `table` and `specs` its sets that edits fill. `most_bytes` is what one transaction may have, so that those of other
-        tables have their turn. `subscriptions` is shared with the driver of the same namespace.
+        `log_command` gets each change's `nft` command before it is applied, on the worker thread. `static` is the text of
+        the `table` and `specs` its sets that transactions fill. `most_bytes` limits a transaction, so that those of other
+        tables get their turn. `subscriptions` is shared with the driver of the same namespace.
         """
         self._subscriptions = subscriptions or EventSubscriptions()
         filled = {spec.name: spec for spec in specs}
@@ -153,10 +152,10 @@ class KernelNftTable:
     async def _do(self, action: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, action)
 
-    # News
+    # Notifications
 
     def _read_news(self) -> None:
-        """One datagram at a time, so that a swarm of them leaves the loop its breath."""
+        """One datagram at a time, so that a burst does not block the loop."""
         assert self._news is not None
         touched = True
         try:
@@ -165,7 +164,7 @@ class KernelNftTable:
         except BlockingIOError:
             return
         except OSError as error:
-            if error.errno != errno.ENOBUFS:  # some were lost: they may have been about us
+            if error.errno != errno.ENOBUFS:  # some were lost: they may have been about our table
                 raise
         if touched:
             self._plan_to_tell()
@@ -182,7 +181,7 @@ class KernelNftTable:
 
 
 class _TableWorker:
-    """What happens on the worker thread."""
+    """What runs on the worker thread."""
 
     def __init__(
         self,
@@ -206,12 +205,12 @@ class _TableWorker:
         self._expected_base: BaseTable | None = None
         self._ahead: TableDump | None = None
         self.touched = False
-        """Somebody else has changed the table since the start; set by the event loop."""
+        """A foreign change has happened since the start; set by the event loop."""
         self.refused: Sequence[Refused] = ()
         self._socket: netlink.Socket | None = None
 
     def open(self, on_lost: Callable[[], object]) -> netlink.Socket:
-        """Where others' changes are told; `on_lost` is called on this thread or another when some may not have been."""
+        """The socket that receives notifications; `on_lost` is called on any thread when some may have been lost."""
         try:
             self._socket = self._netns.run(lambda: netlink.Socket(netlink.NETFILTER))
             news = self._netns.run(lambda: netlink.Socket(netlink.NETFILTER))
@@ -223,7 +222,7 @@ class _TableWorker:
 
     @property
     def _opened(self) -> netlink.Socket:
-        assert self._socket is not None, "the keeper has not been started"
+        assert self._socket is not None, "the table has not been started"
         return self._socket
 
     def close(self) -> None:
@@ -232,7 +231,7 @@ class _TableWorker:
         self._netns.close()
 
     def is_about_us(self, message: netlink.Message) -> bool:
-        """Did somebody else change the table? Asked on the event loop."""
+        """Whether it is a foreign change of the table. Called on the event loop."""
         subsystem, kind = divmod(message.type, 1 << 8)
         if subsystem != SUBSYSTEM or kind == _NEW_GENERATION or message.body[0] != static_tables.INET:
             return False
@@ -266,7 +265,7 @@ class _TableWorker:
             raise self._failed(failure.error, part) from failure.error
 
     def look_ahead(self) -> None:
-        """What a former life left is read before it is asked for; what fails now is said by `restore`."""
+        """Read the table of a previous run ahead of `sync`, which reports a failure."""
         with contextlib.suppress(OSError):
             self._ahead = self._look(self._known_base())
 
@@ -289,7 +288,7 @@ class _TableWorker:
         return missing
 
     def _recreate_in_parts(self, expected_base: BaseTable, snapshot: Transaction) -> None:
-        """Nobody who is judged gets anywhere until what judges them is there."""
+        """Pods with policies reach nobody until their chains are in place."""
         shut = closed(Transaction(put=snapshot.put), enforcing.JUDGING)
         self._recreate(expected_base, shut)
         bare = TableState.bare(self._filled.values(), expected_base.chains, self._table)
@@ -299,7 +298,7 @@ class _TableWorker:
         self.refused = make_in_parts(change, self._specs, self.apply, enforcing.JUDGING)
 
     def _takes(self, make: Callable[[], None], transaction: Transaction, specs: Mapping[str, SetSpec]) -> bool:
-        """Whether the kernel took this edit whole. Raises KernelError when it would take no other one either."""
+        """Whether the kernel accepted the whole transaction. Raises KernelError when it would accept no other one either."""
         if size_of(transaction, specs) > self._most_bytes:
             return False
         try:
@@ -318,7 +317,7 @@ class _TableWorker:
         return self._expected_base
 
     def _recreate(self, expected_base: BaseTable, snapshot: Transaction) -> None:
-        """The text with this image in one batch: where something was in force, there is no moment without it."""
+        """The text with this snapshot in one batch, so that the old rules are replaced without a gap."""
         self._commit(
             encode_table(expected_base, snapshot, self._filled, self._table),
             lambda: [
@@ -329,20 +328,20 @@ class _TableWorker:
         self._specs = {**self._filled, **{spec.name: spec for spec in snapshot.put_sets}}
 
     def _load_base(self) -> BaseTable:
-        """What the kernel makes of the text: `nft` loads it into a namespace of its own, where nobody touches it."""
+        """The kernel's form of the text: `nft` loads it in a separate namespace, where nobody changes it."""
         namespace = anonymous_namespace()
-        with contextlib.closing(NetnsThread(namespace, "table-pattern")) as netns:
+        with contextlib.closing(NetnsThread(namespace, "expected-base")) as netns:
             os.close(namespace)
             netns.run(lambda: static_tables.run_nft(table_script(self._static, self._table), deque()))
             with contextlib.closing(netns.run(lambda: netlink.Socket(netlink.NETFILTER))) as socket:
                 table = read_table(socket, self._filled, table=self._table)
         assert table is not None
         bare = TableState.bare(self._filled.values(), table.base.chains, self._table)
-        assert table.state == bare, "the text does not declare the sets that are said to be in it"
+        assert table.state == bare, "the text does not declare exactly the given sets"
         return table.base
 
     def prune(self, name: str, values: Collection[bytes]) -> int:
-        """Elements of one map. One may run out between the look and its deletion, which then deletes none: look again."""
+        """Prune one map. An element may expire before its deletion, which then fails as a whole: read again."""
         spec = self._specs.get(name)
         if spec is None:
             return 0

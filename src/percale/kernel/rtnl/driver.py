@@ -1,10 +1,10 @@
-"""The kernel itself behind `protocol.Driver`: one network namespace, changed in batches.
+"""The `protocol.Driver` of the running kernel: one network namespace, changed in batches.
 
-    changes ─▶ requests (links, rtnetlink, traffic) ─▶ as few sends as order allows ─▶ one result per change
+    changes ─▶ requests (netlink.link, .route, .tc) ─▶ as few sends as the order allows ─▶ one result per change
             └▶ elements and tables (nftables), sysctls, each in its place in the order
 
-Devices are changed one by one, for what to do depends on what is there; all else waits in one queue until something of
-another sort comes. The reconciler calls from its worker thread; wiring and the lab open a driver, use it once and close it.
+Devices are changed one by one, for the requests depend on the existing device; all else is queued until a change of another
+kind comes. The reconciler calls from its worker thread; cni and the lab open a driver, use it once and close it.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ from percale.render.objects import (
     Sysctl,
 )
 
-_Placed: TypeAlias = Address | Neighbour | FdbEntry | Shaper | Redirect
+_OnDevice: TypeAlias = Address | Neighbour | FdbEntry | Shaper | Redirect
 _QUEUED = (Address, Route, Neighbour, FdbEntry, Shaper, Redirect)
 
 
 class KernelDriver:
-    """One network namespace of the running kernel. No two threads at a time."""
+    """One network namespace of the running kernel. Not thread-safe."""
 
     def __init__(
         self,
@@ -58,9 +58,9 @@ class KernelDriver:
         log_command: Callable[[str], None] | None = None,
         subscriptions: EventSubscriptions | None = None,
     ) -> None:
-        """In the namespace of `netns` (default: the caller's); `log_command` gets each change's command line before it is made.
+        """In the namespace of `netns` (default: the caller's); `log_command` gets each change's command before it is applied.
 
-        `netns` is closed with the driver. `subscriptions` is shared with the table's keeper. Raises OSError.
+        `netns` is closed with the driver. `subscriptions` is shared with the `NftTable`s. Raises OSError.
         """
         self._netns = netns or CurrentNetns()
         self._log_command = log_command
@@ -73,7 +73,7 @@ class KernelDriver:
         self._observer: NetlinkMonitor | None = None
 
     def read(self) -> dict[Key, KernelObject]:
-        """All objects of ours: by owner's mark, or on a device of ours."""
+        """All owned objects: by the owner's mark, or on a device of ours."""
         return {obj.key: obj for obj in (*NetlinkDump(self._route).ours(), *self._tables.read())}
 
     def underlay(self) -> Underlay:
@@ -81,17 +81,17 @@ class KernelDriver:
         return NetlinkDump(self._route).underlay()
 
     def changed_sysctls(self, settings: Sequence[Sysctl]) -> Sequence[Sysctl]:
-        """Those of these that have another value now; one that cannot be read is none."""
+        """Those with another value now; one that cannot be read is omitted."""
         if not settings:
             return ()
         return self._netns.run(lambda: [each for each in settings if sysctl.differs(each.name, each.value)])
 
     def follow(self, on_events: Callable[[Iterable[KernelEvent]], None]) -> None:
-        """Report what others do, until `close()`; `on_events` is called on any thread."""
+        """Report changes by others until `close()`; `on_events` is called on any thread."""
         self._observer = self._netns.run(lambda: NetlinkMonitor(self._route.port, self._tables, on_events))
 
     def close(self) -> None:
-        """Give back sockets and threads; the kernel's state stays."""
+        """Close sockets and threads; the kernel's state remains."""
         if self._observer is not None:
             self._observer.close()
         self._route.close()
@@ -99,24 +99,24 @@ class KernelDriver:
         self._netns.close()
 
     def apply(self, changes: Sequence[Change]) -> Sequence[OSError | None]:
-        """Make the changes, in order, in as few messages as the kernel allows; one result each."""
+        """Apply the changes in order, in as few messages as the kernel allows; one result each."""
         results: list[OSError | None] = []
         devices = LinkCache(self._route)
-        for (sort, _), run in groupby(changes, _sort):
+        for (kind, _), run in groupby(changes, _batch_key):
             batch = list(run)
             if self._log_command is not None:
                 for change in batch:
                     for line in commands.to_commands(change):
                         self._log_command(line)
-            if sort is Link and isinstance(batch[0], Delete):
-                results += self._remove_links(batch, devices)
-            elif sort is Link:
+            if kind is Link and isinstance(batch[0], Delete):
+                results += self._delete_links(batch, devices)
+            elif kind is Link:
                 results += (self._guarded(lambda change: self._link(change, devices), change) for change in batch)
-            elif sort is Sysctl:
+            elif kind is Sysctl:
                 results += (self._guarded(lambda change: self._sysctl(change, devices), change) for change in batch)
-            elif sort is Ruleset:
+            elif kind is Ruleset:
                 results += (self._guarded(lambda change: self._ruleset(change, changes), change) for change in batch)
-            elif sort is Element:
+            elif kind is Element:
                 results += self._tables.apply_elements(batch)
             else:
                 results += self._queued(batch, devices)
@@ -153,9 +153,9 @@ class KernelDriver:
         return results
 
     def _send(self, requests: Sequence[Request]) -> None:
-        """All of them; raises the first error, but the kernel goes on after it: each is to be harmless without those before.
+        """Send all; raises the first error. The kernel goes on after an error, so each must be harmless without the others.
 
-        In one send, which the kernel works off even when we are killed meanwhile: a device without our mark would be nobody's.
+        In one send, which the kernel completes even if we are killed meanwhile: a device without our mark would be orphaned.
         """
         for error in self._route.request(requests):
             if error is not None:
@@ -173,20 +173,20 @@ class KernelDriver:
             elif device is None:
                 self._create(desired, devices)
             else:
-                self._settle(desired, device, devices)
+                self._update(desired, device, devices)
         finally:
             devices.invalidate(desired.name)
 
-    def _remove_links(self, changes: Sequence[Change], devices: LinkCache) -> list[OSError | None]:
-        """Several at once; when the kernel refuses that, one by one."""
-        wishes = [
+    def _delete_links(self, changes: Sequence[Change], devices: LinkCache) -> list[OSError | None]:
+        """All at once; if the kernel rejects that, one by one."""
+        links = [
             change.object for change in changes if isinstance(change.object, Link) and change.object.kind is not None
         ]
-        for desired in wishes:
+        for desired in links:
             devices.invalidate(desired.name)
-        found = [device for device in (devices.find(desired.name) for desired in wishes) if device is not None]
+        found = [device for device in (devices.find(desired.name) for desired in links) if device is not None]
         if len(found) > 1 and not any(self._route.request(link.delete_together([device.index for device in found]))):
-            for desired in wishes:
+            for desired in links:
                 devices.invalidate(desired.name)
             return [None] * len(changes)
         return [self._guarded(lambda change: self._link(change, devices), change) for change in changes]
@@ -196,8 +196,8 @@ class KernelDriver:
             raise OSError(errno.ENODEV, f"no device {desired.name} here")
         self._send(link.create(desired, _new_index(), devices.index))
 
-    def _settle(self, desired: Link, device: link.Device, devices: LinkCache) -> None:
-        """Change the device that is there, or make it anew; one of another kind that is not ours is left alone."""
+    def _update(self, desired: Link, device: link.Device, devices: LinkCache) -> None:
+        """Change the existing device or recreate it; a foreign one of another kind is left alone."""
         actual = devices.link(device)
         if not link.needs_new_device(desired, actual):
             self._send(link.change(desired, actual, device.index, devices.index))
@@ -230,26 +230,26 @@ class KernelDriver:
 
 
 def _new_index() -> int:
-    """For a device to be made. The kernel counts from 1: in this half of the numbers there are no others' devices."""
+    """The index of a new device. The kernel counts from 1: this half of the range has no foreign devices."""
     return secrets.randbelow(1 << 30) + (1 << 30)
 
 
 _UNFIT = (ValueError, OverflowError, struct.error)
-"""What encoding raises for a value that no message can hold: one bad object must not stop the others."""
+"""Raised for a value that no message can encode: one bad object must not fail the others."""
 
 
 def _unfit(error: Exception) -> OSError:
     return OSError(errno.EINVAL, f"a value does not fit: {error}")
 
 
-def _sort(change: Change) -> tuple[type, bool]:
-    """What may share a send; devices that go are not mixed with those that come."""
+def _batch_key(change: Change) -> tuple[type, bool]:
+    """Changes with the same key may share a send; device deletions are not mixed with upserts."""
     kind = type(change.object)
     return (Address, True) if kind in _QUEUED else (kind, kind is not Link or isinstance(change, Upsert))
 
 
 def _encode(change: Change, devices: LinkCache) -> list[Request]:
-    """The requests of one change; removing something from a device that is gone needs none. Raises OSError."""
+    """The requests of one change; a deletion on a missing device needs none. Raises OSError."""
     desired = change.object
     assert isinstance(desired, _QUEUED)
     if isinstance(change, Upsert):
@@ -270,7 +270,7 @@ def _encode(change: Change, devices: LinkCache) -> list[Request]:
     return _encode_remove(desired, device.index)
 
 
-def _encode_put(desired: _Placed, index: int, devices: LinkCache) -> list[Request]:
+def _encode_put(desired: _OnDevice, index: int, devices: LinkCache) -> list[Request]:
     match desired:
         case FdbEntry():
             return route.put_fdb(desired, index)
@@ -284,7 +284,7 @@ def _encode_put(desired: _Placed, index: int, devices: LinkCache) -> list[Reques
             return tc.put_redirect(index, devices.index(desired.to))
 
 
-def _encode_remove(desired: _Placed, index: int) -> list[Request]:
+def _encode_remove(desired: _OnDevice, index: int) -> list[Request]:
     match desired:
         case FdbEntry():
             return route.remove_fdb(desired, index)
@@ -300,7 +300,7 @@ def _encode_remove(desired: _Placed, index: int) -> list[Request]:
 
 @contextmanager
 def opened(namespace: int | None = None, *, log_command: Callable[[str], None] | None = None) -> Iterator[KernelDriver]:
-    """A driver in the namespace behind this descriptor (None: the caller's), closed at the end. Raises OSError."""
+    """A driver in the namespace at this descriptor (None: the caller's), closed at the end. Raises OSError."""
     netns = NetnsThread(namespace) if namespace is not None else CurrentNetns()
     try:
         driver = KernelDriver(netns, log_command=log_command)

@@ -1,7 +1,7 @@
-"""What is in a namespace now, as our objects: what is ours, and the underlay that is not. `driver` calls.
+"""Reads a namespace: the owned objects, and the underlay, which is not ours. Called by `driver.py`.
 
-Ours is a device by its alias, a route, an address or a neighbour by its protocol number, and whatever else somebody wished
-on a device of ours, except what the kernel puts there by itself.
+Owned are devices with our alias, routes, addresses and neighbours with our protocol number, and whatever else is on a device
+of ours, except what the kernel itself adds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from percale.render.objects import (
 
 
 class NetlinkDump:
-    """One look at a namespace; the devices are read once."""
+    """One read of a namespace; the devices are read once."""
 
     def __init__(self, socket: netlink.Socket) -> None:
         self._socket = socket
@@ -35,7 +35,7 @@ class NetlinkDump:
         self._all = {device.index: device for device in self._devices.load()}
 
     def ours(self) -> Iterator[KernelObject]:
-        """Every link, address, route, neighbour, FDB entry, shaper and redirect of ours."""
+        """Every owned link, address, route, neighbour, FDB entry, shaper and redirect."""
         ours = {device.index: device for device in self._all.values() if device.ours}
         yield from (self._devices.link(device) for device in ours.values())
         yield from self._addresses(ours)
@@ -91,7 +91,7 @@ class NetlinkDump:
                 yield Shaper(device.name, *shape)
 
     def _redirect(self, device: Device) -> Iterator[Redirect]:
-        """An ingress without our filter goes nowhere: it equals no wish, so that it is put right."""
+        """An ingress without our filter redirects to "": it equals no desired object, and so is repaired."""
         to = ""
         for message in self._socket.dump(tc.RTM_GETFILTER, tc.query_filters(device.index)):
             index = tc.decode_redirect(message.body)
@@ -137,7 +137,17 @@ class NetlinkDump:
 
 
 def foreign_link(interface: Interface) -> Link:
-    """A device of others as an object to compare a wish for its settings with."""
+    """A foreign device as an object, for comparison with its desired settings."""
     return Link(
         name=interface.name, up=interface.up, mtu=interface.mtu, mac=interface.mac, master=interface.master, alias=""
     )
+
+
+def own_addresses() -> set[bytes]:
+    """All addresses of the caller's namespace, packed. Raises OSError."""
+    socket = netlink.Socket(netlink.ROUTE)
+    try:
+        answers = socket.dump(route.RTM_GETADDR, route.query_addresses())
+        return {route.decode_address(message.body).address.packed for message in answers}
+    finally:
+        socket.close()

@@ -1,7 +1,7 @@
 """A kernel in memory for tests, here and elsewhere: it passes the same contract tests as the real driver.
 
-It keeps the rules that a caller can run into (what stands on a device goes with it, IPv4 routes go unsaid when it goes down, a
-table loaded again is empty), notes what was written, refuses what it is told to refuse, and lets a test be the somebody else.
+It implements the rules that a caller depends on (a device takes its objects along, IPv4 routes go without an event when it goes
+down, a reloaded table is empty), records what was written, fails changes on request, and lets a test act as another program.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LOOPBACK = Interface(name="lo", index=1, mac="00:00:00:00:00:00", mtu=65536, up=
 
 
 class FakeKernel:
-    """One network namespace, empty but for the loopback device."""
+    """One network namespace, empty except for the loopback device."""
 
     def __init__(self, interfaces: Iterable[Interface] = (LOOPBACK,), routes: Iterable[HostRoute] = ()) -> None:
         self.interfaces: dict[str, Interface] = {interface.name: interface for interface in interfaces}
@@ -41,24 +41,24 @@ class FakeKernel:
         self.objects: dict[Key, KernelObject] = {}
         self.sysctls: dict[str, str] = {}
         self._excluded: set[str] = set()
-        """Devices of others whose names we wish for ours, in the batch at hand."""
+        """Foreign devices with the name of a desired one, in the current batch."""
         self.written: list[Change] = []
-        """Every change of ours that changed something, in order."""
+        """Every effective change of ours, in order."""
         self.refusals: dict[Key, int] = {}
-        """Keys whose changes are refused, and the errno."""
+        """Keys whose changes fail, and the errno."""
         self.closed = False
         self._sets: dict[str, frozenset[str]] = {}
         self._next_index = 100
         self._on_events: Callable[[Iterable[KernelEvent]], None] = lambda _: None
 
-    # What a driver does
+    # The driver
 
     def read(self) -> dict[Key, KernelObject]:
-        """All objects of ours."""
+        """All owned objects."""
         return {key: obj for key, obj in self.objects.items() if not isinstance(obj, Link) or obj.alias == OWNER}
 
     def apply(self, changes: Sequence[Change]) -> Sequence[OSError | None]:
-        """Make the changes, in order; one result each."""
+        """Apply the changes in order; one result each."""
         self._excluded.clear()
         return [self._try(change) for change in changes]
 
@@ -67,33 +67,33 @@ class FakeKernel:
         return Underlay(tuple(self.interfaces.values()), self.routes)
 
     def changed_sysctls(self, settings: Sequence[Sysctl]) -> Sequence[Sysctl]:
-        """Those of these that have another value now."""
+        """Those with another value now."""
         return [each for each in settings if self.sysctls.get(each.name, each.value) != each.value]
 
     def follow(self, on_events: Callable[[Iterable[KernelEvent]], None]) -> None:
-        """Report what `interfere` and its like do; on the thread that calls those."""
+        """Report what `interfere` and the like do, on the thread that calls them."""
         self._on_events = on_events
 
     def close(self) -> None:
-        """Tell nobody any more."""
+        """Report no more events."""
         self.closed = True
         self._on_events = lambda _: None
 
-    # What a test does
+    # For tests
 
     def refuse(self, key: Key, number: int = errno.EOPNOTSUPP) -> None:
-        """Refuse every change of this object from now on."""
+        """Fail every change of this object from now on."""
         self.refusals[key] = number
 
     def interfere(self, *changes: Change) -> None:
-        """Somebody else makes these changes. Raises OSError."""
+        """Make these changes as another program. Raises OSError."""
         events: list[KernelEvent] = []
         for change in changes:
             events += self._change(change)
         self._on_events(events)
 
     def change_underlay(self, underlay: Underlay) -> None:
-        """The node's interfaces and routes are now these; what stood on those that went or went down goes unsaid."""
+        """Replace the node's interfaces and routes; objects on those that are gone or down go without an event."""
         before = self.interfaces
         self.interfaces = {interface.name: interface for interface in underlay.interfaces}
         self.routes = underlay.routes
@@ -110,7 +110,7 @@ class FakeKernel:
         """As if the kernel's messages had overrun their buffer."""
         self._on_events([ResyncRequired(), UnderlayChanged()])
 
-    # The rules
+    # The kernel's rules
 
     def _try(self, change: Change) -> OSError | None:
         number = self.refusals.get(change.object.key)
@@ -126,7 +126,7 @@ class FakeKernel:
         return None
 
     def _state(self, obj: KernelObject) -> tuple[object, ...]:
-        """What a change of this object can change."""
+        """The state that a change of this object can affect."""
         there = self.objects.get(obj.key), len(self.objects)
         return (*there, self.interfaces.get(str(obj.key[1])), self.sysctls.get(str(obj.key[1])))
 
@@ -148,7 +148,7 @@ class FakeKernel:
         return [ObjectChanged(obj)]
 
     def _require(self, obj: KernelObject) -> None:
-        """What it stands on is there. Raises OSError."""
+        """Its dependencies exist. Raises OSError."""
         for kind, name in dependencies_of(obj):
             there = (kind, name) in self.objects or name in self.interfaces
             if kind == "link" and (not there or name in self._excluded):
@@ -230,7 +230,7 @@ class FakeKernel:
         return [*events, *self._remove_dependents(obj.key), ObjectRemoved(obj.key)]
 
     def _remove_dependents(self, lower: Key) -> list[KernelEvent]:
-        """What stands on this goes; a bridge's ports stay, without it."""
+        """Delete what depends on this; a bridge's ports remain, without it."""
         events: list[KernelEvent] = []
         for key, obj in list(self.objects.items()):
             if lower not in dependencies_of(obj):
@@ -243,12 +243,12 @@ class FakeKernel:
         return events
 
     def _go_down(self, name: str) -> list[KernelEvent]:
-        """Routes and neighbours go; of the IPv4 routes nobody is told."""
+        """Routes and neighbours are deleted, IPv4 routes without an event."""
         self._drop(name, "route")
         return [LinkReset(name), *self._drop(name, "neighbour")]
 
     def _drop(self, name: str, kind: str) -> list[KernelEvent]:
-        """All of one kind on a device."""
+        """Delete all of one kind on a device."""
         gone = [key for key, obj in self.objects.items() if key[0] == kind and ("link", name) in dependencies_of(obj)]
         for key in gone:
             del self.objects[key]
@@ -256,6 +256,6 @@ class FakeKernel:
 
 
 def _new_link(desired: Link, mac: str) -> Link:
-    """A device as the kernel makes it when nothing is asked for."""
+    """A device with the kernel's defaults."""
     bridge = Bridge(snooping=True, reserved=True) if desired.kind == "bridge" else None
     return Link(desired.name, desired.kind, up=False, mtu=1500, mac=mac, arp=True, bridge=bridge)

@@ -1,4 +1,4 @@
-"""Devices by name and by index, asked of the kernel as they are needed; forgotten after every batch of changes."""
+"""Devices by name and by index, queried on demand and cached for one batch of changes."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from percale.kernel.netlink.link import Device
 from percale.kernel.plan import dependencies_of
 from percale.render.objects import KernelObject, Link
 
-_LOOK_AGAIN, _PATIENCE = 0.001, 1.0
-"""Seconds between looks at a device that is not operational yet, and until nobody waits for it any more."""
+_POLL, _TIMEOUT = 0.001, 1.0
+"""Seconds between queries for a device that is not operational yet, and until the wait ends."""
 
 
 def wait_operational(name: str) -> bool:
-    """Block until the device of this name in the caller's namespace carries packets; False when it did not come to that.
+    """Block until the device of this name in the caller's namespace carries packets; False on timeout.
 
-    Of a veth pair the end that was up first has to wait for the kernel's link watch, and loses what is sent meanwhile. From
-    Linux 6.8 on the question itself makes it catch up. Raises OSError.
+    The end of a veth pair that was up first has to wait for the kernel's link watch, and loses packets meanwhile. From Linux
+    6.8 on the query itself triggers the link watch. Raises OSError.
     """
     with closing(netlink.Socket(netlink.ROUTE)) as socket:
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _TIMEOUT
         while (device := LinkCache(socket).find(name)) is None or not device.operational:
             if time.monotonic() > deadline:
                 return False
-            time.sleep(_LOOK_AGAIN)
+            time.sleep(_POLL)
     return True
 
 
 class LinkCache:
-    """What the kernel says of devices, remembered for one batch or one reading."""
+    """Devices of the kernel, cached for one batch or one read."""
 
     def __init__(self, socket: netlink.Socket) -> None:
         self._socket = socket
@@ -69,17 +69,17 @@ class LinkCache:
         return link.decode(answer.body) if answer is not None else None
 
     def invalidate(self, name: str) -> None:
-        """It was changed: ask again."""
+        """It was changed: query it again."""
         device = self._by_name.pop(name, None)
         if device is not None:
             self._by_index.pop(device.index, None)
 
     def exclude(self, name: str) -> None:
-        """We wish a device of this name, and this one is somebody else's: nothing of ours is to come upon it."""
+        """The device of this name is foreign although we want our own: nothing of ours may be added to it."""
         self._excluded.add(name)
 
     def check_allowed(self, obj: KernelObject) -> None:
-        """Raises OSError (ENODEV) when the object would come upon a barred device."""
+        """Raises OSError (ENODEV) when the object would be added to an excluded device."""
         for kind, name in dependencies_of(obj) if self._excluded else ():
             if kind == "link" and name in self._excluded:
                 raise OSError(errno.ENODEV, f"no device {name} of ours here")

@@ -1,9 +1,9 @@
-"""What others do in a namespace, as events: one thread that listens to the route and the nft table notifications.
+"""Changes by others in a namespace, as events: one thread that receives rtnetlink and nftables notifications.
 
-`driver.follow` starts it. What we did ourselves is no news: the kernel filters our own routes, neighbours and addresses out
-before they reach us, and of our own devices and tables we only take note.
+Started by `driver.follow`. Our own changes are no events: the kernel filters our routes, neighbours and addresses out, and our
+own devices and tables only update the monitor's state.
 
-A device that goes down, or loses an IPv4 address, takes routes with it that no notification tells of: that is `LinkReset`.
+A device that goes down, or loses an IPv4 address, takes routes along without a notification: that is a `LinkReset`.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ _ROUTE_GROUPS = (
     *(_IPV4_SETTING, _IPV6_SETTING),
 )
 _GATHERING = 0.01
-"""Seconds from the first notification to the look at them: they come in swarms, and most tell of what we are doing right now."""
+"""Seconds from the first notification to their processing: they come in bursts, and most are of our own changes."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
-"""Seconds until it listens again after a defect of ours; doubled each time, until it has listened for the longest."""
+"""Seconds until it restarts after a bug of ours; doubled each time, until it has run for the longest."""
 _MOST_AT_ONCE = 2000
-"""Datagrams read before what they say is passed on."""
+"""Datagrams read before their events are passed on."""
 
 _TABLE_DESTROYERS = frozenset(
     {
@@ -57,11 +57,11 @@ _TABLE_DESTROYERS = frozenset(
         static_tables.DELSET,
     }
 )
-"""After one of these a table of ours is not what we loaded. Rules that somebody adds (to trace, say) are left alone."""
+"""After one of these a table of ours is not as loaded. Rules added by others (to trace, say) are left alone."""
 
 
 class NetlinkMonitor:
-    """Made in the namespace; its thread may be anywhere."""
+    """Created in the namespace; its thread may be in any."""
 
     def __init__(
         self, own_port: int, tables: static_tables.StaticTables, on_events: Callable[[Iterable[KernelEvent]], None]
@@ -77,11 +77,11 @@ class NetlinkMonitor:
         tables.subscriptions.subscribe(self._table, lambda: on_events([ResyncRequired()]))
         self._stop = os.eventfd(0, os.EFD_CLOEXEC)
         self._devices = self._load()
-        self._thread = threading.Thread(target=self._live, name="kernel-events", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="kernel-events", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread, give the sockets back."""
+        """End the thread and close the sockets."""
         os.eventfd_write(self._stop, 1)
         self._thread.join()
         self._tables.subscriptions.unsubscribe(self._table)
@@ -89,14 +89,14 @@ class NetlinkMonitor:
             socket.close()
         os.close(self._stop)
 
-    def _live(self) -> None:
-        """Listen until the end. A defect is told with what it lost, and the next attempt begins after a pause."""
+    def _run(self) -> None:
+        """Receive until closed. A bug is reported as lost events, and the next attempt begins after a pause."""
         pause, listen = _FIRST_PAUSE, self._listen
         while True:
             began = time.monotonic()
             try:
                 listen()
-            except Exception as error:  # an agent that hears nothing must not look well
+            except Exception as error:  # an agent without events must not look healthy
                 self._on_events([ResyncRequired(error), UnderlayChanged()])
             if self._ends_within(pause):
                 return
@@ -131,11 +131,11 @@ class NetlinkMonitor:
             if self._table.fileno() in ready:
                 events += self._drain(self._table, self._table_events)
             if events:
-                self._on_events(_once(events))
+                self._on_events(_deduplicated(events))
 
     @staticmethod
-    def _drain(source: netlink.Socket, understand: Callable[[Message], Iterable[KernelEvent]]) -> Iterator[KernelEvent]:
-        """The events of all that waits. It is read in one go, before anything is decoded, so that nothing is lost."""
+    def _drain(source: netlink.Socket, decode: Callable[[Message], Iterable[KernelEvent]]) -> Iterator[KernelEvent]:
+        """The events of all pending messages, which are received before any is decoded, so that none is lost."""
         received: list[Message] = []
         lost = False
         with contextlib.suppress(BlockingIOError):
@@ -148,8 +148,8 @@ class NetlinkMonitor:
                     lost = True
         for message in received:
             try:
-                yield from understand(message)
-            except (struct.error, ValueError, LookupError):  # a message of a newer kernel: the reading knows better
+                yield from decode(message)
+            except (struct.error, ValueError, LookupError):  # a message of a newer kernel: resync instead
                 lost = True
         if lost:
             yield ResyncRequired()
@@ -175,12 +175,12 @@ class NetlinkMonitor:
                     yield ObjectRemoved(("sysctl", ended))
 
     def _device(self, index: int | None) -> Device | None:
-        """The device that a message speaks of, None when it is gone."""
+        """The device of a message, None when it is gone."""
         return self._devices.get(index) if index is not None else None
 
     def _link(self, message: Message) -> Iterator[KernelEvent]:
         if message.body[0] != 0:
-            return  # a bridge's word on its port, not a device's
+            return  # a message of a bridge about its port, not of the device
         device = link.decode(message.body)
         before = self._devices.pop(device.index, None)
         own = message.port == self._own_port
@@ -228,7 +228,7 @@ class NetlinkMonitor:
             yield ObjectRemoved(changed.key) if gone else ObjectChanged(changed)
             return
         if not gone and message.flags & netlink.REPLACE:
-            yield ObjectRemoved(changed.key)  # what stood there may have been ours
+            yield ObjectRemoved(changed.key)  # the replaced one may have been ours
         if device is not None and not device.ours:
             yield UnderlayChanged()
 
@@ -268,7 +268,7 @@ class NetlinkMonitor:
             return
         number = message.body[0]
         if number == static_tables.NETDEV and kind == static_tables.DELTABLE and not self._tables.has(number):
-            yield ObjectRemoved(FASTPATH_TABLE)  # loading it anew deletes it, too
+            yield ObjectRemoved(FASTPATH_TABLE)  # reloading it deletes it, too
         family = static_tables.FAMILY_NAMES.get(number)
         if family is None:
             return
@@ -276,20 +276,20 @@ class NetlinkMonitor:
             yield ObjectRemoved(("ruleset", family))
         elif kind in (static_tables.NEWSETELEM, static_tables.DELSETELEM):
             name, entries = static_tables.entries_of(message)
-            with contextlib.suppress(OSError):  # a set that is gone again had nothing that matters
+            with contextlib.suppress(OSError):  # a set that is gone again does not matter
                 shape = self._tables.shape(family, name)
                 if not shape.ours_to_fill:
                     return
                 if shape.interval and len(shape.fields) == 1:
-                    yield ResyncRequired()  # an interval comes in halves, each in a message of its own
+                    yield ResyncRequired()  # an interval comes as two messages
                     return
                 for match in element_codec.decode(shape, entries):
                     element = Element(family, name, match)
                     yield ObjectChanged(element) if kind == static_tables.NEWSETELEM else ObjectRemoved(element.key)
 
 
-def _once(events: Iterable[KernelEvent]) -> list[KernelEvent]:
-    """The same without the repetitions that change nothing: the coarse ones come once, at the end."""
+def _deduplicated(events: Iterable[KernelEvent]) -> list[KernelEvent]:
+    """The events without redundant repetitions: the coarse ones come once, at the end."""
     fine: list[KernelEvent] = []
     coarse: set[KernelEvent] = set()
     for event in events:

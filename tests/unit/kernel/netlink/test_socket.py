@@ -52,10 +52,10 @@ def test_a_refusal_carries_the_kernels_own_words(capped: bool) -> None:
     request = netlink.frame(16, 5, 7, b"" if capped else b"abcd")
     words = netlink.text(1, "Nexthop has invalid gateway")
     body = struct.pack("=i", -errno.ENETUNREACH) + request + words
-    error = netlink.refusal(Message(netlink.ERROR, 0x200 | (0x100 if capped else 0), 7, 0, body))
+    error = netlink.message_error(Message(netlink.ERROR, 0x200 | (0x100 if capped else 0), 7, 0, body))
     assert error is not None
     assert (error.errno, error.strerror) == (errno.ENETUNREACH, "Nexthop has invalid gateway")
-    assert netlink.refusal(Message(netlink.ERROR, 0, 7, 0, bytes(20))) is None
+    assert netlink.message_error(Message(netlink.ERROR, 0, 7, 0, bytes(20))) is None
 
 
 macs = st.binary(min_size=6, max_size=6).map(link.mac_text)

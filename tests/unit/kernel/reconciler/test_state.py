@@ -273,7 +273,7 @@ def test_of_differing_wishes_the_first_source_by_name_has_its_way(sources: tuple
     assert there.mtu == 1400
     problem = state.error_of("b")
     assert problem is not None
-    assert "b wishes it differently from a" in str(problem)
+    assert "b declares it differently from a" in str(problem)
     assert state.error_of("a") is None
     state.declare("a", ())
     settle(state, kernel)
