@@ -26,7 +26,7 @@ from percale.kernel.rtnl.driver import KernelDriver
 from percale.model.netconf import network_config
 from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec, make_lease
 from percale.render.network.base_chains import rulesets
-from percale.render.network.pod_sources import source_elements
+from percale.render.network.pod_veth import source_elements
 from percale.render.network.tunnels import tunnel_elements
 from percale.render.objects import KernelObject
 

@@ -35,7 +35,7 @@ from percale.model.service import (
     ServiceStatus,
 )
 from percale.render.network.masquerade import node_tables
-from percale.render.network.pod_sources import source_elements
+from percale.render.network.pod_veth import source_elements
 from percale.render.nft.objects import Transaction
 from percale.render.policy import base_chains as enforcing
 from percale.render.service import base_chains as balancing

@@ -20,7 +20,7 @@ from tests.kernel.conftest import Space
 from tests.kernel.nodes import DUAL, Fabric, Machine, Node, Pod, eventually
 
 from percale.render.network.masquerade import node_tables
-from percale.render.network.pod_sources import bridged_source_elements, source_elements
+from percale.render.network.pod_veth import bridged_source_elements, source_elements
 from percale.render.objects import IPAddress
 
 VXLAN = {**DUAL, "Backend": {"Type": "vxlan"}}

@@ -51,7 +51,7 @@ from percale.kernel.protocol import FASTPATH_TABLE
 from percale.model.meta import ObjectKey
 from percale.model.pod import Pod as PodObject
 from percale.model.subnet_lease import SubnetLease
-from percale.render.network.fastpath import Shortcuts, Way, Wire
+from percale.render.network.fastpath import FastpathConfig, FastpathPod, FastpathRoute
 from percale.render.network.masquerade import node_tables
 from percale.render.network.pod_veth import PodNetwork
 from percale.render.network.tunnels import tunnels_of
@@ -297,19 +297,19 @@ class AgentNode:
         else:
             self._troubles.end(STRAYS)
 
-    def _shortcuts(self) -> Shortcuts:
+    def _shortcuts(self) -> FastpathConfig:
         """This node's routed pods and the ways to the others' as of now."""
         parts = self._report.parts
         assert parts is not None
         wires = [each.wires for each in self._records.attachments.values() if not each.chained]
-        return Shortcuts(
+        return FastpathConfig(
             tuple(
-                Wire(each.device, tuple(address.ip for address in each.addresses))
+                FastpathPod(each.device, tuple(address.ip for address in each.addresses))
                 for each in wires
                 if each.bridge is None and exists(each.device)
             ),
             tuple(
-                Way(route.dst, route.via, route.dev)
+                FastpathRoute(route.dst, route.via, route.dev)
                 for route in parts.peers.routes
                 if route.via is not None and route.dev is not None and exists(route.dev)
             ),

@@ -6,7 +6,6 @@ The thread never stays inside: a namespace lives as long as a thread is in it, a
 from __future__ import annotations
 
 import asyncio
-import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -72,9 +71,7 @@ class PodNamespaces:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, enter)
         except OSError as error:
-            raise KernelError(
-                error.strerror or str(error), errno=error.errno or errno.EIO, where=f"namespace {netns}"
-            ) from error
+            raise KernelError.from_os(error, where=f"namespace {netns}") from error
 
     def close(self) -> None:
         """End the thread once its calls are done."""

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Sequence
 
 from percale.errors import KernelError
@@ -25,19 +24,17 @@ _HINTS = {
 
 def kernel_error(change: Change, error: OSError) -> KernelError:
     """The error of a failed change."""
-    number = error.errno or errno.EIO
     lines = to_commands(change)
     where = lines[0].split("\n", 1)[0] if lines else format_object(change.object)
-    hint = _hint(change.object, number)
-    return KernelError(error.strerror or os.strerror(number), errno=number, where=where, hint=hint)
+    return KernelError.from_os(error, where=where, hint=_hint(change.object, error.errno))
 
 
-def _hint(obj: KernelObject, number: int) -> str | None:
+def _hint(obj: KernelObject, number: int | None) -> str | None:
     if isinstance(obj, Sysctl) and number == errno.ENOENT and obj.name.startswith("net/bridge/"):
         return "policies do not reach pods on bridges until the module is loaded: modprobe br_netfilter"
     if isinstance(obj, Link) and obj.peer is not None and number == errno.EEXIST:
         return f"the other namespace has a device {obj.peer.name} of somebody else's"
-    return _HINTS.get(number)
+    return _HINTS.get(number or 0)
 
 
 def conflict_error(desired: KernelObject, first: str, other: str) -> KernelError:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from percale.agent.logging import Log
 from percale.kernel.nftables.static_tables import run_nft
 from percale.render.network import fastpath as shortcut
-from percale.render.network.fastpath import Shortcuts
+from percale.render.network.fastpath import FastpathConfig
 from percale.render.objects import OWNER
 
 _GATHER = 0.05
@@ -29,7 +29,12 @@ class Shortcut:
     """All methods are called on the event loop."""
 
     def __init__(
-        self, gather: Callable[[], Shortcuts], *, log_command: Callable[[str], None] | None, log: Log, enabled: bool
+        self,
+        gather: Callable[[], FastpathConfig],
+        *,
+        log_command: Callable[[str], None] | None,
+        log: Log,
+        enabled: bool,
     ) -> None:
         self._gather = gather
         self._log_command = log_command

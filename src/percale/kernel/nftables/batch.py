@@ -179,6 +179,4 @@ def _change_elements(out: Batch, known: Mapping[str, SetSpec], elements: Element
             body = b"".join((where, struct.pack("=HH", 4 + len(portion), LIST_ELEMENTS | netlink.NESTED), portion))
             out.add(concern, NEWSETELEM if put else DELSETELEM, body, netlink.CREATE if put else 0)
     except OSError as error:
-        raise KernelError(
-            error.strerror or str(error), errno=error.errno or errno.EINVAL, where=f"table inet {out.table}, {concern}"
-        ) from error
+        raise KernelError.from_os(error, where=f"table inet {out.table}, {concern}") from error

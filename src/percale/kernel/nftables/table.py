@@ -370,6 +370,5 @@ class _TableWorker:
             raise self._failed(error) from error
 
     def _failed(self, error: OSError, part: str | None = None) -> KernelError:
-        number = error.errno or errno.EIO
         where = f"table inet {self._table}" + (f", {part}" if part is not None else "")
-        return KernelError(error.strerror or os.strerror(number), errno=number, where=where)
+        return KernelError.from_os(error, where=where)

@@ -41,6 +41,7 @@ FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 5.0
 GATHERING = 0.01
 """Seconds that kernel events are collected, after the time that the monitor gave them."""
+_READING = "reading the kernel's state"
 
 _Task: TypeAlias = Callable[[], None]
 
@@ -151,9 +152,7 @@ class Reconciler:
             self._read_underlay()
             self._state.resync(self._driver.read())
         except OSError as error:
-            problem = KernelError(
-                error.strerror or str(error), errno=error.errno or 0, where="reading the kernel's state"
-            )
+            problem = KernelError.from_os(error, where=_READING)
             self._call_on_loop(_resolve, started, problem)
         else:
             self._call_on_loop(_resolve, started, None)
@@ -242,7 +241,7 @@ class Reconciler:
                 self._state.resync(self._driver.read())
                 self._read_due = None
         except OSError as error:
-            self._report("kernel", KernelError(str(error), errno=error.errno or 0, where="reading the kernel's state"))
+            self._report("kernel", KernelError.from_os(error, where=_READING))
 
     def _read_underlay(self) -> None:
         underlay = self._driver.underlay()
