@@ -15,28 +15,27 @@ import numpy as np
 
 from bench.rows import Row, at_most, in_turn, ratio, run, seconds
 from percale.kernel.netlink import socket as netlink
-from percale.kernel.netns import NamespaceThread, anonymous_namespace
-from percale.kernel.nftables import batch as batching
-from percale.kernel.nftables import commit as hearing
-from percale.kernel.nftables.commit import Hearing
-from percale.kernel.nftables.table import TableKeeper
-from percale.render.nft.objects import Chain, Edit, Elements, Equals, InSet, Rule, SetShape, Verdict
+from percale.kernel.netns import NetnsThread, anonymous_namespace
+from percale.kernel.nftables import batch
+from percale.kernel.nftables.commit import EventSubscriptions, commit_batch
+from percale.kernel.nftables.table import KernelNftTable
+from percale.render.nft.objects import Chain, ElementBatch, Equals, InSet, Rule, SetSpec, Transaction, Verdict
 
 COUNT = 100_000
 THEIRS = 10_000
 ROUNDS = 5
 SMALL_EDITS = 300
 
-MAP = SetShape("many", ("ipv4_addr", "inet_proto", "inet_service"), data=("ipv4_addr", "inet_service"))
-SHAPES = {MAP.name: MAP}
+MAP = SetSpec("many", ("ipv4_addr", "inet_proto", "inet_service"), data=("ipv4_addr", "inet_service"))
+SET_SPECS = {MAP.name: MAP}
 
 
-def _elements(count: int) -> Elements:
+def _elements(count: int) -> ElementBatch:
     keys = np.zeros(count, dtype=[("address", ">u4"), ("protocol", "u1"), ("_", "V3"), ("port", ">u2"), ("__", "V2")])
     keys["address"], keys["protocol"], keys["port"] = np.arange(count) + 0x0A00_0000, 6, 80
     data = np.zeros(count, dtype=[("address", ">u4"), ("port", ">u2"), ("_", "V2")])
     data["address"], data["port"] = np.arange(count) + 0x0B00_0000, 8080
-    return Elements(MAP.name, keys.tobytes(), data.tobytes())
+    return ElementBatch(MAP.name, keys.tobytes(), data.tobytes())
 
 
 def _text(count: int) -> str:
@@ -50,7 +49,7 @@ def _text(count: int) -> str:
 def measure() -> Iterator[Row]:
     """Every figure from one run."""
     namespace = anonymous_namespace()
-    place = NamespaceThread(namespace)
+    place = NetnsThread(namespace)
     try:
         yield from _large(place)
         yield from asyncio.run(_small(namespace))
@@ -59,53 +58,55 @@ def measure() -> Iterator[Row]:
         os.close(namespace)
 
 
-def _large(place: NamespaceThread) -> Iterator[Row]:
-    socket, *ears = (place.run(lambda: netlink.Socket(netlink.NETFILTER)) for _ in range(3))
+def _large(place: NetnsThread) -> Iterator[Row]:
+    socket, *sockets = (place.run(lambda: netlink.Socket(netlink.NETFILTER)) for _ in range(3))
     elements, text = _elements(COUNT), _text(THEIRS)
-    listening, unheard = Hearing(), Hearing()
+    subscribed, unsubscribed = EventSubscriptions(), EventSubscriptions()
     encoded: list[float] = []
     commits: list[float] = []
 
     def afresh() -> None:
         commands = "add table inet percale\ndelete table inet percale\nadd table inet percale\n"
         place.run(lambda: run("nft", "-f", "-", stdin=commands))
-        made = batching.batch(Edit(put_sets=(MAP,)), {})
-        assert hearing.commit(socket, made.requests) is None
+        made = batch.encode_transaction(Transaction(put_sets=(MAP,)), {})
+        assert commit_batch(socket, made.requests) is None
 
-    def commit(through: Hearing) -> float:
+    def commit(through: EventSubscriptions) -> float:
         afresh()
-        encoded.append(1000 * seconds(lambda: batches.append(batching.batch(Edit(put=(elements,)), SHAPES))))
+        encoded.append(
+            1000 * seconds(lambda: batches.append(batch.encode_transaction(Transaction(put=(elements,)), SET_SPECS)))
+        )
         requests = batches.pop().requests
         return 1000 * seconds(lambda: _commit(through, socket, requests))
 
     def ours() -> float:
-        for ear in ears:
-            listening.begin(ear, lambda: None)
-        commits.append(commit(listening))
-        for ear in ears:
-            listening.end(ear)
+        for each in sockets:
+            subscribed.subscribe(each, lambda: None)
+        commits.append(commit(subscribed))
+        for each in sockets:
+            subscribed.unsubscribe(each)
         return encoded[-1] + commits[-1]
 
     def bare() -> float:
-        return commit(unheard)
+        return commit(unsubscribed)
 
     def theirs() -> float:
         afresh()
         return 1000 * seconds(lambda: place.run(lambda: run("nft", "-f", "-", stdin=text))) * COUNT / THEIRS
 
-    batches: list[batching.Batch] = []
+    batches: list[batch.Batch] = []
     in_turn(1, ours, bare, theirs)
     encoded.clear()
     commits.clear()
     mine, alone, other = in_turn(ROUNDS, ours, bare, theirs)
-    for each in (socket, *ears):
+    for each in (socket, *sockets):
         each.close()
     yield ratio(f"{COUNT:,} map elements: encode and commit; nft -f", "ms", mine, other, 0.25, most=True)
     yield ratio("  of which the commit; the same with nobody to listen", "ms", commits, alone, 1.25, most=True)
     yield at_most("  of which encoding", "ms", encoded, 40)
 
 
-def _commit(through: Hearing, socket: netlink.Socket, requests: list[netlink.Request]) -> None:
+def _commit(through: EventSubscriptions, socket: netlink.Socket, requests: list[netlink.Request]) -> None:
     failure = through.commit(socket, requests)
     if failure is not None:
         raise failure.error
@@ -113,23 +114,23 @@ def _commit(through: Hearing, socket: netlink.Socket, requests: list[netlink.Req
 
 async def _small(namespace: int) -> list[Row]:
     """Three elements and a chain of three rules, from the event loop and back."""
-    keeper = TableKeeper(NamespaceThread(namespace))
-    pods = SetShape("pods", ("ipv4_addr",))
-    await keeper.start()
+    nft_table = KernelNftTable(NetnsThread(namespace))
+    pods = SetSpec("pods", ("ipv4_addr",))
+    await nft_table.start()
     samples = []
     try:
-        await keeper.restore(Edit(put_sets=(pods,)))
+        await nft_table.sync(Transaction(put_sets=(pods,)))
         for number in range(SMALL_EDITS):
             edit = _small_edit(number)
             start = asyncio.get_running_loop().time()
-            await keeper.edit(edit)
+            await nft_table.apply(edit)
             samples.append((asyncio.get_running_loop().time() - start) * 1000)
     finally:
-        await keeper.stop()
+        await nft_table.stop()
     return [at_most("one edit: 3 elements, a chain of 3 rules, loop to loop", "ms", samples, 0.5)]
 
 
-def _small_edit(number: int) -> Edit:
+def _small_edit(number: int) -> Transaction:
     address = (0x0A00_0000 + number).to_bytes(4, "big")
     inside = InSet(("ip saddr",), "pods")
     rules = (
@@ -141,8 +142,8 @@ def _small_edit(number: int) -> Edit:
     )
     jump = Verdict("jump", "class")
     elements = (
-        Elements("pods", address),
-        Elements("ingress4", address, verdict=jump),
-        Elements("self4", address * 2),
+        ElementBatch("pods", address),
+        ElementBatch("ingress4", address, verdict=jump),
+        ElementBatch("self4", address * 2),
     )
-    return Edit(put_chains=(Chain("class", rules),), put=elements)
+    return Transaction(put_chains=(Chain("class", rules),), put=elements)

@@ -1,6 +1,6 @@
 """The agent's policies and services over decoded objects, into a real table in a namespace of their own. Used by rows.
 
-Feed (a store that says what it is told) ─▶ Enforcement, Balancing ─▶ NodeTable ─▶ TableKeeper ─▶ the kernel
+Feed (a store that says what it is told) ─▶ Enforcement, Balancing ─▶ NodeTable ─▶ KernelNftTable ─▶ the kernel
                                                                          └─ Witness: it is committed
 """
 
@@ -20,10 +20,10 @@ from percale.agent.logging import LineLog
 from percale.agent.main import MOST_YOUNG
 from percale.agent.nft_table import SERVICE_BYTES, NodeTable
 from percale.agent.problems import Troubles
-from percale.kernel.netns import NamespaceThread, anonymous_namespace
-from percale.kernel.nftables.table import TableKeeper
+from percale.kernel.netns import NetnsThread, anonymous_namespace
+from percale.kernel.nftables.table import KernelNftTable
 from percale.model.meta import Object, ObjectKey
-from percale.render.nft.objects import Edit
+from percale.render.nft.objects import Transaction
 from percale.render.policy import base_chains as enforcing
 from percale.render.service import base_chains as balancing
 from percale.store.memory import MemoryStore
@@ -77,15 +77,15 @@ class Witness:
     def __init__(self) -> None:
         self.committed = asyncio.Event()
 
-    def edit(self) -> Edit:
+    def edit(self) -> Transaction:
         """Nothing."""
-        return Edit()
+        return Transaction()
 
-    def image(self) -> Edit:
+    def image(self) -> Transaction:
         """Nothing."""
-        return Edit()
+        return Transaction()
 
-    def subjects(self, part: Edit) -> tuple[Subject, ...]:
+    def subjects(self, part: Transaction) -> tuple[Subject, ...]:
         """None of it is its own."""
         return ()
 
@@ -101,14 +101,14 @@ class Bench:
         self.namespace = anonymous_namespace()
         self.troubles = Troubles(LineLog(stream=sys.stderr))
         self.events = Events("n1", MemoryStore(), self.troubles)
-        place = NamespaceThread(self.namespace)
+        place = NetnsThread(self.namespace)
         if services:
-            keeper = TableKeeper(
-                place, static=balancing.TEXT, shapes=balancing.SHAPES, table=balancing.TABLE, most_bytes=SERVICE_BYTES
+            nft_table = KernelNftTable(
+                place, static=balancing.TEXT, specs=balancing.SET_SPECS, table=balancing.TABLE, most_bytes=SERVICE_BYTES
             )
         else:
-            keeper = TableKeeper(place, static=enforcing.TEXT, shapes=enforcing.SHAPES)
-        self.table = NodeTable(keeper, self.troubles, self.events)
+            nft_table = KernelNftTable(place, static=enforcing.TEXT, specs=enforcing.SET_SPECS)
+        self.table = NodeTable(nft_table, self.troubles, self.events)
         self.witness = Witness()
 
     @contextlib.asynccontextmanager

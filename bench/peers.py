@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any
 
 from bench.rows import Row, at_most, ratio
-from percale.kernel.netns import NamespaceThread, anonymous_namespace
+from percale.kernel.netns import NetnsThread, anonymous_namespace
 from percale.kernel.reconciler.reconciler import Reconciler
 from percale.kernel.rtnl.driver import KernelDriver
 from percale.render.network.base_chains import rulesets
@@ -56,23 +56,23 @@ def _device() -> tuple[KernelObject, ...]:
 async def _ours() -> tuple[float, list[float]]:
     """Seconds for all from cold, and milliseconds for one change, several times."""
     namespace = anonymous_namespace()
-    reconciler = Reconciler(KernelDriver(NamespaceThread(namespace)))
+    reconciler = Reconciler(KernelDriver(NetnsThread(namespace)))
     try:
         await reconciler.start()
-        reconciler.want("tables", rulesets())
-        await reconciler.settled("tables")
+        reconciler.declare("tables", rulesets())
+        await reconciler.wait_applied("tables")
         start = time.perf_counter()
-        reconciler.want("device", _device())
+        reconciler.declare("device", _device())
         for number in range(1, PEERS + 1):
-            reconciler.want(f"peer/{number}", _peer(number))
-        await reconciler.settled(f"peer/{PEERS}")
-        await reconciler.idle()
+            reconciler.declare(f"peer/{number}", _peer(number))
+        await reconciler.wait_applied(f"peer/{PEERS}")
+        await reconciler.wait_idle()
         cold = time.perf_counter() - start
         changes = []
         for number in range(1, 31):
             start = time.perf_counter()
-            reconciler.want(f"peer/{number}", _peer(number, f"0a:01:00:00:00:{number:02x}"))
-            await reconciler.settled(f"peer/{number}")
+            reconciler.declare(f"peer/{number}", _peer(number, f"0a:01:00:00:00:{number:02x}"))
+            await reconciler.wait_applied(f"peer/{number}")
             changes.append((time.perf_counter() - start) * 1000)
         return cold, changes
     finally:
@@ -82,7 +82,7 @@ async def _ours() -> tuple[float, list[float]]:
 
 def _theirs() -> float:
     namespace = anonymous_namespace()
-    place = NamespaceThread(namespace)
+    place = NetnsThread(namespace)
     try:
         return place.run(_program_by_pyroute2)
     finally:

@@ -24,7 +24,7 @@ from bench.policy_paths import paths
 from bench.policy_world import node_name, pod, policy, policy_world
 from bench.rows import Row, at_most, in_turn, ratio, run, seconds
 from percale.agent.policy.controller import Enforcement
-from percale.kernel.netns import NamespaceThread, anonymous_namespace
+from percale.kernel.netns import NetnsThread, anonymous_namespace
 from percale.model.meta import Object
 from percale.model.networkpolicy import NetworkPolicy
 from percale.model.pod import Pod
@@ -112,7 +112,7 @@ def _theirs(objects: Sequence[Object]) -> float:
         for term in each.terms:
             evaluator.members.watch(term)
     namespace = anonymous_namespace()
-    place = NamespaceThread(namespace)
+    place = NetnsThread(namespace)
     try:
         load = partial(run, "nft", "-f", "-")
         took = seconds(lambda: place.run(lambda: load(stdin="".join(_ruleset(evaluator, some)))))

@@ -21,7 +21,7 @@ from percale.model.networkpolicy import (
 from percale.model.pod import Container, Pod, PodSpec, PodStatus
 from percale.model.selector import LabelSelector
 from percale.policy.evaluator import Evaluator
-from percale.render.nft.objects import Edit
+from percale.render.nft.objects import Transaction
 from percale.render.policy.renderer import PolicyTable
 
 RULES = 100
@@ -79,7 +79,7 @@ def _selector(name: str) -> LabelSelector:
     return LabelSelector(matchLabels={"app": name})
 
 
-def _image(objects: list[Object]) -> Edit:
+def _image(objects: list[Object]) -> Transaction:
     evaluator = Evaluator()
     touched = [evaluator.put(obj) for obj in objects]
     return PolicyTable(evaluator, "node").update(touched)

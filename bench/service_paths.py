@@ -15,7 +15,7 @@ from bench.rows import Row, in_turn, ratio, run
 from bench.service_world import POD_CIDR, PORT, SERVICE_CIDR, cluster_ip, endpoint_slice, service_world
 from bench.wires import SERVER, serving, wires
 from percale.model.meta import Object
-from percale.render.nft.objects import Edit
+from percale.render.nft.objects import Transaction
 from percale.render.service.renderer import ServiceElements
 from percale.service.node_context import ServiceConfig
 from percale.service.resolver import ServiceTable
@@ -55,7 +55,7 @@ def _requests(asked: _Asked, what: str, header: str, goal: float) -> Row:
     return ratio(what, "1/s", through, straight, goal, most=False)
 
 
-def _image(services: int) -> Edit:
+def _image(services: int) -> Transaction:
     """The first service has one endpoint, the server."""
     own = endpoint_slice(0, [0])
     own = replace(own, endpoints=(replace(own.endpoints[0], addresses=(SERVER,)),))

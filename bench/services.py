@@ -38,13 +38,13 @@ from percale.agent.metrics import Metrics
 from percale.agent.service.conntrack_cleanup import service_flows
 from percale.agent.service.proxier import Balancing
 from percale.kernel.netlink import socket as netlink
-from percale.kernel.netns import NamespaceThread, anonymous_namespace
-from percale.kernel.nftables import batch as batching
-from percale.kernel.nftables import commit as hearing
-from percale.kernel.nftables.table import TableKeeper
+from percale.kernel.netns import NetnsThread, anonymous_namespace
+from percale.kernel.nftables import batch
+from percale.kernel.nftables.commit import commit_batch
+from percale.kernel.nftables.table import KernelNftTable
 from percale.model.meta import Object
 from percale.model.pod import Pod
-from percale.render.nft.objects import Edit
+from percale.render.nft.objects import Transaction
 from percale.render.policy import base_chains as enforcing
 from percale.render.service import base_chains as balancing
 from percale.render.service.renderer import ServiceElements
@@ -132,18 +132,18 @@ class _Bare:
 
     def __init__(self, objects: list[Object]) -> None:
         table = ServiceTable(CONFIG, objects)
-        shapes = {shape.name: shape for shape in (*enforcing.SHAPES, *balancing.SHAPES)}
-        self._requests = batching.batch(ServiceElements(table).update(table.services), shapes).requests
+        shapes = {shape.name: shape for shape in (*enforcing.SET_SPECS, *balancing.SET_SPECS)}
+        self._requests = batch.encode_transaction(ServiceElements(table).update(table.services), shapes).requests
 
     def __call__(self) -> float:
         namespace = anonymous_namespace()
-        place = NamespaceThread(namespace)
+        place = NetnsThread(namespace)
         gc.collect()
         try:
             asyncio.run(_text(namespace))
             socket = place.run(lambda: netlink.Socket(netlink.NETFILTER))
             start = time.perf_counter()
-            failure = hearing.commit(socket, self._requests)
+            failure = commit_batch(socket, self._requests)
             took = time.perf_counter() - start
             socket.close()
         finally:
@@ -154,11 +154,11 @@ class _Bare:
 
 
 async def _text(namespace: int) -> None:
-    shapes = (*enforcing.SHAPES, *balancing.SHAPES)
-    keeper = TableKeeper(NamespaceThread(namespace), static=f"{enforcing.TEXT}\n{balancing.TEXT}", shapes=shapes)
-    await keeper.start()
-    await keeper.restore(Edit())
-    await keeper.stop()
+    shapes = (*enforcing.SET_SPECS, *balancing.SET_SPECS)
+    nft_table = KernelNftTable(NetnsThread(namespace), static=f"{enforcing.TEXT}\n{balancing.TEXT}", specs=shapes)
+    await nft_table.start()
+    await nft_table.sync(Transaction())
+    await nft_table.stop()
 
 
 # Theirs
@@ -167,7 +167,7 @@ async def _text(namespace: int) -> None:
 def _theirs() -> float:
     """Seconds to write the text and to load it."""
     namespace = anonymous_namespace()
-    place = NamespaceThread(namespace)
+    place = NetnsThread(namespace)
     try:
         load = partial(run, "nft", "-f", "-")
         took = seconds(lambda: place.run(lambda: load(stdin="".join(_ruleset()))))

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 from bench.rows import run
 from percale.agent.nft_table import together
-from percale.kernel.netns import NamespaceThread
-from percale.kernel.nftables.table import TableKeeper
-from percale.render.nft.objects import Edit
+from percale.kernel.netns import NetnsThread
+from percale.kernel.nftables.table import KernelNftTable
+from percale.render.nft.objects import Transaction
 from percale.render.policy import base_chains as enforcing
 from percale.render.service import base_chains as balancing
 
@@ -38,19 +38,19 @@ class Wires:
         """How to run a command at the client, the node or the server."""
         return "ip", "netns", "exec", f"{self.name}-{who}"
 
-    def load(self, *edits: Edit) -> None:
+    def load(self, *edits: Transaction) -> None:
         """The node's table holds these and nothing else."""
         asyncio.run(self._load(together(edits)))
 
-    async def _load(self, image: Edit) -> None:
+    async def _load(self, image: Transaction) -> None:
         namespace = os.open(f"/run/netns/{self.name}-node", os.O_RDONLY)
-        shapes = (*enforcing.SHAPES, *balancing.SHAPES)
-        place = NamespaceThread(namespace)
+        shapes = (*enforcing.SET_SPECS, *balancing.SET_SPECS)
+        place = NetnsThread(namespace)
         os.close(namespace)
-        keeper = TableKeeper(place, static=f"{enforcing.TEXT}\n{balancing.TEXT}", shapes=shapes)
-        await keeper.start()
-        await keeper.restore(image)
-        await keeper.stop()
+        nft_table = KernelNftTable(place, static=f"{enforcing.TEXT}\n{balancing.TEXT}", specs=shapes)
+        await nft_table.start()
+        await nft_table.sync(image)
+        await nft_table.stop()
 
     def connects(self, address: str, port: int) -> tuple[float, float]:
         """Microseconds until a connection stands, and connections in a second."""

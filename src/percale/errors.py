@@ -25,6 +25,8 @@ PercaleError
 
 from __future__ import annotations
 
+from errno import EIO
+
 _LONGEST_LINE = 500
 """Characters of what happened; it may quote what somebody wrote, of any length."""
 
@@ -112,11 +114,16 @@ class AddressRefused(AddressError):
 
 
 class KernelError(PercaleError):
-    """The kernel refused a change."""
+    """The kernel rejected a change."""
 
     def __init__(self, what: str, *, errno: int, where: str | None = None, hint: str | None = None) -> None:
         self.errno = errno
         super().__init__(what, where=where, hint=hint)
+
+    @classmethod
+    def from_os(cls, error: OSError, *, where: str | None = None, hint: str | None = None) -> KernelError:
+        """What a system call raised."""
+        return cls(error.strerror or str(error), errno=error.errno or EIO, where=where, hint=hint)
 
 
 class AgentError(PercaleError):

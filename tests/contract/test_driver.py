@@ -12,9 +12,19 @@ from ipaddress import ip_address, ip_interface, ip_network
 import pytest
 from msgspec.structs import replace
 
-from percale.kernel.netns import NamespaceThread, anonymous_namespace
+from percale.kernel.netns import NetnsThread, anonymous_namespace
 from percale.kernel.plan import matches
-from percale.kernel.protocol import Absent, Change, Driver, KernelEvent, Present, Put, Remove, UnderlayChanged, Wiped
+from percale.kernel.protocol import (
+    Change,
+    Delete,
+    Driver,
+    KernelEvent,
+    LinkReset,
+    ObjectChanged,
+    ObjectRemoved,
+    UnderlayChanged,
+    Upsert,
+)
 from percale.kernel.rtnl.driver import KernelDriver
 from percale.kernel.rtnl.fake import FakeKernel
 from percale.render.objects import (
@@ -79,7 +89,7 @@ class World:
     events: list[KernelEvent] = field(default_factory=list)
 
     def put(self, *objects: KernelObject) -> None:
-        assert [error for error in self.driver.apply([Put(obj) for obj in objects]) if error is not None] == []
+        assert [error for error in self.driver.apply([Upsert(obj) for obj in objects]) if error is not None] == []
 
     def has(self, obj: KernelObject) -> bool:
         return matches(obj, self.driver.read().get(obj.key))
@@ -105,8 +115,8 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
         fake.close()
         return
     namespace = anonymous_namespace()
-    driver = KernelDriver(NamespaceThread(namespace))
-    other = KernelDriver(NamespaceThread(namespace))
+    driver = KernelDriver(NetnsThread(namespace))
+    other = KernelDriver(NetnsThread(namespace))
 
     def interfere(change: Change) -> None:
         assert list(other.apply([change])) == [None]
@@ -125,9 +135,9 @@ def test_what_is_put_is_read_back_and_gone_when_removed(world: World, obj: Kerne
     assert world.has(obj)
     world.put(obj)
     assert world.has(obj)
-    assert list(world.driver.apply([Remove(obj)])) == [None]
+    assert list(world.driver.apply([Delete(obj)])) == [None]
     assert obj.key not in world.driver.read()
-    assert list(world.driver.apply([Remove(obj)])) == [None]
+    assert list(world.driver.apply([Delete(obj)])) == [None]
 
 
 def test_a_redirect_is_read_back_and_gone_when_removed(world: World) -> None:
@@ -135,7 +145,7 @@ def test_a_redirect_is_read_back_and_gone_when_removed(world: World) -> None:
     world.put(ETH0, Link("ifb0", "ifb"), Shaper("ifb0", 8_000_000, 80_000), redirect)
     assert world.has(redirect)
     world.put(redirect)
-    assert list(world.driver.apply([Remove(redirect)])) == [None]
+    assert list(world.driver.apply([Delete(redirect)])) == [None]
     assert redirect.key not in world.driver.read()
 
 
@@ -149,22 +159,22 @@ def test_settings_of_a_device_that_is_not_ours(world: World) -> None:
     lo = world.driver.underlay().interfaces[0]
     assert (lo.name, lo.up, lo.mtu) == ("lo", True, 9000)
     assert world.driver.read() == {}
-    assert list(world.driver.apply([Remove(Link("lo"))])) == [None]
+    assert list(world.driver.apply([Delete(Link("lo"))])) == [None]
     assert world.driver.underlay().interfaces[0].name == "lo"
 
 
 def test_one_result_for_each_change_and_the_others_are_made(world: World) -> None:
     lost = Route(ip_network("10.9.0.0/24"), "nowhere0")
     changes: list[Change] = [
-        Put(ETH0),
-        Put(Address("nowhere0", ip_interface("10.0.0.1/32"))),
-        Put(ETH0_ADDRESS),
-        Put(lost),
-        Remove(lost),
-        Put(Element("ip", "pods", ("eth0", ip_address("10.0.0.1")))),
-        Put(TABLE),
-        Put(Element("ip", "missing", ("eth0", ip_address("10.0.0.1")))),
-        Put(Element("ip", "pods", ("eth0", ip_address("10.0.0.2")))),
+        Upsert(ETH0),
+        Upsert(Address("nowhere0", ip_interface("10.0.0.1/32"))),
+        Upsert(ETH0_ADDRESS),
+        Upsert(lost),
+        Delete(lost),
+        Upsert(Element("ip", "pods", ("eth0", ip_address("10.0.0.1")))),
+        Upsert(TABLE),
+        Upsert(Element("ip", "missing", ("eth0", ip_address("10.0.0.1")))),
+        Upsert(Element("ip", "pods", ("eth0", ip_address("10.0.0.2")))),
     ]
     results = [error.errno if error is not None else None for error in world.driver.apply(changes)]
     assert results == [None, errno.ENODEV, None, errno.ENODEV, None, errno.ENOENT, None, errno.ENOENT, None]
@@ -241,7 +251,7 @@ def test_a_device_without_arp(world: World) -> None:
     world.put(neighbour)
     world.put(Link("pod0", "veth", arp=False))
     assert world.has(off)
-    assert not world.has(neighbour)  # they go with it: `unsettles`
+    assert not world.has(neighbour)  # they go with it: `disturbs_dependents`
 
 
 def test_what_a_bridge_learns(world: World) -> None:
@@ -258,7 +268,7 @@ def test_what_a_bridge_learns(world: World) -> None:
 
 
 def test_a_pair_whose_other_end_is_unknown_cannot_be_made(world: World) -> None:
-    (error,) = world.driver.apply([Put(Link("pod0", "veth"))])
+    (error,) = world.driver.apply([Upsert(Link("pod0", "veth"))])
     assert error is not None
     assert error.errno == errno.ENODEV
     assert "other end" in str(error)
@@ -267,7 +277,7 @@ def test_a_pair_whose_other_end_is_unknown_cannot_be_made(world: World) -> None:
 def test_a_device_of_another_kind_that_is_not_ours_is_left_alone(world: World) -> None:
     world.put(ETH0)
     on_it = (Sysctl("net/ipv4/conf/lo/accept_local", "1"), Address("lo", ip_interface("10.244.1.1/24")))
-    error, *others = world.driver.apply([Put(obj) for obj in (Link("lo", "bridge"), *on_it)])
+    error, *others = world.driver.apply([Upsert(obj) for obj in (Link("lo", "bridge"), *on_it)])
     assert error is not None
     assert error.errno == errno.EEXIST
     assert [other.errno for other in others if other is not None] == [errno.ENODEV, errno.ENODEV]
@@ -283,13 +293,13 @@ def test_a_table_loaded_again_holds_no_elements(world: World) -> None:
 
 def test_a_removed_table_takes_its_elements(world: World) -> None:
     world.put(TABLE, Element("ip", "nets", (ip_network("10.0.0.0/8"),)))
-    assert list(world.driver.apply([Remove(TABLE)])) == [None]
+    assert list(world.driver.apply([Delete(TABLE)])) == [None]
     assert world.driver.read() == {}
 
 
 def test_a_removed_device_takes_what_is_on_it(world: World) -> None:
     world.put(*BASE, Neighbour("flannel.7", ip_address("10.244.2.0"), "02:00:00:00:00:09"))
-    assert list(world.driver.apply([Remove(FLANNEL)])) == [None]
+    assert list(world.driver.apply([Delete(FLANNEL)])) == [None]
     assert not [key for key in world.driver.read() if "flannel.7" in key]
 
 
@@ -297,7 +307,7 @@ def test_many_devices_are_removed_at_once_and_no_other(world: World) -> None:
     pods = [Link(f"pod{number}", "veth", peer=Peer(f"far{number}")) for number in range(1, 20)]
     world.put(ETH0, *pods)
     missing = Link("nowhere0", "veth")
-    assert list(world.driver.apply([Remove(link) for link in (*pods, missing, Link("lo"))])) == [None] * 21
+    assert list(world.driver.apply([Delete(link) for link in (*pods, missing, Link("lo"))])) == [None] * 21
     assert list(world.driver.read()) == [ETH0.key]
     assert "lo" in {interface.name for interface in world.driver.underlay().interfaces}
 
@@ -317,38 +327,38 @@ def test_many_devices_are_removed_at_once_and_no_other(world: World) -> None:
 def test_what_somebody_removes_is_reported(world: World, obj: KernelObject) -> None:
     world.put(*BASE, obj)
     world.follow()
-    world.somebody(Remove(obj))
-    assert world.sees(Absent(obj.key))
+    world.somebody(Delete(obj))
+    assert world.sees(ObjectRemoved(obj.key))
 
 
 def test_a_route_that_somebody_removes_is_reported(world: World) -> None:
     route = Route(ip_network("10.244.3.0/24"), "eth0", ip_address("192.168.1.3"))
     world.put(*BASE, route)
     world.follow()
-    world.somebody(Remove(route))
-    assert world.sees(Absent(route.key))
+    world.somebody(Delete(route))
+    assert world.sees(ObjectRemoved(route.key))
 
 
 def test_what_somebody_puts_on_our_device_is_reported(world: World) -> None:
     world.put(*BASE)
     world.follow()
     stray = Neighbour("flannel.7", ip_address("10.244.8.0"), "02:00:00:00:00:08")
-    world.somebody(Put(stray))
-    assert world.sees(Present(stray))
+    world.somebody(Upsert(stray))
+    assert world.sees(ObjectChanged(stray))
 
 
 def test_a_device_that_goes_down_wipes_what_is_on_it(world: World) -> None:
     route = Route(ip_network("10.244.3.0/24"), "eth0", ip_address("192.168.1.3"))
     world.put(*BASE, route)
     world.follow()
-    world.somebody(Put(Link("eth0", "veth", up=False)))
-    assert world.sees(Wiped("eth0"))
+    world.somebody(Upsert(Link("eth0", "veth", up=False)))
+    assert world.sees(LinkReset("eth0"))
     assert not world.has(route)
 
 
 def test_a_change_of_a_device_that_is_not_ours_is_reported(world: World) -> None:
     world.follow()
-    world.somebody(Put(Link("lo", up=True)))
+    world.somebody(Upsert(Link("lo", up=True)))
     assert world.sees(UnderlayChanged())
     assert world.driver.underlay().interfaces[0].up
 
@@ -360,25 +370,25 @@ def test_our_own_changes_are_no_news(world: World) -> None:
     element = Element("ip", "pods", ("eth0", ip_address("10.244.1.9")))
     reloaded = Ruleset("ip", TABLE.text + "\nset more { type mark; }")
     world.put(ours, element, reloaded, element)
-    world.driver.apply([Remove(ours), Remove(element)])
-    world.somebody(Put(Neighbour("eth0", ip_address("192.168.1.3"), "02:00:00:00:00:03")))
-    assert world.sees(Present(Neighbour("eth0", ip_address("192.168.1.3"), "02:00:00:00:00:03")))
-    told = {event.object.key for event in world.events if isinstance(event, Present)}
-    told |= {event.key for event in world.events if isinstance(event, Absent)}
+    world.driver.apply([Delete(ours), Delete(element)])
+    world.somebody(Upsert(Neighbour("eth0", ip_address("192.168.1.3"), "02:00:00:00:00:03")))
+    assert world.sees(ObjectChanged(Neighbour("eth0", ip_address("192.168.1.3"), "02:00:00:00:00:03")))
+    told = {event.object.key for event in world.events if isinstance(event, ObjectChanged)}
+    told |= {event.key for event in world.events if isinstance(event, ObjectRemoved)}
     assert not told & {ours.key, element.key, reloaded.key}
 
 
 def test_sysctls_are_those_of_the_namespace(world: World) -> None:
     world.put(Link("lo"), Sysctl("net/ipv4/ip_forward", "1"), Sysctl("net/ipv4/conf/lo/forwarding", "1"))
     assert world.driver.read() == {}
-    (error,) = world.driver.apply([Put(Sysctl("net/ipv4/conf/nowhere0/forwarding", "1"))])
+    (error,) = world.driver.apply([Upsert(Sysctl("net/ipv4/conf/nowhere0/forwarding", "1"))])
     assert error is not None
 
 
 def test_sysctls_that_stray(world: World) -> None:
     forwarding, elsewhere = Sysctl("net/ipv4/conf/lo/forwarding", "1"), Sysctl("net/ipv4/conf/nowhere0/forwarding", "1")
     world.put(Link("lo"), forwarding)
-    assert list(world.driver.strayed([forwarding, elsewhere])) == []
-    world.somebody(Put(replace(forwarding, value="0")))
-    assert list(world.driver.strayed([forwarding, elsewhere])) == [forwarding]
-    assert list(world.driver.strayed([])) == []
+    assert list(world.driver.changed_sysctls([forwarding, elsewhere])) == []
+    world.somebody(Upsert(replace(forwarding, value="0")))
+    assert list(world.driver.changed_sysctls([forwarding, elsewhere])) == [forwarding]
+    assert list(world.driver.changed_sysctls([])) == []

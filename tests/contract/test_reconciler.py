@@ -15,9 +15,9 @@ import pytest_asyncio
 from msgspec.structs import replace
 
 from percale.errors import KernelError
-from percale.kernel.netns import NamespaceThread, anonymous_namespace
+from percale.kernel.netns import NetnsThread, anonymous_namespace
 from percale.kernel.plan import matches
-from percale.kernel.protocol import Change, Driver, Put, Remove, Underlay
+from percale.kernel.protocol import Change, Delete, Driver, Underlay, Upsert
 from percale.kernel.reconciler.reconciler import Reconciler
 from percale.kernel.rtnl.driver import KernelDriver
 from percale.kernel.rtnl.fake import FakeKernel
@@ -112,7 +112,7 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
     opened: list[Driver] = []
 
     def in_namespace() -> Driver:
-        opened.append(KernelDriver(NamespaceThread(namespace)))
+        opened.append(KernelDriver(NetnsThread(namespace)))
         return opened[-1]
 
     fake = FakeKernel()
@@ -138,60 +138,60 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
 
 
 async def test_what_is_wished_is_there_when_settled(world: World) -> None:
-    world.reconciler.want("node", NODE)
-    await world.reconciler.settled("node")
+    world.reconciler.declare("node", NODE)
+    await world.reconciler.wait_applied("node")
     assert world.holds(*NODE)
-    world.reconciler.want("peer/b", peer(1))
-    await world.reconciler.settled("peer/b")
+    world.reconciler.declare("peer/b", peer(1))
+    await world.reconciler.wait_applied("peer/b")
     assert world.holds(*peer(1))
     assert world.reconciler.problems == {}
 
 
 async def test_equal_wishes_write_nothing(world: World) -> None:
-    world.reconciler.want("node", NODE)
-    world.reconciler.want("peer/b", peer(1))
-    await world.reconciler.idle()
+    world.reconciler.declare("node", NODE)
+    world.reconciler.declare("peer/b", peer(1))
+    await world.reconciler.wait_idle()
     world.applied.clear()
-    world.reconciler.want("node", NODE)
-    world.reconciler.want("peer/b", peer(1))
-    world.reconciler.in_sync()
-    await world.reconciler.idle()
+    world.reconciler.declare("node", NODE)
+    world.reconciler.declare("peer/b", peer(1))
+    world.reconciler.start_garbage_collection()
+    await world.reconciler.wait_idle()
     assert world.applied == []
 
 
 async def test_bug_a_changed_peer_mac_leaves_no_forwarding_entry_behind(world: World) -> None:
-    world.reconciler.want("node", NODE)
+    world.reconciler.declare("node", NODE)
     old, new = peer(1), peer(2)
-    world.reconciler.want("peer/b", old)
-    await world.reconciler.settled("peer/b")
+    world.reconciler.declare("peer/b", old)
+    await world.reconciler.wait_applied("peer/b")
     neighbour = replace(old[0], mac=new[0].mac)
-    world.reconciler.want("peer/b", (neighbour, new[1], old[2]))
-    await world.reconciler.settled("peer/b")
+    world.reconciler.declare("peer/b", (neighbour, new[1], old[2]))
+    await world.reconciler.wait_applied("peer/b")
     assert world.holds(neighbour, new[1], old[2])
     assert old[1].key not in world.look()
 
 
 async def test_what_a_source_lets_go_is_gone_when_settled(world: World) -> None:
-    world.reconciler.want("node", NODE)
-    world.reconciler.want("peer/b", peer(1))
-    await world.reconciler.settled("peer/b")
-    world.reconciler.want("peer/b", ())
-    await world.reconciler.settled("peer/b")
+    world.reconciler.declare("node", NODE)
+    world.reconciler.declare("peer/b", peer(1))
+    await world.reconciler.wait_applied("peer/b")
+    world.reconciler.declare("peer/b", ())
+    await world.reconciler.wait_applied("peer/b")
     assert not {obj.key for obj in peer(1)} & world.look().keys()
     assert world.holds(*NODE)
 
 
 async def test_bug_leftovers_of_an_earlier_life_are_collected(world: World) -> None:
     leftovers = (ETH0, ETH0_ADDRESS, FLANNEL, *peer(1), *peer(2), TABLE, *ELEMENTS)
-    world.driver.apply([Put(obj) for obj in leftovers])
+    world.driver.apply([Upsert(obj) for obj in leftovers])
     reconciler = Reconciler(_borrowed(world))
     await reconciler.start()
-    reconciler.want("node", (ETH0, ETH0_ADDRESS, FLANNEL, TABLE))
-    reconciler.want("peer/1", peer(1))
-    await reconciler.idle()
+    reconciler.declare("node", (ETH0, ETH0_ADDRESS, FLANNEL, TABLE))
+    reconciler.declare("peer/1", peer(1))
+    await reconciler.wait_idle()
     assert world.holds(*leftovers)
-    reconciler.in_sync()
-    await reconciler.idle()
+    reconciler.start_garbage_collection()
+    await reconciler.wait_idle()
     await reconciler.stop()
     assert not {obj.key for obj in (*peer(2), *ELEMENTS)} & world.look().keys()
     assert world.holds(ETH0, ETH0_ADDRESS, FLANNEL, TABLE, *peer(1))
@@ -204,33 +204,33 @@ async def test_bug_leftovers_of_an_earlier_life_are_collected(world: World) -> N
 )
 async def test_what_somebody_removes_comes_back(world: World, removed: KernelObject) -> None:
     everything = (*NODE, *peer(1), *peer(2))
-    world.reconciler.want("all", everything)
-    await world.reconciler.settled("all")
+    world.reconciler.declare("all", everything)
+    await world.reconciler.wait_applied("all")
     world.applied.clear()
-    world.somebody(Remove(removed))
-    assert await eventually(lambda: Put(removed) in world.applied)
+    world.somebody(Delete(removed))
+    assert await eventually(lambda: Upsert(removed) in world.applied)
     assert await world.comes_to_hold(*everything)
-    await world.reconciler.idle()
+    await world.reconciler.wait_idle()
     assert world.reconciler.problems == {}
 
 
 async def test_bug_a_device_made_again_gets_its_peers_back(world: World) -> None:
     peers = [obj for number in range(1, 40) for obj in peer(number)]
-    world.reconciler.want("node", NODE)
-    world.reconciler.want("peers", peers)
-    await world.reconciler.settled("peers")
-    world.somebody(Remove(FLANNEL))
-    world.somebody(Put(replace(FLANNEL, vxlan=Vxlan(9, ip_address("192.168.0.1"), "eth0"))))
+    world.reconciler.declare("node", NODE)
+    world.reconciler.declare("peers", peers)
+    await world.reconciler.wait_applied("peers")
+    world.somebody(Delete(FLANNEL))
+    world.somebody(Upsert(replace(FLANNEL, vxlan=Vxlan(9, ip_address("192.168.0.1"), "eth0"))))
     assert await world.comes_to_hold(*NODE, *peers)
 
 
 async def test_routes_survive_a_link_flap(world: World) -> None:
     everything = (*NODE, *peer(1), Route(ip_network("10.0.7.0/24"), "eth0", ip_address("192.168.0.7")))
-    world.reconciler.want("all", everything)
-    await world.reconciler.settled("all")
+    world.reconciler.declare("all", everything)
+    await world.reconciler.wait_applied("all")
     for name in ("eth0", "flannel.1"):
         world.somebody(
-            Put(
+            Upsert(
                 Link(
                     name,
                     "veth" if name == "eth0" else "vxlan",
@@ -244,48 +244,48 @@ async def test_routes_survive_a_link_flap(world: World) -> None:
 
 async def test_what_somebody_changes_is_set_right(world: World) -> None:
     everything = (*NODE, *peer(1))
-    world.reconciler.want("all", everything)
-    await world.reconciler.settled("all")
-    world.somebody(Put(replace(FLANNEL, mtu=1300)))
-    world.somebody(Put(replace(peer(1)[0], mac="02:00:00:00:00:99")))
-    world.somebody(Put(replace(peer(1)[1], dst=ip_address("192.168.3.3"))))
-    world.somebody(Put(Route(peer(1)[2].dst, "eth0", ip_address("192.168.0.7"))))
+    world.reconciler.declare("all", everything)
+    await world.reconciler.wait_applied("all")
+    world.somebody(Upsert(replace(FLANNEL, mtu=1300)))
+    world.somebody(Upsert(replace(peer(1)[0], mac="02:00:00:00:00:99")))
+    world.somebody(Upsert(replace(peer(1)[1], dst=ip_address("192.168.3.3"))))
+    world.somebody(Upsert(Route(peer(1)[2].dst, "eth0", ip_address("192.168.0.7"))))
     assert await world.comes_to_hold(*everything)
 
 
 async def test_what_somebody_adds_to_our_device_is_removed_once_in_sync(world: World) -> None:
-    world.reconciler.want("node", NODE)
-    world.reconciler.in_sync()
-    await world.reconciler.idle()
+    world.reconciler.declare("node", NODE)
+    world.reconciler.start_garbage_collection()
+    await world.reconciler.wait_idle()
     stray = peer(5)[0]
-    world.somebody(Put(stray))
-    assert await eventually(lambda: Remove(stray) in world.applied and not world.holds(stray))
+    world.somebody(Upsert(stray))
+    assert await eventually(lambda: Delete(stray) in world.applied and not world.holds(stray))
 
 
 async def test_a_refused_object_is_a_problem_told_once_and_tried_again(world: World) -> None:
     lost = Address("later0", ip_interface("10.1.0.1/32"))
-    world.reconciler.want("pod", (lost,))
+    world.reconciler.declare("pod", (lost,))
     with pytest.raises(KernelError) as caught:
-        await world.reconciler.settled("pod")
+        await world.reconciler.wait_applied("pod")
     assert caught.value.errno == errno.ENODEV
     assert caught.value.where == "ip address replace 10.1.0.1/32 dev later0"
     assert list(world.reconciler.problems) == [lost.key]
-    assert await eventually(lambda: world.applied.count(Put(lost)) > 2)
+    assert await eventually(lambda: world.applied.count(Upsert(lost)) > 2)
     assert [source for source, _ in world.problems] == ["pod"]
-    world.reconciler.want("other", (Link("later0", "bridge"),))
+    world.reconciler.declare("other", (Link("later0", "bridge"),))
     assert await world.comes_to_hold(lost)
     assert await eventually(lambda: not world.reconciler.problems)
 
 
 async def test_differing_wishes_are_a_problem_that_names_both(world: World) -> None:
-    world.reconciler.want("a", (Link("cni0", "bridge", mtu=1400),))
-    world.reconciler.want("b", (Link("cni0", "bridge", mtu=1300),))
-    await world.reconciler.settled("a")
-    with pytest.raises(KernelError, match="b wishes it differently from a"):
-        await world.reconciler.settled("b")
+    world.reconciler.declare("a", (Link("cni0", "bridge", mtu=1400),))
+    world.reconciler.declare("b", (Link("cni0", "bridge", mtu=1300),))
+    await world.reconciler.wait_applied("a")
+    with pytest.raises(KernelError, match="b declares it differently from a"):
+        await world.reconciler.wait_applied("b")
     assert world.holds(Link("cni0", "bridge", mtu=1400))
-    world.reconciler.want("a", ())
-    await world.reconciler.settled("b")
+    world.reconciler.declare("a", ())
+    await world.reconciler.wait_applied("b")
     assert world.holds(Link("cni0", "bridge", mtu=1300))
 
 
@@ -293,44 +293,44 @@ async def test_the_underlay_is_told_when_it_changes(world: World) -> None:
     told: list[Underlay] = []
     world.reconciler.on_underlay(told.append)
     assert [interface.name for interface in world.reconciler.underlay.interfaces] == ["lo"]
-    world.somebody(Put(Link("lo", up=True)))
+    world.somebody(Upsert(Link("lo", up=True)))
     assert await eventually(lambda: bool(told) and told[-1].interfaces[0].up)
     assert world.reconciler.underlay == told[-1]
 
 
 async def test_what_is_absent_is_told_to_whoever_asked_for_it(world: World) -> None:
     told: list[str] = []
-    world.reconciler.on_absent(FLANNEL.key, lambda: told.append("tunnel"))
-    world.reconciler.on_absent(TABLE.key, lambda: told.append("table"))
-    world.reconciler.want("node", NODE)
-    await world.reconciler.settled("node")
-    world.somebody(Remove(FLANNEL))
+    world.reconciler.on_removed(FLANNEL.key, lambda: told.append("tunnel"))
+    world.reconciler.on_removed(TABLE.key, lambda: told.append("table"))
+    world.reconciler.declare("node", NODE)
+    await world.reconciler.wait_applied("node")
+    world.somebody(Delete(FLANNEL))
     assert await eventually(lambda: bool(told))
     assert await world.comes_to_hold(*NODE)
     assert told == ["tunnel"]
 
 
 async def test_a_foreign_device_keeps_the_settings_that_are_wished(world: World) -> None:
-    world.reconciler.want("node", (Link("lo", up=True),))
-    await world.reconciler.settled("node")
+    world.reconciler.declare("node", (Link("lo", up=True),))
+    await world.reconciler.wait_applied("node")
     assert await eventually(lambda: world.reconciler.underlay.interfaces[0].up)
-    world.somebody(Put(Link("lo", up=False)))
-    assert await eventually(lambda: world.applied.count(Put(Link("lo", up=True))) == 2)
+    world.somebody(Upsert(Link("lo", up=False)))
+    assert await eventually(lambda: world.applied.count(Upsert(Link("lo", up=True))) == 2)
     assert await eventually(lambda: world.driver.underlay().interfaces[0].up)
 
 
 async def test_a_restart_writes_nothing(world: World) -> None:
-    world.reconciler.want("node", NODE)
-    world.reconciler.want("peer/b", peer(1))
-    await world.reconciler.idle()
+    world.reconciler.declare("node", NODE)
+    world.reconciler.declare("peer/b", peer(1))
+    await world.reconciler.wait_idle()
     before = world.look()
     second: list[Change] = []
     again = Reconciler(Recording(_borrowed(world), second))  # type: ignore[arg-type]
     await again.start()
-    again.want("node", NODE)
-    again.want("peer/b", peer(1))
-    again.in_sync()
-    await again.idle()
+    again.declare("node", NODE)
+    again.declare("peer/b", peer(1))
+    again.start_garbage_collection()
+    await again.wait_idle()
     await again.stop()
     assert [change for change in second if not isinstance(change.object, Sysctl)] == []
     assert world.look() == before
@@ -343,7 +343,7 @@ def _borrowed(world: World) -> Driver:
         read = staticmethod(world.driver.read)
         apply = staticmethod(world.driver.apply)
         underlay = staticmethod(world.driver.underlay)
-        strayed = staticmethod(world.driver.strayed)
+        changed_sysctls = staticmethod(world.driver.changed_sysctls)
 
         def follow(self, on_events: object) -> None:
             """Its events stay with the first."""
@@ -367,10 +367,10 @@ async def test_the_event_loop_is_never_held_up(world: World, monkeypatch: pytest
     monkeypatch.setattr(asyncio.Handle, "_run", timed)
     peers = [peer(number) for number in range(1, 5001)]
     before = time.process_time()
-    world.reconciler.want("node", NODE)
+    world.reconciler.declare("node", NODE)
     for number, objects in enumerate(peers):
-        world.reconciler.want(f"peer/{number}", objects)
-    await world.reconciler.idle()
+        world.reconciler.declare(f"peer/{number}", objects)
+    await world.reconciler.wait_idle()
     whole = time.process_time() - before
     assert max(took) < whole / 4
     assert len(world.look()) >= 3 * len(peers)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from percale.kernel.netns import NamespaceThread, create_namespace, delete_namespace
+from percale.kernel.netns import NetnsThread, create_namespace, delete_namespace
 from percale.kernel.rtnl.driver import KernelDriver
 
 
@@ -21,11 +21,11 @@ class Space:
         create_namespace(path)
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._drivers: list[KernelDriver] = []
-        self._thread = NamespaceThread(self.descriptor)
+        self._thread = NetnsThread(self.descriptor)
 
-    def driver(self, narrate: Callable[[str], None] | None = None) -> KernelDriver:
+    def driver(self, log_command: Callable[[str], None] | None = None) -> KernelDriver:
         """A driver in here, closed at the end of the test."""
-        self._drivers.append(KernelDriver(NamespaceThread(self.descriptor), narrate=narrate))
+        self._drivers.append(KernelDriver(NetnsThread(self.descriptor), log_command=log_command))
         return self._drivers[-1]
 
     def run(self, *command: str, check: bool = True) -> str:

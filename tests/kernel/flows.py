@@ -13,7 +13,7 @@ from typing import TypeVar
 from tests.kernel.conftest import Space
 
 from percale.kernel.netlink.conntrack import Conntrack
-from percale.kernel.netns import NamespaceThread
+from percale.kernel.netns import NetnsThread
 from percale.render.policy.base_chains import TEXT
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ table inet service {{
 
 def inside(space: Space, action: Callable[[], T]) -> T:
     """What `action` returns in the namespace."""
-    thread = NamespaceThread(space.descriptor)
+    thread = NetnsThread(space.descriptor)
     try:
         return thread.run(action)
     finally:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.kernel.streams import datagrams
 
-from percale.kernel.netns import NamespaceThread
+from percale.kernel.netns import NetnsThread
 
 EVERY = 0.002
 """Seconds between two rounds."""
@@ -29,7 +29,7 @@ class Knocker:
     def __init__(self, namespace: Path, target: str, port: int) -> None:
         self._target = target, port
         with namespace.open() as entered:
-            self._thread = NamespaceThread(entered.fileno())
+            self._thread = NetnsThread(entered.fileno())
 
     def __call__(self, mark: bytes) -> None:
         with self._thread.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as made:

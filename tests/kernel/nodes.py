@@ -15,18 +15,18 @@ from typing import Any, TypeVar
 
 from tests.kernel.conftest import Space
 
-from percale.backend.interface_selection import Wishes, local_node, locate
+from percale.backend.interface_selection import InterfaceOptions, local_node, select_interface
 from percale.backend.protocol import LocalNode
 from percale.backend.registry import make_backend
 from percale.errors import BadConfig
 from percale.ipam.subnet_plan import NodeSubnets, candidate
-from percale.kernel.netns import NamespaceThread
+from percale.kernel.netns import NetnsThread
 from percale.kernel.reconciler.reconciler import Reconciler
 from percale.kernel.rtnl.driver import KernelDriver
 from percale.model.netconf import network_config
 from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec, make_lease
 from percale.render.network.base_chains import rulesets
-from percale.render.network.pod_sources import source_elements
+from percale.render.network.pod_veth import source_elements
 from percale.render.network.tunnels import tunnel_elements
 from percale.render.objects import KernelObject
 
@@ -101,7 +101,7 @@ class Machine:
 
     def socket(self, family: int, kind: int = socket.SOCK_DGRAM) -> socket.socket:
         """A socket in here, for use from anywhere."""
-        thread = NamespaceThread(self.space.descriptor)
+        thread = NetnsThread(self.space.descriptor)
         try:
             made = thread.run(lambda: socket.socket(family, kind))
         finally:
@@ -131,7 +131,7 @@ class Node(Machine):
         """A new life of the agent; the reconciler closes the driver."""
         self._config = network_config(document)
         self._backend = make_backend(self._config)
-        driver = KernelDriver(NamespaceThread(self.space.descriptor))
+        driver = KernelDriver(NetnsThread(self.space.descriptor))
         self.reconciler = Reconciler(driver, on_problem=lambda source, error: self.problems.append(source))
         await self.reconciler.start()
         self.reconciler.on_underlay(lambda underlay: self.render())
@@ -147,9 +147,9 @@ class Node(Machine):
     def local(self) -> LocalNode:
         underlay = self.reconciler.underlay
         try:
-            located = locate(Wishes(), underlay, ipv4=True, ipv6=True)
+            located = select_interface(InterfaceOptions(), underlay, ipv4=True, ipv6=True)
         except BadConfig:
-            located = locate(Wishes(), underlay, ipv4=True, ipv6=False)
+            located = select_interface(InterfaceOptions(), underlay, ipv4=True, ipv6=False)
         return local_node(self.name, located, self.subnets)
 
     def is_at(self, public_ip: str, public_ipv6: str) -> bool:
@@ -179,7 +179,7 @@ class Node(Machine):
     def know(self, *leases: SubnetLease) -> None:
         """These are all the peers, from now on."""
         for gone in self._peers.keys() - {lease.metadata.name for lease in leases}:
-            self.reconciler.want(f"peer/{gone}", ())
+            self.reconciler.declare(f"peer/{gone}", ())
         self._peers = {lease.metadata.name: lease for lease in leases}
         self.render()
 
@@ -189,21 +189,21 @@ class Node(Machine):
         except BadConfig:  # the interface is gone; what was wished stays, as in the agent
             return
         device = self._backend.device(local)
-        self.reconciler.want("node/device", device)
-        self.reconciler.want("node/guards", (*rulesets(self.subnets), *tunnel_elements(device)))
+        self.reconciler.declare("node/device", device)
+        self.reconciler.declare("node/guards", (*rulesets(self.subnets), *tunnel_elements(device)))
         for pod in self.pods:
             sources = source_elements(f"pcl{pod.number}", map(ip_address, pod.addresses.values()))
-            self.reconciler.want(f"pod/{pod.number}", sources)
+            self.reconciler.declare(f"pod/{pod.number}", sources)
         for name, lease in self._peers.items():
-            self.reconciler.want(f"peer/{name}", self._backend.peer(local, lease))
+            self.reconciler.declare(f"peer/{name}", self._backend.peer(local, lease))
 
     def peer_objects(self, other: Node) -> tuple[KernelObject, ...]:
         return self._backend.peer(self.local, other.lease)
 
     async def synced(self) -> None:
         """Everything wished is there, and nothing else of ours."""
-        self.reconciler.in_sync()
-        await self.reconciler.idle()
+        self.reconciler.start_garbage_collection()
+        await self.reconciler.wait_idle()
 
     def pod(self, number: int, space: Space) -> Pod:
         """Pod `number`, wired by hand as the routed wiring does it."""

@@ -17,7 +17,7 @@ from itertools import count
 from tests.kernel.conftest import Space
 from tests.unit.policy.obvious import Question
 
-from percale.kernel.netns import NamespaceThread
+from percale.kernel.netns import NetnsThread
 
 ROUNDS = (0.4, 0.1, 0.2, 0.4, 0.8)
 """Seconds for what should get through; what does not is tried again and again before it counts as denied."""
@@ -29,11 +29,11 @@ _ECHO, _ECHO_ANSWER = {4: 8, 6: 128}, {4: 0, 6: 129}
 _SCTP = 132
 
 
-class Place:
+class NetnsExecutor:
     """Where sockets of an address are made."""
 
     def __init__(self, space: Space) -> None:
-        self.thread = NamespaceThread(space.descriptor)
+        self.thread = NetnsThread(space.descriptor)
 
 
 def version_of(address: str) -> int:
@@ -43,7 +43,7 @@ def version_of(address: str) -> int:
 class Prober:
     """Listens at every address on these ports; one thread at a time."""
 
-    def __init__(self, places: Mapping[str, Place], ports: Iterable[int]) -> None:
+    def __init__(self, places: Mapping[str, NetnsExecutor], ports: Iterable[int]) -> None:
         self._places = places
         self._poll = select.epoll()
         self._readers: dict[int, Callable[[], None]] = {}

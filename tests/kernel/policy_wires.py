@@ -17,20 +17,20 @@ from pathlib import Path
 
 from msgspec.structs import replace
 from tests.kernel.conftest import Space
-from tests.kernel.policy_probes import Place, Prober
+from tests.kernel.policy_probes import NetnsExecutor, Prober
 from tests.unit.policy.obvious import Question
 from tests.unit.policy.small_worlds import ELSEWHERE, NODES, PORTS, Change
 
 from percale.kernel.netlink.conntrack import Conntrack
 from percale.kernel.netlink.socket import Request
-from percale.kernel.netns import NamespaceThread
-from percale.kernel.nftables.table import TableKeeper
+from percale.kernel.netns import NetnsThread
+from percale.kernel.nftables.table import KernelNftTable
 from percale.model.meta import Object, ObjectKey
 from percale.model.node import Node, NodeAddress
 from percale.model.pod import Pod
 from percale.policy.evaluator import Evaluator, Touched
 from percale.policy.verdict import Flow, Verdict
-from percale.render.nft.objects import Edit
+from percale.render.nft.objects import Transaction
 from percale.render.policy.renderer import PolicyTable
 
 HOMES: Mapping[str, tuple[tuple[str, ...], ...]] = {
@@ -84,8 +84,8 @@ class WiredNode:
     def __init__(self, name: str, space: Space) -> None:
         self.name = name
         self.space = space
-        self.keeper = TableKeeper(NamespaceThread(space.descriptor))
-        thread = NamespaceThread(space.descriptor)
+        self.nft_table = KernelNftTable(NetnsThread(space.descriptor))
+        thread = NetnsThread(space.descriptor)
         self.conntrack = Conntrack(thread)
         thread.close()
         self.forget()
@@ -96,19 +96,19 @@ class WiredNode:
         self.table = PolicyTable(self.evaluator, self.name)
 
     async def change(self, changes: Iterable[Change]) -> None:
-        await self.keeper.edit(self.table.update([touch(self.evaluator, each) for each in changes]))
+        await self.nft_table.apply(self.table.update([touch(self.evaluator, each) for each in changes]))
 
     async def begin(self, changes: Iterable[Change]) -> None:
         """An agent that starts, and finds in the kernel whatever the one before left there."""
         self.forget()
         self.table.update([touch(self.evaluator, each) for each in changes])
-        await self.keeper.restore(self.table.image())
+        await self.nft_table.sync(self.table.snapshot())
 
-    async def difference(self) -> Edit:
+    async def diff(self) -> Transaction:
         """What the kernel holds otherwise than a fresh start over the same objects would have it."""
         fresh = PolicyTable(self.evaluator, self.name)
         fresh.update([Touched(policies=tuple((None, policy) for policy in self.evaluator.policies.values()))])
-        return await self.keeper.restore(fresh.image())
+        return await self.nft_table.sync(fresh.snapshot())
 
     def flush_flows(self) -> None:
         assert self.conntrack._socket.request([Request(_DELETE_FLOWS, 0, bytes(4))]) == [None]
@@ -130,19 +130,19 @@ class Wires:
         """By each of its addresses."""
         self._wire_outside()
         self.nodes = {name: WiredNode(name, self._wire_node(name)) for name in HOMES}
-        places = {address: Place(space) for space in self._spaces for address in self._addresses(space)}
+        places = {address: NetnsExecutor(space) for space in self._spaces for address in self._addresses(space)}
         self.prober = Prober(places, {port for _, port in PORTS if port is not None})
         self.evaluator = Evaluator()
         self._objects: dict[tuple[type[Object], ObjectKey], Object] = {}
         for node in self.nodes.values():
-            self.runner.run(node.keeper.start())
-            self.runner.run(node.keeper.restore(Edit()))
+            self.runner.run(node.nft_table.start())
+            self.runner.run(node.nft_table.sync(Transaction()))
         self.prober.expect(QUESTIONS, set(QUESTIONS))  # until all neighbours have found each other
 
     def down(self) -> None:
         self.prober.close()
         for node in self.nodes.values():
-            self.runner.run(node.keeper.stop())
+            self.runner.run(node.nft_table.stop())
             node.conntrack.close()
         self.runner.close()
         for space in self._spaces:
@@ -181,9 +181,9 @@ class Wires:
             if (question in passed) != (question in allowed)
         ]
 
-    def differences(self) -> list[Edit]:
+    def differences(self) -> list[Transaction]:
         """What each kernel holds otherwise than a fresh start would have it."""
-        return [edit for node in self.nodes.values() if (edit := self.runner.run(node.difference()))]
+        return [edit for node in self.nodes.values() if (edit := self.runner.run(node.diff()))]
 
     # Wires
 

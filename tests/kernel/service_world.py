@@ -20,8 +20,8 @@ from typing import Any, NamedTuple, TypeVar
 from tests.kernel.conftest import Space
 from tests.kernel.nodes import DUAL, Fabric, Machine, Node, Pod
 
-from percale.kernel.netns import NamespaceThread
-from percale.kernel.nftables.table import TableKeeper
+from percale.kernel.netns import NetnsThread
+from percale.kernel.nftables.table import KernelNftTable
 from percale.model.endpoints import Endpoint, EndpointConditions, EndpointPort, EndpointSlice
 from percale.model.meta import Object, ObjectKey, ObjectMeta
 from percale.model.node import Node as NodeObject
@@ -35,8 +35,8 @@ from percale.model.service import (
     ServiceStatus,
 )
 from percale.render.network.masquerade import node_tables
-from percale.render.network.pod_sources import source_elements
-from percale.render.nft.objects import Edit
+from percale.render.network.pod_veth import source_elements
+from percale.render.nft.objects import Transaction
 from percale.render.policy import base_chains as enforcing
 from percale.render.service import base_chains as balancing
 from percale.render.service.renderer import ServiceElements
@@ -68,7 +68,7 @@ class Seen(NamedTuple):
 
 
 def inside(machine: Machine, action: Callable[[], T]) -> T:
-    with contextlib.closing(NamespaceThread(machine.space.descriptor)) as thread:
+    with contextlib.closing(NetnsThread(machine.space.descriptor)) as thread:
         return thread.run(action)
 
 
@@ -176,21 +176,23 @@ class ServiceNode:
         self.elements.local_pods = frozenset(
             ip_address(each).packed for pod in node.pods for each in pod.addresses.values()
         )
-        shapes = (*enforcing.SHAPES, *balancing.SHAPES)
+        shapes = (*enforcing.SET_SPECS, *balancing.SET_SPECS)
         text = f"{enforcing.TEXT}\n{balancing.TEXT}"
-        self.keeper = TableKeeper(NamespaceThread(node.space.descriptor), static=text, shapes=shapes)
+        self.nft_table = KernelNftTable(NetnsThread(node.space.descriptor), static=text, specs=shapes)
 
     def address(self, version: int) -> str:
         n, s = self.node.number, self.node.segment
         return f"192.168.{s}.{n}" if version == 4 else f"fd00:{s}::{n}"
 
     async def start(self) -> None:
-        await self.keeper.start()
-        await self.keeper.restore(self.elements.image())
+        await self.nft_table.start()
+        await self.nft_table.sync(self.elements.snapshot())
 
-    async def apply(self, put: Iterable[Object] = (), gone: Iterable[tuple[type[Object], ObjectKey]] = ()) -> Edit:
+    async def apply(
+        self, put: Iterable[Object] = (), gone: Iterable[tuple[type[Object], ObjectKey]] = ()
+    ) -> Transaction:
         edit = self.elements.update(self.table.apply(put, gone))
-        await self.keeper.edit(edit)
+        await self.nft_table.apply(edit)
         return edit
 
 
@@ -279,10 +281,10 @@ async def service_world(
     await fabric.meet(one, two)
     networks = [ip_network(each) for each in PODS.values()]
     for node in (one, two):
-        node.reconciler.want("node/tables", node_tables(networks, node.subnets, masquerade=True))
+        node.reconciler.declare("node/tables", node_tables(networks, node.subnets, masquerade=True))
         for pod in node.pods:
             own = source_elements(f"pcl{pod.number}", map(ip_address, pod.addresses.values()))
-            node.reconciler.want(f"pod/{pod.number}", own)
+            node.reconciler.declare(f"pod/{pod.number}", own)
         await node.synced()
         node.sh("echo 0 > /proc/sys/net/ipv4/icmp_ratelimit; echo 0 > /proc/sys/net/ipv6/icmp/ratelimit")
     outside.sh("ip route add 172.30.0.0/16 via 192.168.1.1; ip route add 198.51.100.0/24 via 192.168.1.1")
@@ -298,7 +300,7 @@ async def service_world(
         yield world
     finally:
         for each in world.nodes:
-            await each.keeper.stop()
+            await each.nft_table.stop()
         world.answering.close()
         await fabric.down()
 

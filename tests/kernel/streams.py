@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from percale.kernel.netns import NamespaceThread
+from percale.kernel.netns import NetnsThread
 
 EVERY = 0.003
 """Seconds between two rounds."""
@@ -42,7 +42,7 @@ def datagrams(namespace: Path, address: str, port: int = 0) -> socket.socket:
     """A socket that never waits, in a namespace."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with namespace.open() as entered:
-        thread = NamespaceThread(entered.fileno())
+        thread = NetnsThread(entered.fileno())
     try:
         made = thread.run(lambda: socket.socket(family, socket.SOCK_DGRAM))
     finally:

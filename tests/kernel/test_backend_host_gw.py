@@ -66,12 +66,12 @@ async def test_bug_one_refused_route_stalls_nothing(fabric: Fabric) -> None:
     await fabric.meet(one, two)
     everywhere = replace(one.local, on_link=frozenset({ip_network("0.0.0.0/0")}))
     wrong, _ = HostGw().peer(everywhere, three.lease)
-    one.reconciler.want("peer/n3", [wrong])
+    one.reconciler.declare("peer/n3", [wrong])
     with pytest.raises(KernelError):
-        await one.reconciler.settled("peer/n3")
+        await one.reconciler.wait_applied("peer/n3")
     assert one.problems == ["peer/n3"]
-    one.reconciler.want("peer/n4", [Route(ip_network("10.244.4.0/24"), "eth0", two.local.public_ip)])
-    await one.reconciler.settled("peer/n4")
+    one.reconciler.declare("peer/n4", [Route(ip_network("10.244.4.0/24"), "eth0", two.local.public_ip)])
+    await one.reconciler.wait_applied("peer/n4")
     await reaches(one, two)
 
 

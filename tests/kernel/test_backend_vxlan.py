@@ -141,7 +141,7 @@ async def test_bug_peers_that_left_while_the_agent_was_down_are_collected(fabric
     await one.stop()
     await one.start(VXLAN)
     one.know(two.lease)
-    await one.reconciler.idle()
+    await one.reconciler.wait_idle()
     assert "10.244.3.0/24" in one.sh("ip route"), "before all sources have spoken, nothing goes"
     await one.synced()
     assert "10.244.3.0" not in one.sh("ip route; ip neigh")
@@ -217,9 +217,9 @@ async def test_another_vni_takes_the_old_device_away(fabric: Fabric) -> None:
 async def test_bug_one_refused_object_stalls_nothing(fabric: Fabric) -> None:
     """In flannel one failing netlink call can hold up the event loop for a minute."""
     one, two = await fabric.node(1, VXLAN), await fabric.node(2, VXLAN)
-    one.reconciler.want("peer/bad", [Route(ip_network("10.244.9.0/24"), "eth0", ip_address("203.0.113.1"))])
+    one.reconciler.declare("peer/bad", [Route(ip_network("10.244.9.0/24"), "eth0", ip_address("203.0.113.1"))])
     with pytest.raises(KernelError, match="Nexthop has invalid gateway"):
-        await one.reconciler.settled("peer/bad")
+        await one.reconciler.wait_applied("peer/bad")
     await asyncio.wait_for(fabric.meet(one, two), timeout=30)
     await reaches(one, two)
     assert one.problems == ["peer/bad"]

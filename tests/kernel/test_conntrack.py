@@ -16,8 +16,8 @@ from percale.kernel.netlink.conntrack import (
     DESTINATION_TRANSLATED,
     SOURCE_TRANSLATED,
     Conntrack,
-    Seek,
-    Tracked,
+    ConntrackEntry,
+    EntryFilter,
 )
 from percale.render.policy.base_chains import CUT_MARK
 
@@ -40,7 +40,7 @@ def packed(address: str) -> bytes:
     return ip_address(address).packed
 
 
-def only(flows: Iterator[Tracked]) -> Tracked:
+def only(flows: Iterator[ConntrackEntry]) -> ConntrackEntry:
     (flow,) = flows
     return flow
 
@@ -84,14 +84,14 @@ def test_pings_and_datagrams_are_read_too(world: World, conntrack: Conntrack, ve
 
 def test_flows_are_sought_by_family_mark_and_zone(world: World, conntrack: Conntrack) -> None:
     wires = [world.tcp(4), world.tcp(6)]
-    (one,) = conntrack.flows(Seek(family=socket.AF_INET))
-    (other,) = conntrack.flows(Seek(family=socket.AF_INET6))
+    (one,) = conntrack.flows(EntryFilter(family=socket.AF_INET))
+    (other,) = conntrack.flows(EntryFilter(family=socket.AF_INET6))
     assert {one.client, other.client} == {packed(A[4]), packed(A[6])}
-    assert list(conntrack.flows(Seek(marked=CUT_MARK))) == []
+    assert list(conntrack.flows(EntryFilter(marked=CUT_MARK))) == []
     assert conntrack.mark([one], CUT_MARK | 1, CUT_MARK | 1) == [None]
-    assert [flow.id for flow in conntrack.flows(Seek(marked=CUT_MARK))] == [one.id]
-    assert len(list(conntrack.flows(Seek(zone=0)))) == 2
-    assert list(conntrack.flows(Seek(zone=7))) == []
+    assert [flow.id for flow in conntrack.flows(EntryFilter(marked=CUT_MARK))] == [one.id]
+    assert len(list(conntrack.flows(EntryFilter(zone=0)))) == 2
+    assert list(conntrack.flows(EntryFilter(zone=7))) == []
     assert conntrack.count() == 2
     for wire in wires:
         wire.close()
@@ -117,7 +117,7 @@ def test_many_addresses_are_found_as_few_are(
             talker.sendto(b"x", (B[4], 9000 + number))
     both = {packed(A[4]), packed(B[4])}
     picked = list(conntrack.of(both))
-    monkeypatch.setattr(percale.kernel.netlink.conntrack, "_A_SEEK_COSTS", 0)
+    monkeypatch.setattr(percale.kernel.netlink.conntrack, "_FILTER_COSTS", 0)
     asked = list(conntrack.of(both))
     assert len(picked) == len(asked) == 20
     assert set(picked) == set(asked)
@@ -188,9 +188,9 @@ def test_tcp_entries_are_never_deleted_and_others_are(world: World, conntrack: C
     wires = [world.tcp(4), world.udp(4)]
     flows = list(conntrack.flows())
     with pytest.raises(AssertionError, match="marked, not deleted"):
-        conntrack.forget(flows)
+        conntrack.delete(flows)
     datagrams = [flow for flow in flows if flow.original.protocol == socket.IPPROTO_UDP]
-    assert conntrack.forget(datagrams) == [None]
+    assert conntrack.delete(datagrams) == [None]
     assert [flow.original.protocol for flow in conntrack.flows()] == [socket.IPPROTO_TCP]
     for wire in wires:
         wire.close()
@@ -202,7 +202,7 @@ def test_a_flow_that_has_ended_is_no_error(world: World, conntrack: Conntrack) -
     wire.close()
     world.node.run("conntrack", "-F")
     assert conntrack.mark(flows, CUT_MARK, CUT_MARK) == [None]
-    assert conntrack.forget(flows) == [None]
+    assert conntrack.delete(flows) == [None]
     assert list(conntrack.flows()) == [], "marking makes no entries"
 
 

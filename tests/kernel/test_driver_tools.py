@@ -15,12 +15,12 @@ from msgspec.structs import replace
 
 from percale.errors import KernelError
 from percale.kernel.cleanup import owned_removals
-from percale.kernel.commands import spell
-from percale.kernel.netlink import link as links
+from percale.kernel.commands import to_commands
+from percale.kernel.errors import apply_or_raise
+from percale.kernel.netlink import link
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.plan import matches
-from percale.kernel.protocol import Absent, KernelEvent, Lost, Present, Put, Remove
-from percale.kernel.refusal import apply_or_raise
+from percale.kernel.protocol import Delete, KernelEvent, ObjectChanged, ObjectRemoved, ResyncRequired, Upsert
 from percale.render.objects import (
     Address,
     Bridge,
@@ -88,8 +88,8 @@ SPELLED: tuple[KernelObject, ...] = (
 def test_the_lines_we_spell_make_what_we_make(new_space: Callable[[], Any]) -> None:
     ours, theirs = new_space(), new_space()
     lines: list[str] = []
-    apply_or_raise(ours.driver(lines.append), [Put(obj) for obj in SPELLED])
-    assert lines == [line for obj in SPELLED for line in spell(Put(obj))]
+    apply_or_raise(ours.driver(lines.append), [Upsert(obj) for obj in SPELLED])
+    assert lines == [line for obj in SPELLED for line in to_commands(Upsert(obj))]
     for line in lines:
         theirs.shell(line)
     made, spelled = ours.driver().read(), theirs.driver().read()
@@ -101,20 +101,20 @@ def test_the_lines_we_spell_make_what_we_make(new_space: Callable[[], Any]) -> N
     for space in (ours, theirs):
         assert space.run("cat", "/proc/sys/net/ipv4/ip_forward") == "1\n"
     for obj in reversed(SPELLED):
-        for line in spell(Remove(obj)):
+        for line in to_commands(Delete(obj)):
             theirs.shell(line)
     assert theirs.driver().read() == {}
 
 
 def test_a_pod_pair_is_born_in_its_namespace_in_one_message(new_space: Callable[[], Any]) -> None:
     node, pod = new_space(), new_space()
-    wish = Link("pod0", "veth", mtu=1450, peer=Peer("eth0", pod.descriptor, "02:00:00:00:00:05", 1450))
-    apply_or_raise(node.driver(), [Put(wish), Put(Route(ip_network("10.244.1.5/32"), "pod0"))])
+    desired = Link("pod0", "veth", mtu=1450, peer=Peer("eth0", pod.descriptor, "02:00:00:00:00:05", 1450))
+    apply_or_raise(node.driver(), [Upsert(desired), Upsert(Route(ip_network("10.244.1.5/32"), "pod0"))])
     (eth0,) = (interface for interface in pod.driver().underlay().interfaces if interface.name == "eth0")
     assert (eth0.mac, eth0.mtu, eth0.up) == ("02:00:00:00:00:05", 1450, False)
-    apply_or_raise(pod.driver(), [Put(Link("eth0")), Put(Address("eth0", ip_interface("10.244.1.5/32")))])
+    apply_or_raise(pod.driver(), [Upsert(Link("eth0")), Upsert(Address("eth0", ip_interface("10.244.1.5/32")))])
     assert ip_interface("10.244.1.5/32") in {key[2] for key in pod.driver().read()}
-    (line,) = (line for line in spell(Put(wish)) if "link add" in line)
+    (line,) = (line for line in to_commands(Upsert(desired)) if "link add" in line)
     theirs = new_space()
     pod.run("ip", "link", "delete", "eth0")
     theirs.shell(line, (pod.descriptor,))
@@ -125,20 +125,20 @@ def test_packets_cross_two_nodes_through_the_tunnel(new_space: Callable[[], Any]
     left, right = new_space(), new_space()
     ends = ((left, 1, 2), (right, 2, 1))
     wire = Link("eth0", "veth", peer=Peer("eth0", right.descriptor))
-    apply_or_raise(left.driver(), [Put(wire)])
+    apply_or_raise(left.driver(), [Upsert(wire)])
     for space, mine, other in ends:
         mac, peer_mac = f"02:00:00:00:00:0{mine}", f"02:00:00:00:00:0{other}"
         gateway = ip_address(f"10.244.{other}.0")
         apply_or_raise(
             space.driver(),
             [
-                Put(Link("eth0")),
-                Put(Address("eth0", ip_interface(f"192.168.1.{mine}/24"))),
-                Put(Link("flannel.1", "vxlan", mac=mac, vxlan=Vxlan(1, ip_address(f"192.168.1.{mine}"), "eth0"))),
-                Put(Address("flannel.1", ip_interface(f"10.244.{mine}.0/32"))),
-                Put(Neighbour("flannel.1", gateway, peer_mac)),
-                Put(FdbEntry("flannel.1", peer_mac, ip_address(f"192.168.1.{other}"))),
-                Put(Route(ip_network(f"10.244.{other}.0/24"), "flannel.1", gateway, onlink=True)),
+                Upsert(Link("eth0")),
+                Upsert(Address("eth0", ip_interface(f"192.168.1.{mine}/24"))),
+                Upsert(Link("flannel.1", "vxlan", mac=mac, vxlan=Vxlan(1, ip_address(f"192.168.1.{mine}"), "eth0"))),
+                Upsert(Address("flannel.1", ip_interface(f"10.244.{mine}.0/32"))),
+                Upsert(Neighbour("flannel.1", gateway, peer_mac)),
+                Upsert(FdbEntry("flannel.1", peer_mac, ip_address(f"192.168.1.{other}"))),
+                Upsert(Route(ip_network(f"10.244.{other}.0/24"), "flannel.1", gateway, onlink=True)),
             ],
         )
     server = right._thread.run(lambda: socket.create_server(("10.244.2.0", 8080)))
@@ -180,13 +180,13 @@ def test_all_of_ours_is_removed_and_nothing_else(space: Any) -> None:
     apply_or_raise(
         driver,
         [
-            Put(Address("eth0", ip_interface("10.9.9.9/32"))),
-            Put(FLANNEL),
-            Put(Route(DST, "eth0", ip_address("192.168.1.9"))),
-            Put(Neighbour("eth0", ip_address("192.168.1.77"), "02:00:00:00:00:77")),
-            Put(Neighbour("flannel.1", ip_address("10.244.2.0"), "02:00:00:00:00:77")),
-            Put(TABLE),
-            Put(Element("ip", "nets", (ip_network("10.0.0.0/8"),))),
+            Upsert(Address("eth0", ip_interface("10.9.9.9/32"))),
+            Upsert(FLANNEL),
+            Upsert(Route(DST, "eth0", ip_address("192.168.1.9"))),
+            Upsert(Neighbour("eth0", ip_address("192.168.1.77"), "02:00:00:00:00:77")),
+            Upsert(Neighbour("flannel.1", ip_address("10.244.2.0"), "02:00:00:00:00:77")),
+            Upsert(TABLE),
+            Upsert(Element("ip", "nets", (ip_network("10.0.0.0/8"),))),
         ],
     )
     assert "flannel.1" in space.run("ip", "link")
@@ -200,14 +200,14 @@ def test_all_of_ours_is_removed_and_nothing_else(space: Any) -> None:
 def test_a_device_that_somebody_makes_before_us_stays_theirs(space: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between our look and our request: all messages go out at once, and those after one that fails are worked off too."""
     driver = space.driver()
-    encode = links.create
+    encode = link.create
 
-    def late(*wished: Any) -> list[netlink.Request]:
+    def late(*expected: Any) -> list[netlink.Request]:
         space.shell("ip link add flannel.1 type ifb")
-        return encode(*wished)
+        return encode(*expected)
 
-    monkeypatch.setattr(links, "create", late)
-    (error,) = driver.apply([Put(Link("flannel.1", "bridge"))])
+    monkeypatch.setattr(link, "create", late)
+    (error,) = driver.apply([Upsert(Link("flannel.1", "bridge"))])
     assert isinstance(error, FileExistsError)
     assert driver.read() == {}
     assert "alias" not in space.run("ip", "link", "show", "dev", "flannel.1")
@@ -220,7 +220,7 @@ def _without_counters(text: str) -> list[str]:
 
 def test_a_device_of_flannels_is_adopted_with_what_is_on_it(space: Any) -> None:
     driver = space.driver()
-    apply_or_raise(driver, [Put(ETH0), Put(Address("eth0", ip_interface("192.168.1.1/24")))])
+    apply_or_raise(driver, [Upsert(ETH0), Upsert(Address("eth0", ip_interface("192.168.1.1/24")))])
     for line in [
         "ip link add flannel.1 mtu 1400 type vxlan id 1 local 192.168.1.1 dev eth0 dstport 8472 nolearning",
         "ip link set flannel.1 up",
@@ -231,7 +231,7 @@ def test_a_device_of_flannels_is_adopted_with_what_is_on_it(space: Any) -> None:
         space.shell(line)
     index = _index(space, "flannel.1")
     assert FLANNEL.key not in driver.read()
-    apply_or_raise(driver, [Put(FLANNEL)])
+    apply_or_raise(driver, [Upsert(FLANNEL)])
     assert _index(space, "flannel.1") == index
     there = driver.read()
     assert there[FLANNEL.key].key == FLANNEL.key
@@ -241,7 +241,7 @@ def test_a_device_of_flannels_is_adopted_with_what_is_on_it(space: Any) -> None:
         FdbEntry("flannel.1", "02:00:00:00:00:09", ip_address("192.168.1.9")),
     ]
     assert [there.get(obj.key) for obj in stale] == stale
-    apply_or_raise(driver, [Remove(obj) for obj in stale])
+    apply_or_raise(driver, [Delete(obj) for obj in stale])
     assert not {obj.key for obj in stale} & driver.read().keys()
 
 
@@ -252,33 +252,33 @@ def _index(space: Any, name: str) -> str:
 def test_the_kernels_own_words_reach_the_user(space: Any) -> None:
     driver = space.driver()
     with pytest.raises(KernelError) as caught:
-        apply_or_raise(driver, [Put(ETH0), Put(Route(DST, "eth0", ip_address("10.99.0.1")))])
+        apply_or_raise(driver, [Upsert(ETH0), Upsert(Route(DST, "eth0", ip_address("10.99.0.1")))])
     assert caught.value.errno == errno.ENETUNREACH
     assert str(caught.value).startswith(
         "ip route replace 10.244.2.0/24 via 10.99.0.1 dev eth0 proto 112: Nexthop has invalid gateway"
     )
     with pytest.raises(KernelError, match="syntax error"):
-        apply_or_raise(driver, [Put(Ruleset("ip", "chain broken { nonsense }"))])
+        apply_or_raise(driver, [Upsert(Ruleset("ip", "chain broken { nonsense }"))])
     with pytest.raises(KernelError, match=r"set pods is of type ifname \. ipv4_addr"):
-        apply_or_raise(driver, [Put(TABLE), Put(Element("ip", "pods", ("pod0", ip_address("fd00::1"))))])
+        apply_or_raise(driver, [Upsert(TABLE), Upsert(Element("ip", "pods", ("pod0", ip_address("fd00::1"))))])
 
 
 def test_one_bad_element_among_many_is_found(space: Any) -> None:
     driver = space.driver()
     good = [Element("ip", "nets", (ip_network((0x0A000000 + (number << 8), 24)),)) for number in range(3000)]
     overlapping = Element("ip", "nets", (ip_network("10.0.0.0/16"),))
-    results = driver.apply([Put(TABLE), *(Put(obj) for obj in good), Put(overlapping)])
+    results = driver.apply([Upsert(TABLE), *(Upsert(obj) for obj in good), Upsert(overlapping)])
     assert [type(error) for error in results if error is not None] == [FileExistsError]
     assert results[-1] is not None
     there = driver.read()
     assert all(obj.key in there for obj in good)
-    assert set(driver.apply([Remove(obj) for obj in good])) == {None}
+    assert set(driver.apply([Delete(obj) for obj in good])) == {None}
     assert [obj for obj in driver.read().values() if isinstance(obj, Element)] == []
 
 
 def test_a_table_loaded_before_keeps_its_elements_over_a_restart(space: Any) -> None:
     element = Element("ip", "pods", ("pod0", ip_address("10.244.1.9")))
-    apply_or_raise(space.driver(), [Put(TABLE), Put(element)])
+    apply_or_raise(space.driver(), [Upsert(TABLE), Upsert(element)])
     there = space.driver().read()
     assert matches(TABLE, there[TABLE.key])
     assert there[element.key] == element
@@ -288,24 +288,24 @@ def test_a_table_loaded_before_keeps_its_elements_over_a_restart(space: Any) -> 
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("ip route delete 10.244.2.0/24", Absent(Route(DST).key)),
-        ("ip link set lo up; ip route replace 10.244.2.0/24 dev lo", Absent(Route(DST).key)),
-        ("ip neighbour delete 10.244.2.0 dev flannel.1", Absent(neighbour_key("flannel.1", ip_address("10.244.2.0")))),
+        ("ip route delete 10.244.2.0/24", ObjectRemoved(Route(DST).key)),
+        ("ip link set lo up; ip route replace 10.244.2.0/24 dev lo", ObjectRemoved(Route(DST).key)),
+        ("ip neighbour delete 10.244.2.0 dev flannel.1", ObjectRemoved(neighbour_key("flannel.1", ip_address("10.244.2.0")))),
         ("ip neighbour replace 10.244.2.0 lladdr 02:00:00:00:00:09 dev flannel.1 nud stale",
-         Absent(neighbour_key("flannel.1", ip_address("10.244.2.0")))),
-        ("bridge fdb delete 02:00:00:00:00:09 dev flannel.1 self", Absent(("fdb", "flannel.1", "02:00:00:00:00:09"))),
-        ("ip link delete flannel.1", Absent(FLANNEL.key)),
-        ("ip link set flannel.1 down; ip link set flannel.1 name other0", Absent(FLANNEL.key)),
-        ("ip link set eth0 alias ''", Present(replace(ETH0, alias="", peer=None, arp=True))),
-        ("nft delete table ip percale", Absent(TABLE.key)),
-        ("nft flush ruleset", Absent(TABLE.key)),
-        ("nft flush chain ip percale forward", Absent(TABLE.key)),
+         ObjectRemoved(neighbour_key("flannel.1", ip_address("10.244.2.0")))),
+        ("bridge fdb delete 02:00:00:00:00:09 dev flannel.1 self", ObjectRemoved(("fdb", "flannel.1", "02:00:00:00:00:09"))),
+        ("ip link delete flannel.1", ObjectRemoved(FLANNEL.key)),
+        ("ip link set flannel.1 down; ip link set flannel.1 name other0", ObjectRemoved(FLANNEL.key)),
+        ("ip link set eth0 alias ''", ObjectChanged(replace(ETH0, alias="", peer=None, arp=True))),
+        ("nft delete table ip percale", ObjectRemoved(TABLE.key)),
+        ("nft flush ruleset", ObjectRemoved(TABLE.key)),
+        ("nft flush chain ip percale forward", ObjectRemoved(TABLE.key)),
         ("nft 'delete element ip percale pods { pod0 . 10.244.1.9 }'",
-         Absent(("element", "ip", "pods", ("pod0", ip_address("10.244.1.9"))))),
-        ("nft flush set ip percale pods", Absent(("element", "ip", "pods", ("pod0", ip_address("10.244.1.9"))))),
-        ("nft flush set ip percale nets", Lost()),
-        ("tc qdisc delete dev eth0 root", Absent(("shaper", "eth0"))),
-        ("tc qdisc delete dev eth0 ingress", Absent(("redirect", "eth0"))),
+         ObjectRemoved(("element", "ip", "pods", ("pod0", ip_address("10.244.1.9"))))),
+        ("nft flush set ip percale pods", ObjectRemoved(("element", "ip", "pods", ("pod0", ip_address("10.244.1.9"))))),
+        ("nft flush set ip percale nets", ResyncRequired()),
+        ("tc qdisc delete dev eth0 root", ObjectRemoved(("shaper", "eth0"))),
+        ("tc qdisc delete dev eth0 ingress", ObjectRemoved(("redirect", "eth0"))),
     ],
 )  # fmt: skip
 def test_what_the_tools_do_is_seen(space: Any, line: str, expected: KernelEvent) -> None:
@@ -313,18 +313,18 @@ def test_what_the_tools_do_is_seen(space: Any, line: str, expected: KernelEvent)
     apply_or_raise(
         driver,
         [
-            Put(ETH0),
-            Put(Address("eth0", ip_interface("192.168.1.1/24"))),
-            Put(FLANNEL),
-            Put(Neighbour("flannel.1", ip_address("10.244.2.0"), "02:00:00:00:00:09")),
-            Put(FdbEntry("flannel.1", "02:00:00:00:00:09", ip_address("192.168.1.9"))),
-            Put(Route(DST, "flannel.1", ip_address("10.244.2.0"), onlink=True)),
-            Put(Link("ifb0", "ifb")),
-            Put(Shaper("eth0", 8_000_000, 80_000)),
-            Put(Redirect("eth0", "ifb0")),
-            Put(TABLE),
-            Put(Element("ip", "pods", ("pod0", ip_address("10.244.1.9")))),
-            Put(Element("ip", "nets", (ip_network("10.0.0.0/8"),))),
+            Upsert(ETH0),
+            Upsert(Address("eth0", ip_interface("192.168.1.1/24"))),
+            Upsert(FLANNEL),
+            Upsert(Neighbour("flannel.1", ip_address("10.244.2.0"), "02:00:00:00:00:09")),
+            Upsert(FdbEntry("flannel.1", "02:00:00:00:00:09", ip_address("192.168.1.9"))),
+            Upsert(Route(DST, "flannel.1", ip_address("10.244.2.0"), onlink=True)),
+            Upsert(Link("ifb0", "ifb")),
+            Upsert(Shaper("eth0", 8_000_000, 80_000)),
+            Upsert(Redirect("eth0", "ifb0")),
+            Upsert(TABLE),
+            Upsert(Element("ip", "pods", ("pod0", ip_address("10.244.1.9")))),
+            Upsert(Element("ip", "nets", (ip_network("10.0.0.0/8"),))),
         ],
     )
     seen: list[KernelEvent] = []
@@ -343,7 +343,7 @@ def test_what_the_tools_do_is_seen(space: Any, line: str, expected: KernelEvent)
 def test_a_closed_driver_leaves_the_kernel_and_no_descriptor(space: Any) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     driver = space.driver()
-    apply_or_raise(driver, [Put(ETH0)])
+    apply_or_raise(driver, [Upsert(ETH0)])
     driver.follow(lambda events: None)
     driver.close()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
@@ -365,5 +365,5 @@ def test_a_driver_killed_after_any_send_leaves_no_device_without_its_mark(
 
     monkeypatch.setattr(netlink.Socket, "_exchange", killed)
     with pytest.raises(KeyboardInterrupt):
-        driver.apply([Put(made)])
+        driver.apply([Upsert(made)])
     assert "alias percale" in space.run("ip", "link", "show", made.name)

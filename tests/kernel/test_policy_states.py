@@ -27,8 +27,8 @@ from percale.agent.policy.controller import Enforcement
 from percale.agent.policy.established_flows import Cutting
 from percale.agent.problems import Troubles
 from percale.kernel.netlink.conntrack import Conntrack
-from percale.kernel.netns import NamespaceThread
-from percale.kernel.nftables.table import TableKeeper
+from percale.kernel.netns import NetnsThread
+from percale.kernel.nftables.table import KernelNftTable
 from percale.model.manifest.decode import decode_manifest
 from percale.model.meta import Object
 from percale.policy.evaluator import Evaluator
@@ -146,10 +146,10 @@ class Agent:
     def __init__(self, node: WiredNode, store: MemoryStore) -> None:
         log = LineLog("text", io.StringIO())
         troubles = Troubles(log)
-        keeper = TableKeeper(NamespaceThread(node.space.descriptor))
-        self.table = NodeTable(keeper, troubles, Events(node.name, store, troubles))
+        nft_table = KernelNftTable(NetnsThread(node.space.descriptor))
+        self.table = NodeTable(nft_table, troubles, Events(node.name, store, troubles))
         self.enforcement = Enforcement(node.name, store, self.table, troubles=troubles, reconsider=self._reconsider)
-        place = NamespaceThread(node.space.descriptor)
+        place = NetnsThread(node.space.descriptor)
         conntrack = Conntrack(place)
         place.close()
         evaluator = self.enforcement.evaluator

@@ -140,12 +140,12 @@ async def test_lc_gives_more_to_those_with_few_connections(world: ServiceWorld) 
     node = world.nodes[0]
     busy = ip_address(world.pod(1, 7).addresses[4]).packed + TARGET.to_bytes(2)
     node.elements.connections = {(6, busy): 1000}
-    await node.keeper.edit(node.elements.update([ObjectKey("ns", "web")]))
+    await node.nft_table.apply(node.elements.update([ObjectKey("ns", "web")]))
     found = many(world.pod(1, 8), CLUSTER[4], 200)
     assert 5 <= found["n1/7"] <= 50, "20 are expected"
     node.elements.connections = {}
-    await node.keeper.edit(node.elements.update([ObjectKey("ns", "web")]))
-    assert not await node.keeper.restore(node.elements.image())
+    await node.nft_table.apply(node.elements.update([ObjectKey("ns", "web")]))
+    assert not await node.nft_table.sync(node.elements.snapshot())
 
 
 # Clients that stay
@@ -184,12 +184,12 @@ async def test_a_remembered_endpoint_that_goes_is_forgotten_and_the_others_are_n
     before = choices()
     gone = before[clients[0]]
     await world.apply(world.slice(version, *(name for name in ALL if name != gone)))
-    assert await node.keeper.forget(node.elements.left) == list(before.values()).count(gone)
+    assert await node.nft_table.prune(node.elements.left) == list(before.values()).count(gone)
     after = choices()
     assert gone not in after.values()
     assert all(after[client] == name for client, name in before.items() if name != gone)
     assert choices() == after, "the new endpoint is remembered"
-    assert not await node.keeper.restore(node.elements.image()), "remembered clients are nothing to repair"
+    assert not await node.nft_table.sync(node.elements.snapshot()), "remembered clients are nothing to repair"
 
 
 @BOTH
@@ -221,7 +221,7 @@ async def test_the_timeout_begins_anew_with_each_connection(world: ServiceWorld)
     for _ in range(12):
         world.outside.sh("sleep 0.25")
         assert ask(world.outside, CLUSTER[4], PORT).who == first
-    (name,) = {each.name for each in world.nodes[0].elements.image().put_sets if "tcp" in each.comment}
+    (name,) = {each.name for each in world.nodes[0].elements.snapshot().put_sets if "tcp" in each.comment}
 
     def forgotten() -> bool:
         return "192.168.1.9" not in world.nft(1, "list", "map", "inet", "percale", name)

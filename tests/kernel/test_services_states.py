@@ -13,7 +13,7 @@ from tests.kernel.service_world import CLUSTER, EXTERNAL, PORT, ServiceNode, Ser
 from percale.model.endpoints import EndpointSlice
 from percale.model.meta import Object
 from percale.model.service import ClientIPConfig, Service, ServicePort, SessionAffinityConfig
-from percale.render.nft.objects import Edit
+from percale.render.nft.objects import Transaction
 from percale.render.service.renderer import ServiceElements
 from percale.service.resolver import ServiceTable
 from percale.service.strategies import STRATEGY_ANNOTATION
@@ -65,13 +65,13 @@ async def go(node: ServiceNode, before: list[Object], after: list[Object]) -> No
     await node.apply(after, [(type(each), each.key) for each in before if (type(each), each.key) not in there])
 
 
-def fresh(node: ServiceNode, objects: list[Object]) -> Edit:
+def fresh(node: ServiceNode, objects: list[Object]) -> Transaction:
     """What an agent would put there that has just started."""
     table = ServiceTable(node.table.config, objects)
     elements = ServiceElements(table)
     elements.local_pods = node.elements.local_pods
     elements.update(table.services)
-    return elements.image()
+    return elements.snapshot()
 
 
 async def test_from_any_state_to_any_other_and_back(world: ServiceWorld) -> None:
@@ -83,7 +83,7 @@ async def test_from_any_state_to_any_other_and_back(world: ServiceWorld) -> None
             if name == now:
                 continue
             await go(node, named[now], named[name])
-            assert not await node.keeper.restore(fresh(node, [*nodes, *named[name]])), f"from {now} to {name}"
+            assert not await node.nft_table.sync(fresh(node, [*nodes, *named[name]])), f"from {now} to {name}"
             now = name
 
 

@@ -20,9 +20,9 @@ from percale.cni import conflist
 from percale.errors import KernelError, NotFound, PercaleError, StateError
 from percale.ipam.subnet_lease import MACHINE, RESERVED
 from percale.kernel.cleanup import owned_removals, remove_tables
-from percale.kernel.commands import spell
-from percale.kernel.netns import Here
-from percale.kernel.refusal import apply_or_raise
+from percale.kernel.commands import to_commands
+from percale.kernel.errors import apply_or_raise
+from percale.kernel.netns import CurrentNetns
 from percale.kernel.rtnl.driver import opened
 from percale.model.subnet_lease import SubnetLease
 from percale.store.registry import open_store
@@ -70,13 +70,13 @@ def _kernel() -> Iterator[str]:
         with opened() as driver:
             removals = owned_removals(driver)
             apply_or_raise(driver, removals)
-        tables = remove_tables(Here())
+        tables = remove_tables(CurrentNetns())
     except OSError as error:
         raise KernelError(
             error.strerror or str(error), errno=error.errno or 0, where="reading the kernel's state", hint="run as root"
         ) from error
     for removal in removals:
-        yield from spell(removal)
+        yield from to_commands(removal)
     yield from tables
 
 

@@ -22,7 +22,7 @@ from percale.agent.problems import Troubles
 from percale.agent.reporter import Report
 from percale.agent.systemd import notify
 from percale.errors import KernelError
-from percale.kernel.nftables.commit import Hearing
+from percale.kernel.nftables.commit import EventSubscriptions
 from percale.kernel.reconciler.reconciler import Reconciler
 from percale.kernel.rtnl.driver import KernelDriver
 from percale.store.registry import open_store
@@ -35,13 +35,13 @@ class Ground:
         """`on_refused` gets the source whose object the kernel refused. Raises KernelError, BadConfig."""
         self.config = config
         self.log = log
-        self.narrate = log.command if config.verbose else None
+        self.log_command = log.command if config.verbose else None
         self.troubles = Troubles(log)
         self.metrics = Metrics()
         self.store = open_store(config.store)
         self.events = Events(config.node, self.store, self.troubles)
-        self.hearing = Hearing()
-        driver = _driver(self.narrate, self.hearing)
+        self.subscriptions = EventSubscriptions()
+        driver = _driver(self.log_command, self.subscriptions)
         self.reconciler = Reconciler(MeasuredDriver(driver, self.metrics), on_problem=on_refused)
         self._began = time.monotonic()
 
@@ -73,9 +73,9 @@ async def _serve_http(listener: socket.socket, report: Report) -> None:
     await serving.serve(listener, report)
 
 
-def _driver(narrate: Callable[[str], None] | None, hearing: Hearing) -> KernelDriver:
+def _driver(log_command: Callable[[str], None] | None, subscriptions: EventSubscriptions) -> KernelDriver:
     try:
-        return KernelDriver(narrate=narrate, hearing=hearing)
+        return KernelDriver(log_command=log_command, subscriptions=subscriptions)
     except OSError as error:
         raise KernelError(
             error.strerror or str(error), errno=error.errno or 0, where="opening netlink", hint="run as root"

@@ -113,8 +113,8 @@ class MeasuredDriver:
     def underlay(self) -> Underlay:
         return self._driver.underlay()
 
-    def strayed(self, settings: Sequence[Sysctl]) -> Sequence[Sysctl]:
-        return self._driver.strayed(settings)
+    def changed_sysctls(self, settings: Sequence[Sysctl]) -> Sequence[Sysctl]:
+        return self._driver.changed_sysctls(settings)
 
     def follow(self, on_events: Callable[[Iterable[KernelEvent]], None]) -> None:
         self._driver.follow(on_events)

@@ -1,10 +1,10 @@
 """An inet table of this node: one keeper, its authors, and one at a time who brings their words to the kernel.
 
     Enforcement (policies) ──┐ edit(), image()
-                             ├─▶ NodeTable ─▶ TableKeeper ─▶ table inet percale
+                             ├─▶ NodeTable ─▶ KernelNftTable ─▶ table inet percale
     HostPorts ───────────────┘      ▲
     somebody touched the table ─────┘ restore
-    Balancing (services) ──────▶ NodeTable ─▶ TableKeeper ─▶ table inet percale-services
+    Balancing (services) ──────▶ NodeTable ─▶ KernelNftTable ─▶ table inet percale-services
 
 Services have a table of their own, with its thread and its socket: no pod and no policy waits for them. Changes that come while
 the kernel is busy are one edit together. Fail closed: what a former life left in the kernel stays in force until every author
@@ -23,10 +23,10 @@ from percale.agent.events import Events, Subject
 from percale.agent.problems import Troubles
 from percale.errors import KernelError
 from percale.kernel.cleanup import remove_service_table
-from percale.kernel.nftables.commit import Hearing
+from percale.kernel.nftables.commit import EventSubscriptions
 from percale.kernel.nftables.portions import Refused
-from percale.kernel.nftables.table import Keeper, TableKeeper
-from percale.render.nft.objects import Edit
+from percale.kernel.nftables.table import KernelNftTable, NftTable
+from percale.render.nft.objects import Transaction
 from percale.render.objects import OWNER
 from percale.render.policy import base_chains as enforcing
 from percale.render.service import base_chains as balancing
@@ -48,13 +48,13 @@ class Author(Protocol):
     def spoken(self) -> bool:
         """It has read the store: its image is what the table is to hold of it."""
 
-    def edit(self) -> Edit:
+    def edit(self) -> Transaction:
         """What has changed since the last call."""
 
-    def image(self) -> Edit:
+    def image(self) -> Transaction:
         """All of its part, as of the last `edit`."""
 
-    def subjects(self, part: Edit) -> Iterable[Subject]:
+    def subjects(self, part: Transaction) -> Iterable[Subject]:
         """The objects that want this part of the image; none when it is no part of it."""
 
     async def made(self, *, anything: bool) -> None:
@@ -64,7 +64,7 @@ class Author(Protocol):
 class NodeTable:
     """All methods are called on the event loop."""
 
-    def __init__(self, keeper: Keeper, troubles: Troubles, events: Events, name: str = OWNER) -> None:
+    def __init__(self, keeper: NftTable, troubles: Troubles, events: Events, name: str = OWNER) -> None:
         self.source = f"table inet {name}"
         """Of its troubles."""
         self.in_force = asyncio.Event()
@@ -83,23 +83,23 @@ class NodeTable:
         self._rest = _FIRST_REST
         self._again: asyncio.TimerHandle | None = None
         self._due = asyncio.Event()
-        keeper.on_touched(self._restore)
+        keeper.on_foreign_change(self._restore)
 
     def add(self, author: Author) -> None:
         """Before `run`."""
         self._authors.append(author)
 
-    def on_touched(self, callback: Callable[[], None]) -> None:
+    def on_foreign_change(self, callback: Callable[[], None]) -> None:
         """Call back when somebody else has changed the table."""
-        self._keeper.on_touched(callback)
+        self._keeper.on_foreign_change(callback)
 
     def touch(self) -> None:
         """An author has something to say."""
         self._due.set()
 
-    async def forget(self, left: Mapping[str, Collection[bytes]]) -> int:
+    async def prune(self, valid: Mapping[str, Collection[bytes]]) -> int:
         """Of maps that packets fill: elements that lead to anything but this go; how many did. Raises KernelError."""
-        return await self._keeper.forget(left)
+        return await self._keeper.prune(valid)
 
     async def run(self) -> None:
         """For ever; the end leaves the table in place. Raises KernelError."""
@@ -142,7 +142,7 @@ class NodeTable:
         if not self._whole:
             try:
                 if edit:
-                    await self._keeper.edit(edit)
+                    await self._keeper.apply(edit)
                 return bool(edit)
             except KernelError as error:
                 if error.errno != errno.EMSGSIZE:
@@ -150,7 +150,7 @@ class NodeTable:
         self._whole = False
         image = edit if self._first else together(author.image() for author in self._authors)
         self._first = False
-        edit = await self._keeper.restore(image)
+        edit = await self._keeper.sync(image)
         self._tell_of(self._keeper.refused)
         return bool(edit)
 
@@ -177,24 +177,26 @@ class NodeTable:
             self._rest = _FIRST_REST
 
 
-def keeper(*, host_ports: bool, narrate: Callable[[str], None] | None, hearing: Hearing) -> TableKeeper:
+def keeper(
+    *, host_ports: bool, log_command: Callable[[str], None] | None, subscriptions: EventSubscriptions
+) -> KernelNftTable:
     """The kernel's table of policies and host ports."""
-    texts, shapes = [enforcing.TEXT], [*enforcing.SHAPES]
+    texts, shapes = [enforcing.TEXT], [*enforcing.SET_SPECS]
     if host_ports:
         texts.append(host_port_text.TEXT)
-        shapes += host_port_text.SHAPES
-    return TableKeeper(narrate=narrate, static="\n".join(texts), shapes=shapes, hearing=hearing)
+        shapes += host_port_text.SET_SPECS
+    return KernelNftTable(log_command=log_command, static="\n".join(texts), specs=shapes, subscriptions=subscriptions)
 
 
-def service_keeper(*, narrate: Callable[[str], None] | None, hearing: Hearing) -> TableKeeper:
+def service_keeper(*, log_command: Callable[[str], None] | None, subscriptions: EventSubscriptions) -> KernelNftTable:
     """The kernel's table of Services."""
-    return TableKeeper(
-        narrate=narrate,
+    return KernelNftTable(
+        log_command=log_command,
         static=balancing.TEXT,
-        shapes=balancing.SHAPES,
+        specs=balancing.SET_SPECS,
         table=balancing.TABLE,
         most_bytes=SERVICE_BYTES,
-        hearing=hearing,
+        subscriptions=subscriptions,
     )
 
 
@@ -207,10 +209,10 @@ async def without_services() -> None:
         raise KernelError(error.strerror or str(error), errno=error.errno or 0, where=where) from error
 
 
-def together(edits: Iterable[Edit]) -> Edit:
+def together(edits: Iterable[Transaction]) -> Transaction:
     """Edits of different authors, who share no set and no chain, as one."""
     parts = list(edits)
-    return Edit(
+    return Transaction(
         put_sets=tuple(each for part in parts for each in part.put_sets),
         remove=tuple(each for part in parts for each in part.remove),
         put_chains=tuple(each for part in parts for each in part.put_chains),

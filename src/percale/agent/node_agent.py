@@ -47,11 +47,11 @@ from percale.cni.server import CniServer
 from percale.errors import BadConfig, KernelError, StateError
 from percale.ipam.address_pool import AddressPool
 from percale.kernel import sysctl
-from percale.kernel.protocol import SHORTCUT_TABLE
+from percale.kernel.protocol import FASTPATH_TABLE
 from percale.model.meta import ObjectKey
 from percale.model.pod import Pod as PodObject
 from percale.model.subnet_lease import SubnetLease
-from percale.render.network.fastpath import Shortcuts, Way, Wire
+from percale.render.network.fastpath import FastpathConfig, FastpathPod, FastpathRoute
 from percale.render.network.masquerade import node_tables
 from percale.render.network.pod_veth import PodNetwork
 from percale.render.network.tunnels import tunnels_of
@@ -81,7 +81,7 @@ class AgentNode:
         self._report = Report(config.node, self._metrics, self._troubles, self._reconciler)
         self._store_read = asyncio.Event()
         records = self._records = Records(Path(config.stateDir) / PODS)
-        kept = keeper(host_ports=True, narrate=ground.narrate, hearing=ground.hearing)
+        kept = keeper(host_ports=True, log_command=ground.log_command, subscriptions=ground.subscriptions)
         self._table = NodeTable(kept, ground.troubles, ground.events)
         self._flows = service_flows(ground.troubles, ground.metrics)
         self._host_ports = HostPorts(self._table, records.attachments.values(), self._flows, ground.troubles)
@@ -96,8 +96,10 @@ class AgentNode:
             reconsider=self._reconsider,
             on_local_pods=self._table.touch,
         )
-        self._shortcut = Shortcut(self._shortcuts, narrate=ground.narrate, log=log, enabled=config.shortcut == "auto")
-        self._reconciler.on_absent(SHORTCUT_TABLE, self._shortcut.reload)
+        self._shortcut = Shortcut(
+            self._shortcuts, log_command=ground.log_command, log=log, enabled=config.shortcut == "auto"
+        )
+        self._reconciler.on_removed(FASTPATH_TABLE, self._shortcut.reload)
         self._established = established(
             config,
             self._enforcement.evaluator,
@@ -117,7 +119,7 @@ class AgentNode:
             parts = self._report.parts = await self._assemble()
             served = asyncio.Event()
             if self._config.services.enabled:
-                kept = service_keeper(narrate=self._ground.narrate, hearing=self._ground.hearing)
+                kept = service_keeper(log_command=self._ground.log_command, subscriptions=self._ground.subscriptions)
                 table = NodeTable(kept, self._troubles, self._ground.events, balancing_text.TABLE)
                 served = table.attempted
                 balancing = Balancing(
@@ -168,7 +170,7 @@ class AgentNode:
         await standing.establish(self._state)
         state_dir = Path(config.stateDir)
         pool = AddressPool(state_dir / ADDRESSES, config.node, standing.subnets)
-        peers = Peers(standing.local, backend, self._reconciler.want, log)
+        peers = Peers(standing.local, backend, self._reconciler.declare, log)
         cni = CniServer(
             Path(config.cni.socket),
             network=self._pod_network(backend, standing),
@@ -180,7 +182,7 @@ class AgentNode:
             log=log,
             guard=self._enforcement,
             opener=self._host_ports,
-            narrate=self._ground.narrate,
+            log_command=self._ground.log_command,
             measure=self._cni_answered,
         )
         return Parts(network, backend, standing, peers, pool, self._records, cni)
@@ -201,7 +203,7 @@ class AgentNode:
         self._tell_of_strays()
         duties.create_task(self._collect_leftovers(), name="leftovers")
         await self._store_read.wait()
-        await self._reconciler.idle()
+        await self._reconciler.wait_idle()
         for source in (DEVICE, TABLES, FORWARDING):
             await self._until_settled(source)
         await self._table.in_force.wait()
@@ -215,13 +217,13 @@ class AgentNode:
         """Once it is known who the peers are: not while a file that may hold their leases cannot be read."""
         await self._store_read.wait()
         await self._troubles.without(STORE)
-        self._reconciler.in_sync()
+        self._reconciler.start_garbage_collection()
 
     async def _until_settled(self, source: str) -> None:
         """The reconciler tries again by itself; what it is refused is in the status."""
         while True:
             try:
-                return await self._reconciler.settled(source)
+                return await self._reconciler.wait_applied(source)
             except KernelError:
                 await asyncio.sleep(_SETTLING)
 
@@ -259,14 +261,14 @@ class AgentNode:
 
     def _wish_node(self, parts: Parts, local: LocalNode) -> None:
         device = tuple(parts.backend.device(local))
-        self._reconciler.want(DEVICE, device)
+        self._reconciler.declare(DEVICE, device)
         self._host_ports.keep("its tunnel", (("UDP", tunnel.port) for tunnel in tunnels_of(device)))
         tables = node_tables(parts.network.networks, parts.standing.subnets, device, masquerade=self._config.ipMasq)
-        self._reconciler.want(TABLES, tables)
+        self._reconciler.declare(TABLES, tables)
         if self._config.shortcut == "auto":
             # What the shortcut carries conntrack does not see: it must not take the next packet for one out of order.
-            self._reconciler.want(SHORTCUT, (Sysctl("net/netfilter/nf_conntrack_tcp_be_liberal", "1"),))
-        self._reconciler.want(FORWARDING, _forwarding(local))
+            self._reconciler.declare(SHORTCUT, (Sysctl("net/netfilter/nf_conntrack_tcp_be_liberal", "1"),))
+        self._reconciler.declare(FORWARDING, _forwarding(local))
 
     def _pod_network(self, backend: Backend, standing: Standing) -> PodNetwork:
         cni = self._config.cni
@@ -295,19 +297,19 @@ class AgentNode:
         else:
             self._troubles.end(STRAYS)
 
-    def _shortcuts(self) -> Shortcuts:
+    def _shortcuts(self) -> FastpathConfig:
         """This node's routed pods and the ways to the others' as of now."""
         parts = self._report.parts
         assert parts is not None
         wires = [each.wires for each in self._records.attachments.values() if not each.chained]
-        return Shortcuts(
+        return FastpathConfig(
             tuple(
-                Wire(each.device, tuple(address.ip for address in each.addresses))
+                FastpathPod(each.device, tuple(address.ip for address in each.addresses))
                 for each in wires
                 if each.bridge is None and exists(each.device)
             ),
             tuple(
-                Way(route.dst, route.via, route.dev)
+                FastpathRoute(route.dst, route.via, route.dev)
                 for route in parts.peers.routes
                 if route.via is not None and route.dev is not None and exists(route.dev)
             ),

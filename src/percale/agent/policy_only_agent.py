@@ -36,7 +36,7 @@ class PolicyNode:
     def __init__(self, config: AgentConfig, log: LineLog) -> None:
         """Raises KernelError, BadConfig."""
         self._ground = ground = Ground(config, log, on_refused=self._refused)
-        kept = keeper(host_ports=False, narrate=ground.narrate, hearing=ground.hearing)
+        kept = keeper(host_ports=False, log_command=ground.log_command, subscriptions=ground.subscriptions)
         self._table = NodeTable(kept, ground.troubles, ground.events)
         self._enforcement = Enforcement(
             config.node, ground.store, self._table, troubles=ground.troubles, reconsider=self._edited
@@ -57,7 +57,7 @@ class PolicyNode:
             await self._table.in_force.wait()
             await self._edited(None)
             with suppress(KernelError):  # it is in the status, and tried again
-                await self._ground.reconciler.settled(BRIDGES)
+                await self._ground.reconciler.wait_applied(BRIDGES)
             self._report.ready.set()
             self._ground.say_ready(self._report)
 

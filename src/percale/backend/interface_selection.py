@@ -1,4 +1,4 @@
-"""Which interface and addresses carry the underlay: flannel's choice, as a function of what the kernel has. The agent calls.
+"""Selects the underlay's interface and addresses, as flannel does: a pure function of the kernel's state.
 
 --iface (in order) ─▶ --iface-regex (in order) ─▶ --iface-can-reach ─▶ the default route's interface
 address: the one named ─▶ global before link-local, permanent before temporary
@@ -23,7 +23,7 @@ from percale.render.objects import IPAddress, IPInterface, IPNetwork
 A = TypeVar("A", IPv4Address, IPv6Address)
 
 
-class Wishes(Struct, frozen=True):
+class InterfaceOptions(Struct, frozen=True):
     """The flags, as given."""
 
     iface: tuple[str, ...] = ()
@@ -33,8 +33,8 @@ class Wishes(Struct, frozen=True):
     public_ipv6: str | None = None
 
 
-class Located(Struct, frozen=True):
-    """This node's place in the underlay. Equal means that nothing moved for the backend."""
+class UnderlayAddress(Struct, frozen=True):
+    """This node's interfaces and addresses in the underlay. Equal means that nothing changed for the backend."""
 
     interface: Interface
     interface_v6: Interface
@@ -50,35 +50,35 @@ class _Found(NamedTuple):
     address: IPAddress
 
 
-def locate(wishes: Wishes, underlay: Underlay, *, ipv4: bool, ipv6: bool) -> Located:
+def select_interface(options: InterfaceOptions, underlay: Underlay, *, ipv4: bool, ipv6: bool) -> UnderlayAddress:
     """The interfaces and addresses for these families. Raises BadConfig, which lists the candidates."""
-    found = {version: _choose(wishes, underlay, version) for version, asked in ((4, ipv4), (6, ipv6)) if asked}
+    found = {version: _choose(options, underlay, version) for version, asked in ((4, ipv4), (6, ipv6)) if asked}
     interface, interface_v6 = found[min(found)].interface, found[max(found)].interface
-    return Located(
+    return UnderlayAddress(
         interface,
         interface_v6,
-        _public("--public-ip", wishes.public_ip, found.get(4), IPv4Address),
-        _public("--public-ipv6", wishes.public_ipv6, found.get(6), IPv6Address),
+        _public("--public-ip", options.public_ip, found.get(4), IPv4Address),
+        _public("--public-ipv6", options.public_ipv6, found.get(6), IPv6Address),
         on_link(underlay, (interface, interface_v6)),
     )
 
 
-def local_node(name: str, located: Located, subnets: NodeSubnets) -> LocalNode:
+def local_node(name: str, underlay_address: UnderlayAddress, subnets: NodeSubnets) -> LocalNode:
     """The node with its subnets, for its backend."""
     return LocalNode(
         name=name,
         subnet=subnets.ipv4,
         ipv6_subnet=subnets.ipv6,
-        public_ip=located.public_ip,
-        public_ipv6=located.public_ipv6,
-        interface=located.interface,
-        interface_v6=located.interface_v6,
-        on_link=located.on_link,
+        public_ip=underlay_address.public_ip,
+        public_ipv6=underlay_address.public_ipv6,
+        interface=underlay_address.interface,
+        interface_v6=underlay_address.interface_v6,
+        on_link=underlay_address.on_link,
     )
 
 
 def on_link(underlay: Underlay, interfaces: Iterable[Interface]) -> frozenset[IPNetwork]:
-    """The networks that these interfaces reach without a gateway, less what a longer route sends to one."""
+    """The networks that these interfaces reach without a gateway, without parts that a more specific route sends to one."""
     names = {interface.name for interface in interfaces}
     routes = [(route.dst, route.dev in names and route.via is None) for route in underlay.routes]
     routes += [(address.network, True) for interface in interfaces for address in interface.addresses]
@@ -98,37 +98,37 @@ def address_of(interface: Interface, version: int) -> IPAddress | None:
     return best.ip if best is not None else None
 
 
-def _choose(wishes: Wishes, underlay: Underlay, version: int) -> _Found:
-    """The interface for one IP version, by the first rule that was asked for, and its address of that version."""
-    if wishes.iface or wishes.iface_regex:
-        named = (found for wish in wishes.iface for found in _named(wish, underlay, version))
-        matching = (found for wish in wishes.iface_regex for found in _matching(wish, underlay, version))
+def _choose(options: InterfaceOptions, underlay: Underlay, version: int) -> _Found:
+    """The interface and its address for one IP version, by the first option that is set."""
+    if options.iface or options.iface_regex:
+        named = (found for option in options.iface for found in _named(option, underlay, version))
+        matching = (found for option in options.iface_regex for found in _matching(option, underlay, version))
         first = next(named, None) or next(matching, None)
         if first is None:
-            wanted = " or ".join((*wishes.iface, *wishes.iface_regex))
+            wanted = " or ".join((*options.iface, *options.iface_regex))
             raise _unfound(f"no interface with an IPv{version} address is {wanted}", underlay)
         return first
-    if wishes.can_reach is not None:
-        target = _parsed("--iface-can-reach", wishes.can_reach)
-        return _behind(_route_to(target, underlay), f"route to {target}", underlay, version)
+    if options.can_reach is not None:
+        target = _parsed("--iface-can-reach", options.can_reach)
+        return _via_route(_route_to(target, underlay), f"route to {target}", underlay, version)
     return _by_default(underlay, version)
 
 
-def _named(wish: str, underlay: Underlay, version: int) -> Iterator[_Found]:
-    """By name, or by one of its addresses; that one is taken when it is of this version."""
+def _named(option: str, underlay: Underlay, version: int) -> Iterator[_Found]:
+    """By name, or by one of its addresses, which is used when it is of this version."""
     for interface in underlay.interfaces:
-        by_address = [mine.ip for mine in interface.addresses if str(mine.ip) == wish]
+        by_address = [mine.ip for mine in interface.addresses if str(mine.ip) == option]
         best = address_of(interface, version)
-        if best is not None and (by_address or interface.name == wish):
+        if best is not None and (by_address or interface.name == option):
             yield _Found(interface, next((ip for ip in by_address if ip.version == version), best))
 
 
-def _matching(wish: str, underlay: Underlay, version: int) -> Iterator[_Found]:
+def _matching(option: str, underlay: Underlay, version: int) -> Iterator[_Found]:
     """By the addresses of all interfaces, then by their names."""
     try:
-        pattern = re.compile(wish)
+        pattern = re.compile(option)
     except re.error as error:
-        raise BadConfig(f'--iface-regex: "{wish}" is not a regular expression: {error}') from error
+        raise BadConfig(f'--iface-regex: "{option}" is not a regular expression: {error}') from error
     for interface in underlay.interfaces:
         for mine in interface.addresses:
             if mine.version == version and pattern.search(str(mine.ip)):
@@ -144,17 +144,17 @@ def _by_default(underlay: Underlay, version: int) -> _Found:
     defaults = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
     lowest = _lowest(route for route in underlay.routes if route.dst == defaults[version])
     if lowest is None and (other := _lowest(route for route in underlay.routes if route.dst == defaults[10 - version])):
-        found = _behind(other, "default route", underlay, version)
+        found = _via_route(other, "default route", underlay, version)
         if not found.address.is_link_local:
             return found
-    return _behind(lowest, f"IPv{version} default route", underlay, version)
+    return _via_route(lowest, f"IPv{version} default route", underlay, version)
 
 
 def _lowest(routes: Iterable[HostRoute]) -> HostRoute | None:
     return min(routes, key=lambda route: route.metric, default=None)
 
 
-def _behind(route: HostRoute | None, called: str, underlay: Underlay, version: int) -> _Found:
+def _via_route(route: HostRoute | None, called: str, underlay: Underlay, version: int) -> _Found:
     """The interface that a route leaves by."""
     if route is None:
         raise _unfound(f"there is no {called}", underlay)
@@ -171,10 +171,10 @@ def _route_to(target: IPAddress, underlay: Underlay) -> HostRoute | None:
     return min(matching, key=lambda route: (-route.dst.prefixlen, route.metric), default=None)
 
 
-def _public(flag: str, wish: str | None, found: _Found | None, kind: type[A]) -> A | None:
+def _public(flag: str, option: str | None, found: _Found | None, kind: type[A]) -> A | None:
     if found is None:
         return None
-    public = _parsed(flag, wish) if wish is not None else found.address
+    public = _parsed(flag, option) if option is not None else found.address
     if not isinstance(public, kind):
         raise BadConfig(f"{flag}: {public} is of the other IP version")
     return public
@@ -188,7 +188,7 @@ def _parsed(flag: str, text: str) -> IPAddress:
 
 
 def _without(network: IPNetwork, hole: IPNetwork) -> Iterator[IPNetwork]:
-    """The network less a part of it."""
+    """The network without `hole`."""
     if network.version != hole.version or not network.overlaps(hole):
         yield network
     elif network.prefixlen < hole.prefixlen:

@@ -1,7 +1,7 @@
-"""Two leases that cannot both be true: one public address, one VtepMAC, overlapping subnets. The agent asks before it renders.
+"""Leases that contradict each other: one public address, one VtepMAC, overlapping subnets. Checked before rendering.
 
-`refusal` holds a lease against this node; `Rivals` holds peers against each other, a change at a time. Whoever was there first
-stays in force, the newcomer is refused with both names, and has its turn when the first one is gone.
+`refusal` compares a lease with this node's own; `LeaseConflicts` compares peers' leases with each other, one change at a
+time. The earlier lease stays in force; the later one is rejected with both names, and reconsidered when the earlier is gone.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec
 
 
 def refusal(local: LocalNode, lease: SubnetLease) -> str | None:
-    """Why this node cannot have such a peer; None when it can."""
+    """Why this peer contradicts this node's own lease; None when it does not."""
     theirs = lease.spec
-    if (absurd := _absurd(local, theirs)) is not None:
-        return absurd
+    if (invalid := _invalid(local, theirs)) is not None:
+        return invalid
     shared = {local.public_ip, local.public_ipv6} & {theirs.publicIP, theirs.publicIPv6} - {None}
     if shared:
         return f"nodes {theirs.node} and {local.name} have one public address, {shared.pop()}"
@@ -30,8 +30,8 @@ def refusal(local: LocalNode, lease: SubnetLease) -> str | None:
     return None
 
 
-def _absurd(local: LocalNode, theirs: SubnetLeaseSpec) -> str | None:
-    """What nobody's pods and no machine can have, and what would lead the underlay's own packets into the tunnel."""
+def _invalid(local: LocalNode, theirs: SubnetLeaseSpec) -> str | None:
+    """Addresses that no pod or machine can have, and subnets that would route the underlay's own packets into the tunnel."""
     public = [address for address in (theirs.publicIP, theirs.publicIPv6) if address is not None]
     for address in public:
         if address.is_unspecified or address.is_loopback or address.is_multicast or address == _BROADCAST:
@@ -47,57 +47,59 @@ def _absurd(local: LocalNode, theirs: SubnetLeaseSpec) -> str | None:
 _BROADCAST = IPv4Address("255.255.255.255")
 
 
-class Rivals:
-    """The leases in force among peers, none against another."""
+class LeaseConflicts:
+    """The peers' leases in force, free of conflicts, and those that wait."""
 
     def __init__(self) -> None:
         self._in_force: dict[str, SubnetLease] = {}
         self._waiting: dict[str, SubnetLease] = {}
-        self._claims: defaultdict[Hashable, list[SubnetLease]] = defaultdict(list)
-        """By what only one node can have; several leases only when they are one node's."""
+        self._exclusive_ids: defaultdict[Hashable, list[SubnetLease]] = defaultdict(list)
+        """By an identity that only one node can have; several leases only when they are one node's."""
         self._subnets: dict[int, list[tuple[int, int, str]]] = {4: [], 6: []}
         """First and last address and lease name, sorted, by IP version; they never overlap."""
 
     def admit(self, lease: SubnetLease) -> str | None:
-        """The lease is new or changed: None when it is in force now, else the reason why it waits.
+        """The lease is new or changed: None when it is in force now, else why it waits.
 
-        A lease that changed gives up what it had: see `freed`.
+        A changed lease releases what it had: see `unblocked`.
         """
         name = lease.metadata.name
-        self.dismiss(name)
+        self.remove(name)
         reason = self._conflict(lease)
         if reason is not None:
             self._waiting[name] = lease
             return reason
         self._in_force[name] = lease
-        for claim, _ in _claims(lease.spec):
-            self._claims[claim].append(lease)
+        for exclusive_id, _ in _exclusive_ids(lease.spec):
+            self._exclusive_ids[exclusive_id].append(lease)
         for subnet in subnets_of(lease.spec):
             insort(self._subnets[subnet.version], (*_bounds(subnet), name))
         return None
 
-    def dismiss(self, name: str) -> None:
-        """The lease is gone."""
+    def remove(self, name: str) -> None:
+        """The lease was deleted."""
         self._waiting.pop(name, None)
         lease = self._in_force.pop(name, None)
         if lease is None:
             return
-        for claim, _ in _claims(lease.spec):
-            self._claims[claim].remove(lease)
+        for exclusive_id, _ in _exclusive_ids(lease.spec):
+            self._exclusive_ids[exclusive_id].remove(lease)
         for subnet in subnets_of(lease.spec):
             ordered = self._subnets[subnet.version]
             del ordered[bisect_left(ordered, (*_bounds(subnet), name))]
 
-    def freed(self) -> list[SubnetLease]:
-        """Waiting leases that nothing stands against any more: admit each again."""
+    def unblocked(self) -> list[SubnetLease]:
+        """Waiting leases that no longer conflict with one in force: admit each again."""
         return [lease for lease in self._waiting.values() if self._conflict(lease) is None]
 
     def _conflict(self, lease: SubnetLease) -> str | None:
         node = lease.spec.node
-        for claim, spelled in _claims(lease.spec):
-            others = [holder.spec.node for holder in self._claims.get(claim, ()) if holder.spec.node != node]
+        for exclusive_id, text in _exclusive_ids(lease.spec):
+            others = [
+                holder.spec.node for holder in self._exclusive_ids.get(exclusive_id, ()) if holder.spec.node != node
+            ]
             if others:
-                return f"nodes {others[0]} and {node} have one {spelled}"
+                return f"nodes {others[0]} and {node} have one {text}"
         for subnet in subnets_of(lease.spec):
             if (holder := self._overlapping(subnet)) is not None:
                 theirs = self._in_force[holder].spec
@@ -117,7 +119,7 @@ class Rivals:
         return None
 
 
-def _claims(spec: SubnetLeaseSpec) -> Iterator[tuple[Hashable, str]]:
+def _exclusive_ids(spec: SubnetLeaseSpec) -> Iterator[tuple[Hashable, str]]:
     """What only one node can have, and how it is called."""
     for address in (spec.publicIP, spec.publicIPv6):
         if address is not None:

@@ -1,4 +1,4 @@
-"""What two nodes have in common, family by family: the ground on which every backend builds a peer's objects."""
+"""The paths between two nodes, per address family, from which every backend builds a peer's objects."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from percale.render.network.tunnels import peer_element
 from percale.render.objects import IPAddress, IPNetwork, KernelObject, Route
 
 
-class Unusable(Exception):
-    """A family of a peer cannot be used; the text says why. Never leaves this room."""
+class UnusableFamily(Exception):
+    """A family of a peer cannot be used; the text says why. Never leaves this package."""
 
 
 class Path(Struct, frozen=True):
-    """One family's way from this node to a peer: its subnet is behind `gateway`, its public address."""
+    """One family's path from this node to a peer: its subnet is reached via `gateway`, its public address."""
 
     subnet: IPNetwork
     gateway: IPAddress
@@ -30,12 +30,12 @@ class Path(Struct, frozen=True):
 
     @property
     def direct(self) -> tuple[KernelObject, ...]:
-        """No tunnel, but the peer may have one."""
+        """A plain route instead of the tunnel; the peer may still use its tunnel."""
         return (Route(self.subnet, self.interface.name, self.gateway), peer_element(self.gateway))
 
 
 def paths(node: LocalNode, lease: SubnetLease) -> Iterator[Path]:
-    """The families that both sides have, IPv4 first."""
+    """The families that both nodes have, IPv4 first."""
     spec = lease.spec
     if None not in (node.subnet, node.public_ip) and spec.subnet is not None and spec.publicIP is not None:
         on_link = _reaches(node, spec.publicIP)
@@ -46,7 +46,7 @@ def paths(node: LocalNode, lease: SubnetLease) -> Iterator[Path]:
 
 
 def type_problem(backend_type: str, lease: SubnetLease) -> str | None:
-    """A peer with another backend speaks another language."""
+    """A peer must use the same backend type."""
     theirs = lease.spec.backendType
     return None if theirs == backend_type else f'its backend is "{theirs}", ours "{backend_type}"'
 

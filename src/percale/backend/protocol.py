@@ -1,7 +1,7 @@
 """What a backend is: pure functions from this node and a peer's lease to kernel objects.
 
-The agent hands the objects to the reconciler under one source per peer, so a peer's change touches its own objects only,
-and objects that somebody deletes come back without the backend's knowledge.
+The agent hands the objects to the reconciler under one source per peer, so a peer's change affects its own objects only,
+and objects deleted by others are restored without the backend.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ class Backend(Protocol):
         """Raises BadConfig when this backend cannot work on this node."""
 
     def device(self, node: LocalNode) -> tuple[KernelObject, ...]:
-        """What is there once per node."""
+        """The objects needed once per node."""
 
     def peer(self, node: LocalNode, lease: SubnetLease) -> tuple[KernelObject, ...]:
-        """What is there for one peer; families that either side lacks, or that have a problem, are left out."""
+        """The objects for one peer; families that either node lacks, or that have a problem, are left out."""
 
     def problem(self, node: LocalNode, lease: SubnetLease) -> str | None:
         """Why `peer` left out a family that both sides have; None when all is well."""

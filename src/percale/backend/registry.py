@@ -1,4 +1,4 @@
-"""From a network's configuration to the backend that serves it. The agent's start calls, and a lab's, to refuse early."""
+"""Makes the backend for a network's configuration. Called at the start of the agent and of a lab, to fail early."""
 
 from __future__ import annotations
 

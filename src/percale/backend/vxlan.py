@@ -14,7 +14,7 @@ from ipaddress import ip_interface
 from typing import Any
 
 from percale.backend.interface_selection import address_of
-from percale.backend.peer_path import Path, Unusable, paths, type_problem
+from percale.backend.peer_path import Path, UnusableFamily, paths, type_problem
 from percale.backend.protocol import LocalNode
 from percale.errors import BadConfig
 from percale.kernel.protocol import Interface
@@ -41,7 +41,7 @@ LEAST_MTU = {4: 576, 6: 1280}
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.IGNORECASE)
 _NOBODY = "00:00:00:00:00:00"
-"""In a vxlan device's FDB this is the entry for everybody unknown."""
+"""In a vxlan device's FDB this is the default entry, for all unknown addresses."""
 
 
 class VxlanBackend:
@@ -88,8 +88,8 @@ class VxlanBackend:
         objects: list[KernelObject] = []
         for path in paths(node, lease):
             try:
-                objects.extend(self._way(path))
-            except Unusable:  # `problem` tells
+                objects.extend(self._peer_objects(path))
+            except UnusableFamily:  # reported by `problem`
                 continue
         return tuple(objects)
 
@@ -99,12 +99,12 @@ class VxlanBackend:
             return other
         for path in paths(node, lease):
             try:
-                self._way(path)
-            except Unusable as error:
+                self._peer_objects(path)
+            except UnusableFamily as error:
                 return str(error)
         return None
 
-    def _way(self, path: Path) -> tuple[KernelObject, ...]:
+    def _peer_objects(self, path: Path) -> tuple[KernelObject, ...]:
         if self._options.direct_routing and path.on_link:
             return path.direct
         mac = self._vtep_mac(path)
@@ -122,9 +122,9 @@ class VxlanBackend:
         data = path.data if path.data is not None else {}
         mac, vni = data.get("VtepMAC"), data.get("VNI", self._options.vni)
         if not (isinstance(mac, str) and _MAC.fullmatch(mac)) or int(mac[1], 16) & 1 or mac == _NOBODY:
-            raise Unusable(f"no usable VtepMAC in its IPv{path.subnet.version} backend data: {mac!r}")
+            raise UnusableFamily(f"no usable VtepMAC in its IPv{path.subnet.version} backend data: {mac!r}")
         if vni != self._options.vni:
-            raise Unusable(f"its VNI is {vni!r}, ours {self._options.vni}")
+            raise UnusableFamily(f"its VNI is {vni!r}, ours {self._options.vni}")
         return mac.lower()
 
     def _device(self, subnet: IPNetwork) -> str:
@@ -136,7 +136,7 @@ class VxlanBackend:
         return outer - OVERHEAD[subnet.version]
 
     def _mac(self, node: LocalNode, subnet: IPNetwork) -> str:
-        """The same in every life of this node, so that no peer is left with a stale one: locally administered, unicast."""
+        """Stable over restarts, so that no peer is left with a stale one: locally administered, unicast."""
         seed = f"{node.name}/{self._options.vni}/{subnet.version}"
         first, *rest = sha256(seed.encode()).digest()[:6]
         return bytes((first & 0xFC | 0x02, *rest)).hex(":")
@@ -167,7 +167,7 @@ def _families(node: LocalNode) -> Iterator[tuple[IPNetwork, IPAddress, Interface
 
 
 def _own_address(public: IPAddress, interface: Interface) -> IPAddress:
-    """What the tunnel's packets come from: the public address, unless a NAT in front of the node has that one."""
+    """The tunnel's source address: the public address, unless a NAT in front of the node has that one."""
     if any(public == address.ip for address in interface.addresses):
         return public
     return address_of(interface, public.version) or public

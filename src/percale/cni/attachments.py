@@ -1,10 +1,10 @@
-"""A pod gets its wires and loses them; none is forgotten. `verbs` calls for ADD, DEL, CHECK and GC, `serving` at the start.
+"""Attaches pods to the network and detaches them. Called by `operations.py`, and by `server.py` at the start.
 
-    attach   address ─▶ pair and host side (reconciler) ─▶ pod's side (sandbox) ─▶ record      undone when a step fails
-    detach   host side, and the pair with it ─▶ record ─▶ address                              repeated until it is through
+    attach   address ─▶ pair and host side (reconciler) ─▶ pod's side (its namespace) ─▶ record      undone when a step fails
+    detach   host side, and the pair with it ─▶ record ─▶ address                                    repeated until done
 
-Killed anywhere in between, an attach leaves an address without a record, and perhaps a pair that nobody wishes. The next start, a
-second ADD, a DEL or a GC takes both away. A pair that somebody deletes is made again while the pod's namespace is there.
+If killed in between, an attach leaves an address without a record, and perhaps a pair that is not declared. The next start, a
+second ADD, a DEL or a GC removes both. A pair deleted by others is recreated while the pod's namespace exists.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from weakref import WeakValueDictionary
 from msgspec import Struct
 
 from percale.cni.hooks import PodGuard, PortOpener
-from percale.cni.pod_netns import Sandboxes
+from percale.cni.pod_netns import PodNamespaces
 from percale.cni.records import Attachment, Records
 from percale.cni.requests import KubernetesPod
 from percale.errors import PercaleError, StateError
@@ -50,14 +50,14 @@ class Log(Protocol):
     """The agent's log."""
 
     def info(self, event: str, **fields: object) -> None:
-        """Something happened."""
+        """An event."""
 
     def warn(self, event: str, **fields: object) -> None:
-        """Something is wrong that may pass, or that somebody should look at."""
+        """A problem that may be transient, or needs attention."""
 
 
-class Asked(Struct, frozen=True):
-    """What an ADD asks for; None where the node's network decides."""
+class AttachRequest(Struct, frozen=True):
+    """What an ADD requests; None where the node's network decides."""
 
     owner: Owner
     network: str
@@ -85,30 +85,30 @@ class Attachments:
         log: Log,
         guard: PodGuard | None = None,
         opener: PortOpener | None = None,
-        narrate: Callable[[str], None] | None = None,
+        log_command: Callable[[str], None] | None = None,
     ) -> None:
         self.network = network
-        """What pods born from now on get."""
+        """The network of pods attached from now on."""
         self._reconciler = reconciler
         self._pool = pool
         self._records = records
         self._log = log
         self._guard = guard
         self._opener = opener
-        self._sandboxes = Sandboxes(narrate)
+        self._pod_namespaces = PodNamespaces(log_command)
         self._locks: WeakValueDictionary[Owner, asyncio.Lock] = WeakValueDictionary()
-        self._wished: set[Owner] = set()
-        self._leaving: set[Owner] = set()
-        """Let go, and perhaps not gone yet: a new pair of the same name must wait for that."""
+        self._declared: set[Owner] = set()
+        self._withdrawn: set[Owner] = set()
+        """Withdrawn and perhaps not deleted yet: a new pair of the same name must wait for that."""
         self._healing: dict[Owner, asyncio.Task[None]] = {}
 
     def find(self, owner: Owner) -> Attachment | None:
-        """The attachment, if its ADD came through."""
+        """The attachment, if its ADD succeeded."""
         return self._records.attachments.get(owner)
 
     @asynccontextmanager
     async def exclusively(self, owner: Owner) -> AsyncIterator[None]:
-        """One at a time for each attachment: a runtime that lost patience with an ADD sends its DEL after it."""
+        """One operation at a time per attachment: a runtime whose ADD timed out sends a DEL right after it."""
         lock = self._locks.setdefault(owner, asyncio.Lock())
         async with lock:
             yield
@@ -116,15 +116,15 @@ class Attachments:
     # The start
 
     async def restore(self) -> None:
-        """Wish what was wired before the agent started; take away what an interrupted ADD left."""
+        """Declare all recorded attachments; clean up after interrupted ADDs."""
         if self.network.wiring == "bridge" or any(each.wires.bridge for each in self._records.attachments.values()):
-            self._wish_bridge()
+            self._declare_bridge()
         for attachment in self._records.attachments.values():
             if not attachment.chained:
                 self._resume(attachment)
         for owner, error in self._records.damaged.items():
             self._log.warn("a pod's record is damaged", error=str(error))
-            self._salvage(owner)
+            self._declare_damaged(owner)
         known = self._records.attachments.keys() | self._records.damaged.keys()
         for owner in [owner for owner in self._pool.allocations if owner not in known]:
             self._log.info(
@@ -132,44 +132,46 @@ class Attachments:
             )
             try:
                 await self.detach(owner)
-            except StateError as error:  # a full disk, say: its DEL will try again
+            except StateError as error:  # a full disk, say: its DEL will retry
                 self._log.warn("cannot clean up", container=owner.container, error=str(error))
 
     def _resume(self, attachment: Attachment) -> None:
         if exists(attachment.wires.device):
-            self._wish(attachment.owner, _host_objects(attachment))
+            self._declare(attachment.owner, _host_objects(attachment))
         elif Path(attachment.netns).exists():
             self.heal(_source(attachment.owner))
         else:
             self._log.warn("a pod's namespace is gone; its address is kept until its DEL", pod=str(attachment))
 
-    def _salvage(self, owner: Owner) -> None:
-        """The host side of a pod whose record is damaged, as far as the address journal knows it."""
+    def _declare_damaged(self, owner: Owner) -> None:
+        """Declare the host side of a pod whose record is damaged, as far as the address journal knows it."""
         allocation = self._pool.allocations.get(owner)
         if allocation is None:
             return
-        wires = self._wires(Asked(owner, "", ""), allocation.addresses)
+        wires = self._wires(AttachRequest(owner, "", ""), allocation.addresses)
         if exists(wires.device):
-            self._wish(owner, host_objects(wires))
+            self._declare(owner, host_objects(wires))
 
     # ADD
 
-    async def attach(self, asked: Asked, namespace: int) -> Attachment:
-        """Wire the pod in the namespace behind the descriptor. Raises AddressError, KernelError, StateError."""
-        self._let_go(asked.owner)
-        if asked.owner in self._leaving:
-            await self._settled(asked.owner)
-        addresses = self._pool.allocate(asked.owner, pod=str(asked.pod) if asked.pod else None, wanted=asked.addresses)
-        wires = self._wires(asked, addresses)
-        attachment = Attachment(asked.owner, asked.network, asked.netns, wires, asked.pod, ports=asked.ports)
+    async def attach(self, request: AttachRequest, namespace: int) -> Attachment:
+        """Attach the pod whose namespace is open at the descriptor. Raises AddressError, KernelError, StateError."""
+        self._withdraw(request.owner)
+        if request.owner in self._withdrawn:
+            await self._wait_applied(request.owner)
+        addresses = self._pool.allocate(
+            request.owner, pod=str(request.pod) if request.pod else None, wanted=request.addresses
+        )
+        wires = self._wires(request, addresses)
+        attachment = Attachment(request.owner, request.network, request.netns, wires, request.pod, ports=request.ports)
         try:
             await self._admit(attachment)
             await self._wire(attachment, namespace)
             self._records.put(attachment)
         except PercaleError:
             self._dismiss(attachment)
-            with suppress(PercaleError):  # the first error is the one to tell; what stays is cleaned up by the DEL
-                await self.detach(asked.owner)
+            with suppress(PercaleError):  # report the first error; the DEL cleans up the rest
+                await self.detach(request.owner)
             raise
         return attachment
 
@@ -190,80 +192,80 @@ class Attachments:
         if self._opener is not None:
             self._opener.close(attachment.owner)
 
-    def _wires(self, asked: Asked, addresses: Iterable[IPAddress]) -> PodWires:
-        wiring = asked.wiring or self.network.wiring
+    def _wires(self, request: AttachRequest, addresses: Iterable[IPAddress]) -> PodWires:
+        wiring = request.wiring or self.network.wiring
         return PodWires(
-            container=asked.owner.container,
-            ifname=asked.owner.ifname,
-            mac=asked.mac or pod_mac(*asked.owner),
-            mtu=asked.mtu or self.network.mtu,
+            container=request.owner.container,
+            ifname=request.owner.ifname,
+            mac=request.mac or pod_mac(*request.owner),
+            mtu=request.mtu or self.network.mtu,
             addresses=tuple(pod_interface(self.network, address, wiring) for address in addresses),
             bridge=self.network.bridge if wiring == "bridge" else None,
-            ingress=asked.ingress,
-            egress=asked.egress,
+            ingress=request.ingress,
+            egress=request.egress,
         )
 
     async def _wire(self, attachment: Attachment, namespace: int) -> None:
         owner, wires = attachment.owner, attachment.wires
         if wires.bridge is not None:
-            self._wish_bridge()
-        self._wish(owner, _host_objects(attachment, namespace))
+            self._declare_bridge()
+        self._declare(owner, _host_objects(attachment, namespace))
         try:
-            await self._settled(owner)
+            await self._wait_applied(owner)
         finally:
-            # From here on the wish must do without the descriptor: its number may soon be another file's.
-            self._wish(owner, _host_objects(attachment))
-        await self._sandboxes.make(namespace, attachment.netns, pod_objects(wires), wires.device)
+            # From here on declare it without the descriptor, whose number may soon be another file's.
+            self._declare(owner, _host_objects(attachment))
+        await self._pod_namespaces.apply(namespace, attachment.netns, pod_objects(wires), wires.device)
 
-    async def _settled(self, owner: Owner) -> None:
-        """Wait for what is wished for it, and so for all that was let go before. Raises KernelError."""
-        leaving = tuple(self._leaving)
-        await self._reconciler.settled(_source(owner))
-        self._leaving.difference_update(leaving)
+    async def _wait_applied(self, owner: Owner) -> None:
+        """Wait until its objects are applied, and so all earlier withdrawals. Raises KernelError."""
+        leaving = tuple(self._withdrawn)
+        await self._reconciler.wait_applied(_source(owner))
+        self._withdrawn.difference_update(leaving)
 
-    def _wish(self, owner: Owner, objects: tuple[KernelObject, ...]) -> None:
-        self._reconciler.want(_source(owner), objects)
-        self._wished.add(owner)
+    def _declare(self, owner: Owner, objects: tuple[KernelObject, ...]) -> None:
+        self._reconciler.declare(_source(owner), objects)
+        self._declared.add(owner)
 
-    def _wish_bridge(self) -> None:
-        self._reconciler.want(f"bridge/{self.network.bridge}", bridge_objects(self.network))
+    def _declare_bridge(self) -> None:
+        self._reconciler.declare(f"bridge/{self.network.bridge}", bridge_objects(self.network))
 
     # DEL
 
     async def detach(self, owner: Owner) -> None:
-        """Take everything of it away; that there is nothing is no error. Raises StateError.
+        """Remove everything of it; that there is nothing is no error. Raises StateError.
 
-        The pair goes within the reconciler's next batch: the kernel takes its time over it (20 ms, a grace period of RCU),
-        and the runtime, which removes the namespace next, need not wait for that.
+        The pair is deleted in the reconciler's next batch: the kernel takes 20 ms for it (an RCU grace period), and the
+        runtime, which removes the namespace next, need not wait for that.
         """
-        self._let_go(owner)
+        self._withdraw(owner)
         if (attachment := self.find(owner)) is not None:
             self._dismiss(attachment)
         if owner in self._records.attachments or owner in self._records.damaged:
             self._records.remove(owner)
         self._pool.release(owner)
 
-    def _let_go(self, owner: Owner) -> None:
-        """The pair is not wished any more, nor all that stands on it."""
-        if owner not in self._wished:
+    def _withdraw(self, owner: Owner) -> None:
+        """Withdraw the pair and all that depends on it."""
+        if owner not in self._declared:
             device = host_device(owner.container, owner.ifname)
             if not exists(device):
                 return
-            # A leftover is nobody's wish: it has to be wished before the wish for it can end.
-            self._wish(owner, (Link(device, "veth"),))
-        self._reconciler.want(_source(owner), ())
-        self._wished.discard(owner)
-        self._leaving.add(owner)
+            # A stale device is not declared: it has to be declared before it can be withdrawn.
+            self._declare(owner, (Link(device, "veth"),))
+        self._reconciler.declare(_source(owner), ())
+        self._declared.discard(owner)
+        self._withdrawn.add(owner)
 
     async def keep_only(self, network: str, valid: Container[Owner]) -> list[PercaleError]:
-        """Detach everything else of this network, as far as it goes; what did not."""
+        """Detach everything else of this network; returns the problems."""
         records = self._records
         mine = [owner for owner, attachment in records.attachments.items() if attachment.network == network]
         strays = [owner for owner in (*records.damaged, *self._pool.allocations) if owner not in records.attachments]
         problems: list[PercaleError] = []
         for owner in dict.fromkeys((*mine, *strays)):
             if owner in valid or owner in self._locks:
-                continue  # one that is being added or deleted right now is no leftover
+                continue  # one that is being added or deleted right now is not stale
             async with self.exclusively(owner):
                 try:
                     await self.detach(owner)
@@ -274,14 +276,14 @@ class Attachments:
     # CHECK and repair
 
     async def check(self, attachment: Attachment, namespace: int) -> list[str]:
-        """What is missing, as the command lines that would make it. Raises KernelError."""
+        """What is missing, as the commands that would create it. Raises KernelError."""
         if attachment.chained:
             return []
-        await self._reconciler.settled(_source(attachment.owner))
-        return await self._sandboxes.missing(namespace, attachment.netns, pod_objects(attachment.wires))
+        await self._reconciler.wait_applied(_source(attachment.owner))
+        return await self._pod_namespaces.missing(namespace, attachment.netns, pod_objects(attachment.wires))
 
     def heal(self, source: str) -> None:
-        """Make a pod's pair again if it is gone: the reconciler cannot, for it has no hold of the pod's namespace."""
+        """Recreate a pod's pair if it is gone: the reconciler cannot, for it has no descriptor of the pod's namespace."""
         owner = _owner(source)
         if owner is None or owner in self._healing or owner not in self._records.attachments:
             return
@@ -306,9 +308,9 @@ class Attachments:
                 self._log.info("wired a pod anew", pod=str(attachment), device=attachment.wires.device)
 
     async def close(self) -> None:
-        """Finish what is under way."""
+        """Finish what is in progress."""
         await asyncio.gather(*self._healing.values())
-        self._sandboxes.close()
+        self._pod_namespaces.close()
 
 
 def _host_objects(attachment: Attachment, namespace: int | None = None) -> tuple[KernelObject, ...]:

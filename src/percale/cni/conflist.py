@@ -1,4 +1,4 @@
-"""The network configuration list that makes a container runtime call us; written last, once the node can serve pods.
+"""The network configuration list by which a container runtime calls us; written last, once the node can attach pods.
 
 The runtime takes the first file of its directory by name, so ours begins with 10. Called by the agent, and by the lab for a
 flannel ConfigMap's cni-conf.json.
@@ -21,7 +21,7 @@ _FLANNEL, _PORTMAP = "flannel", "portmap"
 
 
 class Runtime(Protocol):
-    """Where the container runtime looks, and how pods are wired (the agent's `cni` settings)."""
+    """The container runtime's directories and the wiring of pods (the agent's `cni` settings)."""
 
     @property
     def confDir(self) -> str: ...  # noqa: N802
@@ -73,7 +73,7 @@ def _plugin(wiring: Wiring, *, host_ports: bool = True) -> dict[str, Any]:
 def from_flannel(text: str, where: str) -> dict[str, Any]:
     """flannel's cni-conf.json as a list of ours: its plugin becomes ours, the rest of the chain stays.
 
-    flannel delegates to `bridge` unless it is told otherwise, so the pods are wired to a bridge. Raises BadNetworkConfig.
+    flannel delegates to `bridge` by default, so the pods are attached to a bridge. Raises BadNetworkConfig.
     """
     document = _checked(text, where)
     # Where the chain has portmap, host ports are portmap's.
@@ -86,7 +86,7 @@ def from_flannel(text: str, where: str) -> dict[str, Any]:
 
 
 def wiring_of(text: str, where: str) -> Wiring:
-    """How a cni-conf.json wires pods: routed unless flannel or we are told to use a bridge. Raises BadNetworkConfig."""
+    """How a cni-conf.json wires pods: routed unless a plugin of it says bridge. Raises BadNetworkConfig."""
     for plugin in _checked(text, where)["plugins"]:
         if plugin.get("type") == _FLANNEL:
             return _delegated(plugin, where)

@@ -1,4 +1,4 @@
-"""Whether a directory is safe to keep state and sockets in. Called by the agent's state and by `serving`."""
+"""Checks that a directory is safe for state and sockets. Called by the agent's state and by `server.py`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from percale.errors import StateError
 
 
 def require_ours(directory: Path, setting: str) -> None:
-    """Nobody but root and this user may put files in there: what is in it is believed. Raises StateError, OSError."""
+    """Only root and this user may create files there, for its content is trusted. Raises StateError, OSError."""
     found = directory.stat()
     others = found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX
     if found.st_uid not in (0, os.geteuid()) or others:

@@ -15,11 +15,11 @@ from percale.errors import StateError
 
 NAME = "percale-cni"
 _LONGEST_FIRST_LINE = 250
-"""The kernel reads no more of it."""
+"""The kernel reads no more than this."""
 
 
 def install_plugin(directory: Path, socket: str) -> Path:
-    """Write it, unless it is there already. Raises StateError."""
+    """Write it, unless it is up to date. Raises StateError."""
     path = directory / NAME
     content = _content(socket).encode()
     try:
@@ -33,8 +33,9 @@ def install_plugin(directory: Path, socket: str) -> Path:
 
 
 def _content(socket: str) -> str:
-    room = str(Path(plugin.__file__).parent)
-    return f"{_first_line(sys.executable)}import sys\n\nsys.path.insert(0, {room!r})\nimport plugin\n\nplugin.main({socket!r})\n"
+    directory = str(Path(plugin.__file__).parent)
+    start = _first_line(sys.executable)
+    return f"{start}import sys\n\nsys.path.insert(0, {directory!r})\nimport plugin\n\nplugin.main({socket!r})\n"
 
 
 def _first_line(python: str) -> str:
@@ -46,7 +47,7 @@ def _first_line(python: str) -> str:
 
 
 def write_whole(path: Path, content: bytes, mode: int) -> None:
-    """All of the file at once, under its name when it is complete. Raises OSError."""
+    """Write the file atomically. Raises OSError."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         draft.write_bytes(content)

@@ -1,4 +1,4 @@
-"""CNI's verbs: what each one does with a parsed request, and what it answers. `server.py` calls, `attachments.py` does it."""
+"""The CNI operations: each one's effect for a parsed request, and its result. Called by `server.py`; see `attachments.py`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from percale.cni.attachments import Asked, Attachments
+from percale.cni.attachments import Attachments, AttachRequest
 from percale.cni.pod_netns import is_foreign_namespace
 from percale.cni.records import Attachment
-from percale.cni.requests import Request, asked_addresses, asked_limits, asked_mac, asked_ports
+from percale.cni.requests import Request, requested_addresses, requested_limits, requested_mac, requested_ports
 from percale.cni.results import (
     BAD_CONFIGURATION,
     BAD_ENVIRONMENT,
@@ -38,14 +38,14 @@ Annotations = Callable[[str, str], Awaitable[Mapping[str, str]]]
 
 
 class Unready(Struct, frozen=True):
-    """Why the node cannot take pods now (STATUS 50); `limited`: those that run may not be reached either (51)."""
+    """Why the node cannot attach pods now (STATUS 50); `limited`: running ones may not be reachable either (51)."""
 
     reason: str
     limited: bool = False
 
 
-class Verbs:
-    """One request in, a result or None out; all methods raise PercaleError."""
+class Operations:
+    """Answers requests; all methods raise PercaleError."""
 
     def __init__(self, attachments: Attachments, annotations: Annotations, ready: Callable[[], Unready | None]) -> None:
         self._attachments = attachments
@@ -53,7 +53,7 @@ class Verbs:
         self._ready = ready
 
     async def answer(self, request: Request, namespace: int | None) -> Result | None:
-        """What to print; `namespace` is the pod's open descriptor, None when there was nothing to open."""
+        """The result, if any; `namespace` is the pod's open descriptor, None when there was nothing to open."""
         match request.verb:
             case "ADD":
                 return await self._add(request, namespace)
@@ -72,7 +72,7 @@ class Verbs:
 
     async def _add(self, request: Request, namespace: int | None) -> Result:
         descriptor = _pod_namespace(request, namespace)
-        chained = _wired_before(request)
+        chained = _wired_by_chain(request)
         if chained is not None:
             async with self._attachments.exclusively(request.attachment):
                 await self._attachments.register(chained)
@@ -81,31 +81,31 @@ class Verbs:
         unready = self._ready()
         if unready is not None and not unready.limited:
             raise CniError(TRY_AGAIN, f"the node cannot take pods yet: {unready.reason}")
-        asked = await self._asked(request)
+        asked = await self._attach_request(request)
         async with self._attachments.exclusively(request.attachment):
             attachment = await self._attachments.attach(asked, descriptor)
         ours = _result(attachment)
         previous = request.configuration.previous
         return ours if previous is None else after(previous, ours)
 
-    async def _asked(self, request: Request) -> Asked:
+    async def _attach_request(self, request: Request) -> AttachRequest:
         runtime = request.runtime
         annotations: Mapping[str, str] = {}
         if request.pod is not None and not runtime.ips:
             annotations = await self._annotations(request.pod.namespace, request.pod.name)
-        ingress, egress = asked_limits(runtime)
-        return Asked(
+        ingress, egress = requested_limits(runtime)
+        return AttachRequest(
             owner=request.attachment,
             network=request.configuration.name,
             netns=request.netns or "",
             pod=request.pod,
-            addresses=asked_addresses(request, annotations),
-            mac=asked_mac(runtime),
+            addresses=requested_addresses(request, annotations),
+            mac=requested_mac(runtime),
             mtu=request.configuration.mtu,
             wiring=request.configuration.wiring,
             ingress=ingress,
             egress=egress,
-            ports=asked_ports(runtime),
+            ports=requested_ports(runtime),
         )
 
     # The others
@@ -121,8 +121,8 @@ class Verbs:
         previous = request.configuration.previous
         if previous is None:
             raise CniError(BAD_CONFIGURATION, "CHECK needs the prevResult of the ADD")
-        told = {given.address for given in _given(previous)}
-        if lost := [str(address) for address in attachment.wires.addresses if address not in told]:
+        given = {given.address for given in _given(previous)}
+        if lost := [str(address) for address in attachment.wires.addresses if address not in given]:
             raise CniError(CHECK_FAILED, f"{attachment} has {', '.join(lost)}, prevResult has not")
         async with self._attachments.exclusively(request.attachment):
             missing = await self._attachments.check(attachment, _pod_namespace(request, namespace))
@@ -155,7 +155,7 @@ def _pod_namespace(request: Request, namespace: int | None) -> int:
 
 
 def _result(attachment: Attachment) -> Result:
-    """Ours alone: the bridge if there is one, the host's device, the pod's."""
+    """The result of our plugin: the bridge if there is one, the host's device, the pod's."""
     wires = attachment.wires
     host = Device(wires.device, None if wires.bridge is not None else HOST_MAC, wires.mtu)
     pod = Device(wires.ifname, wires.mac, wires.mtu, attachment.netns)
@@ -165,7 +165,7 @@ def _result(attachment: Attachment) -> Result:
     return result(devices, addresses, routes)
 
 
-# What other plugins of the chain said
+# Results of earlier plugins of the chain
 
 
 class _PreviousInterface(msgspec.Struct, frozen=True):
@@ -190,7 +190,7 @@ class _Given(Struct, frozen=True):
     interface: int | None
 
 
-def _understood(previous: Mapping[str, Any]) -> _Previous:
+def _decode_previous(previous: Mapping[str, Any]) -> _Previous:
     try:
         return msgspec.convert(previous, _Previous)
     except msgspec.ValidationError as error:
@@ -199,21 +199,21 @@ def _understood(previous: Mapping[str, Any]) -> _Previous:
 
 def _given(previous: Mapping[str, Any]) -> list[_Given]:
     try:
-        return [_Given(ip_interface(each.address), each.interface) for each in _understood(previous).ips]
+        return [_Given(ip_interface(each.address), each.interface) for each in _decode_previous(previous).ips]
     except ValueError as error:
         raise CniError(BAD_CONFIGURATION, f"prevResult: {error}") from error
 
 
-def _wired_before(request: Request) -> Attachment | None:
-    """The attachment that a plugin before us made: the asked interface, in a sandbox. None when that is left to us."""
+def _wired_by_chain(request: Request) -> Attachment | None:
+    """The attachment made by an earlier plugin: the requested interface, in a sandbox. None when it is left to us."""
     previous = request.configuration.previous
     if previous is None:
         return None
-    for position, interface in enumerate(_understood(previous).interfaces):
+    for position, interface in enumerate(_decode_previous(previous).interfaces):
         if interface.sandbox and interface.name == request.attachment.ifname:
             addresses = [each.address for each in _given(previous) if each.interface in (None, position)]
             wires = PodWires(*request.attachment, mac=interface.mac, mtu=interface.mtu, addresses=tuple(addresses))
             name, netns = request.configuration.name, request.netns or ""
-            ports = asked_ports(request.runtime)
+            ports = requested_ports(request.runtime)
             return Attachment(request.attachment, name, netns, wires, request.pod, chained=True, ports=ports)
     return None

@@ -8,7 +8,7 @@ writes into the runtime's plugin directory calls `main` with the agent's socket.
              with the first byte the namespace behind CNI_NETNS as an open descriptor (SCM_RIGHTS), where there is one
     answer   4 bytes length, 1 byte exit code, then what to print
 
-The agent's end is `server.py`. A request whose answer never came is sent again: every verb can be.
+The agent's end is `server.py`. A request without an answer is sent again: every operation is idempotent.
 """
 
 import _socket
@@ -18,7 +18,7 @@ import time
 
 SOCKET = "/run/percale/cni.sock"
 PATIENCE = 5.0
-"""Seconds to wait for an agent that is not there, as while it restarts."""
+"""Seconds to wait for an agent that does not answer, e.g. while it restarts."""
 ANSWER_TIMEOUT = 60.0
 VERSIONS = b'{"cniVersion":"1.1.0","supportedVersions":["0.3.1","0.4.0","1.0.0","1.1.0"]}\n'
 BAD_ENVIRONMENT = 4
@@ -42,7 +42,7 @@ def main(socket: str = SOCKET) -> None:
 
 
 def forward(command: bytes, path: bytes) -> tuple[int, bytes]:
-    """Ask the agent until it answers, or until patience ends; the exit code and what to print."""
+    """Ask the agent until it answers or the time is up; the exit code and what to print."""
     try:
         configuration = read_all()
     except OSError as problem:

@@ -1,4 +1,4 @@
-"""The pod's own namespace: one thread that goes in, makes or looks at what should be there, and comes back. `attaching` calls.
+"""The pods' namespaces: one thread that enters one, applies or checks its objects, and leaves. Called by `attachments.py`.
 
 The thread never stays inside: a namespace lives as long as a thread is in it, and the runtime may want to end it.
 """
@@ -6,7 +6,6 @@ The thread never stays inside: a namespace lives as long as a thread is in it, a
 from __future__ import annotations
 
 import asyncio
-import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,10 +17,10 @@ from typing import TypeVar
 
 from percale.errors import KernelError
 from percale.kernel import syscalls
-from percale.kernel.commands import spell_object
+from percale.kernel.commands import format_object
+from percale.kernel.errors import apply_or_raise
 from percale.kernel.plan import matches
-from percale.kernel.protocol import Put
-from percale.kernel.refusal import apply_or_raise
+from percale.kernel.protocol import Upsert
 from percale.kernel.rtnl.driver import KernelDriver
 from percale.kernel.rtnl.dump import foreign_link
 from percale.kernel.rtnl.link_cache import wait_operational
@@ -33,23 +32,23 @@ _OWN = "/proc/thread-self/ns/net"
 _NS_GET_NSTYPE = 0xB703
 
 
-class Sandboxes:
+class PodNamespaces:
     """All methods are called on the event loop; none of them blocks it."""
 
-    def __init__(self, narrate: Callable[[str], None] | None = None) -> None:
-        """`narrate` gets each change's command line before it is made."""
-        self._narrate = narrate
+    def __init__(self, log_command: Callable[[str], None] | None = None) -> None:
+        """`log_command` gets each change's command before it is applied."""
+        self._log_command = log_command
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="pod-namespaces")
 
-    async def make(self, namespace: int, netns: str, objects: Sequence[KernelObject], host_device: str) -> None:
-        """Make these so in the namespace behind the descriptor, and wait until the host's end of the pair carries packets.
+    async def apply(self, namespace: int, netns: str, objects: Sequence[KernelObject], host_device: str) -> None:
+        """Apply the objects in the namespace at the descriptor, and wait until the host's end of the pair carries packets.
 
-        `netns` is its name for people. Raises KernelError.
+        `netns` is its name, for messages. Raises KernelError.
         """
         await self._within(namespace, netns, partial(_make, objects), then=partial(wait_operational, host_device))
 
     async def missing(self, namespace: int, netns: str, objects: Sequence[KernelObject]) -> list[str]:
-        """Those of the objects that are not there (any more), as command lines that would make them. Raises KernelError."""
+        """Those of the objects that do not exist, as the commands that would create them. Raises KernelError."""
         return await self._within(namespace, netns, partial(_missing, objects))
 
     async def _within(
@@ -60,11 +59,11 @@ class Sandboxes:
         *,
         then: Callable[[], object] = lambda: None,
     ) -> T:
-        narrate = self._narrate
+        log_command = self._log_command
 
         def enter() -> T:
-            prefixed = partial(_prefixed, narrate, netns) if narrate is not None else None
-            with _inside(namespace), closing(KernelDriver(narrate=prefixed)) as driver:
+            prefixed = partial(_prefixed, log_command, netns) if log_command is not None else None
+            with _inside(namespace), closing(KernelDriver(log_command=prefixed)) as driver:
                 done = action(driver)
             then()
             return done
@@ -72,12 +71,10 @@ class Sandboxes:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, enter)
         except OSError as error:
-            raise KernelError(
-                error.strerror or str(error), errno=error.errno or errno.EIO, where=f"namespace {netns}"
-            ) from error
+            raise KernelError.from_os(error, where=f"namespace {netns}") from error
 
     def close(self) -> None:
-        """End the thread once it has done what it was given."""
+        """End the thread once its calls are done."""
         self._thread.shutdown()
 
 
@@ -94,20 +91,20 @@ def _inside(namespace: int) -> Iterator[None]:
         os.close(home)
 
 
-def _prefixed(narrate: Callable[[str], None], netns: str, line: str) -> None:
-    narrate(f"nsenter --net={netns} {line}")
+def _prefixed(log_command: Callable[[str], None], netns: str, line: str) -> None:
+    log_command(f"nsenter --net={netns} {line}")
 
 
 def _make(objects: Iterable[KernelObject], driver: KernelDriver) -> None:
-    apply_or_raise(driver, [Put(obj) for obj in objects])
+    apply_or_raise(driver, [Upsert(obj) for obj in objects])
 
 
 def _missing(objects: Iterable[KernelObject], driver: KernelDriver) -> list[str]:
     there = driver.read()
     there |= {link.key: link for link in map(foreign_link, driver.underlay().interfaces)}
-    # Settings are not read back: they are the pod's own to change.
-    wished = [obj for obj in objects if obj.key[0] != "sysctl"]
-    return [spell_object(obj) for obj in wished if not matches(obj, there.get(obj.key))]
+    # Sysctls are not compared: the pod may change them.
+    desired = [obj for obj in objects if obj.key[0] != "sysctl"]
+    return [format_object(obj) for obj in desired if not matches(obj, there.get(obj.key))]
 
 
 def is_foreign_namespace(descriptor: int) -> bool:

@@ -1,8 +1,8 @@
-"""What an agent must know of a pod after its restart: one file for each attachment, written whole or not at all.
+"""The attachments that survive a restart of the agent: one file each, written atomically.
 
     <state>/pods/<container>@<ifname>.json
 
-A record is an ADD's last step and, after the wires, what a DEL removes: an address without a record is an ADD that was cut short.
+A record is an ADD's last step; a DEL removes it after the devices. An address without a record belongs to an interrupted ADD.
 Like the address journal, a record is not flushed to the disk: a machine that loses its power loses its pods too.
 Callers: `attachments.py`; the agent, which makes the one `Records` and shows the attachments in its status.
 """
@@ -29,7 +29,7 @@ from percale.render.service.host_ports import HostPort, Protocol
 class Attachment(Struct, frozen=True):
     """An interface of a pod in a network. `netns` is its namespace's path, as the runtime named it.
 
-    `chained`: another plugin of the chain made the wires; we only know of them.
+    `chained`: another plugin of the chain created the devices; we only know of them.
     """
 
     owner: Owner
@@ -72,7 +72,7 @@ _ENCODER = msgspec.json.Encoder()
 
 
 class Records:
-    """The attachments of this node. Every failure is a StateError, after which nothing has changed."""
+    """The attachments of this node. Every failure raises StateError and changes nothing."""
 
     def __init__(self, directory: Path) -> None:
         """Read what is there; files that cannot be used are `damaged`."""
@@ -110,7 +110,7 @@ class Records:
         return MappingProxyType(self._damaged)
 
     def put(self, attachment: Attachment) -> None:
-        """Remember it."""
+        """Insert or replace."""
         path = self._path(attachment.owner)
         draft = path.with_suffix(".new")
         try:
@@ -127,7 +127,7 @@ class Records:
         self._damaged.pop(attachment.owner, None)
 
     def remove(self, owner: Owner) -> None:
-        """Forget it; that it is not known is no error."""
+        """Delete it; that it is not known is no error."""
         try:
             self._path(owner).unlink(missing_ok=True)
         except OSError as error:

@@ -1,6 +1,6 @@
-"""What a runtime asks, parsed and checked: the CNI_ variables and the configuration become one `Request`. `verbs` calls.
+"""Parses and checks requests: the CNI_ variables and the configuration become one `Request`. Called by `server.py`.
 
-Unknown keys of a configuration are other people's; wrong types and values of ours are errors with the key's path.
+Unknown keys of a configuration are ignored; wrong types and values of ours are errors with the key's path.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _NEEDS: Mapping[str, tuple[str, ...]] = {
 _CONTAINER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,199}")
 """CNI's own form; the length is ours, for it names a file."""
 _IFNAME = re.compile(r"(?!(?:\.{1,2}|lo|all|default)$)[^\s/:%\x00-\x1f]+")
-"""What the kernel takes: `lo` is there already, the next two mean all devices, and % asks for a number."""
+"""Names the kernel accepts: `lo` exists already, the next two mean all devices, and % is a format."""
 _LONGEST_IFNAME = 15
 """Bytes."""
 _MAC = re.compile(r"[0-9a-fA-F][02468aceACE](:[0-9a-fA-F]{2}){5}")
@@ -50,7 +50,7 @@ _NOT_A_MAC = "00:00:00:00:00:00"
 _MOST_BITS = (1 << 32) * 8 - 1
 """The kernel's bucket holds at most 4 GiB."""
 _LONGEST_BURST = 256
-"""Seconds at full rate. The kernel tells a bucket as a time, and of longer ones the wrong time."""
+"""Seconds at full rate. The kernel reports a bucket as a time, and a wrong one for longer buckets."""
 
 Bits = Annotated[int, msgspec.Meta(ge=0)]
 
@@ -77,7 +77,7 @@ class PortMapping(msgspec.Struct, frozen=True):
 
 
 class RuntimeConfig(msgspec.Struct, frozen=True):
-    """What the runtime adds for this one pod."""
+    """What the runtime requests for this pod."""
 
     ips: tuple[str, ...] = ()
     mac: str | None = None
@@ -86,14 +86,14 @@ class RuntimeConfig(msgspec.Struct, frozen=True):
 
 
 class ValidAttachment(msgspec.Struct, frozen=True):
-    """One that GC must keep."""
+    """An attachment that GC must keep."""
 
     containerID: str
     ifname: str
 
 
 class Configuration(msgspec.Struct, frozen=True, kw_only=True):
-    """The part of a network configuration that is ours."""
+    """The part of a network configuration that we read."""
 
     name: str = ""
     wiring: Wiring | None = None
@@ -104,7 +104,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KubernetesPod(Struct, frozen=True):
-    """Whose sandbox it is, from CNI_ARGS."""
+    """The pod of the sandbox, from CNI_ARGS."""
 
     namespace: str
     name: str
@@ -148,7 +148,7 @@ def parse(variables: Mapping[str, str], configuration: bytes) -> Request:
     if missing := [name for name in needs if not variables.get(name)]:
         raise CniError(BAD_ENVIRONMENT, f"{verb} needs {' and '.join(missing)} in the environment")
     decoded = _decode(configuration)
-    version = asked_version(decoded)
+    version = requested_version(decoded)
     if VERSIONS.index(version) < VERSIONS.index(_SINCE.get(verb, VERSIONS[0])):
         raise CniError(INCOMPATIBLE_VERSION, f"{verb} needs cniVersion {_SINCE[verb]} or newer, this is {version}")
     try:
@@ -172,8 +172,8 @@ def _decode(configuration: bytes) -> dict[str, Any]:
         raise CniError(UNDECODABLE, f"the network configuration is not a JSON object: {error}") from error
 
 
-def asked_version(decoded: Mapping[str, Any]) -> str:
-    """The version in which the runtime speaks. Raises CniError for one that we do not."""
+def requested_version(decoded: Mapping[str, Any]) -> str:
+    """The runtime's CNI version. Raises CniError for an unsupported one."""
     version = decoded.get("cniVersion", "0.1.0")
     if version not in VERSIONS:
         raise CniError(
@@ -204,8 +204,8 @@ def _pair(part: str) -> tuple[str, str]:
     return key, value
 
 
-def asked_addresses(request: Request, annotations: Mapping[str, str]) -> tuple[IPAddress, ...]:
-    """The addresses that the runtime or the pod's annotation asks for; the runtime's word counts. Raises CniError."""
+def requested_addresses(request: Request, annotations: Mapping[str, str]) -> tuple[IPAddress, ...]:
+    """The addresses that the runtime or the pod's annotation requests; the runtime has precedence. Raises CniError."""
     where, texts = "runtimeConfig.ips", request.runtime.ips
     if not texts and ANNOTATION in annotations:
         where = f"annotation {ANNOTATION} of pod {request.pod}"
@@ -217,11 +217,11 @@ def asked_addresses(request: Request, annotations: Mapping[str, str]) -> tuple[I
 
 
 ANNOTATION = "percale.io/ips"
-"""On a pod: the addresses it wants, separated by commas."""
+"""Of a pod: its requested addresses, separated by commas."""
 
 
-def asked_mac(runtime: RuntimeConfig) -> str | None:
-    """The MAC that the runtime asks for. Raises CniError."""
+def requested_mac(runtime: RuntimeConfig) -> str | None:
+    """The MAC that the runtime requests. Raises CniError."""
     if runtime.mac is None:
         return None
     if _MAC.fullmatch(runtime.mac) is None or runtime.mac == _NOT_A_MAC:
@@ -229,8 +229,8 @@ def asked_mac(runtime: RuntimeConfig) -> str | None:
     return runtime.mac.lower()
 
 
-def asked_ports(runtime: RuntimeConfig) -> tuple[HostPort, ...]:
-    """The host ports that the runtime asks for. Raises CniError."""
+def requested_ports(runtime: RuntimeConfig) -> tuple[HostPort, ...]:
+    """The host ports that the runtime requests. Raises CniError."""
     ports = tuple(dict.fromkeys(_host_port(each) for each in runtime.portMappings if each.hostPort))
     for index, port in enumerate(ports):
         for other in ports[:index]:
@@ -243,33 +243,33 @@ def asked_ports(runtime: RuntimeConfig) -> tuple[HostPort, ...]:
     return ports
 
 
-def _host_port(asked: PortMapping) -> HostPort:
-    protocol = next((each for each in _PROTOCOLS if each == asked.protocol.upper()), None)
+def _host_port(mapping: PortMapping) -> HostPort:
+    protocol = next((each for each in _PROTOCOLS if each == mapping.protocol.upper()), None)
     if protocol is None:
-        raise CniError(BAD_CONFIGURATION, f"runtimeConfig.portMappings: {asked.protocol!r} is not tcp, udp or sctp")
-    if not asked.containerPort:
+        raise CniError(BAD_CONFIGURATION, f"runtimeConfig.portMappings: {mapping.protocol!r} is not tcp, udp or sctp")
+    if not mapping.containerPort:
         raise CniError(
-            BAD_CONFIGURATION, f"runtimeConfig.portMappings: host port {asked.hostPort} has no containerPort"
+            BAD_CONFIGURATION, f"runtimeConfig.portMappings: host port {mapping.hostPort} has no containerPort"
         )
     try:
-        address = ip_address(asked.hostIP) if asked.hostIP else None
+        address = ip_address(mapping.hostIP) if mapping.hostIP else None
     except ValueError as error:
         raise CniError(BAD_CONFIGURATION, f"runtimeConfig.portMappings: hostIP: {error}") from error
     if address is not None and address.version == 6 and address.is_loopback:
         raise CniError(
             BAD_CONFIGURATION,
-            f"runtimeConfig.portMappings: host port {asked.hostPort} at ::1: the kernel lets nothing out of IPv6's loopback",
+            f"runtimeConfig.portMappings: host port {mapping.hostPort} at ::1: the kernel lets nothing out of IPv6's loopback",
             hint="ask for 127.0.0.1, or for no hostIP",
         )
-    return HostPort(asked.hostPort, asked.containerPort, protocol, address)
+    return HostPort(mapping.hostPort, mapping.containerPort, protocol, address)
 
 
-def asked_limits(runtime: RuntimeConfig) -> tuple[Limit | None, Limit | None]:
+def requested_limits(runtime: RuntimeConfig) -> tuple[Limit | None, Limit | None]:
     """What limits traffic to the pod and from it. Raises CniError."""
-    asked = runtime.bandwidth or Bandwidth()
+    limits = runtime.bandwidth or Bandwidth()
     return (
-        _limit("ingress", asked.ingressRate, asked.ingressBurst),
-        _limit("egress", asked.egressRate, asked.egressBurst),
+        _limit("ingress", limits.ingressRate, limits.ingressBurst),
+        _limit("egress", limits.egressRate, limits.egressBurst),
     )
 
 

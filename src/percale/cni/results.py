@@ -1,4 +1,4 @@
-"""What a plugin prints: results in the format of the asked version, and errors with CNI's codes. `verbs` makes them."""
+"""What a plugin prints: results in the format of the requested version, and errors with CNI's codes. Used by `operations.py`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ UNEXPECTED = 999
 
 
 class CniError(PercaleError):
-    """A request that fails with a code of CNI's; `details` is for people too."""
+    """A request that fails with a CNI error code."""
 
     def __init__(self, code: int, what: str, *, details: str = "", hint: str | None = None) -> None:
         self.code = code
@@ -50,7 +50,7 @@ _CODES: tuple[tuple[type[PercaleError], int], ...] = (
 
 
 def as_cni_error(error: PercaleError) -> CniError:
-    """An error of another room with the code that it has here."""
+    """Any error with its CNI code."""
     if isinstance(error, CniError):
         return error
     code = next((code for kind, code in _CODES if isinstance(error, kind)), UNEXPECTED)
@@ -103,7 +103,7 @@ def _interface(device: Device) -> dict[str, Any]:
 
 
 def after(previous: Result, ours: Result) -> Result:
-    """Our result joined to that of the plugins before us; their interfaces keep their positions."""
+    """Our result appended to that of the earlier plugins; their interfaces keep their positions."""
     theirs = {name: previous.get(name) or [] for name in ("interfaces", "ips", "routes")}
     shift = len(theirs["interfaces"])
     ips = [{**given, "interface": given["interface"] + shift} for given in ours["ips"]]
@@ -117,7 +117,7 @@ def after(previous: Result, ours: Result) -> Result:
 
 
 def encode_result(found: Result, version: str) -> bytes:
-    """The result in the format of the asked version: before 1.0.0 an address names its family, before 1.1.0 no MTU is told."""
+    """The result in the requested version's format: before 1.0.0 an address names its family, before 1.1.0 there is no MTU."""
     answer = {**found, "cniVersion": version}
     if version in ("0.3.1", "0.4.0"):
         answer["ips"] = [

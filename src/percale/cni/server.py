@@ -1,11 +1,11 @@
 """The agent's end of `percale-cni`: a unix socket that takes one request a connection, and answers it.
 
-    percale-cni ─▶ accept ─▶ peer allowed? ─▶ frame + namespace descriptor ─▶ verbs ─▶ answer
+    percale-cni ─▶ accept ─▶ peer allowed? ─▶ frame + namespace descriptor ─▶ operations ─▶ answer
                                                                                │
-                                                     attaching ─▶ pool, records, reconciler, the pod's namespace
+                                                   attachments ─▶ pool, records, reconciler, the pod's namespace
 
-The agent makes one `CniServer` once it has its subnet, starts it before `reconciler.in_sync()` (so that no pod's device
-counts as a leftover), and writes its conflist when it is ready.
+The agent makes one `CniServer` once it has its subnet, starts it before `reconciler.start_garbage_collection()`
+(so that no pod's device counts as stale), and writes its conflist when it is ready.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 from percale.cni.attachments import Attachments, Log
 from percale.cni.directory_owner import require_ours
 from percale.cni.hooks import PodGuard, PortOpener
-from percale.cni.operations import Annotations, Unready, Verbs
+from percale.cni.operations import Annotations, Operations, Unready
 from percale.cni.records import Records
 from percale.cni.requests import parse
 from percale.cni.results import LATEST, UNEXPECTED, CniError, as_cni_error, encode_error, encode_result
@@ -34,7 +34,7 @@ from percale.kernel.reconciler.reconciler import Reconciler
 from percale.render.network.pod_veth import PodNetwork
 
 _REQUEST_TIMEOUT = 10.0
-"""Seconds in which a request must have come in whole."""
+"""Seconds in which a whole request must have been received."""
 _STOP_TIMEOUT = 10.0
 _BACKLOG = 512
 _LONGEST_PATH = 107
@@ -43,7 +43,7 @@ _CREDENTIALS = struct.Struct("=iII")
 
 
 class CniServer:
-    """Pods come and go through this."""
+    """Serves the CNI operations of one node."""
 
     def __init__(
         self,
@@ -58,22 +58,22 @@ class CniServer:
         log: Log,
         guard: PodGuard | None = None,
         opener: PortOpener | None = None,
-        narrate: Callable[[str], None] | None = None,
+        log_command: Callable[[str], None] | None = None,
         measure: Callable[[str, int, float], None] = lambda verb, code, seconds: None,
     ) -> None:
         """`path` is the socket's, `records` is `Records(state_dir / "pods")`.
 
         `annotations(namespace, name)` gives a pod's annotations, {} when the pod is not known; it may wait for the store a
         little, and raise StoreError. `ready()` says what is in the way of new pods, None when nothing is: ADD and STATUS
-        answer with it. `guard` hears of pods before their ADD answers, `opener` of their host ports. `narrate` gets the
+        answer with it. `guard` hears of pods before their ADD answers, `opener` of their host ports. `log_command` gets the
         command line of each change in a pod's namespace before it is made, `measure` each answered request's verb, exit code
         and how long it took.
         """
         self._path = path
         self._attachments = Attachments(
-            network, reconciler, pool, records, log=log, guard=guard, opener=opener, narrate=narrate
+            network, reconciler, pool, records, log=log, guard=guard, opener=opener, log_command=log_command
         )
-        self._verbs = Verbs(self._attachments, annotations, ready)
+        self._operations = Operations(self._attachments, annotations, ready)
         self._log = log
         self._measure = measure
         self._listener: socket.socket | None = None
@@ -82,7 +82,7 @@ class CniServer:
 
     @property
     def network(self) -> PodNetwork:
-        """What pods born from now on get; the agent assigns a new value when the MTU changes."""
+        """The network of pods attached from now on; the agent assigns a new value when the MTU changes."""
         return self._attachments.network
 
     @network.setter
@@ -90,7 +90,7 @@ class CniServer:
         self._attachments.network = network
 
     async def start(self) -> None:
-        """Wish the host side of every recorded pod, clean up after interrupted ADDs, then serve.
+        """Declare the host side of every recorded pod, clean up after interrupted ADDs, then serve.
 
         Raises StateError, KernelError (by the reconciler), OSError (the socket).
         """
@@ -99,7 +99,7 @@ class CniServer:
         self._accepting = asyncio.create_task(self._accept(self._listener), name="cni-accept")
 
     async def stop(self) -> None:
-        """Take no more requests, finish those under way; pods stay as they are."""
+        """Accept no more requests, finish those in progress; pods stay as they are."""
         if self._accepting is not None and self._listener is not None:
             self._accepting.cancel()
             with suppress(asyncio.CancelledError):
@@ -113,7 +113,7 @@ class CniServer:
         await self._attachments.close()
 
     def heal(self, source: str) -> None:
-        """The reconciler reported a problem of this source: when it is a pod whose device is gone, wire it anew.
+        """The reconciler reported a problem of this source: when it is a pod whose device is gone, recreate it.
 
         Call it from the reconciler's `on_problem` for every source; it ignores what is not a pod's.
         """
@@ -124,7 +124,7 @@ class CniServer:
         while True:
             try:
                 connection, _ = await loop.sock_accept(listener)
-            except OSError as error:  # out of descriptors, say: those under way will give some back
+            except OSError as error:  # out of descriptors, say: requests in progress will release some
                 self._log.warn("cannot take a CNI request", error=str(error))
                 await asyncio.sleep(0.1)
                 continue
@@ -139,7 +139,7 @@ class CniServer:
             code, output = await self._answer(connection, frame)
             await asyncio.get_running_loop().sock_sendall(connection, answer_frame(code, output))
             self._measure(frame.variables.get("CNI_COMMAND", ""), code, time.perf_counter() - began)
-        except (OSError, EOFError) as error:  # nobody is left to answer
+        except (OSError, EOFError) as error:  # the peer is gone
             self._log.warn("a CNI request ended early", error=str(error) or "the connection was closed")
         finally:
             frame.close()
@@ -153,9 +153,9 @@ class CniServer:
                 await read_frame(connection, frame)
             request = parse(frame.variables, frame.configuration)
             version = request.version
-            found = await self._verbs.answer(request, frame.namespace)
+            found = await self._operations.answer(request, frame.namespace)
         except TimeoutError:
-            return self._refuse(frame, CniError(UNEXPECTED, "the request did not come in whole"), version)
+            return self._refuse(frame, CniError(UNEXPECTED, "the request was not received completely"), version)
         except PercaleError as error:
             return self._refuse(frame, as_cni_error(error), version)
         self._note(frame)
@@ -179,7 +179,7 @@ def _subject(frame: Frame) -> dict[str, object]:
 
 
 def _listen(path: Path) -> socket.socket:
-    """The socket for its owner only, in place of whatever stands at the path, at once. Raises OSError, StateError."""
+    """A socket for its owner only, atomically replacing whatever is at the path. Raises OSError, StateError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     require_ours(path.parent, "cni.socket")
     draft = path.with_name(f".{path.name}.{os.getpid()}")

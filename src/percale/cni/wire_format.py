@@ -1,6 +1,6 @@
 """The agent's half of the wire format that `plugin.py` describes: read a request with its descriptor, write an answer.
 
-Everything that comes in is bounded: bytes, descriptors and time. `server.py` calls.
+All input is bounded: bytes, descriptors and time. Called by `server.py`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _DESCRIPTORS = 4
 
 @dataclass(slots=True)
 class Frame:
-    """What one connection sent. Whoever reads it closes the descriptors, all of them, however it ended."""
+    """What one connection sent. The reader closes all descriptors, whatever happened."""
 
     variables: dict[str, str] = field(default_factory=dict)
     configuration: bytes = b""
@@ -36,7 +36,7 @@ class Frame:
         return self.descriptors[0] if self.descriptors else None
 
     def close(self) -> None:
-        """Give the descriptors back."""
+        """Close the descriptors."""
         while self.descriptors:
             os.close(self.descriptors.pop())
 
@@ -63,7 +63,7 @@ async def _read(connection: socket.socket, size: int, descriptors: list[int]) ->
 
 
 async def _receive(connection: socket.socket, size: int, descriptors: list[int]) -> bytes:
-    """Some bytes; descriptors that came along are added to the list."""
+    """Some bytes; descriptors received with them are appended to the list."""
     space = socket.CMSG_SPACE(_DESCRIPTORS * array.array("i").itemsize)
     while True:
         try:

@@ -1,12 +1,12 @@
-"""Taking away everything of ours, and nothing else, for `percale agent --cleanup`."""
+"""Deletes everything of ours, and nothing else, for `percale agent --cleanup`."""
 
 from __future__ import annotations
 
 from contextlib import closing
 
-from percale.kernel import plan as planning
+from percale.kernel import plan
 from percale.kernel.netlink import socket as netlink
-from percale.kernel.netns import Place
+from percale.kernel.netns import NetnsExecutor
 from percale.kernel.nftables.static_tables import INET, NETDEV, remove_table
 from percale.kernel.protocol import Change, Driver
 from percale.render.objects import OWNER
@@ -14,14 +14,14 @@ from percale.render.service import base_chains as balancing
 
 
 def owned_removals(driver: Driver) -> list[Change]:
-    """The removals of all that carries our mark, in an order in which none is in another's way. Blocks; raises OSError."""
-    return planning.order((obj for obj in driver.read().values() if planning.removable(obj)), {})
+    """The deletions of all owned objects, in order of dependency. Blocks; raises OSError."""
+    return plan.order((obj for obj in driver.read().values() if plan.removable(obj)), {})
 
 
-def remove_tables(place: Place) -> list[str]:
+def remove_tables(netns: NetnsExecutor) -> list[str]:
     """Remove the tables that the reconciler does not know; the commands for that. Blocks; raises OSError."""
     tables = (("inet", INET, OWNER), ("inet", INET, balancing.TABLE), ("netdev", NETDEV, OWNER))
-    with closing(place.run(lambda: netlink.Socket(netlink.NETFILTER))) as socket:
+    with closing(netns.run(lambda: netlink.Socket(netlink.NETFILTER))) as socket:
         return [
             f"nft 'delete table {name} {table}'"
             for name, family, table in tables
@@ -30,6 +30,6 @@ def remove_tables(place: Place) -> list[str]:
 
 
 def remove_service_table() -> None:
-    """What a former life with Services left. Blocks; raises OSError."""
+    """Delete the Services' table of a previous run. Blocks; raises OSError."""
     with closing(netlink.Socket(netlink.NETFILTER)) as socket:
         remove_table(socket, INET, balancing.TABLE)

@@ -1,11 +1,11 @@
-"""Each change as the command lines that would make it: what `-v` prints, and where an error says it happened. Pure."""
+"""Changes as equivalent shell commands: what `-v` prints, and the location in errors. Pure."""
 
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
-from percale.kernel.protocol import Change, Put
-from percale.kernel.table_fingerprint import mark
+from percale.kernel.protocol import Change, Upsert
+from percale.kernel.table_fingerprint import fingerprint
 from percale.render.objects import (
     OWNER,
     ROUTE_PROTOCOL,
@@ -23,105 +23,105 @@ from percale.render.objects import (
 )
 
 
-def spell(change: Change) -> list[str]:
-    """The lines for one change, for a shell as root in the namespace."""
-    return _put(change.object) if isinstance(change, Put) else _remove(change.object)
+def to_commands(change: Change) -> list[str]:
+    """The commands of one change, for a root shell in the namespace."""
+    return _put(change.object) if isinstance(change, Upsert) else _remove(change.object)
 
 
-def spell_object(obj: KernelObject) -> str:
-    """The line that stands for an object, in an error or a status."""
-    return spell(Put(obj))[0].split("\n", 1)[0]
+def format_object(obj: KernelObject) -> str:
+    """The command that creates an object, for errors and the status."""
+    return to_commands(Upsert(obj))[0].split("\n", 1)[0]
 
 
-def _put(wish: KernelObject) -> list[str]:
-    match wish:
+def _put(desired: KernelObject) -> list[str]:
+    match desired:
         case Link():
-            lines = _put_link(wish)
+            lines = _put_link(desired)
         case Address():
-            once = " nodad" if wish.address.version == 6 else ""
-            lines = [f"ip address replace {wish.address} dev {wish.dev}{once}"]
+            once = " nodad" if desired.address.version == 6 else ""
+            lines = [f"ip address replace {desired.address} dev {desired.dev}{once}"]
         case Route():
-            lines = [f"ip route replace {_route(wish)} proto {ROUTE_PROTOCOL}"]
+            lines = [f"ip route replace {_route(desired)} proto {ROUTE_PROTOCOL}"]
         case Neighbour():
-            where = f"{wish.address} lladdr {wish.mac} dev {wish.dev}"
+            where = f"{desired.address} lladdr {desired.mac} dev {desired.dev}"
             lines = [f"ip neighbour replace {where} nud permanent protocol {ROUTE_PROTOCOL}"]
         case FdbEntry():
-            lines = [f"bridge fdb replace {wish.mac} dev {wish.dev} dst {wish.dst} self permanent"]
+            lines = [f"bridge fdb replace {desired.mac} dev {desired.dev} dst {desired.dst} self permanent"]
         case Shaper():
             lines = [
-                f"tc qdisc replace dev {wish.dev} root tbf rate {wish.rate}bit burst {wish.burst // 8} latency 25ms",
+                f"tc qdisc replace dev {desired.dev} root tbf rate {desired.rate}bit burst {desired.burst // 8} latency 25ms",
             ]
         case Redirect():
             lines = [
-                f"tc qdisc add dev {wish.dev} ingress",
-                f"tc filter add dev {wish.dev} parent ffff: protocol all prio 1 u32 match u32 0 0 "
-                f"action mirred egress redirect dev {wish.to}",
+                f"tc qdisc add dev {desired.dev} ingress",
+                f"tc filter add dev {desired.dev} parent ffff: protocol all prio 1 u32 match u32 0 0 "
+                f"action mirred egress redirect dev {desired.to}",
             ]
         case Sysctl():
-            lines = [f"sysctl -w {wish.name}='{wish.value}'"]
+            lines = [f"sysctl -w {desired.name}='{desired.value}'"]
         case Ruleset():
-            lines = [f"nft -f - <<'END'\n{spell_table(wish)}\nEND"]
+            lines = [f"nft -f - <<'END'\n{format_table(desired)}\nEND"]
         case Element():
-            lines = [f"nft 'add element {spell_element(wish)}'"]
+            lines = [f"nft 'add element {format_element(desired)}'"]
     return lines
 
 
-def _remove(wish: KernelObject) -> list[str]:
-    match wish:
+def _remove(desired: KernelObject) -> list[str]:
+    match desired:
         case Link():
-            lines = [f"ip link delete {wish.name}"] if wish.kind is not None else []
+            lines = [f"ip link delete {desired.name}"] if desired.kind is not None else []
         case Address():
-            lines = [f"ip address delete {wish.address} dev {wish.dev}"]
+            lines = [f"ip address delete {desired.address} dev {desired.dev}"]
         case Route():
-            lines = [f"ip route delete {_route(wish)}"]
+            lines = [f"ip route delete {_route(desired)}"]
         case Neighbour():
-            lines = [f"ip neighbour delete {wish.address} dev {wish.dev}"]
+            lines = [f"ip neighbour delete {desired.address} dev {desired.dev}"]
         case FdbEntry():
-            lines = [f"bridge fdb delete {wish.mac} dev {wish.dev} self"]
+            lines = [f"bridge fdb delete {desired.mac} dev {desired.dev} self"]
         case Shaper():
-            lines = [f"tc qdisc delete dev {wish.dev} root"]
+            lines = [f"tc qdisc delete dev {desired.dev} root"]
         case Redirect():
-            lines = [f"tc qdisc delete dev {wish.dev} ingress"]
+            lines = [f"tc qdisc delete dev {desired.dev} ingress"]
         case Sysctl():
             lines = []
         case Ruleset():
-            lines = [f"nft delete table {wish.family} {OWNER}"]
+            lines = [f"nft delete table {desired.family} {OWNER}"]
         case Element():
-            lines = [f"nft 'delete element {spell_element(wish)}'"]
+            lines = [f"nft 'delete element {format_element(desired)}'"]
     return lines
 
 
-def _put_link(wish: Link) -> list[str]:
+def _put_link(desired: Link) -> list[str]:
     settings = [
-        f"mtu {wish.mtu}" if wish.mtu is not None else "",
-        f"address {wish.mac}" if wish.mac is not None else "",
-        f"arp {'on' if wish.arp else 'off'}" if wish.arp is not None else "",
+        f"mtu {desired.mtu}" if desired.mtu is not None else "",
+        f"address {desired.mac}" if desired.mac is not None else "",
+        f"arp {'on' if desired.arp else 'off'}" if desired.arp is not None else "",
     ]
     lines = []
-    if wish.kind is not None:
-        words = ["ip link add", wish.name, *settings, "type", wish.kind, *_kind_words(wish)]
+    if desired.kind is not None:
+        words = ["ip link add", desired.name, *settings, "type", desired.kind, *_kind_words(desired)]
         lines.append(" ".join(word for word in words if word))
-        settings = [f"alias {wish.alias}"]
-    if wish.master is not None:
-        settings.append(f"master {wish.master}")
-    words = ["ip link set", wish.name, *settings, "up" if wish.up else "down"]
+        settings = [f"alias {desired.alias}"]
+    if desired.master is not None:
+        settings.append(f"master {desired.master}")
+    words = ["ip link set", desired.name, *settings, "up" if desired.up else "down"]
     lines.append(" ".join(word for word in words if word))
-    if wish.hairpin is not None:
-        lines.append(f"bridge link set dev {wish.name} hairpin {'on' if wish.hairpin else 'off'}")
+    if desired.hairpin is not None:
+        lines.append(f"bridge link set dev {desired.name} hairpin {'on' if desired.hairpin else 'off'}")
     return lines
 
 
-def _kind_words(wish: Link) -> list[str]:
-    if wish.vxlan is not None:
-        vxlan = wish.vxlan
+def _kind_words(desired: Link) -> list[str]:
+    if desired.vxlan is not None:
+        vxlan = desired.vxlan
         learning = "learning" if vxlan.learning else "nolearning"
         where = f"id {vxlan.vni} local {vxlan.local} dev {vxlan.dev} dstport {vxlan.port} {learning}"
         return [where, "gbp" if vxlan.gbp else ""]
-    if wish.bridge is not None:
-        bridge = wish.bridge
+    if desired.bridge is not None:
+        bridge = desired.bridge
         return [f"mcast_snooping {int(bridge.snooping)} no_linklocal_learn {int(not bridge.reserved)}"]
-    if wish.peer is not None:
-        peer = wish.peer
+    if desired.peer is not None:
+        peer = desired.peer
         words = [f"peer name {peer.name}"]
         words += [f"address {peer.mac}"] if peer.mac is not None else []
         words += [f"mtu {peer.mtu}"] if peer.mtu is not None else []
@@ -130,31 +130,31 @@ def _kind_words(wish: Link) -> list[str]:
     return []
 
 
-def _route(wish: Route) -> str:
-    words = [str(wish.dst)] if wish.kind == "unicast" else [wish.kind, str(wish.dst)]
-    if wish.via is not None:
-        words.append(f"via {wish.via}" if wish.via.version == wish.dst.version else f"via inet6 {wish.via}")
-    if wish.dev is not None:
-        words.append(f"dev {wish.dev}")
-    if wish.onlink:
+def _route(desired: Route) -> str:
+    words = [str(desired.dst)] if desired.kind == "unicast" else [desired.kind, str(desired.dst)]
+    if desired.via is not None:
+        words.append(f"via {desired.via}" if desired.via.version == desired.dst.version else f"via inet6 {desired.via}")
+    if desired.dev is not None:
+        words.append(f"dev {desired.dev}")
+    if desired.onlink:
         words.append("onlink")
-    if wish.src is not None:
-        words.append(f"src {wish.src}")
-    if wish.metric:
-        words.append(f"metric {wish.metric}")
+    if desired.src is not None:
+        words.append(f"src {desired.src}")
+    if desired.metric:
+        words.append(f"metric {desired.metric}")
     return " ".join(words)
 
 
-def spell_table(wish: Ruleset) -> str:
-    """The table anew, whether it was there or not, for `nft -f -`; its comment tells us what was loaded."""
-    table = f"{wish.family} {OWNER}"
-    return f'add table {table}\ndelete table {table}\ntable {table} {{\ncomment "{mark(wish)}"\n{wish.text}\n}}'
+def format_table(desired: Ruleset) -> str:
+    """Create or replace the table, for `nft -f -`; its comment is its fingerprint."""
+    table = f"{desired.family} {OWNER}"
+    return f'add table {table}\ndelete table {table}\ntable {table} {{\ncomment "{fingerprint(desired)}"\n{desired.text}\n}}'
 
 
-def spell_element(wish: Element) -> str:
-    """The element as nft names it: family, table, set, braces."""
-    parts = " . ".join(_part(part) for part in wish.match)
-    return f"{wish.family} {OWNER} {wish.set} {{ {parts} }}"
+def format_element(desired: Element) -> str:
+    """The element in nft's syntax: family, table, set, braces."""
+    parts = " . ".join(_part(part) for part in desired.match)
+    return f"{desired.family} {OWNER} {desired.set} {{ {parts} }}"
 
 
 def _part(part: object) -> str:

@@ -1,4 +1,4 @@
-"""Where processes of one network namespace listen, by sock_diag. `agent/service/host_ports.py` asks, on a thread of its own.
+"""Where processes of one network namespace listen, by sock_diag. Called by `agent/service/host_ports.py`, on its own thread.
 
 The kernel walks its listening sockets alone, however many connections there are.
 """
@@ -25,7 +25,7 @@ _ANSWER = struct.Struct("=BBBB2s2s16s16s12x20x")
 """Family, state, timer, retransmissions; ports, addresses; interface and cookie, counters."""
 _V6_ONLY = 11
 _STATES: dict[Protocol, tuple[int, int]] = {"TCP": (socket.IPPROTO_TCP, 1 << 10), "UDP": (socket.IPPROTO_UDP, 1 << 7)}
-"""LISTEN; of UDP: bound, and to nobody in particular."""
+"""LISTEN; for UDP: bound and not connected."""
 _WIDTHS = {int(socket.AF_INET): 4, int(socket.AF_INET6): 16}
 
 
@@ -39,7 +39,7 @@ class Listener(Struct, frozen=True):
 
     @property
     def is_everywhere(self) -> bool:
-        """At all addresses."""
+        """Bound to all addresses."""
         return not any(self.address)
 
     @property
@@ -49,7 +49,7 @@ class Listener(Struct, frozen=True):
 
 
 def listeners() -> list[Listener]:
-    """In the caller's namespace; none where the kernel does not tell. Raises OSError."""
+    """In the caller's namespace; none where the kernel cannot tell. Raises OSError."""
     with suppress(FileNotFoundError):  # a kernel without inet_diag
         asking = netlink.Socket(_SOCK_DIAG)
         try:

@@ -1,6 +1,6 @@
-"""Network namespaces: entered by a named helper thread, made and pinned at a path, all without a fork.
+"""Network namespaces: entered by a named helper thread, created and pinned at a path, all without a fork.
 
-`driver` opens its sockets, sysctls and `nft` through one of these threads; `cni` and `lab` make and delete namespaces here.
+`rtnl/driver.py` opens sockets and sysctls and runs `nft` in such a thread; the lab creates and deletes namespaces here.
 """
 
 from __future__ import annotations
@@ -19,29 +19,28 @@ from percale.kernel import syscalls
 T = TypeVar("T")
 
 
-class Place(Protocol):
-    """Somewhere to run a small callable: a namespace."""
+class NetnsExecutor(Protocol):
+    """Runs callables in a network namespace."""
 
     def run(self, action: Callable[[], T]) -> T:
-        """What `action` returns, or its exception."""
+        """The result of `action`, or its exception."""
 
     def close(self) -> None:
-        """No more calls."""
+        """End; no more calls."""
 
 
-class Here:
-    """The namespace of whichever thread calls."""
+class CurrentNetns:
+    """The calling thread's namespace."""
 
     def run(self, action: Callable[[], T]) -> T:
-        """Call it."""
         return action()
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Nothing to close."""
 
 
-class NamespaceThread:
-    """A thread that enters a network namespace once and runs callables there, one after the other."""
+class NetnsThread:
+    """A thread that enters a network namespace once and runs callables there, one at a time."""
 
     def __init__(self, namespace: int, name: str = "netns") -> None:
         """`namespace` is an open descriptor; it may be closed afterwards. Raises OSError when it cannot be entered."""
@@ -59,9 +58,9 @@ class NamespaceThread:
             action, future = call
             try:
                 future.set_result(action())
-            except BaseException as error:  # it belongs to the caller, who gets it from the future
+            except BaseException as error:  # raised in the caller, by the future
                 future.set_exception(error)
-            del action, future, call  # neither holds a finished caller's objects while waiting
+            del action, future, call  # do not keep a finished caller's objects alive while waiting
 
     def run(self, action: Callable[[], T]) -> T:
         """Run it inside the namespace and wait; its exception is raised here."""
@@ -81,44 +80,44 @@ def create_namespace(path: str | Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     target.touch(mode=0o444, exist_ok=False)
 
-    def born() -> None:
+    def create() -> None:
         syscalls.unshare(syscalls.CLONE_NEWNET)
         syscalls.mount("/proc/thread-self/ns/net", str(target), None, syscalls.MS_BIND)
 
     try:
-        _in_new_thread(born, name="netns-create")
+        _in_new_thread(create, name="netns-create")
     except OSError:
         target.unlink()
         raise
 
 
 def delete_namespace(path: str | Path) -> None:
-    """Unpin the namespace at `path`; the kernel ends it once nobody is inside. That it is gone already is no error."""
+    """Unpin the namespace at `path`; the kernel ends it once it is unused. That it is gone already is no error."""
     target = Path(path)
     try:
         syscalls.umount(str(target))
     except FileNotFoundError:
         return
     except OSError as error:
-        if error.errno != errno.EINVAL:  # a file that was never mounted on, or not any more
+        if error.errno != errno.EINVAL:  # not, or no longer, a mount point
             raise
     target.unlink(missing_ok=True)
 
 
 def anonymous_namespace() -> int:
-    """A descriptor of a new network namespace that lives as long as somebody holds it or is inside."""
+    """A descriptor of a new network namespace, which exists as long as it is open or in use."""
     opened: list[int] = []
 
-    def born() -> None:
+    def create() -> None:
         syscalls.unshare(syscalls.CLONE_NEWNET)
         opened.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
 
-    _in_new_thread(born, name="netns-create")
+    _in_new_thread(create, name="netns-create")
     return opened[0]
 
 
 def _in_new_thread(action: Callable[[], None], name: str) -> None:
-    """For calls that change the thread they run in: it ends with them."""
+    """For calls that change their thread, which ends with them."""
     outcome: Future[None] = Future()
 
     def run() -> None:

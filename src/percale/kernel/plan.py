@@ -1,7 +1,7 @@
-"""From what is dirty to the ordered changes that make it right: pure functions on values. `ledger` calls.
+"""Compares desired and actual objects, and orders changes: pure functions on values. Called by `reconciler/state.py`.
 
-Removals come first, in the reverse order of dependence (elements … addresses, links); then what is wished, each after what it
-stands on: settings, links, addresses, neighbours, forwarding entries, routes, shapers, tables, elements.
+Deletions come first, in reverse order of dependency (elements … addresses, links); then desired objects, each after its
+dependencies: sysctls, links, addresses, neighbours, forwarding entries, routes, shapers, tables, elements.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from percale.kernel.netlink.link import needs_new_device
-from percale.kernel.protocol import Change, Put, Remove
+from percale.kernel.protocol import Change, Delete, Upsert
 from percale.render.objects import (
     OWNER,
     Address,
@@ -41,61 +41,63 @@ _RANKS: dict[type, int] = {
 }
 _ON_ONE_DEVICE = (Route, Neighbour, FdbEntry, Address, Shaper)
 _SHAPER_TOLERANCE = 0.01
-"""The kernel keeps a bucket as a time: read back, it is not quite what was written."""
+"""The kernel stores a bucket as a time: read back, it differs slightly."""
 
 
-def matches(wish: KernelObject, have: KernelObject | None) -> bool:
-    """True when what the kernel holds is what is wished; what a wish leaves open matches anything."""
-    if have is None or wish == have:
-        return have is not None
-    match wish, have:
+def matches(desired: KernelObject, actual: KernelObject | None) -> bool:
+    """True when the actual object is as desired; what the desired one leaves open matches anything."""
+    if actual is None or desired == actual:
+        return actual is not None
+    match desired, actual:
         case Link(), Link():
-            return _link_matches(wish, have)
+            return _link_matches(desired, actual)
         case Route(), Route():
-            return wish.dev is None and wish == Route(
-                have.dst, None, have.via, have.onlink, have.src, have.metric, have.kind
+            return desired.dev is None and desired == Route(
+                actual.dst, None, actual.via, actual.onlink, actual.src, actual.metric, actual.kind
             )
         case Shaper(), Shaper():
-            near = abs(wish.burst - have.burst) <= max(64, wish.burst * _SHAPER_TOLERANCE)
-            return wish.dev == have.dev and wish.rate // 8 == have.rate // 8 and near
+            near = abs(desired.burst - actual.burst) <= max(64, desired.burst * _SHAPER_TOLERANCE)
+            return desired.dev == actual.dev and desired.rate // 8 == actual.rate // 8 and near
         case Ruleset(), Ruleset():
-            return wish.family == have.family and wish.digest == have.digest
+            return desired.family == actual.family and desired.digest == actual.digest
     return False
 
 
-def _link_matches(wish: Link, have: Link) -> bool:
-    if needs_new_device(wish, have) or wish.up != have.up:
+def _link_matches(desired: Link, actual: Link) -> bool:
+    if needs_new_device(desired, actual) or desired.up != actual.up:
         return False
-    if wish.kind is not None and (wish.alias != have.alias or wish.vxlan != have.vxlan):
+    if desired.kind is not None and (desired.alias != actual.alias or desired.vxlan != actual.vxlan):
         return False
     pairs = (
-        (wish.mtu, have.mtu),
-        (wish.mac, have.mac),
-        (wish.master, have.master),
-        (wish.hairpin, have.hairpin),
-        (wish.arp, have.arp),
-        (wish.bridge, have.bridge),
+        (desired.mtu, actual.mtu),
+        (desired.mac, actual.mac),
+        (desired.master, actual.master),
+        (desired.hairpin, actual.hairpin),
+        (desired.arp, actual.arp),
+        (desired.bridge, actual.bridge),
     )
-    return all(wished is None or wished == there for wished, there in pairs)
+    return all(expected is None or expected == there for expected, there in pairs)
 
 
-def replaces(wish: KernelObject, have: KernelObject | None) -> bool:
-    """True when making it so starts anew, and all that stands on it is gone: a new device, a table loaded again."""
-    if isinstance(wish, Link):
-        return have is None or (isinstance(have, Link) and needs_new_device(wish, have))
-    return isinstance(wish, Ruleset)
+def replaces(desired: KernelObject, actual: KernelObject | None) -> bool:
+    """True when applying it recreates it, without all that depends on it: a new device, a reloaded table."""
+    if isinstance(desired, Link):
+        return actual is None or (isinstance(actual, Link) and needs_new_device(desired, actual))
+    return isinstance(desired, Ruleset)
 
 
-def unsettles(wish: KernelObject, have: KernelObject | None) -> bool:
-    """True when the device stays, but some of what is on it goes: neighbours with its address, routes when it goes down."""
-    if not isinstance(wish, Link) or not isinstance(have, Link):
+def disturbs_dependents(desired: KernelObject, actual: KernelObject | None) -> bool:
+    """True when the device remains but loses objects: neighbours with its address, routes when it goes down."""
+    if not isinstance(desired, Link) or not isinstance(actual, Link):
         return False
-    changed = any(wished not in (None, there) for wished, there in ((wish.mac, have.mac), (wish.arp, have.arp)))
-    return changed or wish.up != have.up
+    changed = any(
+        expected not in (None, there) for expected, there in ((desired.mac, actual.mac), (desired.arp, actual.arp))
+    )
+    return changed or desired.up != actual.up
 
 
-def stands_on(obj: KernelObject) -> tuple[Key, ...]:
-    """The keys of the objects without which this one cannot be: its devices, its table."""
+def dependencies_of(obj: KernelObject) -> tuple[Key, ...]:
+    """The keys of the objects that this one requires: its devices, its table."""
     if isinstance(obj, _ON_ONE_DEVICE):
         return (("link", obj.dev),) if obj.dev is not None else ()
     match obj:
@@ -122,21 +124,21 @@ def sysctl_device(name: str) -> str | None:
 
 
 def removable(obj: KernelObject) -> bool:
-    """False for what is not ours to take away: devices of others, and settings, which others may rely on."""
+    """False for what is not ours to delete: foreign devices, and sysctls, which others may rely on."""
     if isinstance(obj, Link):
         return obj.kind is not None and obj.alias == OWNER
     return not isinstance(obj, Sysctl)
 
 
-def order(removals: Iterable[KernelObject], puts: Mapping[Key, KernelObject]) -> list[Change]:
-    """The changes, in an order in which each finds what it needs."""
+def order(removals: Iterable[KernelObject], upserts: Mapping[Key, KernelObject]) -> list[Change]:
+    """The changes in order of dependency."""
     going = sorted(removals, key=_rank, reverse=True)
     coming: defaultdict[int, list[KernelObject]] = defaultdict(list)
-    for obj in puts.values():
+    for obj in upserts.values():
         coming[_rank(obj)].append(obj)
     if _LINK in coming:
-        coming[_LINK][:] = _lower_first({key: obj for key, obj in puts.items() if isinstance(obj, Link)})
-    return [*map(Remove, going), *(Put(obj) for rank in sorted(coming) for obj in coming[rank])]
+        coming[_LINK][:] = _lower_first({key: obj for key, obj in upserts.items() if isinstance(obj, Link)})
+    return [*map(Delete, going), *(Upsert(obj) for rank in sorted(coming) for obj in coming[rank])]
 
 
 def _rank(obj: KernelObject) -> int:
@@ -146,11 +148,11 @@ def _rank(obj: KernelObject) -> int:
 
 
 def _lower_first(links: Mapping[Key, Link]) -> list[Link]:
-    """Every device after the one it stands on."""
+    """Every device after its dependencies."""
     ordered: dict[Key, Link] = {}
 
     def add(key: Key, link: Link, above: frozenset[Key]) -> None:
-        for lower in stands_on(link):
+        for lower in dependencies_of(link):
             if lower in links and lower not in above and lower not in ordered:
                 add(lower, links[lower], above | {key})
         ordered.setdefault(key, link)

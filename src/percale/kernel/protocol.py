@@ -1,6 +1,6 @@
-"""The kernel's edge: what a driver does, and what it tells. `driver.py` is the real one, `fake.py` the public fake.
+"""The interface to the kernel: a driver's methods and events. `rtnl/driver.py` is the real one, `rtnl/fake.py` the public fake.
 
-The reconciler is the only caller of a driver that follows events; wiring and the lab use a driver for one namespace,
+The reconciler is the only caller of a driver that follows events; cni and the lab use a driver for one namespace,
 once, and close it. Both pass the same contract tests.
 """
 
@@ -14,23 +14,23 @@ from msgspec import Struct
 from percale.render.objects import IPAddress, IPInterface, IPNetwork, KernelObject, Key, Sysctl
 
 
-class Put(Struct, frozen=True):
-    """Make this object so, whatever stands at its key now."""
+class Upsert(Struct, frozen=True):
+    """Create the object or replace the one at its key."""
 
     object: KernelObject
 
 
-class Remove(Struct, frozen=True):
-    """Take this object away; that it is gone already is no error."""
+class Delete(Struct, frozen=True):
+    """Delete the object; that it is gone already is no error."""
 
     object: KernelObject
 
 
-Change: TypeAlias = Put | Remove
+Change: TypeAlias = Upsert | Delete
 
 
 class Interface(Struct, frozen=True):
-    """A device as the kernel has it, ours or not."""
+    """A device of the kernel, ours or not."""
 
     name: str
     index: int
@@ -44,7 +44,7 @@ class Interface(Struct, frozen=True):
 
 
 class HostRoute(Struct, frozen=True):
-    """A unicast route of the main table that is not ours: where the underlay goes."""
+    """A unicast route of the main table that is not ours: part of the underlay."""
 
     dst: IPNetwork
     dev: str
@@ -54,67 +54,67 @@ class HostRoute(Struct, frozen=True):
 
 
 class Underlay(Struct, frozen=True):
-    """The node as it was before us: its interfaces and the routes of others. Equal means nothing moved."""
+    """The node's network without our objects: interfaces and foreign routes. Equal means that nothing changed."""
 
     interfaces: tuple[Interface, ...]
     routes: tuple[HostRoute, ...]
 
 
-class Present(Struct, frozen=True):
-    """Somebody else put this object of our kinds there, or changed it."""
+class ObjectChanged(Struct, frozen=True):
+    """An object of our kinds was created or changed by others."""
 
     object: KernelObject
 
 
-class Absent(Struct, frozen=True):
-    """Somebody else removed what stood at this key."""
+class ObjectRemoved(Struct, frozen=True):
+    """The object at this key was deleted by others."""
 
     key: Key
 
 
-SHORTCUT_TABLE: Key = ("ruleset", "netdev")
-"""`table netdev percale`, which no object describes, for its text is loaded whole: that it is `Absent` is all that is told."""
+FASTPATH_TABLE: Key = ("ruleset", "netdev")
+"""`table netdev percale`, loaded as a whole and described by no object: `ObjectRemoved` is its only event."""
 
 
-class Wiped(Struct, frozen=True):
-    """This device went away, went down or lost an address: what was on it may have gone without a word."""
+class LinkReset(Struct, frozen=True):
+    """A device was deleted, went down or lost an address: objects on it may be gone without an event."""
 
     dev: str
 
 
 class UnderlayChanged(Struct, frozen=True):
-    """An interface, an address or a route of others changed: read `underlay()` again."""
+    """A foreign interface, address or route changed: read `underlay()` again."""
 
 
-class Lost(Struct, frozen=True):
+class ResyncRequired(Struct, frozen=True):
     """Events were lost or too coarse (an overrun, a flushed table): call `read()` again.
 
-    `error` when a defect of ours lost them: worth a report, too.
+    `error` is set when a bug of ours lost them, and is to be reported.
     """
 
     error: Exception | None = None
 
 
-KernelEvent: TypeAlias = Present | Absent | Wiped | UnderlayChanged | Lost
+KernelEvent: TypeAlias = ObjectChanged | ObjectRemoved | LinkReset | UnderlayChanged | ResyncRequired
 
 
 class Driver(Protocol):
     """One network namespace. Every method blocks: never call one on the event loop."""
 
     def read(self) -> dict[Key, KernelObject]:
-        """All objects of ours: by owner's mark, or on a device of ours."""
+        """All owned objects: by the owner's mark, or on a device of ours."""
 
     def apply(self, changes: Sequence[Change]) -> Sequence[OSError | None]:
-        """Make the changes, in order, in as few messages as the kernel allows; one result each."""
+        """Apply the changes in order, in as few messages as the kernel allows; one result each."""
 
     def underlay(self) -> Underlay:
         """Interfaces and routes that are not ours."""
 
-    def strayed(self, settings: Sequence[Sysctl]) -> Sequence[Sysctl]:
-        """Those of these that have another value now; one that cannot be read is none."""
+    def changed_sysctls(self, settings: Sequence[Sysctl]) -> Sequence[Sysctl]:
+        """Those with another value now; one that cannot be read is omitted."""
 
     def follow(self, on_events: Callable[[Iterable[KernelEvent]], None]) -> None:
-        """Report what others do, from now until `close()`; `on_events` is called on any thread, and takes note only."""
+        """Report changes by others until `close()`; `on_events` is called on any thread and must not block."""
 
     def close(self) -> None:
-        """Give back sockets and threads; the kernel's state stays."""
+        """Close sockets and threads; the kernel's state remains."""

@@ -1,8 +1,8 @@
-"""Has somebody touched a table of ours while no agent ran? Pure; `spelling` writes the mark, `nftables` reads it back.
+"""Detects foreign changes to a table of ours made while the agent was down. Pure; `commands` writes, `static_tables` verifies.
 
-The kernel numbers a new table's chains, rules, sets and counters from 1 on and never gives a number twice. So whatever was
-removed leaves a gap, except at the end, and that is found by counting: a table's comment says how many parts its text has.
-What somebody added (a rule that traces, say) is neither, and stays; a rule that was replaced in place keeps its number.
+The kernel assigns handles to a new table's chains, rules, sets and counters from 1 on and never reuses one. So a removal
+leaves a gap, except at the end, which is found by counting: the table's comment holds the number of parts of its text.
+An addition (a tracing rule, say) is neither and stays; a rule that was replaced in place keeps its handle.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ _QUOTED = re.compile(r'"[^"\n]*"')
 _NO_RULE = re.compile(r"(type|policy|comment|flags|devices?)\b")
 
 
-def mark(ruleset: Ruleset) -> str:
+def fingerprint(ruleset: Ruleset) -> str:
     """The table's comment: the text's digest and the number of its parts."""
     return f"{ruleset.digest} {sum(1 for _ in _parts(ruleset.text))}"
 
 
-def digest_of(comment: str, handles: Mapping[int, bool]) -> str:
-    """The digest in a table's comment; "" when the table is not what was loaded.
+def verify_fingerprint(comment: str, handles: Mapping[int, bool]) -> str:
+    """The digest in a table's comment; "" when the table is not as it was loaded.
 
-    `handles` are the numbers of all its parts, False for those without a name in the text: sets within rules.
+    `handles` are those of all its parts, False for anonymous sets, which have no name in the text.
     """
     digest, _, parts = comment.partition(" ")
     complete = parts.isdecimal() and sum(handles.values()) >= int(parts)
@@ -32,7 +32,7 @@ def digest_of(comment: str, handles: Mapping[int, bool]) -> str:
 
 
 def _parts(text: str) -> Iterator[str]:
-    """The chains with their rules, the sets and the counters of a table's text; sets within rules have no name to count."""
+    """The chains with their rules, the sets and the counters of a table's text; anonymous sets are not counted."""
     for block, body in _blocks(_QUOTED.sub('""', text)):
         yield block
         if block.startswith("chain "):
@@ -58,7 +58,7 @@ def _blocks(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _without_braces(body: str) -> str:
-    """The same without the sets within rules, which may go over several lines."""
+    """The same without anonymous sets, which may span several lines."""
     before = ""
     while before != body:
         before, body = body, re.sub(r"\{[^{}]*\}", "", body)

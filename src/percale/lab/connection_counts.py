@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from percale.errors import LabError
 from percale.explain.services.show import PortView
 from percale.kernel.netlink.conntrack import DESTINATION_TRANSLATED, Conntrack
-from percale.kernel.netns import NamespaceThread
+from percale.kernel.netns import NetnsThread
 from percale.lab.api.client import ask
 from percale.lab.process.nsenter import enter_user_namespace
 from percale.lab.run_dir import LabPlace, require_running
@@ -35,7 +35,7 @@ def connections(place: LabPlace, node: str, ports: Collection[PortView]) -> Mapp
         descriptor = os.open(f"/proc/{init}/root{namespace}", os.O_RDONLY | os.O_CLOEXEC)
         try:
             enter_user_namespace(init)
-            thread = NamespaceThread(descriptor, name=f"count-{node}")
+            thread = NetnsThread(descriptor, name=f"count-{node}")
         finally:
             os.close(descriptor)
         try:

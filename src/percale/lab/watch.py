@@ -21,8 +21,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from percale.errors import LabError
-from percale.kernel.netns import NamespaceThread
-from percale.kernel.nftables.trace import Judged, Tracer
+from percale.kernel.netns import NetnsThread
+from percale.kernel.nftables.trace import TracedVerdict, Tracer
 from percale.lab.api.client import ask
 from percale.lab.process.nsenter import enter_user_namespace
 from percale.lab.run_dir import LabPlace, require_running
@@ -76,7 +76,7 @@ class LeftOut(Struct, frozen=True):
 class _Held(Struct, frozen=True):
     """Allowed where it began; the destination's node has not spoken yet."""
 
-    judged: Judged
+    judged: TracedVerdict
     node: str
     since: float
 
@@ -89,7 +89,7 @@ class Merging:
         self._held: OrderedDict[tuple[object, ...], _Held] = OrderedDict()
         self._seen: OrderedDict[tuple[object, ...], float] = OrderedDict()
 
-    def add(self, node: str, judged: Judged, now: float) -> Iterator[tuple[str, Judged]]:
+    def add(self, node: str, judged: TracedVerdict, now: float) -> Iterator[tuple[str, TracedVerdict]]:
         """What is certain now: each with the node that decided."""
         which = (judged.source, judged.destination, judged.protocol, judged.source_port, judged.port)
         if now - self._seen.get(which, -_SAME) < _SAME:
@@ -103,14 +103,14 @@ class Merging:
         self._remember(which, now)
         yield node, judged
 
-    def late(self, now: float) -> Iterator[tuple[str, Judged]]:
+    def late(self, now: float) -> Iterator[tuple[str, TracedVerdict]]:
         """What has waited long enough for another node."""
         while self._held and now - next(iter(self._held.values())).since >= _OTHER_NODE:
             which, held = self._held.popitem(last=False)
             self._remember(which, now)
             yield held.node, held.judged
 
-    def _goes_on(self, node: str, judged: Judged) -> bool:
+    def _goes_on(self, node: str, judged: TracedVerdict) -> bool:
         """To a pod on another node, which judges as well."""
         target = self._names(judged.destination)
         return target is not None and target.node not in ("", node)
@@ -155,7 +155,7 @@ def watch(place: LabPlace, rate: int, *, over: Callable[[], bool]) -> Generator[
         while not over():
             for descriptor, _ in poll.poll(_TICK * 1000):
                 node = by_descriptor[descriptor]
-                for judged in tracers[node].judged():
+                for judged in tracers[node].verdicts():
                     for where, certain in merging.add(node, judged, time.monotonic()):
                         yield _shown(certain, where, names)
             for where, certain in merging.late(time.monotonic()):
@@ -185,7 +185,7 @@ def _open(place: LabPlace, rate: int) -> dict[str, Tracer]:
             opened[node] = os.open(f"/proc/{init}/root{namespace}", os.O_RDONLY | os.O_CLOEXEC)
         enter_user_namespace(init)
         for node, descriptor in opened.items():
-            thread = NamespaceThread(descriptor, name=f"watch-{node}")
+            thread = NetnsThread(descriptor, name=f"watch-{node}")
             try:
                 tracers[node] = Tracer(thread, rate)
             finally:
@@ -202,7 +202,7 @@ def _open(place: LabPlace, rate: int) -> dict[str, Tracer]:
     return tracers
 
 
-def _shown(judged: Judged, node: str, names: Callable[[bytes], Name | None]) -> Connection:
+def _shown(judged: TracedVerdict, node: str, names: Callable[[bytes], Name | None]) -> Connection:
     source, destination = names(judged.source), names(judged.destination)
     address = str(ip_address(judged.destination))
     return Connection(

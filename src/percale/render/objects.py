@@ -1,8 +1,7 @@
-"""What the kernel must hold, as values: links, addresses, routes, neighbours, FDB entries, shapers, rule sets, elements.
+"""Desired kernel objects as values: links, addresses, routes, neighbours, FDB entries, shapers, rulesets, elements.
 
-Backends and wiring make them (pure), `kernel/` makes them so. Two objects with the same `key` are two wishes for one
-kernel object; an object equal to what the kernel holds costs nothing. Each is spelled as an `ip`, `bridge`, `tc` or `nft`
-line by `kernel/commands.py`.
+Backends and `render/network` make them (pure), `kernel/` applies them. Two objects with the same `key` are one kernel object;
+one that equals the actual object costs nothing. `kernel/commands.py` formats each as an `ip`, `bridge`, `tc` or `nft` command.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ IPInterface: TypeAlias = IPv4Interface | IPv6Interface
 Family: TypeAlias = Literal["ip", "ip6", "bridge"]
 
 OWNER = "percale"
-"""The mark on everything of ours: link alias, nft table name. Teardown deletes by it."""
+"""The owner's mark on all our objects: link alias, nft table name. Cleanup deletes by it."""
 
 ROUTE_PROTOCOL = 112
 """Our routes' and neighbours' protocol number (`ip route show proto 112`); unused in iproute2's rt_protos."""
@@ -37,7 +36,7 @@ def _lower_mac(obj: Peer | Link | Neighbour | FdbEntry) -> None:
 
 
 class Vxlan(Struct, frozen=True):
-    """The attributes that make a vxlan device what it is; a change of one means a new device."""
+    """A vxlan device's attributes; a change of one requires a new device."""
 
     vni: int
     local: IPAddress
@@ -48,10 +47,10 @@ class Vxlan(Struct, frozen=True):
 
 
 class Bridge(Struct, frozen=True):
-    """What a bridge learns from its ports' frames beside their sources: both are doors for whoever sends there.
+    """What a bridge learns from its ports beside source MACs; both can be abused by pods.
 
-    `snooping` is who wants which multicast; `reserved` is also learning from frames to addresses that are never forwarded
-    (LLDP's and the like), which come past all nft tables.
+    `snooping` is multicast snooping; `reserved` is learning from frames to link-local addresses, which are never forwarded
+    (LLDP and the like) and bypass all nft tables.
     """
 
     snooping: bool = False
@@ -59,7 +58,7 @@ class Bridge(Struct, frozen=True):
 
 
 class Peer(Struct, frozen=True):
-    """The other end of a veth pair; `namespace` is an open descriptor of the namespace it is born in (None: here)."""
+    """The other end of a veth pair; `namespace` is an open descriptor of the namespace it is created in (None: this one)."""
 
     name: str
     namespace: int | None = None
@@ -71,7 +70,7 @@ class Peer(Struct, frozen=True):
 
 
 class Link(Struct, frozen=True):
-    """A network device. `kind` None: not ours to create (lo, eth0), only its settings are wished.
+    """A network device. `kind` None: not ours to create (lo, eth0), only its settings are declared.
 
     A setting that is None is left as it is. `alias` is the owner's mark on a device of ours. Without `arp` the device neither
     answers ARP nor learns neighbours from it.
@@ -122,7 +121,7 @@ class Route(Struct, frozen=True):
 
     @property
     def key(self) -> Key:
-        # Numbers, for networks are slow to hash, and every book of the reconciler goes by keys.
+        # Numbers, for networks are slow to hash, and the reconciler's state is indexed by keys.
         return ("route", self.dst.version, int(self.dst.network_address), self.dst.prefixlen, self.metric)
 
 
@@ -174,7 +173,7 @@ class Shaper(Struct, frozen=True):
 
 
 class Redirect(Struct, frozen=True):
-    """All that enters `dev` passes through `to` first (an ifb whose shaper limits it)."""
+    """All ingress of `dev` passes through `to` first (an ifb whose shaper limits it)."""
 
     dev: str
     to: str
@@ -185,7 +184,7 @@ class Redirect(Struct, frozen=True):
 
 
 class Sysctl(Struct, frozen=True):
-    """A kernel setting of this namespace, such as `net/ipv4/ip_forward`; never undone, for others may rely on it."""
+    """A sysctl of this namespace, such as `net/ipv4/ip_forward`; never reverted, for others may rely on it."""
 
     name: str
     value: str
@@ -198,8 +197,8 @@ class Sysctl(Struct, frozen=True):
 class Ruleset(Struct, frozen=True):
     """The static text of one table of ours: sets, chains, rules. Elements are objects of their own.
 
-    `text` is what stands between the table's braces, without `table ip percale {` and `}`. Read back from the kernel it
-    is the text's digest: two rulesets hold the same when their digests are equal.
+    `text` is the content of the table's braces, without `table ip percale {` and `}`. Read back from the kernel it is the
+    text's digest: two rulesets are the same when their digests are equal.
     """
 
     family: Family
@@ -207,7 +206,7 @@ class Ruleset(Struct, frozen=True):
 
     @property
     def digest(self) -> str:
-        """What the kernel keeps of the text, in the table's comment."""
+        """The text's digest, which is stored in the table's comment."""
         known = self.text.startswith(_DIGEST) or not self.text
         return self.text if known else _DIGEST + sha256(self.text.encode()).hexdigest()[:32]
 

@@ -22,7 +22,7 @@ from tests.kernel.agent.cluster import NETNS, Cluster, Node, Pod, sh, until
 from tests.kernel.agent.policies import DENY, Policies, allowing, selecting
 from tests.kernel.agent.services import Services
 
-from percale.kernel.netns import NamespaceThread
+from percale.kernel.netns import NetnsThread
 from percale.render.network.pod_veth import HOST_MAC
 
 Family: TypeAlias = Literal[4, 6]
@@ -254,7 +254,7 @@ def attack(
 
 def packet_socket(namespace: str, kind: int, style: int = socket.SOCK_RAW) -> socket.socket:
     with (NETNS / namespace).open() as entered:
-        thread = NamespaceThread(entered.fileno())
+        thread = NetnsThread(entered.fileno())
     try:
         return thread.run(lambda: socket.socket(socket.AF_PACKET, style, socket.htons(kind)))
     finally:

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from tests.kernel.agent.cluster import NETNS
 from tests.kernel.streams import MAGIC
 
-from percale.kernel.netns import NamespaceThread
+from percale.kernel.netns import NetnsThread
 
 _EVERYTHING = 0x0003
 
@@ -18,7 +18,7 @@ class Sniffer:
 
     def __init__(self, name: str) -> None:
         with (NETNS / name).open() as namespace:
-            thread = NamespaceThread(namespace.fileno())
+            thread = NetnsThread(namespace.fileno())
         kind = socket.htons(_EVERYTHING)
         self._socket = thread.run(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, kind))
         thread.close()

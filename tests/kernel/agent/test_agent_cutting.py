@@ -18,7 +18,7 @@ from percale.agent.logging import LineLog
 from percale.agent.metrics import Metrics
 from percale.agent.policy.established_flows import Cutting, Keeping
 from percale.agent.problems import Troubles
-from percale.kernel.netlink.conntrack import Seek
+from percale.kernel.netlink.conntrack import EntryFilter
 from percale.model.manifest.decode import decode_manifest
 from percale.model.meta import ObjectKey
 from percale.model.networkpolicy import NetworkPolicy
@@ -83,7 +83,7 @@ class Judge:
         await self.cutting.reconsider(None)
 
     def marked(self) -> int:
-        return len(list(self.table.flows(Seek(marked=CUT_MARK))))
+        return len(list(self.table.flows(EntryFilter(marked=CUT_MARK))))
 
     async def until_marked(self, count: int) -> None:
         async with asyncio.timeout(PATIENCE):
@@ -156,7 +156,7 @@ async def test_what_is_still_allowed_is_never_touched(judge: Judge) -> None:
         judge.world.a.run("ping", "-n", "-c1", B[4])
         await judge.policy(ONLY_A)
         await judge.until_marked(1)  # the ping: the policy allows ports only
-        (flow,) = judge.table.flows(Seek(marked=CUT_MARK))
+        (flow,) = judge.table.flows(EntryFilter(marked=CUT_MARK))
         assert flow.original.protocol == 1
         assert await passes(wire)
 

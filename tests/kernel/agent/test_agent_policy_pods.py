@@ -14,8 +14,8 @@ from tests.kernel.agent.policies import DENY, PORT, Policies, allowing, flow, se
 from tests.kernel.agent.sniffing import Sniffer
 from tests.kernel.streams import FlowOf, Streams
 
-from percale.kernel.netlink.conntrack import Conntrack, Seek
-from percale.kernel.netns import NamespaceThread
+from percale.kernel.netlink.conntrack import Conntrack, EntryFilter
+from percale.kernel.netns import NetnsThread
 from percale.render.policy.base_chains import CUT_MARK
 
 DUAL = {"Network": "10.244.0.0/16", "EnableIPv6": True, "IPv6Network": "fd00:244::/48"}
@@ -146,9 +146,9 @@ def answers(source: str, name: str, target: str) -> Callable[[], bool]:
 def marked(node: Node) -> set[str]:
     """Whose established connections are cut."""
     with (NETNS / node.name).open() as namespace:
-        thread = NamespaceThread(namespace.fileno())
+        thread = NetnsThread(namespace.fileno())
     with closing(thread), closing(Conntrack(thread)) as conntrack:
-        return {str(ip_address(each.client)) for each in conntrack.flows(Seek(marked=CUT_MARK))}
+        return {str(ip_address(each.client)) for each in conntrack.flows(EntryFilter(marked=CUT_MARK))}
 
 
 @WIRINGS

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from tests.kernel.agent.cluster import NETNS, Cluster, Node, sh, until
 
-from percale.kernel.netlink.conntrack import Conntrack, Seek
-from percale.kernel.netns import NamespaceThread
+from percale.kernel.netlink.conntrack import Conntrack, EntryFilter
+from percale.kernel.netns import NetnsThread
 from percale.render.policy.base_chains import CUT_MARK
 
 PLUGINS = Path("/usr/lib/cni")
@@ -157,9 +157,9 @@ def pings(name: str, address: str) -> bool:
 def unmark(node: Node) -> None:
     """Take the mark from every flow of the node."""
     with (NETNS / node.name).open() as namespace:
-        thread = NamespaceThread(namespace.fileno())
+        thread = NetnsThread(namespace.fileno())
     conntrack = Conntrack(thread)
-    assert conntrack.mark(list(conntrack.flows(Seek(marked=CUT_MARK))), 0, CUT_MARK) == [None]
+    assert conntrack.mark(list(conntrack.flows(EntryFilter(marked=CUT_MARK))), 0, CUT_MARK) == [None]
     conntrack.close()
     thread.close()
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from percale.agent.logging import LineLog
 from percale.cni.attachments import Attachments
-from percale.cni.pod_netns import Sandboxes
+from percale.cni.pod_netns import PodNamespaces
 from percale.cni.records import Records
 from percale.cni.server import CniServer
 from percale.errors import KernelError
@@ -36,7 +36,7 @@ SUBNETS = NodeSubnets(IPv4Network("10.244.1.0/24"), IPv6Network("fd00:244:1::/64
 STEPS: Mapping[str, tuple[type, str]] = {
     "address": (AddressPool, "allocate"),
     "pair": (Reconciler, "settled"),
-    "inside": (Sandboxes, "make"),
+    "inside": (PodNamespaces, "apply"),
     "draft": (Path, "write_bytes"),
     "record": (Records, "put"),
     "answer": (Attachments, "attach"),
@@ -78,7 +78,7 @@ async def serve(directory: Path, wiring: Any, die: str) -> None:
 
     reconciler = Reconciler(KernelDriver(), on_problem=on_problem)
     await reconciler.start()
-    reconciler.want("node/tables", rulesets())
+    reconciler.declare("node/tables", rulesets())
     server = CniServer(
         directory / "s",
         network=PodNetwork(SUBNETS, 1450, wiring),
@@ -91,8 +91,8 @@ async def serve(directory: Path, wiring: Any, die: str) -> None:
     )
     servers.append(server)
     await server.start()
-    reconciler.in_sync()
-    await reconciler.idle()
+    reconciler.start_garbage_collection()
+    await reconciler.wait_idle()
     if die != "-":
         die_after(*STEPS[die])
     ended = asyncio.Event()

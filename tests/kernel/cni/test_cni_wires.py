@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tests.kernel.cni.conftest import Node, Pod, Refused, until
 
-from percale.kernel.netns import NamespaceThread
+from percale.kernel.netns import NetnsThread
 
 NewPod = Callable[[str], Pod]
 
@@ -88,7 +88,7 @@ def delivered(sender: Pod, receiver: Pod, count: int) -> int:
 
 def inside(pod: Pod, make: Callable[[], socket.socket]) -> socket.socket:
     """A socket belongs to the namespace in which it was made."""
-    thread = NamespaceThread(pod.space.descriptor)
+    thread = NetnsThread(pod.space.descriptor)
     try:
         return thread.run(make)
     finally:

@@ -14,7 +14,7 @@ from percale.agent.logging import LineLog
 from percale.agent.nft_table import NodeTable
 from percale.agent.policy.controller import Enforcement
 from percale.agent.problems import Troubles
-from percale.kernel.nftables.fake_table import FakeKeeper
+from percale.kernel.nftables.fake_table import FakeNftTable
 from percale.model.meta import ObjectKey
 from percale.model.pod import Pod
 from percale.store.memory import MemoryStore
@@ -30,7 +30,7 @@ def pod(name: str, **status: Any) -> Pod:
 
 def agent_of(store: MemoryStore, heard: list[set[bytes]]) -> tuple[Enforcement, NodeTable]:
     troubles = Troubles(LineLog("text", io.StringIO()))
-    table = NodeTable(FakeKeeper(), troubles, Events("n1", store, troubles))
+    table = NodeTable(FakeNftTable(), troubles, Events("n1", store, troubles))
     agent = Enforcement(
         "n1", store, table, troubles=troubles, on_local_pods=lambda: heard.append(set(agent.local_pods))
     )

@@ -16,10 +16,10 @@ from percale.agent.logging import LineLog
 from percale.agent.nft_table import NodeTable
 from percale.agent.problems import Troubles
 from percale.errors import KernelError
-from percale.kernel.nftables.fake_table import FakeKeeper
+from percale.kernel.nftables.fake_table import FakeNftTable
 from percale.model.event import Event
 from percale.model.meta import ObjectKey
-from percale.render.nft.objects import Edit, Elements, Verdict
+from percale.render.nft.objects import ElementBatch, Transaction, Verdict
 from percale.store.memory import MemoryStore
 
 A, B, C = b"\x0a\0\0\1", b"\x0a\0\0\2", b"\x0a\0\0\3"
@@ -38,24 +38,24 @@ class Pods:
         self.wanted: dict[bytes, Verdict] = {}
         self._told: dict[bytes, Verdict] = {}
 
-    def edit(self) -> Edit:
+    def edit(self) -> Transaction:
         before, self._told = self._told, dict(self.wanted)
         changed = {key: verdict for key, verdict in self.wanted.items() if before.get(key) != verdict}
         gone = [key for key in before if key not in self.wanted or key in changed]
-        return Edit(remove=tuple(Elements("ingress4", key) for key in gone), put=tuple(_elements(changed)))
+        return Transaction(remove=tuple(ElementBatch("ingress4", key) for key in gone), put=tuple(_elements(changed)))
 
-    def image(self) -> Edit:
-        return Edit(put=tuple(_elements(self._told)))
+    def image(self) -> Transaction:
+        return Transaction(put=tuple(_elements(self._told)))
 
-    def subjects(self, part: Edit) -> Iterable[Subject]:
-        return [Subject("Pod", ObjectKey("x", NAMES[each.keys])) for each in part.put]
+    def subjects(self, part: Transaction) -> Iterable[Subject]:
+        return [Subject("Pod", ObjectKey("x", NAMES[each.packed_keys])) for each in part.put]
 
     async def made(self, *, anything: bool) -> None:
         """Nobody waits."""
 
 
-def _elements(wanted: dict[bytes, Verdict]) -> Iterator[Elements]:
-    return (Elements("ingress4", key, verdict=verdict) for key, verdict in wanted.items())
+def _elements(wanted: dict[bytes, Verdict]) -> Iterator[ElementBatch]:
+    return (ElementBatch("ingress4", key, verdict=verdict) for key, verdict in wanted.items())
 
 
 class Node(Struct):
@@ -63,13 +63,13 @@ class Node(Struct):
 
     pods: Pods
     table: NodeTable
-    keeper: FakeKeeper
+    nft_table: FakeNftTable
     troubles: Troubles
     store: MemoryStore
 
     @property
     def held(self) -> dict[bytes, object]:
-        return {} if self.keeper.held is None else dict(self.keeper.held.sets["ingress4"].elements)
+        return {} if self.nft_table.state is None else dict(self.nft_table.state.sets["ingress4"].elements)
 
     async def holds(self, wanted: dict[bytes, object]) -> None:
         async with asyncio.timeout(PATIENCE):
@@ -82,11 +82,11 @@ async def node(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Node]:
     monkeypatch.setattr(module, "_FIRST_REST", 0.01)
     store, troubles = MemoryStore(), Troubles(LineLog("text", io.StringIO()))
     events = Events("n1", store, troubles)
-    keeper, pods = FakeKeeper(), Pods()
-    table = NodeTable(keeper, troubles, events)
+    nft_table, pods = FakeNftTable(), Pods()
+    table = NodeTable(nft_table, troubles, events)
     table.add(pods)
     running = [asyncio.create_task(each.run()) for each in (table, events)]
-    yield Node(pods, table, keeper, troubles, store)
+    yield Node(pods, table, nft_table, troubles, store)
     for task in running:
         task.cancel()
     await asyncio.gather(*running, return_exceptions=True)
@@ -125,7 +125,7 @@ async def test_one_bad_object_harms_itself_alone(node: Node, *, first: bool) -> 
 async def test_what_was_left_out_is_tried_again(node: Node) -> None:
     """The kernel may take it later: here its refusal was for want of memory."""
     node.pods.wanted = {A: ACCEPT}
-    node.keeper.refusals = [KernelError("no memory", errno=errno.ENOMEM) for _ in range(3)]
+    node.nft_table.refusals = [KernelError("no memory", errno=errno.ENOMEM) for _ in range(3)]
     node.table.touch()
     await node.holds({A: ACCEPT})
     async with asyncio.timeout(PATIENCE):
@@ -135,7 +135,7 @@ async def test_what_was_left_out_is_tried_again(node: Node) -> None:
 
 async def test_a_kernel_that_takes_nothing_is_the_tables_trouble(node: Node) -> None:
     node.pods.wanted = {A: ACCEPT}
-    node.keeper.refusals = [KernelError("may not", errno=errno.EPERM)]
+    node.nft_table.refusals = [KernelError("may not", errno=errno.EPERM)]
     node.table.touch()
     await asyncio.wait_for(node.table.attempted.wait(), PATIENCE)
     assert list(node.troubles.now) == ["table inet percale"]

@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from percale.backend.interface_selection import Located, Wishes, address_of, local_node, locate, on_link
+from percale.backend.interface_selection import (
+    InterfaceOptions,
+    UnderlayAddress,
+    address_of,
+    local_node,
+    on_link,
+    select_interface,
+)
 from percale.errors import BadConfig
 from percale.ipam.subnet_plan import NodeSubnets
 from percale.kernel.protocol import HostRoute, Interface, Underlay
@@ -49,15 +56,15 @@ UNDERLAY = Underlay(
 )
 
 
-def choice(wishes: Wishes = Wishes(), underlay: Underlay = UNDERLAY) -> tuple[str, str]:  # noqa: B008
+def choice(wishes: InterfaceOptions = InterfaceOptions(), underlay: Underlay = UNDERLAY) -> tuple[str, str]:  # noqa: B008
     """Interface and address for IPv4."""
-    located = locate(wishes, underlay, ipv4=True, ipv6=False)
+    located = select_interface(wishes, underlay, ipv4=True, ipv6=False)
     return located.interface.name, str(located.public_ip)
 
 
-def refused(wishes: Wishes = Wishes(), underlay: Underlay = UNDERLAY, **families: bool) -> str:  # noqa: B008
+def refused(wishes: InterfaceOptions = InterfaceOptions(), underlay: Underlay = UNDERLAY, **families: bool) -> str:  # noqa: B008
     with pytest.raises(BadConfig) as caught:
-        locate(wishes, underlay, **{"ipv4": True, "ipv6": False, **families})
+        select_interface(wishes, underlay, **{"ipv4": True, "ipv6": False, **families})
     return str(caught.value)
 
 
@@ -71,35 +78,35 @@ def test_none_given_is_the_default_routes_interface() -> None:
 @pytest.mark.parametrize(
     ("wishes", "chosen"),
     [
-        (Wishes(iface=("eth1",)), ("eth1", "198.51.100.1")),
-        (Wishes(iface=("198.51.100.1",)), ("eth1", "198.51.100.1")),
-        (Wishes(iface=("2001:db8:1::1",)), ("eth1", "198.51.100.1")),
-        (Wishes(iface=("wlan0", "eth1", "eth0")), ("eth1", "198.51.100.1")),
-        (Wishes(iface_regex=(r"^eth[1-9]$",)), ("eth1", "198.51.100.1")),
-        (Wishes(iface_regex=(r"^198\.51\.",)), ("eth1", "198.51.100.1")),
-        (Wishes(iface_regex=("^wlan", "^eth1")), ("eth1", "198.51.100.1")),
-        (Wishes(iface=("wlan0",), iface_regex=("eth",)), ("eth0", "192.0.2.1")),
-        (Wishes(iface=("eth1",), iface_regex=("eth0",)), ("eth1", "198.51.100.1")),
-        (Wishes(can_reach="10.9.1.1"), ("eth1", "198.51.100.1")),
-        (Wishes(can_reach="10.8.1.1"), ("eth0", "192.0.2.1")),
-        (Wishes(can_reach="198.51.100.77"), ("eth1", "198.51.100.1")),
-        (Wishes(can_reach="203.0.113.1"), ("eth0", "192.0.2.1")),
-        (Wishes(can_reach="2001:db8:77::1"), ("eth1", "198.51.100.1")),
-        (Wishes(iface=("eth0",), can_reach="10.9.1.1"), ("eth0", "192.0.2.1")),
-        (Wishes(public_ip="203.0.113.5"), ("eth0", "203.0.113.5")),
-        (Wishes(iface=("eth1",), public_ip="203.0.113.5"), ("eth1", "203.0.113.5")),
+        (InterfaceOptions(iface=("eth1",)), ("eth1", "198.51.100.1")),
+        (InterfaceOptions(iface=("198.51.100.1",)), ("eth1", "198.51.100.1")),
+        (InterfaceOptions(iface=("2001:db8:1::1",)), ("eth1", "198.51.100.1")),
+        (InterfaceOptions(iface=("wlan0", "eth1", "eth0")), ("eth1", "198.51.100.1")),
+        (InterfaceOptions(iface_regex=(r"^eth[1-9]$",)), ("eth1", "198.51.100.1")),
+        (InterfaceOptions(iface_regex=(r"^198\.51\.",)), ("eth1", "198.51.100.1")),
+        (InterfaceOptions(iface_regex=("^wlan", "^eth1")), ("eth1", "198.51.100.1")),
+        (InterfaceOptions(iface=("wlan0",), iface_regex=("eth",)), ("eth0", "192.0.2.1")),
+        (InterfaceOptions(iface=("eth1",), iface_regex=("eth0",)), ("eth1", "198.51.100.1")),
+        (InterfaceOptions(can_reach="10.9.1.1"), ("eth1", "198.51.100.1")),
+        (InterfaceOptions(can_reach="10.8.1.1"), ("eth0", "192.0.2.1")),
+        (InterfaceOptions(can_reach="198.51.100.77"), ("eth1", "198.51.100.1")),
+        (InterfaceOptions(can_reach="203.0.113.1"), ("eth0", "192.0.2.1")),
+        (InterfaceOptions(can_reach="2001:db8:77::1"), ("eth1", "198.51.100.1")),
+        (InterfaceOptions(iface=("eth0",), can_reach="10.9.1.1"), ("eth0", "192.0.2.1")),
+        (InterfaceOptions(public_ip="203.0.113.5"), ("eth0", "203.0.113.5")),
+        (InterfaceOptions(iface=("eth1",), public_ip="203.0.113.5"), ("eth1", "203.0.113.5")),
     ],
 )
-def test_the_flags(wishes: Wishes, chosen: tuple[str, str]) -> None:
+def test_the_flags(wishes: InterfaceOptions, chosen: tuple[str, str]) -> None:
     assert choice(wishes) == chosen
 
 
 def test_an_interface_chosen_by_one_of_its_addresses_uses_that_one() -> None:
     two = interface("eth2", "192.0.2.50/24", "192.0.2.60/24")
     underlay = replace(UNDERLAY, interfaces=(*UNDERLAY.interfaces, two))
-    assert choice(Wishes(iface=("192.0.2.60",)), underlay) == ("eth2", "192.0.2.60")
-    assert choice(Wishes(iface_regex=(r"\.60$",)), underlay) == ("eth2", "192.0.2.60")
-    assert choice(Wishes(iface=("eth2",)), underlay) == ("eth2", "192.0.2.50")
+    assert choice(InterfaceOptions(iface=("192.0.2.60",)), underlay) == ("eth2", "192.0.2.60")
+    assert choice(InterfaceOptions(iface_regex=(r"\.60$",)), underlay) == ("eth2", "192.0.2.60")
+    assert choice(InterfaceOptions(iface=("eth2",)), underlay) == ("eth2", "192.0.2.50")
 
 
 def test_the_default_route_moves() -> None:
@@ -110,15 +117,18 @@ def test_the_default_route_moves() -> None:
 @pytest.mark.parametrize(
     ("wishes", "what"),
     [
-        (Wishes(iface=("wlan0",)), "no interface with an IPv4 address is wlan0"),
-        (Wishes(iface=("wlan0",), iface_regex=("^ens",)), "no interface with an IPv4 address is wlan0 or ^ens"),
-        (Wishes(iface_regex=("(",)), '--iface-regex: "(" is not a regular expression'),
-        (Wishes(can_reach="nowhere"), '--iface-can-reach: "nowhere" is not an address'),
-        (Wishes(public_ip="nowhere"), '--public-ip: "nowhere" is not an address'),
-        (Wishes(public_ip="2001:db8::5"), "--public-ip: 2001:db8::5 is of the other IP version"),
+        (InterfaceOptions(iface=("wlan0",)), "no interface with an IPv4 address is wlan0"),
+        (
+            InterfaceOptions(iface=("wlan0",), iface_regex=("^ens",)),
+            "no interface with an IPv4 address is wlan0 or ^ens",
+        ),
+        (InterfaceOptions(iface_regex=("(",)), '--iface-regex: "(" is not a regular expression'),
+        (InterfaceOptions(can_reach="nowhere"), '--iface-can-reach: "nowhere" is not an address'),
+        (InterfaceOptions(public_ip="nowhere"), '--public-ip: "nowhere" is not an address'),
+        (InterfaceOptions(public_ip="2001:db8::5"), "--public-ip: 2001:db8::5 is of the other IP version"),
     ],
 )
-def test_flags_that_fit_nothing(wishes: Wishes, what: str) -> None:
+def test_flags_that_fit_nothing(wishes: InterfaceOptions, what: str) -> None:
     assert what in refused(wishes)
 
 
@@ -128,7 +138,7 @@ def test_the_error_lists_the_candidates() -> None:
         "cannot choose the interface between nodes: there is no IPv4 default route; choose with --iface: "
         "eth0 (192.0.2.1, fe80::1, 2001:db8::7, 2001:db8::1); eth1 (198.51.100.1, 2001:db8:1::1)"
     )
-    assert "there is no route to 203.0.113.1" in refused(Wishes(can_reach="203.0.113.1"), no_default)
+    assert "there is no route to 203.0.113.1" in refused(InterfaceOptions(can_reach="203.0.113.1"), no_default)
     assert refused(underlay=Underlay((LO,), ())).endswith("no interface has an address")
 
 
@@ -154,7 +164,7 @@ def test_global_before_link_local_and_permanent_before_temporary() -> None:
 
 
 def both(underlay: Underlay, **wishes: Any) -> tuple[str, str, str, str]:
-    located = locate(Wishes(**wishes), underlay, ipv4=True, ipv6=True)
+    located = select_interface(InterfaceOptions(**wishes), underlay, ipv4=True, ipv6=True)
     return located.interface.name, str(located.public_ip), located.interface_v6.name, str(located.public_ipv6)
 
 
@@ -175,7 +185,7 @@ def test_a_missing_family_is_an_error_that_names_it() -> None:
 
 
 def test_ipv6_alone() -> None:
-    located = locate(Wishes(), UNDERLAY, ipv4=False, ipv6=True)
+    located = select_interface(InterfaceOptions(), UNDERLAY, ipv4=False, ipv6=True)
     assert (located.interface, located.interface_v6, located.public_ip) == (ETH1, ETH1, None)
     assert located.public_ipv6 == ip_address("2001:db8:1::1")
 
@@ -210,10 +220,10 @@ def test_an_interface_that_reaches_everything() -> None:
 
 
 def test_local_node() -> None:
-    located = locate(Wishes(), UNDERLAY, ipv4=True, ipv6=True)
+    located = select_interface(InterfaceOptions(), UNDERLAY, ipv4=True, ipv6=True)
     subnets = NodeSubnets(IPv4Network("10.244.1.0/24"), IPv6Network("fd00:0:0:1::/64"))
     node = local_node("n1", located, subnets)
     assert (node.name, node.subnet, node.ipv6_subnet) == ("n1", subnets.ipv4, subnets.ipv6)
-    assert located == Located(node.interface, node.interface_v6, node.public_ip, node.public_ipv6, node.on_link)
+    assert located == UnderlayAddress(node.interface, node.interface_v6, node.public_ip, node.public_ipv6, node.on_link)
     assert ip_network("192.0.2.0/24") in node.on_link
     assert ip_network("10.9.0.0/16") not in node.on_link

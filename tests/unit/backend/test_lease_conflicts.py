@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from percale.backend.lease_conflicts import Rivals, refusal
+from percale.backend.lease_conflicts import LeaseConflicts, refusal
 from percale.backend.protocol import LocalNode
 from percale.ipam.subnet_plan import clash, subnets_of
 from percale.model.subnet_lease import SubnetLease
@@ -39,64 +39,65 @@ def test_a_subnet_that_is_for_no_pods(node: LocalNode, peer: Peer, subnet: str) 
 
 
 def test_peers_that_agree(peer: Peer) -> None:
-    rivals = Rivals()
-    assert [rivals.admit(peer(number)) for number in (2, 3, 4, 2)] == [None] * 4
+    conflicts = LeaseConflicts()
+    assert [conflicts.admit(peer(number)) for number in (2, 3, 4, 2)] == [None] * 4
 
 
 def test_the_newcomer_is_refused_with_both_names(peer: Peer) -> None:
-    rivals = Rivals()
-    rivals.admit(peer(2))
+    conflicts = LeaseConflicts()
+    conflicts.admit(peer(2))
     assert (
-        rivals.admit(peer(3, publicIP=IPv4Address("192.0.2.2"))) == "nodes n2 and n3 have one public address, 192.0.2.2"
+        conflicts.admit(peer(3, publicIP=IPv4Address("192.0.2.2")))
+        == "nodes n2 and n3 have one public address, 192.0.2.2"
     )
-    assert rivals.admit(peer(4, publicIPv6=IPv6Address("2001:db8::2"))) == (
+    assert conflicts.admit(peer(4, publicIPv6=IPv6Address("2001:db8::2"))) == (
         "nodes n2 and n4 have one public address, 2001:db8::2"
     )
     same_mac = {"VNI": 1, "VtepMAC": "02:00:00:00:04:02"}
-    assert rivals.admit(peer(5, backendData=same_mac)) == "nodes n2 and n5 have one VtepMAC, 02:00:00:00:04:02"
-    assert rivals.admit(peer(6, subnet=IPv4Network("10.244.2.128/25"))) == (
+    assert conflicts.admit(peer(5, backendData=same_mac)) == "nodes n2 and n5 have one VtepMAC, 02:00:00:00:04:02"
+    assert conflicts.admit(peer(6, subnet=IPv4Network("10.244.2.128/25"))) == (
         "subnet 10.244.2.128/25 of node n6 overlaps 10.244.2.0/24 of node n2"
     )
-    assert rivals.admit(peer(7, subnet=IPv4Network("10.244.0.0/21"))) == (
+    assert conflicts.admit(peer(7, subnet=IPv4Network("10.244.0.0/21"))) == (
         "subnet 10.244.0.0/21 of node n7 overlaps 10.244.2.0/24 of node n2"
     )
 
 
 def test_it_has_its_turn_when_the_first_one_is_gone(peer: Peer) -> None:
-    rivals = Rivals()
+    conflicts = LeaseConflicts()
     first, second = peer(2), peer(3, publicIP=IPv4Address("192.0.2.2"))
-    rivals.admit(first)
-    rivals.admit(second)
-    assert rivals.freed() == []
-    rivals.dismiss(first.metadata.name)
-    assert rivals.freed() == [second]
-    assert rivals.admit(second) is None
-    assert rivals.freed() == []
+    conflicts.admit(first)
+    conflicts.admit(second)
+    assert conflicts.unblocked() == []
+    conflicts.remove(first.metadata.name)
+    assert conflicts.unblocked() == [second]
+    assert conflicts.admit(second) is None
+    assert conflicts.unblocked() == []
 
 
 def test_a_change_may_free_another(peer: Peer) -> None:
-    rivals = Rivals()
-    rivals.admit(peer(2))
+    conflicts = LeaseConflicts()
+    conflicts.admit(peer(2))
     waiting = peer(3, publicIP=IPv4Address("192.0.2.2"))
-    rivals.admit(waiting)
-    assert rivals.admit(peer(2, publicIP=IPv4Address("192.0.2.200"))) is None
-    assert rivals.freed() == [waiting]
+    conflicts.admit(waiting)
+    assert conflicts.admit(peer(2, publicIP=IPv4Address("192.0.2.200"))) is None
+    assert conflicts.unblocked() == [waiting]
 
 
 def test_two_leases_of_one_node_are_no_rivals(peer: Peer) -> None:
     """A node that has exchanged its subnet, while the old lease still runs."""
-    rivals = Rivals()
+    conflicts = LeaseConflicts()
     old = peer(2)
     new = peer(9, node="n2", publicIP=old.spec.publicIP, publicIPv6=old.spec.publicIPv6)
-    assert (rivals.admit(old), rivals.admit(new)) == (None, None)
-    rivals.dismiss(old.metadata.name)
-    assert rivals.admit(peer(3, publicIP=old.spec.publicIP)) == "nodes n2 and n3 have one public address, 192.0.2.2"
+    assert (conflicts.admit(old), conflicts.admit(new)) == (None, None)
+    conflicts.remove(old.metadata.name)
+    assert conflicts.admit(peer(3, publicIP=old.spec.publicIP)) == "nodes n2 and n3 have one public address, 192.0.2.2"
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.booleans(), st.integers(2, 7), st.integers(2, 5), st.integers(22, 26)), max_size=25))
 def test_whatever_happens_those_in_force_agree(peer: Peer, steps: list[tuple[bool, int, int, int]]) -> None:
-    rivals = Rivals()
+    conflicts = LeaseConflicts()
     in_force: dict[str, SubnetLease] = {}
     for comes, number, address, length in steps:
         subnet = IPv4Network((f"10.244.{number}.0", length), strict=False)
@@ -104,11 +105,11 @@ def test_whatever_happens_those_in_force_agree(peer: Peer, steps: list[tuple[boo
         name = lease.metadata.name
         in_force.pop(name, None)
         if not comes:
-            rivals.dismiss(name)
-        elif rivals.admit(lease) is None:
+            conflicts.remove(name)
+        elif conflicts.admit(lease) is None:
             in_force[name] = lease
-        for waiting in rivals.freed():
-            if rivals.admit(waiting) is None:
+        for waiting in conflicts.unblocked():
+            if conflicts.admit(waiting) is None:
                 in_force[waiting.metadata.name] = waiting
         leases = list(in_force.values())
         for position, one in enumerate(leases):

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from percale.cni.conflist import from_flannel
 from percale.cni.records import Attachment, Records
-from percale.cni.requests import RuntimeConfig, asked_ports
+from percale.cni.requests import RuntimeConfig, requested_ports
 from percale.cni.results import CniError
 from percale.ipam.address_pool import Owner
 from percale.render.network.pod_veth import PodWires
@@ -38,15 +38,15 @@ def runtime(*mappings: dict[str, object]) -> RuntimeConfig:
 )
 def test_what_is_no_port_mapping(asked: dict[str, object], message: str) -> None:
     with pytest.raises((CniError, msgspec.ValidationError), match=re.escape(message)):
-        asked_ports(runtime(asked))
+        requested_ports(runtime(asked))
 
 
 def test_what_is_asked_for() -> None:
     plain: dict[str, object] = {"hostPort": 81, "containerPort": 80}
-    assert asked_ports(runtime(plain, plain, {"hostPort": 0, "containerPort": 80})) == (HostPort(81, 80, "TCP"),)
+    assert requested_ports(runtime(plain, plain, {"hostPort": 0, "containerPort": 80})) == (HostPort(81, 80, "TCP"),)
     asked = runtime({**plain, "protocol": "UDP", "hostIP": "192.168.0.1"}, {**plain, "protocol": "sctp", "hostIP": ""})
-    assert asked_ports(asked) == (HostPort(81, 80, "UDP", NODE), HostPort(81, 80, "SCTP"))
-    assert asked_ports(RuntimeConfig()) == ()
+    assert requested_ports(asked) == (HostPort(81, 80, "UDP", NODE), HostPort(81, 80, "SCTP"))
+    assert requested_ports(RuntimeConfig()) == ()
 
 
 @pytest.mark.parametrize(
@@ -60,9 +60,9 @@ def test_one_port_that_leads_to_two(one: str, other: str, clash: bool) -> None:
     )
     if clash:
         with pytest.raises(CniError, match=r"host port 81/TCP.* leads to 80 and to 90"):
-            asked_ports(asked)
+            requested_ports(asked)
     else:
-        assert len(asked_ports(asked)) == 2
+        assert len(requested_ports(asked)) == 2
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ from percale.cni.requests import (
     KubernetesPod,
     Request,
     ValidAttachment,
-    asked_addresses,
-    asked_limits,
-    asked_mac,
     parse,
+    requested_addresses,
+    requested_limits,
+    requested_mac,
 )
 from percale.cni.results import (
     BAD_CONFIGURATION,
@@ -167,27 +167,27 @@ def test_the_attachments_to_keep() -> None:
 
 def test_addresses_are_asked_for_by_the_runtime_or_the_annotation() -> None:
     annotations = {"percale.io/ips": "10.1.0.9, fd00::9"}
-    assert asked_addresses(request(), annotations) == (ip_address("10.1.0.9"), ip_address("fd00::9"))
+    assert requested_addresses(request(), annotations) == (ip_address("10.1.0.9"), ip_address("fd00::9"))
     both = request(runtimeConfig={"ips": ["10.1.0.7/24"]})
-    assert asked_addresses(both, annotations) == (ip_address("10.1.0.7"),)
-    assert asked_addresses(request(), {}) == ()
+    assert requested_addresses(both, annotations) == (ip_address("10.1.0.7"),)
+    assert requested_addresses(request(), {}) == ()
 
 
 def test_an_annotation_that_is_no_address_names_the_pod() -> None:
     with pytest.raises(CniError, match=r"annotation percale.io/ips of pod web/front: 'soon'") as caught:
-        asked_addresses(request(), {"percale.io/ips": "soon"})
+        requested_addresses(request(), {"percale.io/ips": "soon"})
     assert caught.value.code == BAD_CONFIGURATION
 
 
 @pytest.mark.parametrize("mac", ["", "02:00:00:00:00", "01:00:5e:00:00:01", "00:00:00:00:00:00", "gg:00:00:00:00:01"])
 def test_a_mac_that_no_interface_can_have(mac: str) -> None:
     with pytest.raises(CniError, match=r"runtimeConfig\.mac"):
-        asked_mac(request(runtimeConfig={"mac": mac}).runtime)
+        requested_mac(request(runtimeConfig={"mac": mac}).runtime)
 
 
 def test_a_mac_is_kept_in_lower_case() -> None:
-    assert asked_mac(request(runtimeConfig={"mac": "02:AA:00:00:00:01"}).runtime) == "02:aa:00:00:00:01"
-    assert asked_mac(request().runtime) is None
+    assert requested_mac(request(runtimeConfig={"mac": "02:AA:00:00:00:01"}).runtime) == "02:aa:00:00:00:01"
+    assert requested_mac(request().runtime) is None
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_a_mac_is_kept_in_lower_case() -> None:
     ],
 )
 def test_limits(bandwidth: dict[str, int], ingress: Limit | None, egress: Limit | None) -> None:
-    assert asked_limits(request(runtimeConfig={"bandwidth": bandwidth}).runtime) == (ingress, egress)
+    assert requested_limits(request(runtimeConfig={"bandwidth": bandwidth}).runtime) == (ingress, egress)
 
 
 @pytest.mark.parametrize(
@@ -209,13 +209,13 @@ def test_limits(bandwidth: dict[str, int], ingress: Limit | None, egress: Limit 
 )
 def test_limits_that_cannot_be(bandwidth: dict[str, int]) -> None:
     with pytest.raises(CniError, match=r"runtimeConfig.bandwidth.(in|e)gress") as caught:
-        asked_limits(request(runtimeConfig={"bandwidth": bandwidth}).runtime)
+        requested_limits(request(runtimeConfig={"bandwidth": bandwidth}).runtime)
     assert caught.value.code == BAD_CONFIGURATION
 
 
 def test_the_bucket_of_a_runtime_that_names_none_is_one_that_the_kernel_can_tell() -> None:
     """containerd asks for 2³² − 1 bits; the kernel keeps a bucket as a time of at most 2³² ticks of 64 ns."""
-    ingress, _ = asked_limits(
+    ingress, _ = requested_limits(
         request(runtimeConfig={"bandwidth": {"ingressRate": 1_000_000, "ingressBurst": (1 << 32) - 1}}).runtime
     )
     assert ingress is not None

@@ -106,10 +106,10 @@ def test_cni_requests(variables: Any, configuration: bytes, tail: bytes) -> None
     with refused_in_words():
         frame = asyncio.run(received(request))
         asked = requests.parse(frame.variables, frame.configuration)
-        requests.asked_addresses(asked, {requests.ANNOTATION: tail.decode(errors="replace")})
-        requests.asked_mac(asked.runtime)
-        requests.asked_ports(asked.runtime)
-        requests.asked_limits(asked.runtime)
+        requests.requested_addresses(asked, {requests.ANNOTATION: tail.decode(errors="replace")})
+        requests.requested_mac(asked.runtime)
+        requests.requested_ports(asked.runtime)
+        requests.requested_limits(asked.runtime)
 
 
 def as_texts(value: Any) -> Iterator[tuple[str, str]]:
@@ -205,11 +205,11 @@ def mean(objects: Sequence[Object]) -> None:
     evaluator = Evaluator()
     rules = PolicyTable(evaluator, "node1")
     rules.update([evaluator.put(obj) for obj in objects if isinstance(obj, POLICY_KINDS)])
-    rules.image()
+    rules.snapshot()
     table = ServiceTable(ServiceConfig("node1"))
     elements = ServiceElements(table)
     elements.update(table.apply([obj for obj in objects if isinstance(obj, SERVICE_KINDS)]))
-    elements.image()
+    elements.snapshot()
     for problem in table.problems:
         assert problem.encode()
     names = NameServer()

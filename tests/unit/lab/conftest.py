@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from percale.kernel.netns import create_namespace, delete_namespace
-from percale.kernel.protocol import Put
+from percale.kernel.protocol import Upsert
 from percale.kernel.rtnl.driver import opened_at
 from percale.render.objects import Link
 
@@ -18,6 +18,6 @@ def namespace() -> Iterator[Path]:
     path = Path("/run/netns/test")
     create_namespace(path)
     with opened_at(path) as driver:
-        assert list(driver.apply([Put(Link("lo"))])) == [None]
+        assert list(driver.apply([Upsert(Link("lo"))])) == [None]
     yield path
     delete_namespace(path)

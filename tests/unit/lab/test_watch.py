@@ -8,12 +8,12 @@ from contextlib import suppress
 from msgspec.structs import replace
 
 from percale.cli.lab.watch import told_to_end
-from percale.kernel.nftables.trace import Judged
+from percale.kernel.nftables.trace import TracedVerdict
 from percale.lab.watch import Merging, Name
 
 A, B, OUTSIDE = bytes([10, 0, 0, 1]), bytes([10, 0, 0, 2]), bytes([192, 0, 2, 1])
 NAMES = {A: Name("default/a", "node1"), B: Name("default/b", "node2")}
-ALLOWED = Judged(A, B, 6, 40000, 80, True, ("np:default/a#egress[0]",))
+ALLOWED = TracedVerdict(A, B, 6, 40000, 80, True, ("np:default/a#egress[0]",))
 
 
 def merging() -> Merging:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from percale.render.nft.objects import Between, Equals, InSet, Match
-from percale.render.nft.table_state import Held
+from percale.render.nft.table_state import TableState
 from percale.render.policy.base_chains import EGRESS, INGRESS, SELF
 from percale.render.policy.class_chains import PROTOCOLS
 
@@ -31,7 +31,7 @@ class Packet:
             "th dport": port or 0,
         }
 
-    def fits(self, match: Match, held: Held) -> bool:
+    def fits(self, match: Match, held: TableState) -> bool:
         """One match of a rule."""
         match match:
             case Equals():
@@ -41,7 +41,7 @@ class Packet:
             case InSet():
                 return self._is_in(match, held)
 
-    def _is_in(self, match: InSet, held: Held) -> bool:
+    def _is_in(self, match: InSet, held: TableState) -> bool:
         if any(operand not in self._operands for operand in match.operands):
             return False
         shape, elements = held.sets[match.set]
@@ -62,7 +62,7 @@ class Packet:
         return False
 
 
-def passes(held: Held, packet: Packet) -> bool:
+def passes(held: TableState, packet: Packet) -> bool:
     """What the static chain `policies` does with it."""
     if packet.source + packet.destination in held.sets[SELF[packet.version]].elements:
         return True
@@ -76,7 +76,7 @@ def passes(held: Held, packet: Packet) -> bool:
     return True
 
 
-def _returns(held: Held, packet: Packet, chain: str) -> bool:
+def _returns(held: TableState, packet: Packet, chain: str) -> bool:
     for rule in held.chains[chain] or ():
         assert rule is not None
         if all(packet.fits(match, held) for match in rule.matches):

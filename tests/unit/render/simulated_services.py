@@ -7,8 +7,8 @@ from ipaddress import ip_address
 
 from tests.unit.render.simulated import Packet
 
-from percale.render.nft.objects import SetMark, Translate, Verdict
-from percale.render.nft.table_state import Held
+from percale.render.nft.objects import Dnat, SetMark, Verdict
+from percale.render.nft.table_state import TableState
 from percale.render.policy.class_chains import PROTOCOLS
 from percale.service.service_ports import spelled_endpoint
 
@@ -22,7 +22,7 @@ class Done:
     masquerade: bool = False
 
 
-def served(held: Held, source: str, target: str, port: int, protocol: str, *, own: bool) -> Done:
+def served(held: TableState, source: str, target: str, port: int, protocol: str, *, own: bool) -> Done:
     """The first packet of a connection; `own`: this node sends it. Nobody is remembered."""
     client, address = ip_address(source).packed, ip_address(target).packed
     packet = Packet(client, address, protocol, port)
@@ -44,7 +44,7 @@ def served(held: Held, source: str, target: str, port: int, protocol: str, *, ow
     return Done("none")
 
 
-def _follow(held: Held, packet: Packet, verdict: Verdict, address: bytes, at: bytes, *, masquerade: bool) -> Done:
+def _follow(held: TableState, packet: Packet, verdict: Verdict, address: bytes, at: bytes, *, masquerade: bool) -> Done:
     if verdict.code == "drop":
         return Done("drop")
     assert verdict.code == "goto"
@@ -59,24 +59,24 @@ def _follow(held: Held, packet: Packet, verdict: Verdict, address: bytes, at: by
         for statement in rule.statements:
             if isinstance(statement, SetMark):
                 masquerade = True
-            if isinstance(statement, Translate) and statement.turn is not None:
+            if isinstance(statement, Dnat) and statement.slot is not None:
                 return Done("endpoints", _chosen(held, statement, address, at), masquerade)
         if rule.verdict is not None:
             return _follow(held, packet, rule.verdict, address, at, masquerade=masquerade)
     raise AssertionError(f"{verdict.chain} comes to an end")
 
 
-def _chosen(held: Held, translate: Translate, address: bytes, at: bytes) -> tuple[str, ...]:
+def _chosen(held: TableState, translate: Dnat, address: bytes, at: bytes) -> tuple[str, ...]:
     """Every turn leads to an endpoint."""
-    assert translate.turn is not None
+    assert translate.slot is not None
     elements = held.sets[translate.map].elements
     key = at if "ports" in translate.map else address + at
     found = []
-    for turn in range(translate.turn.modulus):
+    for turn in range(translate.slot.modulus):
         value = elements[key + turn.to_bytes(4, "little")]
         assert isinstance(value, bytes)
         found.append(value)
-    assert key + translate.turn.modulus.to_bytes(4, "little") not in elements
+    assert key + translate.slot.modulus.to_bytes(4, "little") not in elements
     size = len(address)
     records = sorted({each[: size + 2] for each in found})
     return tuple(spelled_endpoint(each[:size], int.from_bytes(each[size:])) for each in records)

@@ -14,18 +14,18 @@ from tests.unit.service.building import build
 from percale.model.endpoints import EndpointSlice
 from percale.model.meta import Object, ObjectKey
 from percale.model.service import ClientIPConfig, Service, SessionAffinityConfig
-from percale.render.nft.objects import Edit
-from percale.render.nft.table_state import Held, difference
+from percale.render.nft.objects import Transaction
+from percale.render.nft.table_state import TableState, diff
 from percale.render.policy import base_chains as enforcing
 from percale.render.service import base_chains as balancing
-from percale.render.service.base_chains import SHAPES
+from percale.render.service.base_chains import SET_SPECS
 from percale.render.service.renderer import ServiceElements
 from percale.service.node_context import ServiceConfig
 from percale.service.packet_lookup import resolve
 from percale.service.resolver import ServiceTable
 from percale.service.strategies import NAMES
 
-BARE = Held.bare((*enforcing.SHAPES, *SHAPES), [balancing.REFUSE])
+BARE = TableState.bare((*enforcing.SET_SPECS, *SET_SPECS), [balancing.REFUSE])
 NODE, OTHER, POD, FOREIGN = "192.168.0.2", "192.168.0.3", "10.0.0.2", "203.0.113.2"
 NAMES_OF_SERVICES = ("svc1", "svc2", "svc3")
 LB, EXTERNAL = "1.2.3.4", "192.168.99.11"
@@ -102,7 +102,7 @@ def apply(table: ServiceTable, batch: Sequence[Change]) -> set[ObjectKey]:
     return touched
 
 
-def disagreements(table: ServiceTable, held: Held) -> list[str]:
+def disagreements(table: ServiceTable, held: TableState) -> list[str]:
     """Packets that the elements treat otherwise than the resolver says."""
     found = []
     for source in CLIENTS:
@@ -135,27 +135,27 @@ def test_edits_lead_from_any_state_to_any_other(
     held = BARE
     steps: list[Sequence[Change]] = [opening, *batches]
     for batch in steps:
-        held = held.after(elements.update(apply(table, batch)))
-        assert not difference(held, elements.image())
+        held = held.apply(elements.update(apply(table, batch)))
+        assert not diff(held, elements.snapshot())
         assert not disagreements(table, held)
     fresh = ServiceElements(table)
     fresh.local_pods = elements.local_pods
     fresh.update(table.services)
-    assert not difference(held, fresh.image())
+    assert not diff(held, fresh.snapshot())
 
 
 # What a change touches
 
 
-def started(*objects: Object, **config: Any) -> tuple[ServiceTable, ServiceElements, Held]:
+def started(*objects: Object, **config: Any) -> tuple[ServiceTable, ServiceElements, TableState]:
     table = build.table(*objects, **config)
     elements = ServiceElements(table)
-    return table, elements, BARE.after(elements.update(table.services))
+    return table, elements, BARE.apply(elements.update(table.services))
 
 
-def places(edit: Edit) -> set[tuple[str, int]]:
+def places(edit: Transaction) -> set[tuple[str, int]]:
     """Sets with how many bytes of keys come and go."""
-    return {(each.set, len(each.keys)) for each in (*edit.put, *edit.remove)}
+    return {(each.set, len(each.packed_keys)) for each in (*edit.put, *edit.remove)}
 
 
 KEY, TURN = 12, 4
@@ -169,13 +169,13 @@ def test_one_endpoint_more_touches_the_elements_of_its_service_alone() -> None:
     assert places(edit) == {("services4", KEY), ("endpoints4", KEY + TURN)}
     assert not edit.put_chains, "the chains for two endpoints are there already"
     assert set(edit.remove_chains) == {"endpoints4-random-1", "cluster4-endpoints4-random-1"}
-    assert not difference(held.after(edit), elements.image())
+    assert not diff(held.apply(edit), elements.snapshot())
 
 
 def test_an_endpoint_for_another_touches_one_element() -> None:
     table, elements, _ = started(build.service(), build.slice("10.180.0.1", "10.180.0.2"))
     edit = elements.update(table.apply([build.slice("10.180.0.1", "10.180.0.3")]))
-    assert [(each.set, len(each.keys)) for each in (*edit.remove, *edit.put)] == [("endpoints4", KEY + TURN)] * 2
+    assert [(each.set, len(each.packed_keys)) for each in (*edit.remove, *edit.put)] == [("endpoints4", KEY + TURN)] * 2
     assert not edit.put_chains
     assert not edit.remove_chains
 
@@ -211,8 +211,8 @@ def test_an_address_that_moves_to_another_service_is_there_afterwards_whichever_
             "b": build.service("b", ip="172.30.0.2", externalIPs=(EXTERNAL,)),
         }
         touched = table.apply([moved[first], moved[second]])
-        held = held.after(elements.update(sorted(touched, reverse=first == "b")))
-        assert not difference(held, elements.image())
+        held = held.apply(elements.update(sorted(touched, reverse=first == "b")))
+        assert not diff(held, elements.snapshot())
         assert served(held, FOREIGN, EXTERNAL, 80, "TCP", own=False).endpoints == ("10.180.0.1:80",)
 
 
@@ -229,7 +229,7 @@ def test_networks_within_networks_are_one_interval() -> None:
         service_cidrs=build.config().service_cidrs * 2,
     )
     elements = ServiceElements(ServiceTable(nested))
-    held = BARE.after(elements.update([]))
+    held = BARE.apply(elements.update([]))
     assert len(held.sets["clients4"].elements) == len(held.sets["servicenets4"].elements) == 1
 
 
@@ -237,7 +237,7 @@ def test_long_names_are_no_longer_than_the_kernel_takes() -> None:
     name = "n" * 63
     service = build.service(name, build.port(80, "p" * 63), sessionAffinity="ClientIP")
     _, elements, _ = started(service, build.slice("10.180.0.1", service=name, ports=[("p" * 63, 80, "TCP")]))
-    image = elements.image()
+    image = elements.snapshot()
     rules = [rule for chain in image.put_chains for rule in chain.rules]
     assert (
         max(len(text.encode()) for text in (*(rule.comment for rule in rules), *(s.comment for s in image.put_sets)))
@@ -280,4 +280,4 @@ def test_another_timeout_is_another_map() -> None:
     table, elements, held = started(with_timeout(60), build.slice("10.180.0.1"))
     edit = elements.update(table.apply([with_timeout(61)]))
     assert [shape.timeout for shape in edit.put_sets] == [61]
-    assert not difference(held.after(edit), elements.image())
+    assert not diff(held.apply(edit), elements.snapshot())

@@ -9,7 +9,7 @@ import pytest
 
 from percale.render.network.base_chains import POD_DEVICE_PREFIX, rulesets
 from percale.render.network.masquerade import node_tables
-from percale.render.network.pod_sources import bridged_source_elements, source_elements
+from percale.render.network.pod_veth import bridged_source_elements, source_elements
 from percale.render.network.tunnels import tunnel_elements
 from percale.render.objects import Element, Link, Ruleset, Vxlan
 

@@ -16,7 +16,7 @@ from contextlib import suppress
 from percale.agent.logging import Log
 from percale.kernel.nftables.static_tables import run_nft
 from percale.render.network import fastpath as shortcut
-from percale.render.network.fastpath import Shortcuts
+from percale.render.network.fastpath import FastpathConfig
 from percale.render.objects import OWNER
 
 _GATHER = 0.05
@@ -29,10 +29,15 @@ class Shortcut:
     """All methods are called on the event loop."""
 
     def __init__(
-        self, gather: Callable[[], Shortcuts], *, narrate: Callable[[str], None] | None, log: Log, enabled: bool
+        self,
+        gather: Callable[[], FastpathConfig],
+        *,
+        log_command: Callable[[str], None] | None,
+        log: Log,
+        enabled: bool,
     ) -> None:
         self._gather = gather
-        self._narrate = narrate
+        self._log_command = log_command
         self._log = log
         self._enabled = enabled
         self._due = asyncio.Event()
@@ -82,6 +87,6 @@ class Shortcut:
 
     async def _nft(self, commands: str) -> None:
         async with self._lock:
-            if self._narrate is not None:
-                self._narrate(f"nft -f - <<'END'\n{commands}END")
+            if self._log_command is not None:
+                self._log_command(f"nft -f - <<'END'\n{commands}END")
             await asyncio.to_thread(run_nft, commands, deque(maxlen=1))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from percale.agent.logging import Log
 from percale.agent.status import Peer
-from percale.backend.lease_conflicts import Rivals, refusal
+from percale.backend.lease_conflicts import LeaseConflicts, refusal
 from percale.backend.protocol import Backend, LocalNode
 from percale.ipam.subnet_plan import subnets_of
 from percale.model.subnet_lease import SubnetLease
@@ -41,7 +41,7 @@ class Peers:
         self._backend = backend
         self._want = want
         self._log = log
-        self._rivals = Rivals()
+        self._rivals = LeaseConflicts()
         self._peers: dict[str, _Peer] = {}
         """By lease name."""
         self._reached = 0
@@ -107,7 +107,7 @@ class Peers:
             return
         self._log.info("peer left", node=lease.spec.node, subnet=subnets_of(lease.spec))
         self._reached -= peer.reached
-        self._rivals.dismiss(name)
+        self._rivals.remove(name)
         self._want(_source(name), ())
         self._admit_freed()
 
@@ -150,7 +150,7 @@ class Peers:
     def _way(self, name: str, lease: SubnetLease) -> tuple[tuple[KernelObject, ...], str | None]:
         """The peer's objects, and why some or all of them are left out."""
         if (reason := refusal(self._local, lease)) is not None:
-            self._rivals.dismiss(name)
+            self._rivals.remove(name)
             return (), reason
         if (reason := self._rivals.admit(lease)) is not None:
             return (), reason
@@ -160,8 +160,8 @@ class Peers:
 
     def _admit_freed(self) -> None:
         """Whoever waited for what another node had."""
-        while freed := self._rivals.freed():
-            self._render(freed[0].metadata.name)
+        while unblocked := self._rivals.unblocked():
+            self._render(unblocked[0].metadata.name)
 
 
 def _source(name: str) -> str:

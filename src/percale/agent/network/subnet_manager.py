@@ -16,7 +16,7 @@ from percale.agent.logging import Log
 from percale.agent.problems import Troubles
 from percale.agent.state import NodeState
 from percale.agent.watch import patiently
-from percale.backend.interface_selection import Located, Wishes, local_node, locate
+from percale.backend.interface_selection import InterfaceOptions, UnderlayAddress, local_node, select_interface
 from percale.backend.protocol import Backend, LocalNode
 from percale.errors import BadConfig
 from percale.ipam.subnet_lease import Claimant, HeldLease, acquire
@@ -56,8 +56,10 @@ class Standing:
         self._reconciler = reconciler
         self._troubles = troubles
         self._log = log
-        self._located: Located
-        self._wishes = Wishes(config.iface, config.ifaceRegex, config.ifaceCanReach, config.publicIP, config.publicIPv6)
+        self._located: UnderlayAddress
+        self._wishes = InterfaceOptions(
+            config.iface, config.ifaceRegex, config.ifaceCanReach, config.publicIP, config.publicIPv6
+        )
         self._moved = asyncio.Event()
         self._stale = asyncio.Event()
         self._lost = False
@@ -102,14 +104,14 @@ class Standing:
             backendV6Data=data_v6,
         )
 
-    def _locate(self) -> Located | None:
+    def _locate(self) -> UnderlayAddress | None:
         """With all families that the network has; else with the one that there is."""
         ipv4, ipv6 = self._network.ipv4 is not None, self._network.ipv6 is not None
         attempts = [(True, True), (True, False), (False, True)] if ipv4 and ipv6 else [(ipv4, ipv6)]
         missing: BadConfig | None = None
         for with_ipv4, with_ipv6 in attempts:
             try:
-                located = locate(self._wishes, self._reconciler.underlay, ipv4=with_ipv4, ipv6=with_ipv6)
+                located = select_interface(self._wishes, self._reconciler.underlay, ipv4=with_ipv4, ipv6=with_ipv6)
             except BadConfig as error:
                 missing = missing or error
                 continue
@@ -124,7 +126,7 @@ class Standing:
         self._troubles.begin(UNDERLAY, missing)
         return None
 
-    def _tell_of_overlap(self, located: Located) -> None:
+    def _tell_of_overlap(self, located: UnderlayAddress) -> None:
         """The pod network is there for nobody else: what is for a machine in it may be taken for a pod's."""
         for own in (located.public_ip, located.public_ipv6):
             for network in self._network.networks:

@@ -24,7 +24,7 @@ from percale.model.meta import Object, ObjectKey
 from percale.model.pod import Pod
 from percale.policy.evaluator import KINDS, Evaluator, Touched
 from percale.policy.pod_facts import PodFacts, facts_of
-from percale.render.nft.objects import Edit
+from percale.render.nft.objects import Transaction
 from percale.render.objects import IPAddress
 from percale.render.policy.renderer import PolicyTable
 from percale.store.protocol import Deleted, Snapshot, Store, Upserted
@@ -84,7 +84,7 @@ class Enforcement:
         self._waiting: list[asyncio.Future[None]] = []
         self._woken: list[asyncio.Future[None]] = []
         table.add(self)
-        table.on_touched(self._doubt)
+        table.on_foreign_change(self._doubt)
 
     async def run(self) -> None:
         """For ever."""
@@ -225,7 +225,7 @@ class Enforcement:
         """Somebody else changed the table: what began meanwhile may be forbidden."""
         self._touched_by_others = True
 
-    def edit(self) -> Edit:
+    def edit(self) -> Transaction:
         """What has changed since the last call."""
         touched, self._touched = self._touched, []
         self._unsure |= self._touched_by_others or self._bringing  # the last one may have been refused
@@ -237,11 +237,11 @@ class Enforcement:
         self._brought |= self.table.concerned
         return edit
 
-    def image(self) -> Edit:
+    def image(self) -> Transaction:
         """All rules, from the static text alone."""
-        return self.table.image()
+        return self.table.snapshot()
 
-    def subjects(self, part: Edit) -> Iterator[Subject]:
+    def subjects(self, part: Transaction) -> Iterator[Subject]:
         """The policies that this part is of, and the pods whose way to their rules it is."""
         policies, pods = self.table.owners(part)
         for policy in policies:

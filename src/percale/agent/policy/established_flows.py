@@ -23,7 +23,7 @@ from percale.agent.metrics import Metrics
 from percale.agent.problems import Troubles
 from percale.agent.workqueue import PAUSE, Rounds
 from percale.errors import KernelError
-from percale.kernel.netlink.conntrack import Conntrack, Seek, Tracked
+from percale.kernel.netlink.conntrack import Conntrack, ConntrackEntry, EntryFilter
 from percale.policy.evaluator import Evaluator
 from percale.policy.rule_terms import FlowProtocol
 from percale.policy.verdict import Decision, Flow, Party
@@ -109,8 +109,8 @@ class Cutting:
     async def _round(self, addresses: frozenset[bytes]) -> None:
         """Marks what is forbidden and not marked, and the other way round; the rest is as it should be."""
         findings: dict[tuple[bytes, bytes, int, int], Finding | None] = {}
-        forbidden: list[Tracked] = []
-        allowed: list[Tracked] = []
+        forbidden: list[ConntrackEntry] = []
+        allowed: list[ConntrackEntry] = []
         reasons: Counter[Finding] = Counter()
         async for flow in self._table.of(addresses):
             which = (flow.client, flow.server, flow.original.protocol, flow.server_port)
@@ -191,7 +191,7 @@ class _Table:
         self._thread.shutdown()
         self._conntrack.close()
 
-    async def of(self, addresses: Collection[bytes]) -> AsyncIterator[Tracked]:
+    async def of(self, addresses: Collection[bytes]) -> AsyncIterator[ConntrackEntry]:
         """Handed over in portions: there may be 100,000."""
         found = self._conntrack.of(addresses)
         while portion := await self._do(lambda: list(islice(found, _AT_ONCE))):
@@ -200,10 +200,10 @@ class _Table:
                 if number % _BREATH == 0:
                     await asyncio.sleep(0)
 
-    async def cut(self) -> list[Tracked]:
-        return await self._do(lambda: list(self._conntrack.flows(Seek(marked=CUT_MARK))))
+    async def cut(self) -> list[ConntrackEntry]:
+        return await self._do(lambda: list(self._conntrack.flows(EntryFilter(marked=CUT_MARK))))
 
-    async def mark(self, flows: Sequence[Tracked], bits: int) -> None:
+    async def mark(self, flows: Sequence[ConntrackEntry], bits: int) -> None:
         """Raises OSError for the first that was refused; the others are marked."""
         if not flows:
             return
@@ -221,7 +221,7 @@ def local_addresses(evaluator: Evaluator, node: str) -> frozenset[bytes]:
     return frozenset(address for pod in pods for address in pod.addresses)
 
 
-def judge(evaluator: Evaluator, node: str, flow: Tracked) -> Finding | None:
+def judge(evaluator: Evaluator, node: str, flow: ConntrackEntry) -> Finding | None:
     """May this flow begin now, as far as the rules of this node say? What the other end's node forbids is cut there.
 
     None when neither end is a pod of this node.

@@ -20,7 +20,7 @@ from percale.errors import KernelError
 from percale.kernel.protocol import HostRoute, Underlay
 from percale.kernel.reconciler.reconciler import Reconciler
 from percale.policy.pod_facts import PodFacts
-from percale.render.network.pod_veth import judged_bridges
+from percale.render.network.pod_veth import bridge_nf_call
 from percale.render.objects import IPAddress
 
 BRIDGES, WIRINGS = "node/bridges", "wirings"
@@ -94,7 +94,7 @@ class Showing:
         found = wirings(self._pods(), self._reconciler.underlay)
         if new := found.bridges - self._shown:
             self._shown |= new
-            self._reconciler.want(BRIDGES, judged_bridges(version for _, version in self._shown))
+            self._reconciler.declare(BRIDGES, bridge_nf_call(version for _, version in self._shown))
             self._log.info("bridged packets are judged", device=" ".join(sorted({device for device, _ in new})))
         if found.unrouted:
             self._troubles.begin(WIRINGS, _unrouted(found.unrouted))

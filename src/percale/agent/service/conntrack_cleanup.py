@@ -22,8 +22,8 @@ from percale.agent.metrics import Metrics
 from percale.agent.problems import Troubles
 from percale.agent.workqueue import Rounds
 from percale.errors import KernelError
-from percale.kernel.local_addresses import own_addresses
-from percale.kernel.netlink.conntrack import Conntrack, Tracked
+from percale.kernel.netlink.conntrack import Conntrack, ConntrackEntry
+from percale.kernel.rtnl.dump import own_addresses
 from percale.service.endpoint_selection import Record
 
 T = TypeVar("T")
@@ -80,7 +80,7 @@ class ServiceFlows:
         served = at_own_addresses(served)
         flows = self._conntrack.to({address for address, _ in served}, socket.IPPROTO_UDP)
         left = [flow for flow in flows if is_left(flow, served)]
-        for error in self._conntrack.forget(left):
+        for error in self._conntrack.delete(left):
             if error is not None:
                 raise error
         return len(left)
@@ -106,7 +106,7 @@ def at_own_addresses(served: Served) -> Served:
     return {(address, port): records for port, records in anywhere.items() for address in own} | named
 
 
-def is_left(flow: Tracked, served: Served) -> bool:
+def is_left(flow: ConntrackEntry, served: Served) -> bool:
     """A flow to one of these addresses that goes to somebody who does not serve it."""
     serving = served.get((flow.original.destination, flow.original.destination_port))
     return serving is not None and flow.server + flow.server_port.to_bytes(2) not in serving

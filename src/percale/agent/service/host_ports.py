@@ -28,9 +28,9 @@ from percale.cni.records import Attachment
 from percale.errors import KernelError, StateError
 from percale.ipam.address_pool import Owner
 from percale.kernel.listeners import Listener, listeners
-from percale.kernel.local_addresses import own_addresses
+from percale.kernel.rtnl.dump import own_addresses
 from percale.model.meta import ObjectKey
-from percale.render.nft.objects import Edit, Elements
+from percale.render.nft.objects import ElementBatch, Transaction
 from percale.render.objects import IPAddress
 from percale.render.service.host_ports import HostPort, Protocol, host_port_elements, kept_elements
 from percale.service.endpoint_selection import Record
@@ -168,7 +168,7 @@ class HostPorts:
 
     # This node's table
 
-    def edit(self) -> Edit:
+    def edit(self) -> Transaction:
         """What has changed since the last call."""
         before, self._shown = self._shown, {}
         kept = kept_elements(port for ports in self._kept.values() for port in ports)
@@ -179,15 +179,17 @@ class HostPorts:
         self._datagrams = set()
         self._woken += self._waiting
         self._waiting = []
-        return Edit(remove=tuple(Elements(name, key) for (name, key), _ in sorted(gone)), put=_elements(come))
+        return Transaction(
+            remove=tuple(ElementBatch(name, key) for (name, key), _ in sorted(gone)), put=_elements(come)
+        )
 
-    def image(self) -> Edit:
+    def image(self) -> Transaction:
         """All elements, from the static text alone."""
-        return Edit(put=_elements(self._shown.items()))
+        return Transaction(put=_elements(self._shown.items()))
 
-    def subjects(self, part: Edit) -> Iterator[Subject]:
+    def subjects(self, part: Transaction) -> Iterator[Subject]:
         """The pods whose host ports these are."""
-        wanted = {(each.set, each.keys) for each in part.put}
+        wanted = {(each.set, each.packed_keys) for each in part.put}
         for opened in self._opened.values():
             if opened.key is not None and any(element[:2] in wanted for element in opened.elements):
                 yield Subject("Pod", opened.key)
@@ -275,5 +277,5 @@ def _spelled(listener: Listener) -> str:
     return f"[{text}]:{listener.port}" if ":" in text else f"{text}:{listener.port}"
 
 
-def _elements(rows: Iterable[tuple[tuple[str, bytes], bytes]]) -> tuple[Elements, ...]:
-    return tuple(Elements(name, key, data) for (name, key), data in sorted(rows))
+def _elements(rows: Iterable[tuple[tuple[str, bytes], bytes]]) -> tuple[ElementBatch, ...]:
+    return tuple(ElementBatch(name, key, data) for (name, key), data in sorted(rows))

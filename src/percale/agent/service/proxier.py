@@ -29,7 +29,7 @@ from percale.agent.watch import follow
 from percale.errors import BadManifest, KernelError
 from percale.model.endpoints import SERVICE_LABEL, EndpointSlice
 from percale.model.meta import Object, ObjectKey
-from percale.render.nft.objects import Edit
+from percale.render.nft.objects import Transaction
 from percale.render.policy.class_chains import PROTOCOLS
 from percale.render.service.renderer import ServiceElements
 from percale.service.endpoint_selection import Record
@@ -168,7 +168,7 @@ class Balancing:
 
     # This node's table
 
-    def edit(self) -> Edit:
+    def edit(self) -> Transaction:
         """What has changed since the last call."""
         self._progress.sent()
         changed, self._changed = self._changed, set()
@@ -186,11 +186,11 @@ class Balancing:
         self._brought |= changed
         return self._elements.update(changed)
 
-    def image(self) -> Edit:
+    def image(self) -> Transaction:
         """All elements, from the static text alone."""
-        return self._elements.image()
+        return self._elements.snapshot()
 
-    def subjects(self, part: Edit) -> Iterable[Subject]:
+    def subjects(self, part: Transaction) -> Iterable[Subject]:
         """The Services that want this part."""
         return (Subject("Service", key) for key in self._elements.owners(part))
 
@@ -213,7 +213,7 @@ class Balancing:
         self._checks.show(checks)
         left, self._elements.left = self._elements.left, {}
         try:
-            self._metrics.clients_forgotten(await self._table.forget(left))
+            self._metrics.clients_forgotten(await self._table.prune(left))
         except KernelError as error:
             self._elements.left = left | self._elements.left
             self._troubles.note(SOURCE, error)

@@ -1,4 +1,4 @@
-"""Network devices as rtnetlink messages, both ways; pure. `driver` sends them, `reading` and `observing` read them.
+"""Network devices as rtnetlink messages, both ways; pure. Sent by `rtnl/driver.py`, received by `rtnl/dump.py` and `monitor.py`.
 
 A device that is not there is created; one whose unchangeable attributes differ is made anew; all else is set in place.
 The kernel takes a new device's alias and bridge port settings only in a second message, which goes by an index of our choice.
@@ -45,12 +45,12 @@ _INFO_KIND, _INFO_DATA, _INFO_SLAVE_KIND, _INFO_SLAVE_DATA = 1, 2, 4, 5
 _VXLAN_ID, _VXLAN_LINK, _VXLAN_LOCAL, _VXLAN_LEARNING, _VXLAN_PORT, _VXLAN_LOCAL6, _VXLAN_GBP = 1, 3, 4, 7, 15, 17, 23
 _BRIDGE_SNOOPING, _BRIDGE_OPTIONS = 23, 46
 _NO_RESERVED_LEARNING = 0x1
-"""Of a bridge's options, which are two words: values, and which of them are meant."""
+"""Of a bridge's options, two words: values, and their mask."""
 _VETH_PEER = 1
 _PORT_HAIRPIN = 4
 _SKIP_STATISTICS = 8
 _LEAVING = 0x70657263
-"""The group of devices that are about to go; nobody else's number."""
+"""The group of devices to be deleted; used by nobody else."""
 _KINDS = ("vxlan", "bridge", "veth", "ifb")
 
 Kind: TypeAlias = Literal["vxlan", "bridge", "veth", "ifb"]
@@ -61,7 +61,7 @@ IndexOf: TypeAlias = Callable[[str], int]
 
 
 class Device(Struct, frozen=True):
-    """A device as the kernel tells of it; `kind` is the kernel's word for any kind, ours or not."""
+    """A device as the kernel reports it; `kind` is any of the kernel's, ours or not."""
 
     index: int
     name: str
@@ -73,7 +73,7 @@ class Device(Struct, frozen=True):
     master: int | None = None
     hairpin: bool | None = None
     operational: bool = False
-    """It carries packets (operstate UP): a while after there is a carrier, for the kernel's link watch makes it so."""
+    """It carries packets (operstate UP), which the kernel's link watch sets some time after carrier."""
     data: dict[int, bytes] = {}
     """The attributes of a device of its kind."""
 
@@ -101,17 +101,17 @@ def mac_text(payload: bytes) -> str:
 
 
 def query(name: str) -> bytes:
-    """The body of a question for one device."""
+    """The body of a query for one device."""
     return _HEADER.pack(0, 0, 0, 0, 0) + text(_NAME, name) + u32(_EXT_MASK, _SKIP_STATISTICS)
 
 
 def query_index(index: int) -> bytes:
-    """The body of a question for one device, by its index."""
+    """The body of a query for one device, by its index."""
     return _HEADER.pack(0, 0, index, 0, 0) + u32(_EXT_MASK, _SKIP_STATISTICS)
 
 
 def query_all() -> bytes:
-    """The body of a question for all devices."""
+    """The body of a query for all devices."""
     return _HEADER.pack(0, 0, 0, 0, 0) + u32(_EXT_MASK, _SKIP_STATISTICS)
 
 
@@ -140,7 +140,7 @@ def decode(body: bytes) -> Device:
 
 
 def as_link(device: Device, name_of: NameOf) -> Link:
-    """The device as our object; a veth's other end is not told."""
+    """The device as our object; a veth's peer is not known."""
     return Link(
         name=device.name,
         kind=cast("Kind", device.kind) if device.kind in _KINDS else None,
@@ -177,81 +177,83 @@ def _decode_bridge(data: dict[int, bytes]) -> Bridge:
     return Bridge(bool(data.get(_BRIDGE_SNOOPING, b"\0")[0]), not options & _NO_RESERVED_LEARNING)
 
 
-def needs_new_device(wish: Link, have: Link) -> bool:
-    """True when no setting turns the device that is there into the one wished."""
-    if wish.kind is None:
+def needs_new_device(desired: Link, actual: Link) -> bool:
+    """True when the actual device cannot be changed into the desired one."""
+    if desired.kind is None:
         return False
-    if wish.kind != have.kind:
+    if desired.kind != actual.kind:
         return True
-    if wish.vxlan is None or have.vxlan is None:
-        return wish.vxlan != have.vxlan
-    return replace(wish.vxlan, learning=have.vxlan.learning) != have.vxlan
+    if desired.vxlan is None or actual.vxlan is None:
+        return desired.vxlan != actual.vxlan
+    return replace(desired.vxlan, learning=actual.vxlan.learning) != actual.vxlan
 
 
-def create(wish: Link, index: int, index_of: IndexOf) -> list[Request]:
-    """Make the device, then give it what creation does not take. Raises OSError: no such lower device, no other end.
+def create(desired: Link, index: int, index_of: IndexOf) -> list[Request]:
+    """Create the device, then apply the settings that creation does not take. Raises OSError: no such lower device, no peer.
 
-    `index` is nobody's yet. The second message goes by it: by name it would reach what somebody else has made meanwhile.
+    `index` is unused. The second message refers to it: by name it could reach a device made by others meanwhile.
     """
-    body = [_header(index, wish.up, wish.arp), text(_NAME, wish.name)]
-    if wish.mtu is not None:
-        body.append(u32(_MTU, wish.mtu))
-    if wish.mac is not None:
-        body.append(attribute(_ADDRESS, mac_bytes(wish.mac)))
-    if wish.master is not None:
-        body.append(u32(_MASTER, index_of(wish.master)))
-    info = [attribute(_INFO_KIND, (wish.kind or "").encode())]
-    if wish.vxlan is not None:
-        info.append(nested(_INFO_DATA, *_encode_vxlan(wish.vxlan, index_of)))
-    if wish.bridge is not None:
-        info.append(nested(_INFO_DATA, *_encode_bridge(wish.bridge)))
-    if wish.kind == "veth":
-        if wish.peer is None:
+    body = [_header(index, desired.up, desired.arp), text(_NAME, desired.name)]
+    if desired.mtu is not None:
+        body.append(u32(_MTU, desired.mtu))
+    if desired.mac is not None:
+        body.append(attribute(_ADDRESS, mac_bytes(desired.mac)))
+    if desired.master is not None:
+        body.append(u32(_MASTER, index_of(desired.master)))
+    info = [attribute(_INFO_KIND, (desired.kind or "").encode())]
+    if desired.vxlan is not None:
+        info.append(nested(_INFO_DATA, *_encode_vxlan(desired.vxlan, index_of)))
+    if desired.bridge is not None:
+        info.append(nested(_INFO_DATA, *_encode_bridge(desired.bridge)))
+    if desired.kind == "veth":
+        if desired.peer is None:
             raise OSError(
-                errno.ENODEV, f"the pair {wish.name} is gone and can only be made again together with its other end"
+                errno.ENODEV, f"the pair {desired.name} is gone and can only be made again together with its other end"
             )
-        info.append(nested(_INFO_DATA, nested(_VETH_PEER, _encode_peer(wish.peer))))
+        info.append(nested(_INFO_DATA, nested(_VETH_PEER, _encode_peer(desired.peer))))
     body.append(nested(_INFO, *info))
-    settled = [_header(index, None), text(_ALIAS, wish.alias), *_port(wish.hairpin)]
+    settled = [_header(index, None), text(_ALIAS, desired.alias), *_port(desired.hairpin)]
     return [
         Request(RTM_NEWLINK, netlink.CREATE | netlink.EXCLUSIVE, b"".join(body)),
         Request(RTM_NEWLINK, 0, b"".join(settled)),
     ]
 
 
-def change(wish: Link, have: Link, index: int, index_of: IndexOf) -> list[Request]:
-    """Set in place what differs; [] when nothing does."""
+def change(desired: Link, actual: Link, index: int, index_of: IndexOf) -> list[Request]:
+    """Change in place what differs; [] when nothing does."""
     body: list[bytes] = []
-    if wish.mtu is not None and wish.mtu != have.mtu:
-        body.append(u32(_MTU, wish.mtu))
-    if wish.mac is not None and wish.mac != have.mac:
-        body.append(attribute(_ADDRESS, mac_bytes(wish.mac)))
-    if wish.master is not None and wish.master != have.master:
-        body.append(u32(_MASTER, index_of(wish.master)))
-    if wish.kind is not None and wish.alias != have.alias:
-        body.append(text(_ALIAS, wish.alias))
-    if wish.vxlan is not None and have.vxlan is not None and wish.vxlan.learning != have.vxlan.learning:
-        learning = u8(_VXLAN_LEARNING, wish.vxlan.learning)
+    if desired.mtu is not None and desired.mtu != actual.mtu:
+        body.append(u32(_MTU, desired.mtu))
+    if desired.mac is not None and desired.mac != actual.mac:
+        body.append(attribute(_ADDRESS, mac_bytes(desired.mac)))
+    if desired.master is not None and desired.master != actual.master:
+        body.append(u32(_MASTER, index_of(desired.master)))
+    if desired.kind is not None and desired.alias != actual.alias:
+        body.append(text(_ALIAS, desired.alias))
+    if desired.vxlan is not None and actual.vxlan is not None and desired.vxlan.learning != actual.vxlan.learning:
+        learning = u8(_VXLAN_LEARNING, desired.vxlan.learning)
         body.append(nested(_INFO, attribute(_INFO_KIND, b"vxlan"), nested(_INFO_DATA, learning)))
-    if wish.bridge is not None and wish.bridge != have.bridge:
-        body.append(nested(_INFO, attribute(_INFO_KIND, b"bridge"), nested(_INFO_DATA, *_encode_bridge(wish.bridge))))
+    if desired.bridge is not None and desired.bridge != actual.bridge:
+        body.append(
+            nested(_INFO, attribute(_INFO_KIND, b"bridge"), nested(_INFO_DATA, *_encode_bridge(desired.bridge)))
+        )
     requests = []
-    arp = wish.arp if wish.arp != have.arp else None
-    if body or wish.up != have.up or arp is not None:
-        header = _header(index, wish.up if wish.up != have.up else None, arp)
+    arp = desired.arp if desired.arp != actual.arp else None
+    if body or desired.up != actual.up or arp is not None:
+        header = _header(index, desired.up if desired.up != actual.up else None, arp)
         requests.append(Request(RTM_NEWLINK, 0, header + b"".join(body)))
-    if wish.hairpin is not None and (wish.hairpin != have.hairpin):
-        requests.append(Request(RTM_NEWLINK, 0, _header(index, None) + b"".join(_port(wish.hairpin))))
+    if desired.hairpin is not None and (desired.hairpin != actual.hairpin):
+        requests.append(Request(RTM_NEWLINK, 0, _header(index, None) + b"".join(_port(desired.hairpin))))
     return requests
 
 
 def delete(index: int) -> Request:
-    """Remove the device; that it is gone is no error."""
+    """Delete the device; that it is gone is no error."""
     return Request(RTM_DELLINK, 0, _header(index, None), frozenset({errno.ENODEV}))
 
 
 def delete_together(indices: Sequence[int]) -> list[Request]:
-    """Remove several devices at the price of one: what takes long is the kernel's wait for everybody to let go of them.
+    """Delete several devices at the cost of one: the kernel waits once for all references to be released.
 
     They are put into a group of their own, which is then removed as a whole.
     """
@@ -262,7 +264,7 @@ def delete_together(indices: Sequence[int]) -> list[Request]:
 
 
 def _header(index: int, up: bool | None, arp: bool | None = None) -> bytes:
-    """What is None is left as it is."""
+    """Settings that are None are left as they are."""
     flags = (IFF_UP if up else 0) | (IFF_NOARP if arp is False else 0)
     mask = (IFF_UP if up is not None else 0) | (IFF_NOARP if arp is not None else 0)
     return _HEADER.pack(socket.AF_UNSPEC, 0, index, flags, mask)

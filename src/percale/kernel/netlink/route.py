@@ -1,7 +1,7 @@
 """Addresses, routes, neighbours and FDB entries as rtnetlink messages, both ways; pure.
 
-`driver` sends what `put` and `remove` return; `reading` and `observing` give what the kernel says to `decode_…`.
-Decoders answer None for what is none of our kinds (a multicast route, a neighbour that was learnt).
+`rtnl/driver.py` sends what `put_…` and `remove_…` return; `rtnl/dump.py` and `monitor.py` pass received messages to `decode_…`.
+Decoders return None for what is none of our kinds (a multicast route, a learned neighbour).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _TABLE_MAIN = 254
 _SCOPE_UNIVERSE, _SCOPE_LINK, _SCOPE_NOWHERE = 0, 253, 255
 _ONLINK = 4
 _KERNEL_PROTOCOLS = frozenset({1, 2, 9})
-"""Redirects, the kernel's own, router advertisements: routes that no program wished."""
+"""Redirects, the kernel's own, router advertisements: routes that no program declared."""
 _ROUTE_TYPES: dict[Literal["unicast", "blackhole", "unreachable"], int] = {
     "unicast": 1,
     "blackhole": 6,
@@ -76,17 +76,17 @@ _GONE = frozenset({errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENODEV}
 
 
 class SeenAddress(Struct, frozen=True):
-    """An address as the kernel tells of it: on which device, whose, and whether it will go away by itself."""
+    """An address as the kernel reports it: its device, its owner, and whether it is temporary."""
 
     index: int
     address: IPInterface
     ours: bool
     temporary: bool
-    kernels: bool
+    kernel_assigned: bool
 
 
 class SeenRoute(Struct, frozen=True):
-    """A route of the main table as the kernel tells of it; `protocol` says whose."""
+    """A route of the main table as the kernel reports it; `protocol` is its owner."""
 
     dst: IPNetwork
     index: int | None
@@ -102,7 +102,7 @@ class SeenRoute(Struct, frozen=True):
         return self.protocol == ROUTE_PROTOCOL
 
     @property
-    def wished_by_nobody(self) -> bool:
+    def kernel_managed(self) -> bool:
         return self.protocol in _KERNEL_PROTOCOLS
 
 
@@ -131,19 +131,19 @@ def _address(payload: bytes) -> IPAddress:
 # Addresses
 
 
-def put_address(wish: Address, index: int) -> list[Request]:
-    body = _encode_address(wish, index)
+def put_address(desired: Address, index: int) -> list[Request]:
+    body = _encode_address(desired, index)
     return [Request(RTM_NEWADDR, _PUT, body)]
 
 
-def remove_address(wish: Address, index: int) -> list[Request]:
-    return [Request(RTM_DELADDR, 0, _encode_address(wish, index), _GONE)]
+def remove_address(desired: Address, index: int) -> list[Request]:
+    return [Request(RTM_DELADDR, 0, _encode_address(desired, index), _GONE)]
 
 
-def _encode_address(wish: Address, index: int) -> bytes:
-    packed = wish.address.ip.packed
-    flags = _IFA_NODAD if wish.address.version == 6 else 0
-    header = _ADDRESS_HEADER.pack(_family(wish.address.version), wish.address.network.prefixlen, flags, 0, index)
+def _encode_address(desired: Address, index: int) -> bytes:
+    packed = desired.address.ip.packed
+    flags = _IFA_NODAD if desired.address.version == 6 else 0
+    header = _ADDRESS_HEADER.pack(_family(desired.address.version), desired.address.network.prefixlen, flags, 0, index)
     return (
         header
         + attribute(_IFA_LOCAL, packed)
@@ -168,35 +168,39 @@ def decode_address(body: bytes) -> SeenAddress:
         address=interface((packed, prefix)),
         ours=protocol == ROUTE_PROTOCOL,
         temporary=family == socket.AF_INET6 and bool(number(found.get(_IFA_FLAGS, bytes((flags,)))) & _IFA_TEMPORARY),
-        kernels=protocol == _IFA_KERNEL_LINK_LOCAL or packed[:2] == b"\xfe\x80",
+        kernel_assigned=protocol == _IFA_KERNEL_LINK_LOCAL or packed[:2] == b"\xfe\x80",
     )
 
 
 # Routes
 
 
-def put_route(wish: Route, index: int | None) -> list[Request]:
-    scope = _SCOPE_LINK if wish.via is None and wish.kind == "unicast" and wish.dst.version == 4 else _SCOPE_UNIVERSE
-    return [Request(RTM_NEWROUTE, _PUT, _encode_route(wish, index, ROUTE_PROTOCOL, scope))]
+def put_route(desired: Route, index: int | None) -> list[Request]:
+    scope = (
+        _SCOPE_LINK
+        if desired.via is None and desired.kind == "unicast" and desired.dst.version == 4
+        else _SCOPE_UNIVERSE
+    )
+    return [Request(RTM_NEWROUTE, _PUT, _encode_route(desired, index, ROUTE_PROTOCOL, scope))]
 
 
-def make_way(wish: Route) -> list[Request]:
-    """What must go before the route can come: an IPv6 on-link gateway is looked up even so, and refused when our earlier
+def delete_conflicting_route(desired: Route) -> list[Request]:
+    """Delete what conflicts with the route: an IPv6 on-link gateway is looked up even so, and rejected when our earlier
     route to the very network that it lies in leads it elsewhere.
     """
-    if not (wish.onlink and wish.dst.version == 6):
+    if not (desired.onlink and desired.dst.version == 6):
         return []
-    return remove_route(Route(wish.dst, metric=wish.metric), None, any_protocol=False)
+    return remove_route(Route(desired.dst, metric=desired.metric), None, any_protocol=False)
 
 
-def remove_route(wish: Route, index: int | None, *, any_protocol: bool) -> list[Request]:
-    """Remove this route: ours by its protocol, or any (on a device of ours a route belongs to us whoever made it)."""
+def remove_route(desired: Route, index: int | None, *, any_protocol: bool) -> list[Request]:
+    """Delete this route: ours by its protocol, or any (on a device of ours every route is ours)."""
     protocol = 0 if any_protocol else ROUTE_PROTOCOL
-    return [Request(RTM_DELROUTE, 0, _encode_route(wish, index, protocol, _SCOPE_NOWHERE), _GONE)]
+    return [Request(RTM_DELROUTE, 0, _encode_route(desired, index, protocol, _SCOPE_NOWHERE), _GONE)]
 
 
-def _encode_route(wish: Route, index: int | None, protocol: int, scope: int) -> bytes:
-    dst = wish.dst
+def _encode_route(desired: Route, index: int | None, protocol: int, scope: int) -> bytes:
+    dst = desired.dst
     parts = [
         _ROUTE_HEADER.pack(
             _family(dst.version),
@@ -206,24 +210,24 @@ def _encode_route(wish: Route, index: int | None, protocol: int, scope: int) -> 
             _TABLE_MAIN,
             protocol,
             scope,
-            _ROUTE_TYPES[wish.kind],
-            _ONLINK if wish.onlink else 0,
+            _ROUTE_TYPES[desired.kind],
+            _ONLINK if desired.onlink else 0,
         )
     ]
     if dst.prefixlen:
         parts.append(attribute(_RTA_DST, dst.network_address.packed))
     if index is not None:
         parts.append(u32(_RTA_OIF, index))
-    if wish.via is not None:
-        packed = wish.via.packed
-        if wish.via.version == dst.version:
+    if desired.via is not None:
+        packed = desired.via.packed
+        if desired.via.version == dst.version:
             parts.append(attribute(_RTA_GATEWAY, packed))
         else:
-            parts.append(attribute(_RTA_VIA, struct.pack("=H", _family(wish.via.version)) + packed))
-    if wish.src is not None:
-        parts.append(attribute(_RTA_SOURCE, wish.src.packed))
-    if wish.metric:
-        parts.append(u32(_RTA_PRIORITY, wish.metric))
+            parts.append(attribute(_RTA_VIA, struct.pack("=H", _family(desired.via.version)) + packed))
+    if desired.src is not None:
+        parts.append(attribute(_RTA_SOURCE, desired.src.packed))
+    if desired.metric:
+        parts.append(u32(_RTA_PRIORITY, desired.metric))
     return b"".join(parts)
 
 
@@ -234,12 +238,12 @@ def query_routes() -> bytes:
 
 
 def route_protocol(body: bytes) -> int:
-    """Whose route it is, without decoding it."""
+    """The route's protocol, without decoding the rest."""
     return body[5]
 
 
 def decode_route(body: bytes) -> SeenRoute | None:
-    """A route of the main table to one place; None for other tables, types, and several next hops."""
+    """A route of the main table with one next hop; None for others."""
     family, length, _, _, table, protocol, _, kind, flags = _ROUTE_HEADER.unpack_from(body)
     if kind not in _ROUTE_KINDS or table != _TABLE_MAIN:
         return None
@@ -278,30 +282,30 @@ def as_route(seen: SeenRoute, dev: str | None) -> Route:
 # Neighbours and forwarding entries
 
 
-def put_neighbour(wish: Neighbour, index: int) -> list[Request]:
-    return [Request(RTM_NEWNEIGH, _PUT, _encode_neighbour(wish, index))]
+def put_neighbour(desired: Neighbour, index: int) -> list[Request]:
+    return [Request(RTM_NEWNEIGH, _PUT, _encode_neighbour(desired, index))]
 
 
-def remove_neighbour(wish: Neighbour, index: int) -> list[Request]:
-    return [Request(RTM_DELNEIGH, 0, _encode_neighbour(wish, index), _GONE)]
+def remove_neighbour(desired: Neighbour, index: int) -> list[Request]:
+    return [Request(RTM_DELNEIGH, 0, _encode_neighbour(desired, index), _GONE)]
 
 
-def _encode_neighbour(wish: Neighbour, index: int) -> bytes:
+def _encode_neighbour(desired: Neighbour, index: int) -> bytes:
     return (
-        _NEIGHBOUR_HEADER.pack(_family(wish.address.version), index, _NUD_PERMANENT, 0, 0)
-        + attribute(_NDA_DST, wish.address.packed)
-        + attribute(_NDA_MAC, mac_bytes(wish.mac))
+        _NEIGHBOUR_HEADER.pack(_family(desired.address.version), index, _NUD_PERMANENT, 0, 0)
+        + attribute(_NDA_DST, desired.address.packed)
+        + attribute(_NDA_MAC, mac_bytes(desired.mac))
         + u8(_NDA_PROTOCOL, ROUTE_PROTOCOL)
     )
 
 
-def put_fdb(wish: FdbEntry, index: int) -> list[Request]:
-    """A unicast MAC has one destination: another one takes its place."""
-    return [Request(RTM_NEWNEIGH, _PUT, _encode_fdb(wish, index))]
+def put_fdb(desired: FdbEntry, index: int) -> list[Request]:
+    """A unicast MAC has one destination: a new one replaces it."""
+    return [Request(RTM_NEWNEIGH, _PUT, _encode_fdb(desired, index))]
 
 
-def remove_fdb(wish: FdbEntry, index: int) -> list[Request]:
-    body = _fdb_header(index) + attribute(_NDA_MAC, mac_bytes(wish.mac))
+def remove_fdb(desired: FdbEntry, index: int) -> list[Request]:
+    body = _fdb_header(index) + attribute(_NDA_MAC, mac_bytes(desired.mac))
     return [Request(RTM_DELNEIGH, 0, body, _GONE)]
 
 
@@ -309,8 +313,8 @@ def _fdb_header(index: int) -> bytes:
     return _NEIGHBOUR_HEADER.pack(socket.AF_BRIDGE, index, _NUD_PERMANENT, _NTF_SELF, 0)
 
 
-def _encode_fdb(wish: FdbEntry, index: int) -> bytes:
-    return _fdb_header(index) + attribute(_NDA_MAC, mac_bytes(wish.mac)) + attribute(_NDA_DST, wish.dst.packed)
+def _encode_fdb(desired: FdbEntry, index: int) -> bytes:
+    return _fdb_header(index) + attribute(_NDA_MAC, mac_bytes(desired.mac)) + attribute(_NDA_DST, desired.dst.packed)
 
 
 def query_neighbours() -> bytes:
@@ -341,7 +345,7 @@ def decode_neighbour(body: bytes) -> SeenNeighbour | None:
 
 
 def decode_end_of_forwarding(body: bytes) -> str | None:
-    """The setting by which this node forwards no packets of a family any more."""
+    """The sysctl by which forwarding was disabled for a family."""
     told = attributes(body, 4)
     ended = told.get(_NETCONF_INDEX) == _ALL_DEVICES and told.get(_NETCONF_FORWARDING) == bytes(4)
     return _FORWARDING.get(body[0]) if ended else None

@@ -61,7 +61,7 @@ NESTED = 0x8000
 
 
 class Request(NamedTuple):
-    """One message to the kernel; an errno in `forgiven` counts as success (what is to go is gone already)."""
+    """One message to the kernel; an errno in `forgiven` counts as success (e.g. what is to be deleted is gone already)."""
 
     type: int
     flags: int
@@ -80,7 +80,7 @@ class Message(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """Why a transaction did not happen; `position` is the request that was refused, −1 when it was all of them together."""
+    """Why a transaction failed; `position` is the rejected request, −1 when it was all of them together."""
 
     position: int
     error: OSError
@@ -164,8 +164,8 @@ def messages(data: bytes) -> Iterator[Message]:
         offset += (length + 3) & ~3
 
 
-def refusal(message: Message) -> OSError | None:
-    """The error that an ERROR or DONE message carries, in the kernel's own words where it gives some."""
+def message_error(message: Message) -> OSError | None:
+    """The error that an ERROR or DONE message carries, with the kernel's own message if it has one."""
     code = -struct.unpack_from("=i", message.body)[0] if len(message.body) >= 4 else 0
     if code == 0:
         return None
@@ -174,8 +174,8 @@ def refusal(message: Message) -> OSError | None:
         start = 4
         if message.type == ERROR:
             start += 16 if message.flags & _CAPPED else (HEADER.unpack_from(message.body, 4)[0] + 3) & ~3
-        said = attributes(message.body, start).get(_EXT_ACK_TEXT)
-        words = string(said).rstrip(".") if said else words
+        message_text = attributes(message.body, start).get(_EXT_ACK_TEXT)
+        words = string(message_text).rstrip(".") if message_text else words
     return OSError(code, words)
 
 
@@ -186,7 +186,7 @@ class Socket:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         self._lock = threading.Lock()
         self._sequence = 0
-        # A kernel that stays silent ends in an error, not in a thread that hangs.
+        # A kernel that does not answer ends in an error, not in a hanging thread.
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", _PATIENCE, 0))
         self._set_buffer(_SO_RCVBUFFORCE, socket.SO_RCVBUF)
         self._set_buffer(_SO_SNDBUFFORCE, socket.SO_SNDBUF)
@@ -199,7 +199,7 @@ class Socket:
             self.join(group)
         self._most_requests = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // _ACK_COST
         self.most_bytes = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 4
-        """How much one send may hold."""
+        """The size limit of one send."""
 
     def _set_buffer(self, force: int, option: int, size: int = _BUFFER) -> None:
         """As large as we may: without root the kernel's own maximum applies."""
@@ -213,15 +213,15 @@ class Socket:
         return self._socket.fileno()
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the descriptor."""
         self._socket.close()
 
     def join(self, group: int) -> None:
-        """Get this group's notifications from now on. Raises OSError."""
+        """Join a multicast group. Raises OSError."""
         self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
 
     def leave(self, group: int) -> None:
-        """Get no more of them; what has come already stays. Raises OSError."""
+        """Leave a multicast group; what was received remains queued. Raises OSError."""
         self._socket.setsockopt(_SOL_NETLINK, _DROP_MEMBERSHIP, group)
 
     def receive(self, *, wait: bool = True) -> list[Message]:
@@ -253,7 +253,7 @@ class Socket:
             yield start, len(requests)
 
     def send(self, *requests: Request) -> None:
-        """In one send, which the kernel has worked off when this returns; nobody asks what it answers. Raises OSError."""
+        """In one send, which the kernel has processed when this returns; its answer is ignored. Raises OSError."""
         with self._lock:
             first = self._number(len(requests))
             frames = (frame(each.type, each.flags | REQUEST, n, each.body) for n, each in enumerate(requests, first))
@@ -265,7 +265,7 @@ class Socket:
         return failure.error if failure is not None else None
 
     def commit(self, begin: Request, requests: Sequence[Request], end: Request) -> Failure | None:
-        """`transaction` for who wants to know which of them it was."""
+        """Like `transaction`, with the position of the failed request."""
         with self._lock:
             first = self._number(len(requests) + 2)
             last = first + len(requests)
@@ -280,13 +280,13 @@ class Socket:
                 for message in self.receive():
                     if message.type != ERROR or not first <= message.sequence <= last:
                         continue
-                    if failure is None and (error := refusal(message)) is not None:
+                    if failure is None and (error := message_error(message)) is not None:
                         failure = Failure(message.sequence - first - 1, error)
                     if message.sequence in (first, last):
                         return failure
 
     def _send_whole(self, parts: list[bytes]) -> None:
-        """In one send, however much it is: what is atomic cannot be parted."""
+        """In one send, of any size: a transaction cannot be split."""
         size = sum(map(len, parts))
         if size > self.most_bytes:
             self._set_buffer(_SO_SNDBUFFORCE, socket.SO_SNDBUF, max(_BUFFER, 2 * size))
@@ -312,7 +312,7 @@ class Socket:
                 if message.type != ERROR or not first <= message.sequence <= last:
                     continue
                 index = start + message.sequence - first
-                error = refusal(message)
+                error = message_error(message)
                 results[index] = None if error is None or error.errno in requests[index].forgiven else error
                 if message.sequence == last:
                     return
@@ -326,7 +326,7 @@ class Socket:
         return first
 
     def ask(self, kind: int, body: bytes) -> Message | None:
-        """The one answer to a question, None without one. Raises OSError."""
+        """The one answer to a request, None without one. Raises OSError."""
         with self._lock:
             sequence = self._number(1)
             self._socket.send(frame(kind, REQUEST | ACK, sequence, body))
@@ -338,13 +338,13 @@ class Socket:
                     if message.type != ERROR:
                         answer = message
                         continue
-                    error = refusal(message)
+                    error = message_error(message)
                     if error is not None:
                         raise error
                     return answer
 
     def dump(self, kind: int, body: bytes) -> list[Message]:
-        """Everything of a kind; asked again when it changed meanwhile. Raises OSError."""
+        """A consistent dump; repeated when it was interrupted by a change. Raises OSError."""
         for _ in range(_DUMP_ATTEMPTS):
             found, interrupted = self._dump(kind, body)
             if not interrupted:
@@ -359,18 +359,18 @@ class Socket:
             if message.type not in (ERROR, DONE):
                 found.append(message)
                 continue
-            error = refusal(message)
+            error = message_error(message)
             if error is not None and error.errno != errno.EINTR:
                 raise error
             interrupted |= error is not None
         return found, interrupted
 
     def stream(self, kind: int, body: bytes) -> Iterator[Message]:
-        """Everything of a kind, as it comes: for what is large and never stands still. Raises OSError."""
+        """A dump as it arrives: for large tables that change all the time. Raises OSError."""
         for message in self._answers(kind, body):
             if message.type not in (ERROR, DONE):
                 yield message
-            elif (error := refusal(message)) is not None:
+            elif (error := message_error(message)) is not None:
                 raise error
 
     def _answers(self, kind: int, body: bytes) -> Iterator[Message]:

@@ -1,4 +1,4 @@
-"""Shapers (tbf at a device's root) and redirects (all that enters a device passes an ifb) as rtnetlink messages; pure.
+"""Shapers (tbf at a device's root) and redirects (all ingress of a device passes an ifb) as rtnetlink messages; pure.
 
 A redirect is an ingress qdisc with one u32 filter that matches everything and a mirred action that sends it on.
 """
@@ -55,9 +55,9 @@ _PRIORITY = 1 << 16
 _GONE = frozenset({errno.ENOENT, errno.EINVAL, errno.ENODEV})
 
 
-def put_shaper(wish: Shaper, index: int) -> list[Request]:
-    """A tbf in place of whatever root the device has."""
-    rate, burst = max(1, wish.rate // 8), max(1, wish.burst // 8)
+def put_shaper(desired: Shaper, index: int) -> list[Request]:
+    """Replace the device's root qdisc by a tbf."""
+    rate, burst = max(1, desired.rate // 8), max(1, desired.burst // 8)
     limit = min(_MOST_32, int(rate * LATENCY) + burst)
     # Some kernels compute the bucket from `buffer`, newer ones from the burst attribute.
     buffer = min(_MOST_32, burst * 1_000_000_000 // rate // _TICK)
@@ -70,12 +70,12 @@ def put_shaper(wish: Shaper, index: int) -> list[Request]:
 
 
 def remove_shaper(index: int) -> list[Request]:
-    """Back to the kernel's default root."""
+    """Restore the kernel's default root."""
     return [Request(RTM_DELQDISC, 0, _HEADER.pack(0, index, 0, _ROOT, 0), _GONE)]
 
 
 def put_redirect(index: int, to: int) -> list[Request]:
-    """Everything that enters the device leaves through `to` first."""
+    """Redirect the device's ingress through `to`."""
     qdisc = _HEADER.pack(0, index, _INGRESS_HANDLE, _INGRESS, 0) + text(_KIND, "ingress")
     selector = struct.pack("=BBBxHHhhI", _TERMINAL, 0, 1, 0, 0, 0, 0, 0) + bytes(16)
     mirred = _MIRRED.pack(0, 0, _STOLEN, 0, 0, _EGRESS_REDIRECT, to)
@@ -90,7 +90,7 @@ def put_redirect(index: int, to: int) -> list[Request]:
 
 
 def remove_redirect(index: int) -> list[Request]:
-    """The ingress qdisc and its filter go."""
+    """Delete the ingress qdisc and its filter."""
     return [Request(RTM_DELQDISC, 0, _HEADER.pack(0, index, _INGRESS_HANDLE, _INGRESS, 0), _GONE)]
 
 

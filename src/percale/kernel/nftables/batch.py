@@ -1,9 +1,10 @@
-"""An edit of one of our inet tables as the messages of one nfnetlink batch; pure. `table.py` sends what this returns.
+"""Encodes a transaction of an inet table of ours as one nfnetlink batch; pure. Sent by `table.py`.
 
-    new chains ─▶ rules go ─▶ elements go ─▶ what is made anew goes ─▶ sets ─▶ rules ─▶ elements ─▶ old sets, old chains
+    new chains ─▶ old rules ─▶ old elements ─▶ what is recreated ─▶ sets ─▶ rules ─▶ elements ─▶ old sets, old chains
+                  (delete)     (delete)        (delete)                                         (delete)
 
-In this order nothing refers to what is not there yet, and what goes is referred to by nothing any more. No flag asks
-whether something is there: a chain that is put may exist, and the kernel says itself what is wrong with an element.
+In this order nothing refers to what does not exist yet, and nothing still refers to what is deleted. No flag requires that
+something is new: a chain that is put may exist, and the kernel itself reports a wrong element.
 """
 
 from __future__ import annotations
@@ -17,9 +18,8 @@ from msgspec import Struct, field
 from percale.errors import KernelError
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.netlink.socket import Request, attribute, nested, text, u32_network
-from percale.kernel.nftables import bulk_elements as packing
-from percale.kernel.nftables import rule_codec as rules
-from percale.kernel.nftables import set_codec as shapes
+from percale.kernel.nftables import bulk_elements, rule_codec, set_codec
+from percale.kernel.nftables.commit import SUBSYSTEM
 from percale.kernel.nftables.set_codec import SET_NAME
 from percale.kernel.nftables.static_tables import (
     DELCHAIN,
@@ -30,10 +30,9 @@ from percale.kernel.nftables.static_tables import (
     INET,
     NEWSETELEM,
     NEWTABLE,
-    SUBSYSTEM,
     TABLE_OF_ANYTHING,
 )
-from percale.render.nft.objects import Chain, Edit, Elements, SetShape
+from percale.render.nft.objects import Chain, ElementBatch, SetSpec, Transaction
 from percale.render.nft.table_state import refused_by
 from percale.render.objects import OWNER
 
@@ -41,7 +40,7 @@ NEWCHAIN, NEWRULE, NEWSET = 3, 6, 9
 _APPEND = 0x800
 _TEXT = "static text"
 _FIRST_TEXT_SET = 1 << 20
-"""Numbers of sets within a batch that no edit comes to."""
+"""The first set id of the static text's sets, beyond those of any transaction."""
 
 CHAIN_NAME = 3
 RULE_CHAIN, RULE_EXPRESSIONS, RULE_USERDATA = 2, 4, 7
@@ -50,34 +49,34 @@ HEADER = struct.pack(">BBH", INET, 0, 0)
 
 
 def table_header(table: str) -> bytes:
-    """How every message about the table begins."""
+    """The beginning of every message about the table."""
     return HEADER + text(TABLE_OF_ANYTHING, table)
 
 
-class TextChain(Struct, frozen=True):
+class BaseChain(Struct, frozen=True):
     """A chain of the static text, as attributes."""
 
     hook: bytes
     rules: tuple[bytes, ...]
 
 
-class TextSet(Struct, frozen=True):
-    """A set of the static text, as attributes; `elements` are those that the text itself gives it."""
+class BaseSet(Struct, frozen=True):
+    """A set of the static text, as attributes; `elements` are those that the text gives it."""
 
-    shape: bytes
+    spec: bytes
     elements: tuple[bytes, ...]
 
 
-class Skeleton(Struct, frozen=True):
-    """What the static text made, as the kernel tells it: enough to compare and to make it again, chains, rules and sets."""
+class BaseTable(Struct, frozen=True):
+    """Chains, rules and sets of the static text as the kernel dumps them: enough to compare and to recreate them."""
 
     table: bytes
-    chains: Mapping[str, TextChain]
-    sets: Mapping[str, TextSet]
+    chains: Mapping[str, BaseChain]
+    sets: Mapping[str, BaseSet]
 
 
 class Batch(Struct, frozen=True):
-    """The messages in order, and which part of the edit each is for: the place that a refusal names."""
+    """The messages in order, and the part of the transaction that each belongs to, for error messages."""
 
     table: str
     requests: list[Request] = field(default_factory=list)
@@ -94,8 +93,8 @@ class Batch(Struct, frozen=True):
         self.concerns.append(concern)
 
 
-def anew(skeleton: Skeleton, image: Edit, known: Mapping[str, SetShape], table: str = OWNER) -> Batch:
-    """The table with all that is in it, whether it was there or not; `known` are the text's sets that edits fill."""
+def encode_table(skeleton: BaseTable, snapshot: Transaction, known: Mapping[str, SetSpec], table: str = OWNER) -> Batch:
+    """Create or replace the whole table; `known` are the text's sets that transactions fill."""
     out = Batch(table)
     out.add(_TEXT, NEWTABLE, b"", netlink.CREATE)
     out.add(_TEXT, DELTABLE, b"")
@@ -103,43 +102,43 @@ def anew(skeleton: Skeleton, image: Edit, known: Mapping[str, SetShape], table: 
     for name, chain in skeleton.chains.items():
         out.add(_TEXT, NEWCHAIN, text(CHAIN_NAME, name) + chain.hook, netlink.CREATE)
     for number, (name, made) in enumerate(skeleton.sets.items(), _FIRST_TEXT_SET):
-        out.add(_TEXT, NEWSET, made.shape + u32_network(shapes.SET_ID, number), netlink.CREATE)
+        out.add(_TEXT, NEWSET, made.spec + u32_network(set_codec.SET_ID, number), netlink.CREATE)
         if made.elements:
             out.add(_TEXT, NEWSETELEM, text(LIST_SET, name) + nested(LIST_ELEMENTS, *made.elements), netlink.CREATE)
     for name, chain in skeleton.chains.items():
         for rule in chain.rules:
             out.add(_TEXT, NEWRULE, text(RULE_CHAIN, name) + rule, netlink.CREATE | _APPEND)
-    edited = batch(image, known, table)
+    edited = encode_transaction(snapshot, known, table)
     return Batch(table, out.requests + edited.requests, out.concerns + edited.concerns)
 
 
-def batch(edit: Edit, known: Mapping[str, SetShape], table: str = OWNER) -> Batch:
-    """The whole edit; `known` are the sets of before. Raises KernelError for elements that do not fit their set."""
+def encode_transaction(transaction: Transaction, known: Mapping[str, SetSpec], table: str = OWNER) -> Batch:
+    """The whole transaction; `known` are the existing sets. Raises KernelError for elements that do not fit their set."""
     out = Batch(table)
-    going_sets, going_chains = set(edit.remove_sets), set(edit.remove_chains)
-    anew_sets = {shape.name for shape in edit.put_sets} & going_sets
-    anew_chains = {chain.name for chain in edit.put_chains} & going_chains
-    for chain in edit.put_chains:
+    going_sets, going_chains = set(transaction.remove_sets), set(transaction.remove_chains)
+    anew_sets = {spec.name for spec in transaction.put_sets} & going_sets
+    anew_chains = {chain.name for chain in transaction.put_chains} & going_chains
+    for chain in transaction.put_chains:
         if chain.name not in anew_chains:
             _make_chain(out, chain.name)
             _flush(out, chain.name)
-    for name in edit.remove_chains:
+    for name in transaction.remove_chains:
         _flush(out, name)
-    for elements in edit.remove:
+    for elements in transaction.remove:
         _change_elements(out, known, elements, put=False)
-    _remove(out, (name for name in edit.remove_sets if name in anew_sets), DELSET, SET_NAME, "set")
+    _remove(out, (name for name in transaction.remove_sets if name in anew_sets), DELSET, SET_NAME, "set")
     for name in anew_chains:
         _remove(out, iter((name,)), DELCHAIN, CHAIN_NAME, "chain")
         _make_chain(out, name)
-    for number, shape in enumerate(edit.put_sets, 1):
-        out.add(f"set {shape.name}", NEWSET, shapes.encode(shape, number), netlink.CREATE)
-    for chain in edit.put_chains:
+    for number, spec in enumerate(transaction.put_sets, 1):
+        out.add(f"set {spec.name}", NEWSET, set_codec.encode(spec, number), netlink.CREATE)
+    for chain in transaction.put_chains:
         _fill_chain(out, chain)
-    now = {**known, **{shape.name: shape for shape in edit.put_sets}}
-    for elements in edit.put:
+    now = {**known, **{spec.name: spec for spec in transaction.put_sets}}
+    for elements in transaction.put:
         _change_elements(out, now, elements, put=True)
-    _remove(out, (name for name in edit.remove_sets if name not in anew_sets), DELSET, SET_NAME, "set")
-    _remove(out, (name for name in edit.remove_chains if name not in anew_chains), DELCHAIN, CHAIN_NAME, "chain")
+    _remove(out, (name for name in transaction.remove_sets if name not in anew_sets), DELSET, SET_NAME, "set")
+    _remove(out, (name for name in transaction.remove_chains if name not in anew_chains), DELCHAIN, CHAIN_NAME, "chain")
     return out
 
 
@@ -159,8 +158,8 @@ def _remove(out: Batch, names: Iterator[str], kind: int, attribute_name: int, wh
 def _fill_chain(out: Batch, chain: Chain) -> None:
     where = text(RULE_CHAIN, chain.name)
     for rule in chain.rules:
-        expressions = rules.encode(rule)
-        comment = rules.encode_comment(rule.comment)
+        expressions = rule_codec.encode(rule)
+        comment = rule_codec.encode_comment(rule.comment)
         out.add(
             f"chain {chain.name}, rule {rule.comment!r}",
             NEWRULE,
@@ -169,17 +168,15 @@ def _fill_chain(out: Batch, chain: Chain) -> None:
         )
 
 
-def _change_elements(out: Batch, known: Mapping[str, SetShape], elements: Elements, *, put: bool) -> None:
+def _change_elements(out: Batch, known: Mapping[str, SetSpec], elements: ElementBatch, *, put: bool) -> None:
     where = text(LIST_SET, elements.set)
-    shape = known.get(elements.set)
+    spec = known.get(elements.set)
     concern = f"set {elements.set}"
-    if shape is None:
+    if spec is None:
         raise refused_by(out.table, errno.ENOENT, concern)
     try:
-        for portion in packing.lists(shape, elements, data=put):
+        for portion in bulk_elements.lists(spec, elements, data=put):
             body = b"".join((where, struct.pack("=HH", 4 + len(portion), LIST_ELEMENTS | netlink.NESTED), portion))
             out.add(concern, NEWSETELEM if put else DELSETELEM, body, netlink.CREATE if put else 0)
     except OSError as error:
-        raise KernelError(
-            error.strerror or str(error), errno=error.errno or errno.EINVAL, where=f"table inet {out.table}, {concern}"
-        ) from error
+        raise KernelError.from_os(error, where=f"table inet {out.table}, {concern}") from error

@@ -1,12 +1,13 @@
-"""Who of this process hears what others do to nft tables in one namespace, and commits that make none of them hear a swarm.
+"""nftables event subscriptions, paused during large commits.
 
-While anybody on the machine listens, the kernel makes a notification of 8 KB for each element of a commit, and sends none before
-the last is made: 800 MB for 100,000, and a commit that takes several times as long. So while a large one is made none of
-ours listens, and the generation, which each commit in the namespace raises by one, tells whether something was missed:
+While anybody on the machine is subscribed, the kernel builds a notification of 8 KB for each element of a commit and sends
+none before the last is built: 800 MB for 100,000 elements, and a commit that takes several times as long. So our own sockets
+leave the multicast group during a large commit; the ruleset generation, which each commit in the namespace increments, tells
+whether a foreign commit was missed:
 
-    generation ─▶ an empty batch ─▶ leave the group ─▶ commit ─▶ join ─▶ generation: ours alone, or missed()
+    generation ─▶ an empty batch ─▶ leave the group ─▶ commit ─▶ join ─▶ generation: ours alone, or on_lost()
 
-`table.py` and `monitor.py` listen, and they and `static_tables.py` commit, through the one object that the agent gives to both.
+`table.py` and `rtnl/monitor.py` subscribe, they and `static_tables.py` commit, all through the one object that the agent shares.
 """
 
 from __future__ import annotations
@@ -28,64 +29,64 @@ _BEGIN, _END = 16, 17
 _BRACKETS = struct.pack(">BBH", 0, 0, SUBSYSTEM)
 
 
-class Hearing:
-    """One per process and namespace; any thread may call."""
+class EventSubscriptions:
+    """One per process and network namespace; any thread may call."""
 
     def __init__(self) -> None:
-        self.changing = threading.Lock()
-        """Held during each change of ours, so that a generation that is not ours is somebody else's."""
-        self._ears: dict[netlink.Socket, Callable[[], object]] = {}
+        self.commit_lock = threading.Lock()
+        """Held during each commit of ours, so that any other generation is a foreign commit's."""
+        self._sockets: dict[netlink.Socket, Callable[[], object]] = {}
 
-    def begin(self, ear: netlink.Socket, missed: Callable[[], object]) -> None:
-        """This socket gets the notifications. Raises OSError.
+    def subscribe(self, socket: netlink.Socket, on_lost: Callable[[], object]) -> None:
+        """This socket receives the notifications. Raises OSError.
 
-        `missed` is called when some may have been lost, on whichever thread made a change: it takes note and changes nothing.
+        `on_lost` is called when some may have been lost, on whichever thread committed: it must only take note.
         """
-        with self.changing:
-            ear.join(_TABLE_GROUP)
-            self._ears[ear] = missed
+        with self.commit_lock:
+            socket.join(_TABLE_GROUP)
+            self._sockets[socket] = on_lost
 
-    def end(self, ear: netlink.Socket) -> None:
-        """Its `missed` is not called any more; waits for a change that is being made. Raises OSError."""
-        with self.changing:
-            ear.leave(_TABLE_GROUP)
-            del self._ears[ear]
+    def unsubscribe(self, socket: netlink.Socket) -> None:
+        """Its `on_lost` is not called any more; waits for a commit in progress. Raises OSError."""
+        with self.commit_lock:
+            socket.leave(_TABLE_GROUP)
+            del self._sockets[socket]
 
     def commit(self, socket: netlink.Socket, requests: Sequence[Request]) -> Failure | None:
         """One atomic batch; its first failure. Raises OSError."""
-        with self.changing:
+        with self.commit_lock:
             if sum(len(request.body) for request in requests) < LARGE:
-                return commit(socket, requests)
-            return self._commit_unheard(socket, requests)
+                return commit_batch(socket, requests)
+            return self._commit_unsubscribed(socket, requests)
 
-    def _commit_unheard(self, socket: netlink.Socket, requests: Sequence[Request]) -> Failure | None:
+    def _commit_unsubscribed(self, socket: netlink.Socket, requests: Sequence[Request]) -> Failure | None:
         before = _generation(socket)
-        # Somebody's commit may count already and have told nobody yet. The kernel makes one at a time: this waits for its end.
+        # A foreign commit may be counted already and not yet notified. The kernel makes one at a time: wait for its end.
         socket.send(Request(_BEGIN, 0, _BRACKETS), Request(_END, 0, _BRACKETS))
         alone = False
         try:
             try:
-                for ear in self._ears:
-                    ear.leave(_TABLE_GROUP)
-                failure = commit(socket, requests)
+                for subscribed in self._sockets:
+                    subscribed.leave(_TABLE_GROUP)
+                failure = commit_batch(socket, requests)
             finally:
-                for ear in self._ears:
-                    ear.join(_TABLE_GROUP)
+                for subscribed in self._sockets:
+                    subscribed.join(_TABLE_GROUP)
             alone = _generation(socket) == before + (failure is None)
         finally:
             if not alone:
-                for missed in self._ears.values():
-                    missed()
+                for on_lost in self._sockets.values():
+                    on_lost()
         return failure
 
 
-def commit(socket: netlink.Socket, requests: Sequence[Request]) -> Failure | None:
-    """One atomic batch of which whoever listens hears; its first failure. Raises OSError."""
+def commit_batch(socket: netlink.Socket, requests: Sequence[Request]) -> Failure | None:
+    """One atomic batch that all subscribers are notified of; its first failure. Raises OSError."""
     return socket.commit(Request(_BEGIN, 0, _BRACKETS), requests, Request(_END, 0, _BRACKETS))
 
 
 def _generation(socket: netlink.Socket) -> int:
-    """How many commits there have been in the namespace."""
+    """The number of commits in the namespace so far."""
     answer = socket.ask(SUBSYSTEM << 8 | _GETGEN, bytes(4))
     assert answer is not None
     return int.from_bytes(attributes(answer.body, 4)[_GENERATION], "big")

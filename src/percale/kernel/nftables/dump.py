@@ -1,7 +1,7 @@
-"""Reading one of our inet tables back as values: what the static text made of it, and all that edits made. `table.py` calls.
+"""Reads an inet table of ours as values: the part of the static text, and the part of transactions. Called by `table.py`.
 
-dumps of nfnetlink ─┬─▶ Skeleton   the text's chains with their rules, its sets: compared with a fresh load of the text
-                    └─▶ Held       shapes, elements, chains of rules (`render/nft/table_state.py`)
+nfnetlink dumps ─┬─▶ BaseTable    the text's chains with their rules, its sets: compared with a fresh load of the text
+                 └─▶ TableState   set specs, elements, chains of rules (`render/nft/table_state.py`)
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ from msgspec import Struct
 
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.netlink.socket import attribute, attribute_list, attributes, string, text
-from percale.kernel.nftables import bulk_elements as packing
-from percale.kernel.nftables import rule_codec as rules
-from percale.kernel.nftables import set_codec as shapes
+from percale.kernel.nftables import bulk_elements, rule_codec, set_codec
 from percale.kernel.nftables.batch import (
     CHAIN_NAME,
     HEADER,
@@ -24,14 +22,15 @@ from percale.kernel.nftables.batch import (
     RULE_CHAIN,
     RULE_EXPRESSIONS,
     RULE_USERDATA,
-    Skeleton,
-    TextChain,
-    TextSet,
+    BaseChain,
+    BaseSet,
+    BaseTable,
     table_header,
 )
-from percale.kernel.nftables.static_tables import GETSET, GETSETELEM, GETTABLE, SUBSYSTEM, TABLE_OF_ANYTHING
-from percale.render.nft.objects import Rule, SetShape
-from percale.render.nft.table_state import Held, HeldSet, Value
+from percale.kernel.nftables.commit import SUBSYSTEM
+from percale.kernel.nftables.static_tables import GETSET, GETSETELEM, GETTABLE, TABLE_OF_ANYTHING
+from percale.render.nft.objects import Rule, SetSpec
+from percale.render.nft.table_state import SetState, TableState, Value
 from percale.render.objects import OWNER
 
 _GETCHAIN, _GETRULE = 4, 7
@@ -39,77 +38,79 @@ _TABLE_FLAGS, _TABLE_USERDATA = 2, 6
 _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE = 4, 5, 7
 _SET_HANDLE, _SET_BACKEND, _SET_COUNT = 16, 19, 20
 _READINGS, _PAUSE = 20, 0.01
-"""While the kernel still makes room for many new elements, in the background, a dump leaves some out."""
+"""While the kernel still resizes a hash table for many new elements, in the background, a dump omits some."""
 _STRANGE = b"holds what cannot be edited"
 
 
-class Table(Struct, frozen=True):
-    """All of it."""
+class TableDump(Struct, frozen=True):
+    """The whole table."""
 
-    skeleton: Skeleton
-    held: Held
+    base: BaseTable
+    state: TableState
 
 
-def read(
-    socket: netlink.Socket, filled: Mapping[str, SetShape], pattern: Skeleton | None = None, table: str = OWNER
-) -> Table | None:
+def read_table(
+    socket: netlink.Socket, filled: Mapping[str, SetSpec], expected_base: BaseTable | None = None, table: str = OWNER
+) -> TableDump | None:
     """The table; None without one. Raises OSError.
 
-    `filled` are the text's sets that edits fill. What else is the text's is known from the `pattern`, which is read from a
-    table that the text alone has made.
+    `filled` are the text's sets that transactions fill. The text's other parts are known from `expected_base`, which is read
+    from a table loaded from the text alone.
     """
     found = _table(socket, table)
     if found is None:
         return None
-    text_chains, chains = _read_chains(socket, pattern, table)
-    text_sets, sets = _read_sets(socket, filled, pattern, table)
-    fixed_chains = frozenset(text_chains if pattern is None else pattern.chains)
-    return Table(Skeleton(found, text_chains, text_sets), Held(frozenset(filled), fixed_chains, sets, chains, table))
+    text_chains, chains = _read_chains(socket, expected_base, table)
+    text_sets, sets = _read_sets(socket, filled, expected_base, table)
+    base_chains = frozenset(text_chains if expected_base is None else expected_base.chains)
+    return TableDump(
+        BaseTable(found, text_chains, text_sets), TableState(frozenset(filled), base_chains, sets, chains, table)
+    )
 
 
 def _read_chains(
-    socket: netlink.Socket, pattern: Skeleton | None, table: str
-) -> tuple[dict[str, TextChain], dict[str, tuple[Rule | None, ...] | None]]:
-    """The text's, and all others."""
-    of_text: dict[str, TextChain] = {}
+    socket: netlink.Socket, expected_base: BaseTable | None, table: str
+) -> tuple[dict[str, BaseChain], dict[str, tuple[Rule | None, ...] | None]]:
+    """The text's chains, and all others."""
+    of_text: dict[str, BaseChain] = {}
     others: dict[str, tuple[Rule | None, ...] | None] = {}
     in_chain = _rules(socket, table)
     for name, hook in _chains(socket, table):
         told = in_chain.get(name, ())
-        if pattern is None or name in pattern.chains:
-            of_text[name] = TextChain(hook, tuple(_rule_as_told(code, said) for code, said in told))
+        if expected_base is None or name in expected_base.chains:
+            of_text[name] = BaseChain(hook, tuple(_rule_as_told(code, said) for code, said in told))
         else:
-            others[name] = None if hook else tuple(rules.decode(code, said) for code, said in told)
+            others[name] = None if hook else tuple(rule_codec.decode(code, said) for code, said in told)
     return of_text, others
 
 
 def _read_sets(
-    socket: netlink.Socket, filled: Mapping[str, SetShape], pattern: Skeleton | None, table: str
-) -> tuple[dict[str, TextSet], dict[str, HeldSet]]:
-    """The text's, and what edits fill; sets within rules belong to the text, for edits have none."""
-    of_text: dict[str, TextSet] = {}
-    sets: dict[str, HeldSet] = {}
+    socket: netlink.Socket, filled: Mapping[str, SetSpec], expected_base: BaseTable | None, table: str
+) -> tuple[dict[str, BaseSet], dict[str, SetState]]:
+    """The text's sets, and those that transactions fill; anonymous sets belong to the text."""
+    of_text: dict[str, BaseSet] = {}
+    sets: dict[str, SetState] = {}
     for name, described in _sets(socket, table):
-        anonymous = bool(shapes.flags_of(described) & shapes.ANONYMOUS)
-        if name not in filled and (anonymous or pattern is None or name in pattern.sets):
-            of_text[name] = TextSet(
+        anonymous = bool(set_codec.flags_of(described) & set_codec.ANONYMOUS)
+        if name not in filled and (anonymous or expected_base is None or name in expected_base.sets):
+            of_text[name] = BaseSet(
                 _as_told(described), tuple(sorted(_constant_elements(socket, table, name, described)))
             )
             continue
-        held = sets[name] = _held_set(socket, table, name, described, filled.get(name))
+        state = sets[name] = _set_state(socket, table, name, described, filled.get(name))
         if name in filled:
-            of_text[name] = TextSet(_as_told(described), (_STRANGE,) if held.shape is None else ())
+            of_text[name] = BaseSet(_as_told(described), (_STRANGE,) if state.spec is None else ())
     return of_text, sets
 
 
 def _as_told(described: Mapping[int, bytes]) -> bytes:
-    """A set's attributes, but for those that are never the same twice."""
+    """A set's attributes, without those that always differ."""
     changing = (_SET_HANDLE, _SET_BACKEND, _SET_COUNT)
     return b"".join(attribute(kind, said) for kind, said in sorted(described.items()) if kind not in changing)
 
 
 def _rule_as_told(code: bytes, said: bytes) -> bytes:
-    return attribute(RULE_EXPRESSIONS, rules.canonical(code)) + (attribute(RULE_USERDATA, said) if said else b"")
+    return attribute(RULE_EXPRESSIONS, rule_codec.canonical(code)) + (attribute(RULE_USERDATA, said) if said else b"")
 
 
 def _dump(socket: netlink.Socket, kind: int, table: str, body: bytes = HEADER) -> Iterator[dict[int, bytes]]:
@@ -128,7 +129,7 @@ def _table(socket: netlink.Socket, table: str) -> bytes | None:
 
 
 def _chains(socket: netlink.Socket, table: str) -> Iterator[tuple[str, bytes]]:
-    """Names, and where they are hooked in: empty for those that are reached by jump or goto."""
+    """Names and hooks; empty for chains that are reached by jump or goto."""
     for found in _dump(socket, _GETCHAIN, table):
         hook = b"".join(
             attribute(kind, found[kind]) for kind in (_CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE) if kind in found
@@ -147,7 +148,7 @@ def _rules(socket: netlink.Socket, table: str) -> dict[str, list[tuple[bytes, by
 
 def _sets(socket: netlink.Socket, table: str) -> Iterator[tuple[str, dict[int, bytes]]]:
     for found in _dump(socket, GETSET, table, table_header(table)):
-        yield string(found[shapes.SET_NAME]), found
+        yield string(found[set_codec.SET_NAME]), found
 
 
 def _portions(socket: netlink.Socket, table: str, name: str) -> Iterator[bytes]:
@@ -156,42 +157,42 @@ def _portions(socket: netlink.Socket, table: str, name: str) -> Iterator[bytes]:
         yield attributes(message.body, 4).get(LIST_ELEMENTS, b"")
 
 
-def elements(socket: netlink.Socket, table: str, shape: SetShape) -> Mapping[bytes, Value]:
-    """What a set holds at this moment; one that packets fill, too. Raises OSError."""
-    return packing.read(shape, _portions(socket, table, shape.name))
+def read_elements(socket: netlink.Socket, table: str, spec: SetSpec) -> Mapping[bytes, Value]:
+    """A set's current elements, also of packet-filled ones. Raises OSError."""
+    return bulk_elements.read(spec, _portions(socket, table, spec.name))
 
 
 def _constant_elements(
     socket: netlink.Socket, table: str, name: str, described: Mapping[int, bytes]
 ) -> Iterator[bytes]:
-    """What the text put into a set, unless packets fill it."""
-    if not shapes.flags_of(described) & (shapes.TIMEOUT | shapes.DYNAMIC):
+    """The elements that the text gives a set, unless packets fill it."""
+    if not set_codec.flags_of(described) & (set_codec.TIMEOUT | set_codec.DYNAMIC):
         for portion in _portions(socket, table, name):
             yield from (attribute(kind, entry) for kind, entry in attribute_list(portion))
 
 
-def _held_set(
-    socket: netlink.Socket, table: str, name: str, described: dict[int, bytes], known: SetShape | None
-) -> HeldSet:
-    shape = shapes.decode(name, described)
-    if shape is not None and known is not None:
-        # The text says it in its own words: comment and how the type was written.
-        shape = known if _equivalent(shape, known) else None
-    if shape is None or shape.timeout is not None:
-        return HeldSet(shape, {})
+def _set_state(
+    socket: netlink.Socket, table: str, name: str, described: dict[int, bytes], known: SetSpec | None
+) -> SetState:
+    spec = set_codec.decode(name, described)
+    if spec is not None and known is not None:
+        # The text's own comment and spelling of the type are equivalent.
+        spec = known if _equivalent(spec, known) else None
+    if spec is None or spec.timeout is not None:
+        return SetState(spec, {})
     whole = int.from_bytes(described.get(_SET_COUNT, b""), "big")
-    if shape.interval and len(shape.key) == 1:
+    if spec.interval and len(spec.key) == 1:
         whole = 0  # starts and ends are counted
     try:
         for _ in range(_READINGS):
-            contents = packing.read(shape, _portions(socket, table, name))
+            contents = bulk_elements.read(spec, _portions(socket, table, name))
             if len(contents) >= whole:
                 break
             time.sleep(_PAUSE)
-    except packing.Uncountable:
-        return HeldSet(None, {})
-    return HeldSet(shape, contents)
+    except bulk_elements.CatchAllElementError:
+        return SetState(None, {})
+    return SetState(spec, contents)
 
 
-def _equivalent(shape: SetShape, known: SetShape) -> bool:
-    return (shape.key, shape.interval, shape.data) == (known.key, known.interval, known.data)
+def _equivalent(spec: SetSpec, known: SetSpec) -> bool:
+    return (spec.key, spec.interval, spec.data) == (known.key, known.interval, known.data)

@@ -1,4 +1,4 @@
-"""Set elements as nfnetlink attributes, both ways; pure. `nftables` asks the kernel for a set's shape and sends the result.
+"""Set elements as nfnetlink attributes, both ways; pure. `static_tables.py` queries a set's shape and sends the result.
 
 A set's shape decides how an element is written: a plain key; an interval as a start and an exclusive end, two elements; or,
 in a set of concatenated intervals, a key and an inclusive end. Each field of a concatenation is padded to four bytes.
@@ -72,7 +72,7 @@ _FIELDS: dict[int, Field] = {
 
 
 class Shape(Struct, frozen=True):
-    """What a set's elements look like."""
+    """The layout of a set's elements."""
 
     family: Family
     name: str
@@ -85,12 +85,12 @@ class Shape(Struct, frozen=True):
 
     @property
     def ours_to_fill(self) -> bool:
-        """False for sets within rules, maps, and sets that packets fill."""
+        """False for anonymous sets, maps, and packet-filled sets."""
         return not self.flags & _NOT_OURS_TO_FILL
 
 
 def decode_shape(family: Family, found: dict[int, bytes]) -> Shape:
-    """A set's shape from the attributes of NFT_MSG_NEWSET. Raises OSError for a key type that we have no use for."""
+    """A set's shape from the attributes of NFT_MSG_NEWSET. Raises OSError for an unknown key type."""
     flags = int.from_bytes(found.get(_SET_FLAGS, b""), "big")
     name = string(found[_SET_NAME])
     rest = int.from_bytes(found[_SET_KEY_TYPE], "big")
@@ -153,7 +153,7 @@ def _entry(key: bytes, *, end: bytes | None = None, flags: int = 0) -> bytes:
 
 
 class Raw(Struct, frozen=True, order=True):
-    """A list entry as the kernel gives it; of equal keys an interval's end comes before the next one's start."""
+    """A list entry of a dump; of equal keys the end comes before the next start."""
 
     key: bytes
     starts: bool = True
@@ -171,7 +171,7 @@ def decode_entry(entry: bytes) -> Raw | None:
 
 
 def decode(shape: Shape, entries: Iterable[Raw]) -> Iterator[Match]:
-    """The elements of a set from its entries; an interval that is no network comes as several networks."""
+    """The elements of a set from its entries; an interval that is no network becomes several networks."""
     if not shape.interval:
         yield from (tuple(_parts(shape, raw.key)) for raw in entries)
     elif len(shape.fields) > 1:

@@ -1,6 +1,6 @@
-"""nfnetlink's expressions, of which rules consist; pure. `rules` puts them together.
+"""nfnetlink expressions, of which rules consist; pure. Combined by `rule_codec.py`.
 
-Each is written byte for byte as the kernel tells it afterwards: attributes in its order, registers by its numbers.
+Each is encoded byte for byte as the kernel dumps it: its order of attributes, its register numbers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Literal, NamedTuple, TypeAlias
 
 from percale.kernel.netlink.socket import attribute, attributes, string, text, u32, u32_network
-from percale.render.nft.objects import Operand, Turn, Verdict
+from percale.render.nft.objects import Operand, SlotExpr, Verdict
 
 _LIST_ELEMENT = 1
 _NAME, _DATA = 1, 2
@@ -36,7 +36,7 @@ _UPDATE = 1
 
 
 class PacketField(NamedTuple):
-    """Where an operand is found: in a header of the packet at this offset in bytes, or under a key of the kernel's."""
+    """Where an operand is: at an offset in a header of the packet, or under a key of meta or ct."""
 
     where: Literal["network", "transport", "meta", "ct"]
     offset: int
@@ -44,7 +44,7 @@ class PacketField(NamedTuple):
 
     @property
     def words(self) -> int:
-        """How many registers of 32 bits it takes."""
+        """The number of 32-bit registers that it takes."""
         return (self.size + 3) // 4
 
 
@@ -73,7 +73,7 @@ def encode_verdict(verdict: Verdict) -> bytes:
 
 
 def decode_verdict(data: dict[int, bytes]) -> Verdict | None:
-    """The same from the attributes of a data nest; None for one that we never give."""
+    """The verdict in a data attribute; None for one that we never use."""
     found = attributes(data.get(_DATA_VERDICT, b""))
     code = _CODE_NAMES.get(_network(found.get(_VERDICT_CODE, b"")))
     if code is None or _VERDICT_CODE not in found:
@@ -85,7 +85,7 @@ def decode_verdict(data: dict[int, bytes]) -> Verdict | None:
 
 
 def register(word: int) -> int:
-    """The number of the register that begins with this word: four together have another number, and the kernel says that."""
+    """The register that begins with this word: a 128-bit one where it is aligned, as the kernel dumps it."""
     return 8 + word if word % 4 else 1 + word // 4
 
 
@@ -111,14 +111,14 @@ def load(operand: Operand, word: int) -> bytes:
 
 @lru_cache(maxsize=4096)
 def compare(how: int, value: int, size: int) -> bytes:
-    """Go on only if the first register is so."""
+    """Break unless the first register compares so."""
     data = attribute(3, attribute(_DATA_VALUE, value.to_bytes(size, "big")))
     return _expression("cmp", u32_network(1, register(0)), u32_network(2, how), data)
 
 
 @lru_cache(maxsize=4096)
 def look_up(name: str, *, translate: bool = False) -> bytes:
-    """Go on only if the registers are a key of the set; `translate` puts its data in their place."""
+    """Break unless the registers are a key of the set; `translate` loads its data."""
     into = u32_network(3, register(0)) if translate else b""
     return _expression("lookup", text(1, name), u32_network(2, register(0)), into, u32_network(5, 0))
 
@@ -148,20 +148,20 @@ def set_mark(bits: int) -> bytes:
     )
 
 
-def take_turn(turn: Turn, word: int, source: Operand) -> bytes:
-    """A number below the modulus, into `word`; a hash of the `source` needs the registers after it."""
-    if turn.by == "source":
+def load_slot(slot: SlotExpr, word: int, source: Operand) -> bytes:
+    """Load a number below the modulus into `word`; a hash of the `source` needs the registers after it."""
+    if slot.by == "source":
         return load(source, word + 1) + _expression(
             "hash",
             u32_network(1, register(word + 1)),
             u32_network(2, register(word)),
             u32_network(3, FIELDS[source].size),
-            u32_network(4, turn.modulus),
+            u32_network(4, slot.modulus),
             u32_network(7, _JENKINS),
         )
-    kind = _INCREMENT if turn.by == "inc" else _RANDOM
+    kind = _INCREMENT if slot.by == "inc" else _RANDOM
     return _expression(
-        "numgen", u32_network(1, register(word)), u32_network(2, turn.modulus), u32_network(3, kind), u32_network(4, 0)
+        "numgen", u32_network(1, register(word)), u32_network(2, slot.modulus), u32_network(3, kind), u32_network(4, 0)
     )
 
 
@@ -180,8 +180,8 @@ def translate(version: int) -> bytes:
     )
 
 
-def remember(name: str, word: int) -> bytes:
-    """Put the first registers into a map, with the data that begins at `word`, or renew it."""
+def update_map(name: str, word: int) -> bytes:
+    """Add or renew a map's element: its key is in the first registers, its data begins at `word`."""
     return _expression(
         "dynset",
         u32_network(4, register(0)),
@@ -195,28 +195,28 @@ def remember(name: str, word: int) -> bytes:
 
 # Reading
 
-Understood: TypeAlias = tuple[str, object]
+Decoded: TypeAlias = tuple[str, object]
 
 _COUNTER_HEAD = attribute(_NAME, b"counter\0")
 
 
 def is_counter(entry: bytes) -> bool:
-    """A counter, whatever it has counted."""
+    """A counter, whatever its value."""
     return entry.startswith(_COUNTER_HEAD)
 
 
 @lru_cache(maxsize=8192)
-def understand(entry: bytes) -> Understood:
-    """What an expression does, and to what; only as exact as is needed to write it again and compare.
+def decode(entry: bytes) -> Decoded:
+    """An expression's kind and operand, exact enough to encode it again and compare.
 
-    Raises LookupError or ValueError for what is none of ours.
+    Raises LookupError or ValueError for a foreign one.
     """
     head = attributes(entry)
     name, data = string(head[_NAME]), attributes(head[_DATA])
-    return _UNDERSTANDING[name](data)
+    return _DECODERS[name](data)
 
 
-def _understand_meta(data: dict[int, bytes]) -> Understood:
+def _decode_meta(data: dict[int, bytes]) -> Decoded:
     match _network(data[2]):
         case key if key == _MARK:
             return ("set mark" if 3 in data else "mark"), None
@@ -226,34 +226,34 @@ def _understand_meta(data: dict[int, bytes]) -> Understood:
             return "operand", _OPERANDS[PacketField("meta", key, 1)]
 
 
-def _understand_payload(data: dict[int, bytes]) -> Understood:
+def _decode_payload(data: dict[int, bytes]) -> Decoded:
     where: Literal["network", "transport"] = "network" if _network(data[2]) == _BASES["network"] else "transport"
     return "operand", _OPERANDS[PacketField(where, _network(data[3]), _network(data[4]))]
 
 
-def _understand_verdict(data: dict[int, bytes]) -> Understood:
+def _decode_verdict(data: dict[int, bytes]) -> Decoded:
     verdict = decode_verdict(attributes(data[2]))
     if verdict is None:
         raise ValueError(data)
     return "verdict", verdict
 
 
-def _understand_turn(data: dict[int, bytes]) -> Understood:
-    return "turn", Turn("inc" if _network(data[3]) == _INCREMENT else "random", _network(data[2]))
+def _decode_slot(data: dict[int, bytes]) -> Decoded:
+    return "slot", SlotExpr("inc" if _network(data[3]) == _INCREMENT else "random", _network(data[2]))
 
 
-_UNDERSTANDING: dict[str, Callable[[dict[int, bytes]], Understood]] = {
-    "meta": _understand_meta,
-    "payload": _understand_payload,
+_DECODERS: dict[str, Callable[[dict[int, bytes]], Decoded]] = {
+    "meta": _decode_meta,
+    "payload": _decode_payload,
     "ct": lambda data: ("operand", _OPERANDS[PacketField("ct", _network(data[2]), 2)]),
     "cmp": lambda data: ("compare", (_network(data[2]), _network(attributes(data[3])[_DATA_VALUE]))),
     "lookup": lambda data: ("look up in map" if 3 in data else "look up", string(data[1])),
-    "immediate": _understand_verdict,
+    "immediate": _decode_verdict,
     "bitwise": lambda data: ("bits", int.from_bytes(attributes(data[5])[_DATA_VALUE], sys.byteorder)),
-    "numgen": _understand_turn,
-    "hash": lambda data: ("turn", Turn("source", _network(data[4]))),
+    "numgen": _decode_slot,
+    "hash": lambda data: ("slot", SlotExpr("source", _network(data[4]))),
     "nat": lambda data: ("translate", 4 if _network(data[2]) == FAMILIES["ip"] else 6),
-    "dynset": lambda data: ("remember", (string(data[1]), _network(data[5]))),
+    "dynset": lambda data: ("update map", (string(data[1]), _network(data[5]))),
 }
 
 

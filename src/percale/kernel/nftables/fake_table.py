@@ -1,4 +1,4 @@
-"""A keeper without a kernel: the public fake behind `keeping.Keeper`, for tests of the agent and for whoever builds on it."""
+"""An `NftTable` in memory: the public fake, for tests of the agent and of programs that use it."""
 
 from __future__ import annotations
 
@@ -8,59 +8,59 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from percale.errors import KernelError
 from percale.kernel.nftables.portions import TAKES_NOTHING, Refused, make_in_parts
 from percale.kernel.nftables.table import GATHERING
-from percale.render.nft.objects import Edit, SetShape
-from percale.render.nft.table_state import Held, difference
+from percale.render.nft.objects import SetSpec, Transaction
+from percale.render.nft.table_state import TableState, diff
 from percale.render.policy import base_chains as enforcing
 
 
-class FakeKeeper:
-    """`held` is the table, None when there is none; `edits` are all that changed it, in order."""
+class FakeNftTable:
+    """`state` is the table, None when there is none; `transactions` are all that changed it, in order."""
 
-    def __init__(self, shapes: Iterable[SetShape] = enforcing.SHAPES, chains: Iterable[str] = ()) -> None:
-        """`shapes` and `chains` are the static text's."""
-        self.held: Held | None = None
-        self.edits: list[Edit] = []
+    def __init__(self, specs: Iterable[SetSpec] = enforcing.SET_SPECS, chains: Iterable[str] = ()) -> None:
+        """`specs` and `chains` are the static text's."""
+        self.state: TableState | None = None
+        self.transactions: list[Transaction] = []
         self.remembered: dict[str, dict[bytes, bytes]] = {}
-        """What packets have put into maps with a timeout."""
+        """Elements that packets have put into maps with a timeout."""
         self.refused: Sequence[Refused] = ()
         self.refusals: list[KernelError] = []
-        """The next changes are refused with these."""
-        self._bare = Held.bare(shapes, chains)
+        """The next changes fail with these errors."""
+        self._bare = TableState.bare(specs, chains)
         self._callbacks: list[Callable[[], None]] = []
         self._due: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
-        """Nothing to open."""
+        """Nothing to subscribe to."""
 
-    def on_touched(self, callback: Callable[[], None]) -> None:
+    def on_foreign_change(self, callback: Callable[[], None]) -> None:
         self._callbacks.append(callback)
 
-    async def restore(self, image: Edit) -> Edit:
+    async def sync(self, snapshot: Transaction) -> Transaction:
         await asyncio.sleep(0)
-        loaded = self.held is None
-        held = self.held or self._bare
-        missing = difference(held, image)
+        loaded = self.state is None
+        state = self.state or self._bare
+        missing = diff(state, snapshot)
         self.refused = ()
         if loaded or missing:
             try:
-                self._change(held, missing)
+                self._change(state, missing)
             except KernelError as error:
                 if error.errno in TAKES_NOTHING:
                     raise
-                self.held = held
-                shapes = {name: each.shape for name, each in held.sets.items() if each.shape is not None}
-                self.refused = make_in_parts(missing, shapes, self._make, enforcing.JUDGING)
-        return image if loaded else missing
+                self.state = state
+                specs = {name: each.spec for name, each in state.sets.items() if each.spec is not None}
+                self.refused = make_in_parts(missing, specs, self._make, enforcing.JUDGING)
+        return snapshot if loaded else missing
 
-    async def edit(self, edit: Edit) -> None:
+    async def apply(self, transaction: Transaction) -> None:
         await asyncio.sleep(0)
-        if edit:
-            self._change(self.held or Held(), edit)
+        if transaction:
+            self._change(self.state or TableState(), transaction)
 
-    async def forget(self, left: Mapping[str, Collection[bytes]]) -> int:
+    async def prune(self, valid: Mapping[str, Collection[bytes]]) -> int:
         await asyncio.sleep(0)
         count = 0
-        for name, values in left.items():
+        for name, values in valid.items():
             known = self.remembered.get(name, {})
             gone = [key for key, value in known.items() if value not in values]
             count += len(gone)
@@ -70,15 +70,15 @@ class FakeKeeper:
 
     async def remove(self) -> None:
         await asyncio.sleep(0)
-        self.held = None
+        self.state = None
 
     async def stop(self) -> None:
         if self._due is not None:
             self._due.cancel()
 
-    def touch(self, edit: Edit | None) -> None:
-        """Somebody else makes this edit, or deletes the table."""
-        self.held = self.held.after(edit) if self.held is not None and edit is not None else None
+    def touch(self, transaction: Transaction | None) -> None:
+        """A foreign change: this transaction, or the deletion of the table."""
+        self.state = self.state.apply(transaction) if self.state is not None and transaction is not None else None
         if self._due is None:
             self._due = asyncio.get_running_loop().call_later(GATHERING, self._tell)
 
@@ -87,13 +87,13 @@ class FakeKeeper:
         for callback in self._callbacks:
             callback()
 
-    def _make(self, edit: Edit) -> None:
-        assert self.held is not None
-        if edit:
-            self._change(self.held, edit)
+    def _make(self, transaction: Transaction) -> None:
+        assert self.state is not None
+        if transaction:
+            self._change(self.state, transaction)
 
-    def _change(self, held: Held, edit: Edit) -> None:
+    def _change(self, state: TableState, transaction: Transaction) -> None:
         if self.refusals:
             raise self.refusals.pop(0)
-        self.held = held.after(edit)
-        self.edits.append(edit)
+        self.state = state.apply(transaction)
+        self.transactions.append(transaction)

@@ -1,11 +1,11 @@
-"""A change of a table in parts, for when the kernel does not take it whole: it is too large, or some of it is refused. Pure.
+"""Splits a transaction that the kernel rejects as a whole: it is too large, or some of it is invalid. Pure.
 
-    1 new sets ─▶ 2 what they hold ─▶ 3 chains ─▶ 4 elements ─▶ 5 chains and sets that go
+    1 new sets ─▶ 2 their elements ─▶ 3 chains ─▶ 4 elements ─▶ 5 chains and sets to delete
 
-Each part can be made by itself once those of the steps before are: nothing refers to what is not there, and what packets meet
-in between is for each destination what it was or what it will be. Where elements only come, those that lead packets come last;
-where they only go, first; else all of one destination are one part, and only one that is too large by itself is made key by key:
-what is new, what is another, the way to it, what goes. `table.py` puts as many parts into a transaction as it holds.
+Each part can be applied once the earlier steps are: nothing refers to what does not exist, and for each destination packets
+meet either the old or the new state. Where elements are only added, those with verdicts are added last; where they are only
+deleted, first; else all of one destination form one part, and only one that is too large by itself is applied key by key: new
+keys, changed ones, the verdict that leads to them, deleted ones. `table.py` puts as many parts into a transaction as fit.
 """
 
 from __future__ import annotations
@@ -21,38 +21,38 @@ from msgspec.structs import replace
 
 from percale.errors import KernelError
 from percale.kernel.nftables.bulk_elements import row_of
-from percale.render.nft.objects import SIZES, Chain, Edit, Elements, Field, Rule, SetShape, Verdict, joined
+from percale.render.nft.objects import SIZES, Chain, ElementBatch, Field, Rule, SetSpec, Transaction, Verdict, joined
 from percale.render.nft.table_state import cut
 
 _TOGETHER = 2048
-"""Elements of a part; it is parted further where it is refused."""
+"""Elements of a part, which is split further where it is rejected."""
 _DROP = Verdict("drop")
 _ORDER: dict[Field, int] = {"ipv4_addr": 0, "ipv6_addr": 0, "inet_proto": 1, "inet_service": 2}
-"""Fields that say where a packet goes, in their order in a key."""
+"""Fields of a packet's destination, in their order in a key."""
 
 
 class Refused(NamedTuple):
-    """A part of a change that the kernel does not take."""
+    """A part of a transaction that the kernel rejects."""
 
-    part: Edit
+    part: Transaction
     error: KernelError
 
 
 TAKES_NOTHING = frozenset({errno.EPERM, errno.EBADF})
-"""Refusals that are none of a part of a change."""
+"""Errors that do not depend on the transaction's content."""
 
 
 def make_in_parts(
-    change: Edit, known: Mapping[str, SetShape], make: Callable[[Edit], None], judging: Iterable[str]
+    change: Transaction, known: Mapping[str, SetSpec], make: Callable[[Transaction], None], judging: Iterable[str]
 ) -> list[Refused]:
-    """Bring a change that cannot be made whole in as few edits as `make` takes; what it had to leave out.
+    """Apply a transaction that fails as a whole in as few parts as `make` accepts; returns what was left out.
 
-    `known` are the sets of before, `judging` the maps that let nobody through whose verdict is left out. Raises KernelError.
+    `known` are the existing sets; in the maps `judging` an element that is left out drops instead. Raises KernelError.
     """
     refused: list[Refused] = []
-    shapes = {**known, **{shape.name: shape for shape in change.put_sets}}
+    specs = {**known, **{spec.name: spec for spec in change.put_sets}}
 
-    def bring(parts: Sequence[Edit]) -> None:
+    def bring(parts: Sequence[Transaction]) -> None:
         try:
             make(merged(parts))
         except KernelError as error:
@@ -62,8 +62,8 @@ def make_in_parts(
                 middle = len(parts) // 2
                 bring(parts[:middle])
                 bring(parts[middle:])
-            elif len(finer := _by_destination(parts[0].remove, parts[0].put, shapes)) > 1 or (
-                error.errno == errno.EMSGSIZE and len(finer := _by_key(parts[0], shapes)) > 1
+            elif len(finer := _by_destination(parts[0].remove, parts[0].put, specs)) > 1 or (
+                error.errno == errno.EMSGSIZE and len(finer := _by_key(parts[0], specs)) > 1
             ):
                 bring(finer)
             else:
@@ -77,10 +77,10 @@ def make_in_parts(
     return refused
 
 
-def merged(parts: Iterable[Edit]) -> Edit:
-    """Parts in their order as one edit."""
+def merged(parts: Iterable[Transaction]) -> Transaction:
+    """Parts in their order as one transaction."""
     each = list(parts)
-    return Edit(
+    return Transaction(
         put_sets=tuple(chained.from_iterable(part.put_sets for part in each)),
         remove=tuple(joined(chained.from_iterable(part.remove for part in each))),
         put_chains=tuple(chained.from_iterable(part.put_chains for part in each)),
@@ -90,54 +90,54 @@ def merged(parts: Iterable[Edit]) -> Edit:
     )
 
 
-def steps(edit: Edit, known: Mapping[str, SetShape]) -> Iterator[list[Edit]]:
-    """The edit's parts, step by step; `known` are the sets of before."""
-    anew = {shape.name for shape in edit.put_sets} & set(edit.remove_sets)
-    new = {shape.name: shape for shape in edit.put_sets if shape.name not in anew}
-    shapes = {**known, **{shape.name: shape for shape in edit.put_sets}}
-    fills = [each for each in edit.put if each.set in new and each.verdict is None]
-    put = [each for each in edit.put if each.set not in anew and not (each.set in new and each.verdict is None)]
-    remove = [each for each in edit.remove if each.set not in anew]
-    yield [Edit(put_sets=(shape,)) for shape in new.values()]
-    yield [Edit(put=(some,)) for each in fills for some in _portions(each, new[each.set], _TOGETHER)]
-    yield _chains(edit, anew)
+def steps(transaction: Transaction, known: Mapping[str, SetSpec]) -> Iterator[list[Transaction]]:
+    """The transaction's parts, step by step; `known` are the existing sets."""
+    anew = {spec.name for spec in transaction.put_sets} & set(transaction.remove_sets)
+    new = {spec.name: spec for spec in transaction.put_sets if spec.name not in anew}
+    specs = {**known, **{spec.name: spec for spec in transaction.put_sets}}
+    fills = [each for each in transaction.put if each.set in new and each.verdict is None]
+    put = [each for each in transaction.put if each.set not in anew and not (each.set in new and each.verdict is None)]
+    remove = [each for each in transaction.remove if each.set not in anew]
+    yield [Transaction(put_sets=(spec,)) for spec in new.values()]
+    yield [Transaction(put=(some,)) for each in fills for some in _portions(each, new[each.set], _TOGETHER)]
+    yield _chains(transaction, anew)
     if put and remove:
-        yield _by_destination(remove, put, shapes)
+        yield _by_destination(remove, put, specs)
     else:
         for leading in (False, True):
             some = [each for each in put if (each.verdict is not None) is leading]
-            yield [Edit(put=(part,)) for each in some for part in _portions(each, shapes[each.set], _TOGETHER)]
+            yield [Transaction(put=(part,)) for each in some for part in _portions(each, specs[each.set], _TOGETHER)]
         for leading in (True, False):
-            some = [each for each in remove if (shapes[each.set].data == "verdict") is leading]
-            yield [Edit(remove=(part,)) for each in some for part in _portions(each, shapes[each.set], _TOGETHER)]
-    sets = tuple(name for name in edit.remove_sets if name not in anew)
-    yield [Edit(remove_chains=_going(edit), remove_sets=sets)]
+            some = [each for each in remove if (specs[each.set].data == "verdict") is leading]
+            yield [Transaction(remove=(part,)) for each in some for part in _portions(each, specs[each.set], _TOGETHER)]
+    sets = tuple(name for name in transaction.remove_sets if name not in anew)
+    yield [Transaction(remove_chains=_going(transaction), remove_sets=sets)]
 
 
-def _going(edit: Edit) -> tuple[str, ...]:
-    """The chains that go for good."""
-    put = {chain.name for chain in edit.put_chains}
-    return tuple(name for name in edit.remove_chains if name not in put)
+def _going(transaction: Transaction) -> tuple[str, ...]:
+    """The chains to delete for good."""
+    put = {chain.name for chain in transaction.put_chains}
+    return tuple(name for name in transaction.remove_chains if name not in put)
 
 
-def size_of(edit: Edit, known: Mapping[str, SetShape]) -> int:
-    """Bytes of its elements in a batch, about; nearly all of a large one."""
-    shapes = {**known, **{shape.name: shape for shape in edit.put_sets}}
+def size_of(transaction: Transaction, known: Mapping[str, SetSpec]) -> int:
+    """Bytes of its elements in a batch, approximately; nearly all of a large one."""
+    specs = {**known, **{spec.name: spec for spec in transaction.put_sets}}
     return sum(
-        len(each.keys)
-        // shapes[each.set].key_size
-        * row_of(shapes[each.set], data=data, verdict=each.verdict).pattern.size
-        for changes, data in ((edit.put, True), (edit.remove, False))
+        len(each.packed_keys)
+        // specs[each.set].key_size
+        * row_of(specs[each.set], data=data, verdict=each.verdict).pattern.size
+        for changes, data in ((transaction.put, True), (transaction.remove, False))
         for each in changes
-        if each.set in shapes
+        if each.set in specs
     )
 
 
-def closed(part: Edit, judging: Iterable[str]) -> Edit:
-    """Instead of a part that the kernel refuses: its chains drop everything, and so do its elements of the maps `judging`."""
+def closed(part: Transaction, judging: Iterable[str]) -> Transaction:
+    """The replacement of a rejected part: its chains drop everything, and so do its elements of the maps `judging`."""
     maps = frozenset(judging)
     verdicts = [each for each in part.put if each.set in maps and each.verdict is not None]
-    return Edit(
+    return Transaction(
         remove=tuple(each for each in part.remove if each.set in maps),
         put_chains=tuple(_dropping(chain.name) for chain in part.put_chains),
         put=tuple(replace(each, verdict=_DROP) for each in verdicts),
@@ -148,9 +148,9 @@ def _dropping(name: str) -> Chain:
     return Chain(name, (Rule((), _DROP, "in place of rules that the kernel does not take"),))
 
 
-def _chains(edit: Edit, anew: set[str]) -> list[Edit]:
-    """Each after those that it leads to. Sets that are made anew are one part with all chains: the old ones look into them."""
-    by_name = {chain.name: chain for chain in edit.put_chains}
+def _chains(transaction: Transaction, anew: set[str]) -> list[Transaction]:
+    """Each after its callees. Recreated sets are one part with all chains, for the old chains refer to them."""
+    by_name = {chain.name: chain for chain in transaction.put_chains}
     ordered: dict[str, Chain] = {}
 
     def visit(chain: Chain) -> None:
@@ -160,63 +160,66 @@ def _chains(edit: Edit, anew: set[str]) -> list[Edit]:
                 visit(callee)
         ordered.setdefault(chain.name, chain)
 
-    for chain in edit.put_chains:
+    for chain in transaction.put_chains:
         visit(chain)
-    hooked = set(edit.remove_chains)
+    hooked = set(transaction.remove_chains)
     parts = [
-        Edit(put_chains=(chain,), remove_chains=(name,) if name in hooked else ()) for name, chain in ordered.items()
+        Transaction(put_chains=(chain,), remove_chains=(name,) if name in hooked else ())
+        for name, chain in ordered.items()
     ]
     if not anew:
         return parts
-    again = Edit(
-        put_sets=tuple(shape for shape in edit.put_sets if shape.name in anew),
-        put_chains=tuple(map(_dropping, _going(edit))),
-        put=tuple(each for each in edit.put if each.set in anew),
+    again = Transaction(
+        put_sets=tuple(spec for spec in transaction.put_sets if spec.name in anew),
+        put_chains=tuple(map(_dropping, _going(transaction))),
+        put=tuple(each for each in transaction.put if each.set in anew),
         remove_sets=tuple(anew),
     )
     return [merged([*parts, again])]
 
 
-def _by_destination(remove: Sequence[Elements], put: Sequence[Elements], shapes: Mapping[str, SetShape]) -> list[Edit]:
-    """A destination goes from what it was to what it will be in one part, in all sets that begin with it."""
-    return _grouped(remove, put, shapes, _destination_size)
+def _by_destination(
+    remove: Sequence[ElementBatch], put: Sequence[ElementBatch], specs: Mapping[str, SetSpec]
+) -> list[Transaction]:
+    """One part per destination, with all sets whose keys begin with it, so that it changes at once."""
+    return _grouped(remove, put, specs, _destination_size)
 
 
-def _by_key(part: Edit, shapes: Mapping[str, SetShape]) -> list[Edit]:
-    """Of one destination, so that the way to it never leads to a key that is not there."""
+def _by_key(part: Transaction, specs: Mapping[str, SetSpec]) -> list[Transaction]:
+    """Of one destination, ordered so that its verdict never leads to a missing key."""
 
-    def step(one: Edit) -> int:
-        if any(shapes[each.set].data == "verdict" for each in (*one.remove, *one.put)):
+    def step(one: Transaction) -> int:
+        if any(specs[each.set].data == "verdict" for each in (*one.remove, *one.put)):
             return 2
         return 3 if not one.put else 1 if one.remove else 0
 
-    return sorted(_grouped(part.remove, part.put, shapes, lambda shape: shape.key_size), key=step)
+    return sorted(_grouped(part.remove, part.put, specs, lambda spec: spec.key_size), key=step)
 
 
 def _grouped(
-    remove: Sequence[Elements],
-    put: Sequence[Elements],
-    shapes: Mapping[str, SetShape],
-    alike: Callable[[SetShape], int],
-) -> list[Edit]:
-    """Elements whose keys begin alike are one part."""
-    leaving: defaultdict[bytes, list[Elements]] = defaultdict(list)
-    coming: defaultdict[bytes, list[Elements]] = defaultdict(list)
+    remove: Sequence[ElementBatch],
+    put: Sequence[ElementBatch],
+    specs: Mapping[str, SetSpec],
+    alike: Callable[[SetSpec], int],
+) -> list[Transaction]:
+    """ElementBatch whose keys begin alike are one part."""
+    leaving: defaultdict[bytes, list[ElementBatch]] = defaultdict(list)
+    coming: defaultdict[bytes, list[ElementBatch]] = defaultdict(list)
     for changes, by_destination in ((remove, leaving), (put, coming)):
         for elements in changes:
-            size = alike(shapes[elements.set])
-            for each in _portions(elements, shapes[elements.set], 1):
-                by_destination[each.keys[:size]].append(each)
+            size = alike(specs[elements.set])
+            for each in _portions(elements, specs[elements.set], 1):
+                by_destination[each.packed_keys[:size]].append(each)
     return [
-        Edit(remove=tuple(joined(leaving[each])), put=tuple(joined(coming[each])))
+        Transaction(remove=tuple(joined(leaving[each])), put=tuple(joined(coming[each])))
         for each in dict.fromkeys((*leaving, *coming))
     ]
 
 
-def _destination_size(shape: SetShape) -> int:
+def _destination_size(spec: SetSpec) -> int:
     """Bytes at the beginning of a key: an address, a protocol and a port, as far as it has them."""
     size, last = 0, -1
-    for field in shape.key:
+    for field in spec.key:
         if _ORDER.get(field, -1) <= last:
             break
         last = _ORDER[field]
@@ -224,8 +227,8 @@ def _destination_size(shape: SetShape) -> int:
     return size
 
 
-def _portions(elements: Elements, shape: SetShape, count: int) -> Iterator[Elements]:
-    keys = cut(elements.keys, shape.key_size * count)
-    data = cut(elements.data, shape.data_size * count) if elements.data else [b""] * len(keys)
+def _portions(elements: ElementBatch, spec: SetSpec, count: int) -> Iterator[ElementBatch]:
+    keys = cut(elements.packed_keys, spec.key_size * count)
+    data = cut(elements.data, spec.data_size * count) if elements.data else [b""] * len(keys)
     for some, values in zip(keys, data, strict=True):
-        yield Elements(elements.set, some, values, elements.verdict)
+        yield ElementBatch(elements.set, some, values, elements.verdict)

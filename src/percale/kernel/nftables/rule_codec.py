@@ -1,7 +1,7 @@
-"""Rules as nfnetlink expressions, both ways; pure. `batching` writes them, `holdings` reads them back.
+"""Rules as nfnetlink expressions, both ways; pure. Written for `batch.py`, read for `dump.py`.
 
-A match loads what it looks at into registers and compares: `Equals` and `Between` the first, `InSet` several in a row. A rule
-is understood when writing it again gives what the kernel told: whatever somebody replaced it with is another rule.
+A match loads its operands into registers and compares: `Equals` and `Between` one, `InSet` several in a row. A rule is decoded
+when encoding it again gives what the kernel dumped: anything else is a foreign rule.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from percale.kernel.nftables import expressions
 from percale.kernel.nftables.expressions import AT_LEAST, AT_MOST, EQUAL, FAMILIES, FIELDS
 from percale.render.nft.objects import (
     Between,
+    Dnat,
     Equals,
     InSet,
+    MapUpdate,
     Match,
     Operand,
-    Remember,
     Rule,
     SetMark,
+    SlotExpr,
     Statement,
-    Translate,
-    Turn,
     Verdict,
 )
 
@@ -40,7 +40,7 @@ def encode(rule: Rule) -> bytes:
 
 
 class _Writer:
-    """One rule. The packet's family is looked at once."""
+    """Encodes one rule. The packet's family is matched once."""
 
     def __init__(self) -> None:
         self._families: set[str] = set()
@@ -56,7 +56,7 @@ class _Writer:
             yield expressions.decide(rule.verdict)
 
     def _load(self, operands: Iterable[Operand]) -> Iterator[bytes]:
-        """One after the other, after a look at the family that they need."""
+        """Load them in order, after matching the family that they need."""
         wanted = tuple(operands)
         for family in sorted({operand.split()[0] for operand in wanted} & FAMILIES.keys() - self._families):
             self._families.add(family)
@@ -84,15 +84,15 @@ class _Writer:
         match statement:
             case SetMark(bits):
                 yield expressions.set_mark(bits)
-            case Translate(version, operands, name, turn):
+            case Dnat(version, operands, name, slot):
                 yield from self._load(operands)
-                if turn is not None:
-                    yield expressions.take_turn(turn, _words(operands), _SOURCES[version])
+                if slot is not None:
+                    yield expressions.load_slot(slot, _words(operands), _SOURCES[version])
                 yield expressions.look_up(name, translate=True)
                 yield expressions.translate(version)
-            case Remember(name, key, data):
+            case MapUpdate(name, key, data):
                 yield from self._load((*key, *data))
-                yield expressions.remember(name, _words(key))
+                yield expressions.update_map(name, _words(key))
 
 
 def _words(operands: Iterable[Operand]) -> int:
@@ -122,7 +122,7 @@ def decode_comment(userdata: bytes, kind: int = _COMMENT) -> str:
 
 
 def canonical(told: bytes) -> bytes:
-    """The expressions without what packets change: counters are zero."""
+    """The expressions with counters at zero."""
     return b"".join(
         expressions.COUNTER if expressions.is_counter(entry) else attribute(_LIST_ELEMENT, entry)
         for _, entry in attribute_list(told)
@@ -130,7 +130,7 @@ def canonical(told: bytes) -> bytes:
 
 
 def decode(told: bytes, userdata: bytes) -> Rule | None:
-    """The rule; None when it is none of those that we write."""
+    """The rule; None for a foreign one."""
     try:
         rule = _Reader().rule((entry for _, entry in attribute_list(told)), decode_comment(userdata))
         same = encode(rule) == canonical(told) and encode_comment(rule.comment) == userdata
@@ -140,14 +140,14 @@ def decode(told: bytes, userdata: bytes) -> Rule | None:
 
 
 class _Reader:
-    """One rule, expression by expression."""
+    """Decodes one rule, expression by expression."""
 
     def __init__(self) -> None:
         self._matches: list[Match] = []
         self._statements: list[Statement] = []
         self._loaded: list[Operand] = []
         self._lowest = 0
-        self._turn: Turn | None = None
+        self._slot: SlotExpr | None = None
         self._map = ""
         self._bits = 0
 
@@ -159,7 +159,7 @@ class _Reader:
             if expressions.is_counter(entry):
                 counter = True
                 continue
-            what, value = expressions.understand(entry)
+            what, value = expressions.decode(entry)
             if what == "operand":
                 self._loaded.append(value)  # type: ignore[arg-type]
             elif what == "verdict":
@@ -174,24 +174,24 @@ class _Reader:
                 self._compare(how, number)
             case "look up", str(name):
                 self._matches.append(InSet(self._taken(), name))
-            case "turn", Turn() as turn:
-                self._turn = turn
-                if turn.by == "source":
+            case "slot", SlotExpr() as slot:
+                self._slot = slot
+                if slot.by == "source":
                     self._loaded.pop()
             case "look up in map", str(name):
                 self._map = name
             case "translate", (4 | 6) as version:
-                self._statements.append(Translate(version, self._taken(), self._map, self._turn))
-                self._turn = None
+                self._statements.append(Dnat(version, self._taken(), self._map, self._slot))
+                self._slot = None
             case "bits", int(bits):
                 self._bits = bits
             case "set mark", _:
                 self._statements.append(SetMark(self._bits))
-            case "remember", (str(name), int(register)):
+            case "update map", (str(name), int(register)):
                 operands = self._taken()
                 starts = [expressions.register(_words(operands[:count])) for count in range(len(operands))]
                 key = starts.index(register)
-                self._statements.append(Remember(name, operands[:key], operands[key:]))
+                self._statements.append(MapUpdate(name, operands[:key], operands[key:]))
 
     def _taken(self) -> tuple[Operand, ...]:
         taken, self._loaded = tuple(self._loaded), []

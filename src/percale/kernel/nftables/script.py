@@ -1,6 +1,6 @@
-"""Our inet tables in nft's own words: what `-v` prints, and the static text as `nft` loads it. Pure; `table.py` calls.
+"""Our inet tables as nft commands: what `-v` prints, and the static text as `nft` loads it. Pure; called by `table.py`.
 
-The lines are what a person would give to `nft` as root in the namespace, one command each.
+Each line is one command, as for `nft` as root in the namespace.
 """
 
 from __future__ import annotations
@@ -10,32 +10,32 @@ from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b
 from ipaddress import IPv4Address, IPv6Address
 
-from percale.kernel.nftables.set_codec import MOST_REMEMBERED
+from percale.kernel.nftables.set_codec import DYNAMIC_MAP_SIZE
 from percale.render.nft.objects import (
     SIZES,
     Between,
     Chain,
-    Edit,
-    Elements,
+    Dnat,
+    ElementBatch,
     Equals,
     Field,
     InSet,
+    MapUpdate,
     Match,
     Operand,
-    Remember,
     Rule,
     SetMark,
-    SetShape,
+    SetSpec,
+    SlotExpr,
     Statement,
-    Translate,
-    Turn,
+    Transaction,
     Verdict,
 )
 from percale.render.nft.table_state import cut
 from percale.render.objects import OWNER
 
 MOST_ELEMENTS = 20
-"""In a line for people: the rest is a number."""
+"""In a logged command; the rest is counted."""
 _EXAMPLES: dict[Field, str] = {
     "ipv4_addr": "ip daddr",
     "ipv6_addr": "ip6 daddr",
@@ -45,72 +45,72 @@ _EXAMPLES: dict[Field, str] = {
     "integer": "numgen random mod 2",
 }
 _OPERANDS: dict[Operand, str] = {"l4proto": "meta l4proto", "original dport": "ct original proto-dst"}
-"""Where nft's word is another one."""
+"""Where nft's name differs."""
 _PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "ipv6-icmp", 132: "sctp"}
 
 
 def digest(text: str) -> str:
-    """What the table's comment says of the text that it was loaded from."""
+    """The text's digest, for the table's comment."""
     return blake2b(text.encode(), digest_size=12).hexdigest()
 
 
-def anew(text: str, table: str = OWNER) -> str:
-    """The table by this text alone, whether it was there or not, for `nft -f -`."""
+def table_script(text: str, table: str = OWNER) -> str:
+    """Create or replace the table by this text alone, for `nft -f -`."""
     name = f"inet {table}"
     return f'add table {name}\ndelete table {name}\ntable {name} {{\ncomment "{digest(text)}"\n{text}\n}}\n'
 
 
-def spell(edit: Edit, shapes: Mapping[str, SetShape], table: str = OWNER) -> Iterator[str]:
-    """The edit's commands in their order; `shapes` are the sets of before. Long lists are cut."""
+def to_commands(transaction: Transaction, specs: Mapping[str, SetSpec], table: str = OWNER) -> Iterator[str]:
+    """The transaction's commands in their order; `specs` are the existing sets. Long lists are cut."""
     of = f"inet {table}"
-    now = {**shapes, **{shape.name: shape for shape in edit.put_sets}}
-    anew_sets = {shape.name for shape in edit.put_sets} & set(edit.remove_sets)
-    anew_chains = {chain.name for chain in edit.put_chains} & set(edit.remove_chains)
-    for chain in edit.put_chains:
+    now = {**specs, **{spec.name: spec for spec in transaction.put_sets}}
+    anew_sets = {spec.name for spec in transaction.put_sets} & set(transaction.remove_sets)
+    anew_chains = {chain.name for chain in transaction.put_chains} & set(transaction.remove_chains)
+    for chain in transaction.put_chains:
         if chain.name not in anew_chains:
             yield f"add chain {of} {chain.name}"
             yield f"flush chain {of} {chain.name}"
-    yield from (f"flush chain {of} {name}" for name in edit.remove_chains)
-    yield from _elements("delete", of, edit.remove, shapes)
-    yield from (f"delete set {of} {name}" for name in edit.remove_sets if name in anew_sets)
+    yield from (f"flush chain {of} {name}" for name in transaction.remove_chains)
+    yield from _elements("delete", of, transaction.remove, specs)
+    yield from (f"delete set {of} {name}" for name in transaction.remove_sets if name in anew_sets)
     for name in sorted(anew_chains):
         yield f"delete chain {of} {name}"
         yield f"add chain {of} {name}"
-    yield from (_set(shape, of) for shape in edit.put_sets)
-    for chain in edit.put_chains:
+    yield from (_set(spec, of) for spec in transaction.put_sets)
+    for chain in transaction.put_chains:
         yield from _rules(chain, of)
-    yield from _elements("add", of, edit.put, now)
-    yield from (f"delete set {of} {name}" for name in edit.remove_sets if name not in anew_sets)
-    yield from (f"delete chain {of} {name}" for name in edit.remove_chains if name not in anew_chains)
+    yield from _elements("add", of, transaction.put, now)
+    yield from (f"delete set {of} {name}" for name in transaction.remove_sets if name not in anew_sets)
+    yield from (f"delete chain {of} {name}" for name in transaction.remove_chains if name not in anew_chains)
 
 
-def _set(shape: SetShape, of: str) -> str:
-    kind = "map" if shape.data is not None else "set"
-    data = shape.data if isinstance(shape.data, tuple) else ()
-    # An integer has no size of its own: nft wants to see what gives such a number.
-    by_example = "integer" in (*shape.key, *data)
-    spelled = [_EXAMPLES[field] if by_example else field for field in shape.key]
+def _set(spec: SetSpec, of: str) -> str:
+    kind = "map" if spec.data is not None else "set"
+    data = spec.data if isinstance(spec.data, tuple) else ()
+    # An integer has no size of its own: nft needs an expression of that type.
+    by_example = "integer" in (*spec.key, *data)
+    spelled = [_EXAMPLES[field] if by_example else field for field in spec.key]
     words = [f"{'typeof' if by_example else 'type'} {' . '.join(spelled)}"]
     if data:
         words[0] += f" : {' . '.join(_EXAMPLES[field] if by_example else field for field in data)}"
-    elif shape.data is not None:
-        words[0] += f" : {shape.data}"
-    words += ["flags interval"] if shape.interval else []
-    if shape.timeout is not None:
-        words += [f"size {MOST_REMEMBERED}", "flags dynamic,timeout", f"timeout {shape.timeout}s"]
-    words += [f'comment "{shape.comment}"'] if shape.comment else []
-    return f"add {kind} {of} {shape.name} {{ {'; '.join(words)}; }}"
+    elif spec.data is not None:
+        words[0] += f" : {spec.data}"
+    words += ["flags interval"] if spec.interval else []
+    if spec.timeout is not None:
+        words += [f"size {DYNAMIC_MAP_SIZE}", "flags dynamic,timeout", f"timeout {spec.timeout}s"]
+    words += [f'comment "{spec.comment}"'] if spec.comment else []
+    return f"add {kind} {of} {spec.name} {{ {'; '.join(words)}; }}"
 
 
 # Rules
 
 
 def _rules(chain: Chain, of: str) -> Iterator[str]:
-    return (f"add rule {of} {chain.name} {spell_rule(rule)}" for rule in chain.rules)
+    return (f"add rule {of} {chain.name} {format_rule(rule)}" for rule in chain.rules)
 
 
-def spell_rule(rule: Rule) -> str:
-    """The rule as nft reads and lists it."""
+def format_rule(rule: Rule) -> str:
+    """The rule in nft's syntax."""
     words = [_match(match) for match in rule.matches]
     words += ["counter"] if rule.counter else []
     words += map(_statement, rule.statements)
@@ -133,17 +133,17 @@ def _statement(statement: Statement) -> str:
     match statement:
         case SetMark(bits):
             return f"meta mark set meta mark | {bits:#x}"
-        case Translate(version, operands, name, turn):
+        case Dnat(version, operands, name, slot):
             ip = "ip" if version == 4 else "ip6"
-            key = [*map(_operand, operands), *([_turn(turn, ip)] if turn is not None else [])]
+            key = [*map(_operand, operands), *([_slot(slot, ip)] if slot is not None else [])]
             return f"dnat {ip} to {' . '.join(key)} map @{name}"
-        case Remember(name, key_operands, data):
+        case MapUpdate(name, key_operands, data):
             return f"update @{name} {{ {_joined(key_operands)} : {_joined(data)} }}"
 
 
-def _turn(turn: Turn, ip: str) -> str:
-    what = f"jhash {ip} saddr" if turn.by == "source" else f"numgen {turn.by}"
-    return f"{what} mod {turn.modulus}"
+def _slot(slot: SlotExpr, ip: str) -> str:
+    what = f"jhash {ip} saddr" if slot.by == "source" else f"numgen {slot.by}"
+    return f"{what} mod {slot.modulus}"
 
 
 def _joined(operands: Iterable[Operand]) -> str:
@@ -169,27 +169,27 @@ def _verdict(verdict: Verdict) -> str:
 # Elements
 
 
-def _elements(verb: str, of: str, changes: Iterable[Elements], shapes: Mapping[str, SetShape]) -> Iterator[str]:
+def _elements(verb: str, of: str, changes: Iterable[ElementBatch], specs: Mapping[str, SetSpec]) -> Iterator[str]:
     for elements in changes:
-        shape = shapes.get(elements.set)
-        if shape is None or not elements.keys:
+        spec = specs.get(elements.set)
+        if spec is None or not elements.packed_keys:
             continue
-        keys = cut(elements.keys, shape.key_size)
-        spelled = [_key(shape, key) for key in keys[:MOST_ELEMENTS]]
+        keys = cut(elements.packed_keys, spec.key_size)
+        spelled = [_key(spec, key) for key in keys[:MOST_ELEMENTS]]
         if verb == "add" and elements.verdict is not None:
             spelled = [f"{key} : {_verdict(elements.verdict)}" for key in spelled]
-        elif verb == "add" and isinstance(shape.data, tuple):
-            values = cut(elements.data, shape.data_size)
-            spelled = [f"{key} : {_fields(shape.data, value)}" for key, value in zip(spelled, values, strict=False)]
+        elif verb == "add" and isinstance(spec.data, tuple):
+            values = cut(elements.data, spec.data_size)
+            spelled = [f"{key} : {_fields(spec.data, value)}" for key, value in zip(spelled, values, strict=False)]
         more = f" # and {len(keys) - len(spelled)} more" if len(keys) > len(spelled) else ""
-        yield f"{verb} element {of} {shape.name} {{ {', '.join(spelled)} }}{more}"
+        yield f"{verb} element {of} {spec.name} {{ {', '.join(spelled)} }}{more}"
 
 
-def _key(shape: SetShape, key: bytes) -> str:
-    if not shape.interval:
-        return _fields(shape.key, key)
-    half = shape.field_key_size
-    pairs = zip(_values(shape.key, key[:half]), _values(shape.key, key[half:]), strict=True)
+def _key(spec: SetSpec, key: bytes) -> str:
+    if not spec.interval:
+        return _fields(spec.key, key)
+    half = spec.field_key_size
+    pairs = zip(_values(spec.key, key[:half]), _values(spec.key, key[half:]), strict=True)
     return " . ".join(first if first == last else f"{first}-{last}" for first, last in pairs)
 
 

@@ -1,4 +1,4 @@
-"""The shapes of sets and maps as nfnetlink attributes, both ways; pure. `batching` makes sets, `holdings` reads them back."""
+"""Set specs as nfnetlink attributes, both ways; pure. Written for `batch.py`, read for `dump.py`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from percale.kernel.netlink.socket import attribute, nested, text, u32_network
 from percale.kernel.nftables.rule_codec import decode_comment
-from percale.render.nft.objects import SIZES, Field, SetShape
+from percale.render.nft.objects import SIZES, Field, SetSpec
 
 SET_NAME, SET_FLAGS, _KEY_TYPE, _KEY_SIZE, _DATA_TYPE, _DATA_SIZE = 2, 3, 4, 5, 6, 7
 _DESCRIPTION, SET_ID, _TIMEOUT, _USERDATA = 9, 10, 11, 13
@@ -33,8 +33,8 @@ _TRUE_SIZES: dict[Field, int] = {"inet_proto": 1, "inet_service": 2}
 """Of fields that are shorter than their place in a concatenation."""
 _IN_HOST_ORDER = frozenset({"mark", "integer"})
 
-MOST_REMEMBERED = 262_144
-"""Elements of a map that packets fill."""
+DYNAMIC_MAP_SIZE = 262_144
+"""The size of a packet-filled map, in elements."""
 
 
 def true_size(fields: tuple[Field, ...]) -> int:
@@ -47,34 +47,34 @@ def true_size(fields: tuple[Field, ...]) -> int:
 # Writing
 
 
-def encode(shape: SetShape, number: int) -> bytes:
-    """What makes the set; `number` is any that no other set of the batch has."""
-    parts = [text(SET_NAME, shape.name)]
-    if flags := _flags(shape):
+def encode(spec: SetSpec, number: int) -> bytes:
+    """The attributes of NEWSET; `number` is unique among the sets of the batch."""
+    parts = [text(SET_NAME, spec.name)]
+    if flags := _flags(spec):
         parts.append(u32_network(SET_FLAGS, flags))
-    parts += (u32_network(_KEY_TYPE, _type_number(shape.key)), u32_network(_KEY_SIZE, true_size(shape.key)))
-    if shape.data == "verdict":
+    parts += (u32_network(_KEY_TYPE, _type_number(spec.key)), u32_network(_KEY_SIZE, true_size(spec.key)))
+    if spec.data == "verdict":
         parts.append(u32_network(_DATA_TYPE, _VERDICTS))
-    elif shape.data is not None:
-        parts += (u32_network(_DATA_TYPE, _type_number(shape.data)), u32_network(_DATA_SIZE, true_size(shape.data)))
-    if shape.interval and len(shape.key) > 1:
-        sizes = (u32_network(_FIELD_SIZE, true_size((field,))) for field in shape.key)
+    elif spec.data is not None:
+        parts += (u32_network(_DATA_TYPE, _type_number(spec.data)), u32_network(_DATA_SIZE, true_size(spec.data)))
+    if spec.interval and len(spec.key) > 1:
+        sizes = (u32_network(_FIELD_SIZE, true_size((field,))) for field in spec.key)
         fields = b"".join(nested(_DESCRIPTION_FIELD, size) for size in sizes)
         parts.append(nested(_DESCRIPTION, nested(_DESCRIPTION_CONCAT, fields)))
     parts.append(u32_network(SET_ID, number))
-    if shape.timeout is not None:
-        parts.append(nested(_DESCRIPTION, u32_network(_DESCRIPTION_SIZE, MOST_REMEMBERED)))
-        parts.append(attribute(_TIMEOUT, (shape.timeout * 1000).to_bytes(8, "big")))
-    parts.append(attribute(_USERDATA, _userdata(shape)))
+    if spec.timeout is not None:
+        parts.append(nested(_DESCRIPTION, u32_network(_DESCRIPTION_SIZE, DYNAMIC_MAP_SIZE)))
+        parts.append(attribute(_TIMEOUT, (spec.timeout * 1000).to_bytes(8, "big")))
+    parts.append(attribute(_USERDATA, _userdata(spec)))
     return b"".join(parts)
 
 
-def _flags(shape: SetShape) -> int:
-    """What sort of set it is."""
-    flags = INTERVAL if shape.interval else 0
-    flags |= CONCATENATION if shape.interval and len(shape.key) > 1 else 0
-    flags |= MAP if shape.data is not None else 0
-    return flags | (TIMEOUT | DYNAMIC if shape.timeout is not None else 0)
+def _flags(spec: SetSpec) -> int:
+    """The set's flags."""
+    flags = INTERVAL if spec.interval else 0
+    flags |= CONCATENATION if spec.interval and len(spec.key) > 1 else 0
+    flags |= MAP if spec.data is not None else 0
+    return flags | (TIMEOUT | DYNAMIC if spec.timeout is not None else 0)
 
 
 def _type_number(fields: tuple[Field, ...]) -> int:
@@ -84,7 +84,7 @@ def _type_number(fields: tuple[Field, ...]) -> int:
     return number
 
 
-# What only nft reads: byte orders, examples of the key and the data, the comment. Type, length, value.
+# User data, which only nft reads: byte orders, example expressions of key and data, the comment. Type, length, value.
 
 _KEY_ORDER, _DATA_ORDER, _KEY_EXAMPLE, _DATA_EXAMPLE, _COMMENT = 0, 1, 3, 4, 7
 _MIXED, _HOST_ORDER, _NETWORK_ORDER = 0, 1, 2
@@ -101,17 +101,20 @@ _EXAMPLES: dict[Field, tuple[int, tuple[int, ...]]] = {
 """ip daddr, ip6 daddr, meta l4proto, th dport, meta mark, numgen random mod 2: nft's numbers of these expressions."""
 
 
-def _userdata(shape: SetShape) -> bytes:
-    data = shape.data if isinstance(shape.data, tuple) else ()
-    parts = [_word(_KEY_ORDER, _order(shape.key))]
-    if shape.data is not None:
+def _userdata(spec: SetSpec) -> bytes:
+    data = spec.data if isinstance(spec.data, tuple) else ()
+    parts = [_word(_KEY_ORDER, _order(spec.key))]
+    if spec.data is not None:
         parts.append(_word(_DATA_ORDER, _order(data) if data else _MIXED))
-    if "integer" in (*shape.key, *data):  # whose size nft cannot tell: without an example it ends when it lists the set
-        parts.append(_item(_KEY_EXAMPLE, _example(shape.key)))
-        if shape.data is not None:
+    if "integer" in (
+        *spec.key,
+        *data,
+    ):  # whose size nft cannot tell: without an example it aborts when it lists the set
+        parts.append(_item(_KEY_EXAMPLE, _example(spec.key)))
+        if spec.data is not None:
             parts.append(_item(_DATA_EXAMPLE, _example(data) if data else _expression(_VERDICT, ())))
-    if shape.comment:
-        parts.append(_item(_COMMENT, shape.comment.encode() + b"\0"))
+    if spec.comment:
+        parts.append(_item(_COMMENT, spec.comment.encode() + b"\0"))
     return b"".join(parts)
 
 
@@ -122,7 +125,7 @@ def _order(fields: tuple[Field, ...]) -> int:
 
 
 def _example(fields: tuple[Field, ...]) -> bytes:
-    """An expression that gives such a key."""
+    """An expression of this type."""
     single = [
         _expression(kind, map(_word, range(len(values)), values)) for kind, values in map(_EXAMPLES.__getitem__, fields)
     ]
@@ -145,12 +148,12 @@ def _word(kind: int, value: int) -> bytes:
 
 
 def flags_of(described: Mapping[int, bytes]) -> int:
-    """A set's flags, from the attributes that the kernel tells."""
+    """A set's flags, from its dumped attributes."""
     return int.from_bytes(described.get(SET_FLAGS, b""), "big")
 
 
-def decode(name: str, described: Mapping[int, bytes]) -> SetShape | None:
-    """The set's shape; None when it is none of those that we make."""
+def decode(name: str, described: Mapping[int, bytes]) -> SetSpec | None:
+    """The set's spec; None for a foreign one."""
 
     def number(kind: int) -> int:
         return int.from_bytes(described.get(kind, b""), "big")
@@ -158,7 +161,7 @@ def decode(name: str, described: Mapping[int, bytes]) -> SetShape | None:
     key, data = _fields(number(_KEY_TYPE)), _fields(number(_DATA_TYPE))
     if not key:
         return None
-    shape = SetShape(
+    spec = SetSpec(
         name,
         key,
         interval=bool(number(SET_FLAGS) & INTERVAL),
@@ -167,11 +170,11 @@ def decode(name: str, described: Mapping[int, bytes]) -> SetShape | None:
         timeout=number(_TIMEOUT) // 1000 if _TIMEOUT in described else None,
     )
     told = number(SET_FLAGS), number(_KEY_SIZE), number(_DATA_SIZE) if data else 0
-    return shape if told == (_flags(shape), true_size(key), true_size(data) if data else 0) else None
+    return spec if told == (_flags(spec), true_size(key), true_size(data) if data else 0) else None
 
 
 def _fields(number: int) -> tuple[Field, ...]:
-    """A concatenation's types; empty when one of them is none of ours."""
+    """A concatenation's types; empty when one of them is unknown."""
     fields: list[Field] = []
     while number:
         field = _FIELDS.get(number & ((1 << _TYPE_BITS) - 1))

@@ -1,8 +1,8 @@
-"""The nft tables of ours in one namespace: loading their text, changing their elements, reading both back.
+"""The reconciler's nft tables in one namespace: loads their text, changes their elements, reads both back.
 
-A table's text is loaded by `nft` in one transaction that replaces the table; its digest stands in the table's comment, so
-that a restart with an equal text changes nothing, unless somebody touched the table (`touching`). Elements go straight to the
-kernel in atomic batches. `driver` calls.
+A table's text is loaded by `nft` in one transaction that replaces the table. Its digest is in the table's comment, so that a
+restart with an equal text changes nothing, unless the table was changed by others (`table_fingerprint`). Elements go directly
+to the kernel in atomic batches. Called by `rtnl/driver.py`.
 """
 
 from __future__ import annotations
@@ -18,19 +18,17 @@ from itertools import groupby, islice
 
 from msgspec import Struct
 
-from percale.kernel.commands import spell_element, spell_table
+from percale.kernel.commands import format_element, format_table
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.netlink.socket import Message, Request, attribute_list, attributes, nested, string, text
-from percale.kernel.netns import Place
-from percale.kernel.nftables import commit as hearing
-from percale.kernel.nftables import element_codec as elements
-from percale.kernel.nftables.commit import Hearing
+from percale.kernel.netns import NetnsExecutor
+from percale.kernel.nftables import element_codec
+from percale.kernel.nftables.commit import SUBSYSTEM, EventSubscriptions, commit_batch
 from percale.kernel.nftables.element_codec import Raw, Shape
-from percale.kernel.protocol import Change, Put
-from percale.kernel.table_fingerprint import digest_of
+from percale.kernel.protocol import Change, Upsert
+from percale.kernel.table_fingerprint import verify_fingerprint
 from percale.render.objects import OWNER, Element, Family, KernelObject, Ruleset
 
-SUBSYSTEM = hearing.SUBSYSTEM
 NEWTABLE, GETTABLE, DELTABLE = 0, 1, 2
 DELCHAIN, DELRULE = 5, 8
 GETSET, DELSET = 10, 11
@@ -45,7 +43,7 @@ _LIST_SET, _LIST_ELEMENTS = 2, 3
 
 _GETCHAIN, _GETRULE, _GETOBJECT = 4, 7, 19
 _HANDLES = ((_GETCHAIN, 2), (_GETRULE, 3), (GETSET, 16), (_GETOBJECT, 6))
-"""What a table is made of, and which attribute is its handle."""
+"""The parts of a table, and the attribute of their handles."""
 
 INET, NETDEV = 1, 5
 FAMILIES: dict[Family, int] = {"ip": 2, "ip6": 10, "bridge": 7}
@@ -59,7 +57,7 @@ _NFT_PATIENCE = 60
 
 
 class Encoded(Struct, frozen=True):
-    """One element's change, ready to send; `position` is its place among the changes."""
+    """One element's encoded change; `position` is its index among the changes."""
 
     position: int
     put: bool
@@ -73,17 +71,17 @@ class Encoded(Struct, frozen=True):
         return self.put, self.family, self.set
 
 
-class Tables:
-    """One thread at a time changes; `has` and `shape` may be asked by any."""
+class StaticTables:
+    """One thread at a time applies changes; `has` and `shape` are thread-safe."""
 
-    def __init__(self, socket: netlink.Socket, place: Place, hearing: Hearing) -> None:
+    def __init__(self, socket: netlink.Socket, netns: NetnsExecutor, subscriptions: EventSubscriptions) -> None:
         """`socket` is closed with this."""
-        self.hearing = hearing
+        self.subscriptions = subscriptions
         self._socket = socket
-        self._place = place
-        self._shapes: dict[tuple[Family, str], Shape] = {}
-        self.loaders: deque[int] = deque(maxlen=16)
-        """Port ids of the last `nft` processes of ours: what they change is no news."""
+        self._netns = netns
+        self._specs: dict[tuple[Family, str], Shape] = {}
+        self.nft_pids: deque[int] = deque(maxlen=16)
+        """Port ids of our last `nft` processes, whose notifications are ignored."""
 
     @property
     def port(self) -> int:
@@ -95,10 +93,10 @@ class Tables:
     # Tables
 
     def load(self, ruleset: Ruleset, members: Sequence[Element] = ()) -> None:
-        """Replace the whole table by this text and these elements, in one transaction. Raises OSError with nft's words.
+        """Replace the whole table by this text and these elements, in one transaction. Raises OSError with nft's message.
 
-        With its elements the new table is right from its first packet on; when nft does not take them, it is loaded
-        without, and who wishes them learns which is the bad one from `apply_elements`.
+        With its elements the new table is complete from its first packet on. When nft rejects them, it is loaded without,
+        and `apply_elements` then finds the bad one.
         """
         self._forget(ruleset.family)
         if members:
@@ -108,11 +106,11 @@ class Tables:
         self._run_nft(script(ruleset))
 
     def _run_nft(self, commands: str) -> None:
-        with self.hearing.changing:
-            self._place.run(lambda: run_nft(commands, self.loaders))
+        with self.subscriptions.commit_lock:
+            self._netns.run(lambda: run_nft(commands, self.nft_pids))
 
     def remove(self, family: Family) -> None:
-        """Remove the table with all that is in it; that it is gone is no error. Raises OSError."""
+        """Delete the table with all that is in it; that it is gone is no error. Raises OSError."""
         self._forget(family)
         kind = SUBSYSTEM << 8 | DELTABLE
         body = _header(family) + text(TABLE_OF_ANYTHING, OWNER)
@@ -121,19 +119,19 @@ class Tables:
             raise error
 
     def _forget(self, family: Family) -> None:
-        self._shapes = {key: shape for key, shape in self._shapes.items() if key[0] != family}
+        self._specs = {key: shape for key, shape in self._specs.items() if key[0] != family}
 
     # Reading
 
     def read(self) -> Iterator[KernelObject]:
-        """Every table of ours, with the elements of its sets."""
+        """Every table of ours and the elements of its sets."""
         for message in self._socket.dump(SUBSYSTEM << 8 | GETTABLE, _HEADER.pack(0, 0, 0)):
             found = attributes(message.body, 4)
             family = FAMILY_NAMES.get(message.body[0])
             if family is None or string(found.get(TABLE_OF_ANYTHING, b"")) != OWNER:
                 continue
             comment = comment_of(found.get(_TABLE_USERDATA, b""))
-            yield Ruleset(family, digest_of(comment, self._handles(family)))
+            yield Ruleset(family, verify_fingerprint(comment, self._handles(family)))
             yield from self._read_sets(family)
 
     def has(self, family: int) -> bool:
@@ -145,25 +143,27 @@ class Tables:
         return True
 
     def _handles(self, family: Family) -> dict[int, bool]:
-        """The numbers of all chains, rules, sets and counters in a table of ours; True for what a text has written out."""
+        """The handles of all chains, rules, sets and counters of a table; False for anonymous sets."""
         handles: dict[int, bool] = {}
         body = _header(family) + text(TABLE_OF_ANYTHING, OWNER)
         for kind, handle in _HANDLES:
             for message in self._socket.dump(SUBSYSTEM << 8 | kind, body):
                 found = attributes(message.body, 4)
                 if string(found.get(TABLE_OF_ANYTHING, b"")) == OWNER:
-                    anonymous = kind == GETSET and elements.decode_shape(family, found).flags & elements.ANONYMOUS
+                    anonymous = (
+                        kind == GETSET and element_codec.decode_shape(family, found).flags & element_codec.ANONYMOUS
+                    )
                     handles[int.from_bytes(found[handle], "big")] = not anonymous
         return handles
 
     def _read_sets(self, family: Family) -> Iterator[Element]:
         body = _header(family) + text(TABLE_OF_ANYTHING, OWNER)
         for message in self._socket.dump(SUBSYSTEM << 8 | GETSET, body):
-            shape = elements.decode_shape(family, attributes(message.body, 4))
+            shape = element_codec.decode_shape(family, attributes(message.body, 4))
             if not shape.ours_to_fill:
                 continue
-            self._shapes[family, shape.name] = shape
-            for match in elements.decode(shape, self._read_entries(shape)):
+            self._specs[family, shape.name] = shape
+            for match in element_codec.decode(shape, self._read_entries(shape)):
                 yield Element(family, shape.name, match)
 
     def _read_entries(self, shape: Shape) -> Iterator[Raw]:
@@ -173,7 +173,7 @@ class Tables:
 
     def shape(self, family: Family, name: str) -> Shape:
         """The shape of a set of ours. Raises OSError (ENOENT)."""
-        known = self._shapes.get((family, name))
+        known = self._specs.get((family, name))
         if known is None:
             body = _header(family) + text(TABLE_OF_ANYTHING, OWNER) + text(_SET_NAME, name)
             try:
@@ -181,31 +181,31 @@ class Tables:
             except FileNotFoundError as error:
                 raise OSError(errno.ENOENT, f"no set {name} in table {family} {OWNER}") from error
             assert answer is not None
-            known = self._shapes[family, name] = elements.decode_shape(family, attributes(answer.body, 4))
+            known = self._specs[family, name] = element_codec.decode_shape(family, attributes(answer.body, 4))
         return known
 
     # Elements
 
     def apply_elements(self, changes: Sequence[Change]) -> list[OSError | None]:
-        """Change elements in as few transactions as they fit in; one result each."""
+        """Change elements in as few transactions as possible; one result each."""
         results: list[OSError | None] = [None] * len(changes)
         encoded: list[Encoded] = []
         for position, change in enumerate(changes):
-            wish, put = change.object, isinstance(change, Put)
-            assert isinstance(wish, Element)
+            desired, put = change.object, isinstance(change, Upsert)
+            assert isinstance(desired, Element)
             try:
-                entries = elements.encode(self.shape(wish.family, wish.set), wish.match)
+                entries = element_codec.encode(self.shape(desired.family, desired.set), desired.match)
             except OSError as error:
                 if put or error.errno != errno.ENOENT:
                     results[position] = error
                 continue
-            encoded.append(Encoded(position, put, wish.family, wish.set, entries))
+            encoded.append(Encoded(position, put, desired.family, desired.set, entries))
         for batch in _batches(encoded, self._socket.most_bytes):
             self._commit(batch, results)
         return results
 
     def _commit(self, batch: Sequence[Encoded], results: list[OSError | None]) -> None:
-        """All or nothing; when it is nothing, each half by itself, until the culprit stands alone."""
+        """Commit atomically; on failure bisect, until the bad element is found."""
         error = self._transaction(list(_element_messages(batch)))
         if error is None:
             return
@@ -218,19 +218,19 @@ class Tables:
 
     def _transaction(self, requests: Sequence[Request]) -> OSError | None:
         """One atomic batch; its first error."""
-        failure = self.hearing.commit(self._socket, requests)
+        failure = self.subscriptions.commit(self._socket, requests)
         return failure.error if failure is not None else None
 
 
-def run_nft(commands: str, loaders: deque[int]) -> None:
-    """One `nft -f` in the caller's namespace; its process joins the `loaders`. Raises OSError with nft's words."""
+def run_nft(commands: str, nft_pids: deque[int]) -> None:
+    """One `nft -f` in the caller's namespace; appends its pid to `nft_pids`. Raises OSError with nft's message."""
     try:
         process = subprocess.Popen(
             ["nft", "-f", "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
     except FileNotFoundError as error:
         raise OSError(errno.ENOENT, "there is no nft program: install nftables") from error
-    loaders.append(process.pid)
+    nft_pids.append(process.pid)
     with process:
         try:
             _, said = process.communicate(commands, timeout=_NFT_PATIENCE)
@@ -245,22 +245,22 @@ def run_nft(commands: str, loaders: deque[int]) -> None:
 def remove_table(socket: netlink.Socket, family: int, table: str = OWNER) -> bool:
     """Remove a table of ours with all that is in it; False when there was none. Raises OSError."""
     body = _HEADER.pack(family, 0, 0) + text(TABLE_OF_ANYTHING, table)
-    failure = hearing.commit(socket, [Request(SUBSYSTEM << 8 | DELTABLE, 0, body)])
+    failure = commit_batch(socket, [Request(SUBSYSTEM << 8 | DELTABLE, 0, body)])
     if failure is not None and failure.error.errno != errno.ENOENT:
         raise failure.error
     return failure is None
 
 
 def script(ruleset: Ruleset, members: Iterable[Element] = ()) -> str:
-    """What `nft -f -` is given: the table anew with these elements, whether it was there or not."""
-    added = "".join(f"add element {spell_element(element)}\n" for element in members)
-    return f"{spell_table(ruleset)}\n{added}"
+    """The input of `nft -f -`: create or replace the table, with these elements."""
+    added = "".join(f"add element {format_element(element)}\n" for element in members)
+    return f"{format_table(ruleset)}\n{added}"
 
 
 def entries_of(message: Message) -> tuple[str, list[Raw]]:
     """A set's name and the entries that a NEWSETELEM or DELSETELEM message holds."""
     found = attributes(message.body, 4)
-    decoded = (elements.decode_entry(entry) for _, entry in attribute_list(found.get(_LIST_ELEMENTS, b"")))
+    decoded = (element_codec.decode_entry(entry) for _, entry in attribute_list(found.get(_LIST_ELEMENTS, b"")))
     return string(found.get(_LIST_SET, b"")), [raw for raw in decoded if raw is not None]
 
 
@@ -280,7 +280,7 @@ def comment_of(userdata: bytes) -> str:
 
 
 def _batches(encoded: Sequence[Encoded], most: int) -> Iterator[list[Encoded]]:
-    """Runs whose bytes fit one send."""
+    """Batches whose bytes fit one send."""
     batch: list[Encoded] = []
     size = 0
     for item in encoded:

@@ -1,14 +1,13 @@
-"""Keeping an inet table of ours as the agent wants it: edits as atomic batches, and repair when somebody else touched it.
+"""Keeps an inet table of ours as declared: applies transactions atomically, and repairs foreign changes.
 
-    agent, on its event loop ─▶ TableKeeper ─▶ one worker thread ─┬─ edit ────▶ batching ─▶ nfnetlink: whole or not at all
-                                    ▲                             └─ restore ─▶ holdings ─▶ difference ─▶ the same, or in portions
-    the kernel's notifications ─────┘  of what others did
+    agent, on its event loop ─▶ KernelNftTable ─▶ one worker thread ─┬─ apply ─▶ batch ─▶ nfnetlink: atomically
+                                    ▲                                └─ sync ──▶ dump ─▶ diff ─▶ the same, or in portions
+    the kernel's notifications ─────┘  of foreign changes
 
-A restore that the kernel does not take whole is made in parts (`portions.py`), and the parts that it refuses are left out.
+A sync that the kernel rejects as a whole is applied in parts (`portions.py`), without the parts that it rejects. The table of
+a previous run is read at the start, while the sections are still reading the store.
 
-The table that a former life left is read at the start, while the authors still read the store.
-
-The loop never waits for the kernel. `agent/nft_table.py` calls; `fake_table.py` is the public fake.
+The event loop never waits for the kernel. Called by `agent/nft_table.py`; `fake_table.py` is the public fake.
 """
 
 from __future__ import annotations
@@ -27,152 +26,151 @@ from typing import Protocol, TypeVar
 from percale.errors import KernelError
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.netlink.socket import attributes, string
-from percale.kernel.netns import Here, NamespaceThread, Place, anonymous_namespace
-from percale.kernel.nftables import batch as batching
-from percale.kernel.nftables import dump as holdings
-from percale.kernel.nftables import portions
-from percale.kernel.nftables import script as spelling_tables
-from percale.kernel.nftables import static_tables as nftables
-from percale.kernel.nftables.commit import Hearing
-from percale.kernel.nftables.portions import TAKES_NOTHING, Refused
-from percale.render.nft.objects import Edit, Elements, SetShape
-from percale.render.nft.table_state import Held, difference
+from percale.kernel.netns import CurrentNetns, NetnsExecutor, NetnsThread, anonymous_namespace
+from percale.kernel.nftables import static_tables
+from percale.kernel.nftables.batch import BaseTable, Batch, encode_table, encode_transaction
+from percale.kernel.nftables.commit import SUBSYSTEM, EventSubscriptions
+from percale.kernel.nftables.dump import TableDump, read_elements, read_table
+from percale.kernel.nftables.portions import TAKES_NOTHING, Refused, closed, make_in_parts, size_of
+from percale.kernel.nftables.script import table_script, to_commands
+from percale.render.nft.objects import ElementBatch, SetSpec, Transaction
+from percale.render.nft.table_state import TableState, diff
 from percale.render.objects import OWNER
 from percale.render.policy import base_chains as enforcing
 
 T = TypeVar("T")
 
 GATHERING = 0.02
-"""Seconds that news of others' changes wait for more of them."""
+"""Seconds that notifications of foreign changes are collected."""
 _NEW_GENERATION = 15
 
 
-class Keeper(Protocol):
-    """One namespace's table. All methods are called on the event loop."""
+class NftTable(Protocol):
+    """A table in one network namespace. All methods are called on the event loop."""
 
     async def start(self) -> None:
-        """Begin to listen. The table is as it was. Raises KernelError."""
+        """Subscribe to notifications. The table remains as it is. Raises KernelError."""
 
-    def on_touched(self, callback: Callable[[], None]) -> None:
-        """Call this on the loop whenever somebody else has changed the table."""
+    def on_foreign_change(self, callback: Callable[[], None]) -> None:
+        """Call back on the loop after each foreign change of the table."""
 
     @property
     def refused(self) -> Sequence[Refused]:
-        """What the last restore had to leave out."""
+        """What the last `sync` had to leave out."""
 
-    async def restore(self, image: Edit) -> Edit:
-        """Make the table exactly the static text with this image; what had to be changed.
+    async def sync(self, snapshot: Transaction) -> Transaction:
+        """Make the table exactly the static text with this snapshot; returns what had to be changed.
 
-        What the kernel refuses of it is left out and told by `refused`. Raises KernelError when nothing can be changed.
+        What the kernel rejects of it is left out: see `refused`. Raises KernelError when nothing can be changed.
         """
 
-    async def edit(self, edit: Edit) -> None:
-        """Make one edit of what was restored, whole or not at all. Raises KernelError."""
+    async def apply(self, transaction: Transaction) -> None:
+        """Apply one transaction to the synced table, atomically. Raises KernelError."""
 
-    async def forget(self, left: Mapping[str, Collection[bytes]]) -> int:
-        """Of maps that packets fill: elements that lead to anything but this go; how many did. Raises KernelError."""
+    async def prune(self, valid: Mapping[str, Collection[bytes]]) -> int:
+        """Delete elements of packet-filled maps whose value is not valid; returns how many. Raises KernelError."""
 
     async def remove(self) -> None:
-        """The table goes with all that it holds; that there is none is no error. Raises KernelError."""
+        """Delete the table with all that it holds; that there is none is no error. Raises KernelError."""
 
     async def stop(self) -> None:
-        """Give back threads and sockets; the table stays."""
+        """Close threads and sockets; the table remains."""
 
 
-class TableKeeper:
-    """The kernel itself behind `Keeper`."""
+class KernelNftTable:
+    """An `NftTable` of the running kernel."""
 
     def __init__(
         self,
-        place: Place | None = None,
+        netns: NetnsExecutor | None = None,
         *,
-        narrate: Callable[[str], None] | None = None,
+        log_command: Callable[[str], None] | None = None,
         static: str = enforcing.TEXT,
-        shapes: Iterable[SetShape] = enforcing.SHAPES,
+        specs: Iterable[SetSpec] = enforcing.SET_SPECS,
         table: str = OWNER,
         most_bytes: int | None = None,
-        hearing: Hearing | None = None,
+        subscriptions: EventSubscriptions | None = None,
     ) -> None:
-        """In the namespace of `place` (default: the process'); it is closed by `stop`.
+        """In the namespace of `netns` (default: the process'), which `stop` closes.
 
-        `narrate` gets each change's `nft` command before it is made, on the worker thread. `static` is the text of the
-        `table` and `shapes` its sets that edits fill. `most_bytes` is what one transaction may have, so that those of other
-        tables have their turn. `hearing` is shared with the driver of the same namespace.
+        `log_command` gets each change's `nft` command before it is applied, on the worker thread. `static` is the text of
+        the `table` and `specs` its sets that transactions fill. `most_bytes` limits a transaction, so that those of other
+        tables get their turn. `subscriptions` is shared with the driver of the same namespace.
         """
-        self._hearing = hearing or Hearing()
-        filled = {shape.name: shape for shape in shapes}
-        self._keeping = _Keeping(
-            place or Here(),
-            narrate=narrate,
+        self._subscriptions = subscriptions or EventSubscriptions()
+        filled = {spec.name: spec for spec in specs}
+        self._worker = _TableWorker(
+            netns or CurrentNetns(),
+            log_command=log_command,
             table=table,
             static=static,
             filled=filled,
             most_bytes=most_bytes or sys.maxsize,
-            hearing=self._hearing,
+            subscriptions=self._subscriptions,
         )
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"table-{table}")
         self._callbacks: list[Callable[[], None]] = []
         self._news: netlink.Socket | None = None
         self._due: asyncio.TimerHandle | None = None
 
-    def on_touched(self, callback: Callable[[], None]) -> None:
+    def on_foreign_change(self, callback: Callable[[], None]) -> None:
         self._callbacks.append(callback)
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
-        self._news = await self._do(lambda: self._keeping.open(lambda: loop.call_soon_threadsafe(self._plan_to_tell)))
+        self._news = await self._do(lambda: self._worker.open(lambda: loop.call_soon_threadsafe(self._plan_to_tell)))
         loop.add_reader(self._news.fileno(), self._read_news)
-        self._thread.submit(self._keeping.look_ahead)
+        self._thread.submit(self._worker.look_ahead)
 
-    async def restore(self, image: Edit) -> Edit:
-        return await self._do(lambda: self._keeping.restore(image))
+    async def sync(self, snapshot: Transaction) -> Transaction:
+        return await self._do(lambda: self._worker.sync(snapshot))
 
     @property
     def refused(self) -> Sequence[Refused]:
-        return self._keeping.refused
+        return self._worker.refused
 
-    async def edit(self, edit: Edit) -> None:
-        await self._do(lambda: self._keeping.edit(edit))
+    async def apply(self, transaction: Transaction) -> None:
+        await self._do(lambda: self._worker.apply(transaction))
 
-    async def forget(self, left: Mapping[str, Collection[bytes]]) -> int:
-        return await self._do(lambda: sum(self._keeping.forget(name, values) for name, values in left.items()))
+    async def prune(self, valid: Mapping[str, Collection[bytes]]) -> int:
+        return await self._do(lambda: sum(self._worker.prune(name, values) for name, values in valid.items()))
 
     async def remove(self) -> None:
-        await self._do(self._keeping.remove)
+        await self._do(self._worker.remove)
 
     async def stop(self) -> None:
         if self._news is not None:
             asyncio.get_running_loop().remove_reader(self._news.fileno())
-            await self._do(partial(self._hearing.end, self._news))
+            await self._do(partial(self._subscriptions.unsubscribe, self._news))
             self._news.close()
             self._news = None
         if self._due is not None:
             self._due.cancel()
-        await self._do(self._keeping.close)
+        await self._do(self._worker.close)
         self._thread.shutdown()
 
     async def _do(self, action: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, action)
 
-    # News
+    # Notifications
 
     def _read_news(self) -> None:
-        """One datagram at a time, so that a swarm of them leaves the loop its breath."""
+        """One datagram at a time, so that a burst does not block the loop."""
         assert self._news is not None
         touched = True
         try:
             messages = self._news.receive(wait=False)
-            touched = self._due is None and any(map(self._keeping.is_about_us, messages))
+            touched = self._due is None and any(map(self._worker.is_about_us, messages))
         except BlockingIOError:
             return
         except OSError as error:
-            if error.errno != errno.ENOBUFS:  # some were lost: they may have been about us
+            if error.errno != errno.ENOBUFS:  # some were lost: they may have been about our table
                 raise
         if touched:
             self._plan_to_tell()
 
     def _plan_to_tell(self) -> None:
-        self._keeping.touched = True
+        self._worker.touched = True
         if self._due is None:
             self._due = asyncio.get_running_loop().call_later(GATHERING, self._tell)
 
@@ -182,83 +180,84 @@ class TableKeeper:
             callback()
 
 
-class _Keeping:
-    """What happens on the worker thread."""
+class _TableWorker:
+    """What runs on the worker thread."""
 
     def __init__(
         self,
-        place: Place,
+        netns: NetnsExecutor,
         *,
-        narrate: Callable[[str], None] | None,
+        log_command: Callable[[str], None] | None,
         table: str,
         static: str,
-        filled: dict[str, SetShape],
+        filled: dict[str, SetSpec],
         most_bytes: int,
-        hearing: Hearing,
+        subscriptions: EventSubscriptions,
     ) -> None:
-        self._place = place
-        self._narrate = narrate
+        self._netns = netns
+        self._log_command = log_command
         self._table = table
         self._static = static
         self._filled = filled
         self._most_bytes = most_bytes
-        self._hearing = hearing
-        self._shapes = dict(filled)
-        self._pattern: batching.Skeleton | None = None
-        self._ahead: holdings.Table | None = None
+        self._subscriptions = subscriptions
+        self._specs = dict(filled)
+        self._expected_base: BaseTable | None = None
+        self._ahead: TableDump | None = None
         self.touched = False
-        """Somebody else has changed the table since the start; set by the event loop."""
+        """A foreign change has happened since the start; set by the event loop."""
         self.refused: Sequence[Refused] = ()
         self._socket: netlink.Socket | None = None
 
-    def open(self, missed: Callable[[], object]) -> netlink.Socket:
-        """Where others' changes are told; `missed` is called on this thread or another when some may not have been."""
+    def open(self, on_lost: Callable[[], object]) -> netlink.Socket:
+        """The socket that receives notifications; `on_lost` is called on any thread when some may have been lost."""
         try:
-            self._socket = self._place.run(lambda: netlink.Socket(netlink.NETFILTER))
-            news = self._place.run(lambda: netlink.Socket(netlink.NETFILTER))
+            self._socket = self._netns.run(lambda: netlink.Socket(netlink.NETFILTER))
+            news = self._netns.run(lambda: netlink.Socket(netlink.NETFILTER))
             news.ignore(self._socket.port)
-            self._hearing.begin(news, missed)
+            self._subscriptions.subscribe(news, on_lost)
         except OSError as error:
             raise self._failed(error) from error
         return news
 
     @property
     def _opened(self) -> netlink.Socket:
-        assert self._socket is not None, "the keeper has not been started"
+        assert self._socket is not None, "the table has not been started"
         return self._socket
 
     def close(self) -> None:
         if self._socket is not None:
             self._socket.close()
-        self._place.close()
+        self._netns.close()
 
     def is_about_us(self, message: netlink.Message) -> bool:
-        """Did somebody else change the table? Asked on the event loop."""
+        """Whether it is a foreign change of the table. Called on the event loop."""
         subsystem, kind = divmod(message.type, 1 << 8)
-        if subsystem != nftables.SUBSYSTEM or kind == _NEW_GENERATION or message.body[0] != nftables.INET:
+        if subsystem != SUBSYSTEM or kind == _NEW_GENERATION or message.body[0] != static_tables.INET:
             return False
-        return string(attributes(message.body, 4).get(nftables.TABLE_OF_ANYTHING, b"")) == self._table
+        return string(attributes(message.body, 4).get(static_tables.TABLE_OF_ANYTHING, b"")) == self._table
 
     # Changes
 
-    def edit(self, edit: Edit) -> None:
-        if edit:
-            shapes = self._shapes
+    def apply(self, transaction: Transaction) -> None:
+        if transaction:
+            specs = self._specs
             self._commit(
-                batching.batch(edit, shapes, self._table), lambda: spelling_tables.spell(edit, shapes, self._table)
+                encode_transaction(transaction, specs, self._table),
+                lambda: to_commands(transaction, specs, self._table),
             )
-            for name in edit.remove_sets:
-                self._shapes.pop(name, None)
-            self._shapes.update((shape.name, shape) for shape in edit.put_sets)
+            for name in transaction.remove_sets:
+                self._specs.pop(name, None)
+            self._specs.update((spec.name, spec) for spec in transaction.put_sets)
 
-    def _commit(self, batch: batching.Batch, spelled: Callable[[], Iterable[str]]) -> None:
+    def _commit(self, batch: Batch, spelled: Callable[[], Iterable[str]]) -> None:
         if (size := batch.size) > self._most_bytes:
             raise self._failed(OSError(errno.EMSGSIZE, f"{size} bytes are more than one transaction may have"))
-        if self._narrate is not None:
+        if self._log_command is not None:
             for command in spelled():
-                self._narrate(f"nft -f - <<'END'\n{command}END" if "\n" in command else f"nft '{command}'")
+                self._log_command(f"nft -f - <<'END'\n{command}END" if "\n" in command else f"nft '{command}'")
         try:
-            failure = self._hearing.commit(self._opened, batch.requests)
+            failure = self._subscriptions.commit(self._opened, batch.requests)
         except OSError as error:
             raise self._failed(error) from error
         if failure is not None:
@@ -266,41 +265,41 @@ class _Keeping:
             raise self._failed(failure.error, part) from failure.error
 
     def look_ahead(self) -> None:
-        """What a former life left is read before it is asked for; what fails now is said by `restore`."""
+        """Read the table of a previous run ahead of `sync`, which reports a failure."""
         with contextlib.suppress(OSError):
-            self._ahead = self._look(self._known_pattern())
+            self._ahead = self._look(self._known_base())
 
-    def restore(self, image: Edit) -> Edit:
+    def sync(self, snapshot: Transaction) -> Transaction:
         self.refused = ()
         try:
-            pattern = self._known_pattern()
+            expected_base = self._known_base()
             ahead, self._ahead = self._ahead, None
-            table = ahead if ahead is not None and not self.touched else self._look(pattern)
+            table = ahead if ahead is not None and not self.touched else self._look(expected_base)
         except OSError as error:
             raise self._failed(error) from error
-        if table is None or table.skeleton != pattern:
-            if not self._takes(lambda: self._make_anew(pattern, image), image, self._filled):
-                self._make_anew_in_parts(pattern, image)
-            return image
-        self._shapes = {name: shape for name, (shape, _) in table.held.sets.items() if shape is not None}
-        missing = difference(table.held, image)
-        if not self._takes(lambda: self.edit(missing), missing, self._shapes):
-            self._make_in_parts(missing)
+        if table is None or table.base != expected_base:
+            if not self._takes(lambda: self._recreate(expected_base, snapshot), snapshot, self._filled):
+                self._recreate_in_parts(expected_base, snapshot)
+            return snapshot
+        self._specs = {name: spec for name, (spec, _) in table.state.sets.items() if spec is not None}
+        missing = diff(table.state, snapshot)
+        if not self._takes(lambda: self.apply(missing), missing, self._specs):
+            self._apply_in_parts(missing)
         return missing
 
-    def _make_anew_in_parts(self, pattern: batching.Skeleton, image: Edit) -> None:
-        """Nobody who is judged gets anywhere until what judges them is there."""
-        closed = portions.closed(Edit(put=image.put), enforcing.JUDGING)
-        self._make_anew(pattern, closed)
-        bare = Held.bare(self._filled.values(), pattern.chains, self._table)
-        self._make_in_parts(difference(bare.after(closed), image) if closed else image)
+    def _recreate_in_parts(self, expected_base: BaseTable, snapshot: Transaction) -> None:
+        """Pods with policies reach nobody until their chains are in place."""
+        shut = closed(Transaction(put=snapshot.put), enforcing.JUDGING)
+        self._recreate(expected_base, shut)
+        bare = TableState.bare(self._filled.values(), expected_base.chains, self._table)
+        self._apply_in_parts(diff(bare.apply(shut), snapshot) if shut else snapshot)
 
-    def _make_in_parts(self, change: Edit) -> None:
-        self.refused = portions.make_in_parts(change, self._shapes, self.edit, enforcing.JUDGING)
+    def _apply_in_parts(self, change: Transaction) -> None:
+        self.refused = make_in_parts(change, self._specs, self.apply, enforcing.JUDGING)
 
-    def _takes(self, make: Callable[[], None], edit: Edit, shapes: Mapping[str, SetShape]) -> bool:
-        """Whether the kernel took this edit whole. Raises KernelError when it would take no other one either."""
-        if portions.size_of(edit, shapes) > self._most_bytes:
+    def _takes(self, make: Callable[[], None], transaction: Transaction, specs: Mapping[str, SetSpec]) -> bool:
+        """Whether the kernel accepted the whole transaction. Raises KernelError when it would accept no other one either."""
+        if size_of(transaction, specs) > self._most_bytes:
             return False
         try:
             make()
@@ -310,65 +309,66 @@ class _Keeping:
             return False
         return True
 
-    def _look(self, pattern: batching.Skeleton) -> holdings.Table | None:
-        return holdings.read(self._opened, self._filled, pattern, self._table)
+    def _look(self, expected_base: BaseTable) -> TableDump | None:
+        return read_table(self._opened, self._filled, expected_base, self._table)
 
-    def _known_pattern(self) -> batching.Skeleton:
-        self._pattern = self._pattern or self._load_pattern()
-        return self._pattern
+    def _known_base(self) -> BaseTable:
+        self._expected_base = self._expected_base or self._load_base()
+        return self._expected_base
 
-    def _make_anew(self, pattern: batching.Skeleton, image: Edit) -> None:
-        """The text with this image in one batch: where something was in force, there is no moment without it."""
+    def _recreate(self, expected_base: BaseTable, snapshot: Transaction) -> None:
+        """The text with this snapshot in one batch, so that the old rules are replaced without a gap."""
         self._commit(
-            batching.anew(pattern, image, self._filled, self._table),
+            encode_table(expected_base, snapshot, self._filled, self._table),
             lambda: [
-                spelling_tables.anew(self._static, self._table),
-                *spelling_tables.spell(image, self._filled, self._table),
+                table_script(self._static, self._table),
+                *to_commands(snapshot, self._filled, self._table),
             ],
         )
-        self._shapes = {**self._filled, **{shape.name: shape for shape in image.put_sets}}
+        self._specs = {**self._filled, **{spec.name: spec for spec in snapshot.put_sets}}
 
-    def _load_pattern(self) -> batching.Skeleton:
-        """What the kernel makes of the text: `nft` loads it into a namespace of its own, where nobody touches it."""
+    def _load_base(self) -> BaseTable:
+        """The kernel's form of the text: `nft` loads it in a separate namespace, where nobody changes it."""
         namespace = anonymous_namespace()
-        with contextlib.closing(NamespaceThread(namespace, "table-pattern")) as place:
+        with contextlib.closing(NetnsThread(namespace, "expected-base")) as netns:
             os.close(namespace)
-            place.run(lambda: nftables.run_nft(spelling_tables.anew(self._static, self._table), deque()))
-            with contextlib.closing(place.run(lambda: netlink.Socket(netlink.NETFILTER))) as socket:
-                table = holdings.read(socket, self._filled, table=self._table)
+            netns.run(lambda: static_tables.run_nft(table_script(self._static, self._table), deque()))
+            with contextlib.closing(netns.run(lambda: netlink.Socket(netlink.NETFILTER))) as socket:
+                table = read_table(socket, self._filled, table=self._table)
         assert table is not None
-        bare = Held.bare(self._filled.values(), table.skeleton.chains, self._table)
-        assert table.held == bare, "the text does not declare the sets that are said to be in it"
-        return table.skeleton
+        bare = TableState.bare(self._filled.values(), table.base.chains, self._table)
+        assert table.state == bare, "the text does not declare exactly the given sets"
+        return table.base
 
-    def forget(self, name: str, values: Collection[bytes]) -> int:
-        """Elements of one map. One may run out between the look and its deletion, which then deletes none: look again."""
-        shape = self._shapes.get(name)
-        if shape is None:
+    def prune(self, name: str, values: Collection[bytes]) -> int:
+        """Prune one map. An element may expire before its deletion, which then fails as a whole: read again."""
+        spec = self._specs.get(name)
+        if spec is None:
             return 0
         while True:
             try:
-                found = holdings.elements(self._opened, self._table, shape)
+                found = read_elements(self._opened, self._table, spec)
             except OSError as error:
                 raise self._failed(error, f"set {name}") from error
             gone = b"".join(key for key, value in found.items() if value not in values)
             if not gone:
                 return 0
             try:
-                self._commit(batching.batch(Edit(remove=(Elements(name, gone),)), self._shapes, self._table), tuple)
+                self._commit(
+                    encode_transaction(Transaction(remove=(ElementBatch(name, gone),)), self._specs, self._table), tuple
+                )
             except KernelError as error:
                 if error.errno != errno.ENOENT:
                     raise
             else:
-                return len(gone) // shape.key_size
+                return len(gone) // spec.key_size
 
     def remove(self) -> None:
         try:
-            nftables.remove_table(self._opened, nftables.INET, self._table)
+            static_tables.remove_table(self._opened, static_tables.INET, self._table)
         except OSError as error:
             raise self._failed(error) from error
 
     def _failed(self, error: OSError, part: str | None = None) -> KernelError:
-        number = error.errno or errno.EIO
         where = f"table inet {self._table}" + (f", {part}" if part is not None else "")
-        return KernelError(error.strerror or os.strerror(number), errno=number, where=where)
+        return KernelError.from_os(error, where=where)

@@ -1,9 +1,9 @@
-"""What the kernel's rules decide about new connections of one namespace, live: nft traces, from a table of our own.
+"""Verdicts of the kernel's rules on new connections of one namespace, live: nft traces, enabled by a table of our own.
 
     inet percale_watch, prerouting: new connections, so many a second, are traced; the others are counted
-                 └─▶ trace messages of `table inet percale`: rule after rule, the verdict ─▶ Judged
+                 └─▶ trace messages of `table inet percale`: rule after rule, the verdict ─▶ TracedVerdict
 
-The table belongs to the socket that made it (flag owner): whatever ends the process, the kernel takes it away. `lab/watch.py`
+The table belongs to the socket that created it (flag owner): whatever ends the process, the kernel deletes it. `lab/watch.py`
 opens a tracer in each node.
 """
 
@@ -22,13 +22,14 @@ from msgspec import Struct
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.netlink.socket import Message, Request, attribute, attribute_list, attributes, nested, string, text
 from percale.kernel.netlink.socket import u32_network as u32
-from percale.kernel.netns import Place
-from percale.kernel.nftables.static_tables import NEWTABLE, SUBSYSTEM, comment_of
+from percale.kernel.netns import NetnsExecutor
+from percale.kernel.nftables.commit import SUBSYSTEM
+from percale.kernel.nftables.static_tables import NEWTABLE, comment_of
 from percale.render.objects import OWNER
 
 WATCH_TABLE = f"{OWNER}_watch"
 JUDGING_CHAIN = "policies"
-"""The base chain of `table inet percale` in which policies are judged."""
+"""The base chain of `table inet percale` that evaluates policies."""
 
 _NEWCHAIN, _NEWRULE, _GETRULE, _TRACE = 3, 6, 7, 17
 _BATCH_BEGIN, _BATCH_END = 16, 17
@@ -51,14 +52,14 @@ _DROP, _ACCEPT, _RETURN = 0, 1, -5
 _BURST = 50
 """Connections at once whose traces, some five messages each, fit the socket's buffer without root too."""
 _MOST_OPEN = 1000
-"""Packets whose judgement has begun and not ended; the oldest are forgotten."""
+"""Packets whose trace has begun and not ended; the oldest are dropped."""
 _PAUSE = 0.2
 """Seconds between two readings of the rules' comments."""
 _WITH_PORTS = frozenset({socket.IPPROTO_TCP, socket.IPPROTO_UDP, socket.IPPROTO_SCTP})
 
 
-class Judged(Struct, frozen=True):
-    """A new connection and what was decided. Addresses are packed, after DNAT; ports are 0 where there are none."""
+class TracedVerdict(Struct, frozen=True):
+    """A new connection and its verdict. Addresses are packed, after DNAT; ports are 0 where there are none."""
 
     source: bytes
     destination: bytes
@@ -67,12 +68,12 @@ class Judged(Struct, frozen=True):
     port: int
     allowed: bool
     rules: tuple[str, ...]
-    """The comments of the rules that decided, in their order; none: no policy had a say."""
+    """The comments of the deciding rules, in order; none: no policy applied."""
 
 
 @dataclass(slots=True)
 class _Run:
-    """A packet on its way through the chains."""
+    """A packet traversing the chains."""
 
     network: bytes
     transport: bytes
@@ -81,13 +82,13 @@ class _Run:
 
 
 class Tracer:
-    """In one namespace, from its making until `close`. One thread at a time."""
+    """Traces one namespace until `close`. Not thread-safe."""
 
-    def __init__(self, place: Place, rate: int) -> None:
-        """Trace at most `rate` new connections a second. Raises OSError: EEXIST when somebody traces here already."""
-        self._owner = place.run(lambda: netlink.Socket(netlink.NETFILTER))
-        self._rules = place.run(lambda: netlink.Socket(netlink.NETFILTER))
-        self._events = place.run(lambda: netlink.Socket(netlink.NETFILTER, (_TRACE_GROUP,)))
+    def __init__(self, netns: NetnsExecutor, rate: int) -> None:
+        """Trace at most `rate` new connections a second. Raises OSError: EEXIST when another watch is running."""
+        self._owner = netns.run(lambda: netlink.Socket(netlink.NETFILTER))
+        self._rules = netns.run(lambda: netlink.Socket(netlink.NETFILTER))
+        self._events = netns.run(lambda: netlink.Socket(netlink.NETFILTER, (_TRACE_GROUP,)))
         self._open: OrderedDict[int, _Run] = OrderedDict()
         self._comments: dict[tuple[str, int], str] = {}
         self._read_at = 0.0
@@ -103,7 +104,7 @@ class Tracer:
         return self._events.fileno()
 
     def close(self) -> None:
-        """The table goes with its owner."""
+        """The kernel deletes the table with its owner."""
         for each in (self._owner, self._rules, self._events):
             each.close()
 
@@ -117,8 +118,8 @@ class Tracer:
                 raise OSError(errno.EEXIST, "somebody watches already") from error
             raise error
 
-    def judged(self) -> Iterator[Judged]:
-        """What has been decided since the last call. Raises OSError."""
+    def verdicts(self) -> Iterator[TracedVerdict]:
+        """The verdicts since the last call. Raises OSError."""
         while True:
             try:
                 messages = self._events.receive(wait=False)
@@ -134,12 +135,12 @@ class Tracer:
                     yield from self._step(message)
 
     def left_out(self) -> int:
-        """New connections that were not traced, for there were too many; of traces that got lost, one. Raises OSError."""
+        """New connections that were not traced because of the rate limit, plus lost traces. Raises OSError."""
         body = _HEADER.pack(_INET, 0, 0) + text(_RULE_TABLE, WATCH_TABLE)
         rules = self._rules.dump(SUBSYSTEM << 8 | _GETRULE, body)
         return self._lost + sum(_counted(attributes(rule.body, 4).get(_RULE_EXPRESSIONS, b"")) for rule in rules)
 
-    def _step(self, message: Message) -> Iterator[Judged]:
+    def _step(self, message: Message) -> Iterator[TracedVerdict]:
         found = attributes(message.body, 4)
         if string(found.get(_TRACE_TABLE, b"")) != OWNER:
             return
@@ -159,11 +160,11 @@ class Tracer:
             verdict = _signed(found.get(_TRACE_POLICY))
         if kind == _BY_POLICY or (kind == _BY_RULE and verdict in (_DROP, _ACCEPT)):
             del self._open[packet]
-            judged = self._judged(run, allowed=verdict == _ACCEPT)
-            if judged is not None:
-                yield judged
+            verdicts = self._verdict(run, allowed=verdict == _ACCEPT)
+            if verdicts is not None:
+                yield verdicts
 
-    def _judged(self, run: _Run, *, allowed: bool) -> Judged | None:
+    def _verdict(self, run: _Run, *, allowed: bool) -> TracedVerdict | None:
         network, transport = run.network, run.transport
         if network[0] >> 4 == 4:
             source, destination, protocol = network[12:16], network[16:20], network[9]
@@ -174,10 +175,10 @@ class Tracer:
         has_ports = protocol in _WITH_PORTS and len(transport) >= 4
         source_port, port = struct.unpack_from(">HH", transport) if has_ports else (0, 0)
         rules = tuple(map(self._comment, run.deciding))
-        return Judged(source, destination, protocol, source_port, port, allowed, rules)
+        return TracedVerdict(source, destination, protocol, source_port, port, allowed, rules)
 
     def _comment(self, rule: tuple[str, int]) -> str:
-        """What the rule says of itself, by chain and handle. A rule that is gone by now has only these."""
+        """The rule's comment; chain and handle for a rule that is deleted by now."""
         if rule not in self._comments and time.monotonic() - self._read_at > _PAUSE:
             self._comments = dict(self._read_comments())
             self._read_at = time.monotonic()

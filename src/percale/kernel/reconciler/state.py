@@ -1,55 +1,108 @@
-"""What is wished, what is there, and what has to be looked at: the reconciler's books. No clock, thread or kernel in here.
+"""Desired objects, actual objects and the keys to compare: the reconciler's state. Pure: no clock, thread or kernel.
 
-    want ──▶ wishes by source ──▶ desired ─┐
-                                           ├─ dirty keys ─▶ plan() ─▶ changes ─▶ applied(results)
-    observe, read_again ──▶ actual ────────┘                                         │
-                             ▲───────────────────────────────────────────────────────┘
+    declare ──▶ objects by source ──▶ desired ─┐
+                                               ├─ dirty keys ─▶ plan() ─▶ changes ─▶ applied(results)
+    observe, resync ──▶ actual ────────────────┘                                         │
+                          ▲──────────────────────────────────────────────────────────────┘
 
-`reconciling` owns one and calls it from its worker thread only.
+`reconciler.py` owns one and calls it from its worker thread only.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, KeysView, Sequence
 
 from msgspec.structs import replace
 
 from percale.errors import KernelError
-from percale.kernel import plan as planning
-from percale.kernel.protocol import Absent, Change, KernelEvent, Present, Put, Underlay, Wiped
-from percale.kernel.reconciler.object_index import Shelf
-from percale.kernel.refusal import conflict, refused
+from percale.kernel import plan
+from percale.kernel.errors import conflict_error, kernel_error
+from percale.kernel.plan import dependencies_of
+from percale.kernel.protocol import Change, KernelEvent, LinkReset, ObjectChanged, ObjectRemoved, Underlay, Upsert
 from percale.kernel.rtnl.dump import foreign_link
 from percale.render.objects import Address, KernelObject, Key, Link, Ruleset, Sysctl
 
-_GROUND = (Link, Ruleset)
-"""What others stand on."""
+_DEPENDENCY_TYPES = (Link, Ruleset)
+"""Types that other objects depend on."""
 
 
-class Ledger:
-    """A key is dirty when its wish or what is there may have changed since the last plan."""
+class ObjectIndex:
+    """Kernel objects by key, with an index of what depends on a key: everything on a device or in a table."""
+
+    def __init__(self, objects: Iterable[KernelObject] = ()) -> None:
+        self._objects: dict[Key, KernelObject] = {}
+        self._dependents: dict[Key, set[Key]] = {}
+        for obj in objects:
+            self.put(obj.key, obj)
+
+    def put(self, key: Key, obj: KernelObject) -> None:
+        """Insert or replace."""
+        before = self._objects.get(key)
+        self._objects[key] = obj
+        if before is not None:
+            self._unindex(key, before)
+        for dependency in dependencies_of(obj):
+            dependents = self._dependents.get(dependency)
+            if dependents is None:
+                self._dependents[dependency] = {key}
+            else:
+                dependents.add(key)
+
+    def pop(self, key: Key) -> KernelObject | None:
+        """Remove it; None when it was not there."""
+        obj = self._objects.pop(key, None)
+        if obj is not None:
+            self._unindex(key, obj)
+        return obj
+
+    def _unindex(self, key: Key, obj: KernelObject) -> None:
+        for dependency in dependencies_of(obj):
+            dependents = self._dependents[dependency]
+            dependents.discard(key)
+            if not dependents:
+                del self._dependents[dependency]
+
+    def get(self, key: Key) -> KernelObject | None:
+        return self._objects.get(key)
+
+    def dependents_of(self, key: Key) -> frozenset[Key]:
+        """The keys of all objects that depend on this one."""
+        return frozenset(self._dependents.get(key, ()))
+
+    def keys(self) -> KeysView[Key]:
+        return self._objects.keys()
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._objects
+
+    def __iter__(self) -> Iterator[KernelObject]:
+        return iter(self._objects.values())
+
+
+class ReconcilerState:
+    """A key is dirty when its desired or actual object may have changed since the last plan."""
 
     def __init__(self) -> None:
-        self.actual = Shelf()
-        self.refused: dict[Key, KernelError] = {}
-        """Objects that the kernel refused when they were tried last."""
+        self.actual = ObjectIndex()
+        self.errors: dict[Key, KernelError] = {}
+        """Objects whose last change the kernel rejected."""
         self.conflicts: dict[Key, KernelError] = {}
-        """Objects that two sources wish differently; the first source by name has its way."""
-        self.synced = False
-        self.unsure = False
-        """True when what is there has to be read again: a device was adopted, a leftover may have gone unsaid."""
-        self._wishes: dict[str, dict[Key, KernelObject]] = {}
-        self._holders: dict[Key, dict[str, KernelObject]] = {}
-        self._desired = Shelf()
+        """Objects that two sources declare differently; the lexicographically first source wins."""
+        self.collecting_garbage = False
+        self.needs_resync = False
+        """The actual objects have to be read again: a device was adopted, or a stale object may have gone without an event."""
+        self._by_source: dict[str, dict[Key, KernelObject]] = {}
+        self._sources_by_key: dict[Key, dict[str, KernelObject]] = {}
+        self._desired = ObjectIndex()
         self._settings: dict[Key, Sysctl] = {}
-        """Those that are wished."""
-        self._released: dict[Key, str] = {}
-        """Keys that nobody wishes any more, by the last source that did."""
-        self._paired: set[Key] = set()
-        """Pairs whose other end was born in a namespace; its descriptor is not ours to use again."""
-        self._suspicious: set[Key] = set()
-        """Objects refused for want of a device that should have been there."""
+        """The desired ones."""
+        self._last_source: dict[Key, str] = {}
+        """The last source of each key that is no longer declared."""
+        self._created_pairs: set[Key] = set()
+        """veth pairs whose peer was created in a namespace, whose descriptor may be closed by now."""
+        self._retried_after_enodev: set[Key] = set()
+        """Objects rejected with ENODEV although their device was believed to exist."""
         self._dirty: set[Key] = set()
         self._foreign: dict[str, Link] = {}
 
@@ -59,137 +112,137 @@ class Ledger:
 
     @property
     def settings(self) -> list[Sysctl]:
-        """Kernel settings that are as wished, as far as is known."""
-        return [wish for key, wish in self._settings.items() if self.actual.get(key) == wish]
+        """Sysctls that have the desired value, as far as is known."""
+        return [desired for key, desired in self._settings.items() if self.actual.get(key) == desired]
 
-    # What is wished
+    # Desired
 
-    def want(self, source: str, objects: Iterable[KernelObject]) -> None:
-        """These are now all the wishes of this source."""
-        before = self._wishes.pop(source, {})
+    def declare(self, source: str, objects: Iterable[KernelObject]) -> None:
+        """Replace all objects of this source."""
+        before = self._by_source.pop(source, {})
         now = {obj.key: obj for obj in objects}
         if now:
-            self._wishes[source] = now
+            self._by_source[source] = now
         for key in before.keys() - now.keys():
-            del self._holders[key][source]
-            self._decide(key, source)
+            del self._sources_by_key[key][source]
+            self._choose_desired(key, source)
         for key, obj in now.items():
             if before.get(key) != obj:
-                holders = self._holders.get(key)
+                holders = self._sources_by_key.get(key)
                 if holders is None:
-                    self._holders[key] = {source: obj}
+                    self._sources_by_key[key] = {source: obj}
                 else:
                     holders[source] = obj
-                self._decide(key, source)
+                self._choose_desired(key, source)
 
-    def _decide(self, key: Key, source: str) -> None:
-        """Whose wish counts for this key, after `source` changed its mind."""
-        holders = self._holders[key]
-        self._forget_history(key)
+    def _choose_desired(self, key: Key, source: str) -> None:
+        """Choose the desired object of this key after a change of `source`."""
+        holders = self._sources_by_key[key]
+        self._clear_history(key)
         if holders:
             first = min(holders)
-            wish = holders[first]
-            self._desired.put(key, wish)
-            if isinstance(wish, Sysctl):
-                self._settings[key] = wish
+            desired = holders[first]
+            self._desired.put(key, desired)
+            if isinstance(desired, Sysctl):
+                self._settings[key] = desired
             if len(holders) > 1:
-                others = [name for name in sorted(holders) if holders[name] != wish]
+                others = [name for name in sorted(holders) if holders[name] != desired]
                 if others:
-                    self.conflicts[key] = conflict(wish, first, others[0])
-            if isinstance(wish, Link) and wish.kind is None:
-                self._see_foreign(wish)
+                    self.conflicts[key] = conflict_error(desired, first, others[0])
+            if isinstance(desired, Link) and desired.kind is None:
+                self._update_foreign(desired)
         else:
-            del self._holders[key]
+            del self._sources_by_key[key]
             self._desired.pop(key)
             self._settings.pop(key, None)
-            self._released[key] = source
+            self._last_source[key] = source
         self._dirty.add(key)
 
-    def _forget_history(self, key: Key) -> None:
-        """A new wish starts anew. (These books are mostly empty, and keys with addresses are slow to look up.)"""
-        for book in (self.conflicts, self.refused, self._released):
-            if book:
-                book.pop(key, None)
-        for marks in (self._paired, self._suspicious):
+    def _clear_history(self, key: Key) -> None:
+        """A new desired object starts afresh. The checks come first, for keys with addresses are slow to hash."""
+        for by_key in (self.conflicts, self.errors, self._last_source):
+            if by_key:
+                by_key.pop(key, None)
+        for marks in (self._created_pairs, self._retried_after_enodev):
             if marks:
                 marks.discard(key)
 
-    def in_sync(self) -> None:
-        """From now on leftovers go."""
-        self.synced = True
+    def start_garbage_collection(self) -> None:
+        """From now on stale objects are deleted."""
+        self.collecting_garbage = True
         self._dirty |= self.actual.keys() - self._desired.keys()
 
-    # What is there
+    # Actual
 
-    def read_again(self, actual: dict[Key, KernelObject]) -> None:
-        """All of it, as just read."""
+    def resync(self, actual: dict[Key, KernelObject]) -> None:
+        """Replace the actual objects by what was just read."""
         settings = [obj for obj in self.actual if isinstance(obj, Sysctl)]
-        self.actual = Shelf((*settings, *actual.values()))
-        for wish in self._desired:
-            if isinstance(wish, Link) and wish.kind is None:
-                self._see_foreign(wish)
+        self.actual = ObjectIndex((*settings, *actual.values()))
+        for desired in self._desired:
+            if isinstance(desired, Link) and desired.kind is None:
+                self._update_foreign(desired)
         self._dirty |= self._desired.keys() | self.actual.keys()
 
     def read_underlay(self, underlay: Underlay) -> None:
-        """The devices of others, as just read: wishes for their settings are compared with these."""
+        """Foreign devices, as just read: the desired settings of such devices are compared with these."""
         self._foreign = {interface.name: foreign_link(interface) for interface in underlay.interfaces}
-        for wish in self._desired:
-            if isinstance(wish, Link) and wish.kind is None:
-                self._see_foreign(wish)
-                self._dirty.add(wish.key)
+        for desired in self._desired:
+            if isinstance(desired, Link) and desired.kind is None:
+                self._update_foreign(desired)
+                self._dirty.add(desired.key)
 
-    def _see_foreign(self, wish: Link) -> None:
-        seen = self._foreign.get(wish.name)
+    def _update_foreign(self, desired: Link) -> None:
+        seen = self._foreign.get(desired.name)
         if seen is not None:
-            self.actual.put(wish.key, seen)
+            self.actual.put(desired.key, seen)
         else:
-            self.actual.pop(wish.key)
+            self.actual.pop(desired.key)
 
     def observe(self, events: Iterable[KernelEvent]) -> None:
-        """What others did; the coarse events are the caller's."""
+        """Changes by others; the coarse events are the caller's."""
         for event in events:
             match event:
-                case Present():
+                case ObjectChanged():
                     self.actual.put(event.object.key, event.object)
                     self._dirty.add(event.object.key)
-                case Absent():
+                case ObjectRemoved():
                     self.actual.pop(event.key)
                     self._dirty.add(event.key)
-                    self._dirty |= self._distrust(event.key)
-                    self._drop_unwished(event.key)
-                case Wiped():
-                    self._dirty |= self._doubt(("link", event.dev))
+                    self._dirty |= self._invalidate(event.key)
+                    self._drop_undesired(event.key)
+                case LinkReset():
+                    self._dirty |= self._recheck(("link", event.dev))
 
-    def _distrust(self, lower: Key, *, links: bool = True) -> frozenset[Key]:
-        """What is wished on this may be gone: it is written again, for that does no harm. Its keys."""
-        wished = frozenset(key for key in self._desired.on(lower) if links or key[0] != "link")
-        for key in wished:
+    def _invalidate(self, lower: Key, *, links: bool = True) -> frozenset[Key]:
+        """Desired objects on this may be gone: write them again, which is idempotent. Returns their keys."""
+        expected = frozenset(key for key in self._desired.dependents_of(lower) if links or key[0] != "link")
+        for key in expected:
             self.actual.pop(key)
-        return wished
+        return expected
 
-    def _drop_unwished(self, lower: Key) -> None:
-        """What nobody wishes on this is gone; devices outlive a bridge, or have an event of their own."""
-        for key in self._unwished_on(lower):
+    def _drop_undesired(self, lower: Key) -> None:
+        """Undesired objects on this are gone; devices outlive a bridge, or have an event of their own."""
+        for key in self._undesired_dependents(lower):
             if key[0] != "link":
                 self.actual.pop(key)
 
-    def _unwished_on(self, lower: Key) -> list[Key]:
-        return [key for key in self.actual.on(lower) if key not in self._desired]
+    def _undesired_dependents(self, lower: Key) -> list[Key]:
+        return [key for key in self.actual.dependents_of(lower) if key not in self._desired]
 
-    def _doubt(self, lower: Key) -> frozenset[Key]:
-        """This device stays, and so do its ports and tunnels; of the rest something may be gone."""
-        if not self.synced and self._unwished_on(lower):
-            self.unsure = True  # nobody has wished it yet, but somebody may
-        return self._distrust(lower, links=False)
+    def _recheck(self, lower: Key) -> frozenset[Key]:
+        """The device, its ports and its tunnels remain; other objects on it may be gone."""
+        if not self.collecting_garbage and self._undesired_dependents(lower):
+            self.needs_resync = True  # not declared yet, but may be before garbage collection
+        return self._invalidate(lower, links=False)
 
-    # What has to change
+    # Changes
 
-    def look_again(self, keys: Iterable[Key]) -> None:
-        """Try these once more."""
+    def mark_dirty(self, keys: Iterable[Key]) -> None:
+        """Compare these again."""
         self._dirty.update(keys)
 
     def plan(self) -> list[Change]:
-        """The changes that make all dirty keys right, in order; nothing is dirty afterwards."""
+        """The ordered changes for all dirty keys; nothing is dirty afterwards."""
         removals: dict[Key, KernelObject] = {}
         puts: dict[Key, KernelObject] = {}
         waiting = self._dirty
@@ -198,122 +251,126 @@ class Ledger:
             key = waiting.pop()
             if key in puts or key in removals:
                 continue
-            wish, have = self._desired.get(key), self.actual.get(key)
-            if wish is None:
-                if have is not None and planning.removable(have) and (self.synced or key in self._released):
-                    removals[key] = have
-                    waiting |= self._shaken_by_removal(have)
-                elif have is None:
-                    self.refused.pop(key, None)
-                    self._released.pop(key, None)
-            elif have is None and not isinstance(wish, _GROUND):
-                puts[key] = wish  # the usual case, and thousands of them at a cold start
-            elif not planning.matches(wish, have):
-                puts[key] = self._puttable(key, wish)
-                if planning.replaces(wish, have):
-                    waiting |= self._distrust(key) - puts.keys()
-                elif planning.unsettles(wish, have):
-                    waiting |= self._doubt(key) - puts.keys()
+            desired, actual = self._desired.get(key), self.actual.get(key)
+            if desired is None:
+                if (
+                    actual is not None
+                    and plan.removable(actual)
+                    and (self.collecting_garbage or key in self._last_source)
+                ):
+                    removals[key] = actual
+                    waiting |= self._implicitly_removed(actual)
+                elif actual is None:
+                    self.errors.pop(key, None)
+                    self._last_source.pop(key, None)
+            elif actual is None and not isinstance(desired, _DEPENDENCY_TYPES):
+                puts[key] = desired  # the usual case: thousands of them at a cold start
+            elif not plan.matches(desired, actual):
+                puts[key] = self._without_created_peer(key, desired)
+                if plan.replaces(desired, actual):
+                    waiting |= self._invalidate(key) - puts.keys()
+                elif plan.disturbs_dependents(desired, actual):
+                    waiting |= self._recheck(key) - puts.keys()
             else:
-                self.refused.pop(key, None)
-        return planning.order(removals.values(), puts)
+                self.errors.pop(key, None)
+        return plan.order(removals.values(), puts)
 
-    def _shaken_by_removal(self, obj: KernelObject) -> frozenset[Key]:
-        """What goes unsaid with this: routes with a device's last address, everything with a device or table."""
+    def _implicitly_removed(self, obj: KernelObject) -> frozenset[Key]:
+        """What this takes along without an event: routes of the last address, everything on a device or in a table."""
         if isinstance(obj, Address):
-            return self._doubt(("link", obj.dev))
-        return self._distrust(obj.key)
+            return self._recheck(("link", obj.dev))
+        return self._invalidate(obj.key)
 
-    def _puttable(self, key: Key, wish: KernelObject) -> KernelObject:
-        """A pair is born once: when it is gone later, the descriptor of its other end's namespace may be anything."""
-        return replace(wish, peer=None) if isinstance(wish, Link) and key in self._paired else wish
+    def _without_created_peer(self, key: Key, desired: KernelObject) -> KernelObject:
+        """A pair is created once: later its peer's namespace descriptor may refer to something else."""
+        return replace(desired, peer=None) if isinstance(desired, Link) and key in self._created_pairs else desired
 
     def applied(self, changes: Sequence[Change], results: Sequence[OSError | None]) -> None:
-        """What became of the changes of a plan."""
+        """Record the results of a plan's changes."""
         for change, error in zip(changes, results, strict=True):
             obj = change.object
             key = obj.key
             if error is not None:
-                self._note_refusal(change, error)
+                self._record_error(change, error)
                 continue
-            if self.refused or self._suspicious:
-                self.refused.pop(key, None)
-                self._suspicious.discard(key)
-            if isinstance(change, Put):
-                self._note_new_ground(obj)
+            if self.errors or self._retried_after_enodev:
+                self.errors.pop(key, None)
+                self._retried_after_enodev.discard(key)
+            if isinstance(change, Upsert):
+                self._record_new_dependency(obj)
                 self.actual.put(key, obj)
             else:
-                self._drop_unwished(key)
+                self._drop_undesired(key)
                 self.actual.pop(key)
-                self._released.pop(key, None)
+                self._last_source.pop(key, None)
 
-    def _note_refusal(self, change: Change, error: OSError) -> None:
-        """What stood there stands there still, except that a device may have been removed to be made anew."""
+    def _record_error(self, change: Change, error: OSError) -> None:
+        """The actual object is unchanged, except that a device may have been deleted to be recreated."""
         key = change.object.key
-        if isinstance(change, Put):
-            if error.errno == errno.ENODEV and self._device_is_gone(key, change.object):
+        if isinstance(change, Upsert):
+            if error.errno == errno.ENODEV and self._device_is_missing(key, change.object):
                 return
             if isinstance(change.object, Link) and self.actual.pop(key) is not None:
-                self.unsure = True
-        self.refused[key] = refused(change, error)
+                self.needs_resync = True
+        self.errors[key] = kernel_error(change, error)
 
-    def _note_new_ground(self, obj: KernelObject) -> None:
-        """A device was made or adopted, a table loaded: what was on it before."""
-        if not isinstance(obj, _GROUND):
+    def _record_new_dependency(self, obj: KernelObject) -> None:
+        """A device was created or adopted, or a table loaded: what was on it before is gone or unknown."""
+        if not isinstance(obj, _DEPENDENCY_TYPES):
             return
-        have = self.actual.get(obj.key)
-        if have is not None and planning.replaces(obj, have):
-            self._drop_unwished(obj.key)
+        actual = self.actual.get(obj.key)
+        if actual is not None and plan.replaces(obj, actual):
+            self._drop_undesired(obj.key)
         if isinstance(obj, Ruleset) or obj.kind is None:
             return
-        if have is None and self._unwished_on(obj.key):
-            self.unsure = True
+        if actual is None and self._undesired_dependents(obj.key):
+            self.needs_resync = True
         if obj.peer is not None and obj.peer.namespace is not None:
-            self._paired.add(obj.key)
+            self._created_pairs.add(obj.key)
         if self._foreign.pop(obj.name, None) is not None:
-            self.unsure = True
+            self.needs_resync = True
 
-    def _device_is_gone(self, key: Key, obj: KernelObject) -> bool:
-        """True when a device that was taken to be there is not: the refusal is quicker than the event that tells of it.
+    def _device_is_missing(self, key: Key, obj: KernelObject) -> bool:
+        """True when a device believed to exist does not: the error arrived before its removal event.
 
-        Once for each object: when the device turns out to be there, the refusal means something else.
+        Once per object: if the device turns out to exist, ENODEV means something else.
         """
         gone = {
             lower
-            for lower in planning.stands_on(obj)
+            for lower in dependencies_of(obj)
             if lower in self._desired and (lower in self.actual or lower in self._dirty)
         }
-        if not gone or key in self._suspicious:
+        if not gone or key in self._retried_after_enodev:
             return False
         for lost in (key, *gone):
             self.actual.pop(lost)
-        self._suspicious.add(key)
+        self._retried_after_enodev.add(key)
         self._dirty |= {key, *gone}
         return True
 
-    # What the callers ask
+    # Queries
 
-    def verdict(self, source: str) -> KernelError | None:
-        """Why the wishes of this source (or what it let go) are not fulfilled; None when they are."""
-        for key, wish in self._wishes.get(source, {}).items():
-            if key in self.refused:
-                return self.refused[key]
-            if key in self.conflicts and wish != self._desired.get(key):
+    def error_of(self, source: str) -> KernelError | None:
+        """Why the objects of this source (or those it withdrew) are not as declared; None when they are."""
+        for key, desired in self._by_source.get(source, {}).items():
+            if key in self.errors:
+                return self.errors[key]
+            if key in self.conflicts and desired != self._desired.get(key):
                 return self.conflicts[key]
-        for key, error in self.refused.items():
-            if self._released.get(key) == source:
+        for key, error in self.errors.items():
+            if self._last_source.get(key) == source:
                 return error
         return None
 
     def source_of(self, key: Key) -> str:
-        """Whose object it is, for a report."""
-        holders = self._holders.get(key)
-        return min(holders) if holders else self._released.get(key, "leftover")
+        """The object's source, for reports."""
+        holders = self._sources_by_key.get(key)
+        return min(holders) if holders else self._last_source.get(key, "stale object")
 
-    def waits_for_another(self, key: Key) -> bool:
-        """True when it was refused only because what it stands on was refused."""
-        wish = self._desired.get(key)
-        error = self.refused.get(key)
-        if wish is None or error is None or error.errno not in (errno.ENODEV, errno.ENOENT):
+    def blocked_by_dependency(self, key: Key) -> bool:
+        """True when it failed only because a dependency failed."""
+        desired = self._desired.get(key)
+        error = self.errors.get(key)
+        if desired is None or error is None or error.errno not in (errno.ENODEV, errno.ENOENT):
             return False
-        return any(lower in self.refused for lower in planning.stands_on(wish))
+        return any(lower in self.errors for lower in dependencies_of(desired))

@@ -1,6 +1,6 @@
-"""Which kernel settings are looked at when: of most changes to them the kernel tells nobody. `reconciling` asks at each look.
+"""Which sysctls to check when, for the kernel sends no events for most of them. Called by `reconciler.py` at each check.
 
-The node's own are few and looked at each time, those of devices by turns: a node with hundreds of pods reads a few files more.
+The node's own are few and checked each time, those of devices in rotation, so that a node with hundreds of pods reads few files.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from percale.kernel.plan import sysctl_device
 from percale.render.objects import Sysctl
 
 EVERY = 2.0
-"""Seconds between two looks."""
-TURNS = 5
-"""Looks until each device's settings have been seen once."""
+"""Seconds between two checks."""
+ROTATION = 5
+"""Checks until each device's sysctls have been read once."""
 
 
-class Turns:
-    """Not for two threads at a time."""
+class SysctlSchedule:
+    """Not thread-safe."""
 
     def __init__(self) -> None:
-        self._turn = 0
+        self._offset = 0
 
     def next(self, settings: Iterable[Sysctl]) -> list[Sysctl]:
-        """Those of all wished ones that are to be looked at now."""
-        self._turn = (self._turn + 1) % TURNS
+        """Those of all desired ones to check now."""
+        self._offset = (self._offset + 1) % ROTATION
         everywhere: list[Sysctl] = []
         devices: list[Sysctl] = []
         for each in settings:
             (everywhere if sysctl_device(each.name) is None else devices).append(each)
-        return everywhere + devices[self._turn :: TURNS]
+        return everywhere + devices[self._offset :: ROTATION]

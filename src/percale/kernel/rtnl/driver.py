@@ -1,10 +1,10 @@
-"""The kernel itself behind `protocol.Driver`: one network namespace, changed in batches.
+"""The `protocol.Driver` of the running kernel: one network namespace, changed in batches.
 
-    changes ─▶ requests (links, rtnetlink, traffic) ─▶ as few sends as order allows ─▶ one result per change
+    changes ─▶ requests (netlink.link, .route, .tc) ─▶ as few sends as the order allows ─▶ one result per change
             └▶ elements and tables (nftables), sysctls, each in its place in the order
 
-Devices are changed one by one, for what to do depends on what is there; all else waits in one queue until something of
-another sort comes. The reconciler calls from its worker thread; wiring and the lab open a driver, use it once and close it.
+Devices are changed one by one, for the requests depend on the existing device; all else is queued until a change of another
+kind comes. The reconciler calls from its worker thread; cni and the lab open a driver, use it once and close it.
 """
 
 from __future__ import annotations
@@ -18,20 +18,17 @@ from contextlib import closing, contextmanager
 from itertools import groupby
 from typing import TypeAlias
 
-from percale.kernel import commands as spelling
-from percale.kernel import sysctl
-from percale.kernel.netlink import link as links
-from percale.kernel.netlink import route as rtnetlink
+from percale.kernel import commands, sysctl
+from percale.kernel.netlink import link, route, tc
 from percale.kernel.netlink import socket as netlink
-from percale.kernel.netlink import tc as traffic
 from percale.kernel.netlink.socket import Request
-from percale.kernel.netns import Here, NamespaceThread, Place
-from percale.kernel.nftables import static_tables as nftables
-from percale.kernel.nftables.commit import Hearing
-from percale.kernel.protocol import Change, KernelEvent, Put, Remove, Underlay
-from percale.kernel.rtnl.dump import Reading
-from percale.kernel.rtnl.link_cache import Devices
-from percale.kernel.rtnl.monitor import Observer
+from percale.kernel.netns import CurrentNetns, NetnsExecutor, NetnsThread
+from percale.kernel.nftables import static_tables
+from percale.kernel.nftables.commit import EventSubscriptions
+from percale.kernel.protocol import Change, Delete, KernelEvent, Underlay, Upsert
+from percale.kernel.rtnl.dump import NetlinkDump
+from percale.kernel.rtnl.link_cache import LinkCache
+from percale.kernel.rtnl.monitor import NetlinkMonitor
 from percale.render.objects import (
     Address,
     Element,
@@ -47,77 +44,79 @@ from percale.render.objects import (
     Sysctl,
 )
 
-_Placed: TypeAlias = Address | Neighbour | FdbEntry | Shaper | Redirect
+_OnDevice: TypeAlias = Address | Neighbour | FdbEntry | Shaper | Redirect
 _QUEUED = (Address, Route, Neighbour, FdbEntry, Shaper, Redirect)
 
 
 class KernelDriver:
-    """One network namespace of the running kernel. No two threads at a time."""
+    """One network namespace of the running kernel. Not thread-safe."""
 
     def __init__(
         self,
-        place: Place | None = None,
+        netns: NetnsExecutor | None = None,
         *,
-        narrate: Callable[[str], None] | None = None,
-        hearing: Hearing | None = None,
+        log_command: Callable[[str], None] | None = None,
+        subscriptions: EventSubscriptions | None = None,
     ) -> None:
-        """In the namespace of `place` (default: the caller's); `narrate` gets each change's command line before it is made.
+        """In the namespace of `netns` (default: the caller's); `log_command` gets each change's command before it is applied.
 
-        `place` is closed with the driver. `hearing` is shared with the table's keeper. Raises OSError.
+        `netns` is closed with the driver. `subscriptions` is shared with the `NftTable`s. Raises OSError.
         """
-        self._place = place or Here()
-        self._narrate = narrate
-        self._route = self._place.run(lambda: netlink.Socket(netlink.ROUTE))
-        self._tables = nftables.Tables(
-            self._place.run(lambda: netlink.Socket(netlink.NETFILTER)), self._place, hearing or Hearing()
+        self._netns = netns or CurrentNetns()
+        self._log_command = log_command
+        self._route = self._netns.run(lambda: netlink.Socket(netlink.ROUTE))
+        self._tables = static_tables.StaticTables(
+            self._netns.run(lambda: netlink.Socket(netlink.NETFILTER)),
+            self._netns,
+            subscriptions or EventSubscriptions(),
         )
-        self._observer: Observer | None = None
+        self._observer: NetlinkMonitor | None = None
 
     def read(self) -> dict[Key, KernelObject]:
-        """All objects of ours: by owner's mark, or on a device of ours."""
-        return {obj.key: obj for obj in (*Reading(self._route).ours(), *self._tables.read())}
+        """All owned objects: by the owner's mark, or on a device of ours."""
+        return {obj.key: obj for obj in (*NetlinkDump(self._route).ours(), *self._tables.read())}
 
     def underlay(self) -> Underlay:
         """Interfaces and routes that are not ours."""
-        return Reading(self._route).underlay()
+        return NetlinkDump(self._route).underlay()
 
-    def strayed(self, settings: Sequence[Sysctl]) -> Sequence[Sysctl]:
-        """Those of these that have another value now; one that cannot be read is none."""
+    def changed_sysctls(self, settings: Sequence[Sysctl]) -> Sequence[Sysctl]:
+        """Those with another value now; one that cannot be read is omitted."""
         if not settings:
             return ()
-        return self._place.run(lambda: [each for each in settings if sysctl.differs(each.name, each.value)])
+        return self._netns.run(lambda: [each for each in settings if sysctl.differs(each.name, each.value)])
 
     def follow(self, on_events: Callable[[Iterable[KernelEvent]], None]) -> None:
-        """Report what others do, until `close()`; `on_events` is called on any thread."""
-        self._observer = self._place.run(lambda: Observer(self._route.port, self._tables, on_events))
+        """Report changes by others until `close()`; `on_events` is called on any thread."""
+        self._observer = self._netns.run(lambda: NetlinkMonitor(self._route.port, self._tables, on_events))
 
     def close(self) -> None:
-        """Give back sockets and threads; the kernel's state stays."""
+        """Close sockets and threads; the kernel's state remains."""
         if self._observer is not None:
             self._observer.close()
         self._route.close()
         self._tables.close()
-        self._place.close()
+        self._netns.close()
 
     def apply(self, changes: Sequence[Change]) -> Sequence[OSError | None]:
-        """Make the changes, in order, in as few messages as the kernel allows; one result each."""
+        """Apply the changes in order, in as few messages as the kernel allows; one result each."""
         results: list[OSError | None] = []
-        devices = Devices(self._route)
-        for (sort, _), run in groupby(changes, _sort):
+        devices = LinkCache(self._route)
+        for (kind, _), run in groupby(changes, _batch_key):
             batch = list(run)
-            if self._narrate is not None:
+            if self._log_command is not None:
                 for change in batch:
-                    for line in spelling.spell(change):
-                        self._narrate(line)
-            if sort is Link and isinstance(batch[0], Remove):
-                results += self._remove_links(batch, devices)
-            elif sort is Link:
+                    for line in commands.to_commands(change):
+                        self._log_command(line)
+            if kind is Link and isinstance(batch[0], Delete):
+                results += self._delete_links(batch, devices)
+            elif kind is Link:
                 results += (self._guarded(lambda change: self._link(change, devices), change) for change in batch)
-            elif sort is Sysctl:
+            elif kind is Sysctl:
                 results += (self._guarded(lambda change: self._sysctl(change, devices), change) for change in batch)
-            elif sort is Ruleset:
+            elif kind is Ruleset:
                 results += (self._guarded(lambda change: self._ruleset(change, changes), change) for change in batch)
-            elif sort is Element:
+            elif kind is Element:
                 results += self._tables.apply_elements(batch)
             else:
                 results += self._queued(batch, devices)
@@ -133,7 +132,7 @@ class KernelDriver:
             return _unfit(error)
         return None
 
-    def _queued(self, changes: Sequence[Change], devices: Devices) -> list[OSError | None]:
+    def _queued(self, changes: Sequence[Change], devices: LinkCache) -> list[OSError | None]:
         """All requests of all changes at once; a change's result is its first error."""
         results: list[OSError | None] = [None] * len(changes)
         requests: list[Request] = []
@@ -154,168 +153,172 @@ class KernelDriver:
         return results
 
     def _send(self, requests: Sequence[Request]) -> None:
-        """All of them; raises the first error, but the kernel goes on after it: each is to be harmless without those before.
+        """Send all; raises the first error. The kernel goes on after an error, so each must be harmless without the others.
 
-        In one send, which the kernel works off even when we are killed meanwhile: a device without our mark would be nobody's.
+        In one send, which the kernel completes even if we are killed meanwhile: a device without our mark would be orphaned.
         """
         for error in self._route.request(requests):
             if error is not None:
                 raise error
 
-    def _link(self, change: Change, devices: Devices) -> None:
-        wish = change.object
-        assert isinstance(wish, Link)
-        devices.forget(wish.name)
-        device = devices.find(wish.name)
+    def _link(self, change: Change, devices: LinkCache) -> None:
+        desired = change.object
+        assert isinstance(desired, Link)
+        devices.invalidate(desired.name)
+        device = devices.find(desired.name)
         try:
-            if isinstance(change, Remove):
-                if device is not None and wish.kind is not None:
-                    self._send([links.delete(device.index)])
+            if isinstance(change, Delete):
+                if device is not None and desired.kind is not None:
+                    self._send([link.delete(device.index)])
             elif device is None:
-                self._create(wish, devices)
+                self._create(desired, devices)
             else:
-                self._settle(wish, device, devices)
+                self._update(desired, device, devices)
         finally:
-            devices.forget(wish.name)
+            devices.invalidate(desired.name)
 
-    def _remove_links(self, changes: Sequence[Change], devices: Devices) -> list[OSError | None]:
-        """Several at once; when the kernel refuses that, one by one."""
-        wishes = [
+    def _delete_links(self, changes: Sequence[Change], devices: LinkCache) -> list[OSError | None]:
+        """All at once; if the kernel rejects that, one by one."""
+        links = [
             change.object for change in changes if isinstance(change.object, Link) and change.object.kind is not None
         ]
-        for wish in wishes:
-            devices.forget(wish.name)
-        found = [device for device in (devices.find(wish.name) for wish in wishes) if device is not None]
-        if len(found) > 1 and not any(self._route.request(links.delete_together([device.index for device in found]))):
-            for wish in wishes:
-                devices.forget(wish.name)
+        for desired in links:
+            devices.invalidate(desired.name)
+        found = [device for device in (devices.find(desired.name) for desired in links) if device is not None]
+        if len(found) > 1 and not any(self._route.request(link.delete_together([device.index for device in found]))):
+            for desired in links:
+                devices.invalidate(desired.name)
             return [None] * len(changes)
         return [self._guarded(lambda change: self._link(change, devices), change) for change in changes]
 
-    def _create(self, wish: Link, devices: Devices) -> None:
-        if wish.kind is None:
-            raise OSError(errno.ENODEV, f"no device {wish.name} here")
-        self._send(links.create(wish, _new_index(), devices.index))
+    def _create(self, desired: Link, devices: LinkCache) -> None:
+        if desired.kind is None:
+            raise OSError(errno.ENODEV, f"no device {desired.name} here")
+        self._send(link.create(desired, _new_index(), devices.index))
 
-    def _settle(self, wish: Link, device: links.Device, devices: Devices) -> None:
-        """Change the device that is there, or make it anew; one of another kind that is not ours is left alone."""
-        have = devices.link(device)
-        if not links.needs_new_device(wish, have):
-            self._send(links.change(wish, have, device.index, devices.index))
+    def _update(self, desired: Link, device: link.Device, devices: LinkCache) -> None:
+        """Change the existing device or recreate it; a foreign one of another kind is left alone."""
+        actual = devices.link(device)
+        if not link.needs_new_device(desired, actual):
+            self._send(link.change(desired, actual, device.index, devices.index))
             return
-        if wish.kind != device.kind and not device.ours:
-            devices.bar(wish.name)
+        if desired.kind != device.kind and not device.ours:
+            devices.exclude(desired.name)
             raise OSError(
-                errno.EEXIST, f"{wish.name} is there already, a {device.kind or 'physical'} device that is not ours"
+                errno.EEXIST, f"{desired.name} is there already, a {device.kind or 'physical'} device that is not ours"
             )
-        requests = links.create(wish, _new_index(), devices.index)
-        self._send([links.delete(device.index), *requests])
+        requests = link.create(desired, _new_index(), devices.index)
+        self._send([link.delete(device.index), *requests])
 
-    def _sysctl(self, change: Change, devices: Devices) -> None:
-        wish = change.object
-        assert isinstance(wish, Sysctl)
-        if isinstance(change, Put):
-            devices.admit(wish)
-            self._place.run(lambda: sysctl.write(wish.name, wish.value))
+    def _sysctl(self, change: Change, devices: LinkCache) -> None:
+        desired = change.object
+        assert isinstance(desired, Sysctl)
+        if isinstance(change, Upsert):
+            devices.check_allowed(desired)
+            self._netns.run(lambda: sysctl.write(desired.name, desired.value))
 
     def _ruleset(self, change: Change, changes: Sequence[Change]) -> None:
-        wish = change.object
-        assert isinstance(wish, Ruleset)
-        if isinstance(change, Put):
-            puts = (other.object for other in changes if isinstance(other, Put))
-            self._tables.load(wish, [obj for obj in puts if isinstance(obj, Element) and obj.family == wish.family])
+        desired = change.object
+        assert isinstance(desired, Ruleset)
+        if isinstance(change, Upsert):
+            puts = (other.object for other in changes if isinstance(other, Upsert))
+            self._tables.load(
+                desired, [obj for obj in puts if isinstance(obj, Element) and obj.family == desired.family]
+            )
         else:
-            self._tables.remove(wish.family)
+            self._tables.remove(desired.family)
 
 
 def _new_index() -> int:
-    """For a device to be made. The kernel counts from 1: in this half of the numbers there are no others' devices."""
+    """The index of a new device. The kernel counts from 1: this half of the range has no foreign devices."""
     return secrets.randbelow(1 << 30) + (1 << 30)
 
 
 _UNFIT = (ValueError, OverflowError, struct.error)
-"""What encoding raises for a value that no message can hold: one bad object must not stop the others."""
+"""Raised for a value that no message can encode: one bad object must not fail the others."""
 
 
 def _unfit(error: Exception) -> OSError:
     return OSError(errno.EINVAL, f"a value does not fit: {error}")
 
 
-def _sort(change: Change) -> tuple[type, bool]:
-    """What may share a send; devices that go are not mixed with those that come."""
+def _batch_key(change: Change) -> tuple[type, bool]:
+    """Changes with the same key may share a send; device deletions are not mixed with upserts."""
     kind = type(change.object)
-    return (Address, True) if kind in _QUEUED else (kind, kind is not Link or isinstance(change, Put))
+    return (Address, True) if kind in _QUEUED else (kind, kind is not Link or isinstance(change, Upsert))
 
 
-def _encode(change: Change, devices: Devices) -> list[Request]:
-    """The requests of one change; removing something from a device that is gone needs none. Raises OSError."""
-    wish = change.object
-    assert isinstance(wish, _QUEUED)
-    if isinstance(change, Put):
-        devices.admit(wish)
-    device = devices.find(wish.dev) if wish.dev is not None else None
-    if device is None and wish.dev is not None:
-        if isinstance(change, Remove):
+def _encode(change: Change, devices: LinkCache) -> list[Request]:
+    """The requests of one change; a deletion on a missing device needs none. Raises OSError."""
+    desired = change.object
+    assert isinstance(desired, _QUEUED)
+    if isinstance(change, Upsert):
+        devices.check_allowed(desired)
+    device = devices.find(desired.dev) if desired.dev is not None else None
+    if device is None and desired.dev is not None:
+        if isinstance(change, Delete):
             return []
-        raise OSError(errno.ENODEV, f"no device {wish.dev} here")
-    if isinstance(wish, Route):
+        raise OSError(errno.ENODEV, f"no device {desired.dev} here")
+    if isinstance(desired, Route):
         index = device.index if device is not None else None
-        if isinstance(change, Put):
-            return [*rtnetlink.make_way(wish), *rtnetlink.put_route(wish, index)]
-        return rtnetlink.remove_route(wish, index, any_protocol=device is not None and device.ours)
+        if isinstance(change, Upsert):
+            return [*route.delete_conflicting_route(desired), *route.put_route(desired, index)]
+        return route.remove_route(desired, index, any_protocol=device is not None and device.ours)
     assert device is not None
-    if isinstance(change, Put):
-        return _encode_put(wish, device.index, devices)
-    return _encode_remove(wish, device.index)
+    if isinstance(change, Upsert):
+        return _encode_put(desired, device.index, devices)
+    return _encode_remove(desired, device.index)
 
 
-def _encode_put(wish: _Placed, index: int, devices: Devices) -> list[Request]:
-    match wish:
+def _encode_put(desired: _OnDevice, index: int, devices: LinkCache) -> list[Request]:
+    match desired:
         case FdbEntry():
-            return rtnetlink.put_fdb(wish, index)
+            return route.put_fdb(desired, index)
         case Neighbour():
-            return rtnetlink.put_neighbour(wish, index)
+            return route.put_neighbour(desired, index)
         case Address():
-            return rtnetlink.put_address(wish, index)
+            return route.put_address(desired, index)
         case Shaper():
-            return traffic.put_shaper(wish, index)
+            return tc.put_shaper(desired, index)
         case Redirect():
-            return traffic.put_redirect(index, devices.index(wish.to))
+            return tc.put_redirect(index, devices.index(desired.to))
 
 
-def _encode_remove(wish: _Placed, index: int) -> list[Request]:
-    match wish:
+def _encode_remove(desired: _OnDevice, index: int) -> list[Request]:
+    match desired:
         case FdbEntry():
-            return rtnetlink.remove_fdb(wish, index)
+            return route.remove_fdb(desired, index)
         case Neighbour():
-            return rtnetlink.remove_neighbour(wish, index)
+            return route.remove_neighbour(desired, index)
         case Address():
-            return rtnetlink.remove_address(wish, index)
+            return route.remove_address(desired, index)
         case Shaper():
-            return traffic.remove_shaper(index)
+            return tc.remove_shaper(index)
         case Redirect():
-            return traffic.remove_redirect(index)
+            return tc.remove_redirect(index)
 
 
 @contextmanager
-def opened(namespace: int | None = None, *, narrate: Callable[[str], None] | None = None) -> Iterator[KernelDriver]:
-    """A driver in the namespace behind this descriptor (None: the caller's), closed at the end. Raises OSError."""
-    place = NamespaceThread(namespace) if namespace is not None else Here()
+def opened(namespace: int | None = None, *, log_command: Callable[[str], None] | None = None) -> Iterator[KernelDriver]:
+    """A driver in the namespace at this descriptor (None: the caller's), closed at the end. Raises OSError."""
+    netns = NetnsThread(namespace) if namespace is not None else CurrentNetns()
     try:
-        driver = KernelDriver(place, narrate=narrate)
+        driver = KernelDriver(netns, log_command=log_command)
     except OSError:
-        place.close()
+        netns.close()
         raise
     with closing(driver):
         yield driver
 
 
 @contextmanager
-def opened_at(path: str | os.PathLike[str], *, narrate: Callable[[str], None] | None = None) -> Iterator[KernelDriver]:
+def opened_at(
+    path: str | os.PathLike[str], *, log_command: Callable[[str], None] | None = None
+) -> Iterator[KernelDriver]:
     """A driver in the namespace pinned at a path. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        with opened(descriptor, narrate=narrate) as driver:
+        with opened(descriptor, log_command=log_command) as driver:
             yield driver
     finally:
         os.close(descriptor)

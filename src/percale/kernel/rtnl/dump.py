@@ -1,19 +1,18 @@
-"""What is in a namespace now, as our objects: what is ours, and the underlay that is not. `driver` calls.
+"""Reads a namespace: the owned objects, and the underlay, which is not ours. Called by `driver.py`.
 
-Ours is a device by its alias, a route, an address or a neighbour by its protocol number, and whatever else somebody wished
-on a device of ours, except what the kernel puts there by itself.
+Owned are devices with our alias, routes, addresses and neighbours with our protocol number, and whatever else is on a device
+of ours, except what the kernel itself adds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from percale.kernel.netlink import route as rtnetlink
+from percale.kernel.netlink import route, tc
 from percale.kernel.netlink import socket as netlink
-from percale.kernel.netlink import tc as traffic
 from percale.kernel.netlink.link import Device
 from percale.kernel.protocol import HostRoute, Interface, Underlay
-from percale.kernel.rtnl.link_cache import Devices
+from percale.kernel.rtnl.link_cache import LinkCache
 from percale.render.objects import (
     ROUTE_PROTOCOL,
     Address,
@@ -27,16 +26,16 @@ from percale.render.objects import (
 )
 
 
-class Reading:
-    """One look at a namespace; the devices are read once."""
+class NetlinkDump:
+    """One read of a namespace; the devices are read once."""
 
     def __init__(self, socket: netlink.Socket) -> None:
         self._socket = socket
-        self._devices = Devices(socket)
+        self._devices = LinkCache(socket)
         self._all = {device.index: device for device in self._devices.load()}
 
     def ours(self) -> Iterator[KernelObject]:
-        """Every link, address, route, neighbour, FDB entry, shaper and redirect of ours."""
+        """Every owned link, address, route, neighbour, FDB entry, shaper and redirect."""
         ours = {device.index: device for device in self._all.values() if device.ours}
         yield from (self._devices.link(device) for device in ours.values())
         yield from self._addresses(ours)
@@ -48,25 +47,25 @@ class Reading:
         yield from self._traffic(ours)
 
     def _addresses(self, ours: dict[int, Device]) -> Iterator[Address]:
-        for message in self._socket.dump(rtnetlink.RTM_GETADDR, rtnetlink.query_addresses()):
-            seen = rtnetlink.decode_address(message.body)
+        for message in self._socket.dump(route.RTM_GETADDR, route.query_addresses()):
+            seen = route.decode_address(message.body)
             device = self._all.get(seen.index)
-            if device is not None and (seen.ours or (seen.index in ours and not seen.kernels)):
+            if device is not None and (seen.ours or (seen.index in ours and not seen.kernel_assigned)):
                 yield Address(device.name, seen.address)
 
     def _routes(self, ours: dict[int, Device]) -> Iterator[KernelObject]:
-        for message in self._socket.dump(rtnetlink.RTM_GETROUTE, rtnetlink.query_routes()):
-            seen = rtnetlink.decode_route(message.body)
-            if seen is not None and (seen.ours or (seen.index in ours and not seen.wished_by_nobody)):
-                yield rtnetlink.as_route(seen, self._name(seen.index))
+        for message in self._socket.dump(route.RTM_GETROUTE, route.query_routes()):
+            seen = route.decode_route(message.body)
+            if seen is not None and (seen.ours or (seen.index in ours and not seen.kernel_managed)):
+                yield route.as_route(seen, self._name(seen.index))
 
     def _name(self, index: int | None) -> str | None:
         device = self._all.get(index) if index is not None else None
         return device.name if device is not None else None
 
     def _neighbours(self, ours: dict[int, Device]) -> Iterator[Neighbour]:
-        for message in self._socket.dump(rtnetlink.RTM_GETNEIGH, rtnetlink.query_neighbours()):
-            seen = rtnetlink.decode_neighbour(message.body)
+        for message in self._socket.dump(route.RTM_GETNEIGH, route.query_neighbours()):
+            seen = route.decode_neighbour(message.body)
             if seen is None or not seen.permanent or not (seen.ours or seen.index in ours):
                 continue
             device = self._all.get(seen.index)
@@ -74,28 +73,28 @@ class Reading:
                 yield Neighbour(device.name, seen.dst, seen.mac)
 
     def _fdb(self, device: Device) -> Iterator[FdbEntry]:
-        for message in self._socket.dump(rtnetlink.RTM_GETNEIGH, rtnetlink.query_fdb(device.index)):
-            seen = rtnetlink.decode_neighbour(message.body)
+        for message in self._socket.dump(route.RTM_GETNEIGH, route.query_fdb(device.index)):
+            seen = route.decode_neighbour(message.body)
             if seen is not None and seen.permanent and seen.dst is not None and seen.mac is not None:
                 yield FdbEntry(device.name, seen.mac, seen.dst)
 
     def _traffic(self, ours: dict[int, Device]) -> Iterator[KernelObject]:
         if not ours:
             return
-        for message in self._socket.dump(traffic.RTM_GETQDISC, traffic.query_qdiscs()):
-            device = ours.get(traffic.device_of(message.body))
+        for message in self._socket.dump(tc.RTM_GETQDISC, tc.query_qdiscs()):
+            device = ours.get(tc.device_of(message.body))
             if device is None:
                 continue
-            if traffic.is_ingress(message.body):
+            if tc.is_ingress(message.body):
                 yield from self._redirect(device)
-            elif (shape := traffic.decode_shaper(message.body)) is not None:
+            elif (shape := tc.decode_shaper(message.body)) is not None:
                 yield Shaper(device.name, *shape)
 
     def _redirect(self, device: Device) -> Iterator[Redirect]:
-        """An ingress without our filter goes nowhere: it equals no wish, so that it is put right."""
+        """An ingress without our filter redirects to "": it equals no desired object, and so is repaired."""
         to = ""
-        for message in self._socket.dump(traffic.RTM_GETFILTER, traffic.query_filters(device.index)):
-            index = traffic.decode_redirect(message.body)
+        for message in self._socket.dump(tc.RTM_GETFILTER, tc.query_filters(device.index)):
+            index = tc.decode_redirect(message.body)
             to = (self._name(index) or "") if index is not None else to
         yield Redirect(device.name, to)
 
@@ -104,8 +103,8 @@ class Reading:
         theirs = {device.index: device for device in self._all.values() if not device.ours}
         addresses: dict[int, list[IPInterface]] = {index: [] for index in theirs}
         temporary: dict[int, list[IPInterface]] = {index: [] for index in theirs}
-        for message in self._socket.dump(rtnetlink.RTM_GETADDR, rtnetlink.query_addresses()):
-            seen = rtnetlink.decode_address(message.body)
+        for message in self._socket.dump(route.RTM_GETADDR, route.query_addresses()):
+            seen = route.decode_address(message.body)
             if seen.index in theirs and not seen.ours:
                 addresses[seen.index].append(seen.address)
                 if seen.temporary:
@@ -129,16 +128,26 @@ class Reading:
         )
 
     def _host_routes(self, theirs: dict[int, Device]) -> Iterator[HostRoute]:
-        for message in self._socket.dump(rtnetlink.RTM_GETROUTE, rtnetlink.query_routes()):
-            if rtnetlink.route_protocol(message.body) == ROUTE_PROTOCOL:
+        for message in self._socket.dump(route.RTM_GETROUTE, route.query_routes()):
+            if route.route_protocol(message.body) == ROUTE_PROTOCOL:
                 continue
-            seen = rtnetlink.decode_route(message.body)
+            seen = route.decode_route(message.body)
             if seen is not None and seen.kind == "unicast" and seen.index in theirs:
                 yield HostRoute(seen.dst, theirs[seen.index].name, seen.via, seen.metric, seen.src)
 
 
 def foreign_link(interface: Interface) -> Link:
-    """A device of others as an object to compare a wish for its settings with."""
+    """A foreign device as an object, for comparison with its desired settings."""
     return Link(
         name=interface.name, up=interface.up, mtu=interface.mtu, mac=interface.mac, master=interface.master, alias=""
     )
+
+
+def own_addresses() -> set[bytes]:
+    """All addresses of the caller's namespace, packed. Raises OSError."""
+    socket = netlink.Socket(netlink.ROUTE)
+    try:
+        answers = socket.dump(route.RTM_GETADDR, route.query_addresses())
+        return {route.decode_address(message.body).address.packed for message in answers}
+    finally:
+        socket.close()

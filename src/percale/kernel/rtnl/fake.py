@@ -1,7 +1,7 @@
 """A kernel in memory for tests, here and elsewhere: it passes the same contract tests as the real driver.
 
-It keeps the rules that a caller can run into (what stands on a device goes with it, IPv4 routes go unsaid when it goes down, a
-table loaded again is empty), notes what was written, refuses what it is told to refuse, and lets a test be the somebody else.
+It implements the rules that a caller depends on (a device takes its objects along, IPv4 routes go without an event when it goes
+down, a reloaded table is empty), records what was written, fails changes on request, and lets a test act as another program.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from collections.abc import Callable, Iterable, Sequence
 
 from msgspec.structs import replace
 
-from percale.kernel.plan import matches, replaces, stands_on
+from percale.kernel.plan import dependencies_of, matches, replaces
 from percale.kernel.protocol import (
-    Absent,
     Change,
+    Delete,
     HostRoute,
     Interface,
     KernelEvent,
-    Lost,
-    Present,
-    Remove,
+    LinkReset,
+    ObjectChanged,
+    ObjectRemoved,
+    ResyncRequired,
     Underlay,
     UnderlayChanged,
-    Wiped,
 )
 from percale.render.objects import OWNER, Bridge, Element, KernelObject, Key, Link, Route, Ruleset, Sysctl
 
@@ -33,67 +33,67 @@ LOOPBACK = Interface(name="lo", index=1, mac="00:00:00:00:00:00", mtu=65536, up=
 
 
 class FakeKernel:
-    """One network namespace, empty but for the loopback device."""
+    """One network namespace, empty except for the loopback device."""
 
     def __init__(self, interfaces: Iterable[Interface] = (LOOPBACK,), routes: Iterable[HostRoute] = ()) -> None:
         self.interfaces: dict[str, Interface] = {interface.name: interface for interface in interfaces}
         self.routes: tuple[HostRoute, ...] = tuple(routes)
         self.objects: dict[Key, KernelObject] = {}
         self.sysctls: dict[str, str] = {}
-        self._barred: set[str] = set()
-        """Devices of others whose names we wish for ours, in the batch at hand."""
+        self._excluded: set[str] = set()
+        """Foreign devices with the name of a desired one, in the current batch."""
         self.written: list[Change] = []
-        """Every change of ours that changed something, in order."""
+        """Every effective change of ours, in order."""
         self.refusals: dict[Key, int] = {}
-        """Keys whose changes are refused, and the errno."""
+        """Keys whose changes fail, and the errno."""
         self.closed = False
         self._sets: dict[str, frozenset[str]] = {}
         self._next_index = 100
         self._on_events: Callable[[Iterable[KernelEvent]], None] = lambda _: None
 
-    # What a driver does
+    # The driver
 
     def read(self) -> dict[Key, KernelObject]:
-        """All objects of ours."""
+        """All owned objects."""
         return {key: obj for key, obj in self.objects.items() if not isinstance(obj, Link) or obj.alias == OWNER}
 
     def apply(self, changes: Sequence[Change]) -> Sequence[OSError | None]:
-        """Make the changes, in order; one result each."""
-        self._barred.clear()
+        """Apply the changes in order; one result each."""
+        self._excluded.clear()
         return [self._try(change) for change in changes]
 
     def underlay(self) -> Underlay:
         """Interfaces and routes that are not ours."""
         return Underlay(tuple(self.interfaces.values()), self.routes)
 
-    def strayed(self, settings: Sequence[Sysctl]) -> Sequence[Sysctl]:
-        """Those of these that have another value now."""
+    def changed_sysctls(self, settings: Sequence[Sysctl]) -> Sequence[Sysctl]:
+        """Those with another value now."""
         return [each for each in settings if self.sysctls.get(each.name, each.value) != each.value]
 
     def follow(self, on_events: Callable[[Iterable[KernelEvent]], None]) -> None:
-        """Report what `interfere` and its like do; on the thread that calls those."""
+        """Report what `interfere` and the like do, on the thread that calls them."""
         self._on_events = on_events
 
     def close(self) -> None:
-        """Tell nobody any more."""
+        """Report no more events."""
         self.closed = True
         self._on_events = lambda _: None
 
-    # What a test does
+    # For tests
 
     def refuse(self, key: Key, number: int = errno.EOPNOTSUPP) -> None:
-        """Refuse every change of this object from now on."""
+        """Fail every change of this object from now on."""
         self.refusals[key] = number
 
     def interfere(self, *changes: Change) -> None:
-        """Somebody else makes these changes. Raises OSError."""
+        """Make these changes as another program. Raises OSError."""
         events: list[KernelEvent] = []
         for change in changes:
             events += self._change(change)
         self._on_events(events)
 
     def change_underlay(self, underlay: Underlay) -> None:
-        """The node's interfaces and routes are now these; what stood on those that went or went down goes unsaid."""
+        """Replace the node's interfaces and routes; objects on those that are gone or down go without an event."""
         before = self.interfaces
         self.interfaces = {interface.name: interface for interface in underlay.interfaces}
         self.routes = underlay.routes
@@ -101,16 +101,16 @@ class FakeKernel:
         for name, interface in before.items():
             now = self.interfaces.get(name)
             if now is None or now.index != interface.index:
-                events += [Wiped(name), *self._wipe(("link", name))]
+                events += [LinkReset(name), *self._remove_dependents(("link", name))]
             elif interface.up and not now.up:
                 events += self._go_down(name)
         self._on_events([*events, UnderlayChanged()])
 
     def lose_events(self) -> None:
         """As if the kernel's messages had overrun their buffer."""
-        self._on_events([Lost(), UnderlayChanged()])
+        self._on_events([ResyncRequired(), UnderlayChanged()])
 
-    # The rules
+    # The kernel's rules
 
     def _try(self, change: Change) -> OSError | None:
         number = self.refusals.get(change.object.key)
@@ -126,13 +126,13 @@ class FakeKernel:
         return None
 
     def _state(self, obj: KernelObject) -> tuple[object, ...]:
-        """What a change of this object can change."""
+        """The state that a change of this object can affect."""
         there = self.objects.get(obj.key), len(self.objects)
         return (*there, self.interfaces.get(str(obj.key[1])), self.sysctls.get(str(obj.key[1])))
 
     def _change(self, change: Change) -> list[KernelEvent]:
         obj = change.object
-        if isinstance(change, Remove):
+        if isinstance(change, Delete):
             return self._remove(obj)
         match obj:
             case Sysctl():
@@ -145,113 +145,117 @@ class FakeKernel:
                 return self._load(obj)
         self._require(obj)
         self.objects[obj.key] = obj
-        return [Present(obj)]
+        return [ObjectChanged(obj)]
 
     def _require(self, obj: KernelObject) -> None:
-        """What it stands on is there. Raises OSError."""
-        for kind, name in stands_on(obj):
+        """Its dependencies exist. Raises OSError."""
+        for kind, name in dependencies_of(obj):
             there = (kind, name) in self.objects or name in self.interfaces
-            if kind == "link" and (not there or name in self._barred):
+            if kind == "link" and (not there or name in self._excluded):
                 raise OSError(errno.ENODEV, f"no device {name} here")
         if isinstance(obj, Element) and obj.set not in self._sets.get(obj.family, ()):
             raise OSError(errno.ENOENT, f"no set {obj.set} in table {obj.family} {OWNER}")
 
-    def _put_link(self, wish: Link) -> list[KernelEvent]:
-        self._require(wish)
-        if wish.kind is None:
-            return self._set_interface(wish)
-        have = self.objects.get(wish.key)
-        if have is None and wish.name in self.interfaces:
-            self._barred.add(wish.name)
-            raise OSError(errno.EEXIST, f"{wish.name} is there already, a physical device that is not ours")
-        if matches(wish, have):
+    def _put_link(self, desired: Link) -> list[KernelEvent]:
+        self._require(desired)
+        if desired.kind is None:
+            return self._set_interface(desired)
+        actual = self.objects.get(desired.key)
+        if actual is None and desired.name in self.interfaces:
+            self._excluded.add(desired.name)
+            raise OSError(errno.EEXIST, f"{desired.name} is there already, a physical device that is not ours")
+        if matches(desired, actual):
             return []
         events: list[KernelEvent] = []
-        if replaces(wish, have):
-            if wish.kind == "veth" and wish.peer is None:
-                raise OSError(errno.ENODEV, f"the pair {wish.name} is gone and only its maker knows its other end")
-            events += self._wipe(wish.key)
-            have = None
-            self._bear_peer(wish)
-        known = have if isinstance(have, Link) else _born(wish, self._new_mac())
-        self.objects[wish.key] = link = replace(
-            wish,
+        if replaces(desired, actual):
+            if desired.kind == "veth" and desired.peer is None:
+                raise OSError(errno.ENODEV, f"the pair {desired.name} is gone and only its maker knows its other end")
+            events += self._remove_dependents(desired.key)
+            actual = None
+            self._create_peer(desired)
+        known = actual if isinstance(actual, Link) else _new_link(desired, self._new_mac())
+        self.objects[desired.key] = link = replace(
+            desired,
             peer=None,
-            mtu=wish.mtu or known.mtu,
-            mac=wish.mac or known.mac,
-            master=wish.master or known.master,
-            hairpin=wish.hairpin if wish.hairpin is not None else known.hairpin,
-            arp=wish.arp if wish.arp is not None else known.arp,
-            bridge=wish.bridge or known.bridge,
+            mtu=desired.mtu or known.mtu,
+            mac=desired.mac or known.mac,
+            master=desired.master or known.master,
+            hairpin=desired.hairpin if desired.hairpin is not None else known.hairpin,
+            arp=desired.arp if desired.arp is not None else known.arp,
+            bridge=desired.bridge or known.bridge,
         )
-        if known.up and not wish.up:
-            events += self._go_down(wish.name)
+        if known.up and not desired.up:
+            events += self._go_down(desired.name)
         elif link.mac != known.mac or link.arp != known.arp:
-            events += self._drop(wish.name, "neighbour")
-        return [*events, Present(link)]
+            events += self._drop(desired.name, "neighbour")
+        return [*events, ObjectChanged(link)]
 
-    def _bear_peer(self, wish: Link) -> None:
-        if wish.peer is not None and wish.peer.namespace is None:
+    def _create_peer(self, desired: Link) -> None:
+        if desired.peer is not None and desired.peer.namespace is None:
             index = int(self._new_mac()[-2:], 16) + 100
-            self.interfaces[wish.peer.name] = Interface(
-                wish.peer.name, index, wish.peer.mac, 1500, up=False, carrier=False
+            self.interfaces[desired.peer.name] = Interface(
+                desired.peer.name, index, desired.peer.mac, 1500, up=False, carrier=False
             )
 
     def _new_mac(self) -> str:
         self._next_index += 1
         return f"02:00:00:00:00:{self._next_index & 0xFF:02x}"
 
-    def _set_interface(self, wish: Link) -> list[KernelEvent]:
-        if wish.name not in self.interfaces:
-            raise OSError(errno.ENODEV, f"no device {wish.name} here")
-        have = self.interfaces[wish.name]
-        self.interfaces[wish.name] = replace(
-            have, up=wish.up, mtu=wish.mtu or have.mtu, mac=wish.mac or have.mac, master=wish.master or have.master
+    def _set_interface(self, desired: Link) -> list[KernelEvent]:
+        if desired.name not in self.interfaces:
+            raise OSError(errno.ENODEV, f"no device {desired.name} here")
+        actual = self.interfaces[desired.name]
+        self.interfaces[desired.name] = replace(
+            actual,
+            up=desired.up,
+            mtu=desired.mtu or actual.mtu,
+            mac=desired.mac or actual.mac,
+            master=desired.master or actual.master,
         )
-        return [*(self._go_down(wish.name) if have.up and not wish.up else ()), UnderlayChanged()]
+        return [*(self._go_down(desired.name) if actual.up and not desired.up else ()), UnderlayChanged()]
 
-    def _load(self, wish: Ruleset) -> list[KernelEvent]:
-        events = self._wipe(wish.key)
-        self._sets[wish.family] = frozenset(re.findall(r"\bset\s+(\w+)\s*\{", wish.text))
-        self.objects[wish.key] = Ruleset(wish.family, wish.digest)
+    def _load(self, desired: Ruleset) -> list[KernelEvent]:
+        events = self._remove_dependents(desired.key)
+        self._sets[desired.family] = frozenset(re.findall(r"\bset\s+(\w+)\s*\{", desired.text))
+        self.objects[desired.key] = Ruleset(desired.family, desired.digest)
         return events
 
     def _remove(self, obj: KernelObject) -> list[KernelEvent]:
         if isinstance(obj, Sysctl) or (isinstance(obj, Link) and obj.kind is None) or obj.key not in self.objects:
             return []
-        events = [Wiped(obj.name)] if isinstance(obj, Link) else []
+        events = [LinkReset(obj.name)] if isinstance(obj, Link) else []
         del self.objects[obj.key]
         if isinstance(obj, Ruleset):
             del self._sets[obj.family]
-        return [*events, *self._wipe(obj.key), Absent(obj.key)]
+        return [*events, *self._remove_dependents(obj.key), ObjectRemoved(obj.key)]
 
-    def _wipe(self, lower: Key) -> list[KernelEvent]:
-        """What stands on this goes; a bridge's ports stay, without it."""
+    def _remove_dependents(self, lower: Key) -> list[KernelEvent]:
+        """Delete what depends on this; a bridge's ports remain, without it."""
         events: list[KernelEvent] = []
         for key, obj in list(self.objects.items()):
-            if lower not in stands_on(obj):
+            if lower not in dependencies_of(obj):
                 continue
             if isinstance(obj, Link) and ("link", obj.master) == lower:
                 self.objects[key] = left = replace(obj, master=None, hairpin=None)
-                events.append(Present(left))
+                events.append(ObjectChanged(left))
             elif self.objects.pop(key, None) is not None:
-                events += [*self._wipe(key), *(() if isinstance(obj, Route) else (Absent(key),))]
+                events += [*self._remove_dependents(key), *(() if isinstance(obj, Route) else (ObjectRemoved(key),))]
         return events
 
     def _go_down(self, name: str) -> list[KernelEvent]:
-        """Routes and neighbours go; of the IPv4 routes nobody is told."""
+        """Routes and neighbours are deleted, IPv4 routes without an event."""
         self._drop(name, "route")
-        return [Wiped(name), *self._drop(name, "neighbour")]
+        return [LinkReset(name), *self._drop(name, "neighbour")]
 
     def _drop(self, name: str, kind: str) -> list[KernelEvent]:
-        """All of one kind on a device."""
-        gone = [key for key, obj in self.objects.items() if key[0] == kind and ("link", name) in stands_on(obj)]
+        """Delete all of one kind on a device."""
+        gone = [key for key, obj in self.objects.items() if key[0] == kind and ("link", name) in dependencies_of(obj)]
         for key in gone:
             del self.objects[key]
-        return [Absent(key) for key in gone]
+        return [ObjectRemoved(key) for key in gone]
 
 
-def _born(wish: Link, mac: str) -> Link:
-    """A device as the kernel makes it when nothing is asked for."""
-    bridge = Bridge(snooping=True, reserved=True) if wish.kind == "bridge" else None
-    return Link(wish.name, wish.kind, up=False, mtu=1500, mac=mac, arp=True, bridge=bridge)
+def _new_link(desired: Link, mac: str) -> Link:
+    """A device with the kernel's defaults."""
+    bridge = Bridge(snooping=True, reserved=True) if desired.kind == "bridge" else None
+    return Link(desired.name, desired.kind, up=False, mtu=1500, mac=mac, arp=True, bridge=bridge)

@@ -1,4 +1,4 @@
-"""Devices by name and by index, asked of the kernel as they are needed; forgotten after every batch of changes."""
+"""Devices by name and by index, queried on demand and cached for one batch of changes."""
 
 from __future__ import annotations
 
@@ -6,43 +6,43 @@ import errno
 import time
 from contextlib import closing
 
-from percale.kernel.netlink import link as links
+from percale.kernel.netlink import link
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.netlink.link import Device
-from percale.kernel.plan import stands_on
+from percale.kernel.plan import dependencies_of
 from percale.render.objects import KernelObject, Link
 
-_LOOK_AGAIN, _PATIENCE = 0.001, 1.0
-"""Seconds between looks at a device that is not operational yet, and until nobody waits for it any more."""
+_POLL, _TIMEOUT = 0.001, 1.0
+"""Seconds between queries for a device that is not operational yet, and until the wait ends."""
 
 
 def wait_operational(name: str) -> bool:
-    """Block until the device of this name in the caller's namespace carries packets; False when it did not come to that.
+    """Block until the device of this name in the caller's namespace carries packets; False on timeout.
 
-    Of a veth pair the end that was up first has to wait for the kernel's link watch, and loses what is sent meanwhile. From
-    Linux 6.8 on the question itself makes it catch up. Raises OSError.
+    The end of a veth pair that was up first has to wait for the kernel's link watch, and loses packets meanwhile. From Linux
+    6.8 on the query itself triggers the link watch. Raises OSError.
     """
     with closing(netlink.Socket(netlink.ROUTE)) as socket:
-        deadline = time.monotonic() + _PATIENCE
-        while (device := Devices(socket).find(name)) is None or not device.operational:
+        deadline = time.monotonic() + _TIMEOUT
+        while (device := LinkCache(socket).find(name)) is None or not device.operational:
             if time.monotonic() > deadline:
                 return False
-            time.sleep(_LOOK_AGAIN)
+            time.sleep(_POLL)
     return True
 
 
-class Devices:
-    """What the kernel says of devices, remembered for one batch or one reading."""
+class LinkCache:
+    """Devices of the kernel, cached for one batch or one read."""
 
     def __init__(self, socket: netlink.Socket) -> None:
         self._socket = socket
         self._by_name: dict[str, Device | None] = {}
         self._by_index: dict[int, Device | None] = {}
-        self._barred: set[str] = set()
+        self._excluded: set[str] = set()
 
     def load(self) -> list[Device]:
         """All of them at once."""
-        found = [links.decode(message.body) for message in self._socket.dump(links.RTM_GETLINK, links.query_all())]
+        found = [link.decode(message.body) for message in self._socket.dump(link.RTM_GETLINK, link.query_all())]
         for device in found:
             self._remember(device)
         return found
@@ -54,34 +54,34 @@ class Devices:
     def find(self, name: str) -> Device | None:
         """The device of this name, None when there is none. Raises OSError."""
         if name not in self._by_name:
-            self._by_name[name] = device = self._ask(links.query(name))
+            self._by_name[name] = device = self._ask(link.query(name))
             if device is not None:
                 self._remember(device)
         return self._by_name[name]
 
     def _ask(self, question: bytes) -> Device | None:
         try:
-            answer = self._socket.ask(links.RTM_GETLINK, question)
+            answer = self._socket.ask(link.RTM_GETLINK, question)
         except OSError as error:
             if error.errno in (errno.ENODEV, errno.EINVAL, errno.ERANGE):
                 return None
             raise
-        return links.decode(answer.body) if answer is not None else None
+        return link.decode(answer.body) if answer is not None else None
 
-    def forget(self, name: str) -> None:
-        """It was changed: ask again."""
+    def invalidate(self, name: str) -> None:
+        """It was changed: query it again."""
         device = self._by_name.pop(name, None)
         if device is not None:
             self._by_index.pop(device.index, None)
 
-    def bar(self, name: str) -> None:
-        """We wish a device of this name, and this one is somebody else's: nothing of ours is to come upon it."""
-        self._barred.add(name)
+    def exclude(self, name: str) -> None:
+        """The device of this name is foreign although we want our own: nothing of ours may be added to it."""
+        self._excluded.add(name)
 
-    def admit(self, obj: KernelObject) -> None:
-        """Raises OSError (ENODEV) when the object would come upon a barred device."""
-        for kind, name in stands_on(obj) if self._barred else ():
-            if kind == "link" and name in self._barred:
+    def check_allowed(self, obj: KernelObject) -> None:
+        """Raises OSError (ENODEV) when the object would be added to an excluded device."""
+        for kind, name in dependencies_of(obj) if self._excluded else ():
+            if kind == "link" and name in self._excluded:
                 raise OSError(errno.ENODEV, f"no device {name} of ours here")
 
     def index(self, name: str) -> int:
@@ -94,10 +94,10 @@ class Devices:
     def name(self, index: int) -> str | None:
         """None when there is no device of this index here (its other end may be in another namespace)."""
         if index not in self._by_index:
-            self._by_index[index] = self._ask(links.query_index(index))
+            self._by_index[index] = self._ask(link.query_index(index))
         device = self._by_index[index]
         return device.name if device is not None else None
 
     def link(self, device: Device) -> Link:
         """The device as our object."""
-        return links.as_link(device, self.name)
+        return link.as_link(device, self.name)

@@ -1,9 +1,9 @@
-"""What others do in a namespace, as events: one thread that listens to the route and the nft table notifications.
+"""Changes by others in a namespace, as events: one thread that receives rtnetlink and nftables notifications.
 
-`driver.follow` starts it. What we did ourselves is no news: the kernel filters our own routes, neighbours and addresses out
-before they reach us, and of our own devices and tables we only take note.
+Started by `driver.follow`. Our own changes are no events: the kernel filters our routes, neighbours and addresses out, and our
+own devices and tables only update the monitor's state.
 
-A device that goes down, or loses an IPv4 address, takes routes with it that no notification tells of: that is `Wiped`.
+A device that goes down, or loses an IPv4 address, takes routes along without a notification: that is a `LinkReset`.
 """
 
 from __future__ import annotations
@@ -17,16 +17,22 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from percale.kernel.netlink import link as links
-from percale.kernel.netlink import route as rtnetlink
+from percale.kernel.netlink import link, route, tc
 from percale.kernel.netlink import socket as netlink
-from percale.kernel.netlink import tc as traffic
 from percale.kernel.netlink.link import Device
 from percale.kernel.netlink.socket import Message, attributes, string
-from percale.kernel.nftables import element_codec as elements
-from percale.kernel.nftables import static_tables as nftables
-from percale.kernel.protocol import SHORTCUT_TABLE, Absent, KernelEvent, Lost, Present, UnderlayChanged, Wiped
-from percale.kernel.rtnl.link_cache import Devices
+from percale.kernel.nftables import element_codec, static_tables
+from percale.kernel.nftables.commit import SUBSYSTEM
+from percale.kernel.protocol import (
+    FASTPATH_TABLE,
+    KernelEvent,
+    LinkReset,
+    ObjectChanged,
+    ObjectRemoved,
+    ResyncRequired,
+    UnderlayChanged,
+)
+from percale.kernel.rtnl.link_cache import LinkCache
 from percale.render.objects import OWNER, Address, Element, FdbEntry, Neighbour, neighbour_key
 
 _LINK, _NEIGHBOUR, _TRAFFIC, _IPV4_ADDRESS, _IPV4_ROUTE, _IPV6_ADDRESS, _IPV6_ROUTE = 1, 3, 4, 5, 7, 9, 11
@@ -36,56 +42,62 @@ _ROUTE_GROUPS = (
     *(_IPV4_SETTING, _IPV6_SETTING),
 )
 _GATHERING = 0.01
-"""Seconds from the first notification to the look at them: they come in swarms, and most tell of what we are doing right now."""
+"""Seconds from the first notification to their processing: they come in bursts, and most are of our own changes."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
-"""Seconds until it listens again after a defect of ours; doubled each time, until it has listened for the longest."""
+"""Seconds until it restarts after a bug of ours; doubled each time, until it has run for the longest."""
 _MOST_AT_ONCE = 2000
-"""Datagrams read before what they say is passed on."""
+"""Datagrams read before their events are passed on."""
 
 _TABLE_DESTROYERS = frozenset(
-    {nftables.NEWTABLE, nftables.DELTABLE, nftables.DELCHAIN, nftables.DELRULE, nftables.DELSET}
+    {
+        static_tables.NEWTABLE,
+        static_tables.DELTABLE,
+        static_tables.DELCHAIN,
+        static_tables.DELRULE,
+        static_tables.DELSET,
+    }
 )
-"""After one of these a table of ours is not what we loaded. Rules that somebody adds (to trace, say) are left alone."""
+"""After one of these a table of ours is not as loaded. Rules added by others (to trace, say) are left alone."""
 
 
-class Observer:
-    """Made in the namespace; its thread may be anywhere."""
+class NetlinkMonitor:
+    """Created in the namespace; its thread may be in any."""
 
     def __init__(
-        self, own_port: int, tables: nftables.Tables, on_events: Callable[[Iterable[KernelEvent]], None]
+        self, own_port: int, tables: static_tables.StaticTables, on_events: Callable[[Iterable[KernelEvent]], None]
     ) -> None:
         self._own_port = own_port
         self._tables = tables
         self._on_events = on_events
         self._queries = netlink.Socket(netlink.ROUTE)
         self._route = netlink.Socket(netlink.ROUTE, _ROUTE_GROUPS)
-        self._route.ignore(own_port, keep=(links.RTM_NEWLINK, links.RTM_DELLINK))
+        self._route.ignore(own_port, keep=(link.RTM_NEWLINK, link.RTM_DELLINK))
         self._table = netlink.Socket(netlink.NETFILTER)
         self._table.ignore(tables.port)
-        tables.hearing.begin(self._table, lambda: on_events([Lost()]))
+        tables.subscriptions.subscribe(self._table, lambda: on_events([ResyncRequired()]))
         self._stop = os.eventfd(0, os.EFD_CLOEXEC)
         self._devices = self._load()
-        self._thread = threading.Thread(target=self._live, name="kernel-events", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="kernel-events", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread, give the sockets back."""
+        """End the thread and close the sockets."""
         os.eventfd_write(self._stop, 1)
         self._thread.join()
-        self._tables.hearing.end(self._table)
+        self._tables.subscriptions.unsubscribe(self._table)
         for socket in (self._queries, self._route, self._table):
             socket.close()
         os.close(self._stop)
 
-    def _live(self) -> None:
-        """Listen until the end. A defect is told with what it lost, and the next attempt begins after a pause."""
+    def _run(self) -> None:
+        """Receive until closed. A bug is reported as lost events, and the next attempt begins after a pause."""
         pause, listen = _FIRST_PAUSE, self._listen
         while True:
             began = time.monotonic()
             try:
                 listen()
-            except Exception as error:  # an agent that hears nothing must not look well
-                self._on_events([Lost(error), UnderlayChanged()])
+            except Exception as error:  # an agent without events must not look healthy
+                self._on_events([ResyncRequired(error), UnderlayChanged()])
             if self._ends_within(pause):
                 return
             listen = self._listen_again
@@ -98,7 +110,7 @@ class Observer:
         return bool(poll.poll(seconds * 1000))
 
     def _load(self) -> dict[int, Device]:
-        return {device.index: device for device in Devices(self._queries).load()}
+        return {device.index: device for device in LinkCache(self._queries).load()}
 
     def _listen_again(self) -> None:
         self._devices = self._load()
@@ -119,11 +131,11 @@ class Observer:
             if self._table.fileno() in ready:
                 events += self._drain(self._table, self._table_events)
             if events:
-                self._on_events(_once(events))
+                self._on_events(_deduplicated(events))
 
     @staticmethod
-    def _drain(source: netlink.Socket, understand: Callable[[Message], Iterable[KernelEvent]]) -> Iterator[KernelEvent]:
-        """The events of all that waits. It is read in one go, before anything is decoded, so that nothing is lost."""
+    def _drain(source: netlink.Socket, decode: Callable[[Message], Iterable[KernelEvent]]) -> Iterator[KernelEvent]:
+        """The events of all pending messages, which are received before any is decoded, so that none is lost."""
         received: list[Message] = []
         lost = False
         with contextlib.suppress(BlockingIOError):
@@ -136,152 +148,152 @@ class Observer:
                     lost = True
         for message in received:
             try:
-                yield from understand(message)
-            except (struct.error, ValueError, LookupError):  # a message of a newer kernel: the reading knows better
+                yield from decode(message)
+            except (struct.error, ValueError, LookupError):  # a message of a newer kernel: resync instead
                 lost = True
         if lost:
-            yield Lost()
+            yield ResyncRequired()
             yield UnderlayChanged()
 
     # Routes, addresses, neighbours, devices
 
     def _route_events(self, message: Message) -> Iterator[KernelEvent]:
         match message.type:
-            case links.RTM_NEWLINK | links.RTM_DELLINK:
+            case link.RTM_NEWLINK | link.RTM_DELLINK:
                 yield from self._link(message)
-            case rtnetlink.RTM_NEWADDR | rtnetlink.RTM_DELADDR:
+            case route.RTM_NEWADDR | route.RTM_DELADDR:
                 yield from self._address(message)
-            case rtnetlink.RTM_NEWROUTE | rtnetlink.RTM_DELROUTE:
+            case route.RTM_NEWROUTE | route.RTM_DELROUTE:
                 yield from self._route_of(message)
-            case rtnetlink.RTM_NEWNEIGH | rtnetlink.RTM_DELNEIGH:
+            case route.RTM_NEWNEIGH | route.RTM_DELNEIGH:
                 yield from self._neighbour(message)
-            case traffic.RTM_DELQDISC:
+            case tc.RTM_DELQDISC:
                 yield from self._qdisc(message)
-            case rtnetlink.RTM_NEWNETCONF:
-                ended = rtnetlink.decode_end_of_forwarding(message.body)
+            case route.RTM_NEWNETCONF:
+                ended = route.decode_end_of_forwarding(message.body)
                 if ended is not None:
-                    yield Absent(("sysctl", ended))
+                    yield ObjectRemoved(("sysctl", ended))
 
     def _device(self, index: int | None) -> Device | None:
-        """The device that a message speaks of, None when it is gone."""
+        """The device of a message, None when it is gone."""
         return self._devices.get(index) if index is not None else None
 
     def _link(self, message: Message) -> Iterator[KernelEvent]:
         if message.body[0] != 0:
-            return  # a bridge's word on its port, not a device's
-        device = links.decode(message.body)
+            return  # a message of a bridge about its port, not of the device
+        device = link.decode(message.body)
         before = self._devices.pop(device.index, None)
         own = message.port == self._own_port
-        if message.type == links.RTM_NEWLINK:
+        if message.type == link.RTM_NEWLINK:
             self._devices[device.index] = device
         if own:
             return
         ours = device.ours or (before is not None and before.ours)
-        if message.type == links.RTM_DELLINK or (before is not None and before.name != device.name):
+        if message.type == link.RTM_DELLINK or (before is not None and before.name != device.name):
             name = before.name if before is not None else device.name
-            yield Wiped(name)
-            yield Absent(("link", name)) if ours else UnderlayChanged()
-        if message.type == links.RTM_NEWLINK:
+            yield LinkReset(name)
+            yield ObjectRemoved(("link", name)) if ours else UnderlayChanged()
+        if message.type == link.RTM_NEWLINK:
             if before is not None and before.up and not device.up:
-                yield Wiped(device.name)
-            yield Present(links.as_link(device, self._name)) if ours else UnderlayChanged()
+                yield LinkReset(device.name)
+            yield ObjectChanged(link.as_link(device, self._name)) if ours else UnderlayChanged()
 
     def _name(self, index: int) -> str | None:
         device = self._devices.get(index)
         return device.name if device is not None else None
 
     def _address(self, message: Message) -> Iterator[KernelEvent]:
-        seen = rtnetlink.decode_address(message.body)
+        seen = route.decode_address(message.body)
         device = self._device(seen.index)
         if device is None:
             return
-        gone = message.type == rtnetlink.RTM_DELADDR
+        gone = message.type == route.RTM_DELADDR
         if gone and seen.address.version == 4:
-            yield Wiped(device.name)
-        if seen.ours or (device.ours and not seen.kernels):
+            yield LinkReset(device.name)
+        if seen.ours or (device.ours and not seen.kernel_assigned):
             address = Address(device.name, seen.address)
-            yield Absent(address.key) if gone else Present(address)
+            yield ObjectRemoved(address.key) if gone else ObjectChanged(address)
         elif not device.ours:
             yield UnderlayChanged()
 
     def _route_of(self, message: Message) -> Iterator[KernelEvent]:
-        seen = rtnetlink.decode_route(message.body)
+        seen = route.decode_route(message.body)
         if seen is None:
             return
         device = self._device(seen.index)
-        route = rtnetlink.as_route(seen, device.name if device is not None else None)
-        ours = seen.ours or (device is not None and device.ours and not seen.wished_by_nobody)
-        gone = message.type == rtnetlink.RTM_DELROUTE
+        changed = route.as_route(seen, device.name if device is not None else None)
+        ours = seen.ours or (device is not None and device.ours and not seen.kernel_managed)
+        gone = message.type == route.RTM_DELROUTE
         if ours:
-            yield Absent(route.key) if gone else Present(route)
+            yield ObjectRemoved(changed.key) if gone else ObjectChanged(changed)
             return
         if not gone and message.flags & netlink.REPLACE:
-            yield Absent(route.key)  # what stood there may have been ours
+            yield ObjectRemoved(changed.key)  # the replaced one may have been ours
         if device is not None and not device.ours:
             yield UnderlayChanged()
 
     def _neighbour(self, message: Message) -> Iterator[KernelEvent]:
-        seen = rtnetlink.decode_neighbour(message.body)
+        seen = route.decode_neighbour(message.body)
         device = self._device(seen.index) if seen is not None else None
         if seen is None or device is None or not (seen.ours or device.ours) or (seen.fdb and device.kind != "vxlan"):
             return
-        there = message.type == rtnetlink.RTM_NEWNEIGH and seen.permanent
+        there = message.type == route.RTM_NEWNEIGH and seen.permanent
         if seen.fdb and seen.mac is not None:
             if there and seen.dst is not None:
-                yield Present(FdbEntry(device.name, seen.mac, seen.dst))
+                yield ObjectChanged(FdbEntry(device.name, seen.mac, seen.dst))
             else:
-                yield Absent(("fdb", device.name, seen.mac))
+                yield ObjectRemoved(("fdb", device.name, seen.mac))
         elif not seen.fdb and seen.dst is not None:
             if there and seen.mac is not None:
-                yield Present(Neighbour(device.name, seen.dst, seen.mac))
+                yield ObjectChanged(Neighbour(device.name, seen.dst, seen.mac))
             else:
-                yield Absent(neighbour_key(device.name, seen.dst))
+                yield ObjectRemoved(neighbour_key(device.name, seen.dst))
 
     def _qdisc(self, message: Message) -> Iterator[KernelEvent]:
-        device = self._device(traffic.device_of(message.body))
+        device = self._device(tc.device_of(message.body))
         if device is None or not device.ours:
             return
-        if traffic.is_ingress(message.body):
-            yield Absent(("redirect", device.name))
-        elif traffic.decode_shaper(message.body) is not None:
-            yield Absent(("shaper", device.name))
+        if tc.is_ingress(message.body):
+            yield ObjectRemoved(("redirect", device.name))
+        elif tc.decode_shaper(message.body) is not None:
+            yield ObjectRemoved(("shaper", device.name))
 
     # Tables
 
     def _table_events(self, message: Message) -> Iterator[KernelEvent]:
         kind = message.type & 0xFF
-        if message.type >> 8 != nftables.SUBSYSTEM or message.port in self._tables.loaders:
+        if message.type >> 8 != SUBSYSTEM or message.port in self._tables.nft_pids:
             return
-        if string(attributes(message.body, 4).get(nftables.TABLE_OF_ANYTHING, b"")) != OWNER:
+        if string(attributes(message.body, 4).get(static_tables.TABLE_OF_ANYTHING, b"")) != OWNER:
             return
         number = message.body[0]
-        if number == nftables.NETDEV and kind == nftables.DELTABLE and not self._tables.has(number):
-            yield Absent(SHORTCUT_TABLE)  # loading it anew deletes it, too
-        family = nftables.FAMILY_NAMES.get(number)
+        if number == static_tables.NETDEV and kind == static_tables.DELTABLE and not self._tables.has(number):
+            yield ObjectRemoved(FASTPATH_TABLE)  # reloading it deletes it, too
+        family = static_tables.FAMILY_NAMES.get(number)
         if family is None:
             return
         if kind in _TABLE_DESTROYERS:
-            yield Absent(("ruleset", family))
-        elif kind in (nftables.NEWSETELEM, nftables.DELSETELEM):
-            name, entries = nftables.entries_of(message)
-            with contextlib.suppress(OSError):  # a set that is gone again had nothing that matters
+            yield ObjectRemoved(("ruleset", family))
+        elif kind in (static_tables.NEWSETELEM, static_tables.DELSETELEM):
+            name, entries = static_tables.entries_of(message)
+            with contextlib.suppress(OSError):  # a set that is gone again does not matter
                 shape = self._tables.shape(family, name)
                 if not shape.ours_to_fill:
                     return
                 if shape.interval and len(shape.fields) == 1:
-                    yield Lost()  # an interval comes in halves, each in a message of its own
+                    yield ResyncRequired()  # an interval comes as two messages
                     return
-                for match in elements.decode(shape, entries):
+                for match in element_codec.decode(shape, entries):
                     element = Element(family, name, match)
-                    yield Present(element) if kind == nftables.NEWSETELEM else Absent(element.key)
+                    yield ObjectChanged(element) if kind == static_tables.NEWSETELEM else ObjectRemoved(element.key)
 
 
-def _once(events: Iterable[KernelEvent]) -> list[KernelEvent]:
-    """The same without the repetitions that change nothing: the coarse ones come once, at the end."""
+def _deduplicated(events: Iterable[KernelEvent]) -> list[KernelEvent]:
+    """The events without redundant repetitions: the coarse ones come once, at the end."""
     fine: list[KernelEvent] = []
     coarse: set[KernelEvent] = set()
     for event in events:
-        if isinstance(event, UnderlayChanged | Lost):
+        if isinstance(event, UnderlayChanged | ResyncRequired):
             coarse.add(event)
         elif not fine or fine[-1] != event:
             fine.append(event)

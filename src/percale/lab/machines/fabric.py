@@ -21,7 +21,7 @@ from ipaddress import IPv4Address
 
 from percale.errors import LabError
 from percale.kernel import sysctl
-from percale.kernel.netns import NamespaceThread, Place
+from percale.kernel.netns import NetnsExecutor, NetnsThread
 from percale.lab.machines.router_routes import Way
 from percale.lab.process.bootstrap import NETNS
 from percale.lab.spec.topology import Machine, Wire
@@ -117,7 +117,7 @@ def machine_lines(machine: Machine) -> list[str]:
     ]
 
 
-def build_router(place: Place, wires: Iterable[Wire], outside: Iterable[Wire]) -> None:
+def build_router(place: NetnsExecutor, wires: Iterable[Wire], outside: Iterable[Wire]) -> None:
     """Bridges, addresses, forwarding; `outside` are the segments without nodes. Raises LabError."""
     _set(place, ROUTER_SYSCTLS)
     _ip(place, router_lines(wires))
@@ -125,12 +125,12 @@ def build_router(place: Place, wires: Iterable[Wire], outside: Iterable[Wire]) -
         _ip(place, outside_lines(outside), family)
 
 
-def lead(place: Place, old: Collection[Way], new: Collection[Way]) -> None:
+def lead(place: NetnsExecutor, old: Collection[Way], new: Collection[Way]) -> None:
     """Lead outside hosts by these new ways instead of the old ones. Raises LabError."""
     _ip(place, way_lines(old, new))
 
 
-def plug_in(place: Place, machines: Sequence[Machine]) -> None:
+def plug_in(place: NetnsExecutor, machines: Sequence[Machine]) -> None:
     """Connect machines whose namespaces are there to the router at `place`. Raises LabError."""
     for machine in machines:
         inside = _inside(machine.name)
@@ -147,7 +147,7 @@ def plug_in(place: Place, machines: Sequence[Machine]) -> None:
             inside.close()
 
 
-def unplug(place: Place, machine: str) -> None:
+def unplug(place: NetnsExecutor, machine: str) -> None:
     """Pull the cable; it may be gone with its namespace already."""
     place.run(lambda: subprocess.run(["ip", "link", "delete", "dev", port(machine)], capture_output=True, check=False))
 
@@ -189,17 +189,17 @@ table bridge lab {{
 """
 
 
-def apply_cuts(place: Place, cuts: Collection[Cut]) -> None:
+def apply_cuts(place: NetnsExecutor, cuts: Collection[Cut]) -> None:
     """Cut these pairs and no others. Raises LabError."""
     _type(place, ["nft", "-f", "-"], cut_rules(cuts))
 
 
-def _inside(machine: str) -> NamespaceThread:
+def _inside(machine: str) -> NetnsThread:
     with (NETNS / machine).open() as namespace:
-        return NamespaceThread(namespace.fileno(), name=f"plug-{machine}"[:15])
+        return NetnsThread(namespace.fileno(), name=f"plug-{machine}"[:15])
 
 
-def _set(place: Place, settings: dict[str, str]) -> None:
+def _set(place: NetnsExecutor, settings: dict[str, str]) -> None:
     """Settings of a family that the kernel lacks are left out."""
 
     def write() -> None:
@@ -212,11 +212,11 @@ def _set(place: Place, settings: dict[str, str]) -> None:
     place.run(write)
 
 
-def _ip(place: Place, lines: Sequence[str], *family: str) -> None:
+def _ip(place: NetnsExecutor, lines: Sequence[str], *family: str) -> None:
     _type(place, ["ip", *family, "-batch", "-"], "\n".join(lines) + "\n")
 
 
-def _type(place: Place, command: Sequence[str], text: str) -> None:
+def _type(place: NetnsExecutor, command: Sequence[str], text: str) -> None:
     def run() -> subprocess.CompletedProcess[str]:
         return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
 

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from percale.controllers.service_networks import ServiceNetworks
 from percale.errors import LabError
-from percale.kernel.netns import Here, create_namespace, delete_namespace
+from percale.kernel.netns import CurrentNetns, create_namespace, delete_namespace
 from percale.lab.machines import fabric
 from percale.lab.machines.agents import Agents
 from percale.lab.machines.router_routes import Way
@@ -53,7 +53,7 @@ class Machines:
         """The router and all machines; agents are started, not waited for. Raises LabError, OSError."""
         inhabited = {machine.wire for machine in self.topology.nodes}
         outside = [wire for wire in self.topology.wires if wire not in inhabited]
-        await asyncio.to_thread(fabric.build_router, Here(), self.topology.wires, outside)
+        await asyncio.to_thread(fabric.build_router, CurrentNetns(), self.topology.wires, outside)
         await self._plug_in(self.topology.machines)
 
     def node(self, name: str) -> Machine | None:
@@ -88,7 +88,7 @@ class Machines:
         """A machine's cuts, cable, namespace and files go."""
         self.topology = self.topology.without(name)
         await self.cut({pair for pair in self.cuts if name not in pair})
-        await asyncio.to_thread(fabric.unplug, Here(), name)
+        await asyncio.to_thread(fabric.unplug, CurrentNetns(), name)
         await asyncio.to_thread(delete_namespace, NETNS / name)
         place = self.place.node(name)
         for directory in (place.directory, place.run):
@@ -98,13 +98,13 @@ class Machines:
         """These pairs do not hear each other, all others do."""
         if pairs == self.cuts:
             return
-        await asyncio.to_thread(fabric.apply_cuts, Here(), pairs)
+        await asyncio.to_thread(fabric.apply_cuts, CurrentNetns(), pairs)
         self.cuts = pairs
 
     async def lead(self, ways: frozenset[Way]) -> None:
         """Outside hosts reach pods and Services by these ways. Raises LabError."""
         if ways != self.ways:
-            await asyncio.to_thread(fabric.lead, Here(), self.ways, ways)
+            await asyncio.to_thread(fabric.lead, CurrentNetns(), self.ways, ways)
             self.ways = ways
 
     async def _plug_in(self, machines: Sequence[Machine]) -> None:
@@ -113,7 +113,7 @@ class Machines:
         def cables() -> None:
             for machine in machines:
                 create_namespace(NETNS / machine.name)
-            fabric.plug_in(Here(), machines)
+            fabric.plug_in(CurrentNetns(), machines)
 
         await asyncio.to_thread(cables)
         for machine in machines:

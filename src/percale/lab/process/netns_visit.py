@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from percale.kernel.netns import NamespaceThread
+from percale.kernel.netns import NetnsThread
 
 T = TypeVar("T")
 
@@ -20,7 +20,7 @@ def visit(namespace: Path, action: Callable[[], T]) -> T:
     """What `action` returns inside the namespace, or its exception. Raises OSError when there is no such namespace."""
     descriptor = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        thread = NamespaceThread(descriptor, name="visit")
+        thread = NetnsThread(descriptor, name="visit")
     finally:
         os.close(descriptor)
     try:

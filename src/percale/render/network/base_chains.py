@@ -1,40 +1,40 @@
-"""The text of our three nft tables; whatever changes is an element (`masquerade.py`, `pod_sources.py`, `tunnels.py`).
+"""The text of the three static nft tables; what changes are elements (`masquerade.py`, `pod_veth.py`, `tunnels.py`).
 
-    ip, ip6   prerouting, first  a pod's device lets only the pod's own addresses in, before fragments of many are put together
+    ip, ip6   prerouting, first  drop spoofed sources of pods, before fragments are reassembled
               prerouting, raw    peers' tunnel packets are not tracked
               output, raw        nor are ours
-              input              our tunnels take what peers send to their ends here, and nothing else;
-                                 loopback nothing that begins elsewhere, whichever device has `route_localnet`
-              forward, last      nothing forwarded gets into a node's tunnel; established flows are marked for the shortcut
+              input              our tunnels accept packets from peers to their local address only;
+                                 loopback no connection from elsewhere, whichever device has `route_localnet`
+              forward, last      no forwarded packet enters a node's tunnel; established flows are marked for the fast path
               postrouting, nat   traffic that leaves the pod network gets the node's address
-    bridge    prerouting         the same guard for pods on a bridge, and theirs is the MAC, too; what it does not know is dropped
-              forward            a pod gets from another port what is for its own address, and questions about neighbours
+    bridge    prerouting         the same for pods on a bridge, with their MAC; unknown protocols are dropped
+              forward            a pod receives from other ports packets to its own address, ARP and neighbour discovery
 
-Pod-to-pod traffic is tracked like any other, but for the outer packets of our tunnels. What is established and not translated
-gets a mark after all filters, by which the shortcut learns it (`fastpath.py`).
+Pod-to-pod traffic is tracked like any other, except the outer packets of our tunnels. Established flows without NAT are marked
+after all filters, so that the fast path learns them (`fastpath.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from percale.render.network.fastpath import MARK as SHORTCUT_MARK
+from percale.render.network.fastpath import MARK as FASTPATH_MARK
 from percale.render.objects import Family, IPNetwork, Ruleset
 
 POD_DEVICE_PREFIX = "pcl"
-"""The name of a pod's device on the node starts so; nothing else's does."""
+"""The prefix of all pod devices on the node, and of no others."""
 
 KUBE_PROXY_MARK = 0x4000
-"""kube-proxy translates what carries this mark itself."""
+"""kube-proxy masquerades packets with this mark itself."""
 
 _BEFORE_FRAGMENTS = -450
 """Priority: connection tracking puts fragments together at -400, by addresses alone and from whichever device."""
 LONGEST_DISCOVERY = 32
 """Bytes after the IPv6 header: a neighbour solicitation or advertisement with one option."""
 _LONGEST_ARP = 46
-"""Bytes: what fills a frame of the least length."""
+"""Bytes, with the padding of a minimum frame."""
 _SOURCE6, _TARGET6 = 8 * (14 + 8), 8 * (14 + 40 + 8)
-"""Where an untagged frame has an IPv6 source and a neighbour discovery message's target, in bits. nft has no name for the
+"""Bit offsets of the IPv6 source and of a neighbour discovery message's target in an untagged frame. nft has no name for the
 target, and a set has one type for both."""
 DISCOVERY = "nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, nd-redirect"
 
@@ -169,7 +169,7 @@ chain masquerading {{
 _ENDS = """\
     {ip} daddr @pods {ip} daddr & {hosts} <= {last} counter name spoofed drop comment "the tunnel's and the bridge's address"
 """
-"""Of each node they are the first two of its subnet; pods have others."""
+"""They are the first two of each node's subnet; pods have others."""
 
 _LOOPBACK = """\
     ip daddr 127.0.0.0/8 iifname != "lo" ct direction original counter name loopback drop comment "host ports: answers only"
@@ -291,9 +291,9 @@ chain passing6 {{
 
 
 def rulesets(own: Iterable[IPNetwork] = ()) -> tuple[Ruleset, ...]:
-    """All three. `own` are this node's subnets: those of all nodes are of the same size.
+    """All three. `own` are this node's subnets: those of all nodes have the same size.
 
-    A table without elements lets everything pass, except from pods' devices.
+    A table without elements accepts everything, except from pods' devices.
     """
     sizes = {subnet.version: subnet for subnet in own}
     return (
@@ -320,5 +320,5 @@ def _routed(
         guard=_BEFORE_FRAGMENTS,
         prefix=POD_DEVICE_PREFIX,
         mark=KUBE_PROXY_MARK,
-        shortcut=SHORTCUT_MARK,
+        shortcut=FASTPATH_MARK,
     )

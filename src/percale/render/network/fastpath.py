@@ -1,13 +1,12 @@
-"""The way past the rules for flows that have passed them: `table netdev percale`, as text. `agent/network/fastpath.py` loads it.
+"""A fast path for established flows, past the rules: `table netdev percale`, as text. Loaded by `agent/network/fastpath.py`.
 
     pod ─▶ ingress: flow known? ── yes ─▶ fwd to the next hop's device          (no routing, no conntrack, no rules)
                        │ no
                        ▼
            prerouting … forward: established, not translated ─▶ mark ─▶ egress: the mark ─▶ flow known for some seconds
 
-What is tagged, translated, new, ending, a fragment or too long for the way never takes it, so that NAT, policies and path MTU
-stay as they are. A flow is forgotten after a few seconds and learned again from its next packet: conntrack and routes stay in
-charge.
+Packets that are tagged, translated, new, ending, fragments or too long never take it, so that NAT, policies and path MTU are
+unaffected. A flow expires after a few seconds and is learned again from its next packet: conntrack and routes remain in control.
 """
 
 from __future__ import annotations
@@ -21,39 +20,39 @@ from percale.render.objects import OWNER, IPAddress, IPNetwork
 MARK = 0x0040_0000
 """The packet mark's bit between the forward chain and the device that the packet leaves by, where it is cleared."""
 
-REMEMBERED = 5
+FLOW_TIMEOUT = 5
 """Seconds."""
 _MOST_FLOWS = 65536
-_KEPT = 0xFFFF_FFFF ^ MARK
+_MASK = 0xFFFF_FFFF ^ MARK
 
 SETS = ("flows4", "flows6", "pings4", "pings6")
 
 
-class Wire(Struct, frozen=True):
+class FastpathPod(Struct, frozen=True):
     """A routed pod's device and its addresses."""
 
     device: str
     addresses: tuple[IPAddress, ...]
 
 
-class Way(Struct, frozen=True):
-    """Pods of another node: the next hop and its device."""
+class FastpathRoute(Struct, frozen=True):
+    """A peer's pod network: the next hop and its device."""
 
     network: IPNetwork
     via: IPAddress
     device: str
 
 
-class Shortcuts(Struct, frozen=True):
-    """All that there is to know; `mtu` is the smallest of the ways'."""
+class FastpathConfig(Struct, frozen=True):
+    """The content of the table; `mtu` is the smallest of the routes'."""
 
-    wires: tuple[Wire, ...]
-    ways: tuple[Way, ...]
+    pods: tuple[FastpathPod, ...]
+    routes: tuple[FastpathRoute, ...]
     mtu: int
 
 
 class _Packet(Struct, frozen=True):
-    """Of one IP version. What each known packet is asked is raw loads: a rule that names a header asks for its kind first."""
+    """One IP version's expressions. The hot rules use raw loads, for a rule that names a header matches its protocol first."""
 
     ip: str
     kind: int
@@ -68,7 +67,7 @@ class _Packet(Struct, frozen=True):
     uncounted: int
     """Bytes of the header that `length` does not count."""
     excluded: tuple[str, ...]
-    """Fragments and the last hop. An IPv6 fragment's next header is another one: it is no known flow."""
+    """Rules for fragments and the last hop. An IPv6 fragment has another next header: it is no known flow."""
 
     @property
     def version(self) -> int:
@@ -84,7 +83,7 @@ class _Packet(Struct, frozen=True):
 
     @property
     def echo(self) -> str:
-        """With its type and identifier."""
+        """The key of a ping: addresses, type and identifier."""
         return f"{self.ip} saddr . {self.ip} daddr . @th,0,8 . @th,32,16"
 
 
@@ -122,39 +121,39 @@ _GOING_ON = "@th,104,8 & 0x7 == 0"
 
 
 NONE = f"table netdev {OWNER}\ndelete table netdev {OWNER}\n"
-"""No such table, whether there is one or not, as `nft -f` reads it."""
+"""Deletes the table if it exists, for `nft -f`."""
 
 
-def text(shortcuts: Shortcuts) -> str:
-    """The table anew."""
-    body = "\n".join([*_sets(shortcuts), *_chains(shortcuts), *_hooks(shortcuts)])
+def text(config: FastpathConfig) -> str:
+    """Create or replace the table, for `nft -f`."""
+    body = "\n".join([*_sets(config), *_chains(config), *_hooks(config)])
     return f"{NONE}table netdev {OWNER} {{\n{body}\n}}\n"
 
 
-def _sets(shortcuts: Shortcuts) -> Iterator[str]:
-    known = f"flags dynamic, timeout; size {_MOST_FLOWS}; timeout {REMEMBERED}s"
+def _sets(config: FastpathConfig) -> Iterator[str]:
+    known = f"flags dynamic, timeout; size {_MOST_FLOWS}; timeout {FLOW_TIMEOUT}s"
     for packet in _PACKETS.values():
         yield f"set flows{packet.version} {{ typeof {packet.flow}; {known}; }}"
         yield f"set pings{packet.version} {{ typeof {packet.echo}; {known}; }}"
         homes = (
-            f'{address} : "{wire.device}"'
-            for wire in shortcuts.wires
-            for address in wire.addresses
+            f'{address} : "{pod.device}"'
+            for pod in config.pods
+            for address in pod.addresses
             if address.version == packet.version
         )
         yield _map(f"home{packet.version}", f"{packet.address} : iface_index", homes)
-        for device in _devices(shortcuts):
+        for device in _devices(config):
             hops = (
-                f"{way.network} : {way.via}"
-                for way in shortcuts.ways
-                if way.network.version == packet.version and way.device == device
+                f"{route.network} : {route.via}"
+                for route in config.routes
+                if route.network.version == packet.version and route.device == device
             )
             yield _map(f"via{packet.version}-{device}", f"{packet.address} : {packet.address}", hops, ranges=True)
 
 
-def _devices(shortcuts: Shortcuts) -> tuple[str, ...]:
-    """Of the ways."""
-    return tuple(dict.fromkeys(way.device for way in shortcuts.ways))
+def _devices(config: FastpathConfig) -> tuple[str, ...]:
+    """The routes' devices."""
+    return tuple(dict.fromkeys(route.device for route in config.routes))
 
 
 def _map(name: str, kind: str, elements: Iterable[str], *, ranges: bool = False) -> str:
@@ -163,13 +162,13 @@ def _map(name: str, kind: str, elements: Iterable[str], *, ranges: bool = False)
     return f"map {name} {{ type {kind};{' flags interval;' if ranges else ''}{filled} }}"
 
 
-def _chains(shortcuts: Shortcuts) -> Iterator[str]:
+def _chains(config: FastpathConfig) -> Iterator[str]:
     for packet in _PACKETS.values():
         ip, version = packet.ip, packet.version
         home = f"fwd {ip} to {ip} daddr device {ip} daddr map @home{version}"
-        ways = [f'fwd {ip} to {ip} daddr map @via{version}-{each} device "{each}"' for each in _devices(shortcuts)]
-        yield _chain(f"away{version}", [*ways, home])
-        fits = f"{packet.length} <= {shortcuts.mtu - packet.uncounted}"
+        routes = [f'fwd {ip} to {ip} daddr map @via{version}-{each} device "{each}"' for each in _devices(config)]
+        yield _chain(f"away{version}", [*routes, home])
+        fits = f"{packet.length} <= {config.mtu - packet.uncounted}"
         known = {
             "a ping that fits": f"{packet.protocol} {packet.ping_number} {fits} {packet.echo} @pings{version}",
             "TCP that goes on": f"{packet.protocol} {_TCP} {_GOING_ON} {packet.flow} @flows{version}",
@@ -183,31 +182,31 @@ def _chains(shortcuts: Shortcuts) -> Iterator[str]:
         yield _chain(f"learning{version}", [ports, pings])
         # Apart, for where nft knows of ICMP it lists the loads as other types than the set's, which cannot be loaded again.
         yield _chain(f"learning-echo{version}", [f"update @pings{version} {{ {packet.echo} }}"])
-    clear = f"meta mark set meta mark & {_KEPT:#x}"
+    clear = f"meta mark set meta mark & {_MASK:#x}"
     kinds = [f"meta protocol {packet.ip} goto learning{packet.version}" for packet in _PACKETS.values()]
     yield _chain("learning", [clear, *kinds])
 
 
-def _hooks(shortcuts: Shortcuts) -> Iterator[str]:
-    for wire in shortcuts.wires:
+def _hooks(config: FastpathConfig) -> Iterator[str]:
+    for pod in config.pods:
         own = (
             f'{packet.untagged} {packet.source} {int(each):#x} goto from-pod{each.version} comment "{each}"'
-            for each in wire.addresses
+            for each in pod.addresses
             for packet in (_PACKETS[each.version],)
         )
-        yield from _hooked(wire.device, own)
-    for device in _devices(shortcuts):
+        yield from _hooked(pod.device, own)
+    for device in _devices(config):
         yield from _hooked(
             device, (f"{packet.untagged} goto from-node{packet.version}" for packet in _PACKETS.values())
         )
 
 
 def _hooked(device: str, arriving: Iterable[str]) -> Iterator[str]:
-    """Both hooks of a device."""
+    """A device's ingress and egress chain."""
     learned = f"meta mark & {MARK:#x} == {MARK:#x} jump learning"
-    for way, hook, rules in (("in", "ingress", arriving), ("out", "egress", (learned,))):
+    for direction, hook, rules in (("in", "ingress", arriving), ("out", "egress", (learned,))):
         base = f'type filter hook {hook} device "{device}" priority 0; policy accept;'
-        yield _chain(f"{way}-{device}", [base, *rules])
+        yield _chain(f"{direction}-{device}", [base, *rules])
 
 
 def _chain(name: str, rules: Iterable[str]) -> str:

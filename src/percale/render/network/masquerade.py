@@ -1,7 +1,4 @@
-"""Our nft tables as a node wishes them: the rule sets; the pod network and what is masqueraded are elements.
-
-The agent calls.
-"""
+"""A node's static nft tables: the rulesets, with the pod network and what is masqueraded as elements. Called by the agent."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ def node_tables(
 ) -> tuple[KernelObject, ...]:
     """The tables; with `masquerade` (the agent's `ipMasq`) the pod networks and this node's subnets of them as elements.
 
-    `device` is the backend's: its tunnels are guarded.
+    `device` are the backend's objects: pods are kept out of its tunnels.
     """
     pods, subnets = tuple(networks), tuple(own)
     masqueraded = (*_members("cluster", pods), *_members("own", subnets)) if masquerade else ()

@@ -1,10 +1,10 @@
-"""A pod's wires as kernel objects: those in its own namespace, and those on the host. `cni/attachments.py` calls.
+"""A pod's veth pair and addresses as kernel objects, in its namespace and on the host. Called by `cni/attachments.py`.
 
     routed   pod eth0 10.244.1.7/32 ── default via 169.254.1.1 ──▶ pcl… (no address)      host: 10.244.1.7/32 dev pcl…
     bridge   pod eth0 10.244.1.7/24 ── default via 10.244.1.1 ───▶ pcl… ─ cni0 10.244.1.1/24, as flannel's
 
 Neighbours are permanent on both sides of a routed pair, so there is no ARP: the gateway's addresses exist nowhere, only their
-MAC does. Each end of a pair may carry limits, which the host's device enforces.
+MAC does. Bandwidth limits of both directions are enforced on the host.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from msgspec import Struct
 from percale.ipam.address_pool import gateway
 from percale.ipam.subnet_plan import NodeSubnets
 from percale.render.network.base_chains import POD_DEVICE_PREFIX
-from percale.render.network.pod_sources import bridged_source_elements, source_elements
 from percale.render.objects import (
     Address,
     Bridge,
+    Element,
+    Family,
     IPAddress,
     IPInterface,
     IPNetwork,
@@ -39,16 +40,16 @@ from percale.render.objects import (
 Wiring: TypeAlias = Literal["routed", "bridge"]
 
 HOST_MAC = "ee:ee:ee:ee:ee:ee"
-"""Of every routed pod's host device: pods reach it as their gateway's, so it must never change, and pairs share no segment."""
+"""Of every routed pod's host device: it is the pod's gateway's, so it must never change; pairs share no segment."""
 GATEWAYS: dict[int, IPAddress] = {4: IPv4Address("169.254.1.1"), 6: IPv6Address("fe80::ecee:eeff:feee:eeee")}
-"""What a routed pod's default routes point at, by IP version; the IPv6 one is the link-local address of `HOST_MAC`."""
+"""A routed pod's default gateways, by IP version; the IPv6 one is the link-local address of `HOST_MAC`."""
 _LIMITER_PREFIX = "pcb"
-_JUDGED = {4: "bridge-nf-call-iptables", 6: "bridge-nf-call-ip6tables"}
+_BRIDGE_NF_CALL = {4: "bridge-nf-call-iptables", 6: "bridge-nf-call-ip6tables"}
 DEFAULTS: dict[int, IPNetwork] = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 
 
 class PodNetwork(Struct, frozen=True):
-    """What the pods of this node have in common; `bridge` is the device's name in bridge wiring."""
+    """The settings common to this node's pods; `bridge` is the device's name in bridge wiring."""
 
     subnets: NodeSubnets
     mtu: int
@@ -66,7 +67,7 @@ class Limit(Struct, frozen=True):
 class PodWires(Struct, frozen=True):
     """One interface of one pod. `addresses` carry the prefix that the pod sees, IPv4 first.
 
-    `ingress` limits what comes to the pod, `egress` what it sends. `bridge` is None for a routed pod.
+    `ingress` limits traffic to the pod, `egress` traffic from it. `bridge` is None for a routed pod.
     """
 
     container: str
@@ -95,7 +96,7 @@ def host_device(container: str, ifname: str) -> str:
 
 
 def pod_mac(container: str, ifname: str) -> str:
-    """The pod's MAC unless it asked for one: locally administered, the same whenever it is wired anew."""
+    """The pod's default MAC: locally administered, and stable when the pair is recreated."""
     packed = bytes.fromhex(_digest(container, ifname))[-6:]
     return bytes((packed[0] & 0xFC | 0x02, *packed[1:])).hex(":")
 
@@ -114,12 +115,12 @@ def pod_interface(network: PodNetwork, address: IPAddress, wiring: Wiring) -> IP
 
 
 def gateway_of(wires: PodWires, address: IPInterface) -> IPAddress:
-    """Where the pod's default route of this family points."""
+    """The pod's default gateway of this family."""
     return gateway(address.network) if wires.bridge is not None else GATEWAYS[address.version]
 
 
 def pod_objects(wires: PodWires) -> tuple[KernelObject, ...]:
-    """What the pod's own namespace holds, in the order in which it can be made."""
+    """The objects in the pod's namespace, in order of dependency."""
     return (Link("lo"), *_pod_settings(wires), Link(wires.ifname, mtu=wires.mtu, mac=wires.mac), *_pod_routes(wires))
 
 
@@ -141,31 +142,63 @@ def _pod_routes(wires: PodWires) -> Iterator[KernelObject]:
 
 
 def host_objects(wires: PodWires, namespace: int | None = None) -> tuple[KernelObject, ...]:
-    """What the host holds for this pod. The pair is born with `namespace`, the pod's open descriptor, and lasts without."""
+    """The objects on the host. The pair is created with `namespace`, the pod's open descriptor; afterwards it is None."""
     peer = Peer(wires.ifname, namespace, wires.mac, wires.mtu) if namespace is not None else None
     side = _bridge_side(wires, peer) if wires.bridge is not None else _routed_side(wires, peer)
     return (*side, *_limits(wires))
 
 
 def _routed_side(wires: PodWires, peer: Peer | None) -> Iterator[KernelObject]:
-    # Neighbours are permanent: without ARP nobody fills the node's table with others.
+    # Neighbours are permanent: with ARP, pods could fill the node's neighbour table.
     yield Link(wires.device, "veth", mtu=wires.mtu, mac=HOST_MAC, arp=False, peer=peer)
     if _has_ipv6(wires):
         yield Sysctl(f"net/ipv6/conf/{wires.device}/accept_ra", "0")
     else:
-        # Else the pod and the node reach each other by link-local addresses, which no IPv6 rule of ours looks at.
+        # Else the pod and the node could use link-local addresses, which no IPv6 rule of ours matches.
         yield Sysctl(f"net/ipv6/conf/{wires.device}/disable_ipv6", "1")
     for address in wires.addresses:
         yield Neighbour(wires.device, address.ip, wires.mac)
         yield Route(ip_network(address.ip), wires.device)
-    yield from source_elements(wires.device, _own(wires))
+    yield from source_elements(wires.device, _addresses(wires))
 
 
 def _bridge_side(wires: PodWires, peer: Peer | None) -> Iterator[KernelObject]:
-    # What is sent to reserved addresses comes to the port itself, past the bridge: nobody speaks IP there.
+    # Frames to reserved MACs are delivered to the port itself, past the bridge, so it must not have IP.
     yield Link(wires.device, "veth", mtu=wires.mtu, master=wires.bridge, hairpin=True, arp=False, peer=peer)
     yield Sysctl(f"net/ipv6/conf/{wires.device}/disable_ipv6", "1")
-    yield from bridged_source_elements(wires.device, wires.mac, _own(wires))
+    yield from bridged_source_elements(wires.device, wires.mac, _addresses(wires))
+
+
+def source_elements(device: str, addresses: Iterable[IPAddress]) -> Iterator[Element]:
+    """The addresses that a routed pod may send from, for the node's end of its veth."""
+    for address in addresses:
+        family: Family = "ip" if address.version == 4 else "ip6"
+        yield Element(family, "sources", (device, address))
+        yield Element(family, "quoted", (device, int(address)))
+
+
+def bridged_source_elements(device: str, mac: str, addresses: Iterable[IPAddress]) -> Iterator[Element]:
+    """The addresses and the MAC that a bridged pod may send from, for its bridge port."""
+    mac = mac.lower()
+    neighbours: list[IPv6Address] = []
+    for address in addresses:
+        if isinstance(address, IPv6Address):
+            yield Element("bridge", "sources6", (device, mac, address))
+            yield Element("bridge", "quoted6", (device, int(address)))
+            neighbours.append(address)
+        else:
+            yield Element("bridge", "sources", (device, mac, address))
+            yield Element("bridge", "quoted", (device, int(address)))
+    if neighbours:
+        yield from (
+            Element("bridge", "neighbours", (device, mac, int(each))) for each in (*neighbours, link_local(mac))
+        )
+
+
+def link_local(mac: str) -> IPv6Address:
+    """The link-local address that a kernel derives from the MAC."""
+    first, *rest = bytes.fromhex(mac.replace(":", ""))
+    return IPv6Address(bytes((0xFE, 0x80, *bytes(6), first ^ 0x02, *rest[:2], 0xFF, 0xFE, *rest[2:])))
 
 
 def _limits(wires: PodWires) -> Iterator[KernelObject]:
@@ -178,17 +211,17 @@ def _limits(wires: PodWires) -> Iterator[KernelObject]:
 
 
 def from_loopback(wires: PodWires) -> Sysctl:
-    """What lets the node's processes reach the pod from loopback, and its answers back; `base_chains.py` lets nothing else in."""
+    """Lets the node's processes reach the pod from loopback, and its answers back; `base_chains.py` drops all else."""
     return Sysctl(f"net/ipv4/conf/{wires.bridge or wires.device}/route_localnet", "1")
 
 
-def judged_bridges(versions: Iterable[int]) -> tuple[Sysctl, ...]:
-    """What hands the packets between a bridge's ports to policies and services; a kernel without br_netfilter refuses it."""
-    return tuple(Sysctl(f"net/bridge/{_JUDGED[version]}", "1") for version in sorted(set(versions)))
+def bridge_nf_call(versions: Iterable[int]) -> tuple[Sysctl, ...]:
+    """Passes packets between a bridge's ports to policies and services; fails on a kernel without br_netfilter."""
+    return tuple(Sysctl(f"net/bridge/{_BRIDGE_NF_CALL[version]}", "1") for version in sorted(set(versions)))
 
 
 def bridge_objects(network: PodNetwork) -> tuple[KernelObject, ...]:
-    """The bridge with the gateway's addresses, once per node. Its MAC is fixed, for pods remember it."""
+    """The bridge with the gateway's addresses, once per node. Its MAC is fixed, for pods cache it."""
     gateways = [ip_interface((gateway(subnet), subnet.prefixlen)) for subnet in network.subnets]
     mac = bytes((0x0A, 0x58, *sha256(str(network.subnets).encode()).digest()[:4])).hex(":")
     ipv6 = any(address.version == 6 for address in gateways)
@@ -197,11 +230,11 @@ def bridge_objects(network: PodNetwork) -> tuple[KernelObject, ...]:
         Link(network.bridge, "bridge", mtu=network.mtu, mac=mac, bridge=Bridge()),
         Sysctl(setting + "accept_ra", "0") if ipv6 else Sysctl(setting + "disable_ipv6", "1"),
         *(Address(network.bridge, address) for address in gateways),
-        *judged_bridges(address.version for address in gateways),
+        *bridge_nf_call(address.version for address in gateways),
     )
 
 
-def _own(wires: PodWires) -> Iterator[IPAddress]:
+def _addresses(wires: PodWires) -> Iterator[IPAddress]:
     return (address.ip for address in wires.addresses)
 
 

@@ -1,6 +1,6 @@
-"""Which UDP ports are tunnels between nodes, and where they end, as set elements: what the guards of `base_chains.py` go by.
+"""The UDP ports and endpoints of tunnels between nodes, as set elements for the guard chains of `base_chains.py`.
 
-The agent wishes this node's beside its tables, and backends wish a peer's beside its route.
+The agent declares this node's with its tables, backends declare a peer's with its route.
 """
 
 from __future__ import annotations
@@ -9,20 +9,20 @@ from collections.abc import Iterable
 
 from percale.render.objects import Element, Family, IPAddress, KernelObject, Link, Vxlan
 
-USUAL_PORT = 8472
-"""Where other nodes may have a tunnel, when this one has none: flannel's."""
+DEFAULT_PORT = 8472
+"""Other nodes' tunnel port when this node has none: flannel's."""
 _FAMILIES: tuple[Family, ...] = ("ip", "ip6")
 
 
 def tunnels_of(device: Iterable[KernelObject]) -> list[Vxlan]:
-    """Those among the objects of a backend."""
+    """The tunnels among a backend's objects."""
     return [each.vxlan for each in device if isinstance(each, Link) and each.vxlan is not None]
 
 
 def tunnel_elements(device: Iterable[KernelObject]) -> tuple[Element, ...]:
-    """This node's: no pod gets to the ports of its tunnels at any node, and here only peers do."""
+    """This node's tunnels: no pod may send to their ports at any node, and to this node only peers may."""
     tunnels = tunnels_of(device)
-    ports = sorted({tunnel.port for tunnel in tunnels} or {USUAL_PORT})
+    ports = sorted({tunnel.port for tunnel in tunnels} or {DEFAULT_PORT})
     closed = [Element(family, "tunnels", (port,)) for family in _FAMILIES for port in ports]
     own = [
         element
@@ -34,7 +34,7 @@ def tunnel_elements(device: Iterable[KernelObject]) -> tuple[Element, ...]:
 
 
 def peer_element(address: IPAddress) -> Element:
-    """Another node's public address."""
+    """A peer's public address."""
     return Element(_family(address), "peers", (address,))
 
 

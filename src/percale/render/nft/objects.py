@@ -1,6 +1,6 @@
 """What `table inet percale` holds, as values: sets and maps, chains of rules, and edits of them.
 
-    policy/ ─ classes.py ──▶ Edit ──▶ kernel/nftables/table.py ──▶ one nfnetlink batch
+    policy/ ─ classes.py ──▶ Transaction ──▶ kernel/nftables/table.py ──▶ one nfnetlink batch
 
 The table's base chains are static text (`base_chains.py`); all that changes with pods, policies and services is an edit, and the
 kernel takes an edit whole or not at all: no packet sees half of it. Elements are packed bytes, for there may be 100,000
@@ -30,7 +30,7 @@ SIZES: dict[Field, int] = {
 """Bytes, padding included."""
 
 
-class SetShape(Struct, frozen=True):
+class SetSpec(Struct, frozen=True):
     """A named set, or a map when it has `data`; with `interval` a key is two keys, the first and the last (both included)."""
 
     name: str
@@ -39,7 +39,7 @@ class SetShape(Struct, frozen=True):
     data: tuple[Field, ...] | Literal["verdict"] | None = None
     comment: str = ""
     timeout: int | None = None
-    """Seconds; such a set is filled by packets (a rule's `Remember`), and what it holds is no part of an image."""
+    """Seconds; such a set is filled by packets (a rule's `MapUpdate`), and what it holds is no part of an image."""
 
     @property
     def field_key_size(self) -> int:
@@ -64,11 +64,11 @@ class Verdict(Struct, frozen=True, gc=False):
     chain: str | None = None
 
 
-class Elements(Struct, frozen=True, gc=False):
+class ElementBatch(Struct, frozen=True, gc=False):
     """Elements of one set, keys one after the other; of a map with their data likewise, or one verdict for them all."""
 
     set: str
-    keys: bytes
+    packed_keys: bytes
     data: bytes = b""
     verdict: Verdict | None = None
 
@@ -105,7 +105,7 @@ class InSet(Struct, frozen=True):
 Match: TypeAlias = Equals | Between | InSet
 
 
-class Turn(Struct, frozen=True):
+class SlotExpr(Struct, frozen=True):
     """A number below `modulus` as the last part of a map's key: by chance, by turns, or by a hash of the source address."""
 
     by: Literal["random", "inc", "source"]
@@ -118,16 +118,16 @@ class SetMark(Struct, frozen=True):
     bits: int
 
 
-class Translate(Struct, frozen=True):
+class Dnat(Struct, frozen=True):
     """Destination NAT to the address and port that the map has for these operands; without such an element no match."""
 
     version: Literal[4, 6]
     operands: tuple[Operand, ...]
     map: str
-    turn: Turn | None = None
+    slot: SlotExpr | None = None
 
 
-class Remember(Struct, frozen=True):
+class MapUpdate(Struct, frozen=True):
     """Put an element into a map with a timeout, or renew it."""
 
     map: str
@@ -135,7 +135,7 @@ class Remember(Struct, frozen=True):
     data: tuple[Operand, ...]
 
 
-Statement: TypeAlias = SetMark | Translate | Remember
+Statement: TypeAlias = SetMark | Dnat | MapUpdate
 
 
 class Rule(Struct, frozen=True):
@@ -155,7 +155,7 @@ class Chain(Struct, frozen=True):
     rules: tuple[Rule, ...]
 
 
-class Edit(Struct, frozen=True):
+class Transaction(Struct, frozen=True):
     """One atomic change of the table.
 
     Sets are made first; then elements go, chains that are put get these rules instead of theirs, elements come; at last
@@ -164,10 +164,10 @@ class Edit(Struct, frozen=True):
     table's image.
     """
 
-    put_sets: tuple[SetShape, ...] = ()
-    remove: tuple[Elements, ...] = ()
+    put_sets: tuple[SetSpec, ...] = ()
+    remove: tuple[ElementBatch, ...] = ()
     put_chains: tuple[Chain, ...] = ()
-    put: tuple[Elements, ...] = ()
+    put: tuple[ElementBatch, ...] = ()
     remove_chains: tuple[str, ...] = ()
     remove_sets: tuple[str, ...] = ()
 
@@ -177,12 +177,12 @@ class Edit(Struct, frozen=True):
         )
 
 
-def joined(elements: Iterable[Elements]) -> Iterator[Elements]:
+def joined(elements: Iterable[ElementBatch]) -> Iterator[ElementBatch]:
     """Those of one set, and of one verdict, as one."""
     keys: defaultdict[tuple[str, Verdict | None], list[bytes]] = defaultdict(list)
     data: defaultdict[tuple[str, Verdict | None], list[bytes]] = defaultdict(list)
     for each in elements:
-        keys[each.set, each.verdict].append(each.keys)
+        keys[each.set, each.verdict].append(each.packed_keys)
         data[each.set, each.verdict].append(each.data)
     for (name, verdict), parts in keys.items():
-        yield Elements(name, b"".join(parts), b"".join(data[name, verdict]), verdict)
+        yield ElementBatch(name, b"".join(parts), b"".join(data[name, verdict]), verdict)

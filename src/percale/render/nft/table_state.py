@@ -1,8 +1,8 @@
 """What an inet table of ours holds as a value: edits are applied to it as the kernel does, and two make the edit between.
 
-    kernel ─▶ Held ──┐
-                     ├─ difference() ─▶ the Edit that makes the table what it should be
-    image: Edit ─────┘
+    kernel ─▶ TableState ──────┐
+                               ├─ diff() ─▶ the Transaction that makes the table what it should be
+    snapshot: Transaction ─────┘
 
 `kernel/nftables/table.py` compares, the keeper's fake holds one.
 """
@@ -18,7 +18,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from percale.errors import KernelError
-from percale.render.nft.objects import Chain, Edit, Elements, InSet, Remember, Rule, SetShape, Translate, Verdict
+from percale.render.nft.objects import Chain, Dnat, ElementBatch, InSet, MapUpdate, Rule, SetSpec, Transaction, Verdict
 from percale.render.objects import OWNER
 
 Value: TypeAlias = bytes | Verdict | None
@@ -27,120 +27,123 @@ Value: TypeAlias = bytes | Verdict | None
 Contents: TypeAlias = dict[bytes, Value]
 
 
-class HeldSet(NamedTuple):
-    """A set with its elements by key; `shape` None: of a sort that is never ours, its elements do not matter."""
+class SetState(NamedTuple):
+    """A set with its elements by key; `spec` None: of a sort that is never ours, its elements do not matter."""
 
-    shape: SetShape | None
+    spec: SetSpec | None
     elements: Contents
 
 
-class Held(Struct, frozen=True):
+class TableState(Struct, frozen=True):
     """The table but for the rules of the static text; never changed."""
 
-    fixed: frozenset[str] = frozenset()
+    base_sets: frozenset[str] = frozenset()
     """The text's sets that edits fill."""
-    fixed_chains: frozenset[str] = frozenset()
+    base_chains: frozenset[str] = frozenset()
     """The text's chains, which are no part of `chains`."""
-    sets: Mapping[str, HeldSet] = field(default_factory=dict)
+    sets: Mapping[str, SetState] = field(default_factory=dict)
     chains: Mapping[str, tuple[Rule | None, ...] | None] = field(default_factory=dict)
     """Rules in order, None for one that we never write; None for a chain that somebody hooked in."""
     table: str = OWNER
     """Its name."""
 
     @classmethod
-    def bare(cls, shapes: Iterable[SetShape], chains: Iterable[str] = (), table: str = OWNER) -> Held:
+    def bare(cls, specs: Iterable[SetSpec], chains: Iterable[str] = (), table: str = OWNER) -> TableState:
         """What the static text alone holds, with these sets and chains."""
-        sets = {shape.name: HeldSet(shape, {}) for shape in shapes}
+        sets = {spec.name: SetState(spec, {}) for spec in specs}
         return cls(frozenset(sets), frozenset(chains), sets, table=table)
 
-    def after(self, edit: Edit) -> Held:
+    def apply(self, transaction: Transaction) -> TableState:
         """With this edit. Raises KernelError as the kernel would, which then changes nothing."""
-        return _Draft(self).apply(edit)
+        return _Draft(self).apply(transaction)
 
 
 class _Draft:
     """A table in the middle of an edit."""
 
-    def __init__(self, held: Held) -> None:
-        self._held = held
-        self._sets = dict(held.sets)
-        self._chains = dict(held.chains)
+    def __init__(self, state: TableState) -> None:
+        self._state = state
+        self._sets = dict(state.sets)
+        self._chains = dict(state.chains)
         self._copied: set[str] = set()
 
-    def apply(self, edit: Edit) -> Held:
-        chains, sets = set(edit.remove_chains), set(edit.remove_sets)
-        anew = chains & {chain.name for chain in edit.put_chains}, sets & {shape.name for shape in edit.put_sets}
-        for chain in edit.put_chains:
+    def apply(self, transaction: Transaction) -> TableState:
+        chains, sets = set(transaction.remove_chains), set(transaction.remove_sets)
+        anew = (
+            chains & {chain.name for chain in transaction.put_chains},
+            sets & {spec.name for spec in transaction.put_sets},
+        )
+        for chain in transaction.put_chains:
             self._chains[chain.name] = ()
-        for name in edit.remove_chains:
+        for name in transaction.remove_chains:
             self._ask_for_chain(name)
             self._chains[name] = ()
-        for elements in edit.remove:
+        for elements in transaction.remove:
             self._remove(elements)
-        for name in edit.remove_sets:
+        for name in transaction.remove_sets:
             if name in anew[1]:
                 self._drop_set(name)
-        for shape in edit.put_sets:
-            self._put_set(shape)
-        for chain in edit.put_chains:
+        for spec in transaction.put_sets:
+            self._put_set(spec)
+        for chain in transaction.put_chains:
             self._put_chain(chain)
-        for elements in edit.put:
+        for elements in transaction.put:
             self._put(elements)
-        for name in edit.remove_sets:
+        for name in transaction.remove_sets:
             if name not in anew[1]:
                 self._drop_set(name)
-        for name in edit.remove_chains:
+        for name in transaction.remove_chains:
             if name not in anew[0]:
                 self._drop_chain(name)
-        return replace(self._held, sets=self._sets, chains=self._chains)
+        return replace(self._state, sets=self._sets, chains=self._chains)
 
-    def _set(self, name: str) -> HeldSet:
+    def _set(self, name: str) -> SetState:
         if name not in self._sets:
-            raise refused_by(self._held.table, errno.ENOENT, f"set {name}")
+            raise refused_by(self._state.table, errno.ENOENT, f"set {name}")
         return self._sets[name]
 
     def _ask_for_chain(self, name: str) -> None:
-        if name not in self._chains and name not in self._held.fixed_chains:
-            raise refused_by(self._held.table, errno.ENOENT, f"chain {name}")
+        if name not in self._chains and name not in self._state.base_chains:
+            raise refused_by(self._state.table, errno.ENOENT, f"chain {name}")
 
-    def _contents(self, elements: Elements) -> tuple[SetShape, Contents]:
+    def _contents(self, elements: ElementBatch) -> tuple[SetSpec, Contents]:
         """The set's elements, free to be changed."""
-        shape, contents = self._set(elements.set)
-        if shape is None or len(elements.keys) % shape.key_size:
-            raise refused_by(self._held.table, errno.EINVAL, f"set {elements.set}")
+        spec, contents = self._set(elements.set)
+        if spec is None or len(elements.packed_keys) % spec.key_size:
+            raise refused_by(self._state.table, errno.EINVAL, f"set {elements.set}")
         if elements.set not in self._copied:
             self._copied.add(elements.set)
             contents = dict(contents)
-            self._sets[elements.set] = HeldSet(shape, contents)
-        return shape, contents
+            self._sets[elements.set] = SetState(spec, contents)
+        return spec, contents
 
-    def _remove(self, elements: Elements) -> None:
-        shape, contents = self._contents(elements)
-        for key in cut(elements.keys, shape.key_size):
+    def _remove(self, elements: ElementBatch) -> None:
+        spec, contents = self._contents(elements)
+        for key in cut(elements.packed_keys, spec.key_size):
             if key not in contents:
-                raise refused_by(self._held.table, errno.ENOENT, f"set {elements.set}")
+                raise refused_by(self._state.table, errno.ENOENT, f"set {elements.set}")
             del contents[key]
 
-    def _put(self, elements: Elements) -> None:
-        shape, contents = self._contents(elements)
+    def _put(self, elements: ElementBatch) -> None:
+        spec, contents = self._contents(elements)
         if elements.verdict is not None and elements.verdict.chain is not None:
             self._ask_for_chain(elements.verdict.chain)
         new: Contents = {}
-        for keys, values in _portions(self._held.table, shape, elements):
+        for keys, values in _portions(self._state.table, spec, elements):
             new.update(zip(keys, values, strict=True))
         for key in contents.keys() & new.keys():
             if contents[key] != new[key]:
-                raise refused_by(self._held.table, errno.EEXIST, f"set {elements.set}")
+                raise refused_by(self._state.table, errno.EEXIST, f"set {elements.set}")
         contents.update(new)
-        if shape.interval and len(shape.key) == 1 and _overlapping(contents, shape.field_key_size):
-            raise refused_by(self._held.table, errno.EEXIST, f"set {elements.set}")
+        if spec.interval and len(spec.key) == 1 and _overlapping(contents, spec.field_key_size):
+            raise refused_by(self._state.table, errno.EEXIST, f"set {elements.set}")
 
-    def _put_set(self, shape: SetShape) -> None:
-        known = self._sets.get(shape.name)
+    def _put_set(self, spec: SetSpec) -> None:
+        known = self._sets.get(spec.name)
         if known is None:
-            self._sets[shape.name] = HeldSet(shape, {})
-        elif known.shape is None or replace(known.shape, comment=shape.comment) != shape:
-            raise refused_by(self._held.table, errno.EEXIST, f"set {shape.name}")
+            self._sets[spec.name] = SetState(spec, {})
+        elif known.spec is None or replace(known.spec, comment=spec.comment) != spec:
+            raise refused_by(self._state.table, errno.EEXIST, f"set {spec.name}")
 
     def _put_chain(self, chain: Chain) -> None:
         for rule in chain.rules:
@@ -152,15 +155,15 @@ class _Draft:
 
     def _drop_set(self, name: str) -> None:
         self._set(name)
-        if name in self._held.fixed or any(name in _sets_of(rule) for rule in self._rules()):
-            raise refused_by(self._held.table, errno.EBUSY, f"set {name}")
+        if name in self._state.base_sets or any(name in _sets_of(rule) for rule in self._rules()):
+            raise refused_by(self._state.table, errno.EBUSY, f"set {name}")
         del self._sets[name]
         self._copied.discard(name)
 
     def _drop_chain(self, name: str) -> None:
         self._ask_for_chain(name)
         if any(rule.verdict and rule.verdict.chain == name for rule in self._rules()) or name in self._led_to():
-            raise refused_by(self._held.table, errno.EBUSY, f"chain {name}")
+            raise refused_by(self._state.table, errno.EBUSY, f"chain {name}")
         del self._chains[name]
 
     def _rules(self) -> Iterator[Rule]:
@@ -171,24 +174,24 @@ class _Draft:
         """The chains that elements lead to."""
         return {
             value.chain
-            for shape, contents in self._sets.values()
-            if shape is None or shape.data == "verdict"
+            for spec, contents in self._sets.values()
+            if spec is None or spec.data == "verdict"
             for value in contents.values()
             if isinstance(value, Verdict)
         }
 
 
-def difference(held: Held, image: Edit) -> Edit:
-    """What makes `held` exactly what `image` makes of the static text alone; empty when it is that already."""
-    wanted = {name: held.sets[name].shape for name in held.fixed} | {shape.name: shape for shape in image.put_sets}
-    anew = {name for name, shape in wanted.items() if name in held.sets and held.sets[name].shape != shape}
-    left = {name: dict(known.elements) for name, known in held.sets.items() if name in wanted and name not in anew}
+def diff(state: TableState, snapshot: Transaction) -> Transaction:
+    """What makes `state` exactly what `snapshot` makes of the static text alone; empty when it is that already."""
+    wanted = {name: state.sets[name].spec for name in state.base_sets} | {spec.name: spec for spec in snapshot.put_sets}
+    anew = {name for name, spec in wanted.items() if name in state.sets and state.sets[name].spec != spec}
+    left = {name: dict(known.elements) for name, known in state.sets.items() if name in wanted and name not in anew}
     missing: dict[str, Contents] = {}
-    for elements in image.put:
-        old, shape = left.get(elements.set, {}), wanted.get(elements.set)
-        if shape is None:
-            raise refused_by(held.table, errno.ENOENT, f"set {elements.set}")
-        for keys, values in _portions(held.table, shape, elements):
+    for elements in snapshot.put:
+        old, spec = left.get(elements.set, {}), wanted.get(elements.set)
+        if spec is None:
+            raise refused_by(state.table, errno.ENOENT, f"set {elements.set}")
+        for keys, values in _portions(state.table, spec, elements):
             found = [*map(old.pop, keys, repeat(_ABSENT))]
             if found == values:
                 continue
@@ -197,20 +200,20 @@ def difference(held: Held, image: Edit) -> Edit:
                     missing.setdefault(elements.set, {})[key] = value
                     if was != _ABSENT:
                         old[key] = was
-    chains = {chain.name for chain in image.put_chains}
-    hooked = {name for name, rules in held.chains.items() if rules is None}
-    return Edit(
-        put_sets=tuple(shape for name, shape in wanted.items() if shape and (name not in held.sets or name in anew)),
+    chains = {chain.name for chain in snapshot.put_chains}
+    hooked = {name for name, rules in state.chains.items() if rules is None}
+    return Transaction(
+        put_sets=tuple(spec for name, spec in wanted.items() if spec and (name not in state.sets or name in anew)),
         remove=tuple(each for name, old in left.items() for each in _packed(wanted[name], old)),
         put_chains=tuple(
             chain
-            for chain in image.put_chains
-            if held.chains.get(chain.name) != chain.rules
+            for chain in snapshot.put_chains
+            if state.chains.get(chain.name) != chain.rules
             or any(not anew.isdisjoint(_sets_of(rule)) for rule in chain.rules)
         ),
         put=tuple(each for name, new in missing.items() for each in _packed(wanted[name], new, data=True)),
-        remove_chains=tuple(sorted((held.chains.keys() - chains) | (hooked & chains))),
-        remove_sets=tuple(sorted((held.sets.keys() - wanted.keys()) | anew)),
+        remove_chains=tuple(sorted((state.chains.keys() - chains) | (hooked & chains))),
+        remove_sets=tuple(sorted((state.sets.keys() - wanted.keys()) | anew)),
     )
 
 
@@ -236,43 +239,45 @@ def cut(packed: bytes, size: int) -> list[bytes]:
     return [packed[start : start + size] for start in range(0, len(packed), size)]
 
 
-def _portions(table: str, shape: SetShape, elements: Elements) -> Iterator[tuple[list[bytes], list[Value]]]:
+def _portions(table: str, spec: SetSpec, elements: ElementBatch) -> Iterator[tuple[list[bytes], list[Value]]]:
     """Keys and their values, not all at once: there may be very many. Raises KernelError."""
-    step, width = shape.key_size * _PORTION, shape.data_size * _PORTION
-    if (shape.data == "verdict") != (elements.verdict is not None):
+    step, width = spec.key_size * _PORTION, spec.data_size * _PORTION
+    if (spec.data == "verdict") != (elements.verdict is not None):
         raise refused_by(table, errno.EINVAL, f"set {elements.set}")
-    if len(elements.data) * shape.key_size != len(elements.keys) * shape.data_size:
+    if len(elements.data) * spec.key_size != len(elements.packed_keys) * spec.data_size:
         raise refused_by(table, errno.EINVAL, f"set {elements.set}")
-    for number, start in enumerate(range(0, len(elements.keys), step)):
-        keys = cut(elements.keys[start : start + step], shape.key_size)
+    for number, start in enumerate(range(0, len(elements.packed_keys), step)):
+        keys = cut(elements.packed_keys[start : start + step], spec.key_size)
         data = elements.data[number * width : (number + 1) * width]
-        yield keys, [*cut(data, shape.data_size)] if width else [elements.verdict] * len(keys)
+        yield keys, [*cut(data, spec.data_size)] if width else [elements.verdict] * len(keys)
 
 
 _PORTION = 4096
 
 
-def _packed(shape: SetShape | None, contents: Contents, *, data: bool = False) -> Iterator[Elements]:
+def _packed(spec: SetSpec | None, contents: Contents, *, data: bool = False) -> Iterator[ElementBatch]:
     """The elements; those of a verdict map one by one verdict, unless they go."""
-    if not contents or shape is None:
+    if not contents or spec is None:
         return
-    if not data or not shape.data:
-        yield Elements(shape.name, b"".join(contents))
-    elif isinstance(shape.data, tuple):
-        yield Elements(shape.name, b"".join(contents), b"".join(v for v in contents.values() if isinstance(v, bytes)))
+    if not data or not spec.data:
+        yield ElementBatch(spec.name, b"".join(contents))
+    elif isinstance(spec.data, tuple):
+        yield ElementBatch(
+            spec.name, b"".join(contents), b"".join(v for v in contents.values() if isinstance(v, bytes))
+        )
     else:
         by_verdict: dict[Verdict, list[bytes]] = {}
         for key, value in contents.items():
             assert isinstance(value, Verdict)
             by_verdict.setdefault(value, []).append(key)
         for verdict, keys in by_verdict.items():
-            yield Elements(shape.name, b"".join(keys), verdict=verdict)
+            yield ElementBatch(spec.name, b"".join(keys), verdict=verdict)
 
 
 def _sets_of(rule: Rule) -> Iterator[str]:
     """The sets and maps that the rule names."""
     yield from (match.set for match in rule.matches if isinstance(match, InSet))
-    yield from (statement.map for statement in rule.statements if isinstance(statement, Translate | Remember))
+    yield from (statement.map for statement in rule.statements if isinstance(statement, Dnat | MapUpdate))
 
 
 def _overlapping(contents: Contents, size: int) -> bool:

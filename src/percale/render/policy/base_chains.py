@@ -9,7 +9,7 @@ masquerade; traffic between a node and its own pods is never forwarded, so it al
 from __future__ import annotations
 
 from percale.render.network.base_chains import DISCOVERY, LONGEST_DISCOVERY
-from percale.render.nft.objects import SetShape
+from percale.render.nft.objects import SetSpec
 
 CUT_MARK = 0x0010_0000
 """The connection mark's bit of established flows that a policy forbids by now."""
@@ -74,12 +74,12 @@ chain policies {{
 }}
 """
 
-SHAPES = (
-    SetShape("egress4", ("ipv4_addr",), data="verdict"),
-    SetShape("egress6", ("ipv6_addr",), data="verdict"),
-    SetShape("ingress4", ("ipv4_addr",), data="verdict"),
-    SetShape("ingress6", ("ipv6_addr",), data="verdict"),
-    SetShape("self4", ("ipv4_addr", "ipv4_addr")),
-    SetShape("self6", ("ipv6_addr", "ipv6_addr")),
+SET_SPECS = (
+    SetSpec("egress4", ("ipv4_addr",), data="verdict"),
+    SetSpec("egress6", ("ipv6_addr",), data="verdict"),
+    SetSpec("ingress4", ("ipv4_addr",), data="verdict"),
+    SetSpec("ingress6", ("ipv6_addr",), data="verdict"),
+    SetSpec("self4", ("ipv4_addr", "ipv4_addr")),
+    SetSpec("self6", ("ipv6_addr", "ipv6_addr")),
 )
 """What the text declares and elements fill."""

@@ -30,7 +30,7 @@ from percale.policy.rule_terms import (
     digest,
     spelled,
 )
-from percale.render.nft.objects import Between, Chain, Equals, Field, InSet, Match, Operand, Rule, SetShape, Verdict
+from percale.render.nft.objects import Between, Chain, Equals, Field, InSet, Match, Operand, Rule, SetSpec, Verdict
 
 PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}
 
@@ -50,8 +50,8 @@ class PodsSet(Struct, frozen=True):
         return f"pods{self.version}-{self.term.name}"
 
     @property
-    def shape(self) -> SetShape:
-        return SetShape(self.name, (address_field(self.version),))
+    def shape(self) -> SetSpec:
+        return SetSpec(self.name, (address_field(self.version),))
 
 
 class NamedPortSet(Struct, frozen=True):
@@ -65,8 +65,8 @@ class NamedPortSet(Struct, frozen=True):
         return f"named{self.version}-{self.port}"
 
     @property
-    def shape(self) -> SetShape:
-        return SetShape(self.name, (address_field(self.version), "inet_proto", "inet_service"))
+    def shape(self) -> SetSpec:
+        return SetSpec(self.name, (address_field(self.version), "inet_proto", "inet_service"))
 
 
 class PortsSet(Struct, frozen=True):
@@ -79,8 +79,8 @@ class PortsSet(Struct, frozen=True):
         return f"ports-{digest(*((span.protocol, span.first, span.last) for span in self.spans))}"
 
     @property
-    def shape(self) -> SetShape:
-        return SetShape(self.name, ("inet_proto", "inet_service"), interval=True)
+    def shape(self) -> SetSpec:
+        return SetSpec(self.name, ("inet_proto", "inet_service"), interval=True)
 
 
 class NetworksSet(Struct, frozen=True):
@@ -93,8 +93,8 @@ class NetworksSet(Struct, frozen=True):
         return f"nets{self.networks[0].version}-{digest(*map(str, self.networks))}"
 
     @property
-    def shape(self) -> SetShape:
-        return SetShape(self.name, (address_field(self.networks[0].version),), interval=True)
+    def shape(self) -> SetSpec:
+        return SetSpec(self.name, (address_field(self.networks[0].version),), interval=True)
 
 
 class NodesSet(Struct, frozen=True):
@@ -108,8 +108,8 @@ class NodesSet(Struct, frozen=True):
         return f"nodes{self.version}-{digest(spelled(self.term.nodes))}"
 
     @property
-    def shape(self) -> SetShape:
-        return SetShape(self.name, (address_field(self.version),))
+    def shape(self) -> SetSpec:
+        return SetSpec(self.name, (address_field(self.version),))
 
 
 class DomainSet(Struct, frozen=True):
@@ -123,8 +123,8 @@ class DomainSet(Struct, frozen=True):
         return f"domain{self.version}-{digest(self.domain)}"
 
     @property
-    def shape(self) -> SetShape:
-        return SetShape(self.name, (address_field(self.version),))
+    def shape(self) -> SetSpec:
+        return SetSpec(self.name, (address_field(self.version),))
 
 
 PolicySet: TypeAlias = PodsSet | NamedPortSet | PortsSet | NetworksSet | NodesSet | DomainSet

@@ -3,7 +3,7 @@
     Touched ─▶ update() ─┬─ moved pods ────▶ elements of the sets in use
                          ├─ local pods ────▶ elements of the maps: which class judges which address (the switch)
                          └─ changed rules ─▶ chains; sets that come into use, and that nobody uses any more
-                                           = one Edit, which the kernel takes at once
+                                           = one Transaction, which the kernel takes at once
 
 Only pods of this node are judged here; all pods are peers. What is kept is which chains and sets are in use. The sets'
 contents are the evaluator's, so `image()` is always what a fresh start would load.
@@ -23,7 +23,7 @@ from percale.policy.evaluator import Evaluator, PolicyClass, Touched
 from percale.policy.pod_facts import PodFacts
 from percale.policy.rule_terms import Direction, PortSpan, Term
 from percale.policy.selector_index import Moved
-from percale.render.nft.objects import Chain, Edit, Elements, Verdict
+from percale.render.nft.objects import Chain, ElementBatch, Transaction, Verdict
 from percale.render.policy.base_chains import EGRESS, INGRESS, SELF
 from percale.render.policy.class_chains import (
     PROTOCOLS,
@@ -89,7 +89,7 @@ class PolicyTable:
 
     # Changes
 
-    def update(self, changes: Iterable[Touched]) -> Edit:
+    def update(self, changes: Iterable[Touched]) -> Transaction:
         """What the table needs after these changes, which the evaluator has seen already."""
         touched = tuple(changes)
         moved = [each for change in touched for each in change.moved]
@@ -112,7 +112,7 @@ class PolicyTable:
         self.concerned = frozenset(concerned)
         return draft.edit(chains, self._chains())
 
-    def image(self) -> Edit:
+    def snapshot(self) -> Transaction:
         """All of it, from the static text alone."""
         draft = _Draft()
         for wanted in self._sets.values():
@@ -121,7 +121,7 @@ class PolicyTable:
             draft.put(elements)
         return draft.edit({}, self._chains())
 
-    def owners(self, part: Edit) -> tuple[set[PolicyKey], set[ObjectKey]]:
+    def owners(self, part: Transaction) -> tuple[set[PolicyKey], set[ObjectKey]]:
         """Whose a chain, a set or an element of it is: policies, and pods of this node that they judge."""
         sets = {shape.name for shape in part.put_sets} | {each.set for each in part.put}
         chains = {chain.name for chain in part.put_chains}
@@ -135,7 +135,7 @@ class PolicyTable:
         pods = {
             pod.key
             for each in part.put
-            if each.verdict is not None and (pod := self._members.owner(each.keys)) is not None
+            if each.verdict is not None and (pod := self._members.owner(each.packed_keys)) is not None
         }
         return policies, pods
 
@@ -324,7 +324,7 @@ class _Draft:
         self._coming: dict[_Place, Verdict | None] = {}
         self._new_sets: list[PolicySet] = []
         self._old_sets: list[str] = []
-        self._filled: list[Elements] = []
+        self._filled: list[ElementBatch] = []
 
     def replace(self, old: dict[_Place, Verdict | None], new: dict[_Place, Verdict | None]) -> None:
         """These elements go, those come."""
@@ -347,16 +347,16 @@ class _Draft:
         """A set that was not there, filled."""
         self._new_sets.append(new)
         if keys := b"".join(contents):
-            self._filled.append(Elements(new.name, keys))
+            self._filled.append(ElementBatch(new.name, keys))
 
     def remove_set(self, name: str) -> None:
         """A set goes with all that it holds."""
         self._old_sets.append(name)
 
-    def edit(self, before: dict[str, Chain], after: dict[str, Chain]) -> Edit:
+    def edit(self, before: dict[str, Chain], after: dict[str, Chain]) -> Transaction:
         """The edit, with the chains that it takes."""
         gone = set(self._old_sets)
-        return Edit(
+        return Transaction(
             put_sets=tuple(each.shape for each in self._new_sets),
             remove=tuple(_packed({place: None for place in self._leaving if place.set not in gone})),
             put_chains=tuple(chain for name, chain in after.items() if before.get(name) != chain),
@@ -366,7 +366,7 @@ class _Draft:
         )
 
 
-def _packed(places: dict[_Place, Verdict | None]) -> Iterator[Elements]:
+def _packed(places: dict[_Place, Verdict | None]) -> Iterator[ElementBatch]:
     """Elements of one set and verdict together."""
     by_verdict = itemgetter(0, 1, 2)
     rows = sorted(
@@ -375,4 +375,4 @@ def _packed(places: dict[_Place, Verdict | None]) -> Iterator[Elements]:
     )
     for (name, chain, code), group in groupby(rows, key=by_verdict):
         keys = b"".join(row[3] for row in group)
-        yield Elements(name, keys, verdict=Verdict(code, chain or None) if code else None)
+        yield ElementBatch(name, keys, verdict=Verdict(code, chain or None) if code else None)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from percale.render.nft.objects import Field, SetShape
+from percale.render.nft.objects import Field, SetSpec
 from percale.render.objects import OWNER
 
 TABLE = f"{OWNER}-services"
@@ -29,29 +29,29 @@ REFUSE = "refuse"
 _ADDRESS: dict[int, Field] = {4: "ipv4_addr", 6: "ipv6_addr"}
 
 
-def shapes(version: int) -> Iterator[SetShape]:
+def shapes(version: int) -> Iterator[SetSpec]:
     """The sets and maps of one IP version that the text declares and elements fill."""
     address = _ADDRESS[version]
     vip: tuple[Field, ...] = (address, "inet_proto", "inet_service")
     port: tuple[Field, ...] = ("inet_proto", "inet_service")
     endpoint: tuple[Field, ...] = (address, "inet_service")
     for name in ("services", "own"):
-        yield SetShape(f"{name}{version}", vip, data="verdict")
-        yield SetShape(f"{name}ports{version}", port, data="verdict")
-    yield SetShape(f"sticky{version}", (address, "inet_proto"), data="verdict")
-    yield SetShape(f"stickyports{version}", ("inet_proto",), data="verdict")
+        yield SetSpec(f"{name}{version}", vip, data="verdict")
+        yield SetSpec(f"{name}ports{version}", port, data="verdict")
+    yield SetSpec(f"sticky{version}", (address, "inet_proto"), data="verdict")
+    yield SetSpec(f"stickyports{version}", ("inet_proto",), data="verdict")
     for name in ("endpoints", "locals"):
-        yield SetShape(f"{name}{version}", (*vip, "integer"), data=endpoint)
-        yield SetShape(f"{name}ports{version}", (*port, "integer"), data=endpoint)
-    yield SetShape(f"nodeaddresses{version}", (address,))
-    yield SetShape(f"clients{version}", (address,), interval=True)
-    yield SetShape(f"clusterips{version}", (address,))
-    yield SetShape(f"servicenets{version}", (address,), interval=True)
-    yield SetShape(f"hairpins{version}", (address, address))
-    yield SetShape(f"admitted{version}", (*vip, address), interval=True)
+        yield SetSpec(f"{name}{version}", (*vip, "integer"), data=endpoint)
+        yield SetSpec(f"{name}ports{version}", (*port, "integer"), data=endpoint)
+    yield SetSpec(f"nodeaddresses{version}", (address,))
+    yield SetSpec(f"clients{version}", (address,), interval=True)
+    yield SetSpec(f"clusterips{version}", (address,))
+    yield SetSpec(f"servicenets{version}", (address,), interval=True)
+    yield SetSpec(f"hairpins{version}", (address, address))
+    yield SetSpec(f"admitted{version}", (*vip, address), interval=True)
 
 
-SHAPES = (*shapes(4), *shapes(6))
+SET_SPECS = (*shapes(4), *shapes(6))
 
 _COMMENTS = {
     "services": "service addresses: how they are served",
@@ -73,7 +73,7 @@ _COMMENTS = {
 }
 
 
-def _declared(shape: SetShape, version: int) -> str:
+def _declared(shape: SetSpec, version: int) -> str:
     ip = "ip" if version == 4 else "ip6"
     comment = f'\n    comment "{_COMMENTS[shape.name[:-1]]}"'
     if isinstance(shape.data, tuple):

@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
-from percale.render.nft.objects import Field, SetShape
+from percale.render.nft.objects import Field, SetSpec
 from percale.render.objects import IPAddress
 from percale.render.policy.class_chains import PROTOCOLS
 
@@ -124,16 +124,14 @@ chain hostports-postrouting {
 _ADDRESSES: dict[int, Field] = {4: "ipv4_addr", 6: "ipv6_addr"}
 
 
-def _shapes(version: int) -> Iterator[SetShape]:
+def _shapes(version: int) -> Iterator[SetSpec]:
     address = _ADDRESSES[version]
-    yield SetShape(f"hostports{version}", ("inet_proto", "inet_service"), data=(address, "inet_service"))
-    yield SetShape(
-        f"hostaddressports{version}", (address, "inet_proto", "inet_service"), data=(address, "inet_service")
-    )
-    yield SetShape(f"hostpods{version}", (address, address))
+    yield SetSpec(f"hostports{version}", ("inet_proto", "inet_service"), data=(address, "inet_service"))
+    yield SetSpec(f"hostaddressports{version}", (address, "inet_proto", "inet_service"), data=(address, "inet_service"))
+    yield SetSpec(f"hostpods{version}", (address, address))
 
 
-SHAPES = (SetShape("keptports", ("inet_proto", "inet_service")), *_shapes(4), *_shapes(6))
+SET_SPECS = (SetSpec("keptports", ("inet_proto", "inet_service")), *_shapes(4), *_shapes(6))
 """What the text declares and elements fill."""
 
 

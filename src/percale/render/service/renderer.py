@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Generic, TypeAlias, TypeVar
 
 from percale.model.meta import ObjectKey
-from percale.render.nft.objects import Chain, Edit, Elements, Rule, SetShape, Verdict, joined
+from percale.render.nft.objects import Chain, ElementBatch, Rule, SetSpec, Transaction, Verdict, joined
 from percale.render.nft.table_state import Value
-from percale.render.service.base_chains import SHAPES
+from percale.render.service.base_chains import SET_SPECS
 from percale.render.service.service_chains import (
     Connections,
     Pieces,
@@ -32,7 +32,7 @@ from percale.service.resolver import ServiceTable
 K = TypeVar("K")
 V = TypeVar("V")
 
-_SHAPES = {shape.name: shape for shape in SHAPES}
+_SHAPES = {shape.name: shape for shape in SET_SPECS}
 
 Endpoints: TypeAlias = frozenset[bytes]
 """Endpoints as elements have them: address and port, padded."""
@@ -55,12 +55,12 @@ class ServiceElements:
         """Elements that belong to the node and to no service."""
         self._node_addresses: tuple[bytes, ...] = ()
         self._chains: _Shared[str, Chain] = _Shared()
-        self._sets: _Shared[str, SetShape] = _Shared()
+        self._sets: _Shared[str, SetSpec] = _Shared()
         self._cluster_ips: _Shared[Place, bool] = _Shared()
         self._rules: dict[Remembering, dict[ObjectKey, tuple[Rule, ...]]] = {}
         """Those that remember the clients of an address, which several services may share."""
 
-    def update(self, changed: Iterable[ObjectKey]) -> Edit:
+    def update(self, changed: Iterable[ObjectKey]) -> Transaction:
         """What the kernel's table needs after these services have changed; without any, after the node has."""
         edit = _Edit()
         remembering: dict[Remembering, Chain | None] = {}
@@ -79,7 +79,7 @@ class ServiceElements:
             edit.replace({place: None} if gone else {}, {place: None} if come else {})
         return edit.finished()
 
-    def image(self) -> Edit:
+    def snapshot(self) -> Transaction:
         """All of it, from the static text alone."""
         elements = [element for each in self._shown.values() for element in pieces_of(each).elements]
         around: dict[Place, Value] = {**self._node, **dict.fromkeys(self._cluster_ips.all)}
@@ -88,7 +88,7 @@ class ServiceElements:
             chain = self._chain_of(name)
             around |= _sticky(name, chain)
             chains += [chain] if chain is not None else []
-        return Edit(
+        return Transaction(
             put_sets=tuple(self._sets.all.values()),
             put_chains=(*self._chains.all.values(), *chains),
             put=(*joined(elements), *joined(_elements(around))),
@@ -99,14 +99,14 @@ class ServiceElements:
         found = self._shown.get(key)
         return None if found is None else found.service
 
-    def owners(self, part: Edit) -> Iterator[ObjectKey]:
+    def owners(self, part: Transaction) -> Iterator[ObjectKey]:
         """The services that ask for an element, chain or set of it. Looks at all of them."""
         names = {chain.name for chain in part.put_chains} | {shape.name for shape in part.put_sets}
         asked = {place.set: place.key for place in _places(part.put, {**_SHAPES, **self._sets.all})}
         for key, each in self._shown.items():
             pieces = pieces_of(each)
             if not names.isdisjoint((*pieces.chains, *pieces.sets)) or any(
-                elements.set in asked and asked[elements.set] in elements.keys for elements in pieces.elements
+                elements.set in asked and asked[elements.set] in elements.packed_keys for elements in pieces.elements
             ):
                 yield key
 
@@ -198,24 +198,24 @@ def _version(address: bytes) -> int:
     return 4 if len(address) == 4 else 6
 
 
-def _places(elements: Iterable[Elements], shapes: Mapping[str, SetShape]) -> dict[Place, Value]:
+def _places(elements: Iterable[ElementBatch], shapes: Mapping[str, SetSpec]) -> dict[Place, Value]:
     """One by one."""
     found: dict[Place, Value] = {}
     for each in elements:
         shape = shapes[each.set]
         step, width = shape.key_size, shape.data_size
-        for number, start in enumerate(range(0, len(each.keys), step)):
+        for number, start in enumerate(range(0, len(each.packed_keys), step)):
             value: Value = each.verdict if width == 0 else each.data[number * width : (number + 1) * width]
-            found[Place(each.set, each.keys[start : start + step])] = value
+            found[Place(each.set, each.packed_keys[start : start + step])] = value
     return found
 
 
-def _elements(places: Mapping[Place, Value]) -> Iterator[Elements]:
+def _elements(places: Mapping[Place, Value]) -> Iterator[ElementBatch]:
     for (name, key), value in places.items():
         if isinstance(value, bytes):
-            yield Elements(name, key, value)
+            yield ElementBatch(name, key, value)
         else:
-            yield Elements(name, key, verdict=value)
+            yield ElementBatch(name, key, verdict=value)
 
 
 class _Shared(Generic[K, V]):
@@ -251,10 +251,10 @@ class _Edit:
     def __init__(self) -> None:
         self._leaving: dict[Place, Value] = {}
         self._coming: dict[Place, Value] = {}
-        self._new: list[Elements] = []
+        self._new: list[ElementBatch] = []
         self._shapes = dict(_SHAPES)
         self._chains: dict[str, Chain | None] = {}
-        self._sets: dict[str, SetShape | None] = {}
+        self._sets: dict[str, SetSpec | None] = {}
 
     def replace(self, old: Mapping[Place, Value], new: Mapping[Place, Value]) -> None:
         """These elements go, those come. Each has one owner before the edit and one after it, who are told in any order."""
@@ -271,19 +271,19 @@ class _Edit:
         if old != new:
             self._chains[name] = new
 
-    def replace_set(self, name: str, old: SetShape | None, new: SetShape | None) -> None:
+    def replace_set(self, name: str, old: SetSpec | None, new: SetSpec | None) -> None:
         """None: there is none. One name has one shape always."""
         if old != new:
             self._sets[name] = new
 
-    def finished(self) -> Edit:
+    def finished(self) -> Transaction:
         """The edit: what goes and comes again within it stays."""
         leaving, coming = self._leaving, self._coming
         if leaving:
             coming |= _places(self._new, self._shapes)
             self._new = []
         same = {place for place in leaving.keys() & coming.keys() if leaving[place] == coming[place]}
-        return Edit(
+        return Transaction(
             put_sets=tuple(shape for shape in self._sets.values() if shape is not None),
             remove=tuple(joined(_elements({place: None for place in leaving if place not in same}))),
             put_chains=tuple(chain for chain in self._chains.values() if chain is not None),

@@ -26,18 +26,18 @@ from percale.model.addresses import Network
 from percale.policy.rule_terms import digest
 from percale.render.nft.objects import (
     Chain,
-    Elements,
+    Dnat,
+    ElementBatch,
     Equals,
     Field,
     InSet,
+    MapUpdate,
     Match,
     Operand,
-    Remember,
     Rule,
     SetMark,
-    SetShape,
-    Translate,
-    Turn,
+    SetSpec,
+    SlotExpr,
     Verdict,
 )
 from percale.render.policy.class_chains import PROTOCOLS
@@ -129,9 +129,9 @@ def _weighed(port: ResolvedPort, connections: Connections) -> ResolvedPort:
 class Pieces:
     """What some services need; chains and sets by name."""
 
-    elements: list[Elements] = field(default_factory=list)
+    elements: list[ElementBatch] = field(default_factory=list)
     chains: dict[str, Chain] = field(default_factory=dict)
-    sets: dict[str, SetShape] = field(default_factory=dict)
+    sets: dict[str, SetSpec] = field(default_factory=dict)
     remembered: dict[Remembering, tuple[Rule, ...]] = field(default_factory=dict)
     stays: dict[str, frozenset[bytes]] = field(default_factory=dict)
     """Maps of remembered clients, with the endpoints that these may stay with (as the map has them)."""
@@ -226,7 +226,7 @@ class _Port:
         self._put(at.set(name), at.key, verdict=verdict)
 
     def _put(self, name: str, keys: bytes, *, data: bytes = b"", verdict: Verdict | None = None) -> None:
-        self._pieces.elements.append(Elements(name, keys, data, verdict))
+        self._pieces.elements.append(ElementBatch(name, keys, data, verdict))
 
     # Kinds
 
@@ -265,7 +265,7 @@ class _Port:
         """The client's endpoint of last time, for as long as it is remembered."""
         known = self._known(which)
         self._remember(at)
-        again = Translate(self._version, (self._source,), known)
+        again = Dnat(self._version, (self._source,), known)
         rules = (Rule((), None, f"as before: {self._said}", statements=(again,)), Rule((), pick, "a new client"))
         return self._pieces.way(Chain(f"{known}-{pick.chain}", rules))
 
@@ -274,7 +274,7 @@ class _Port:
         port = self._port
         known = f"stay{which if which == 'locals' else ''}{self._version}-{digest(port.name, port.spec.affinity)}"
         address, number = self._endpoint
-        self._pieces.sets[known] = SetShape(
+        self._pieces.sets[known] = SetSpec(
             known, (address,), data=(address, number), comment=self._said, timeout=port.spec.affinity
         )
         slots = port.local if which == "locals" else port.cluster + port.local
@@ -288,13 +288,13 @@ class _Port:
         endpoint: tuple[Operand, Operand] = (self._target, "th dport")
 
         def rule(known: str, *matches: Match) -> Rule:
-            return Rule((*asked, *matches), None, self._said, statements=(Remember(known, (self._source,), endpoint),))
+            return Rule((*asked, *matches), None, self._said, statements=(MapUpdate(known, (self._source,), endpoint),))
 
         rules = [rule(self._known("endpoints"))]
         if self._port.local:
             here = f"here{self._known('endpoints').removeprefix('stay')}"
             if here not in self._pieces.sets:
-                self._pieces.sets[here] = SetShape(here, self._endpoint, comment=self._said)
+                self._pieces.sets[here] = SetSpec(here, self._endpoint, comment=self._said)
                 self._put(here, b"".join(dict.fromkeys(map(_padded, self._port.records(self._port.local)))))
             rules.append(rule(self._known("locals"), InSet(endpoint, here)))
         known = self._pieces.remembered.get(place, ())
@@ -322,7 +322,7 @@ class _Port:
 def _one_of(table: str, by: By, version: Literal[4, 6], count: int, whose: str) -> Chain:
     """Chooses among so many endpoints of the table."""
     target = () if "ports" in table else (_TARGETS[version],)
-    chosen = Translate(version, (*target, "l4proto", "th dport"), table, Turn(by, count))
+    chosen = Dnat(version, (*target, "l4proto", "th dport"), table, SlotExpr(by, count))
     return Chain(f"{table}-{by}-{count}{whose}", (Rule((), None, f"one of {count}", statements=(chosen,)),))
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from ipaddress import ip_address, ip_network
 
 from percale.agent.policy.foreign_pods import wirings
-from percale.kernel.protocol import HostRoute, Interface, Put, Underlay
-from percale.kernel.refusal import refused
+from percale.kernel.errors import kernel_error
+from percale.kernel.protocol import HostRoute, Interface, Underlay, Upsert
 from percale.model.manifest.decode import decode_manifest
 from percale.model.pod import Pod
 from percale.policy.pod_facts import PodFacts, facts_of
@@ -68,6 +68,8 @@ def test_a_pod_that_does_not_run_yet_may_have_no_wires() -> None:
 
 
 def test_a_kernel_without_br_netfilter_is_one_clear_problem() -> None:
-    error = refused(Put(Sysctl("net/bridge/bridge-nf-call-iptables", "1")), FileNotFoundError(2, "No such file"))
+    error = kernel_error(
+        Upsert(Sysctl("net/bridge/bridge-nf-call-iptables", "1")), FileNotFoundError(2, "No such file")
+    )
     assert "bridge-nf-call-iptables" in str(error)
     assert "modprobe br_netfilter" in str(error)

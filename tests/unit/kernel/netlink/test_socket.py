@@ -12,12 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from percale.kernel.netlink import link as links
-from percale.kernel.netlink import route as rtnetlink
+from percale.kernel.netlink import link, route, tc
 from percale.kernel.netlink import socket as netlink
-from percale.kernel.netlink import tc as traffic
 from percale.kernel.netlink.socket import Message
-from percale.kernel.nftables import element_codec as elements
+from percale.kernel.nftables import element_codec
 from percale.kernel.nftables.element_codec import Raw, Shape
 from percale.render.objects import Address, FdbEntry, IPAddress, Link, Neighbour, Peer, Route, Shaper, Vxlan
 
@@ -54,13 +52,13 @@ def test_a_refusal_carries_the_kernels_own_words(capped: bool) -> None:
     request = netlink.frame(16, 5, 7, b"" if capped else b"abcd")
     words = netlink.text(1, "Nexthop has invalid gateway")
     body = struct.pack("=i", -errno.ENETUNREACH) + request + words
-    error = netlink.refusal(Message(netlink.ERROR, 0x200 | (0x100 if capped else 0), 7, 0, body))
+    error = netlink.message_error(Message(netlink.ERROR, 0x200 | (0x100 if capped else 0), 7, 0, body))
     assert error is not None
     assert (error.errno, error.strerror) == (errno.ENETUNREACH, "Nexthop has invalid gateway")
-    assert netlink.refusal(Message(netlink.ERROR, 0, 7, 0, bytes(20))) is None
+    assert netlink.message_error(Message(netlink.ERROR, 0, 7, 0, bytes(20))) is None
 
 
-macs = st.binary(min_size=6, max_size=6).map(links.mac_text)
+macs = st.binary(min_size=6, max_size=6).map(link.mac_text)
 ipv4 = st.integers(0, 2**32 - 1).map(IPv4Address)
 ipv6 = st.integers(0, 2**128 - 1).map(IPv6Address)
 ips = st.one_of(ipv4, ipv6)
@@ -91,52 +89,52 @@ def routes() -> st.SearchStrategy[Route]:
 
 
 @given(routes())
-def test_routes_there_and_back(route: Route) -> None:
-    (request,) = rtnetlink.put_route(route, INDICES["eth0"])
-    seen = rtnetlink.decode_route(request.body)
+def test_routes_there_and_back(declared: Route) -> None:
+    (request,) = route.put_route(declared, INDICES["eth0"])
+    seen = route.decode_route(request.body)
     assert seen is not None
     assert seen.ours
-    assert rtnetlink.as_route(seen, NAMES[seen.index or 0]) == route
+    assert route.as_route(seen, NAMES[seen.index or 0]) == declared
 
 
 def test_a_default_metric_of_ipv6_is_none_of_ours() -> None:
-    (request,) = rtnetlink.put_route(Route(ip_network("fd00::/64"), "eth0", metric=1024), 2)
-    seen = rtnetlink.decode_route(request.body)
+    (request,) = route.put_route(Route(ip_network("fd00::/64"), "eth0", metric=1024), 2)
+    seen = route.decode_route(request.body)
     assert seen is not None
     assert seen.metric == 0
 
 
 @pytest.mark.parametrize("kind", ["blackhole", "unreachable"])
 def test_a_route_to_nowhere_has_no_device(kind: str) -> None:
-    route = Route(ip_network("10.0.0.0/8"), kind=kind)  # type: ignore[arg-type]
-    (request,) = rtnetlink.put_route(route, None)
-    seen = rtnetlink.decode_route(request.body)
+    declared = Route(ip_network("10.0.0.0/8"), kind=kind)  # type: ignore[arg-type]
+    (request,) = route.put_route(declared, None)
+    seen = route.decode_route(request.body)
     assert seen is not None
-    assert rtnetlink.as_route(seen, None) == route
+    assert route.as_route(seen, None) == declared
 
 
 @given(ips, st.integers(0, 32))
 def test_addresses_there_and_back(ip: IPAddress, length: int) -> None:
-    wish = Address("eth0", ip_interface(f"{ip}/{length}"))
-    (request,) = rtnetlink.put_address(wish, 2)
-    seen = rtnetlink.decode_address(request.body)
-    assert (seen.index, seen.address, seen.ours, seen.temporary) == (2, wish.address, True, False)
+    desired = Address("eth0", ip_interface(f"{ip}/{length}"))
+    (request,) = route.put_address(desired, 2)
+    seen = route.decode_address(request.body)
+    assert (seen.index, seen.address, seen.ours, seen.temporary) == (2, desired.address, True, False)
 
 
 @given(ips, macs)
 def test_neighbours_and_forwarding_entries_there_and_back(ip: IPAddress, mac: str) -> None:
-    (request,) = rtnetlink.put_neighbour(Neighbour("eth0", ip, mac), 2)
-    seen = rtnetlink.decode_neighbour(request.body)
+    (request,) = route.put_neighbour(Neighbour("eth0", ip, mac), 2)
+    seen = route.decode_neighbour(request.body)
     assert seen is not None
     assert (seen.index, seen.dst, seen.mac, seen.permanent, seen.ours, seen.fdb) == (2, ip, mac, True, True, False)
-    (request,) = rtnetlink.put_fdb(FdbEntry("eth0", mac, ip), 2)
-    seen = rtnetlink.decode_neighbour(request.body)
+    (request,) = route.put_fdb(FdbEntry("eth0", mac, ip), 2)
+    seen = route.decode_neighbour(request.body)
     assert seen is not None
     assert (seen.index, seen.dst, seen.mac, seen.permanent, seen.fdb) == (2, ip, mac, True, True)
 
 
 @pytest.mark.parametrize(
-    "wish",
+    "desired",
     [
         Link("flannel.1", "vxlan", mtu=1450, mac="02:00:00:00:00:01", vxlan=Vxlan(1, ip_address("10.0.0.1"), "eth0")),
         Link(
@@ -149,49 +147,53 @@ def test_neighbours_and_forwarding_entries_there_and_back(ip: IPAddress, mac: st
         ),
         Link("pod0", "veth", up=False, mtu=1400, mac="02:00:00:00:00:01", master="cni0", peer=Peer("eth0", 3)),
     ],
-    ids=lambda wish: wish.name,
+    ids=lambda desired: desired.name,
 )
-def test_devices_there_and_back(wish: Link) -> None:
-    create, settle = links.create(wish, 77, INDICES.__getitem__)
-    device = links.decode(create.body)
-    link = links.as_link(device, NAMES.get)
-    settled = links.decode(settle.body)
+def test_devices_there_and_back(desired: Link) -> None:
+    create, settle = link.create(desired, 77, INDICES.__getitem__)
+    device = link.decode(create.body)
+    decoded = link.as_link(device, NAMES.get)
+    settled = link.decode(settle.body)
     assert (settled.index, settled.name, settled.alias) == (device.index, "", "percale")
-    assert not links.needs_new_device(wish, link)
-    assert (link.name, link.up, link.mtu, link.mac, link.master) == (
-        wish.name,
-        wish.up,
-        wish.mtu,
-        wish.mac,
-        wish.master,
+    assert not link.needs_new_device(desired, decoded)
+    assert (decoded.name, decoded.up, decoded.mtu, decoded.mac, decoded.master) == (
+        desired.name,
+        desired.up,
+        desired.mtu,
+        desired.mac,
+        desired.master,
     )
 
 
 def test_nothing_is_sent_for_a_device_that_is_right() -> None:
-    have = Link("cni0", "bridge", True, 1500, "02:00:00:00:00:01")
-    assert links.change(Link("cni0", "bridge"), have, 3, INDICES.__getitem__) == []
-    (request,) = links.change(Link("cni0", "bridge", mtu=1400), have, 3, INDICES.__getitem__)
-    assert links.decode(request.body).mtu == 1400
+    actual = Link("cni0", "bridge", True, 1500, "02:00:00:00:00:01")
+    assert link.change(Link("cni0", "bridge"), actual, 3, INDICES.__getitem__) == []
+    (request,) = link.change(Link("cni0", "bridge", mtu=1400), actual, 3, INDICES.__getitem__)
+    assert link.decode(request.body).mtu == 1400
 
 
 def test_a_shaper_there_and_back() -> None:
-    wish = Shaper("eth0", 10_000_000, 800_000)
-    _, request = traffic.put_shaper(wish, 2)
-    assert traffic.decode_shaper(request.body) == (10_000_000, 800_000)
+    desired = Shaper("eth0", 10_000_000, 800_000)
+    _, request = tc.put_shaper(desired, 2)
+    assert tc.decode_shaper(request.body) == (10_000_000, 800_000)
 
 
 def shape(kinds: tuple[int, ...], *, interval: bool = False, length: int = 0) -> Shape:
     packed = 0
     for kind in kinds:
         packed = packed << 6 | kind
-    found = {2: b"some\0", 3: (elements.INTERVAL if interval else 0).to_bytes(4, "big"), 4: packed.to_bytes(4, "big")}
-    found[5] = length.to_bytes(4, "big")
-    return elements.decode_shape("ip", found)
+    found = {
+        2: b"some\0",
+        3: (element_codec.INTERVAL if interval else 0).to_bytes(4, "big"),
+        4: packed.to_bytes(4, "big"),
+        5: length.to_bytes(4, "big"),
+    }
+    return element_codec.decode_shape("ip", found)
 
 
-def back(shape: Shape, *encoded: bytes) -> list[elements.Match]:
-    raws = [elements.decode_entry(entry) for data in encoded for _, entry in netlink.attribute_list(data)]
-    return list(elements.decode(shape, [raw for raw in raws if raw is not None]))
+def back(shape: Shape, *encoded: bytes) -> list[element_codec.Match]:
+    raws = [element_codec.decode_entry(entry) for data in encoded for _, entry in netlink.attribute_list(data)]
+    return list(element_codec.decode(shape, [raw for raw in raws if raw is not None]))
 
 
 @pytest.mark.parametrize(
@@ -205,32 +207,32 @@ def back(shape: Shape, *encoded: bytes) -> list[elements.Match]:
         ((19,), (0x4000,)),
     ],
 )
-def test_elements_there_and_back(kinds: tuple[int, ...], match: elements.Match) -> None:
-    assert back(shape(kinds), elements.encode(shape(kinds), match)) == [match]
+def test_elements_there_and_back(kinds: tuple[int, ...], match: element_codec.Match) -> None:
+    assert back(shape(kinds), element_codec.encode(shape(kinds), match)) == [match]
 
 
 @given(st.sets(st.integers(0, 255), min_size=1))
 def test_intervals_there_and_back_side_by_side_too(numbers: set[int]) -> None:
     kind = shape((7,), interval=True)
     networks = [(IPv4Network((number << 24, 8)),) for number in sorted(numbers)]
-    assert back(kind, *(elements.encode(kind, network) for network in reversed(networks))) == networks
+    assert back(kind, *(element_codec.encode(kind, network) for network in reversed(networks))) == networks
 
 
 def test_the_interval_of_all_addresses() -> None:
     kind = shape((8,), interval=True)
-    assert back(kind, elements.encode(kind, (ip_network("::/0"),))) == [(ip_network("::/0"),)]
+    assert back(kind, element_codec.encode(kind, (ip_network("::/0"),))) == [(ip_network("::/0"),)]
 
 
 def test_a_range_that_is_no_network_comes_as_several() -> None:
     kind = shape((7,), interval=True)
     raws = [Raw(ip_address("10.0.0.1").packed), Raw(ip_address("10.0.0.4").packed, starts=False)]
-    assert list(elements.decode(kind, raws)) == [(ip_network("10.0.0.1/32"),), (ip_network("10.0.0.2/31"),)]
+    assert list(element_codec.decode(kind, raws)) == [(ip_network("10.0.0.1/32"),), (ip_network("10.0.0.2/31"),)]
 
 
 def test_concatenated_intervals_have_a_key_and_an_end() -> None:
     kind = shape((7, 13), interval=True)
     match = (ip_network("10.0.0.0/8"), 443)
-    assert back(kind, elements.encode(kind, match)) == [match]
+    assert back(kind, element_codec.encode(kind, match)) == [match]
 
 
 @pytest.mark.parametrize(
@@ -243,9 +245,9 @@ def test_concatenated_intervals_have_a_key_and_an_end() -> None:
         ("x" * 20, ip_address("10.0.0.1")),
     ],
 )
-def test_an_element_that_does_not_fit_its_set_says_so(match: elements.Match) -> None:
+def test_an_element_that_does_not_fit_its_set_says_so(match: element_codec.Match) -> None:
     with pytest.raises(OSError, match="some"):
-        elements.encode(shape((41, 7)), match)
+        element_codec.encode(shape((41, 7)), match)
 
 
 def test_a_set_of_a_type_without_an_encoding_says_so() -> None:
@@ -269,4 +271,4 @@ def test_a_change_that_is_too_much_for_one_send_says_what_to_type(monkeypatch: p
 def test_an_integer_is_as_long_as_the_key_leaves_it(size: int) -> None:
     known = shape((41, 9, 4), length=16 + 8 + size)
     match = ("veth0", "02:00:00:00:00:01", (1 << 8 * size) - 2)
-    assert back(known, elements.encode(known, match)) == [match]
+    assert back(known, element_codec.encode(known, match)) == [match]

@@ -7,61 +7,63 @@ import errno
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.images import image
+from tests.snapshots import snapshot
 
 from percale.errors import KernelError
 from percale.kernel.nftables.portions import make_in_parts, merged, steps
-from percale.render.nft.objects import Chain, Edit, Elements, Rule, SetShape, Verdict
-from percale.render.nft.table_state import Held, difference
-from percale.render.policy.base_chains import JUDGING, SHAPES
-from percale.render.service.base_chains import SHAPES as SERVICE_SHAPES
+from percale.render.nft.objects import Chain, ElementBatch, Rule, SetSpec, Transaction, Verdict
+from percale.render.nft.table_state import TableState, diff
+from percale.render.policy.base_chains import JUDGING, SET_SPECS
+from percale.render.service.base_chains import SET_SPECS as SERVICE_SET_SPECS
 
 ONE, TWO, THREE = b"\x0a\0\0\1", b"\x0a\0\0\2", b"\x0a\0\0\3"
 SEEDS = st.integers(0, 10_000)
 
 
-def shapes_of(held: Held) -> dict[str, SetShape]:
-    return {name: each.shape for name, each in held.sets.items() if each.shape is not None}
+def specs_of(state: TableState) -> dict[str, SetSpec]:
+    return {name: each.spec for name, each in state.sets.items() if each.spec is not None}
 
 
 @given(SEEDS, SEEDS)
 def test_all_parts_in_their_order_are_the_whole(before: int, after: int) -> None:
-    start = Held.bare(SHAPES).after(image(before))
-    change = difference(start, image(after))
+    start = TableState.bare(SET_SPECS).apply(snapshot(before))
+    change = diff(start, snapshot(after))
     now = start
-    for step in steps(change, shapes_of(start)):
+    for step in steps(change, specs_of(start)):
         for part in step:
-            now = now.after(part)
-    assert now == start.after(change)
+            now = now.apply(part)
+    assert now == start.apply(change)
 
 
 @given(SEEDS, SEEDS, st.integers(1, 5))
 def test_parts_that_are_made_together_are_the_same(before: int, after: int, together: int) -> None:
-    start = Held.bare(SHAPES).after(image(before))
-    change = difference(start, image(after))
+    start = TableState.bare(SET_SPECS).apply(snapshot(before))
+    change = diff(start, snapshot(after))
     now = start
-    for step in steps(change, shapes_of(start)):
+    for step in steps(change, specs_of(start)):
         for first in range(0, len(step), together):
-            now = now.after(merged(step[first : first + together]))
-    assert now == start.after(change)
+            now = now.apply(merged(step[first : first + together]))
+    assert now == start.apply(change)
 
 
 class Table:
     """A kernel that takes so many elements at once, and none with these keys or in chains of these names."""
 
     def __init__(self, most: int = 10**9, bad: frozenset[bytes | str] = frozenset()) -> None:
-        self.held = Held.bare((*SHAPES, *SERVICE_SHAPES))
-        self.shapes = shapes_of(self.held)
+        self.state = TableState.bare((*SET_SPECS, *SERVICE_SET_SPECS))
+        self.specs = specs_of(self.state)
         self._most, self._bad = most, bad
 
-    def make(self, edit: Edit) -> None:
-        if sum(len(each.keys) for each in (*edit.put, *edit.remove)) > self._most:
+    def make(self, transaction: Transaction) -> None:
+        if sum(len(each.packed_keys) for each in (*transaction.put, *transaction.remove)) > self._most:
             raise KernelError("too long", errno=errno.EMSGSIZE)
-        if any(key in each.keys for each in edit.put for key in self._bad if isinstance(key, bytes)) or any(
-            chain.name in self._bad and chain.rules[0].verdict != Verdict("drop") for chain in edit.put_chains
+        if any(
+            key in each.packed_keys for each in transaction.put for key in self._bad if isinstance(key, bytes)
+        ) or any(
+            chain.name in self._bad and chain.rules[0].verdict != Verdict("drop") for chain in transaction.put_chains
         ):
             raise KernelError("no", errno=errno.EINVAL)
-        self.held = self.held.after(edit)
+        self.state = self.state.apply(transaction)
 
 
 def some_addresses(count: int) -> bytes:
@@ -70,13 +72,13 @@ def some_addresses(count: int) -> bytes:
 
 def test_what_is_too_large_goes_in_by_and_by() -> None:
     table = Table(most=400)
-    peers = SetShape("peers", ("ipv4_addr",))
-    change = Edit(
+    peers = SetSpec("peers", ("ipv4_addr",))
+    change = Transaction(
         put_sets=(peers,),
-        put=(Elements("peers", some_addresses(3000)), Elements("hairpins4", some_addresses(2000))),
+        put=(ElementBatch("peers", some_addresses(3000)), ElementBatch("hairpins4", some_addresses(2000))),
     )
-    assert make_in_parts(change, table.shapes, table.make, JUDGING) == []
-    assert table.held == Held.bare((*SHAPES, *SERVICE_SHAPES)).after(change)
+    assert make_in_parts(change, table.specs, table.make, JUDGING) == []
+    assert table.state == TableState.bare((*SET_SPECS, *SERVICE_SET_SPECS)).apply(change)
 
 
 def test_what_one_destination_needs_is_never_parted() -> None:
@@ -84,56 +86,59 @@ def test_what_one_destination_needs_is_never_parted() -> None:
     table = Table()
     vip = b"\x0a\x60\0\1\6\0\0\0\0\x50\0\0"
     endpoint = b"\x0a\xf4\0\1\x1f\x90\0\0"
-    first = [Elements("endpoints4", vip + bytes((turn, 0, 0, 0)), endpoint) for turn in range(3)]
-    table.make(Edit(put=(*first, Elements("services4", vip, verdict=Verdict("drop")))))
-    change = Edit(
-        remove=(Elements("endpoints4", vip + bytes((2, 0, 0, 0))), Elements("services4", vip)),
-        put=(Elements("services4", vip, verdict=Verdict("return")),),
+    first = [ElementBatch("endpoints4", vip + bytes((turn, 0, 0, 0)), endpoint) for turn in range(3)]
+    table.make(Transaction(put=(*first, ElementBatch("services4", vip, verdict=Verdict("drop")))))
+    change = Transaction(
+        remove=(ElementBatch("endpoints4", vip + bytes((2, 0, 0, 0))), ElementBatch("services4", vip)),
+        put=(ElementBatch("services4", vip, verdict=Verdict("return")),),
     )
-    *_, elements, _ = steps(change, table.shapes)
+    *_, elements, _ = steps(change, table.specs)
     assert elements == [change]
 
 
 VIP = b"\x0a\x60\0\1\6\0\0\0\0\x50\0\0"
 
 
-def served(count: int, *, first: int) -> Edit:
+def served(count: int, *, first: int) -> Transaction:
     """A destination with so many endpoints, counted by the chain that chooses one."""
     keys = b"".join(VIP + turn.to_bytes(4, "little") for turn in range(count))
     data = b"".join(b"\x0a\xf4" + number.to_bytes(2) + b"\x1f\x90\0\0" for number in range(first, first + count))
     chain = Chain(f"of-{count}", ())
-    return Edit(
+    return Transaction(
         put_chains=(chain,),
-        put=(Elements("endpoints4", keys, data), Elements("services4", VIP, verdict=Verdict("goto", chain.name))),
+        put=(
+            ElementBatch("endpoints4", keys, data),
+            ElementBatch("services4", VIP, verdict=Verdict("goto", chain.name)),
+        ),
     )
 
 
 @pytest.mark.parametrize(("before", "after"), [(0, 100), (100, 60), (60, 100), (100, 100), (100, 0)])
 def test_a_destination_that_is_too_large_by_itself_never_leads_to_what_is_not_there(before: int, after: int) -> None:
     table = Table()
-    bare = table.held
-    table.make(served(before, first=0) if before else Edit())
-    table = Limited(table.held, most=300)
-    change = difference(table.held, served(after, first=7) if after else Edit())
-    assert make_in_parts(change, table.shapes, table.make, JUDGING) == []
-    assert table.held == bare.after(served(after, first=7) if after else Edit())
+    bare = table.state
+    table.make(served(before, first=0) if before else Transaction())
+    table = Limited(table.state, most=300)
+    change = diff(table.state, served(after, first=7) if after else Transaction())
+    assert make_in_parts(change, table.specs, table.make, JUDGING) == []
+    assert table.state == bare.apply(served(after, first=7) if after else Transaction())
     assert table.made > 3
 
 
 class Limited(Table):
-    """Looks after each edit whether all that is counted is there."""
+    """Looks after each transaction whether all that is counted is there."""
 
-    def __init__(self, held: Held, most: int) -> None:
+    def __init__(self, state: TableState, most: int) -> None:
         super().__init__(most)
-        self.held = held
-        self.shapes = shapes_of(held)
+        self.state = state
+        self.specs = specs_of(state)
         self.made = 0
 
-    def make(self, edit: Edit) -> None:
-        super().make(edit)
+    def make(self, transaction: Transaction) -> None:
+        super().make(transaction)
         self.made += 1
-        endpoints = self.held.sets["endpoints4"].elements
-        for verdict in self.held.sets["services4"].elements.values():
+        endpoints = self.state.sets["endpoints4"].elements
+        for verdict in self.state.sets["services4"].elements.values():
             assert isinstance(verdict, Verdict)
             count = int((verdict.chain or "").removeprefix("of-"))
             assert all(VIP + turn.to_bytes(4, "little") in endpoints for turn in range(count))
@@ -143,43 +148,45 @@ class Limited(Table):
 def test_what_is_refused_is_left_out_and_whom_it_judges_gets_nowhere(bad: bytes | str) -> None:
     allowing = Rule((), Verdict("return"), "np:a/b#ingress[0]")
     chains = tuple(Chain(name, (allowing,)) for name in ("one", "two", "three"))
-    peers = SetShape("peers", ("ipv4_addr",))
+    peers = SetSpec("peers", ("ipv4_addr",))
     ways = zip((ONE, TWO, THREE), chains, strict=True)
-    change = Edit(
+    change = Transaction(
         put_sets=(peers,),
         put_chains=chains,
-        put=tuple(Elements("ingress4", key, verdict=Verdict("jump", chain.name)) for key, chain in ways),
+        put=tuple(ElementBatch("ingress4", key, verdict=Verdict("jump", chain.name)) for key, chain in ways),
     )
     table = Table(bad=frozenset({bad}))
     if bad == TWO:  # this kernel takes the key with no verdict but one that drops
         plain = table.make
 
-        def make(edit: Edit) -> None:
-            if any(each.verdict == Verdict("drop") for each in edit.put):
-                table.held = table.held.after(edit)
+        def make(transaction: Transaction) -> None:
+            if any(each.verdict == Verdict("drop") for each in transaction.put):
+                table.state = table.state.apply(transaction)
             else:
-                plain(edit)
+                plain(transaction)
 
         table.make = make  # type: ignore[method-assign]
-    (refused,) = make_in_parts(change, table.shapes, table.make, JUDGING)
+    (refused,) = make_in_parts(change, table.specs, table.make, JUDGING)
     assert refused.error.errno == errno.EINVAL
-    held = table.held.sets["ingress4"].elements
+    state = table.state.sets["ingress4"].elements
     if bad == TWO:
-        assert held == {ONE: Verdict("jump", "one"), TWO: Verdict("drop"), THREE: Verdict("jump", "three")}
-        assert refused.part == Edit(put=(change.put[1],))
+        assert state == {ONE: Verdict("jump", "one"), TWO: Verdict("drop"), THREE: Verdict("jump", "three")}
+        assert refused.part == Transaction(put=(change.put[1],))
     else:
-        assert held == {each.keys: each.verdict for each in change.put}
-        rules = table.held.chains["two"]
+        assert state == {each.packed_keys: each.verdict for each in change.put}
+        rules = table.state.chains["two"]
         assert rules is not None
         (rule,) = rules
         assert rule is not None
         assert rule.verdict == Verdict("drop")
-        assert table.held.chains["three"] == (allowing,)
+        assert table.state.chains["three"] == (allowing,)
 
 
 def test_a_kernel_that_takes_nothing_is_no_fault_of_a_part() -> None:
-    def make(edit: Edit) -> None:
+    def make(transaction: Transaction) -> None:
         raise KernelError("may not", errno=errno.EPERM)
 
     with pytest.raises(KernelError):
-        make_in_parts(Edit(put=(Elements("self4", ONE * 2),)), shapes_of(Held.bare(SHAPES)), make, JUDGING)
+        make_in_parts(
+            Transaction(put=(ElementBatch("self4", ONE * 2),)), specs_of(TableState.bare(SET_SPECS)), make, JUDGING
+        )

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from percale.errors import KernelError
-from percale.kernel.protocol import SHORTCUT_TABLE, Change, Remove
+from percale.kernel.protocol import FASTPATH_TABLE, Change, Delete
 from percale.kernel.reconciler import reconciler as reconciling
 from percale.kernel.reconciler.reconciler import Reconciler
 from percale.kernel.rtnl.fake import FakeKernel
@@ -34,10 +34,10 @@ async def test_after_lost_events_everything_is_read_again() -> None:
     kernel = FakeKernel()
     reconciler = Reconciler(kernel)
     absent = asyncio.Event()
-    reconciler.on_absent(SHORTCUT_TABLE, absent.set)
+    reconciler.on_removed(FASTPATH_TABLE, absent.set)
     await reconciler.start()
-    reconciler.want("node", (ETH0, ADDRESS, TABLE))
-    await reconciler.settled("node")
+    reconciler.declare("node", (ETH0, ADDRESS, TABLE))
+    await reconciler.wait_applied("node")
     del kernel.objects[ADDRESS.key], kernel.objects[TABLE.key]
     kernel.lose_events()
     assert await eventually(lambda: ADDRESS.key in kernel.objects and TABLE.key in kernel.objects)
@@ -59,9 +59,9 @@ async def test_a_broken_socket_is_a_problem_and_tried_again() -> None:
     kernel = Breaking()
     reconciler = Reconciler(kernel)
     await reconciler.start()
-    reconciler.want("node", (ETH0, ADDRESS))
+    reconciler.declare("node", (ETH0, ADDRESS))
     assert await eventually(lambda: ADDRESS.key in kernel.objects)
-    await reconciler.settled("node")
+    await reconciler.wait_applied("node")
     assert reconciler.problems == {}
     await reconciler.stop()
 
@@ -82,9 +82,9 @@ async def test_a_defect_is_told_and_does_not_end_the_reconciler(monkeypatch: pyt
     kernel = Defective()
     reconciler = Reconciler(kernel)
     await reconciler.start()
-    reconciler.want("node", (ETH0, ADDRESS))
+    reconciler.declare("node", (ETH0, ADDRESS))
     with pytest.raises(KernelError, match="ZeroDivisionError"):
-        await reconciler.settled("node")
+        await reconciler.wait_applied("node")
     assert [type(context["exception"]) for context in told] == [ZeroDivisionError]
     assert await eventually(lambda: ADDRESS.key in kernel.objects)
     await reconciler.stop()
@@ -112,9 +112,9 @@ async def test_whoever_waits_when_it_stops_is_let_go() -> None:
     release = threading.Event()
     reconciler = Reconciler(Slow())
     await reconciler.start()
-    reconciler.want("node", (ETH0,))
+    reconciler.declare("node", (ETH0,))
     await asyncio.sleep(0.05)
-    waiting = asyncio.ensure_future(reconciler.settled("node"))
+    waiting = asyncio.ensure_future(reconciler.wait_applied("node"))
     await asyncio.sleep(0)
     stopping = asyncio.ensure_future(reconciler.stop())
     await asyncio.sleep(0)
@@ -129,8 +129,8 @@ async def test_one_missing_device_is_one_report_for_all_that_should_stand_on_it(
     kernel = FakeKernel()
     reconciler = Reconciler(kernel, on_problem=lambda source, error: told.append((source, error.what)))
     await reconciler.start()
-    reconciler.want("a", [Route(ip_interface(f"10.0.{number}.0/24").network, "eth9") for number in range(20)])
-    await reconciler.idle()
+    reconciler.declare("a", [Route(ip_interface(f"10.0.{number}.0/24").network, "eth9") for number in range(20)])
+    await reconciler.wait_idle()
     assert len(reconciler.problems) == 20
     assert await eventually(lambda: bool(told))
     assert told == [("a", "no device eth9 here")]
@@ -141,14 +141,14 @@ async def test_a_removal_that_is_refused_is_told_to_who_let_go() -> None:
     kernel = FakeKernel()
     reconciler = Reconciler(kernel)
     await reconciler.start()
-    reconciler.want("pod", (ETH0,))
-    await reconciler.settled("pod")
+    reconciler.declare("pod", (ETH0,))
+    await reconciler.wait_applied("pod")
     kernel.refuse(ETH0.key, errno.EBUSY)
-    reconciler.want("pod", ())
+    reconciler.declare("pod", ())
     with pytest.raises(KernelError, match="ip link delete eth0"):
-        await reconciler.settled("pod")
+        await reconciler.wait_applied("pod")
     kernel.refusals.clear()
     assert await eventually(lambda: ETH0.key not in kernel.objects)
-    await reconciler.settled("pod")
-    assert kernel.written[-1] == Remove(kernel.written[-1].object)
+    await reconciler.wait_applied("pod")
+    assert kernel.written[-1] == Delete(kernel.written[-1].object)
     await reconciler.stop()

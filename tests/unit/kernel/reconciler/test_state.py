@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from percale.kernel.plan import matches, order, stands_on
-from percale.kernel.protocol import Change, KernelEvent, Put, Remove
-from percale.kernel.reconciler.state import Ledger
+from percale.kernel.plan import dependencies_of, matches, order
+from percale.kernel.protocol import Change, Delete, KernelEvent, Upsert
+from percale.kernel.reconciler.state import ReconcilerState
 from percale.kernel.rtnl.fake import FakeKernel
 from percale.render.objects import (
     Address,
@@ -80,40 +80,40 @@ def without_orphans(drawn: Iterable[KernelObject | None]) -> list[KernelObject]:
 worlds = st.tuples(*(st.sampled_from((None, *variants)) for variants in VARIANTS)).map(without_orphans)
 
 
-def settle(ledger: Ledger, kernel: FakeKernel) -> list[Change]:
+def settle(state: ReconcilerState, kernel: FakeKernel) -> list[Change]:
     """Plan and apply until nothing changes; what was planned."""
     planned: list[Change] = []
     for _ in range(8):
-        if ledger.unsure:
-            ledger.unsure = False
-            ledger.read_again(kernel.read())
-        changes = ledger.plan()
-        if not changes and not ledger.unsure:
+        if state.needs_resync:
+            state.needs_resync = False
+            state.resync(kernel.read())
+        changes = state.plan()
+        if not changes and not state.needs_resync:
             return planned
         planned += changes
-        ledger.applied(changes, kernel.apply(changes))
+        state.applied(changes, kernel.apply(changes))
     raise AssertionError("never done")
 
 
-def started(kernel: FakeKernel, *, synced: bool = True) -> Ledger:
+def started(kernel: FakeKernel, *, synced: bool = True) -> ReconcilerState:
     """A ledger that has read this kernel and hears of what others do."""
-    ledger = Ledger()
-    ledger.read_again(kernel.read())
+    state = ReconcilerState()
+    state.resync(kernel.read())
 
     def observe(events: Iterable[KernelEvent]) -> None:
-        ledger.observe(events)
+        state.observe(events)
 
     kernel.follow(observe)
     if synced:
-        ledger.in_sync()
-    return ledger
+        state.start_garbage_collection()
+    return state
 
 
 def possible(world: Iterable[KernelObject]) -> dict[Key, KernelObject]:
     """What of a world can be: all that stands on something wished."""
     found = {obj.key: obj for obj in world}
     while True:
-        missing = [key for key, obj in found.items() if any(lower not in found for lower in stands_on(obj))]
+        missing = [key for key, obj in found.items() if any(lower not in found for lower in dependencies_of(obj))]
         if not missing:
             return found
         for key in missing:
@@ -123,21 +123,21 @@ def possible(world: Iterable[KernelObject]) -> dict[Key, KernelObject]:
 def assert_holds(kernel: FakeKernel, world: Iterable[KernelObject]) -> None:
     """All of the world that can be; of the rest an older version may still stand there, and of nothing else."""
     refused = {obj.key for obj in world} - possible(world).keys()
-    wished = {key: obj for key, obj in possible(world).items() if not isinstance(obj, Sysctl)}
+    expected = {key: obj for key, obj in possible(world).items() if not isinstance(obj, Sysctl)}
     there = {key: obj for key, obj in kernel.read().items() if key not in refused}
-    assert there.keys() == wished.keys()
-    assert [obj for key, obj in wished.items() if not matches(obj, there[key])] == []
+    assert there.keys() == expected.keys()
+    assert [obj for key, obj in expected.items() if not matches(obj, there[key])] == []
 
 
 @given(worlds, worlds)
 def test_from_any_world_to_any_other(before: list[KernelObject], after: list[KernelObject]) -> None:
     kernel = FakeKernel()
-    ledger = started(kernel)
-    ledger.want("all", before)
-    settle(ledger, kernel)
+    state = started(kernel)
+    state.declare("all", before)
+    settle(state, kernel)
     assert_holds(kernel, before)
-    ledger.want("all", after)
-    settle(ledger, kernel)
+    state.declare("all", after)
+    settle(state, kernel)
     assert_holds(kernel, after)
 
 
@@ -147,15 +147,15 @@ def test_a_restart_in_another_order_ends_the_same(
 ) -> None:
     kernel = FakeKernel()
     first = started(kernel)
-    first.want("all", before)
+    first.declare("all", before)
     settle(first, kernel)
     second = started(kernel, synced=False)
     shuffled = list(after)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     for number, obj in enumerate(shuffled):
-        second.want(f"source{number}", [obj])
+        second.declare(f"source{number}", [obj])
         settle(second, kernel)
-    second.in_sync()
+    second.start_garbage_collection()
     settle(second, kernel)
     assert_holds(kernel, after)
 
@@ -163,15 +163,15 @@ def test_a_restart_in_another_order_ends_the_same(
 @given(worlds)
 def test_equal_input_writes_nothing(world: list[KernelObject]) -> None:
     kernel = FakeKernel()
-    ledger = started(kernel)
-    ledger.want("all", world)
-    settle(ledger, kernel)
+    state = started(kernel)
+    state.declare("all", world)
+    settle(state, kernel)
     kernel.written.clear()
-    ledger.want("all", list(reversed(world)))
-    assert settle(ledger, kernel) == []
+    state.declare("all", list(reversed(world)))
+    assert settle(state, kernel) == []
     restarted = started(kernel, synced=False)
-    restarted.want("all", possible(world).values())
-    restarted.in_sync()
+    restarted.declare("all", possible(world).values())
+    restarted.start_garbage_collection()
     settle(restarted, kernel)
     assert kernel.written == []
 
@@ -179,41 +179,41 @@ def test_equal_input_writes_nothing(world: list[KernelObject]) -> None:
 @given(worlds, st.data())
 def test_what_somebody_removes_comes_back(world: list[KernelObject], data: st.DataObject) -> None:
     kernel = FakeKernel()
-    ledger = started(kernel)
-    ledger.want("all", world)
-    settle(ledger, kernel)
+    state = started(kernel)
+    state.declare("all", world)
+    settle(state, kernel)
     for _ in range(3):
         there = list(kernel.read().values())
         if there:
-            kernel.interfere(Remove(data.draw(st.sampled_from(there))))
-            settle(ledger, kernel)
+            kernel.interfere(Delete(data.draw(st.sampled_from(there))))
+            settle(state, kernel)
     assert_holds(kernel, world)
 
 
 @given(worlds, st.sampled_from([ETH0, FLANNEL, POD]))
 def test_a_link_flap_brings_routes_back(world: list[KernelObject], link: Link) -> None:
     kernel = FakeKernel()
-    ledger = started(kernel)
-    ledger.want("all", world)
-    settle(ledger, kernel)
+    state = started(kernel)
+    state.declare("all", world)
+    settle(state, kernel)
     if link.key in kernel.read():
-        kernel.interfere(Put(replace(link, up=False, peer=None)), Put(replace(link, up=True, peer=None)))
-    settle(ledger, kernel)
+        kernel.interfere(Upsert(replace(link, up=False, peer=None)), Upsert(replace(link, up=True, peer=None)))
+    settle(state, kernel)
     assert_holds(kernel, world)
 
 
 @given(worlds)
 def test_no_device_is_removed_before_what_stands_on_it(world: list[KernelObject]) -> None:
     kernel = FakeKernel()
-    ledger = started(kernel)
-    ledger.want("all", world)
-    settle(ledger, kernel)
-    ledger.want("all", ())
+    state = started(kernel)
+    state.declare("all", world)
+    settle(state, kernel)
+    state.declare("all", ())
     gone: set[Key] = set()
-    for change in settle(ledger, kernel):
-        assert isinstance(change, Remove)
+    for change in settle(state, kernel):
+        assert isinstance(change, Delete)
         if not isinstance(change.object, Link):
-            assert not gone.intersection(stands_on(change.object))
+            assert not gone.intersection(dependencies_of(change.object))
         gone.add(change.object.key)
     assert kernel.read() == {}
 
@@ -224,101 +224,101 @@ def test_no_device_is_removed_before_what_stands_on_it(world: list[KernelObject]
 def test_everything_comes_after_what_it_stands_on(objects: list[KernelObject]) -> None:
     placed: set[Key] = set()
     for change in order((), {obj.key: obj for obj in objects}):
-        assert placed.issuperset(stands_on(change.object))
+        assert placed.issuperset(dependencies_of(change.object))
         placed.add(change.object.key)
 
 
 def test_nothing_left_over_is_removed_before_all_sources_have_spoken() -> None:
     kernel = FakeKernel()
-    kernel.apply([Put(ETH0), Put(FLANNEL), Put(Route(DST, "flannel.1", VIA, onlink=True))])
-    ledger = started(kernel, synced=False)
-    ledger.want("node", [ETH0, FLANNEL])
-    assert settle(ledger, kernel) == []
-    ledger.in_sync()
-    assert settle(ledger, kernel) == [Remove(Route(DST, "flannel.1", VIA, onlink=True))]
+    kernel.apply([Upsert(ETH0), Upsert(FLANNEL), Upsert(Route(DST, "flannel.1", VIA, onlink=True))])
+    state = started(kernel, synced=False)
+    state.declare("node", [ETH0, FLANNEL])
+    assert settle(state, kernel) == []
+    state.start_garbage_collection()
+    assert settle(state, kernel) == [Delete(Route(DST, "flannel.1", VIA, onlink=True))]
 
 
 def test_what_a_source_lets_go_is_removed_at_once() -> None:
     kernel = FakeKernel()
-    ledger = started(kernel, synced=False)
-    ledger.want("node", [ETH0])
-    settle(ledger, kernel)
-    ledger.want("node", [])
-    assert [type(change) for change in settle(ledger, kernel)] == [Remove]
+    state = started(kernel, synced=False)
+    state.declare("node", [ETH0])
+    settle(state, kernel)
+    state.declare("node", [])
+    assert [type(change) for change in settle(state, kernel)] == [Delete]
     assert kernel.read() == {}
 
 
 def test_an_object_stays_as_long_as_one_source_wishes_it() -> None:
     kernel = FakeKernel()
-    ledger = started(kernel)
-    ledger.want("a", [ETH0])
-    ledger.want("b", [ETH0])
-    settle(ledger, kernel)
-    ledger.want("a", [])
-    assert settle(ledger, kernel) == []
-    ledger.want("b", [])
-    assert [type(change) for change in settle(ledger, kernel)] == [Remove]
+    state = started(kernel)
+    state.declare("a", [ETH0])
+    state.declare("b", [ETH0])
+    settle(state, kernel)
+    state.declare("a", [])
+    assert settle(state, kernel) == []
+    state.declare("b", [])
+    assert [type(change) for change in settle(state, kernel)] == [Delete]
 
 
 @pytest.mark.parametrize("sources", [("a", "b"), ("b", "a")])
 def test_of_differing_wishes_the_first_source_by_name_has_its_way(sources: tuple[str, str]) -> None:
     kernel = FakeKernel()
-    ledger = started(kernel)
+    state = started(kernel)
     wishes = {"a": replace(ETH0, mtu=1400), "b": replace(ETH0, mtu=1300)}
     for source in sources:
-        ledger.want(source, [wishes[source]])
-        settle(ledger, kernel)
+        state.declare(source, [wishes[source]])
+        settle(state, kernel)
     there = kernel.read()[ETH0.key]
     assert isinstance(there, Link)
     assert there.mtu == 1400
-    problem = ledger.verdict("b")
+    problem = state.error_of("b")
     assert problem is not None
-    assert "b wishes it differently from a" in str(problem)
-    assert ledger.verdict("a") is None
-    ledger.want("a", ())
-    settle(ledger, kernel)
-    assert ledger.conflicts == {}
-    assert ledger.verdict("b") is None
+    assert "b declares it differently from a" in str(problem)
+    assert state.error_of("a") is None
+    state.declare("a", ())
+    settle(state, kernel)
+    assert state.conflicts == {}
+    assert state.error_of("b") is None
 
 
 def test_a_refused_object_is_named_and_forgotten_when_it_is_let_go() -> None:
     kernel = FakeKernel()
     kernel.refuse(FLANNEL.key)
-    ledger = started(kernel)
-    ledger.want("node", [ETH0, FLANNEL, Address("flannel.1", ip_interface("10.244.1.0/32"))])
-    settle(ledger, kernel)
-    problem = ledger.verdict("node")
+    state = started(kernel)
+    state.declare("node", [ETH0, FLANNEL, Address("flannel.1", ip_interface("10.244.1.0/32"))])
+    settle(state, kernel)
+    problem = state.error_of("node")
     assert problem is not None
     assert problem.errno == errno.EOPNOTSUPP
     assert (
         problem.where
         == "ip link add flannel.1 mtu 1450 type vxlan id 1 local 192.168.1.1 dev eth0 dstport 8472 nolearning"
     )
-    assert ledger.waits_for_another(("address", "flannel.1", ip_interface("10.244.1.0/32")))
-    assert not ledger.waits_for_another(FLANNEL.key)
-    ledger.want("node", [ETH0])
-    settle(ledger, kernel)
-    assert ledger.refused == {}
+    assert state.blocked_by_dependency(("address", "flannel.1", ip_interface("10.244.1.0/32")))
+    assert not state.blocked_by_dependency(FLANNEL.key)
+    state.declare("node", [ETH0])
+    settle(state, kernel)
+    assert state.errors == {}
 
 
 def test_the_descriptor_of_a_pods_namespace_is_used_once() -> None:
     kernel = FakeKernel()
-    ledger = started(kernel)
-    ledger.want("pod", [Link("pod0", "veth", peer=Peer("eth0", namespace=7))])
-    settle(ledger, kernel)
-    kernel.interfere(Remove(kernel.read()["link", "pod0"]))
-    settle(ledger, kernel)
+    state = started(kernel)
+    state.declare("pod", [Link("pod0", "veth", peer=Peer("eth0", namespace=7))])
+    settle(state, kernel)
+    kernel.interfere(Delete(kernel.read()["link", "pod0"]))
+    settle(state, kernel)
     assert kernel.read() == {}
-    problem = ledger.verdict("pod")
+    problem = state.error_of("pod")
     assert problem is not None
     assert "other end" in str(problem)
 
 
 def test_an_adopted_device_brings_what_is_on_it() -> None:
-    ledger = Ledger()
+    state = ReconcilerState()
     interface = FakeKernel().underlay().interfaces[0]
-    ledger.read_underlay(type(FakeKernel().underlay())((replace(interface, name="flannel.1"),), ()))
-    ledger.want("node", [FLANNEL])
-    changes = ledger.plan()
-    ledger.applied(changes, [None] * len(changes))
-    assert ledger.unsure
+    state.read_underlay(type(FakeKernel().underlay())((replace(interface, name="flannel.1"),), ()))
+    state.declare("node", [FLANNEL])
+    changes = state.plan()
+    state.applied(changes, [None] * len(changes))
+    assert state.needs_resync

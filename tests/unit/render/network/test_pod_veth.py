@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from percale.ipam.subnet_plan import NodeSubnets
-from percale.kernel.plan import stands_on
+from percale.kernel.plan import dependencies_of
 from percale.render.network.base_chains import POD_DEVICE_PREFIX
 from percale.render.network.pod_veth import (
     HOST_MAC,
@@ -172,7 +172,7 @@ def test_each_object_comes_after_what_it_stands_on(wiring: Wiring) -> None:
     for objects in (pod_objects(limited), (*bridge_objects(DUAL), *host_objects(limited))):
         seen = {("link", "eth0"), *(("ruleset", family) for family in ("ip", "ip6", "bridge"))}
         for obj in objects:
-            assert set(stands_on(obj)) <= seen
+            assert set(dependencies_of(obj)) <= seen
             seen.add((str(obj.key[0]), str(obj.key[1])))
 
 

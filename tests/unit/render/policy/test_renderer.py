@@ -22,8 +22,8 @@ from percale.model.pod import Pod
 from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec
 from percale.policy.evaluator import Evaluator, Touched
 from percale.policy.verdict import Flow
-from percale.render.nft.table_state import Held, difference
-from percale.render.policy.base_chains import SHAPES
+from percale.render.nft.table_state import TableState, diff
+from percale.render.policy.base_chains import SET_SPECS
 from percale.render.policy.renderer import PolicyTable
 
 NODE = next(iter(NODES))
@@ -33,7 +33,7 @@ def touch(evaluator: Evaluator, change: Change) -> Touched:
     return evaluator.put(change) if isinstance(change, Object) else evaluator.remove(*change)
 
 
-def disagreements(evaluator: Evaluator, held: Held) -> list[str]:
+def disagreements(evaluator: Evaluator, held: TableState) -> list[str]:
     """Flows that the table treats otherwise than the evaluator says; those between a pod and its node are not forwarded."""
     found = []
     for question in QUESTIONS:
@@ -58,15 +58,15 @@ def disagreements(evaluator: Evaluator, held: Held) -> list[str]:
 def test_edits_lead_from_any_state_to_any_other(opening: list[Object], batches: list[list[Change]]) -> None:
     evaluator = Evaluator()
     table = PolicyTable(evaluator, NODE)
-    held = Held.bare(SHAPES)
+    held = TableState.bare(SET_SPECS)
     steps: list[Sequence[Change]] = [opening, *batches]
     for batch in steps:
-        held = held.after(table.update([touch(evaluator, change) for change in batch]))
-        assert not difference(held, table.image())
+        held = held.apply(table.update([touch(evaluator, change) for change in batch]))
+        assert not diff(held, table.snapshot())
         assert not disagreements(evaluator, held)
     fresh = PolicyTable(evaluator, NODE)
     fresh.update([Touched(policies=tuple((None, policy) for policy in evaluator.policies.values()))])
-    assert not difference(held, fresh.image())
+    assert not diff(held, fresh.snapshot())
     event("pods are judged" if any(table.judged) else "nobody is judged")
 
 
@@ -150,7 +150,7 @@ def test_a_pod_that_has_a_nodes_address_is_no_node_in_the_table_either(address: 
     """Another IPAM may have given it away."""
     evaluator = Evaluator()
     table = PolicyTable(evaluator, NODE)
-    held = Held.bare(SHAPES)
+    held = TableState.bare(SET_SPECS)
     lease = SubnetLease(
         metadata=ObjectMeta(name="l"), spec=SubnetLeaseSpec(node="n2", subnet=IPv4Network("10.0.8.0/24"))
     )
@@ -158,7 +158,7 @@ def test_a_pod_that_has_a_nodes_address_is_no_node_in_the_table_either(address: 
 
     def passing(touched: Touched) -> bool:
         nonlocal held
-        held = held.after(table.update([touched]))
+        held = held.apply(table.update([touched]))
         assert not disagreements(evaluator, held)
         return passes(held, reaching)
 

@@ -15,57 +15,56 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
-from tests.images import image
 from tests.kernel.conftest import Space
+from tests.snapshots import snapshot
 
 from percale.errors import KernelError
 from percale.kernel.cleanup import remove_tables
 from percale.kernel.netlink import socket as netlink
-from percale.kernel.netns import NamespaceThread
-from percale.kernel.nftables import dump as holdings
-from percale.kernel.nftables.batch import Skeleton
-from percale.kernel.nftables.commit import Hearing
-from percale.kernel.nftables.static_tables import SUBSYSTEM
-from percale.kernel.nftables.table import TableKeeper
+from percale.kernel.netns import NetnsThread
+from percale.kernel.nftables import dump
+from percale.kernel.nftables.batch import BaseTable
+from percale.kernel.nftables.commit import SUBSYSTEM, EventSubscriptions
+from percale.kernel.nftables.table import KernelNftTable
 from percale.render.nft.objects import (
     Chain,
-    Edit,
-    Elements,
+    Dnat,
+    ElementBatch,
     Equals,
     InSet,
-    Remember,
+    MapUpdate,
     Rule,
     SetMark,
-    SetShape,
-    Translate,
-    Turn,
+    SetSpec,
+    SlotExpr,
+    Transaction,
     Verdict,
 )
-from percale.render.nft.table_state import Held, difference
+from percale.render.nft.table_state import TableState, diff
 from percale.render.policy import base_chains as enforcing
 from percale.render.service import base_chains as balancing
 
-SHAPES = {shape.name: shape for shape in enforcing.SHAPES}
+SET_SPECS = {spec.name: spec for spec in enforcing.SET_SPECS}
 _GETGEN = 16
 LIST = ("nft", "list", "table", "inet", "percale")
-KEPT = SetShape(
+KEPT = SetSpec(
     "kept", ("ipv4_addr",), data=("ipv4_addr", "inet_service"), comment="a client's endpoint", timeout=10_800
 )
-SIX = SetShape("six", ("ipv6_addr", "inet_proto", "inet_service", "integer"), data=("ipv6_addr", "inet_service"))
+SIX = SetSpec("six", ("ipv6_addr", "inet_proto", "inet_service", "integer"), data=("ipv6_addr", "inet_service"))
 VIP = b"\x0a\x60\0\1\6\0\0\0\0\x50\0\0"
-SERVICES = Edit(
+SERVICES = Transaction(
     put_sets=(KEPT, SIX),
     put_chains=(
         Chain("pick", (_pick := Rule((), None, "one of 3", statements=(
-            Translate(4, ("ip daddr", "l4proto", "th dport"), "endpoints4", Turn("random", 3)),
+            Dnat(4, ("ip daddr", "l4proto", "th dport"), "endpoints4", SlotExpr("random", 3)),
         )),)),
         Chain("hashed", (
-            replace(_pick, statements=(Translate(4, ("ip daddr", "l4proto", "th dport"), "endpoints4", Turn("source", 3)),)),
-            replace(_pick, statements=(Translate(6, ("ip6 daddr", "l4proto", "th dport"), "six", Turn("source", 3)),)),
-            replace(_pick, statements=(Translate(6, ("ip6 daddr", "l4proto", "th dport"), "six", Turn("inc", 3)),)),
+            replace(_pick, statements=(Dnat(4, ("ip daddr", "l4proto", "th dport"), "endpoints4", SlotExpr("source", 3)),)),
+            replace(_pick, statements=(Dnat(6, ("ip6 daddr", "l4proto", "th dport"), "six", SlotExpr("source", 3)),)),
+            replace(_pick, statements=(Dnat(6, ("ip6 daddr", "l4proto", "th dport"), "six", SlotExpr("inc", 3)),)),
         )),
         Chain("stays", (
-            Rule((), None, "as before", statements=(Translate(4, ("ip saddr",), "kept"),)),
+            Rule((), None, "as before", statements=(Dnat(4, ("ip saddr",), "kept"),)),
             Rule((), Verdict("goto", "pick"), "a new client", statements=(SetMark(0x0020_0000),)),
         )),
         Chain("remembers", (
@@ -74,52 +73,52 @@ SERVICES = Edit(
                 None,
                 "ns/name",
                 counter=True,
-                statements=(Remember("kept", ("ip saddr",), ("ip daddr", "th dport")),),
+                statements=(MapUpdate("kept", ("ip saddr",), ("ip daddr", "th dport")),),
             ),
         )),
     ),
     put=(
-        Elements("services4", VIP, verdict=Verdict("goto", "stays")),
-        Elements("services4", b"\x0a\x60\0\2" + VIP[4:], verdict=Verdict("goto", "refuse")),
-        Elements("sticky4", VIP[:8], verdict=Verdict("jump", "remembers")),
-        Elements("endpoints4", VIP + (2).to_bytes(4, sys.byteorder), b"\x0a\xf4\0\1\x1f\x90\0\0"),
+        ElementBatch("services4", VIP, verdict=Verdict("goto", "stays")),
+        ElementBatch("services4", b"\x0a\x60\0\2" + VIP[4:], verdict=Verdict("goto", "refuse")),
+        ElementBatch("sticky4", VIP[:8], verdict=Verdict("jump", "remembers")),
+        ElementBatch("endpoints4", VIP + (2).to_bytes(4, sys.byteorder), b"\x0a\xf4\0\1\x1f\x90\0\0"),
     ),
 )  # fmt: skip
 TEXT = f"{enforcing.TEXT}\n{balancing.TEXT}"
 
 
 @pytest.fixture
-async def keeper(space: Space) -> AsyncIterator[TableKeeper]:
+async def nft_table(space: Space) -> AsyncIterator[KernelNftTable]:
     """With the text for policies alone."""
-    async with started(space) as keeper:
-        yield keeper
+    async with started(space) as nft_table:
+        yield nft_table
 
 
 @contextlib.asynccontextmanager
 async def started(
     space: Space,
-    narrate: Callable[[str], None] | None = None,
+    log_command: Callable[[str], None] | None = None,
     *,
     static: str = enforcing.TEXT,
     services: bool = False,
     most_bytes: int | None = None,
-) -> AsyncIterator[TableKeeper]:
-    shapes = (*enforcing.SHAPES, *(balancing.SHAPES if services else ()))
-    keeper = TableKeeper(
-        NamespaceThread(space.descriptor),
-        narrate=narrate,
+) -> AsyncIterator[KernelNftTable]:
+    specs = (*enforcing.SET_SPECS, *(balancing.SET_SPECS if services else ()))
+    nft_table = KernelNftTable(
+        NetnsThread(space.descriptor),
+        log_command=log_command,
         static=TEXT if services else static,
-        shapes=shapes,
+        specs=specs,
         most_bytes=most_bytes,
     )
-    await keeper.start()
-    yield keeper
-    await keeper.stop()
+    await nft_table.start()
+    yield nft_table
+    await nft_table.stop()
 
 
 def generation(space: Space) -> int:
     """How many transactions there have been."""
-    with contextlib.closing(NamespaceThread(space.descriptor)) as place:
+    with contextlib.closing(NetnsThread(space.descriptor)) as place:
         socket = place.run(lambda: netlink.Socket(netlink.NETFILTER))
     with contextlib.closing(socket):
         answer = socket.ask(SUBSYSTEM << 8 | _GETGEN, bytes(4))
@@ -130,32 +129,34 @@ def generation(space: Space) -> int:
 def _begin(space: Space, *command: str) -> subprocess.Popen[str]:
     """A program in the namespace."""
     root = Path(__file__).parents[2]
-    with contextlib.closing(NamespaceThread(space.descriptor)) as place:
+    with contextlib.closing(NetnsThread(space.descriptor)) as place:
         return place.run(
             lambda: subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=root)
         )
 
 
-def held(space: Space) -> Held:
-    """What is in the kernel but for the text's chains, which are taken for strange ones."""
-    with contextlib.closing(NamespaceThread(space.descriptor)) as place:
+def state(space: Space) -> TableState:
+    """What is in the kernel, without the chains of the static text."""
+    with contextlib.closing(NetnsThread(space.descriptor)) as place:
         socket = place.run(lambda: netlink.Socket(netlink.NETFILTER))
         with contextlib.closing(socket):
-            table = holdings.read(socket, SHAPES, Skeleton(b"", {}, {}))
+            table = dump.read_table(socket, SET_SPECS, BaseTable(b"", {}, {}))
     assert table is not None
     of_text = re.findall(r"^chain (\S+)", enforcing.TEXT, re.MULTILINE)
-    chains = {name: rules for name, rules in table.held.chains.items() if name not in of_text}
-    return replace(table.held, chains=chains)
+    chains = {name: rules for name, rules in table.state.chains.items() if name not in of_text}
+    return replace(table.state, chains=chains)
 
 
-async def test_the_kernel_holds_what_the_model_says_after_each_of_many_edits(space: Space, keeper: TableKeeper) -> None:
-    await keeper.restore(Edit())
-    model = Held.bare(enforcing.SHAPES)
+async def test_the_kernel_holds_what_the_model_says_after_each_of_many_edits(
+    space: Space, nft_table: KernelNftTable
+) -> None:
+    await nft_table.sync(Transaction())
+    model = TableState.bare(enforcing.SET_SPECS)
     for seed in range(1, 80, 2):
-        edit = difference(model, image(seed))
-        model = model.after(edit)
-        await keeper.edit(edit)
-        assert held(space) == model
+        transaction = diff(model, snapshot(seed))
+        model = model.apply(transaction)
+        await nft_table.apply(transaction)
+        assert state(space) == model
         space.run(*LIST)  # nft 1.0.6 ends in an assertion when it meets a set whose types it cannot tell
 
 
@@ -165,37 +166,39 @@ async def test_what_is_too_large_for_a_transaction_is_made_in_several(
     """From nothing to an image, and from each of many images to the next one."""
     most = 12_000
     commits: list[int] = []
-    plain = Hearing.commit
+    plain = EventSubscriptions.commit
 
-    def counted(hearing: Hearing, socket: netlink.Socket, requests: Sequence[netlink.Request]) -> object:
+    def counted(
+        subscriptions: EventSubscriptions, socket: netlink.Socket, requests: Sequence[netlink.Request]
+    ) -> object:
         commits.append(sum(len(each.body) + 20 for each in requests))
-        return plain(hearing, socket, requests)
+        return plain(subscriptions, socket, requests)
 
-    monkeypatch.setattr(Hearing, "commit", counted)
-    async with started(space, most_bytes=most) as keeper:
+    monkeypatch.setattr(EventSubscriptions, "commit", counted)
+    async with started(space, most_bytes=most) as nft_table:
         for seed in range(2, 20):
-            many = SetShape("many", ("ipv4_addr",))
+            many = SetSpec("many", ("ipv4_addr",))
             keys = b"".join((seed << 16 | number).to_bytes(4) for number in range(1000))
-            whole = image(seed)
-            whole = replace(whole, put_sets=(*whole.put_sets, many), put=(*whole.put, Elements("many", keys)))
-            await keeper.restore(whole)
-            assert not keeper.refused
-            assert not await keeper.restore(whole)
+            whole = snapshot(seed)
+            whole = replace(whole, put_sets=(*whole.put_sets, many), put=(*whole.put, ElementBatch("many", keys)))
+            await nft_table.sync(whole)
+            assert not nft_table.refused
+            assert not await nft_table.sync(whole)
         assert len(commits) > 18
         assert max(commits) <= most
         with pytest.raises(KernelError) as caught:
-            await keeper.edit(Edit(put=(Elements("many", bytes(4) + keys[::-1]),)))
+            await nft_table.apply(Transaction(put=(ElementBatch("many", bytes(4) + keys[::-1]),)))
         assert caught.value.errno == errno.EMSGSIZE
 
 
-async def test_nft_lists_what_was_put(space: Space, keeper: TableKeeper) -> None:
-    await keeper.restore(
-        Edit(
+async def test_nft_lists_what_was_put(space: Space, nft_table: KernelNftTable) -> None:
+    await nft_table.sync(
+        Transaction(
             put_sets=(
-                SetShape("pods4-x", ("ipv4_addr",), comment="app=x in ns"),
-                SetShape("ports-y", ("inet_proto", "inet_service"), interval=True),
-                SetShape("nets4-z", ("ipv4_addr",), interval=True),
-                SetShape("to", ("ipv4_addr", "inet_proto", "inet_service"), data=("ipv4_addr", "inet_service")),
+                SetSpec("pods4-x", ("ipv4_addr",), comment="app=x in ns"),
+                SetSpec("ports-y", ("inet_proto", "inet_service"), interval=True),
+                SetSpec("nets4-z", ("ipv4_addr",), interval=True),
+                SetSpec("to", ("ipv4_addr", "inet_proto", "inet_service"), data=("ipv4_addr", "inet_service")),
             ),
             put_chains=(
                 Chain(
@@ -212,11 +215,13 @@ async def test_nft_lists_what_was_put(space: Space, keeper: TableKeeper) -> None
                 ),
             ),
             put=(
-                Elements("pods4-x", b"\x0a\xf4\1\2"),
-                Elements("ports-y", b"\6\0\0\0\0\x50\0\0\6\0\0\0\0\x5a\0\0\x11\0\0\0\0\x35\0\0\x11\0\0\0\0\x35\0\0"),
-                Elements("nets4-z", b"\x0a\0\0\0\x0a\0\0\xff\x0a\0\1\0\x0a\0\1\6\xff\0\0\0\xff\xff\xff\xff"),
-                Elements("to", b"\x0a\x60\0\1\6\0\0\0\0\x50\0\0", b"\x0a\xf4\1\2\x1f\x90\0\0"),
-                Elements("ingress4", b"\x0a\xf4\1\2", verdict=Verdict("jump", "ingress4-c")),
+                ElementBatch("pods4-x", b"\x0a\xf4\1\2"),
+                ElementBatch(
+                    "ports-y", b"\6\0\0\0\0\x50\0\0\6\0\0\0\0\x5a\0\0\x11\0\0\0\0\x35\0\0\x11\0\0\0\0\x35\0\0"
+                ),
+                ElementBatch("nets4-z", b"\x0a\0\0\0\x0a\0\0\xff\x0a\0\1\0\x0a\0\1\6\xff\0\0\0\xff\xff\xff\xff"),
+                ElementBatch("to", b"\x0a\x60\0\1\6\0\0\0\0\x50\0\0", b"\x0a\xf4\1\2\x1f\x90\0\0"),
+                ElementBatch("ingress4", b"\x0a\xf4\1\2", verdict=Verdict("jump", "ingress4-c")),
             ),
         )
     )
@@ -237,14 +242,14 @@ async def test_nft_lists_what_was_put(space: Space, keeper: TableKeeper) -> None
 
 
 async def test_services_are_read_back_and_listed(space: Space) -> None:
-    async with started(space, services=True) as keeper:
-        await keeper.restore(SERVICES)
-        assert not await keeper.restore(SERVICES)
+    async with started(space, services=True) as nft_table:
+        await nft_table.sync(SERVICES)
+        assert not await nft_table.sync(SERVICES)
         listed = space.run(*LIST)
         assert "dnat ip6 to ip6 daddr . meta l4proto . th dport . jhash ip6 saddr mod 3 map @six" in listed
         assert "update @kept { ip saddr : ip daddr . tcp dport }" in listed
         space.run("nft", "insert rule inet percale services drop")
-        assert await keeper.restore(SERVICES)
+        assert await nft_table.sync(SERVICES)
         assert space.run(*LIST) == listed
 
 
@@ -259,55 +264,55 @@ HARM = {
     "table made anew by somebody": "delete table inet percale; add table inet percale",
     "all rules gone": "flush ruleset",
 }
-WHOLE = Edit(
+WHOLE = Transaction(
     put_chains=(Chain("closed", (Rule((), Verdict("drop"), "nothing may"),)),),
-    put=(Elements("ingress4", b"\x0a\0\0\1", verdict=Verdict("jump", "closed")),),
+    put=(ElementBatch("ingress4", b"\x0a\0\0\1", verdict=Verdict("jump", "closed")),),
 )
 
 
 @pytest.mark.parametrize("harm", HARM.values(), ids=HARM.keys())
-async def test_harm_to_the_text_is_repaired(space: Space, keeper: TableKeeper, harm: str) -> None:
-    await keeper.restore(WHOLE)
+async def test_harm_to_the_text_is_repaired(space: Space, nft_table: KernelNftTable, harm: str) -> None:
+    await nft_table.sync(WHOLE)
     before = space.run(*LIST)
     rules = space.run("nft", "-a", "list", "chain", "inet", "percale", "policies").splitlines()
     handle = next(line.rsplit(" ", 1)[1] for line in rules if "established" in line)
     touched = asyncio.Event()
-    keeper.on_touched(touched.set)
+    nft_table.on_foreign_change(touched.set)
     space.run("nft", harm.format(handle=handle))
     await asyncio.wait_for(touched.wait(), 30)
-    assert await keeper.restore(WHOLE) == WHOLE
+    assert await nft_table.sync(WHOLE) == WHOLE
     assert space.run(*LIST) == before
-    assert not await keeper.restore(WHOLE)
+    assert not await nft_table.sync(WHOLE)
 
 
-async def test_a_chain_that_somebody_hooks_in_goes_alone(space: Space, keeper: TableKeeper) -> None:
-    await keeper.restore(WHOLE)
+async def test_a_chain_that_somebody_hooks_in_goes_alone(space: Space, nft_table: KernelNftTable) -> None:
+    await nft_table.sync(WHOLE)
     space.run("nft", "add chain inet percale open { type filter hook forward priority -300; }")
-    assert await keeper.restore(WHOLE) == Edit(remove_chains=("open",))
+    assert await nft_table.sync(WHOLE) == Transaction(remove_chains=("open",))
     assert "chain open" not in space.run(*LIST)
 
 
 async def test_a_set_of_another_kind_goes_and_a_chain_of_that_name_is_made_anew(
-    space: Space, keeper: TableKeeper
+    space: Space, nft_table: KernelNftTable
 ) -> None:
-    await keeper.restore(Edit())
+    await nft_table.sync(Transaction())
     space.run("nft", "add set inet percale theirs { type ifname; elements = { lo }; }")
     space.run("nft", "add chain inet percale closed { type filter hook input priority 0; }")
     space.run("nft", "add rule inet percale closed iifname @theirs drop")
-    assert await keeper.restore(WHOLE)
-    assert held(space) == Held.bare(enforcing.SHAPES).after(WHOLE)
+    assert await nft_table.sync(WHOLE)
+    assert state(space) == TableState.bare(enforcing.SET_SPECS).apply(WHOLE)
 
 
 async def test_a_new_text_comes_together_with_the_whole_image(space: Space) -> None:
     """From one text to the next there is no moment without the image: one transaction makes one generation."""
     async with started(space, static=enforcing.TEXT.replace("neighbours", "former words")) as former:
-        await former.restore(WHOLE)
+        await former.sync(WHOLE)
         assert "former words" in space.run(*LIST)
-    async with started(space) as keeper:
+    async with started(space) as nft_table:
         before = generation(space)
-        assert await keeper.restore(WHOLE) == WHOLE
+        assert await nft_table.sync(WHOLE) == WHOLE
         assert generation(space) == before + 1
-        assert not await keeper.restore(WHOLE)
+        assert not await nft_table.sync(WHOLE)
         assert generation(space) == before + 1
     assert "former words" not in space.run(*LIST)
     assert "jump closed" in space.run(*LIST)
@@ -316,36 +321,36 @@ async def test_a_new_text_comes_together_with_the_whole_image(space: Space) -> N
 async def test_each_change_is_narrated_as_a_command_that_makes_it(space: Space, new_space: Callable[[], Space]) -> None:
     lines: list[str] = []
     other = new_space()
-    async with started(space, lines.append) as keeper:
+    async with started(space, lines.append) as nft_table:
         for seed in range(2, 30, 2):
-            await keeper.restore(image(seed))
+            await nft_table.sync(snapshot(seed))
     for line in lines:
         other.shell(line)
     assert sorted(other.run(*LIST).splitlines()) == sorted(space.run(*LIST).splitlines())
 
 
 async def test_equal_text_and_image_change_nothing_for_a_new_keeper(space: Space) -> None:
-    async with started(space) as keeper:
-        await keeper.restore(WHOLE)
+    async with started(space) as nft_table:
+        await nft_table.sync(WHOLE)
     handles = space.run("nft", "-a", *LIST[1:])
-    async with started(space) as keeper:
-        assert not await keeper.restore(WHOLE)
+    async with started(space) as nft_table:
+        assert not await nft_table.sync(WHOLE)
     assert space.run("nft", "-a", *LIST[1:]) == handles
 
 
-async def test_other_tables_are_no_concern(space: Space, keeper: TableKeeper) -> None:
+async def test_other_tables_are_no_concern(space: Space, nft_table: KernelNftTable) -> None:
     touched: list[None] = []
-    keeper.on_touched(lambda: touched.append(None))
-    await keeper.restore(WHOLE)
+    nft_table.on_foreign_change(lambda: touched.append(None))
+    await nft_table.sync(WHOLE)
     space.run("nft", "add table inet theirs { chain c { type filter hook input priority 0; accept; }; }")
     space.run("nft", "add table ip percale; add set ip percale s { type ipv4_addr; }")
-    await keeper.restore(WHOLE)
+    await nft_table.sync(WHOLE)
     space.run("nft", "add chain inet percale theirs")
     async with asyncio.timeout(30):
         while not touched:
             await asyncio.sleep(0.005)
     assert len(touched) == 1
-    await keeper.remove()
+    await nft_table.remove()
     assert "table inet theirs" in space.run("nft", "list", "ruleset")
 
 
@@ -353,7 +358,7 @@ def test_cleanup_removes_the_table_and_says_so(space: Space) -> None:
     space.run(
         "nft", "add table inet percale { chain c { type filter hook input priority 0; }; }; add table inet theirs"
     )
-    with contextlib.closing(NamespaceThread(space.descriptor)) as place:
+    with contextlib.closing(NetnsThread(space.descriptor)) as place:
         assert remove_tables(place) == ["nft 'delete table inet percale'"]
         assert remove_tables(place) == []
     assert space.run("nft", "list", "ruleset") == "table inet theirs {\n}\n"
@@ -361,46 +366,46 @@ def test_cleanup_removes_the_table_and_says_so(space: Space) -> None:
 
 # Size and sudden ends
 
-MANY = SetShape("many", ("ipv4_addr", "inet_proto", "inet_service"), data=("ipv4_addr", "inet_service"))
+MANY = SetSpec("many", ("ipv4_addr", "inet_proto", "inet_service"), data=("ipv4_addr", "inet_service"))
 
 
-def many(count: int, generation: int) -> Elements:
+def many(count: int, generation: int) -> ElementBatch:
     """Keys that are the same in each generation, data that are not."""
     keys = b"".join((0x0A00_0000 + number).to_bytes(4, "big") + VIP[4:] for number in range(count))
-    return Elements("many", keys, (0x0B00_0000 + generation).to_bytes(4, "big").ljust(8, b"\0") * count)
+    return ElementBatch("many", keys, (0x0B00_0000 + generation).to_bytes(4, "big").ljust(8, b"\0") * count)
 
 
-async def test_an_edit_may_be_larger_than_a_sockets_buffer(space: Space, keeper: TableKeeper) -> None:
-    whole = Edit(put_sets=(MANY,), put=(many(90_000, 1),))
-    await keeper.restore(Edit())
-    await keeper.edit(whole)
-    assert not await keeper.restore(whole)
-    assert len(held(space).sets["many"].elements) == 90_000
+async def test_an_edit_may_be_larger_than_a_sockets_buffer(space: Space, nft_table: KernelNftTable) -> None:
+    whole = Transaction(put_sets=(MANY,), put=(many(90_000, 1),))
+    await nft_table.sync(Transaction())
+    await nft_table.apply(whole)
+    assert not await nft_table.sync(whole)
+    assert len(state(space).sets["many"].elements) == 90_000
 
 
-async def test_one_wrong_element_among_many_changes_nothing(space: Space, keeper: TableKeeper) -> None:
-    await keeper.restore(Edit(put_sets=(MANY,), put=(many(1, 1),)))
+async def test_one_wrong_element_among_many_changes_nothing(space: Space, nft_table: KernelNftTable) -> None:
+    await nft_table.sync(Transaction(put_sets=(MANY,), put=(many(1, 1),)))
     with pytest.raises(KernelError, match="set many"):
-        await keeper.edit(Edit(put=(many(5_000, 2),)))
-    assert len(held(space).sets["many"].elements) == 1
+        await nft_table.apply(Transaction(put=(many(5_000, 2),)))
+    assert len(state(space).sets["many"].elements) == 1
 
 
 _WRITER = """
 import asyncio, sys
-from tests.kernel.test_keeper_tables import MANY, many
-from percale.kernel.nftables.commit import Hearing
-from percale.kernel.nftables.table import TableKeeper
-from percale.render.nft.objects import Edit, Elements
+from tests.kernel.test_nft_table_contents import MANY, many
+from percale.kernel.nftables.commit import EventSubscriptions
+from percale.kernel.nftables.table import KernelNftTable
+from percale.render.nft.objects import ElementBatch, Transaction
 
 async def main():
-    keeper = TableKeeper()
-    await keeper.start()
-    await keeper.restore(Edit(put_sets=(MANY,), put=(many(3000, 0),)))
+    table = KernelNftTable()
+    await table.start()
+    await table.sync(Transaction(put_sets=(MANY,), put=(many(3000, 0),)))
     print("ready", flush=True)
     generation = 0
     while True:
         old, new = many(3000, generation), many(3000, generation + 1)
-        await keeper.edit(Edit(remove=(old,), put=(new,)))
+        await table.apply(Transaction(remove=(old,), put=(new,)))
         generation += 1
 
 asyncio.run(main())
@@ -416,6 +421,6 @@ def test_a_kill_in_the_middle_of_edits_leaves_one_generation_whole(space: Space)
             writer.wait(0.05 + attempt * 0.037)
         os.kill(writer.pid, signal.SIGKILL)
         writer.communicate()
-        values = list(held(space).sets["many"].elements.values())
+        values = list(state(space).sets["many"].elements.values())
         assert len(values) == 3000
         assert len(set(values)) == 1

@@ -7,21 +7,21 @@ from typing import Any
 
 import pytest
 
-from percale.kernel.netns import NamespaceThread
+from percale.kernel.netns import NetnsThread
 from percale.kernel.reconciler.reconciler import Reconciler
 from percale.kernel.rtnl.driver import KernelDriver
-from percale.kernel.table_fingerprint import mark
+from percale.kernel.table_fingerprint import fingerprint
 from percale.render.network.base_chains import rulesets
 from percale.render.objects import Ruleset
 
 
 async def one_start(space: Any) -> None:
     """An agent's life, as far as its tables go."""
-    reconciler = Reconciler(KernelDriver(NamespaceThread(space.descriptor)))
+    reconciler = Reconciler(KernelDriver(NetnsThread(space.descriptor)))
     await reconciler.start()
-    reconciler.want("node/tables", rulesets())
-    reconciler.in_sync()
-    await reconciler.settled("node/tables")
+    reconciler.declare("node/tables", rulesets())
+    reconciler.start_garbage_collection()
+    await reconciler.wait_applied("node/tables")
     await reconciler.stop()
 
 
@@ -82,11 +82,11 @@ async def test_a_rule_that_somebody_added_stays(space: Any) -> None:
     ("text", "parts"),
     [
         ("", 0),
-        ("chain a { }\nset b { type mark; flags interval; }", 2),
+        ("chain a { }\nset b { type fingerprint; flags interval; }", 2),
         ("chain a { type filter hook input priority 0; policy drop; accept; tcp dport { 1, 2 } drop\n}", 3),
         ('chain a {\n  ip saddr {\n 10.0.0.0/8,\n 11.0.0.0/8 } drop comment "a; } b"\n  accept\n}\n', 3),
-        ('counter c { comment "x" }\nmap m { type mark : verdict; elements = { 1 : drop } }', 2),
+        ('counter c { comment "x" }\nmap m { type fingerprint : verdict; elements = { 1 : drop } }', 2),
     ],
 )
 def test_the_mark_counts_what_a_text_makes(space: Any, text: str, parts: int) -> None:
-    assert mark(Ruleset("ip", text)).endswith(f" {parts}")
+    assert fingerprint(Ruleset("ip", text)).endswith(f" {parts}")

@@ -10,21 +10,21 @@ from percale.render.nft.objects import (
     SIZES,
     Between,
     Chain,
-    Edit,
-    Elements,
+    ElementBatch,
     Equals,
     Field,
     InSet,
+    MapUpdate,
     Match,
     Operand,
-    Remember,
     Rule,
     SetMark,
-    SetShape,
+    SetSpec,
     Statement,
+    Transaction,
     Verdict,
 )
-from percale.render.policy.base_chains import SHAPES
+from percale.render.policy.base_chains import SET_SPECS
 
 KEYS: tuple[tuple[Field, ...], ...] = (
     ("ipv4_addr",),
@@ -57,52 +57,52 @@ POOL = 12
 """Values of each field."""
 
 
-def image(seed: int, *, sets: int = 6, chains: int = 4) -> Edit:
+def snapshot(seed: int, *, sets: int = 6, chains: int = 4) -> Transaction:
     """The same for the same seed."""
-    return _Dice(Random(seed)).image(sets, chains)
+    return _Dice(Random(seed)).snapshot(sets, chains)
 
 
 class _Dice:
     def __init__(self, random: Random) -> None:
         self._random = random
 
-    def image(self, sets: int, chains: int) -> Edit:
-        shapes = [self._shape(f"set{number}") for number in range(sets) if self._random.random() < 0.7]
+    def snapshot(self, sets: int, chains: int) -> Transaction:
+        specs = [self._spec(f"set{number}") for number in range(sets) if self._random.random() < 0.7]
         names = [f"chain{number}" for number in range(chains) if self._random.random() < 0.7]
-        filled = [shape for shape in (*shapes, *SHAPES) if shape.timeout is None]
-        elements = [part for shape in filled for part in self._elements(shape, names)]
+        filled = [spec for spec in (*specs, *SET_SPECS) if spec.timeout is None]
+        elements = [part for spec in filled for part in self._elements(spec, names)]
         # A chain leads to later ones only: there is no loop.
-        rules = [Chain(name, self._rules(shapes, names[position + 1 :])) for position, name in enumerate(names)]
-        return Edit(put_sets=tuple(shapes), put_chains=tuple(rules), put=tuple(elements))
+        rules = [Chain(name, self._rules(specs, names[position + 1 :])) for position, name in enumerate(names)]
+        return Transaction(put_sets=tuple(specs), put_chains=tuple(rules), put=tuple(elements))
 
     # Sets
 
-    def _shape(self, name: str) -> SetShape:
+    def _spec(self, name: str) -> SetSpec:
         if self._random.random() < 0.1:
-            return SetShape(name, KEPT, data=KEPT, comment="kept", timeout=self._random.choice((60, 3600)))
+            return SetSpec(name, KEPT, data=KEPT, comment="kept", timeout=self._random.choice((60, 3600)))
         key = self._random.choice(KEYS)
         interval = self._random.random() < 0.4 and not {"mark", "integer"} & set(key)
         data = self._random.choice(DATA)
-        return SetShape(name, key, interval=interval, data=data, comment=self._random.choice(("", "", "one", "two")))
+        return SetSpec(name, key, interval=interval, data=data, comment=self._random.choice(("", "", "one", "two")))
 
-    def _elements(self, shape: SetShape, chains: list[str]) -> list[Elements]:
-        keys = self._intervals(shape) if shape.interval else self._keys(shape)
+    def _elements(self, spec: SetSpec, chains: list[str]) -> list[ElementBatch]:
+        keys = self._intervals(spec) if spec.interval else self._keys(spec)
         if not keys:
             return []
-        if shape.data == "verdict":
+        if spec.data == "verdict":
             half = self._random.randrange(len(keys) + 1)
             parts = (keys[:half], keys[half:])
-            return [Elements(shape.name, b"".join(part), verdict=self._verdict(chains)) for part in parts if part]
-        data = b"".join(b"".join(map(self._value, shape.data)) for _ in keys) if shape.data else b""
-        return [Elements(shape.name, b"".join(keys), data)]
+            return [ElementBatch(spec.name, b"".join(part), verdict=self._verdict(chains)) for part in parts if part]
+        data = b"".join(b"".join(map(self._value, spec.data)) for _ in keys) if spec.data else b""
+        return [ElementBatch(spec.name, b"".join(keys), data)]
 
-    def _keys(self, shape: SetShape) -> list[bytes]:
+    def _keys(self, spec: SetSpec) -> list[bytes]:
         count = self._random.randrange(8)
-        return sorted({b"".join(map(self._value, shape.key)) for _ in range(count)})
+        return sorted({b"".join(map(self._value, spec.key)) for _ in range(count)})
 
-    def _intervals(self, shape: SetShape) -> list[bytes]:
+    def _intervals(self, spec: SetSpec) -> list[bytes]:
         """No two of them overlap: each has a place of its own in the first field."""
-        field, *others = shape.key
+        field, *others = spec.key
         found = []
         for place in range(0, POOL, 4):
             if self._random.random() < 0.6:
@@ -120,32 +120,32 @@ class _Dice:
 
     # Rules
 
-    def _rules(self, shapes: list[SetShape], later: list[str]) -> tuple[Rule, ...]:
-        return tuple(self._rule(shapes, later, number) for number in range(self._random.randrange(5)))
+    def _rules(self, specs: list[SetSpec], later: list[str]) -> tuple[Rule, ...]:
+        return tuple(self._rule(specs, later, number) for number in range(self._random.randrange(5)))
 
-    def _rule(self, shapes: list[SetShape], later: list[str], number: int) -> Rule:
+    def _rule(self, specs: list[SetSpec], later: list[str], number: int) -> Rule:
         matches: list[Match] = []
-        looked = [shape for shape in shapes if set(shape.key) <= OPERANDS.keys() and shape.data is None]
+        looked = [spec for spec in specs if set(spec.key) <= OPERANDS.keys() and spec.data is None]
         if looked and self._random.random() < 0.6:
-            shape = self._random.choice(looked)
-            matches.append(InSet(tuple(self._random.choice(OPERANDS[field]) for field in shape.key), shape.name))
+            spec = self._random.choice(looked)
+            matches.append(InSet(tuple(self._random.choice(OPERANDS[field]) for field in spec.key), spec.name))
         if self._random.random() < 0.4:
             matches.append(Equals("l4proto", self._random.choice((6, 17, 132))))
             matches.append(self._random.choice((Equals("th dport", 80), Between("th sport", 1024, 65535))))
         if self._random.random() < 0.2 and "ip6" not in str(matches):
             first = int(IPv4Address("10.0.0.0"))
             matches.append(Between("ip saddr", first, first + self._random.randrange(256)))
-        statements = () if "ip6" in str(matches) else self._statements(shapes)
+        statements = () if "ip6" in str(matches) else self._statements(specs)
         verdict = None if statements and self._random.random() < 0.5 else self._verdict(later)
         return Rule(tuple(matches), verdict, f"np:ns/name#ingress[{number}] é", self._random.random() < 0.5, statements)
 
-    def _statements(self, shapes: list[SetShape]) -> tuple[Statement, ...]:
+    def _statements(self, specs: list[SetSpec]) -> tuple[Statement, ...]:
         found: list[Statement] = []
         if self._random.random() < 0.2:
             found.append(SetMark(self._random.choice((0x4000, 0x0020_0000))))
-        kept = [shape for shape in shapes if shape.timeout is not None]
+        kept = [spec for spec in specs if spec.timeout is not None]
         if kept and self._random.random() < 0.5:
-            found.append(Remember(kept[0].name, ("ip saddr", "th dport"), ("ip daddr", "th dport")))
+            found.append(MapUpdate(kept[0].name, ("ip saddr", "th dport"), ("ip daddr", "th dport")))
         return tuple(found)
 
     def _verdict(self, chains: list[str]) -> Verdict:

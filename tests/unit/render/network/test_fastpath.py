@@ -7,18 +7,18 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from percale.render.network.fastpath import SETS, Shortcuts, Way, Wire, text
+from percale.render.network.fastpath import SETS, FastpathConfig, FastpathPod, FastpathRoute, text
 
-WIRES = (
-    Wire("pcl1", (ip_address("10.244.1.2"), ip_address("fd00::1:2"))),
-    Wire("pcl2", (ip_address("10.244.1.3"),)),
+PODS = (
+    FastpathPod("pcl1", (ip_address("10.244.1.2"), ip_address("fd00::1:2"))),
+    FastpathPod("pcl2", (ip_address("10.244.1.3"),)),
 )
-WAYS = (
-    Way(ip_network("10.244.2.0/24"), ip_address("10.244.2.0"), "flannel.1"),
-    Way(ip_network("10.244.3.0/24"), ip_address("192.168.0.3"), "eth0"),
-    Way(ip_network("fd00::2:0/112"), ip_address("fd00::2:0"), "eth0"),
+ROUTES = (
+    FastpathRoute(ip_network("10.244.2.0/24"), ip_address("10.244.2.0"), "flannel.1"),
+    FastpathRoute(ip_network("10.244.3.0/24"), ip_address("192.168.0.3"), "eth0"),
+    FastpathRoute(ip_network("fd00::2:0/112"), ip_address("fd00::2:0"), "eth0"),
 )
-TEXT = text(Shortcuts(WIRES, WAYS, 1430))
+TEXT = text(FastpathConfig(PODS, ROUTES, 1430))
 
 
 def chain(name: str) -> list[str]:
@@ -65,4 +65,4 @@ def test_every_set_of_flows_can_be_emptied_by_its_name() -> None:
 
 
 def test_a_node_without_pods_and_peers_has_a_table_without_hooks() -> None:
-    assert "hook" not in text(Shortcuts((), (), 1500))
+    assert "hook" not in text(FastpathConfig((), (), 1500))

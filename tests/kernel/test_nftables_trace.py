@@ -15,8 +15,8 @@ import pytest
 from tests.kernel.conftest import Space
 from tests.kernel.flows import FAMILIES, PATIENCE, PORT, A, B, World, inside
 
-from percale.kernel.netns import NamespaceThread
-from percale.kernel.nftables.trace import WATCH_TABLE, Judged, Tracer
+from percale.kernel.netns import NetnsThread
+from percale.kernel.nftables.trace import WATCH_TABLE, TracedVerdict, Tracer
 
 BOTH = pytest.mark.parametrize("version", [4, 6])
 
@@ -40,7 +40,7 @@ def traced_world(new_space: Callable[[], Space]) -> World:
 
 
 def tracer(world: World, rate: int = 100) -> Tracer:
-    thread = NamespaceThread(world.node.descriptor)
+    thread = NetnsThread(world.node.descriptor)
     try:
         return Tracer(thread, rate)
     finally:
@@ -64,12 +64,12 @@ def knock(world: World, version: int, port: int, kind: int = socket.SOCK_DGRAM) 
             knocker.sendto(b"x", (B[version], port))
 
 
-def seen(watch: Tracer, count: int) -> list[Judged]:
-    found: list[Judged] = []
+def seen(watch: Tracer, count: int) -> list[TracedVerdict]:
+    found: list[TracedVerdict] = []
     end = time.monotonic() + PATIENCE
     while len(found) < count:
         assert time.monotonic() < end, found
-        found += watch.judged()
+        found += watch.verdicts()
         time.sleep(0.01)
     return found
 
@@ -114,7 +114,7 @@ def test_established_connections_are_not_traced(traced_world: World, watch: Trac
     assert len(seen(watch, 1)) == 1
     assert wire.passes()
     assert wire.passes(answers=True)
-    assert list(watch.judged()) == []
+    assert list(watch.verdicts()) == []
     wire.close()
 
 
@@ -140,8 +140,8 @@ def test_one_watch_at_a_time_and_nothing_stays(traced_world: World) -> None:
 
 def test_a_killed_watch_leaves_nothing_behind(traced_world: World) -> None:
     script = (
-        "import sys, time; from percale.kernel.netns import Here; from percale.kernel.nftables.trace import Tracer; "
-        "watch = Tracer(Here(), 10); print('up', flush=True); time.sleep(60)"
+        "import sys, time; from percale.kernel.netns import CurrentNetns; from percale.kernel.nftables.trace import Tracer; "
+        "watch = Tracer(CurrentNetns(), 10); print('up', flush=True); time.sleep(60)"
     )
     command = ["nsenter", f"--net={traced_world.node.path}", sys.executable, "-c", script]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from percale.kernel.netlink import link as links
-from percale.kernel.netns import NamespaceThread
-from percale.kernel.protocol import SHORTCUT_TABLE, Absent, KernelEvent, Lost, UnderlayChanged
+from percale.kernel.netlink import link
+from percale.kernel.netns import NetnsThread
+from percale.kernel.protocol import FASTPATH_TABLE, KernelEvent, ObjectRemoved, ResyncRequired, UnderlayChanged
 from percale.kernel.reconciler.reconciler import Reconciler
 from percale.kernel.reconciler.sysctl_schedule import EVERY
 from percale.kernel.rtnl.driver import KernelDriver
@@ -33,13 +33,13 @@ class Defect(Exception):
 
 def break_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The next device that the kernel tells of finds a defect."""
-    decode = links.decode
+    decode = link.decode
 
     def broken(body: bytes) -> Any:
-        monkeypatch.setattr(links, "decode", decode)
+        monkeypatch.setattr(link, "decode", decode)
         raise Defect
 
-    monkeypatch.setattr(links, "decode", broken)
+    monkeypatch.setattr(link, "decode", broken)
 
 
 def test_it_tells_of_a_defect_and_listens_again(space: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,19 +57,19 @@ def test_it_tells_of_a_defect_and_listens_again(space: Any, monkeypatch: pytest.
     space.run("ip", "link", "add", "second0", "type", "bridge")
     until(lambda: len(told) == 2)
     lost, changed = told
-    assert isinstance(lost, Lost)
+    assert isinstance(lost, ResyncRequired)
     assert isinstance(lost.error, Defect)
     assert changed == UnderlayChanged()
     told.clear()
     space.run("ip", "address", "add", "192.0.2.1/24", "dev", "second0")
     until(lambda: UnderlayChanged() in told)
-    assert not [event for event in told if isinstance(event, Lost)]
+    assert not [event for event in told if isinstance(event, ResyncRequired)]
 
 
 async def test_the_reconciler_reports_it_and_reads_again(space: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     reports: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reports.append(context))
-    reconciler = Reconciler(KernelDriver(NamespaceThread(space.descriptor)))
+    reconciler = Reconciler(KernelDriver(NetnsThread(space.descriptor)))
     await reconciler.start()
     try:
         break_once(monkeypatch)
@@ -93,10 +93,10 @@ def test_the_shortcuts_table_is_absent_when_it_was_deleted_and_not_made_anew(spa
     space.run("nft", f"delete table netdev percale; {anew}")
     space.run("nft", "table netdev other; delete table netdev other")
     space.run("nft", "table ip percale; delete table ip percale")
-    until(lambda: Absent(("ruleset", "ip")) in told)
-    assert Absent(SHORTCUT_TABLE) not in told
+    until(lambda: ObjectRemoved(("ruleset", "ip")) in told)
+    assert ObjectRemoved(FASTPATH_TABLE) not in told
     space.run("nft", "delete table netdev percale")
-    until(lambda: Absent(SHORTCUT_TABLE) in told)
+    until(lambda: ObjectRemoved(FASTPATH_TABLE) in told)
 
 
 SETTINGS = {
@@ -114,19 +114,19 @@ SETTINGS = {
 async def test_a_setting_that_somebody_resets_is_back(space: Any) -> None:
     space.shell("ip link add pclone type veth peer name pcltwo; ip link add br0 type bridge")
     space.run("nft", "table inet made { chain c { type filter hook input priority 0; ct state new accept; }; }")
-    reconciler = Reconciler(KernelDriver(NamespaceThread(space.descriptor)))
+    reconciler = Reconciler(KernelDriver(NetnsThread(space.descriptor)))
     await reconciler.start()
     try:
-        reconciler.want("node", [Sysctl(name, value) for name, value in SETTINGS.items()])
-        await reconciler.settled("node")
+        reconciler.declare("node", [Sysctl(name, value) for name, value in SETTINGS.items()])
+        await reconciler.wait_applied("node")
         for name, value in SETTINGS.items():
             space.shell(f"echo {1 - int(value)} > /proc/sys/{name}")
         async with asyncio.timeout(PATIENCE):
             for name, value in SETTINGS.items():
                 while space.run("cat", f"/proc/sys/{name}").strip() != value:
                     await asyncio.sleep(0.01)
-        reconciler.want("node", ())
-        await reconciler.idle()
+        reconciler.declare("node", ())
+        await reconciler.wait_idle()
         space.shell("echo 0 > /proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal")
         await asyncio.sleep(EVERY * 1.5)
         assert space.run("cat", "/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal").strip() == "0"

@@ -13,9 +13,9 @@ from ipaddress import ip_address, ip_network
 import pytest
 from tests.kernel.conftest import Space
 
-from percale.kernel.netns import NamespaceThread
-from percale.kernel.nftables.table import TableKeeper
-from percale.render.nft.objects import Between, Chain, Edit, Elements, Equals, InSet, Rule, SetShape, Verdict
+from percale.kernel.netns import NetnsThread
+from percale.kernel.nftables.table import KernelNftTable
+from percale.render.nft.objects import Between, Chain, ElementBatch, Equals, InSet, Rule, SetSpec, Transaction, Verdict
 
 A = {4: "10.244.1.2", 6: "fd00:244:1::2"}
 B = {4: "10.244.2.2", 6: "fd00:244:2::2"}
@@ -27,15 +27,15 @@ PATIENCE = 40
 """How often a first packet is tried."""
 RETURN, DROP = Verdict("return"), Verdict("drop")
 
-PODS = {4: SetShape("pods4-a", ("ipv4_addr",)), 6: SetShape("pods6-a", ("ipv6_addr",))}
+PODS = {4: SetSpec("pods4-a", ("ipv4_addr",)), 6: SetSpec("pods6-a", ("ipv6_addr",))}
 NETS = {
-    4: SetShape("nets4", ("ipv4_addr",), interval=True),
-    6: SetShape("nets6", ("ipv6_addr",), interval=True),
+    4: SetSpec("nets4", ("ipv4_addr",), interval=True),
+    6: SetSpec("nets6", ("ipv6_addr",), interval=True),
 }
-PORTS = SetShape("ports", ("inet_proto", "inet_service"), interval=True)
+PORTS = SetSpec("ports", ("inet_proto", "inet_service"), interval=True)
 NAMED = {
-    4: SetShape("named4", ("ipv4_addr", "inet_proto", "inet_service")),
-    6: SetShape("named6", ("ipv6_addr", "inet_proto", "inet_service")),
+    4: SetSpec("named4", ("ipv4_addr", "inet_proto", "inet_service")),
+    6: SetSpec("named6", ("ipv6_addr", "inet_proto", "inet_service")),
 }
 
 
@@ -62,7 +62,7 @@ class Pair:
 
     @staticmethod
     def _socket(space: Space, family: int) -> socket.socket:
-        thread = NamespaceThread(space.descriptor)
+        thread = NetnsThread(space.descriptor)
         try:
             return thread.run(lambda: socket.socket(family, socket.SOCK_DGRAM))
         finally:
@@ -94,19 +94,21 @@ def pair(new_space: Callable[[], Space]) -> Pair:
 
 
 @pytest.fixture
-async def keeper(pair: Pair) -> AsyncIterator[TableKeeper]:
-    keeper = TableKeeper(NamespaceThread(pair.node.descriptor))
-    await keeper.start()
-    await keeper.restore(Edit())
-    yield keeper
-    await keeper.stop()
+async def nft_table(pair: Pair) -> AsyncIterator[KernelNftTable]:
+    nft_table = KernelNftTable(NetnsThread(pair.node.descriptor))
+    await nft_table.start()
+    await nft_table.sync(Transaction())
+    yield nft_table
+    await nft_table.stop()
 
 
-def judged(version: int, *rules: Rule, sets: tuple[SetShape, ...] = (), put: tuple[Elements, ...] = ()) -> Edit:
+def judged(
+    version: int, *rules: Rule, sets: tuple[SetSpec, ...] = (), put: tuple[ElementBatch, ...] = ()
+) -> Transaction:
     """b's ingress is judged by these rules, and dropped after them."""
     chain = Chain("class", (*rules, Rule((), DROP, "the rest", counter=True)))
-    element = Elements(f"ingress{version}", packed(B[version]), verdict=Verdict("jump", "class"))
-    return Edit(put_sets=sets, put_chains=(chain,), put=(element, *put))
+    element = ElementBatch(f"ingress{version}", packed(B[version]), verdict=Verdict("jump", "class"))
+    return Transaction(put_sets=sets, put_chains=(chain,), put=(element, *put))
 
 
 def packed(address: str) -> bytes:
@@ -127,20 +129,20 @@ def ip(version: int, end: str) -> str:
 
 
 @versions
-async def test_a_class_drops_what_no_rule_returns(pair: Pair, keeper: TableKeeper, version: int) -> None:
+async def test_a_class_drops_what_no_rule_returns(pair: Pair, nft_table: KernelNftTable, version: int) -> None:
     assert pair.reaches(version, INSIDE)
-    await keeper.edit(judged(version))
+    await nft_table.apply(judged(version))
     assert not pair.reaches(version, INSIDE)
     assert "counter packets 1 " in pair.node.run("nft", "list", "chain", "inet", "percale", "class")
-    await keeper.restore(Edit())
+    await nft_table.sync(Transaction())
     assert pair.reaches(version, INSIDE)
 
 
 @versions
-async def test_ranges_of_ports_per_protocol(pair: Pair, keeper: TableKeeper, version: int) -> None:
+async def test_ranges_of_ports_per_protocol(pair: Pair, nft_table: KernelNftTable, version: int) -> None:
     allowed = Rule((InSet(("l4proto", "th dport"), "ports"),), RETURN, "ports")
     ranges = UDP + port(5000) + UDP + port(5010) + TCP + port(ABOVE) + TCP + port(ABOVE) + UDP + port(1) + UDP + port(9)
-    await keeper.edit(judged(version, allowed, sets=(PORTS,), put=(Elements("ports", ranges),)))
+    await nft_table.apply(judged(version, allowed, sets=(PORTS,), put=(ElementBatch("ports", ranges),)))
     assert [pair.reaches(version, number) for number in (4999, 5000, INSIDE, 5010, ABOVE)] == [
         False,
         True,
@@ -151,70 +153,72 @@ async def test_ranges_of_ports_per_protocol(pair: Pair, keeper: TableKeeper, ver
 
 
 @versions
-async def test_peers_by_address_and_by_network(pair: Pair, keeper: TableKeeper, version: int) -> None:
+async def test_peers_by_address_and_by_network(pair: Pair, nft_table: KernelNftTable, version: int) -> None:
     source = ip(version, "saddr")
     rules = tuple(
         Rule((InSet((source,), name),), RETURN, name)  # type: ignore[arg-type]
         for name in (PODS[version].name, NETS[version].name)
     )
-    await keeper.edit(judged(version, *rules, sets=(PODS[version], NETS[version])))
+    await nft_table.apply(judged(version, *rules, sets=(PODS[version], NETS[version])))
     assert not pair.reaches(version, INSIDE)
-    await keeper.edit(Edit(put=(Elements(PODS[version].name, packed(A[version])),)))
+    await nft_table.apply(Transaction(put=(ElementBatch(PODS[version].name, packed(A[version])),)))
     assert pair.reaches(version, INSIDE)
-    await keeper.edit(Edit(remove=(Elements(PODS[version].name, packed(A[version])),)))
+    await nft_table.apply(Transaction(remove=(ElementBatch(PODS[version].name, packed(A[version])),)))
     assert not pair.reaches(version, INSIDE)
     network = ip_network(f"{A[version]}/{28 if version == 4 else 120}", strict=False)
     whole = network.network_address.packed + network.broadcast_address.packed
-    await keeper.edit(Edit(put=(Elements(NETS[version].name, whole),)))
+    await nft_table.apply(Transaction(put=(ElementBatch(NETS[version].name, whole),)))
     assert pair.reaches(version, INSIDE)
     beyond = (int(ip_address(A[version])) + 1).to_bytes(
         len(packed(A[version])), "big"
     ) + network.broadcast_address.packed
-    await keeper.edit(Edit(remove=(Elements(NETS[version].name, whole),), put=(Elements(NETS[version].name, beyond),)))
+    await nft_table.apply(
+        Transaction(remove=(ElementBatch(NETS[version].name, whole),), put=(ElementBatch(NETS[version].name, beyond),))
+    )
     assert not pair.reaches(version, INSIDE)
 
 
 @versions
-async def test_a_network_up_to_the_last_address_there_is(pair: Pair, keeper: TableKeeper, version: int) -> None:
+async def test_a_network_up_to_the_last_address_there_is(pair: Pair, nft_table: KernelNftTable, version: int) -> None:
     allowed = Rule((InSet((ip(version, "saddr"),), NETS[version].name),), RETURN, "all above")  # type: ignore[arg-type]
     first = packed(A[version])
-    everything = Elements(NETS[version].name, first + b"\xff" * len(first))
-    await keeper.edit(judged(version, allowed, sets=(NETS[version],), put=(everything,)))
+    everything = ElementBatch(NETS[version].name, first + b"\xff" * len(first))
+    await nft_table.apply(judged(version, allowed, sets=(NETS[version],), put=(everything,)))
     assert pair.reaches(version, INSIDE)
-    await keeper.edit(Edit(remove=(everything,)))
+    await nft_table.apply(Transaction(remove=(everything,)))
     assert not pair.reaches(version, INSIDE)
 
 
 @versions
-async def test_named_ports_are_a_pod_and_its_port(pair: Pair, keeper: TableKeeper, version: int) -> None:
+async def test_named_ports_are_a_pod_and_its_port(pair: Pair, nft_table: KernelNftTable, version: int) -> None:
     named = NAMED[version]
     allowed = Rule((InSet((ip(version, "daddr"), "l4proto", "th dport"), named.name),), RETURN, "dns")  # type: ignore[arg-type]
     keys = packed(B[version]) + UDP + port(INSIDE) + packed(A[version]) + UDP + port(ABOVE)
-    await keeper.edit(judged(version, allowed, sets=(named,), put=(Elements(named.name, keys),)))
+    await nft_table.apply(judged(version, allowed, sets=(named,), put=(ElementBatch(named.name, keys),)))
     assert pair.reaches(version, INSIDE)
     assert not pair.reaches(version, ABOVE)
 
 
 @versions
-async def test_single_values_and_ranges_within_a_rule(pair: Pair, keeper: TableKeeper, version: int) -> None:
+async def test_single_values_and_ranges_within_a_rule(pair: Pair, nft_table: KernelNftTable, version: int) -> None:
     address = int(ip_address(A[version]))
     source = Between(ip(version, "saddr"), address - 2, address)  # type: ignore[arg-type]
     allowed = Rule((source, Equals("l4proto", 17), Between("th dport", 5000, 5010)), RETURN, "some")
     single = Rule((Equals("l4proto", 17), Equals("th dport", 7)), Verdict("accept"), "one")
-    await keeper.edit(judged(version, allowed, single))
+    await nft_table.apply(judged(version, allowed, single))
     assert [pair.reaches(version, number) for number in (7, 8, INSIDE, ABOVE)] == [True, False, True, False]
 
 
-async def test_the_other_family_is_not_meant(pair: Pair, keeper: TableKeeper) -> None:
+async def test_the_other_family_is_not_meant(pair: Pair, nft_table: KernelNftTable) -> None:
     four = Rule((Between("ip saddr", 0, 0xFFFF_FFFF),), RETURN, "all of IPv4")
-    await keeper.edit(judged(6, four))
+    await nft_table.apply(judged(6, four))
     assert not pair.reaches(6, INSIDE)
 
 
-async def test_a_chain_is_changed_without_a_moment_between(pair: Pair, keeper: TableKeeper) -> None:
+async def test_a_chain_is_changed_without_a_moment_between(pair: Pair, nft_table: KernelNftTable) -> None:
     """Packets that both the old and the new rules allow all pass, while the rules change many times."""
     both = [Rule((Equals("l4proto", 17), Equals("th dport", INSIDE)), RETURN, f"{number}") for number in range(2)]
-    await keeper.edit(judged(4, both[0]))
+    await nft_table.apply(judged(4, both[0]))
     family = socket.AF_INET
     client, server = (pair._socket(space, family) for space in (pair.a, pair.b))
     with client, server:
@@ -222,6 +226,6 @@ async def test_a_chain_is_changed_without_a_moment_between(pair: Pair, keeper: T
         server.settimeout(5)
         for number in range(200):
             rules = (both[number % 2], Rule((), DROP, "the rest", counter=True))
-            await keeper.edit(Edit(put_chains=(Chain("class", rules),)))
+            await nft_table.apply(Transaction(put_chains=(Chain("class", rules),)))
             client.sendto(b"%d" % number, (B[4], INSIDE))
         assert [int(server.recv(16)) for _ in range(200)] == list(range(200))

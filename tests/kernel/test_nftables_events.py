@@ -1,0 +1,265 @@
+"""Large commits of which none of our listeners hears: nothing that somebody else does meanwhile is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from ipaddress import ip_address
+
+import pytest
+from tests.kernel.conftest import Space
+
+from percale.errors import KernelError
+from percale.kernel.netlink import socket as netlink
+from percale.kernel.netlink.socket import Failure, Request
+from percale.kernel.netns import NetnsThread
+from percale.kernel.nftables import batch, commit
+from percale.kernel.nftables.commit import LARGE, EventSubscriptions
+from percale.kernel.nftables.table import KernelNftTable
+from percale.kernel.protocol import KernelEvent, ResyncRequired, Upsert
+from percale.kernel.reconciler.reconciler import Reconciler
+from percale.kernel.rtnl.driver import KernelDriver
+from percale.render.nft.objects import ElementBatch, SetSpec, Transaction
+from percale.render.objects import Element, Ruleset
+
+MANY = SetSpec("many", ("ipv4_addr",))
+SET_SPECS = {MANY.name: MANY}
+FOREIGN = ("nft", "add table inet percale; add chain inet percale theirs")
+_NEW_GENERATION = 15
+
+
+def some(count: int, start: int = 0) -> ElementBatch:
+    return ElementBatch(
+        MANY.name, b"".join((0x0A00_0000 + start + number).to_bytes(4, "big") for number in range(count))
+    )
+
+
+def put(count: int, start: int = 0) -> list[Request]:
+    return batch.encode_transaction(Transaction(put=(some(count, start),)), SET_SPECS).requests
+
+
+LARGE_EDIT = Transaction(put=(some(LARGE // 16),))
+"""An element takes 16 bytes and more."""
+
+
+@pytest.fixture
+def during(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+    """Do this once, while the next large commit is being made."""
+
+    def arrange(action: Callable[[], object]) -> None:
+        def observed(socket: netlink.Socket, requests: Sequence[Request]) -> Failure | None:
+            if sum(len(request.body) for request in requests) >= LARGE:
+                monkeypatch.setattr(commit, "commit_batch", plain)
+                action()
+            return plain(socket, requests)
+
+        plain = commit.commit_batch
+        monkeypatch.setattr(commit, "commit_batch", observed)
+
+    return arrange
+
+
+class Subscriber:
+    """One listening socket, one that commits, and somebody else's."""
+
+    def __init__(self, space: Space) -> None:
+        with contextlib.closing(NetnsThread(space.descriptor)) as place:
+            self._socket, self.ours, self.theirs = (
+                place.run(lambda: netlink.Socket(netlink.NETFILTER)) for _ in range(3)
+            )
+        self._socket.ignore(self.ours.port)
+        self.lost = 0
+        self.subscriptions = EventSubscriptions()
+        self.subscriptions.subscribe(self._socket, self._count)
+        assert (
+            commit.commit_batch(
+                self.theirs,
+                batch.encode_table(batch.BaseTable(b"", {}, {}), Transaction(put_sets=(MANY,)), {}).requests,
+            )
+            is None
+        )
+        self.was_notified()
+
+    def _count(self) -> None:
+        self.lost += 1
+
+    def was_notified(self) -> bool:
+        """Has somebody's change been told since the last look?"""
+        found = False
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                found |= any(message.type & 0xFF == _NEW_GENERATION for message in self._socket.receive(wait=False))
+        return found
+
+    def close(self) -> None:
+        self.subscriptions.unsubscribe(self._socket)
+        for socket in (self._socket, self.ours, self.theirs):
+            socket.close()
+
+
+@pytest.fixture
+def subscriber(space: Space) -> Iterator[Subscriber]:
+    subscriber = Subscriber(space)
+    yield subscriber
+    subscriber.close()
+
+
+def test_a_large_commit_of_ours_alone_is_nobodys_news(subscriber: Subscriber) -> None:
+    assert subscriber.subscriptions.commit(subscriber.ours, put(3_000)) is None
+    assert (subscriber.lost, subscriber.was_notified()) == (0, False)
+
+
+def test_whoever_changes_something_during_it_is_not_heard_but_noticed(
+    subscriber: Subscriber, during: Callable[[Callable[[], object]], None]
+) -> None:
+    during(lambda: commit.commit_batch(subscriber.theirs, put(1, start=5_000)))
+    assert subscriber.subscriptions.commit(subscriber.ours, put(3_000)) is None
+    assert (subscriber.lost, subscriber.was_notified()) == (1, False)
+
+
+def test_whoever_changes_something_afterwards_is_heard(subscriber: Subscriber) -> None:
+    subscriber.subscriptions.commit(subscriber.ours, put(3_000))
+    commit.commit_batch(subscriber.theirs, put(1, start=5_000))
+    assert (subscriber.lost, subscriber.was_notified()) == (0, True)
+
+
+def test_a_refused_commit_is_no_ones_change_and_the_ear_hears_again(
+    subscriber: Subscriber, during: Callable[[Callable[[], object]], None]
+) -> None:
+    nowhere = Request(put(1)[0].type, netlink.CREATE, put(1)[0].body.replace(b"many", b"none"))
+    failure = subscriber.subscriptions.commit(subscriber.ours, [*put(3_000), nowhere])
+    assert failure is not None
+    assert (subscriber.lost, subscriber.was_notified()) == (0, False)
+    during(lambda: commit.commit_batch(subscriber.theirs, put(1, start=5_000)))
+    assert subscriber.subscriptions.commit(subscriber.ours, [*put(3_000), nowhere]) is not None
+    assert (subscriber.lost, subscriber.was_notified()) == (1, False)
+    commit.commit_batch(subscriber.theirs, put(1, start=5_001))
+    assert subscriber.was_notified()
+
+
+def test_a_commit_that_breaks_off_may_have_been_made(
+    subscriber: Subscriber, during: Callable[[Callable[[], object]], None]
+) -> None:
+    def break_off() -> None:
+        raise TimeoutError
+
+    during(break_off)
+    with pytest.raises(TimeoutError):
+        subscriber.subscriptions.commit(subscriber.ours, put(3_000))
+    commit.commit_batch(subscriber.theirs, put(1, start=5_001))
+    assert (subscriber.lost, subscriber.was_notified()) == (1, True)
+
+
+def test_a_change_that_is_being_made_when_ours_begins_is_heard_or_noticed(subscriber: Subscriber) -> None:
+    """The kernel counts a commit first and tells of it last."""
+    began = time.perf_counter()
+    commit.commit_batch(subscriber.theirs, put(4_000))
+    lasts = time.perf_counter() - began
+    subscriber.was_notified()
+    for step in range(1, 41):
+        theirs, ours = put(4_000, start=step * 10_000), put(600, start=step * 10_000 + 5_000)
+        other = threading.Thread(target=commit.commit_batch, args=(subscriber.theirs, theirs))
+        lost = subscriber.lost
+        other.start()
+        time.sleep(lasts * step / 40)
+        assert subscriber.subscriptions.commit(subscriber.ours, ours) is None
+        other.join()
+        assert subscriber.was_notified() or subscriber.lost > lost
+
+
+# The keeper and the reconciler
+
+TABLE = Ruleset("ip", "set pods { type ipv4_addr; }")
+POD = Element("ip", "pods", (ip_address("10.244.1.9"),))
+
+
+@pytest.fixture
+async def nft_table(space: Space) -> AsyncIterator[tuple[KernelNftTable, EventSubscriptions, list[None]]]:
+    """It has an empty set `many`; how often it was touched."""
+    shared = EventSubscriptions()
+    nft_table = KernelNftTable(NetnsThread(space.descriptor), subscriptions=shared)
+    touched: list[None] = []
+    nft_table.on_foreign_change(lambda: touched.append(None))
+    await nft_table.start()
+    await nft_table.sync(Transaction(put_sets=(MANY,)))
+    yield nft_table, shared, touched
+    await nft_table.stop()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def test_what_somebody_does_during_a_large_edit_touches_the_keeper(
+    space: Space,
+    nft_table: tuple[KernelNftTable, EventSubscriptions, list[None]],
+    during: Callable[[Callable[[], object]], None],
+) -> None:
+    kept, _, touched = nft_table
+    during(lambda: space.run(*FOREIGN))
+    await kept.apply(LARGE_EDIT)
+    await until(lambda: touched)
+    whole = Transaction(put_sets=(MANY,), put=LARGE_EDIT.put)
+    assert (await kept.sync(whole)).remove_chains == ("theirs",)
+    space.run(*FOREIGN)
+    await until(lambda: len(touched) == 2)
+
+
+async def test_after_a_refused_large_edit_the_keeper_listens_again(
+    space: Space, nft_table: tuple[KernelNftTable, EventSubscriptions, list[None]]
+) -> None:
+    kept, _, touched = nft_table
+    nowhere = Transaction(put=LARGE_EDIT.put, remove_chains=("nowhere",))
+    with pytest.raises(KernelError, match="chain nowhere"):
+        await kept.apply(nowhere)
+    await kept.apply(LARGE_EDIT)
+    space.run(*FOREIGN)
+    await until(lambda: touched)
+    assert len(touched) == 1
+
+
+async def test_what_somebody_does_to_the_reconcilers_tables_during_a_large_edit_is_repaired(
+    space: Space,
+    nft_table: tuple[KernelNftTable, EventSubscriptions, list[None]],
+    during: Callable[[Callable[[], object]], None],
+) -> None:
+    kept, shared, _ = nft_table
+    reconciler = Reconciler(KernelDriver(NetnsThread(space.descriptor), subscriptions=shared))
+    await reconciler.start()
+    try:
+        reconciler.declare("pods", (TABLE, POD))
+        await reconciler.wait_applied("pods")
+        during(lambda: space.run("nft", "flush set ip percale pods"))
+        await kept.apply(LARGE_EDIT)
+        await until(lambda: "10.244.1.9" in space.run("nft", "list table ip percale"))
+    finally:
+        await reconciler.stop()
+
+
+async def test_what_the_driver_does_during_a_large_edit_is_nobodys_news(
+    space: Space,
+    nft_table: tuple[KernelNftTable, EventSubscriptions, list[None]],
+    during: Callable[[Callable[[], object]], None],
+) -> None:
+    kept, shared, touched = nft_table
+    told: list[KernelEvent] = []
+    with contextlib.closing(KernelDriver(NetnsThread(space.descriptor), subscriptions=shared)) as driver:
+        driver.follow(told.extend)
+        loading = threading.Thread(target=driver.apply, args=([Upsert(TABLE), Upsert(POD)],))
+
+        def begin() -> None:
+            loading.start()
+            loading.join(0.3)  # it waits for its turn
+
+        during(begin)
+        await kept.apply(LARGE_EDIT)
+        loading.join()
+        space.run(*FOREIGN)
+        await until(lambda: touched)
+    assert len(touched) == 1
+    assert [event for event in told if isinstance(event, ResyncRequired)] == []
