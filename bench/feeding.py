@@ -19,7 +19,7 @@ from percale.agent.events import Events, Subject
 from percale.agent.logging import LineLog
 from percale.agent.main import MOST_YOUNG
 from percale.agent.nft_table import SERVICE_BYTES, NodeTable
-from percale.agent.problems import Troubles
+from percale.agent.problems import Problems
 from percale.kernel.netns import NamespaceThread, anonymous_namespace
 from percale.kernel.nftables.table import TableKeeper
 from percale.model.meta import Object, ObjectKey
@@ -99,8 +99,8 @@ class Bench:
 
     def __init__(self, *, services: bool = False) -> None:
         self.namespace = anonymous_namespace()
-        self.troubles = Troubles(LineLog(stream=sys.stderr))
-        self.events = Events("n1", MemoryStore(), self.troubles)
+        self.problems = Problems(LineLog(stream=sys.stderr))
+        self.events = Events("n1", MemoryStore(), self.problems)
         place = NamespaceThread(self.namespace)
         if services:
             keeper = TableKeeper(
@@ -108,7 +108,7 @@ class Bench:
             )
         else:
             keeper = TableKeeper(place, static=enforcing.TEXT, shapes=enforcing.SHAPES)
-        self.table = NodeTable(keeper, self.troubles, self.events)
+        self.table = NodeTable(keeper, self.problems, self.events)
         self.witness = Witness()
 
     @contextlib.asynccontextmanager

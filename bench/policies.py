@@ -74,7 +74,7 @@ class _Found:
 async def _ours(objects: Sequence[Object]) -> _Found:
     """Cold, then changes one by one."""
     bench, feed = Bench(), Feed(objects)
-    enforcement = Enforcement(node_name(NODE), feed, bench.table, troubles=bench.troubles)
+    enforcement = Enforcement(node_name(NODE), feed, bench.table, problems=bench.problems)
     async with bench.running(enforcement.run) as cold:
         found = _Found(cold)
         for what, changed in _changes(objects):

@@ -97,13 +97,13 @@ async def _ours(objects: list[Object]) -> _Found:
     """Cold, then changes one by one."""
     bench, feed = Bench(services=True), Feed(objects)
     metrics = Metrics()
-    flows = service_flows(bench.troubles, metrics)
+    flows = service_flows(bench.problems, metrics)
     author = Balancing(
         CONFIG,
         feed,
         bench.table,
         flows=flows,
-        troubles=bench.troubles,
+        problems=bench.problems,
         events=bench.events,
         registry=metrics.registry,
         local_pods=set,

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import pytest
 
 from percale.agent.logging import LineLog
-from percale.agent.problems import Troubles
+from percale.agent.problems import Problems
 from percale.agent.service.health_check_ports import Check, HealthChecks
 from percale.agent.service.proxier_health import ProxyHealth
-from percale.agent.service.sync_latency import Progress
+from percale.agent.service.sync_latency import SyncLatency
 from percale.model.meta import ObjectKey
 
 PORT = 32100
@@ -41,17 +41,17 @@ async def connected() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
 
 @pytest.mark.usefixtures("loopback")
 async def test_who_asks_while_the_port_closes_hears_of_no_endpoints_or_nothing() -> None:
-    troubles = Troubles(LineLog(stream=io.StringIO()))
+    problems = Problems(LineLog(stream=io.StringIO()))
     told: list[int] = []
     health = ProxyHealth(
-        Progress(),
-        troubles,
+        SyncLatency(),
+        problems,
         source="the table",
         in_force=lambda: True,
         eligible=lambda: True,
         answered=lambda _, code: told.append(code),
     )
-    checks = HealthChecks(health, troubles)
+    checks = HealthChecks(health, problems)
     checks.show({PORT: Check(ObjectKey("default", "web"), 2)})
     reader, writer = await connected()
     writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")

@@ -25,7 +25,7 @@ from percale.agent.metrics import Metrics
 from percale.agent.nft_table import NodeTable
 from percale.agent.policy.controller import Enforcement
 from percale.agent.policy.established_flows import Cutting
-from percale.agent.problems import Troubles
+from percale.agent.problems import Problems
 from percale.kernel.netlink.conntrack import Conntrack
 from percale.kernel.netns import NamespaceThread
 from percale.kernel.nftables.table import TableKeeper
@@ -145,15 +145,15 @@ class Agent:
 
     def __init__(self, node: WiredNode, store: MemoryStore) -> None:
         log = LineLog("text", io.StringIO())
-        troubles = Troubles(log)
+        problems = Problems(log)
         keeper = TableKeeper(NamespaceThread(node.space.descriptor))
-        self.table = NodeTable(keeper, troubles, Events(node.name, store, troubles))
-        self.enforcement = Enforcement(node.name, store, self.table, troubles=troubles, reconsider=self._reconsider)
+        self.table = NodeTable(keeper, problems, Events(node.name, store, problems))
+        self.enforcement = Enforcement(node.name, store, self.table, problems=problems, reconsider=self._reconsider)
         place = NamespaceThread(node.space.descriptor)
         conntrack = Conntrack(place)
         place.close()
         evaluator = self.enforcement.evaluator
-        self.cutting = Cutting(node.name, evaluator, conntrack, troubles=troubles, metrics=Metrics(), log=log)
+        self.cutting = Cutting(node.name, evaluator, conntrack, problems=problems, metrics=Metrics(), log=log)
 
     async def _reconsider(self, addresses: frozenset[bytes]) -> None:
         await self.cutting.reconsider(addresses)

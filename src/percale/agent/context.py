@@ -1,4 +1,4 @@
-"""What an agent of either sort stands on: its store, its kernel, its troubles and figures, and HTTP to tell of them.
+"""What an agent of either sort stands on: its store, its kernel, its problems and figures, and HTTP to tell of them.
 
 `node_agent.py` and `policy_only_agent.py` build on it; `main.py` chooses between them.
 """
@@ -18,7 +18,7 @@ from percale.agent.events import Events
 from percale.agent.http.listener import asked, listening
 from percale.agent.logging import LineLog
 from percale.agent.metrics import MeasuredDriver, Metrics
-from percale.agent.problems import Troubles
+from percale.agent.problems import Problems
 from percale.agent.reporter import Report
 from percale.agent.systemd import notify
 from percale.errors import KernelError
@@ -36,10 +36,10 @@ class Ground:
         self.config = config
         self.log = log
         self.narrate = log.command if config.verbose else None
-        self.troubles = Troubles(log)
+        self.problems = Problems(log)
         self.metrics = Metrics()
         self.store = open_store(config.store)
-        self.events = Events(config.node, self.store, self.troubles)
+        self.events = Events(config.node, self.store, self.problems)
         self.hearing = Hearing()
         driver = _driver(self.narrate, self.hearing)
         self.reconciler = Reconciler(MeasuredDriver(driver, self.metrics), on_problem=on_refused)

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import NamedTuple
 
-from percale.agent.problems import Troubles
+from percale.agent.problems import Problems
 from percale.errors import PercaleError
 from percale.model.event import Event, EventSource, ObjectReference
 from percale.model.meta import ObjectKey, ObjectMeta
@@ -47,11 +47,11 @@ class Subject(NamedTuple):
 class Events:
     """All methods are called on the event loop."""
 
-    def __init__(self, node: str, store: Store, troubles: Troubles, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, node: str, store: Store, problems: Problems, *, clock: Callable[[], float] = time.time) -> None:
         """`clock` is in seconds since the epoch."""
         self._node = node
         self._store = store
-        self._troubles = troubles
+        self._problems = problems
         self._clock = clock
         self._pending: dict[tuple[Subject, str], str] = {}
         self._said: dict[tuple[Subject, str], tuple[float, Event]] = {}
@@ -107,7 +107,7 @@ class Events:
         try:
             await self._store.put(event, ttl=LASTS)
         except PercaleError as error:
-            self._troubles.note(_SOURCE, error)
+            self._problems.record(_SOURCE, error)
 
 
 def _digest(*words: str) -> str:

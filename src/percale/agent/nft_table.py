@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Protocol
 
 from percale.agent.events import Events, Subject
-from percale.agent.problems import Troubles
+from percale.agent.problems import Problems
 from percale.errors import KernelError
 from percale.kernel.cleanup import remove_service_table
 from percale.kernel.nftables.commit import Hearing
@@ -64,15 +64,15 @@ class Author(Protocol):
 class NodeTable:
     """All methods are called on the event loop."""
 
-    def __init__(self, keeper: Keeper, troubles: Troubles, events: Events, name: str = OWNER) -> None:
+    def __init__(self, keeper: Keeper, problems: Problems, events: Events, name: str = OWNER) -> None:
         self.source = f"table inet {name}"
-        """Of its troubles."""
+        """Of its problems."""
         self.in_force = asyncio.Event()
         """Set once the kernel holds what all authors say."""
         self.attempted = asyncio.Event()
         """Set once that has been tried."""
         self._keeper = keeper
-        self._troubles = troubles
+        self._problems = problems
         self._events = events
         self._authors: list[Author] = []
         self._whole = True
@@ -114,14 +114,14 @@ class NodeTable:
                 try:
                     anything = await self._bring()
                 except KernelError as error:
-                    self._troubles.begin(self.source, error)
+                    self._problems.raise_(self.source, error)
                     self.attempted.set()
                     await asyncio.sleep(pause)
                     pause = min(pause * 2, _LONGEST_PAUSE)
                     self._restore()
                     continue
                 pause = _FIRST_PAUSE
-                self._troubles.end(self.source)
+                self._problems.clear(self.source)
                 self.attempted.set()
                 self.in_force.set()
                 for author in self._authors:
@@ -164,9 +164,9 @@ class NodeTable:
             for source in [*map(str, subjects)] or [self.source]:
                 self._left_out.setdefault(f"kernel: {source}", error)
         for source in before.keys() - self._left_out.keys():
-            self._troubles.end(source)
+            self._problems.clear(source)
         for source, error in self._left_out.items():
-            self._troubles.begin(source, error)
+            self._problems.raise_(source, error)
         if self._again is not None:
             self._again.cancel()
             self._again = None

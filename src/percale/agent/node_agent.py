@@ -76,22 +76,22 @@ class AgentNode:
         self._log = log
         self._state = NodeState(Path(config.stateDir))
         self._ground = ground = Ground(config, log, on_refused=self._refused)
-        self._troubles, self._metrics, self._store = ground.troubles, ground.metrics, ground.store
+        self._problems, self._metrics, self._store = ground.problems, ground.metrics, ground.store
         self._reconciler = ground.reconciler
-        self._report = Report(config.node, self._metrics, self._troubles, self._reconciler)
+        self._report = Report(config.node, self._metrics, self._problems, self._reconciler)
         self._store_read = asyncio.Event()
         records = self._records = Records(Path(config.stateDir) / PODS)
         kept = keeper(host_ports=True, narrate=ground.narrate, hearing=ground.hearing)
-        self._table = NodeTable(kept, ground.troubles, ground.events)
-        self._flows = service_flows(ground.troubles, ground.metrics)
-        self._host_ports = HostPorts(self._table, records.attachments.values(), self._flows, ground.troubles)
+        self._table = NodeTable(kept, ground.problems, ground.events)
+        self._flows = service_flows(ground.problems, ground.metrics)
+        self._host_ports = HostPorts(self._table, records.attachments.values(), self._flows, ground.problems)
         for setting, address in listening_at(config).items():
             self._host_ports.keep(setting, [("TCP", address)])
         self._enforcement = Enforcement(
             config.node,
             ground.store,
             self._table,
-            troubles=ground.troubles,
+            problems=ground.problems,
             attached={each.pod.key: _addresses(each) for each in records.attachments.values() if each.pod},
             reconsider=self._reconsider,
             on_local_pods=self._table.touch,
@@ -101,7 +101,7 @@ class AgentNode:
         self._established = established(
             config,
             self._enforcement.evaluator,
-            troubles=ground.troubles,
+            problems=ground.problems,
             metrics=ground.metrics,
             log=log,
             on_cut=self._shortcut.forget,
@@ -118,14 +118,14 @@ class AgentNode:
             served = asyncio.Event()
             if self._config.services.enabled:
                 kept = service_keeper(narrate=self._ground.narrate, hearing=self._ground.hearing)
-                table = NodeTable(kept, self._troubles, self._ground.events, balancing_text.TABLE)
+                table = NodeTable(kept, self._problems, self._ground.events, balancing_text.TABLE)
                 served = table.attempted
                 balancing = Balancing(
                     service_config(self._config, parts.network),
                     self._store,
                     table,
                     flows=self._flows,
-                    troubles=self._troubles,
+                    problems=self._problems,
                     events=self._ground.events,
                     registry=self._metrics.registry,
                     count_every=self._config.services.leastConnInterval,
@@ -143,7 +143,7 @@ class AgentNode:
             duties.create_task(self._flows.run(), name="flows")
             duties.create_task(self._table.run(), name="table")
             duties.create_task(self._shortcut.run(), name="shortcut")
-            duties.create_task(follow(self._store, (SubnetLease,), self._lease_event, self._troubles), name="leases")
+            duties.create_task(follow(self._store, (SubnetLease,), self._lease_event, self._problems), name="leases")
             duties.create_task(parts.standing.follow_underlay(self._moved), name="underlay")
             duties.create_task(parts.standing.publish(), name="publish")
             duties.create_task(parts.standing.keep(), name="keep")
@@ -154,7 +154,7 @@ class AgentNode:
     async def _assemble(self) -> Parts:
         """Wait for network, interface and subnet."""
         config, log = self._config, self._log
-        network = await configured_network(config, self._store, self._troubles)
+        network = await configured_network(config, self._store, self._problems)
         backend = make_backend(network)
         standing = Standing(
             config,
@@ -162,7 +162,7 @@ class AgentNode:
             backend=backend,
             store=self._store,
             reconciler=self._reconciler,
-            troubles=self._troubles,
+            problems=self._problems,
             log=log,
         )
         await standing.establish(self._state)
@@ -214,7 +214,7 @@ class AgentNode:
     async def _collect_leftovers(self) -> None:
         """Once it is known who the peers are: not while a file that may hold their leases cannot be read."""
         await self._store_read.wait()
-        await self._troubles.without(STORE)
+        await self._problems.wait_clear(STORE)
         self._reconciler.in_sync()
 
     async def _until_settled(self, source: str) -> None:
@@ -276,7 +276,7 @@ class AgentNode:
         self._metrics.cni_answered(verb, code, seconds)
         if verb in ("ADD", "DEL", "GC"):
             self._shortcut.touch()
-        if STRAYS in self._troubles.now:
+        if STRAYS in self._problems.current:
             self._tell_of_strays()
 
     def _tell_of_strays(self) -> None:
@@ -291,9 +291,9 @@ class AgentNode:
         if strays:
             what = f"{strays[0]} has an address of another network than the node's, where no peer reaches it"
             more = f" (and {len(strays) - 1} more)" if strays[1:] else ""
-            self._troubles.begin(STRAYS, BadConfig(what + more, hint="delete the pod and make it anew"))
+            self._problems.raise_(STRAYS, BadConfig(what + more, hint="delete the pod and make it anew"))
         else:
-            self._troubles.end(STRAYS)
+            self._problems.clear(STRAYS)
 
     def _shortcuts(self) -> Shortcuts:
         """This node's routed pods and the ways to the others' as of now."""
@@ -316,7 +316,7 @@ class AgentNode:
 
     def _refused(self, source: str, error: KernelError) -> None:
         """The kernel refused an object; it is tried again."""
-        self._troubles.note(f"kernel {source}", error)
+        self._problems.record(f"kernel {source}", error)
         if self._report.parts is not None:
             self._report.parts.cni.heal(source)
 

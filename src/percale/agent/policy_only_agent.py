@@ -37,13 +37,13 @@ class PolicyNode:
         """Raises KernelError, BadConfig."""
         self._ground = ground = Ground(config, log, on_refused=self._refused)
         kept = keeper(host_ports=False, narrate=ground.narrate, hearing=ground.hearing)
-        self._table = NodeTable(kept, ground.troubles, ground.events)
+        self._table = NodeTable(kept, ground.problems, ground.events)
         self._enforcement = Enforcement(
-            config.node, ground.store, self._table, troubles=ground.troubles, reconsider=self._edited
+            config.node, ground.store, self._table, problems=ground.problems, reconsider=self._edited
         )
         evaluator = self._enforcement.evaluator
-        self._established = established(config, evaluator, troubles=ground.troubles, metrics=ground.metrics, log=log)
-        self._showing = Showing(lambda: self._enforcement.table.judged, ground.reconciler, ground.troubles, log)
+        self._established = established(config, evaluator, problems=ground.problems, metrics=ground.metrics, log=log)
+        self._showing = Showing(lambda: self._enforcement.table.judged, ground.reconciler, ground.problems, log)
         self._report = PolicyReport(config.node, ground, self._enforcement)
 
     async def run(self) -> None:
@@ -67,14 +67,14 @@ class PolicyNode:
         await self._established.reconsider(addresses)
 
     def _refused(self, source: str, error: KernelError) -> None:
-        self._ground.troubles.note(f"kernel {source}", error)
+        self._ground.problems.record(f"kernel {source}", error)
 
 
 class PolicyReport(Report):
     """What there is to say without a network of our own."""
 
     def __init__(self, node: str, ground: Ground, enforcement: Enforcement) -> None:
-        super().__init__(node, ground.metrics, ground.troubles, ground.reconciler)
+        super().__init__(node, ground.metrics, ground.problems, ground.reconciler)
         self._name = node
         self._enforcement = enforcement
 

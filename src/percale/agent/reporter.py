@@ -13,7 +13,7 @@ from percale import __version__
 from percale.agent.metrics import Figures, Metrics
 from percale.agent.network.peers import Peers
 from percale.agent.network.subnet_manager import UNDERLAY, Standing
-from percale.agent.problems import Trouble, Troubles
+from percale.agent.problems import Problem, Problems
 from percale.agent.status import Addresses, Pod, Status
 from percale.backend.protocol import Backend
 from percale.cni.operations import Unready
@@ -39,32 +39,32 @@ class Parts(Struct, frozen=True):
 class Report:
     """All methods are called on the event loop."""
 
-    def __init__(self, node: str, metrics: Metrics, troubles: Troubles, reconciler: Reconciler) -> None:
+    def __init__(self, node: str, metrics: Metrics, problems: Problems, reconciler: Reconciler) -> None:
         self.metrics = metrics
         self.ready = asyncio.Event()
         """Set once pods were welcome; an interface that is gone later is another matter."""
         self.parts: Parts | None = None
         self._node = node
-        self._troubles = troubles
+        self._problems = problems
         self._reconciler = reconciler
         self._started = time.time()
 
     def waiting_for(self) -> tuple[str, ...]:
         """Why pods cannot be served; empty when they can."""
-        now = self._troubles.now
+        now = self._problems.current
         if self.ready.is_set():
             return (now[UNDERLAY].error,) if UNDERLAY in now else ()
-        return tuple(trouble.error for trouble in self._current()) or ("the agent is starting",)
+        return tuple(problem.error for problem in self._current()) or ("the agent is starting",)
 
     def unready(self) -> Unready | None:
         """The same for CNI; pods that run already may be out of reach too."""
         reasons = self.waiting_for()
         return Unready(reasons[0], limited=self.ready.is_set()) if reasons else None
 
-    def _current(self) -> list[Trouble]:
+    def _current(self) -> list[Problem]:
         """Everything that is wrong now."""
-        refused = (Trouble("kernel", str(error), self._started) for error in self._reconciler.problems.values())
-        return [*self._troubles.now.values(), *refused]
+        refused = (Problem("kernel", str(error), self._started) for error in self._reconciler.problems.values())
+        return [*self._problems.current.values(), *refused]
 
     def summary(self) -> str:
         """For `systemctl status`."""
@@ -82,7 +82,7 @@ class Report:
             peers=parts.peers.reached if parts is not None else 0,
             unreached=len(parts.peers) - parts.peers.reached if parts is not None else 0,
             pods=len(parts.records.attachments) if parts is not None else 0,
-            troubles=len(self._current()),
+            problems=len(self._current()),
             addresses=_addresses(parts) if parts is not None else (),
         )
 
@@ -107,8 +107,8 @@ class Report:
             addresses=_addresses(parts) if parts is not None else (),
             peers=parts.peers.status() if parts is not None else (),
             pods=_pods(parts.records) if parts is not None else (),
-            troubles=tuple(self._current()),
-            lastError=self._troubles.last,
+            problems=tuple(self._current()),
+            lastError=self._problems.last,
         )
 
 

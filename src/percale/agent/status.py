@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from percale.agent.problems import Trouble
+from percale.agent.problems import Problem
 
 
 class Peer(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -57,5 +57,5 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     addresses: tuple[Addresses, ...]
     peers: tuple[Peer, ...]
     pods: tuple[Pod, ...]
-    troubles: tuple[Trouble, ...]
-    lastError: Trouble | None
+    problems: tuple[Problem, ...]
+    lastError: Problem | None

@@ -1,7 +1,7 @@
 """Follows the store for as long as the agent lives: what cannot be read keeps its last good state. Called by `node_agent.py`.
 
 Store.watch ─▶ Snapshot, Upserted, Deleted ─▶ on_event
-           └─▶ Trouble, StoreUnavailable ───▶ Troubles (then the watch begins again, with a Snapshot)
+           └─▶ ReadProblem, StoreUnavailable ───▶ Problems (then the watch begins again, with a Snapshot)
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from percale.agent.problems import Troubles
+from percale.agent.problems import Problems
 from percale.errors import BadManifest, StoreUnavailable
 from percale.model.meta import Object
-from percale.store.protocol import Deleted, Event, Snapshot, Store, Trouble, Upserted
+from percale.store.protocol import Deleted, Event, ReadProblem, Snapshot, Store, Upserted
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ async def follow(
     store: Store,
     kinds: tuple[type[Object], ...],
     on_event: Callable[[Snapshot | Upserted | Deleted], Awaitable[None]],
-    troubles: Troubles,
+    problems: Problems,
 ) -> None:
     """For ever. An unreachable store is asked again, and nothing is taken back meanwhile."""
     pause = _FIRST_PAUSE
@@ -36,14 +36,14 @@ async def follow(
         try:
             async with _watching(store, kinds) as events:
                 async for event in events:
-                    if isinstance(event, Trouble):
-                        _note(event, troubles)
+                    if isinstance(event, ReadProblem):
+                        _note(event, problems)
                         continue
-                    troubles.end(STORE)
+                    problems.clear(STORE)
                     pause = _FIRST_PAUSE
                     await on_event(event)
         except StoreUnavailable as error:
-            troubles.begin(STORE, error)
+            problems.raise_(STORE, error)
         await asyncio.sleep(pause)
         pause = min(pause * 2, _LONGEST_PAUSE)
 
@@ -58,24 +58,24 @@ async def _watching(store: Store, kinds: tuple[type[Object], ...]) -> AsyncItera
             await events.aclose()
 
 
-def _note(event: Trouble, troubles: Troubles) -> None:
+def _note(event: ReadProblem, problems: Problems) -> None:
     source = f"{STORE} {event.source}"
     if event.error is not None:
-        troubles.begin(source, event.error)
+        problems.raise_(source, event.error)
     else:
-        troubles.end(source)
+        problems.clear(source)
 
 
-async def patiently(attempt: Callable[[], Awaitable[T]], troubles: Troubles) -> T:
+async def patiently(attempt: Callable[[], Awaitable[T]], problems: Problems) -> T:
     """The attempt's result, once the store answers."""
     pause = _FIRST_PAUSE
     while True:
         try:
             result = await attempt()
         except (StoreUnavailable, BadManifest) as error:
-            troubles.begin(STORE, error)
+            problems.raise_(STORE, error)
         else:
-            troubles.end(STORE)
+            problems.clear(STORE)
             return result
         await asyncio.sleep(pause)
         pause = min(pause * 2, _LONGEST_PAUSE)

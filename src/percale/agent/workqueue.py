@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
-from percale.agent.problems import Troubles
+from percale.agent.problems import Problems
 
 W = TypeVar("W")
 
@@ -28,7 +28,7 @@ class Rounds(Generic[W]):
         *,
         failed: Callable[[OSError], Exception],
         source: str,
-        troubles: Troubles,
+        problems: Problems,
     ) -> None:
         """`join` takes what was asked for before and since; an OSError of `work` is a trouble, in the words of `failed`."""
         self._nothing = self._waiting = nothing
@@ -36,7 +36,7 @@ class Rounds(Generic[W]):
         self._work = work
         self._failed = failed
         self._source = source
-        self._troubles = troubles
+        self._problems = problems
         self._due = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -62,9 +62,9 @@ class Rounds(Generic[W]):
             except OSError as error:
                 self._waiting = self._join(waiting, self._waiting)
                 self._due.set()
-                self._troubles.begin(self._source, self._failed(error))
+                self._problems.raise_(self._source, self._failed(error))
                 await asyncio.sleep(PAUSE)
                 continue
-            self._troubles.end(self._source)
+            self._problems.clear(self._source)
             if not self._due.is_set():
                 self._idle.set()

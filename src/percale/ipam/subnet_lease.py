@@ -107,7 +107,7 @@ class HeldLease:
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
-        on_trouble: Callable[[StoreError], None] = lambda error: None,
+        on_problem: Callable[[StoreError], None] = lambda error: None,
     ) -> None:
         """Renew an hour before the end, for ever; a store that is away is asked again until it answers.
 
@@ -122,7 +122,7 @@ class HeldLease:
                 await self.renew()
                 due = clock() + TTL - RENEW_BEFORE
             except StoreError as error:
-                on_trouble(error)
+                on_problem(error)
                 due = clock() + _RETRY
 
     async def release(self) -> None:

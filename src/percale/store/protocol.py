@@ -37,17 +37,17 @@ class Deleted(Struct, frozen=True):
     object: Object
 
 
-class Trouble(Struct, frozen=True):
+class ReadProblem(Struct, frozen=True):
     """Something in the store cannot be read (a file turned bad): its last good objects stay in force.
 
-    `error` None: the trouble at `source` is over.
+    `error` None: the problem at `source` is solved.
     """
 
     source: str
     error: PercaleError | None
 
 
-Event: TypeAlias = Snapshot | Upserted | Deleted | Trouble
+Event: TypeAlias = Snapshot | Upserted | Deleted | ReadProblem
 
 
 class Store(Protocol):

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterable
 
 from percale.errors import StoreError
 from percale.model.meta import Object
-from percale.store.protocol import Event, Snapshot, Trouble
+from percale.store.protocol import Event, ReadProblem, Snapshot
 
 
 class Watch:
@@ -26,7 +26,7 @@ class Watch:
 
     def offer(self, event: Event) -> None:
         """One more event, if the reader wants such."""
-        if isinstance(event, Snapshot | Trouble) or type(event.object) in self.kinds:
+        if isinstance(event, Snapshot | ReadProblem) or type(event.object) in self.kinds:
             self._events.append(event)
             self._changed.set()
 

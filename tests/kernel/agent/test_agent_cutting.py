@@ -17,7 +17,7 @@ from tests.kernel.flows import PATIENCE, SERVICE, VIP, VIP_PORT, A, B, Wire, Wor
 from percale.agent.logging import LineLog
 from percale.agent.metrics import Metrics
 from percale.agent.policy.established_flows import Cutting, Keeping
-from percale.agent.problems import Troubles
+from percale.agent.problems import Problems
 from percale.kernel.netlink.conntrack import Seek
 from percale.model.manifest.decode import decode_manifest
 from percale.model.meta import ObjectKey
@@ -68,9 +68,9 @@ class Judge:
         log = LineLog("text", self.log)
         self.evaluator = Evaluator(decode_manifest(PODS.encode(), "pods.yaml").objects)
         self.metrics = Metrics()
-        self.troubles = Troubles(log)
+        self.problems = Problems(log)
         self.cutting = Cutting(
-            node, self.evaluator, world.conntrack(), troubles=self.troubles, metrics=self.metrics, log=log
+            node, self.evaluator, world.conntrack(), problems=self.problems, metrics=self.metrics, log=log
         )
         self.table = world.conntrack()
 
@@ -215,7 +215,7 @@ async def test_keep_gives_back_what_was_cut(judge: Judge) -> None:
     with opened(lambda: judge.world.tcp(4)) as wire:
         await judge.policy(CLOSED)
         await judge.until_marked(1)
-        keeping = Keeping(judge.world.conntrack(), judge.troubles)
+        keeping = Keeping(judge.world.conntrack(), judge.problems)
         await keeping.run()
         await keeping.reconsider(None)
         assert judge.marked() == 0
@@ -243,5 +243,5 @@ async def test_a_table_that_cannot_be_read_is_a_trouble_and_tried_again(
         await judge.until_marked(1)
     assert "No buffer space available" in judge.log.getvalue()
     async with asyncio.timeout(PATIENCE):
-        while judge.troubles.now:
+        while judge.problems.current:
             await asyncio.sleep(0.01)

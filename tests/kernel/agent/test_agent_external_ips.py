@@ -93,10 +93,10 @@ def test_addresses_of_pods_nodes_and_services_are_not_taken(cluster: Cluster, wi
                 for address in VICTIM.values():
                     assert world.ask(source, address, 8080, protocol).action == "drop"
             assert world.ask("n1", "127.0.0.1", 8080, protocol).who == "n1"
-        (trouble,) = (each.error for each in one.status.troubles if each.source == "service tenant/thief")
+        (problem,) = (each.error for each in one.status.problems if each.source == "service tenant/thief")
         for address in (*wanted, "127.0.0.1", *VICTIM.values()):
-            assert f"spec.externalIPs: {address} is " in trouble
-        assert f"status.loadBalancer.ingress: {here.addresses[0]} is in the pod network" in trouble
+            assert f"spec.externalIPs: {address} is " in problem
+        assert f"status.loadBalancer.ingress: {here.addresses[0]} is in the pod network" in problem
 
 
 def test_a_node_that_joins_has_its_address_back(cluster: Cluster) -> None:

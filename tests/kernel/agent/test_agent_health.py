@@ -90,12 +90,12 @@ def test_an_address_that_another_proxy_still_has_is_taken_when_it_is_free(cluste
         node = cluster.node(1)
         with inside(world.spot("n1"), lambda: socket.create_server(("", 10256))):
             node.start()
-            trouble = next(each for each in node.status.troubles if each.source == "services.healthz")
-            assert trouble.error == (
+            problem = next(each for each in node.status.problems if each.source == "services.healthz")
+            assert problem.error == (
                 "services.healthz *:10256: cannot listen: Address already in use; tried again until it is free"
             )
         until(lambda: codes(world) == (200, 200))
-        assert not node.status.troubles
+        assert not node.status.problems
 
 
 def test_nobody_listens_where_nobody_should(cluster: Cluster) -> None:

@@ -123,20 +123,20 @@ def test_pods_of_another_network_than_the_nodes_are_told_of(cluster: Cluster) ->
     one.stop()
     one.settings["network"] = {"Network": "10.99.0.0/16"}
     one.start()
-    (trouble,) = one.status.troubles
-    assert trouble.error == (
+    (problem,) = one.status.problems
+    assert problem.error == (
         "pod default/old has an address of another network than the node's, where no peer reaches it; "
         "delete the pod and make it anew"
     )
     old.cni("DEL")
-    until(lambda: not one.status.troubles)
+    until(lambda: not one.status.problems)
 
 
 def test_a_pod_network_that_holds_the_nodes_own_address_is_told_of(cluster: Cluster) -> None:
     cluster.network = {"Network": "192.168.0.0/16"}
     one = cluster.node(1).start()
-    (trouble,) = one.status.troubles
-    assert trouble.error.startswith("the pod network 192.168.0.0/16 holds this node's own address 192.168.0.1")
+    (problem,) = one.status.problems
+    assert problem.error.startswith("the pod network 192.168.0.0/16 holds this node's own address 192.168.0.1")
 
 
 def test_leftovers_of_peers_that_left_meanwhile_are_collected(cluster: Cluster) -> None:

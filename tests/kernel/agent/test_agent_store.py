@@ -82,13 +82,13 @@ def test_a_file_that_turns_bad_keeps_its_peers_and_is_named(cluster: Cluster) ->
     one = cluster.node(1).start()
     until(lambda: routes(one) == ["10.244.50.0/24"])
     path.write_text("kind: SubnetLease\nspec: [")
-    until(lambda: one.status.troubles)
-    assert "peers.yaml" in one.status.troubles[0].error
+    until(lambda: one.status.problems)
+    assert "peers.yaml" in one.status.problems[0].error
     assert routes(one) == ["10.244.50.0/24"]
     assert one.status.ready
     write(cluster, "peers", lease(50), lease(51))
     until(lambda: len(routes(one)) == 2)
-    until(lambda: not one.status.troubles)
+    until(lambda: not one.status.problems)
     assert one.status.lastError is not None
 
 
@@ -99,7 +99,7 @@ def test_a_restart_while_a_file_is_bad_collects_nothing(cluster: Cluster) -> Non
     one.stop()
     path.write_text("kind: SubnetLease\nspec: [")
     one.start()
-    until(lambda: one.status.troubles)
+    until(lambda: one.status.problems)
     assert routes(one) == ["10.244.50.0/24"], "nobody knows whether that peer left"
     path.unlink()
     until(lambda: routes(one) == [])
@@ -111,7 +111,7 @@ def test_a_store_that_is_away_takes_nothing_with_it(cluster: Cluster) -> None:
     until(lambda: routes(one) == ["10.244.50.0/24"])
     away = cluster.store.with_name("away")
     cluster.store.rename(away)
-    until(lambda: one.status.troubles)
+    until(lambda: one.status.problems)
     assert (routes(one), one.status.ready) == (["10.244.50.0/24"], True)
     one.stop()
     one.launch()
@@ -119,7 +119,7 @@ def test_a_store_that_is_away_takes_nothing_with_it(cluster: Cluster) -> None:
     assert routes(one) == ["10.244.50.0/24"], "never because the store is away"
     away.rename(cluster.store)
     one.wait_ready()
-    until(lambda: not one.status.troubles)
+    until(lambda: not one.status.problems)
     assert one.subnet == "10.244.1.0/24"
 
 

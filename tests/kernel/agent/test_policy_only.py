@@ -276,11 +276,11 @@ def test_a_pod_that_no_device_leads_to_is_a_trouble(cluster: Cluster) -> None:
     declare(node, "server", ["10.99.0.9"])
     (cluster.store / "closed.yaml").write_text(CLOSED)
     node.start()
-    until(lambda: node.status.troubles)
-    (trouble,) = node.status.troubles
-    assert "pod default/server: no device of this node leads to 10.99.0.9" in trouble.error
+    until(lambda: node.status.problems)
+    (problem,) = node.status.problems
+    assert "pod default/server: no device of this node leads to 10.99.0.9" in problem.error
     declare(node, "server", bridged(node, "server"))
-    until(lambda: not node.status.troubles)
+    until(lambda: not node.status.problems)
 
 
 def test_a_restarted_agent_finds_all_in_place(cluster: Cluster) -> None:

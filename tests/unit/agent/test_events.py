@@ -10,7 +10,7 @@ import pytest
 from percale.agent import events as module
 from percale.agent.events import Events, Subject
 from percale.agent.logging import LineLog
-from percale.agent.problems import Troubles
+from percale.agent.problems import Problems
 from percale.errors import StoreUnavailable
 from percale.model.event import Event
 from percale.model.meta import ObjectKey
@@ -26,8 +26,8 @@ class Said:
     def __init__(self) -> None:
         self.store = MemoryStore()
         self.now = 1_800_000_000.0
-        self.troubles = Troubles(LineLog("text", io.StringIO()))
-        self.events = Events("n1", self.store, self.troubles, clock=lambda: self.now)
+        self.problems = Problems(LineLog("text", io.StringIO()))
+        self.events = Events("n1", self.store, self.problems, clock=lambda: self.now)
 
     async def are(self, count: int) -> list[Event]:
         async with asyncio.timeout(PATIENCE):
@@ -93,7 +93,7 @@ async def test_a_store_that_is_away_ends_nothing(said: Said, monkeypatch: pytest
         patched.setattr(said.store, "put", away)
         said.events.warn(WEB, "NotServed", "no")
         async with asyncio.timeout(PATIENCE):
-            while said.troubles.last is None:
+            while said.problems.last is None:
                 await asyncio.sleep(0)
     said.events.warn(Subject("Pod", ObjectKey("shop", "a")), "KernelRefused", "no")
     assert (await said.are(1))[0].involvedObject.kind == "Pod"

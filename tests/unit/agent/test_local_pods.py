@@ -13,7 +13,7 @@ from percale.agent.events import Events
 from percale.agent.logging import LineLog
 from percale.agent.nft_table import NodeTable
 from percale.agent.policy.controller import Enforcement
-from percale.agent.problems import Troubles
+from percale.agent.problems import Problems
 from percale.kernel.nftables.fake_table import FakeKeeper
 from percale.model.pod import Pod
 from percale.store.memory import MemoryStore
@@ -29,11 +29,11 @@ def pod(name: str, **status: Any) -> Pod:
 
 async def test_an_address_that_goes_from_one_pod_to_another_stays_the_nodes() -> None:
     """The old pod's object may say for a while that it has it."""
-    store, troubles = MemoryStore(), Troubles(LineLog("text", io.StringIO()))
-    table = NodeTable(FakeKeeper(), troubles, Events("n1", store, troubles))
+    store, problems = MemoryStore(), Problems(LineLog("text", io.StringIO()))
+    table = NodeTable(FakeKeeper(), problems, Events("n1", store, problems))
     heard: list[set[bytes]] = []
     agent = Enforcement(
-        "n1", store, table, troubles=troubles, on_local_pods=lambda: heard.append(set(agent.local_pods))
+        "n1", store, table, problems=problems, on_local_pods=lambda: heard.append(set(agent.local_pods))
     )
     old, new = pod("old", phase="Running", podIP=str(ADDRESS)), pod("new")
     for each in (old, new):

@@ -1,4 +1,4 @@
-"""A node's table: what the kernel refuses of it is the trouble of its object alone, and is tried again."""
+"""A node's table: what the kernel refuses of it is a problem of its object alone, and is tried again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from percale.agent import nft_table as module
 from percale.agent.events import Events, Subject
 from percale.agent.logging import LineLog
 from percale.agent.nft_table import NodeTable
-from percale.agent.problems import Troubles
+from percale.agent.problems import Problems
 from percale.errors import KernelError
 from percale.kernel.nftables.fake_table import FakeKeeper
 from percale.model.event import Event
@@ -64,7 +64,7 @@ class Node(Struct):
     pods: Pods
     table: NodeTable
     keeper: FakeKeeper
-    troubles: Troubles
+    problems: Problems
     store: MemoryStore
 
     @property
@@ -80,13 +80,13 @@ class Node(Struct):
 @pytest.fixture
 async def node(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Node]:
     monkeypatch.setattr(module, "_FIRST_REST", 0.01)
-    store, troubles = MemoryStore(), Troubles(LineLog("text", io.StringIO()))
-    events = Events("n1", store, troubles)
+    store, problems = MemoryStore(), Problems(LineLog("text", io.StringIO()))
+    events = Events("n1", store, problems)
     keeper, pods = FakeKeeper(), Pods()
-    table = NodeTable(keeper, troubles, events)
+    table = NodeTable(keeper, problems, events)
     table.add(pods)
     running = [asyncio.create_task(each.run()) for each in (table, events)]
-    yield Node(pods, table, keeper, troubles, store)
+    yield Node(pods, table, keeper, problems, store)
     for task in running:
         task.cancel()
     await asyncio.gather(*running, return_exceptions=True)
@@ -105,8 +105,8 @@ async def test_one_bad_object_harms_itself_alone(node: Node, *, first: bool) -> 
     node.table.touch()
     await node.holds({A: ACCEPT, B: DROP, C: ACCEPT})
     await asyncio.wait_for(node.table.in_force.wait(), PATIENCE)
-    assert list(node.troubles.now) == ["kernel: pod x/b"]
-    assert "No such file" in node.troubles.now["kernel: pod x/b"].error
+    assert list(node.problems.current) == ["kernel: pod x/b"]
+    assert "No such file" in node.problems.current["kernel: pod x/b"].error
     async with asyncio.timeout(PATIENCE):
         while not (found := await node.store.list(Event)):
             await asyncio.sleep(0.001)
@@ -118,7 +118,7 @@ async def test_one_bad_object_harms_itself_alone(node: Node, *, first: bool) -> 
     node.table.touch()
     await node.holds({A: DROP, C: ACCEPT})
     async with asyncio.timeout(PATIENCE):
-        while node.troubles.now:
+        while node.problems.current:
             await asyncio.sleep(0.001)
 
 
@@ -129,7 +129,7 @@ async def test_what_was_left_out_is_tried_again(node: Node) -> None:
     node.table.touch()
     await node.holds({A: ACCEPT})
     async with asyncio.timeout(PATIENCE):
-        while node.troubles.now:
+        while node.problems.current:
             await asyncio.sleep(0.001)
 
 
@@ -138,8 +138,8 @@ async def test_a_kernel_that_takes_nothing_is_the_tables_trouble(node: Node) -> 
     node.keeper.refusals = [KernelError("may not", errno=errno.EPERM)]
     node.table.touch()
     await asyncio.wait_for(node.table.attempted.wait(), PATIENCE)
-    assert list(node.troubles.now) == ["table inet percale"]
+    assert list(node.problems.current) == ["table inet percale"]
     assert not node.table.in_force.is_set()
     await node.holds({A: ACCEPT})
     await asyncio.wait_for(node.table.in_force.wait(), PATIENCE)
-    assert not node.troubles.now
+    assert not node.problems.current

@@ -392,11 +392,11 @@ async def test_a_store_that_is_away_is_asked_until_it_answers() -> None:
     store, clock = Recorder(), Clock()
     held = await acquire(store, CONFIG, claimant(1))
     store.away = 5
-    troubles: list[StoreError] = []
+    problems: list[StoreError] = []
     await run_until(
-        lambda: held.keep(sleep=clock.sleep, clock=clock, on_trouble=troubles.append), lambda: len(store.ttls) == 2
+        lambda: held.keep(sleep=clock.sleep, clock=clock, on_problem=problems.append), lambda: len(store.ttls) == 2
     )
-    assert len(troubles) == 5
+    assert len(problems) == 5
 
 
 async def test_keeping_ends_when_another_node_has_the_subnet() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 
 from percale.agent.config.settings import AgentConfig
 from percale.agent.logging import Log
-from percale.agent.problems import Troubles
+from percale.agent.problems import Problems
 from percale.agent.state import NodeState
 from percale.agent.watch import patiently
 from percale.backend.interface_selection import Located, Wishes, local_node, locate
@@ -29,7 +29,7 @@ from percale.model.subnet_lease import SubnetLeaseSpec
 from percale.store.protocol import Store
 
 UNDERLAY, FAMILY, OVERLAP = "underlay", "underlay family", "underlay overlap"
-"""The troubles' sources: no place at all, no place in one of the network's two families, a place within the pod network."""
+"""The problems' sources: no place at all, no place in one of the network's two families, a place within the pod network."""
 
 
 class Standing:
@@ -46,7 +46,7 @@ class Standing:
         backend: Backend,
         store: Store,
         reconciler: Reconciler,
-        troubles: Troubles,
+        problems: Problems,
         log: Log,
     ) -> None:
         self._config = config
@@ -54,7 +54,7 @@ class Standing:
         self._backend = backend
         self._store = store
         self._reconciler = reconciler
-        self._troubles = troubles
+        self._problems = problems
         self._log = log
         self._located: Located
         self._wishes = Wishes(config.iface, config.ifaceRegex, config.ifaceCanReach, config.publicIP, config.publicIPv6)
@@ -74,7 +74,7 @@ class Standing:
             await self._moved.wait()
             self._moved.clear()
         self._located = located
-        self.lease = await patiently(lambda: self._claim(state), self._troubles)
+        self.lease = await patiently(lambda: self._claim(state), self._problems)
         state.remember(self.subnets)
         self.local = local_node(self._config.node, self._located, self.subnets)
         self._moved.set()  # what happened meanwhile is looked at by `follow_underlay`
@@ -113,15 +113,15 @@ class Standing:
             except BadConfig as error:
                 missing = missing or error
                 continue
-            self._troubles.end(UNDERLAY)
+            self._problems.clear(UNDERLAY)
             if missing is None:
-                self._troubles.end(FAMILY)
+                self._problems.clear(FAMILY)
             else:
-                self._troubles.begin(FAMILY, missing)
+                self._problems.raise_(FAMILY, missing)
             self._tell_of_overlap(located)
             return located
         assert missing is not None
-        self._troubles.begin(UNDERLAY, missing)
+        self._problems.raise_(UNDERLAY, missing)
         return None
 
     def _tell_of_overlap(self, located: Located) -> None:
@@ -130,9 +130,9 @@ class Standing:
             for network in self._network.networks:
                 if own is not None and own in network:
                     what = f"the pod network {network} holds this node's own address {own}"
-                    self._troubles.begin(OVERLAP, BadConfig(what, hint="choose a Network that no machine has"))
+                    self._problems.raise_(OVERLAP, BadConfig(what, hint="choose a Network that no machine has"))
                     return
-        self._troubles.end(OVERLAP)
+        self._problems.clear(OVERLAP)
 
     async def follow_underlay(self, on_move: Callable[[LocalNode], Awaitable[None]]) -> None:
         """Choose again whenever something moved; `on_move` gets the node as it is now."""
@@ -146,7 +146,7 @@ class Standing:
             try:
                 self._backend.check(local)
             except BadConfig as error:
-                self._troubles.begin(UNDERLAY, error)
+                self._problems.raise_(UNDERLAY, error)
                 continue
             self._located, self.local = located, local
             self._log.info(
@@ -168,7 +168,7 @@ class Standing:
         while True:
             await self._stale.wait()
             self._stale.clear()
-            await patiently(self._put, self._troubles)
+            await patiently(self._put, self._problems)
 
     async def _put(self) -> None:
         if self._lost:
@@ -178,4 +178,4 @@ class Standing:
 
     async def keep(self) -> None:
         """Renew the lease before it ends."""
-        await self.lease.keep(on_trouble=lambda error: self._troubles.begin("lease", error))
+        await self.lease.keep(on_problem=lambda error: self._problems.raise_("lease", error))

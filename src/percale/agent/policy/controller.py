@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from percale.agent.events import Subject
 from percale.agent.nft_table import NodeTable
 from percale.agent.policy.domain_names import Names
-from percale.agent.problems import Troubles
+from percale.agent.problems import Problems
 from percale.agent.watch import STORE, follow
 from percale.model.meta import Object, ObjectKey
 from percale.model.pod import Pod
@@ -49,7 +49,7 @@ class Enforcement:
         store: Store,
         table: NodeTable,
         *,
-        troubles: Troubles,
+        problems: Problems,
         attached: Mapping[ObjectKey, Iterable[IPAddress]] | None = None,
         reconsider: Reconsider | None = None,
         on_local_pods: Callable[[], None] = lambda: None,
@@ -63,11 +63,11 @@ class Enforcement:
         self._node = node
         self._store = store
         self._node_table = table
-        self._troubles = troubles
+        self._problems = problems
         self._reconsider = reconsider
         self._on_local_pods = on_local_pods
         self._attached = {pod: _packed(addresses) for pod, addresses in (attached or {}).items()}
-        self._names = Names(lambda: self.evaluator.domains, self._learn, troubles)
+        self._names = Names(lambda: self.evaluator.domains, self._learn, problems)
         self._touched: list[Touched] = []
         self._brought: frozenset[bytes] = frozenset()
         """Whose connections are to be judged again when the kernel has what `edit` said last."""
@@ -82,7 +82,7 @@ class Enforcement:
     async def run(self) -> None:
         """For ever."""
         async with asyncio.TaskGroup() as duties:
-            duties.create_task(follow(self._store, KINDS, self._event, self._troubles), name="objects")
+            duties.create_task(follow(self._store, KINDS, self._event, self._problems), name="objects")
             duties.create_task(self._names.run(), name="names")
 
     # Pods of this node
@@ -135,7 +135,7 @@ class Enforcement:
                 first, self.spoken = not self.spoken, False  # half of a snapshot is no state of the cluster
                 await self._replace(event.objects)
                 if first:
-                    await self._troubles.without(STORE)  # what cannot be read may be a policy that is in force
+                    await self._problems.wait_clear(STORE)  # what cannot be read may be a policy that is in force
                     await self._names.answered()  # what a former life allowed goes on
                 self.spoken = True
                 self._node_table.touch()

@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from ipaddress import ip_address
 
-from percale.agent.problems import Troubles
+from percale.agent.problems import Problems
 from percale.errors import AgentError
 
 NAMES = "domain names"
-"""The troubles' source."""
+"""The problems' source."""
 EVERY = 30.0
 """Seconds between two questions about one name."""
 AGAIN = 5.0
@@ -56,7 +56,7 @@ class Names:
         self,
         wanted: Callable[[], frozenset[str]],
         learned: Callable[[Mapping[str, frozenset[bytes]]], None],
-        troubles: Troubles,
+        problems: Problems,
         *,
         ask: Resolve = resolve,
         clock: Callable[[], float] = time.monotonic,
@@ -64,7 +64,7 @@ class Names:
         """`learned` hears after each answer of all that is known."""
         self._wanted = wanted
         self._learned = learned
-        self._troubles = troubles
+        self._problems = problems
         self._ask = ask
         self._clock = clock
         self._seen: dict[str, dict[bytes, float]] = {}
@@ -135,11 +135,11 @@ class Names:
 
     def _tell(self) -> None:
         if not self._failed:
-            self._troubles.end(NAMES)
+            self._problems.clear(NAMES)
             return
         name, error = min(self._failed.items())
         others = f" (and {len(self._failed) - 1} more)" if len(self._failed) > 1 else ""
-        self._troubles.begin(
+        self._problems.raise_(
             NAMES,
             AgentError(
                 f"{name!r}{others} cannot be resolved: {error.strerror}",

@@ -20,7 +20,7 @@ from typing import NamedTuple, Protocol, TypeVar
 from percale.agent.config.settings import AgentConfig
 from percale.agent.logging import Log
 from percale.agent.metrics import Metrics
-from percale.agent.problems import Troubles
+from percale.agent.problems import Problems
 from percale.agent.workqueue import PAUSE, Rounds
 from percale.errors import KernelError
 from percale.kernel.netlink.conntrack import Conntrack, Seek, Tracked
@@ -32,7 +32,7 @@ from percale.render.policy.base_chains import CUT_MARK
 T = TypeVar("T")
 
 CONNTRACK = "conntrack"
-"""The troubles' source."""
+"""The problems' source."""
 _AT_ONCE = 500
 """Flows that the worker thread hands over together."""
 _BREATH = 50
@@ -77,7 +77,7 @@ class Cutting:
         evaluator: Evaluator,
         conntrack: Conntrack,
         *,
-        troubles: Troubles,
+        problems: Problems,
         metrics: Metrics,
         log: Log,
         on_cut: Callable[[], Awaitable[None]] | None = None,
@@ -90,7 +90,7 @@ class Cutting:
         self._log = log
         self._table = _Table(conntrack)
         self._rounds = Rounds[frozenset[bytes]](
-            frozenset(), frozenset.union, self._round, failed=_refused, source=CONNTRACK, troubles=troubles
+            frozenset(), frozenset.union, self._round, failed=_refused, source=CONNTRACK, problems=problems
         )
 
     def close(self) -> None:
@@ -139,9 +139,9 @@ class Cutting:
 class Keeping:
     """`established: keep`: what began goes on, also what an agent with the other setting had cut."""
 
-    def __init__(self, conntrack: Conntrack, troubles: Troubles) -> None:
+    def __init__(self, conntrack: Conntrack, problems: Problems) -> None:
         """`conntrack` is closed with this."""
-        self._troubles = troubles
+        self._problems = problems
         self._table = _Table(conntrack)
 
     def close(self) -> None:
@@ -155,10 +155,10 @@ class Keeping:
             try:
                 await self._table.mark(await self._table.cut(), 0)
             except OSError as error:
-                self._troubles.begin(CONNTRACK, _refused(error))
+                self._problems.raise_(CONNTRACK, _refused(error))
                 await asyncio.sleep(PAUSE)
             else:
-                self._troubles.end(CONNTRACK)
+                self._problems.clear(CONNTRACK)
                 return
 
 
@@ -166,7 +166,7 @@ def established(
     config: AgentConfig,
     evaluator: Evaluator,
     *,
-    troubles: Troubles,
+    problems: Problems,
     metrics: Metrics,
     log: Log,
     on_cut: Callable[[], Awaitable[None]] | None = None,
@@ -177,8 +177,8 @@ def established(
     except OSError as error:
         raise _refused(error) from error
     if config.established == "keep":
-        return Keeping(conntrack, troubles)
-    return Cutting(config.node, evaluator, conntrack, troubles=troubles, metrics=metrics, log=log, on_cut=on_cut)
+        return Keeping(conntrack, problems)
+    return Cutting(config.node, evaluator, conntrack, problems=problems, metrics=metrics, log=log, on_cut=on_cut)
 
 
 class _Table:

@@ -15,7 +15,7 @@ from ipaddress import ip_address, ip_network
 from msgspec import Struct
 
 from percale.agent.logging import Log
-from percale.agent.problems import Troubles
+from percale.agent.problems import Problems
 from percale.errors import KernelError
 from percale.kernel.protocol import HostRoute, Underlay
 from percale.kernel.reconciler.reconciler import Reconciler
@@ -79,12 +79,12 @@ class Showing:
     """Keeps what the pods need wished, and says what is wrong. All methods are called on the event loop."""
 
     def __init__(
-        self, pods: Callable[[], Iterable[PodFacts]], reconciler: Reconciler, troubles: Troubles, log: Log
+        self, pods: Callable[[], Iterable[PodFacts]], reconciler: Reconciler, problems: Problems, log: Log
     ) -> None:
         """`pods` are those that are judged on this node, as of now."""
         self._pods = pods
         self._reconciler = reconciler
-        self._troubles = troubles
+        self._problems = problems
         self._log = log
         self._shown: frozenset[tuple[str, int]] = frozenset()
         reconciler.on_underlay(lambda _underlay: self.look())
@@ -97,9 +97,9 @@ class Showing:
             self._reconciler.want(BRIDGES, judged_bridges(version for _, version in self._shown))
             self._log.info("bridged packets are judged", device=" ".join(sorted({device for device, _ in new})))
         if found.unrouted:
-            self._troubles.begin(WIRINGS, _unrouted(found.unrouted))
+            self._problems.raise_(WIRINGS, _unrouted(found.unrouted))
         else:
-            self._troubles.end(WIRINGS)
+            self._problems.clear(WIRINGS)
 
 
 def _unrouted(pods: tuple[tuple[str, IPAddress], ...]) -> KernelError:

@@ -19,7 +19,7 @@ from ipaddress import ip_address
 from typing import TypeAlias, TypeVar
 
 from percale.agent.metrics import Metrics
-from percale.agent.problems import Troubles
+from percale.agent.problems import Problems
 from percale.agent.workqueue import Rounds
 from percale.errors import KernelError
 from percale.kernel.local_addresses import own_addresses
@@ -29,7 +29,7 @@ from percale.service.endpoint_selection import Record
 T = TypeVar("T")
 
 SOURCE = "service flows"
-"""The troubles' source."""
+"""The problems' source."""
 
 EVERYWHERE = b""
 """For an address: each that this node has, unless it is named too; but loopback's."""
@@ -41,7 +41,7 @@ Served: TypeAlias = Mapping[tuple[bytes, int], frozenset[Record]]
 class ServiceFlows:
     """All methods are called on the event loop."""
 
-    def __init__(self, conntrack: Conntrack, *, troubles: Troubles, metrics: Metrics) -> None:
+    def __init__(self, conntrack: Conntrack, *, problems: Problems, metrics: Metrics) -> None:
         """`conntrack` is closed with this."""
         self._conntrack = conntrack
         self._metrics = metrics
@@ -52,7 +52,7 @@ class ServiceFlows:
             self._forget,
             failed=_refused,
             source=SOURCE,
-            troubles=troubles,
+            problems=problems,
         )
 
     def close(self) -> None:
@@ -116,9 +116,9 @@ def _refused(error: OSError) -> KernelError:
     return KernelError(error.strerror or str(error), errno=error.errno or 0, where="the connection table")
 
 
-def service_flows(troubles: Troubles, metrics: Metrics) -> ServiceFlows:
+def service_flows(problems: Problems, metrics: Metrics) -> ServiceFlows:
     """In the caller's network namespace. Raises KernelError."""
     try:
-        return ServiceFlows(Conntrack(), troubles=troubles, metrics=metrics)
+        return ServiceFlows(Conntrack(), problems=problems, metrics=metrics)
     except OSError as error:
         raise _refused(error) from error

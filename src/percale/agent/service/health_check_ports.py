@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from percale.agent.problems import Troubles
+from percale.agent.problems import Problems
 from percale.agent.service.proxier_health import ProxyHealth
 from percale.errors import KernelError
 from percale.model.meta import ObjectKey
@@ -33,9 +33,9 @@ class Check(NamedTuple):
 class HealthChecks:
     """All methods are called on the event loop."""
 
-    def __init__(self, health: ProxyHealth, troubles: Troubles) -> None:
+    def __init__(self, health: ProxyHealth, problems: Problems) -> None:
         self._health = health
-        self._troubles = troubles
+        self._problems = problems
         self._checks: Mapping[int, Check] = {}
         self._servers: dict[int, asyncio.Task[None]] = {}
 
@@ -44,7 +44,7 @@ class HealthChecks:
         self._checks = dict(checks)
         for port in self._servers.keys() - checks.keys():
             self._servers.pop(port).cancel()
-            self._troubles.end(f"{SOURCE} {port}")
+            self._problems.clear(f"{SOURCE} {port}")
         for port in checks.keys() - self._servers.keys():
             self._servers[port] = asyncio.create_task(self._serve(port), name=f"{SOURCE} {port}")
 
@@ -73,10 +73,10 @@ class HealthChecks:
                 except OSError as error:
                     where = f"health check node port {port} of Service {check.service}"
                     taken = KernelError(error.strerror or str(error), errno=error.errno or 0, where=where)
-                    self._troubles.begin(f"{SOURCE} {port}", taken)
+                    self._problems.raise_(f"{SOURCE} {port}", taken)
                     await asyncio.sleep(1)
                 else:
-                    self._troubles.end(f"{SOURCE} {port}")
+                    self._problems.clear(f"{SOURCE} {port}")
                     break
             await asyncio.Event().wait()
         finally:

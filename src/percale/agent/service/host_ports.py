@@ -22,7 +22,7 @@ from msgspec.structs import replace
 
 from percale.agent.events import Subject
 from percale.agent.nft_table import NodeTable
-from percale.agent.problems import Troubles
+from percale.agent.problems import Problems
 from percale.agent.service.conntrack_cleanup import EVERYWHERE, Served, ServiceFlows
 from percale.cni.records import Attachment
 from percale.errors import KernelError, StateError
@@ -67,12 +67,12 @@ class HostPorts:
     """Records are read before this is made."""
 
     def __init__(
-        self, table: NodeTable, attachments: Iterable[Attachment], flows: ServiceFlows, troubles: Troubles
+        self, table: NodeTable, attachments: Iterable[Attachment], flows: ServiceFlows, problems: Problems
     ) -> None:
         """Raises KernelError."""
         self._table = table
         self._flows = flows
-        self._troubles = troubles
+        self._problems = problems
         before = [each for each in attachments if each.ports]
         there = _look(listeners) if before else []
         self._opened: dict[Owner, _Opened] = {each.owner: _opened(each, there) for each in before}
@@ -153,13 +153,13 @@ class HostPorts:
 
     def _tell(self) -> None:
         """Who has not what it asked for, and who takes what a process might wait for."""
-        wrong = sorted(said for opened in self._opened.values() for said in self._problems(opened))
+        wrong = sorted(said for opened in self._opened.values() for said in self._port_problems(opened))
         if wrong:
-            self._troubles.begin(SOURCE, StateError("; ".join(wrong), hint="give one of them another port"))
+            self._problems.raise_(SOURCE, StateError("; ".join(wrong), hint="give one of them another port"))
         else:
-            self._troubles.end(SOURCE)
+            self._problems.clear(SOURCE)
 
-    def _problems(self, opened: _Opened) -> Iterator[str]:
+    def _port_problems(self, opened: _Opened) -> Iterator[str]:
         for port in opened.ports:
             if (what := self._keeper(port)) is not None:
                 yield f"{opened.pod} is not reached at {port}, which is the agent's own: {what}"

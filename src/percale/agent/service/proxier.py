@@ -19,12 +19,12 @@ from prometheus_client import CollectorRegistry
 
 from percale.agent.events import Events, Subject
 from percale.agent.nft_table import NodeTable
-from percale.agent.problems import Troubles
+from percale.agent.problems import Problems
 from percale.agent.service.conntrack_cleanup import Served, ServiceFlows
 from percale.agent.service.health_check_ports import Check, HealthChecks
 from percale.agent.service.metrics import ServiceMetrics
 from percale.agent.service.proxier_health import ProxyHealth
-from percale.agent.service.sync_latency import Progress
+from percale.agent.service.sync_latency import SyncLatency
 from percale.agent.watch import follow
 from percale.errors import BadManifest, KernelError
 from percale.model.endpoints import SERVICE_LABEL, EndpointSlice
@@ -57,7 +57,7 @@ class Balancing:
         table: NodeTable,
         *,
         flows: ServiceFlows,
-        troubles: Troubles,
+        problems: Problems,
         events: Events,
         registry: CollectorRegistry,
         local_pods: Callable[[], set[bytes]],
@@ -70,11 +70,11 @@ class Balancing:
         """
         self.services = ServiceTable(config)
         self.spoken = False
-        self._progress = Progress()
-        self._metrics = ServiceMetrics(registry, self.services.services, self._progress)
+        self._sync_latency = SyncLatency()
+        self._metrics = ServiceMetrics(registry, self.services.services, self._sync_latency)
         self.health = ProxyHealth(
-            self._progress,
-            troubles,
+            self._sync_latency,
+            problems,
             source=table.source,
             in_force=table.in_force.is_set,
             eligible=lambda: self.services.node.eligible,
@@ -83,13 +83,13 @@ class Balancing:
         self._elements = ServiceElements(self.services)
         self._store = store
         self._table = table
-        self._troubles = troubles
+        self._problems = problems
         self._events = events
         self._local_pods = local_pods
         self._flows = flows
         self._count_every = count_every
         self._on_checked = checked
-        self._checks = HealthChecks(self.health, troubles)
+        self._checks = HealthChecks(self.health, problems)
         self._checked: dict[ObjectKey, tuple[int, Check]] = {}
         """Each Service's health check port, and what it tells."""
         self._told_of: set[ObjectKey] = set()
@@ -109,7 +109,7 @@ class Balancing:
         """For ever; the end closes the health checks' ports, and leaves all else as it is."""
         try:
             async with asyncio.TaskGroup() as duties:
-                duties.create_task(follow(self._store, KINDS, self._event, self._troubles))
+                duties.create_task(follow(self._store, KINDS, self._event, self._problems))
                 duties.create_task(self._count())
         finally:
             await self._checks.close()
@@ -130,24 +130,24 @@ class Balancing:
             try:
                 self._elements.connections = await self._flows.count(wanted)
             except KernelError as error:
-                self._troubles.note(SOURCE, error)
+                self._problems.record(SOURCE, error)
                 continue
             self._changed |= {each.key for each in counted}
             self._table.touch()
 
     async def _event(self, event: Snapshot | Upserted | Deleted) -> None:
-        self._progress.told()
+        self._sync_latency.received()
         match event:
             case Snapshot():
                 await self._replace(event.objects)
                 self.spoken = True
-                self._progress.told()  # some of it may have gone out while it came
+                self._sync_latency.received()  # some of it may have gone out while it came
             case Upserted():
-                self._metrics.told(event.object.KIND)
+                self._metrics.received(event.object.KIND)
                 self._told_of.add(_service_of(event.object))
                 self._changed |= self.services.apply([event.object])
             case Deleted():
-                self._metrics.told(event.object.KIND)
+                self._metrics.received(event.object.KIND)
                 self._told_of.add(_service_of(event.object))
                 self._changed |= self.services.apply(gone=[(type(event.object), event.object.key)])
         self._table.touch()
@@ -157,7 +157,7 @@ class Balancing:
         for start in range(0, len(objects), _BREATH):
             some = tuple(objects[start : start + _BREATH])
             for kind, count in Counter(type(obj).KIND for obj in some).items():
-                self._metrics.told(kind, count)
+                self._metrics.received(kind, count)
             self._changed |= self.services.apply(some)
             self._told_of.update(map(_service_of, some))
             gone.difference_update([(type(obj), obj.key) for obj in some])
@@ -168,7 +168,7 @@ class Balancing:
 
     def edit(self) -> Edit:
         """What has changed since the last call."""
-        self._progress.sent()
+        self._sync_latency.submitted()
         changed, self._changed = self._changed, set()
         told_of, self._told_of = self._told_of, set()
         self._elements.local_pods = frozenset(self._local_pods())
@@ -194,7 +194,7 @@ class Balancing:
 
     async def made(self, *, anything: bool) -> None:
         """Whoever was with an endpoint that is gone is led to another one."""
-        if (took := self._progress.done()) is not None:
+        if (took := self._sync_latency.applied()) is not None:
             self._metrics.programmed(took)
         brought, self._brought = self._brought, set()
         self._metrics.changed(brought)
@@ -214,7 +214,7 @@ class Balancing:
             self._metrics.clients_forgotten(await self._table.forget(left))
         except KernelError as error:
             self._elements.left = left | self._elements.left
-            self._troubles.note(SOURCE, error)
+            self._problems.record(SOURCE, error)
             asyncio.get_running_loop().call_later(_PAUSE, self._table.touch)
 
     def serving(self, ports: Collection[int]) -> Served:
@@ -243,11 +243,11 @@ class Balancing:
             if service is not None and service.problems:
                 self._wrong.add(key)
                 wrong = "; ".join(dict.fromkeys(service.problems))
-                self._troubles.begin(f"service {key}", BadManifest(wrong))
+                self._problems.raise_(f"service {key}", BadManifest(wrong))
                 self._events.warn(Subject("Service", key), "NotServed", wrong)
             elif key in self._wrong:
                 self._wrong.remove(key)
-                self._troubles.end(f"service {key}")
+                self._problems.clear(f"service {key}")
 
 
 _UNKNOWN: frozenset[Record] = frozenset((b"",))

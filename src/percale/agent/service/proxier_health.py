@@ -20,8 +20,8 @@ from datetime import UTC, datetime
 import msgspec
 
 from percale.agent.http.listener import Page, asked, listening
-from percale.agent.problems import Troubles
-from percale.agent.service.sync_latency import Progress
+from percale.agent.problems import Problems
+from percale.agent.service.sync_latency import SyncLatency
 from percale.errors import BadConfig
 
 SOURCE = "services.healthz"
@@ -36,8 +36,8 @@ class ProxyHealth:
 
     def __init__(
         self,
-        progress: Progress,
-        troubles: Troubles,
+        latency: SyncLatency,
+        problems: Problems,
         *,
         source: str,
         in_force: Callable[[], bool],
@@ -45,14 +45,14 @@ class ProxyHealth:
         answered: Callable[[str, int], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`source` is that of the table's troubles; `in_force`: the kernel has had all; `eligible`: this node is to stay.
+        """`source` is that of the table's problems; `in_force`: the kernel has had all; `eligible`: this node is to stay.
 
         `answered` gets path and status.
 
         `clock` is in seconds since the epoch.
         """
-        self._progress = progress
-        self._troubles = troubles
+        self._sync_latency = latency
+        self._problems = problems
         self._clock = clock
         self._source = source
         self._in_force = in_force
@@ -62,21 +62,21 @@ class ProxyHealth:
     @property
     def healthy(self) -> bool:
         """The kernel holds what Services want, or will soon."""
-        refused = self._troubles.now.get(self._source)
+        refused = self._problems.current.get(self._source)
         broken = self._clock() - refused.since if refused is not None else 0.0
-        return self._in_force() and max(self._progress.waiting, broken) <= PATIENCE
+        return self._in_force() and max(self._sync_latency.waiting, broken) <= PATIENCE
 
     async def serve(self, address: str) -> None:
         """For ever. Where somebody else listens (a kube-proxy that is about to go) it waits until the address is free."""
         while True:
             try:
                 with listening(address, setting=SOURCE, hint="tried again until it is free") as listener:
-                    self._troubles.end(SOURCE)
+                    self._problems.clear(SOURCE)
                     await asked(listener)
                     serving = await asyncio.to_thread(importlib.import_module, "percale.agent.http.server")
                     await serving.serve_pages(listener, {"/healthz": self.healthz, "/livez": self.livez})
             except BadConfig as error:
-                self._troubles.begin(SOURCE, error)
+                self._problems.raise_(SOURCE, error)
                 await asyncio.sleep(_PAUSE)
 
     def healthz(self) -> Page:
@@ -89,7 +89,7 @@ class ProxyHealth:
 
     def _page(self, path: str, good: bool) -> Page:
         now = datetime.now(UTC)
-        done = self._progress.last_done
+        done = self._sync_latency.last_applied
         last = now if self.healthy else datetime.fromtimestamp(done, UTC) if done is not None else None
         said = {"lastUpdated": last, "currentTime": now, "nodeEligible": self._eligible(), "healthy": self.healthy}
         code = 200 if good else 503

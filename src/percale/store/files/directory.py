@@ -30,7 +30,7 @@ from percale.store.files.file_index import Content, Entry, Holdings, Identity
 from percale.store.files.inotify import Noticing
 from percale.store.files.lease_expiry import BootClock, stamped, unstamped
 from percale.store.files.packed_object import Packed, packed
-from percale.store.protocol import Event, Trouble
+from percale.store.protocol import Event, ReadProblem
 from percale.store.versioning import absent, check, unversioned, versioned
 
 T = TypeVar("T", bound=Object)
@@ -69,9 +69,9 @@ class Directory:
         return self._holdings.take_events()
 
     @property
-    def troubles(self) -> list[Trouble]:
+    def problems(self) -> list[ReadProblem]:
         """What cannot be read now."""
-        return self._holdings.troubles
+        return self._holdings.problems
 
     def rest(self) -> float | None:
         """Seconds until the next lease may end."""

@@ -1,7 +1,7 @@
 """Which file holds which object, and what of it is in force. Values only; `directory` feeds it with what it read.
 
 file ─▶ its last good objects ─┬─▶ the first file by path that has an object counts ─▶ in force ─▶ Upserted, Deleted
-        or why it is bad ──────┴─▶ Trouble
+        or why it is bad ──────┴─▶ ReadProblem
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from percale.errors import BadManifest, PercaleError
 from percale.model.kinds import Kinds
 from percale.model.meta import Object, ObjectKey
 from percale.store.files.packed_object import Packed
-from percale.store.protocol import Deleted, Event, Trouble, Upserted
+from percale.store.protocol import Deleted, Event, ReadProblem, Upserted
 
 Identity: TypeAlias = tuple[type[Object], ObjectKey]
 
@@ -45,27 +45,27 @@ class Holdings:
         self._holders: dict[Identity, tuple[str, ...]] = {}
         """Who has an object, in the order of paths."""
         self._broken: dict[str, PercaleError] = {}
-        self._troubles: dict[str, PercaleError] = {}
+        self._problems: dict[str, PercaleError] = {}
         self._ends: list[tuple[float, int, Identity]] = []
         """A heap of ends; one that was put off since is still in it."""
         self._order = count()
-        self._events: list[tuple[type[Upserted | Deleted], Packed] | Trouble] = []
+        self._events: list[tuple[type[Upserted | Deleted], Packed] | ReadProblem] = []
         self.objects: dict[type[Object], dict[ObjectKey, Packed]] = {kind: {} for kind in kinds.values()}
         """What is in force."""
 
     def take_events(self) -> list[Event]:
         """What changed since the last time, in order."""
         events, self._events = self._events, []
-        return [each if isinstance(each, Trouble) else each[0](each[1].object) for each in events]
+        return [each if isinstance(each, ReadProblem) else each[0](each[1].object) for each in events]
 
     def forget_events(self) -> None:
         """Nobody has asked for anything yet."""
         self._events = []
 
     @property
-    def troubles(self) -> list[Trouble]:
+    def problems(self) -> list[ReadProblem]:
         """What cannot be read now."""
-        return [Trouble(path, error) for path, error in sorted(self._troubles.items())]
+        return [ReadProblem(path, error) for path, error in sorted(self._problems.items())]
 
     @property
     def next_end(self) -> float | None:
@@ -155,15 +155,15 @@ class Holdings:
             self._events.append((Upserted, entry.packed))
 
     def _judge(self, path: str) -> None:
-        """One Trouble when a file turns bad, one when it is bad in another way, one when it is good again."""
+        """One ReadProblem when a file turns bad, one when it is bad in another way, one when it is good again."""
         error = self._broken.get(path) or self._duplicate(path)
-        known = self._troubles.get(path)
+        known = self._problems.get(path)
         if error is None:
-            if self._troubles.pop(path, None) is not None:
-                self._events.append(Trouble(path, None))
+            if self._problems.pop(path, None) is not None:
+                self._events.append(ReadProblem(path, None))
         elif known is None or str(known) != str(error):
-            self._troubles[path] = error
-            self._events.append(Trouble(path, error))
+            self._problems[path] = error
+            self._events.append(ReadProblem(path, error))
 
     def _duplicate(self, path: str) -> BadManifest | None:
         """An object of this file that an earlier file has too."""

@@ -69,7 +69,7 @@ class FilesStore:
         def first(directory: Directory) -> Iterable[Event]:
             return [
                 Snapshot(Unpacked([each for kind in kinds for each in directory.entries(kind)])),
-                *directory.troubles,
+                *directory.problems,
             ]
 
         try:

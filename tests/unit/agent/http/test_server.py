@@ -15,7 +15,7 @@ from percale.agent.http import client as asking
 from percale.agent.http.listener import asked, listening
 from percale.agent.http.server import serve
 from percale.agent.metrics import Figures, Metrics
-from percale.agent.problems import Trouble
+from percale.agent.problems import Problem
 from percale.agent.status import Addresses, Peer, Pod, Status
 from percale.cli.status import lines
 from percale.errors import AgentError, BadConfig
@@ -46,8 +46,8 @@ STATUS = Status(
         ),
     ),
     pods=(Pod("0123456789abcdef", "eth0", ("10.244.1.2",), "default/web"),),
-    troubles=(Trouble("store bad.yaml", "bad.yaml:3: not YAML", 1010.0),),
-    lastError=Trouble("store bad.yaml", "bad.yaml:3: not YAML", 1010.0),
+    problems=(Problem("store bad.yaml", "bad.yaml:3: not YAML", 1010.0),),
+    lastError=Problem("store bad.yaml", "bad.yaml:3: not YAML", 1010.0),
 )
 
 
@@ -217,7 +217,7 @@ PODS 1
   POD           ADDRESSES    INTERFACE   CONTAINER
   default/web   10.244.1.2   eth0        0123456789abc
 
-TROUBLES 1
+PROBLEMS 1
   SINCE    SOURCE           ERROR
   1m ago   store bad.yaml   bad.yaml:3: not YAML
 
@@ -226,7 +226,7 @@ last error: 1m ago, store bad.yaml: bad.yaml:3: not YAML"""
 
 
 def test_an_agent_that_knows_nothing_yet() -> None:
-    nothing = {"networks": (), "addresses": (), "peers": (), "pods": (), "troubles": ()}
+    nothing = {"networks": (), "addresses": (), "peers": (), "pods": (), "problems": ()}
     empty = msgspec.structs.replace(
         STATUS, ready=False, waitingFor=("no default route",), backend=None, interface=None, lastError=None, **nothing
     )

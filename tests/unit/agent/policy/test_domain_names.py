@@ -14,7 +14,7 @@ import pytest
 from percale.agent.logging import LineLog
 from percale.agent.policy import domain_names as names
 from percale.agent.policy.domain_names import KEPT, NAMES, Names, resolve
-from percale.agent.problems import Troubles
+from percale.agent.problems import Problems
 
 ONE, TWO = b"\x0a\x00\x00\x01", b"\x0a\x00\x00\x02"
 
@@ -28,8 +28,8 @@ class World:
         self.asked: list[str] = []
         self.now = 0.0
         self.learned: Mapping[str, frozenset[bytes]] = {}
-        self.troubles = Troubles(LineLog("text", io.StringIO()), clock=lambda: 100.0)
-        self.names = Names(lambda: self.wanted, self._learn, self.troubles, ask=self.ask, clock=lambda: self.now)
+        self.problems = Problems(LineLog("text", io.StringIO()), clock=lambda: 100.0)
+        self.names = Names(lambda: self.wanted, self._learn, self.problems, ask=self.ask, clock=lambda: self.now)
 
     def ask(self, name: str) -> frozenset[bytes]:
         self.asked.append(name)
@@ -82,10 +82,10 @@ async def test_a_resolver_that_fails_takes_nothing_back_and_is_said(world: World
     world.now = KEPT * 2
     await world.round()
     assert world.learned == {"a.example": {ONE}}
-    assert "'a.example' cannot be resolved: Temporary failure" in world.troubles.now[NAMES].error
+    assert "'a.example' cannot be resolved: Temporary failure" in world.problems.current[NAMES].error
     world.answers["a.example"] = frozenset({ONE})
     await world.round()
-    assert NAMES not in world.troubles.now
+    assert NAMES not in world.problems.current
 
 
 async def test_one_name_that_fails_does_not_keep_the_others(world: World) -> None:
@@ -93,7 +93,7 @@ async def test_one_name_that_fails_does_not_keep_the_others(world: World) -> Non
     world.answers |= {"b.example": OSError(socket.EAI_AGAIN, "no"), "c.example": OSError(socket.EAI_AGAIN, "no")}
     await world.round()
     assert world.learned == {"a.example": {ONE}}
-    assert "'b.example' (and 1 more) cannot" in world.troubles.now[NAMES].error
+    assert "'b.example' (and 1 more) cannot" in world.problems.current[NAMES].error
 
 
 async def test_names_of_a_new_policy_are_asked_at_once_and_old_ones_forgotten(world: World) -> None:
@@ -119,7 +119,7 @@ async def test_a_resolver_that_hangs_at_one_name_does_not_keep_another(world: Wo
             goes_on.wait(10)
         return frozenset({ONE})
 
-    world.names = Names(lambda: world.wanted, world._learn, world.troubles, ask=ask)
+    world.names = Names(lambda: world.wanted, world._learn, world.problems, ask=ask)
     async with running(world):
         world.wanted |= {"b.example"}
         world.names.look()
@@ -132,9 +132,9 @@ async def test_what_failed_is_asked_again_soon(world: World, monkeypatch: pytest
     monkeypatch.setattr(names, "AGAIN", 0.0)
     world.answers["a.example"] = OSError(socket.EAI_AGAIN, "no")
     async with running(world):
-        await until(lambda: NAMES in world.troubles.now)
+        await until(lambda: NAMES in world.problems.current)
         world.answers["a.example"] = frozenset({ONE})
-        await until(lambda: world.learned == {"a.example": {ONE}} and NAMES not in world.troubles.now)
+        await until(lambda: world.learned == {"a.example": {ONE}} and NAMES not in world.problems.current)
 
 
 async def test_who_waits_for_all_names_waits_for_each_once_and_not_for_ever(world: World) -> None:
@@ -157,7 +157,7 @@ async def test_the_end_does_not_wait_for_a_resolver_that_hangs(world: World) -> 
         goes_on.wait(10)
         return frozenset()
 
-    names = Names(lambda: world.wanted, world._learn, world.troubles, ask=ask)
+    names = Names(lambda: world.wanted, world._learn, world.problems, ask=ask)
     task = asyncio.create_task(names.run())
     await until(hangs.is_set)
     task.cancel()

@@ -19,7 +19,7 @@ from percale.model.configmap import ConfigMap
 from percale.model.meta import ObjectKey, ObjectMeta
 from percale.model.pod import Pod
 from percale.store.files.store import FilesStore
-from percale.store.protocol import Deleted, Event, Snapshot, Trouble, Upserted
+from percale.store.protocol import Deleted, Event, ReadProblem, Snapshot, Upserted
 from percale.store.registry import open_store
 
 MS_REMOUNT = 0x20
@@ -51,11 +51,11 @@ async def test_a_file_that_turns_bad_keeps_its_last_good_objects(root: Path, sto
     await upcoming(events)
     file.write_text(text("a").replace("data:", "data"))
     event = await upcoming(events)
-    assert isinstance(event, Trouble)
+    assert isinstance(event, ReadProblem)
     assert f"{file}:" in str(event.error)
     assert await names(store) == ["a"]
     file.write_text(text("a", "2"))
-    assert {type(await upcoming(events)) for _ in range(2)} == {Upserted, Trouble}
+    assert {type(await upcoming(events)) for _ in range(2)} == {Upserted, ReadProblem}
 
 
 async def test_a_file_that_disappears_takes_its_objects_with_it(root: Path, store: FilesStore) -> None:
@@ -83,10 +83,10 @@ async def test_an_object_in_two_files_is_a_trouble_that_names_both(root: Path, s
     (root / "b.yaml").write_text(text("a", "second"))
     events = store.watch(ConfigMap)
     assert isinstance(await upcoming(events), Snapshot)
-    trouble = await upcoming(events)
-    assert isinstance(trouble, Trouble)
-    assert str(root / "a.yaml") in str(trouble.error)
-    assert str(root / "b.yaml") in str(trouble.error)
+    problem = await upcoming(events)
+    assert isinstance(problem, ReadProblem)
+    assert str(root / "a.yaml") in str(problem.error)
+    assert str(root / "b.yaml") in str(problem.error)
     found = await store.get(ConfigMap, ObjectKey("default", "a"))
     assert found is not None
     assert found.data == {"x": "first"}
@@ -162,10 +162,10 @@ async def test_a_wrong_type_names_file_line_and_field(root: Path, store: FilesSt
     )
     events = store.watch(ConfigMap)
     await upcoming(events)
-    trouble = await upcoming(events)
-    assert isinstance(trouble, Trouble)
-    assert isinstance(trouble.error, BadManifest)
-    assert f"{root}/pod.yaml:9: spec.containers[0].ports[0].containerPort: expected" in str(trouble.error)
+    problem = await upcoming(events)
+    assert isinstance(problem, ReadProblem)
+    assert isinstance(problem.error, BadManifest)
+    assert f"{root}/pod.yaml:9: spec.containers[0].ports[0].containerPort: expected" in str(problem.error)
 
 
 async def test_a_store_that_is_not_a_directory(tmp_path: Path) -> None:
@@ -195,29 +195,29 @@ async def test_editors_that_rename(root: Path, events: AsyncIterator[Event]) -> 
     (root / "new").write_text(text("a", "3"))
     (root / "new").rename(root / "a.yaml")
     while told(event := await upcoming(events)) != ("Upserted", "a=3"):
-        assert not isinstance(event, Trouble)
+        assert not isinstance(event, ReadProblem)
 
 
 async def test_one_trouble_until_it_is_over(root: Path, store: FilesStore, events: AsyncIterator[Event]) -> None:
     for _ in range(3):
         (root / "a.yaml").write_text("kind: [")
         await store.list(ConfigMap)
-    assert told(await upcoming(events))[0] == "Trouble"
+    assert told(await upcoming(events))[0] == "ReadProblem"
     late = store.watch(ConfigMap)
     assert told(await upcoming(late)) == ("Snapshot", "")
-    assert told(await upcoming(late))[0] == "Trouble"
+    assert told(await upcoming(late))[0] == "ReadProblem"
     (root / "a.yaml").write_text(text("a"))
-    assert await upcoming(events) == await upcoming(late) == Trouble(f"{root}/a.yaml", None)
+    assert await upcoming(events) == await upcoming(late) == ReadProblem(f"{root}/a.yaml", None)
 
 
 async def test_a_bad_file_that_disappears_takes_its_objects_and_its_trouble(
     root: Path, events: AsyncIterator[Event]
 ) -> None:
     (root / "a.yaml").write_text("{")
-    assert told(await upcoming(events))[0] == "Trouble"
+    assert told(await upcoming(events))[0] == "ReadProblem"
     (root / "a.yaml").unlink()
     assert told(await upcoming(events)) == ("Deleted", "a=1")
-    assert await upcoming(events) == Trouble(f"{root}/a.yaml", None)
+    assert await upcoming(events) == ReadProblem(f"{root}/a.yaml", None)
 
 
 async def test_a_bad_file_of_a_person_is_not_written(
@@ -241,12 +241,12 @@ async def test_the_second_of_two_files_counts_when_the_first_goes(root: Path, ev
     (root / "0.yaml").write_text(text("a", "0"))
     assert told(await upcoming(events)) == ("Upserted", "a=0")
     assert told(await upcoming(events)) == (
-        "Trouble",
+        "ReadProblem",
         f"{root}/a.yaml:1: ConfigMap default/a is in {root}/0.yaml:1 too; remove one of them; until then the other one counts",
     )
     (root / "0.yaml").unlink()
     assert told(await upcoming(events)) == ("Upserted", "a=1")
-    assert await upcoming(events) == Trouble(f"{root}/a.yaml", None)
+    assert await upcoming(events) == ReadProblem(f"{root}/a.yaml", None)
 
 
 async def test_deep_folders_and_their_moves(root: Path, events: AsyncIterator[Event]) -> None:
@@ -438,10 +438,10 @@ async def test_a_file_of_ours_with_other_objects_is_left_alone(root: Path, store
     assert tree(root)["ConfigMap/default/a.json"] == before
     watch = store.watch(ConfigMap)
     assert told(await upcoming(watch)) == ("Snapshot", "")
-    trouble = await upcoming(watch)
-    assert isinstance(trouble, Trouble)
-    assert trouble.source == f"{root}/ConfigMap/default/a.json"
-    assert "other objects are in this file; move them to another file" in str(trouble.error)
+    problem = await upcoming(watch)
+    assert isinstance(problem, ReadProblem)
+    assert problem.source == f"{root}/ConfigMap/default/a.json"
+    assert "other objects are in this file; move them to another file" in str(problem.error)
 
 
 async def test_a_kind_that_is_none_of_the_store(root: Path) -> None:
