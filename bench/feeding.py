@@ -1,6 +1,6 @@
 """The agent's policies and services over decoded objects, into a real table in a namespace of their own. Used by rows.
 
-Feed (a store that says what it is told) ─▶ Enforcement, Balancing ─▶ NodeTable ─▶ TableKeeper ─▶ the kernel
+Feed (a store that says what it is told) ─▶ PolicyController, ServiceProxier ─▶ NodeTable ─▶ TableKeeper ─▶ the kernel
                                                                          └─ Witness: it is committed
 """
 
@@ -15,9 +15,9 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import TypeVar
 
-from percale.agent.events import Events, Subject
+from percale.agent.events import Events, InvolvedObject
 from percale.agent.logging import LineLog
-from percale.agent.main import MOST_YOUNG
+from percale.agent.main import GC_THRESHOLD
 from percale.agent.nft_table import SERVICE_BYTES, NodeTable
 from percale.agent.problems import Problems
 from percale.kernel.netns import NamespaceThread, anonymous_namespace
@@ -70,28 +70,28 @@ class Feed:
 
 
 class Witness:
-    """An author who has nothing to say and hears when the others' words are in the kernel."""
+    """An empty table section that is notified when the other sections are committed."""
 
-    spoken = True
+    synced = True
 
     def __init__(self) -> None:
-        self.committed = asyncio.Event()
+        self.done = asyncio.Event()
 
-    def edit(self) -> Edit:
+    def changes(self) -> Edit:
         """Nothing."""
         return Edit()
 
-    def image(self) -> Edit:
+    def snapshot(self) -> Edit:
         """Nothing."""
         return Edit()
 
-    def subjects(self, part: Edit) -> tuple[Subject, ...]:
-        """None of it is its own."""
+    def involved_objects(self, part: Edit) -> tuple[InvolvedObject, ...]:
+        """It has no objects."""
         return ()
 
-    async def made(self, *, anything: bool) -> None:
-        """What the others said is in force."""
-        self.committed.set()
+    async def committed(self, *, changed: bool) -> None:
+        """The others' changes are in the kernel."""
+        self.done.set()
 
 
 class Bench:
@@ -112,15 +112,15 @@ class Bench:
         self.witness = Witness()
 
     @contextlib.asynccontextmanager
-    async def running(self, author: Callable[[], Coroutine[None, None, None]]) -> AsyncIterator[float]:
-        """Seconds until what the author's `run` said was committed; it goes on within this block."""
+    async def running(self, section: Callable[[], Coroutine[None, None, None]]) -> AsyncIterator[float]:
+        """Seconds until what the section's `run` declared was committed; it goes on within this block."""
         self.table.add(self.witness)
         gc.collect()
-        gc.set_threshold(MOST_YOUNG)  # as in an agent's process
+        gc.set_threshold(GC_THRESHOLD)  # as in an agent's process
         async with asyncio.TaskGroup() as duties:
             start = time.perf_counter()
-            tasks = [duties.create_task(self.table.run()), duties.create_task(author())]
-            await self.witness.committed.wait()
+            tasks = [duties.create_task(self.table.run()), duties.create_task(section())]
+            await self.witness.done.wait()
             took = time.perf_counter() - start
             gc.collect()
             gc.freeze()
@@ -132,8 +132,8 @@ class Bench:
 
     async def change(self, feed: Feed, event: Event) -> float:
         """Milliseconds from the event to the commit."""
-        self.witness.committed.clear()
+        self.witness.done.clear()
         start = time.perf_counter()
         feed.tell(event)
-        await self.witness.committed.wait()
+        await self.witness.done.wait()
         return (time.perf_counter() - start) * 1000

@@ -35,8 +35,8 @@ from bench.service_world import (
     service_world,
 )
 from percale.agent.metrics import Metrics
-from percale.agent.service.conntrack_cleanup import service_flows
-from percale.agent.service.proxier import Balancing
+from percale.agent.service.conntrack_cleanup import conntrack_cleaner
+from percale.agent.service.proxier import ServiceProxier
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.netns import NamespaceThread, anonymous_namespace
 from percale.kernel.nftables import batch as batching
@@ -97,8 +97,8 @@ async def _ours(objects: list[Object]) -> _Found:
     """Cold, then changes one by one."""
     bench, feed = Bench(services=True), Feed(objects)
     metrics = Metrics()
-    flows = service_flows(bench.problems, metrics)
-    author = Balancing(
+    flows = conntrack_cleaner(bench.problems, metrics)
+    author = ServiceProxier(
         CONFIG,
         feed,
         bench.table,
@@ -107,7 +107,7 @@ async def _ours(objects: list[Object]) -> _Found:
         events=bench.events,
         registry=metrics.registry,
         local_pods=set,
-        checked=lambda _: None,
+        on_health_check_ports=lambda _: None,
     )
     async with bench.running(author.run) as cold:
         found = _Found(cold)

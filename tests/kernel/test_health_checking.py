@@ -12,8 +12,8 @@ import pytest
 
 from percale.agent.logging import LineLog
 from percale.agent.problems import Problems
-from percale.agent.service.health_check_ports import Check, HealthChecks
-from percale.agent.service.proxier_health import ProxyHealth
+from percale.agent.service.health_check_ports import HealthCheck, HealthChecks
+from percale.agent.service.proxier_health import ProxierHealth
 from percale.agent.service.sync_latency import SyncLatency
 from percale.model.meta import ObjectKey
 
@@ -43,16 +43,16 @@ async def connected() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
 async def test_who_asks_while_the_port_closes_hears_of_no_endpoints_or_nothing() -> None:
     problems = Problems(LineLog(stream=io.StringIO()))
     told: list[int] = []
-    health = ProxyHealth(
+    health = ProxierHealth(
         SyncLatency(),
         problems,
         source="the table",
-        in_force=lambda: True,
+        applied=lambda: True,
         eligible=lambda: True,
         answered=lambda _, code: told.append(code),
     )
     checks = HealthChecks(health, problems)
-    checks.show({PORT: Check(ObjectKey("default", "web"), 2)})
+    checks.sync({PORT: HealthCheck(ObjectKey("default", "web"), 2)})
     reader, writer = await connected()
     writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
     assert b"200 OK" in await reader.readline()
@@ -60,7 +60,7 @@ async def test_who_asks_while_the_port_closes_hears_of_no_endpoints_or_nothing()
         pass
     assert b'"localEndpoints":2' in await reader.read(1000)
     writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-    checks.show({})
+    checks.sync({})
     answer = await reader.read(10_000)
     assert not answer or (b"503" in answer and b'"localEndpoints":0' in answer)
     assert set(told) <= {200, 503}

@@ -23,8 +23,8 @@ from percale.agent.events import Events
 from percale.agent.logging import LineLog
 from percale.agent.metrics import Metrics
 from percale.agent.nft_table import NodeTable
-from percale.agent.policy.controller import Enforcement
-from percale.agent.policy.established_flows import Cutting
+from percale.agent.policy.controller import PolicyController
+from percale.agent.policy.established_flows import FlowBlocker
 from percale.agent.problems import Problems
 from percale.kernel.netlink.conntrack import Conntrack
 from percale.kernel.netns import NamespaceThread
@@ -148,19 +148,19 @@ class Agent:
         problems = Problems(log)
         keeper = TableKeeper(NamespaceThread(node.space.descriptor))
         self.table = NodeTable(keeper, problems, Events(node.name, store, problems))
-        self.enforcement = Enforcement(node.name, store, self.table, problems=problems, reconsider=self._reconsider)
+        self.controller = PolicyController(node.name, store, self.table, problems=problems, recheck=self._recheck)
         place = NamespaceThread(node.space.descriptor)
         conntrack = Conntrack(place)
         place.close()
-        evaluator = self.enforcement.evaluator
-        self.cutting = Cutting(node.name, evaluator, conntrack, problems=problems, metrics=Metrics(), log=log)
+        evaluator = self.controller.evaluator
+        self.cutting = FlowBlocker(node.name, evaluator, conntrack, problems=problems, metrics=Metrics(), log=log)
 
-    async def _reconsider(self, addresses: frozenset[bytes]) -> None:
-        await self.cutting.reconsider(addresses)
+    async def _recheck(self, addresses: frozenset[bytes]) -> None:
+        await self.cutting.recheck(addresses)
 
     async def run(self) -> None:
         try:
-            await asyncio.gather(self.enforcement.run(), self.table.run(), self.cutting.run())
+            await asyncio.gather(self.controller.run(), self.table.run(), self.cutting.run())
         finally:
             self.cutting.close()
 
@@ -172,7 +172,7 @@ async def agents(wires: Wires, store: MemoryStore) -> AsyncIterator[None]:
         made = [Agent(node, store) for node in wires.nodes.values()]
         running = [duties.create_task(agent.run()) for agent in made]
         for agent in made:
-            await agent.table.in_force.wait()
+            await agent.table.applied.wait()
         yield
         for task in running:
             task.cancel()

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from percale.agent.config.settings import AgentConfig
-from percale.agent.pid_file import only_agent
+from percale.agent.pid_file import single_agent
 from percale.agent.state import ADDRESSES, PODS, NodeState
 from percale.cni import conflist
 from percale.errors import KernelError, NotFound, PercaleError, StateError
@@ -31,7 +31,7 @@ from percale.store.registry import open_store
 def clean_up(config: AgentConfig) -> Iterator[str]:
     """Yields a line for each thing as it goes; nothing to remove is no error. Raises AlreadyRunning, StateError, KernelError."""
     run_dir, state_dir = Path(config.runDir), Path(config.stateDir)
-    with only_agent(run_dir):
+    with single_agent(run_dir):
         yield from (f"removed {path}" for path in conflist.uninstall(config.cni))
         if (state_dir / NodeState.FILE).exists():
             yield asyncio.run(_give_back(config, NodeState(state_dir).machine))

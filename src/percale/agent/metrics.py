@@ -26,7 +26,7 @@ SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 _VERBS = frozenset({"ADD", "DEL", "CHECK", "STATUS", "GC"})
 
 
-class Figures(Struct, frozen=True):
+class GaugeValues(Struct, frozen=True):
     """Values sampled at scrape time."""
 
     ready: bool
@@ -82,7 +82,7 @@ class Metrics:
         self._cni_requests.labels(known, "ok" if code == 0 else "refused").inc()
         self._cni_seconds.labels(known).observe(seconds)
 
-    def render(self, now: Figures) -> bytes:
+    def render(self, now: GaugeValues) -> bytes:
         """The exposition text."""
         self._ready.set(now.ready)
         self._peers.set(now.peers)

@@ -1,7 +1,7 @@
-"""Follows the store for as long as the agent lives: what cannot be read keeps its last good state. Called by `node_agent.py`.
+"""Watches the store for as long as the agent runs, with reconnects.
 
-Store.watch ─▶ Snapshot, Upserted, Deleted ─▶ on_event
-           └─▶ ReadProblem, StoreUnavailable ───▶ Problems (then the watch begins again, with a Snapshot)
+Store.watch ─▶ Snapshot, Upserted, Deleted ───▶ on_event
+           └─▶ ReadProblem, StoreUnavailable ─▶ Problems (after StoreUnavailable a new watch starts, with a Snapshot)
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from percale.store.protocol import Deleted, Event, ReadProblem, Snapshot, Store,
 T = TypeVar("T")
 
 STORE = "store"
-_FIRST_PAUSE = 0.1
-_LONGEST_PAUSE = 5.0
-"""Seconds between attempts while the store is away."""
+_FIRST_RETRY = 0.1
+_LONGEST_RETRY = 5.0
+"""Seconds between attempts while the store is unreachable; doubled each time."""
 
 
 async def follow(
@@ -30,22 +30,22 @@ async def follow(
     on_event: Callable[[Snapshot | Upserted | Deleted], Awaitable[None]],
     problems: Problems,
 ) -> None:
-    """For ever. An unreachable store is asked again, and nothing is taken back meanwhile."""
-    pause = _FIRST_PAUSE
+    """Runs until cancelled; keeps desired state while the store is unreachable."""
+    pause = _FIRST_RETRY
     while True:
         try:
             async with _watching(store, kinds) as events:
                 async for event in events:
                     if isinstance(event, ReadProblem):
-                        _note(event, problems)
+                        _report(event, problems)
                         continue
                     problems.clear(STORE)
-                    pause = _FIRST_PAUSE
+                    pause = _FIRST_RETRY
                     await on_event(event)
         except StoreUnavailable as error:
             problems.raise_(STORE, error)
         await asyncio.sleep(pause)
-        pause = min(pause * 2, _LONGEST_PAUSE)
+        pause = min(pause * 2, _LONGEST_RETRY)
 
 
 @asynccontextmanager
@@ -58,7 +58,7 @@ async def _watching(store: Store, kinds: tuple[type[Object], ...]) -> AsyncItera
             await events.aclose()
 
 
-def _note(event: ReadProblem, problems: Problems) -> None:
+def _report(event: ReadProblem, problems: Problems) -> None:
     source = f"{STORE} {event.source}"
     if event.error is not None:
         problems.raise_(source, event.error)
@@ -66,9 +66,9 @@ def _note(event: ReadProblem, problems: Problems) -> None:
         problems.clear(source)
 
 
-async def patiently(attempt: Callable[[], Awaitable[T]], problems: Problems) -> T:
-    """The attempt's result, once the store answers."""
-    pause = _FIRST_PAUSE
+async def retry_until_available(attempt: Callable[[], Awaitable[T]], problems: Problems) -> T:
+    """The result of the first attempt that reaches the store."""
+    pause = _FIRST_RETRY
     while True:
         try:
             result = await attempt()
@@ -78,4 +78,4 @@ async def patiently(attempt: Callable[[], Awaitable[T]], problems: Problems) -> 
             problems.clear(STORE)
             return result
         await asyncio.sleep(pause)
-        pause = min(pause * 2, _LONGEST_PAUSE)
+        pause = min(pause * 2, _LONGEST_RETRY)

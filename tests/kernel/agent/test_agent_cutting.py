@@ -16,7 +16,7 @@ from tests.kernel.flows import PATIENCE, SERVICE, VIP, VIP_PORT, A, B, Wire, Wor
 
 from percale.agent.logging import LineLog
 from percale.agent.metrics import Metrics
-from percale.agent.policy.established_flows import Cutting, Keeping
+from percale.agent.policy.established_flows import FlowBlocker, FlowUnblocker
 from percale.agent.problems import Problems
 from percale.kernel.netlink.conntrack import Seek
 from percale.model.manifest.decode import decode_manifest
@@ -69,18 +69,18 @@ class Judge:
         self.evaluator = Evaluator(decode_manifest(PODS.encode(), "pods.yaml").objects)
         self.metrics = Metrics()
         self.problems = Problems(log)
-        self.cutting = Cutting(
+        self.cutting = FlowBlocker(
             node, self.evaluator, world.conntrack(), problems=self.problems, metrics=self.metrics, log=log
         )
         self.table = world.conntrack()
 
     async def policy(self, text: str, addresses: frozenset[bytes] | None = None) -> None:
         self.evaluator.put(decode_manifest(text.encode(), "policy.yaml").objects[0])
-        await self.cutting.reconsider(addresses)
+        await self.cutting.recheck(addresses)
 
     async def no_policy(self) -> None:
         self.evaluator.remove(NetworkPolicy, ObjectKey("default", "closed"))
-        await self.cutting.reconsider(None)
+        await self.cutting.recheck(None)
 
     def marked(self) -> int:
         return len(list(self.table.flows(Seek(marked=CUT_MARK))))
@@ -165,9 +165,9 @@ async def test_only_the_flows_of_affected_pods_are_looked_at(judge: Judge) -> No
     with opened(lambda: judge.world.tcp(4)):
         judge.world.b.run("ping", "-n", "-c1", "10.244.2.1")
         await judge.policy(CLOSED, frozenset({bytes([10, 244, 9, 9])}))
-        await judge.cutting.idle()
+        await judge.cutting.wait_idle()
         assert judge.marked() == 0
-        await judge.cutting.reconsider(frozenset({bytes([10, 244, 1, 2])}))
+        await judge.cutting.recheck(frozenset({bytes([10, 244, 1, 2])}))
         await judge.until_marked(1)
 
 
@@ -177,7 +177,7 @@ async def test_flows_of_other_nodes_pods_are_not_ours(flow_world: World) -> None
     running = asyncio.create_task(judge.cutting.run())
     with opened(lambda: flow_world.tcp(4)) as wire:
         await judge.policy(CLOSED, frozenset({bytes([10, 244, 2, 2])}))
-        await judge.cutting.idle()
+        await judge.cutting.wait_idle()
         assert judge.marked() == 0
         assert await passes(wire)
     running.cancel()
@@ -192,7 +192,7 @@ async def test_what_the_other_ends_node_forbids_is_cut_there_and_not_here(judge:
     judge.evaluator.put(replace(a, spec=replace(a.spec, nodeName="n2")))
     with opened(lambda: judge.world.tcp(4)) as wire:
         await judge.policy(NOT_OUT_OF_A)
-        await judge.cutting.idle()
+        await judge.cutting.wait_idle()
         assert judge.marked() == 0
         await judge.policy(CLOSED)
         await judge.until_marked(1)
@@ -204,7 +204,7 @@ async def test_what_the_other_ends_node_forbids_is_cut_there_and_not_here(judge:
 async def test_an_agent_that_comes_back_judges_what_changed_meanwhile(judge: Judge) -> None:
     with opened(lambda: judge.world.tcp(4)) as wire:
         judge.evaluator.put(decode_manifest(CLOSED.encode(), "policy.yaml").objects[0])
-        await judge.cutting.reconsider(None)
+        await judge.cutting.recheck(None)
         await judge.until_marked(1)
         await judge.no_policy()
         await judge.until_marked(0)
@@ -215,9 +215,9 @@ async def test_keep_gives_back_what_was_cut(judge: Judge) -> None:
     with opened(lambda: judge.world.tcp(4)) as wire:
         await judge.policy(CLOSED)
         await judge.until_marked(1)
-        keeping = Keeping(judge.world.conntrack(), judge.problems)
+        keeping = FlowUnblocker(judge.world.conntrack(), judge.problems)
         await keeping.run()
-        await keeping.reconsider(None)
+        await keeping.recheck(None)
         assert judge.marked() == 0
         assert await asyncio.to_thread(wire.goes_on)
         keeping.close()
@@ -237,7 +237,7 @@ async def test_a_table_that_cannot_be_read_is_a_trouble_and_tried_again(
         return real()
 
     monkeypatch.setattr(judge.cutting._table._conntrack, "count", fails_once)
-    monkeypatch.setattr("percale.agent.workqueue.PAUSE", 0.05)
+    monkeypatch.setattr("percale.agent.workqueue.RETRY_INTERVAL", 0.05)
     with opened(lambda: judge.world.tcp(4)):
         await judge.policy(CLOSED)
         await judge.until_marked(1)

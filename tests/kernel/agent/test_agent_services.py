@@ -160,7 +160,7 @@ def test_health_checks(cluster: Cluster) -> None:
                 except urllib.error.HTTPError as error:
                     answer = error
                 with answer:
-                    weight = answer.headers["X-Load-Balancing-Endpoint-Weight"]
+                    weight = answer.headers["X-Load-ServiceProxier-Endpoint-Weight"]
                     return answer.status or 0, weight, json.loads(answer.read())
 
             return inside(world.spot("switch"), fetch)

@@ -8,7 +8,7 @@ import io
 import pytest
 
 from percale.agent import events as module
-from percale.agent.events import Events, Subject
+from percale.agent.events import Events, InvolvedObject
 from percale.agent.logging import LineLog
 from percale.agent.problems import Problems
 from percale.errors import StoreUnavailable
@@ -16,7 +16,7 @@ from percale.model.event import Event
 from percale.model.meta import ObjectKey
 from percale.store.memory import MemoryStore
 
-WEB = Subject("Service", ObjectKey("shop", "web"))
+WEB = InvolvedObject("Service", ObjectKey("shop", "web"))
 PATIENCE = 30.0
 
 
@@ -73,10 +73,10 @@ async def test_the_same_again_is_counted_once_a_minute_at_most(said: Said) -> No
 
 async def test_a_swarm_of_objects_is_told_by_and_by(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who changes many objects makes no agent write as many."""
-    monkeypatch.setattr(module, "_PAUSE", 3600.0)
+    monkeypatch.setattr(module, "_INTERVAL", 3600.0)
     running = asyncio.create_task(said.events.run())
     for number in range(50):
-        said.events.warn(Subject("Service", ObjectKey("shop", f"web-{number}")), "NotServed", "no")
+        said.events.warn(InvolvedObject("Service", ObjectKey("shop", f"web-{number}")), "NotServed", "no")
     await said.are(10)
     await asyncio.sleep(0.05)
     assert len(await said.store.list(Event)) == 10
@@ -95,6 +95,6 @@ async def test_a_store_that_is_away_ends_nothing(said: Said, monkeypatch: pytest
         async with asyncio.timeout(PATIENCE):
             while said.problems.last is None:
                 await asyncio.sleep(0)
-    said.events.warn(Subject("Pod", ObjectKey("shop", "a")), "KernelRefused", "no")
+    said.events.warn(InvolvedObject("Pod", ObjectKey("shop", "a")), "KernelRefused", "no")
     assert (await said.are(1))[0].involvedObject.kind == "Pod"
     running.cancel()

@@ -11,7 +11,7 @@ import pytest
 from msgspec import Struct
 
 from percale.agent import nft_table as module
-from percale.agent.events import Events, Subject
+from percale.agent.events import Events, InvolvedObject
 from percale.agent.logging import LineLog
 from percale.agent.nft_table import NodeTable
 from percale.agent.problems import Problems
@@ -32,25 +32,25 @@ PATIENCE = 30.0
 class Pods:
     """An author: each pod has one element."""
 
-    spoken = True
+    synced = True
 
     def __init__(self) -> None:
         self.wanted: dict[bytes, Verdict] = {}
         self._told: dict[bytes, Verdict] = {}
 
-    def edit(self) -> Edit:
+    def changes(self) -> Edit:
         before, self._told = self._told, dict(self.wanted)
         changed = {key: verdict for key, verdict in self.wanted.items() if before.get(key) != verdict}
         gone = [key for key in before if key not in self.wanted or key in changed]
         return Edit(remove=tuple(Elements("ingress4", key) for key in gone), put=tuple(_elements(changed)))
 
-    def image(self) -> Edit:
+    def snapshot(self) -> Edit:
         return Edit(put=tuple(_elements(self._told)))
 
-    def subjects(self, part: Edit) -> Iterable[Subject]:
-        return [Subject("Pod", ObjectKey("x", NAMES[each.keys])) for each in part.put]
+    def involved_objects(self, part: Edit) -> Iterable[InvolvedObject]:
+        return [InvolvedObject("Pod", ObjectKey("x", NAMES[each.keys])) for each in part.put]
 
-    async def made(self, *, anything: bool) -> None:
+    async def committed(self, *, changed: bool) -> None:
         """Nobody waits."""
 
 
@@ -79,7 +79,7 @@ class Node(Struct):
 
 @pytest.fixture
 async def node(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Node]:
-    monkeypatch.setattr(module, "_FIRST_REST", 0.01)
+    monkeypatch.setattr(module, "_FIRST_RETRY", 0.01)
     store, problems = MemoryStore(), Problems(LineLog("text", io.StringIO()))
     events = Events("n1", store, problems)
     keeper, pods = FakeKeeper(), Pods()
@@ -99,12 +99,12 @@ ACCEPT, DROP = Verdict("accept"), Verdict("drop")
 async def test_one_bad_object_harms_itself_alone(node: Node, *, first: bool) -> None:
     if not first:
         node.pods.wanted = {A: ACCEPT}
-        node.table.touch()
+        node.table.request_sync()
         await node.holds({A: ACCEPT})
     node.pods.wanted = {A: ACCEPT, B: WAY, C: ACCEPT}
-    node.table.touch()
+    node.table.request_sync()
     await node.holds({A: ACCEPT, B: DROP, C: ACCEPT})
-    await asyncio.wait_for(node.table.in_force.wait(), PATIENCE)
+    await asyncio.wait_for(node.table.applied.wait(), PATIENCE)
     assert list(node.problems.current) == ["kernel: pod x/b"]
     assert "No such file" in node.problems.current["kernel: pod x/b"].error
     async with asyncio.timeout(PATIENCE):
@@ -112,10 +112,10 @@ async def test_one_bad_object_harms_itself_alone(node: Node, *, first: bool) -> 
             await asyncio.sleep(0.001)
     assert [(each.involvedObject.name, each.reason) for each in found] == [("b", "KernelRefused")]
     node.pods.wanted = {A: DROP, B: WAY, C: ACCEPT}
-    node.table.touch()
+    node.table.request_sync()
     await node.holds({A: DROP, B: DROP, C: ACCEPT})
     node.pods.wanted = {A: DROP, C: ACCEPT}
-    node.table.touch()
+    node.table.request_sync()
     await node.holds({A: DROP, C: ACCEPT})
     async with asyncio.timeout(PATIENCE):
         while node.problems.current:
@@ -126,7 +126,7 @@ async def test_what_was_left_out_is_tried_again(node: Node) -> None:
     """The kernel may take it later: here its refusal was for want of memory."""
     node.pods.wanted = {A: ACCEPT}
     node.keeper.refusals = [KernelError("no memory", errno=errno.ENOMEM) for _ in range(3)]
-    node.table.touch()
+    node.table.request_sync()
     await node.holds({A: ACCEPT})
     async with asyncio.timeout(PATIENCE):
         while node.problems.current:
@@ -136,10 +136,10 @@ async def test_what_was_left_out_is_tried_again(node: Node) -> None:
 async def test_a_kernel_that_takes_nothing_is_the_tables_trouble(node: Node) -> None:
     node.pods.wanted = {A: ACCEPT}
     node.keeper.refusals = [KernelError("may not", errno=errno.EPERM)]
-    node.table.touch()
+    node.table.request_sync()
     await asyncio.wait_for(node.table.attempted.wait(), PATIENCE)
     assert list(node.problems.current) == ["table inet percale"]
-    assert not node.table.in_force.is_set()
+    assert not node.table.applied.is_set()
     await node.holds({A: ACCEPT})
-    await asyncio.wait_for(node.table.in_force.wait(), PATIENCE)
+    await asyncio.wait_for(node.table.applied.wait(), PATIENCE)
     assert not node.problems.current

@@ -12,7 +12,7 @@ import pytest
 from percale.agent import watch as following
 from percale.agent.logging import LineLog
 from percale.agent.problems import Problems
-from percale.agent.watch import follow, patiently
+from percale.agent.watch import follow, retry_until_available
 from percale.errors import BadManifest, StoreUnavailable
 from percale.model.subnet_lease import SubnetLease
 from percale.store.protocol import Event, ReadProblem, Snapshot
@@ -56,7 +56,7 @@ async def followed(*scripts: list[Event | Exception]) -> tuple[list[Event], Prob
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(following, "_FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(following, "_FIRST_RETRY", 0.0)
 
 
 async def test_a_store_that_goes_away_is_asked_again_and_said_once() -> None:
@@ -86,5 +86,5 @@ async def test_an_attempt_is_made_until_the_store_answers() -> None:
         return outcome
 
     problems = Problems(LineLog("text", io.StringIO()))
-    assert await patiently(attempt, problems) == 7
+    assert await retry_until_available(attempt, problems) == 7
     assert problems.last is not None and not problems.current

@@ -1,7 +1,7 @@
-"""The agent's HTTP: /healthz, /livez, /readyz, /metrics, /status. Loopback unless told otherwise; GET only, no bodies.
+"""The agent's HTTP: /healthz, /livez, /readyz, /metrics, /status. On loopback by default; GET only, no request bodies.
 
-Importing aiohttp takes longer than programming the node: `context.py` and
-`proxier_health.py` import this module in a thread, when somebody asks.
+Importing aiohttp takes longer than programming the node: `context.py` and `proxier_health.py` import this module
+in a thread, at the first connection.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from percale.agent.http.listener import Page
-from percale.agent.metrics import Figures, Metrics
+from percale.agent.metrics import GaugeValues, Metrics
 from percale.agent.status import Status
 
-_LARGEST_LINE = 4096
+_MAX_LINE = 4096
 """Bytes of a request's first line, or of one header."""
-_LONGEST_QUIET = 30.0
+_KEEPALIVE = 30.0
 """Seconds an idle connection is kept."""
 
 
 class _NoBadRequests(logging.Filter):
-    """What a client does wrong is answered with 400, and is nothing to tell the node's operator, with a traceback at that."""
+    """A client's malformed request is answered with 400, and not logged with a traceback."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
@@ -37,45 +37,45 @@ _LOGGER = logging.getLogger("percale.http")
 _LOGGER.addFilter(_NoBadRequests())
 
 
-class Subject(Protocol):
-    """What is served: the node."""
+class StatusSource(Protocol):
+    """Implemented by `StatusReporter`."""
 
     metrics: Metrics
 
     def waiting_for(self) -> tuple[str, ...]:
-        """Why the node is not ready; empty when it is."""
+        """Why the node is not ready; empty if it is."""
 
-    def figures(self) -> Figures:
+    def gauge_values(self) -> GaugeValues:
         """For /metrics."""
 
     def status(self) -> Status:
         """For /status."""
 
 
-async def serve(listener: socket.socket, subject: Subject) -> None:
-    """Answer whoever connects, until cancelled."""
+async def serve(listener: socket.socket, source: StatusSource) -> None:
+    """Serve until cancelled."""
 
     def live() -> Page:
         return Page(b"ok\n")
 
     def ready() -> Page:
-        if reasons := subject.waiting_for():
+        if reasons := source.waiting_for():
             return Page("".join(f"{reason}\n" for reason in reasons).encode(), code=503)
         return live()
 
     def metrics() -> Page:
-        content = subject.metrics.render(subject.figures())
+        content = source.metrics.render(source.gauge_values())
         return Page(content, "text/plain; version=0.0.4; charset=utf-8")
 
     def status() -> Page:
-        return Page(msgspec.json.encode(subject.status()), "application/json")
+        return Page(msgspec.json.encode(source.status()), "application/json")
 
     pages = {"/healthz": live, "/livez": live, "/readyz": ready, "/metrics": metrics, "/status": status}
     await serve_pages(listener, pages)
 
 
 async def serve_pages(listener: socket.socket, pages: Mapping[str, Callable[[], Page]]) -> None:
-    """Each path has its page, made when somebody asks; until cancelled."""
+    """Serve each path's page, made per request, until cancelled."""
     application = web.Application(client_max_size=1024)
     for path, page in pages.items():
         application.router.add_get(path, _handler(page), allow_head=False)
@@ -84,9 +84,9 @@ async def serve_pages(listener: socket.socket, pages: Mapping[str, Callable[[], 
         access_log=None,
         logger=_LOGGER,
         handle_signals=False,
-        keepalive_timeout=_LONGEST_QUIET,
-        max_line_size=_LARGEST_LINE,
-        max_field_size=_LARGEST_LINE,
+        keepalive_timeout=_KEEPALIVE,
+        max_line_size=_MAX_LINE,
+        max_field_size=_MAX_LINE,
         shutdown_timeout=0.5,
     )
     await runner.setup()

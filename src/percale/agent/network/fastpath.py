@@ -25,7 +25,7 @@ _REST = 20
 """After a load, so many times its duration are left to other work: it holds every pod and peer of the node."""
 
 
-class Shortcut:
+class Fastpath:
     """All methods are called on the event loop."""
 
     def __init__(
@@ -39,7 +39,7 @@ class Shortcut:
         self._loaded = ""
         self._lock = asyncio.Lock()
 
-    def touch(self) -> None:
+    def request_sync(self) -> None:
         """Pods or peers are others now."""
         self._due.set()
 
@@ -71,13 +71,13 @@ class Shortcut:
             self._loaded = text
             await asyncio.sleep(_REST * (asyncio.get_running_loop().time() - begun))
 
-    async def forget(self) -> None:
+    async def flush(self) -> None:
         """No flow is known any more: each meets the rules with its next packet."""
         if self._loaded:
             try:
                 await self._nft("".join(f"flush set netdev {OWNER} {name}\n" for name in shortcut.SETS))
             except OSError:
-                self.touch()  # somebody removed the table
+                self.request_sync()  # somebody removed the table
                 self._loaded = ""
 
     async def _nft(self, commands: str) -> None:

@@ -1,4 +1,4 @@
-"""Where the agent's net-conf.json comes from: its configuration, a file, or the store's ConfigMap. Called by `node_agent.py`."""
+"""Loads the net-conf.json from the agent's configuration, a file, or the store's ConfigMap."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SOURCE = "network"
 
 
 async def configured_network(config: AgentConfig, store: Store, problems: Problems) -> NetworkConfig:
-    """The cluster's network; waits until the store has it when nothing else names it. Raises BadNetworkConfig."""
+    """The cluster's network; without a configured one, waits for the store's. Raises BadNetworkConfig."""
     if config.network is not None:
         return network_config(config.network, "the agent's configuration, network")
     if config.networkFile is not None:
@@ -40,9 +40,9 @@ async def configured_network(config: AgentConfig, store: Store, problems: Proble
             problems.raise_(_SOURCE, _undecided(list(known)))
 
     async with asyncio.TaskGroup() as tasks:
-        following = tasks.create_task(follow(store, (ConfigMap,), on_event, problems))
+        watching = tasks.create_task(follow(store, (ConfigMap,), on_event, problems))
         chosen = await found
-        following.cancel()
+        watching.cancel()
     problems.clear(_SOURCE)
     return parse_network_config(chosen.data[KEY], f"ConfigMap {chosen.key} {KEY}")
 

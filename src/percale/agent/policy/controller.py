@@ -1,6 +1,6 @@
 """Policies in force on this node: what the store says, judged by the evaluator, as this node's part of the table.
 
-    Store.watch ─▶ Evaluator ─▶ touched ─┐
+    Store.watch ─▶ Evaluator ─▶ deltas ─┐
     CNI: admit, dismiss ─▶ addresses ────┼─▶ PolicyTable ─▶ NodeTable ─▶ flows judged again (`established_flows.py`)
     names: what they resolve to ─────────┘
 
@@ -15,11 +15,12 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
-from percale.agent.events import Subject
+from percale.agent.events import InvolvedObject
 from percale.agent.nft_table import NodeTable
-from percale.agent.policy.domain_names import Names
+from percale.agent.policy.domain_names import DomainResolver
 from percale.agent.problems import Problems
 from percale.agent.watch import STORE, follow
+from percale.cni.records import Attachment
 from percale.model.meta import Object, ObjectKey
 from percale.model.pod import Pod
 from percale.policy.evaluator import KINDS, Evaluator, Touched
@@ -30,17 +31,17 @@ from percale.render.policy.renderer import PolicyTable
 from percale.store.protocol import Deleted, Snapshot, Store, Upserted
 
 _POLICIES = {"np": "NetworkPolicy", "cnp": "ClusterNetworkPolicy"}
-_BREATH = 200
+_YIELD_EVERY = 200
 """Objects of a snapshot between two breaths of the event loop."""
 
 
-class Reconsider(Protocol):
+class Recheck(Protocol):
     """Judges the connections of these packed addresses again."""
 
     async def __call__(self, addresses: frozenset[bytes]) -> None: ...
 
 
-class Enforcement:
+class PolicyController:
     """All methods are called on the event loop."""
 
     def __init__(
@@ -51,7 +52,7 @@ class Enforcement:
         *,
         problems: Problems,
         attached: Mapping[ObjectKey, Iterable[IPAddress]] | None = None,
-        reconsider: Reconsider | None = None,
+        recheck: Recheck | None = None,
         on_local_pods: Callable[[], None] = lambda: None,
     ) -> None:
         """`attached`: this node's pods that were wired before the agent started, with their addresses."""
@@ -59,50 +60,50 @@ class Enforcement:
         self.table = PolicyTable(self.evaluator, node)
         self.local_pods: set[bytes] = set()
         """The packed addresses of this node's pods; `on_local_pods` hears of changes."""
-        self.spoken = False
+        self.synced = False
         self._node = node
         self._store = store
         self._node_table = table
         self._problems = problems
-        self._reconsider = reconsider
+        self._recheck = recheck
         self._on_local_pods = on_local_pods
         self._attached = {pod: _packed(addresses) for pod, addresses in (attached or {}).items()}
-        self._names = Names(lambda: self.evaluator.domains, self._learn, problems)
-        self._touched: list[Touched] = []
-        self._brought: frozenset[bytes] = frozenset()
+        self._resolver = DomainResolver(lambda: self.evaluator.domains, self._update_addresses, problems)
+        self._deltas: list[Touched] = []
+        self._pending_recheck: frozenset[bytes] = frozenset()
         """Whose connections are to be judged again when the kernel has what `edit` said last."""
-        self._bringing = False
-        self._touched_by_others = self._unsure = False
+        self._in_flight = False
+        self._foreign_change = self._recheck_all = False
         """The kernel may have judged by other rules than ours; as of now, and when it has what `edit` said last."""
-        self._waiting: list[asyncio.Future[None]] = []
-        self._woken: list[asyncio.Future[None]] = []
+        self._waiters: list[asyncio.Future[None]] = []
+        self._waiters_in_flight: list[asyncio.Future[None]] = []
         table.add(self)
-        table.on_touched(self._doubt)
+        table.on_foreign_change(self._on_foreign_change)
 
     async def run(self) -> None:
         """For ever."""
-        async with asyncio.TaskGroup() as duties:
-            duties.create_task(follow(self._store, KINDS, self._event, self._problems), name="objects")
-            duties.create_task(self._names.run(), name="names")
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(follow(self._store, KINDS, self._on_event, self._problems), name="objects")
+            tasks.create_task(self._resolver.run(), name="names")
 
     # Pods of this node
 
-    async def admit(self, pod: ObjectKey, addresses: Iterable[IPAddress]) -> None:
-        """The rules for this pod, which is about to have these addresses, are in place when this returns.
-
-        Raises StoreError.
-        """
-        self._attached[pod] = _packed(addresses)
+    async def before_add(self, attachment: Attachment) -> None:
+        """The kernel holds the rules for this pod and its addresses when this returns. Raises StoreError."""
+        if attachment.pod is None:
+            return
+        pod = attachment.pod.key
+        self._attached[pod] = _packed(each.ip for each in attachment.wires.addresses)
         facts = self.evaluator.members.pod(pod) or await self._from_store(pod)
         if facts is None:
             return  # no pod of the cluster: no policy can select it
-        self._note(self.evaluator.put_facts(self._as_attached(facts)))
-        pending = self._touched or self._bringing or self._touched_by_others
-        if not pending and self._node_table.in_force.is_set():
+        self._record(self.evaluator.put_facts(self._as_attached(facts)))
+        pending = self._deltas or self._in_flight or self._foreign_change
+        if not pending and self._node_table.applied.is_set():
             return
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(done)
-        self._node_table.touch()
+        self._waiters.append(done)
+        self._node_table.request_sync()
         await done
 
     async def _from_store(self, pod: ObjectKey) -> PodFacts | None:
@@ -113,12 +114,15 @@ class Enforcement:
             facts = facts_of(found)
         return facts
 
-    def dismiss(self, pod: ObjectKey) -> None:
-        """The pod's wires are gone; its object may stay for a while, and says which addresses it has."""
+    def after_del(self, attachment: Attachment) -> None:
+        """The pod's devices are gone; its object may remain for a while, with its addresses in the status."""
+        if attachment.pod is None:
+            return
+        pod = attachment.pod.key
         self._attached.pop(pod, None)
         facts = self.evaluator.members.pod(pod)
         if facts is not None and facts.rank[0]:  # the next pod with these addresses is the one that has them
-            self._note(self.evaluator.put_facts(replace(facts, rank=(False, *facts.rank[1:]))))
+            self._record(self.evaluator.put_facts(replace(facts, rank=(False, *facts.rank[1:]))))
 
     def _as_attached(self, facts: PodFacts) -> PodFacts:
         """What the pod's wires have counts more than what its status says."""
@@ -129,16 +133,16 @@ class Enforcement:
 
     # What the store says
 
-    async def _event(self, event: Snapshot | Upserted | Deleted) -> None:
+    async def _on_event(self, event: Snapshot | Upserted | Deleted) -> None:
         match event:
             case Snapshot():
-                first, self.spoken = not self.spoken, False  # half of a snapshot is no state of the cluster
+                first, self.synced = not self.synced, False  # half of a snapshot is no state of the cluster
                 await self._replace(event.objects)
                 if first:
                     await self._problems.wait_clear(STORE)  # what cannot be read may be a policy that is in force
-                    await self._names.answered()  # what a former life allowed goes on
-                self.spoken = True
-                self._node_table.touch()
+                    await self._resolver.wait_resolved()  # what a former life allowed goes on
+                self.synced = True
+                self._node_table.request_sync()
             case Upserted():
                 self._put(event.object)
             case Deleted():
@@ -149,86 +153,86 @@ class Enforcement:
         for number, obj in enumerate(objects):
             gone.discard((type(obj), obj.key))
             self._put(obj)
-            if number % _BREATH == 0:
+            if number % _YIELD_EVERY == 0:
                 await asyncio.sleep(0)
         for kind, key in gone:
             self._remove(kind, key)
 
     def _put(self, obj: Object) -> None:
         if isinstance(obj, Pod):
-            self._note(self.evaluator.put_facts(self._as_attached(facts_of(obj))))
+            self._record(self.evaluator.put_facts(self._as_attached(facts_of(obj))))
         else:
-            self._note(self.evaluator.put(obj))
+            self._record(self.evaluator.put(obj))
 
     def _remove(self, kind: type[Object], key: ObjectKey) -> None:
-        self._note(self.evaluator.remove(kind, key))
+        self._record(self.evaluator.remove(kind, key))
 
-    def _learn(self, names: Mapping[str, frozenset[bytes]]) -> None:
-        self._note(self.evaluator.learn(names))
+    def _update_addresses(self, names: Mapping[str, frozenset[bytes]]) -> None:
+        self._record(self.evaluator.learn(names))
 
-    def _note(self, touched: Touched) -> None:
-        if not touched:
+    def _record(self, deltas: Touched) -> None:
+        if not deltas:
             return
-        if any(next(policy.domains, None) for pair in touched.policies for policy in pair if policy is not None):
-            self._names.look()
-        self._touched.append(touched)
-        self._note_local(touched)
-        self._node_table.touch()
+        if any(next(policy.domains, None) for pair in deltas.policies for policy in pair if policy is not None):
+            self._resolver.refresh()
+        self._deltas.append(deltas)
+        self._record_local_pods(deltas)
+        self._node_table.request_sync()
 
-    def _note_local(self, touched: Touched) -> None:
-        gone = self._here(move.old for move in touched.moved)
-        come = self._here(move.new for move in touched.moved)  # an address may go from one to another
+    def _record_local_pods(self, deltas: Touched) -> None:
+        gone = self._local_addresses(move.old for move in deltas.moved)
+        come = self._local_addresses(move.new for move in deltas.moved)  # an address may go from one to another
         if gone != come:
             self.local_pods -= gone - come
             self.local_pods |= come
             self._on_local_pods()
 
-    def _here(self, pods: Iterable[PodFacts | None]) -> set[bytes]:
+    def _local_addresses(self, pods: Iterable[PodFacts | None]) -> set[bytes]:
         """The addresses of those that are on this node."""
         return {address for pod in pods if pod is not None and pod.node == self._node for address in pod.addresses}
 
     # This node's table
 
-    def _doubt(self) -> None:
+    def _on_foreign_change(self) -> None:
         """Somebody else changed the table: what began meanwhile may be forbidden."""
-        self._touched_by_others = True
+        self._foreign_change = True
 
-    def edit(self) -> Edit:
+    def changes(self) -> Edit:
         """What has changed since the last call."""
-        touched, self._touched = self._touched, []
-        self._unsure |= self._touched_by_others or self._bringing  # the last one may have been refused
-        self._touched_by_others = False
-        self._bringing = True
-        self._woken += self._waiting
-        self._waiting = []
-        edit = self.table.update(touched)
-        self._brought |= self.table.concerned
+        deltas, self._deltas = self._deltas, []
+        self._recheck_all |= self._foreign_change or self._in_flight  # the last one may have been refused
+        self._foreign_change = False
+        self._in_flight = True
+        self._waiters_in_flight += self._waiters
+        self._waiters = []
+        edit = self.table.update(deltas)
+        self._pending_recheck |= self.table.concerned
         return edit
 
-    def image(self) -> Edit:
+    def snapshot(self) -> Edit:
         """All rules, from the static text alone."""
         return self.table.image()
 
-    def subjects(self, part: Edit) -> Iterator[Subject]:
+    def involved_objects(self, part: Edit) -> Iterator[InvolvedObject]:
         """The policies that this part is of, and the pods whose way to their rules it is."""
         policies, pods = self.table.owners(part)
         for policy in policies:
-            yield Subject(_POLICIES[policy.kind], ObjectKey(policy.namespace, policy.name))
-        yield from (Subject("Pod", pod) for pod in pods)
+            yield InvolvedObject(_POLICIES[policy.kind], ObjectKey(policy.namespace, policy.name))
+        yield from (InvolvedObject("Pod", pod) for pod in pods)
 
-    async def made(self, *, anything: bool) -> None:
+    async def committed(self, *, changed: bool) -> None:
         """Pods that wait may live, and established connections are judged anew."""
-        brought, self._brought = self._brought, frozenset()
-        self._bringing = False
-        if unsure := self._unsure:
-            self._unsure = False
-            brought |= self.local_pods
-        woken, self._woken = self._woken, []
-        for done in woken:
+        pending, self._pending_recheck = self._pending_recheck, frozenset()
+        self._in_flight = False
+        if recheck_all := self._recheck_all:
+            self._recheck_all = False
+            pending |= self.local_pods
+        waiters, self._waiters_in_flight = self._waiters_in_flight, []
+        for done in waiters:
             if not done.done():
                 done.set_result(None)
-        if self._reconsider is not None and brought and (anything or unsure):
-            await self._reconsider(brought)
+        if self._recheck is not None and pending and (changed or recheck_all):
+            await self._recheck(pending)
 
 
 def _packed(addresses: Iterable[IPAddress]) -> tuple[bytes, ...]:

@@ -1,6 +1,6 @@
-"""What the domain names in policies resolve to, asked again and again. `controller.py` runs it and feeds the evaluator.
+"""What the domain names in policies system_resolve to, asked again and again. `controller.py` runs it and feeds the evaluator.
 
-    wanted names ─▶ run ─▶ a task for each ─▶ a thread: the node's own resolver ─▶ learned(all that is known)
+    wanted names ─▶ run ─▶ a task for each ─▶ a thread: the node's own resolver ─▶ update_addresses(all that is known)
 
 A name's addresses count for a while after the last answer that held them: many names answer with others each time. A resolver
 that fails takes nothing back.
@@ -21,22 +21,22 @@ from percale.errors import AgentError
 
 NAMES = "domain names"
 """The problems' source."""
-EVERY = 30.0
+INTERVAL = 30.0
 """Seconds between two questions about one name."""
-AGAIN = 5.0
+RETRY_INTERVAL = 5.0
 """The same after one without an answer."""
-KEPT = 300.0
+RETENTION = 300.0
 """Seconds for which an address counts that no answer has held any more."""
-FIRST = 5.0
+FIRST_TIMEOUT = 5.0
 """Seconds that an agent's first rules wait for answers."""
-_AT_ONCE = 16
-"""Names asked for at the same time."""
+_MAX_CONCURRENT = 16
+"""DomainResolver asked for at the same time."""
 
 Resolve = Callable[[str], frozenset[bytes]]
 """The packed addresses of a name; none when there is no such name. Raises OSError when nobody knows."""
 
 
-def resolve(name: str) -> frozenset[bytes]:
+def system_resolve(name: str) -> frozenset[bytes]:
     """By the node's own resolver."""
     try:
         found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
@@ -49,40 +49,40 @@ def resolve(name: str) -> frozenset[bytes]:
     return frozenset(ip_address(str(place[0]).partition("%")[0]).packed for *_, place in found)
 
 
-class Names:
+class DomainResolver:
     """All methods are called on the event loop."""
 
     def __init__(
         self,
         wanted: Callable[[], frozenset[str]],
-        learned: Callable[[Mapping[str, frozenset[bytes]]], None],
+        update_addresses: Callable[[Mapping[str, frozenset[bytes]]], None],
         problems: Problems,
         *,
-        ask: Resolve = resolve,
+        resolve: Resolve = system_resolve,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`learned` hears after each answer of all that is known."""
+        """`update_addresses` hears after each answer of all that is known."""
         self._wanted = wanted
-        self._learned = learned
+        self._update_addresses = update_addresses
         self._problems = problems
-        self._ask = ask
+        self._resolve = resolve
         self._clock = clock
         self._seen: dict[str, dict[bytes, float]] = {}
         """By name: its addresses, and when an answer held them last."""
         self._failed: dict[str, OSError] = {}
-        """Names whose last question had no answer."""
-        self._turn = asyncio.Semaphore(_AT_ONCE)
+        """DomainResolver whose last resolve_once had no answer."""
+        self._concurrency = asyncio.Semaphore(_MAX_CONCURRENT)
         self._due = asyncio.Event()
-        self._heard = asyncio.Event()
+        self._answered = asyncio.Event()
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Other names may be wanted now."""
         self._due.set()
 
     async def run(self) -> None:
         """For ever."""
         tasks: dict[str, asyncio.Task[None]] = {}
-        async with asyncio.TaskGroup() as asking:
+        async with asyncio.TaskGroup() as tasks_group:
             while True:
                 self._due.clear()
                 wanted = self._wanted()
@@ -90,50 +90,50 @@ class Names:
                     tasks.pop(name).cancel()
                     self._forget(name)
                 for name in sorted(wanted - tasks.keys()):
-                    tasks[name] = asking.create_task(self._ask_on(name), name=f"resolve {name}")
+                    tasks[name] = tasks_group.create_task(self._resolve_loop(name), name=f"system_resolve {name}")
                 await self._due.wait()
 
-    async def _ask_on(self, name: str) -> None:
+    async def _resolve_loop(self, name: str) -> None:
         while True:
-            await self.question(name)
-            await asyncio.sleep(AGAIN if name in self._failed else EVERY)
+            await self.resolve_once(name)
+            await asyncio.sleep(RETRY_INTERVAL if name in self._failed else INTERVAL)
 
-    async def answered(self, patience: float = FIRST) -> None:
+    async def wait_resolved(self, seconds: float = FIRST_TIMEOUT) -> None:
         """Each name that is wanted has been asked for once, or this has taken so many seconds."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(seconds):
                 while not self._wanted() <= self._seen.keys():
-                    self._heard.clear()
-                    await self._heard.wait()
+                    self._answered.clear()
+                    await self._answered.wait()
 
-    async def question(self, name: str) -> None:
+    async def resolve_once(self, name: str) -> None:
         """Ask once."""
-        async with self._turn:
+        async with self._concurrency:
             try:
-                self._note(name, await _in_thread(self._ask, name))
+                self._store_addresses(name, await _in_thread(self._resolve, name))
                 self._failed.pop(name, None)
             except OSError as error:
                 self._seen.setdefault(name, {})
                 self._failed[name] = error
-        self._heard.set()
-        self._tell()
+        self._answered.set()
+        self._report()
 
-    def _note(self, name: str, found: Iterable[bytes]) -> None:
+    def _store_addresses(self, name: str, found: Iterable[bytes]) -> None:
         now = self._clock()
         seen = {**self._seen.get(name, {}), **dict.fromkeys(found, now)}
-        self._seen[name] = {address: at for address, at in seen.items() if now - at <= KEPT}
-        self._say()
+        self._seen[name] = {address: at for address, at in seen.items() if now - at <= RETENTION}
+        self._publish()
 
     def _forget(self, name: str) -> None:
         self._seen.pop(name, None)
         self._failed.pop(name, None)
-        self._say()
-        self._tell()
+        self._publish()
+        self._report()
 
-    def _say(self) -> None:
-        self._learned({name: frozenset(addresses) for name, addresses in self._seen.items() if addresses})
+    def _publish(self) -> None:
+        self._update_addresses({name: frozenset(addresses) for name, addresses in self._seen.items() if addresses})
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         if not self._failed:
             self._problems.clear(NAMES)
             return
@@ -148,7 +148,7 @@ class Names:
         )
 
 
-async def _in_thread(ask: Resolve, name: str) -> frozenset[bytes]:
+async def _in_thread(resolve: Resolve, name: str) -> frozenset[bytes]:
     """A resolver may hang for long: its thread is one that the agent's end does not wait for."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[frozenset[bytes]] = loop.create_future()
@@ -164,11 +164,11 @@ async def _in_thread(ask: Resolve, name: str) -> frozenset[bytes]:
     def run() -> None:
         found: frozenset[bytes] | OSError
         try:
-            found = ask(name)
+            found = resolve(name)
         except OSError as error:
             found = error
         with suppress(RuntimeError):  # the loop has ended meanwhile
             loop.call_soon_threadsafe(settle, found)
 
-    threading.Thread(target=run, name=f"resolve {name}", daemon=True).start()
+    threading.Thread(target=run, name=f"system_resolve {name}", daemon=True).start()
     return await answer

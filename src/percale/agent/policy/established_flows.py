@@ -1,6 +1,6 @@
-"""Established connections that a change of policy forbids are cut, and go on when they are allowed again.
+"""EstablishedFlows connections that a change of policy forbids are cut, and go on when they are allowed again.
 
-    change ─▶ reconsider(addresses) ─▶ run: their flows (conntrack, a worker thread) ─▶ judged ─▶ marks ─▶ the table drops
+    change ─▶ recheck(addresses) ─▶ run: their flows (conntrack, a worker thread) ─▶ judged ─▶ marks ─▶ the table drops
 
 The agent says after each edit of the kernel's rules, and once at its start, whose connections may be judged otherwise now. A
 flow is judged as the new connection that it once was: from its source before masquerade to its destination after DNAT. Only
@@ -21,7 +21,7 @@ from percale.agent.config.settings import AgentConfig
 from percale.agent.logging import Log
 from percale.agent.metrics import Metrics
 from percale.agent.problems import Problems
-from percale.agent.workqueue import PAUSE, Rounds
+from percale.agent.workqueue import RETRY_INTERVAL, WorkQueue
 from percale.errors import KernelError
 from percale.kernel.netlink.conntrack import Conntrack, Seek, Tracked
 from percale.policy.evaluator import Evaluator
@@ -33,9 +33,9 @@ T = TypeVar("T")
 
 CONNTRACK = "conntrack"
 """The problems' source."""
-_AT_ONCE = 500
+_BATCH = 500
 """Flows that the worker thread hands over together."""
-_BREATH = 50
+_YIELD_EVERY = 50
 """Flows judged between two breaths of the event loop."""
 
 _PROTOCOLS: Mapping[int, FlowProtocol] = {
@@ -47,20 +47,20 @@ _PROTOCOLS: Mapping[int, FlowProtocol] = {
 }
 
 
-class Established(Protocol):
-    """What becomes of established connections when policies change."""
+class EstablishedFlows(Protocol):
+    """What becomes of established_flows connections when policies change."""
 
-    async def reconsider(self, addresses: frozenset[bytes] | None) -> None:
+    async def recheck(self, addresses: frozenset[bytes] | None) -> None:
         """What may be between these packed addresses and others has changed; None: of all pods of this node."""
 
     async def run(self) -> None:
-        """For ever: does what `reconsider` asked for."""
+        """For ever: does what `recheck` asked for."""
 
     def close(self) -> None:
         """Marked flows stay marked."""
 
 
-class Finding(NamedTuple):
+class FlowVerdict(NamedTuple):
     """A flow's verdict by now; of one that is forbidden whose policy says so, and which."""
 
     allowed: bool
@@ -68,8 +68,8 @@ class Finding(NamedTuple):
     by: str = ""
 
 
-class Cutting:
-    """`established: cut`. All methods are called on the event loop."""
+class FlowBlocker:
+    """`established_flows: cut`. All methods are called on the event loop."""
 
     def __init__(
         self,
@@ -88,44 +88,44 @@ class Cutting:
         self._evaluator = evaluator
         self._metrics = metrics
         self._log = log
-        self._table = _Table(conntrack)
-        self._rounds = Rounds[frozenset[bytes]](
-            frozenset(), frozenset.union, self._round, failed=_refused, source=CONNTRACK, problems=problems
+        self._table = _ConntrackWorker(conntrack)
+        self._queue = WorkQueue[frozenset[bytes]](
+            frozenset(), frozenset.union, self._process, to_error=_kernel_error, source=CONNTRACK, problems=problems
         )
 
     def close(self) -> None:
         self._table.close()
 
-    async def reconsider(self, addresses: frozenset[bytes] | None) -> None:
+    async def recheck(self, addresses: frozenset[bytes] | None) -> None:
         """Returns at once."""
-        self._rounds.ask(local_addresses(self._evaluator, self._node) if addresses is None else addresses)
+        self._queue.add(local_addresses(self._evaluator, self._node) if addresses is None else addresses)
 
-    async def idle(self) -> None:
+    async def wait_idle(self) -> None:
         """Wait until everything that was asked for is done."""
-        await self._rounds.idle()
+        await self._queue.wait_idle()
 
     async def run(self) -> None:
-        await self._rounds.run()
+        await self._queue.run()
 
-    async def _round(self, addresses: frozenset[bytes]) -> None:
+    async def _process(self, addresses: frozenset[bytes]) -> None:
         """Marks what is forbidden and not marked, and the other way round; the rest is as it should be."""
-        findings: dict[tuple[bytes, bytes, int, int], Finding | None] = {}
+        verdicts: dict[tuple[bytes, bytes, int, int], FlowVerdict | None] = {}
         forbidden: list[Tracked] = []
         allowed: list[Tracked] = []
-        reasons: Counter[Finding] = Counter()
+        reasons: Counter[FlowVerdict] = Counter()
         async for flow in self._table.of(addresses):
             which = (flow.client, flow.server, flow.original.protocol, flow.server_port)
-            if which not in findings:
-                findings[which] = judge(self._evaluator, self._node, flow)
-            finding = findings[which]
+            if which not in verdicts:
+                verdicts[which] = evaluate_flow(self._evaluator, self._node, flow)
+            verdict = verdicts[which]
             marked = bool(flow.mark & CUT_MARK)
-            if finding is None or finding.allowed != marked:
+            if verdict is None or verdict.allowed != marked:
                 continue
             if marked:
                 allowed.append(flow)
             else:
                 forbidden.append(flow)
-                reasons[finding] += 1
+                reasons[verdict] += 1
         await self._table.mark(forbidden, CUT_MARK)
         await self._table.mark(allowed, 0)
         if forbidden and self._on_cut is not None:
@@ -136,33 +136,33 @@ class Cutting:
             self._log.info("flows cut", count=count, pod=pod, by=by)
 
 
-class Keeping:
-    """`established: keep`: what began goes on, also what an agent with the other setting had cut."""
+class FlowUnblocker:
+    """`established_flows: keep`: what began goes on, also what an agent with the other setting had cut."""
 
     def __init__(self, conntrack: Conntrack, problems: Problems) -> None:
         """`conntrack` is closed with this."""
         self._problems = problems
-        self._table = _Table(conntrack)
+        self._table = _ConntrackWorker(conntrack)
 
     def close(self) -> None:
         self._table.close()
 
-    async def reconsider(self, addresses: frozenset[bytes] | None) -> None:
+    async def recheck(self, addresses: frozenset[bytes] | None) -> None:
         """Nothing changes for what began."""
 
     async def run(self) -> None:
         while True:
             try:
-                await self._table.mark(await self._table.cut(), 0)
+                await self._table.mark(await self._table.blocked(), 0)
             except OSError as error:
-                self._problems.raise_(CONNTRACK, _refused(error))
-                await asyncio.sleep(PAUSE)
+                self._problems.raise_(CONNTRACK, _kernel_error(error))
+                await asyncio.sleep(RETRY_INTERVAL)
             else:
                 self._problems.clear(CONNTRACK)
                 return
 
 
-def established(
+def established_flows(
     config: AgentConfig,
     evaluator: Evaluator,
     *,
@@ -170,18 +170,18 @@ def established(
     metrics: Metrics,
     log: Log,
     on_cut: Callable[[], Awaitable[None]] | None = None,
-) -> Established:
+) -> EstablishedFlows:
     """As the setting wants it, in the caller's network namespace. Raises KernelError."""
     try:
         conntrack = Conntrack()
     except OSError as error:
-        raise _refused(error) from error
+        raise _kernel_error(error) from error
     if config.established == "keep":
-        return Keeping(conntrack, problems)
-    return Cutting(config.node, evaluator, conntrack, problems=problems, metrics=metrics, log=log, on_cut=on_cut)
+        return FlowUnblocker(conntrack, problems)
+    return FlowBlocker(config.node, evaluator, conntrack, problems=problems, metrics=metrics, log=log, on_cut=on_cut)
 
 
-class _Table:
+class _ConntrackWorker:
     """The connection table, on a thread of its own."""
 
     def __init__(self, conntrack: Conntrack) -> None:
@@ -195,13 +195,13 @@ class _Table:
     async def of(self, addresses: Collection[bytes]) -> AsyncIterator[Tracked]:
         """Handed over in portions: there may be 100,000."""
         found = self._conntrack.of(addresses)
-        while portion := await self._do(lambda: list(islice(found, _AT_ONCE))):
+        while portion := await self._do(lambda: list(islice(found, _BATCH))):
             for number, flow in enumerate(portion, 1):
                 yield flow
-                if number % _BREATH == 0:
+                if number % _YIELD_EVERY == 0:
                     await asyncio.sleep(0)
 
-    async def cut(self) -> list[Tracked]:
+    async def blocked(self) -> list[Tracked]:
         return await self._do(lambda: list(self._conntrack.flows(Seek(marked=CUT_MARK))))
 
     async def mark(self, flows: Sequence[Tracked], bits: int) -> None:
@@ -222,7 +222,7 @@ def local_addresses(evaluator: Evaluator, node: str) -> frozenset[bytes]:
     return frozenset(address for pod in pods for address in pod.addresses)
 
 
-def judge(evaluator: Evaluator, node: str, flow: Tracked) -> Finding | None:
+def evaluate_flow(evaluator: Evaluator, node: str, flow: Tracked) -> FlowVerdict | None:
     """May this flow begin now, as far as the rules of this node say? What the other end's node forbids is cut there.
 
     None when policies do not know its protocol, or neither end is a pod of this node.
@@ -240,18 +240,18 @@ def judge(evaluator: Evaluator, node: str, flow: Tracked) -> Finding | None:
         return _forbidden(verdict.egress, source)
     if ends and not verdict.ingress.allowed:
         return _forbidden(verdict.ingress, destination)
-    return Finding(True)
+    return FlowVerdict(True)
 
 
-def _forbidden(decision: Decision, party: Party) -> Finding:
+def _forbidden(decision: Decision, party: Party) -> FlowVerdict:
     by = str(decision.rule) if decision.rule is not None else ", ".join(map(str, decision.isolating))
-    return Finding(False, str(party.pod.key) if party.pod is not None else "", by)
+    return FlowVerdict(False, str(party.pod.key) if party.pod is not None else "", by)
 
 
-def _refused(error: OSError) -> KernelError:
+def _kernel_error(error: OSError) -> KernelError:
     return KernelError(
         error.strerror or str(error),
         errno=error.errno or 0,
-        where="established connections and policies",
+        where="established_flows connections and policies",
         hint="it is tried again; until then they go on as they were",
     )

@@ -1,6 +1,6 @@
 """How another plugin wired the pods that policies judge here: seen by the route to each address. Called there.
 
-    judged pods, underlay ─▶ wirings ─┬─ on a bridge ─▶ bridged packets shall pass our rules (br_netfilter): "node/bridges"
+    judged pods, underlay ─▶ inspect_pods ─┬─ on a bridge ─▶ bridged packets shall pass our rules (br_netfilter): "node/bridges"
                                       └─ no way ──────▶ a trouble: nothing that we could judge passes this node
 
 Nothing of the other plugin is changed: the two settings are the kernel's own, and kube-proxy wants them as well.
@@ -23,11 +23,11 @@ from percale.policy.pod_facts import PodFacts
 from percale.render.network.pod_veth import judged_bridges
 from percale.render.objects import IPAddress
 
-BRIDGES, WIRINGS = "node/bridges", "wirings"
+BRIDGES, WIRINGS = "node/bridges", "inspect_pods"
 """The source of our wishes, and of the trouble."""
 
 
-class Wirings(Struct, frozen=True):
+class PodInspection(Struct, frozen=True):
     """What the routes say about some pods."""
 
     bridges: frozenset[tuple[str, int]]
@@ -36,7 +36,7 @@ class Wirings(Struct, frozen=True):
     """Running pods, by namespace/name, that no device of this node leads to."""
 
 
-def wirings(pods: Iterable[PodFacts], underlay: Underlay) -> Wirings:
+def inspect_pods(pods: Iterable[PodFacts], underlay: Underlay) -> PodInspection:
     """Where the pods' addresses are."""
     routes = _Routes(underlay.routes)
     masters = {interface.master for interface in underlay.interfaces}
@@ -49,7 +49,7 @@ def wirings(pods: Iterable[PodFacts], underlay: Underlay) -> Wirings:
                 bridges.add((device, address.version))
             elif device is None and _is_settled(pod):
                 unrouted.append((str(pod.key), address))
-    return Wirings(frozenset(bridges), tuple(sorted(unrouted, key=str)))
+    return PodInspection(frozenset(bridges), tuple(sorted(unrouted, key=str)))
 
 
 def _is_settled(pod: PodFacts) -> bool:
@@ -75,7 +75,7 @@ class _Routes:
         return None
 
 
-class Showing:
+class ForeignPodMonitor:
     """Keeps what the pods need wished, and says what is wrong. All methods are called on the event loop."""
 
     def __init__(
@@ -86,15 +86,15 @@ class Showing:
         self._reconciler = reconciler
         self._problems = problems
         self._log = log
-        self._shown: frozenset[tuple[str, int]] = frozenset()
-        reconciler.on_underlay(lambda _underlay: self.look())
+        self._bridges: frozenset[tuple[str, int]] = frozenset()
+        reconciler.on_underlay(lambda _underlay: self.refresh())
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Pods, devices or routes are others now. A bridge that was shown stays so."""
-        found = wirings(self._pods(), self._reconciler.underlay)
-        if new := found.bridges - self._shown:
-            self._shown |= new
-            self._reconciler.want(BRIDGES, judged_bridges(version for _, version in self._shown))
+        found = inspect_pods(self._pods(), self._reconciler.underlay)
+        if new := found.bridges - self._bridges:
+            self._bridges |= new
+            self._reconciler.want(BRIDGES, judged_bridges(version for _, version in self._bridges))
             self._log.info("bridged packets are judged", device=" ".join(sorted({device for device, _ in new})))
         if found.unrouted:
             self._problems.raise_(WIRINGS, _unrouted(found.unrouted))

@@ -20,7 +20,7 @@ from typing import TypeAlias, TypeVar
 
 from percale.agent.metrics import Metrics
 from percale.agent.problems import Problems
-from percale.agent.workqueue import Rounds
+from percale.agent.workqueue import WorkQueue
 from percale.errors import KernelError
 from percale.kernel.local_addresses import own_addresses
 from percale.kernel.netlink.conntrack import Conntrack, Tracked
@@ -31,14 +31,14 @@ T = TypeVar("T")
 SOURCE = "service flows"
 """The problems' source."""
 
-EVERYWHERE = b""
+ANY_ADDRESS = b""
 """For an address: each that this node has, unless it is named too; but loopback's."""
 
 Served: TypeAlias = Mapping[tuple[bytes, int], frozenset[Record]]
 """Who may serve an address and port."""
 
 
-class ServiceFlows:
+class ConntrackCleaner:
     """All methods are called on the event loop."""
 
     def __init__(self, conntrack: Conntrack, *, problems: Problems, metrics: Metrics) -> None:
@@ -46,11 +46,11 @@ class ServiceFlows:
         self._conntrack = conntrack
         self._metrics = metrics
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="service-flows")
-        self._rounds = Rounds[Served](
+        self._queue = WorkQueue[Served](
             {},
             lambda before, since: {**before, **since},
-            self._forget,
-            failed=_refused,
+            self._process,
+            to_error=_kernel_error,
             source=SOURCE,
             problems=problems,
         )
@@ -59,27 +59,27 @@ class ServiceFlows:
         self._thread.shutdown()
         self._conntrack.close()
 
-    def forget(self, served: Served) -> None:
+    def delete_stale(self, served: Served) -> None:
         """Datagram flows to these addresses that lead elsewhere. Returns at once: `run` does it."""
         if served:
-            self._rounds.ask(served)
+            self._queue.add(served)
 
-    async def idle(self) -> None:
+    async def wait_idle(self) -> None:
         """Wait until all that was asked for is done."""
-        await self._rounds.idle()
+        await self._queue.wait_idle()
 
     async def run(self) -> None:
         """For ever."""
-        await self._rounds.run()
+        await self._queue.run()
 
-    async def _forget(self, served: Served) -> None:
-        self._metrics.flows_forgotten.inc(await self._do(lambda: self._round(served)))
+    async def _process(self, served: Served) -> None:
+        self._metrics.flows_forgotten.inc(await self._do(lambda: self._delete_stale(served)))
 
-    def _round(self, served: Served) -> int:
+    def _delete_stale(self, served: Served) -> int:
         """How many were forgotten. Raises OSError."""
-        served = at_own_addresses(served)
+        served = expand_any_address(served)
         flows = self._conntrack.to({address for address, _ in served}, socket.IPPROTO_UDP)
-        left = [flow for flow in flows if is_left(flow, served)]
+        left = [flow for flow in flows if is_stale(flow, served)]
         for error in self._conntrack.forget(left):
             if error is not None:
                 raise error
@@ -90,35 +90,35 @@ class ServiceFlows:
         try:
             return await self._do(lambda: self._conntrack.connections(endpoints))
         except OSError as error:
-            raise _refused(error) from error
+            raise _kernel_error(error) from error
 
     async def _do(self, action: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, action)
 
 
-def at_own_addresses(served: Served) -> Served:
-    """With the node's addresses in place of EVERYWHERE. Raises OSError."""
-    anywhere = {port: records for (address, port), records in served.items() if address == EVERYWHERE}
+def expand_any_address(served: Served) -> Served:
+    """With the node's addresses in place of ANY_ADDRESS. Raises OSError."""
+    anywhere = {port: records for (address, port), records in served.items() if address == ANY_ADDRESS}
     if not anywhere:
         return served
     own = [address for address in own_addresses() if not ip_address(address).is_loopback]
-    named = {(address, port): records for (address, port), records in served.items() if address != EVERYWHERE}
+    named = {(address, port): records for (address, port), records in served.items() if address != ANY_ADDRESS}
     return {(address, port): records for port, records in anywhere.items() for address in own} | named
 
 
-def is_left(flow: Tracked, served: Served) -> bool:
+def is_stale(flow: Tracked, served: Served) -> bool:
     """A flow to one of these addresses that goes to somebody who does not serve it."""
     serving = served.get((flow.original.destination, flow.original.destination_port))
     return serving is not None and flow.server + flow.server_port.to_bytes(2) not in serving
 
 
-def _refused(error: OSError) -> KernelError:
+def _kernel_error(error: OSError) -> KernelError:
     return KernelError(error.strerror or str(error), errno=error.errno or 0, where="the connection table")
 
 
-def service_flows(problems: Problems, metrics: Metrics) -> ServiceFlows:
+def conntrack_cleaner(problems: Problems, metrics: Metrics) -> ConntrackCleaner:
     """In the caller's network namespace. Raises KernelError."""
     try:
-        return ServiceFlows(Conntrack(), problems=problems, metrics=metrics)
+        return ConntrackCleaner(Conntrack(), problems=problems, metrics=metrics)
     except OSError as error:
-        raise _refused(error) from error
+        raise _kernel_error(error) from error

@@ -1,6 +1,6 @@
 """Health check node ports: a load balancer outside asks each node whether it has endpoints of a service. `proxier.py` calls.
 
-    Services with healthCheckNodePort ─▶ show({port: Check}) ─▶ one small HTTP server for each port
+    Services with healthCheckNodePort ─▶ show({port: HealthCheck}) ─▶ one small HTTP server for each port
 
 Every path answers: 200 while this node has ready endpoints and its rules are in force, else 503. What is said is looked up
 when somebody asks.
@@ -16,14 +16,14 @@ from typing import Any, NamedTuple
 import msgspec
 
 from percale.agent.problems import Problems
-from percale.agent.service.proxier_health import ProxyHealth
+from percale.agent.service.proxier_health import ProxierHealth
 from percale.errors import KernelError
 from percale.model.meta import ObjectKey
 
 SOURCE = "health check"
 
 
-class Check(NamedTuple):
+class HealthCheck(NamedTuple):
     """What a port tells: of which service, and how many ready endpoints this node has."""
 
     service: ObjectKey
@@ -33,13 +33,13 @@ class Check(NamedTuple):
 class HealthChecks:
     """All methods are called on the event loop."""
 
-    def __init__(self, health: ProxyHealth, problems: Problems) -> None:
+    def __init__(self, health: ProxierHealth, problems: Problems) -> None:
         self._health = health
         self._problems = problems
-        self._checks: Mapping[int, Check] = {}
+        self._checks: Mapping[int, HealthCheck] = {}
         self._servers: dict[int, asyncio.Task[None]] = {}
 
-    def show(self, checks: Mapping[int, Check]) -> None:
+    def sync(self, checks: Mapping[int, HealthCheck]) -> None:
         """From now on these ports are open, and no others."""
         self._checks = dict(checks)
         for port in self._servers.keys() - checks.keys():
@@ -51,7 +51,7 @@ class HealthChecks:
     async def close(self) -> None:
         """All ports are closed when this returns."""
         servers = list(self._servers.values())
-        self.show({})
+        self.sync({})
         await asyncio.gather(*servers, return_exceptions=True)
 
     async def _serve(self, port: int) -> None:
@@ -82,7 +82,7 @@ class HealthChecks:
         finally:
             await runner.cleanup()
 
-    def _answer(self, check: Check) -> tuple[int, dict[str, str], bytes]:
+    def _answer(self, check: HealthCheck) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body."""
         (namespace, name), endpoints = check
         healthy = self._health.healthy
@@ -94,7 +94,7 @@ class HealthChecks:
         headers = {
             "Content-Type": "application/json",
             "X-Content-Type-Options": "nosniff",
-            "X-Load-Balancing-Endpoint-Weight": str(endpoints),
+            "X-Load-ServiceProxier-Endpoint-Weight": str(endpoints),
         }
         code = 200 if endpoints and healthy else 503
         self._health.answered("service", code)

@@ -17,13 +17,13 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 from prometheus_client import CollectorRegistry
 
-from percale.agent.events import Events, Subject
+from percale.agent.events import Events, InvolvedObject
 from percale.agent.nft_table import NodeTable
 from percale.agent.problems import Problems
-from percale.agent.service.conntrack_cleanup import Served, ServiceFlows
-from percale.agent.service.health_check_ports import Check, HealthChecks
+from percale.agent.service.conntrack_cleanup import ConntrackCleaner, Served
+from percale.agent.service.health_check_ports import HealthCheck, HealthChecks
 from percale.agent.service.metrics import ServiceMetrics
-from percale.agent.service.proxier_health import ProxyHealth
+from percale.agent.service.proxier_health import ProxierHealth
 from percale.agent.service.sync_latency import SyncLatency
 from percale.agent.watch import follow
 from percale.errors import BadManifest, KernelError
@@ -41,13 +41,13 @@ from percale.service.vip_conflicts import node_port_key, vip_key
 from percale.store.protocol import Deleted, Snapshot, Store, Upserted
 
 SOURCE = "services"
-_PAUSE = 1.0
+_RETRY_INTERVAL = 1.0
 """Seconds until what the kernel refused is tried again."""
-_BREATH = 200
+_YIELD_EVERY = 200
 """Objects of a snapshot between two breaths of the event loop."""
 
 
-class Balancing:
+class ServiceProxier:
     """All methods are called on the event loop."""
 
     def __init__(
@@ -56,27 +56,27 @@ class Balancing:
         store: Store,
         table: NodeTable,
         *,
-        flows: ServiceFlows,
+        flows: ConntrackCleaner,
         problems: Problems,
         events: Events,
         registry: CollectorRegistry,
         local_pods: Callable[[], set[bytes]],
-        checked: Callable[[Collection[int]], None],
-        count_every: float = 5.0,
+        on_health_check_ports: Callable[[Collection[int]], None],
+        count_interval: float = 5.0,
     ) -> None:
-        """`local_pods` gives the packed addresses of this node's pods; `count_every` is in seconds, for the strategy `lc`.
+        """`local_pods` gives the packed addresses of this node's pods; `count_interval` is in seconds, for the strategy `lc`.
 
-        `checked` hears which ports health checks have. `registry` gets the figures of Services.
+        `on_health_check_ports` hears which ports health checks have. `registry` gets the gauge_values of Services.
         """
         self.services = ServiceTable(config)
-        self.spoken = False
+        self.synced = False
         self._sync_latency = SyncLatency()
         self._metrics = ServiceMetrics(registry, self.services.services, self._sync_latency)
-        self.health = ProxyHealth(
+        self.health = ProxierHealth(
             self._sync_latency,
             problems,
             source=table.source,
-            in_force=table.in_force.is_set,
+            applied=table.applied.is_set,
             eligible=lambda: self.services.node.eligible,
             answered=self._metrics.health_answered,
         )
@@ -86,38 +86,38 @@ class Balancing:
         self._problems = problems
         self._events = events
         self._local_pods = local_pods
-        self._flows = flows
-        self._count_every = count_every
-        self._on_checked = checked
-        self._checks = HealthChecks(self.health, problems)
-        self._checked: dict[ObjectKey, tuple[int, Check]] = {}
+        self._conntrack_cleaner = flows
+        self._count_interval = count_interval
+        self._on_health_check_ports = on_health_check_ports
+        self._health_checks = HealthChecks(self.health, problems)
+        self._health_check_ports: dict[ObjectKey, tuple[int, HealthCheck]] = {}
         """Each Service's health check port, and what it tells."""
-        self._told_of: set[ObjectKey] = set()
+        self._slices_changed: set[ObjectKey] = set()
         """Services whose slices have changed: an endpoint that drains is chosen no more before it is gone."""
         self._datagrams: set[tuple[int, Vip]] = set()
         """Their addresses for UDP, with their IP version."""
         self._serving: dict[tuple[bytes, int], frozenset[Record]] = {}
         """Who served them when flows were last looked at."""
         self._changed: set[ObjectKey] = set()
-        self._brought: set[ObjectKey] = set()
+        self._in_flight: set[ObjectKey] = set()
         """Services of the last `edit`: to be told of once the kernel has it."""
-        self._wrong: set[ObjectKey] = set()
+        self._with_problems: set[ObjectKey] = set()
         """Services that are in trouble."""
         table.add(self)
 
     async def run(self) -> None:
         """For ever; the end closes the health checks' ports, and leaves all else as it is."""
         try:
-            async with asyncio.TaskGroup() as duties:
-                duties.create_task(follow(self._store, KINDS, self._event, self._problems))
-                duties.create_task(self._count())
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(follow(self._store, KINDS, self._on_event, self._problems))
+                tasks.create_task(self._count_connections())
         finally:
-            await self._checks.close()
+            await self._health_checks.close()
 
-    async def _count(self) -> None:
+    async def _count_connections(self) -> None:
         """Weigh the endpoints of services with the strategy `lc` anew, now and then."""
         while True:
-            await asyncio.sleep(self._count_every)
+            await asyncio.sleep(self._count_interval)
             counted = [each for each in self.services.services.values() if any(is_counted(port) for port in each.ports)]
             if not counted:
                 continue
@@ -128,94 +128,96 @@ class Balancing:
                 for record in port.records(port.cluster + port.local)
             }
             try:
-                self._elements.connections = await self._flows.count(wanted)
+                self._elements.connections = await self._conntrack_cleaner.count(wanted)
             except KernelError as error:
                 self._problems.record(SOURCE, error)
                 continue
             self._changed |= {each.key for each in counted}
-            self._table.touch()
+            self._table.request_sync()
 
-    async def _event(self, event: Snapshot | Upserted | Deleted) -> None:
+    async def _on_event(self, event: Snapshot | Upserted | Deleted) -> None:
         self._sync_latency.received()
         match event:
             case Snapshot():
                 await self._replace(event.objects)
-                self.spoken = True
+                self.synced = True
                 self._sync_latency.received()  # some of it may have gone out while it came
             case Upserted():
                 self._metrics.received(event.object.KIND)
-                self._told_of.add(_service_of(event.object))
+                self._slices_changed.add(_service_of(event.object))
                 self._changed |= self.services.apply([event.object])
             case Deleted():
                 self._metrics.received(event.object.KIND)
-                self._told_of.add(_service_of(event.object))
+                self._slices_changed.add(_service_of(event.object))
                 self._changed |= self.services.apply(gone=[(type(event.object), event.object.key)])
-        self._table.touch()
+        self._table.request_sync()
 
     async def _replace(self, objects: Sequence[Object]) -> None:
         gone = set(self.services.known)
-        for start in range(0, len(objects), _BREATH):
-            some = tuple(objects[start : start + _BREATH])
+        for start in range(0, len(objects), _YIELD_EVERY):
+            some = tuple(objects[start : start + _YIELD_EVERY])
             for kind, count in Counter(type(obj).KIND for obj in some).items():
                 self._metrics.received(kind, count)
             self._changed |= self.services.apply(some)
-            self._told_of.update(map(_service_of, some))
+            self._slices_changed.update(map(_service_of, some))
             gone.difference_update([(type(obj), obj.key) for obj in some])
             await asyncio.sleep(0)
         self._changed |= self.services.apply(gone=gone)
 
     # This node's table
 
-    def edit(self) -> Edit:
+    def changes(self) -> Edit:
         """What has changed since the last call."""
         self._sync_latency.submitted()
         changed, self._changed = self._changed, set()
-        told_of, self._told_of = self._told_of, set()
+        slices_changed, self._slices_changed = self._slices_changed, set()
         self._elements.local_pods = frozenset(self._local_pods())
-        for key in changed | told_of:
+        for key in changed | slices_changed:
             old, new = self._elements.shown(key), self.services.services.get(key)
             self._datagrams |= _datagrams(old) | _datagrams(new)
         for key in changed:
             service = self.services.services.get(key)
             if service is None or service.health_check_port is None:
-                self._checked.pop(key, None)
+                self._health_check_ports.pop(key, None)
             else:
-                self._checked[key] = service.health_check_port, Check(key, service.local_ready)
-        self._brought |= changed
+                self._health_check_ports[key] = service.health_check_port, HealthCheck(key, service.local_ready)
+        self._in_flight |= changed
         return self._elements.update(changed)
 
-    def image(self) -> Edit:
+    def snapshot(self) -> Edit:
         """All elements, from the static text alone."""
         return self._elements.image()
 
-    def subjects(self, part: Edit) -> Iterable[Subject]:
+    def involved_objects(self, part: Edit) -> Iterable[InvolvedObject]:
         """The Services that want this part."""
-        return (Subject("Service", key) for key in self._elements.owners(part))
+        return (InvolvedObject("Service", key) for key in self._elements.owners(part))
 
-    async def made(self, *, anything: bool) -> None:
+    async def committed(self, *, changed: bool) -> None:
         """Whoever was with an endpoint that is gone is led to another one."""
         if (took := self._sync_latency.applied()) is not None:
             self._metrics.programmed(took)
-        brought, self._brought = self._brought, set()
-        self._metrics.changed(brought)
-        self._tell(brought)
-        changed, self._datagrams = self._datagrams, set()
-        served = self._served(changed)
-        self._flows.forget({at: now for at, now in served.items() if not self._serving.get(at, _UNKNOWN) <= now})
+        in_flight, self._in_flight = self._in_flight, set()
+        self._metrics.changed(in_flight)
+        self._report_problems(in_flight)
+        datagrams, self._datagrams = self._datagrams, set()
+        served = self._served(datagrams)
+        self._conntrack_cleaner.delete_stale(
+            {at: now for at, now in served.items() if not self._serving.get(at, _UNKNOWN) <= now}
+        )
         for at, now in served.items():
             self._serving[at] = now
             if not now:
                 del self._serving[at]
-        checks = dict(self._checked.values())
-        self._on_checked(checks.keys())
-        self._checks.show(checks)
+        checks = dict(self._health_check_ports.values())
+        self._on_health_check_ports(checks.keys())
+        self._health_checks.sync(checks)
         left, self._elements.left = self._elements.left, {}
         try:
-            self._metrics.clients_forgotten(await self._table.forget(left))
+            self._metrics.clients_forgotten(await self._table.prune(left))
         except KernelError as error:
             self._elements.left = left | self._elements.left
             self._problems.record(SOURCE, error)
-            asyncio.get_running_loop().call_later(_PAUSE, self._table.touch)
+            asyncio.get_running_loop().call_later(_RETRY_INTERVAL, self._table.request_sync)
 
     def serving(self, ports: Collection[int]) -> Served:
         """Who serves datagrams to these ports, wherever a Service has them."""
@@ -236,17 +238,17 @@ class Balancing:
             found |= {(address, vip.port): serving for address in addresses}
         return found
 
-    def _tell(self, changed: Iterable[ObjectKey]) -> None:
-        """What is wrong with a Service is a trouble of its own; the others live."""
+    def _report_problems(self, changed: Iterable[ObjectKey]) -> None:
+        """What is problem with a Service is a trouble of its own; the others live."""
         for key in changed:
             service = self.services.services.get(key)
             if service is not None and service.problems:
-                self._wrong.add(key)
-                wrong = "; ".join(dict.fromkeys(service.problems))
-                self._problems.raise_(f"service {key}", BadManifest(wrong))
-                self._events.warn(Subject("Service", key), "NotServed", wrong)
-            elif key in self._wrong:
-                self._wrong.remove(key)
+                self._with_problems.add(key)
+                problem = "; ".join(dict.fromkeys(service.problems))
+                self._problems.raise_(f"service {key}", BadManifest(problem))
+                self._events.warn(InvolvedObject("Service", key), "NotServed", problem)
+            elif key in self._with_problems:
+                self._with_problems.remove(key)
                 self._problems.clear(f"service {key}")
 
 

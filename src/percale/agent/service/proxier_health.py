@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from percale.agent.http.listener import Page, asked, listening
+from percale.agent.http.listener import Page, listen, wait_for_connection
 from percale.agent.problems import Problems
 from percale.agent.service.sync_latency import SyncLatency
 from percale.errors import BadConfig
@@ -31,7 +31,7 @@ _PAUSE = 1.0
 """Seconds until an address that is taken is tried again."""
 
 
-class ProxyHealth:
+class ProxierHealth:
     """All methods are called on the event loop."""
 
     def __init__(
@@ -40,12 +40,12 @@ class ProxyHealth:
         problems: Problems,
         *,
         source: str,
-        in_force: Callable[[], bool],
+        applied: Callable[[], bool],
         eligible: Callable[[], bool],
         answered: Callable[[str, int], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`source` is that of the table's problems; `in_force`: the kernel has had all; `eligible`: this node is to stay.
+        """`source` is that of the table's problems; `applied`: the kernel has had all; `eligible`: this node is to stay.
 
         `answered` gets path and status.
 
@@ -55,7 +55,7 @@ class ProxyHealth:
         self._problems = problems
         self._clock = clock
         self._source = source
-        self._in_force = in_force
+        self._applied = applied
         self._eligible = eligible
         self.answered = answered
 
@@ -64,15 +64,15 @@ class ProxyHealth:
         """The kernel holds what Services want, or will soon."""
         refused = self._problems.current.get(self._source)
         broken = self._clock() - refused.since if refused is not None else 0.0
-        return self._in_force() and max(self._sync_latency.waiting, broken) <= PATIENCE
+        return self._applied() and max(self._sync_latency.waiting, broken) <= PATIENCE
 
     async def serve(self, address: str) -> None:
         """For ever. Where somebody else listens (a kube-proxy that is about to go) it waits until the address is free."""
         while True:
             try:
-                with listening(address, setting=SOURCE, hint="tried again until it is free") as listener:
+                with listen(address, setting=SOURCE, hint="tried again until it is free") as listener:
                     self._problems.clear(SOURCE)
-                    await asked(listener)
+                    await wait_for_connection(listener)
                     serving = await asyncio.to_thread(importlib.import_module, "percale.agent.http.server")
                     await serving.serve_pages(listener, {"/healthz": self.healthz, "/livez": self.livez})
             except BadConfig as error:

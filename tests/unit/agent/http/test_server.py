@@ -12,9 +12,9 @@ import msgspec
 import pytest
 
 from percale.agent.http import client as asking
-from percale.agent.http.listener import asked, listening
+from percale.agent.http.listener import listen, wait_for_connection
 from percale.agent.http.server import serve
-from percale.agent.metrics import Figures, Metrics
+from percale.agent.metrics import GaugeValues, Metrics
 from percale.agent.problems import Problem
 from percale.agent.status import Addresses, Peer, Pod, Status
 from percale.cli.status import lines
@@ -51,7 +51,7 @@ STATUS = Status(
 )
 
 
-class Subject:
+class StatusSource:
     def __init__(self) -> None:
         self.metrics = Metrics()
         self.reasons: tuple[str, ...] = ()
@@ -59,17 +59,17 @@ class Subject:
     def waiting_for(self) -> tuple[str, ...]:
         return self.reasons
 
-    def figures(self) -> Figures:
-        return Figures(not self.reasons, 2, 1, 3, 0, STATUS.addresses)
+    def gauge_values(self) -> GaugeValues:
+        return GaugeValues(not self.reasons, 2, 1, 3, 0, STATUS.addresses)
 
     def status(self) -> Status:
         return STATUS
 
 
 @asynccontextmanager
-async def serving(socket: Path, subject: Subject) -> AsyncIterator[None]:
-    with listening(f"unix:{socket}") as listener:
-        task = asyncio.create_task(serve(listener, subject))
+async def serving(socket: Path, source: StatusSource) -> AsyncIterator[None]:
+    with listen(f"unix:{socket}") as listener:
+        task = asyncio.create_task(serve(listener, source))
         try:
             yield
         finally:
@@ -99,20 +99,20 @@ async def get(socket: Path, path: str) -> tuple[int, str]:
 
 
 async def test_health_and_readiness(socket: Path) -> None:
-    subject = Subject()
-    async with serving(socket, subject):
+    source = StatusSource()
+    async with serving(socket, source):
         assert await get(socket, "/healthz") == (200, "ok\n")
         assert await get(socket, "/livez") == (200, "ok\n")
         assert await get(socket, "/readyz") == (200, "ok\n")
-        subject.reasons = ("no interface", "no store")
+        source.reasons = ("no interface", "no store")
         assert await get(socket, "/readyz") == (503, "no interface\nno store\n")
         assert (await get(socket, "/nowhere"))[0] == 404
 
 
 async def test_metrics(socket: Path) -> None:
-    subject = Subject()
-    subject.metrics.batches.inc()
-    async with serving(socket, subject):
+    source = StatusSource()
+    source.metrics.batches.inc()
+    async with serving(socket, source):
         code, text = await get(socket, "/metrics")
     lines = text.splitlines()
     assert code == 200
@@ -139,43 +139,43 @@ async def test_metrics(socket: Path) -> None:
     ],
 )
 async def test_what_is_not_a_short_get_is_refused(socket: Path, request_bytes: bytes, code: int) -> None:
-    async with serving(socket, Subject()):
+    async with serving(socket, StatusSource()):
         assert (await exchange(socket, request_bytes))[0] == code
         assert (await get(socket, "/healthz"))[0] == 200
 
 
 async def test_a_socket_left_behind_is_taken_over(socket: Path) -> None:
-    with listening(f"unix:{socket}"):
+    with listen(f"unix:{socket}"):
         socket.rename(socket.with_suffix(".left"))
     socket.with_suffix(".left").rename(socket)
     assert socket.is_socket()
-    async with serving(socket, Subject()):
+    async with serving(socket, StatusSource()):
         assert (await get(socket, "/healthz"))[0] == 200
     assert not socket.exists()
 
 
 def test_an_address_that_cannot_be_had_is_said_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with listening("0.0.0.0:0") as taken:
+    with listen("0.0.0.0:0") as taken:
         for address in (f"unix:{tmp_path}/file/socket", f"0.0.0.0:{taken.getsockname()[1]}"):
             where = re.escape(f"http {address}: cannot listen: ")
-            with pytest.raises(BadConfig, match=where + r".*; choose another with --http"), listening(address):
+            with pytest.raises(BadConfig, match=where + r".*; choose another with --http"), listen(address):
                 pass
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 async def test_who_asks_first_is_answered_too(socket: Path) -> None:
-    with listening(f"unix:{socket}") as listener:
+    with listen(f"unix:{socket}") as listener:
         asking_now = asyncio.create_task(get(socket, "/healthz"))
         async with asyncio.timeout(30):
-            await asked(listener)
-        serving_now = asyncio.create_task(serve(listener, Subject()))
+            await wait_for_connection(listener)
+        serving_now = asyncio.create_task(serve(listener, StatusSource()))
         assert await asking_now == (200, "ok\n")
         serving_now.cancel()
 
 
 async def test_the_status_is_asked_over_a_unix_socket(socket: Path) -> None:
-    async with serving(socket, Subject()):
+    async with serving(socket, StatusSource()):
         document = await asyncio.to_thread(asking.fetch, f"unix:{socket}")
     assert asking.decode(document) == STATUS
 

@@ -1,4 +1,4 @@
-"""The figures of Services: sums that follow changes, and what counts as what."""
+"""The gauge_values of Services: sums that follow changes, and what counts as what."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import pytest
 from percale.agent.http.listener import Page
 from percale.agent.logging import LineLog
 from percale.agent.problems import Problems
-from percale.agent.service.proxier_health import PATIENCE, ProxyHealth
+from percale.agent.service.proxier_health import PATIENCE, ProxierHealth
 from percale.agent.service.sync_latency import SyncLatency
 from percale.errors import KernelError
 
@@ -80,15 +80,15 @@ class Node:
 
     def __init__(self, latency: SyncLatency, clock: Clock) -> None:
         self.problems = Problems(LineLog("text"), clock=clock)
-        self.in_force = True
+        self.applied = True
         self.eligible = True
         self.answers: list[tuple[str, int]] = []
-        self.health = ProxyHealth(
+        self.health = ProxierHealth(
             latency,
             self.problems,
             clock=clock,
             source=TABLE,
-            in_force=lambda: self.in_force,
+            applied=lambda: self.applied,
             eligible=lambda: self.eligible,
             answered=lambda path, code: self.answers.append((path, code)),
         )
@@ -107,10 +107,10 @@ def body(page: Page) -> dict[str, object]:
 def test_health(latency: SyncLatency, clock: Clock) -> None:
     node = Node(latency, clock)
     assert node.codes == (200, 200)
-    node.in_force = False
+    node.applied = False
     assert node.codes == (503, 503)
     assert body(node.health.healthz())["lastUpdated"] is None
-    node.in_force = True
+    node.applied = True
     node.eligible = False
     assert node.codes == (503, 200), "its agent is as it should be"
     assert body(node.health.livez())["nodeEligible"] is False
