@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
-from percale.agent.config.loader import listening_at, service_config
+from percale.agent.config.loader import listen_ports, service_config
 from percale.agent.config.settings import AgentConfig
 from percale.agent.context import AgentContext
 from percale.agent.logging import LineLog
@@ -87,7 +87,7 @@ class NodeAgent:
         self._host_ports = HostPorts(
             self._table, records.attachments.values(), self._conntrack_cleaner, context.problems
         )
-        for setting, address in listening_at(config).items():
+        for setting, address in listen_ports(config).items():
             self._host_ports.reserve(setting, [("TCP", address)])
         self._policy_controller = PolicyController(
             config.node,
@@ -263,7 +263,7 @@ class NodeAgent:
         components = self._reporter.components
         self._declare_node(components, local)
         components.cni.network = self._pod_network(components.backend, components.subnet_manager)
-        await _yield_every(components.peers.move(local))
+        await _yield_every(components.peers.update_local(local))
         self._fastpath.request_sync()
 
     def _declare_node(self, components: NodeComponents, local: LocalNode) -> None:

@@ -92,7 +92,7 @@ def test_an_address_that_another_proxy_still_has_is_taken_when_it_is_free(cluste
             node.start()
             problem = next(each for each in node.status.problems if each.source == "services.healthz")
             assert problem.error == (
-                "services.healthz *:10256: cannot listen: Address already in use; tried again until it is free"
+                "services.healthz *:10256: cannot listen: Address already in use; retried until it is free"
             )
         until(lambda: codes(world) == (200, 200))
         assert not node.status.problems

@@ -232,7 +232,7 @@ def mean(objects: Sequence[Object]) -> None:
         for lease in leases:
             peers.put(lease)
         peers.status()
-        list(peers.move(LOCAL))
+        list(peers.update_local(LOCAL))
         for lease in leases:
             peers.remove(lease)
 

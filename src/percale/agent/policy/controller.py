@@ -1,8 +1,8 @@
-"""Policies in force on this node: what the store says, judged by the evaluator, as this node's part of the table.
+"""Applies policies on this node: objects from the store, compiled by the evaluator, are this node's section of the table.
 
-    Store.watch ─▶ Evaluator ─▶ deltas ─┐
-    CNI: admit, dismiss ─▶ addresses ────┼─▶ PolicyTable ─▶ NodeTable ─▶ flows judged again (`established_flows.py`)
-    names: what they resolve to ─────────┘
+    Store.watch ─▶ Evaluator ─▶ deltas ────────┐
+    CNI: before_add, after_del ─▶ addresses ───┼─▶ PolicyTable ─▶ NodeTable ─▶ recheck of flows (`established_flows.py`)
+    DomainResolver ─▶ addresses of names ──────┘
 
 `node_agent.py` and `policy_only_agent.py` run it.
 """
@@ -32,11 +32,11 @@ from percale.store.protocol import Deleted, Snapshot, Store, Upserted
 
 _POLICIES = {"np": "NetworkPolicy", "cnp": "ClusterNetworkPolicy"}
 _YIELD_EVERY = 200
-"""Objects of a snapshot between two breaths of the event loop."""
+"""Objects of a snapshot before the event loop gets a turn."""
 
 
 class Recheck(Protocol):
-    """Judges the connections of these packed addresses again."""
+    """Evaluates the established connections of these packed addresses again."""
 
     async def __call__(self, addresses: frozenset[bytes]) -> None: ...
 
@@ -55,11 +55,11 @@ class PolicyController:
         recheck: Recheck | None = None,
         on_local_pods: Callable[[], None] = lambda: None,
     ) -> None:
-        """`attached`: this node's pods that were wired before the agent started, with their addresses."""
+        """`attached`: this node's pods attached in previous runs, with their addresses."""
         self.evaluator = Evaluator()
         self.table = PolicyTable(self.evaluator, node)
         self.local_pods: set[bytes] = set()
-        """The packed addresses of this node's pods; `on_local_pods` hears of changes."""
+        """The packed addresses of this node's pods; `on_local_pods` is called on changes."""
         self.synced = False
         self._node = node
         self._store = store
@@ -71,10 +71,10 @@ class PolicyController:
         self._resolver = DomainResolver(lambda: self.evaluator.domains, self._update_addresses, problems)
         self._deltas: list[Touched] = []
         self._pending_recheck: frozenset[bytes] = frozenset()
-        """Whose connections are to be judged again when the kernel has what `edit` said last."""
+        """Packed addresses whose connections are rechecked once the kernel holds the last `changes`."""
         self._in_flight = False
         self._foreign_change = self._recheck_all = False
-        """The kernel may have judged by other rules than ours; as of now, and when it has what `edit` said last."""
+        """The kernel may have applied other rules than ours: since the last `changes`, and before them."""
         self._waiters: list[asyncio.Future[None]] = []
         self._waiters_in_flight: list[asyncio.Future[None]] = []
         table.add(self)
@@ -96,7 +96,7 @@ class PolicyController:
         self._attached[pod] = _packed(each.ip for each in attachment.wires.addresses)
         facts = self.evaluator.members.pod(pod) or await self._from_store(pod)
         if facts is None:
-            return  # no pod of the cluster: no policy can select it
+            return  # not a pod of the cluster: no policy can select it
         self._record(self.evaluator.put_facts(self._as_attached(facts)))
         pending = self._deltas or self._in_flight or self._foreign_change
         if not pending and self._node_table.applied.is_set():
@@ -107,7 +107,7 @@ class PolicyController:
         await done
 
     async def _from_store(self, pod: ObjectKey) -> PodFacts | None:
-        """A pod whose event has not come yet, unless it comes meanwhile."""
+        """For a pod whose watch event has not arrived yet."""
         found = await self._store.get(Pod, pod)
         facts = self.evaluator.members.pod(pod)
         if facts is None and found is not None:
@@ -121,26 +121,26 @@ class PolicyController:
         pod = attachment.pod.key
         self._attached.pop(pod, None)
         facts = self.evaluator.members.pod(pod)
-        if facts is not None and facts.rank[0]:  # the next pod with these addresses is the one that has them
+        if facts is not None and facts.rank[0]:  # the next pod with these addresses takes precedence
             self._record(self.evaluator.put_facts(replace(facts, rank=(False, *facts.rank[1:]))))
 
     def _as_attached(self, facts: PodFacts) -> PodFacts:
-        """What the pod's wires have counts more than what its status says."""
+        """The addresses of the pod's attachment take precedence over its status."""
         addresses = self._attached.get(facts.key)
         if addresses is None or not facts.selectable:
             return facts
         return replace(facts, addresses=addresses, rank=(True, *facts.rank[1:]))
 
-    # What the store says
+    # Store events
 
     async def _on_event(self, event: Snapshot | Upserted | Deleted) -> None:
         match event:
             case Snapshot():
-                first, self.synced = not self.synced, False  # half of a snapshot is no state of the cluster
+                first, self.synced = not self.synced, False  # half a snapshot is not a consistent state
                 await self._replace(event.objects)
                 if first:
-                    await self._problems.wait_clear(STORE)  # what cannot be read may be a policy that is in force
-                    await self._resolver.wait_resolved()  # what a former life allowed goes on
+                    await self._problems.wait_clear(STORE)  # an unreadable file may contain a policy that is in force
+                    await self._resolver.wait_resolved()  # connections that the previous run allowed continue
                 self.synced = True
                 self._node_table.request_sync()
             case Upserted():
@@ -170,37 +170,37 @@ class PolicyController:
     def _update_addresses(self, names: Mapping[str, frozenset[bytes]]) -> None:
         self._record(self.evaluator.learn(names))
 
-    def _record(self, deltas: Touched) -> None:
-        if not deltas:
+    def _record(self, delta: Touched) -> None:
+        if not delta:
             return
-        if any(next(policy.domains, None) for pair in deltas.policies for policy in pair if policy is not None):
+        if any(next(policy.domains, None) for pair in delta.policies for policy in pair if policy is not None):
             self._resolver.refresh()
-        self._deltas.append(deltas)
-        self._record_local_pods(deltas)
+        self._deltas.append(delta)
+        self._record_local_pods(delta)
         self._node_table.request_sync()
 
-    def _record_local_pods(self, deltas: Touched) -> None:
-        gone = self._local_addresses(move.old for move in deltas.moved)
-        come = self._local_addresses(move.new for move in deltas.moved)  # an address may go from one to another
-        if gone != come:
-            self.local_pods -= gone - come
-            self.local_pods |= come
+    def _record_local_pods(self, delta: Touched) -> None:
+        removed = self._local_addresses(move.old for move in delta.moved)
+        added = self._local_addresses(move.new for move in delta.moved)  # an address may move from one pod to another
+        if removed != added:
+            self.local_pods -= removed - added
+            self.local_pods |= added
             self._on_local_pods()
 
     def _local_addresses(self, pods: Iterable[PodFacts | None]) -> set[bytes]:
-        """The addresses of those that are on this node."""
+        """The addresses of those pods that run on this node."""
         return {address for pod in pods if pod is not None and pod.node == self._node for address in pod.addresses}
 
-    # This node's table
+    # Table section
 
     def _on_foreign_change(self) -> None:
-        """Somebody else changed the table: what began meanwhile may be forbidden."""
+        """Another process changed the table: connections that began meanwhile may be forbidden."""
         self._foreign_change = True
 
     def changes(self) -> Edit:
-        """What has changed since the last call."""
+        """Changes since the last call."""
         deltas, self._deltas = self._deltas, []
-        self._recheck_all |= self._foreign_change or self._in_flight  # the last one may have been refused
+        self._recheck_all |= self._foreign_change or self._in_flight  # the last transaction may have been rejected
         self._foreign_change = False
         self._in_flight = True
         self._waiters_in_flight += self._waiters
@@ -210,18 +210,18 @@ class PolicyController:
         return edit
 
     def snapshot(self) -> Edit:
-        """All rules, from the static text alone."""
+        """All rules, relative to the base chains."""
         return self.table.image()
 
     def involved_objects(self, part: Edit) -> Iterator[InvolvedObject]:
-        """The policies that this part is of, and the pods whose way to their rules it is."""
+        """The policies whose rules this part contains, and the pods whose dispatch to their rules it is."""
         policies, pods = self.table.owners(part)
         for policy in policies:
             yield InvolvedObject(_POLICIES[policy.kind], ObjectKey(policy.namespace, policy.name))
         yield from (InvolvedObject("Pod", pod) for pod in pods)
 
     async def committed(self, *, changed: bool) -> None:
-        """Pods that wait may live, and established connections are judged anew."""
+        """Complete waiting ADDs and recheck established connections."""
         pending, self._pending_recheck = self._pending_recheck, frozenset()
         self._in_flight = False
         if recheck_all := self._recheck_all:

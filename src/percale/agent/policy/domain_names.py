@@ -1,9 +1,9 @@
-"""What the domain names in policies system_resolve to, asked again and again. `controller.py` runs it and feeds the evaluator.
+"""Resolves the domain names of policies periodically. `controller.py` runs it and feeds the evaluator.
 
-    wanted names ─▶ run ─▶ a task for each ─▶ a thread: the node's own resolver ─▶ update_addresses(all that is known)
+    wanted names ─▶ run ─▶ a task for each ─▶ a thread: the node's resolver ─▶ update_addresses(all known addresses)
 
-A name's addresses count for a while after the last answer that held them: many names answer with others each time. A resolver
-that fails takes nothing back.
+An address stays valid for a while after the last answer that contained it: many names answer with other addresses each time. A
+resolver failure removes nothing.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from percale.agent.problems import Problems
 from percale.errors import AgentError
 
 NAMES = "domain names"
-"""The problems' source."""
+"""The source of the problem."""
 INTERVAL = 30.0
-"""Seconds between two questions about one name."""
+"""Seconds between two lookups of a name."""
 RETRY_INTERVAL = 5.0
-"""The same after one without an answer."""
+"""The same after a failed lookup."""
 RETENTION = 300.0
-"""Seconds for which an address counts that no answer has held any more."""
+"""Seconds that an address stays valid after the last answer that contained it."""
 FIRST_TIMEOUT = 5.0
-"""Seconds that an agent's first rules wait for answers."""
+"""Seconds that an agent's first rules wait for the first lookups."""
 _MAX_CONCURRENT = 16
-"""DomainResolver asked for at the same time."""
+"""Lookups at a time."""
 
 Resolve = Callable[[str], frozenset[bytes]]
-"""The packed addresses of a name; none when there is no such name. Raises OSError when nobody knows."""
+"""The packed addresses of a name; none if it does not exist. Raises OSError if the lookup fails."""
 
 
 def system_resolve(name: str) -> frozenset[bytes]:
-    """By the node's own resolver."""
+    """With the node's resolver."""
     try:
         found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
@@ -61,28 +61,28 @@ class DomainResolver:
         resolve: Resolve = system_resolve,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`update_addresses` hears after each answer of all that is known."""
+        """`update_addresses` gets all known addresses after each answer."""
         self._wanted = wanted
         self._update_addresses = update_addresses
         self._problems = problems
         self._resolve = resolve
         self._clock = clock
         self._seen: dict[str, dict[bytes, float]] = {}
-        """By name: its addresses, and when an answer held them last."""
+        """By name: its addresses, and when an answer last contained them."""
         self._failed: dict[str, OSError] = {}
-        """DomainResolver whose last resolve_once had no answer."""
+        """Names whose last lookup failed."""
         self._concurrency = asyncio.Semaphore(_MAX_CONCURRENT)
         self._due = asyncio.Event()
         self._answered = asyncio.Event()
 
     def refresh(self) -> None:
-        """Other names may be wanted now."""
+        """The wanted names may have changed."""
         self._due.set()
 
     async def run(self) -> None:
-        """For ever."""
+        """Runs until cancelled."""
         tasks: dict[str, asyncio.Task[None]] = {}
-        async with asyncio.TaskGroup() as tasks_group:
+        async with asyncio.TaskGroup() as group:
             while True:
                 self._due.clear()
                 wanted = self._wanted()
@@ -90,7 +90,7 @@ class DomainResolver:
                     tasks.pop(name).cancel()
                     self._forget(name)
                 for name in sorted(wanted - tasks.keys()):
-                    tasks[name] = tasks_group.create_task(self._resolve_loop(name), name=f"system_resolve {name}")
+                    tasks[name] = group.create_task(self._resolve_loop(name), name=f"resolve {name}")
                 await self._due.wait()
 
     async def _resolve_loop(self, name: str) -> None:
@@ -99,7 +99,7 @@ class DomainResolver:
             await asyncio.sleep(RETRY_INTERVAL if name in self._failed else INTERVAL)
 
     async def wait_resolved(self, seconds: float = FIRST_TIMEOUT) -> None:
-        """Each name that is wanted has been asked for once, or this has taken so many seconds."""
+        """Wait until each wanted name has been looked up once, for at most so many seconds."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while not self._wanted() <= self._seen.keys():
@@ -107,7 +107,7 @@ class DomainResolver:
                     await self._answered.wait()
 
     async def resolve_once(self, name: str) -> None:
-        """Ask once."""
+        """Look the name up once."""
         async with self._concurrency:
             try:
                 self._store_addresses(name, await _in_thread(self._resolve, name))
@@ -149,7 +149,7 @@ class DomainResolver:
 
 
 async def _in_thread(resolve: Resolve, name: str) -> frozenset[bytes]:
-    """A resolver may hang for long: its thread is one that the agent's end does not wait for."""
+    """A lookup may hang for long: it runs on a daemon thread, for which shutdown does not wait."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[frozenset[bytes]] = loop.create_future()
 
@@ -167,8 +167,8 @@ async def _in_thread(resolve: Resolve, name: str) -> frozenset[bytes]:
             found = resolve(name)
         except OSError as error:
             found = error
-        with suppress(RuntimeError):  # the loop has ended meanwhile
+        with suppress(RuntimeError):  # the loop has ended
             loop.call_soon_threadsafe(settle, found)
 
-    threading.Thread(target=run, name=f"system_resolve {name}", daemon=True).start()
+    threading.Thread(target=run, name=f"resolve {name}", daemon=True).start()
     return await answer

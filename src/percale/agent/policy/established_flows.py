@@ -1,10 +1,10 @@
-"""EstablishedFlows connections that a change of policy forbids are cut, and go on when they are allowed again.
+"""Cuts established connections that a policy change forbids, and restores them when they are allowed again.
 
-    change ─▶ recheck(addresses) ─▶ run: their flows (conntrack, a worker thread) ─▶ judged ─▶ marks ─▶ the table drops
+    change ─▶ recheck(addresses) ─▶ run: their flows (conntrack, on a worker thread) ─▶ evaluate ─▶ marks ─▶ the table drops
 
-The agent says after each edit of the kernel's rules, and once at its start, whose connections may be judged otherwise now. A
-flow is judged as the new connection that it once was: from its source before masquerade to its destination after DNAT. Only
-flows with an end on this node are looked at.
+After each commit of the kernel's rules, and once at the start, the agent passes the addresses whose connections may have another
+verdict now. A flow is evaluated as the new connection that it once was: from its source before masquerade to its destination
+after DNAT. Only flows with an end on this node are considered.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from percale.render.policy.base_chains import CUT_MARK
 T = TypeVar("T")
 
 CONNTRACK = "conntrack"
-"""The problems' source."""
+"""The source of the problem."""
 _BATCH = 500
-"""Flows that the worker thread hands over together."""
+"""Flows that the worker thread returns at a time."""
 _YIELD_EVERY = 50
-"""Flows judged between two breaths of the event loop."""
+"""Flows evaluated before the event loop gets a turn."""
 
 _PROTOCOLS: Mapping[int, FlowProtocol] = {
     socket.IPPROTO_TCP: "TCP",
@@ -48,20 +48,20 @@ _PROTOCOLS: Mapping[int, FlowProtocol] = {
 
 
 class EstablishedFlows(Protocol):
-    """What becomes of established_flows connections when policies change."""
+    """Handles established connections when policies change."""
 
     async def recheck(self, addresses: frozenset[bytes] | None) -> None:
-        """What may be between these packed addresses and others has changed; None: of all pods of this node."""
+        """The verdict on flows of these packed addresses may have changed; None: of all pods of this node."""
 
     async def run(self) -> None:
-        """For ever: does what `recheck` asked for."""
+        """Runs until cancelled: processes what `recheck` queued."""
 
     def close(self) -> None:
         """Marked flows stay marked."""
 
 
 class FlowVerdict(NamedTuple):
-    """A flow's verdict by now; of one that is forbidden whose policy says so, and which."""
+    """Whether a flow is allowed; if it is not, at which pod and by which policy."""
 
     allowed: bool
     pod: str = ""
@@ -101,14 +101,14 @@ class FlowBlocker:
         self._queue.add(local_addresses(self._evaluator, self._node) if addresses is None else addresses)
 
     async def wait_idle(self) -> None:
-        """Wait until everything that was asked for is done."""
+        """Wait until all queued work is done."""
         await self._queue.wait_idle()
 
     async def run(self) -> None:
         await self._queue.run()
 
     async def _process(self, addresses: frozenset[bytes]) -> None:
-        """Marks what is forbidden and not marked, and the other way round; the rest is as it should be."""
+        """Mark forbidden flows that are not marked, and unmark allowed ones that are."""
         verdicts: dict[tuple[bytes, bytes, int, int], FlowVerdict | None] = {}
         forbidden: list[Tracked] = []
         allowed: list[Tracked] = []
@@ -137,7 +137,7 @@ class FlowBlocker:
 
 
 class FlowUnblocker:
-    """`established_flows: keep`: what began goes on, also what an agent with the other setting had cut."""
+    """`established: keep`: established flows continue, including those that an agent with `cut` had cut."""
 
     def __init__(self, conntrack: Conntrack, problems: Problems) -> None:
         """`conntrack` is closed with this."""
@@ -148,7 +148,7 @@ class FlowUnblocker:
         self._table.close()
 
     async def recheck(self, addresses: frozenset[bytes] | None) -> None:
-        """Nothing changes for what began."""
+        """Established flows are not affected."""
 
     async def run(self) -> None:
         while True:
@@ -171,7 +171,7 @@ def established_flows(
     log: Log,
     on_cut: Callable[[], Awaitable[None]] | None = None,
 ) -> EstablishedFlows:
-    """As the setting wants it, in the caller's network namespace. Raises KernelError."""
+    """By the setting `established`, in the caller's network namespace. Raises KernelError."""
     try:
         conntrack = Conntrack()
     except OSError as error:
@@ -182,7 +182,7 @@ def established_flows(
 
 
 class _ConntrackWorker:
-    """The connection table, on a thread of its own."""
+    """Conntrack operations on a thread of their own."""
 
     def __init__(self, conntrack: Conntrack) -> None:
         self._conntrack = conntrack
@@ -193,10 +193,10 @@ class _ConntrackWorker:
         self._conntrack.close()
 
     async def of(self, addresses: Collection[bytes]) -> AsyncIterator[Tracked]:
-        """Handed over in portions: there may be 100,000."""
+        """In batches: there may be 100,000."""
         found = self._conntrack.of(addresses)
-        while portion := await self._do(lambda: list(islice(found, _BATCH))):
-            for number, flow in enumerate(portion, 1):
+        while batch := await self._do(lambda: list(islice(found, _BATCH))):
+            for number, flow in enumerate(batch, 1):
                 yield flow
                 if number % _YIELD_EVERY == 0:
                     await asyncio.sleep(0)
@@ -205,7 +205,7 @@ class _ConntrackWorker:
         return await self._do(lambda: list(self._conntrack.flows(Seek(marked=CUT_MARK))))
 
     async def mark(self, flows: Sequence[Tracked], bits: int) -> None:
-        """Raises OSError for the first that was refused; the others are marked."""
+        """Raises the first OSError; the other flows are marked."""
         if not flows:
             return
         for error in await self._do(lambda: self._conntrack.mark(flows, bits, CUT_MARK)):
@@ -223,22 +223,22 @@ def local_addresses(evaluator: Evaluator, node: str) -> frozenset[bytes]:
 
 
 def evaluate_flow(evaluator: Evaluator, node: str, flow: Tracked) -> FlowVerdict | None:
-    """May this flow begin now, as far as the rules of this node say? What the other end's node forbids is cut there.
+    """Whether the rules of this node allow this flow as a new one. What the other end's node forbids is cut there.
 
-    None when policies do not know its protocol, or neither end is a pod of this node.
+    None if policies do not cover its protocol, or neither end is a pod of this node.
     """
     protocol = _PROTOCOLS.get(flow.original.protocol)
     if protocol is None:
         return None
     source, destination = evaluator.party(flow.client), evaluator.party(flow.server)
-    begins, ends = (party.pod is not None and party.pod.node == node for party in (source, destination))
-    if not begins and not ends:
+    from_here, to_here = (party.pod is not None and party.pod.node == node for party in (source, destination))
+    if not from_here and not to_here:
         return None
     port = None if protocol == "ICMP" else flow.server_port
     verdict = evaluator.judge(Flow(source, destination, protocol, port))
-    if begins and not verdict.egress.allowed:
+    if from_here and not verdict.egress.allowed:
         return _forbidden(verdict.egress, source)
-    if ends and not verdict.ingress.allowed:
+    if to_here and not verdict.ingress.allowed:
         return _forbidden(verdict.ingress, destination)
     return FlowVerdict(True)
 
@@ -252,6 +252,6 @@ def _kernel_error(error: OSError) -> KernelError:
     return KernelError(
         error.strerror or str(error),
         errno=error.errno or 0,
-        where="established_flows connections and policies",
-        hint="it is tried again; until then they go on as they were",
+        where="established connections and policies",
+        hint="this is retried; until then they continue unchanged",
     )

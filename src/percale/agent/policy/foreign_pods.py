@@ -1,9 +1,9 @@
-"""How another plugin wired the pods that policies judge here: seen by the route to each address. Called there.
+"""Inspects how another plugin attached the pods that have policies here, by the route to each address.
 
-    judged pods, underlay ─▶ inspect_pods ─┬─ on a bridge ─▶ bridged packets shall pass our rules (br_netfilter): "node/bridges"
-                                      └─ no way ──────▶ a trouble: nothing that we could judge passes this node
+    pods with policies, underlay ─▶ inspect_pods ─┬─ on a bridge ─▶ bridged packets pass our rules (br_netfilter): "node/bridges"
+                                                  └─ no route ────▶ a problem: their packets do not pass this node's rules
 
-Nothing of the other plugin is changed: the two settings are the kernel's own, and kube-proxy wants them as well.
+Nothing of the other plugin is changed: the two sysctls are the kernel's own, and kube-proxy needs them too.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from percale.render.network.pod_veth import judged_bridges
 from percale.render.objects import IPAddress
 
 BRIDGES, WIRINGS = "node/bridges", "inspect_pods"
-"""The source of our wishes, and of the trouble."""
+"""The source of the desired sysctls, and of the problem."""
 
 
 class PodInspection(Struct, frozen=True):
-    """What the routes say about some pods."""
+    """Where some pods are attached."""
 
     bridges: frozenset[tuple[str, int]]
-    """Devices that have ports, each with the IP version of pods behind it."""
+    """Bridges with pods behind them, each with the pods' IP version."""
     unrouted: tuple[tuple[str, IPAddress], ...]
-    """Running pods, by namespace/name, that no device of this node leads to."""
+    """Running pods, by namespace/name, without a route on this node."""
 
 
 def inspect_pods(pods: Iterable[PodFacts], underlay: Underlay) -> PodInspection:
-    """Where the pods' addresses are."""
+    """Look up each address in the routes."""
     routes = _Routes(underlay.routes)
     masters = {interface.master for interface in underlay.interfaces}
     bridges: set[tuple[str, int]] = set()
@@ -53,17 +53,17 @@ def inspect_pods(pods: Iterable[PodFacts], underlay: Underlay) -> PodInspection:
 
 
 def _is_settled(pod: PodFacts) -> bool:
-    """Running and not about to go: its wires must be there."""
+    """Running and not terminating: it must have a route."""
     _, running, staying, _ = pod.rank
     return running and staying
 
 
 class _Routes:
-    """Devices by address; the longest prefix wins. Where a gateway follows, or by default, is not where a pod is."""
+    """Devices by address; the longest prefix wins. Routes via a gateway, and default routes, do not lead to a local pod."""
 
     def __init__(self, routes: Iterable[HostRoute]) -> None:
-        near = sorted((route for route in routes if route.via is None), key=lambda route: -route.metric)
-        self._devices = {route.dst: route.dev for route in near if route.dst.prefixlen}
+        direct = sorted((route for route in routes if route.via is None), key=lambda route: -route.metric)
+        self._devices = {route.dst: route.dev for route in direct if route.dst.prefixlen}
         self._lengths = sorted({(dst.version, dst.prefixlen) for dst in self._devices}, reverse=True)
 
     def device(self, address: IPAddress) -> str | None:
@@ -76,12 +76,12 @@ class _Routes:
 
 
 class ForeignPodMonitor:
-    """Keeps what the pods need wished, and says what is wrong. All methods are called on the event loop."""
+    """Declares the sysctls that the pods need and raises problems. All methods are called on the event loop."""
 
     def __init__(
         self, pods: Callable[[], Iterable[PodFacts]], reconciler: Reconciler, problems: Problems, log: Log
     ) -> None:
-        """`pods` are those that are judged on this node, as of now."""
+        """`pods` are those with policies on this node, as of now."""
         self._pods = pods
         self._reconciler = reconciler
         self._problems = problems
@@ -90,7 +90,7 @@ class ForeignPodMonitor:
         reconciler.on_underlay(lambda _underlay: self.refresh())
 
     def refresh(self) -> None:
-        """Pods, devices or routes are others now. A bridge that was shown stays so."""
+        """Pods, devices or routes may have changed. A known bridge stays declared."""
         found = inspect_pods(self._pods(), self._reconciler.underlay)
         if new := found.bridges - self._bridges:
             self._bridges |= new

@@ -1,11 +1,11 @@
-"""What services and host ports want from the connection table: datagram flows of who is gone forgotten, connections counted.
+"""Deletes stale UDP conntrack entries of Services and host ports, and counts connections per endpoint.
 
-    edit is in the kernel ─▶ forget(Served) ─▶ a worker thread ─▶ UDP flows with another destination than these: deleted
-    strategy lc, now and then ─▶ count(endpoints) ─▶ the same thread
+    transaction committed ─▶ delete_stale(Served) ─▶ a worker thread ─▶ UDP flows to other endpoints than these: deleted
+    strategy lc, periodically ─▶ count(endpoints) ─▶ the same thread
 
-UDP has no end: a client goes on with its flow, and so with an endpoint that is gone, or with none that was there when it
-began, as long as the entry is there. TCP entries are left alone: the client notices by itself. `proxier.py` and
-`host_ports.py` call, `node_agent.py` runs it.
+UDP has no end: as long as a client keeps sending, its conntrack entry leads to an endpoint that is gone, or to none if there was
+none at first. TCP entries are left alone: the client notices by itself. `proxier.py` and `host_ports.py` call it,
+`node_agent.py` runs it.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from percale.service.endpoint_selection import Record
 T = TypeVar("T")
 
 SOURCE = "service flows"
-"""The problems' source."""
+"""The source of the problem."""
 
 ANY_ADDRESS = b""
-"""For an address: each that this node has, unless it is named too; but loopback's."""
+"""Stands for each address of this node that has no key of its own, except loopback."""
 
 Served: TypeAlias = Mapping[tuple[bytes, int], frozenset[Record]]
-"""Who may serve an address and port."""
+"""The endpoints that may serve an address and port."""
 
 
 class ConntrackCleaner:
@@ -48,7 +48,7 @@ class ConntrackCleaner:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="service-flows")
         self._queue = WorkQueue[Served](
             {},
-            lambda before, since: {**before, **since},
+            lambda older, newer: {**older, **newer},
             self._process,
             to_error=_kernel_error,
             source=SOURCE,
@@ -60,30 +60,30 @@ class ConntrackCleaner:
         self._conntrack.close()
 
     def delete_stale(self, served: Served) -> None:
-        """Datagram flows to these addresses that lead elsewhere. Returns at once: `run` does it."""
+        """Delete UDP flows to these addresses whose endpoint is not among these. Returns at once: `run` does it."""
         if served:
             self._queue.add(served)
 
     async def wait_idle(self) -> None:
-        """Wait until all that was asked for is done."""
+        """Wait until all queued work is done."""
         await self._queue.wait_idle()
 
     async def run(self) -> None:
-        """For ever."""
+        """Runs until cancelled."""
         await self._queue.run()
 
     async def _process(self, served: Served) -> None:
         self._metrics.flows_forgotten.inc(await self._do(lambda: self._delete_stale(served)))
 
     def _delete_stale(self, served: Served) -> int:
-        """How many were forgotten. Raises OSError."""
+        """Returns how many were deleted. Raises OSError."""
         served = expand_any_address(served)
         flows = self._conntrack.to({address for address, _ in served}, socket.IPPROTO_UDP)
-        left = [flow for flow in flows if is_stale(flow, served)]
-        for error in self._conntrack.forget(left):
+        stale = [flow for flow in flows if is_stale(flow, served)]
+        for error in self._conntrack.forget(stale):
             if error is not None:
                 raise error
-        return len(left)
+        return len(stale)
 
     async def count(self, endpoints: Collection[tuple[int, bytes]]) -> Counter[tuple[int, bytes]]:
         """Connections of each endpoint, by protocol number and record. Raises KernelError."""
@@ -97,7 +97,7 @@ class ConntrackCleaner:
 
 
 def expand_any_address(served: Served) -> Served:
-    """With the node's addresses in place of ANY_ADDRESS. Raises OSError."""
+    """Replace ANY_ADDRESS by the node's addresses. Raises OSError."""
     anywhere = {port: records for (address, port), records in served.items() if address == ANY_ADDRESS}
     if not anywhere:
         return served
@@ -107,7 +107,7 @@ def expand_any_address(served: Served) -> Served:
 
 
 def is_stale(flow: Tracked, served: Served) -> bool:
-    """A flow to one of these addresses that goes to somebody who does not serve it."""
+    """Whether the flow is to one of these addresses and its endpoint does not serve it."""
     serving = served.get((flow.original.destination, flow.original.destination_port))
     return serving is not None and flow.server + flow.server_port.to_bytes(2) not in serving
 

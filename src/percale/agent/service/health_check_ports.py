@@ -1,9 +1,8 @@
-"""Health check node ports: a load balancer outside asks each node whether it has endpoints of a service. `proxier.py` calls.
+"""Health check node ports: external load balancers ask each node whether it has endpoints of a Service. `proxier.py` calls.
 
-    Services with healthCheckNodePort ─▶ show({port: HealthCheck}) ─▶ one small HTTP server for each port
+    Services with healthCheckNodePort ─▶ sync({port: HealthCheck}) ─▶ one small HTTP server for each port
 
-Every path answers: 200 while this node has ready endpoints and its rules are in force, else 503. What is said is looked up
-when somebody asks.
+Every path answers: 200 while this node has ready endpoints and its rules are applied, else 503.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ SOURCE = "health check"
 
 
 class HealthCheck(NamedTuple):
-    """What a port tells: of which service, and how many ready endpoints this node has."""
+    """What a port reports: the Service, and its number of ready endpoints on this node."""
 
     service: ObjectKey
     endpoints: int
@@ -40,7 +39,7 @@ class HealthChecks:
         self._servers: dict[int, asyncio.Task[None]] = {}
 
     def sync(self, checks: Mapping[int, HealthCheck]) -> None:
-        """From now on these ports are open, and no others."""
+        """Open these ports and close all others."""
         self._checks = dict(checks)
         for port in self._servers.keys() - checks.keys():
             self._servers.pop(port).cancel()
@@ -49,7 +48,7 @@ class HealthChecks:
             self._servers[port] = asyncio.create_task(self._serve(port), name=f"{SOURCE} {port}")
 
     async def close(self) -> None:
-        """All ports are closed when this returns."""
+        """Close all ports."""
         servers = list(self._servers.values())
         self.sync({})
         await asyncio.gather(*servers, return_exceptions=True)
@@ -60,7 +59,7 @@ class HealthChecks:
 
         async def answer(_request: Any) -> Any:
             nonlocal check
-            check = self._checks.get(port, check._replace(endpoints=0))  # asked while it closes, it has none
+            check = self._checks.get(port, check._replace(endpoints=0))  # while it closes it has none
             code, headers, body = self._answer(check)
             return web.Response(status=code, headers=headers, body=body)
 
@@ -86,7 +85,7 @@ class HealthChecks:
         """Status, headers and body."""
         (namespace, name), endpoints = check
         healthy = self._health.healthy
-        said = {
+        content = {
             "service": {"namespace": namespace, "name": name},
             "localEndpoints": endpoints,
             "serviceProxyHealthy": healthy,
@@ -98,4 +97,4 @@ class HealthChecks:
         }
         code = 200 if endpoints and healthy else 503
         self._health.answered("service", code)
-        return code, headers, msgspec.json.encode(said)
+        return code, headers, msgspec.json.encode(content)

@@ -1,12 +1,12 @@
-"""The host ports of this node's pods, as their part of the table. The CNI's verbs open and close them; `node_agent.py` makes it.
+"""Host ports of this node's pods, a section of the node's table. A `PodHook`: CNI ADD opens them, DEL closes them.
 
-    ADD with portMappings ─▶ may it? ─▶ open ─▶ NodeTable ─▶ in the kernel ─▶ ADD answers        DEL ─▶ close
+    ADD with portMappings ─▶ check ─▶ open ─▶ NodeTable ─▶ committed ─▶ ADD answers        DEL ─▶ close
 
-Refused: an address that this node has not, a port of the agent's or of another pod's, and at loopback one that a process of
-this node listens on. Elsewhere a port that a process listens on is the pod's from now on, as with portmap; the status says so.
-What was open before the agent started is in the records of the pods. A client that sends datagrams from one port keeps its
-flow, whoever has the host port by now: such flows are forgotten (`conntrack_cleanup.py`). A node port of the same number comes
-before a host port: its flows are its Service's matter.
+Rejected: an address that this node does not have, a port that the agent itself or another pod uses, and at loopback a port on
+which a local process listens. Elsewhere a pod's host port takes precedence over a local process, as with portmap; the status
+reports it. Ports opened in previous runs are in the pods' records. A client that sends UDP from one port stays on its conntrack
+entry, whoever holds the host port now: such entries are deleted (`conntrack_cleanup.py`). A node port of the same number takes
+precedence over a host port: its flows belong to its Service.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ class _Opened(Struct, frozen=True):
     key: ObjectKey | None
     addresses: tuple[IPAddress, ...]
     ports: tuple[HostPort, ...]
-    """Those that are asked for, and what this means at loopback."""
+    """The requested ports, and those that result at loopback."""
     elements: tuple[tuple[str, bytes, bytes], ...]
-    beside: tuple[tuple[HostPort, Listener], ...]
-    """Processes of this node that listened when they were opened."""
+    listeners: tuple[tuple[HostPort, Listener], ...]
+    """Local processes that listened on these ports when they were opened."""
 
     def datagrams(self) -> Iterator[tuple[tuple[bytes, int], frozenset[Record]]]:
-        """Address (or ANY_ADDRESS) and number of its UDP ports, and where they lead."""
+        """Address (or ANY_ADDRESS) and number of each UDP port, and its endpoints."""
         for port in self.ports:
             if port.protocol == "UDP":
                 at = ANY_ADDRESS if port.address is None or port.address.is_unspecified else port.address.packed
-                leads = frozenset(address.packed + port.container_port.to_bytes(2) for address in self.addresses)
-                yield (at, port.port), leads
+                endpoints = frozenset(address.packed + port.container_port.to_bytes(2) for address in self.addresses)
+                yield (at, port.port), endpoints
 
 
 class HostPorts:
@@ -77,33 +77,33 @@ class HostPorts:
         there = _read(listeners) if before else []
         self._opened: dict[Owner, _Opened] = {each.owner: _opened(each, there) for each in before}
         self._reserved: dict[str, frozenset[tuple[Protocol, int]]] = {}
-        """Ports that are the agent's, by what it has them for."""
+        """The agent's own ports, by purpose."""
         self._current: dict[tuple[str, bytes], bytes] = {}
-        """Set and key, and the data: each key once, whatever records of before say."""
+        """Data by set and key: unique keys, even if old records overlap."""
         self._datagrams = {at for each in self._opened.values() for at, _ in each.datagrams()}
-        """UDP ports, each at its address, that some pod got or lost since the last `edit`."""
+        """UDP ports, with their address, opened or closed since the last `changes`."""
         self._datagrams_in_flight: set[tuple[bytes, int]] = set()
-        """The same of the last `edit`."""
+        """The same in the last `changes`."""
         self._waiters: list[asyncio.Future[None]] = []
         self._waiters_in_flight: list[asyncio.Future[None]] = []
         self._service_endpoints: Callable[[Collection[int]], Served] = lambda ports: {}
         table.add(self)
         self._report_problems()
 
-    def reserve(self, what: str, ports: Iterable[tuple[Protocol, int]]) -> None:
-        """These are the agent's own, whoever asked for them before; told anew, they take the place of the last ones."""
+    def reserve(self, purpose: str, ports: Iterable[tuple[Protocol, int]]) -> None:
+        """Reserve ports for the agent itself, even if a pod has them; replaces the last ports of this purpose."""
         reserved = frozenset(ports)
-        if self._reserved.get(what, frozenset()) != reserved:
-            self._reserved[what] = reserved
+        if self._reserved.get(purpose, frozenset()) != reserved:
+            self._reserved[purpose] = reserved
             self._report_problems()
             self._table.request_sync()
 
     def set_service_endpoints(self, services: Callable[[Collection[int]], Served]) -> None:
-        """`services` tells who serves these UDP ports wherever a Service has them."""
+        """`services` gives the endpoints of Services that use these UDP ports."""
         self._service_endpoints = services
 
     async def before_add(self, attachment: Attachment) -> None:
-        """The pod is reached at its host ports when this returns. Raises StateError."""
+        """The pod is reachable at its host ports when this returns. Raises StateError."""
         owner, ports = attachment.owner, attachment.ports
         if not ports:
             return
@@ -122,8 +122,8 @@ class HostPorts:
     def _check(self, attachment: Attachment, port: HostPort, there: Iterable[Listener], own: set[bytes]) -> None:
         """Raises StateError."""
         where = str(attachment)
-        if (what := self._reserved_for(port)) is not None:
-            raise StateError(f"{port} is the agent's own: {what}", where=where, hint="choose another host port")
+        if (purpose := self._reserved_for(port)) is not None:
+            raise StateError(f"{port} is the agent's own: {purpose}", where=where, hint="choose another host port")
         if port.address is not None and _is_named(port) and port.address.packed not in own:
             hint = "hostIP must be an address of the pod's node; without one it is at all of them"
             raise StateError(f"{port}: this node has no such address", where=where, hint=hint)
@@ -135,16 +135,16 @@ class HostPorts:
                 raise StateError(f"{port} is taken", where=where, hint=f"{theirs.pod} has it")
 
     def _reserved_for(self, port: HostPort) -> str | None:
-        return next((what for what, ports in self._reserved.items() if (port.protocol, port.port) in ports), None)
+        return next((purpose for purpose, ports in self._reserved.items() if (port.protocol, port.port) in ports), None)
 
     def after_del(self, attachment: Attachment) -> None:
-        """The pod is reached there no more; that it never was is no error."""
+        """Close the pod's host ports; without any: no effect."""
         if self._remove(attachment.owner):
             self._report_problems()
             self._table.request_sync()
 
     def _remove(self, owner: Owner) -> bool:
-        """Whether there was changed to close."""
+        """Whether the pod had host ports."""
         gone = self._opened.pop(owner, None)
         if gone is None:
             return False
@@ -152,48 +152,48 @@ class HostPorts:
         return True
 
     def _report_problems(self) -> None:
-        """Who has not what it asked for, and who takes what a process might wait for."""
-        wrong = sorted(said for opened in self._opened.values() for said in self._port_problems(opened))
-        if wrong:
-            self._problems.raise_(SOURCE, StateError("; ".join(wrong), hint="give one of them another port"))
+        """Pods that lost a port to the agent, and pods that take a local process's traffic."""
+        messages = sorted(message for opened in self._opened.values() for message in self._port_problems(opened))
+        if messages:
+            self._problems.raise_(SOURCE, StateError("; ".join(messages), hint="give one of them another port"))
         else:
             self._problems.clear(SOURCE)
 
     def _port_problems(self, opened: _Opened) -> Iterator[str]:
         for port in opened.ports:
-            if (what := self._reserved_for(port)) is not None:
-                yield f"{opened.pod} is not reached at {port}, which is the agent's own: {what}"
-        for port, listener in opened.beside:
+            if (purpose := self._reserved_for(port)) is not None:
+                yield f"{opened.pod} is not reached at {port}, which is the agent's own: {purpose}"
+        for port, listener in opened.listeners:
             yield f"{opened.pod} takes what comes to {port}; a process of this node listens at {_format(listener)}"
 
-    # This node's table
+    # Table section
 
     def changes(self) -> Edit:
-        """What has changed since the last call."""
+        """Changes since the last call."""
         before, self._current = self._current, {}
         reserved = kept_elements(port for ports in self._reserved.values() for port in ports)
         for name, key, data in chain(reserved, *(each.elements for each in self._opened.values())):
             self._current.setdefault((name, key), data)
-        gone, come = before.items() - self._current.items(), self._current.items() - before.items()
+        removed, added = before.items() - self._current.items(), self._current.items() - before.items()
         self._datagrams_in_flight |= self._datagrams
         self._datagrams = set()
         self._waiters_in_flight += self._waiters
         self._waiters = []
-        return Edit(remove=tuple(Elements(name, key) for (name, key), _ in sorted(gone)), put=_elements(come))
+        return Edit(remove=tuple(Elements(name, key) for (name, key), _ in sorted(removed)), put=_elements(added))
 
     def snapshot(self) -> Edit:
-        """All elements, from the static text alone."""
+        """All elements, relative to the base chains."""
         return Edit(put=_elements(self._current.items()))
 
     def involved_objects(self, part: Edit) -> Iterator[InvolvedObject]:
-        """The pods whose host ports these are."""
+        """The pods that these host ports belong to."""
         wanted = {(each.set, each.keys) for each in part.put}
         for opened in self._opened.values():
             if opened.key is not None and any(element[:2] in wanted for element in opened.elements):
                 yield InvolvedObject("Pod", opened.key)
 
     async def committed(self, *, changed: bool) -> None:
-        """Pods that wait for their ports may live, and clients of others find them."""
+        """Complete waiting ADDs and delete stale UDP flows."""
         in_flight, self._datagrams_in_flight = self._datagrams_in_flight, set()
         if in_flight:
             self._conntrack_cleaner.delete_stale(self._serving(in_flight))
@@ -203,13 +203,13 @@ class HostPorts:
                 done.set_result(None)
 
     def _serving(self, in_flight: Collection[tuple[bytes, int]]) -> Served:
-        """Who has these UDP ports now. A Service comes first, then the port at one address, then the same at all."""
+        """The current endpoints of these UDP ports. A Service takes precedence, then a port at one address, then at any."""
         ports = {port for _, port in in_flight}
         found: dict[tuple[bytes, int], frozenset[Record]] = {}
         for opened in self._opened.values():
-            for at, leads in opened.datagrams():
+            for at, endpoints in opened.datagrams():
                 if at[1] in ports:
-                    found[at] = found.get(at, frozenset()) | leads
+                    found[at] = found.get(at, frozenset()) | endpoints
         left = {at: found.get((ANY_ADDRESS, at[1]), frozenset()) for at in in_flight if at not in found}
         return {**found, **left, **self._service_endpoints(ports)}
 
@@ -218,15 +218,15 @@ def _opened(attachment: Attachment, there: Iterable[Listener]) -> _Opened:
     addresses = tuple(each.ip for each in attachment.wires.addresses)
     ports = (*attachment.ports, *_at_loopback(attachment.ports, there))
     elements = tuple(host_port_elements(addresses, ports))
-    beside = [
+    listening = [
         (port, each) for port in attachment.ports for each in there if _takes(each, port) and not each.is_at_loopback
     ]
     key = attachment.pod.key if attachment.pod is not None else None
-    return _Opened(str(attachment), key, addresses, ports, elements, tuple(beside))
+    return _Opened(str(attachment), key, addresses, ports, elements, tuple(listening))
 
 
 def _at_loopback(ports: Collection[HostPort], there: Iterable[Listener]) -> Iterator[HostPort]:
-    """What is asked for everywhere is at 127.0.0.1 too, unless somebody listens there: a process of the node, or it says so."""
+    """A port at any address is at 127.0.0.1 too, unless a local process listens there or the pod maps that one itself."""
     for port in ports:
         if port.is_everywhere and port.is_at_loopback:
             here = replace(port, address=_LOOPBACK)
@@ -237,19 +237,19 @@ def _at_loopback(ports: Collection[HostPort], there: Iterable[Listener]) -> Iter
 
 
 def _node_sockets(ports: Iterable[HostPort]) -> tuple[list[Listener], set[bytes]]:
-    """Who listens on this node, and its addresses where they matter. Raises KernelError."""
+    """The node's listening sockets, and its addresses if a port names one. Raises KernelError."""
     return _read(listeners), _read(own_addresses) if any(map(_is_named, ports)) else set()
 
 
-def _read(at: Callable[[], T]) -> T:
+def _read(source: Callable[[], T]) -> T:
     try:
-        return at()
+        return source()
     except OSError as error:
         raise KernelError(error.strerror or str(error), errno=error.errno or 0, where="this node's sockets") from error
 
 
 def _takes(listener: Listener, port: HostPort) -> bool:
-    """Some packet to the port would be the process's, were there no pod."""
+    """Whether the process receives packets to this port when no pod has it."""
     if (listener.port, listener.protocol) != (port.port, port.protocol):
         return False
     if port.is_everywhere:
@@ -266,7 +266,7 @@ def _is_loopback(port: HostPort) -> bool:
 
 
 def _is_named(port: HostPort) -> bool:
-    """At one address of the node that others may reach."""
+    """At one non-loopback address of the node."""
     return not port.is_everywhere and not _is_loopback(port)
 
 

@@ -1,10 +1,10 @@
-"""Services in force on this node: what the store says, chosen for this node, as this node's part of the table.
+"""Applies Services on this node: objects from the store, resolved for this node, are a table of their own.
 
-    Store.watch ─▶ ServiceTable ─▶ changed services ─▶ ServiceElements ─▶ NodeTable
-                                          ▲                                   │ the kernel has it
-            connections counted (`lc`) ───┘          ┌────────────────────────┤
+    Store.watch ─▶ ServiceTable ─▶ changed Services ─▶ ServiceElements ─▶ NodeTable
+                                          ▲                                   │ committed
+           connections counted (`lc`) ────┘          ┌────────────────────────┤
                                                      ▼                        ▼
-                      remembered clients and datagram flows of what is gone   health check ports
+                 stale session affinity and UDP conntrack entries      health check ports
 
 `node_agent.py` runs it.
 """
@@ -42,9 +42,9 @@ from percale.store.protocol import Deleted, Snapshot, Store, Upserted
 
 SOURCE = "services"
 _RETRY_INTERVAL = 1.0
-"""Seconds until what the kernel refused is tried again."""
+"""Seconds until a failed deletion of affinity entries is retried."""
 _YIELD_EVERY = 200
-"""Objects of a snapshot between two breaths of the event loop."""
+"""Objects of a snapshot before the event loop gets a turn."""
 
 
 class ServiceProxier:
@@ -66,7 +66,7 @@ class ServiceProxier:
     ) -> None:
         """`local_pods` gives the packed addresses of this node's pods; `count_interval` is in seconds, for the strategy `lc`.
 
-        `on_health_check_ports` hears which ports health checks have. `registry` gets the gauge_values of Services.
+        `on_health_check_ports` gets the ports in use by health checks. `registry` gets the metrics of Services.
         """
         self.services = ServiceTable(config)
         self.synced = False
@@ -91,22 +91,22 @@ class ServiceProxier:
         self._on_health_check_ports = on_health_check_ports
         self._health_checks = HealthChecks(self.health, problems)
         self._health_check_ports: dict[ObjectKey, tuple[int, HealthCheck]] = {}
-        """Each Service's health check port, and what it tells."""
+        """Each Service's health check port, and what it reports."""
         self._slices_changed: set[ObjectKey] = set()
-        """Services whose slices have changed: an endpoint that drains is chosen no more before it is gone."""
+        """Services whose slices changed: a draining endpoint is not selected any more before it is gone."""
         self._datagrams: set[tuple[int, Vip]] = set()
-        """Their addresses for UDP, with their IP version."""
+        """UDP addresses of changed Services, with their IP version."""
         self._serving: dict[tuple[bytes, int], frozenset[Record]] = {}
-        """Who served them when flows were last looked at."""
+        """The endpoints of UDP addresses when stale flows were last deleted."""
         self._changed: set[ObjectKey] = set()
         self._in_flight: set[ObjectKey] = set()
-        """Services of the last `edit`: to be told of once the kernel has it."""
+        """Services of the last `changes`: reported once they are committed."""
         self._with_problems: set[ObjectKey] = set()
-        """Services that are in trouble."""
+        """Services with a current problem."""
         table.add(self)
 
     async def run(self) -> None:
-        """For ever; the end closes the health checks' ports, and leaves all else as it is."""
+        """Runs until cancelled, which closes the health check ports and keeps all kernel state."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(follow(self._store, KINDS, self._on_event, self._problems))
@@ -115,7 +115,7 @@ class ServiceProxier:
             await self._health_checks.close()
 
     async def _count_connections(self) -> None:
-        """Weigh the endpoints of services with the strategy `lc` anew, now and then."""
+        """Update the endpoint weights of Services with the strategy `lc` periodically."""
         while True:
             await asyncio.sleep(self._count_interval)
             counted = [each for each in self.services.services.values() if any(is_counted(port) for port in each.ports)]
@@ -141,7 +141,7 @@ class ServiceProxier:
             case Snapshot():
                 await self._replace(event.objects)
                 self.synced = True
-                self._sync_latency.received()  # some of it may have gone out while it came
+                self._sync_latency.received()  # parts of the snapshot may have been submitted meanwhile
             case Upserted():
                 self._metrics.received(event.object.KIND)
                 self._slices_changed.add(_service_of(event.object))
@@ -164,10 +164,10 @@ class ServiceProxier:
             await asyncio.sleep(0)
         self._changed |= self.services.apply(gone=gone)
 
-    # This node's table
+    # Table section
 
     def changes(self) -> Edit:
-        """What has changed since the last call."""
+        """Changes since the last call."""
         self._sync_latency.submitted()
         changed, self._changed = self._changed, set()
         slices_changed, self._slices_changed = self._slices_changed, set()
@@ -185,15 +185,15 @@ class ServiceProxier:
         return self._elements.update(changed)
 
     def snapshot(self) -> Edit:
-        """All elements, from the static text alone."""
+        """All elements, relative to the base chains."""
         return self._elements.image()
 
     def involved_objects(self, part: Edit) -> Iterable[InvolvedObject]:
-        """The Services that want this part."""
+        """The Services that this part belongs to."""
         return (InvolvedObject("Service", key) for key in self._elements.owners(part))
 
     async def committed(self, *, changed: bool) -> None:
-        """Whoever was with an endpoint that is gone is led to another one."""
+        """Report metrics and problems, and delete entries that lead to endpoints that are gone."""
         if (took := self._sync_latency.applied()) is not None:
             self._metrics.programmed(took)
         in_flight, self._in_flight = self._in_flight, set()
@@ -211,21 +211,21 @@ class ServiceProxier:
         checks = dict(self._health_check_ports.values())
         self._on_health_check_ports(checks.keys())
         self._health_checks.sync(checks)
-        left, self._elements.left = self._elements.left, {}
+        stale, self._elements.left = self._elements.left, {}
         try:
-            self._metrics.clients_forgotten(await self._table.prune(left))
+            self._metrics.clients_forgotten(await self._table.prune(stale))
         except KernelError as error:
-            self._elements.left = left | self._elements.left
+            self._elements.left = stale | self._elements.left
             self._problems.record(SOURCE, error)
             asyncio.get_running_loop().call_later(_RETRY_INTERVAL, self._table.request_sync)
 
     def serving(self, ports: Collection[int]) -> Served:
-        """Who serves datagrams to these ports, wherever a Service has them."""
+        """The endpoints of all Services' UDP addresses with these ports."""
         known = {each for service in self.services.services.values() for each in _datagrams(service)}
         return self._served((version, vip) for version, vip in known if vip.port in ports)
 
     def _served(self, changed: Iterable[tuple[int, Vip]]) -> Served:
-        """Who serves these addresses now. An address of a service comes before the node's ports."""
+        """The current endpoints of these addresses. A Service's address takes precedence over a node port."""
         found: dict[tuple[bytes, int], frozenset[Record]] = {}
         for version, vip in sorted(changed, key=lambda each: each[1].kind != "node-port"):
             if vip.kind == "node-port":
@@ -253,22 +253,22 @@ class ServiceProxier:
 
 
 _UNKNOWN: frozenset[Record] = frozenset((b"",))
-"""Smaller than no set of endpoints."""
+"""Not a subset of any set of endpoints."""
 
 
 def _service_of(obj: Object) -> ObjectKey:
-    """The Service that the object is about, or says so."""
+    """The Service that the object is or belongs to."""
     if isinstance(obj, EndpointSlice):
         return ObjectKey(obj.metadata.namespace, obj.metadata.labels.get(SERVICE_LABEL, ""))
     return obj.key
 
 
 def is_counted(port: ResolvedPort) -> bool:
-    """Its strategy looks at connections."""
+    """Whether its strategy needs connection counts."""
     return port.strategy.name == "lc"
 
 
 def _datagrams(service: ResolvedService | None) -> set[tuple[int, Vip]]:
-    """A service's addresses for UDP, with their IP version."""
+    """A Service's UDP addresses, with their IP version."""
     ports = [port for port in service.ports if port.name.protocol == "UDP"] if service is not None else ()
     return {(port.family, vip) for port in ports for vip in port.vips}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from percale.agent.config import loader as configuring
-from percale.agent.config.loader import listening_at, service_config
+from percale.agent.config.loader import listen_ports, service_config
 from percale.agent.config.settings import AgentConfig
 from percale.errors import BadConfig
 from percale.model.netconf import network_config
@@ -99,9 +99,9 @@ def test_external_ips_are_a_word_or_networks(tmp_path: Path, text: str, variable
 
 
 def test_what_the_agent_listens_at(tmp_path: Path) -> None:
-    assert listening_at(load(tmp_path, "store: files:/s")) == {"http": 9099, "services.healthz": 10256}
-    assert listening_at(load(tmp_path, "store: files:/s\nhttp: '[::1]:80'\nservices: {enabled: false}")) == {"http": 80}
-    assert listening_at(load(tmp_path, "store: files:/s\nhttp: unix:/x\nservices: {healthz: null}")) == {}
+    assert listen_ports(load(tmp_path, "store: files:/s")) == {"http": 9099, "services.healthz": 10256}
+    assert listen_ports(load(tmp_path, "store: files:/s\nhttp: '[::1]:80'\nservices: {enabled: false}")) == {"http": 80}
+    assert listen_ports(load(tmp_path, "store: files:/s\nhttp: unix:/x\nservices: {healthz: null}")) == {}
 
 
 def test_variables_that_kubernetes_makes_of_services_are_not_ours(tmp_path: Path) -> None:

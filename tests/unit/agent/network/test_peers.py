@@ -177,7 +177,7 @@ def test_a_peer_left_out_that_leaves_is_forgotten(world: World) -> None:
 
 
 def test_a_node_that_moves_renders_all_peers_again(world: World) -> None:
-    assert len(list(world.peers.move(local("192.168.0.2")))) == 3
+    assert len(list(world.peers.update_local(local("192.168.0.2")))) == 3
     assert world.told() == [
         ("peer/10.244.2.0-24", ()),
         ("peer/10.244.3.0-24", routes(3)),
@@ -186,7 +186,7 @@ def test_a_node_that_moves_renders_all_peers_again(world: World) -> None:
 
 
 def test_a_peer_that_leaves_while_the_node_moves_stays_away(world: World) -> None:
-    moving = world.peers.move(local())
+    moving = world.peers.update_local(local())
     next(moving)
     world.peers.remove(lease(4))
     list(moving)

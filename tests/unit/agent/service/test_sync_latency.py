@@ -9,7 +9,7 @@ import pytest
 from percale.agent.http.listener import Page
 from percale.agent.logging import LineLog
 from percale.agent.problems import Problems
-from percale.agent.service.proxier_health import PATIENCE, ProxierHealth
+from percale.agent.service.proxier_health import MAX_DELAY, ProxierHealth
 from percale.agent.service.sync_latency import SyncLatency
 from percale.errors import KernelError
 
@@ -123,7 +123,7 @@ def test_an_update_that_stalls(latency: SyncLatency, clock: Clock) -> None:
     latency.submitted()
     latency.applied()
     latency.received()
-    clock.now += PATIENCE
+    clock.now += MAX_DELAY
     assert node.codes == (200, 200)
     latency.submitted()
     clock.now += 1
@@ -141,7 +141,7 @@ def test_a_table_that_somebody_broke_and_that_cannot_be_put_right(latency: SyncL
     """Nothing new was told: what was in force is in force no more."""
     node = Node(latency, clock)
     node.problems.raise_(TABLE, KernelError("no", errno=1))
-    clock.now += PATIENCE
+    clock.now += MAX_DELAY
     assert node.codes == (200, 200)
     clock.now += 1
     assert node.codes == (503, 503)
