@@ -20,7 +20,7 @@ class World:
     def __init__(self) -> None:
         self._objects: dict[type[Object], dict[ObjectKey, Object]] = {}
         self._buried: set[str] = set()
-        self.problems: dict[str, str] = {}
+        self.read_problems: dict[str, str] = {}
 
     def learn(self, event: Event) -> None:
         """Take over what the store tells."""
@@ -37,9 +37,9 @@ class World:
                 if known is not None and known.metadata.uid == obj.metadata.uid:  # else it has a successor already
                     self.drop(obj)
             case ReadProblem(source, None):
-                self.problems.pop(source, None)
+                self.read_problems.pop(source, None)
             case ReadProblem(source, error):
-                self.problems[source] = str(error)
+                self.read_problems[source] = str(error)
 
     def put(self, obj: Object) -> None:
         """The object is so now."""

@@ -211,11 +211,11 @@ class ServiceProxier:
         checks = dict(self._health_check_ports.values())
         self._on_health_check_ports(checks.keys())
         self._health_checks.sync(checks)
-        stale, self._elements.left = self._elements.left, {}
+        valid, self._elements.left = self._elements.left, {}
         try:
-            self._metrics.clients_forgotten(await self._table.prune(stale))
+            self._metrics.clients_forgotten(await self._table.prune(valid))
         except KernelError as error:
-            self._elements.left = stale | self._elements.left
+            self._elements.left = valid | self._elements.left
             self._problems.record(SOURCE, error)
             asyncio.get_running_loop().call_later(_RETRY_INTERVAL, self._table.request_sync)
 
@@ -239,7 +239,7 @@ class ServiceProxier:
         return found
 
     def _report_problems(self, changed: Iterable[ObjectKey]) -> None:
-        """What is problem with a Service is a trouble of its own; the others live."""
+        """Raise the problems of these Services, each by itself; other Services are not affected."""
         for key in changed:
             service = self.services.services.get(key)
             if service is not None and service.problems:

@@ -81,7 +81,7 @@ class MachineVerbs(Struct, frozen=True):
         problems += [f"cut: {' and '.join(sorted(pair))} do not hear each other" for pair in machines.cuts]
         problems += missing_pods(self.cluster.world.all(Pod))
         problems += self.cluster.problems
-        problems += [f"store: {error}" for error in self.cluster.world.problems.values()]
+        problems += [f"store: {error}" for error in self.cluster.world.read_problems.values()]
         return {**await self.about(), "machines": rows, "problems": problems}
 
     async def hosts(self) -> Answer:
