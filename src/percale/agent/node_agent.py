@@ -294,14 +294,16 @@ class NodeAgent:
         """Pods that are older than this node's subnets: they exist at the start or never."""
         assert self._reporter.components is not None
         subnets = tuple(self._reporter.components.subnet_manager.subnets)
-        outside = [
+        pods_outside_subnet = [
             each
             for each in self._records.attachments.values()
             if not each.chained and not all(any(ip in subnet for subnet in subnets) for ip in _addresses(each))
         ]
-        if outside:
-            what = f"{outside[0]} has an address of another network than the node's, where no peer reaches it"
-            more = f" (and {len(outside) - 1} more)" if outside[1:] else ""
+        if pods_outside_subnet:
+            what = (
+                f"{pods_outside_subnet[0]} has an address of another network than the node's, where no peer reaches it"
+            )
+            more = f" (and {len(pods_outside_subnet) - 1} more)" if pods_outside_subnet[1:] else ""
             self._problems.raise_(OUTSIDE_SUBNET, BadConfig(what + more, hint="delete the pod and make it anew"))
         else:
             self._problems.clear(OUTSIDE_SUBNET)

@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from percale.errors import AddressRefused
-from percale.ipam.subnet_plan import NodeSubnets, candidate_count, clash, fitting, free_candidates, from_pod_cidrs
+from percale.ipam.subnet_plan import (
+    NodeSubnets,
+    candidate_count,
+    first_overlap,
+    fitting,
+    free_candidates,
+    from_pod_cidrs,
+)
 from percale.model.netconf import NetworkConfig, network_config
 
 V4 = network_config({"Network": "10.244.0.0/16", "SubnetMin": "10.244.2.0", "SubnetMax": "10.244.9.0"})
@@ -110,5 +117,8 @@ def test_pod_cidrs_that_cannot_be(cidrs: list[str], what: str) -> None:
 
 def test_clash_names_the_pair() -> None:
     nets: list[Any] = [ip_network("10.0.0.0/24"), ip_network("fd00::/64")]
-    assert clash(nets, [ip_network("10.0.1.0/24"), ip_network("fd00::/48")]) == (nets[1], ip_network("fd00::/48"))
-    assert clash(nets, [ip_network("10.0.1.0/24")]) is None
+    assert first_overlap(nets, [ip_network("10.0.1.0/24"), ip_network("fd00::/48")]) == (
+        nets[1],
+        ip_network("fd00::/48"),
+    )
+    assert first_overlap(nets, [ip_network("10.0.1.0/24")]) is None

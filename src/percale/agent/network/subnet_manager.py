@@ -86,10 +86,10 @@ class SubnetManager:
         node = await self._store.get(Node, ObjectKey(None, self._config.node))
         cidrs = [str(cidr) for cidr in node.pod_cidrs] if node is not None else []
         given = from_pod_cidrs(self._network, self._config.node, cidrs) if cidrs else None
-        claimant = Claimant(self._config.node, state.machine, self._describe, given, state.subnets)
+        claimant = Claimant(self._config.node, state.machine, self._spec_for, given, state.subnets)
         return await acquire(self._store, self._network, claimant)
 
-    def _describe(self, subnets: NodeSubnets) -> SubnetLeaseSpec:
+    def _spec_for(self, subnets: NodeSubnets) -> SubnetLeaseSpec:
         local = local_node(self._config.node, self._underlay_address, subnets)
         self._backend.check(local)  # before a lease is acquired
         data, data_v6 = self._backend.lease_data(local)
@@ -176,8 +176,8 @@ class SubnetManager:
         if self._lease_deleted:
             await self.lease.renew()
             self._lease_deleted = False
-        await self.lease.describe(self._describe(self.subnets))
+        await self.lease.update(self._spec_for(self.subnets))
 
     async def renew(self) -> None:
         """Renew the lease before it expires."""
-        await self.lease.keep(on_problem=lambda error: self._problems.raise_("lease", error))
+        await self.lease.keep_renewed(on_problem=lambda error: self._problems.raise_("lease", error))
