@@ -153,16 +153,16 @@ class Agent:
         conntrack = Conntrack(place)
         place.close()
         evaluator = self.controller.evaluator
-        self.cutting = FlowBlocker(node.name, evaluator, conntrack, problems=problems, metrics=Metrics(), log=log)
+        self.blocker = FlowBlocker(node.name, evaluator, conntrack, problems=problems, metrics=Metrics(), log=log)
 
     async def _recheck(self, addresses: frozenset[bytes]) -> None:
-        await self.cutting.recheck(addresses)
+        await self.blocker.recheck(addresses)
 
     async def run(self) -> None:
         try:
-            await asyncio.gather(self.controller.run(), self.table.run(), self.cutting.run())
+            await asyncio.gather(self.controller.run(), self.table.run(), self.blocker.run())
         finally:
-            self.cutting.close()
+            self.blocker.close()
 
 
 @asynccontextmanager

@@ -196,7 +196,7 @@ def test_policies_hold_over_another_plugin_and_touch_nothing_of_it(cluster: Clus
             until(partial(connects, "stranger", address), "the policy is gone")
     node.stop()
     assert theirs(node) == before
-    assert ("bridged packets are judged" in node.log) == (wiring == "bridged")
+    assert ("bridged packets are filtered" in node.log) == (wiring == "bridged")
 
 
 def test_an_established_connection_through_their_bridge_is_cut(cluster: Cluster) -> None:

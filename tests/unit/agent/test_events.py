@@ -1,4 +1,4 @@
-"""What an agent tells the authors of objects, and that it is never much."""
+"""Events of the agent, and their rate limit."""
 
 from __future__ import annotations
 

@@ -30,22 +30,22 @@ PATIENCE = 30.0
 
 
 class Pods:
-    """An author: each pod has one element."""
+    """A table section: each pod has one element."""
 
     synced = True
 
     def __init__(self) -> None:
         self.wanted: dict[bytes, Verdict] = {}
-        self._told: dict[bytes, Verdict] = {}
+        self._last: dict[bytes, Verdict] = {}
 
     def changes(self) -> Edit:
-        before, self._told = self._told, dict(self.wanted)
+        before, self._last = self._last, dict(self.wanted)
         changed = {key: verdict for key, verdict in self.wanted.items() if before.get(key) != verdict}
         gone = [key for key in before if key not in self.wanted or key in changed]
         return Edit(remove=tuple(Elements("ingress4", key) for key in gone), put=tuple(_elements(changed)))
 
     def snapshot(self) -> Edit:
-        return Edit(put=tuple(_elements(self._told)))
+        return Edit(put=tuple(_elements(self._last)))
 
     def involved_objects(self, part: Edit) -> Iterable[InvolvedObject]:
         return [InvolvedObject("Pod", ObjectKey("x", NAMES[each.keys])) for each in part.put]

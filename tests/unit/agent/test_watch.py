@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from percale.agent import watch as following
+from percale.agent import watch
 from percale.agent.logging import LineLog
 from percale.agent.problems import Problems
 from percale.agent.watch import follow, retry_until_available
@@ -22,7 +22,7 @@ BAD = BadManifest("not YAML", where="bad.yaml:3")
 
 
 class Scripted:
-    """A store whose watches end as they are told; the last one stays open."""
+    """A store whose watches follow scripts; the last one stays open."""
 
     def __init__(self, *scripts: list[Event | Exception]) -> None:
         self._scripts = list(scripts)
@@ -56,7 +56,7 @@ async def followed(*scripts: list[Event | Exception]) -> tuple[list[Event], Prob
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(following, "_FIRST_RETRY", 0.0)
+    monkeypatch.setattr(watch, "_FIRST_RETRY", 0.0)
 
 
 async def test_a_store_that_goes_away_is_asked_again_and_said_once() -> None:

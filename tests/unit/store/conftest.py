@@ -58,7 +58,7 @@ async def events(root: Path, store: FilesStore) -> AsyncIterator[AsyncIterator[E
     yield watch
 
 
-def told(event: Event) -> tuple[str, str]:
+def summary(event: Event) -> tuple[str, str]:
     """What happened, in short."""
     if isinstance(event, Snapshot):
         return "Snapshot", ""

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.unit.store.conftest import text, told, upcoming
+from tests.unit.store.conftest import summary, text, upcoming
 
 from percale.kernel import syscalls
 from percale.model.configmap import ConfigMap
@@ -110,4 +110,6 @@ async def test_a_lease_that_is_none_is_a_trouble(root: Path, store: FilesStore, 
     (root / "a.yaml").write_text(text("a").replace("  name: a", f"  name: a\n  annotations: {{{ANNOTATION}: {stamp}}}"))
     watch = store.watch(ConfigMap)
     await upcoming(watch)
-    assert f'a.yaml:1: metadata.annotations["{ANNOTATION}"]: not a lease; remove it' in told(await upcoming(watch))[1]
+    assert (
+        f'a.yaml:1: metadata.annotations["{ANNOTATION}"]: not a lease; remove it' in summary(await upcoming(watch))[1]
+    )

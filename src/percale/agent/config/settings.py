@@ -63,7 +63,7 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     network: dict[str, Any] | None = None
     networkFile: AbsolutePath | None = None
     backend: Literal["network", "none"] = "network"
-    """network: the one of the net-conf.json. none: pods are somebody else's, only policies are ours."""
+    """network: the one of the net-conf.json. none: pods are attached by another plugin, Percale only applies policies."""
     established: Literal["cut", "keep"] = "cut"
     """What becomes of connections that a change of policy forbids."""
     shortcut: Literal["auto", "off"] = "auto"

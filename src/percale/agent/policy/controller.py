@@ -81,7 +81,7 @@ class PolicyController:
         table.on_foreign_change(self._on_foreign_change)
 
     async def run(self) -> None:
-        """For ever."""
+        """Runs until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(follow(self._store, KINDS, self._on_event, self._problems), name="objects")
             tasks.create_task(self._resolver.run(), name="names")

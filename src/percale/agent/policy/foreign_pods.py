@@ -47,12 +47,12 @@ def inspect_pods(pods: Iterable[PodFacts], underlay: Underlay) -> PodInspection:
             device = routes.device(address)
             if device in masters and device is not None:
                 bridges.add((device, address.version))
-            elif device is None and _is_settled(pod):
+            elif device is None and _is_stable(pod):
                 unrouted.append((str(pod.key), address))
     return PodInspection(frozenset(bridges), tuple(sorted(unrouted, key=str)))
 
 
-def _is_settled(pod: PodFacts) -> bool:
+def _is_stable(pod: PodFacts) -> bool:
     """Running and not terminating: it must have a route."""
     _, running, staying, _ = pod.rank
     return running and staying
@@ -95,7 +95,7 @@ class ForeignPodMonitor:
         if new := found.bridges - self._bridges:
             self._bridges |= new
             self._reconciler.want(BRIDGES, judged_bridges(version for _, version in self._bridges))
-            self._log.info("bridged packets are judged", device=" ".join(sorted({device for device, _ in new})))
+            self._log.info("bridged packets are filtered", device=" ".join(sorted({device for device, _ in new})))
         if found.unrouted:
             self._problems.raise_(WIRINGS, _unrouted(found.unrouted))
         else:

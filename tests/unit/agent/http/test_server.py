@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from percale.agent.http import client as asking
+from percale.agent.http import client
 from percale.agent.http.listener import listen, wait_for_connection
 from percale.agent.http.server import serve
 from percale.agent.metrics import GaugeValues, Metrics
@@ -176,25 +176,25 @@ async def test_who_asks_first_is_answered_too(socket: Path) -> None:
 
 async def test_the_status_is_asked_over_a_unix_socket(socket: Path) -> None:
     async with serving(socket, StatusSource()):
-        document = await asyncio.to_thread(asking.fetch, f"unix:{socket}")
-    assert asking.decode(document) == STATUS
+        document = await asyncio.to_thread(client.fetch, f"unix:{socket}")
+    assert client.decode(document) == STATUS
 
 
 def test_nobody_answers(socket: Path) -> None:
     with pytest.raises(AgentError, match=r"no agent answers: No such file or directory; start one with percale agent"):
-        asking.fetch(f"unix:{socket}")
+        client.fetch(f"unix:{socket}")
     with pytest.raises(AgentError, match="an answer that this version does not understand"):
-        asking.decode(b"{}")
+        client.decode(b"{}")
 
 
 def test_where_the_agent_is_comes_from_its_configuration(tmp_path: Path) -> None:
     (tmp_path / "agent.yaml").write_text("http: 127.0.0.1:1234\nstore: files:/s")
-    assert asking.address(tmp_path / "agent.yaml", {}, None) == "127.0.0.1:1234"
-    assert asking.address(tmp_path / "agent.yaml", {"PERCALE_HTTP": "[::1]:5"}, None) == "[::1]:5"
-    assert asking.address(tmp_path / "agent.yaml", {}, "unix:/x") == "unix:/x"
-    assert asking.address(None, {}, None) == "127.0.0.1:9099"
+    assert client.address(tmp_path / "agent.yaml", {}, None) == "127.0.0.1:1234"
+    assert client.address(tmp_path / "agent.yaml", {"PERCALE_HTTP": "[::1]:5"}, None) == "[::1]:5"
+    assert client.address(tmp_path / "agent.yaml", {}, "unix:/x") == "unix:/x"
+    assert client.address(None, {}, None) == "127.0.0.1:9099"
     with pytest.raises(BadConfig, match="the agent serves no HTTP"):
-        asking.address(None, {"PERCALE_HTTP": "none"}, None)
+        client.address(None, {"PERCALE_HTTP": "none"}, None)
 
 
 def test_the_text_form() -> None:

@@ -20,7 +20,7 @@ ONE, TWO = b"\x0a\x00\x00\x01", b"\x0a\x00\x00\x02"
 
 
 class World:
-    """A resolver that answers as told, and what was learned."""
+    """A scripted resolver, and the addresses passed on."""
 
     def __init__(self) -> None:
         self.wanted: frozenset[str] = frozenset({"a.example"})

@@ -1,4 +1,4 @@
-"""From what the store says to what the kernel holds, and what load balancers are told of it."""
+"""Latency from the store to the kernel, and the health that load balancers see."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_an_update_that_stalls(latency: SyncLatency, clock: Clock) -> None:
 
 
 def test_a_table_that_somebody_broke_and_that_cannot_be_put_right(latency: SyncLatency, clock: Clock) -> None:
-    """Nothing new was told: what was in force is in force no more."""
+    """Without new changes: applied rules are gone."""
     node = Node(latency, clock)
     node.problems.raise_(TABLE, KernelError("no", errno=1))
     clock.now += MAX_DELAY
