@@ -98,7 +98,7 @@ async def _ours(objects: list[Object]) -> _Found:
     bench, feed = Bench(services=True), Feed(objects)
     metrics = Metrics()
     flows = conntrack_cleaner(bench.problems, metrics)
-    author = ServiceProxier(
+    proxier = ServiceProxier(
         CONFIG,
         feed,
         bench.table,
@@ -109,7 +109,7 @@ async def _ours(objects: list[Object]) -> _Found:
         local_pods=set,
         on_health_check_ports=lambda _: None,
     )
-    async with bench.running(author.run) as cold:
+    async with bench.running(proxier.run) as cold:
         found = _Found(cold)
         for what, changed in _changes():
             found.changes.setdefault(what, []).append(await bench.change(feed, Upserted(changed)))

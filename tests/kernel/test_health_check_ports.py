@@ -40,7 +40,7 @@ async def connected() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
 
 
 @pytest.mark.usefixtures("loopback")
-async def test_who_asks_while_the_port_closes_hears_of_no_endpoints_or_nothing() -> None:
+async def test_a_request_while_the_port_closes_sees_no_endpoints_or_fails() -> None:
     problems = Problems(LineLog(stream=io.StringIO()))
     told: list[int] = []
     health = ProxierHealth(

@@ -139,21 +139,21 @@ class NodeTable:
 
     async def _sync(self) -> bool:
         """Whether the kernel's table was changed. A transaction that is too large is split by the full sync."""
-        edit = merge_transactions(section.changes() for section in self._sections)
+        transaction = merge_transactions(section.changes() for section in self._sections)
         if not self._full_sync:
             try:
-                if edit:
-                    await self._keeper.edit(edit)
-                return bool(edit)
+                if transaction:
+                    await self._keeper.edit(transaction)
+                return bool(transaction)
             except KernelError as error:
                 if error.errno != errno.EMSGSIZE:
                     raise
         self._full_sync = False
-        image = edit if self._first else merge_transactions(section.snapshot() for section in self._sections)
+        snapshot = transaction if self._first else merge_transactions(section.snapshot() for section in self._sections)
         self._first = False
-        edit = await self._keeper.restore(image)
+        transaction = await self._keeper.restore(snapshot)
         self._report_rejected(self._keeper.refused)
-        return bool(edit)
+        return bool(transaction)
 
     def _report_rejected(self, rejected: Collection[Refused]) -> None:
         """Raise a problem for each object with a rejected part; all are retried after a pause."""
@@ -210,9 +210,9 @@ async def delete_service_table() -> None:
         raise KernelError(error.strerror or str(error), errno=error.errno or 0, where=where) from error
 
 
-def merge_transactions(edits: Iterable[Edit]) -> Edit:
+def merge_transactions(transactions: Iterable[Edit]) -> Edit:
     """One transaction from several sections, which share no set and no chain."""
-    parts = list(edits)
+    parts = list(transactions)
     return Edit(
         put_sets=tuple(each for part in parts for each in part.put_sets),
         remove=tuple(each for part in parts for each in part.remove),

@@ -77,7 +77,7 @@ def test_one_lease_that_changes_writes_only_its_own_objects(cluster: Cluster) ->
     assert all(any(each in line for each in its_own) for line in commands), commands
 
 
-def test_a_file_that_turns_bad_keeps_its_peers_and_is_named(cluster: Cluster) -> None:
+def test_an_invalid_file_keeps_its_peers_and_is_named(cluster: Cluster) -> None:
     path = write(cluster, "peers", lease(50))
     one = cluster.node(1).start()
     until(lambda: routes(one) == ["10.244.50.0/24"])
@@ -92,7 +92,7 @@ def test_a_file_that_turns_bad_keeps_its_peers_and_is_named(cluster: Cluster) ->
     assert one.status.lastError is not None
 
 
-def test_a_restart_while_a_file_is_bad_collects_nothing(cluster: Cluster) -> None:
+def test_a_restart_with_an_invalid_file_collects_nothing(cluster: Cluster) -> None:
     path = write(cluster, "peers", lease(50))
     one = cluster.node(1).start()
     until(lambda: routes(one) == ["10.244.50.0/24"])
@@ -123,7 +123,7 @@ def test_a_store_that_is_away_takes_nothing_with_it(cluster: Cluster) -> None:
     assert one.subnet == "10.244.1.0/24"
 
 
-def test_a_lease_that_somebody_deletes_is_put_again(cluster: Cluster) -> None:
+def test_a_deleted_lease_is_written_again(cluster: Cluster) -> None:
     one, two = cluster.node(1).start(), cluster.node(2).start()
     until(lambda: len(two.status.peers) == 1)
     lease_files(cluster, "n1")[0].unlink()

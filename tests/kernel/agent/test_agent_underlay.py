@@ -72,7 +72,7 @@ def test_a_link_flap_brings_host_gw_routes_back(cluster: Cluster) -> None:
     until(lambda: a.reaches(b.addresses[0]))
 
 
-def test_a_device_that_somebody_deletes_is_back_with_its_peers(pair: tuple[Node, Node, Pod, Pod]) -> None:
+def test_a_deleted_device_is_restored_with_its_peers(pair: tuple[Node, Node, Pod, Pod]) -> None:
     one, _, a, b = pair
     one.ip("link", "delete", "flannel.1")
     until(lambda: a.reaches(b.addresses[0]))

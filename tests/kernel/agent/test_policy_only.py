@@ -270,7 +270,7 @@ def test_it_says_what_it_is_and_whom_it_guards(cluster: Cluster) -> None:
     assert not (node.directory / "net.d").exists()
 
 
-def test_a_pod_that_no_device_leads_to_is_a_trouble(cluster: Cluster) -> None:
+def test_a_pod_that_no_device_leads_to_is_a_problem(cluster: Cluster) -> None:
     """Its packets pass none of our rules; somebody must know."""
     node = policy_node(cluster)
     declare(node, "server", ["10.99.0.9"])

@@ -96,7 +96,7 @@ ACCEPT, DROP = Verdict("accept"), Verdict("drop")
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["at the start", "later"])
-async def test_one_bad_object_harms_itself_alone(node: Node, *, first: bool) -> None:
+async def test_a_rejected_object_affects_no_other(node: Node, *, first: bool) -> None:
     if not first:
         node.pods.wanted = {A: ACCEPT}
         node.table.request_sync()
@@ -133,7 +133,7 @@ async def test_what_was_left_out_is_tried_again(node: Node) -> None:
             await asyncio.sleep(0.001)
 
 
-async def test_a_kernel_that_takes_nothing_is_the_tables_trouble(node: Node) -> None:
+async def test_a_kernel_that_takes_nothing_is_the_tables_problem(node: Node) -> None:
     node.pods.wanted = {A: ACCEPT}
     node.keeper.refusals = [KernelError("may not", errno=errno.EPERM)]
     node.table.request_sync()

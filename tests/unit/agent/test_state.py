@@ -55,7 +55,7 @@ def test_a_full_disk_leaves_the_old_state(tmp_path: Path, monkeypatch: pytest.Mo
     assert [path.name for path in tmp_path.iterdir()] == ["node.json"]
 
 
-def test_a_second_agent_is_told_the_pid_of_the_first(tmp_path: Path) -> None:
+def test_a_second_agent_reports_the_pid_of_the_first(tmp_path: Path) -> None:
     with single_agent(tmp_path / "run"):
         with pytest.raises(AlreadyRunning) as caught, single_agent(tmp_path / "run"):
             pass
@@ -64,14 +64,14 @@ def test_a_second_agent_is_told_the_pid_of_the_first(tmp_path: Path) -> None:
         assert (tmp_path / "run" / "agent.pid").read_text() == f"{os.getpid()}\n"
 
 
-def test_a_pid_file_left_behind_locks_nobody_out(tmp_path: Path) -> None:
+def test_a_stale_pid_file_blocks_nobody(tmp_path: Path) -> None:
     (tmp_path / "agent.pid").write_text("999999999999\n")
     with single_agent(tmp_path):
         assert (tmp_path / "agent.pid").read_text() == f"{os.getpid()}\n"
 
 
 @pytest.mark.parametrize("abstract", [False, True])
-def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abstract: bool) -> None:
+def test_systemd_is_notified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abstract: bool) -> None:
     name = f"@percale-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
     monkeypatch.setenv("NOTIFY_SOCKET", name)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:

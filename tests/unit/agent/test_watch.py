@@ -59,7 +59,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "_FIRST_RETRY", 0.0)
 
 
-async def test_a_store_that_goes_away_is_asked_again_and_said_once() -> None:
+async def test_an_unreachable_store_is_retried_and_reported_once() -> None:
     seen, problems, log = await followed([Snapshot(())], [AWAY], [AWAY], [Snapshot(())])
     assert seen == [Snapshot(()), Snapshot(())]
     assert not problems.current
@@ -67,7 +67,7 @@ async def test_a_store_that_goes_away_is_asked_again_and_said_once() -> None:
     assert problems.last is not None and problems.last.error == "/objects: no such directory"
 
 
-async def test_a_bad_file_is_a_trouble_of_its_own_until_it_is_good_again() -> None:
+async def test_an_invalid_file_is_a_problem_of_its_own_until_it_is_valid_again() -> None:
     bad, good = ReadProblem("bad.yaml", BAD), ReadProblem("bad.yaml", None)
     _, problems, _ = await followed([Snapshot(()), bad, bad])
     assert {source: problem.error for source, problem in problems.current.items()} == {
@@ -76,7 +76,7 @@ async def test_a_bad_file_is_a_trouble_of_its_own_until_it_is_good_again() -> No
     assert (await followed([Snapshot(()), bad, good]))[1].current == {}
 
 
-async def test_an_attempt_is_made_until_the_store_answers() -> None:
+async def test_an_attempt_is_retried_until_the_store_is_available() -> None:
     outcomes: list[Exception | int] = [AWAY, AWAY, 7]
 
     async def attempt() -> int:

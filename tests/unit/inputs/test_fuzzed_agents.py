@@ -170,7 +170,7 @@ def test_the_answer_of_an_agent(data: bytes) -> None:
 
 @fuzzed
 @given(odd_documents(MANIFESTS))
-def test_one_bad_object_in_a_store_is_its_own_trouble(data: bytes) -> None:
+def test_one_bad_object_in_a_store_is_its_own_problem(data: bytes) -> None:
     good: dict[str, dict[str, Any]] = {"Pod": POD, "Service": SERVICE, "Node": NODE}
     with scratch() as directory:
         for kind, value in good.items():

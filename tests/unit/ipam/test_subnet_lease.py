@@ -128,7 +128,7 @@ async def test_a_full_network_says_what_to_do() -> None:
     )
 
 
-async def test_the_remembered_subnet_is_preferred_if_free() -> None:
+async def test_the_previous_subnet_is_preferred_if_free() -> None:
     store = MemoryStore()
     assert subnet_of(await acquire(store, CONFIG, claimant(1, previous="10.244.7.0/24"))) == "10.244.7.0/24"
     assert subnet_of(await acquire(store, CONFIG, claimant(2, previous="10.244.7.0/24"))) == "10.244.1.0/24"
@@ -388,7 +388,7 @@ async def test_a_suspended_machine_renews_as_soon_as_it_wakes() -> None:
     assert clock.now < 2000.0 + 48 * 3600 + 121
 
 
-async def test_a_store_that_is_away_is_asked_until_it_answers() -> None:
+async def test_renewal_is_retried_while_the_store_is_unreachable() -> None:
     store, clock = Recorder(), Clock()
     held = await acquire(store, CONFIG, claimant(1))
     store.away = 5
@@ -400,7 +400,7 @@ async def test_a_store_that_is_away_is_asked_until_it_answers() -> None:
     assert len(problems) == 5
 
 
-async def test_keeping_ends_when_another_node_has_the_subnet() -> None:
+async def test_renewal_ends_when_another_node_has_the_subnet() -> None:
     store, clock = MemoryStore(), Clock()
     held = await acquire(store, CONFIG, claimant(1))
     await store.delete(SubnetLease, held.lease.key)

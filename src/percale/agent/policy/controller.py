@@ -205,9 +205,9 @@ class PolicyController:
         self._in_flight = True
         self._waiters_in_flight += self._waiters
         self._waiters = []
-        edit = self.table.update(deltas)
+        transaction = self.table.update(deltas)
         self._pending_recheck |= self.table.concerned
-        return edit
+        return transaction
 
     def snapshot(self) -> Edit:
         """All rules, relative to the base chains."""

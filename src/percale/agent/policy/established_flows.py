@@ -69,7 +69,7 @@ class FlowVerdict(NamedTuple):
 
 
 class FlowBlocker:
-    """`established_flows: cut`. All methods are called on the event loop."""
+    """`established: cut`. All methods are called on the event loop."""
 
     def __init__(
         self,

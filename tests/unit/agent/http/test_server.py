@@ -154,7 +154,7 @@ async def test_a_socket_left_behind_is_taken_over(socket: Path) -> None:
     assert not socket.exists()
 
 
-def test_an_address_that_cannot_be_had_is_said_at_once(tmp_path: Path) -> None:
+def test_an_unusable_address_is_reported_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with listen("0.0.0.0:0") as taken:
         for address in (f"unix:{tmp_path}/file/socket", f"0.0.0.0:{taken.getsockname()[1]}"):

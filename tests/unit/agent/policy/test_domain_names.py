@@ -78,7 +78,7 @@ async def test_addresses_count_for_a_while_after_the_answer_that_held_them(world
     assert world.learned == {"a.example": {TWO}}
 
 
-async def test_a_resolver_that_fails_takes_nothing_back_and_is_said(world: World) -> None:
+async def test_a_failing_resolver_removes_nothing_and_is_reported(world: World) -> None:
     await world.round()
     world.answers["a.example"] = OSError(socket.EAI_AGAIN, "Temporary failure in name resolution")
     world.now = RETENTION * 2
@@ -98,7 +98,7 @@ async def test_one_name_that_fails_does_not_keep_the_others(world: World) -> Non
     assert "'b.example' (and 1 more) cannot" in world.problems.current[NAMES].error
 
 
-async def test_names_of_a_new_policy_are_asked_at_once_and_old_ones_forgotten(world: World) -> None:
+async def test_names_of_a_new_policy_are_resolved_at_once_and_old_ones_dropped(world: World) -> None:
     async with running(world):
         await until(lambda: world.learned == {"a.example": {ONE}})
         world.answers["b.example"] = frozenset({TWO})
@@ -130,7 +130,7 @@ async def test_a_resolver_that_hangs_at_one_name_does_not_keep_another(world: Wo
         await until(lambda: world.learned == {"a.example": {ONE}, "b.example": {ONE}})
 
 
-async def test_what_failed_is_asked_again_soon(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failed_lookup_is_retried_soon(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(names, "RETRY_INTERVAL", 0.0)
     world.answers["a.example"] = OSError(socket.EAI_AGAIN, "no")
     async with running(world):

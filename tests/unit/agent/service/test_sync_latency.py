@@ -34,7 +34,7 @@ def latency(clock: Clock) -> SyncLatency:
     return SyncLatency(clock)
 
 
-def test_what_was_told_is_done_when_it_was_sent(latency: SyncLatency, clock: Clock) -> None:
+def test_received_changes_are_applied_once_submitted(latency: SyncLatency, clock: Clock) -> None:
     assert latency.waiting == 0
     assert latency.applied() is None, "nothing was on its way"
     assert latency.last_applied is None
@@ -52,7 +52,7 @@ def test_what_was_told_is_done_when_it_was_sent(latency: SyncLatency, clock: Clo
     assert latency.last_received is not None
 
 
-def test_what_is_told_meanwhile_is_the_next_edits(latency: SyncLatency, clock: Clock) -> None:
+def test_changes_received_during_a_commit_belong_to_the_next_transaction(latency: SyncLatency, clock: Clock) -> None:
     latency.received()
     latency.submitted()
     clock.now += 1
@@ -64,7 +64,7 @@ def test_what_is_told_meanwhile_is_the_next_edits(latency: SyncLatency, clock: C
     assert latency.applied() == 1
 
 
-def test_an_edit_that_failed_is_as_old_as_it_was(latency: SyncLatency, clock: Clock) -> None:
+def test_a_failed_transaction_keeps_its_age(latency: SyncLatency, clock: Clock) -> None:
     latency.received()
     latency.submitted()
     clock.now += 5
@@ -128,16 +128,16 @@ def test_an_update_that_stalls(latency: SyncLatency, clock: Clock) -> None:
     latency.submitted()
     clock.now += 1
     assert node.codes == (503, 503)
-    said = body(node.health.healthz())
-    assert said["healthy"] is False
-    assert str(said["lastUpdated"]) < str(said["currentTime"])
+    content = body(node.health.healthz())
+    assert content["healthy"] is False
+    assert str(content["lastUpdated"]) < str(content["currentTime"])
     latency.applied()
     assert node.codes == (200, 200)
-    said = body(node.health.healthz())
-    assert said["lastUpdated"] == said["currentTime"]
+    content = body(node.health.healthz())
+    assert content["lastUpdated"] == content["currentTime"]
 
 
-def test_a_table_that_somebody_broke_and_that_cannot_be_put_right(latency: SyncLatency, clock: Clock) -> None:
+def test_a_table_changed_by_others_that_cannot_be_restored(latency: SyncLatency, clock: Clock) -> None:
     """Without new changes: applied rules are gone."""
     node = Node(latency, clock)
     node.problems.raise_(TABLE, KernelError("no", errno=1))

@@ -53,7 +53,7 @@ def test_a_writer_compares_with_what_another_has_just_written(pair: tuple[Direct
     assert one.take_events() == [Upserted(first), Upserted(second)]
 
 
-def test_what_one_wrote_is_told_once(pair: tuple[Directory, Directory]) -> None:
+def test_an_own_write_is_published_once(pair: tuple[Directory, Directory]) -> None:
     one, _ = pair
     written = one.put(config(), None, None)
     for _ in range(3):
@@ -117,7 +117,7 @@ def test_a_put_compares_with_an_own_file_that_was_not_read(filled: Directory) ->
         filled.put(pod("x"), "", None)
 
 
-def test_a_write_does_not_bring_a_store_back_that_somebody_removed(tmp_path: Path) -> None:
+def test_a_write_does_not_recreate_a_removed_store(tmp_path: Path) -> None:
     root = tmp_path / "store"
     with pytest.raises(StoreUnavailable, match="No such file"):
         write_file(root / "ConfigMap/default/a.json", b"{}", root=root)

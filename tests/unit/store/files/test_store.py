@@ -44,7 +44,7 @@ async def test_an_edit_is_an_event_for_what_changed_only(root: Path, store: File
     assert event.object.metadata.name == "b"
 
 
-async def test_a_file_that_turns_bad_keeps_its_last_good_objects(root: Path, store: FilesStore) -> None:
+async def test_an_invalid_file_keeps_its_last_valid_objects(root: Path, store: FilesStore) -> None:
     file = root / "a.yaml"
     file.write_text(text("a"))
     events = store.watch(ConfigMap)
@@ -78,7 +78,7 @@ async def test_a_new_folder_with_files_is_found(root: Path, store: FilesStore) -
     assert isinstance(await upcoming(events), Deleted)
 
 
-async def test_an_object_in_two_files_is_a_trouble_that_names_both(root: Path, store: FilesStore) -> None:
+async def test_an_object_in_two_files_is_a_problem_that_names_both(root: Path, store: FilesStore) -> None:
     (root / "a.yaml").write_text(text("a", "first"))
     (root / "b.yaml").write_text(text("a", "second"))
     events = store.watch(ConfigMap)
@@ -198,7 +198,7 @@ async def test_editors_that_rename(root: Path, events: AsyncIterator[Event]) -> 
         assert not isinstance(event, ReadProblem)
 
 
-async def test_one_trouble_until_it_is_over(root: Path, store: FilesStore, events: AsyncIterator[Event]) -> None:
+async def test_one_problem_until_it_is_solved(root: Path, store: FilesStore, events: AsyncIterator[Event]) -> None:
     for _ in range(3):
         (root / "a.yaml").write_text("kind: [")
         await store.list(ConfigMap)
@@ -210,7 +210,7 @@ async def test_one_trouble_until_it_is_over(root: Path, store: FilesStore, event
     assert await upcoming(events) == await upcoming(late) == ReadProblem(f"{root}/a.yaml", None)
 
 
-async def test_a_bad_file_that_disappears_takes_its_objects_and_its_trouble(
+async def test_deleting_an_invalid_file_removes_its_objects_and_its_problem(
     root: Path, events: AsyncIterator[Event]
 ) -> None:
     (root / "a.yaml").write_text("{")
@@ -220,9 +220,7 @@ async def test_a_bad_file_that_disappears_takes_its_objects_and_its_trouble(
     assert await upcoming(events) == ReadProblem(f"{root}/a.yaml", None)
 
 
-async def test_a_bad_file_of_a_person_is_not_written(
-    root: Path, store: FilesStore, events: AsyncIterator[Event]
-) -> None:
+async def test_an_invalid_user_file_is_not_written(root: Path, store: FilesStore, events: AsyncIterator[Event]) -> None:
     (root / "a.yaml").write_text("kind: [")
     with pytest.raises(BadManifest, match=r"a\.yaml:1"):
         await store.put(ConfigMap(metadata=ObjectMeta(name="a"), data={"x": "2"}))
@@ -373,7 +371,7 @@ async def test_a_writer_that_holds_the_lock_too_long(
     await store.put(ConfigMap(metadata=ObjectMeta(name="a")))
 
 
-async def test_a_put_that_is_given_up_is_told_if_it_was_done(
+async def test_a_cancelled_put_is_published_if_it_was_done(
     root: Path, store: FilesStore, events: AsyncIterator[Event]
 ) -> None:
     writing = asyncio.create_task(store.put(ConfigMap(metadata=ObjectMeta(name="b"), data={"x": "1"})))
