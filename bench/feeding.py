@@ -117,9 +117,9 @@ class Bench:
         self.table.add(self.witness)
         gc.collect()
         gc.set_threshold(GC_THRESHOLD)  # as in an agent's process
-        async with asyncio.TaskGroup() as duties:
+        async with asyncio.TaskGroup() as group:
             start = time.perf_counter()
-            tasks = [duties.create_task(self.table.run()), duties.create_task(section())]
+            tasks = [group.create_task(self.table.run()), group.create_task(section())]
             await self.witness.done.wait()
             took = time.perf_counter() - start
             gc.collect()

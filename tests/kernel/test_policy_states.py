@@ -168,9 +168,9 @@ class Agent:
 @asynccontextmanager
 async def agents(wires: Wires, store: MemoryStore) -> AsyncIterator[None]:
     """One on each node, as long as this lasts."""
-    async with asyncio.TaskGroup() as duties:
+    async with asyncio.TaskGroup() as group:
         made = [Agent(node, store) for node in wires.nodes.values()]
-        running = [duties.create_task(agent.run()) for agent in made]
+        running = [group.create_task(agent.run()) for agent in made]
         for agent in made:
             await agent.table.applied.wait()
         yield

@@ -3,8 +3,8 @@
     PolicyController ──┐ changes(), snapshot()
                        ├─▶ NodeTable ─▶ TableKeeper ─▶ table inet percale
     HostPorts ─────────┘      ▲
-    foreign change of the table ┘ full sync
-    ServiceProxier ──────▶ NodeTable ─▶ TableKeeper ─▶ table inet percale-services
+    foreign change ───────────┘ full sync
+    ServiceProxier ─────▶ NodeTable ─▶ TableKeeper ─▶ table inet percale-services
 
 Services have a table of their own, with its own thread and socket: neither pods nor policies wait for them. Changes that arrive
 during a commit are merged into the next transaction. Fail closed: what a previous run left in the kernel stays in effect until
