@@ -1,6 +1,6 @@
 """The agent's policies and services over decoded objects, into a real table in a namespace of their own. Used by rows.
 
-Feed (a store that says what it is told) ─▶ Enforcement, Balancing ─▶ NodeTable ─▶ KernelNftTable ─▶ the kernel
+Feed (a store that says what it is told) ─▶ PolicyController, ServiceProxier ─▶ NodeTable ─▶ KernelNftTable ─▶ the kernel
                                                                          └─ Witness: it is committed
 """
 
@@ -15,11 +15,11 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import TypeVar
 
-from percale.agent.events import Events, Subject
+from percale.agent.events import Events, InvolvedObject
 from percale.agent.logging import LineLog
-from percale.agent.main import MOST_YOUNG
+from percale.agent.main import GC_THRESHOLD
 from percale.agent.nft_table import SERVICE_BYTES, NodeTable
-from percale.agent.problems import Troubles
+from percale.agent.problems import Problems
 from percale.kernel.netns import NetnsThread, anonymous_namespace
 from percale.kernel.nftables.table import KernelNftTable
 from percale.model.meta import Object, ObjectKey
@@ -70,28 +70,28 @@ class Feed:
 
 
 class Witness:
-    """An author who has nothing to say and hears when the others' words are in the kernel."""
+    """An empty table section that is notified when the other sections are committed."""
 
-    spoken = True
+    synced = True
 
     def __init__(self) -> None:
-        self.committed = asyncio.Event()
+        self.done = asyncio.Event()
 
-    def edit(self) -> Transaction:
+    def changes(self) -> Transaction:
         """Nothing."""
         return Transaction()
 
-    def image(self) -> Transaction:
+    def snapshot(self) -> Transaction:
         """Nothing."""
         return Transaction()
 
-    def subjects(self, part: Transaction) -> tuple[Subject, ...]:
-        """None of it is its own."""
+    def involved_objects(self, part: Transaction) -> tuple[InvolvedObject, ...]:
+        """It has no objects."""
         return ()
 
-    async def made(self, *, anything: bool) -> None:
-        """What the others said is in force."""
-        self.committed.set()
+    async def committed(self, *, changed: bool) -> None:
+        """The others' changes are in the kernel."""
+        self.done.set()
 
 
 class Bench:
@@ -99,8 +99,8 @@ class Bench:
 
     def __init__(self, *, services: bool = False) -> None:
         self.namespace = anonymous_namespace()
-        self.troubles = Troubles(LineLog(stream=sys.stderr))
-        self.events = Events("n1", MemoryStore(), self.troubles)
+        self.problems = Problems(LineLog(stream=sys.stderr))
+        self.events = Events("n1", MemoryStore(), self.problems)
         place = NetnsThread(self.namespace)
         if services:
             nft_table = KernelNftTable(
@@ -108,19 +108,19 @@ class Bench:
             )
         else:
             nft_table = KernelNftTable(place, static=enforcing.TEXT, specs=enforcing.SET_SPECS)
-        self.table = NodeTable(nft_table, self.troubles, self.events)
+        self.table = NodeTable(nft_table, self.problems, self.events)
         self.witness = Witness()
 
     @contextlib.asynccontextmanager
-    async def running(self, author: Callable[[], Coroutine[None, None, None]]) -> AsyncIterator[float]:
-        """Seconds until what the author's `run` said was committed; it goes on within this block."""
+    async def running(self, section: Callable[[], Coroutine[None, None, None]]) -> AsyncIterator[float]:
+        """Seconds until what the section's `run` declared was committed; it goes on within this block."""
         self.table.add(self.witness)
         gc.collect()
-        gc.set_threshold(MOST_YOUNG)  # as in an agent's process
-        async with asyncio.TaskGroup() as duties:
+        gc.set_threshold(GC_THRESHOLD)  # as in an agent's process
+        async with asyncio.TaskGroup() as group:
             start = time.perf_counter()
-            tasks = [duties.create_task(self.table.run()), duties.create_task(author())]
-            await self.witness.committed.wait()
+            tasks = [group.create_task(self.table.run()), group.create_task(section())]
+            await self.witness.done.wait()
             took = time.perf_counter() - start
             gc.collect()
             gc.freeze()
@@ -132,8 +132,8 @@ class Bench:
 
     async def change(self, feed: Feed, event: Event) -> float:
         """Milliseconds from the event to the commit."""
-        self.witness.committed.clear()
+        self.witness.done.clear()
         start = time.perf_counter()
         feed.tell(event)
-        await self.witness.committed.wait()
+        await self.witness.done.wait()
         return (time.perf_counter() - start) * 1000

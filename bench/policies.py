@@ -23,7 +23,7 @@ from bench.feeding import Bench, Feed
 from bench.policy_paths import paths
 from bench.policy_world import node_name, pod, policy, policy_world
 from bench.rows import Row, at_most, in_turn, ratio, run, seconds
-from percale.agent.policy.controller import Enforcement
+from percale.agent.policy.controller import PolicyController
 from percale.kernel.netns import NetnsThread, anonymous_namespace
 from percale.model.meta import Object
 from percale.model.networkpolicy import NetworkPolicy
@@ -74,8 +74,8 @@ class _Found:
 async def _ours(objects: Sequence[Object]) -> _Found:
     """Cold, then changes one by one."""
     bench, feed = Bench(), Feed(objects)
-    enforcement = Enforcement(node_name(NODE), feed, bench.table, troubles=bench.troubles)
-    async with bench.running(enforcement.run) as cold:
+    controller = PolicyController(node_name(NODE), feed, bench.table, problems=bench.problems)
+    async with bench.running(controller.run) as cold:
         found = _Found(cold)
         for what, changed in _changes(objects):
             found.changes.setdefault(what, []).append(await bench.change(feed, Upserted(changed)))

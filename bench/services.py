@@ -35,8 +35,8 @@ from bench.service_world import (
     service_world,
 )
 from percale.agent.metrics import Metrics
-from percale.agent.service.conntrack_cleanup import service_flows
-from percale.agent.service.proxier import Balancing
+from percale.agent.service.conntrack_cleanup import conntrack_cleaner
+from percale.agent.service.proxier import ServiceProxier
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.netns import NetnsThread, anonymous_namespace
 from percale.kernel.nftables import batch
@@ -97,19 +97,19 @@ async def _ours(objects: list[Object]) -> _Found:
     """Cold, then changes one by one."""
     bench, feed = Bench(services=True), Feed(objects)
     metrics = Metrics()
-    flows = service_flows(bench.troubles, metrics)
-    author = Balancing(
+    flows = conntrack_cleaner(bench.problems, metrics)
+    proxier = ServiceProxier(
         CONFIG,
         feed,
         bench.table,
         flows=flows,
-        troubles=bench.troubles,
+        problems=bench.problems,
         events=bench.events,
         registry=metrics.registry,
         local_pods=set,
-        checked=lambda _: None,
+        on_health_check_ports=lambda _: None,
     )
-    async with bench.running(author.run) as cold:
+    async with bench.running(proxier.run) as cold:
         found = _Found(cold)
         for what, changed in _changes():
             found.changes.setdefault(what, []).append(await bench.change(feed, Upserted(changed)))

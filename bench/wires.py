@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bench.rows import run
-from percale.agent.nft_table import together
+from percale.agent.nft_table import merge_transactions
 from percale.kernel.netns import NetnsThread
 from percale.kernel.nftables.table import KernelNftTable
 from percale.render.nft.objects import Transaction
@@ -40,7 +40,7 @@ class Wires:
 
     def load(self, *edits: Transaction) -> None:
         """The node's table holds these and nothing else."""
-        asyncio.run(self._load(together(edits)))
+        asyncio.run(self._load(merge_transactions(edits)))
 
     async def _load(self, image: Transaction) -> None:
         namespace = os.open(f"/run/netns/{self.name}-node", os.O_RDONLY)

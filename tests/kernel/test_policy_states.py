@@ -23,9 +23,9 @@ from percale.agent.events import Events
 from percale.agent.logging import LineLog
 from percale.agent.metrics import Metrics
 from percale.agent.nft_table import NodeTable
-from percale.agent.policy.controller import Enforcement
-from percale.agent.policy.established_flows import Cutting
-from percale.agent.problems import Troubles
+from percale.agent.policy.controller import PolicyController
+from percale.agent.policy.established_flows import FlowBlocker
+from percale.agent.problems import Problems
 from percale.kernel.netlink.conntrack import Conntrack
 from percale.kernel.netns import NetnsThread
 from percale.kernel.nftables.table import KernelNftTable
@@ -145,34 +145,34 @@ class Agent:
 
     def __init__(self, node: WiredNode, store: MemoryStore) -> None:
         log = LineLog("text", io.StringIO())
-        troubles = Troubles(log)
+        problems = Problems(log)
         nft_table = KernelNftTable(NetnsThread(node.space.descriptor))
-        self.table = NodeTable(nft_table, troubles, Events(node.name, store, troubles))
-        self.enforcement = Enforcement(node.name, store, self.table, troubles=troubles, reconsider=self._reconsider)
+        self.table = NodeTable(nft_table, problems, Events(node.name, store, problems))
+        self.controller = PolicyController(node.name, store, self.table, problems=problems, recheck=self._recheck)
         place = NetnsThread(node.space.descriptor)
         conntrack = Conntrack(place)
         place.close()
-        evaluator = self.enforcement.evaluator
-        self.cutting = Cutting(node.name, evaluator, conntrack, troubles=troubles, metrics=Metrics(), log=log)
+        evaluator = self.controller.evaluator
+        self.blocker = FlowBlocker(node.name, evaluator, conntrack, problems=problems, metrics=Metrics(), log=log)
 
-    async def _reconsider(self, addresses: frozenset[bytes]) -> None:
-        await self.cutting.reconsider(addresses)
+    async def _recheck(self, addresses: frozenset[bytes]) -> None:
+        await self.blocker.recheck(addresses)
 
     async def run(self) -> None:
         try:
-            await asyncio.gather(self.enforcement.run(), self.table.run(), self.cutting.run())
+            await asyncio.gather(self.controller.run(), self.table.run(), self.blocker.run())
         finally:
-            self.cutting.close()
+            self.blocker.close()
 
 
 @asynccontextmanager
 async def agents(wires: Wires, store: MemoryStore) -> AsyncIterator[None]:
     """One on each node, as long as this lasts."""
-    async with asyncio.TaskGroup() as duties:
+    async with asyncio.TaskGroup() as group:
         made = [Agent(node, store) for node in wires.nodes.values()]
-        running = [duties.create_task(agent.run()) for agent in made]
+        running = [group.create_task(agent.run()) for agent in made]
         for agent in made:
-            await agent.table.in_force.wait()
+            await agent.table.applied.wait()
         yield
         for task in running:
             task.cancel()

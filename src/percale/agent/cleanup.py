@@ -1,8 +1,9 @@
-"""`percale agent --cleanup`: everything of ours leaves this node, and nothing else. Called by cli/agent.py and the lab.
+"""`percale agent --cleanup`: removes everything of ours from this node, and nothing else. Called by cli/agent.py and the lab.
 
     conflist, plugin ─▶ lease ─▶ kernel objects, pods' devices with them ─▶ state ─▶ sockets, pid file
 
-The runtime stops asking first; the state goes last, so that a cleanup that was cut short can be repeated.
+The CNI configuration goes first, so that no new requests arrive; the state goes last, so that an interrupted cleanup can be
+repeated.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from percale.agent.config.settings import AgentConfig
-from percale.agent.pid_file import only_agent
+from percale.agent.pid_file import single_agent
 from percale.agent.state import ADDRESSES, PODS, NodeState
 from percale.cni import conflist
 from percale.errors import KernelError, NotFound, PercaleError, StateError
@@ -29,12 +30,12 @@ from percale.store.registry import open_store
 
 
 def clean_up(config: AgentConfig) -> Iterator[str]:
-    """Yields a line for each thing as it goes; nothing to remove is no error. Raises AlreadyRunning, StateError, KernelError."""
+    """Yields a line for each removal; nothing to remove is no error. Raises AlreadyRunning, StateError, KernelError."""
     run_dir, state_dir = Path(config.runDir), Path(config.stateDir)
-    with only_agent(run_dir):
+    with single_agent(run_dir):
         yield from (f"removed {path}" for path in conflist.uninstall(config.cni))
         if (state_dir / NodeState.FILE).exists():
-            yield asyncio.run(_give_back(config, NodeState(state_dir).machine))
+            yield asyncio.run(_release_lease(config, NodeState(state_dir).machine))
         yield from _kernel()
         yield from _files(config, state_dir)
     with suppress(OSError):
@@ -42,8 +43,8 @@ def clean_up(config: AgentConfig) -> Iterator[str]:
         run_dir.rmdir()
 
 
-async def _give_back(config: AgentConfig, machine: str) -> str:
-    """The lease goes too, if this machine made it and the store is there to be asked."""
+async def _release_lease(config: AgentConfig, machine: str) -> str:
+    """Delete the lease, if this machine made it and the store is reachable."""
     store = open_store(config.store)
     try:
         mine = [
@@ -65,7 +66,7 @@ async def _give_back(config: AgentConfig, machine: str) -> str:
 
 
 def _kernel() -> Iterator[str]:
-    """Devices (pods' pairs among them), routes, neighbours, tables: all that carries our mark."""
+    """Devices (with the pods' veth pairs), routes, neighbours and tables that carry our mark."""
     try:
         with opened() as driver:
             removals = owned_removals(driver)
@@ -81,7 +82,7 @@ def _kernel() -> Iterator[str]:
 
 
 def _files(config: AgentConfig, state_dir: Path) -> Iterator[str]:
-    """Our own files; a directory goes when nothing else is in it."""
+    """Our own files; a directory too, if nothing else is in it."""
     ours = [state_dir / NodeState.FILE, *sorted(state_dir.glob(f"{ADDRESSES}*")), Path(config.cni.socket)]
     if config.http is not None and config.http.startswith("unix:"):
         ours.append(Path(config.http.removeprefix("unix:")))

@@ -1,4 +1,4 @@
-"""What an agent of either sort stands on: its store, its kernel, its troubles and figures, and HTTP to tell of them.
+"""Dependencies shared by both agent modes: store, kernel, problems, metrics and the HTTP server.
 
 `node_agent.py` and `policy_only_agent.py` build on it; `main.py` chooses between them.
 """
@@ -15,11 +15,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from percale.agent.config.settings import AgentConfig
 from percale.agent.events import Events
-from percale.agent.http.listener import asked, listening
+from percale.agent.http.listener import listen, wait_for_connection
 from percale.agent.logging import LineLog
 from percale.agent.metrics import MeasuredDriver, Metrics
-from percale.agent.problems import Troubles
-from percale.agent.reporter import Report
+from percale.agent.problems import Problems
+from percale.agent.reporter import StatusReporter
 from percale.agent.systemd import notify
 from percale.errors import KernelError
 from percale.kernel.nftables.commit import EventSubscriptions
@@ -28,49 +28,49 @@ from percale.kernel.rtnl.driver import KernelDriver
 from percale.store.registry import open_store
 
 
-class Ground:
-    """Made once per process."""
+class AgentContext:
+    """One per process."""
 
-    def __init__(self, config: AgentConfig, log: LineLog, on_refused: Callable[[str, KernelError], None]) -> None:
-        """`on_refused` gets the source whose object the kernel refused. Raises KernelError, BadConfig."""
+    def __init__(self, config: AgentConfig, log: LineLog, on_rejected: Callable[[str, KernelError], None]) -> None:
+        """`on_rejected` gets the source whose object the kernel rejected. Raises KernelError, BadConfig."""
         self.config = config
         self.log = log
         self.log_command = log.command if config.verbose else None
-        self.troubles = Troubles(log)
+        self.problems = Problems(log)
         self.metrics = Metrics()
         self.store = open_store(config.store)
-        self.events = Events(config.node, self.store, self.troubles)
+        self.events = Events(config.node, self.store, self.problems)
         self.subscriptions = EventSubscriptions()
         driver = _driver(self.log_command, self.subscriptions)
-        self.reconciler = Reconciler(MeasuredDriver(driver, self.metrics), on_problem=on_refused)
-        self._began = time.monotonic()
+        self.reconciler = Reconciler(MeasuredDriver(driver, self.metrics), on_problem=on_rejected)
+        self._started_at = time.monotonic()
 
     @asynccontextmanager
-    async def up(self, report: Report) -> AsyncIterator[tuple[AsyncExitStack, asyncio.TaskGroup]]:
-        """Store, kernel and HTTP are there within this block: for duties, and for what is to go down after them."""
+    async def running(self, reporter: StatusReporter) -> AsyncIterator[tuple[AsyncExitStack, asyncio.TaskGroup]]:
+        """Runs store, reconciler and HTTP server; yields a group for tasks and a stack of what to close after them."""
         http = self.config.http
-        async with AsyncExitStack() as downs:
-            listener = downs.enter_context(listening(http)) if http is not None else None
-            downs.push_async_callback(self.store.close)
+        async with AsyncExitStack() as exit_stack:
+            listener = exit_stack.enter_context(listen(http)) if http is not None else None
+            exit_stack.push_async_callback(self.store.close)
             await self.reconciler.start()
-            downs.push_async_callback(self.reconciler.stop)
-            async with asyncio.TaskGroup() as duties:
+            exit_stack.push_async_callback(self.reconciler.stop)
+            async with asyncio.TaskGroup() as tasks:
                 if listener is not None:
-                    duties.create_task(_serve_http(listener, report), name="http")
-                duties.create_task(self.events.run(), name="events")
-                yield downs, duties
+                    tasks.create_task(_serve_http(listener, reporter), name="http")
+                tasks.create_task(self.events.run(), name="events")
+                yield exit_stack, tasks
 
-    def say_ready(self, report: Report) -> None:
-        """Everything is in place for the first time, and most of it will stay."""
+    def announce_ready(self, reporter: StatusReporter) -> None:
+        """Tell the log and systemd. Most objects that exist now are long-lived, so the garbage collector skips them."""
         gc.freeze()
-        self.log.info("ready", seconds=f"{time.monotonic() - self._began:.3f}")
-        notify("READY=1", f"STATUS={report.summary()}")
+        self.log.info("ready", seconds=f"{time.monotonic() - self._started_at:.3f}")
+        notify("READY=1", f"STATUS={reporter.summary()}")
 
 
-async def _serve_http(listener: socket.socket, report: Report) -> None:
-    await asked(listener)
-    serving = await asyncio.to_thread(importlib.import_module, "percale.agent.http.server")
-    await serving.serve(listener, report)
+async def _serve_http(listener: socket.socket, reporter: StatusReporter) -> None:
+    await wait_for_connection(listener)
+    server = await asyncio.to_thread(importlib.import_module, "percale.agent.http.server")
+    await server.serve(listener, reporter)
 
 
 def _driver(log_command: Callable[[str], None] | None, subscriptions: EventSubscriptions) -> KernelDriver:

@@ -1,9 +1,9 @@
-"""Events about the objects that this node cannot serve as they want it, for their authors. The tables' authors warn.
+"""Kubernetes Events about objects that this node cannot serve as specified. The table sections emit them.
 
-    warn(subject, reason, message) ─▶ the latest of each object and reason ─▶ Store.put, a few at a time
+    warn(involved, reason, message) ─▶ the latest of each object and reason ─▶ Store.put, rate-limited
 
-An Event is gone an hour after it was last said. All nodes may have the same to say, and its author may change the object again
-and again: so each node says little at once, and no object's twice in a short time.
+An Event expires an hour after its last occurrence. All nodes may emit the same one, and an object may change again and again:
+so each node is limited to a burst and a rate, and repeats an Event only after a minute.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import NamedTuple
 
-from percale.agent.problems import Troubles
+from percale.agent.problems import Problems
 from percale.errors import PercaleError
 from percale.model.event import Event, EventSource, ObjectReference
 from percale.model.meta import ObjectKey, ObjectMeta
 from percale.store.protocol import Store
 
-LASTS = 3600.0
+TTL = 3600.0
 """Seconds."""
-_PAUSE = 5.0
-"""Seconds between two Events, once some have been said at once."""
-_AT_ONCE = 10
-_AGAIN = 60.0
-"""Seconds until the same is said again of an object."""
+_INTERVAL = 5.0
+"""Seconds between two Events after a burst."""
+_BURST = 10
+_REPEAT_AFTER = 60.0
+"""Seconds until the same Event is sent again."""
 _LONGEST_MESSAGE = 1024
-"""Characters: the API server takes no more."""
+"""Characters: the API server's limit."""
 _LONGEST_NAME = 200
 _SOURCE = "events"
 
 
-class Subject(NamedTuple):
-    """The object that a part of a table is for; `kind` as the API has it."""
+class InvolvedObject(NamedTuple):
+    """The object that an Event or a part of a table is about; `kind` as in the API."""
 
     kind: str
     key: ObjectKey
@@ -47,48 +47,52 @@ class Subject(NamedTuple):
 class Events:
     """All methods are called on the event loop."""
 
-    def __init__(self, node: str, store: Store, troubles: Troubles, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, node: str, store: Store, problems: Problems, *, clock: Callable[[], float] = time.time) -> None:
         """`clock` is in seconds since the epoch."""
         self._node = node
         self._store = store
-        self._troubles = troubles
+        self._problems = problems
         self._clock = clock
-        self._pending: dict[tuple[Subject, str], str] = {}
-        self._said: dict[tuple[Subject, str], tuple[float, Event]] = {}
+        self._pending: dict[tuple[InvolvedObject, str], str] = {}
+        self._sent: dict[tuple[InvolvedObject, str], tuple[float, Event]] = {}
         self._due = asyncio.Event()
 
-    def warn(self, subject: Subject, reason: str, message: str) -> None:
-        """Something is wrong with it on this node. Returns at once."""
-        which = (subject, reason)
-        said = self._said.get(which)
-        if said is not None and said[1].message == message[:_LONGEST_MESSAGE] and self._clock() - said[0] < _AGAIN:
+    def warn(self, involved: InvolvedObject, reason: str, message: str) -> None:
+        """Queue a Warning. Returns at once."""
+        which = (involved, reason)
+        sent = self._sent.get(which)
+        if (
+            sent is not None
+            and sent[1].message == message[:_LONGEST_MESSAGE]
+            and self._clock() - sent[0] < _REPEAT_AFTER
+        ):
             return
         self._pending[which] = message
         self._due.set()
 
     async def run(self) -> None:
-        """For ever. A store that does not take them is a trouble, and the Event is lost."""
+        """Runs until cancelled. An Event that the store rejects is recorded as a problem and dropped."""
         loop = asyncio.get_running_loop()
-        begun, said = loop.time(), 0
+        window_start, sent = loop.time(), 0
         while True:
             await self._due.wait()
-            if loop.time() - begun > _AT_ONCE * _PAUSE:
-                begun, said = loop.time(), 0
-            if said >= _AT_ONCE:
-                await asyncio.sleep(_PAUSE)
-            said += 1
+            if loop.time() - window_start > _BURST * _INTERVAL:
+                window_start, sent = loop.time(), 0
+            if sent >= _BURST:
+                await asyncio.sleep(_INTERVAL)
+            sent += 1
             which = next(iter(self._pending))
             message = self._pending.pop(which)
             if not self._pending:
                 self._due.clear()
-            await self._say(*which, message[:_LONGEST_MESSAGE])
+            await self._send(*which, message[:_LONGEST_MESSAGE])
 
-    async def _say(self, subject: Subject, reason: str, message: str) -> None:
+    async def _send(self, involved: InvolvedObject, reason: str, message: str) -> None:
         now = self._clock()
-        self._said = {which: said for which, said in self._said.items() if now - said[0] < LASTS}
+        self._sent = {which: sent for which, sent in self._sent.items() if now - sent[0] < TTL}
         stamp = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        before = self._said.get((subject, reason))
-        kind, key = subject
+        before = self._sent.get((involved, reason))
+        kind, key = involved
         event = Event(
             metadata=ObjectMeta(
                 name=f"{key.name[:_LONGEST_NAME]}.{_digest(kind, key.name, reason, self._node)}",
@@ -103,11 +107,11 @@ class Events:
             lastTimestamp=stamp,
             count=before[1].count + 1 if before is not None else 1,
         )
-        self._said[subject, reason] = now, event
+        self._sent[involved, reason] = now, event
         try:
-            await self._store.put(event, ttl=LASTS)
+            await self._store.put(event, ttl=TTL)
         except PercaleError as error:
-            self._troubles.note(_SOURCE, error)
+            self._problems.record(_SOURCE, error)
 
 
 def _digest(*words: str) -> str:

@@ -1,9 +1,9 @@
-"""The agent's log: one line on stderr for each thing that happened, for people (text) or for machines (json).
+"""The agent's log: one line on stderr per event, for people (text) or machines (json).
 
     12:03:55.120 info  peer joined  node=node2 subnet=10.244.2.0/24
     {"time":"2026-08-01T12:03:55.120+00:00","level":"info","event":"peer joined","node":"node2","subnet":"10.244.2.0/24"}
 
-Callers: everything in agent/. Kernel changes (`-v`) are lines for a shell, so they are printed as they are, after a `+`.
+Kernel changes (`-v`) are shell commands, so they are printed verbatim, after a `+`.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Log(Protocol):
-    """What the agent's parts are given."""
+    """The interface that the agent's parts log to."""
 
     def info(self, event: str, **fields: object) -> None:
-        """Something happened."""
+        """A normal event."""
 
     def warn(self, event: str, **fields: object) -> None:
-        """Something is wrong that may pass, or that somebody should look at."""
+        """A problem that may be transient, or that needs attention."""
 
     def error(self, event: str, **fields: object) -> None:
-        """Something was refused or lost."""
+        """A request was rejected, or something was lost."""
 
 
 class LineLog:
-    """Writes each event as one line. A reader that went away (a closed pipe) ends nothing but the log."""
+    """Writes each event as one line. A closed pipe ends only the log."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class LineLog:
         self._write("error", event, fields)
 
     def command(self, line: str) -> None:
-        """A kernel change that is about to be made, as its command line. Called from worker threads too."""
+        """The command line of a kernel change before it is made. Called from worker threads too."""
         if self._form == "json":
             self._write("info", "kernel", {"command": line})
         else:

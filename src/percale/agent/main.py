@@ -1,6 +1,6 @@
-"""The agent's process: one per node, until a signal. Callers: cli/agent.py; the lab, in a forked child.
+"""The agent process: one per node, runs until a signal. Callers: cli/agent.py; the lab, in a forked child.
 
-Nothing is undone at the end: pods go on reaching each other, and the next agent finds its node as this one left it.
+Shutdown keeps all kernel state: pods stay connected, and the next agent adopts what this one left.
 """
 
 from __future__ import annotations
@@ -12,54 +12,54 @@ from pathlib import Path
 
 from percale.agent.config.settings import AgentConfig
 from percale.agent.logging import LineLog
-from percale.agent.node_agent import AgentNode
-from percale.agent.pid_file import only_agent
-from percale.agent.policy_only_agent import PolicyNode
+from percale.agent.node_agent import NodeAgent
+from percale.agent.pid_file import single_agent
+from percale.agent.policy_only_agent import PolicyOnlyAgent
 from percale.agent.systemd import notify
 from percale.errors import PercaleError
 from percale.kernel import syscalls
 
-MOST_YOUNG = 50_000
-"""Objects between two looks for cycles: what an agent makes many of, facts and elements, has none."""
+GC_THRESHOLD = 50_000
+"""Allocations between two garbage collections: what an agent allocates most, facts and elements, has no cycles."""
 
 
 def run(config: AgentConfig) -> None:
-    """Serve the node until SIGTERM or SIGINT. Raises PercaleError when that is impossible."""
-    gc.set_threshold(MOST_YOUNG)
+    """Serve the node until SIGTERM or SIGINT. Raises PercaleError when it cannot go on."""
+    gc.set_threshold(GC_THRESHOLD)
     syscalls.share_memory_arena()
     log = LineLog(config.logFormat)
-    with only_agent(Path(config.runDir)):
+    with single_agent(Path(config.runDir)):
         asyncio.run(_serve(config, log))
 
 
 async def _serve(config: AgentConfig, log: LineLog) -> None:
     main = asyncio.current_task()
     assert main is not None
-    told: list[str] = []
+    signals: list[str] = []
 
-    def end(name: str) -> None:
-        if not told:
+    def stop(name: str) -> None:
+        if not signals:
             log.info("stopping", signal=name)
             notify("STOPPING=1")
             main.cancel()
-        told.append(name)
+        signals.append(name)
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, end, number.name)
+        loop.add_signal_handler(number, stop, number.name)
     log.info("starting", node=config.node, store=config.store)
     try:
-        node = PolicyNode(config, log) if config.backend == "none" else AgentNode(config, log)
+        node = PolicyOnlyAgent(config, log) if config.backend == "none" else NodeAgent(config, log)
         await node.run()
     except asyncio.CancelledError:
-        if not told:
+        if not signals:
             raise
     except BaseExceptionGroup as group:
         raise _first(group) from group
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """What ended the duties: the error for the user when there is one among them."""
+    """The error that ended the tasks; one meant for the user takes precedence."""
     flat = list(_flat(group))
     return next((error for error in flat if isinstance(error, PercaleError)), flat[0])
 

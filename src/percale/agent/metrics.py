@@ -1,4 +1,4 @@
-"""The agent's figures for Prometheus, in a registry of their own. `node_agent.py` counts, `server.py` sends them at /metrics."""
+"""The agent's Prometheus metrics, in a registry of their own; `http/server.py` serves them at /metrics."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 _VERBS = frozenset({"ADD", "DEL", "CHECK", "STATUS", "GC"})
 
 
-class Figures(Struct, frozen=True):
-    """How much there is now."""
+class GaugeValues(Struct, frozen=True):
+    """Values sampled at scrape time."""
 
     ready: bool
     peers: int
     unreached: int
     pods: int
-    troubles: int
+    problems: int
     addresses: tuple[Addresses, ...]
 
 
 class Metrics:
-    """Counters are counted where things happen; what is a state is asked for when somebody reads."""
+    """Counters are incremented where things happen; gauges are sampled at scrape time."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -53,38 +53,42 @@ class Metrics:
             return Histogram(f"percale_{name}", text, labels, buckets=SECONDS, registry=self.registry)
 
         ProcessCollector(registry=self.registry)
-        gauge("build_info", "The version that runs.", "version").labels(__version__).set(1)
-        self._ready = gauge("ready", "1 when pods can be served.")
-        self._peers = gauge("peers", "Other nodes whose subnets are reached.")
-        self._unreached = gauge("peers_unreached", "Other nodes whose subnets are not reached.")
+        gauge("build_info", "Version of the running agent.", "version").labels(__version__).set(1)
+        self._ready = gauge("ready", "1 when the agent serves CNI requests, else 0.")
+        self._peers = gauge("peers", "Peer nodes whose subnets are reachable.")
+        self._unreached = gauge("peers_unreached", "Peer nodes whose subnets are not reachable.")
         self._pods = gauge("pods", "Pod interfaces on this node.")
-        self._troubles = gauge("troubles", "What is wrong now.")
+        self._problems = gauge("problems", "Current problems, as listed in /status.")
         self._used = gauge("addresses_used", "Pod addresses in use.", "subnet")
-        self._free = gauge("addresses_free", "Pod addresses left.", "subnet")
-        self.store_events = counter("store_events", "Changes that the store told.", "type")
-        self._cni_requests = counter("cni_requests", "Requests of the container runtime.", "verb", "result")
-        self._cni_seconds = histogram("cni_seconds", "How long a request of the container runtime took.", "verb")
-        self.batches = counter("kernel_batches", "Batches of changes sent to the kernel.")
-        self.changes = counter("kernel_changes", "Changes sent to the kernel.")
-        self.refused = counter("kernel_refused", "Changes that the kernel refused.")
-        self.flows_cut = counter("flows_cut", "Established connections that a policy forbade.")
-        self.flows_restored = counter("flows_restored", "Cut connections that policies allow again.")
-        self.flows_forgotten = counter("flows_forgotten", "Datagram flows to endpoints that are gone.")
-        self.batch_seconds = histogram("kernel_batch_seconds", "How long a batch of kernel changes took.")
+        self._free = gauge("addresses_free", "Free pod addresses.", "subnet")
+        self.store_events = counter("store_events", "Watch events received from the store.", "type")
+        self._cni_requests = counter("cni_requests", "CNI requests from the container runtime.", "verb", "result")
+        self._cni_seconds = histogram("cni_seconds", "Duration of CNI requests in seconds.", "verb")
+        self.batches = counter("kernel_batches", "Batches of changes applied to the kernel.")
+        self.changes = counter("kernel_changes", "Changes applied to the kernel.")
+        self.refused = counter("kernel_refused", "Changes rejected by the kernel.")
+        self.flows_cut = counter("flows_cut", "Established connections blocked by a policy change.")
+        self.flows_restored = counter(
+            "flows_restored", "Blocked connections unblocked because policies allow them again."
+        )
+        self.flows_forgotten = counter(
+            "flows_forgotten", "UDP conntrack entries deleted because their endpoint is gone."
+        )
+        self.batch_seconds = histogram("kernel_batch_seconds", "Duration of kernel batches in seconds.")
 
     def cni_answered(self, verb: str, code: int, seconds: float) -> None:
-        """A request of the container runtime; `code` is the plugin's exit code."""
+        """`code` is the plugin's exit code."""
         known = verb if verb in _VERBS else "other"
         self._cni_requests.labels(known, "ok" if code == 0 else "refused").inc()
         self._cni_seconds.labels(known).observe(seconds)
 
-    def render(self, now: Figures) -> bytes:
-        """The text that Prometheus reads."""
+    def render(self, now: GaugeValues) -> bytes:
+        """The exposition text."""
         self._ready.set(now.ready)
         self._peers.set(now.peers)
         self._unreached.set(now.unreached)
         self._pods.set(now.pods)
-        self._troubles.set(now.troubles)
+        self._problems.set(now.problems)
         for addresses in now.addresses:
             self._used.labels(addresses.subnet).set(addresses.used)
             self._free.labels(addresses.subnet).set(addresses.free)
@@ -92,7 +96,7 @@ class Metrics:
 
 
 class MeasuredDriver:
-    """A driver whose batches are counted and timed."""
+    """Counts and times a driver's batches."""
 
     def __init__(self, driver: Driver, metrics: Metrics) -> None:
         self._driver = driver

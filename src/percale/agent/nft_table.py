@@ -1,15 +1,16 @@
-"""An inet table of this node: one keeper, its authors, and one at a time who brings their words to the kernel.
+"""An inet table of this node: merges table sections and applies them in one transaction at a time.
 
-    Enforcement (policies) ──┐ edit(), image()
-                             ├─▶ NodeTable ─▶ KernelNftTable ─▶ table inet percale
-    HostPorts ───────────────┘      ▲
-    somebody touched the table ─────┘ restore
-    Balancing (services) ──────▶ NodeTable ─▶ KernelNftTable ─▶ table inet percale-services
+    PolicyController ──┐ changes(), snapshot()
+                       ├─▶ NodeTable ─▶ KernelNftTable ─▶ table inet percale
+    HostPorts ─────────┘      ▲
+    foreign change ───────────┘ full sync
+    ServiceProxier ─────▶ NodeTable ─▶ KernelNftTable ─▶ table inet percale-services
 
-Services have a table of their own, with its thread and its socket: no pod and no policy waits for them. Changes that come while
-the kernel is busy are one edit together. Fail closed: what a former life left in the kernel stays in force until every author
-has read the store. An edit that the kernel refuses is tried again with the whole image, and what it refuses of that is left
-out, told as a trouble of the objects that want it, and tried again after a while. Both agents run it.
+Services have a table of their own, with its own thread and socket: neither pods nor policies wait for them. Changes that arrive
+during a commit are merged into the next transaction. Fail closed: what a previous run left in the kernel stays in effect until
+every section has synced with the store. A transaction that the kernel rejects is retried as a full sync; parts of it that the
+kernel rejects again are left out, reported as problems of the objects they belong to, and retried after a while. Both agent
+modes run it.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ import errno
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Protocol
 
-from percale.agent.events import Events, Subject
-from percale.agent.problems import Troubles
+from percale.agent.events import Events, InvolvedObject
+from percale.agent.problems import Problems
 from percale.errors import KernelError
 from percale.kernel.cleanup import remove_service_table
 from percale.kernel.nftables.commit import EventSubscriptions
@@ -28,190 +29,194 @@ from percale.kernel.nftables.portions import Refused
 from percale.kernel.nftables.table import KernelNftTable, NftTable
 from percale.render.nft.objects import Transaction
 from percale.render.objects import OWNER
-from percale.render.policy import base_chains as enforcing
-from percale.render.service import base_chains as balancing
-from percale.render.service import host_ports as host_port_text
+from percale.render.policy import base_chains as policy_chains
+from percale.render.service import base_chains as service_chains
+from percale.render.service import host_ports as host_port_chains
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
-"""Seconds until a refused edit is tried again; doubled each time."""
-_FIRST_REST, _LONGEST_REST = 5.0, 300.0
-"""The same for what had to be left out: only a change of the object or of the kernel makes it welcome."""
+"""Seconds until a rejected transaction is retried; doubled each time."""
+_FIRST_RETRY, _LONGEST_RETRY = 5.0, 300.0
+"""The same for rejected parts: only a change of the object or of the kernel makes them acceptable."""
 
 SERVICE_BYTES = 2 * 1024 * 1024
-"""Of one transaction of Services, some 30,000 elements: while the kernel makes it, 0.1 s, a policy's has to wait."""
+"""Limit of one transaction of Services, some 30,000 elements: a policy's waits for its commit, 0.1 s."""
 
 
-class Author(Protocol):
-    """Has a part of the table. All methods are called on the event loop."""
+class TableSection(Protocol):
+    """Owner of a part of the table. All methods are called on the event loop."""
 
     @property
-    def spoken(self) -> bool:
-        """It has read the store: its image is what the table is to hold of it."""
+    def synced(self) -> bool:
+        """It has received the store's first snapshot: its own snapshot is complete."""
 
-    def edit(self) -> Transaction:
+    def changes(self) -> Transaction:
         """What has changed since the last call."""
 
-    def image(self) -> Transaction:
-        """All of its part, as of the last `edit`."""
+    def snapshot(self) -> Transaction:
+        """Its whole part, as of the last `changes`."""
 
-    def subjects(self, part: Transaction) -> Iterable[Subject]:
-        """The objects that want this part of the image; none when it is no part of it."""
+    def involved_objects(self, part: Transaction) -> Iterable[InvolvedObject]:
+        """The objects that this part of the table belongs to; none if it is another section's."""
 
-    async def made(self, *, anything: bool) -> None:
-        """The last `edit` is in the kernel, which may have held all of it already."""
+    async def committed(self, *, changed: bool) -> None:
+        """The kernel holds the last `changes`. `changed`: the transaction was not empty."""
 
 
 class NodeTable:
     """All methods are called on the event loop."""
 
-    def __init__(self, keeper: NftTable, troubles: Troubles, events: Events, name: str = OWNER) -> None:
+    def __init__(self, keeper: NftTable, problems: Problems, events: Events, name: str = OWNER) -> None:
         self.source = f"table inet {name}"
-        """Of its troubles."""
-        self.in_force = asyncio.Event()
-        """Set once the kernel holds what all authors say."""
+        """The source of its problems."""
+        self.applied = asyncio.Event()
+        """Set once the kernel has held the state of all sections."""
         self.attempted = asyncio.Event()
-        """Set once that has been tried."""
+        """Set after the first attempt."""
         self._keeper = keeper
-        self._troubles = troubles
+        self._problems = problems
         self._events = events
-        self._authors: list[Author] = []
-        self._whole = True
+        self._sections: list[TableSection] = []
+        self._full_sync = True
         self._first = True
-        """Nothing has been said yet: what the authors say next is their whole image."""
-        self._left_out: dict[str, KernelError] = {}
-        """What the kernel refuses, by source of trouble."""
-        self._rest = _FIRST_REST
-        self._again: asyncio.TimerHandle | None = None
+        """No changes taken yet: the first `changes` of a section equal its snapshot."""
+        self._rejected: dict[str, KernelError] = {}
+        """What the kernel rejects, by problem source."""
+        self._retry_pause = _FIRST_RETRY
+        self._retry: asyncio.TimerHandle | None = None
         self._due = asyncio.Event()
-        keeper.on_foreign_change(self._restore)
+        keeper.on_foreign_change(self._request_full_sync)
 
-    def add(self, author: Author) -> None:
+    def add(self, section: TableSection) -> None:
         """Before `run`."""
-        self._authors.append(author)
+        self._sections.append(section)
 
     def on_foreign_change(self, callback: Callable[[], None]) -> None:
-        """Call back when somebody else has changed the table."""
+        """Call back when another process has changed the table."""
         self._keeper.on_foreign_change(callback)
 
-    def touch(self) -> None:
-        """An author has something to say."""
+    def request_sync(self) -> None:
+        """A section has changes."""
         self._due.set()
 
     async def prune(self, valid: Mapping[str, Collection[bytes]]) -> int:
-        """Of maps that packets fill: elements that lead to anything but this go; how many did. Raises KernelError."""
+        """Delete elements of maps filled by packets that lead elsewhere than to these; returns how many. Raises KernelError."""
         return await self._keeper.prune(valid)
 
     async def run(self) -> None:
-        """For ever; the end leaves the table in place. Raises KernelError."""
+        """Runs until cancelled, which leaves the table in place. Raises KernelError."""
         await self._keeper.start()
         try:
             pause = _FIRST_PAUSE
             while True:
                 await self._due.wait()
                 self._due.clear()
-                if not all(author.spoken for author in self._authors):
+                if not all(section.synced for section in self._sections):
                     continue
                 try:
-                    anything = await self._bring()
+                    changed = await self._sync()
                 except KernelError as error:
-                    self._troubles.begin(self.source, error)
+                    self._problems.raise_(self.source, error)
                     self.attempted.set()
                     await asyncio.sleep(pause)
                     pause = min(pause * 2, _LONGEST_PAUSE)
-                    self._restore()
+                    self._request_full_sync()
                     continue
                 pause = _FIRST_PAUSE
-                self._troubles.end(self.source)
+                self._problems.clear(self.source)
                 self.attempted.set()
-                self.in_force.set()
-                for author in self._authors:
-                    await author.made(anything=anything)
+                self.applied.set()
+                for section in self._sections:
+                    await section.committed(changed=changed)
         finally:
-            if self._again is not None:
-                self._again.cancel()
+            if self._retry is not None:
+                self._retry.cancel()
             await self._keeper.stop()
 
-    def _restore(self) -> None:
-        """The whole table is to be compared: at the start, and when somebody else touched it."""
-        self._whole = True
+    def _request_full_sync(self) -> None:
+        """Compare the whole table: at the start, and after a foreign change."""
+        self._full_sync = True
         self._due.set()
 
-    async def _bring(self) -> bool:
-        """Whether anything had to be changed. What is more than one transaction may have is made in parts by a restore."""
-        edit = together(author.edit() for author in self._authors)
-        if not self._whole:
+    async def _sync(self) -> bool:
+        """Whether the kernel's table was changed. A transaction that is too large is split by the full sync."""
+        transaction = merge_transactions(section.changes() for section in self._sections)
+        if not self._full_sync:
             try:
-                if edit:
-                    await self._keeper.apply(edit)
-                return bool(edit)
+                if transaction:
+                    await self._keeper.apply(transaction)
+                return bool(transaction)
             except KernelError as error:
                 if error.errno != errno.EMSGSIZE:
                     raise
-        self._whole = False
-        image = edit if self._first else together(author.image() for author in self._authors)
+        self._full_sync = False
+        snapshot = transaction if self._first else merge_transactions(section.snapshot() for section in self._sections)
         self._first = False
-        edit = await self._keeper.sync(image)
-        self._tell_of(self._keeper.refused)
-        return bool(edit)
+        transaction = await self._keeper.sync(snapshot)
+        self._report_rejected(self._keeper.refused)
+        return bool(transaction)
 
-    def _tell_of(self, refused: Collection[Refused]) -> None:
-        """Each object whose part is left out is in trouble, and all of them are tried again after a rest."""
-        before, self._left_out = self._left_out, {}
-        for part, error in refused:
-            subjects = sorted({subject for author in self._authors for subject in author.subjects(part)})
-            for subject in subjects:
-                self._events.warn(subject, "KernelRefused", str(error))
-            for source in [*map(str, subjects)] or [self.source]:
-                self._left_out.setdefault(f"kernel: {source}", error)
-        for source in before.keys() - self._left_out.keys():
-            self._troubles.end(source)
-        for source, error in self._left_out.items():
-            self._troubles.begin(source, error)
-        if self._again is not None:
-            self._again.cancel()
-            self._again = None
-        if refused:
-            self._again = asyncio.get_running_loop().call_later(self._rest, self._restore)
-            self._rest = min(self._rest * 2, _LONGEST_REST)
+    def _report_rejected(self, rejected: Collection[Refused]) -> None:
+        """Raise a problem for each object with a rejected part; all are retried after a pause."""
+        before, self._rejected = self._rejected, {}
+        for part, error in rejected:
+            involved_objects = sorted(
+                {involved for section in self._sections for involved in section.involved_objects(part)}
+            )
+            for involved in involved_objects:
+                self._events.warn(involved, "KernelRefused", str(error))
+            for source in [*map(str, involved_objects)] or [self.source]:
+                self._rejected.setdefault(f"kernel: {source}", error)
+        for source in before.keys() - self._rejected.keys():
+            self._problems.clear(source)
+        for source, error in self._rejected.items():
+            self._problems.raise_(source, error)
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        if rejected:
+            self._retry = asyncio.get_running_loop().call_later(self._retry_pause, self._request_full_sync)
+            self._retry_pause = min(self._retry_pause * 2, _LONGEST_RETRY)
         else:
-            self._rest = _FIRST_REST
+            self._retry_pause = _FIRST_RETRY
 
 
-def keeper(
+def kernel_table(
     *, host_ports: bool, log_command: Callable[[str], None] | None, subscriptions: EventSubscriptions
 ) -> KernelNftTable:
-    """The kernel's table of policies and host ports."""
-    texts, shapes = [enforcing.TEXT], [*enforcing.SET_SPECS]
+    """The kernel table of policies and host ports."""
+    texts, shapes = [policy_chains.TEXT], [*policy_chains.SET_SPECS]
     if host_ports:
-        texts.append(host_port_text.TEXT)
-        shapes += host_port_text.SET_SPECS
+        texts.append(host_port_chains.TEXT)
+        shapes += host_port_chains.SET_SPECS
     return KernelNftTable(log_command=log_command, static="\n".join(texts), specs=shapes, subscriptions=subscriptions)
 
 
-def service_keeper(*, log_command: Callable[[str], None] | None, subscriptions: EventSubscriptions) -> KernelNftTable:
-    """The kernel's table of Services."""
+def kernel_service_table(
+    *, log_command: Callable[[str], None] | None, subscriptions: EventSubscriptions
+) -> KernelNftTable:
+    """The kernel table of Services."""
     return KernelNftTable(
         log_command=log_command,
-        static=balancing.TEXT,
-        specs=balancing.SET_SPECS,
-        table=balancing.TABLE,
+        static=service_chains.TEXT,
+        specs=service_chains.SET_SPECS,
+        table=service_chains.TABLE,
         most_bytes=SERVICE_BYTES,
         subscriptions=subscriptions,
     )
 
 
-async def without_services() -> None:
-    """Take away the table of Services that a former life left. Raises KernelError."""
+async def delete_service_table() -> None:
+    """Delete the table of Services that a previous run left. Raises KernelError."""
     try:
         await asyncio.to_thread(remove_service_table)
     except OSError as error:
-        where = f"table inet {balancing.TABLE}"
+        where = f"table inet {service_chains.TABLE}"
         raise KernelError(error.strerror or str(error), errno=error.errno or 0, where=where) from error
 
 
-def together(edits: Iterable[Transaction]) -> Transaction:
-    """Edits of different authors, who share no set and no chain, as one."""
-    parts = list(edits)
+def merge_transactions(transactions: Iterable[Transaction]) -> Transaction:
+    """One transaction from several sections, which share no set and no chain."""
+    parts = list(transactions)
     return Transaction(
         put_sets=tuple(each for part in parts for each in part.put_sets),
         remove=tuple(each for part in parts for each in part.remove),

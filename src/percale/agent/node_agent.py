@@ -1,17 +1,17 @@
-"""One node: store, kernel, peers, pods and health, wired together. Made and run by `main.py`.
+"""Wires one node together: store, kernel, peers, pods and health. Made and run by `main.py`.
 
     Store.watch ─ follow ─▶ Peers ─────────── "peer/LEASE" ──┐
         ▲                     ▲                              ▼           batches
         │ put                 │ local node               Reconciler ──────────────▶ kernel
-     Standing ── on_move ─────┼──────────── "node/…" ─────────▲ │ underlay events     │
+   SubnetManager ── on_move ──┼──────────── "node/…" ─────────▲ │ underlay events     │
         ▲  (interface, lease) │                               │ ▼                     │
         └─────────────────────┼───────────────────────────────┼── read again ◀────────┘
                               ▼                               │
-                     CniServer (MTU) ─── "pod/ID/IFNAME" ─────┘       serving: /readyz /metrics /status
+                     CniServer (MTU) ─── "pod/ID/IFNAME" ─────┘       http/server: /readyz /metrics /status
 
-Start: network → interface → subnet → device, peers and pods wished → leftovers removed → all of it in the kernel → conflist →
-READY. A store or an interface that is away is waited for; what was in force stays in force meanwhile. The end takes
-nothing back: the kernel goes on carrying packets.
+Start: network → interface → subnet → declare device, peers and pods → garbage-collect stale objects → wait until applied →
+conflist → READY. It waits for a store or an interface that is unavailable, and keeps the kernel's state meanwhile. Shutdown
+keeps all kernel state: the data path goes on.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
-from percale.agent.config.loader import listening_at, service_config
+from percale.agent.config.loader import listen_ports, service_config
 from percale.agent.config.settings import AgentConfig
-from percale.agent.context import Ground
+from percale.agent.context import AgentContext
 from percale.agent.logging import LineLog
-from percale.agent.network.fastpath import Shortcut
+from percale.agent.network.fastpath import Fastpath
 from percale.agent.network.net_conf import configured_network
 from percale.agent.network.peers import Peers
-from percale.agent.network.subnet_manager import Standing
-from percale.agent.nft_table import NodeTable, keeper, service_keeper, without_services
-from percale.agent.policy.controller import Enforcement
-from percale.agent.policy.established_flows import established
-from percale.agent.reporter import Parts, Report
-from percale.agent.service.conntrack_cleanup import service_flows
+from percale.agent.network.subnet_manager import SubnetManager
+from percale.agent.nft_table import NodeTable, delete_service_table, kernel_service_table, kernel_table
+from percale.agent.policy.controller import PolicyController
+from percale.agent.policy.established_flows import established_flows
+from percale.agent.reporter import NodeComponents, StatusReporter
+from percale.agent.service.conntrack_cleanup import conntrack_cleaner
 from percale.agent.service.host_ports import HostPorts
-from percale.agent.service.proxier import Balancing
+from percale.agent.service.proxier import ServiceProxier
 from percale.agent.state import ADDRESSES, PODS, NodeState
 from percale.agent.watch import STORE, follow
 from percale.backend.protocol import Backend, LocalNode
@@ -56,251 +56,264 @@ from percale.render.network.masquerade import node_tables
 from percale.render.network.pod_veth import PodNetwork
 from percale.render.network.tunnels import tunnels_of
 from percale.render.objects import IPAddress, Sysctl
-from percale.render.service import base_chains as balancing_text
+from percale.render.service import base_chains as service_chains
 from percale.store.protocol import Deleted, Snapshot, Upserted
 
 DEVICE, TABLES, FORWARDING, SHORTCUT = "node/device", "node/tables", "node/forwarding", "node/shortcut"
-STRAYS = "addresses of pods"
-_BREATH = 100
-"""Peers rendered between two breaths of the event loop."""
-_SETTLING = 0.1
-"""Seconds between looks at objects that the kernel refuses."""
+OUTSIDE_SUBNET = "addresses of pods"
+_YIELD_EVERY = 100
+"""Peers rendered before the event loop gets a turn."""
+_RETRY_INTERVAL = 0.1
+"""Seconds until objects that the kernel rejected are checked again."""
 
 
-class AgentNode:
-    """Made once per process; `run` lives until it is cancelled."""
+class NodeAgent:
+    """One per process; `run` until cancelled."""
 
     def __init__(self, config: AgentConfig, log: LineLog) -> None:
         """Raises StateError, KernelError, BadConfig."""
         self._config = config
         self._log = log
         self._state = NodeState(Path(config.stateDir))
-        self._ground = ground = Ground(config, log, on_refused=self._refused)
-        self._troubles, self._metrics, self._store = ground.troubles, ground.metrics, ground.store
-        self._reconciler = ground.reconciler
-        self._report = Report(config.node, self._metrics, self._troubles, self._reconciler)
-        self._store_read = asyncio.Event()
+        self._context = context = AgentContext(config, log, on_rejected=self._rejected)
+        self._problems, self._metrics, self._store = context.problems, context.metrics, context.store
+        self._reconciler = context.reconciler
+        self._reporter = StatusReporter(config.node, self._metrics, self._problems, self._reconciler)
+        self._store_synced = asyncio.Event()
         records = self._records = Records(Path(config.stateDir) / PODS)
-        kept = keeper(host_ports=True, log_command=ground.log_command, subscriptions=ground.subscriptions)
-        self._table = NodeTable(kept, ground.troubles, ground.events)
-        self._flows = service_flows(ground.troubles, ground.metrics)
-        self._host_ports = HostPorts(self._table, records.attachments.values(), self._flows, ground.troubles)
-        for setting, address in listening_at(config).items():
-            self._host_ports.keep(setting, [("TCP", address)])
-        self._enforcement = Enforcement(
+        nft = kernel_table(host_ports=True, log_command=context.log_command, subscriptions=context.subscriptions)
+        self._table = NodeTable(nft, context.problems, context.events)
+        self._conntrack_cleaner = conntrack_cleaner(context.problems, context.metrics)
+        self._host_ports = HostPorts(
+            self._table, records.attachments.values(), self._conntrack_cleaner, context.problems
+        )
+        for setting, address in listen_ports(config).items():
+            self._host_ports.reserve(setting, [("TCP", address)])
+        self._policy_controller = PolicyController(
             config.node,
-            ground.store,
+            context.store,
             self._table,
-            troubles=ground.troubles,
+            problems=context.problems,
             attached=[(each.pod.key, _addresses(each)) for each in records.attachments.values() if each.pod],
-            reconsider=self._reconsider,
-            on_local_pods=self._table.touch,
+            recheck=self._recheck,
+            on_local_pods=self._table.request_sync,
         )
-        self._shortcut = Shortcut(
-            self._shortcuts, log_command=ground.log_command, log=log, enabled=config.shortcut == "auto"
+        self._fastpath = Fastpath(
+            self._fastpath_config, log_command=context.log_command, log=log, enabled=config.shortcut == "auto"
         )
-        self._reconciler.on_removed(FASTPATH_TABLE, self._shortcut.reload)
-        self._established = established(
+        self._reconciler.on_removed(FASTPATH_TABLE, self._fastpath.reload)
+        self._established = established_flows(
             config,
-            self._enforcement.evaluator,
-            troubles=ground.troubles,
-            metrics=ground.metrics,
+            self._policy_controller.evaluator,
+            problems=context.problems,
+            metrics=context.metrics,
             log=log,
-            on_cut=self._shortcut.forget,
+            on_cut=self._fastpath.flush,
         )
 
     async def run(self) -> None:
-        """Raises the PercaleError that makes going on impossible."""
-        async with self._ground.up(self._report) as (downs, duties):
-            downs.callback(self._established.close)
-            downs.callback(self._flows.close)
-            duties.create_task(self._enforcement.run(), name="policies")
-            duties.create_task(self._established.run(), name="established")
-            parts = self._report.parts = await self._assemble()
-            served = asyncio.Event()
+        """Raises a PercaleError if the agent cannot go on."""
+        async with self._context.running(self._reporter) as (exit_stack, tasks):
+            exit_stack.callback(self._established.close)
+            exit_stack.callback(self._conntrack_cleaner.close)
+            tasks.create_task(self._policy_controller.run(), name="policies")
+            tasks.create_task(self._established.run(), name="established flows")
+            components = self._reporter.components = await self._assemble()
+            services_attempted = asyncio.Event()
             if self._config.services.enabled:
-                kept = service_keeper(log_command=self._ground.log_command, subscriptions=self._ground.subscriptions)
-                table = NodeTable(kept, self._troubles, self._ground.events, balancing_text.TABLE)
-                served = table.attempted
-                balancing = Balancing(
-                    service_config(self._config, parts.network),
+                nft = kernel_service_table(
+                    log_command=self._context.log_command, subscriptions=self._context.subscriptions
+                )
+                table = NodeTable(nft, self._problems, self._context.events, service_chains.TABLE)
+                services_attempted = table.attempted
+                proxier = ServiceProxier(
+                    service_config(self._config, components.network),
                     self._store,
                     table,
-                    flows=self._flows,
-                    troubles=self._troubles,
-                    events=self._ground.events,
+                    flows=self._conntrack_cleaner,
+                    problems=self._problems,
+                    events=self._context.events,
                     registry=self._metrics.registry,
-                    count_every=self._config.services.leastConnInterval,
-                    local_pods=lambda: self._enforcement.local_pods,
-                    checked=lambda ports: self._host_ports.keep("a health check", (("TCP", port) for port in ports)),
+                    count_interval=self._config.services.leastConnInterval,
+                    local_pods=lambda: self._policy_controller.local_pods,
+                    on_health_check_ports=lambda ports: self._host_ports.reserve(
+                        "a health check", (("TCP", port) for port in ports)
+                    ),
                 )
-                self._host_ports.come_after(balancing.serving)
-                duties.create_task(balancing.run(), name="services")
-                duties.create_task(table.run(), name="service table")
+                self._host_ports.set_service_endpoints(proxier.serving)
+                tasks.create_task(proxier.run(), name="services")
+                tasks.create_task(table.run(), name="service table")
                 if (at := self._config.services.healthz) is not None:
-                    duties.create_task(balancing.health.serve(at), name="healthz")
+                    tasks.create_task(proxier.health.serve(at), name="healthz")
             else:
-                await without_services()
-                served.set()
-            duties.create_task(self._flows.run(), name="flows")
-            duties.create_task(self._table.run(), name="table")
-            duties.create_task(self._shortcut.run(), name="shortcut")
-            duties.create_task(follow(self._store, (SubnetLease,), self._lease_event, self._troubles), name="leases")
-            duties.create_task(parts.standing.follow_underlay(self._moved), name="underlay")
-            duties.create_task(parts.standing.publish(), name="publish")
-            duties.create_task(parts.standing.keep(), name="keep")
-            await self._serve_pods(parts, served, downs, duties)
+                await delete_service_table()
+                services_attempted.set()
+            tasks.create_task(self._conntrack_cleaner.run(), name="flows")
+            tasks.create_task(self._table.run(), name="table")
+            tasks.create_task(self._fastpath.run(), name="shortcut")
+            tasks.create_task(follow(self._store, (SubnetLease,), self._lease_event, self._problems), name="leases")
+            tasks.create_task(components.subnet_manager.follow_underlay(self._on_underlay_change), name="underlay")
+            tasks.create_task(components.subnet_manager.publish(), name="publish")
+            tasks.create_task(components.subnet_manager.renew(), name="renew")
+            await self._serve_pods(components, services_attempted, exit_stack, tasks)
 
-    # The start
+    # Startup
 
-    async def _assemble(self) -> Parts:
+    async def _assemble(self) -> NodeComponents:
         """Wait for network, interface and subnet."""
         config, log = self._config, self._log
-        network = await configured_network(config, self._store, self._troubles)
+        network = await configured_network(config, self._store, self._problems)
         backend = make_backend(network)
-        standing = Standing(
+        subnet_manager = SubnetManager(
             config,
             network=network,
             backend=backend,
             store=self._store,
             reconciler=self._reconciler,
-            troubles=self._troubles,
+            problems=self._problems,
             log=log,
         )
-        await standing.establish(self._state)
+        await subnet_manager.acquire(self._state)
         state_dir = Path(config.stateDir)
-        pool = AddressPool(state_dir / ADDRESSES, config.node, standing.subnets)
-        peers = Peers(standing.local, backend, self._reconciler.declare, log)
+        pool = AddressPool(state_dir / ADDRESSES, config.node, subnet_manager.subnets)
+        peers = Peers(subnet_manager.local, backend, self._reconciler.declare, log)
         cni = CniServer(
             Path(config.cni.socket),
-            network=self._pod_network(backend, standing),
+            network=self._pod_network(backend, subnet_manager),
             reconciler=self._reconciler,
             pool=pool,
             records=self._records,
             annotations=self._annotations,
-            ready=self._report.unready,
+            ready=self._reporter.unready,
             log=log,
-            guard=self._enforcement,
-            opener=self._host_ports,
-            log_command=self._ground.log_command,
+            hooks=(self._policy_controller, self._host_ports),
+            log_command=self._context.log_command,
             measure=self._cni_answered,
         )
-        return Parts(network, backend, standing, peers, pool, self._records, cni)
+        return NodeComponents(network, backend, subnet_manager, peers, pool, self._records, cni)
 
     async def _serve_pods(
-        self, parts: Parts, served: asyncio.Event, downs: AsyncExitStack, duties: asyncio.TaskGroup
+        self,
+        components: NodeComponents,
+        services_attempted: asyncio.Event,
+        exit_stack: AsyncExitStack,
+        tasks: asyncio.TaskGroup,
     ) -> None:
-        """Everything is wished once; then leftovers go, and once the kernel has it all, pods are welcome.
+        """Declare all desired state, garbage-collect stale objects, then accept CNI requests.
 
-        They do not wait for Services that the kernel refuses: `served` is set once these have been tried.
+        Services that the kernel rejects block nothing: `services_attempted` is set after the first attempt.
         """
-        self._wish_node(parts, parts.standing.local)
+        self._declare_node(components, components.subnet_manager.local)
         try:
-            await parts.cni.start()
+            await components.cni.start()
         except OSError as error:
             raise StateError(f"cannot listen: {error.strerror}", where=self._config.cni.socket) from error
-        downs.push_async_callback(parts.cni.stop)
-        self._tell_of_strays()
-        duties.create_task(self._collect_leftovers(), name="leftovers")
-        await self._store_read.wait()
+        exit_stack.push_async_callback(components.cni.stop)
+        self._check_pod_addresses()
+        tasks.create_task(self._collect_garbage(), name="garbage collection")
+        await self._store_synced.wait()
         await self._reconciler.wait_idle()
         for source in (DEVICE, TABLES, FORWARDING):
-            await self._until_settled(source)
-        await self._table.in_force.wait()
-        await served.wait()
-        await self._reconsider(None)  # a former life may have ended between its edit and its cuts
-        self._report.ready.set()
+            await self._wait_applied(source)
+        await self._table.applied.wait()
+        await services_attempted.wait()
+        await self._recheck(None)  # a previous run may have ended between its commit and the cuts that followed from it
+        self._reporter.ready.set()
         conflist.install(self._config.cni)
-        self._ground.say_ready(self._report)
+        self._context.announce_ready(self._reporter)
 
-    async def _collect_leftovers(self) -> None:
-        """Once it is known who the peers are: not while a file that may hold their leases cannot be read."""
-        await self._store_read.wait()
-        await self._troubles.without(STORE)
+    async def _collect_garbage(self) -> None:
+        """Starts once all peers are known: not while a file that may contain their leases cannot be read."""
+        await self._store_synced.wait()
+        await self._problems.wait_clear(STORE)
         self._reconciler.start_garbage_collection()
 
-    async def _until_settled(self, source: str) -> None:
-        """The reconciler tries again by itself; what it is refused is in the status."""
+    async def _wait_applied(self, source: str) -> None:
+        """The reconciler retries by itself; what the kernel rejects is in the status."""
         while True:
             try:
                 return await self._reconciler.wait_applied(source)
             except KernelError:
-                await asyncio.sleep(_SETTLING)
+                await asyncio.sleep(_RETRY_INTERVAL)
 
-    # What happens
+    # Events
 
     async def _lease_event(self, event: Snapshot | Upserted | Deleted) -> None:
-        """A lease came, changed or went."""
-        assert self._report.parts is not None
+        """A lease was created, changed or deleted."""
+        assert self._reporter.components is not None
         self._metrics.store_events.labels(type(event).__name__.lower()).inc()
-        peers, standing = self._report.parts.peers, self._report.parts.standing
-        mine = standing.lease.lease.key
-        self._shortcut.touch()
+        peers, subnet_manager = self._reporter.components.peers, self._reporter.components.subnet_manager
+        mine = subnet_manager.lease.lease.key
+        self._fastpath.request_sync()
         match event:
             case Snapshot():
                 leases = [obj for obj in event.objects if isinstance(obj, SubnetLease)]
-                await _breathing(peers.replace(leases))
+                await _yield_every(peers.replace(leases))
                 if all(lease.key != mine for lease in leases):
-                    standing.lease_lost()
-                self._store_read.set()
+                    subnet_manager.lease_lost()
+                self._store_synced.set()
             case Upserted(object=SubnetLease() as lease):
                 peers.put(lease)
             case Deleted(object=SubnetLease() as lease):
                 peers.remove(lease)
                 if lease.key == mine:
-                    standing.lease_lost()
+                    subnet_manager.lease_lost()
 
-    async def _moved(self, local: LocalNode) -> None:
-        """The underlay changed: another interface, address or MTU."""
-        assert self._report.parts is not None
-        parts = self._report.parts
-        self._wish_node(parts, local)
-        parts.cni.network = self._pod_network(parts.backend, parts.standing)
-        await _breathing(parts.peers.move(local))
-        self._shortcut.touch()
+    async def _on_underlay_change(self, local: LocalNode) -> None:
+        """Another interface, address or MTU."""
+        assert self._reporter.components is not None
+        components = self._reporter.components
+        self._declare_node(components, local)
+        components.cni.network = self._pod_network(components.backend, components.subnet_manager)
+        await _yield_every(components.peers.update_local(local))
+        self._fastpath.request_sync()
 
-    def _wish_node(self, parts: Parts, local: LocalNode) -> None:
-        device = tuple(parts.backend.device(local))
+    def _declare_node(self, components: NodeComponents, local: LocalNode) -> None:
+        device = tuple(components.backend.device(local))
         self._reconciler.declare(DEVICE, device)
-        self._host_ports.keep("its tunnel", (("UDP", tunnel.port) for tunnel in tunnels_of(device)))
-        tables = node_tables(parts.network.networks, parts.standing.subnets, device, masquerade=self._config.ipMasq)
+        self._host_ports.reserve("its tunnel", (("UDP", tunnel.port) for tunnel in tunnels_of(device)))
+        tables = node_tables(
+            components.network.networks, components.subnet_manager.subnets, device, masquerade=self._config.ipMasq
+        )
         self._reconciler.declare(TABLES, tables)
         if self._config.shortcut == "auto":
-            # What the shortcut carries conntrack does not see: it must not take the next packet for one out of order.
+            # Conntrack does not see the fast path's packets: the next one on the slow path must not count as out of window.
             self._reconciler.declare(SHORTCUT, (Sysctl("net/netfilter/nf_conntrack_tcp_be_liberal", "1"),))
         self._reconciler.declare(FORWARDING, _forwarding(local))
 
-    def _pod_network(self, backend: Backend, standing: Standing) -> PodNetwork:
+    def _pod_network(self, backend: Backend, subnet_manager: SubnetManager) -> PodNetwork:
         cni = self._config.cni
-        return PodNetwork(standing.subnets, backend.pod_mtu(standing.local), cni.wiring, cni.bridge)
+        return PodNetwork(subnet_manager.subnets, backend.pod_mtu(subnet_manager.local), cni.wiring, cni.bridge)
 
     def _cni_answered(self, verb: str, code: int, seconds: float) -> None:
         self._metrics.cni_answered(verb, code, seconds)
         if verb in ("ADD", "DEL", "GC"):
-            self._shortcut.touch()
-        if STRAYS in self._troubles.now:
-            self._tell_of_strays()
+            self._fastpath.request_sync()
+        if OUTSIDE_SUBNET in self._problems.current:
+            self._check_pod_addresses()
 
-    def _tell_of_strays(self) -> None:
-        """Pods that are older than this node's subnets: there are some at the start or never."""
-        assert self._report.parts is not None
-        subnets = tuple(self._report.parts.standing.subnets)
-        strays = [
+    def _check_pod_addresses(self) -> None:
+        """Pods that are older than this node's subnets: they exist at the start or never."""
+        assert self._reporter.components is not None
+        subnets = tuple(self._reporter.components.subnet_manager.subnets)
+        pods_outside_subnet = [
             each
             for each in self._records.attachments.values()
             if not each.chained and not all(any(ip in subnet for subnet in subnets) for ip in _addresses(each))
         ]
-        if strays:
-            what = f"{strays[0]} has an address of another network than the node's, where no peer reaches it"
-            more = f" (and {len(strays) - 1} more)" if strays[1:] else ""
-            self._troubles.begin(STRAYS, BadConfig(what + more, hint="delete the pod and make it anew"))
+        if pods_outside_subnet:
+            what = (
+                f"{pods_outside_subnet[0]} has an address of another network than the node's, where no peer reaches it"
+            )
+            more = f" (and {len(pods_outside_subnet) - 1} more)" if pods_outside_subnet[1:] else ""
+            self._problems.raise_(OUTSIDE_SUBNET, BadConfig(what + more, hint="delete the pod and make it anew"))
         else:
-            self._troubles.end(STRAYS)
+            self._problems.clear(OUTSIDE_SUBNET)
 
-    def _shortcuts(self) -> FastpathConfig:
-        """This node's routed pods and the ways to the others' as of now."""
-        parts = self._report.parts
-        assert parts is not None
+    def _fastpath_config(self) -> FastpathConfig:
+        """The current routed pods of this node and the routes to the others'."""
+        components = self._reporter.components
+        assert components is not None
         wires = [each.wires for each in self._records.attachments.values() if not each.chained]
         return FastpathConfig(
             tuple(
@@ -310,21 +323,21 @@ class AgentNode:
             ),
             tuple(
                 FastpathRoute(route.dst, route.via, route.dev)
-                for route in parts.peers.routes
+                for route in components.peers.routes
                 if route.via is not None and route.dev is not None and exists(route.dev)
             ),
-            parts.backend.pod_mtu(parts.standing.local),
+            components.backend.pod_mtu(components.subnet_manager.local),
         )
 
-    def _refused(self, source: str, error: KernelError) -> None:
-        """The kernel refused an object; it is tried again."""
-        self._troubles.note(f"kernel {source}", error)
-        if self._report.parts is not None:
-            self._report.parts.cni.heal(source)
+    def _rejected(self, source: str, error: KernelError) -> None:
+        """The kernel rejected an object; the reconciler retries."""
+        self._problems.record(f"kernel {source}", error)
+        if self._reporter.components is not None:
+            self._reporter.components.cni.heal(source)
 
-    async def _reconsider(self, addresses: frozenset[bytes] | None) -> None:
-        """The kernel's rules are others now: established connections are judged by them too."""
-        await self._established.reconsider(addresses)
+    async def _recheck(self, addresses: frozenset[bytes] | None) -> None:
+        """The kernel's rules are others now: established_flows connections are judged by them too."""
+        await self._established.recheck(addresses)
 
     async def _annotations(self, namespace: str, name: str) -> Mapping[str, str]:
         pod = await self._store.get(PodObject, ObjectKey(namespace, name))
@@ -335,20 +348,20 @@ def _addresses(attachment: Attachment) -> tuple[IPAddress, ...]:
     return tuple(each.ip for each in attachment.wires.addresses)
 
 
-async def _breathing(steps: Iterable[None]) -> None:
-    """Long work on the event loop, with room for others in between."""
+async def _yield_every(steps: Iterable[None]) -> None:
+    """Run long work on the event loop, yielding to other tasks in between."""
     for number, _ in enumerate(steps):
-        if number % _BREATH == 0:
+        if number % _YIELD_EVERY == 0:
             await asyncio.sleep(0)
 
 
 def _forwarding(local: LocalNode) -> Iterator[Sysctl]:
-    """A node is a router, and one that forwards IPv6 takes no more advertisements unless told that it still may."""
+    """Sysctls of a router. With IPv6 forwarding the kernel ignores router advertisements unless accept_ra is 2."""
     if local.subnet is not None:
         yield Sysctl("net/ipv4/ip_forward", "1")
     if local.ipv6_subnet is not None:
         advertised = f"net/ipv6/conf/{local.interface_v6.name}/accept_ra"
-        with suppress(OSError):  # no IPv6 in this kernel: the reconciler says so about the next one
+        with suppress(OSError):  # no IPv6 in this kernel: the reconciler reports the next sysctl
             if sysctl.read(advertised) == "1":
                 yield Sysctl(advertised, "2")
         yield Sysctl("net/ipv6/conf/all/forwarding", "1")

@@ -1,6 +1,6 @@
 """One agent per node: a locked pid file in the run directory. Callers: `main.py`, `cleanup.py`.
 
-The kernel drops the lock with the process, however it ends, so a file that a killed agent left behind locks nobody out.
+The kernel releases the lock when the process ends, however it ends, so the file of a killed agent blocks nobody.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from percale.errors import AlreadyRunning, StateError
 
 
 @contextmanager
-def only_agent(run_dir: Path) -> Iterator[None]:
-    """Hold the node's lock. Raises AlreadyRunning, StateError."""
+def single_agent(run_dir: Path) -> Iterator[None]:
+    """Hold the lock of this node's agent. Raises AlreadyRunning, StateError."""
     path = run_dir / "agent.pid"
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -41,6 +41,6 @@ def only_agent(run_dir: Path) -> Iterator[None]:
 
 
 def _pid_in(descriptor: int) -> int:
-    """0 when its owner has not written it yet."""
+    """0 if its owner has not written it yet."""
     text = os.pread(descriptor, 32, 0).strip()
     return int(text) if text.isdigit() else 0

@@ -1,11 +1,11 @@
-"""A node whose pods are somebody else's (`backend: none`): policies, and nothing but policies. Made and run by `main.py`.
+"""Node agent for pods wired by another plugin (`backend: none`): enforces policies only. Made and run by `main.py`.
 
-    Store.watch ─▶ Enforcement ─▶ NodeTable (inet percale)    the other plugin: devices, addresses, routes, masquerade
-                        │ after each edit
+    Store.watch ─▶ PolicyController ─▶ NodeTable (inet percale)    the other plugin: devices, addresses, routes, masquerade
+                        │ after each commit
                         ├─▶ established connections (established_flows.py)
-                        └─▶ Showing: bridged packets pass the rules too (wirings.py)
+                        └─▶ ForeignPodMonitor: bridged packets pass the rules too (foreign_pods.py)
 
-No lease, no device, no CNI configuration, no leftovers collected: what is not `table inet percale` is not ours here.
+No lease, no device, no CNI configuration, no garbage collection: only `table inet percale` is ours here.
 """
 
 from __future__ import annotations
@@ -17,77 +17,81 @@ import msgspec
 from msgspec.structs import replace
 
 from percale.agent.config.settings import AgentConfig
-from percale.agent.context import Ground
+from percale.agent.context import AgentContext
 from percale.agent.logging import LineLog
-from percale.agent.metrics import Figures
-from percale.agent.nft_table import NodeTable, keeper, without_services
-from percale.agent.policy.controller import Enforcement
-from percale.agent.policy.established_flows import established
-from percale.agent.policy.foreign_pods import BRIDGES, Showing
-from percale.agent.reporter import Report
+from percale.agent.metrics import GaugeValues
+from percale.agent.nft_table import NodeTable, delete_service_table, kernel_table
+from percale.agent.policy.controller import PolicyController
+from percale.agent.policy.established_flows import established_flows
+from percale.agent.policy.foreign_pods import BRIDGES, ForeignPodMonitor
+from percale.agent.reporter import StatusReporter
 from percale.agent.status import Pod, Status
 from percale.errors import KernelError
 from percale.policy.pod_facts import PodFacts
 
 
-class PolicyNode:
-    """Made once per process; `run` lives until it is cancelled."""
+class PolicyOnlyAgent:
+    """One per process; `run` until cancelled."""
 
     def __init__(self, config: AgentConfig, log: LineLog) -> None:
         """Raises KernelError, BadConfig."""
-        self._ground = ground = Ground(config, log, on_refused=self._refused)
-        kept = keeper(host_ports=False, log_command=ground.log_command, subscriptions=ground.subscriptions)
-        self._table = NodeTable(kept, ground.troubles, ground.events)
-        self._enforcement = Enforcement(
-            config.node, ground.store, self._table, troubles=ground.troubles, reconsider=self._edited
+        self._context = context = AgentContext(config, log, on_rejected=self._rejected)
+        kept = kernel_table(host_ports=False, log_command=context.log_command, subscriptions=context.subscriptions)
+        self._table = NodeTable(kept, context.problems, context.events)
+        self._policy_controller = PolicyController(
+            config.node, context.store, self._table, problems=context.problems, recheck=self._on_policies_applied
         )
-        evaluator = self._enforcement.evaluator
-        self._established = established(config, evaluator, troubles=ground.troubles, metrics=ground.metrics, log=log)
-        self._showing = Showing(lambda: self._enforcement.table.judged, ground.reconciler, ground.troubles, log)
-        self._report = PolicyReport(config.node, ground, self._enforcement)
+        evaluator = self._policy_controller.evaluator
+        self._established = established_flows(
+            config, evaluator, problems=context.problems, metrics=context.metrics, log=log
+        )
+        self._foreign_pods = ForeignPodMonitor(
+            lambda: self._policy_controller.table.judged, context.reconciler, context.problems, log
+        )
+        self._reporter = PolicyOnlyReporter(config.node, context, self._policy_controller)
 
     async def run(self) -> None:
-        """Raises the PercaleError that makes going on impossible."""
-        async with self._ground.up(self._report) as (downs, duties):
-            downs.callback(self._established.close)
-            await without_services()
-            duties.create_task(self._enforcement.run(), name="policies")
-            duties.create_task(self._table.run(), name="table")
-            duties.create_task(self._established.run(), name="established")
-            await self._table.in_force.wait()
-            await self._edited(None)
-            with suppress(KernelError):  # it is in the status, and tried again
-                await self._ground.reconciler.wait_applied(BRIDGES)
-            self._report.ready.set()
-            self._ground.say_ready(self._report)
+        """Raises a PercaleError if the agent cannot go on."""
+        async with self._context.running(self._reporter) as (exit_stack, tasks):
+            exit_stack.callback(self._established.close)
+            await delete_service_table()
+            tasks.create_task(self._policy_controller.run(), name="policies")
+            tasks.create_task(self._table.run(), name="table")
+            tasks.create_task(self._established.run(), name="established_flows")
+            await self._table.applied.wait()
+            await self._on_policies_applied(None)
+            with suppress(KernelError):  # it is in the status, and retried
+                await self._context.reconciler.wait_applied(BRIDGES)
+            self._reporter.ready.set()
+            self._context.announce_ready(self._reporter)
 
-    async def _edited(self, addresses: frozenset[bytes] | None) -> None:
-        """The kernel's rules are others now."""
-        self._showing.look()
-        await self._established.reconsider(addresses)
+    async def _on_policies_applied(self, addresses: frozenset[bytes] | None) -> None:
+        """The kernel holds changed rules."""
+        self._foreign_pods.refresh()
+        await self._established.recheck(addresses)
 
-    def _refused(self, source: str, error: KernelError) -> None:
-        self._ground.troubles.note(f"kernel {source}", error)
+    def _rejected(self, source: str, error: KernelError) -> None:
+        self._context.problems.record(f"kernel {source}", error)
 
 
-class PolicyReport(Report):
-    """What there is to say without a network of our own."""
+class PolicyOnlyReporter(StatusReporter):
+    """The status without a network of our own."""
 
-    def __init__(self, node: str, ground: Ground, enforcement: Enforcement) -> None:
-        super().__init__(node, ground.metrics, ground.troubles, ground.reconciler)
+    def __init__(self, node: str, context: AgentContext, policy_controller: PolicyController) -> None:
+        super().__init__(node, context.metrics, context.problems, context.reconciler)
         self._name = node
-        self._enforcement = enforcement
+        self._policy_controller = policy_controller
 
     def _pods(self) -> list[PodFacts]:
-        """This node's, judged or not."""
-        pods = self._enforcement.evaluator.members.pods
+        """Pods of this node, with or without policies."""
+        pods = self._policy_controller.evaluator.members.pods
         return [pod for pod in pods if pod is not None and pod.node == self._name and pod.addresses]
 
     def summary(self) -> str:
         return f"policies only, {len(self._pods())} pods"
 
-    def figures(self) -> Figures:
-        return replace(super().figures(), pods=len(self._pods()))
+    def gauge_values(self) -> GaugeValues:
+        return replace(super().gauge_values(), pods=len(self._pods()))
 
     def status(self) -> Status:
         pods = (

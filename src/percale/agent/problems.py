@@ -1,6 +1,6 @@
-"""What is wrong now, by its source: the store, the lease, the underlay, a kernel object. Logged once when it begins and ends.
+"""What is wrong now, by source: the store, the lease, the underlay, a kernel object. Logged when raised and when cleared.
 
-Callers: all parts of the agent say `begin` and `end`; /readyz, /status and /metrics read.
+All parts of the agent raise and clear problems; /readyz, /status and /metrics read them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 from percale.agent.logging import Log
 
 
-class Trouble(msgspec.Struct, frozen=True):
+class Problem(msgspec.Struct, frozen=True):
     """`since` is in seconds since the epoch."""
 
     source: str
@@ -23,47 +23,47 @@ class Trouble(msgspec.Struct, frozen=True):
     since: float
 
 
-class Troubles:
+class Problems:
     """All methods are called on the event loop."""
 
     def __init__(self, log: Log, *, clock: Callable[[], float] = time.time) -> None:
         self._log = log
         self._clock = clock
-        self._now: dict[str, Trouble] = {}
-        self._ended = asyncio.Event()
-        self.last: Trouble | None = None
-        """The newest one, over or not."""
+        self._current: dict[str, Problem] = {}
+        self._cleared = asyncio.Event()
+        self.last: Problem | None = None
+        """The latest one, cleared or not."""
 
     @property
-    def now(self) -> Mapping[str, Trouble]:
+    def current(self) -> Mapping[str, Problem]:
         """By source."""
-        return MappingProxyType(self._now)
+        return MappingProxyType(self._current)
 
-    def begin(self, source: str, error: Exception) -> None:
-        """The same words from the same source again are no news."""
+    def raise_(self, source: str, error: Exception) -> None:
+        """Lasts until `clear`. Repeating the same error changes nothing."""
         text = str(error)
-        known = self._now.get(source)
+        known = self._current.get(source)
         if known is not None and known.error == text:
             return
-        self._now[source] = self._noted(source, text)
+        self._current[source] = self._recorded(source, text)
 
-    def note(self, source: str, error: Exception) -> None:
-        """Something went wrong once, or its end is known elsewhere (the reconciler's problems)."""
-        self._noted(source, str(error))
+    def record(self, source: str, error: Exception) -> None:
+        """A single event, or a problem whose end is tracked elsewhere (the reconciler's)."""
+        self._recorded(source, str(error))
 
-    def _noted(self, source: str, text: str) -> Trouble:
-        self.last = Trouble(source, text, self._clock())
-        self._log.warn("trouble", source=source, error=text)
+    def _recorded(self, source: str, text: str) -> Problem:
+        self.last = Problem(source, text, self._clock())
+        self._log.warn("problem", source=source, error=text)
         return self.last
 
-    def end(self, source: str) -> None:
-        """No trouble (any more)."""
-        if self._now.pop(source, None) is not None:
-            self._log.info("trouble over", source=source)
-            self._ended.set()
+    def clear(self, source: str) -> None:
+        """Without a current problem of this source: no effect."""
+        if self._current.pop(source, None) is not None:
+            self._log.info("problem cleared", source=source)
+            self._cleared.set()
 
-    async def without(self, prefix: str) -> None:
-        """Wait until no source that begins so is in trouble."""
-        while any(source.startswith(prefix) for source in self._now):
-            self._ended.clear()
-            await self._ended.wait()
+    async def wait_clear(self, prefix: str) -> None:
+        """Wait until there is no problem whose source has this prefix."""
+        while any(source.startswith(prefix) for source in self._current):
+            self._cleared.clear()
+            await self._cleared.wait()

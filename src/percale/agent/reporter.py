@@ -1,4 +1,4 @@
-"""What the agent says of itself: why it is not ready, figures, status. `node_agent.py` fills it in, `server.py` and CNI ask."""
+"""Readiness, metric values and status of the agent. `node_agent.py` fills it in; `http/server.py` and CNI read it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from percale import __version__
-from percale.agent.metrics import Figures, Metrics
+from percale.agent.metrics import GaugeValues, Metrics
 from percale.agent.network.peers import Peers
-from percale.agent.network.subnet_manager import UNDERLAY, Standing
-from percale.agent.problems import Trouble, Troubles
+from percale.agent.network.subnet_manager import UNDERLAY, SubnetManager
+from percale.agent.problems import Problem, Problems
 from percale.agent.status import Addresses, Pod, Status
 from percale.backend.protocol import Backend
 from percale.cni.operations import Unready
@@ -24,72 +24,71 @@ from percale.kernel.reconciler.reconciler import Reconciler
 from percale.model.netconf import NetworkConfig
 
 
-class Parts(Struct, frozen=True):
-    """What there is once the node has its subnet."""
+class NodeComponents(Struct, frozen=True):
+    """What exists once the node has its subnet."""
 
     network: NetworkConfig
     backend: Backend
-    standing: Standing
+    subnet_manager: SubnetManager
     peers: Peers
     pool: AddressPool
     records: Records
     cni: CniServer
 
 
-class Report:
+class StatusReporter:
     """All methods are called on the event loop."""
 
-    def __init__(self, node: str, metrics: Metrics, troubles: Troubles, reconciler: Reconciler) -> None:
+    def __init__(self, node: str, metrics: Metrics, problems: Problems, reconciler: Reconciler) -> None:
         self.metrics = metrics
         self.ready = asyncio.Event()
-        """Set once pods were welcome; an interface that is gone later is another matter."""
-        self.parts: Parts | None = None
+        """Set once CNI requests were accepted; stays set when the underlay is lost later."""
+        self.components: NodeComponents | None = None
         self._node = node
-        self._troubles = troubles
+        self._problems = problems
         self._reconciler = reconciler
         self._started = time.time()
 
     def waiting_for(self) -> tuple[str, ...]:
-        """Why pods cannot be served; empty when they can."""
-        now = self._troubles.now
+        """Why CNI requests cannot be served; empty if they can."""
+        now = self._problems.current
         if self.ready.is_set():
             return (now[UNDERLAY].error,) if UNDERLAY in now else ()
-        return tuple(trouble.error for trouble in self._current()) or ("the agent is starting",)
+        return tuple(problem.error for problem in self._current()) or ("the agent is starting",)
 
     def unready(self) -> Unready | None:
-        """The same for CNI; pods that run already may be out of reach too."""
+        """The same for CNI's STATUS; `limited`: pods that run already may be unreachable too."""
         reasons = self.waiting_for()
         return Unready(reasons[0], limited=self.ready.is_set()) if reasons else None
 
-    def _current(self) -> list[Trouble]:
-        """Everything that is wrong now."""
-        refused = (Trouble("kernel", str(error), self._started) for error in self._reconciler.problems.values())
-        return [*self._troubles.now.values(), *refused]
+    def _current(self) -> list[Problem]:
+        """With the objects that the kernel rejects."""
+        rejected = (Problem("kernel", str(error), self._started) for error in self._reconciler.problems.values())
+        return [*self._problems.current.values(), *rejected]
 
     def summary(self) -> str:
-        """For `systemctl status`."""
-        if self.parts is None:
+        """One line for `systemctl status`."""
+        components = self.components
+        if components is None:
             return self.waiting_for()[0]
-        return (
-            f"{self.parts.standing.subnets}, {len(self.parts.peers)} peers, {len(self.parts.records.attachments)} pods"
-        )
+        return f"{components.subnet_manager.subnets}, {len(components.peers)} peers, {len(components.records.attachments)} pods"
 
-    def figures(self) -> Figures:
+    def gauge_values(self) -> GaugeValues:
         """For /metrics."""
-        parts = self.parts
-        return Figures(
+        components = self.components
+        return GaugeValues(
             ready=not self.waiting_for(),
-            peers=parts.peers.reached if parts is not None else 0,
-            unreached=len(parts.peers) - parts.peers.reached if parts is not None else 0,
-            pods=len(parts.records.attachments) if parts is not None else 0,
-            troubles=len(self._current()),
-            addresses=_addresses(parts) if parts is not None else (),
+            peers=components.peers.reached if components is not None else 0,
+            unreached=len(components.peers) - components.peers.reached if components is not None else 0,
+            pods=len(components.records.attachments) if components is not None else 0,
+            problems=len(self._current()),
+            addresses=_addresses(components) if components is not None else (),
         )
 
     def status(self) -> Status:
         """For /status."""
-        parts = self.parts
-        local = parts.standing.local if parts is not None else None
+        components = self.components
+        local = components.subnet_manager.local if components is not None else None
         waiting = self.waiting_for()
         return Status(
             node=self._node,
@@ -98,17 +97,17 @@ class Report:
             started=self._started,
             ready=not waiting,
             waitingFor=waiting,
-            backend=parts.backend.type if parts is not None else None,
-            mtu=parts.cni.network.mtu if parts is not None else None,
+            backend=components.backend.type if components is not None else None,
+            mtu=components.cni.network.mtu if components is not None else None,
             interface=local.interface.name if local is not None else None,
             publicIPs=_texts((local.public_ip, local.public_ipv6)) if local is not None else (),
-            networks=_texts(parts.network.networks) if parts is not None else (),
-            subnets=_texts(parts.standing.subnets) if parts is not None else (),
-            addresses=_addresses(parts) if parts is not None else (),
-            peers=parts.peers.status() if parts is not None else (),
-            pods=_pods(parts.records) if parts is not None else (),
-            troubles=tuple(self._current()),
-            lastError=self._troubles.last,
+            networks=_texts(components.network.networks) if components is not None else (),
+            subnets=_texts(components.subnet_manager.subnets) if components is not None else (),
+            addresses=_addresses(components) if components is not None else (),
+            peers=components.peers.status() if components is not None else (),
+            pods=_pods(components.records) if components is not None else (),
+            problems=tuple(self._current()),
+            lastError=self._problems.last,
         )
 
 
@@ -116,12 +115,12 @@ def _texts(values: Iterable[object]) -> tuple[str, ...]:
     return tuple(str(value) for value in values if value is not None)
 
 
-def _addresses(parts: Parts) -> tuple[Addresses, ...]:
-    used = [address for allocation in parts.pool.allocations.values() for address in allocation.addresses]
+def _addresses(components: NodeComponents) -> tuple[Addresses, ...]:
+    used = [address for allocation in components.pool.allocations.values() for address in allocation.addresses]
     found = []
-    for subnet in parts.standing.subnets:
+    for subnet in components.subnet_manager.subnets:
         count = sum(address in subnet for address in used)
-        found.append(Addresses(str(subnet), count, parts.pool.capacity(subnet) - count))
+        found.append(Addresses(str(subnet), count, components.pool.capacity(subnet) - count))
     return tuple(found)
 
 

@@ -1,6 +1,6 @@
-"""What the agent itself must not forget over a reboot: its subnet, and which machine it is. Called by `node_agent.py`.
+"""The agent's own state that survives a reboot: its subnet and its machine id.
 
-One small JSON file, replaced as a whole: it is the old one or the new one, whatever happens in between.
+One small JSON file, replaced atomically.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from percale.model.manifest.json_text import decoded
 from percale.model.manifest.schema import from_text
 
 ADDRESSES, PODS = "addresses", "pods"
-"""Beside our own file in the state directory: the journal of ipam/address_pool.py, the records of cni/records.py."""
+"""Further entries of the state directory: the journal of ipam/address_pool.py, the records of cni/records.py."""
 
 
 class _Document(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -46,21 +46,21 @@ class NodeState:
         except OSError as error:
             raise self._unusable(error) from error
         self._document = document or _Document(machine=secrets.token_hex(16))
-        self._write()  # also when nothing changed: a directory that is full or read-only is found out now
+        self._write()  # even if unchanged: a full or read-only directory fails now
 
     @property
     def machine(self) -> str:
-        """This machine's own mark, made at its first start."""
+        """A random machine id, made at the first start."""
         return self._document.machine
 
     @property
     def subnets(self) -> NodeSubnets | None:
-        """What the node had in its last life."""
+        """The subnets of the previous run."""
         known = NodeSubnets(self._document.subnet, self._document.ipv6Subnet)
         return known if any(known) else None
 
-    def remember(self, subnets: NodeSubnets) -> None:
-        """Ask for these again next time."""
+    def save_subnets(self, subnets: NodeSubnets) -> None:
+        """Prefer these at the next start."""
         document = _Document(self._document.machine, subnets.ipv4, subnets.ipv6)
         if document != self._document:
             self._document = document

@@ -1,17 +1,17 @@
-"""What an agent says of itself: the document behind /status, and what `percale status` prints.
+"""The document served at /status and printed by `percale status`.
 
-`node_agent.py` makes it, `server.py` sends it as JSON, cli/status.py reads it back: the field names are an interface.
+`reporter.py` makes it, `http/server.py` sends it as JSON, cli/status.py reads it: the field names are an interface.
 """
 
 from __future__ import annotations
 
 import msgspec
 
-from percale.agent.problems import Trouble
+from percale.agent.problems import Problem
 
 
 class Peer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Another node's lease; `problem` says why it is not reached, or not in all of its families."""
+    """Another node's lease; `problem` says why it is not reachable, or not in all of its address families."""
 
     node: str
     subnets: tuple[str, ...]
@@ -22,7 +22,7 @@ class Peer(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Pod(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A pod's interface on this node; `pod` is namespace/name where the runtime told it."""
+    """A pod's interface on this node; `pod` is namespace/name, if the runtime passed them."""
 
     container: str
     ifname: str
@@ -31,7 +31,7 @@ class Pod(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Addresses(msgspec.Struct, frozen=True):
-    """Pod addresses of one of this node's subnets."""
+    """Usage of one of this node's subnets."""
 
     subnet: str
     used: int
@@ -39,7 +39,7 @@ class Addresses(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """All of it. What is not known yet is None or empty."""
+    """Fields that are not known yet are None or empty."""
 
     node: str
     version: str
@@ -57,5 +57,5 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     addresses: tuple[Addresses, ...]
     peers: tuple[Peer, ...]
     pods: tuple[Pod, ...]
-    troubles: tuple[Trouble, ...]
-    lastError: Trouble | None
+    problems: tuple[Problem, ...]
+    lastError: Problem | None

@@ -1,4 +1,4 @@
-"""Tells systemd how the agent is (sd_notify): one datagram to the socket that NOTIFY_SOCKET names. Called by `main.py`."""
+"""Notifies systemd (sd_notify): one datagram to the socket in NOTIFY_SOCKET. Called by `main.py` and `context.py`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import suppress
 
 
 def notify(*states: str) -> None:
-    """For example `notify("READY=1", "STATUS=serving pods")`. Without a NOTIFY_SOCKET, or nobody behind it: nothing."""
+    """For example `notify("READY=1", "STATUS=serving pods")`. Without NOTIFY_SOCKET, or a listener behind it: no effect."""
     path = os.environ.get("NOTIFY_SOCKET", "")
     if path[:1] not in ("/", "@"):
         return

@@ -1,7 +1,7 @@
-"""Follows the store for as long as the agent lives: what cannot be read keeps its last good state. Called by `node_agent.py`.
+"""Watches the store for as long as the agent runs, with reconnects.
 
-Store.watch ─▶ Snapshot, Upserted, Deleted ─▶ on_event
-           └─▶ Trouble, StoreUnavailable ───▶ Troubles (then the watch begins again, with a Snapshot)
+Store.watch ─▶ Snapshot, Upserted, Deleted ───▶ on_event
+           └─▶ ReadProblem, StoreUnavailable ─▶ Problems (after StoreUnavailable a new watch starts, with a Snapshot)
 """
 
 from __future__ import annotations
@@ -11,41 +11,41 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from percale.agent.problems import Troubles
+from percale.agent.problems import Problems
 from percale.errors import BadManifest, StoreUnavailable
 from percale.model.meta import Object
-from percale.store.protocol import Deleted, Event, Snapshot, Store, Trouble, Upserted
+from percale.store.protocol import Deleted, Event, ReadProblem, Snapshot, Store, Upserted
 
 T = TypeVar("T")
 
 STORE = "store"
-_FIRST_PAUSE = 0.1
-_LONGEST_PAUSE = 5.0
-"""Seconds between attempts while the store is away."""
+_FIRST_RETRY = 0.1
+_LONGEST_RETRY = 5.0
+"""Seconds between attempts while the store is unreachable; doubled each time."""
 
 
 async def follow(
     store: Store,
     kinds: tuple[type[Object], ...],
     on_event: Callable[[Snapshot | Upserted | Deleted], Awaitable[None]],
-    troubles: Troubles,
+    problems: Problems,
 ) -> None:
-    """For ever. An unreachable store is asked again, and nothing is taken back meanwhile."""
-    pause = _FIRST_PAUSE
+    """Runs until cancelled; keeps desired state while the store is unreachable."""
+    pause = _FIRST_RETRY
     while True:
         try:
             async with _watching(store, kinds) as events:
                 async for event in events:
-                    if isinstance(event, Trouble):
-                        _note(event, troubles)
+                    if isinstance(event, ReadProblem):
+                        _report(event, problems)
                         continue
-                    troubles.end(STORE)
-                    pause = _FIRST_PAUSE
+                    problems.clear(STORE)
+                    pause = _FIRST_RETRY
                     await on_event(event)
         except StoreUnavailable as error:
-            troubles.begin(STORE, error)
+            problems.raise_(STORE, error)
         await asyncio.sleep(pause)
-        pause = min(pause * 2, _LONGEST_PAUSE)
+        pause = min(pause * 2, _LONGEST_RETRY)
 
 
 @asynccontextmanager
@@ -58,24 +58,24 @@ async def _watching(store: Store, kinds: tuple[type[Object], ...]) -> AsyncItera
             await events.aclose()
 
 
-def _note(event: Trouble, troubles: Troubles) -> None:
+def _report(event: ReadProblem, problems: Problems) -> None:
     source = f"{STORE} {event.source}"
     if event.error is not None:
-        troubles.begin(source, event.error)
+        problems.raise_(source, event.error)
     else:
-        troubles.end(source)
+        problems.clear(source)
 
 
-async def patiently(attempt: Callable[[], Awaitable[T]], troubles: Troubles) -> T:
-    """The attempt's result, once the store answers."""
-    pause = _FIRST_PAUSE
+async def retry_until_available(attempt: Callable[[], Awaitable[T]], problems: Problems) -> T:
+    """The result of the first attempt that reaches the store."""
+    pause = _FIRST_RETRY
     while True:
         try:
             result = await attempt()
         except (StoreUnavailable, BadManifest) as error:
-            troubles.begin(STORE, error)
+            problems.raise_(STORE, error)
         else:
-            troubles.end(STORE)
+            problems.clear(STORE)
             return result
         await asyncio.sleep(pause)
-        pause = min(pause * 2, _LONGEST_PAUSE)
+        pause = min(pause * 2, _LONGEST_RETRY)

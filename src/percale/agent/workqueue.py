@@ -1,4 +1,4 @@
-"""Work that is asked for at any time and done in rounds, each tried again until it succeeds.
+"""A queue of mergeable work, processed in batches, each retried until it succeeds.
 
 Used by `established_flows.py` and `conntrack_cleanup.py`.
 """
@@ -9,62 +9,62 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
-from percale.agent.problems import Troubles
+from percale.agent.problems import Problems
 
 W = TypeVar("W")
 
-PAUSE = 1.0
-"""Seconds until a round that failed is tried again."""
+RETRY_INTERVAL = 1.0
+"""Seconds until a failed batch is processed again."""
 
 
-class Rounds(Generic[W]):
-    """All methods are called on the event loop. What is asked for while a round lasts is the next round together."""
+class WorkQueue(Generic[W]):
+    """All methods are called on the event loop. Work added while a batch is processed is merged into the next one."""
 
     def __init__(
         self,
-        nothing: W,
-        join: Callable[[W, W], W],
-        work: Callable[[W], Awaitable[None]],
+        empty: W,
+        merge: Callable[[W, W], W],
+        process: Callable[[W], Awaitable[None]],
         *,
-        failed: Callable[[OSError], Exception],
+        to_error: Callable[[OSError], Exception],
         source: str,
-        troubles: Troubles,
+        problems: Problems,
     ) -> None:
-        """`join` takes what was asked for before and since; an OSError of `work` is a trouble, in the words of `failed`."""
-        self._nothing = self._waiting = nothing
-        self._join = join
-        self._work = work
-        self._failed = failed
+        """`merge(older, newer)`. An OSError of `process` is raised as a problem of `source`, converted by `to_error`."""
+        self._empty = self._pending = empty
+        self._merge = merge
+        self._process = process
+        self._to_error = to_error
         self._source = source
-        self._troubles = troubles
+        self._problems = problems
         self._due = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def ask(self, more: W) -> None:
+    def add(self, more: W) -> None:
         """Returns at once."""
-        self._waiting = self._join(self._waiting, more)
+        self._pending = self._merge(self._pending, more)
         self._idle.clear()
         self._due.set()
 
-    async def idle(self) -> None:
-        """Wait until all that was asked for is done."""
+    async def wait_idle(self) -> None:
+        """Wait until all work is done."""
         await self._idle.wait()
 
     async def run(self) -> None:
-        """For ever."""
+        """Runs until cancelled."""
         while True:
             await self._due.wait()
             self._due.clear()
-            waiting, self._waiting = self._waiting, self._nothing
+            batch, self._pending = self._pending, self._empty
             try:
-                await self._work(waiting)
+                await self._process(batch)
             except OSError as error:
-                self._waiting = self._join(waiting, self._waiting)
+                self._pending = self._merge(batch, self._pending)
                 self._due.set()
-                self._troubles.begin(self._source, self._failed(error))
-                await asyncio.sleep(PAUSE)
+                self._problems.raise_(self._source, self._to_error(error))
+                await asyncio.sleep(RETRY_INTERVAL)
                 continue
-            self._troubles.end(self._source)
+            self._problems.clear(self._source)
             if not self._due.is_set():
                 self._idle.set()

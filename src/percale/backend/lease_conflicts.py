@@ -12,7 +12,7 @@ from collections.abc import Hashable, Iterator
 from ipaddress import IPv4Address
 
 from percale.backend.protocol import LocalNode
-from percale.ipam.subnet_plan import Network, NodeSubnets, clash, subnets_of
+from percale.ipam.subnet_plan import Network, NodeSubnets, first_overlap, subnets_of
 from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec
 
 
@@ -24,7 +24,7 @@ def refusal(local: LocalNode, lease: SubnetLease) -> str | None:
     shared = {local.public_ip, local.public_ipv6} & {theirs.publicIP, theirs.publicIPv6} - {None}
     if shared:
         return f"nodes {theirs.node} and {local.name} have one public address, {shared.pop()}"
-    pair = clash(NodeSubnets(local.subnet, local.ipv6_subnet), subnets_of(theirs))
+    pair = first_overlap(NodeSubnets(local.subnet, local.ipv6_subnet), subnets_of(theirs))
     if pair is not None:
         return f"subnet {pair[1]} of node {theirs.node} overlaps {pair[0]} of node {local.name}"
     return None
@@ -103,7 +103,7 @@ class LeaseConflicts:
         for subnet in subnets_of(lease.spec):
             if (holder := self._overlapping(subnet)) is not None:
                 theirs = self._in_force[holder].spec
-                pair = clash([subnet], subnets_of(theirs))
+                pair = first_overlap([subnet], subnets_of(theirs))
                 assert pair is not None
                 return f"subnet {subnet} of node {node} overlaps {pair[1]} of node {theirs.node}"
         return None

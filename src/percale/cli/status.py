@@ -61,9 +61,9 @@ def lines(status: Status, now: float) -> Iterator[str]:
         [(pod.pod or "-", ", ".join(pod.addresses), pod.ifname, pod.container[:13]) for pod in status.pods],
     )
     yield from _section(
-        "TROUBLES",
+        "PROBLEMS",
         ("SINCE", "SOURCE", "ERROR"),
-        [(f"{_span(now - each.since)} ago", each.source, _one_line(each.error)) for each in status.troubles],
+        [(f"{_span(now - each.since)} ago", each.source, _one_line(each.error)) for each in status.problems],
     )
     last = status.lastError
     yield (

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Container, Iterable
+from collections.abc import AsyncIterator, Callable, Container, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Protocol
@@ -20,7 +20,7 @@ from weakref import WeakValueDictionary
 
 from msgspec import Struct
 
-from percale.cni.hooks import PodGuard, PortOpener
+from percale.cni.hooks import PodHook
 from percale.cni.pod_netns import PodNamespaces
 from percale.cni.records import Attachment, Records
 from percale.cni.requests import KubernetesPod
@@ -83,8 +83,7 @@ class Attachments:
         records: Records,
         *,
         log: Log,
-        guard: PodGuard | None = None,
-        opener: PortOpener | None = None,
+        hooks: Sequence[PodHook] = (),
         log_command: Callable[[str], None] | None = None,
     ) -> None:
         self.network = network
@@ -93,8 +92,7 @@ class Attachments:
         self._pool = pool
         self._records = records
         self._log = log
-        self._guard = guard
-        self._opener = opener
+        self._hooks = hooks
         self._pod_namespaces = PodNamespaces(log_command)
         self._locks: WeakValueDictionary[Owner, asyncio.Lock] = WeakValueDictionary()
         self._declared: set[Owner] = set()
@@ -165,11 +163,11 @@ class Attachments:
         wires = self._wires(request, addresses)
         attachment = Attachment(request.owner, request.network, request.netns, wires, request.pod, ports=request.ports)
         try:
-            await self._admit(attachment)
+            await self._before_add(attachment)
             await self._wire(attachment, namespace)
             self._records.put(attachment)
         except PercaleError:
-            self._dismiss(attachment)
+            self._after_del(attachment)
             with suppress(PercaleError):  # report the first error; the DEL cleans up the rest
                 await self.detach(request.owner)
             raise
@@ -177,20 +175,16 @@ class Attachments:
 
     async def register(self, attachment: Attachment) -> None:
         """Another plugin of the chain wired the pod. Raises StateError, StoreError."""
-        await self._admit(attachment)
+        await self._before_add(attachment)
         self._records.put(attachment)
 
-    async def _admit(self, attachment: Attachment) -> None:
-        if self._guard is not None and attachment.pod is not None:
-            await self._guard.admit(attachment.pod.key, (each.ip for each in attachment.wires.addresses))
-        if self._opener is not None:
-            await self._opener.open(attachment)
+    async def _before_add(self, attachment: Attachment) -> None:
+        for hook in self._hooks:
+            await hook.before_add(attachment)
 
-    def _dismiss(self, attachment: Attachment) -> None:
-        if self._guard is not None and attachment.pod is not None:
-            self._guard.dismiss(attachment.pod.key, (each.ip for each in attachment.wires.addresses))
-        if self._opener is not None:
-            self._opener.close(attachment.owner)
+    def _after_del(self, attachment: Attachment) -> None:
+        for hook in self._hooks:
+            hook.after_del(attachment)
 
     def _wires(self, request: AttachRequest, addresses: Iterable[IPAddress]) -> PodWires:
         wiring = request.wiring or self.network.wiring
@@ -240,7 +234,7 @@ class Attachments:
         """
         self._withdraw(owner)
         if (attachment := self.find(owner)) is not None:
-            self._dismiss(attachment)
+            self._after_del(attachment)
         if owner in self._records.attachments or owner in self._records.damaged:
             self._records.remove(owner)
         self._pool.release(owner)

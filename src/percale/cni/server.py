@@ -16,13 +16,13 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from percale.cni.attachments import Attachments, Log
 from percale.cni.directory_owner import require_ours
-from percale.cni.hooks import PodGuard, PortOpener
+from percale.cni.hooks import PodHook
 from percale.cni.operations import Annotations, Operations, Unready
 from percale.cni.records import Records
 from percale.cni.requests import parse
@@ -56,8 +56,7 @@ class CniServer:
         annotations: Annotations,
         ready: Callable[[], Unready | None],
         log: Log,
-        guard: PodGuard | None = None,
-        opener: PortOpener | None = None,
+        hooks: Sequence[PodHook] = (),
         log_command: Callable[[str], None] | None = None,
         measure: Callable[[str, int, float], None] = lambda verb, code, seconds: None,
     ) -> None:
@@ -65,13 +64,12 @@ class CniServer:
 
         `annotations(namespace, name)` gives a pod's annotations, {} when the pod is not known; it may wait for the store a
         little, and raise StoreError. `ready()` says what is in the way of new pods, None when nothing is: ADD and STATUS
-        answer with it. `guard` hears of pods before their ADD answers, `opener` of their host ports. `log_command` gets the
-        command line of each change in a pod's namespace before it is made, `measure` each answered request's verb, exit code
-        and how long it took.
+        answer with it. `hooks` are called in this order. `log_command` gets the command line of each change in a pod's namespace
+        before it is made, `measure` each answered request's verb, exit code and how long it took.
         """
         self._path = path
         self._attachments = Attachments(
-            network, reconciler, pool, records, log=log, guard=guard, opener=opener, log_command=log_command
+            network, reconciler, pool, records, log=log, hooks=hooks, log_command=log_command
         )
         self._operations = Operations(self._attachments, annotations, ready)
         self._log = log

@@ -1,8 +1,8 @@
-"""The file behind a node's pod addresses: one line per change, appended before the change counts. Used by `address_pool.py`.
+"""Journal of a node's pod addresses: one line per change, appended before the change takes effect. Used by `address_pool.py`.
 
-A line that write(2) took survives the agent's death. It is not flushed to the disk at once: a machine that loses its power
-loses its pods too, so the last lines before that have nobody left to speak for (measured: 2 µs a line, 140–220 µs with
-fdatasync, 300 µs for a file per address). A rewrite is flushed before it takes the old file's place.
+A written line survives the agent's death. It is not synced to disk: a machine that loses power loses its pods too, so the last
+lines before that are irrelevant (measured: 2 µs a line, 140–220 µs with fdatasync, 300 µs for a file per address). A rewrite is
+synced before it replaces the old file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from percale.model.manifest.json_text import decoded
 
 
 class Allocated(msgspec.Struct, frozen=True, tag_field="do", tag="allocate", omit_defaults=True):
-    """`addresses` belong to this container's interface; `pod` is `namespace/name`, for people."""
+    """`addresses` belong to this container's interface; `pod` is `namespace/name`, for users."""
 
     container: str
     ifname: str
@@ -28,26 +28,26 @@ class Allocated(msgspec.Struct, frozen=True, tag_field="do", tag="allocate", omi
 
 
 class Released(msgspec.Struct, frozen=True, tag_field="do", tag="release"):
-    """The container's interface gave back all it had."""
+    """All addresses of the container's interface were released."""
 
     container: str
     ifname: str
 
 
-class Rested(msgspec.Struct, frozen=True, tag_field="do", tag="rest"):
-    """A free address that was in use once; these lines stand in the order of release."""
+class FreeAgain(msgspec.Struct, frozen=True, tag_field="do", tag="rest"):
+    """A free address that was used before; in order of release."""
 
     address: str
 
 
-Record: TypeAlias = Allocated | Released | Rested
+Record: TypeAlias = Allocated | Released | FreeAgain
 
-_DECODER: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Allocated | Released | Rested)
+_DECODER: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Allocated | Released | FreeAgain)
 _ENCODER = msgspec.json.Encoder()
 
 
 class Journal:
-    """Opened for this process alone; every failure is a StateError and leaves the file as it was."""
+    """Used by one process. Every failure is a StateError and leaves the file unchanged."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -59,7 +59,7 @@ class Journal:
             raise self._failed("open", error) from error
 
     def replay(self) -> Iterator[tuple[str, Record]]:
-        """Every record with its place (`file:line`). A torn last line, the mark of a crash, is cut off."""
+        """Every record with its location (`file:line`). An incomplete last line, left by a crash, is cut off."""
         try:
             content = self._path.read_bytes()
         except OSError as error:
@@ -76,14 +76,14 @@ class Journal:
         """All of the records or none."""
         lines = _lines(records)
         try:
-            os.ftruncate(self._file, self._length)  # what a failed attempt may have left
+            os.ftruncate(self._file, self._length)  # remains of a failed attempt
             _write_all(self._file, lines, self._length)
         except OSError as error:
             raise self._failed("write", error) from error
         self._length += len(lines)
 
     def rewrite(self, records: Iterable[Record]) -> None:
-        """These records instead of all before; the old file stays until the new one is on the disk."""
+        """Replace all records; the old file stays until the new one is on disk."""
         lines = _lines(records)
         draft = self._path.with_suffix(".new")
         try:
@@ -102,7 +102,7 @@ class Journal:
         self._file, self._length = file, len(lines)
 
     def close(self) -> None:
-        """Give back the descriptor."""
+        """Close the file."""
         os.close(self._file)
 
     def _failed(self, verb: str, error: OSError) -> StateError:
@@ -114,7 +114,7 @@ class Journal:
 
 
 def corrupt(place: str, why: str) -> StateError:
-    """The error for a line that cannot be true."""
+    """The error for an inconsistent line."""
     return StateError(
         f"damaged: {why}", where=place, hint="correct the line; or, when no pod runs on this node, remove the file"
     )

@@ -1,7 +1,7 @@
-"""Pod addresses of this node's subnets, remembered on disk. Called by cni (ADD, DEL, GC) and by the agent's start.
+"""Allocates pod addresses from this node's subnets, with a journal on disk. Called by cni (ADD, DEL, GC) and at startup.
 
-    allocate ─▶ pick per family ─▶ journal line ─▶ memory        a failure on the way changes nothing
-                   never used, in order; then the one released longest ago
+    allocate ─▶ pick per family ─▶ journal line ─▶ memory        a failure changes nothing
+                   never used, in order; then least recently released
 
 One caller at a time; a call blocks for one write to the page cache (some microseconds).
 """
@@ -19,15 +19,15 @@ from typing import NamedTuple, TypeAlias
 from msgspec import Struct
 
 from percale.errors import AddressRefused, StateError, SubnetFull
-from percale.ipam.address_journal import Allocated, Journal, Record, Released, Rested, corrupt
+from percale.ipam.address_journal import Allocated, FreeAgain, Journal, Record, Released, corrupt
 from percale.ipam.subnet_plan import Network, NodeSubnets
 
 Address: TypeAlias = IPv4Address | IPv6Address
 
 _WINDOW = 1 << 16
-"""Addresses of a subnet that are handed out by themselves; any other of a larger subnet can be asked for."""
+"""Addresses of a subnet that are allocated automatically; others of a larger subnet only on request."""
 _STALE_LINES = 4096
-"""So many lines that say nothing any more are kept before the journal is rewritten."""
+"""Obsolete lines before the journal is rewritten."""
 
 
 class Owner(NamedTuple):
@@ -41,7 +41,7 @@ class Owner(NamedTuple):
 
 
 class Allocation(Struct, frozen=True):
-    """What an owner has: at most one address per family, IPv4 first. `pod` is `namespace/name` where known."""
+    """An owner's addresses: at most one address per family, IPv4 first. `pod` is `namespace/name` where known."""
 
     owner: Owner
     addresses: tuple[Address, ...]
@@ -52,12 +52,12 @@ class Allocation(Struct, frozen=True):
 
 
 def gateway(subnet: Network) -> Address:
-    """The first host address: the bridge's own in bridge wiring, reserved in any."""
+    """The first host address: the bridge's with bridge wiring, always reserved."""
     return subnet.network_address + 1
 
 
 class AddressPool:
-    """Raises StateError when the journal cannot be read or written; then nothing has changed."""
+    """Raises StateError if the journal cannot be read or written; then nothing has changed."""
 
     def __init__(self, path: Path, node: str, subnets: NodeSubnets) -> None:
         self._where = f"node {node}"
@@ -73,10 +73,10 @@ class AddressPool:
 
     @property
     def allocations(self) -> Mapping[Owner, Allocation]:
-        """Everything in use."""
+        """All addresses in use."""
         return MappingProxyType(self._allocations)
 
-    def strays(self) -> list[Allocation]:
+    def outside_subnets(self) -> list[Allocation]:
         """Allocations of an earlier subnet of this node: kept until released, unreachable from other nodes."""
         return [
             allocation
@@ -85,46 +85,46 @@ class AddressPool:
         ]
 
     def capacity(self, subnet: Network) -> int:
-        """How many addresses of this subnet are handed out unasked."""
+        """How many addresses of this subnet are allocated automatically."""
         return next(family.size for family in self._families if family.subnet == subnet)
 
     def allocate(self, owner: Owner, *, pod: str | None = None, wanted: Iterable[Address] = ()) -> tuple[Address, ...]:
-        """An address of each family; the same again for an owner that has them. `wanted` ones are given or refused.
+        """One address per family; idempotent for an owner. `wanted` ones are allocated or rejected.
 
         Raises AddressRefused, SubnetFull, StateError.
         """
-        asked = self._asked(wanted)
+        requested = self._validated(wanted)
         held = self._allocations.get(owner)
         if held is not None:
-            if refused := [address for address in asked.values() if address not in held.addresses]:
+            if refused := [address for address in requested.values() if address not in held.addresses]:
                 raise AddressRefused(f"{refused[0]} was asked for, but {held} already has others", where=self._where)
             return held.addresses
-        addresses = tuple(self._choose(family, asked.get(family.version)) for family in self._families)
+        addresses = tuple(self._choose(family, requested.get(family.version)) for family in self._families)
         self._journal.append([Allocated(*owner, tuple(map(str, addresses)), pod)])
-        self._take(Allocation(owner, addresses, pod))
-        self._grown(1)
+        self._add(Allocation(owner, addresses, pod))
+        self._lines_added(1)
         return addresses
 
     def release(self, owner: Owner) -> tuple[Address, ...]:
-        """What the owner had; () when it had nothing."""
+        """Release the owner's addresses; () if there are none."""
         return tuple(address for allocation in self._release([owner]) for address in allocation.addresses)
 
     def gc(self, keep: Iterable[Owner]) -> list[Allocation]:
-        """Release all owners but these; returns what was released."""
+        """Release all owners except these; returns the released allocations."""
         kept = set(keep)
         return self._release([owner for owner in self._allocations if owner not in kept])
 
     def close(self) -> None:
-        """Give back the journal's descriptor."""
+        """Close the journal."""
         self._journal.close()
 
-    def _asked(self, wanted: Iterable[Address]) -> dict[int, Address]:
-        """The wanted addresses by IP version, each one checked."""
-        asked: dict[int, Address] = {}
+    def _validated(self, wanted: Iterable[Address]) -> dict[int, Address]:
+        """The wanted addresses by IP version, validated."""
+        requested: dict[int, Address] = {}
         for address in wanted:
-            if asked.setdefault(address.version, address) != address:
+            if requested.setdefault(address.version, address) != address:
                 raise AddressRefused(
-                    f"two IPv{address.version} addresses asked for, {asked[address.version]} and {address}",
+                    f"two IPv{address.version} addresses asked for, {requested[address.version]} and {address}",
                     where=self._where,
                 )
             family = self._family(address)
@@ -136,55 +136,55 @@ class AddressPool:
                     f"{address} was asked for, but it is the network's, the gateway's or the broadcast address",
                     where=self._where,
                 )
-        return asked
+        return requested
 
-    def _choose(self, family: _Family, asked: Address | None) -> Address:
-        if asked is None:
+    def _choose(self, family: _Family, requested: Address | None) -> Address:
+        if requested is None:
             return family.pick(self._users, self._where)
-        if (user := self._users.get(asked)) is not None:
-            raise AddressRefused(f"{asked} was asked for, but {user} has it", where=self._where)
-        return asked
+        if (user := self._users.get(requested)) is not None:
+            raise AddressRefused(f"{requested} was asked for, but {user} has it", where=self._where)
+        return requested
 
     def _release(self, owners: Iterable[Owner]) -> list[Allocation]:
         released = [allocation for owner in owners if (allocation := self._allocations.get(owner)) is not None]
         if released:
             self._journal.append([Released(*allocation.owner) for allocation in released])
             for allocation in released:
-                self._give_back(allocation)
-            self._grown(len(released))
+                self._remove(allocation)
+            self._lines_added(len(released))
         return released
 
-    def _take(self, allocation: Allocation) -> None:
+    def _add(self, allocation: Allocation) -> None:
         self._allocations[allocation.owner] = allocation
         for address in allocation.addresses:
             self._users[address] = allocation
             if (family := self._family(address)) is not None:
-                family.resting.pop(address, None)
+                family.released.pop(address, None)
 
-    def _give_back(self, allocation: Allocation) -> None:
+    def _remove(self, allocation: Allocation) -> None:
         del self._allocations[allocation.owner]
         for address in allocation.addresses:
             del self._users[address]
-            self._rest(address)
+            self._add_released(address)
 
-    def _rest(self, address: Address) -> None:
+    def _add_released(self, address: Address) -> None:
         family = self._family(address)
         if family is not None and family.in_window(address):
-            family.resting[address] = None
+            family.released[address] = None
 
     def _family(self, address: Address) -> _Family | None:
-        """The family in whose subnet the address lies."""
+        """The family whose subnet contains the address."""
         return next((family for family in self._families if address in family.subnet), None)
 
     def _replay(self, place: str, record: Record) -> None:
         match record:
-            case Rested():
-                self._rest(_parsed(place, record.address))
+            case FreeAgain():
+                self._add_released(_parsed(place, record.address))
             case Released():
                 allocation = self._allocations.get(Owner(record.container, record.ifname))
                 if allocation is None:
                     raise corrupt(place, f"{Owner(record.container, record.ifname)} releases what it never had")
-                self._give_back(allocation)
+                self._remove(allocation)
             case Allocated():
                 owner = Owner(record.container, record.ifname)
                 addresses = tuple(_parsed(place, address) for address in record.addresses)
@@ -193,29 +193,29 @@ class AddressPool:
                 for address in addresses:
                     if address in self._users:
                         raise corrupt(place, f"{address} is in use by {self._users[address]} already")
-                self._take(Allocation(owner, addresses, record.pod))
+                self._add(Allocation(owner, addresses, record.pod))
 
-    def _grown(self, lines: int) -> None:
+    def _lines_added(self, lines: int) -> None:
         self._lines += lines
         self._compact(slack=_STALE_LINES)
 
     def _compact(self, slack: int) -> None:
-        """Write the journal anew when it has more than `slack` lines that say nothing any more."""
-        live = len(self._allocations) + sum(len(family.resting) for family in self._families)
+        """Rewrite the journal if it has more than `slack` obsolete lines."""
+        live = len(self._allocations) + sum(len(family.released) for family in self._families)
         if self._lines > live + slack:
-            with suppress(StateError):  # the long journal is as true as the short one: tidying can wait for room
+            with suppress(StateError):  # the long journal is still correct: compaction can wait for disk space
                 self._journal.rewrite(self._records())
                 self._lines = live
 
     def _records(self) -> Iterator[Record]:
         for family in self._families:
-            yield from (Rested(str(address)) for address in family.resting)
+            yield from (FreeAgain(str(address)) for address in family.released)
         for allocation in self._allocations.values():
             yield Allocated(*allocation.owner, tuple(map(str, allocation.addresses)), allocation.pod)
 
 
 class _Family:
-    """One family's subnet: what is free, and in which order it is handed out."""
+    """One family's subnet: its free addresses and their order of allocation."""
 
     def __init__(self, subnet: Network) -> None:
         self.subnet = subnet
@@ -224,7 +224,7 @@ class _Family:
         broadcast = 1 if isinstance(subnet, IPv4Network) else 0
         self.last = min(int(subnet.broadcast_address) - broadcast, self.first + _WINDOW - 1)
         self.size = self.last - self.first + 1
-        self.resting: OrderedDict[Address, None] = OrderedDict()
+        self.released: OrderedDict[Address, None] = OrderedDict()
         self._next = self.first
 
     def is_assignable(self, address: Address) -> bool:
@@ -233,17 +233,17 @@ class _Family:
         return not broadcast and address not in (self.subnet.network_address, gateway(self.subnet))
 
     def in_window(self, address: Address) -> bool:
-        """One of those that are handed out unasked."""
+        """Whether it is allocated automatically."""
         return self.first <= int(address) <= self.last
 
     def pick(self, users: Mapping[Address, Allocation], where: str) -> Address:
-        """A free address; never-used ones first, then the one that was released longest ago. Raises SubnetFull."""
+        """A free address: never-used ones first, then the least recently released. Raises SubnetFull."""
         while self._next <= self.last:
             address = type(self.subnet.network_address)(self._next)
-            if address not in users and address not in self.resting:
+            if address not in users and address not in self.released:
                 return address
             self._next += 1
-        for address in self.resting:
+        for address in self.released:
             return address
         raise SubnetFull(
             f"{self.subnet} is full ({self.size} of {self.size})",

@@ -1,10 +1,10 @@
-"""This node's subnet lease: claimed, kept, changed and released, over any store. Called by the agent.
+"""This node's subnet lease: acquire, renew, update and release, on any store. Called by the agent.
 
-    acquire ─▶ HeldLease ── keep() renews until cancelled
-                   ├─ describe() after the node's address or backend data changed
+    acquire ─▶ HeldLease ── keep_renewed() renews until cancelled
+                   ├─ update() after the node's address or backend data changed
                    └─ release() when the node leaves
 
-Two nodes never hold one subnet: a lease is named by its subnets, and created only where none is.
+Two nodes never hold one subnet: a lease is named after its subnets, and only created if none exists.
 """
 
 from __future__ import annotations
@@ -17,73 +17,73 @@ import msgspec
 from msgspec import Struct
 
 from percale.errors import AddressRefused, BadConfig, Conflict, NetworkFull, NotFound, StoreError
-from percale.ipam.subnet_plan import NodeSubnets, candidate_count, clash, fitting, free_candidates, subnets_of
+from percale.ipam.subnet_plan import NodeSubnets, candidate_count, first_overlap, fitting, free_candidates, subnets_of
 from percale.model.netconf import NetworkConfig
 from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec, make_lease
 from percale.store.protocol import Store
 
 MACHINE = "percale.io/machine"
-"""Annotation: which machine holds the lease; two machines with one node name are told apart by it."""
+"""Annotation: the machine that holds the lease; distinguishes two machines with one node name."""
 RESERVED = "percale.io/reserved"
-"""Annotation: an operator's reservation; it never expires, also after its node used it."""
+"""Annotation: an operator's reservation; never expires, even after its node has used it."""
 
 TTL = 24 * 3600.0
 RENEW_BEFORE = 3600.0
-_LONGEST_NAP = 60.0
-"""Seconds between looks at the clock: a machine that was suspended notices soon that its lease is due."""
+_MAX_SLEEP = 60.0
+"""Seconds between checks of the clock: after suspend the agent soon notices that its lease is due."""
 _RETRY = 5.0
-"""Seconds between attempts to renew while the store is away."""
+"""Seconds between renewal attempts while the store is unreachable."""
 
-Describe = Callable[[NodeSubnets], SubnetLeaseSpec]
+SpecFor = Callable[[NodeSubnets], SubnetLeaseSpec]
 
 
 class Claimant(Struct, frozen=True):
-    """Who wants a subnet, and which one it would rather have.
+    """The node that acquires a subnet, with its preferences.
 
-    `describe` gives the lease's content for whatever subnets it becomes; `pod_cidrs` are Kubernetes' choice, which
-    leaves none; `remembered` is what the node had in its last life.
+    `spec_for` gives the lease's spec for the acquired subnets; `pod_cidrs` are assigned by Kubernetes and mandatory;
+    `previous` are the subnets of the previous run.
     """
 
     node: str
     machine: str
-    describe: Describe
+    spec_for: SpecFor
     pod_cidrs: NodeSubnets | None = None
-    remembered: NodeSubnets | None = None
+    previous: NodeSubnets | None = None
 
     @property
     def where(self) -> str:
-        """The start of every error's line."""
+        """The location in errors."""
         return f"node {self.node}"
 
 
 async def acquire(store: Store, config: NetworkConfig, claimant: Claimant) -> HeldLease:
-    """A lease for this node: its own one, else the remembered subnet, else the first free one.
+    """Acquire a lease for this node: its current one, else the previous subnet, else the first free one.
 
     Raises BadConfig (another machine has this name or this public address), AddressRefused (the podCIDR is another
     node's), NetworkFull, StoreUnavailable.
     """
     leases = await store.list(SubnetLease)
-    _refuse_rivals(claimant, leases)
+    _check_unique(claimant, leases)
     own = [lease for lease in leases if lease.spec.node == claimant.node]
     others = [lease for lease in leases if lease.spec.node != claimant.node]
-    wishes = _wishes(config, claimant, own)
-    kept = next((lease for lease in own if subnets_of(lease.spec) in wishes), None)
+    preferred = _preferred(config, claimant, own)
+    kept = next((lease for lease in own if subnets_of(lease.spec) in preferred), None)
     for lease in own:
         if lease is not kept and RESERVED not in lease.metadata.annotations:
             await _delete(store, lease)
     if kept is not None:
-        held = HeldLease(store, claimant, _described(kept, claimant))
+        held = HeldLease(store, claimant, _updated(kept, claimant))
         await held.renew()
     elif claimant.pod_cidrs is not None:
         held = HeldLease(store, claimant, await _claim_given(store, claimant, claimant.pod_cidrs, others))
     else:
-        held = HeldLease(store, claimant, await _claim_first(store, config, claimant, wishes, others))
-    await _withdraw_beside_rivals(store, claimant, held.lease)
+        held = HeldLease(store, claimant, await _claim_first(store, config, claimant, preferred, others))
+    await _withdraw_on_conflict(store, claimant, held.lease)
     return held
 
 
 class HeldLease:
-    """The lease that this node holds; the store's copy may be older while the store is away."""
+    """The lease that this node holds; the store's copy may be older while the store is unreachable."""
 
     def __init__(self, store: Store, claimant: Claimant, lease: SubnetLease) -> None:
         self._store = store
@@ -91,48 +91,48 @@ class HeldLease:
         self._writing = asyncio.Lock()
         self.lease = lease
 
-    async def describe(self, spec: SubnetLeaseSpec) -> None:
-        """Tell the peers: another public address or backend data. Equal content writes nothing."""
+    async def update(self, spec: SubnetLeaseSpec) -> None:
+        """Publish another public address or backend data. An equal spec writes nothing."""
         if subnets_of(spec) != subnets_of(self.lease.spec):
             raise ValueError("a lease's subnets never change")
         if spec != self.lease.spec:
             await self._put(spec)
 
     async def renew(self) -> None:
-        """Put the lease again, also when it expired or somebody deleted it. Raises BadConfig, StoreUnavailable."""
+        """Write the lease again, even if it expired or was deleted. Raises BadConfig, StoreUnavailable."""
         await self._put(self.lease.spec)
 
-    async def keep(
+    async def keep_renewed(
         self,
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
-        on_trouble: Callable[[StoreError], None] = lambda error: None,
+        on_problem: Callable[[StoreError], None] = lambda error: None,
     ) -> None:
-        """Renew an hour before the end, for ever; a store that is away is asked again until it answers.
+        """Renew an hour before expiry, until cancelled; retries while the store is unreachable.
 
-        `clock` counts seconds, also those of a suspended machine, and knows nothing of the time of day.
+        `clock` counts seconds, including suspend, independent of the time of day.
         """
         due = clock() + TTL - RENEW_BEFORE
         while True:
-            await sleep(min(_LONGEST_NAP, max(due - clock(), 0.0)))
+            await sleep(min(_MAX_SLEEP, max(due - clock(), 0.0)))
             if clock() < due:
                 continue
             try:
                 await self.renew()
                 due = clock() + TTL - RENEW_BEFORE
             except StoreError as error:
-                on_trouble(error)
+                on_problem(error)
                 due = clock() + _RETRY
 
     async def release(self) -> None:
-        """Give the subnet back; a reservation stays."""
+        """Delete the lease, unless it is a reservation."""
         async with self._writing:
             if RESERVED not in self.lease.metadata.annotations:
                 await _delete(self._store, self.lease)
 
     async def _put(self, spec: SubnetLeaseSpec) -> None:
-        """Write over our own lease, whatever its version; never over another node's."""
+        """Overwrite our own lease, whatever its version; never another node's."""
         async with self._writing:
             lease = msgspec.structs.replace(self.lease, spec=spec)
             while True:
@@ -151,13 +151,13 @@ class HeldLease:
                 return
 
 
-def _wishes(config: NetworkConfig, claimant: Claimant, own: Iterable[SubnetLease]) -> list[NodeSubnets]:
-    """The subnets that this node would rather have than any free one, best first."""
+def _preferred(config: NetworkConfig, claimant: Claimant, own: Iterable[SubnetLease]) -> list[NodeSubnets]:
+    """The subnets that this node prefers to any free one, best first."""
     if claimant.pod_cidrs is not None:
         return [claimant.pod_cidrs]
     earlier = [subnets_of(lease.spec) for lease in own]
-    if claimant.remembered is not None:
-        earlier.append(claimant.remembered)
+    if claimant.previous is not None:
+        earlier.append(claimant.previous)
     exact = [subnets for subnets in earlier if fitting(config, subnets) == subnets]
     related = [subnets for before in earlier if (subnets := fitting(config, before)) is not None]
     return [*exact, *related]
@@ -166,16 +166,16 @@ def _wishes(config: NetworkConfig, claimant: Claimant, own: Iterable[SubnetLease
 async def _claim_given(
     store: Store, claimant: Claimant, subnets: NodeSubnets, others: Iterable[SubnetLease]
 ) -> SubnetLease:
-    """The subnets of the Node object, or nothing."""
+    """The subnets of the Node object; there is no fallback."""
     for other in others:
-        _refuse_overlap(claimant, subnets, other)
+        _check_overlap(claimant, subnets, other)
     fresh = _lease_for(subnets, claimant)
     try:
         return await _put(store, fresh, expect="")
     except Conflict as error:
         winner = await store.get(SubnetLease, fresh.key)
         if winner is not None:
-            _refuse_overlap(claimant, subnets, winner)
+            _check_overlap(claimant, subnets, winner)
         raise AddressRefused(f"podCIDR {subnets} was taken meanwhile", where=claimant.where) from error
 
 
@@ -183,14 +183,14 @@ async def _claim_first(
     store: Store,
     config: NetworkConfig,
     claimant: Claimant,
-    wishes: Iterable[NodeSubnets],
+    preferred: Iterable[NodeSubnets],
     others: Iterable[SubnetLease],
 ) -> SubnetLease:
-    """The first that nobody else takes before us: a lost race goes on with the next."""
+    """The first candidate that can be created: after a lost race the next one is tried."""
     taken = [subnet for other in others for subnet in subnets_of(other.spec)]
 
     def candidates() -> Iterator[NodeSubnets]:
-        yield from (subnets for subnets in wishes if clash(subnets, taken) is None)
+        yield from (subnets for subnets in preferred if first_overlap(subnets, taken) is None)
         yield from free_candidates(config, taken)
 
     for subnets in candidates():
@@ -208,14 +208,14 @@ async def _claim_first(
 
 def _lease_for(subnets: NodeSubnets, claimant: Claimant) -> SubnetLease:
     """A new lease of ours."""
-    return _described(make_lease(claimant.describe(subnets)), claimant)
+    return _updated(make_lease(claimant.spec_for(subnets)), claimant)
 
 
-def _described(lease: SubnetLease, claimant: Claimant) -> SubnetLease:
-    """The lease with today's content and this machine's mark."""
+def _updated(lease: SubnetLease, claimant: Claimant) -> SubnetLease:
+    """The lease with the current spec and this machine's annotation."""
     annotations = {**lease.metadata.annotations, MACHINE: claimant.machine}
     metadata = msgspec.structs.replace(lease.metadata, annotations=annotations)
-    return msgspec.structs.replace(lease, metadata=metadata, spec=claimant.describe(subnets_of(lease.spec)))
+    return msgspec.structs.replace(lease, metadata=metadata, spec=claimant.spec_for(subnets_of(lease.spec)))
 
 
 async def _put(store: Store, lease: SubnetLease, *, expect: str) -> SubnetLease:
@@ -223,35 +223,35 @@ async def _put(store: Store, lease: SubnetLease, *, expect: str) -> SubnetLease:
 
 
 async def _delete(store: Store, lease: SubnetLease) -> None:
-    """That it is gone already is as good."""
+    """Without error if it is gone already."""
     try:
         await store.delete(SubnetLease, lease.key)
     except NotFound:
         return
 
 
-async def _withdraw_beside_rivals(store: Store, claimant: Claimant, lease: SubnetLease) -> None:
-    """Two nodes may have claimed at the same moment, each before the other was to be seen: whoever sees it, withdraws."""
+async def _withdraw_on_conflict(store: Store, claimant: Claimant, lease: SubnetLease) -> None:
+    """Two nodes may have claimed at the same moment without seeing each other: whichever sees the conflict withdraws."""
     leases = await store.list(SubnetLease)
     try:
-        _refuse_rivals(claimant, leases, spec=lease.spec)
+        _check_unique(claimant, leases, spec=lease.spec)
         for other in leases:
             if other.spec.node != claimant.node:
-                _refuse_overlap(claimant, subnets_of(lease.spec), other)
+                _check_overlap(claimant, subnets_of(lease.spec), other)
     except (BadConfig, AddressRefused):
         await _delete(store, lease)
         raise
 
 
 def _is_ours(lease: SubnetLease, claimant: Claimant) -> bool:
-    """A lease without a machine was made by hand, for the node that it names."""
+    """A lease without a machine was created manually for its node."""
     machine = lease.metadata.annotations.get(MACHINE, claimant.machine)
     return lease.spec.node == claimant.node and machine == claimant.machine
 
 
-def _refuse_rivals(claimant: Claimant, leases: Iterable[SubnetLease], spec: SubnetLeaseSpec | None = None) -> None:
-    """Another machine with this node's name, or another node with its public address. Raises BadConfig."""
-    mine = spec if spec is not None else claimant.describe(NodeSubnets())
+def _check_unique(claimant: Claimant, leases: Iterable[SubnetLease], spec: SubnetLeaseSpec | None = None) -> None:
+    """Raises BadConfig if another machine has this node's name, or another node its public address."""
+    mine = spec if spec is not None else claimant.spec_for(NodeSubnets())
     for lease in leases:
         other = lease.spec
         if other.node == claimant.node:
@@ -271,9 +271,9 @@ def _refuse_rivals(claimant: Claimant, leases: Iterable[SubnetLease], spec: Subn
             )
 
 
-def _refuse_overlap(claimant: Claimant, subnets: NodeSubnets, other: SubnetLease) -> None:
+def _check_overlap(claimant: Claimant, subnets: NodeSubnets, other: SubnetLease) -> None:
     """Raises AddressRefused."""
-    if (pair := clash(subnets, subnets_of(other.spec))) is not None:
+    if (pair := first_overlap(subnets, subnets_of(other.spec))) is not None:
         raise AddressRefused(
             f"subnet {pair[0]} overlaps {pair[1]} of node {other.spec.node}",
             where=claimant.where,

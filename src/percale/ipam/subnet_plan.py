@@ -1,6 +1,6 @@
-"""Which node subnets there are, which are free, and which clash: arithmetic on values, nothing else.
+"""Pure arithmetic on node subnets: candidates, free ones, overlaps.
 
-Callers: `subnet_lease.py` (a subnet for this node), backend/lease_conflicts.py and the agent (clashes among peers).
+Callers: `subnet_lease.py` (a subnet for this node), backend/lease_conflicts.py and the agent (overlaps among peers).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Net = TypeVar("Net", IPv4Network, IPv6Network)
 
 
 class NodeSubnets(Struct, frozen=True):
-    """What one node has: a subnet of each family of the network."""
+    """One node's subnets, one per address family of the network."""
 
     ipv4: IPv4Network | None = None
     ipv6: IPv6Network | None = None
@@ -33,12 +33,12 @@ class NodeSubnets(Struct, frozen=True):
 
 
 def subnets_of(spec: SubnetLeaseSpec) -> NodeSubnets:
-    """What a lease is for."""
+    """The subnets of a lease."""
     return NodeSubnets(spec.subnet, spec.ipv6Subnet)
 
 
 def candidate_count(config: NetworkConfig) -> int:
-    """How many nodes the network has room for: the smaller family decides."""
+    """How many nodes the network has room for: the minimum of its families."""
     return min(subnets.count for subnets in (config.ipv4, config.ipv6) if subnets is not None)
 
 
@@ -51,16 +51,16 @@ def candidate(config: NetworkConfig, index: int) -> NodeSubnets:
 
 
 def free_candidates(config: NetworkConfig, taken: Iterable[Network]) -> Iterator[NodeSubnets]:
-    """The candidates that no taken subnet touches, in order; a large taken one costs no more than a small one."""
+    """The candidates that overlap no taken subnet, in order; the cost is independent of the size of a taken one."""
     index = 0
-    for first, last in sorted(_touched(config, taken)):
+    for first, last in sorted(_overlapped(config, taken)):
         yield from (candidate(config, free) for free in range(index, first))
         index = max(index, last + 1)
     yield from (candidate(config, free) for free in range(index, candidate_count(config)))
 
 
 def fitting(config: NetworkConfig, subnets: NodeSubnets) -> NodeSubnets | None:
-    """The candidate that equals these subnets, or shares the family that they have when a family came or went."""
+    """The candidate that equals these subnets, or that shares one family if the network's families changed."""
     indices: set[int | None] = set()
     if config.ipv4 is not None and subnets.ipv4 is not None:
         indices.add(_index(config.ipv4, subnets.ipv4))
@@ -71,7 +71,7 @@ def fitting(config: NetworkConfig, subnets: NodeSubnets) -> NodeSubnets | None:
 
 
 def from_pod_cidrs(config: NetworkConfig, node: str, cidrs: Iterable[str]) -> NodeSubnets:
-    """The subnets that Kubernetes gave the node in `spec.podCIDRs`. Raises AddressRefused."""
+    """The subnets that Kubernetes assigned to the node in `spec.podCIDRs`. Raises AddressRefused."""
     where = f"node {node}"
     found: dict[int, Network] = {}
     for cidr in cidrs:
@@ -88,7 +88,7 @@ def from_pod_cidrs(config: NetworkConfig, node: str, cidrs: Iterable[str]) -> No
     )
 
 
-def clash(subnets: Iterable[Network], others: Iterable[Network]) -> tuple[Network, Network] | None:
+def first_overlap(subnets: Iterable[Network], others: Iterable[Network]) -> tuple[Network, Network] | None:
     """The first pair of one's own and another's subnet that overlap."""
     for mine in subnets:
         for other in others:
@@ -110,7 +110,7 @@ def _index(subnets: SubnetRange[Net], subnet: Net) -> int | None:
     return offset // subnet.num_addresses
 
 
-def _touched(config: NetworkConfig, taken: Iterable[Network]) -> Iterator[tuple[int, int]]:
+def _overlapped(config: NetworkConfig, taken: Iterable[Network]) -> Iterator[tuple[int, int]]:
     """The candidates that taken subnets overlap, as (first, last) numbers; one may lie outside the range."""
     for subnet in taken:
         mine: SubnetRange[IPv4Network] | SubnetRange[IPv6Network] | None

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from percale.model.meta import Object, ObjectKey
-from percale.store.protocol import Deleted, Event, Snapshot, Trouble, Upserted
+from percale.store.protocol import Deleted, Event, ReadProblem, Snapshot, Upserted
 
 T = TypeVar("T", bound=Object)
 
@@ -20,7 +20,7 @@ class World:
     def __init__(self) -> None:
         self._objects: dict[type[Object], dict[ObjectKey, Object]] = {}
         self._buried: set[str] = set()
-        self.troubles: dict[str, str] = {}
+        self.read_problems: dict[str, str] = {}
 
     def learn(self, event: Event) -> None:
         """Take over what the store tells."""
@@ -36,10 +36,10 @@ class World:
                 known = self.get(type(obj), obj.key)
                 if known is not None and known.metadata.uid == obj.metadata.uid:  # else it has a successor already
                     self.drop(obj)
-            case Trouble(source, None):
-                self.troubles.pop(source, None)
-            case Trouble(source, error):
-                self.troubles[source] = str(error)
+            case ReadProblem(source, None):
+                self.read_problems.pop(source, None)
+            case ReadProblem(source, error):
+                self.read_problems[source] = str(error)
 
     def put(self, obj: Object) -> None:
         """The object is so now."""

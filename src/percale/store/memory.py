@@ -1,4 +1,4 @@
-"""A store in memory, for tests here and elsewhere: it passes the same contract tests as the real ones."""
+"""An in-memory store for tests; it passes the same contract tests as the files store."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from percale.errors import StoreUnavailable
 from percale.model.meta import Object, ObjectKey
 from percale.store.protocol import Deleted, Event, Snapshot, Upserted
-from percale.store.versioning import absent, check, versioned
+from percale.store.versioning import check_version, not_found, versioned
 from percale.store.watch_queue import Watch, Watches
 
 T = TypeVar("T", bound=Object)
@@ -39,12 +39,12 @@ class MemoryStore:
         """A Snapshot first, then every change in order."""
         self._require_open()
         watch = Watch(kinds)
-        self._watches.begin(watch, [Snapshot(tuple(obj for kind in kinds for _, obj in self._items(kind)))])
+        self._watches.add(watch, [Snapshot(tuple(obj for kind in kinds for _, obj in self._items(kind)))])
         try:
             async for event in watch.events():
                 yield event
         finally:
-            self._watches.leave(watch)
+            self._watches.remove(watch)
 
     async def put(self, obj: T, *, expect: str | None = None, ttl: float | None = None) -> T:
         """Write the object. Raises Conflict."""
@@ -53,7 +53,7 @@ class MemoryStore:
         kind, key = type(stored), stored.key
         objects = self._objects.setdefault(kind, {})
         current = objects.get(key)
-        check(kind, key, current.metadata.resourceVersion if current else None, expect)
+        check_version(kind, key, current.metadata.resourceVersion if current else None, expect)
         self._renew(kind, key, ttl)
         if stored != current:
             objects[key] = stored
@@ -61,12 +61,12 @@ class MemoryStore:
         return stored
 
     async def delete(self, kind: type[Object], key: ObjectKey, *, expect: str | None = None) -> None:
-        """Remove the object. Raises NotFound, Conflict."""
+        """Delete the object. Raises NotFound, Conflict."""
         self._require_open()
         current = self._objects.get(kind, {}).get(key)
         if current is None:
-            raise absent(kind, key)
-        check(kind, key, current.metadata.resourceVersion, expect)
+            raise not_found(kind, key)
+        check_version(kind, key, current.metadata.resourceVersion, expect)
         self._remove(kind, key)
 
     async def close(self) -> None:

@@ -1,5 +1,5 @@
-"""The store's edge: typed objects, listed, watched, put with a compare, leased. `store.py` and `memory.py` implement it;
-all pass tests/contract/test_store.py.
+"""The store interface: list, watch, compare-and-put and leases of typed objects. `files/store.py` and `memory.py` implement it;
+both pass tests/contract/test_store.py.
 """
 
 from __future__ import annotations
@@ -16,38 +16,38 @@ T = TypeVar("T", bound=Object)
 
 
 class Snapshot(Struct, frozen=True):
-    """Everything of the watched kinds, at once; the first event of a watch, and again after the store lost its place.
+    """All objects of the watched kinds, kind by kind in the requested order: the first event of a watch.
 
-    Kind by kind, as they were asked for.
+    Sent again when the store cannot tell what changed in between.
     """
 
     objects: Sequence[Object]
-    """Made one by one while somebody looks through them, where a store keeps them as bytes: they may be very many."""
+    """Decoded lazily during iteration if the store keeps them encoded: there may be very many."""
 
 
 class Upserted(Struct, frozen=True):
-    """An object is new or changed."""
+    """An object was created or changed."""
 
     object: Object
 
 
 class Deleted(Struct, frozen=True):
-    """An object is gone; `object` is its last known state."""
+    """An object was deleted; `object` is its last known state."""
 
     object: Object
 
 
-class Trouble(Struct, frozen=True):
-    """Something in the store cannot be read (a file turned bad): its last good objects stay in force.
+class ReadProblem(Struct, frozen=True):
+    """Something in the store cannot be read (a file became invalid): its last valid objects stay current.
 
-    `error` None: the trouble at `source` is over.
+    `error` None: the problem of `source` is solved.
     """
 
     source: str
     error: PercaleError | None
 
 
-Event: TypeAlias = Snapshot | Upserted | Deleted | Trouble
+Event: TypeAlias = Snapshot | Upserted | Deleted | ReadProblem
 
 
 class Store(Protocol):
@@ -65,12 +65,12 @@ class Store(Protocol):
     async def put(self, obj: T, *, expect: str | None = None, ttl: float | None = None) -> T:
         """Write the object; returns it with its new `metadata.resourceVersion`.
 
-        `expect` None: whatever is there. `expect` "": it must not exist yet. Else: its version must be this one.
-        `ttl` in seconds: the object disappears unless it is put again in time (a lease). Raises Conflict.
+        `expect` None: unconditionally. `expect` "": it must not exist. Else: its version must equal this.
+        `ttl` in seconds: the object expires unless it is put again in time (a lease). Raises Conflict.
         """
 
     async def delete(self, kind: type[Object], key: ObjectKey, *, expect: str | None = None) -> None:
-        """Remove the object. Raises NotFound, or Conflict when its version is not `expect`."""
+        """Delete the object. Raises NotFound, or Conflict if its version is not `expect`."""
 
     async def close(self) -> None:
         """End all watches."""

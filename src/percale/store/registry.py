@@ -1,4 +1,4 @@
-"""The store that an address means. Called by the agent and by the lab's controller."""
+"""Opens a store by its address. Called by the agent and by the lab's controller."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from percale.store.protocol import Store
 
 
 def open_store(address: str, kinds: Kinds = KINDS) -> Store:
-    """`files:DIRECTORY`. Nothing is read before the first question. Raises BadConfig.
+    """`files:DIRECTORY`. Nothing is read before the first operation. Raises BadConfig.
 
-    A directory that is not there is a store that is away: making an empty one would forget the whole cluster.
+    A missing directory is an unavailable store: creating an empty one would lose the whole cluster.
     """
     scheme, _, rest = address.partition(":")
     if scheme == "files" and rest:

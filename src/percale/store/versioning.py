@@ -1,4 +1,4 @@
-"""What "the same" means to a store: an object's version is the digest of its content. Called by `files` and `memory`."""
+"""Object versions: the digest of an object's content. Called by `files/` and `memory.py`."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ T = TypeVar("T", bound=Object)
 
 
 def versioned(obj: T) -> T:
-    """The object as the store has it: in its namespace, with the version of its content."""
+    """The object as stored: with its default namespace and the version of its content."""
     bare = settled(unversioned(obj))
     return with_version(bare, version_of(to_json(bare)))
 
 
 def version_of(content: bytes) -> str:
-    """Of an object's JSON, which is without a version."""
+    """The version for an object's JSON, which contains none."""
     return blake2b(content, digest_size=8).hexdigest()
 
 
 def with_version(obj: T, version: str) -> T:
-    """An object that has none."""
+    """Set the version of an object without one."""
     return replace(obj, metadata=replace(obj.metadata, resourceVersion=version))
 
 
 def unversioned(obj: T) -> T:
-    """The object as it is written down."""
+    """The object as written to a file."""
     if obj.metadata.resourceVersion is None:
         return obj
     return replace(obj, metadata=replace(obj.metadata, resourceVersion=None))
 
 
-def check(kind: type[Object], key: ObjectKey, version: str | None, expect: str | None) -> None:
-    """The compare of compare-and-put: `version` is what is there, None: nothing. Raises Conflict."""
+def check_version(kind: type[Object], key: ObjectKey, version: str | None, expect: str | None) -> None:
+    """The compare of compare-and-put: `version` is the current one, None if the object does not exist. Raises Conflict."""
     if expect is None or expect == (version or ""):
         return
     if version is None:
@@ -51,6 +51,6 @@ def check(kind: type[Object], key: ObjectKey, version: str | None, expect: str |
     raise Conflict(f"{kind.KIND} {key} {what}", hint="read it again")
 
 
-def absent(kind: type[Object], key: ObjectKey) -> NotFound:
-    """The error for an object that is not there."""
+def not_found(kind: type[Object], key: ObjectKey) -> NotFound:
+    """The error for a missing object."""
     return NotFound(f"there is no {kind.KIND} {key}")

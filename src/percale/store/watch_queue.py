@@ -1,6 +1,6 @@
-"""The watches of a store: each has a queue of its own, so that a slow reader loses nothing and holds up nobody.
+"""Watches of a store, each with its own queue, so that a slow reader loses nothing and blocks nobody.
 
-Called by `files` and `memory`, on the event loop.
+Used by `files/` and `memory.py`, on the event loop.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator, Iterable
 
 from percale.errors import StoreError
 from percale.model.meta import Object
-from percale.store.protocol import Event, Snapshot, Trouble
+from percale.store.protocol import Event, ReadProblem, Snapshot
 
 
 class Watch:
-    """One reader's queue, of the kinds it asked for."""
+    """One reader's queue, filtered by kinds."""
 
     def __init__(self, kinds: Iterable[type[Object]]) -> None:
         self.kinds = frozenset(kinds)
@@ -25,13 +25,13 @@ class Watch:
         self._error: StoreError | None = None
 
     def offer(self, event: Event) -> None:
-        """One more event, if the reader wants such."""
-        if isinstance(event, Snapshot | Trouble) or type(event.object) in self.kinds:
+        """Queue the event if it passes the filter."""
+        if isinstance(event, Snapshot | ReadProblem) or type(event.object) in self.kinds:
             self._events.append(event)
             self._changed.set()
 
     def end(self, error: StoreError | None) -> None:
-        """Nothing comes after what is queued but this error."""
+        """End the watch after the queued events, with this error if any."""
         self._ended, self._error = True, error
         self._changed.set()
 
@@ -54,24 +54,24 @@ class Watches:
     def __init__(self) -> None:
         self._open: set[Watch] = set()
 
-    def begin(self, watch: Watch, first: Iterable[Event]) -> None:
-        """From now on it hears what is published; before that these events."""
+    def add(self, watch: Watch, first: Iterable[Event]) -> None:
+        """Queue the first events, then everything published from now on."""
         for event in first:
             watch.offer(event)
         self._open.add(watch)
 
-    def leave(self, watch: Watch) -> None:
-        """Nobody reads it any more."""
+    def remove(self, watch: Watch) -> None:
+        """The reader is gone."""
         self._open.discard(watch)
 
     def publish(self, events: Iterable[Event]) -> None:
-        """Tell all."""
+        """Queue the events in all watches."""
         for event in events:
             for watch in self._open:
                 watch.offer(event)
 
     def end(self, error: StoreError | None = None) -> None:
-        """No watch goes on."""
+        """End all watches."""
         for watch in self._open:
             watch.end(error)
         self._open.clear()

@@ -227,7 +227,7 @@ def test_a_full_subnet_says_so(cluster: Cluster) -> None:
     assert len(devices(node)) == 5
 
 
-def test_without_an_agent_the_runtime_is_told_to_try_again(node: Node) -> None:
+def test_without_an_agent_the_runtime_is_asked_to_retry(node: Node) -> None:
     runtime = Runtime(node, "p")
     runtime("STATUS")
     node.stop()
@@ -245,7 +245,7 @@ def test_del_waits_while_the_agent_restarts(node: Node) -> None:
     until(lambda: devices(node) == [])
 
 
-def test_a_pods_device_that_somebody_deletes_is_back(node: Node) -> None:
+def test_a_deleted_pod_device_is_restored(node: Node) -> None:
     pod, other = node.pod("p"), node.pod("q")
     device = node.ip("route", "get", pod.addresses[0]).split()[2]
     node.ip("link", "delete", device)

@@ -94,9 +94,9 @@ def test_addresses_of_pods_nodes_and_services_are_not_taken(cluster: Cluster, wi
                 for address in VICTIM.values():
                     assert world.ask(source, address, 8080, protocol).action == "drop"
             assert world.ask("n1", "127.0.0.1", 8080, protocol).who == "n1"
-        (trouble,) = (each.error for each in one.status.troubles if each.source == "service tenant/thief")
-        assert re.search(r"; and \d+ more in percale service show", trouble)
-        assert f"status.loadBalancer.ingress: {here.addresses[0]} is in the pod network" in trouble
+        (problem,) = (each.error for each in one.status.problems if each.source == "service tenant/thief")
+        assert re.search(r"; and \d+ more in percale service show", problem)
+        assert f"status.loadBalancer.ingress: {here.addresses[0]} is in the pod network" in problem
 
 
 def test_a_node_that_joins_has_its_address_back(cluster: Cluster) -> None:

@@ -1,4 +1,4 @@
-"""What a load balancer hears from a real agent at :10256, and the figures of its Services."""
+"""What a load balancer hears from a real agent at :10256, and the metrics of its Services."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def codes(world: Services) -> tuple[int, int]:
     return get(world, "healthz")[0], get(world, "livez")[0]
 
 
-def figures(node: Node) -> dict[str, float]:
+def metric_values(node: Node) -> dict[str, float]:
     text = node.sh("curl", "-s", "--unix-socket", node.http.removeprefix("unix:"), "http://agent/metrics")
     return {name: float(value) for name, value in re.findall(r"^(percale_\S+) (\S+)$", text, re.MULTILINE)}
 
@@ -92,12 +92,12 @@ def test_an_address_that_another_proxy_still_has_is_taken_when_it_is_free(cluste
         node = cluster.node(1)
         with inside(world.spot("n1"), lambda: socket.create_server(("", 10256))):
             node.start()
-            trouble = next(each for each in node.status.troubles if each.source == "services.healthz")
-            assert trouble.error == (
-                "services.healthz *:10256: cannot listen: Address already in use; tried again until it is free"
+            problem = next(each for each in node.status.problems if each.source == "services.healthz")
+            assert problem.error == (
+                "services.healthz *:10256: cannot listen: Address already in use; retried until it is free"
             )
         until(lambda: codes(world) == (200, 200))
-        assert not node.status.troubles
+        assert not node.status.problems
 
 
 def test_nobody_listens_where_nobody_should(cluster: Cluster) -> None:
@@ -125,7 +125,7 @@ def test_figures_follow_what_is_in_force(cluster: Cluster) -> None:
         world.service()
         world.slice(a, b)
         until(lambda: world.ask("switch", N1, NODE_PORT).who)
-        now = figures(node)
+        now = metric_values(node)
         assert now["percale_services"] == 1
         assert now['percale_service_ports{result="served"}'] == 2, "TCP and UDP"
         assert now["percale_service_endpoints"] == 4
@@ -135,12 +135,12 @@ def test_figures_follow_what_is_in_force(cluster: Cluster) -> None:
         source = ("192.168.0.254", 5353)
         who = until(lambda: world.ask("switch", N1, NODE_PORT, "UDP", source=source).who)
         world.slice(*(pod for pod in (a, b) if pod.name != who))
-        until(lambda: figures(node)["percale_flows_forgotten_total"] >= 1)
+        until(lambda: metric_values(node)["percale_flows_forgotten_total"] >= 1)
         world.slice()
-        until(lambda: figures(node)['percale_service_ports{result="rejected"}'] == 2)
+        until(lambda: metric_values(node)['percale_service_ports{result="rejected"}'] == 2)
         world.service(externalIPs=["nowhere"])
-        until(lambda: figures(node)["percale_service_problems"] == 1)
+        until(lambda: metric_values(node)["percale_service_problems"] == 1)
         world.remove("service-web")
-        until(lambda: not figures(node)["percale_services"])
+        until(lambda: not metric_values(node)["percale_services"])
         get(world, "livez")
-        assert figures(node)['percale_health_answers_total{code="200",path="livez"}'] == 1
+        assert metric_values(node)['percale_health_answers_total{code="200",path="livez"}'] == 1

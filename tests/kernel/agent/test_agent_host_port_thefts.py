@@ -181,15 +181,15 @@ def test_a_health_check_that_comes_later_has_its_port(cluster: Cluster) -> None:
         world.service(type="LoadBalancer", externalTrafficPolicy="Local", healthCheckNodePort=32000)
         world.slice(thief)
         until(lambda: answers_http(world, NODE[4], 32000), "the health check answers")
-        (trouble,) = (each.error for each in node.status.troubles if each.source == "host ports")
+        (problem,) = (each.error for each in node.status.problems if each.source == "host ports")
         assert (
             "pod default/thief is not reached at host port 32000/TCP, which is the agent's own: a health check"
-            in trouble
+            in problem
         )
         assert "is the agent's own" in refusal(node, "late", port=32000)
         world.remove("service-web")
         until(lambda: world.ask("switch", NODE[4], 32000).who == "thief")
-        until(lambda: not any(each.source == "host ports" for each in node.status.troubles))
+        until(lambda: not any(each.source == "host ports" for each in node.status.problems))
 
 
 def answers_http(world: Services, address: str, port: int) -> bool:
@@ -213,13 +213,13 @@ def test_what_the_node_listens_on(cluster: Cluster) -> None:
         for protocol in ("TCP", "UDP"):
             assert world.ask("n1", "127.0.0.1", 81, protocol).who == "node"
             assert world.ask("switch", NODE[4], 81, protocol) == Seen("endpoints", "a", OUTSIDE[4])
-        (trouble,) = (each.error for each in node.status.troubles if each.source == "host ports")
+        (problem,) = (each.error for each in node.status.problems if each.source == "host ports")
         assert (
             "pod default/a takes what comes to host port 81/TCP; a process of this node listens at 0.0.0.0:81"
-            in trouble
+            in problem
         )
         pod.cni("DEL")
-        until(lambda: not any(each.source == "host ports" for each in node.status.troubles))
+        until(lambda: not any(each.source == "host ports" for each in node.status.problems))
         assert world.ask("switch", NODE[4], 81).who == "node"
 
 

@@ -220,4 +220,4 @@ def test_an_agent_that_dies_at_any_moment_leaves_nothing_open_and_nothing_behind
     fresh = settled(world)
     for what, before in found.items():
         assert before == fresh[what], (what, set(before) ^ set(fresh[what]), told)
-    assert not world.node.status.troubles
+    assert not world.node.status.problems

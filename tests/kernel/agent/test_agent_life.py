@@ -53,7 +53,7 @@ def test_a_second_agent_is_refused_with_the_pid_of_the_first(cluster: Cluster) -
     assert one.status.ready
 
 
-def test_systemd_is_told_when_the_conflist_is_there(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_systemd_is_notified_when_the_conflist_is_installed(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     one = cluster.node(1)
     path = cluster.directory / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
@@ -69,7 +69,7 @@ def test_systemd_is_told_when_the_conflist_is_there(cluster: Cluster, monkeypatc
     assert (one.directory / "net.d" / "10-percale.conflist").exists(), "pods are asked for again when the agent is back"
 
 
-def test_a_state_directory_that_cannot_be_written_is_said_at_the_start(cluster: Cluster) -> None:
+def test_an_unwritable_state_directory_is_reported_at_the_start(cluster: Cluster) -> None:
     one = cluster.node(1)
     state = one.directory / "state"
     state.mkdir()
@@ -84,7 +84,7 @@ def test_a_state_directory_that_cannot_be_written_is_said_at_the_start(cluster: 
     assert not list(cluster.store.iterdir()), "no subnet was claimed"
 
 
-def test_a_socket_path_that_is_too_long_is_said_at_the_start(cluster: Cluster) -> None:
+def test_a_socket_path_that_is_too_long_is_reported_at_the_start(cluster: Cluster) -> None:
     node = cluster.node(1)
     node.settings["cni"]["socket"] = f"{node.directory}/{'s' * 120}"
     node.launch()
@@ -93,7 +93,7 @@ def test_a_socket_path_that_is_too_long_is_said_at_the_start(cluster: Cluster) -
     assert "cannot listen: a socket's path has at most 107 bytes" in node.log.splitlines()[-1]
 
 
-def test_a_full_disk_is_said_at_the_start(cluster: Cluster) -> None:
+def test_a_full_disk_is_reported_at_the_start(cluster: Cluster) -> None:
     one = cluster.node(1)
     state = one.directory / "state"
     state.mkdir()
@@ -117,29 +117,29 @@ def test_a_stale_state_file_of_another_network_is_no_obstacle(cluster: Cluster) 
     assert one.pod("a").addresses[0].startswith("10.99.1.")
 
 
-def test_pods_of_another_network_than_the_nodes_are_told_of(cluster: Cluster) -> None:
+def test_pods_outside_the_nodes_subnet_are_reported(cluster: Cluster) -> None:
     one = cluster.node(1).start()
     old = one.pod("old")
     one.stop()
     one.settings["network"] = {"Network": "10.99.0.0/16"}
     one.start()
-    (trouble,) = one.status.troubles
-    assert trouble.error == (
+    (problem,) = one.status.problems
+    assert problem.error == (
         "pod default/old has an address of another network than the node's, where no peer reaches it; "
         "delete the pod and make it anew"
     )
     old.cni("DEL")
-    until(lambda: not one.status.troubles)
+    until(lambda: not one.status.problems)
 
 
-def test_a_pod_network_that_holds_the_nodes_own_address_is_told_of(cluster: Cluster) -> None:
+def test_a_pod_network_with_the_nodes_own_address_is_reported(cluster: Cluster) -> None:
     cluster.network = {"Network": "192.168.0.0/16"}
     one = cluster.node(1).start()
-    (trouble,) = one.status.troubles
-    assert trouble.error.startswith("the pod network 192.168.0.0/16 holds this node's own address 192.168.0.1")
+    (problem,) = one.status.problems
+    assert problem.error.startswith("the pod network 192.168.0.0/16 holds this node's own address 192.168.0.1")
 
 
-def test_leftovers_of_peers_that_left_meanwhile_are_collected(cluster: Cluster) -> None:
+def test_stale_objects_of_peers_that_left_meanwhile_are_collected(cluster: Cluster) -> None:
     one, two = cluster.node(1).start(), cluster.node(2).start()
     until(lambda: "10.244.2.0" in one.ip("route"))
     one.stop()

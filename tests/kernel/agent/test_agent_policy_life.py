@@ -110,7 +110,7 @@ TOUCHES = {
 
 
 @pytest.mark.parametrize("touch", TOUCHES.values(), ids=TOUCHES.keys())
-def test_what_somebody_does_to_the_table_is_undone(policies: Policies, touch: str) -> None:
+def test_foreign_changes_of_the_table_are_undone(policies: Policies, touch: str) -> None:
     """And what began in between is cut: a flow that is answered once would be established for ever."""
     node, pods = guarded(policies)
     before = contents(node)

@@ -130,9 +130,9 @@ def test_without_br_netfilter_it_says_what_is_not_enforced(cluster: Cluster, tmp
         )
     node.wait_ready()
     assert node.pod("a").reaches(node.pod("b").addresses[0])
-    (trouble,) = until(lambda: node.status.troubles)
-    assert "bridge-nf-call-iptables" in trouble.error
-    assert "policies do not reach pods on bridges until the module is loaded: modprobe br_netfilter" in trouble.error
+    (problem,) = until(lambda: node.status.problems)
+    assert "bridge-nf-call-iptables" in problem.error
+    assert "policies do not reach pods on bridges until the module is loaded: modprobe br_netfilter" in problem.error
 
 
 # What nodes send themselves

@@ -97,7 +97,7 @@ def test_datagrams_stay_with_an_endpoint_that_still_serves_and_tcp_is_left_alone
             assert "dport=9090" in node.sh("conntrack", "-L", "-p", "tcp", check=False)
 
 
-def test_clients_of_an_endpoint_that_goes_choose_anew(cluster: Cluster) -> None:
+def test_clients_of_a_removed_endpoint_get_another(cluster: Cluster) -> None:
     with services(cluster, 1) as (world, (node,)):
         pods = [world.serving(node.pod(name)) for name in "abc"]
         world.service(sessionAffinity="ClientIP")
@@ -212,7 +212,7 @@ def test_an_agent_that_starts_over_a_right_table_writes_nothing_and_breaks_nothi
                     assert far.recv(16) == b"still here"
 
 
-def test_a_table_that_somebody_flushes_is_back(cluster: Cluster) -> None:
+def test_a_flushed_table_is_restored(cluster: Cluster) -> None:
     with services(cluster, 1) as (world, (node,)):
         world.service()
         world.slice(world.serving(node.pod("a")))
@@ -269,7 +269,7 @@ def test_a_rolling_update_fails_no_connection(cluster: Cluster) -> None:
         assert {each.who for each in seen} == {f"{age}{index}" for age in ("old", "new") for index in range(3)}
 
 
-def test_what_is_wrong_with_one_service_is_one_trouble_and_the_others_are_served(cluster: Cluster) -> None:
+def test_what_is_wrong_with_one_service_is_one_problem_and_the_others_are_served(cluster: Cluster) -> None:
     with services(cluster, 1) as (world, (node,)):
         pod = world.serving(node.pod("a"))
         client = node.pod("client")
@@ -284,8 +284,8 @@ def test_what_is_wrong_with_one_service_is_one_trouble_and_the_others_are_served
             world.service(name, annotations=annotations, **fields)  # type: ignore[arg-type]
             world.slice(pod, service=name)
 
-        def troubles() -> dict[str, str]:
-            return {each.source: each.error for each in node.status.troubles}
+        def problems() -> dict[str, str]:
+            return {each.source: each.error for each in node.status.problems}
 
         other("fast", 20, annotations={"percale.io/strategy": "fastest"})
         other("heavy", 21, annotations={"percale.io/strategy": "wrr", "percale.io/weights": "much"})
@@ -301,15 +301,15 @@ def test_what_is_wrong_with_one_service_is_one_trouble_and_the_others_are_served
             "service default/later": "Service default/later: 198.51.100.9:80/TCP belongs to Service default/first",
             "service default/odd": 'EndpointSlice default/odd-1: endpoints[1].addresses[0]: "fd00::1" is not an IPv4 address',
         }
-        until(lambda: troubles().keys() == {*wanted, "service default/heavy"})
-        found = troubles()
+        until(lambda: problems().keys() == {*wanted, "service default/heavy"})
+        found = problems()
         assert found.pop("service default/heavy").startswith("Service default/heavy: percale.io/weights:")
         assert found == wanted
         served = {world.ask(client.name, f"10.96.0.{number}", 80).who for number in range(20, 25)}
         assert served == {"a"}, "with what is right of each"
         assert world.ask(client.name, VIP, 80).who == "a"
-        since = {each.source: each.since for each in node.status.troubles}
+        since = {each.source: each.since for each in node.status.problems}
         world.remove("service-first")
-        until(lambda: troubles().keys() == since.keys() - {"service default/later"})
-        assert {each.since for each in node.status.troubles} <= set(since.values()), "the others' are no news"
+        until(lambda: problems().keys() == since.keys() - {"service default/later"})
+        assert {each.since for each in node.status.problems} <= set(since.values()), "the others' are no news"
         assert world.ask(client.name, "198.51.100.9", 80).who == "a"

@@ -75,7 +75,7 @@ def test_off_means_off(cluster: Cluster) -> None:
     assert not hooked(a.node)
 
 
-def test_off_removes_what_a_former_life_left(cluster: Cluster) -> None:
+def test_off_removes_what_a_previous_run_left(cluster: Cluster) -> None:
     a, b = two_pods(cluster)
     wait_for_hooks(a)
     a.node.stop()
@@ -243,7 +243,7 @@ def test_fragments_of_a_known_flow_arrive(cluster: Cluster, family: int) -> None
 
 
 @pytest.mark.parametrize("family", [0, 1])
-def test_a_packet_too_long_for_the_way_is_told_so(cluster: Cluster, family: int) -> None:
+def test_a_packet_above_the_path_mtu_is_reported_to_its_sender(cluster: Cluster, family: int) -> None:
     a, b = two_pods(cluster)
     wait_for_hooks(a, b)
     (device,) = re.findall(rf'{re.escape(a.addresses[0])} : "(\w+)"', hooked(a.node))

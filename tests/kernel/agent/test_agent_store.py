@@ -77,29 +77,29 @@ def test_one_lease_that_changes_writes_only_its_own_objects(cluster: Cluster) ->
     assert all(any(each in line for each in its_own) for line in commands), commands
 
 
-def test_a_file_that_turns_bad_keeps_its_peers_and_is_named(cluster: Cluster) -> None:
+def test_an_invalid_file_keeps_its_peers_and_is_named(cluster: Cluster) -> None:
     path = write(cluster, "peers", lease(50))
     one = cluster.node(1).start()
     until(lambda: routes(one) == ["10.244.50.0/24"])
     path.write_text("kind: SubnetLease\nspec: [")
-    until(lambda: one.status.troubles)
-    assert "peers.yaml" in one.status.troubles[0].error
+    until(lambda: one.status.problems)
+    assert "peers.yaml" in one.status.problems[0].error
     assert routes(one) == ["10.244.50.0/24"]
     assert one.status.ready
     write(cluster, "peers", lease(50), lease(51))
     until(lambda: len(routes(one)) == 2)
-    until(lambda: not one.status.troubles)
+    until(lambda: not one.status.problems)
     assert one.status.lastError is not None
 
 
-def test_a_restart_while_a_file_is_bad_collects_nothing(cluster: Cluster) -> None:
+def test_a_restart_with_an_invalid_file_collects_nothing(cluster: Cluster) -> None:
     path = write(cluster, "peers", lease(50))
     one = cluster.node(1).start()
     until(lambda: routes(one) == ["10.244.50.0/24"])
     one.stop()
     path.write_text("kind: SubnetLease\nspec: [")
     one.start()
-    until(lambda: one.status.troubles)
+    until(lambda: one.status.problems)
     assert routes(one) == ["10.244.50.0/24"], "nobody knows whether that peer left"
     path.unlink()
     until(lambda: routes(one) == [])
@@ -111,7 +111,7 @@ def test_a_store_that_is_away_takes_nothing_with_it(cluster: Cluster) -> None:
     until(lambda: routes(one) == ["10.244.50.0/24"])
     away = cluster.store.with_name("away")
     cluster.store.rename(away)
-    until(lambda: one.status.troubles)
+    until(lambda: one.status.problems)
     assert (routes(one), one.status.ready) == (["10.244.50.0/24"], True)
     one.stop()
     one.launch()
@@ -119,11 +119,11 @@ def test_a_store_that_is_away_takes_nothing_with_it(cluster: Cluster) -> None:
     assert routes(one) == ["10.244.50.0/24"], "never because the store is away"
     away.rename(cluster.store)
     one.wait_ready()
-    until(lambda: not one.status.troubles)
+    until(lambda: not one.status.problems)
     assert one.subnet == "10.244.1.0/24"
 
 
-def test_a_lease_that_somebody_deletes_is_put_again(cluster: Cluster) -> None:
+def test_a_deleted_lease_is_written_again(cluster: Cluster) -> None:
     one, two = cluster.node(1).start(), cluster.node(2).start()
     until(lambda: len(two.status.peers) == 1)
     lease_files(cluster, "n1")[0].unlink()

@@ -181,7 +181,7 @@ def told(node: Node, name: str, endpoint: str, node_port: int) -> bool:
     entry = f"udp . {node_port} . 0 : {endpoint} . {TUNNEL_PORT}"
     problem = f"EndpointSlice default/{name}-1: {endpoint}:{TUNNEL_PORT}/UDP is the tunnel of a node, and no endpoint"
     known = entry in node.sh("nft", "list map inet percale-services endpointsports4")
-    refused = any(problem in each.error for each in node.status.troubles)
+    refused = any(problem in each.error for each in node.status.problems)
     assert not (known and refused)
     return known or refused
 

@@ -43,13 +43,13 @@ def test_an_interface_that_goes_and_comes_back(pair: tuple[Node, Node, Pod, Pod]
     one, two, a, b = pair
     two.ip("link", "delete", "eth0")
     until(lambda: not two.status.ready)
-    assert two.status.troubles
+    assert two.status.problems
     assert two.subnet == "10.244.2.0/24", "the last good state stays"
     one.cluster.cable("n2", "eth0", 2, ipv6=False)
     two.ip("route", "add", "default", "via", "192.168.0.254")
     until(lambda: two.status.ready)
     until(lambda: a.reaches(b.addresses[0]))
-    assert not two.status.troubles
+    assert not two.status.problems
 
 
 def test_a_link_flap_brings_all_routes_back(pair: tuple[Node, Node, Pod, Pod]) -> None:
@@ -72,7 +72,7 @@ def test_a_link_flap_brings_host_gw_routes_back(cluster: Cluster) -> None:
     until(lambda: a.reaches(b.addresses[0]))
 
 
-def test_a_device_that_somebody_deletes_is_back_with_its_peers(pair: tuple[Node, Node, Pod, Pod]) -> None:
+def test_a_deleted_device_is_restored_with_its_peers(pair: tuple[Node, Node, Pod, Pod]) -> None:
     one, _, a, b = pair
     one.ip("link", "delete", "flannel.1")
     until(lambda: a.reaches(b.addresses[0]))
@@ -98,7 +98,7 @@ def test_a_network_that_is_too_small_for_ipv6_carries_ipv4(cluster: Cluster, wir
     a, b = (node.pod(name) for node, name in zip(nodes, "ab", strict=True))
     assert "mtu 1230" in sh(a.name, "ip", "link", "show", "eth0")
     until(lambda: a.reaches(b.addresses[0]))
-    assert nodes[0].status.troubles == ()
+    assert nodes[0].status.problems == ()
 
 
 def test_an_agent_without_an_interface_waits_for_one(cluster: Cluster) -> None:

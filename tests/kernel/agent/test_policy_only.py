@@ -196,7 +196,7 @@ def test_policies_hold_over_another_plugin_and_touch_nothing_of_it(cluster: Clus
             until(partial(connects, "stranger", address), "the policy is gone")
     node.stop()
     assert theirs(node) == before
-    assert ("bridged packets are judged" in node.log) == (wiring == "bridged")
+    assert ("bridged packets are filtered" in node.log) == (wiring == "bridged")
 
 
 def test_an_established_connection_through_their_bridge_is_cut(cluster: Cluster) -> None:
@@ -270,17 +270,17 @@ def test_it_says_what_it_is_and_whom_it_guards(cluster: Cluster) -> None:
     assert not (node.directory / "net.d").exists()
 
 
-def test_a_pod_that_no_device_leads_to_is_a_trouble(cluster: Cluster) -> None:
+def test_a_pod_that_no_device_leads_to_is_a_problem(cluster: Cluster) -> None:
     """Its packets pass none of our rules; somebody must know."""
     node = policy_node(cluster)
     declare(node, "server", ["10.99.0.9"])
     (cluster.store / "closed.yaml").write_text(CLOSED)
     node.start()
-    until(lambda: node.status.troubles)
-    (trouble,) = node.status.troubles
-    assert "pod default/server: no device of this node leads to 10.99.0.9" in trouble.error
+    until(lambda: node.status.problems)
+    (problem,) = node.status.problems
+    assert "pod default/server: no device of this node leads to 10.99.0.9" in problem.error
     declare(node, "server", bridged(node, "server"))
-    until(lambda: not node.status.troubles)
+    until(lambda: not node.status.problems)
 
 
 def test_a_restarted_agent_finds_all_in_place(cluster: Cluster) -> None:

@@ -1,4 +1,4 @@
-"""What an agent tells the authors of objects, and that it is never much."""
+"""Events of the agent, and their rate limit."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ import io
 import pytest
 
 from percale.agent import events as module
-from percale.agent.events import Events, Subject
+from percale.agent.events import Events, InvolvedObject
 from percale.agent.logging import LineLog
-from percale.agent.problems import Troubles
+from percale.agent.problems import Problems
 from percale.errors import StoreUnavailable
 from percale.model.event import Event
 from percale.model.meta import ObjectKey
 from percale.store.memory import MemoryStore
 
-WEB = Subject("Service", ObjectKey("shop", "web"))
+WEB = InvolvedObject("Service", ObjectKey("shop", "web"))
 PATIENCE = 30.0
 
 
-class Said:
+class EventWorld:
     """An agent's events, its store and its clock."""
 
     def __init__(self) -> None:
         self.store = MemoryStore()
         self.now = 1_800_000_000.0
-        self.troubles = Troubles(LineLog("text", io.StringIO()))
-        self.events = Events("n1", self.store, self.troubles, clock=lambda: self.now)
+        self.problems = Problems(LineLog("text", io.StringIO()))
+        self.events = Events("n1", self.store, self.problems, clock=lambda: self.now)
 
-    async def are(self, count: int) -> list[Event]:
+    async def wait_for(self, count: int) -> list[Event]:
         async with asyncio.timeout(PATIENCE):
             while len(found := await self.store.list(Event)) < count:
                 await asyncio.sleep(0)
@@ -37,14 +37,14 @@ class Said:
 
 
 @pytest.fixture
-def said() -> Said:
-    return Said()
+def world() -> EventWorld:
+    return EventWorld()
 
 
-async def test_an_event_names_its_object_the_node_and_what_is_wrong(said: Said) -> None:
-    running = asyncio.create_task(said.events.run())
-    said.events.warn(WEB, "NotServed", "it would take too much")
-    (event,) = await said.are(1)
+async def test_an_event_names_its_object_the_node_and_what_is_wrong(world: EventWorld) -> None:
+    running = asyncio.create_task(world.events.run())
+    world.events.warn(WEB, "NotServed", "it would take too much")
+    (event,) = await world.wait_for(1)
     running.cancel()
     assert event.metadata.namespace == "shop"
     assert event.involvedObject.key == WEB.key
@@ -53,48 +53,48 @@ async def test_an_event_names_its_object_the_node_and_what_is_wrong(said: Said) 
     assert event.firstTimestamp == event.lastTimestamp == "2027-01-15T08:00:00Z"
 
 
-async def test_the_same_again_is_counted_once_a_minute_at_most(said: Said) -> None:
-    running = asyncio.create_task(said.events.run())
-    said.events.warn(WEB, "NotServed", "no")
-    (first,) = await said.are(1)
-    said.now += 10
-    said.events.warn(WEB, "NotServed", "no")
+async def test_a_repeated_event_is_counted_once_a_minute_at_most(world: EventWorld) -> None:
+    running = asyncio.create_task(world.events.run())
+    world.events.warn(WEB, "NotServed", "no")
+    (first,) = await world.wait_for(1)
+    world.now += 10
+    world.events.warn(WEB, "NotServed", "no")
     await asyncio.sleep(0.05)
-    assert await said.store.list(Event) == [first]
-    said.now += 60
-    said.events.warn(WEB, "NotServed", "no")
+    assert await world.store.list(Event) == [first]
+    world.now += 60
+    world.events.warn(WEB, "NotServed", "no")
     async with asyncio.timeout(PATIENCE):
-        while (await said.store.list(Event))[0].count != 2:
+        while (await world.store.list(Event))[0].count != 2:
             await asyncio.sleep(0)
     running.cancel()
-    (event,) = await said.store.list(Event)
+    (event,) = await world.store.list(Event)
     assert (event.metadata.name, event.firstTimestamp) == (first.metadata.name, first.firstTimestamp)
 
 
-async def test_a_swarm_of_objects_is_told_by_and_by(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_events_of_many_objects_are_rate_limited(world: EventWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who changes many objects makes no agent write as many."""
-    monkeypatch.setattr(module, "_PAUSE", 3600.0)
-    running = asyncio.create_task(said.events.run())
+    monkeypatch.setattr(module, "_INTERVAL", 3600.0)
+    running = asyncio.create_task(world.events.run())
     for number in range(50):
-        said.events.warn(Subject("Service", ObjectKey("shop", f"web-{number}")), "NotServed", "no")
-    await said.are(10)
+        world.events.warn(InvolvedObject("Service", ObjectKey("shop", f"web-{number}")), "NotServed", "no")
+    await world.wait_for(10)
     await asyncio.sleep(0.05)
-    assert len(await said.store.list(Event)) == 10
+    assert len(await world.store.list(Event)) == 10
     running.cancel()
 
 
-async def test_a_store_that_is_away_ends_nothing(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
-    running = asyncio.create_task(said.events.run())
+async def test_a_store_that_is_away_ends_nothing(world: EventWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = asyncio.create_task(world.events.run())
 
     async def away(*_: object, **__: object) -> None:
         raise StoreUnavailable("away")
 
     with monkeypatch.context() as patched:
-        patched.setattr(said.store, "put", away)
-        said.events.warn(WEB, "NotServed", "no")
+        patched.setattr(world.store, "put", away)
+        world.events.warn(WEB, "NotServed", "no")
         async with asyncio.timeout(PATIENCE):
-            while said.troubles.last is None:
+            while world.problems.last is None:
                 await asyncio.sleep(0)
-    said.events.warn(Subject("Pod", ObjectKey("shop", "a")), "KernelRefused", "no")
-    assert (await said.are(1))[0].involvedObject.kind == "Pod"
+    world.events.warn(InvolvedObject("Pod", ObjectKey("shop", "a")), "KernelRefused", "no")
+    assert (await world.wait_for(1))[0].involvedObject.kind == "Pod"
     running.cancel()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_interface
 from typing import Any
 
 import msgspec
@@ -12,11 +12,16 @@ import msgspec
 from percale.agent.events import Events
 from percale.agent.logging import LineLog
 from percale.agent.nft_table import NodeTable
-from percale.agent.policy.controller import Enforcement
-from percale.agent.problems import Troubles
+from percale.agent.policy.controller import PolicyController
+from percale.agent.problems import Problems
+from percale.cni.records import Attachment
+from percale.cni.requests import KubernetesPod
+from percale.ipam.address_pool import Owner
 from percale.kernel.nftables.fake_table import FakeNftTable
 from percale.model.meta import ObjectKey
 from percale.model.pod import Pod
+from percale.render.network.pod_veth import PodWires
+from percale.render.objects import IPAddress
 from percale.store.memory import MemoryStore
 
 ADDRESS = ip_address("10.244.1.2")
@@ -28,11 +33,17 @@ def pod(name: str, **status: Any) -> Pod:
     return msgspec.convert({"metadata": meta, "spec": spec, "status": status}, Pod)
 
 
-def agent_of(store: MemoryStore, heard: list[set[bytes]]) -> tuple[Enforcement, NodeTable]:
-    troubles = Troubles(LineLog("text", io.StringIO()))
-    table = NodeTable(FakeNftTable(), troubles, Events("n1", store, troubles))
-    agent = Enforcement(
-        "n1", store, table, troubles=troubles, on_local_pods=lambda: heard.append(set(agent.local_pods))
+def attachment(pod: Pod, address: IPAddress = ADDRESS) -> Attachment:
+    name = pod.metadata.name
+    wires = PodWires(name, "eth0", "02:00:00:00:00:01", 1500, (ip_interface(f"{address}/24"),))
+    return Attachment(Owner(name, "eth0"), "network", "/run/netns/x", wires, KubernetesPod("x", name))
+
+
+def agent_of(store: MemoryStore, heard: list[set[bytes]]) -> tuple[PolicyController, NodeTable]:
+    problems = Problems(LineLog("text", io.StringIO()))
+    table = NodeTable(FakeNftTable(), problems, Events("n1", store, problems))
+    agent = PolicyController(
+        "n1", store, table, problems=problems, on_local_pods=lambda: heard.append(set(agent.local_pods))
     )
     return agent, table
 
@@ -45,13 +56,13 @@ async def test_an_address_that_goes_from_one_pod_to_another_stays_the_nodes() ->
     old, new = pod("old", phase="Running", podIP=str(ADDRESS)), pod("new")
     for each in (old, new):
         await store.put(each)
-    async with asyncio.timeout(30), asyncio.TaskGroup() as duties:
-        running = [duties.create_task(part.run()) for part in (agent, table)]
-        await agent.admit(old.key, [ADDRESS])
-        agent.dismiss(old.key, [ADDRESS])
-        await agent.admit(new.key, [ADDRESS])
+    async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(part.run()) for part in (agent, table)]
+        await agent.before_add(attachment(old))
+        agent.after_del(attachment(old))
+        await agent.before_add(attachment(new))
         assert agent.local_pods == {ADDRESS.packed}
-        agent.dismiss(new.key, [ADDRESS])
+        agent.after_del(attachment(new))
         await store.delete(Pod, old.key)
         await store.delete(Pod, new.key)
         while agent.local_pods:
@@ -67,23 +78,23 @@ async def test_a_pod_has_its_addresses_while_it_has_its_wires() -> None:
     heard: list[set[bytes]] = []
     agent, table = agent_of(store, heard)
     again = ip_address("10.244.1.3")
-    async with asyncio.timeout(30), asyncio.TaskGroup() as duties:
-        running = [duties.create_task(part.run()) for part in (agent, table)]
+    async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(part.run()) for part in (agent, table)]
         key = (await store.put(pod("set-0"))).key
-        await agent.admit(key, [ADDRESS])
+        await agent.before_add(attachment(pod("set-0")))
         await store.delete(Pod, key)
         await store.put(pod("later", phase="Running", podIP="10.244.1.9"))
         while len(heard) < 2:
             await asyncio.sleep(0)
         await store.put(pod("set-0"))
-        await agent.admit(key, [again])
-        agent.dismiss(key, [ADDRESS])
+        await agent.before_add(attachment(pod("set-0"), again))
+        agent.after_del(attachment(pod("set-0")))
         assert again.packed in agent.local_pods
         await store.delete(Pod, key)
         await store.delete(Pod, ObjectKey("x", "later"))
         while len(agent.local_pods) > 1:
             await asyncio.sleep(0)
-        agent.dismiss(key, [again])
+        agent.after_del(attachment(pod("set-0"), again))
         for task in running:
             task.cancel()
     later = ip_address("10.244.1.9").packed

@@ -30,11 +30,11 @@ def test_a_line_stays_one_line() -> None:
 
 
 def test_json_is_one_object_a_line() -> None:
-    line = logged("json", ("warn", "trouble", {"error": "no\nroute", "count": 3}))
+    line = logged("json", ("warn", "problem", {"error": "no\nroute", "count": 3}))
     assert json.loads(line) == {
         "time": "2026-08-01T12:00:00.005+00:00",
         "level": "warn",
-        "event": "trouble",
+        "event": "problem",
         "error": "no\nroute",
         "count": 3,
     }

@@ -1,4 +1,4 @@
-"""A node's table: what the kernel refuses of it is the trouble of its object alone, and is tried again."""
+"""A node's table: what the kernel refuses of it is a problem of its object alone, and is tried again."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 from msgspec import Struct
 
 from percale.agent import nft_table as module
-from percale.agent.events import Events, Subject
+from percale.agent.events import Events, InvolvedObject
 from percale.agent.logging import LineLog
 from percale.agent.nft_table import NodeTable
-from percale.agent.problems import Troubles
+from percale.agent.problems import Problems
 from percale.errors import KernelError
 from percale.kernel.nftables.fake_table import FakeNftTable
 from percale.model.event import Event
@@ -30,27 +30,27 @@ PATIENCE = 30.0
 
 
 class Pods:
-    """An author: each pod has one element."""
+    """A table section: each pod has one element."""
 
-    spoken = True
+    synced = True
 
     def __init__(self) -> None:
         self.wanted: dict[bytes, Verdict] = {}
-        self._told: dict[bytes, Verdict] = {}
+        self._last: dict[bytes, Verdict] = {}
 
-    def edit(self) -> Transaction:
-        before, self._told = self._told, dict(self.wanted)
+    def changes(self) -> Transaction:
+        before, self._last = self._last, dict(self.wanted)
         changed = {key: verdict for key, verdict in self.wanted.items() if before.get(key) != verdict}
         gone = [key for key in before if key not in self.wanted or key in changed]
         return Transaction(remove=tuple(ElementBatch("ingress4", key) for key in gone), put=tuple(_elements(changed)))
 
-    def image(self) -> Transaction:
-        return Transaction(put=tuple(_elements(self._told)))
+    def snapshot(self) -> Transaction:
+        return Transaction(put=tuple(_elements(self._last)))
 
-    def subjects(self, part: Transaction) -> Iterable[Subject]:
-        return [Subject("Pod", ObjectKey("x", NAMES[each.packed_keys])) for each in part.put]
+    def involved_objects(self, part: Transaction) -> Iterable[InvolvedObject]:
+        return [InvolvedObject("Pod", ObjectKey("x", NAMES[each.packed_keys])) for each in part.put]
 
-    async def made(self, *, anything: bool) -> None:
+    async def committed(self, *, changed: bool) -> None:
         """Nobody waits."""
 
 
@@ -64,7 +64,7 @@ class Node(Struct):
     pods: Pods
     table: NodeTable
     nft_table: FakeNftTable
-    troubles: Troubles
+    problems: Problems
     store: MemoryStore
 
     @property
@@ -79,14 +79,14 @@ class Node(Struct):
 
 @pytest.fixture
 async def node(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Node]:
-    monkeypatch.setattr(module, "_FIRST_REST", 0.01)
-    store, troubles = MemoryStore(), Troubles(LineLog("text", io.StringIO()))
-    events = Events("n1", store, troubles)
+    monkeypatch.setattr(module, "_FIRST_RETRY", 0.01)
+    store, problems = MemoryStore(), Problems(LineLog("text", io.StringIO()))
+    events = Events("n1", store, problems)
     nft_table, pods = FakeNftTable(), Pods()
-    table = NodeTable(nft_table, troubles, events)
+    table = NodeTable(nft_table, problems, events)
     table.add(pods)
     running = [asyncio.create_task(each.run()) for each in (table, events)]
-    yield Node(pods, table, nft_table, troubles, store)
+    yield Node(pods, table, nft_table, problems, store)
     for task in running:
         task.cancel()
     await asyncio.gather(*running, return_exceptions=True)
@@ -96,29 +96,29 @@ ACCEPT, DROP = Verdict("accept"), Verdict("drop")
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["at the start", "later"])
-async def test_one_bad_object_harms_itself_alone(node: Node, *, first: bool) -> None:
+async def test_a_rejected_object_affects_no_other(node: Node, *, first: bool) -> None:
     if not first:
         node.pods.wanted = {A: ACCEPT}
-        node.table.touch()
+        node.table.request_sync()
         await node.holds({A: ACCEPT})
     node.pods.wanted = {A: ACCEPT, B: WAY, C: ACCEPT}
-    node.table.touch()
+    node.table.request_sync()
     await node.holds({A: ACCEPT, B: DROP, C: ACCEPT})
-    await asyncio.wait_for(node.table.in_force.wait(), PATIENCE)
-    assert list(node.troubles.now) == ["kernel: pod x/b"]
-    assert "No such file" in node.troubles.now["kernel: pod x/b"].error
+    await asyncio.wait_for(node.table.applied.wait(), PATIENCE)
+    assert list(node.problems.current) == ["kernel: pod x/b"]
+    assert "No such file" in node.problems.current["kernel: pod x/b"].error
     async with asyncio.timeout(PATIENCE):
         while not (found := await node.store.list(Event)):
             await asyncio.sleep(0.001)
     assert [(each.involvedObject.name, each.reason) for each in found] == [("b", "KernelRefused")]
     node.pods.wanted = {A: DROP, B: WAY, C: ACCEPT}
-    node.table.touch()
+    node.table.request_sync()
     await node.holds({A: DROP, B: DROP, C: ACCEPT})
     node.pods.wanted = {A: DROP, C: ACCEPT}
-    node.table.touch()
+    node.table.request_sync()
     await node.holds({A: DROP, C: ACCEPT})
     async with asyncio.timeout(PATIENCE):
-        while node.troubles.now:
+        while node.problems.current:
             await asyncio.sleep(0.001)
 
 
@@ -126,20 +126,20 @@ async def test_what_was_left_out_is_tried_again(node: Node) -> None:
     """The kernel may take it later: here its refusal was for want of memory."""
     node.pods.wanted = {A: ACCEPT}
     node.nft_table.refusals = [KernelError("no memory", errno=errno.ENOMEM) for _ in range(3)]
-    node.table.touch()
+    node.table.request_sync()
     await node.holds({A: ACCEPT})
     async with asyncio.timeout(PATIENCE):
-        while node.troubles.now:
+        while node.problems.current:
             await asyncio.sleep(0.001)
 
 
-async def test_a_kernel_that_takes_nothing_is_the_tables_trouble(node: Node) -> None:
+async def test_a_kernel_that_takes_nothing_is_the_tables_problem(node: Node) -> None:
     node.pods.wanted = {A: ACCEPT}
     node.nft_table.refusals = [KernelError("may not", errno=errno.EPERM)]
-    node.table.touch()
+    node.table.request_sync()
     await asyncio.wait_for(node.table.attempted.wait(), PATIENCE)
-    assert list(node.troubles.now) == ["table inet percale"]
-    assert not node.table.in_force.is_set()
+    assert list(node.problems.current) == ["table inet percale"]
+    assert not node.table.applied.is_set()
     await node.holds({A: ACCEPT})
-    await asyncio.wait_for(node.table.in_force.wait(), PATIENCE)
-    assert not node.troubles.now
+    await asyncio.wait_for(node.table.applied.wait(), PATIENCE)
+    assert not node.problems.current

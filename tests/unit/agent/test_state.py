@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from percale.agent.pid_file import only_agent
+from percale.agent.pid_file import single_agent
 from percale.agent.state import NodeState
 from percale.agent.systemd import notify
 from percale.errors import AlreadyRunning, StateError
@@ -21,7 +21,7 @@ SUBNETS = NodeSubnets(IPv4Network("10.244.1.0/24"), IPv6Network("fd00:1::/64"))
 def test_the_subnet_and_the_mark_outlive_the_agent(tmp_path: Path) -> None:
     first = NodeState(tmp_path / "state")
     assert first.subnets is None
-    first.remember(SUBNETS)
+    first.save_subnets(SUBNETS)
     again = NodeState(tmp_path / "state")
     assert (again.machine, again.subnets) == (first.machine, SUBNETS)
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["node.json"]
@@ -42,7 +42,7 @@ def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_the_old_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    NodeState(tmp_path).remember(SUBNETS)
+    NodeState(tmp_path).save_subnets(SUBNETS)
     before = (tmp_path / "node.json").read_bytes()
 
     def full(_descriptor: int) -> None:
@@ -55,23 +55,23 @@ def test_a_full_disk_leaves_the_old_state(tmp_path: Path, monkeypatch: pytest.Mo
     assert [path.name for path in tmp_path.iterdir()] == ["node.json"]
 
 
-def test_a_second_agent_is_told_the_pid_of_the_first(tmp_path: Path) -> None:
-    with only_agent(tmp_path / "run"):
-        with pytest.raises(AlreadyRunning) as caught, only_agent(tmp_path / "run"):
+def test_a_second_agent_reports_the_pid_of_the_first(tmp_path: Path) -> None:
+    with single_agent(tmp_path / "run"):
+        with pytest.raises(AlreadyRunning) as caught, single_agent(tmp_path / "run"):
             pass
         assert caught.value.pid == os.getpid()
-    with only_agent(tmp_path / "run"):
+    with single_agent(tmp_path / "run"):
         assert (tmp_path / "run" / "agent.pid").read_text() == f"{os.getpid()}\n"
 
 
-def test_a_pid_file_left_behind_locks_nobody_out(tmp_path: Path) -> None:
+def test_a_stale_pid_file_blocks_nobody(tmp_path: Path) -> None:
     (tmp_path / "agent.pid").write_text("999999999999\n")
-    with only_agent(tmp_path):
+    with single_agent(tmp_path):
         assert (tmp_path / "agent.pid").read_text() == f"{os.getpid()}\n"
 
 
 @pytest.mark.parametrize("abstract", [False, True])
-def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abstract: bool) -> None:
+def test_systemd_is_notified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abstract: bool) -> None:
     name = f"@percale-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
     monkeypatch.setenv("NOTIFY_SOCKET", name)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:

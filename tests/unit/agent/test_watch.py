@@ -9,20 +9,20 @@ from contextlib import suppress
 
 import pytest
 
-from percale.agent import watch as following
+from percale.agent import watch
 from percale.agent.logging import LineLog
-from percale.agent.problems import Troubles
-from percale.agent.watch import follow, patiently
+from percale.agent.problems import Problems
+from percale.agent.watch import follow, retry_until_available
 from percale.errors import BadManifest, StoreUnavailable
 from percale.model.subnet_lease import SubnetLease
-from percale.store.protocol import Event, Snapshot, Trouble
+from percale.store.protocol import Event, ReadProblem, Snapshot
 
 AWAY = StoreUnavailable("no such directory", where="/objects")
 BAD = BadManifest("not YAML", where="bad.yaml:3")
 
 
 class Scripted:
-    """A store whose watches end as they are told; the last one stays open."""
+    """A store whose watches follow scripts; the last one stays open."""
 
     def __init__(self, *scripts: list[Event | Exception]) -> None:
         self._scripts = list(scripts)
@@ -38,45 +38,45 @@ class Scripted:
             await asyncio.Event().wait()
 
 
-async def followed(*scripts: list[Event | Exception]) -> tuple[list[Event], Troubles, str]:
+async def followed(*scripts: list[Event | Exception]) -> tuple[list[Event], Problems, str]:
     stream, seen = io.StringIO(), list[Event]()
-    troubles = Troubles(LineLog("text", stream), clock=lambda: 100.0)
+    problems = Problems(LineLog("text", stream), clock=lambda: 100.0)
     store = Scripted(*scripts)
 
     async def see(event: Event) -> None:
         seen.append(event)
 
-    task = asyncio.create_task(follow(store, (SubnetLease,), see, troubles))  # type: ignore[arg-type]
+    task = asyncio.create_task(follow(store, (SubnetLease,), see, problems))  # type: ignore[arg-type]
     await asyncio.wait({task, asyncio.create_task(store.used_up.wait())}, return_when=asyncio.FIRST_COMPLETED)
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
-    return seen, troubles, stream.getvalue()
+    return seen, problems, stream.getvalue()
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(following, "_FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(watch, "_FIRST_RETRY", 0.0)
 
 
-async def test_a_store_that_goes_away_is_asked_again_and_said_once() -> None:
-    seen, troubles, log = await followed([Snapshot(())], [AWAY], [AWAY], [Snapshot(())])
+async def test_an_unreachable_store_is_retried_and_reported_once() -> None:
+    seen, problems, log = await followed([Snapshot(())], [AWAY], [AWAY], [Snapshot(())])
     assert seen == [Snapshot(()), Snapshot(())]
-    assert not troubles.now
-    assert (log.count("warn  trouble "), log.count("trouble over")) == (1, 1)
-    assert troubles.last is not None and troubles.last.error == "/objects: no such directory"
+    assert not problems.current
+    assert (log.count("warn  problem "), log.count("problem cleared")) == (1, 1)
+    assert problems.last is not None and problems.last.error == "/objects: no such directory"
 
 
-async def test_a_bad_file_is_a_trouble_of_its_own_until_it_is_good_again() -> None:
-    bad, good = Trouble("bad.yaml", BAD), Trouble("bad.yaml", None)
-    _, troubles, _ = await followed([Snapshot(()), bad, bad])
-    assert {source: trouble.error for source, trouble in troubles.now.items()} == {
+async def test_an_invalid_file_is_a_problem_of_its_own_until_it_is_valid_again() -> None:
+    bad, good = ReadProblem("bad.yaml", BAD), ReadProblem("bad.yaml", None)
+    _, problems, _ = await followed([Snapshot(()), bad, bad])
+    assert {source: problem.error for source, problem in problems.current.items()} == {
         "store bad.yaml": "bad.yaml:3: not YAML"
     }
-    assert (await followed([Snapshot(()), bad, good]))[1].now == {}
+    assert (await followed([Snapshot(()), bad, good]))[1].current == {}
 
 
-async def test_an_attempt_is_made_until_the_store_answers() -> None:
+async def test_an_attempt_is_retried_until_the_store_is_available() -> None:
     outcomes: list[Exception | int] = [AWAY, AWAY, 7]
 
     async def attempt() -> int:
@@ -85,6 +85,6 @@ async def test_an_attempt_is_made_until_the_store_answers() -> None:
             raise outcome
         return outcome
 
-    troubles = Troubles(LineLog("text", io.StringIO()))
-    assert await patiently(attempt, troubles) == 7
-    assert troubles.last is not None and not troubles.now
+    problems = Problems(LineLog("text", io.StringIO()))
+    assert await retry_until_available(attempt, problems) == 7
+    assert problems.last is not None and not problems.current

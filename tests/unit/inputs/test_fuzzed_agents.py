@@ -170,7 +170,7 @@ def test_the_answer_of_an_agent(data: bytes) -> None:
 
 @fuzzed
 @given(odd_documents(MANIFESTS))
-def test_one_bad_object_in_a_store_is_its_own_trouble(data: bytes) -> None:
+def test_one_bad_object_in_a_store_is_its_own_problem(data: bytes) -> None:
     good: dict[str, dict[str, Any]] = {"Pod": POD, "Service": SERVICE, "Node": NODE}
     with scratch() as directory:
         for kind, value in good.items():
@@ -182,8 +182,8 @@ def test_one_bad_object_in_a_store_is_its_own_trouble(data: bytes) -> None:
         (own / "x.json").write_bytes(data)
         store = Directory(directory, KINDS, BootClock())
         objects = [obj for kind in KINDS.values() for obj in store.list(kind)]
-        for trouble in store.troubles:
-            assert str(trouble.error).encode()
+        for problem in store.problems:
+            assert str(problem.error).encode()
         store.close()
     assert {"Pod", "Service", "Node"} <= {obj.KIND for obj in objects if obj.metadata.name == "good"}
     mean(objects)
@@ -232,7 +232,7 @@ def mean(objects: Sequence[Object]) -> None:
         for lease in leases:
             peers.put(lease)
         peers.status()
-        list(peers.move(LOCAL))
+        list(peers.update_local(LOCAL))
         for lease in leases:
             peers.remove(lease)
 
@@ -243,7 +243,7 @@ def _no_wish(_source: str, objects: Iterable[KernelObject]) -> None:
 
 @contextmanager
 def dns_names() -> Iterator[None]:
-    """A name that no message can ask for is nobody's trouble."""
+    """A name that no message can ask for is nobody's problem."""
     with suppress(dns.exception.DNSException):
         yield
 

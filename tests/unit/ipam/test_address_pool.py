@@ -238,11 +238,11 @@ def test_allocations_of_an_earlier_subnet_stay_until_released(pools: Pools) -> N
     pool.release(owner(2))
     moved = NodeSubnets(IPv4Network("10.244.7.0/24"))
     pool = pools(moved)
-    assert [str(stray) for stray in pool.strays()] == ["pod default/old"]
+    assert [str(allocation) for allocation in pool.outside_subnets()] == ["pod default/old"]
     assert pool.allocate(owner(1)) == old
     assert pool.allocate(owner(3)) == addresses("10.244.7.2")
     assert pool.release(owner(1)) == old
-    assert pools(moved).strays() == []
+    assert pools(moved).outside_subnets() == []
 
 
 # What may happen to the file

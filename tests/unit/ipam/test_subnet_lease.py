@@ -60,9 +60,9 @@ def claimant(
     public_ip: str | None = None,
     mac: str = "02:00:00:00:00:01",
     pod_cidr: str | None = None,
-    remembered: str | None = None,
+    previous: str | None = None,
 ) -> Claimant:
-    def describe(subnets: NodeSubnets) -> SubnetLeaseSpec:
+    def spec_for(subnets: NodeSubnets) -> SubnetLeaseSpec:
         return SubnetLeaseSpec(
             node=f"n{number}",
             subnet=subnets.ipv4,
@@ -75,9 +75,9 @@ def claimant(
     return Claimant(
         node=f"n{number}",
         machine=machine or f"machine-{number}",
-        describe=describe,
+        spec_for=spec_for,
         pod_cidrs=NodeSubnets(IPv4Network(pod_cidr)) if pod_cidr else None,
-        remembered=NodeSubnets(IPv4Network(remembered)) if remembered else None,
+        previous=NodeSubnets(IPv4Network(previous)) if previous else None,
     )
 
 
@@ -128,18 +128,18 @@ async def test_a_full_network_says_what_to_do() -> None:
     )
 
 
-async def test_the_remembered_subnet_is_preferred_if_free() -> None:
+async def test_the_previous_subnet_is_preferred_if_free() -> None:
     store = MemoryStore()
-    assert subnet_of(await acquire(store, CONFIG, claimant(1, remembered="10.244.7.0/24"))) == "10.244.7.0/24"
-    assert subnet_of(await acquire(store, CONFIG, claimant(2, remembered="10.244.7.0/24"))) == "10.244.1.0/24"
-    assert subnet_of(await acquire(store, CONFIG, claimant(3, remembered="10.9.0.0/24"))) == "10.244.2.0/24"
+    assert subnet_of(await acquire(store, CONFIG, claimant(1, previous="10.244.7.0/24"))) == "10.244.7.0/24"
+    assert subnet_of(await acquire(store, CONFIG, claimant(2, previous="10.244.7.0/24"))) == "10.244.1.0/24"
+    assert subnet_of(await acquire(store, CONFIG, claimant(3, previous="10.9.0.0/24"))) == "10.244.2.0/24"
 
 
 async def test_a_restart_keeps_the_lease_and_writes_what_changed() -> None:
     store = MemoryStore()
     await acquire(store, CONFIG, claimant(1))
     await acquire(store, CONFIG, claimant(2))
-    again = await acquire(store, CONFIG, claimant(2, public_ip="192.0.2.22", remembered="10.244.9.0/24"))
+    again = await acquire(store, CONFIG, claimant(2, public_ip="192.0.2.22", previous="10.244.9.0/24"))
     assert subnet_of(again) == "10.244.2.0/24"
     assert again.lease.spec.publicIP == IPv4Address("192.0.2.22")
     assert len(await in_store(store)) == 2
@@ -155,7 +155,7 @@ async def test_a_lease_outside_the_configuration_is_exchanged() -> None:
 
 async def test_from_one_family_to_both_and_back_the_number_stays() -> None:
     store = MemoryStore()
-    await acquire(store, CONFIG, claimant(1, remembered="10.244.5.0/24"))
+    await acquire(store, CONFIG, claimant(1, previous="10.244.5.0/24"))
     await acquire(store, DUAL, claimant(1))
     assert await in_store(store) == {"10.244.5.0-24&fd00-0-0-5---64": "n1"}
     await acquire(store, CONFIG, claimant(1))
@@ -271,9 +271,9 @@ async def test_an_unfit_reservation_is_not_deleted() -> None:
 async def test_describe_writes_changes_only() -> None:
     store = Recorder()
     held = await acquire(store, CONFIG, claimant(1))
-    await held.describe(held.lease.spec)
+    await held.update(held.lease.spec)
     assert len(store.ttls) == 1
-    await held.describe(msgspec.structs.replace(held.lease.spec, publicIP=IPv4Address("192.0.2.99")))
+    await held.update(msgspec.structs.replace(held.lease.spec, publicIP=IPv4Address("192.0.2.99")))
     lease = await store.get(SubnetLease, held.lease.key)
     assert lease is not None
     assert lease.spec.publicIP == IPv4Address("192.0.2.99")
@@ -376,7 +376,7 @@ async def test_renewed_an_hour_before_the_end() -> None:
             times.append(clock.now)
         return len(times) == 2
 
-    await run_until(lambda: held.keep(sleep=clock.sleep, clock=clock), renewed)
+    await run_until(lambda: held.keep_renewed(sleep=clock.sleep, clock=clock), renewed)
     assert times[0] - 1000.0 == pytest.approx(TTL - RENEW_BEFORE, abs=61)
     assert times[1] - times[0] == pytest.approx(TTL - RENEW_BEFORE, abs=61)
 
@@ -384,25 +384,26 @@ async def test_renewed_an_hour_before_the_end() -> None:
 async def test_a_suspended_machine_renews_as_soon_as_it_wakes() -> None:
     store, clock = Recorder(), Clock(jumps=[(2000.0, 48 * 3600.0)])
     held = await acquire(store, CONFIG, claimant(1))
-    await run_until(lambda: held.keep(sleep=clock.sleep, clock=clock), lambda: len(store.ttls) == 2)
+    await run_until(lambda: held.keep_renewed(sleep=clock.sleep, clock=clock), lambda: len(store.ttls) == 2)
     assert clock.now < 2000.0 + 48 * 3600 + 121
 
 
-async def test_a_store_that_is_away_is_asked_until_it_answers() -> None:
+async def test_renewal_is_retried_while_the_store_is_unreachable() -> None:
     store, clock = Recorder(), Clock()
     held = await acquire(store, CONFIG, claimant(1))
     store.away = 5
-    troubles: list[StoreError] = []
+    problems: list[StoreError] = []
     await run_until(
-        lambda: held.keep(sleep=clock.sleep, clock=clock, on_trouble=troubles.append), lambda: len(store.ttls) == 2
+        lambda: held.keep_renewed(sleep=clock.sleep, clock=clock, on_problem=problems.append),
+        lambda: len(store.ttls) == 2,
     )
-    assert len(troubles) == 5
+    assert len(problems) == 5
 
 
-async def test_keeping_ends_when_another_node_has_the_subnet() -> None:
+async def test_renewal_ends_when_another_node_has_the_subnet() -> None:
     store, clock = MemoryStore(), Clock()
     held = await acquire(store, CONFIG, claimant(1))
     await store.delete(SubnetLease, held.lease.key)
     await acquire(store, CONFIG, claimant(2))
     with pytest.raises(AddressRefused):
-        await held.keep(sleep=clock.sleep, clock=clock)
+        await held.keep_renewed(sleep=clock.sleep, clock=clock)

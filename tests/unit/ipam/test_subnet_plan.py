@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from percale.errors import AddressRefused
-from percale.ipam.subnet_plan import NodeSubnets, candidate_count, clash, fitting, free_candidates, from_pod_cidrs
+from percale.ipam.subnet_plan import (
+    NodeSubnets,
+    candidate_count,
+    first_overlap,
+    fitting,
+    free_candidates,
+    from_pod_cidrs,
+)
 from percale.model.netconf import NetworkConfig, network_config
 
 V4 = network_config({"Network": "10.244.0.0/16", "SubnetMin": "10.244.2.0", "SubnetMax": "10.244.9.0"})
@@ -35,7 +42,7 @@ def test_taken_ones_are_left_out() -> None:
     assert free(V4, "10.244.2.0/24", "10.244.4.0/24") == [f"10.244.{n}.0/24" for n in (3, 5, 6, 7, 8, 9)]
 
 
-def test_a_taken_subnet_of_another_size_blocks_all_that_it_touches() -> None:
+def test_a_taken_subnet_of_another_size_blocks_all_that_it_overlaps() -> None:
     assert free(V4, "10.244.4.0/22", "10.244.9.128/25", "10.0.0.0/24", "fd00::/64") == [
         "10.244.2.0/24",
         "10.244.3.0/24",
@@ -59,7 +66,7 @@ def test_large_ipv6_networks_are_not_enumerated() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 31), st.integers(22, 27)), max_size=6))
-def test_free_ones_are_exactly_those_that_touch_nothing(places: list[tuple[int, int]]) -> None:
+def test_free_candidates_are_exactly_those_without_overlap(places: list[tuple[int, int]]) -> None:
     taken = [ip_network((f"10.244.{third}.0", length), strict=False) for third, length in places]
     expected = [
         subnet
@@ -110,5 +117,8 @@ def test_pod_cidrs_that_cannot_be(cidrs: list[str], what: str) -> None:
 
 def test_clash_names_the_pair() -> None:
     nets: list[Any] = [ip_network("10.0.0.0/24"), ip_network("fd00::/64")]
-    assert clash(nets, [ip_network("10.0.1.0/24"), ip_network("fd00::/48")]) == (nets[1], ip_network("fd00::/48"))
-    assert clash(nets, [ip_network("10.0.1.0/24")]) is None
+    assert first_overlap(nets, [ip_network("10.0.1.0/24"), ip_network("fd00::/48")]) == (
+        nets[1],
+        ip_network("fd00::/48"),
+    )
+    assert first_overlap(nets, [ip_network("10.0.1.0/24")]) is None

@@ -10,7 +10,7 @@ import pytest
 
 from percale.model.configmap import ConfigMap
 from percale.store.files.store import FilesStore
-from percale.store.protocol import Event, Snapshot, Trouble
+from percale.store.protocol import Event, ReadProblem, Snapshot
 
 
 @pytest.fixture
@@ -58,11 +58,11 @@ async def events(root: Path, store: FilesStore) -> AsyncIterator[AsyncIterator[E
     yield watch
 
 
-def told(event: Event) -> tuple[str, str]:
+def summary(event: Event) -> tuple[str, str]:
     """What happened, in short."""
     if isinstance(event, Snapshot):
         return "Snapshot", ""
-    if isinstance(event, Trouble):
-        return "Trouble", str(event.error)
+    if isinstance(event, ReadProblem):
+        return "ReadProblem", str(event.error)
     assert isinstance(event.object, ConfigMap)
     return type(event).__name__, f"{event.object.metadata.name}={event.object.data.get('x')}"

@@ -8,7 +8,7 @@ from tests.unit.store.conftest import upcoming
 
 from percale.model.networkpolicy import NetworkPolicy
 from percale.store.files.store import FilesStore
-from percale.store.protocol import Trouble, Upserted
+from percale.store.protocol import ReadProblem, Upserted
 
 POLICY = """apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -26,7 +26,7 @@ async def test_the_last_good_policy_stays(root: Path, store: FilesStore) -> None
     await upcoming(events)
     file.write_text(POLICY.replace("90", "79").replace("80", "0") + "    from: [{}]\n")
     event = await upcoming(events)
-    assert isinstance(event, Trouble)
+    assert isinstance(event, ReadProblem)
     assert str(event.error).splitlines() == [
         f"{file}:6: spec.ingress[0].ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive",
         f"{file}:7: spec.ingress[0].from[0]: Required value: must specify a peer",
@@ -34,4 +34,4 @@ async def test_the_last_good_policy_stays(root: Path, store: FilesStore) -> None
     (policy,) = await store.list(NetworkPolicy)
     assert policy.spec.ingress[0].ports[0].endPort == 90
     file.write_text(POLICY.replace("90", "91"))
-    assert {type(await upcoming(events)) for _ in range(2)} == {Upserted, Trouble}
+    assert {type(await upcoming(events)) for _ in range(2)} == {Upserted, ReadProblem}

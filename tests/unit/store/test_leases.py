@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.unit.store.conftest import text, told, upcoming
+from tests.unit.store.conftest import summary, text, upcoming
 
 from percale.kernel import syscalls
 from percale.model.configmap import ConfigMap
@@ -106,8 +106,10 @@ async def test_a_jump_of_the_wall_clock_ends_no_lease(root: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("stamp", ["soon", "x nan nan", "x 1 inf", "x 1 1e999", "x 1"])
-async def test_a_lease_that_is_none_is_a_trouble(root: Path, store: FilesStore, stamp: str) -> None:
+async def test_an_invalid_lease_annotation_is_a_problem(root: Path, store: FilesStore, stamp: str) -> None:
     (root / "a.yaml").write_text(text("a").replace("  name: a", f"  name: a\n  annotations: {{{ANNOTATION}: {stamp}}}"))
     watch = store.watch(ConfigMap)
     await upcoming(watch)
-    assert f'a.yaml:1: metadata.annotations["{ANNOTATION}"]: not a lease; remove it' in told(await upcoming(watch))[1]
+    assert (
+        f'a.yaml:1: metadata.annotations["{ANNOTATION}"]: not a lease; remove it' in summary(await upcoming(watch))[1]
+    )

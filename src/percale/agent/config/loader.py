@@ -1,10 +1,10 @@
-"""Reads the agent's configuration: a YAML file, then PERCALE_… environment, then flags; the later wins.
+"""Loads the agent's configuration: a YAML file, PERCALE_… environment variables, flags; later ones take precedence.
 
     file ─▶ settings ┐
-    environ ─▶ settings ┼─▶ each checked where it was written ─▶ merged ─▶ AgentConfig
+    environ ─▶ settings ┼─▶ each validated with its location ─▶ merged ─▶ AgentConfig
     flags ─▶ settings ┘
 
-Callers: cli/agent.py, cli/status.py, cli/service_worlds.py, and the lab (for its own agents).
+Callers: cli/agent.py, http/client.py, cli/, and the lab (for its own agents).
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from percale.model.netconf import NetworkConfig
 from percale.service.node_context import ServiceConfig
 
 PREFIX = "PERCALE_"
-_OURS_BUT_NO_SETTING = frozenset({"PERCALE_DEBUG", "PERCALE_CONFIG"})
+_NOT_SETTINGS = frozenset({"PERCALE_DEBUG", "PERCALE_CONFIG"})
 _SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT(_\d+_\w+)?$")
-"""What Kubernetes puts into the environment of a pod beside a Service called percale-something: not meant for us."""
+"""Service links: environment variables that Kubernetes sets for a Service named percale-something; ignored."""
 
 
 class Setting(Struct, frozen=True):
-    """One value somebody gave: its name (`cni.socket`), and where it is written."""
+    """One given value: its name (`cni.socket`), and where it is written."""
 
     name: str
     value: Any
@@ -47,9 +47,9 @@ class Setting(Struct, frozen=True):
 _LONGEST_SHOWN = 100
 """Characters of a wrong value in an error."""
 _NETWORKS = ("network", "networkFile")
-"""Two names of one thing."""
+"""Mutually exclusive."""
 _GROUPS: Mapping[str, type[msgspec.Struct]] = {"cni": CniConfig, "services": ServicesConfig}
-"""Settings that stand together below a name."""
+"""Nested settings."""
 
 
 def _leaves() -> Iterator[tuple[str, Any]]:
@@ -73,7 +73,7 @@ def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
         networks = [each for each in given if each.name in _NETWORKS and each.value is not None]
         if len(networks) > 1:
             raise BadConfig("both network and networkFile are given", where=networks[1].where, hint="keep one of them")
-        if networks:  # a weaker one is not meant, by whichever name
+        if networks:  # overrides a weaker source's, by either name
             merged = {name: value for name, value in merged.items() if name not in _NETWORKS}
         for setting in given:
             value = _checked(setting)
@@ -101,7 +101,7 @@ def _snake(setting: str) -> str:
 
 
 def from_file(path: Path) -> list[Setting]:
-    """A YAML file's settings, each with its line."""
+    """The settings of a YAML file, each with its line."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
         roots = list(read_yaml(text, str(path)))
@@ -137,12 +137,12 @@ def _line(path: Path, node: Node) -> str:
 
 
 def from_environment(environ: Mapping[str, str]) -> list[Setting]:
-    """The PERCALE_… variables; an empty one is not set. `PERCALE_IPMASQ` will do for `PERCALE_IP_MASQ`."""
+    """The PERCALE_… variables; empty ones count as unset. `PERCALE_IPMASQ` is accepted for `PERCALE_IP_MASQ`."""
     known = {environment_name(name): name for name in TYPES}
     known |= {PREFIX + name.replace(".", "_").upper(): name for name in TYPES}
     found = []
     for variable, text in sorted(environ.items()):
-        if not variable.startswith(PREFIX) or not text or variable in _OURS_BUT_NO_SETTING:
+        if not variable.startswith(PREFIX) or not text or variable in _NOT_SETTINGS:
             continue
         if variable not in known:
             if _SERVICE_LINK.search(variable):
@@ -158,7 +158,7 @@ def from_environment(environ: Mapping[str, str]) -> list[Setting]:
 
 
 def from_flags(flags: Mapping[str, Any]) -> list[Setting]:
-    """Flags have their types already; only `none` is spelled."""
+    """Flags have their types already, except `none`."""
     return [
         Setting(name, None if value == "none" and _may_be_none(TYPES[name]) else value, flag_name(name))
         for name, value in flags.items()
@@ -166,7 +166,7 @@ def from_flags(flags: Mapping[str, Any]) -> list[Setting]:
 
 
 def _from_text(text: str, kind: Any, where: str) -> Any:
-    """A variable's text as the type that the setting has: lists are separated by commas, `none` is no value."""
+    """Parse a variable by the setting's type: lists are comma-separated, `none` is None."""
     if text == "none" and _may_be_none(kind):
         return None
     words = {word for option in get_args(kind) if get_origin(option) is Literal for word in get_args(option)}
@@ -193,7 +193,7 @@ def _is_object(kind: Any) -> bool:
 
 
 def _checked(setting: Setting) -> Any:
-    """The value in its type. Raises BadConfig where it was written."""
+    """The value converted to its type. Raises BadConfig with its location."""
     try:
         value = msgspec.convert(setting.value, TYPES[setting.name])
         _CHECKS.get(setting.name, str)(value)
@@ -239,7 +239,7 @@ _EXPECTED = {
 
 
 def expected(setting: str) -> str:
-    """What the setting takes, in words: for errors and the reference."""
+    """A description of valid values, for errors and the reference."""
     if setting in _EXPECTED:
         return _EXPECTED[setting]
     kind = TYPES[setting]
@@ -262,17 +262,17 @@ def _nearest(word: str, known: Iterable[str]) -> str:
     return f"did you mean {by_lower[match[0]]}?" if match else "docs/agent.md lists what there is"
 
 
-# What parts of the agent make of it
+# Derived values
 
 
-def listening_at(config: AgentConfig) -> dict[str, int]:
-    """The TCP ports at which the agent itself listens, by the settings that say so."""
+def listen_ports(config: AgentConfig) -> dict[str, int]:
+    """The TCP ports that the agent itself listens on, by setting."""
     asked = {"http": config.http, "services.healthz": config.services.healthz if config.services.enabled else None}
     return {name: int(text.rpartition(":")[2]) for name, text in asked.items() if text and not text.startswith("unix:")}
 
 
 def service_config(config: AgentConfig, network: NetworkConfig) -> ServiceConfig:
-    """What Services are resolved with on this node. Raises BadConfig."""
+    """The configuration for resolving Services on this node. Raises BadConfig."""
     asked = config.services
     try:
         ports = tuple(map(ip_network, asked.nodePortAddresses))

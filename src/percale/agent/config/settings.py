@@ -1,6 +1,6 @@
-"""The agent's configuration as a value. `loader.py` reads it, everything below `main.py` gets it.
+"""The agent's configuration. `loader.py` loads it.
 
-docs/agent.md is the reference for people; a test holds the two together.
+docs/agent.md is the reference; a test compares the two.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Listen = Annotated[
 
 
 class CniConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the container runtime looks, and how pods are wired."""
+    """Paths of the container runtime, and how pods are attached."""
 
     confDir: AbsolutePath = "/etc/cni/net.d"
     binDir: AbsolutePath | None = None
@@ -34,10 +34,10 @@ Cidr = Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Fa-f:.]+/[0-9]{1,3}$", descr
 
 
 class ServicesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What kube-proxy does elsewhere."""
+    """The Service proxy, in place of kube-proxy."""
 
     enabled: bool = True
-    """false where kube-proxy runs."""
+    """False where kube-proxy runs."""
     cidrs: tuple[Cidr, ...] = ()
     """The networks of cluster IPs: what is sent to an address in them that no Service has is dropped."""
     nodePortAddresses: tuple[Cidr, ...] = ()
@@ -63,7 +63,7 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     network: dict[str, Any] | None = None
     networkFile: AbsolutePath | None = None
     backend: Literal["network", "none"] = "network"
-    """network: the one of the net-conf.json. none: pods are somebody else's, only policies are ours."""
+    """network: the one of the net-conf.json. none: pods are attached by another plugin, Percale only applies policies."""
     established: Literal["cut", "keep"] = "cut"
     """What becomes of connections that a change of policy forbids."""
     shortcut: Literal["auto", "off"] = "auto"

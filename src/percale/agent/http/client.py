@@ -1,4 +1,4 @@
-"""Asks a running agent for its status over HTTP, with the standard library alone, for `percale status` to start fast.
+"""Fetches a running agent's status over HTTP; standard library only, so that `percale status` starts fast.
 
 Called by cli/status.py.
 """
@@ -12,28 +12,28 @@ from pathlib import Path
 
 import msgspec
 
-from percale.agent.config import loader as configuring
+from percale.agent.config.loader import load
 from percale.agent.status import Status
 from percale.errors import AgentError, BadConfig
 from percale.model.manifest.json_text import decoded
 
-_PATIENCE = 5.0
+_TIMEOUT = 5.0
 """Seconds."""
 
 
 def address(file: Path | None, environ: Mapping[str, str], flag: str | None) -> str:
-    """Where the agent serves HTTP, by the same configuration as the agent's own. Raises BadConfig."""
-    flags = {"store": "files:/unused"}  # the agent must have a store, who asks need not know it
+    """Where the agent serves HTTP, from the agent's own configuration. Raises BadConfig."""
+    flags = {"store": "files:/unused"}  # required by the agent, not by its client
     if flag is not None:
         flags["http"] = flag
-    settings = configuring.load(file, environ, flags)
+    settings = load(file, environ, flags)
     if settings.http is None:
         raise BadConfig("the agent serves no HTTP", hint="set http in its configuration, and restart it")
     return settings.http
 
 
 def fetch(where: str) -> bytes:
-    """The status document. Raises AgentError when nobody answers."""
+    """The status document. Raises AgentError."""
     connection = _connection(where)
     try:
         connection.request("GET", "/status")
@@ -66,12 +66,12 @@ def decode(document: bytes) -> Status:
 
 class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=_PATIENCE)
+        super().__init__("localhost", timeout=_TIMEOUT)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(_PATIENCE)
+        self.sock.settimeout(_TIMEOUT)
         self.sock.connect(self._path)
 
 
@@ -80,4 +80,4 @@ def _connection(where: str) -> http.client.HTTPConnection:
         return _UnixConnection(where.removeprefix("unix:"))
     host, _, port = where.rpartition(":")
     host = "localhost" if host == "*" else host.strip("[]")
-    return http.client.HTTPConnection(host, int(port), timeout=_PATIENCE)
+    return http.client.HTTPConnection(host, int(port), timeout=_TIMEOUT)

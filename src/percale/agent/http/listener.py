@@ -1,6 +1,6 @@
-"""The socket behind the agent's HTTP, bound at the start; what answers is imported when somebody asks.
+"""The listening socket of the agent's HTTP, bound at the start; the server is imported at the first connection.
 
-An address that is taken is found out at once, and an agent that nobody asks never pays for a web server. Callers:
+An address in use is reported at once, and an agent without HTTP clients never loads a web server. Callers:
 `context.py`, `proxier_health.py`.
 """
 
@@ -20,7 +20,7 @@ _BACKLOG = 128
 
 
 class Page(NamedTuple):
-    """What is answered."""
+    """A response."""
 
     body: bytes
     kind: str = "text/plain; charset=utf-8"
@@ -29,12 +29,10 @@ class Page(NamedTuple):
 
 
 @contextmanager
-def listening(
-    address: str, *, setting: str = "http", hint: str = "choose another with --http"
-) -> Iterator[socket.socket]:
+def listen(address: str, *, setting: str = "http", hint: str = "choose another with --http") -> Iterator[socket.socket]:
     """Listen at `HOST:PORT`, `[IPv6]:PORT`, `*:PORT` or `unix:/PATH` until the end of the block.
 
-    Raises BadConfig, which names the setting, with the hint.
+    Raises BadConfig, which names the setting and has the hint.
     """
     path = Path(address.removeprefix("unix:")) if address.startswith("unix:") else None
     try:
@@ -50,7 +48,7 @@ def listening(
 
 
 def _unix(path: Path) -> socket.socket:
-    """In place of whatever an earlier agent left there."""
+    """Replaces the socket of a previous run."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -88,12 +86,12 @@ def _tcp(address: str) -> socket.socket:
     return listener
 
 
-async def asked(listener: socket.socket) -> None:
-    """Wait until somebody connects; the connection is left for whoever accepts."""
+async def wait_for_connection(listener: socket.socket) -> None:
+    """Wait until a client connects, without accepting the connection."""
     loop = asyncio.get_running_loop()
-    somebody = asyncio.Event()
-    loop.add_reader(listener, somebody.set)
+    connected = asyncio.Event()
+    loop.add_reader(listener, connected.set)
     try:
-        await somebody.wait()
+        await connected.wait()
     finally:
         loop.remove_reader(listener)

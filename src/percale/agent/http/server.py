@@ -1,6 +1,7 @@
-"""The agent's HTTP: /healthz, /livez, /readyz, /metrics, /status. Loopback unless told otherwise.
+"""The agent's HTTP: /healthz, /livez, /readyz, /metrics, /status. On loopback by default.
 
-`context.py` and `proxier_health.py` import this module in a thread, when somebody asks.
+`context.py` and `proxier_health.py` import this module
+in a thread, at the first connection.
 """
 
 from __future__ import annotations
@@ -15,49 +16,49 @@ from aiohttp import web
 
 from percale.agent.http.listener import Page
 from percale.agent.http.web_server import Guests, runner
-from percale.agent.metrics import Figures, Metrics
+from percale.agent.metrics import GaugeValues, Metrics
 from percale.agent.status import Status
 
 
-class Subject(Protocol):
-    """What is served: the node."""
+class StatusSource(Protocol):
+    """Implemented by `StatusReporter`."""
 
     metrics: Metrics
 
     def waiting_for(self) -> tuple[str, ...]:
-        """Why the node is not ready; empty when it is."""
+        """Why the node is not ready; empty if it is."""
 
-    def figures(self) -> Figures:
+    def gauge_values(self) -> GaugeValues:
         """For /metrics."""
 
     def status(self) -> Status:
         """For /status."""
 
 
-async def serve(listener: socket.socket, subject: Subject) -> None:
-    """Answer whoever connects, until cancelled."""
+async def serve(listener: socket.socket, source: StatusSource) -> None:
+    """Serve until cancelled."""
 
     def live() -> Page:
         return Page(b"ok\n")
 
     def ready() -> Page:
-        if reasons := subject.waiting_for():
+        if reasons := source.waiting_for():
             return Page("".join(f"{reason}\n" for reason in reasons).encode(), code=503)
         return live()
 
     def metrics() -> Page:
-        content = subject.metrics.render(subject.figures())
+        content = source.metrics.render(source.gauge_values())
         return Page(content, "text/plain; version=0.0.4; charset=utf-8")
 
     def status() -> Page:
-        return Page(msgspec.json.encode(subject.status()), "application/json")
+        return Page(msgspec.json.encode(source.status()), "application/json")
 
     pages = {"/healthz": live, "/livez": live, "/readyz": ready, "/metrics": metrics, "/status": status}
     await serve_pages(listener, pages)
 
 
 async def serve_pages(listener: socket.socket, pages: Mapping[str, Callable[[], Page]]) -> None:
-    """Each path has its page, made when somebody asks; until cancelled."""
+    """Serve each path's page, made per request, until cancelled."""
     running = await runner(pages.get, Guests(), patience=0.5)
     try:
         await web.SockSite(running, listener).start()

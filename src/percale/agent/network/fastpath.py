@@ -1,9 +1,9 @@
-"""Keeps the shortcut past the rules (`render/network/fastpath.py`) in step with pods and peers, behind all else.
+"""Keeps the fast path (`render/network/fastpath.py`) in sync with pods and peers, at low priority.
 
-    a pod or peer came or went ─▶ touch ─▶ gathered after a breath ─▶ text ─▶ one `nft -f`, on a worker thread
-    flows were cut ─────────────▶ forget: they take the long way again, and meet the rules
+    a pod or peer changed ─▶ request_sync ─▶ changes gathered ─▶ text ─▶ one `nft -f`, on a worker thread
+    flows were cut ────────▶ flush: they take the slow path again, and are filtered
 
-It is an optimisation: nothing waits for it, and a kernel that cannot do it is told of once.
+It is an optimisation: nothing waits for it, and a kernel without support is reported once.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from contextlib import suppress
 
 from percale.agent.logging import Log
 from percale.kernel.nftables.static_tables import run_nft
-from percale.render.network import fastpath as shortcut
+from percale.render.network import fastpath
 from percale.render.network.fastpath import FastpathConfig
 from percale.render.objects import OWNER
 
 _GATHER = 0.05
-"""Seconds that changes wait for more of them."""
-_REST = 20
-"""After a load, so many times its duration are left to other work: it holds every pod and peer of the node."""
+"""Seconds to wait for further changes."""
+_PAUSE_FACTOR = 20
+"""Pause after a load, as a multiple of its duration: it lists every pod and peer of the node."""
 
 
-class Shortcut:
+class Fastpath:
     """All methods are called on the event loop."""
 
     def __init__(
@@ -44,28 +44,28 @@ class Shortcut:
         self._loaded = ""
         self._lock = asyncio.Lock()
 
-    def touch(self) -> None:
-        """Pods or peers are others now."""
+    def request_sync(self) -> None:
+        """Pods or peers changed."""
         self._due.set()
 
     def reload(self) -> None:
-        """Somebody else has removed the table, or may have."""
+        """Another process has removed the table, or may have."""
         self._loaded = ""
         self._due.set()
 
     async def run(self) -> None:
-        """Until the kernel says that it cannot; the end leaves the table in place. Disabled, it has none."""
+        """Runs until cancelled, which keeps the table, or until the kernel rejects it. Deletes the table if disabled."""
         if not self._enabled:
             with suppress(OSError):
-                await self._nft(shortcut.NONE)
+                await self._nft(fastpath.NONE)
         while self._enabled:
             await self._due.wait()
             await asyncio.sleep(_GATHER)
             self._due.clear()
-            text = shortcut.text(self._gather())
+            text = fastpath.text(self._gather())
             if text == self._loaded:
                 continue
-            begun = asyncio.get_running_loop().time()
+            started = asyncio.get_running_loop().time()
             try:
                 await self._nft(text)
             except OSError as error:
@@ -74,15 +74,15 @@ class Shortcut:
                 self._log.warn("no shortcut for established flows", error=error.strerror or str(error))
                 return
             self._loaded = text
-            await asyncio.sleep(_REST * (asyncio.get_running_loop().time() - begun))
+            await asyncio.sleep(_PAUSE_FACTOR * (asyncio.get_running_loop().time() - started))
 
-    async def forget(self) -> None:
-        """No flow is known any more: each meets the rules with its next packet."""
+    async def flush(self) -> None:
+        """Remove all flows from the fast path: the rules see each one's next packet."""
         if self._loaded:
             try:
-                await self._nft("".join(f"flush set netdev {OWNER} {name}\n" for name in shortcut.SETS))
+                await self._nft("".join(f"flush set netdev {OWNER} {name}\n" for name in fastpath.SETS))
             except OSError:
-                self.touch()  # somebody removed the table
+                self.request_sync()  # another process removed the table
                 self._loaded = ""
 
     async def _nft(self, commands: str) -> None:

@@ -1,4 +1,4 @@
-"""Where the agent's net-conf.json comes from: its configuration, a file, or the store's ConfigMap. Called by `node_agent.py`."""
+"""Loads the net-conf.json from the agent's configuration, a file, or the store's ConfigMap."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from percale.agent.config.settings import AgentConfig
-from percale.agent.problems import Troubles
+from percale.agent.problems import Problems
 from percale.agent.watch import follow
 from percale.errors import BadNetworkConfig
 from percale.model.configmap import ConfigMap
@@ -17,8 +17,8 @@ KEY = "net-conf.json"
 _SOURCE = "network"
 
 
-async def configured_network(config: AgentConfig, store: Store, troubles: Troubles) -> NetworkConfig:
-    """The cluster's network; waits until the store has it when nothing else names it. Raises BadNetworkConfig."""
+async def configured_network(config: AgentConfig, store: Store, problems: Problems) -> NetworkConfig:
+    """The cluster's network; without a configured one, waits for the store's. Raises BadNetworkConfig."""
     if config.network is not None:
         return network_config(config.network, "the agent's configuration, network")
     if config.networkFile is not None:
@@ -37,13 +37,13 @@ async def configured_network(config: AgentConfig, store: Store, troubles: Troubl
         if len(known) == 1 and not found.done():
             found.set_result(*known.values())
         else:
-            troubles.begin(_SOURCE, _undecided(list(known)))
+            problems.raise_(_SOURCE, _undecided(list(known)))
 
     async with asyncio.TaskGroup() as tasks:
-        following = tasks.create_task(follow(store, (ConfigMap,), on_event, troubles))
+        watching = tasks.create_task(follow(store, (ConfigMap,), on_event, problems))
         chosen = await found
-        following.cancel()
-    troubles.end(_SOURCE)
+        watching.cancel()
+    problems.clear(_SOURCE)
     return parse_network_config(chosen.data[KEY], f"ConfigMap {chosen.key} {KEY}")
 
 

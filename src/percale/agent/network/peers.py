@@ -1,10 +1,10 @@
-"""The other nodes, from their leases to the reconciler: one source for each, so that a peer's change touches its objects only.
+"""Declares the other nodes' objects from their leases: one source each, so that a peer's change touches its objects only.
 
-    Snapshot, Upserted, Deleted ─▶ peers ─▶ clashes? ─▶ Backend.peer(local, lease) ─▶ want("peer/LEASE", objects)
+    Snapshot, Upserted, Deleted ─▶ peers ─▶ conflicts? ─▶ Backend.peer(local, lease) ─▶ want("peer/LEASE", objects)
                                      ▲
-    local node changed ──────────────┘ all of them again (what is equal costs no kernel call)
+    local node changed ──────────────┘ all of them again (unchanged ones cost no kernel call)
 
-`node_agent.py` makes one when the node knows its own place.
+`node_agent.py` makes one once the node has its own subnet.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from percale.ipam.subnet_plan import subnets_of
 from percale.model.subnet_lease import SubnetLease
 from percale.render.objects import KernelObject, Route
 
-Want = Callable[[str, Iterable[KernelObject]], None]
+Declare = Callable[[str, Iterable[KernelObject]], None]
 
 
 @dataclass(slots=True)
 class _Peer:
-    """`problem`: why it, or one of its families, is not reached."""
+    """`problem`: why it, or one of its address families, is not reachable."""
 
     lease: SubnetLease
     routes: tuple[Route, ...] = ()
@@ -36,10 +36,10 @@ class _Peer:
 class Peers:
     """All methods are called on the event loop."""
 
-    def __init__(self, local: LocalNode, backend: Backend, want: Want, log: Log) -> None:
+    def __init__(self, local: LocalNode, backend: Backend, declare: Declare, log: Log) -> None:
         self._local = local
         self._backend = backend
-        self._want = want
+        self._declare = declare
         self._log = log
         self._rivals = LeaseConflicts()
         self._peers: dict[str, _Peer] = {}
@@ -51,17 +51,17 @@ class Peers:
 
     @property
     def reached(self) -> int:
-        """How many have a way, in one family at least."""
+        """How many are reachable, in one address family at least."""
         return self._reached
 
     @property
     def routes(self) -> Iterator[Route]:
-        """By which all peers' pods are reached."""
+        """The routes to all peers' pods."""
         for peer in self._peers.values():
             yield from peer.routes
 
     def replace(self, leases: Iterable[SubnetLease]) -> Iterator[None]:
-        """These are all leases that there are. Yields between them, for the caller to breathe."""
+        """Replace all leases. A generator, so that the caller can yield to the event loop between them."""
         current = {lease.metadata.name: lease for lease in leases if lease.spec.node != self._local.name}
         for name in self._peers.keys() - current.keys():
             self.remove(self._peers[name].lease)
@@ -73,7 +73,7 @@ class Peers:
             self._log.info("peers known", reached=self.reached, of=len(self))
 
     def put(self, lease: SubnetLease) -> None:
-        """A lease is new or changed."""
+        """A lease was created or changed."""
         if lease.spec.node == self._local.name:
             self.remove(lease)  # a peer may have held it before
         else:
@@ -97,10 +97,10 @@ class Peers:
             peer.lease = lease
         self._render(name)
         if peer is not None:
-            self._admit_freed()
+            self._render_unblocked()
 
     def remove(self, lease: SubnetLease) -> None:
-        """A lease is gone."""
+        """A lease was deleted."""
         name = lease.metadata.name
         peer = self._peers.pop(name, None)
         if peer is None:
@@ -108,20 +108,20 @@ class Peers:
         self._log.info("peer left", node=lease.spec.node, subnet=subnets_of(lease.spec))
         self._reached -= peer.reached
         self._rivals.remove(name)
-        self._want(_source(name), ())
-        self._admit_freed()
+        self._declare(_source(name), ())
+        self._render_unblocked()
 
-    def move(self, local: LocalNode) -> Iterator[None]:
-        """This node is another now: render every peer again. Yields likewise."""
+    def update_local(self, local: LocalNode) -> Iterator[None]:
+        """This node changed: render every peer again. A generator likewise."""
         self._local = local
         for name in list(self._peers):
             if name in self._peers:
                 self._render(name)
             yield
-        self._admit_freed()
+        self._render_unblocked()
 
     def status(self) -> tuple[Peer, ...]:
-        """All of them, by node."""
+        """Sorted by node."""
         peers = sorted(self._peers.values(), key=lambda peer: peer.lease.spec.node)
         return tuple(
             Peer(
@@ -137,7 +137,7 @@ class Peers:
 
     def _render(self, name: str) -> None:
         peer = self._peers[name]
-        objects, problem = self._way(name, peer.lease)
+        objects, problem = self._objects_of(name, peer.lease)
         if problem is not None and problem != peer.problem:
             self._log.warn("peer not reached" if not objects else "peer partly reached", lease=name, reason=problem)
         elif problem is None and peer.problem is not None:
@@ -145,10 +145,10 @@ class Peers:
         self._reached += bool(objects) - peer.reached
         peer.reached, peer.problem = bool(objects), problem
         peer.routes = tuple(each for each in objects if isinstance(each, Route))
-        self._want(_source(name), objects)
+        self._declare(_source(name), objects)
 
-    def _way(self, name: str, lease: SubnetLease) -> tuple[tuple[KernelObject, ...], str | None]:
-        """The peer's objects, and why some or all of them are left out."""
+    def _objects_of(self, name: str, lease: SubnetLease) -> tuple[tuple[KernelObject, ...], str | None]:
+        """The peer's objects, and why some or all of them are missing."""
         if (reason := refusal(self._local, lease)) is not None:
             self._rivals.remove(name)
             return (), reason
@@ -158,8 +158,8 @@ class Peers:
         problem = self._backend.problem(self._local, lease)
         return objects, problem or (None if objects else "no address family in common")
 
-    def _admit_freed(self) -> None:
-        """Whoever waited for what another node had."""
+    def _render_unblocked(self) -> None:
+        """Render peers whose conflict with another peer is over."""
         while unblocked := self._rivals.unblocked():
             self._render(unblocked[0].metadata.name)
 

@@ -1,9 +1,9 @@
-"""This node's place in the underlay and in the cluster: interface chosen, subnet claimed, both kept up.
+"""Selects the underlay interface and maintains the subnet lease.
 
-    underlay ─▶ choose ─▶ LocalNode ─▶ on_move (device, peers, MTU)
-                              └──────▶ the lease's content, put into the store when it answers
+    underlay ─▶ select ─▶ LocalNode ─▶ on_move (device, peers, MTU)
+                              └──────▶ the lease's spec, written once the store is reachable
 
-An interface that is gone changes nothing: the last place stays, until there is another.
+While no interface is usable the last selection stays in effect.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Awaitable, Callable
 
 from percale.agent.config.settings import AgentConfig
 from percale.agent.logging import Log
-from percale.agent.problems import Troubles
+from percale.agent.problems import Problems
 from percale.agent.state import NodeState
-from percale.agent.watch import patiently
+from percale.agent.watch import retry_until_available
 from percale.backend.interface_selection import InterfaceOptions, UnderlayAddress, local_node, select_interface
 from percale.backend.protocol import Backend, LocalNode
 from percale.errors import BadConfig
@@ -29,11 +29,11 @@ from percale.model.subnet_lease import SubnetLeaseSpec
 from percale.store.protocol import Store
 
 UNDERLAY, FAMILY, OVERLAP = "underlay", "underlay family", "underlay overlap"
-"""The troubles' sources: no place at all, no place in one of the network's two families, a place within the pod network."""
+"""Problem sources: no usable interface; none in one of the two address families; an own address within the pod network."""
 
 
-class Standing:
-    """`establish` first; then the duties `follow_underlay`, `publish` and `keep`, each for ever."""
+class SubnetManager:
+    """Call `acquire` first; then run `follow_underlay`, `publish` and `renew` as tasks."""
 
     local: LocalNode
     lease: HeldLease
@@ -46,7 +46,7 @@ class Standing:
         backend: Backend,
         store: Store,
         reconciler: Reconciler,
-        troubles: Troubles,
+        problems: Problems,
         log: Log,
     ) -> None:
         self._config = config
@@ -54,44 +54,44 @@ class Standing:
         self._backend = backend
         self._store = store
         self._reconciler = reconciler
-        self._troubles = troubles
+        self._problems = problems
         self._log = log
-        self._located: UnderlayAddress
-        self._wishes = InterfaceOptions(
+        self._underlay_address: UnderlayAddress
+        self._interface_options = InterfaceOptions(
             config.iface, config.ifaceRegex, config.ifaceCanReach, config.publicIP, config.publicIPv6
         )
-        self._moved = asyncio.Event()
-        self._stale = asyncio.Event()
-        self._lost = False
-        reconciler.on_underlay(lambda _underlay: self._moved.set())
+        self._underlay_changed = asyncio.Event()
+        self._lease_outdated = asyncio.Event()
+        self._lease_deleted = False
+        reconciler.on_underlay(lambda _underlay: self._underlay_changed.set())
 
     @property
     def subnets(self) -> NodeSubnets:
-        """What the node has."""
+        """The subnets of the held lease."""
         return subnets_of(self.lease.lease.spec)
 
-    async def establish(self, state: NodeState) -> None:
-        """Wait for an interface and for the store; claim. Raises BadConfig, AddressRefused, NetworkFull."""
+    async def acquire(self, state: NodeState) -> None:
+        """Wait for an interface and for the store, then acquire a lease. Raises BadConfig, AddressRefused, NetworkFull."""
         while (located := self._locate()) is None:
-            await self._moved.wait()
-            self._moved.clear()
-        self._located = located
-        self.lease = await patiently(lambda: self._claim(state), self._troubles)
-        state.remember(self.subnets)
-        self.local = local_node(self._config.node, self._located, self.subnets)
-        self._moved.set()  # what happened meanwhile is looked at by `follow_underlay`
+            await self._underlay_changed.wait()
+            self._underlay_changed.clear()
+        self._underlay_address = located
+        self.lease = await retry_until_available(lambda: self._claim(state), self._problems)
+        state.save_subnets(self.subnets)
+        self.local = local_node(self._config.node, self._underlay_address, self.subnets)
+        self._underlay_changed.set()  # changes since are handled by `follow_underlay`
         self._log.info("subnet claimed", subnet=self.subnets, lease=self.lease.lease.metadata.name)
 
     async def _claim(self, state: NodeState) -> HeldLease:
         node = await self._store.get(Node, ObjectKey(None, self._config.node))
         cidrs = [str(cidr) for cidr in node.pod_cidrs] if node is not None else []
         given = from_pod_cidrs(self._network, self._config.node, cidrs) if cidrs else None
-        claimant = Claimant(self._config.node, state.machine, self._describe, given, state.subnets)
+        claimant = Claimant(self._config.node, state.machine, self._spec_for, given, state.subnets)
         return await acquire(self._store, self._network, claimant)
 
-    def _describe(self, subnets: NodeSubnets) -> SubnetLeaseSpec:
-        local = local_node(self._config.node, self._located, subnets)
-        self._backend.check(local)  # before anything is claimed
+    def _spec_for(self, subnets: NodeSubnets) -> SubnetLeaseSpec:
+        local = local_node(self._config.node, self._underlay_address, subnets)
+        self._backend.check(local)  # before a lease is acquired
         data, data_v6 = self._backend.lease_data(local)
         return SubnetLeaseSpec(
             node=local.name,
@@ -105,79 +105,81 @@ class Standing:
         )
 
     def _locate(self) -> UnderlayAddress | None:
-        """With all families that the network has; else with the one that there is."""
+        """Select an interface for all of the network's address families, else for one of them."""
         ipv4, ipv6 = self._network.ipv4 is not None, self._network.ipv6 is not None
         attempts = [(True, True), (True, False), (False, True)] if ipv4 and ipv6 else [(ipv4, ipv6)]
         missing: BadConfig | None = None
         for with_ipv4, with_ipv6 in attempts:
             try:
-                located = select_interface(self._wishes, self._reconciler.underlay, ipv4=with_ipv4, ipv6=with_ipv6)
+                located = select_interface(
+                    self._interface_options, self._reconciler.underlay, ipv4=with_ipv4, ipv6=with_ipv6
+                )
             except BadConfig as error:
                 missing = missing or error
                 continue
-            self._troubles.end(UNDERLAY)
+            self._problems.clear(UNDERLAY)
             if missing is None:
-                self._troubles.end(FAMILY)
+                self._problems.clear(FAMILY)
             else:
-                self._troubles.begin(FAMILY, missing)
-            self._tell_of_overlap(located)
+                self._problems.raise_(FAMILY, missing)
+            self._check_overlap(located)
             return located
         assert missing is not None
-        self._troubles.begin(UNDERLAY, missing)
+        self._problems.raise_(UNDERLAY, missing)
         return None
 
-    def _tell_of_overlap(self, located: UnderlayAddress) -> None:
-        """The pod network is there for nobody else: what is for a machine in it may be taken for a pod's."""
+    def _check_overlap(self, located: UnderlayAddress) -> None:
+        """A machine's address within the pod network is ambiguous: packets to it may be treated as a pod's."""
         for own in (located.public_ip, located.public_ipv6):
             for network in self._network.networks:
                 if own is not None and own in network:
                     what = f"the pod network {network} holds this node's own address {own}"
-                    self._troubles.begin(OVERLAP, BadConfig(what, hint="choose a Network that no machine has"))
+                    self._problems.raise_(OVERLAP, BadConfig(what, hint="choose a Network that no machine has"))
                     return
-        self._troubles.end(OVERLAP)
+        self._problems.clear(OVERLAP)
 
     async def follow_underlay(self, on_move: Callable[[LocalNode], Awaitable[None]]) -> None:
-        """Choose again whenever something moved; `on_move` gets the node as it is now."""
+        """Select again after every underlay change; `on_move` gets the updated node."""
         while True:
-            await self._moved.wait()
-            self._moved.clear()
+            await self._underlay_changed.wait()
+            self._underlay_changed.clear()
             located = self._locate()
-            if located is None or located == self._located:
+            if located is None or located == self._underlay_address:
                 continue
             local = local_node(self._config.node, located, self.subnets)
             try:
                 self._backend.check(local)
             except BadConfig as error:
-                self._troubles.begin(UNDERLAY, error)
+                self._problems.raise_(UNDERLAY, error)
                 continue
-            self._located, self.local = located, local
+            self._underlay_address, self.local = located, local
             self._log.info(
                 "node moved",
                 interface=local.interface.name,
                 address=" ".join(str(address) for address in (local.public_ip, local.public_ipv6) if address),
                 mtu=local.interface.mtu,
             )
-            self._stale.set()
+            self._lease_outdated.set()
             await on_move(local)
 
     def lease_lost(self) -> None:
-        """Somebody deleted this node's lease: it is put again."""
-        self._lost = True
-        self._stale.set()
+        """This node's lease was deleted: write it again."""
+        self._lease_deleted = True
+        self._lease_outdated.set()
 
     async def publish(self) -> None:
-        """Tell the store what changed. Raises AddressRefused when the subnet is another node's now."""
+        """Write changes of the lease to the store. Raises AddressRefused if another node holds the subnet now."""
         while True:
-            await self._stale.wait()
-            self._stale.clear()
-            await patiently(self._put, self._troubles)
+            await self._lease_outdated.wait()
+            self._lease_outdated.clear()
+            await retry_until_available(self._put, self._problems)
 
     async def _put(self) -> None:
-        if self._lost:
+        if self._lease_deleted:
             await self.lease.renew()
-            self._lost = False
-        await self.lease.describe(self._describe(self.subnets))
+            self._lease_deleted = False
+        await self.lease.update(self._spec_for(self.subnets))
 
-    async def keep(self) -> None:
-        """Renew the lease before it ends."""
-        await self.lease.keep(on_trouble=lambda error: self._troubles.begin("lease", error))
+    async def renew(self) -> None:
+        """Renew the lease before it expires."""
+        await self.lease.keep_renewed(on_problem=lambda error: self._problems.raise_("lease", error))

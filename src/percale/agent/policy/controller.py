@@ -1,8 +1,8 @@
-"""Policies in force on this node: what the store says, judged by the evaluator, as this node's part of the table.
+"""Applies policies on this node: objects from the store, compiled by the evaluator, are this node's section of the table.
 
-    Store.watch ─▶ Evaluator ─▶ touched ─┐
-    CNI: admit, dismiss ─▶ addresses ────┼─▶ PolicyTable ─▶ NodeTable ─▶ flows judged again (`established_flows.py`)
-    names: what they resolve to ─────────┘
+    Store.watch ─▶ Evaluator ─▶ deltas ────────┐
+    CNI: before_add, after_del ─▶ addresses ───┼─▶ PolicyTable ─▶ NodeTable ─▶ recheck of flows (`established_flows.py`)
+    DomainResolver ─▶ addresses of names ──────┘
 
 `node_agent.py` and `policy_only_agent.py` run it.
 """
@@ -15,11 +15,12 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
-from percale.agent.events import Subject
+from percale.agent.events import InvolvedObject
 from percale.agent.nft_table import NodeTable
-from percale.agent.policy.domain_names import Names
-from percale.agent.problems import Troubles
+from percale.agent.policy.domain_names import DomainResolver
+from percale.agent.problems import Problems
 from percale.agent.watch import STORE, follow
+from percale.cni.records import Attachment
 from percale.model.meta import Object, ObjectKey
 from percale.model.pod import Pod
 from percale.policy.evaluator import KINDS, Evaluator, Touched
@@ -30,17 +31,17 @@ from percale.render.policy.renderer import PolicyTable
 from percale.store.protocol import Deleted, Snapshot, Store, Upserted
 
 _POLICIES = {"np": "NetworkPolicy", "cnp": "ClusterNetworkPolicy"}
-_BREATH = 200
-"""Objects of a snapshot between two breaths of the event loop."""
+_YIELD_EVERY = 200
+"""Objects of a snapshot before the event loop gets a turn."""
 
 
-class Reconsider(Protocol):
-    """Judges the connections of these packed addresses again."""
+class Recheck(Protocol):
+    """Evaluates the established connections of these packed addresses again."""
 
     async def __call__(self, addresses: frozenset[bytes]) -> None: ...
 
 
-class Enforcement:
+class PolicyController:
     """All methods are called on the event loop."""
 
     def __init__(
@@ -49,22 +50,22 @@ class Enforcement:
         store: Store,
         table: NodeTable,
         *,
-        troubles: Troubles,
+        problems: Problems,
         attached: Iterable[tuple[ObjectKey, Iterable[IPAddress]]] = (),
-        reconsider: Reconsider | None = None,
+        recheck: Recheck | None = None,
         on_local_pods: Callable[[], None] = lambda: None,
     ) -> None:
-        """`attached`: this node's pods that were wired before the agent started, with their addresses."""
+        """`attached`: this node's pods attached in previous runs, with their addresses."""
         self.evaluator = Evaluator()
         self.table = PolicyTable(self.evaluator, node)
         self.local_pods: set[bytes] = set()
-        """The packed addresses of this node's pods; `on_local_pods` hears of changes."""
-        self.spoken = False
+        """The packed addresses of this node's pods; `on_local_pods` is called on changes."""
+        self.synced = False
         self._node = node
         self._store = store
         self._node_table = table
-        self._troubles = troubles
-        self._reconsider = reconsider
+        self._problems = problems
+        self._recheck = recheck
         self._on_local_pods = on_local_pods
         self._attached: dict[ObjectKey, tuple[bytes, ...]] = {}
         """What this node's pods are wired with, by whichever interface."""
@@ -74,49 +75,49 @@ class Enforcement:
         """Those among them without an object by now."""
         for pod, addresses in attached:
             self._attach(pod, addresses)
-        self._names = Names(lambda: self.evaluator.domains, self._learn, troubles)
-        self._touched: list[Touched] = []
-        self._brought: frozenset[bytes] = frozenset()
-        """Whose connections are to be judged again when the kernel has what `edit` said last."""
-        self._bringing = False
-        self._touched_by_others = self._unsure = False
-        """The kernel may have judged by other rules than ours; as of now, and when it has what `edit` said last."""
-        self._waiting: list[asyncio.Future[None]] = []
-        self._woken: list[asyncio.Future[None]] = []
+        self._resolver = DomainResolver(lambda: self.evaluator.domains, self._update_addresses, problems)
+        self._deltas: list[Touched] = []
+        self._pending_recheck: frozenset[bytes] = frozenset()
+        """Packed addresses whose connections are rechecked once the kernel holds the last `changes`."""
+        self._in_flight = False
+        self._foreign_change = self._recheck_all = False
+        """The kernel may have applied other rules than ours: since the last `changes`, and before them."""
+        self._waiters: list[asyncio.Future[None]] = []
+        self._waiters_in_flight: list[asyncio.Future[None]] = []
         table.add(self)
-        table.on_foreign_change(self._doubt)
+        table.on_foreign_change(self._on_foreign_change)
 
     async def run(self) -> None:
-        """For ever."""
-        async with asyncio.TaskGroup() as duties:
-            duties.create_task(follow(self._store, KINDS, self._event, self._troubles), name="objects")
-            duties.create_task(self._names.run(), name="names")
+        """Runs until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(follow(self._store, KINDS, self._on_event, self._problems), name="objects")
+            tasks.create_task(self._resolver.run(), name="names")
 
     # Pods of this node
 
-    async def admit(self, pod: ObjectKey, addresses: Iterable[IPAddress]) -> None:
-        """The rules for this pod, which is about to have these addresses, are in place when this returns.
-
-        Raises StoreError.
-        """
-        self._attach(pod, addresses)
+    async def before_add(self, attachment: Attachment) -> None:
+        """The kernel holds the rules for this pod and its addresses when this returns. Raises StoreError."""
+        if attachment.pod is None:
+            return
+        pod = attachment.pod.key
+        self._attach(pod, (each.ip for each in attachment.wires.addresses))
         facts = await self._known(pod)
         if facts is None:
-            return  # no pod of the cluster: no policy can select it
+            return  # not a pod of the cluster: no policy can select it
         self._put_pod(facts)
-        pending = self._touched or self._bringing or self._touched_by_others
-        if not pending and self._node_table.in_force.is_set():
+        pending = self._deltas or self._in_flight or self._foreign_change
+        if not pending and self._node_table.applied.is_set():
             return
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(done)
-        self._node_table.touch()
+        self._waiters.append(done)
+        self._node_table.request_sync()
         await done
 
     def _attach(self, pod: ObjectKey, addresses: Iterable[IPAddress]) -> None:
         self._attached[pod] = tuple(dict.fromkeys((*self._attached.get(pod, ()), *_packed(addresses))))
 
     async def _known(self, pod: ObjectKey) -> PodFacts | None:
-        """Also of a pod whose event has not come yet, or that has the name of one that is gone."""
+        """Also for a pod whose watch event has not arrived yet, or that has the name of one that is gone."""
         known = self._said.get(pod) or self.evaluator.members.pod(pod)
         if known is not None and pod not in self._deleted:
             return known
@@ -126,9 +127,11 @@ class Enforcement:
             return since  # its event came meanwhile, or its object is gone
         return facts_of(found) if found is not None else None
 
-    def dismiss(self, pod: ObjectKey, addresses: Iterable[IPAddress]) -> None:
-        """These of the pod's wires are gone; its object may stay for a while, and says which addresses it has."""
-        gone = _packed(addresses)
+    def after_del(self, attachment: Attachment) -> None:
+        """These of the pod's devices are gone; its object may remain for a while, with its addresses in the status."""
+        if attachment.pod is None:
+            return
+        pod, gone = attachment.pod.key, _packed(each.ip for each in attachment.wires.addresses)
         left = tuple(each for each in self._attached.pop(pod, ()) if each not in gone)
         if left:
             self._attached[pod] = left
@@ -136,32 +139,32 @@ class Enforcement:
         if said is None:
             return
         if left or pod not in self._deleted:
-            self._note(self.evaluator.put_facts(self._as_attached(said)))
+            self._record(self.evaluator.put_facts(self._as_attached(said)))
         else:
-            self._note(self.evaluator.remove(Pod, pod))
+            self._record(self.evaluator.remove(Pod, pod))
         if not left:
             del self._said[pod]
             self._deleted.discard(pod)
 
     def _as_attached(self, facts: PodFacts) -> PodFacts:
-        """What the pod's wires have counts more than what its status says, and while it has any it is not over."""
+        """The addresses of the pod's attachment take precedence over its status; with any, it counts as running."""
         addresses = self._attached.get(facts.key)
         if addresses is None or facts.host_addresses is not None:
             return facts
         return replace(facts, addresses=addresses, finished=False, rank=(True, *facts.rank[1:]))
 
-    # What the store says
+    # Store events
 
-    async def _event(self, event: Snapshot | Upserted | Deleted) -> None:
+    async def _on_event(self, event: Snapshot | Upserted | Deleted) -> None:
         match event:
             case Snapshot():
-                first, self.spoken = not self.spoken, False  # half of a snapshot is no state of the cluster
+                first, self.synced = not self.synced, False  # half a snapshot is not a consistent state
                 await self._replace(event.objects)
                 if first:
-                    await self._troubles.without(STORE)  # what cannot be read may be a policy that is in force
-                    await self._names.answered()  # what a former life allowed goes on
-                self.spoken = True
-                self._node_table.touch()
+                    await self._problems.wait_clear(STORE)  # an unreadable file may contain a policy that is in force
+                    await self._resolver.wait_resolved()  # connections that the previous run allowed continue
+                self.synced = True
+                self._node_table.request_sync()
             case Upserted():
                 self._put(event.object)
             case Deleted():
@@ -172,7 +175,7 @@ class Enforcement:
         for number, obj in enumerate(objects):
             gone.discard((type(obj), obj.key))
             self._put(obj)
-            if number % _BREATH == 0:
+            if number % _YIELD_EVERY == 0:
                 await asyncio.sleep(0)
         for kind, key in gone:
             self._remove(kind, key)
@@ -182,85 +185,85 @@ class Enforcement:
             self._deleted.discard(obj.key)
             self._put_pod(facts_of(obj))
         else:
-            self._note(self.evaluator.put(obj))
+            self._record(self.evaluator.put(obj))
 
     def _put_pod(self, facts: PodFacts) -> None:
         if facts.key in self._attached:
             self._said[facts.key] = facts
-        self._note(self.evaluator.put_facts(self._as_attached(facts)))
+        self._record(self.evaluator.put_facts(self._as_attached(facts)))
 
     def _remove(self, kind: type[Object], key: ObjectKey) -> None:
         if kind is Pod and key in self._said:
             self._deleted.add(key)
         else:
-            self._note(self.evaluator.remove(kind, key))
+            self._record(self.evaluator.remove(kind, key))
 
-    def _learn(self, names: Mapping[str, frozenset[bytes]]) -> None:
-        self._note(self.evaluator.learn(names))
+    def _update_addresses(self, names: Mapping[str, frozenset[bytes]]) -> None:
+        self._record(self.evaluator.learn(names))
 
-    def _note(self, touched: Touched) -> None:
-        if not touched:
+    def _record(self, delta: Touched) -> None:
+        if not delta:
             return
-        if any(next(policy.domains, None) for pair in touched.policies for policy in pair if policy is not None):
-            self._names.look()
-        self._touched.append(touched)
-        self._note_local(touched)
-        self._node_table.touch()
+        if any(next(policy.domains, None) for pair in delta.policies for policy in pair if policy is not None):
+            self._resolver.refresh()
+        self._deltas.append(delta)
+        self._record_local_pods(delta)
+        self._node_table.request_sync()
 
-    def _note_local(self, touched: Touched) -> None:
-        gone = self._here(move.old for move in touched.moved)
-        come = self._here(move.new for move in touched.moved)  # an address may go from one to another
-        if gone != come:
-            self.local_pods -= gone - come
-            self.local_pods |= come
+    def _record_local_pods(self, delta: Touched) -> None:
+        removed = self._local_addresses(move.old for move in delta.moved)
+        added = self._local_addresses(move.new for move in delta.moved)  # an address may move from one pod to another
+        if removed != added:
+            self.local_pods -= removed - added
+            self.local_pods |= added
             self._on_local_pods()
 
-    def _here(self, pods: Iterable[PodFacts | None]) -> set[bytes]:
-        """The addresses of those that are on this node."""
+    def _local_addresses(self, pods: Iterable[PodFacts | None]) -> set[bytes]:
+        """The addresses of those pods that run on this node."""
         return {address for pod in pods if pod is not None and pod.node == self._node for address in pod.addresses}
 
-    # This node's table
+    # Table section
 
-    def _doubt(self) -> None:
-        """Somebody else changed the table: what began meanwhile may be forbidden."""
-        self._touched_by_others = True
+    def _on_foreign_change(self) -> None:
+        """Another process changed the table: connections that began meanwhile may be forbidden."""
+        self._foreign_change = True
 
-    def edit(self) -> Transaction:
-        """What has changed since the last call."""
-        touched, self._touched = self._touched, []
-        self._unsure |= self._touched_by_others or self._bringing  # the last one may have been refused
-        self._touched_by_others = False
-        self._bringing = True
-        self._woken += self._waiting
-        self._waiting = []
-        edit = self.table.update(touched)
-        self._brought |= self.table.concerned
-        return edit
+    def changes(self) -> Transaction:
+        """Changes since the last call."""
+        deltas, self._deltas = self._deltas, []
+        self._recheck_all |= self._foreign_change or self._in_flight  # the last transaction may have been rejected
+        self._foreign_change = False
+        self._in_flight = True
+        self._waiters_in_flight += self._waiters
+        self._waiters = []
+        transaction = self.table.update(deltas)
+        self._pending_recheck |= self.table.concerned
+        return transaction
 
-    def image(self) -> Transaction:
-        """All rules, from the static text alone."""
+    def snapshot(self) -> Transaction:
+        """All rules, relative to the base chains."""
         return self.table.snapshot()
 
-    def subjects(self, part: Transaction) -> Iterator[Subject]:
-        """The policies that this part is of, and the pods whose way to their rules it is."""
+    def involved_objects(self, part: Transaction) -> Iterator[InvolvedObject]:
+        """The policies whose rules this part contains, and the pods whose dispatch to their rules it is."""
         policies, pods = self.table.owners(part)
         for policy in policies:
-            yield Subject(_POLICIES[policy.kind], ObjectKey(policy.namespace, policy.name))
-        yield from (Subject("Pod", pod) for pod in pods)
+            yield InvolvedObject(_POLICIES[policy.kind], ObjectKey(policy.namespace, policy.name))
+        yield from (InvolvedObject("Pod", pod) for pod in pods)
 
-    async def made(self, *, anything: bool) -> None:
-        """Pods that wait may live, and established connections are judged anew."""
-        brought, self._brought = self._brought, frozenset()
-        self._bringing = False
-        if unsure := self._unsure:
-            self._unsure = False
-            brought |= self.local_pods
-        woken, self._woken = self._woken, []
-        for done in woken:
+    async def committed(self, *, changed: bool) -> None:
+        """Complete waiting ADDs and recheck established connections."""
+        pending, self._pending_recheck = self._pending_recheck, frozenset()
+        self._in_flight = False
+        if recheck_all := self._recheck_all:
+            self._recheck_all = False
+            pending |= self.local_pods
+        waiters, self._waiters_in_flight = self._waiters_in_flight, []
+        for done in waiters:
             if not done.done():
                 done.set_result(None)
-        if self._reconsider is not None and brought and (anything or unsure):
-            await self._reconsider(brought)
+        if self._recheck is not None and pending and (changed or recheck_all):
+            await self._recheck(pending)
 
 
 def _packed(addresses: Iterable[IPAddress]) -> tuple[bytes, ...]:

@@ -1,9 +1,9 @@
-"""What the domain names in policies resolve to, asked again and again. `controller.py` runs it and feeds the evaluator.
+"""Resolves the domain names of policies periodically. `controller.py` runs it and feeds the evaluator.
 
-    wanted names ─▶ run ─▶ a task for each ─▶ a thread: the node's own resolver ─▶ learned(all that is known)
+    wanted names ─▶ run ─▶ a task for each ─▶ a thread: the node's resolver ─▶ update_addresses(all known addresses)
 
-A name's addresses count for a while after the last answer that held them: many names answer with others each time. A resolver
-that fails takes nothing back.
+An address stays valid for a while after the last answer that contained it: many names answer with other addresses each time. A
+resolver failure removes nothing.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from ipaddress import ip_address
 
-from percale.agent.problems import Troubles
+from percale.agent.problems import Problems
 from percale.errors import AgentError
 
 NAMES = "domain names"
-"""The troubles' source."""
-EVERY = 30.0
-"""Seconds between two questions about one name."""
-AGAIN = 5.0
-"""The same after one without an answer."""
-KEPT = 300.0
-"""Seconds for which an address counts that no answer has held any more."""
-FIRST = 5.0
-"""Seconds that an agent's first rules wait for answers."""
-_AT_ONCE = 16
-"""Names asked for at the same time."""
+"""The source of the problem."""
+INTERVAL = 30.0
+"""Seconds between two lookups of a name."""
+RETRY_INTERVAL = 5.0
+"""The same after a failed lookup."""
+RETENTION = 300.0
+"""Seconds that an address stays valid after the last answer that contained it."""
+FIRST_TIMEOUT = 5.0
+"""Seconds that an agent's first rules wait for the first lookups."""
+_MAX_CONCURRENT = 16
+"""Lookups at a time."""
 
 Resolve = Callable[[str], frozenset[bytes]]
-"""The packed addresses of a name; none when there is no such name. Raises OSError when nobody knows."""
+"""The packed addresses of a name; none if it does not exist. Raises OSError if the lookup fails."""
 
 
-def resolve(name: str) -> frozenset[bytes]:
-    """By the node's own resolver."""
+def system_resolve(name: str) -> frozenset[bytes]:
+    """With the node's resolver."""
     try:
         found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
@@ -49,40 +49,40 @@ def resolve(name: str) -> frozenset[bytes]:
     return frozenset(ip_address(str(place[0]).partition("%")[0]).packed for *_, place in found)
 
 
-class Names:
+class DomainResolver:
     """All methods are called on the event loop."""
 
     def __init__(
         self,
         wanted: Callable[[], frozenset[str]],
-        learned: Callable[[Mapping[str, frozenset[bytes]]], None],
-        troubles: Troubles,
+        update_addresses: Callable[[Mapping[str, frozenset[bytes]]], None],
+        problems: Problems,
         *,
-        ask: Resolve = resolve,
+        resolve: Resolve = system_resolve,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`learned` hears after each answer of all that is known."""
+        """`update_addresses` gets all known addresses after each answer."""
         self._wanted = wanted
-        self._learned = learned
-        self._troubles = troubles
-        self._ask = ask
+        self._update_addresses = update_addresses
+        self._problems = problems
+        self._resolve = resolve
         self._clock = clock
         self._seen: dict[str, dict[bytes, float]] = {}
-        """By name: its addresses, and when an answer held them last."""
+        """By name: its addresses, and when an answer last contained them."""
         self._failed: dict[str, OSError] = {}
-        """Names whose last question had no answer."""
-        self._turn = asyncio.Semaphore(_AT_ONCE)
+        """Names whose last lookup failed."""
+        self._concurrency = asyncio.Semaphore(_MAX_CONCURRENT)
         self._due = asyncio.Event()
-        self._heard = asyncio.Event()
+        self._answered = asyncio.Event()
 
-    def look(self) -> None:
-        """Other names may be wanted now."""
+    def refresh(self) -> None:
+        """The wanted names may have changed."""
         self._due.set()
 
     async def run(self) -> None:
-        """For ever."""
+        """Runs until cancelled."""
         tasks: dict[str, asyncio.Task[None]] = {}
-        async with asyncio.TaskGroup() as asking:
+        async with asyncio.TaskGroup() as group:
             while True:
                 self._due.clear()
                 wanted = self._wanted()
@@ -90,56 +90,56 @@ class Names:
                     tasks.pop(name).cancel()
                     self._forget(name)
                 for name in sorted(wanted - tasks.keys()):
-                    tasks[name] = asking.create_task(self._ask_on(name), name=f"resolve {name}")
+                    tasks[name] = group.create_task(self._resolve_loop(name), name=f"resolve {name}")
                 await self._due.wait()
 
-    async def _ask_on(self, name: str) -> None:
+    async def _resolve_loop(self, name: str) -> None:
         while True:
-            await self.question(name)
-            await asyncio.sleep(AGAIN if name in self._failed else EVERY)
+            await self.resolve_once(name)
+            await asyncio.sleep(RETRY_INTERVAL if name in self._failed else INTERVAL)
 
-    async def answered(self, patience: float = FIRST) -> None:
-        """Each name that is wanted has been asked for once, or this has taken so many seconds."""
+    async def wait_resolved(self, seconds: float = FIRST_TIMEOUT) -> None:
+        """Wait until each wanted name has been looked up once, for at most so many seconds."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(seconds):
                 while not self._wanted() <= self._seen.keys():
-                    self._heard.clear()
-                    await self._heard.wait()
+                    self._answered.clear()
+                    await self._answered.wait()
 
-    async def question(self, name: str) -> None:
-        """Ask once."""
-        async with self._turn:
+    async def resolve_once(self, name: str) -> None:
+        """Look the name up once."""
+        async with self._concurrency:
             try:
-                self._note(name, await _in_thread(self._ask, name))
+                self._store_addresses(name, await _in_thread(self._resolve, name))
                 self._failed.pop(name, None)
             except OSError as error:
                 self._seen.setdefault(name, {})
                 self._failed[name] = error
-        self._heard.set()
-        self._tell()
+        self._answered.set()
+        self._report()
 
-    def _note(self, name: str, found: Iterable[bytes]) -> None:
+    def _store_addresses(self, name: str, found: Iterable[bytes]) -> None:
         now = self._clock()
         seen = {**self._seen.get(name, {}), **dict.fromkeys(found, now)}
-        self._seen[name] = {address: at for address, at in seen.items() if now - at <= KEPT}
-        self._say()
+        self._seen[name] = {address: at for address, at in seen.items() if now - at <= RETENTION}
+        self._publish()
 
     def _forget(self, name: str) -> None:
         self._seen.pop(name, None)
         self._failed.pop(name, None)
-        self._say()
-        self._tell()
+        self._publish()
+        self._report()
 
-    def _say(self) -> None:
-        self._learned({name: frozenset(addresses) for name, addresses in self._seen.items() if addresses})
+    def _publish(self) -> None:
+        self._update_addresses({name: frozenset(addresses) for name, addresses in self._seen.items() if addresses})
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         if not self._failed:
-            self._troubles.end(NAMES)
+            self._problems.clear(NAMES)
             return
         name, error = min(self._failed.items())
         others = f" (and {len(self._failed) - 1} more)" if len(self._failed) > 1 else ""
-        self._troubles.begin(
+        self._problems.raise_(
             NAMES,
             AgentError(
                 f"{name!r}{others} cannot be resolved: {error.strerror}",
@@ -148,8 +148,8 @@ class Names:
         )
 
 
-async def _in_thread(ask: Resolve, name: str) -> frozenset[bytes]:
-    """A resolver may hang for long: its thread is one that the agent's end does not wait for."""
+async def _in_thread(resolve: Resolve, name: str) -> frozenset[bytes]:
+    """A lookup may hang for long: it runs on a daemon thread, for which shutdown does not wait."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[frozenset[bytes]] = loop.create_future()
 
@@ -164,10 +164,10 @@ async def _in_thread(ask: Resolve, name: str) -> frozenset[bytes]:
     def run() -> None:
         found: frozenset[bytes] | OSError
         try:
-            found = ask(name)
+            found = resolve(name)
         except OSError as error:
             found = error
-        with suppress(RuntimeError):  # the loop has ended meanwhile
+        with suppress(RuntimeError):  # the loop has ended
             loop.call_soon_threadsafe(settle, found)
 
     threading.Thread(target=run, name=f"resolve {name}", daemon=True).start()

@@ -1,10 +1,10 @@
-"""Established connections that a change of policy forbids are cut, and go on when they are allowed again.
+"""Cuts established connections that a policy change forbids, and restores them when they are allowed again.
 
-    change ─▶ reconsider(addresses) ─▶ run: their flows (conntrack, a worker thread) ─▶ judged ─▶ marks ─▶ the table drops
+    change ─▶ recheck(addresses) ─▶ run: their flows (conntrack, on a worker thread) ─▶ evaluate ─▶ marks ─▶ the table drops
 
-The agent says after each edit of the kernel's rules, and once at its start, whose connections may be judged otherwise now. A
-flow is judged as the new connection that it once was: from its source before masquerade to its destination after DNAT. Only
-flows with an end on this node are looked at.
+After each commit of the kernel's rules, and once at the start, the agent passes the addresses whose connections may have another
+verdict now. A flow is evaluated as the new connection that it once was: from its source before masquerade to its destination
+after DNAT. Only flows with an end on this node are considered.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import NamedTuple, Protocol, TypeVar
 from percale.agent.config.settings import AgentConfig
 from percale.agent.logging import Log
 from percale.agent.metrics import Metrics
-from percale.agent.problems import Troubles
-from percale.agent.workqueue import PAUSE, Rounds
+from percale.agent.problems import Problems
+from percale.agent.workqueue import RETRY_INTERVAL, WorkQueue
 from percale.errors import KernelError
 from percale.kernel.netlink.conntrack import Conntrack, ConntrackEntry, EntryFilter
 from percale.policy.evaluator import Evaluator
@@ -32,11 +32,11 @@ from percale.render.policy.base_chains import CUT_MARK
 T = TypeVar("T")
 
 CONNTRACK = "conntrack"
-"""The troubles' source."""
-_AT_ONCE = 500
-"""Flows that the worker thread hands over together."""
-_BREATH = 50
-"""Flows judged between two breaths of the event loop."""
+"""The source of the problem."""
+_BATCH = 500
+"""Flows that the worker thread returns at a time."""
+_YIELD_EVERY = 50
+"""Flows evaluated before the event loop gets a turn."""
 
 _PROTOCOLS: Mapping[int, FlowProtocol] = {
     socket.IPPROTO_TCP: "TCP",
@@ -46,28 +46,28 @@ _PROTOCOLS: Mapping[int, FlowProtocol] = {
 """All others have no ports that a rule could name, as ICMP."""
 
 
-class Established(Protocol):
-    """What becomes of established connections when policies change."""
+class EstablishedFlows(Protocol):
+    """Handles established connections when policies change."""
 
-    async def reconsider(self, addresses: frozenset[bytes] | None) -> None:
-        """What may be between these packed addresses and others has changed; None: of all pods of this node."""
+    async def recheck(self, addresses: frozenset[bytes] | None) -> None:
+        """The verdict on flows of these packed addresses may have changed; None: of all pods of this node."""
 
     async def run(self) -> None:
-        """For ever: does what `reconsider` asked for."""
+        """Runs until cancelled: processes what `recheck` queued."""
 
     def close(self) -> None:
         """Marked flows stay marked."""
 
 
-class Finding(NamedTuple):
-    """A flow's verdict by now; of one that is forbidden whose policy says so, and which."""
+class FlowVerdict(NamedTuple):
+    """Whether a flow is allowed; if it is not, at which pod and by which policy."""
 
     allowed: bool
     pod: str = ""
     by: str = ""
 
 
-class Cutting:
+class FlowBlocker:
     """`established: cut`. All methods are called on the event loop."""
 
     def __init__(
@@ -76,7 +76,7 @@ class Cutting:
         evaluator: Evaluator,
         conntrack: Conntrack,
         *,
-        troubles: Troubles,
+        problems: Problems,
         metrics: Metrics,
         log: Log,
         on_cut: Callable[[], Awaitable[None]] | None = None,
@@ -87,44 +87,44 @@ class Cutting:
         self._evaluator = evaluator
         self._metrics = metrics
         self._log = log
-        self._table = _Table(conntrack)
-        self._rounds = Rounds[frozenset[bytes]](
-            frozenset(), frozenset.union, self._round, failed=_refused, source=CONNTRACK, troubles=troubles
+        self._table = _ConntrackWorker(conntrack)
+        self._queue = WorkQueue[frozenset[bytes]](
+            frozenset(), frozenset.union, self._process, to_error=_kernel_error, source=CONNTRACK, problems=problems
         )
 
     def close(self) -> None:
         self._table.close()
 
-    async def reconsider(self, addresses: frozenset[bytes] | None) -> None:
+    async def recheck(self, addresses: frozenset[bytes] | None) -> None:
         """Returns at once."""
-        self._rounds.ask(local_addresses(self._evaluator, self._node) if addresses is None else addresses)
+        self._queue.add(local_addresses(self._evaluator, self._node) if addresses is None else addresses)
 
-    async def idle(self) -> None:
-        """Wait until everything that was asked for is done."""
-        await self._rounds.idle()
+    async def wait_idle(self) -> None:
+        """Wait until all queued work is done."""
+        await self._queue.wait_idle()
 
     async def run(self) -> None:
-        await self._rounds.run()
+        await self._queue.run()
 
-    async def _round(self, addresses: frozenset[bytes]) -> None:
-        """Marks what is forbidden and not marked, and the other way round; the rest is as it should be."""
-        findings: dict[tuple[bytes, bytes, int, int], Finding | None] = {}
+    async def _process(self, addresses: frozenset[bytes]) -> None:
+        """Mark forbidden flows that are not marked, and unmark allowed ones that are."""
+        verdicts: dict[tuple[bytes, bytes, int, int], FlowVerdict | None] = {}
         forbidden: list[ConntrackEntry] = []
         allowed: list[ConntrackEntry] = []
-        reasons: Counter[Finding] = Counter()
+        reasons: Counter[FlowVerdict] = Counter()
         async for flow in self._table.of(addresses):
             which = (flow.client, flow.server, flow.original.protocol, flow.server_port)
-            if which not in findings:
-                findings[which] = judge(self._evaluator, self._node, flow)
-            finding = findings[which]
+            if which not in verdicts:
+                verdicts[which] = evaluate_flow(self._evaluator, self._node, flow)
+            verdict = verdicts[which]
             marked = bool(flow.mark & CUT_MARK)
-            if finding is None or finding.allowed != marked:
+            if verdict is None or verdict.allowed != marked:
                 continue
             if marked:
                 allowed.append(flow)
             else:
                 forbidden.append(flow)
-                reasons[finding] += 1
+                reasons[verdict] += 1
         await self._table.mark(forbidden, CUT_MARK)
         await self._table.mark(allowed, 0)
         if forbidden and self._on_cut is not None:
@@ -135,53 +135,53 @@ class Cutting:
             self._log.info("flows cut", count=count, pod=pod, by=by)
 
 
-class Keeping:
-    """`established: keep`: what began goes on, also what an agent with the other setting had cut."""
+class FlowUnblocker:
+    """`established: keep`: established flows continue, including those that an agent with `cut` had cut."""
 
-    def __init__(self, conntrack: Conntrack, troubles: Troubles) -> None:
+    def __init__(self, conntrack: Conntrack, problems: Problems) -> None:
         """`conntrack` is closed with this."""
-        self._troubles = troubles
-        self._table = _Table(conntrack)
+        self._problems = problems
+        self._table = _ConntrackWorker(conntrack)
 
     def close(self) -> None:
         self._table.close()
 
-    async def reconsider(self, addresses: frozenset[bytes] | None) -> None:
-        """Nothing changes for what began."""
+    async def recheck(self, addresses: frozenset[bytes] | None) -> None:
+        """Established flows are not affected."""
 
     async def run(self) -> None:
         while True:
             try:
-                await self._table.mark(await self._table.cut(), 0)
+                await self._table.mark(await self._table.blocked(), 0)
             except OSError as error:
-                self._troubles.begin(CONNTRACK, _refused(error))
-                await asyncio.sleep(PAUSE)
+                self._problems.raise_(CONNTRACK, _kernel_error(error))
+                await asyncio.sleep(RETRY_INTERVAL)
             else:
-                self._troubles.end(CONNTRACK)
+                self._problems.clear(CONNTRACK)
                 return
 
 
-def established(
+def established_flows(
     config: AgentConfig,
     evaluator: Evaluator,
     *,
-    troubles: Troubles,
+    problems: Problems,
     metrics: Metrics,
     log: Log,
     on_cut: Callable[[], Awaitable[None]] | None = None,
-) -> Established:
-    """As the setting wants it, in the caller's network namespace. Raises KernelError."""
+) -> EstablishedFlows:
+    """By the setting `established`, in the caller's network namespace. Raises KernelError."""
     try:
         conntrack = Conntrack()
     except OSError as error:
-        raise _refused(error) from error
+        raise _kernel_error(error) from error
     if config.established == "keep":
-        return Keeping(conntrack, troubles)
-    return Cutting(config.node, evaluator, conntrack, troubles=troubles, metrics=metrics, log=log, on_cut=on_cut)
+        return FlowUnblocker(conntrack, problems)
+    return FlowBlocker(config.node, evaluator, conntrack, problems=problems, metrics=metrics, log=log, on_cut=on_cut)
 
 
-class _Table:
-    """The connection table, on a thread of its own."""
+class _ConntrackWorker:
+    """Conntrack operations on a thread of their own."""
 
     def __init__(self, conntrack: Conntrack) -> None:
         self._conntrack = conntrack
@@ -192,19 +192,19 @@ class _Table:
         self._conntrack.close()
 
     async def of(self, addresses: Collection[bytes]) -> AsyncIterator[ConntrackEntry]:
-        """Handed over in portions: there may be 100,000."""
+        """In batches: there may be 100,000."""
         found = self._conntrack.of(addresses)
-        while portion := await self._do(lambda: list(islice(found, _AT_ONCE))):
-            for number, flow in enumerate(portion, 1):
+        while batch := await self._do(lambda: list(islice(found, _BATCH))):
+            for number, flow in enumerate(batch, 1):
                 yield flow
-                if number % _BREATH == 0:
+                if number % _YIELD_EVERY == 0:
                     await asyncio.sleep(0)
 
-    async def cut(self) -> list[ConntrackEntry]:
+    async def blocked(self) -> list[ConntrackEntry]:
         return await self._do(lambda: list(self._conntrack.flows(EntryFilter(marked=CUT_MARK))))
 
     async def mark(self, flows: Sequence[ConntrackEntry], bits: int) -> None:
-        """Raises OSError for the first that was refused; the others are marked."""
+        """Raises the first OSError; the other flows are marked."""
         if not flows:
             return
         for error in await self._do(lambda: self._conntrack.mark(flows, bits, CUT_MARK)):
@@ -221,34 +221,34 @@ def local_addresses(evaluator: Evaluator, node: str) -> frozenset[bytes]:
     return frozenset(address for pod in pods for address in pod.addresses)
 
 
-def judge(evaluator: Evaluator, node: str, flow: ConntrackEntry) -> Finding | None:
-    """May this flow begin now, as far as the rules of this node say? What the other end's node forbids is cut there.
+def evaluate_flow(evaluator: Evaluator, node: str, flow: ConntrackEntry) -> FlowVerdict | None:
+    """Whether the rules of this node allow this flow as a new one. What the other end's node forbids is cut there.
 
-    None when neither end is a pod of this node.
+    None if neither end is a pod of this node.
     """
     protocol = _PROTOCOLS.get(flow.original.protocol, "ICMP")
     source, destination = evaluator.party(flow.client), evaluator.party(flow.server)
-    begins, ends = (party.pod is not None and party.pod.node == node for party in (source, destination))
-    if not begins and not ends:
+    from_here, to_here = (party.pod is not None and party.pod.node == node for party in (source, destination))
+    if not from_here and not to_here:
         return None
     port = None if protocol == "ICMP" else flow.server_port
     verdict = evaluator.judge(Flow(source, destination, protocol, port))
-    if begins and not verdict.egress.allowed:
+    if from_here and not verdict.egress.allowed:
         return _forbidden(verdict.egress, source)
-    if ends and not verdict.ingress.allowed:
+    if to_here and not verdict.ingress.allowed:
         return _forbidden(verdict.ingress, destination)
-    return Finding(True)
+    return FlowVerdict(True)
 
 
-def _forbidden(decision: Decision, party: Party) -> Finding:
+def _forbidden(decision: Decision, party: Party) -> FlowVerdict:
     by = str(decision.rule) if decision.rule is not None else ", ".join(map(str, decision.isolating))
-    return Finding(False, str(party.pod.key) if party.pod is not None else "", by)
+    return FlowVerdict(False, str(party.pod.key) if party.pod is not None else "", by)
 
 
-def _refused(error: OSError) -> KernelError:
+def _kernel_error(error: OSError) -> KernelError:
     return KernelError(
         error.strerror or str(error),
         errno=error.errno or 0,
         where="established connections and policies",
-        hint="it is tried again; until then they go on as they were",
+        hint="this is retried; until then they continue unchanged",
     )

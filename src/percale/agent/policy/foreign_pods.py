@@ -1,9 +1,9 @@
-"""How another plugin wired the pods that policies judge here: seen by the route to each address. Called there.
+"""Inspects how another plugin attached the pods that have policies here, by the route to each address.
 
-    judged pods, underlay ─▶ wirings ─┬─ on a bridge ─▶ bridged packets shall pass our rules (br_netfilter): "node/bridges"
-                                      └─ no way ──────▶ a trouble: nothing that we could judge passes this node
+    pods with policies, underlay ─▶ inspect_pods ─┬─ on a bridge ─▶ bridged packets pass our rules (br_netfilter): "node/bridges"
+                                                  └─ no route ────▶ a problem: their packets do not pass this node's rules
 
-Nothing of the other plugin is changed: the two settings are the kernel's own, and kube-proxy wants them as well.
+Nothing of the other plugin is changed: the two sysctls are the kernel's own, and kube-proxy needs them too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ipaddress import ip_address, ip_network
 from msgspec import Struct
 
 from percale.agent.logging import Log
-from percale.agent.problems import Troubles
+from percale.agent.problems import Problems
 from percale.errors import KernelError
 from percale.kernel.protocol import HostRoute, Underlay
 from percale.kernel.reconciler.reconciler import Reconciler
@@ -23,21 +23,21 @@ from percale.policy.pod_facts import PodFacts
 from percale.render.network.pod_veth import bridge_nf_call
 from percale.render.objects import IPAddress
 
-BRIDGES, WIRINGS = "node/bridges", "wirings"
-"""The source of our wishes, and of the trouble."""
+BRIDGES, WIRINGS = "node/bridges", "inspect_pods"
+"""The source of the desired sysctls, and of the problem."""
 
 
-class Wirings(Struct, frozen=True):
-    """What the routes say about some pods."""
+class PodInspection(Struct, frozen=True):
+    """Where some pods are attached."""
 
     bridges: frozenset[tuple[str, int]]
-    """Devices that have ports, each with the IP version of pods behind it."""
+    """Bridges with pods behind them, each with the pods' IP version."""
     unrouted: tuple[tuple[str, IPAddress], ...]
-    """Running pods, by namespace/name, that no device of this node leads to."""
+    """Running pods, by namespace/name, without a route on this node."""
 
 
-def wirings(pods: Iterable[PodFacts], underlay: Underlay) -> Wirings:
-    """Where the pods' addresses are."""
+def inspect_pods(pods: Iterable[PodFacts], underlay: Underlay) -> PodInspection:
+    """Look up each address in the routes."""
     routes = _Routes(underlay.routes)
     masters = {interface.master for interface in underlay.interfaces}
     bridges: set[tuple[str, int]] = set()
@@ -47,23 +47,23 @@ def wirings(pods: Iterable[PodFacts], underlay: Underlay) -> Wirings:
             device = routes.device(address)
             if device in masters and device is not None:
                 bridges.add((device, address.version))
-            elif device is None and _is_settled(pod):
+            elif device is None and _is_stable(pod):
                 unrouted.append((str(pod.key), address))
-    return Wirings(frozenset(bridges), tuple(sorted(unrouted, key=str)))
+    return PodInspection(frozenset(bridges), tuple(sorted(unrouted, key=str)))
 
 
-def _is_settled(pod: PodFacts) -> bool:
-    """Running and not about to go: its wires must be there."""
+def _is_stable(pod: PodFacts) -> bool:
+    """Running and not terminating: it must have a route."""
     _, running, staying, _ = pod.rank
     return running and staying
 
 
 class _Routes:
-    """Devices by address; the longest prefix wins. Where a gateway follows, or by default, is not where a pod is."""
+    """Devices by address; the longest prefix wins. Routes via a gateway, and default routes, do not lead to a local pod."""
 
     def __init__(self, routes: Iterable[HostRoute]) -> None:
-        near = sorted((route for route in routes if route.via is None), key=lambda route: -route.metric)
-        self._devices = {route.dst: route.dev for route in near if route.dst.prefixlen}
+        direct = sorted((route for route in routes if route.via is None), key=lambda route: -route.metric)
+        self._devices = {route.dst: route.dev for route in direct if route.dst.prefixlen}
         self._lengths = sorted({(dst.version, dst.prefixlen) for dst in self._devices}, reverse=True)
 
     def device(self, address: IPAddress) -> str | None:
@@ -75,31 +75,31 @@ class _Routes:
         return None
 
 
-class Showing:
-    """Keeps what the pods need wished, and says what is wrong. All methods are called on the event loop."""
+class ForeignPodMonitor:
+    """Declares the sysctls that the pods need and raises problems. All methods are called on the event loop."""
 
     def __init__(
-        self, pods: Callable[[], Iterable[PodFacts]], reconciler: Reconciler, troubles: Troubles, log: Log
+        self, pods: Callable[[], Iterable[PodFacts]], reconciler: Reconciler, problems: Problems, log: Log
     ) -> None:
-        """`pods` are those that are judged on this node, as of now."""
+        """`pods` are those with policies on this node, as of now."""
         self._pods = pods
         self._reconciler = reconciler
-        self._troubles = troubles
+        self._problems = problems
         self._log = log
-        self._shown: frozenset[tuple[str, int]] = frozenset()
-        reconciler.on_underlay(lambda _underlay: self.look())
+        self._bridges: frozenset[tuple[str, int]] = frozenset()
+        reconciler.on_underlay(lambda _underlay: self.refresh())
 
-    def look(self) -> None:
-        """Pods, devices or routes are others now. A bridge that was shown stays so."""
-        found = wirings(self._pods(), self._reconciler.underlay)
-        if new := found.bridges - self._shown:
-            self._shown |= new
-            self._reconciler.declare(BRIDGES, bridge_nf_call(version for _, version in self._shown))
-            self._log.info("bridged packets are judged", device=" ".join(sorted({device for device, _ in new})))
+    def refresh(self) -> None:
+        """Pods, devices or routes may have changed. A known bridge stays declared."""
+        found = inspect_pods(self._pods(), self._reconciler.underlay)
+        if new := found.bridges - self._bridges:
+            self._bridges |= new
+            self._reconciler.declare(BRIDGES, bridge_nf_call(version for _, version in self._bridges))
+            self._log.info("bridged packets are filtered", device=" ".join(sorted({device for device, _ in new})))
         if found.unrouted:
-            self._troubles.begin(WIRINGS, _unrouted(found.unrouted))
+            self._problems.raise_(WIRINGS, _unrouted(found.unrouted))
         else:
-            self._troubles.end(WIRINGS)
+            self._problems.clear(WIRINGS)
 
 
 def _unrouted(pods: tuple[tuple[str, IPAddress], ...]) -> KernelError:

@@ -1,11 +1,11 @@
-"""What services and host ports want from the connection table: datagram flows of who is gone forgotten, connections counted.
+"""Deletes stale UDP conntrack entries of Services and host ports, and counts connections per endpoint.
 
-    edit is in the kernel ─▶ forget(Served) ─▶ a worker thread ─▶ UDP flows with another destination than these: deleted
-    strategy lc, now and then ─▶ count(endpoints) ─▶ the same thread
+    transaction committed ─▶ delete_stale(Served) ─▶ a worker thread ─▶ UDP flows to other endpoints than these: deleted
+    strategy lc, periodically ─▶ count(endpoints) ─▶ the same thread
 
-UDP has no end: a client goes on with its flow, and so with an endpoint that is gone, or with none that was there when it
-began, as long as the entry is there. TCP entries are left alone: the client notices by itself. `proxier.py` and
-`host_ports.py` call, `node_agent.py` runs it.
+UDP has no end: as long as a client keeps sending, its conntrack entry leads to an endpoint that is gone, or to none if there was
+none at first. TCP entries are left alone: the client notices by itself. `proxier.py` and `host_ports.py` call it,
+`node_agent.py` runs it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from ipaddress import ip_address
 from typing import TypeAlias, TypeVar
 
 from percale.agent.metrics import Metrics
-from percale.agent.problems import Troubles
-from percale.agent.workqueue import Rounds
+from percale.agent.problems import Problems
+from percale.agent.workqueue import WorkQueue
 from percale.errors import KernelError
 from percale.kernel.netlink.conntrack import Conntrack, ConntrackEntry
 from percale.kernel.rtnl.dump import own_addresses
@@ -29,96 +29,96 @@ from percale.service.endpoint_selection import Record
 T = TypeVar("T")
 
 SOURCE = "service flows"
-"""The troubles' source."""
+"""The source of the problem."""
 
-EVERYWHERE = b""
-"""For an address: each that this node has, unless it is named too; but loopback's."""
+ANY_ADDRESS = b""
+"""Stands for each address of this node that has no key of its own, except loopback."""
 
 Served: TypeAlias = Mapping[tuple[bytes, int], frozenset[Record]]
-"""Who may serve an address and port."""
+"""The endpoints that may serve an address and port."""
 
 
-class ServiceFlows:
+class ConntrackCleaner:
     """All methods are called on the event loop."""
 
-    def __init__(self, conntrack: Conntrack, *, troubles: Troubles, metrics: Metrics) -> None:
+    def __init__(self, conntrack: Conntrack, *, problems: Problems, metrics: Metrics) -> None:
         """`conntrack` is closed with this."""
         self._conntrack = conntrack
         self._metrics = metrics
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="service-flows")
-        self._rounds = Rounds[Served](
+        self._queue = WorkQueue[Served](
             {},
-            lambda before, since: {**before, **since},
-            self._forget,
-            failed=_refused,
+            lambda older, newer: {**older, **newer},
+            self._process,
+            to_error=_kernel_error,
             source=SOURCE,
-            troubles=troubles,
+            problems=problems,
         )
 
     def close(self) -> None:
         self._thread.shutdown()
         self._conntrack.close()
 
-    def forget(self, served: Served) -> None:
-        """Datagram flows to these addresses that lead elsewhere. Returns at once: `run` does it."""
+    def delete_stale(self, served: Served) -> None:
+        """Delete UDP flows to these addresses whose endpoint is not among these. Returns at once: `run` does it."""
         if served:
-            self._rounds.ask(served)
+            self._queue.add(served)
 
-    async def idle(self) -> None:
-        """Wait until all that was asked for is done."""
-        await self._rounds.idle()
+    async def wait_idle(self) -> None:
+        """Wait until all queued work is done."""
+        await self._queue.wait_idle()
 
     async def run(self) -> None:
-        """For ever."""
-        await self._rounds.run()
+        """Runs until cancelled."""
+        await self._queue.run()
 
-    async def _forget(self, served: Served) -> None:
-        self._metrics.flows_forgotten.inc(await self._do(lambda: self._round(served)))
+    async def _process(self, served: Served) -> None:
+        self._metrics.flows_forgotten.inc(await self._do(lambda: self._delete_stale(served)))
 
-    def _round(self, served: Served) -> int:
-        """How many were forgotten. Raises OSError."""
-        served = at_own_addresses(served)
+    def _delete_stale(self, served: Served) -> int:
+        """Returns how many were deleted. Raises OSError."""
+        served = expand_any_address(served)
         flows = self._conntrack.to({address for address, _ in served}, socket.IPPROTO_UDP)
-        left = [flow for flow in flows if is_left(flow, served)]
-        for error in self._conntrack.delete(left):
+        stale = [flow for flow in flows if is_stale(flow, served)]
+        for error in self._conntrack.delete(stale):
             if error is not None:
                 raise error
-        return len(left)
+        return len(stale)
 
     async def count(self, endpoints: Collection[tuple[int, bytes]]) -> Counter[tuple[int, bytes]]:
         """Connections of each endpoint, by protocol number and record. Raises KernelError."""
         try:
             return await self._do(lambda: self._conntrack.connections(endpoints))
         except OSError as error:
-            raise _refused(error) from error
+            raise _kernel_error(error) from error
 
     async def _do(self, action: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, action)
 
 
-def at_own_addresses(served: Served) -> Served:
-    """With the node's addresses in place of EVERYWHERE. Raises OSError."""
-    anywhere = {port: records for (address, port), records in served.items() if address == EVERYWHERE}
+def expand_any_address(served: Served) -> Served:
+    """Replace ANY_ADDRESS by the node's addresses. Raises OSError."""
+    anywhere = {port: records for (address, port), records in served.items() if address == ANY_ADDRESS}
     if not anywhere:
         return served
     own = [address for address in own_addresses() if not ip_address(address).is_loopback]
-    named = {(address, port): records for (address, port), records in served.items() if address != EVERYWHERE}
+    named = {(address, port): records for (address, port), records in served.items() if address != ANY_ADDRESS}
     return {(address, port): records for port, records in anywhere.items() for address in own} | named
 
 
-def is_left(flow: ConntrackEntry, served: Served) -> bool:
-    """A flow to one of these addresses that goes to somebody who does not serve it."""
+def is_stale(flow: ConntrackEntry, served: Served) -> bool:
+    """Whether the flow is to one of these addresses and its endpoint does not serve it."""
     serving = served.get((flow.original.destination, flow.original.destination_port))
     return serving is not None and flow.server + flow.server_port.to_bytes(2) not in serving
 
 
-def _refused(error: OSError) -> KernelError:
+def _kernel_error(error: OSError) -> KernelError:
     return KernelError(error.strerror or str(error), errno=error.errno or 0, where="the connection table")
 
 
-def service_flows(troubles: Troubles, metrics: Metrics) -> ServiceFlows:
+def conntrack_cleaner(problems: Problems, metrics: Metrics) -> ConntrackCleaner:
     """In the caller's network namespace. Raises KernelError."""
     try:
-        return ServiceFlows(Conntrack(), troubles=troubles, metrics=metrics)
+        return ConntrackCleaner(Conntrack(), problems=problems, metrics=metrics)
     except OSError as error:
-        raise _refused(error) from error
+        raise _kernel_error(error) from error

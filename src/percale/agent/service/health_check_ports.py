@@ -1,9 +1,8 @@
-"""Health check node ports: a load balancer outside asks each node whether it has endpoints of a service. `proxier.py` calls.
+"""Health check node ports: external load balancers ask each node whether it has endpoints of a Service. `proxier.py` calls.
 
-    Services with healthCheckNodePort ─▶ show({port: Check}) ─▶ one small HTTP server for each port
+    Services with healthCheckNodePort ─▶ sync({port: HealthCheck}) ─▶ one small HTTP server for each port
 
-Every path answers: 200 while this node has ready endpoints and its rules are in force, else 503. What is said is looked up
-when somebody asks.
+Every path answers: 200 while this node has ready endpoints and its rules are applied, else 503.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from percale.agent.http.listener import Page
-from percale.agent.problems import Troubles
-from percale.agent.service.proxier_health import ProxyHealth
+from percale.agent.problems import Problems
+from percale.agent.service.proxier_health import ProxierHealth
 from percale.errors import KernelError
 from percale.model.meta import ObjectKey
 
@@ -25,8 +24,8 @@ SOURCE = "health check"
 _WEB = ("aiohttp.web", "percale.agent.http.web_server")
 
 
-class Check(NamedTuple):
-    """What a port tells: of which service, and how many ready endpoints this node has."""
+class HealthCheck(NamedTuple):
+    """What a port reports: the Service, and its number of ready endpoints on this node."""
 
     service: ObjectKey
     endpoints: int
@@ -35,27 +34,27 @@ class Check(NamedTuple):
 class HealthChecks:
     """All methods are called on the event loop."""
 
-    def __init__(self, health: ProxyHealth, troubles: Troubles) -> None:
+    def __init__(self, health: ProxierHealth, problems: Problems) -> None:
         self._health = health
-        self._troubles = troubles
-        self._checks: Mapping[int, Check] = {}
+        self._problems = problems
+        self._checks: Mapping[int, HealthCheck] = {}
         self._servers: dict[int, asyncio.Task[None]] = {}
         self._guests: Any = None
         """Of all ports together."""
 
-    def show(self, checks: Mapping[int, Check]) -> None:
-        """From now on these ports are open, and no others."""
+    def sync(self, checks: Mapping[int, HealthCheck]) -> None:
+        """Open these ports and close all others."""
         self._checks = dict(checks)
         for port in self._servers.keys() - checks.keys():
             self._servers.pop(port).cancel()
-            self._troubles.end(f"{SOURCE} {port}")
+            self._problems.clear(f"{SOURCE} {port}")
         for port in checks.keys() - self._servers.keys():
             self._servers[port] = asyncio.create_task(self._serve(port), name=f"{SOURCE} {port}")
 
     async def close(self) -> None:
-        """All ports are closed when this returns."""
+        """Close all ports."""
         servers = list(self._servers.values())
-        self.show({})
+        self.sync({})
         await asyncio.gather(*servers, return_exceptions=True)
 
     async def _serve(self, port: int) -> None:
@@ -65,7 +64,7 @@ class HealthChecks:
 
         def page() -> Page:
             nonlocal check
-            check = self._checks.get(port, check._replace(endpoints=0))  # asked while it closes, it has none
+            check = self._checks.get(port, check._replace(endpoints=0))  # while it closes it has none
             return self._answer(check)
 
         runner = await server.runner(lambda _: page, self._guests, patience=0.1, any_method=True)
@@ -76,19 +75,19 @@ class HealthChecks:
                 except OSError as error:
                     where = f"health check node port {port} of Service {check.service}"
                     taken = KernelError(error.strerror or str(error), errno=error.errno or 0, where=where)
-                    self._troubles.begin(f"{SOURCE} {port}", taken)
+                    self._problems.raise_(f"{SOURCE} {port}", taken)
                     await asyncio.sleep(1)
                 else:
-                    self._troubles.end(f"{SOURCE} {port}")
+                    self._problems.clear(f"{SOURCE} {port}")
                     break
             await asyncio.Event().wait()
         finally:
             await runner.cleanup()
 
-    def _answer(self, check: Check) -> Page:
+    def _answer(self, check: HealthCheck) -> Page:
         (namespace, name), endpoints = check
         healthy = self._health.healthy
-        said = {
+        content = {
             "service": {"namespace": namespace, "name": name},
             "localEndpoints": endpoints,
             "serviceProxyHealthy": healthy,
@@ -96,4 +95,4 @@ class HealthChecks:
         code = 200 if endpoints and healthy else 503
         self._health.answered("service", code)
         weight = {"X-Load-Balancing-Endpoint-Weight": str(endpoints)}
-        return Page(msgspec.json.encode(said), "application/json", code, weight)
+        return Page(msgspec.json.encode(content), "application/json", code, weight)

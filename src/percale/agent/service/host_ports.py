@@ -1,12 +1,12 @@
-"""The host ports of this node's pods, as their part of the table. The CNI's verbs open and close them; `node_agent.py` makes it.
+"""Host ports of this node's pods, a section of the node's table. A `PodHook`: CNI ADD opens them, DEL closes them.
 
-    ADD with portMappings ─▶ may it? ─▶ open ─▶ NodeTable ─▶ in the kernel ─▶ ADD answers        DEL ─▶ close
+    ADD with portMappings ─▶ check ─▶ open ─▶ NodeTable ─▶ committed ─▶ ADD answers        DEL ─▶ close
 
-Refused: an address that this node has not, a port of the agent's or of another pod's, and at loopback one that a process of
-this node listens on. Elsewhere a port that a process listens on is the pod's from now on, as with portmap; the status says so.
-What was open before the agent started is in the records of the pods. A client that sends datagrams from one port keeps its
-flow, whoever has the host port by now: such flows are forgotten (`conntrack_cleanup.py`). A node port of the same number comes
-before a host port: its flows are its Service's matter.
+Rejected: an address that this node does not have, a port that the agent itself or another pod uses, and at loopback a port on
+which a local process listens. Elsewhere a pod's host port takes precedence over a local process, as with portmap; the status
+reports it. Ports opened in previous runs are in the pods' records. A client that sends UDP from one port stays on its conntrack
+entry, whoever holds the host port now: such entries are deleted (`conntrack_cleanup.py`). A node port of the same number takes
+precedence over a host port: its flows belong to its Service.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
-from percale.agent.events import Subject
+from percale.agent.events import InvolvedObject
 from percale.agent.nft_table import NodeTable
-from percale.agent.problems import Troubles
-from percale.agent.service.conntrack_cleanup import EVERYWHERE, Served, ServiceFlows
+from percale.agent.problems import Problems
+from percale.agent.service.conntrack_cleanup import ANY_ADDRESS, ConntrackCleaner, Served
 from percale.cni.records import Attachment
 from percale.errors import KernelError, StateError
 from percale.ipam.address_pool import Owner
@@ -46,189 +46,189 @@ class _Opened(Struct, frozen=True):
     key: ObjectKey | None
     addresses: tuple[IPAddress, ...]
     ports: tuple[HostPort, ...]
-    """Those that are asked for, and what this means at loopback."""
+    """The requested ports, and those that result at loopback."""
     elements: tuple[tuple[str, bytes, bytes], ...]
-    beside: tuple[tuple[HostPort, Listener], ...]
-    """Processes of this node that listened when they were opened."""
+    listeners: tuple[tuple[HostPort, Listener], ...]
+    """Local processes that listened on these ports when they were opened."""
 
     def datagrams(self) -> Iterator[tuple[tuple[bytes, int], frozenset[Record]]]:
-        """Address (or EVERYWHERE) and number of its UDP ports, and where they lead."""
+        """Address (or ANY_ADDRESS) and number of each UDP port, and its endpoints."""
         for port in self.ports:
             if port.protocol == "UDP":
-                at = EVERYWHERE if port.address is None or port.address.is_unspecified else port.address.packed
-                leads = frozenset(address.packed + port.container_port.to_bytes(2) for address in self.addresses)
-                yield (at, port.port), leads
+                at = ANY_ADDRESS if port.address is None or port.address.is_unspecified else port.address.packed
+                endpoints = frozenset(address.packed + port.container_port.to_bytes(2) for address in self.addresses)
+                yield (at, port.port), endpoints
 
 
 class HostPorts:
     """All methods are called on the event loop."""
 
-    spoken = True
+    synced = True
     """Records are read before this is made."""
 
     def __init__(
-        self, table: NodeTable, attachments: Iterable[Attachment], flows: ServiceFlows, troubles: Troubles
+        self, table: NodeTable, attachments: Iterable[Attachment], flows: ConntrackCleaner, problems: Problems
     ) -> None:
         """Raises KernelError."""
         self._table = table
-        self._flows = flows
-        self._troubles = troubles
+        self._conntrack_cleaner = flows
+        self._problems = problems
         before = [each for each in attachments if each.ports]
-        there = _look(listeners) if before else []
+        there = _read(listeners) if before else []
         self._opened: dict[Owner, _Opened] = {each.owner: _opened(each, there) for each in before}
-        self._kept: dict[str, frozenset[tuple[Protocol, int]]] = {}
-        """Ports that are the agent's, by what it has them for."""
-        self._shown: dict[tuple[str, bytes], bytes] = {}
-        """Set and key, and the data: each key once, whatever records of before say."""
+        self._reserved: dict[str, frozenset[tuple[Protocol, int]]] = {}
+        """The agent's own ports, by purpose."""
+        self._current: dict[tuple[str, bytes], bytes] = {}
+        """Data by set and key: unique keys, even if old records overlap."""
         self._datagrams = {at for each in self._opened.values() for at, _ in each.datagrams()}
-        """UDP ports, each at its address, that some pod got or lost since the last `edit`."""
-        self._moved: set[tuple[bytes, int]] = set()
-        """The same of the last `edit`."""
-        self._waiting: list[asyncio.Future[None]] = []
-        self._woken: list[asyncio.Future[None]] = []
-        self._before: Callable[[Collection[int]], Served] = lambda ports: {}
+        """UDP ports, with their address, opened or closed since the last `changes`."""
+        self._datagrams_in_flight: set[tuple[bytes, int]] = set()
+        """The same in the last `changes`."""
+        self._waiters: list[asyncio.Future[None]] = []
+        self._waiters_in_flight: list[asyncio.Future[None]] = []
+        self._service_endpoints: Callable[[Collection[int]], Served] = lambda ports: {}
         table.add(self)
-        self._tell()
+        self._report_problems()
 
-    def keep(self, what: str, ports: Iterable[tuple[Protocol, int]]) -> None:
-        """These are the agent's own, whoever asked for them before; told anew, they take the place of the last ones."""
-        kept = frozenset(ports)
-        if self._kept.get(what, frozenset()) != kept:
-            self._kept[what] = kept
-            self._tell()
-            self._table.touch()
+    def reserve(self, purpose: str, ports: Iterable[tuple[Protocol, int]]) -> None:
+        """Reserve ports for the agent itself, even if a pod has them; replaces the last ports of this purpose."""
+        reserved = frozenset(ports)
+        if self._reserved.get(purpose, frozenset()) != reserved:
+            self._reserved[purpose] = reserved
+            self._report_problems()
+            self._table.request_sync()
 
-    def come_after(self, services: Callable[[Collection[int]], Served]) -> None:
-        """`services` tells who serves these UDP ports wherever a Service has them."""
-        self._before = services
+    def set_service_endpoints(self, services: Callable[[Collection[int]], Served]) -> None:
+        """`services` gives the endpoints of Services that use these UDP ports."""
+        self._service_endpoints = services
 
-    async def open(self, attachment: Attachment) -> None:
-        """The pod is reached at its host ports when this returns. Raises StateError."""
+    async def before_add(self, attachment: Attachment) -> None:
+        """The pod is reachable at its host ports when this returns. Raises StateError."""
         owner, ports = attachment.owner, attachment.ports
         if not ports:
             return
-        there, own = await asyncio.to_thread(_surroundings, ports)
+        there, own = await asyncio.to_thread(_node_sockets, ports)
         for port in ports:
             self._check(attachment, port, there, own)
-        self._closed(owner)
+        self._remove(owner)
         opened = self._opened[owner] = _opened(attachment, there)
-        self._tell()
+        self._report_problems()
         self._datagrams |= {at for at, _ in opened.datagrams()}
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(done)
-        self._table.touch()
+        self._waiters.append(done)
+        self._table.request_sync()
         await done
 
     def _check(self, attachment: Attachment, port: HostPort, there: Iterable[Listener], own: set[bytes]) -> None:
         """Raises StateError."""
         where = str(attachment)
-        if (what := self._keeper(port)) is not None:
-            raise StateError(f"{port} is the agent's own: {what}", where=where, hint="choose another host port")
+        if (purpose := self._reserved_for(port)) is not None:
+            raise StateError(f"{port} is the agent's own: {purpose}", where=where, hint="choose another host port")
         if port.address is not None and _is_named(port) and port.address.packed not in own:
             hint = "hostIP must be an address of the pod's node; without one it is at all of them"
             raise StateError(f"{port}: this node has no such address", where=where, hint=hint)
         if _is_loopback(port) and (listener := next((each for each in there if _takes(each, port)), None)) is not None:
             hint = "choose another host port"
-            raise StateError(f"{port}: a process of this node listens at {_spelled(listener)}", where=where, hint=hint)
+            raise StateError(f"{port}: a process of this node listens at {_format(listener)}", where=where, hint=hint)
         for other, theirs in self._opened.items():
             if other != attachment.owner and any(port.overlaps(each) for each in theirs.ports):
                 raise StateError(f"{port} is taken", where=where, hint=f"{theirs.pod} has it")
 
-    def _keeper(self, port: HostPort) -> str | None:
-        return next((what for what, ports in self._kept.items() if (port.protocol, port.port) in ports), None)
+    def _reserved_for(self, port: HostPort) -> str | None:
+        return next((purpose for purpose, ports in self._reserved.items() if (port.protocol, port.port) in ports), None)
 
-    def close(self, owner: Owner) -> None:
-        """The pod is reached there no more; that it never was is no error."""
-        if self._closed(owner):
-            self._tell()
-            self._table.touch()
+    def after_del(self, attachment: Attachment) -> None:
+        """Close the pod's host ports; without any: no effect."""
+        if self._remove(attachment.owner):
+            self._report_problems()
+            self._table.request_sync()
 
-    def _closed(self, owner: Owner) -> bool:
-        """Whether there was anything to close."""
+    def _remove(self, owner: Owner) -> bool:
+        """Whether the pod had host ports."""
         gone = self._opened.pop(owner, None)
         if gone is None:
             return False
         self._datagrams |= {at for at, _ in gone.datagrams()}
         return True
 
-    def _tell(self) -> None:
-        """Who has not what it asked for, and who takes what a process might wait for."""
-        wrong = sorted(said for opened in self._opened.values() for said in self._problems(opened))
-        if wrong:
-            self._troubles.begin(SOURCE, StateError("; ".join(wrong), hint="give one of them another port"))
+    def _report_problems(self) -> None:
+        """Pods that lost a port to the agent, and pods that take a local process's traffic."""
+        messages = sorted(message for opened in self._opened.values() for message in self._port_problems(opened))
+        if messages:
+            self._problems.raise_(SOURCE, StateError("; ".join(messages), hint="give one of them another port"))
         else:
-            self._troubles.end(SOURCE)
+            self._problems.clear(SOURCE)
 
-    def _problems(self, opened: _Opened) -> Iterator[str]:
+    def _port_problems(self, opened: _Opened) -> Iterator[str]:
         for port in opened.ports:
-            if (what := self._keeper(port)) is not None:
-                yield f"{opened.pod} is not reached at {port}, which is the agent's own: {what}"
-        for port, listener in opened.beside:
-            yield f"{opened.pod} takes what comes to {port}; a process of this node listens at {_spelled(listener)}"
+            if (purpose := self._reserved_for(port)) is not None:
+                yield f"{opened.pod} is not reached at {port}, which is the agent's own: {purpose}"
+        for port, listener in opened.listeners:
+            yield f"{opened.pod} takes what comes to {port}; a process of this node listens at {_format(listener)}"
 
-    # This node's table
+    # Table section
 
-    def edit(self) -> Transaction:
-        """What has changed since the last call."""
-        before, self._shown = self._shown, {}
-        kept = kept_elements(port for ports in self._kept.values() for port in ports)
-        for name, key, data in chain(kept, *(each.elements for each in self._opened.values())):
-            self._shown.setdefault((name, key), data)
-        gone, come = before.items() - self._shown.items(), self._shown.items() - before.items()
-        self._moved |= self._datagrams
+    def changes(self) -> Transaction:
+        """Changes since the last call."""
+        before, self._current = self._current, {}
+        reserved = kept_elements(port for ports in self._reserved.values() for port in ports)
+        for name, key, data in chain(reserved, *(each.elements for each in self._opened.values())):
+            self._current.setdefault((name, key), data)
+        removed, added = before.items() - self._current.items(), self._current.items() - before.items()
+        self._datagrams_in_flight |= self._datagrams
         self._datagrams = set()
-        self._woken += self._waiting
-        self._waiting = []
+        self._waiters_in_flight += self._waiters
+        self._waiters = []
         return Transaction(
-            remove=tuple(ElementBatch(name, key) for (name, key), _ in sorted(gone)), put=_elements(come)
+            remove=tuple(ElementBatch(name, key) for (name, key), _ in sorted(removed)), put=_elements(added)
         )
 
-    def image(self) -> Transaction:
-        """All elements, from the static text alone."""
-        return Transaction(put=_elements(self._shown.items()))
+    def snapshot(self) -> Transaction:
+        """All elements, relative to the base chains."""
+        return Transaction(put=_elements(self._current.items()))
 
-    def subjects(self, part: Transaction) -> Iterator[Subject]:
-        """The pods whose host ports these are."""
+    def involved_objects(self, part: Transaction) -> Iterator[InvolvedObject]:
+        """The pods that these host ports belong to."""
         wanted = {(each.set, each.packed_keys) for each in part.put}
         for opened in self._opened.values():
             if opened.key is not None and any(element[:2] in wanted for element in opened.elements):
-                yield Subject("Pod", opened.key)
+                yield InvolvedObject("Pod", opened.key)
 
-    async def made(self, *, anything: bool) -> None:
-        """Pods that wait for their ports may live, and clients of others find them."""
-        moved, self._moved = self._moved, set()
-        if moved:
-            self._flows.forget(self._serving(moved))
-        woken, self._woken = self._woken, []
-        for done in woken:
+    async def committed(self, *, changed: bool) -> None:
+        """Complete waiting ADDs and delete stale UDP flows."""
+        in_flight, self._datagrams_in_flight = self._datagrams_in_flight, set()
+        if in_flight:
+            self._conntrack_cleaner.delete_stale(self._serving(in_flight))
+        waiters, self._waiters_in_flight = self._waiters_in_flight, []
+        for done in waiters:
             if not done.done():
                 done.set_result(None)
 
-    def _serving(self, moved: Collection[tuple[bytes, int]]) -> Served:
-        """Who has these UDP ports now. A Service comes first, then the port at one address, then the same at all."""
-        ports = {port for _, port in moved}
+    def _serving(self, in_flight: Collection[tuple[bytes, int]]) -> Served:
+        """The current endpoints of these UDP ports. A Service takes precedence, then a port at one address, then at any."""
+        ports = {port for _, port in in_flight}
         found: dict[tuple[bytes, int], frozenset[Record]] = {}
         for opened in self._opened.values():
-            for at, leads in opened.datagrams():
+            for at, endpoints in opened.datagrams():
                 if at[1] in ports:
-                    found[at] = found.get(at, frozenset()) | leads
-        left = {at: found.get((EVERYWHERE, at[1]), frozenset()) for at in moved if at not in found}
-        return {**found, **left, **self._before(ports)}
+                    found[at] = found.get(at, frozenset()) | endpoints
+        left = {at: found.get((ANY_ADDRESS, at[1]), frozenset()) for at in in_flight if at not in found}
+        return {**found, **left, **self._service_endpoints(ports)}
 
 
 def _opened(attachment: Attachment, there: Iterable[Listener]) -> _Opened:
     addresses = tuple(each.ip for each in attachment.wires.addresses)
     ports = (*attachment.ports, *_at_loopback(attachment.ports, there))
     elements = tuple(host_port_elements(addresses, ports))
-    beside = [
+    listening = [
         (port, each) for port in attachment.ports for each in there if _takes(each, port) and not each.is_at_loopback
     ]
     key = attachment.pod.key if attachment.pod is not None else None
-    return _Opened(str(attachment), key, addresses, ports, elements, tuple(beside))
+    return _Opened(str(attachment), key, addresses, ports, elements, tuple(listening))
 
 
 def _at_loopback(ports: Collection[HostPort], there: Iterable[Listener]) -> Iterator[HostPort]:
-    """What is asked for everywhere is at 127.0.0.1 too, unless somebody listens there: a process of the node, or it says so."""
+    """A port at any address is at 127.0.0.1 too, unless a local process listens there or the pod maps that one itself."""
     for port in ports:
         if port.is_everywhere and port.is_at_loopback:
             here = replace(port, address=_LOOPBACK)
@@ -238,20 +238,20 @@ def _at_loopback(ports: Collection[HostPort], there: Iterable[Listener]) -> Iter
                 yield here
 
 
-def _surroundings(ports: Iterable[HostPort]) -> tuple[list[Listener], set[bytes]]:
-    """Who listens on this node, and its addresses where they matter. Raises KernelError."""
-    return _look(listeners), _look(own_addresses) if any(map(_is_named, ports)) else set()
+def _node_sockets(ports: Iterable[HostPort]) -> tuple[list[Listener], set[bytes]]:
+    """The node's listening sockets, and its addresses if a port names one. Raises KernelError."""
+    return _read(listeners), _read(own_addresses) if any(map(_is_named, ports)) else set()
 
 
-def _look(at: Callable[[], T]) -> T:
+def _read(source: Callable[[], T]) -> T:
     try:
-        return at()
+        return source()
     except OSError as error:
         raise KernelError(error.strerror or str(error), errno=error.errno or 0, where="this node's sockets") from error
 
 
 def _takes(listener: Listener, port: HostPort) -> bool:
-    """Some packet to the port would be the process's, were there no pod."""
+    """Whether the process receives packets to this port when no pod has it."""
     if (listener.port, listener.protocol) != (port.port, port.protocol):
         return False
     if port.is_everywhere:
@@ -268,11 +268,11 @@ def _is_loopback(port: HostPort) -> bool:
 
 
 def _is_named(port: HostPort) -> bool:
-    """At one address of the node that others may reach."""
+    """At one non-loopback address of the node."""
     return not port.is_everywhere and not _is_loopback(port)
 
 
-def _spelled(listener: Listener) -> str:
+def _format(listener: Listener) -> str:
     text = str(ip_address(listener.address))
     return f"[{text}]:{listener.port}" if ":" in text else f"{text}:{listener.port}"
 

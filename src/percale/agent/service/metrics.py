@@ -1,7 +1,7 @@
-"""The agent's figures of Services, beside the others at /metrics. `proxier.py` makes and feeds it.
+"""Service metrics, part of /metrics. `proxier.py` feeds them.
 
-What a Service adds to the sums is counted when somebody reads, and only for Services that changed since: a change of one
-Service costs no walk over all, and an agent whose figures nobody reads counts nothing.
+Gauges are computed at scrape time, and only for Services that changed since the last scrape: a change of one Service
+needs no walk over all of them, and without scrapes nothing is computed.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from percale.agent.metrics import SECONDS
-from percale.agent.service.sync_latency import Progress
+from percale.agent.service.sync_latency import SyncLatency
 from percale.model.meta import ObjectKey
 from percale.service.resolved_service import ResolvedPort, ResolvedService
 
 
 class Counted(NamedTuple):
-    """What one Service adds. Of its ports, `rejected` have no endpoint anywhere, `dropped` none here for a policy Local."""
+    """One Service's share. `rejected` ports have no endpoint at all, `dropped` ones no local endpoint (policy Local)."""
 
     services: int = 0
     served: int = 0
@@ -34,75 +34,85 @@ class ServiceMetrics(Collector):
     """All methods are called on the event loop."""
 
     def __init__(
-        self, registry: CollectorRegistry, services: Mapping[ObjectKey, ResolvedService], progress: Progress
+        self, registry: CollectorRegistry, services: Mapping[ObjectKey, ResolvedService], latency: SyncLatency
     ) -> None:
         self._services = services
-        self._progress = progress
+        self._sync_latency = latency
         self._changed: set[ObjectKey] = set()
         self._counted: dict[ObjectKey, Counted] = {}
         self._sums = list(Counted())
         self._events = Counter(
             "percale_service_events",
-            "Changes that the store told of what Services are made of.",
+            "Watch events received from the store for Services, Endpoints and EndpointSlices.",
             ("kind",),
             registry=registry,
         )
         self._seconds = Histogram(
             "percale_service_programming_seconds",
-            "From a change of Services in the store until the kernel has it.",
+            "Seconds from receiving a change of Services to applying it in the kernel.",
             buckets=SECONDS,
             registry=registry,
         )
         self._health_answers = Counter(
             "percale_health_answers",
-            "Answers to load balancers: healthz and livez of the node, service for health check node ports.",
+            "Health check responses: healthz and livez of the node, service for health check node ports.",
             ("path", "code"),
             registry=registry,
         )
         self._forgotten = Counter(
             "percale_service_clients_forgotten",
-            "Clients with session affinity whose endpoint is gone.",
+            "Session affinity entries deleted because their endpoint is gone.",
             registry=registry,
         )
         registry.register(self)
 
-    def told(self, kind: str, count: int = 1) -> None:
-        """The store told of so many objects of a kind."""
+    def received(self, kind: str, count: int = 1) -> None:
+        """`count` watch events for objects of this kind."""
         self._events.labels(kind).inc(count)
 
     def changed(self, keys: Iterable[ObjectKey]) -> None:
-        """These Services mean something else now."""
+        """The next scrape counts these Services again."""
         self._changed.update(keys)
 
     def programmed(self, seconds: float) -> None:
-        """The kernel has what was told so long ago."""
+        """Changes were applied this long after they were received."""
         self._seconds.observe(seconds)
 
     def health_answered(self, path: str, code: int) -> None:
-        """Somebody asked for `healthz`, `livez`, or at a Service's port (`service`)."""
+        """`path` is `healthz`, `livez`, or `service` for a health check node port."""
         self._health_answers.labels(path, str(code)).inc()
 
     def clients_forgotten(self, count: int) -> None:
-        """So many choose their endpoint anew."""
+        """Their next connection selects another endpoint."""
         self._forgotten.inc(count)
 
     def collect(self) -> Iterator[Metric]:
-        """What is a state, as of now."""
+        """The gauges."""
         self._count()
         sums = Counted(*self._sums)
-        yield GaugeMetricFamily("percale_services", "Services that are balanced here.", sums.services)
+        yield GaugeMetricFamily("percale_services", "Services proxied by this node.", sums.services)
         ports = GaugeMetricFamily(
             "percale_service_ports",
-            "Their ports: served, rejected (no endpoint anywhere), or dropped for some (policy Local, no endpoint here).",
+            "Service ports: served, rejected (no endpoints), or dropped for some clients (policy Local, no local endpoint).",
             labels=("result",),
         )
         for result in ("served", "rejected", "dropped"):
             ports.add_metric((result,), getattr(sums, result))
         yield ports
-        yield GaugeMetricFamily("percale_service_endpoints", "Endpoints used from here, by port.", sums.endpoints)
-        yield GaugeMetricFamily("percale_service_problems", "What is wrong with Services.", sums.problems)
-        for what, when in (("told", self._progress.last_told), ("programmed", self._progress.last_done)):
-            name, text = f"percale_service_last_{what}_timestamp_seconds", f"When Services were last {what}, or 0."
+        yield GaugeMetricFamily(
+            "percale_service_endpoints", "Endpoints used by this node, counted per port.", sums.endpoints
+        )
+        yield GaugeMetricFamily(
+            "percale_service_problems", "Problems of Services, as listed in /status.", sums.problems
+        )
+        for what, when in (
+            ("received", self._sync_latency.last_received),
+            ("programmed", self._sync_latency.last_applied),
+        ):
+            name, text = (
+                f"percale_service_last_{what}_timestamp_seconds",
+                f"Time when a change of Services was last {what}, else 0.",
+            )
             yield GaugeMetricFamily(name, text, when or 0.0)
 
     def _count(self) -> None:
@@ -116,7 +126,7 @@ class ServiceMetrics(Collector):
 
 
 def counted(service: ResolvedService | None) -> Counted:
-    """None: there is no such Service (any more)."""
+    """None: the Service does not exist."""
     if service is None:
         return Counted()
     results = [_result(port) for port in service.ports]
@@ -131,7 +141,7 @@ def counted(service: ResolvedService | None) -> Counted:
 
 
 def _result(port: ResolvedPort) -> str:
-    """Both traffic policies count: what is dropped for clients inside or outside is dropped."""
+    """Both traffic policies count: dropped for internal or external clients is dropped."""
     if not port.anywhere:
         return "rejected"
     return "dropped" if isinstance(port.inside, str) or isinstance(port.outside, str) else "served"

@@ -1,10 +1,10 @@
-"""Services in force on this node: what the store says, chosen for this node, as this node's part of the table.
+"""Applies Services on this node: objects from the store, resolved for this node, are a table of their own.
 
-    Store.watch ─▶ ServiceTable ─▶ changed services ─▶ ServiceElements ─▶ NodeTable
-                                          ▲                                   │ the kernel has it
-            connections counted (`lc`) ───┘          ┌────────────────────────┤
+    Store.watch ─▶ ServiceTable ─▶ changed Services ─▶ ServiceElements ─▶ NodeTable
+                                          ▲                                   │ committed
+           connections counted (`lc`) ────┘          ┌────────────────────────┤
                                                      ▼                        ▼
-                      remembered clients and datagram flows of what is gone   health check ports
+                 stale session affinity and UDP conntrack entries      health check ports
 
 `node_agent.py` runs it.
 """
@@ -17,14 +17,14 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 from prometheus_client import CollectorRegistry
 
-from percale.agent.events import Events, Subject
+from percale.agent.events import Events, InvolvedObject
 from percale.agent.nft_table import NodeTable
-from percale.agent.problems import Troubles
-from percale.agent.service.conntrack_cleanup import Served, ServiceFlows
-from percale.agent.service.health_check_ports import Check, HealthChecks
+from percale.agent.problems import Problems
+from percale.agent.service.conntrack_cleanup import ConntrackCleaner, Served
+from percale.agent.service.health_check_ports import HealthCheck, HealthChecks
 from percale.agent.service.metrics import ServiceMetrics
-from percale.agent.service.proxier_health import ProxyHealth
-from percale.agent.service.sync_latency import Progress
+from percale.agent.service.proxier_health import ProxierHealth
+from percale.agent.service.sync_latency import SyncLatency
 from percale.agent.watch import follow
 from percale.errors import BadManifest, KernelError
 from percale.model.endpoints import SERVICE_LABEL, EndpointSlice
@@ -41,15 +41,15 @@ from percale.service.vip_conflicts import node_port_key, vip_key
 from percale.store.protocol import Deleted, Snapshot, Store, Upserted
 
 SOURCE = "services"
-_PAUSE = 1.0
-"""Seconds until what the kernel refused is tried again."""
-_TOLD = 3
+_RETRY_INTERVAL = 1.0
+"""Seconds until a failed deletion of affinity entries is retried."""
+_MOST_PROBLEMS = 3
 """Problems of one Service that status and Event tell."""
-_BREATH = 200
-"""Objects of a snapshot between two breaths of the event loop."""
+_YIELD_EVERY = 200
+"""Objects of a snapshot before the event loop gets a turn."""
 
 
-class Balancing:
+class ServiceProxier:
     """All methods are called on the event loop."""
 
     def __init__(
@@ -58,68 +58,68 @@ class Balancing:
         store: Store,
         table: NodeTable,
         *,
-        flows: ServiceFlows,
-        troubles: Troubles,
+        flows: ConntrackCleaner,
+        problems: Problems,
         events: Events,
         registry: CollectorRegistry,
         local_pods: Callable[[], set[bytes]],
-        checked: Callable[[Collection[int]], None],
-        count_every: float = 5.0,
+        on_health_check_ports: Callable[[Collection[int]], None],
+        count_interval: float = 5.0,
     ) -> None:
-        """`local_pods` gives the packed addresses of this node's pods; `count_every` is in seconds, for the strategy `lc`.
+        """`local_pods` gives the packed addresses of this node's pods; `count_interval` is in seconds, for the strategy `lc`.
 
-        `checked` hears which ports health checks have. `registry` gets the figures of Services.
+        `on_health_check_ports` gets the ports in use by health checks. `registry` gets the metrics of Services.
         """
         self.services = ServiceTable(config)
-        self.spoken = False
-        self._progress = Progress()
-        self._metrics = ServiceMetrics(registry, self.services.services, self._progress)
-        self.health = ProxyHealth(
-            self._progress,
-            troubles,
+        self.synced = False
+        self._sync_latency = SyncLatency()
+        self._metrics = ServiceMetrics(registry, self.services.services, self._sync_latency)
+        self.health = ProxierHealth(
+            self._sync_latency,
+            problems,
             source=table.source,
-            in_force=table.in_force.is_set,
+            applied=table.applied.is_set,
             eligible=lambda: self.services.node.eligible,
             answered=self._metrics.health_answered,
         )
         self._elements = ServiceElements(self.services)
         self._store = store
         self._table = table
-        self._troubles = troubles
+        self._problems = problems
         self._events = events
         self._local_pods = local_pods
-        self._flows = flows
-        self._count_every = count_every
-        self._on_checked = checked
-        self._checks = HealthChecks(self.health, troubles)
-        self._checked: dict[ObjectKey, tuple[int, Check]] = {}
-        """Each Service's health check port, and what it tells."""
-        self._told_of: set[ObjectKey] = set()
-        """Services whose slices have changed: an endpoint that drains is chosen no more before it is gone."""
+        self._conntrack_cleaner = flows
+        self._count_interval = count_interval
+        self._on_health_check_ports = on_health_check_ports
+        self._health_checks = HealthChecks(self.health, problems)
+        self._health_check_ports: dict[ObjectKey, tuple[int, HealthCheck]] = {}
+        """Each Service's health check port, and what it reports."""
+        self._slices_changed: set[ObjectKey] = set()
+        """Services whose slices changed: a draining endpoint is not selected any more before it is gone."""
         self._datagrams: set[tuple[int, Vip]] = set()
-        """Their addresses for UDP, with their IP version."""
+        """UDP addresses of changed Services, with their IP version."""
         self._serving: dict[tuple[bytes, int], frozenset[Record]] = {}
-        """Who served them when flows were last looked at."""
+        """The endpoints of UDP addresses when stale flows were last deleted."""
         self._changed: set[ObjectKey] = set()
-        self._brought: set[ObjectKey] = set()
-        """Services of the last `edit`: to be told of once the kernel has it."""
-        self._wrong: set[ObjectKey] = set()
-        """Services that are in trouble."""
+        self._in_flight: set[ObjectKey] = set()
+        """Services of the last `changes`: reported once they are committed."""
+        self._with_problems: set[ObjectKey] = set()
+        """Services with a current problem."""
         table.add(self)
 
     async def run(self) -> None:
-        """For ever; the end closes the health checks' ports, and leaves all else as it is."""
+        """Runs until cancelled, which closes the health check ports and keeps all kernel state."""
         try:
-            async with asyncio.TaskGroup() as duties:
-                duties.create_task(follow(self._store, KINDS, self._event, self._troubles))
-                duties.create_task(self._count())
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(follow(self._store, KINDS, self._on_event, self._problems))
+                tasks.create_task(self._count_connections())
         finally:
-            await self._checks.close()
+            await self._health_checks.close()
 
-    async def _count(self) -> None:
-        """Weigh the endpoints of services with the strategy `lc` anew, now and then."""
+    async def _count_connections(self) -> None:
+        """Update the endpoint weights of Services with the strategy `lc` periodically."""
         while True:
-            await asyncio.sleep(self._count_every)
+            await asyncio.sleep(self._count_interval)
             counted = [each for each in self.services.services.values() if any(is_counted(port) for port in each.ports)]
             if not counted:
                 continue
@@ -130,102 +130,104 @@ class Balancing:
                 for record in port.records(port.cluster + port.local)
             }
             try:
-                self._elements.connections = await self._flows.count(wanted)
+                self._elements.connections = await self._conntrack_cleaner.count(wanted)
             except KernelError as error:
-                self._troubles.note(SOURCE, error)
+                self._problems.record(SOURCE, error)
                 continue
             self._changed |= {each.key for each in counted}
-            self._table.touch()
+            self._table.request_sync()
 
-    async def _event(self, event: Snapshot | Upserted | Deleted) -> None:
-        self._progress.told()
+    async def _on_event(self, event: Snapshot | Upserted | Deleted) -> None:
+        self._sync_latency.received()
         match event:
             case Snapshot():
                 await self._replace(event.objects)
-                self.spoken = True
-                self._progress.told()  # some of it may have gone out while it came
+                self.synced = True
+                self._sync_latency.received()  # parts of the snapshot may have been submitted meanwhile
             case Upserted():
-                self._metrics.told(event.object.KIND)
-                self._told_of.add(_service_of(event.object))
+                self._metrics.received(event.object.KIND)
+                self._slices_changed.add(_service_of(event.object))
                 self._changed |= self.services.apply([event.object])
             case Deleted():
-                self._metrics.told(event.object.KIND)
-                self._told_of.add(_service_of(event.object))
+                self._metrics.received(event.object.KIND)
+                self._slices_changed.add(_service_of(event.object))
                 self._changed |= self.services.apply(gone=[(type(event.object), event.object.key)])
-        self._table.touch()
+        self._table.request_sync()
 
     async def _replace(self, objects: Sequence[Object]) -> None:
         gone = set(self.services.known)
-        for start in range(0, len(objects), _BREATH):
-            some = tuple(objects[start : start + _BREATH])
+        for start in range(0, len(objects), _YIELD_EVERY):
+            some = tuple(objects[start : start + _YIELD_EVERY])
             for kind, count in Counter(type(obj).KIND for obj in some).items():
-                self._metrics.told(kind, count)
+                self._metrics.received(kind, count)
             self._changed |= self.services.apply(some)
-            self._told_of.update(map(_service_of, some))
+            self._slices_changed.update(map(_service_of, some))
             gone.difference_update([(type(obj), obj.key) for obj in some])
             await asyncio.sleep(0)
         self._changed |= self.services.apply(gone=gone)
 
-    # This node's table
+    # Table section
 
-    def edit(self) -> Transaction:
-        """What has changed since the last call."""
-        self._progress.sent()
+    def changes(self) -> Transaction:
+        """Changes since the last call."""
+        self._sync_latency.submitted()
         changed, self._changed = self._changed, set()
-        told_of, self._told_of = self._told_of, set()
+        slices_changed, self._slices_changed = self._slices_changed, set()
         self._elements.local_pods = frozenset(self._local_pods())
-        for key in changed | told_of:
+        for key in changed | slices_changed:
             old, new = self._elements.shown(key), self.services.services.get(key)
             self._datagrams |= _datagrams(old) | _datagrams(new)
         for key in changed:
             service = self.services.services.get(key)
             if service is None or service.health_check_port is None:
-                self._checked.pop(key, None)
+                self._health_check_ports.pop(key, None)
             else:
-                self._checked[key] = service.health_check_port, Check(key, service.local_ready)
-        self._brought |= changed
+                self._health_check_ports[key] = service.health_check_port, HealthCheck(key, service.local_ready)
+        self._in_flight |= changed
         return self._elements.update(changed)
 
-    def image(self) -> Transaction:
-        """All elements, from the static text alone."""
+    def snapshot(self) -> Transaction:
+        """All elements, relative to the base chains."""
         return self._elements.snapshot()
 
-    def subjects(self, part: Transaction) -> Iterable[Subject]:
-        """The Services that want this part."""
-        return (Subject("Service", key) for key in self._elements.owners(part))
+    def involved_objects(self, part: Transaction) -> Iterable[InvolvedObject]:
+        """The Services that this part belongs to."""
+        return (InvolvedObject("Service", key) for key in self._elements.owners(part))
 
-    async def made(self, *, anything: bool) -> None:
-        """Whoever was with an endpoint that is gone is led to another one."""
-        if (took := self._progress.done()) is not None:
+    async def committed(self, *, changed: bool) -> None:
+        """Report metrics and problems, and delete entries that lead to endpoints that are gone."""
+        if (took := self._sync_latency.applied()) is not None:
             self._metrics.programmed(took)
-        brought, self._brought = self._brought, set()
-        self._metrics.changed(brought)
-        self._tell(brought)
-        changed, self._datagrams = self._datagrams, set()
-        served = self._served(changed)
-        self._flows.forget({at: now for at, now in served.items() if not self._serving.get(at, _UNKNOWN) <= now})
+        in_flight, self._in_flight = self._in_flight, set()
+        self._metrics.changed(in_flight)
+        self._report_problems(in_flight)
+        datagrams, self._datagrams = self._datagrams, set()
+        served = self._served(datagrams)
+        self._conntrack_cleaner.delete_stale(
+            {at: now for at, now in served.items() if not self._serving.get(at, _UNKNOWN) <= now}
+        )
         for at, now in served.items():
             self._serving[at] = now
             if not now:
                 del self._serving[at]
-        checks = dict(self._checked.values())
-        self._on_checked(checks.keys())
-        self._checks.show(checks)
-        left, self._elements.left = self._elements.left, {}
+        checks = dict(self._health_check_ports.values())
+        self._on_health_check_ports(checks.keys())
+        self._health_checks.sync(checks)
+        valid, self._elements.left = self._elements.left, {}
         try:
-            self._metrics.clients_forgotten(await self._table.prune(left))
+            self._metrics.clients_forgotten(await self._table.prune(valid))
         except KernelError as error:
-            self._elements.left = left | self._elements.left
-            self._troubles.note(SOURCE, error)
-            asyncio.get_running_loop().call_later(_PAUSE, self._table.touch)
+            self._elements.left = valid | self._elements.left
+            self._problems.record(SOURCE, error)
+            asyncio.get_running_loop().call_later(_RETRY_INTERVAL, self._table.request_sync)
 
     def serving(self, ports: Collection[int]) -> Served:
-        """Who serves datagrams to these ports, wherever a Service has them."""
+        """The endpoints of all Services' UDP addresses with these ports."""
         known = {each for service in self.services.services.values() for each in _datagrams(service)}
         return self._served((version, vip) for version, vip in known if vip.port in ports)
 
     def _served(self, changed: Iterable[tuple[int, Vip]]) -> Served:
-        """Who serves these addresses now. An address of a service comes before the node's ports."""
+        """The current endpoints of these addresses. A Service's address takes precedence over a node port."""
         found: dict[tuple[bytes, int], frozenset[Record]] = {}
         for version, vip in sorted(changed, key=lambda each: each[1].kind != "node-port"):
             if vip.kind == "node-port":
@@ -238,39 +240,41 @@ class Balancing:
             found |= {(address, vip.port): serving for address in addresses}
         return found
 
-    def _tell(self, changed: Iterable[ObjectKey]) -> None:
-        """What is wrong with a Service is a trouble of its own; the others live."""
+    def _report_problems(self, changed: Iterable[ObjectKey]) -> None:
+        """Raise the problems of these Services, each by itself; other Services are not affected."""
         for key in changed:
             service = self.services.services.get(key)
             if service is not None and service.problems:
-                self._wrong.add(key)
+                self._with_problems.add(key)
                 problems = list(dict.fromkeys(service.problems))
-                more = len(problems) - _TOLD
-                wrong = "; ".join(problems[:_TOLD]) + (f"; and {more} more in percale service show" if more > 0 else "")
-                self._troubles.begin(f"service {key}", BadManifest(wrong))
-                self._events.warn(Subject("Service", key), "NotServed", wrong)
-            elif key in self._wrong:
-                self._wrong.remove(key)
-                self._troubles.end(f"service {key}")
+                more = len(problems) - _MOST_PROBLEMS
+                problem = "; ".join(problems[:_MOST_PROBLEMS]) + (
+                    f"; and {more} more in percale service show" if more > 0 else ""
+                )
+                self._problems.raise_(f"service {key}", BadManifest(problem))
+                self._events.warn(InvolvedObject("Service", key), "NotServed", problem)
+            elif key in self._with_problems:
+                self._with_problems.remove(key)
+                self._problems.clear(f"service {key}")
 
 
 _UNKNOWN: frozenset[Record] = frozenset((b"",))
-"""Smaller than no set of endpoints."""
+"""Not a subset of any set of endpoints."""
 
 
 def _service_of(obj: Object) -> ObjectKey:
-    """The Service that the object is about, or says so."""
+    """The Service that the object is or belongs to."""
     if isinstance(obj, EndpointSlice):
         return ObjectKey(obj.metadata.namespace, obj.metadata.labels.get(SERVICE_LABEL, ""))
     return obj.key
 
 
 def is_counted(port: ResolvedPort) -> bool:
-    """Its strategy looks at connections."""
+    """Whether its strategy needs connection counts."""
     return port.strategy.name == "lc"
 
 
 def _datagrams(service: ResolvedService | None) -> set[tuple[int, Vip]]:
-    """A service's addresses for UDP, with their IP version."""
+    """A Service's UDP addresses, with their IP version."""
     ports = [port for port in service.ports if port.name.protocol == "UDP"] if service is not None else ()
     return {(port.family, vip) for port in ports for vip in port.vips}

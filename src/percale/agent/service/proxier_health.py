@@ -1,12 +1,12 @@
-"""`/healthz` and `/livez` as kube-proxy has them, at :10256: load balancers of clouds ask whether a node is to have clients.
+"""`/healthz` and `/livez` as kube-proxy has them, at :10256: cloud load balancers ask whether a node should get clients.
 
                                                      healthz   livez
-    rules not in force yet                           503       503
+    rules not applied yet                            503       503
     the kernel lacks an update for over a minute,
-    or rules that somebody removed                   503       503
-    the Node is about to be removed                  503       200     connections that are there go on
+    or rules that another process removed            503       503
+    the Node is about to be removed                  503       200     existing connections continue
 
-Made by `proxier.py`, whose health check node ports ask it too; run by `node_agent.py`.
+Made by `proxier.py`, whose health check node ports use it too; run by `node_agent.py`.
 """
 
 from __future__ import annotations
@@ -19,79 +19,77 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from percale.agent.http.listener import Page, asked, listening
-from percale.agent.problems import Troubles
-from percale.agent.service.sync_latency import Progress
+from percale.agent.http.listener import Page, listen, wait_for_connection
+from percale.agent.problems import Problems
+from percale.agent.service.sync_latency import SyncLatency
 from percale.errors import BadConfig
 
 SOURCE = "services.healthz"
-PATIENCE = 60.0
-"""Seconds that an update may take: twice kube-proxy's period between two syncs."""
-_PAUSE = 1.0
-"""Seconds until an address that is taken is tried again."""
+MAX_DELAY = 60.0
+"""Seconds that an update may take: twice kube-proxy's sync period."""
+_RETRY_INTERVAL = 1.0
+"""Seconds until an address in use is tried again."""
 
 
-class ProxyHealth:
+class ProxierHealth:
     """All methods are called on the event loop."""
 
     def __init__(
         self,
-        progress: Progress,
-        troubles: Troubles,
+        latency: SyncLatency,
+        problems: Problems,
         *,
         source: str,
-        in_force: Callable[[], bool],
+        applied: Callable[[], bool],
         eligible: Callable[[], bool],
         answered: Callable[[str, int], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`source` is that of the table's troubles; `in_force`: the kernel has had all; `eligible`: this node is to stay.
+        """`source` is the table's problem source; `applied`: the kernel has held all rules; `eligible`: the Node is not leaving.
 
-        `answered` gets path and status.
-
-        `clock` is in seconds since the epoch.
+        `answered` gets path and status of each response. `clock` is in seconds since the epoch.
         """
-        self._progress = progress
-        self._troubles = troubles
+        self._sync_latency = latency
+        self._problems = problems
         self._clock = clock
         self._source = source
-        self._in_force = in_force
+        self._applied = applied
         self._eligible = eligible
         self.answered = answered
 
     @property
     def healthy(self) -> bool:
-        """The kernel holds what Services want, or will soon."""
-        refused = self._troubles.now.get(self._source)
-        broken = self._clock() - refused.since if refused is not None else 0.0
-        return self._in_force() and max(self._progress.waiting, broken) <= PATIENCE
+        """The kernel holds the Services' desired state, or the delay is acceptable."""
+        failure = self._problems.current.get(self._source)
+        failing = self._clock() - failure.since if failure is not None else 0.0
+        return self._applied() and max(self._sync_latency.waiting, failing) <= MAX_DELAY
 
     async def serve(self, address: str) -> None:
-        """For ever. Where somebody else listens (a kube-proxy that is about to go) it waits until the address is free."""
+        """Runs until cancelled. Waits while another process (a kube-proxy about to stop) listens there."""
         while True:
             try:
-                with listening(address, setting=SOURCE, hint="tried again until it is free") as listener:
-                    self._troubles.end(SOURCE)
-                    await asked(listener)
+                with listen(address, setting=SOURCE, hint="retried until it is free") as listener:
+                    self._problems.clear(SOURCE)
+                    await wait_for_connection(listener)
                     serving = await asyncio.to_thread(importlib.import_module, "percale.agent.http.server")
                     await serving.serve_pages(listener, {"/healthz": self.healthz, "/livez": self.livez})
             except BadConfig as error:
-                self._troubles.begin(SOURCE, error)
-                await asyncio.sleep(_PAUSE)
+                self._problems.raise_(SOURCE, error)
+                await asyncio.sleep(_RETRY_INTERVAL)
 
     def healthz(self) -> Page:
-        """For load balancers: whether new connections are welcome."""
+        """For load balancers: whether the node takes new connections."""
         return self._page("healthz", self.healthy and self._eligible())
 
     def livez(self) -> Page:
-        """For whoever would start the agent anew: that helps nobody whose node goes."""
+        """Liveness; stays 200 while the node drains."""
         return self._page("livez", self.healthy)
 
-    def _page(self, path: str, good: bool) -> Page:
+    def _page(self, path: str, ok: bool) -> Page:
         now = datetime.now(UTC)
-        done = self._progress.last_done
-        last = now if self.healthy else datetime.fromtimestamp(done, UTC) if done is not None else None
-        said = {"lastUpdated": last, "currentTime": now, "nodeEligible": self._eligible(), "healthy": self.healthy}
-        code = 200 if good else 503
+        applied = self._sync_latency.last_applied
+        last = now if self.healthy else datetime.fromtimestamp(applied, UTC) if applied is not None else None
+        content = {"lastUpdated": last, "currentTime": now, "nodeEligible": self._eligible(), "healthy": self.healthy}
+        code = 200 if ok else 503
         self.answered(path, code)
-        return Page(msgspec.json.encode(said), "application/json", code)
+        return Page(msgspec.json.encode(content), "application/json", code)

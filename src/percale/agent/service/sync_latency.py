@@ -1,8 +1,8 @@
-"""How long what the store said of Services is on its way to the kernel. `proxier.py` notes it; metrics and health ask.
+"""How long a change of Services takes from the store to the kernel. `proxier.py` records it; metrics and health checks read it.
 
-    told ─▶ (the table takes the edit) sent ─▶ (the kernel has it) done
+    received ─▶ submitted (it is part of a transaction) ─▶ applied (the kernel holds it)
 
-What is told between `sent` and `done` is the next edit's.
+What is received between `submitted` and `applied` belongs to the next transaction.
 """
 
 from __future__ import annotations
@@ -11,43 +11,43 @@ import time
 from collections.abc import Callable
 
 
-class Progress:
+class SyncLatency:
     """All methods are called on the event loop."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """`clock` is in seconds."""
         self._clock = clock
-        self._told: float | None = None
-        """Since when something waits to be taken."""
-        self._sent: float | None = None
-        """The same of what has been taken; an edit that failed is taken again, and is as old as it was."""
-        self.last_told: float | None = None
-        self.last_done: float | None = None
+        self._received: float | None = None
+        """When the oldest change that is not submitted was received."""
+        self._submitted: float | None = None
+        """The same of the changes submitted; a transaction that failed is submitted again and keeps its age."""
+        self.last_received: float | None = None
+        self.last_applied: float | None = None
         """Seconds since the epoch."""
 
-    def told(self) -> None:
-        """The store said something."""
-        self.last_told = time.time()
-        if self._told is None:
-            self._told = self._clock()
+    def received(self) -> None:
+        """A change came from the store."""
+        self.last_received = time.time()
+        if self._received is None:
+            self._received = self._clock()
 
-    def sent(self) -> None:
-        """All that has been told is in the edit that is made now."""
-        if self._sent is None:
-            self._sent = self._told
-        self._told = None
+    def submitted(self) -> None:
+        """All changes received so far are part of the current transaction."""
+        if self._submitted is None:
+            self._submitted = self._received
+        self._received = None
 
-    def done(self) -> float | None:
-        """The kernel has what was sent: seconds since it was told, None when there was nothing."""
-        if self._sent is None:
+    def applied(self) -> float | None:
+        """The kernel holds what was submitted: seconds since it was received, None if there was nothing."""
+        if self._submitted is None:
             return None
-        took = self._clock() - self._sent
-        self._sent = None
-        self.last_done = time.time()
+        took = self._clock() - self._submitted
+        self._submitted = None
+        self.last_applied = time.time()
         return took
 
     @property
     def waiting(self) -> float:
-        """For how many seconds the oldest of it has been on its way; 0 when nothing is."""
-        since = self._sent if self._sent is not None else self._told
+        """Age in seconds of the oldest change that is not applied; 0 if there is none."""
+        since = self._submitted if self._submitted is not None else self._received
         return self._clock() - since if since is not None else 0.0

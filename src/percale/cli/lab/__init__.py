@@ -96,7 +96,7 @@ def status(lab: str) -> int:
     click.echo(f"lab {lab}: network {content['network']}, backend {content['backend']}, files in {found.directory}\n")
     click.echo(table(content["machines"]))
     click.echo(f"\npods: {content['ready']} of {content['pods']} Ready")
-    for line in content["troubles"]:
+    for line in content["problems"]:
         click.echo(line)
     return 0
 

@@ -66,7 +66,7 @@ class MachineVerbs(Struct, frozen=True):
         """Machines, agents, what is wrong."""
         machines = self.cluster.machines
         nets = subnets(self.cluster.world.all(SubnetLease))
-        troubles = []
+        problems = []
         rows = [["MACHINE", "SEGMENT", "ADDRESS", "POD-SUBNET", "AGENT", "RESTARTS"]]
         for machine in machines.topology.machines:
             row = [machine.name, machine.wire.name, str(machine.address.ip)]
@@ -77,12 +77,12 @@ class MachineVerbs(Struct, frozen=True):
             word = f"ready, pid {state.pid}" if state.ready else "not ready" if state.pid else "dead"
             rows.append([*row, nets.get(machine.name, "none yet"), word, str(state.restarts)])
             if not state.ready:
-                troubles.append(f"the agent of {machine.name}: {last_words(machines.place.node(machine.name).log)}")
-        troubles += [f"cut: {' and '.join(sorted(pair))} do not hear each other" for pair in machines.cuts]
-        troubles += missing_pods(self.cluster.world.all(Pod))
-        troubles += self.cluster.problems
-        troubles += [f"store: {error}" for error in self.cluster.world.troubles.values()]
-        return {**await self.about(), "machines": rows, "troubles": troubles}
+                problems.append(f"the agent of {machine.name}: {last_words(machines.place.node(machine.name).log)}")
+        problems += [f"cut: {' and '.join(sorted(pair))} do not hear each other" for pair in machines.cuts]
+        problems += missing_pods(self.cluster.world.all(Pod))
+        problems += self.cluster.problems
+        problems += [f"store: {error}" for error in self.cluster.world.read_problems.values()]
+        return {**await self.about(), "machines": rows, "problems": problems}
 
     async def hosts(self) -> Answer:
         """The addresses of the hosts outside, by name."""

@@ -1,7 +1,7 @@
-"""Files written whole or not at all, one writer at a time over all processes. Called by `directory`, on the store's thread.
+"""Atomic file writes, one writer at a time across all processes. Called by `directory.py`, on the store's thread.
 
-Nothing is synced to the disk: a rename is atomic for everybody who reads. After a power cut a file is old, new or, on some
-file systems, empty; an empty one holds no object, and what agents write they write again when they start.
+There is no fsync: a rename is atomic for all readers. After a power failure a file is old, new or, on some file systems,
+empty; an empty one contains no object, and agents write theirs again when they start.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from percale.model.meta import Object, ObjectKey
 
 _LOCK = ".lock"
 _NEW = ".percale-new"
-"""Under the lock there is one writer: the next one overwrites what a killed one left."""
-_PATIENCE = 5.0
+"""Written under the lock: the next writer overwrites what a killed one left."""
+_LOCK_TIMEOUT = 5.0
 """Seconds to wait for the lock; it is held for less than a millisecond at a time."""
 _LONGEST_NAME = 240
 """Bytes, of 255, leaving room for the suffix."""
 _PLAIN = re.compile(rf"[a-z0-9][a-z0-9.-]{{0,{_LONGEST_NAME - 1}}}")
-"""Nearly all names: nothing in them has to be quoted."""
+"""Names that need no quoting, nearly all."""
 _HINTS = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some space",
@@ -39,12 +39,12 @@ _HINTS = {
 
 
 def own_path(kind: type[Object], key: ObjectKey) -> str:
-    """The file of an object that no person wrote: `Pod/default/web-0.json`."""
+    """The store's own file of an object: `Pod/default/web-0.json`."""
     return f"{kind.KIND}/{_file_name(key.namespace) if key.namespace else '-'}/{_file_name(key.name)}.json"
 
 
 def _file_name(name: str) -> str:
-    """The name as far as a file can have it."""
+    """The name, quoted and shortened to a valid file name."""
     if _PLAIN.fullmatch(name):
         return name
     text = quote(name, safe="&:+=@,~ ")
@@ -57,9 +57,9 @@ def _file_name(name: str) -> str:
 
 @contextmanager
 def locked(root: Path) -> Iterator[None]:
-    """Nobody else writes below this directory meanwhile. Raises StoreUnavailable."""
+    """Hold the write lock of this directory. Raises StoreUnavailable."""
     path = root / _LOCK
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _LOCK_TIMEOUT
     pause = 0.0005
     while True:
         try:
@@ -68,7 +68,7 @@ def locked(root: Path) -> Iterator[None]:
             raise unwritable(error, path) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_still(path, descriptor):
+            if _is_current(path, descriptor):
                 break
         except BlockingIOError:
             pass
@@ -78,7 +78,7 @@ def locked(root: Path) -> Iterator[None]:
         os.close(descriptor)
         if time.monotonic() > deadline:
             raise StoreUnavailable(
-                f"locked by another process for {_PATIENCE:.0f} s", where=str(path), hint=f"see who: fuser {path}"
+                f"locked by another process for {_LOCK_TIMEOUT:.0f} s", where=str(path), hint=f"see who: fuser {path}"
             )
         time.sleep(pause)
         pause = min(pause * 2, 0.02)
@@ -88,8 +88,8 @@ def locked(root: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _is_still(path: Path, descriptor: int) -> bool:
-    """Nobody removed the lock file, which would let another process lock another one."""
+def _is_current(path: Path, descriptor: int) -> bool:
+    """Whether the lock file still exists: a removed one would let another process lock a new one."""
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
@@ -97,7 +97,7 @@ def _is_still(path: Path, descriptor: int) -> bool:
 
 
 def make_directory(path: Path) -> None:
-    """With its parents, if it is not there. Raises StoreUnavailable."""
+    """Create it with its parents, if missing. Raises StoreUnavailable."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -105,9 +105,9 @@ def make_directory(path: Path) -> None:
 
 
 def write_file(path: Path, data: bytes, *, root: Path) -> None:
-    """Replace the file (or what a link to it points to) at once. Raises StoreUnavailable; then nothing has changed.
+    """Replace the file (or the target of a link) atomically. Raises StoreUnavailable; then nothing has changed.
 
-    Directories on the way are made, but for the root: a store that somebody removed at this moment stays removed.
+    Creates missing parent directories, except the root: a store that is being removed stays removed.
     """
     try:
         for directory in reversed(path.relative_to(root).parents[:-1]):
@@ -137,5 +137,5 @@ def remove_file(path: Path) -> None:
 
 
 def unwritable(error: OSError, path: Path) -> StoreUnavailable:
-    """The kernel's refusal as an error of the store."""
+    """The store's error for a failed write."""
     return StoreUnavailable(f"cannot be written: {error.strerror}", where=str(path), hint=_HINTS.get(error.errno or 0))

@@ -1,14 +1,14 @@
-"""A directory of manifests: read, kept up to date, changed. Used by `files`, on the store's own thread.
+"""A directory of manifests: read, kept up to date, written. Used by `store.py`, on the store's own thread.
 
-    noticing ─ which files ─▶ read ─▶ Holdings ─▶ events
+    InotifyWatcher ─ changed files ─▶ read ─▶ FileIndex ─▶ events
     put, delete ─▶ lock ─▶ catch up ─▶ compare ─▶ write ─▶ read
 
-Any file may hold any object, except that a file of the store's own (`KIND/NAMESPACE/NAME.json`) holds the one that its name
-says. So an own file is read only when somebody lists or watches its kind, or asks for just this object: an agent that follows
-leases does not read ten thousand pods.
+Any file may contain any object, except that one of the store's own files (`KIND/NAMESPACE/NAME.json`) contains the object that
+its name says. So own files are read only when their kind is listed or watched, or this one object is requested: an agent that
+watches leases does not read ten thousand pods.
 
-Several processes share one directory. Whoever writes takes the lock and catches up with what the others did before it
-compares; so a comparison is always with the newest version.
+Several processes share one directory. A writer takes the lock and catches up with the others' changes before it compares; so it
+always compares with the newest version.
 """
 
 from __future__ import annotations
@@ -25,107 +25,107 @@ from percale.model.manifest.decode import decode_manifest
 from percale.model.manifest.encode import to_json
 from percale.model.meta import Object, ObjectKey
 from percale.store.files.atomic_write import locked, own_path, remove_file, write_file
-from percale.store.files.edit_in_place import rewritten
-from percale.store.files.file_index import Content, Entry, Holdings, Identity
-from percale.store.files.inotify import Noticing
-from percale.store.files.lease_expiry import BootClock, stamped, unstamped
-from percale.store.files.packed_object import Packed, packed
-from percale.store.protocol import Event, Trouble
-from percale.store.versioning import absent, check, unversioned, versioned
+from percale.store.files.edit_in_place import rewrite_object
+from percale.store.files.encoded_object import EncodedObject, encode
+from percale.store.files.file_index import Content, Entry, FileIndex, Identity
+from percale.store.files.inotify import InotifyWatcher
+from percale.store.files.lease_expiry import BootClock, with_expiry, without_expiry
+from percale.store.protocol import Event, ReadProblem
+from percale.store.versioning import check_version, not_found, unversioned, versioned
 
 T = TypeVar("T", bound=Object)
 
 
 class Directory:
-    """The objects of one directory tree. Not for several threads at once."""
+    """The objects of one directory tree. Not thread-safe."""
 
     def __init__(self, root: Path, kinds: Kinds, clock: BootClock) -> None:
         self._root = root
         self._kinds = kinds
         self._clock = clock
-        self._holdings = Holdings(kinds, clock.now)
-        self._followed: set[type[Object]] = set()
-        """Kinds whose own files are read, all of them."""
-        self._over: list[Identity] = []
-        """Leases that ended and whose files are still there."""
-        self._noticing = Noticing(root)
+        self._index = FileIndex(kinds, clock.now)
+        self._watched_kinds: set[type[Object]] = set()
+        """Kinds whose own files are all read."""
+        self._expired: list[Identity] = []
+        """Expired leases whose files still exist."""
+        self._watcher = InotifyWatcher(root)
         try:
-            self._read(map(self._name, self._noticing.scan()))
+            self._read(map(self._name, self._watcher.scan()))
         except BaseException:
-            self._noticing.close()
+            self._watcher.close()
             raise
-        self._holdings.forget_events()
+        self._index.discard_events()
 
     def fileno(self) -> int:
-        """Readable when something happened that `catch_up` would take over."""
-        return self._noticing.fileno()
+        """Readable when there are changes for `catch_up`."""
+        return self._watcher.fileno()
 
     def close(self) -> None:
-        """End the watching."""
-        self._noticing.close()
+        """Close the watcher."""
+        self._watcher.close()
 
     def take_events(self) -> list[Event]:
-        """What changed since the last time, in order."""
-        return self._holdings.take_events()
+        """Changes since the last call, in order."""
+        return self._index.take_events()
 
     @property
-    def troubles(self) -> list[Trouble]:
-        """What cannot be read now."""
-        return self._holdings.troubles
+    def problems(self) -> list[ReadProblem]:
+        """Files that cannot be read now."""
+        return self._index.problems
 
-    def rest(self) -> float | None:
-        """Seconds until the next lease may end."""
-        end = self._holdings.next_end
+    def seconds_until_expiry(self) -> float | None:
+        """Seconds until the next lease may expire."""
+        end = self._index.next_expiry
         return None if end is None else max(0.0, end - self._clock.now())
 
     def catch_up(self) -> None:
-        """Take over what others did to the files, and which leases ended. Raises StoreUnavailable: the root is gone."""
-        notice = self._noticing.read()
-        if notice.lost or not self._root.is_dir():
+        """Read other processes' changes and expire leases. Raises StoreUnavailable if the root is gone."""
+        changes = self._watcher.read()
+        if changes.lost or not self._root.is_dir():
             raise StoreUnavailable("the directory is gone", where=str(self._root), hint="make it again")
-        names = set(map(self._name, notice.files))
-        if notice.overrun:
-            names.update(self._holdings.paths(), map(self._name, self._noticing.scan()))
-        for directory in notice.directories:
-            names.update(self._holdings.paths(self._name(directory) + "/"))
+        names = set(map(self._name, changes.files))
+        if changes.overflow:
+            names.update(self._index.paths(), map(self._name, self._watcher.scan()))
+        for directory in changes.directories:
+            names.update(self._index.paths(self._name(directory) + "/"))
         self._read(names)
-        self._over += self._holdings.ended()
+        self._expired += self._index.expire()
 
-    def bury(self) -> None:
-        """Delete what is left of leases that ended; where that cannot be done, they stay ended for every reader."""
-        over, self._over = self._over, []
-        if not over:
+    def delete_expired(self) -> None:
+        """Delete the files of expired leases; where this fails, they stay expired for all readers."""
+        expired, self._expired = self._expired, []
+        if not expired:
             return
         with suppress(StoreError), locked(self._root):
             self.catch_up()
-            for identity in over:
-                if self._holdings.holder(identity) is not None and self._holdings.in_force(identity) is None:
+            for identity in expired:
+                if self._index.file_of(identity) is not None and self._index.current(identity) is None:
                     self._write(identity, None)
 
     def list(self, kind: type[T]) -> list[T]:
-        """All objects of a kind, in the order of their keys. From now on the kind is followed."""
+        """All objects of a kind, in the order of their keys. From now on the kind is watched."""
         return [each.object for each in self.entries(kind)]  # type: ignore[misc]
 
-    def entries(self, kind: type[Object]) -> Iterable[Packed]:
-        """The same as they are kept."""
+    def entries(self, kind: type[Object]) -> Iterable[EncodedObject]:
+        """The same, encoded."""
         objects = self._objects(kind)
-        if kind not in self._followed:
-            self._followed.add(kind)
-            own = map(self._name, self._noticing.scan(kind.KIND))
-            self._take_in(name for name in own if not self._holdings.knows(name))
+        if kind not in self._watched_kinds:
+            self._watched_kinds.add(kind)
+            own = map(self._name, self._watcher.scan(kind.KIND))
+            self._load(name for name in own if not self._index.knows(name))
         return [each for _, each in sorted(objects.items())]
 
     def get(self, kind: type[T], key: ObjectKey) -> T | None:
         """One object."""
-        self._look_up((kind, key))
+        self._read_own_file((kind, key))
         found = self._objects(kind).get(key)
         return None if found is None else found.object  # type: ignore[return-value]
 
-    def _look_up(self, identity: Identity) -> None:
-        """Read the object's own file, unless it is read anyway."""
+    def _read_own_file(self, identity: Identity) -> None:
+        """Read the object's own file, unless its kind is watched."""
         own = self._name(own_path(*identity))
-        if not self._is_followed(own):
-            self._take_in([own])
+        if not self._is_watched(own):
+            self._load([own])
 
     def put(self, obj: T, expect: str | None, ttl: float | None) -> T:
         """Compare and write. Raises Conflict, StoreUnavailable, BadManifest."""
@@ -134,45 +134,45 @@ class Directory:
         self._objects(kind)
         with locked(self._root):
             self.catch_up()
-            self._look_up(identity)
-            entry = self._holdings.in_force(identity)
-            check(kind, key, entry.packed.version if entry else None, expect)
-            unchanged = entry is not None and entry.packed == packed(stored) and entry.expires is None
+            self._read_own_file(identity)
+            entry = self._index.current(identity)
+            check_version(kind, key, entry.encoded.version if entry else None, expect)
+            unchanged = entry is not None and entry.encoded == encode(stored) and entry.expires is None
             if not (unchanged and ttl is None):
                 bare = unversioned(stored)
-                self._write(identity, bare if ttl is None else stamped(bare, ttl, self._clock))
+                self._write(identity, bare if ttl is None else with_expiry(bare, ttl, self._clock))
         return stored
 
     def delete(self, kind: type[Object], key: ObjectKey, expect: str | None) -> None:
-        """Compare and remove. Raises NotFound, Conflict, StoreUnavailable, BadManifest."""
+        """Compare and delete. Raises NotFound, Conflict, StoreUnavailable, BadManifest."""
         with locked(self._root):
             self.catch_up()
             current = self.get(kind, key)
             if current is None:
-                raise absent(kind, key)
-            check(kind, key, current.metadata.resourceVersion, expect)
+                raise not_found(kind, key)
+            check_version(kind, key, current.metadata.resourceVersion, expect)
             self._write((kind, key), None)
 
-    def _objects(self, kind: type[Object]) -> dict[ObjectKey, Packed]:
-        objects = self._holdings.objects.get(kind)
+    def _objects(self, kind: type[Object]) -> dict[ObjectKey, EncodedObject]:
+        objects = self._index.objects.get(kind)
         if objects is None:
             raise TypeError(f"{kind.__name__} is none of this store's kinds")
         return objects
 
     def _read(self, names: Iterable[str]) -> None:
-        """What these files hold now, as far as anybody wants to know."""
-        self._take_in(filter(self._is_followed, names))
+        """Read those of the files that are watched."""
+        self._load(filter(self._is_watched, names))
 
-    def _is_followed(self, name: str) -> bool:
+    def _is_watched(self, name: str) -> bool:
         kind = self._kinds.get(self._own_kind(name))
-        return kind is None or kind in self._followed or self._holdings.knows(name)
+        return kind is None or kind in self._watched_kinds or self._index.knows(name)
 
     def _own_kind(self, name: str) -> str:
-        """Of which kind a file of our own is; "" for a person's."""
+        """The kind of one of the store's own files; "" for a user's file."""
         kind, _, rest = name[len(str(self._root)) + 1 :].partition("/")
         return kind if rest.count("/") == 1 and rest.endswith(".json") else ""
 
-    def _take_in(self, names: Iterable[str]) -> None:
+    def _load(self, names: Iterable[str]) -> None:
         read: dict[str, Content | PercaleError] = {}
         for name in names:
             try:
@@ -180,12 +180,12 @@ class Directory:
             except PercaleError as error:
                 read[name] = error
         if read:
-            self._holdings.update(read)
+            self._index.update(read)
 
     def _content(self, name: str) -> Content:
-        """A file's objects; none when it is not there. Raises BadManifest, StoreUnavailable."""
+        """A file's objects; none if it does not exist. Raises BadManifest, StoreUnavailable."""
         try:
-            with FileIO(name) as file:  # a third of pathlib's time, for every file that there is
+            with FileIO(name) as file:  # a third of pathlib's time, and every file is read
                 data = file.readall()
         except (FileNotFoundError, NotADirectoryError):
             return {}
@@ -194,8 +194,8 @@ class Directory:
         content = {}
         is_own = self._own_kind(name) in self._kinds
         for found in decode_manifest(data, name, kinds=self._kinds).found:
-            obj, expires = unstamped(found.object, self._clock, str(found.source))
-            each = packed(obj)
+            obj, expires = without_expiry(found.object, self._clock, str(found.source))
+            each = encode(obj)
             identity = each.kind, each.key
             if is_own and self._name(own_path(*identity)) != name:
                 raise StoreUnavailable("other objects are in this file", where=name, hint="move them to another file")
@@ -203,11 +203,11 @@ class Directory:
         return content
 
     def _write(self, identity: Identity, new: Object | None) -> None:
-        """The object's file with `new` for it, or (None) without it. Raises StoreUnavailable, BadManifest."""
+        """Replace the object in its file by `new`, or delete it (None). Raises StoreUnavailable, BadManifest."""
         own = self._name(own_path(*identity))
-        name = self._holdings.holder(identity) or own
+        name = self._index.file_of(identity) or own
         if name == own:
-            self._refuse_strangers(own)
+            self._check_own_file(own)
             data = to_json(new) + b"\n" if new is not None else b""
         else:
             data = self._edited(name, identity, new)
@@ -215,25 +215,25 @@ class Directory:
             write_file(Path(name), data, root=self._root)
         else:
             remove_file(Path(name))
-        self._take_in([name])
+        self._load([name])
 
-    def _refuse_strangers(self, own: str) -> None:
-        """What is broken in our own file is written anew, but not over what somebody else keeps there."""
-        error = self._holdings.error(own)
+    def _check_own_file(self, own: str) -> None:
+        """An invalid own file is overwritten, but not one with other objects."""
+        error = self._index.error(own)
         if isinstance(error, StoreUnavailable):
             raise error
 
     def _edited(self, name: str, identity: Identity, new: Object | None) -> bytes:
-        """A person's file with only this object changed."""
-        error = self._holdings.error(name)
+        """A user's file with only this object changed."""
+        error = self._index.error(name)
         if error is not None:
             raise error
         try:
             data = Path(name).read_bytes()
         except OSError as refusal:
             raise StoreUnavailable(f"cannot be read: {refusal.strerror}", where=name) from refusal
-        return rewritten(data, name, identity, new, kinds=self._kinds)
+        return rewrite_object(data, name, identity, new, kinds=self._kinds)
 
     def _name(self, path: str) -> str:
-        """A file below the root as people know it."""
+        """The path of a file below the root, as shown to users."""
         return f"{self._root}/{path}" if path else str(self._root)

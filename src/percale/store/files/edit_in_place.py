@@ -1,6 +1,6 @@
-"""One object of a file that a person wrote, changed or taken out; the rest of the file stays byte for byte. Pure.
+"""Changes or deletes one object in a user's file; the rest of the file stays byte for byte. Pure.
 
-Fields that Percale does not know stay too. Called by `directory`.
+Fields unknown to Percale stay too. Called by `directory.py`.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Identity: TypeAlias = tuple[type[Object], ObjectKey]
 _AFTER_DASH = re.compile(r"(?:^|\n) *-\s+\Z")
 _COMMA = re.compile(r"\s*,\s*")
 _NOT_IN_YAML = re.compile(r"[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
-"""Characters that JSON may hold as they are, and YAML may not."""
+"""Characters allowed in JSON but not in YAML."""
 _LAST_COMMA = re.compile(r"\s*,\s*\Z")
 
 
-def rewritten(data: bytes, file: str, identity: Identity, new: Object | None, *, kinds: Kinds) -> bytes:
-    """The file with `new` in the object's place, or (None) without it. Raises BadManifest, StoreUnavailable."""
+def rewrite_object(data: bytes, file: str, identity: Identity, new: Object | None, *, kinds: Kinds) -> bytes:
+    """The file with the object replaced by `new`, or deleted (None). Raises BadManifest, StoreUnavailable."""
     wanted = {_identity(each): each for each in decode_manifest(data, file, kinds=kinds).found}
     found = wanted[identity]
     node = object_node(data, found.source)
@@ -37,7 +37,7 @@ def rewritten(data: bytes, file: str, identity: Identity, new: Object | None, *,
     if new is None:
         changed = _without(text, node, in_list=found.source.item is not None)
     else:
-        plain = merged(plain_value(node, len(text), str(found.source)), to_plain(found.object), to_plain(new))
+        plain = merge(plain_value(node, len(text), str(found.source)), to_plain(found.object), to_plain(new))
         changed = _with(text, node, plain)
     result = (BOM_UTF8 if data.startswith(BOM_UTF8) else b"") + changed.encode()
     objects = {identity: each.object for identity, each in wanted.items() if each is not found}
@@ -47,19 +47,19 @@ def rewritten(data: bytes, file: str, identity: Identity, new: Object | None, *,
     return result
 
 
-def merged(written: Any, before: Any, after: Any) -> Any:
-    """What is written, with the change from `before` to `after`: the same value, without the fields that nobody knows."""
+def merge(written: Any, before: Any, after: Any) -> Any:
+    """The written value with the change from `before` to `after`, which have only the known fields."""
     if before == after:
         return written
     if isinstance(written, dict) and isinstance(before, dict) and isinstance(after, dict):
         if before.get("name") != after.get("name"):
-            return after  # another container, another port
+            return after  # a different container or port
         kept = {key: value for key, value in written.items() if key in after or key not in before}
         added = {key: value for key, value in after.items() if key not in written and before.get(key) != value}
-        return {key: merged(value, before.get(key), after.get(key)) for key, value in kept.items()} | added
+        return {key: merge(value, before.get(key), after.get(key)) for key, value in kept.items()} | added
     lists = isinstance(written, list) and isinstance(before, list) and isinstance(after, list)
     if lists and len(written) == len(before) == len(after):
-        return [merged(*each) for each in zip(written, before, after, strict=True)]
+        return [merge(*each) for each in zip(written, before, after, strict=True)]
     return after
 
 
@@ -113,7 +113,7 @@ def _end_of_lines(text: str, node: Node) -> int:
 
 
 def _check(result: bytes, wanted: Mapping[Identity, Object], source: Source, kinds: Kinds) -> None:
-    """Read it before anybody else does: nothing but this object has changed."""
+    """Decode the result: only this object may differ."""
     refusal = StoreUnavailable(
         "the object cannot be changed in this file", where=str(source), hint="move it to a file of its own"
     )

@@ -1,7 +1,7 @@
-"""Which file holds which object, and what of it is in force. Values only; `directory` feeds it with what it read.
+"""Index of which file contains which object, and of the current objects. `directory.py` updates it with file contents.
 
-file ─▶ its last good objects ─┬─▶ the first file by path that has an object counts ─▶ in force ─▶ Upserted, Deleted
-        or why it is bad ──────┴─▶ Trouble
+file ─▶ its last valid objects ─┬─▶ the first file by path with an object wins ─▶ current objects ─▶ Upserted, Deleted
+        or why it is invalid ───┴─▶ ReadProblem
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import msgspec
 from percale.errors import BadManifest, PercaleError
 from percale.model.kinds import Kinds
 from percale.model.meta import Object, ObjectKey
-from percale.store.files.packed_object import Packed
-from percale.store.protocol import Deleted, Event, Trouble, Upserted
+from percale.store.files.encoded_object import EncodedObject
+from percale.store.protocol import Deleted, Event, ReadProblem, Upserted
 
 Identity: TypeAlias = tuple[type[Object], ObjectKey]
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
-    """An object as a file has it, and when it ends (None: never)."""
+    """An object in a file, and when it expires (None: never)."""
 
-    packed: Packed
+    encoded: EncodedObject
     line: int
     expires: float | None
 
@@ -35,73 +35,73 @@ Content: TypeAlias = Mapping[Identity, Entry]
 _NOTHING: Content = {}
 
 
-class Holdings:
-    """All files of a store. `now` is the clock of the entries' ends."""
+class FileIndex:
+    """All files of a store. `now` is the clock of `Entry.expires`."""
 
     def __init__(self, kinds: Kinds, now: Callable[[], float]) -> None:
         self._now = now
         self._files: dict[str, Content] = {}
-        """The last good content of each file that has any."""
-        self._holders: dict[Identity, tuple[str, ...]] = {}
-        """Who has an object, in the order of paths."""
+        """The last valid content of each file with objects."""
+        self._files_of: dict[Identity, tuple[str, ...]] = {}
+        """The files that contain an object, sorted by path."""
         self._broken: dict[str, PercaleError] = {}
-        self._troubles: dict[str, PercaleError] = {}
-        self._ends: list[tuple[float, int, Identity]] = []
-        """A heap of ends; one that was put off since is still in it."""
+        self._problems: dict[str, PercaleError] = {}
+        self._expiries: list[tuple[float, int, Identity]] = []
+        """A heap of expiry times; may contain outdated ones of renewed leases."""
         self._order = count()
-        self._events: list[tuple[type[Upserted | Deleted], Packed] | Trouble] = []
-        self.objects: dict[type[Object], dict[ObjectKey, Packed]] = {kind: {} for kind in kinds.values()}
-        """What is in force."""
+        self._events: list[tuple[type[Upserted | Deleted], EncodedObject] | ReadProblem] = []
+        self.objects: dict[type[Object], dict[ObjectKey, EncodedObject]] = {kind: {} for kind in kinds.values()}
+        """The current objects."""
 
     def take_events(self) -> list[Event]:
-        """What changed since the last time, in order."""
+        """Changes since the last call, in order."""
         events, self._events = self._events, []
-        return [each if isinstance(each, Trouble) else each[0](each[1].object) for each in events]
+        return [each if isinstance(each, ReadProblem) else each[0](each[1].object) for each in events]
 
-    def forget_events(self) -> None:
-        """Nobody has asked for anything yet."""
+    def discard_events(self) -> None:
+        """Drop the events of the first read: no watch exists yet."""
         self._events = []
 
     @property
-    def troubles(self) -> list[Trouble]:
-        """What cannot be read now."""
-        return [Trouble(path, error) for path, error in sorted(self._troubles.items())]
+    def problems(self) -> list[ReadProblem]:
+        """Files that cannot be read now."""
+        return [ReadProblem(path, error) for path, error in sorted(self._problems.items())]
 
     @property
-    def next_end(self) -> float | None:
-        """When the next entry may end."""
-        return self._ends[0][0] if self._ends else None
+    def next_expiry(self) -> float | None:
+        """When the next entry may expire."""
+        return self._expiries[0][0] if self._expiries else None
 
     def paths(self, below: str = "") -> Iterator[str]:
-        """The files that have or had objects, or are bad."""
+        """Files with objects, and invalid ones."""
         return (path for path in {**self._files, **self._broken} if path.startswith(below))
 
-    def holder(self, identity: Identity) -> str | None:
-        """The file whose object counts."""
-        holders = self._holders.get(identity)
-        return holders[0] if holders else None
+    def file_of(self, identity: Identity) -> str | None:
+        """The file whose entry for this object is current."""
+        files = self._files_of.get(identity)
+        return files[0] if files else None
 
     def content(self, path: str) -> Content:
-        """A file's last good objects."""
+        """A file's last valid objects."""
         return self._files.get(path, _NOTHING)
 
     def knows(self, path: str) -> bool:
-        """Whether the file has or had objects, or is bad."""
+        """Whether the file has objects or is invalid."""
         return path in self._files or path in self._broken
 
     def error(self, path: str) -> PercaleError | None:
         """Why the file cannot be read."""
         return self._broken.get(path)
 
-    def in_force(self, identity: Identity) -> Entry | None:
-        """The entry that counts, unless it has ended."""
-        holder = self.holder(identity)
-        entry = self._files[holder][identity] if holder is not None else None
-        ended = entry is not None and entry.expires is not None and entry.expires <= self._now()
-        return None if ended else entry
+    def current(self, identity: Identity) -> Entry | None:
+        """The current entry, unless it has expired."""
+        path = self.file_of(identity)
+        entry = self._files[path][identity] if path is not None else None
+        expired = entry is not None and entry.expires is not None and entry.expires <= self._now()
+        return None if expired else entry
 
     def update(self, read: Mapping[str, Content | PercaleError]) -> None:
-        """These files hold this now (a file that is gone: nothing), or are bad."""
+        """Replace the contents of these files (empty for a deleted one), or mark them invalid."""
         touched: dict[Identity, None] = {}
         for path, content in read.items():
             if isinstance(content, PercaleError):
@@ -114,61 +114,61 @@ class Holdings:
             else:
                 self._files.pop(path, None)
             for identity in before.keys() - content.keys():
-                self._holders[identity] = tuple(other for other in self._holders[identity] if other != path)
-            alone = (path,)  # one for all, as most objects are in one file
+                self._files_of[identity] = tuple(other for other in self._files_of[identity] if other != path)
+            alone = (path,)  # shared, as most objects are in one file only
             for identity in content.keys() - before.keys():
-                others = self._holders.get(identity)
-                self._holders[identity] = tuple(sorted((*others, path))) if others else alone
+                others = self._files_of.get(identity)
+                self._files_of[identity] = tuple(sorted((*others, path))) if others else alone
             touched.update(dict.fromkeys((*before, *content)))
-        judged = {*read}
+        affected = {*read}
         for identity in touched:
-            judged.update(self._holders[identity])
-            self.settle(identity)
-            if not self._holders[identity]:
-                del self._holders[identity]
-        for path in sorted(judged):
-            self._judge(path)
+            affected.update(self._files_of[identity])
+            self._apply(identity)
+            if not self._files_of[identity]:
+                del self._files_of[identity]
+        for path in sorted(affected):
+            self._report(path)
 
-    def ended(self) -> list[Identity]:
-        """Take what has ended out of force."""
+    def expire(self) -> list[Identity]:
+        """Remove expired entries from the current objects; returns them."""
         now, due = self._now(), set()
-        while self._ends and self._ends[0][0] <= now:
-            due.add(heapq.heappop(self._ends)[2])
-        over = [identity for identity in due if identity in self._holders and self.in_force(identity) is None]
-        for identity in over:
-            self.settle(identity)
-        return over
+        while self._expiries and self._expiries[0][0] <= now:
+            due.add(heapq.heappop(self._expiries)[2])
+        expired = [identity for identity in due if identity in self._files_of and self.current(identity) is None]
+        for identity in expired:
+            self._apply(identity)
+        return expired
 
-    def settle(self, identity: Identity) -> None:
-        """Bring what is in force to what the files say."""
+    def _apply(self, identity: Identity) -> None:
+        """Update the current object from the files' entries."""
         kind, key = identity
         objects = self.objects[kind]
-        entry = self.in_force(identity)
+        entry = self.current(identity)
         if entry is None:
             if key in objects:
                 self._events.append((Deleted, objects.pop(key)))
             return
         if entry.expires is not None:
-            heapq.heappush(self._ends, (entry.expires, next(self._order), identity))
-        if objects.get(key) != entry.packed:
-            objects[key] = entry.packed
-            self._events.append((Upserted, entry.packed))
+            heapq.heappush(self._expiries, (entry.expires, next(self._order), identity))
+        if objects.get(key) != entry.encoded:
+            objects[key] = entry.encoded
+            self._events.append((Upserted, entry.encoded))
 
-    def _judge(self, path: str) -> None:
-        """One Trouble when a file turns bad, one when it is bad in another way, one when it is good again."""
+    def _report(self, path: str) -> None:
+        """One ReadProblem when a file becomes invalid, when its error changes, and when it is valid again."""
         error = self._broken.get(path) or self._duplicate(path)
-        known = self._troubles.get(path)
+        known = self._problems.get(path)
         if error is None:
-            if self._troubles.pop(path, None) is not None:
-                self._events.append(Trouble(path, None))
+            if self._problems.pop(path, None) is not None:
+                self._events.append(ReadProblem(path, None))
         elif known is None or str(known) != str(error):
-            self._troubles[path] = error
-            self._events.append(Trouble(path, error))
+            self._problems[path] = error
+            self._events.append(ReadProblem(path, error))
 
     def _duplicate(self, path: str) -> BadManifest | None:
-        """An object of this file that an earlier file has too."""
+        """The error if an earlier file contains an object of this file."""
         for identity, entry in self.content(path).items():
-            first = self._holders[identity][0]
+            first = self._files_of[identity][0]
             if first != path:
                 kind, key = identity
                 return BadManifest(

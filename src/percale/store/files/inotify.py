@@ -1,7 +1,7 @@
-"""Which manifests of a directory tree changed: inotify, told in file names. Called by `directory`, on the store's thread.
+"""Watches a directory tree for changed manifests with inotify. Called by `directory.py`, on the store's thread.
 
-A file counts once it is complete: closed after writing, or renamed into place, as editors and this store do it. A new
-subdirectory is watched first and listed then, so that nothing made in between is missed.
+A file is reported once it is complete: closed after writing, or renamed into place, as editors and this store do. A new
+subdirectory is watched first and scanned then, so that no file created in between is missed.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ _MASK = (
 
 
 @dataclass(slots=True)
-class Notice:
-    """What to read again; paths are relative to the root."""
+class FileChanges:
+    """What to read again; paths relative to the root."""
 
     files: set[str] = field(default_factory=set)
     directories: set[str] = field(default_factory=set)
-    """New, gone or moved: all that is known below them (a file of ours may be gone before its new folder is watched)."""
-    overrun: bool = False
-    """More happened than the kernel keeps: everything."""
+    """Created, deleted or moved: all known files below (one may be deleted before its new directory is watched)."""
+    overflow: bool = False
+    """The kernel's queue overflowed: read everything."""
     lost: bool = False
-    """The root itself is gone, for good: another one in its place is not watched."""
+    """The root was deleted or moved: a new one in its place is not watched."""
 
 
-class Noticing:
+class InotifyWatcher:
     """The watches of one directory tree."""
 
     def __init__(self, root: Path) -> None:
@@ -58,7 +58,7 @@ class Noticing:
             raise _refused(error, root, "fs.inotify.max_user_instances") from error
 
     def fileno(self) -> int:
-        """Readable when there is something to notice."""
+        """Readable when there are events."""
         descriptor: int = self._inotify.fileno()
         return descriptor
 
@@ -67,7 +67,7 @@ class Noticing:
         self._inotify.close()
 
     def scan(self, directory: str = "") -> Iterator[str]:
-        """Watch a directory and all below it; the manifests found there. One that is gone again has none."""
+        """Watch a directory tree and yield its manifests; none if it is gone again."""
         try:
             descriptor = self._inotify.add_watch(self._root / directory, _MASK)
         except OSError as error:
@@ -90,12 +90,12 @@ class Noticing:
             elif entry.name.endswith(SUFFIXES):
                 yield path
 
-    def read(self) -> Notice:
-        """All that happened since the last time; does not wait."""
-        notice = Notice()
+    def read(self) -> FileChanges:
+        """All changes since the last call; does not block."""
+        changes = FileChanges()
         for event in self._inotify.read(timeout=0):
             if event.mask & flags.Q_OVERFLOW:
-                notice.overrun = True
+                changes.overflow = True
                 continue
             directory = self._paths.get(event.wd)
             if directory is None:
@@ -105,31 +105,31 @@ class Noticing:
             elif event.mask & flags.IGNORED:
                 del self._paths[event.wd]
             elif event.mask & flags.ISDIR:
-                self._directory_changed(_join(directory, event.name), event.mask, notice)
+                self._directory_changed(_join(directory, event.name), event.mask, changes)
             else:
-                self._file_changed(directory, event.name, event.mask, notice)
-        notice.lost = self._lost
-        return notice
+                self._file_changed(directory, event.name, event.mask, changes)
+        changes.lost = self._lost
+        return changes
 
-    def _directory_changed(self, path: str, mask: int, notice: Notice) -> None:
+    def _directory_changed(self, path: str, mask: int, changes: FileChanges) -> None:
         if path.rpartition("/")[2].startswith("."):
             return
-        notice.directories.add(path)
+        changes.directories.add(path)
         if mask & (flags.MOVED_FROM | flags.DELETE):
             self._forget(path)
         elif mask & (flags.MOVED_TO | flags.CREATE):
-            notice.files.update(self.scan(path))
+            changes.files.update(self.scan(path))
 
-    def _file_changed(self, directory: str, name: str, mask: int, notice: Notice) -> None:
+    def _file_changed(self, directory: str, name: str, mask: int, changes: FileChanges) -> None:
         path = _join(directory, name)
         if name.startswith("."):
             if mask & flags.MOVED_TO and (self._root / path).is_symlink():
-                notice.directories.add(directory)  # a mounted ConfigMap: the files are links through `..data`
+                changes.directories.add(directory)  # a mounted ConfigMap: the files are links through `..data`
         elif name.endswith(SUFFIXES) and (not mask & flags.CREATE or self._is_complete(path)):
-            notice.files.add(path)
+            changes.files.add(path)
 
     def _is_complete(self, path: str) -> bool:
-        """A link is complete when it is made; a file is being written, and its end will be noticed."""
+        """A link is complete when created; a regular file is not: its close will be reported."""
         try:
             status = (self._root / path).lstat()
         except OSError:
@@ -137,7 +137,7 @@ class Noticing:
         return stat.S_ISLNK(status.st_mode) or status.st_nlink > 1
 
     def _forget(self, path: str) -> None:
-        """End the watches of a directory that moved away: it may be back under another name."""
+        """Remove the watches of a directory that was moved: it may reappear under another name."""
         below = f"{path}/"
         for descriptor, known in list(self._paths.items()):
             if known == path or known.startswith(below):

@@ -1,7 +1,7 @@
-"""Until when a leased object lives, written into its file as an annotation; the objects that readers see are without it.
+"""Expiry of leased objects, an annotation in their files that readers of the store do not see.
 
-Time is the kernel's since boot (it runs on while the machine is suspended), so setting the clock ends no lease; a lease of
-another boot counts as just renewed when it is first seen. Called by `directory`.
+Time is CLOCK_BOOTTIME (it includes suspend), so setting the clock expires no lease; a lease of another boot counts as just
+renewed when it is first read. Called by `directory.py`.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ def _since_boot() -> float:
 
 
 class BootClock(Struct, frozen=True):
-    """This boot's name, and the seconds since it began."""
+    """This boot's id, and the seconds since boot."""
 
     boot: Callable[[], str] = _boot_id
     now: Callable[[], float] = _since_boot
 
 
-def stamped(obj: T, ttl: float, clock: BootClock) -> T:
-    """The object as it is written when it lives for `ttl` seconds from now."""
+def with_expiry(obj: T, ttl: float, clock: BootClock) -> T:
+    """The object as written to its file, to expire `ttl` seconds from now."""
     stamp = f"{clock.boot()} {clock.now() + ttl:.3f} {ttl:g}"
     return _annotated(obj, {**obj.metadata.annotations, ANNOTATION: stamp})
 
 
-def unstamped(obj: T, clock: BootClock, where: str) -> tuple[T, float | None]:
-    """The object as readers see it, and when it ends (None: never). Raises BadManifest."""
+def without_expiry(obj: T, clock: BootClock, where: str) -> tuple[T, float | None]:
+    """The object as readers see it, and when it expires (None: never). Raises BadManifest."""
     stamp = obj.metadata.annotations.get(ANNOTATION)
     if stamp is None:
         return obj, None

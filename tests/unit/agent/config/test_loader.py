@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from percale.agent.config import loader as configuring
-from percale.agent.config.loader import listening_at, service_config
+from percale.agent.config import loader
+from percale.agent.config.loader import listen_ports, service_config
 from percale.agent.config.settings import AgentConfig
 from percale.errors import BadConfig
 from percale.model.netconf import network_config
@@ -19,7 +19,7 @@ from percale.model.netconf import network_config
 def load(tmp_path: Path, text: str = "", environ: dict[str, str] | None = None, **flags: Any) -> AgentConfig:
     file = tmp_path / "agent.yaml"
     file.write_text(text)
-    return configuring.load(file, environ or {}, flags)
+    return loader.load(file, environ or {}, flags)
 
 
 def refusal(tmp_path: Path, text: str = "", environ: dict[str, str] | None = None, **flags: Any) -> str:
@@ -41,7 +41,7 @@ def test_environment_beats_file_and_flag_beats_environment(tmp_path: Path) -> No
 
 
 def test_no_file_at_all() -> None:
-    assert configuring.load(None, {"PERCALE_STORE": "files:/s"}, {}).store == "files:/s"
+    assert loader.load(None, {"PERCALE_STORE": "files:/s"}, {}).store == "files:/s"
 
 
 def test_a_number_in_the_environment(tmp_path: Path) -> None:
@@ -99,9 +99,9 @@ def test_external_ips_are_a_word_or_networks(tmp_path: Path, text: str, variable
 
 
 def test_what_the_agent_listens_at(tmp_path: Path) -> None:
-    assert listening_at(load(tmp_path, "store: files:/s")) == {"http": 9099, "services.healthz": 10256}
-    assert listening_at(load(tmp_path, "store: files:/s\nhttp: '[::1]:80'\nservices: {enabled: false}")) == {"http": 80}
-    assert listening_at(load(tmp_path, "store: files:/s\nhttp: unix:/x\nservices: {healthz: null}")) == {}
+    assert listen_ports(load(tmp_path, "store: files:/s")) == {"http": 9099, "services.healthz": 10256}
+    assert listen_ports(load(tmp_path, "store: files:/s\nhttp: '[::1]:80'\nservices: {enabled: false}")) == {"http": 80}
+    assert listen_ports(load(tmp_path, "store: files:/s\nhttp: unix:/x\nservices: {healthz: null}")) == {}
 
 
 def test_variables_that_kubernetes_makes_of_services_are_not_ours(tmp_path: Path) -> None:
@@ -185,14 +185,14 @@ def test_mistakes_in_the_environment_and_the_flags_name_them(tmp_path: Path) -> 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(BadConfig, match="cannot be read: No such file or directory"):
-        configuring.load(tmp_path / "missing.yaml", {}, {})
+        loader.load(tmp_path / "missing.yaml", {}, {})
     (tmp_path / "latin.yaml").write_bytes(b"node: \xff")
     with pytest.raises(BadConfig, match="cannot be read: not UTF-8 text"):
-        configuring.load(tmp_path / "latin.yaml", {}, {})
+        loader.load(tmp_path / "latin.yaml", {}, {})
 
 
 def test_every_setting_is_in_the_reference() -> None:
     reference = (Path(__file__).parents[4] / "docs" / "agent.md").read_text()
-    missing = [name for name in configuring.TYPES if f"`{name}`" not in reference]
-    missing += [name for name in configuring.TYPES if f"`{configuring.environment_name(name)}`" not in reference]
+    missing = [name for name in loader.TYPES if f"`{name}`" not in reference]
+    missing += [name for name in loader.TYPES if f"`{loader.environment_name(name)}`" not in reference]
     assert not missing

@@ -11,12 +11,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from percale.agent.http import client as asking
-from percale.agent.http.listener import asked, listening
+from percale.agent.http import client
+from percale.agent.http.listener import listen, wait_for_connection
 from percale.agent.http.server import serve
 from percale.agent.http.web_server import MOST
-from percale.agent.metrics import Figures, Metrics
-from percale.agent.problems import Trouble
+from percale.agent.metrics import GaugeValues, Metrics
+from percale.agent.problems import Problem
 from percale.agent.status import Addresses, Peer, Pod, Status
 from percale.cli.status import lines
 from percale.errors import AgentError, BadConfig
@@ -47,13 +47,13 @@ STATUS = Status(
         ),
     ),
     pods=(Pod("0123456789abcdef", "eth0", ("10.244.1.2",), "default/web"),),
-    troubles=(Trouble("store bad.yaml", "bad.yaml:3: not YAML", 1010.0),),
-    lastError=Trouble("store bad.yaml", "bad.yaml:3: not YAML", 1010.0),
+    problems=(Problem("store bad.yaml", "bad.yaml:3: not YAML", 1010.0),),
+    lastError=Problem("store bad.yaml", "bad.yaml:3: not YAML", 1010.0),
 )
 MANY = 200
 
 
-class Subject:
+class StatusSource:
     def __init__(self) -> None:
         self.metrics = Metrics()
         self.reasons: tuple[str, ...] = ()
@@ -61,17 +61,17 @@ class Subject:
     def waiting_for(self) -> tuple[str, ...]:
         return self.reasons
 
-    def figures(self) -> Figures:
-        return Figures(not self.reasons, 2, 1, 3, 0, STATUS.addresses)
+    def gauge_values(self) -> GaugeValues:
+        return GaugeValues(not self.reasons, 2, 1, 3, 0, STATUS.addresses)
 
     def status(self) -> Status:
         return STATUS
 
 
 @asynccontextmanager
-async def serving(socket: Path, subject: Subject) -> AsyncIterator[None]:
-    with listening(f"unix:{socket}") as listener:
-        task = asyncio.create_task(serve(listener, subject))
+async def serving(socket: Path, source: StatusSource) -> AsyncIterator[None]:
+    with listen(f"unix:{socket}") as listener:
+        task = asyncio.create_task(serve(listener, source))
         try:
             yield
         finally:
@@ -106,20 +106,20 @@ async def get(socket: Path, path: str) -> tuple[int, str]:
 
 
 async def test_health_and_readiness(socket: Path) -> None:
-    subject = Subject()
-    async with serving(socket, subject):
+    source = StatusSource()
+    async with serving(socket, source):
         assert await get(socket, "/healthz") == (200, "ok\n")
         assert await get(socket, "/livez") == (200, "ok\n")
         assert await get(socket, "/readyz") == (200, "ok\n")
-        subject.reasons = ("no interface", "no store")
+        source.reasons = ("no interface", "no store")
         assert await get(socket, "/readyz") == (503, "no interface\nno store\n")
         assert (await get(socket, "/nowhere"))[0] == 404
 
 
 async def test_metrics(socket: Path) -> None:
-    subject = Subject()
-    subject.metrics.batches.inc()
-    async with serving(socket, subject):
+    source = StatusSource()
+    source.metrics.batches.inc()
+    async with serving(socket, source):
         code, text = await get(socket, "/metrics")
     lines = text.splitlines()
     assert code == 200
@@ -146,7 +146,7 @@ async def test_metrics(socket: Path) -> None:
     ],
 )
 async def test_what_is_not_a_short_get_is_refused(socket: Path, request_bytes: bytes, code: int) -> None:
-    async with serving(socket, Subject()):
+    async with serving(socket, StatusSource()):
         assert (await exchange(socket, request_bytes))[0] == code
         assert (await get(socket, "/healthz"))[0] == 200
 
@@ -154,7 +154,7 @@ async def test_what_is_not_a_short_get_is_refused(socket: Path, request_bytes: b
 async def test_who_never_ends_his_request_keeps_nobody_out(socket: Path) -> None:
     """Many more than the agent has descriptors for."""
     before = descriptors()
-    async with serving(socket, Subject()):
+    async with serving(socket, StatusSource()):
         assert (await get(socket, "/healthz"))[0] == 200
         with ExitStack() as down:
             for number in range(10 * MOST):
@@ -168,7 +168,7 @@ async def test_who_never_ends_his_request_keeps_nobody_out(socket: Path) -> None
 
 
 async def test_a_request_that_goes_on_and_on_is_ended(socket: Path) -> None:
-    async with serving(socket, Subject()):
+    async with serving(socket, StatusSource()):
         reader, writer = await asyncio.open_unix_connection(str(socket))
         with closing(writer):
             for _ in range(MANY):  # as many as one likes, one after the other
@@ -183,56 +183,56 @@ async def test_a_request_that_goes_on_and_on_is_ended(socket: Path) -> None:
 
 
 async def test_a_socket_left_behind_is_taken_over(socket: Path) -> None:
-    with listening(f"unix:{socket}"):
+    with listen(f"unix:{socket}"):
         socket.rename(socket.with_suffix(".left"))
     socket.with_suffix(".left").rename(socket)
     assert socket.is_socket()
-    async with serving(socket, Subject()):
+    async with serving(socket, StatusSource()):
         assert (await get(socket, "/healthz"))[0] == 200
     assert not socket.exists()
 
 
-def test_an_address_that_cannot_be_had_is_said_at_once(tmp_path: Path) -> None:
+def test_an_unusable_address_is_reported_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with listening("0.0.0.0:0") as taken:
+    with listen("0.0.0.0:0") as taken:
         for address in (f"unix:{tmp_path}/file/socket", f"0.0.0.0:{taken.getsockname()[1]}"):
             where = re.escape(f"http {address}: cannot listen: ")
-            with pytest.raises(BadConfig, match=where + r".*; choose another with --http"), listening(address):
+            with pytest.raises(BadConfig, match=where + r".*; choose another with --http"), listen(address):
                 pass
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 async def test_who_asks_first_is_answered_too(socket: Path) -> None:
-    with listening(f"unix:{socket}") as listener:
+    with listen(f"unix:{socket}") as listener:
         asking_now = asyncio.create_task(get(socket, "/healthz"))
         async with asyncio.timeout(30):
-            await asked(listener)
-        serving_now = asyncio.create_task(serve(listener, Subject()))
+            await wait_for_connection(listener)
+        serving_now = asyncio.create_task(serve(listener, StatusSource()))
         assert await asking_now == (200, "ok\n")
         serving_now.cancel()
 
 
 async def test_the_status_is_asked_over_a_unix_socket(socket: Path) -> None:
-    async with serving(socket, Subject()):
-        document = await asyncio.to_thread(asking.fetch, f"unix:{socket}")
-    assert asking.decode(document) == STATUS
+    async with serving(socket, StatusSource()):
+        document = await asyncio.to_thread(client.fetch, f"unix:{socket}")
+    assert client.decode(document) == STATUS
 
 
 def test_nobody_answers(socket: Path) -> None:
     with pytest.raises(AgentError, match=r"no agent answers: No such file or directory; start one with percale agent"):
-        asking.fetch(f"unix:{socket}")
+        client.fetch(f"unix:{socket}")
     with pytest.raises(AgentError, match="an answer that this version does not understand"):
-        asking.decode(b"{}")
+        client.decode(b"{}")
 
 
 def test_where_the_agent_is_comes_from_its_configuration(tmp_path: Path) -> None:
     (tmp_path / "agent.yaml").write_text("http: 127.0.0.1:1234\nstore: files:/s")
-    assert asking.address(tmp_path / "agent.yaml", {}, None) == "127.0.0.1:1234"
-    assert asking.address(tmp_path / "agent.yaml", {"PERCALE_HTTP": "[::1]:5"}, None) == "[::1]:5"
-    assert asking.address(tmp_path / "agent.yaml", {}, "unix:/x") == "unix:/x"
-    assert asking.address(None, {}, None) == "127.0.0.1:9099"
+    assert client.address(tmp_path / "agent.yaml", {}, None) == "127.0.0.1:1234"
+    assert client.address(tmp_path / "agent.yaml", {"PERCALE_HTTP": "[::1]:5"}, None) == "[::1]:5"
+    assert client.address(tmp_path / "agent.yaml", {}, "unix:/x") == "unix:/x"
+    assert client.address(None, {}, None) == "127.0.0.1:9099"
     with pytest.raises(BadConfig, match="the agent serves no HTTP"):
-        asking.address(None, {"PERCALE_HTTP": "none"}, None)
+        client.address(None, {"PERCALE_HTTP": "none"}, None)
 
 
 def test_the_text_form() -> None:
@@ -255,7 +255,7 @@ PODS 1
   POD           ADDRESSES    INTERFACE   CONTAINER
   default/web   10.244.1.2   eth0        0123456789abc
 
-TROUBLES 1
+PROBLEMS 1
   SINCE    SOURCE           ERROR
   1m ago   store bad.yaml   bad.yaml:3: not YAML
 
@@ -264,7 +264,7 @@ last error: 1m ago, store bad.yaml: bad.yaml:3: not YAML"""
 
 
 def test_an_agent_that_knows_nothing_yet() -> None:
-    nothing = {"networks": (), "addresses": (), "peers": (), "pods": (), "troubles": ()}
+    nothing = {"networks": (), "addresses": (), "peers": (), "pods": (), "problems": ()}
     empty = msgspec.structs.replace(
         STATUS, ready=False, waitingFor=("no default route",), backend=None, interface=None, lastError=None, **nothing
     )

@@ -12,7 +12,7 @@ import pytest
 from percale.agent.config.settings import AgentConfig
 from percale.agent.logging import LineLog
 from percale.agent.network.net_conf import configured_network
-from percale.agent.problems import Troubles
+from percale.agent.problems import Problems
 from percale.errors import BadNetworkConfig
 from percale.model.configmap import ConfigMap
 from percale.model.meta import ObjectKey, ObjectMeta
@@ -21,8 +21,8 @@ from percale.store.memory import MemoryStore
 BASE = AgentConfig(node="n1", store="files:/unused")
 
 
-def troubles() -> Troubles:
-    return Troubles(LineLog("text", io.StringIO()))
+def new_problems() -> Problems:
+    return Problems(LineLog("text", io.StringIO()))
 
 
 def config_map(name: str, network: str | None = "10.1.0.0/16") -> ConfigMap:
@@ -32,21 +32,21 @@ def config_map(name: str, network: str | None = "10.1.0.0/16") -> ConfigMap:
 
 async def chosen(store: MemoryStore) -> str:
     async with asyncio.timeout(30):
-        return str((await configured_network(BASE, store, troubles())).networks[0])
+        return str((await configured_network(BASE, store, new_problems())).networks[0])
 
 
 async def test_inline_beats_everything() -> None:
     config = AgentConfig(node="n1", store="files:/unused", network={"Network": "10.9.0.0/16"}, networkFile="/nowhere")
-    assert str((await configured_network(config, MemoryStore(), troubles())).networks[0]) == "10.9.0.0/16"
+    assert str((await configured_network(config, MemoryStore(), new_problems())).networks[0]) == "10.9.0.0/16"
 
 
 async def test_a_file(tmp_path: Path) -> None:
     path = tmp_path / "net-conf.json"
     config = AgentConfig(node="n1", store="files:/unused", networkFile=str(path))
     with pytest.raises(BadNetworkConfig, match=r"net-conf\.json: cannot be read: No such file"):
-        await configured_network(config, MemoryStore(), troubles())
+        await configured_network(config, MemoryStore(), new_problems())
     path.write_text('{"Network": "10.8.0.0/16"}')
-    assert str((await configured_network(config, MemoryStore(), troubles())).networks[0]) == "10.8.0.0/16"
+    assert str((await configured_network(config, MemoryStore(), new_problems())).networks[0]) == "10.8.0.0/16"
 
 
 async def test_the_one_config_map_that_has_it() -> None:
@@ -57,27 +57,27 @@ async def test_the_one_config_map_that_has_it() -> None:
 
 
 async def test_none_and_several_are_waited_out() -> None:
-    store, said = MemoryStore(), troubles()
-    waiting = asyncio.create_task(configured_network(BASE, store, said))
+    store, problems = MemoryStore(), new_problems()
+    waiting = asyncio.create_task(configured_network(BASE, store, problems))
 
-    async def told(words: str) -> None:
+    async def wait_for_problem(words: str) -> None:
         async with asyncio.timeout(30):
-            while not any(words in trouble.error for trouble in said.now.values()):
+            while not any(words in problem.error for problem in problems.current.values()):
                 assert not waiting.done()
                 await asyncio.sleep(0)
 
-    await told("no ConfigMap with net-conf.json in the store")
+    await wait_for_problem("no ConfigMap with net-conf.json in the store")
     await store.put(config_map("a", None))
-    await told("no ConfigMap")
+    await wait_for_problem("no ConfigMap")
     waiting.cancel()
     await store.put(config_map("b"))
     await store.put(config_map("c", "10.2.0.0/16"))
-    waiting = asyncio.create_task(configured_network(BASE, store, said))
-    await told("several ConfigMaps have a net-conf.json: kube-flannel/b, kube-flannel/c")
+    waiting = asyncio.create_task(configured_network(BASE, store, problems))
+    await wait_for_problem("several ConfigMaps have a net-conf.json: kube-flannel/b, kube-flannel/c")
     await store.delete(ConfigMap, ObjectKey("kube-flannel", "b"))
     async with asyncio.timeout(30):
         assert str((await waiting).networks[0]) == "10.2.0.0/16"
-    assert not said.now
+    assert not problems.current
 
 
 async def test_a_bad_one_names_its_config_map() -> None:

@@ -68,17 +68,17 @@ class World:
     """Peers over a recorder."""
 
     def __init__(self) -> None:
-        self.wishes: list[tuple[str, tuple[KernelObject, ...]]] = []
+        self.declared: list[tuple[str, tuple[KernelObject, ...]]] = []
         self.log = io.StringIO()
         self.backend = Plain()
         self.peers = Peers(local(), self.backend, self._want, LineLog("text", self.log))
 
     def _want(self, source: str, objects: Iterable[KernelObject]) -> None:
-        self.wishes.append((source, tuple(objects)))
+        self.declared.append((source, tuple(objects)))
 
-    def told(self) -> list[tuple[str, tuple[KernelObject, ...]]]:
-        wishes, self.wishes = self.wishes, []
-        return wishes
+    def take_declared(self) -> list[tuple[str, tuple[KernelObject, ...]]]:
+        declared, self.declared = self.declared, []
+        return declared
 
 
 def routes(number: int, via: str | None = None) -> tuple[KernelObject, ...]:
@@ -89,14 +89,14 @@ def routes(number: int, via: str | None = None) -> tuple[KernelObject, ...]:
 def world() -> World:
     world = World()
     list(world.peers.replace([lease(number) for number in range(1, 5)]))
-    world.told()
+    world.take_declared()
     return world
 
 
 def test_the_first_snapshot_is_one_line_and_leaves_our_own_lease_out() -> None:
     world = World()
     list(world.peers.replace([lease(1), lease(2), lease(3)]))
-    assert world.told() == [("peer/10.244.2.0-24", routes(2)), ("peer/10.244.3.0-24", routes(3))]
+    assert world.take_declared() == [("peer/10.244.2.0-24", routes(2)), ("peer/10.244.3.0-24", routes(3))]
     assert world.log.getvalue().count("\n") == 1
     assert "peers known  reached=2 of=2" in world.log.getvalue()
 
@@ -104,37 +104,37 @@ def test_the_first_snapshot_is_one_line_and_leaves_our_own_lease_out() -> None:
 def test_one_change_asks_the_backend_once_and_touches_one_source(world: World) -> None:
     world.backend.rendered = 0
     world.peers.put(lease(3, public_ip="192.168.0.99"))
-    assert world.told() == [("peer/10.244.3.0-24", routes(3, "192.168.0.99"))]
+    assert world.take_declared() == [("peer/10.244.3.0-24", routes(3, "192.168.0.99"))]
     assert world.backend.rendered == 1
 
 
 def test_equal_content_is_no_change(world: World) -> None:
     world.peers.put(lease(3))
-    assert world.told() == []
+    assert world.take_declared() == []
 
 
 def test_our_own_lease_is_no_peer(world: World) -> None:
     world.peers.put(lease(1, public_ip="192.168.0.77"))
     world.peers.remove(lease(1))
-    assert world.told() == []
+    assert world.take_declared() == []
 
 
 def test_a_peers_lease_that_becomes_ours_is_no_peer_any_more(world: World) -> None:
     world.peers.put(lease(3, node="n1"))
-    assert world.told() == [("peer/10.244.3.0-24", ())]
+    assert world.take_declared() == [("peer/10.244.3.0-24", ())]
     assert len(world.peers) == 2
 
 
 def test_a_peer_that_leaves_takes_its_objects(world: World) -> None:
     world.peers.remove(lease(2))
     world.peers.remove(lease(2))
-    assert world.told() == [("peer/10.244.2.0-24", ())]
+    assert world.take_declared() == [("peer/10.244.2.0-24", ())]
     assert (world.peers.reached, len(world.peers)) == (2, 2)
 
 
 def test_a_later_snapshot_is_taken_as_a_difference(world: World) -> None:
     list(world.peers.replace([lease(1), lease(3), lease(4), lease(5)]))
-    assert world.told() == [("peer/10.244.2.0-24", ()), ("peer/10.244.5.0-24", routes(5))]
+    assert world.take_declared() == [("peer/10.244.2.0-24", ()), ("peer/10.244.5.0-24", routes(5))]
 
 
 def problems(world: World) -> dict[str, str | None]:
@@ -143,28 +143,28 @@ def problems(world: World) -> dict[str, str | None]:
 
 def test_a_lease_that_cannot_be_used_is_left_out_with_its_reason_until_it_can(world: World) -> None:
     world.peers.put(lease(2, public_ip="192.168.0.1"))
-    assert world.told() == [("peer/10.244.2.0-24", ())]
+    assert world.take_declared() == [("peer/10.244.2.0-24", ())]
     assert (world.peers.reached, len(world.peers)) == (2, 3)
     assert problems(world) == {"n2": "nodes n2 and n1 have one public address, 192.168.0.1", "n3": None, "n4": None}
     world.peers.put(lease(2))
-    assert world.told() == [("peer/10.244.2.0-24", routes(2))]
+    assert world.take_declared() == [("peer/10.244.2.0-24", routes(2))]
     assert (world.peers.reached, problems(world)["n2"]) == (3, None)
 
 
 def test_of_two_rivals_the_first_stays_and_the_other_has_its_turn(world: World) -> None:
     world.peers.put(lease(5, public_ip="192.168.0.2"))
-    assert world.told() == [("peer/10.244.5.0-24", ())]
+    assert world.take_declared() == [("peer/10.244.5.0-24", ())]
     assert problems(world)["n5"] == "nodes n2 and n5 have one public address, 192.168.0.2"
     world.peers.remove(lease(2))
-    assert world.told() == [("peer/10.244.2.0-24", ()), ("peer/10.244.5.0-24", routes(5, "192.168.0.2"))]
+    assert world.take_declared() == [("peer/10.244.2.0-24", ()), ("peer/10.244.5.0-24", routes(5, "192.168.0.2"))]
     assert (world.peers.reached, problems(world)["n5"]) == (3, None)
 
 
 def test_a_rival_has_its_turn_when_the_first_changes(world: World) -> None:
     world.peers.put(lease(5, public_ip="192.168.0.2"))
-    world.told()
+    world.take_declared()
     world.peers.put(lease(2, public_ip="192.168.0.22"))
-    assert world.told() == [
+    assert world.take_declared() == [
         ("peer/10.244.2.0-24", routes(2, "192.168.0.22")),
         ("peer/10.244.5.0-24", routes(5, "192.168.0.2")),
     ]
@@ -177,8 +177,8 @@ def test_a_peer_left_out_that_leaves_is_forgotten(world: World) -> None:
 
 
 def test_a_node_that_moves_renders_all_peers_again(world: World) -> None:
-    assert len(list(world.peers.move(local("192.168.0.2")))) == 3
-    assert world.told() == [
+    assert len(list(world.peers.update_local(local("192.168.0.2")))) == 3
+    assert world.take_declared() == [
         ("peer/10.244.2.0-24", ()),
         ("peer/10.244.3.0-24", routes(3)),
         ("peer/10.244.4.0-24", routes(4)),
@@ -186,8 +186,8 @@ def test_a_node_that_moves_renders_all_peers_again(world: World) -> None:
 
 
 def test_a_peer_that_leaves_while_the_node_moves_stays_away(world: World) -> None:
-    moving = world.peers.move(local())
+    moving = world.peers.update_local(local())
     next(moving)
     world.peers.remove(lease(4))
     list(moving)
-    assert world.told()[-1] != ("peer/10.244.4.0-24", routes(4))
+    assert world.take_declared()[-1] != ("peer/10.244.4.0-24", routes(4))

@@ -13,14 +13,14 @@ import pytest
 
 from percale.agent.logging import LineLog
 from percale.agent.policy import domain_names as names
-from percale.agent.policy.domain_names import KEPT, NAMES, Names, resolve
-from percale.agent.problems import Troubles
+from percale.agent.policy.domain_names import NAMES, RETENTION, DomainResolver, system_resolve
+from percale.agent.problems import Problems
 
 ONE, TWO = b"\x0a\x00\x00\x01", b"\x0a\x00\x00\x02"
 
 
 class World:
-    """A resolver that answers as told, and what was learned."""
+    """A scripted resolver, and the addresses passed on."""
 
     def __init__(self) -> None:
         self.wanted: frozenset[str] = frozenset({"a.example"})
@@ -28,8 +28,10 @@ class World:
         self.asked: list[str] = []
         self.now = 0.0
         self.learned: Mapping[str, frozenset[bytes]] = {}
-        self.troubles = Troubles(LineLog("text", io.StringIO()), clock=lambda: 100.0)
-        self.names = Names(lambda: self.wanted, self._learn, self.troubles, ask=self.ask, clock=lambda: self.now)
+        self.problems = Problems(LineLog("text", io.StringIO()), clock=lambda: 100.0)
+        self.names = DomainResolver(
+            lambda: self.wanted, self._learn, self.problems, resolve=self.ask, clock=lambda: self.now
+        )
 
     def ask(self, name: str) -> frozenset[bytes]:
         self.asked.append(name)
@@ -43,7 +45,7 @@ class World:
 
     async def round(self) -> None:
         for name in sorted(self.wanted):
-            await self.names.question(name)
+            await self.names.resolve_once(name)
 
 
 @asynccontextmanager
@@ -68,24 +70,24 @@ def world() -> World:
 async def test_addresses_count_for_a_while_after_the_answer_that_held_them(world: World) -> None:
     await world.round()
     world.answers["a.example"] = frozenset({TWO})
-    world.now = KEPT
+    world.now = RETENTION
     await world.round()
     assert world.learned == {"a.example": {ONE, TWO}}
-    world.now = KEPT + 1
+    world.now = RETENTION + 1
     await world.round()
     assert world.learned == {"a.example": {TWO}}
 
 
-async def test_a_resolver_that_fails_takes_nothing_back_and_is_said(world: World) -> None:
+async def test_a_failing_resolver_removes_nothing_and_is_reported(world: World) -> None:
     await world.round()
     world.answers["a.example"] = OSError(socket.EAI_AGAIN, "Temporary failure in name resolution")
-    world.now = KEPT * 2
+    world.now = RETENTION * 2
     await world.round()
     assert world.learned == {"a.example": {ONE}}
-    assert "'a.example' cannot be resolved: Temporary failure" in world.troubles.now[NAMES].error
+    assert "'a.example' cannot be resolved: Temporary failure" in world.problems.current[NAMES].error
     world.answers["a.example"] = frozenset({ONE})
     await world.round()
-    assert NAMES not in world.troubles.now
+    assert NAMES not in world.problems.current
 
 
 async def test_one_name_that_fails_does_not_keep_the_others(world: World) -> None:
@@ -93,20 +95,20 @@ async def test_one_name_that_fails_does_not_keep_the_others(world: World) -> Non
     world.answers |= {"b.example": OSError(socket.EAI_AGAIN, "no"), "c.example": OSError(socket.EAI_AGAIN, "no")}
     await world.round()
     assert world.learned == {"a.example": {ONE}}
-    assert "'b.example' (and 1 more) cannot" in world.troubles.now[NAMES].error
+    assert "'b.example' (and 1 more) cannot" in world.problems.current[NAMES].error
 
 
-async def test_names_of_a_new_policy_are_asked_at_once_and_old_ones_forgotten(world: World) -> None:
+async def test_names_of_a_new_policy_are_resolved_at_once_and_old_ones_dropped(world: World) -> None:
     async with running(world):
         await until(lambda: world.learned == {"a.example": {ONE}})
         world.answers["b.example"] = frozenset({TWO})
         world.wanted = frozenset({"b.example"})
-        world.names.look()
+        world.names.refresh()
         await until(lambda: world.learned == {"b.example": {TWO}})
-        world.names.look()  # nothing new: nobody is asked again
+        world.names.refresh()  # nothing new: nobody is asked again
         world.answers["c.example"] = frozenset({ONE})
         world.wanted |= {"c.example"}
-        world.names.look()
+        world.names.refresh()
         await until(lambda: "c.example" in world.learned)
     assert world.asked == ["a.example", "b.example", "c.example"]
 
@@ -119,33 +121,33 @@ async def test_a_resolver_that_hangs_at_one_name_does_not_keep_another(world: Wo
             goes_on.wait(10)
         return frozenset({ONE})
 
-    world.names = Names(lambda: world.wanted, world._learn, world.troubles, ask=ask)
+    world.names = DomainResolver(lambda: world.wanted, world._learn, world.problems, resolve=ask)
     async with running(world):
         world.wanted |= {"b.example"}
-        world.names.look()
+        world.names.refresh()
         await until(lambda: world.learned == {"b.example": {ONE}})
         goes_on.set()
         await until(lambda: world.learned == {"a.example": {ONE}, "b.example": {ONE}})
 
 
-async def test_what_failed_is_asked_again_soon(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(names, "AGAIN", 0.0)
+async def test_a_failed_lookup_is_retried_soon(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(names, "RETRY_INTERVAL", 0.0)
     world.answers["a.example"] = OSError(socket.EAI_AGAIN, "no")
     async with running(world):
-        await until(lambda: NAMES in world.troubles.now)
+        await until(lambda: NAMES in world.problems.current)
         world.answers["a.example"] = frozenset({ONE})
-        await until(lambda: world.learned == {"a.example": {ONE}} and NAMES not in world.troubles.now)
+        await until(lambda: world.learned == {"a.example": {ONE}} and NAMES not in world.problems.current)
 
 
 async def test_who_waits_for_all_names_waits_for_each_once_and_not_for_ever(world: World) -> None:
     world.wanted = frozenset({"a.example", "b.example"})
     world.answers["b.example"] = OSError(socket.EAI_AGAIN, "no")
     async with running(world):
-        await world.names.answered()
+        await world.names.wait_resolved()
         assert world.learned == {"a.example": {ONE}}
         assert sorted(world.asked) == ["a.example", "b.example"]
     world.wanted |= {"c.example"}
-    await world.names.answered(patience=0.01)
+    await world.names.wait_resolved(seconds=0.01)
     assert "c.example" not in world.asked
 
 
@@ -157,7 +159,7 @@ async def test_the_end_does_not_wait_for_a_resolver_that_hangs(world: World) -> 
         goes_on.wait(10)
         return frozenset()
 
-    names = Names(lambda: world.wanted, world._learn, world.troubles, ask=ask)
+    names = DomainResolver(lambda: world.wanted, world._learn, world.problems, resolve=ask)
     task = asyncio.create_task(names.run())
     await until(hangs.is_set)
     task.cancel()
@@ -167,11 +169,11 @@ async def test_the_end_does_not_wait_for_a_resolver_that_hangs(world: World) -> 
 
 
 def test_the_nodes_own_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert resolve("localhost") & {b"\x7f\x00\x00\x01", bytes(15) + b"\x01"}
+    assert system_resolve("localhost") & {b"\x7f\x00\x00\x01", bytes(15) + b"\x01"}
 
     def nobody(*_: object, **__: object) -> object:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    assert resolve("a" * 64 + ".example") == frozenset()  # longer than any label, and a policy may say it
+    assert system_resolve("a" * 64 + ".example") == frozenset()  # longer than any label, and a policy may say it
     monkeypatch.setattr(socket, "getaddrinfo", nobody)
-    assert resolve("nobody.example") == frozenset()
+    assert system_resolve("nobody.example") == frozenset()

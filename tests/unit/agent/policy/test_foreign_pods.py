@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipaddress import ip_address, ip_network
 
-from percale.agent.policy.foreign_pods import wirings
+from percale.agent.policy.foreign_pods import inspect_pods
 from percale.kernel.errors import kernel_error
 from percale.kernel.protocol import HostRoute, Interface, Underlay, Upsert
 from percale.model.manifest.decode import decode_manifest
@@ -44,27 +44,27 @@ BRIDGED = Underlay(
 
 
 def test_a_pod_of_a_bridge_s_subnet_is_on_the_bridge_in_each_family() -> None:
-    found = wirings([pod("a", "10.88.0.5", "fd00:88::5")], BRIDGED)
+    found = inspect_pods([pod("a", "10.88.0.5", "fd00:88::5")], BRIDGED)
     assert found.bridges == {("cni0", 4), ("cni0", 6)}
     assert not found.unrouted
 
 
 def test_the_longest_prefix_wins() -> None:
-    assert not wirings([pod("a", "10.88.0.7")], BRIDGED).bridges
+    assert not inspect_pods([pod("a", "10.88.0.7")], BRIDGED).bridges
 
 
 def test_what_a_gateway_or_the_default_route_leads_to_is_not_here() -> None:
-    found = wirings([pod("b", "10.88.9.9"), pod("a", "10.99.0.1")], BRIDGED)
+    found = inspect_pods([pod("b", "10.88.9.9"), pod("a", "10.99.0.1")], BRIDGED)
     assert found.unrouted == (("default/a", ip_address("10.99.0.1")), ("default/b", ip_address("10.88.9.9")))
 
 
 def test_a_default_route_without_a_gateway_leads_to_no_pod() -> None:
     underlay = Underlay((interface("wg0"),), (route("0.0.0.0/0", "wg0"),))
-    assert wirings([pod("a", "10.88.0.5")], underlay).unrouted
+    assert inspect_pods([pod("a", "10.88.0.5")], underlay).unrouted
 
 
 def test_a_pod_that_does_not_run_yet_may_have_no_wires() -> None:
-    assert not wirings([pod("a", "10.99.0.1", phase="Pending")], BRIDGED).unrouted
+    assert not inspect_pods([pod("a", "10.99.0.1", phase="Pending")], BRIDGED).unrouted
 
 
 def test_a_kernel_without_br_netfilter_is_one_clear_problem() -> None:

@@ -1,4 +1,4 @@
-"""The figures of Services: sums that follow changes, and what counts as what."""
+"""The gauge_values of Services: sums that follow changes, and what counts as what."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from percale.agent.service.metrics import ServiceMetrics
-from percale.agent.service.sync_latency import Progress
+from percale.agent.service.sync_latency import SyncLatency
 from percale.model.endpoints import Endpoint, EndpointPort, EndpointSlice
 from percale.model.meta import Object, ObjectKey, ObjectMeta
 from percale.model.service import Service, ServicePort, ServiceSpec
@@ -20,7 +20,7 @@ class World:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.table = ServiceTable(ServiceConfig(node="n1"))
-        self.metrics = ServiceMetrics(self.registry, self.table.services, Progress())
+        self.metrics = ServiceMetrics(self.registry, self.table.services, SyncLatency())
 
     def put(self, *objects: Object, gone: tuple[tuple[type[Object], ObjectKey], ...] = ()) -> World:
         self.metrics.changed(self.table.apply(objects, gone))
@@ -102,8 +102,8 @@ def test_several_changes_between_two_looks_are_one(world: World) -> None:
 
 
 def test_what_happens_is_counted(world: World) -> None:
-    world.metrics.told("Service", 3)
-    world.metrics.told("EndpointSlice")
+    world.metrics.received("Service", 3)
+    world.metrics.received("EndpointSlice")
     world.metrics.programmed(0.003)
     world.metrics.health_answered("healthz", 503)
     world.metrics.clients_forgotten(2)

@@ -1,4 +1,4 @@
-"""From what the store says to what the kernel holds, and what load balancers are told of it."""
+"""Latency from the store to the kernel, and the health that load balancers see."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import pytest
 
 from percale.agent.http.listener import Page
 from percale.agent.logging import LineLog
-from percale.agent.problems import Troubles
-from percale.agent.service.proxier_health import PATIENCE, ProxyHealth
-from percale.agent.service.sync_latency import Progress
+from percale.agent.problems import Problems
+from percale.agent.service.proxier_health import MAX_DELAY, ProxierHealth
+from percale.agent.service.sync_latency import SyncLatency
 from percale.errors import KernelError
 
 TABLE = "table inet percale-services"
@@ -30,65 +30,65 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def progress(clock: Clock) -> Progress:
-    return Progress(clock)
+def latency(clock: Clock) -> SyncLatency:
+    return SyncLatency(clock)
 
 
-def test_what_was_told_is_done_when_it_was_sent(progress: Progress, clock: Clock) -> None:
-    assert progress.waiting == 0
-    assert progress.done() is None, "nothing was on its way"
-    assert progress.last_done is None
-    progress.told()
+def test_received_changes_are_applied_once_submitted(latency: SyncLatency, clock: Clock) -> None:
+    assert latency.waiting == 0
+    assert latency.applied() is None, "nothing was on its way"
+    assert latency.last_applied is None
+    latency.received()
     clock.now += 1
-    progress.told()
+    latency.received()
     clock.now += 1
-    assert progress.done() is None, "nobody has taken it"
-    progress.sent()
+    assert latency.applied() is None, "nobody has taken it"
+    latency.submitted()
     clock.now += 1
-    assert progress.waiting == 3
-    assert progress.done() == 3
-    assert progress.waiting == 0
-    assert progress.last_done is not None
-    assert progress.last_told is not None
+    assert latency.waiting == 3
+    assert latency.applied() == 3
+    assert latency.waiting == 0
+    assert latency.last_applied is not None
+    assert latency.last_received is not None
 
 
-def test_what_is_told_meanwhile_is_the_next_edits(progress: Progress, clock: Clock) -> None:
-    progress.told()
-    progress.sent()
+def test_changes_received_during_a_commit_belong_to_the_next_transaction(latency: SyncLatency, clock: Clock) -> None:
+    latency.received()
+    latency.submitted()
     clock.now += 1
-    progress.told()
+    latency.received()
     clock.now += 1
-    assert progress.done() == 2
-    assert progress.waiting == 1
-    progress.sent()
-    assert progress.done() == 1
+    assert latency.applied() == 2
+    assert latency.waiting == 1
+    latency.submitted()
+    assert latency.applied() == 1
 
 
-def test_an_edit_that_failed_is_as_old_as_it_was(progress: Progress, clock: Clock) -> None:
-    progress.told()
-    progress.sent()
+def test_a_failed_transaction_keeps_its_age(latency: SyncLatency, clock: Clock) -> None:
+    latency.received()
+    latency.submitted()
     clock.now += 5
-    progress.told()
-    progress.sent()
+    latency.received()
+    latency.submitted()
     clock.now += 1
-    assert progress.waiting == 6
-    assert progress.done() == 6
+    assert latency.waiting == 6
+    assert latency.applied() == 6
 
 
 class Node:
     """What health is made of."""
 
-    def __init__(self, progress: Progress, clock: Clock) -> None:
-        self.troubles = Troubles(LineLog("text"), clock=clock)
-        self.in_force = True
+    def __init__(self, latency: SyncLatency, clock: Clock) -> None:
+        self.problems = Problems(LineLog("text"), clock=clock)
+        self.applied = True
         self.eligible = True
         self.answers: list[tuple[str, int]] = []
-        self.health = ProxyHealth(
-            progress,
-            self.troubles,
+        self.health = ProxierHealth(
+            latency,
+            self.problems,
             clock=clock,
             source=TABLE,
-            in_force=lambda: self.in_force,
+            applied=lambda: self.applied,
             eligible=lambda: self.eligible,
             answered=lambda path, code: self.answers.append((path, code)),
         )
@@ -104,46 +104,46 @@ def body(page: Page) -> dict[str, object]:
     return dict(json.loads(page.body))
 
 
-def test_health(progress: Progress, clock: Clock) -> None:
-    node = Node(progress, clock)
+def test_health(latency: SyncLatency, clock: Clock) -> None:
+    node = Node(latency, clock)
     assert node.codes == (200, 200)
-    node.in_force = False
+    node.applied = False
     assert node.codes == (503, 503)
     assert body(node.health.healthz())["lastUpdated"] is None
-    node.in_force = True
+    node.applied = True
     node.eligible = False
     assert node.codes == (503, 200), "its agent is as it should be"
     assert body(node.health.livez())["nodeEligible"] is False
     assert node.answers[:2] == [("healthz", 200), ("livez", 200)]
 
 
-def test_an_update_that_stalls(progress: Progress, clock: Clock) -> None:
-    node = Node(progress, clock)
-    progress.told()
-    progress.sent()
-    progress.done()
-    progress.told()
-    clock.now += PATIENCE
+def test_an_update_that_stalls(latency: SyncLatency, clock: Clock) -> None:
+    node = Node(latency, clock)
+    latency.received()
+    latency.submitted()
+    latency.applied()
+    latency.received()
+    clock.now += MAX_DELAY
     assert node.codes == (200, 200)
-    progress.sent()
+    latency.submitted()
     clock.now += 1
     assert node.codes == (503, 503)
-    said = body(node.health.healthz())
-    assert said["healthy"] is False
-    assert str(said["lastUpdated"]) < str(said["currentTime"])
-    progress.done()
+    content = body(node.health.healthz())
+    assert content["healthy"] is False
+    assert str(content["lastUpdated"]) < str(content["currentTime"])
+    latency.applied()
     assert node.codes == (200, 200)
-    said = body(node.health.healthz())
-    assert said["lastUpdated"] == said["currentTime"]
+    content = body(node.health.healthz())
+    assert content["lastUpdated"] == content["currentTime"]
 
 
-def test_a_table_that_somebody_broke_and_that_cannot_be_put_right(progress: Progress, clock: Clock) -> None:
-    """Nothing new was told: what was in force is in force no more."""
-    node = Node(progress, clock)
-    node.troubles.begin(TABLE, KernelError("no", errno=1))
-    clock.now += PATIENCE
+def test_a_table_changed_by_others_that_cannot_be_restored(latency: SyncLatency, clock: Clock) -> None:
+    """Without new changes: applied rules are gone."""
+    node = Node(latency, clock)
+    node.problems.raise_(TABLE, KernelError("no", errno=1))
+    clock.now += MAX_DELAY
     assert node.codes == (200, 200)
     clock.now += 1
     assert node.codes == (503, 503)
-    node.troubles.end(TABLE)
+    node.problems.clear(TABLE)
     assert node.codes == (200, 200)

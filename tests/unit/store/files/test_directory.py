@@ -53,7 +53,7 @@ def test_a_writer_compares_with_what_another_has_just_written(pair: tuple[Direct
     assert one.take_events() == [Upserted(first), Upserted(second)]
 
 
-def test_what_one_wrote_is_told_once(pair: tuple[Directory, Directory]) -> None:
+def test_an_own_write_is_published_once(pair: tuple[Directory, Directory]) -> None:
     one, _ = pair
     written = one.put(config(), None, None)
     for _ in range(3):
@@ -67,7 +67,7 @@ def pod(name: str) -> Pod:
 
 @pytest.fixture
 def filled(tmp_path: Path) -> Iterator[Directory]:
-    """Own files of the pods x and y, one that is broken (whoever reads it has a trouble), and a person's file."""
+    """Own files of the pods x and y, one that is broken (whoever reads it has a problem), and a person's file."""
     (tmp_path / "Pod/default").mkdir(parents=True)
     for name in ("x", "y"):
         (tmp_path / f"Pod/default/{name}.json").write_bytes(to_json(pod(name)))
@@ -86,9 +86,9 @@ def test_own_files_of_a_kind_that_nobody_lists_are_not_read(tmp_path: Path, fill
     assert names(filled, ConfigMap) == ["a"]
     (tmp_path / "Pod/default/bad.json").write_text("{")
     filled.catch_up()
-    assert filled.troubles == []
+    assert filled.problems == []
     assert names(filled, Pod) == ["mine", "x", "y"]
-    assert [trouble.source for trouble in filled.troubles] == [f"{tmp_path}/Pod/default/bad.json"]
+    assert [problem.source for problem in filled.problems] == [f"{tmp_path}/Pod/default/bad.json"]
 
 
 def test_one_object_is_read_by_itself_and_kept_up_to_date(filled: Directory, pair: tuple[Directory, Directory]) -> None:
@@ -101,7 +101,7 @@ def test_one_object_is_read_by_itself_and_kept_up_to_date(filled: Directory, pai
     filled.catch_up()
     assert filled.get(Pod, ObjectKey("default", "y")) is None
     assert filled.get(Pod, ObjectKey("default", "mine")) is not None
-    assert filled.troubles == []
+    assert filled.problems == []
 
 
 def test_a_kind_is_followed_from_its_first_list_on(filled: Directory, pair: tuple[Directory, Directory]) -> None:
@@ -117,7 +117,7 @@ def test_a_put_compares_with_an_own_file_that_was_not_read(filled: Directory) ->
         filled.put(pod("x"), "", None)
 
 
-def test_a_write_does_not_bring_a_store_back_that_somebody_removed(tmp_path: Path) -> None:
+def test_a_write_does_not_recreate_a_removed_store(tmp_path: Path) -> None:
     root = tmp_path / "store"
     with pytest.raises(StoreUnavailable, match="No such file"):
         write_file(root / "ConfigMap/default/a.json", b"{}", root=root)

@@ -16,7 +16,7 @@ from percale.model.kinds import KINDS
 from percale.model.manifest.decode import decode_manifest
 from percale.model.meta import ObjectKey
 from percale.model.workloads import Deployment
-from percale.store.files.edit_in_place import merged, rewritten
+from percale.store.files.edit_in_place import merge, rewrite_object
 
 FIRST = """\
 # the first
@@ -47,7 +47,7 @@ def change(text: str, name: str, data: dict[str, str] | None, file: str = "f.yam
     obj = objects[name]
     assert isinstance(obj, ConfigMap)
     new = replace(obj, data=data) if data is not None else None
-    return rewritten(text.encode(), file, (ConfigMap, ObjectKey("default", name)), new, kinds=KINDS).decode()
+    return rewrite_object(text.encode(), file, (ConfigMap, ObjectKey("default", name)), new, kinds=KINDS).decode()
 
 
 def test_a_document_between_others() -> None:
@@ -171,7 +171,7 @@ spec:
     obj = decode_manifest(text.encode(), "f.yaml").objects[0]
     assert isinstance(obj, Deployment)
     new = replace(obj, spec=replace(obj.spec, replicas=5))
-    after = rewritten(text.encode(), "f.yaml", (Deployment, obj.key), new, kinds=KINDS).decode()
+    after = rewrite_object(text.encode(), "f.yaml", (Deployment, obj.key), new, kinds=KINDS).decode()
     assert "  replicas: 5\n" in after
     assert "Recreate" in after
     assert "cpu: 100m" in after
@@ -189,7 +189,7 @@ spec:
     ],
 )
 def test_merged(written: object, before: object, after: object, result: object) -> None:
-    assert merged(written, before, after) == result
+    assert merge(written, before, after) == result
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)

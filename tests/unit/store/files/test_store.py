@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from tests.unit.store.conftest import eventually, names, text, told, tree, upcoming
+from tests.unit.store.conftest import eventually, names, summary, text, tree, upcoming
 
 from percale.errors import BadConfig, BadManifest, Conflict, StoreUnavailable
 from percale.kernel import syscalls
@@ -19,7 +19,7 @@ from percale.model.configmap import ConfigMap
 from percale.model.meta import ObjectKey, ObjectMeta
 from percale.model.pod import Pod
 from percale.store.files.store import FilesStore
-from percale.store.protocol import Deleted, Event, Snapshot, Trouble, Upserted
+from percale.store.protocol import Deleted, Event, ReadProblem, Snapshot, Upserted
 from percale.store.registry import open_store
 
 MS_REMOUNT = 0x20
@@ -44,18 +44,18 @@ async def test_an_edit_is_an_event_for_what_changed_only(root: Path, store: File
     assert event.object.metadata.name == "b"
 
 
-async def test_a_file_that_turns_bad_keeps_its_last_good_objects(root: Path, store: FilesStore) -> None:
+async def test_an_invalid_file_keeps_its_last_valid_objects(root: Path, store: FilesStore) -> None:
     file = root / "a.yaml"
     file.write_text(text("a"))
     events = store.watch(ConfigMap)
     await upcoming(events)
     file.write_text(text("a").replace("data:", "data"))
     event = await upcoming(events)
-    assert isinstance(event, Trouble)
+    assert isinstance(event, ReadProblem)
     assert f"{file}:" in str(event.error)
     assert await names(store) == ["a"]
     file.write_text(text("a", "2"))
-    assert {type(await upcoming(events)) for _ in range(2)} == {Upserted, Trouble}
+    assert {type(await upcoming(events)) for _ in range(2)} == {Upserted, ReadProblem}
 
 
 async def test_a_file_that_disappears_takes_its_objects_with_it(root: Path, store: FilesStore) -> None:
@@ -78,15 +78,15 @@ async def test_a_new_folder_with_files_is_found(root: Path, store: FilesStore) -
     assert isinstance(await upcoming(events), Deleted)
 
 
-async def test_an_object_in_two_files_is_a_trouble_that_names_both(root: Path, store: FilesStore) -> None:
+async def test_an_object_in_two_files_is_a_problem_that_names_both(root: Path, store: FilesStore) -> None:
     (root / "a.yaml").write_text(text("a", "first"))
     (root / "b.yaml").write_text(text("a", "second"))
     events = store.watch(ConfigMap)
     assert isinstance(await upcoming(events), Snapshot)
-    trouble = await upcoming(events)
-    assert isinstance(trouble, Trouble)
-    assert str(root / "a.yaml") in str(trouble.error)
-    assert str(root / "b.yaml") in str(trouble.error)
+    problem = await upcoming(events)
+    assert isinstance(problem, ReadProblem)
+    assert str(root / "a.yaml") in str(problem.error)
+    assert str(root / "b.yaml") in str(problem.error)
     found = await store.get(ConfigMap, ObjectKey("default", "a"))
     assert found is not None
     assert found.data == {"x": "first"}
@@ -162,10 +162,10 @@ async def test_a_wrong_type_names_file_line_and_field(root: Path, store: FilesSt
     )
     events = store.watch(ConfigMap)
     await upcoming(events)
-    trouble = await upcoming(events)
-    assert isinstance(trouble, Trouble)
-    assert isinstance(trouble.error, BadManifest)
-    assert f"{root}/pod.yaml:9: spec.containers[0].ports[0].containerPort: expected" in str(trouble.error)
+    problem = await upcoming(events)
+    assert isinstance(problem, ReadProblem)
+    assert isinstance(problem.error, BadManifest)
+    assert f"{root}/pod.yaml:9: spec.containers[0].ports[0].containerPort: expected" in str(problem.error)
 
 
 async def test_a_store_that_is_not_a_directory(tmp_path: Path) -> None:
@@ -181,9 +181,9 @@ async def test_a_half_written_file_is_not_read(root: Path, events: AsyncIterator
         file.write(text("a", "2")[:30])
         file.flush()
         (root / "b.yaml").write_text(text("b"))  # read after the half of `a`, if that were read
-        assert told(await upcoming(events)) == ("Upserted", "b=1")
+        assert summary(await upcoming(events)) == ("Upserted", "b=1")
         file.write(text("a", "2")[30:])
-    assert told(await upcoming(events)) == ("Upserted", "a=2")
+    assert summary(await upcoming(events)) == ("Upserted", "a=2")
 
 
 async def test_editors_that_rename(root: Path, events: AsyncIterator[Event]) -> None:
@@ -191,38 +191,36 @@ async def test_editors_that_rename(root: Path, events: AsyncIterator[Event]) -> 
     (root / "a.yaml").rename(root / "a.yaml~")
     (root / "4913").write_text("")
     (root / "a.yaml").write_text(text("a", "2"))
-    assert told(await upcoming(events)) in (("Deleted", "a=1"), ("Upserted", "a=2"))
+    assert summary(await upcoming(events)) in (("Deleted", "a=1"), ("Upserted", "a=2"))
     (root / "new").write_text(text("a", "3"))
     (root / "new").rename(root / "a.yaml")
-    while told(event := await upcoming(events)) != ("Upserted", "a=3"):
-        assert not isinstance(event, Trouble)
+    while summary(event := await upcoming(events)) != ("Upserted", "a=3"):
+        assert not isinstance(event, ReadProblem)
 
 
-async def test_one_trouble_until_it_is_over(root: Path, store: FilesStore, events: AsyncIterator[Event]) -> None:
+async def test_one_problem_until_it_is_solved(root: Path, store: FilesStore, events: AsyncIterator[Event]) -> None:
     for _ in range(3):
         (root / "a.yaml").write_text("kind: [")
         await store.list(ConfigMap)
-    assert told(await upcoming(events))[0] == "Trouble"
+    assert summary(await upcoming(events))[0] == "ReadProblem"
     late = store.watch(ConfigMap)
-    assert told(await upcoming(late)) == ("Snapshot", "")
-    assert told(await upcoming(late))[0] == "Trouble"
+    assert summary(await upcoming(late)) == ("Snapshot", "")
+    assert summary(await upcoming(late))[0] == "ReadProblem"
     (root / "a.yaml").write_text(text("a"))
-    assert await upcoming(events) == await upcoming(late) == Trouble(f"{root}/a.yaml", None)
+    assert await upcoming(events) == await upcoming(late) == ReadProblem(f"{root}/a.yaml", None)
 
 
-async def test_a_bad_file_that_disappears_takes_its_objects_and_its_trouble(
+async def test_deleting_an_invalid_file_removes_its_objects_and_its_problem(
     root: Path, events: AsyncIterator[Event]
 ) -> None:
     (root / "a.yaml").write_text("{")
-    assert told(await upcoming(events))[0] == "Trouble"
+    assert summary(await upcoming(events))[0] == "ReadProblem"
     (root / "a.yaml").unlink()
-    assert told(await upcoming(events)) == ("Deleted", "a=1")
-    assert await upcoming(events) == Trouble(f"{root}/a.yaml", None)
+    assert summary(await upcoming(events)) == ("Deleted", "a=1")
+    assert await upcoming(events) == ReadProblem(f"{root}/a.yaml", None)
 
 
-async def test_a_bad_file_of_a_person_is_not_written(
-    root: Path, store: FilesStore, events: AsyncIterator[Event]
-) -> None:
+async def test_an_invalid_user_file_is_not_written(root: Path, store: FilesStore, events: AsyncIterator[Event]) -> None:
     (root / "a.yaml").write_text("kind: [")
     with pytest.raises(BadManifest, match=r"a\.yaml:1"):
         await store.put(ConfigMap(metadata=ObjectMeta(name="a"), data={"x": "2"}))
@@ -239,14 +237,14 @@ async def test_an_own_file_that_was_lost_in_a_power_cut_is_written_again(root: P
 
 async def test_the_second_of_two_files_counts_when_the_first_goes(root: Path, events: AsyncIterator[Event]) -> None:
     (root / "0.yaml").write_text(text("a", "0"))
-    assert told(await upcoming(events)) == ("Upserted", "a=0")
-    assert told(await upcoming(events)) == (
-        "Trouble",
+    assert summary(await upcoming(events)) == ("Upserted", "a=0")
+    assert summary(await upcoming(events)) == (
+        "ReadProblem",
         f"{root}/a.yaml:1: ConfigMap default/a is in {root}/0.yaml:1 too; remove one of them; until then the other one counts",
     )
     (root / "0.yaml").unlink()
-    assert told(await upcoming(events)) == ("Upserted", "a=1")
-    assert await upcoming(events) == Trouble(f"{root}/a.yaml", None)
+    assert summary(await upcoming(events)) == ("Upserted", "a=1")
+    assert await upcoming(events) == ReadProblem(f"{root}/a.yaml", None)
 
 
 async def test_deep_folders_and_their_moves(root: Path, events: AsyncIterator[Event]) -> None:
@@ -254,16 +252,16 @@ async def test_deep_folders_and_their_moves(root: Path, events: AsyncIterator[Ev
     (outside / "x" / "y").mkdir(parents=True)
     (outside / "x" / "y" / "b.yaml").write_text(text("b"))
     (outside / "x").rename(root / "x")
-    assert told(await upcoming(events)) == ("Upserted", "b=1")
+    assert summary(await upcoming(events)) == ("Upserted", "b=1")
     (root / "x").rename(root / "z")
     (root / "z" / "y" / "b.yaml").write_text(text("b", "2"))
-    while told(await upcoming(events)) != ("Upserted", "b=2"):
+    while summary(await upcoming(events)) != ("Upserted", "b=2"):
         pass
     (root / "z" / "y").rename(outside / "y")
-    assert told(await upcoming(events)) == ("Deleted", "b=2")
+    assert summary(await upcoming(events)) == ("Deleted", "b=2")
     (outside / "y" / "b.yaml").write_text(text("b", "3"))
     (root / "a.yaml").write_text(text("a", "2"))
-    assert told(await upcoming(events)) == ("Upserted", "a=2")
+    assert summary(await upcoming(events)) == ("Upserted", "a=2")
 
 
 async def names_of(root: Path) -> list[str]:
@@ -284,7 +282,7 @@ async def test_files_in_folders_that_were_just_made_are_all_found(root: Path, ev
         if number % 50 == 0:
             await asyncio.sleep(0)
     while wanted:
-        kind, what = told(await upcoming(events))
+        kind, what = summary(await upcoming(events))
         assert kind == "Upserted"
         wanted.discard(what)
 
@@ -292,11 +290,11 @@ async def test_files_in_folders_that_were_just_made_are_all_found(root: Path, ev
 async def test_links(root: Path, events: AsyncIterator[Event]) -> None:
     (root.parent / "elsewhere.yaml").write_text(text("b"))
     (root / "b.yaml").symlink_to(root.parent / "elsewhere.yaml")
-    assert told(await upcoming(events)) == ("Upserted", "b=1")
+    assert summary(await upcoming(events)) == ("Upserted", "b=1")
     (root / "b.yaml").unlink()
-    assert told(await upcoming(events)) == ("Deleted", "b=1")
+    assert summary(await upcoming(events)) == ("Deleted", "b=1")
     os.link(root.parent / "elsewhere.yaml", root / "hard.yaml")
-    assert told(await upcoming(events)) == ("Upserted", "b=1")
+    assert summary(await upcoming(events)) == ("Upserted", "b=1")
 
 
 async def test_a_mounted_config_map(root: Path, store: FilesStore, events: AsyncIterator[Event]) -> None:
@@ -308,7 +306,7 @@ async def test_a_mounted_config_map(root: Path, store: FilesStore, events: Async
         (root / "..tmp").rename(root / "..data")
         if version == "1":
             (root / "b.yaml").symlink_to("..data/b.yaml")
-        assert told(await upcoming(events)) == ("Upserted", f"b={version}")
+        assert summary(await upcoming(events)) == ("Upserted", f"b={version}")
     written = await store.put(ConfigMap(metadata=ObjectMeta(name="b"), data={"x": "3"}))
     assert (root / "b.yaml").is_symlink()
     assert await store.get(ConfigMap, written.key) == written
@@ -320,13 +318,13 @@ async def test_hidden_and_other_files_are_none_of_ours(root: Path, events: Async
     (root / ".b.yaml").write_text(text("b"))
     (root / "b.txt").write_text(text("b"))
     (root / "c.yml").write_text(text("c"))
-    assert told(await upcoming(events)) == ("Upserted", "c=1")
+    assert summary(await upcoming(events)) == ("Upserted", "c=1")
 
 
 async def test_more_changes_than_the_kernel_keeps(root: Path, store: FilesStore, events: AsyncIterator[Event]) -> None:
     limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     (root / "gone.yaml").write_text(text("gone"))
-    assert told(await upcoming(events)) == ("Upserted", "gone=1")
+    assert summary(await upcoming(events)) == ("Upserted", "gone=1")
     for _ in range(limit // 2 + 100):  # two events each, no two of the same in a row
         (root / "x.yaml").touch()
         (root / "x.yaml").unlink()
@@ -335,13 +333,13 @@ async def test_more_changes_than_the_kernel_keeps(root: Path, store: FilesStore,
     (root / "new" / "b.yaml").write_text(text("b"))
     (root / "a.yaml").write_text(text("a", "2"))
     assert await names(store) == ["a", "b"]
-    assert {told(await upcoming(events)) for _ in range(3)} == {
+    assert {summary(await upcoming(events)) for _ in range(3)} == {
         ("Deleted", "gone=1"),
         ("Upserted", "b=1"),
         ("Upserted", "a=2"),
     }
     (root / "new" / "b.yaml").write_text(text("b", "2"))
-    assert told(await upcoming(events)) == ("Upserted", "b=2")
+    assert summary(await upcoming(events)) == ("Upserted", "b=2")
 
 
 async def test_a_directory_that_goes_away_is_not_taken_for_an_empty_one(
@@ -357,13 +355,13 @@ async def test_a_directory_that_goes_away_is_not_taken_for_an_empty_one(
     again = store.watch(ConfigMap)
     await upcoming(again)
     (root / "b.yaml").write_text(text("b"))
-    assert told(await upcoming(again)) == ("Upserted", "b=1")
+    assert summary(await upcoming(again)) == ("Upserted", "b=1")
 
 
 async def test_a_writer_that_holds_the_lock_too_long(
     root: Path, store: FilesStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("percale.store.files.atomic_write._PATIENCE", 0.05)
+    monkeypatch.setattr("percale.store.files.atomic_write._LOCK_TIMEOUT", 0.05)
     descriptor = os.open(root / ".lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     with pytest.raises(StoreUnavailable, match="locked by another process"):
@@ -373,7 +371,7 @@ async def test_a_writer_that_holds_the_lock_too_long(
     await store.put(ConfigMap(metadata=ObjectMeta(name="a")))
 
 
-async def test_a_put_that_is_given_up_is_told_if_it_was_done(
+async def test_a_cancelled_put_is_published_if_it_was_done(
     root: Path, store: FilesStore, events: AsyncIterator[Event]
 ) -> None:
     writing = asyncio.create_task(store.put(ConfigMap(metadata=ObjectMeta(name="b"), data={"x": "1"})))
@@ -381,14 +379,14 @@ async def test_a_put_that_is_given_up_is_told_if_it_was_done(
         await asyncio.sleep(0)
     writing.cancel()
     await asyncio.wait((writing,))
-    assert told(await upcoming(events)) == ("Upserted", "b=1")
+    assert summary(await upcoming(events)) == ("Upserted", "b=1")
 
 
 async def test_a_put_compares_with_what_was_just_edited(root: Path, store: FilesStore) -> None:
     (root / "a.yaml").write_text(text("a"))
     known = await store.get(ConfigMap, ObjectKey("default", "a"))
     assert known is not None
-    (root / "a.yaml").write_text(text("a", "2"))  # the store has not been told yet
+    (root / "a.yaml").write_text(text("a", "2"))  # the store has not noticed yet
     with pytest.raises(Conflict):
         await store.put(ConfigMap(metadata=known.metadata, data={}), expect=known.metadata.resourceVersion)
     (root / "b.yaml").write_text(text("b"))
@@ -437,11 +435,11 @@ async def test_a_file_of_ours_with_other_objects_is_left_alone(root: Path, store
         await store.put(ConfigMap(metadata=ObjectMeta(name="a")))
     assert tree(root)["ConfigMap/default/a.json"] == before
     watch = store.watch(ConfigMap)
-    assert told(await upcoming(watch)) == ("Snapshot", "")
-    trouble = await upcoming(watch)
-    assert isinstance(trouble, Trouble)
-    assert trouble.source == f"{root}/ConfigMap/default/a.json"
-    assert "other objects are in this file; move them to another file" in str(trouble.error)
+    assert summary(await upcoming(watch)) == ("Snapshot", "")
+    problem = await upcoming(watch)
+    assert isinstance(problem, ReadProblem)
+    assert problem.source == f"{root}/ConfigMap/default/a.json"
+    assert "other objects are in this file; move them to another file" in str(problem.error)
 
 
 async def test_a_kind_that_is_none_of_the_store(root: Path) -> None:

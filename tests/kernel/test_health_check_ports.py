@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import pytest
 
 from percale.agent.logging import LineLog
-from percale.agent.problems import Troubles
-from percale.agent.service.health_check_ports import Check, HealthChecks
-from percale.agent.service.proxier_health import ProxyHealth
-from percale.agent.service.sync_latency import Progress
+from percale.agent.problems import Problems
+from percale.agent.service.health_check_ports import HealthCheck, HealthChecks
+from percale.agent.service.proxier_health import ProxierHealth
+from percale.agent.service.sync_latency import SyncLatency
 from percale.model.meta import ObjectKey
 
 PORT = 32100
@@ -40,19 +40,19 @@ async def connected() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
 
 
 @pytest.mark.usefixtures("loopback")
-async def test_who_asks_while_the_port_closes_hears_of_no_endpoints_or_nothing() -> None:
-    troubles = Troubles(LineLog(stream=io.StringIO()))
+async def test_a_request_while_the_port_closes_sees_no_endpoints_or_fails() -> None:
+    problems = Problems(LineLog(stream=io.StringIO()))
     told: list[int] = []
-    health = ProxyHealth(
-        Progress(),
-        troubles,
+    health = ProxierHealth(
+        SyncLatency(),
+        problems,
         source="the table",
-        in_force=lambda: True,
+        applied=lambda: True,
         eligible=lambda: True,
         answered=lambda _, code: told.append(code),
     )
-    checks = HealthChecks(health, troubles)
-    checks.show({PORT: Check(ObjectKey("default", "web"), 2)})
+    checks = HealthChecks(health, problems)
+    checks.sync({PORT: HealthCheck(ObjectKey("default", "web"), 2)})
     reader, writer = await connected()
     writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
     assert b"200 OK" in await reader.readline()
@@ -60,7 +60,7 @@ async def test_who_asks_while_the_port_closes_hears_of_no_endpoints_or_nothing()
         pass
     assert b'"localEndpoints":2' in await reader.read(1000)
     writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-    checks.show({})
+    checks.sync({})
     answer = await reader.read(10_000)
     assert not answer or (b"503" in answer and b'"localEndpoints":0' in answer)
     assert set(told) <= {200, 503}

@@ -16,8 +16,8 @@ from tests.kernel.flows import PATIENCE, SERVICE, VIP, VIP_PORT, A, B, Wire, Wor
 
 from percale.agent.logging import LineLog
 from percale.agent.metrics import Metrics
-from percale.agent.policy.established_flows import Cutting, Keeping
-from percale.agent.problems import Troubles
+from percale.agent.policy.established_flows import FlowBlocker, FlowUnblocker
+from percale.agent.problems import Problems
 from percale.kernel.netlink.conntrack import EntryFilter
 from percale.model.manifest.decode import decode_manifest
 from percale.model.meta import ObjectKey
@@ -68,19 +68,19 @@ class Judge:
         log = LineLog("text", self.log)
         self.evaluator = Evaluator(decode_manifest(PODS.encode(), "pods.yaml").objects)
         self.metrics = Metrics()
-        self.troubles = Troubles(log)
-        self.cutting = Cutting(
-            node, self.evaluator, world.conntrack(), troubles=self.troubles, metrics=self.metrics, log=log
+        self.problems = Problems(log)
+        self.blocker = FlowBlocker(
+            node, self.evaluator, world.conntrack(), problems=self.problems, metrics=self.metrics, log=log
         )
         self.table = world.conntrack()
 
     async def policy(self, text: str, addresses: frozenset[bytes] | None = None) -> None:
         self.evaluator.put(decode_manifest(text.encode(), "policy.yaml").objects[0])
-        await self.cutting.reconsider(addresses)
+        await self.blocker.recheck(addresses)
 
     async def no_policy(self) -> None:
         self.evaluator.remove(NetworkPolicy, ObjectKey("default", "closed"))
-        await self.cutting.reconsider(None)
+        await self.blocker.recheck(None)
 
     def marked(self) -> int:
         return len(list(self.table.flows(EntryFilter(marked=CUT_MARK))))
@@ -99,10 +99,10 @@ def flow_world(new_space: Callable[[], Space]) -> World:
 @pytest_asyncio.fixture
 async def judge(flow_world: World) -> AsyncIterator[Judge]:
     made = Judge(flow_world)
-    running = asyncio.create_task(made.cutting.run())
+    running = asyncio.create_task(made.blocker.run())
     yield made
     running.cancel()
-    made.cutting.close()
+    made.blocker.close()
     made.table.close()
 
 
@@ -165,23 +165,23 @@ async def test_only_the_flows_of_affected_pods_are_looked_at(judge: Judge) -> No
     with opened(lambda: judge.world.tcp(4)):
         judge.world.b.run("ping", "-n", "-c1", "10.244.2.1")
         await judge.policy(CLOSED, frozenset({bytes([10, 244, 9, 9])}))
-        await judge.cutting.idle()
+        await judge.blocker.wait_idle()
         assert judge.marked() == 0
-        await judge.cutting.reconsider(frozenset({bytes([10, 244, 1, 2])}))
+        await judge.blocker.recheck(frozenset({bytes([10, 244, 1, 2])}))
         await judge.until_marked(1)
 
 
 async def test_flows_of_other_nodes_pods_are_not_ours(flow_world: World) -> None:
     """Those that pass this node are judged where they begin and end."""
     judge = Judge(flow_world, node="elsewhere")
-    running = asyncio.create_task(judge.cutting.run())
+    running = asyncio.create_task(judge.blocker.run())
     with opened(lambda: flow_world.tcp(4)) as wire:
         await judge.policy(CLOSED, frozenset({bytes([10, 244, 2, 2])}))
-        await judge.cutting.idle()
+        await judge.blocker.wait_idle()
         assert judge.marked() == 0
         assert await passes(wire)
     running.cancel()
-    judge.cutting.close()
+    judge.blocker.close()
     judge.table.close()
 
 
@@ -192,7 +192,7 @@ async def test_what_the_other_ends_node_forbids_is_cut_there_and_not_here(judge:
     judge.evaluator.put(replace(a, spec=replace(a.spec, nodeName="n2")))
     with opened(lambda: judge.world.tcp(4)) as wire:
         await judge.policy(NOT_OUT_OF_A)
-        await judge.cutting.idle()
+        await judge.blocker.wait_idle()
         assert judge.marked() == 0
         await judge.policy(CLOSED)
         await judge.until_marked(1)
@@ -204,7 +204,7 @@ async def test_what_the_other_ends_node_forbids_is_cut_there_and_not_here(judge:
 async def test_an_agent_that_comes_back_judges_what_changed_meanwhile(judge: Judge) -> None:
     with opened(lambda: judge.world.tcp(4)) as wire:
         judge.evaluator.put(decode_manifest(CLOSED.encode(), "policy.yaml").objects[0])
-        await judge.cutting.reconsider(None)
+        await judge.blocker.recheck(None)
         await judge.until_marked(1)
         await judge.no_policy()
         await judge.until_marked(0)
@@ -215,20 +215,20 @@ async def test_keep_gives_back_what_was_cut(judge: Judge) -> None:
     with opened(lambda: judge.world.tcp(4)) as wire:
         await judge.policy(CLOSED)
         await judge.until_marked(1)
-        keeping = Keeping(judge.world.conntrack(), judge.troubles)
-        await keeping.run()
-        await keeping.reconsider(None)
+        unblocker = FlowUnblocker(judge.world.conntrack(), judge.problems)
+        await unblocker.run()
+        await unblocker.recheck(None)
         assert judge.marked() == 0
         assert await asyncio.to_thread(wire.goes_on)
-        keeping.close()
+        unblocker.close()
 
 
-async def test_a_table_that_cannot_be_read_is_a_trouble_and_tried_again(
+async def test_a_table_that_cannot_be_read_is_a_problem_and_tried_again(
     judge: Judge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Until then the flows go on, and somebody hears of it."""
     attempts: list[int] = []
-    real = judge.cutting._table._conntrack.count
+    real = judge.blocker._table._conntrack.count
 
     def fails_once() -> int:
         attempts.append(1)
@@ -236,12 +236,12 @@ async def test_a_table_that_cannot_be_read_is_a_trouble_and_tried_again(
             raise OSError(105, "No buffer space available")
         return real()
 
-    monkeypatch.setattr(judge.cutting._table._conntrack, "count", fails_once)
-    monkeypatch.setattr("percale.agent.workqueue.PAUSE", 0.05)
+    monkeypatch.setattr(judge.blocker._table._conntrack, "count", fails_once)
+    monkeypatch.setattr("percale.agent.workqueue.RETRY_INTERVAL", 0.05)
     with opened(lambda: judge.world.tcp(4)):
         await judge.policy(CLOSED)
         await judge.until_marked(1)
     assert "No buffer space available" in judge.log.getvalue()
     async with asyncio.timeout(PATIENCE):
-        while judge.troubles.now:
+        while judge.problems.current:
             await asyncio.sleep(0.01)
