@@ -16,7 +16,7 @@ T = TypeVar("T", bound=Object)
 
 
 class Snapshot(Struct, frozen=True):
-    """Everything of the watched kinds, at once; the first event of a watch, and again after the store lost its place.
+    """Everything of the watched kinds, at once: a watch begins with it, and Troubles; again after the store lost its place.
 
     Kind by kind, as they were asked for.
     """
@@ -60,7 +60,10 @@ class Store(Protocol):
         """One object, or None."""
 
     def watch(self, *kinds: type[Object]) -> AsyncIterator[Event]:
-        """A Snapshot first, then every change in order. Close the iterator to stop."""
+        """A Snapshot, then every change in order. Close the iterator to stop.
+
+        What the Snapshot lacks, because it cannot be read, is told before it: who acts on a Snapshot has to know.
+        """
 
     async def put(self, obj: T, *, expect: str | None = None, ttl: float | None = None) -> T:
         """Write the object; returns it with its new `metadata.resourceVersion`.

@@ -82,9 +82,9 @@ async def test_an_object_in_two_files_is_a_trouble_that_names_both(root: Path, s
     (root / "a.yaml").write_text(text("a", "first"))
     (root / "b.yaml").write_text(text("a", "second"))
     events = store.watch(ConfigMap)
-    assert isinstance(await upcoming(events), Snapshot)
     trouble = await upcoming(events)
-    assert isinstance(trouble, Trouble)
+    assert isinstance(trouble, Trouble), "before the Snapshot that lacks it"
+    assert isinstance(await upcoming(events), Snapshot)
     assert str(root / "a.yaml") in str(trouble.error)
     assert str(root / "b.yaml") in str(trouble.error)
     found = await store.get(ConfigMap, ObjectKey("default", "a"))
@@ -161,7 +161,6 @@ async def test_a_wrong_type_names_file_line_and_field(root: Path, store: FilesSt
         "apiVersion: v1\nkind: Pod\nmetadata:\n  name: a\nspec:\n  containers:\n  - name: c\n" + ports
     )
     events = store.watch(ConfigMap)
-    await upcoming(events)
     trouble = await upcoming(events)
     assert isinstance(trouble, Trouble)
     assert isinstance(trouble.error, BadManifest)
@@ -204,8 +203,8 @@ async def test_one_trouble_until_it_is_over(root: Path, store: FilesStore, event
         await store.list(ConfigMap)
     assert told(await upcoming(events))[0] == "Trouble"
     late = store.watch(ConfigMap)
-    assert told(await upcoming(late)) == ("Snapshot", "")
     assert told(await upcoming(late))[0] == "Trouble"
+    assert told(await upcoming(late)) == ("Snapshot", "")
     (root / "a.yaml").write_text(text("a"))
     assert await upcoming(events) == await upcoming(late) == Trouble(f"{root}/a.yaml", None)
 
@@ -437,9 +436,9 @@ async def test_a_file_of_ours_with_other_objects_is_left_alone(root: Path, store
         await store.put(ConfigMap(metadata=ObjectMeta(name="a")))
     assert tree(root)["ConfigMap/default/a.json"] == before
     watch = store.watch(ConfigMap)
-    assert told(await upcoming(watch)) == ("Snapshot", "")
     trouble = await upcoming(watch)
     assert isinstance(trouble, Trouble)
+    assert told(await upcoming(watch)) == ("Snapshot", "")
     assert trouble.source == f"{root}/ConfigMap/default/a.json"
     assert "other objects are in this file; move them to another file" in str(trouble.error)
 

@@ -109,5 +109,4 @@ async def test_a_jump_of_the_wall_clock_ends_no_lease(root: Path, monkeypatch: p
 async def test_a_lease_that_is_none_is_a_trouble(root: Path, store: FilesStore, stamp: str) -> None:
     (root / "a.yaml").write_text(text("a").replace("  name: a", f"  name: a\n  annotations: {{{ANNOTATION}: {stamp}}}"))
     watch = store.watch(ConfigMap)
-    await upcoming(watch)
     assert f'a.yaml:1: metadata.annotations["{ANNOTATION}"]: not a lease; remove it' in told(await upcoming(watch))[1]
