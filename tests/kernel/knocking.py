@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from tests.kernel.streams import datagrams
+from tests.kernel.streams import PATIENCE, datagrams
 
 from percale.kernel.netns import NetnsThread
 
@@ -79,9 +79,12 @@ class Knocking:
 
     def until_quiet(self, rounds: int = 100) -> None:
         """Nothing has arrived for so many rounds."""
+        end = time.monotonic() + PATIENCE
         while True:
+            assert time.monotonic() < end, f"goes on arriving: {self.arrived[-3:]}"
             before, now = len(self.arrived), self.rounds
             while self.rounds < now + rounds:
+                assert time.monotonic() < end, "the knocking goes on"
                 time.sleep(EVERY)
             if len(self.arrived) == before:
                 return

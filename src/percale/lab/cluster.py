@@ -38,7 +38,7 @@ from percale.model.pod import Pod, PodIP, PodStatus
 from percale.model.service import Service
 from percale.model.subnet_lease import SubnetLease
 from percale.store.cache import World
-from percale.store.protocol import Store
+from percale.store.protocol import Snapshot, Store
 
 T = TypeVar("T", bound=Object)
 
@@ -99,7 +99,8 @@ class Cluster:
             try:
                 async for event in self.store.watch(*KINDS.values()):
                     self.world.learn(event)
-                    self._known.set()
+                    if isinstance(event, Snapshot):
+                        self._known.set()
                     self.touch()
             except StoreError as error:
                 log(f"store: {error}")

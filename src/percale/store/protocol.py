@@ -16,9 +16,9 @@ T = TypeVar("T", bound=Object)
 
 
 class Snapshot(Struct, frozen=True):
-    """All objects of the watched kinds, kind by kind in the requested order: the first event of a watch.
+    """All objects of the watched kinds, kind by kind in the requested order.
 
-    Sent again when the store cannot tell what changed in between.
+    A watch begins with it, after the ReadProblems; sent again when the store cannot tell what changed in between.
     """
 
     objects: Sequence[Object]
@@ -60,7 +60,10 @@ class Store(Protocol):
         """One object, or None."""
 
     def watch(self, *kinds: type[Object]) -> AsyncIterator[Event]:
-        """A Snapshot first, then every change in order. Close the iterator to stop."""
+        """A Snapshot, then every change in order. Close the iterator to stop.
+
+        What the Snapshot lacks, because it cannot be read, is told before it: who acts on a Snapshot has to know.
+        """
 
     async def put(self, obj: T, *, expect: str | None = None, ttl: float | None = None) -> T:
         """Write the object; returns it with its new `metadata.resourceVersion`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -72,3 +73,33 @@ def test_on_a_bridge_likewise(cluster: Cluster, down: ExitStack, opens: frozense
                 touch, "open for", max((when - began for _, when in arrived), default=0.0), "s,", len(arrived), "came"
             )
             assert {name for name, _ in arrived} <= opens
+
+
+def test_a_store_that_is_away_or_bad_opens_nothing(cluster: Cluster, down: ExitStack) -> None:
+    """Nor does an agent that starts while it is, whatever else happens to the node meanwhile."""
+    world = Guarded(cluster, down)
+    policy = cluster.store / "NetworkPolicy-friend.json"
+    good, away = policy.read_bytes(), cluster.directory / "away"
+    server = next(line.split("@")[0] for line in world.node.ip("-br", "link").splitlines() if line.startswith("pcl"))
+    with world.knocking.going():
+        policy.write_bytes(b"{")
+        until(lambda: world.node.status.problems, "it is told")
+        world.node.stop(signal.SIGKILL)
+        world.node.launch()
+        until(lambda: (status := world.node.ask()) is not None and status.problems, "told by its next life")
+        world.knocking.until_quiet()
+        (cluster.store / "NetworkPolicy-deny.json").unlink()
+        world.knocking.until_quiet()
+        policy.write_bytes(good)
+        world.node.wait_ready()
+        cluster.store.rename(away)
+        until(lambda: world.node.status.problems, "it is told")
+        world.node.ip("link", "delete", server)
+        world.knocking.until_quiet()
+        world.node.stop(signal.SIGKILL)
+        world.node.launch()
+        world.knocking.until_quiet()
+        away.rename(cluster.store)
+        world.node.wait_ready()
+        world.knocking.until_quiet()
+    assert not world.knocking.arrived

@@ -63,13 +63,13 @@ class FilesStore:
         return await self._submit(lambda directory: directory.get(kind, key))
 
     async def watch(self, *kinds: type[Object]) -> AsyncIterator[Event]:
-        """A Snapshot first, then every change in order. Raises StoreUnavailable."""
+        """What cannot be read, a Snapshot, then every change in order. Raises StoreUnavailable."""
         watch = Watch(kinds)
 
         def first(directory: Directory) -> Iterable[Event]:
             return [
-                Snapshot(LazyObjects([each for kind in kinds for each in directory.entries(kind)])),
                 *directory.problems,
+                Snapshot(LazyObjects([each for kind in kinds for each in directory.entries(kind)])),
             ]
 
         try:

@@ -82,9 +82,9 @@ async def test_an_object_in_two_files_is_a_problem_that_names_both(root: Path, s
     (root / "a.yaml").write_text(text("a", "first"))
     (root / "b.yaml").write_text(text("a", "second"))
     events = store.watch(ConfigMap)
-    assert isinstance(await upcoming(events), Snapshot)
     problem = await upcoming(events)
-    assert isinstance(problem, ReadProblem)
+    assert isinstance(problem, ReadProblem), "before the Snapshot that lacks it"
+    assert isinstance(await upcoming(events), Snapshot)
     assert str(root / "a.yaml") in str(problem.error)
     assert str(root / "b.yaml") in str(problem.error)
     found = await store.get(ConfigMap, ObjectKey("default", "a"))
@@ -161,7 +161,6 @@ async def test_a_wrong_type_names_file_line_and_field(root: Path, store: FilesSt
         "apiVersion: v1\nkind: Pod\nmetadata:\n  name: a\nspec:\n  containers:\n  - name: c\n" + ports
     )
     events = store.watch(ConfigMap)
-    await upcoming(events)
     problem = await upcoming(events)
     assert isinstance(problem, ReadProblem)
     assert isinstance(problem.error, BadManifest)
@@ -204,8 +203,8 @@ async def test_one_problem_until_it_is_solved(root: Path, store: FilesStore, eve
         await store.list(ConfigMap)
     assert summary(await upcoming(events))[0] == "ReadProblem"
     late = store.watch(ConfigMap)
-    assert summary(await upcoming(late)) == ("Snapshot", "")
     assert summary(await upcoming(late))[0] == "ReadProblem"
+    assert summary(await upcoming(late)) == ("Snapshot", "")
     (root / "a.yaml").write_text(text("a"))
     assert await upcoming(events) == await upcoming(late) == ReadProblem(f"{root}/a.yaml", None)
 
@@ -435,9 +434,9 @@ async def test_a_file_of_ours_with_other_objects_is_left_alone(root: Path, store
         await store.put(ConfigMap(metadata=ObjectMeta(name="a")))
     assert tree(root)["ConfigMap/default/a.json"] == before
     watch = store.watch(ConfigMap)
-    assert summary(await upcoming(watch)) == ("Snapshot", "")
     problem = await upcoming(watch)
     assert isinstance(problem, ReadProblem)
+    assert summary(await upcoming(watch)) == ("Snapshot", "")
     assert problem.source == f"{root}/ConfigMap/default/a.json"
     assert "other objects are in this file; move them to another file" in str(problem.error)
 
