@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from functools import partial
+from ipaddress import ip_address
 
 from tests.kernel.adversary import frames
+from tests.kernel.adversary.attacks_fragments import pieces
 from tests.kernel.adversary.attacks_frames import PAIRS
 from tests.kernel.adversary.worlds import NODE_ADDRESSES, TUNNEL_PORT, Family, World, attack
 from tests.kernel.agent.cluster import sh
@@ -26,6 +29,15 @@ def error(family: Family, kind: tuple[int, int], quoted: bytes, word: int = 0) -
     return frames.Segment(frames.ICMP if family == 4 else frames.ICMP6, head + quoted, 2)
 
 
+def in_pieces(source: str, target: str, segment: frames.Segment) -> Iterator[bytes]:
+    """Whose first one shows neither the quotation nor (IPv6, behind options) that it is ICMP."""
+    yield from pieces(source, target, segment, 77, first=8)
+    if ":" in source:
+        body = segment.between(ip_address(source), ip_address(target))
+        hidden = frames.Segment(frames.DESTINATION_OPTIONS, bytes((segment.protocol,)) + frames.options().body + body)
+        yield from pieces(source, target, hidden, 78, first=8)
+
+
 @attack()
 def an_error_about_a_strangers_flow(world: World, family: Family) -> None:
     """About what a friend has sent to a victim: he hears of errors from the victim and from routers, not from other pods."""
@@ -41,6 +53,10 @@ def an_error_about_a_strangers_flow(world: World, family: Family) -> None:
         with world.attempt(friend) as attempt:
             for kind in (UNREACHABLE[family], TOO_BIG[family], EXPIRED[family], REDIRECT[family]):
                 about(attempt.forbidden, attacker, kind)
+            quoted = frames.packet(own, peer, frames.udp(40000, PORT, attempt.forbidden))
+            said = error(family, UNREACHABLE[family], quoted)
+            for packet in in_pieces(world.address(attacker, family), own, said):
+                world.inject(attacker, world.frame(attacker, packet, own))
             attempt.control(friend, partial(about, sender=victim, kind=UNREACHABLE[family]))
 
 
