@@ -56,7 +56,7 @@ from percale.render.masquerade import node_tables
 from percale.render.objects import IPAddress, Sysctl
 from percale.render.shortcut import Shortcuts, Way, Wire
 from percale.render.tunnels import tunnels_of
-from percale.render.wiring import PodNetwork
+from percale.render.wiring import PodNetwork, free_addresses
 from percale.store.protocol import Deleted, Snapshot, Upserted
 
 DEVICE, TABLES, FORWARDING, SHORTCUT = "node/device", "node/tables", "node/forwarding", "node/shortcut"
@@ -259,7 +259,7 @@ class AgentNode:
 
     def _wish_node(self, parts: Parts, local: LocalNode) -> None:
         device = tuple(parts.backend.device(local))
-        self._reconciler.want(DEVICE, device)
+        self._reconciler.want(DEVICE, (*device, *free_addresses(parts.standing.subnets)))
         self._host_ports.keep("its tunnel", (("UDP", tunnel.port) for tunnel in tunnels_of(device)))
         tables = node_tables(parts.network.networks, parts.standing.subnets, device, masquerade=self._config.ipMasq)
         self._reconciler.want(TABLES, tables)
