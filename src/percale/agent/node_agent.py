@@ -53,7 +53,7 @@ from percale.model.pod import Pod as PodObject
 from percale.model.subnet_lease import SubnetLease
 from percale.render.network.fastpath import FastpathConfig, FastpathPod, FastpathRoute
 from percale.render.network.masquerade import node_tables
-from percale.render.network.pod_veth import PodNetwork
+from percale.render.network.pod_veth import PodNetwork, free_addresses
 from percale.render.network.tunnels import tunnels_of
 from percale.render.objects import IPAddress, Sysctl
 from percale.render.service import base_chains as service_chains
@@ -270,7 +270,7 @@ class NodeAgent:
 
     def _declare_node(self, components: NodeComponents, local: LocalNode) -> None:
         device = tuple(components.backend.device(local))
-        self._reconciler.declare(DEVICE, device)
+        self._reconciler.declare(DEVICE, (*device, *free_addresses(components.subnet_manager.subnets)))
         self._host_ports.reserve("its tunnel", (("UDP", tunnel.port) for tunnel in tunnels_of(device)))
         tables = node_tables(
             components.network.networks, components.subnet_manager.subnets, device, masquerade=self._config.ipMasq

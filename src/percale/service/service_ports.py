@@ -204,6 +204,8 @@ def _ports(service: Service, config: ServiceConfig, problems: list[str], refused
     for cluster in {len(address): address for address in reversed(clusters)}.values():
         family: Family = 4 if len(cluster) == 4 else 6
         own = tuple([each for each in ranges if each.version == family])
+        if not own and len(ranges) < len(spec.loadBalancerSourceRanges):
+            own = (_NOBODY[family],)  # what cannot be read opens nothing
         for port, node_port in zip(spec.ports, node_ports, strict=True):
             yield PortSpec(
                 name=PortName(
@@ -218,6 +220,10 @@ def _ports(service: Service, config: ServiceConfig, problems: list[str], refused
                 affinity=affinity,
                 strategy=strategy,
             )
+
+
+_NOBODY: dict[Family, Network] = {4: parse_network("0.0.0.0/32"), 6: parse_network("::/128")}
+"""No packet comes from there."""
 
 
 def _port(number: int | None, field: str, problems: list[str]) -> int | None:

@@ -8,18 +8,21 @@ from ipaddress import IPv4Address
 from tests.kernel.adversary import frames
 from tests.kernel.adversary.attacks_frames import PAIRS
 from tests.kernel.adversary.worlds import Family, World, attack
+from tests.kernel.agent.cluster import sh
 from tests.kernel.agent.policies import PORT
 
 _FIRST = 512
 """Bytes in the first of two fragments, a multiple of 8."""
 
 
-def pieces(source: str, target: str, segment: frames.Segment, identity: int) -> tuple[bytes, bytes]:
+def pieces(
+    source: str, target: str, segment: frames.Segment, identity: int, first: int = _FIRST
+) -> tuple[bytes, bytes]:
     """The same IP packet in two fragments."""
     whole = frames.packet(source, target, segment)
     if ":" in source:
         head, body = whole[:40], whole[40:]
-        cut = ((body[:_FIRST], 0, True), (body[_FIRST:], _FIRST, False))
+        cut = ((body[:first], 0, True), (body[first:], first, False))
         return tuple(  # type: ignore[return-value]
             struct.pack(">IHBB", 6 << 28, 8 + len(part), frames.FRAGMENT, 64)
             + head[8:]
@@ -30,7 +33,7 @@ def pieces(source: str, target: str, segment: frames.Segment, identity: int) -> 
         )
     body = whole[20:]
     made = []
-    for part, at, more in ((body[:_FIRST], 0, 0x2000), (body[_FIRST:], _FIRST, 0)):
+    for part, at, more in ((body[:first], 0, 0x2000), (body[first:], first, 0)):
         head = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(part), identity, more | at // 8, 64, segment.protocol, 0)
         head += IPv4Address(source).packed + IPv4Address(target).packed
         made.append(head[:10] + frames.checksum(head).to_bytes(2, "big") + head[12:] + part)
@@ -61,3 +64,15 @@ def a_piece_of_anothers_packet(world: World, family: Family) -> None:
                     half(world, attacker, source, target, 1, attempt.forbidden, identity)
                     half(world, friend, source, target, 0, attempt.permitted, identity)
                 attempt.control(victim, send)
+
+
+@attack()
+def what_fragments_may_carry(world: World, family: Family) -> None:
+    """No attack: whatever a later fragment begins with, as ICMP errors do perhaps, a long ping gets there and back."""
+    for target in ("victim1", "victim2"):
+        address = world.address(target, family)
+        for pattern in ("03", "05", "ff"):
+            said = sh(
+                "friend1", "ping", "-n", "-q", "-c3", "-i0.05", "-W2", "-s4000", "-p", pattern, address, check=False
+            )
+            assert " 0% packet loss" in said, f"{target}, {pattern}: {said}"

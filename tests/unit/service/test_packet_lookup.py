@@ -272,6 +272,11 @@ def test_a_source_range_that_is_none_is_reported() -> None:
     ]
 
 
+def test_source_ranges_of_which_none_can_be_read_let_nobody_in() -> None:
+    assert build.brief(ranged("here"), BLOCKED, LB) == "drop"
+    assert build.brief(ranged("here", "203.0.113.0/25"), OUTSIDE, LB) == "10.180.0.1:80 masquerade"
+
+
 @pytest.mark.parametrize(
     ("mode", "expected"), [(None, "10.180.0.1:80 masquerade"), ("VIP", "10.180.0.1:80 masquerade"), ("Proxy", "none")]
 )

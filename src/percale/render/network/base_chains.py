@@ -46,6 +46,9 @@ _ERRORS = {
 }
 """What passes as related to the flow that it tells of, and what sockets and routes believe."""
 
+_LATER = {"ip": "ip frag-off & 0x1fff != 0", "ip6": "frag frag-off != 0"}
+"""No first fragment. What a rule takes for its ICMP type is something else, and the first one has been judged."""
+
 _ROUTED = """\
 set cluster {{
     type {address}
@@ -150,6 +153,7 @@ chain guard {{
 }}
 
 chain errors {{
+    {later} iifname . {ip} saddr @sources accept comment "a later fragment"
 {redirects}\
     iifname . {ip} saddr @sources iifname . {quoted} @quoted accept comment "a pod's own address, and sent to it"
     counter name spoofed drop comment "an error about what a pod never got, or from an address that is not the pod's"
@@ -236,12 +240,14 @@ chain guard6 {{
 }}
 
 chain errors4 {{
+    {_LATER["ip"]} iifname . ether saddr . ip saddr @sources accept comment "a later fragment"
     icmp type redirect counter name spoofed drop comment "pods are no routers"
     iifname . ether saddr . ip saddr @sources iifname . {_QUOTED["ip"]} @quoted accept comment "the pod's, and sent to it"
     counter name spoofed drop comment "an error about what a pod never got, or with a source that is not the pod's"
 }}
 
 chain errors6 {{
+    {_LATER["ip6"]} iifname . ether saddr . ip6 saddr @sources6 accept comment "a later fragment"
     iifname . ether saddr . ip6 saddr @sources6 iifname . {_QUOTED["ip6"]} @quoted6 accept comment "the pod's, and sent to it"
     counter name spoofed drop comment "an error about what a pod never got, or with a source that is not the pod's"
 }}
@@ -316,6 +322,7 @@ def _routed(
         errors=_ERRORS[ip],
         redirects=_REDIRECTS if ip == "ip" else "",
         quoted=_QUOTED[ip],
+        later=_LATER[ip],
         ends=_ENDS.format(ip=ip, hosts=own.hostmask, last=last) if own is not None else "",
         guard=_BEFORE_FRAGMENTS,
         prefix=POD_DEVICE_PREFIX,

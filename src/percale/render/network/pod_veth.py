@@ -45,6 +45,8 @@ GATEWAYS: dict[int, IPAddress] = {4: IPv4Address("169.254.1.1"), 6: IPv6Address(
 """A routed pod's default gateways, by IP version; the IPv6 one is the link-local address of `HOST_MAC`."""
 _LIMITER_PREFIX = "pcb"
 _BRIDGE_NF_CALL = {4: "bridge-nf-call-iptables", 6: "bridge-nf-call-ip6tables"}
+_LAST_METRIC = 32760
+"""After the route of a bridge, of the same network."""
 DEFAULTS: dict[int, IPNetwork] = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 
 
@@ -232,6 +234,11 @@ def bridge_objects(network: PodNetwork) -> tuple[KernelObject, ...]:
         *(Address(network.bridge, address) for address in gateways),
         *bridge_nf_call(address.version for address in gateways),
     )
+
+
+def free_addresses(subnets: NodeSubnets) -> tuple[KernelObject, ...]:
+    """What is for an address of this node's that no pod has goes nowhere: not by the default route to whoever is there."""
+    return tuple(Route(subnet, metric=_LAST_METRIC, kind="unreachable") for subnet in subnets)
 
 
 def _addresses(wires: PodWires) -> Iterator[IPAddress]:
