@@ -35,12 +35,12 @@ SUBNETS = NodeSubnets(IPv4Network("10.244.1.0/24"), IPv6Network("fd00:244:1::/64
 
 STEPS: Mapping[str, tuple[type, str]] = {
     "address": (AddressPool, "allocate"),
-    "pair": (Reconciler, "settled"),
+    "pair": (Reconciler, "wait_applied"),
     "inside": (PodNamespaces, "apply"),
     "draft": (Path, "write_bytes"),
     "record": (Records, "put"),
     "answer": (Attachments, "attach"),
-    "unwish": (Attachments, "_let_go"),
+    "withdraw": (Attachments, "_withdraw"),
     "unrecord": (Records, "remove"),
     "release": (AddressPool, "release"),
 }

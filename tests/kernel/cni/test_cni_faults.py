@@ -18,7 +18,7 @@ from percale.ipam.address_pool import AddressPool, Owner
 
 NewPod = Callable[[str], Pod]
 ADD_STEPS = ("address", "pair", "inside", "draft", "record", "answer")
-DEL_STEPS = ("unwish", "unrecord", "release")
+DEL_STEPS = ("withdraw", "unrecord", "release")
 
 
 def addresses_in_use(node: Node) -> set[Owner]:
