@@ -197,7 +197,7 @@ async def test_who_comes_when_no_more_clients_can_be_remembered_is_served(
     world: ServiceWorld, version: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By any endpoint; who is remembered stays, and who comes to another service is remembered there."""
-    monkeypatch.setattr("percale.kernel.nftables.set_codec.MOST_REMEMBERED", 5)
+    monkeypatch.setattr("percale.kernel.nftables.set_codec.DYNAMIC_MAP_SIZE", 5)
     await world.apply(world.service(version, **staying()), world.slice(version, *ALL))
     clients = sources(world, version, 40)
 
