@@ -5,10 +5,12 @@ Its author, who may write in one namespace, must not fill every node's memory, n
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from percale.service.consistent_hash import SLOTS
 from percale.service.endpoint_slices import SliceFacts
+from percale.service.node_context import Family
 from percale.service.service_ports import PortSpec, ServiceFacts
 from percale.service.strategies import MOST_SLOTS
 
@@ -16,29 +18,27 @@ MOST_ELEMENTS = 100_000
 """Of one Service on one node: 50,000 endpoints of a port with two addresses; 54 ports of 100 endpoints by `mh`."""
 _OF_ITS_OWN = 8
 """What a chain that no other Service shares counts for."""
+_LEAST = 100
+"""What a port counts for at least: 1,000 ports are the most, for each is looked for among the ports of all slices."""
 _OF_A_DRAW = 8
 """What an endpoint counts for that draws a number for each slot of `mh`: 30 µs."""
 
 
 def too_costly(facts: ServiceFacts, slices: Iterable[SliceFacts]) -> str | None:
     """What is wrong with a Service that would cost more than it may."""
-    known = tuple(slices)
-    elements = sum(_elements_of(spec, _endpoints_of(spec, known)) for spec in facts.ports)
+    endpoints = Counter[tuple[Family, str, str]]()
+    for each in slices:
+        for port in each.ports:
+            endpoints[each.family, port.name, port.protocol] += len(each.states)
+    elements = sum(
+        max(_LEAST, _elements_of(spec, endpoints[spec.family, spec.name.port, spec.name.protocol]))
+        for spec in facts.ports
+    )
     if elements <= MOST_ELEMENTS:
         return None
     return (
         f"Service {facts.key}: it would take {elements} elements in each node's kernel, of {MOST_ELEMENTS} that it may, "
         "so nobody is served: split it, or use a strategy with fewer slots"
-    )
-
-
-def _endpoints_of(spec: PortSpec, slices: Iterable[SliceFacts]) -> int:
-    return sum(
-        len(each.states)
-        for each in slices
-        if each.family == spec.family
-        for port in each.ports
-        if port.name == spec.name.port and port.protocol == spec.name.protocol
     )
 
 

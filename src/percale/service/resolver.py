@@ -8,7 +8,7 @@ Callers: the agent, the lab, the command `percale service`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from msgspec.structs import replace
 
@@ -260,12 +260,14 @@ class ServiceTable:
         slices = self._slices_of(facts)
         refused = [f"Service {facts.key}: {each}" for each in facts.refused]
         problems = [*facts.problems, *refused, *self._lost(facts), *[said for each in slices for said in each.problems]]
+        specs: Sequence[PortSpec] = facts.ports
         if (costly := too_costly(facts, slices)) is not None:
+            # One port of each family is enough for the kernel to refuse all connections to the Service's addresses.
             problems.append(costly)
-            slices = ()
+            specs, slices = list({spec.family: spec for spec in reversed(specs)}.values()), ()
         return ResolvedService(
             key=facts.key,
-            ports=tuple([self._port(spec, slices) for spec in facts.ports]),
+            ports=tuple([self._port(spec, slices) for spec in specs]),
             health_check_port=facts.health_check_port,
             local_ready=_local_ready(slices) if facts.health_check_port else 0,
             problems=tuple(problems),

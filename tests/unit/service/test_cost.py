@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from tests.unit.service.building import build
 
@@ -42,6 +44,7 @@ def table(ports: int, endpoints: int, strategy: str = "random", **spec: object) 
         (101, 10, "wrr", {}),
         (60, 1000, "random", {"internalTrafficPolicy": "Local"}),
         (12, 1000, "mh", {}),
+        (1001, 1, "random", {}),
         (100, 10, "random", {"externalIPs": ADDRESSES}),
         (20, 1, "random", {"lb": ADDRESSES[:10], "loadBalancerSourceRanges": [f"{each}/32" for each in ADDRESSES] * 6}),
     ],
@@ -64,6 +67,20 @@ def test_what_it_may_cost_is_served(ports: int, endpoints: int, strategy: str) -
     found = table(ports, endpoints, strategy)
     assert not found.services[KEY].problems
     assert found.services[KEY].ports[-1].cluster
+
+
+def test_very_many_ports_take_no_time() -> None:
+    """As many as there are, in as many slices as that takes: nobody looks for each among all."""
+    ports = [build.port(1 + number, f"p{number}") for number in range(20_000)]
+    slices = [
+        build.slice("10.180.0.1", index=start, ports=[(f"p{start + number}", 80, "TCP") for number in range(100)])
+        for start in range(0, len(ports), 100)
+    ]
+    before = time.process_time()
+    found = build.table(build.service("svc1", *ports), *slices)
+    assert time.process_time() - before < 30  # it was quadratic: minutes
+    assert len(found.services[KEY].ports) == 1
+    assert build.brief(found, POD, IP, 1) == "reject"
 
 
 def test_it_is_served_again_when_it_costs_less() -> None:
