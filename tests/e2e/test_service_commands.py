@@ -95,6 +95,26 @@ def closed(tmp_path: Path) -> str:
     return str(file)
 
 
+def test_a_service_that_would_cost_too_much_is_told(percale: Person, tmp_path: Path) -> None:
+    """Also one that no cluster has given an address yet."""
+    ports = [{"name": f"p{number}", "port": 1000 + number} for number in range(1001)]
+    file = tmp_path / "huge.json"
+    meta = {"name": "huge", "namespace": "default"}
+    file.write_text(
+        json.dumps(
+            {
+                "apiVersion": "v1",
+                "kind": "Service",
+                "metadata": meta,
+                "spec": {"selector": {"app": "a"}, "ports": ports},
+            }
+        )
+    )
+    assert "it would take 100100 elements in each node's kernel, of 100000 that it may" in percale.out(
+        "service", "check", str(file)
+    )
+
+
 def test_the_list(percale: Person, nodes: str) -> None:
     assert percale.out("service", "list", "-f", nodes).splitlines() == [
         "SERVICE       TYPE           ADDRESSES                   PORTS    STRATEGY   AFFINITY   ENDPOINTS",

@@ -16,6 +16,7 @@ from msgspec import Struct
 from percale.cli.findings import Finding, by_severity, counted, decoded, errors_of, tell
 from percale.cli.options import networks
 from percale.cli.service_worlds import pod_networks
+from percale.controllers.offline import DEFAULT_SERVICE_CIDR
 from percale.controllers.service_allocator import Allocations
 from percale.errors import BadManifest
 from percale.lab.spec.topology import Lab
@@ -149,10 +150,14 @@ def _lab_networks(found: Iterable[Found]) -> tuple[Network, ...]:
 def _odd(found: Sequence[Found], cidrs: tuple[Network, ...]) -> list[Finding]:
     """What the agent would complain of, each about its own Service."""
     sources = {each.object.key: each.source for each in found if isinstance(each.object, Service)}
-    objects = [each.object for each in found if isinstance(each.object, KINDS)]
+    others = [each.object for each in found if isinstance(each.object, KINDS) and not isinstance(each.object, Service)]
+    # With addresses, as a cluster would have given them: a Service without any means nothing yet.
+    services = Allocations(cidrs or (DEFAULT_SERVICE_CIDR,)).complete(
+        [each.object for each in found if isinstance(each.object, Service)]
+    )
     config = ServiceConfig("", pod_cidrs=pod_networks(each.object for each in found), service_cidrs=cidrs)
     findings = []
-    for key, service in ServiceTable(config, objects).services.items():
+    for key, service in ServiceTable(config, (*others, *services)).services.items():
         for problem in dict.fromkeys(service.problems):
             source, said = sources[key], problem.removeprefix(f"Service {key}: ")
             findings.append(Finding(source.file, source.line, "warning", "odd", f"Service {key}", said, None))
