@@ -7,6 +7,7 @@ pod 7, pod 8 ── n2 ──┴── router ── outside  (who reaches servi
 from __future__ import annotations
 
 import contextlib
+import errno
 import selectors
 import socket
 import threading
@@ -156,6 +157,10 @@ def ask(
             return Seen("drop")
         except ConnectionRefusedError:
             return Seen("reject")
+        except OSError as error:
+            if error.errno != errno.EHOSTUNREACH:  # its flow still leads to an address that no pod has any more
+                raise
+            return Seen("drop")
         return Seen("endpoints", who, seen)
 
 

@@ -294,7 +294,7 @@ def test_who_finds_no_room_among_the_known_flows_takes_the_long_way(cluster: Clu
         assert not flows.lost(since, flows.rounds - 1, [flow(a, b)])
     sent, answered = counts()
     assert answered >= sent - 1 > 50
-    assert forwarded(node) > sent + answered - 2, "none of it was learned"
+    assert forwarded(node) > (sent + answered) / 2, "of a flow that is learned the first few packets are forwarded"
 
 
 def test_what_nft_lists_of_it_can_be_loaded_again(cluster: Cluster, tmp_path: Path) -> None:

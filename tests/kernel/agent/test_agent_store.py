@@ -98,10 +98,12 @@ def test_a_restart_with_an_invalid_file_collects_nothing(cluster: Cluster) -> No
     until(lambda: routes(one) == ["10.244.50.0/24"])
     one.stop()
     path.write_text("kind: SubnetLease\nspec: [")
-    one.start()
-    until(lambda: one.status.problems)
+    one.launch()
+    until(lambda: (status := one.ask()) is not None and status.problems)
     assert routes(one) == ["10.244.50.0/24"], "nobody knows whether that peer left"
+    assert not one.status.ready, "nor whether it held a policy"
     path.unlink()
+    one.wait_ready()
     until(lambda: routes(one) == [])
 
 
