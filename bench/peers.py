@@ -16,9 +16,10 @@ from bench.rows import Row, at_most, ratio
 from percale.kernel.netns import NetnsThread, anonymous_namespace
 from percale.kernel.reconciler.reconciler import Reconciler
 from percale.kernel.rtnl.driver import KernelDriver
+from percale.render.link_kinds import Veth, VethPeer, Vxlan
 from percale.render.network.base_chains import rulesets
 from percale.render.network.tunnels import peer_element
-from percale.render.objects import Address, FdbEntry, KernelObject, Link, Neighbour, Peer, Route, Vxlan
+from percale.render.objects import Address, FdbEntry, KernelObject, Link, Neighbour, Route
 
 PEERS = 5000
 ROUNDS = 3
@@ -45,10 +46,10 @@ def _peer(number: int, mac: str | None = None) -> tuple[KernelObject, ...]:
 
 def _device() -> tuple[KernelObject, ...]:
     return (
-        Link("eth0", "veth", mtu=1500, peer=Peer("far0")),
+        Link("eth0", Veth(VethPeer("far0")), mtu=1500),
         Link("far0", up=True),
         Address("eth0", IPv4Interface("172.31.255.1/12")),
-        Link("flannel.1", "vxlan", mtu=1450, vxlan=Vxlan(1, IPv4Address("172.31.255.1"), "eth0")),
+        Link("flannel.1", Vxlan(1, IPv4Address("172.31.255.1"), "eth0"), mtu=1450),
         Address("flannel.1", IPv4Interface("10.255.0.0/32")),
     )
 

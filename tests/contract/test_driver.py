@@ -27,35 +27,33 @@ from percale.kernel.protocol import (
 )
 from percale.kernel.rtnl.driver import KernelDriver
 from percale.kernel.rtnl.fake import FakeKernel
+from percale.render.link_kinds import Bridge, Ifb, Veth, VethPeer, Vxlan
 from percale.render.objects import (
     Address,
-    Bridge,
     Element,
     FdbEntry,
     KernelObject,
     Link,
     Neighbour,
-    Peer,
     Redirect,
     Route,
     Ruleset,
     Shaper,
     Sysctl,
-    Vxlan,
 )
 
-ETH0 = Link("eth0", "veth", peer=Peer("far0"))
+ETH0 = Link("eth0", Veth(VethPeer("far0")))
 ETH0_ADDRESS = Address("eth0", ip_interface("192.168.1.1/24"))
 VXLAN = Vxlan(7, ip_address("192.168.1.1"), "eth0")
-FLANNEL = Link("flannel.7", "vxlan", mtu=1450, mac="02:00:00:00:00:01", vxlan=VXLAN)
+FLANNEL = Link("flannel.7", VXLAN, mtu=1450, mac="02:00:00:00:00:01")
 TABLE = Ruleset("ip", "set pods { type ifname . ipv4_addr; }\nset nets { type ipv4_addr; flags interval; }")
 BASE = (ETH0, ETH0_ADDRESS, FLANNEL, TABLE)
 
 OBJECTS: tuple[KernelObject, ...] = (
     FLANNEL,
-    Link("cni0", "bridge", mtu=1400, mac="02:00:00:00:00:02"),
-    Link("pod0", "veth", up=False, peer=Peer("pod1")),
-    Link("ifb0", "ifb"),
+    Link("cni0", Bridge(), mtu=1400, mac="02:00:00:00:00:02"),
+    Link("pod0", Veth(VethPeer("pod1")), up=False),
+    Link("ifb0", Ifb()),
     ETH0_ADDRESS,
     Address("eth0", ip_interface("fd00::1/64")),
     Address("flannel.7", ip_interface("10.244.1.0/32")),
@@ -142,7 +140,7 @@ def test_what_is_put_is_read_back_and_gone_when_removed(world: World, obj: Kerne
 
 def test_a_redirect_is_read_back_and_gone_when_removed(world: World) -> None:
     redirect = Redirect("eth0", "ifb0")
-    world.put(ETH0, Link("ifb0", "ifb"), Shaper("ifb0", 8_000_000, 80_000), redirect)
+    world.put(ETH0, Link("ifb0", Ifb()), Shaper("ifb0", 8_000_000, 80_000), redirect)
     assert world.has(redirect)
     world.put(redirect)
     assert list(world.driver.apply([Delete(redirect)])) == [None]
@@ -185,7 +183,7 @@ def test_one_result_for_each_change_and_the_others_are_made(world: World) -> Non
 def test_a_changed_vxlan_is_a_new_device_with_nothing_on_it(world: World) -> None:
     neighbour = Neighbour("flannel.7", ip_address("10.244.2.0"), "02:00:00:00:00:09")
     world.put(*BASE, neighbour)
-    changed = Link("flannel.7", "vxlan", mtu=1450, vxlan=Vxlan(7, ip_address("192.168.1.1"), "eth0", port=4789))
+    changed = Link("flannel.7", Vxlan(7, ip_address("192.168.1.1"), "eth0", port=4789), mtu=1450)
     world.put(changed)
     assert world.has(changed)
     assert not world.has(neighbour)
@@ -194,8 +192,8 @@ def test_a_changed_vxlan_is_a_new_device_with_nothing_on_it(world: World) -> Non
 @pytest.mark.parametrize(
     "changed",
     [
-        Link("flannel.7", "vxlan", mtu=1300, vxlan=VXLAN),
-        Link("flannel.7", "vxlan", vxlan=Vxlan(7, ip_address("192.168.1.1"), "eth0", learning=True)),
+        Link("flannel.7", VXLAN, mtu=1300),
+        Link("flannel.7", Vxlan(7, ip_address("192.168.1.1"), "eth0", learning=True)),
     ],
     ids=["mtu", "learning"],
 )
@@ -211,7 +209,7 @@ def test_a_changed_mac_keeps_the_device_but_drops_its_neighbours(world: World) -
     address = Address("flannel.7", ip_interface("10.244.1.0/32"))
     neighbour = Neighbour("flannel.7", ip_address("10.244.2.0"), "02:00:00:00:00:09")
     world.put(*BASE, address, neighbour)
-    changed = Link("flannel.7", "vxlan", mac="02:00:00:00:00:99", vxlan=VXLAN)
+    changed = Link("flannel.7", VXLAN, mac="02:00:00:00:00:99")
     world.put(changed)
     assert (world.has(changed), world.has(address), world.has(neighbour)) == (True, True, False)
 
@@ -233,42 +231,40 @@ def test_a_changed_route_replaces_the_one_before(world: World) -> None:
 
 
 def test_a_bridge_port_with_hairpin(world: World) -> None:
-    port = Link("pod0", "veth", master="cni0", hairpin=True, peer=Peer("pod1"))
-    world.put(Link("cni0", "bridge"), port)
+    port = Link("pod0", Veth(VethPeer("pod1")), master="cni0", hairpin=True)
+    world.put(Link("cni0", Bridge()), port)
     assert world.has(port)
-    off = Link("pod0", "veth", master="cni0", hairpin=False)
+    off = Link("pod0", Veth(), master="cni0", hairpin=False)
     world.put(off)
     assert world.has(off)
 
 
 def test_a_device_without_arp(world: World) -> None:
-    off = Link("pod0", "veth", arp=False, peer=Peer("pod1"))
+    off = Link("pod0", Veth(VethPeer("pod1")), arp=False)
     world.put(off)
     assert world.has(off)
-    world.put(Link("pod0", "veth", arp=True))
+    world.put(Link("pod0", Veth(), arp=True))
     assert not world.has(off)
     neighbour = Neighbour("pod0", ip_address("10.244.1.9"), "02:00:00:00:00:09")
     world.put(neighbour)
-    world.put(Link("pod0", "veth", arp=False))
+    world.put(Link("pod0", Veth(), arp=False))
     assert world.has(off)
     assert not world.has(neighbour)  # they go with it: `disturbs_dependents`
 
 
 def test_what_a_bridge_learns(world: World) -> None:
-    world.put(Link("cni0", "bridge"))
-    deaf = Link("cni0", "bridge", bridge=Bridge())
+    world.put(Link("cni0", Bridge()))
+    deaf = Link("cni0", Bridge(snooping=False, reserved=False))
     assert not world.has(deaf)
     world.put(deaf)
     assert world.has(deaf)
-    world.put(
-        Link("cni1", "bridge", bridge=Bridge(snooping=True)), Link("cni2", "bridge", bridge=Bridge(reserved=True))
-    )
-    assert world.has(Link("cni1", "bridge", bridge=Bridge(snooping=True)))
-    assert world.has(Link("cni2", "bridge", bridge=Bridge(reserved=True)))
+    world.put(Link("cni1", Bridge(snooping=True)), Link("cni2", Bridge(reserved=True)))
+    assert world.has(Link("cni1", Bridge(snooping=True)))
+    assert world.has(Link("cni2", Bridge(reserved=True)))
 
 
 def test_a_pair_whose_other_end_is_unknown_cannot_be_made(world: World) -> None:
-    (error,) = world.driver.apply([Upsert(Link("pod0", "veth"))])
+    (error,) = world.driver.apply([Upsert(Link("pod0", Veth()))])
     assert error is not None
     assert error.errno == errno.ENODEV
     assert "other end" in str(error)
@@ -277,7 +273,7 @@ def test_a_pair_whose_other_end_is_unknown_cannot_be_made(world: World) -> None:
 def test_a_device_of_another_kind_that_is_not_ours_is_left_alone(world: World) -> None:
     world.put(ETH0)
     on_it = (Sysctl("net/ipv4/conf/lo/accept_local", "1"), Address("lo", ip_interface("10.244.1.1/24")))
-    error, *others = world.driver.apply([Upsert(obj) for obj in (Link("lo", "bridge"), *on_it)])
+    error, *others = world.driver.apply([Upsert(obj) for obj in (Link("lo", Bridge()), *on_it)])
     assert error is not None
     assert error.errno == errno.EEXIST
     assert [other.errno for other in others if other is not None] == [errno.ENODEV, errno.ENODEV]
@@ -304,9 +300,9 @@ def test_a_removed_device_takes_what_is_on_it(world: World) -> None:
 
 
 def test_many_devices_are_removed_at_once_and_no_other(world: World) -> None:
-    pods = [Link(f"pod{number}", "veth", peer=Peer(f"far{number}")) for number in range(1, 20)]
+    pods = [Link(f"pod{number}", Veth(VethPeer(f"far{number}"))) for number in range(1, 20)]
     world.put(ETH0, *pods)
-    missing = Link("nowhere0", "veth")
+    missing = Link("nowhere0", Veth())
     assert list(world.driver.apply([Delete(link) for link in (*pods, missing, Link("lo"))])) == [None] * 21
     assert list(world.driver.read()) == [ETH0.key]
     assert "lo" in {interface.name for interface in world.driver.underlay().interfaces}
@@ -319,7 +315,7 @@ def test_many_devices_are_removed_at_once_and_no_other(world: World) -> None:
         Neighbour("flannel.7", ip_address("10.244.2.0"), "02:00:00:00:00:09"),
         FdbEntry("flannel.7", "02:00:00:00:00:0a", ip_address("192.168.1.2")),
         Element("ip", "pods", ("eth0", ip_address("10.244.1.9"))),
-        Link("cni0", "bridge"),
+        Link("cni0", Bridge()),
         TABLE,
     ],
     ids=lambda obj: str(obj.key[0]),
@@ -351,7 +347,7 @@ def test_a_device_that_goes_down_wipes_what_is_on_it(world: World) -> None:
     route = Route(ip_network("10.244.3.0/24"), "eth0", ip_address("192.168.1.3"))
     world.put(*BASE, route)
     world.follow()
-    world.somebody(Upsert(Link("eth0", "veth", up=False)))
+    world.somebody(Upsert(Link("eth0", Veth(), up=False)))
     assert world.sees(LinkReset("eth0"))
     assert not world.has(route)
 

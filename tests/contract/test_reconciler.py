@@ -21,6 +21,7 @@ from percale.kernel.protocol import Change, Delete, Driver, Underlay, Upsert
 from percale.kernel.reconciler.reconciler import Reconciler
 from percale.kernel.rtnl.driver import KernelDriver
 from percale.kernel.rtnl.fake import FakeKernel
+from percale.render.link_kinds import Bridge, Veth, VethPeer, Vxlan
 from percale.render.objects import (
     Address,
     Element,
@@ -29,18 +30,14 @@ from percale.render.objects import (
     Key,
     Link,
     Neighbour,
-    Peer,
     Route,
     Ruleset,
     Sysctl,
-    Vxlan,
 )
 
-ETH0 = Link("eth0", "veth", peer=Peer("far0"))
+ETH0 = Link("eth0", Veth(VethPeer("far0")))
 ETH0_ADDRESS = Address("eth0", ip_interface("192.168.0.1/16"))
-FLANNEL = Link(
-    "flannel.1", "vxlan", mtu=1450, mac="02:00:00:00:00:01", vxlan=Vxlan(1, ip_address("192.168.0.1"), "eth0")
-)
+FLANNEL = Link("flannel.1", Vxlan(1, ip_address("192.168.0.1"), "eth0"), mtu=1450, mac="02:00:00:00:00:01")
 FLANNEL_ADDRESS = Address("flannel.1", ip_interface("10.0.0.0/32"))
 TABLE = Ruleset("ip", "set pods { type ifname . ipv4_addr; }\nset nets { type ipv4_addr; flags interval; }")
 ELEMENTS = (
@@ -220,7 +217,7 @@ async def test_bug_a_device_made_again_gets_its_peers_back(world: World) -> None
     world.reconciler.declare("peers", peers)
     await world.reconciler.wait_applied("peers")
     world.somebody(Delete(FLANNEL))
-    world.somebody(Upsert(replace(FLANNEL, vxlan=Vxlan(9, ip_address("192.168.0.1"), "eth0"))))
+    world.somebody(Upsert(replace(FLANNEL, kind=Vxlan(9, ip_address("192.168.0.1"), "eth0"))))
     assert await world.comes_to_hold(*NODE, *peers)
 
 
@@ -228,17 +225,8 @@ async def test_routes_survive_a_link_flap(world: World) -> None:
     everything = (*NODE, *peer(1), Route(ip_network("10.0.7.0/24"), "eth0", ip_address("192.168.0.7")))
     world.reconciler.declare("all", everything)
     await world.reconciler.wait_applied("all")
-    for name in ("eth0", "flannel.1"):
-        world.somebody(
-            Upsert(
-                Link(
-                    name,
-                    "veth" if name == "eth0" else "vxlan",
-                    up=False,
-                    vxlan=None if name == "eth0" else FLANNEL.vxlan,
-                )
-            )
-        )
+    for link in (Link("eth0", Veth()), FLANNEL):
+        world.somebody(Upsert(Link(link.name, link.kind, up=False)))
         assert await eventually(lambda: world.holds(*everything))
 
 
@@ -272,21 +260,21 @@ async def test_a_refused_object_is_a_problem_told_once_and_tried_again(world: Wo
     assert list(world.reconciler.problems) == [lost.key]
     assert await eventually(lambda: world.applied.count(Upsert(lost)) > 2)
     assert [source for source, _ in world.problems] == ["pod"]
-    world.reconciler.declare("other", (Link("later0", "bridge"),))
+    world.reconciler.declare("other", (Link("later0", Bridge()),))
     assert await world.comes_to_hold(lost)
     assert await eventually(lambda: not world.reconciler.problems)
 
 
 async def test_differing_wishes_are_a_problem_that_names_both(world: World) -> None:
-    world.reconciler.declare("a", (Link("cni0", "bridge", mtu=1400),))
-    world.reconciler.declare("b", (Link("cni0", "bridge", mtu=1300),))
+    world.reconciler.declare("a", (Link("cni0", Bridge(), mtu=1400),))
+    world.reconciler.declare("b", (Link("cni0", Bridge(), mtu=1300),))
     await world.reconciler.wait_applied("a")
     with pytest.raises(KernelError, match="b declares it differently from a"):
         await world.reconciler.wait_applied("b")
-    assert world.holds(Link("cni0", "bridge", mtu=1400))
+    assert world.holds(Link("cni0", Bridge(), mtu=1400))
     world.reconciler.declare("a", ())
     await world.reconciler.wait_applied("b")
-    assert world.holds(Link("cni0", "bridge", mtu=1300))
+    assert world.holds(Link("cni0", Bridge(), mtu=1300))
 
 
 async def test_the_underlay_is_told_when_it_changes(world: World) -> None:

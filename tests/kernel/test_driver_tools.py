@@ -21,26 +21,24 @@ from percale.kernel.netlink import link
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.plan import matches
 from percale.kernel.protocol import Delete, KernelEvent, ObjectChanged, ObjectRemoved, ResyncRequired, Upsert
+from percale.render.link_kinds import Bridge, Ifb, Veth, VethPeer, Vxlan
 from percale.render.objects import (
     Address,
-    Bridge,
     Element,
     FdbEntry,
     KernelObject,
     Link,
     Neighbour,
-    Peer,
     Redirect,
     Route,
     Ruleset,
     Shaper,
     Sysctl,
-    Vxlan,
     neighbour_key,
 )
 
-ETH0 = Link("eth0", "veth", mtu=1480, mac="02:00:00:00:00:01", peer=Peer("far0", mac="02:00:00:00:00:02", mtu=1480))
-FLANNEL = Link("flannel.1", "vxlan", mtu=1400, vxlan=Vxlan(1, ip_address("192.168.1.1"), "eth0"))
+ETH0 = Link("eth0", Veth(VethPeer("far0", mac="02:00:00:00:00:02", mtu=1480)), mtu=1480, mac="02:00:00:00:00:01")
+FLANNEL = Link("flannel.1", Vxlan(1, ip_address("192.168.1.1"), "eth0"), mtu=1400)
 TABLE = Ruleset(
     "ip",
     """set pods { type ifname . ipv4_addr; }
@@ -56,10 +54,10 @@ SPELLED: tuple[KernelObject, ...] = (
     Address("eth0", ip_interface("192.168.1.1/24")),
     Address("eth0", ip_interface("fd00::1/64")),
     FLANNEL,
-    Link("flannel-v6.1", "vxlan", vxlan=Vxlan(1, ip_address("fd00::1"), "eth0", port=4789, learning=True, gbp=True)),
-    Link("cni0", "bridge", bridge=Bridge()),
-    Link("pod0", "veth", master="cni0", hairpin=True, arp=False, peer=Peer("pod1")),
-    Link("ifb0", "ifb"),
+    Link("flannel-v6.1", Vxlan(1, ip_address("fd00::1"), "eth0", port=4789, learning=True, gbp=True)),
+    Link("cni0", Bridge(snooping=False, reserved=False)),
+    Link("pod0", Veth(VethPeer("pod1")), master="cni0", hairpin=True, arp=False),
+    Link("ifb0", Ifb()),
     Link("lo"),
     Neighbour("flannel.1", ip_address("10.244.2.0"), "02:00:00:00:00:09"),
     Neighbour("flannel.1", ip_address("fd00:2::"), "02:00:00:00:00:09"),
@@ -108,7 +106,7 @@ def test_the_lines_we_spell_make_what_we_make(new_space: Callable[[], Any]) -> N
 
 def test_a_pod_pair_is_born_in_its_namespace_in_one_message(new_space: Callable[[], Any]) -> None:
     node, pod = new_space(), new_space()
-    desired = Link("pod0", "veth", mtu=1450, peer=Peer("eth0", pod.descriptor, "02:00:00:00:00:05", 1450))
+    desired = Link("pod0", Veth(VethPeer("eth0", pod.descriptor, "02:00:00:00:00:05", 1450)), mtu=1450)
     apply_or_raise(node.driver(), [Upsert(desired), Upsert(Route(ip_network("10.244.1.5/32"), "pod0"))])
     (eth0,) = (interface for interface in pod.driver().underlay().interfaces if interface.name == "eth0")
     assert (eth0.mac, eth0.mtu, eth0.up) == ("02:00:00:00:00:05", 1450, False)
@@ -124,7 +122,7 @@ def test_a_pod_pair_is_born_in_its_namespace_in_one_message(new_space: Callable[
 def test_packets_cross_two_nodes_through_the_tunnel(new_space: Callable[[], Any]) -> None:
     left, right = new_space(), new_space()
     ends = ((left, 1, 2), (right, 2, 1))
-    wire = Link("eth0", "veth", peer=Peer("eth0", right.descriptor))
+    wire = Link("eth0", Veth(VethPeer("eth0", right.descriptor)))
     apply_or_raise(left.driver(), [Upsert(wire)])
     for space, mine, other in ends:
         mac, peer_mac = f"02:00:00:00:00:0{mine}", f"02:00:00:00:00:0{other}"
@@ -134,7 +132,7 @@ def test_packets_cross_two_nodes_through_the_tunnel(new_space: Callable[[], Any]
             [
                 Upsert(Link("eth0")),
                 Upsert(Address("eth0", ip_interface(f"192.168.1.{mine}/24"))),
-                Upsert(Link("flannel.1", "vxlan", mac=mac, vxlan=Vxlan(1, ip_address(f"192.168.1.{mine}"), "eth0"))),
+                Upsert(Link("flannel.1", Vxlan(1, ip_address(f"192.168.1.{mine}"), "eth0"), mac=mac)),
                 Upsert(Address("flannel.1", ip_interface(f"10.244.{mine}.0/32"))),
                 Upsert(Neighbour("flannel.1", gateway, peer_mac)),
                 Upsert(FdbEntry("flannel.1", peer_mac, ip_address(f"192.168.1.{other}"))),
@@ -207,7 +205,7 @@ def test_a_device_that_somebody_makes_before_us_stays_theirs(space: Any, monkeyp
         return encode(*expected)
 
     monkeypatch.setattr(link, "create", late)
-    (error,) = driver.apply([Upsert(Link("flannel.1", "bridge"))])
+    (error,) = driver.apply([Upsert(Link("flannel.1", Bridge()))])
     assert isinstance(error, FileExistsError)
     assert driver.read() == {}
     assert "alias" not in space.run("ip", "link", "show", "dev", "flannel.1")
@@ -296,7 +294,7 @@ def test_a_table_loaded_before_keeps_its_elements_over_a_restart(space: Any) -> 
         ("bridge fdb delete 02:00:00:00:00:09 dev flannel.1 self", ObjectRemoved(("fdb", "flannel.1", "02:00:00:00:00:09"))),
         ("ip link delete flannel.1", ObjectRemoved(FLANNEL.key)),
         ("ip link set flannel.1 down; ip link set flannel.1 name other0", ObjectRemoved(FLANNEL.key)),
-        ("ip link set eth0 alias ''", ObjectChanged(replace(ETH0, alias="", peer=None, arp=True))),
+        ("ip link set eth0 alias ''", ObjectChanged(replace(ETH0, alias="", kind=Veth(), arp=True))),
         ("nft delete table ip percale", ObjectRemoved(TABLE.key)),
         ("nft flush ruleset", ObjectRemoved(TABLE.key)),
         ("nft flush chain ip percale forward", ObjectRemoved(TABLE.key)),
@@ -319,7 +317,7 @@ def test_what_the_tools_do_is_seen(space: Any, line: str, expected: KernelEvent)
             Upsert(Neighbour("flannel.1", ip_address("10.244.2.0"), "02:00:00:00:00:09")),
             Upsert(FdbEntry("flannel.1", "02:00:00:00:00:09", ip_address("192.168.1.9"))),
             Upsert(Route(DST, "flannel.1", ip_address("10.244.2.0"), onlink=True)),
-            Upsert(Link("ifb0", "ifb")),
+            Upsert(Link("ifb0", Ifb())),
             Upsert(Shaper("eth0", 8_000_000, 80_000)),
             Upsert(Redirect("eth0", "ifb0")),
             Upsert(TABLE),
@@ -351,7 +349,7 @@ def test_a_closed_driver_leaves_the_kernel_and_no_descriptor(space: Any) -> None
     assert "eth0" in space.run("ip", "link")
 
 
-@pytest.mark.parametrize("made", [ETH0, Link("cni0", "bridge")], ids=str)
+@pytest.mark.parametrize("made", [ETH0, Link("cni0", Bridge())], ids=str)
 def test_a_driver_killed_after_any_send_leaves_no_device_without_its_mark(
     space: Any, made: Link, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,19 +20,9 @@ from percale.errors import BadConfig
 from percale.kernel.protocol import Interface
 from percale.model.backend_options import VxlanOptions
 from percale.model.subnet_lease import SubnetLease
+from percale.render.link_kinds import Vxlan
 from percale.render.network.tunnels import peer_element
-from percale.render.objects import (
-    Address,
-    FdbEntry,
-    IPAddress,
-    IPNetwork,
-    KernelObject,
-    Link,
-    Neighbour,
-    Route,
-    Sysctl,
-    Vxlan,
-)
+from percale.render.objects import Address, FdbEntry, IPAddress, IPNetwork, KernelObject, Link, Neighbour, Route, Sysctl
 
 OVERHEAD = {4: 50, 6: 70}
 """Bytes of the outer Ethernet, IP, UDP and VXLAN headers, by the underlay's IP version."""
@@ -153,7 +143,7 @@ class VxlanBackend:
             learning=options.learning,
             gbp=options.gbp,
         )
-        yield Link(device, "vxlan", mtu=self._mtu(subnet, interface), mac=self._mac(node, subnet), vxlan=vxlan)
+        yield Link(device, vxlan, mtu=self._mtu(subnet, interface), mac=self._mac(node, subnet))
         yield Sysctl(f"net/ipv6/conf/{device}/accept_ra", "0")
         yield Address(device, ip_interface(subnet.network_address))
 

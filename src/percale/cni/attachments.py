@@ -27,6 +27,7 @@ from percale.cni.requests import KubernetesPod
 from percale.errors import PercaleError, StateError
 from percale.ipam.address_pool import AddressPool, Owner
 from percale.kernel.reconciler.reconciler import Reconciler
+from percale.render.link_kinds import Veth
 from percale.render.network.pod_veth import (
     Limit,
     PodNetwork,
@@ -246,7 +247,7 @@ class Attachments:
             if not exists(device):
                 return
             # A stale device is not declared: it has to be declared before it can be withdrawn.
-            self._declare(owner, (Link(device, "veth"),))
+            self._declare(owner, (Link(device, Veth()),))
         self._reconciler.declare(_source(owner), ())
         self._declared.discard(owner)
         self._withdrawn.add(owner)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
+from percale.kernel.netlink.link_kinds.registry import codec_of
 from percale.kernel.protocol import Change, Upsert
 from percale.kernel.table_fingerprint import fingerprint
 from percale.render.objects import (
@@ -99,7 +100,8 @@ def _put_link(desired: Link) -> list[str]:
     ]
     lines = []
     if desired.kind is not None:
-        words = ["ip link add", desired.name, *settings, "type", desired.kind, *_kind_words(desired)]
+        words = ["ip link add", desired.name, *settings, "type", desired.kind.name]
+        words += codec_of(desired.kind).options(desired.kind)
         lines.append(" ".join(word for word in words if word))
         settings = [f"alias {desired.alias}"]
     if desired.master is not None:
@@ -109,25 +111,6 @@ def _put_link(desired: Link) -> list[str]:
     if desired.hairpin is not None:
         lines.append(f"bridge link set dev {desired.name} hairpin {'on' if desired.hairpin else 'off'}")
     return lines
-
-
-def _kind_words(desired: Link) -> list[str]:
-    if desired.vxlan is not None:
-        vxlan = desired.vxlan
-        learning = "learning" if vxlan.learning else "nolearning"
-        where = f"id {vxlan.vni} local {vxlan.local} dev {vxlan.dev} dstport {vxlan.port} {learning}"
-        return [where, "gbp" if vxlan.gbp else ""]
-    if desired.bridge is not None:
-        bridge = desired.bridge
-        return [f"mcast_snooping {int(bridge.snooping)} no_linklocal_learn {int(not bridge.reserved)}"]
-    if desired.peer is not None:
-        peer = desired.peer
-        words = [f"peer name {peer.name}"]
-        words += [f"address {peer.mac}"] if peer.mac is not None else []
-        words += [f"mtu {peer.mtu}"] if peer.mtu is not None else []
-        words += [f"netns /proc/self/fd/{peer.namespace}"] if peer.namespace is not None else []
-        return words
-    return []
 
 
 def _route(desired: Route) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from percale.errors import KernelError
 from percale.kernel.commands import format_object, to_commands
 from percale.kernel.protocol import Change, Driver
+from percale.render.link_kinds import Veth
 from percale.render.objects import KernelObject, Link, Sysctl
 
 _HINTS = {
@@ -32,8 +33,8 @@ def kernel_error(change: Change, error: OSError) -> KernelError:
 def _hint(obj: KernelObject, number: int | None) -> str | None:
     if isinstance(obj, Sysctl) and number == errno.ENOENT and obj.name.startswith("net/bridge/"):
         return "policies do not reach pods on bridges until the module is loaded: modprobe br_netfilter"
-    if isinstance(obj, Link) and obj.peer is not None and number == errno.EEXIST:
-        return f"the other namespace has a device {obj.peer.name} of somebody else's"
+    if isinstance(obj, Link) and isinstance(obj.kind, Veth) and obj.kind.peer is not None and number == errno.EEXIST:
+        return f"the other namespace has a device {obj.kind.peer.name} of somebody else's"
     return _HINTS.get(number or 0)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from percale.kernel.netlink.link import needs_new_device
+from percale.kernel.netlink.link import has_kind, needs_new_device
 from percale.kernel.protocol import Change, Delete, Upsert
 from percale.render.objects import (
     OWNER,
@@ -64,9 +64,9 @@ def matches(desired: KernelObject, actual: KernelObject | None) -> bool:
 
 
 def _link_matches(desired: Link, actual: Link) -> bool:
-    if needs_new_device(desired, actual) or desired.up != actual.up:
+    if not has_kind(desired.kind, actual.kind) or desired.up != actual.up:
         return False
-    if desired.kind is not None and (desired.alias != actual.alias or desired.vxlan != actual.vxlan):
+    if desired.kind is not None and desired.alias != actual.alias:
         return False
     pairs = (
         (desired.mtu, actual.mtu),
@@ -74,7 +74,6 @@ def _link_matches(desired: Link, actual: Link) -> bool:
         (desired.master, actual.master),
         (desired.hairpin, actual.hairpin),
         (desired.arp, actual.arp),
-        (desired.bridge, actual.bridge),
     )
     return all(expected is None or expected == there for expected, there in pairs)
 
@@ -102,7 +101,7 @@ def dependencies_of(obj: KernelObject) -> tuple[Key, ...]:
         return (("link", obj.dev),) if obj.dev is not None else ()
     match obj:
         case Link():
-            lower = obj.vxlan.dev if obj.vxlan is not None else None
+            lower = obj.kind.lower if obj.kind is not None else None
             return tuple(("link", name) for name in (obj.master, lower) if name is not None)
         case Redirect():
             return (("link", obj.dev), ("link", obj.to))

@@ -13,6 +13,8 @@ from typing import Literal, TypeAlias
 from msgspec import Struct
 from msgspec.structs import force_setattr
 
+from percale.render.link_kinds import LinkKind, lower_mac
+
 IPAddress: TypeAlias = IPv4Address | IPv6Address
 IPNetwork: TypeAlias = IPv4Network | IPv6Network
 IPInterface: TypeAlias = IPv4Interface | IPv6Interface
@@ -29,46 +31,6 @@ _DIGEST = "sha256:"
 Key: TypeAlias = tuple[object, ...]
 
 
-def _lower_mac(obj: Peer | Link | Neighbour | FdbEntry) -> None:
-    """Hardware addresses are compared as text, and the kernel's are in lower case."""
-    if obj.mac is not None and not obj.mac.islower():
-        force_setattr(obj, "mac", obj.mac.lower())
-
-
-class Vxlan(Struct, frozen=True):
-    """A vxlan device's attributes; a change of one requires a new device."""
-
-    vni: int
-    local: IPAddress
-    dev: str
-    port: int = 8472
-    learning: bool = False
-    gbp: bool = False
-
-
-class Bridge(Struct, frozen=True):
-    """What a bridge learns from its ports beside source MACs; both can be abused by pods.
-
-    `snooping` is multicast snooping; `reserved` is learning from frames to link-local addresses, which are never forwarded
-    (LLDP and the like) and bypass all nft tables.
-    """
-
-    snooping: bool = False
-    reserved: bool = False
-
-
-class Peer(Struct, frozen=True):
-    """The other end of a veth pair; `namespace` is an open descriptor of the namespace it is created in (None: this one)."""
-
-    name: str
-    namespace: int | None = None
-    mac: str | None = None
-    mtu: int | None = None
-
-    def __post_init__(self) -> None:
-        _lower_mac(self)
-
-
 class Link(Struct, frozen=True):
     """A network device. `kind` None: not ours to create (lo, eth0), only its settings are declared.
 
@@ -77,20 +39,17 @@ class Link(Struct, frozen=True):
     """
 
     name: str
-    kind: Literal["vxlan", "bridge", "veth", "ifb"] | None = None
+    kind: LinkKind | None = None
     up: bool = True
     mtu: int | None = None
     mac: str | None = None
     master: str | None = None
     hairpin: bool | None = None
     arp: bool | None = None
-    vxlan: Vxlan | None = None
-    bridge: Bridge | None = None
-    peer: Peer | None = None
     alias: str = OWNER
 
     def __post_init__(self) -> None:
-        _lower_mac(self)
+        lower_mac(self, self.mac)
 
     @property
     def key(self) -> Key:
@@ -133,7 +92,7 @@ class Neighbour(Struct, frozen=True):
     mac: str
 
     def __post_init__(self) -> None:
-        _lower_mac(self)
+        lower_mac(self, self.mac)
 
     @property
     def key(self) -> Key:
@@ -153,7 +112,7 @@ class FdbEntry(Struct, frozen=True):
     dst: IPAddress
 
     def __post_init__(self) -> None:
-        _lower_mac(self)
+        lower_mac(self, self.mac)
 
     @property
     def key(self) -> Key:

@@ -14,7 +14,8 @@ from percale.backend.vxlan import VxlanBackend
 from percale.errors import BadConfig
 from percale.model.backend_options import VxlanOptions
 from percale.model.subnet_lease import SubnetLease
-from percale.render.objects import Address, Element, FdbEntry, KernelObject, Link, Neighbour, Route, Sysctl, Vxlan
+from percale.render.link_kinds import Vxlan
+from percale.render.objects import Address, Element, FdbEntry, KernelObject, Link, Neighbour, Route, Sysctl
 
 Peer = Callable[..., SubnetLease]
 
@@ -48,8 +49,8 @@ def tunnel(number: int) -> tuple[KernelObject, ...]:
 
 def test_devices_are_flannels(node: LocalNode) -> None:
     v4, v6 = (obj for obj in vxlan().device(node) if isinstance(obj, Link))
-    assert (v4.name, v4.mtu, v4.vxlan) == ("flannel.1", 1450, Vxlan(1, ip_address("192.0.2.1"), "eth0"))
-    assert (v6.name, v6.mtu, v6.vxlan) == ("flannel-v6.1", 1430, Vxlan(1, ip_address("2001:db8::1"), "eth0"))
+    assert (v4.name, v4.mtu, v4.kind) == ("flannel.1", 1450, Vxlan(1, ip_address("192.0.2.1"), "eth0"))
+    assert (v6.name, v6.mtu, v6.kind) == ("flannel-v6.1", 1430, Vxlan(1, ip_address("2001:db8::1"), "eth0"))
     assert [obj for obj in vxlan().device(node) if not isinstance(obj, Link)] == [
         Sysctl("net/ipv6/conf/flannel.1/accept_ra", "0"),
         Address("flannel.1", ip_interface("10.244.1.0/32")),
@@ -61,13 +62,13 @@ def test_devices_are_flannels(node: LocalNode) -> None:
 def test_every_option_reaches_the_device(node_v4: LocalNode) -> None:
     device = link(vxlan(VNI=42, Port=4789, MTU=1400, GBP=True, Learning=True), node_v4)
     assert (device.name, device.mtu) == ("flannel.42", 1350)
-    assert device.vxlan == Vxlan(42, ip_address("192.0.2.1"), "eth0", port=4789, learning=True, gbp=True)
+    assert device.kind == Vxlan(42, ip_address("192.0.2.1"), "eth0", port=4789, learning=True, gbp=True)
 
 
 def test_the_tunnel_starts_at_the_interface_when_the_public_address_is_a_nats(node_v4: LocalNode) -> None:
     device = link(vxlan(), replace(node_v4, public_ip=IPv4Address("203.0.113.9")))
-    assert device.vxlan is not None
-    assert device.vxlan.local == ip_address("192.0.2.1")
+    assert isinstance(device.kind, Vxlan)
+    assert device.kind.local == ip_address("192.0.2.1")
 
 
 def test_the_mac_is_the_same_in_every_life_and_differs_by_node_vni_and_family(node: LocalNode) -> None:

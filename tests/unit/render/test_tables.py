@@ -7,11 +7,12 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
+from percale.render.link_kinds import Vxlan
 from percale.render.network.base_chains import POD_DEVICE_PREFIX, rulesets
 from percale.render.network.masquerade import node_tables
 from percale.render.network.pod_veth import bridged_source_elements, source_elements
 from percale.render.network.tunnels import tunnel_elements
-from percale.render.objects import Element, Link, Ruleset, Vxlan
+from percale.render.objects import Element, Link, Ruleset
 
 NETWORKS = (ip_network("10.244.0.0/16"), ip_network("fd00::/48"))
 OWN = (ip_network("10.244.1.0/24"), ip_network("fd00:0:0:1::/64"))
@@ -46,7 +47,7 @@ def test_masquerading_is_elements_only() -> None:
 
 def test_the_pod_network_and_its_tunnels_are_known_to_the_guards() -> None:
     links = [
-        Link(name, "vxlan", vxlan=Vxlan(1, ip_address(local), "eth0"))
+        Link(name, Vxlan(1, ip_address(local), "eth0"))
         for name, local in (("flannel.1", "192.168.1.1"), ("flannel-v6.1", "fd00:1::1"))
     ]
     assert set(node_tables(NETWORKS, OWN, links, masquerade=False)) - set(RULESETS) == {

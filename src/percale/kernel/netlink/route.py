@@ -22,7 +22,7 @@ from typing import Literal
 from msgspec import Struct
 
 from percale.kernel.netlink import socket as netlink
-from percale.kernel.netlink.link import mac_bytes, mac_text
+from percale.kernel.netlink.ifinfo import mac_bytes, mac_text
 from percale.kernel.netlink.socket import Request, attribute, attributes, number, u8, u32
 from percale.render.objects import (
     ROUTE_PROTOCOL,

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 
 from msgspec import Struct
 
-from percale.kernel.netlink.link import mac_bytes, mac_text
+from percale.kernel.netlink.ifinfo import mac_bytes, mac_text
 from percale.kernel.netlink.socket import attribute, attributes, nested, number, string, u32_network
 from percale.render.objects import Family, IPAddress, IPNetwork
 

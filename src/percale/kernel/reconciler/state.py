@@ -283,7 +283,9 @@ class ReconcilerState:
 
     def _without_created_peer(self, key: Key, desired: KernelObject) -> KernelObject:
         """A pair is created once: later its peer's namespace descriptor may refer to something else."""
-        return replace(desired, peer=None) if isinstance(desired, Link) and key in self._created_pairs else desired
+        if isinstance(desired, Link) and desired.kind is not None and key in self._created_pairs:
+            return replace(desired, kind=desired.kind.without_descriptors())
+        return desired
 
     def applied(self, changes: Sequence[Change], results: Sequence[OSError | None]) -> None:
         """Record the results of a plan's changes."""
@@ -325,7 +327,7 @@ class ReconcilerState:
             return
         if actual is None and self._undesired_dependents(obj.key):
             self.needs_resync = True
-        if obj.peer is not None and obj.peer.namespace is not None:
+        if obj.kind.without_descriptors() is not obj.kind:
             self._created_pairs.add(obj.key)
         if self._foreign.pop(obj.name, None) is not None:
             self.needs_resync = True

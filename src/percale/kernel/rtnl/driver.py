@@ -171,7 +171,7 @@ class KernelDriver:
                 if device is not None and desired.kind is not None:
                     self._send([link.delete(device.index)])
             elif device is None:
-                self._create(desired, devices)
+                self._send(link.create(desired, _new_index(), devices.index))
             else:
                 self._update(desired, device, devices)
         finally:
@@ -191,18 +191,13 @@ class KernelDriver:
             return [None] * len(changes)
         return [self._guarded(lambda change: self._link(change, devices), change) for change in changes]
 
-    def _create(self, desired: Link, devices: LinkCache) -> None:
-        if desired.kind is None:
-            raise OSError(errno.ENODEV, f"no device {desired.name} here")
-        self._send(link.create(desired, _new_index(), devices.index))
-
     def _update(self, desired: Link, device: link.Device, devices: LinkCache) -> None:
         """Change the existing device or recreate it; a foreign one of another kind is left alone."""
         actual = devices.link(device)
-        if not link.needs_new_device(desired, actual):
+        if desired.kind is None or not link.needs_new_device(desired, actual):
             self._send(link.change(desired, actual, device.index, devices.index))
             return
-        if desired.kind != device.kind and not device.ours:
+        if desired.kind.name != device.kind and not device.ours:
             devices.exclude(desired.name)
             raise OSError(
                 errno.EEXIST, f"{desired.name} is there already, a {device.kind or 'physical'} device that is not ours"

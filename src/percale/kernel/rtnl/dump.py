@@ -42,7 +42,7 @@ class NetlinkDump:
         yield from self._routes(ours)
         yield from self._neighbours(ours)
         for device in ours.values():
-            if device.kind == "vxlan":
+            if device.has_fdb:
                 yield from self._fdb(device)
         yield from self._traffic(ours)
 

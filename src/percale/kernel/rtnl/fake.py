@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from msgspec.structs import replace
 
+from percale.kernel.netlink.link_kinds.registry import codec_of
 from percale.kernel.plan import dependencies_of, matches, replaces
 from percale.kernel.protocol import (
     Change,
@@ -27,7 +28,7 @@ from percale.kernel.protocol import (
     Underlay,
     UnderlayChanged,
 )
-from percale.render.objects import OWNER, Bridge, Element, KernelObject, Key, Link, Route, Ruleset, Sysctl
+from percale.render.objects import OWNER, Element, KernelObject, Key, Link, Route, Ruleset, Sysctl
 
 LOOPBACK = Interface(name="lo", index=1, mac="00:00:00:00:00:00", mtu=65536, up=False, carrier=False)
 
@@ -166,23 +167,26 @@ class FakeKernel:
             raise OSError(errno.EEXIST, f"{desired.name} is there already, a physical device that is not ours")
         if matches(desired, actual):
             return []
+        codec = codec_of(desired.kind)
         events: list[KernelEvent] = []
         if replaces(desired, actual):
-            if desired.kind == "veth" and desired.peer is None:
-                raise OSError(errno.ENODEV, f"the pair {desired.name} is gone and only its maker knows its other end")
+            codec.encode(desired.kind, lambda _name: 0)  # as the kernel, it refuses what cannot be created
             events += self._remove_dependents(desired.key)
             actual = None
-            self._create_peer(desired)
-        known = actual if isinstance(actual, Link) else _new_link(desired, self._new_mac())
+            self._create_other_end(codec.other_end(desired.kind))
+        known = (
+            actual
+            if isinstance(actual, Link)
+            else Link(desired.name, up=False, mtu=1500, mac=self._new_mac(), arp=True)
+        )
         self.objects[desired.key] = link = replace(
             desired,
-            peer=None,
+            kind=codec.reported(desired.kind, known.kind),
             mtu=desired.mtu or known.mtu,
             mac=desired.mac or known.mac,
             master=desired.master or known.master,
             hairpin=desired.hairpin if desired.hairpin is not None else known.hairpin,
             arp=desired.arp if desired.arp is not None else known.arp,
-            bridge=desired.bridge or known.bridge,
         )
         if known.up and not desired.up:
             events += self._go_down(desired.name)
@@ -190,12 +194,10 @@ class FakeKernel:
             events += self._drop(desired.name, "neighbour")
         return [*events, ObjectChanged(link)]
 
-    def _create_peer(self, desired: Link) -> None:
-        if desired.peer is not None and desired.peer.namespace is None:
+    def _create_other_end(self, end: Link | None) -> None:
+        if end is not None:
             index = int(self._new_mac()[-2:], 16) + 100
-            self.interfaces[desired.peer.name] = Interface(
-                desired.peer.name, index, desired.peer.mac, 1500, up=False, carrier=False
-            )
+            self.interfaces[end.name] = Interface(end.name, index, end.mac, 1500, up=False, carrier=False)
 
     def _new_mac(self) -> str:
         self._next_index += 1
@@ -253,9 +255,3 @@ class FakeKernel:
         for key in gone:
             del self.objects[key]
         return [ObjectRemoved(key) for key in gone]
-
-
-def _new_link(desired: Link, mac: str) -> Link:
-    """A device with the kernel's defaults."""
-    bridge = Bridge(snooping=True, reserved=True) if desired.kind == "bridge" else None
-    return Link(desired.name, desired.kind, up=False, mtu=1500, mac=mac, arp=True, bridge=bridge)

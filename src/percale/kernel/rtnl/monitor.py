@@ -235,7 +235,7 @@ class NetlinkMonitor:
     def _neighbour(self, message: Message) -> Iterator[KernelEvent]:
         seen = route.decode_neighbour(message.body)
         device = self._device(seen.index) if seen is not None else None
-        if seen is None or device is None or not (seen.ours or device.ours) or (seen.fdb and device.kind != "vxlan"):
+        if seen is None or device is None or not (seen.ours or device.ours) or (seen.fdb and not device.has_fdb):
             return
         there = message.type == route.RTM_NEWNEIGH and seen.permanent
         if seen.fdb and seen.mac is not None:

@@ -18,10 +18,10 @@ from msgspec import Struct
 
 from percale.ipam.address_pool import gateway
 from percale.ipam.subnet_plan import NodeSubnets
+from percale.render.link_kinds import Bridge, Ifb, Veth, VethPeer
 from percale.render.network.base_chains import POD_DEVICE_PREFIX
 from percale.render.objects import (
     Address,
-    Bridge,
     Element,
     Family,
     IPAddress,
@@ -30,7 +30,6 @@ from percale.render.objects import (
     KernelObject,
     Link,
     Neighbour,
-    Peer,
     Redirect,
     Route,
     Shaper,
@@ -145,14 +144,14 @@ def _pod_routes(wires: PodWires) -> Iterator[KernelObject]:
 
 def host_objects(wires: PodWires, namespace: int | None = None) -> tuple[KernelObject, ...]:
     """The objects on the host. The pair is created with `namespace`, the pod's open descriptor; afterwards it is None."""
-    peer = Peer(wires.ifname, namespace, wires.mac, wires.mtu) if namespace is not None else None
-    side = _bridge_side(wires, peer) if wires.bridge is not None else _routed_side(wires, peer)
+    pair = Veth(VethPeer(wires.ifname, namespace, wires.mac, wires.mtu) if namespace is not None else None)
+    side = _bridge_side(wires, pair) if wires.bridge is not None else _routed_side(wires, pair)
     return (*side, *_limits(wires))
 
 
-def _routed_side(wires: PodWires, peer: Peer | None) -> Iterator[KernelObject]:
+def _routed_side(wires: PodWires, pair: Veth) -> Iterator[KernelObject]:
     # Neighbours are permanent: with ARP, pods could fill the node's neighbour table.
-    yield Link(wires.device, "veth", mtu=wires.mtu, mac=HOST_MAC, arp=False, peer=peer)
+    yield Link(wires.device, pair, mtu=wires.mtu, mac=HOST_MAC, arp=False)
     if _has_ipv6(wires):
         yield Sysctl(f"net/ipv6/conf/{wires.device}/accept_ra", "0")
     else:
@@ -164,9 +163,9 @@ def _routed_side(wires: PodWires, peer: Peer | None) -> Iterator[KernelObject]:
     yield from source_elements(wires.device, _addresses(wires))
 
 
-def _bridge_side(wires: PodWires, peer: Peer | None) -> Iterator[KernelObject]:
+def _bridge_side(wires: PodWires, pair: Veth) -> Iterator[KernelObject]:
     # Frames to reserved MACs are delivered to the port itself, past the bridge, so it must not have IP.
-    yield Link(wires.device, "veth", mtu=wires.mtu, master=wires.bridge, hairpin=True, arp=False, peer=peer)
+    yield Link(wires.device, pair, mtu=wires.mtu, master=wires.bridge, hairpin=True, arp=False)
     yield Sysctl(f"net/ipv6/conf/{wires.device}/disable_ipv6", "1")
     yield from bridged_source_elements(wires.device, wires.mac, _addresses(wires))
 
@@ -207,7 +206,7 @@ def _limits(wires: PodWires) -> Iterator[KernelObject]:
     if wires.ingress is not None:
         yield Shaper(wires.device, wires.ingress.rate, wires.ingress.burst)
     if wires.egress is not None:
-        yield Link(wires.limiter, "ifb", mtu=wires.mtu)
+        yield Link(wires.limiter, Ifb(), mtu=wires.mtu)
         yield Shaper(wires.limiter, wires.egress.rate, wires.egress.burst)
         yield Redirect(wires.device, wires.limiter)
 
@@ -229,7 +228,7 @@ def bridge_objects(network: PodNetwork) -> tuple[KernelObject, ...]:
     ipv6 = any(address.version == 6 for address in gateways)
     setting = f"net/ipv6/conf/{network.bridge}/"
     return (
-        Link(network.bridge, "bridge", mtu=network.mtu, mac=mac, bridge=Bridge()),
+        Link(network.bridge, Bridge(snooping=False, reserved=False), mtu=network.mtu, mac=mac),
         Sysctl(setting + "accept_ra", "0") if ipv6 else Sysctl(setting + "disable_ipv6", "1"),
         *(Address(network.bridge, address) for address in gateways),
         *bridge_nf_call(address.version for address in gateways),

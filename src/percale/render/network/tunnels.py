@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from percale.render.objects import Element, Family, IPAddress, KernelObject, Link, Vxlan
+from percale.render.link_kinds import Vxlan
+from percale.render.objects import Element, Family, IPAddress, KernelObject, Link
 
 DEFAULT_PORT = 8472
 """Other nodes' tunnel port when this node has none: flannel's."""
@@ -16,7 +17,7 @@ _FAMILIES: tuple[Family, ...] = ("ip", "ip6")
 
 def tunnels_of(device: Iterable[KernelObject]) -> list[Vxlan]:
     """The tunnels among a backend's objects."""
-    return [each.vxlan for each in device if isinstance(each, Link) and each.vxlan is not None]
+    return [each.kind for each in device if isinstance(each, Link) and isinstance(each.kind, Vxlan)]
 
 
 def tunnel_elements(device: Iterable[KernelObject]) -> tuple[Element, ...]:

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 
 from percale.kernel.netlink import link, route, tc
 from percale.kernel.netlink import socket as netlink
+from percale.kernel.netlink.ifinfo import mac_text
 from percale.kernel.netlink.socket import Message
 from percale.kernel.nftables import element_codec
 from percale.kernel.nftables.element_codec import Raw, Shape
-from percale.render.objects import Address, FdbEntry, IPAddress, Link, Neighbour, Peer, Route, Shaper, Vxlan
+from percale.render.link_kinds import Bridge, Veth, VethPeer, Vxlan
+from percale.render.objects import Address, FdbEntry, IPAddress, Link, Neighbour, Route, Shaper
 
 INDICES = {"eth0": 2, "cni0": 3}
 NAMES = {index: name for name, index in INDICES.items()}
@@ -58,7 +60,7 @@ def test_a_refusal_carries_the_kernels_own_words(capped: bool) -> None:
     assert netlink.message_error(Message(netlink.ERROR, 0, 7, 0, bytes(20))) is None
 
 
-macs = st.binary(min_size=6, max_size=6).map(link.mac_text)
+macs = st.binary(min_size=6, max_size=6).map(mac_text)
 ipv4 = st.integers(0, 2**32 - 1).map(IPv4Address)
 ipv6 = st.integers(0, 2**128 - 1).map(IPv6Address)
 ips = st.one_of(ipv4, ipv6)
@@ -136,16 +138,15 @@ def test_neighbours_and_forwarding_entries_there_and_back(ip: IPAddress, mac: st
 @pytest.mark.parametrize(
     "desired",
     [
-        Link("flannel.1", "vxlan", mtu=1450, mac="02:00:00:00:00:01", vxlan=Vxlan(1, ip_address("10.0.0.1"), "eth0")),
+        Link("flannel.1", Vxlan(1, ip_address("10.0.0.1"), "eth0"), mtu=1450, mac="02:00:00:00:00:01"),
         Link(
             "v6",
-            "vxlan",
+            Vxlan(9, ip_address("fd00::1"), "eth0", 4789, True, True),
             True,
             1430,
             "02:00:00:00:00:01",
-            vxlan=Vxlan(9, ip_address("fd00::1"), "eth0", 4789, True, True),
         ),
-        Link("pod0", "veth", up=False, mtu=1400, mac="02:00:00:00:00:01", master="cni0", peer=Peer("eth0", 3)),
+        Link("pod0", Veth(VethPeer("eth0", 3)), up=False, mtu=1400, mac="02:00:00:00:00:01", master="cni0"),
     ],
     ids=lambda desired: desired.name,
 )
@@ -166,9 +167,9 @@ def test_devices_there_and_back(desired: Link) -> None:
 
 
 def test_nothing_is_sent_for_a_device_that_is_right() -> None:
-    actual = Link("cni0", "bridge", True, 1500, "02:00:00:00:00:01")
-    assert link.change(Link("cni0", "bridge"), actual, 3, INDICES.__getitem__) == []
-    (request,) = link.change(Link("cni0", "bridge", mtu=1400), actual, 3, INDICES.__getitem__)
+    actual = Link("cni0", Bridge(), True, 1500, "02:00:00:00:00:01")
+    assert link.change(Link("cni0", Bridge()), actual, 3, INDICES.__getitem__) == []
+    (request,) = link.change(Link("cni0", Bridge(), mtu=1400), actual, 3, INDICES.__getitem__)
     assert link.decode(request.body).mtu == 1400
 
 

@@ -15,9 +15,10 @@ from percale.kernel.protocol import FASTPATH_TABLE, Change, Delete
 from percale.kernel.reconciler import reconciler as reconciling
 from percale.kernel.reconciler.reconciler import Reconciler
 from percale.kernel.rtnl.fake import FakeKernel
-from percale.render.objects import Address, Link, Peer, Route, Ruleset
+from percale.render.link_kinds import Veth, VethPeer
+from percale.render.objects import Address, Link, Route, Ruleset
 
-ETH0 = Link("eth0", "veth", peer=Peer("far0"))
+ETH0 = Link("eth0", Veth(VethPeer("far0")))
 ADDRESS = Address("eth0", ip_interface("192.168.1.1/24"))
 TABLE = Ruleset("ip", "set pods { type ipv4_addr; }")
 

@@ -15,27 +15,25 @@ from percale.kernel.plan import dependencies_of, matches, order
 from percale.kernel.protocol import Change, Delete, KernelEvent, Upsert
 from percale.kernel.reconciler.state import ReconcilerState
 from percale.kernel.rtnl.fake import FakeKernel
+from percale.render.link_kinds import Bridge, Ifb, Veth, VethPeer, Vxlan
 from percale.render.objects import (
     Address,
-    Bridge,
     Element,
     FdbEntry,
     KernelObject,
     Key,
     Link,
     Neighbour,
-    Peer,
     Redirect,
     Route,
     Ruleset,
     Shaper,
     Sysctl,
-    Vxlan,
 )
 
-ETH0 = Link("eth0", "veth", mtu=1500, peer=Peer("far0"))
-FLANNEL = Link("flannel.1", "vxlan", mtu=1450, vxlan=Vxlan(1, ip_address("192.168.1.1"), "eth0"))
-POD = Link("pod0", "veth", mtu=1450, master="cni0", peer=Peer("pod1"))
+ETH0 = Link("eth0", Veth(VethPeer("far0")), mtu=1500)
+FLANNEL = Link("flannel.1", Vxlan(1, ip_address("192.168.1.1"), "eth0"), mtu=1450)
+POD = Link("pod0", Veth(VethPeer("pod1")), mtu=1450, master="cni0")
 DST = ip_network("10.244.2.0/24")
 VIA = ip_address("10.244.2.0")
 TABLE = Ruleset("ip", "set pods { type ifname . ipv4_addr; }")
@@ -46,12 +44,12 @@ VARIANTS: tuple[tuple[KernelObject, ...], ...] = (
         FLANNEL,
         replace(FLANNEL, mtu=1400),
         replace(FLANNEL, mac="02:00:00:00:00:01"),
-        replace(FLANNEL, vxlan=Vxlan(2, ip_address("192.168.1.1"), "eth0")),
+        replace(FLANNEL, kind=Vxlan(2, ip_address("192.168.1.1"), "eth0")),
         replace(FLANNEL, up=False),
     ),
-    (Link("cni0", "bridge", mtu=1450), Link("cni0", "bridge", mtu=1400, bridge=Bridge())),
+    (Link("cni0", Bridge(), mtu=1450), Link("cni0", Bridge(snooping=False, reserved=False), mtu=1400)),
     (POD, replace(POD, hairpin=True), replace(POD, arp=False)),
-    (Link("ifb0", "ifb"),),
+    (Link("ifb0", Ifb()),),
     (Address("flannel.1", ip_interface("10.244.1.0/32")),),
     (Address("flannel.1", ip_interface("10.244.7.0/32")),),
     (Address("eth0", ip_interface("192.168.1.1/24")),),
@@ -196,8 +194,9 @@ def test_a_link_flap_brings_routes_back(world: list[KernelObject], link: Link) -
     state = started(kernel)
     state.declare("all", world)
     settle(state, kernel)
-    if link.key in kernel.read():
-        kernel.interfere(Upsert(replace(link, up=False, peer=None)), Upsert(replace(link, up=True, peer=None)))
+    there = kernel.read().get(link.key)
+    if isinstance(there, Link):
+        kernel.interfere(Upsert(replace(there, up=False)), Upsert(replace(there, up=True)))
     settle(state, kernel)
     assert_holds(kernel, world)
 
@@ -219,7 +218,7 @@ def test_no_device_is_removed_before_what_stands_on_it(world: list[KernelObject]
 
 
 @given(
-    st.permutations([ETH0, FLANNEL, Link("cni0", "bridge"), POD, Address("eth0", ip_interface("10.0.0.1/32")), TABLE])
+    st.permutations([ETH0, FLANNEL, Link("cni0", Bridge()), POD, Address("eth0", ip_interface("10.0.0.1/32")), TABLE])
 )
 def test_everything_comes_after_what_it_stands_on(objects: list[KernelObject]) -> None:
     placed: set[Key] = set()
@@ -304,7 +303,7 @@ def test_a_refused_object_is_named_and_forgotten_when_it_is_let_go() -> None:
 def test_the_descriptor_of_a_pods_namespace_is_used_once() -> None:
     kernel = FakeKernel()
     state = started(kernel)
-    state.declare("pod", [Link("pod0", "veth", peer=Peer("eth0", namespace=7))])
+    state.declare("pod", [Link("pod0", Veth(VethPeer("eth0", namespace=7)))])
     settle(state, kernel)
     kernel.interfere(Delete(kernel.read()["link", "pod0"]))
     settle(state, kernel)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from percale.ipam.subnet_plan import NodeSubnets
 from percale.kernel.plan import dependencies_of
+from percale.render.link_kinds import Bridge, Ifb, Veth, VethPeer
 from percale.render.network.base_chains import POD_DEVICE_PREFIX
 from percale.render.network.pod_veth import (
     HOST_MAC,
@@ -27,13 +28,11 @@ from percale.render.network.pod_veth import (
 )
 from percale.render.objects import (
     Address,
-    Bridge,
     Element,
     IPInterface,
     KernelObject,
     Link,
     Neighbour,
-    Peer,
     Redirect,
     Route,
     Shaper,
@@ -69,7 +68,7 @@ def test_a_routed_pod() -> None:
         Route(ip_network("::/0"), "eth0", ip_address("fe80::ecee:eeff:feee:eeee")),
     )
     assert host_objects(wires(), 7) == (
-        Link(DEVICE, "veth", mtu=1450, mac=HOST_MAC, arp=False, peer=Peer("eth0", 7, MAC, 1450)),
+        Link(DEVICE, Veth(VethPeer("eth0", 7, MAC, 1450)), mtu=1450, mac=HOST_MAC, arp=False),
         Sysctl(f"net/ipv6/conf/{DEVICE}/accept_ra", "0"),
         Neighbour(DEVICE, V4, MAC),
         Route(ip_network("10.1.0.7/32"), DEVICE),
@@ -93,7 +92,7 @@ def test_a_bridged_pod() -> None:
         Route(ip_network("::/0"), "eth0", ip_address("fd00:1::1")),
     )
     assert host_objects(wires("bridge"), 7) == (
-        Link(DEVICE, "veth", mtu=1450, master="cni0", hairpin=True, arp=False, peer=Peer("eth0", 7, MAC, 1450)),
+        Link(DEVICE, Veth(VethPeer("eth0", 7, MAC, 1450)), mtu=1450, master="cni0", hairpin=True, arp=False),
         Sysctl(f"net/ipv6/conf/{DEVICE}/disable_ipv6", "1"),
         Element("bridge", "sources", (DEVICE, MAC, V4)),
         Element("bridge", "quoted", (DEVICE, int(V4))),
@@ -116,7 +115,7 @@ def test_the_bridge_has_flannels_addresses_and_a_mac_that_stays() -> None:
     assert isinstance(link, Link)
     assert link.mac is not None
     assert int(link.mac[:2], 16) & 3 == 2
-    assert link.bridge == Bridge(snooping=False, reserved=False)
+    assert link.kind == Bridge(snooping=False, reserved=False)
     assert bridge_objects(DUAL)[0] == link
 
 
@@ -152,7 +151,7 @@ def test_a_pod_of_one_family_has_no_link_local_way_to_the_node() -> None:
 def test_the_lasting_wish_differs_in_the_descriptor_only(wiring: Wiring) -> None:
     born, lasting = host_objects(wires(wiring), 7), host_objects(wires(wiring))
     assert {obj.key for obj in born} == {obj.key for obj in lasting}
-    assert all(obj.peer is None for obj in lasting if isinstance(obj, Link))
+    assert all(obj.kind in (Veth(), Ifb()) for obj in lasting if isinstance(obj, Link))
 
 
 def test_what_comes_to_the_pod_is_limited_on_its_device_and_what_it_sends_on_another() -> None:
@@ -160,7 +159,7 @@ def test_what_comes_to_the_pod_is_limited_on_its_device_and_what_it_sends_on_ano
     more = [obj for obj in host_objects(limited) if obj not in host_objects(wires())]
     assert more == [
         Shaper(DEVICE, 8000, 16000),
-        Link(limited.limiter, "ifb", mtu=1450),
+        Link(limited.limiter, Ifb(), mtu=1450),
         Shaper(limited.limiter, 24000, 32000),
         Redirect(DEVICE, limited.limiter),
     ]
