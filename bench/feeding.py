@@ -24,7 +24,6 @@ from percale.kernel.netns import NetnsThread, anonymous_namespace
 from percale.kernel.nftables.table import KernelNftTable
 from percale.model.meta import Object, ObjectKey
 from percale.render.nft.objects import Transaction
-from percale.render.policy import base_chains as enforcing
 from percale.render.service import base_chains as balancing
 from percale.store.memory import MemoryStore
 from percale.store.protocol import Event, Snapshot
@@ -103,11 +102,9 @@ class Bench:
         self.events = Events("n1", MemoryStore(), self.problems)
         place = NetnsThread(self.namespace)
         if services:
-            nft_table = KernelNftTable(
-                place, static=balancing.TEXT, specs=balancing.SET_SPECS, table=balancing.TABLE, most_bytes=SERVICE_BYTES
-            )
+            nft_table = KernelNftTable(place, spec=balancing.TABLE_SPEC, most_bytes=SERVICE_BYTES)
         else:
-            nft_table = KernelNftTable(place, static=enforcing.TEXT, specs=enforcing.SET_SPECS)
+            nft_table = KernelNftTable(place)
         self.table = NodeTable(nft_table, self.problems, self.events)
         self.witness = Witness()
 

@@ -44,7 +44,7 @@ from percale.kernel.nftables.commit import commit_batch
 from percale.kernel.nftables.table import KernelNftTable
 from percale.model.meta import Object
 from percale.model.pod import Pod
-from percale.render.nft.objects import Transaction
+from percale.render.nft.objects import POLICY_TABLE, TableSpec, Transaction
 from percale.render.policy import base_chains as enforcing
 from percale.render.service import base_chains as balancing
 from percale.render.service.renderer import ServiceElements
@@ -155,7 +155,9 @@ class _Bare:
 
 async def _text(namespace: int) -> None:
     shapes = (*enforcing.SET_SPECS, *balancing.SET_SPECS)
-    nft_table = KernelNftTable(NetnsThread(namespace), static=f"{enforcing.TEXT}\n{balancing.TEXT}", specs=shapes)
+    nft_table = KernelNftTable(
+        NetnsThread(namespace), spec=TableSpec(POLICY_TABLE, f"{enforcing.TEXT}\n{balancing.TEXT}", shapes)
+    )
     await nft_table.start()
     await nft_table.sync(Transaction())
     await nft_table.stop()

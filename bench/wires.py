@@ -19,7 +19,7 @@ from bench.rows import run
 from percale.agent.nft_table import merge_transactions
 from percale.kernel.netns import NetnsThread
 from percale.kernel.nftables.table import KernelNftTable
-from percale.render.nft.objects import Transaction
+from percale.render.nft.objects import POLICY_TABLE, TableSpec, Transaction
 from percale.render.policy import base_chains as enforcing
 from percale.render.service import base_chains as balancing
 
@@ -47,7 +47,7 @@ class Wires:
         shapes = (*enforcing.SET_SPECS, *balancing.SET_SPECS)
         place = NetnsThread(namespace)
         os.close(namespace)
-        nft_table = KernelNftTable(place, static=f"{enforcing.TEXT}\n{balancing.TEXT}", specs=shapes)
+        nft_table = KernelNftTable(place, spec=TableSpec(POLICY_TABLE, f"{enforcing.TEXT}\n{balancing.TEXT}", shapes))
         await nft_table.start()
         await nft_table.sync(image)
         await nft_table.stop()

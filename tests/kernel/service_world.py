@@ -37,7 +37,7 @@ from percale.model.service import (
 )
 from percale.render.network.masquerade import node_tables
 from percale.render.network.pod_veth import source_elements
-from percale.render.nft.objects import Transaction
+from percale.render.nft.objects import POLICY_TABLE, TableSpec, Transaction
 from percale.render.policy import base_chains as enforcing
 from percale.render.service import base_chains as balancing
 from percale.render.service.renderer import ServiceElements
@@ -183,7 +183,7 @@ class ServiceNode:
         )
         shapes = (*enforcing.SET_SPECS, *balancing.SET_SPECS)
         text = f"{enforcing.TEXT}\n{balancing.TEXT}"
-        self.nft_table = KernelNftTable(NetnsThread(node.space.descriptor), static=text, specs=shapes)
+        self.nft_table = KernelNftTable(NetnsThread(node.space.descriptor), spec=TableSpec(POLICY_TABLE, text, shapes))
 
     def address(self, version: int) -> str:
         n, s = self.node.number, self.node.segment

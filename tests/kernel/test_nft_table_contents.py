@@ -27,6 +27,7 @@ from percale.kernel.nftables.batch import BaseTable
 from percale.kernel.nftables.commit import SUBSYSTEM, EventSubscriptions
 from percale.kernel.nftables.table import KernelNftTable
 from percale.render.nft.objects import (
+    POLICY_TABLE,
     Chain,
     Dnat,
     ElementBatch,
@@ -37,6 +38,7 @@ from percale.render.nft.objects import (
     SetMark,
     SetSpec,
     SlotExpr,
+    TableSpec,
     Transaction,
     Verdict,
 )
@@ -107,8 +109,7 @@ async def started(
     nft_table = KernelNftTable(
         NetnsThread(space.descriptor),
         log_command=log_command,
-        static=TEXT if services else static,
-        specs=specs,
+        spec=TableSpec(POLICY_TABLE, TEXT if services else static, specs),
         most_bytes=most_bytes,
     )
     await nft_table.start()

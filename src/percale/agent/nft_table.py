@@ -1,4 +1,4 @@
-"""An inet table of this node: merges table sections and applies them in one transaction at a time.
+"""A table of this node: merges table sections and applies them in one transaction at a time.
 
     PolicyController ──┐ changes(), snapshot()
                        ├─▶ NodeTable ─▶ KernelNftTable ─▶ table inet percale
@@ -27,8 +27,7 @@ from percale.kernel.cleanup import remove_service_table
 from percale.kernel.nftables.commit import EventSubscriptions
 from percale.kernel.nftables.portions import Refused
 from percale.kernel.nftables.table import KernelNftTable, NftTable
-from percale.render.nft.objects import Transaction
-from percale.render.objects import OWNER
+from percale.render.nft.objects import POLICY_TABLE, TableName, TableSpec, Transaction
 from percale.render.policy import base_chains as policy_chains
 from percale.render.service import base_chains as service_chains
 from percale.render.service import host_ports as host_port_chains
@@ -65,8 +64,8 @@ class TableSection(Protocol):
 class NodeTable:
     """All methods are called on the event loop."""
 
-    def __init__(self, keeper: NftTable, problems: Problems, events: Events, name: str = OWNER) -> None:
-        self.source = f"table inet {name}"
+    def __init__(self, keeper: NftTable, problems: Problems, events: Events, name: TableName = POLICY_TABLE) -> None:
+        self.source = f"table {name}"
         """The source of its problems."""
         self.applied = asyncio.Event()
         """Set once the kernel has held the state of all sections."""
@@ -184,11 +183,11 @@ def kernel_table(
     *, host_ports: bool, log_command: Callable[[str], None] | None, subscriptions: EventSubscriptions
 ) -> KernelNftTable:
     """The kernel table of policies and host ports."""
-    texts, shapes = [policy_chains.TEXT], [*policy_chains.SET_SPECS]
+    spec = policy_chains.TABLE_SPEC
     if host_ports:
-        texts.append(host_port_chains.TEXT)
-        shapes += host_port_chains.SET_SPECS
-    return KernelNftTable(log_command=log_command, static="\n".join(texts), specs=shapes, subscriptions=subscriptions)
+        text, sets = f"{spec.text}\n{host_port_chains.TEXT}", (*spec.sets, *host_port_chains.SET_SPECS)
+        spec = TableSpec(spec.name, text, sets)
+    return KernelNftTable(log_command=log_command, spec=spec, subscriptions=subscriptions)
 
 
 def kernel_service_table(
@@ -197,9 +196,7 @@ def kernel_service_table(
     """The kernel table of Services."""
     return KernelNftTable(
         log_command=log_command,
-        static=service_chains.TEXT,
-        specs=service_chains.SET_SPECS,
-        table=service_chains.TABLE,
+        spec=service_chains.TABLE_SPEC,
         most_bytes=SERVICE_BYTES,
         subscriptions=subscriptions,
     )
@@ -210,7 +207,7 @@ async def delete_service_table() -> None:
     try:
         await asyncio.to_thread(remove_service_table)
     except OSError as error:
-        where = f"table inet {service_chains.TABLE}"
+        where = f"table {service_chains.TABLE}"
         raise KernelError(error.strerror or str(error), errno=error.errno or 0, where=where) from error
 
 

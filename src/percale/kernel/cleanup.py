@@ -7,9 +7,9 @@ from contextlib import closing
 from percale.kernel import plan
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.netns import NetnsExecutor
-from percale.kernel.nftables.static_tables import INET, NETDEV, remove_table
+from percale.kernel.nftables.messages import remove_table
 from percale.kernel.protocol import Change, Driver
-from percale.render.objects import OWNER
+from percale.render.nft.objects import POLICY_TABLE, TableName
 from percale.render.service import base_chains as balancing
 
 
@@ -20,16 +20,12 @@ def owned_removals(driver: Driver) -> list[Change]:
 
 def remove_tables(netns: NetnsExecutor) -> list[str]:
     """Remove the tables that the reconciler does not know; the commands for that. Blocks; raises OSError."""
-    tables = (("inet", INET, OWNER), ("inet", INET, balancing.TABLE), ("netdev", NETDEV, OWNER))
+    tables = (POLICY_TABLE, balancing.TABLE, TableName("netdev"))
     with closing(netns.run(lambda: netlink.Socket(netlink.NETFILTER))) as socket:
-        return [
-            f"nft 'delete table {name} {table}'"
-            for name, family, table in tables
-            if remove_table(socket, family, table)
-        ]
+        return [f"nft 'delete table {table}'" for table in tables if remove_table(socket, table)]
 
 
 def remove_service_table() -> None:
     """Delete the Services' table of a previous run. Blocks; raises OSError."""
     with closing(netlink.Socket(netlink.NETFILTER)) as socket:
-        remove_table(socket, INET, balancing.TABLE)
+        remove_table(socket, balancing.TABLE)

@@ -1,4 +1,4 @@
-"""Encodes a transaction of an inet table of ours as one nfnetlink batch; pure. Sent by `table.py`.
+"""Encodes a transaction of a table of ours as one nfnetlink batch; pure. Sent by `table.py`.
 
     new chains ─▶ old rules ─▶ old elements ─▶ what is recreated ─▶ sets ─▶ rules ─▶ elements ─▶ old sets, old chains
                   (delete)     (delete)        (delete)                                         (delete)
@@ -20,37 +20,35 @@ from percale.kernel.netlink import socket as netlink
 from percale.kernel.netlink.socket import Request, attribute, nested, text, u32_network
 from percale.kernel.nftables import bulk_elements, rule_codec, set_codec
 from percale.kernel.nftables.commit import SUBSYSTEM
-from percale.kernel.nftables.set_codec import SET_NAME
-from percale.kernel.nftables.static_tables import (
+from percale.kernel.nftables.messages import (
+    CHAIN_NAME,
     DELCHAIN,
     DELRULE,
     DELSET,
     DELSETELEM,
     DELTABLE,
-    INET,
+    LIST_ELEMENTS,
+    LIST_SET,
+    NEWCHAIN,
+    NEWOBJECT,
+    NEWRULE,
+    NEWSET,
     NEWSETELEM,
     NEWTABLE,
-    TABLE_OF_ANYTHING,
+    OBJECT_NAME,
+    RULE_CHAIN,
+    RULE_EXPRESSIONS,
+    RULE_USERDATA,
+    table_header,
 )
-from percale.render.nft.objects import Chain, ElementBatch, SetSpec, Transaction
+from percale.kernel.nftables.set_codec import SET_NAME
+from percale.render.nft.objects import POLICY_TABLE, Chain, ElementBatch, SetSpec, TableName, Transaction
 from percale.render.nft.table_state import refused_by
-from percale.render.objects import OWNER
 
-NEWCHAIN, NEWRULE, NEWSET = 3, 6, 9
 _APPEND = 0x800
 _TEXT = "static text"
 _FIRST_TEXT_SET = 1 << 20
 """The first set id of the static text's sets, beyond those of any transaction."""
-
-CHAIN_NAME = 3
-RULE_CHAIN, RULE_EXPRESSIONS, RULE_USERDATA = 2, 4, 7
-LIST_SET, LIST_ELEMENTS = 2, 3
-HEADER = struct.pack(">BBH", INET, 0, 0)
-
-
-def table_header(table: str) -> bytes:
-    """The beginning of every message about the table."""
-    return HEADER + text(TABLE_OF_ANYTHING, table)
 
 
 class BaseChain(Struct, frozen=True):
@@ -68,17 +66,19 @@ class BaseSet(Struct, frozen=True):
 
 
 class BaseTable(Struct, frozen=True):
-    """Chains, rules and sets of the static text as the kernel dumps them: enough to compare and to recreate them."""
+    """The static text's parts as the kernel dumps them: enough to compare and to recreate them."""
 
     table: bytes
     chains: Mapping[str, BaseChain]
     sets: Mapping[str, BaseSet]
+    counters: Mapping[str, bytes] = {}
+    """Named counters as attributes, at zero."""
 
 
 class Batch(Struct, frozen=True):
     """The messages in order, and the part of the transaction that each belongs to, for error messages."""
 
-    table: str
+    table: TableName
     requests: list[Request] = field(default_factory=list)
     concerns: list[str] = field(default_factory=list)
 
@@ -93,26 +93,32 @@ class Batch(Struct, frozen=True):
         self.concerns.append(concern)
 
 
-def encode_table(skeleton: BaseTable, snapshot: Transaction, known: Mapping[str, SetSpec], table: str = OWNER) -> Batch:
+def encode_table(
+    base: BaseTable, snapshot: Transaction, known: Mapping[str, SetSpec], table: TableName = POLICY_TABLE
+) -> Batch:
     """Create or replace the whole table; `known` are the text's sets that transactions fill."""
     out = Batch(table)
     out.add(_TEXT, NEWTABLE, b"", netlink.CREATE)
     out.add(_TEXT, DELTABLE, b"")
-    out.add(_TEXT, NEWTABLE, skeleton.table, netlink.CREATE)
-    for name, chain in skeleton.chains.items():
+    out.add(_TEXT, NEWTABLE, base.table, netlink.CREATE)
+    for name, counter in base.counters.items():
+        out.add(_TEXT, NEWOBJECT, text(OBJECT_NAME, name) + counter, netlink.CREATE)
+    for name, chain in base.chains.items():
         out.add(_TEXT, NEWCHAIN, text(CHAIN_NAME, name) + chain.hook, netlink.CREATE)
-    for number, (name, made) in enumerate(skeleton.sets.items(), _FIRST_TEXT_SET):
+    for number, (name, made) in enumerate(base.sets.items(), _FIRST_TEXT_SET):
         out.add(_TEXT, NEWSET, made.spec + u32_network(set_codec.SET_ID, number), netlink.CREATE)
         if made.elements:
             out.add(_TEXT, NEWSETELEM, text(LIST_SET, name) + nested(LIST_ELEMENTS, *made.elements), netlink.CREATE)
-    for name, chain in skeleton.chains.items():
+    for name, chain in base.chains.items():
         for rule in chain.rules:
             out.add(_TEXT, NEWRULE, text(RULE_CHAIN, name) + rule, netlink.CREATE | _APPEND)
     edited = encode_transaction(snapshot, known, table)
     return Batch(table, out.requests + edited.requests, out.concerns + edited.concerns)
 
 
-def encode_transaction(transaction: Transaction, known: Mapping[str, SetSpec], table: str = OWNER) -> Batch:
+def encode_transaction(
+    transaction: Transaction, known: Mapping[str, SetSpec], table: TableName = POLICY_TABLE
+) -> Batch:
     """The whole transaction; `known` are the existing sets. Raises KernelError for elements that do not fit their set."""
     out = Batch(table)
     going_sets, going_chains = set(transaction.remove_sets), set(transaction.remove_chains)
@@ -179,4 +185,4 @@ def _change_elements(out: Batch, known: Mapping[str, SetSpec], elements: Element
             body = b"".join((where, struct.pack("=HH", 4 + len(portion), LIST_ELEMENTS | netlink.NESTED), portion))
             out.add(concern, NEWSETELEM if put else DELSETELEM, body, netlink.CREATE if put else 0)
     except OSError as error:
-        raise KernelError.from_os(error, where=f"table inet {out.table}, {concern}") from error
+        raise KernelError.from_os(error, where=f"table {out.table}, {concern}") from error

@@ -1,6 +1,6 @@
-"""Reads an inet table of ours as values: the part of the static text, and the part of transactions. Called by `table.py`.
+"""Reads a table of ours as values: the part of the static text, and the part of transactions. Called by `table.py`.
 
-nfnetlink dumps ─┬─▶ BaseTable    the text's chains with their rules, its sets: compared with a fresh load of the text
+nfnetlink dumps ─┬─▶ BaseTable    the text's chains with their rules, sets, counters: compared with a fresh load of the text
                  └─▶ TableState   set specs, elements, chains of rules (`render/nft/table_state.py`)
 """
 
@@ -12,30 +12,39 @@ from collections.abc import Iterator, Mapping
 from msgspec import Struct
 
 from percale.kernel.netlink import socket as netlink
-from percale.kernel.netlink.socket import attribute, attribute_list, attributes, string, text
+from percale.kernel.netlink.socket import attribute, attribute_list, attributes, nested, string, text
 from percale.kernel.nftables import bulk_elements, rule_codec, set_codec
-from percale.kernel.nftables.batch import (
+from percale.kernel.nftables.batch import BaseChain, BaseSet, BaseTable
+from percale.kernel.nftables.commit import SUBSYSTEM
+from percale.kernel.nftables.messages import (
+    CHAIN_HOOK,
     CHAIN_NAME,
-    HEADER,
+    CHAIN_POLICY,
+    CHAIN_TYPE,
+    GETCHAIN,
+    GETOBJECT,
+    GETRULE,
+    GETSET,
+    GETSETELEM,
+    GETTABLE,
     LIST_ELEMENTS,
     LIST_SET,
+    OBJECT_DATA,
+    OBJECT_NAME,
+    OBJECT_TYPE,
+    OBJECT_USERDATA,
     RULE_CHAIN,
     RULE_EXPRESSIONS,
     RULE_USERDATA,
-    BaseChain,
-    BaseSet,
-    BaseTable,
+    TABLE_FLAGS,
+    TABLE_OF_ANYTHING,
+    TABLE_USERDATA,
+    header,
     table_header,
 )
-from percale.kernel.nftables.commit import SUBSYSTEM
-from percale.kernel.nftables.static_tables import GETSET, GETSETELEM, GETTABLE, TABLE_OF_ANYTHING
-from percale.render.nft.objects import Rule, SetSpec
+from percale.render.nft.objects import POLICY_TABLE, Rule, SetSpec, TableName
 from percale.render.nft.table_state import SetState, TableState, Value
-from percale.render.objects import OWNER
 
-_GETCHAIN, _GETRULE = 4, 7
-_TABLE_FLAGS, _TABLE_USERDATA = 2, 6
-_CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE = 4, 5, 7
 _SET_HANDLE, _SET_BACKEND, _SET_COUNT = 16, 19, 20
 _READINGS, _PAUSE = 20, 0.01
 """While the kernel still resizes a hash table for many new elements, in the background, a dump omits some."""
@@ -50,7 +59,10 @@ class TableDump(Struct, frozen=True):
 
 
 def read_table(
-    socket: netlink.Socket, filled: Mapping[str, SetSpec], expected_base: BaseTable | None = None, table: str = OWNER
+    socket: netlink.Socket,
+    filled: Mapping[str, SetSpec],
+    expected_base: BaseTable | None = None,
+    table: TableName = POLICY_TABLE,
 ) -> TableDump | None:
     """The table; None without one. Raises OSError.
 
@@ -64,12 +76,13 @@ def read_table(
     text_sets, sets = _read_sets(socket, filled, expected_base, table)
     base_chains = frozenset(text_chains if expected_base is None else expected_base.chains)
     return TableDump(
-        BaseTable(found, text_chains, text_sets), TableState(frozenset(filled), base_chains, sets, chains, table)
+        BaseTable(found, text_chains, text_sets, dict(_counters(socket, table))),
+        TableState(frozenset(filled), base_chains, sets, chains, table),
     )
 
 
 def _read_chains(
-    socket: netlink.Socket, expected_base: BaseTable | None, table: str
+    socket: netlink.Socket, expected_base: BaseTable | None, table: TableName
 ) -> tuple[dict[str, BaseChain], dict[str, tuple[Rule | None, ...] | None]]:
     """The text's chains, and all others."""
     of_text: dict[str, BaseChain] = {}
@@ -85,7 +98,7 @@ def _read_chains(
 
 
 def _read_sets(
-    socket: netlink.Socket, filled: Mapping[str, SetSpec], expected_base: BaseTable | None, table: str
+    socket: netlink.Socket, filled: Mapping[str, SetSpec], expected_base: BaseTable | None, table: TableName
 ) -> tuple[dict[str, BaseSet], dict[str, SetState]]:
     """The text's sets, and those that transactions fill; anonymous sets belong to the text."""
     of_text: dict[str, BaseSet] = {}
@@ -113,57 +126,65 @@ def _rule_as_told(code: bytes, said: bytes) -> bytes:
     return attribute(RULE_EXPRESSIONS, rule_codec.canonical(code)) + (attribute(RULE_USERDATA, said) if said else b"")
 
 
-def _dump(socket: netlink.Socket, kind: int, table: str, body: bytes = HEADER) -> Iterator[dict[int, bytes]]:
+def _dump(socket: netlink.Socket, kind: int, table: TableName, body: bytes | None = None) -> Iterator[dict[int, bytes]]:
     """The attributes of everything of a kind in the table."""
-    for message in socket.dump(SUBSYSTEM << 8 | kind, body):
+    for message in socket.dump(SUBSYSTEM << 8 | kind, body or header(table.family)):
         found = attributes(message.body, 4)
-        if string(found.get(TABLE_OF_ANYTHING, b"")) == table:
+        if string(found.get(TABLE_OF_ANYTHING, b"")) == table.name:
             yield found
 
 
-def _table(socket: netlink.Socket, table: str) -> bytes | None:
+def _table(socket: netlink.Socket, table: TableName) -> bytes | None:
     """The table's own attributes."""
     for found in _dump(socket, GETTABLE, table):
-        return b"".join(attribute(kind, found[kind]) for kind in (_TABLE_FLAGS, _TABLE_USERDATA) if kind in found)
+        return b"".join(attribute(kind, found[kind]) for kind in (TABLE_FLAGS, TABLE_USERDATA) if kind in found)
     return None
 
 
-def _chains(socket: netlink.Socket, table: str) -> Iterator[tuple[str, bytes]]:
+def _chains(socket: netlink.Socket, table: TableName) -> Iterator[tuple[str, bytes]]:
     """Names and hooks; empty for chains that are reached by jump or goto."""
-    for found in _dump(socket, _GETCHAIN, table):
+    for found in _dump(socket, GETCHAIN, table):
         hook = b"".join(
-            attribute(kind, found[kind]) for kind in (_CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE) if kind in found
+            attribute(kind, found[kind]) for kind in (CHAIN_HOOK, CHAIN_POLICY, CHAIN_TYPE) if kind in found
         )
         yield string(found[CHAIN_NAME]), hook
 
 
-def _rules(socket: netlink.Socket, table: str) -> dict[str, list[tuple[bytes, bytes]]]:
+def _rules(socket: netlink.Socket, table: TableName) -> dict[str, list[tuple[bytes, bytes]]]:
     """Expressions and user data in order, by chain."""
     by_chain: dict[str, list[tuple[bytes, bytes]]] = {}
-    for found in _dump(socket, _GETRULE, table, table_header(table)):
+    for found in _dump(socket, GETRULE, table, table_header(table)):
         code, said = found.get(RULE_EXPRESSIONS, b""), found.get(RULE_USERDATA, b"")
         by_chain.setdefault(string(found[RULE_CHAIN]), []).append((code, said))
     return by_chain
 
 
-def _sets(socket: netlink.Socket, table: str) -> Iterator[tuple[str, dict[int, bytes]]]:
+def _counters(socket: netlink.Socket, table: TableName) -> Iterator[tuple[str, bytes]]:
+    """Name and attributes, but for what has been counted."""
+    for found in _dump(socket, GETOBJECT, table, table_header(table)):
+        kinds = (OBJECT_TYPE, OBJECT_USERDATA)
+        told = b"".join(attribute(kind, found[kind]) for kind in kinds if kind in found)
+        yield string(found[OBJECT_NAME]), told + nested(OBJECT_DATA)
+
+
+def _sets(socket: netlink.Socket, table: TableName) -> Iterator[tuple[str, dict[int, bytes]]]:
     for found in _dump(socket, GETSET, table, table_header(table)):
         yield string(found[set_codec.SET_NAME]), found
 
 
-def _portions(socket: netlink.Socket, table: str, name: str) -> Iterator[bytes]:
+def _portions(socket: netlink.Socket, table: TableName, name: str) -> Iterator[bytes]:
     body = table_header(table) + text(LIST_SET, name)
     for message in socket.dump(SUBSYSTEM << 8 | GETSETELEM, body):
         yield attributes(message.body, 4).get(LIST_ELEMENTS, b"")
 
 
-def read_elements(socket: netlink.Socket, table: str, spec: SetSpec) -> Mapping[bytes, Value]:
+def read_elements(socket: netlink.Socket, table: TableName, spec: SetSpec) -> Mapping[bytes, Value]:
     """A set's current elements, also of packet-filled ones. Raises OSError."""
     return bulk_elements.read(spec, _portions(socket, table, spec.name))
 
 
 def _constant_elements(
-    socket: netlink.Socket, table: str, name: str, described: Mapping[int, bytes]
+    socket: netlink.Socket, table: TableName, name: str, described: Mapping[int, bytes]
 ) -> Iterator[bytes]:
     """The elements that the text gives a set, unless packets fill it."""
     if not set_codec.flags_of(described) & (set_codec.TIMEOUT | set_codec.DYNAMIC):
@@ -172,12 +193,9 @@ def _constant_elements(
 
 
 def _set_state(
-    socket: netlink.Socket, table: str, name: str, described: dict[int, bytes], known: SetSpec | None
+    socket: netlink.Socket, table: TableName, name: str, described: dict[int, bytes], known: SetSpec | None
 ) -> SetState:
-    spec = set_codec.decode(name, described)
-    if spec is not None and known is not None:
-        # The text's own comment and spelling of the type are equivalent.
-        spec = known if _equivalent(spec, known) else None
+    spec = set_codec.decode(name, described, known)
     if spec is None or spec.timeout is not None:
         return SetState(spec, {})
     whole = int.from_bytes(described.get(_SET_COUNT, b""), "big")
@@ -192,7 +210,3 @@ def _set_state(
     except bulk_elements.CatchAllElementError:
         return SetState(None, {})
     return SetState(spec, contents)
-
-
-def _equivalent(spec: SetSpec, known: SetSpec) -> bool:
-    return (spec.key, spec.interval, spec.data) == (known.key, known.interval, known.data)

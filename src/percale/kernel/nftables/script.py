@@ -6,12 +6,14 @@ Each line is one command, as for `nft` as root in the namespace.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from hashlib import blake2b
 from ipaddress import IPv4Address, IPv6Address
 
+from percale.kernel.netlink.socket import string
 from percale.kernel.nftables.set_codec import DYNAMIC_MAP_SIZE
 from percale.render.nft.objects import (
+    POLICY_TABLE,
     SIZES,
     Between,
     Chain,
@@ -28,11 +30,11 @@ from percale.render.nft.objects import (
     SetSpec,
     SlotExpr,
     Statement,
+    TableName,
     Transaction,
     Verdict,
 )
 from percale.render.nft.table_state import cut
-from percale.render.objects import OWNER
 
 MOST_ELEMENTS = 20
 """In a logged command; the rest is counted."""
@@ -54,15 +56,16 @@ def digest(text: str) -> str:
     return blake2b(text.encode(), digest_size=12).hexdigest()
 
 
-def table_script(text: str, table: str = OWNER) -> str:
+def table_script(text: str, table: TableName = POLICY_TABLE) -> str:
     """Create or replace the table by this text alone, for `nft -f -`."""
-    name = f"inet {table}"
-    return f'add table {name}\ndelete table {name}\ntable {name} {{\ncomment "{digest(text)}"\n{text}\n}}\n'
+    return f'add table {table}\ndelete table {table}\ntable {table} {{\ncomment "{digest(text)}"\n{text}\n}}\n'
 
 
-def to_commands(transaction: Transaction, specs: Mapping[str, SetSpec], table: str = OWNER) -> Iterator[str]:
+def to_commands(
+    transaction: Transaction, specs: Mapping[str, SetSpec], table: TableName = POLICY_TABLE
+) -> Iterator[str]:
     """The transaction's commands in their order; `specs` are the existing sets. Long lists are cut."""
-    of = f"inet {table}"
+    of = str(table)
     now = {**specs, **{spec.name: spec for spec in transaction.put_sets}}
     anew_sets = {spec.name for spec in transaction.put_sets} & set(transaction.remove_sets)
     anew_chains = {chain.name for chain in transaction.put_chains} & set(transaction.remove_chains)
@@ -200,19 +203,19 @@ def _fields(fields: tuple[Field, ...], packed: bytes) -> str:
 def _values(fields: tuple[Field, ...], packed: bytes) -> Iterator[str]:
     offset = 0
     for field in fields:
-        yield _value(field, packed[offset : offset + SIZES[field]])
+        yield _FORMATS[field](packed[offset : offset + SIZES[field]])
         offset += SIZES[field]
 
 
-def _value(field: Field, value: bytes) -> str:
-    match field:
-        case "ipv4_addr":
-            return str(IPv4Address(value))
-        case "ipv6_addr":
-            return str(IPv6Address(value))
-        case "inet_proto":
-            return _PROTOCOLS.get(value[0], str(value[0]))
-        case "inet_service":
-            return str(int.from_bytes(value[:2], "big"))
-        case "mark" | "integer":
-            return str(struct.unpack("=I", value)[0])
+_FORMATS: dict[Field, Callable[[bytes], str]] = {
+    "ipv4_addr": lambda value: str(IPv4Address(value)),
+    "ipv6_addr": lambda value: str(IPv6Address(value)),
+    "ether_addr": lambda value: value[:6].hex(":"),
+    "ifname": lambda value: f'"{string(value)}"',
+    "inet_proto": lambda value: _PROTOCOLS.get(value[0], str(value[0])),
+    "inet_service": lambda value: str(int.from_bytes(value[:2], "big")),
+    "mark": lambda value: str(struct.unpack("=I", value)[0]),
+    "integer": lambda value: str(struct.unpack("=I", value)[0]),
+    "bits32": lambda value: f"0x{value.hex()}",
+    "bits128": lambda value: f"0x{value.hex()}",
+}

@@ -21,15 +21,19 @@ _TYPES: dict[Field, int] = {
     "integer": 4,
     "ipv4_addr": 7,
     "ipv6_addr": 8,
+    "ether_addr": 9,
     "inet_proto": 12,
     "inet_service": 13,
     "mark": 19,
+    "ifname": 41,
+    "bits32": 4,
+    "bits128": 4,
 }
 """nft's numbers of data types."""
-_FIELDS = {number: field for field, number in _TYPES.items()}
+_FIELDS = {number: field for field, number in _TYPES.items() if not field.startswith("bits")}
 _TYPE_BITS = 6
 """Of each field in the number of a concatenation's type."""
-_TRUE_SIZES: dict[Field, int] = {"inet_proto": 1, "inet_service": 2}
+_TRUE_SIZES: dict[Field, int] = {"ether_addr": 6, "inet_proto": 1, "inet_service": 2}
 """Of fields that are shorter than their place in a concatenation."""
 _IN_HOST_ORDER = frozenset({"mark", "integer"})
 
@@ -149,28 +153,46 @@ def _word(kind: int, value: int) -> bytes:
 
 def flags_of(described: Mapping[int, bytes]) -> int:
     """A set's flags, from its dumped attributes."""
-    return int.from_bytes(described.get(SET_FLAGS, b""), "big")
+    return _number(described, SET_FLAGS)
 
 
-def decode(name: str, described: Mapping[int, bytes]) -> SetSpec | None:
-    """The set's spec; None for a foreign one."""
+def decode(name: str, described: Mapping[int, bytes], known: SetSpec | None = None) -> SetSpec | None:
+    """The set's spec; None for a foreign one. A `known` one's comment and names of types may differ from the text's."""
+    spec = known or _decode(name, described)
+    return spec if spec is not None and _has_layout(described, spec) else None
 
-    def number(kind: int) -> int:
-        return int.from_bytes(described.get(kind, b""), "big")
 
-    key, data = _fields(number(_KEY_TYPE)), _fields(number(_DATA_TYPE))
+def _decode(name: str, described: Mapping[int, bytes]) -> SetSpec | None:
+    key_type, data_type = _number(described, _KEY_TYPE), _number(described, _DATA_TYPE)
+    key, data = _fields(key_type), _fields(data_type)
     if not key:
         return None
-    spec = SetSpec(
+    return SetSpec(
         name,
         key,
-        interval=bool(number(SET_FLAGS) & INTERVAL),
-        data="verdict" if number(_DATA_TYPE) == _VERDICTS else data or None,
+        interval=bool(flags_of(described) & INTERVAL),
+        data="verdict" if data_type == _VERDICTS else data or None,
         comment=decode_comment(described.get(_USERDATA, b""), _COMMENT),
-        timeout=number(_TIMEOUT) // 1000 if _TIMEOUT in described else None,
+        timeout=_number(described, _TIMEOUT) // 1000 if _TIMEOUT in described else None,
     )
-    told = number(SET_FLAGS), number(_KEY_SIZE), number(_DATA_SIZE) if data else 0
-    return spec if told == (_flags(spec), true_size(key), true_size(data) if data else 0) else None
+
+
+def _has_layout(described: Mapping[int, bytes], spec: SetSpec) -> bool:
+    data = spec.data if isinstance(spec.data, tuple) else ()
+    told = (
+        flags_of(described),
+        _number(described, _KEY_TYPE),
+        _number(described, _KEY_SIZE),
+        _number(described, _DATA_TYPE),
+        _number(described, _DATA_SIZE) if data else 0,
+    )
+    data_type = _VERDICTS if spec.data == "verdict" else _type_number(data)
+    size = true_size(data) if data else 0
+    return told == (_flags(spec), _type_number(spec.key), true_size(spec.key), data_type, size)
+
+
+def _number(described: Mapping[int, bytes], kind: int) -> int:
+    return int.from_bytes(described.get(kind, b""), "big")
 
 
 def _fields(number: int) -> tuple[Field, ...]:

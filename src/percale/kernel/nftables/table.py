@@ -1,4 +1,4 @@
-"""Keeps an inet table of ours as declared: applies transactions atomically, and repairs foreign changes.
+"""Keeps a table of ours as declared: applies transactions atomically, and repairs foreign changes.
 
     agent, on its event loop ─▶ KernelNftTable ─▶ one worker thread ─┬─ apply ─▶ batch ─▶ nfnetlink: atomically
                                     ▲                                └─ sync ──▶ dump ─▶ diff ─▶ the same, or in portions
@@ -17,7 +17,6 @@ import contextlib
 import errno
 import os
 import sys
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -27,22 +26,21 @@ from percale.errors import KernelError
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.netlink.socket import attributes, string
 from percale.kernel.netns import CurrentNetns, NetnsExecutor, NetnsThread, anonymous_namespace
-from percale.kernel.nftables import static_tables
 from percale.kernel.nftables.batch import BaseTable, Batch, encode_table, encode_transaction
 from percale.kernel.nftables.commit import SUBSYSTEM, EventSubscriptions
 from percale.kernel.nftables.dump import TableDump, read_elements, read_table
+from percale.kernel.nftables.messages import FAMILIES, NEWGENERATION, TABLE_OF_ANYTHING, remove_table
+from percale.kernel.nftables.nft_program import run_nft
 from percale.kernel.nftables.portions import TAKES_NOTHING, Refused, closed, make_in_parts, size_of
 from percale.kernel.nftables.script import table_script, to_commands
-from percale.render.nft.objects import ElementBatch, SetSpec, Transaction
+from percale.render.nft.objects import ElementBatch, SetSpec, TableSpec, Transaction
 from percale.render.nft.table_state import TableState, diff
-from percale.render.objects import OWNER
 from percale.render.policy import base_chains as enforcing
 
 T = TypeVar("T")
 
 GATHERING = 0.02
 """Seconds that notifications of foreign changes are collected."""
-_NEW_GENERATION = 15
 
 
 class NftTable(Protocol):
@@ -85,30 +83,25 @@ class KernelNftTable:
         netns: NetnsExecutor | None = None,
         *,
         log_command: Callable[[str], None] | None = None,
-        static: str = enforcing.TEXT,
-        specs: Iterable[SetSpec] = enforcing.SET_SPECS,
-        table: str = OWNER,
+        spec: TableSpec = enforcing.TABLE_SPEC,
         most_bytes: int | None = None,
         subscriptions: EventSubscriptions | None = None,
     ) -> None:
         """In the namespace of `netns` (default: the process'), which `stop` closes.
 
-        `log_command` gets each change's `nft` command before it is applied, on the worker thread. `static` is the text of
-        the `table` and `specs` its sets that transactions fill. `most_bytes` limits a transaction, so that those of other
-        tables get their turn. `subscriptions` is shared with the driver of the same namespace.
+        `log_command` gets each change's `nft` command before it is applied, on the worker thread. `most_bytes` limits a
+        transaction, so that those of other tables get their turn. `subscriptions` is shared with the other tables of the
+        same namespace.
         """
         self._subscriptions = subscriptions or EventSubscriptions()
-        filled = {spec.name: spec for spec in specs}
         self._worker = _TableWorker(
             netns or CurrentNetns(),
             log_command=log_command,
-            table=table,
-            static=static,
-            filled=filled,
+            spec=spec,
             most_bytes=most_bytes or sys.maxsize,
             subscriptions=self._subscriptions,
         )
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"table-{table}")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"table {spec.name}")
         self._callbacks: list[Callable[[], None]] = []
         self._news: netlink.Socket | None = None
         self._due: asyncio.TimerHandle | None = None
@@ -188,17 +181,15 @@ class _TableWorker:
         netns: NetnsExecutor,
         *,
         log_command: Callable[[str], None] | None,
-        table: str,
-        static: str,
-        filled: dict[str, SetSpec],
+        spec: TableSpec,
         most_bytes: int,
         subscriptions: EventSubscriptions,
     ) -> None:
         self._netns = netns
         self._log_command = log_command
-        self._table = table
-        self._static = static
-        self._filled = filled
+        self._table = spec.name
+        self._static = spec.text
+        self._filled = filled = {each.name: each for each in spec.sets}
         self._most_bytes = most_bytes
         self._subscriptions = subscriptions
         self._specs = dict(filled)
@@ -233,9 +224,9 @@ class _TableWorker:
     def is_about_us(self, message: netlink.Message) -> bool:
         """Whether it is a foreign change of the table. Called on the event loop."""
         subsystem, kind = divmod(message.type, 1 << 8)
-        if subsystem != SUBSYSTEM or kind == _NEW_GENERATION or message.body[0] != static_tables.INET:
+        if subsystem != SUBSYSTEM or kind == NEWGENERATION or message.body[0] != FAMILIES[self._table.family]:
             return False
-        return string(attributes(message.body, 4).get(static_tables.TABLE_OF_ANYTHING, b"")) == self._table
+        return string(attributes(message.body, 4).get(TABLE_OF_ANYTHING, b"")) == self._table.name
 
     # Changes
 
@@ -332,7 +323,7 @@ class _TableWorker:
         namespace = anonymous_namespace()
         with contextlib.closing(NetnsThread(namespace, "expected-base")) as netns:
             os.close(namespace)
-            netns.run(lambda: static_tables.run_nft(table_script(self._static, self._table), deque()))
+            netns.run(lambda: run_nft(table_script(self._static, self._table)))
             with contextlib.closing(netns.run(lambda: netlink.Socket(netlink.NETFILTER))) as socket:
                 table = read_table(socket, self._filled, table=self._table)
         assert table is not None
@@ -365,10 +356,10 @@ class _TableWorker:
 
     def remove(self) -> None:
         try:
-            static_tables.remove_table(self._opened, static_tables.INET, self._table)
+            remove_table(self._opened, self._table)
         except OSError as error:
             raise self._failed(error) from error
 
     def _failed(self, error: OSError, part: str | None = None) -> KernelError:
-        where = f"table inet {self._table}" + (f", {part}" if part is not None else "")
+        where = f"table {self._table}" + (f", {part}" if part is not None else "")
         return KernelError.from_os(error, where=where)

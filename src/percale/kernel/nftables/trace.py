@@ -24,7 +24,8 @@ from percale.kernel.netlink.socket import Message, Request, attribute, attribute
 from percale.kernel.netlink.socket import u32_network as u32
 from percale.kernel.netns import NetnsExecutor
 from percale.kernel.nftables.commit import SUBSYSTEM
-from percale.kernel.nftables.static_tables import NEWTABLE, comment_of
+from percale.kernel.nftables.messages import NEWTABLE
+from percale.kernel.nftables.rule_codec import decode_comment
 from percale.render.objects import OWNER
 
 WATCH_TABLE = f"{OWNER}_watch"
@@ -189,7 +190,7 @@ class Tracer:
         for message in self._rules.dump(SUBSYSTEM << 8 | _GETRULE, body):
             found = attributes(message.body, 4)
             rule = string(found[_RULE_CHAIN]), _number(found.get(_RULE_HANDLE))
-            yield rule, comment_of(found.get(_RULE_USERDATA, b""))
+            yield rule, decode_comment(found.get(_RULE_USERDATA, b""))
 
 
 def _number(payload: bytes | None) -> int:

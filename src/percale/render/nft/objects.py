@@ -1,10 +1,11 @@
-"""What `table inet percale` holds, as values: sets and maps, chains of rules, and edits of them.
+"""What our nft tables hold, as values: sets and maps, chains of rules, and transactions on them.
 
-    policy/ ─ classes.py ──▶ Transaction ──▶ kernel/nftables/table.py ──▶ one nfnetlink batch
+    TableSpec: name, static text, sets ─┐
+    TableSection ─▶ Transaction ────────┴─▶ kernel/nftables/table.py ──▶ one nfnetlink batch
 
-The table's base chains are static text (`base_chains.py`); all that changes with pods, policies and services is an edit, and the
-kernel takes an edit whole or not at all: no packet sees half of it. Elements are packed bytes, for there may be 100,000
-of them: numpy writes them, the kernel layer frames them.
+A table's base chains are static text (`base_chains.py`); all that changes with pods, peers, policies and services is a
+transaction, which the kernel applies whole or not at all: no packet sees half of it. Elements are packed bytes, for there may
+be 100,000 of them: numpy writes them, the kernel layer frames them.
 """
 
 from __future__ import annotations
@@ -15,19 +16,52 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
-Field: TypeAlias = Literal["ipv4_addr", "ipv6_addr", "inet_proto", "inet_service", "mark", "integer"]
+from percale.render.objects import OWNER
+
+TableFamily: TypeAlias = Literal["ip", "ip6", "inet", "bridge", "netdev"]
+
+Field: TypeAlias = Literal[
+    "ipv4_addr",
+    "ipv6_addr",
+    "ether_addr",
+    "ifname",
+    "inet_proto",
+    "inet_service",
+    "mark",
+    "integer",
+    "bits32",
+    "bits128",
+]
 """An nft data type. In keys and data each takes its own size, network order, padded with zeros to a multiple of 4 bytes;
-mark and integer are 4 bytes in host order."""
+mark and integer are 4 bytes in host order. Bits are what nft calls an integer too: payload that it has no name for."""
 
 SIZES: dict[Field, int] = {
     "ipv4_addr": 4,
     "ipv6_addr": 16,
+    "ether_addr": 8,
+    "ifname": 16,
     "inet_proto": 4,
     "inet_service": 4,
     "mark": 4,
     "integer": 4,
+    "bits32": 4,
+    "bits128": 16,
 }
 """Bytes, padding included."""
+
+
+class TableName(Struct, frozen=True):
+    """One of our tables."""
+
+    family: TableFamily
+    name: str = OWNER
+
+    def __str__(self) -> str:
+        return f"{self.family} {self.name}"
+
+
+POLICY_TABLE = TableName("inet")
+"""Policies and host ports."""
 
 
 class SetSpec(Struct, frozen=True):
@@ -55,6 +89,14 @@ class SetSpec(Struct, frozen=True):
     def data_size(self) -> int:
         """Bytes of one element's data; 0 without, and of a verdict, which stands once for many elements."""
         return sum(SIZES[field] for field in self.data) if isinstance(self.data, tuple) else 0
+
+
+class TableSpec(Struct, frozen=True):
+    """What a table holds at least: its static text, which is the content of its braces, and the text's sets to fill."""
+
+    name: TableName
+    text: str
+    sets: tuple[SetSpec, ...]
 
 
 class Verdict(Struct, frozen=True, gc=False):

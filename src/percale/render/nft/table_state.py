@@ -1,4 +1,4 @@
-"""What an inet table of ours holds as a value: edits are applied to it as the kernel does, and two make the edit between.
+"""What a table of ours holds as a value: transactions are applied to it as the kernel does, and `diff` makes one.
 
     kernel ─▶ TableState ──────┐
                                ├─ diff() ─▶ the Transaction that makes the table what it should be
@@ -18,8 +18,19 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from percale.errors import KernelError
-from percale.render.nft.objects import Chain, Dnat, ElementBatch, InSet, MapUpdate, Rule, SetSpec, Transaction, Verdict
-from percale.render.objects import OWNER
+from percale.render.nft.objects import (
+    POLICY_TABLE,
+    Chain,
+    Dnat,
+    ElementBatch,
+    InSet,
+    MapUpdate,
+    Rule,
+    SetSpec,
+    TableName,
+    Transaction,
+    Verdict,
+)
 
 Value: TypeAlias = bytes | Verdict | None
 """What an element's key leads to: data, a verdict, or nothing."""
@@ -44,11 +55,10 @@ class TableState(Struct, frozen=True):
     sets: Mapping[str, SetState] = field(default_factory=dict)
     chains: Mapping[str, tuple[Rule | None, ...] | None] = field(default_factory=dict)
     """Rules in order, None for one that we never write; None for a chain that somebody hooked in."""
-    table: str = OWNER
-    """Its name."""
+    table: TableName = POLICY_TABLE
 
     @classmethod
-    def bare(cls, specs: Iterable[SetSpec], chains: Iterable[str] = (), table: str = OWNER) -> TableState:
+    def bare(cls, specs: Iterable[SetSpec], chains: Iterable[str] = (), table: TableName = POLICY_TABLE) -> TableState:
         """What the static text alone holds, with these sets and chains."""
         sets = {spec.name: SetState(spec, {}) for spec in specs}
         return cls(frozenset(sets), frozenset(chains), sets, table=table)
@@ -221,9 +231,9 @@ _ABSENT = Verdict("drop", "\0")
 """Equal to no element's value."""
 
 
-def refused_by(table: str, number: int, what: str) -> KernelError:
+def refused_by(table: TableName, number: int, what: str) -> KernelError:
     """The kernel's refusal of a part of an edit."""
-    return KernelError(_WORDS[number], errno=number, where=f"table inet {table}, {what}")
+    return KernelError(_WORDS[number], errno=number, where=f"table {table}, {what}")
 
 
 _WORDS = {
@@ -239,7 +249,7 @@ def cut(packed: bytes, size: int) -> list[bytes]:
     return [packed[start : start + size] for start in range(0, len(packed), size)]
 
 
-def _portions(table: str, spec: SetSpec, elements: ElementBatch) -> Iterator[tuple[list[bytes], list[Value]]]:
+def _portions(table: TableName, spec: SetSpec, elements: ElementBatch) -> Iterator[tuple[list[bytes], list[Value]]]:
     """Keys and their values, not all at once: there may be very many. Raises KernelError."""
     step, width = spec.key_size * _PORTION, spec.data_size * _PORTION
     if (spec.data == "verdict") != (elements.verdict is not None):

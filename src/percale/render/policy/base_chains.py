@@ -9,7 +9,7 @@ masquerade; traffic between a node and its own pods is never forwarded, so it al
 from __future__ import annotations
 
 from percale.render.network.base_chains import DISCOVERY, LONGEST_DISCOVERY
-from percale.render.nft.objects import SetSpec
+from percale.render.nft.objects import POLICY_TABLE, SetSpec, TableSpec
 
 CUT_MARK = 0x0010_0000
 """The connection mark's bit of established flows that a policy forbids by now."""
@@ -83,3 +83,5 @@ SET_SPECS = (
     SetSpec("self6", ("ipv6_addr", "ipv6_addr")),
 )
 """What the text declares and elements fill."""
+
+TABLE_SPEC = TableSpec(POLICY_TABLE, TEXT, SET_SPECS)

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from percale.render.nft.objects import Field, SetSpec
+from percale.render.nft.objects import Field, SetSpec, TableName, TableSpec
 from percale.render.objects import OWNER
 
-TABLE = f"{OWNER}-services"
+TABLE = TableName("inet", f"{OWNER}-services")
 """Apart from the policies' table, so that nothing about a Service holds up a policy or a pod."""
 
 MASQUERADE_MARK = 0x0020_0000
@@ -140,3 +140,5 @@ chain masquerading {{
 """
 
 TEXT = "\n".join([*(_declared(shape, version) for version in (4, 6) for shape in shapes(version)), _CHAINS])
+
+TABLE_SPEC = TableSpec(TABLE, TEXT, SET_SPECS)

@@ -14,7 +14,16 @@ from tests.snapshots import snapshot
 from percale.errors import KernelError
 from percale.kernel.netlink.socket import attribute_list, attributes, string
 from percale.kernel.nftables import batch, bulk_elements, expressions, rule_codec, set_codec
-from percale.kernel.nftables.static_tables import DELCHAIN, DELRULE, DELSET, DELSETELEM, NEWSETELEM
+from percale.kernel.nftables.messages import (
+    DELCHAIN,
+    DELRULE,
+    DELSET,
+    DELSETELEM,
+    NEWCHAIN,
+    NEWRULE,
+    NEWSET,
+    NEWSETELEM,
+)
 from percale.render.nft.objects import (
     Between,
     Chain,
@@ -195,17 +204,17 @@ def test_the_order_is_one_that_the_kernel_takes() -> None:
     made = batch.encode_transaction(transaction, {spec.name: spec for spec in SET_SPECS})
     told = [(request.type & 0xFF, concern) for request, concern in zip(made.requests, made.concerns, strict=True)]
     assert told == [
-        (batch.NEWCHAIN, "chain new"),
+        (NEWCHAIN, "chain new"),
         (DELRULE, "chain new"),
         (DELRULE, "chain old"),
         (DELRULE, "chain hooked"),
         (DELSETELEM, "set egress4"),
         (DELSET, "set pods"),
         (DELCHAIN, "chain hooked"),
-        (batch.NEWCHAIN, "chain hooked"),
-        (batch.NEWSET, "set pods"),
-        (batch.NEWSET, "set kept"),
-        (batch.NEWRULE, "chain new, rule 'np:a/b: nothing allows it'"),
+        (NEWCHAIN, "chain hooked"),
+        (NEWSET, "set pods"),
+        (NEWSET, "set kept"),
+        (NEWRULE, "chain new, rule 'np:a/b: nothing allows it'"),
         (NEWSETELEM, "set egress4"),
         (DELSET, "set old"),
         (DELCHAIN, "chain old"),

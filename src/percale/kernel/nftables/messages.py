@@ -1,0 +1,48 @@
+"""nfnetlink's messages about tables: types and attributes as in linux/netfilter/nf_tables.h."""
+
+from __future__ import annotations
+
+import errno
+import struct
+
+from percale.kernel.netlink import socket as netlink
+from percale.kernel.netlink.socket import Request, text
+from percale.kernel.nftables.commit import SUBSYSTEM, commit_batch
+from percale.render.nft.objects import TableFamily, TableName
+
+NEWTABLE, GETTABLE, DELTABLE = 0, 1, 2
+NEWCHAIN, GETCHAIN, DELCHAIN = 3, 4, 5
+NEWRULE, GETRULE, DELRULE = 6, 7, 8
+NEWSET, GETSET, DELSET = 9, 10, 11
+NEWSETELEM, GETSETELEM, DELSETELEM = 12, 13, 14
+NEWGENERATION = 15
+NEWOBJECT, GETOBJECT = 18, 19
+
+TABLE_OF_ANYTHING = 1
+"""The attribute that names the table, of tables, chains, rules, sets, objects and element lists alike."""
+TABLE_FLAGS, TABLE_USERDATA = 2, 6
+CHAIN_NAME, CHAIN_HOOK, CHAIN_POLICY, CHAIN_TYPE = 3, 4, 5, 7
+RULE_CHAIN, RULE_EXPRESSIONS, RULE_USERDATA = 2, 4, 7
+LIST_SET, LIST_ELEMENTS = 2, 3
+OBJECT_NAME, OBJECT_TYPE, OBJECT_DATA, OBJECT_USERDATA = 2, 3, 4, 8
+
+FAMILIES: dict[TableFamily, int] = {"inet": 1, "ip": 2, "netdev": 5, "bridge": 7, "ip6": 10}
+_HEADER = struct.Struct(">BBH")
+
+
+def header(family: TableFamily) -> bytes:
+    """The beginning of every message about this family's tables."""
+    return _HEADER.pack(FAMILIES[family], 0, 0)
+
+
+def table_header(table: TableName) -> bytes:
+    """The beginning of every message about the table."""
+    return header(table.family) + text(TABLE_OF_ANYTHING, table.name)
+
+
+def remove_table(socket: netlink.Socket, table: TableName) -> bool:
+    """Remove a table of ours with all that is in it; False when there was none. Raises OSError."""
+    failure = commit_batch(socket, [Request(SUBSYSTEM << 8 | DELTABLE, 0, table_header(table))])
+    if failure is not None and failure.error.errno != errno.ENOENT:
+        raise failure.error
+    return failure is None
