@@ -23,6 +23,7 @@ from percale.render.objects import Link
 
 UNDERLAY = replace(LOOPBACK, name="eth0", index=2)
 LOCAL = IPv4Address("192.0.2.1")
+INDICES = {"eth0": 2}
 
 
 class Tunnel(LinkKind, frozen=True, tag="ipip"):
@@ -66,7 +67,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_registered_kind_there_and_back() -> None:
-    create, _ = link.create(TUNNEL, 77, {"eth0": 2}.__getitem__)
+    create, _ = link.create(TUNNEL, 77, INDICES.__getitem__)
     assert link.as_link(link.decode(create.body), {2: "eth0"}.get).kind == TUNNEL.kind
 
 
@@ -79,8 +80,8 @@ def test_a_registered_kind_as_a_command() -> None:
 
 
 def test_only_what_can_be_changed_is_changed_in_place() -> None:
-    assert link.change(TUNNEL, TUNNEL, 77, {}.__getitem__) == []
-    (request,) = link.change(OTHER_TTL, TUNNEL, 77, {}.__getitem__)
+    assert link.change(TUNNEL, TUNNEL, 77, INDICES.__getitem__) == []
+    (request,) = link.change(OTHER_TTL, TUNNEL, 77, INDICES.__getitem__)
     assert u8(4, 64) in request.body
     assert attribute(2, LOCAL.packed) not in request.body
     assert not link.needs_new_device(OTHER_TTL, TUNNEL)
@@ -105,7 +106,7 @@ def test_the_fake_kernel_has_it_too() -> None:
 
 
 def test_a_device_of_an_unknown_kind_is_none_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    create, _ = link.create(TUNNEL, 77, {"eth0": 2}.__getitem__)
+    create, _ = link.create(TUNNEL, 77, INDICES.__getitem__)
     device = link.decode(create.body)
     monkeypatch.delitem(CODECS, "ipip")
     assert link.as_link(device, {2: "eth0"}.get).kind is None
