@@ -73,7 +73,7 @@ from percale.model.subnet_lease import SubnetLease
 from percale.policy.evaluator import KINDS as POLICY_KINDS
 from percale.policy.evaluator import Evaluator
 from percale.render.objects import KernelObject
-from percale.render.policy.renderer import PolicyTable
+from percale.render.policy.renderer import PolicyRenderer
 from percale.render.service.renderer import ServiceElements
 from percale.service.node_context import ServiceConfig
 from percale.service.resolver import KINDS as SERVICE_KINDS
@@ -203,7 +203,7 @@ def test_odd_objects_mean_something_or_nothing(data: Sequence[bytes]) -> None:
 def mean(objects: Sequence[Object]) -> None:
     """All that an agent makes of objects."""
     evaluator = Evaluator()
-    rules = PolicyTable(evaluator, "node1")
+    rules = PolicyRenderer(evaluator, "node1")
     rules.update([evaluator.put(obj) for obj in objects if isinstance(obj, POLICY_KINDS)])
     rules.snapshot()
     table = ServiceTable(ServiceConfig("node1"))

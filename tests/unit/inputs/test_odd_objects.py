@@ -162,7 +162,7 @@ def test_the_verdicts_about_others_stay(name: str) -> None:
     evaluator = Evaluator(obj for obj in (*GUARDED, *odd_objects(name)) if isinstance(obj, POLICY_KINDS))
     client, server = (bytes((10, 244, 0, last)) for last in (21, 22))
     found = [
-        evaluator.judge(Flow(evaluator.party(client), evaluator.party(server), "TCP", port)).allowed
+        evaluator.evaluate(Flow(evaluator.flow_end(client), evaluator.flow_end(server), "TCP", port)).allowed
         for port in (80, 81)
     ]
     assert found == [True, False]

@@ -166,8 +166,8 @@ def test_without_pods_nothing_is_said_of_selectors() -> None:
 )  # fmt: skip
 def test_where_the_pod_network_is_known_from(manifest: str, holds: str) -> None:
     text = manifest + "---\n" + policy("ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8}}]}]")
-    (remark,) = said(text, cluster="")
-    assert f"10.0.0.0/8 holds the pod network {holds}: " in remark
+    (finding,) = said(text, cluster="")
+    assert f"10.0.0.0/8 holds the pod network {holds}: " in finding
 
 
 def test_dns_is_allowed_by_another_policy() -> None:

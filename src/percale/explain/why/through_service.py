@@ -27,7 +27,7 @@ from percale.model.meta import Object
 from percale.model.node import Node
 from percale.model.pod import Protocol
 from percale.model.service import Service, ServicePort
-from percale.policy.verdict import Party, Verdict
+from percale.policy.verdict import FlowEnd, Verdict
 from percale.service import packet_lookup as resolving
 from percale.service.node_context import ServiceConfig, facts_of_node
 from percale.service.resolver import ServiceTable
@@ -140,7 +140,7 @@ def service_reply(cluster: Cluster, source: Asked, service: Service, port: Servi
     return ServiceReply(source, service, port, tuple(ways))
 
 
-def _home(party: Party) -> str | None:
+def _home(party: FlowEnd) -> str | None:
     return party.node or (party.pod.node if party.pod is not None else None)
 
 
@@ -191,13 +191,13 @@ def _judged(cluster: Cluster, source: Asked, endpoint: str, protocol: Protocol, 
     """`masquerading`: the node that puts an address of its own in the place of FROM's; "": none does."""
     evaluator = cluster.around.evaluator
     text, _, number = endpoint.rpartition(":")
-    party = evaluator.party(ip_address(text.strip("[]")).packed)
+    party = evaluator.flow_end(ip_address(text.strip("[]")).packed)
     asked = Asked(_called(party), (party,), party.pod is not None and party.pod.key in cluster.around.made_up)
     straight = reply(evaluator, source, asked, protocol, int(number))
     faces = [each for each in cluster.faces(masquerading) if len(each.address) == len(party.address)]
     if not faces or _home(party) in (None, masquerading):
         return Endpoint(straight, None)
-    askers = [evaluator.party(face.address) for face in faces]
+    askers = [evaluator.flow_end(face.address) for face in faces]
     seen = [reply(evaluator, Asked(_called(each), (each,)), asked, protocol, int(number)) for each in askers]
     who = " or ".join(map(str, faces))
     together = zip(straight.answers, *(each.answers for each in seen), strict=True)
@@ -205,7 +205,7 @@ def _judged(cluster: Cluster, source: Asked, endpoint: str, protocol: Protocol, 
     return Endpoint(replace(straight, answers=answers), who)
 
 
-def _called(party: Party) -> str:
+def _called(party: FlowEnd) -> str:
     if party.pod is not None:
         return str(party.pod.key)
     return f"node/{party.node}" if party.node else str(ip_address(party.address))

@@ -1,4 +1,4 @@
-"""What a check has to say: which part of which policy, what is odd about it, and what to do."""
+"""A finding of the linter: the part of a policy, what is wrong with it, and how to mend it."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ Code: TypeAlias = Literal[
 ]
 
 
-class Remark(Struct, frozen=True):
-    """`part` is named in front of the text, `field` is the line to look at; both are ways into the object at `source`."""
+class LintFinding(Struct, frozen=True):
+    """`part` precedes the text, `field` is the line to look at; both are field paths in the object at `source`."""
 
     code: Code
     policy: str
@@ -38,7 +38,7 @@ class Remark(Struct, frozen=True):
     part: Steps
     field: Steps
     what: str
-    todo: str
+    hint: str
     severity: Severity
 
     @property
@@ -47,21 +47,21 @@ class Remark(Struct, frozen=True):
         return f"{self.policy}#{spelled(self.part[1:])}" if len(self.part) > 1 else self.policy
 
     def __str__(self) -> str:
-        return f"{self.severity}: {self.ref}: {self.what} ({self.todo})"
+        return f"{self.severity}: {self.ref}: {self.what} ({self.hint})"
 
 
-Remarks: TypeAlias = Iterator[Remark]
+LintFindings: TypeAlias = Iterator[LintFinding]
 
 
-def remark(
+def finding(
     code: Code,
     policy: Policy,
     part: Steps,
     what: str,
-    todo: str,
+    hint: str,
     *,
     field: Steps | None = None,
     severity: Severity = "warning",
-) -> Remark:
-    """About a part of a policy; the field to look at is that part unless it is given."""
-    return Remark(code, policy.name, policy.source, part, part if field is None else field, what, todo, severity)
+) -> LintFinding:
+    """A finding about a part of a policy; `field` defaults to that part."""
+    return LintFinding(code, policy.name, policy.source, part, part if field is None else field, what, hint, severity)
