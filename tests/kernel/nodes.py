@@ -27,8 +27,7 @@ from percale.model.netconf import network_config
 from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec, make_lease
 from percale.render.network.base_chains import rulesets
 from percale.render.network.pod_veth import source_elements
-from percale.render.network.tunnels import tunnel_elements
-from percale.render.objects import KernelObject
+from percale.render.network.tunnels import peer_element, tunnel_elements
 
 T = TypeVar("T")
 
@@ -188,17 +187,15 @@ class Node(Machine):
             local = self.local
         except BadConfig:  # the interface is gone; what was wished stays, as in the agent
             return
-        device = self._backend.device(local)
-        self.reconciler.declare("node/device", device)
-        self.reconciler.declare("node/guards", (*rulesets(self.subnets), *tunnel_elements(device)))
+        self.reconciler.declare("node/device", self._backend.device(local))
+        tunnels = tunnel_elements(self._backend.tunnel_ends(local))
+        self.reconciler.declare("node/guards", (*rulesets(self.subnets), *tunnels))
         for pod in self.pods:
             sources = source_elements(f"pcl{pod.number}", map(ip_address, pod.addresses.values()))
             self.reconciler.declare(f"pod/{pod.number}", sources)
         for name, lease in self._peers.items():
-            self.reconciler.declare(f"peer/{name}", self._backend.peer(local, lease))
-
-    def peer_objects(self, other: Node) -> tuple[KernelObject, ...]:
-        return self._backend.peer(self.local, other.lease)
+            peer = self._backend.peer(local, lease)
+            self.reconciler.declare(f"peer/{name}", (*peer.objects, *map(peer_element, peer.addresses)))
 
     async def synced(self) -> None:
         """Everything wished is there, and nothing else of ours."""

@@ -25,6 +25,7 @@ from percale.agent.config.loader import listen_ports, service_config
 from percale.agent.config.settings import AgentConfig
 from percale.agent.context import AgentContext
 from percale.agent.logging import LineLog
+from percale.agent.network.backend_process import BackendSupervisor
 from percale.agent.network.fastpath import Fastpath
 from percale.agent.network.net_conf import configured_network
 from percale.agent.network.peers import Peers
@@ -40,6 +41,7 @@ from percale.agent.state import ADDRESSES, PODS, NodeState
 from percale.agent.watch import STORE, follow
 from percale.backend.protocol import Backend, LocalNode
 from percale.backend.registry import make_backend
+from percale.backend.state_dir import load_state
 from percale.cni import conflist
 from percale.cni.attachments import exists
 from percale.cni.records import Attachment, Records
@@ -54,7 +56,6 @@ from percale.model.subnet_lease import SubnetLease
 from percale.render.network.fastpath import FastpathConfig, FastpathPod, FastpathRoute
 from percale.render.network.masquerade import node_tables
 from percale.render.network.pod_veth import PodNetwork, free_addresses
-from percale.render.network.tunnels import tunnels_of
 from percale.render.objects import IPAddress, Sysctl
 from percale.render.service import base_chains as service_chains
 from percale.store.protocol import Deleted, Snapshot, Upserted
@@ -154,6 +155,8 @@ class NodeAgent:
             tasks.create_task(follow(self._store, (SubnetLease,), self._lease_event, self._problems), name="leases")
             tasks.create_task(components.subnet_manager.follow_underlay(self._on_underlay_change), name="underlay")
             tasks.create_task(components.subnet_manager.publish(), name="publish")
+            if components.backend_supervisor is not None:
+                tasks.create_task(components.backend_supervisor.run(), name="backend")
             tasks.create_task(components.subnet_manager.renew(), name="renew")
             await self._serve_pods(components, services_attempted, exit_stack, tasks)
 
@@ -164,6 +167,8 @@ class NodeAgent:
         config, log = self._config, self._log
         network = await configured_network(config, self._store, self._problems)
         backend = make_backend(network)
+        state_dir = Path(config.stateDir)
+        await load_state(backend, state_dir)
         subnet_manager = SubnetManager(
             config,
             network=network,
@@ -174,7 +179,6 @@ class NodeAgent:
             log=log,
         )
         await subnet_manager.acquire(self._state)
-        state_dir = Path(config.stateDir)
         pool = AddressPool(state_dir / ADDRESSES, config.node, subnet_manager.subnets)
         peers = Peers(subnet_manager.local, backend, self._reconciler.declare, log)
         cni = CniServer(
@@ -190,7 +194,12 @@ class NodeAgent:
             log_command=self._context.log_command,
             measure=self._cni_answered,
         )
-        return NodeComponents(network, backend, subnet_manager, peers, pool, self._records, cni)
+        supervisor = None
+        if backend.process is not None:
+            supervisor = BackendSupervisor(
+                backend.process, lambda: subnet_manager.local, lambda: peers.leases, self._problems
+            )
+        return NodeComponents(network, backend, supervisor, subnet_manager, peers, pool, self._records, cni)
 
     async def _serve_pods(
         self,
@@ -244,7 +253,6 @@ class NodeAgent:
         self._metrics.store_events.labels(type(event).__name__.lower()).inc()
         peers, subnet_manager = self._reporter.components.peers, self._reporter.components.subnet_manager
         mine = subnet_manager.lease.lease.key
-        self._fastpath.request_sync()
         match event:
             case Snapshot():
                 leases = [obj for obj in event.objects if isinstance(obj, SubnetLease)]
@@ -258,6 +266,7 @@ class NodeAgent:
                 peers.remove(lease)
                 if lease.key == mine:
                     subnet_manager.lease_lost()
+        self._peers_changed(self._reporter.components)
 
     async def _on_underlay_change(self, local: LocalNode) -> None:
         """Another interface, address or MTU."""
@@ -266,15 +275,19 @@ class NodeAgent:
         self._declare_node(components, local)
         components.cni.network = self._pod_network(components.backend, components.subnet_manager)
         await _yield_every(components.peers.update_local(local))
+        self._peers_changed(components)
+
+    def _peers_changed(self, components: NodeComponents) -> None:
         self._fastpath.request_sync()
+        if components.backend_supervisor is not None:
+            components.backend_supervisor.request_sync()
 
     def _declare_node(self, components: NodeComponents, local: LocalNode) -> None:
-        device = tuple(components.backend.device(local))
-        self._reconciler.declare(DEVICE, (*device, *free_addresses(components.subnet_manager.subnets)))
-        self._host_ports.reserve("its tunnel", (("UDP", tunnel.port) for tunnel in tunnels_of(device)))
-        tables = node_tables(
-            components.network.networks, components.subnet_manager.subnets, device, masquerade=self._config.ipMasq
-        )
+        backend, subnets = components.backend, components.subnet_manager.subnets
+        tunnels = backend.tunnel_ends(local)
+        self._reconciler.declare(DEVICE, (*backend.device(local), *free_addresses(subnets)))
+        self._host_ports.reserve("its tunnel", (("UDP", end.port) for end in tunnels))
+        tables = node_tables(components.network.networks, subnets, tunnels, masquerade=self._config.ipMasq)
         self._reconciler.declare(TABLES, tables)
         if self._config.shortcut == "auto":
             # Conntrack does not see the fast path's packets: the next one on the slow path must not count as out of window.

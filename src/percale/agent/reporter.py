@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from percale import __version__
 from percale.agent.metrics import GaugeValues, Metrics
+from percale.agent.network.backend_process import BackendSupervisor
 from percale.agent.network.peers import Peers
 from percale.agent.network.subnet_manager import UNDERLAY, SubnetManager
 from percale.agent.problems import Problem, Problems
@@ -29,6 +30,7 @@ class NodeComponents(Struct, frozen=True):
 
     network: NetworkConfig
     backend: Backend
+    backend_supervisor: BackendSupervisor | None
     subnet_manager: SubnetManager
     peers: Peers
     pool: AddressPool

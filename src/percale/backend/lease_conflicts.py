@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import defaultdict
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from ipaddress import IPv4Address
 
 from percale.backend.protocol import LocalNode
@@ -50,7 +50,9 @@ _BROADCAST = IPv4Address("255.255.255.255")
 class LeaseConflicts:
     """The peers' leases in force, free of conflicts, and those that wait."""
 
-    def __init__(self) -> None:
+    def __init__(self, backend_ids: Callable[[SubnetLeaseSpec], Iterator[tuple[Hashable, str]]]) -> None:
+        """`backend_ids` is `Backend.exclusive_ids`."""
+        self._backend_ids = backend_ids
         self._in_force: dict[str, SubnetLease] = {}
         self._waiting: dict[str, SubnetLease] = {}
         self._exclusive_ids: defaultdict[Hashable, list[SubnetLease]] = defaultdict(list)
@@ -70,7 +72,7 @@ class LeaseConflicts:
             self._waiting[name] = lease
             return reason
         self._in_force[name] = lease
-        for exclusive_id, _ in _exclusive_ids(lease.spec):
+        for exclusive_id, _ in self._ids(lease.spec):
             self._exclusive_ids[exclusive_id].append(lease)
         for subnet in subnets_of(lease.spec):
             insort(self._subnets[subnet.version], (*_bounds(subnet), name))
@@ -82,7 +84,7 @@ class LeaseConflicts:
         lease = self._in_force.pop(name, None)
         if lease is None:
             return
-        for exclusive_id, _ in _exclusive_ids(lease.spec):
+        for exclusive_id, _ in self._ids(lease.spec):
             self._exclusive_ids[exclusive_id].remove(lease)
         for subnet in subnets_of(lease.spec):
             ordered = self._subnets[subnet.version]
@@ -94,7 +96,7 @@ class LeaseConflicts:
 
     def _conflict(self, lease: SubnetLease) -> str | None:
         node = lease.spec.node
-        for exclusive_id, text in _exclusive_ids(lease.spec):
+        for exclusive_id, text in self._ids(lease.spec):
             others = [
                 holder.spec.node for holder in self._exclusive_ids.get(exclusive_id, ()) if holder.spec.node != node
             ]
@@ -108,6 +110,13 @@ class LeaseConflicts:
                 return f"subnet {subnet} of node {node} overlaps {pair[1]} of node {theirs.node}"
         return None
 
+    def _ids(self, spec: SubnetLeaseSpec) -> Iterator[tuple[Hashable, str]]:
+        """What only one node can have, and how it is called."""
+        for address in (spec.publicIP, spec.publicIPv6):
+            if address is not None:
+                yield address, f"public address, {address}"
+        yield from self._backend_ids(spec)
+
     def _overlapping(self, subnet: Network) -> str | None:
         """The name of a lease in force whose subnet overlaps; only the nearest neighbours in order can."""
         first, last = _bounds(subnet)
@@ -117,17 +126,6 @@ class LeaseConflicts:
             if begin <= last and first <= end:
                 return name
         return None
-
-
-def _exclusive_ids(spec: SubnetLeaseSpec) -> Iterator[tuple[Hashable, str]]:
-    """What only one node can have, and how it is called."""
-    for address in (spec.publicIP, spec.publicIPv6):
-        if address is not None:
-            yield address, f"public address, {address}"
-    for version, data in ((4, spec.backendData), (6, spec.backendV6Data)):
-        mac = data.get("VtepMAC") if data is not None else None
-        if isinstance(mac, str):
-            yield (version, mac.lower()), f"VtepMAC, {mac}"
 
 
 def _bounds(subnet: Network) -> tuple[int, int]:

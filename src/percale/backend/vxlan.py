@@ -1,27 +1,27 @@
-"""The vxlan backend, flannel's default: one device per family, and four entries per peer.
+"""The vxlan backend, flannel's default: one device per family, and three entries per peer.
 
     10.244.2.7 ─ route 10.244.2.0/24 via 10.244.2.0 dev flannel.1 ─ neighbour 10.244.2.0 is VtepMAC ─ FDB: VtepMAC is at PublicIP
 
-The fourth lets our tunnel take packets from PublicIP. With DirectRouting a peer that needs no gateway gets a plain route instead.
+With DirectRouting a peer that needs no gateway gets a plain route instead.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from hashlib import sha256
 from ipaddress import ip_interface
 from typing import Any
 
 from percale.backend.interface_selection import address_of
 from percale.backend.peer_path import Path, UnusableFamily, paths, type_problem
-from percale.backend.protocol import LocalNode
+from percale.backend.protocol import KernelBackend, LocalNode, PeerObjects
 from percale.errors import BadConfig
 from percale.kernel.protocol import Interface
 from percale.model.backend_options import VxlanOptions
-from percale.model.subnet_lease import SubnetLease
+from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec
 from percale.render.link_kinds import Vxlan
-from percale.render.network.tunnels import peer_element
+from percale.render.network.tunnels import TunnelEnd
 from percale.render.objects import Address, FdbEntry, IPAddress, IPNetwork, KernelObject, Link, Neighbour, Route, Sysctl
 
 OVERHEAD = {4: 50, 6: 70}
@@ -34,7 +34,7 @@ _NOBODY = "00:00:00:00:00:00"
 """In a vxlan device's FDB this is the default entry, for all unknown addresses."""
 
 
-class VxlanBackend:
+class VxlanBackend(KernelBackend):
     """See `Backend`."""
 
     type = "vxlan"
@@ -71,32 +71,38 @@ class VxlanBackend:
         """The tunnel of each family, with the first address of the node's subnet."""
         return tuple(obj for family in _families(node) for obj in self._tunnel(node, *family))
 
-    def peer(self, node: LocalNode, lease: SubnetLease) -> tuple[KernelObject, ...]:
-        """A direct route, or neighbour, FDB entry and route, and the peer's public address, per family."""
-        if type_problem(self.type, lease) is not None:
-            return ()
-        objects: list[KernelObject] = []
-        for path in paths(node, lease):
-            try:
-                objects.extend(self._peer_objects(path))
-            except UnusableFamily:  # reported by `problem`
-                continue
-        return tuple(objects)
+    def tunnel_ends(self, node: LocalNode) -> tuple[TunnelEnd, ...]:
+        """The local address of each family's tunnel."""
+        return tuple(
+            TunnelEnd(_own_address(public, interface), self._options.port) for _, public, interface in _families(node)
+        )
 
-    def problem(self, node: LocalNode, lease: SubnetLease) -> str | None:
-        """Another backend, or data without a usable MAC."""
+    def exclusive_ids(self, spec: SubnetLeaseSpec) -> Iterator[tuple[Hashable, str]]:
+        """The VtepMAC of each family."""
+        for version, data in ((4, spec.backendData), (6, spec.backendV6Data)):
+            mac = data.get("VtepMAC") if data is not None else None
+            if isinstance(mac, str):
+                yield (version, mac.lower()), f"VtepMAC, {mac}"
+
+    def peer(self, node: LocalNode, lease: SubnetLease) -> PeerObjects:
+        """A direct route, or neighbour, FDB entry and route, per family. Its problem: another backend, or no usable MAC."""
         if (other := type_problem(self.type, lease)) is not None:
-            return other
+            return PeerObjects(problem=other)
+        objects: list[KernelObject] = []
+        addresses: list[IPAddress] = []
+        problem = None
         for path in paths(node, lease):
             try:
-                self._peer_objects(path)
+                objects += self._peer_objects(path)
             except UnusableFamily as error:
-                return str(error)
-        return None
+                problem = problem or str(error)
+            else:
+                addresses.append(path.gateway)
+        return PeerObjects(tuple(objects), tuple(addresses), problem)
 
     def _peer_objects(self, path: Path) -> tuple[KernelObject, ...]:
         if self._options.direct_routing and path.on_link:
-            return path.direct
+            return (path.direct,)
         mac = self._vtep_mac(path)
         device = self._device(path.subnet)
         vtep = path.subnet.network_address
@@ -104,11 +110,10 @@ class VxlanBackend:
             Neighbour(device, vtep, mac),
             FdbEntry(device, mac, path.gateway),
             Route(path.subnet, device, vtep, onlink=True),
-            peer_element(path.gateway),
         )
 
     def _vtep_mac(self, path: Path) -> str:
-        """The peer's MAC from its lease. Raises Unusable."""
+        """The peer's MAC from its lease. Raises UnusableFamily."""
         data = path.data if path.data is not None else {}
         mac, vni = data.get("VtepMAC"), data.get("VNI", self._options.vni)
         if not (isinstance(mac, str) and _MAC.fullmatch(mac)) or int(mac[1], 16) & 1 or mac == _NOBODY:

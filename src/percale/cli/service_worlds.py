@@ -22,7 +22,6 @@ from percale.errors import BadInput, NotFound
 from percale.explain.why.masquerade_addresses import Face
 from percale.lab.run_dir import locate
 from percale.model.addresses import Network
-from percale.model.backend_options import VxlanOptions
 from percale.model.endpoints import SERVICE_LABEL, Endpoints, EndpointSlice
 from percale.model.manifest.decode import DEFAULT_NAMESPACE
 from percale.model.meta import Object, ObjectKey
@@ -72,12 +71,12 @@ class ServiceWorld(Struct, frozen=True, dict=True):
         machines = (each for each in self.objects if isinstance(each, Node) and each.metadata.name == node)
         own = [Face(address, node) for each in machines for address in facts_of_node(each).addresses]
         options = self.network.options if self.network is not None else None
-        if not isinstance(options, VxlanOptions):
+        if options is None or not options.has_device:
             return own
         specs = (each.spec for each in self.objects if isinstance(each, SubnetLease) and each.spec.node == node)
         subnets = (net for spec in specs for net in (spec.subnet, spec.ipv6Subnet) if net is not None)
         tunnel = [Face(net.network_address.packed, node, is_tunnel=True) for net in subnets]
-        return [*own, *tunnel] if options.direct_routing else tunnel
+        return [*own, *tunnel] if options.uses_underlay_routes else tunnel
 
     def table(self, node: str) -> ServiceTable:
         """Of all Services, as this node has it."""

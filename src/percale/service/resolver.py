@@ -53,7 +53,7 @@ class ServiceTable:
         self._mirrored: dict[ObjectKey, tuple[SliceFacts, ...]] = {}
         self._homes: dict[ObjectKey, ObjectKey] = {}
         """A slice → its Service."""
-        self.tunnels = Tunnels(config.tunnel_port)
+        self.tunnels = Tunnels(config.tunnel_ports)
         self._concerned: dict[tuple[type[Object], ObjectKey], ObjectKey] = {}
         """Slices and Endpoints with a tunnel's port → their Services."""
         self.apply(objects)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from msgspec.structs import replace
 
@@ -15,8 +15,8 @@ from percale.service.service_ports import spelled_endpoint
 class Tunnels:
     """The addresses of all nodes that have a lease: the public ones, and those of tunnel and bridge, a subnet's first two."""
 
-    def __init__(self, port: int) -> None:
-        self._port = port.to_bytes(2)
+    def __init__(self, ports: Iterable[int]) -> None:
+        self._ports = frozenset(port.to_bytes(2) for port in ports)
         self._leases: dict[ObjectKey, tuple[bytes, ...]] = {}
         self._ends: dict[bytes, int] = {}
         """How many leases have this address."""
@@ -50,10 +50,10 @@ class Tunnels:
 
     def has(self, record: bytes, protocol: str) -> bool:
         """An endpoint, with its port, is one."""
-        return protocol == "UDP" and record[-2:] == self._port and record[:-2] in self._ends
+        return protocol == "UDP" and record[-2:] in self._ports and record[:-2] in self._ends
 
     def concern(self, facts: SliceFacts) -> bool:
-        """It has a port of that number."""
+        """It has such a port."""
         return any(self._is_ours(port) for port in facts.ports)
 
     def without(self, facts: SliceFacts) -> tuple[SliceFacts, ...]:
@@ -69,7 +69,14 @@ class Tunnels:
         others = replace(
             facts,
             ports=tuple(port for port in facts.ports if not self._is_ours(port)),
-            problems=(*facts.problems, *(self._problem(facts, address) for address in left)),
+            problems=(
+                *facts.problems,
+                *(
+                    _problem(facts, address, number)
+                    for number in sorted({port.number for port in facts.ports if self._is_ours(port)})
+                    for address in left
+                ),
+            ),
         )
         guarded = replace(
             facts,
@@ -83,12 +90,13 @@ class Tunnels:
         return others, guarded
 
     def _is_ours(self, port: SlicePort) -> bool:
-        return port.protocol == "UDP" and port.number == self._port
+        return port.protocol == "UDP" and port.number in self._ports
 
-    def _problem(self, facts: SliceFacts, address: bytes) -> str:
-        where = f"EndpointSlice {ObjectKey(facts.service.namespace, facts.name)}"
-        at = spelled_endpoint(address, int.from_bytes(self._port))
-        return f"{where}: {at}/UDP is the tunnel of a node, and no endpoint"
+
+def _problem(facts: SliceFacts, address: bytes, port: bytes) -> str:
+    where = f"EndpointSlice {ObjectKey(facts.service.namespace, facts.name)}"
+    at = spelled_endpoint(address, int.from_bytes(port))
+    return f"{where}: {at}/UDP is the tunnel of a node, and no endpoint"
 
 
 def _addresses(lease: SubnetLease) -> tuple[bytes, ...]:

@@ -219,13 +219,13 @@ def test_a_tunnel_is_no_endpoint_whenever_its_node_comes() -> None:
 
 
 def test_the_tunnels_port_is_the_networks() -> None:
-    table = build.table(build.service(), tunnelled("10.0.2.0"), lease("n2"), tunnel_port=4789)
+    table = build.table(build.service(), tunnelled("10.0.2.0"), lease("n2"), tunnel_ports=(4789,))
     assert list(table.problems) == []
     plain = written("10.0.2.0")
     plain = replace(
         plain, subsets=(replace(plain.subsets[0], ports=(EndpointPort(name="p80", port=4789, protocol="UDP"),)),)
     )
-    assert len(list(build.table(build.service(), plain, lease("n2"), tunnel_port=4789).problems)) == 1
+    assert len(list(build.table(build.service(), plain, lease("n2"), tunnel_ports=(4789,)).problems)) == 1
 
 
 # Endpoints that somebody wrote

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from percale.render.network.base_chains import rulesets
-from percale.render.network.tunnels import tunnel_elements
+from percale.render.network.tunnels import TunnelEnd, tunnel_elements
 from percale.render.objects import Element, IPNetwork, KernelObject
 
 
 def node_tables(
-    networks: Iterable[IPNetwork], own: Iterable[IPNetwork], device: Iterable[KernelObject] = (), *, masquerade: bool
+    networks: Iterable[IPNetwork], own: Iterable[IPNetwork], tunnels: Iterable[TunnelEnd] = (), *, masquerade: bool
 ) -> tuple[KernelObject, ...]:
     """The tables; with `masquerade` (the agent's `ipMasq`) the pod networks and this node's subnets of them as elements.
 
-    `device` are the backend's objects: pods are kept out of its tunnels.
+    `tunnels` are the backend's: pods are kept out of them.
     """
     pods, subnets = tuple(networks), tuple(own)
     masqueraded = (*_members("cluster", pods), *_members("own", subnets)) if masquerade else ()
-    return (*rulesets(subnets), *tunnel_elements(device), *_members("pods", pods), *masqueraded)
+    return (*rulesets(subnets), *tunnel_elements(tunnels), *_members("pods", pods), *masqueraded)
 
 
 def _members(name: str, networks: Iterable[IPNetwork]) -> Iterator[Element]:

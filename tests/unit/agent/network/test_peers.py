@@ -11,9 +11,10 @@ import pytest
 
 from percale.agent.logging import LineLog
 from percale.agent.network.peers import Peers
-from percale.backend.protocol import LocalNode
+from percale.backend.protocol import KernelBackend, LocalNode, PeerObjects
 from percale.kernel.protocol import Interface
 from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec, make_lease
+from percale.render.network.tunnels import peer_element
 from percale.render.objects import KernelObject, Route
 
 ETH0 = Interface("eth0", 2, "02:00:00:00:00:01", 1500, up=True, carrier=True)
@@ -35,7 +36,7 @@ def lease(number: int, *, public_ip: str | None = None, node: str | None = None)
     )
 
 
-class Plain:
+class Plain(KernelBackend):
     """Routes only; counts how often it is asked."""
 
     type = "plain"
@@ -43,10 +44,11 @@ class Plain:
     def __init__(self) -> None:
         self.rendered = 0
 
-    def peer(self, _node: LocalNode, lease: SubnetLease) -> tuple[KernelObject, ...]:
+    def peer(self, _node: LocalNode, lease: SubnetLease) -> PeerObjects:
         self.rendered += 1
         assert lease.spec.subnet is not None
-        return (Route(lease.spec.subnet, "eth0", lease.spec.publicIP),)
+        assert lease.spec.publicIP is not None
+        return PeerObjects((Route(lease.spec.subnet, "eth0", lease.spec.publicIP),), (lease.spec.publicIP,))
 
     def pod_mtu(self, _node: LocalNode) -> int:
         return 1500
@@ -55,9 +57,6 @@ class Plain:
         return None, None
 
     def check(self, _node: LocalNode) -> None:
-        return None
-
-    def problem(self, _node: LocalNode, _lease: SubnetLease) -> str | None:
         return None
 
     def device(self, _node: LocalNode) -> tuple[KernelObject, ...]:
@@ -82,7 +81,8 @@ class World:
 
 
 def routes(number: int, via: str | None = None) -> tuple[KernelObject, ...]:
-    return (Route(IPv4Network(f"10.244.{number}.0/24"), "eth0", IPv4Address(via or f"192.168.0.{number}")),)
+    address = IPv4Address(via or f"192.168.0.{number}")
+    return (Route(IPv4Network(f"10.244.{number}.0/24"), "eth0", address), peer_element(address))
 
 
 @pytest.fixture
