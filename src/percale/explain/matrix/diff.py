@@ -134,7 +134,7 @@ class _Comparison:
             pair = self._example(source, destination, *kinds) if kinds in self._changed else None
             if pair is None:
                 continue
-            for piece, bit in self._before.reach.space.service_chains(self._changed[kinds].ports):
+            for piece, bit in self._before.reach.space.pieces_of(self._changed[kinds].ports):
                 opens = bool(self._changed[kinds].opens & bit)
                 if asked[opens, bit] < _ASKED:
                     asked[opens, bit] += 1

@@ -58,7 +58,7 @@ class PortSpace:
         begin, end = bisect_right(starts, max(1, span.first)) - 1, bisect_right(starts, span.last)
         return (1 << end) - (1 << begin) << self._base[span.protocol]
 
-    def service_chains(self, ports: PortSet) -> Iterator[tuple[Piece, PortSet]]:
+    def pieces_of(self, ports: PortSet) -> Iterator[tuple[Piece, PortSet]]:
         """In their order, each with its bit."""
         return ((piece, 1 << index) for index, piece in enumerate(self.pieces) if ports >> index & 1)
 
@@ -80,7 +80,7 @@ class PortSpace:
     def ranges(self, ports: PortSet) -> Mapping[str, list[tuple[int, int]]]:
         """First and last ports by protocol, neighbours joined; ICMP has an empty list."""
         found: dict[str, list[tuple[int, int]]] = {}
-        for piece, _ in self.service_chains(ports):
+        for piece, _ in self.pieces_of(ports):
             there = found.setdefault(piece.protocol, [])
             if piece.first is None or piece.last is None:
                 continue

@@ -67,7 +67,7 @@ def sides(*several: Sequence[Object]) -> list[Side]:
 def judged(side: Side, source: int, destination: int) -> PortSet:
     """What the evaluator says, asked for the ends of each piece."""
     found = 0
-    for piece, bit in side.reach.space.service_chains(side.reach.space.all):
+    for piece, bit in side.reach.space.pieces_of(side.reach.space.all):
         verdicts = [
             side.evaluator.evaluate(
                 Flow(side.reach.parties[source], side.reach.parties[destination], piece.protocol, port)
