@@ -2,7 +2,7 @@
 
 files ─┬─ as they are written ─▶ model/validation/service ──┐
        └─ decoded ─▶ controllers/service_allocator ──────────────┼▶ findings, each with its line
-                  └▶ ServiceTable: its problems ──────┘
+                  └▶ ServiceResolver: its problems ──────┘
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from percale.model.service import Service
 from percale.model.validation.field_errors import FieldErrors
 from percale.model.validation.service import check_endpoint_slice, check_endpoints, check_service
 from percale.service.node_context import ServiceConfig
-from percale.service.resolver import KINDS, ServiceTable
+from percale.service.resolver import KINDS, ServiceResolver
 
 _CHECKS: Mapping[str, tuple[type[Object], Callable[[Mapping[str, Any]], FieldErrors]]] = {
     Service.KIND: (Service, check_service),
@@ -159,7 +159,7 @@ def _odd(found: Sequence[ManifestEntry], cidrs: tuple[Network, ...]) -> list[Fin
     )
     config = ServiceConfig("", pod_cidrs=pod_networks(each.object for each in found), service_cidrs=cidrs)
     findings = []
-    for key, service in ServiceTable(config, (*others, *services)).services.items():
+    for key, service in ServiceResolver(config, (*others, *services)).services.items():
         for problem in dict.fromkeys(service.problems):
             source, said = sources[key], problem.removeprefix(f"Service {key}: ")
             findings.append(Finding(source.file, source.line, "warning", "odd", f"Service {key}", said, None))
