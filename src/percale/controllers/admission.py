@@ -1,6 +1,6 @@
 """Admission of Services, EndpointSlices and Endpoints as in the API server: validation, cluster IPs, node ports. Pure.
 
-    Found ─ validate ─ allocate ─▶ Found with its addresses, or BadManifest with all errors
+    ManifestEntry ─ validate ─ allocate ─▶ ManifestEntry with its addresses, or BadManifest with all errors
 
 Called by `lab up` and `lab apply`. Services written directly into the store are completed by `services.py`.
 """
@@ -18,8 +18,8 @@ from percale.controllers.service_allocator import Allocations
 from percale.controllers.service_networks import ServiceNetworks
 from percale.errors import BadManifest
 from percale.model.endpoints import Endpoints, EndpointSlice
-from percale.model.manifest.decode import Found
-from percale.model.manifest.diagnostics import all_of
+from percale.model.manifest.decode import ManifestEntry
+from percale.model.manifest.diagnostics import combined
 from percale.model.manifest.encode import to_json
 from percale.model.meta import Object
 from percale.model.service import Service
@@ -27,12 +27,12 @@ from percale.model.validation.field_errors import FieldError
 from percale.model.validation.service import check_endpoint_slice, check_endpoints, check_service
 
 
-def admit(found: Sequence[Found], known: Iterable[Service], networks: ServiceNetworks) -> list[Found]:
+def admit(found: Sequence[ManifestEntry], known: Iterable[Service], networks: ServiceNetworks) -> list[ManifestEntry]:
     """The objects in their order, Services with their addresses; `known` are the cluster's Services. Raises BadManifest."""
     old = {service.key: service for service in known}
     errors = [error for each in found for error in _located(each, _validation_errors(each))]
     if errors:
-        raise all_of(errors)
+        raise combined(errors)
     new = {each.object.key: each for each in found if isinstance(each.object, Service)}
     services = [each.object for each in new.values() if isinstance(each.object, Service)]
     reserved = {cluster_dns.SERVICE: cluster_dns.dns_service(networks)} if cluster_dns.SERVICE not in new else {}
@@ -40,7 +40,7 @@ def admit(found: Sequence[Found], known: Iterable[Service], networks: ServiceNet
     results = dict(zip(new, allocations.admit_all(services, old), strict=True))
     errors = [error for key, result in results.items() for error in _located(new[key], result.errors)]
     if errors:
-        raise all_of(errors)
+        raise combined(errors)
     return [
         replace(new[each.object.key], object=results[each.object.key].service)
         if isinstance(each.object, Service)
@@ -49,7 +49,7 @@ def admit(found: Sequence[Found], known: Iterable[Service], networks: ServiceNet
     ]
 
 
-def _validation_errors(each: Found) -> Iterator[FieldError]:
+def _validation_errors(each: ManifestEntry) -> Iterator[FieldError]:
     if isinstance(each.object, Service):
         yield from check_service(_to_builtins(each.object))
     elif isinstance(each.object, EndpointSlice):
@@ -63,6 +63,6 @@ def _to_builtins(obj: Object) -> dict[str, Any]:
     return found
 
 
-def _located(each: Found, errors: Iterable[FieldError]) -> list[BadManifest]:
+def _located(each: ManifestEntry, errors: Iterable[FieldError]) -> list[BadManifest]:
     name = f"{each.object.KIND} {each.object.key}"
     return [BadManifest(f"{name}: {error}", where=str(each.source)) for error in errors]

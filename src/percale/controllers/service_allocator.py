@@ -15,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from percale.model.addresses import Network, is_address
-from percale.model.manifest.syntax_tree import Steps
+from percale.model.field_path import FieldPath
 from percale.model.meta import ObjectKey
 from percale.model.service import Service, ServicePort, ServiceSpec
 from percale.model.validation.field_errors import FieldError, FieldErrors, invalid
@@ -165,16 +165,16 @@ class Allocations:
             error = self._ip_error(family, text)
             if error:
                 yield invalid(("spec", "clusterIPs"), ips, f"failed to allocate IP {text}: {error}")
-        for steps, number in _node_ports(spec):
+        for path, number in _node_ports(spec):
             if number not in self._ports:
                 first, last = NODE_PORTS
                 yield invalid(
-                    steps,
+                    path,
                     number,
                     f"provided port is not in the valid range. The range of valid ports is {first}-{last}",
                 )
             elif self._ports.is_taken(number):
-                yield invalid(steps, number, "provided port is already allocated")
+                yield invalid(path, number, "provided port is already allocated")
 
     def _ip_error(self, family: FamilyName, text: str) -> str:
         number, range_ = int(ip_address(text)), self._ranges.get(family)
@@ -254,10 +254,10 @@ class Allocations:
             ports.append(replace(port, nodePort=number))
         return replace(spec, ports=tuple(ports))
 
-    def _allocate_port(self, steps: Steps, allocated: _Allocated) -> int:
+    def _allocate_port(self, path: FieldPath, allocated: _Allocated) -> int:
         number = self._ports.allocate(allocated)
         if number is None:
-            raise _RangeFullError(invalid(steps, 0, "failed to allocate a nodePort: range is full"))
+            raise _RangeFullError(invalid(path, 0, "failed to allocate a nodePort: range is full"))
         return number
 
 
@@ -278,7 +278,7 @@ def _cluster_ips(spec: ServiceSpec) -> Iterator[tuple[int, str]]:
                 yield index, text
 
 
-def _node_ports(spec: ServiceSpec) -> Iterator[tuple[Steps, int]]:
+def _node_ports(spec: ServiceSpec) -> Iterator[tuple[FieldPath, int]]:
     """Requested ones; a number that two protocols share comes once."""
     if spec.type not in ("NodePort", "LoadBalancer"):
         return
