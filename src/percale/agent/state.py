@@ -16,7 +16,7 @@ import msgspec
 from percale.cni.directory_owner import require_ours
 from percale.errors import StateError
 from percale.ipam.subnet_plan import NodeSubnets
-from percale.model.manifest.json_text import decoded
+from percale.model.manifest.json_text import decode_json
 from percale.model.manifest.schema import from_text
 
 ADDRESSES, PODS = "addresses", "pods"
@@ -72,7 +72,7 @@ class NodeState:
         except FileNotFoundError:
             return None
         try:
-            return decoded(_DECODER, content)
+            return decode_json(_DECODER, content)
         except ValueError as error:
             raise StateError(
                 f"not a state file ({error})",

@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from percale.model.addresses import Network, is_address
-from percale.model.manifest.syntax_tree import Steps
+from percale.model.field_path import FieldPath
 from percale.model.service import Service, ServicePort, ServiceSpec
 from percale.model.validation.field_errors import FieldError, FieldErrors, invalid
 
@@ -161,16 +161,16 @@ class Allocations:
             said = self._ip_complaint(family, text)
             if said:
                 yield invalid(("spec", "clusterIPs"), ips, f"failed to allocate IP {text}: {said}")
-        for steps, number in _node_ports(spec):
+        for path, number in _node_ports(spec):
             if number not in self._ports:
                 first, last = NODE_PORTS
                 yield invalid(
-                    steps,
+                    path,
                     number,
                     f"provided port is not in the valid range. The range of valid ports is {first}-{last}",
                 )
             elif self._ports.is_taken(number):
-                yield invalid(steps, number, "provided port is already allocated")
+                yield invalid(path, number, "provided port is already allocated")
 
     def _ip_complaint(self, family: FamilyName, text: str) -> str:
         number, pool = int(ip_address(text)), self._pools.get(family)
@@ -248,10 +248,10 @@ class Allocations:
             ports.append(replace(port, nodePort=number))
         return replace(spec, ports=tuple(ports))
 
-    def _give_port(self, steps: Steps, given: _Given) -> int:
+    def _give_port(self, path: FieldPath, given: _Given) -> int:
         number = self._ports.give(given)
         if number is None:
-            raise _FullError(invalid(steps, 0, "failed to allocate a nodePort: range is full"))
+            raise _FullError(invalid(path, 0, "failed to allocate a nodePort: range is full"))
         return number
 
 
@@ -272,7 +272,7 @@ def _cluster_ips(spec: ServiceSpec) -> Iterator[tuple[int, str]]:
                 yield index, text
 
 
-def _node_ports(spec: ServiceSpec) -> Iterator[tuple[Steps, int]]:
+def _node_ports(spec: ServiceSpec) -> Iterator[tuple[FieldPath, int]]:
     """Those that are asked for; a number that two protocols share comes once."""
     if spec.type not in ("NodePort", "LoadBalancer"):
         return

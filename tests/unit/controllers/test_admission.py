@@ -12,7 +12,7 @@ from percale.controllers.admission import admitted
 from percale.controllers.service_networks import ServiceNetworks
 from percale.errors import BadManifest, BadManifests
 from percale.model.endpoints import EndpointSlice
-from percale.model.manifest.decode import Found, Source
+from percale.model.manifest.decode import ManifestEntry, Source
 from percale.model.meta import Object
 from percale.model.service import Service
 
@@ -25,11 +25,11 @@ def service(name: str, **spec: Any) -> Service:
     )
 
 
-def found(*objects: Object) -> list[Found]:
-    return [Found(obj, Source("f.yaml", 10 * number)) for number, obj in enumerate(objects, 1)]
+def found(*objects: Object) -> list[ManifestEntry]:
+    return [ManifestEntry(obj, Source("f.yaml", 10 * number)) for number, obj in enumerate(objects, 1)]
 
 
-def specs(given: list[Found]) -> list[Any]:
+def specs(given: list[ManifestEntry]) -> list[Any]:
     return [each.object.spec for each in given if isinstance(each.object, Service)]
 
 
