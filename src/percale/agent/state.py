@@ -15,7 +15,7 @@ import msgspec
 
 from percale.cni.directory_owner import require_ours
 from percale.errors import StateError
-from percale.model.manifest.json_text import decoded
+from percale.model.manifest.json_text import decode_json
 from percale.model.manifest.schema import from_text
 from percale.model.subnet_lease import NodeSubnets
 
@@ -72,7 +72,7 @@ class NodeState:
         except FileNotFoundError:
             return None
         try:
-            return decoded(_DECODER, content)
+            return decode_json(_DECODER, content)
         except ValueError as error:
             raise StateError(
                 f"not a state file ({error})",

@@ -1,7 +1,7 @@
-"""flannel's net-conf.json as a checked value: which networks are cut into node subnets, and which backend joins them.
+"""flannel's net-conf.json as a checked value: the pod networks with their node subnets, and the backend.
 
-The agent reads the text (file, inline, ConfigMap) and calls `parse_network_config`; ipam and backend use the value. Every
-check holds in every mode. Keys match in any case, as flannel's do; an unknown one is an error here.
+The agent reads the text (file, inline, ConfigMap) and calls `parse_network_config`; ipam and backend use the value. All
+checks apply in every mode. Keys match in any case, as flannel's do; an unknown key is an error.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DEFAULT_BACKEND = "vxlan"
 
 
 class SubnetRange(Struct, frozen=True):
-    """One family's pod network and the node subnets cut from it: `first` to `last`, each with prefix `length`."""
+    """One family's pod network and its node subnets: `first` to `last`, each of prefix length `length`."""
 
     network: Network
     length: int
@@ -34,13 +34,13 @@ class SubnetRange(Struct, frozen=True):
 
     @property
     def count(self) -> int:
-        """How many node subnets there are."""
+        """The number of node subnets."""
         step = self.first.num_addresses
         return (int(self.last.network_address) - int(self.first.network_address)) // step + 1
 
 
 class NetworkConfig(Struct, frozen=True):
-    """A net-conf.json that can be used; at least one family is there, IPv4 first."""
+    """A valid net-conf.json; at least one family is configured, IPv4 first."""
 
     families: Mapping[Family, SubnetRange]
     backend_type: str
@@ -53,7 +53,7 @@ class NetworkConfig(Struct, frozen=True):
 
 
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="pascal"):
-    """The top level, by type only; the field names are flannel's."""
+    """The top level, checked by type only; the field names are flannel's."""
 
     network: str | None = None
     ipv6_network: str | None = msgspec.field(default=None, name="IPv6Network")
@@ -83,7 +83,7 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=
 
 
 class _Given(NamedTuple):
-    """What the document says about one family."""
+    """The fields of one family."""
 
     enabled: bool
     network: str | None
@@ -93,7 +93,7 @@ class _Given(NamedTuple):
 
 
 class _Limits(NamedTuple):
-    """What flannel's keys and limits are for one family."""
+    """The differences between the families: key prefix, limits and the default node subnet."""
 
     prefix: str
     longest: int
@@ -134,7 +134,7 @@ def network_config(document: Mapping[str, Any], source: str = "net-conf.json") -
 
 
 def _distinct(pairs: list[tuple[str, Any]], source: str) -> dict[str, Any]:
-    """An object whose keys differ by more than their case; JSON itself would silently let the last one win."""
+    """An object without keys that differ only in case; JSON itself would silently take the last one."""
     seen: dict[str, str] = {}
     for key, _ in pairs:
         if (first := seen.get(key.lower())) is not None:
@@ -147,15 +147,15 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 
 def _typed(schema: type[S], document: Mapping[str, Any], path: str, source: str) -> S:
-    """The document as a struct: keys in the schema's spelling, null left out, types and ranges checked."""
-    spelling = {name.lower(): name for name in schema.__struct_encode_fields__}
+    """The document as a struct: keys normalized, null dropped, types and ranges checked."""
+    names = {name.lower(): name for name in schema.__struct_encode_fields__}
     values: dict[str, Any] = {}
     _distinct([(key, None) for key in document], source)
     for key, value in document.items():
-        name = spelling.get(key.lower())
+        name = names.get(key.lower())
         if name is None:
             raise BadNetworkConfig(
-                f'unknown key "{path}{key}"', where=source, hint=_nearest(key, tuple(spelling.values()))
+                f'unknown key "{path}{key}"', where=source, hint=_nearest(key, tuple(names.values()))
             )
         if value is not None:
             values[name] = value
@@ -196,7 +196,7 @@ def _backend(document: Mapping[str, Any], source: str) -> tuple[str, BackendOpti
 
 
 def _subnet_range(family: Family, given: _Given, source: str) -> SubnetRange:
-    """One family's network and range, with flannel's defaults and limits."""
+    """One family's network and subnets, with flannel's defaults and limits."""
     prefix = _LIMITS[family].prefix
     pod_network = _network(family, given.network, source)
     length = _subnet_length(_LIMITS[family], pod_network, given.length, source)

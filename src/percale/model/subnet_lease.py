@@ -1,6 +1,6 @@
-"""A node's subnet lease: which part of the pod network a node has, and how its peers reach it.
+"""A node's subnet lease: the node's part of the pod network, and how its peers reach it.
 
-The fields are those of flannel's lease (etcd value, Kubernetes node annotations), so that a store can speak either format.
+The fields are those of flannel's lease (etcd value, Kubernetes node annotations), so that a store can use either format.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class SubnetLeaseSpec(Part, frozen=True):
 
 
 class SubnetLease(Object, frozen=True, kw_only=True):
-    """Named by what it leases, so that two nodes cannot create the same one: `10.5.52.0-24`, dual `…-24&fd00--…-64`."""
+    """Named by its subnets, so that two nodes cannot create the same one: `10.5.52.0-24`, dual `…-24&fd00--…-64`."""
 
     API_VERSION: ClassVar[str] = "percale.io/v1alpha1"
     KIND: ClassVar[str] = "SubnetLease"
@@ -114,10 +114,10 @@ def _first(kind: type[T], values: Iterable[object]) -> T | None:
 
 
 def lease_name(subnets: NodeSubnets) -> str:
-    """The name of the lease of these subnets, as flannel spells it in etcd (`:` becomes `-`)."""
+    """The name of the lease of these subnets, as in flannel's etcd keys (`:` becomes `-`)."""
     return "&".join(str(net).replace("/", "-").replace(":", "-") for net in subnets)
 
 
 def make_lease(spec: SubnetLeaseSpec) -> SubnetLease:
-    """A lease under the name that its subnets give it."""
+    """The lease with the name of its subnets."""
     return SubnetLease(metadata=ObjectMeta(name=lease_name(spec.subnets)), spec=spec)

@@ -189,10 +189,10 @@ class Evaluator:
     def _class_by_keys(self, found: Iterable[PolicyKey]) -> PolicyClass:
         policies = self.policies
         order = sorted(found, key=lambda key: (_TIERS[policies[key].tier], policies[key].priority, key.name, key))
-        object_keys = self._classes.get(keys := tuple(order))
-        if object_keys is None:
-            object_keys = self._classes[keys] = PolicyClass(tuple(policies[key] for key in order))
-        return object_keys
+        known = self._classes.get(keys := tuple(order))
+        if known is None:
+            known = self._classes[keys] = PolicyClass(tuple(policies[key] for key in order))
+        return known
 
     def flow_end(self, address: bytes) -> FlowEnd:
         """The pod or node that owns this packed address."""

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from percale.model.meta import ObjectKey
 from percale.model.subnet_lease import SubnetLease
 from percale.service.endpoint_slices import SliceFacts, SlicePort
-from percale.service.service_ports import spelled_endpoint
+from percale.service.service_ports import format_endpoint
 
 
 class Tunnels:
@@ -52,13 +52,13 @@ class Tunnels:
         """An endpoint, with its port, is one."""
         return protocol == "UDP" and record[-2:] in self._ports and record[:-2] in self._ends
 
-    def concern(self, facts: SliceFacts) -> bool:
+    def has_tunnel_port(self, facts: SliceFacts) -> bool:
         """It has such a port."""
         return any(self._is_ours(port) for port in facts.ports)
 
-    def without(self, facts: SliceFacts) -> tuple[SliceFacts, ...]:
+    def without_tunnels(self, facts: SliceFacts) -> tuple[SliceFacts, ...]:
         """The slice without tunnels, and with a problem for each; as two when its other ports keep their endpoints."""
-        if not self.concern(facts):
+        if not self.has_tunnel_port(facts):
             return (facts,)
         size = facts.size
         addresses = [facts.addresses[start : start + size] for start in range(0, len(facts.addresses), size)]
@@ -95,7 +95,7 @@ class Tunnels:
 
 def _problem(facts: SliceFacts, address: bytes, port: bytes) -> str:
     where = f"EndpointSlice {ObjectKey(facts.service.namespace, facts.name)}"
-    at = spelled_endpoint(address, int.from_bytes(port))
+    at = format_endpoint(address, int.from_bytes(port))
     return f"{where}: {at}/UDP is the tunnel of a node, and no endpoint"
 
 

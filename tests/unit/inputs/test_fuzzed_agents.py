@@ -74,10 +74,10 @@ from percale.policy.evaluator import KINDS as POLICY_KINDS
 from percale.policy.evaluator import Evaluator
 from percale.render.objects import KernelObject
 from percale.render.policy.renderer import PolicyRenderer
-from percale.render.service.renderer import ServiceElements
+from percale.render.service.renderer import ServiceRenderer
 from percale.service.node_context import ServiceConfig
 from percale.service.resolver import KINDS as SERVICE_KINDS
-from percale.service.resolver import ServiceTable
+from percale.service.resolver import ServiceResolver
 from percale.store.files.directory import Directory
 from percale.store.files.lease_expiry import BootClock
 from percale.store.memory import MemoryStore
@@ -204,8 +204,8 @@ def mean(objects: Sequence[Object]) -> None:
     rules = PolicyRenderer(evaluator, "node1")
     rules.update([evaluator.put(obj) for obj in objects if isinstance(obj, POLICY_KINDS)])
     rules.snapshot()
-    table = ServiceTable(ServiceConfig("node1"))
-    elements = ServiceElements(table)
+    table = ServiceResolver(ServiceConfig("node1"))
+    elements = ServiceRenderer(table)
     elements.update(table.apply([obj for obj in objects if isinstance(obj, SERVICE_KINDS)]))
     elements.snapshot()
     for problem in table.problems:

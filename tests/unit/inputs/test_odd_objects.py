@@ -19,7 +19,7 @@ from percale.policy.evaluator import Evaluator
 from percale.policy.verdict import Flow
 from percale.service.node_context import ServiceConfig
 from percale.service.resolver import KINDS as SERVICE_KINDS
-from percale.service.resolver import ServiceTable
+from percale.service.resolver import ServiceResolver
 
 
 def objects(*values: Any) -> list[Object]:
@@ -148,7 +148,7 @@ def test_nothing_but_itself_suffers_from_an_absurd_object(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in ODD if isinstance(odd_objects(name)[0], Service)])
 def test_the_services_of_others_stay(name: str) -> None:
-    alone, together = ServiceTable(ServiceConfig("node1"), WEB), ServiceTable(ServiceConfig("node1"))
+    alone, together = ServiceResolver(ServiceConfig("node1"), WEB), ServiceResolver(ServiceConfig("node1"))
     together.apply([obj for obj in (*WEB, *odd_objects(name)) if isinstance(obj, SERVICE_KINDS)])
     key = ObjectKey("default", "web")
     ours, theirs = alone.services[key], together.services[key]

@@ -7,8 +7,8 @@ from ipaddress import ip_network
 import pytest
 
 from percale.model.addresses import Network
+from percale.model.field_path import format_field_path
 from percale.model.manifest.decode import decode_manifest, field_line
-from percale.model.manifest.syntax_tree import spelled
 from percale.policy.lint.linter import check
 
 CLUSTER = """
@@ -43,10 +43,10 @@ TO_DNS = "{to: [{namespaceSelector: {}}], ports: [{protocol: UDP, port: 53}]}"
 def said(text: str, *networks: str, cluster: str = CLUSTER) -> list[str]:
     """`line: remark` of each; lines count from the first line of `text`."""
     data = (cluster + text).encode()
-    found = decode_manifest(data, "a.yaml").found
+    found = decode_manifest(data, "a.yaml").entries
     cidrs: list[Network] = [ip_network(each) for each in networks]
     return [
-        f"{field_line(data, each.source, spelled(each.field)) - cluster.count(chr(10))}: {each}"
+        f"{field_line(data, each.source, format_field_path(each.field)) - cluster.count(chr(10))}: {each}"
         for each in check(found, cidrs)
     ]
 

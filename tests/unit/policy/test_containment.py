@@ -13,7 +13,7 @@ from tests.unit.policy.obvious import Obvious, Question
 from tests.unit.policy.small_worlds import POD_ADDRESSES, POD_ADDRESSES6, PORTS, puts
 
 from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
-from percale.model.manifest.decode import Found, Source
+from percale.model.manifest.decode import ManifestEntry, Source
 from percale.model.meta import Object, ObjectKey
 from percale.model.networkpolicy import NetworkPolicy
 from percale.model.selector import LabelSelector, LabelSelectorRequirement
@@ -74,7 +74,7 @@ def without(obj: Object, finding: LintFinding) -> Object:
 
 def shadowed(world: Mapping[tuple[type[Object], ObjectKey], Object]) -> Iterator[tuple[Object, Object]]:
     """The policies with shadowed rules, as they are and without one of these."""
-    found = [Found(obj, Source(f"f{number}", 1)) for number, obj in enumerate(world.values())]
+    found = [ManifestEntry(obj, Source(f"f{number}", 1)) for number, obj in enumerate(world.values())]
     sources = {each.source: each.object for each in found}
     for finding in check(found):
         if finding.code == "shadowed":

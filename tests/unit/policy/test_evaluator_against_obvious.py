@@ -98,7 +98,7 @@ def test_removing_everything_leaves_nothing(first: list[Object], steps: list[Cha
 
 
 def test_one_selector_spelled_in_two_orders_is_one_term_and_each_policy_may_go_first() -> None:
-    """Found here: the second to go looked for its own spelling, and the agent ended with a KeyError."""
+    """ManifestEntry here: the second to go looked for its own spelling, and the agent ended with a KeyError."""
     has_a, not_b = {"key": "a", "operator": "Exists"}, {"key": "b", "operator": "NotIn", "values": ["1", "2"]}
     policies = [
         msgspec.convert(
@@ -144,7 +144,7 @@ def test_two_nodes_with_one_address_are_told_apart_by_name_in_any_order() -> Non
 
 
 def test_a_pod_whose_status_says_an_address_twice_can_go() -> None:
-    """Found here: the second of them was given back twice, and the agent ended with a KeyError."""
+    """ManifestEntry here: the second of them was given back twice, and the agent ended with a KeyError."""
     pod = msgspec.convert(
         {
             "metadata": {"name": "u", "namespace": "x"},

@@ -12,7 +12,7 @@ from percale.errors import BadNetworkConfig
 from percale.lab.spec.topology import Lab
 from percale.model.addresses import Network
 from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
-from percale.model.manifest.decode import Found, Source, node_at, read_nodes
+from percale.model.manifest.decode import ManifestEntry, Source, node_at, read_nodes
 from percale.model.manifest.files import Document, read
 from percale.model.manifest.syntax_tree import Node, descend, plain_value
 from percale.model.netconf import network_config
@@ -48,7 +48,7 @@ def check(*, paths: tuple[str, ...], strict: bool, cidrs: tuple[str, ...], outpu
     return 1 if count["error"] or (strict and count["warning"]) else 0
 
 
-def _lint(found: Sequence[Found], documents: Sequence[Document], given: Sequence[Network]) -> list[Finding]:
+def _lint(found: Sequence[ManifestEntry], documents: Sequence[Document], given: Sequence[Network]) -> list[Finding]:
     texts = dict(documents)
     nodes = _Nodes(texts)
     linted = checking.check(found, given or _lab_networks(found))
@@ -83,7 +83,7 @@ class _Nodes:
         return node
 
 
-def _lab_networks(found: Iterable[Found]) -> list[Network]:
+def _lab_networks(found: Iterable[ManifestEntry]) -> list[Network]:
     """The pod network of a Lab document."""
     return [
         network
@@ -93,7 +93,7 @@ def _lab_networks(found: Iterable[Found]) -> list[Network]:
     ]
 
 
-def _summary(found: Iterable[Found], count: Mapping[str, int]) -> str:
+def _summary(found: Iterable[ManifestEntry], count: Mapping[str, int]) -> str:
     policies = sum(isinstance(each.object, NetworkPolicy | ClusterNetworkPolicy) for each in found)
     words = [counted(count["error"], "error"), counted(count["warning"], "warning")]
     if count["info"]:

@@ -30,10 +30,10 @@ from percale.model.service import Service, ServicePort
 from percale.policy.verdict import FlowEnd, Verdict
 from percale.service import packet_lookup as resolving
 from percale.service.node_context import ServiceConfig, facts_of_node
-from percale.service.resolver import ServiceTable
-from percale.service.service_ports import PortName, Vip, VipKind, facts_of_service, spelled_endpoint
+from percale.service.resolver import ServiceResolver
+from percale.service.service_ports import PortName, Vip, VipKind, facts_of_service, format_endpoint
 
-TableOf: TypeAlias = Callable[[str], ServiceTable]
+TableOf: TypeAlias = Callable[[str], ServiceResolver]
 """The Service as a node has it."""
 
 Word: TypeAlias = Literal["allowed", "denied", "in part", "unknown"]
@@ -168,11 +168,11 @@ def _ways(cluster: Cluster, source: Asked, service: Service, port: ServicePort, 
         asker = replace(source, parties=parties)
         masquerading = entry if chosen.masquerade else ""
         endpoints = tuple(_judged(cluster, asker, text, port.protocol, masquerading) for text in chosen.endpoints)
-        spelled = f"{spelled_endpoint(address, number)}/{port.protocol}"
+        spelled = f"{format_endpoint(address, number)}/{port.protocol}"
         yield Way((entry,) if entry else (), spelled, chosen, endpoints)
 
 
-def _entrance(vips: Iterable[Vip], table: ServiceTable, family: int, *, outside: bool) -> tuple[bytes, int] | None:
+def _entrance(vips: Iterable[Vip], table: ServiceResolver, family: int, *, outside: bool) -> tuple[bytes, int] | None:
     """The address and port to which FROM sends."""
     by_kind = {vip.kind: vip for vip in vips}
     for kind in _ENTRANCES if outside else ("cluster",):

@@ -7,8 +7,8 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
+from percale.model.field_path import FieldPath, format_field_path
 from percale.model.manifest.decode import Source
-from percale.model.manifest.syntax_tree import Steps, spelled
 from percale.policy.lint.parsed_policy import Policy
 
 Severity: TypeAlias = Literal["warning", "info"]
@@ -35,8 +35,8 @@ class LintFinding(Struct, frozen=True):
     code: Code
     policy: str
     source: Source
-    part: Steps
-    field: Steps
+    part: FieldPath
+    field: FieldPath
     what: str
     hint: str
     severity: Severity
@@ -44,7 +44,7 @@ class LintFinding(Struct, frozen=True):
     @property
     def ref(self) -> str:
         """`np:ns/name#egress[0].to[0]`."""
-        return f"{self.policy}#{spelled(self.part[1:])}" if len(self.part) > 1 else self.policy
+        return f"{self.policy}#{format_field_path(self.part[1:])}" if len(self.part) > 1 else self.policy
 
     def __str__(self) -> str:
         return f"{self.severity}: {self.ref}: {self.what} ({self.hint})"
@@ -56,11 +56,11 @@ LintFindings: TypeAlias = Iterator[LintFinding]
 def finding(
     code: Code,
     policy: Policy,
-    part: Steps,
+    part: FieldPath,
     what: str,
     hint: str,
     *,
-    field: Steps | None = None,
+    field: FieldPath | None = None,
     severity: Severity = "warning",
 ) -> LintFinding:
     """A finding about a part of a policy; `field` defaults to that part."""

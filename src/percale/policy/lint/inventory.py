@@ -10,7 +10,7 @@ from msgspec import Struct, field
 
 from percale.model.addresses import Network
 from percale.model.configmap import ConfigMap
-from percale.model.manifest.decode import DEFAULT_NAMESPACE, Found
+from percale.model.manifest.decode import DEFAULT_NAMESPACE, ManifestEntry
 from percale.model.meta import Object
 from percale.model.namespace import NAME_LABEL, Namespace
 from percale.model.netconf import parse_network_config
@@ -97,7 +97,7 @@ class ManifestInventory(Struct, frozen=True, dict=True):
         return self.namespaces_known or keys <= {NAME_LABEL}
 
 
-def inventory_of(found: Iterable[Found], networks: Sequence[Network]) -> ManifestInventory:
+def inventory_of(found: Iterable[ManifestEntry], networks: Sequence[Network]) -> ManifestInventory:
     """Of all objects. `networks` are given apart; else nodes, a net-conf ConfigMap or pods tell. Raises BadNetworkConfig."""
     objects = [each.object for each in found]
     pods = tuple(pod for obj in objects if (pod := _inventory_pod(obj)) is not None)
@@ -130,7 +130,7 @@ def _ports(spec: PodSpec) -> tuple[ContainerPort, ...]:
     )
 
 
-def _networks(objects: Sequence[Object], found: Iterable[Found]) -> tuple[Network, ...]:
+def _networks(objects: Sequence[Object], found: Iterable[ManifestEntry]) -> tuple[Network, ...]:
     configured = [
         network
         for each in found

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from percale.model.addresses import Network
-from percale.model.manifest.decode import Found
+from percale.model.manifest.decode import ManifestEntry
 from percale.model.manifest.schema import unknown_fields
 from percale.policy.lint.dns import policies_that_block_dns
 from percale.policy.lint.finding import LintFinding, finding
@@ -19,7 +19,7 @@ from percale.policy.lint.selectors import ports_nobody_has, selects_nothing
 from percale.policy.lint.shadowing import identical_policies, shadowed_rules
 
 
-def check(found: Sequence[Found], networks: Sequence[Network] = ()) -> list[LintFinding]:
+def check(found: Sequence[ManifestEntry], networks: Sequence[Network] = ()) -> list[LintFinding]:
     """Findings about the policies among these objects, in their order. `networks` are the pod networks, if known.
 
     Raises BadNetworkConfig, for a ConfigMap that has a net-conf.json nobody can use.
@@ -41,11 +41,11 @@ def check(found: Sequence[Found], networks: Sequence[Network] = ()) -> list[Lint
     return sorted(findings, key=lambda each: order[each.policy])
 
 
-def check_fields(found: Found, written: Mapping[str, Any]) -> Iterable[LintFinding]:
+def check_fields(found: ManifestEntry, written: Mapping[str, Any]) -> Iterable[LintFinding]:
     """Unknown fields of a policy, which decoding ignores. `written` is the object as its file has it."""
     for policy in policies_of((found,)):
-        for steps, known in unknown_fields(type(found.object), written, ("spec",)):
-            word = str(steps[-1])
+        for path, known in unknown_fields(type(found.object), written, ("spec",)):
+            word = str(path[-1])
             near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-            yield finding("unknown-field", policy, steps, f'the field "{word}" means nothing here', hint)
+            yield finding("unknown-field", policy, path, f'the field "{word}" means nothing here', hint)

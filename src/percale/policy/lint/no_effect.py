@@ -38,16 +38,16 @@ def ranges_of_one(policies: Iterable[Policy]) -> LintFindings:
             *((("spec", "ingress", index, "ports"), rule.ports) for index, rule in enumerate(spec.ingress)),
             *((("spec", "egress", index, "ports"), rule.ports) for index, rule in enumerate(spec.egress)),
         )
-        for steps, ports in written:
+        for path, ports in written:
             for number, port in enumerate(ports):
                 if port.endPort is not None and port.endPort == port.port:
                     yield finding(
                         "end-port-equals-port",
                         policy,
-                        (*steps, number),
+                        (*path, number),
                         f"endPort is {port.endPort}, as port is: this range is one port",
                         "remove endPort, or write the last port of the range",
-                        field=(*steps, number, "endPort"),
+                        field=(*path, number, "endPort"),
                     )
 
 

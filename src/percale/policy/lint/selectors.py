@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from percale.model.manifest.syntax_tree import Steps
+from percale.model.field_path import FieldPath
 from percale.model.namespace import NAME_LABEL
 from percale.model.selector import LabelSelector
 from percale.policy.lint.finding import LintFindings, finding
@@ -26,7 +26,7 @@ def selects_nothing(policies: Iterable[Policy], inventory: ManifestInventory) ->
                     yield from _nothing(policy, peer.means, peer.field, inventory)
 
 
-def _nothing(policy: Policy, selection: Selection, part: Steps, inventory: ManifestInventory) -> LintFindings:
+def _nothing(policy: Policy, selection: Selection, part: FieldPath, inventory: ManifestInventory) -> LintFindings:
     where = selection.namespaces
     if isinstance(where, LabelSelector) and inventory.knows(where) and not inventory.matching_namespaces(where):
         yield finding(
@@ -141,7 +141,7 @@ def _number(policy: Policy, port: Port, wanted: Ports, pods: Sequence[InventoryP
     )
 
 
-def _last(field: Steps) -> str:
+def _last(field: FieldPath) -> str:
     return str(field[-1])
 
 
