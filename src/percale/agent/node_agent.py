@@ -51,6 +51,7 @@ from percale.event_loop import yield_every
 from percale.ipam.address_pool import AddressPool
 from percale.kernel import sysctl
 from percale.kernel.protocol import FASTPATH_TABLE
+from percale.model.ip_family import Family
 from percale.model.meta import ObjectKey
 from percale.model.pod import Pod as PodObject
 from percale.model.subnet_lease import SubnetLease
@@ -370,10 +371,10 @@ async def _run(steps: Iterable[None]) -> None:
 
 def _forwarding(local: LocalNode) -> Iterator[Sysctl]:
     """Sysctls of a router. With IPv6 forwarding the kernel ignores router advertisements unless accept_ra is 2."""
-    if local.subnet is not None:
+    if Family.IPV4 in local.families:
         yield Sysctl("net/ipv4/ip_forward", "1")
-    if local.ipv6_subnet is not None:
-        advertised = f"net/ipv6/conf/{local.interface_v6.name}/accept_ra"
+    if (ipv6 := local.families.get(Family.IPV6)) is not None:
+        advertised = f"net/ipv6/conf/{ipv6.interface.name}/accept_ra"
         with suppress(OSError):  # no IPv6 in this kernel: the reconciler reports the next sysctl
             if sysctl.read(advertised) == "1":
                 yield Sysctl(advertised, "2")

@@ -102,7 +102,7 @@ class StatusReporter:
             backend=components.backend.type if components is not None else None,
             mtu=components.cni.network.mtu if components is not None else None,
             interface=local.interface.name if local is not None else None,
-            publicIPs=_texts((local.public_ip, local.public_ipv6)) if local is not None else (),
+            publicIPs=_texts(local.public_ips) if local is not None else (),
             networks=_texts(components.network.networks) if components is not None else (),
             subnets=_texts(components.subnet_manager.subnets) if components is not None else (),
             addresses=_addresses(components) if components is not None else (),

@@ -16,7 +16,6 @@ from percale.agent.logging import Log
 from percale.agent.status import Peer
 from percale.backend.lease_conflicts import LeaseConflicts, refusal
 from percale.backend.protocol import Backend, LocalNode, PeerObjects
-from percale.ipam.subnet_plan import subnets_of
 from percale.model.subnet_lease import SubnetLease
 from percale.render.network.tunnels import peer_element
 from percale.render.objects import KernelObject, Route
@@ -94,7 +93,7 @@ class Peers:
             self._log.info(
                 "peer joined" if peer is None else "peer changed",
                 node=lease.spec.node,
-                subnet=subnets_of(lease.spec),
+                subnet=lease.spec.subnets,
                 address=" ".join(_public_ips(lease)),
             )
         if peer is None:
@@ -111,7 +110,7 @@ class Peers:
         peer = self._peers.pop(name, None)
         if peer is None:
             return
-        self._log.info("peer left", node=lease.spec.node, subnet=subnets_of(lease.spec))
+        self._log.info("peer left", node=lease.spec.node, subnet=lease.spec.subnets)
         self._reached -= peer.reached
         self._conflicts.remove(name)
         self._declare(_source(name), ())
@@ -132,7 +131,7 @@ class Peers:
         return tuple(
             Peer(
                 node=peer.lease.spec.node,
-                subnets=tuple(map(str, subnets_of(peer.lease.spec))),
+                subnets=tuple(map(str, peer.lease.spec.subnets)),
                 publicIPs=_public_ips(peer.lease),
                 backend=peer.lease.spec.backendType,
                 reached=peer.reached,
@@ -179,4 +178,4 @@ def _source(name: str) -> str:
 
 
 def _public_ips(lease: SubnetLease) -> tuple[str, ...]:
-    return tuple(str(address) for address in (lease.spec.publicIP, lease.spec.publicIPv6) if address is not None)
+    return tuple(map(str, lease.spec.public_ips))
