@@ -10,12 +10,16 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from ipaddress import ip_address
 from typing import Any, TypeVar
 
 from tests.kernel.conftest import Space
+from tests.kernel.network_tables import running_tables
 
+from percale.agent.network.tables import NetworkTables
 from percale.backend.interface_selection import InterfaceOptions, local_node, select_interface
+from percale.backend.peer_path import paths
 from percale.backend.protocol import LocalNode
 from percale.backend.registry import make_backend
 from percale.errors import BadConfig
@@ -25,9 +29,8 @@ from percale.kernel.reconciler.reconciler import Reconciler
 from percale.kernel.rtnl.driver import KernelDriver
 from percale.model.netconf import network_config
 from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec, make_lease
-from percale.render.network.base_chains import rulesets
 from percale.render.network.pod_veth import source_elements
-from percale.render.network.tunnels import tunnel_elements
+from percale.render.network.tunnels import peer_element, tunnel_elements
 from percale.render.objects import KernelObject
 
 T = TypeVar("T")
@@ -125,6 +128,8 @@ class Node(Machine):
         self.pods: list[Pod] = []
         self._peers: dict[str, SubnetLease] = {}
         self.reconciler: Reconciler
+        self.tables: NetworkTables
+        self._life = AsyncExitStack()
         self.problems: list[str] = []
 
     async def start(self, document: dict[str, Any]) -> None:
@@ -134,9 +139,11 @@ class Node(Machine):
         driver = KernelDriver(NetnsThread(self.space.descriptor))
         self.reconciler = Reconciler(driver, on_problem=lambda source, error: self.problems.append(source))
         await self.reconciler.start()
+        self.tables = await self._life.enter_async_context(running_tables(self.space.descriptor, self.subnets))
         self.reconciler.on_underlay(lambda underlay: self.render())
 
     async def stop(self) -> None:
+        await self._life.aclose()
         await self.reconciler.stop()
 
     @property
@@ -180,6 +187,7 @@ class Node(Machine):
         """These are all the peers, from now on."""
         for gone in self._peers.keys() - {lease.metadata.name for lease in leases}:
             self.reconciler.declare(f"peer/{gone}", ())
+            self.tables.declare(f"peer/{gone}", ())
         self._peers = {lease.metadata.name: lease for lease in leases}
         self.render()
 
@@ -190,12 +198,13 @@ class Node(Machine):
             return
         device = self._backend.device(local)
         self.reconciler.declare("node/device", device)
-        self.reconciler.declare("node/guards", (*rulesets(self.subnets), *tunnel_elements(device)))
+        self.tables.declare("node/guards", tunnel_elements(device))
         for pod in self.pods:
             sources = source_elements(f"pcl{pod.number}", map(ip_address, pod.addresses.values()))
-            self.reconciler.declare(f"pod/{pod.number}", sources)
+            self.tables.declare(f"pod/{pod.number}", sources)
         for name, lease in self._peers.items():
             self.reconciler.declare(f"peer/{name}", self._backend.peer(local, lease))
+            self.tables.declare(f"peer/{name}", (peer_element(path.gateway) for path in paths(local, lease)))
 
     def peer_objects(self, other: Node) -> tuple[KernelObject, ...]:
         return self._backend.peer(self.local, other.lease)
@@ -203,7 +212,9 @@ class Node(Machine):
     async def synced(self) -> None:
         """Everything wished is there, and nothing else of ours."""
         self.reconciler.start_garbage_collection()
+        self.tables.start_garbage_collection()
         await self.reconciler.wait_idle()
+        await self.tables.wait_applied("node/guards")
 
     def pod(self, number: int, space: Space) -> Pod:
         """Pod `number`, wired by hand as the routed wiring does it."""

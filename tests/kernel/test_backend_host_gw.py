@@ -65,7 +65,7 @@ async def test_bug_one_refused_route_stalls_nothing(fabric: Fabric) -> None:
     one, two, three = [await fabric.node(n, HOST_GW, segment=s) for n, s in ((1, 1), (2, 1), (3, 2))]
     await fabric.meet(one, two)
     everywhere = replace(one.local, on_link=frozenset({ip_network("0.0.0.0/0")}))
-    wrong, _ = HostGw().peer(everywhere, three.lease)
+    (wrong,) = HostGw().peer(everywhere, three.lease)
     one.reconciler.declare("peer/n3", [wrong])
     with pytest.raises(KernelError):
         await one.reconciler.wait_applied("peer/n3")

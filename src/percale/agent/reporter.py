@@ -13,6 +13,7 @@ from percale import __version__
 from percale.agent.metrics import GaugeValues, Metrics
 from percale.agent.network.peers import Peers
 from percale.agent.network.subnet_manager import UNDERLAY, SubnetManager
+from percale.agent.network.tables import NetworkTables
 from percale.agent.problems import Problem, Problems
 from percale.agent.status import Addresses, Pod, Status
 from percale.backend.protocol import Backend
@@ -30,6 +31,7 @@ class NodeComponents(Struct, frozen=True):
     network: NetworkConfig
     backend: Backend
     subnet_manager: SubnetManager
+    tables: NetworkTables
     peers: Peers
     pool: AddressPool
     records: Records

@@ -39,7 +39,7 @@ class HostGw:
         return ()
 
     def peer(self, node: LocalNode, lease: SubnetLease) -> tuple[KernelObject, ...]:
-        """One route per family, and the peer's public address."""
+        """One route per family."""
         if type_problem(self.type, lease) is not None:
             return ()
         return tuple(obj for path in paths(node, lease) if path.on_link for obj in path.direct)

@@ -10,7 +10,6 @@ from msgspec import Struct
 from percale.backend.protocol import LocalNode
 from percale.kernel.protocol import Interface
 from percale.model.subnet_lease import SubnetLease
-from percale.render.network.tunnels import peer_element
 from percale.render.objects import IPAddress, IPNetwork, KernelObject, Route
 
 
@@ -31,7 +30,7 @@ class Path(Struct, frozen=True):
     @property
     def direct(self) -> tuple[KernelObject, ...]:
         """A plain route instead of the tunnel; the peer may still use its tunnel."""
-        return (Route(self.subnet, self.interface.name, self.gateway), peer_element(self.gateway))
+        return (Route(self.subnet, self.interface.name, self.gateway),)
 
 
 def paths(node: LocalNode, lease: SubnetLease) -> Iterator[Path]:

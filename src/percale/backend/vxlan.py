@@ -1,8 +1,8 @@
-"""The vxlan backend, flannel's default: one device per family, and four entries per peer.
+"""The vxlan backend, flannel's default: one device per family, and three entries per peer.
 
     10.244.2.7 ─ route 10.244.2.0/24 via 10.244.2.0 dev flannel.1 ─ neighbour 10.244.2.0 is VtepMAC ─ FDB: VtepMAC is at PublicIP
 
-The fourth lets our tunnel take packets from PublicIP. With DirectRouting a peer that needs no gateway gets a plain route instead.
+With DirectRouting a peer that needs no gateway gets a plain route instead.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from percale.kernel.protocol import Interface
 from percale.model.backend_options import VxlanOptions
 from percale.model.subnet_lease import SubnetLease
 from percale.render.link_kinds import Vxlan
-from percale.render.network.tunnels import peer_element
 from percale.render.objects import Address, FdbEntry, IPAddress, IPNetwork, KernelObject, Link, Neighbour, Route, Sysctl
 
 OVERHEAD = {4: 50, 6: 70}
@@ -72,7 +71,7 @@ class VxlanBackend:
         return tuple(obj for family in _families(node) for obj in self._tunnel(node, *family))
 
     def peer(self, node: LocalNode, lease: SubnetLease) -> tuple[KernelObject, ...]:
-        """A direct route, or neighbour, FDB entry and route, and the peer's public address, per family."""
+        """A direct route, or neighbour, FDB entry and route, per family."""
         if type_problem(self.type, lease) is not None:
             return ()
         objects: list[KernelObject] = []
@@ -104,7 +103,6 @@ class VxlanBackend:
             Neighbour(device, vtep, mac),
             FdbEntry(device, mac, path.gateway),
             Route(path.subnet, device, vtep, onlink=True),
-            peer_element(path.gateway),
         )
 
     def _vtep_mac(self, path: Path) -> str:

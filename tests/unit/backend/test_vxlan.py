@@ -15,7 +15,7 @@ from percale.errors import BadConfig
 from percale.model.backend_options import VxlanOptions
 from percale.model.subnet_lease import SubnetLease
 from percale.render.link_kinds import Vxlan
-from percale.render.objects import Address, Element, FdbEntry, KernelObject, Link, Neighbour, Route, Sysctl
+from percale.render.objects import Address, FdbEntry, KernelObject, Link, Neighbour, Route, Sysctl
 
 Peer = Callable[..., SubnetLease]
 
@@ -36,11 +36,9 @@ def tunnel(number: int) -> tuple[KernelObject, ...]:
         Neighbour("flannel.1", v4.network_address, f"02:00:00:00:04:{number:02x}"),
         FdbEntry("flannel.1", f"02:00:00:00:04:{number:02x}", ip_address(f"192.0.2.{number}")),
         Route(v4, "flannel.1", v4.network_address, onlink=True),
-        Element("ip", "peers", (ip_address(f"192.0.2.{number}"),)),
         Neighbour("flannel-v6.1", v6.network_address, f"02:00:00:00:06:{number:02x}"),
         FdbEntry("flannel-v6.1", f"02:00:00:00:06:{number:02x}", ip_address(f"2001:db8::{number:x}")),
         Route(v6, "flannel-v6.1", v6.network_address, onlink=True),
-        Element("ip6", "peers", (ip_address(f"2001:db8::{number:x}"),)),
     )
 
 
@@ -118,27 +116,25 @@ def test_a_peer_of_flannels_is_read(node_v4: LocalNode, peer: Peer) -> None:
 def test_direct_routing_on_the_same_segment(node: LocalNode, peer: Peer) -> None:
     assert vxlan(DirectRouting=True).peer(node, peer(2)) == (
         Route(ip_network("10.244.2.0/24"), "eth0", ip_address("192.0.2.2")),
-        Element("ip", "peers", (ip_address("192.0.2.2"),)),
         Route(ip_network("fd00:0:0:2::/64"), "eth0", ip_address("2001:db8::2")),
-        Element("ip6", "peers", (ip_address("2001:db8::2"),)),
     )
     away = peer(2, publicIP=IPv4Address("198.51.100.2"), publicIPv6=ip_address("2001:db8:1::2"))
-    assert len(vxlan(DirectRouting=True).peer(node, away)) == 8
+    assert len(vxlan(DirectRouting=True).peer(node, away)) == 6
 
 
 def test_bug_a_peer_with_one_family_works_in_that_family(node: LocalNode, peer: Peer) -> None:
     """flannel ignores a dual-stack peer without its IPv6 annotation, and drops updates of one family."""
     for lease in (peer(2, ipv6Subnet=None), peer(2, publicIPv6=None)):
-        assert vxlan().peer(node, lease) == tunnel(2)[:4]
+        assert vxlan().peer(node, lease) == tunnel(2)[:3]
         assert vxlan().problem(node, lease) is None
-    assert vxlan().peer(node, peer(2, subnet=None)) == tunnel(2)[4:]
+    assert vxlan().peer(node, peer(2, subnet=None)) == tunnel(2)[3:]
 
 
 def test_one_family_of_this_node(node_v4: LocalNode, node_v6: LocalNode, node: LocalNode, peer: Peer) -> None:
-    assert vxlan().peer(node_v4, peer(2)) == tunnel(2)[:4]
-    assert vxlan().peer(node_v6, peer(2)) == tunnel(2)[4:]
+    assert vxlan().peer(node_v4, peer(2)) == tunnel(2)[:3]
+    assert vxlan().peer(node_v6, peer(2)) == tunnel(2)[3:]
     waiting = replace(node, public_ipv6=None)  # dual stack, but no IPv6 underlay yet
-    assert vxlan().peer(waiting, peer(2)) == tunnel(2)[:4]
+    assert vxlan().peer(waiting, peer(2)) == tunnel(2)[:3]
     assert link(vxlan(), waiting).name == "flannel.1"
     assert vxlan().pod_mtu(waiting) == 1430
 
@@ -160,13 +156,13 @@ def test_a_family_with_unusable_data_is_left_out_with_its_reason(
     node: LocalNode, peer: Peer, data: dict[str, object] | None
 ) -> None:
     lease = peer(2, backendData=data)
-    assert vxlan().peer(node, lease) == tunnel(2)[4:]
+    assert vxlan().peer(node, lease) == tunnel(2)[3:]
     assert (vxlan().problem(node, lease) or "").startswith("no usable VtepMAC in its IPv4 backend data: ")
 
 
 def test_a_peer_with_another_vni(node: LocalNode, peer: Peer) -> None:
     lease = peer(2, backendV6Data={"VNI": 5, "VtepMAC": "02:00:00:00:06:02"})
-    assert vxlan().peer(node, lease) == tunnel(2)[:4]
+    assert vxlan().peer(node, lease) == tunnel(2)[:3]
     assert vxlan().problem(node, lease) == "its VNI is 5, ours 1"
 
 
@@ -206,7 +202,7 @@ def test_bug_direct_routes_follow_the_segment(node_v4: LocalNode, peer: Peer) ->
     backend = vxlan(DirectRouting=True)
     moved = replace(node_v4, on_link=frozenset({ip_network("198.51.100.0/24")}))
     assert backend.peer(node_v4, peer(2))[0] == Route(ip_network("10.244.2.0/24"), "eth0", ip_address("192.0.2.2"))
-    assert backend.peer(moved, peer(2)) == tunnel(2)[:4]
+    assert backend.peer(moved, peer(2)) == tunnel(2)[:3]
 
 
 def test_an_ipv6_subnet_of_odd_length(node_v6: LocalNode, peer: Peer) -> None:

@@ -15,9 +15,12 @@ from dataclasses import dataclass
 from percale.agent.logging import Log
 from percale.agent.status import Peer
 from percale.backend.lease_conflicts import LeaseConflicts, refusal
+from percale.backend.peer_path import paths
 from percale.backend.protocol import Backend, LocalNode
 from percale.ipam.subnet_plan import subnets_of
 from percale.model.subnet_lease import SubnetLease
+from percale.render.network.elements import Element
+from percale.render.network.tunnels import peer_element
 from percale.render.objects import KernelObject, Route
 
 Declare = Callable[[str, Iterable[KernelObject]], None]
@@ -36,10 +39,18 @@ class _Peer:
 class Peers:
     """All methods are called on the event loop."""
 
-    def __init__(self, local: LocalNode, backend: Backend, declare: Declare, log: Log) -> None:
+    def __init__(
+        self,
+        local: LocalNode,
+        backend: Backend,
+        declare: Declare,
+        declare_elements: Callable[[str, Iterable[Element]], None],
+        log: Log,
+    ) -> None:
         self._local = local
         self._backend = backend
         self._declare = declare
+        self._declare_elements = declare_elements
         self._log = log
         self._rivals = LeaseConflicts()
         self._peers: dict[str, _Peer] = {}
@@ -109,6 +120,7 @@ class Peers:
         self._reached -= peer.reached
         self._rivals.remove(name)
         self._declare(_source(name), ())
+        self._declare_elements(_source(name), ())
         self._render_unblocked()
 
     def update_local(self, local: LocalNode) -> Iterator[None]:
@@ -146,6 +158,8 @@ class Peers:
         peer.reached, peer.problem = bool(objects), problem
         peer.routes = tuple(each for each in objects if isinstance(each, Route))
         self._declare(_source(name), objects)
+        addresses = (path.gateway for path in paths(self._local, peer.lease)) if objects else ()
+        self._declare_elements(_source(name), map(peer_element, addresses))
 
     def _objects_of(self, name: str, lease: SubnetLease) -> tuple[tuple[KernelObject, ...], str | None]:
         """The peer's objects, and why some or all of them are missing."""

@@ -1,6 +1,6 @@
 """The UDP ports and endpoints of tunnels between nodes, as set elements for the guard chains of `base_chains.py`.
 
-The agent declares this node's with its tables, backends declare a peer's with its route.
+The agent declares this node's and its peers'.
 """
 
 from __future__ import annotations
@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from percale.render.link_kinds import Vxlan
-from percale.render.objects import Element, Family, IPAddress, KernelObject, Link
+from percale.render.network.elements import Element
+from percale.render.nft.objects import TableFamily
+from percale.render.objects import IPAddress, KernelObject, Link
 
 DEFAULT_PORT = 8472
 """Other nodes' tunnel port when this node has none: flannel's."""
-_FAMILIES: tuple[Family, ...] = ("ip", "ip6")
+_FAMILIES: tuple[TableFamily, ...] = ("ip", "ip6")
 
 
 def tunnels_of(device: Iterable[KernelObject]) -> list[Vxlan]:
@@ -39,5 +41,5 @@ def peer_element(address: IPAddress) -> Element:
     return Element(_family(address), "peers", (address,))
 
 
-def _family(address: IPAddress) -> Family:
+def _family(address: IPAddress) -> TableFamily:
     return "ip" if address.version == 4 else "ip6"
