@@ -21,7 +21,7 @@ from percale.explain.matrix.reachability import Reach
 from percale.explain.parties import outside
 from percale.model.meta import Object
 from percale.policy.evaluator import Evaluator
-from percale.policy.verdict import Flow, Party
+from percale.policy.verdict import Flow, FlowEnd
 
 PODS = 10_000
 POLICIES = 1_000
@@ -52,8 +52,8 @@ def matrix_of(objects: list[Object]) -> Matrix:
 def _verdicts(evaluator: Evaluator, seed: int) -> float:
     """Microseconds for one, of random pairs of pods and ports."""
     chance = random.Random(seed)
-    pods = [pod for pod in evaluator.members.pods if pod is not None]
-    parties = [Party(pod.addresses[0], pod) for pod in chance.choices(pods, k=2 * VERDICTS)]
+    pods = [pod for pod in evaluator.selector_index.pods if pod is not None]
+    parties = [FlowEnd(pod.addresses[0], pod) for pod in chance.choices(pods, k=2 * VERDICTS)]
     ports = chance.choices((22, 53, 80, 443, 5432, 8000, 8080, 9090), k=VERDICTS)
     flows = [
         Flow(source, destination, "TCP", port)
@@ -61,7 +61,7 @@ def _verdicts(evaluator: Evaluator, seed: int) -> float:
     ]
     start = time.perf_counter()
     for flow in flows:
-        evaluator.judge(flow)
+        evaluator.evaluate(flow)
     return (time.perf_counter() - start) / VERDICTS * 1e6
 
 

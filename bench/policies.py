@@ -31,7 +31,7 @@ from percale.model.pod import Pod
 from percale.policy.compiler import CompiledPolicy, CompiledRule
 from percale.policy.evaluator import Evaluator
 from percale.policy.pod_facts import PodFacts
-from percale.policy.rule_terms import Block, PortName, PortSpan, Term
+from percale.policy.rule_terms import Block, PodSelectorTerm, PortName, PortSpan
 from percale.store.protocol import Upserted
 
 PODS = 10_000
@@ -106,11 +106,11 @@ def _changes(objects: Sequence[Object]) -> Iterator[tuple[str, Object]]:
 def _theirs(objects: Sequence[Object]) -> float:
     """Seconds to write the text and to load it; what its maker knows of the cluster is free."""
     evaluator = Evaluator(objects)
-    local = [each for each in evaluator.members.pods if each is not None and each.node == node_name(NODE)]
+    local = [each for each in evaluator.selector_index.pods if each is not None and each.node == node_name(NODE)]
     some = local[::THEIR_SHARE]
     for each in evaluator.policies.values():
         for term in each.terms:
-            evaluator.members.watch(term)
+            evaluator.selector_index.watch(term)
     namespace = anonymous_namespace()
     place = NetnsThread(namespace)
     try:
@@ -126,7 +126,7 @@ def _ruleset(evaluator: Evaluator, pods: Sequence[PodFacts]) -> Iterator[str]:
     chains: list[str] = []
     yield "table ip naive {\n"
     for number, each in enumerate(pods):
-        selecting = evaluator.class_of(evaluator.members.slots[each.key]).policies
+        selecting = evaluator.class_of(evaluator.selector_index.pod_ids[each.key]).policies
         for position, selected in enumerate(selecting):
             for direction in selected.isolates:
                 name = f"pod{number}-policy{position}-{direction}"
@@ -162,8 +162,8 @@ def _peers(evaluator: Evaluator, rule: CompiledRule) -> Iterator[tuple[str, PodF
     for peer in rule.peers or ():
         if isinstance(peer, Block):
             yield peer.cidr, None
-        elif isinstance(peer, Term):
-            for each in evaluator.members.members(peer):
+        elif isinstance(peer, PodSelectorTerm):
+            for each in evaluator.selector_index.members(peer):
                 yield str(IPv4Address(each.addresses[0])), each
 
 

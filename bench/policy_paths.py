@@ -22,7 +22,7 @@ from percale.model.pod import Container, Pod, PodSpec, PodStatus
 from percale.model.selector import LabelSelector
 from percale.policy.evaluator import Evaluator
 from percale.render.nft.objects import Transaction
-from percale.render.policy.renderer import PolicyTable
+from percale.render.policy.renderer import PolicyRenderer
 
 RULES = 100
 STREAM_ROUNDS, CONNECTING_ROUNDS = 9, 51
@@ -82,7 +82,7 @@ def _selector(name: str) -> LabelSelector:
 def _image(objects: list[Object]) -> Transaction:
     evaluator = Evaluator()
     touched = [evaluator.put(obj) for obj in objects]
-    return PolicyTable(evaluator, "node").update(touched)
+    return PolicyRenderer(evaluator, "node").update(touched)
 
 
 @contextlib.contextmanager

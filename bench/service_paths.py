@@ -16,9 +16,9 @@ from bench.service_world import POD_CIDR, PORT, SERVICE_CIDR, cluster_ip, endpoi
 from bench.wires import SERVER, serving, wires
 from percale.model.meta import Object
 from percale.render.nft.objects import Transaction
-from percale.render.service.renderer import ServiceElements
+from percale.render.service.renderer import ServiceRenderer
 from percale.service.node_context import ServiceConfig
-from percale.service.resolver import ServiceTable
+from percale.service.resolver import ServiceResolver
 
 ROUNDS = 9
 CONNECTING_ROUNDS = 31
@@ -60,8 +60,8 @@ def _image(services: int) -> Transaction:
     own = endpoint_slice(0, [0])
     own = replace(own, endpoints=(replace(own.endpoints[0], addresses=(SERVER,)),))
     others: list[Object] = [obj for obj in service_world(services, 10) if obj.key != own.key]
-    table = ServiceTable(CONFIG, [*others, own])
-    return ServiceElements(table).update(table.services)
+    table = ServiceResolver(CONFIG, [*others, own])
+    return ServiceRenderer(table).update(table.services)
 
 
 SERVICE = """

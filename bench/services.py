@@ -47,9 +47,9 @@ from percale.model.pod import Pod
 from percale.render.nft.objects import POLICY_TABLE, TableSpec, Transaction
 from percale.render.policy import base_chains as enforcing
 from percale.render.service import base_chains as balancing
-from percale.render.service.renderer import ServiceElements
+from percale.render.service.renderer import ServiceRenderer
 from percale.service.node_context import ServiceConfig
-from percale.service.resolver import ServiceTable
+from percale.service.resolver import ServiceResolver
 from percale.store.protocol import Upserted
 
 SERVICES, ENDPOINTS = 10_000, 10
@@ -131,9 +131,9 @@ class _Bare:
     """The kernel's part alone: the batch is made beforehand, and committed into an empty table."""
 
     def __init__(self, objects: list[Object]) -> None:
-        table = ServiceTable(CONFIG, objects)
+        table = ServiceResolver(CONFIG, objects)
         shapes = {shape.name: shape for shape in (*enforcing.SET_SPECS, *balancing.SET_SPECS)}
-        self._requests = batch.encode_transaction(ServiceElements(table).update(table.services), shapes).requests
+        self._requests = batch.encode_transaction(ServiceRenderer(table).update(table.services), shapes).requests
 
     def __call__(self) -> float:
         namespace = anonymous_namespace()

@@ -116,3 +116,26 @@ def test_a_lab_that_ends_ends_its_watch(guarded: Person) -> None:
         errors = process.communicate(timeout=20)[1]
     assert process.returncode == 1
     assert "no lab named lab is running" in errors
+
+
+EGRESS = """\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: from-friend}
+spec:
+  podSelector: {matchLabels: {access: "true"}}
+  policyTypes: [Egress]
+  egress: [{to: [{podSelector: {matchLabels: {app: web}}}]}]
+"""
+
+
+def test_every_probe_names_the_rule_of_its_source_s_node(guarded: Person) -> None:
+    """The destination's node has no policy for it: whichever node's socket is read first, the rule that allowed it is shown."""
+    guarded("lab", "delete", "netpol", "access-web")
+    guarded("lab", "apply", "-f", "-", stdin=EGRESS)
+    with watching(guarded, "--count", "8", "-o", "json") as process:
+        for _ in range(8):
+            assert guarded.probe("friend", "web", "80") == "allowed"
+        output, errors = process.communicate(timeout=20)
+    assert errors == ""
+    assert [json.loads(line)["rules"] for line in output.splitlines()] == [["np:default/from-friend#egress[0]"]] * 8

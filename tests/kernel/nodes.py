@@ -19,19 +19,18 @@ from tests.kernel.network_tables import running_tables
 
 from percale.agent.network.tables import NetworkTables
 from percale.backend.interface_selection import InterfaceOptions, local_node, select_interface
-from percale.backend.peer_path import paths
-from percale.backend.protocol import LocalNode
+from percale.backend.protocol import LocalNode, lease_spec
 from percale.backend.registry import make_backend
 from percale.errors import BadConfig
-from percale.ipam.subnet_plan import NodeSubnets, candidate
+from percale.ipam.subnet_plan import candidate
 from percale.kernel.netns import NetnsThread
 from percale.kernel.reconciler.reconciler import Reconciler
 from percale.kernel.rtnl.driver import KernelDriver
+from percale.model.ip_family import Family
 from percale.model.netconf import network_config
-from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec, make_lease
+from percale.model.subnet_lease import NodeSubnets, SubnetLease, make_lease
 from percale.render.network.pod_veth import source_elements
 from percale.render.network.tunnels import peer_element, tunnel_elements
-from percale.render.objects import KernelObject
 
 T = TypeVar("T")
 
@@ -154,34 +153,21 @@ class Node(Machine):
     def local(self) -> LocalNode:
         underlay = self.reconciler.underlay
         try:
-            located = select_interface(InterfaceOptions(), underlay, ipv4=True, ipv6=True)
+            located = select_interface(InterfaceOptions(), underlay)
         except BadConfig:
-            located = select_interface(InterfaceOptions(), underlay, ipv4=True, ipv6=False)
+            located = select_interface(InterfaceOptions(), underlay, [Family.IPV4])
         return local_node(self.name, located, self.subnets)
 
-    def is_at(self, public_ip: str, public_ipv6: str) -> bool:
+    def is_at(self, *public_ips: str) -> bool:
         """The reconciler has seen the node's new place."""
         try:
-            return (str(self.local.public_ip), str(self.local.public_ipv6)) == (public_ip, public_ipv6)
+            return tuple(map(str, self.local.public_ips)) == public_ips
         except BadConfig:
             return False
 
     @property
     def lease(self) -> SubnetLease:
-        local = self.local
-        data, data_v6 = self._backend.lease_data(local)
-        return make_lease(
-            SubnetLeaseSpec(
-                node=self.name,
-                subnet=local.subnet,
-                ipv6Subnet=local.ipv6_subnet,
-                publicIP=local.public_ip,
-                publicIPv6=local.public_ipv6,
-                backendType=self._backend.type,
-                backendData=data,
-                backendV6Data=data_v6,
-            )
-        )
+        return make_lease(lease_spec(self._backend, self.local))
 
     def know(self, *leases: SubnetLease) -> None:
         """These are all the peers, from now on."""
@@ -196,18 +182,16 @@ class Node(Machine):
             local = self.local
         except BadConfig:  # the interface is gone; what was wished stays, as in the agent
             return
-        device = self._backend.device(local)
-        self.reconciler.declare("node/device", device)
-        self.tables.declare("node/guards", tunnel_elements(device))
+        self.reconciler.declare("node/device", self._backend.device(local))
+        tunnels = tunnel_elements(self._backend.tunnel_ends(local))
+        self.tables.declare("node/guards", tunnels)
         for pod in self.pods:
             sources = source_elements(f"pcl{pod.number}", map(ip_address, pod.addresses.values()))
             self.tables.declare(f"pod/{pod.number}", sources)
         for name, lease in self._peers.items():
-            self.reconciler.declare(f"peer/{name}", self._backend.peer(local, lease))
-            self.tables.declare(f"peer/{name}", (peer_element(path.gateway) for path in paths(local, lease)))
-
-    def peer_objects(self, other: Node) -> tuple[KernelObject, ...]:
-        return self._backend.peer(self.local, other.lease)
+            peer = self._backend.peer(local, lease)
+            self.reconciler.declare(f"peer/{name}", peer.objects)
+            self.tables.declare(f"peer/{name}", map(peer_element, peer.addresses))
 
     async def synced(self) -> None:
         """Everything wished is there, and nothing else of ours."""

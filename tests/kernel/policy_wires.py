@@ -28,10 +28,10 @@ from percale.kernel.nftables.table import KernelNftTable
 from percale.model.meta import Object, ObjectKey
 from percale.model.node import Node, NodeAddress
 from percale.model.pod import Pod
-from percale.policy.evaluator import Evaluator, Touched
+from percale.policy.evaluator import Evaluator, PolicyDelta
 from percale.policy.verdict import Flow, Verdict
 from percale.render.nft.objects import Transaction
-from percale.render.policy.renderer import PolicyTable
+from percale.render.policy.renderer import PolicyRenderer
 
 HOMES: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "n1": (("10.0.1.1",), ("10.0.1.2", "fd00::1:1")),
@@ -59,8 +59,10 @@ _SETTINGS = (
 
 
 def asked(evaluator: Evaluator, question: Question) -> Verdict:
-    source, destination = (evaluator.party(ip_address(each).packed) for each in (question.source, question.destination))
-    return evaluator.judge(Flow(source, destination, question.protocol, question.port))
+    source, destination = (
+        evaluator.flow_end(ip_address(each).packed) for each in (question.source, question.destination)
+    )
+    return evaluator.evaluate(Flow(source, destination, question.protocol, question.port))
 
 
 def wired(change: Change) -> Change | None:
@@ -93,7 +95,7 @@ class WiredNode:
     def forget(self) -> None:
         """As an agent that starts."""
         self.evaluator = Evaluator()
-        self.table = PolicyTable(self.evaluator, self.name)
+        self.table = PolicyRenderer(self.evaluator, self.name)
 
     async def change(self, changes: Iterable[Change]) -> None:
         await self.nft_table.apply(self.table.update([touch(self.evaluator, each) for each in changes]))
@@ -106,15 +108,15 @@ class WiredNode:
 
     async def diff(self) -> Transaction:
         """What the kernel holds otherwise than a fresh start over the same objects would have it."""
-        fresh = PolicyTable(self.evaluator, self.name)
-        fresh.update([Touched(policies=tuple((None, policy) for policy in self.evaluator.policies.values()))])
+        fresh = PolicyRenderer(self.evaluator, self.name)
+        fresh.update([PolicyDelta(policies=tuple((None, policy) for policy in self.evaluator.policies.values()))])
         return await self.nft_table.sync(fresh.snapshot())
 
     def flush_flows(self) -> None:
         assert self.conntrack._socket.request([Request(_DELETE_FLOWS, 0, bytes(4))]) == [None]
 
 
-def touch(evaluator: Evaluator, change: Change) -> Touched:
+def touch(evaluator: Evaluator, change: Change) -> PolicyDelta:
     return evaluator.put(change) if isinstance(change, Object) else evaluator.remove(*change)
 
 

@@ -40,9 +40,9 @@ from percale.render.network.pod_veth import source_elements
 from percale.render.nft.objects import POLICY_TABLE, TableSpec, Transaction
 from percale.render.policy import base_chains as enforcing
 from percale.render.service import base_chains as balancing
-from percale.render.service.renderer import ServiceElements
+from percale.render.service.renderer import ServiceRenderer
 from percale.service.node_context import ServiceConfig
-from percale.service.resolver import ServiceTable
+from percale.service.resolver import ServiceResolver
 
 T = TypeVar("T")
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
@@ -169,7 +169,7 @@ class ServiceNode:
 
     def __init__(self, node: Node, *, masquerade_all: bool = False) -> None:
         self.node = node
-        self.table = ServiceTable(
+        self.table = ServiceResolver(
             ServiceConfig(
                 node=node.name,
                 pod_cidrs=tuple(map(ip_network, PODS.values())),
@@ -177,7 +177,7 @@ class ServiceNode:
                 masquerade_all=masquerade_all,
             )
         )
-        self.elements = ServiceElements(self.table)
+        self.elements = ServiceRenderer(self.table)
         self.elements.local_pods = frozenset(
             ip_address(each).packed for pod in node.pods for each in pod.addresses.values()
         )

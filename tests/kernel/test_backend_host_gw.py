@@ -47,7 +47,7 @@ async def test_a_peer_behind_a_router_is_skipped_and_the_others_work(fabric: Fab
     await fabric.meet(one, two, three)
     await reaches(one, two)
     assert "10.244.3.0" not in one.sh("ip route")
-    assert "192.168.2.3 and fd00:2::3 is behind a gateway" in (HostGw().problem(one.local, three.lease) or "")
+    assert "192.168.2.3 and fd00:2::3 is behind a gateway" in (HostGw().peer(one.local, three.lease).problem or "")
     assert one.problems == []
 
 
@@ -65,12 +65,11 @@ async def test_bug_one_refused_route_stalls_nothing(fabric: Fabric) -> None:
     one, two, three = [await fabric.node(n, HOST_GW, segment=s) for n, s in ((1, 1), (2, 1), (3, 2))]
     await fabric.meet(one, two)
     everywhere = replace(one.local, on_link=frozenset({ip_network("0.0.0.0/0")}))
-    (wrong,) = HostGw().peer(everywhere, three.lease)
-    one.reconciler.declare("peer/n3", [wrong])
+    one.reconciler.declare("peer/n3", HostGw().peer(everywhere, three.lease).objects[:1])
     with pytest.raises(KernelError):
         await one.reconciler.wait_applied("peer/n3")
     assert one.problems == ["peer/n3"]
-    one.reconciler.declare("peer/n4", [Route(ip_network("10.244.4.0/24"), "eth0", two.local.public_ip)])
+    one.reconciler.declare("peer/n4", [Route(ip_network("10.244.4.0/24"), "eth0", two.local.public_ips[0])])
     await one.reconciler.wait_applied("peer/n4")
     await reaches(one, two)
 

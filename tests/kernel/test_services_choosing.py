@@ -174,7 +174,7 @@ async def test_a_remembered_endpoint_that_goes_is_forgotten_and_the_others_are_n
 ) -> None:
     await world.apply(world.service(version, **staying()), world.slice(version, *ALL))
     node = world.nodes[0]
-    node.elements.left.clear()
+    node.elements.stale_affinity_maps.clear()
     clients = sources(world, version, 40)
 
     def choices() -> dict[str, str]:
@@ -184,7 +184,7 @@ async def test_a_remembered_endpoint_that_goes_is_forgotten_and_the_others_are_n
     before = choices()
     gone = before[clients[0]]
     await world.apply(world.slice(version, *(name for name in ALL if name != gone)))
-    assert await node.nft_table.prune(node.elements.left) == list(before.values()).count(gone)
+    assert await node.nft_table.prune(node.elements.stale_affinity_maps) == list(before.values()).count(gone)
     after = choices()
     assert gone not in after.values()
     assert all(after[client] == name for client, name in before.items() if name != gone)

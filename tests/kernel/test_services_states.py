@@ -14,8 +14,8 @@ from percale.model.endpoints import EndpointSlice
 from percale.model.meta import Object
 from percale.model.service import ClientIPConfig, Service, ServicePort, SessionAffinityConfig
 from percale.render.nft.objects import Transaction
-from percale.render.service.renderer import ServiceElements
-from percale.service.resolver import ServiceTable
+from percale.render.service.renderer import ServiceRenderer
+from percale.service.resolver import ServiceResolver
 from percale.service.strategies import STRATEGY_ANNOTATION
 
 LOCAL = {"internalTrafficPolicy": "Local", "externalTrafficPolicy": "Local"}
@@ -67,8 +67,8 @@ async def go(node: ServiceNode, before: list[Object], after: list[Object]) -> No
 
 def fresh(node: ServiceNode, objects: list[Object]) -> Transaction:
     """What an agent would put there that has just started."""
-    table = ServiceTable(node.table.config, objects)
-    elements = ServiceElements(table)
+    table = ServiceResolver(node.table.config, objects)
+    elements = ServiceRenderer(table)
     elements.local_pods = node.elements.local_pods
     elements.update(table.services)
     return elements.snapshot()

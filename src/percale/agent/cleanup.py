@@ -17,6 +17,7 @@ from pathlib import Path
 from percale.agent.config.settings import AgentConfig
 from percale.agent.pid_file import single_agent
 from percale.agent.state import ADDRESSES, PODS, NodeState
+from percale.backend.state_dir import BACKEND_STATE, retire_backends
 from percale.cni import conflist
 from percale.errors import KernelError, NotFound, PercaleError, StateError
 from percale.ipam.subnet_lease import MACHINE, RESERVED
@@ -37,6 +38,7 @@ def clean_up(config: AgentConfig) -> Iterator[str]:
         if (state_dir / NodeState.FILE).exists():
             yield asyncio.run(_release_lease(config, NodeState(state_dir).machine))
         yield from _kernel()
+        yield from (f"removed {path}" for path in asyncio.run(retire_backends(state_dir)))
         yield from _files(config, state_dir)
     with suppress(OSError):
         (run_dir / "agent.pid").unlink()
@@ -96,5 +98,6 @@ def _files(config: AgentConfig, state_dir: Path) -> Iterator[str]:
                 yield f"removed {path}"
     except OSError as error:
         raise StateError(f"cannot be removed: {error.strerror}", where=str(error.filename)) from error
-    with suppress(OSError):
-        state_dir.rmdir()
+    for directory in (state_dir / BACKEND_STATE, state_dir):
+        with suppress(OSError):
+            directory.rmdir()

@@ -25,6 +25,7 @@ from percale.agent.config.loader import listen_ports, service_config
 from percale.agent.config.settings import AgentConfig
 from percale.agent.context import AgentContext
 from percale.agent.logging import LineLog
+from percale.agent.network.backend_process import BackendSupervisor
 from percale.agent.network.fastpath import Fastpath
 from percale.agent.network.net_conf import configured_network
 from percale.agent.network.peers import Peers
@@ -41,6 +42,7 @@ from percale.agent.state import ADDRESSES, PODS, NodeState
 from percale.agent.watch import STORE, follow
 from percale.backend.protocol import Backend, LocalNode
 from percale.backend.registry import make_backend
+from percale.backend.state_dir import load_state
 from percale.cni import conflist
 from percale.cni.attachments import exists
 from percale.cni.records import Attachment, Records
@@ -49,6 +51,7 @@ from percale.errors import BadConfig, KernelError, StateError
 from percale.ipam.address_pool import AddressPool
 from percale.kernel import sysctl
 from percale.kernel.nftables.text_table import TextTable
+from percale.model.ip_family import Family
 from percale.model.meta import ObjectKey
 from percale.model.pod import Pod as PodObject
 from percale.model.subnet_lease import SubnetLease
@@ -57,7 +60,6 @@ from percale.render.network.base_chains import network_tables
 from percale.render.network.fastpath import FastpathConfig, FastpathPod, FastpathRoute
 from percale.render.network.masquerade import node_elements
 from percale.render.network.pod_veth import PodNetwork, free_addresses
-from percale.render.network.tunnels import tunnels_of
 from percale.render.objects import IPAddress, Sysctl
 from percale.render.service import base_chains as service_chains
 from percale.render.service import host_ports
@@ -157,6 +159,8 @@ class NodeAgent:
             tasks.create_task(follow(self._store, (SubnetLease,), self._lease_event, self._problems), name="leases")
             tasks.create_task(components.subnet_manager.follow_underlay(self._on_underlay_change), name="underlay")
             tasks.create_task(components.subnet_manager.publish(), name="publish")
+            if components.backend_supervisor is not None:
+                tasks.create_task(components.backend_supervisor.run(), name="backend")
             tasks.create_task(components.subnet_manager.renew(), name="renew")
             await self._serve_pods(components, services_attempted, exit_stack, tasks)
 
@@ -167,6 +171,8 @@ class NodeAgent:
         config, log = self._config, self._log
         network = await configured_network(config, self._store, self._problems)
         backend = make_backend(network)
+        state_dir = Path(config.stateDir)
+        await load_state(backend, state_dir)
         subnet_manager = SubnetManager(
             config,
             network=network,
@@ -177,7 +183,6 @@ class NodeAgent:
             log=log,
         )
         await subnet_manager.acquire(self._state)
-        state_dir = Path(config.stateDir)
         pool = AddressPool(state_dir / ADDRESSES, config.node, subnet_manager.subnets)
         tables = NetworkTables(
             network_tables(subnet_manager.subnets), self._problems, self._context.events, self._context.nft_table
@@ -197,7 +202,12 @@ class NodeAgent:
             log_command=self._context.log_command,
             measure=self._cni_answered,
         )
-        return NodeComponents(network, backend, subnet_manager, tables, peers, pool, self._records, cni)
+        supervisor = None
+        if backend.process is not None:
+            supervisor = BackendSupervisor(
+                backend.process, lambda: subnet_manager.local, lambda: peers.leases, self._problems
+            )
+        return NodeComponents(network, backend, supervisor, subnet_manager, tables, peers, pool, self._records, cni)
 
     async def _serve_pods(
         self,
@@ -256,7 +266,6 @@ class NodeAgent:
         self._metrics.store_events.labels(type(event).__name__.lower()).inc()
         peers, subnet_manager = self._reporter.components.peers, self._reporter.components.subnet_manager
         mine = subnet_manager.lease.lease.key
-        self._fastpath.request_sync()
         match event:
             case Snapshot():
                 leases = [obj for obj in event.objects if isinstance(obj, SubnetLease)]
@@ -270,6 +279,7 @@ class NodeAgent:
                 peers.remove(lease)
                 if lease.key == mine:
                     subnet_manager.lease_lost()
+        self._peers_changed(self._reporter.components)
 
     async def _on_underlay_change(self, local: LocalNode) -> None:
         """Another interface, address or MTU."""
@@ -278,15 +288,19 @@ class NodeAgent:
         self._declare_node(components, local)
         components.cni.network = self._pod_network(components.backend, components.subnet_manager)
         await _yield_every(components.peers.update_local(local))
+        self._peers_changed(components)
+
+    def _peers_changed(self, components: NodeComponents) -> None:
         self._fastpath.request_sync()
+        if components.backend_supervisor is not None:
+            components.backend_supervisor.request_sync()
 
     def _declare_node(self, components: NodeComponents, local: LocalNode) -> None:
-        device = tuple(components.backend.device(local))
-        self._reconciler.declare(DEVICE, (*device, *free_addresses(components.subnet_manager.subnets)))
-        self._host_ports.reserve("its tunnel", (("UDP", tunnel.port) for tunnel in tunnels_of(device)))
-        elements = node_elements(
-            components.network.networks, components.subnet_manager.subnets, device, masquerade=self._config.ipMasq
-        )
+        backend, subnets = components.backend, components.subnet_manager.subnets
+        tunnels = backend.tunnel_ends(local)
+        self._reconciler.declare(DEVICE, (*backend.device(local), *free_addresses(subnets)))
+        self._host_ports.reserve("its tunnel", (("UDP", end.port) for end in tunnels))
+        elements = node_elements(components.network.networks, subnets, tunnels, masquerade=self._config.ipMasq)
         components.tables.declare("node", elements)
         if self._config.shortcut == "auto":
             # Conntrack does not see the fast path's packets: the next one on the slow path must not count as out of window.
@@ -369,10 +383,10 @@ async def _yield_every(steps: Iterable[None]) -> None:
 
 def _forwarding(local: LocalNode) -> Iterator[Sysctl]:
     """Sysctls of a router. With IPv6 forwarding the kernel ignores router advertisements unless accept_ra is 2."""
-    if local.subnet is not None:
+    if Family.IPV4 in local.families:
         yield Sysctl("net/ipv4/ip_forward", "1")
-    if local.ipv6_subnet is not None:
-        advertised = f"net/ipv6/conf/{local.interface_v6.name}/accept_ra"
+    if (ipv6 := local.families.get(Family.IPV6)) is not None:
+        advertised = f"net/ipv6/conf/{ipv6.interface.name}/accept_ra"
         with suppress(OSError):  # no IPv6 in this kernel: the reconciler reports the next sysctl
             if sysctl.read(advertised) == "1":
                 yield Sysctl(advertised, "2")

@@ -46,7 +46,7 @@ class PolicyOnlyAgent:
             config, evaluator, problems=context.problems, metrics=context.metrics, log=log
         )
         self._foreign_pods = ForeignPodMonitor(
-            lambda: self._policy_controller.table.judged, context.reconciler, context.problems, log
+            lambda: self._policy_controller.table.selected_pods, context.reconciler, context.problems, log
         )
         self._reporter = PolicyOnlyReporter(config.node, context, self._policy_controller)
 
@@ -84,7 +84,7 @@ class PolicyOnlyReporter(StatusReporter):
 
     def _pods(self) -> list[PodFacts]:
         """Pods of this node, with or without policies."""
-        pods = self._policy_controller.evaluator.members.pods
+        pods = self._policy_controller.evaluator.selector_index.pods
         return [pod for pod in pods if pod is not None and pod.node == self._name and pod.addresses]
 
     def summary(self) -> str:

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from percale import __version__
 from percale.agent.metrics import GaugeValues, Metrics
+from percale.agent.network.backend_process import BackendSupervisor
 from percale.agent.network.peers import Peers
 from percale.agent.network.subnet_manager import UNDERLAY, SubnetManager
 from percale.agent.network.tables import NetworkTables
@@ -30,6 +31,7 @@ class NodeComponents(Struct, frozen=True):
 
     network: NetworkConfig
     backend: Backend
+    backend_supervisor: BackendSupervisor | None
     subnet_manager: SubnetManager
     tables: NetworkTables
     peers: Peers
@@ -102,7 +104,7 @@ class StatusReporter:
             backend=components.backend.type if components is not None else None,
             mtu=components.cni.network.mtu if components is not None else None,
             interface=local.interface.name if local is not None else None,
-            publicIPs=_texts((local.public_ip, local.public_ipv6)) if local is not None else (),
+            publicIPs=_texts(local.public_ips) if local is not None else (),
             networks=_texts(components.network.networks) if components is not None else (),
             subnets=_texts(components.subnet_manager.subnets) if components is not None else (),
             addresses=_addresses(components) if components is not None else (),

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from percale.backend.peer_path import paths, type_problem
-from percale.backend.protocol import LocalNode
+from percale.backend.protocol import KernelBackend, LocalNode, PeerObjects
 from percale.errors import BadConfig
 from percale.model.subnet_lease import SubnetLease
 from percale.render.objects import KernelObject
 
 
-class HostGw:
+class HostGw(KernelBackend):
     """See `Backend`."""
 
     type = "host-gw"
 
     def pod_mtu(self, node: LocalNode) -> int:
         """The interface's own, the smaller one of two."""
-        return min(node.interface.mtu, node.interface_v6.mtu)
-
-    def lease_data(self, _node: LocalNode) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-        """None needed."""
-        return None, None
+        return min(each.interface.mtu for each in node.families.values())
 
     def check(self, node: LocalNode) -> None:
         """Peers send to the public address: it must be this node's own."""
-        for address, interface in ((node.public_ip, node.interface), (node.public_ipv6, node.interface_v6)):
-            if address is not None and all(address != mine.ip for mine in interface.addresses):
+        for family in node.families.values():
+            address = family.public_ip
+            if address is not None and all(address != mine.ip for mine in family.interface.addresses):
                 raise BadConfig(
-                    f"host-gw: public address {address} is not an address of {interface.name}",
+                    f"host-gw: public address {address} is not an address of {family.interface.name}",
                     where=f"node {node.name}",
                     hint="leave out --public-ip, choose the interface with --iface, or use vxlan",
                 )
@@ -38,14 +33,15 @@ class HostGw:
         """None."""
         return ()
 
-    def peer(self, node: LocalNode, lease: SubnetLease) -> tuple[KernelObject, ...]:
-        """One route per family."""
-        if type_problem(self.type, lease) is not None:
-            return ()
-        return tuple(obj for path in paths(node, lease) if path.on_link for obj in path.direct)
-
-    def problem(self, node: LocalNode, lease: SubnetLease) -> str | None:
-        """Another backend, or a gateway in between."""
-        away = [str(path.gateway) for path in paths(node, lease) if not path.on_link]
-        beyond = f"{' and '.join(away)} is behind a gateway: host-gw needs all nodes on one network segment; use vxlan"
-        return type_problem(self.type, lease) or (beyond if away else None)
+    def peer(self, node: LocalNode, lease: SubnetLease) -> PeerObjects:
+        """One route per family. Its problem: another backend, or a gateway in between."""
+        if (other := type_problem(self.type, lease)) is not None:
+            return PeerObjects(problem=other)
+        found = list(paths(node, lease))
+        near = [path for path in found if path.on_link]
+        away = " and ".join(str(path.gateway) for path in found if not path.on_link)
+        return PeerObjects(
+            tuple(path.direct for path in near),
+            tuple(path.gateway for path in near),
+            f"{away} is behind a gateway: host-gw needs all nodes on one network segment; use vxlan" if away else None,
+        )

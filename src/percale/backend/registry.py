@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from percale.backend.host_gw import HostGw
 from percale.backend.protocol import Backend
 from percale.backend.vxlan import VxlanBackend
 from percale.errors import BadNetworkConfig
-from percale.model.backend_options import HostGwOptions, VxlanOptions
 from percale.model.netconf import NetworkConfig
+
+BACKENDS: dict[str, Callable[[Any], Backend]] = {
+    "vxlan": VxlanBackend,
+    "host-gw": lambda _options: HostGw(),
+}
+"""By flannel's `Backend.Type`; each takes its options of `model/backend_options.py`."""
 
 
 def make_backend(config: NetworkConfig, where: str = "") -> Backend:
     """Raises BadNetworkConfig for a backend of flannel's that is not here; `where` is the configuration's place."""
-    match config.options:
-        case VxlanOptions():
-            return VxlanBackend(config.options)
-        case HostGwOptions():
-            return HostGw()
-    raise BadNetworkConfig(
-        f'backend "{config.backend_type}" is not available',
-        where=f"{where}: Backend.Type" if where else "Backend.Type",
-        hint="use vxlan or host-gw",
-    )
+    make = BACKENDS.get(config.backend_type)
+    if make is None:
+        raise BadNetworkConfig(
+            f'backend "{config.backend_type}" is not available',
+            where=f"{where}: Backend.Type" if where else "Backend.Type",
+            hint=f"use {' or '.join(BACKENDS)}",
+        )
+    return make(config.options)

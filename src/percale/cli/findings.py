@@ -12,7 +12,7 @@ from msgspec import Struct
 from percale.errors import BadManifest, BadManifests, BadNetworkConfig
 from percale.lab.spec.topology import Lab
 from percale.model.kinds import KINDS, kinds_of
-from percale.model.manifest.decode import Found, Source, decode_manifest
+from percale.model.manifest.decode import ManifestEntry, Source, decode_manifest
 from percale.model.manifest.files import Document
 from percale.model.meta import ObjectKey
 
@@ -67,13 +67,13 @@ def tell(findings: Sequence[Finding], subject: str, output: str, summary: str) -
     click.echo(summary)
 
 
-def decoded(documents: Sequence[Document]) -> tuple[list[Finding], list[Found]]:
+def decoded(documents: Sequence[Document]) -> tuple[list[Finding], list[ManifestEntry]]:
     """All errors of all files, and the objects of those that have none."""
     errors: list[Finding] = []
-    found: list[Found] = []
+    found: list[ManifestEntry] = []
     for file, text in documents:
         try:
-            found += decode_manifest(text.encode(), file, kinds={**KINDS, **kinds_of(Lab)}).found
+            found += decode_manifest(text.encode(), file, kinds={**KINDS, **kinds_of(Lab)}).entries
         except BadManifest as error:
             errors += errors_of(error, file)
     return [*errors, *_twins(found)], found
@@ -89,7 +89,7 @@ def errors_of(error: BadManifest | BadNetworkConfig, file: str) -> list[Finding]
     ]
 
 
-def _twins(found: Iterable[Found]) -> Iterator[Finding]:
+def _twins(found: Iterable[ManifestEntry]) -> Iterator[Finding]:
     """Objects that two files have."""
     first: dict[tuple[str, ObjectKey], Source] = {}
     for each in found:

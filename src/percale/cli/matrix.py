@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from percale.explain.matrix.matrix import Matrix
     from percale.explain.matrix.port_space import PortSpace
     from percale.policy.rule_terms import PortSpan
-    from percale.policy.verdict import Decision, Party
+    from percale.policy.verdict import Decision, FlowEnd
 
 
 _MOST_ROWS = 40
@@ -141,7 +141,7 @@ def _sides(
     from percale.policy.evaluator import Evaluator
 
     evaluators = [Evaluator(world.objects) for world in worlds]
-    there = {pod.namespace for evaluator in evaluators for pod in evaluator.members.pods if pod is not None}
+    there = {pod.namespace for evaluator in evaluators for pod in evaluator.selector_index.pods if pod is not None}
     for namespace in namespaces:
         if namespace not in there:
             known = f"there are {', '.join(sorted(there))}" if there else "there are no pods at all"
@@ -242,7 +242,7 @@ class _Places:
         self.policy_place = world.policy_place
 
 
-def _because(decision: Decision, flow: tuple[Party, Party], places: _Places) -> str:
+def _because(decision: Decision, flow: tuple[FlowEnd, FlowEnd], places: _Places) -> str:
     """`ingress allowed by np:ns/name#ingress[0] (file:line)`."""
     from percale.explain.why.text import reason
 

@@ -1,7 +1,7 @@
 """Services as one node sees them, from manifests or from a lab that runs. Called by the commands that are about Services.
 
 files ─ worlds.load ─▶ objects ─ played (controllers, where there were none) ─┐
-lab ─ worlds.load ─▶ objects ─────────────────────────────────────────────────┼▶ ServiceTable
+lab ─ worlds.load ─▶ objects ─────────────────────────────────────────────────┼▶ ServiceResolver
 what the command line says, else the lab's agent.yaml, else the Nodes ─▶ ServiceConfig ┘
 """
 
@@ -17,12 +17,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from percale.cli.worlds import World, load
-from percale.controllers.offline import played
+from percale.controllers.offline import with_generated_slices
 from percale.errors import BadInput, NotFound
 from percale.explain.why.masquerade_addresses import Face
 from percale.lab.run_dir import locate
 from percale.model.addresses import Network
-from percale.model.backend_options import VxlanOptions
 from percale.model.endpoints import SERVICE_LABEL, Endpoints, EndpointSlice
 from percale.model.manifest.decode import DEFAULT_NAMESPACE
 from percale.model.meta import Object, ObjectKey
@@ -32,7 +31,7 @@ from percale.model.pod import Pod
 from percale.model.service import Service
 from percale.model.subnet_lease import SubnetLease
 from percale.service.node_context import ServiceConfig, facts_of_node
-from percale.service.resolver import ServiceTable
+from percale.service.resolver import ServiceResolver
 
 NO_NODE = ""
 """As a node's name: nothing is on it, and no hint is for it."""
@@ -72,21 +71,21 @@ class ServiceWorld(Struct, frozen=True, dict=True):
         machines = (each for each in self.objects if isinstance(each, Node) and each.metadata.name == node)
         own = [Face(address, node) for each in machines for address in facts_of_node(each).addresses]
         options = self.network.options if self.network is not None else None
-        if not isinstance(options, VxlanOptions):
+        if options is None or not options.has_device:
             return own
         specs = (each.spec for each in self.objects if isinstance(each, SubnetLease) and each.spec.node == node)
-        subnets = (net for spec in specs for net in (spec.subnet, spec.ipv6Subnet) if net is not None)
+        subnets = (net for spec in specs for net in spec.subnets)
         tunnel = [Face(net.network_address.packed, node, is_tunnel=True) for net in subnets]
-        return [*own, *tunnel] if options.direct_routing else tunnel
+        return [*own, *tunnel] if options.uses_underlay_routes else tunnel
 
-    def table(self, node: str) -> ServiceTable:
+    def table(self, node: str) -> ServiceResolver:
         """Of all Services, as this node has it."""
-        return ServiceTable(replace(self.config, node=node), self.objects)
+        return ServiceResolver(replace(self.config, node=node), self.objects)
 
-    def table_of(self, service: Service, node: str) -> ServiceTable:
+    def table_of(self, service: Service, node: str) -> ServiceResolver:
         """The same of one Service, as if there were no other."""
         nodes = (each for each in self.objects if isinstance(each, Node | SubnetLease))
-        return ServiceTable(replace(self.config, node=node), (*nodes, service, *self.behind.get(service.key, ())))
+        return ServiceResolver(replace(self.config, node=node), (*nodes, service, *self.behind.get(service.key, ())))
 
     def node(self, asked: str | None) -> str:
         """The node that is asked for, else the first one. Raises BadInput when there are nodes, but not this one."""
@@ -126,7 +125,7 @@ def settled(world: World, lab: str | None, said: ServiceConfig | None = None) ->
         config, network = _of_lab(lab, world.objects)
         return ServiceWorld(_merged(said, config), world.objects, network)
     config = said if said.pod_cidrs else replace(said, pod_cidrs=pod_networks(world.objects))
-    return ServiceWorld(config, tuple(played(world.objects, config.service_cidrs)))
+    return ServiceWorld(config, tuple(with_generated_slices(world.objects, config.service_cidrs)))
 
 
 def _merged(said: ServiceConfig, lab: ServiceConfig) -> ServiceConfig:

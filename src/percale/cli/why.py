@@ -100,7 +100,7 @@ class _Question(Struct, frozen=True):
         from percale.errors import BadInput
         from percale.explain.why.through_service import service_at
         from percale.model.service import Service
-        from percale.service.service_ports import spelled_endpoint
+        from percale.service.service_ports import format_endpoint
 
         if not any(isinstance(each, Service) for each in self.world.objects):
             return
@@ -109,7 +109,7 @@ class _Question(Struct, frozen=True):
                 found = service_at(settled(self.world, self.lab).objects, party.address, number, protocol)
                 if found is not None:
                     name, own = found
-                    at, service = spelled_endpoint(party.address, number), f"{name.namespace}/{name.service}"
+                    at, service = format_endpoint(party.address, number), f"{name.namespace}/{name.service}"
                     hint = f"ask for svc/{service}:{name.port or own}"
                     raise BadInput(f"{at}/{protocol} leads to Service {service}", hint=hint)
 

@@ -26,7 +26,7 @@ from percale.lab.spec.topology import Lab
 from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
 from percale.model.condition import Condition
 from percale.model.kinds import KINDS, kinds_of
-from percale.model.manifest.decode import Found, Source, decode_manifest, field_line
+from percale.model.manifest.decode import ManifestEntry, Source, decode_manifest, field_line
 from percale.model.manifest.files import read
 from percale.model.manifest.json_text import read_json_text
 from percale.model.meta import Object, ObjectKey
@@ -131,13 +131,13 @@ def _differs(obj: Object, old: Object | None) -> bool:
 # Reading
 
 
-def _from_files(files: Sequence[str]) -> list[Found]:
-    found: list[Found] = []
+def _from_files(files: Sequence[str]) -> list[ManifestEntry]:
+    found: list[ManifestEntry] = []
     first: dict[Identity, Source] = {}
     for file, text in read(files):
         if _is_bare_network(text):
             continue
-        for each in decode_manifest(text.encode(), file, kinds=_KINDS).found:
+        for each in decode_manifest(text.encode(), file, kinds=_KINDS).entries:
             earlier = first.setdefault(_identity(each.object), each.source)
             if earlier is not each.source:
                 what = f"{each.object.KIND} {each.object.key} is in {earlier} too"
@@ -157,14 +157,14 @@ def _is_bare_network(text: str) -> bool:
     return "kind" not in document and any(key.lower() in ("network", "ipv6network") for key in document)
 
 
-def _from_lab(name: str) -> list[Found]:
+def _from_lab(name: str) -> list[ManifestEntry]:
     place = locate(name)
     items: list[dict[str, Any]] = []
     for kind in _LAB_KINDS:
         answer = ask(place, "get", kind=kind, name=None, namespace=None, everywhere=True, wide=False, selector="")
         items += answer["objects"]
     document = json.dumps({"apiVersion": "v1", "kind": "List", "items": items}).encode()
-    return list(decode_manifest(document, f"lab {name}", kinds=_KINDS).found)
+    return list(decode_manifest(document, f"lab {name}", kinds=_KINDS).entries)
 
 
 # Pods of workloads
@@ -207,16 +207,16 @@ def _pods_of(maker: Workload, nodes: Sequence[Node]) -> Iterator[Object]:
     """As the lab's controller makes them; a DaemonSet without nodes has one pod."""
     match maker:
         case Deployment():
-            world = Workloads(deployments=[maker], most=_MOST_PODS)
+            world = Workloads(deployments=[maker], max_created=_MOST_PODS)
         case ReplicaSet():
-            world = Workloads(replica_sets=[maker], most=_MOST_PODS)
+            world = Workloads(replica_sets=[maker], max_created=_MOST_PODS)
         case StatefulSet():
-            world = Workloads(stateful_sets=[maker], most=_MOST_PODS)
+            world = Workloads(stateful_sets=[maker], max_created=_MOST_PODS)
         case DaemonSet():
             anywhere = Node(metadata=replace(maker.metadata, labels=dict(maker.spec.template.spec.nodeSelector)))
             world = Workloads(daemon_sets=[maker], nodes=nodes or [anywhere])
         case Job():
-            world = Workloads(jobs=[maker], most=_MOST_PODS)
+            world = Workloads(jobs=[maker], max_created=_MOST_PODS)
     return (write.object for write in workloads.plan(world) if isinstance(write, Create))
 
 

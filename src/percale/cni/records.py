@@ -21,7 +21,7 @@ from msgspec import Struct
 from percale.cni.requests import KubernetesPod
 from percale.errors import StateError
 from percale.ipam.address_pool import Owner
-from percale.model.manifest.json_text import decoded
+from percale.model.manifest.json_text import decode_json
 from percale.render.network.pod_veth import Limit, PodWires
 from percale.render.service.host_ports import HostPort, Protocol
 
@@ -93,7 +93,7 @@ class Records:
         container, _, ifname = path.stem.partition("@")
         owner = Owner(container, ifname)
         try:
-            self._attachments[owner] = _attachment(owner, decoded(_DECODER, path.read_bytes()))
+            self._attachments[owner] = _attachment(owner, decode_json(_DECODER, path.read_bytes()))
         except ValueError as error:
             self._damaged[owner] = StateError(
                 f"damaged: {error}", where=str(path), hint="delete the pod, or remove the file once it is gone"

@@ -22,7 +22,7 @@ from percale.cni.results import (
     CniError,
 )
 from percale.ipam.address_pool import Owner
-from percale.model.manifest.json_text import decoded
+from percale.model.manifest.json_text import decode_json
 from percale.model.meta import ObjectKey
 from percale.render.network.pod_veth import Limit, Wiring
 from percale.render.objects import IPAddress
@@ -167,7 +167,7 @@ _CONFIGURATION = msgspec.json.Decoder(dict[str, Any])
 
 def _decode(configuration: bytes) -> dict[str, Any]:
     try:
-        return decoded(_CONFIGURATION, configuration)
+        return decode_json(_CONFIGURATION, configuration)
     except msgspec.DecodeError as error:
         raise CniError(UNDECODABLE, f"the network configuration is not a JSON object: {error}") from error
 

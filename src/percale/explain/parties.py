@@ -19,8 +19,8 @@ from percale.model.selector import LabelSelector, LabelSelectorRequirement
 from percale.policy.compiler import CompiledRule
 from percale.policy.evaluator import Evaluator
 from percale.policy.flow_match import is_peer
-from percale.policy.rule_terms import EVERYTHING, Block, Peer, Term
-from percale.policy.verdict import Party
+from percale.policy.rule_terms import EVERYTHING, Block, Peer, PodSelectorTerm
+from percale.policy.verdict import FlowEnd
 
 Row: TypeAlias = npt.NDArray[np.bool_]
 """One truth value a party."""
@@ -59,7 +59,7 @@ def outside(evaluators: Iterable[Evaluator]) -> list[Outside]:
     cuts: dict[int, set[int]] = {}
     taken: set[bytes] = set()
     for evaluator in evaluators:
-        taken.update(evaluator.cluster.leased)
+        taken.update(evaluator.node_index.lease_addresses)
         for party in insiders(evaluator):
             taken.add(party.address)
             cuts.setdefault(len(party.address), {0})
@@ -70,15 +70,15 @@ def outside(evaluators: Iterable[Evaluator]) -> list[Outside]:
     return [each for size, firsts in sorted(cuts.items()) for each in _between(sorted(firsts), size, taken)]
 
 
-def insiders(evaluator: Evaluator) -> Iterator[Party]:
+def insiders(evaluator: Evaluator) -> Iterator[FlowEnd]:
     """Pods, then nodes, an entry for each address. Pods in their node's network are their node."""
-    for pod in evaluator.members.pods:
+    for pod in evaluator.selector_index.pods:
         if pod is not None:
             for address in pod.addresses:
-                yield Party(address, pod)
-    for node, addresses in evaluator.cluster.addresses.items():
+                yield FlowEnd(address, pod)
+    for node, addresses in evaluator.node_index.addresses.items():
         for address in addresses:
-            party = evaluator.party(address)
+            party = evaluator.flow_end(address)
             if party.node == node:
                 yield party
 
@@ -86,7 +86,7 @@ def insiders(evaluator: Evaluator) -> Iterator[Party]:
 def _named_ranges(evaluator: Evaluator) -> Iterator[tuple[bytes, bytes]]:
     for block in blocks_of(evaluator):
         yield from _ends(block)
-    for addresses in evaluator.cluster.names.values():
+    for addresses in evaluator.node_index.resolved_names.values():
         yield from ((address, address) for address in addresses)
 
 
@@ -113,7 +113,7 @@ class Parties:
 
     def __init__(self, evaluator: Evaluator, outside: Iterable[Outside]) -> None:
         self._evaluator = evaluator
-        self.all: list[Party] = [*insiders(evaluator), *(Party(each.sample) for each in outside)]
+        self.all: list[FlowEnd] = [*insiders(evaluator), *(FlowEnd(each.sample) for each in outside)]
         self._pods = [party.pod for party in self.all if party.pod is not None]
         """They come first."""
         spaces = {pod.namespace: None for pod in self._pods}
@@ -140,12 +140,12 @@ class Parties:
         row = np.zeros(len(self), np.bool_)
         for peer in peers:
             match peer:
-                case Term():
+                case PodSelectorTerm():
                     row |= self.term(peer)
                 case Block():
                     self._mark(row, peer)
                 case _:
-                    members, cluster = self._evaluator.members, self._evaluator.cluster
+                    members, cluster = self._evaluator.selector_index, self._evaluator.node_index
                     row |= np.fromiter(
                         (is_peer(peer, party, members, cluster, denies=denies) for party in self.all),
                         np.bool_,
@@ -153,7 +153,7 @@ class Parties:
                     )
         return row
 
-    def _term(self, term: Term) -> Row:
+    def _term(self, term: PodSelectorTerm) -> Row:
         """The pods that these selectors mean."""
         row = np.zeros(len(self), np.bool_)
         row[: len(self._pods)] = self._in_namespaces(term.namespaces) & self._selected(term.pods)
@@ -166,7 +166,7 @@ class Parties:
         return self._spaces(namespaces)
 
     def _meant_namespaces(self, selector: LabelSelector) -> Row:
-        labels_of = self._evaluator.members.labels_of
+        labels_of = self._evaluator.selector_index.labels_of
         meant = np.fromiter((selector.matches(labels_of(name)) for name in self._namespaces), np.bool_)
         return meant[self._home]
 

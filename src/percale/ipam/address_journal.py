@@ -15,7 +15,7 @@ from typing import TypeAlias
 import msgspec
 
 from percale.errors import StateError
-from percale.model.manifest.json_text import decoded
+from percale.model.manifest.json_text import decode_json
 
 
 class Allocated(msgspec.Struct, frozen=True, tag_field="do", tag="allocate", omit_defaults=True):
@@ -68,7 +68,7 @@ class Journal:
         for number, line in enumerate(content[: self._length].split(b"\n")[:-1], start=1):
             place = f"{self._path}:{number}"
             try:
-                yield place, decoded(_DECODER, line)
+                yield place, decode_json(_DECODER, line)
             except msgspec.DecodeError as error:
                 raise corrupt(place, str(error)) from error
 

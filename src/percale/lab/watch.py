@@ -30,7 +30,7 @@ from percale.lab.run_dir import LabPlace, require_running
 _REFRESH = 0.5
 """Seconds between two questions for names."""
 _OTHER_NODE = 0.5
-"""Seconds that what the source's node allows waits for the word of the destination's."""
+"""Seconds that an allowed connection waits for the verdict of the other end's node."""
 _SAME = 120.0
 """Seconds for which a connection that is tried again is the same: longer than TCP's own attempts."""
 _MOST_REMEMBERED = 10_000
@@ -74,7 +74,7 @@ class LeftOut(Struct, frozen=True):
 
 
 class _Held(Struct, frozen=True):
-    """Allowed where it began; the destination's node has not spoken yet."""
+    """Allowed on one node; the other end's node has not reported its verdict yet."""
 
     judged: TracedVerdict
     node: str
@@ -96,8 +96,10 @@ class Merging:
             return
         held = self._held.pop(which, None)
         if held is not None and held.node != node:
+            if self._node_of(judged.destination) == held.node:  # its socket was read first
+                node, judged, held = held.node, held.judged, _Held(judged, node, now)
             judged = replace(judged, rules=(*held.judged.rules, *judged.rules))
-        elif judged.allowed and self._goes_on(node, judged):
+        elif judged.allowed and self._has_other_node(node, judged):
             self._held[which] = held or _Held(judged, node, now)
             return
         self._remember(which, now)
@@ -110,10 +112,14 @@ class Merging:
             self._remember(which, now)
             yield held.node, held.judged
 
-    def _goes_on(self, node: str, judged: TracedVerdict) -> bool:
-        """To a pod on another node, which judges as well."""
-        target = self._names(judged.destination)
-        return target is not None and target.node not in ("", node)
+    def _has_other_node(self, node: str, judged: TracedVerdict) -> bool:
+        """Whether an end is a pod on another node, which evaluates the connection as well. Nodes are read in any order."""
+        return not {self._node_of(judged.source), self._node_of(judged.destination)} <= {"", node}
+
+    def _node_of(self, address: bytes) -> str:
+        """The node of a pod; "" for others."""
+        name = self._names(address)
+        return name.node if name is not None else ""
 
     def _remember(self, which: tuple[object, ...], now: float) -> None:
         self._seen[which] = now

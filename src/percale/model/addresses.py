@@ -1,4 +1,4 @@
-"""Addresses and networks as manifests spell them, checked once where they are decoded."""
+"""Addresses and networks in manifests, checked once when they are decoded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _is_port = re.compile(r"[0-9]{1,5}", re.ASCII).fullmatch
 
 
 def port_number(text: str) -> int | None:
-    """1 to 65535 in decimal digits; None: something else is written there."""
+    """A port number of 1 to 65535 in decimal digits; None for any other text."""
     number = int(text) if _is_port(text) else 0
     return number if 0 < number <= 65535 else None
 

@@ -6,8 +6,7 @@ A backend of a later issue is here already, so that its configuration is read an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
@@ -18,8 +17,27 @@ Mtu = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Seconds = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
 
-class VxlanOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="pascal"):
-    """Option names as in net-conf.json."""
+class BackendOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="pascal"):
+    """Option names as in net-conf.json, and what follows from them for all nodes alike."""
+
+    has_device: ClassVar[bool] = False
+    """Packets to peers leave by a device of its own, which has the first address of the node's subnet."""
+
+    @property
+    def uses_underlay_routes(self) -> bool:
+        """Packets to some peers leave by the underlay's interface, as they are."""
+        return not self.has_device
+
+    @property
+    def tunnel_ports(self) -> tuple[int, ...]:
+        """The UDP ports at which nodes take what is in a packet for a node's or a pod's own."""
+        return ()
+
+
+class VxlanOptions(BackendOptions, frozen=True):
+    """`port` is the kernel's default, not IANA's."""
+
+    has_device = True
 
     vni: Vni = msgspec.field(default=1, name="VNI")
     port: Port = 8472
@@ -28,26 +46,45 @@ class VxlanOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
     learning: bool = False
     direct_routing: bool = False
 
+    @property
+    def uses_underlay_routes(self) -> bool:
+        return self.direct_routing
 
-class HostGwOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    @property
+    def tunnel_ports(self) -> tuple[int, ...]:
+        return (self.port,)
+
+
+class HostGwOptions(BackendOptions, frozen=True):
     """None."""
 
 
-class UdpOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="pascal"):
+class UdpOptions(BackendOptions, frozen=True):
     """The port of flannel's userspace tunnel."""
 
+    has_device = True
     port: Port = 8285
 
+    @property
+    def tunnel_ports(self) -> tuple[int, ...]:
+        return (self.port,)
 
-class IpipOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="pascal"):
+
+class IpipOptions(BackendOptions, frozen=True):
     """Peers without a gateway in between get a plain route when DirectRouting is on."""
 
+    has_device = True
     direct_routing: bool = False
 
+    @property
+    def uses_underlay_routes(self) -> bool:
+        return self.direct_routing
 
-class WireguardOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="pascal"):
+
+class WireguardOptions(BackendOptions, frozen=True):
     """`PSK` is base64 of 32 bytes."""
 
+    has_device = True
     listen_port: Port = 51820
     listen_port_v6: Port = msgspec.field(default=51821, name="ListenPortV6")
     mtu: Mtu = msgspec.field(default=0, name="MTU")
@@ -55,8 +92,12 @@ class WireguardOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     persistent_keepalive_interval: Seconds = 0
     mode: Literal["separate", "auto", "ipv4", "ipv6"] = "separate"
 
+    @property
+    def tunnel_ports(self) -> tuple[int, ...]:
+        return (self.listen_port, self.listen_port_v6) if self.mode == "separate" else (self.listen_port,)
 
-class IpsecOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="pascal"):
+
+class IpsecOptions(BackendOptions, frozen=True):
     """`PSK` is required by the backend."""
 
     psk: Annotated[str, msgspec.Meta(min_length=96)] = msgspec.field(name="PSK")
@@ -64,11 +105,11 @@ class IpsecOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
     esp_proposal: str = msgspec.field(default="aes128gcm16-sha256-prfsha256-ecp256", name="ESPProposal")
 
 
-class AllocOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class AllocOptions(BackendOptions, frozen=True):
     """None."""
 
 
-class ExtensionOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="pascal"):
+class ExtensionOptions(BackendOptions, frozen=True):
     """Shell commands of the operator's own."""
 
     pre_startup_command: str = ""
@@ -77,18 +118,7 @@ class ExtensionOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     subnet_remove_command: str = ""
 
 
-BackendOptions: TypeAlias = (
-    VxlanOptions
-    | HostGwOptions
-    | UdpOptions
-    | IpipOptions
-    | WireguardOptions
-    | IpsecOptions
-    | AllocOptions
-    | ExtensionOptions
-)
-
-OPTIONS: Mapping[str, type[BackendOptions]] = {
+OPTIONS: dict[str, type[BackendOptions]] = {
     "vxlan": VxlanOptions,
     "host-gw": HostGwOptions,
     "udp": UdpOptions,
@@ -98,6 +128,12 @@ OPTIONS: Mapping[str, type[BackendOptions]] = {
     "alloc": AllocOptions,
     "extension": ExtensionOptions,
 }
+
+
+def guarded_ports(options: BackendOptions) -> tuple[int, ...]:
+    """The UDP ports of tunnels between nodes; without any, vxlan's: a cluster's other nodes may have another backend yet."""
+    return options.tunnel_ports or VxlanOptions().tunnel_ports
+
 
 REMOVED = frozenset({"gce", "aws-vpc", "ali-vpc", "tencent-vpc"})
 """flannel's cloud backends: gone or going, but still in people's configurations."""

@@ -1,7 +1,7 @@
-"""A ClusterNetworkPolicy: what administrators allow or deny before and after all NetworkPolicies. Source: v1alpha2 of its API.
+"""A ClusterNetworkPolicy: administrators' rules before and after all NetworkPolicies. Source: v1alpha2 of its API.
 
-What is not there is None or an empty tuple. A peer (or protocol) with a field that only a newer API knows has none of its
-fields here: `known` is False, and its rule must fail closed. One without any field is refused when it is decoded.
+Absent fields are None or an empty tuple. A peer or protocol that has only fields of a newer API has no field set here: `known`
+is False, and its rule must fail closed. Validation rejects one without any field.
 """
 
 from __future__ import annotations
@@ -18,41 +18,41 @@ Action: TypeAlias = Literal["Accept", "Deny", "Pass"]
 
 
 class NamespacedPod(Part, frozen=True, kw_only=True):
-    """Pods of the namespaces that the first selector means; an empty selector means all."""
+    """Pods by labels, in the namespaces that `namespaceSelector` selects; empty selectors select all."""
 
     namespaceSelector: LabelSelector = LabelSelector()
     podSelector: LabelSelector = LabelSelector()
 
 
 class ClusterNetworkPolicySubject(Part, frozen=True, kw_only=True):
-    """Exactly one of its fields is there. Pods with hostNetwork are never meant."""
+    """Exactly one field is set. Pods with hostNetwork are never selected."""
 
     namespaces: LabelSelector | None = None
     pods: NamespacedPod | None = None
 
 
 class PortRange(Part, frozen=True, kw_only=True):
-    """Both ends are in it, and `start` < `end`."""
+    """Both ends included; `start` < `end`."""
 
     start: PortNumber
     end: PortNumber
 
 
 class Port(Part, frozen=True, kw_only=True):
-    """Exactly one of its fields is there."""
+    """Exactly one field is set."""
 
     number: PortNumber | None = None
     range: PortRange | None = None
 
 
 class ProtocolPorts(Part, frozen=True, kw_only=True):
-    """What `tcp`, `udp` and `sctp` hold."""
+    """The value of `tcp`, `udp` and `sctp`."""
 
     destinationPort: Port | None = None
 
 
 class ClusterNetworkPolicyProtocol(Part, frozen=True, kw_only=True):
-    """Exactly one of its fields is there. A name is looked up in the destination pod's containers."""
+    """Exactly one field is set. `destinationNamedPort` is the name of a container port of the destination pod."""
 
     tcp: ProtocolPorts | None = None
     udp: ProtocolPorts | None = None
@@ -65,7 +65,7 @@ class ClusterNetworkPolicyProtocol(Part, frozen=True, kw_only=True):
 
 
 class ClusterNetworkPolicyIngressPeer(Part, frozen=True, kw_only=True):
-    """Exactly one of its fields is there. Pods with hostNetwork are never meant."""
+    """Exactly one field is set. Pods with hostNetwork are never selected."""
 
     namespaces: LabelSelector | None = None
     pods: NamespacedPod | None = None
@@ -76,14 +76,14 @@ class ClusterNetworkPolicyIngressPeer(Part, frozen=True, kw_only=True):
 
 
 class ClusterNetworkPolicyEgressPeer(Part, frozen=True, kw_only=True):
-    """Exactly one of its fields is there. `nodes` are the nodes' addresses; `networks` match pods' addresses too."""
+    """Exactly one field is set. `nodes` matches the nodes' addresses; `networks` matches pods' addresses too."""
 
     namespaces: LabelSelector | None = None
     pods: NamespacedPod | None = None
     nodes: LabelSelector | None = None
     networks: tuple[str, ...] = ()
     domainNames: tuple[str, ...] = ()
-    """`*.example.org`: all names below it, and not itself. Only in Accept rules."""
+    """`*.example.org` matches all its subdomains, not itself. Only in Accept rules."""
 
     @property
     def known(self) -> bool:
@@ -96,7 +96,7 @@ _UNKNOWN_DESTINATION = ClusterNetworkPolicyEgressPeer()
 
 
 class ClusterNetworkPolicyIngressRule(Part, frozen=True, kw_only=True):
-    """No protocols: all traffic, ICMP too."""
+    """Without `protocols`: all traffic, ICMP too."""
 
     action: Action
     from_: tuple[ClusterNetworkPolicyIngressPeer, ...] = msgspec.field(name="from")
@@ -105,7 +105,7 @@ class ClusterNetworkPolicyIngressRule(Part, frozen=True, kw_only=True):
 
 
 class ClusterNetworkPolicyEgressRule(Part, frozen=True, kw_only=True):
-    """No protocols: all traffic, ICMP too."""
+    """Without `protocols`: all traffic, ICMP too."""
 
     action: Action
     to: tuple[ClusterNetworkPolicyEgressPeer, ...]
@@ -114,7 +114,7 @@ class ClusterNetworkPolicyEgressRule(Part, frozen=True, kw_only=True):
 
 
 class ClusterNetworkPolicySpec(Part, frozen=True, kw_only=True):
-    """A lower `priority` comes first in its tier; within a policy, rules in their order; the first that matches decides."""
+    """A lower `priority` comes first in its tier; within a policy, rules in their order; the first match decides."""
 
     tier: Literal["Admin", "Baseline"]
     priority: Integer

@@ -9,7 +9,7 @@ from percale.model.meta import Part
 
 
 class Condition(Part, frozen=True, kw_only=True):
-    """`type` is what is said (`Ready`), `status` whether it is so."""
+    """`type` is for example `Ready`; `status` is whether it holds."""
 
     type: str
     status: Literal["True", "False", "Unknown"]
@@ -19,5 +19,5 @@ class Condition(Part, frozen=True, kw_only=True):
 
 
 def holds(conditions: Iterable[Condition], condition_type: str) -> bool:
-    """The condition is there and true."""
+    """Whether the condition is present and true."""
     return any(condition.type == condition_type and condition.status == "True" for condition in conditions)

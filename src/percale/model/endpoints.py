@@ -1,4 +1,4 @@
-"""Behind a Service: EndpointSlice, and its older form, Endpoints."""
+"""The endpoints of a Service: EndpointSlice and its predecessor Endpoints."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from percale.model.meta import Integer, Object, Part
 from percale.model.pod import Protocol
 
 SERVICE_LABEL = "kubernetes.io/service-name"
-"""A slice's label that names its Service."""
+"""Label of a slice: the name of its Service."""
 
 MANAGER_LABEL = "endpointslice.kubernetes.io/managed-by"
-"""A slice's label that names the controller that wrote it."""
+"""Label of a slice: the controller that manages it."""
 
 SKIP_MIRROR_LABEL = "endpointslice.kubernetes.io/skip-mirror"
-"""`"true"` on an Endpoints object: it is not mirrored into slices."""
+"""Label of an Endpoints object: `"true"` excludes it from mirroring into slices."""
 
 
 class ObjectReference(Part, frozen=True, kw_only=True):
-    """The pod behind an address."""
+    """The pod of an endpoint."""
 
     kind: str | None = None
     namespace: str | None = None
@@ -27,7 +27,7 @@ class ObjectReference(Part, frozen=True, kw_only=True):
 
 
 class EndpointPort(Part, frozen=True, kw_only=True):
-    """`name` is that of the Service's port."""
+    """`name` is that of the Service port."""
 
     name: str | None = None
     port: Integer | None = None
@@ -36,7 +36,7 @@ class EndpointPort(Part, frozen=True, kw_only=True):
 
 
 class EndpointConditions(Part, frozen=True, kw_only=True):
-    """None: unknown, which Kubernetes takes for ready, serving and not terminating."""
+    """None is unknown, which means ready, serving and not terminating."""
 
     ready: bool | None = None
     serving: bool | None = None
@@ -56,14 +56,14 @@ class ForNode(Part, frozen=True, kw_only=True):
 
 
 class EndpointHints(Part, frozen=True, kw_only=True):
-    """Who should use the endpoint. Nodes come before zones."""
+    """Whose clients should use the endpoint. Nodes take precedence over zones."""
 
     forNodes: tuple[ForNode, ...] = ()
     forZones: tuple[ForZone, ...] = ()
 
 
 class Endpoint(Part, frozen=True, kw_only=True):
-    """One pod; its first address counts."""
+    """One pod; only its first address is used."""
 
     addresses: tuple[str, ...] = ()
     conditions: EndpointConditions = EndpointConditions()
@@ -75,7 +75,7 @@ class Endpoint(Part, frozen=True, kw_only=True):
 
 
 class EndpointSlice(Object, frozen=True, kw_only=True):
-    """Some of a Service's endpoints, of one address family."""
+    """Some endpoints of a Service, of one address family."""
 
     API_VERSION: ClassVar[str] = "discovery.k8s.io/v1"
     KIND: ClassVar[str] = "EndpointSlice"
@@ -95,7 +95,7 @@ class EndpointAddress(Part, frozen=True, kw_only=True):
 
 
 class EndpointSubset(Part, frozen=True, kw_only=True):
-    """Every address with every port."""
+    """The product of addresses and ports."""
 
     addresses: tuple[EndpointAddress, ...] = ()
     notReadyAddresses: tuple[EndpointAddress, ...] = ()
@@ -103,7 +103,7 @@ class EndpointSubset(Part, frozen=True, kw_only=True):
 
 
 class Endpoints(Object, frozen=True, kw_only=True):
-    """Named as its Service."""
+    """Has the name of its Service."""
 
     API_VERSION: ClassVar[str] = "v1"
     KIND: ClassVar[str] = "Endpoints"

@@ -1,4 +1,4 @@
-"""An Event: what a component has to say about an object, for whoever describes it. Source: API core/v1 Event."""
+"""An Event: a component's report about an object. Source: API core/v1 Event."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ObjectReference(Part, frozen=True):
 
 
 class EventSource(Part, frozen=True):
-    """Who says so, and on which node."""
+    """The reporting component and its node."""
 
     component: str = ""
     host: str = ""

@@ -1,4 +1,4 @@
-"""An Ingress: which Service answers for a host name and path."""
+"""An Ingress: the Service for each host name and path."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class IngressBackend(Part, frozen=True, kw_only=True):
 
 
 class HTTPIngressPath(Part, frozen=True, kw_only=True):
-    """A path and what answers for it."""
+    """A path and its backend."""
 
     backend: IngressBackend
     pathType: Literal["Exact", "Prefix", "ImplementationSpecific"]
@@ -42,21 +42,21 @@ class HTTPIngressRuleValue(Part, frozen=True, kw_only=True):
 
 
 class IngressRule(Part, frozen=True, kw_only=True):
-    """Without a host it is for all."""
+    """Without `host`: for all hosts."""
 
     host: str | None = None
     http: HTTPIngressRuleValue | None = None
 
 
 class IngressTLS(Part, frozen=True, kw_only=True):
-    """The Secret with the certificate for these hosts."""
+    """The Secret with the certificate of these hosts."""
 
     hosts: tuple[str, ...] = ()
     secretName: str | None = None
 
 
 class IngressSpec(Part, frozen=True, kw_only=True):
-    """Rules, and who serves them."""
+    """`ingressClassName` selects the controller."""
 
     ingressClassName: str | None = None
     defaultBackend: IngressBackend | None = None
@@ -65,7 +65,7 @@ class IngressSpec(Part, frozen=True, kw_only=True):
 
 
 class Ingress(Object, frozen=True, kw_only=True):
-    """Read and shown; nothing serves it yet."""
+    """Decoded and listed; not served yet."""
 
     API_VERSION: ClassVar[str] = "networking.k8s.io/v1"
     KIND: ClassVar[str] = "Ingress"

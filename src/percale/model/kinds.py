@@ -1,4 +1,4 @@
-"""Which kinds there are. The decoder and the stores take them as a value, so that another room can add its own."""
+"""The known kinds. The decoder and the stores take them as a value, so that other packages can add their own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all objects share: metadata and keys."""
+"""Metadata and keys, which all objects have."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, NamedTuple, TypeAlias
 import msgspec
 
 Integer: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
-"""As Kubernetes' int64; what is longer could not be written again."""
+"""Kubernetes' int64."""
 
 
 class ObjectKey(NamedTuple):
@@ -21,11 +21,11 @@ class ObjectKey(NamedTuple):
 
 
 class Part(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
-    """A part of an object. Left out by Python's collector of cycles: objects are trees, and there are very many."""
+    """A part of an object. Not tracked by Python's cycle collector: objects are trees, and there are very many."""
 
 
 class OwnerReference(Part, frozen=True):
-    """Who made this object (a ReplicaSet its pods)."""
+    """The owner of this object, such as the ReplicaSet of a pod."""
 
     kind: str
     name: str
@@ -51,7 +51,7 @@ class ObjectMeta(Part, frozen=True):
 
 
 class Object(Part, frozen=True, kw_only=True):
-    """A Kubernetes object. Subclasses name their `api_version`, `kind` and scope, and add `spec` and `status`."""
+    """A Kubernetes object. Subclasses set the class attributes and add `spec` and `status`."""
 
     API_VERSION: ClassVar[str]
     KIND: ClassVar[str]

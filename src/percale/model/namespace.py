@@ -1,4 +1,4 @@
-"""A namespace: what policies select by `namespaceSelector`."""
+"""A namespace, which policies select by `namespaceSelector`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NAME_LABEL = "kubernetes.io/metadata.name"
 
 
 class Namespace(Object, frozen=True, kw_only=True):
-    """Carries only metadata here."""
+    """Metadata only."""
 
     API_VERSION: ClassVar[str] = "v1"
     KIND: ClassVar[str] = "Namespace"

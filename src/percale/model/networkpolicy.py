@@ -1,4 +1,4 @@
-"""A NetworkPolicy: which peers may reach the pods it selects, and which they may reach."""
+"""A NetworkPolicy: the peers that the selected pods may be reached by, and may reach."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from percale.model.selector import LabelSelector
 
 
 class IPBlock(Part, frozen=True, kw_only=True):
-    """A network without some parts of it."""
+    """A network without its exceptions."""
 
     cidr: str
     except_: tuple[str, ...] = msgspec.field(default=(), name="except")
@@ -36,7 +36,7 @@ class NetworkPolicyPeer(Part, frozen=True, kw_only=True):
 
 
 class NetworkPolicyPort(Part, frozen=True, kw_only=True):
-    """A number, the name of a container's port, or a range up to `endPort`; without `port` all of the protocol."""
+    """A number, the name of a container port, or a range up to `endPort`; without `port` all of the protocol."""
 
     protocol: Protocol = "TCP"
     port: PortNumber | str | None = None
@@ -44,21 +44,21 @@ class NetworkPolicyPort(Part, frozen=True, kw_only=True):
 
 
 class NetworkPolicyIngressRule(Part, frozen=True, kw_only=True):
-    """No peers: from everywhere. No ports: to all."""
+    """Without `from`: from everywhere. Without `ports`: to all."""
 
     from_: tuple[NetworkPolicyPeer, ...] = msgspec.field(default=(), name="from")
     ports: tuple[NetworkPolicyPort, ...] = ()
 
 
 class NetworkPolicyEgressRule(Part, frozen=True, kw_only=True):
-    """No peers: to everywhere. No ports: to all."""
+    """Without `to`: to everywhere. Without `ports`: to all."""
 
     to: tuple[NetworkPolicyPeer, ...] = ()
     ports: tuple[NetworkPolicyPort, ...] = ()
 
 
 class NetworkPolicySpec(Part, frozen=True, kw_only=True):
-    """Its pods are isolated in each direction that `types` names, but for what the rules allow."""
+    """The selected pods are isolated in the directions of `types`, except for what the rules allow."""
 
     podSelector: LabelSelector = LabelSelector()
     policyTypes: tuple[Literal["Ingress", "Egress"], ...] = ()
@@ -74,7 +74,7 @@ class NetworkPolicySpec(Part, frozen=True, kw_only=True):
 
 
 class NetworkPolicy(Object, frozen=True, kw_only=True):
-    """Policies add up: what one allows, no other takes away."""
+    """Policies are additive: what one allows, no other denies."""
 
     API_VERSION: ClassVar[str] = "networking.k8s.io/v1"
     KIND: ClassVar[str] = "NetworkPolicy"

@@ -1,4 +1,4 @@
-"""A machine of the cluster."""
+"""A node of the cluster."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from percale.model.meta import Object, Part
 
 
 class Taint(Part, frozen=True, kw_only=True):
-    """What keeps pods away from a node."""
+    """Repels pods from a node."""
 
     key: str
     value: str = ""
@@ -18,7 +18,7 @@ class Taint(Part, frozen=True, kw_only=True):
 
 
 class NodeSpec(Part, frozen=True, kw_only=True):
-    """`podCIDRs` is given where the cluster, not Percale, cuts the pod network; its first is `podCIDR`."""
+    """`podCIDRs` is set where the cluster, not Percale, allocates node subnets; its first is `podCIDR`."""
 
     podCIDR: str | None = None
     podCIDRs: tuple[str, ...] = ()
@@ -31,21 +31,21 @@ class NodeSpec(Part, frozen=True, kw_only=True):
 
 
 class NodeAddress(Part, frozen=True, kw_only=True):
-    """`type` is InternalIP, ExternalIP, Hostname, …; an address of the last is a name."""
+    """`type` is InternalIP, ExternalIP, Hostname, …; the address of a Hostname is a name."""
 
     type: str
     address: str
 
 
 class NodeStatus(Part, frozen=True, kw_only=True):
-    """What the node reports of itself."""
+    """Reported by the node."""
 
     addresses: tuple[NodeAddress, ...] = ()
     conditions: tuple[Condition, ...] = ()
 
 
 class Node(Object, frozen=True, kw_only=True):
-    """One agent runs on each."""
+    """One agent runs on each node."""
 
     API_VERSION: ClassVar[str] = "v1"
     KIND: ClassVar[str] = "Node"
@@ -56,7 +56,7 @@ class Node(Object, frozen=True, kw_only=True):
 
     @property
     def pod_cidrs(self) -> tuple[Network, ...]:
-        """The subnets that the cluster gave to this node's pods; empty: none."""
+        """The pod subnets that the cluster allocated to this node."""
         cidrs = self.spec.podCIDRs or tuple(filter(None, (self.spec.podCIDR,)))
         return tuple(parse_network(cidr) for cidr in cidrs)
 

@@ -1,4 +1,4 @@
-"""A pod: what runs in one network namespace, and the template from which workloads make it."""
+"""A pod, and the pod template of workloads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Protocol: TypeAlias = Literal["TCP", "UDP", "SCTP"]
 
 
 class ContainerPort(Part, frozen=True, kw_only=True):
-    """A port that a container listens on; with `hostPort` also one of its node's."""
+    """A port that a container listens on; `hostPort` exposes it on the node."""
 
     containerPort: PortNumber
     name: str | None = None
@@ -25,7 +25,7 @@ class ContainerPort(Part, frozen=True, kw_only=True):
 
 
 class Container(Part, frozen=True, kw_only=True):
-    """All containers of a pod share its network."""
+    """The containers of a pod share its network namespace."""
 
     name: str
     image: str | None = None
@@ -35,7 +35,7 @@ class Container(Part, frozen=True, kw_only=True):
 
 
 class PodSpec(Part, frozen=True, kw_only=True):
-    """The part that a network cares for."""
+    """The fields that matter for networking and scheduling."""
 
     containers: tuple[Container, ...]
     nodeName: str | None = None
@@ -47,7 +47,7 @@ class PodSpec(Part, frozen=True, kw_only=True):
 
     @property
     def host_ports(self) -> tuple[ContainerPort, ...]:
-        """Ports by which the pod is reached at its node's addresses."""
+        """The container ports that are exposed on the node."""
         return tuple(port for each in self.containers for port in each.ports if port.hostPort is not None)
 
 
@@ -61,7 +61,7 @@ class PodIP(Part, frozen=True, kw_only=True):
 
 
 class PodStatus(Part, frozen=True, kw_only=True):
-    """`podIPs` has an address of each family, the first of them is `podIP`."""
+    """`podIPs` has one address per family; the first is `podIP`."""
 
     phase: Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"] | None = None
     podIP: str | None = None
@@ -78,12 +78,12 @@ class PodStatus(Part, frozen=True, kw_only=True):
 
     @property
     def addresses(self) -> list[str]:
-        """As they are written, the primary one first; empty before there are any."""
+        """As text, the primary one first."""
         return [entry.ip for entry in self.podIPs] or list(filter(None, (self.podIP,)))
 
 
 class Pod(Object, frozen=True, kw_only=True):
-    """Has an address once it runs."""
+    """Has addresses once it runs."""
 
     API_VERSION: ClassVar[str] = "v1"
     KIND: ClassVar[str] = "Pod"
@@ -93,12 +93,12 @@ class Pod(Object, frozen=True, kw_only=True):
 
     @property
     def ips(self) -> tuple[Address, ...]:
-        """Its addresses, the primary one first; empty before it has any."""
+        """Its addresses, the primary one first."""
         return tuple(map(ip_address, self.status.addresses))
 
     @property
     def host_name(self) -> str:
-        """What its programs call their machine; a kernel takes 63 characters."""
+        """The host name inside the pod; the kernel takes 63 characters."""
         return self.spec.hostname or self.metadata.name[:63].rstrip("-.")
 
     @property
@@ -107,12 +107,12 @@ class Pod(Object, frozen=True, kw_only=True):
 
     @property
     def terminating(self) -> bool:
-        """It was deleted, and has its grace period."""
+        """It is deleted and in its grace period."""
         return self.metadata.deletionTimestamp is not None
 
 
 class PodTemplateSpec(Part, frozen=True, kw_only=True):
-    """What a workload's pods look like."""
+    """The template of a workload's pods."""
 
     spec: PodSpec
     metadata: ObjectMeta = ObjectMeta()

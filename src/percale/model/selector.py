@@ -1,6 +1,6 @@
-"""Which objects are meant: a label selector as a value. Used by workloads, services' and policies' resolving.
+"""A label selector as a value. Used by workloads, services and policies.
 
-An empty selector matches everything; Kubernetes' "no selector at all" is None where a field allows it, and never a selector.
+An empty selector matches everything; an absent one is None where a field allows it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class LabelSelectorRequirement(Part, frozen=True, kw_only=True):
     values: tuple[str, ...] = ()
 
     def matches(self, labels: Mapping[str, str]) -> bool:
-        """A missing key is in no set: `NotIn` matches it."""
+        """`NotIn` matches a missing key."""
         value = labels.get(self.key)
         match self.operator:
             case "In":
@@ -35,13 +35,13 @@ class LabelSelectorRequirement(Part, frozen=True, kw_only=True):
 
 
 class LabelSelector(Part, frozen=True, kw_only=True):
-    """All of its labels and expressions must match. Hashable: equal selectors are one set of peers."""
+    """All labels and expressions must match. Hashable, as a key of shared sets."""
 
     matchLabels: dict[str, str] = msgspec.field(default_factory=dict)
     matchExpressions: tuple[LabelSelectorRequirement, ...] = ()
 
     def matches(self, labels: Mapping[str, str]) -> bool:
-        """These labels are meant."""
+        """Whether it selects an object with these labels."""
         if not self.matchLabels.items() <= labels.items():
             return False
         return not self.matchExpressions or all(each.matches(labels) for each in self.matchExpressions)

@@ -1,4 +1,4 @@
-"""A Service: one address for many pods."""
+"""A Service: virtual addresses for a set of pods."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from percale.model.meta import Integer, Object, Part
 from percale.model.pod import Protocol
 
 PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
-"""On a Service or a slice: another proxy, of that name, serves it."""
+"""Label of a Service or slice: the named proxy implements it instead of this one."""
 
 HEADLESS_LABEL = "service.kubernetes.io/headless"
-"""On a Service or a slice: proxies have nothing to do with it."""
+"""Label of a Service or slice that proxies ignore."""
 
 AFFINITY_TIMEOUT = 10800
-"""Seconds, where a Service with session affinity does not say."""
+"""Default seconds of session affinity."""
 LONGEST_AFFINITY = 86400
-"""Seconds that a Service may ask for."""
+"""Maximum seconds of session affinity."""
 
 
 class ServicePort(Part, frozen=True, kw_only=True):
-    """`targetPort` is a number or the name of a container's port; without it, it is `port`."""
+    """`targetPort` is a number or the name of a container port; default `port`."""
 
     port: PortNumber
     name: str | None = None
@@ -34,19 +34,19 @@ class ServicePort(Part, frozen=True, kw_only=True):
 
 
 class ClientIPConfig(Part, frozen=True, kw_only=True):
-    """How long a client stays with its endpoint."""
+    """How long a client keeps its endpoint."""
 
     timeoutSeconds: Integer | None = None
 
 
 class SessionAffinityConfig(Part, frozen=True, kw_only=True):
-    """Of `sessionAffinity: ClientIP`."""
+    """For `sessionAffinity: ClientIP`."""
 
     clientIP: ClientIPConfig | None = None
 
 
 class ServiceSpec(Part, frozen=True, kw_only=True):
-    """Without a selector the endpoints are somebody else's to write. `clusterIP` may be `None`, in words: headless."""
+    """Without a selector, somebody else maintains the endpoints. `clusterIP: None` (the text) makes it headless."""
 
     type: Literal["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"] = "ClusterIP"
     selector: dict[str, str] = msgspec.field(default_factory=dict)
@@ -71,7 +71,7 @@ class ServiceSpec(Part, frozen=True, kw_only=True):
 
 
 class LoadBalancerIngress(Part, frozen=True, kw_only=True):
-    """An address at which a load balancer serves. `ipMode: Proxy`: packets to it must reach the load balancer itself."""
+    """An address of a load balancer. `ipMode: Proxy`: packets to it must reach the load balancer itself."""
 
     ip: str | None = None
     hostname: str | None = None
@@ -79,19 +79,19 @@ class LoadBalancerIngress(Part, frozen=True, kw_only=True):
 
 
 class LoadBalancerStatus(Part, frozen=True, kw_only=True):
-    """What the load balancer has given."""
+    """The addresses that the load balancer has assigned."""
 
     ingress: tuple[LoadBalancerIngress, ...] = ()
 
 
 class ServiceStatus(Part, frozen=True, kw_only=True):
-    """Of a Service of type LoadBalancer."""
+    """For Services of type LoadBalancer."""
 
     loadBalancer: LoadBalancerStatus = LoadBalancerStatus()
 
 
 class Service(Object, frozen=True, kw_only=True):
-    """Where to: its endpoints are in EndpointSlices."""
+    """Its endpoints are in EndpointSlices."""
 
     API_VERSION: ClassVar[str] = "v1"
     KIND: ClassVar[str] = "Service"

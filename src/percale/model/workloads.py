@@ -1,4 +1,4 @@
-"""What makes pods: Deployment, ReplicaSet, StatefulSet, DaemonSet, Job."""
+"""Workloads: Deployment, ReplicaSet, StatefulSet, DaemonSet, Job."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class DeploymentSpec(Part, frozen=True, kw_only=True):
 
 
 class ReplicasStatus(Part, frozen=True, kw_only=True):
-    """How many of the wanted pods there are."""
+    """Counts of pods by state."""
 
     replicas: Integer = 0
     readyReplicas: Integer = 0
@@ -34,7 +34,7 @@ class ReplicasStatus(Part, frozen=True, kw_only=True):
 
 
 class Deployment(Object, frozen=True, kw_only=True):
-    """Makes a ReplicaSet for each state of its template."""
+    """Creates a ReplicaSet for each revision of its template."""
 
     API_VERSION: ClassVar[str] = "apps/v1"
     KIND: ClassVar[str] = "Deployment"
@@ -52,7 +52,7 @@ class ReplicaSetSpec(Part, frozen=True, kw_only=True):
 
 
 class ReplicaSet(Object, frozen=True, kw_only=True):
-    """So many pods of one template."""
+    """`replicas` pods of one template."""
 
     API_VERSION: ClassVar[str] = "apps/v1"
     KIND: ClassVar[str] = "ReplicaSet"
@@ -62,7 +62,7 @@ class ReplicaSet(Object, frozen=True, kw_only=True):
 
 
 class StatefulSetSpec(Part, frozen=True, kw_only=True):
-    """`serviceName` is the headless Service that names the pods."""
+    """`serviceName` is the headless Service for the pods' DNS names."""
 
     selector: LabelSelector
     template: PodTemplateSpec
@@ -71,7 +71,7 @@ class StatefulSetSpec(Part, frozen=True, kw_only=True):
 
 
 class StatefulSet(Object, frozen=True, kw_only=True):
-    """Pods with lasting names."""
+    """Pods with stable names."""
 
     API_VERSION: ClassVar[str] = "apps/v1"
     KIND: ClassVar[str] = "StatefulSet"
@@ -81,14 +81,14 @@ class StatefulSet(Object, frozen=True, kw_only=True):
 
 
 class DaemonSetSpec(Part, frozen=True, kw_only=True):
-    """The template's nodeSelector says on which nodes."""
+    """The template's nodeSelector selects the nodes."""
 
     selector: LabelSelector
     template: PodTemplateSpec
 
 
 class DaemonSetStatus(Part, frozen=True, kw_only=True):
-    """How many nodes have their pod."""
+    """Counts of nodes by the state of their pod."""
 
     desiredNumberScheduled: Integer = 0
     currentNumberScheduled: Integer = 0
@@ -116,7 +116,7 @@ class JobSpec(Part, frozen=True, kw_only=True):
 
 
 class JobStatus(Part, frozen=True, kw_only=True):
-    """How many pods run, and how they ended."""
+    """Counts of pods by state."""
 
     active: Integer = 0
     ready: Integer = 0
@@ -128,7 +128,7 @@ class JobStatus(Part, frozen=True, kw_only=True):
 
 
 class Job(Object, frozen=True, kw_only=True):
-    """Pods that run to their end."""
+    """Pods that run to completion."""
 
     API_VERSION: ClassVar[str] = "batch/v1"
     KIND: ClassVar[str] = "Job"
@@ -137,7 +137,7 @@ class Job(Object, frozen=True, kw_only=True):
     status: JobStatus = JobStatus()
 
 
-WORDS = {
+KINDS_BY_ALIAS = {
     word: kind
     for kind, short in (
         ("Deployment", "deploy"),
@@ -148,4 +148,4 @@ WORDS = {
     )
     for word in (short, kind.lower())
 }
-"""What people call them: `deploy/web`, `deployment/web`."""
+"""Kinds by lower-case name and kubectl's short name: `deploy/web`, `deployment/web`."""

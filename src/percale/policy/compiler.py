@@ -1,7 +1,7 @@
-"""A policy's manifest → its rules in one form, NetworkPolicy and ClusterNetworkPolicy alike. Called by `evaluator.py`.
+"""Compiles NetworkPolicy and ClusterNetworkPolicy to rules of one form. Called by `evaluator.py`.
 
-Here the API's defaults become explicit: what a missing list means, which directions a policy isolates, which ports
-`port: 80` without a protocol names. What matches what is decided later; nothing here knows a pod.
+The API's defaults become explicit here: missing lists, isolated directions, ports without a protocol. Matching against pods
+happens later (`flow_match.py`).
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from percale.policy.rule_terms import (
     Block,
     Direction,
     DomainTerm,
-    NodeTerm,
+    NodeSelectorTerm,
     Peer,
+    PodSelectorTerm,
     Port,
     PortName,
     PortSpan,
-    Term,
     Unknown,
 )
 
@@ -43,7 +43,7 @@ DIRECTIONS: tuple[Direction, Direction] = ("egress", "ingress")
 
 
 class PolicyKey(NamedTuple):
-    """Which policy; as text `np:namespace/name` or `cnp:name`."""
+    """Identifies a policy; as text `np:namespace/name` or `cnp:name`."""
 
     kind: Literal["np", "cnp"]
     namespace: str | None
@@ -54,7 +54,7 @@ class PolicyKey(NamedTuple):
 
 
 class RuleRef(NamedTuple):
-    """Which rule of which policy; as text `np:ns/name#ingress[0]`, in nft's comments too."""
+    """Identifies a rule of a policy; as text `np:ns/name#ingress[0]`, in nft's comments too."""
 
     policy: PolicyKey
     direction: Direction
@@ -79,26 +79,26 @@ class CompiledPolicy(Struct, frozen=True):
     key: PolicyKey
     tier: Tier
     priority: int
-    subject: Term
+    subject: PodSelectorTerm
     isolates: tuple[Direction, ...]
     egress: tuple[CompiledRule, ...]
     ingress: tuple[CompiledRule, ...]
 
     def rules(self, direction: Direction) -> tuple[CompiledRule, ...]:
-        """Those of one direction, in their order."""
+        """The rules of one direction, in their order."""
         return self.egress if direction == "egress" else self.ingress
 
     @property
-    def terms(self) -> Iterator[Term]:
-        """All that its rules' peers mean by selectors."""
+    def terms(self) -> Iterator[PodSelectorTerm]:
+        """The pod selectors among its rules' peers."""
         for rule in (*self.egress, *self.ingress):
             for peer in rule.peers or ():
-                if isinstance(peer, Term):
+                if isinstance(peer, PodSelectorTerm):
                     yield peer
 
     @property
     def domains(self) -> Iterator[str]:
-        """The names that its rules mean and somebody should resolve; those with a wildcard learn from these."""
+        """The domain names to resolve; wildcards match the names resolved for these."""
         for rule in self.egress:
             for peer in rule.peers or ():
                 if isinstance(peer, DomainTerm) and not peer.name.startswith("*."):
@@ -132,7 +132,7 @@ def compile_network_policy(policy: NetworkPolicy) -> CompiledPolicy:
         key=key,
         tier="NetworkPolicy",
         priority=0,
-        subject=Term(namespace, spec.podSelector),
+        subject=PodSelectorTerm(namespace, spec.podSelector),
         isolates=isolates,
         egress=rules("egress", ((rule.to, rule.ports) for rule in spec.egress)),
         ingress=rules("ingress", ((rule.from_, rule.ports) for rule in spec.ingress)),
@@ -143,7 +143,7 @@ def _peer(peer: NetworkPolicyPeer, namespace: str) -> Peer:
     if peer.ipBlock is not None:
         return Block(peer.ipBlock.cidr, peer.ipBlock.except_)
     where = peer.namespaceSelector if peer.namespaceSelector is not None else namespace
-    return Term(where, peer.podSelector or EVERYTHING)
+    return PodSelectorTerm(where, peer.podSelector or EVERYTHING)
 
 
 def _port(port: NetworkPolicyPort) -> Port:
@@ -163,7 +163,9 @@ def compile_cluster_policy(policy: ClusterNetworkPolicy) -> CompiledPolicy:
         key=key,
         tier=spec.tier,
         priority=spec.priority,
-        subject=Term(subject.namespaces) if subject.namespaces is not None else _pods(subject.pods or NamespacedPod()),
+        subject=PodSelectorTerm(subject.namespaces)
+        if subject.namespaces is not None
+        else _pods(subject.pods or NamespacedPod()),
         isolates=(),
         egress=tuple(
             _cluster_rule(
@@ -188,23 +190,23 @@ def _cluster_rule(
     return CompiledRule(ref, action, tuple(peers), ports)
 
 
-def _pods(pods: NamespacedPod) -> Term:
-    return Term(pods.namespaceSelector, pods.podSelector)
+def _pods(pods: NamespacedPod) -> PodSelectorTerm:
+    return PodSelectorTerm(pods.namespaceSelector, pods.podSelector)
 
 
 def _ingress_peer(peer: ClusterNetworkPolicyIngressPeer) -> Peer:
     if peer.namespaces is not None:
-        return Term(peer.namespaces)
+        return PodSelectorTerm(peer.namespaces)
     return _pods(peer.pods) if peer.pods is not None else Unknown()
 
 
 def _egress_peers(peer: ClusterNetworkPolicyEgressPeer) -> Iterator[Peer]:
     if peer.namespaces is not None:
-        yield Term(peer.namespaces)
+        yield PodSelectorTerm(peer.namespaces)
     elif peer.pods is not None:
         yield _pods(peer.pods)
     elif peer.nodes is not None:
-        yield NodeTerm(peer.nodes)
+        yield NodeSelectorTerm(peer.nodes)
     elif peer.known:
         yield from map(Block, peer.networks)
         yield from (DomainTerm(name.lower().removesuffix(".")) for name in peer.domainNames)
@@ -213,7 +215,7 @@ def _egress_peers(peer: ClusterNetworkPolicyEgressPeer) -> Iterator[Peer]:
 
 
 def _cluster_ports(given: ClusterNetworkPolicyProtocol) -> Iterator[Port]:
-    """None of what is not known here."""
+    """The ports of the known protocols; none of an unknown one."""
     for protocol, ports in (("TCP", given.tcp), ("UDP", given.udp), ("SCTP", given.sctp)):
         if ports is not None:
             yield _cluster_span(protocol, ports)

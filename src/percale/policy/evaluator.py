@@ -1,11 +1,11 @@
-"""The one evaluator: a cluster's policies, pods, namespaces and nodes → who may reach whom, and which rule says so.
+"""The one evaluator: from a cluster's policies, pods, namespaces and nodes to who may reach whom, and by which rule.
 
-    NetworkPolicy, ClusterNetworkPolicy ─ compiling ─▶ CompiledPolicy ─┐
-    Pod, Namespace ─ membership ─▶ slots, terms ───────────────────────┼─▶ classes ─▶ judge(flow) ─▶ Verdict
-    Node, SubnetLease ─▶ addresses ────────────────────────────────────┘
+    NetworkPolicy, ClusterNetworkPolicy ─ compiler ─▶ CompiledPolicy ─┐
+    Pod, Namespace ─ SelectorIndex ─▶ pods by selector term ──────────┼─▶ classes ─▶ evaluate(flow) ─▶ Verdict
+    Node, SubnetLease ─ NodeIndex ─▶ nodes by address ────────────────┘
 
-Kept up to date object by object; equal to a fresh one over the same objects (a property test holds it to that). The kernel's
-rules are compiled from the same classes (`render/policy/class_chains.py`). Callers: render, explain, the agent, the commands.
+Updated object by object; always equal to a fresh one over the same objects (tested by properties). The kernel's rules are
+rendered from the same classes (`render/policy/class_chains.py`). Callers: render, explain, the agent, the commands.
 """
 
 from __future__ import annotations
@@ -29,20 +29,21 @@ from percale.policy.compiler import (
     compile_cluster_policy,
     compile_network_policy,
 )
-from percale.policy.flow_match import Cluster, matches
+from percale.policy.flow_match import matches
+from percale.policy.node_index import NodeIndex
 from percale.policy.pod_facts import PodFacts, facts_of
-from percale.policy.rule_terms import Direction, Term
-from percale.policy.selector_index import Membership, Moved
-from percale.policy.verdict import Decision, Flow, Party, Verdict
+from percale.policy.rule_terms import Direction, PodSelectorTerm
+from percale.policy.selector_index import PodDelta, SelectorIndex
+from percale.policy.verdict import Decision, Flow, FlowEnd, Verdict
 
 KINDS: tuple[type[Object], ...] = (Namespace, Node, SubnetLease, NetworkPolicy, ClusterNetworkPolicy, Pod)
-"""What an evaluator wants to know of. Pods come last: each finds the terms that mean it, and is looked at once."""
+"""The kinds that it evaluates. Pods come last, so that each is matched against all terms once."""
 
 _TIERS = {"Admin": 0, "NetworkPolicy": 1, "Baseline": 2}
 
 
 class PolicyClass(Struct, frozen=True, dict=True):
-    """The policies that select a pod, in the order in which they are asked. Pods with equal classes share their rules."""
+    """The policies that select a pod, in the order of evaluation. Pods with equal classes share their rules."""
 
     policies: tuple[CompiledPolicy, ...]
 
@@ -51,7 +52,7 @@ class PolicyClass(Struct, frozen=True, dict=True):
         return tuple(policy.key for policy in self.policies)
 
     def isolating(self, direction: Direction) -> tuple[PolicyKey, ...]:
-        """The NetworkPolicies that deny what no rule of theirs allows."""
+        """The NetworkPolicies that isolate the pods in this direction."""
         return tuple(policy.key for policy in self.policies if direction in policy.isolates)
 
     @cached_property
@@ -68,94 +69,94 @@ def _stages_of(policies: tuple[CompiledPolicy, ...], direction: Direction) -> It
         yield tuple(rule for policy in policies if policy.tier == tier for rule in policy.rules(direction))
 
 
-class Touched(Struct, frozen=True):
-    """What a change did: pods that moved, and policies that are new, different or gone."""
+class PolicyDelta(Struct, frozen=True):
+    """What a change affected: pods, and policies that were created, changed or deleted."""
 
-    moved: tuple[Moved, ...] = ()
+    pods: tuple[PodDelta, ...] = ()
     policies: tuple[tuple[CompiledPolicy | None, CompiledPolicy | None], ...] = ()
-    """Old and new of each."""
+    """The old and the new one of each."""
     nodes: bool = False
-    names: bool = False
-    """Domain names have other addresses."""
+    resolved_names: bool = False
+    """Domain names resolve to other addresses."""
 
     def __bool__(self) -> bool:
-        return bool(self.moved or self.policies or self.nodes or self.names)
+        return bool(self.pods or self.policies or self.nodes or self.resolved_names)
 
 
 class Evaluator:
-    """Not for two threads at a time."""
+    """Not thread-safe."""
 
     def __init__(self, objects: Iterable[Object] = ()) -> None:
-        """Of these objects, in any order."""
-        self.members = Membership()
+        """Starts with these objects, in any order."""
+        self.selector_index = SelectorIndex()
         self.policies: dict[PolicyKey, CompiledPolicy] = {}
-        self.cluster = Cluster()
-        self._subjects: dict[Term, dict[PolicyKey, None]] = {}
+        self.node_index = NodeIndex()
+        self._subjects: dict[PodSelectorTerm, dict[PolicyKey, None]] = {}
         self._classes: dict[tuple[PolicyKey, ...], PolicyClass] = {}
         for obj in sorted(objects, key=lambda each: isinstance(each, Pod)):
             self.put(obj)
 
     # Changes
 
-    def put(self, obj: Object) -> Touched:
-        """An object is new or changed; kinds that policies do not look at touch nothing."""
+    def put(self, obj: Object) -> PolicyDelta:
+        """An object is new or changed; other kinds than `KINDS` have no effect."""
         match obj:
             case Pod():
                 return self.put_facts(facts_of(obj))
             case Namespace():
-                return Touched(tuple(self.members.put_namespace(obj)))
+                return PolicyDelta(tuple(self.selector_index.put_namespace(obj)))
             case NetworkPolicy():
                 return self._put_policy(compile_network_policy(obj))
             case ClusterNetworkPolicy():
                 return self._put_policy(compile_cluster_policy(obj))
             case Node() | SubnetLease():
-                return Touched(nodes=self.cluster.put(obj))
-        return Touched()
+                return PolicyDelta(nodes=self.node_index.put(obj))
+        return PolicyDelta()
 
-    def put_facts(self, pod: PodFacts) -> Touched:
-        """A pod is new or changed, by its facts."""
-        return Touched(tuple(self.members.put_pod(pod)))
+    def put_facts(self, pod: PodFacts) -> PolicyDelta:
+        """A pod is new or changed, given by its facts."""
+        return PolicyDelta(tuple(self.selector_index.put_pod(pod)))
 
-    def learn(self, names: Mapping[str, frozenset[bytes]]) -> Touched:
-        """All that is known now of what domain names resolve to."""
-        touched = Touched(names=self.cluster.names != names)
-        self.cluster.names = dict(names)
+    def set_resolved_names(self, resolved_names: Mapping[str, frozenset[bytes]]) -> PolicyDelta:
+        """Replace all that domain names resolve to."""
+        touched = PolicyDelta(resolved_names=self.node_index.resolved_names != resolved_names)
+        self.node_index.resolved_names = dict(resolved_names)
         return touched
 
-    def remove(self, kind: type[Object], key: ObjectKey) -> Touched:
-        """An object is gone; that it was not there is fine."""
+    def remove(self, kind: type[Object], key: ObjectKey) -> PolicyDelta:
+        """An object was deleted; an unknown one is no error."""
         if kind is Pod:
-            return Touched(tuple(self.members.remove_pod(key)))
+            return PolicyDelta(tuple(self.selector_index.remove_pod(key)))
         if kind is Namespace:
-            return Touched(tuple(self.members.remove_namespace(key.name)))
+            return PolicyDelta(tuple(self.selector_index.remove_namespace(key.name)))
         if kind is NetworkPolicy:
             return self._remove_policy(PolicyKey("np", key.namespace or "default", key.name))
         if kind is ClusterNetworkPolicy:
             return self._remove_policy(PolicyKey("cnp", None, key.name))
         if kind in (Node, SubnetLease):
-            return Touched(nodes=self.cluster.remove(kind, key.name))
-        return Touched()
+            return PolicyDelta(nodes=self.node_index.remove(kind, key.name))
+        return PolicyDelta()
 
-    def _put_policy(self, policy: CompiledPolicy) -> Touched:
+    def _put_policy(self, policy: CompiledPolicy) -> PolicyDelta:
         old = self.policies.get(policy.key)
         if old == policy:
-            return Touched()
+            return PolicyDelta()
         self._subjects.setdefault(policy.subject, {})[policy.key] = None
-        self.members.watch(policy.subject)
+        self.selector_index.watch(policy.subject)
         if old is not None:
             self._forget(old, keep_subject=old.subject == policy.subject)
         self.policies[policy.key] = policy
-        return Touched(policies=((old, policy),))
+        return PolicyDelta(policies=((old, policy),))
 
-    def _remove_policy(self, key: PolicyKey) -> Touched:
+    def _remove_policy(self, key: PolicyKey) -> PolicyDelta:
         old = self.policies.pop(key, None)
         if old is None:
-            return Touched()
+            return PolicyDelta()
         self._forget(old)
-        return Touched(policies=((old, None),))
+        return PolicyDelta(policies=((old, None),))
 
     def _forget(self, policy: CompiledPolicy, *, keep_subject: bool = False) -> None:
-        self.members.unwatch(policy.subject)
+        self.selector_index.unwatch(policy.subject)
         if not keep_subject:
             del self._subjects[policy.subject][policy.key]
             if not self._subjects[policy.subject]:
@@ -163,29 +164,29 @@ class Evaluator:
         for keys in [keys for keys in self._classes if policy.key in keys]:
             del self._classes[keys]
 
-    # Asking
+    # Queries
 
     @property
-    def known(self) -> Iterator[tuple[type[Object], ObjectKey]]:
-        """The objects that it was told of."""
-        yield from ((Pod, key) for key in self.members.slots)
-        yield from ((Namespace, ObjectKey(None, name)) for name in self.members.namespaces)
-        yield from self.cluster.known
+    def object_keys(self) -> Iterator[tuple[type[Object], ObjectKey]]:
+        """Kind and key of every object that it has."""
+        yield from ((Pod, key) for key in self.selector_index.pod_ids)
+        yield from ((Namespace, ObjectKey(None, name)) for name in self.selector_index.namespaces)
+        yield from self.node_index.object_keys
         for kind, namespace, name in self.policies:
             yield NetworkPolicy if kind == "np" else ClusterNetworkPolicy, ObjectKey(namespace, name)
 
     @property
     def domains(self) -> frozenset[str]:
-        """The domain names whose addresses policies wait for (`learn`)."""
+        """The domain names that policies need resolved (`set_resolved_names`)."""
         return frozenset(name for policy in self.policies.values() for name in policy.domains)
 
-    def class_of(self, slot: int) -> PolicyClass:
-        """The policies that select the pod at this slot."""
+    def class_of(self, pod_id: int) -> PolicyClass:
+        """The policies that select the pod with this id."""
         subjects = self._subjects
-        found = {key for term in self.members.terms[slot] if term in subjects for key in subjects[term]}
-        return self._class(found)
+        found = {key for term in self.selector_index.terms[pod_id] if term in subjects for key in subjects[term]}
+        return self._class_by_keys(found)
 
-    def _class(self, found: Iterable[PolicyKey]) -> PolicyClass:
+    def _class_by_keys(self, found: Iterable[PolicyKey]) -> PolicyClass:
         policies = self.policies
         order = sorted(found, key=lambda key: (_TIERS[policies[key].tier], policies[key].priority, key.name, key))
         known = self._classes.get(keys := tuple(order))
@@ -193,13 +194,13 @@ class Evaluator:
             known = self._classes[keys] = PolicyClass(tuple(policies[key] for key in order))
         return known
 
-    def party(self, address: bytes) -> Party:
-        """Who has this packed address now."""
-        pod = self.members.owner(address)
-        return Party(address, pod, None if pod is not None else self.cluster.node_of(address))
+    def flow_end(self, address: bytes) -> FlowEnd:
+        """The pod or node that owns this packed address."""
+        pod = self.selector_index.owner(address)
+        return FlowEnd(address, pod, None if pod is not None else self.node_index.node_of(address))
 
-    def judge(self, flow: Flow) -> Verdict:
-        """May this connection begin?"""
+    def evaluate(self, flow: Flow) -> Verdict:
+        """The verdict on a new connection."""
         source, destination = flow.source, flow.destination
         if source.address == destination.address and source.pod is not None:
             return Verdict(flow, Decision("egress", True, "self"), Decision("ingress", True, "self"))
@@ -211,15 +212,15 @@ class Evaluator:
             self._decide("ingress", destination.pod, source, flow),
         )
 
-    def _decide(self, direction: Direction, subject: PodFacts | None, peer: Party, flow: Flow) -> Decision:
-        """First match wins in the tiers of cluster policies; NetworkPolicies add up and then close."""
+    def _decide(self, direction: Direction, subject: PodFacts | None, peer: FlowEnd, flow: Flow) -> Decision:
+        """First match wins in the tiers of cluster policies; NetworkPolicies are additive and then isolate."""
         if subject is None or not subject.selectable:
             return Decision(direction, True, "open")
-        policies = self.class_of(self.members.slots[subject.key])
+        policies = self.class_of(self.selector_index.pod_ids[subject.key])
         isolating = policies.isolating(direction)
         for tier, rules in zip(_TIERS, policies.stages(direction), strict=True):
             for rule in rules:
-                if not matches(rule, peer, flow, self.members, self.cluster):
+                if not matches(rule, peer, flow, self.selector_index, self.node_index):
                     continue
                 if rule.action == "Pass":
                     break
@@ -230,5 +231,5 @@ class Evaluator:
         return Decision(direction, True, "open", None, isolating)
 
 
-def _own_node(pod: Party, node: Party) -> bool:
+def _own_node(pod: FlowEnd, node: FlowEnd) -> bool:
     return pod.pod is not None and node.node is not None and pod.pod.node == node.node

@@ -1,4 +1,4 @@
-"""What policies look at in a pod, and no more of it: there may be 10,000 of them. Used by `selector_index.py`."""
+"""The part of a pod that policies need, kept small: there may be 10,000 of them. Used by `selector_index.py`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from percale.model.pod import Pod
 
 
 class NamedPort(NamedTuple):
-    """A container's port that has a name."""
+    """A named container port."""
 
     name: str
     protocol: str
@@ -22,7 +22,7 @@ class NamedPort(NamedTuple):
 
 
 class PodFacts(Struct, frozen=True, gc=False):
-    """A pod as policies see it. `addresses` are packed, and those that it really has: of two pods the running one wins."""
+    """A pod as policies see it. `addresses` are packed and owned: if two pods claim one, the higher `rank` wins."""
 
     key: ObjectKey
     namespace: str
@@ -31,25 +31,25 @@ class PodFacts(Struct, frozen=True, gc=False):
     ports: tuple[NamedPort, ...]
     node: str | None
     host_addresses: tuple[bytes, ...] | None
-    """Of a pod in its node's network: it has no addresses of its own."""
+    """Of a hostNetwork pod, which has no addresses of its own."""
     finished: bool
     rank: tuple[bool, bool, bool, str]
-    """Who keeps an address that two pods claim: the one known to be wired, the running, not the leaving, the newest one."""
+    """Which of two pods owns an address that both claim: attached by this agent, running, not terminating, newest."""
 
     @property
     def selectable(self) -> bool:
-        """A pod in the node's network is its node, and a finished one is nobody."""
+        """False for hostNetwork and completed pods."""
         return self.host_addresses is None and not self.finished
 
 
 @lru_cache(maxsize=4096)
 def _named(name: str, protocol: str, number: int) -> NamedPort:
-    """One for all pods that have it."""
+    """Shared by all pods that have it."""
     return NamedPort(name, protocol, number)
 
 
 def facts_of(pod: Pod) -> PodFacts:
-    """The facts of a pod as the store has it."""
+    """The facts of a Pod object."""
     meta, spec = pod.metadata, pod.spec
     namespace = sys.intern(meta.namespace or "default")
     finished = pod.status.phase in ("Succeeded", "Failed")

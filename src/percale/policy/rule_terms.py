@@ -1,6 +1,6 @@
-"""Which peers a rule means, as hashable values: pods by selectors, addresses by blocks, ports. `compiler.py` makes them.
+"""The peers and ports of rules as hashable values: pods by selectors, addresses by blocks. `compiler.py` makes them.
 
-A term's name is a digest of its content: equal selectors are one term, tracked once (`selector_index.py`) and one kernel set.
+A term's name is a digest of its content: equal selectors are one term, indexed once (`selector_index.py`) and one kernel set.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from percale.model.selector import LabelSelector
 
 Direction: TypeAlias = Literal["egress", "ingress"]
 FlowProtocol: TypeAlias = Literal["TCP", "UDP", "SCTP", "ICMP"]
-"""Of a flow; rules name the first three."""
+"""Of a flow; rules can name the first three."""
 
 Labels: TypeAlias = Mapping[str, str]
 
@@ -25,37 +25,37 @@ EVERYTHING = LabelSelector()
 
 
 def digest(*parts: object) -> str:
-    """A short name for this content, the same in every process."""
+    """A short, stable digest of this content."""
     return blake2b(repr(parts).encode(), digest_size=6).hexdigest()
 
 
-def spelled(selector: LabelSelector) -> tuple[object, ...]:
-    """A selector's content in one order."""
+def canonical(selector: LabelSelector) -> tuple[object, ...]:
+    """A selector's content in canonical order."""
     return (
         tuple(sorted(selector.matchLabels.items())),
         tuple(sorted((each.key, each.operator, tuple(sorted(each.values))) for each in selector.matchExpressions)),
     )
 
 
-class Term(Struct, frozen=True, eq=False, dict=True):
-    """Pods with these labels, in one namespace or in all that a selector matches."""
+class PodSelectorTerm(Struct, frozen=True, eq=False, dict=True):
+    """Pods by labels, in one namespace or in those that a selector matches."""
 
     namespaces: str | LabelSelector
     pods: LabelSelector = EVERYTHING
 
     @cached_property
     def name(self) -> str:
-        where = self.namespaces if isinstance(self.namespaces, str) else spelled(self.namespaces)
-        return digest(where, spelled(self.pods))
+        where = self.namespaces if isinstance(self.namespaces, str) else canonical(self.namespaces)
+        return digest(where, canonical(self.pods))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Term) and self.name == other.name
+        return isinstance(other, PodSelectorTerm) and self.name == other.name
 
     def __hash__(self) -> int:
         return hash(self.name)
 
     def matches(self, namespace: str, namespace_labels: Labels, labels: Labels) -> bool:
-        """A pod of this namespace with these labels is meant."""
+        """Whether it selects a pod of this namespace with these labels."""
         there = (
             self.namespaces == namespace
             if isinstance(self.namespaces, str)
@@ -65,7 +65,7 @@ class Term(Struct, frozen=True, eq=False, dict=True):
 
 
 class Block(Struct, frozen=True, dict=True):
-    """Addresses of a network without some parts of it, of one family: `in` takes a packed address."""
+    """An ipBlock: a network of one family without its exceptions; `in` takes a packed address."""
 
     cidr: str
     exceptions: tuple[str, ...] = ()
@@ -92,23 +92,23 @@ class Block(Struct, frozen=True, dict=True):
         )
 
 
-class NodeTerm(Struct, frozen=True):
-    """Nodes with these labels, by all their addresses."""
+class NodeSelectorTerm(Struct, frozen=True):
+    """All addresses of the nodes with these labels."""
 
     nodes: LabelSelector
 
 
 class DomainTerm(Struct, frozen=True):
-    """Addresses that a name resolves to; `*.` stands for one label or more."""
+    """Addresses that a domain name resolves to; `*.` stands for one label or more."""
 
     name: str
 
 
 class Unknown(Struct, frozen=True):
-    """A peer of a sort that this version does not know: it never opens, and always closes."""
+    """A peer of a newer API: it never allows, and always denies."""
 
 
-Peer: TypeAlias = Term | Block | NodeTerm | DomainTerm | Unknown
+Peer: TypeAlias = PodSelectorTerm | Block | NodeSelectorTerm | DomainTerm | Unknown
 
 
 class PortSpan(Struct, frozen=True, order=True):

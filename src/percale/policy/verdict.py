@@ -1,4 +1,4 @@
-"""What is asked and what is answered: a flow between two parties, and the verdict with its reason."""
+"""A flow between two ends, and the verdict on it with its reason."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ Why: TypeAlias = Literal["open", "rule", "isolated", "denied", "node", "self"]
 a cluster policy denies it. node: a pod and its own node. self: a pod and itself."""
 
 
-class Party(Struct, frozen=True):
-    """One end of a flow: an address, with its pod or its node when it is one's."""
+class FlowEnd(Struct, frozen=True):
+    """One end of a flow: an address, with the pod or node that owns it."""
 
     address: bytes
     pod: PodFacts | None = None
@@ -33,14 +33,14 @@ class Party(Struct, frozen=True):
 class Flow(Struct, frozen=True):
     """A new connection; `port` is the destination's own (after DNAT), None for ICMP."""
 
-    source: Party
-    destination: Party
+    source: FlowEnd
+    destination: FlowEnd
     protocol: FlowProtocol
     port: int | None
 
 
 class Decision(Struct, frozen=True):
-    """One side's: the source's egress or the destination's ingress."""
+    """The decision of one side: the source's egress or the destination's ingress."""
 
     direction: Direction
     allowed: bool
@@ -64,7 +64,7 @@ class Verdict(Struct, frozen=True):
 
     @property
     def decisive(self) -> Decision:
-        """The side that forbids it; of an allowed flow the one that a rule allows, ingress first."""
+        """The side that denies it; of an allowed flow the one with an allowing rule, ingress first."""
         if not self.egress.allowed:
             return self.egress
         return self.egress if self.ingress.allowed and self.ingress.rule is None else self.ingress

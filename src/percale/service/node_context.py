@@ -35,8 +35,8 @@ class ServiceConfig(Struct, frozen=True):
     """Packets to cluster IPs are masqueraded whoever sends them."""
     strategy: str = "random"
     """Of Services that do not name one."""
-    tunnel_port: int = VxlanOptions().port
-    """Of UDP: at a node's address it is no endpoint."""
+    tunnel_ports: tuple[int, ...] = VxlanOptions().tunnel_ports
+    """Of UDP: at a node's address they are no endpoints."""
 
 
 class NodeFacts(Struct, frozen=True):

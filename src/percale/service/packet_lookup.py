@@ -12,9 +12,9 @@ from msgspec import Struct
 from percale.model.addresses import Address
 from percale.model.pod import Protocol
 from percale.service.node_context import Family, is_in
-from percale.service.resolved_service import Place, ResolvedPort
-from percale.service.resolver import ServiceTable
-from percale.service.service_ports import PortSpec, Vip, VipKind, spelled_endpoint
+from percale.service.resolved_service import ClientLocation, ResolvedPort
+from percale.service.resolver import ServiceResolver
+from percale.service.service_ports import PortSpec, Vip, VipKind, format_endpoint
 from percale.service.vip_conflicts import node_port_key, vip_key
 
 Action: TypeAlias = Literal["endpoints", "reject", "drop", "none"]
@@ -29,7 +29,7 @@ class Answer(Struct, frozen=True):
     reason: str
 
 
-def resolve(table: ServiceTable, source: Address, target: Address, port: int, protocol: Protocol) -> Answer:
+def resolve(table: ServiceResolver, source: Address, target: Address, port: int, protocol: Protocol) -> Answer:
     """The first packet of a connection. Raises ValueError when source and target are of two families."""
     if source.version != target.version:
         raise ValueError(f"{source} and {target} are not of one address family")
@@ -42,36 +42,36 @@ def resolve(table: ServiceTable, source: Address, target: Address, port: int, pr
     return _routed(table, resolved, vip, source)
 
 
-def place_of(table: ServiceTable, address: bytes) -> Place:
+def client_location(table: ServiceResolver, address: bytes) -> ClientLocation:
     """What Services see in a client's address."""
     if address in table.node.addresses:
         return "node"
     return "pod" if is_in(address, table.config.pod_cidrs) else "outside"
 
 
-def _find(table: ServiceTable, target: bytes, port: int, protocol: Protocol) -> tuple[ResolvedPort, Vip] | None:
+def _find(table: ServiceResolver, target: bytes, port: int, protocol: Protocol) -> tuple[ResolvedPort, Vip] | None:
     """A Service's own address comes before the node's ports."""
-    held = table.claims.holder(vip_key(target, protocol, port))
+    held = table.vip_owners.owner(vip_key(target, protocol, port))
     if held is None and target in table.node_port_addresses:
         family: Family = 4 if len(target) == 4 else 6
-        held = table.claims.holder(node_port_key(family, protocol, port))
+        held = table.vip_owners.owner(node_port_key(family, protocol, port))
     if held is None:
         return None
     spec, vip = held
     return next((each, vip) for each in table.services[spec.key].ports if each.spec is spec)
 
 
-def _without_service(table: ServiceTable, target: Address, port: int, protocol: Protocol) -> Answer:
+def _without_service(table: ServiceResolver, target: Address, port: int, protocol: Protocol) -> Answer:
     if target.packed in table.cluster_ips:
         return Answer("reject", (), False, f"{target} is a cluster IP, but its Service has no port {port}/{protocol}")
     if is_in(target.packed, table.config.service_cidrs):
         return Answer("drop", (), False, f"{target} is in the service network, but no Service has it")
     refusal = table.refusal(target.packed)
     because = f"; {refusal}" if refusal is not None else ""
-    return Answer("none", (), False, f"no Service is at {spelled_endpoint(target.packed, port)}/{protocol}{because}")
+    return Answer("none", (), False, f"no Service is at {format_endpoint(target.packed, port)}/{protocol}{because}")
 
 
-def _may_use(table: ServiceTable, spec: PortSpec, vip: Vip, source: bytes) -> bool:
+def _may_use(table: ServiceResolver, spec: PortSpec, vip: Vip, source: bytes) -> bool:
     """A packet of this node to a load balancer's address may have that address as its source: the node counts."""
     if vip.kind != "load-balancer" or not spec.source_ranges or is_in(source, spec.source_ranges):
         return True
@@ -79,7 +79,7 @@ def _may_use(table: ServiceTable, spec: PortSpec, vip: Vip, source: bytes) -> bo
     return own and any(is_in(address, spec.source_ranges) for address in table.node.addresses)
 
 
-PLACES: dict[Place, str] = {"pod": "a pod", "node": "this node", "outside": "outside"}
+PLACES: dict[ClientLocation, str] = {"pod": "a pod", "node": "this node", "outside": "outside"}
 KINDS: dict[VipKind, str] = {
     "cluster": "cluster IP",
     "load-balancer": "load balancer address",
@@ -88,8 +88,8 @@ KINDS: dict[VipKind, str] = {
 }
 
 
-def _routed(table: ServiceTable, resolved: ResolvedPort, vip: Vip, source: Address) -> Answer:
-    place = place_of(table, source.packed)
+def _routed(table: ServiceResolver, resolved: ResolvedPort, vip: Vip, source: Address) -> Answer:
+    place = client_location(table, source.packed)
     slots, masquerade = resolved.route(vip.kind, place, masquerade_all=table.config.masquerade_all)
     what = f"{KINDS[vip.kind]} of {resolved.name} from {PLACES[place]}"
     if slots == "reject":
@@ -99,7 +99,7 @@ def _routed(table: ServiceTable, resolved: ResolvedPort, vip: Vip, source: Addre
         return Answer("drop", (), False, f"{what}: {policy} is Local, and all endpoints are on other nodes")
     records = sorted(set(resolved.records(slots)))
     own = [record for record in records if record[:-2] == source.packed]
-    endpoints = tuple(spelled_endpoint(record[:-2], int.from_bytes(record[-2:])) for record in records)
+    endpoints = tuple(format_endpoint(record[:-2], int.from_bytes(record[-2:])) for record in records)
     chosen = f"{what}: one of {len(records)} endpoints" if len(records) > 1 else f"{what}: one endpoint"
     if masquerade or own == records:
         because = "" if masquerade else ", since the client is its own endpoint"

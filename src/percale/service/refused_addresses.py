@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeAlias
 from percale.model.meta import Object
 from percale.service.node_context import ServiceConfig, is_in
 
-Teller: TypeAlias = tuple[type[Object], str]
+AddressSource: TypeAlias = tuple[type[Object], str]
 """Kind and name of an object that tells a node's addresses."""
 
 OF_A_NODE = "is a node's address"
@@ -93,20 +93,20 @@ class NodeAddresses:
     """Of all nodes, as Node objects and leases tell them."""
 
     def __init__(self) -> None:
-        self._told: dict[Teller, tuple[bytes, ...]] = {}
+        self._told: dict[AddressSource, tuple[bytes, ...]] = {}
         self._count: dict[bytes, int] = {}
         """How many tell of it."""
 
     def __contains__(self, address: bytes) -> bool:
         return address in self._count
 
-    def __iter__(self) -> Iterator[Teller]:
+    def __iter__(self) -> Iterator[AddressSource]:
         """Who tells."""
         return iter(self._told)
 
-    def tell(self, who: Teller, addresses: tuple[bytes, ...]) -> set[bytes]:
+    def update(self, source: AddressSource, addresses: tuple[bytes, ...]) -> set[bytes]:
         """All that this one says from now on. The addresses that are nodes' now and were not, or the other way round."""
-        before = self._told.get(who, ())
+        before = self._told.get(source, ())
         if before == addresses:
             return set()
         touched = {*before, *addresses}
@@ -118,7 +118,7 @@ class NodeAddresses:
             if not self._count[each]:
                 del self._count[each]
         if addresses:
-            self._told[who] = addresses
+            self._told[source] = addresses
         else:
-            del self._told[who]
+            del self._told[source]
         return {each for each in touched if (each in were) != (each in self._count)}

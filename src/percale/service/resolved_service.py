@@ -1,12 +1,12 @@
-"""What a Service means on this node, as the renderer and the resolver take it. Made by `table`.
+"""A Service resolved for this node: input of the renderer and of packet lookups. Made by `resolver.py`.
 
-who sends to …          a pod                        the node itself              anybody else
-cluster IP              inside, source kept *        inside, masqueraded          inside, masqueraded
+client sends to …       a pod                        the node itself              any other
+cluster IP              internal, source kept *      internal, masqueraded        internal, masqueraded
 others, policy Cluster  cluster, masqueraded         cluster, masqueraded         cluster, masqueraded
 others, policy Local    cluster, source kept         cluster, masqueraded         local, source kept
 
-inside: the cluster's endpoints, or with internalTrafficPolicy Local those of this node
-*: unless masqueradeAll. A client whose own endpoint is chosen is masqueraded always.
+internal: the cluster's endpoints, or with internalTrafficPolicy Local those of this node
+*: unless masqueradeAll. A client that is its own endpoint (hairpin) is always masqueraded.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from percale.service.node_context import Family
 from percale.service.service_ports import PortName, PortSpec, Vip, VipKind
 from percale.service.strategies import Strategy
 
-Place: TypeAlias = Literal["pod", "node", "outside"]
+ClientLocation: TypeAlias = Literal["pod", "node", "outside"]
 """Where a client is: in a pod of the cluster, on this node, or anywhere else."""
 
-Without: TypeAlias = Literal["reject", "drop"]
-"""What to do for want of endpoints. `drop`: there are some, but on other nodes."""
+NoEndpointsAction: TypeAlias = Literal["reject", "drop"]
+"""What happens without endpoints. `drop`: other nodes have some."""
 
 Slots: TypeAlias = bytes
-"""Records one after the other, in the order of the strategy's slots: what numpy encodes at once."""
+"""Packed records in the order of the strategy's slots."""
 
 
 class ResolvedPort(Struct, frozen=True, gc=False):
-    """One service port in one address family. `vips` are those that the service has, not all that it wants."""
+    """One service port in one address family. `vips` are those that it owns, not all that it requests."""
 
     spec: PortSpec
     vips: tuple[Vip, ...]
@@ -41,7 +41,7 @@ class ResolvedPort(Struct, frozen=True, gc=False):
     local: Slots
     """Empty when neither traffic policy is Local."""
     anywhere: bool
-    """Some node has an endpoint."""
+    """Whether any node has an endpoint."""
 
     @property
     def name(self) -> PortName:
@@ -61,39 +61,43 @@ class ResolvedPort(Struct, frozen=True, gc=False):
         return 6 if self.spec.family == 4 else 18
 
     @property
-    def inside(self) -> Slots | Without:
-        """For whoever uses the cluster IP."""
-        return self._or_without(self.local if self.spec.internal_local else self.cluster)
+    def cluster_ip_clients(self) -> Slots | NoEndpointsAction:
+        """Endpoints for clients of the cluster IP."""
+        return self._or_action(self.local if self.spec.internal_local else self.cluster)
 
     @property
-    def near(self) -> Slots | Without:
-        """For pods and this node, who use another address of it."""
-        return self._or_without(self.cluster)
+    def node_local_clients(self) -> Slots | NoEndpointsAction:
+        """Endpoints for pods and this node, as clients of another address of it."""
+        return self._or_action(self.cluster)
 
     @property
-    def outside(self) -> Slots | Without:
-        """For all others who do."""
-        return self._or_without(self.local if self.spec.external_local else self.cluster)
+    def external_clients(self) -> Slots | NoEndpointsAction:
+        """Endpoints for all other clients of such an address."""
+        return self._or_action(self.local if self.spec.external_local else self.cluster)
 
-    def _or_without(self, slots: Slots) -> Slots | Without:
+    def _or_action(self, slots: Slots) -> Slots | NoEndpointsAction:
         return slots or ("drop" if self.anywhere else "reject")
 
-    def route(self, kind: VipKind, place: Place, *, masquerade_all: bool) -> tuple[Slots | Without, bool]:
-        """(where to, whether the source is masqueraded whichever endpoint is chosen)"""
+    def route(
+        self, kind: VipKind, location: ClientLocation, *, masquerade_all: bool
+    ) -> tuple[Slots | NoEndpointsAction, bool]:
+        """(endpoints or action, whether the source is masqueraded regardless of the selected endpoint)"""
         if kind == "cluster":
-            return self.inside, masquerade_all or place != "pod"
+            return self.cluster_ip_clients, masquerade_all or location != "pod"
         if not self.spec.external_local:
-            return self.outside, True
-        return (self.outside, False) if place == "outside" else (self.near, place == "node")
+            return self.external_clients, True
+        return (
+            (self.external_clients, False) if location == "outside" else (self.node_local_clients, location == "node")
+        )
 
     def records(self, slots: Slots) -> Iterator[Record]:
-        """One by one; an endpoint with several slots comes several times."""
+        """The records one by one; an endpoint with several slots is repeated."""
         size = self.record_size
         return iter([slots[start : start + size] for start in range(0, len(slots), size)])
 
 
 class ResolvedService(Struct, frozen=True, gc=False):
-    """All ports of a Service. `local_ready` is what its health check tells: this node's ready endpoints."""
+    """All ports of a Service. `local_ready`: this node's ready endpoints, as its health check reports."""
 
     key: ObjectKey
     ports: tuple[ResolvedPort, ...]

@@ -1,4 +1,4 @@
-"""Services as this node sees them, kept up to date object by object. Not for two threads at a time.
+"""Resolves Services for this node, updated object by object. Not thread-safe.
 
     put, gone ─▶ facts (compact; the objects are not kept) ─▶ claims ─▶ dirty Services ─▶ resolved anew, compared, reported
 
@@ -24,87 +24,87 @@ from percale.service.endpoints_mirroring import is_mirrored, mirrored_slices
 from percale.service.node_context import NodeFacts, ServiceConfig, facts_of_node, node_port_addresses
 from percale.service.refused_addresses import OF_A_NODE, NodeAddresses, Refused
 from percale.service.resolved_service import ResolvedPort, ResolvedService
-from percale.service.service_ports import PortSpec, ServiceFacts, facts_of_service, spelled_vip
+from percale.service.service_ports import PortSpec, ServiceFacts, facts_of_service, format_vip
 from percale.service.strategies import slots_of
 from percale.service.tunnel_endpoints import Tunnels
-from percale.service.vip_conflicts import Claims
+from percale.service.vip_conflicts import VipOwners
 
 KINDS: tuple[type[Object], ...] = (Node, SubnetLease, EndpointSlice, Endpoints, Service)
-"""What a table wants to know of. Services come last: each finds its endpoints, and is resolved once."""
+"""The kinds that it evaluates. Services come last, so that each is resolved once."""
 
 
-class ServiceTable:
-    """`services` has each Service for which there is something to do here."""
+class ServiceResolver:
+    """`services` has each Service that this node implements."""
 
     def __init__(self, config: ServiceConfig, objects: Iterable[Object] = ()) -> None:
         self.config = config
         self.node = NodeFacts()
         self.services: dict[ObjectKey, ResolvedService] = {}
-        self.claims = Claims()
+        self.vip_owners = VipOwners()
         self._cluster_ips: dict[bytes, int] = {}
         self._facts: dict[ObjectKey, ServiceFacts] = {}
-        """Without the addresses that they asked for and that are a node's."""
-        self._asking: dict[ObjectKey, ServiceFacts] = {}
-        """The same with them, of Services with addresses that may be a node's."""
-        self._asked_for: dict[bytes, set[ObjectKey]] = {}
-        """Such an address, or one that is refused always → who wants it."""
-        self._of_nodes = NodeAddresses()
+        """Without the requested addresses that belong to a node."""
+        self._requested: dict[ObjectKey, ServiceFacts] = {}
+        """As requested, of Services with addresses that may belong to a node."""
+        self._requesters: dict[bytes, set[ObjectKey]] = {}
+        """By such an address, or one that is always refused: the Services that request it."""
+        self._node_addresses = NodeAddresses()
         self._slices: dict[ObjectKey, tuple[SliceFacts, ...]] = {}
         self._mirrored: dict[ObjectKey, tuple[SliceFacts, ...]] = {}
-        self._homes: dict[ObjectKey, ObjectKey] = {}
-        """A slice → its Service."""
-        self.tunnels = Tunnels(config.tunnel_port)
-        self._concerned: dict[tuple[type[Object], ObjectKey], ObjectKey] = {}
-        """Slices and Endpoints with a tunnel's port → their Services."""
+        self._service_of_slice: dict[ObjectKey, ObjectKey] = {}
+        """The Service of each slice."""
+        self.tunnels = Tunnels(config.tunnel_ports)
+        self._tunnel_port_objects: dict[tuple[type[Object], ObjectKey], ObjectKey] = {}
+        """The Services of slices and Endpoints that have a tunnel's port."""
         self.apply(objects)
 
-    # Asking
+    # Queries
 
     @property
     def cluster_ips(self) -> Iterable[bytes]:
-        """Active ones: their undefined ports are rejected."""
+        """Cluster IPs in use: their undefined ports are rejected."""
         return self._cluster_ips.keys()
 
     @property
     def node_port_addresses(self) -> tuple[bytes, ...]:
-        """This node's addresses that take node ports."""
+        """This node's addresses that serve node ports."""
         return node_port_addresses(self.config, self.node)
 
     @property
-    def known(self) -> Iterator[tuple[type[Object], ObjectKey]]:
-        """The objects that it has facts of."""
+    def object_keys(self) -> Iterator[tuple[type[Object], ObjectKey]]:
+        """Kind and key of every object that it has."""
         yield from ((Service, key) for key in self._facts)
-        yield from ((EndpointSlice, key) for key in self._homes)
+        yield from ((EndpointSlice, key) for key in self._service_of_slice)
         yield from ((Endpoints, key) for key in self._mirrored)
         yield from ((SubnetLease, key) for key in self.tunnels.leases)
         if self.node != NodeFacts():
             yield Node, ObjectKey(None, self.config.node)
-        yield from ((kind, ObjectKey(None, name)) for kind, name in self._of_nodes)
+        yield from ((kind, ObjectKey(None, name)) for kind, name in self._node_addresses)
 
     @property
     def problems(self) -> Iterator[str]:
-        """What is wrong with Services and slices; each concerns its own Service only."""
+        """Problems of Services and slices; each concerns its own Service only."""
         return (problem for each in self.services.values() for problem in each.problems)
 
     def refusal(self, address: bytes) -> str | None:
-        """Which Service asks for this address, and why it has it not."""
-        for key in sorted(self._asked_for.get(address, ())):
+        """Which Service requests this address, and why it was refused."""
+        for key in sorted(self._requesters.get(address, ())):
             for each in self._facts[key].refused:
                 if each.address == address:
                     return f"Service {key}: {each}"
         return None
 
     def serving(self, spec: PortSpec) -> frozenset[Record]:
-        """All endpoints of a service port that answer, whether this node chooses them for new connections or not."""
+        """All serving endpoints of a service port, selected by this node or not."""
         found = candidates(self._slices_of(self._facts[spec.key]), spec.family, spec.name.port, spec.name.protocol)
         return frozenset(record for record, state in found.states.items() if state & (READY | DRAINING))
 
     # Changes
 
     def apply(self, put: Iterable[Object] = (), gone: Iterable[tuple[type[Object], ObjectKey]] = ()) -> set[ObjectKey]:
-        """Objects are new or changed, others are gone (each is in one of the two). The Services that mean something else now.
+        """Objects are new or changed, others deleted (each is in one of the two); returns the Services that resolve differently.
 
-        A change of `node_port_addresses` is not among them: it is no Service's.
+        A change of `node_port_addresses` concerns no Service.
         """
         dirty: set[ObjectKey] = set()
         for kind, key in gone:
@@ -118,12 +118,12 @@ class ServiceTable:
             case EndpointSlice():
                 self._put_slice(obj.key, facts_of_slice(obj, self.config.node), dirty)
             case Service():
-                self._ask(obj.key, facts_of_service(obj, self.config), dirty)
+                self._request(obj.key, facts_of_service(obj, self.config), dirty)
             case Endpoints():
                 slices = mirrored_slices(obj) if is_mirrored(obj) else []
                 facts = [facts_of_slice(each, self.config.node) for each in slices]
                 self._mirrored[obj.key] = tuple(each for each in facts if each is not None)
-                self._note_ports(Endpoints, obj.key, self._mirrored[obj.key])
+                self._track_tunnel_ports(Endpoints, obj.key, self._mirrored[obj.key])
                 dirty.add(obj.key)
             case Node():
                 node = facts_of_node(obj)
@@ -131,45 +131,45 @@ class ServiceTable:
                     self._put_node(node, dirty)
                 self._put_addresses(Node, obj.metadata.name, node.addresses, dirty)
             case SubnetLease(spec=spec):
-                public = tuple([each.packed for each in (spec.publicIP, spec.publicIPv6) if each is not None])
+                public = tuple([each.packed for each in spec.public_ips])
                 self._put_addresses(SubnetLease, obj.metadata.name, public, dirty)
                 if self.tunnels.put(obj):
-                    dirty.update(self._concerned.values())
+                    dirty.update(self._tunnel_port_objects.values())
 
     def _remove(self, kind: type[Object], key: ObjectKey, dirty: set[ObjectKey]) -> None:
         if kind is EndpointSlice:
             self._put_slice(key, None, dirty)
         elif kind is Service:
-            self._ask(key, None, dirty)
+            self._request(key, None, dirty)
         elif kind is Endpoints:
             self._mirrored.pop(key, None)
-            self._note_ports(Endpoints, key, ())
+            self._track_tunnel_ports(Endpoints, key, ())
             dirty.add(key)
         elif kind is Node or kind is SubnetLease:
             if kind is Node and key.name == self.config.node:
                 self._put_node(NodeFacts(), dirty)
             self._put_addresses(kind, key.name, (), dirty)
             if kind is SubnetLease and self.tunnels.remove(key):
-                dirty.update(self._concerned.values())
+                dirty.update(self._tunnel_port_objects.values())
 
-    def _ask(self, key: ObjectKey, facts: ServiceFacts | None, dirty: set[ObjectKey]) -> None:
-        """What a Service asks for; None: it is gone."""
+    def _request(self, key: ObjectKey, facts: ServiceFacts | None, dirty: set[ObjectKey]) -> None:
+        """A Service is new or changed; None: deleted."""
         old = self._facts.get(key)
-        for address in _watched(self._asking.pop(key, old)):
-            self._asked_for[address].discard(key)
-            if not self._asked_for[address]:
-                del self._asked_for[address]
+        for address in _restricted_addresses(self._requested.pop(key, old)):
+            self._requesters[address].discard(key)
+            if not self._requesters[address]:
+                del self._requesters[address]
         if facts is None:
             self._remove_service(key, dirty)
             return
         if facts.external:
-            self._asking[key] = facts
-        for address in _watched(facts):
-            self._asked_for.setdefault(address, set()).add(key)
-        self._put_service(self._admitted(facts), dirty)
+            self._requested[key] = facts
+        for address in _restricted_addresses(facts):
+            self._requesters.setdefault(address, set()).add(key)
+        self._put_service(self._without_node_addresses(facts), dirty)
 
-    def _admitted(self, facts: ServiceFacts) -> ServiceFacts:
-        taken = {address for address in facts.external if address in self._of_nodes} if facts.external else ()
+    def _without_node_addresses(self, facts: ServiceFacts) -> ServiceFacts:
+        taken = {address for address in facts.external if address in self._node_addresses} if facts.external else ()
         if not taken:
             return facts
         ports = [
@@ -182,13 +182,13 @@ class ServiceTable:
     def _put_addresses(
         self, kind: type[Object], name: str, addresses: tuple[bytes, ...], dirty: set[ObjectKey]
     ) -> None:
-        """A node's. Who asks for one that has come or gone is looked at again, and nobody else."""
+        """A node's addresses; only Services that request an added or removed one are resolved again."""
         if self.config.external_ips != ():
             return
-        for address in self._of_nodes.tell((kind, name), addresses):
-            for key in self._asked_for.get(address, ()):
-                if key in self._asking:
-                    self._put_service(self._admitted(self._asking[key]), dirty)
+        for address in self._node_addresses.update((kind, name), addresses):
+            for key in self._requesters.get(address, ()):
+                if key in self._requested:
+                    self._put_service(self._without_node_addresses(self._requested[key]), dirty)
 
     def _put_service(self, facts: ServiceFacts, dirty: set[ObjectKey]) -> None:
         old = self._facts.get(facts.key)
@@ -200,8 +200,8 @@ class ServiceTable:
         self._facts[facts.key] = facts
         for address in _cluster_ips(facts):
             self._cluster_ips[address] = self._cluster_ips.get(address, 0) + 1
-        for rival in self.claims.add(facts.ports):
-            dirty.add(rival.key)
+        for contender in self.vip_owners.add(facts.ports):
+            dirty.add(contender.key)
 
     def _remove_service(self, key: ObjectKey, dirty: set[ObjectKey]) -> None:
         dirty.add(key)
@@ -212,30 +212,30 @@ class ServiceTable:
             self._cluster_ips[address] -= 1
             if not self._cluster_ips[address]:
                 del self._cluster_ips[address]
-        for heir in self.claims.remove(facts.ports):
-            dirty.add(heir.key)
+        for successor in self.vip_owners.remove(facts.ports):
+            dirty.add(successor.key)
 
     def _put_slice(self, key: ObjectKey, facts: SliceFacts | None, dirty: set[ObjectKey]) -> None:
-        """None: it is gone, or none of ours any more."""
-        self._note_ports(EndpointSlice, key, (facts,) if facts is not None else ())
-        old = self._homes.pop(key, None)
+        """None: deleted, or not for this proxy any more."""
+        self._track_tunnel_ports(EndpointSlice, key, (facts,) if facts is not None else ())
+        old = self._service_of_slice.pop(key, None)
         if old is not None:
             dirty.add(old)
             self._slices[old] = tuple(each for each in self._slices[old] if each.name != key.name)
             if not self._slices[old]:
                 del self._slices[old]
         if facts is not None:
-            home = facts.service
-            dirty.add(home)
-            self._homes[key] = home
-            known = self._slices.get(home)
-            self._slices[home] = (facts,) if known is None else tuple(sorted((*known, facts), key=_name))
+            service = facts.service
+            dirty.add(service)
+            self._service_of_slice[key] = service
+            object_keys = self._slices.get(service)
+            self._slices[service] = (facts,) if object_keys is None else tuple(sorted((*object_keys, facts), key=_name))
 
-    def _note_ports(self, kind: type[Object], key: ObjectKey, slices: tuple[SliceFacts, ...]) -> None:
-        self._concerned.pop((kind, key), None)
+    def _track_tunnel_ports(self, kind: type[Object], key: ObjectKey, slices: tuple[SliceFacts, ...]) -> None:
+        self._tunnel_port_objects.pop((kind, key), None)
         for each in slices:
-            if self.tunnels.concern(each):
-                self._concerned[kind, key] = each.service
+            if self.tunnels.has_tunnel_port(each):
+                self._tunnel_port_objects[kind, key] = each.service
 
     def _put_node(self, node: NodeFacts, dirty: set[ObjectKey]) -> None:
         if node.zone != self.node.zone:
@@ -245,21 +245,22 @@ class ServiceTable:
     # Resolving
 
     def _resolve(self, key: ObjectKey) -> bool:
-        """One Service anew; whether it means something else now."""
+        """Resolve one Service again; whether it resolves differently."""
         facts = self._facts.get(key)
         old = self.services.get(key)
-        said = facts is not None and (facts.ports or facts.problems or facts.refused)
-        new = self._resolved(facts) if facts is not None and said else None
+        relevant = facts is not None and (facts.ports or facts.problems or facts.refused)
+        new = self._resolved(facts) if facts is not None and relevant else None
         if new is None:
             self.services.pop(key, None)
         else:
-            self.services[key] = new  # also when it is equal: its ports are those that hold the claims
+            self.services[key] = new  # also when equal: its ports own the VIPs
         return new != old
 
     def _resolved(self, facts: ServiceFacts) -> ResolvedService:
         slices = self._slices_of(facts)
         refused = [f"Service {facts.key}: {each}" for each in facts.refused]
-        problems = [*facts.problems, *refused, *self._lost(facts), *[said for each in slices for said in each.problems]]
+        of_slices = [problem for each in slices for problem in each.problems]
+        problems = [*facts.problems, *refused, *self._conflict_problems(facts), *of_slices]
         specs: Sequence[PortSpec] = facts.ports
         if (costly := too_costly(facts, slices)) is not None:
             # One port of each family is enough for the kernel to refuse all connections to the Service's addresses.
@@ -273,21 +274,21 @@ class ServiceTable:
             problems=tuple(problems),
         )
 
-    def _lost(self, facts: ServiceFacts) -> Iterator[str]:
-        if self.claims.contested:
+    def _conflict_problems(self, facts: ServiceFacts) -> Iterator[str]:
+        if self.vip_owners.contested:
             for spec in facts.ports:
-                for vip, other in self.claims.lost(spec):
-                    yield f"Service {facts.key}: {spelled_vip(vip)}/{spec.name.protocol} belongs to Service {other.key}"
+                for vip, other in self.vip_owners.lost_vips(spec):
+                    yield f"Service {facts.key}: {format_vip(vip)}/{spec.name.protocol} belongs to Service {other.key}"
 
     def _slices_of(self, facts: ServiceFacts) -> tuple[SliceFacts, ...]:
-        """Plain Endpoints count where nobody has written slices, and no selector says that a controller will.
+        """Endpoints count if there are no slices, and no selector from which a controller would make some.
 
-        A tunnel between nodes is no endpoint, whoever wrote it.
+        A tunnel between nodes is never an endpoint.
         """
         found = self._slices.get(facts.key)
         if found is None:
             found = self._mirrored.get(facts.key, ()) if facts.selectorless else ()
-        return tuple([part for each in found for part in self.tunnels.without(each)])
+        return tuple([part for each in found for part in self.tunnels.without_tunnels(each)])
 
     def _port(self, spec: PortSpec, slices: tuple[SliceFacts, ...]) -> ResolvedPort:
         which = (spec.family, spec.name.port, spec.name.protocol)
@@ -296,15 +297,15 @@ class ServiceTable:
         uses_local = spec.internal_local or spec.external_local
         return ResolvedPort(
             spec=spec,
-            vips=self.claims.won(spec),
+            vips=self.vip_owners.owned_vips(spec),
             cluster=b"".join(slots_of(spec.strategy, choice.cluster, nodes)),
             local=b"".join(slots_of(spec.strategy, choice.local, nodes)) if uses_local else b"",
             anywhere=choice.anywhere,
         )
 
 
-def _watched(facts: ServiceFacts | None) -> Collection[bytes]:
-    """Addresses that it may not have, or not always."""
+def _restricted_addresses(facts: ServiceFacts | None) -> Collection[bytes]:
+    """Requested addresses that are refused, always or while a node has them."""
     if facts is None or not (facts.external or facts.refused):
         return ()
     return {*facts.external, *(each.address for each in facts.refused)}
@@ -315,7 +316,7 @@ def _name(facts: SliceFacts) -> str:
 
 
 def _cluster_ips(facts: ServiceFacts) -> list[bytes]:
-    """One for each port that has it."""
+    """Once for each port that has it."""
     return [vip.address for spec in facts.ports for vip in spec.vips if vip.kind == "cluster"]
 
 

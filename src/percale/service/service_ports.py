@@ -49,12 +49,12 @@ class Vip(NamedTuple):
     port: int
 
 
-def spelled_vip(vip: Vip) -> str:
+def format_vip(vip: Vip) -> str:
     """`10.96.0.1:80`, `[fd00::1]:80`, `node port 30080`."""
-    return f"node port {vip.port}" if vip.kind == "node-port" else spelled_endpoint(vip.address, vip.port)
+    return f"node port {vip.port}" if vip.kind == "node-port" else format_endpoint(vip.address, vip.port)
 
 
-def spelled_endpoint(address: bytes, port: int) -> str:
+def format_endpoint(address: bytes, port: int) -> str:
     """A packed address and a port as text."""
     text = str(ip_address(address))
     return f"[{text}]:{port}" if len(address) == 16 else f"{text}:{port}"

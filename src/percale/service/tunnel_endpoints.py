@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from msgspec.structs import replace
 
 from percale.model.meta import ObjectKey
 from percale.model.subnet_lease import SubnetLease
 from percale.service.endpoint_slices import SliceFacts, SlicePort
-from percale.service.service_ports import spelled_endpoint
+from percale.service.service_ports import format_endpoint
 
 
 class Tunnels:
     """The addresses of all nodes that have a lease: the public ones, and those of tunnel and bridge, a subnet's first two."""
 
-    def __init__(self, port: int) -> None:
-        self._port = port.to_bytes(2)
+    def __init__(self, ports: Iterable[int]) -> None:
+        self._ports = frozenset(port.to_bytes(2) for port in ports)
         self._leases: dict[ObjectKey, tuple[bytes, ...]] = {}
         self._ends: dict[bytes, int] = {}
         """How many leases have this address."""
@@ -50,15 +50,15 @@ class Tunnels:
 
     def has(self, record: bytes, protocol: str) -> bool:
         """An endpoint, with its port, is one."""
-        return protocol == "UDP" and record[-2:] == self._port and record[:-2] in self._ends
+        return protocol == "UDP" and record[-2:] in self._ports and record[:-2] in self._ends
 
-    def concern(self, facts: SliceFacts) -> bool:
-        """It has a port of that number."""
+    def has_tunnel_port(self, facts: SliceFacts) -> bool:
+        """It has such a port."""
         return any(self._is_ours(port) for port in facts.ports)
 
-    def without(self, facts: SliceFacts) -> tuple[SliceFacts, ...]:
+    def without_tunnels(self, facts: SliceFacts) -> tuple[SliceFacts, ...]:
         """The slice without tunnels, and with a problem for each; as two when its other ports keep their endpoints."""
-        if not self.concern(facts):
+        if not self.has_tunnel_port(facts):
             return (facts,)
         size = facts.size
         addresses = [facts.addresses[start : start + size] for start in range(0, len(facts.addresses), size)]
@@ -69,7 +69,14 @@ class Tunnels:
         others = replace(
             facts,
             ports=tuple(port for port in facts.ports if not self._is_ours(port)),
-            problems=(*facts.problems, *(self._problem(facts, address) for address in left)),
+            problems=(
+                *facts.problems,
+                *(
+                    _problem(facts, address, number)
+                    for number in sorted({port.number for port in facts.ports if self._is_ours(port)})
+                    for address in left
+                ),
+            ),
         )
         guarded = replace(
             facts,
@@ -83,16 +90,17 @@ class Tunnels:
         return others, guarded
 
     def _is_ours(self, port: SlicePort) -> bool:
-        return port.protocol == "UDP" and port.number == self._port
+        return port.protocol == "UDP" and port.number in self._ports
 
-    def _problem(self, facts: SliceFacts, address: bytes) -> str:
-        where = f"EndpointSlice {ObjectKey(facts.service.namespace, facts.name)}"
-        at = spelled_endpoint(address, int.from_bytes(self._port))
-        return f"{where}: {at}/UDP is the tunnel of a node, and no endpoint"
+
+def _problem(facts: SliceFacts, address: bytes, port: bytes) -> str:
+    where = f"EndpointSlice {ObjectKey(facts.service.namespace, facts.name)}"
+    at = format_endpoint(address, int.from_bytes(port))
+    return f"{where}: {at}/UDP is the tunnel of a node, and no endpoint"
 
 
 def _addresses(lease: SubnetLease) -> tuple[bytes, ...]:
     spec = lease.spec
-    public = [address.packed for address in (spec.publicIP, spec.publicIPv6) if address is not None]
-    subnets = [net for net in (spec.subnet, spec.ipv6Subnet) if net is not None and net.num_addresses > 1]
+    public = [address.packed for address in spec.public_ips]
+    subnets = [net for net in spec.subnets if net.num_addresses > 1]
     return (*public, *(net[index].packed for net in subnets for index in (0, 1)))

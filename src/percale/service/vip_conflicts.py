@@ -1,8 +1,8 @@
-"""Who has a virtual address that several Services want. Called by `table`; the resolver finds VIPs here.
+"""Which Service owns a virtual address that several Services request. Called by `resolver.py`.
 
-A cluster IP comes before all else, then what a load balancer has given, then external IPs, which a Service's author chooses: who
-writes another's address there does not get it, however old the Service is. Of one kind the older Service comes first; of two
-that were made in one second the uid decides, which nobody chooses, and where there is none, the name.
+Cluster IPs win over load balancer addresses, and these over external IPs, which a Service's author chooses: writing another's
+address there never takes it. Within a kind the older Service wins; of two created in the same second the lower uid, which nobody
+chooses, and without uids the name.
 """
 
 from __future__ import annotations
@@ -20,95 +20,95 @@ _PROTOCOLS = {"TCP": b"\x06", "UDP": b"\x11", "SCTP": b"\x84"}
 
 
 def vip_key(address: bytes, protocol: str, port: int) -> VipKey:
-    """Of an address."""
+    """The key of an address."""
     return address + _PROTOCOLS[protocol] + port.to_bytes(2)
 
 
 def node_port_key(family: Family, protocol: str, port: int) -> VipKey:
-    """Of a node port."""
+    """The key of a node port."""
     return bytes((family,)) + _PROTOCOLS[protocol] + port.to_bytes(2)
 
 
 def key_of(spec: PortSpec, vip: Vip) -> VipKey:
-    """Of a service port's VIP."""
+    """The key of a service port's VIP."""
     if vip.kind == "node-port":
         return node_port_key(spec.family, spec.name.protocol, vip.port)
     return vip_key(vip.address, spec.name.protocol, vip.port)
 
 
-class Claims:
-    """All VIPs that are wanted."""
+class VipOwners:
+    """Owners and contenders of all VIPs."""
 
     def __init__(self) -> None:
-        self._holders: dict[VipKey, PortSpec] = {}
-        self._waiting: dict[VipKey, list[PortSpec]] = {}
+        self._owners: dict[VipKey, PortSpec] = {}
+        self._contenders: dict[VipKey, list[PortSpec]] = {}
 
-    def holder(self, key: VipKey) -> tuple[PortSpec, Vip] | None:
-        """The service port that has it, and its VIP."""
-        spec = self._holders.get(key)
+    def owner(self, key: VipKey) -> tuple[PortSpec, Vip] | None:
+        """The service port that owns it, and its VIP."""
+        spec = self._owners.get(key)
         return None if spec is None else (spec, next(vip for vip in spec.vips if key_of(spec, vip) == key))
 
     @property
     def contested(self) -> bool:
-        """Some VIP is wanted by several."""
-        return bool(self._waiting)
+        """Whether several Services request some VIP."""
+        return bool(self._contenders)
 
     def add(self, specs: Iterable[PortSpec]) -> set[PortSpec]:
-        """A Service wants these. The service ports that want the same."""
-        rivals: set[PortSpec] = set()
+        """A Service requests these; returns the service ports that request the same."""
+        contenders: set[PortSpec] = set()
         for spec in specs:
             for vip in spec.vips:
                 key = key_of(spec, vip)
-                holder = self._holders.setdefault(key, spec)
-                if holder is not spec:
-                    self._holders[key], later = sorted((holder, spec), key=lambda each: _rank(key, each))
-                    self._waiting.setdefault(key, []).append(later)
-                    rivals.update(self._wanted(key))
-        return rivals
+                owner = self._owners.setdefault(key, spec)
+                if owner is not spec:
+                    self._owners[key], later = sorted((owner, spec), key=lambda each: _rank(key, each))
+                    self._contenders.setdefault(key, []).append(later)
+                    contenders.update(self._claimants(key))
+        return contenders
 
     def remove(self, specs: Iterable[PortSpec]) -> set[PortSpec]:
-        """A Service wants them no more. The service ports that may have them now."""
-        heirs: set[PortSpec] = set()
+        """A Service no longer requests them; returns the service ports that may own them now."""
+        successors: set[PortSpec] = set()
         for spec in specs:
             for vip in spec.vips:
                 key = key_of(spec, vip)
-                waiting = [each for each in self._waiting.pop(key, ()) if each is not spec]
-                if self._holders[key] is spec:
-                    del self._holders[key]
-                    if waiting:
-                        heir = min(waiting, key=lambda each: _rank(key, each))
-                        self._holders[key] = heir
-                        waiting = [each for each in waiting if each is not heir]
-                if waiting:
-                    self._waiting[key] = waiting
-                heirs.update(self._wanted(key))
-        return heirs
+                contenders_left = [each for each in self._contenders.pop(key, ()) if each is not spec]
+                if self._owners[key] is spec:
+                    del self._owners[key]
+                    if contenders_left:
+                        successor = min(contenders_left, key=lambda each: _rank(key, each))
+                        self._owners[key] = successor
+                        contenders_left = [each for each in contenders_left if each is not successor]
+                if contenders_left:
+                    self._contenders[key] = contenders_left
+                successors.update(self._claimants(key))
+        return successors
 
-    def _wanted(self, key: VipKey) -> Iterator[PortSpec]:
-        """All who want it."""
-        yield from self._waiting.get(key, ())
-        if key in self._holders:
-            yield self._holders[key]
+    def _claimants(self, key: VipKey) -> Iterator[PortSpec]:
+        """All service ports that request it."""
+        yield from self._contenders.get(key, ())
+        if key in self._owners:
+            yield self._owners[key]
 
-    def won(self, spec: PortSpec) -> tuple[Vip, ...]:
-        """The VIPs that a service port really has."""
+    def owned_vips(self, spec: PortSpec) -> tuple[Vip, ...]:
+        """The VIPs that a service port owns."""
         if not self.contested:
             return spec.vips
-        mine = tuple(vip for vip in spec.vips if self._holders[key_of(spec, vip)] is spec)
+        mine = tuple(vip for vip in spec.vips if self._owners[key_of(spec, vip)] is spec)
         return spec.vips if len(mine) == len(spec.vips) else mine
 
-    def lost(self, spec: PortSpec) -> Iterator[tuple[Vip, PortSpec]]:
-        """What it wants, but another one has."""
+    def lost_vips(self, spec: PortSpec) -> Iterator[tuple[Vip, PortSpec]]:
+        """The VIPs that it requests, but another one owns."""
         for vip in spec.vips:
-            holder = self._holders[key_of(spec, vip)]
-            if holder is not spec:
-                yield vip, holder
+            owner = self._owners[key_of(spec, vip)]
+            if owner is not spec:
+                yield vip, owner
 
 
 _KINDS: dict[VipKind, int] = {"cluster": 0, "load-balancer": 1, "external": 2, "node-port": 3}
 
 
 def _rank(key: VipKey, spec: PortSpec) -> tuple[int, str, PortName]:
-    """The lowest one has it."""
+    """The lowest rank owns the VIP."""
     kind = next(vip.kind for vip in spec.vips if key_of(spec, vip) == key)
     return _KINDS[kind], spec.age, spec.name

@@ -8,7 +8,7 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from percale.errors import Conflict, NotFound
-from percale.model.manifest.decode import settled
+from percale.model.manifest.decode import with_namespace
 from percale.model.manifest.encode import to_json
 from percale.model.meta import Object, ObjectKey
 
@@ -17,7 +17,7 @@ T = TypeVar("T", bound=Object)
 
 def versioned(obj: T) -> T:
     """The object as stored: with its default namespace and the version of its content."""
-    bare = settled(unversioned(obj))
+    bare = with_namespace(unversioned(obj))
     return with_version(bare, version_of(to_json(bare)))
 
 

@@ -28,10 +28,10 @@ from percale.cni.records import Records
 from percale.cni.server import CniServer
 from percale.errors import KernelError
 from percale.ipam.address_pool import AddressPool
-from percale.ipam.subnet_plan import NodeSubnets
 from percale.kernel.nftables.table import KernelNftTable
 from percale.kernel.reconciler.reconciler import Reconciler
 from percale.kernel.rtnl.driver import KernelDriver
+from percale.model.subnet_lease import NodeSubnets
 from percale.render.network.base_chains import network_tables
 from percale.render.network.pod_veth import PodNetwork
 from percale.store.memory import MemoryStore

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from percale.backend.lease_conflicts import LeaseConflicts, refusal
 from percale.backend.protocol import LocalNode
-from percale.ipam.subnet_plan import first_overlap, subnets_of
+from percale.backend.vxlan import VxlanBackend
+from percale.ipam.subnet_plan import first_overlap
+from percale.model.backend_options import VxlanOptions
 from percale.model.subnet_lease import SubnetLease
 
 Peer = Callable[..., SubnetLease]
@@ -19,8 +21,10 @@ Peer = Callable[..., SubnetLease]
 
 def test_this_node_and_a_peer(node: LocalNode, peer: Peer) -> None:
     assert refusal(node, peer(2)) is None
-    assert refusal(node, peer(2, publicIP=node.public_ip)) == "nodes n2 and n1 have one public address, 192.0.2.1"
-    assert refusal(node, peer(2, publicIPv6=node.public_ipv6)) == "nodes n2 and n1 have one public address, 2001:db8::1"
+    assert refusal(node, peer(2, publicIP=node.public_ips[0])) == "nodes n2 and n1 have one public address, 192.0.2.1"
+    assert (
+        refusal(node, peer(2, publicIPv6=node.public_ips[1])) == "nodes n2 and n1 have one public address, 2001:db8::1"
+    )
     assert refusal(node, peer(2, subnet=IPv4Network("10.244.0.0/20"))) == (
         "subnet 10.244.0.0/20 of node n2 overlaps 10.244.1.0/24 of node n1"
     )
@@ -39,12 +43,12 @@ def test_a_subnet_that_is_for_no_pods(node: LocalNode, peer: Peer, subnet: str) 
 
 
 def test_peers_that_agree(peer: Peer) -> None:
-    conflicts = LeaseConflicts()
+    conflicts = LeaseConflicts(VxlanBackend(VxlanOptions()).exclusive_ids)
     assert [conflicts.admit(peer(number)) for number in (2, 3, 4, 2)] == [None] * 4
 
 
 def test_the_newcomer_is_refused_with_both_names(peer: Peer) -> None:
-    conflicts = LeaseConflicts()
+    conflicts = LeaseConflicts(VxlanBackend(VxlanOptions()).exclusive_ids)
     conflicts.admit(peer(2))
     assert (
         conflicts.admit(peer(3, publicIP=IPv4Address("192.0.2.2")))
@@ -64,7 +68,7 @@ def test_the_newcomer_is_refused_with_both_names(peer: Peer) -> None:
 
 
 def test_it_has_its_turn_when_the_first_one_is_gone(peer: Peer) -> None:
-    conflicts = LeaseConflicts()
+    conflicts = LeaseConflicts(VxlanBackend(VxlanOptions()).exclusive_ids)
     first, second = peer(2), peer(3, publicIP=IPv4Address("192.0.2.2"))
     conflicts.admit(first)
     conflicts.admit(second)
@@ -76,7 +80,7 @@ def test_it_has_its_turn_when_the_first_one_is_gone(peer: Peer) -> None:
 
 
 def test_a_change_may_free_another(peer: Peer) -> None:
-    conflicts = LeaseConflicts()
+    conflicts = LeaseConflicts(VxlanBackend(VxlanOptions()).exclusive_ids)
     conflicts.admit(peer(2))
     waiting = peer(3, publicIP=IPv4Address("192.0.2.2"))
     conflicts.admit(waiting)
@@ -86,7 +90,7 @@ def test_a_change_may_free_another(peer: Peer) -> None:
 
 def test_two_leases_of_one_node_are_no_rivals(peer: Peer) -> None:
     """A node that has exchanged its subnet, while the old lease still runs."""
-    conflicts = LeaseConflicts()
+    conflicts = LeaseConflicts(VxlanBackend(VxlanOptions()).exclusive_ids)
     old = peer(2)
     new = peer(9, node="n2", publicIP=old.spec.publicIP, publicIPv6=old.spec.publicIPv6)
     assert (conflicts.admit(old), conflicts.admit(new)) == (None, None)
@@ -97,7 +101,7 @@ def test_two_leases_of_one_node_are_no_rivals(peer: Peer) -> None:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.booleans(), st.integers(2, 7), st.integers(2, 5), st.integers(22, 26)), max_size=25))
 def test_whatever_happens_those_in_force_agree(peer: Peer, steps: list[tuple[bool, int, int, int]]) -> None:
-    conflicts = LeaseConflicts()
+    conflicts = LeaseConflicts(VxlanBackend(VxlanOptions()).exclusive_ids)
     in_force: dict[str, SubnetLease] = {}
     for comes, number, address, length in steps:
         subnet = IPv4Network((f"10.244.{number}.0", length), strict=False)
@@ -114,5 +118,5 @@ def test_whatever_happens_those_in_force_agree(peer: Peer, steps: list[tuple[boo
         leases = list(in_force.values())
         for position, one in enumerate(leases):
             for other in leases[position + 1 :]:
-                assert first_overlap(subnets_of(one.spec), subnets_of(other.spec)) is None
+                assert first_overlap(one.spec.subnets, other.spec.subnets) is None
                 assert one.spec.publicIP != other.spec.publicIP or one.spec.node == other.spec.node

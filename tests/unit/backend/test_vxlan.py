@@ -8,13 +8,16 @@ from ipaddress import IPv4Address, IPv6Network, ip_address, ip_interface, ip_net
 import msgspec
 import pytest
 from msgspec.structs import replace
+from tests.unit.backend.conftest import altered
 
-from percale.backend.protocol import LocalNode
+from percale.backend.protocol import LocalNode, PeerObjects, lease_spec
 from percale.backend.vxlan import VxlanBackend
 from percale.errors import BadConfig
 from percale.model.backend_options import VxlanOptions
+from percale.model.ip_family import Family
 from percale.model.subnet_lease import SubnetLease
 from percale.render.link_kinds import Vxlan
+from percale.render.network.tunnels import TunnelEnd
 from percale.render.objects import Address, FdbEntry, KernelObject, Link, Neighbour, Route, Sysctl
 
 Peer = Callable[..., SubnetLease]
@@ -64,77 +67,80 @@ def test_every_option_reaches_the_device(node_v4: LocalNode) -> None:
 
 
 def test_the_tunnel_starts_at_the_interface_when_the_public_address_is_a_nats(node_v4: LocalNode) -> None:
-    device = link(vxlan(), replace(node_v4, public_ip=IPv4Address("203.0.113.9")))
-    assert isinstance(device.kind, Vxlan)
-    assert device.kind.local == ip_address("192.0.2.1")
+    behind = altered(node_v4, Family.IPV4, public_ip=IPv4Address("203.0.113.9"))
+    assert link(vxlan(), behind).kind == Vxlan(1, ip_address("192.0.2.1"), "eth0")
+    assert vxlan().tunnel_ends(behind) == (TunnelEnd(ip_address("192.0.2.1"), 8472),)
 
 
-def test_the_mac_is_the_same_in_every_life_and_differs_by_node_vni_and_family(node: LocalNode) -> None:
+def test_the_mac_is_the_same_in_every_life_and_differs_by_node_vni_and_family(
+    node: LocalNode, node_v4: LocalNode
+) -> None:
     """Users' complaint: VtepMAC drift after a reboot leaves stale entries on all peers."""
-    datas = [*vxlan().lease_data(node), *vxlan(VNI=2).lease_data(node), *vxlan().lease_data(replace(node, name="n2"))]
-    macs = [data["VtepMAC"] for data in datas if data is not None]
+    by_family = (vxlan().lease_data(node), vxlan(VNI=2).lease_data(node), vxlan().lease_data(replace(node, name="n2")))
+    macs = [data["VtepMAC"] for each in by_family for data in each.values()]
     assert len(set(macs)) == 6
     assert all(int(mac[:2], 16) & 3 == 2 for mac in macs)
-    assert vxlan().lease_data(node) == vxlan().lease_data(replace(node, public_ip=IPv4Address("192.0.2.99")))
-    assert macs[0] == link(vxlan(), replace(node, ipv6_subnet=None)).mac
+    assert vxlan().lease_data(node) == vxlan().lease_data(
+        altered(node, Family.IPV4, public_ip=IPv4Address("192.0.2.99"))
+    )
+    assert macs[0] == link(vxlan(), node_v4).mac
 
 
 def test_lease_data_is_flannels_payload(node_v4: LocalNode) -> None:
-    data, data_v6 = vxlan().lease_data(node_v4)
-    assert data is not None
+    (data,) = vxlan().lease_data(node_v4).values()
     assert list(data) == ["VNI", "VtepMAC"]
     assert msgspec.json.encode(data).startswith(b'{"VNI":1,"VtepMAC":"')
-    assert data_v6 is None
+    assert lease_spec(vxlan(), node_v4).backendData == data
+    assert lease_spec(vxlan(), node_v4).backendV6Data is None
 
 
-def test_mtu_too_small_for_ipv6(node: LocalNode) -> None:
-    small = replace(node, interface_v6=replace(node.interface, mtu=1300))
+def test_mtu_too_small_for_ipv6(node: LocalNode, node_v4: LocalNode) -> None:
+    small = altered(node, Family.IPV6, interface=replace(node.interface, mtu=1300))
     with pytest.raises(BadConfig, match="vxlan leaves IPv6 packets 1230 bytes of eth0's MTU, but they need 1280"):
         vxlan().check(small)
-    vxlan().check(replace(small, ipv6_subnet=None))
+    vxlan().check(altered(node_v4, Family.IPV4, interface=replace(node.interface, mtu=1300)))
 
 
 def test_mtu_option_is_a_limit_not_a_wish(node_v4: LocalNode) -> None:
     assert vxlan(MTU=9000).pod_mtu(node_v4) == 1450
-    jumbo = replace(node_v4, interface=replace(node_v4.interface, mtu=9000))
+    jumbo = altered(node_v4, Family.IPV4, interface=replace(node_v4.interface, mtu=9000))
     assert vxlan(MTU=9000).pod_mtu(jumbo) == 8950
 
 
 # Peers
 
 
-def test_a_peer_is_neighbour_fdb_entry_route_and_public_address_per_family(node: LocalNode, peer: Peer) -> None:
-    assert vxlan().peer(node, peer(2)) == tunnel(2)
-    assert vxlan().problem(node, peer(2)) is None
+def test_a_peer_is_neighbour_fdb_entry_and_route_per_family(node: LocalNode, peer: Peer) -> None:
+    assert vxlan().peer(node, peer(2)) == PeerObjects(tunnel(2), (ip_address("192.0.2.2"), ip_address("2001:db8::2")))
 
 
 def test_a_peer_of_flannels_is_read(node_v4: LocalNode, peer: Peer) -> None:
     lease = peer(2, backendData={"VNI": 1, "VtepMAC": "12:C6:65:89:B4:E3"}, backendV6Data=None)
-    assert FdbEntry("flannel.1", "12:c6:65:89:b4:e3", ip_address("192.0.2.2")) in vxlan().peer(node_v4, lease)
+    assert FdbEntry("flannel.1", "12:c6:65:89:b4:e3", ip_address("192.0.2.2")) in vxlan().peer(node_v4, lease).objects
 
 
 def test_direct_routing_on_the_same_segment(node: LocalNode, peer: Peer) -> None:
-    assert vxlan(DirectRouting=True).peer(node, peer(2)) == (
+    assert vxlan(DirectRouting=True).peer(node, peer(2)).objects == (
         Route(ip_network("10.244.2.0/24"), "eth0", ip_address("192.0.2.2")),
         Route(ip_network("fd00:0:0:2::/64"), "eth0", ip_address("2001:db8::2")),
     )
     away = peer(2, publicIP=IPv4Address("198.51.100.2"), publicIPv6=ip_address("2001:db8:1::2"))
-    assert len(vxlan(DirectRouting=True).peer(node, away)) == 6
+    assert len(vxlan(DirectRouting=True).peer(node, away).objects) == 6
 
 
 def test_bug_a_peer_with_one_family_works_in_that_family(node: LocalNode, peer: Peer) -> None:
     """flannel ignores a dual-stack peer without its IPv6 annotation, and drops updates of one family."""
     for lease in (peer(2, ipv6Subnet=None), peer(2, publicIPv6=None)):
-        assert vxlan().peer(node, lease) == tunnel(2)[:3]
-        assert vxlan().problem(node, lease) is None
-    assert vxlan().peer(node, peer(2, subnet=None)) == tunnel(2)[3:]
+        assert vxlan().peer(node, lease).objects == tunnel(2)[:3]
+        assert vxlan().peer(node, lease).problem is None
+    assert vxlan().peer(node, peer(2, subnet=None)).objects == tunnel(2)[3:]
 
 
 def test_one_family_of_this_node(node_v4: LocalNode, node_v6: LocalNode, node: LocalNode, peer: Peer) -> None:
-    assert vxlan().peer(node_v4, peer(2)) == tunnel(2)[:3]
-    assert vxlan().peer(node_v6, peer(2)) == tunnel(2)[3:]
-    waiting = replace(node, public_ipv6=None)  # dual stack, but no IPv6 underlay yet
-    assert vxlan().peer(waiting, peer(2)) == tunnel(2)[:3]
+    assert vxlan().peer(node_v4, peer(2)).objects == tunnel(2)[:3]
+    assert vxlan().peer(node_v6, peer(2)).objects == tunnel(2)[3:]
+    waiting = altered(node, Family.IPV6, public_ip=None)  # dual stack, but no IPv6 underlay yet
+    assert vxlan().peer(waiting, peer(2)).objects == tunnel(2)[:3]
     assert link(vxlan(), waiting).name == "flannel.1"
     assert vxlan().pod_mtu(waiting) == 1430
 
@@ -156,28 +162,28 @@ def test_a_family_with_unusable_data_is_left_out_with_its_reason(
     node: LocalNode, peer: Peer, data: dict[str, object] | None
 ) -> None:
     lease = peer(2, backendData=data)
-    assert vxlan().peer(node, lease) == tunnel(2)[3:]
-    assert (vxlan().problem(node, lease) or "").startswith("no usable VtepMAC in its IPv4 backend data: ")
+    assert vxlan().peer(node, lease).objects == tunnel(2)[3:]
+    assert vxlan().peer(node, lease).addresses == (ip_address("2001:db8::2"),)
+    assert (vxlan().peer(node, lease).problem or "").startswith("no usable VtepMAC in its IPv4 backend data: ")
 
 
 def test_a_peer_with_another_vni(node: LocalNode, peer: Peer) -> None:
     lease = peer(2, backendV6Data={"VNI": 5, "VtepMAC": "02:00:00:00:06:02"})
-    assert vxlan().peer(node, lease) == tunnel(2)[:3]
-    assert vxlan().problem(node, lease) == "its VNI is 5, ours 1"
+    assert vxlan().peer(node, lease).objects == tunnel(2)[:3]
+    assert vxlan().peer(node, lease).problem == "its VNI is 5, ours 1"
 
 
 def test_a_peer_with_another_backend(node: LocalNode, peer: Peer) -> None:
     lease = peer(2, backendType="host-gw")
-    assert vxlan().peer(node, lease) == ()
-    assert vxlan().problem(node, lease) == 'its backend is "host-gw", ours "vxlan"'
+    assert vxlan().peer(node, lease) == PeerObjects(problem='its backend is "host-gw", ours "vxlan"')
 
 
 # flannel's bugs, as values; tests/kernel/test_backend_vxlan.py has them with packets
 
 
 def test_bug_a_changed_peer_mac_leaves_no_old_fdb_entry(node_v4: LocalNode, peer: Peer) -> None:
-    before = vxlan().peer(node_v4, peer(2))
-    after = vxlan().peer(node_v4, peer(2, backendData={"VNI": 1, "VtepMAC": "02:00:00:00:04:99"}))
+    before = vxlan().peer(node_v4, peer(2)).objects
+    after = vxlan().peer(node_v4, peer(2, backendData={"VNI": 1, "VtepMAC": "02:00:00:00:04:99"})).objects
     gone = {obj.key for obj in before} - {obj.key for obj in after}
     assert gone == {("fdb", "flannel.1", "02:00:00:00:04:02")}
 
@@ -191,7 +197,7 @@ def test_bug_mtu_on_an_ipv6_underlay_is_1430(node: LocalNode, node_v6: LocalNode
 
 def test_bug_mtu_and_learning_changes_are_another_device_wish(node_v4: LocalNode) -> None:
     """flannel leaves an existing device as it is."""
-    smaller = replace(node_v4, interface=replace(node_v4.interface, mtu=1400))
+    smaller = altered(node_v4, Family.IPV4, interface=replace(node_v4.interface, mtu=1400))
     assert link(vxlan(), smaller).mtu == 1350
     assert link(vxlan(), smaller).key == link(vxlan(), node_v4).key
     assert link(vxlan(Learning=True), node_v4) != link(vxlan(), node_v4)
@@ -201,12 +207,14 @@ def test_bug_direct_routes_follow_the_segment(node_v4: LocalNode, peer: Peer) ->
     """flannel chooses once."""
     backend = vxlan(DirectRouting=True)
     moved = replace(node_v4, on_link=frozenset({ip_network("198.51.100.0/24")}))
-    assert backend.peer(node_v4, peer(2))[0] == Route(ip_network("10.244.2.0/24"), "eth0", ip_address("192.0.2.2"))
-    assert backend.peer(moved, peer(2)) == tunnel(2)[:3]
+    assert backend.peer(node_v4, peer(2)).objects[0] == Route(
+        ip_network("10.244.2.0/24"), "eth0", ip_address("192.0.2.2")
+    )
+    assert backend.peer(moved, peer(2)).objects == tunnel(2)[:3]
 
 
 def test_an_ipv6_subnet_of_odd_length(node_v6: LocalNode, peer: Peer) -> None:
     lease = peer(2, ipv6Subnet=IPv6Network("fd00:0:0:2::/112"))
     assert Route(ip_network("fd00:0:0:2::/112"), "flannel-v6.1", ip_address("fd00:0:0:2::"), onlink=True) in (
-        vxlan().peer(node_v6, lease)
+        vxlan().peer(node_v6, lease).objects
     )

@@ -19,7 +19,7 @@ from percale.model.service import Service
 from percale.policy.compiler import PolicyKey, RuleRef
 from percale.policy.evaluator import Evaluator
 from percale.service.node_context import ServiceConfig
-from percale.service.resolver import ServiceTable
+from percale.service.resolver import ServiceResolver
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def ask(text: str, source: str, port: str = "http", *, masquerade_all: bool = Fa
 
     evaluator = Evaluator(objects)
     cluster = Cluster(
-        Surroundings(evaluator), lambda node: ServiceTable(replace(config, node=node), objects), nodes, faces
+        Surroundings(evaluator), lambda node: ServiceResolver(replace(config, node=node), objects), nodes, faces
     )
     wanted = next(each for each in objects if isinstance(each, Service))
     return service_reply(cluster, cluster.around.find(source), wanted, find_service_port(wanted, port))

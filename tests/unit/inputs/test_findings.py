@@ -27,7 +27,6 @@ from percale.controllers.workloads import Create, Delete, Workloads, plan
 from percale.errors import AgentError, BadConfig, BadInput, BadManifest, BadNetworkConfig, StateError
 from percale.explain.services.show import lines, view
 from percale.ipam.address_pool import AddressPool
-from percale.ipam.subnet_plan import NodeSubnets
 from percale.lab.api import columns as tables
 from percale.lab.api.server import Answers
 from percale.lab.cluster import Cluster, log
@@ -43,11 +42,11 @@ from percale.model.manifest import files
 from percale.model.manifest.decode import decode_manifest
 from percale.model.manifest.syntax_tree import meaning
 from percale.model.pod import Pod
-from percale.model.subnet_lease import SubnetLease
+from percale.model.subnet_lease import NodeSubnets, SubnetLease
 from percale.model.validation.service import check_endpoint_slice, check_endpoints, check_service
 from percale.model.workloads import Count
 from percale.service.node_context import ServiceConfig
-from percale.service.resolver import ServiceTable
+from percale.service.resolver import ServiceResolver
 from percale.store.files.directory import Directory
 from percale.store.files.lease_expiry import BootClock
 from percale.store.memory import MemoryStore
@@ -309,5 +308,5 @@ def test_a_service_with_a_field_of_another_type_is_checked(field: str, wrong: An
 
 def test_a_service_of_which_nothing_can_be_used_is_shown() -> None:
     odd = decoded({**SERVICE, "spec": {"clusterIP": "x", "ports": [{"port": 80}]}})
-    seen = view(odd, ServiceTable(ServiceConfig("node1"), [odd]), [odd])
+    seen = view(odd, ServiceResolver(ServiceConfig("node1"), [odd]), [odd])
     assert next(lines(seen)) == "Service default/web as node1 sees it: ClusterIP, no address and port of it can be used"

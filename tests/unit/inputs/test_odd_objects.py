@@ -19,7 +19,7 @@ from percale.policy.evaluator import Evaluator
 from percale.policy.verdict import Flow
 from percale.service.node_context import ServiceConfig
 from percale.service.resolver import KINDS as SERVICE_KINDS
-from percale.service.resolver import ServiceTable
+from percale.service.resolver import ServiceResolver
 
 
 def objects(*values: Any) -> list[Object]:
@@ -148,7 +148,7 @@ def test_nothing_but_itself_suffers_from_an_absurd_object(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in ODD if isinstance(odd_objects(name)[0], Service)])
 def test_the_services_of_others_stay(name: str) -> None:
-    alone, together = ServiceTable(ServiceConfig("node1"), WEB), ServiceTable(ServiceConfig("node1"))
+    alone, together = ServiceResolver(ServiceConfig("node1"), WEB), ServiceResolver(ServiceConfig("node1"))
     together.apply([obj for obj in (*WEB, *odd_objects(name)) if isinstance(obj, SERVICE_KINDS)])
     key = ObjectKey("default", "web")
     ours, theirs = alone.services[key], together.services[key]
@@ -162,7 +162,7 @@ def test_the_verdicts_about_others_stay(name: str) -> None:
     evaluator = Evaluator(obj for obj in (*GUARDED, *odd_objects(name)) if isinstance(obj, POLICY_KINDS))
     client, server = (bytes((10, 244, 0, last)) for last in (21, 22))
     found = [
-        evaluator.judge(Flow(evaluator.party(client), evaluator.party(server), "TCP", port)).allowed
+        evaluator.evaluate(Flow(evaluator.flow_end(client), evaluator.flow_end(server), "TCP", port)).allowed
         for port in (80, 81)
     ]
     assert found == [True, False]

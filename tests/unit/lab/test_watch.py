@@ -29,6 +29,20 @@ def test_two_nodes_verdicts_are_one_connection() -> None:
     assert list(there.late(9.0)) == []
 
 
+def test_the_source_s_rule_is_shown_whichever_node_is_read_first() -> None:
+    there, without_policy = merging(), replace(ALLOWED, rules=())
+    assert list(there.add("node2", without_policy, 0.0)) == []
+    assert list(there.add("node1", ALLOWED, 0.1)) == [("node2", ALLOWED)]
+    assert list(there.late(9.0)) == []
+
+
+def test_rules_are_in_the_order_of_the_packet_s_way() -> None:
+    there, last = merging(), replace(ALLOWED, rules=("np:default/b#ingress[1]",))
+    list(there.add("node2", last, 0.0))
+    ((node, both),) = there.add("node1", ALLOWED, 0.1)
+    assert (node, both.rules) == ("node2", ("np:default/a#egress[0]", "np:default/b#ingress[1]"))
+
+
 def test_denied_at_the_destination_is_denied() -> None:
     there = merging()
     list(there.add("node1", ALLOWED, 0.0))
@@ -51,7 +65,8 @@ def test_a_node_that_stays_silent_is_not_waited_for_for_ever() -> None:
 def test_what_leaves_the_cluster_or_stays_on_the_node_is_shown_at_once() -> None:
     outside = replace(ALLOWED, destination=OUTSIDE)
     assert list(merging().add("node1", outside, 0.0)) == [("node1", outside)]
-    assert list(merging().add("node2", ALLOWED, 0.0)) == [("node2", ALLOWED)]
+    same_node = Merging({A: NAMES[A], B: Name("default/b", "node1")}.get)
+    assert list(same_node.add("node1", ALLOWED, 0.0)) == [("node1", ALLOWED)]
 
 
 def test_a_connection_that_is_tried_again_is_shown_once() -> None:

@@ -7,8 +7,8 @@ from ipaddress import ip_network
 import pytest
 
 from percale.model.addresses import Network
+from percale.model.field_path import format_field_path
 from percale.model.manifest.decode import decode_manifest, field_line
-from percale.model.manifest.syntax_tree import spelled
 from percale.policy.lint.linter import check
 
 CLUSTER = """
@@ -43,10 +43,10 @@ TO_DNS = "{to: [{namespaceSelector: {}}], ports: [{protocol: UDP, port: 53}]}"
 def said(text: str, *networks: str, cluster: str = CLUSTER) -> list[str]:
     """`line: remark` of each; lines count from the first line of `text`."""
     data = (cluster + text).encode()
-    found = decode_manifest(data, "a.yaml").found
+    found = decode_manifest(data, "a.yaml").entries
     cidrs: list[Network] = [ip_network(each) for each in networks]
     return [
-        f"{field_line(data, each.source, spelled(each.field)) - cluster.count(chr(10))}: {each}"
+        f"{field_line(data, each.source, format_field_path(each.field)) - cluster.count(chr(10))}: {each}"
         for each in check(found, cidrs)
     ]
 
@@ -166,8 +166,8 @@ def test_without_pods_nothing_is_said_of_selectors() -> None:
 )  # fmt: skip
 def test_where_the_pod_network_is_known_from(manifest: str, holds: str) -> None:
     text = manifest + "---\n" + policy("ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8}}]}]")
-    (remark,) = said(text, cluster="")
-    assert f"10.0.0.0/8 holds the pod network {holds}: " in remark
+    (finding,) = said(text, cluster="")
+    assert f"10.0.0.0/8 holds the pod network {holds}: " in finding
 
 
 def test_dns_is_allowed_by_another_policy() -> None:

@@ -13,12 +13,12 @@ from tests.unit.policy.obvious import Obvious, Question
 from tests.unit.policy.small_worlds import POD_ADDRESSES, POD_ADDRESSES6, PORTS, puts
 
 from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
-from percale.model.manifest.decode import Found, Source
+from percale.model.manifest.decode import ManifestEntry, Source
 from percale.model.meta import Object, ObjectKey
 from percale.model.networkpolicy import NetworkPolicy
 from percale.model.selector import LabelSelector, LabelSelectorRequirement
 from percale.policy.lint.containment import selector_within
-from percale.policy.lint.finding import Remark
+from percale.policy.lint.finding import LintFinding
 from percale.policy.lint.linter import check
 
 KEYS, VALUES = ("a", "b"), ("", "1", "2", "3")
@@ -61,10 +61,10 @@ def test_a_selector_within_another_selects_no_more(inner: LabelSelector, outer: 
         assert not less or not any(map(inner.matches, ALL_LABELS))
 
 
-def without(obj: Object, remark: Remark) -> Object:
+def without(obj: Object, finding: LintFinding) -> Object:
     """The policy without the rule that the remark is about; its directions stay what they were."""
     assert isinstance(obj, NetworkPolicy | ClusterNetworkPolicy)
-    _, direction, index = remark.part
+    _, direction, index = finding.part
     spec: Any = obj.spec
     if isinstance(obj, NetworkPolicy):
         spec = replace(spec, policyTypes=spec.types)
@@ -74,11 +74,11 @@ def without(obj: Object, remark: Remark) -> Object:
 
 def shadowed(world: Mapping[tuple[type[Object], ObjectKey], Object]) -> Iterator[tuple[Object, Object]]:
     """The policies with shadowed rules, as they are and without one of these."""
-    found = [Found(obj, Source(f"f{number}", 1)) for number, obj in enumerate(world.values())]
+    found = [ManifestEntry(obj, Source(f"f{number}", 1)) for number, obj in enumerate(world.values())]
     sources = {each.source: each.object for each in found}
-    for remark in check(found):
-        if remark.code == "shadowed":
-            yield sources[remark.source], without(sources[remark.source], remark)
+    for finding in check(found):
+        if finding.code == "shadowed":
+            yield sources[finding.source], without(sources[finding.source], finding)
 
 
 @given(st.lists(puts, max_size=12))

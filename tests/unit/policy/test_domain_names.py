@@ -15,8 +15,8 @@ POD, DOCS = "10.244.1.7", "203.0.113.7"
 
 
 def allowed(evaluator: Evaluator) -> bool:
-    client, server = (evaluator.party(ip_address(each).packed) for each in (POD, DOCS))
-    return evaluator.judge(Flow(client, server, "TCP", 443)).allowed
+    client, server = (evaluator.flow_end(ip_address(each).packed) for each in (POD, DOCS))
+    return evaluator.evaluate(Flow(client, server, "TCP", 443)).allowed
 
 
 def only_to(name: str, *names: str) -> ClusterNetworkPolicy:
@@ -32,7 +32,7 @@ def test_capitals_and_a_last_dot_make_no_other_name() -> None:
     evaluator = Evaluator([pod, only_to("names", "Docs.Example.org.", "docs.example.org")])
     assert evaluator.domains == {"docs.example.org"}
     assert not allowed(evaluator)
-    assert evaluator.learn({"docs.example.org": frozenset({ip_address(DOCS).packed})}).names
+    assert evaluator.set_resolved_names({"docs.example.org": frozenset({ip_address(DOCS).packed})}).resolved_names
     assert allowed(evaluator)
     evaluator.put(only_to("names", "*.EXAMPLE.org."))
     assert allowed(evaluator)

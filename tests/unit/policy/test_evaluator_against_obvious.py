@@ -29,8 +29,10 @@ QUESTIONS = [
 
 
 def asked(evaluator: Evaluator, question: Question) -> Verdict:
-    source, destination = (evaluator.party(ip_address(each).packed) for each in (question.source, question.destination))
-    return evaluator.judge(Flow(source, destination, question.protocol, question.port))
+    source, destination = (
+        evaluator.flow_end(ip_address(each).packed) for each in (question.source, question.destination)
+    )
+    return evaluator.evaluate(Flow(source, destination, question.protocol, question.port))
 
 
 def apply(world: dict[tuple[type[Object], ObjectKey], Object], evaluator: Evaluator, change: Change) -> None:
@@ -67,7 +69,7 @@ def test_any_sequence_of_changes_ends_as_a_fresh_start(
     fresh = Evaluator(data.draw(st.permutations(list(world.values()))))
     assert verdicts_of(evaluator, QUESTIONS) == verdicts_of(fresh, QUESTIONS)
     assert members_of(evaluator) == members_of(fresh)
-    assert sorted(evaluator.known, key=repr) == sorted(world, key=repr)
+    assert sorted(evaluator.object_keys, key=repr) == sorted(world, key=repr)
 
 
 def verdicts_of(evaluator: Evaluator, questions: Iterable[Question]) -> list[Verdict]:
@@ -77,7 +79,7 @@ def verdicts_of(evaluator: Evaluator, questions: Iterable[Question]) -> list[Ver
 def members_of(evaluator: Evaluator) -> dict[object, set[str]]:
     """What each watched term means, which the kernel's sets are filled with."""
     return {
-        subject: {str(pod.key) for pod in evaluator.members.members(subject)}
+        subject: {str(pod.key) for pod in evaluator.selector_index.members(subject)}
         for subject in {policy.subject for policy in evaluator.policies.values()}
     }
 
@@ -90,13 +92,13 @@ def test_removing_everything_leaves_nothing(first: list[Object], steps: list[Cha
         apply(world, evaluator, step)
     for kind, key in random.sample(list(world), len(world)):
         evaluator.remove(kind, key)
-    assert not [*evaluator.known]
-    assert all(evaluator.party(ip_address(each).packed).pod is None for each in ADDRESSES)
+    assert not [*evaluator.object_keys]
+    assert all(evaluator.flow_end(ip_address(each).packed).pod is None for each in ADDRESSES)
     assert all(verdict.allowed for verdict in verdicts_of(evaluator, QUESTIONS))
 
 
 def test_one_selector_spelled_in_two_orders_is_one_term_and_each_policy_may_go_first() -> None:
-    """Found here: the second to go looked for its own spelling, and the agent ended with a KeyError."""
+    """ManifestEntry here: the second to go looked for its own spelling, and the agent ended with a KeyError."""
     has_a, not_b = {"key": "a", "operator": "Exists"}, {"key": "b", "operator": "NotIn", "values": ["1", "2"]}
     policies = [
         msgspec.convert(
@@ -135,14 +137,14 @@ def test_two_nodes_with_one_address_are_told_apart_by_name_in_any_order() -> Non
     ]
     address = ip_address("192.168.1.1").packed
     for order in (nodes, nodes[::-1]):
-        assert Evaluator(order).party(address).node == "n1"
+        assert Evaluator(order).flow_end(address).node == "n1"
     evaluator = Evaluator(nodes)
     evaluator.remove(Node, nodes[0].key)
-    assert evaluator.party(address).node == "n2"
+    assert evaluator.flow_end(address).node == "n2"
 
 
 def test_a_pod_whose_status_says_an_address_twice_can_go() -> None:
-    """Found here: the second of them was given back twice, and the agent ended with a KeyError."""
+    """ManifestEntry here: the second of them was given back twice, and the agent ended with a KeyError."""
     pod = msgspec.convert(
         {
             "metadata": {"name": "u", "namespace": "x"},
@@ -153,4 +155,4 @@ def test_a_pod_whose_status_says_an_address_twice_can_go() -> None:
     )
     evaluator = Evaluator([pod])
     evaluator.remove(Pod, pod.key)
-    assert evaluator.party(ip_address("10.0.1.1").packed).pod is None
+    assert evaluator.flow_end(ip_address("10.0.1.1").packed).pod is None

@@ -15,7 +15,7 @@ from percale.model.networkpolicy import NetworkPolicy
 from percale.model.node import Node
 from percale.model.pod import Pod
 from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec, make_lease
-from percale.policy.evaluator import Evaluator, Touched
+from percale.policy.evaluator import Evaluator, PolicyDelta
 from percale.policy.verdict import Flow
 
 POD = "10.244.1.7"
@@ -57,8 +57,8 @@ def only_to(nodes: dict[str, Any]) -> ClusterNetworkPolicy:
 
 
 def allowed(evaluator: Evaluator, source: str, destination: str) -> bool:
-    client, server = (evaluator.party(ip_address(each).packed) for each in (source, destination))
-    return evaluator.judge(Flow(client, server, "TCP", 80)).allowed
+    client, server = (evaluator.flow_end(ip_address(each).packed) for each in (source, destination))
+    return evaluator.evaluate(Flow(client, server, "TCP", 80)).allowed
 
 
 def world(*objects: Object) -> Evaluator:
@@ -94,27 +94,27 @@ def test_a_node_that_no_object_describes_has_no_labels_to_be_meant_by() -> None:
     assert allowed(evaluator, POD, "10.244.1.0")
     assert allowed(evaluator, POD, "10.244.2.0")
     assert not allowed(evaluator, POD, "10.244.3.0")
-    assert evaluator.party(ip_address("10.244.3.0").packed).node == "n3"
+    assert evaluator.flow_end(ip_address("10.244.3.0").packed).node == "n3"
 
 
 def test_a_lease_may_change_hands_and_go() -> None:
     evaluator = world()
     tunnel = ip_address("fd00:244:0:2::").packed
-    assert evaluator.put(lease(2)) == Touched()
+    assert evaluator.put(lease(2)) == PolicyDelta()
     assert evaluator.put(lease(2, "n1")).nodes
-    assert evaluator.party(tunnel).node == "n1"
+    assert evaluator.flow_end(tunnel).node == "n1"
     assert evaluator.remove(SubnetLease, lease(2).key).nodes
-    assert evaluator.party(tunnel).node is None
+    assert evaluator.flow_end(tunnel).node is None
     assert not evaluator.remove(SubnetLease, lease(2).key)
 
 
 def test_a_pod_that_has_one_all_the_same_is_a_pod() -> None:
-    assert world(pod("10.244.2.1", "q")).party(ip_address("10.244.2.1").packed).node is None
+    assert world(pod("10.244.2.1", "q")).flow_end(ip_address("10.244.2.1").packed).node is None
 
 
 def test_what_a_node_object_says_counts_more_than_a_lease() -> None:
     evaluator = world(node(9, "10.244.1.0"))
-    assert evaluator.party(ip_address("10.244.1.0").packed).node == "n9"
+    assert evaluator.flow_end(ip_address("10.244.1.0").packed).node == "n9"
 
 
 def test_an_address_outside_that_stands_for_others_is_none_of_them() -> None:

@@ -10,7 +10,7 @@ from tests.unit.render.simulated import Packet
 from percale.render.nft.objects import Dnat, SetMark, Verdict
 from percale.render.nft.table_state import TableState
 from percale.render.policy.class_chains import PROTOCOLS
-from percale.service.service_ports import spelled_endpoint
+from percale.service.service_ports import format_endpoint
 
 
 @dataclass(frozen=True)
@@ -79,4 +79,4 @@ def _chosen(held: TableState, translate: Dnat, address: bytes, at: bytes) -> tup
     assert key + translate.slot.modulus.to_bytes(4, "little") not in elements
     size = len(address)
     records = sorted({each[: size + 2] for each in found})
-    return tuple(spelled_endpoint(each[:size], int.from_bytes(each[size:])) for each in records)
+    return tuple(format_endpoint(each[:size], int.from_bytes(each[size:])) for each in records)

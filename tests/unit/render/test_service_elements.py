@@ -19,10 +19,10 @@ from percale.render.nft.table_state import TableState, diff
 from percale.render.policy import base_chains as enforcing
 from percale.render.service import base_chains as balancing
 from percale.render.service.base_chains import SET_SPECS
-from percale.render.service.renderer import ServiceElements
+from percale.render.service.renderer import ServiceRenderer
 from percale.service.node_context import ServiceConfig
 from percale.service.packet_lookup import resolve
-from percale.service.resolver import ServiceTable
+from percale.service.resolver import ServiceResolver
 from percale.service.strategies import NAMES
 
 BARE = TableState.bare((*enforcing.SET_SPECS, *SET_SPECS), [balancing.REFUSE])
@@ -95,14 +95,14 @@ puts = st.one_of(services(), slices(), nodes)
 changes: st.SearchStrategy[Change] = st.one_of(puts, gone)
 
 
-def apply(table: ServiceTable, batch: Sequence[Change]) -> set[ObjectKey]:
+def apply(table: ServiceResolver, batch: Sequence[Change]) -> set[ObjectKey]:
     touched: set[ObjectKey] = set()
     for change in batch:
         touched |= table.apply(gone=[change]) if isinstance(change, tuple) else table.apply([change])
     return touched
 
 
-def disagreements(table: ServiceTable, held: TableState) -> list[str]:
+def disagreements(table: ServiceResolver, held: TableState) -> list[str]:
     """Packets that the elements treat otherwise than the resolver says."""
     found = []
     for source in CLIENTS:
@@ -130,7 +130,7 @@ def test_edits_lead_from_any_state_to_any_other(
     opening: list[Object], batches: list[list[Change]], masquerade_all: bool
 ) -> None:
     table = build.table(masquerade_all=masquerade_all)
-    elements = ServiceElements(table)
+    elements = ServiceRenderer(table)
     elements.local_pods = frozenset((ip_address("10.180.0.1").packed,))
     held = BARE
     steps: list[Sequence[Change]] = [opening, *batches]
@@ -138,7 +138,7 @@ def test_edits_lead_from_any_state_to_any_other(
         held = held.apply(elements.update(apply(table, batch)))
         assert not diff(held, elements.snapshot())
         assert not disagreements(table, held)
-    fresh = ServiceElements(table)
+    fresh = ServiceRenderer(table)
     fresh.local_pods = elements.local_pods
     fresh.update(table.services)
     assert not diff(held, fresh.snapshot())
@@ -147,9 +147,9 @@ def test_edits_lead_from_any_state_to_any_other(
 # What a change touches
 
 
-def started(*objects: Object, **config: Any) -> tuple[ServiceTable, ServiceElements, TableState]:
+def started(*objects: Object, **config: Any) -> tuple[ServiceResolver, ServiceRenderer, TableState]:
     table = build.table(*objects, **config)
-    elements = ServiceElements(table)
+    elements = ServiceRenderer(table)
     return table, elements, BARE.apply(elements.update(table.services))
 
 
@@ -228,7 +228,7 @@ def test_networks_within_networks_are_one_interval() -> None:
         pod_cidrs=build.config().pod_cidrs + build.config().pod_cidrs[:1],
         service_cidrs=build.config().service_cidrs * 2,
     )
-    elements = ServiceElements(ServiceTable(nested))
+    elements = ServiceRenderer(ServiceResolver(nested))
     held = BARE.apply(elements.update([]))
     assert len(held.sets["clients4"].elements) == len(held.sets["servicenets4"].elements) == 1
 
@@ -260,16 +260,16 @@ def test_sctp_has_elements_of_its_own() -> None:
 def test_an_endpoint_that_goes_leaves_clients_behind() -> None:
     service = build.service(sessionAffinity="ClientIP")
     table, elements, _ = started(service, build.slice("10.180.0.1", "10.180.0.2"))
-    (known,) = elements.left
-    elements.left.clear()
+    (known,) = elements.stale_affinity_maps
+    elements.stale_affinity_maps.clear()
     elements.update(table.apply([build.slice("10.180.0.1", "10.180.0.2", "10.180.0.3")]))
-    assert not elements.left
+    assert not elements.stale_affinity_maps
     elements.update(table.apply([build.slice("10.180.0.1", "10.180.0.3")]))
-    assert elements.left == {
+    assert elements.stale_affinity_maps == {
         known: frozenset(bytes((10, 180, 0, last)) + (80).to_bytes(2) + b"\0\0" for last in (1, 3))
     }
     elements.update(table.apply(gone=[(Service, ObjectKey("ns1", "svc1"))]))
-    assert not elements.left
+    assert not elements.stale_affinity_maps
 
 
 def test_another_timeout_is_another_map() -> None:

@@ -7,14 +7,12 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from percale.render.link_kinds import Vxlan
 from percale.render.network.base_chains import POD_DEVICE_PREFIX, network_tables
 from percale.render.network.elements import Element
 from percale.render.network.masquerade import node_elements
 from percale.render.network.pod_veth import bridged_source_elements, source_elements
-from percale.render.network.tunnels import tunnel_elements
+from percale.render.network.tunnels import TunnelEnd, tunnel_elements
 from percale.render.nft.objects import TableSpec
-from percale.render.objects import Link
 
 NETWORKS = (ip_network("10.244.0.0/16"), ip_network("fd00::/48"))
 OWN = (ip_network("10.244.1.0/24"), ip_network("fd00:0:0:1::/64"))
@@ -47,11 +45,8 @@ def test_masquerading_is_elements_only() -> None:
 
 
 def test_the_pod_network_and_its_tunnels_are_known_to_the_guards() -> None:
-    links = [
-        Link(name, Vxlan(1, ip_address(local), "eth0"))
-        for name, local in (("flannel.1", "192.168.1.1"), ("flannel-v6.1", "fd00:1::1"))
-    ]
-    assert set(node_elements(NETWORKS, OWN, links, masquerade=False)) == {
+    tunnels = [TunnelEnd(ip_address(local), 8472) for local in ("192.168.1.1", "fd00:1::1")]
+    assert set(node_elements(NETWORKS, OWN, tunnels, masquerade=False)) == {
         Element("ip", "tunnels", (8472,)),
         Element("ip6", "tunnels", (8472,)),
         Element("ip", "ours", (8472,)),

@@ -33,7 +33,7 @@ from percale.model.service import (
 )
 from percale.service.node_context import ZONE_LABEL, ServiceConfig
 from percale.service.packet_lookup import Answer, resolve
-from percale.service.resolver import ServiceTable
+from percale.service.resolver import ServiceResolver
 
 PODS = ("10.0.0.0/8", "fd00:10::/64")
 CLUSTER_IPS = ("172.30.0.0/16", "fd00:172::/112")
@@ -132,10 +132,10 @@ class Build:
             ),
         )
 
-    def table(self, *objects: Object, **config: Any) -> ServiceTable:
+    def table(self, *objects: Object, **config: Any) -> ServiceResolver:
         """Of node n1, whose Node is there unless a Node is given."""
         nodes = () if any(isinstance(each, Node) for each in objects) else (self.node(),)
-        return ServiceTable(self.config(**config), (*nodes, *objects))
+        return ServiceResolver(self.config(**config), (*nodes, *objects))
 
     def config(self, **config: Any) -> ServiceConfig:
         ports = config.pop("node_port_addresses", None)
@@ -147,10 +147,14 @@ class Build:
             **config,
         )
 
-    def ask(self, table: ServiceTable, source: str, target: str, port: int = 80, protocol: Protocol = "TCP") -> Answer:
+    def ask(
+        self, table: ServiceResolver, source: str, target: str, port: int = 80, protocol: Protocol = "TCP"
+    ) -> Answer:
         return resolve(table, ip_address(source), ip_address(target), port, protocol)
 
-    def brief(self, table: ServiceTable, source: str, target: str, port: int = 80, protocol: Protocol = "TCP") -> str:
+    def brief(
+        self, table: ServiceResolver, source: str, target: str, port: int = 80, protocol: Protocol = "TCP"
+    ) -> str:
         """`10.180.0.1:80 10.180.0.2:80`, with ` masquerade` after it; else the action."""
         answer = self.ask(table, source, target, port, protocol)
         if answer.action != "endpoints":

@@ -9,7 +9,7 @@ from tests.unit.service.building import build
 
 from percale.model.meta import ObjectKey
 from percale.service.cost import MOST_ELEMENTS
-from percale.service.resolver import ServiceTable
+from percale.service.resolver import ServiceResolver
 from percale.service.strategies import STRATEGY_ANNOTATION
 
 KEY = ObjectKey("ns1", "svc1")
@@ -17,7 +17,7 @@ ADDRESSES = [f"203.0.113.{each}" for each in range(1, 101)]
 POD, IP = "10.0.0.2", "172.30.0.41"
 
 
-def table(ports: int, endpoints: int, strategy: str = "random", **spec: object) -> ServiceTable:
+def table(ports: int, endpoints: int, strategy: str = "random", **spec: object) -> ServiceResolver:
     """svc1 with so many ports and endpoints, and svc2 with one of each."""
     names = [f"p{number}" for number in range(ports)]
     return build.table(

@@ -10,7 +10,7 @@ from tests.unit.service.building import build
 from percale.model.endpoints import Endpoint, EndpointSlice
 from percale.service.endpoint_selection import Choice, candidates, choose
 from percale.service.endpoint_slices import DRAINING, LOCAL, READY, facts_of_slice
-from percale.service.service_ports import spelled_endpoint
+from percale.service.service_ports import format_endpoint
 
 
 def chosen(*slices: EndpointSlice, zone: str = "", port: str = "p80") -> tuple[str, str, bool]:
@@ -18,7 +18,7 @@ def chosen(*slices: EndpointSlice, zone: str = "", port: str = "p80") -> tuple[s
     facts = [each for entry in slices if (each := facts_of_slice(entry, "n1")) is not None]
     choice: Choice = choose(candidates(facts, 4, port, "TCP"), "n1", zone)
     cluster, local = (
-        " ".join(spelled_endpoint(each[:-2], int.from_bytes(each[-2:])).removesuffix(":80") for each in records)
+        " ".join(format_endpoint(each[:-2], int.from_bytes(each[-2:])).removesuffix(":80") for each in records)
         for records in (choice.cluster, choice.local)
     )
     return cluster, local, choice.anywhere

@@ -14,7 +14,7 @@ from tests.unit.service.building import build
 from percale.model.meta import ObjectMeta
 from percale.model.pod import Protocol
 from percale.model.service import LoadBalancerIngress, LoadBalancerStatus, Service, ServiceStatus
-from percale.service.resolver import ServiceTable
+from percale.service.resolver import ServiceResolver
 
 POD, NODE, OTHER_NODE, OUTSIDE, BLOCKED = "10.0.0.2", "192.168.0.2", "192.168.0.3", "203.0.113.2", "203.0.113.130"
 IP, EXTERNAL, LB = "172.30.0.41", "192.168.99.11", "1.2.3.4"
@@ -33,7 +33,7 @@ def reachable(**spec: Any) -> Service:
     )
 
 
-def everywhere(**spec: Any) -> ServiceTable:
+def everywhere(**spec: Any) -> ServiceResolver:
     """One endpoint somewhere, one on this node."""
     return build.table(reachable(**spec), build.slice("10.180.0.1", "10.180.2.1@n1"))
 
@@ -223,7 +223,7 @@ def test_internal_addresses_come_before_external_ones() -> None:
 # Load balancers
 
 
-def ranged(*ranges: str, **spec: Any) -> ServiceTable:
+def ranged(*ranges: str, **spec: Any) -> ServiceResolver:
     service = build.service(
         "svc1",
         build.port(nodePort=30001),

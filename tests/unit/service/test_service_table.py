@@ -16,7 +16,7 @@ from percale.model.meta import Object, ObjectKey, ObjectMeta
 from percale.model.node import Node
 from percale.model.service import ClientIPConfig, Service, SessionAffinityConfig
 from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec
-from percale.service.resolver import ServiceTable
+from percale.service.resolver import ServiceResolver
 
 IP, POD, OUTSIDE = "172.30.0.41", "10.0.0.2", "203.0.113.2"
 
@@ -219,13 +219,13 @@ def test_a_tunnel_is_no_endpoint_whenever_its_node_comes() -> None:
 
 
 def test_the_tunnels_port_is_the_networks() -> None:
-    table = build.table(build.service(), tunnelled("10.0.2.0"), lease("n2"), tunnel_port=4789)
+    table = build.table(build.service(), tunnelled("10.0.2.0"), lease("n2"), tunnel_ports=(4789,))
     assert list(table.problems) == []
     plain = written("10.0.2.0")
     plain = replace(
         plain, subsets=(replace(plain.subsets[0], ports=(EndpointPort(name="p80", port=4789, protocol="UDP"),)),)
     )
-    assert len(list(build.table(build.service(), plain, lease("n2"), tunnel_port=4789).problems)) == 1
+    assert len(list(build.table(build.service(), plain, lease("n2"), tunnel_ports=(4789,)).problems)) == 1
 
 
 # Endpoints that somebody wrote
@@ -350,7 +350,7 @@ STEPS = st.lists(
 
 @given(STEPS)
 def test_a_table_that_followed_equals_a_fresh_one(steps: list[tuple[list[Object], list[int]]]) -> None:
-    followed = ServiceTable(build.config())
+    followed = ServiceResolver(build.config())
     there: dict[tuple[type[Object], ObjectKey], Object] = {}
     for drawn, chosen in steps:
         put = list({(type(each), each.key): each for each in drawn}.values())
@@ -362,10 +362,10 @@ def test_a_table_that_followed_equals_a_fresh_one(steps: list[tuple[list[Object]
             del there[each]
         there.update({(type(each), each.key): each for each in put})
         assert changed == differing(before, followed)
-        same(followed, ServiceTable(build.config(), shuffled(there.values())))
+        same(followed, ServiceResolver(build.config(), shuffled(there.values())))
 
 
-def differing(before: Mapping[ObjectKey, object], after: ServiceTable) -> set[ObjectKey]:
+def differing(before: Mapping[ObjectKey, object], after: ServiceResolver) -> set[ObjectKey]:
     keys = before.keys() | after.services.keys()
     return {each for each in keys if before.get(each) != after.services.get(each)}
 
@@ -375,7 +375,7 @@ def shuffled(objects: Iterable[Object]) -> list[Object]:
     return sorted(objects, key=lambda each: (each.KIND, each.key.name), reverse=True)
 
 
-def same(one: ServiceTable, other: ServiceTable) -> None:
+def same(one: ServiceResolver, other: ServiceResolver) -> None:
     assert one.services == other.services
     assert set(one.cluster_ips) == set(other.cluster_ips)
     assert one.node_port_addresses == other.node_port_addresses

@@ -188,7 +188,7 @@ def test_a_node_that_comes_or_goes_touches_whoever_asks_for_its_address() -> Non
     assert table.apply(gone=[(SubnetLease, lease.key)]) == {key("svc2")}
     assert build.brief(table, OUTSIDE, "192.168.0.3") == "10.180.0.2:80 masquerade"
     assert list(table.problems) == []
-    assert {kind for kind, _ in table.known} == {Service, EndpointSlice, Node}
+    assert {kind for kind, _ in table.object_keys} == {Service, EndpointSlice, Node}
 
 
 def test_three_want_one_node_port() -> None:

@@ -23,7 +23,7 @@ from msgspec import Struct
 
 from percale.agent.config.settings import AgentConfig, CniConfig, ServicesConfig
 from percale.errors import BadConfig, BadManifest
-from percale.model.backend_options import VxlanOptions
+from percale.model.backend_options import guarded_ports
 from percale.model.manifest.json_text import read_json_text
 from percale.model.manifest.syntax_tree import Node, meaning, plain_value
 from percale.model.manifest.yaml_reader import read_yaml
@@ -290,5 +290,5 @@ def service_config(config: AgentConfig, network: NetworkConfig) -> ServiceConfig
         external_ips=external,
         masquerade_all=asked.masqueradeAll,
         strategy=asked.strategy,
-        tunnel_port=options.port if isinstance(options := network.options, VxlanOptions) else VxlanOptions().port,
+        tunnel_ports=guarded_ports(network.options),
     )

@@ -15,7 +15,7 @@ import msgspec
 from percale.agent.config.loader import load
 from percale.agent.status import Status
 from percale.errors import AgentError, BadConfig
-from percale.model.manifest.json_text import decoded
+from percale.model.manifest.json_text import decode_json
 
 _TIMEOUT = 5.0
 """Seconds."""
@@ -57,7 +57,7 @@ def fetch(where: str) -> bytes:
 def decode(document: bytes) -> Status:
     """Raises AgentError."""
     try:
-        return decoded(msgspec.json.Decoder(Status), document)
+        return decode_json(msgspec.json.Decoder(Status), document)
     except msgspec.DecodeError as error:
         raise AgentError(
             f"an answer that this version does not understand: {error}", hint="restart the agent"

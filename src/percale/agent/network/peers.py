@@ -1,6 +1,6 @@
 """Declares the other nodes' objects from their leases: one source each, so that a peer's change touches its objects only.
 
-    Snapshot, Upserted, Deleted ─▶ peers ─▶ conflicts? ─▶ Backend.peer(local, lease) ─▶ want("peer/LEASE", objects)
+    Snapshot, Upserted, Deleted ─▶ peers ─▶ conflicts? ─▶ Backend.peer(local, lease) ─▶ declare("peer/LEASE", objects)
                                      ▲
     local node changed ──────────────┘ all of them again (unchanged ones cost no kernel call)
 
@@ -15,9 +15,7 @@ from dataclasses import dataclass
 from percale.agent.logging import Log
 from percale.agent.status import Peer
 from percale.backend.lease_conflicts import LeaseConflicts, refusal
-from percale.backend.peer_path import paths
-from percale.backend.protocol import Backend, LocalNode
-from percale.ipam.subnet_plan import subnets_of
+from percale.backend.protocol import Backend, LocalNode, PeerObjects
 from percale.model.subnet_lease import SubnetLease
 from percale.render.network.elements import Element
 from percale.render.network.tunnels import peer_element
@@ -52,7 +50,7 @@ class Peers:
         self._declare = declare
         self._declare_elements = declare_elements
         self._log = log
-        self._rivals = LeaseConflicts()
+        self._conflicts = LeaseConflicts(backend.exclusive_ids)
         self._peers: dict[str, _Peer] = {}
         """By lease name."""
         self._reached = 0
@@ -70,6 +68,11 @@ class Peers:
         """The routes to all peers' pods."""
         for peer in self._peers.values():
             yield from peer.routes
+
+    @property
+    def leases(self) -> list[SubnetLease]:
+        """Of the peers that are reachable."""
+        return [peer.lease for peer in self._peers.values() if peer.reached]
 
     def replace(self, leases: Iterable[SubnetLease]) -> Iterator[None]:
         """Replace all leases. A generator, so that the caller can yield to the event loop between them."""
@@ -99,7 +102,7 @@ class Peers:
             self._log.info(
                 "peer joined" if peer is None else "peer changed",
                 node=lease.spec.node,
-                subnet=subnets_of(lease.spec),
+                subnet=lease.spec.subnets,
                 address=" ".join(_public_ips(lease)),
             )
         if peer is None:
@@ -116,9 +119,9 @@ class Peers:
         peer = self._peers.pop(name, None)
         if peer is None:
             return
-        self._log.info("peer left", node=lease.spec.node, subnet=subnets_of(lease.spec))
+        self._log.info("peer left", node=lease.spec.node, subnet=lease.spec.subnets)
         self._reached -= peer.reached
-        self._rivals.remove(name)
+        self._conflicts.remove(name)
         self._declare(_source(name), ())
         self._declare_elements(_source(name), ())
         self._render_unblocked()
@@ -138,7 +141,7 @@ class Peers:
         return tuple(
             Peer(
                 node=peer.lease.spec.node,
-                subnets=tuple(map(str, subnets_of(peer.lease.spec))),
+                subnets=tuple(map(str, peer.lease.spec.subnets)),
                 publicIPs=_public_ips(peer.lease),
                 backend=peer.lease.spec.backendType,
                 reached=peer.reached,
@@ -149,32 +152,35 @@ class Peers:
 
     def _render(self, name: str) -> None:
         peer = self._peers[name]
-        objects, problem = self._objects_of(name, peer.lease)
+        rendered = self._rendered(name, peer.lease)
+        objects, problem = rendered.objects, rendered.problem
         if problem is not None and problem != peer.problem:
-            self._log.warn("peer not reached" if not objects else "peer partly reached", lease=name, reason=problem)
+            self._log.warn(
+                "peer not reached" if not rendered.addresses else "peer partly reached", lease=name, reason=problem
+            )
         elif problem is None and peer.problem is not None:
             self._log.info("peer reached", lease=name)
-        self._reached += bool(objects) - peer.reached
-        peer.reached, peer.problem = bool(objects), problem
+        reached = bool(rendered.addresses)
+        self._reached += reached - peer.reached
+        peer.reached, peer.problem = reached, problem
         peer.routes = tuple(each for each in objects if isinstance(each, Route))
         self._declare(_source(name), objects)
-        addresses = (path.gateway for path in paths(self._local, peer.lease)) if objects else ()
-        self._declare_elements(_source(name), map(peer_element, addresses))
+        self._declare_elements(_source(name), map(peer_element, rendered.addresses))
 
-    def _objects_of(self, name: str, lease: SubnetLease) -> tuple[tuple[KernelObject, ...], str | None]:
+    def _rendered(self, name: str, lease: SubnetLease) -> PeerObjects:
         """The peer's objects, and why some or all of them are missing."""
         if (reason := refusal(self._local, lease)) is not None:
-            self._rivals.remove(name)
-            return (), reason
-        if (reason := self._rivals.admit(lease)) is not None:
-            return (), reason
-        objects = self._backend.peer(self._local, lease)
-        problem = self._backend.problem(self._local, lease)
-        return objects, problem or (None if objects else "no address family in common")
+            self._conflicts.remove(name)
+            return PeerObjects(problem=reason)
+        if (reason := self._conflicts.admit(lease)) is not None:
+            return PeerObjects(problem=reason)
+        rendered = self._backend.peer(self._local, lease)
+        nothing = not rendered.addresses and rendered.problem is None
+        return PeerObjects(problem="no address family in common") if nothing else rendered
 
     def _render_unblocked(self) -> None:
         """Render peers whose conflict with another peer is over."""
-        while unblocked := self._rivals.unblocked():
+        while unblocked := self._conflicts.unblocked():
             self._render(unblocked[0].metadata.name)
 
 
@@ -183,4 +189,4 @@ def _source(name: str) -> str:
 
 
 def _public_ips(lease: SubnetLease) -> tuple[str, ...]:
-    return tuple(str(address) for address in (lease.spec.publicIP, lease.spec.publicIPv6) if address is not None)
+    return tuple(map(str, lease.spec.public_ips))

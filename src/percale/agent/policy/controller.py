@@ -1,7 +1,7 @@
 """Applies policies on this node: objects from the store, compiled by the evaluator, are this node's section of the table.
 
     Store.watch ─▶ Evaluator ─▶ deltas ────────┐
-    CNI: before_add, after_del ─▶ addresses ───┼─▶ PolicyTable ─▶ NodeTable ─▶ recheck of flows (`established_flows.py`)
+    CNI: before_add, after_del ─▶ addresses ───┼─▶ PolicyRenderer ─▶ NodeTable ─▶ recheck of flows (`established_flows.py`)
     DomainResolver ─▶ addresses of names ──────┘
 
 `node_agent.py` and `policy_only_agent.py` run it.
@@ -23,11 +23,11 @@ from percale.agent.watch import STORE, follow
 from percale.cni.records import Attachment
 from percale.model.meta import Object, ObjectKey
 from percale.model.pod import Pod
-from percale.policy.evaluator import KINDS, Evaluator, Touched
+from percale.policy.evaluator import KINDS, Evaluator, PolicyDelta
 from percale.policy.pod_facts import PodFacts, facts_of
 from percale.render.nft.objects import Transaction
 from percale.render.objects import IPAddress
-from percale.render.policy.renderer import PolicyTable
+from percale.render.policy.renderer import PolicyRenderer
 from percale.store.protocol import Deleted, Snapshot, Store, Upserted
 
 _POLICIES = {"np": "NetworkPolicy", "cnp": "ClusterNetworkPolicy"}
@@ -57,7 +57,7 @@ class PolicyController:
     ) -> None:
         """`attached`: this node's pods attached in previous runs, with their addresses."""
         self.evaluator = Evaluator()
-        self.table = PolicyTable(self.evaluator, node)
+        self.table = PolicyRenderer(self.evaluator, node)
         self.local_pods: set[bytes] = set()
         """The packed addresses of this node's pods; `on_local_pods` is called on changes."""
         self.synced = False
@@ -76,7 +76,7 @@ class PolicyController:
         for pod, addresses in attached:
             self._attach(pod, addresses)
         self._resolver = DomainResolver(lambda: self.evaluator.domains, self._update_addresses, problems)
-        self._deltas: list[Touched] = []
+        self._deltas: list[PolicyDelta] = []
         self._pending_recheck: frozenset[bytes] = frozenset()
         """Packed addresses whose connections are rechecked once the kernel holds the last `changes`."""
         self._in_flight = False
@@ -118,7 +118,7 @@ class PolicyController:
 
     async def _known(self, pod: ObjectKey) -> PodFacts | None:
         """Also for a pod whose watch event has not arrived yet, or that has the name of one that is gone."""
-        known = self._said.get(pod) or self.evaluator.members.pod(pod)
+        known = self._said.get(pod) or self.evaluator.selector_index.pod(pod)
         if known is not None and pod not in self._deleted:
             return known
         found = await self._store.get(Pod, pod)
@@ -171,7 +171,7 @@ class PolicyController:
                 self._remove(type(event.object), event.object.key)
 
     async def _replace(self, objects: Iterable[Object]) -> None:
-        gone = set(self.evaluator.known)
+        gone = set(self.evaluator.object_keys)
         for number, obj in enumerate(objects):
             gone.discard((type(obj), obj.key))
             self._put(obj)
@@ -199,9 +199,9 @@ class PolicyController:
             self._record(self.evaluator.remove(kind, key))
 
     def _update_addresses(self, names: Mapping[str, frozenset[bytes]]) -> None:
-        self._record(self.evaluator.learn(names))
+        self._record(self.evaluator.set_resolved_names(names))
 
-    def _record(self, delta: Touched) -> None:
+    def _record(self, delta: PolicyDelta) -> None:
         if not delta:
             return
         if any(next(policy.domains, None) for pair in delta.policies for policy in pair if policy is not None):
@@ -210,9 +210,9 @@ class PolicyController:
         self._record_local_pods(delta)
         self._node_table.request_sync()
 
-    def _record_local_pods(self, delta: Touched) -> None:
-        removed = self._local_addresses(move.old for move in delta.moved)
-        added = self._local_addresses(move.new for move in delta.moved)  # an address may move from one pod to another
+    def _record_local_pods(self, delta: PolicyDelta) -> None:
+        removed = self._local_addresses(move.old for move in delta.pods)
+        added = self._local_addresses(move.new for move in delta.pods)  # an address may move from one pod to another
         if removed != added:
             self.local_pods -= removed - added
             self.local_pods |= added
@@ -237,7 +237,7 @@ class PolicyController:
         self._waiters_in_flight += self._waiters
         self._waiters = []
         transaction = self.table.update(deltas)
-        self._pending_recheck |= self.table.concerned
+        self._pending_recheck |= self.table.affected_addresses
         return transaction
 
     def snapshot(self) -> Transaction:

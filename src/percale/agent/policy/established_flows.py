@@ -26,7 +26,7 @@ from percale.errors import KernelError
 from percale.kernel.netlink.conntrack import Conntrack, ConntrackEntry, EntryFilter
 from percale.policy.evaluator import Evaluator
 from percale.policy.rule_terms import FlowProtocol
-from percale.policy.verdict import Decision, Flow, Party
+from percale.policy.verdict import Decision, Flow, FlowEnd
 from percale.render.policy.base_chains import CUT_MARK
 
 T = TypeVar("T")
@@ -217,7 +217,7 @@ class _ConntrackWorker:
 
 def local_addresses(evaluator: Evaluator, node: str) -> frozenset[bytes]:
     """The packed addresses of this node's pods."""
-    pods = (pod for pod in evaluator.members.pods if pod is not None and pod.node == node)
+    pods = (pod for pod in evaluator.selector_index.pods if pod is not None and pod.node == node)
     return frozenset(address for pod in pods for address in pod.addresses)
 
 
@@ -227,12 +227,12 @@ def evaluate_flow(evaluator: Evaluator, node: str, flow: ConntrackEntry) -> Flow
     None if neither end is a pod of this node.
     """
     protocol = _PROTOCOLS.get(flow.original.protocol, "ICMP")
-    source, destination = evaluator.party(flow.client), evaluator.party(flow.server)
+    source, destination = evaluator.flow_end(flow.client), evaluator.flow_end(flow.server)
     from_here, to_here = (party.pod is not None and party.pod.node == node for party in (source, destination))
     if not from_here and not to_here:
         return None
     port = None if protocol == "ICMP" else flow.server_port
-    verdict = evaluator.judge(Flow(source, destination, protocol, port))
+    verdict = evaluator.evaluate(Flow(source, destination, protocol, port))
     if from_here and not verdict.egress.allowed:
         return _forbidden(verdict.egress, source)
     if to_here and not verdict.ingress.allowed:
@@ -240,7 +240,7 @@ def evaluate_flow(evaluator: Evaluator, node: str, flow: ConntrackEntry) -> Flow
     return FlowVerdict(True)
 
 
-def _forbidden(decision: Decision, party: Party) -> FlowVerdict:
+def _forbidden(decision: Decision, party: FlowEnd) -> FlowVerdict:
     by = str(decision.rule) if decision.rule is not None else ", ".join(map(str, decision.isolating))
     return FlowVerdict(False, str(party.pod.key) if party.pod is not None else "", by)
 

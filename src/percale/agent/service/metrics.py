@@ -144,7 +144,7 @@ def _result(port: ResolvedPort) -> str:
     """Both traffic policies count: dropped for internal or external clients is dropped."""
     if not port.anywhere:
         return "rejected"
-    return "dropped" if isinstance(port.inside, str) or isinstance(port.outside, str) else "served"
+    return "dropped" if isinstance(port.cluster_ip_clients, str) or isinstance(port.external_clients, str) else "served"
 
 
 def _endpoints(port: ResolvedPort) -> int:

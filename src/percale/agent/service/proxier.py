@@ -1,6 +1,6 @@
 """Applies Services on this node: objects from the store, resolved for this node, are a table of their own.
 
-    Store.watch ─▶ ServiceTable ─▶ changed Services ─▶ ServiceElements ─▶ NodeTable
+    Store.watch ─▶ ServiceResolver ─▶ changed Services ─▶ ServiceRenderer ─▶ NodeTable
                                           ▲                                   │ committed
            connections counted (`lc`) ────┘          ┌────────────────────────┤
                                                      ▼                        ▼
@@ -31,11 +31,11 @@ from percale.model.endpoints import SERVICE_LABEL, EndpointSlice
 from percale.model.meta import Object, ObjectKey
 from percale.render.nft.objects import Transaction
 from percale.render.policy.class_chains import PROTOCOLS
-from percale.render.service.renderer import ServiceElements
+from percale.render.service.renderer import ServiceRenderer
 from percale.service.endpoint_selection import Record
 from percale.service.node_context import ServiceConfig
 from percale.service.resolved_service import ResolvedPort, ResolvedService
-from percale.service.resolver import KINDS, ServiceTable
+from percale.service.resolver import KINDS, ServiceResolver
 from percale.service.service_ports import Vip
 from percale.service.vip_conflicts import node_port_key, vip_key
 from percale.store.protocol import Deleted, Snapshot, Store, Upserted
@@ -70,7 +70,7 @@ class ServiceProxier:
 
         `on_health_check_ports` gets the ports in use by health checks. `registry` gets the metrics of Services.
         """
-        self.services = ServiceTable(config)
+        self.services = ServiceResolver(config)
         self.synced = False
         self._sync_latency = SyncLatency()
         self._metrics = ServiceMetrics(registry, self.services.services, self._sync_latency)
@@ -82,7 +82,7 @@ class ServiceProxier:
             eligible=lambda: self.services.node.eligible,
             answered=self._metrics.health_answered,
         )
-        self._elements = ServiceElements(self.services)
+        self._elements = ServiceRenderer(self.services)
         self._store = store
         self._table = table
         self._problems = problems
@@ -155,7 +155,7 @@ class ServiceProxier:
         self._table.request_sync()
 
     async def _replace(self, objects: Sequence[Object]) -> None:
-        gone = set(self.services.known)
+        gone = set(self.services.object_keys)
         for start in range(0, len(objects), _YIELD_EVERY):
             some = tuple(objects[start : start + _YIELD_EVERY])
             for kind, count in Counter(type(obj).KIND for obj in some).items():
@@ -175,7 +175,7 @@ class ServiceProxier:
         slices_changed, self._slices_changed = self._slices_changed, set()
         self._elements.local_pods = frozenset(self._local_pods())
         for key in changed | slices_changed:
-            old, new = self._elements.shown(key), self.services.services.get(key)
+            old, new = self._elements.rendered(key), self.services.services.get(key)
             self._datagrams |= _datagrams(old) | _datagrams(new)
         for key in changed:
             service = self.services.services.get(key)
@@ -213,11 +213,11 @@ class ServiceProxier:
         checks = dict(self._health_check_ports.values())
         self._on_health_check_ports(checks.keys())
         self._health_checks.sync(checks)
-        valid, self._elements.left = self._elements.left, {}
+        valid, self._elements.stale_affinity_maps = self._elements.stale_affinity_maps, {}
         try:
             self._metrics.clients_forgotten(await self._table.prune(valid))
         except KernelError as error:
-            self._elements.left = valid | self._elements.left
+            self._elements.stale_affinity_maps = valid | self._elements.stale_affinity_maps
             self._problems.record(SOURCE, error)
             asyncio.get_running_loop().call_later(_RETRY_INTERVAL, self._table.request_sync)
 
@@ -231,11 +231,11 @@ class ServiceProxier:
         found: dict[tuple[bytes, int], frozenset[Record]] = {}
         for version, vip in sorted(changed, key=lambda each: each[1].kind != "node-port"):
             if vip.kind == "node-port":
-                held = self.services.claims.holder(node_port_key(4 if version == 4 else 6, "UDP", vip.port))
+                held = self.services.vip_owners.owner(node_port_key(4 if version == 4 else 6, "UDP", vip.port))
                 own = self.services.node_port_addresses
                 addresses = [each for each in own if len(each) == (4 if version == 4 else 16)]
             else:
-                held, addresses = self.services.claims.holder(vip_key(vip.address, "UDP", vip.port)), [vip.address]
+                held, addresses = self.services.vip_owners.owner(vip_key(vip.address, "UDP", vip.port)), [vip.address]
             serving = self.services.serving(held[0]) if held is not None else frozenset()
             found |= {(address, vip.port): serving for address in addresses}
         return found

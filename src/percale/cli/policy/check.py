@@ -12,13 +12,13 @@ from percale.errors import BadNetworkConfig
 from percale.lab.spec.topology import Lab
 from percale.model.addresses import Network
 from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
-from percale.model.manifest.decode import Found, Source, node_at, read_nodes
+from percale.model.manifest.decode import ManifestEntry, Source, node_at, read_nodes
 from percale.model.manifest.files import Document, read
 from percale.model.manifest.syntax_tree import Node, descend, plain_value
 from percale.model.netconf import network_config
 from percale.model.networkpolicy import NetworkPolicy
 from percale.policy.lint import linter as checking
-from percale.policy.lint.finding import Remark
+from percale.policy.lint.finding import LintFinding
 
 
 @click.command()
@@ -40,7 +40,7 @@ def check(*, paths: tuple[str, ...], strict: bool, cidrs: tuple[str, ...], outpu
     findings, found = decoded(documents)
     if not findings:
         try:
-            findings = _remarked(found, documents, given)
+            findings = _lint(found, documents, given)
         except BadNetworkConfig as error:
             findings = errors_of(error, documents[0][0])
     count = by_severity(findings)
@@ -48,22 +48,22 @@ def check(*, paths: tuple[str, ...], strict: bool, cidrs: tuple[str, ...], outpu
     return 1 if count["error"] or (strict and count["warning"]) else 0
 
 
-def _remarked(found: Sequence[Found], documents: Sequence[Document], given: Sequence[Network]) -> list[Finding]:
+def _lint(found: Sequence[ManifestEntry], documents: Sequence[Document], given: Sequence[Network]) -> list[Finding]:
     texts = dict(documents)
     nodes = _Nodes(texts)
-    remarks = checking.check(found, given or _lab_networks(found))
+    linted = checking.check(found, given or _lab_networks(found))
     for each in found:
         if isinstance(each.object, NetworkPolicy | ClusterNetworkPolicy):
             node = nodes.of(each.source)
-            remarks += checking.check_fields(each, plain_value(node, len(texts[each.source.file]), str(each.source)))
+            linted += checking.check_fields(each, plain_value(node, len(texts[each.source.file]), str(each.source)))
     files = list(texts)
-    findings = [_finding(each, nodes) for each in remarks]
+    findings = [_finding(each, nodes) for each in linted]
     return sorted(findings, key=lambda each: (files.index(each.file), each.line))
 
 
-def _finding(remark: Remark, nodes: _Nodes) -> Finding:
-    _, line = descend(nodes.of(remark.source), remark.field)
-    return Finding(remark.source.file, line, remark.severity, remark.code, remark.ref, remark.what, remark.todo)
+def _finding(finding: LintFinding, nodes: _Nodes) -> Finding:
+    _, line = descend(nodes.of(finding.source), finding.field)
+    return Finding(finding.source.file, line, finding.severity, finding.code, finding.ref, finding.what, finding.hint)
 
 
 class _Nodes:
@@ -83,7 +83,7 @@ class _Nodes:
         return node
 
 
-def _lab_networks(found: Iterable[Found]) -> list[Network]:
+def _lab_networks(found: Iterable[ManifestEntry]) -> list[Network]:
     """The pod network of a Lab document."""
     return [
         network
@@ -93,7 +93,7 @@ def _lab_networks(found: Iterable[Found]) -> list[Network]:
     ]
 
 
-def _summary(found: Iterable[Found], count: Mapping[str, int]) -> str:
+def _summary(found: Iterable[ManifestEntry], count: Mapping[str, int]) -> str:
     policies = sum(isinstance(each.object, NetworkPolicy | ClusterNetworkPolicy) for each in found)
     words = [counted(count["error"], "error"), counted(count["warning"], "warning")]
     if count["info"]:

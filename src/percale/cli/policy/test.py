@@ -43,7 +43,7 @@ def _cases(files: tuple[str, ...]) -> list[Case]:
     """All cases of all files; every fault is told at once."""
     from percale.errors import BadInput, BadManifest
     from percale.explain.policy_tests.cases import decode_cases
-    from percale.model.manifest.diagnostics import all_of
+    from percale.model.manifest.diagnostics import combined
     from percale.model.manifest.files import read
 
     found: list[Case] = []
@@ -54,7 +54,7 @@ def _cases(files: tuple[str, ...]) -> list[Case]:
         except BadManifest as fault:
             faults.append(fault)
     if faults:
-        raise all_of(faults)
+        raise combined(faults)
     if not found:
         raise BadInput("no cases in there", where=", ".join(files), hint="docs/policy-tests.md shows one")
     return found

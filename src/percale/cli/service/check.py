@@ -2,7 +2,7 @@
 
 files ─┬─ as they are written ─▶ model/validation/service ──┐
        └─ decoded ─▶ controllers/service_allocator ──────────────┼▶ findings, each with its line
-                  └▶ ServiceTable: its problems ──────┘
+                  └▶ ServiceResolver: its problems ──────┘
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from percale.errors import BadManifest
 from percale.lab.spec.topology import Lab
 from percale.model.addresses import Network, is_network, parse_network
 from percale.model.endpoints import Endpoints, EndpointSlice
-from percale.model.manifest.decode import Found, node_at, read_nodes
-from percale.model.manifest.diagnostics import Written, complaint
+from percale.model.manifest.decode import ManifestEntry, node_at, read_nodes
+from percale.model.manifest.diagnostics import SourceText, diagnose
 from percale.model.manifest.files import Document, read
 from percale.model.manifest.syntax_tree import Node, plain_value
 from percale.model.meta import Object
@@ -31,7 +31,7 @@ from percale.model.service import Service
 from percale.model.validation.field_errors import FieldErrors
 from percale.model.validation.service import check_endpoint_slice, check_endpoints, check_service
 from percale.service.node_context import ServiceConfig
-from percale.service.resolver import KINDS, ServiceTable
+from percale.service.resolver import KINDS, ServiceResolver
 
 _CHECKS: Mapping[str, tuple[type[Object], Callable[[Mapping[str, Any]], FieldErrors]]] = {
     Service.KIND: (Service, check_service),
@@ -68,7 +68,7 @@ def check(*, paths: tuple[str, ...], cidrs: tuple[str, ...], output: str) -> int
     return 1 if count["error"] else 0
 
 
-def _checked(documents: Sequence[Document], given: Sequence[Network]) -> tuple[list[Finding], list[Found]]:
+def _checked(documents: Sequence[Document], given: Sequence[Network]) -> tuple[list[Finding], list[ManifestEntry]]:
     """All errors, and the objects of those files that can be read."""
     refused, found = decoded(documents)
     errors = [each for document in documents for each in _validated(document)]
@@ -91,7 +91,7 @@ def _validated(document: Document) -> Iterator[Finding]:
         for written, value in _objects(file, text):
             kind, validator = _CHECKS[value["kind"]]
             if errors := tuple(validator(value)):
-                yield from errors_of(complaint(errors, None, kind, written), file)
+                yield from errors_of(diagnose(errors, None, kind, written), file)
     except BadManifest:
         return  # it cannot be read: the decoder has said so
 
@@ -103,12 +103,12 @@ class _Part(Struct, frozen=True):
     value: Any
 
 
-def _objects(file: str, text: str) -> Iterator[tuple[Written, dict[str, Any]]]:
+def _objects(file: str, text: str) -> Iterator[tuple[SourceText, dict[str, Any]]]:
     """The Services and EndpointSlices of a file. Raises BadManifest."""
     for node in read_nodes(text, file):
         for part in _parts(_Part(node, plain_value(node, len(text), f"{file}:{node.line}"))):
             if isinstance(part.value, dict) and _is_checked(part.value):
-                yield Written(part.node, text, file), part.value
+                yield SourceText(part.node, text, file), part.value
 
 
 def _is_checked(value: Mapping[str, Any]) -> bool:
@@ -128,7 +128,9 @@ def _parts(part: _Part) -> Iterable[_Part]:
     return [_Part(node, value) for node, value in zip(items.items, plain, strict=True)]
 
 
-def _unallocated(found: Sequence[Found], texts: Mapping[str, str], cidrs: Sequence[Network]) -> Iterator[Finding]:
+def _unallocated(
+    found: Sequence[ManifestEntry], texts: Mapping[str, str], cidrs: Sequence[Network]
+) -> Iterator[Finding]:
     """What they ask for and cannot have."""
     services = [each for each in found if isinstance(each.object, Service)]
     admitted = Allocations(cidrs).admit_all([each.object for each in services if isinstance(each.object, Service)])
@@ -137,17 +139,17 @@ def _unallocated(found: Sequence[Found], texts: Mapping[str, str], cidrs: Sequen
             file, text = each.source.file, texts[each.source.file]
             node = node_at(read_nodes(text, file), each.source)
             assert node is not None
-            yield from errors_of(complaint(result.errors, None, Service, Written(node, text, file)), file)
+            yield from errors_of(diagnose(result.errors, None, Service, SourceText(node, text, file)), file)
 
 
-def _lab_networks(found: Iterable[Found]) -> tuple[Network, ...]:
+def _lab_networks(found: Iterable[ManifestEntry]) -> tuple[Network, ...]:
     """Those of a Lab document."""
     texts = (each.object.spec.serviceCIDR for each in found if isinstance(each.object, Lab))
     words = [word.strip() for text in texts if text for word in text.split(",")]
     return tuple(map(parse_network, filter(is_network, words)))
 
 
-def _odd(found: Sequence[Found], cidrs: tuple[Network, ...]) -> list[Finding]:
+def _odd(found: Sequence[ManifestEntry], cidrs: tuple[Network, ...]) -> list[Finding]:
     """What the agent would complain of, each about its own Service."""
     sources = {each.object.key: each.source for each in found if isinstance(each.object, Service)}
     others = [each.object for each in found if isinstance(each.object, KINDS) and not isinstance(each.object, Service)]
@@ -157,14 +159,14 @@ def _odd(found: Sequence[Found], cidrs: tuple[Network, ...]) -> list[Finding]:
     )
     config = ServiceConfig("", pod_cidrs=pod_networks(each.object for each in found), service_cidrs=cidrs)
     findings = []
-    for key, service in ServiceTable(config, (*others, *services)).services.items():
+    for key, service in ServiceResolver(config, (*others, *services)).services.items():
         for problem in dict.fromkeys(service.problems):
             source, said = sources[key], problem.removeprefix(f"Service {key}: ")
             findings.append(Finding(source.file, source.line, "warning", "odd", f"Service {key}", said, None))
     return findings
 
 
-def _summary(found: Iterable[Found], count: Mapping[str, int]) -> str:
+def _summary(found: Iterable[ManifestEntry], count: Mapping[str, int]) -> str:
     objects = [each.object for each in found]
     services = sum(isinstance(each, Service) for each in objects)
     slices = sum(isinstance(each, EndpointSlice) for each in objects)

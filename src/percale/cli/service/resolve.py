@@ -1,6 +1,6 @@
 """`percale service resolve`: where would a packet seen on this node go? One question on the command line, or many in a file.
 
-files, lab ─ service_worlds ─▶ ServiceTable ─ resolve ─▶ answers
+files, lab ─ service_worlds ─▶ ServiceResolver ─ resolve ─▶ answers
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from percale.model.service import Service
 from percale.service.node_context import ServiceConfig
 from percale.service.packet_lookup import Answer
 from percale.service.packet_lookup import resolve as resolve_packet
-from percale.service.resolver import ServiceTable
+from percale.service.resolver import ServiceResolver
 
 _PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 
@@ -118,7 +118,7 @@ def _lines(answer: Answer) -> Iterator[str]:
 class _World(Struct, frozen=True):
     """Who is who, and the table."""
 
-    table: ServiceTable
+    table: ServiceResolver
     objects: dict[tuple[type[Object], ObjectKey], Object]
 
     @classmethod

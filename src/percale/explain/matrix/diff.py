@@ -18,7 +18,7 @@ from percale.explain.matrix.groups import Group, Grouping
 from percale.explain.matrix.port_space import Piece, PortSet
 from percale.explain.matrix.reachability import NO_FLOW, Reach, always
 from percale.policy.evaluator import Evaluator
-from percale.policy.verdict import Decision, Flow, Party
+from percale.policy.verdict import Decision, Flow, FlowEnd
 
 
 class Side(Struct, frozen=True):
@@ -42,7 +42,7 @@ class Flip(Struct, frozen=True):
     opens: bool
     before: Decision
     after: Decision
-    example: tuple[Party, Party]
+    example: tuple[FlowEnd, FlowEnd]
     """One such pair, as it is before."""
     partly: bool
 
@@ -127,7 +127,7 @@ class _Comparison:
     def _between(self, source: Group, destination: Group) -> Iterator[Flip]:
         """The flips of one pair of groups, those with the same decisions as one."""
         found: dict[tuple[Decision, Decision], PortSet] = {}
-        examples: dict[tuple[Decision, Decision], tuple[Party, Party]] = {}
+        examples: dict[tuple[Decision, Decision], tuple[FlowEnd, FlowEnd]] = {}
         asked: Counter[tuple[bool, PortSet]] = Counter()
         parties = self._before.reach.parties
         for kinds in product(self._members[source], self._members[destination]):
@@ -166,7 +166,7 @@ class _Comparison:
     ) -> tuple[Decision, Decision]:
         """Before and after, for a port of this piece."""
         old, new = (
-            side.evaluator.judge(
+            side.evaluator.evaluate(
                 Flow(
                     side.reach.parties[source[index]],
                     side.reach.parties[destination[index]],
@@ -179,7 +179,7 @@ class _Comparison:
         return old.decisive, new.decisive
 
 
-def _matters(source: Party, destination: Party) -> bool:
+def _matters(source: FlowEnd, destination: FlowEnd) -> bool:
     """A flow between them is a matter of policy."""
     return (
         len(source.address) == len(destination.address)
@@ -206,7 +206,7 @@ def _paired(before: Side, after: Side) -> Iterator[tuple[int, int]]:
     return iter(sorted(pairs))
 
 
-def _names(parties: Sequence[Party]) -> Iterator[object]:
+def _names(parties: Sequence[FlowEnd]) -> Iterator[object]:
     """Addresses may change, and outside they are the same anyway."""
     for party in parties:
         if party.pod is not None:

@@ -109,7 +109,7 @@ def cut(evaluators: Iterable[Evaluator], asked: Iterable[PortSpan] = ()) -> Port
                         spans.add(port)
         spans.update(
             PortSpan(port.protocol, port.number, port.number)
-            for pod in evaluator.members.pods
+            for pod in evaluator.selector_index.pods
             if pod is not None
             for port in pod.ports
             if port.name in names

@@ -5,7 +5,7 @@
     evaluator ─▶ class of each kind ─────────┘
 
 Parties that no rule can tell apart are one kind; what a class of policies allows is a partition of the kinds by the ports that
-they get. It says what `Evaluator.judge` says (a property test compares every pair and piece), some 10⁸ verdicts in a second.
+they get. It says what `Evaluator.evaluate` says (a property test compares every pair and piece), some 10⁸ verdicts in a second.
 Pairs in which policies have no say (`always`) are the caller's to leave out.
 """
 
@@ -24,7 +24,7 @@ from percale.policy.compiler import Action, CompiledRule
 from percale.policy.evaluator import Evaluator, PolicyClass
 from percale.policy.pod_facts import NamedPort, PodFacts
 from percale.policy.rule_terms import Direction, PortName, PortSpan
-from percale.policy.verdict import Party
+from percale.policy.verdict import FlowEnd
 
 Kinds: TypeAlias = int
 """A set of kinds: bits of one integer."""
@@ -46,7 +46,7 @@ class Reach:
         self.space = space
         self._evaluator = evaluator
         self._parties = Parties(evaluator, outside)
-        self.parties: list[Party] = self._parties.all
+        self.parties: list[FlowEnd] = self._parties.all
         self._names = {
             port.name for rule in rules_of(evaluator) for port in rule.ports or () if isinstance(port, PortName)
         }
@@ -167,7 +167,7 @@ class Reach:
     def _class_of(self, pod: PodFacts | None) -> PolicyClass:
         if pod is None:
             return PolicyClass(())
-        return self._evaluator.class_of(self._evaluator.members.slots[pod.key])
+        return self._evaluator.class_of(self._evaluator.selector_index.pod_ids[pod.key])
 
     def _spread(self, parts: Mapping[PortSet, Kinds]) -> Ids:
         count = len(self._samples)
@@ -224,7 +224,7 @@ class Reach:
 def settle(
     policies: PolicyClass, direction: Direction, regions: Regions, everyone: Kinds, ports: PortSet
 ) -> dict[PortSet, Kinds]:
-    """The kinds by the ports that these policies allow them: tier by tier, as `Evaluator.judge` does for one flow."""
+    """The kinds by the ports that these policies allow them: tier by tier, as `Evaluator.evaluate` does for one flow."""
     isolates = bool(policies.isolating(direction))
     parts = {(0, ports): everyone}
     """By the ports that are allowed, and those that are not decided yet."""
@@ -264,7 +264,7 @@ def _apply(action: Action, meant: PortSet, peers: Kinds, parts: _Live) -> _Live:
     return after
 
 
-def always(source: Party, destination: Party) -> bool:
+def always(source: FlowEnd, destination: FlowEnd) -> bool:
     """No policy has a say: a pod and itself, a pod and its own node."""
     if source.pod is not None:
         if source.address == destination.address:

@@ -20,8 +20,8 @@ from percale.errors import BadInput, BadManifest
 from percale.explain.policy_tests.schema import PARTS, Document, Part, ProbeEntry, node_of, pod_of
 from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
 from percale.model.kinds import kinds_of
-from percale.model.manifest.decode import Source, decode_manifest, field_line, read_nodes, settled, text_of
-from percale.model.manifest.diagnostics import Written, all_of, complaint
+from percale.model.manifest.decode import Source, decode_manifest, field_line, read_nodes, text_of, with_namespace
+from percale.model.manifest.diagnostics import SourceText, combined, diagnose
 from percale.model.manifest.schema import from_text, without_nulls
 from percale.model.manifest.syntax_tree import Node as Place
 from percale.model.manifest.syntax_tree import descend, plain_value
@@ -132,7 +132,7 @@ def decode_cases(data: bytes, file: str, read: Read = _nothing) -> tuple[Case, .
     except BadManifest as fault:
         faults.append(fault)
     if faults:
-        raise all_of(faults)
+        raise combined(faults)
     return tuple(cases)
 
 
@@ -201,8 +201,8 @@ class _Decoding(Struct, frozen=True):
         try:
             return msgspec.convert(without_nulls(Document, value), Document, dec_hook=from_text)
         except msgspec.ValidationError as error:
-            written = Written(self.node, self.text, self.source.file)
-            self.faults.append(complaint((), str(error), Document, written))
+            written = SourceText(self.node, self.text, self.source.file)
+            self.faults.append(diagnose((), str(error), Document, written))
             return None
 
     def _refuse_unknown(self, node: Place, kind: type[Part]) -> None:
@@ -235,9 +235,9 @@ class _Decoding(Struct, frozen=True):
             except msgspec.ValidationError as error:
                 refusal = str(error)
             if errors or refusal is not None:
-                self.faults.append(complaint(errors, refusal, kind, Written(node, self.text, self.source.file)))
+                self.faults.append(diagnose(errors, refusal, kind, SourceText(node, self.text, self.source.file)))
             else:
-                yield settled(policy), Text(self.data, self.source, f"policies[{index}].")
+                yield with_namespace(policy), Text(self.data, self.source, f"policies[{index}].")
 
     def _from_manifests(self, paths: Iterable[str]) -> Iterator[tuple[Object, Text]]:
         """The policies and namespaces of manifests; whatever else they hold is not a test's."""
@@ -248,7 +248,7 @@ class _Decoding(Struct, frozen=True):
             except BadManifest as fault:
                 self.faults.append(fault)
                 continue
-            for each in manifest.found:
+            for each in manifest.entries:
                 if isinstance(each.object, NetworkPolicy | ClusterNetworkPolicy | Namespace):
                     yield each.object, Text(data, each.source)
 

@@ -68,7 +68,7 @@ def try_probe(evaluator: Evaluator, case: Case, probe: Probe) -> Trial:
     """Each family that both ends have must be as expected; the first that is not is told."""
     found: list[Answer] = []
     for one, other in pairs(case, probe):
-        source, destination = evaluator.party(packed(one)), evaluator.party(packed(other))
+        source, destination = evaluator.flow_end(packed(one)), evaluator.flow_end(packed(other))
         found.append(answer(evaluator, Flow(source, destination, probe.protocol, probe.port)))
     decisive = next((each for each in found if each.verdict.allowed != probe.allowed), found[0])
     return Trial(case, probe, decisive.verdict.allowed, in_a_line(decisive, case))

@@ -21,9 +21,9 @@ from percale.model.service import Service
 from percale.service.endpoint_selection import Choice, Record, candidates, choose
 from percale.service.endpoint_slices import DRAINING, LOCAL, READY, Hints, SliceFacts, facts_of_slice
 from percale.service.endpoints_mirroring import is_mirrored, mirrored_slices
-from percale.service.resolved_service import ResolvedPort, Slots, Without
-from percale.service.resolver import ServiceTable
-from percale.service.service_ports import spelled_endpoint
+from percale.service.resolved_service import NoEndpointsAction, ResolvedPort, Slots
+from percale.service.resolver import ServiceResolver
+from percale.service.service_ports import format_endpoint
 
 User: TypeAlias = Literal["cluster IP", "this node", "outside"]
 """Who is served: everybody at the cluster IP; at other addresses pods and this node, or all others."""
@@ -63,17 +63,17 @@ def _belongs(entry: EndpointSlice, key: ObjectKey, node: str) -> bool:
     return facts_of_slice(entry, node) is not None
 
 
-def endpoints_of(port: ResolvedPort, slices: Sequence[EndpointSlice], table: ServiceTable) -> list[Seen]:
+def endpoints_of(port: ResolvedPort, slices: Sequence[EndpointSlice], table: ServiceResolver) -> list[Seen]:
     """All of them, in the order of the slices; `port` is what the table made of these slices."""
     telling = _Telling(port, slices, table)
     return [telling.tell(each) for each in telling.candidates]
 
 
-def users_of(port: ResolvedPort) -> dict[User, Slots | Without]:
+def users_of(port: ResolvedPort) -> dict[User, Slots | NoEndpointsAction]:
     """Where each goes; a port with a cluster IP alone has one kind of user."""
-    users: dict[User, Slots | Without] = {"cluster IP": port.inside}
+    users: dict[User, Slots | NoEndpointsAction] = {"cluster IP": port.cluster_ip_clients}
     if any(vip.kind != "cluster" for vip in port.vips):
-        users |= {"this node": port.near, "outside": port.outside}
+        users |= {"this node": port.node_local_clients, "outside": port.external_clients}
     return users
 
 
@@ -91,12 +91,12 @@ class _Candidate(Struct, frozen=True):
 class _Telling:
     """About one service port."""
 
-    def __init__(self, port: ResolvedPort, slices: Sequence[EndpointSlice], table: ServiceTable) -> None:
+    def __init__(self, port: ResolvedPort, slices: Sequence[EndpointSlice], table: ServiceResolver) -> None:
         self._port, self._tunnels = port, table.tunnels
         self._node = node = table.config.node
         which = (port.family, port.name.port, port.name.protocol)
         facts = [each for each in (facts_of_slice(entry, node) for entry in slices) if each is not None]
-        usable = [part for each in facts for part in self._tunnels.without(each)]
+        usable = [part for each in facts for part in self._tunnels.without_tunnels(each)]
         self._choice: Choice = choose(candidates(usable, *which), node, table.node.zone)
         self._sets = {user: _records(port, slots) for user, slots in users_of(port).items()}
         self.candidates = list(_marked([each for entry in slices for each in _candidates(entry, port, node)]))
@@ -113,7 +113,7 @@ class _Telling:
         target = each.endpoint.targetRef
         is_pod = target is not None and target.kind == "Pod"
         return Seen(
-            endpoint=spelled_endpoint(each.record[:-2], int.from_bytes(each.record[-2:])),
+            endpoint=format_endpoint(each.record[:-2], int.from_bytes(each.record[-2:])),
             record=each.record,
             pod=f"{target.namespace}/{target.name}" if target is not None and is_pod else None,
             node=each.endpoint.nodeName,
@@ -160,7 +160,7 @@ class _Telling:
         return (user == "cluster IP" and spec.internal_local) or (user == "outside" and spec.external_local)
 
 
-def _records(port: ResolvedPort, slots: Slots | Without) -> frozenset[Record]:
+def _records(port: ResolvedPort, slots: Slots | NoEndpointsAction) -> frozenset[Record]:
     return frozenset() if isinstance(slots, str) else frozenset(port.records(slots))
 
 

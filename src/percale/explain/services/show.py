@@ -1,7 +1,7 @@
 """A Service as one node sees it: its addresses, its endpoints, and what happens to whom. Called by cli/service_*.py; pure.
 
 Service, slices ─ endpoints.py ─▶ Seen ─┐
-ServiceTable ─ ResolvedService ─────────┴▶ ServiceView ─▶ text, JSON
+ServiceResolver ─ ResolvedService ─────────┴▶ ServiceView ─▶ text, JSON
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from percale.model.meta import Object
 from percale.model.service import HEADLESS_LABEL, PROXY_NAME_LABEL, Service
 from percale.service.endpoint_selection import Record
 from percale.service.packet_lookup import KINDS, PLACES
-from percale.service.resolved_service import Place, ResolvedPort, ResolvedService
-from percale.service.resolver import ServiceTable
-from percale.service.service_ports import Vip, is_proxied, spelled_vip
+from percale.service.resolved_service import ClientLocation, ResolvedPort, ResolvedService
+from percale.service.resolver import ServiceResolver
+from percale.service.service_ports import Vip, format_vip, is_proxied
 
 Connections: TypeAlias = Mapping[tuple[str, Record], int]
 """How many connections go to each endpoint, by protocol and endpoint."""
@@ -36,7 +36,7 @@ class ServiceView(Struct, frozen=True):
     """`apart` says why there is nothing to do for it: headless, an external name, another proxy's."""
 
     service: Service
-    table: ServiceTable
+    table: ServiceResolver
     ports: tuple[PortView, ...]
     apart: str | None
 
@@ -49,7 +49,7 @@ class ServiceView(Struct, frozen=True):
         return self.resolved.problems if self.resolved is not None else ()
 
 
-def view(service: Service, table: ServiceTable, objects: Iterable[Object]) -> ServiceView:
+def view(service: Service, table: ServiceResolver, objects: Iterable[Object]) -> ServiceView:
     """`table` is of these objects."""
     resolved, node = table.services.get(service.key), table.config.node
     ports: tuple[PortView, ...] = ()
@@ -113,7 +113,7 @@ def _health(resolved: ResolvedService) -> str:
     return f"200, {count}" if resolved.local_ready else f"503, {count}"
 
 
-def _port_lines(seen: PortView, table: ServiceTable, connections: Connections | None) -> Iterator[str]:
+def _port_lines(seen: PortView, table: ServiceResolver, connections: Connections | None) -> Iterator[str]:
     port = seen.port
     yield f"{_title(port)}, IPv{port.family}"
     yield from _columns([_vip_row(vip, port, table) for vip in port.vips])
@@ -131,8 +131,8 @@ def _title(port: ResolvedPort) -> str:
     return f"{f'{port.name.port}: ' if port.name.port else ''}{port.spec.number}/{port.name.protocol}"
 
 
-def _vip_row(vip: Vip, port: ResolvedPort, table: ServiceTable) -> list[str]:
-    text = spelled_vip(vip)
+def _vip_row(vip: Vip, port: ResolvedPort, table: ServiceResolver) -> list[str]:
+    text = format_vip(vip)
     if vip.kind == "node-port":
         here = [str(ip_address(each)) for each in table.node_port_addresses if len(each) == (4, 16)[port.family == 6]]
         text = f"{vip.port} at {', '.join(here)}" if here else str(vip.port)
@@ -141,11 +141,11 @@ def _vip_row(vip: Vip, port: ResolvedPort, table: ServiceTable) -> list[str]:
     return [KINDS[vip.kind], text]
 
 
-def _client_rows(port: ResolvedPort, table: ServiceTable) -> Iterator[list[str]]:
+def _client_rows(port: ResolvedPort, table: ServiceResolver) -> Iterator[list[str]]:
     """What happens to each kind of client, at the cluster IP and at all other addresses."""
     kinds = _address_kinds(port)
     yield ["FROM", *(name.upper() for name, _ in kinds)]
-    for place in get_args(Place):
+    for place in get_args(ClientLocation):
         yield [PLACES[place], *(_fate(port, vip, place, table) for _, vip in kinds)]
 
 
@@ -155,7 +155,7 @@ def _address_kinds(port: ResolvedPort) -> list[tuple[str, Vip]]:
     return [(name, vip) for index, (name, vip) in enumerate(named) if name not in [each for each, _ in named[:index]]]
 
 
-def _fate(port: ResolvedPort, vip: Vip, place: Place, table: ServiceTable) -> str:
+def _fate(port: ResolvedPort, vip: Vip, place: ClientLocation, table: ServiceResolver) -> str:
     slots, masquerade = port.route(vip.kind, place, masquerade_all=table.config.masquerade_all)
     if isinstance(slots, str):
         return "refused" if slots == "reject" else "dropped"
@@ -196,7 +196,7 @@ def as_json(seen: ServiceView, connections: Connections | None = None) -> dict[s
     }
 
 
-def _port_json(seen: PortView, table: ServiceTable, connections: Connections | None) -> dict[str, Any]:
+def _port_json(seen: PortView, table: ServiceResolver, connections: Connections | None) -> dict[str, Any]:
     port = seen.port
     return {
         "name": port.name.port or None,
@@ -210,13 +210,13 @@ def _port_json(seen: PortView, table: ServiceTable, connections: Connections | N
         "clients": [
             {"from": place, "to": name, **_fate_json(port, vip, place, table)}
             for name, vip in _address_kinds(port)
-            for place in get_args(Place)
+            for place in get_args(ClientLocation)
         ],
         "endpoints": [_endpoint_json(each, port, connections) for each in seen.endpoints],
     }
 
 
-def _fate_json(port: ResolvedPort, vip: Vip, place: Place, table: ServiceTable) -> dict[str, Any]:
+def _fate_json(port: ResolvedPort, vip: Vip, place: ClientLocation, table: ServiceResolver) -> dict[str, Any]:
     slots, masquerade = port.route(vip.kind, place, masquerade_all=table.config.masquerade_all)
     if isinstance(slots, str):
         return {"action": slots, "endpoints": 0, "masquerade": False}

@@ -16,7 +16,7 @@ from percale.explain.why.nearest_rule import Nearest, nearest
 from percale.explain.why.targets import Asked
 from percale.policy.evaluator import Evaluator
 from percale.policy.rule_terms import FlowProtocol
-from percale.policy.verdict import Decision, Flow, Party, Verdict
+from percale.policy.verdict import Decision, Flow, FlowEnd, Verdict
 
 Word: TypeAlias = Literal["allowed", "denied", "unknown"]
 
@@ -68,12 +68,12 @@ def reply(evaluator: Evaluator, source: Asked, destination: Asked, protocol: Flo
 
 def answer(evaluator: Evaluator, flow: Flow) -> Answer:
     """For two ends whose addresses are known."""
-    verdict = evaluator.judge(flow)
+    verdict = evaluator.evaluate(flow)
     sides = (verdict.egress, verdict.ingress)
     return Answer(verdict, tuple(each for each in (nearest(evaluator, flow, side) for side in sides) if each))
 
 
-def _pairs(source: Asked, destination: Asked) -> Iterator[tuple[Party, Party]]:
+def _pairs(source: Asked, destination: Asked) -> Iterator[tuple[FlowEnd, FlowEnd]]:
     """The parties that may meet; the one without an address takes the other's family."""
     for one in source.parties:
         for other in destination.parties:
@@ -85,8 +85,8 @@ def _pairs(source: Asked, destination: Asked) -> Iterator[tuple[Party, Party]]:
                 yield one, _moved(other, bytes(len(one.address) - 1) + b"\1")
 
 
-def _moved(party: Party, address: bytes) -> Party:
-    return Party(address, party.pod, party.node)
+def _moved(party: FlowEnd, address: bytes) -> FlowEnd:
+    return FlowEnd(address, party.pod, party.node)
 
 
 def _families(asked: Asked) -> str:
@@ -115,7 +115,7 @@ def _answer(evaluator: Evaluator, flow: Flow, source: Asked, destination: Asked)
     return Answer(verdicts[0], (), _doubt(source, destination, verdicts, "ingress" if egress == {True} else "egress"))
 
 
-def _moves(evaluator: Evaluator, party: Party) -> Sequence[Party]:
+def _moves(evaluator: Evaluator, party: FlowEnd) -> Sequence[FlowEnd]:
     """The party with an address of each range that rules tell apart; its own first."""
     samples = [each.sample for each in outside([evaluator]) if len(each.sample) == len(party.address)]
     return [party, *(_moved(party, sample) for sample in samples)]

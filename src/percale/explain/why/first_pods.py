@@ -9,7 +9,7 @@ from percale.explain.matrix.groups import owners
 from percale.model.manifest.decode import DEFAULT_NAMESPACE
 from percale.model.meta import Object, ObjectKey
 from percale.model.pod import Pod
-from percale.model.workloads import WORDS
+from percale.model.workloads import KINDS_BY_ALIAS
 
 
 def first_pod(objects: Sequence[Object], text: str) -> ObjectKey | None:
@@ -18,7 +18,7 @@ def first_pod(objects: Sequence[Object], text: str) -> ObjectKey | None:
     None: it names no workload. Raises NotFound.
     """
     word, *rest = text.split("/")
-    kind = WORDS.get(word)
+    kind = KINDS_BY_ALIAS.get(word)
     if kind is None or len(rest) not in (1, 2):
         return None
     namespace, name = (DEFAULT_NAMESPACE, *rest)[-2:]

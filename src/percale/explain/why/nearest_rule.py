@@ -18,8 +18,19 @@ from percale.model.selector import LabelSelector, LabelSelectorRequirement
 from percale.policy.compiler import CompiledRule, RuleRef
 from percale.policy.evaluator import Evaluator, PolicyClass
 from percale.policy.flow_match import has_port, is_peer
-from percale.policy.rule_terms import Block, DomainTerm, Labels, NodeTerm, Peer, Port, PortName, PortSpan, Term, Unknown
-from percale.policy.verdict import Decision, Flow, Party
+from percale.policy.rule_terms import (
+    Block,
+    DomainTerm,
+    Labels,
+    NodeSelectorTerm,
+    Peer,
+    PodSelectorTerm,
+    Port,
+    PortName,
+    PortSpan,
+    Unknown,
+)
+from percale.policy.verdict import Decision, Flow, FlowEnd
 
 
 class Difference(Struct, frozen=True):
@@ -64,7 +75,7 @@ def nearest(evaluator: Evaluator, flow: Flow, decision: Decision) -> Nearest | N
     if decision.allowed or subject.pod is None:
         return None
     peer = flow.destination if decision.direction == "egress" else flow.source
-    policies = evaluator.class_of(evaluator.members.slots[subject.pod.key])
+    policies = evaluator.class_of(evaluator.selector_index.pod_ids[subject.pod.key])
     found = [
         Nearest(rule.ref, (*_peer_differences(rule, peer, evaluator), *_port_differences(rule, flow)))
         for rule in _candidates(policies, decision)
@@ -91,25 +102,27 @@ def _weight(differences: Differences) -> int:
 # Peers
 
 
-def _peer_differences(rule: CompiledRule, party: Party, evaluator: Evaluator) -> Differences:
+def _peer_differences(rule: CompiledRule, party: FlowEnd, evaluator: Evaluator) -> Differences:
     """Of the peer that is nearest."""
-    if rule.peers is None or any(is_peer(peer, party, evaluator.members, evaluator.cluster) for peer in rule.peers):
+    if rule.peers is None or any(
+        is_peer(peer, party, evaluator.selector_index, evaluator.node_index) for peer in rule.peers
+    ):
         return ()
     each = (tuple(_from_peer(peer, party, evaluator, rule.ref)) for peer in rule.peers)
     return min(each, key=_weight, default=(Difference("it means nobody", weight=3),))
 
 
-def _from_peer(peer: Peer, party: Party, evaluator: Evaluator, rule: RuleRef) -> Iterator[Difference]:
+def _from_peer(peer: Peer, party: FlowEnd, evaluator: Evaluator, rule: RuleRef) -> Iterator[Difference]:
     match peer:
-        case Term():
+        case PodSelectorTerm():
             yield from _from_term(peer, party, evaluator, rule)
         case Block():
             yield _from_block(peer, party, rule)
-        case NodeTerm():
+        case NodeSelectorTerm():
             if party.node is None:
                 yield Difference(f"it allows nodes, {party} is none", _add_peer(rule, party), 3)
             else:
-                labels = evaluator.cluster.labels.get(party.node, {})
+                labels = evaluator.node_index.labels.get(party.node, {})
                 yield from _from_selector(peer.nodes, labels, f"node {party.node}", f"node {party.node}")
         case DomainTerm():
             yield Difference(f"it allows {peer.name}, which does not resolve to {party}", _add_peer(rule, party), 3)
@@ -117,7 +130,7 @@ def _from_peer(peer: Peer, party: Party, evaluator: Evaluator, rule: RuleRef) ->
             yield Difference("it allows a sort of peer that is not known here", weight=3)
 
 
-def _from_term(term: Term, party: Party, evaluator: Evaluator, rule: RuleRef) -> Iterator[Difference]:
+def _from_term(term: PodSelectorTerm, party: FlowEnd, evaluator: Evaluator, rule: RuleRef) -> Iterator[Difference]:
     pod = party.pod
     if pod is None:
         who = f"{party} is a node" if party.node is not None else f"{party} is no pod"
@@ -128,7 +141,7 @@ def _from_term(term: Term, party: Party, evaluator: Evaluator, rule: RuleRef) ->
             what = f"it allows pods of namespace {term.namespaces}, {pod.key} is in {pod.namespace}"
             yield Difference(what, _add_peer(rule, party), 2)
     else:
-        labels = evaluator.members.labels_of(pod.namespace)
+        labels = evaluator.selector_index.labels_of(pod.namespace)
         for each in _from_selector(term.namespaces, labels, "it", f"namespace {pod.namespace}"):
             yield Difference(f"namespace {pod.namespace} is not selected: {each.what}", each.fix)
     yield from (
@@ -183,7 +196,7 @@ def _set(requirement: LabelSelectorRequirement) -> str:
     return f"{requirement.key} {word} ({', '.join(requirement.values)})"
 
 
-def _from_block(block: Block, party: Party, rule: RuleRef) -> Difference:
+def _from_block(block: Block, party: FlowEnd, rule: RuleRef) -> Difference:
     address, fix = ip_address(party.address), _add_peer(rule, party)
     weight = 1 if party.pod is None else 2
     if address.version != block.network.version:
@@ -194,7 +207,7 @@ def _from_block(block: Block, party: Party, rule: RuleRef) -> Difference:
     return Difference(f"it allows {block.cidr}, {address} is not in it", fix, weight)
 
 
-def _add_peer(rule: RuleRef, party: Party) -> str | None:
+def _add_peer(rule: RuleRef, party: FlowEnd) -> str | None:
     """A peer that means this party, for the rule's list; addresses only of those that have no labels."""
     side = "from" if rule.direction == "ingress" else "to"
     pod, cluster = party.pod, rule.policy.kind == "cnp"
@@ -251,7 +264,7 @@ def _from_port(port: Port, flow: Flow, ports: Iterable[Port]) -> str:
     return f"it allows {_listed(each for each in ports if each.protocol == flow.protocol)}, {asked}"
 
 
-def _from_name(port: PortName, destination: Party, asked: str) -> str:
+def _from_name(port: PortName, destination: FlowEnd, asked: str) -> str:
     pod = destination.pod
     if pod is None:
         return f"it allows the named port {port.name}, and {destination} is no pod that could have it"

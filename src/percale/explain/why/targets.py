@@ -20,7 +20,7 @@ from percale.model.meta import ObjectKey
 from percale.policy.evaluator import Evaluator
 from percale.policy.pod_facts import PodFacts
 from percale.policy.rule_terms import FlowProtocol
-from percale.policy.verdict import Party
+from percale.policy.verdict import FlowEnd
 
 _PROTOCOLS: Mapping[str, FlowProtocol] = {"TCP": "TCP", "UDP": "UDP", "SCTP": "SCTP", "ICMP": "ICMP"}
 
@@ -29,7 +29,7 @@ class Asked(Struct, frozen=True):
     """Somebody that a person means. `unknown`: it has no address yet, and the parties' ones are made up."""
 
     name: str
-    parties: tuple[Party, ...]
+    parties: tuple[FlowEnd, ...]
     """One for each address."""
     unknown: bool = False
 
@@ -50,7 +50,7 @@ class Surroundings(Struct, frozen=True):
     def find(self, text: str) -> Asked:
         """Who is meant. Raises NotFound with the nearest name that is known, BadInput."""
         try:
-            return Asked(text, (self.evaluator.party(ip_address(text.strip("[]")).packed),))
+            return Asked(text, (self.evaluator.flow_end(ip_address(text.strip("[]")).packed),))
         except ValueError:
             pass
         group, _, name = text.rpartition("/")
@@ -63,7 +63,7 @@ class Surroundings(Struct, frozen=True):
         return self._pod(ObjectKey(group if group not in ("", "pod") else DEFAULT_NAMESPACE, name))
 
     def _pod(self, key: ObjectKey) -> Asked:
-        members = self.evaluator.members
+        members = self.evaluator.selector_index
         pod = members.pod(key)
         if pod is None:
             raise NotFound(f"there is no pod {key}", hint=self._hint(key))
@@ -75,12 +75,12 @@ class Surroundings(Struct, frozen=True):
                 f"pod {key} has no address of its own", hint="another pod, which runs, has the one it claims"
             )
         if pod.host_addresses is not None:
-            return Asked(str(key), tuple(Party(each, None, pod.node) for each in addresses), key in self.made_up)
-        return Asked(str(key), tuple(Party(each, pod) for each in addresses), key in self.made_up)
+            return Asked(str(key), tuple(FlowEnd(each, None, pod.node) for each in addresses), key in self.made_up)
+        return Asked(str(key), tuple(FlowEnd(each, pod) for each in addresses), key in self.made_up)
 
     def _hint(self, key: ObjectKey) -> str | None:
         """Another namespace's pod of this name, one whose name begins so, or one that is spelled nearly so."""
-        known = sorted(map(str, self.evaluator.members.slots))
+        known = sorted(map(str, self.evaluator.selector_index.pod_ids))
         same = [each for each in known if each.endswith(f"/{key.name}")]
         begins = [each for each in known if each.startswith((f"{key}-", f"{key.namespace}/{key.name}"))]
         near = [*same, *begins, *difflib.get_close_matches(str(key), known, n=1)]
@@ -88,24 +88,24 @@ class Surroundings(Struct, frozen=True):
             return f"did you mean {near[0]}?"
         if self.hosts is not None and key.name in self.hosts:
             return f"did you mean external/{key.name}?"
-        if key.name in self.evaluator.cluster.addresses:
+        if key.name in self.evaluator.node_index.addresses:
             return f"did you mean node/{key.name}?"
         return None if known else "there are no pods at all"
 
     def _node(self, name: str) -> Asked:
-        addresses = self.evaluator.cluster.addresses
+        addresses = self.evaluator.node_index.addresses
         if name not in addresses:
             raise NotFound(f"there is no node {name}", hint=_nearest(name, "node/", addresses))
         if not addresses[name]:
             raise NotFound(f"node {name} has no address", hint="its Node object says none in status.addresses")
-        return Asked(f"node/{name}", tuple(Party(each, None, name) for each in addresses[name]))
+        return Asked(f"node/{name}", tuple(FlowEnd(each, None, name) for each in addresses[name]))
 
     def _host(self, name: str) -> Asked:
         if self.hosts is None:
             raise NotFound(f"external/{name} is a host of a lab", hint="name its address, or a lab by --lab")
         if name not in self.hosts:
             raise NotFound(f"there is no host {name}", hint=_nearest(name, "external/", self.hosts))
-        return Asked(f"external/{name}", tuple(Party(ip_address(each).packed) for each in self.hosts[name]))
+        return Asked(f"external/{name}", tuple(FlowEnd(ip_address(each).packed) for each in self.hosts[name]))
 
 
 def _nearest(name: str, prefix: str, known: Iterable[str]) -> str | None:

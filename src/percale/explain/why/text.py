@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from percale.explain.why.connection import Answer, Reply
 from percale.policy.compiler import PolicyKey, RuleRef
-from percale.policy.verdict import Decision, Party
+from percale.policy.verdict import Decision, FlowEnd
 
 
 class Places(Protocol):
@@ -47,7 +47,7 @@ def _answer_lines(answer: Answer, reply: Reply, places: Places) -> Iterator[str]
             yield f"  fix      {fix}"
 
 
-def reason(decision: Decision, party: Party, places: Places) -> str:
+def reason(decision: Decision, party: FlowEnd, places: Places) -> str:
     """What one side says."""
     if decision.rule is not None:
         return f"{'allowed' if decision.allowed else 'denied'} by {_with_place(decision.rule, places)}"
@@ -126,7 +126,7 @@ def _port(protocol: str, port: int | None) -> str:
     return protocol if port is None else f"{port}/{protocol}"
 
 
-def _address(party: Party) -> str:
+def _address(party: FlowEnd) -> str:
     return str(ip_address(party.address))
 
 

@@ -27,13 +27,13 @@ from percale.model.meta import Object
 from percale.model.node import Node
 from percale.model.pod import Protocol
 from percale.model.service import Service, ServicePort
-from percale.policy.verdict import Party, Verdict
+from percale.policy.verdict import FlowEnd, Verdict
 from percale.service import packet_lookup as resolving
 from percale.service.node_context import ServiceConfig, facts_of_node
-from percale.service.resolver import ServiceTable
-from percale.service.service_ports import PortName, Vip, VipKind, facts_of_service, spelled_endpoint
+from percale.service.resolver import ServiceResolver
+from percale.service.service_ports import PortName, Vip, VipKind, facts_of_service, format_endpoint
 
-TableOf: TypeAlias = Callable[[str], ServiceTable]
+TableOf: TypeAlias = Callable[[str], ServiceResolver]
 """The Service as a node has it."""
 
 Word: TypeAlias = Literal["allowed", "denied", "in part", "unknown"]
@@ -140,7 +140,7 @@ def service_reply(cluster: Cluster, source: Asked, service: Service, port: Servi
     return ServiceReply(source, service, port, tuple(ways))
 
 
-def _home(party: Party) -> str | None:
+def _home(party: FlowEnd) -> str | None:
     return party.node or (party.pod.node if party.pod is not None else None)
 
 
@@ -168,11 +168,11 @@ def _ways(cluster: Cluster, source: Asked, service: Service, port: ServicePort, 
         asker = replace(source, parties=parties)
         masquerading = entry if chosen.masquerade else ""
         endpoints = tuple(_judged(cluster, asker, text, port.protocol, masquerading) for text in chosen.endpoints)
-        spelled = f"{spelled_endpoint(address, number)}/{port.protocol}"
+        spelled = f"{format_endpoint(address, number)}/{port.protocol}"
         yield Way((entry,) if entry else (), spelled, chosen, endpoints)
 
 
-def _entrance(vips: Iterable[Vip], table: ServiceTable, family: int, *, outside: bool) -> tuple[bytes, int] | None:
+def _entrance(vips: Iterable[Vip], table: ServiceResolver, family: int, *, outside: bool) -> tuple[bytes, int] | None:
     """The address and port to which FROM sends."""
     by_kind = {vip.kind: vip for vip in vips}
     for kind in _ENTRANCES if outside else ("cluster",):
@@ -191,13 +191,13 @@ def _judged(cluster: Cluster, source: Asked, endpoint: str, protocol: Protocol, 
     """`masquerading`: the node that puts an address of its own in the place of FROM's; "": none does."""
     evaluator = cluster.around.evaluator
     text, _, number = endpoint.rpartition(":")
-    party = evaluator.party(ip_address(text.strip("[]")).packed)
+    party = evaluator.flow_end(ip_address(text.strip("[]")).packed)
     asked = Asked(_called(party), (party,), party.pod is not None and party.pod.key in cluster.around.made_up)
     straight = reply(evaluator, source, asked, protocol, int(number))
     faces = [each for each in cluster.faces(masquerading) if len(each.address) == len(party.address)]
     if not faces or _home(party) in (None, masquerading):
         return Endpoint(straight, None)
-    askers = [evaluator.party(face.address) for face in faces]
+    askers = [evaluator.flow_end(face.address) for face in faces]
     seen = [reply(evaluator, Asked(_called(each), (each,)), asked, protocol, int(number)) for each in askers]
     who = " or ".join(map(str, faces))
     together = zip(straight.answers, *(each.answers for each in seen), strict=True)
@@ -205,7 +205,7 @@ def _judged(cluster: Cluster, source: Asked, endpoint: str, protocol: Protocol, 
     return Endpoint(replace(straight, answers=answers), who)
 
 
-def _called(party: Party) -> str:
+def _called(party: FlowEnd) -> str:
     if party.pod is not None:
         return str(party.pod.key)
     return f"node/{party.node}" if party.node else str(ip_address(party.address))

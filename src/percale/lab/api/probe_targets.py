@@ -23,7 +23,7 @@ from percale.model.manifest.decode import DEFAULT_NAMESPACE
 from percale.model.meta import ObjectKey
 from percale.model.pod import Pod
 from percale.model.service import Service
-from percale.model.workloads import WORDS
+from percale.model.workloads import KINDS_BY_ALIAS
 from percale.render.objects import IPAddress
 
 _SERVICES = ("svc", "service", "services")
@@ -58,8 +58,8 @@ class Ends(Struct, frozen=True):
         group, _, name = text.rpartition("/")
         if group in ("node", "external", "host"):
             return machine_end(self.machine(name))
-        if group in WORDS:
-            return self._pod_end(self._first_of(WORDS[group], name, namespace or DEFAULT_NAMESPACE))
+        if group in KINDS_BY_ALIAS:
+            return self._pod_end(self._first_of(KINDS_BY_ALIAS[group], name, namespace or DEFAULT_NAMESPACE))
         key = ObjectKey(namespace or DEFAULT_NAMESPACE if group in ("", "pod", "po") else group, name)
         pod = self.cluster.world.get(Pod, key)
         if pod is not None:

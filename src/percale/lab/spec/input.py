@@ -20,7 +20,7 @@ from percale.lab.run_dir import is_object_name
 from percale.lab.spec.topology import DEFAULT_NETWORK, Host, Lab, LabNode, LabSpec, Segment
 from percale.model.configmap import ConfigMap
 from percale.model.kinds import KINDS, kinds_of
-from percale.model.manifest.decode import Found, Skipped, Source, decode_manifest, object_node
+from percale.model.manifest.decode import ManifestEntry, SkippedDocument, Source, decode_manifest, object_node
 from percale.model.manifest.files import Document
 from percale.model.manifest.json_text import read_json_text
 from percale.model.manifest.syntax_tree import Node
@@ -37,7 +37,7 @@ _KINDS = {**KINDS, **kinds_of(Lab)}
 class Input(Struct, frozen=True):
     """All that `percale lab up` was given, checked; `skipped` are documents that mean nothing here, with the reason."""
 
-    found: tuple[Found, ...]
+    found: tuple[ManifestEntry, ...]
     lab: LabSpec
     network: dict[str, Any]
     wiring: Wiring
@@ -60,17 +60,17 @@ class _Network(Struct, frozen=True):
 def read_input(documents: Sequence[Document]) -> Input:
     """Everything of these documents. Raises BadManifest, BadNetworkConfig."""
     networks: list[_Network] = []
-    found: list[Found] = []
-    skipped: list[Skipped] = []
+    found: list[ManifestEntry] = []
+    skipped: list[SkippedDocument] = []
     for source, text in documents:
         bare = _bare_network(source, text)
         if bare is not None:
             networks.append(bare)
             continue
         manifest = decode_manifest(text.encode(), source, kinds=_KINDS)
-        found += manifest.found
+        found += manifest.entries
         skipped += manifest.skipped
-        for each in manifest.found:
+        for each in manifest.entries:
             if isinstance(each.object, Lab):
                 _check_words(text.encode(), each.source)
     labs = [each for each in found if isinstance(each.object, Lab)]
@@ -90,9 +90,9 @@ def read_input(documents: Sequence[Document]) -> Input:
     )
 
 
-def read_objects(documents: Iterable[Sequence[str]], namespace: str) -> tuple[list[Found], list[str]]:
+def read_objects(documents: Iterable[Sequence[str]], namespace: str) -> tuple[list[ManifestEntry], list[str]]:
     """Objects to apply to a lab that runs, and what was left out. Raises BadManifest."""
-    found: list[Found] = []
+    found: list[ManifestEntry] = []
     skipped: list[str] = []
     for source, text in documents:
         if _bare_network(source, text) is not None:
@@ -100,7 +100,7 @@ def read_objects(documents: Iterable[Sequence[str]], namespace: str) -> tuple[li
                 "a running lab keeps its network", where=source, hint="start another: percale lab up -f …"
             )
         manifest = decode_manifest(text.encode(), source, kinds=_KINDS, namespace=namespace)
-        found += manifest.found
+        found += manifest.entries
         skipped += map(str, manifest.skipped)
     for each in found:
         if isinstance(each.object, Lab):
@@ -115,7 +115,7 @@ def other_networks(objects: Iterable[Object], network: Mapping[str, Any], wiring
         f"configmap/{obj.metadata.name} does not change this lab: a running lab keeps its network;"
         " a new one takes it: percale lab up --name … -f …"
         for obj in objects
-        for other in _network_of(Found(obj, Source(f"configmap/{obj.metadata.name}", 1)))
+        for other in _network_of(ManifestEntry(obj, Source(f"configmap/{obj.metadata.name}", 1)))
         if (other.network, other.wiring) != (network, wiring)
     ]
 
@@ -157,7 +157,7 @@ def _bare_network(source: str, text: str) -> _Network | None:
     return _Network(source, document)
 
 
-def _network_of(found: Found) -> Iterator[_Network]:
+def _network_of(found: ManifestEntry) -> Iterator[_Network]:
     """A Lab document's network, or flannel's ConfigMap, which configures the lab as it would the cluster."""
     obj = found.object
     if isinstance(obj, Lab) and obj.spec.network is not None:
@@ -191,7 +191,7 @@ def _at_most_one(what: str, places: Sequence[str]) -> None:
         raise BadManifest(f"two of them have a {what}: {places[0]} and {places[1]}", hint="keep one")
 
 
-def _distinct(found: Iterable[Found]) -> Iterator[Found]:
+def _distinct(found: Iterable[ManifestEntry]) -> Iterator[ManifestEntry]:
     """The same; one that two files have is an error, and so is a name that Kubernetes would refuse."""
     seen: dict[tuple[str, ObjectKey], Source] = {}
     for each in found:

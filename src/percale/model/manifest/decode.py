@@ -1,9 +1,9 @@
-"""Manifests: the bytes of a YAML or JSON file → objects, each with its place. Called by the stores and by the lab's verbs.
+"""Decodes manifests: the bytes of a YAML or JSON file → objects with their sources. Called by the stores, the lab and commands.
 
-JSON ─▶ msgspec, validation ─────────────────────────────────────────────▶ objects
-         └ refused ─▶ reading_json ─┐
-YAML ──────────────▶ reading_yaml ──┴▶ nodes ─▶ plain values ─▶ validation, msgspec ─▶ objects
-                                         └────── refused ─▶ complaining: which line, what to type
+JSON ─▶ msgspec, validation ──────────────────────────────────────────────▶ objects
+         └ rejected ─▶ json_reader ─┐
+YAML ──────────────▶ yaml_reader ───┴▶ nodes ─▶ plain values ─▶ validation, msgspec ─▶ objects
+                                         └────── rejected ─▶ diagnostics: which line, what to write
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from percale.errors import BadManifest
+from percale.model.field_path import parse_field_path
 from percale.model.kinds import KINDS, Kinds
-from percale.model.manifest.diagnostics import Written, all_of, complaint
+from percale.model.manifest.diagnostics import SourceText, combined, diagnose
 from percale.model.manifest.json_reader import read_json
 from percale.model.manifest.schema import from_text, without_nulls
 from percale.model.manifest.syntax_tree import Node, descend, plain_value
@@ -32,7 +33,7 @@ DEFAULT_NAMESPACE = "default"
 
 
 class Source(msgspec.Struct, frozen=True, gc=False):
-    """Where an object is written. `document` counts from 0; `item` is its index when the document is a list."""
+    """The place of an object in a file. `document` counts from 0; `item` is its index when the document is a list."""
 
     file: str
     line: int
@@ -43,15 +44,15 @@ class Source(msgspec.Struct, frozen=True, gc=False):
         return f"{self.file}:{self.line}"
 
 
-class Found(msgspec.Struct, frozen=True, gc=False):
-    """An object and where it is written."""
+class ManifestEntry(msgspec.Struct, frozen=True, gc=False):
+    """An object and its source."""
 
     object: Object
     source: Source
 
 
-class Skipped(msgspec.Struct, frozen=True, gc=False):
-    """A document of a kind that Percale does not know: a directory of manifests may hold anything."""
+class SkippedDocument(msgspec.Struct, frozen=True, gc=False):
+    """A document of a kind that Percale does not know, which is no error."""
 
     api_version: str
     kind: str
@@ -62,29 +63,29 @@ class Skipped(msgspec.Struct, frozen=True, gc=False):
 
 
 class Manifest(Struct, frozen=True):
-    """All that a file holds, in its order."""
+    """The content of a file, in its order."""
 
-    found: tuple[Found, ...] = ()
-    skipped: tuple[Skipped, ...] = ()
+    entries: tuple[ManifestEntry, ...] = ()
+    skipped: tuple[SkippedDocument, ...] = ()
 
     @property
     def objects(self) -> tuple[Object, ...]:
-        return tuple(each.object for each in self.found)
+        return tuple(each.object for each in self.entries)
 
 
 def decode_manifest(data: bytes, file: str, *, kinds: Kinds = KINDS, namespace: str = DEFAULT_NAMESPACE) -> Manifest:
-    """Every object of a file; those without a namespace are of `namespace`.
+    """The objects of a file; `namespace` is the default of namespaced ones.
 
-    Raises BadManifest with all that is wrong with them: a file counts as a whole, or not at all.
+    Raises BadManifest with all errors of the file: either all of it is valid, or none is used.
     """
     manifest = _decode_json(data, file, kinds) or _decode_nodes(data, file, kinds)
-    found = tuple(_settled(each, namespace) for each in manifest.found)
+    found = tuple(_with_namespace(each, namespace) for each in manifest.entries)
     if len(found) > 1:
-        _refuse_twins(found)
+        _reject_duplicates(found)
     return Manifest(found, manifest.skipped)
 
 
-def _refuse_twins(found: tuple[Found, ...]) -> None:
+def _reject_duplicates(found: tuple[ManifestEntry, ...]) -> None:
     first: dict[tuple[type[Object], ObjectKey], Source] = {}
     for each in found:
         earlier = first.setdefault((type(each.object), each.object.key), each.source)
@@ -96,38 +97,35 @@ def _refuse_twins(found: tuple[Found, ...]) -> None:
             )
 
 
-def settled(obj: T, namespace: str = DEFAULT_NAMESPACE) -> T:
-    """The object with the namespace that it lives in; a cluster-scoped one has none."""
+def with_namespace(obj: T, namespace: str = DEFAULT_NAMESPACE) -> T:
+    """The object with its namespace defaulted; without one if it is cluster-scoped."""
     home = (obj.metadata.namespace or namespace) if obj.NAMESPACED else None
     return obj if obj.metadata.namespace == home else replace(obj, metadata=replace(obj.metadata, namespace=home))
 
 
-def _settled(each: Found, namespace: str) -> Found:
+def _with_namespace(each: ManifestEntry, namespace: str) -> ManifestEntry:
     if not each.object.metadata.name:
         raise BadManifest("metadata.name: missing", where=str(each.source), hint="give the object a name")
-    obj = settled(each.object, namespace)
-    return each if obj is each.object else Found(obj, each.source)
+    obj = with_namespace(each.object, namespace)
+    return each if obj is each.object else ManifestEntry(obj, each.source)
 
 
 def field_line(data: bytes, source: Source, path: str) -> int:
-    """The line of a field (`spec.ingress[0]`) of an object; lines are looked up when asked for, and not kept.
+    """The line of a field (`spec.ingress[0]`) of an object; lines are looked up on demand, not stored.
 
-    Raises BadManifest when the file is not readable any more.
+    Raises BadManifest if the file cannot be read any more.
     """
     node = object_node(data, source)
-    steps = tuple(
-        int(step) if step.isdecimal() else step for step in path.replace("]", "").replace("[", ".").split(".")
-    )
-    return descend(node, steps)[1] if node is not None else source.line
+    return descend(node, parse_field_path(path))[1] if node is not None else source.line
 
 
 def object_node(data: bytes, source: Source) -> Node | None:
-    """The part of a file that is this object, None when it is not there any more. Raises BadManifest."""
+    """The object's node in a file; None if it is not there any more. Raises BadManifest."""
     return node_at(read_nodes(text_of(data, source.file), source.file), source)
 
 
 def node_at(documents: Iterable[Node], source: Source) -> Node | None:
-    """The same, of a file that is read already."""
+    """The same for a parsed file."""
     for index, node in enumerate(documents):
         if index == source.document:
             items = node.get("items") if source.item is not None else None
@@ -147,27 +145,27 @@ def text_of(data: bytes, file: str) -> str:
 
 
 def read_nodes(text: str, file: str) -> Iterator[Node]:
-    """The documents of a file that hold anything, as nodes. Raises BadManifest."""
+    """The non-empty documents of a file, as nodes. Raises BadManifest."""
     if file.endswith(".json"):
         return iter((read_json(text, file),)) if text.strip() else iter(())
     return read_yaml(text, file)
 
 
-# JSON, when nothing is wrong with it
+# Valid JSON, without nodes
 
 
-class _Head(msgspec.Struct):
+class _TypeMeta(msgspec.Struct):
     apiVersion: str = ""
     kind: str = ""
 
 
-class _Document(_Head):
-    """A list, or an object without the rest."""
+class _Document(_TypeMeta):
+    """A list, or the type of an object."""
 
     items: list[msgspec.Raw] = []
 
 
-_HEAD = msgspec.json.Decoder(_Head)
+_TYPE_META = msgspec.json.Decoder(_TypeMeta)
 _DOCUMENT = msgspec.json.Decoder(_Document)
 
 
@@ -177,79 +175,79 @@ def _decoder(kind: type[Object]) -> msgspec.json.Decoder[Object]:
 
 
 def from_json(data: bytes, kind: type[T]) -> T:
-    """The object that `to_json` wrote."""
+    """The inverse of `to_json`."""
     found: T = _decoder(kind).decode(data)  # type: ignore[assignment]
     return found
 
 
-class _Unusual(Exception):
-    """Left to the nodes, which know lines."""
+class _NeedsTree(Exception):
+    """Invalid, or not handled here: decoded again from nodes, which know lines."""
 
 
 def _decode_json(data: bytes, file: str, kinds: Kinds) -> Manifest | None:
-    """None: this is not JSON, or something is wrong with it."""
+    """None if it is not JSON, or not valid."""
     if data.lstrip()[:1] != b"{":
         return None
     try:
         document = _DOCUMENT.decode(data)
         if document.kind == "List":
-            objects = [_decode_item(item, _HEAD.decode(item), kinds) for item in document.items]
+            objects = [_decode_item(item, _TYPE_META.decode(item), kinds) for item in document.items]
         elif _is_list(document.kind, kinds):
             kind = _kind(document.apiVersion, document.kind[:-4], kinds)
             objects = [_decode_valid(item, kind) for item in document.items]
         else:
-            return Manifest((Found(_decode_item(data, document, kinds), Source(file, 1)),))
-    except (msgspec.DecodeError, _Unusual, UnicodeDecodeError, RecursionError):
+            return Manifest((ManifestEntry(_decode_item(data, document, kinds), Source(file, 1)),))
+    except (msgspec.DecodeError, _NeedsTree, UnicodeDecodeError, RecursionError):
         return None
-    return Manifest(tuple(Found(obj, Source(file, 1, 0, index)) for index, obj in enumerate(objects)))
+    return Manifest(tuple(ManifestEntry(obj, Source(file, 1, 0, index)) for index, obj in enumerate(objects)))
 
 
-def _decode_item(data: bytes | msgspec.Raw, head: _Head, kinds: Kinds) -> Object:
-    return _decode_valid(data, _kind(head.apiVersion, head.kind, kinds))
+def _decode_item(data: bytes | msgspec.Raw, type_meta: _TypeMeta, kinds: Kinds) -> Object:
+    return _decode_valid(data, _kind(type_meta.apiVersion, type_meta.kind, kinds))
 
 
 def _decode_valid(data: bytes | msgspec.Raw, kind: type[Object]) -> Object:
-    """Validated as it is written: a decoded object does not tell an empty list from one that is not there."""
+    """Validates the plain value: a decoded object does not distinguish an empty list from an absent one."""
     if has_validator(kind) and field_errors(kind, msgspec.json.decode(data)):
-        raise _Unusual
+        raise _NeedsTree
     return _decoder(kind).decode(data)
 
 
 def _kind(version: str, name: str, kinds: Kinds) -> type[Object]:
     kind = kinds.get(name)
     if kind is None or version != kind.API_VERSION:
-        raise _Unusual
+        raise _NeedsTree
     return kind
 
 
-# YAML, and JSON that has to be looked at closely
+# YAML, and invalid JSON
 
 
 Candidate: TypeAlias = tuple[Node, dict[str, Any], Source]
-"""An object's node, and its plain value."""
+"""An object's node, plain value and source."""
 
 
 def _decode_nodes(data: bytes, file: str, kinds: Kinds) -> Manifest:
     text = text_of(data, file)
-    found: list[Found] = []
-    skipped: list[Skipped] = []
-    faults: list[BadManifest] = []
+    found: list[ManifestEntry] = []
+    skipped: list[SkippedDocument] = []
+    errors: list[BadManifest] = []
     try:
         for index, document in enumerate(read_nodes(text, file)):
             for node, value, source in _candidates(document, index, text, file, kinds):
                 try:
                     part = _object(node, value, source, text, kinds)
-                except BadManifest as fault:
-                    faults.append(fault)
+                except BadManifest as error:
+                    errors.append(error)
                     continue
-                if isinstance(part, Found):
+                if isinstance(part, ManifestEntry):
                     found.append(part)
                 else:
                     skipped.append(part)
-    except BadManifest as fault:
-        faults.append(fault)
-    if faults:
-        raise all_of(faults)
+    except BadManifest as error:
+        errors.append(error)
+    if errors:
+        raise combined(errors)
     return Manifest(tuple(found), tuple(skipped))
 
 
@@ -274,11 +272,13 @@ def _candidates(node: Node, index: int, text: str, file: str, kinds: Kinds) -> I
         yield item, {**plain, **inherited}, Source(file, item.line, index, number)
 
 
-def _object(node: Node, value: dict[str, Any], source: Source, text: str, kinds: Kinds) -> Found | Skipped:
-    version, name = (_word(node, value, key, source) for key in ("apiVersion", "kind"))
+def _object(
+    node: Node, value: dict[str, Any], source: Source, text: str, kinds: Kinds
+) -> ManifestEntry | SkippedDocument:
+    version, name = (_type_field(node, value, key, source) for key in ("apiVersion", "kind"))
     kind = kinds.get(name)
     if kind is None:
-        return Skipped(version, name, source)
+        return SkippedDocument(version, name, source)
     if version != kind.API_VERSION:
         line = descend(node, ("apiVersion",))[1]
         raise BadManifest(
@@ -286,25 +286,25 @@ def _object(node: Node, value: dict[str, Any], source: Source, text: str, kinds:
             where=f"{source.file}:{line}",
             hint=f"write {kind.API_VERSION}",
         )
-    errors, refusal = field_errors(kind, value), None
+    errors, mismatch = field_errors(kind, value), None
     try:
         obj = msgspec.convert(without_nulls(kind, value), kind, dec_hook=from_text)
     except msgspec.ValidationError as error:
-        refusal = str(error)
+        mismatch = str(error)
     else:
         if not errors:
-            return Found(obj, source)
-    raise complaint(errors, refusal, kind, Written(node, text, source.file))
+            return ManifestEntry(obj, source)
+    raise diagnose(errors, mismatch, kind, SourceText(node, text, source.file))
 
 
-def _word(node: Node, value: dict[str, Any], key: str, source: Source) -> str:
-    word = value.get(key)
-    if not isinstance(word, str) or not word:
+def _type_field(node: Node, value: dict[str, Any], key: str, source: Source) -> str:
+    field = value.get(key)
+    if not isinstance(field, str) or not field:
         line = descend(node, (key,))[1]
-        what = "missing" if word is None else "expected a text"
+        what = "missing" if field is None else "expected a text"
         example = "v1" if key == "apiVersion" else "Pod"
         raise BadManifest(f"{key}: {what}", where=f"{source.file}:{line}", hint=f"for example `{key}: {example}`")
-    return word
+    return field
 
 
 def _is_list(kind: str, kinds: Kinds) -> bool:

@@ -1,6 +1,6 @@
-"""What is wrong with an object → errors that name the line, the field, and what to type. Called by `decoding`.
+"""The errors of an object with line, field and hint. Called by `decode.py`.
 
-msgspec's refusal says what has the wrong type; the validators' FieldErrors say what else the API server would refuse.
+msgspec reports a wrong type; the validators' FieldErrors are what else the API server would reject.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from typing import Any
 from msgspec import Struct
 
 from percale.errors import BadManifest, BadManifests
-from percale.model.manifest.paste_errors import first_fault
+from percale.model.field_path import FieldPath, format_field_path
+from percale.model.manifest.paste_errors import first_paste_error
 from percale.model.manifest.schema import allowed_words
-from percale.model.manifest.syntax_tree import Node, Steps, descend, spelled
+from percale.model.manifest.syntax_tree import Node, descend
 from percale.model.validation.field_errors import FieldError
 
 _PATH = re.compile(r"^(?P<what>.*?)(?: - at (?:`key` in )?`\$(?P<path>[^`]*)`)?$", re.DOTALL)
@@ -23,7 +24,7 @@ _STEP = re.compile(r"\.(?P<field>[^.\[]+)|\[(?P<index>[0-9]+)\]|(?P<some>\[\.\.\
 _EXPECTED = re.compile(r"Expected `(?P<types>[^`]*)`(?P<bound> [<>]=? [-0-9.]+)?(?:, got `(?P<got>[^`]*)`)?$")
 _MISSING = re.compile(r"Object missing required field `(?P<field>[^`]*)`$")
 
-_WORDS = {
+_TYPE_NAMES = {
     "str": "a text",
     "int": "a whole number",
     "float": "a number",
@@ -31,103 +32,105 @@ _WORDS = {
     "array": "a list",
     "object": "a mapping",
 }
-_LONGEST = 40
-"""Characters of a wrong value that an error shows."""
+_MAX_SHOWN = 40
+"""Maximum characters of a wrong value in an error."""
 
 
-class Written(Struct, frozen=True):
-    """An object as it is written: its node in a file's text."""
+class SourceText(Struct, frozen=True):
+    """An object's node in the text of its file."""
 
     node: Node
     text: str
     file: str
 
 
-def complaint(errors: Sequence[FieldError], refusal: str | None, kind: type[Any], written: Written) -> BadManifest:
-    """All that is wrong, in the order of the file. `refusal` is the message of msgspec's ValidationError, if there is one."""
-    node = written.node
+def diagnose(errors: Sequence[FieldError], mismatch: str | None, kind: type[Any], source: SourceText) -> BadManifest:
+    """All errors, in the order of the file. `mismatch` is the message of msgspec's ValidationError, if any."""
+    node = source.node
     placed = [
-        (line, _said_by_validator(error, f"{written.file}:{line}"))
+        (line, _validator_error(error, f"{source.file}:{line}"))
         for error in errors
-        for line in (descend(node, error.steps + error.below)[1],)
+        for line in (descend(node, error.path + error.subpath)[1],)
     ]
-    if refusal is not None:
-        steps, what = _refused(refusal, node)
-        if all(error.steps != steps for error in errors):
-            placed.append((descend(node, steps)[1], _said_by_msgspec(steps, what, kind, written)))
-    return all_of([each for _, each in sorted(placed, key=lambda each: each[0])])
+    if mismatch is not None:
+        path, what = _mismatch(mismatch, node)
+        if all(error.path != path for error in errors):
+            placed.append((descend(node, path)[1], _msgspec_error(path, what, kind, source)))
+    return combined([each for _, each in sorted(placed, key=lambda each: each[0])])
 
 
-def all_of(faults: Iterable[BadManifest]) -> BadManifest:
-    """One error for all of them; there is at least one."""
+def combined(faults: Iterable[BadManifest]) -> BadManifest:
+    """One error that contains all of these; at least one."""
     single = tuple(part for each in faults for part in (each.faults if isinstance(each, BadManifests) else (each,)))
     if len(single) == 1:
         return single[0]
     return BadManifests("\n".join(" ".join(str(each).split()) for each in single), faults=single)
 
 
-def _said_by_validator(error: FieldError, where: str) -> BadManifest:
+def _validator_error(error: FieldError, where: str) -> BadManifest:
     hint = None
     if isinstance(error.value, str):
         if error.supported:
             hint = _word_hint(error.value, error.supported)
-        elif error.steps[-1] == "port" and error.value.isdecimal():
+        elif error.path[-1] == "port" and error.value.isdecimal():
             hint = f"write {error.value} without quotes"
     return BadManifest(str(error), where=where, hint=hint)
 
 
-def _refused(message: str, node: Node) -> tuple[Steps, str]:
-    """The field that msgspec's message means, and what it says of it."""
+def _mismatch(message: str, node: Node) -> tuple[FieldPath, str]:
+    """The field path and the reason in msgspec's message."""
     match = _PATH.match(message)
     assert match is not None
     what = match["what"]
-    steps = _steps(match["path"] or "", node, what)
+    path = _field_path(match["path"] or "", node, what)
     missing = _MISSING.match(what)
-    return ((*steps, missing["field"]), "missing") if missing is not None else (steps, what)
+    return ((*path, missing["field"]), "missing") if missing is not None else (path, what)
 
 
-def _said_by_msgspec(steps: Steps, what: str, kind: type[Any], written: Written) -> BadManifest:
-    text, file = written.text, written.file
-    culprit, line = descend(written.node, steps)
-    said, hint = (what, None) if what == "missing" else _said(what, culprit, allowed_words(kind, steps))
+def _msgspec_error(path: FieldPath, what: str, kind: type[Any], source: SourceText) -> BadManifest:
+    text, file = source.text, source.file
+    culprit, line = descend(source.node, path)
+    said, hint = (what, None) if what == "missing" else _expectation(what, culprit, allowed_words(kind, path))
     fault = None
     if not culprit.flow and what.startswith(("Expected", "Invalid enum")):
         near = {culprit.line} if culprit.plain and "`object`" in what else ()
-        fault = first_fault(text.splitlines(), min(line, culprit.line), text.count("\n", 0, culprit.end) + 1, near)
+        fault = first_paste_error(
+            text.splitlines(), min(line, culprit.line), text.count("\n", 0, culprit.end) + 1, near
+        )
     if fault is not None:
-        return BadManifest(f"{spelled(steps)}: {fault.what}", where=f"{file}:{fault.line}", hint=fault.hint)
-    return BadManifest(f"{spelled(steps)}: {said}" if steps else said, where=f"{file}:{line}", hint=hint)
+        return BadManifest(f"{format_field_path(path)}: {fault.what}", where=f"{file}:{fault.line}", hint=fault.hint)
+    return BadManifest(f"{format_field_path(path)}: {said}" if path else said, where=f"{file}:{line}", hint=hint)
 
 
-def _steps(path: str, node: Node, what: str) -> Steps:
-    """msgspec does not name a map's key: it is the first one whose value is of the wrong type."""
-    steps: Steps = ()
-    for match in _STEP.finditer(path):
+def _field_path(shown: str, node: Node, what: str) -> FieldPath:
+    """msgspec does not name the key of a map: take the first with a value of the wrong type."""
+    path: FieldPath = ()
+    for match in _STEP.finditer(shown):
         if match["field"] is not None:
-            steps = (*steps, match["field"])
+            path = (*path, match["field"])
         elif match["index"] is not None:
-            steps = (*steps, int(match["index"]))
+            path = (*path, int(match["index"]))
         else:
-            here, _ = descend(node, steps)
+            here, _ = descend(node, path)
             expected = _EXPECTED.match(what)
             got = expected["got"] if expected else None
             wrong = next((key for key, value in here.entries if _type_name(value) == got), None)
             if wrong is None:
                 break
-            steps = (*steps, wrong.text)
-    return steps
+            path = (*path, wrong.text)
+    return path
 
 
-def _said(what: str, culprit: Node, words: tuple[str, ...]) -> tuple[str, str | None]:
-    """What is wrong with a value, and what to write instead."""
-    got = _shown(culprit)
+def _expectation(what: str, culprit: Node, words: tuple[str, ...]) -> tuple[str, str | None]:
+    """What is wrong with a value, and a hint."""
+    got = _format_value(culprit)
     if what.startswith("Invalid enum value") and words:
-        return f"expected {_listed(words)}, got {got}", _word_hint(culprit.text, words)
+        return f"expected {_join_words(words)}, got {got}", _word_hint(culprit.text, words)
     expected = _EXPECTED.match(what)
     if expected is None:
         return what, None
     types = expected["types"].split(" | ")
-    names = [_WORDS.get(each, each) for each in types if each != "null"]
+    names = [_TYPE_NAMES.get(each, each) for each in types if each != "null"]
     if words:
         names = list(words)
     if bound := expected["bound"]:
@@ -148,11 +151,11 @@ def _scalar_hint(types: list[str], text: str, meaning: Any) -> str | None:
         return "write {} if it is empty on purpose" if "object" in types else None
     if "str" in types and not isinstance(meaning, str):
         return f'write "{text}" in quotes'
-    if "int" in types and isinstance(meaning, str) and text.isdecimal() and len(text) <= _LONGEST:
+    if "int" in types and isinstance(meaning, str) and text.isdecimal() and len(text) <= _MAX_SHOWN:
         return f"write {text} without quotes"
     if "bool" in types and isinstance(meaning, str) and text.lower() in ("true", "false"):
         return f"write {text.lower()} without quotes"
-    return f"write [{_clipped(text)}]" if "array" in types else None
+    return f"write [{_truncated(text)}]" if "array" in types else None
 
 
 def _word_hint(text: str, words: tuple[str, ...]) -> str | None:
@@ -163,24 +166,24 @@ def _word_hint(text: str, words: tuple[str, ...]) -> str | None:
     return next((f"write {word}" for word in words if near and word.casefold() == near[0]), None)
 
 
-def _listed(words: tuple[str, ...]) -> str:
+def _join_words(words: tuple[str, ...]) -> str:
     return " or ".join((", ".join(words[:-1]), words[-1])) if len(words) > 1 else words[0]
 
 
-def _shown(node: Node) -> str:
+def _format_value(node: Node) -> str:
     if node.shape != "scalar":
         return f"a {node.shape}"
     if node.value is None:
         return "nothing"
-    return f'"{_clipped(node.text)}"' if isinstance(node.value, str) else node.text
+    return f'"{_truncated(node.text)}"' if isinstance(node.value, str) else node.text
 
 
-def _clipped(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+def _truncated(text: str) -> str:
+    return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 1]}…"
 
 
 def _type_name(node: Node) -> str:
-    """As msgspec calls it."""
+    """msgspec's name of the node's type."""
     if node.shape != "scalar":
         return "array" if node.shape == "list" else "object"
     return {str: "str", bool: "bool", int: "int", float: "float"}.get(type(node.value), "null")

@@ -1,4 +1,4 @@
-"""An object → the JSON that stores write and compare, and the YAML that people read."""
+"""Encodes objects: JSON for stores, YAML for people."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def to_yaml(obj: Object) -> str:
 
 
 def plain_to_yaml(document: Any) -> str:
-    """A document of plain values in the order of its keys."""
+    """A document of plain values, keys in their order."""
     text: str = yaml.dump(
         document, Dumper=_Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True, width=1_000_000
     )
@@ -43,7 +43,7 @@ def plain_to_yaml(document: Any) -> str:
 
 
 class _Dumper(Dumper):
-    """Texts of several lines as blocks; quotes around all that any YAML reader takes for something else."""
+    """Multi-line texts as blocks; quotes around all that some YAML reader takes for another type."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -58,7 +58,7 @@ _Dumper.add_implicit_resolver(
     "tag:percale.io,2026:ambiguous",
     re.compile(
         r"(?:[yYnN]|[-+]?[0-9][0-9_]*(?:\.[0-9]*)?[eE][-+]?[0-9]+|0o?[0-9_]+"
-        r"|(?:\\[-*]|--|[–—−•‣◦·*]).*)\Z",  # what `pasting` takes for a lost list item
+        r"|(?:\\[-*]|--|[–—−•‣◦·*]).*)\Z",  # what `paste_errors.py` takes for a mangled list item
         re.ASCII,
     ),
     list("yYnN-+0123456789\\–—−•‣◦·*"),

@@ -1,7 +1,4 @@
-"""JSON text → a node tree. Called by `decoding` when msgspec refused a file, to say where and why.
-
-msgspec reads the good ones without it, many times faster.
-"""
+"""Parses JSON to nodes. Called by `decode.py` for invalid files: valid ones are decoded by msgspec, many times faster."""
 
 from __future__ import annotations
 
@@ -28,14 +25,14 @@ def read_json(text: str, file: str) -> Node:
 
 
 class _Reader:
-    """Recursive descent, with a limit."""
+    """Recursive descent with a depth limit."""
 
     def __init__(self, text: str, file: str) -> None:
         self._text = text
         self._file = file
         self._line, self._line_start = 1, 0
         self._seen = 0
-        """How far lines are counted: a file may be one long line."""
+        """The offset up to which lines are counted; a file may be one long line."""
 
     def skip(self, index: int) -> int:
         match = _SPACE.match(self._text, index)
@@ -47,7 +44,7 @@ class _Reader:
         return BadManifest(what, where=f"{self._file}:{line}", hint=hint)
 
     def node(self, start: int, depth: int) -> Node:
-        """The value that begins here."""
+        """The value at this offset."""
         if depth > _DEEPEST:
             raise self.bad(start, "nested too deep")
         self._advance(start)
@@ -101,7 +98,7 @@ class _Reader:
                 return tuple(items), index
 
     def _next(self, before: Node, close: str) -> tuple[int, bool]:
-        """What follows a value: a comma and the next one, or the end of the collection."""
+        """The offset after the comma or bracket that follows a value, and whether the collection ends."""
         index = self.skip(before.end)
         if self._text.startswith(close, index):
             return index + 1, True
@@ -127,7 +124,7 @@ class _Reader:
         return f', found "{found}"' if found else ", found the end of the file"
 
     def _advance(self, index: int) -> None:
-        """Nodes are read from first to last: lines are counted once."""
+        """Count lines up to this offset, each once."""
         passed = self._text.count("\n", self._seen, index)
         if passed:
             self._line += passed

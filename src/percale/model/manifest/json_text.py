@@ -1,7 +1,7 @@
-"""JSON that a person or another program wrote → plain values, or one kind of error whatever is wrong with it.
+"""Reads JSON input other than manifests to plain values, with one kind of error.
 
-Python's own reader and msgspec's leave some cases to exceptions of other kinds, or let them pass: nesting beyond the stack,
-numbers of thousands of digits, NaN, half of a surrogate pair. Called wherever JSON comes in that is no manifest.
+Python's and msgspec's readers raise other exceptions for, or accept: nesting beyond the stack, numbers of thousands of digits,
+NaN, half of a surrogate pair.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_json_text(text: str, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
-    """`pairs` makes an object of its keys and values. Raises json.JSONDecodeError, and what `pairs` raises."""
+    """`pairs` builds an object from its keys and values. Raises json.JSONDecodeError, and what `pairs` raises."""
     try:
         value = json.loads(text, object_pairs_hook=pairs, parse_constant=_no_number, parse_float=_finite)
         if _SURROGATE.search(text) is not None:
@@ -46,7 +46,7 @@ def _finite(digits: str) -> float:
     return number
 
 
-def decoded(decoder: msgspec.json.Decoder[T], data: bytes) -> T:
+def decode_json(decoder: msgspec.json.Decoder[T], data: bytes) -> T:
     """The value in the decoder's type. Raises msgspec.DecodeError."""
     try:
         return decoder.decode(data)

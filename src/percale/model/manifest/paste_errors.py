@@ -1,6 +1,6 @@
-"""Faults that come with text pasted from wikis, chats and books, and what to type instead. Called by `reading_yaml`.
+"""Finds errors of text pasted from wikis, chats and books, with a hint. Called by `yaml_reader.py`.
 
-A document that is broken says so far below the place where it broke: the first such line up to there is the one to name.
+A YAML parser fails far below the cause: the first line with such an error is reported instead.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterator, Sequence
 from msgspec import Struct
 
 
-class Fault(Struct, frozen=True):
-    """A line, what is wrong with it, and what to do about it."""
+class PasteError(Struct, frozen=True):
+    """A line, its error and a hint."""
 
     line: int
     what: str
@@ -30,9 +30,9 @@ _BLOCK_TEXT = re.compile(r"(?:^|[:-])\s*[|>][-+0-9]*\s*$")
 _COMMENT = re.compile(r"(?:^|\s)#.*$")
 
 
-def first_fault(lines: Sequence[str], first: int, last: int, near: Collection[int] = ()) -> Fault | None:
-    """The first fault from line to line (both count). `near`: lines where the parser stopped, so that a colon is missing
-    there or just before.
+def first_paste_error(lines: Sequence[str], first: int, last: int, near: Collection[int] = ()) -> PasteError | None:
+    """The first paste error in these lines (both included). `near`: lines where the parser stopped; a colon is missing there or
+    just before.
     """
     suspects = _with_predecessors(lines, near)
     for number, line in _structure(lines, first, last):
@@ -42,20 +42,22 @@ def first_fault(lines: Sequence[str], first: int, last: int, near: Collection[in
     return None
 
 
-def lost_form(number: int, line: str) -> Fault | None:
-    """What YAML would take for a part of a name: a list item whose `- ` became something else, a space of another kind."""
+def mangled_list_item(number: int, line: str) -> PasteError | None:
+    """A list item whose `- ` became another character, or a non-ASCII space; YAML takes both for a part of a key."""
     if _WIDE_SPACE.match(line):
-        return Fault(number, "the line begins with a space that is not an ordinary one", "indent with ordinary spaces")
+        return PasteError(
+            number, "the line begins with a space that is not an ordinary one", "indent with ordinary spaces"
+        )
     match = _MARKER.match(line)
     if match is None or line.startswith("---"):
         return None
     marker = match["marker"].strip()
     origin = " (left over from Markdown)" if marker.startswith("\\") else ""
-    return Fault(number, f'a list item begins with "{marker}"{origin}', f"write `- {match['rest']}`")
+    return PasteError(number, f'a list item begins with "{marker}"{origin}', f"write `- {match['rest']}`")
 
 
 def _structure(lines: Sequence[str], first: int, last: int) -> Iterator[tuple[int, str]]:
-    """The lines without comments, and without the block texts (`|`, `>`), which may hold anything."""
+    """The lines without comments and block scalars (`|`, `>`)."""
     block: int | None = None
     for number in range(first, min(last, len(lines)) + 1):
         line = _COMMENT.sub("", lines[number - 1]).rstrip()
@@ -67,7 +69,7 @@ def _structure(lines: Sequence[str], first: int, last: int) -> Iterator[tuple[in
 
 
 def _with_predecessors(lines: Sequence[str], near: Collection[int]) -> set[int]:
-    """These lines, and before each the last one that is not blank."""
+    """These lines, and for each the last non-blank one before it."""
     suspects = set(near)
     for number in near:
         before = number - 1
@@ -77,28 +79,28 @@ def _with_predecessors(lines: Sequence[str], near: Collection[int]) -> set[int]:
     return suspects
 
 
-def _always(number: int, line: str) -> Fault | None:
-    """Wrong wherever it stands."""
+def _always(number: int, line: str) -> PasteError | None:
+    """An error anywhere."""
     if line.startswith("---"):
         return None
-    if fault := lost_form(number, line):
+    if fault := mangled_list_item(number, line):
         return fault
     if match := _WIDE_COLON.match(line):
         typed = f"{match['key']}: {match['rest']}".rstrip()
-        return Fault(number, "a wide colon (：)", f"write `{typed}`")
+        return PasteError(number, "a wide colon (：)", f"write `{typed}`")
     if match := _CURLY.search(line):
         inner = match["value"].strip("“”„‘’«»")
-        return Fault(number, "typographic quotes", f'write `"{inner}"`')
+        return PasteError(number, "typographic quotes", f'write `"{inner}"`')
     return None
 
 
-def _when_broken(number: int, line: str) -> Fault | None:
-    """Wrong only where the parser could not go on: elsewhere it is a text over several lines."""
+def _when_broken(number: int, line: str) -> PasteError | None:
+    """An error only where the parser stopped: elsewhere it may be a multi-line text."""
     if _TAB.match(line):
-        return Fault(number, "a tab in the indentation", "indent with spaces")
+        return PasteError(number, "a tab in the indentation", "indent with spaces")
     if match := _NO_SPACE.match(line):
-        return Fault(number, f'no space after "{match["key"]}:"', f"write `{match['key']}: {match['rest']}`")
+        return PasteError(number, f'no space after "{match["key"]}:"', f"write `{match['key']}: {match['rest']}`")
     if match := _NO_COLON.match(line):
         rest = f" {match['rest']}" if match["rest"] else ""
-        return Fault(number, f'no colon after "{match["key"]}"', f"write `{match['key']}:{rest}`")
+        return PasteError(number, f'no colon after "{match["key"]}"', f"write `{match['key']}:{rest}`")
     return None

@@ -1,6 +1,6 @@
-"""What a kind's fields may hold, asked of msgspec's own description of its structs. Called by `decoding`.
+"""Schema queries on msgspec's description of the structs. Called by `decode.py` and the linter.
 
-msgspec checks the values; here is what it does not know: what Kubernetes makes of null, and which words an error may name.
+msgspec checks the values; this adds Kubernetes' handling of null, unknown fields, and the allowed words for hints.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
-from percale.model.manifest.syntax_tree import Steps
+from percale.model.field_path import FieldPath
 
 
 @lru_cache
@@ -21,7 +21,7 @@ def _described(kind: Any) -> inspect.Type:
 
 
 def without_nulls(kind: Any, value: Any) -> Any:
-    """The value as Kubernetes reads it: a null field is not there, a null text of a map (`label:`) is empty."""
+    """The value as Kubernetes reads it: a null field is absent, a null text in a map (`label:`) is empty."""
     return _without_nulls(_described(kind), value)
 
 
@@ -44,8 +44,8 @@ def _without_nulls(expected: inspect.Type, value: Any) -> Any:
     return value
 
 
-def unknown_fields(kind: Any, value: Any, within: Steps) -> Iterator[tuple[Steps, tuple[str, ...]]]:
-    """The fields below `within` that the kind does not have, and those that it has there."""
+def unknown_fields(kind: Any, value: Any, within: FieldPath) -> Iterator[tuple[FieldPath, tuple[str, ...]]]:
+    """The unknown fields below `within`, each with the known ones there."""
     for expected in _at(kind, within):
         part = value
         for step in within:
@@ -53,37 +53,35 @@ def unknown_fields(kind: Any, value: Any, within: Steps) -> Iterator[tuple[Steps
         yield from _unknown(expected, part, within)
 
 
-def _unknown(expected: inspect.Type, value: Any, steps: Steps) -> Iterator[tuple[Steps, tuple[str, ...]]]:
+def _unknown(expected: inspect.Type, value: Any, path: FieldPath) -> Iterator[tuple[FieldPath, tuple[str, ...]]]:
     for each in _alternatives(expected):
         if isinstance(each, inspect.StructType) and isinstance(value, dict):
             fields = {field.encode_name: field.type for field in each.fields}
             for key, item in value.items():
                 if key in fields:
-                    yield from _unknown(fields[key], item, (*steps, key))
+                    yield from _unknown(fields[key], item, (*path, key))
                 else:
-                    yield (*steps, key), tuple(fields)
+                    yield (*path, key), tuple(fields)
         elif isinstance(each, inspect.VarTupleType | inspect.ListType) and isinstance(value, list):
             for index, item in enumerate(value):
-                yield from _unknown(each.item_type, item, (*steps, index))
+                yield from _unknown(each.item_type, item, (*path, index))
 
 
-def allowed_words(kind: Any, steps: Steps) -> tuple[str, ...]:
-    """The words that the field may hold; empty: any."""
-    return tuple(
-        str(word) for each in _at(kind, steps) if isinstance(each, inspect.LiteralType) for word in each.values
-    )
+def allowed_words(kind: Any, path: FieldPath) -> tuple[str, ...]:
+    """The enum values of the field; empty if it has none."""
+    return tuple(str(word) for each in _at(kind, path) if isinstance(each, inspect.LiteralType) for word in each.values)
 
 
-def _at(kind: Any, steps: Steps) -> list[inspect.Type]:
-    """What is expected there."""
+def _at(kind: Any, path: FieldPath) -> list[inspect.Type]:
+    """The types of the field."""
     here = [_described(kind)]
-    for step in steps:
+    for step in path:
         here = [inner for each in here for inner in _inside(each, step)]
     return here
 
 
 def _inside(expected: inspect.Type, step: str | int) -> Iterator[inspect.Type]:
-    """What is expected one step further."""
+    """The types one step down."""
     if isinstance(expected, inspect.StructType):
         yield from (
             part for field in expected.fields if field.encode_name == step for part in _alternatives(field.type)
@@ -99,7 +97,7 @@ def _alternatives(expected: inspect.Type) -> tuple[inspect.Type, ...]:
 
 
 def from_text(kind: type[Any], value: Any) -> Any:
-    """msgspec's hook for the types that it does not know: addresses and networks are written as text."""
+    """msgspec's dec_hook: addresses and networks are texts."""
     if not isinstance(value, str):
         raise TypeError(f"expected a text, got {msgspec.json.encode(value).decode()}")
     return kind(value)

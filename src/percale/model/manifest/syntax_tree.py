@@ -1,6 +1,6 @@
-"""A YAML or JSON document as nodes that know where they stand; `reading_yaml` and `reading_json` make them.
+"""YAML or JSON documents as nodes with positions; made by `yaml_reader.py` and `json_reader.py`.
 
-`decoding` turns a node into a plain value for msgspec, and finds the node that an error's path means.
+`decode.py` converts nodes to plain values for msgspec, and finds the node of an error's field path.
 """
 
 from __future__ import annotations
@@ -8,15 +8,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 from percale.errors import BadManifest
-
-Steps: TypeAlias = tuple[str | int, ...]
-"""A way down the tree: `("spec", "ports", 0)`."""
+from percale.model.field_path import FieldPath
 
 _GROWTH = 10
-"""How many values a document may hold per character of its text; only aliases of aliases give more than one."""
+"""Maximum number of values per character of text; only aliases of aliases give more than one."""
 
 
 @dataclass(slots=True, eq=False)
@@ -29,11 +27,11 @@ class Node:
     line: int
     column: int
     flow: bool = False
-    """Written with brackets, as JSON is; else in lines, as YAML is."""
+    """In flow style, as JSON; otherwise block style."""
     text: str = ""
-    """A scalar's, as it was written but for its quotes."""
+    """A scalar's text without its quotes."""
     plain: bool = False
-    """A scalar without quotes, which can mean something else than its text."""
+    """An unquoted scalar, which may be another type than text."""
     items: tuple[Node, ...] = ()
     entries: tuple[tuple[Node, Node], ...] = ()
 
@@ -43,7 +41,7 @@ class Node:
 
     @property
     def value(self) -> Any:
-        """A scalar's meaning."""
+        """A scalar's value."""
         return meaning(self.text) if self.plain else self.text
 
 
@@ -65,10 +63,10 @@ def plain_value(node: Node, size: int, where: str) -> Any:
     return value_of(node)
 
 
-def descend(node: Node, steps: Steps) -> tuple[Node, int]:
-    """The node at the end of the way, as far as the way is there, and the line to point at (a key's, or an item's)."""
+def descend(node: Node, path: FieldPath) -> tuple[Node, int]:
+    """The node at the path or its deepest existing parent, and the line of its key or item."""
     line = node.line
-    for step in steps:
+    for step in path:
         if isinstance(step, int):
             if step >= len(node.items):
                 break
@@ -82,19 +80,6 @@ def descend(node: Node, steps: Steps) -> tuple[Node, int]:
     return node, line
 
 
-def spelled(steps: Steps) -> str:
-    """`spec.ports[0].port`; a key with dots in quotes."""
-    text = ""
-    for step in steps:
-        if isinstance(step, int):
-            text += f"[{step}]"
-        elif re.fullmatch(r"[\w-]+", step):
-            text += f".{step}" if text else step
-        else:
-            text += f'["{step}"]'
-    return text
-
-
 _BOOLS = {
     form: value
     for words, value in ((("true", "yes", "on"), True), (("false", "no", "off"), False))
@@ -105,13 +90,13 @@ _NULLS = frozenset(("", "~", "null", "Null", "NULL"))
 _INTEGER = re.compile(r"[-+]?(?:0b[01]+|0o?[0-7]+|0x[0-9a-fA-F]+|0|[1-9][0-9]*)", re.ASCII)
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", re.ASCII)
 _LONGEST_NUMBER = 100
-"""Characters. Python refuses to read some thousands of digits, and nothing has a number of a hundred."""
+"""Characters. Python rejects numbers of thousands of digits."""
 _INTEGERS = range(-(2**63), 2**64)
-"""What 64 bits hold; a number beyond is one with a point."""
+"""64-bit integers; larger numbers are floats."""
 
 
 def meaning(text: str) -> Any:
-    """What an unquoted scalar means to Kubernetes' own YAML reader: times of day and dates stay text."""
+    """The value of an unquoted scalar as Kubernetes' YAML reader resolves it: times and dates stay text."""
     if text in _NULLS:
         return None
     if text in _BOOLS:

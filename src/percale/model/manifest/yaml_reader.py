@@ -1,7 +1,7 @@
-"""YAML text → nodes, one document after the other. Called by `decoding`.
+"""Parses YAML to nodes, one document after the other. Called by `decode.py`.
 
-libyaml's events are put together here, not by PyYAML: no object is ever made, a key given twice is an error, nesting has a
-limit (PyYAML's own composer overflows the C stack), and every node knows its place.
+The nodes are composed from libyaml's events, not by PyYAML: no object is constructed, a duplicate key is an error, nesting is
+limited (PyYAML's composer overflows the C stack), and nodes have positions.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from percale.errors import BadManifest
-from percale.model.manifest.paste_errors import Fault, first_fault, lost_form
+from percale.model.manifest.paste_errors import PasteError, first_paste_error, mangled_list_item
 from percale.model.manifest.syntax_tree import Node
 
 try:
@@ -28,7 +28,7 @@ _PLAIN_TAGS = frozenset(
 
 
 def read_yaml(text: str, file: str) -> Iterator[Node]:
-    """The documents that hold anything. Raises BadManifest when one is reached that is not YAML."""
+    """The non-empty documents. Raises BadManifest when an invalid one is reached."""
     first = 1
     try:
         composer = _Composer(Parser(text), text, file)
@@ -44,7 +44,7 @@ def read_yaml(text: str, file: str) -> Iterator[Node]:
 
 
 class _Composer:
-    """Events → nodes."""
+    """Composes nodes from events."""
 
     def __init__(self, parser: Any, text: str, file: str) -> None:
         self._parser = parser
@@ -128,9 +128,9 @@ class _Composer:
     def _key(self, key: Node) -> Node:
         if key.shape != "scalar":
             raise self._bad(key.line, "a key is a list or a mapping", "write a word before the colon")
-        if key.plain and (fault := lost_form(key.line, f"{key.text}:")) is not None:
-            # Valid YAML, but the line is a list item that lost its form: a field nobody knows, silently.
-            whole = first_fault(self._text.splitlines(), key.line, key.line) or fault
+        if key.plain and (fault := mangled_list_item(key.line, f"{key.text}:")) is not None:
+            # Valid YAML, but a mangled list item: it would silently be an unknown field.
+            whole = first_paste_error(self._text.splitlines(), key.line, key.line) or fault
             raise self._bad(key.line, whole.what, whole.hint)
         return key
 
@@ -143,13 +143,13 @@ class _Composer:
 
 
 def _end(start: Any, end: Any, last: list[Node]) -> int:
-    """Where a collection's last character is; libyaml counts the blank lines and comments after a block as its own."""
+    """A collection's end; libyaml includes blank lines and comments after a block."""
     index: int = end.end_mark.index if start.flow_style or not last else last[-1].end
     return index
 
 
 def _explained(error: yaml.YAMLError, text: str, first: int, file: str) -> BadManifest:
-    """What a person has to type instead, if that can be told; else libyaml's own words."""
+    """The error with a hint if its cause is known; otherwise libyaml's message."""
     mark = getattr(error, "problem_mark", None)
     if mark is None:
         position = getattr(error, "position", None)
@@ -160,10 +160,10 @@ def _explained(error: yaml.YAMLError, text: str, first: int, file: str) -> BadMa
     context = getattr(error, "context_mark", None)
     near = {line, *({context.line + 1} if context is not None else ())}
     lines = text.splitlines()
-    fault = first_fault(lines, first, line, near=near)
+    fault = first_paste_error(lines, first, line, near=near)
     if fault is None:
         problem = getattr(error, "problem", None) or str(error)
-        fault = Fault(min(line, max(1, len(lines))), f"not valid YAML: {problem}", _HINTS.get(problem))
+        fault = PasteError(min(line, max(1, len(lines))), f"not valid YAML: {problem}", _HINTS.get(problem))
     return BadManifest(fault.what, where=f"{file}:{fault.line}", hint=fault.hint)
 
 

@@ -1,10 +1,10 @@
-"""Whether an object means what the API allows: a manifest's plain value → all that is wrong with it. Called by `decoding`.
+"""Validates a manifest's plain value as the API server does. Called by `manifest/decode.py`.
 
-msgspec checks types, this checks the rest; what is of the wrong type is passed over here, since msgspec names it.
+msgspec checks types; values of a wrong type are skipped here.
 
-    field_errors   what an error is, in the API server's words
+    field_errors   errors in the API server's words
     formats        names, labels, ports, networks
     shared         metadata and label selectors
     networkpolicy  clusternetworkpolicy
-    validators     which kind is checked by which
+    validators     the validator of each kind
 """

@@ -1,6 +1,6 @@
-"""What is wrong with one field, said as the API server says it: `spec.x[0].y: Invalid value: 79: must be …`.
+"""Field errors in the API server's words: `spec.x[0].y: Invalid value: 79: must be …`.
 
-Source: apimachinery's field/errors.go, and the messages of CustomResourceDefinitions' schemas. Without their backticks.
+Source: apimachinery's field/errors.go, and the messages of CustomResourceDefinition schemas, without their backticks.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any, Literal, TypeAlias, TypeGuard
 
 from msgspec import Struct
 
-from percale.model.manifest.syntax_tree import Steps, spelled
+from percale.model.field_path import FieldPath, format_field_path
 
-Sort: TypeAlias = Literal[
+ErrorType: TypeAlias = Literal[
     "Required value", "Invalid value", "Unsupported value", "Duplicate value", "Forbidden", "Too many", "Too long"
 ]
 
@@ -21,83 +21,83 @@ _WITHOUT_VALUE = frozenset(("Required value", "Forbidden", "Too long"))
 
 
 class FieldError(Struct, frozen=True):
-    """`steps` lead to the field. `below` leads on to the place in the file that is meant, when that is a part of it."""
+    """`subpath` leads from the field to the wrong part of it, for the line number."""
 
-    steps: Steps
-    sort: Sort
+    path: FieldPath
+    type: ErrorType
     value: Any = None
     detail: str = ""
-    below: Steps = ()
+    subpath: FieldPath = ()
     supported: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        value = "" if self.sort in _WITHOUT_VALUE else json.dumps(self.value, ensure_ascii=False)
-        return ": ".join(filter(None, (spelled(self.steps), self.sort, value, self.detail)))
+        value = "" if self.type in _WITHOUT_VALUE else json.dumps(self.value, ensure_ascii=False)
+        return ": ".join(filter(None, (format_field_path(self.path), self.type, value, self.detail)))
 
 
 FieldErrors: TypeAlias = Iterator[FieldError]
 
 
-def required(steps: Steps, detail: str = "") -> FieldError:
-    """It is not there, or empty."""
-    return FieldError(steps, "Required value", detail=detail)
+def required(path: FieldPath, detail: str = "") -> FieldError:
+    """Absent or empty."""
+    return FieldError(path, "Required value", detail=detail)
 
 
-def invalid(steps: Steps, value: Any, detail: str, below: Steps = ()) -> FieldError:
-    """It breaks a rule."""
-    return FieldError(steps, "Invalid value", value, detail, below)
+def invalid(path: FieldPath, value: Any, detail: str, subpath: FieldPath = ()) -> FieldError:
+    """Present, but breaks a rule."""
+    return FieldError(path, "Invalid value", value, detail, subpath)
 
 
-def forbidden(steps: Steps, detail: str) -> FieldError:
-    """It may not be there."""
-    return FieldError(steps, "Forbidden", detail=detail)
+def forbidden(path: FieldPath, detail: str) -> FieldError:
+    """Present, but not allowed."""
+    return FieldError(path, "Forbidden", detail=detail)
 
 
-def unsupported(steps: Steps, value: Any, words: Collection[str]) -> FieldError:
-    """It is none of the words, which are listed by the alphabet."""
+def unsupported(path: FieldPath, value: Any, words: Collection[str]) -> FieldError:
+    """Not one of the words, which the error lists alphabetically."""
     supported = tuple(sorted(words))
     detail = "supported values: " + ", ".join(f'"{word}"' for word in supported)
-    return FieldError(steps, "Unsupported value", value, detail, supported=supported)
+    return FieldError(path, "Unsupported value", value, detail, supported=supported)
 
 
-def too_many(steps: Steps, count: int, most: int) -> FieldError:
-    """It has too many items."""
-    return FieldError(steps, "Too many", count, f"must have at most {most} items")
+def too_many(path: FieldPath, count: int, most: int) -> FieldError:
+    """Too many items."""
+    return FieldError(path, "Too many", count, f"must have at most {most} items")
 
 
-def too_few(steps: Steps, count: int, least: int, what: Literal["items", "properties"]) -> FieldError:
-    """It has too few items or fields."""
-    return invalid(steps, count, f"{spelled(steps)} in body should have at least {least} {what}")
+def too_few(path: FieldPath, count: int, least: int, what: Literal["items", "properties"]) -> FieldError:
+    """Too few items or fields."""
+    return invalid(path, count, f"{format_field_path(path)} in body should have at least {least} {what}")
 
 
-def too_long(steps: Steps, most: int) -> FieldError:
-    """Its text is too long."""
-    return FieldError(steps, "Too long", detail=f"may not be longer than {most}")
+def too_long(path: FieldPath, most: int) -> FieldError:
+    """Text too long."""
+    return FieldError(path, "Too long", detail=f"may not be longer than {most}")
 
 
-def duplicate(steps: Steps, value: Any) -> FieldError:
-    """Another item of a set has the same value."""
-    return FieldError(steps, "Duplicate value", value)
+def duplicate(path: FieldPath, value: Any) -> FieldError:
+    """Equal to another item of a set."""
+    return FieldError(path, "Duplicate value", value)
 
 
-# Looking at values of which nobody knows the type yet
+# Access to values of unchecked type
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
-    """The value's fields; a value of another type, or null, has none."""
+    """The value, if it is a mapping; otherwise an empty one."""
     return value if isinstance(value, dict) else {}
 
 
 def sequence(value: Any) -> Sequence[Any]:
-    """The value's items; a value of another type, or null, has none."""
+    """The value, if it is a list; otherwise an empty one."""
     return value if isinstance(value, list) else ()
 
 
 def word(value: Any) -> str:
-    """The value itself; a value of another type, or null, is no text."""
+    """The value, if it is a text; otherwise an empty one."""
     return value if isinstance(value, str) else ""
 
 
 def is_number(value: Any) -> TypeGuard[int]:
-    """A whole number."""
+    """Whether the value is an integer (and no bool)."""
     return isinstance(value, int) and not isinstance(value, bool)

@@ -1,4 +1,4 @@
-"""How names, labels, ports and networks are written. Each function gives the API server's complaints about a value.
+"""Formats of names, labels, ports and networks. Each function yields the API server's error messages for a value.
 
 Source: apimachinery's util/validation.
 """
@@ -11,7 +11,7 @@ from typing import Final
 
 from percale.model.addresses import is_network
 
-Complaints = Iterator[str]
+Messages = Iterator[str]
 
 _LABEL: Final = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _SUBDOMAIN: Final = rf"{_LABEL}(\.{_LABEL})*"
@@ -29,7 +29,7 @@ _CHARACTERS = (
 )
 
 
-def dns_subdomain(name: str) -> Complaints:
+def dns_subdomain(name: str) -> Messages:
     """The name of most objects."""
     if len(name) > 253:
         yield _longer_than(253)
@@ -42,7 +42,7 @@ def dns_subdomain(name: str) -> Complaints:
         )
 
 
-def dns_label(name: str) -> Complaints:
+def dns_label(name: str) -> Messages:
     """A namespace's name."""
     if len(name) > 63:
         yield _longer_than(63)
@@ -59,7 +59,7 @@ def dns_label(name: str) -> Complaints:
             )
 
 
-def label_key(key: str) -> Complaints:
+def label_key(key: str) -> Messages:
     """`name` or `prefix/name`."""
     unlike = _unlike(_CHARACTERS, _KEY_NAME, "MyName", "my.name", "123-abc")
     prefix, slash, name = key.rpartition("/")
@@ -69,8 +69,8 @@ def label_key(key: str) -> Complaints:
     if slash and not prefix:
         yield "prefix part must be non-empty"
     elif slash:
-        for complaint in dns_subdomain(prefix):
-            yield f"prefix part {complaint}"
+        for message in dns_subdomain(prefix):
+            yield f"prefix part {message}"
     if not name:
         yield "name part must be non-empty"
     elif len(name) > 63:
@@ -79,8 +79,8 @@ def label_key(key: str) -> Complaints:
         yield f"name part {unlike}"
 
 
-def label_value(value: str) -> Complaints:
-    """Empty is a value."""
+def label_value(value: str) -> Messages:
+    """May be empty."""
     if len(value) > 63:
         yield _longer_than(63)
     if value and not _is_key_name(value):
@@ -94,14 +94,14 @@ def label_value(value: str) -> Complaints:
         )
 
 
-def port_number(port: int) -> Complaints:
-    """Any but 0."""
+def port_number(port: int) -> Messages:
+    """1 to 65535."""
     if not 1 <= port <= 65535:
         yield "must be between 1 and 65535, inclusive"
 
 
-def port_name(name: str) -> Complaints:
-    """As a container names its port."""
+def port_name(name: str) -> Messages:
+    """The name of a container port."""
     if len(name) > 15:
         yield _longer_than(15)
     if not _is_port_text(name):
@@ -114,7 +114,7 @@ def port_name(name: str) -> Complaints:
         yield "must not begin or end with a hyphen"
 
 
-def cidr(text: str) -> Complaints:
+def cidr(text: str) -> Messages:
     """Host bits are allowed."""
     if not is_network(text):
         yield "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"

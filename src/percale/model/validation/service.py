@@ -1,7 +1,7 @@
-"""Whether a Service, an EndpointSlice or Endpoints mean what the API allows, in the API server's words.
+"""Validates a Service, an EndpointSlice or Endpoints as the API server does.
 
-Called by the lab's admission and `percale service check`. Not by the decoder: what proxies read may be older or stranger than
-what an API server takes today, and one odd Service must not hide the others.
+Called by the lab's admission and `percale service check`, not by the decoder: proxies must accept objects that an API server of
+today would reject, and one invalid Service must not hide the others.
 
 Source: pkg/apis/core/validation (ValidateService) and pkg/apis/discovery/validation.
 """
@@ -14,7 +14,7 @@ from ipaddress import ip_address, ip_network
 from typing import Any, Final
 
 from percale.model.addresses import is_address
-from percale.model.manifest.syntax_tree import Steps
+from percale.model.field_path import FieldPath
 from percale.model.service import LONGEST_AFFINITY
 from percale.model.validation.field_errors import (
     FieldErrors,
@@ -45,10 +45,10 @@ _LIMITS = {"endpoints": 1000, "addresses": 100, "ports": 20000}
 
 
 def check_service(service: Mapping[str, Any]) -> FieldErrors:
-    """All of it, but what the cluster's other Services have."""
-    name: Steps = ("metadata", "name")
+    """All field errors of the Service, except conflicts with other Services."""
+    name: FieldPath = ("metadata", "name")
     for error in check_metadata(service.get("metadata")):
-        if error.steps != name or error.sort == "Required value":  # a Service's name is more than a subdomain
+        if error.path != name or error.type == "Required value":  # a Service's name is more than a subdomain
             yield error
     yield from _check_name(mapping(service.get("metadata")).get("name"))
     spec = mapping(service.get("spec"))
@@ -78,9 +78,9 @@ def _check_name(name: Any) -> FieldErrors:
         )
 
 
-def _check_word(value: Any, words: Collection[str], steps: Steps) -> FieldErrors:
+def _check_word(value: Any, words: Collection[str], path: FieldPath) -> FieldErrors:
     if isinstance(value, str) and value and value not in words:
-        yield unsupported(steps, value, words)
+        yield unsupported(path, value, words)
 
 
 # Ports
@@ -96,54 +96,56 @@ def _check_ports(spec: Mapping[str, Any], kind: str) -> FieldErrors:
     for index, port in enumerate(ports):
         if not isinstance(port, dict):
             continue
-        steps: Steps = ("spec", "ports", index)
-        yield from _check_port_name(port.get("name"), names, (*steps, "name"), needed=len(ports) > 1)
+        path: FieldPath = ("spec", "ports", index)
+        yield from _check_port_name(port.get("name"), names, (*path, "name"), needed=len(ports) > 1)
         number = port.get("port")
-        yield from _check_number(number, (*steps, "port"))
+        yield from _check_number(number, (*path, "port"))
         protocol = word(port.get("protocol")) or "TCP"
-        yield from _check_word(protocol, _PROTOCOLS, (*steps, "protocol"))
-        yield from _check_target(port.get("targetPort"), (*steps, "targetPort"))
-        yield from _check_node_port(port.get("nodePort"), protocol, kind, node_ports, (*steps, "nodePort"))
+        yield from _check_word(protocol, _PROTOCOLS, (*path, "protocol"))
+        yield from _check_target(port.get("targetPort"), (*path, "targetPort"))
+        yield from _check_node_port(port.get("nodePort"), protocol, kind, node_ports, (*path, "nodePort"))
         if is_number(number):
             if (number, protocol) in numbers:
-                yield duplicate(steps, {"protocol": protocol, "port": number})
+                yield duplicate(path, {"protocol": protocol, "port": number})
             numbers.add((number, protocol))
 
 
-def _check_port_name(name: Any, names: set[str], steps: Steps, *, needed: bool) -> FieldErrors:
+def _check_port_name(name: Any, names: set[str], path: FieldPath, *, needed: bool) -> FieldErrors:
     if not name:
         if needed:
-            yield required(steps)
+            yield required(path)
     elif isinstance(name, str):
-        yield from (invalid(steps, name, said) for said in dns_label(name))
+        yield from (invalid(path, name, message) for message in dns_label(name))
         if name in names:
-            yield duplicate(steps, name)
+            yield duplicate(path, name)
         names.add(name)
 
 
-def _check_number(number: Any, steps: Steps) -> FieldErrors:
+def _check_number(number: Any, path: FieldPath) -> FieldErrors:
     if number is None or is_number(number):
-        yield from (invalid(steps, number or 0, said) for said in port_number(number or 0))
+        yield from (invalid(path, number or 0, message) for message in port_number(number or 0))
 
 
-def _check_target(target: Any, steps: Steps) -> FieldErrors:
+def _check_target(target: Any, path: FieldPath) -> FieldErrors:
     if is_number(target) and target:
-        yield from _check_number(target, steps)
+        yield from _check_number(target, path)
     elif isinstance(target, str):
-        yield from (invalid(steps, target, said) for said in port_name(target))
+        yield from (invalid(path, target, message) for message in port_name(target))
 
 
-def _check_node_port(number: Any, protocol: str, kind: str, taken: set[tuple[Any, Any]], steps: Steps) -> FieldErrors:
+def _check_node_port(
+    number: Any, protocol: str, kind: str, taken: set[tuple[Any, Any]], path: FieldPath
+) -> FieldErrors:
     if not is_number(number) or not number:
         return
     if kind in ("ClusterIP", "ExternalName"):
-        yield forbidden(steps, f"may not be used when `type` is '{kind}'")
+        yield forbidden(path, f"may not be used when `type` is '{kind}'")
     elif (number, protocol) in taken:
-        yield duplicate(steps, number)
+        yield duplicate(path, number)
     taken.add((number, protocol))
 
 
-# The kind of Service
+# The type of Service
 
 
 def _check_kind(spec: Mapping[str, Any], kind: str) -> FieldErrors:
@@ -157,7 +159,9 @@ def _check_kind(spec: Mapping[str, Any], kind: str) -> FieldErrors:
         if not name:
             yield required(("spec", "externalName"))
         elif isinstance(name, str):
-            yield from (invalid(("spec", "externalName"), name, said) for said in dns_subdomain(name.removesuffix(".")))
+            yield from (
+                invalid(("spec", "externalName"), name, message) for message in dns_subdomain(name.removesuffix("."))
+            )
     if kind != "LoadBalancer":
         for key in ("allocateLoadBalancerNodePorts", "loadBalancerClass"):
             if spec.get(key) is not None:
@@ -200,14 +204,14 @@ def _check_addresses(spec: Mapping[str, Any], kind: str) -> FieldErrors:
             yield invalid(("spec", "clusterIPs"), texts, "may specify no more than one IP for each IP family")
     for index, text in enumerate(sequence(spec.get("externalIPs"))):
         if isinstance(text, str):
-            yield from (invalid(("spec", "externalIPs", index), text, said) for said in _public_address(text))
+            yield from (invalid(("spec", "externalIPs", index), text, message) for message in _public_address(text))
     ranges = sequence(spec.get("loadBalancerSourceRanges"))
     if ranges and kind != "LoadBalancer":
         yield forbidden(("spec", "LoadBalancerSourceRanges"), "may only be used when `type` is 'LoadBalancer'")
     for index, text in enumerate(ranges):
         if isinstance(text, str):
-            said_of = cidr(text.strip())
-            yield from (invalid(("spec", "loadBalancerSourceRanges", index), text, said) for said in said_of)
+            messages = cidr(text.strip())
+            yield from (invalid(("spec", "loadBalancerSourceRanges", index), text, message) for message in messages)
 
 
 _LINK_LOCAL = (ip_network("169.254.0.0/16"), ip_network("fe80::/10"))
@@ -215,7 +219,7 @@ _LINK_MULTICAST = (ip_network("224.0.0.0/24"), ip_network("ff02::/16"))
 
 
 def _public_address(text: str) -> Iterator[str]:
-    """An address that packets of others may go to."""
+    """Errors of an address that must be routable."""
     if not is_address(text):
         yield _IP
         return
@@ -233,10 +237,10 @@ def _public_address(text: str) -> Iterator[str]:
 def _check_families(spec: Mapping[str, Any]) -> FieldErrors:
     seen = set()
     for index, family in enumerate(map(word, sequence(spec.get("ipFamilies")))):
-        steps: Steps = ("spec", "ipFamilies", index)
-        yield from _check_word(family, _FAMILIES, steps)
+        path: FieldPath = ("spec", "ipFamilies", index)
+        yield from _check_word(family, _FAMILIES, path)
         if family and family in seen:
-            yield duplicate(steps, family)
+            yield duplicate(path, family)
         seen.add(family)
     yield from _check_word(
         spec.get("ipFamilyPolicy"), ("SingleStack", "PreferDualStack", "RequireDualStack"), ("spec", "ipFamilyPolicy")
@@ -268,7 +272,7 @@ def _check_policies(spec: Mapping[str, Any], kind: str) -> FieldErrors:
 
 
 def check_endpoint_slice(entry: Mapping[str, Any]) -> FieldErrors:
-    """All of it."""
+    """All field errors of the slice."""
     yield from check_metadata(entry.get("metadata"))
     family = entry.get("addressType")
     if not family:
@@ -288,67 +292,67 @@ def check_endpoint_slice(entry: Mapping[str, Any]) -> FieldErrors:
             yield from _check_slice_port(port, names, ("ports", index))
 
 
-def _check_endpoint(endpoint: Mapping[str, Any], family: Any, steps: Steps) -> FieldErrors:
+def _check_endpoint(endpoint: Mapping[str, Any], family: Any, path: FieldPath) -> FieldErrors:
     addresses = sequence(endpoint.get("addresses"))
     if not addresses:
-        yield required((*steps, "addresses"), "must contain at least 1 address")
+        yield required((*path, "addresses"), "must contain at least 1 address")
     elif len(addresses) > _LIMITS["addresses"]:
-        yield too_many((*steps, "addresses"), len(addresses), _LIMITS["addresses"])
+        yield too_many((*path, "addresses"), len(addresses), _LIMITS["addresses"])
     for index, text in enumerate(addresses):
         if isinstance(text, str):
-            yield from _check_endpoint_address(text, family, (*steps, "addresses", index))
+            yield from _check_endpoint_address(text, family, (*path, "addresses", index))
     for key, check in (("nodeName", dns_subdomain), ("hostname", dns_label)):
         value = endpoint.get(key)
         if isinstance(value, str) and value:
-            yield from (invalid((*steps, key), value, said) for said in check(value))
+            yield from (invalid((*path, key), value, message) for message in check(value))
     for key in ("forNodes", "forZones"):
         hints = sequence(mapping(endpoint.get("hints")).get(key))
         if len(hints) > 8:
-            yield too_many((*steps, "hints", key), len(hints), 8)
+            yield too_many((*path, "hints", key), len(hints), 8)
 
 
-def _check_endpoint_address(text: str, family: Any, steps: Steps) -> FieldErrors:
+def _check_endpoint_address(text: str, family: Any, path: FieldPath) -> FieldErrors:
     if family == "FQDN":
-        yield from (invalid(steps, text, said) for said in dns_subdomain(text.removesuffix(".")))
+        yield from (invalid(path, text, message) for message in dns_subdomain(text.removesuffix(".")))
     elif family in _FAMILIES:
         if not is_address(text) or (ip_address(text).version == 6) != (family == "IPv6"):
-            yield invalid(steps, text, f"must be a valid {family} address")
+            yield invalid(path, text, f"must be a valid {family} address")
         else:
-            yield from (invalid(steps, text, said) for said in _public_address(text))
+            yield from (invalid(path, text, message) for message in _public_address(text))
 
 
-def _check_slice_port(port: Mapping[str, Any], names: set[str], steps: Steps) -> FieldErrors:
+def _check_slice_port(port: Mapping[str, Any], names: set[str], path: FieldPath) -> FieldErrors:
     name = word(port.get("name"))
     if name in names:
-        yield duplicate((*steps, "name"), name)
+        yield duplicate((*path, "name"), name)
     names.add(name)
     if name:
-        yield from (invalid((*steps, "name"), name, said) for said in dns_label(name))
+        yield from (invalid((*path, "name"), name, message) for message in dns_label(name))
     if port.get("port") is not None:
-        yield from _check_number(port["port"], (*steps, "port"))
-    yield from _check_word(port.get("protocol"), _PROTOCOLS, (*steps, "protocol"))
+        yield from _check_number(port["port"], (*path, "port"))
+    yield from _check_word(port.get("protocol"), _PROTOCOLS, (*path, "protocol"))
 
 
 # Endpoints
 
 
 def check_endpoints(entry: Mapping[str, Any]) -> FieldErrors:
-    """All of it."""
+    """All field errors of the Endpoints."""
     yield from check_metadata(entry.get("metadata"))
     for index, subset in enumerate(sequence(entry.get("subsets"))):
         if isinstance(subset, dict):
             yield from _check_subset(subset, ("subsets", index))
 
 
-def _check_subset(subset: Mapping[str, Any], steps: Steps) -> FieldErrors:
+def _check_subset(subset: Mapping[str, Any], path: FieldPath) -> FieldErrors:
     if not sequence(subset.get("addresses")) and not sequence(subset.get("notReadyAddresses")):
-        yield required(steps, "must specify `addresses` or `notReadyAddresses`")
+        yield required(path, "must specify `addresses` or `notReadyAddresses`")
     for key in ("addresses", "notReadyAddresses"):
         for index, address in enumerate(sequence(subset.get(key))):
             ip = mapping(address).get("ip")
             if isinstance(ip, str):
-                yield from (invalid((*steps, key, index, "ip"), ip, said) for said in _public_address(ip))
+                yield from (invalid((*path, key, index, "ip"), ip, message) for message in _public_address(ip))
     names: set[str] = set()
     for index, port in enumerate(sequence(subset.get("ports"))):
         if isinstance(port, dict):
-            yield from _check_slice_port(port, names, (*steps, "ports", index))
+            yield from _check_slice_port(port, names, (*path, "ports", index))

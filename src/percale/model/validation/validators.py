@@ -1,4 +1,4 @@
-"""Which kind is checked by which validator. Called by `decoding`."""
+"""The validator of each kind. Called by `manifest/decode.py`."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ _VALIDATORS: Mapping[type[Object], Validator] = MappingProxyType(
 
 
 def has_validator(kind: type[Object]) -> bool:
-    """For the other kinds, types say all that is asked of them."""
+    """Whether the kind has rules beyond its types."""
     return kind in _VALIDATORS
 
 
 def field_errors(kind: type[Object], value: dict[str, Any]) -> tuple[FieldError, ...]:
-    """All that is wrong with an object of this kind, given as plain dicts, lists and scalars."""
+    """All field errors of an object of this kind, given as plain dicts, lists and scalars."""
     validator = _VALIDATORS.get(kind)
     return tuple(validator(value)) if validator is not None else ()

@@ -1,8 +1,8 @@
 """What people get wrong in policies that are valid: objects → remarks, each with what to do. `percale policy check` calls it.
 
-    Found … ─▶ shapes     both kinds of policy in one form, every part with the field it stands in
+    ManifestEntry … ─▶ shapes     both kinds of policy in one form, every part with the field it stands in
             └▶ holdings   the pods, namespaces and pod networks that the manifests hold
-    shapes, holdings ─▶ selecting  blocks  effects  dns  shadowing ─▶ Remark …
+    shapes, holdings ─▶ selecting  blocks  effects  dns  shadowing ─▶ LintFinding …
     remarks   what a remark is;   containment   one selector, peer, port or rule within another
     checking  all checks
 

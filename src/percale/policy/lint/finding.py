@@ -1,4 +1,4 @@
-"""What a check has to say: which part of which policy, what is odd about it, and what to do."""
+"""A finding of the linter: the part of a policy, what is wrong with it, and how to mend it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
+from percale.model.field_path import FieldPath, format_field_path
 from percale.model.manifest.decode import Source
-from percale.model.manifest.syntax_tree import Steps, spelled
 from percale.policy.lint.parsed_policy import Policy
 
 Severity: TypeAlias = Literal["warning", "info"]
@@ -29,39 +29,39 @@ Code: TypeAlias = Literal[
 ]
 
 
-class Remark(Struct, frozen=True):
-    """`part` is named in front of the text, `field` is the line to look at; both are ways into the object at `source`."""
+class LintFinding(Struct, frozen=True):
+    """`part` precedes the text, `field` is the line to look at; both are field paths in the object at `source`."""
 
     code: Code
     policy: str
     source: Source
-    part: Steps
-    field: Steps
+    part: FieldPath
+    field: FieldPath
     what: str
-    todo: str
+    hint: str
     severity: Severity
 
     @property
     def ref(self) -> str:
         """`np:ns/name#egress[0].to[0]`."""
-        return f"{self.policy}#{spelled(self.part[1:])}" if len(self.part) > 1 else self.policy
+        return f"{self.policy}#{format_field_path(self.part[1:])}" if len(self.part) > 1 else self.policy
 
     def __str__(self) -> str:
-        return f"{self.severity}: {self.ref}: {self.what} ({self.todo})"
+        return f"{self.severity}: {self.ref}: {self.what} ({self.hint})"
 
 
-Remarks: TypeAlias = Iterator[Remark]
+LintFindings: TypeAlias = Iterator[LintFinding]
 
 
-def remark(
+def finding(
     code: Code,
     policy: Policy,
-    part: Steps,
+    part: FieldPath,
     what: str,
-    todo: str,
+    hint: str,
     *,
-    field: Steps | None = None,
+    field: FieldPath | None = None,
     severity: Severity = "warning",
-) -> Remark:
-    """About a part of a policy; the field to look at is that part unless it is given."""
-    return Remark(code, policy.name, policy.source, part, part if field is None else field, what, todo, severity)
+) -> LintFinding:
+    """A finding about a part of a policy; `field` defaults to that part."""
+    return LintFinding(code, policy.name, policy.source, part, part if field is None else field, what, hint, severity)

@@ -1,4 +1,4 @@
-"""What the manifests hold beside policies: pods (and the pods that workloads would make), namespaces, pod networks."""
+"""What the manifests contain beside policies: pods (and pod templates), namespaces, pod networks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from msgspec import Struct, field
 
 from percale.model.addresses import Network
 from percale.model.configmap import ConfigMap
-from percale.model.manifest.decode import DEFAULT_NAMESPACE, Found
+from percale.model.manifest.decode import DEFAULT_NAMESPACE, ManifestEntry
 from percale.model.meta import Object
 from percale.model.namespace import NAME_LABEL, Namespace
 from percale.model.netconf import parse_network_config
@@ -34,8 +34,8 @@ class ContainerPort(Struct, frozen=True):
     number: int
 
 
-class HeldPod(Struct, frozen=True):
-    """A pod, or the template of many, that policies may select: not one in its node's network. `name` is unique."""
+class InventoryPod(Struct, frozen=True):
+    """A pod or pod template that policies may select (no hostNetwork). `name` is unique."""
 
     name: str
     namespace: str
@@ -43,71 +43,71 @@ class HeldPod(Struct, frozen=True):
     ports: tuple[ContainerPort, ...]
 
 
-class Holdings(Struct, frozen=True, dict=True):
-    """`namespaces` with their labels; `namespaces_known`: manifests say which there are, not only pods."""
+class ManifestInventory(Struct, frozen=True, dict=True):
+    """`namespaces` with their labels; `namespaces_known`: there are Namespace objects, not only pods."""
 
-    pods: tuple[HeldPod, ...]
+    pods: tuple[InventoryPod, ...]
     namespaces: Mapping[str, Mapping[str, str]]
     namespaces_known: bool
     networks: tuple[Network, ...]
-    """Where pods get their addresses."""
+    """The pod networks."""
 
-    _selected: dict[tuple[str | LabelSelector, LabelSelector], Sequence[HeldPod]] = field(default_factory=dict)
-    """Answers given: many policies ask for the same pods."""
+    _selected: dict[tuple[str | LabelSelector, LabelSelector], Sequence[InventoryPod]] = field(default_factory=dict)
+    """Cache: many policies select the same pods."""
 
     @cached_property
-    def _by_namespace(self) -> Mapping[str, Sequence[HeldPod]]:
-        found: dict[str, list[HeldPod]] = {}
+    def _by_namespace(self) -> Mapping[str, Sequence[InventoryPod]]:
+        found: dict[str, list[InventoryPod]] = {}
         for pod in self.pods:
             found.setdefault(pod.namespace, []).append(pod)
         return found
 
-    def in_namespace(self, namespace: str) -> Sequence[HeldPod]:
+    def in_namespace(self, namespace: str) -> Sequence[InventoryPod]:
         """Its pods."""
         return self._by_namespace.get(namespace, ())
 
-    def meant(self, where: str | LabelSelector) -> list[str]:
+    def matching_namespaces(self, where: str | LabelSelector) -> list[str]:
         """The namespaces that are named or selected."""
         if isinstance(where, str):
             return [where]
         return [name for name, labels in self.namespaces.items() if where.matches(labels)]
 
-    def selected(self, selection: Selection) -> Sequence[HeldPod]:
-        """The pods that are meant."""
+    def selected(self, selection: Selection) -> Sequence[InventoryPod]:
+        """The pods that are selected."""
         key = (selection.namespaces, selection.pods)
         if key not in self._selected:
             self._selected[key] = [
                 pod
-                for namespace in self.meant(selection.namespaces)
+                for namespace in self.matching_namespaces(selection.namespaces)
                 for pod in self.in_namespace(namespace)
                 if selection.pods.matches(pod.labels)
             ]
         return self._selected[key]
 
     def knows_pods_of(self, selection: Selection) -> bool:
-        """False when the selection may mean pods that the manifests do not hold."""
+        """False when the selection may match pods that the manifests do not contain."""
         where = selection.namespaces
         if not self.pods or not (isinstance(where, str) or self.knows(where)):
             return False
-        return all(self.in_namespace(name) for name in self.meant(where) if name in SYSTEM_NAMESPACES)
+        return all(self.in_namespace(name) for name in self.matching_namespaces(where) if name in SYSTEM_NAMESPACES)
 
     def knows(self, selector: LabelSelector) -> bool:
-        """Which namespaces it selects: their labels are known, or it asks for nothing but names."""
+        """Whether the namespaces that it selects are known: their labels are, or it requires only names."""
         keys = {*selector.matchLabels, *(each.key for each in selector.matchExpressions)}
         return self.namespaces_known or keys <= {NAME_LABEL}
 
 
-def holdings_of(found: Iterable[Found], networks: Sequence[Network]) -> Holdings:
+def inventory_of(found: Iterable[ManifestEntry], networks: Sequence[Network]) -> ManifestInventory:
     """Of all objects. `networks` are given apart; else nodes, a net-conf ConfigMap or pods tell. Raises BadNetworkConfig."""
     objects = [each.object for each in found]
-    pods = tuple(pod for obj in objects if (pod := _held(obj)) is not None)
+    pods = tuple(pod for obj in objects if (pod := _inventory_pod(obj)) is not None)
     declared = {obj.metadata.name: obj.labels for obj in objects if isinstance(obj, Namespace)}
     implied = (*SYSTEM_NAMESPACES, DEFAULT_NAMESPACE, *(pod.namespace for pod in pods))
     namespaces = {name: {NAME_LABEL: name} for name in implied} | declared
-    return Holdings(pods, namespaces, bool(declared), tuple(networks) or _networks(objects, found))
+    return ManifestInventory(pods, namespaces, bool(declared), tuple(networks) or _networks(objects, found))
 
 
-def _held(obj: Object) -> HeldPod | None:
+def _inventory_pod(obj: Object) -> InventoryPod | None:
     match obj:
         case Pod():
             spec, labels = obj.spec, obj.metadata.labels
@@ -119,7 +119,7 @@ def _held(obj: Object) -> HeldPod | None:
             return None
     if spec.hostNetwork:
         return None
-    return HeldPod(f"{obj.KIND} {obj.key}", obj.metadata.namespace or DEFAULT_NAMESPACE, labels, _ports(spec))
+    return InventoryPod(f"{obj.KIND} {obj.key}", obj.metadata.namespace or DEFAULT_NAMESPACE, labels, _ports(spec))
 
 
 def _ports(spec: PodSpec) -> tuple[ContainerPort, ...]:
@@ -130,7 +130,7 @@ def _ports(spec: PodSpec) -> tuple[ContainerPort, ...]:
     )
 
 
-def _networks(objects: Sequence[Object], found: Iterable[Found]) -> tuple[Network, ...]:
+def _networks(objects: Sequence[Object], found: Iterable[ManifestEntry]) -> tuple[Network, ...]:
     configured = [
         network
         for each in found

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from percale.model.addresses import Network
-from percale.model.manifest.decode import Found
+from percale.model.manifest.decode import ManifestEntry
 from percale.model.manifest.schema import unknown_fields
 from percale.policy.lint.dns import policies_that_block_dns
-from percale.policy.lint.finding import Remark, remark
-from percale.policy.lint.inventory import holdings_of
+from percale.policy.lint.finding import LintFinding, finding
+from percale.policy.lint.inventory import inventory_of
 from percale.policy.lint.ip_blocks import blocks_with_pods
 from percale.policy.lint.no_effect import peers_of_newer_apis, ranges_of_one, sections_without_effect
 from percale.policy.lint.parsed_policy import policies_of
@@ -19,33 +19,33 @@ from percale.policy.lint.selectors import ports_nobody_has, selects_nothing
 from percale.policy.lint.shadowing import identical_policies, shadowed_rules
 
 
-def check(found: Sequence[Found], networks: Sequence[Network] = ()) -> list[Remark]:
-    """What is odd about the policies among these objects, in their order. `networks` are the pods', if the caller knows.
+def check(found: Sequence[ManifestEntry], networks: Sequence[Network] = ()) -> list[LintFinding]:
+    """Findings about the policies among these objects, in their order. `networks` are the pod networks, if known.
 
     Raises BadNetworkConfig, for a ConfigMap that has a net-conf.json nobody can use.
     """
     policies = policies_of(found)
-    held = holdings_of(found, networks)
-    remarks = (
-        *selects_nothing(policies, held),
-        *ports_nobody_has(policies, held),
-        *blocks_with_pods(policies, held),
+    inventory = inventory_of(found, networks)
+    findings = (
+        *selects_nothing(policies, inventory),
+        *ports_nobody_has(policies, inventory),
+        *blocks_with_pods(policies, inventory),
         *sections_without_effect(policies),
         *ranges_of_one(policies),
         *peers_of_newer_apis(policies),
-        *policies_that_block_dns(policies, held),
+        *policies_that_block_dns(policies, inventory),
         *identical_policies(policies),
         *shadowed_rules(policies),
     )
     order = {policy.name: number for number, policy in enumerate(policies)}
-    return sorted(remarks, key=lambda each: order[each.policy])
+    return sorted(findings, key=lambda each: order[each.policy])
 
 
-def check_fields(found: Found, written: Mapping[str, Any]) -> Iterable[Remark]:
-    """Fields of a policy that mean nothing, which decoding leaves out. `written` is the object as its file has it."""
+def check_fields(found: ManifestEntry, written: Mapping[str, Any]) -> Iterable[LintFinding]:
+    """Unknown fields of a policy, which decoding ignores. `written` is the object as its file has it."""
     for policy in policies_of((found,)):
-        for steps, known in unknown_fields(type(found.object), written, ("spec",)):
-            word = str(steps[-1])
+        for path, known in unknown_fields(type(found.object), written, ("spec",)):
+            word = str(path[-1])
             near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-            todo = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-            yield remark("unknown-field", policy, steps, f'the field "{word}" means nothing here', todo)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            yield finding("unknown-field", policy, path, f'the field "{word}" means nothing here', hint)

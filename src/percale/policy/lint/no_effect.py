@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from percale.model.networkpolicy import NetworkPolicy
-from percale.policy.lint.finding import Remarks, remark
+from percale.policy.lint.finding import LintFindings, finding
 from percale.policy.lint.parsed_policy import Direction, Peer, Policy, Port, Unknown
 
 
-def sections_without_effect(policies: Iterable[Policy]) -> Remarks:
+def sections_without_effect(policies: Iterable[Policy]) -> LintFindings:
     """Rules of a direction that `policyTypes` leaves out."""
     directions: tuple[Direction, ...] = ("ingress", "egress")
     for policy in policies:
@@ -19,7 +19,7 @@ def sections_without_effect(policies: Iterable[Policy]) -> Remarks:
         for direction, rules in zip(directions, (spec.ingress, spec.egress), strict=True):
             if rules and direction not in policy.isolates:
                 word = direction.capitalize()
-                yield remark(
+                yield finding(
                     "no-effect",
                     policy,
                     ("spec", direction),
@@ -28,7 +28,7 @@ def sections_without_effect(policies: Iterable[Policy]) -> Remarks:
                 )
 
 
-def ranges_of_one(policies: Iterable[Policy]) -> Remarks:
+def ranges_of_one(policies: Iterable[Policy]) -> LintFindings:
     """`endPort` equal to `port`."""
     for policy in policies:
         if not isinstance(policy.obj, NetworkPolicy):
@@ -38,20 +38,20 @@ def ranges_of_one(policies: Iterable[Policy]) -> Remarks:
             *((("spec", "ingress", index, "ports"), rule.ports) for index, rule in enumerate(spec.ingress)),
             *((("spec", "egress", index, "ports"), rule.ports) for index, rule in enumerate(spec.egress)),
         )
-        for steps, ports in written:
+        for path, ports in written:
             for number, port in enumerate(ports):
                 if port.endPort is not None and port.endPort == port.port:
-                    yield remark(
+                    yield finding(
                         "end-port-equals-port",
                         policy,
-                        (*steps, number),
+                        (*path, number),
                         f"endPort is {port.endPort}, as port is: this range is one port",
                         "remove endPort, or write the last port of the range",
-                        field=(*steps, number, "endPort"),
+                        field=(*path, number, "endPort"),
                     )
 
 
-def peers_of_newer_apis(policies: Iterable[Policy]) -> Remarks:
+def peers_of_newer_apis(policies: Iterable[Policy]) -> LintFindings:
     """Peers and protocols without any field that is known here: their rules fail closed."""
     for policy in policies:
         for rule in policy.rules:
@@ -59,7 +59,7 @@ def peers_of_newer_apis(policies: Iterable[Policy]) -> Remarks:
             for part in parts:
                 if isinstance(part.means, Unknown):
                     means = "matches nothing" if rule.action == "Accept" else "denies everything"
-                    yield remark(
+                    yield finding(
                         "fails-closed",
                         policy,
                         part.field,

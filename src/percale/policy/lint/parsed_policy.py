@@ -17,8 +17,8 @@ from percale.model.clusternetworkpolicy import (
     ClusterNetworkPolicyProtocol,
     NamespacedPod,
 )
-from percale.model.manifest.decode import Found, Source
-from percale.model.manifest.syntax_tree import Steps
+from percale.model.field_path import FieldPath
+from percale.model.manifest.decode import ManifestEntry, Source
 from percale.model.meta import Object
 from percale.model.networkpolicy import NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort
 from percale.model.selector import LabelSelector
@@ -30,12 +30,12 @@ LAST_PORT = 65535
 
 
 class Selection(Struct, frozen=True):
-    """Pods, of the one namespace that is named or of those that a selector means. The steps lead to the selectors."""
+    """Pods, of the one namespace that is named or of those that a selector means. The path lead to the selectors."""
 
     namespaces: str | LabelSelector
     pods: LabelSelector
-    namespaces_field: Steps = ()
-    pods_field: Steps = ()
+    namespaces_field: FieldPath = ()
+    pods_field: FieldPath = ()
 
 
 class Block(Struct, frozen=True):
@@ -64,7 +64,7 @@ class Unknown(Struct, frozen=True):
 class Peer(Struct, frozen=True):
     """One item of `from` or `to`; an item with several networks is several."""
 
-    field: Steps
+    field: FieldPath
     means: Selection | Block | Nodes | Domains | Unknown
 
 
@@ -86,14 +86,14 @@ class NamedPort(Struct, frozen=True):
 class Port(Struct, frozen=True):
     """One item of `ports` or `protocols`."""
 
-    field: Steps
+    field: FieldPath
     means: Ports | NamedPort | Unknown
 
 
 class Rule(Struct, frozen=True):
     """`peers` None: everybody. `ports` None: all traffic, ICMP too."""
 
-    field: Steps
+    field: FieldPath
     direction: Direction
     action: Literal["Accept", "Deny", "Pass"]
     peers: tuple[Peer, ...] | None
@@ -116,7 +116,7 @@ class Policy(Struct, frozen=True):
         return tuple(rule for rule in self.rules if rule.direction == direction)
 
 
-def policies_of(found: Iterable[Found]) -> list[Policy]:
+def policies_of(found: Iterable[ManifestEntry]) -> list[Policy]:
     """All policies among the objects, in their order."""
     return [policy for each in found if (policy := _policy(each.object, each.source)) is not None]
 
@@ -151,23 +151,23 @@ def _rule(
     ports: Iterable[NetworkPolicyPort],
     namespace: str,
 ) -> Rule:
-    steps = ("spec", direction, index)
+    path = ("spec", direction, index)
     key = "from" if direction == "ingress" else "to"
     return Rule(
-        steps,
+        path,
         direction,
         "Accept",
-        tuple(_peer(peer, namespace, (*steps, key, number)) for number, peer in enumerate(peers)) or None,
-        tuple(Port((*steps, "ports", number), _ports(port)) for number, port in enumerate(ports)) or None,
+        tuple(_peer(peer, namespace, (*path, key, number)) for number, peer in enumerate(peers)) or None,
+        tuple(Port((*path, "ports", number), _ports(port)) for number, port in enumerate(ports)) or None,
     )
 
 
-def _peer(peer: NetworkPolicyPeer, namespace: str, steps: Steps) -> Peer:
+def _peer(peer: NetworkPolicyPeer, namespace: str, path: FieldPath) -> Peer:
     if peer.ipBlock is not None:
-        return Peer(steps, Block(peer.ipBlock.network, peer.ipBlock.exceptions))
+        return Peer(path, Block(peer.ipBlock.network, peer.ipBlock.exceptions))
     where = peer.namespaceSelector if peer.namespaceSelector is not None else namespace
     pods = peer.podSelector or EVERYTHING
-    return Peer(steps, Selection(where, pods, (*steps, "namespaceSelector"), (*steps, "podSelector")))
+    return Peer(path, Selection(where, pods, (*path, "namespaceSelector"), (*path, "podSelector")))
 
 
 def _ports(port: NetworkPolicyPort) -> Ports | NamedPort:
@@ -194,14 +194,14 @@ def _cluster_rule(
     rule: ClusterNetworkPolicyIngressRule | ClusterNetworkPolicyEgressRule,
     peers: Iterable[ClusterNetworkPolicyIngressPeer | ClusterNetworkPolicyEgressPeer],
 ) -> Rule:
-    steps = ("spec", direction, index)
+    path = ("spec", direction, index)
     key = "from" if direction == "ingress" else "to"
-    ports = tuple(Port((*steps, "protocols", number), _protocol(each)) for number, each in enumerate(rule.protocols))
+    ports = tuple(Port((*path, "protocols", number), _protocol(each)) for number, each in enumerate(rule.protocols))
     return Rule(
-        steps,
+        path,
         direction,
         rule.action,
-        tuple(part for number, peer in enumerate(peers) for part in _cluster_peers(peer, (*steps, key, number))),
+        tuple(part for number, peer in enumerate(peers) for part in _cluster_peers(peer, (*path, key, number))),
         ports or None,
     )
 
@@ -210,30 +210,30 @@ _NOBODY = Selection("", EVERYTHING)
 """The subject that no valid policy has."""
 
 
-def _selection(namespaces: LabelSelector | None, pods: NamespacedPod | None, steps: Steps) -> Selection | None:
+def _selection(namespaces: LabelSelector | None, pods: NamespacedPod | None, path: FieldPath) -> Selection | None:
     if namespaces is not None:
-        return Selection(namespaces, EVERYTHING, (*steps, "namespaces"), (*steps, "namespaces"))
+        return Selection(namespaces, EVERYTHING, (*path, "namespaces"), (*path, "namespaces"))
     if pods is not None:
-        here = (*steps, "pods")
+        here = (*path, "pods")
         return Selection(pods.namespaceSelector, pods.podSelector, (*here, "namespaceSelector"), (*here, "podSelector"))
     return None
 
 
 def _cluster_peers(
-    peer: ClusterNetworkPolicyIngressPeer | ClusterNetworkPolicyEgressPeer, steps: Steps
+    peer: ClusterNetworkPolicyIngressPeer | ClusterNetworkPolicyEgressPeer, path: FieldPath
 ) -> Iterator[Peer]:
-    selection = _selection(peer.namespaces, peer.pods, steps)
+    selection = _selection(peer.namespaces, peer.pods, path)
     if selection is not None:
-        yield Peer(steps, selection)
+        yield Peer(path, selection)
     elif isinstance(peer, ClusterNetworkPolicyIngressPeer) or not peer.known:
-        yield Peer(steps, Unknown())
+        yield Peer(path, Unknown())
     elif peer.nodes is not None:
-        yield Peer(steps, Nodes(peer.nodes))
+        yield Peer(path, Nodes(peer.nodes))
     elif peer.domainNames:
-        yield Peer(steps, Domains(peer.domainNames))
+        yield Peer(path, Domains(peer.domainNames))
     else:
         for number, text in enumerate(peer.networks):
-            yield Peer((*steps, "networks", number), Block(parse_network(text)))
+            yield Peer((*path, "networks", number), Block(parse_network(text)))
 
 
 def _protocol(protocol: ClusterNetworkPolicyProtocol) -> Ports | NamedPort | Unknown:

@@ -5,74 +5,74 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from percale.model.manifest.syntax_tree import Steps
+from percale.model.field_path import FieldPath
 from percale.model.namespace import NAME_LABEL
 from percale.model.selector import LabelSelector
-from percale.policy.lint.finding import Remarks, remark
-from percale.policy.lint.inventory import HeldPod, Holdings
+from percale.policy.lint.finding import LintFindings, finding
+from percale.policy.lint.inventory import InventoryPod, ManifestInventory
 from percale.policy.lint.parsed_policy import EVERYTHING, Block, NamedPort, Policy, Port, Ports, Rule, Selection
 
 _SHOWN = 4
 """How many labels or ports a remark lists."""
 
 
-def selects_nothing(policies: Iterable[Policy], held: Holdings) -> Remarks:
+def selects_nothing(policies: Iterable[Policy], inventory: ManifestInventory) -> LintFindings:
     """A subject or a peer that means no pod or no namespace of the manifests."""
     for policy in policies:
-        yield from _nothing(policy, policy.subject, policy.subject.pods_field, held)
+        yield from _nothing(policy, policy.subject, policy.subject.pods_field, inventory)
         for rule in policy.rules:
             for peer in rule.peers or ():
                 if isinstance(peer.means, Selection):
-                    yield from _nothing(policy, peer.means, peer.field, held)
+                    yield from _nothing(policy, peer.means, peer.field, inventory)
 
 
-def _nothing(policy: Policy, selection: Selection, part: Steps, held: Holdings) -> Remarks:
+def _nothing(policy: Policy, selection: Selection, part: FieldPath, inventory: ManifestInventory) -> LintFindings:
     where = selection.namespaces
-    if isinstance(where, LabelSelector) and held.knows(where) and not held.meant(where):
-        yield remark(
+    if isinstance(where, LabelSelector) and inventory.knows(where) and not inventory.matching_namespaces(where):
+        yield finding(
             "selects-nothing",
             policy,
             part,
             f"{_last(selection.namespaces_field)} selects no namespace",
-            f"the namespaces here have {_namespace_labels(where, held)}",
+            f"the namespaces here have {_namespace_labels(where, inventory)}",
             field=selection.namespaces_field,
         )
         return
-    if selection.pods == EVERYTHING or not held.knows_pods_of(selection) or held.selected(selection):
+    if selection.pods == EVERYTHING or not inventory.knows_pods_of(selection) or inventory.selected(selection):
         return
-    places = held.meant(where)
-    yield remark(
+    places = inventory.matching_namespaces(where)
+    yield finding(
         "selects-nothing",
         policy,
         part,
         f"{_last(selection.pods_field)} selects no pod of {_places(places)}",
-        _pods_near(selection, places, held),
+        _pods_near(selection, places, inventory),
         field=selection.pods_field,
     )
 
 
-def _pods_near(selection: Selection, places: Sequence[str], held: Holdings) -> str:
+def _pods_near(selection: Selection, places: Sequence[str], inventory: ManifestInventory) -> str:
     """Where the pods are that it may have meant, or which labels the pods have where it looks."""
-    elsewhere = {pod.namespace for pod in held.pods if selection.pods.matches(pod.labels)}
+    elsewhere = {pod.namespace for pod in inventory.pods if selection.pods.matches(pod.labels)}
     if elsewhere:
         return f"pods with these labels are in {_places(sorted(elsewhere))}"
-    here = [pod.labels for place in places for pod in held.in_namespace(place)]
+    here = [pod.labels for place in places for pod in inventory.in_namespace(place)]
     return f"the pods there have {_common(here)}" if here else "the manifests have no pods there"
 
 
-def _namespace_labels(where: LabelSelector, held: Holdings) -> str:
+def _namespace_labels(where: LabelSelector, inventory: ManifestInventory) -> str:
     """The names when it asks for one, else the labels that people gave them."""
     if NAME_LABEL in where.matchLabels:
-        return f"the names {_listed(sorted(held.namespaces))}"
-    given = [{key: value for key, value in each.items() if key != NAME_LABEL} for each in held.namespaces.values()]
+        return f"the names {_listed(sorted(inventory.namespaces))}"
+    given = [{key: value for key, value in each.items() if key != NAME_LABEL} for each in inventory.namespaces.values()]
     return _common(given)
 
 
-def ports_nobody_has(policies: Iterable[Policy], held: Holdings) -> Remarks:
+def ports_nobody_has(policies: Iterable[Policy], inventory: ManifestInventory) -> LintFindings:
     """Named ports that no destination pod has, and (as information) numbers that none declares."""
     for policy in policies:
         for rule in policy.rules:
-            pods = _destinations(policy, rule, held)
+            pods = _destinations(policy, rule, inventory)
             for port in rule.ports or ():
                 if isinstance(port.means, NamedPort):
                     yield from _name(policy, rule, port, port.means, pods)
@@ -80,23 +80,25 @@ def ports_nobody_has(policies: Iterable[Policy], held: Holdings) -> Remarks:
                     yield from _number(policy, port, port.means, pods)
 
 
-def _destinations(policy: Policy, rule: Rule, held: Holdings) -> Sequence[HeldPod] | None:
+def _destinations(policy: Policy, rule: Rule, inventory: ManifestInventory) -> Sequence[InventoryPod] | None:
     """The pods whose ports are meant; None: the manifests do not hold them all."""
     if rule.direction == "ingress":
-        return held.selected(policy.subject) if held.knows_pods_of(policy.subject) else None
+        return inventory.selected(policy.subject) if inventory.knows_pods_of(policy.subject) else None
     if rule.peers is None:
-        return held.pods or None
-    found: list[HeldPod] = []
+        return inventory.pods or None
+    found: list[InventoryPod] = []
     for peer in rule.peers:
-        if not isinstance(peer.means, Selection) or not held.knows_pods_of(peer.means):
+        if not isinstance(peer.means, Selection) or not inventory.knows_pods_of(peer.means):
             return None
-        found += held.selected(peer.means)
+        found += inventory.selected(peer.means)
     return found
 
 
-def _name(policy: Policy, rule: Rule, port: Port, wanted: NamedPort, pods: Sequence[HeldPod] | None) -> Remarks:
+def _name(
+    policy: Policy, rule: Rule, port: Port, wanted: NamedPort, pods: Sequence[InventoryPod] | None
+) -> LintFindings:
     if rule.direction == "egress" and rule.peers and all(isinstance(peer.means, Block) for peer in rule.peers):
-        yield remark(
+        yield finding(
             "named-port-outside",
             policy,
             port.field,
@@ -111,16 +113,16 @@ def _name(policy: Policy, rule: Rule, port: Port, wanted: NamedPort, pods: Seque
     others = {each.protocol for each in declared if each.name == wanted.name}
     if others:
         what = f'the port named "{wanted.name}" is {_listed(sorted(others))}, not {wanted.protocol}'
-        todo = f"write protocol: {min(others)}"
+        hint = f"write protocol: {min(others)}"
     else:
         suffix = f" ({wanted.protocol})" if wanted.protocol else ""
         what = f'no pod that it means has a port named "{wanted.name}"{suffix}'
         names = Counter(each.name for each in declared if each.name)
-        todo = f"the pods name {_listed(_most(names))}" if names else "the pods name none; write the number"
-    yield remark("nobody-has-named-port", policy, port.field, what, todo)
+        hint = f"the pods name {_listed(_most(names))}" if names else "the pods name none; write the number"
+    yield finding("nobody-has-named-port", policy, port.field, what, hint)
 
 
-def _number(policy: Policy, port: Port, wanted: Ports, pods: Sequence[HeldPod]) -> Remarks:
+def _number(policy: Policy, port: Port, wanted: Ports, pods: Sequence[InventoryPod]) -> LintFindings:
     """Containers need not declare what they listen on, so it is only worth a look, and only when all declare some."""
     if wanted == Ports(wanted.protocol) or not all(pod.ports for pod in pods):
         return
@@ -129,7 +131,7 @@ def _number(policy: Policy, port: Port, wanted: Ports, pods: Sequence[HeldPod]) 
         return
     numbers = str(wanted.first) if wanted.first == wanted.last else f"{wanted.first}-{wanted.last}"
     there = Counter(f"{each.number}/{each.protocol}" for each in declared)
-    yield remark(
+    yield finding(
         "nobody-has-port",
         policy,
         port.field,
@@ -139,7 +141,7 @@ def _number(policy: Policy, port: Port, wanted: Ports, pods: Sequence[HeldPod]) 
     )
 
 
-def _last(field: Steps) -> str:
+def _last(field: FieldPath) -> str:
     return str(field[-1])
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from percale.policy.lint.containment import rule_within, selection_within
-from percale.policy.lint.finding import Remarks, remark
+from percale.policy.lint.finding import LintFindings, finding
 from percale.policy.lint.parsed_policy import Peer, Policy, Port, Rule, Unknown
 
 
-def identical_policies(policies: Sequence[Policy]) -> Remarks:
+def identical_policies(policies: Sequence[Policy]) -> LintFindings:
     """Two policies of the same namespace (or tier and priority) that say the same: the later one is named."""
     for later, earlier in _twins(policies):
-        yield remark(
+        yield finding(
             "identical",
             later,
             ("spec",),
@@ -21,7 +21,7 @@ def identical_policies(policies: Sequence[Policy]) -> Remarks:
         )
 
 
-def shadowed_rules(policies: Sequence[Policy]) -> Remarks:
+def shadowed_rules(policies: Sequence[Policy]) -> LintFindings:
     """Rules without which nothing would change: all that they match, another rule has decided."""
     twins = {later.name for later, _ in _twins(policies)}
     kept = [policy for policy in policies if policy.name not in twins]
@@ -34,7 +34,7 @@ def shadowed_rules(policies: Sequence[Policy]) -> Remarks:
                 yield from _shadow(policy, rule, group)
 
 
-def _shadow(policy: Policy, rule: Rule, others: Iterable[Policy]) -> Remarks:
+def _shadow(policy: Policy, rule: Rule, others: Iterable[Policy]) -> LintFindings:
     for other, by in _candidates(policy, rule, others):
         if _certain(by) and _certain(rule) and rule_within(rule, by):
             name = f"{other.name}#{by.direction}[{by.field[-1]}]"
@@ -42,7 +42,7 @@ def _shadow(policy: Policy, rule: Rule, others: Iterable[Policy]) -> Remarks:
                 what = f"{name} already allows all that this rule allows"
             else:
                 what = f"{name} comes first and matches all that this rule matches ({by.action})"
-            yield remark("shadowed", policy, rule.field, what, "remove the rule, or make the other one narrower")
+            yield finding("shadowed", policy, rule.field, what, "remove the rule, or make the other one narrower")
             return
 
 

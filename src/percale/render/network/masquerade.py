@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from percale.render.network.elements import Element
-from percale.render.network.tunnels import tunnel_elements
-from percale.render.objects import IPNetwork, KernelObject
+from percale.render.network.tunnels import TunnelEnd, tunnel_elements
+from percale.render.objects import IPNetwork
 
 
 def node_elements(
-    networks: Iterable[IPNetwork], own: Iterable[IPNetwork], device: Iterable[KernelObject] = (), *, masquerade: bool
+    networks: Iterable[IPNetwork], own: Iterable[IPNetwork], tunnels: Iterable[TunnelEnd] = (), *, masquerade: bool
 ) -> tuple[Element, ...]:
     """The pod networks; with `masquerade` (the agent's `ipMasq`) also as what to masquerade, with this node's subnets.
 
-    `device` are the backend's objects: pods are kept out of its tunnels.
+    `tunnels` are the backend's: pods are kept out of them.
     """
     pods = tuple(networks)
     masqueraded = (*_members("cluster", pods), *_members("own", own)) if masquerade else ()
-    return (*tunnel_elements(device), *_members("pods", pods), *masqueraded)
+    return (*tunnel_elements(tunnels), *_members("pods", pods), *masqueraded)
 
 
 def _members(name: str, networks: Iterable[IPNetwork]) -> Iterator[Element]:

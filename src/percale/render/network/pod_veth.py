@@ -17,7 +17,8 @@ from typing import Literal, TypeAlias
 from msgspec import Struct
 
 from percale.ipam.address_pool import gateway
-from percale.ipam.subnet_plan import NodeSubnets
+from percale.model import ip_family
+from percale.model.subnet_lease import NodeSubnets
 from percale.render.link_kinds import Bridge, Ifb, Veth, VethPeer
 from percale.render.network.base_chains import POD_DEVICE_PREFIX
 from percale.render.network.elements import Element
@@ -26,7 +27,6 @@ from percale.render.objects import (
     Address,
     IPAddress,
     IPInterface,
-    IPNetwork,
     KernelObject,
     Link,
     Neighbour,
@@ -46,7 +46,6 @@ _LIMITER_PREFIX = "pcb"
 _BRIDGE_NF_CALL = {4: "bridge-nf-call-iptables", 6: "bridge-nf-call-ip6tables"}
 _LAST_METRIC = 32760
 """After the route of a bridge, of the same network."""
-DEFAULTS: dict[int, IPNetwork] = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 
 
 class PodNetwork(Struct, frozen=True):
@@ -139,7 +138,7 @@ def _pod_routes(wires: PodWires) -> Iterator[KernelObject]:
             yield Neighbour(wires.ifname, via, HOST_MAC)
             if via.version == 4:
                 yield Route(ip_network(via), wires.ifname)
-        yield Route(DEFAULTS[via.version], wires.ifname, via)
+        yield Route(ip_family.Family(via.version).everything, wires.ifname, via)
 
 
 def host_objects(wires: PodWires, namespace: int | None = None) -> tuple[KernelObject, ...]:

@@ -1,39 +1,41 @@
 """The UDP ports and endpoints of tunnels between nodes, as set elements for the guard chains of `base_chains.py`.
 
-The agent declares this node's and its peers'.
+The agent declares this node's, and a peer's as the backend says.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from percale.render.link_kinds import Vxlan
+from msgspec import Struct
+
+from percale.model.backend_options import VxlanOptions
 from percale.render.network.elements import Element
 from percale.render.nft.objects import TableFamily
-from percale.render.objects import IPAddress, KernelObject, Link
+from percale.render.objects import IPAddress
 
-DEFAULT_PORT = 8472
-"""Other nodes' tunnel port when this node has none: flannel's."""
 _FAMILIES: tuple[TableFamily, ...] = ("ip", "ip6")
 
 
-def tunnels_of(device: Iterable[KernelObject]) -> list[Vxlan]:
-    """The tunnels among a backend's objects."""
-    return [each.kind for each in device if isinstance(each, Link) and isinstance(each.kind, Vxlan)]
+class TunnelEnd(Struct, frozen=True):
+    """Where a tunnel of this node's ends: what is in a UDP packet to it is taken for a peer's."""
+
+    address: IPAddress
+    port: int
 
 
-def tunnel_elements(device: Iterable[KernelObject]) -> tuple[Element, ...]:
+def tunnel_elements(ends: Iterable[TunnelEnd]) -> tuple[Element, ...]:
     """This node's tunnels: no pod may send to their ports at any node, and to this node only peers may."""
-    tunnels = tunnels_of(device)
-    ports = sorted({tunnel.port for tunnel in tunnels} or {DEFAULT_PORT})
+    own = tuple(ends)
+    ports = sorted({end.port for end in own}) or VxlanOptions().tunnel_ports
     closed = [Element(family, "tunnels", (port,)) for family in _FAMILIES for port in ports]
-    own = [
+    ours = [
         element
-        for tunnel in tunnels
-        for family in (_family(tunnel.local),)
-        for element in (Element(family, "ours", (tunnel.port,)), Element(family, "here", (tunnel.local,)))
+        for end in own
+        for family in (_family(end.address),)
+        for element in (Element(family, "ours", (end.port,)), Element(family, "here", (end.address,)))
     ]
-    return (*closed, *own)
+    return (*closed, *ours)
 
 
 def peer_element(address: IPAddress) -> Element:

@@ -1,9 +1,9 @@
-"""A class of pods → the chains that judge it, and the sets those chains look into. Called by `renderer.py`.
+"""Renders a class of pods to its chains and the sets that they use. Called by `renderer.py`.
 
     class, direction, IP version ─▶ chain ingress4-… : one rule for each peer × ports of each policy rule, then drop
                                     └─ sets by content: pods-… ports-… nets-… named-… nodes-…
 
-The same resolved rules answer `percale why` (policy/), so that what is said and what is done cannot part.
+`percale why` answers from the same compiled rules (policy/), so that what it says is what the kernel does.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from percale.policy.rule_terms import (
     Block,
     Direction,
     DomainTerm,
-    NodeTerm,
+    NodeSelectorTerm,
     Peer,
+    PodSelectorTerm,
     PortName,
     PortSpan,
-    Term,
+    canonical,
     digest,
-    spelled,
 )
 from percale.render.nft.objects import Between, Chain, Equals, Field, InSet, Match, Operand, Rule, SetSpec, Verdict
 
@@ -40,9 +40,9 @@ _LONGEST_COMMENT = 120
 
 
 class PodsSet(Struct, frozen=True):
-    """The addresses of the pods that a term means."""
+    """The addresses of the pods that a term selects."""
 
-    term: Term
+    term: PodSelectorTerm
     version: int
 
     @property
@@ -50,7 +50,7 @@ class PodsSet(Struct, frozen=True):
         return f"pods{self.version}-{self.term.name}"
 
     @property
-    def shape(self) -> SetSpec:
+    def spec(self) -> SetSpec:
         return SetSpec(self.name, (address_field(self.version),))
 
 
@@ -65,7 +65,7 @@ class NamedPortSet(Struct, frozen=True):
         return f"named{self.version}-{self.port}"
 
     @property
-    def shape(self) -> SetSpec:
+    def spec(self) -> SetSpec:
         return SetSpec(self.name, (address_field(self.version), "inet_proto", "inet_service"))
 
 
@@ -79,7 +79,7 @@ class PortsSet(Struct, frozen=True):
         return f"ports-{digest(*((span.protocol, span.first, span.last) for span in self.spans))}"
 
     @property
-    def shape(self) -> SetSpec:
+    def spec(self) -> SetSpec:
         return SetSpec(self.name, ("inet_proto", "inet_service"), interval=True)
 
 
@@ -93,22 +93,22 @@ class NetworksSet(Struct, frozen=True):
         return f"nets{self.networks[0].version}-{digest(*map(str, self.networks))}"
 
     @property
-    def shape(self) -> SetSpec:
+    def spec(self) -> SetSpec:
         return SetSpec(self.name, (address_field(self.networks[0].version),), interval=True)
 
 
 class NodesSet(Struct, frozen=True):
-    """The addresses of the nodes that a term means."""
+    """The addresses of the nodes that a term selects."""
 
-    term: NodeTerm
+    term: NodeSelectorTerm
     version: int
 
     @property
     def name(self) -> str:
-        return f"nodes{self.version}-{digest(spelled(self.term.nodes))}"
+        return f"nodes{self.version}-{digest(canonical(self.term.nodes))}"
 
     @property
-    def shape(self) -> SetSpec:
+    def spec(self) -> SetSpec:
         return SetSpec(self.name, (address_field(self.version),))
 
 
@@ -123,7 +123,7 @@ class DomainSet(Struct, frozen=True):
         return f"domain{self.version}-{digest(self.domain)}"
 
     @property
-    def shape(self) -> SetSpec:
+    def spec(self) -> SetSpec:
         return SetSpec(self.name, (address_field(self.version),))
 
 
@@ -131,7 +131,7 @@ PolicySet: TypeAlias = PodsSet | NamedPortSet | PortsSet | NetworksSet | NodesSe
 
 
 class ClassChains(Struct, frozen=True):
-    """What judges a class in one direction: the first chain is where its pods' elements lead."""
+    """The chains of a class in one direction: its pods' map elements jump to the first one."""
 
     chains: tuple[Chain, ...]
     sets: frozenset[PolicySet]
@@ -143,28 +143,28 @@ def address_field(version: int) -> Field:
 
 
 def class_chains(policies: PolicyClass, direction: Direction, version: int) -> ClassChains | None:
-    """The chains of a class; None when its pods are not judged in this direction."""
+    """The chains of a class; None when no policy of it applies in this direction."""
     admin, network, baseline = policies.stages(direction)
     isolating = policies.isolating(direction)
     if not (admin or isolating or baseline):
         return None
-    writer = _Writer(direction, version)
+    writer = _RuleWriter(direction, version)
     name = f"{direction}{version}-{digest(*map(str, policies.keys))}"
     after = f"{name}-policies"
     if isolating:
-        rest = [*writer.rules(network, passing=_RETURN), _closing(map(str, isolating))]
+        rest = [*writer.rules(network, on_pass=_RETURN), _default_deny_rule(map(str, isolating))]
     else:
-        rest = list(writer.rules(baseline, passing=_RETURN))
+        rest = list(writer.rules(baseline, on_pass=_RETURN))
     if not any(rule.action == "Pass" for rule in admin):
-        chains: tuple[Chain, ...] = (Chain(name, (*writer.rules(admin, passing=_RETURN), *rest)),)
+        chains: tuple[Chain, ...] = (Chain(name, (*writer.rules(admin, on_pass=_RETURN), *rest)),)
     else:
         onwards = Verdict("goto", after)
-        first = (*writer.rules(admin, passing=onwards), Rule((), onwards, "what no Admin policy decides"))
+        first = (*writer.rules(admin, on_pass=onwards), Rule((), onwards, "what no Admin policy decides"))
         chains = (Chain(name, first), Chain(after, tuple(rest)))
     return ClassChains(chains, frozenset(writer.sets))
 
 
-def _closing(isolating: Iterable[str]) -> Rule:
+def _default_deny_rule(isolating: Iterable[str]) -> Rule:
     return Rule((), _DROP, _comment(f"no rule allows it: {', '.join(isolating)}"), counter=True)
 
 
@@ -172,8 +172,8 @@ def _comment(text: str) -> str:
     return text if len(text) <= _LONGEST_COMMENT else f"{text[: _LONGEST_COMMENT - 1]}…"
 
 
-class _Writer:
-    """Rules of one direction and IP version; `sets` are those that they look into."""
+class _RuleWriter:
+    """Renders rules of one direction and IP version; `sets` collects the sets that they use."""
 
     def __init__(self, direction: Direction, version: int) -> None:
         ip = "ip" if version == 4 else "ip6"
@@ -182,15 +182,15 @@ class _Writer:
         self._version = version
         self.sets: set[PolicySet] = set()
 
-    def rules(self, rules: Sequence[CompiledRule], *, passing: Verdict) -> Iterator[Rule]:
+    def rules(self, rules: Sequence[CompiledRule], *, on_pass: Verdict) -> Iterator[Rule]:
         """One for each peer × ports; a peer of the other IP version gives none."""
         for rule in rules:
-            verdict = {"Allow": _RETURN, "Deny": _DROP, "Pass": passing}[rule.action]
+            verdict = {"Allow": _RETURN, "Deny": _DROP, "Pass": on_pass}[rule.action]
             peers, ports = list(self._peers(rule)), list(self._ports(rule))
             for peer, port in product(peers, ports):
                 yield Rule(_cheapest_first((*peer, *port)), verdict, _rule_comment(rule))
 
-    # Who
+    # Peers
 
     def _peers(self, rule: CompiledRule) -> Iterator[tuple[Match, ...]]:
         if rule.peers is None:
@@ -200,16 +200,16 @@ class _Writer:
         yield from self._blocks(blocks)
         for peer in rule.peers:
             if not isinstance(peer, Block):
-                yield from self._others(peer, denies=rule.action == "Deny")
+                yield from self._selected_peers(peer, denies=rule.action == "Deny")
 
-    def _others(self, peer: Peer, *, denies: bool) -> Iterator[tuple[Match, ...]]:
+    def _selected_peers(self, peer: Peer, *, denies: bool) -> Iterator[tuple[Match, ...]]:
         match peer:
-            case Term():
-                yield (self._in((self._peer,), PodsSet(peer, self._version)),)
-            case NodeTerm():
-                yield (self._in((self._peer,), NodesSet(peer, self._version)),)
+            case PodSelectorTerm():
+                yield (self._in_set((self._peer,), PodsSet(peer, self._version)),)
+            case NodeSelectorTerm():
+                yield (self._in_set((self._peer,), NodesSet(peer, self._version)),)
             case DomainTerm():
-                yield (self._in((self._peer,), DomainSet(peer.name, self._version)),)
+                yield (self._in_set((self._peer,), DomainSet(peer.name, self._version)),)
             case _ if denies:
                 yield ()
 
@@ -218,7 +218,7 @@ class _Writer:
         if not networks:
             return
         if len(networks) > 1:
-            yield (self._in((self._peer,), NetworksSet(networks)),)
+            yield (self._in_set((self._peer,), NetworksSet(networks)),)
         elif networks[0].prefixlen == 0:
             yield ()
         else:
@@ -226,7 +226,7 @@ class _Writer:
             first, last = int(network.network_address), int(network.broadcast_address)
             yield (Equals(self._peer, first) if first == last else Between(self._peer, first, last),)
 
-    # Where to
+    # Ports
 
     def _ports(self, rule: CompiledRule) -> Iterator[tuple[Match, ...]]:
         if rule.ports is None:
@@ -236,7 +236,7 @@ class _Writer:
         if len(spans) == 1:
             yield tuple(_span(spans[0]))
         elif spans:
-            yield (self._in(("l4proto", "th dport"), PortsSet(spans)),)
+            yield (self._in_set(("l4proto", "th dport"), PortsSet(spans)),)
         for port in rule.ports:
             if isinstance(port, PortName):
                 yield tuple(self._named(port))
@@ -244,15 +244,15 @@ class _Writer:
     def _named(self, port: PortName) -> Iterator[Match]:
         if port.protocol:
             yield Equals("l4proto", PROTOCOLS[port.protocol])
-        yield self._in((self._target, "l4proto", "th dport"), NamedPortSet(port.name, self._version))
+        yield self._in_set((self._target, "l4proto", "th dport"), NamedPortSet(port.name, self._version))
 
-    def _in(self, operands: tuple[Operand, ...], wanted: PolicySet) -> InSet:
+    def _in_set(self, operands: tuple[Operand, ...], wanted: PolicySet) -> InSet:
         self.sets.add(wanted)
         return InSet(operands, wanted.name)
 
 
 def _cheapest_first(matches: Iterable[Match]) -> tuple[Match, ...]:
-    """Most rules do not match: what a comparison tells need not be looked up."""
+    """Most rules do not match, and a comparison is cheaper than a set lookup."""
     return tuple(sorted(matches, key=lambda each: isinstance(each, InSet)))
 
 
@@ -288,7 +288,7 @@ def merged(spans: Iterable[PortSpan]) -> Iterator[PortSpan]:
 
 
 def united(blocks: Iterable[Block]) -> Iterable[Network]:
-    """The networks that these blocks of one IP version mean together: each without its own exceptions."""
+    """The union of blocks of one IP version, each without its own exceptions."""
     parts: list[Network] = []
     for block in blocks:
         left = [block.network]

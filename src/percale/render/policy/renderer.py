@@ -1,12 +1,12 @@
-"""The policies of one node as edits of `table inet percale`. The agent feeds it what the evaluator says was touched.
+"""Renders the policies of one node as transactions of `table inet percale`. The agent passes it the evaluator's deltas.
 
-    Touched ─▶ update() ─┬─ moved pods ────▶ elements of the sets in use
-                         ├─ local pods ────▶ elements of the maps: which class judges which address (the switch)
-                         └─ changed rules ─▶ chains; sets that come into use, and that nobody uses any more
-                                           = one Transaction, which the kernel takes at once
+    PolicyDelta ─▶ update() ─┬─ changed pods ───▶ elements of the sets in use
+                             ├─ local pods ─────▶ elements of the maps: address → chain of its class
+                             └─ changed rules ──▶ chains; sets that come into use, and sets that are unused now
+                                                = one atomic Transaction
 
-Only pods of this node are judged here; all pods are peers. What is kept is which chains and sets are in use. The sets'
-contents are the evaluator's, so `image()` is always what a fresh start would load.
+Only pods of this node are subjects; all pods are peers. It stores which chains and sets are in use; set contents are read from
+the evaluator, so `snapshot()` always equals what a fresh start would load.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import NamedTuple
 
 from percale.model.meta import ObjectKey
 from percale.policy.compiler import PolicyKey
-from percale.policy.evaluator import Evaluator, PolicyClass, Touched
+from percale.policy.evaluator import Evaluator, PolicyClass, PolicyDelta
 from percale.policy.pod_facts import PodFacts
-from percale.policy.rule_terms import Direction, PortSpan, Term
-from percale.policy.selector_index import Moved
+from percale.policy.rule_terms import Direction, PodSelectorTerm, PortSpan
+from percale.policy.selector_index import PodDelta
 from percale.render.nft.objects import Chain, ElementBatch, Transaction, Verdict
 from percale.render.policy.base_chains import EGRESS, INGRESS, SELF
 from percale.render.policy.class_chains import (
@@ -44,130 +44,138 @@ _VERSIONS = {4: 4, 16: 6}
 
 
 class _ClassKey(NamedTuple):
-    """Which chains: a class by its policies, in one direction and IP version."""
+    """The chains of a class (its policies) in one direction and IP version."""
 
     policies: tuple[PolicyKey, ...]
     direction: Direction
     version: int
 
 
-class _Place(NamedTuple):
+class _ElementKey(NamedTuple):
     """An element's set and key."""
 
     set: str
     key: bytes
 
 
-class PolicyTable:
+class PolicyRenderer:
     """Not for two threads at a time."""
 
     def __init__(self, evaluator: Evaluator, node: str) -> None:
         """The rules for the pods of this node, by `spec.nodeName`."""
         self._evaluator = evaluator
-        self._members = evaluator.members
+        self._selector_index = evaluator.selector_index
         self._node = node
-        self._elements: dict[int, dict[_Place, Verdict | None]] = {}
-        """By slot of a judged pod: its elements in the maps and among those that reach themselves."""
+        self._elements: dict[int, dict[_ElementKey, Verdict | None]] = {}
+        """By pod id: the elements of a selected pod in the class maps and in the self sets."""
         self._keys: dict[int, tuple[_ClassKey, ...]] = {}
-        """By the same slots: the classes of its addresses."""
+        """By pod id: the classes of its addresses."""
         self._classes: dict[_ClassKey, ClassChains | None] = {}
-        """Every class that a local pod has or had until this update; None: it is not judged in this direction."""
+        """Every class that a local pod has or had until this update; None: no policy applies in this direction."""
         self._sets: dict[str, PolicySet] = {}
         """In use, by name."""
-        self._learned: dict[str, frozenset[bytes]] = {}
-        """What the sets of nodes and of domain names hold."""
-        self.concerned: frozenset[bytes] = frozenset()
-        """The packed addresses whose connections may be judged otherwise since the last update."""
+        self._address_sets: dict[str, frozenset[bytes]] = {}
+        """Contents of the sets of node addresses and of domain names."""
+        self.affected_addresses: frozenset[bytes] = frozenset()
+        """The packed addresses whose connections may have another verdict since the last update."""
 
     @property
-    def judged(self) -> Iterator[PodFacts]:
-        """This node's pods that a policy isolates or decides about."""
-        for slot in self._elements:
-            pod = self._members.pods[slot]
+    def selected_pods(self) -> Iterator[PodFacts]:
+        """This node's pods that a policy selects."""
+        for pod_id in self._elements:
+            pod = self._selector_index.pods[pod_id]
             assert pod is not None
             yield pod
 
     # Changes
 
-    def update(self, changes: Iterable[Touched]) -> Transaction:
-        """What the table needs after these changes, which the evaluator has seen already."""
-        touched = tuple(changes)
-        moved = [each for change in touched for each in change.moved]
-        policies = [pair for change in touched for pair in change.policies]
-        draft = _Draft()
+    def update(self, changes: Iterable[PolicyDelta]) -> Transaction:
+        """The transaction for these changes, which the evaluator has already applied."""
+        deltas = tuple(changes)
+        pod_deltas = [each for change in deltas for each in change.pods]
+        policies = [pair for change in deltas for pair in change.policies]
+        builder = _TransactionBuilder()
         chains = self._chains()
         changed = {policy.key for pair in policies for policy in pair if policy is not None}
-        addresses = {address for move in moved for address in _addresses(move)}
-        concerned = addresses | self._selected_by(changed)
+        addresses = {address for delta in pod_deltas for address in _addresses(delta)}
+        affected_addresses = addresses | self._addresses_selected_by(changed)
         self._forget_classes(changed)
-        self._judge({each.slot for each in moved} if not policies else self._every_local_slot(), draft)
+        self._update_class_elements(
+            {each.pod_id for each in pod_deltas} if not policies else self._local_pod_ids(), builder
+        )
         self._drop_unused_classes()
-        self._follow_moves(moved, draft)
-        learned_anew = any(change.nodes or change.names for change in touched)
-        if learned_anew or any(map(self._evaluator.cluster.node_of, addresses)):  # a pod took a node's, or left it
-            learned = self._learn_again(draft)
-            concerned |= self._judged_by(lambda key: self._looks_into(key, learned))
-        self._settle_sets(draft)
-        concerned |= self._selected_by(changed)
-        self.concerned = frozenset(concerned)
-        return draft.edit(chains, self._chains())
+        self._update_pod_elements(pod_deltas, builder)
+        addresses_changed = any(change.nodes or change.resolved_names for change in deltas)
+        if addresses_changed or any(
+            map(self._evaluator.node_index.node_of, addresses)
+        ):  # a pod took a node's, or left it
+            refreshed = self._refresh_address_sets(builder)
+            affected_addresses |= self._addresses_of_classes(lambda key: self._uses_any(key, refreshed))
+        self._update_sets(builder)
+        affected_addresses |= self._addresses_selected_by(changed)
+        self.affected_addresses = frozenset(affected_addresses)
+        return builder.build(chains, self._chains())
 
     def snapshot(self) -> Transaction:
-        """All of it, from the static text alone."""
-        draft = _Draft()
+        """The whole contents, for a table that has only its static text."""
+        builder = _TransactionBuilder()
         for wanted in self._sets.values():
-            draft.add_set(wanted, self._contents(wanted))
+            builder.add_set(wanted, self._contents(wanted))
         for elements in self._elements.values():
-            draft.put(elements)
-        return draft.edit({}, self._chains())
+            builder.put(elements)
+        return builder.build({}, self._chains())
 
     def owners(self, part: Transaction) -> tuple[set[PolicyKey], set[ObjectKey]]:
-        """Whose a chain, a set or an element of it is: policies, and pods of this node that they judge."""
-        sets = {shape.name for shape in part.put_sets} | {each.set for each in part.put}
+        """The policies and the pods of this node to which the chains, sets and elements of `part` belong."""
+        sets = {spec.name for spec in part.put_sets} | {each.set for each in part.put}
         chains = {chain.name for chain in part.put_chains}
         policies = {
             policy
-            for key, judging in self._classes.items()
-            if judging is not None
-            and (any(each.name in sets for each in judging.sets) or any(each.name in chains for each in judging.chains))
+            for key, rendered in self._classes.items()
+            if rendered is not None
+            and (
+                any(each.name in sets for each in rendered.sets) or any(each.name in chains for each in rendered.chains)
+            )
             for policy in key.policies
         }
         pods = {
             pod.key
             for each in part.put
-            if each.verdict is not None and (pod := self._members.owner(each.packed_keys)) is not None
+            if each.verdict is not None and (pod := self._selector_index.owner(each.packed_keys)) is not None
         }
         return policies, pods
 
-    def _every_local_slot(self) -> set[int]:
-        local = {slot for slot, pod in enumerate(self._members.pods) if pod is not None and self._is_local(pod)}
+    def _local_pod_ids(self) -> set[int]:
+        local = {
+            pod_id for pod_id, pod in enumerate(self._selector_index.pods) if pod is not None and self._is_local(pod)
+        }
         return local | set(self._elements)
 
     def _is_local(self, pod: PodFacts) -> bool:
         return pod.node == self._node and pod.selectable
 
-    # Which class judges whom
+    # Class elements of local pods
 
-    def _judge(self, slots: Iterable[int], draft: _Draft) -> None:
-        """These pods' elements as they are to be. All leave before any comes: an address may go from one to another."""
-        old: dict[_Place, Verdict | None] = {}
-        new: dict[_Place, Verdict | None] = {}
-        for slot in slots:
-            old |= self._elements.pop(slot, {})
-            self._keys.pop(slot, None)
-            pod = self._members.pods[slot]
+    def _update_class_elements(self, pod_ids: Iterable[int], builder: _TransactionBuilder) -> None:
+        """Replace these pods' elements. All are removed before any is added: an address may move from one pod to another."""
+        old: dict[_ElementKey, Verdict | None] = {}
+        new: dict[_ElementKey, Verdict | None] = {}
+        for pod_id in pod_ids:
+            old |= self._elements.pop(pod_id, {})
+            self._keys.pop(pod_id, None)
+            pod = self._selector_index.pods[pod_id]
             if pod is None or not self._is_local(pod):
                 continue
-            elements, keys = self._elements_of(pod, self._evaluator.class_of(slot))
+            elements, keys = self._elements_of(pod, self._evaluator.class_of(pod_id))
             if elements:
-                self._elements[slot], self._keys[slot] = elements, keys
+                self._elements[pod_id], self._keys[pod_id] = elements, keys
                 new |= elements
-        draft.replace(old, new)
+        builder.replace(old, new)
 
     def _elements_of(
         self, pod: PodFacts, policies: PolicyClass
-    ) -> tuple[dict[_Place, Verdict | None], tuple[_ClassKey, ...]]:
-        elements: dict[_Place, Verdict | None] = {}
+    ) -> tuple[dict[_ElementKey, Verdict | None], tuple[_ClassKey, ...]]:
+        elements: dict[_ElementKey, Verdict | None] = {}
         keys: list[_ClassKey] = []
         for address in pod.addresses:
             version = _VERSIONS[len(address)]
@@ -175,33 +183,33 @@ class PolicyTable:
                 key = _ClassKey(policies.keys, direction, version)
                 if key not in self._classes:
                     self._classes[key] = class_chains(policies, direction, version)
-                judging = self._classes[key]
-                if judging is not None:
+                chains = self._classes[key]
+                if chains is not None:
                     keys.append(key)
-                    elements[_Place(_MAPS[direction][version], address)] = Verdict("jump", judging.chains[0].name)
-                    elements[_Place(SELF[version], address * 2)] = None
+                    elements[_ElementKey(_MAPS[direction][version], address)] = Verdict("jump", chains.chains[0].name)
+                    elements[_ElementKey(SELF[version], address * 2)] = None
         return elements, tuple(keys)
 
-    def _selected_by(self, policies: set[PolicyKey]) -> set[bytes]:
-        """The addresses of the pods that one of these judges; most changes are of no policy."""
-        return self._judged_by(lambda key: not policies.isdisjoint(key.policies)) if policies else set()
+    def _addresses_selected_by(self, policies: set[PolicyKey]) -> set[bytes]:
+        """The addresses of the pods that one of these policies selects; most changes concern no policy."""
+        return self._addresses_of_classes(lambda key: not policies.isdisjoint(key.policies)) if policies else set()
 
-    def _judged_by(self, wanted: Callable[[_ClassKey], bool]) -> set[bytes]:
-        """The addresses of the pods that such classes judge."""
+    def _addresses_of_classes(self, wanted: Callable[[_ClassKey], bool]) -> set[bytes]:
+        """The addresses of the pods of these classes."""
         return {
-            place.key
-            for slot, keys in self._keys.items()
+            element.key
+            for pod_id, keys in self._keys.items()
             if any(map(wanted, keys))
-            for place, verdict in self._elements[slot].items()
+            for element, verdict in self._elements[pod_id].items()
             if verdict is not None
         }
 
-    def _looks_into(self, key: _ClassKey, sets: Container[str]) -> bool:
-        judging = self._classes[key]
-        return judging is not None and any(each.name in sets for each in judging.sets)
+    def _uses_any(self, key: _ClassKey, sets: Container[str]) -> bool:
+        chains = self._classes[key]
+        return chains is not None and any(each.name in sets for each in chains.sets)
 
     def _forget_classes(self, policies: set[PolicyKey]) -> None:
-        """Their rules are to be written anew."""
+        """Their chains will be rendered again."""
         if policies:
             for key in [key for key in self._classes if not policies.isdisjoint(key.policies)]:
                 del self._classes[key]
@@ -211,66 +219,64 @@ class PolicyTable:
         self._classes = {key: self._classes[key] for key in used}
 
     def _chains(self) -> dict[str, Chain]:
-        return {
-            chain.name: chain for judging in self._classes.values() if judging is not None for chain in judging.chains
-        }
+        return {chain.name: chain for chains in self._classes.values() if chains is not None for chain in chains.chains}
 
-    # What the sets hold
+    # Set contents
 
-    def _follow_moves(self, moved: Iterable[Moved], draft: _Draft) -> None:
-        """Elements of the sets in use, pod by pod."""
-        for move in moved if self._sets else ():
-            before = set(self._places(move.old, move.before))
-            after = set(self._places(move.new, move.after))
-            draft.replace(dict.fromkeys(before - after), dict.fromkeys(after - before))
+    def _update_pod_elements(self, pod_deltas: Iterable[PodDelta], builder: _TransactionBuilder) -> None:
+        """Update the elements of the sets in use, pod by pod."""
+        for delta in pod_deltas if self._sets else ():
+            before = set(self._element_keys(delta.old, delta.before))
+            after = set(self._element_keys(delta.new, delta.after))
+            builder.replace(dict.fromkeys(before - after), dict.fromkeys(after - before))
 
-    def _places(self, pod: PodFacts | None, terms: Iterable[Term]) -> Iterator[_Place]:
+    def _element_keys(self, pod: PodFacts | None, terms: Iterable[PodSelectorTerm]) -> Iterator[_ElementKey]:
         if pod is None or not pod.selectable:
             return
         for address in pod.addresses:
             version = _VERSIONS[len(address)]
             for term in terms:
                 if (name := f"pods{version}-{term.name}") in self._sets:
-                    yield _Place(name, address)
+                    yield _ElementKey(name, address)
             for port in pod.ports:
                 if (name := f"named{version}-{port.name}") in self._sets:
-                    yield _Place(name, address + _port(port.protocol, port.number))
+                    yield _ElementKey(name, address + _port(port.protocol, port.number))
 
-    def _learn_again(self, draft: _Draft) -> set[str]:
-        """The contents of the sets that hold what is no pod's; the names of those that hold others now."""
+    def _refresh_address_sets(self, builder: _TransactionBuilder) -> set[str]:
+        """Update the sets of node addresses and domain names; returns the names of those that changed."""
         changed: set[str] = set()
-        for name, old in self._learned.items():
-            new = self._learned[name] = frozenset(self._contents(self._sets[name]))
-            draft.replace(
-                {_Place(name, key): None for key in old - new}, {_Place(name, key): None for key in new - old}
+        for name, old in self._address_sets.items():
+            new = self._address_sets[name] = frozenset(self._contents(self._sets[name]))
+            builder.replace(
+                {_ElementKey(name, key): None for key in old - new}, {_ElementKey(name, key): None for key in new - old}
             )
             if old != new:
                 changed.add(name)
         return changed
 
-    def _settle_sets(self, draft: _Draft) -> None:
-        """Sets that a class looks into from now on, and those that none does any more."""
-        wanted = {each.name: each for judging in self._classes.values() if judging is not None for each in judging.sets}
+    def _update_sets(self, builder: _TransactionBuilder) -> None:
+        """Add sets that a class begins to use, and remove those that none uses any more."""
+        wanted = {each.name: each for chains in self._classes.values() if chains is not None for each in chains.sets}
         for name in self._sets.keys() - wanted.keys():
             gone = self._sets.pop(name)
-            self._learned.pop(name, None)
+            self._address_sets.pop(name, None)
             if isinstance(gone, PodsSet):
-                self._members.unwatch(gone.term)
-            draft.remove_set(name)
+                self._selector_index.unwatch(gone.term)
+            builder.remove_set(name)
         for name in sorted(wanted.keys() - self._sets.keys()):
             new = self._sets[name] = wanted[name]
             if isinstance(new, PodsSet):
-                self._members.watch(new.term)
+                self._selector_index.watch(new.term)
             contents = list(self._contents(new))
             if isinstance(new, NodesSet | DomainSet):
-                self._learned[name] = frozenset(contents)
-            draft.add_set(new, contents)
+                self._address_sets[name] = frozenset(contents)
+            builder.add_set(new, contents)
 
     def _contents(self, wanted: PolicySet) -> Iterable[bytes]:
-        """The keys of a set in use, as of now."""
+        """The current keys of a set in use."""
         match wanted:
             case PodsSet():
-                size, pods = wanted.shape.key_size, self._members.members(wanted.term)
+                size, pods = wanted.spec.key_size, self._selector_index.members(wanted.term)
                 return [address for pod in pods for address in pod.addresses if len(address) == size]
             case NamedPortSet():
                 return self._named_ports(wanted)
@@ -279,18 +285,18 @@ class PolicyTable:
             case NetworksSet():
                 return [each.network_address.packed + each.broadcast_address.packed for each in wanted.networks]
             case NodesSet():
-                size, found = wanted.shape.key_size, self._evaluator.cluster.addresses_of(wanted.term)
-                return {each for each in found if len(each) == size and self._members.owner(each) is None}
+                size, found = wanted.spec.key_size, self._evaluator.node_index.addresses_of(wanted.term)
+                return {each for each in found if len(each) == size and self._selector_index.owner(each) is None}
             case DomainSet():
-                size, found = wanted.shape.key_size, self._evaluator.cluster.resolved(wanted.domain)
+                size, found = wanted.spec.key_size, self._evaluator.node_index.domain_addresses(wanted.domain)
                 return {each for each in found if len(each) == size}
 
     def _named_ports(self, wanted: NamedPortSet) -> Iterable[bytes]:
-        """Each once: two containers may give one port the same name."""
+        """Each once: two containers may give one port the same name (a duplicate key is an error in nftables)."""
         name, version = wanted.port, wanted.version
         return {
             address + _port(port.protocol, port.number)
-            for pod in self._members.pods
+            for pod in self._selector_index.pods
             if pod is not None
             for port in pod.ports
             if port.name == name and pod.selectable
@@ -305,9 +311,9 @@ def _port(protocol: str, number: int) -> bytes:
     return bytes((PROTOCOLS[protocol], 0, 0, 0)) + number.to_bytes(2, "big") + b"\0\0"
 
 
-def _addresses(move: Moved) -> Iterator[bytes]:
-    """A pod's, before and after."""
-    for pod in (move.old, move.new):
+def _addresses(delta: PodDelta) -> Iterator[bytes]:
+    """A pod's addresses before and after the change."""
+    for pod in (delta.old, delta.new):
         if pod is not None:
             yield from pod.addresses
 
@@ -316,62 +322,62 @@ def _span(span: PortSpan) -> bytes:
     return _port(span.protocol, span.first) + _port(span.protocol, span.last)
 
 
-class _Draft:
-    """An edit in the making. A place that is left and taken again within it is as it was."""
+class _TransactionBuilder:
+    """Collects the changes of one transaction. An element that is removed and added again stays as it was."""
 
     def __init__(self) -> None:
-        self._leaving: dict[_Place, Verdict | None] = {}
-        self._coming: dict[_Place, Verdict | None] = {}
-        self._new_sets: list[PolicySet] = []
-        self._old_sets: list[str] = []
-        self._filled: list[ElementBatch] = []
+        self._removed: dict[_ElementKey, Verdict | None] = {}
+        self._added: dict[_ElementKey, Verdict | None] = {}
+        self._added_sets: list[PolicySet] = []
+        self._removed_sets: list[str] = []
+        self._set_contents: list[ElementBatch] = []
 
-    def replace(self, old: dict[_Place, Verdict | None], new: dict[_Place, Verdict | None]) -> None:
-        """These elements go, those come."""
-        for place, verdict in old.items():
-            if place in self._coming:
-                del self._coming[place]
+    def replace(self, old: dict[_ElementKey, Verdict | None], new: dict[_ElementKey, Verdict | None]) -> None:
+        """Remove the old elements and add the new ones."""
+        for element, verdict in old.items():
+            if element in self._added:
+                del self._added[element]
             else:
-                self._leaving[place] = verdict
+                self._removed[element] = verdict
         self.put(new)
 
-    def put(self, new: dict[_Place, Verdict | None]) -> None:
-        """These elements come."""
-        for place, verdict in new.items():
-            if place in self._leaving and self._leaving[place] == verdict:
-                del self._leaving[place]
+    def put(self, new: dict[_ElementKey, Verdict | None]) -> None:
+        """Add these elements."""
+        for element, verdict in new.items():
+            if element in self._removed and self._removed[element] == verdict:
+                del self._removed[element]
             else:
-                self._coming[place] = verdict
+                self._added[element] = verdict
 
     def add_set(self, new: PolicySet, contents: Iterable[bytes]) -> None:
-        """A set that was not there, filled."""
-        self._new_sets.append(new)
+        """Add a set with its contents."""
+        self._added_sets.append(new)
         if keys := b"".join(contents):
-            self._filled.append(ElementBatch(new.name, keys))
+            self._set_contents.append(ElementBatch(new.name, keys))
 
     def remove_set(self, name: str) -> None:
-        """A set goes with all that it holds."""
-        self._old_sets.append(name)
+        """Remove a set with its contents."""
+        self._removed_sets.append(name)
 
-    def edit(self, before: dict[str, Chain], after: dict[str, Chain]) -> Transaction:
-        """The edit, with the chains that it takes."""
-        gone = set(self._old_sets)
+    def build(self, before: dict[str, Chain], after: dict[str, Chain]) -> Transaction:
+        """The transaction, with the chains that changed."""
+        gone = set(self._removed_sets)
         return Transaction(
-            put_sets=tuple(each.shape for each in self._new_sets),
-            remove=tuple(_packed({place: None for place in self._leaving if place.set not in gone})),
+            put_sets=tuple(each.spec for each in self._added_sets),
+            remove=tuple(_batches({element: None for element in self._removed if element.set not in gone})),
             put_chains=tuple(chain for name, chain in after.items() if before.get(name) != chain),
-            put=(*self._filled, *_packed(self._coming)),
+            put=(*self._set_contents, *_batches(self._added)),
             remove_chains=tuple(sorted(before.keys() - after.keys())),
-            remove_sets=tuple(sorted(self._old_sets)),
+            remove_sets=tuple(sorted(self._removed_sets)),
         )
 
 
-def _packed(places: dict[_Place, Verdict | None]) -> Iterator[ElementBatch]:
-    """Elements of one set and verdict together."""
+def _batches(elements: dict[_ElementKey, Verdict | None]) -> Iterator[ElementBatch]:
+    """One batch for each set and verdict."""
     by_verdict = itemgetter(0, 1, 2)
     rows = sorted(
-        (place.set, verdict.chain or "" if verdict else "", verdict.code if verdict else "", place.key)
-        for place, verdict in places.items()
+        (element.set, verdict.chain or "" if verdict else "", verdict.code if verdict else "", element.key)
+        for element, verdict in elements.items()
     )
     for (name, chain, code), group in groupby(rows, key=by_verdict):
         keys = b"".join(row[3] for row in group)

@@ -193,7 +193,7 @@ class Directory:
             raise StoreUnavailable(f"cannot be read: {error.strerror}", where=name) from error
         content = {}
         is_own = self._own_kind(name) in self._kinds
-        for found in decode_manifest(data, name, kinds=self._kinds).found:
+        for found in decode_manifest(data, name, kinds=self._kinds).entries:
             obj, expires = without_expiry(found.object, self._clock, str(found.source))
             each = encode(obj)
             identity = each.kind, each.key

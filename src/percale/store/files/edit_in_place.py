@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from percale.errors import BadManifest, StoreUnavailable
 from percale.model.kinds import Kinds
-from percale.model.manifest.decode import Found, Source, decode_manifest, object_node, text_of
+from percale.model.manifest.decode import ManifestEntry, Source, decode_manifest, object_node, text_of
 from percale.model.manifest.encode import plain_to_yaml, to_plain
 from percale.model.manifest.syntax_tree import Node, plain_value
 from percale.model.meta import Object, ObjectKey
@@ -29,7 +29,7 @@ _LAST_COMMA = re.compile(r"\s*,\s*\Z")
 
 def rewrite_object(data: bytes, file: str, identity: Identity, new: Object | None, *, kinds: Kinds) -> bytes:
     """The file with the object replaced by `new`, or deleted (None). Raises BadManifest, StoreUnavailable."""
-    wanted = {_identity(each): each for each in decode_manifest(data, file, kinds=kinds).found}
+    wanted = {_identity(each): each for each in decode_manifest(data, file, kinds=kinds).entries}
     found = wanted[identity]
     node = object_node(data, found.source)
     assert node is not None
@@ -121,9 +121,9 @@ def _check(result: bytes, wanted: Mapping[Identity, Object], source: Source, kin
         manifest = decode_manifest(result, source.file, kinds=kinds)
     except BadManifest as error:
         raise refusal from error
-    if {_identity(each): each.object for each in manifest.found} != wanted:
+    if {_identity(each): each.object for each in manifest.entries} != wanted:
         raise refusal
 
 
-def _identity(each: Found) -> Identity:
+def _identity(each: ManifestEntry) -> Identity:
     return type(each.object), each.object.key

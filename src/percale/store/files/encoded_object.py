@@ -11,7 +11,7 @@ from typing import overload
 
 from msgspec import Struct
 
-from percale.model.manifest.decode import from_json, settled
+from percale.model.manifest.decode import from_json, with_namespace
 from percale.model.manifest.encode import to_json
 from percale.model.meta import Object, ObjectKey
 from percale.store.versioning import unversioned, version_of, with_version
@@ -37,7 +37,7 @@ class EncodedObject(Struct, frozen=True, gc=False):
 
 def encode(obj: Object) -> EncodedObject:
     """With its default namespace, without the version that it came with."""
-    bare = settled(unversioned(obj))
+    bare = with_namespace(unversioned(obj))
     namespace, name = bare.key
     return EncodedObject(type(bare), ObjectKey(namespace and sys.intern(namespace), name), to_json(bare))
 

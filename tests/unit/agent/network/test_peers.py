@@ -5,14 +5,14 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network
-from typing import Any
 
 import pytest
 
 from percale.agent.logging import LineLog
 from percale.agent.network.peers import Peers
-from percale.backend.protocol import LocalNode
+from percale.backend.protocol import KernelBackend, LocalFamily, LocalNode, PeerObjects
 from percale.kernel.protocol import Interface
+from percale.model.ip_family import Family
 from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec, make_lease
 from percale.render.network.elements import Element
 from percale.render.objects import KernelObject, Route
@@ -22,7 +22,7 @@ ETH0 = Interface("eth0", 2, "02:00:00:00:00:01", 1500, up=True, carrier=True)
 
 def local(public_ip: str = "192.168.0.1") -> LocalNode:
     subnet = IPv4Network("10.244.1.0/24")
-    return LocalNode("n1", subnet, None, IPv4Address(public_ip), None, ETH0, ETH0, frozenset())
+    return LocalNode("n1", {Family.IPV4: LocalFamily(subnet, ETH0, IPv4Address(public_ip))}, frozenset())
 
 
 def lease(number: int, *, public_ip: str | None = None, node: str | None = None) -> SubnetLease:
@@ -36,7 +36,7 @@ def lease(number: int, *, public_ip: str | None = None, node: str | None = None)
     )
 
 
-class Plain:
+class Plain(KernelBackend):
     """Routes only; counts how often it is asked."""
 
     type = "plain"
@@ -44,21 +44,16 @@ class Plain:
     def __init__(self) -> None:
         self.rendered = 0
 
-    def peer(self, _node: LocalNode, lease: SubnetLease) -> tuple[KernelObject, ...]:
+    def peer(self, _node: LocalNode, lease: SubnetLease) -> PeerObjects:
         self.rendered += 1
         assert lease.spec.subnet is not None
-        return (Route(lease.spec.subnet, "eth0", lease.spec.publicIP),)
+        assert lease.spec.publicIP is not None
+        return PeerObjects((Route(lease.spec.subnet, "eth0", lease.spec.publicIP),), (lease.spec.publicIP,))
 
     def pod_mtu(self, _node: LocalNode) -> int:
         return 1500
 
-    def lease_data(self, _node: LocalNode) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-        return None, None
-
     def check(self, _node: LocalNode) -> None:
-        return None
-
-    def problem(self, _node: LocalNode, _lease: SubnetLease) -> str | None:
         return None
 
     def device(self, _node: LocalNode) -> tuple[KernelObject, ...]:

@@ -13,13 +13,13 @@ from percale.model.endpoints import Endpoint, EndpointPort, EndpointSlice
 from percale.model.meta import Object, ObjectKey, ObjectMeta
 from percale.model.service import Service, ServicePort, ServiceSpec
 from percale.service.node_context import ServiceConfig
-from percale.service.resolver import ServiceTable
+from percale.service.resolver import ServiceResolver
 
 
 class World:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.table = ServiceTable(ServiceConfig(node="n1"))
+        self.table = ServiceResolver(ServiceConfig(node="n1"))
         self.metrics = ServiceMetrics(self.registry, self.table.services, SyncLatency())
 
     def put(self, *objects: Object, gone: tuple[tuple[type[Object], ObjectKey], ...] = ()) -> World:

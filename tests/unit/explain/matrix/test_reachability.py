@@ -49,7 +49,7 @@ many = st.lists(puts, min_size=15, max_size=40).map(latest)
 
 def evaluator_of(objects: Iterable[Object]) -> Evaluator:
     evaluator = Evaluator(objects)
-    evaluator.cluster.names["example.org"] = frozenset((bytes((203, 0, 113, 7)), bytes((10, 0, 1, 1))))
+    evaluator.node_index.resolved_names["example.org"] = frozenset((bytes((203, 0, 113, 7)), bytes((10, 0, 1, 1))))
     return evaluator
 
 
@@ -69,7 +69,7 @@ def judged(side: Side, source: int, destination: int) -> PortSet:
     found = 0
     for piece, bit in side.reach.space.pieces_of(side.reach.space.all):
         verdicts = [
-            side.evaluator.judge(
+            side.evaluator.evaluate(
                 Flow(side.reach.parties[source], side.reach.parties[destination], piece.protocol, port)
             )
             for port in {piece.first, piece.last}
@@ -87,7 +87,7 @@ def test_a_peer_means_the_same_parties_for_all_at_once_as_for_one(objects: list[
         for peers in ((peer,) for peer in rule.peers or ()):
             for denies in (False, True):
                 one_by_one = [
-                    is_peer(peers[0], party, evaluator.members, evaluator.cluster, denies=denies)
+                    is_peer(peers[0], party, evaluator.selector_index, evaluator.node_index, denies=denies)
                     for party in parties.all
                 ]
                 assert parties.peers(peers, denies=denies).tolist() == one_by_one, peers

@@ -31,8 +31,8 @@ def decode(text: str, file: str = "a.yaml") -> Manifest:
 
 
 def only(manifest: Manifest) -> Any:
-    assert len(manifest.found) == 1
-    return manifest.found[0].object
+    assert len(manifest.entries) == 1
+    return manifest.entries[0].object
 
 
 @pytest.mark.parametrize("file", ["a.json", "a.yaml", "-"])
@@ -46,7 +46,7 @@ def test_json_and_yaml_are_the_same(file: str) -> None:
 
 def test_documents_keep_their_lines() -> None:
     manifest = decode("# mine\n\n---\n---\n" + yaml.safe_dump(pod("a")) + "---\n" + yaml.safe_dump(pod("b")) + "...\n")
-    assert [(each.object.metadata.name, each.source.line) for each in manifest.found] == [("a", 5), ("b", 16)]
+    assert [(each.object.metadata.name, each.source.line) for each in manifest.entries] == [("a", 5), ("b", 16)]
 
 
 @pytest.mark.parametrize("kind", ["List", "PodList"])
@@ -59,11 +59,11 @@ def test_lists(kind: str, as_json: bool) -> None:
     document = {"apiVersion": "v1", "kind": kind, "items": items}
     text = json.dumps(document) if as_json else yaml.safe_dump(document, sort_keys=False)
     manifest = decode(text)
-    assert [each.object.metadata.name for each in manifest.found] == ["a", "b"]
-    assert [each.source.item for each in manifest.found] == [0, 1]
+    assert [each.object.metadata.name for each in manifest.entries] == ["a", "b"]
+    assert [each.source.item for each in manifest.entries] == [0, 1]
     if not as_json:
         starts = [number for number, line in enumerate(text.splitlines(), 1) if line.startswith("- ")]
-        assert [each.source.line for each in manifest.found] == starts
+        assert [each.source.line for each in manifest.entries] == starts
 
 
 @pytest.mark.parametrize("text", ["", "\n", "---\n", "# nothing\n", "---\n---\n", "null\n"])
@@ -214,7 +214,7 @@ def test_a_mark_at_the_beginning_and_other_line_ends() -> None:
 
 def test_the_line_of_a_field() -> None:
     text = "# c\n---\n" + yaml.safe_dump(pod("a"), sort_keys=False) + "---\n" + json.dumps(pod("b"), indent=1)
-    first, second = decode(text).found
+    first, second = decode(text).entries
     assert field_line(text.encode(), first.source, "spec.containers[0].ports[0].containerPort") == 12
     assert field_line(text.encode(), second.source, "metadata.name") == 18
     assert field_line(text.encode(), second.source, "spec.nothing") == 20

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from percale.ipam.subnet_plan import NodeSubnets
 from percale.kernel.plan import dependencies_of
+from percale.model.subnet_lease import NodeSubnets
 from percale.render.link_kinds import Bridge, Ifb, Veth, VethPeer
 from percale.render.network.base_chains import POD_DEVICE_PREFIX
 from percale.render.network.elements import Element

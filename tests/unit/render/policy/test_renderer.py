@@ -20,16 +20,16 @@ from percale.model.meta import Object, ObjectKey, ObjectMeta
 from percale.model.node import Node
 from percale.model.pod import Pod
 from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec
-from percale.policy.evaluator import Evaluator, Touched
+from percale.policy.evaluator import Evaluator, PolicyDelta
 from percale.policy.verdict import Flow
 from percale.render.nft.table_state import TableState, diff
 from percale.render.policy.base_chains import SET_SPECS
-from percale.render.policy.renderer import PolicyTable
+from percale.render.policy.renderer import PolicyRenderer
 
 NODE = next(iter(NODES))
 
 
-def touch(evaluator: Evaluator, change: Change) -> Touched:
+def touch(evaluator: Evaluator, change: Change) -> PolicyDelta:
     return evaluator.put(change) if isinstance(change, Object) else evaluator.remove(*change)
 
 
@@ -38,9 +38,9 @@ def disagreements(evaluator: Evaluator, held: TableState) -> list[str]:
     found = []
     for question in QUESTIONS:
         source, destination = (
-            evaluator.party(ip_address(each).packed) for each in (question.source, question.destination)
+            evaluator.flow_end(ip_address(each).packed) for each in (question.source, question.destination)
         )
-        verdict = evaluator.judge(Flow(source, destination, question.protocol, question.port))
+        verdict = evaluator.evaluate(Flow(source, destination, question.protocol, question.port))
         if verdict.egress.why == "node":
             continue
         judged_here = [
@@ -57,17 +57,17 @@ def disagreements(evaluator: Evaluator, held: TableState) -> list[str]:
 @given(st.lists(puts, min_size=10, max_size=25), st.lists(st.lists(changes, min_size=1, max_size=4), max_size=6))
 def test_edits_lead_from_any_state_to_any_other(opening: list[Object], batches: list[list[Change]]) -> None:
     evaluator = Evaluator()
-    table = PolicyTable(evaluator, NODE)
+    table = PolicyRenderer(evaluator, NODE)
     held = TableState.bare(SET_SPECS)
     steps: list[Sequence[Change]] = [opening, *batches]
     for batch in steps:
         held = held.apply(table.update([touch(evaluator, change) for change in batch]))
         assert not diff(held, table.snapshot())
         assert not disagreements(evaluator, held)
-    fresh = PolicyTable(evaluator, NODE)
-    fresh.update([Touched(policies=tuple((None, policy) for policy in evaluator.policies.values()))])
+    fresh = PolicyRenderer(evaluator, NODE)
+    fresh.update([PolicyDelta(policies=tuple((None, policy) for policy in evaluator.policies.values()))])
     assert not diff(held, fresh.snapshot())
-    event("pods are judged" if any(table.judged) else "nobody is judged")
+    event("pods are judged" if any(table.selected_pods) else "nobody is judged")
 
 
 def allowed_here(evaluator: Evaluator) -> dict[Question, bool]:
@@ -81,7 +81,7 @@ def allowed_here(evaluator: Evaluator) -> dict[Question, bool]:
         found[question] = all(
             decision.allowed
             for decision, address in ends
-            if (pod := evaluator.party(ip_address(address).packed).pod) is not None and pod.node == NODE
+            if (pod := evaluator.flow_end(ip_address(address).packed).pod) is not None and pod.node == NODE
         )
     return found
 
@@ -90,7 +90,7 @@ def allowed_here(evaluator: Evaluator) -> dict[Question, bool]:
 def test_whoever_is_judged_otherwise_is_concerned(opening: list[Object], batches: list[list[Change]]) -> None:
     """Only their connections are looked at again. Pods come when policies are there already, to addresses that nobody has."""
     evaluator = Evaluator()
-    table = PolicyTable(evaluator, NODE)
+    table = PolicyRenderer(evaluator, NODE)
     pods: list[Change] = [each for each in opening if isinstance(each, Pod)]
     table.update([touch(evaluator, each) for each in opening if not isinstance(each, Pod)])
     now = allowed_here(evaluator)
@@ -99,7 +99,7 @@ def test_whoever_is_judged_otherwise_is_concerned(opening: list[Object], batches
         before, now = now, allowed_here(evaluator)
         for question in before.keys() & now.keys():
             ends = {ip_address(each).packed for each in (question.source, question.destination)}
-            assert before[question] == now[question] or ends & table.concerned, question
+            assert before[question] == now[question] or ends & table.affected_addresses, question
         event("somebody is judged otherwise" if before != now else "nobody is")
 
 
@@ -123,11 +123,11 @@ def node(**labels: str) -> Node:
 
 def test_nodes_and_names_that_a_rule_looks_for_concern_whom_it_judges() -> None:
     evaluator = Evaluator()
-    table = PolicyTable(evaluator, NODE)
+    table = PolicyRenderer(evaluator, NODE)
 
-    def concerned(touched: Touched) -> set[str]:
+    def concerned(touched: PolicyDelta) -> set[str]:
         table.update([touched])
-        return {str(ip_address(each)) for each in table.concerned}
+        return {str(ip_address(each)) for each in table.affected_addresses}
 
     for each in (
         pod("a", "10.0.1.1"),
@@ -141,7 +141,9 @@ def test_nodes_and_names_that_a_rule_looks_for_concern_whom_it_judges() -> None:
         concerned(evaluator.put(each))
     assert concerned(evaluator.put(node(disk="ssd"))) == {"10.0.1.1"}
     assert concerned(evaluator.put(node(disk="ssd", rack="1"))) == set()
-    assert concerned(evaluator.learn({"example.org": frozenset({ip_address("203.0.113.7").packed})})) == {"10.0.1.2"}
+    assert concerned(evaluator.set_resolved_names({"example.org": frozenset({ip_address("203.0.113.7").packed})})) == {
+        "10.0.1.2"
+    }
     assert concerned(evaluator.remove(Node, ObjectKey(None, "n2"))) == {"10.0.1.1"}
 
 
@@ -149,14 +151,14 @@ def test_nodes_and_names_that_a_rule_looks_for_concern_whom_it_judges() -> None:
 def test_a_pod_that_has_a_nodes_address_is_no_node_in_the_table_either(address: str) -> None:
     """Another IPAM may have given it away."""
     evaluator = Evaluator()
-    table = PolicyTable(evaluator, NODE)
+    table = PolicyRenderer(evaluator, NODE)
     held = TableState.bare(SET_SPECS)
     lease = SubnetLease(
         metadata=ObjectMeta(name="l"), spec=SubnetLeaseSpec(node="n2", subnet=IPv4Network("10.0.8.0/24"))
     )
     reaching = Packet(ip_address("10.0.1.1").packed, ip_address(address).packed, "TCP", 80)
 
-    def passing(touched: Touched) -> bool:
+    def passing(touched: PolicyDelta) -> bool:
         nonlocal held
         held = held.apply(table.update([touched]))
         assert not disagreements(evaluator, held)
@@ -166,15 +168,15 @@ def test_a_pod_that_has_a_nodes_address_is_no_node_in_the_table_either(address: 
         passing(evaluator.put(each))
     assert not passing(evaluator.put(lease))
     assert passing(evaluator.put(pod("b", address, "n2")))
-    assert reaching.source in table.concerned
+    assert reaching.source in table.affected_addresses
     assert not passing(evaluator.remove(Pod, ObjectKey("x", "b")))
-    assert reaching.source in table.concerned
+    assert reaching.source in table.affected_addresses
 
 
 @given(st.lists(changes, max_size=12))
 def test_a_change_that_changes_nothing_edits_nothing(steps: list[Change]) -> None:
     evaluator = Evaluator()
-    table = PolicyTable(evaluator, NODE)
+    table = PolicyRenderer(evaluator, NODE)
     table.update([touch(evaluator, change) for change in steps])
     again = [change for change in steps[-1:] if isinstance(change, Object)]
     assert not table.update([touch(evaluator, change) for change in again])
