@@ -48,6 +48,7 @@ from percale.cni.attachments import exists
 from percale.cni.records import Attachment, Records
 from percale.cni.server import CniServer
 from percale.errors import BadConfig, KernelError, StateError
+from percale.event_loop import yield_every
 from percale.ipam.address_pool import AddressPool
 from percale.kernel import sysctl
 from percale.kernel.nftables.text_table import TextTable
@@ -269,7 +270,7 @@ class NodeAgent:
         match event:
             case Snapshot():
                 leases = [obj for obj in event.objects if isinstance(obj, SubnetLease)]
-                await _yield_every(peers.replace(leases))
+                await _run(peers.replace(leases))
                 if all(lease.key != mine for lease in leases):
                     subnet_manager.lease_lost()
                 self._store_synced.set()
@@ -287,7 +288,7 @@ class NodeAgent:
         components = self._reporter.components
         self._declare_node(components, local)
         components.cni.network = self._pod_network(components.backend, components.subnet_manager)
-        await _yield_every(components.peers.update_local(local))
+        await _run(components.peers.update_local(local))
         self._peers_changed(components)
 
     def _peers_changed(self, components: NodeComponents) -> None:
@@ -374,11 +375,10 @@ def _addresses(attachment: Attachment) -> tuple[IPAddress, ...]:
     return tuple(each.ip for each in attachment.wires.addresses)
 
 
-async def _yield_every(steps: Iterable[None]) -> None:
+async def _run(steps: Iterable[None]) -> None:
     """Run long work on the event loop, yielding to other tasks in between."""
-    for number, _ in enumerate(steps):
-        if number % _YIELD_EVERY == 0:
-            await asyncio.sleep(0)
+    async for _ in yield_every(_YIELD_EVERY, steps):
+        pass
 
 
 def _forwarding(local: LocalNode) -> Iterator[Sysctl]:

@@ -12,16 +12,13 @@ there with and without Services. `agent/service/host_ports.py` fills it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
+from percale.model.pod import PROTOCOL_NUMBERS, Protocol
 from percale.render.nft.objects import Field, SetSpec, TableSpec
 from percale.render.objects import IPAddress
 from percale.render.policy import base_chains as policies
-from percale.render.policy.class_chains import PROTOCOLS
-
-Protocol: TypeAlias = Literal["TCP", "UDP", "SCTP"]
 
 
 class HostPort(Struct, frozen=True):
@@ -148,7 +145,7 @@ def host_port_elements(addresses: Iterable[IPAddress], ports: Iterable[HostPort]
             at = port.address
             if at is not None and at.version != pod.version:
                 continue
-            key = bytes((PROTOCOLS[port.protocol], 0, 0, 0)) + _packed(port.port)
+            key = bytes((PROTOCOL_NUMBERS[port.protocol], 0, 0, 0)) + _packed(port.port)
             data = pod.packed + _packed(port.container_port)
             if at is None or at.is_unspecified:
                 yield f"hostports{pod.version}", key, data
@@ -159,7 +156,7 @@ def host_port_elements(addresses: Iterable[IPAddress], ports: Iterable[HostPort]
 def kept_elements(ports: Iterable[tuple[Protocol, int]]) -> Iterator[tuple[str, bytes, bytes]]:
     """The same of ports that are the agent's."""
     for protocol, port in ports:
-        yield "keptports", bytes((PROTOCOLS[protocol], 0, 0, 0)) + _packed(port), b""
+        yield "keptports", bytes((PROTOCOL_NUMBERS[protocol], 0, 0, 0)) + _packed(port), b""
 
 
 def _packed(port: int) -> bytes:
