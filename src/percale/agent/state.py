@@ -15,9 +15,9 @@ import msgspec
 
 from percale.cni.directory_owner import require_ours
 from percale.errors import StateError
-from percale.ipam.subnet_plan import NodeSubnets
 from percale.model.manifest.json_text import decode_json
 from percale.model.manifest.schema import from_text
+from percale.model.subnet_lease import NodeSubnets
 
 ADDRESSES, PODS = "addresses", "pods"
 """Further entries of the state directory: the journal of ipam/address_pool.py, the records of cni/records.py."""
@@ -57,7 +57,7 @@ class NodeState:
     def subnets(self) -> NodeSubnets | None:
         """The subnets of the previous run."""
         known = NodeSubnets(self._document.subnet, self._document.ipv6Subnet)
-        return known if any(known) else None
+        return known or None
 
     def save_subnets(self, subnets: NodeSubnets) -> None:
         """Prefer these at the next start."""

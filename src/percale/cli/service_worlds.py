@@ -17,7 +17,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from percale.cli.worlds import World, load
-from percale.controllers.offline import played
+from percale.controllers.offline import with_generated_slices
 from percale.errors import BadInput, NotFound
 from percale.explain.why.masquerade_addresses import Face
 from percale.lab.run_dir import locate
@@ -74,7 +74,7 @@ class ServiceWorld(Struct, frozen=True, dict=True):
         if options is None or not options.has_device:
             return own
         specs = (each.spec for each in self.objects if isinstance(each, SubnetLease) and each.spec.node == node)
-        subnets = (net for spec in specs for net in (spec.subnet, spec.ipv6Subnet) if net is not None)
+        subnets = (net for spec in specs for net in spec.subnets)
         tunnel = [Face(net.network_address.packed, node, is_tunnel=True) for net in subnets]
         return [*own, *tunnel] if options.uses_underlay_routes else tunnel
 
@@ -125,7 +125,7 @@ def settled(world: World, lab: str | None, said: ServiceConfig | None = None) ->
         config, network = _of_lab(lab, world.objects)
         return ServiceWorld(_merged(said, config), world.objects, network)
     config = said if said.pod_cidrs else replace(said, pod_cidrs=pod_networks(world.objects))
-    return ServiceWorld(config, tuple(played(world.objects, config.service_cidrs)))
+    return ServiceWorld(config, tuple(with_generated_slices(world.objects, config.service_cidrs)))
 
 
 def _merged(said: ServiceConfig, lab: ServiceConfig) -> ServiceConfig:

@@ -207,16 +207,16 @@ def _pods_of(maker: Workload, nodes: Sequence[Node]) -> Iterator[Object]:
     """As the lab's controller makes them; a DaemonSet without nodes has one pod."""
     match maker:
         case Deployment():
-            world = Workloads(deployments=[maker], most=_MOST_PODS)
+            world = Workloads(deployments=[maker], max_created=_MOST_PODS)
         case ReplicaSet():
-            world = Workloads(replica_sets=[maker], most=_MOST_PODS)
+            world = Workloads(replica_sets=[maker], max_created=_MOST_PODS)
         case StatefulSet():
-            world = Workloads(stateful_sets=[maker], most=_MOST_PODS)
+            world = Workloads(stateful_sets=[maker], max_created=_MOST_PODS)
         case DaemonSet():
             anywhere = Node(metadata=replace(maker.metadata, labels=dict(maker.spec.template.spec.nodeSelector)))
             world = Workloads(daemon_sets=[maker], nodes=nodes or [anywhere])
         case Job():
-            world = Workloads(jobs=[maker], most=_MOST_PODS)
+            world = Workloads(jobs=[maker], max_created=_MOST_PODS)
     return (write.object for write in workloads.plan(world) if isinstance(write, Create))
 
 

@@ -22,8 +22,9 @@ from percale.cni.requests import KubernetesPod
 from percale.errors import StateError
 from percale.ipam.address_pool import Owner
 from percale.model.manifest.json_text import decode_json
+from percale.model.pod import Protocol
 from percale.render.network.pod_veth import Limit, PodWires
-from percale.render.service.host_ports import HostPort, Protocol
+from percale.render.service.host_ports import HostPort
 
 
 class Attachment(Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""The objects of the lab's name server, as a cluster has those of CoreDNS. Pure; used by `admitting` and `servicing`."""
+"""The Service and Pod of the lab's DNS server, as CoreDNS has them in a cluster. Pure; used by `admission` and `services`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _LABELS = {"k8s-app": "kube-dns"}
 _PORT = 53
 
 
-def name_pod() -> Pod:
-    """Served by `name_service`, not by a container."""
+def dns_pod() -> Pod:
+    """Served by `lab/dns`, not by a container."""
     ports = (
         ContainerPort(name="dns", containerPort=_PORT, protocol="UDP"),
         ContainerPort(name="dns-tcp", containerPort=_PORT, protocol="TCP"),
@@ -27,8 +27,8 @@ def name_pod() -> Pod:
     )
 
 
-def name_service(networks: ServiceNetworks) -> Service:
-    """With the addresses that are in every pod's /etc/resolv.conf."""
+def dns_service(networks: ServiceNetworks) -> Service:
+    """With the cluster IPs that every pod has in its /etc/resolv.conf."""
     addresses = networks.name_servers
     return Service(
         metadata=ObjectMeta(name=SERVICE.name, namespace=NAMESPACE, labels=_LABELS),

@@ -1,7 +1,7 @@
-"""From the cluster as it is to the next writes. Pure; called by `cluster`.
+"""One pass of all controllers: from the cluster's current state to the next writes. Pure; called by `lab/cluster.py`.
 
 workloads ─▶ pods ─┬─▶ scheduler ─▶ pods with nodes
-servicing ─────────┘ └▶ slices, addresses, names
+services ──────────┘ └▶ EndpointSlices, cluster IPs, load balancer addresses
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
-from percale.controllers import services as servicing
+from percale.controllers import services as service_controller
 from percale.controllers import workloads
 from percale.controllers.scheduler import Scheduler, Unschedulable
 from percale.controllers.service_networks import ServiceNetworks
@@ -25,7 +25,7 @@ from percale.store.cache import World
 
 
 def plan(world: World, names: Iterable[ObjectKey], networks: ServiceNetworks) -> Plan:
-    """What to write now, and which Services cannot be. `names` are the pod names that were in use once."""
+    """The next writes, and problems of Services. `names` are all pod names ever used: none is reused."""
     pods = world.all(Pod)
     nodes = world.all(Node)
     writes = workloads.plan(
@@ -40,36 +40,36 @@ def plan(world: World, names: Iterable[ObjectKey], networks: ServiceNetworks) ->
             names=frozenset(names),
         )
     )
-    services = servicing.plan(world, networks)
+    services = service_controller.plan(world, networks)
     writes += services.writes
-    doomed = {write.object.key for write in writes if isinstance(write, Delete) and isinstance(write.object, Pod)}
-    staying = [pod for pod in pods if pod.key not in doomed]
+    deleted = {write.object.key for write in writes if isinstance(write, Delete) and isinstance(write.object, Pod)}
+    staying = [pod for pod in pods if pod.key not in deleted]
     scheduler = Scheduler(nodes)
     new = [write.object for write in writes if isinstance(write, Create) and isinstance(write.object, Pod)]
     scheduler.count([*staying, *new])
     known = {node.metadata.name for node in nodes}
-    placed = [_with_place(write, scheduler) for write in writes]
-    moved = [Change(changed) for pod in staying if (changed := _placed(pod, scheduler, known)) is not pod]
-    return Plan([*placed, *moved], services.problems)
+    scheduled = [_with_node(write, scheduler) for write in writes]
+    moved = [Change(changed) for pod in staying if (changed := _scheduled(pod, scheduler, known)) is not pod]
+    return Plan([*scheduled, *moved], services.problems)
 
 
-def _with_place(write: Write, scheduler: Scheduler) -> Write:
-    """A new pod is written with its node at once."""
+def _with_node(write: Write, scheduler: Scheduler) -> Write:
+    """A new pod is created with its node."""
     if not isinstance(write, Create) or not isinstance(write.object, Pod):
         return write
-    return Create(_placed(write.object, scheduler, None))
+    return Create(_scheduled(write.object, scheduler, None))
 
 
-def _placed(pod: Pod, scheduler: Scheduler, known: Iterable[str] | None) -> Pod:
-    """The pod with its node, or with the reason why it has none; the same when nothing is to be done."""
+def _scheduled(pod: Pod, scheduler: Scheduler, known: Iterable[str] | None) -> Pod:
+    """The pod with its node, or with the reason why it has none; the same object if nothing changes."""
     if pod.spec.nodeName:
         if known is None or pod.spec.nodeName in known:
             return pod
         return _pending(pod, f"there is no node {pod.spec.nodeName}")
-    place = scheduler.place(pod)
-    if isinstance(place, Unschedulable):
-        return _pending(pod, place.reason)
-    return replace(pod, spec=replace(pod.spec, nodeName=place), status=replace(pod.status, conditions=()))
+    node = scheduler.place(pod)
+    if isinstance(node, Unschedulable):
+        return _pending(pod, node.reason)
+    return replace(pod, spec=replace(pod.spec, nodeName=node), status=replace(pod.status, conditions=()))
 
 
 def _pending(pod: Pod, reason: str) -> Pod:

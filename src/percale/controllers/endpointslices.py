@@ -1,6 +1,7 @@
-"""A Service and its pods → EndpointSlices, as Kubernetes' EndpointSlice controller makes them. Called by the lab and `playing`.
+"""A Service and its pods → EndpointSlices, as Kubernetes' EndpointSlice controller makes them.
 
-Pods whose target port has another number are in slices of their own: a slice's ports hold for all of its endpoints.
+Called by `services` and `offline`.
+Pods with another number for a named target port are in other slices: a slice's ports apply to all of its endpoints.
 """
 
 from __future__ import annotations
@@ -26,21 +27,20 @@ from percale.model.pod import Pod
 from percale.model.service import HEADLESS_LABEL, Service, ServicePort
 from percale.service.node_context import ZONE_LABEL
 
-PUBLISHER = "endpointslice-controller.k8s.io"
-MOST_ENDPOINTS = 100
-"""Of a slice."""
+ENDPOINTSLICE_CONTROLLER = "endpointslice-controller.k8s.io"
+MAX_ENDPOINTS_PER_SLICE = 100
 
 AddressType: TypeAlias = Literal["IPv4", "IPv6"]
 Ports: TypeAlias = tuple[EndpointPort, ...]
 
 
-def published_slices(service: Service, pods: Iterable[Pod], nodes: Iterable[Node]) -> list[EndpointSlice]:
-    """For each address family at least one, if need be without endpoints. None for a Service without a selector."""
+def endpoint_slices_for(service: Service, pods: Iterable[Pod], nodes: Iterable[Node]) -> list[EndpointSlice]:
+    """At least one for each address family, even without endpoints. None for a Service without a selector."""
     selector = service.spec.selector
     if not selector or service.spec.type == "ExternalName":
         return []
     zones = {node.metadata.name: node.metadata.labels.get(ZONE_LABEL) for node in nodes}
-    selected = sorted((pod for pod in pods if _is_meant(pod, service, selector)), key=lambda pod: pod.key)
+    selected = sorted((pod for pod in pods if _is_selected(pod, service, selector)), key=lambda pod: pod.key)
     return [
         EndpointSlice(
             metadata=_metadata(service, f"{service.metadata.name}-{family.lower()}-{index}"),
@@ -49,12 +49,12 @@ def published_slices(service: Service, pods: Iterable[Pod], nodes: Iterable[Node
             ports=ports,
         )
         for family in address_types(service)
-        for index, (ports, endpoints) in enumerate(_parts(service, selected, zones, family))
+        for index, (ports, endpoints) in enumerate(_partitions(service, selected, zones, family))
     ]
 
 
 def address_types(service: Service) -> tuple[AddressType, ...]:
-    """The families of the Service; those of its addresses when it does not name any."""
+    """`spec.ipFamilies`, or the families of its cluster IPs."""
     spec = service.spec
     if spec.ipFamilies:
         return spec.ipFamilies
@@ -62,7 +62,7 @@ def address_types(service: Service) -> tuple[AddressType, ...]:
     return tuple(dict.fromkeys("IPv6" if ":" in each else "IPv4" for each in addresses)) or ("IPv4",)
 
 
-def _is_meant(pod: Pod, service: Service, selector: Mapping[str, str]) -> bool:
+def _is_selected(pod: Pod, service: Service, selector: Mapping[str, str]) -> bool:
     return (
         pod.metadata.namespace == service.metadata.namespace
         and selector.items() <= pod.metadata.labels.items()
@@ -71,10 +71,10 @@ def _is_meant(pod: Pod, service: Service, selector: Mapping[str, str]) -> bool:
     )
 
 
-def _parts(
+def _partitions(
     service: Service, pods: Iterable[Pod], zones: Mapping[str, str | None], family: AddressType
 ) -> Iterator[tuple[Ports, tuple[Endpoint, ...]]]:
-    """Endpoints by their ports, at most a slice full of them."""
+    """Ports and endpoints of each slice."""
     groups: dict[Ports, list[Endpoint]] = {}
     for pod in pods:
         addresses = [each for each in pod.status.addresses if (":" in each) == (family == "IPv6")]
@@ -84,12 +84,12 @@ def _parts(
     if not groups:
         yield (), ()
     for ports, endpoints in groups.items():
-        for start in range(0, len(endpoints), MOST_ENDPOINTS):
-            yield ports, tuple(endpoints[start : start + MOST_ENDPOINTS])
+        for start in range(0, len(endpoints), MAX_ENDPOINTS_PER_SLICE):
+            yield ports, tuple(endpoints[start : start + MAX_ENDPOINTS_PER_SLICE])
 
 
 def _ports(ports: Iterable[ServicePort], pod: Pod) -> Ports:
-    """The numbers that the target ports have in this pod; a name that it does not have is left out."""
+    """The target ports' numbers in this pod, without names that it does not have."""
     return tuple(
         EndpointPort(name=port.name or "", port=number, protocol=port.protocol, appProtocol=port.appProtocol)
         for port in ports
@@ -147,7 +147,7 @@ def _metadata(service: Service, name: str) -> ObjectMeta:
     return ObjectMeta(
         name=name,
         namespace=meta.namespace,
-        labels={**meta.labels, **headless, SERVICE_LABEL: meta.name, MANAGER_LABEL: PUBLISHER},
+        labels={**meta.labels, **headless, SERVICE_LABEL: meta.name, MANAGER_LABEL: ENDPOINTSLICE_CONTROLLER},
         ownerReferences=(
             OwnerReference(kind="Service", name=meta.name, uid=meta.uid or "", apiVersion="v1", controller=True),
         ),

@@ -1,4 +1,4 @@
-"""The networks that Services get their addresses from, as the controllers take them."""
+"""The networks of cluster IPs and load balancer addresses."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from msgspec import Struct
 
 from percale.model.addresses import Network
 
-_NAME_SERVER = 10
-"""It has the tenth address, as kubeadm gives it."""
+_DNS_INDEX = 10
+"""Index of the DNS server's address, as in kubeadm."""
 
 
 class ServiceNetworks(Struct, frozen=True):
-    """One network for each address family, that of the pods' first one first."""
+    """One network for each address family, in the order of the pods' families."""
 
     cidrs: tuple[Network, ...]
     load_balancers: tuple[Network, ...]
@@ -19,4 +19,4 @@ class ServiceNetworks(Struct, frozen=True):
     @property
     def name_servers(self) -> tuple[str, ...]:
         """The cluster IPs of kube-dns."""
-        return tuple(str(cidr.network_address + _NAME_SERVER) for cidr in self.cidrs)
+        return tuple(str(cidr.network_address + _DNS_INDEX) for cidr in self.cidrs)

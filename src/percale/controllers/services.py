@@ -1,9 +1,9 @@
-"""What Kubernetes' controllers make of Services: EndpointSlices, Endpoints, load balancers' addresses, names. Pure.
+"""Kubernetes' controllers of Services: EndpointSlices, Endpoints, load balancers' addresses, the DNS server. Pure.
 
     Service + Pods ─▶ EndpointSlices, Endpoints        Endpoints of a Service without a selector ─▶ EndpointSlices
     LoadBalancer ─▶ status.loadBalancer                any Service ─▶ kube-system/dns, kube-system/kube-dns
 
-`plan` is called by `planner`; from the same world it makes the same writes, and none when all is as it should be.
+`plan` is called by `control_loop`. It is deterministic, and has no writes when nothing is to be changed.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from percale.controllers import cluster_dns as name_objects
-from percale.controllers.admission import asks
-from percale.controllers.endpointslices import PUBLISHER, published_slices
+from percale.controllers import cluster_dns
+from percale.controllers.endpointslices import ENDPOINTSLICE_CONTROLLER, endpoint_slices_for
 from percale.controllers.service_allocator import Allocations
 from percale.controllers.service_networks import ServiceNetworks
 from percale.controllers.workloads import Change, Create, Delete, Write
@@ -36,7 +35,7 @@ from percale.model.meta import Object, ObjectKey, ObjectMeta
 from percale.model.node import Node
 from percale.model.pod import Pod
 from percale.model.service import LoadBalancerIngress, LoadBalancerStatus, Service, ServiceStatus
-from percale.service.endpoints_mirroring import MIRRORER, is_mirrored, mirrored_slices
+from percale.service.endpoints_mirroring import MIRRORING_CONTROLLER, is_mirrored, mirrored_slices
 from percale.store.cache import World
 
 _ENDPOINTS_LABEL = "endpoints.kubernetes.io/managed-by"
@@ -47,7 +46,7 @@ T = TypeVar("T", bound=Object)
 
 @dataclass(slots=True)
 class Plan:
-    """What to write, and which Services cannot have what they ask for."""
+    """The next writes, and problems of Services."""
 
     writes: list[Write] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -56,59 +55,58 @@ class Plan:
 def plan(world: World, networks: ServiceNetworks) -> Plan:
     """For all Services of the cluster."""
     services = world.all(Service)
-    made = Plan()
-    if any(service.key != name_objects.SERVICE for service in services):
-        made.writes += _name_server(world, networks)
-    _complete(services, networks, made)
-    _balance(services, networks, made)
+    result = Plan()
+    if any(service.key != cluster_dns.SERVICE for service in services):
+        result.writes += _dns_objects(world, networks)
+    _allocate_missing(services, networks, result)
+    _assign_addresses(services, networks, result)
     slices = _slices(services, world)
-    made.writes += _converge(world.all(EndpointSlice), slices, _is_made_slice)
+    result.writes += _reconcile(world.all(EndpointSlice), slices, _is_managed_slice)
     owned = defaultdict[ObjectKey, list[EndpointSlice]](list)
     for each in slices:
         owned[_owner(each)].append(each)
     endpoints = [_endpoints_of(service, owned[service.key]) for service in services if service.spec.selector]
-    made.writes += _converge(world.all(Endpoints), endpoints, _is_made_endpoints)
-    return made
+    result.writes += _reconcile(world.all(Endpoints), endpoints, _is_managed_endpoints)
+    return result
 
 
-def _converge(known: Iterable[T], wishes: Iterable[T], is_ours: Callable[[T], bool]) -> Iterator[Write]:
-    """The wishes are there, what is ours and nobody's wish is not."""
-    there = {each.key: each for each in known}
-    for wish in wishes:
-        found = there.pop(wish.key, None)
+def _reconcile(actual: Iterable[T], desired: Iterable[T], is_managed: Callable[[T], bool]) -> Iterator[Write]:
+    """Create and change desired objects, delete managed ones that are not desired. Other people's objects stay."""
+    remaining = {each.key: each for each in actual}
+    for wanted in desired:
+        found = remaining.pop(wanted.key, None)
         if found is None:
-            yield Create(wish)
+            yield Create(wanted)
             continue
-        meta = wish.metadata
+        meta = wanted.metadata
         changed = replace(
             found.metadata, labels=meta.labels, annotations=meta.annotations, ownerReferences=meta.ownerReferences
         )
-        new = replace(wish, metadata=changed)
+        new = replace(wanted, metadata=changed)
         if new != found:
             yield Change(new)
-    yield from (Delete(each) for each in there.values() if is_ours(each))
+    yield from (Delete(each) for each in remaining.values() if is_managed(each))
 
 
-def _name_server(world: World, networks: ServiceNetworks) -> Iterator[Write]:
-    if world.get(Service, name_objects.SERVICE) is None:
-        yield Create(name_objects.name_service(networks))
-    if world.get(Pod, name_objects.POD) is None:
-        yield Create(name_objects.name_pod())
+def _dns_objects(world: World, networks: ServiceNetworks) -> Iterator[Write]:
+    if world.get(Service, cluster_dns.SERVICE) is None:
+        yield Create(cluster_dns.dns_service(networks))
+    if world.get(Pod, cluster_dns.POD) is None:
+        yield Create(cluster_dns.dns_pod())
 
 
-# Cluster IPs and node ports, for what did not come in by `lab apply`
+# Cluster IPs and node ports of Services that bypassed admission
 
 
-def _complete(services: Sequence[Service], networks: ServiceNetworks, made: Plan) -> None:
-    bare = [service for service in services if not _is_complete(service)]
-    if not bare:
+def _allocate_missing(services: Sequence[Service], networks: ServiceNetworks, plan: Plan) -> None:
+    incomplete = [service for service in services if not _is_complete(service)]
+    if not incomplete:
         return
     allocations = Allocations(networks.cidrs, [service for service in services if _is_complete(service)])
-    for service in sorted(bare, key=lambda each: not asks(each)):
-        result = allocations.admit(service)
-        made.problems += [f"Service {service.key}: {error}" for error in result.errors]
-        if result.service != service and not result.errors:
-            made.writes.append(Change(result.service))
+    for service, admitted in zip(incomplete, allocations.admit_all(incomplete), strict=True):
+        plan.problems += [f"Service {service.key}: {error}" for error in admitted.errors]
+        if admitted.service != service and not admitted.errors:
+            plan.writes.append(Change(admitted.service))
 
 
 def _is_complete(service: Service) -> bool:
@@ -126,42 +124,44 @@ def _is_complete(service: Service) -> bool:
 # Load balancers
 
 
-def _balance(services: Sequence[Service], networks: ServiceNetworks, made: Plan) -> None:
-    """An address for each that waits for one; a Service that is no load balancer any more loses its own."""
-    waiting = [service for service in services if _is_balanced(service) and not service.status.loadBalancer.ingress]
+def _assign_addresses(services: Sequence[Service], networks: ServiceNetworks, plan: Plan) -> None:
+    """Allocate addresses for load balancers without any; clear the status of Services that are none any more."""
+    waiting = [service for service in services if _needs_address(service) and not service.status.loadBalancer.ingress]
     texts = [each.ip or "" for one in services for each in one.status.loadBalancer.ingress]
     taken = set(map(ip_address, filter(is_address, texts)))
     for service in services:
         if service.spec.type != "LoadBalancer" and service.status.loadBalancer.ingress:
-            made.writes.append(Change(replace(service, status=ServiceStatus())))
+            plan.writes.append(Change(replace(service, status=ServiceStatus())))
     for service in sorted(waiting, key=lambda each: not each.spec.loadBalancerIP):
-        given = list(_given(service, networks.load_balancers, taken, made.problems))
-        if given:
-            taken |= set(given)
-            ingress = tuple(LoadBalancerIngress(ip=str(address), ipMode="VIP") for address in given)
+        allocated = list(_allocate(service, networks.load_balancers, taken, plan.problems))
+        if allocated:
+            taken |= set(allocated)
+            ingress = tuple(LoadBalancerIngress(ip=str(address), ipMode="VIP") for address in allocated)
             status = ServiceStatus(loadBalancer=LoadBalancerStatus(ingress=ingress))
-            made.writes.append(Change(replace(service, status=status)))
+            plan.writes.append(Change(replace(service, status=status)))
 
 
-def _is_balanced(service: Service) -> bool:
-    """By us; one with a class is another load balancer's."""
+def _needs_address(service: Service) -> bool:
+    """It has no class: one with a class is another controller's."""
     return service.spec.type == "LoadBalancer" and not service.spec.loadBalancerClass and _is_complete(service)
 
 
-def _given(service: Service, pools: Iterable[Network], taken: set[Address], problems: list[str]) -> Iterator[Address]:
-    asked = service.spec.loadBalancerIP
-    wish = ip_address(asked) if asked and is_address(asked) else None
+def _allocate(
+    service: Service, pools: Iterable[Network], taken: set[Address], problems: list[str]
+) -> Iterator[Address]:
+    text = service.spec.loadBalancerIP
+    requested = ip_address(text) if text and is_address(text) else None
     for pool in pools:
         if ("IPv6" if pool.version == 6 else "IPv4") not in service.spec.ipFamilies:
             continue
         free = (address for address in pool.hosts() if address not in taken)
         address: Address | None = next(free, None)
-        if wish is not None and wish.version == pool.version:
-            address = wish if wish in pool and wish not in taken else None
+        if requested is not None and requested.version == pool.version:
+            address = requested if requested in pool and requested not in taken else None
         if address is not None:
             yield address
         else:
-            what = f"loadBalancerIP {wish} is taken, or not one of {pool}" if wish else f"{pool} is full"
+            what = f"loadBalancerIP {requested} is taken, or not one of {pool}" if requested else f"{pool} is full"
             problems.append(f"Service {service.key}: {what}")
 
 
@@ -169,24 +169,24 @@ def _given(service: Service, pools: Iterable[Network], taken: set[Address], prob
 
 
 def _slices(services: Iterable[Service], world: World) -> list[EndpointSlice]:
-    """All that should be there, but people's own."""
+    """All slices that controllers manage."""
     nodes, candidates = world.all(Node), _by_label(world.all(Pod))
-    foreign = {each.key for each in world.all(EndpointSlice) if not _is_made_slice(each)}
+    foreign = {each.key for each in world.all(EndpointSlice) if not _is_managed_slice(each)}
     found: list[EndpointSlice] = []
     for service in services:
         namespace, name = service.key
         if service.spec.selector:
             label = next(iter(service.spec.selector.items()))
-            found += published_slices(service, candidates[namespace, label], nodes)
+            found += endpoint_slices_for(service, candidates[namespace, label], nodes)
             continue
         endpoints = world.get(Endpoints, ObjectKey(namespace, name))
         if endpoints is not None and is_mirrored(endpoints) and service.spec.type != "ExternalName":
             found += mirrored_slices(endpoints)
-    return [_elsewhere(each, foreign) for each in found]
+    return [_with_free_name(each, foreign) for each in found]
 
 
 def _by_label(pods: Iterable[Pod]) -> Mapping[tuple[str | None, tuple[str, str]], list[Pod]]:
-    """Few Services have many pods: no need to look at each pod for each Service."""
+    """An index, so that no Service looks at all pods."""
     found = defaultdict[tuple[str | None, tuple[str, str]], list[Pod]](list)
     for pod in pods:
         for label in pod.metadata.labels.items():
@@ -194,23 +194,23 @@ def _by_label(pods: Iterable[Pod]) -> Mapping[tuple[str | None, tuple[str, str]]
     return found
 
 
-def _elsewhere(wish: EndpointSlice, foreign: set[ObjectKey]) -> EndpointSlice:
-    """Under another name when somebody has a slice of this one."""
-    while wish.key in foreign:
-        wish = replace(wish, metadata=replace(wish.metadata, name=f"{wish.metadata.name}-x"))
-    return wish
+def _with_free_name(wanted: EndpointSlice, foreign: set[ObjectKey]) -> EndpointSlice:
+    """Under another name if the name is another writer's."""
+    while wanted.key in foreign:
+        wanted = replace(wanted, metadata=replace(wanted.metadata, name=f"{wanted.metadata.name}-x"))
+    return wanted
 
 
-def _is_made_slice(each: EndpointSlice) -> bool:
-    return each.metadata.labels.get(MANAGER_LABEL) in (PUBLISHER, MIRRORER)
+def _is_managed_slice(each: EndpointSlice) -> bool:
+    return each.metadata.labels.get(MANAGER_LABEL) in (ENDPOINTSLICE_CONTROLLER, MIRRORING_CONTROLLER)
 
 
-def _is_made_endpoints(each: Endpoints) -> bool:
+def _is_managed_endpoints(each: Endpoints) -> bool:
     return each.metadata.labels.get(_ENDPOINTS_LABEL) == _ENDPOINTS_MANAGER
 
 
 def _endpoints_of(service: Service, slices: Sequence[EndpointSlice]) -> Endpoints:
-    """The older form: the endpoints of the Service's first family, those that terminate left out."""
+    """Of the Service's first family, without terminating ones."""
     subsets: dict[tuple[EndpointPort, ...], tuple[list[EndpointAddress], list[EndpointAddress]]] = {}
     for each in slices:
         if each.addressType == slices[0].addressType:

@@ -1,25 +1,25 @@
-"""What Kubernetes' controller manager would do: from workloads and pods as they are to pods as they should be. Pure.
+"""The workload controllers: creates and deletes pods until they match Deployments, StatefulSets, DaemonSets and Jobs. Pure.
 
     Deployment ─▶ ReplicaSet ─▶ pods        StatefulSet ─▶ web-0 web-1 …
     Job ─▶ pods                             DaemonSet ─▶ one pod per matching node
 
-`plan` is called by `planner` whenever something changed; from the same world it makes the same writes, and none when all is
-as it should be. A new template replaces pods: a Deployment's old ones stay until the new ones are Ready, others go first.
-A pod that terminates counts no more, but has its name until it is gone.
-A Job's pods run and do not complete: in a lab they are there to be reached.
+`plan` is called by `control_loop` after each change. It is deterministic, and has no writes when nothing is to be changed. A new
+template replaces pods: a Deployment's old pods stay until the new ones are Ready, other workloads' are deleted first.
+A terminating pod does not count, but keeps its name until it is deleted. A Job's pods do not complete: a lab needs them running.
+Generated names (`web-7c5ddbdf54-2xkqn`) come from hashes only, so that a lab has the same names each time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from hashlib import sha256
+from itertools import count, islice
 from typing import TypeAlias
 
-from msgspec import Struct
+from msgspec import Struct, json
 from msgspec.structs import replace
 
-from percale.controllers.pod_names import fresh_names, template_hash
 from percale.controllers.scheduler import selects
 from percale.model.meta import Object, ObjectKey, ObjectMeta, OwnerReference
 from percale.model.node import Node
@@ -39,25 +39,29 @@ Workload: TypeAlias = Deployment | ReplicaSet | StatefulSet | DaemonSet | Job
 TEMPLATE_LABEL = "pod-template-hash"
 REVISION_LABEL = "controller-revision-hash"
 POD_NAME_LABEL = "statefulset.kubernetes.io/pod-name"
-"""By which a Service selects one pod of a StatefulSet."""
-_MOST_AT_ONCE = 500
-"""New pods of one owner in a pass, as of Kubernetes' controllers: who asks for millions keeps nobody else waiting."""
+"""Lets a Service select one pod of a StatefulSet."""
+_MAX_CREATED = 500
+"""New pods of one owner in a pass, as in Kubernetes' controllers: millions of replicas must not starve others."""
+
+_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
+"""Kubernetes' safe alphabet: no vowels, and no characters that look alike."""
+_MAX_NAME = 63
 
 
 class Create(Struct, frozen=True):
-    """This object is missing."""
+    """Create this object."""
 
     object: Object
 
 
 class Change(Struct, frozen=True):
-    """This object has another state now."""
+    """Update this object."""
 
     object: Object
 
 
 class Delete(Struct, frozen=True):
-    """This object has no reason to be there, or not any more."""
+    """Delete this object."""
 
     object: Object
 
@@ -66,9 +70,9 @@ Write: TypeAlias = Create | Change | Delete
 
 
 class Workloads(Struct, frozen=True):
-    """The part of the cluster that counts here. `names` are pod names that were in use once: none is used again.
+    """The objects that these controllers read. `names` are all pod names ever used: none is reused.
 
-    `most` is how many new pods an owner gets in a pass.
+    `max_created` is the number of new pods of an owner in a pass.
     """
 
     deployments: Sequence[Deployment] = ()
@@ -79,28 +83,28 @@ class Workloads(Struct, frozen=True):
     pods: Sequence[Pod] = ()
     nodes: Sequence[Node] = ()
     names: frozenset[ObjectKey] = frozenset()
-    most: int = _MOST_AT_ONCE
+    max_created: int = _MAX_CREATED
 
 
 def plan(world: Workloads) -> list[Write]:
-    """The writes that bring the pods to what the workloads say."""
-    planning = _Planning(world)
-    sets = [*planning.replica_sets()]
+    """The writes that bring the pods closer to what the workloads want."""
+    planner = _Planner(world)
+    sets = [*planner.replica_sets()]
     for owner in sets:
-        planning.replicas(owner, owner.spec.template, _replicas(owner.spec.replicas), TEMPLATE_LABEL)
+        planner.replicas(owner, owner.spec.template, _replicas(owner.spec.replicas), TEMPLATE_LABEL)
     for stateful in world.stateful_sets:
-        planning.ordinals(stateful)
+        planner.ordinals(stateful)
     for daemon in world.daemon_sets:
-        planning.daemons(daemon)
+        planner.daemons(daemon)
     for job in world.jobs:
-        wanted = min(_replicas(job.spec.parallelism), _replicas(job.spec.completions, unlimited=True))
-        planning.replicas(job, job.spec.template, wanted, None)
-    planning.orphans([*sets, *world.stateful_sets, *world.daemon_sets, *world.jobs])
-    return planning.writes
+        desired = min(_replicas(job.spec.parallelism), _replicas(job.spec.completions, unlimited=True))
+        planner.replicas(job, job.spec.template, desired, None)
+    planner.orphans([*sets, *world.stateful_sets, *world.daemon_sets, *world.jobs])
+    return planner.writes
 
 
 @dataclass(slots=True)
-class _Planning:
+class _Planner:
     """Collects the writes of one pass."""
 
     world: Workloads
@@ -118,11 +122,11 @@ class _Planning:
         self._taken = {*self.world.names, *(pod.key for pod in self.world.pods)}
 
     def pods_of(self, owner: Workload) -> list[Pod]:
-        """The pods that this object made."""
+        """The pods of this owner, without terminating ones."""
         return self._owned.get(_reference(owner), [])
 
     def replica_sets(self) -> Iterator[ReplicaSet]:
-        """The replica sets as they will be: people's own, and those of deployments."""
+        """The ReplicaSets after this pass: unowned ones, and those of Deployments."""
         made: dict[tuple[str, ObjectKey], list[ReplicaSet]] = {}
         deployments = {_reference(deployment) for deployment in self.world.deployments}
         for each in self.world.replica_sets:
@@ -137,57 +141,57 @@ class _Planning:
             yield from self._rollout(deployment, made.get(_reference(deployment), []))
 
     def _rollout(self, deployment: Deployment, sets: Sequence[ReplicaSet]) -> Iterator[ReplicaSet]:
-        """One set of the current template; the others shrink to nothing once it is Ready."""
-        wanted = _replicas(deployment.spec.replicas)
+        """One ReplicaSet of the current template; the others are scaled to 0 once it is Ready."""
+        desired = _replicas(deployment.spec.replicas)
         name = f"{deployment.metadata.name}-{template_hash(deployment.spec.template)}"
         current = next((each for each in sets if each.metadata.name == name), None)
         old = [each for each in sets if each is not current]
         if current is None:
-            current = _replica_set(deployment, name, wanted)
+            current = _replica_set(deployment, name, desired)
             self.writes.append(Create(current))
-        elif current.spec.replicas != wanted:
-            current = replace(current, spec=replace(current.spec, replicas=wanted))
+        elif current.spec.replicas != desired:
+            current = replace(current, spec=replace(current.spec, replicas=desired))
             self.writes.append(Change(current))
         yield current
         ready = sum(pod.ready for pod in self.pods_of(current))
         for each in old:
-            if each.spec.replicas != 0 and ready >= wanted:
+            if each.spec.replicas != 0 and ready >= desired:
                 shrunk = replace(each, spec=replace(each.spec, replicas=0))
                 self.writes.append(Change(shrunk))
                 yield shrunk
             else:
                 yield each
 
-    def replicas(self, owner: ReplicaSet | Job, template: PodTemplateSpec, wanted: int, label: str | None) -> None:
-        """So many pods with any names."""
+    def replicas(self, owner: ReplicaSet | Job, template: PodTemplateSpec, desired: int, label: str | None) -> None:
+        """So many pods with generated names."""
         pods = self.pods_of(owner)
         namespace, name = owner.key
         labels = {TEMPLATE_LABEL: owner.metadata.labels[label]} if label and label in owner.metadata.labels else {}
         taken = {key.name for key in self._taken if key.namespace == namespace}
-        for fresh in islice(fresh_names(name, taken), min(max(0, wanted - len(pods)), self.world.most)):
-            self._create(_pod(owner, template, fresh, labels))
-        surplus = max(0, len(pods) - wanted)
-        self.writes += [Delete(pod) for pod in sorted(pods, key=_first_to_go)[:surplus]]
+        for generated in islice(unused_names(name, taken), min(max(0, desired - len(pods)), self.world.max_created)):
+            self._create(_pod(owner, template, generated, labels))
+        surplus = max(0, len(pods) - desired)
+        self.writes += [Delete(pod) for pod in sorted(pods, key=_deletion_order)[:surplus]]
 
     def ordinals(self, owner: StatefulSet) -> None:
         """NAME-0 to NAME-(n-1), each of the current template."""
         revision = template_hash(owner.spec.template)
         prefix, replicas = f"{owner.metadata.name}-", _replicas(owner.spec.replicas)
-        have = {pod.metadata.name: pod for pod in self.pods_of(owner)}
-        for name, pod in have.items():
+        existing = {pod.metadata.name: pod for pod in self.pods_of(owner)}
+        for name, pod in existing.items():
             if not _is_ordinal(name, prefix, replicas) or pod.metadata.labels.get(REVISION_LABEL) != revision:
                 self.writes.append(Delete(pod))
-        leaving = {pod.metadata.name for pod in self.world.pods if pod.terminating and _is_at_home(pod, owner)}
+        leaving = {pod.metadata.name for pod in self.world.pods if pod.terminating and _is_in_namespace_of(pod, owner)}
         names = (f"{prefix}{number}" for number in range(replicas))
-        missing = (name for name in names if name not in have and name not in leaving)
-        for name in islice(missing, self.world.most):
+        missing = (name for name in names if name not in existing and name not in leaving)
+        for name in islice(missing, self.world.max_created):
             labels = {REVISION_LABEL: revision, POD_NAME_LABEL: name}
             pod = _pod(owner, owner.spec.template, name, labels)
             named = replace(pod.spec, hostname=name, subdomain=owner.spec.serviceName)
             self._create(replace(pod, spec=named))
 
     def daemons(self, owner: DaemonSet) -> None:
-        """One on each node that its nodeSelector fits."""
+        """One on each node that matches its nodeSelector."""
         template = owner.spec.template
         revision = template_hash(template)
         fitting = {node.metadata.name for node in self.world.nodes if selects(template.spec.nodeSelector, node)}
@@ -200,23 +204,23 @@ class _Planning:
             else:
                 self.writes.append(Delete(pod))
         taken = {key.name for key in self._taken if key.namespace == owner.metadata.namespace}
-        names = fresh_names(owner.metadata.name, taken)
+        names = unused_names(owner.metadata.name, taken)
         for node in sorted(fitting - served):
             self._create(_pod(owner, template, next(names), {REVISION_LABEL: revision}, node))
 
     def orphans(self, owners: Iterable[Workload]) -> None:
-        """Pods whose owner is gone, and pods on nodes that are gone."""
+        """Delete pods whose owner or node does not exist any more."""
         known = {_reference(owner) for owner in owners}
         nodes = {node.metadata.name for node in self.world.nodes}
-        doomed = {
+        deleted = {
             write.object.key for write in self.writes if isinstance(write, Delete) and isinstance(write.object, Pod)
         }
         for pod in self.world.pods:
             owner = _owner(pod)
-            lived = owner is not None or pod.status.hostIP is not None
-            homeless = lived and bool(pod.spec.nodeName) and pod.spec.nodeName not in nodes
+            has_run = owner is not None or pod.status.hostIP is not None
+            lost_node = has_run and bool(pod.spec.nodeName) and pod.spec.nodeName not in nodes
             unowned = owner is not None and owner not in known and not pod.terminating
-            if pod.key not in doomed and (unowned or homeless):
+            if pod.key not in deleted and (unowned or lost_node):
                 self.writes.append(Delete(pod))
 
     def _create(self, pod: Pod) -> None:
@@ -230,11 +234,11 @@ def _is_ordinal(name: str, prefix: str, replicas: int) -> bool:
     return len(digits) < 11 and digits.isdecimal() and int(digits) < replicas and name == f"{prefix}{int(digits)}"
 
 
-def _is_at_home(pod: Pod, owner: StatefulSet) -> bool:
+def _is_in_namespace_of(pod: Pod, owner: StatefulSet) -> bool:
     return pod.metadata.namespace == owner.metadata.namespace
 
 
-def _first_to_go(pod: Pod) -> tuple[bool, str]:
+def _deletion_order(pod: Pod) -> tuple[bool, str]:
     return (pod.ready, pod.metadata.name)
 
 
@@ -292,8 +296,26 @@ def _reference(owner: Workload) -> tuple[str, ObjectKey]:
 
 
 def _owner(obj: Pod | ReplicaSet) -> tuple[str, ObjectKey] | None:
-    """What made this object, unless a person did."""
+    """The controller of this object."""
     for reference in obj.metadata.ownerReferences:
         if reference.controller:
             return (reference.kind, ObjectKey(obj.metadata.namespace, reference.name))
     return None
+
+
+def template_hash(template: Struct) -> str:
+    """Ten characters for the content of a pod template."""
+    return _letters(json.encode(template, order="deterministic"), 10)
+
+
+def unused_names(owner: str, taken: Collection[str]) -> Iterator[str]:
+    """`OWNER-xxxxx`, one after the other, without those that are or were in use."""
+    prefix = owner[: _MAX_NAME - 6]
+    for number in count():
+        name = f"{prefix}-{_letters(f'{owner}#{number}'.encode(), 5)}"
+        if name not in taken:
+            yield name
+
+
+def _letters(content: bytes, length: int) -> str:
+    return "".join(_ALPHABET[byte % len(_ALPHABET)] for byte in sha256(content).digest()[:length])

@@ -20,8 +20,7 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from percale.controllers import cluster_dns as name_objects
-from percale.controllers import control_loop as planner
+from percale.controllers import cluster_dns, control_loop
 from percale.controllers.workloads import Change, Create, Delete, Write
 from percale.errors import Conflict, LabError, NotFound, PercaleError, StoreError
 from percale.lab.dns.service import NameService
@@ -121,7 +120,7 @@ class Cluster:
 
     async def _plan(self) -> None:
         """Write what the workloads and the scheduler want."""
-        plan = planner.plan(self.world, self._names, self.machines.settings.services)
+        plan = control_loop.plan(self.world, self._names, self.machines.settings.services)
         for problem in plan.problems:
             if problem not in self.problems:
                 log(problem)
@@ -154,7 +153,7 @@ class Cluster:
 
     def _name_servers(self) -> tuple[str, ...]:
         """For pods' /etc/resolv.conf; none while nobody would answer."""
-        service = self.world.get(Service, name_objects.SERVICE)
+        service = self.world.get(Service, cluster_dns.SERVICE)
         return service.spec.clusterIPs if service is not None else ()
 
     async def _let_go(self) -> None:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from msgspec import Struct
 
-from percale.controllers import cluster_dns as name_objects
+from percale.controllers import cluster_dns
 from percale.errors import LabError, PercaleError
 from percale.lab.api.columns import missing_pods
 from percale.lab.api.machine_verbs import MachineVerbs
@@ -125,7 +125,7 @@ class Progress:
         if self._done:
             return
         everything = self.cluster.world.all(Pod)
-        pods = [pod for pod in everything if pod.key != name_objects.POD]  # people did not ask for it
+        pods = [pod for pod in everything if pod.key != cluster_dns.POD]  # people did not ask for it
         if {pod.key for pod in pods} - self._expected:
             self._expected |= {pod.key for pod in pods}
             self.report({"event": "expected", "pods": sorted(map(str, self._expected))})

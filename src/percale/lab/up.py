@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from percale.controllers.admission import admitted
+from percale.controllers.admission import admit
 from percale.errors import LabError, PercaleError
 from percale.lab.api.client import ask
 from percale.lab.controller import Blueprint, control
@@ -35,7 +35,7 @@ def start(name: str, files: Sequence[str], patience: float, verbose: bool, say: 
     network = network_config(given.network)
     machines = topology(given.lab, network.networks, where="the lab's machines")
     services = service_networks(given.lab, machines, network.networks, where="the lab")
-    objects = tuple(each.object for each in admitted(given.found, (), services))
+    objects = tuple(each.object for each in admit(given.found, (), services))
     blueprint = Blueprint(machines, AgentSettings(given.network, given.wiring, verbose, services), objects)
     lock = claim(place)
 

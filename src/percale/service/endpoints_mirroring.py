@@ -23,8 +23,8 @@ from percale.model.endpoints import (
 from percale.model.meta import ObjectMeta, OwnerReference
 from percale.service.node_context import Family
 
-MIRRORER = "endpointslicemirroring-controller.k8s.io"
-MOST_ADDRESSES = 1000
+MIRRORING_CONTROLLER = "endpointslicemirroring-controller.k8s.io"
+MAX_ENDPOINTS_PER_SUBSET = 1000
 """Of a subset; the rest is left out."""
 
 _LEADER_ANNOTATION = "control-plane.alpha.kubernetes.io/leader"
@@ -41,7 +41,7 @@ def mirrored_slices(endpoints: Endpoints) -> list[EndpointSlice]:
     """One slice for each set of ports and each address family."""
     parts: dict[tuple[Family, tuple[EndpointPort, ...]], list[Endpoint]] = {}
     for subset in endpoints.subsets:
-        for family, endpoint in islice(_endpoints_of(subset), MOST_ADDRESSES):
+        for family, endpoint in islice(_endpoints_of(subset), MAX_ENDPOINTS_PER_SUBSET):
             parts.setdefault((family, subset.ports), []).append(endpoint)
     return [
         EndpointSlice(
@@ -78,7 +78,7 @@ def _metadata(endpoints: Endpoints, index: int) -> ObjectMeta:
     labels: Mapping[str, str] = {
         **{key: value for key, value in meta.labels.items() if key != SKIP_MIRROR_LABEL},
         SERVICE_LABEL: meta.name,
-        MANAGER_LABEL: MIRRORER,
+        MANAGER_LABEL: MIRRORING_CONTROLLER,
     }
     return ObjectMeta(
         name=f"{meta.name}-mirrored-{index}",

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from percale.controllers.admission import admitted
+from percale.controllers.admission import admit
 from percale.controllers.service_networks import ServiceNetworks
 from percale.errors import BadManifest, BadManifests
 from percale.model.endpoints import EndpointSlice
@@ -34,14 +34,14 @@ def specs(given: list[ManifestEntry]) -> list[Any]:
 
 
 def test_who_asks_comes_first_and_the_order_stays() -> None:
-    a, b = specs(admitted(found(service("a"), service("b", clusterIP="10.96.1.1")), (), NETWORKS))
+    a, b = specs(admit(found(service("a"), service("b", clusterIP="10.96.1.1")), (), NETWORKS))
     assert (a.clusterIPs, b.clusterIPs) == (("10.96.1.2",), ("10.96.1.1",))
 
 
 def test_applied_again_it_keeps_what_it_has() -> None:
-    (had,) = admitted(found(service("a", type="NodePort")), (), NETWORKS)
+    (had,) = admit(found(service("a", type="NodePort")), (), NETWORKS)
     assert isinstance(had.object, Service)
-    assert admitted(found(service("a", type="NodePort")), [had.object], NETWORKS)[0].object == had.object
+    assert admit(found(service("a", type="NodePort")), [had.object], NETWORKS)[0].object == had.object
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_applied_again_it_keeps_what_it_has() -> None:
 def test_what_cannot_be_is_refused_with_the_place(bad: Object, said: str) -> None:
     known = [service("old", type="NodePort", clusterIP="10.96.5.5", ports=[{"port": 80, "nodePort": 30080}])]
     with pytest.raises(BadManifest) as raised:
-        admitted(found(service("good"), bad), known, NETWORKS)
+        admit(found(service("good"), bad), known, NETWORKS)
     assert str(raised.value).startswith("f.yaml:20: Service shop/x: spec.")
     assert said in str(raised.value)
 
@@ -73,7 +73,7 @@ def test_all_errors_are_told() -> None:
         EndpointSlice,
     )
     with pytest.raises(BadManifests) as raised:
-        admitted(found(service("a", ports=[]), slice_), (), NETWORKS)
+        admit(found(service("a", ports=[]), slice_), (), NETWORKS)
     first, second = raised.value.lines
     assert first == "f.yaml:10: Service shop/a: spec.ports: Required value"
     assert second.startswith("f.yaml:20: EndpointSlice shop/s: endpoints[0].addresses[0]: Invalid value")

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from tests.unit.service.building import build
 
-from percale.controllers.endpointslices import published_slices
-from percale.controllers.offline import played
+from percale.controllers.endpointslices import endpoint_slices_for
+from percale.controllers.offline import with_generated_slices
 from percale.model.condition import Condition
 from percale.model.endpoints import (
     EndpointAddress,
@@ -23,7 +23,7 @@ from percale.model.endpoints import (
 from percale.model.meta import ObjectMeta
 from percale.model.pod import Container, ContainerPort, Pod, PodIP, PodSpec, PodStatus
 from percale.model.service import Service
-from percale.service.endpoints_mirroring import MOST_ADDRESSES, mirrored_slices
+from percale.service.endpoints_mirroring import MAX_ENDPOINTS_PER_SUBSET, mirrored_slices
 
 
 def pod(
@@ -60,7 +60,7 @@ def web(*ports: Any, **spec: Any) -> Service:
 
 
 def addresses(service: Service, *pods: Pod) -> list[list[str]]:
-    return [[each.addresses[0] for each in entry.endpoints] for entry in published_slices(service, pods, [])]
+    return [[each.addresses[0] for each in entry.endpoints] for entry in endpoint_slices_for(service, pods, [])]
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def addresses(service: Service, *pods: Pod) -> list[list[str]]:
     ],
 )
 def test_conditions(one: Pod, publish: bool, conditions: tuple[bool, bool, bool]) -> None:
-    (entry,) = published_slices(web(publishNotReadyAddresses=publish), [one], [])
+    (entry,) = endpoint_slices_for(web(publishNotReadyAddresses=publish), [one], [])
     ready, serving, terminating = conditions
     assert entry.endpoints[0].conditions == EndpointConditions(ready=ready, serving=serving, terminating=terminating)
 
@@ -93,7 +93,7 @@ def test_pods_that_are_no_endpoints() -> None:
 
 
 def test_a_slice_names_its_service_its_pods_and_its_owner() -> None:
-    (entry,) = published_slices(web(), [pod("a", "10.0.0.1")], [build.node(zone="z")])
+    (entry,) = endpoint_slices_for(web(), [pod("a", "10.0.0.1")], [build.node(zone="z")])
     assert entry.metadata.labels == {
         "kubernetes.io/service-name": "svc1",
         "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io",
@@ -106,9 +106,9 @@ def test_a_slice_names_its_service_its_pods_and_its_owner() -> None:
 
 
 def test_without_a_selector_or_without_pods() -> None:
-    assert published_slices(build.service(), [pod("a", "10.0.0.1")], []) == []
-    assert published_slices(web(type="ExternalName"), [pod("a", "10.0.0.1")], []) == []
-    (entry,) = published_slices(web(), [], [])
+    assert endpoint_slices_for(build.service(), [pod("a", "10.0.0.1")], []) == []
+    assert endpoint_slices_for(web(type="ExternalName"), [pod("a", "10.0.0.1")], []) == []
+    (entry,) = endpoint_slices_for(web(), [], [])
     assert (entry.endpoints, entry.ports, entry.addressType) == ((), (), "IPv4")
 
 
@@ -123,7 +123,7 @@ def test_a_named_port_that_differs_makes_slices_of_their_own() -> None:
     )
     found = [
         ([each.addresses[0] for each in entry.endpoints], [(port.name, port.port) for port in entry.ports])
-        for entry in published_slices(service, pods, [])
+        for entry in endpoint_slices_for(service, pods, [])
     ]
     assert found == [
         (["10.0.0.1", "10.0.0.3"], [("http", 8080), ("dns", 53)]),
@@ -134,25 +134,25 @@ def test_a_named_port_that_differs_makes_slices_of_their_own() -> None:
 
 def test_target_ports_by_number() -> None:
     service = web(build.port(80, "a", targetPort=8080), build.port(81, "b"), build.port(82, "c", targetPort=0))
-    (entry,) = published_slices(service, [pod("a", "10.0.0.1")], [])
+    (entry,) = endpoint_slices_for(service, [pod("a", "10.0.0.1")], [])
     assert [(port.name, port.port) for port in entry.ports] == [("a", 8080), ("b", 81), ("c", 82)]
 
 
 def test_at_most_a_hundred_endpoints_a_slice() -> None:
     pods = [pod(f"p{index:03}", f"10.0.1.{index}") for index in range(201)]
-    entries = published_slices(web(), pods, [])
+    entries = endpoint_slices_for(web(), pods, [])
     assert [len(each.endpoints) for each in entries] == [100, 100, 1]
     assert len({each.metadata.name for each in entries}) == 3
 
 
 def test_two_families() -> None:
     service = web(ip="172.30.0.41", ipFamilies=("IPv4", "IPv6"))
-    entries = published_slices(service, [pod("a", "10.0.0.1", "fd00:10::1"), pod("b", "10.0.0.2")], [])
+    entries = endpoint_slices_for(service, [pod("a", "10.0.0.1", "fd00:10::1"), pod("b", "10.0.0.2")], [])
     assert [(each.addressType, [one.addresses for one in each.endpoints]) for each in entries] == [
         ("IPv4", [("10.0.0.1",), ("10.0.0.2",)]),
         ("IPv6", [("fd00:10::1",)]),
     ]
-    assert [each.addressType for each in published_slices(web(ip="fd00:172::1"), [], [])] == ["IPv6"]
+    assert [each.addressType for each in endpoint_slices_for(web(ip="fd00:172::1"), [], [])] == ["IPv6"]
 
 
 def test_host_names_and_headless() -> None:
@@ -160,7 +160,7 @@ def test_host_names_and_headless() -> None:
         pod("a", "10.0.0.1", hostname="db-0", subdomain="svc1"),
         pod("b", "10.0.0.2", hostname="x", subdomain="y"),
     )
-    (entry,) = published_slices(web(ip="None"), [named, other], [])
+    (entry,) = endpoint_slices_for(web(ip="None"), [named, other], [])
     assert [each.hostname for each in entry.endpoints] == ["db-0", None]
     assert "service.kubernetes.io/headless" in entry.metadata.labels
 
@@ -175,7 +175,9 @@ def test_host_names_and_headless() -> None:
     ],
 )
 def test_traffic_distribution(distribution: str | None, nodes: Any, zones: Any) -> None:
-    (entry,) = published_slices(web(trafficDistribution=distribution), [pod("a", "10.0.0.1")], [build.node(zone="z")])
+    (entry,) = endpoint_slices_for(
+        web(trafficDistribution=distribution), [pod("a", "10.0.0.1")], [build.node(zone="z")]
+    )
     hints = entry.endpoints[0].hints
     assert ((hints.forNodes, hints.forZones) if hints else ((), ())) == (nodes, zones)
 
@@ -216,9 +218,11 @@ def test_endpoints_are_mirrored_by_family_and_ports() -> None:
 
 
 def test_a_huge_subset_is_cut() -> None:
-    many = tuple(EndpointAddress(ip=f"10.{index >> 8}.{index & 255}.1") for index in range(MOST_ADDRESSES + 1))
+    many = tuple(
+        EndpointAddress(ip=f"10.{index >> 8}.{index & 255}.1") for index in range(MAX_ENDPOINTS_PER_SUBSET + 1)
+    )
     (entry,) = mirrored(EndpointSubset(addresses=many, ports=(EndpointPort(port=80),)))
-    assert len(entry.endpoints) == MOST_ADDRESSES
+    assert len(entry.endpoints) == MAX_ENDPOINTS_PER_SUBSET
 
 
 # Manifests that no cluster has seen
@@ -226,12 +230,12 @@ def test_a_huge_subset_is_cut() -> None:
 
 def test_played_manifests_resolve() -> None:
     service = web(ip=None, type="NodePort")
-    table = build.table(*played([service, pod("a", "10.0.0.1"), build.node()]), service_cidrs=())
+    table = build.table(*with_generated_slices([service, pod("a", "10.0.0.1"), build.node()]), service_cidrs=())
     assert build.brief(table, "10.0.0.9", "10.96.1.1") == "10.0.0.1:80"
     assert build.brief(table, "203.0.113.2", "192.168.0.2", 30086) == "10.0.0.1:80 masquerade"
 
 
 def test_manifests_of_a_cluster_are_left_alone() -> None:
     there = [web(ip=None), build.slice("10.180.0.1"), pod("a", "10.0.0.1")]
-    assert played(there) == there
-    assert played(there[:1]) == there[:1]
+    assert with_generated_slices(there) == there
+    assert with_generated_slices(there[:1]) == there[:1]

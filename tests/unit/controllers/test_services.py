@@ -9,8 +9,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from percale.controllers import cluster_dns as name_objects
-from percale.controllers import control_loop as planner
+from percale.controllers import cluster_dns, control_loop
 from percale.controllers.service_networks import ServiceNetworks
 from percale.controllers.workloads import Delete, Write
 from percale.model.endpoints import Endpoints, EndpointSlice
@@ -56,7 +55,7 @@ class Lab:
     def settle(self) -> list[Write]:
         done: list[Write] = []
         for _ in range(10):
-            plan = planner.plan(self.world, (), NETWORKS)
+            plan = control_loop.plan(self.world, (), NETWORKS)
             self.problems = plan.problems
             if not plan.writes:
                 return done
@@ -206,13 +205,13 @@ def test_a_full_pool_is_a_problem() -> None:
 
 def test_the_name_server_comes_with_the_first_service_and_comes_back() -> None:
     lab = Lab()
-    assert lab.world.get(Pod, name_objects.POD) is None
+    assert lab.world.get(Pod, cluster_dns.POD) is None
     lab.put(service())
-    made, answering = lab.world.get(Pod, name_objects.POD), lab.world.get(Service, name_objects.SERVICE)
+    made, answering = lab.world.get(Pod, cluster_dns.POD), lab.world.get(Service, cluster_dns.SERVICE)
     assert made is not None
     assert made.spec.nodeName == "n1"
     assert answering is not None
     assert answering.spec.clusterIPs == ("10.96.0.10", "fd00:96::a")
     lab.world.drop(made)
     lab.settle()
-    assert lab.world.get(Pod, name_objects.POD) is not None
+    assert lab.world.get(Pod, cluster_dns.POD) is not None

@@ -8,11 +8,10 @@ from ipaddress import ip_network
 import pytest
 from msgspec.structs import replace
 
-from percale.controllers import control_loop as planner
-from percale.controllers.pod_names import fresh_names, template_hash
+from percale.controllers import control_loop
 from percale.controllers.scheduler import Scheduler, Unschedulable
 from percale.controllers.service_networks import ServiceNetworks
-from percale.controllers.workloads import Change, Create, Delete, Write
+from percale.controllers.workloads import Change, Create, Delete, Write, template_hash, unused_names
 from percale.model.condition import Condition
 from percale.model.meta import Object, ObjectKey, ObjectMeta
 from percale.model.node import Node, NodeSpec
@@ -66,7 +65,7 @@ class Lab:
     def settle(self, *, ready: bool = True) -> list[Write]:
         writes: list[Write] = []
         for _ in range(10):
-            plan = planner.plan(self.world, self.names, NETWORKS).writes
+            plan = control_loop.plan(self.world, self.names, NETWORKS).writes
             if not plan:
                 return writes
             writes += plan
@@ -259,7 +258,7 @@ def test_a_host_port_is_one_pods_on_each_node() -> None:
 
 
 def test_names_stay_within_a_label() -> None:
-    names = fresh_names("x" * 80, ())
+    names = unused_names("x" * 80, ())
     assert len(next(names)) == 63
     assert next(names) != next(names)
 

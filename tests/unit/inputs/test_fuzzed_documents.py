@@ -30,8 +30,8 @@ from tests.unit.inputs.valid import (
 from percale.agent.config import loader as configuring
 from percale.backend.registry import make_backend
 from percale.cni import conflist
-from percale.controllers import control_loop as planner
-from percale.controllers.admission import admitted
+from percale.controllers import control_loop
+from percale.controllers.admission import admit
 from percale.controllers.service_networks import ServiceNetworks
 from percale.explain.policy_tests.cases import decode_cases, in_sequence
 from percale.explain.policy_tests.runner import try_offline
@@ -66,7 +66,7 @@ def test_what_a_lab_is_given(data: bytes) -> None:
         pods = network_config(asked.network).networks
         machines = topology(asked.lab, pods)
         networks = service_networks(asked.lab, machines, pods, "the lab")
-        run_cluster((each.object for each in admitted(asked.found, (), networks)), networks)
+        run_cluster((each.object for each in admit(asked.found, (), networks)), networks)
     with refused_in_words():
         read_objects([("m.yaml", text)], "default")
 
@@ -77,7 +77,7 @@ def run_cluster(objects: Iterable[Object], networks: ServiceNetworks) -> None:
     for obj in objects:
         world.put(obj)
     for _ in range(3):
-        for write in planner.plan(world, (), networks).writes:
+        for write in control_loop.plan(world, (), networks).writes:
             (world.drop if type(write).__name__ == "Delete" else world.put)(write.object)
             assert to_json(write.object)
 

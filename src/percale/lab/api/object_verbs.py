@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from percale.controllers.admission import admitted
+from percale.controllers.admission import admit
 from percale.controllers.workloads import Create, Delete
 from percale.errors import LabError, NotFound
 from percale.lab.api import columns as tables
@@ -76,7 +76,7 @@ class ObjectVerbs(Struct, frozen=True):
         """Create or change what the documents say, all or nothing."""
         found, skipped = read_objects(documents, namespace or DEFAULT_NAMESPACE)
         settings = self.cluster.machines.settings
-        complete = admitted(found, self.cluster.world.all(Service), settings.services)
+        complete = admit(found, self.cluster.world.all(Service), settings.services)
         objects = [each.object for each in complete]
         without_effect = other_networks(objects, settings.network, settings.wiring)
         missing = missing_namespaces(objects, self.cluster.world.all(Namespace))
@@ -172,10 +172,7 @@ class ObjectVerbs(Struct, frozen=True):
 
 def subnets(leases: Sequence[SubnetLease]) -> dict[str, str]:
     """Each node's pod subnets, in words."""
-    return {
-        lease.spec.node: ",".join(str(net) for net in (lease.spec.subnet, lease.spec.ipv6Subnet) if net is not None)
-        for lease in leases
-    }
+    return {lease.spec.node: ",".join(map(str, lease.spec.subnets)) for lease in leases}
 
 
 def missing_namespaces(objects: Sequence[Object], known: Sequence[Namespace]) -> list[Namespace]:

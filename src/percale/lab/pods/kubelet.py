@@ -17,7 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
-from percale.controllers import cluster_dns as name_objects
+from percale.controllers import cluster_dns
 from percale.kernel.netns import create_namespace, delete_namespace
 from percale.lab.dns.records import DOMAIN
 from percale.lab.dns.service import NameService
@@ -149,7 +149,7 @@ class Kubelet:
         await self.reports.running(key, machine, life.addresses)
 
     async def _answer(self, life: _Life) -> None:
-        if life.pod.key == name_objects.POD:
+        if life.pod.key == cluster_dns.POD:
             await self.names.serve(life.namespace)
             return
         ports = {
@@ -169,7 +169,7 @@ class Kubelet:
             with suppress(asyncio.CancelledError):
                 await life.task
         self.responder.stop(str(key))
-        if key == name_objects.POD:
+        if key == cluster_dns.POD:
             self.names.stop()
         sandbox = life.sandbox
         if sandbox is not None:

@@ -17,16 +17,16 @@ from typing import Literal, TypeAlias
 from msgspec import Struct
 
 from percale.ipam.address_pool import gateway
-from percale.ipam.subnet_plan import NodeSubnets
+from percale.model import ip_family
+from percale.model.subnet_lease import NodeSubnets
 from percale.render.link_kinds import Bridge, Ifb, Veth, VethPeer
 from percale.render.network.base_chains import POD_DEVICE_PREFIX
+from percale.render.network.elements import Element
+from percale.render.nft.objects import TableFamily
 from percale.render.objects import (
     Address,
-    Element,
-    Family,
     IPAddress,
     IPInterface,
-    IPNetwork,
     KernelObject,
     Link,
     Neighbour,
@@ -46,7 +46,6 @@ _LIMITER_PREFIX = "pcb"
 _BRIDGE_NF_CALL = {4: "bridge-nf-call-iptables", 6: "bridge-nf-call-ip6tables"}
 _LAST_METRIC = 32760
 """After the route of a bridge, of the same network."""
-DEFAULTS: dict[int, IPNetwork] = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 
 
 class PodNetwork(Struct, frozen=True):
@@ -139,7 +138,7 @@ def _pod_routes(wires: PodWires) -> Iterator[KernelObject]:
             yield Neighbour(wires.ifname, via, HOST_MAC)
             if via.version == 4:
                 yield Route(ip_network(via), wires.ifname)
-        yield Route(DEFAULTS[via.version], wires.ifname, via)
+        yield Route(ip_family.Family(via.version).everything, wires.ifname, via)
 
 
 def host_objects(wires: PodWires, namespace: int | None = None) -> tuple[KernelObject, ...]:
@@ -160,20 +159,25 @@ def _routed_side(wires: PodWires, pair: Veth) -> Iterator[KernelObject]:
     for address in wires.addresses:
         yield Neighbour(wires.device, address.ip, wires.mac)
         yield Route(ip_network(address.ip), wires.device)
-    yield from source_elements(wires.device, _addresses(wires))
 
 
 def _bridge_side(wires: PodWires, pair: Veth) -> Iterator[KernelObject]:
     # Frames to reserved MACs are delivered to the port itself, past the bridge, so it must not have IP.
     yield Link(wires.device, pair, mtu=wires.mtu, master=wires.bridge, hairpin=True, arp=False)
     yield Sysctl(f"net/ipv6/conf/{wires.device}/disable_ipv6", "1")
-    yield from bridged_source_elements(wires.device, wires.mac, _addresses(wires))
+
+
+def guard_elements(wires: PodWires) -> tuple[Element, ...]:
+    """What the pod may send from: without them its packets are dropped."""
+    if wires.bridge is not None:
+        return tuple(bridged_source_elements(wires.device, wires.mac, _addresses(wires)))
+    return tuple(source_elements(wires.device, _addresses(wires)))
 
 
 def source_elements(device: str, addresses: Iterable[IPAddress]) -> Iterator[Element]:
     """The addresses that a routed pod may send from, for the node's end of its veth."""
     for address in addresses:
-        family: Family = "ip" if address.version == 4 else "ip6"
+        family: TableFamily = "ip" if address.version == 4 else "ip6"
         yield Element(family, "sources", (device, address))
         yield Element(family, "quoted", (device, int(address)))
 
