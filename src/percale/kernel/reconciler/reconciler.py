@@ -78,7 +78,6 @@ class Reconciler:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._underlay = Underlay((), ())
         self._underlay_callbacks: list[Callable[[Underlay], None]] = []
-        self._removal_callbacks: list[tuple[ObjectRemoved, Callable[[], None]]] = []
         self._problems: Mapping[Key, KernelError] = {}
         self._pending: set[asyncio.Future[None]] = set()
         # Used on the worker thread only:
@@ -136,10 +135,6 @@ class Reconciler:
         """Call back when the underlay has changed."""
         self._underlay_callbacks.append(callback)
 
-    def on_removed(self, key: Key, callback: Callable[[], None]) -> None:
-        """Call back when the object at this key was removed by others, or may have been."""
-        self._removal_callbacks.append((ObjectRemoved(key), callback))
-
     @property
     def problems(self) -> Mapping[Key, KernelError]:
         """Objects that the kernel rejects at present; each is retried with exponential backoff."""
@@ -185,9 +180,6 @@ class Reconciler:
                     self._report_defect("listening to the kernel failed", event.error)
             elif isinstance(event, UnderlayChanged):
                 self._underlay_due = now
-        for removed, callback in self._removal_callbacks:
-            if any(event == removed or isinstance(event, ResyncRequired) for event in events):
-                self._call_on_loop(callback)
         self._state.observe(events)
 
     def _work(self) -> None:

@@ -21,10 +21,10 @@ from percale.model import ip_family
 from percale.model.subnet_lease import NodeSubnets
 from percale.render.link_kinds import Bridge, Ifb, Veth, VethPeer
 from percale.render.network.base_chains import POD_DEVICE_PREFIX
+from percale.render.network.elements import Element
+from percale.render.nft.objects import TableFamily
 from percale.render.objects import (
     Address,
-    Element,
-    Family,
     IPAddress,
     IPInterface,
     KernelObject,
@@ -159,20 +159,25 @@ def _routed_side(wires: PodWires, pair: Veth) -> Iterator[KernelObject]:
     for address in wires.addresses:
         yield Neighbour(wires.device, address.ip, wires.mac)
         yield Route(ip_network(address.ip), wires.device)
-    yield from source_elements(wires.device, _addresses(wires))
 
 
 def _bridge_side(wires: PodWires, pair: Veth) -> Iterator[KernelObject]:
     # Frames to reserved MACs are delivered to the port itself, past the bridge, so it must not have IP.
     yield Link(wires.device, pair, mtu=wires.mtu, master=wires.bridge, hairpin=True, arp=False)
     yield Sysctl(f"net/ipv6/conf/{wires.device}/disable_ipv6", "1")
-    yield from bridged_source_elements(wires.device, wires.mac, _addresses(wires))
+
+
+def guard_elements(wires: PodWires) -> tuple[Element, ...]:
+    """What the pod may send from: without them its packets are dropped."""
+    if wires.bridge is not None:
+        return tuple(bridged_source_elements(wires.device, wires.mac, _addresses(wires)))
+    return tuple(source_elements(wires.device, _addresses(wires)))
 
 
 def source_elements(device: str, addresses: Iterable[IPAddress]) -> Iterator[Element]:
     """The addresses that a routed pod may send from, for the node's end of its veth."""
     for address in addresses:
-        family: Family = "ip" if address.version == 4 else "ip6"
+        family: TableFamily = "ip" if address.version == 4 else "ip6"
         yield Element(family, "sources", (device, address))
         yield Element(family, "quoted", (device, int(address)))
 

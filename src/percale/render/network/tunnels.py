@@ -1,6 +1,6 @@
 """The UDP ports and endpoints of tunnels between nodes, as set elements for the guard chains of `base_chains.py`.
 
-The agent declares this node's with its tables, and a peer's with its route, as the backend says.
+The agent declares this node's, and a peer's as the backend says.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from percale.model.backend_options import VxlanOptions
-from percale.render.objects import Element, Family, IPAddress
+from percale.render.network.elements import Element
+from percale.render.nft.objects import TableFamily
+from percale.render.objects import IPAddress
 
-_FAMILIES: tuple[Family, ...] = ("ip", "ip6")
+_FAMILIES: tuple[TableFamily, ...] = ("ip", "ip6")
 
 
 class TunnelEnd(Struct, frozen=True):
@@ -41,5 +43,5 @@ def peer_element(address: IPAddress) -> Element:
     return Element(_family(address), "peers", (address,))
 
 
-def _family(address: IPAddress) -> Family:
+def _family(address: IPAddress) -> TableFamily:
     return "ip" if address.version == 4 else "ip6"
