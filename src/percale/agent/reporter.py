@@ -14,6 +14,7 @@ from percale.agent.metrics import GaugeValues, Metrics
 from percale.agent.network.backend_process import BackendSupervisor
 from percale.agent.network.peers import Peers
 from percale.agent.network.subnet_manager import UNDERLAY, SubnetManager
+from percale.agent.network.tables import NetworkTables
 from percale.agent.problems import Problem, Problems
 from percale.agent.status import Addresses, Pod, Status
 from percale.backend.protocol import Backend
@@ -32,6 +33,7 @@ class NodeComponents(Struct, frozen=True):
     backend: Backend
     backend_supervisor: BackendSupervisor | None
     subnet_manager: SubnetManager
+    tables: NetworkTables
     peers: Peers
     pool: AddressPool
     records: Records

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from percale.cni.attachments import Attachments, Log
 from percale.cni.directory_owner import require_ours
-from percale.cni.hooks import PodHook
+from percale.cni.hooks import GuardTables, PodHook
 from percale.cni.operations import Annotations, Operations, Unready
 from percale.cni.records import Records
 from percale.cni.requests import parse
@@ -51,6 +51,7 @@ class CniServer:
         *,
         network: PodNetwork,
         reconciler: Reconciler,
+        guards: GuardTables,
         pool: AddressPool,
         records: Records,
         annotations: Annotations,
@@ -69,7 +70,7 @@ class CniServer:
         """
         self._path = path
         self._attachments = Attachments(
-            network, reconciler, pool, records, log=log, hooks=hooks, log_command=log_command
+            network, reconciler, guards, pool, records, log=log, hooks=hooks, log_command=log_command
         )
         self._operations = Operations(self._attachments, annotations, ready)
         self._log = log

@@ -72,7 +72,6 @@ from percale.model.service import Service
 from percale.model.subnet_lease import NodeSubnets, SubnetLease
 from percale.policy.evaluator import KINDS as POLICY_KINDS
 from percale.policy.evaluator import Evaluator
-from percale.render.objects import KernelObject
 from percale.render.policy.renderer import PolicyRenderer
 from percale.render.service.renderer import ServiceRenderer
 from percale.service.node_context import ServiceConfig
@@ -224,6 +223,7 @@ def mean(objects: Sequence[Object]) -> None:
             LOCAL,
             make_backend(network_config({**NETWORK, "Backend": {"Type": backend}}), ""),
             _no_wish,
+            _no_wish,
             LineLog("text", io.StringIO()),
         )
         list(peers.replace(leases))
@@ -235,7 +235,7 @@ def mean(objects: Sequence[Object]) -> None:
             peers.remove(lease)
 
 
-def _no_wish(_source: str, objects: Iterable[KernelObject]) -> None:
+def _no_wish(_source: str, objects: Iterable[object]) -> None:
     assert all(objects)
 
 

@@ -17,6 +17,7 @@ from percale.agent.status import Peer
 from percale.backend.lease_conflicts import LeaseConflicts, refusal
 from percale.backend.protocol import Backend, LocalNode, PeerObjects
 from percale.model.subnet_lease import SubnetLease
+from percale.render.network.elements import Element
 from percale.render.network.tunnels import peer_element
 from percale.render.objects import KernelObject, Route
 
@@ -36,10 +37,18 @@ class _Peer:
 class Peers:
     """All methods are called on the event loop."""
 
-    def __init__(self, local: LocalNode, backend: Backend, declare: Declare, log: Log) -> None:
+    def __init__(
+        self,
+        local: LocalNode,
+        backend: Backend,
+        declare: Declare,
+        declare_elements: Callable[[str, Iterable[Element]], None],
+        log: Log,
+    ) -> None:
         self._local = local
         self._backend = backend
         self._declare = declare
+        self._declare_elements = declare_elements
         self._log = log
         self._conflicts = LeaseConflicts(backend.exclusive_ids)
         self._peers: dict[str, _Peer] = {}
@@ -114,6 +123,7 @@ class Peers:
         self._reached -= peer.reached
         self._conflicts.remove(name)
         self._declare(_source(name), ())
+        self._declare_elements(_source(name), ())
         self._render_unblocked()
 
     def update_local(self, local: LocalNode) -> Iterator[None]:
@@ -154,7 +164,8 @@ class Peers:
         self._reached += reached - peer.reached
         peer.reached, peer.problem = reached, problem
         peer.routes = tuple(each for each in objects if isinstance(each, Route))
-        self._declare(_source(name), (*objects, *map(peer_element, rendered.addresses)))
+        self._declare(_source(name), objects)
+        self._declare_elements(_source(name), map(peer_element, rendered.addresses))
 
     def _rendered(self, name: str, lease: SubnetLease) -> PeerObjects:
         """The peer's objects, and why some or all of them are missing."""

@@ -16,8 +16,9 @@ from collections.abc import Iterable, Iterator
 from msgspec import Struct
 
 from percale.model.pod import PROTOCOL_NUMBERS, Protocol
-from percale.render.nft.objects import Field, SetSpec
+from percale.render.nft.objects import Field, SetSpec, TableSpec
 from percale.render.objects import IPAddress
+from percale.render.policy import base_chains as policies
 
 
 class HostPort(Struct, frozen=True):
@@ -130,6 +131,9 @@ def _shapes(version: int) -> Iterator[SetSpec]:
 
 SET_SPECS = (SetSpec("keptports", ("inet_proto", "inet_service")), *_shapes(4), *_shapes(6))
 """What the text declares and elements fill."""
+
+TABLE_SPEC = TableSpec(policies.TABLE_SPEC.name, f"{policies.TEXT}\n{TEXT}", (*policies.SET_SPECS, *SET_SPECS))
+"""With what policies have in the same table."""
 
 
 def host_port_elements(addresses: Iterable[IPAddress], ports: Iterable[HostPort]) -> Iterator[tuple[str, bytes, bytes]]:

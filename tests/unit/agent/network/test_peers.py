@@ -14,7 +14,7 @@ from percale.backend.protocol import KernelBackend, LocalFamily, LocalNode, Peer
 from percale.kernel.protocol import Interface
 from percale.model.ip_family import Family
 from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec, make_lease
-from percale.render.network.tunnels import peer_element
+from percale.render.network.elements import Element
 from percale.render.objects import KernelObject, Route
 
 ETH0 = Interface("eth0", 2, "02:00:00:00:00:01", 1500, up=True, carrier=True)
@@ -67,10 +67,14 @@ class World:
         self.declared: list[tuple[str, tuple[KernelObject, ...]]] = []
         self.log = io.StringIO()
         self.backend = Plain()
-        self.peers = Peers(local(), self.backend, self._want, LineLog("text", self.log))
+        self.elements: dict[str, tuple[Element, ...]] = {}
+        self.peers = Peers(local(), self.backend, self._want, self._want_elements, LineLog("text", self.log))
 
     def _want(self, source: str, objects: Iterable[KernelObject]) -> None:
         self.declared.append((source, tuple(objects)))
+
+    def _want_elements(self, source: str, elements: Iterable[Element]) -> None:
+        self.elements[source] = tuple(elements)
 
     def take_declared(self) -> list[tuple[str, tuple[KernelObject, ...]]]:
         declared, self.declared = self.declared, []
@@ -78,8 +82,7 @@ class World:
 
 
 def routes(number: int, via: str | None = None) -> tuple[KernelObject, ...]:
-    address = IPv4Address(via or f"192.168.0.{number}")
-    return (Route(IPv4Network(f"10.244.{number}.0/24"), "eth0", address), peer_element(address))
+    return (Route(IPv4Network(f"10.244.{number}.0/24"), "eth0", IPv4Address(via or f"192.168.0.{number}")),)
 
 
 @pytest.fixture
@@ -96,6 +99,18 @@ def test_the_first_snapshot_is_one_line_and_leaves_our_own_lease_out() -> None:
     assert world.take_declared() == [("peer/10.244.2.0-24", routes(2)), ("peer/10.244.3.0-24", routes(3))]
     assert world.log.getvalue().count("\n") == 1
     assert "peers known  reached=2 of=2" in world.log.getvalue()
+
+
+def test_the_guards_know_the_public_addresses_of_peers_that_are_reached(world: World) -> None:
+    assert world.elements == {
+        f"peer/10.244.{number}.0-24": (Element("ip", "peers", (IPv4Address(f"192.168.0.{number}"),)),)
+        for number in (2, 3, 4)
+    }
+    world.peers.put(lease(3, public_ip="192.168.0.99"))
+    assert world.elements["peer/10.244.3.0-24"] == (Element("ip", "peers", (IPv4Address("192.168.0.99"),)),)
+    world.peers.remove(lease(2))
+    world.peers.put(lease(4, node="n1"))
+    assert world.elements["peer/10.244.2.0-24"] == world.elements["peer/10.244.4.0-24"] == ()
 
 
 def test_one_change_asks_the_backend_once_and_touches_one_source(world: World) -> None:
