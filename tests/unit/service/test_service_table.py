@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from tests import builders
 from tests.unit.service.building import build
 
 from percale.model.endpoints import Endpoint, EndpointAddress, EndpointPort, Endpoints, EndpointSlice, EndpointSubset
 from percale.model.meta import Object, ObjectKey, ObjectMeta
 from percale.model.node import Node
 from percale.model.service import ClientIPConfig, Service, SessionAffinityConfig
-from percale.model.subnet_lease import SubnetLease
+from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec
 from percale.service.resolver import ServiceResolver
 
 IP, POD, OUTSIDE = "172.30.0.41", "10.0.0.2", "203.0.113.2"
@@ -191,8 +191,9 @@ def test_a_port_that_is_none_is_an_error_of_its_service_only() -> None:
 # Tunnels between nodes
 
 
-def lease(number: int = 2) -> SubnetLease:
-    return builders.lease(number, subnet=f"10.0.{number}.0/24", publicIP="192.168.0.9")
+def lease(name: str, subnet: str = "10.0.2.0/24", public: str = "192.168.0.9") -> SubnetLease:
+    spec = SubnetLeaseSpec(node=name, subnet=IPv4Network(subnet), publicIP=IPv4Address(public))
+    return SubnetLease(metadata=ObjectMeta(name=name), spec=spec)
 
 
 def tunnelled(*endpoints: Endpoint | str, service: str = "svc1", index: int = 1) -> EndpointSlice:
@@ -205,26 +206,26 @@ def test_a_tunnel_is_no_endpoint_whenever_its_node_comes() -> None:
     at_tunnel, at_other = ("10.9.9.9", "172.30.0.41", 80, "UDP"), ("10.9.9.9", "172.30.0.41", 81, "TCP")
     table = build.table(service, tunnelled("10.0.2.0", "10.0.2.1", "192.168.0.9", "10.0.2.7"))
     assert len(build.ask(table, *at_tunnel).endpoints) == 4  # type: ignore[arg-type]
-    assert table.apply([lease()]) == {service.key}
+    assert table.apply([lease("n2")]) == {service.key}
     assert build.ask(table, *at_tunnel).endpoints == ("10.0.2.7:8472",)  # type: ignore[arg-type]
     assert len(build.ask(table, *at_other).endpoints) == 4  # type: ignore[arg-type]
     assert list(table.problems) == [
         f"EndpointSlice ns1/svc1-1: {address}:8472/UDP is the tunnel of a node, and no endpoint"
         for address in ("10.0.2.0", "10.0.2.1", "192.168.0.9")
     ]
-    assert table.apply([lease(3)]) == set()  # two leases have the public address now
-    assert table.apply(gone=[(SubnetLease, lease().key)]) == {service.key}
+    assert table.apply([lease("n3", "10.0.3.0/24")]) == set()  # two leases have the public address now
+    assert table.apply(gone=[(SubnetLease, lease("n2").key)]) == {service.key}
     assert len(build.ask(table, *at_tunnel).endpoints) == 3  # type: ignore[arg-type]
 
 
 def test_the_tunnels_port_is_the_networks() -> None:
-    table = build.table(build.service(), tunnelled("10.0.2.0"), lease(), tunnel_ports=(4789,))
+    table = build.table(build.service(), tunnelled("10.0.2.0"), lease("n2"), tunnel_ports=(4789,))
     assert list(table.problems) == []
     plain = written("10.0.2.0")
     plain = replace(
         plain, subsets=(replace(plain.subsets[0], ports=(EndpointPort(name="p80", port=4789, protocol="UDP"),)),)
     )
-    assert len(list(build.table(build.service(), plain, lease(), tunnel_ports=(4789,)).problems)) == 1
+    assert len(list(build.table(build.service(), plain, lease("n2"), tunnel_ports=(4789,)).problems)) == 1
 
 
 # Endpoints that somebody wrote
