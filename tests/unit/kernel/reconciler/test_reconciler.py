@@ -63,6 +63,22 @@ async def test_a_broken_socket_is_a_problem_and_tried_again() -> None:
     await reconciler.stop()
 
 
+async def test_each_batch_is_told_with_its_duration_and_its_results() -> None:
+    batches: list[tuple[float, Sequence[OSError | None]]] = []
+    kernel = FakeKernel()
+    kernel.refuse(ADDRESS.key)
+    reconciler = Reconciler(kernel, on_batch=lambda *batch: batches.append(batch))
+    await reconciler.start()
+    reconciler.declare("node", (ETH0, ADDRESS))
+    with pytest.raises(KernelError):
+        await reconciler.wait_applied("node")
+    seconds, (done, refused) = batches[0]
+    assert seconds > 0
+    assert done is None
+    assert refused is not None
+    await reconciler.stop()
+
+
 async def test_a_defect_is_told_and_does_not_end_the_reconciler(monkeypatch: pytest.MonkeyPatch) -> None:
     class Defective(FakeKernel):
         defects = 1
