@@ -18,7 +18,7 @@ from msgspec import Struct, field
 
 from percale.errors import BadInput, BadManifest
 from percale.explain.policy_tests.schema import PARTS, Document, Part, ProbeEntry, node_of, pod_of
-from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
+from percale.model.field_path import FieldPath
 from percale.model.kinds import kinds_of
 from percale.model.manifest.decode import Source, decode_manifest, field_line, read_nodes, text_of, with_namespace
 from percale.model.manifest.diagnostics import SourceText, combined, diagnose
@@ -27,14 +27,14 @@ from percale.model.manifest.syntax_tree import Node as Place
 from percale.model.manifest.syntax_tree import descend, plain_value
 from percale.model.meta import Object, ObjectKey, ObjectMeta
 from percale.model.namespace import Namespace
-from percale.model.networkpolicy import NetworkPolicy
 from percale.model.node import Node
 from percale.model.pod import Pod
 from percale.model.validation.validators import field_errors
-from percale.policy.compiler import PolicyKey, RuleRef
+from percale.policy.compiled_policy import PolicyKey, RuleRef
+from percale.policy.kinds.registry import POLICY_KINDS
 from percale.policy.rule_terms import FlowProtocol
 
-POLICY_KINDS = kinds_of(NetworkPolicy, ClusterNetworkPolicy)
+_POLICIES = kinds_of(*POLICY_KINDS.object_types)
 
 
 class Probe(Struct, frozen=True):
@@ -61,15 +61,15 @@ class Step(Struct, frozen=True):
 
 
 class Text(Struct, frozen=True):
-    """Where a policy is written: in an object of a file, at `path` (`policies[0].`)."""
+    """Where a policy is written: in an object of a file, at `path` (`("policies", 0)`)."""
 
     data: bytes
     source: Source
-    path: str = ""
+    path: FieldPath = ()
 
-    def line(self, field: str) -> str:
-        """`file:line` of a field of the policy; of the policy itself for ""."""
-        path = f"{self.path}{field}".rstrip(".")
+    def line(self, field: FieldPath = ()) -> str:
+        """`file:line` of a field of the policy, or of the policy itself."""
+        path = (*self.path, *field)
         return f"{self.source.file}:{field_line(self.data, self.source, path)}" if path else str(self.source)
 
 
@@ -101,12 +101,12 @@ class Case(Struct, frozen=True):
     def place(self, rule: RuleRef) -> str | None:
         """`file:line` of a rule."""
         text = self.texts.get(rule.policy)
-        return text.line(f"spec.{rule.direction}[{rule.position}]") if text is not None else None
+        return text.line(rule.field) if text is not None else None
 
     def policy_place(self, policy: PolicyKey) -> str | None:
         """`file:line` of a policy."""
         text = self.texts.get(policy)
-        return text.line("") if text is not None else None
+        return text.line() if text is not None else None
 
 
 Read: TypeAlias = Callable[[str], tuple[str, bytes]]
@@ -166,7 +166,7 @@ class _Decoding(Struct, frozen=True):
         policies = tuple(each for each, _ in written if not isinstance(each, Namespace))
         pods = tuple(map(pod_of, document.pods))
         self._refuse_twins([("namespaces", [each.name for each in document.namespaces])])
-        self._refuse_twins([("policies", [key_of(each) for each in policies])])
+        self._refuse_twins([("policies", [POLICY_KINDS.key(each) for each in policies])])
         self._refuse_twins([("nodes", [each.name for each in document.nodes]), ("pods", [each.key for each in pods])])
         known = {str(pod.key): tuple(pod.status.addresses) for pod in pods}
         probes = tuple(self._probe(index, each, known) for index, each in enumerate(document.probes))
@@ -182,7 +182,7 @@ class _Decoding(Struct, frozen=True):
             pods=pods,
             policies=policies,
             probes=probes,
-            texts={key_of(each): text for each, text in written if not isinstance(each, Namespace)},
+            texts={POLICY_KINDS.key(each): text for each, text in written if not isinstance(each, Namespace)},
         )
 
     def _document(self) -> Document | None:
@@ -223,10 +223,10 @@ class _Decoding(Struct, frozen=True):
         for index, value in enumerate(given):
             node, line = descend(self.node, ("policies", index))
             where = f"{self.source.file}:{line}"
-            kind = POLICY_KINDS.get(str(value.get("kind")))
+            kind = _POLICIES.get(str(value.get("kind")))
             if kind is None or value.get("apiVersion") != kind.API_VERSION:
                 what = f"{value.get('kind')} of {value.get('apiVersion')} is no policy that is known here"
-                versions = (f"{each.KIND} of {each.API_VERSION}" for each in POLICY_KINDS.values())
+                versions = (f"{each.KIND} of {each.API_VERSION}" for each in _POLICIES.values())
                 self.faults.append(BadManifest(what, where=where, hint=f"there are {' and '.join(versions)}"))
                 continue
             errors, refusal = field_errors(kind, value), None
@@ -237,7 +237,7 @@ class _Decoding(Struct, frozen=True):
             if errors or refusal is not None:
                 self.faults.append(diagnose(errors, refusal, kind, SourceText(node, self.text, self.source.file)))
             else:
-                yield with_namespace(policy), Text(self.data, self.source, f"policies[{index}].")
+                yield with_namespace(policy), Text(self.data, self.source, ("policies", index))
 
     def _from_manifests(self, paths: Iterable[str]) -> Iterator[tuple[Object, Text]]:
         """The policies and namespaces of manifests; whatever else they hold is not a test's."""
@@ -249,7 +249,7 @@ class _Decoding(Struct, frozen=True):
                 self.faults.append(fault)
                 continue
             for each in manifest.entries:
-                if isinstance(each.object, NetworkPolicy | ClusterNetworkPolicy | Namespace):
+                if isinstance(each.object, (Namespace, *POLICY_KINDS.object_types)):
                     yield each.object, Text(data, each.source)
 
     def _probe(self, index: int, entry: ProbeEntry, pods: dict[str, tuple[str, ...]]) -> Probe:
@@ -290,11 +290,6 @@ def _is_address(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def key_of(policy: Object) -> PolicyKey:
-    """As rules name their policy."""
-    return PolicyKey("np" if isinstance(policy, NetworkPolicy) else "cnp", *policy.key)
 
 
 def _namespaces(document: Document, written: Iterable[Object]) -> Iterator[Namespace]:

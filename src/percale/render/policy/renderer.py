@@ -18,7 +18,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from percale.model.meta import ObjectKey
-from percale.policy.compiler import PolicyKey
+from percale.policy.compiled_policy import PolicyKey
 from percale.policy.evaluator import Evaluator, PolicyClass, PolicyDelta
 from percale.policy.pod_facts import PodFacts
 from percale.policy.rule_terms import Direction, PodSelectorTerm, PortSpan
