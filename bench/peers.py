@@ -7,19 +7,27 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any
 
 from bench.rows import Row, at_most, ratio
+from percale.agent.events import Events
+from percale.agent.logging import LineLog
+from percale.agent.network.tables import NetworkTables
+from percale.agent.problems import Problems
 from percale.kernel.netns import NetnsThread, anonymous_namespace
+from percale.kernel.nftables.table import KernelNftTable
 from percale.kernel.reconciler.reconciler import Reconciler
 from percale.kernel.rtnl.driver import KernelDriver
 from percale.render.link_kinds import Veth, VethPeer, Vxlan
-from percale.render.network.base_chains import rulesets
+from percale.render.network.base_chains import network_tables
+from percale.render.network.elements import Element
 from percale.render.network.tunnels import peer_element
 from percale.render.objects import Address, FdbEntry, KernelObject, Link, Neighbour, Route
+from percale.store.memory import MemoryStore
 
 PEERS = 5000
 ROUNDS = 3
@@ -40,8 +48,11 @@ def _peer(number: int, mac: str | None = None) -> tuple[KernelObject, ...]:
         Neighbour("flannel.1", gateway, mac),
         FdbEntry("flannel.1", mac, public),
         Route(subnet, "flannel.1", gateway, onlink=True),
-        peer_element(public),
     )
+
+
+def _elements(number: int) -> tuple[Element, ...]:
+    return (peer_element(_facts(number)[1]),)
 
 
 def _device() -> tuple[KernelObject, ...]:
@@ -58,16 +69,24 @@ async def _ours() -> tuple[float, list[float]]:
     """Seconds for all from cold, and milliseconds for one change, several times."""
     namespace = anonymous_namespace()
     reconciler = Reconciler(KernelDriver(NetnsThread(namespace)))
+    problems = Problems(LineLog(stream=sys.stderr))
+    events = Events("n1", MemoryStore(), problems)
+    tables = NetworkTables(
+        network_tables(), problems, events, lambda spec: KernelNftTable(NetnsThread(namespace), spec=spec)
+    )
+    running = asyncio.create_task(tables.run())
     try:
         await reconciler.start()
-        reconciler.declare("tables", rulesets())
-        await reconciler.wait_applied("tables")
+        tables.start()
+        await tables.wait_loaded()
         start = time.perf_counter()
         reconciler.declare("device", _device())
         for number in range(1, PEERS + 1):
             reconciler.declare(f"peer/{number}", _peer(number))
+            tables.declare(f"peer/{number}", _elements(number))
         await reconciler.wait_applied(f"peer/{PEERS}")
         await reconciler.wait_idle()
+        await tables.wait_applied(f"peer/{PEERS}")
         cold = time.perf_counter() - start
         changes = []
         for number in range(1, 31):
@@ -77,6 +96,8 @@ async def _ours() -> tuple[float, list[float]]:
             changes.append((time.perf_counter() - start) * 1000)
         return cold, changes
     finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
         await reconciler.stop()
         os.close(namespace)
 

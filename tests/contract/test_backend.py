@@ -6,9 +6,9 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_interface, ip_network
+from ipaddress import ip_interface, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from percale.backend.lease_conflicts import LeaseConflicts
 from percale.backend.peer_path import paths, type_problem
-from percale.backend.protocol import Backend, LocalNode, PeerObjects
+from percale.backend.protocol import Backend, ExclusiveId, LocalFamily, LocalNode, PeerObjects, lease_spec
 from percale.backend.registry import BACKENDS
 from percale.backend.state_dir import BACKEND_STATE, load_state, retire_backends
 from percale.errors import StateError
@@ -27,7 +27,8 @@ from percale.kernel.plan import dependencies_of, matches
 from percale.kernel.protocol import Interface, Upsert
 from percale.kernel.rtnl.fake import LOOPBACK, FakeKernel
 from percale.model.backend_options import OPTIONS, BackendOptions
-from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec, make_lease
+from percale.model.ip_family import Family
+from percale.model.subnet_lease import LeasedFamily, SubnetLease, SubnetLeaseSpec, make_lease
 from percale.render.network.tunnels import TunnelEnd
 from percale.render.objects import KernelObject, Link, Route
 
@@ -102,12 +103,13 @@ class FakeBackend:
     def pod_mtu(self, node: LocalNode) -> int:
         return node.interface.mtu - 60
 
-    def lease_data(self, node: LocalNode) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-        return {"Key": self._key}, None
+    def lease_data(self, node: LocalNode) -> dict[Family, dict[str, Any]]:
+        return {family: {"Key": self._key} for family in node.families}
 
-    def exclusive_ids(self, spec: SubnetLeaseSpec) -> Iterator[tuple[Hashable, str]]:
-        if spec.backendData is not None and isinstance(key := spec.backendData.get("Key"), str):
-            yield key, f"key, {key}"
+    def exclusive_ids(self, spec: SubnetLeaseSpec) -> Iterator[ExclusiveId]:
+        for family, _, _, data in spec.families:
+            if data is not None and isinstance(key := data.get("Key"), str):
+                yield ExclusiveId("key", key, family)
 
     def check(self, node: LocalNode) -> None:
         return None
@@ -116,15 +118,18 @@ class FakeBackend:
         return ()
 
     def tunnel_ends(self, node: LocalNode) -> tuple[TunnelEnd, ...]:
-        return (TunnelEnd(node.public_ip, self._options.port),) if node.public_ip is not None else ()
+        return tuple(TunnelEnd(address, self._options.port) for address in node.public_ips)
 
     def peer(self, node: LocalNode, lease: SubnetLease) -> PeerObjects:
         if (other := type_problem(FAKE, lease)) is not None:
             return PeerObjects(problem=other)
         found = list(paths(node, lease))
-        if lease.spec.backendData is None or not isinstance(lease.spec.backendData.get("Key"), str):
-            return PeerObjects(problem="it has no key")
-        return PeerObjects(tuple(path.direct for path in found), tuple(path.gateway for path in found))
+        usable = [path for path in found if path.data is not None and isinstance(path.data.get("Key"), str)]
+        return PeerObjects(
+            tuple(path.direct for path in usable),
+            tuple(path.gateway for path in usable),
+            "it has no key" if usable != found else None,
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -152,44 +157,26 @@ async def start(name: str, state_dir: Path) -> Backend:
     return backend
 
 
-def local(number: int = 1, **changes: Any) -> LocalNode:
-    """A dual-stack node of the segment that all share."""
+def local(number: int = 1, families: Iterable[Family] = Family, without_underlay: Family | None = None) -> LocalNode:
+    """A node of the segment that all share."""
     addresses = (ip_interface(f"192.0.2.{number}/24"), ip_interface(f"2001:db8::{number:x}/64"))
     eth0 = Interface("eth0", 2, f"02:00:00:00:00:{number:02x}", 1500, up=True, carrier=True, addresses=addresses)
-    node = LocalNode(
+    subnets = {Family.IPV4: ip_network(f"10.244.{number}.0/24"), Family.IPV6: ip_network(f"fd00:0:0:{number:x}::/64")}
+    public = dict(zip(Family, (each.ip for each in addresses if each.version != without_underlay), strict=False))
+    return LocalNode(
         name=f"n{number}",
-        subnet=IPv4Network(f"10.244.{number}.0/24"),
-        ipv6_subnet=IPv6Network(f"fd00:0:0:{number:x}::/64"),
-        public_ip=IPv4Address(f"192.0.2.{number}"),
-        public_ipv6=IPv6Address(f"2001:db8::{number:x}"),
-        interface=eth0,
-        interface_v6=eth0,
+        families={family: LocalFamily(subnets[family], eth0, public.get(family)) for family in families},
         on_link=frozenset({ip_network("192.0.2.0/24"), ip_network("2001:db8::/64")}),
     )
-    return replace(node, **changes)
 
 
 def lease_of(backend: Backend, node: LocalNode, **changes: Any) -> SubnetLease:
     """What this node publishes."""
-    data, data_v6 = backend.lease_data(node)
-    spec = SubnetLeaseSpec(
-        node=node.name,
-        subnet=node.subnet,
-        ipv6Subnet=node.ipv6_subnet,
-        publicIP=node.public_ip,
-        publicIPv6=node.public_ipv6,
-        backendType=backend.type,
-        backendData=data,
-        backendV6Data=data_v6,
-    )
-    return make_lease(replace(spec, **changes))
+    return make_lease(replace(lease_spec(backend, node), **changes))
 
 
-ONE_FAMILY: list[dict[str, Any]] = [
-    {"ipv6_subnet": None, "public_ipv6": None},
-    {"subnet": None, "public_ip": None},
-    {"public_ipv6": None},
-]
+NODES = [local(), local(families=[Family.IPV4]), local(families=[Family.IPV6]), local(without_underlay=Family.IPV6)]
+nodes = pytest.mark.parametrize("node", NODES, ids=["dual", "ipv4", "ipv6", "ipv6 without underlay"])
 
 
 @every
@@ -204,7 +191,7 @@ async def test_an_ordinary_node_can_have_it(name: str, state_dir: Path) -> None:
 async def test_its_lease_data_is_json_and_the_same_after_a_restart(name: str, state_dir: Path) -> None:
     first = (await start(name, state_dir)).lease_data(local())
     assert (await start(name, state_dir)).lease_data(local()) == first
-    assert tuple(json.loads(json.dumps(first))) == first
+    assert json.loads(json.dumps(first)) == {str(family): data for family, data in first.items()}
 
 
 @every
@@ -223,49 +210,40 @@ async def test_two_nodes_agree_and_one_twice_does_not(name: str, state_dir: Path
     conflicts = LeaseConflicts(one.exclusive_ids)
     assert conflicts.admit(lease_of(one, local(1))) is None
     assert conflicts.admit(lease_of(two, local(2))) is None
-    copied = make_lease(replace(lease_of(one, local(1)).spec, node="n3", **_elsewhere(3)))
+    elsewhere = [
+        LeasedFamily(family, each.subnet, each.public_ip, one.lease_data(local()).get(family))
+        for family, each in local(3).families.items()
+    ]
+    copied = make_lease(SubnetLeaseSpec.of("n3", name, elsewhere))
     if list(one.exclusive_ids(copied.spec)):
         assert "nodes n1 and n3 have one " in (conflicts.admit(copied) or "")
     else:
         assert conflicts.admit(copied) is None
 
 
-def _elsewhere(number: int) -> dict[str, Any]:
-    node = local(number)
-    return {
-        "subnet": node.subnet,
-        "ipv6Subnet": node.ipv6_subnet,
-        "publicIP": node.public_ip,
-        "publicIPv6": node.public_ipv6,
-    }
-
-
 @every
-@pytest.mark.parametrize("changes", [{}, *ONE_FAMILY], ids=str)
+@nodes
 async def test_tunnels_end_at_the_nodes_addresses_and_the_networks_ports(
-    name: str, state_dir: Path, changes: dict[str, Any]
+    name: str, state_dir: Path, node: LocalNode
 ) -> None:
-    node = local(**changes)
     backend = await start(name, state_dir)
-    own = {address.ip for address in node.interface.addresses}
+    assert len(backend.tunnel_ends(node)) in (0, len(node.public_ips))
     for end in backend.tunnel_ends(node):
-        assert end.address in own
+        assert end.address in node.public_ips
         assert end.port in OPTIONS[name]().tunnel_ports
 
 
 @every
-@pytest.mark.parametrize("changes", [{}, *ONE_FAMILY], ids=str)
-async def test_a_peer_is_reached_in_the_families_that_both_have(
-    name: str, state_dir: Path, changes: dict[str, Any]
-) -> None:
-    backend, other = [await start(name, state_dir / node) for node in ("n1", "n2")]
-    node, lease = local(**changes), lease_of(other, local(2))
+@nodes
+async def test_a_peer_is_reached_in_the_families_that_both_have(name: str, state_dir: Path, node: LocalNode) -> None:
+    backend, other = [await start(name, state_dir / each) for each in ("n1", "n2")]
+    lease = lease_of(other, local(2))
     peer = backend.peer(node, lease)
-    common = [
-        (lease.spec.subnet, lease.spec.publicIP, node.public_ip),
-        (lease.spec.ipv6Subnet, lease.spec.publicIPv6, node.public_ipv6),
+    families = [
+        (each.subnet, each.public_ip)
+        for each in lease.spec.families
+        if (mine := node.families.get(each.family)) is not None and mine.public_ip is not None
     ]
-    families = [(subnet, address) for subnet, address, mine in common if mine is not None]
     assert peer.problem is None
     assert peer.addresses == tuple(address for _, address in families)
     assert [obj.dst for obj in peer.objects if isinstance(obj, Route)] == [subnet for subnet, _ in families]
@@ -308,8 +286,8 @@ async def test_a_peer_of_another_type_is_a_problem_that_names_both(name: str, ot
 @every
 async def test_a_peer_without_a_common_family_is_none(name: str, state_dir: Path) -> None:
     backend = await start(name, state_dir)
-    lease = lease_of(backend, local(2), ipv6Subnet=None)
-    assert backend.peer(local(subnet=None, public_ip=None), lease) == PeerObjects()
+    lease = lease_of(backend, local(2, families=[Family.IPV4]))
+    assert backend.peer(local(families=[Family.IPV6]), lease) == PeerObjects()
 
 
 DATA = st.none() | st.dictionaries(
@@ -329,7 +307,7 @@ async def test_whatever_a_peer_publishes_it_is_reached_or_has_a_problem(
     peer = backend.peer(local(), lease)
     assert len(peer.addresses) == 2 or peer.problem
     assert bool(peer.objects) == bool(peer.addresses)
-    assert all(text for _, text in backend.exclusive_ids(lease.spec))
+    assert all(str(each) for each in backend.exclusive_ids(lease.spec))
 
 
 # State and process; only the fake one has them

@@ -30,14 +30,12 @@ from percale.kernel.rtnl.fake import FakeKernel
 from percale.render.link_kinds import Bridge, Ifb, Veth, VethPeer, Vxlan
 from percale.render.objects import (
     Address,
-    Element,
     FdbEntry,
     KernelObject,
     Link,
     Neighbour,
     Redirect,
     Route,
-    Ruleset,
     Shaper,
     Sysctl,
 )
@@ -46,8 +44,7 @@ ETH0 = Link("eth0", Veth(VethPeer("far0")))
 ETH0_ADDRESS = Address("eth0", ip_interface("192.168.1.1/24"))
 VXLAN = Vxlan(7, ip_address("192.168.1.1"), "eth0")
 FLANNEL = Link("flannel.7", VXLAN, mtu=1450, mac="02:00:00:00:00:01")
-TABLE = Ruleset("ip", "set pods { type ifname . ipv4_addr; }\nset nets { type ipv4_addr; flags interval; }")
-BASE = (ETH0, ETH0_ADDRESS, FLANNEL, TABLE)
+BASE = (ETH0, ETH0_ADDRESS, FLANNEL)
 
 OBJECTS: tuple[KernelObject, ...] = (
     FLANNEL,
@@ -68,13 +65,6 @@ OBJECTS: tuple[KernelObject, ...] = (
     Route(ip_network("10.244.0.0/16"), kind="blackhole"),
     Route(ip_network("fd00:4::/48"), kind="unreachable"),
     Shaper("eth0", 10_000_000, 1_000_000),
-    TABLE,
-    Ruleset("ip6", "set six { type ipv6_addr; flags interval; }"),
-    Ruleset("bridge", "set macs { type ifname . ether_addr; }"),
-    Element("ip", "pods", ("eth0", ip_address("10.244.1.9"))),
-    Element("ip", "nets", (ip_network("10.0.0.0/8"),)),
-    Element("ip", "nets", (ip_network("10.0.0.1/32"),)),
-    Element("ip", "nets", (ip_network("0.0.0.0/0"),)),
 )
 
 
@@ -169,15 +159,10 @@ def test_one_result_for_each_change_and_the_others_are_made(world: World) -> Non
         Upsert(ETH0_ADDRESS),
         Upsert(lost),
         Delete(lost),
-        Upsert(Element("ip", "pods", ("eth0", ip_address("10.0.0.1")))),
-        Upsert(TABLE),
-        Upsert(Element("ip", "missing", ("eth0", ip_address("10.0.0.1")))),
-        Upsert(Element("ip", "pods", ("eth0", ip_address("10.0.0.2")))),
     ]
     results = [error.errno if error is not None else None for error in world.driver.apply(changes)]
-    assert results == [None, errno.ENODEV, None, errno.ENODEV, None, errno.ENOENT, None, errno.ENOENT, None]
+    assert results == [None, errno.ENODEV, None, errno.ENODEV, None]
     assert world.has(ETH0_ADDRESS)
-    assert world.has(Element("ip", "pods", ("eth0", ip_address("10.0.0.2"))))
 
 
 def test_a_changed_vxlan_is_a_new_device_with_nothing_on_it(world: World) -> None:
@@ -279,20 +264,6 @@ def test_a_device_of_another_kind_that_is_not_ours_is_left_alone(world: World) -
     assert [other.errno for other in others if other is not None] == [errno.ENODEV, errno.ENODEV]
 
 
-def test_a_table_loaded_again_holds_no_elements(world: World) -> None:
-    element = Element("ip", "nets", (ip_network("10.0.0.0/8"),))
-    world.put(TABLE, element)
-    world.put(Ruleset("ip", TABLE.text + "\nset more { type mark; }"))
-    assert not world.has(element)
-    assert not world.has(TABLE)
-
-
-def test_a_removed_table_takes_its_elements(world: World) -> None:
-    world.put(TABLE, Element("ip", "nets", (ip_network("10.0.0.0/8"),)))
-    assert list(world.driver.apply([Delete(TABLE)])) == [None]
-    assert world.driver.read() == {}
-
-
 def test_a_removed_device_takes_what_is_on_it(world: World) -> None:
     world.put(*BASE, Neighbour("flannel.7", ip_address("10.244.2.0"), "02:00:00:00:00:09"))
     assert list(world.driver.apply([Delete(FLANNEL)])) == [None]
@@ -314,9 +285,7 @@ def test_many_devices_are_removed_at_once_and_no_other(world: World) -> None:
         ETH0_ADDRESS,
         Neighbour("flannel.7", ip_address("10.244.2.0"), "02:00:00:00:00:09"),
         FdbEntry("flannel.7", "02:00:00:00:00:0a", ip_address("192.168.1.2")),
-        Element("ip", "pods", ("eth0", ip_address("10.244.1.9"))),
         Link("cni0", Bridge()),
-        TABLE,
     ],
     ids=lambda obj: str(obj.key[0]),
 )
@@ -363,15 +332,13 @@ def test_our_own_changes_are_no_news(world: World) -> None:
     world.put(*BASE)
     world.follow()
     ours = Route(ip_network("10.244.3.0/24"), "eth0", ip_address("192.168.1.3"))
-    element = Element("ip", "pods", ("eth0", ip_address("10.244.1.9")))
-    reloaded = Ruleset("ip", TABLE.text + "\nset more { type mark; }")
-    world.put(ours, element, reloaded, element)
-    world.driver.apply([Delete(ours), Delete(element)])
+    world.put(ours)
+    world.driver.apply([Delete(ours)])
     world.somebody(Upsert(Neighbour("eth0", ip_address("192.168.1.3"), "02:00:00:00:00:03")))
     assert world.sees(ObjectChanged(Neighbour("eth0", ip_address("192.168.1.3"), "02:00:00:00:00:03")))
     told = {event.object.key for event in world.events if isinstance(event, ObjectChanged)}
     told |= {event.key for event in world.events if isinstance(event, ObjectRemoved)}
-    assert not told & {ours.key, element.key, reloaded.key}
+    assert ours.key not in told
 
 
 def test_sysctls_are_those_of_the_namespace(world: World) -> None:

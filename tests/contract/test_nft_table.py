@@ -127,6 +127,22 @@ async def test_a_restore_makes_exactly_the_image(world: World) -> None:
     assert await world.holds(Transaction())
 
 
+async def test_stale_elements_stay_until_all_have_said_what_they_want(world: World) -> None:
+    await world.nft_table.sync(SNAPSHOT)
+    key = ONE + b"\0\x50\0\0"
+    some = replace(SNAPSHOT, put=(ElementBatch("pods4-a", THREE), ElementBatch("map", key, THREE)))
+    kept = await world.nft_table.sync(some, keep_stale=True)
+    assert kept == Transaction(
+        remove=(ElementBatch("map", key),),
+        put=(ElementBatch("pods4-a", THREE), ElementBatch("map", key, THREE)),
+    )
+    assert not await world.nft_table.sync(some, keep_stale=True)
+    gone = await world.nft_table.sync(some)
+    assert ElementBatch("pods4-a", ONE + TWO) in gone.remove or ElementBatch("pods4-a", TWO + ONE) in gone.remove
+    assert gone.put == ()
+    assert await world.holds(some)
+
+
 async def test_edits_change_what_they_say_and_nothing_else(world: World) -> None:
     await world.nft_table.sync(SNAPSHOT)
     await world.nft_table.apply(Transaction())

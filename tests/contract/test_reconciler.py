@@ -24,14 +24,12 @@ from percale.kernel.rtnl.fake import FakeKernel
 from percale.render.link_kinds import Bridge, Veth, VethPeer, Vxlan
 from percale.render.objects import (
     Address,
-    Element,
     FdbEntry,
     KernelObject,
     Key,
     Link,
     Neighbour,
     Route,
-    Ruleset,
     Sysctl,
 )
 
@@ -39,12 +37,7 @@ ETH0 = Link("eth0", Veth(VethPeer("far0")))
 ETH0_ADDRESS = Address("eth0", ip_interface("192.168.0.1/16"))
 FLANNEL = Link("flannel.1", Vxlan(1, ip_address("192.168.0.1"), "eth0"), mtu=1450, mac="02:00:00:00:00:01")
 FLANNEL_ADDRESS = Address("flannel.1", ip_interface("10.0.0.0/32"))
-TABLE = Ruleset("ip", "set pods { type ifname . ipv4_addr; }\nset nets { type ipv4_addr; flags interval; }")
-ELEMENTS = (
-    Element("ip", "pods", ("eth0", ip_address("10.0.0.9"))),
-    Element("ip", "nets", (ip_network("10.0.0.0/8"),)),
-)
-NODE = (ETH0, ETH0_ADDRESS, FLANNEL, FLANNEL_ADDRESS, Sysctl("net/ipv4/ip_forward", "1"), TABLE, *ELEMENTS)
+NODE = (ETH0, ETH0_ADDRESS, FLANNEL, FLANNEL_ADDRESS, Sysctl("net/ipv4/ip_forward", "1"))
 
 
 def peer(number: int) -> tuple[Neighbour, FdbEntry, Route]:
@@ -179,24 +172,24 @@ async def test_what_a_source_lets_go_is_gone_when_settled(world: World) -> None:
 
 
 async def test_bug_leftovers_of_an_earlier_life_are_collected(world: World) -> None:
-    leftovers = (ETH0, ETH0_ADDRESS, FLANNEL, *peer(1), *peer(2), TABLE, *ELEMENTS)
+    leftovers = (ETH0, ETH0_ADDRESS, FLANNEL, *peer(1), *peer(2))
     world.driver.apply([Upsert(obj) for obj in leftovers])
     reconciler = Reconciler(_borrowed(world))
     await reconciler.start()
-    reconciler.declare("node", (ETH0, ETH0_ADDRESS, FLANNEL, TABLE))
+    reconciler.declare("node", (ETH0, ETH0_ADDRESS, FLANNEL))
     reconciler.declare("peer/1", peer(1))
     await reconciler.wait_idle()
     assert world.holds(*leftovers)
     reconciler.start_garbage_collection()
     await reconciler.wait_idle()
     await reconciler.stop()
-    assert not {obj.key for obj in (*peer(2), *ELEMENTS)} & world.look().keys()
-    assert world.holds(ETH0, ETH0_ADDRESS, FLANNEL, TABLE, *peer(1))
+    assert not {obj.key for obj in peer(2)} & world.look().keys()
+    assert world.holds(ETH0, ETH0_ADDRESS, FLANNEL, *peer(1))
 
 
 @pytest.mark.parametrize(
     "removed",
-    [ETH0_ADDRESS, FLANNEL, FLANNEL_ADDRESS, *peer(1), TABLE, *ELEMENTS],
+    [ETH0_ADDRESS, FLANNEL, FLANNEL_ADDRESS, *peer(1)],
     ids=lambda obj: "-".join(map(str, obj.key[:3])),
 )
 async def test_what_somebody_removes_comes_back(world: World, removed: KernelObject) -> None:
@@ -284,18 +277,6 @@ async def test_the_underlay_is_told_when_it_changes(world: World) -> None:
     world.somebody(Upsert(Link("lo", up=True)))
     assert await eventually(lambda: bool(told) and told[-1].interfaces[0].up)
     assert world.reconciler.underlay == told[-1]
-
-
-async def test_what_is_absent_is_told_to_whoever_asked_for_it(world: World) -> None:
-    told: list[str] = []
-    world.reconciler.on_removed(FLANNEL.key, lambda: told.append("tunnel"))
-    world.reconciler.on_removed(TABLE.key, lambda: told.append("table"))
-    world.reconciler.declare("node", NODE)
-    await world.reconciler.wait_applied("node")
-    world.somebody(Delete(FLANNEL))
-    assert await eventually(lambda: bool(told))
-    assert await world.comes_to_hold(*NODE)
-    assert told == ["tunnel"]
 
 
 async def test_a_foreign_device_keeps_the_settings_that_are_wished(world: World) -> None:

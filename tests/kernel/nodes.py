@@ -10,22 +10,25 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from ipaddress import ip_address
 from typing import Any, TypeVar
 
 from tests.kernel.conftest import Space
+from tests.kernel.network_tables import running_tables
 
+from percale.agent.network.tables import NetworkTables
 from percale.backend.interface_selection import InterfaceOptions, local_node, select_interface
-from percale.backend.protocol import LocalNode
+from percale.backend.protocol import LocalNode, lease_spec
 from percale.backend.registry import make_backend
 from percale.errors import BadConfig
-from percale.ipam.subnet_plan import NodeSubnets, candidate
+from percale.ipam.subnet_plan import candidate
 from percale.kernel.netns import NetnsThread
 from percale.kernel.reconciler.reconciler import Reconciler
 from percale.kernel.rtnl.driver import KernelDriver
+from percale.model.ip_family import Family
 from percale.model.netconf import network_config
-from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec, make_lease
-from percale.render.network.base_chains import rulesets
+from percale.model.subnet_lease import NodeSubnets, SubnetLease, make_lease
 from percale.render.network.pod_veth import source_elements
 from percale.render.network.tunnels import peer_element, tunnel_elements
 
@@ -124,6 +127,8 @@ class Node(Machine):
         self.pods: list[Pod] = []
         self._peers: dict[str, SubnetLease] = {}
         self.reconciler: Reconciler
+        self.tables: NetworkTables
+        self._life = AsyncExitStack()
         self.problems: list[str] = []
 
     async def start(self, document: dict[str, Any]) -> None:
@@ -133,9 +138,11 @@ class Node(Machine):
         driver = KernelDriver(NetnsThread(self.space.descriptor))
         self.reconciler = Reconciler(driver, on_problem=lambda source, error: self.problems.append(source))
         await self.reconciler.start()
+        self.tables = await self._life.enter_async_context(running_tables(self.space.descriptor, self.subnets))
         self.reconciler.on_underlay(lambda underlay: self.render())
 
     async def stop(self) -> None:
+        await self._life.aclose()
         await self.reconciler.stop()
 
     @property
@@ -146,39 +153,27 @@ class Node(Machine):
     def local(self) -> LocalNode:
         underlay = self.reconciler.underlay
         try:
-            located = select_interface(InterfaceOptions(), underlay, ipv4=True, ipv6=True)
+            located = select_interface(InterfaceOptions(), underlay)
         except BadConfig:
-            located = select_interface(InterfaceOptions(), underlay, ipv4=True, ipv6=False)
+            located = select_interface(InterfaceOptions(), underlay, [Family.IPV4])
         return local_node(self.name, located, self.subnets)
 
-    def is_at(self, public_ip: str, public_ipv6: str) -> bool:
+    def is_at(self, *public_ips: str) -> bool:
         """The reconciler has seen the node's new place."""
         try:
-            return (str(self.local.public_ip), str(self.local.public_ipv6)) == (public_ip, public_ipv6)
+            return tuple(map(str, self.local.public_ips)) == public_ips
         except BadConfig:
             return False
 
     @property
     def lease(self) -> SubnetLease:
-        local = self.local
-        data, data_v6 = self._backend.lease_data(local)
-        return make_lease(
-            SubnetLeaseSpec(
-                node=self.name,
-                subnet=local.subnet,
-                ipv6Subnet=local.ipv6_subnet,
-                publicIP=local.public_ip,
-                publicIPv6=local.public_ipv6,
-                backendType=self._backend.type,
-                backendData=data,
-                backendV6Data=data_v6,
-            )
-        )
+        return make_lease(lease_spec(self._backend, self.local))
 
     def know(self, *leases: SubnetLease) -> None:
         """These are all the peers, from now on."""
         for gone in self._peers.keys() - {lease.metadata.name for lease in leases}:
             self.reconciler.declare(f"peer/{gone}", ())
+            self.tables.declare(f"peer/{gone}", ())
         self._peers = {lease.metadata.name: lease for lease in leases}
         self.render()
 
@@ -189,18 +184,21 @@ class Node(Machine):
             return
         self.reconciler.declare("node/device", self._backend.device(local))
         tunnels = tunnel_elements(self._backend.tunnel_ends(local))
-        self.reconciler.declare("node/guards", (*rulesets(self.subnets), *tunnels))
+        self.tables.declare("node/guards", tunnels)
         for pod in self.pods:
             sources = source_elements(f"pcl{pod.number}", map(ip_address, pod.addresses.values()))
-            self.reconciler.declare(f"pod/{pod.number}", sources)
+            self.tables.declare(f"pod/{pod.number}", sources)
         for name, lease in self._peers.items():
             peer = self._backend.peer(local, lease)
-            self.reconciler.declare(f"peer/{name}", (*peer.objects, *map(peer_element, peer.addresses)))
+            self.reconciler.declare(f"peer/{name}", peer.objects)
+            self.tables.declare(f"peer/{name}", map(peer_element, peer.addresses))
 
     async def synced(self) -> None:
         """Everything wished is there, and nothing else of ours."""
         self.reconciler.start_garbage_collection()
+        self.tables.start_garbage_collection()
         await self.reconciler.wait_idle()
+        await self.tables.wait_applied("node/guards")
 
     def pod(self, number: int, space: Space) -> Pod:
         """Pod `number`, wired by hand as the routed wiring does it."""

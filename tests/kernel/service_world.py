@@ -35,7 +35,7 @@ from percale.model.service import (
     ServiceSpec,
     ServiceStatus,
 )
-from percale.render.network.masquerade import node_tables
+from percale.render.network.masquerade import node_elements
 from percale.render.network.pod_veth import source_elements
 from percale.render.nft.objects import POLICY_TABLE, TableSpec, Transaction
 from percale.render.policy import base_chains as enforcing
@@ -286,10 +286,10 @@ async def service_world(
     await fabric.meet(one, two)
     networks = [ip_network(each) for each in PODS.values()]
     for node in (one, two):
-        node.reconciler.declare("node/tables", node_tables(networks, node.subnets, masquerade=True))
+        node.tables.declare("node/masquerade", node_elements(networks, node.subnets, masquerade=True))
         for pod in node.pods:
             own = source_elements(f"pcl{pod.number}", map(ip_address, pod.addresses.values()))
-            node.reconciler.declare(f"pod/{pod.number}", own)
+            node.tables.declare(f"pod/{pod.number}", own)
         await node.synced()
         node.sh("echo 0 > /proc/sys/net/ipv4/icmp_ratelimit; echo 0 > /proc/sys/net/ipv6/icmp/ratelimit")
     outside.sh("ip route add 172.30.0.0/16 via 192.168.1.1; ip route add 198.51.100.0/24 via 192.168.1.1")

@@ -69,7 +69,7 @@ async def test_bug_one_refused_route_stalls_nothing(fabric: Fabric) -> None:
     with pytest.raises(KernelError):
         await one.reconciler.wait_applied("peer/n3")
     assert one.problems == ["peer/n3"]
-    one.reconciler.declare("peer/n4", [Route(ip_network("10.244.4.0/24"), "eth0", two.local.public_ip)])
+    one.reconciler.declare("peer/n4", [Route(ip_network("10.244.4.0/24"), "eth0", two.local.public_ips[0])])
     await one.reconciler.wait_applied("peer/n4")
     await reaches(one, two)
 

@@ -20,18 +20,16 @@ from percale.kernel.errors import apply_or_raise
 from percale.kernel.netlink import link
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.plan import matches
-from percale.kernel.protocol import Delete, KernelEvent, ObjectChanged, ObjectRemoved, ResyncRequired, Upsert
+from percale.kernel.protocol import Delete, KernelEvent, ObjectChanged, ObjectRemoved, Upsert
 from percale.render.link_kinds import Bridge, Ifb, Veth, VethPeer, Vxlan
 from percale.render.objects import (
     Address,
-    Element,
     FdbEntry,
     KernelObject,
     Link,
     Neighbour,
     Redirect,
     Route,
-    Ruleset,
     Shaper,
     Sysctl,
     neighbour_key,
@@ -39,15 +37,6 @@ from percale.render.objects import (
 
 ETH0 = Link("eth0", Veth(VethPeer("far0", mac="02:00:00:00:00:02", mtu=1480)), mtu=1480, mac="02:00:00:00:00:01")
 FLANNEL = Link("flannel.1", Vxlan(1, ip_address("192.168.1.1"), "eth0"), mtu=1400)
-TABLE = Ruleset(
-    "ip",
-    """set pods { type ifname . ipv4_addr; }
-set nets { type ipv4_addr; flags interval; }
-set both { type ipv4_addr . inet_service; flags interval; }
-set marks { type mark; }
-set bits { typeof iifname . ether saddr . @ll,176,128; }
-chain forward { type filter hook forward priority 0; ip saddr @nets counter; tcp dport { 22, 23 } drop; }""",
-)
 DST = ip_network("10.244.2.0/24")
 SPELLED: tuple[KernelObject, ...] = (
     ETH0,
@@ -71,15 +60,6 @@ SPELLED: tuple[KernelObject, ...] = (
     Shaper("ifb0", 8_000_000, 800_000),
     Redirect("pod0", "ifb0"),
     Sysctl("net/ipv4/ip_forward", "1"),
-    TABLE,
-    Element("ip", "pods", ("pod0", ip_address("10.244.1.9"))),
-    Element("ip", "nets", (ip_network("10.0.0.0/8"),)),
-    Element("ip", "nets", (ip_network("11.0.0.0/8"),)),
-    Element("ip", "nets", (ip_network("224.0.0.0/3"),)),
-    Element("ip", "both", (ip_network("192.168.0.0/16"), 80)),
-    Element("ip", "both", (ip_address("192.168.0.1"), 443)),
-    Element("ip", "marks", (0x4000,)),
-    Element("ip", "bits", ("pod0", "02:00:00:00:00:09", int(ip_address("fd00:1::9")))),
 )
 
 
@@ -183,13 +163,11 @@ def test_all_of_ours_is_removed_and_nothing_else(space: Any) -> None:
             Upsert(Route(DST, "eth0", ip_address("192.168.1.9"))),
             Upsert(Neighbour("eth0", ip_address("192.168.1.77"), "02:00:00:00:00:77")),
             Upsert(Neighbour("flannel.1", ip_address("10.244.2.0"), "02:00:00:00:00:77")),
-            Upsert(TABLE),
-            Upsert(Element("ip", "nets", (ip_network("10.0.0.0/8"),))),
         ],
     )
     assert "flannel.1" in space.run("ip", "link")
     removals = owned_removals(driver)
-    assert {change.object.key[0] for change in removals} >= {"link", "route", "neighbour", "address", "ruleset"}
+    assert {change.object.key[0] for change in removals} >= {"link", "route", "neighbour", "address"}
     apply_or_raise(driver, removals)
     assert driver.read() == {}
     assert [_without_counters(space.shell(look)) for look in looks] == before
@@ -255,32 +233,6 @@ def test_the_kernels_own_words_reach_the_user(space: Any) -> None:
     assert str(caught.value).startswith(
         "ip route replace 10.244.2.0/24 via 10.99.0.1 dev eth0 proto 112: Nexthop has invalid gateway"
     )
-    with pytest.raises(KernelError, match="syntax error"):
-        apply_or_raise(driver, [Upsert(Ruleset("ip", "chain broken { nonsense }"))])
-    with pytest.raises(KernelError, match=r"set pods is of type ifname \. ipv4_addr"):
-        apply_or_raise(driver, [Upsert(TABLE), Upsert(Element("ip", "pods", ("pod0", ip_address("fd00::1"))))])
-
-
-def test_one_bad_element_among_many_is_found(space: Any) -> None:
-    driver = space.driver()
-    good = [Element("ip", "nets", (ip_network((0x0A000000 + (number << 8), 24)),)) for number in range(3000)]
-    overlapping = Element("ip", "nets", (ip_network("10.0.0.0/16"),))
-    results = driver.apply([Upsert(TABLE), *(Upsert(obj) for obj in good), Upsert(overlapping)])
-    assert [type(error) for error in results if error is not None] == [FileExistsError]
-    assert results[-1] is not None
-    there = driver.read()
-    assert all(obj.key in there for obj in good)
-    assert set(driver.apply([Delete(obj) for obj in good])) == {None}
-    assert [obj for obj in driver.read().values() if isinstance(obj, Element)] == []
-
-
-def test_a_table_loaded_before_keeps_its_elements_over_a_restart(space: Any) -> None:
-    element = Element("ip", "pods", ("pod0", ip_address("10.244.1.9")))
-    apply_or_raise(space.driver(), [Upsert(TABLE), Upsert(element)])
-    there = space.driver().read()
-    assert matches(TABLE, there[TABLE.key])
-    assert there[element.key] == element
-    assert not matches(replace(TABLE, text=TABLE.text + " "), there[TABLE.key])
 
 
 @pytest.mark.parametrize(
@@ -295,13 +247,6 @@ def test_a_table_loaded_before_keeps_its_elements_over_a_restart(space: Any) -> 
         ("ip link delete flannel.1", ObjectRemoved(FLANNEL.key)),
         ("ip link set flannel.1 down; ip link set flannel.1 name other0", ObjectRemoved(FLANNEL.key)),
         ("ip link set eth0 alias ''", ObjectChanged(replace(ETH0, alias="", kind=Veth(), arp=True))),
-        ("nft delete table ip percale", ObjectRemoved(TABLE.key)),
-        ("nft flush ruleset", ObjectRemoved(TABLE.key)),
-        ("nft flush chain ip percale forward", ObjectRemoved(TABLE.key)),
-        ("nft 'delete element ip percale pods { pod0 . 10.244.1.9 }'",
-         ObjectRemoved(("element", "ip", "pods", ("pod0", ip_address("10.244.1.9"))))),
-        ("nft flush set ip percale pods", ObjectRemoved(("element", "ip", "pods", ("pod0", ip_address("10.244.1.9"))))),
-        ("nft flush set ip percale nets", ResyncRequired()),
         ("tc qdisc delete dev eth0 root", ObjectRemoved(("shaper", "eth0"))),
         ("tc qdisc delete dev eth0 ingress", ObjectRemoved(("redirect", "eth0"))),
     ],
@@ -320,9 +265,6 @@ def test_what_the_tools_do_is_seen(space: Any, line: str, expected: KernelEvent)
             Upsert(Link("ifb0", Ifb())),
             Upsert(Shaper("eth0", 8_000_000, 80_000)),
             Upsert(Redirect("eth0", "ifb0")),
-            Upsert(TABLE),
-            Upsert(Element("ip", "pods", ("pod0", ip_address("10.244.1.9")))),
-            Upsert(Element("ip", "nets", (ip_network("10.0.0.0/8"),))),
         ],
     )
     seen: list[KernelEvent] = []

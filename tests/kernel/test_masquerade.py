@@ -19,7 +19,7 @@ import pytest_asyncio
 from tests.kernel.conftest import Space
 from tests.kernel.nodes import DUAL, Fabric, Machine, Node, Pod, eventually
 
-from percale.render.network.masquerade import node_tables
+from percale.render.network.masquerade import node_elements
 from percale.render.network.pod_veth import bridged_source_elements, source_elements
 from percale.render.objects import IPAddress
 
@@ -44,10 +44,10 @@ class World:
     async def masquerade(self, on: bool) -> None:
         for node in (self.one, self.two):
             networks = [subnets.supernet(new_prefix=16 if subnets.version == 4 else 48) for subnets in node.subnets]
-            node.reconciler.declare("node/tables", node_tables(networks, node.subnets, masquerade=on))
+            node.tables.declare("node/masquerade", node_elements(networks, node.subnets, masquerade=on))
             for pod in node.pods:
                 wired = source_elements(f"pcl{pod.number}", map(ip_address, pod.addresses.values()))
-                node.reconciler.declare(f"pod/{pod.number}", wired)
+                node.tables.declare(f"pod/{pod.number}", wired)
             await node.synced()
 
 
@@ -230,8 +230,8 @@ async def test_a_pod_cannot_send_with_a_source_that_is_not_its_own(world: World,
 
 @BOTH
 async def test_a_pod_without_elements_sends_nothing(world: World, version: int) -> None:
-    world.one.reconciler.declare("pod/7", ())
-    await world.one.reconciler.wait_idle()
+    world.one.tables.declare("pod/7", ())
+    await world.one.tables.wait_applied("pod/7")
     assert seen_as(world.one.pods[0], world.stranger, address(world.stranger, version)) is None
 
 
@@ -263,11 +263,11 @@ async def bridged(new_space: Callable[[], Space]) -> AsyncIterator[tuple[Node, M
         pod.sh("for c in all default; do echo 0 > /proc/sys/net/ipv6/conf/$c/accept_dad; done; ip link set eth0 up")
         pod.sh(f"ip addr add 10.244.1.{number}/24 dev eth0; ip addr add fd00:244:0:1::{number}/64 dev eth0 nodad")
         pods.append(pod)
-    node.reconciler.declare("node/tables", node_tables((), node.subnets, masquerade=False))
+    node.tables.declare("node/masquerade", node_elements((), node.subnets, masquerade=False))
     for pod in pods:
         mac = pod.sh("ip -br link show eth0").split()[2]
         wired = bridged_source_elements(f"pcl{pod.number}", mac, on_bridge(pod.number))
-        node.reconciler.declare(f"pod/{pod.number}", wired)
+        node.tables.declare(f"pod/{pod.number}", wired)
     await node.synced()
     yield node, pods[0], pods[1]
     await fabric.down()

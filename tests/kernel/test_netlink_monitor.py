@@ -11,7 +11,7 @@ import pytest
 
 from percale.kernel.netlink import link
 from percale.kernel.netns import NetnsThread
-from percale.kernel.protocol import FASTPATH_TABLE, KernelEvent, ObjectRemoved, ResyncRequired, UnderlayChanged
+from percale.kernel.protocol import KernelEvent, ResyncRequired, UnderlayChanged
 from percale.kernel.reconciler.reconciler import Reconciler
 from percale.kernel.reconciler.sysctl_schedule import EVERY
 from percale.kernel.rtnl.driver import KernelDriver
@@ -82,21 +82,6 @@ async def test_the_reconciler_reports_it_and_reads_again(space: Any, monkeypatch
     (report,) = reports
     assert report["message"] == "listening to the kernel failed"
     assert isinstance(report["exception"], Defect)
-
-
-def test_the_shortcuts_table_is_absent_when_it_was_deleted_and_not_made_anew(space: Any) -> None:
-    told: list[KernelEvent] = []
-    driver = space.driver()
-    driver.follow(told.extend)
-    anew = "table netdev percale { set a { type mark; }; }"
-    space.run("nft", anew)
-    space.run("nft", f"delete table netdev percale; {anew}")
-    space.run("nft", "table netdev other; delete table netdev other")
-    space.run("nft", "table ip percale; delete table ip percale")
-    until(lambda: ObjectRemoved(("ruleset", "ip")) in told)
-    assert ObjectRemoved(FASTPATH_TABLE) not in told
-    space.run("nft", "delete table netdev percale")
-    until(lambda: ObjectRemoved(FASTPATH_TABLE) in told)
 
 
 SETTINGS = {

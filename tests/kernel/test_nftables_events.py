@@ -7,7 +7,7 @@ import contextlib
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from ipaddress import ip_address
+from concurrent.futures import Future
 
 import pytest
 from tests.kernel.conftest import Space
@@ -19,11 +19,7 @@ from percale.kernel.netns import NetnsThread
 from percale.kernel.nftables import batch, commit
 from percale.kernel.nftables.commit import LARGE, EventSubscriptions
 from percale.kernel.nftables.table import KernelNftTable
-from percale.kernel.protocol import KernelEvent, ResyncRequired, Upsert
-from percale.kernel.reconciler.reconciler import Reconciler
-from percale.kernel.rtnl.driver import KernelDriver
-from percale.render.nft.objects import ElementBatch, SetSpec, Transaction
-from percale.render.objects import Element, Ruleset
+from percale.render.nft.objects import ElementBatch, SetSpec, TableName, TableSpec, Transaction
 
 MANY = SetSpec("many", ("ipv4_addr",))
 SET_SPECS = {MANY.name: MANY}
@@ -170,10 +166,10 @@ def test_a_change_that_is_being_made_when_ours_begins_is_heard_or_noticed(subscr
         assert subscriber.was_notified() or subscriber.lost > lost
 
 
-# The keeper and the reconciler
+# Two tables that share their subscriptions
 
-TABLE = Ruleset("ip", "set pods { type ipv4_addr; }")
-POD = Element("ip", "pods", (ip_address("10.244.1.9"),))
+GUARDS = TableSpec(TableName("ip"), "set pods { type ipv4_addr; }", (SetSpec("pods", ("ipv4_addr",)),))
+POD = Transaction(put=(ElementBatch("pods", bytes((10, 244, 1, 9))),))
 
 
 @pytest.fixture
@@ -223,43 +219,51 @@ async def test_after_a_refused_large_edit_the_keeper_listens_again(
     assert len(touched) == 1
 
 
-async def test_what_somebody_does_to_the_reconcilers_tables_during_a_large_edit_is_repaired(
+async def test_what_somebody_does_to_another_table_during_a_large_edit_is_told(
     space: Space,
     nft_table: tuple[KernelNftTable, EventSubscriptions, list[None]],
     during: Callable[[Callable[[], object]], None],
 ) -> None:
     kept, shared, _ = nft_table
-    reconciler = Reconciler(KernelDriver(NetnsThread(space.descriptor), subscriptions=shared))
-    await reconciler.start()
-    try:
-        reconciler.declare("pods", (TABLE, POD))
-        await reconciler.wait_applied("pods")
+    async with guards(space, shared) as (other, told):
+        await other.sync(POD)
         during(lambda: space.run("nft", "flush set ip percale pods"))
         await kept.apply(LARGE_EDIT)
-        await until(lambda: "10.244.1.9" in space.run("nft", "list table ip percale"))
-    finally:
-        await reconciler.stop()
+        await until(lambda: told)
+        assert await other.sync(POD) == POD
 
 
-async def test_what_the_driver_does_during_a_large_edit_is_nobodys_news(
+async def test_what_another_table_of_ours_commits_during_a_large_edit_is_nobodys_news(
     space: Space,
     nft_table: tuple[KernelNftTable, EventSubscriptions, list[None]],
     during: Callable[[Callable[[], object]], None],
 ) -> None:
     kept, shared, touched = nft_table
-    told: list[KernelEvent] = []
-    with contextlib.closing(KernelDriver(NetnsThread(space.descriptor), subscriptions=shared)) as driver:
-        driver.follow(told.extend)
-        loading = threading.Thread(target=driver.apply, args=([Upsert(TABLE), Upsert(POD)],))
+    async with guards(space, shared) as (other, told):
+        await other.sync(Transaction())
+        loop = asyncio.get_running_loop()
+        loading: list[Future[None]] = []
 
         def begin() -> None:
-            loading.start()
-            loading.join(0.3)  # it waits for its turn
+            loading.append(asyncio.run_coroutine_threadsafe(other.apply(POD), loop))
+            with contextlib.suppress(TimeoutError):
+                loading[0].result(0.3)  # it waits for its turn
 
         during(begin)
         await kept.apply(LARGE_EDIT)
-        loading.join()
+        await asyncio.wrap_future(loading[0])
         space.run(*FOREIGN)
         await until(lambda: touched)
     assert len(touched) == 1
-    assert [event for event in told if isinstance(event, ResyncRequired)] == []
+    assert told == []
+
+
+@contextlib.asynccontextmanager
+async def guards(space: Space, shared: EventSubscriptions) -> AsyncIterator[tuple[KernelNftTable, list[None]]]:
+    """Another table, and how often it was touched."""
+    table = KernelNftTable(NetnsThread(space.descriptor), spec=GUARDS, subscriptions=shared)
+    told: list[None] = []
+    table.on_foreign_change(lambda: told.append(None))
+    await table.start()
+    yield table, told
+    await table.stop()

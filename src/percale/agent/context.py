@@ -17,14 +17,16 @@ from percale.agent.config.settings import AgentConfig
 from percale.agent.events import Events
 from percale.agent.http.listener import listen, wait_for_connection
 from percale.agent.logging import LineLog
-from percale.agent.metrics import MeasuredDriver, Metrics
+from percale.agent.metrics import Metrics
 from percale.agent.problems import Problems
 from percale.agent.reporter import StatusReporter
 from percale.agent.systemd import notify
 from percale.errors import KernelError
 from percale.kernel.nftables.commit import EventSubscriptions
+from percale.kernel.nftables.table import KernelNftTable
 from percale.kernel.reconciler.reconciler import Reconciler
 from percale.kernel.rtnl.driver import KernelDriver
+from percale.render.nft.objects import TableSpec
 from percale.store.registry import open_store
 
 
@@ -41,9 +43,15 @@ class AgentContext:
         self.store = open_store(config.store)
         self.events = Events(config.node, self.store, self.problems)
         self.subscriptions = EventSubscriptions()
-        driver = _driver(self.log_command, self.subscriptions)
-        self.reconciler = Reconciler(MeasuredDriver(driver, self.metrics), on_problem=on_rejected)
+        driver = _driver(self.log_command)
+        self.reconciler = Reconciler(driver, on_problem=on_rejected, on_batch=self.metrics.batch_applied)
         self._started_at = time.monotonic()
+
+    def nft_table(self, spec: TableSpec, *, most_bytes: int | None = None) -> KernelNftTable:
+        """One of the node's tables, in the kernel."""
+        return KernelNftTable(
+            log_command=self.log_command, spec=spec, most_bytes=most_bytes, subscriptions=self.subscriptions
+        )
 
     @asynccontextmanager
     async def running(self, reporter: StatusReporter) -> AsyncIterator[tuple[AsyncExitStack, asyncio.TaskGroup]]:
@@ -73,10 +81,8 @@ async def _serve_http(listener: socket.socket, reporter: StatusReporter) -> None
     await server.serve(listener, reporter)
 
 
-def _driver(log_command: Callable[[str], None] | None, subscriptions: EventSubscriptions) -> KernelDriver:
+def _driver(log_command: Callable[[str], None] | None) -> KernelDriver:
     try:
-        return KernelDriver(log_command=log_command, subscriptions=subscriptions)
+        return KernelDriver(log_command=log_command)
     except OSError as error:
-        raise KernelError(
-            error.strerror or str(error), errno=error.errno or 0, where="opening netlink", hint="run as root"
-        ) from error
+        raise KernelError.from_os(error, where="opening netlink", hint="run as root") from error

@@ -5,8 +5,9 @@
     HostPorts ─────────┘      ▲
     foreign change ───────────┘ full sync
     ServiceProxier ─────▶ NodeTable ─▶ KernelNftTable ─▶ table inet percale-services
+    NetworkTables ──────▶ NodeTable ─▶ KernelNftTable ─▶ tables ip, ip6 and bridge percale
 
-Services have a table of their own, with its own thread and socket: neither pods nor policies wait for them. Changes that arrive
+Each table has its own thread and socket: neither pods nor policies wait for Services. Changes that arrive
 during a commit are merged into the next transaction. Fail closed: what a previous run left in the kernel stays in effect until
 every section has synced with the store. A transaction that the kernel rejects is retried as a full sync; parts of it that the
 kernel rejects again are left out, reported as problems of the objects they belong to, and retried after a while. Both agent
@@ -17,20 +18,18 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from percale.agent.events import Events, InvolvedObject
 from percale.agent.problems import Problems
+from percale.backoff import Backoff
 from percale.errors import KernelError
 from percale.kernel.cleanup import remove_service_table
-from percale.kernel.nftables.commit import EventSubscriptions
 from percale.kernel.nftables.portions import Refused
-from percale.kernel.nftables.table import KernelNftTable, NftTable
-from percale.render.nft.objects import POLICY_TABLE, TableName, TableSpec, Transaction
-from percale.render.policy import base_chains as policy_chains
+from percale.kernel.nftables.table import NftTable
+from percale.render.nft.objects import POLICY_TABLE, TableName, Transaction
 from percale.render.service import base_chains as service_chains
-from percale.render.service import host_ports as host_port_chains
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 """Seconds until a rejected transaction is retried; doubled each time."""
@@ -64,7 +63,16 @@ class TableSection(Protocol):
 class NodeTable:
     """All methods are called on the event loop."""
 
-    def __init__(self, keeper: NftTable, problems: Problems, events: Events, name: TableName = POLICY_TABLE) -> None:
+    def __init__(
+        self,
+        keeper: NftTable,
+        problems: Problems,
+        events: Events,
+        name: TableName = POLICY_TABLE,
+        *,
+        keep_stale: bool = False,
+    ) -> None:
+        """With `keep_stale` no element of a previous run is removed before `start_garbage_collection`."""
         self.source = f"table {name}"
         """The source of its problems."""
         self.applied = asyncio.Event()
@@ -78,9 +86,14 @@ class NodeTable:
         self._full_sync = True
         self._first = True
         """No changes taken yet: the first `changes` of a section equal its snapshot."""
+        self._keep_stale = keep_stale
+        self._requested = self._committed = 0
+        """Requests so far, and how many of them the kernel holds."""
+        self._waiters: list[tuple[int, asyncio.Future[None]]] = []
+        """What was requested when they began to wait."""
         self._rejected: dict[str, KernelError] = {}
         """What the kernel rejects, by problem source."""
-        self._retry_pause = _FIRST_RETRY
+        self._backoff = Backoff(_FIRST_RETRY, _LONGEST_RETRY)
         self._retry: asyncio.TimerHandle | None = None
         self._due = asyncio.Event()
         keeper.on_foreign_change(self._request_full_sync)
@@ -95,7 +108,25 @@ class NodeTable:
 
     def request_sync(self) -> None:
         """A section has changes."""
+        self._requested += 1
         self._due.set()
+
+    def start_garbage_collection(self) -> None:
+        """The sections are complete: from now on other elements are removed."""
+        self._keep_stale = False
+        self._request_full_sync()
+
+    async def flush(self) -> None:
+        """Wait until the kernel holds all changes so far, but for those in `refused`. Raises KernelError."""
+        if self._committed < self._requested:
+            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.append((self._requested, done))
+            await done
+
+    @property
+    def refused(self) -> Sequence[Refused]:
+        """What the kernel rejects at present."""
+        return self._keeper.refused
 
     async def prune(self, valid: Mapping[str, Collection[bytes]]) -> int:
         """Delete elements of maps filled by packets that lead elsewhere than to these; returns how many. Raises KernelError."""
@@ -105,25 +136,29 @@ class NodeTable:
         """Runs until cancelled, which leaves the table in place. Raises KernelError."""
         await self._keeper.start()
         try:
-            pause = _FIRST_PAUSE
+            backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
             while True:
                 await self._due.wait()
                 self._due.clear()
                 if not all(section.synced for section in self._sections):
                     continue
+                requested, full_sync = self._requested, self._full_sync
                 try:
                     changed = await self._sync()
                 except KernelError as error:
                     self._problems.raise_(self.source, error)
+                    if full_sync:  # else it may be a part that the full sync leaves out
+                        self._wake(requested, error)
                     self.attempted.set()
-                    await asyncio.sleep(pause)
-                    pause = min(pause * 2, _LONGEST_PAUSE)
+                    await asyncio.sleep(backoff.next())
                     self._request_full_sync()
                     continue
-                pause = _FIRST_PAUSE
+                backoff.reset()
                 self._problems.clear(self.source)
                 self.attempted.set()
                 self.applied.set()
+                self._committed = requested
+                self._wake(requested)
                 for section in self._sections:
                     await section.committed(changed=changed)
         finally:
@@ -131,10 +166,20 @@ class NodeTable:
                 self._retry.cancel()
             await self._keeper.stop()
 
+    def _wake(self, requested: int, error: KernelError | None = None) -> None:
+        waiters, self._waiters = self._waiters, []
+        for target, done in waiters:
+            if target > requested:
+                self._waiters.append((target, done))
+            elif not done.done() and error is not None:
+                done.set_exception(error)
+            elif not done.done():
+                done.set_result(None)
+
     def _request_full_sync(self) -> None:
         """Compare the whole table: at the start, and after a foreign change."""
         self._full_sync = True
-        self._due.set()
+        self.request_sync()
 
     async def _sync(self) -> bool:
         """Whether the kernel's table was changed. A transaction that is too large is split by the full sync."""
@@ -150,7 +195,7 @@ class NodeTable:
         self._full_sync = False
         snapshot = transaction if self._first else merge_transactions(section.snapshot() for section in self._sections)
         self._first = False
-        transaction = await self._keeper.sync(snapshot)
+        transaction = await self._keeper.sync(snapshot, keep_stale=self._keep_stale)
         self._report_rejected(self._keeper.refused)
         return bool(transaction)
 
@@ -173,33 +218,9 @@ class NodeTable:
             self._retry.cancel()
             self._retry = None
         if rejected:
-            self._retry = asyncio.get_running_loop().call_later(self._retry_pause, self._request_full_sync)
-            self._retry_pause = min(self._retry_pause * 2, _LONGEST_RETRY)
+            self._retry = asyncio.get_running_loop().call_later(self._backoff.next(), self._request_full_sync)
         else:
-            self._retry_pause = _FIRST_RETRY
-
-
-def kernel_table(
-    *, host_ports: bool, log_command: Callable[[str], None] | None, subscriptions: EventSubscriptions
-) -> KernelNftTable:
-    """The kernel table of policies and host ports."""
-    spec = policy_chains.TABLE_SPEC
-    if host_ports:
-        text, sets = f"{spec.text}\n{host_port_chains.TEXT}", (*spec.sets, *host_port_chains.SET_SPECS)
-        spec = TableSpec(spec.name, text, sets)
-    return KernelNftTable(log_command=log_command, spec=spec, subscriptions=subscriptions)
-
-
-def kernel_service_table(
-    *, log_command: Callable[[str], None] | None, subscriptions: EventSubscriptions
-) -> KernelNftTable:
-    """The kernel table of Services."""
-    return KernelNftTable(
-        log_command=log_command,
-        spec=service_chains.TABLE_SPEC,
-        most_bytes=SERVICE_BYTES,
-        subscriptions=subscriptions,
-    )
+            self._backoff.reset()
 
 
 async def delete_service_table() -> None:
@@ -208,7 +229,7 @@ async def delete_service_table() -> None:
         await asyncio.to_thread(remove_service_table)
     except OSError as error:
         where = f"table {service_chains.TABLE}"
-        raise KernelError(error.strerror or str(error), errno=error.errno or 0, where=where) from error
+        raise KernelError.from_os(error, where=where) from error
 
 
 def merge_transactions(transactions: Iterable[Transaction]) -> Transaction:

@@ -30,7 +30,8 @@ from percale.agent.network.fastpath import Fastpath
 from percale.agent.network.net_conf import configured_network
 from percale.agent.network.peers import Peers
 from percale.agent.network.subnet_manager import SubnetManager
-from percale.agent.nft_table import NodeTable, delete_service_table, kernel_service_table, kernel_table
+from percale.agent.network.tables import NetworkTables
+from percale.agent.nft_table import SERVICE_BYTES, NodeTable, delete_service_table
 from percale.agent.policy.controller import PolicyController
 from percale.agent.policy.established_flows import established_flows
 from percale.agent.reporter import NodeComponents, StatusReporter
@@ -47,20 +48,25 @@ from percale.cni.attachments import exists
 from percale.cni.records import Attachment, Records
 from percale.cni.server import CniServer
 from percale.errors import BadConfig, KernelError, StateError
+from percale.event_loop import yield_every
 from percale.ipam.address_pool import AddressPool
 from percale.kernel import sysctl
-from percale.kernel.protocol import FASTPATH_TABLE
+from percale.kernel.nftables.text_table import TextTable
+from percale.model.ip_family import Family
 from percale.model.meta import ObjectKey
 from percale.model.pod import Pod as PodObject
 from percale.model.subnet_lease import SubnetLease
+from percale.render.network import fastpath
+from percale.render.network.base_chains import network_tables
 from percale.render.network.fastpath import FastpathConfig, FastpathPod, FastpathRoute
-from percale.render.network.masquerade import node_tables
+from percale.render.network.masquerade import node_elements
 from percale.render.network.pod_veth import PodNetwork, free_addresses
 from percale.render.objects import IPAddress, Sysctl
 from percale.render.service import base_chains as service_chains
+from percale.render.service import host_ports
 from percale.store.protocol import Deleted, Snapshot, Upserted
 
-DEVICE, TABLES, FORWARDING, SHORTCUT = "node/device", "node/tables", "node/forwarding", "node/shortcut"
+DEVICE, FORWARDING, SHORTCUT = "node/device", "node/forwarding", "node/shortcut"
 OUTSIDE_SUBNET = "addresses of pods"
 _YIELD_EVERY = 100
 """Peers rendered before the event loop gets a turn."""
@@ -82,8 +88,7 @@ class NodeAgent:
         self._reporter = StatusReporter(config.node, self._metrics, self._problems, self._reconciler)
         self._store_synced = asyncio.Event()
         records = self._records = Records(Path(config.stateDir) / PODS)
-        nft = kernel_table(host_ports=True, log_command=context.log_command, subscriptions=context.subscriptions)
-        self._table = NodeTable(nft, context.problems, context.events)
+        self._table = NodeTable(context.nft_table(host_ports.TABLE_SPEC), context.problems, context.events)
         self._conntrack_cleaner = conntrack_cleaner(context.problems, context.metrics)
         self._host_ports = HostPorts(
             self._table, records.attachments.values(), self._conntrack_cleaner, context.problems
@@ -100,9 +105,11 @@ class NodeAgent:
             on_local_pods=self._table.request_sync,
         )
         self._fastpath = Fastpath(
-            self._fastpath_config, log_command=context.log_command, log=log, enabled=config.shortcut == "auto"
+            self._fastpath_config,
+            TextTable(fastpath.TABLE, log_command=context.log_command, subscriptions=context.subscriptions),
+            log=log,
+            enabled=config.shortcut == "auto",
         )
-        self._reconciler.on_removed(FASTPATH_TABLE, self._fastpath.reload)
         self._established = established_flows(
             config,
             self._policy_controller.evaluator,
@@ -122,9 +129,7 @@ class NodeAgent:
             components = self._reporter.components = await self._assemble()
             services_attempted = asyncio.Event()
             if self._config.services.enabled:
-                nft = kernel_service_table(
-                    log_command=self._context.log_command, subscriptions=self._context.subscriptions
-                )
+                nft = self._context.nft_table(service_chains.TABLE_SPEC, most_bytes=SERVICE_BYTES)
                 table = NodeTable(nft, self._problems, self._context.events, service_chains.TABLE)
                 services_attempted = table.attempted
                 proxier = ServiceProxier(
@@ -180,11 +185,15 @@ class NodeAgent:
         )
         await subnet_manager.acquire(self._state)
         pool = AddressPool(state_dir / ADDRESSES, config.node, subnet_manager.subnets)
-        peers = Peers(subnet_manager.local, backend, self._reconciler.declare, log)
+        tables = NetworkTables(
+            network_tables(subnet_manager.subnets), self._problems, self._context.events, self._context.nft_table
+        )
+        peers = Peers(subnet_manager.local, backend, self._reconciler.declare, tables.declare, log)
         cni = CniServer(
             Path(config.cni.socket),
             network=self._pod_network(backend, subnet_manager),
             reconciler=self._reconciler,
+            guards=tables,
             pool=pool,
             records=self._records,
             annotations=self._annotations,
@@ -199,7 +208,7 @@ class NodeAgent:
             supervisor = BackendSupervisor(
                 backend.process, lambda: subnet_manager.local, lambda: peers.leases, self._problems
             )
-        return NodeComponents(network, backend, supervisor, subnet_manager, peers, pool, self._records, cni)
+        return NodeComponents(network, backend, supervisor, subnet_manager, tables, peers, pool, self._records, cni)
 
     async def _serve_pods(
         self,
@@ -213,17 +222,20 @@ class NodeAgent:
         Services that the kernel rejects block nothing: `services_attempted` is set after the first attempt.
         """
         self._declare_node(components, components.subnet_manager.local)
+        tasks.create_task(components.tables.run(), name="network tables")
         try:
             await components.cni.start()
         except OSError as error:
             raise StateError(f"cannot listen: {error.strerror}", where=self._config.cni.socket) from error
         exit_stack.push_async_callback(components.cni.stop)
+        components.tables.start()
         self._check_pod_addresses()
         tasks.create_task(self._collect_garbage(), name="garbage collection")
         await self._store_synced.wait()
         await self._reconciler.wait_idle()
-        for source in (DEVICE, TABLES, FORWARDING):
+        for source in (DEVICE, FORWARDING):
             await self._wait_applied(source)
+        await components.tables.wait_loaded()
         await self._table.applied.wait()
         await services_attempted.wait()
         await self._recheck(None)  # a previous run may have ended between its commit and the cuts that followed from it
@@ -236,6 +248,8 @@ class NodeAgent:
         await self._store_synced.wait()
         await self._problems.wait_clear(STORE)
         self._reconciler.start_garbage_collection()
+        assert self._reporter.components is not None
+        self._reporter.components.tables.start_garbage_collection()
 
     async def _wait_applied(self, source: str) -> None:
         """The reconciler retries by itself; what the kernel rejects is in the status."""
@@ -256,7 +270,7 @@ class NodeAgent:
         match event:
             case Snapshot():
                 leases = [obj for obj in event.objects if isinstance(obj, SubnetLease)]
-                await _yield_every(peers.replace(leases))
+                await _run(peers.replace(leases))
                 if all(lease.key != mine for lease in leases):
                     subnet_manager.lease_lost()
                 self._store_synced.set()
@@ -274,7 +288,7 @@ class NodeAgent:
         components = self._reporter.components
         self._declare_node(components, local)
         components.cni.network = self._pod_network(components.backend, components.subnet_manager)
-        await _yield_every(components.peers.update_local(local))
+        await _run(components.peers.update_local(local))
         self._peers_changed(components)
 
     def _peers_changed(self, components: NodeComponents) -> None:
@@ -287,8 +301,8 @@ class NodeAgent:
         tunnels = backend.tunnel_ends(local)
         self._reconciler.declare(DEVICE, (*backend.device(local), *free_addresses(subnets)))
         self._host_ports.reserve("its tunnel", (("UDP", end.port) for end in tunnels))
-        tables = node_tables(components.network.networks, subnets, tunnels, masquerade=self._config.ipMasq)
-        self._reconciler.declare(TABLES, tables)
+        elements = node_elements(components.network.networks, subnets, tunnels, masquerade=self._config.ipMasq)
+        components.tables.declare("node", elements)
         if self._config.shortcut == "auto":
             # Conntrack does not see the fast path's packets: the next one on the slow path must not count as out of window.
             self._reconciler.declare(SHORTCUT, (Sysctl("net/netfilter/nf_conntrack_tcp_be_liberal", "1"),))
@@ -361,19 +375,18 @@ def _addresses(attachment: Attachment) -> tuple[IPAddress, ...]:
     return tuple(each.ip for each in attachment.wires.addresses)
 
 
-async def _yield_every(steps: Iterable[None]) -> None:
+async def _run(steps: Iterable[None]) -> None:
     """Run long work on the event loop, yielding to other tasks in between."""
-    for number, _ in enumerate(steps):
-        if number % _YIELD_EVERY == 0:
-            await asyncio.sleep(0)
+    async for _ in yield_every(_YIELD_EVERY, steps):
+        pass
 
 
 def _forwarding(local: LocalNode) -> Iterator[Sysctl]:
     """Sysctls of a router. With IPv6 forwarding the kernel ignores router advertisements unless accept_ra is 2."""
-    if local.subnet is not None:
+    if Family.IPV4 in local.families:
         yield Sysctl("net/ipv4/ip_forward", "1")
-    if local.ipv6_subnet is not None:
-        advertised = f"net/ipv6/conf/{local.interface_v6.name}/accept_ra"
+    if (ipv6 := local.families.get(Family.IPV6)) is not None:
+        advertised = f"net/ipv6/conf/{ipv6.interface.name}/accept_ra"
         with suppress(OSError):  # no IPv6 in this kernel: the reconciler reports the next sysctl
             if sysctl.read(advertised) == "1":
                 yield Sysctl(advertised, "2")

@@ -20,7 +20,7 @@ from percale.agent.config.settings import AgentConfig
 from percale.agent.context import AgentContext
 from percale.agent.logging import LineLog
 from percale.agent.metrics import GaugeValues
-from percale.agent.nft_table import NodeTable, delete_service_table, kernel_table
+from percale.agent.nft_table import NodeTable, delete_service_table
 from percale.agent.policy.controller import PolicyController
 from percale.agent.policy.established_flows import established_flows
 from percale.agent.policy.foreign_pods import BRIDGES, ForeignPodMonitor
@@ -28,6 +28,7 @@ from percale.agent.reporter import StatusReporter
 from percale.agent.status import Pod, Status
 from percale.errors import KernelError
 from percale.policy.pod_facts import PodFacts
+from percale.render.policy import base_chains as policy_chains
 
 
 class PolicyOnlyAgent:
@@ -36,8 +37,7 @@ class PolicyOnlyAgent:
     def __init__(self, config: AgentConfig, log: LineLog) -> None:
         """Raises KernelError, BadConfig."""
         self._context = context = AgentContext(config, log, on_rejected=self._rejected)
-        kept = kernel_table(host_ports=False, log_command=context.log_command, subscriptions=context.subscriptions)
-        self._table = NodeTable(kept, context.problems, context.events)
+        self._table = NodeTable(context.nft_table(policy_chains.TABLE_SPEC), context.problems, context.events)
         self._policy_controller = PolicyController(
             config.node, context.store, self._table, problems=context.problems, recheck=self._on_policies_applied
         )

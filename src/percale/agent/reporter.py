@@ -14,6 +14,7 @@ from percale.agent.metrics import GaugeValues, Metrics
 from percale.agent.network.backend_process import BackendSupervisor
 from percale.agent.network.peers import Peers
 from percale.agent.network.subnet_manager import UNDERLAY, SubnetManager
+from percale.agent.network.tables import NetworkTables
 from percale.agent.problems import Problem, Problems
 from percale.agent.status import Addresses, Pod, Status
 from percale.backend.protocol import Backend
@@ -32,6 +33,7 @@ class NodeComponents(Struct, frozen=True):
     backend: Backend
     backend_supervisor: BackendSupervisor | None
     subnet_manager: SubnetManager
+    tables: NetworkTables
     peers: Peers
     pool: AddressPool
     records: Records
@@ -102,7 +104,7 @@ class StatusReporter:
             backend=components.backend.type if components is not None else None,
             mtu=components.cni.network.mtu if components is not None else None,
             interface=local.interface.name if local is not None else None,
-            publicIPs=_texts((local.public_ip, local.public_ipv6)) if local is not None else (),
+            publicIPs=_texts(local.public_ips) if local is not None else (),
             networks=_texts(components.network.networks) if components is not None else (),
             subnets=_texts(components.subnet_manager.subnets) if components is not None else (),
             addresses=_addresses(components) if components is not None else (),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from percale.backend.peer_path import paths, type_problem
 from percale.backend.protocol import KernelBackend, LocalNode, PeerObjects
 from percale.errors import BadConfig
@@ -18,18 +16,15 @@ class HostGw(KernelBackend):
 
     def pod_mtu(self, node: LocalNode) -> int:
         """The interface's own, the smaller one of two."""
-        return min(node.interface.mtu, node.interface_v6.mtu)
-
-    def lease_data(self, _node: LocalNode) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-        """None needed."""
-        return None, None
+        return min(each.interface.mtu for each in node.families.values())
 
     def check(self, node: LocalNode) -> None:
         """Peers send to the public address: it must be this node's own."""
-        for address, interface in ((node.public_ip, node.interface), (node.public_ipv6, node.interface_v6)):
-            if address is not None and all(address != mine.ip for mine in interface.addresses):
+        for family in node.families.values():
+            address = family.public_ip
+            if address is not None and all(address != mine.ip for mine in family.interface.addresses):
                 raise BadConfig(
-                    f"host-gw: public address {address} is not an address of {interface.name}",
+                    f"host-gw: public address {address} is not an address of {family.interface.name}",
                     where=f"node {node.name}",
                     hint="leave out --public-ip, choose the interface with --iface, or use vxlan",
                 )

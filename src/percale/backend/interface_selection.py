@@ -8,19 +8,25 @@ public address: --public-ip ─▶ the address
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
-from typing import NamedTuple, TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from ipaddress import ip_address
+from typing import NamedTuple
 
 from msgspec import Struct
 
-from percale.backend.protocol import LocalNode
+from percale.backend.protocol import LocalFamily, LocalNode
 from percale.errors import BadConfig
-from percale.ipam.subnet_plan import NodeSubnets
 from percale.kernel.protocol import HostRoute, Interface, Underlay
+from percale.model.ip_family import Family
+from percale.model.subnet_lease import NodeSubnets
 from percale.render.objects import IPAddress, IPInterface, IPNetwork
 
-A = TypeVar("A", IPv4Address, IPv6Address)
+
+class Found(NamedTuple):
+    """An interface and an address: its own, or the public one."""
+
+    interface: Interface
+    address: IPAddress
 
 
 class InterfaceOptions(Struct, frozen=True):
@@ -29,52 +35,36 @@ class InterfaceOptions(Struct, frozen=True):
     iface: tuple[str, ...] = ()
     iface_regex: tuple[str, ...] = ()
     can_reach: str | None = None
-    public_ip: str | None = None
-    public_ipv6: str | None = None
+    public_ips: Mapping[Family, str | None] = {}
 
 
 class UnderlayAddress(Struct, frozen=True):
-    """This node's interfaces and addresses in the underlay. Equal means that nothing changed for the backend."""
+    """This node's interfaces and public addresses in the underlay. Equal means that nothing changed for the backend."""
 
-    interface: Interface
-    interface_v6: Interface
-    public_ip: IPv4Address | None
-    public_ipv6: IPv6Address | None
+    families: Mapping[Family, Found]
     on_link: frozenset[IPNetwork]
 
 
-class _Found(NamedTuple):
-    """An interface and its address."""
-
-    interface: Interface
-    address: IPAddress
-
-
-def select_interface(options: InterfaceOptions, underlay: Underlay, *, ipv4: bool, ipv6: bool) -> UnderlayAddress:
+def select_interface(
+    options: InterfaceOptions, underlay: Underlay, families: Iterable[Family] = Family
+) -> UnderlayAddress:
     """The interfaces and addresses for these families. Raises BadConfig, which lists the candidates."""
-    found = {version: _choose(options, underlay, version) for version, asked in ((4, ipv4), (6, ipv6)) if asked}
-    interface, interface_v6 = found[min(found)].interface, found[max(found)].interface
-    return UnderlayAddress(
-        interface,
-        interface_v6,
-        _public("--public-ip", options.public_ip, found.get(4), IPv4Address),
-        _public("--public-ipv6", options.public_ipv6, found.get(6), IPv6Address),
-        on_link(underlay, (interface, interface_v6)),
-    )
+    found = {family: _choose(options, underlay, family) for family in families}
+    interfaces = tuple(each.interface for each in found.values())
+    public = {family: Found(each.interface, _public(options, family, each)) for family, each in found.items()}
+    return UnderlayAddress(public, on_link(underlay, interfaces))
 
 
 def local_node(name: str, underlay_address: UnderlayAddress, subnets: NodeSubnets) -> LocalNode:
     """The node with its subnets, for its backend."""
-    return LocalNode(
-        name=name,
-        subnet=subnets.ipv4,
-        ipv6_subnet=subnets.ipv6,
-        public_ip=underlay_address.public_ip,
-        public_ipv6=underlay_address.public_ipv6,
-        interface=underlay_address.interface,
-        interface_v6=underlay_address.interface_v6,
-        on_link=underlay_address.on_link,
-    )
+    located = underlay_address.families
+    first = next(iter(located.values())).interface
+    families = {}
+    for subnet in subnets:
+        family = Family(subnet.version)
+        interface, public_ip = located.get(family, (first, None))
+        families[family] = LocalFamily(subnet, interface, public_ip)
+    return LocalNode(name, families, underlay_address.on_link)
 
 
 def on_link(underlay: Underlay, interfaces: Iterable[Interface]) -> frozenset[IPNetwork]:
@@ -98,32 +88,32 @@ def address_of(interface: Interface, version: int) -> IPAddress | None:
     return best.ip if best is not None else None
 
 
-def _choose(options: InterfaceOptions, underlay: Underlay, version: int) -> _Found:
-    """The interface and its address for one IP version, by the first option that is set."""
+def _choose(options: InterfaceOptions, underlay: Underlay, family: Family) -> Found:
+    """The interface and its address for one IP family, by the first option that is set."""
     if options.iface or options.iface_regex:
-        named = (found for option in options.iface for found in _named(option, underlay, version))
-        matching = (found for option in options.iface_regex for found in _matching(option, underlay, version))
+        named = (found for option in options.iface for found in _named(option, underlay, family))
+        matching = (found for option in options.iface_regex for found in _matching(option, underlay, family))
         first = next(named, None) or next(matching, None)
         if first is None:
             wanted = " or ".join((*options.iface, *options.iface_regex))
-            raise _unfound(f"no interface with an IPv{version} address is {wanted}", underlay)
+            raise _unfound(f"no interface with an IPv{family} address is {wanted}", underlay)
         return first
     if options.can_reach is not None:
         target = _parsed("--iface-can-reach", options.can_reach)
-        return _via_route(_route_to(target, underlay), f"route to {target}", underlay, version)
-    return _by_default(underlay, version)
+        return _via_route(_route_to(target, underlay), f"route to {target}", underlay, family)
+    return _by_default(underlay, family)
 
 
-def _named(option: str, underlay: Underlay, version: int) -> Iterator[_Found]:
+def _named(option: str, underlay: Underlay, family: Family) -> Iterator[Found]:
     """By name, or by one of its addresses, which is used when it is of this version."""
     for interface in underlay.interfaces:
         by_address = [mine.ip for mine in interface.addresses if str(mine.ip) == option]
-        best = address_of(interface, version)
+        best = address_of(interface, family)
         if best is not None and (by_address or interface.name == option):
-            yield _Found(interface, next((ip for ip in by_address if ip.version == version), best))
+            yield Found(interface, next((ip for ip in by_address if ip.version == family), best))
 
 
-def _matching(option: str, underlay: Underlay, version: int) -> Iterator[_Found]:
+def _matching(option: str, underlay: Underlay, family: Family) -> Iterator[Found]:
     """By the addresses of all interfaces, then by their names."""
     try:
         pattern = re.compile(option)
@@ -131,38 +121,38 @@ def _matching(option: str, underlay: Underlay, version: int) -> Iterator[_Found]
         raise BadConfig(f'--iface-regex: "{option}" is not a regular expression: {error}') from error
     for interface in underlay.interfaces:
         for mine in interface.addresses:
-            if mine.version == version and pattern.search(str(mine.ip)):
-                yield _Found(interface, mine.ip)
+            if mine.version == family and pattern.search(str(mine.ip)):
+                yield Found(interface, mine.ip)
     for interface in underlay.interfaces:
-        best = address_of(interface, version)
+        best = address_of(interface, family)
         if best is not None and pattern.search(interface.name):
-            yield _Found(interface, best)
+            yield Found(interface, best)
 
 
-def _by_default(underlay: Underlay, version: int) -> _Found:
-    """The interface of the default route; without one that of the other version's, if it has a global address of this one."""
-    defaults = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
-    lowest = _lowest(route for route in underlay.routes if route.dst == defaults[version])
-    if lowest is None and (other := _lowest(route for route in underlay.routes if route.dst == defaults[10 - version])):
-        found = _via_route(other, "default route", underlay, version)
+def _by_default(underlay: Underlay, family: Family) -> Found:
+    """The interface of the default route; without one that of the other family's, if it has a global address of this one."""
+    lowest = _lowest(route for route in underlay.routes if route.dst == family.everything)
+    other = _lowest(route for route in underlay.routes if route.dst.prefixlen == 0 and route.dst.version != family)
+    if lowest is None and other is not None:
+        found = _via_route(other, "default route", underlay, family)
         if not found.address.is_link_local:
             return found
-    return _via_route(lowest, f"IPv{version} default route", underlay, version)
+    return _via_route(lowest, f"IPv{family} default route", underlay, family)
 
 
 def _lowest(routes: Iterable[HostRoute]) -> HostRoute | None:
     return min(routes, key=lambda route: route.metric, default=None)
 
 
-def _via_route(route: HostRoute | None, called: str, underlay: Underlay, version: int) -> _Found:
+def _via_route(route: HostRoute | None, called: str, underlay: Underlay, family: Family) -> Found:
     """The interface that a route leaves by."""
     if route is None:
         raise _unfound(f"there is no {called}", underlay)
     for interface in underlay.interfaces:
-        best = address_of(interface, version)
+        best = address_of(interface, family)
         if interface.name == route.dev and best is not None:
-            return _Found(interface, best)
-    raise _unfound(f"the {called} leaves by {route.dev}, which has no IPv{version} address", underlay)
+            return Found(interface, best)
+    raise _unfound(f"the {called} leaves by {route.dev}, which has no IPv{family} address", underlay)
 
 
 def _route_to(target: IPAddress, underlay: Underlay) -> HostRoute | None:
@@ -171,11 +161,13 @@ def _route_to(target: IPAddress, underlay: Underlay) -> HostRoute | None:
     return min(matching, key=lambda route: (-route.dst.prefixlen, route.metric), default=None)
 
 
-def _public(flag: str, option: str | None, found: _Found | None, kind: type[A]) -> A | None:
-    if found is None:
-        return None
-    public = _parsed(flag, option) if option is not None else found.address
-    if not isinstance(public, kind):
+def _public(options: InterfaceOptions, family: Family, found: Found) -> IPAddress:
+    text = options.public_ips.get(family)
+    if text is None:
+        return found.address
+    flag = "--public-ip" if family is Family.IPV4 else "--public-ipv6"
+    public = _parsed(flag, text)
+    if public.version != family:
         raise BadConfig(f"{flag}: {public} is of the other IP version")
     return public
 

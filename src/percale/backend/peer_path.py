@@ -35,13 +35,10 @@ class Path(Struct, frozen=True):
 
 def paths(node: LocalNode, lease: SubnetLease) -> Iterator[Path]:
     """The families that both nodes have, IPv4 first."""
-    spec = lease.spec
-    if None not in (node.subnet, node.public_ip) and spec.subnet is not None and spec.publicIP is not None:
-        on_link = _reaches(node, spec.publicIP)
-        yield Path(spec.subnet, spec.publicIP, node.interface, spec.backendData, on_link)
-    if None not in (node.ipv6_subnet, node.public_ipv6) and spec.ipv6Subnet is not None and spec.publicIPv6 is not None:
-        on_link = _reaches(node, spec.publicIPv6)
-        yield Path(spec.ipv6Subnet, spec.publicIPv6, node.interface_v6, spec.backendV6Data, on_link)
+    for family, subnet, public_ip, data in lease.spec.families:
+        mine = node.families.get(family)
+        if mine is not None and mine.public_ip is not None and subnet is not None and public_ip is not None:
+            yield Path(subnet, public_ip, mine.interface, data, _reaches(node, public_ip))
 
 
 def type_problem(backend_type: str, lease: SubnetLease) -> str | None:

@@ -6,34 +6,69 @@ and objects deleted by others are restored without the backend.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from msgspec import Struct
 
 from percale.kernel.protocol import Interface
-from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec
+from percale.model.ip_family import Family
+from percale.model.subnet_lease import LeasedFamily, NodeSubnets, SubnetLease, SubnetLeaseSpec
 from percale.render.network.tunnels import TunnelEnd
 from percale.render.objects import IPAddress, IPNetwork, KernelObject
 
 
-class LocalNode(Struct, frozen=True):
-    """This node as its backend sees it.
+class LocalFamily(Struct, frozen=True):
+    """One address family of this node: its pods' subnet, and the underlay that carries it."""
 
-    `interface` carries the underlay (`interface_v6` when IPv6 leaves by another one), `on_link` are the networks that
-    it reaches without a gateway: they decide between tunnel and direct route.
+    subnet: IPNetwork
+    interface: Interface
+    """The other family's while this one has no underlay."""
+    public_ip: IPAddress | None
+    """None: no underlay of this family yet."""
+
+
+class LocalNode(Struct, frozen=True):
+    """This node as its backend sees it, with the families of the network.
+
+    `on_link` are the networks that its interfaces reach without a gateway: they decide between tunnel and direct route.
     """
 
     name: str
-    subnet: IPv4Network | None
-    ipv6_subnet: IPv6Network | None
-    public_ip: IPv4Address | None
-    public_ipv6: IPv6Address | None
-    interface: Interface
-    interface_v6: Interface
+    families: Mapping[Family, LocalFamily]
     on_link: frozenset[IPNetwork]
+
+    @property
+    def interface(self) -> Interface:
+        """The first family's."""
+        return next(iter(self.families.values())).interface
+
+    @property
+    def subnets(self) -> NodeSubnets:
+        return NodeSubnets(*(each.subnet for each in self.families.values()))
+
+    @property
+    def underlay_addresses(self) -> list[IPAddress]:
+        """All of its interfaces."""
+        return [address.ip for each in self.families.values() for address in each.interface.addresses]
+
+    @property
+    def public_ips(self) -> tuple[IPAddress, ...]:
+        """Of the families with an underlay."""
+        return tuple(each.public_ip for each in self.families.values() if each.public_ip is not None)
+
+
+class ExclusiveId(NamedTuple):
+    """What only one node can have in its lease: an address, a MAC, a key."""
+
+    name: str
+    value: Hashable
+    version: int
+    """Of IP: the same value in both families is no conflict."""
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.value}"
 
 
 class PeerObjects(Struct, frozen=True):
@@ -83,11 +118,11 @@ class Backend(Protocol):
     def pod_mtu(self, node: LocalNode) -> int:
         """The MTU of pods' devices, in bytes."""
 
-    def lease_data(self, node: LocalNode) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-        """This node's `backendData` and `backendV6Data`, for its peers."""
+    def lease_data(self, node: LocalNode) -> Mapping[Family, dict[str, Any]]:
+        """This node's `backendData` and `backendV6Data`, for its peers; a family without any is left out."""
 
-    def exclusive_ids(self, spec: SubnetLeaseSpec) -> Iterator[tuple[Hashable, str]]:
-        """What only one node can have of a lease's backend data, and how it is called (`VtepMAC, 02:…`)."""
+    def exclusive_ids(self, spec: SubnetLeaseSpec) -> Iterable[ExclusiveId]:
+        """What only one node can have of a lease's backend data."""
 
     def check(self, node: LocalNode) -> None:
         """Raises BadConfig when this backend cannot work on this node."""
@@ -102,6 +137,15 @@ class Backend(Protocol):
         """The objects for one peer; families that either node lacks, or that have a problem, are left out."""
 
 
+def lease_spec(backend: Backend, node: LocalNode) -> SubnetLeaseSpec:
+    """What this node publishes."""
+    data = backend.lease_data(node)
+    families = [
+        LeasedFamily(family, each.subnet, each.public_ip, data.get(family)) for family, each in node.families.items()
+    ]
+    return SubnetLeaseSpec.of(node.name, backend.type, families)
+
+
 class KernelBackend:
     """What is the same for every backend that the kernel does alone: no state, no process."""
 
@@ -111,9 +155,13 @@ class KernelBackend:
     def load(self, directory: Path) -> None:
         """There is nothing to read."""
 
-    def exclusive_ids(self, spec: SubnetLeaseSpec) -> Iterator[tuple[Hashable, str]]:
+    def lease_data(self, node: LocalNode) -> Mapping[Family, dict[str, Any]]:
+        """None needed."""
+        return {}
+
+    def exclusive_ids(self, spec: SubnetLeaseSpec) -> Iterable[ExclusiveId]:
         """None."""
-        yield from ()
+        return ()
 
     def tunnel_ends(self, node: LocalNode) -> tuple[TunnelEnd, ...]:
         """None."""

@@ -8,25 +8,25 @@ With DirectRouting a peer that needs no gateway gets a plain route instead.
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from ipaddress import ip_interface
 from typing import Any
 
 from percale.backend.interface_selection import address_of
 from percale.backend.peer_path import Path, UnusableFamily, paths, type_problem
-from percale.backend.protocol import KernelBackend, LocalNode, PeerObjects
+from percale.backend.protocol import ExclusiveId, KernelBackend, LocalFamily, LocalNode, PeerObjects
 from percale.errors import BadConfig
-from percale.kernel.protocol import Interface
 from percale.model.backend_options import VxlanOptions
+from percale.model.ip_family import Family
 from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec
 from percale.render.link_kinds import Vxlan
 from percale.render.network.tunnels import TunnelEnd
-from percale.render.objects import Address, FdbEntry, IPAddress, IPNetwork, KernelObject, Link, Neighbour, Route, Sysctl
+from percale.render.objects import Address, FdbEntry, IPAddress, KernelObject, Link, Neighbour, Route, Sysctl
 
-OVERHEAD = {4: 50, 6: 70}
+OVERHEAD = {Family.IPV4: 50, Family.IPV6: 70}
 """Bytes of the outer Ethernet, IP, UDP and VXLAN headers, by the underlay's IP version."""
-LEAST_MTU = {4: 576, 6: 1280}
+LEAST_MTU = {Family.IPV4: 576, Family.IPV6: 1280}
 """Bytes that pods' packets of this version may have at least (RFC 791, RFC 8200)."""
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.IGNORECASE)
@@ -44,45 +44,39 @@ class VxlanBackend(KernelBackend):
 
     def pod_mtu(self, node: LocalNode) -> int:
         """The smaller one of both families' tunnels, also while a family has no underlay yet."""
-        pairs = ((node.subnet, node.interface), (node.ipv6_subnet, node.interface_v6))
-        return min(self._mtu(subnet, interface) for subnet, interface in pairs if subnet is not None)
+        return min(self._mtu(each) for each in node.families.values())
 
-    def lease_data(self, node: LocalNode) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    def lease_data(self, node: LocalNode) -> Mapping[Family, dict[str, Any]]:
         """`{"VNI":1,"VtepMAC":"…"}`; VtepMAC last, for flannel splits the text there."""
-        data: dict[int, dict[str, Any]] = {
-            subnet.version: {"VNI": self._options.vni, "VtepMAC": self._mac(node, subnet)}
-            for subnet, _, _ in _families(node)
+        return {
+            family: {"VNI": self._options.vni, "VtepMAC": self._mac(node, family)} for family, _, _ in _families(node)
         }
-        return data.get(4), data.get(6)
 
     def check(self, node: LocalNode) -> None:
         """The MTU must leave room for the smallest packet."""
-        where = f"node {node.name}"
-        for subnet, _, interface in _families(node):
-            if self._mtu(subnet, interface) < LEAST_MTU[subnet.version]:
+        for family, local, _ in _families(node):
+            if self._mtu(local) < LEAST_MTU[family]:
                 raise BadConfig(
-                    f"vxlan leaves IPv{subnet.version} packets {self._mtu(subnet, interface)} bytes of {interface.name}'s "
-                    f"MTU, but they need {LEAST_MTU[subnet.version]}",
-                    where=where,
-                    hint=f"raise the MTU of {interface.name}, or Backend.MTU",
+                    f"vxlan leaves IPv{family} packets {self._mtu(local)} bytes of {local.interface.name}'s "
+                    f"MTU, but they need {LEAST_MTU[family]}",
+                    where=f"node {node.name}",
+                    hint=f"raise the MTU of {local.interface.name}, or Backend.MTU",
                 )
 
     def device(self, node: LocalNode) -> tuple[KernelObject, ...]:
         """The tunnel of each family, with the first address of the node's subnet."""
-        return tuple(obj for family in _families(node) for obj in self._tunnel(node, *family))
+        return tuple(obj for each in _families(node) for obj in self._tunnel(node, *each))
 
     def tunnel_ends(self, node: LocalNode) -> tuple[TunnelEnd, ...]:
         """The local address of each family's tunnel."""
-        return tuple(
-            TunnelEnd(_own_address(public, interface), self._options.port) for _, public, interface in _families(node)
-        )
+        return tuple(TunnelEnd(source, self._options.port) for _, _, source in _families(node))
 
-    def exclusive_ids(self, spec: SubnetLeaseSpec) -> Iterator[tuple[Hashable, str]]:
+    def exclusive_ids(self, spec: SubnetLeaseSpec) -> Iterator[ExclusiveId]:
         """The VtepMAC of each family."""
-        for version, data in ((4, spec.backendData), (6, spec.backendV6Data)):
+        for family, _, _, data in spec.families:
             mac = data.get("VtepMAC") if data is not None else None
             if isinstance(mac, str):
-                yield (version, mac.lower()), f"VtepMAC, {mac}"
+                yield ExclusiveId("VtepMAC", mac.lower(), family)
 
     def peer(self, node: LocalNode, lease: SubnetLease) -> PeerObjects:
         """A direct route, or neighbour, FDB entry and route, per family. Its problem: another backend, or no usable MAC."""
@@ -104,7 +98,7 @@ class VxlanBackend(KernelBackend):
         if self._options.direct_routing and path.on_link:
             return (path.direct,)
         mac = self._vtep_mac(path)
-        device = self._device(path.subnet)
+        device = self._device(path.subnet.version)
         vtep = path.subnet.network_address
         return (
             Neighbour(device, vtep, mac),
@@ -122,47 +116,38 @@ class VxlanBackend(KernelBackend):
             raise UnusableFamily(f"its VNI is {vni!r}, ours {self._options.vni}")
         return mac.lower()
 
-    def _device(self, subnet: IPNetwork) -> str:
-        return f"flannel{'-v6' if subnet.version == 6 else ''}.{self._options.vni}"
+    def _device(self, version: int) -> str:
+        return f"flannel{'-v6' if version == Family.IPV6 else ''}.{self._options.vni}"
 
-    def _mtu(self, subnet: IPNetwork, interface: Interface) -> int:
+    def _mtu(self, local: LocalFamily) -> int:
         """Of the tunnel device; `Backend.MTU` is a limit, for more than the interface's own MTU would be lost."""
-        outer = min(self._options.mtu or interface.mtu, interface.mtu)
-        return outer - OVERHEAD[subnet.version]
+        outer = min(self._options.mtu or local.interface.mtu, local.interface.mtu)
+        return outer - OVERHEAD[Family(local.subnet.version)]
 
-    def _mac(self, node: LocalNode, subnet: IPNetwork) -> str:
+    def _mac(self, node: LocalNode, family: Family) -> str:
         """Stable over restarts, so that no peer is left with a stale one: locally administered, unicast."""
-        seed = f"{node.name}/{self._options.vni}/{subnet.version}"
+        seed = f"{node.name}/{self._options.vni}/{family:d}"
         first, *rest = sha256(seed.encode()).digest()[:6]
         return bytes((first & 0xFC | 0x02, *rest)).hex(":")
 
-    def _tunnel(
-        self, node: LocalNode, subnet: IPNetwork, public: IPAddress, interface: Interface
-    ) -> Iterator[KernelObject]:
-        device, options = self._device(subnet), self._options
+    def _tunnel(self, node: LocalNode, family: Family, local: LocalFamily, source: IPAddress) -> Iterator[KernelObject]:
+        device, options = self._device(family), self._options
         vxlan = Vxlan(
             vni=options.vni,
-            local=_own_address(public, interface),
-            dev=interface.name,
+            local=source,
+            dev=local.interface.name,
             port=options.port,
             learning=options.learning,
             gbp=options.gbp,
         )
-        yield Link(device, vxlan, mtu=self._mtu(subnet, interface), mac=self._mac(node, subnet))
+        yield Link(device, vxlan, mtu=self._mtu(local), mac=self._mac(node, family))
         yield Sysctl(f"net/ipv6/conf/{device}/accept_ra", "0")
-        yield Address(device, ip_interface(subnet.network_address))
+        yield Address(device, ip_interface(local.subnet.network_address))
 
 
-def _families(node: LocalNode) -> Iterator[tuple[IPNetwork, IPAddress, Interface]]:
-    """Subnet, public address and interface of each family that the node has both of."""
-    if node.subnet is not None and node.public_ip is not None:
-        yield node.subnet, node.public_ip, node.interface
-    if node.ipv6_subnet is not None and node.public_ipv6 is not None:
-        yield node.ipv6_subnet, node.public_ipv6, node.interface_v6
-
-
-def _own_address(public: IPAddress, interface: Interface) -> IPAddress:
-    """The tunnel's source address: the public address, unless a NAT in front of the node has that one."""
-    if any(public == address.ip for address in interface.addresses):
-        return public
-    return address_of(interface, public.version) or public
+def _families(node: LocalNode) -> Iterator[tuple[Family, LocalFamily, IPAddress]]:
+    """Each family that has an underlay, with its tunnel's source: the public address, unless a NAT in front has that one."""
+    for family, local in node.families.items():
+        if local.public_ip is not None:
+            own = any(local.public_ip == address.ip for address in local.interface.addresses)
+            yield family, local, local.public_ip if own else address_of(local.interface, family) or local.public_ip

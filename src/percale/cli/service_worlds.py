@@ -74,7 +74,7 @@ class ServiceWorld(Struct, frozen=True, dict=True):
         if options is None or not options.has_device:
             return own
         specs = (each.spec for each in self.objects if isinstance(each, SubnetLease) and each.spec.node == node)
-        subnets = (net for spec in specs for net in (spec.subnet, spec.ipv6Subnet) if net is not None)
+        subnets = (net for spec in specs for net in spec.subnets)
         tunnel = [Face(net.network_address.packed, node, is_tunnel=True) for net in subnets]
         return [*own, *tunnel] if options.uses_underlay_routes else tunnel
 

@@ -1,6 +1,6 @@
 """Attaches pods to the network and detaches them. Called by `operations.py`, and by `server.py` at the start.
 
-    attach   address ─▶ pair and host side (reconciler) ─▶ pod's side (its namespace) ─▶ record      undone when a step fails
+    attach   address ─▶ pair, host side, guard elements ─▶ pod's side (its namespace) ─▶ record         undone when a step fails
     detach   host side, and the pair with it ─▶ record ─▶ address                                    repeated until done
 
 If killed in between, an attach leaves an address without a record, and perhaps a pair that is not declared. The next start, a
@@ -20,7 +20,7 @@ from weakref import WeakValueDictionary
 
 from msgspec import Struct
 
-from percale.cni.hooks import PodHook
+from percale.cni.hooks import GuardTables, PodHook
 from percale.cni.pod_netns import PodNamespaces
 from percale.cni.records import Attachment, Records
 from percale.cni.requests import KubernetesPod
@@ -28,6 +28,7 @@ from percale.errors import PercaleError, StateError
 from percale.ipam.address_pool import AddressPool, Owner
 from percale.kernel.reconciler.reconciler import Reconciler
 from percale.render.link_kinds import Veth
+from percale.render.network.elements import Element
 from percale.render.network.pod_veth import (
     Limit,
     PodNetwork,
@@ -35,6 +36,7 @@ from percale.render.network.pod_veth import (
     Wiring,
     bridge_objects,
     from_loopback,
+    guard_elements,
     host_device,
     host_objects,
     pod_interface,
@@ -80,6 +82,7 @@ class Attachments:
         self,
         network: PodNetwork,
         reconciler: Reconciler,
+        guards: GuardTables,
         pool: AddressPool,
         records: Records,
         *,
@@ -90,6 +93,7 @@ class Attachments:
         self.network = network
         """The network of pods attached from now on."""
         self._reconciler = reconciler
+        self._guards = guards
         self._pool = pool
         self._records = records
         self._log = log
@@ -136,7 +140,7 @@ class Attachments:
 
     def _resume(self, attachment: Attachment) -> None:
         if exists(attachment.wires.device):
-            self._declare(attachment.owner, _host_objects(attachment))
+            self._declare_attachment(attachment)
         elif Path(attachment.netns).exists():
             self.heal(_source(attachment.owner))
         else:
@@ -149,7 +153,7 @@ class Attachments:
             return
         wires = self._wires(AttachRequest(owner, "", ""), allocation.addresses)
         if exists(wires.device):
-            self._declare(owner, host_objects(wires))
+            self._declare(owner, host_objects(wires), guard_elements(wires))
 
     # ADD
 
@@ -204,22 +208,27 @@ class Attachments:
         owner, wires = attachment.owner, attachment.wires
         if wires.bridge is not None:
             self._declare_bridge()
-        self._declare(owner, _host_objects(attachment, namespace))
+        self._declare_attachment(attachment, namespace)
         try:
             await self._wait_applied(owner)
         finally:
             # From here on declare it without the descriptor, whose number may soon be another file's.
-            self._declare(owner, _host_objects(attachment))
+            self._declare_attachment(attachment)
         await self._pod_namespaces.apply(namespace, attachment.netns, pod_objects(wires), wires.device)
 
     async def _wait_applied(self, owner: Owner) -> None:
         """Wait until its objects are applied, and so all earlier withdrawals. Raises KernelError."""
         leaving = tuple(self._withdrawn)
+        await self._guards.wait_applied(_source(owner))
         await self._reconciler.wait_applied(_source(owner))
         self._withdrawn.difference_update(leaving)
 
-    def _declare(self, owner: Owner, objects: tuple[KernelObject, ...]) -> None:
+    def _declare_attachment(self, attachment: Attachment, namespace: int | None = None) -> None:
+        self._declare(attachment.owner, _host_objects(attachment, namespace), guard_elements(attachment.wires))
+
+    def _declare(self, owner: Owner, objects: tuple[KernelObject, ...], guards: tuple[Element, ...] = ()) -> None:
         self._reconciler.declare(_source(owner), objects)
+        self._guards.declare(_source(owner), guards)
         self._declared.add(owner)
 
     def _declare_bridge(self) -> None:
@@ -249,6 +258,7 @@ class Attachments:
             # A stale device is not declared: it has to be declared before it can be withdrawn.
             self._declare(owner, (Link(device, Veth()),))
         self._reconciler.declare(_source(owner), ())
+        self._guards.declare(_source(owner), ())
         self._declared.discard(owner)
         self._withdrawn.add(owner)
 

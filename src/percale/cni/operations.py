@@ -30,7 +30,8 @@ from percale.cni.results import (
     result,
 )
 from percale.ipam.address_pool import Owner
-from percale.render.network.pod_veth import DEFAULTS, HOST_MAC, PodWires, gateway_of
+from percale.model.ip_family import Family
+from percale.render.network.pod_veth import HOST_MAC, PodWires, gateway_of
 from percale.render.objects import IPInterface
 
 Annotations = Callable[[str, str], Awaitable[Mapping[str, str]]]
@@ -161,7 +162,7 @@ def _result(attachment: Attachment) -> Result:
     pod = Device(wires.ifname, wires.mac, wires.mtu, attachment.netns)
     devices = [host, pod] if wires.bridge is None else [Device(wires.bridge), host, pod]
     addresses = [GivenAddress(each, gateway_of(wires, each), len(devices) - 1) for each in wires.addresses]
-    routes = {DEFAULTS[each.version]: gateway_of(wires, each) for each in wires.addresses}
+    routes = {Family(each.version).everything: gateway_of(wires, each) for each in wires.addresses}
     return result(devices, addresses, routes)
 
 

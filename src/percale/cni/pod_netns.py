@@ -5,17 +5,16 @@ The thread never stays inside: a namespace lives as long as a thread is in it, a
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from percale.errors import KernelError
+from percale.event_loop import WorkerThread
 from percale.kernel import syscalls
 from percale.kernel.commands import format_object
 from percale.kernel.errors import apply_or_raise
@@ -38,7 +37,7 @@ class PodNamespaces:
     def __init__(self, log_command: Callable[[str], None] | None = None) -> None:
         """`log_command` gets each change's command before it is applied."""
         self._log_command = log_command
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="pod-namespaces")
+        self._thread = WorkerThread("pod-namespaces")
 
     async def apply(self, namespace: int, netns: str, objects: Sequence[KernelObject], host_device: str) -> None:
         """Apply the objects in the namespace at the descriptor, and wait until the host's end of the pair carries packets.
@@ -69,13 +68,13 @@ class PodNamespaces:
             return done
 
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, enter)
+            return await self._thread.run(enter)
         except OSError as error:
             raise KernelError.from_os(error, where=f"namespace {netns}") from error
 
     def close(self) -> None:
         """End the thread once its calls are done."""
-        self._thread.shutdown()
+        self._thread.close()
 
 
 @contextmanager

@@ -24,10 +24,10 @@ from percale.cni.results import (
 from percale.ipam.address_pool import Owner
 from percale.model.manifest.json_text import decode_json
 from percale.model.meta import ObjectKey
+from percale.model.pod import Protocol as PortProtocol
 from percale.render.network.pod_veth import Limit, Wiring
 from percale.render.objects import IPAddress
 from percale.render.service.host_ports import HostPort
-from percale.render.service.host_ports import Protocol as PortProtocol
 
 Verb = Literal["ADD", "DEL", "CHECK", "STATUS", "GC"]
 _SINCE: Mapping[str, str] = {"CHECK": "0.4.0", "STATUS": "1.1.0", "GC": "1.1.0"}

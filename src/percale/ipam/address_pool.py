@@ -20,7 +20,8 @@ from msgspec import Struct
 
 from percale.errors import AddressRefused, StateError, SubnetFull
 from percale.ipam.address_journal import Allocated, FreeAgain, Journal, Record, Released, corrupt
-from percale.ipam.subnet_plan import Network, NodeSubnets
+from percale.model.addresses import Network
+from percale.model.subnet_lease import NodeSubnets
 
 Address: TypeAlias = IPv4Address | IPv6Address
 

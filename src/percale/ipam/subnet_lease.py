@@ -17,9 +17,9 @@ import msgspec
 from msgspec import Struct
 
 from percale.errors import AddressRefused, BadConfig, Conflict, NetworkFull, NotFound, StoreError
-from percale.ipam.subnet_plan import NodeSubnets, candidate_count, first_overlap, fitting, free_candidates, subnets_of
+from percale.ipam.subnet_plan import candidate_count, first_overlap, fitting, free_candidates
 from percale.model.netconf import NetworkConfig
-from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec, make_lease
+from percale.model.subnet_lease import NodeSubnets, SubnetLease, SubnetLeaseSpec, make_lease
 from percale.store.protocol import Store
 
 MACHINE = "percale.io/machine"
@@ -67,7 +67,7 @@ async def acquire(store: Store, config: NetworkConfig, claimant: Claimant) -> He
     own = [lease for lease in leases if lease.spec.node == claimant.node]
     others = [lease for lease in leases if lease.spec.node != claimant.node]
     preferred = _preferred(config, claimant, own)
-    kept = next((lease for lease in own if subnets_of(lease.spec) in preferred), None)
+    kept = next((lease for lease in own if lease.spec.subnets in preferred), None)
     for lease in own:
         if lease is not kept and RESERVED not in lease.metadata.annotations:
             await _delete(store, lease)
@@ -93,7 +93,7 @@ class HeldLease:
 
     async def update(self, spec: SubnetLeaseSpec) -> None:
         """Publish another public address or backend data. An equal spec writes nothing."""
-        if subnets_of(spec) != subnets_of(self.lease.spec):
+        if spec.subnets != self.lease.spec.subnets:
             raise ValueError("a lease's subnets never change")
         if spec != self.lease.spec:
             await self._put(spec)
@@ -139,7 +139,7 @@ class HeldLease:
                 current = await self._store.get(SubnetLease, lease.key)
                 if current is not None and not _is_ours(current, self._claimant):
                     raise AddressRefused(
-                        f"its subnet {subnets_of(spec)} is node {current.spec.node}'s now",
+                        f"its subnet {spec.subnets} is node {current.spec.node}'s now",
                         where=self._claimant.where,
                         hint="restart the agent to claim another one",
                     )
@@ -155,7 +155,7 @@ def _preferred(config: NetworkConfig, claimant: Claimant, own: Iterable[SubnetLe
     """The subnets that this node prefers to any free one, best first."""
     if claimant.pod_cidrs is not None:
         return [claimant.pod_cidrs]
-    earlier = [subnets_of(lease.spec) for lease in own]
+    earlier = [lease.spec.subnets for lease in own]
     if claimant.previous is not None:
         earlier.append(claimant.previous)
     exact = [subnets for subnets in earlier if fitting(config, subnets) == subnets]
@@ -187,7 +187,7 @@ async def _claim_first(
     others: Iterable[SubnetLease],
 ) -> SubnetLease:
     """The first candidate that can be created: after a lost race the next one is tried."""
-    taken = [subnet for other in others for subnet in subnets_of(other.spec)]
+    taken = [subnet for other in others for subnet in other.spec.subnets]
 
     def candidates() -> Iterator[NodeSubnets]:
         yield from (subnets for subnets in preferred if first_overlap(subnets, taken) is None)
@@ -215,7 +215,7 @@ def _updated(lease: SubnetLease, claimant: Claimant) -> SubnetLease:
     """The lease with the current spec and this machine's annotation."""
     annotations = {**lease.metadata.annotations, MACHINE: claimant.machine}
     metadata = msgspec.structs.replace(lease.metadata, annotations=annotations)
-    return msgspec.structs.replace(lease, metadata=metadata, spec=claimant.spec_for(subnets_of(lease.spec)))
+    return msgspec.structs.replace(lease, metadata=metadata, spec=claimant.spec_for(lease.spec.subnets))
 
 
 async def _put(store: Store, lease: SubnetLease, *, expect: str) -> SubnetLease:
@@ -237,7 +237,7 @@ async def _withdraw_on_conflict(store: Store, claimant: Claimant, lease: SubnetL
         _check_unique(claimant, leases, spec=lease.spec)
         for other in leases:
             if other.spec.node != claimant.node:
-                _check_overlap(claimant, subnets_of(lease.spec), other)
+                _check_overlap(claimant, lease.spec.subnets, other)
     except (BadConfig, AddressRefused):
         await _delete(store, lease)
         raise
@@ -257,12 +257,12 @@ def _check_unique(claimant: Claimant, leases: Iterable[SubnetLease], spec: Subne
         if other.node == claimant.node:
             if not _is_ours(lease, claimant):
                 raise BadConfig(
-                    f"another machine ({_addresses(other)}) has this name and holds {subnets_of(other)}",
+                    f"another machine ({_addresses(other)}) has this name and holds {other.subnets}",
                     where=claimant.where,
                     hint=f"give this node another name, or delete SubnetLease {lease.metadata.name} "
                     "if that machine is gone",
                 )
-        elif shared := {mine.publicIP, mine.publicIPv6} & {other.publicIP, other.publicIPv6} - {None}:
+        elif shared := set(mine.public_ips).intersection(other.public_ips):
             raise BadConfig(
                 f"public address {shared.pop()} is node {other.node}'s too",
                 where=claimant.where,
@@ -273,7 +273,7 @@ def _check_unique(claimant: Claimant, leases: Iterable[SubnetLease], spec: Subne
 
 def _check_overlap(claimant: Claimant, subnets: NodeSubnets, other: SubnetLease) -> None:
     """Raises AddressRefused."""
-    if (pair := first_overlap(subnets, subnets_of(other.spec))) is not None:
+    if (pair := first_overlap(subnets, other.spec.subnets)) is not None:
         raise AddressRefused(
             f"subnet {pair[0]} overlaps {pair[1]} of node {other.spec.node}",
             where=claimant.where,
@@ -282,4 +282,4 @@ def _check_overlap(claimant: Claimant, subnets: NodeSubnets, other: SubnetLease)
 
 
 def _addresses(spec: SubnetLeaseSpec) -> str:
-    return ", ".join(str(address) for address in (spec.publicIP, spec.publicIPv6) if address) or "no address"
+    return ", ".join(map(str, spec.public_ips)) or "no address"

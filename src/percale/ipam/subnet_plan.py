@@ -6,48 +6,23 @@ Callers: `subnet_lease.py` (a subnet for this node), backend/lease_conflicts.py 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import TypeAlias, TypeVar
-
-from msgspec import Struct
+from ipaddress import ip_network
 
 from percale.errors import AddressRefused
+from percale.model.addresses import Network
+from percale.model.ip_family import Family
 from percale.model.netconf import NetworkConfig, SubnetRange
-from percale.model.subnet_lease import SubnetLeaseSpec
-
-Network: TypeAlias = IPv4Network | IPv6Network
-Net = TypeVar("Net", IPv4Network, IPv6Network)
-
-
-class NodeSubnets(Struct, frozen=True):
-    """One node's subnets, one per address family of the network."""
-
-    ipv4: IPv4Network | None = None
-    ipv6: IPv6Network | None = None
-
-    def __iter__(self) -> Iterator[Network]:
-        return (subnet for subnet in (self.ipv4, self.ipv6) if subnet is not None)
-
-    def __str__(self) -> str:
-        return " and ".join(map(str, self)) or "no subnet"
-
-
-def subnets_of(spec: SubnetLeaseSpec) -> NodeSubnets:
-    """The subnets of a lease."""
-    return NodeSubnets(spec.subnet, spec.ipv6Subnet)
+from percale.model.subnet_lease import NodeSubnets
 
 
 def candidate_count(config: NetworkConfig) -> int:
     """How many nodes the network has room for: the minimum of its families."""
-    return min(subnets.count for subnets in (config.ipv4, config.ipv6) if subnets is not None)
+    return min(subnets.count for subnets in config.families.values())
 
 
 def candidate(config: NetworkConfig, index: int) -> NodeSubnets:
     """The subnets number `index` from SubnetMin on; in dual stack both families have the same number."""
-    return NodeSubnets(
-        None if config.ipv4 is None else _subnet(config.ipv4, index),
-        None if config.ipv6 is None else _subnet(config.ipv6, index),
-    )
+    return NodeSubnets(*(_subnet(subnets, index) for subnets in config.families.values()))
 
 
 def free_candidates(config: NetworkConfig, taken: Iterable[Network]) -> Iterator[NodeSubnets]:
@@ -61,11 +36,11 @@ def free_candidates(config: NetworkConfig, taken: Iterable[Network]) -> Iterator
 
 def fitting(config: NetworkConfig, subnets: NodeSubnets) -> NodeSubnets | None:
     """The candidate that equals these subnets, or that shares one family if the network's families changed."""
-    indices: set[int | None] = set()
-    if config.ipv4 is not None and subnets.ipv4 is not None:
-        indices.add(_index(config.ipv4, subnets.ipv4))
-    if config.ipv6 is not None and subnets.ipv6 is not None:
-        indices.add(_index(config.ipv6, subnets.ipv6))
+    indices = {
+        _index(config.families[family], subnet)
+        for subnet in subnets
+        if (family := Family(subnet.version)) in config.families
+    }
     index = indices.pop() if len(indices) == 1 else None
     return candidate(config, index) if index is not None and index < candidate_count(config) else None
 
@@ -82,10 +57,7 @@ def from_pod_cidrs(config: NetworkConfig, node: str, cidrs: Iterable[str]) -> No
         if subnet.version in found:
             raise AddressRefused(f"two IPv{subnet.version} podCIDRs, {found[subnet.version]} and {subnet}", where=where)
         found[subnet.version] = subnet
-    return NodeSubnets(
-        None if config.ipv4 is None else _within(config.ipv4, found.get(4), IPv4Network, where),
-        None if config.ipv6 is None else _within(config.ipv6, found.get(6), IPv6Network, where),
-    )
+    return NodeSubnets(*(_within(subnets, found.get(family), where) for family, subnets in config.families.items()))
 
 
 def first_overlap(subnets: Iterable[Network], others: Iterable[Network]) -> tuple[Network, Network] | None:
@@ -97,12 +69,12 @@ def first_overlap(subnets: Iterable[Network], others: Iterable[Network]) -> tupl
     return None
 
 
-def _subnet(subnets: SubnetRange[Net], index: int) -> Net:
+def _subnet(subnets: SubnetRange, index: int) -> Network:
     start = int(subnets.first.network_address) + index * subnets.first.num_addresses
     return type(subnets.first)((start, subnets.length))
 
 
-def _index(subnets: SubnetRange[Net], subnet: Net) -> int | None:
+def _index(subnets: SubnetRange, subnet: Network) -> int | None:
     """The number of a subnet of the configured length within the range."""
     offset = int(subnet.network_address) - int(subnets.first.network_address)
     if subnet.prefixlen != subnets.length or not 0 <= offset // subnet.num_addresses < subnets.count:
@@ -113,8 +85,7 @@ def _index(subnets: SubnetRange[Net], subnet: Net) -> int | None:
 def _overlapped(config: NetworkConfig, taken: Iterable[Network]) -> Iterator[tuple[int, int]]:
     """The candidates that taken subnets overlap, as (first, last) numbers; one may lie outside the range."""
     for subnet in taken:
-        mine: SubnetRange[IPv4Network] | SubnetRange[IPv6Network] | None
-        mine = config.ipv4 if subnet.version == 4 else config.ipv6
+        mine = config.families.get(Family(subnet.version))
         if mine is None:
             continue
         step, start = mine.first.num_addresses, int(mine.first.network_address)
@@ -124,14 +95,15 @@ def _overlapped(config: NetworkConfig, taken: Iterable[Network]) -> Iterator[tup
             yield max(first, 0), min(last, candidate_count(config) - 1)
 
 
-def _within(subnets: SubnetRange[Net], subnet: Network | None, family: type[Net], where: str) -> Net:
-    if not isinstance(subnet, family):
+def _within(subnets: SubnetRange, subnet: Network | None, where: str) -> Network:
+    if subnet is None:
         raise AddressRefused(
             f"spec.podCIDRs has no subnet for {subnets.network}",
             where=where,
             hint="give the controller manager a cluster CIDR of each family, or leave podCIDRs empty",
         )
-    if not (subnet.subnet_of(subnets.network) and subnet.prefixlen <= subnet.max_prefixlen - 2):
+    inside = subnet.network_address in subnets.network and subnet.prefixlen >= subnets.network.prefixlen
+    if not (inside and subnet.prefixlen <= subnet.max_prefixlen - 2):
         raise AddressRefused(
             f"podCIDR {subnet} is not a node's part of Network {subnets.network}",
             where=where,

@@ -9,8 +9,11 @@ from percale.kernel.netlink import socket as netlink
 from percale.kernel.netns import NetnsExecutor
 from percale.kernel.nftables.messages import remove_table
 from percale.kernel.protocol import Change, Driver
+from percale.render.network import fastpath
 from percale.render.nft.objects import POLICY_TABLE, TableName
 from percale.render.service import base_chains as balancing
+
+_TABLES = (TableName("ip"), TableName("ip6"), TableName("bridge"), POLICY_TABLE, balancing.TABLE, fastpath.TABLE)
 
 
 def owned_removals(driver: Driver) -> list[Change]:
@@ -19,10 +22,9 @@ def owned_removals(driver: Driver) -> list[Change]:
 
 
 def remove_tables(netns: NetnsExecutor) -> list[str]:
-    """Remove the tables that the reconciler does not know; the commands for that. Blocks; raises OSError."""
-    tables = (POLICY_TABLE, balancing.TABLE, TableName("netdev"))
+    """Remove all tables of ours; the commands for that. Blocks; raises OSError."""
     with closing(netns.run(lambda: netlink.Socket(netlink.NETFILTER))) as socket:
-        return [f"nft 'delete table {table}'" for table in tables if remove_table(socket, table)]
+        return [f"nft 'delete table {table}'" for table in _TABLES if remove_table(socket, table)]
 
 
 def remove_service_table() -> None:

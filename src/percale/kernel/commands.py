@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-
 from percale.kernel.netlink.link_kinds.registry import codec_of
 from percale.kernel.protocol import Change, Upsert
-from percale.kernel.table_fingerprint import fingerprint
 from percale.render.objects import (
-    OWNER,
     ROUTE_PROTOCOL,
     Address,
-    Element,
     FdbEntry,
     KernelObject,
     Link,
     Neighbour,
     Redirect,
     Route,
-    Ruleset,
     Shaper,
     Sysctl,
 )
@@ -60,10 +54,6 @@ def _put(desired: KernelObject) -> list[str]:
             ]
         case Sysctl():
             lines = [f"sysctl -w {desired.name}='{desired.value}'"]
-        case Ruleset():
-            lines = [f"nft -f - <<'END'\n{format_table(desired)}\nEND"]
-        case Element():
-            lines = [f"nft 'add element {format_element(desired)}'"]
     return lines
 
 
@@ -85,10 +75,6 @@ def _remove(desired: KernelObject) -> list[str]:
             lines = [f"tc qdisc delete dev {desired.dev} ingress"]
         case Sysctl():
             lines = []
-        case Ruleset():
-            lines = [f"nft delete table {desired.family} {OWNER}"]
-        case Element():
-            lines = [f"nft 'delete element {format_element(desired)}'"]
     return lines
 
 
@@ -126,23 +112,3 @@ def _route(desired: Route) -> str:
     if desired.metric:
         words.append(f"metric {desired.metric}")
     return " ".join(words)
-
-
-def format_table(desired: Ruleset) -> str:
-    """Create or replace the table, for `nft -f -`; its comment is its fingerprint."""
-    table = f"{desired.family} {OWNER}"
-    return f'add table {table}\ndelete table {table}\ntable {table} {{\ncomment "{fingerprint(desired)}"\n{desired.text}\n}}'
-
-
-def format_element(desired: Element) -> str:
-    """The element in nft's syntax: family, table, set, braces."""
-    parts = " . ".join(_part(part) for part in desired.match)
-    return f"{desired.family} {OWNER} {desired.set} {{ {parts} }}"
-
-
-def _part(part: object) -> str:
-    if isinstance(part, int) and part > 0xFFFF_FFFF:
-        return f"{part:#x}"  # an address's bits
-    if isinstance(part, IPv4Address | IPv6Address | IPv4Network | IPv6Network | int) or ":" in str(part):
-        return str(part)
-    return f'"{part}"'

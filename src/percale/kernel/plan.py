@@ -1,7 +1,7 @@
 """Compares desired and actual objects, and orders changes: pure functions on values. Called by `reconciler/state.py`.
 
-Deletions come first, in reverse order of dependency (elements … addresses, links); then desired objects, each after its
-dependencies: sysctls, links, addresses, neighbours, forwarding entries, routes, shapers, tables, elements.
+Deletions come first, in reverse order of dependency (routes … addresses, links); then desired objects, each after its
+dependencies: sysctls, links, addresses, neighbours, forwarding entries, routes, shapers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from percale.kernel.protocol import Change, Delete, Upsert
 from percale.render.objects import (
     OWNER,
     Address,
-    Element,
     FdbEntry,
     KernelObject,
     Key,
@@ -22,7 +21,6 @@ from percale.render.objects import (
     Neighbour,
     Redirect,
     Route,
-    Ruleset,
     Shaper,
     Sysctl,
 )
@@ -36,8 +34,6 @@ _RANKS: dict[type, int] = {
     Route: 6,
     Shaper: 7,
     Redirect: 8,
-    Ruleset: 9,
-    Element: 10,
 }
 _ON_ONE_DEVICE = (Route, Neighbour, FdbEntry, Address, Shaper)
 _SHAPER_TOLERANCE = 0.01
@@ -58,8 +54,6 @@ def matches(desired: KernelObject, actual: KernelObject | None) -> bool:
         case Shaper(), Shaper():
             near = abs(desired.burst - actual.burst) <= max(64, desired.burst * _SHAPER_TOLERANCE)
             return desired.dev == actual.dev and desired.rate // 8 == actual.rate // 8 and near
-        case Ruleset(), Ruleset():
-            return desired.family == actual.family and desired.digest == actual.digest
     return False
 
 
@@ -79,10 +73,10 @@ def _link_matches(desired: Link, actual: Link) -> bool:
 
 
 def replaces(desired: KernelObject, actual: KernelObject | None) -> bool:
-    """True when applying it recreates it, without all that depends on it: a new device, a reloaded table."""
-    if isinstance(desired, Link):
-        return actual is None or (isinstance(actual, Link) and needs_new_device(desired, actual))
-    return isinstance(desired, Ruleset)
+    """True when applying it creates a new device, without all that was on the old one."""
+    return isinstance(desired, Link) and (
+        actual is None or (isinstance(actual, Link) and needs_new_device(desired, actual))
+    )
 
 
 def disturbs_dependents(desired: KernelObject, actual: KernelObject | None) -> bool:
@@ -96,7 +90,7 @@ def disturbs_dependents(desired: KernelObject, actual: KernelObject | None) -> b
 
 
 def dependencies_of(obj: KernelObject) -> tuple[Key, ...]:
-    """The keys of the objects that this one requires: its devices, its table."""
+    """The keys of the objects that this one requires: its devices."""
     if isinstance(obj, _ON_ONE_DEVICE):
         return (("link", obj.dev),) if obj.dev is not None else ()
     match obj:
@@ -105,10 +99,6 @@ def dependencies_of(obj: KernelObject) -> tuple[Key, ...]:
             return tuple(("link", name) for name in (obj.master, lower) if name is not None)
         case Redirect():
             return (("link", obj.dev), ("link", obj.to))
-        case Element():
-            return (("ruleset", obj.family),)
-        case Ruleset():
-            return ()
         case Sysctl():
             device = sysctl_device(obj.name)
             return (("link", device),) if device is not None else ()

@@ -72,10 +72,6 @@ class ObjectRemoved(Struct, frozen=True):
     key: Key
 
 
-FASTPATH_TABLE: Key = ("ruleset", "netdev")
-"""`table netdev percale`, loaded as a whole and described by no object: `ObjectRemoved` is its only event."""
-
-
 class LinkReset(Struct, frozen=True):
     """A device was deleted, went down or lost an address: objects on it may be gone without an event."""
 

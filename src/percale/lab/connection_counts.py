@@ -6,7 +6,6 @@ As in `watching`, the command's own process enters the lab's user namespace.
 from __future__ import annotations
 
 import os
-import socket
 from collections import Counter
 from collections.abc import Collection, Mapping
 
@@ -17,9 +16,8 @@ from percale.kernel.netns import NetnsThread
 from percale.lab.api.client import ask
 from percale.lab.process.nsenter import enter_user_namespace
 from percale.lab.run_dir import LabPlace, require_running
+from percale.model.pod import PROTOCOLS
 from percale.service.endpoint_selection import Record
-
-_PROTOCOLS = {socket.IPPROTO_TCP: "TCP", socket.IPPROTO_UDP: "UDP", socket.IPPROTO_SCTP: "SCTP"}
 
 
 def connections(place: LabPlace, node: str, ports: Collection[PortView]) -> Mapping[tuple[str, Record], int]:
@@ -53,7 +51,7 @@ def _counted(table: Conntrack, ports: Collection[PortView]) -> Mapping[tuple[str
     found: Counter[tuple[str, Record]] = Counter()
     try:
         for flow in table.of(servers):
-            protocol, port = _PROTOCOLS.get(flow.original.protocol, ""), flow.original.destination_port
+            protocol, port = PROTOCOLS.get(flow.original.protocol, ""), flow.original.destination_port
             is_asked = {(protocol, flow.original.destination, port), (protocol, b"", port)} & asked
             if flow.status & DESTINATION_TRANSLATED and is_asked:
                 found[protocol, flow.server + flow.server_port.to_bytes(2)] += 1

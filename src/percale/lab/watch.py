@@ -26,6 +26,7 @@ from percale.kernel.nftables.trace import TracedVerdict, Tracer
 from percale.lab.api.client import ask
 from percale.lab.process.nsenter import enter_user_namespace
 from percale.lab.run_dir import LabPlace, require_running
+from percale.model.pod import PROTOCOLS
 
 _REFRESH = 0.5
 """Seconds between two questions for names."""
@@ -37,9 +38,7 @@ _MOST_REMEMBERED = 10_000
 _TICK = 0.1
 
 _PROTOCOLS = {
-    socket.IPPROTO_TCP: "tcp",
-    socket.IPPROTO_UDP: "udp",
-    socket.IPPROTO_SCTP: "sctp",
+    **{number: name.lower() for number, name in PROTOCOLS.items()},
     socket.IPPROTO_ICMP: "icmp",
     socket.IPPROTO_ICMPV6: "icmp",
 }

@@ -9,28 +9,28 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Any, Generic, NamedTuple, TypeVar
+from ipaddress import ip_address, ip_network
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from percale.errors import BadNetworkConfig
+from percale.model.addresses import Address, Network
 from percale.model.backend_options import OPTIONS, REMOVED, BackendOptions
+from percale.model.ip_family import Family
 from percale.model.manifest.json_text import read_json_text
-
-Net = TypeVar("Net", IPv4Network, IPv6Network)
 
 DEFAULT_BACKEND = "vxlan"
 
 
-class SubnetRange(Struct, Generic[Net], frozen=True):
+class SubnetRange(Struct, frozen=True):
     """One family's pod network and its node subnets: `first` to `last`, each of prefix length `length`."""
 
-    network: Net
+    network: Network
     length: int
-    first: Net
-    last: Net
+    first: Network
+    last: Network
 
     @property
     def count(self) -> int:
@@ -40,17 +40,16 @@ class SubnetRange(Struct, Generic[Net], frozen=True):
 
 
 class NetworkConfig(Struct, frozen=True):
-    """A valid net-conf.json; at least one family is configured."""
+    """A valid net-conf.json; at least one family is configured, IPv4 first."""
 
-    ipv4: SubnetRange[IPv4Network] | None
-    ipv6: SubnetRange[IPv6Network] | None
+    families: Mapping[Family, SubnetRange]
     backend_type: str
     options: BackendOptions
 
     @property
-    def networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
+    def networks(self) -> tuple[Network, ...]:
         """The pod networks, IPv4 first."""
-        return tuple(subnets.network for subnets in (self.ipv4, self.ipv6) if subnets is not None)
+        return tuple(subnets.network for subnets in self.families.values())
 
 
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="pascal"):
@@ -70,30 +69,45 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=
     ipv6_subnet_max: str | None = msgspec.field(default=None, name="IPv6SubnetMax")
     backend: dict[str, Any] = {}
 
+    def by_family(self) -> dict[Family, _Given]:
+        return {
+            Family.IPV4: _Given(self.enable_ipv4, self.network, self.subnet_len, self.subnet_min, self.subnet_max),
+            Family.IPV6: _Given(
+                self.enable_ipv6,
+                self.ipv6_network,
+                self.ipv6_subnet_len,
+                self.ipv6_subnet_min,
+                self.ipv6_subnet_max,
+            ),
+        }
+
 
 class _Given(NamedTuple):
     """The fields of one family."""
 
+    enabled: bool
     network: str | None
     length: int | None
     low: str | None
     high: str | None
 
 
-class _Family(Struct, Generic[Net], frozen=True):
+class _Limits(NamedTuple):
     """The differences between the families: key prefix, limits and the default node subnet."""
 
     prefix: str
-    network_type: type[Net]
     longest: int
     """The longest SubnetLen: a tunnel device and a bridge need an address each."""
     smallest_network: int
     usual: int
     """The SubnetLen of networks that hold at least four of them."""
+    example: str
 
 
-_IPV4 = _Family("", IPv4Network, longest=30, smallest_network=28, usual=24)
-_IPV6 = _Family("IPv6", IPv6Network, longest=126, smallest_network=124, usual=64)
+_LIMITS = {
+    Family.IPV4: _Limits("", longest=30, smallest_network=28, usual=24, example="10.244.0.0/16"),
+    Family.IPV6: _Limits("IPv6", longest=126, smallest_network=124, usual=64, example="fd00:10:244::/48"),
+}
 
 
 def parse_network_config(text: str, source: str = "net-conf.json") -> NetworkConfig:
@@ -113,14 +127,10 @@ def network_config(document: Mapping[str, Any], source: str = "net-conf.json") -
     backend_type, options = _backend(raw.backend, source)
     if not (raw.enable_ipv4 or raw.enable_ipv6):
         raise BadNetworkConfig("EnableIPv4 and EnableIPv6 are both false", where=source, hint="enable one of them")
-    ipv4 = ipv6 = None
-    if raw.enable_ipv4:
-        given = _Given(raw.network, raw.subnet_len, raw.subnet_min, raw.subnet_max)
-        ipv4 = _subnet_range(_IPV4, given, source)
-    if raw.enable_ipv6:
-        given = _Given(raw.ipv6_network, raw.ipv6_subnet_len, raw.ipv6_subnet_min, raw.ipv6_subnet_max)
-        ipv6 = _subnet_range(_IPV6, given, source)
-    return NetworkConfig(ipv4, ipv6, backend_type, options)
+    families = {
+        family: _subnet_range(family, given, source) for family, given in raw.by_family().items() if given.enabled
+    }
+    return NetworkConfig(families, backend_type, options)
 
 
 def _distinct(pairs: list[tuple[str, Any]], source: str) -> dict[str, Any]:
@@ -185,14 +195,14 @@ def _backend(document: Mapping[str, Any], source: str) -> tuple[str, BackendOpti
     return name, _typed(OPTIONS[name], options, "Backend.", source)
 
 
-def _subnet_range(family: _Family[Net], given: _Given, source: str) -> SubnetRange[Net]:
+def _subnet_range(family: Family, given: _Given, source: str) -> SubnetRange:
     """One family's network and subnets, with flannel's defaults and limits."""
-    prefix = family.prefix
+    prefix = _LIMITS[family].prefix
     pod_network = _network(family, given.network, source)
-    length = _subnet_length(family, pod_network, given.length, source)
+    length = _subnet_length(_LIMITS[family], pod_network, given.length, source)
     step = 1 << (pod_network.max_prefixlen - length)
 
-    def subnet(key: str, text: str | None, default: int) -> Net:
+    def subnet(key: str, text: str | None, default: int) -> Network:
         if text is None:
             return family.network_type((default, length))
         address = _address(family, f"{prefix}{key}", text, source)
@@ -208,57 +218,61 @@ def _subnet_range(family: _Family[Net], given: _Given, source: str) -> SubnetRan
     start = int(pod_network.network_address)
     first = subnet("SubnetMin", given.low, start + step)
     last = subnet("SubnetMax", given.high, start + pod_network.num_addresses - step)
-    if last < first:
+    if int(last.network_address) < int(first.network_address):
         raise BadNetworkConfig(
             f"{prefix}SubnetMin {first.network_address} is above {prefix}SubnetMax {last.network_address}", where=source
         )
     return SubnetRange(pod_network, length, first, last)
 
 
-def _network(family: _Family[Net], text: str | None, source: str) -> Net:
-    key = f"{family.prefix}Network"
-    example = "10.244.0.0/16" if family is _IPV4 else "fd00:10:244::/48"
+def _network(family: Family, text: str | None, source: str) -> Network:
+    limits = _LIMITS[family]
+    key = f"{limits.prefix}Network"
     if text is None:
-        enabled = "EnableIPv6 is true" if family is _IPV6 else "EnableIPv4 is not false"
-        raise BadNetworkConfig(f"{key} is missing, and {enabled}", where=source, hint=f'for example "{example}"')
+        enabled = "EnableIPv6 is true" if family is Family.IPV6 else "EnableIPv4 is not false"
+        raise BadNetworkConfig(f"{key} is missing, and {enabled}", where=source, hint=f'for example "{limits.example}"')
     _, slash, bits = text.partition("/")
     try:
         network = ip_network(text if slash and bits.isdecimal() else "", strict=False)  # no bare address, no netmask
     except ValueError as error:
-        raise BadNetworkConfig(f'{key}: "{text}" is not a network', where=source, hint=f'write "{example}"') from error
-    if not isinstance(network, family.network_type):
         raise BadNetworkConfig(
-            f"{key}: {network} is IPv{network.version}", where=source, hint=f'write a network such as "{example}"'
+            f'{key}: "{text}" is not a network', where=source, hint=f'write "{limits.example}"'
+        ) from error
+    if network.version != family:
+        raise BadNetworkConfig(
+            f"{key}: {network} is IPv{network.version}",
+            where=source,
+            hint=f'write a network such as "{limits.example}"',
         )
     return network
 
 
-def _address(family: _Family[Net], key: str, text: str, source: str) -> IPv4Address | IPv6Address:
+def _address(family: Family, key: str, text: str, source: str) -> Address:
     try:
         address = ip_address(text)
     except ValueError as error:
         raise BadNetworkConfig(f'{key}: "{text}" is not an address', where=source) from error
-    if address.version != (4 if family is _IPV4 else 6):
+    if address.version != family:
         raise BadNetworkConfig(f"{key}: {address} is IPv{address.version}", where=source)
     return address
 
 
-def _subnet_length(family: _Family[Net], network: Net, length: int | None, source: str) -> int:
-    key = f"{family.prefix}SubnetLen"
-    if network.prefixlen > family.smallest_network:
+def _subnet_length(limits: _Limits, network: Network, length: int | None, source: str) -> int:
+    key = f"{limits.prefix}SubnetLen"
+    if network.prefixlen > limits.smallest_network:
         raise BadNetworkConfig(
-            f"{family.prefix}Network {network} is too small",
+            f"{limits.prefix}Network {network} is too small",
             where=source,
-            hint=f"the smallest useful network is a /{family.smallest_network}",
+            hint=f"the smallest useful network is a /{limits.smallest_network}",
         )
     if not length:  # flannel takes 0 for "not given"
-        return family.usual if network.prefixlen <= family.usual - 2 else network.prefixlen + 2
-    if length > family.longest or length < 0:
-        raise BadNetworkConfig(f"{key}: {length} is not a prefix length up to {family.longest}", where=source)
+        return limits.usual if network.prefixlen <= limits.usual - 2 else network.prefixlen + 2
+    if length > limits.longest or length < 0:
+        raise BadNetworkConfig(f"{key}: {length} is not a prefix length up to {limits.longest}", where=source)
     if length < network.prefixlen + 2:
         raise BadNetworkConfig(
             f"{key}: {network} holds fewer than four subnets of /{length}",
             where=source,
-            hint=f"{key} must be {network.prefixlen + 2} to {family.longest}",
+            hint=f"{key} must be {network.prefixlen + 2} to {limits.longest}",
         )
     return length

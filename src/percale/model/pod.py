@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import ClassVar, Literal, TypeAlias
 
@@ -12,6 +13,10 @@ from percale.model.condition import Condition, holds
 from percale.model.meta import Integer, Object, ObjectMeta, Part
 
 Protocol: TypeAlias = Literal["TCP", "UDP", "SCTP"]
+
+PROTOCOLS: Mapping[int, Protocol] = {6: "TCP", 17: "UDP", 132: "SCTP"}
+"""By their numbers in the IP header."""
+PROTOCOL_NUMBERS: Mapping[str, int] = {name: number for number, name in PROTOCOLS.items()}
 
 
 class ContainerPort(Part, frozen=True, kw_only=True):

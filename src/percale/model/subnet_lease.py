@@ -5,12 +5,49 @@ The fields are those of flannel's lease (etcd value, Kubernetes node annotations
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, NamedTuple, TypeAlias, TypeVar
 
+from percale.model.addresses import Address, Network
+from percale.model.ip_family import Family
 from percale.model.meta import Integer, Object, ObjectMeta, Part
 
+T = TypeVar("T")
+
 BackendData: TypeAlias = dict[str, str | Integer | float | bool | None]
+
+
+class NodeSubnets(tuple[Network, ...]):
+    """One node's subnets, one per address family of the network, IPv4 first."""
+
+    __slots__ = ()
+
+    def __new__(cls, *subnets: Network | None) -> NodeSubnets:
+        """None stands for a family that the node lacks."""
+        return super().__new__(cls, [net for net in subnets if net is not None])
+
+    def __str__(self) -> str:
+        return " and ".join(map(str, self)) or "no subnet"
+
+    @property
+    def ipv4(self) -> IPv4Network | None:
+        """For a document with a field for each family."""
+        return _first(IPv4Network, self)
+
+    @property
+    def ipv6(self) -> IPv6Network | None:
+        """Likewise."""
+        return _first(IPv6Network, self)
+
+
+class LeasedFamily(NamedTuple):
+    """A lease's fields of one address family."""
+
+    family: Family
+    subnet: Network | None
+    public_ip: Address | None
+    data: BackendData | None
 
 
 class SubnetLeaseSpec(Part, frozen=True):
@@ -25,6 +62,41 @@ class SubnetLeaseSpec(Part, frozen=True):
     backendData: BackendData | None = None
     backendV6Data: BackendData | None = None
 
+    @classmethod
+    def of(cls, node: str, backend_type: str, families: Iterable[LeasedFamily]) -> SubnetLeaseSpec:
+        """The document with these fields, one `LeasedFamily` per family at most."""
+        given = tuple(families)
+        subnets = NodeSubnets(*(each.subnet for each in given))
+        public_ips = [each.public_ip for each in given]
+        data = {each.family: each.data for each in given}
+        return cls(
+            node=node,
+            subnet=subnets.ipv4,
+            ipv6Subnet=subnets.ipv6,
+            publicIP=_first(IPv4Address, public_ips),
+            publicIPv6=_first(IPv6Address, public_ips),
+            backendType=backend_type,
+            backendData=data.get(Family.IPV4),
+            backendV6Data=data.get(Family.IPV6),
+        )
+
+    @property
+    def families(self) -> tuple[LeasedFamily, LeasedFamily]:
+        """The pairs of fields."""
+        return (
+            LeasedFamily(Family.IPV4, self.subnet, self.publicIP, self.backendData),
+            LeasedFamily(Family.IPV6, self.ipv6Subnet, self.publicIPv6, self.backendV6Data),
+        )
+
+    @property
+    def subnets(self) -> NodeSubnets:
+        return NodeSubnets(self.subnet, self.ipv6Subnet)
+
+    @property
+    def public_ips(self) -> tuple[Address, ...]:
+        """IPv4 first."""
+        return tuple([address for address in (self.publicIP, self.publicIPv6) if address is not None])
+
 
 class SubnetLease(Object, frozen=True, kw_only=True):
     """Named by its subnets, so that two nodes cannot create the same one: `10.5.52.0-24`, dual `…-24&fd00--…-64`."""
@@ -36,12 +108,16 @@ class SubnetLease(Object, frozen=True, kw_only=True):
     spec: SubnetLeaseSpec
 
 
-def lease_name(subnet: IPv4Network | None, ipv6_subnet: IPv6Network | None) -> str:
+def _first(kind: type[T], values: Iterable[object]) -> T | None:
+    """The first one of this type."""
+    return next((each for each in values if isinstance(each, kind)), None)
+
+
+def lease_name(subnets: NodeSubnets) -> str:
     """The name of the lease of these subnets, as in flannel's etcd keys (`:` becomes `-`)."""
-    parts = [str(net).replace("/", "-").replace(":", "-") for net in (subnet, ipv6_subnet) if net is not None]
-    return "&".join(parts)
+    return "&".join(str(net).replace("/", "-").replace(":", "-") for net in subnets)
 
 
 def make_lease(spec: SubnetLeaseSpec) -> SubnetLease:
     """The lease with the name of its subnets."""
-    return SubnetLease(metadata=ObjectMeta(name=lease_name(spec.subnet, spec.ipv6Subnet)), spec=spec)
+    return SubnetLease(metadata=ObjectMeta(name=lease_name(spec.subnets)), spec=spec)

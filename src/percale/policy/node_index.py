@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import ip_address
 
 from percale.ipam.address_pool import gateway
-from percale.ipam.subnet_plan import subnets_of
 from percale.model.meta import Object, ObjectKey
 from percale.model.node import Node
 from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec
@@ -109,7 +108,7 @@ class NodeIndex:
 
 def _node_addresses(spec: SubnetLeaseSpec) -> Iterator[bytes]:
     """The first address of a subnet (the tunnel's) and the second (the bridge's), which no pod gets."""
-    for subnet in subnets_of(spec):
+    for subnet in spec.subnets:
         yield subnet.network_address.packed
         yield gateway(subnet).packed
 

@@ -1,4 +1,4 @@
-"""Desired kernel objects as values: links, addresses, routes, neighbours, FDB entries, shapers, rulesets, elements.
+"""Desired kernel objects as values: links, addresses, routes, neighbours, FDB entries, shapers.
 
 Backends and `render/network` make them (pure), `kernel/` applies them. Two objects with the same `key` are one kernel object;
 one that equals the actual object costs nothing. `kernel/commands.py` formats each as an `ip`, `bridge`, `tc` or `nft` command.
@@ -6,27 +6,22 @@ one that equals the actual object costs nothing. `kernel/commands.py` formats ea
 
 from __future__ import annotations
 
-from hashlib import sha256
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Literal, TypeAlias
 
 from msgspec import Struct
-from msgspec.structs import force_setattr
 
 from percale.render.link_kinds import LinkKind, lower_mac
 
 IPAddress: TypeAlias = IPv4Address | IPv6Address
 IPNetwork: TypeAlias = IPv4Network | IPv6Network
 IPInterface: TypeAlias = IPv4Interface | IPv6Interface
-Family: TypeAlias = Literal["ip", "ip6", "bridge"]
 
 OWNER = "percale"
 """The owner's mark on all our objects: link alias, nft table name. Cleanup deletes by it."""
 
 ROUTE_PROTOCOL = 112
 """Our routes' and neighbours' protocol number (`ip route show proto 112`); unused in iproute2's rt_protos."""
-
-_DIGEST = "sha256:"
 
 Key: TypeAlias = tuple[object, ...]
 
@@ -153,54 +148,4 @@ class Sysctl(Struct, frozen=True):
         return ("sysctl", self.name)
 
 
-class Ruleset(Struct, frozen=True):
-    """The static text of one table of ours: sets, chains, rules. Elements are objects of their own.
-
-    `text` is the content of the table's braces, without `table ip percale {` and `}`. Read back from the kernel it is the
-    text's digest: two rulesets are the same when their digests are equal.
-    """
-
-    family: Family
-    text: str
-
-    @property
-    def digest(self) -> str:
-        """The text's digest, which is stored in the table's comment."""
-        known = self.text.startswith(_DIGEST) or not self.text
-        return self.text if known else _DIGEST + sha256(self.text.encode()).hexdigest()[:32]
-
-    @property
-    def key(self) -> Key:
-        return ("ruleset", self.family)
-
-
-class Element(Struct, frozen=True):
-    """One element of a set in a table of ours.
-
-    `match` is the element's key, one part per field of the set's type: a device name (ifname), a MAC, an address, a network
-    (an interval), or an integer (a port, a mark). A network of one address is that address.
-    """
-
-    family: Family
-    set: str
-    match: tuple[str | int | IPAddress | IPNetwork, ...]
-
-    def __post_init__(self) -> None:
-        if any(
-            isinstance(part, IPv4Network | IPv6Network) and part.prefixlen == part.max_prefixlen for part in self.match
-        ):
-            force_setattr(self, "match", tuple(_single(part) for part in self.match))
-
-    @property
-    def key(self) -> Key:
-        return ("element", self.family, self.set, self.match)
-
-
-def _single(part: str | int | IPAddress | IPNetwork) -> str | int | IPAddress | IPNetwork:
-    """A network of one address as that address."""
-    if isinstance(part, IPv4Network | IPv6Network) and part.prefixlen == part.max_prefixlen:
-        return part.network_address
-    return part
-
-
-KernelObject: TypeAlias = Link | Address | Route | Neighbour | FdbEntry | Shaper | Redirect | Sysctl | Ruleset | Element
+KernelObject: TypeAlias = Link | Address | Route | Neighbour | FdbEntry | Shaper | Redirect | Sysctl

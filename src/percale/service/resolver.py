@@ -131,7 +131,7 @@ class ServiceResolver:
                     self._put_node(node, dirty)
                 self._put_addresses(Node, obj.metadata.name, node.addresses, dirty)
             case SubnetLease(spec=spec):
-                public = tuple([each.packed for each in (spec.publicIP, spec.publicIPv6) if each is not None])
+                public = tuple([each.packed for each in spec.public_ips])
                 self._put_addresses(SubnetLease, obj.metadata.name, public, dirty)
                 if self.tunnels.put(obj):
                     dirty.update(self._tunnel_port_objects.values())

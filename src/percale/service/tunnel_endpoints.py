@@ -101,6 +101,6 @@ def _problem(facts: SliceFacts, address: bytes, port: bytes) -> str:
 
 def _addresses(lease: SubnetLease) -> tuple[bytes, ...]:
     spec = lease.spec
-    public = [address.packed for address in (spec.publicIP, spec.publicIPv6) if address is not None]
-    subnets = [net for net in (spec.subnet, spec.ipv6Subnet) if net is not None and net.num_addresses > 1]
+    public = [address.packed for address in spec.public_ips]
+    subnets = [net for net in spec.subnets if net.num_addresses > 1]
     return (*public, *(net[index].packed for net in subnets for index in (0, 1)))

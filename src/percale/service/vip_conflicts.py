@@ -10,23 +10,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
+from percale.model.pod import PROTOCOL_NUMBERS
 from percale.service.node_context import Family
 from percale.service.service_ports import PortName, PortSpec, Vip, VipKind
 
 VipKey: TypeAlias = bytes
 """Family or address, protocol, port: of different length for a node port, IPv4 and IPv6."""
 
-_PROTOCOLS = {"TCP": b"\x06", "UDP": b"\x11", "SCTP": b"\x84"}
+_PACKED_PROTOCOLS: dict[str, bytes] = {name: bytes((number,)) for name, number in PROTOCOL_NUMBERS.items()}
 
 
 def vip_key(address: bytes, protocol: str, port: int) -> VipKey:
     """The key of an address."""
-    return address + _PROTOCOLS[protocol] + port.to_bytes(2)
+    return address + _PACKED_PROTOCOLS[protocol] + port.to_bytes(2)
 
 
 def node_port_key(family: Family, protocol: str, port: int) -> VipKey:
     """The key of a node port."""
-    return bytes((family,)) + _PROTOCOLS[protocol] + port.to_bytes(2)
+    return bytes((family,)) + _PACKED_PROTOCOLS[protocol] + port.to_bytes(2)
 
 
 def key_of(spec: PortSpec, vip: Vip) -> VipKey:

@@ -191,7 +191,7 @@ def test_cleanup_takes_what_is_ours_and_nothing_else(cluster: Cluster) -> None:
     for line in (
         "gave back 10.244.1.0-24",
         "ip link delete flannel.1",
-        "nft delete table ip percale",
+        "nft 'delete table ip percale'",
         "10-percale.conflist",
     ):
         assert line in done.stdout

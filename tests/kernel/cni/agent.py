@@ -18,18 +18,23 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
 
+from percale.agent.events import Events
 from percale.agent.logging import LineLog
+from percale.agent.network.tables import NetworkTables
+from percale.agent.problems import Problems
 from percale.cni.attachments import Attachments
 from percale.cni.pod_netns import PodNamespaces
 from percale.cni.records import Records
 from percale.cni.server import CniServer
 from percale.errors import KernelError
 from percale.ipam.address_pool import AddressPool
-from percale.ipam.subnet_plan import NodeSubnets
+from percale.kernel.nftables.table import KernelNftTable
 from percale.kernel.reconciler.reconciler import Reconciler
 from percale.kernel.rtnl.driver import KernelDriver
-from percale.render.network.base_chains import rulesets
+from percale.model.subnet_lease import NodeSubnets
+from percale.render.network.base_chains import network_tables
 from percale.render.network.pod_veth import PodNetwork
+from percale.store.memory import MemoryStore
 
 SUBNETS = NodeSubnets(IPv4Network("10.244.1.0/24"), IPv6Network("fd00:244:1::/64"))
 
@@ -78,11 +83,15 @@ async def serve(directory: Path, wiring: Any, die: str) -> None:
 
     reconciler = Reconciler(KernelDriver(), on_problem=on_problem)
     await reconciler.start()
-    reconciler.declare("node/tables", rulesets())
+    problems = Problems(log)
+    events = Events("n1", MemoryStore(), problems)
+    tables = NetworkTables(network_tables(), problems, events, lambda spec: KernelNftTable(spec=spec))
+    running = asyncio.create_task(tables.run())
     server = CniServer(
         directory / "s",
         network=PodNetwork(SUBNETS, 1450, wiring),
         reconciler=reconciler,
+        guards=tables,
         pool=AddressPool(directory / "addresses", "n1", SUBNETS),
         records=Records(directory / "pods"),
         annotations=no_annotations,
@@ -91,8 +100,11 @@ async def serve(directory: Path, wiring: Any, die: str) -> None:
     )
     servers.append(server)
     await server.start()
+    tables.start()
     reconciler.start_garbage_collection()
+    tables.start_garbage_collection()
     await reconciler.wait_idle()
+    await tables.wait_loaded()
     if die != "-":
         die_after(*STEPS[die])
     ended = asyncio.Event()
@@ -100,6 +112,8 @@ async def serve(directory: Path, wiring: Any, die: str) -> None:
     print("ready", flush=True)
     await ended.wait()
     await server.stop()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
     await reconciler.stop()
 
 

@@ -143,3 +143,38 @@ async def test_a_kernel_that_takes_nothing_is_the_tables_problem(node: Node) -> 
     await node.holds({A: ACCEPT})
     await asyncio.wait_for(node.table.applied.wait(), PATIENCE)
     assert not node.problems.current
+
+
+async def test_flush_waits_for_what_was_requested_before(node: Node) -> None:
+    await asyncio.wait_for(node.table.flush(), PATIENCE)  # nothing
+    node.pods.wanted = {A: ACCEPT}
+    node.table.request_sync()
+    await asyncio.wait_for(node.table.flush(), PATIENCE)
+    assert node.held == {A: ACCEPT}
+    node.pods.wanted = {A: ACCEPT, B: WAY}
+    node.table.request_sync()
+    await asyncio.wait_for(node.table.flush(), PATIENCE)
+    assert node.held == {A: ACCEPT, B: DROP}
+    ((part, error),) = node.table.refused
+    assert [each.packed_keys for each in part.put] == [B]
+    assert error.errno == errno.ENOENT
+    node.nft_table.touch(None)
+    await node.holds({A: ACCEPT, B: DROP})
+
+
+async def test_flush_says_why_the_kernel_takes_nothing(node: Node) -> None:
+    node.pods.wanted = {A: ACCEPT}
+    node.nft_table.refusals = [KernelError("may not", errno=errno.EPERM)]
+    node.table.request_sync()
+    with pytest.raises(KernelError, match="may not"):
+        await asyncio.wait_for(node.table.flush(), PATIENCE)
+
+
+async def test_a_cancelled_flush_is_no_trouble(node: Node) -> None:
+    node.pods.wanted = {A: ACCEPT}
+    node.table.request_sync()
+    waiting = asyncio.create_task(node.table.flush())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait_for(node.table.flush(), PATIENCE)
+    assert node.held == {A: ACCEPT}

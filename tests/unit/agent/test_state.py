@@ -13,7 +13,7 @@ from percale.agent.pid_file import single_agent
 from percale.agent.state import NodeState
 from percale.agent.systemd import notify
 from percale.errors import AlreadyRunning, StateError
-from percale.ipam.subnet_plan import NodeSubnets
+from percale.model.subnet_lease import NodeSubnets
 
 SUBNETS = NodeSubnets(IPv4Network("10.244.1.0/24"), IPv6Network("fd00:1::/64"))
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from percale.backend.protocol import LocalNode
+from percale.backend.protocol import LocalFamily, LocalNode
 from percale.kernel.protocol import Interface
+from percale.model.ip_family import Family
 from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec, make_lease
 
 ETH0 = Interface(
@@ -22,16 +23,18 @@ ETH0 = Interface(
     carrier=True,
     addresses=(ip_interface("192.0.2.1/24"), ip_interface("2001:db8::1/64")),
 )
+V4 = LocalFamily(IPv4Network("10.244.1.0/24"), ETH0, IPv4Address("192.0.2.1"))
+V6 = LocalFamily(IPv6Network("fd00:0:0:1::/64"), ETH0, IPv6Address("2001:db8::1"))
 NODE = LocalNode(
     name="n1",
-    subnet=IPv4Network("10.244.1.0/24"),
-    ipv6_subnet=IPv6Network("fd00:0:0:1::/64"),
-    public_ip=IPv4Address("192.0.2.1"),
-    public_ipv6=IPv6Address("2001:db8::1"),
-    interface=ETH0,
-    interface_v6=ETH0,
+    families={Family.IPV4: V4, Family.IPV6: V6},
     on_link=frozenset({ip_network("192.0.2.0/24"), ip_network("2001:db8::/64")}),
 )
+
+
+def altered(node: LocalNode, family: Family, **changes: Any) -> LocalNode:
+    """The node with another subnet, interface or public address of this family."""
+    return replace(node, families={**node.families, family: replace(node.families[family], **changes)})
 
 
 @pytest.fixture
@@ -43,13 +46,13 @@ def node() -> LocalNode:
 @pytest.fixture
 def node_v4() -> LocalNode:
     """The same with IPv4 alone."""
-    return replace(NODE, ipv6_subnet=None, public_ipv6=None)
+    return replace(NODE, families={Family.IPV4: V4})
 
 
 @pytest.fixture
 def node_v6() -> LocalNode:
     """The same with IPv6 alone."""
-    return replace(NODE, subnet=None, public_ip=None)
+    return replace(NODE, families={Family.IPV6: V6})
 
 
 @pytest.fixture

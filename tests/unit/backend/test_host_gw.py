@@ -6,11 +6,12 @@ from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import pytest
-from msgspec.structs import replace
+from tests.unit.backend.conftest import altered
 
 from percale.backend.host_gw import HostGw
 from percale.backend.protocol import LocalNode, PeerObjects
 from percale.errors import BadConfig
+from percale.model.ip_family import Family
 from percale.model.subnet_lease import SubnetLease
 from percale.render.objects import Route
 
@@ -24,7 +25,7 @@ def test_one_plain_route_per_family(node: LocalNode, peer: Peer) -> None:
     lease = peer(2, backendType="host-gw", backendData=None, backendV6Data=None)
     assert HostGw().peer(node, lease) == PeerObjects(V4 + V6, (ip_address("192.0.2.2"), ip_address("2001:db8::2")))
     assert HostGw().device(node) == ()
-    assert HostGw().lease_data(node) == (None, None)
+    assert HostGw().lease_data(node) == {}
     assert HostGw().pod_mtu(node) == 1500
 
 
@@ -49,10 +50,10 @@ def test_a_peer_with_another_backend(node: LocalNode, peer: Peer) -> None:
 def test_the_public_address_must_be_the_interfaces(node: LocalNode) -> None:
     HostGw().check(node)
     with pytest.raises(BadConfig) as caught:
-        HostGw().check(replace(node, public_ip=IPv4Address("203.0.113.9")))
+        HostGw().check(altered(node, Family.IPV4, public_ip=IPv4Address("203.0.113.9")))
     assert str(caught.value) == (
         "node n1: host-gw: public address 203.0.113.9 is not an address of eth0; "
         "leave out --public-ip, choose the interface with --iface, or use vxlan"
     )
     with pytest.raises(BadConfig, match="2001:db8::99 is not an address of eth0"):
-        HostGw().check(replace(node, public_ipv6=IPv6Address("2001:db8::99")))
+        HostGw().check(altered(node, Family.IPV6, public_ip=IPv6Address("2001:db8::99")))

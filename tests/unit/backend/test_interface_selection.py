@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface, ip_network
 from typing import Any
 
@@ -9,16 +10,18 @@ import pytest
 from msgspec.structs import replace
 
 from percale.backend.interface_selection import (
+    Found,
     InterfaceOptions,
-    UnderlayAddress,
     address_of,
     local_node,
     on_link,
     select_interface,
 )
+from percale.backend.protocol import LocalFamily
 from percale.errors import BadConfig
-from percale.ipam.subnet_plan import NodeSubnets
 from percale.kernel.protocol import HostRoute, Interface, Underlay
+from percale.model.ip_family import Family
+from percale.model.subnet_lease import NodeSubnets
 
 
 def interface(name: str, *addresses: str, temporary: str | None = None, mtu: int = 1500) -> Interface:
@@ -58,13 +61,17 @@ UNDERLAY = Underlay(
 
 def choice(wishes: InterfaceOptions = InterfaceOptions(), underlay: Underlay = UNDERLAY) -> tuple[str, str]:  # noqa: B008
     """Interface and address for IPv4."""
-    located = select_interface(wishes, underlay, ipv4=True, ipv6=False)
-    return located.interface.name, str(located.public_ip)
+    (found,) = select_interface(wishes, underlay, [Family.IPV4]).families.values()
+    return found.interface.name, str(found.address)
 
 
-def refused(wishes: InterfaceOptions = InterfaceOptions(), underlay: Underlay = UNDERLAY, **families: bool) -> str:  # noqa: B008
+def refused(
+    wishes: InterfaceOptions = InterfaceOptions(),  # noqa: B008
+    underlay: Underlay = UNDERLAY,
+    families: Iterable[Family] = (Family.IPV4,),
+) -> str:
     with pytest.raises(BadConfig) as caught:
-        select_interface(wishes, underlay, **{"ipv4": True, "ipv6": False, **families})
+        select_interface(wishes, underlay, families)
     return str(caught.value)
 
 
@@ -93,8 +100,8 @@ def test_none_given_is_the_default_routes_interface() -> None:
         (InterfaceOptions(can_reach="203.0.113.1"), ("eth0", "192.0.2.1")),
         (InterfaceOptions(can_reach="2001:db8:77::1"), ("eth1", "198.51.100.1")),
         (InterfaceOptions(iface=("eth0",), can_reach="10.9.1.1"), ("eth0", "192.0.2.1")),
-        (InterfaceOptions(public_ip="203.0.113.5"), ("eth0", "203.0.113.5")),
-        (InterfaceOptions(iface=("eth1",), public_ip="203.0.113.5"), ("eth1", "203.0.113.5")),
+        (InterfaceOptions(public_ips={Family.IPV4: "203.0.113.5"}), ("eth0", "203.0.113.5")),
+        (InterfaceOptions(iface=("eth1",), public_ips={Family.IPV4: "203.0.113.5"}), ("eth1", "203.0.113.5")),
     ],
 )
 def test_the_flags(wishes: InterfaceOptions, chosen: tuple[str, str]) -> None:
@@ -124,8 +131,11 @@ def test_the_default_route_moves() -> None:
         ),
         (InterfaceOptions(iface_regex=("(",)), '--iface-regex: "(" is not a regular expression'),
         (InterfaceOptions(can_reach="nowhere"), '--iface-can-reach: "nowhere" is not an address'),
-        (InterfaceOptions(public_ip="nowhere"), '--public-ip: "nowhere" is not an address'),
-        (InterfaceOptions(public_ip="2001:db8::5"), "--public-ip: 2001:db8::5 is of the other IP version"),
+        (InterfaceOptions(public_ips={Family.IPV4: "nowhere"}), '--public-ip: "nowhere" is not an address'),
+        (
+            InterfaceOptions(public_ips={Family.IPV4: "2001:db8::5"}),
+            "--public-ip: 2001:db8::5 is of the other IP version",
+        ),
     ],
 )
 def test_flags_that_fit_nothing(wishes: InterfaceOptions, what: str) -> None:
@@ -164,14 +174,14 @@ def test_global_before_link_local_and_permanent_before_temporary() -> None:
 
 
 def both(underlay: Underlay, **wishes: Any) -> tuple[str, str, str, str]:
-    located = select_interface(InterfaceOptions(**wishes), underlay, ipv4=True, ipv6=True)
-    return located.interface.name, str(located.public_ip), located.interface_v6.name, str(located.public_ipv6)
+    v4, v6 = select_interface(InterfaceOptions(**wishes), underlay).families.values()
+    return v4.interface.name, str(v4.address), v6.interface.name, str(v6.address)
 
 
 def test_each_family_goes_by_its_own_default_route() -> None:
     assert both(UNDERLAY) == ("eth0", "192.0.2.1", "eth1", "2001:db8:1::1")
     assert both(UNDERLAY, iface=("eth0",)) == ("eth0", "192.0.2.1", "eth0", "2001:db8::1")
-    assert both(UNDERLAY, public_ipv6="2001:db8::55")[3] == "2001:db8::55"
+    assert both(UNDERLAY, public_ips={Family.IPV6: "2001:db8::55"})[3] == "2001:db8::55"
 
 
 def test_without_an_ipv6_default_route_the_ipv4_interfaces_global_address() -> None:
@@ -180,14 +190,13 @@ def test_without_an_ipv6_default_route_the_ipv4_interfaces_global_address() -> N
 
 def test_a_missing_family_is_an_error_that_names_it() -> None:
     v4_only = Underlay((LO, interface("eth0", "192.0.2.1/24", "fe80::1/64")), UNDERLAY.routes[1:3])
-    assert "there is no IPv6 default route" in refused(underlay=v4_only, ipv6=True)
+    assert "there is no IPv6 default route" in refused(underlay=v4_only, families=Family)
     assert choice(underlay=v4_only) == ("eth0", "192.0.2.1")
 
 
 def test_ipv6_alone() -> None:
-    located = select_interface(InterfaceOptions(), UNDERLAY, ipv4=False, ipv6=True)
-    assert (located.interface, located.interface_v6, located.public_ip) == (ETH1, ETH1, None)
-    assert located.public_ipv6 == ip_address("2001:db8:1::1")
+    located = select_interface(InterfaceOptions(), UNDERLAY, [Family.IPV6])
+    assert located.families == {Family.IPV6: Found(ETH1, ip_address("2001:db8:1::1"))}
 
 
 # What is on link
@@ -220,10 +229,21 @@ def test_an_interface_that_reaches_everything() -> None:
 
 
 def test_local_node() -> None:
-    located = select_interface(InterfaceOptions(), UNDERLAY, ipv4=True, ipv6=True)
+    located = select_interface(InterfaceOptions(), UNDERLAY)
     subnets = NodeSubnets(IPv4Network("10.244.1.0/24"), IPv6Network("fd00:0:0:1::/64"))
     node = local_node("n1", located, subnets)
-    assert (node.name, node.subnet, node.ipv6_subnet) == ("n1", subnets.ipv4, subnets.ipv6)
-    assert located == UnderlayAddress(node.interface, node.interface_v6, node.public_ip, node.public_ipv6, node.on_link)
+    assert (node.name, node.subnets) == ("n1", subnets)
+    assert [Found(each.interface, ip) for each in node.families.values() if (ip := each.public_ip)] == [
+        *located.families.values()
+    ]
     assert ip_network("192.0.2.0/24") in node.on_link
     assert ip_network("10.9.0.0/16") not in node.on_link
+
+
+def test_a_family_without_an_underlay_has_the_others_interface() -> None:
+    located = select_interface(InterfaceOptions(), UNDERLAY, [Family.IPV4])
+    v4, v6 = IPv4Network("10.244.1.0/24"), IPv6Network("fd00:0:0:1::/64")
+    assert local_node("n1", located, NodeSubnets(v4, v6)).families == {
+        Family.IPV4: LocalFamily(v4, ETH0, ip_address("192.0.2.1")),
+        Family.IPV6: LocalFamily(v6, ETH0, None),
+    }

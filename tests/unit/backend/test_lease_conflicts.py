@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from percale.backend.lease_conflicts import LeaseConflicts, refusal
 from percale.backend.protocol import LocalNode
 from percale.backend.vxlan import VxlanBackend
-from percale.ipam.subnet_plan import first_overlap, subnets_of
+from percale.ipam.subnet_plan import first_overlap
 from percale.model.backend_options import VxlanOptions
 from percale.model.subnet_lease import SubnetLease
 
@@ -21,8 +21,10 @@ Peer = Callable[..., SubnetLease]
 
 def test_this_node_and_a_peer(node: LocalNode, peer: Peer) -> None:
     assert refusal(node, peer(2)) is None
-    assert refusal(node, peer(2, publicIP=node.public_ip)) == "nodes n2 and n1 have one public address, 192.0.2.1"
-    assert refusal(node, peer(2, publicIPv6=node.public_ipv6)) == "nodes n2 and n1 have one public address, 2001:db8::1"
+    assert refusal(node, peer(2, publicIP=node.public_ips[0])) == "nodes n2 and n1 have one public address, 192.0.2.1"
+    assert (
+        refusal(node, peer(2, publicIPv6=node.public_ips[1])) == "nodes n2 and n1 have one public address, 2001:db8::1"
+    )
     assert refusal(node, peer(2, subnet=IPv4Network("10.244.0.0/20"))) == (
         "subnet 10.244.0.0/20 of node n2 overlaps 10.244.1.0/24 of node n1"
     )
@@ -116,5 +118,5 @@ def test_whatever_happens_those_in_force_agree(peer: Peer, steps: list[tuple[boo
         leases = list(in_force.values())
         for position, one in enumerate(leases):
             for other in leases[position + 1 :]:
-                assert first_overlap(subnets_of(one.spec), subnets_of(other.spec)) is None
+                assert first_overlap(one.spec.subnets, other.spec.subnets) is None
                 assert one.spec.publicIP != other.spec.publicIP or one.spec.node == other.spec.node

@@ -8,11 +8,13 @@ from ipaddress import IPv4Address, IPv6Network, ip_address, ip_interface, ip_net
 import msgspec
 import pytest
 from msgspec.structs import replace
+from tests.unit.backend.conftest import altered
 
-from percale.backend.protocol import LocalNode, PeerObjects
+from percale.backend.protocol import LocalNode, PeerObjects, lease_spec
 from percale.backend.vxlan import VxlanBackend
 from percale.errors import BadConfig
 from percale.model.backend_options import VxlanOptions
+from percale.model.ip_family import Family
 from percale.model.subnet_lease import SubnetLease
 from percale.render.link_kinds import Vxlan
 from percale.render.network.tunnels import TunnelEnd
@@ -65,39 +67,43 @@ def test_every_option_reaches_the_device(node_v4: LocalNode) -> None:
 
 
 def test_the_tunnel_starts_at_the_interface_when_the_public_address_is_a_nats(node_v4: LocalNode) -> None:
-    behind = replace(node_v4, public_ip=IPv4Address("203.0.113.9"))
+    behind = altered(node_v4, Family.IPV4, public_ip=IPv4Address("203.0.113.9"))
     assert link(vxlan(), behind).kind == Vxlan(1, ip_address("192.0.2.1"), "eth0")
     assert vxlan().tunnel_ends(behind) == (TunnelEnd(ip_address("192.0.2.1"), 8472),)
 
 
-def test_the_mac_is_the_same_in_every_life_and_differs_by_node_vni_and_family(node: LocalNode) -> None:
+def test_the_mac_is_the_same_in_every_life_and_differs_by_node_vni_and_family(
+    node: LocalNode, node_v4: LocalNode
+) -> None:
     """Users' complaint: VtepMAC drift after a reboot leaves stale entries on all peers."""
-    datas = [*vxlan().lease_data(node), *vxlan(VNI=2).lease_data(node), *vxlan().lease_data(replace(node, name="n2"))]
-    macs = [data["VtepMAC"] for data in datas if data is not None]
+    by_family = (vxlan().lease_data(node), vxlan(VNI=2).lease_data(node), vxlan().lease_data(replace(node, name="n2")))
+    macs = [data["VtepMAC"] for each in by_family for data in each.values()]
     assert len(set(macs)) == 6
     assert all(int(mac[:2], 16) & 3 == 2 for mac in macs)
-    assert vxlan().lease_data(node) == vxlan().lease_data(replace(node, public_ip=IPv4Address("192.0.2.99")))
-    assert macs[0] == link(vxlan(), replace(node, ipv6_subnet=None)).mac
+    assert vxlan().lease_data(node) == vxlan().lease_data(
+        altered(node, Family.IPV4, public_ip=IPv4Address("192.0.2.99"))
+    )
+    assert macs[0] == link(vxlan(), node_v4).mac
 
 
 def test_lease_data_is_flannels_payload(node_v4: LocalNode) -> None:
-    data, data_v6 = vxlan().lease_data(node_v4)
-    assert data is not None
+    (data,) = vxlan().lease_data(node_v4).values()
     assert list(data) == ["VNI", "VtepMAC"]
     assert msgspec.json.encode(data).startswith(b'{"VNI":1,"VtepMAC":"')
-    assert data_v6 is None
+    assert lease_spec(vxlan(), node_v4).backendData == data
+    assert lease_spec(vxlan(), node_v4).backendV6Data is None
 
 
-def test_mtu_too_small_for_ipv6(node: LocalNode) -> None:
-    small = replace(node, interface_v6=replace(node.interface, mtu=1300))
+def test_mtu_too_small_for_ipv6(node: LocalNode, node_v4: LocalNode) -> None:
+    small = altered(node, Family.IPV6, interface=replace(node.interface, mtu=1300))
     with pytest.raises(BadConfig, match="vxlan leaves IPv6 packets 1230 bytes of eth0's MTU, but they need 1280"):
         vxlan().check(small)
-    vxlan().check(replace(small, ipv6_subnet=None))
+    vxlan().check(altered(node_v4, Family.IPV4, interface=replace(node.interface, mtu=1300)))
 
 
 def test_mtu_option_is_a_limit_not_a_wish(node_v4: LocalNode) -> None:
     assert vxlan(MTU=9000).pod_mtu(node_v4) == 1450
-    jumbo = replace(node_v4, interface=replace(node_v4.interface, mtu=9000))
+    jumbo = altered(node_v4, Family.IPV4, interface=replace(node_v4.interface, mtu=9000))
     assert vxlan(MTU=9000).pod_mtu(jumbo) == 8950
 
 
@@ -133,7 +139,7 @@ def test_bug_a_peer_with_one_family_works_in_that_family(node: LocalNode, peer: 
 def test_one_family_of_this_node(node_v4: LocalNode, node_v6: LocalNode, node: LocalNode, peer: Peer) -> None:
     assert vxlan().peer(node_v4, peer(2)).objects == tunnel(2)[:3]
     assert vxlan().peer(node_v6, peer(2)).objects == tunnel(2)[3:]
-    waiting = replace(node, public_ipv6=None)  # dual stack, but no IPv6 underlay yet
+    waiting = altered(node, Family.IPV6, public_ip=None)  # dual stack, but no IPv6 underlay yet
     assert vxlan().peer(waiting, peer(2)).objects == tunnel(2)[:3]
     assert link(vxlan(), waiting).name == "flannel.1"
     assert vxlan().pod_mtu(waiting) == 1430
@@ -191,7 +197,7 @@ def test_bug_mtu_on_an_ipv6_underlay_is_1430(node: LocalNode, node_v6: LocalNode
 
 def test_bug_mtu_and_learning_changes_are_another_device_wish(node_v4: LocalNode) -> None:
     """flannel leaves an existing device as it is."""
-    smaller = replace(node_v4, interface=replace(node_v4.interface, mtu=1400))
+    smaller = altered(node_v4, Family.IPV4, interface=replace(node_v4.interface, mtu=1400))
     assert link(vxlan(), smaller).mtu == 1350
     assert link(vxlan(), smaller).key == link(vxlan(), node_v4).key
     assert link(vxlan(Learning=True), node_v4) != link(vxlan(), node_v4)

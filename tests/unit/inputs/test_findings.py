@@ -27,7 +27,6 @@ from percale.controllers.workloads import Create, Delete, Workloads, plan
 from percale.errors import AgentError, BadConfig, BadInput, BadManifest, BadNetworkConfig, StateError
 from percale.explain.services.show import lines, view
 from percale.ipam.address_pool import AddressPool
-from percale.ipam.subnet_plan import NodeSubnets
 from percale.lab.api import columns as tables
 from percale.lab.api.server import Answers
 from percale.lab.cluster import Cluster, log
@@ -43,7 +42,7 @@ from percale.model.manifest import files
 from percale.model.manifest.decode import decode_manifest
 from percale.model.manifest.syntax_tree import meaning
 from percale.model.pod import Pod
-from percale.model.subnet_lease import SubnetLease
+from percale.model.subnet_lease import NodeSubnets, SubnetLease
 from percale.model.validation.service import check_endpoint_slice, check_endpoints, check_service
 from percale.model.workloads import Count
 from percale.service.node_context import ServiceConfig

@@ -44,13 +44,12 @@ from percale.agent.http.server import serve_pages
 from percale.agent.logging import LineLog
 from percale.agent.network.peers import Peers
 from percale.agent.state import NodeState
-from percale.backend.protocol import LocalNode
+from percale.backend.protocol import LocalFamily, LocalNode
 from percale.backend.registry import make_backend
 from percale.cni import requests
 from percale.cni.records import Records
 from percale.cni.wire_format import Frame, read_frame
 from percale.ipam.address_pool import AddressPool
-from percale.ipam.subnet_plan import NodeSubnets
 from percale.kernel.protocol import Interface
 from percale.lab.api import server as control
 from percale.lab.api.machine_verbs import MachineVerbs
@@ -65,13 +64,13 @@ from percale.lab.run_dir import LabPlace
 from percale.lab.spec.service_networks import service_networks
 from percale.lab.spec.topology import LabSpec, topology
 from percale.model.endpoints import EndpointSlice
+from percale.model.ip_family import Family
 from percale.model.kinds import KINDS
 from percale.model.meta import Object
 from percale.model.netconf import network_config
 from percale.model.service import Service
-from percale.model.subnet_lease import SubnetLease
+from percale.model.subnet_lease import NodeSubnets, SubnetLease
 from percale.policy.evaluator import Evaluator
-from percale.render.objects import KernelObject
 from percale.render.policy.renderer import PolicyRenderer
 from percale.render.service.renderer import ServiceRenderer
 from percale.service.node_context import ServiceConfig
@@ -86,12 +85,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWar
 ETH0 = Interface("eth0", 2, "02:00:00:00:00:01", 1500, up=True, carrier=True)
 LOCAL = LocalNode(
     "node1",
-    IPv4Network("10.244.0.0/24"),
-    IPv6Network("fd00:10:244::/64"),
-    IPv4Address("192.168.1.2"),
-    IPv6Address("fd00:192:168:1::2"),
-    ETH0,
-    ETH0,
+    {
+        Family.IPV4: LocalFamily(IPv4Network("10.244.0.0/24"), ETH0, IPv4Address("192.168.1.2")),
+        Family.IPV6: LocalFamily(IPv6Network("fd00:10:244::/64"), ETH0, IPv6Address("fd00:192:168:1::2")),
+    },
     frozenset((IPv4Network("192.168.1.0/24"),)),
 )
 # The agent
@@ -148,7 +145,7 @@ def test_the_journal_of_addresses(lines: Sequence[bytes]) -> None:
     with scratch() as directory:
         (directory / "addresses").write_bytes(b"\n".join((*lines, b"")))
         with refused_in_words():
-            AddressPool(directory / "addresses", "n1", NodeSubnets(LOCAL.subnet, None))
+            AddressPool(directory / "addresses", "n1", NodeSubnets(LOCAL.subnets.ipv4))
 
 
 @fuzzed
@@ -225,6 +222,7 @@ def mean(objects: Sequence[Object]) -> None:
             LOCAL,
             make_backend(network_config({**NETWORK, "Backend": {"Type": backend}}), ""),
             _no_wish,
+            _no_wish,
             LineLog("text", io.StringIO()),
         )
         list(peers.replace(leases))
@@ -236,7 +234,7 @@ def mean(objects: Sequence[Object]) -> None:
             peers.remove(lease)
 
 
-def _no_wish(_source: str, objects: Iterable[KernelObject]) -> None:
+def _no_wish(_source: str, objects: Iterable[object]) -> None:
     assert all(objects)
 
 

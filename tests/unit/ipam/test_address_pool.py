@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from percale.errors import AddressRefused, StateError, SubnetFull
 from percale.ipam.address_pool import Address, AddressPool, Owner
-from percale.ipam.subnet_plan import NodeSubnets
+from percale.model.subnet_lease import NodeSubnets
 
 V4 = NodeSubnets(IPv4Network("10.244.2.0/24"))
 TINY = NodeSubnets(IPv4Network("10.244.2.0/29"))  # .2 to .6
@@ -151,7 +151,7 @@ def test_gc_releases_all_but_the_kept(pools: Pools) -> None:
 
 
 def test_large_ipv6_subnets_are_not_enumerated(pools: Pools) -> None:
-    subnets = NodeSubnets(ipv6=IPv6Network("fd00::/64"))
+    subnets = NodeSubnets(IPv6Network("fd00::/64"))
     pool = pools(subnets)
     far = addresses("fd00::ffff:ffff:ffff:ffff")
     assert pool.allocate(owner(1), wanted=far) == far

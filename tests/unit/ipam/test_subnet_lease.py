@@ -12,10 +12,9 @@ import pytest
 
 from percale.errors import AddressRefused, BadConfig, Conflict, NetworkFull, StoreError, StoreUnavailable
 from percale.ipam.subnet_lease import MACHINE, RENEW_BEFORE, RESERVED, TTL, Claimant, HeldLease, acquire
-from percale.ipam.subnet_plan import NodeSubnets
 from percale.model.meta import ObjectKey
 from percale.model.netconf import network_config
-from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec, make_lease
+from percale.model.subnet_lease import NodeSubnets, SubnetLease, SubnetLeaseSpec, make_lease
 from percale.store.memory import MemoryStore
 
 CONFIG = network_config({"Network": "10.244.0.0/16"})

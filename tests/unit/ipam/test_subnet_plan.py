@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from percale.errors import AddressRefused
 from percale.ipam.subnet_plan import (
-    NodeSubnets,
     candidate_count,
     first_overlap,
     fitting,
@@ -20,6 +19,7 @@ from percale.ipam.subnet_plan import (
     from_pod_cidrs,
 )
 from percale.model.netconf import NetworkConfig, network_config
+from percale.model.subnet_lease import NodeSubnets
 
 V4 = network_config({"Network": "10.244.0.0/16", "SubnetMin": "10.244.2.0", "SubnetMax": "10.244.9.0"})
 V6 = network_config({"EnableIPv4": False, "EnableIPv6": True, "IPv6Network": "fd00::/48"})

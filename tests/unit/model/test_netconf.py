@@ -21,6 +21,7 @@ from percale.model.backend_options import (
     VxlanOptions,
     WireguardOptions,
 )
+from percale.model.ip_family import Family
 from percale.model.netconf import NetworkConfig, network_config, parse_network_config
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -37,14 +38,12 @@ def refused(**document: Any) -> str:
 
 
 def ipv4_range(**document: Any) -> tuple[int, str, str]:
-    subnets = parsed(**document).ipv4
-    assert subnets is not None
+    subnets = parsed(**document).families[Family.IPV4]
     return subnets.length, str(subnets.first), str(subnets.last)
 
 
 def ipv6_range(network: str, **document: Any) -> tuple[int, str, str]:
-    subnets = parsed(EnableIPv4=False, EnableIPv6=True, IPv6Network=network, **document).ipv6
-    assert subnets is not None
+    subnets = parsed(EnableIPv4=False, EnableIPv6=True, IPv6Network=network, **document).families[Family.IPV6]
     return subnets.length, str(subnets.first), str(subnets.last)
 
 
@@ -60,10 +59,9 @@ def test_field_vxlan() -> None:
 def test_field_directrouting_is_spelled_as_people_spell_it() -> None:
     config = parse_network_config((EXAMPLES / "net-conf-directrouting.json").read_text())
     assert config.options == VxlanOptions(direct_routing=True)
-    assert config.ipv4 is not None
-    assert config.ipv4.first == IPv4Network("10.244.10.0/24")
-    assert config.ipv4.last == IPv4Network("10.244.100.0/24")
-    assert config.ipv4.count == 91
+    assert config.families[Family.IPV4].first == IPv4Network("10.244.10.0/24")
+    assert config.families[Family.IPV4].last == IPv4Network("10.244.100.0/24")
+    assert config.families[Family.IPV4].count == 91
 
 
 def test_field_host_gw() -> None:
@@ -76,8 +74,7 @@ def test_field_host_gw() -> None:
 
 def test_keys_match_in_any_case() -> None:
     config = parsed(network="10.0.0.0/16", SUBNETLEN=26, backend={"TYPE": "VXLAN", "vni": 7, "DIRECTROUTING": True})
-    assert config.ipv4 is not None
-    assert config.ipv4.length == 26
+    assert config.families[Family.IPV4].length == 26
     assert config.options == VxlanOptions(vni=7, direct_routing=True)
 
 
@@ -104,7 +101,7 @@ def test_dual_stack() -> None:
 
 
 def test_ipv6_network_without_the_switch_is_ipv4_only() -> None:
-    assert parsed(Network="10.0.0.0/16", IPv6Network="fd00::/48").ipv6 is None
+    assert parsed(Network="10.0.0.0/16", IPv6Network="fd00::/48").families.keys() == {Family.IPV4}
 
 
 def test_a_decoded_document_is_read_alike() -> None:

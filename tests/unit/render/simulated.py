@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from percale.model.pod import PROTOCOL_NUMBERS
 from percale.render.nft.objects import Between, Equals, InSet, Match
 from percale.render.nft.table_state import TableState
 from percale.render.policy.base_chains import EGRESS, INGRESS, SELF
-from percale.render.policy.class_chains import PROTOCOLS
 
 _ICMP = {4: 1, 6: 58}
 
@@ -16,7 +16,7 @@ class Packet:
     def __init__(self, source: bytes, destination: bytes, protocol: str, port: int | None) -> None:
         self.version = 4 if len(source) == 4 else 6
         ip = "ip" if self.version == 4 else "ip6"
-        number = _ICMP[self.version] if port is None else PROTOCOLS[protocol]
+        number = _ICMP[self.version] if port is None else PROTOCOL_NUMBERS[protocol]
         self.source, self.destination = source, destination
         self._operands = {
             f"{ip} saddr": source,

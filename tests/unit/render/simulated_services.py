@@ -7,9 +7,9 @@ from ipaddress import ip_address
 
 from tests.unit.render.simulated import Packet
 
+from percale.model.pod import PROTOCOL_NUMBERS
 from percale.render.nft.objects import Dnat, SetMark, Verdict
 from percale.render.nft.table_state import TableState
-from percale.render.policy.class_chains import PROTOCOLS
 from percale.service.service_ports import format_endpoint
 
 
@@ -27,7 +27,7 @@ def served(held: TableState, source: str, target: str, port: int, protocol: str,
     client, address = ip_address(source).packed, ip_address(target).packed
     packet = Packet(client, address, protocol, port)
     version = packet.version
-    at = bytes((PROTOCOLS[protocol], 0, 0, 0)) + port.to_bytes(2, "big") + b"\0\0"
+    at = bytes((PROTOCOL_NUMBERS[protocol], 0, 0, 0)) + port.to_bytes(2, "big") + b"\0\0"
     for name in ("own", "services") if own else ("services",):
         keys = {f"{name}{version}": address + at}
         if address in held.sets[f"nodeaddresses{version}"].elements:

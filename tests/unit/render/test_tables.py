@@ -7,35 +7,35 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from percale.render.network.base_chains import POD_DEVICE_PREFIX, rulesets
-from percale.render.network.masquerade import node_tables
+from percale.render.network.base_chains import POD_DEVICE_PREFIX, network_tables
+from percale.render.network.elements import Element
+from percale.render.network.masquerade import node_elements
 from percale.render.network.pod_veth import bridged_source_elements, source_elements
 from percale.render.network.tunnels import TunnelEnd, tunnel_elements
-from percale.render.objects import Element, Ruleset
+from percale.render.nft.objects import TableSpec
 
 NETWORKS = (ip_network("10.244.0.0/16"), ip_network("fd00::/48"))
 OWN = (ip_network("10.244.1.0/24"), ip_network("fd00:0:0:1::/64"))
-RULESETS = rulesets(OWN)
+TABLES = network_tables(OWN)
 
 
 def test_one_table_per_family() -> None:
-    assert [ruleset.family for ruleset in RULESETS] == ["ip", "ip6", "bridge"]
+    assert [str(table.name) for table in TABLES] == ["ip percale", "ip6 percale", "bridge percale"]
 
 
-@pytest.mark.parametrize("ruleset", RULESETS, ids=lambda ruleset: str(ruleset.family))
-def test_every_rule_and_set_says_what_it_is_for(ruleset: Ruleset) -> None:
-    chains = re.findall(r"chain \w+ \{\n(.*?)\n\}", ruleset.text, re.DOTALL)
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: str(table.name))
+def test_every_rule_and_set_says_what_it_is_for(table: TableSpec) -> None:
+    chains = re.findall(r"chain \w+ \{\n(.*?)\n\}", table.text, re.DOTALL)
     rules = [line for chain in chains for line in chain.splitlines()[1:]]
     assert len(rules) >= 3
     assert all('comment "' in rule for rule in rules), rules
-    told = re.findall(r'^set \w+ \{[^}]*comment "', ruleset.text, re.MULTILINE)
-    assert len(re.findall(r"^set ", ruleset.text, re.MULTILINE)) == len(told)
+    told = re.findall(r'^set \w+ \{[^}]*comment "', table.text, re.MULTILINE)
+    assert len(re.findall(r"^set ", table.text, re.MULTILINE)) == len(told)
 
 
 def test_masquerading_is_elements_only() -> None:
-    on, off = node_tables(NETWORKS, OWN, masquerade=True), node_tables(NETWORKS, OWN, masquerade=False)
-    assert off[:3] == RULESETS
-    assert {each.set for each in off[3:] if isinstance(each, Element)} == {"tunnels", "pods"}
+    on, off = node_elements(NETWORKS, OWN, masquerade=True), node_elements(NETWORKS, OWN, masquerade=False)
+    assert {each.set for each in off} == {"tunnels", "pods"}
     assert set(on) - set(off) == {
         Element("ip", "cluster", (NETWORKS[0],)),
         Element("ip6", "cluster", (NETWORKS[1],)),
@@ -46,7 +46,7 @@ def test_masquerading_is_elements_only() -> None:
 
 def test_the_pod_network_and_its_tunnels_are_known_to_the_guards() -> None:
     tunnels = [TunnelEnd(ip_address(local), 8472) for local in ("192.168.1.1", "fd00:1::1")]
-    assert set(node_tables(NETWORKS, OWN, tunnels, masquerade=False)) - set(RULESETS) == {
+    assert set(node_elements(NETWORKS, OWN, tunnels, masquerade=False)) == {
         Element("ip", "tunnels", (8472,)),
         Element("ip6", "tunnels", (8472,)),
         Element("ip", "ours", (8472,)),
@@ -63,13 +63,13 @@ def test_a_node_without_tunnels_guards_those_of_others() -> None:
 
 
 def test_nothing_forwarded_gets_to_the_nodes_own_addresses_of_its_subnet() -> None:
-    v4, v6, _ = (ruleset.text for ruleset in rulesets((ip_network("10.244.1.0/25"), OWN[1])))
+    v4, v6, _ = (table.text for table in network_tables((ip_network("10.244.1.0/25"), OWN[1])))
     assert "ip daddr & 0.0.0.127 <= 0.0.0.1 " in v4
     assert "ip6 daddr & ::ffff:ffff:ffff:ffff <= ::1 " in v6
 
 
 def test_flannels_exceptions_in_flannels_order() -> None:
-    chain = RULESETS[0].text.partition("chain masquerading")[2]
+    chain = TABLES[0].text.partition("chain masquerading")[2]
     verdicts = re.findall(r"^    (?:meta|ip) (.*?) (return|masquerade fully-random) comment", chain, re.M)
     assert verdicts == [
         ("mark & 0x4000 == 0x4000", "return"),

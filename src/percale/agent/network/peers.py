@@ -16,8 +16,8 @@ from percale.agent.logging import Log
 from percale.agent.status import Peer
 from percale.backend.lease_conflicts import LeaseConflicts, refusal
 from percale.backend.protocol import Backend, LocalNode, PeerObjects
-from percale.ipam.subnet_plan import subnets_of
 from percale.model.subnet_lease import SubnetLease
+from percale.render.network.elements import Element
 from percale.render.network.tunnels import peer_element
 from percale.render.objects import KernelObject, Route
 
@@ -37,10 +37,18 @@ class _Peer:
 class Peers:
     """All methods are called on the event loop."""
 
-    def __init__(self, local: LocalNode, backend: Backend, declare: Declare, log: Log) -> None:
+    def __init__(
+        self,
+        local: LocalNode,
+        backend: Backend,
+        declare: Declare,
+        declare_elements: Callable[[str, Iterable[Element]], None],
+        log: Log,
+    ) -> None:
         self._local = local
         self._backend = backend
         self._declare = declare
+        self._declare_elements = declare_elements
         self._log = log
         self._conflicts = LeaseConflicts(backend.exclusive_ids)
         self._peers: dict[str, _Peer] = {}
@@ -94,7 +102,7 @@ class Peers:
             self._log.info(
                 "peer joined" if peer is None else "peer changed",
                 node=lease.spec.node,
-                subnet=subnets_of(lease.spec),
+                subnet=lease.spec.subnets,
                 address=" ".join(_public_ips(lease)),
             )
         if peer is None:
@@ -111,10 +119,11 @@ class Peers:
         peer = self._peers.pop(name, None)
         if peer is None:
             return
-        self._log.info("peer left", node=lease.spec.node, subnet=subnets_of(lease.spec))
+        self._log.info("peer left", node=lease.spec.node, subnet=lease.spec.subnets)
         self._reached -= peer.reached
         self._conflicts.remove(name)
         self._declare(_source(name), ())
+        self._declare_elements(_source(name), ())
         self._render_unblocked()
 
     def update_local(self, local: LocalNode) -> Iterator[None]:
@@ -132,7 +141,7 @@ class Peers:
         return tuple(
             Peer(
                 node=peer.lease.spec.node,
-                subnets=tuple(map(str, subnets_of(peer.lease.spec))),
+                subnets=tuple(map(str, peer.lease.spec.subnets)),
                 publicIPs=_public_ips(peer.lease),
                 backend=peer.lease.spec.backendType,
                 reached=peer.reached,
@@ -155,7 +164,8 @@ class Peers:
         self._reached += reached - peer.reached
         peer.reached, peer.problem = reached, problem
         peer.routes = tuple(each for each in objects if isinstance(each, Route))
-        self._declare(_source(name), (*objects, *map(peer_element, rendered.addresses)))
+        self._declare(_source(name), objects)
+        self._declare_elements(_source(name), map(peer_element, rendered.addresses))
 
     def _rendered(self, name: str, lease: SubnetLease) -> PeerObjects:
         """The peer's objects, and why some or all of them are missing."""
@@ -179,4 +189,4 @@ def _source(name: str) -> str:
 
 
 def _public_ips(lease: SubnetLease) -> tuple[str, ...]:
-    return tuple(str(address) for address in (lease.spec.publicIP, lease.spec.publicIPv6) if address is not None)
+    return tuple(map(str, lease.spec.public_ips))

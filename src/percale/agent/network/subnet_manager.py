@@ -17,15 +17,16 @@ from percale.agent.problems import Problems
 from percale.agent.state import NodeState
 from percale.agent.watch import retry_until_available
 from percale.backend.interface_selection import InterfaceOptions, UnderlayAddress, local_node, select_interface
-from percale.backend.protocol import Backend, LocalNode
+from percale.backend.protocol import Backend, LocalNode, lease_spec
 from percale.errors import BadConfig
 from percale.ipam.subnet_lease import Claimant, HeldLease, acquire
-from percale.ipam.subnet_plan import NodeSubnets, from_pod_cidrs, subnets_of
+from percale.ipam.subnet_plan import from_pod_cidrs
 from percale.kernel.reconciler.reconciler import Reconciler
+from percale.model.ip_family import Family
 from percale.model.meta import ObjectKey
 from percale.model.netconf import NetworkConfig
 from percale.model.node import Node
-from percale.model.subnet_lease import SubnetLeaseSpec
+from percale.model.subnet_lease import NodeSubnets, SubnetLeaseSpec
 from percale.store.protocol import Store
 
 UNDERLAY, FAMILY, OVERLAP = "underlay", "underlay family", "underlay overlap"
@@ -58,7 +59,10 @@ class SubnetManager:
         self._log = log
         self._underlay_address: UnderlayAddress
         self._interface_options = InterfaceOptions(
-            config.iface, config.ifaceRegex, config.ifaceCanReach, config.publicIP, config.publicIPv6
+            config.iface,
+            config.ifaceRegex,
+            config.ifaceCanReach,
+            {Family.IPV4: config.publicIP, Family.IPV6: config.publicIPv6},
         )
         self._underlay_changed = asyncio.Event()
         self._lease_outdated = asyncio.Event()
@@ -68,7 +72,7 @@ class SubnetManager:
     @property
     def subnets(self) -> NodeSubnets:
         """The subnets of the held lease."""
-        return subnets_of(self.lease.lease.spec)
+        return self.lease.lease.spec.subnets
 
     async def acquire(self, state: NodeState) -> None:
         """Wait for an interface and for the store, then acquire a lease. Raises BadConfig, AddressRefused, NetworkFull."""
@@ -92,28 +96,15 @@ class SubnetManager:
     def _spec_for(self, subnets: NodeSubnets) -> SubnetLeaseSpec:
         local = local_node(self._config.node, self._underlay_address, subnets)
         self._backend.check(local)  # before a lease is acquired
-        data, data_v6 = self._backend.lease_data(local)
-        return SubnetLeaseSpec(
-            node=local.name,
-            subnet=local.subnet,
-            ipv6Subnet=local.ipv6_subnet,
-            publicIP=local.public_ip,
-            publicIPv6=local.public_ipv6,
-            backendType=self._backend.type,
-            backendData=data,
-            backendV6Data=data_v6,
-        )
+        return lease_spec(self._backend, local)
 
     def _locate(self) -> UnderlayAddress | None:
         """Select an interface for all of the network's address families, else for one of them."""
-        ipv4, ipv6 = self._network.ipv4 is not None, self._network.ipv6 is not None
-        attempts = [(True, True), (True, False), (False, True)] if ipv4 and ipv6 else [(ipv4, ipv6)]
+        families = tuple(self._network.families)
         missing: BadConfig | None = None
-        for with_ipv4, with_ipv6 in attempts:
+        for attempt in dict.fromkeys((families, *((each,) for each in families))):
             try:
-                located = select_interface(
-                    self._interface_options, self._reconciler.underlay, ipv4=with_ipv4, ipv6=with_ipv6
-                )
+                located = select_interface(self._interface_options, self._reconciler.underlay, attempt)
             except BadConfig as error:
                 missing = missing or error
                 continue
@@ -130,9 +121,9 @@ class SubnetManager:
 
     def _check_overlap(self, located: UnderlayAddress) -> None:
         """A machine's address within the pod network is ambiguous: packets to it may be treated as a pod's."""
-        for own in (located.public_ip, located.public_ipv6):
+        for _, own in located.families.values():
             for network in self._network.networks:
-                if own is not None and own in network:
+                if own in network:
                     what = f"the pod network {network} holds this node's own address {own}"
                     self._problems.raise_(OVERLAP, BadConfig(what, hint="choose a Network that no machine has"))
                     return
@@ -156,7 +147,7 @@ class SubnetManager:
             self._log.info(
                 "node moved",
                 interface=local.interface.name,
-                address=" ".join(str(address) for address in (local.public_ip, local.public_ipv6) if address),
+                address=" ".join(map(str, local.public_ips)),
                 mtu=local.interface.mtu,
             )
             self._lease_outdated.set()

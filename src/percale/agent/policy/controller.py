@@ -21,6 +21,7 @@ from percale.agent.policy.domain_names import DomainResolver
 from percale.agent.problems import Problems
 from percale.agent.watch import STORE, follow
 from percale.cni.records import Attachment
+from percale.event_loop import yield_every
 from percale.model.meta import Object, ObjectKey
 from percale.model.pod import Pod
 from percale.policy.evaluator import Evaluator, PolicyDelta
@@ -173,11 +174,9 @@ class PolicyController:
 
     async def _replace(self, objects: Iterable[Object]) -> None:
         gone = set(self.evaluator.object_keys)
-        for number, obj in enumerate(objects):
+        async for obj in yield_every(_YIELD_EVERY, objects):
             gone.discard((type(obj), obj.key))
             self._put(obj)
-            if number % _YIELD_EVERY == 0:
-                await asyncio.sleep(0)
         for kind, key in gone:
             self._remove(kind, key)
 

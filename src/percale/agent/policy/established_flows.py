@@ -10,10 +10,8 @@ after DNAT. Only flows with an end on this node are considered.
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from itertools import islice
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -23,7 +21,9 @@ from percale.agent.metrics import Metrics
 from percale.agent.problems import Problems
 from percale.agent.workqueue import RETRY_INTERVAL, WorkQueue
 from percale.errors import KernelError
+from percale.event_loop import WorkerThread, yield_every
 from percale.kernel.netlink.conntrack import Conntrack, ConntrackEntry, EntryFilter
+from percale.model.pod import PROTOCOLS
 from percale.policy.evaluator import Evaluator
 from percale.policy.rule_terms import FlowProtocol
 from percale.policy.verdict import Decision, Flow, FlowEnd
@@ -37,13 +37,6 @@ _BATCH = 500
 """Flows that the worker thread returns at a time."""
 _YIELD_EVERY = 50
 """Flows evaluated before the event loop gets a turn."""
-
-_PROTOCOLS: Mapping[int, FlowProtocol] = {
-    socket.IPPROTO_TCP: "TCP",
-    socket.IPPROTO_UDP: "UDP",
-    socket.IPPROTO_SCTP: "SCTP",
-}
-"""All others have no ports that a rule could name, as ICMP."""
 
 
 class EstablishedFlows(Protocol):
@@ -185,34 +178,29 @@ class _ConntrackWorker:
 
     def __init__(self, conntrack: Conntrack) -> None:
         self._conntrack = conntrack
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="conntrack")
+        self._thread = WorkerThread("conntrack")
 
     def close(self) -> None:
-        self._thread.shutdown()
+        self._thread.close()
         self._conntrack.close()
 
     async def of(self, addresses: Collection[bytes]) -> AsyncIterator[ConntrackEntry]:
         """In batches: there may be 100,000."""
         found = self._conntrack.of(addresses)
-        while batch := await self._do(lambda: list(islice(found, _BATCH))):
-            for number, flow in enumerate(batch, 1):
+        while batch := await self._thread.run(lambda: list(islice(found, _BATCH))):
+            async for flow in yield_every(_YIELD_EVERY, batch):
                 yield flow
-                if number % _YIELD_EVERY == 0:
-                    await asyncio.sleep(0)
 
     async def blocked(self) -> list[ConntrackEntry]:
-        return await self._do(lambda: list(self._conntrack.flows(EntryFilter(marked=CUT_MARK))))
+        return await self._thread.run(lambda: list(self._conntrack.flows(EntryFilter(marked=CUT_MARK))))
 
     async def mark(self, flows: Sequence[ConntrackEntry], bits: int) -> None:
         """Raises the first OSError; the other flows are marked."""
         if not flows:
             return
-        for error in await self._do(lambda: self._conntrack.mark(flows, bits, CUT_MARK)):
+        for error in await self._thread.run(lambda: self._conntrack.mark(flows, bits, CUT_MARK)):
             if error is not None:
                 raise error
-
-    async def _do(self, action: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, action)
 
 
 def local_addresses(evaluator: Evaluator, node: str) -> frozenset[bytes]:
@@ -226,7 +214,7 @@ def evaluate_flow(evaluator: Evaluator, node: str, flow: ConntrackEntry) -> Flow
 
     None if neither end is a pod of this node.
     """
-    protocol = _PROTOCOLS.get(flow.original.protocol, "ICMP")
+    protocol: FlowProtocol = PROTOCOLS.get(flow.original.protocol, "ICMP")  # others have no ports either
     source, destination = evaluator.flow_end(flow.client), evaluator.flow_end(flow.server)
     from_here, to_here = (party.pod is not None and party.pod.node == node for party in (source, destination))
     if not from_here and not to_here:
@@ -246,9 +234,8 @@ def _forbidden(decision: Decision, party: FlowEnd) -> FlowVerdict:
 
 
 def _kernel_error(error: OSError) -> KernelError:
-    return KernelError(
-        error.strerror or str(error),
-        errno=error.errno or 0,
+    return KernelError.from_os(
+        error,
         where="established connections and policies",
         hint="this is retried; until then they continue unchanged",
     )

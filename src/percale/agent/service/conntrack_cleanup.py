@@ -10,23 +10,20 @@ none at first. TCP entries are left alone: the client notices by itself. `proxie
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Mapping
 from ipaddress import ip_address
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 from percale.agent.metrics import Metrics
 from percale.agent.problems import Problems
 from percale.agent.workqueue import WorkQueue
 from percale.errors import KernelError
+from percale.event_loop import WorkerThread
 from percale.kernel.netlink.conntrack import Conntrack, ConntrackEntry
 from percale.kernel.rtnl.dump import own_addresses
 from percale.service.endpoint_selection import Record
-
-T = TypeVar("T")
 
 SOURCE = "service flows"
 """The source of the problem."""
@@ -45,7 +42,7 @@ class ConntrackCleaner:
         """`conntrack` is closed with this."""
         self._conntrack = conntrack
         self._metrics = metrics
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="service-flows")
+        self._thread = WorkerThread("service-flows")
         self._queue = WorkQueue[Served](
             {},
             lambda older, newer: {**older, **newer},
@@ -56,7 +53,7 @@ class ConntrackCleaner:
         )
 
     def close(self) -> None:
-        self._thread.shutdown()
+        self._thread.close()
         self._conntrack.close()
 
     def delete_stale(self, served: Served) -> None:
@@ -73,7 +70,7 @@ class ConntrackCleaner:
         await self._queue.run()
 
     async def _process(self, served: Served) -> None:
-        self._metrics.flows_forgotten.inc(await self._do(lambda: self._delete_stale(served)))
+        self._metrics.flows_forgotten.inc(await self._thread.run(lambda: self._delete_stale(served)))
 
     def _delete_stale(self, served: Served) -> int:
         """Returns how many were deleted. Raises OSError."""
@@ -88,12 +85,9 @@ class ConntrackCleaner:
     async def count(self, endpoints: Collection[tuple[int, bytes]]) -> Counter[tuple[int, bytes]]:
         """Connections of each endpoint, by protocol number and record. Raises KernelError."""
         try:
-            return await self._do(lambda: self._conntrack.connections(endpoints))
+            return await self._thread.run(lambda: self._conntrack.connections(endpoints))
         except OSError as error:
             raise _kernel_error(error) from error
-
-    async def _do(self, action: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, action)
 
 
 def expand_any_address(served: Served) -> Served:
@@ -113,7 +107,7 @@ def is_stale(flow: ConntrackEntry, served: Served) -> bool:
 
 
 def _kernel_error(error: OSError) -> KernelError:
-    return KernelError(error.strerror or str(error), errno=error.errno or 0, where="the connection table")
+    return KernelError.from_os(error, where="the connection table")
 
 
 def conntrack_cleaner(problems: Problems, metrics: Metrics) -> ConntrackCleaner:

@@ -74,7 +74,7 @@ class HealthChecks:
                     await web.TCPSite(runner, None, port, reuse_address=True).start()
                 except OSError as error:
                     where = f"health check node port {port} of Service {check.service}"
-                    taken = KernelError(error.strerror or str(error), errno=error.errno or 0, where=where)
+                    taken = KernelError.from_os(error, where=where)
                     self._problems.raise_(f"{SOURCE} {port}", taken)
                     await asyncio.sleep(1)
                 else:

@@ -30,9 +30,10 @@ from percale.ipam.address_pool import Owner
 from percale.kernel.listeners import Listener, listeners
 from percale.kernel.rtnl.dump import own_addresses
 from percale.model.meta import ObjectKey
+from percale.model.pod import Protocol
 from percale.render.nft.objects import ElementBatch, Transaction
 from percale.render.objects import IPAddress
-from percale.render.service.host_ports import HostPort, Protocol, host_port_elements, kept_elements
+from percale.render.service.host_ports import HostPort, host_port_elements, kept_elements
 from percale.service.endpoint_selection import Record
 
 T = TypeVar("T")
@@ -247,7 +248,7 @@ def _read(source: Callable[[], T]) -> T:
     try:
         return source()
     except OSError as error:
-        raise KernelError(error.strerror or str(error), errno=error.errno or 0, where="this node's sockets") from error
+        raise KernelError.from_os(error, where="this node's sockets") from error
 
 
 def _takes(listener: Listener, port: HostPort) -> bool:

@@ -29,8 +29,8 @@ from percale.agent.watch import follow
 from percale.errors import BadManifest, KernelError
 from percale.model.endpoints import SERVICE_LABEL, EndpointSlice
 from percale.model.meta import Object, ObjectKey
+from percale.model.pod import PROTOCOL_NUMBERS
 from percale.render.nft.objects import Transaction
-from percale.render.policy.class_chains import PROTOCOLS
 from percale.render.service.renderer import ServiceRenderer
 from percale.service.endpoint_selection import Record
 from percale.service.node_context import ServiceConfig
@@ -125,7 +125,7 @@ class ServiceProxier:
                 continue
             ports = [port for each in counted for port in each.ports if is_counted(port)]
             wanted = {
-                (PROTOCOLS[port.name.protocol], record)
+                (PROTOCOL_NUMBERS[port.name.protocol], record)
                 for port in ports
                 for record in port.records(port.cluster + port.local)
             }

@@ -7,7 +7,7 @@ whether a foreign commit was missed:
 
     generation ─▶ an empty batch ─▶ leave the group ─▶ commit ─▶ join ─▶ generation: ours alone, or on_lost()
 
-`table.py` and `rtnl/monitor.py` subscribe, they and `static_tables.py` commit, all through the one object that the agent shares.
+Each `table_monitor.py` subscribes and each `table.py` commits, all through the one object that the agent shares.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from percale.errors import KernelError
 from percale.kernel.nftables.portions import TAKES_NOTHING, Refused, make_in_parts
-from percale.kernel.nftables.table import GATHERING
+from percale.kernel.nftables.table_monitor import GATHERING
 from percale.render.nft.objects import SetSpec, Transaction
 from percale.render.nft.table_state import TableState, diff
 from percale.render.policy import base_chains as enforcing
@@ -35,11 +35,11 @@ class FakeNftTable:
     def on_foreign_change(self, callback: Callable[[], None]) -> None:
         self._callbacks.append(callback)
 
-    async def sync(self, snapshot: Transaction) -> Transaction:
+    async def sync(self, snapshot: Transaction, *, keep_stale: bool = False) -> Transaction:
         await asyncio.sleep(0)
         loaded = self.state is None
         state = self.state or self._bare
-        missing = diff(state, snapshot)
+        missing = diff(state, snapshot, keep_stale=keep_stale)
         self.refused = ()
         if loaded or missing:
             try:

@@ -19,28 +19,24 @@ import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Protocol, TypeVar
 
 from percale.errors import KernelError
 from percale.kernel.netlink import socket as netlink
-from percale.kernel.netlink.socket import attributes, string
 from percale.kernel.netns import CurrentNetns, NetnsExecutor, NetnsThread, anonymous_namespace
 from percale.kernel.nftables.batch import BaseTable, Batch, encode_table, encode_transaction
-from percale.kernel.nftables.commit import SUBSYSTEM, EventSubscriptions
+from percale.kernel.nftables.commit import EventSubscriptions
 from percale.kernel.nftables.dump import TableDump, read_elements, read_table
-from percale.kernel.nftables.messages import FAMILIES, NEWGENERATION, TABLE_OF_ANYTHING, remove_table
+from percale.kernel.nftables.messages import remove_table
 from percale.kernel.nftables.nft_program import run_nft
 from percale.kernel.nftables.portions import TAKES_NOTHING, Refused, closed, make_in_parts, size_of
 from percale.kernel.nftables.script import table_script, to_commands
+from percale.kernel.nftables.table_monitor import TableMonitor
 from percale.render.nft.objects import ElementBatch, SetSpec, TableSpec, Transaction
 from percale.render.nft.table_state import TableState, diff
 from percale.render.policy import base_chains as enforcing
 
 T = TypeVar("T")
-
-GATHERING = 0.02
-"""Seconds that notifications of foreign changes are collected."""
 
 
 class NftTable(Protocol):
@@ -56,9 +52,10 @@ class NftTable(Protocol):
     def refused(self) -> Sequence[Refused]:
         """What the last `sync` had to leave out."""
 
-    async def sync(self, snapshot: Transaction) -> Transaction:
+    async def sync(self, snapshot: Transaction, *, keep_stale: bool = False) -> Transaction:
         """Make the table exactly the static text with this snapshot; returns what had to be changed.
 
+        With `keep_stale` other elements remain: not all of the table's sections know yet what they want.
         What the kernel rejects of it is left out: see `refused`. Raises KernelError when nothing can be changed.
         """
 
@@ -93,30 +90,29 @@ class KernelNftTable:
         transaction, so that those of other tables get their turn. `subscriptions` is shared with the other tables of the
         same namespace.
         """
-        self._subscriptions = subscriptions or EventSubscriptions()
+        subscriptions = subscriptions or EventSubscriptions()
+        self._monitor = TableMonitor(spec.name, subscriptions)
         self._worker = _TableWorker(
             netns or CurrentNetns(),
             log_command=log_command,
             spec=spec,
             most_bytes=most_bytes or sys.maxsize,
-            subscriptions=self._subscriptions,
+            subscriptions=subscriptions,
+            monitor=self._monitor,
         )
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"table {spec.name}")
-        self._callbacks: list[Callable[[], None]] = []
-        self._news: netlink.Socket | None = None
-        self._due: asyncio.TimerHandle | None = None
 
     def on_foreign_change(self, callback: Callable[[], None]) -> None:
-        self._callbacks.append(callback)
+        self._monitor.on_foreign_change(callback)
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
-        self._news = await self._do(lambda: self._worker.open(lambda: loop.call_soon_threadsafe(self._plan_to_tell)))
-        loop.add_reader(self._news.fileno(), self._read_news)
+        await self._do(lambda: self._worker.open(loop))
+        self._monitor.listen()
         self._thread.submit(self._worker.look_ahead)
 
-    async def sync(self, snapshot: Transaction) -> Transaction:
-        return await self._do(lambda: self._worker.sync(snapshot))
+    async def sync(self, snapshot: Transaction, *, keep_stale: bool = False) -> Transaction:
+        return await self._do(lambda: self._worker.sync(snapshot, keep_stale=keep_stale))
 
     @property
     def refused(self) -> Sequence[Refused]:
@@ -132,45 +128,12 @@ class KernelNftTable:
         await self._do(self._worker.remove)
 
     async def stop(self) -> None:
-        if self._news is not None:
-            asyncio.get_running_loop().remove_reader(self._news.fileno())
-            await self._do(partial(self._subscriptions.unsubscribe, self._news))
-            self._news.close()
-            self._news = None
-        if self._due is not None:
-            self._due.cancel()
+        self._monitor.silence()
         await self._do(self._worker.close)
         self._thread.shutdown()
 
     async def _do(self, action: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, action)
-
-    # Notifications
-
-    def _read_news(self) -> None:
-        """One datagram at a time, so that a burst does not block the loop."""
-        assert self._news is not None
-        touched = True
-        try:
-            messages = self._news.receive(wait=False)
-            touched = self._due is None and any(map(self._worker.is_about_us, messages))
-        except BlockingIOError:
-            return
-        except OSError as error:
-            if error.errno != errno.ENOBUFS:  # some were lost: they may have been about our table
-                raise
-        if touched:
-            self._plan_to_tell()
-
-    def _plan_to_tell(self) -> None:
-        self._worker.touched = True
-        if self._due is None:
-            self._due = asyncio.get_running_loop().call_later(GATHERING, self._tell)
-
-    def _tell(self) -> None:
-        self._due = None
-        for callback in self._callbacks:
-            callback()
 
 
 class _TableWorker:
@@ -184,6 +147,7 @@ class _TableWorker:
         spec: TableSpec,
         most_bytes: int,
         subscriptions: EventSubscriptions,
+        monitor: TableMonitor,
     ) -> None:
         self._netns = netns
         self._log_command = log_command
@@ -192,24 +156,19 @@ class _TableWorker:
         self._filled = filled = {each.name: each for each in spec.sets}
         self._most_bytes = most_bytes
         self._subscriptions = subscriptions
+        self._monitor = monitor
         self._specs = dict(filled)
         self._expected_base: BaseTable | None = None
         self._ahead: TableDump | None = None
-        self.touched = False
-        """A foreign change has happened since the start; set by the event loop."""
         self.refused: Sequence[Refused] = ()
         self._socket: netlink.Socket | None = None
 
-    def open(self, on_lost: Callable[[], object]) -> netlink.Socket:
-        """The socket that receives notifications; `on_lost` is called on any thread when some may have been lost."""
+    def open(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
             self._socket = self._netns.run(lambda: netlink.Socket(netlink.NETFILTER))
-            news = self._netns.run(lambda: netlink.Socket(netlink.NETFILTER))
-            news.ignore(self._socket.port)
-            self._subscriptions.subscribe(news, on_lost)
+            self._monitor.open(self._netns, self._socket.port, loop)
         except OSError as error:
             raise self._failed(error) from error
-        return news
 
     @property
     def _opened(self) -> netlink.Socket:
@@ -217,16 +176,10 @@ class _TableWorker:
         return self._socket
 
     def close(self) -> None:
+        self._monitor.close()
         if self._socket is not None:
             self._socket.close()
         self._netns.close()
-
-    def is_about_us(self, message: netlink.Message) -> bool:
-        """Whether it is a foreign change of the table. Called on the event loop."""
-        subsystem, kind = divmod(message.type, 1 << 8)
-        if subsystem != SUBSYSTEM or kind == NEWGENERATION or message.body[0] != FAMILIES[self._table.family]:
-            return False
-        return string(attributes(message.body, 4).get(TABLE_OF_ANYTHING, b"")) == self._table.name
 
     # Changes
 
@@ -260,12 +213,12 @@ class _TableWorker:
         with contextlib.suppress(OSError):
             self._ahead = self._look(self._known_base())
 
-    def sync(self, snapshot: Transaction) -> Transaction:
+    def sync(self, snapshot: Transaction, *, keep_stale: bool) -> Transaction:
         self.refused = ()
         try:
             expected_base = self._known_base()
             ahead, self._ahead = self._ahead, None
-            table = ahead if ahead is not None and not self.touched else self._look(expected_base)
+            table = ahead if ahead is not None and not self._monitor.touched else self._look(expected_base)
         except OSError as error:
             raise self._failed(error) from error
         if table is None or table.base != expected_base:
@@ -273,7 +226,7 @@ class _TableWorker:
                 self._recreate_in_parts(expected_base, snapshot)
             return snapshot
         self._specs = {name: spec for name, (spec, _) in table.state.sets.items() if spec is not None}
-        missing = diff(table.state, snapshot)
+        missing = diff(table.state, snapshot, keep_stale=keep_stale)
         if not self._takes(lambda: self.apply(missing), missing, self._specs):
             self._apply_in_parts(missing)
         return missing

@@ -21,14 +21,11 @@ from percale.kernel.errors import conflict_error, kernel_error
 from percale.kernel.plan import dependencies_of
 from percale.kernel.protocol import Change, KernelEvent, LinkReset, ObjectChanged, ObjectRemoved, Underlay, Upsert
 from percale.kernel.rtnl.dump import foreign_link
-from percale.render.objects import Address, KernelObject, Key, Link, Ruleset, Sysctl
-
-_DEPENDENCY_TYPES = (Link, Ruleset)
-"""Types that other objects depend on."""
+from percale.render.objects import Address, KernelObject, Key, Link, Sysctl
 
 
 class ObjectIndex:
-    """Kernel objects by key, with an index of what depends on a key: everything on a device or in a table."""
+    """Kernel objects by key, with an index of what depends on a key: everything on a device."""
 
     def __init__(self, objects: Iterable[KernelObject] = ()) -> None:
         self._objects: dict[Key, KernelObject] = {}
@@ -263,7 +260,7 @@ class ReconcilerState:
                 elif actual is None:
                     self.errors.pop(key, None)
                     self._last_source.pop(key, None)
-            elif actual is None and not isinstance(desired, _DEPENDENCY_TYPES):
+            elif actual is None and not isinstance(desired, Link):
                 puts[key] = desired  # the usual case: thousands of them at a cold start
             elif not plan.matches(desired, actual):
                 puts[key] = self._without_created_peer(key, desired)
@@ -276,7 +273,7 @@ class ReconcilerState:
         return plan.order(removals.values(), puts)
 
     def _implicitly_removed(self, obj: KernelObject) -> frozenset[Key]:
-        """What this takes along without an event: routes of the last address, everything on a device or in a table."""
+        """What this takes along without an event: routes of the last address, everything on a device."""
         if isinstance(obj, Address):
             return self._recheck(("link", obj.dev))
         return self._invalidate(obj.key)
@@ -317,13 +314,13 @@ class ReconcilerState:
         self.errors[key] = kernel_error(change, error)
 
     def _record_new_dependency(self, obj: KernelObject) -> None:
-        """A device was created or adopted, or a table loaded: what was on it before is gone or unknown."""
-        if not isinstance(obj, _DEPENDENCY_TYPES):
+        """A device was created or adopted: what was on it before is gone or unknown."""
+        if not isinstance(obj, Link):
             return
         actual = self.actual.get(obj.key)
         if actual is not None and plan.replaces(obj, actual):
             self._drop_undesired(obj.key)
-        if isinstance(obj, Ruleset) or obj.kind is None:
+        if obj.kind is None:
             return
         if actual is None and self._undesired_dependents(obj.key):
             self.needs_resync = True

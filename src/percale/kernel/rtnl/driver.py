@@ -1,7 +1,7 @@
 """The `protocol.Driver` of the running kernel: one network namespace, changed in batches.
 
     changes ─▶ requests (netlink.link, .route, .tc) ─▶ as few sends as the order allows ─▶ one result per change
-            └▶ elements and tables (nftables), sysctls, each in its place in the order
+            └▶ sysctls, each in its place in the order
 
 Devices are changed one by one, for the requests depend on the existing device; all else is queued until a change of another
 kind comes. The reconciler calls from its worker thread; cni and the lab open a driver, use it once and close it.
@@ -23,15 +23,12 @@ from percale.kernel.netlink import link, route, tc
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.netlink.socket import Request
 from percale.kernel.netns import CurrentNetns, NetnsExecutor, NetnsThread
-from percale.kernel.nftables import static_tables
-from percale.kernel.nftables.commit import EventSubscriptions
 from percale.kernel.protocol import Change, Delete, KernelEvent, Underlay, Upsert
 from percale.kernel.rtnl.dump import NetlinkDump
 from percale.kernel.rtnl.link_cache import LinkCache
 from percale.kernel.rtnl.monitor import NetlinkMonitor
 from percale.render.objects import (
     Address,
-    Element,
     FdbEntry,
     KernelObject,
     Key,
@@ -39,7 +36,6 @@ from percale.render.objects import (
     Neighbour,
     Redirect,
     Route,
-    Ruleset,
     Shaper,
     Sysctl,
 )
@@ -56,25 +52,19 @@ class KernelDriver:
         netns: NetnsExecutor | None = None,
         *,
         log_command: Callable[[str], None] | None = None,
-        subscriptions: EventSubscriptions | None = None,
     ) -> None:
         """In the namespace of `netns` (default: the caller's); `log_command` gets each change's command before it is applied.
 
-        `netns` is closed with the driver. `subscriptions` is shared with the `NftTable`s. Raises OSError.
+        `netns` is closed with the driver. Raises OSError.
         """
         self._netns = netns or CurrentNetns()
         self._log_command = log_command
         self._route = self._netns.run(lambda: netlink.Socket(netlink.ROUTE))
-        self._tables = static_tables.StaticTables(
-            self._netns.run(lambda: netlink.Socket(netlink.NETFILTER)),
-            self._netns,
-            subscriptions or EventSubscriptions(),
-        )
         self._observer: NetlinkMonitor | None = None
 
     def read(self) -> dict[Key, KernelObject]:
         """All owned objects: by the owner's mark, or on a device of ours."""
-        return {obj.key: obj for obj in (*NetlinkDump(self._route).ours(), *self._tables.read())}
+        return {obj.key: obj for obj in NetlinkDump(self._route).ours()}
 
     def underlay(self) -> Underlay:
         """Interfaces and routes that are not ours."""
@@ -88,14 +78,13 @@ class KernelDriver:
 
     def follow(self, on_events: Callable[[Iterable[KernelEvent]], None]) -> None:
         """Report changes by others until `close()`; `on_events` is called on any thread."""
-        self._observer = self._netns.run(lambda: NetlinkMonitor(self._route.port, self._tables, on_events))
+        self._observer = self._netns.run(lambda: NetlinkMonitor(self._route.port, on_events))
 
     def close(self) -> None:
         """Close sockets and threads; the kernel's state remains."""
         if self._observer is not None:
             self._observer.close()
         self._route.close()
-        self._tables.close()
         self._netns.close()
 
     def apply(self, changes: Sequence[Change]) -> Sequence[OSError | None]:
@@ -114,10 +103,6 @@ class KernelDriver:
                 results += (self._guarded(lambda change: self._link(change, devices), change) for change in batch)
             elif kind is Sysctl:
                 results += (self._guarded(lambda change: self._sysctl(change, devices), change) for change in batch)
-            elif kind is Ruleset:
-                results += (self._guarded(lambda change: self._ruleset(change, changes), change) for change in batch)
-            elif kind is Element:
-                results += self._tables.apply_elements(batch)
             else:
                 results += self._queued(batch, devices)
         return results
@@ -211,17 +196,6 @@ class KernelDriver:
         if isinstance(change, Upsert):
             devices.check_allowed(desired)
             self._netns.run(lambda: sysctl.write(desired.name, desired.value))
-
-    def _ruleset(self, change: Change, changes: Sequence[Change]) -> None:
-        desired = change.object
-        assert isinstance(desired, Ruleset)
-        if isinstance(change, Upsert):
-            puts = (other.object for other in changes if isinstance(other, Upsert))
-            self._tables.load(
-                desired, [obj for obj in puts if isinstance(obj, Element) and obj.family == desired.family]
-            )
-        else:
-            self._tables.remove(desired.family)
 
 
 def _new_index() -> int:

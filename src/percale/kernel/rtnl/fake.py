@@ -1,14 +1,13 @@
 """A kernel in memory for tests, here and elsewhere: it passes the same contract tests as the real driver.
 
 It implements the rules that a caller depends on (a device takes its objects along, IPv4 routes go without an event when it goes
-down, a reloaded table is empty), records what was written, fails changes on request, and lets a test act as another program.
+down), records what was written, fails changes on request, and lets a test act as another program.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import re
 from collections.abc import Callable, Iterable, Sequence
 
 from msgspec.structs import replace
@@ -28,7 +27,7 @@ from percale.kernel.protocol import (
     Underlay,
     UnderlayChanged,
 )
-from percale.render.objects import OWNER, Element, KernelObject, Key, Link, Route, Ruleset, Sysctl
+from percale.render.objects import OWNER, KernelObject, Key, Link, Route, Sysctl
 
 LOOPBACK = Interface(name="lo", index=1, mac="00:00:00:00:00:00", mtu=65536, up=False, carrier=False)
 
@@ -48,7 +47,6 @@ class FakeKernel:
         self.refusals: dict[Key, int] = {}
         """Keys whose changes fail, and the errno."""
         self.closed = False
-        self._sets: dict[str, frozenset[str]] = {}
         self._next_index = 100
         self._on_events: Callable[[Iterable[KernelEvent]], None] = lambda _: None
 
@@ -142,8 +140,6 @@ class FakeKernel:
                 return []
             case Link():
                 return self._put_link(obj)
-            case Ruleset():
-                return self._load(obj)
         self._require(obj)
         self.objects[obj.key] = obj
         return [ObjectChanged(obj)]
@@ -154,8 +150,6 @@ class FakeKernel:
             there = (kind, name) in self.objects or name in self.interfaces
             if kind == "link" and (not there or name in self._excluded):
                 raise OSError(errno.ENODEV, f"no device {name} here")
-        if isinstance(obj, Element) and obj.set not in self._sets.get(obj.family, ()):
-            raise OSError(errno.ENOENT, f"no set {obj.set} in table {obj.family} {OWNER}")
 
     def _put_link(self, desired: Link) -> list[KernelEvent]:
         self._require(desired)
@@ -216,19 +210,11 @@ class FakeKernel:
         )
         return [*(self._go_down(desired.name) if actual.up and not desired.up else ()), UnderlayChanged()]
 
-    def _load(self, desired: Ruleset) -> list[KernelEvent]:
-        events = self._remove_dependents(desired.key)
-        self._sets[desired.family] = frozenset(re.findall(r"\bset\s+(\w+)\s*\{", desired.text))
-        self.objects[desired.key] = Ruleset(desired.family, desired.digest)
-        return events
-
     def _remove(self, obj: KernelObject) -> list[KernelEvent]:
         if isinstance(obj, Sysctl) or (isinstance(obj, Link) and obj.kind is None) or obj.key not in self.objects:
             return []
         events = [LinkReset(obj.name)] if isinstance(obj, Link) else []
         del self.objects[obj.key]
-        if isinstance(obj, Ruleset):
-            del self._sets[obj.family]
         return [*events, *self._remove_dependents(obj.key), ObjectRemoved(obj.key)]
 
     def _remove_dependents(self, lower: Key) -> list[KernelEvent]:

@@ -1,7 +1,7 @@
-"""Changes by others in a namespace, as events: one thread that receives rtnetlink and nftables notifications.
+"""Changes by others in a namespace, as events: one thread that receives rtnetlink notifications.
 
 Started by `driver.follow`. Our own changes are no events: the kernel filters our routes, neighbours and addresses out, and our
-own devices and tables only update the monitor's state.
+own devices only update the monitor's state.
 
 A device that goes down, or loses an IPv4 address, takes routes along without a notification: that is a `LinkReset`.
 """
@@ -17,14 +17,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 
+from percale.backoff import Backoff
 from percale.kernel.netlink import link, route, tc
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.netlink.link import Device
-from percale.kernel.netlink.socket import Message, attributes, string
-from percale.kernel.nftables import element_codec, static_tables
-from percale.kernel.nftables.commit import SUBSYSTEM
+from percale.kernel.netlink.socket import Message
 from percale.kernel.protocol import (
-    FASTPATH_TABLE,
     KernelEvent,
     LinkReset,
     ObjectChanged,
@@ -33,7 +31,7 @@ from percale.kernel.protocol import (
     UnderlayChanged,
 )
 from percale.kernel.rtnl.link_cache import LinkCache
-from percale.render.objects import OWNER, Address, Element, FdbEntry, Neighbour, neighbour_key
+from percale.render.objects import Address, FdbEntry, Neighbour, neighbour_key
 
 _LINK, _NEIGHBOUR, _TRAFFIC, _IPV4_ADDRESS, _IPV4_ROUTE, _IPV6_ADDRESS, _IPV6_ROUTE = 1, 3, 4, 5, 7, 9, 11
 _IPV4_SETTING, _IPV6_SETTING = 24, 25
@@ -48,33 +46,16 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
 _MOST_AT_ONCE = 2000
 """Datagrams read before their events are passed on."""
 
-_TABLE_DESTROYERS = frozenset(
-    {
-        static_tables.NEWTABLE,
-        static_tables.DELTABLE,
-        static_tables.DELCHAIN,
-        static_tables.DELRULE,
-        static_tables.DELSET,
-    }
-)
-"""After one of these a table of ours is not as loaded. Rules added by others (to trace, say) are left alone."""
-
 
 class NetlinkMonitor:
     """Created in the namespace; its thread may be in any."""
 
-    def __init__(
-        self, own_port: int, tables: static_tables.StaticTables, on_events: Callable[[Iterable[KernelEvent]], None]
-    ) -> None:
+    def __init__(self, own_port: int, on_events: Callable[[Iterable[KernelEvent]], None]) -> None:
         self._own_port = own_port
-        self._tables = tables
         self._on_events = on_events
         self._queries = netlink.Socket(netlink.ROUTE)
         self._route = netlink.Socket(netlink.ROUTE, _ROUTE_GROUPS)
         self._route.ignore(own_port, keep=(link.RTM_NEWLINK, link.RTM_DELLINK))
-        self._table = netlink.Socket(netlink.NETFILTER)
-        self._table.ignore(tables.port)
-        tables.subscriptions.subscribe(self._table, lambda: on_events([ResyncRequired()]))
         self._stop = os.eventfd(0, os.EFD_CLOEXEC)
         self._devices = self._load()
         self._thread = threading.Thread(target=self._run, name="kernel-events", daemon=True)
@@ -84,25 +65,24 @@ class NetlinkMonitor:
         """End the thread and close the sockets."""
         os.eventfd_write(self._stop, 1)
         self._thread.join()
-        self._tables.subscriptions.unsubscribe(self._table)
-        for socket in (self._queries, self._route, self._table):
-            socket.close()
+        self._queries.close()
+        self._route.close()
         os.close(self._stop)
 
     def _run(self) -> None:
         """Receive until closed. A bug is reported as lost events, and the next attempt begins after a pause."""
-        pause, listen = _FIRST_PAUSE, self._listen
+        backoff, listen = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE), self._listen
         while True:
             began = time.monotonic()
             try:
                 listen()
             except Exception as error:  # an agent without events must not look healthy
                 self._on_events([ResyncRequired(error), UnderlayChanged()])
-            if self._ends_within(pause):
+            if time.monotonic() - began > _LONGEST_PAUSE:
+                backoff.reset()
+            if self._ends_within(backoff.next()):
                 return
             listen = self._listen_again
-            lasted = time.monotonic() - began > _LONGEST_PAUSE
-            pause = _FIRST_PAUSE if lasted else min(pause * 2, _LONGEST_PAUSE)
 
     def _ends_within(self, seconds: float) -> bool:
         poll = select.poll()
@@ -118,37 +98,30 @@ class NetlinkMonitor:
 
     def _listen(self) -> None:
         poll = select.poll()
-        for descriptor in (self._route.fileno(), self._table.fileno(), self._stop):
+        for descriptor in (self._route.fileno(), self._stop):
             poll.register(descriptor, select.POLLIN)
         while True:
             poll.poll()
             if self._ends_within(_GATHERING):
                 return
-            ready = {descriptor for descriptor, _ in poll.poll()}
-            events: list[KernelEvent] = []
-            if self._route.fileno() in ready:
-                events += self._drain(self._route, self._route_events)
-            if self._table.fileno() in ready:
-                events += self._drain(self._table, self._table_events)
-            if events:
-                self._on_events(_deduplicated(events))
+            if events := _deduplicated(self._drain()):
+                self._on_events(events)
 
-    @staticmethod
-    def _drain(source: netlink.Socket, decode: Callable[[Message], Iterable[KernelEvent]]) -> Iterator[KernelEvent]:
+    def _drain(self) -> Iterator[KernelEvent]:
         """The events of all pending messages, which are received before any is decoded, so that none is lost."""
         received: list[Message] = []
         lost = False
         with contextlib.suppress(BlockingIOError):
             for _ in range(_MOST_AT_ONCE):
                 try:
-                    received += source.receive(wait=False)
+                    received += self._route.receive(wait=False)
                 except OSError as error:
                     if error.errno != errno.ENOBUFS:
                         raise
                     lost = True
         for message in received:
             try:
-                yield from decode(message)
+                yield from self._events(message)
             except (struct.error, ValueError, LookupError):  # a message of a newer kernel: resync instead
                 lost = True
         if lost:
@@ -157,7 +130,7 @@ class NetlinkMonitor:
 
     # Routes, addresses, neighbours, devices
 
-    def _route_events(self, message: Message) -> Iterator[KernelEvent]:
+    def _events(self, message: Message) -> Iterator[KernelEvent]:
         match message.type:
             case link.RTM_NEWLINK | link.RTM_DELLINK:
                 yield from self._link(message)
@@ -257,35 +230,6 @@ class NetlinkMonitor:
             yield ObjectRemoved(("redirect", device.name))
         elif tc.decode_shaper(message.body) is not None:
             yield ObjectRemoved(("shaper", device.name))
-
-    # Tables
-
-    def _table_events(self, message: Message) -> Iterator[KernelEvent]:
-        kind = message.type & 0xFF
-        if message.type >> 8 != SUBSYSTEM or message.port in self._tables.nft_pids:
-            return
-        if string(attributes(message.body, 4).get(static_tables.TABLE_OF_ANYTHING, b"")) != OWNER:
-            return
-        number = message.body[0]
-        if number == static_tables.NETDEV and kind == static_tables.DELTABLE and not self._tables.has(number):
-            yield ObjectRemoved(FASTPATH_TABLE)  # reloading it deletes it, too
-        family = static_tables.FAMILY_NAMES.get(number)
-        if family is None:
-            return
-        if kind in _TABLE_DESTROYERS:
-            yield ObjectRemoved(("ruleset", family))
-        elif kind in (static_tables.NEWSETELEM, static_tables.DELSETELEM):
-            name, entries = static_tables.entries_of(message)
-            with contextlib.suppress(OSError):  # a set that is gone again does not matter
-                shape = self._tables.shape(family, name)
-                if not shape.ours_to_fill:
-                    return
-                if shape.interval and len(shape.fields) == 1:
-                    yield ResyncRequired()  # an interval comes as two messages
-                    return
-                for match in element_codec.decode(shape, entries):
-                    element = Element(family, name, match)
-                    yield ObjectChanged(element) if kind == static_tables.NEWSETELEM else ObjectRemoved(element.key)
 
 
 def _deduplicated(events: Iterable[KernelEvent]) -> list[KernelEvent]:

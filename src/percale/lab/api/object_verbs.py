@@ -172,10 +172,7 @@ class ObjectVerbs(Struct, frozen=True):
 
 def subnets(leases: Sequence[SubnetLease]) -> dict[str, str]:
     """Each node's pod subnets, in words."""
-    return {
-        lease.spec.node: ",".join(str(net) for net in (lease.spec.subnet, lease.spec.ipv6Subnet) if net is not None)
-        for lease in leases
-    }
+    return {lease.spec.node: ",".join(map(str, lease.spec.subnets)) for lease in leases}
 
 
 def missing_namespaces(objects: Sequence[Object], known: Sequence[Namespace]) -> list[Namespace]:

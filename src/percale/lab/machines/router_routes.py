@@ -29,7 +29,7 @@ class Way(NamedTuple):
 def ways_to_pods(leases: Iterable[SubnetLease]) -> Iterator[Way]:
     """Which pods are behind which node."""
     for lease in leases:
-        for subnet, node in ((lease.spec.subnet, lease.spec.publicIP), (lease.spec.ipv6Subnet, lease.spec.publicIPv6)):
+        for _, subnet, node, _ in lease.spec.families:
             if subnet is not None and node is not None:
                 yield Way(subnet, (node,))
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from percale.model.addresses import parse_network
 from percale.model.field_path import FieldPath
+from percale.model.pod import PROTOCOL_NUMBERS
 from percale.model.validation.field_errors import (
     FieldErrors,
     forbidden,
@@ -19,7 +20,7 @@ from percale.model.validation.field_errors import (
 from percale.model.validation.formats import cidr, port_name, port_number
 from percale.model.validation.shared import check_metadata, check_selector
 
-_PROTOCOLS = ("TCP", "UDP", "SCTP")
+_PROTOCOLS = tuple(PROTOCOL_NUMBERS)
 _TYPES = ("Ingress", "Egress")
 
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from percale.model.addresses import is_address
 from percale.model.field_path import FieldPath
+from percale.model.pod import PROTOCOL_NUMBERS
 from percale.model.service import LONGEST_AFFINITY
 from percale.model.validation.field_errors import (
     FieldErrors,
@@ -34,7 +35,7 @@ from percale.model.validation.shared import check_labels, check_metadata
 
 _TYPES = ("ClusterIP", "NodePort", "LoadBalancer", "ExternalName")
 _EXTERNAL = ("NodePort", "LoadBalancer")
-_PROTOCOLS = ("TCP", "UDP", "SCTP")
+_PROTOCOLS = tuple(PROTOCOL_NUMBERS)
 _POLICIES = ("Cluster", "Local")
 _FAMILIES = ("IPv4", "IPv6")
 _DISTRIBUTIONS = ("PreferClose", "PreferSameZone", "PreferSameNode")

@@ -1,4 +1,4 @@
-"""The text of the three static nft tables; what changes are elements (`masquerade.py`, `pod_veth.py`, `tunnels.py`).
+"""The text and sets of the tables `ip`, `ip6` and `bridge percale`; what changes are elements (`elements.py`).
 
     ip, ip6   prerouting, first  drop spoofed sources of pods, before fragments are reassembled
               prerouting, raw    peers' tunnel packets are not tracked
@@ -19,7 +19,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from percale.render.network.fastpath import MARK as FASTPATH_MARK
-from percale.render.objects import Family, IPNetwork, Ruleset
+from percale.render.nft.objects import Field, SetSpec, TableFamily, TableName, TableSpec
+from percale.render.objects import IPNetwork
 
 POD_DEVICE_PREFIX = "pcl"
 """The prefix of all pod devices on the node, and of no others."""
@@ -296,24 +297,31 @@ chain passing6 {{
 """
 
 
-def rulesets(own: Iterable[IPNetwork] = ()) -> tuple[Ruleset, ...]:
+def network_tables(own: Iterable[IPNetwork] = ()) -> tuple[TableSpec, ...]:
     """All three. `own` are this node's subnets: those of all nodes have the same size.
 
     A table without elements accepts everything, except from pods' devices.
     """
     sizes = {subnet.version: subnet for subnet in own}
     return (
-        Ruleset("ip", _routed("ip", "ipv4_addr", "224.0.0.0/4", sizes.get(4), loopback=_LOOPBACK)),
-        Ruleset("ip6", _routed("ip6", "ipv6_addr", "ff00::/8", sizes.get(6), exceptions=_LINK_LOCAL)),
-        Ruleset("bridge", _BRIDGED),
+        _routed("ip", "ipv4_addr", "bits32", multicast="224.0.0.0/4", own=sizes.get(4), loopback=_LOOPBACK),
+        _routed("ip6", "ipv6_addr", "bits128", multicast="ff00::/8", own=sizes.get(6), exceptions=_LINK_LOCAL),
+        TableSpec(TableName("bridge"), _BRIDGED, _BRIDGED_SETS),
     )
 
 
 def _routed(
-    ip: Family, address: str, multicast: str, own: IPNetwork | None, *, loopback: str = "", exceptions: str = ""
-) -> str:
+    ip: TableFamily,
+    address: Field,
+    bits: Field,
+    *,
+    multicast: str,
+    own: IPNetwork | None,
+    loopback: str = "",
+    exceptions: str = "",
+) -> TableSpec:
     last = type(own.network_address)(1) if own is not None else None
-    return _ROUTED.format(
+    text = _ROUTED.format(
         address=address,
         ip=ip,
         multicast=multicast,
@@ -329,3 +337,23 @@ def _routed(
         mark=KUBE_PROXY_MARK,
         shortcut=FASTPATH_MARK,
     )
+    return TableSpec(TableName(ip), text, _routed_sets(address, bits))
+
+
+def _routed_sets(address: Field, bits: Field) -> tuple[SetSpec, ...]:
+    return (
+        *(SetSpec(name, (address,), interval=True) for name in ("cluster", "own", "pods")),
+        *(SetSpec(name, (address,)) for name in ("here", "peers")),
+        *(SetSpec(name, ("inet_service",)) for name in ("tunnels", "ours")),
+        SetSpec("sources", ("ifname", address)),
+        SetSpec("quoted", ("ifname", bits)),
+    )
+
+
+_BRIDGED_SETS = (
+    SetSpec("sources", ("ifname", "ether_addr", "ipv4_addr")),
+    SetSpec("sources6", ("ifname", "ether_addr", "ipv6_addr")),
+    SetSpec("quoted", ("ifname", "bits32")),
+    SetSpec("quoted6", ("ifname", "bits128")),
+    SetSpec("neighbours", ("ifname", "ether_addr", "bits128")),
+)

@@ -15,7 +15,8 @@ from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
-from percale.render.objects import OWNER, IPAddress, IPNetwork
+from percale.render.nft.objects import TableName
+from percale.render.objects import IPAddress, IPNetwork
 
 MARK = 0x0040_0000
 """The packet mark's bit between the forward chain and the device that the packet leaves by, where it is cleared."""
@@ -120,14 +121,12 @@ _GOING_ON = "@th,104,8 & 0x7 == 0"
 """No FIN, SYN or RST."""
 
 
-NONE = f"table netdev {OWNER}\ndelete table netdev {OWNER}\n"
-"""Deletes the table if it exists, for `nft -f`."""
+TABLE = TableName("netdev")
 
 
 def text(config: FastpathConfig) -> str:
-    """Create or replace the table, for `nft -f`."""
-    body = "\n".join([*_sets(config), *_chains(config), *_hooks(config)])
-    return f"{NONE}table netdev {OWNER} {{\n{body}\n}}\n"
+    """The table's content."""
+    return "\n".join([*_sets(config), *_chains(config), *_hooks(config)])
 
 
 def _sets(config: FastpathConfig) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """The UDP ports and endpoints of tunnels between nodes, as set elements for the guard chains of `base_chains.py`.
 
-The agent declares this node's with its tables, and a peer's with its route, as the backend says.
+The agent declares this node's, and a peer's as the backend says.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from percale.model.backend_options import VxlanOptions
-from percale.render.objects import Element, Family, IPAddress
-
-_FAMILIES: tuple[Family, ...] = ("ip", "ip6")
+from percale.model.ip_family import Family
+from percale.render.network.elements import Element
+from percale.render.objects import IPAddress
 
 
 class TunnelEnd(Struct, frozen=True):
@@ -26,11 +26,11 @@ def tunnel_elements(ends: Iterable[TunnelEnd]) -> tuple[Element, ...]:
     """This node's tunnels: no pod may send to their ports at any node, and to this node only peers may."""
     own = tuple(ends)
     ports = sorted({end.port for end in own}) or VxlanOptions().tunnel_ports
-    closed = [Element(family, "tunnels", (port,)) for family in _FAMILIES for port in ports]
+    closed = [Element(family.nft, "tunnels", (port,)) for family in Family for port in ports]
     ours = [
         element
         for end in own
-        for family in (_family(end.address),)
+        for family in (Family(end.address.version).nft,)
         for element in (Element(family, "ours", (end.port,)), Element(family, "here", (end.address,)))
     ]
     return (*closed, *ours)
@@ -38,8 +38,4 @@ def tunnel_elements(ends: Iterable[TunnelEnd]) -> tuple[Element, ...]:
 
 def peer_element(address: IPAddress) -> Element:
     """A peer's public address."""
-    return Element(_family(address), "peers", (address,))
-
-
-def _family(address: IPAddress) -> Family:
-    return "ip" if address.version == 4 else "ip6"
+    return Element(Family(address.version).nft, "peers", (address,))

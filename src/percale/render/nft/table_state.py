@@ -191,12 +191,16 @@ class _Draft:
         }
 
 
-def diff(state: TableState, snapshot: Transaction) -> Transaction:
-    """What makes `state` exactly what `snapshot` makes of the static text alone; empty when it is that already."""
+def diff(state: TableState, snapshot: Transaction, *, keep_stale: bool = False) -> Transaction:
+    """What makes `state` exactly what `snapshot` makes of the static text alone; empty when it is that already.
+
+    With `keep_stale` the elements that the snapshot does not have remain.
+    """
     wanted = {name: state.sets[name].spec for name in state.base_sets} | {spec.name: spec for spec in snapshot.put_sets}
     anew = {name for name, spec in wanted.items() if name in state.sets and state.sets[name].spec != spec}
     left = {name: dict(known.elements) for name, known in state.sets.items() if name in wanted and name not in anew}
     missing: dict[str, Contents] = {}
+    replaced: dict[str, Contents] = {}
     for elements in snapshot.put:
         old, spec = left.get(elements.set, {}), wanted.get(elements.set)
         if spec is None:
@@ -209,12 +213,16 @@ def diff(state: TableState, snapshot: Transaction) -> Transaction:
                 if was != value:
                     missing.setdefault(elements.set, {})[key] = value
                     if was != _ABSENT:
-                        old[key] = was
+                        replaced.setdefault(elements.set, {})[key] = was
     chains = {chain.name for chain in snapshot.put_chains}
     hooked = {name for name, rules in state.chains.items() if rules is None}
     return Transaction(
         put_sets=tuple(spec for name, spec in wanted.items() if spec and (name not in state.sets or name in anew)),
-        remove=tuple(each for name, old in left.items() for each in _packed(wanted[name], old)),
+        remove=tuple(
+            each
+            for name, stale in left.items()
+            for each in _packed(wanted[name], {**({} if keep_stale else stale), **replaced.get(name, {})})
+        ),
         put_chains=tuple(
             chain
             for chain in snapshot.put_chains

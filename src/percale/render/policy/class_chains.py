@@ -16,6 +16,7 @@ from typing import TypeAlias
 from msgspec import Struct
 
 from percale.model.addresses import Network
+from percale.model.pod import PROTOCOL_NUMBERS
 from percale.policy.compiled_policy import CompiledRule
 from percale.policy.evaluator import PolicyClass
 from percale.policy.rule_terms import (
@@ -31,8 +32,6 @@ from percale.policy.rule_terms import (
     digest,
 )
 from percale.render.nft.objects import Between, Chain, Equals, Field, InSet, Match, Operand, Rule, SetSpec, Verdict
-
-PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}
 
 _RETURN, _DROP = Verdict("return"), Verdict("drop")
 _LONGEST_COMMENT = 120
@@ -241,7 +240,7 @@ class _RuleWriter:
 
     def _named(self, port: PortName) -> Iterator[Match]:
         if port.protocol:
-            yield Equals("l4proto", PROTOCOLS[port.protocol])
+            yield Equals("l4proto", PROTOCOL_NUMBERS[port.protocol])
         yield self._in_set((self._target, "l4proto", "th dport"), NamedPortSet(port.name, self._version))
 
     def _in_set(self, operands: tuple[Operand, ...], wanted: PolicySet) -> InSet:
@@ -268,7 +267,7 @@ def _span(span: PortSpan) -> Iterator[Match]:
         yield Equals("th dport", span.first)
     elif (span.first, span.last) != (0, 65535):
         yield Between("th dport", span.first, span.last)
-    yield Equals("l4proto", PROTOCOLS[span.protocol])
+    yield Equals("l4proto", PROTOCOL_NUMBERS[span.protocol])
 
 
 def merged(spans: Iterable[PortSpan]) -> Iterator[PortSpan]:

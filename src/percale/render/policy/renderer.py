@@ -18,6 +18,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from percale.model.meta import ObjectKey
+from percale.model.pod import PROTOCOL_NUMBERS
 from percale.policy.compiled_policy import PolicyKey
 from percale.policy.evaluator import Evaluator, PolicyClass, PolicyDelta
 from percale.policy.pod_facts import PodFacts
@@ -26,7 +27,6 @@ from percale.policy.selector_index import PodDelta
 from percale.render.nft.objects import Chain, ElementBatch, Transaction, Verdict
 from percale.render.policy.base_chains import EGRESS, INGRESS, SELF
 from percale.render.policy.class_chains import (
-    PROTOCOLS,
     ClassChains,
     DomainSet,
     NamedPortSet,
@@ -308,7 +308,7 @@ class PolicyRenderer:
 @lru_cache(maxsize=1024)
 def _port(protocol: str, number: int) -> bytes:
     """The last fields of a key."""
-    return bytes((PROTOCOLS[protocol], 0, 0, 0)) + number.to_bytes(2, "big") + b"\0\0"
+    return bytes((PROTOCOL_NUMBERS[protocol], 0, 0, 0)) + number.to_bytes(2, "big") + b"\0\0"
 
 
 def _addresses(delta: PodDelta) -> Iterator[bytes]:

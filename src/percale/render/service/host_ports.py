@@ -12,15 +12,13 @@ there with and without Services. `agent/service/host_ports.py` fills it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
-from percale.render.nft.objects import Field, SetSpec
+from percale.model.pod import PROTOCOL_NUMBERS, Protocol
+from percale.render.nft.objects import Field, SetSpec, TableSpec
 from percale.render.objects import IPAddress
-from percale.render.policy.class_chains import PROTOCOLS
-
-Protocol: TypeAlias = Literal["TCP", "UDP", "SCTP"]
+from percale.render.policy import base_chains as policies
 
 
 class HostPort(Struct, frozen=True):
@@ -134,6 +132,9 @@ def _shapes(version: int) -> Iterator[SetSpec]:
 SET_SPECS = (SetSpec("keptports", ("inet_proto", "inet_service")), *_shapes(4), *_shapes(6))
 """What the text declares and elements fill."""
 
+TABLE_SPEC = TableSpec(policies.TABLE_SPEC.name, f"{policies.TEXT}\n{TEXT}", (*policies.SET_SPECS, *SET_SPECS))
+"""With what policies have in the same table."""
+
 
 def host_port_elements(addresses: Iterable[IPAddress], ports: Iterable[HostPort]) -> Iterator[tuple[str, bytes, bytes]]:
     """Set, key and data of each element that these ports of a pod need. An unspecified address means all of its family."""
@@ -144,7 +145,7 @@ def host_port_elements(addresses: Iterable[IPAddress], ports: Iterable[HostPort]
             at = port.address
             if at is not None and at.version != pod.version:
                 continue
-            key = bytes((PROTOCOLS[port.protocol], 0, 0, 0)) + _packed(port.port)
+            key = bytes((PROTOCOL_NUMBERS[port.protocol], 0, 0, 0)) + _packed(port.port)
             data = pod.packed + _packed(port.container_port)
             if at is None or at.is_unspecified:
                 yield f"hostports{pod.version}", key, data
@@ -155,7 +156,7 @@ def host_port_elements(addresses: Iterable[IPAddress], ports: Iterable[HostPort]
 def kept_elements(ports: Iterable[tuple[Protocol, int]]) -> Iterator[tuple[str, bytes, bytes]]:
     """The same of ports that are the agent's."""
     for protocol, port in ports:
-        yield "keptports", bytes((PROTOCOLS[protocol], 0, 0, 0)) + _packed(port), b""
+        yield "keptports", bytes((PROTOCOL_NUMBERS[protocol], 0, 0, 0)) + _packed(port), b""
 
 
 def _packed(port: int) -> bytes:

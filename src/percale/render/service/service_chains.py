@@ -23,6 +23,7 @@ from typing import Literal, NamedTuple, TypeAlias
 from msgspec.structs import replace
 
 from percale.model.addresses import Network
+from percale.model.pod import PROTOCOL_NUMBERS
 from percale.policy.rule_terms import digest
 from percale.render.nft.objects import (
     Chain,
@@ -40,7 +41,6 @@ from percale.render.nft.objects import (
     SlotExpr,
     Verdict,
 )
-from percale.render.policy.class_chains import PROTOCOLS
 from percale.render.service.base_chains import MASQUERADE_MARK, REFUSE
 from percale.service.endpoint_selection import Record
 from percale.service.node_context import is_in
@@ -118,7 +118,7 @@ def _weighed(port: ResolvedPort, connections: Connections) -> ResolvedPort:
         records = list(port.records(slots))
         return b"".join(
             by_connections(
-                records, {each: connections.get((PROTOCOLS[port.name.protocol], each), 0) for each in records}
+                records, {each: connections.get((PROTOCOL_NUMBERS[port.name.protocol], each), 0) for each in records}
             )
         )
 
@@ -183,7 +183,7 @@ class _PortRenderer:
     def __init__(self, port: ResolvedPort, rendered: ServiceChains, render_input: RenderInput) -> None:
         self._port, self._rendered, self._shown = port, rendered, render_input
         self._version: Literal[4, 6] = port.family
-        self._protocol = PROTOCOLS[port.name.protocol]
+        self._protocol = PROTOCOL_NUMBERS[port.name.protocol]
         self._source: Operand = "ip saddr" if port.family == 4 else "ip6 saddr"
         self._target = _TARGETS[port.family]
         self._endpoint: tuple[Field, Field] = ("ipv4_addr" if port.family == 4 else "ipv6_addr", "inet_service")

@@ -13,10 +13,8 @@ from percale.agent.network.backend_process import BACKEND, BackendSupervisor
 from percale.agent.problems import Problems
 from percale.backend.protocol import LocalNode
 from percale.errors import StateError
-from percale.kernel.protocol import Interface
 from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec, make_lease
 
-ETH0 = Interface("eth0", 2, None, 1500, up=True, carrier=True)
 LEASE = make_lease(SubnetLeaseSpec(node="n2"))
 
 
@@ -24,7 +22,7 @@ class World:
     """A process that does nothing, and its supervisor."""
 
     def __init__(self) -> None:
-        self.node = LocalNode("n1", None, None, None, None, ETH0, ETH0, frozenset())
+        self.node = LocalNode("n1", {}, frozenset())
         self.leases: list[SubnetLease] = []
         self.broken: StateError | None = None
         self.configured: asyncio.Queue[tuple[str, list[SubnetLease]]] = asyncio.Queue()

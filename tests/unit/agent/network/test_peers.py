@@ -5,16 +5,16 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network
-from typing import Any
 
 import pytest
 
 from percale.agent.logging import LineLog
 from percale.agent.network.peers import Peers
-from percale.backend.protocol import KernelBackend, LocalNode, PeerObjects
+from percale.backend.protocol import KernelBackend, LocalFamily, LocalNode, PeerObjects
 from percale.kernel.protocol import Interface
+from percale.model.ip_family import Family
 from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec, make_lease
-from percale.render.network.tunnels import peer_element
+from percale.render.network.elements import Element
 from percale.render.objects import KernelObject, Route
 
 ETH0 = Interface("eth0", 2, "02:00:00:00:00:01", 1500, up=True, carrier=True)
@@ -22,7 +22,7 @@ ETH0 = Interface("eth0", 2, "02:00:00:00:00:01", 1500, up=True, carrier=True)
 
 def local(public_ip: str = "192.168.0.1") -> LocalNode:
     subnet = IPv4Network("10.244.1.0/24")
-    return LocalNode("n1", subnet, None, IPv4Address(public_ip), None, ETH0, ETH0, frozenset())
+    return LocalNode("n1", {Family.IPV4: LocalFamily(subnet, ETH0, IPv4Address(public_ip))}, frozenset())
 
 
 def lease(number: int, *, public_ip: str | None = None, node: str | None = None) -> SubnetLease:
@@ -53,9 +53,6 @@ class Plain(KernelBackend):
     def pod_mtu(self, _node: LocalNode) -> int:
         return 1500
 
-    def lease_data(self, _node: LocalNode) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-        return None, None
-
     def check(self, _node: LocalNode) -> None:
         return None
 
@@ -70,10 +67,14 @@ class World:
         self.declared: list[tuple[str, tuple[KernelObject, ...]]] = []
         self.log = io.StringIO()
         self.backend = Plain()
-        self.peers = Peers(local(), self.backend, self._want, LineLog("text", self.log))
+        self.elements: dict[str, tuple[Element, ...]] = {}
+        self.peers = Peers(local(), self.backend, self._want, self._want_elements, LineLog("text", self.log))
 
     def _want(self, source: str, objects: Iterable[KernelObject]) -> None:
         self.declared.append((source, tuple(objects)))
+
+    def _want_elements(self, source: str, elements: Iterable[Element]) -> None:
+        self.elements[source] = tuple(elements)
 
     def take_declared(self) -> list[tuple[str, tuple[KernelObject, ...]]]:
         declared, self.declared = self.declared, []
@@ -81,8 +82,7 @@ class World:
 
 
 def routes(number: int, via: str | None = None) -> tuple[KernelObject, ...]:
-    address = IPv4Address(via or f"192.168.0.{number}")
-    return (Route(IPv4Network(f"10.244.{number}.0/24"), "eth0", address), peer_element(address))
+    return (Route(IPv4Network(f"10.244.{number}.0/24"), "eth0", IPv4Address(via or f"192.168.0.{number}")),)
 
 
 @pytest.fixture
@@ -99,6 +99,18 @@ def test_the_first_snapshot_is_one_line_and_leaves_our_own_lease_out() -> None:
     assert world.take_declared() == [("peer/10.244.2.0-24", routes(2)), ("peer/10.244.3.0-24", routes(3))]
     assert world.log.getvalue().count("\n") == 1
     assert "peers known  reached=2 of=2" in world.log.getvalue()
+
+
+def test_the_guards_know_the_public_addresses_of_peers_that_are_reached(world: World) -> None:
+    assert world.elements == {
+        f"peer/10.244.{number}.0-24": (Element("ip", "peers", (IPv4Address(f"192.168.0.{number}"),)),)
+        for number in (2, 3, 4)
+    }
+    world.peers.put(lease(3, public_ip="192.168.0.99"))
+    assert world.elements["peer/10.244.3.0-24"] == (Element("ip", "peers", (IPv4Address("192.168.0.99"),)),)
+    world.peers.remove(lease(2))
+    world.peers.put(lease(4, node="n1"))
+    assert world.elements["peer/10.244.2.0-24"] == world.elements["peer/10.244.4.0-24"] == ()
 
 
 def test_one_change_asks_the_backend_once_and_touches_one_source(world: World) -> None:

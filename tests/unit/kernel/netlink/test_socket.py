@@ -16,8 +16,6 @@ from percale.kernel.netlink import link, route, tc
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.netlink.ifinfo import mac_text
 from percale.kernel.netlink.socket import Message
-from percale.kernel.nftables import element_codec
-from percale.kernel.nftables.element_codec import Raw, Shape
 from percale.render.link_kinds import Bridge, Veth, VethPeer, Vxlan
 from percale.render.objects import Address, FdbEntry, IPAddress, Link, Neighbour, Route, Shaper
 
@@ -179,83 +177,6 @@ def test_a_shaper_there_and_back() -> None:
     assert tc.decode_shaper(request.body) == (10_000_000, 800_000)
 
 
-def shape(kinds: tuple[int, ...], *, interval: bool = False, length: int = 0) -> Shape:
-    packed = 0
-    for kind in kinds:
-        packed = packed << 6 | kind
-    found = {
-        2: b"some\0",
-        3: (element_codec.INTERVAL if interval else 0).to_bytes(4, "big"),
-        4: packed.to_bytes(4, "big"),
-        5: length.to_bytes(4, "big"),
-    }
-    return element_codec.decode_shape("ip", found)
-
-
-def back(shape: Shape, *encoded: bytes) -> list[element_codec.Match]:
-    raws = [element_codec.decode_entry(entry) for data in encoded for _, entry in netlink.attribute_list(data)]
-    return list(element_codec.decode(shape, [raw for raw in raws if raw is not None]))
-
-
-@pytest.mark.parametrize(
-    ("kinds", "match"),
-    [
-        ((7,), (ip_address("10.0.0.1"),)),
-        ((8,), (ip_address("fd00::1"),)),
-        ((41, 7), ("veth0", ip_address("10.0.0.1"))),
-        ((41, 9), ("veth0", "02:00:00:00:00:01")),
-        ((7, 12, 13), (ip_address("10.0.0.1"), 6, 443)),
-        ((19,), (0x4000,)),
-    ],
-)
-def test_elements_there_and_back(kinds: tuple[int, ...], match: element_codec.Match) -> None:
-    assert back(shape(kinds), element_codec.encode(shape(kinds), match)) == [match]
-
-
-@given(st.sets(st.integers(0, 255), min_size=1))
-def test_intervals_there_and_back_side_by_side_too(numbers: set[int]) -> None:
-    kind = shape((7,), interval=True)
-    networks = [(IPv4Network((number << 24, 8)),) for number in sorted(numbers)]
-    assert back(kind, *(element_codec.encode(kind, network) for network in reversed(networks))) == networks
-
-
-def test_the_interval_of_all_addresses() -> None:
-    kind = shape((8,), interval=True)
-    assert back(kind, element_codec.encode(kind, (ip_network("::/0"),))) == [(ip_network("::/0"),)]
-
-
-def test_a_range_that_is_no_network_comes_as_several() -> None:
-    kind = shape((7,), interval=True)
-    raws = [Raw(ip_address("10.0.0.1").packed), Raw(ip_address("10.0.0.4").packed, starts=False)]
-    assert list(element_codec.decode(kind, raws)) == [(ip_network("10.0.0.1/32"),), (ip_network("10.0.0.2/31"),)]
-
-
-def test_concatenated_intervals_have_a_key_and_an_end() -> None:
-    kind = shape((7, 13), interval=True)
-    match = (ip_network("10.0.0.0/8"), 443)
-    assert back(kind, element_codec.encode(kind, match)) == [match]
-
-
-@pytest.mark.parametrize(
-    "match",
-    [
-        (),
-        ("veth0",),
-        (ip_address("10.0.0.1"), "veth0"),
-        ("veth0", ip_address("fd00::1")),
-        ("x" * 20, ip_address("10.0.0.1")),
-    ],
-)
-def test_an_element_that_does_not_fit_its_set_says_so(match: element_codec.Match) -> None:
-    with pytest.raises(OSError, match="some"):
-        element_codec.encode(shape((41, 7)), match)
-
-
-def test_a_set_of_a_type_without_an_encoding_says_so() -> None:
-    with pytest.raises(OSError, match="data type number 26"):
-        shape((26,))
-
-
 def test_a_change_that_is_too_much_for_one_send_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
     edge = netlink.Request(0, 0, b"")
     with closing(netlink.Socket(netlink.NETFILTER)) as socket:
@@ -266,10 +187,3 @@ def test_a_change_that_is_too_much_for_one_send_says_what_to_type(monkeypatch: p
         ) as raised:
             socket.commit(edge, [netlink.Request(0, 0, bytes(100_000))], edge)
         assert raised.value.errno == errno.EMSGSIZE
-
-
-@pytest.mark.parametrize("size", [4, 16])
-def test_an_integer_is_as_long_as_the_key_leaves_it(size: int) -> None:
-    known = shape((41, 9, 4), length=16 + 8 + size)
-    match = ("veth0", "02:00:00:00:00:01", (1 << 8 * size) - 2)
-    assert back(known, element_codec.encode(known, match)) == [match]

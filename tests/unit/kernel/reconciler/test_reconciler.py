@@ -11,16 +11,15 @@ from typing import Any
 import pytest
 
 from percale.errors import KernelError
-from percale.kernel.protocol import FASTPATH_TABLE, Change, Delete
+from percale.kernel.protocol import Change, Delete
 from percale.kernel.reconciler import reconciler as reconciling
 from percale.kernel.reconciler.reconciler import Reconciler
 from percale.kernel.rtnl.fake import FakeKernel
 from percale.render.link_kinds import Veth, VethPeer
-from percale.render.objects import Address, Link, Route, Ruleset
+from percale.render.objects import Address, Link, Route
 
 ETH0 = Link("eth0", Veth(VethPeer("far0")))
 ADDRESS = Address("eth0", ip_interface("192.168.1.1/24"))
-TABLE = Ruleset("ip", "set pods { type ipv4_addr; }")
 
 
 async def eventually(condition: Callable[[], bool]) -> bool:
@@ -34,15 +33,12 @@ async def eventually(condition: Callable[[], bool]) -> bool:
 async def test_after_lost_events_everything_is_read_again() -> None:
     kernel = FakeKernel()
     reconciler = Reconciler(kernel)
-    absent = asyncio.Event()
-    reconciler.on_removed(FASTPATH_TABLE, absent.set)
     await reconciler.start()
-    reconciler.declare("node", (ETH0, ADDRESS, TABLE))
+    reconciler.declare("node", (ETH0, ADDRESS))
     await reconciler.wait_applied("node")
-    del kernel.objects[ADDRESS.key], kernel.objects[TABLE.key]
+    del kernel.objects[ADDRESS.key]
     kernel.lose_events()
-    assert await eventually(lambda: ADDRESS.key in kernel.objects and TABLE.key in kernel.objects)
-    assert await eventually(absent.is_set)  # it may be: told on the loop, which may come to it later
+    assert await eventually(lambda: ADDRESS.key in kernel.objects)
     await reconciler.stop()
     assert kernel.closed
 
@@ -64,6 +60,22 @@ async def test_a_broken_socket_is_a_problem_and_tried_again() -> None:
     assert await eventually(lambda: ADDRESS.key in kernel.objects)
     await reconciler.wait_applied("node")
     assert reconciler.problems == {}
+    await reconciler.stop()
+
+
+async def test_each_batch_is_told_with_its_duration_and_its_results() -> None:
+    batches: list[tuple[float, Sequence[OSError | None]]] = []
+    kernel = FakeKernel()
+    kernel.refuse(ADDRESS.key)
+    reconciler = Reconciler(kernel, on_batch=lambda *batch: batches.append(batch))
+    await reconciler.start()
+    reconciler.declare("node", (ETH0, ADDRESS))
+    with pytest.raises(KernelError):
+        await reconciler.wait_applied("node")
+    seconds, (done, refused) = batches[0]
+    assert seconds > 0
+    assert done is None
+    assert refused is not None
     await reconciler.stop()
 
 

@@ -18,7 +18,6 @@ from percale.kernel.rtnl.fake import FakeKernel
 from percale.render.link_kinds import Bridge, Ifb, Veth, VethPeer, Vxlan
 from percale.render.objects import (
     Address,
-    Element,
     FdbEntry,
     KernelObject,
     Key,
@@ -26,7 +25,6 @@ from percale.render.objects import (
     Neighbour,
     Redirect,
     Route,
-    Ruleset,
     Shaper,
     Sysctl,
 )
@@ -36,7 +34,6 @@ FLANNEL = Link("flannel.1", Vxlan(1, ip_address("192.168.1.1"), "eth0"), mtu=145
 POD = Link("pod0", Veth(VethPeer("pod1")), mtu=1450, master="cni0")
 DST = ip_network("10.244.2.0/24")
 VIA = ip_address("10.244.2.0")
-TABLE = Ruleset("ip", "set pods { type ifname . ipv4_addr; }")
 
 VARIANTS: tuple[tuple[KernelObject, ...], ...] = (
     (ETH0, replace(ETH0, mtu=9000)),
@@ -61,8 +58,6 @@ VARIANTS: tuple[tuple[KernelObject, ...], ...] = (
     (Route(ip_network("10.244.0.0/16"), kind="blackhole"),),
     (Shaper("ifb0", 8_000_000, 80_000), Shaper("ifb0", 16_000_000, 80_000)),
     (Redirect("pod0", "ifb0"),),
-    (TABLE, replace(TABLE, text=TABLE.text + "\nset more { type mark; }")),
-    (Element("ip", "pods", ("pod0", ip_address("10.244.1.5"))),),
     (Sysctl("net/ipv4/ip_forward", "1"),),
     (Sysctl("net/ipv6/conf/flannel.1/accept_ra", "0"),),
 )
@@ -217,9 +212,7 @@ def test_no_device_is_removed_before_what_stands_on_it(world: list[KernelObject]
     assert kernel.read() == {}
 
 
-@given(
-    st.permutations([ETH0, FLANNEL, Link("cni0", Bridge()), POD, Address("eth0", ip_interface("10.0.0.1/32")), TABLE])
-)
+@given(st.permutations([ETH0, FLANNEL, Link("cni0", Bridge()), POD, Address("eth0", ip_interface("10.0.0.1/32"))]))
 def test_everything_comes_after_what_it_stands_on(objects: list[KernelObject]) -> None:
     placed: set[Key] = set()
     for change in order((), {obj.key: obj for obj in objects}):

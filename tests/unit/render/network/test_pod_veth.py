@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from percale.ipam.subnet_plan import NodeSubnets
 from percale.kernel.plan import dependencies_of
+from percale.model.subnet_lease import NodeSubnets
 from percale.render.link_kinds import Bridge, Ifb, Veth, VethPeer
 from percale.render.network.base_chains import POD_DEVICE_PREFIX
+from percale.render.network.elements import Element
 from percale.render.network.pod_veth import (
     HOST_MAC,
     Limit,
@@ -20,6 +21,7 @@ from percale.render.network.pod_veth import (
     Wiring,
     bridge_objects,
     gateway_of,
+    guard_elements,
     host_device,
     host_objects,
     pod_interface,
@@ -28,7 +30,6 @@ from percale.render.network.pod_veth import (
 )
 from percale.render.objects import (
     Address,
-    Element,
     IPInterface,
     KernelObject,
     Link,
@@ -74,6 +75,8 @@ def test_a_routed_pod() -> None:
         Route(ip_network("10.1.0.7/32"), DEVICE),
         Neighbour(DEVICE, V6, MAC),
         Route(ip_network("fd00:1::7/128"), DEVICE),
+    )
+    assert guard_elements(wires()) == (
         Element("ip", "sources", (DEVICE, V4)),
         Element("ip", "quoted", (DEVICE, int(V4))),
         Element("ip6", "sources", (DEVICE, V6)),
@@ -94,6 +97,8 @@ def test_a_bridged_pod() -> None:
     assert host_objects(wires("bridge"), 7) == (
         Link(DEVICE, Veth(VethPeer("eth0", 7, MAC, 1450)), mtu=1450, master="cni0", hairpin=True, arp=False),
         Sysctl(f"net/ipv6/conf/{DEVICE}/disable_ipv6", "1"),
+    )
+    assert guard_elements(wires("bridge")) == (
         Element("bridge", "sources", (DEVICE, MAC, V4)),
         Element("bridge", "quoted", (DEVICE, int(V4))),
         Element("bridge", "sources6", (DEVICE, MAC, V6)),
@@ -119,7 +124,7 @@ def test_the_bridge_has_flannels_addresses_and_a_mac_that_stays() -> None:
     assert bridge_objects(DUAL)[0] == link
 
 
-def versions(objects: tuple[KernelObject, ...]) -> set[int]:
+def versions(objects: tuple[KernelObject | Element, ...]) -> set[int]:
     """The families that addresses, routes, neighbours and elements speak of."""
     found: set[int] = set()
     for obj in objects:
@@ -140,7 +145,7 @@ def versions(objects: tuple[KernelObject, ...]) -> set[int]:
 def test_only_the_pods_own_families(wiring: Wiring, families: str, expected: set[int]) -> None:
     mine = wires(wiring, families)
     assert versions(pod_objects(mine)) == expected
-    assert versions(host_objects(mine)) == expected
+    assert versions((*host_objects(mine), *guard_elements(mine))) == expected
 
 
 def test_a_pod_of_one_family_has_no_link_local_way_to_the_node() -> None:

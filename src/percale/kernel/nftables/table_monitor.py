@@ -1,0 +1,90 @@
+"""Tells of foreign changes of one table, on the event loop, gathered. `table.py` and `text_table.py` have one each."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Callable
+
+from percale.kernel.netlink import socket as netlink
+from percale.kernel.netlink.socket import attributes, string
+from percale.kernel.netns import NetnsExecutor
+from percale.kernel.nftables.commit import SUBSYSTEM, EventSubscriptions
+from percale.kernel.nftables.messages import FAMILIES, NEWGENERATION, TABLE_OF_ANYTHING
+from percale.render.nft.objects import TableName
+
+GATHERING = 0.02
+"""Seconds that notifications of foreign changes are collected."""
+
+
+class TableMonitor:
+    """All methods but `open` and `close` are called on the event loop."""
+
+    def __init__(self, table: TableName, subscriptions: EventSubscriptions) -> None:
+        self.touched = False
+        """A foreign change has happened since the start."""
+        self._table = table
+        self._subscriptions = subscriptions
+        self._callbacks: list[Callable[[], None]] = []
+        self._socket: netlink.Socket | None = None
+        self._due: asyncio.TimerHandle | None = None
+
+    def on_foreign_change(self, callback: Callable[[], None]) -> None:
+        self._callbacks.append(callback)
+
+    def open(self, netns: NetnsExecutor, own_port: int | None, loop: asyncio.AbstractEventLoop) -> None:
+        """Subscribe; what requests of `own_port` change is not told. Blocks; raises OSError."""
+        self._socket = netns.run(lambda: netlink.Socket(netlink.NETFILTER))
+        if own_port is not None:
+            self._socket.ignore(own_port)
+        self._subscriptions.subscribe(self._socket, lambda: loop.call_soon_threadsafe(self._plan_to_tell))
+
+    def listen(self) -> None:
+        """After `open`."""
+        assert self._socket is not None
+        asyncio.get_running_loop().add_reader(self._socket.fileno(), self._read)
+
+    def silence(self) -> None:
+        """Before `close`."""
+        if self._socket is not None:
+            asyncio.get_running_loop().remove_reader(self._socket.fileno())
+        if self._due is not None:
+            self._due.cancel()
+
+    def close(self) -> None:
+        """Waits for a commit in progress. Blocks."""
+        if self._socket is not None:
+            self._subscriptions.unsubscribe(self._socket)
+            self._socket.close()
+            self._socket = None
+
+    def _read(self) -> None:
+        """One datagram at a time, so that a burst does not block the loop."""
+        assert self._socket is not None
+        touched = True
+        try:
+            messages = self._socket.receive(wait=False)
+            touched = self._due is None and any(map(self._concerns, messages))
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:  # some were lost: they may have been about our table
+                raise
+        if touched:
+            self._plan_to_tell()
+
+    def _concerns(self, message: netlink.Message) -> bool:
+        subsystem, kind = divmod(message.type, 1 << 8)
+        if subsystem != SUBSYSTEM or kind == NEWGENERATION or message.body[0] != FAMILIES[self._table.family]:
+            return False
+        return string(attributes(message.body, 4).get(TABLE_OF_ANYTHING, b"")) == self._table.name
+
+    def _plan_to_tell(self) -> None:
+        self.touched = True
+        if self._due is None:
+            self._due = asyncio.get_running_loop().call_later(GATHERING, self._tell)
+
+    def _tell(self) -> None:
+        self._due = None
+        for callback in self._callbacks:
+            callback()

@@ -1,0 +1,29 @@
+"""The two address families, in place of a pair of everything."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from ipaddress import IPv4Network, IPv6Network
+from typing import Literal
+
+
+class Family(IntEnum):
+    """By IP version: `Family(address.version)`, `f"IPv{family}"`. IPv4 comes first wherever both are listed."""
+
+    IPV4 = 4
+    IPV6 = 6
+
+    @property
+    def network_type(self) -> type[IPv4Network | IPv6Network]:
+        """Of `ipaddress`."""
+        return IPv4Network if self is Family.IPV4 else IPv6Network
+
+    @property
+    def everything(self) -> IPv4Network | IPv6Network:
+        """The default route's destination."""
+        return self.network_type((0, 0))
+
+    @property
+    def nft(self) -> Literal["ip", "ip6"]:
+        """nftables' name, of tables and in expressions."""
+        return "ip" if self is Family.IPV4 else "ip6"
