@@ -17,7 +17,7 @@ from percale.agent.config.settings import AgentConfig
 from percale.agent.events import Events
 from percale.agent.http.listener import listen, wait_for_connection
 from percale.agent.logging import LineLog
-from percale.agent.metrics import MeasuredDriver, Metrics
+from percale.agent.metrics import Metrics
 from percale.agent.problems import Problems
 from percale.agent.reporter import StatusReporter
 from percale.agent.systemd import notify
@@ -44,7 +44,7 @@ class AgentContext:
         self.events = Events(config.node, self.store, self.problems)
         self.subscriptions = EventSubscriptions()
         driver = _driver(self.log_command)
-        self.reconciler = Reconciler(MeasuredDriver(driver, self.metrics), on_problem=on_rejected)
+        self.reconciler = Reconciler(driver, on_problem=on_rejected, on_batch=self.metrics.batch_applied)
         self._started_at = time.monotonic()
 
     def nft_table(self, spec: TableSpec, *, most_bytes: int | None = None) -> KernelNftTable:
@@ -85,6 +85,4 @@ def _driver(log_command: Callable[[str], None] | None) -> KernelDriver:
     try:
         return KernelDriver(log_command=log_command)
     except OSError as error:
-        raise KernelError(
-            error.strerror or str(error), errno=error.errno or 0, where="opening netlink", hint="run as root"
-        ) from error
+        raise KernelError.from_os(error, where="opening netlink", hint="run as root") from error

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 
 from msgspec import Struct
 from prometheus_client import (
@@ -17,8 +16,6 @@ from prometheus_client import (
 
 from percale import __version__
 from percale.agent.status import Addresses
-from percale.kernel.protocol import Change, Driver, KernelEvent, Underlay
-from percale.render.objects import KernelObject, Key, Sysctl
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 """The buckets of all histograms."""
@@ -64,9 +61,9 @@ class Metrics:
         self.store_events = counter("store_events", "Watch events received from the store.", "type")
         self._cni_requests = counter("cni_requests", "CNI requests from the container runtime.", "verb", "result")
         self._cni_seconds = histogram("cni_seconds", "Duration of CNI requests in seconds.", "verb")
-        self.batches = counter("kernel_batches", "Batches of changes applied to the kernel.")
-        self.changes = counter("kernel_changes", "Changes applied to the kernel.")
-        self.refused = counter("kernel_refused", "Changes rejected by the kernel.")
+        self._batches = counter("kernel_batches", "Batches of changes applied to the kernel.")
+        self._changes = counter("kernel_changes", "Changes applied to the kernel.")
+        self._refused = counter("kernel_refused", "Changes rejected by the kernel.")
         self.flows_cut = counter("flows_cut", "Established connections blocked by a policy change.")
         self.flows_restored = counter(
             "flows_restored", "Blocked connections unblocked because policies allow them again."
@@ -74,13 +71,20 @@ class Metrics:
         self.flows_forgotten = counter(
             "flows_forgotten", "UDP conntrack entries deleted because their endpoint is gone."
         )
-        self.batch_seconds = histogram("kernel_batch_seconds", "Duration of kernel batches in seconds.")
+        self._batch_seconds = histogram("kernel_batch_seconds", "Duration of kernel batches in seconds.")
 
     def cni_answered(self, verb: str, code: int, seconds: float) -> None:
         """`code` is the plugin's exit code."""
         known = verb if verb in _VERBS else "other"
         self._cni_requests.labels(known, "ok" if code == 0 else "refused").inc()
         self._cni_seconds.labels(known).observe(seconds)
+
+    def batch_applied(self, seconds: float, results: Sequence[OSError | None]) -> None:
+        """The reconciler has applied a batch of changes."""
+        self._batch_seconds.observe(seconds)
+        self._batches.inc()
+        self._changes.inc(len(results))
+        self._refused.inc(sum(result is not None for result in results))
 
     def render(self, now: GaugeValues) -> bytes:
         """The exposition text."""
@@ -93,35 +97,3 @@ class Metrics:
             self._used.labels(addresses.subnet).set(addresses.used)
             self._free.labels(addresses.subnet).set(addresses.free)
         return generate_latest(self.registry)
-
-
-class MeasuredDriver:
-    """Counts and times a driver's batches."""
-
-    def __init__(self, driver: Driver, metrics: Metrics) -> None:
-        self._driver = driver
-        self._metrics = metrics
-
-    def read(self) -> dict[Key, KernelObject]:
-        return self._driver.read()
-
-    def apply(self, changes: Sequence[Change]) -> Sequence[OSError | None]:
-        began = time.perf_counter()
-        results = self._driver.apply(changes)
-        self._metrics.batch_seconds.observe(time.perf_counter() - began)
-        self._metrics.batches.inc()
-        self._metrics.changes.inc(len(changes))
-        self._metrics.refused.inc(sum(result is not None for result in results))
-        return results
-
-    def underlay(self) -> Underlay:
-        return self._driver.underlay()
-
-    def changed_sysctls(self, settings: Sequence[Sysctl]) -> Sequence[Sysctl]:
-        return self._driver.changed_sysctls(settings)
-
-    def follow(self, on_events: Callable[[Iterable[KernelEvent]], None]) -> None:
-        self._driver.follow(on_events)
-
-    def close(self) -> None:
-        self._driver.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 from ipaddress import IPv4Network, IPv6Network
+from typing import Literal
 
 
 class Family(IntEnum):
@@ -21,3 +22,8 @@ class Family(IntEnum):
     def everything(self) -> IPv4Network | IPv6Network:
         """The default route's destination."""
         return self.network_type((0, 0))
+
+    @property
+    def nft(self) -> Literal["ip", "ip6"]:
+        """nftables' name, of tables and in expressions."""
+        return "ip" if self is Family.IPV4 else "ip6"

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from ipaddress import ip_network
 from typing import Any
 
-import msgspec
 import pytest
+from tests import builders
+from tests.builders import endpoint_slice
 
 from percale.controllers.admission import admit
 from percale.controllers.service_networks import ServiceNetworks
 from percale.errors import BadManifest, BadManifests
-from percale.model.endpoints import EndpointSlice
 from percale.model.manifest.decode import ManifestEntry, Source
 from percale.model.meta import Object
 from percale.model.service import Service
@@ -19,10 +20,7 @@ from percale.model.service import Service
 NETWORKS = ServiceNetworks((ip_network("10.96.0.0/16"),), ())
 
 
-def service(name: str, **spec: Any) -> Service:
-    return msgspec.convert(
-        {"metadata": {"name": name, "namespace": "shop"}, "spec": {"ports": [{"port": 80}], **spec}}, Service
-    )
+service = partial(builders.service, namespace="shop")
 
 
 def found(*objects: Object) -> list[ManifestEntry]:
@@ -68,10 +66,7 @@ def test_what_cannot_be_is_refused_with_the_place(bad: Object, said: str) -> Non
 
 
 def test_all_errors_are_told() -> None:
-    slice_ = msgspec.convert(
-        {"metadata": {"name": "s", "namespace": "shop"}, "addressType": "IPv4", "endpoints": [{"addresses": ["::1"]}]},
-        EndpointSlice,
-    )
+    slice_ = endpoint_slice("web", "::1", name="s", namespace="shop", family="IPv4")
     with pytest.raises(BadManifests) as raised:
         admit(found(service("a", ports=[]), slice_), (), NETWORKS)
     first, second = raised.value.lines

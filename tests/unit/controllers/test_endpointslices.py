@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from tests import builders
 from tests.unit.service.building import build
 
 from percale.controllers.endpointslices import endpoint_slices_for
 from percale.controllers.offline import with_generated_slices
-from percale.model.condition import Condition
 from percale.model.endpoints import (
     EndpointAddress,
     EndpointConditions,
@@ -21,7 +20,7 @@ from percale.model.endpoints import (
     ForZone,
 )
 from percale.model.meta import ObjectMeta
-from percale.model.pod import Container, ContainerPort, Pod, PodIP, PodSpec, PodStatus
+from percale.model.pod import ContainerPort, Pod
 from percale.model.service import Service
 from percale.service.endpoints_mirroring import MAX_ENDPOINTS_PER_SUBSET, mirrored_slices
 
@@ -29,29 +28,19 @@ from percale.service.endpoints_mirroring import MAX_ENDPOINTS_PER_SUBSET, mirror
 def pod(
     name: str,
     *ips: str,
-    ready: bool = True,
-    phase: Any = "Running",
+    phase: str = "Running",
     leaving: bool = False,
-    node: str | None = "n1",
     labels: dict[str, str] | None = None,
-    ports: Sequence[ContainerPort] = (),
-    namespace: str = "ns1",
-    **spec: Any,
+    **fields: Any,
 ) -> Pod:
-    return Pod(
-        metadata=ObjectMeta(
-            name=name,
-            namespace=namespace,
-            uid=f"uid-{name}",
-            labels={"app": "web"} if labels is None else labels,
-            deletionTimestamp="2026-01-01T00:00:00Z" if leaving else None,
-        ),
-        spec=PodSpec(containers=(Container(name="c", ports=tuple(ports)),), nodeName=node, **spec),
-        status=PodStatus(
-            phase=phase,
-            podIPs=tuple(PodIP(ip=each) for each in ips),
-            conditions=(Condition(type="Ready", status="True" if ready else "False"),),
-        ),
+    """In namespace ns1, of the Service, and Ready."""
+    return builders.pod(
+        name,
+        *ips,
+        labels={"app": "web"} if labels is None else labels,
+        meta={"uid": f"uid-{name}", "deletionTimestamp": "2026-01-01T00:00:00Z" if leaving else None},
+        status={"phase": phase},
+        **{"namespace": "ns1", "ready": True, **fields},
     )
 
 

@@ -8,64 +8,42 @@ from typing import Any
 import msgspec
 import pytest
 from msgspec.structs import replace
+from tests import builders
+from tests.unit.controllers.cluster import Cluster
 
-from percale.controllers import cluster_dns, control_loop
+from percale.controllers import cluster_dns
 from percale.controllers.service_networks import ServiceNetworks
-from percale.controllers.workloads import Delete, Write
+from percale.controllers.workloads import Write
 from percale.model.endpoints import Endpoints, EndpointSlice
-from percale.model.meta import Object, ObjectKey, ObjectMeta
-from percale.model.node import Node
+from percale.model.meta import Object, ObjectKey
 from percale.model.pod import Pod
-from percale.model.service import LoadBalancerIngress, LoadBalancerStatus, Service, ServiceStatus
-from percale.store.cache import World
+from percale.model.service import Service
 
 NETWORKS = ServiceNetworks((ip_network("10.96.0.0/16"), ip_network("fd00:96::/112")), (ip_network("198.51.100.0/28"),))
 LABELS = {"app": "web"}
 
 
 def service(name: str = "web", **spec: Any) -> Service:
-    spec = {"selector": LABELS, "ports": [{"port": 80}], **spec}
-    return msgspec.convert({"metadata": {"name": name, "namespace": "shop", "uid": name}, "spec": spec}, Service)
+    return builders.service(name, namespace="shop", meta={"uid": name}, **{"selector": LABELS, **spec})
 
 
-def pod(name: str, address: str, *, ready: bool = True, labels: dict[str, str] = LABELS, **metadata: str) -> Pod:
-    plain = {
-        "metadata": {"name": name, "namespace": "shop", "labels": labels, "uid": name, **metadata},
-        "spec": {"containers": [{"name": "c", "ports": [{"name": "http", "containerPort": 8080}]}], "nodeName": "n1"},
-        "status": {
-            "phase": "Running",
-            "hostIP": "192.168.1.2",
-            "podIPs": [{"ip": address}],
-            "conditions": [{"type": "Ready", "status": "True" if ready else "False"}],
-        },
-    }
-    return msgspec.convert(plain, Pod)
+def pod(name: str, address: str, *, ready: bool = True, labels: dict[str, str] = LABELS, **meta: str) -> Pod:
+    return builders.pod(
+        name,
+        address,
+        namespace="shop",
+        labels=labels,
+        ports=[{"name": "http", "containerPort": 8080}],
+        ready=ready,
+        meta={"uid": name, **meta},
+        status={"hostIP": "192.168.1.2"},
+    )
 
 
-class Lab:
-    """A world that takes the planner's writes until there are none."""
-
+class Lab(Cluster):
     def __init__(self, *objects: Object) -> None:
-        self.world = World()
-        self.problems: list[str] = []
-        for obj in (Node(metadata=ObjectMeta(name="n1")), *objects):
-            self.world.put(obj)
+        super().__init__(NETWORKS, builders.node(), *objects)
         self.settle()
-
-    def settle(self) -> list[Write]:
-        done: list[Write] = []
-        for _ in range(10):
-            plan = control_loop.plan(self.world, (), NETWORKS)
-            self.problems = plan.problems
-            if not plan.writes:
-                return done
-            done += plan.writes
-            for write in plan.writes:
-                if isinstance(write, Delete):
-                    self.world.drop(write.object)
-                else:
-                    self.world.put(write.object)
-        raise AssertionError(f"no rest: {plan}")
 
     def put(self, obj: Object) -> list[Write]:
         self.world.put(obj)
@@ -114,10 +92,7 @@ def test_a_service_that_goes_takes_its_slices_and_endpoints_along() -> None:
 
 
 def test_peoples_own_slices_stay_and_keep_their_names() -> None:
-    labels = {"kubernetes.io/service-name": "web"}
-    own = EndpointSlice(
-        metadata=ObjectMeta(name="web-ipv4-0", namespace="shop", labels=labels, uid="own"), addressType="IPv4"
-    )
+    own = builders.endpoint_slice("web", name="web-ipv4-0", namespace="shop")
     lab = Lab(service(), own, pod("a", "10.244.1.2"))
     assert lab.world.get(EndpointSlice, own.key) == own
     assert list(lab.endpoints()) == ["10.244.1.2"]
@@ -193,8 +168,8 @@ def test_load_balancers_get_an_address_of_the_pool_each() -> None:
 
 
 def test_an_address_that_is_none_is_nobodys_and_the_others_have_theirs() -> None:
-    status = ServiceStatus(loadBalancer=LoadBalancerStatus(ingress=(LoadBalancerIngress(ip="neither"),)))
-    lab = Lab(replace(service("odd", type="LoadBalancer"), status=status), service("a", type="LoadBalancer"))
+    odd = builders.service("odd", namespace="shop", ingress=["neither"], type="LoadBalancer")
+    lab = Lab(odd, service("a", type="LoadBalancer"))
     assert [each.ip for each in lab.service("a").status.loadBalancer.ingress] == ["198.51.100.1"]
 
 

@@ -7,15 +7,16 @@ from ipaddress import ip_network
 
 import pytest
 from msgspec.structs import replace
+from tests import builders
+from tests.builders import metadata, node
+from tests.unit.controllers.cluster import READY, Cluster
 
-from percale.controllers import control_loop
 from percale.controllers.scheduler import Scheduler, Unschedulable
 from percale.controllers.service_networks import ServiceNetworks
-from percale.controllers.workloads import Change, Create, Delete, Write, template_hash, unused_names
-from percale.model.condition import Condition
-from percale.model.meta import Object, ObjectKey, ObjectMeta
-from percale.model.node import Node, NodeSpec
-from percale.model.pod import Container, ContainerPort, Pod, PodSpec, PodStatus, PodTemplateSpec, Protocol
+from percale.controllers.workloads import Create, Delete, template_hash, unused_names
+from percale.model.meta import Object, ObjectMeta
+from percale.model.node import Node
+from percale.model.pod import Container, Pod, PodSpec, PodStatus, PodTemplateSpec, Protocol
 from percale.model.selector import LabelSelector
 from percale.model.workloads import (
     DaemonSet,
@@ -28,14 +29,8 @@ from percale.model.workloads import (
     StatefulSet,
     StatefulSetSpec,
 )
-from percale.store.cache import World
 
-NETWORKS = ServiceNetworks((ip_network("10.96.0.0/16"),), ())
-READY = PodStatus(phase="Running", hostIP="192.168.1.2", conditions=(Condition(type="Ready", status="True"),))
-
-
-def node(name: str, **labels: str) -> Node:
-    return Node(metadata=ObjectMeta(name=name, labels=labels))
+SSD = {"disk": "ssd"}
 
 
 def template(image: str = "nginx", **selector: str) -> PodTemplateSpec:
@@ -43,47 +38,16 @@ def template(image: str = "nginx", **selector: str) -> PodTemplateSpec:
     return PodTemplateSpec(spec=spec, metadata=ObjectMeta(labels={"app": "web"}))
 
 
-def meta(name: str = "web") -> ObjectMeta:
-    return ObjectMeta(name=name, namespace="default")
-
-
 def deployment(replicas: int, image: str = "nginx") -> Deployment:
     return Deployment(
-        metadata=meta(), spec=DeploymentSpec(selector=LabelSelector(), template=template(image), replicas=replicas)
+        metadata=metadata("web"),
+        spec=DeploymentSpec(selector=LabelSelector(), template=template(image), replicas=replicas),
     )
 
 
-class Lab:
-    """A world that takes the planner's writes until there are none."""
-
+class Lab(Cluster):
     def __init__(self, *objects: Object) -> None:
-        self.world = World()
-        self.names: set[ObjectKey] = set()
-        for obj in objects:
-            self.world.put(obj)
-
-    def settle(self, *, ready: bool = True) -> list[Write]:
-        writes: list[Write] = []
-        for _ in range(10):
-            plan = control_loop.plan(self.world, self.names, NETWORKS).writes
-            if not plan:
-                return writes
-            writes += plan
-            for write in plan:
-                self._take(write, ready)
-        raise AssertionError(f"no rest: {plan}")
-
-    def _take(self, write: Write, ready: bool) -> None:
-        obj = write.object
-        match write:
-            case Delete():
-                self.world.drop(obj)
-            case Create() if isinstance(obj, Pod):
-                assert self.world.get(Pod, obj.key) is None
-                self.names.add(obj.key)
-                self.world.put(replace(obj, status=READY) if ready and obj.spec.nodeName else obj)
-            case Create() | Change():
-                self.world.put(obj)
+        super().__init__(ServiceNetworks((ip_network("10.96.0.0/16"),), ()), *objects)
 
     @property
     def pods(self) -> dict[str, str | None]:
@@ -172,7 +136,7 @@ def test_a_statefulset_has_numbered_pods_that_keep_their_names() -> None:
         spec = StatefulSetSpec(
             selector=LabelSelector(), template=template(image), replicas=replicas, serviceName="names"
         )
-        return StatefulSet(metadata=meta(), spec=spec)
+        return StatefulSet(metadata=metadata("web"), spec=spec)
 
     lab = Lab(web("a", 12), node("n1"))
     lab.settle()
@@ -192,25 +156,31 @@ def test_a_statefulset_has_numbered_pods_that_keep_their_names() -> None:
 
 def test_a_daemonset_has_one_pod_on_each_node_that_its_selector_fits() -> None:
     spec = DaemonSetSpec(selector=LabelSelector(), template=template(disk="ssd"))
-    lab = Lab(DaemonSet(metadata=meta(), spec=spec), node("n1", disk="ssd"), node("n2"), node("n3", disk="ssd"))
+    lab = Lab(
+        DaemonSet(metadata=metadata("web"), spec=spec),
+        node("n1", labels=SSD),
+        node("n2"),
+        node("n3", labels=SSD),
+    )
     lab.settle()
     assert sorted(filter(None, lab.pods.values())) == ["n1", "n3"]
-    lab.world.put(node("n2", disk="ssd"))
+    lab.world.put(node("n2", labels=SSD))
     lab.world.put(node("n3"))
     lab.settle()
     assert sorted(filter(None, lab.pods.values())) == ["n1", "n2"]
 
 
 def test_a_job_has_as_many_pods_as_may_run_at_once() -> None:
-    lab = Lab(Job(metadata=meta(), spec=JobSpec(template=template(), parallelism=3, completions=2)), node("n1"))
+    lab = Lab(
+        Job(metadata=metadata("web"), spec=JobSpec(template=template(), parallelism=3, completions=2)), node("n1")
+    )
     lab.settle()
     assert len(lab.pods) == 2
     assert all(name.startswith("web-") for name in lab.pods)
 
 
 def test_pods_of_a_node_that_leaves_move_if_a_workload_owns_them() -> None:
-    own = Pod(metadata=meta("own"), spec=PodSpec(containers=(), nodeName="n1"), status=READY)
-    lab = Lab(deployment(2), node("n1"), node("n2"), own)
+    lab = Lab(deployment(2), node("n1"), node("n2"), replace(builders.pod("own"), status=READY))
     lab.settle()
     lab.world.drop(node("n1"))
     lab.settle()
@@ -219,13 +189,13 @@ def test_pods_of_a_node_that_leaves_move_if_a_workload_owns_them() -> None:
 
 
 def test_a_pod_that_fits_nowhere_says_why_and_is_placed_when_it_does() -> None:
-    picky = Pod(metadata=meta("picky"), spec=PodSpec(containers=(), nodeSelector={"disk": "ssd"}))
-    lost = Pod(metadata=meta("lost"), spec=PodSpec(containers=(), nodeName="nowhere"))
-    lab = Lab(picky, lost, node("n1"), node("n2"))
+    lab = Lab(
+        builders.pod("picky", node=None, nodeSelector=SSD), builders.pod("lost", node="nowhere"), node("n1"), node("n2")
+    )
     lab.settle()
     reasons = {pod.metadata.name: pod.status.conditions[0].message for pod in lab.world.all(Pod)}
     assert reasons == {"picky": "none of 2 nodes has the labels disk=ssd", "lost": "there is no node nowhere"}
-    lab.world.put(node("n2", disk="ssd"))
+    lab.world.put(node("n2", labels=SSD))
     lab.settle()
     assert lab.pods == {"picky": "n2", "lost": "nowhere"}
 
@@ -234,17 +204,16 @@ def test_a_pod_that_fits_nowhere_says_why_and_is_placed_when_it_does() -> None:
     ("nodes", "reason"),
     [
         ([], "the lab has no nodes"),
-        ([Node(metadata=ObjectMeta(name="n1"), spec=NodeSpec(unschedulable=True))], "none of 1 nodes takes pods"),
+        ([node("n1", unschedulable=True)], "none of 1 nodes takes pods"),
     ],
 )
 def test_scheduler_without_a_choice(nodes: Iterable[Node], reason: str) -> None:
-    pod = Pod(metadata=meta("p"), spec=PodSpec(containers=()))
-    assert Scheduler(list(nodes)).place(pod) == Unschedulable(reason)
+    assert Scheduler(list(nodes)).place(builders.pod(node=None)) == Unschedulable(reason)
 
 
 def claims(name: str, port: int, protocol: Protocol = "TCP", at: str | None = None) -> Pod:
-    ports = (ContainerPort(containerPort=80, hostPort=port, protocol=protocol, hostIP=at),)
-    return Pod(metadata=meta(name), spec=PodSpec(containers=(Container(name="c", ports=ports),)))
+    ports = [{"containerPort": 80, "hostPort": port, "protocol": protocol, "hostIP": at}]
+    return builders.pod(name, node=None, ports=ports)
 
 
 def test_a_host_port_is_one_pods_on_each_node() -> None:
@@ -264,7 +233,7 @@ def test_names_stay_within_a_label() -> None:
 
 
 def test_a_pod_in_its_grace_period_is_replaced_at_once_but_keeps_its_name() -> None:
-    stateful = StatefulSet(metadata=meta("db"), spec=StatefulSetSpec(selector=LabelSelector(), template=template()))
+    stateful = StatefulSet(metadata=metadata("db"), spec=StatefulSetSpec(selector=LabelSelector(), template=template()))
     lab = Lab(deployment(2), stateful, node("n1"))
     lab.settle()
     for pod in lab.world.all(Pod):

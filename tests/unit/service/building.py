@@ -7,30 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from ipaddress import ip_address
-from typing import Any, Literal
+from typing import Any
+
+from tests.builders import endpoint, endpoint_slice, node, service
 
 from percale.model.addresses import parse_network
-from percale.model.endpoints import (
-    SERVICE_LABEL,
-    Endpoint,
-    EndpointConditions,
-    EndpointHints,
-    EndpointPort,
-    EndpointSlice,
-    ForNode,
-    ForZone,
-)
-from percale.model.meta import Object, ObjectMeta
-from percale.model.node import Node, NodeAddress, NodeStatus
+from percale.model.endpoints import Endpoint, EndpointPort, EndpointSlice
+from percale.model.meta import Object
+from percale.model.node import Node
 from percale.model.pod import Protocol
-from percale.model.service import (
-    LoadBalancerIngress,
-    LoadBalancerStatus,
-    Service,
-    ServicePort,
-    ServiceSpec,
-    ServiceStatus,
-)
+from percale.model.service import Service, ServicePort
 from percale.service.node_context import ZONE_LABEL, ServiceConfig
 from percale.service.packet_lookup import Answer, resolve
 from percale.service.resolver import ServiceResolver
@@ -49,24 +35,11 @@ class Build:
         ip: str | None = "172.30.0.41",
         lb: Sequence[str] = (),
         created: str | None = None,
-        labels: dict[str, str] | None = None,
-        annotations: dict[str, str] | None = None,
-        **spec: Any,
+        **fields: Any,
     ) -> Service:
         """In namespace ns1, with the port p80 unless others are given."""
-        return Service(
-            metadata=ObjectMeta(
-                name=name,
-                namespace="ns1",
-                creationTimestamp=created,
-                labels=labels or {},
-                annotations=annotations or {},
-            ),
-            spec=ServiceSpec(ports=ports or (self.port(),), clusterIP=ip, **spec),
-            status=ServiceStatus(
-                loadBalancer=LoadBalancerStatus(ingress=tuple(LoadBalancerIngress(ip=each) for each in lb))
-            ),
-        )
+        meta, ports = {"creationTimestamp": created}, ports or (self.port(),)
+        return service(name, namespace="ns1", ports=ports, clusterIP=ip, ingress=lb, meta=meta, **fields)
 
     def port(self, number: int = 80, name: str | None = "p80", **fields: Any) -> ServicePort:
         return ServicePort(port=number, name=name, **fields)
@@ -77,39 +50,19 @@ class Build:
         service: str = "svc1",
         index: int = 1,
         ports: Sequence[tuple[str | None, int | None, Protocol]] = (("p80", 80, "TCP"),),
-        family: Literal["IPv4", "IPv6", "FQDN"] = "IPv4",
-        labels: dict[str, str] | None = None,
+        family: str = "IPv4",
+        **fields: Any,
     ) -> EndpointSlice:
         """Endpoints as text are ready: `10.180.0.1` anywhere, `10.180.0.1@n1` on n1."""
-        return EndpointSlice(
-            metadata=ObjectMeta(
-                name=f"{service}-{index}", namespace="ns1", labels={SERVICE_LABEL: service, **(labels or {})}
-            ),
-            addressType=family,
-            endpoints=tuple(self.endpoint(each) if isinstance(each, str) else each for each in endpoints),
-            ports=tuple(EndpointPort(name=name, port=number, protocol=protocol) for name, number, protocol in ports),
-        )
+        made = [EndpointPort(name=name, port=number, protocol=protocol) for name, number, protocol in ports]
+        fields = {"namespace": "ns1", "name": f"{service}-{index}", "ports": made, "family": family, **fields}
+        return endpoint_slice(service, *endpoints, **fields)
 
     def endpoint(
-        self,
-        text: str,
-        *,
-        ready: bool | None = None,
-        serving: bool | None = None,
-        terminating: bool | None = None,
-        nodes: Sequence[str] = (),
-        zones: Sequence[str] = (),
+        self, text: str, *, nodes: Sequence[str] = (), zones: Sequence[str] = (), **conditions: Any
     ) -> Endpoint:
-        address, _, node = text.partition("@")
-        hints = EndpointHints(
-            forNodes=tuple(ForNode(name=each) for each in nodes), forZones=tuple(ForZone(name=each) for each in zones)
-        )
-        return Endpoint(
-            addresses=(address,),
-            conditions=EndpointConditions(ready=ready, serving=serving, terminating=terminating),
-            nodeName=node or None,
-            hints=hints if nodes or zones else None,
-        )
+        hints = {"forNodes": [{"name": each} for each in nodes], "forZones": [{"name": each} for each in zones]}
+        return endpoint(text, conditions=conditions, hints=hints if nodes or zones else None)
 
     def draining(self, text: str) -> Endpoint:
         """Serving while it ends."""
@@ -121,16 +74,7 @@ class Build:
 
     def node(self, *addresses: str, name: str = "n1", zone: str | None = None, external: Sequence[str] = ()) -> Node:
         told = addresses or ("192.168.0.2", "192.168.1.2", "2001:db8::1", "2001:db8:1::2")
-        return Node(
-            metadata=ObjectMeta(name=name, labels={ZONE_LABEL: zone} if zone else {}),
-            status=NodeStatus(
-                addresses=(
-                    NodeAddress(type="Hostname", address=name),
-                    *(NodeAddress(type="ExternalIP", address=each) for each in external),
-                    *(NodeAddress(type="InternalIP", address=each) for each in told),
-                )
-            ),
-        )
+        return node(name, *told, labels={ZONE_LABEL: zone} if zone else {}, external=external)
 
     def table(self, *objects: Object, **config: Any) -> ServiceResolver:
         """Of node n1, whose Node is there unless a Node is given."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
 from ipaddress import ip_address
 from typing import Any, TypeAlias
 
@@ -18,23 +19,22 @@ from msgspec import Struct, field
 
 from percale.errors import BadInput, BadManifest
 from percale.explain.policy_tests.schema import PARTS, Document, Part, ProbeEntry, node_of, pod_of
-from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
 from percale.model.kinds import kinds_of
-from percale.model.manifest.decode import Source, decode_manifest, field_line, read_nodes, text_of, with_namespace
+from percale.model.manifest.decode import Source, decode_manifest, node_at, read_nodes, text_of, with_namespace
 from percale.model.manifest.diagnostics import SourceText, combined, diagnose
 from percale.model.manifest.schema import from_text, without_nulls
-from percale.model.manifest.syntax_tree import Node as Place
+from percale.model.manifest.syntax_tree import Node as SyntaxNode
 from percale.model.manifest.syntax_tree import descend, plain_value
 from percale.model.meta import Object, ObjectKey, ObjectMeta
 from percale.model.namespace import Namespace
-from percale.model.networkpolicy import NetworkPolicy
 from percale.model.node import Node
 from percale.model.pod import Pod
 from percale.model.validation.validators import field_errors
-from percale.policy.compiler import PolicyKey, RuleRef
+from percale.policy.compiled_policy import PolicyKey, RuleRef
+from percale.policy.kinds.registry import POLICY_KINDS
 from percale.policy.rule_terms import FlowProtocol
 
-POLICY_KINDS = kinds_of(NetworkPolicy, ClusterNetworkPolicy)
+_POLICIES = kinds_of(*POLICY_KINDS.object_types)
 
 
 class Probe(Struct, frozen=True):
@@ -60,20 +60,18 @@ class Step(Struct, frozen=True):
     index: int
 
 
-class Text(Struct, frozen=True):
-    """Where a policy is written: in an object of a file, at `path` (`policies[0].`)."""
+class PolicySource(Struct, frozen=True):
+    """Where a policy is written: its node in a parsed file."""
 
-    data: bytes
-    source: Source
-    path: str = ""
+    file: str
+    node: SyntaxNode
 
-    def line(self, field: str) -> str:
-        """`file:line` of a field of the policy; of the policy itself for ""."""
-        path = f"{self.path}{field}".rstrip(".")
-        return f"{self.source.file}:{field_line(self.data, self.source, path)}" if path else str(self.source)
+    def line(self, *path: str | int) -> str:
+        """`file:line` of a field of the policy; of the policy itself without a path."""
+        return f"{self.file}:{descend(self.node, path)[1]}"
 
 
-class Case(Struct, frozen=True):
+class Case(Struct, frozen=True, dict=True):
     """One state of a cluster, and what must be true of it."""
 
     name: str
@@ -84,7 +82,7 @@ class Case(Struct, frozen=True):
     pods: tuple[Pod, ...]
     policies: tuple[Object, ...]
     probes: tuple[Probe, ...]
-    texts: Mapping[PolicyKey, Text]
+    policy_sources: Mapping[PolicyKey, PolicySource]
 
     @property
     def objects(self) -> tuple[Object, ...]:
@@ -95,18 +93,21 @@ class Case(Struct, frozen=True):
         namespace, slash, name = end.rpartition("/")
         if not slash:
             return (end,)
-        key = ObjectKey(namespace, name)
-        return next(tuple(pod.status.addresses) for pod in self.pods if pod.key == key)
+        return self._pod_addresses[ObjectKey(namespace, name)]
+
+    @cached_property
+    def _pod_addresses(self) -> Mapping[ObjectKey, tuple[str, ...]]:
+        return {pod.key: tuple(pod.status.addresses) for pod in self.pods}
 
     def place(self, rule: RuleRef) -> str | None:
         """`file:line` of a rule."""
-        text = self.texts.get(rule.policy)
-        return text.line(f"spec.{rule.direction}[{rule.position}]") if text is not None else None
+        source = self.policy_sources.get(rule.policy)
+        return source.line(*rule.field) if source is not None else None
 
     def policy_place(self, policy: PolicyKey) -> str | None:
         """`file:line` of a policy."""
-        text = self.texts.get(policy)
-        return text.line("") if text is not None else None
+        source = self.policy_sources.get(policy)
+        return source.line() if source is not None else None
 
 
 Read: TypeAlias = Callable[[str], tuple[str, bytes]]
@@ -124,7 +125,7 @@ def decode_cases(data: bytes, file: str, read: Read = _nothing) -> tuple[Case, .
     faults: list[BadManifest] = []
     try:
         for index, node in enumerate(read_nodes(text, file)):
-            decoding = _Decoding(data, text, Source(file, node.line, index), node, read)
+            decoding = _Decoding(text, Source(file, node.line, index), node, read)
             case = decoding.case()
             faults += decoding.faults
             if case is not None:
@@ -150,10 +151,9 @@ def in_sequence(cases: Iterable[Case]) -> list[tuple[Case, ...]]:
 class _Decoding(Struct, frozen=True):
     """One document; `faults` collects what is wrong with it."""
 
-    data: bytes
     text: str
     source: Source
-    node: Place
+    node: SyntaxNode
     read: Read
     faults: list[BadManifest] = field(default_factory=list)
 
@@ -166,7 +166,7 @@ class _Decoding(Struct, frozen=True):
         policies = tuple(each for each, _ in written if not isinstance(each, Namespace))
         pods = tuple(map(pod_of, document.pods))
         self._refuse_twins([("namespaces", [each.name for each in document.namespaces])])
-        self._refuse_twins([("policies", [key_of(each) for each in policies])])
+        self._refuse_twins([("policies", [POLICY_KINDS.key(each) for each in policies])])
         self._refuse_twins([("nodes", [each.name for each in document.nodes]), ("pods", [each.key for each in pods])])
         known = {str(pod.key): tuple(pod.status.addresses) for pod in pods}
         probes = tuple(self._probe(index, each, known) for index, each in enumerate(document.probes))
@@ -182,7 +182,9 @@ class _Decoding(Struct, frozen=True):
             pods=pods,
             policies=policies,
             probes=probes,
-            texts={key_of(each): text for each, text in written if not isinstance(each, Namespace)},
+            policy_sources={
+                POLICY_KINDS.key(each): source for each, source in written if not isinstance(each, Namespace)
+            },
         )
 
     def _document(self) -> Document | None:
@@ -205,7 +207,7 @@ class _Decoding(Struct, frozen=True):
             self.faults.append(diagnose((), str(error), Document, written))
             return None
 
-    def _refuse_unknown(self, node: Place, kind: type[Part]) -> None:
+    def _refuse_unknown(self, node: SyntaxNode, kind: type[Part]) -> None:
         """Fields that mean nothing here, each with the nearest one that does."""
         fields = kind.__struct_encode_fields__
         for key, value in node.entries:
@@ -219,14 +221,14 @@ class _Decoding(Struct, frozen=True):
                 where = f"{self.source.file}:{key.line}"
                 self.faults.append(BadManifest(f"unknown field {key.text!r}", where=where, hint=hint))
 
-    def _policies(self, given: Iterable[dict[str, Any]]) -> Iterator[tuple[Object, Text]]:
+    def _policies(self, given: Iterable[dict[str, Any]]) -> Iterator[tuple[Object, PolicySource]]:
         for index, value in enumerate(given):
             node, line = descend(self.node, ("policies", index))
             where = f"{self.source.file}:{line}"
-            kind = POLICY_KINDS.get(str(value.get("kind")))
+            kind = _POLICIES.get(str(value.get("kind")))
             if kind is None or value.get("apiVersion") != kind.API_VERSION:
                 what = f"{value.get('kind')} of {value.get('apiVersion')} is no policy that is known here"
-                versions = (f"{each.KIND} of {each.API_VERSION}" for each in POLICY_KINDS.values())
+                versions = (f"{each.KIND} of {each.API_VERSION}" for each in _POLICIES.values())
                 self.faults.append(BadManifest(what, where=where, hint=f"there are {' and '.join(versions)}"))
                 continue
             errors, refusal = field_errors(kind, value), None
@@ -237,9 +239,9 @@ class _Decoding(Struct, frozen=True):
             if errors or refusal is not None:
                 self.faults.append(diagnose(errors, refusal, kind, SourceText(node, self.text, self.source.file)))
             else:
-                yield with_namespace(policy), Text(self.data, self.source, f"policies[{index}].")
+                yield with_namespace(policy), PolicySource(self.source.file, node)
 
-    def _from_manifests(self, paths: Iterable[str]) -> Iterator[tuple[Object, Text]]:
+    def _from_manifests(self, paths: Iterable[str]) -> Iterator[tuple[Object, PolicySource]]:
         """The policies and namespaces of manifests; whatever else they hold is not a test's."""
         for path in paths:
             file, data = self.read(path)
@@ -248,9 +250,12 @@ class _Decoding(Struct, frozen=True):
             except BadManifest as fault:
                 self.faults.append(fault)
                 continue
+            documents = tuple(read_nodes(text_of(data, file), file))
             for each in manifest.entries:
-                if isinstance(each.object, NetworkPolicy | ClusterNetworkPolicy | Namespace):
-                    yield each.object, Text(data, each.source)
+                if isinstance(each.object, (Namespace, *POLICY_KINDS.object_types)):
+                    node = node_at(documents, each.source)
+                    assert node is not None
+                    yield each.object, PolicySource(file, node)
 
     def _probe(self, index: int, entry: ProbeEntry, pods: dict[str, tuple[str, ...]]) -> Probe:
         for side, end in (("from", entry.from_), ("to", entry.to)):
@@ -290,11 +295,6 @@ def _is_address(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def key_of(policy: Object) -> PolicyKey:
-    """As rules name their policy."""
-    return PolicyKey("np" if isinstance(policy, NetworkPolicy) else "cnp", *policy.key)
 
 
 def _namespaces(document: Document, written: Iterable[Object]) -> Iterator[Namespace]:

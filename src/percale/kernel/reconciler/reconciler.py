@@ -17,11 +17,12 @@ import errno
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
 
+from percale.backoff import Backoff
 from percale.errors import KernelError
 from percale.kernel.protocol import (
     Change,
@@ -48,7 +49,7 @@ _Task: TypeAlias = Callable[[], None]
 
 @dataclass(slots=True)
 class _Retry:
-    pause: float
+    backoff: Backoff
     due: float
 
 
@@ -58,8 +59,18 @@ class Reconciler:
     On conflict the lexicographically first source wins, whatever the order of declaration.
     """
 
-    def __init__(self, driver: Driver, *, on_problem: Callable[[str, KernelError], None] | None = None) -> None:
-        """`on_problem` gets the source and the error, once for each new error of an object."""
+    def __init__(
+        self,
+        driver: Driver,
+        *,
+        on_problem: Callable[[str, KernelError], None] | None = None,
+        on_batch: Callable[[float, Sequence[OSError | None]], None] = lambda _seconds, _results: None,
+    ) -> None:
+        """`on_problem` gets the source and the error, once for each new error of an object; on the event loop.
+
+        `on_batch` gets the seconds that the kernel took for a batch of changes, and their results; on the worker thread.
+        """
+        self._on_batch = on_batch
         self._driver = driver
         self._on_problem = on_problem
         self._state = ReconcilerState()
@@ -258,11 +269,14 @@ class Reconciler:
         self._state.mark_dirty(key for key, retry in self._retries.items() if retry.due <= now)
 
     def _apply(self, changes: list[Change]) -> list[OSError | None]:
+        began = time.perf_counter()
         try:
-            return list(self._driver.apply(changes))
+            results = list(self._driver.apply(changes))
         except OSError as error:  # the socket itself failed: nothing is known, so all is retried
             self._read_due = time.monotonic() + FIRST_PAUSE
             return [error] * len(changes)
+        self._on_batch(time.perf_counter() - began, results)
+        return results
 
     def _schedule_reads(self, changes: list[Change]) -> None:
         """Read again what this batch made stale: objects on an adopted device, the settings of a foreign device."""
@@ -282,10 +296,10 @@ class Reconciler:
         for key in errors:
             retry = self._retries.get(key)
             if retry is None:
-                self._retries[key] = _Retry(FIRST_PAUSE, now + FIRST_PAUSE)
+                backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
+                self._retries[key] = _Retry(backoff, now + backoff.next())
             elif retry.due <= now:
-                retry.pause = min(LONGEST_PAUSE, retry.pause * 2)
-                retry.due = now + retry.pause
+                retry.due = now + retry.backoff.next()
         self._report_once(errors)
 
     def _report_once(self, errors: Mapping[Key, KernelError]) -> None:

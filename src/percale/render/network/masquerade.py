@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from percale.model.ip_family import Family
 from percale.render.network.elements import Element
 from percale.render.network.tunnels import TunnelEnd, tunnel_elements
 from percale.render.objects import IPNetwork
@@ -23,4 +24,4 @@ def node_elements(
 
 def _members(name: str, networks: Iterable[IPNetwork]) -> Iterator[Element]:
     for network in networks:
-        yield Element("ip" if network.version == 4 else "ip6", name, (network,))
+        yield Element(Family(network.version).nft, name, (network,))

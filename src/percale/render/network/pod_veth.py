@@ -17,12 +17,11 @@ from typing import Literal, TypeAlias
 from msgspec import Struct
 
 from percale.ipam.address_pool import gateway
-from percale.model import ip_family
+from percale.model.ip_family import Family
 from percale.model.subnet_lease import NodeSubnets
 from percale.render.link_kinds import Bridge, Ifb, Veth, VethPeer
 from percale.render.network.base_chains import POD_DEVICE_PREFIX
 from percale.render.network.elements import Element
-from percale.render.nft.objects import TableFamily
 from percale.render.objects import (
     Address,
     IPAddress,
@@ -40,10 +39,13 @@ Wiring: TypeAlias = Literal["routed", "bridge"]
 
 HOST_MAC = "ee:ee:ee:ee:ee:ee"
 """Of every routed pod's host device: it is the pod's gateway's, so it must never change; pairs share no segment."""
-GATEWAYS: dict[int, IPAddress] = {4: IPv4Address("169.254.1.1"), 6: IPv6Address("fe80::ecee:eeff:feee:eeee")}
+GATEWAYS: dict[int, IPAddress] = {
+    Family.IPV4: IPv4Address("169.254.1.1"),
+    Family.IPV6: IPv6Address("fe80::ecee:eeff:feee:eeee"),
+}
 """A routed pod's default gateways, by IP version; the IPv6 one is the link-local address of `HOST_MAC`."""
 _LIMITER_PREFIX = "pcb"
-_BRIDGE_NF_CALL = {4: "bridge-nf-call-iptables", 6: "bridge-nf-call-ip6tables"}
+_BRIDGE_NF_CALL: dict[int, str] = {Family.IPV4: "bridge-nf-call-iptables", Family.IPV6: "bridge-nf-call-ip6tables"}
 _LAST_METRIC = 32760
 """After the route of a bridge, of the same network."""
 
@@ -138,7 +140,7 @@ def _pod_routes(wires: PodWires) -> Iterator[KernelObject]:
             yield Neighbour(wires.ifname, via, HOST_MAC)
             if via.version == 4:
                 yield Route(ip_network(via), wires.ifname)
-        yield Route(ip_family.Family(via.version).everything, wires.ifname, via)
+        yield Route(Family(via.version).everything, wires.ifname, via)
 
 
 def host_objects(wires: PodWires, namespace: int | None = None) -> tuple[KernelObject, ...]:
@@ -177,7 +179,7 @@ def guard_elements(wires: PodWires) -> tuple[Element, ...]:
 def source_elements(device: str, addresses: Iterable[IPAddress]) -> Iterator[Element]:
     """The addresses that a routed pod may send from, for the node's end of its veth."""
     for address in addresses:
-        family: TableFamily = "ip" if address.version == 4 else "ip6"
+        family = Family(address.version).nft
         yield Element(family, "sources", (device, address))
         yield Element(family, "quoted", (device, int(address)))
 

@@ -10,11 +10,9 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from percale.model.backend_options import VxlanOptions
+from percale.model.ip_family import Family
 from percale.render.network.elements import Element
-from percale.render.nft.objects import TableFamily
 from percale.render.objects import IPAddress
-
-_FAMILIES: tuple[TableFamily, ...] = ("ip", "ip6")
 
 
 class TunnelEnd(Struct, frozen=True):
@@ -28,11 +26,11 @@ def tunnel_elements(ends: Iterable[TunnelEnd]) -> tuple[Element, ...]:
     """This node's tunnels: no pod may send to their ports at any node, and to this node only peers may."""
     own = tuple(ends)
     ports = sorted({end.port for end in own}) or VxlanOptions().tunnel_ports
-    closed = [Element(family, "tunnels", (port,)) for family in _FAMILIES for port in ports]
+    closed = [Element(family.nft, "tunnels", (port,)) for family in Family for port in ports]
     ours = [
         element
         for end in own
-        for family in (_family(end.address),)
+        for family in (Family(end.address.version).nft,)
         for element in (Element(family, "ours", (end.port,)), Element(family, "here", (end.address,)))
     ]
     return (*closed, *ours)
@@ -40,8 +38,4 @@ def tunnel_elements(ends: Iterable[TunnelEnd]) -> tuple[Element, ...]:
 
 def peer_element(address: IPAddress) -> Element:
     """A peer's public address."""
-    return Element(_family(address), "peers", (address,))
-
-
-def _family(address: IPAddress) -> TableFamily:
-    return "ip" if address.version == 4 else "ip6"
+    return Element(Family(address.version).nft, "peers", (address,))

@@ -118,7 +118,7 @@ async def test_health_and_readiness(socket: Path) -> None:
 
 async def test_metrics(socket: Path) -> None:
     source = StatusSource()
-    source.metrics.batches.inc()
+    source.metrics.batch_applied(0.02, [None, OSError(1, "no"), None])
     async with serving(socket, source):
         code, text = await get(socket, "/metrics")
     lines = text.splitlines()
@@ -129,6 +129,10 @@ async def test_metrics(socket: Path) -> None:
         "percale_pods 3.0",
         "percale_ready 1.0",
         "percale_kernel_batches_total 1.0",
+        "percale_kernel_changes_total 3.0",
+        "percale_kernel_refused_total 1.0",
+        'percale_kernel_batch_seconds_bucket{le="0.01"} 0.0',
+        'percale_kernel_batch_seconds_bucket{le="0.025"} 1.0',
         'percale_addresses_free{subnet="10.244.1.0/24"} 250.0',
     ):
         assert line in lines

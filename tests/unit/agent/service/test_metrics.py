@@ -1,4 +1,4 @@
-"""The gauge_values of Services: sums that follow changes, and what counts as what."""
+"""The gauges of Services: sums that follow changes, and what counts as what."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+from tests import builders
 
 from percale.agent.service.metrics import ServiceMetrics
 from percale.agent.service.sync_latency import SyncLatency
-from percale.model.endpoints import Endpoint, EndpointPort, EndpointSlice
-from percale.model.meta import Object, ObjectKey, ObjectMeta
-from percale.model.service import Service, ServicePort, ServiceSpec
+from percale.model.endpoints import EndpointSlice
+from percale.model.meta import Object, ObjectKey
+from percale.model.service import Service
 from percale.service.node_context import ServiceConfig
 from percale.service.resolver import ServiceResolver
 
@@ -34,20 +35,14 @@ class World:
         return {result: self.value("service_ports", result=result) for result in ("served", "rejected", "dropped")}
 
 
-def service(name: str, number: int, **spec: Any) -> Service:
-    ports = (ServicePort(name="http", port=80), ServicePort(name="dns", port=53, protocol="UDP"))
-    fields = {"clusterIP": f"10.96.0.{number}", "ports": ports, **spec}
-    return Service(metadata=ObjectMeta(name=name, namespace="ns"), spec=ServiceSpec(**fields))
+def service(name: str, number: int, **fields: Any) -> Service:
+    ports = ({"name": "http", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"})
+    return builders.service(name, clusterIP=f"10.96.0.{number}", ports=ports, **fields)
 
 
-def slice_of(name: str, *endpoints: tuple[str, str]) -> EndpointSlice:
-    """Endpoints as address and node; of the port http only."""
-    return EndpointSlice(
-        metadata=ObjectMeta(name=f"{name}-1", namespace="ns", labels={"kubernetes.io/service-name": name}),
-        addressType="IPv4",
-        endpoints=tuple(Endpoint(addresses=(address,), nodeName=node) for address, node in endpoints),
-        ports=(EndpointPort(name="http", port=8080),),
-    )
+def slice_of(name: str, *endpoints: str) -> EndpointSlice:
+    """Of the port http only."""
+    return builders.endpoint_slice(name, *endpoints, ports=[{"name": "http", "port": 8080}])
 
 
 @pytest.fixture
@@ -62,7 +57,7 @@ def test_nothing_is_nothing(world: World) -> None:
 
 
 def test_sums_follow_each_change(world: World) -> None:
-    two = slice_of("web", ("10.0.0.1", "n1"), ("10.0.0.2", "n2"))
+    two = slice_of("web", "10.0.0.1@n1", "10.0.0.2@n2")
     world.put(service("web", 1), service("db", 2), two)
     assert world.value("services") == 2
     assert world.ports == {"served": 1, "rejected": 3, "dropped": 0}
@@ -70,18 +65,18 @@ def test_sums_follow_each_change(world: World) -> None:
     world.put(service("web", 1, internalTrafficPolicy="Local"))
     assert world.ports == {"served": 1, "rejected": 3, "dropped": 0}
     assert world.value("service_endpoints") == 2, "one here; other addresses of the Service have both"
-    world.put(slice_of("web", ("10.0.0.2", "n2")))
+    world.put(slice_of("web", "10.0.0.2@n2"))
     assert world.ports == {"served": 0, "rejected": 3, "dropped": 1}
-    world.put(gone=((Service, ObjectKey("ns", "web")),))
+    world.put(gone=((Service, ObjectKey("default", "web")),))
     assert world.value("services") == 1
     assert world.ports == {"served": 0, "rejected": 2, "dropped": 0}
     assert world.value("service_endpoints") == 0
 
 
 def test_an_endpoint_with_many_slots_is_one(world: World) -> None:
-    many = service("web", 1)
-    annotated = ObjectMeta(name="web", namespace="ns", annotations={"percale.io/strategy": "mh"})
-    world.put(Service(metadata=annotated, spec=many.spec), slice_of("web", ("10.0.0.1", "n1"), ("10.0.0.2", "n1")))
+    world.put(
+        service("web", 1, annotations={"percale.io/strategy": "mh"}), slice_of("web", "10.0.0.1@n1", "10.0.0.2@n1")
+    )
     assert world.value("service_endpoints") == 2
 
 
@@ -94,8 +89,8 @@ def test_problems_are_counted_while_they_last(world: World) -> None:
 
 def test_several_changes_between_two_looks_are_one(world: World) -> None:
     for number in (1, 2, 3):
-        world.put(service("web", number), slice_of("web", ("10.0.0.1", "n1")))
-    world.put(gone=((Service, ObjectKey("ns", "web")),))
+        world.put(service("web", number), slice_of("web", "10.0.0.1@n1"))
+    world.put(gone=((Service, ObjectKey("default", "web")),))
     world.put(service("web", 4))
     assert world.value("services") == 1
     assert world.value("service_endpoints") == 1

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from ipaddress import ip_interface
 from typing import Any
 
 import pytest
+from tests.waiting import eventually
 
 from percale.errors import KernelError
 from percale.kernel.protocol import Change, Delete
@@ -20,14 +21,6 @@ from percale.render.objects import Address, Link, Route
 
 ETH0 = Link("eth0", Veth(VethPeer("far0")))
 ADDRESS = Address("eth0", ip_interface("192.168.1.1/24"))
-
-
-async def eventually(condition: Callable[[], bool]) -> bool:
-    for _ in range(500):
-        if condition():
-            return True
-        await asyncio.sleep(0.01)
-    return False
 
 
 async def test_after_lost_events_everything_is_read_again() -> None:
@@ -60,6 +53,22 @@ async def test_a_broken_socket_is_a_problem_and_tried_again() -> None:
     assert await eventually(lambda: ADDRESS.key in kernel.objects)
     await reconciler.wait_applied("node")
     assert reconciler.problems == {}
+    await reconciler.stop()
+
+
+async def test_each_batch_is_told_with_its_duration_and_its_results() -> None:
+    batches: list[tuple[float, Sequence[OSError | None]]] = []
+    kernel = FakeKernel()
+    kernel.refuse(ADDRESS.key)
+    reconciler = Reconciler(kernel, on_batch=lambda *batch: batches.append(batch))
+    await reconciler.start()
+    reconciler.declare("node", (ETH0, ADDRESS))
+    with pytest.raises(KernelError):
+        await reconciler.wait_applied("node")
+    seconds, (done, refused) = batches[0]
+    assert seconds > 0
+    assert done is None
+    assert refused is not None
     await reconciler.stop()
 
 
