@@ -28,7 +28,7 @@ from percale.kernel.netns import NetnsThread, anonymous_namespace
 from percale.model.meta import Object
 from percale.model.networkpolicy import NetworkPolicy
 from percale.model.pod import Pod
-from percale.policy.compiler import CompiledPolicy, CompiledRule
+from percale.policy.compiled_policy import CompiledPolicy, CompiledRule
 from percale.policy.evaluator import Evaluator
 from percale.policy.pod_facts import PodFacts
 from percale.policy.rule_terms import Block, PodSelectorTerm, PortName, PortSpan

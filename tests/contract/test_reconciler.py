@@ -13,6 +13,7 @@ from ipaddress import IPv4Address, IPv4Network, ip_address, ip_interface, ip_net
 import pytest
 import pytest_asyncio
 from msgspec.structs import replace
+from tests.waiting import eventually
 
 from percale.errors import KernelError
 from percale.kernel.netns import NetnsThread, anonymous_namespace
@@ -68,16 +69,7 @@ class World:
         return all(matches(obj, there.get(obj.key)) for obj in objects if not isinstance(obj, Sysctl))
 
     async def comes_to_hold(self, *objects: KernelObject) -> bool:
-        return await eventually(lambda: self.holds(*objects))
-
-
-async def eventually(condition: Callable[[], bool]) -> bool:
-    """Poll for at most five seconds."""
-    for _ in range(500):
-        if condition():
-            return True
-        await asyncio.sleep(0.01)
-    return False
+        return bool(await eventually(lambda: self.holds(*objects)))
 
 
 class Recording:

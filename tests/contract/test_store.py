@@ -11,14 +11,15 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from percale.errors import Conflict, NotFound, StoreUnavailable
+from percale.errors import BadConfig, Conflict, NotFound, StoreUnavailable
 from percale.model.configmap import ConfigMap
 from percale.model.meta import Object, ObjectKey, ObjectMeta
 from percale.model.node import Node
 from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec, make_lease
-from percale.store.files.store import FilesStore
 from percale.store.memory import MemoryStore
 from percale.store.protocol import Deleted, Event, Snapshot, Store, Upserted
+from percale.store.registry import SCHEMES as STORE_SCHEMES
+from percale.store.registry import Scheme, open_store
 
 PATIENCE = 30.0
 
@@ -38,11 +39,16 @@ def key(name: str) -> ObjectKey:
 LEASE = make_lease(SubnetLeaseSpec(node="n1", subnet=IPv4Network("10.1.2.0/24"), publicIP=IPv4Address("192.0.2.1")))
 
 
+SCHEMES = {**STORE_SCHEMES, "memory": Scheme("memory:NAME", lambda name, kinds: MemoryStore())}
+"""The registered stores and one more, as a new kind of store would be added."""
+
+
 @pytest.fixture(params=["memory", "files", "files of another"])
 async def stores(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Store, Store]]:
     """A store to write with, and one to watch with: the same, or two on one directory."""
-    first: Store = MemoryStore() if request.param == "memory" else FilesStore(tmp_path)
-    second: Store = FilesStore(tmp_path) if request.param == "files of another" else first
+    address = "memory:test" if request.param == "memory" else f"files:{tmp_path}"
+    first = open_store(address, schemes=SCHEMES)
+    second = open_store(address, schemes=SCHEMES) if request.param == "files of another" else first
     yield first, second
     await first.close()
     await second.close()
@@ -208,3 +214,9 @@ async def test_closing_ends_the_watches(store: Store, other: Store) -> None:
             await following()
     with pytest.raises(StoreUnavailable, match="closed"):
         await other.list(ConfigMap)
+
+
+def test_an_address_of_no_scheme_is_refused_with_what_there_is() -> None:
+    for address in ("etcd:x", "files:", "nothing"):
+        with pytest.raises(BadConfig, match=r"write files:/DIRECTORY or memory:NAME"):
+            open_store(address, schemes=SCHEMES)

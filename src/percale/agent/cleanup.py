@@ -75,9 +75,7 @@ def _kernel() -> Iterator[str]:
             apply_or_raise(driver, removals)
         tables = remove_tables(CurrentNetns())
     except OSError as error:
-        raise KernelError(
-            error.strerror or str(error), errno=error.errno or 0, where="reading the kernel's state", hint="run as root"
-        ) from error
+        raise KernelError.from_os(error, where="reading the kernel's state", hint="run as root") from error
     for removal in removals:
         yield from to_commands(removal)
     yield from tables

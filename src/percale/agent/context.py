@@ -85,6 +85,4 @@ def _driver(log_command: Callable[[str], None] | None) -> KernelDriver:
     try:
         return KernelDriver(log_command=log_command)
     except OSError as error:
-        raise KernelError(
-            error.strerror or str(error), errno=error.errno or 0, where="opening netlink", hint="run as root"
-        ) from error
+        raise KernelError.from_os(error, where="opening netlink", hint="run as root") from error

@@ -23,6 +23,7 @@ from typing import Protocol
 
 from percale.agent.events import Events, InvolvedObject
 from percale.agent.problems import Problems
+from percale.backoff import Backoff
 from percale.errors import KernelError
 from percale.kernel.cleanup import remove_service_table
 from percale.kernel.nftables.portions import Refused
@@ -92,7 +93,7 @@ class NodeTable:
         """What was requested when they began to wait."""
         self._rejected: dict[str, KernelError] = {}
         """What the kernel rejects, by problem source."""
-        self._retry_pause = _FIRST_RETRY
+        self._backoff = Backoff(_FIRST_RETRY, _LONGEST_RETRY)
         self._retry: asyncio.TimerHandle | None = None
         self._due = asyncio.Event()
         keeper.on_foreign_change(self._request_full_sync)
@@ -135,7 +136,7 @@ class NodeTable:
         """Runs until cancelled, which leaves the table in place. Raises KernelError."""
         await self._keeper.start()
         try:
-            pause = _FIRST_PAUSE
+            backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
             while True:
                 await self._due.wait()
                 self._due.clear()
@@ -149,11 +150,10 @@ class NodeTable:
                     if full_sync:  # else it may be a part that the full sync leaves out
                         self._wake(requested, error)
                     self.attempted.set()
-                    await asyncio.sleep(pause)
-                    pause = min(pause * 2, _LONGEST_PAUSE)
+                    await asyncio.sleep(backoff.next())
                     self._request_full_sync()
                     continue
-                pause = _FIRST_PAUSE
+                backoff.reset()
                 self._problems.clear(self.source)
                 self.attempted.set()
                 self.applied.set()
@@ -218,10 +218,9 @@ class NodeTable:
             self._retry.cancel()
             self._retry = None
         if rejected:
-            self._retry = asyncio.get_running_loop().call_later(self._retry_pause, self._request_full_sync)
-            self._retry_pause = min(self._retry_pause * 2, _LONGEST_RETRY)
+            self._retry = asyncio.get_running_loop().call_later(self._backoff.next(), self._request_full_sync)
         else:
-            self._retry_pause = _FIRST_RETRY
+            self._backoff.reset()
 
 
 async def delete_service_table() -> None:
@@ -230,7 +229,7 @@ async def delete_service_table() -> None:
         await asyncio.to_thread(remove_service_table)
     except OSError as error:
         where = f"table {service_chains.TABLE}"
-        raise KernelError(error.strerror or str(error), errno=error.errno or 0, where=where) from error
+        raise KernelError.from_os(error, where=where) from error
 
 
 def merge_transactions(transactions: Iterable[Transaction]) -> Transaction:

@@ -5,14 +5,13 @@ One small JSON file, replaced atomically.
 
 from __future__ import annotations
 
-import os
 import secrets
-from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 import msgspec
 
+from percale.atomic_file import replace_file
 from percale.cni.directory_owner import require_ours
 from percale.errors import StateError
 from percale.model.manifest.json_text import decode_json
@@ -82,16 +81,9 @@ class NodeState:
 
     def _write(self) -> None:
         content = msgspec.json.encode(self._document, enc_hook=str)
-        temporary = self._path.with_suffix(f".{os.getpid()}.tmp")
         try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self._path)
+            replace_file(self._path, content, durable=True)
         except OSError as error:
-            with suppress(OSError):
-                temporary.unlink()
             raise self._unusable(error) from error
 
     def _unusable(self, error: OSError) -> StateError:

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from percale.agent.problems import Problems
+from percale.backoff import Backoff
 from percale.errors import BadManifest, StoreUnavailable
 from percale.model.meta import Object
 from percale.store.protocol import Deleted, Event, ReadProblem, Snapshot, Store, Upserted
@@ -21,7 +22,7 @@ T = TypeVar("T")
 STORE = "store"
 _FIRST_RETRY = 0.1
 _LONGEST_RETRY = 5.0
-"""Seconds between attempts while the store is unreachable; doubled each time."""
+"""Seconds between attempts while the store is unreachable."""
 
 
 async def follow(
@@ -31,7 +32,7 @@ async def follow(
     problems: Problems,
 ) -> None:
     """Runs until cancelled; keeps desired state while the store is unreachable."""
-    pause = _FIRST_RETRY
+    backoff = Backoff(_FIRST_RETRY, _LONGEST_RETRY)
     while True:
         try:
             async with _watching(store, kinds) as events:
@@ -40,12 +41,11 @@ async def follow(
                         _report(event, problems)
                         continue
                     problems.clear(STORE)
-                    pause = _FIRST_RETRY
+                    backoff.reset()
                     await on_event(event)
         except StoreUnavailable as error:
             problems.raise_(STORE, error)
-        await asyncio.sleep(pause)
-        pause = min(pause * 2, _LONGEST_RETRY)
+        await asyncio.sleep(backoff.next())
 
 
 @asynccontextmanager
@@ -68,7 +68,7 @@ def _report(event: ReadProblem, problems: Problems) -> None:
 
 async def retry_until_available(attempt: Callable[[], Awaitable[T]], problems: Problems) -> T:
     """The result of the first attempt that reaches the store."""
-    pause = _FIRST_RETRY
+    backoff = Backoff(_FIRST_RETRY, _LONGEST_RETRY)
     while True:
         try:
             result = await attempt()
@@ -77,5 +77,4 @@ async def retry_until_available(attempt: Callable[[], Awaitable[T]], problems: P
         else:
             problems.clear(STORE)
             return result
-        await asyncio.sleep(pause)
-        pause = min(pause * 2, _LONGEST_RETRY)
+        await asyncio.sleep(backoff.next())

@@ -23,18 +23,17 @@ from percale.errors import BadInput, BadManifest, PercaleError
 from percale.lab.api.client import ask
 from percale.lab.run_dir import locate
 from percale.lab.spec.topology import Lab
-from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
 from percale.model.condition import Condition
 from percale.model.kinds import KINDS, kinds_of
 from percale.model.manifest.decode import ManifestEntry, Source, decode_manifest, field_line
 from percale.model.manifest.files import read
 from percale.model.manifest.json_text import read_json_text
 from percale.model.meta import Object, ObjectKey
-from percale.model.networkpolicy import NetworkPolicy
 from percale.model.node import Node
 from percale.model.pod import Pod, PodIP
 from percale.model.workloads import DaemonSet, Deployment, Job, ReplicaSet, StatefulSet
-from percale.policy.compiler import PolicyKey, RuleRef
+from percale.policy.compiled_policy import PolicyKey, RuleRef
+from percale.policy.kinds.registry import POLICY_KINDS
 
 Identity: TypeAlias = tuple[str, ObjectKey]
 """Kind and key."""
@@ -62,7 +61,6 @@ _LAB_KINDS = (
 )
 _MAKERS: tuple[type[Object], ...] = (Deployment, ReplicaSet, StatefulSet, DaemonSet, Job)
 _KINDS = {**KINDS, **kinds_of(Lab)}
-_POLICY_KINDS = {"np": NetworkPolicy.KIND, "cnp": ClusterNetworkPolicy.KIND}
 
 
 class World(Struct, frozen=True):
@@ -79,7 +77,7 @@ class World(Struct, frozen=True):
         if source is None:
             return None
         try:
-            line = field_line(Path(source.file).read_bytes(), source, f"spec.{rule.direction}[{rule.position}]")
+            line = field_line(Path(source.file).read_bytes(), source, rule.field)
         except (OSError, PercaleError):  # stdin, or a file that changed since: the object's own line will do
             return str(source)
         return f"{source.file}:{line}"
@@ -91,7 +89,8 @@ class World(Struct, frozen=True):
 
     def source(self, policy: PolicyKey) -> Source | None:
         """Where a policy is written."""
-        return self.sources.get((_POLICY_KINDS[policy.kind], ObjectKey(policy.namespace, policy.name)))
+        kind, key = POLICY_KINDS.object_key(policy)
+        return self.sources.get((kind.KIND, key))
 
 
 def load(files: Sequence[str], lab: str | None = None, changed: Sequence[str] = ()) -> World:

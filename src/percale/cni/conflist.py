@@ -10,7 +10,8 @@ import json
 from pathlib import Path
 from typing import Any, Protocol
 
-from percale.cni.install import NAME, install_plugin, write_whole
+from percale.atomic_file import replace_file
+from percale.cni.install import NAME, install_plugin
 from percale.cni.results import LATEST
 from percale.errors import BadNetworkConfig, StateError
 from percale.model.manifest.json_text import read_json_text
@@ -40,7 +41,7 @@ def install(runtime: Runtime) -> None:
     path = Path(runtime.confDir) / FILE
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, _encoded(conflist(runtime.wiring)), 0o644)
+        replace_file(path, _encoded(conflist(runtime.wiring)), mode=0o644)
     except OSError as error:
         raise StateError(f"the conflist cannot be written: {error.strerror}", where=str(path)) from error
 

@@ -10,6 +10,7 @@ import os
 import sys
 from pathlib import Path
 
+from percale.atomic_file import replace_file
 from percale.cni import plugin
 from percale.errors import StateError
 
@@ -26,7 +27,7 @@ def install_plugin(directory: Path, socket: str) -> Path:
         directory.mkdir(parents=True, exist_ok=True)
         if path.exists() and path.read_bytes() == content and os.access(path, os.X_OK):
             return path
-        write_whole(path, content, 0o755)
+        replace_file(path, content, mode=0o755)
     except OSError as error:
         raise StateError(f"the CNI plugin cannot be installed: {error.strerror}", where=str(path)) from error
     return path
@@ -44,15 +45,3 @@ def _first_line(python: str) -> str:
         return line
     # A shell finds the long name: to Python the second line is a string, to the shell a command.
     return f"#!/bin/sh\n''''exec '{python}' -I -S \"$0\" \"$@\" #'''\n"
-
-
-def write_whole(path: Path, content: bytes, mode: int) -> None:
-    """Write the file atomically. Raises OSError."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_bytes(content)
-        draft.chmod(mode)
-        draft.rename(path)
-    except OSError:
-        draft.unlink(missing_ok=True)
-        raise

@@ -10,7 +10,6 @@ Callers: `attachments.py`; the agent, which makes the one `Records` and shows th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +17,7 @@ from types import MappingProxyType
 import msgspec
 from msgspec import Struct
 
+from percale.atomic_file import replace_file
 from percale.cni.requests import KubernetesPod
 from percale.errors import StateError
 from percale.ipam.address_pool import Owner
@@ -113,15 +113,8 @@ class Records:
     def put(self, attachment: Attachment) -> None:
         """Insert or replace."""
         path = self._path(attachment.owner)
-        draft = path.with_suffix(".new")
         try:
-            try:
-                draft.write_bytes(_ENCODER.encode(_stored(attachment)))
-                draft.rename(path)
-            except OSError:
-                with suppress(OSError):
-                    draft.unlink(missing_ok=True)
-                raise
+            replace_file(path, _ENCODER.encode(_stored(attachment)), draft=path.with_suffix(".new"))
         except OSError as error:
             raise self._failed("write", error) from error
         self._attachments[attachment.owner] = attachment

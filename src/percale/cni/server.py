@@ -11,10 +11,8 @@ The agent makes one `CniServer` once it has its subnet, starts it before `reconc
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import socket
-import struct
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -32,14 +30,12 @@ from percale.errors import PercaleError
 from percale.ipam.address_pool import AddressPool
 from percale.kernel.reconciler.reconciler import Reconciler
 from percale.render.network.pod_veth import PodNetwork
+from percale.unix_socket import listen_at, peer_credentials
 
 _REQUEST_TIMEOUT = 10.0
 """Seconds in which a whole request must have been received."""
 _STOP_TIMEOUT = 10.0
 _BACKLOG = 512
-_LONGEST_PATH = 107
-"""Bytes of a unix socket's address."""
-_CREDENTIALS = struct.Struct("=iII")
 
 
 class CniServer:
@@ -178,30 +174,17 @@ def _subject(frame: Frame) -> dict[str, object]:
 
 
 def _listen(path: Path) -> socket.socket:
-    """A socket for its owner only, atomically replacing whatever is at the path. Raises OSError, StateError."""
+    """A socket for its owner only. Raises OSError, StateError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     require_ours(path.parent, "cni.socket")
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    if len(os.fsencode(draft)) > _LONGEST_PATH:
-        raise OSError(errno.ENAMETOOLONG, f"a socket's path has at most {_LONGEST_PATH} bytes, {draft} has more")
-    draft.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    try:
-        listener.bind(str(draft))
-        draft.chmod(0o600)
-        listener.listen(_BACKLOG)
-        draft.rename(path)
-    except OSError:
-        listener.close()
-        draft.unlink(missing_ok=True)
-        raise
+    listener = listen_at(path, backlog=_BACKLOG, mode=0o600)
+    listener.setblocking(False)
     return listener
 
 
 def _admit(connection: socket.socket) -> None:
     """Only root and the agent's own user. Raises CniError."""
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid, uid, _ = _CREDENTIALS.unpack(credentials)
+    pid, uid, _ = peer_credentials(connection)
     if uid not in (0, os.geteuid()):
         raise CniError(
             UNEXPECTED, f"process {pid} of user {uid} may not ask", hint="only root and the agent's own user may"

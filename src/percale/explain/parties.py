@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from percale.model.selector import LabelSelector, LabelSelectorRequirement
-from percale.policy.compiler import CompiledRule
+from percale.policy.compiled_policy import CompiledRule
 from percale.policy.evaluator import Evaluator
-from percale.policy.flow_match import is_peer
+from percale.policy.flow_match import peer_matches
 from percale.policy.rule_terms import EVERYTHING, Block, Peer, PodSelectorTerm
 from percale.policy.verdict import FlowEnd
 
@@ -46,7 +46,7 @@ class Outside(NamedTuple):
 
 def rules_of(evaluator: Evaluator) -> Iterator[CompiledRule]:
     """All rules of all policies."""
-    return (rule for policy in evaluator.policies.values() for rule in (*policy.egress, *policy.ingress))
+    return (rule for policy in evaluator.policies.values() for rule in policy.all_rules)
 
 
 def blocks_of(evaluator: Evaluator) -> set[Block]:
@@ -133,7 +133,7 @@ class Parties:
     def __len__(self) -> int:
         return len(self.all)
 
-    def peers(self, peers: Iterable[Peer] | None, *, denies: bool) -> Row:
+    def peers(self, peers: Iterable[Peer] | None) -> Row:
         """Those whom a rule means."""
         if peers is None:
             return np.ones(len(self), np.bool_)
@@ -147,7 +147,7 @@ class Parties:
                 case _:
                     members, cluster = self._evaluator.selector_index, self._evaluator.node_index
                     row |= np.fromiter(
-                        (is_peer(peer, party, members, cluster, denies=denies) for party in self.all),
+                        (peer_matches(peer, party, members, cluster) for party in self.all),
                         np.bool_,
                         len(self),
                     )

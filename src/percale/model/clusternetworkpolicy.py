@@ -128,6 +128,7 @@ class ClusterNetworkPolicy(Object, frozen=True, kw_only=True):
 
     API_VERSION: ClassVar[str] = "policy.networking.k8s.io/v1alpha2"
     KIND: ClassVar[str] = "ClusterNetworkPolicy"
+    PLURAL: ClassVar[str] = "clusternetworkpolicies"
     NAMESPACED: ClassVar[bool] = False
 
     spec: ClusterNetworkPolicySpec

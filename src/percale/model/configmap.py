@@ -14,5 +14,6 @@ class ConfigMap(Object, frozen=True, kw_only=True):
 
     API_VERSION: ClassVar[str] = "v1"
     KIND: ClassVar[str] = "ConfigMap"
+    PLURAL: ClassVar[str] = "configmaps"
 
     data: dict[str, str] = msgspec.field(default_factory=dict)

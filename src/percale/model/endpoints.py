@@ -79,6 +79,7 @@ class EndpointSlice(Object, frozen=True, kw_only=True):
 
     API_VERSION: ClassVar[str] = "discovery.k8s.io/v1"
     KIND: ClassVar[str] = "EndpointSlice"
+    PLURAL: ClassVar[str] = "endpointslices"
 
     addressType: Literal["IPv4", "IPv6", "FQDN"]
     endpoints: tuple[Endpoint, ...] = ()
@@ -107,5 +108,6 @@ class Endpoints(Object, frozen=True, kw_only=True):
 
     API_VERSION: ClassVar[str] = "v1"
     KIND: ClassVar[str] = "Endpoints"
+    PLURAL: ClassVar[str] = "endpoints"
 
     subsets: tuple[EndpointSubset, ...] = ()

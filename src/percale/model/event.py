@@ -31,6 +31,7 @@ class Event(Object, frozen=True, kw_only=True):
 
     API_VERSION: ClassVar[str] = "v1"
     KIND: ClassVar[str] = "Event"
+    PLURAL: ClassVar[str] = "events"
 
     involvedObject: ObjectReference
     reason: str = ""

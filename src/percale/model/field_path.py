@@ -22,9 +22,3 @@ def format_field_path(path: FieldPath) -> str:
         else:
             text += f'["{step}"]'
     return text
-
-
-def parse_field_path(text: str) -> FieldPath:
-    """The inverse, for keys without dots and brackets."""
-    steps = text.replace("]", "").replace("[", ".").split(".")
-    return tuple(int(step) if step.isdecimal() else step for step in steps)

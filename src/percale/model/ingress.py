@@ -69,5 +69,6 @@ class Ingress(Object, frozen=True, kw_only=True):
 
     API_VERSION: ClassVar[str] = "networking.k8s.io/v1"
     KIND: ClassVar[str] = "Ingress"
+    PLURAL: ClassVar[str] = "ingresses"
 
     spec: IngressSpec = IngressSpec()

@@ -55,9 +55,21 @@ class Object(Part, frozen=True, kw_only=True):
 
     API_VERSION: ClassVar[str]
     KIND: ClassVar[str]
+    PLURAL: ClassVar[str]
+    """The resource's name in API paths."""
     NAMESPACED: ClassVar[bool] = True
 
     metadata: ObjectMeta
+
+    @classmethod
+    def api_group(cls) -> str:
+        """`apps` of `apps/v1`; "" for the core group."""
+        return cls.API_VERSION.rpartition("/")[0]
+
+    @classmethod
+    def version(cls) -> str:
+        """`v1` of `apps/v1`."""
+        return cls.API_VERSION.rpartition("/")[2]
 
     @property
     def key(self) -> ObjectKey:

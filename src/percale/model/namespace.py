@@ -15,6 +15,7 @@ class Namespace(Object, frozen=True, kw_only=True):
 
     API_VERSION: ClassVar[str] = "v1"
     KIND: ClassVar[str] = "Namespace"
+    PLURAL: ClassVar[str] = "namespaces"
     NAMESPACED: ClassVar[bool] = False
 
     @property

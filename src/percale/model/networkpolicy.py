@@ -78,5 +78,6 @@ class NetworkPolicy(Object, frozen=True, kw_only=True):
 
     API_VERSION: ClassVar[str] = "networking.k8s.io/v1"
     KIND: ClassVar[str] = "NetworkPolicy"
+    PLURAL: ClassVar[str] = "networkpolicies"
 
     spec: NetworkPolicySpec = NetworkPolicySpec()

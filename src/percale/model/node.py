@@ -49,6 +49,7 @@ class Node(Object, frozen=True, kw_only=True):
 
     API_VERSION: ClassVar[str] = "v1"
     KIND: ClassVar[str] = "Node"
+    PLURAL: ClassVar[str] = "nodes"
     NAMESPACED: ClassVar[bool] = False
 
     spec: NodeSpec = NodeSpec()

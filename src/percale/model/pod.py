@@ -92,6 +92,7 @@ class Pod(Object, frozen=True, kw_only=True):
 
     API_VERSION: ClassVar[str] = "v1"
     KIND: ClassVar[str] = "Pod"
+    PLURAL: ClassVar[str] = "pods"
 
     spec: PodSpec
     status: PodStatus = PodStatus()

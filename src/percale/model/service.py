@@ -95,6 +95,7 @@ class Service(Object, frozen=True, kw_only=True):
 
     API_VERSION: ClassVar[str] = "v1"
     KIND: ClassVar[str] = "Service"
+    PLURAL: ClassVar[str] = "services"
 
     spec: ServiceSpec = ServiceSpec()
     status: ServiceStatus = ServiceStatus()

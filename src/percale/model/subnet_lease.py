@@ -103,6 +103,7 @@ class SubnetLease(Object, frozen=True, kw_only=True):
 
     API_VERSION: ClassVar[str] = "percale.io/v1alpha1"
     KIND: ClassVar[str] = "SubnetLease"
+    PLURAL: ClassVar[str] = "subnetleases"
     NAMESPACED: ClassVar[bool] = False
 
     spec: SubnetLeaseSpec

@@ -38,6 +38,7 @@ class Deployment(Object, frozen=True, kw_only=True):
 
     API_VERSION: ClassVar[str] = "apps/v1"
     KIND: ClassVar[str] = "Deployment"
+    PLURAL: ClassVar[str] = "deployments"
 
     spec: DeploymentSpec
     status: ReplicasStatus = ReplicasStatus()
@@ -56,6 +57,7 @@ class ReplicaSet(Object, frozen=True, kw_only=True):
 
     API_VERSION: ClassVar[str] = "apps/v1"
     KIND: ClassVar[str] = "ReplicaSet"
+    PLURAL: ClassVar[str] = "replicasets"
 
     spec: ReplicaSetSpec
     status: ReplicasStatus = ReplicasStatus()
@@ -75,6 +77,7 @@ class StatefulSet(Object, frozen=True, kw_only=True):
 
     API_VERSION: ClassVar[str] = "apps/v1"
     KIND: ClassVar[str] = "StatefulSet"
+    PLURAL: ClassVar[str] = "statefulsets"
 
     spec: StatefulSetSpec
     status: ReplicasStatus = ReplicasStatus()
@@ -101,6 +104,7 @@ class DaemonSet(Object, frozen=True, kw_only=True):
 
     API_VERSION: ClassVar[str] = "apps/v1"
     KIND: ClassVar[str] = "DaemonSet"
+    PLURAL: ClassVar[str] = "daemonsets"
 
     spec: DaemonSetSpec
     status: DaemonSetStatus = DaemonSetStatus()
@@ -132,6 +136,7 @@ class Job(Object, frozen=True, kw_only=True):
 
     API_VERSION: ClassVar[str] = "batch/v1"
     KIND: ClassVar[str] = "Job"
+    PLURAL: ClassVar[str] = "jobs"
 
     spec: JobSpec
     status: JobStatus = JobStatus()

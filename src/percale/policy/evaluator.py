@@ -1,6 +1,6 @@
 """The one evaluator: from a cluster's policies, pods, namespaces and nodes to who may reach whom, and by which rule.
 
-    NetworkPolicy, ClusterNetworkPolicy ─ compiler ─▶ CompiledPolicy ─┐
+    NetworkPolicy, ClusterNetworkPolicy ─ kinds ────▶ CompiledPolicy ─┐
     Pod, Namespace ─ SelectorIndex ─▶ pods by selector term ──────────┼─▶ classes ─▶ evaluate(flow) ─▶ Verdict
     Node, SubnetLease ─ NodeIndex ─▶ nodes by address ────────────────┘
 
@@ -15,31 +15,21 @@ from functools import cached_property
 
 from msgspec import Struct
 
-from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
 from percale.model.meta import Object, ObjectKey
 from percale.model.namespace import Namespace
-from percale.model.networkpolicy import NetworkPolicy
 from percale.model.node import Node
 from percale.model.pod import Pod
 from percale.model.subnet_lease import SubnetLease
-from percale.policy.compiler import (
-    CompiledPolicy,
-    CompiledRule,
-    PolicyKey,
-    compile_cluster_policy,
-    compile_network_policy,
-)
-from percale.policy.flow_match import matches
+from percale.policy.compiled_policy import DIRECTIONS, TIERS, CompiledPolicy, CompiledRule, PolicyKey, Tier
+from percale.policy.flow_match import rule_matches
+from percale.policy.kinds.registry import POLICY_KINDS, PolicyKinds
 from percale.policy.node_index import NodeIndex
 from percale.policy.pod_facts import PodFacts, facts_of
 from percale.policy.rule_terms import Direction, PodSelectorTerm
 from percale.policy.selector_index import PodDelta, SelectorIndex
 from percale.policy.verdict import Decision, Flow, FlowEnd, Verdict
 
-KINDS: tuple[type[Object], ...] = (Namespace, Node, SubnetLease, NetworkPolicy, ClusterNetworkPolicy, Pod)
-"""The kinds that it evaluates. Pods come last, so that each is matched against all terms once."""
-
-_TIERS = {"Admin": 0, "NetworkPolicy": 1, "Baseline": 2}
+_TIER_ORDER: dict[Tier, int] = {tier: index for index, tier in enumerate(TIERS)}
 
 
 class PolicyClass(Struct, frozen=True, dict=True):
@@ -57,15 +47,15 @@ class PolicyClass(Struct, frozen=True, dict=True):
 
     @cached_property
     def _stages(self) -> Mapping[Direction, tuple[tuple[CompiledRule, ...], ...]]:
-        return {direction: tuple(_stages_of(self.policies, direction)) for direction in ("egress", "ingress")}
+        return {direction: tuple(_stages_of(self.policies, direction)) for direction in DIRECTIONS}
 
     def stages(self, direction: Direction) -> tuple[tuple[CompiledRule, ...], ...]:
-        """The rules in the tiers' order: Admin, NetworkPolicy, Baseline."""
+        """The rules of each of `TIERS`."""
         return self._stages[direction]
 
 
 def _stages_of(policies: tuple[CompiledPolicy, ...], direction: Direction) -> Iterator[tuple[CompiledRule, ...]]:
-    for tier in _TIERS:
+    for tier in TIERS:
         yield tuple(rule for policy in policies if policy.tier == tier for rule in policy.rules(direction))
 
 
@@ -86,8 +76,9 @@ class PolicyDelta(Struct, frozen=True):
 class Evaluator:
     """Not thread-safe."""
 
-    def __init__(self, objects: Iterable[Object] = ()) -> None:
+    def __init__(self, objects: Iterable[Object] = (), *, policy_kinds: PolicyKinds = POLICY_KINDS) -> None:
         """Starts with these objects, in any order."""
+        self.policy_kinds = policy_kinds
         self.selector_index = SelectorIndex()
         self.policies: dict[PolicyKey, CompiledPolicy] = {}
         self.node_index = NodeIndex()
@@ -96,22 +87,24 @@ class Evaluator:
         for obj in sorted(objects, key=lambda each: isinstance(each, Pod)):
             self.put(obj)
 
+    @property
+    def kinds(self) -> tuple[type[Object], ...]:
+        """The kinds that it evaluates. Pods come last, so that each is matched against all terms once."""
+        return Namespace, Node, SubnetLease, *self.policy_kinds.object_types, Pod
+
     # Changes
 
     def put(self, obj: Object) -> PolicyDelta:
-        """An object is new or changed; other kinds than `KINDS` have no effect."""
+        """An object is new or changed; other kinds than `kinds` have no effect."""
         match obj:
             case Pod():
                 return self.put_facts(facts_of(obj))
             case Namespace():
                 return PolicyDelta(tuple(self.selector_index.put_namespace(obj)))
-            case NetworkPolicy():
-                return self._put_policy(compile_network_policy(obj))
-            case ClusterNetworkPolicy():
-                return self._put_policy(compile_cluster_policy(obj))
             case Node() | SubnetLease():
                 return PolicyDelta(nodes=self.node_index.put(obj))
-        return PolicyDelta()
+        policy_kind = self.policy_kinds.of(type(obj))
+        return self._put_policy(policy_kind.compile(obj)) if policy_kind is not None else PolicyDelta()
 
     def put_facts(self, pod: PodFacts) -> PolicyDelta:
         """A pod is new or changed, given by its facts."""
@@ -119,9 +112,9 @@ class Evaluator:
 
     def set_resolved_names(self, resolved_names: Mapping[str, frozenset[bytes]]) -> PolicyDelta:
         """Replace all that domain names resolve to."""
-        touched = PolicyDelta(resolved_names=self.node_index.resolved_names != resolved_names)
+        delta = PolicyDelta(resolved_names=self.node_index.resolved_names != resolved_names)
         self.node_index.resolved_names = dict(resolved_names)
-        return touched
+        return delta
 
     def remove(self, kind: type[Object], key: ObjectKey) -> PolicyDelta:
         """An object was deleted; an unknown one is no error."""
@@ -129,13 +122,10 @@ class Evaluator:
             return PolicyDelta(tuple(self.selector_index.remove_pod(key)))
         if kind is Namespace:
             return PolicyDelta(tuple(self.selector_index.remove_namespace(key.name)))
-        if kind is NetworkPolicy:
-            return self._remove_policy(PolicyKey("np", key.namespace or "default", key.name))
-        if kind is ClusterNetworkPolicy:
-            return self._remove_policy(PolicyKey("cnp", None, key.name))
         if kind in (Node, SubnetLease):
             return PolicyDelta(nodes=self.node_index.remove(kind, key.name))
-        return PolicyDelta()
+        policy_kind = self.policy_kinds.of(kind)
+        return self._remove_policy(policy_kind.key(key)) if policy_kind is not None else PolicyDelta()
 
     def _put_policy(self, policy: CompiledPolicy) -> PolicyDelta:
         old = self.policies.get(policy.key)
@@ -144,7 +134,7 @@ class Evaluator:
         self._subjects.setdefault(policy.subject, {})[policy.key] = None
         self.selector_index.watch(policy.subject)
         if old is not None:
-            self._forget(old, keep_subject=old.subject == policy.subject)
+            self._release(old, keep_subject=old.subject == policy.subject)
         self.policies[policy.key] = policy
         return PolicyDelta(policies=((old, policy),))
 
@@ -152,10 +142,10 @@ class Evaluator:
         old = self.policies.pop(key, None)
         if old is None:
             return PolicyDelta()
-        self._forget(old)
+        self._release(old)
         return PolicyDelta(policies=((old, None),))
 
-    def _forget(self, policy: CompiledPolicy, *, keep_subject: bool = False) -> None:
+    def _release(self, policy: CompiledPolicy, *, keep_subject: bool = False) -> None:
         self.selector_index.unwatch(policy.subject)
         if not keep_subject:
             del self._subjects[policy.subject][policy.key]
@@ -172,8 +162,7 @@ class Evaluator:
         yield from ((Pod, key) for key in self.selector_index.pod_ids)
         yield from ((Namespace, ObjectKey(None, name)) for name in self.selector_index.namespaces)
         yield from self.node_index.object_keys
-        for kind, namespace, name in self.policies:
-            yield NetworkPolicy if kind == "np" else ClusterNetworkPolicy, ObjectKey(namespace, name)
+        yield from map(self.policy_kinds.object_key, self.policies)
 
     @property
     def domains(self) -> frozenset[str]:
@@ -188,7 +177,7 @@ class Evaluator:
 
     def _class_by_keys(self, found: Iterable[PolicyKey]) -> PolicyClass:
         policies = self.policies
-        order = sorted(found, key=lambda key: (_TIERS[policies[key].tier], policies[key].priority, key.name, key))
+        order = sorted(found, key=lambda key: (_TIER_ORDER[policies[key].tier], policies[key].priority, key.name, key))
         known = self._classes.get(keys := tuple(order))
         if known is None:
             known = self._classes[keys] = PolicyClass(tuple(policies[key] for key in order))
@@ -218,13 +207,13 @@ class Evaluator:
             return Decision(direction, True, "open")
         policies = self.class_of(self.selector_index.pod_ids[subject.key])
         isolating = policies.isolating(direction)
-        for tier, rules in zip(_TIERS, policies.stages(direction), strict=True):
+        for tier, rules in zip(TIERS, policies.stages(direction), strict=True):
             for rule in rules:
-                if not matches(rule, peer, flow, self.selector_index, self.node_index):
+                if not rule_matches(rule, peer, flow, self.selector_index, self.node_index):
                     continue
                 if rule.action == "Pass":
                     break
-                allowed = rule.action == "Allow"
+                allowed = rule.action == "Accept"
                 return Decision(direction, allowed, "rule" if allowed else "denied", rule.ref, isolating)
             if tier == "NetworkPolicy" and isolating:
                 return Decision(direction, False, "isolated", None, isolating)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from percale.policy.compiler import CompiledRule
+from percale.policy.compiled_policy import CompiledRule
 from percale.policy.node_index import NodeIndex
 from percale.policy.pod_facts import PodFacts
 from percale.policy.rule_terms import (
@@ -16,23 +16,21 @@ from percale.policy.rule_terms import (
     PodSelectorTerm,
     Port,
     PortSpan,
-    Unknown,
 )
 from percale.policy.selector_index import SelectorIndex
 from percale.policy.verdict import Flow, FlowEnd
 
 
-def matches(
+def rule_matches(
     rule: CompiledRule, peer: FlowEnd, flow: Flow, selector_index: SelectorIndex, node_index: NodeIndex
 ) -> bool:
     """Whether the rule matches the flow. Ports are the destination's, in both directions."""
-    return (rule.ports is None or has_port(rule.ports, flow.protocol, flow.port, flow.destination.pod)) and (
-        rule.peers is None
-        or any(is_peer(each, peer, selector_index, node_index, denies=rule.action == "Deny") for each in rule.peers)
+    return (rule.ports is None or ports_match(rule.ports, flow.protocol, flow.port, flow.destination.pod)) and (
+        rule.peers is None or any(peer_matches(each, peer, selector_index, node_index) for each in rule.peers)
     )
 
 
-def has_port(ports: Iterable[Port], protocol: FlowProtocol, port: int | None, destination: PodFacts | None) -> bool:
+def ports_match(ports: Iterable[Port], protocol: FlowProtocol, port: int | None, destination: PodFacts | None) -> bool:
     """Whether one of these ports matches; ICMP has none."""
     if port is None:
         return False
@@ -51,10 +49,8 @@ def has_port(ports: Iterable[Port], protocol: FlowProtocol, port: int | None, de
     return False
 
 
-def is_peer(
-    peer: Peer, end: FlowEnd, selector_index: SelectorIndex, node_index: NodeIndex, *, denies: bool = False
-) -> bool:
-    """Whether the peer matches this end. A peer of a newer API never allows, and denies (`denies`)."""
+def peer_matches(peer: Peer, end: FlowEnd, selector_index: SelectorIndex, node_index: NodeIndex) -> bool:
+    """Whether the peer matches this end."""
     match peer:
         case PodSelectorTerm():
             return end.pod is not None and selector_index.matches(peer, end.pod)
@@ -65,5 +61,3 @@ def is_peer(
             return labels is not None and peer.nodes.matches(labels)
         case DomainTerm():
             return end.address in node_index.domain_addresses(peer.name)
-        case Unknown():
-            return denies

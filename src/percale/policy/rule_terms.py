@@ -1,4 +1,4 @@
-"""The peers and ports of rules as hashable values: pods by selectors, addresses by blocks. `compiler.py` makes them.
+"""The peers and ports of rules as hashable values: pods by selectors, addresses by blocks. `kinds/` make them.
 
 A term's name is a digest of its content: equal selectors are one term, indexed once (`selector_index.py`) and one kernel set.
 """
@@ -104,11 +104,7 @@ class DomainTerm(Struct, frozen=True):
     name: str
 
 
-class Unknown(Struct, frozen=True):
-    """A peer of a newer API: it never allows, and always denies."""
-
-
-Peer: TypeAlias = PodSelectorTerm | Block | NodeSelectorTerm | DomainTerm | Unknown
+Peer: TypeAlias = PodSelectorTerm | Block | NodeSelectorTerm | DomainTerm
 
 
 class PortSpan(Struct, frozen=True, order=True):

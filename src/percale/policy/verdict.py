@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
-from percale.policy.compiler import PolicyKey, RuleRef
+from percale.policy.compiled_policy import PolicyKey, RuleRef
 from percale.policy.pod_facts import PodFacts
 from percale.policy.rule_terms import Direction, FlowProtocol
 

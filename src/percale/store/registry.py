@@ -1,21 +1,43 @@
-"""Opens a store by its address. Called by the agent and by the lab's controller."""
+"""Opens a store by its address, `SCHEME:REST`. Called by the agent and by the lab's controller."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import TypeAlias
+
+from msgspec import Struct
 
 from percale.errors import BadConfig
 from percale.model.kinds import KINDS, Kinds
 from percale.store.files.store import FilesStore
 from percale.store.protocol import Store
 
+Open: TypeAlias = Callable[[str, Kinds], Store]
+"""Opens the store at the rest of an address. Reads nothing before the first operation. Raises BadConfig."""
 
-def open_store(address: str, kinds: Kinds = KINDS) -> Store:
-    """`files:DIRECTORY`. Nothing is read before the first operation. Raises BadConfig.
 
-    A missing directory is an unavailable store: creating an empty one would lose the whole cluster.
-    """
-    scheme, _, rest = address.partition(":")
-    if scheme == "files" and rest:
-        return FilesStore(Path(rest), kinds=kinds, make=False)
-    raise BadConfig(f'no store "{address}"', where="store", hint="write files:/DIRECTORY")
+class Scheme(Struct, frozen=True):
+    """A kind of store; `form` is how its addresses are written."""
+
+    form: str
+    open: Open
+
+
+def _open_files(directory: str, kinds: Kinds) -> Store:
+    """A missing directory is an unavailable store: creating an empty one would lose the whole cluster."""
+    return FilesStore(Path(directory), kinds=kinds, make=False)
+
+
+SCHEMES: Mapping[str, Scheme] = MappingProxyType({"files": Scheme("files:/DIRECTORY", _open_files)})
+
+
+def open_store(address: str, kinds: Kinds = KINDS, schemes: Mapping[str, Scheme] = SCHEMES) -> Store:
+    """The store at this address. Raises BadConfig."""
+    name, _, rest = address.partition(":")
+    scheme = schemes.get(name)
+    if scheme is None or not rest:
+        forms = " or ".join(each.form for each in schemes.values())
+        raise BadConfig(f'no store "{address}"', where="store", hint=f"write {forms}")
+    return scheme.open(rest, kinds)

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 from tests.kernel.cni.agent import SUBNETS
-from tests.kernel.cni.conftest import Node, Pod, Refused, until
+from tests.kernel.cni.conftest import Node, Pod, Refused
 from tests.kernel.conftest import Space
+from tests.waiting import until
 
 from percale.cni.records import Records
 from percale.ipam.address_pool import AddressPool, Owner

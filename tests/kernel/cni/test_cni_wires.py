@@ -10,7 +10,8 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from tests.kernel.cni.conftest import Node, Pod, Refused, until
+from tests.kernel.cni.conftest import Node, Pod, Refused
+from tests.waiting import until
 
 from percale.kernel.netns import NetnsThread
 

@@ -95,11 +95,10 @@ def test_a_half_written_record_is_swept_away(tmp_path: Path) -> None:
 def test_a_disk_that_takes_nothing_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     records = Records(tmp_path)
 
-    def full(path: Path, data: bytes) -> int:
-        path.touch()
+    def full(path: Path, target: Path) -> Path:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(Path, "rename", full)
     with pytest.raises(StateError, match="No space left on device"):
         records.put(attachment())
     assert records.attachments == {}

@@ -6,7 +6,7 @@ import pytest
 
 from percale.errors import BadManifest
 from percale.explain.policy_tests.cases import Case, decode_cases, in_sequence
-from percale.policy.compiler import PolicyKey, RuleRef
+from percale.policy.compiled_policy import PolicyKey, RuleRef
 
 SMALL = """\
 name: small

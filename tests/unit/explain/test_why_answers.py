@@ -12,7 +12,7 @@ from percale.explain.why.targets import Surroundings, find_port
 from percale.explain.why.text import as_json, lines
 from percale.model.manifest.decode import decode_manifest
 from percale.model.meta import ObjectKey
-from percale.policy.compiler import PolicyKey, RuleRef
+from percale.policy.compiled_policy import PolicyKey, RuleRef
 from percale.policy.evaluator import Evaluator
 
 

@@ -16,7 +16,7 @@ from percale.model.manifest.decode import decode_manifest
 from percale.model.meta import Object
 from percale.model.node import Node
 from percale.model.service import Service
-from percale.policy.compiler import PolicyKey, RuleRef
+from percale.policy.compiled_policy import PolicyKey, RuleRef
 from percale.policy.evaluator import Evaluator
 from percale.service.node_context import ServiceConfig
 from percale.service.resolver import ServiceResolver

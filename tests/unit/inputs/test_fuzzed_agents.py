@@ -70,7 +70,6 @@ from percale.model.meta import Object
 from percale.model.netconf import network_config
 from percale.model.service import Service
 from percale.model.subnet_lease import NodeSubnets, SubnetLease
-from percale.policy.evaluator import KINDS as POLICY_KINDS
 from percale.policy.evaluator import Evaluator
 from percale.render.policy.renderer import PolicyRenderer
 from percale.render.service.renderer import ServiceRenderer
@@ -201,7 +200,7 @@ def mean(objects: Sequence[Object]) -> None:
     """All that an agent makes of objects."""
     evaluator = Evaluator()
     rules = PolicyRenderer(evaluator, "node1")
-    rules.update([evaluator.put(obj) for obj in objects if isinstance(obj, POLICY_KINDS)])
+    rules.update([evaluator.put(obj) for obj in objects if isinstance(obj, evaluator.kinds)])
     rules.snapshot()
     table = ServiceResolver(ServiceConfig("node1"))
     elements = ServiceRenderer(table)

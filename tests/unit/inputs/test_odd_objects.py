@@ -14,7 +14,6 @@ from percale.model.meta import Object, ObjectKey
 from percale.model.networkpolicy import NetworkPolicy
 from percale.model.pod import Pod
 from percale.model.service import Service
-from percale.policy.evaluator import KINDS as POLICY_KINDS
 from percale.policy.evaluator import Evaluator
 from percale.policy.verdict import Flow
 from percale.service.node_context import ServiceConfig
@@ -159,7 +158,7 @@ def test_the_services_of_others_stay(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in ODD if isinstance(odd_objects(name)[0], NetworkPolicy | Pod)])
 def test_the_verdicts_about_others_stay(name: str) -> None:
-    evaluator = Evaluator(obj for obj in (*GUARDED, *odd_objects(name)) if isinstance(obj, POLICY_KINDS))
+    evaluator = Evaluator((*GUARDED, *odd_objects(name)))
     client, server = (bytes((10, 244, 0, last)) for last in (21, 22))
     found = [
         evaluator.evaluate(Flow(evaluator.flow_end(client), evaluator.flow_end(server), "TCP", port)).allowed

@@ -271,11 +271,11 @@ def cluster_port_of(given: ClusterNetworkPolicyProtocol, destination: End, asked
     for protocol, ports in (("TCP", given.tcp), ("UDP", given.udp), ("SCTP", given.sctp)):
         if ports is None:
             continue
+        port = ports.destinationPort
+        if port is None or (port.number is None and port.range is None):
+            return denies
         if protocol != asked.protocol or asked.port is None:
             return False
-        port = ports.destinationPort
-        if port is None:
-            return True
         if port.range is not None:
             return port.range.start <= asked.port <= port.range.end
         return port.number == asked.port

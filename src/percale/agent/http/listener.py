@@ -7,14 +7,14 @@ An address in use is reported at once, and an agent without HTTP clients never l
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from percale.errors import BadConfig
+from percale.unix_socket import listen_at
 
 _BACKLOG = 128
 
@@ -48,20 +48,8 @@ def listen(address: str, *, setting: str = "http", hint: str = "choose another w
 
 
 def _unix(path: Path) -> socket.socket:
-    """Replaces the socket of a previous run."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        listener.bind(str(draft))
-        listener.listen(_BACKLOG)
-        draft.rename(path)
-    except OSError:
-        listener.close()
-        with suppress(OSError):
-            draft.unlink()
-        raise
-    return listener
+    return listen_at(path, backlog=_BACKLOG)
 
 
 def _tcp(address: str) -> socket.socket:

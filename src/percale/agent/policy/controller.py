@@ -24,14 +24,14 @@ from percale.cni.records import Attachment
 from percale.event_loop import yield_every
 from percale.model.meta import Object, ObjectKey
 from percale.model.pod import Pod
-from percale.policy.evaluator import KINDS, Evaluator, PolicyDelta
+from percale.policy.evaluator import Evaluator, PolicyDelta
+from percale.policy.kinds.registry import POLICY_KINDS, PolicyKinds
 from percale.policy.pod_facts import PodFacts, facts_of
 from percale.render.nft.objects import Transaction
 from percale.render.objects import IPAddress
 from percale.render.policy.renderer import PolicyRenderer
 from percale.store.protocol import Deleted, Snapshot, Store, Upserted
 
-_POLICIES = {"np": "NetworkPolicy", "cnp": "ClusterNetworkPolicy"}
 _YIELD_EVERY = 200
 """Objects of a snapshot before the event loop gets a turn."""
 
@@ -55,9 +55,10 @@ class PolicyController:
         attached: Iterable[tuple[ObjectKey, Iterable[IPAddress]]] = (),
         recheck: Recheck | None = None,
         on_local_pods: Callable[[], None] = lambda: None,
+        policy_kinds: PolicyKinds = POLICY_KINDS,
     ) -> None:
         """`attached`: this node's pods attached in previous runs, with their addresses."""
-        self.evaluator = Evaluator()
+        self.evaluator = Evaluator(policy_kinds=policy_kinds)
         self.table = PolicyRenderer(self.evaluator, node)
         self.local_pods: set[bytes] = set()
         """The packed addresses of this node's pods; `on_local_pods` is called on changes."""
@@ -89,7 +90,7 @@ class PolicyController:
     async def run(self) -> None:
         """Runs until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(follow(self._store, KINDS, self._on_event, self._problems), name="objects")
+            tasks.create_task(follow(self._store, self.evaluator.kinds, self._on_event, self._problems), name="objects")
             tasks.create_task(self._resolver.run(), name="names")
 
     # Pods of this node
@@ -240,7 +241,8 @@ class PolicyController:
         """The policies whose rules this part contains, and the pods whose dispatch to their rules it is."""
         policies, pods = self.table.owners(part)
         for policy in policies:
-            yield InvolvedObject(_POLICIES[policy.kind], ObjectKey(policy.namespace, policy.name))
+            kind, key = self.evaluator.policy_kinds.object_key(policy)
+            yield InvolvedObject(kind.KIND, key)
         yield from (InvolvedObject("Pod", pod) for pod in pods)
 
     async def committed(self, *, changed: bool) -> None:

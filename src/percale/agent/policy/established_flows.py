@@ -234,9 +234,8 @@ def _forbidden(decision: Decision, party: FlowEnd) -> FlowVerdict:
 
 
 def _kernel_error(error: OSError) -> KernelError:
-    return KernelError(
-        error.strerror or str(error),
-        errno=error.errno or 0,
+    return KernelError.from_os(
+        error,
         where="established connections and policies",
         hint="this is retried; until then they continue unchanged",
     )

@@ -11,12 +11,11 @@ from percale.cli.options import networks
 from percale.errors import BadNetworkConfig
 from percale.lab.spec.topology import Lab
 from percale.model.addresses import Network
-from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
 from percale.model.manifest.decode import ManifestEntry, Source, node_at, read_nodes
 from percale.model.manifest.files import Document, read
 from percale.model.manifest.syntax_tree import Node, descend, plain_value
 from percale.model.netconf import network_config
-from percale.model.networkpolicy import NetworkPolicy
+from percale.policy.kinds.registry import POLICY_KINDS
 from percale.policy.lint import linter as checking
 from percale.policy.lint.finding import LintFinding
 
@@ -53,7 +52,7 @@ def _lint(found: Sequence[ManifestEntry], documents: Sequence[Document], given: 
     nodes = _Nodes(texts)
     linted = checking.check(found, given or _lab_networks(found))
     for each in found:
-        if isinstance(each.object, NetworkPolicy | ClusterNetworkPolicy):
+        if isinstance(each.object, POLICY_KINDS.object_types):
             node = nodes.of(each.source)
             linted += checking.check_fields(each, plain_value(node, len(texts[each.source.file]), str(each.source)))
     files = list(texts)
@@ -94,7 +93,7 @@ def _lab_networks(found: Iterable[ManifestEntry]) -> list[Network]:
 
 
 def _summary(found: Iterable[ManifestEntry], count: Mapping[str, int]) -> str:
-    policies = sum(isinstance(each.object, NetworkPolicy | ClusterNetworkPolicy) for each in found)
+    policies = sum(isinstance(each.object, POLICY_KINDS.object_types) for each in found)
     words = [counted(count["error"], "error"), counted(count["warning"], "warning")]
     if count["info"]:
         words.append(f"{count['info']} for information")

@@ -101,7 +101,7 @@ def cut(evaluators: Iterable[Evaluator], asked: Iterable[PortSpan] = ()) -> Port
     for evaluator in evaluators:
         names: set[str] = set()
         for policy in evaluator.policies.values():
-            for rule in (*policy.egress, *policy.ingress):
+            for rule in policy.all_rules:
                 for port in rule.ports or ():
                     if isinstance(port, PortName):
                         names.add(port.name)

@@ -20,7 +20,8 @@ import numpy.typing as npt
 
 from percale.explain.matrix.port_space import PortSet, PortSpace
 from percale.explain.parties import Outside, Parties, Row, rules_of
-from percale.policy.compiler import Action, CompiledRule
+from percale.model.clusternetworkpolicy import Action
+from percale.policy.compiled_policy import TIERS, CompiledRule
 from percale.policy.evaluator import Evaluator, PolicyClass
 from percale.policy.pod_facts import NamedPort, PodFacts
 from percale.policy.rule_terms import Direction, PortName, PortSpan
@@ -90,9 +91,9 @@ class Reach:
         parties, count = self._parties, len(self._parties)
         rows: dict[object, Row] = {}
         for rule in rules_of(self._evaluator):
-            which = _peers_of(rule)
+            which = rule.peers
             if which not in rows:
-                rows[which] = parties.peers(rule.peers, denies=rule.action == "Deny")
+                rows[which] = parties.peers(rule.peers)
         subjects = {policy.subject for policy in self._evaluator.policies.values()}
         features = [*rows.values(), *(parties.term(subject) for subject in subjects), *self._natures()]
         packed = np.packbits(np.array(features), axis=0).T
@@ -186,7 +187,7 @@ class Reach:
 
     def _outward(self, rule: CompiledRule) -> Iterator[tuple[PortSet, Kinds]]:
         """A name is another number for another destination."""
-        peers = self._peers[_peers_of(rule)]
+        peers = self._peers[rule.peers]
         if rule.ports is None:
             yield self.space.all, peers
             return
@@ -213,7 +214,7 @@ class Reach:
                     for named in own:
                         ports |= self._number(named) if _means(port, named) else 0
             if ports:
-                yield ports, self._peers[_peers_of(rule)]
+                yield ports, self._peers[rule.peers]
 
         return regions
 
@@ -228,13 +229,13 @@ def settle(
     isolates = bool(policies.isolating(direction))
     parts = {(0, ports): everyone}
     """By the ports that are allowed, and those that are not decided yet."""
-    for tier, rules in enumerate(policies.stages(direction)):
+    for tier, rules in zip(TIERS, policies.stages(direction), strict=True):
         live = {(allowed, undecided, undecided): kinds for (allowed, undecided), kinds in parts.items()}
         for rule in rules:
             for meant, peers in regions(rule):
                 live = _apply(rule.action, meant, peers, live)
         parts = {}
-        closes = isolates and tier == 1
+        closes = isolates and tier == "NetworkPolicy"
         for (allowed, undecided, _), kinds in live.items():
             state = (allowed, 0 if closes else undecided)
             parts[state] = parts.get(state, 0) | kinds
@@ -259,7 +260,7 @@ def _apply(action: Action, meant: PortSet, peers: Kinds, parts: _Live) -> _Live:
             after[state] = after.get(state, 0) | (kinds ^ inside)
         if inside:
             decided = hit if action != "Pass" else 0
-            new = (allowed | hit if action == "Allow" else allowed, undecided ^ decided, live ^ hit)
+            new = (allowed | hit if action == "Accept" else allowed, undecided ^ decided, live ^ hit)
             after[new] = after.get(new, 0) | inside
     return after
 
@@ -275,11 +276,6 @@ def always(source: FlowEnd, destination: FlowEnd) -> bool:
 
 def _means(port: PortName, named: NamedPort) -> bool:
     return port.name == named.name and port.protocol in ("", named.protocol)
-
-
-def _peers_of(rule: CompiledRule) -> tuple[object, ...]:
-    """What a rule's peers are known by: one of an unknown sort closes, but does not open."""
-    return (rule.peers, rule.action == "Deny")
 
 
 def _bits(row: Row) -> Kinds:

@@ -19,7 +19,6 @@ from msgspec import Struct, field
 
 from percale.errors import BadInput, BadManifest
 from percale.explain.policy_tests.schema import PARTS, Document, Part, ProbeEntry, node_of, pod_of
-from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
 from percale.model.kinds import kinds_of
 from percale.model.manifest.decode import Source, decode_manifest, node_at, read_nodes, text_of, with_namespace
 from percale.model.manifest.diagnostics import SourceText, combined, diagnose
@@ -28,14 +27,14 @@ from percale.model.manifest.syntax_tree import Node as SyntaxNode
 from percale.model.manifest.syntax_tree import descend, plain_value
 from percale.model.meta import Object, ObjectKey, ObjectMeta
 from percale.model.namespace import Namespace
-from percale.model.networkpolicy import NetworkPolicy
 from percale.model.node import Node
 from percale.model.pod import Pod
 from percale.model.validation.validators import field_errors
-from percale.policy.compiler import PolicyKey, RuleRef
+from percale.policy.compiled_policy import PolicyKey, RuleRef
+from percale.policy.kinds.registry import POLICY_KINDS
 from percale.policy.rule_terms import FlowProtocol
 
-POLICY_KINDS = kinds_of(NetworkPolicy, ClusterNetworkPolicy)
+_POLICIES = kinds_of(*POLICY_KINDS.object_types)
 
 
 class Probe(Struct, frozen=True):
@@ -103,7 +102,7 @@ class Case(Struct, frozen=True, dict=True):
     def place(self, rule: RuleRef) -> str | None:
         """`file:line` of a rule."""
         source = self.policy_sources.get(rule.policy)
-        return source.line("spec", rule.direction, rule.position) if source is not None else None
+        return source.line(*rule.field) if source is not None else None
 
     def policy_place(self, policy: PolicyKey) -> str | None:
         """`file:line` of a policy."""
@@ -167,7 +166,7 @@ class _Decoding(Struct, frozen=True):
         policies = tuple(each for each, _ in written if not isinstance(each, Namespace))
         pods = tuple(map(pod_of, document.pods))
         self._refuse_twins([("namespaces", [each.name for each in document.namespaces])])
-        self._refuse_twins([("policies", [key_of(each) for each in policies])])
+        self._refuse_twins([("policies", [POLICY_KINDS.key(each) for each in policies])])
         self._refuse_twins([("nodes", [each.name for each in document.nodes]), ("pods", [each.key for each in pods])])
         known = {str(pod.key): tuple(pod.status.addresses) for pod in pods}
         probes = tuple(self._probe(index, each, known) for index, each in enumerate(document.probes))
@@ -183,7 +182,9 @@ class _Decoding(Struct, frozen=True):
             pods=pods,
             policies=policies,
             probes=probes,
-            policy_sources={key_of(each): source for each, source in written if not isinstance(each, Namespace)},
+            policy_sources={
+                POLICY_KINDS.key(each): source for each, source in written if not isinstance(each, Namespace)
+            },
         )
 
     def _document(self) -> Document | None:
@@ -224,10 +225,10 @@ class _Decoding(Struct, frozen=True):
         for index, value in enumerate(given):
             node, line = descend(self.node, ("policies", index))
             where = f"{self.source.file}:{line}"
-            kind = POLICY_KINDS.get(str(value.get("kind")))
+            kind = _POLICIES.get(str(value.get("kind")))
             if kind is None or value.get("apiVersion") != kind.API_VERSION:
                 what = f"{value.get('kind')} of {value.get('apiVersion')} is no policy that is known here"
-                versions = (f"{each.KIND} of {each.API_VERSION}" for each in POLICY_KINDS.values())
+                versions = (f"{each.KIND} of {each.API_VERSION}" for each in _POLICIES.values())
                 self.faults.append(BadManifest(what, where=where, hint=f"there are {' and '.join(versions)}"))
                 continue
             errors, refusal = field_errors(kind, value), None
@@ -251,7 +252,7 @@ class _Decoding(Struct, frozen=True):
                 continue
             documents = tuple(read_nodes(text_of(data, file), file))
             for each in manifest.entries:
-                if isinstance(each.object, NetworkPolicy | ClusterNetworkPolicy | Namespace):
+                if isinstance(each.object, (Namespace, *POLICY_KINDS.object_types)):
                     node = node_at(documents, each.source)
                     assert node is not None
                     yield each.object, PolicySource(file, node)
@@ -294,11 +295,6 @@ def _is_address(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def key_of(policy: Object) -> PolicyKey:
-    """As rules name their policy."""
-    return PolicyKey("np" if isinstance(policy, NetworkPolicy) else "cnp", *policy.key)
 
 
 def _namespaces(document: Document, written: Iterable[Object]) -> Iterator[Namespace]:

@@ -6,21 +6,23 @@ among equals the first rule.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from msgspec import Struct
 
+from percale.model.field_path import format_field_path
 from percale.model.namespace import NAME_LABEL
 from percale.model.selector import LabelSelector, LabelSelectorRequirement
-from percale.policy.compiler import CompiledRule, RuleRef
+from percale.policy.compiled_policy import PEERS_FIELD, TIERS, CompiledRule, RuleRef
 from percale.policy.evaluator import Evaluator, PolicyClass
-from percale.policy.flow_match import has_port, is_peer
+from percale.policy.flow_match import peer_matches, ports_match
+from percale.policy.kinds.policy_kind import PolicyKind
 from percale.policy.rule_terms import (
     Block,
     DomainTerm,
+    FlowProtocol,
     Labels,
     NodeSelectorTerm,
     Peer,
@@ -28,7 +30,6 @@ from percale.policy.rule_terms import (
     Port,
     PortName,
     PortSpan,
-    Unknown,
 )
 from percale.policy.verdict import Decision, Flow, FlowEnd
 
@@ -77,7 +78,7 @@ def nearest(evaluator: Evaluator, flow: Flow, decision: Decision) -> Nearest | N
     peer = flow.destination if decision.direction == "egress" else flow.source
     policies = evaluator.class_of(evaluator.selector_index.pod_ids[subject.pod.key])
     found = [
-        Nearest(rule.ref, (*_peer_differences(rule, peer, evaluator), *_port_differences(rule, flow)))
+        Nearest(rule.ref, (*_peer_differences(rule, peer, evaluator), *_port_differences(rule, flow, evaluator)))
         for rule in _candidates(policies, decision)
     ]
     return min(found, key=lambda each: each.weight, default=None)
@@ -85,13 +86,13 @@ def nearest(evaluator: Evaluator, flow: Flow, decision: Decision) -> Nearest | N
 
 def _candidates(policies: PolicyClass, decision: Decision) -> Iterator[CompiledRule]:
     """The rules that allow, and are asked before the verdict falls."""
-    for tier, rules in enumerate(policies.stages(decision.direction)):
+    for tier, rules in zip(TIERS, policies.stages(decision.direction), strict=True):
         for rule in rules:
             if rule.ref == decision.rule:
                 return
-            if rule.action == "Allow":
+            if rule.action == "Accept":
                 yield rule
-        if tier == 1 and decision.why == "isolated":
+        if tier == "NetworkPolicy" and decision.why == "isolated":
             return
 
 
@@ -105,41 +106,40 @@ def _weight(differences: Differences) -> int:
 def _peer_differences(rule: CompiledRule, party: FlowEnd, evaluator: Evaluator) -> Differences:
     """Of the peer that is nearest."""
     if rule.peers is None or any(
-        is_peer(peer, party, evaluator.selector_index, evaluator.node_index) for peer in rule.peers
+        peer_matches(peer, party, evaluator.selector_index, evaluator.node_index) for peer in rule.peers
     ):
         return ()
-    each = (tuple(_from_peer(peer, party, evaluator, rule.ref)) for peer in rule.peers)
-    return min(each, key=_weight, default=(Difference("it means nobody", weight=3),))
+    fix = _add_peer(evaluator.policy_kinds.of_policy(rule.ref.policy), rule.ref, party)
+    each = (tuple(_from_peer(peer, party, evaluator, fix)) for peer in rule.peers)
+    return min(each, key=_weight, default=(Difference("it allows a sort of peer that is not known here", weight=3),))
 
 
-def _from_peer(peer: Peer, party: FlowEnd, evaluator: Evaluator, rule: RuleRef) -> Iterator[Difference]:
+def _from_peer(peer: Peer, party: FlowEnd, evaluator: Evaluator, fix: str | None) -> Iterator[Difference]:
     match peer:
         case PodSelectorTerm():
-            yield from _from_term(peer, party, evaluator, rule)
+            yield from _from_term(peer, party, evaluator, fix)
         case Block():
-            yield _from_block(peer, party, rule)
+            yield _from_block(peer, party, fix)
         case NodeSelectorTerm():
             if party.node is None:
-                yield Difference(f"it allows nodes, {party} is none", _add_peer(rule, party), 3)
+                yield Difference(f"it allows nodes, {party} is none", fix, 3)
             else:
                 labels = evaluator.node_index.labels.get(party.node, {})
                 yield from _from_selector(peer.nodes, labels, f"node {party.node}", f"node {party.node}")
         case DomainTerm():
-            yield Difference(f"it allows {peer.name}, which does not resolve to {party}", _add_peer(rule, party), 3)
-        case Unknown():
-            yield Difference("it allows a sort of peer that is not known here", weight=3)
+            yield Difference(f"it allows {peer.name}, which does not resolve to {party}", fix, 3)
 
 
-def _from_term(term: PodSelectorTerm, party: FlowEnd, evaluator: Evaluator, rule: RuleRef) -> Iterator[Difference]:
+def _from_term(term: PodSelectorTerm, party: FlowEnd, evaluator: Evaluator, fix: str | None) -> Iterator[Difference]:
     pod = party.pod
     if pod is None:
         who = f"{party} is a node" if party.node is not None else f"{party} is no pod"
-        yield Difference(f"it allows pods{_of(term.pods)}, {who}", _add_peer(rule, party), 3)
+        yield Difference(f"it allows pods{_of(term.pods)}, {who}", fix, 3)
         return
     if isinstance(term.namespaces, str):
         if term.namespaces != pod.namespace:
             what = f"it allows pods of namespace {term.namespaces}, {pod.key} is in {pod.namespace}"
-            yield Difference(what, _add_peer(rule, party), 2)
+            yield Difference(what, fix, 2)
     else:
         labels = evaluator.selector_index.labels_of(pod.namespace)
         for each in _from_selector(term.namespaces, labels, "it", f"namespace {pod.namespace}"):
@@ -196,8 +196,8 @@ def _set(requirement: LabelSelectorRequirement) -> str:
     return f"{requirement.key} {word} ({', '.join(requirement.values)})"
 
 
-def _from_block(block: Block, party: FlowEnd, rule: RuleRef) -> Difference:
-    address, fix = ip_address(party.address), _add_peer(rule, party)
+def _from_block(block: Block, party: FlowEnd, fix: str | None) -> Difference:
+    address = ip_address(party.address)
     weight = 1 if party.pod is None else 2
     if address.version != block.network.version:
         return Difference(f"it allows {block.cidr}, {address} is IPv{address.version}", fix, 3)
@@ -207,44 +207,35 @@ def _from_block(block: Block, party: FlowEnd, rule: RuleRef) -> Difference:
     return Difference(f"it allows {block.cidr}, {address} is not in it", fix, weight)
 
 
-def _add_peer(rule: RuleRef, party: FlowEnd) -> str | None:
+def _add_peer(kind: PolicyKind[Any], rule: RuleRef, party: FlowEnd) -> str | None:
     """A peer that means this party, for the rule's list; addresses only of those that have no labels."""
-    side = "from" if rule.direction == "ingress" else "to"
-    pod, cluster = party.pod, rule.policy.kind == "cnp"
+    pod = party.pod
     if pod is not None:
         labels = {key: value for key, value in pod.labels.items() if key not in _GENERATED}
-        pods, home = f"podSelector: {_inline(labels)}", f"namespaceSelector: {_inline({NAME_LABEL: pod.namespace})}"
-        peer = pods if pod.namespace == rule.policy.namespace else f"{{{home}, {pods}}}"
-        return f"add to {_where(rule)}.{side}: - {'pods: ' if cluster else ''}{peer}"
-    network = f"{ip_address(party.address)}/{len(party.address) * 8}"
-    if cluster:
-        return f'add to {_where(rule)}.{side}: - networks: ["{network}"]' if side == "to" else None
-    return f'add to {_where(rule)}.{side}: - ipBlock: {{cidr: "{network}"}}'
+        peer: str | None = kind.pod_peer(labels, pod.namespace, rule.policy)
+    else:
+        peer = kind.network_peer(f"{ip_address(party.address)}/{len(party.address) * 8}", rule.direction)
+    return _add(rule, PEERS_FIELD[rule.direction], peer) if peer is not None else None
 
 
-def _inline(labels: Labels) -> str:
-    if not labels:
-        return "{}"
-    return f"{{matchLabels: {{{', '.join(f'{key}: {json.dumps(value)}' for key, value in labels.items())}}}}}"
-
-
-def _where(rule: RuleRef) -> str:
-    return f"spec.{rule.direction}[{rule.position}]"
+def _add(rule: RuleRef, field: str, item: str) -> str:
+    return f"add to {format_field_path((*rule.field, field))}: - {item}"
 
 
 # Ports
 
 
-def _port_differences(rule: CompiledRule, flow: Flow) -> Differences:
+def _port_differences(rule: CompiledRule, flow: Flow, evaluator: Evaluator) -> Differences:
     """Of the port that is nearest."""
-    if rule.ports is None or has_port(rule.ports, flow.protocol, flow.port, flow.destination.pod):
+    if rule.ports is None or ports_match(rule.ports, flow.protocol, flow.port, flow.destination.pod):
         return ()
     if flow.port is None:
         return (Difference(f"it allows {_listed(rule.ports)}, ICMP has no port", weight=3),)
     each = sorted(rule.ports, key=lambda port: _distance(port, flow))
     if not each:
         return (Difference("it means no port that is known here", weight=3),)
-    return (Difference(_from_port(each[0], flow, each), _add_port(rule.ref, flow)),)
+    fix = _add_port(evaluator.policy_kinds.of_policy(rule.ref.policy), rule.ref, flow.protocol, flow.port)
+    return (Difference(_from_port(each[0], flow, each), fix),)
 
 
 def _distance(port: Port, flow: Flow) -> tuple[bool, bool]:
@@ -292,8 +283,5 @@ def _spelled(port: Port) -> str:
     return f"{port.first}{suffix}" if port.first == port.last else f"{port.first}-{port.last}{suffix}"
 
 
-def _add_port(rule: RuleRef, flow: Flow) -> str:
-    if rule.policy.kind == "cnp":
-        port = f"{flow.protocol.lower()}: {{destinationPort: {{number: {flow.port}}}}}"
-        return f"add to {_where(rule)}.protocols: - {port}"
-    return f"add to {_where(rule)}.ports: - {{port: {flow.port}, protocol: {flow.protocol}}}"
+def _add_port(kind: PolicyKind[Any], rule: RuleRef, protocol: FlowProtocol, port: int) -> str:
+    return _add(rule, kind.ports_field, kind.port(protocol, port))

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 from typing import Any, Protocol
 
 from percale.explain.why.connection import Answer, Reply
-from percale.policy.compiler import PolicyKey, RuleRef
+from percale.policy.compiled_policy import PolicyKey, RuleRef
 from percale.policy.verdict import Decision, FlowEnd
 
 

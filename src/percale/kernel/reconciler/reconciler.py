@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
 
+from percale.backoff import Backoff
 from percale.errors import KernelError
 from percale.kernel.protocol import (
     Change,
@@ -48,7 +49,7 @@ _Task: TypeAlias = Callable[[], None]
 
 @dataclass(slots=True)
 class _Retry:
-    pause: float
+    backoff: Backoff
     due: float
 
 
@@ -295,10 +296,10 @@ class Reconciler:
         for key in errors:
             retry = self._retries.get(key)
             if retry is None:
-                self._retries[key] = _Retry(FIRST_PAUSE, now + FIRST_PAUSE)
+                backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
+                self._retries[key] = _Retry(backoff, now + backoff.next())
             elif retry.due <= now:
-                retry.pause = min(LONGEST_PAUSE, retry.pause * 2)
-                retry.due = now + retry.pause
+                retry.due = now + retry.backoff.next()
         self._report_once(errors)
 
     def _report_once(self, errors: Mapping[Key, KernelError]) -> None:

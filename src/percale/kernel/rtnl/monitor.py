@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 
+from percale.backoff import Backoff
 from percale.kernel.netlink import link, route, tc
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.netlink.link import Device
@@ -70,18 +71,18 @@ class NetlinkMonitor:
 
     def _run(self) -> None:
         """Receive until closed. A bug is reported as lost events, and the next attempt begins after a pause."""
-        pause, listen = _FIRST_PAUSE, self._listen
+        backoff, listen = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE), self._listen
         while True:
             began = time.monotonic()
             try:
                 listen()
             except Exception as error:  # an agent without events must not look healthy
                 self._on_events([ResyncRequired(error), UnderlayChanged()])
-            if self._ends_within(pause):
+            if time.monotonic() - began > _LONGEST_PAUSE:
+                backoff.reset()
+            if self._ends_within(backoff.next()):
                 return
             listen = self._listen_again
-            lasted = time.monotonic() - began > _LONGEST_PAUSE
-            pause = _FIRST_PAUSE if lasted else min(pause * 2, _LONGEST_PAUSE)
 
     def _ends_within(self, seconds: float) -> bool:
         poll = select.poll()

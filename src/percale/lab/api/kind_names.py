@@ -29,26 +29,16 @@ _SHORT = {
 }
 
 
-def plural(kind: type[Object]) -> str:
-    """`pods`, `networkpolicies`, `ingresses`."""
-    name = kind.KIND.lower()
-    if name.endswith("y"):
-        return f"{name[:-1]}ies"
-    if name.endswith("ss"):
-        return f"{name}es"
-    return name if name.endswith("s") else f"{name}s"
-
-
 def full_name(obj: Object) -> str:
     """`pod/web-0`, `deployment.apps/web`, as kubectl says it."""
-    group = obj.API_VERSION.rpartition("/")[0]
+    group = obj.api_group()
     return f"{obj.KIND.lower()}{'.' + group if group else ''}/{obj.metadata.name}"
 
 
 def _words() -> Mapping[str, type[Object]]:
     words = {short: KINDS[name] for short, name in _SHORT.items() if name in KINDS}
     for kind in KINDS.values():
-        words[kind.KIND.lower()] = words[plural(kind)] = kind
+        words[kind.KIND.lower()] = words[kind.PLURAL] = kind
     return words
 
 
@@ -61,5 +51,5 @@ def kind_of(word: str) -> type[Object]:
     if found is not None:
         return found
     near = difflib.get_close_matches(word.lower(), WORDS, n=1)
-    known = ", ".join(sorted(plural(kind) for kind in KINDS.values()))
+    known = ", ".join(sorted(kind.PLURAL for kind in KINDS.values()))
     raise LabError(f"there is no kind {word!r}", hint=f"did you mean {near[0]}?" if near else f"there are {known}")

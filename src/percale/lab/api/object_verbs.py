@@ -15,7 +15,7 @@ from percale.controllers.admission import admit
 from percale.controllers.workloads import Create, Delete
 from percale.errors import LabError, NotFound
 from percale.lab.api import columns as tables
-from percale.lab.api.kind_names import full_name, kind_of, plural
+from percale.lab.api.kind_names import full_name, kind_of
 from percale.lab.api.server import Answer, Verb
 from percale.lab.cluster import Cluster
 from percale.lab.spec.input import other_networks, read_objects
@@ -62,7 +62,7 @@ class ObjectVerbs(Struct, frozen=True):
             if not found:
                 raise NotFound(f"there is no {wanted.KIND.lower()} {name}{_within(wanted, home)}")
         found = [obj for obj in found if labels <= obj.metadata.labels.items()]
-        nothing = f"no {plural(wanted)}{'' if everywhere else _within(wanted, home)}"
+        nothing = f"no {wanted.PLURAL}{'' if everywhere else _within(wanted, home)}"
         if everything and not selector:
             nothing += f"; {len(everything)} elsewhere: -A shows all"
         return {

@@ -12,7 +12,6 @@ import asyncio
 import json
 import os
 import socket
-import struct
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -24,6 +23,7 @@ from msgspec import structs
 from percale.errors import PercaleError
 from percale.lab.run_dir import LabPlace
 from percale.model.manifest.json_text import read_json_text
+from percale.unix_socket import peer_credentials
 
 LONGEST_REQUEST = 64 * 1024 * 1024
 """Bytes; a request may carry whole manifests."""
@@ -57,7 +57,7 @@ def _listening(place: LabPlace) -> socket.socket:
 
 async def _converse(answers: Answers, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
-        if _peer_uid(writer.get_extra_info("socket")) != os.geteuid():
+        if peer_credentials(writer.get_extra_info("socket")).uid != os.geteuid():
             return
         answer = await answers.answer(await reader.readline())
         writer.write(json.dumps(answer).encode())
@@ -97,9 +97,3 @@ def _arguments(verb: Verb) -> type[msgspec.Struct]:
     """What the verb takes, each argument with its type; all of them are there."""
     types = {name: kind for name, kind in get_type_hints(verb, include_extras=True).items() if name != "return"}
     return msgspec.defstruct("Arguments", types.items(), forbid_unknown_fields=True)
-
-
-def _peer_uid(peer: socket.socket) -> int:
-    credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    uid: int = struct.unpack("3i", credentials)[1]
-    return uid

@@ -22,6 +22,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from percale.backoff import Backoff
 from percale.errors import LabError
 from percale.lab.process.init import Channel
 from percale.lab.run_dir import NodePlace, last_words
@@ -40,7 +41,7 @@ class _Agent:
     wanted: bool = True
     pid: int | None = None
     started: float = 0.0
-    pause: float = FIRST_PAUSE
+    backoff: Backoff = field(default_factory=lambda: Backoff(FIRST_PAUSE, LONGEST_PAUSE))
     restarts: int = 0
     status: int | None = None
     """How it ended last; negative: by this signal."""
@@ -99,7 +100,7 @@ class Agents:
             begun = time.monotonic()
             await self._end(agent, signal.SIGKILL if kill else signal.SIGTERM, patience)
             agent.wanted = True
-            agent.pause = FIRST_PAUSE
+            agent.backoff.reset()
             self._launch(agent)
             try:
                 async with asyncio.timeout(patience):
@@ -178,9 +179,8 @@ class Agents:
         if agent.wanted:
             agent.restarts += 1
             if time.monotonic() - agent.started > _SETTLED:
-                agent.pause = FIRST_PAUSE
-            agent.waiting = self._loop.call_later(agent.pause, self._launch, agent)
-            agent.pause = min(agent.pause * 2, LONGEST_PAUSE)
+                agent.backoff.reset()
+            agent.waiting = self._loop.call_later(agent.backoff.next(), self._launch, agent)
         self.on_change()
 
     def _noticed(self, agent: _Agent) -> None:

@@ -17,6 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
+from percale.backoff import Backoff
 from percale.controllers import cluster_dns
 from percale.kernel.netns import create_namespace, delete_namespace
 from percale.lab.dns.records import DOMAIN
@@ -184,14 +185,14 @@ class Kubelet:
             await runtime.delete(sandbox)
 
     async def _patiently(self, what: str, attempt: Callable[[], Awaitable[None]]) -> None:
-        pause = FIRST_PAUSE
+        backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         while True:
             try:
                 return await attempt()
             except (RuntimeRefused, OSError) as error:
+                pause = backoff.next()
                 self.log(f"pod {what}: {error}; trying again in {pause:.1f} s")
             await asyncio.sleep(pause)
-            pause = min(pause * 2, LONGEST_PAUSE)
 
     def _write_files(self, life: _Life) -> None:
         """What the pod finds as its own /etc/hosts and /etc/resolv.conf."""

@@ -77,6 +77,7 @@ class Lab(Object, frozen=True, omit_defaults=True, kw_only=True):
 
     API_VERSION: ClassVar[str] = "percale.io/v1alpha1"
     KIND: ClassVar[str] = "Lab"
+    PLURAL: ClassVar[str] = "labs"
     NAMESPACED: ClassVar[bool] = False
 
     metadata: ObjectMeta = ObjectMeta(name="lab")

@@ -17,7 +17,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from percale.errors import BadManifest
-from percale.model.field_path import parse_field_path
+from percale.model.field_path import FieldPath
 from percale.model.kinds import KINDS, Kinds
 from percale.model.manifest.diagnostics import SourceText, combined, diagnose
 from percale.model.manifest.json_reader import read_json
@@ -110,13 +110,13 @@ def _with_namespace(each: ManifestEntry, namespace: str) -> ManifestEntry:
     return each if obj is each.object else ManifestEntry(obj, each.source)
 
 
-def field_line(data: bytes, source: Source, path: str) -> int:
-    """The line of a field (`spec.ingress[0]`) of an object; lines are looked up on demand, not stored.
+def field_line(data: bytes, source: Source, path: FieldPath) -> int:
+    """The line of a field of an object; lines are looked up on demand, not stored.
 
     Raises BadManifest if the file cannot be read any more.
     """
     node = object_node(data, source)
-    return descend(node, parse_field_path(path))[1] if node is not None else source.line
+    return descend(node, path)[1] if node is not None else source.line
 
 
 def object_node(data: bytes, source: Source) -> Node | None:

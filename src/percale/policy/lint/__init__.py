@@ -1,10 +1,7 @@
-"""What people get wrong in policies that are valid: objects → remarks, each with what to do. `percale policy check` calls it.
+"""Reports mistakes in valid policies: manifest entries to findings, each with a hint. `percale policy check` calls it.
 
-    ManifestEntry … ─▶ shapes     both kinds of policy in one form, every part with the field it stands in
-            └▶ holdings   the pods, namespaces and pod networks that the manifests hold
-    shapes, holdings ─▶ selecting  blocks  effects  dns  shadowing ─▶ LintFinding …
-    remarks   what a remark is;   containment   one selector, peer, port or rule within another
-    checking  all checks
-
-It looks at policies as they are written, one beside the other; the evaluator decides on flows, and does not know fields.
+ManifestEntry … ─▶ compiled policies (`policy/kinds`) ─┐
+               └─▶ inventory: pods, namespaces ────────┴─▶ selectors  ip_blocks  no_effect  dns  shadowing ─▶ LintFinding …
+finding      what a finding is;   containment   one selector, peer, port or rule within another
+linter       all checks
 """

@@ -1,4 +1,4 @@
-"""Whether one selector, peer, port or rule is certainly within another: all that the first matches, the second matches too.
+"""Whether one selector, peer, port or rule is certainly within another: whatever the first matches, the second matches.
 
 Certain for every cluster, whatever its pods and labels are. False means "not certain".
 """
@@ -11,7 +11,17 @@ from msgspec import Struct
 
 from percale.model.namespace import NAME_LABEL
 from percale.model.selector import LabelSelector
-from percale.policy.lint.parsed_policy import Block, Domains, NamedPort, Nodes, Peer, Port, Ports, Rule, Selection
+from percale.policy.compiled_policy import CompiledRule
+from percale.policy.rule_terms import (
+    Block,
+    DomainTerm,
+    NodeSelectorTerm,
+    Peer,
+    PodSelectorTerm,
+    Port,
+    PortName,
+    PortSpan,
+)
 
 
 class _Values(Struct, frozen=True):
@@ -64,13 +74,13 @@ def selector_within(inner: LabelSelector, outer: LabelSelector) -> bool:
     return all(given.get(key, _ANY).within(wanted) for key, wanted in _by_key(outer).items())
 
 
-def selection_within(inner: Selection, outer: Selection) -> bool:
-    """Every pod that is meant here is meant there."""
+def term_within(inner: PodSelectorTerm, outer: PodSelectorTerm) -> bool:
+    """Every pod that `inner` selects, `outer` selects."""
     return selector_within(_namespaces(inner), _namespaces(outer)) and selector_within(inner.pods, outer.pods)
 
 
-def _namespaces(selection: Selection) -> LabelSelector:
-    where = selection.namespaces
+def _namespaces(term: PodSelectorTerm) -> LabelSelector:
+    where = term.namespaces
     return LabelSelector(matchLabels={NAME_LABEL: where}) if isinstance(where, str) else where
 
 
@@ -82,15 +92,15 @@ def peers_within(inner: Iterable[Peer] | None, outer: Iterable[Peer] | None) -> 
 
 
 def _peer_within(inner: Peer, outer: Peer) -> bool:
-    match inner.means, outer.means:
-        case Selection() as here, Selection() as there:
-            return selection_within(here, there)
-        case Block() as here, Block() as there:
-            return block_within(here, there)
-        case Nodes(here), Nodes(there):
+    match inner, outer:
+        case PodSelectorTerm(), PodSelectorTerm():
+            return term_within(inner, outer)
+        case Block(), Block():
+            return block_within(inner, outer)
+        case NodeSelectorTerm(here), NodeSelectorTerm(there):
             return selector_within(here, there)
-        case Domains(here), Domains(there):
-            return set(here) <= set(there)
+        case DomainTerm(here), DomainTerm(there):
+            return here == there
     return False
 
 
@@ -100,8 +110,8 @@ def block_within(inner: Block, outer: Block) -> bool:
     if here.version != there.version or not here.subnet_of(there):  # type: ignore[arg-type]  # the versions are equal
         return False
     return all(
-        not here.overlaps(gap) or any(gap.subnet_of(own) for own in inner.exceptions)  # type: ignore[arg-type]
-        for gap in outer.exceptions
+        not here.overlaps(gap) or any(gap.subnet_of(own) for own in inner.excluded)  # type: ignore[arg-type]
+        for gap in outer.excluded
     )
 
 
@@ -113,20 +123,20 @@ def ports_within(inner: Iterable[Port] | None, outer: Iterable[Port] | None) -> 
 
 
 def _port_within(inner: Port, outer: Port) -> bool:
-    match inner.means, outer.means:
-        case Ports() as here, Ports() as there:
-            return here.protocol == there.protocol and there.first <= here.first and here.last <= there.last
-        case NamedPort() as here, NamedPort() as there:
-            return here.name == there.name and there.protocol in (None, here.protocol)
-        case NamedPort() as here, Ports() as there:
-            return here.protocol == there.protocol and there == Ports(there.protocol)
+    match inner, outer:
+        case PortSpan(), PortSpan():
+            return inner.protocol == outer.protocol and outer.first <= inner.first and inner.last <= outer.last
+        case PortName(), PortName():
+            return inner.name == outer.name and outer.protocol in ("", inner.protocol)
+        case PortName(), PortSpan():
+            return inner.protocol == outer.protocol and outer == PortSpan(outer.protocol)
     return False
 
 
-def rule_within(inner: Rule, outer: Rule) -> bool:
-    """All that matches the one matches the other, actions aside."""
+def rule_within(inner: CompiledRule, outer: CompiledRule) -> bool:
+    """All that `inner` matches, `outer` matches; actions are not compared."""
     return (
-        inner.direction == outer.direction
+        inner.ref.direction == outer.ref.direction
         and peers_within(inner.peers, outer.peers)
         and ports_within(inner.ports, outer.ports)
     )

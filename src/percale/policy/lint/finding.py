@@ -9,7 +9,8 @@ from msgspec import Struct
 
 from percale.model.field_path import FieldPath, format_field_path
 from percale.model.manifest.decode import Source
-from percale.policy.lint.parsed_policy import Policy
+from percale.model.meta import Object
+from percale.policy.compiled_policy import CompiledPolicy
 
 Severity: TypeAlias = Literal["warning", "info"]
 Code: TypeAlias = Literal[
@@ -27,6 +28,19 @@ Code: TypeAlias = Literal[
     "unknown-field",
     "fails-closed",
 ]
+
+
+class LintedPolicy(Struct, frozen=True):
+    """A policy of a manifest: its object, where it stands, and its compiled form."""
+
+    object: Object
+    source: Source
+    compiled: CompiledPolicy
+
+    @property
+    def name(self) -> str:
+        """`np:ns/name` or `cnp:name`."""
+        return str(self.compiled.key)
 
 
 class LintFinding(Struct, frozen=True):
@@ -55,7 +69,7 @@ LintFindings: TypeAlias = Iterator[LintFinding]
 
 def finding(
     code: Code,
-    policy: Policy,
+    policy: LintedPolicy,
     part: FieldPath,
     what: str,
     hint: str,

@@ -18,7 +18,7 @@ from percale.model.node import Node
 from percale.model.pod import Pod, PodSpec
 from percale.model.selector import LabelSelector
 from percale.model.workloads import DaemonSet, Deployment, Job, ReplicaSet, StatefulSet
-from percale.policy.lint.parsed_policy import Selection
+from percale.policy.rule_terms import PodSelectorTerm
 
 SYSTEM_NAMESPACES = ("kube-system", "kube-public", "kube-node-lease")
 """Every cluster has them, with pods of its own, whether manifests say so or not."""
@@ -52,7 +52,7 @@ class ManifestInventory(Struct, frozen=True, dict=True):
     networks: tuple[Network, ...]
     """The pod networks."""
 
-    _selected: dict[tuple[str | LabelSelector, LabelSelector], Sequence[InventoryPod]] = field(default_factory=dict)
+    _selected: dict[PodSelectorTerm, Sequence[InventoryPod]] = field(default_factory=dict)
     """Cache: many policies select the same pods."""
 
     @cached_property
@@ -72,21 +72,20 @@ class ManifestInventory(Struct, frozen=True, dict=True):
             return [where]
         return [name for name, labels in self.namespaces.items() if where.matches(labels)]
 
-    def selected(self, selection: Selection) -> Sequence[InventoryPod]:
+    def selected(self, term: PodSelectorTerm) -> Sequence[InventoryPod]:
         """The pods that are selected."""
-        key = (selection.namespaces, selection.pods)
-        if key not in self._selected:
-            self._selected[key] = [
+        if term not in self._selected:
+            self._selected[term] = [
                 pod
-                for namespace in self.matching_namespaces(selection.namespaces)
+                for namespace in self.matching_namespaces(term.namespaces)
                 for pod in self.in_namespace(namespace)
-                if selection.pods.matches(pod.labels)
+                if term.pods.matches(pod.labels)
             ]
-        return self._selected[key]
+        return self._selected[term]
 
-    def knows_pods_of(self, selection: Selection) -> bool:
-        """False when the selection may match pods that the manifests do not contain."""
-        where = selection.namespaces
+    def knows_pods_of(self, term: PodSelectorTerm) -> bool:
+        """False when the term may match pods that the manifests do not contain."""
+        where = term.namespaces
         if not self.pods or not (isinstance(where, str) or self.knows(where)):
             return False
         return all(self.in_namespace(name) for name in self.matching_namespaces(where) if name in SYSTEM_NAMESPACES)

@@ -9,29 +9,31 @@ from typing import Any
 from percale.model.addresses import Network
 from percale.model.manifest.decode import ManifestEntry
 from percale.model.manifest.schema import unknown_fields
+from percale.policy.kinds.registry import POLICY_KINDS, PolicyKinds
 from percale.policy.lint.dns import policies_that_block_dns
-from percale.policy.lint.finding import LintFinding, finding
+from percale.policy.lint.finding import LintedPolicy, LintFinding, LintFindings, finding
 from percale.policy.lint.inventory import inventory_of
 from percale.policy.lint.ip_blocks import blocks_with_pods
-from percale.policy.lint.no_effect import peers_of_newer_apis, ranges_of_one, sections_without_effect
-from percale.policy.lint.parsed_policy import policies_of
+from percale.policy.lint.no_effect import peers_of_newer_apis, sections_without_effect
 from percale.policy.lint.selectors import ports_nobody_has, selects_nothing
 from percale.policy.lint.shadowing import identical_policies, shadowed_rules
 
 
-def check(found: Sequence[ManifestEntry], networks: Sequence[Network] = ()) -> list[LintFinding]:
+def check(
+    found: Sequence[ManifestEntry], networks: Sequence[Network] = (), *, kinds: PolicyKinds = POLICY_KINDS
+) -> list[LintFinding]:
     """Findings about the policies among these objects, in their order. `networks` are the pod networks, if known.
 
-    Raises BadNetworkConfig, for a ConfigMap that has a net-conf.json nobody can use.
+    Raises BadNetworkConfig for a ConfigMap with an invalid net-conf.json.
     """
-    policies = policies_of(found)
+    policies = _compiled(found, kinds)
     inventory = inventory_of(found, networks)
     findings = (
         *selects_nothing(policies, inventory),
         *ports_nobody_has(policies, inventory),
         *blocks_with_pods(policies, inventory),
         *sections_without_effect(policies),
-        *ranges_of_one(policies),
+        *(found for policy in policies for found in _of_kind(policy, kinds)),
         *peers_of_newer_apis(policies),
         *policies_that_block_dns(policies, inventory),
         *identical_policies(policies),
@@ -41,9 +43,21 @@ def check(found: Sequence[ManifestEntry], networks: Sequence[Network] = ()) -> l
     return sorted(findings, key=lambda each: order[each.policy])
 
 
+def _compiled(found: Iterable[ManifestEntry], kinds: PolicyKinds) -> list[LintedPolicy]:
+    return [
+        LintedPolicy(each.object, each.source, kind.compile(each.object))
+        for each in found
+        if (kind := kinds.of(type(each.object))) is not None
+    ]
+
+
+def _of_kind(policy: LintedPolicy, kinds: PolicyKinds) -> LintFindings:
+    return kinds.of_policy(policy.compiled.key).lint(policy)
+
+
 def check_fields(found: ManifestEntry, written: Mapping[str, Any]) -> Iterable[LintFinding]:
     """Unknown fields of a policy, which decoding ignores. `written` is the object as its file has it."""
-    for policy in policies_of((found,)):
+    for policy in _compiled((found,), POLICY_KINDS):
         for path, known in unknown_fields(type(found.object), written, ("spec",)):
             word = str(path[-1])
             near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)

@@ -8,52 +8,67 @@ from collections.abc import Iterable, Mapping, Sequence
 from percale.model.field_path import FieldPath
 from percale.model.namespace import NAME_LABEL
 from percale.model.selector import LabelSelector
-from percale.policy.lint.finding import LintFindings, finding
+from percale.policy.compiled_policy import CompiledRule
+from percale.policy.lint.finding import LintedPolicy, LintFindings, finding
 from percale.policy.lint.inventory import InventoryPod, ManifestInventory
-from percale.policy.lint.parsed_policy import EVERYTHING, Block, NamedPort, Policy, Port, Ports, Rule, Selection
+from percale.policy.rule_terms import EVERYTHING, Block, PodSelectorTerm, PortName, PortSpan
 
 _SHOWN = 4
-"""How many labels or ports a remark lists."""
+"""How many labels or ports a finding lists."""
 
 
-def selects_nothing(policies: Iterable[Policy], inventory: ManifestInventory) -> LintFindings:
-    """A subject or a peer that means no pod or no namespace of the manifests."""
+def selects_nothing(policies: Iterable[LintedPolicy], inventory: ManifestInventory) -> LintFindings:
+    """A subject or a peer that selects no pod or no namespace of the manifests."""
     for policy in policies:
-        yield from _nothing(policy, policy.subject, policy.subject.pods_field, inventory)
-        for rule in policy.rules:
-            for peer in rule.peers or ():
-                if isinstance(peer.means, Selection):
-                    yield from _nothing(policy, peer.means, peer.field, inventory)
+        subject, field = policy.compiled.subject, policy.compiled.subject_field
+        yield from _nothing(policy, subject, field, _selector_fields(field)[1], inventory)
+        for rule in policy.compiled.all_rules:
+            for field, peer in rule.placed_peers:
+                if isinstance(peer, PodSelectorTerm):
+                    yield from _nothing(policy, peer, field, field[:_ITEM], inventory)
 
 
-def _nothing(policy: Policy, selection: Selection, part: FieldPath, inventory: ManifestInventory) -> LintFindings:
-    where = selection.namespaces
+_ITEM = len(("spec", "ingress", 0, "from", 0))
+
+
+def _selector_fields(field: FieldPath) -> tuple[FieldPath, FieldPath]:
+    """The fields of the namespace selector and of the pod selector, below a subject's or a peer's."""
+    if field[-1] == "namespaces":
+        return field, field
+    return (*field, "namespaceSelector"), (*field, "podSelector")
+
+
+def _nothing(
+    policy: LintedPolicy, term: PodSelectorTerm, field: FieldPath, part: FieldPath, inventory: ManifestInventory
+) -> LintFindings:
+    where = term.namespaces
+    namespaces_field, pods_field = _selector_fields(field)
     if isinstance(where, LabelSelector) and inventory.knows(where) and not inventory.matching_namespaces(where):
         yield finding(
             "selects-nothing",
             policy,
             part,
-            f"{_last(selection.namespaces_field)} selects no namespace",
+            f"{namespaces_field[-1]} selects no namespace",
             f"the namespaces here have {_namespace_labels(where, inventory)}",
-            field=selection.namespaces_field,
+            field=namespaces_field,
         )
         return
-    if selection.pods == EVERYTHING or not inventory.knows_pods_of(selection) or inventory.selected(selection):
+    if term.pods == EVERYTHING or not inventory.knows_pods_of(term) or inventory.selected(term):
         return
     places = inventory.matching_namespaces(where)
     yield finding(
         "selects-nothing",
         policy,
         part,
-        f"{_last(selection.pods_field)} selects no pod of {_places(places)}",
-        _pods_near(selection, places, inventory),
-        field=selection.pods_field,
+        f"{pods_field[-1]} selects no pod of {_places(places)}",
+        _pods_near(term, places, inventory),
+        field=pods_field,
     )
 
 
-def _pods_near(selection: Selection, places: Sequence[str], inventory: ManifestInventory) -> str:
-    """Where the pods are that it may have meant, or which labels the pods have where it looks."""
-    elsewhere = {pod.namespace for pod in inventory.pods if selection.pods.matches(pod.labels)}
+def _pods_near(term: PodSelectorTerm, places: Sequence[str], inventory: ManifestInventory) -> str:
+    """Where pods with these labels are, or which labels the pods have in these namespaces."""
+    elsewhere = {pod.namespace for pod in inventory.pods if term.pods.matches(pod.labels)}
     if elsewhere:
         return f"pods with these labels are in {_places(sorted(elsewhere))}"
     here = [pod.labels for place in places for pod in inventory.in_namespace(place)]
@@ -61,47 +76,52 @@ def _pods_near(selection: Selection, places: Sequence[str], inventory: ManifestI
 
 
 def _namespace_labels(where: LabelSelector, inventory: ManifestInventory) -> str:
-    """The names when it asks for one, else the labels that people gave them."""
+    """The namespaces' names if the selector requires one, else their other labels."""
     if NAME_LABEL in where.matchLabels:
         return f"the names {_listed(sorted(inventory.namespaces))}"
     given = [{key: value for key, value in each.items() if key != NAME_LABEL} for each in inventory.namespaces.values()]
     return _common(given)
 
 
-def ports_nobody_has(policies: Iterable[Policy], inventory: ManifestInventory) -> LintFindings:
+def ports_nobody_has(policies: Iterable[LintedPolicy], inventory: ManifestInventory) -> LintFindings:
     """Named ports that no destination pod has, and (as information) numbers that none declares."""
     for policy in policies:
-        for rule in policy.rules:
+        for rule in policy.compiled.all_rules:
             pods = _destinations(policy, rule, inventory)
-            for port in rule.ports or ():
-                if isinstance(port.means, NamedPort):
-                    yield from _name(policy, rule, port, port.means, pods)
-                elif isinstance(port.means, Ports) and pods and (rule.direction == "ingress" or rule.peers):
-                    yield from _number(policy, port, port.means, pods)
+            for field, port in rule.placed_ports:
+                if isinstance(port, PortName):
+                    yield from _name(policy, rule, field, port, pods)
+                elif pods and (rule.ref.direction == "ingress" or rule.peers):
+                    yield from _number(policy, field, port, pods)
 
 
-def _destinations(policy: Policy, rule: Rule, inventory: ManifestInventory) -> Sequence[InventoryPod] | None:
-    """The pods whose ports are meant; None: the manifests do not hold them all."""
-    if rule.direction == "ingress":
-        return inventory.selected(policy.subject) if inventory.knows_pods_of(policy.subject) else None
+def _destinations(
+    policy: LintedPolicy, rule: CompiledRule, inventory: ManifestInventory
+) -> Sequence[InventoryPod] | None:
+    """The pods whose ports are matched; None if the manifests do not contain them all."""
+    subject = policy.compiled.subject
+    if rule.ref.direction == "ingress":
+        return inventory.selected(subject) if inventory.knows_pods_of(subject) else None
     if rule.peers is None:
         return inventory.pods or None
+    if rule.unknown_fields:
+        return None
     found: list[InventoryPod] = []
     for peer in rule.peers:
-        if not isinstance(peer.means, Selection) or not inventory.knows_pods_of(peer.means):
+        if not isinstance(peer, PodSelectorTerm) or not inventory.knows_pods_of(peer):
             return None
-        found += inventory.selected(peer.means)
+        found += inventory.selected(peer)
     return found
 
 
 def _name(
-    policy: Policy, rule: Rule, port: Port, wanted: NamedPort, pods: Sequence[InventoryPod] | None
+    policy: LintedPolicy, rule: CompiledRule, field: FieldPath, wanted: PortName, pods: Sequence[InventoryPod] | None
 ) -> LintFindings:
-    if rule.direction == "egress" and rule.peers and all(isinstance(peer.means, Block) for peer in rule.peers):
+    if rule.ref.direction == "egress" and rule.peers and all(isinstance(peer, Block) for peer in rule.peers):
         yield finding(
             "named-port-outside",
             policy,
-            port.field,
+            field,
             f'only pods have a port named "{wanted.name}", addresses outside the cluster have none',
             "write the number",
         )
@@ -119,12 +139,12 @@ def _name(
         what = f'no pod that it means has a port named "{wanted.name}"{suffix}'
         names = Counter(each.name for each in declared if each.name)
         hint = f"the pods name {_listed(_most(names))}" if names else "the pods name none; write the number"
-    yield finding("nobody-has-named-port", policy, port.field, what, hint)
+    yield finding("nobody-has-named-port", policy, field, what, hint)
 
 
-def _number(policy: Policy, port: Port, wanted: Ports, pods: Sequence[InventoryPod]) -> LintFindings:
-    """Containers need not declare what they listen on, so it is only worth a look, and only when all declare some."""
-    if wanted == Ports(wanted.protocol) or not all(pod.ports for pod in pods):
+def _number(policy: LintedPolicy, field: FieldPath, wanted: PortSpan, pods: Sequence[InventoryPod]) -> LintFindings:
+    """Containers need not declare their ports: this is information, and only when all pods declare some."""
+    if wanted == PortSpan(wanted.protocol) or not all(pod.ports for pod in pods):
         return
     declared = [each for pod in pods for each in pod.ports]
     if any(each.protocol == wanted.protocol and wanted.first <= each.number <= wanted.last for each in declared):
@@ -134,15 +154,11 @@ def _number(policy: Policy, port: Port, wanted: Ports, pods: Sequence[InventoryP
     yield finding(
         "nobody-has-port",
         policy,
-        port.field,
+        field,
         f"no pod that it means declares {numbers}/{wanted.protocol}",
         f"the pods declare {_listed(_most(there))}",
         severity="info",
     )
-
-
-def _last(field: FieldPath) -> str:
-    return str(field[-1])
 
 
 def _places(namespaces: Sequence[str]) -> str:

@@ -1,17 +1,17 @@
-"""Rules and policies that change nothing, because others are there. Only what is certain for every cluster is said."""
+"""Checks for redundant rules and policies. Only what is certain for every cluster is reported."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from percale.policy.lint.containment import rule_within, selection_within
-from percale.policy.lint.finding import LintFindings, finding
-from percale.policy.lint.parsed_policy import Peer, Policy, Port, Rule, Unknown
+from percale.policy.compiled_policy import CompiledPolicy, CompiledRule
+from percale.policy.lint.containment import rule_within, term_within
+from percale.policy.lint.finding import LintedPolicy, LintFindings, finding
 
 
-def identical_policies(policies: Sequence[Policy]) -> LintFindings:
-    """Two policies of the same namespace (or tier and priority) that say the same: the later one is named."""
-    for later, earlier in _twins(policies):
+def identical_policies(policies: Sequence[LintedPolicy]) -> LintFindings:
+    """Policies of the same namespace (or tier and priority) with the same content: the later one is reported."""
+    for later, earlier in _duplicates(policies):
         yield finding(
             "identical",
             later,
@@ -21,68 +21,71 @@ def identical_policies(policies: Sequence[Policy]) -> LintFindings:
         )
 
 
-def shadowed_rules(policies: Sequence[Policy]) -> LintFindings:
-    """Rules without which nothing would change: all that they match, another rule has decided."""
-    twins = {later.name for later, _ in _twins(policies)}
-    kept = [policy for policy in policies if policy.name not in twins]
-    by_place: dict[object, list[Policy]] = {}
-    for policy in kept:
-        by_place.setdefault(_place(policy), []).append(policy)
-    for group in by_place.values():
+def shadowed_rules(policies: Sequence[LintedPolicy]) -> LintFindings:
+    """Rules without which nothing would change: another rule has decided all that they match."""
+    duplicates = {later.name for later, _ in _duplicates(policies)}
+    by_scope: dict[object, list[LintedPolicy]] = {}
+    for policy in policies:
+        if policy.name not in duplicates:
+            by_scope.setdefault(_scope(policy.compiled), []).append(policy)
+    for group in by_scope.values():
+        others = [each.compiled for each in group]
         for policy in group:
-            for rule in policy.rules:
-                yield from _shadow(policy, rule, group)
+            for rule in policy.compiled.all_rules:
+                yield from _shadowed(policy, rule, others)
 
 
-def _shadow(policy: Policy, rule: Rule, others: Iterable[Policy]) -> LintFindings:
-    for other, by in _candidates(policy, rule, others):
-        if _certain(by) and _certain(rule) and rule_within(rule, by):
-            name = f"{other.name}#{by.direction}[{by.field[-1]}]"
-            if policy.tier == "NetworkPolicy":
-                what = f"{name} already allows all that this rule allows"
+def _shadowed(policy: LintedPolicy, rule: CompiledRule, others: Iterable[CompiledPolicy]) -> LintFindings:
+    for by in _candidates(policy.compiled, rule, others):
+        if not by.unknown_fields and not rule.unknown_fields and rule_within(rule, by):
+            if policy.compiled.tier == "NetworkPolicy":
+                what = f"{by.ref} already allows all that this rule allows"
             else:
-                what = f"{name} comes first and matches all that this rule matches ({by.action})"
-            yield finding("shadowed", policy, rule.field, what, "remove the rule, or make the other one narrower")
+                what = f"{by.ref} comes first and matches all that this rule matches ({by.action})"
+            yield finding("shadowed", policy, rule.ref.field, what, "remove the rule, or make the other one narrower")
             return
 
 
-def _candidates(policy: Policy, rule: Rule, others: Iterable[Policy]) -> Iterator[tuple[Policy, Rule]]:
-    """The rules that may make this one idle: those that add up with it, or those that are asked before it."""
+def _candidates(policy: CompiledPolicy, rule: CompiledRule, others: Iterable[CompiledPolicy]) -> Iterator[CompiledRule]:
+    """The rules that may shadow this one: those that are added to it, or those that are evaluated before it."""
     for other in others:
-        if other is policy or selection_within(policy.subject, other.subject):
-            for by in other.rules_of(rule.direction):
+        if other is policy or term_within(policy.subject, other.subject):
+            for by in other.rules(rule.ref.direction):
                 if by is not rule and (
-                    _says_more(other, by, policy, rule)
+                    _covers(other, by, policy, rule)
                     if policy.tier == "NetworkPolicy"
-                    else _comes_first(other, by, policy, rule)
+                    else _precedes(other, by, policy, rule)
                 ):
-                    yield other, by
+                    yield by
 
 
-def _comes_first(other: Policy, by: Rule, policy: Policy, rule: Rule) -> bool:
-    return by.field < rule.field if other is policy else other.priority < policy.priority
+def _precedes(other: CompiledPolicy, by: CompiledRule, policy: CompiledPolicy, rule: CompiledRule) -> bool:
+    return by.ref.position < rule.ref.position if other is policy else other.priority < policy.priority
 
 
-def _says_more(other: Policy, by: Rule, policy: Policy, rule: Rule) -> bool:
-    """Of two rules that mean the same for the same pods, only the later one is idle."""
-    same = rule_within(by, rule) and selection_within(other.subject, policy.subject)
-    return not same or (other.name, by.field) < (policy.name, rule.field)
+def _covers(other: CompiledPolicy, by: CompiledRule, policy: CompiledPolicy, rule: CompiledRule) -> bool:
+    """Of two rules with the same matches for the same pods, only the later one is shadowed."""
+    same = rule_within(by, rule) and term_within(other.subject, policy.subject)
+    return not same or (other.key, by.ref.position) < (policy.key, rule.ref.position)
 
 
-def _certain(rule: Rule) -> bool:
-    parts: tuple[Peer | Port, ...] = (*(rule.peers or ()), *(rule.ports or ()))
-    return not any(isinstance(part.means, Unknown) for part in parts)
-
-
-def _place(policy: Policy) -> object:
-    """Policies of one place can shadow each other."""
+def _scope(policy: CompiledPolicy) -> object:
+    """Policies of one scope can shadow each other."""
     return policy.tier, policy.subject.namespaces if policy.tier == "NetworkPolicy" else None
 
 
-def _twins(policies: Sequence[Policy]) -> Iterator[tuple[Policy, Policy]]:
-    seen: dict[object, Policy] = {}
+def _duplicates(policies: Sequence[LintedPolicy]) -> Iterator[tuple[LintedPolicy, LintedPolicy]]:
+    """Later and earlier one of each pair."""
+    seen: dict[object, LintedPolicy] = {}
     for policy in policies:
-        key = (policy.obj.metadata.namespace, policy.obj.KIND, policy.obj.spec)
-        earlier = seen.setdefault(key, policy)
+        earlier = seen.setdefault(_content(policy.compiled), policy)
         if earlier is not policy:
             yield policy, earlier
+
+
+def _content(policy: CompiledPolicy) -> object:
+    """All of it but its name."""
+    rules = tuple(
+        (rule.ref.direction, rule.action, rule.peers, rule.ports, rule.unknown_fields) for rule in policy.all_rules
+    )
+    return policy.key.namespace, policy.tier, policy.priority, policy.subject, policy.isolates, rules

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from percale.model.addresses import Network
 from percale.model.pod import PROTOCOL_NUMBERS
-from percale.policy.compiler import CompiledRule
+from percale.policy.compiled_policy import CompiledRule
 from percale.policy.evaluator import PolicyClass
 from percale.policy.rule_terms import (
     Block,
@@ -184,7 +184,7 @@ class _RuleWriter:
     def rules(self, rules: Sequence[CompiledRule], *, on_pass: Verdict) -> Iterator[Rule]:
         """One for each peer × ports; a peer of the other IP version gives none."""
         for rule in rules:
-            verdict = {"Allow": _RETURN, "Deny": _DROP, "Pass": on_pass}[rule.action]
+            verdict = {"Accept": _RETURN, "Deny": _DROP, "Pass": on_pass}[rule.action]
             peers, ports = list(self._peers(rule)), list(self._ports(rule))
             for peer, port in product(peers, ports):
                 yield Rule(_cheapest_first((*peer, *port)), verdict, _rule_comment(rule))
@@ -199,9 +199,9 @@ class _RuleWriter:
         yield from self._blocks(blocks)
         for peer in rule.peers:
             if not isinstance(peer, Block):
-                yield from self._selected_peers(peer, denies=rule.action == "Deny")
+                yield from self._selected_peers(peer)
 
-    def _selected_peers(self, peer: Peer, *, denies: bool) -> Iterator[tuple[Match, ...]]:
+    def _selected_peers(self, peer: Peer) -> Iterator[tuple[Match, ...]]:
         match peer:
             case PodSelectorTerm():
                 yield (self._in_set((self._peer,), PodsSet(peer, self._version)),)
@@ -209,8 +209,6 @@ class _RuleWriter:
                 yield (self._in_set((self._peer,), NodesSet(peer, self._version)),)
             case DomainTerm():
                 yield (self._in_set((self._peer,), DomainSet(peer.name, self._version)),)
-            case _ if denies:
-                yield ()
 
     def _blocks(self, blocks: Iterable[Block]) -> Iterator[tuple[Match, ...]]:
         networks = tuple(united(block for block in blocks if block.network.version == self._version))

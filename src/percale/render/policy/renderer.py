@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from percale.model.meta import ObjectKey
 from percale.model.pod import PROTOCOL_NUMBERS
-from percale.policy.compiler import PolicyKey
+from percale.policy.compiled_policy import PolicyKey
 from percale.policy.evaluator import Evaluator, PolicyClass, PolicyDelta
 from percale.policy.pod_facts import PodFacts
 from percale.policy.rule_terms import Direction, PodSelectorTerm, PortSpan

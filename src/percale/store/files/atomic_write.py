@@ -12,11 +12,13 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from urllib.parse import quote
 
+from percale.atomic_file import replace_file
+from percale.backoff import Backoff
 from percale.errors import StoreUnavailable
 from percale.model.meta import Object, ObjectKey
 
@@ -60,7 +62,7 @@ def locked(root: Path) -> Iterator[None]:
     """Hold the write lock of this directory. Raises StoreUnavailable."""
     path = root / _LOCK
     deadline = time.monotonic() + _LOCK_TIMEOUT
-    pause = 0.0005
+    backoff = Backoff(0.0005, 0.02)
     while True:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -80,8 +82,7 @@ def locked(root: Path) -> Iterator[None]:
             raise StoreUnavailable(
                 f"locked by another process for {_LOCK_TIMEOUT:.0f} s", where=str(path), hint=f"see who: fuser {path}"
             )
-        time.sleep(pause)
-        pause = min(pause * 2, 0.02)
+        time.sleep(backoff.next())
     try:
         yield
     finally:
@@ -113,17 +114,8 @@ def write_file(path: Path, data: bytes, *, root: Path) -> None:
         for directory in reversed(path.relative_to(root).parents[:-1]):
             (root / directory).mkdir(exist_ok=True)
         path = path.resolve()
-        new = path.with_name(_NEW)
-        try:
-            with new.open("wb") as file:
-                file.write(data)
-                with suppress(FileNotFoundError):
-                    os.fchmod(file.fileno(), path.stat().st_mode & 0o7777)
-            new.rename(path)
-        except OSError:
-            with suppress(OSError):
-                new.unlink()
-            raise
+        mode = path.stat().st_mode & 0o7777 if path.exists() else None
+        replace_file(path, data, mode=mode, draft=path.with_name(_NEW))
     except OSError as error:
         raise unwritable(error, path) from error
 

@@ -23,7 +23,7 @@ from percale.model.networkpolicy import NetworkPolicy
 from percale.model.pod import Pod
 from percale.model.selector import LabelSelector
 from percale.policy.evaluator import Evaluator
-from percale.policy.flow_match import is_peer
+from percale.policy.flow_match import peer_matches
 from percale.policy.rule_terms import Block
 from percale.policy.verdict import Flow
 
@@ -85,12 +85,10 @@ def test_a_peer_means_the_same_parties_for_all_at_once_as_for_one(objects: list[
     parties = Parties(evaluator, outside([evaluator]))
     for rule in rules_of(evaluator):
         for peers in ((peer,) for peer in rule.peers or ()):
-            for denies in (False, True):
-                one_by_one = [
-                    is_peer(peers[0], party, evaluator.selector_index, evaluator.node_index, denies=denies)
-                    for party in parties.all
-                ]
-                assert parties.peers(peers, denies=denies).tolist() == one_by_one, peers
+            one_by_one = [
+                peer_matches(peers[0], party, evaluator.selector_index, evaluator.node_index) for party in parties.all
+            ]
+            assert parties.peers(peers).tolist() == one_by_one, peers
 
 
 @given(worlds)
@@ -196,7 +194,7 @@ def test_every_block_and_exception_means_its_addresses() -> None:
             if all(
                 len(each.network_address.packed) == len(block.network.network_address.packed) for each in block.excluded
             ):
-                assert parties.peers([block], denies=False).tolist() == expected, block
+                assert parties.peers([block]).tolist() == expected, block
 
 
 def test_a_named_port_is_the_one_of_the_destination_and_of_its_protocol() -> None:

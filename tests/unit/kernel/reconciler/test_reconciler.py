@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from ipaddress import ip_interface
 from typing import Any
 
 import pytest
+from tests.waiting import eventually
 
 from percale.errors import KernelError
 from percale.kernel.protocol import Change, Delete
@@ -20,14 +21,6 @@ from percale.render.objects import Address, Link, Route
 
 ETH0 = Link("eth0", Veth(VethPeer("far0")))
 ADDRESS = Address("eth0", ip_interface("192.168.1.1/24"))
-
-
-async def eventually(condition: Callable[[], bool]) -> bool:
-    for _ in range(500):
-        if condition():
-            return True
-        await asyncio.sleep(0.01)
-    return False
 
 
 async def test_after_lost_events_everything_is_read_again() -> None:

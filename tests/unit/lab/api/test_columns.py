@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from percale.errors import LabError
 from percale.lab.api.columns import Surroundings, age, rows
-from percale.lab.api.kind_names import full_name, kind_of, plural
+from percale.lab.api.kind_names import full_name, kind_of
 from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
 from percale.model.condition import Condition
 from percale.model.endpoints import Endpoints, EndpointSlice
@@ -75,7 +75,7 @@ def test_words_for_kinds() -> None:
     assert kind_of("po") is kind_of("pods") is kind_of("Pod") is Pod
     assert kind_of("netpol") is kind_of("networkpolicies.networking.k8s.io") is NetworkPolicy
     assert kind_of("cnp") is kind_of("clusternetworkpolicies") is ClusterNetworkPolicy
-    assert plural(Ingress) == "ingresses"
+    assert Ingress.PLURAL == "ingresses"
     assert full_name(READY) == "pod/up"
     with pytest.raises(LabError, match="there is no kind 'podz'; did you mean pod"):
         kind_of("podz")

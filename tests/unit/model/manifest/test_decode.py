@@ -215,9 +215,9 @@ def test_a_mark_at_the_beginning_and_other_line_ends() -> None:
 def test_the_line_of_a_field() -> None:
     text = "# c\n---\n" + yaml.safe_dump(pod("a"), sort_keys=False) + "---\n" + json.dumps(pod("b"), indent=1)
     first, second = decode(text).entries
-    assert field_line(text.encode(), first.source, "spec.containers[0].ports[0].containerPort") == 12
-    assert field_line(text.encode(), second.source, "metadata.name") == 18
-    assert field_line(text.encode(), second.source, "spec.nothing") == 20
+    assert field_line(text.encode(), first.source, ("spec", "containers", 0, "ports", 0, "containerPort")) == 12
+    assert field_line(text.encode(), second.source, ("metadata", "name")) == 18
+    assert field_line(text.encode(), second.source, ("spec", "nothing")) == 20
 
 
 def test_addresses_of_a_pod_and_networks_of_a_node() -> None:

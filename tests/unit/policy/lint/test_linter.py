@@ -7,7 +7,6 @@ from ipaddress import ip_network
 import pytest
 
 from percale.model.addresses import Network
-from percale.model.field_path import format_field_path
 from percale.model.manifest.decode import decode_manifest, field_line
 from percale.policy.lint.linter import check
 
@@ -46,8 +45,7 @@ def said(text: str, *networks: str, cluster: str = CLUSTER) -> list[str]:
     found = decode_manifest(data, "a.yaml").entries
     cidrs: list[Network] = [ip_network(each) for each in networks]
     return [
-        f"{field_line(data, each.source, format_field_path(each.field)) - cluster.count(chr(10))}: {each}"
-        for each in check(found, cidrs)
+        f"{field_line(data, each.source, each.field) - cluster.count(chr(10))}: {each}" for each in check(found, cidrs)
     ]
 
 
