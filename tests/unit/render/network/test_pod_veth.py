@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from percale.kernel.plan import dependencies_of
+from percale.model.addresses import IPInterface
 from percale.model.subnet_lease import NodeSubnets
 from percale.render.link_kinds import Bridge, Ifb, Veth, VethPeer
 from percale.render.network.base_chains import POD_DEVICE_PREFIX
@@ -28,17 +29,7 @@ from percale.render.network.pod_veth import (
     pod_mac,
     pod_objects,
 )
-from percale.render.objects import (
-    Address,
-    IPInterface,
-    KernelObject,
-    Link,
-    Neighbour,
-    Redirect,
-    Route,
-    Shaper,
-    Sysctl,
-)
+from percale.render.objects import Address, KernelObject, Link, Neighbour, Redirect, Route, Shaper, Sysctl
 
 DUAL = PodNetwork(NodeSubnets(IPv4Network("10.1.0.0/24"), IPv6Network("fd00:1::/64")), 1450)
 V4, V6 = ip_address("10.1.0.7"), ip_address("fd00:1::7")
