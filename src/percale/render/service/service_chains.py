@@ -22,7 +22,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from msgspec.structs import replace
 
-from percale.model.addresses import Network
+from percale.model.addresses import IPNetwork
 from percale.model.pod import PROTOCOL_NUMBERS
 from percale.policy.rule_terms import digest
 from percale.render.nft.objects import (
@@ -369,7 +369,7 @@ def _padded(record: Record) -> bytes:
     return record + b"\0\0"
 
 
-def without_overlaps(networks: Iterable[Network]) -> Iterable[Network]:
+def without_overlaps(networks: Iterable[IPNetwork]) -> Iterable[IPNetwork]:
     """The same addresses without overlaps, which interval sets reject."""
     ipv4 = [each for each in networks if isinstance(each, IPv4Network)]
     ipv6 = [each for each in networks if isinstance(each, IPv6Network)]
