@@ -10,8 +10,9 @@ from typing import Literal, TypeAlias
 from msgspec import Struct
 
 from percale.model.addresses import IPAddress
+from percale.model.ip_family import Family
 from percale.model.pod import Protocol
-from percale.service.node_context import Family, is_in
+from percale.service.node_context import is_in
 from percale.service.resolved_service import ClientLocation, ResolvedPort
 from percale.service.resolver import ServiceResolver
 from percale.service.service_ports import PortSpec, Vip, VipKind, format_endpoint
@@ -53,7 +54,7 @@ def _find(table: ServiceResolver, target: bytes, port: int, protocol: Protocol) 
     """A Service's own address comes before the node's ports."""
     held = table.vip_owners.owner(vip_key(target, protocol, port))
     if held is None and target in table.node_port_addresses:
-        family: Family = 4 if len(target) == 4 else 6
+        family = Family.of_packed(target)
         held = table.vip_owners.owner(node_port_key(family, protocol, port))
     if held is None:
         return None

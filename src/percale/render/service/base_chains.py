@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from percale.model.ip_family import Family
 from percale.render.nft.objects import Field, SetSpec, TableName, TableSpec
 from percale.render.objects import OWNER
 
@@ -26,12 +27,10 @@ MASQUERADE_MARK = 0x0020_0000
 REFUSE = "refuse"
 """The chain that says at once that nobody serves here."""
 
-_ADDRESS: dict[int, Field] = {4: "ipv4_addr", 6: "ipv6_addr"}
 
-
-def shapes(version: int) -> Iterator[SetSpec]:
+def shapes(version: Family) -> Iterator[SetSpec]:
     """The sets and maps of one IP version that the text declares and elements fill."""
-    address = _ADDRESS[version]
+    address = version.nft_address
     vip: tuple[Field, ...] = (address, "inet_proto", "inet_service")
     port: tuple[Field, ...] = ("inet_proto", "inet_service")
     endpoint: tuple[Field, ...] = (address, "inet_service")
@@ -51,7 +50,7 @@ def shapes(version: int) -> Iterator[SetSpec]:
     yield SetSpec(f"admitted{version}", (*vip, address), interval=True)
 
 
-SET_SPECS = (*shapes(4), *shapes(6))
+SET_SPECS = tuple(shape for family in Family for shape in shapes(family))
 
 _COMMENTS = {
     "services": "service addresses: how they are served",
@@ -73,8 +72,8 @@ _COMMENTS = {
 }
 
 
-def _declared(shape: SetSpec, version: int) -> str:
-    ip = "ip" if version == 4 else "ip6"
+def _declared(shape: SetSpec, version: Family) -> str:
+    ip = version.nft
     comment = f'\n    comment "{_COMMENTS[shape.name[:-1]]}"'
     if isinstance(shape.data, tuple):
         # As expressions, for a number by turns has no type of its own that nft could spell.
@@ -139,6 +138,6 @@ chain masquerading {{
 }}
 """
 
-TEXT = "\n".join([*(_declared(shape, version) for version in (4, 6) for shape in shapes(version)), _CHAINS])
+TEXT = "\n".join([*(_declared(shape, version) for version in Family for shape in shapes(version)), _CHAINS])
 
 TABLE_SPEC = TableSpec(TABLE, TEXT, SET_SPECS)
