@@ -22,13 +22,13 @@ from percale.agent.policy.domain_names import DomainResolver
 from percale.agent.problems import Problems
 from percale.cni.records import Attachment
 from percale.event_loop import yield_every
+from percale.model.addresses import IPAddress
 from percale.model.meta import Object, ObjectKey
 from percale.model.pod import Pod
 from percale.policy.evaluator import Evaluator, PolicyDelta
 from percale.policy.kinds.registry import POLICY_KINDS, PolicyKinds
 from percale.policy.pod_facts import PodFacts, facts_of
 from percale.render.nft.objects import Transaction
-from percale.render.objects import IPAddress
 from percale.render.policy.renderer import PolicyRenderer
 from percale.store.protocol import Deleted, Snapshot, Upserted
 
@@ -85,8 +85,6 @@ class PolicyController:
         self._in_flight = False
         self._foreign_change = self._recheck_all = False
         """The kernel may have applied other rules than ours: since the last `changes`, and before them."""
-        self._waiters: list[asyncio.Future[None]] = []
-        self._waiters_in_flight: list[asyncio.Future[None]] = []
         table.add(self)
         table.on_foreign_change(self._on_foreign_change)
 
@@ -109,12 +107,9 @@ class PolicyController:
             return  # not a pod of the cluster: no policy can select it
         self._put_pod(facts)
         pending = self._deltas or self._in_flight or self._foreign_change
-        if not pending and self._node_table.applied.is_set():
-            return
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(done)
-        self._node_table.request_sync()
-        await done
+        if pending or not self._node_table.applied.is_set():
+            self._node_table.request_sync()
+            await self._node_table.flush()
 
     def _attach(self, pod: ObjectKey, addresses: Iterable[IPAddress]) -> None:
         self._attached[pod] = tuple(dict.fromkeys((*self._attached.get(pod, ()), *_packed(addresses))))
@@ -235,8 +230,6 @@ class PolicyController:
         self._recheck_all |= self._foreign_change or self._in_flight  # the last transaction may have been rejected
         self._foreign_change = False
         self._in_flight = True
-        self._waiters_in_flight += self._waiters
-        self._waiters = []
         transaction = self.table.update(deltas)
         self._pending_recheck |= self.table.affected_addresses
         return transaction
@@ -254,16 +247,12 @@ class PolicyController:
         yield from (InvolvedObject("Pod", pod) for pod in pods)
 
     async def committed(self, *, changed: bool) -> None:
-        """Complete waiting ADDs and recheck established connections."""
+        """Recheck established connections."""
         pending, self._pending_recheck = self._pending_recheck, frozenset()
         self._in_flight = False
         if recheck_all := self._recheck_all:
             self._recheck_all = False
             pending |= self.local_pods
-        waiters, self._waiters_in_flight = self._waiters_in_flight, []
-        for done in waiters:
-            if not done.done():
-                done.set_result(None)
         if self._recheck is not None and pending and (changed or recheck_all):
             await self._recheck(pending)
 
