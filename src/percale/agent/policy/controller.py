@@ -16,10 +16,10 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from percale.agent.events import InvolvedObject
+from percale.agent.informer import STORE, Change, Informer
 from percale.agent.nft_table import NodeTable
 from percale.agent.policy.domain_names import DomainResolver
 from percale.agent.problems import Problems
-from percale.agent.watch import STORE, follow
 from percale.cni.records import Attachment
 from percale.event_loop import yield_every
 from percale.model.addresses import IPAddress
@@ -30,7 +30,7 @@ from percale.policy.kinds.registry import POLICY_KINDS, PolicyKinds
 from percale.policy.pod_facts import PodFacts, facts_of
 from percale.render.nft.objects import Transaction
 from percale.render.policy.renderer import PolicyRenderer
-from percale.store.protocol import Deleted, Snapshot, Store, Upserted
+from percale.store.protocol import Deleted, Snapshot, Upserted
 
 _YIELD_EVERY = 200
 """Objects of a snapshot before the event loop gets a turn."""
@@ -48,7 +48,7 @@ class PolicyController:
     def __init__(
         self,
         node: str,
-        store: Store,
+        informer: Informer,
         table: NodeTable,
         *,
         problems: Problems,
@@ -64,7 +64,8 @@ class PolicyController:
         """The packed addresses of this node's pods; `on_local_pods` is called on changes."""
         self.synced = False
         self._node = node
-        self._store = store
+        self._informer = informer
+        self._subscription = informer.subscribe(*self.evaluator.kinds)
         self._node_table = table
         self._problems = problems
         self._recheck = recheck
@@ -84,15 +85,13 @@ class PolicyController:
         self._in_flight = False
         self._foreign_change = self._recheck_all = False
         """The kernel may have applied other rules than ours: since the last `changes`, and before them."""
-        self._waiters: list[asyncio.Future[None]] = []
-        self._waiters_in_flight: list[asyncio.Future[None]] = []
         table.add(self)
         table.on_foreign_change(self._on_foreign_change)
 
     async def run(self) -> None:
         """Runs until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(follow(self._store, self.evaluator.kinds, self._on_event, self._problems), name="objects")
+            tasks.create_task(self._subscription.run(self._on_event), name="objects")
             tasks.create_task(self._resolver.run(), name="names")
 
     # Pods of this node
@@ -108,12 +107,9 @@ class PolicyController:
             return  # not a pod of the cluster: no policy can select it
         self._put_pod(facts)
         pending = self._deltas or self._in_flight or self._foreign_change
-        if not pending and self._node_table.applied.is_set():
-            return
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(done)
-        self._node_table.request_sync()
-        await done
+        if pending or not self._node_table.applied.is_set():
+            self._node_table.request_sync()
+            await self._node_table.flush()
 
     def _attach(self, pod: ObjectKey, addresses: Iterable[IPAddress]) -> None:
         self._attached[pod] = tuple(dict.fromkeys((*self._attached.get(pod, ()), *_packed(addresses))))
@@ -123,7 +119,7 @@ class PolicyController:
         known = self._said.get(pod) or self.evaluator.selector_index.pod(pod)
         if known is not None and pod not in self._deleted:
             return known
-        found = await self._store.get(Pod, pod)
+        found = await self._informer.get(Pod, pod)
         since = self._said.get(pod)
         if since is not None and (found is None or pod not in self._deleted):
             return since  # its event came meanwhile, or its object is gone
@@ -157,7 +153,7 @@ class PolicyController:
 
     # Store events
 
-    async def _on_event(self, event: Snapshot | Upserted | Deleted) -> None:
+    async def _on_event(self, event: Change) -> None:
         match event:
             case Snapshot():
                 first, self.synced = not self.synced, False  # half a snapshot is not a consistent state
@@ -234,8 +230,6 @@ class PolicyController:
         self._recheck_all |= self._foreign_change or self._in_flight  # the last transaction may have been rejected
         self._foreign_change = False
         self._in_flight = True
-        self._waiters_in_flight += self._waiters
-        self._waiters = []
         transaction = self.table.update(deltas)
         self._pending_recheck |= self.table.affected_addresses
         return transaction
@@ -253,16 +247,12 @@ class PolicyController:
         yield from (InvolvedObject("Pod", pod) for pod in pods)
 
     async def committed(self, *, changed: bool) -> None:
-        """Complete waiting ADDs and recheck established connections."""
+        """Recheck established connections."""
         pending, self._pending_recheck = self._pending_recheck, frozenset()
         self._in_flight = False
         if recheck_all := self._recheck_all:
             self._recheck_all = False
             pending |= self.local_pods
-        waiters, self._waiters_in_flight = self._waiters_in_flight, []
-        for done in waiters:
-            if not done.done():
-                done.set_result(None)
         if self._recheck is not None and pending and (changed or recheck_all):
             await self._recheck(pending)
 

@@ -33,7 +33,7 @@ from percale.model.addresses import IPAddress
 from percale.model.meta import ObjectKey
 from percale.model.pod import Protocol
 from percale.render.nft.objects import ElementBatch, Transaction
-from percale.render.service.host_ports import HostPort, host_port_elements, kept_elements
+from percale.render.service.host_ports import HostPort, host_port_elements, reserved_elements
 from percale.service.endpoint_selection import Record
 
 T = TypeVar("T")
@@ -85,8 +85,6 @@ class HostPorts:
         """UDP ports, with their address, opened or closed since the last `changes`."""
         self._datagrams_in_flight: set[tuple[bytes, int]] = set()
         """The same in the last `changes`."""
-        self._waiters: list[asyncio.Future[None]] = []
-        self._waiters_in_flight: list[asyncio.Future[None]] = []
         self._service_endpoints: Callable[[Collection[int]], Served] = lambda ports: {}
         table.add(self)
         self._report_problems()
@@ -115,10 +113,8 @@ class HostPorts:
         opened = self._opened[owner] = _opened(attachment, there)
         self._report_problems()
         self._datagrams |= {at for at, _ in opened.datagrams()}
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(done)
         self._table.request_sync()
-        await done
+        await self._table.flush()
 
     def _check(self, attachment: Attachment, port: HostPort, there: Iterable[Listener], own: set[bytes]) -> None:
         """Raises StateError."""
@@ -172,14 +168,12 @@ class HostPorts:
     def changes(self) -> Transaction:
         """Changes since the last call."""
         before, self._current = self._current, {}
-        reserved = kept_elements(port for ports in self._reserved.values() for port in ports)
+        reserved = reserved_elements(port for ports in self._reserved.values() for port in ports)
         for name, key, data in chain(reserved, *(each.elements for each in self._opened.values())):
             self._current.setdefault((name, key), data)
         removed, added = before.items() - self._current.items(), self._current.items() - before.items()
         self._datagrams_in_flight |= self._datagrams
         self._datagrams = set()
-        self._waiters_in_flight += self._waiters
-        self._waiters = []
         return Transaction(
             remove=tuple(ElementBatch(name, key) for (name, key), _ in sorted(removed)), put=_elements(added)
         )
@@ -196,14 +190,10 @@ class HostPorts:
                 yield InvolvedObject("Pod", opened.key)
 
     async def committed(self, *, changed: bool) -> None:
-        """Complete waiting ADDs and delete stale UDP flows."""
+        """Delete stale UDP flows."""
         in_flight, self._datagrams_in_flight = self._datagrams_in_flight, set()
         if in_flight:
             self._conntrack_cleaner.delete_stale(self._serving(in_flight))
-        waiters, self._waiters_in_flight = self._waiters_in_flight, []
-        for done in waiters:
-            if not done.done():
-                done.set_result(None)
 
     def _serving(self, in_flight: Collection[tuple[bytes, int]]) -> Served:
         """The current endpoints of these UDP ports. A Service takes precedence, then a port at one address, then at any."""
