@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from ipaddress import IPv4Network
 from typing import Any
 
 from msgspec import convert
 
 from percale.model.endpoints import SERVICE_LABEL, Endpoint, EndpointSlice
-from percale.model.manifest.schema import from_text
 from percale.model.meta import ObjectMeta
 from percale.model.networkpolicy import NetworkPolicy
 from percale.model.node import Node
@@ -126,7 +124,12 @@ def lease(number: int, **spec: Any) -> SubnetLease:
     """Of the node nNUMBER with 10.244.NUMBER.0/24, behind 192.168.0.NUMBER; networks and addresses may be text."""
     usual = {
         "node": f"n{number}",
-        "subnet": IPv4Network(f"10.244.{number}.0/24"),
+        "subnet": f"10.244.{number}.0/24",
         "publicIP": f"192.168.0.{number}",
     }
-    return make_lease(convert({**usual, **spec}, SubnetLeaseSpec, dec_hook=from_text))
+    return make_lease(convert({**usual, **spec}, SubnetLeaseSpec, dec_hook=_parsed))
+
+
+def _parsed(kind: type[Any], value: Any) -> Any:
+    """An address or a network, which text stands for."""
+    return value if isinstance(value, kind) else kind(value)

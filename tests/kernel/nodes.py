@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack
 from ipaddress import ip_address
 from typing import Any, TypeVar
 
+from tests import waiting
 from tests.kernel.conftest import Space
 from tests.kernel.network_tables import running_tables
 
@@ -39,8 +40,6 @@ DUAL = {
     "EnableIPv6": True,
     "IPv6Network": "fd00:244::/48",
 }
-PATIENCE = 30.0
-"""Seconds until something must have come true."""
 
 _POD_MAC = "02:00:00:00:00:77"
 _ROUTER = "; ".join(
@@ -55,10 +54,7 @@ _NO_DAD = "for c in all default; do echo 0 > /proc/sys/net/ipv6/conf/$c/accept_d
 
 async def eventually(condition: Callable[[], T], what: str = "") -> T:
     """What `condition` returns once it is true; it may run programs, so it has a thread of its own."""
-    async with asyncio.timeout(PATIENCE):
-        while not (result := await asyncio.to_thread(condition)):
-            await asyncio.sleep(0.02)
-    assert result, what
+    result: T = await waiting.eventually(lambda: asyncio.to_thread(condition), what)
     return result
 
 
@@ -108,7 +104,7 @@ class Machine:
             made = thread.run(lambda: socket.socket(family, kind))
         finally:
             thread.close()
-        made.settimeout(PATIENCE)
+        made.settimeout(waiting.PATIENCE)
         return made
 
 
@@ -180,7 +176,7 @@ class Node(Machine):
     def render(self) -> None:
         try:
             local = self.local
-        except BadConfig:  # the interface is gone; what was wished stays, as in the agent
+        except BadConfig:  # the interface is gone; what was declared stays, as in the agent
             return
         self.reconciler.declare("node/device", self._backend.device(local))
         tunnels = tunnel_elements(self._backend.tunnel_ends(local))
@@ -194,7 +190,7 @@ class Node(Machine):
             self.tables.declare(f"peer/{name}", map(peer_element, peer.addresses))
 
     async def synced(self) -> None:
-        """Everything wished is there, and nothing else of ours."""
+        """Everything declared is there, and nothing else of ours."""
         self.reconciler.start_garbage_collection()
         self.tables.start_garbage_collection()
         await self.reconciler.wait_idle()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
+from tests.waiting import PATIENCE, until
 
 from percale.kernel.netlink import link
 from percale.kernel.netns import NetnsThread
@@ -16,15 +16,6 @@ from percale.kernel.reconciler.reconciler import Reconciler
 from percale.kernel.reconciler.sysctl_schedule import EVERY
 from percale.kernel.rtnl.driver import KernelDriver
 from percale.render.objects import Sysctl
-
-PATIENCE = 30.0
-
-
-def until(condition: Callable[[], Any]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 class Defect(Exception):
@@ -42,7 +33,7 @@ def break_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link, "decode", broken)
 
 
-def test_it_tells_of_a_defect_and_listens_again(space: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_reports_a_defect_and_listens_again(space: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[KernelEvent] = []
 
     def hear(events: Iterable[KernelEvent]) -> None:

@@ -58,7 +58,7 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_the_lines_we_spell_make_what_we_make(new_space: Callable[[], Space]) -> None:
+async def test_the_logged_commands_make_what_we_make(new_space: Callable[[], Space]) -> None:
     ours, theirs = new_space(), new_space()
     lines: list[str] = []
     async with running_tables(ours.descriptor, OWN, log_command=lines.append) as tables:

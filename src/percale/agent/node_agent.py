@@ -52,6 +52,7 @@ from percale.event_loop import yield_every
 from percale.ipam.address_pool import AddressPool
 from percale.kernel import sysctl
 from percale.kernel.nftables.text_table import TextTable
+from percale.model.addresses import IPAddress
 from percale.model.ip_family import Family
 from percale.model.meta import ObjectKey
 from percale.model.pod import Pod as PodObject
@@ -61,7 +62,7 @@ from percale.render.network.base_chains import network_tables
 from percale.render.network.fastpath import FastpathConfig, FastpathPod, FastpathRoute
 from percale.render.network.masquerade import node_elements
 from percale.render.network.pod_veth import PodNetwork, free_addresses
-from percale.render.objects import IPAddress, Sysctl
+from percale.render.objects import Sysctl
 from percale.render.service import base_chains as service_chains
 from percale.render.service import host_ports
 from percale.store.protocol import Deleted, Snapshot, Upserted

@@ -27,6 +27,7 @@ from percale.cni.requests import KubernetesPod
 from percale.errors import PercaleError, StateError
 from percale.ipam.address_pool import AddressPool, Owner
 from percale.kernel.reconciler.reconciler import Reconciler
+from percale.model.addresses import IPAddress
 from percale.render.link_kinds import Veth
 from percale.render.network.elements import Element
 from percale.render.network.pod_veth import (
@@ -43,7 +44,7 @@ from percale.render.network.pod_veth import (
     pod_mac,
     pod_objects,
 )
-from percale.render.objects import IPAddress, KernelObject, Link
+from percale.render.objects import KernelObject, Link
 from percale.render.service.host_ports import HostPort
 
 _SOURCE = "pod/"

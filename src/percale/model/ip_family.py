@@ -6,6 +6,8 @@ from enum import IntEnum
 from ipaddress import IPv4Network, IPv6Network
 from typing import Literal
 
+from percale.model.addresses import IPNetwork
+
 
 class Family(IntEnum):
     """By IP version: `Family(address.version)`, `f"IPv{family}"`. IPv4 comes first wherever both are listed."""
@@ -14,12 +16,12 @@ class Family(IntEnum):
     IPV6 = 6
 
     @property
-    def network_type(self) -> type[IPv4Network | IPv6Network]:
+    def network_type(self) -> type[IPNetwork]:
         """Of `ipaddress`."""
         return IPv4Network if self is Family.IPV4 else IPv6Network
 
     @property
-    def everything(self) -> IPv4Network | IPv6Network:
+    def everything(self) -> IPNetwork:
         """The default route's destination."""
         return self.network_type((0, 0))
 

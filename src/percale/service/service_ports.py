@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from msgspec import Struct
 
-from percale.model.addresses import Network, is_address, is_network, packed, parse_network
+from percale.model.addresses import IPNetwork, is_address, is_network, packed, parse_network
 from percale.model.meta import ObjectKey
 from percale.model.service import (
     AFFINITY_TIMEOUT,
@@ -71,7 +71,7 @@ class PortSpec(Struct, frozen=True, gc=False):
     vips: tuple[Vip, ...]
     internal_local: bool
     external_local: bool
-    source_ranges: tuple[Network, ...]
+    source_ranges: tuple[IPNetwork, ...]
     """Who may use the load balancer's addresses; empty: all."""
     affinity: int | None
     """Seconds that a client stays with its endpoint; None: it does not."""
@@ -162,7 +162,7 @@ def _packed(texts: Iterable[str], field: str, problems: list[str]) -> list[bytes
     return found
 
 
-def _networks(texts: Iterable[str], field: str, problems: list[str]) -> list[Network]:
+def _networks(texts: Iterable[str], field: str, problems: list[str]) -> list[IPNetwork]:
     found = []
     for text in texts:
         if is_network(text.strip()):
@@ -222,7 +222,7 @@ def _ports(service: Service, config: ServiceConfig, problems: list[str], refused
             )
 
 
-_NOBODY: dict[Family, Network] = {4: parse_network("0.0.0.0/32"), 6: parse_network("::/128")}
+_NOBODY: dict[Family, IPNetwork] = {4: parse_network("0.0.0.0/32"), 6: parse_network("::/128")}
 """No packet comes from there."""
 
 

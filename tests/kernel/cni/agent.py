@@ -42,7 +42,7 @@ STEPS: Mapping[str, tuple[type, str]] = {
     "address": (AddressPool, "allocate"),
     "pair": (Reconciler, "wait_applied"),
     "inside": (PodNamespaces, "apply"),
-    "draft": (Path, "write_bytes"),
+    "draft": (Path, "rename"),
     "record": (Records, "put"),
     "answer": (Attachments, "attach"),
     "withdraw": (Attachments, "_withdraw"),
@@ -51,13 +51,19 @@ STEPS: Mapping[str, tuple[type, str]] = {
 }
 
 
-def die_after(place: type, name: str) -> None:
-    """Replace the method by one after which the process is gone."""
+_BEFORE = frozenset({"draft"})
+"""Steps that end where their method begins: a record's file is written, and not in its place yet."""
+
+
+def die_at(step: str) -> None:
+    """Replace the step's method by one after which, or before which, the process is gone."""
+    place, name = STEPS[step]
     method: Callable[..., Any] = getattr(place, name)
 
     @wraps(method)
     def dying(*arguments: Any, **more: Any) -> Any:
-        method(*arguments, **more)
+        if step not in _BEFORE:
+            method(*arguments, **more)
         os.kill(os.getpid(), signal.SIGKILL)
 
     @wraps(method)
@@ -106,7 +112,7 @@ async def serve(directory: Path, wiring: Any, die: str) -> None:
     await reconciler.wait_idle()
     await tables.wait_loaded()
     if die != "-":
-        die_after(*STEPS[die])
+        die_at(die)
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
     print("ready", flush=True)

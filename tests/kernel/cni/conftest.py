@@ -8,28 +8,17 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.kernel.conftest import Space
+from tests.waiting import PATIENCE
 
 from percale.cni import plugin
 
 AGENT = Path(__file__).with_name("agent.py")
-PATIENCE = 30.0
-"""Seconds; whatever takes longer failed."""
-
-
-def until(condition: Callable[[], Any], what: str = "it happens") -> Any:
-    """The condition's first true value."""
-    end = time.monotonic() + PATIENCE
-    while not (value := condition()):
-        assert time.monotonic() < end, f"not within {PATIENCE:.0f} s: {what}"
-        time.sleep(0.01)
-    return value
 
 
 class Refused(Exception):

@@ -18,10 +18,10 @@ from percale.cni.records import Attachment
 from percale.cni.requests import KubernetesPod
 from percale.ipam.address_pool import Owner
 from percale.kernel.nftables.fake_table import FakeNftTable
+from percale.model.addresses import IPAddress
 from percale.model.meta import ObjectKey
 from percale.model.pod import Pod
 from percale.render.network.pod_veth import PodWires
-from percale.render.objects import IPAddress
 from percale.store.memory import MemoryStore
 
 ADDRESS = ip_address("10.244.1.2")

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from tests.builders import lease
 
 from percale.backend.protocol import LocalFamily, LocalNode
 from percale.kernel.protocol import Interface
 from percale.model.ip_family import Family
-from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec, make_lease
+from percale.model.subnet_lease import SubnetLease
 
 ETH0 = Interface(
     "eth0",
@@ -61,15 +62,13 @@ def peer() -> Callable[..., SubnetLease]:
 
     def make(number: int, **changes: Any) -> SubnetLease:
         fields: dict[str, Any] = {
-            "node": f"n{number}",
-            "subnet": IPv4Network(f"10.244.{number}.0/24"),
-            "ipv6Subnet": IPv6Network(f"fd00:0:0:{number:x}::/64"),
-            "publicIP": IPv4Address(f"192.0.2.{number}"),
-            "publicIPv6": IPv6Address(f"2001:db8::{number:x}"),
+            "ipv6Subnet": f"fd00:0:0:{number:x}::/64",
+            "publicIP": f"192.0.2.{number}",
+            "publicIPv6": f"2001:db8::{number:x}",
             "backendType": "vxlan",
             "backendData": {"VNI": 1, "VtepMAC": f"02:00:00:00:04:{number:02x}"},
             "backendV6Data": {"VNI": 1, "VtepMAC": f"02:00:00:00:06:{number:02x}"},
         }
-        return make_lease(SubnetLeaseSpec(**{**fields, **changes}))
+        return lease(number, **{**fields, **changes})
 
     return make

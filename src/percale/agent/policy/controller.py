@@ -22,13 +22,13 @@ from percale.agent.problems import Problems
 from percale.agent.watch import STORE, follow
 from percale.cni.records import Attachment
 from percale.event_loop import yield_every
+from percale.model.addresses import IPAddress
 from percale.model.meta import Object, ObjectKey
 from percale.model.pod import Pod
 from percale.policy.evaluator import Evaluator, PolicyDelta
 from percale.policy.kinds.registry import POLICY_KINDS, PolicyKinds
 from percale.policy.pod_facts import PodFacts, facts_of
 from percale.render.nft.objects import Transaction
-from percale.render.objects import IPAddress
 from percale.render.policy.renderer import PolicyRenderer
 from percale.store.protocol import Deleted, Snapshot, Store, Upserted
 

@@ -29,10 +29,10 @@ from percale.errors import KernelError, StateError
 from percale.ipam.address_pool import Owner
 from percale.kernel.listeners import Listener, listeners
 from percale.kernel.rtnl.dump import own_addresses
+from percale.model.addresses import IPAddress
 from percale.model.meta import ObjectKey
 from percale.model.pod import Protocol
 from percale.render.nft.objects import ElementBatch, Transaction
-from percale.render.objects import IPAddress
 from percale.render.service.host_ports import HostPort, host_port_elements, kept_elements
 from percale.service.endpoint_selection import Record
 

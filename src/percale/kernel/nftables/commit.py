@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.netlink.socket import Failure, Request, attributes
+from percale.kernel.netns import NetnsExecutor
 
 SUBSYSTEM = 10
 LARGE = 16 * 1024
@@ -36,6 +37,27 @@ class EventSubscriptions:
         self.commit_lock = threading.Lock()
         """Held during each commit of ours, so that any other generation is a foreign commit's."""
         self._sockets: dict[netlink.Socket, Callable[[], object]] = {}
+        self._shared: netlink.Socket | None = None
+        self._users = 0
+
+    def open(self, netns: NetnsExecutor) -> netlink.Socket:
+        """The socket that all tables commit through: each ignores its port, and so the others' changes. Raises OSError.
+
+        Each call is followed by one of `close`.
+        """
+        with self.commit_lock:
+            if self._shared is None:
+                self._shared = netns.run(lambda: netlink.Socket(netlink.NETFILTER))
+            self._users += 1
+            return self._shared
+
+    def close(self) -> None:
+        """The last one closes the socket."""
+        with self.commit_lock:
+            self._users -= 1
+            if not self._users and self._shared is not None:
+                self._shared.close()
+                self._shared = None
 
     def subscribe(self, socket: netlink.Socket, on_lost: Callable[[], object]) -> None:
         """This socket receives the notifications. Raises OSError.

@@ -162,18 +162,20 @@ class _TableWorker:
         self._ahead: TableDump | None = None
         self.refused: Sequence[Refused] = ()
         self._socket: netlink.Socket | None = None
+        """To read; a long dump keeps nobody from committing."""
+        self._commits: netlink.Socket | None = None
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
             self._socket = self._netns.run(lambda: netlink.Socket(netlink.NETFILTER))
-            self._monitor.open(self._netns, self._socket.port, loop)
+            self._commits = self._monitor.open(self._netns, loop)
         except OSError as error:
             raise self._failed(error) from error
 
-    @property
-    def _opened(self) -> netlink.Socket:
-        assert self._socket is not None, "the table has not been started"
-        return self._socket
+    @staticmethod
+    def _started(socket: netlink.Socket | None) -> netlink.Socket:
+        assert socket is not None, "the table has not been started"
+        return socket
 
     def close(self) -> None:
         self._monitor.close()
@@ -201,7 +203,7 @@ class _TableWorker:
             for command in spelled():
                 self._log_command(f"nft -f - <<'END'\n{command}END" if "\n" in command else f"nft '{command}'")
         try:
-            failure = self._subscriptions.commit(self._opened, batch.requests)
+            failure = self._subscriptions.commit(self._started(self._commits), batch.requests)
         except OSError as error:
             raise self._failed(error) from error
         if failure is not None:
@@ -254,7 +256,7 @@ class _TableWorker:
         return True
 
     def _look(self, expected_base: BaseTable) -> TableDump | None:
-        return read_table(self._opened, self._filled, expected_base, self._table)
+        return read_table(self._started(self._socket), self._filled, expected_base, self._table)
 
     def _known_base(self) -> BaseTable:
         self._expected_base = self._expected_base or self._load_base()
@@ -291,7 +293,7 @@ class _TableWorker:
             return 0
         while True:
             try:
-                found = read_elements(self._opened, self._table, spec)
+                found = read_elements(self._started(self._socket), self._table, spec)
             except OSError as error:
                 raise self._failed(error, f"set {name}") from error
             gone = b"".join(key for key, value in found.items() if value not in values)
@@ -309,7 +311,7 @@ class _TableWorker:
 
     def remove(self) -> None:
         try:
-            remove_table(self._opened, self._table)
+            remove_table(self._started(self._commits), self._table)
         except OSError as error:
             raise self._failed(error) from error
 

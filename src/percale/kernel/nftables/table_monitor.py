@@ -32,12 +32,18 @@ class TableMonitor:
     def on_foreign_change(self, callback: Callable[[], None]) -> None:
         self._callbacks.append(callback)
 
-    def open(self, netns: NetnsExecutor, own_port: int | None, loop: asyncio.AbstractEventLoop) -> None:
-        """Subscribe; what requests of `own_port` change is not told. Blocks; raises OSError."""
-        self._socket = netns.run(lambda: netlink.Socket(netlink.NETFILTER))
-        if own_port is not None:
-            self._socket.ignore(own_port)
-        self._subscriptions.subscribe(self._socket, lambda: loop.call_soon_threadsafe(self._plan_to_tell))
+    def open(self, netns: NetnsExecutor, loop: asyncio.AbstractEventLoop) -> netlink.Socket:
+        """Subscribe; returns the socket to commit through, whose changes are not told. Blocks; raises OSError."""
+        commits = self._subscriptions.open(netns)
+        try:
+            news = netns.run(lambda: netlink.Socket(netlink.NETFILTER))
+            news.ignore(commits.port)
+            self._subscriptions.subscribe(news, lambda: loop.call_soon_threadsafe(self._plan_to_tell))
+        except OSError:
+            self._subscriptions.close()
+            raise
+        self._socket = news
+        return commits
 
     def listen(self) -> None:
         """After `open`."""
@@ -55,6 +61,7 @@ class TableMonitor:
         """Waits for a commit in progress. Blocks."""
         if self._socket is not None:
             self._subscriptions.unsubscribe(self._socket)
+            self._subscriptions.close()
             self._socket.close()
             self._socket = None
 

@@ -38,13 +38,13 @@ class TextTable:
         self._lock = asyncio.Lock()
 
     def on_foreign_change(self, callback: Callable[[], None]) -> None:
-        """Call back after each change of the table, our own included: `exists` tells whether it was a removal."""
+        """Call back after each change of the table, `load` included: `exists` tells whether it was a removal."""
         self._monitor.on_foreign_change(callback)
 
     async def start(self) -> None:
         """Subscribe to notifications. The table remains as it is."""
         loop = asyncio.get_running_loop()
-        await asyncio.to_thread(lambda: self._monitor.open(self._netns, None, loop))
+        await asyncio.to_thread(lambda: self._monitor.open(self._netns, loop))
         self._monitor.listen()
 
     async def load(self, body: str) -> None:

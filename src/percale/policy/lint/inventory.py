@@ -8,7 +8,7 @@ from ipaddress import collapse_addresses, ip_network
 
 from msgspec import Struct, field
 
-from percale.model.addresses import Network
+from percale.model.addresses import IPNetwork
 from percale.model.configmap import ConfigMap
 from percale.model.manifest.decode import DEFAULT_NAMESPACE, ManifestEntry
 from percale.model.meta import Object
@@ -49,7 +49,7 @@ class ManifestInventory(Struct, frozen=True, dict=True):
     pods: tuple[InventoryPod, ...]
     namespaces: Mapping[str, Mapping[str, str]]
     namespaces_known: bool
-    networks: tuple[Network, ...]
+    networks: tuple[IPNetwork, ...]
     """The pod networks."""
 
     _selected: dict[PodSelectorTerm, Sequence[InventoryPod]] = field(default_factory=dict)
@@ -96,7 +96,7 @@ class ManifestInventory(Struct, frozen=True, dict=True):
         return self.namespaces_known or keys <= {NAME_LABEL}
 
 
-def inventory_of(found: Iterable[ManifestEntry], networks: Sequence[Network]) -> ManifestInventory:
+def inventory_of(found: Iterable[ManifestEntry], networks: Sequence[IPNetwork]) -> ManifestInventory:
     """Of all objects. `networks` are given apart; else nodes, a net-conf ConfigMap or pods tell. Raises BadNetworkConfig."""
     objects = [each.object for each in found]
     pods = tuple(pod for obj in objects if (pod := _inventory_pod(obj)) is not None)
@@ -129,7 +129,7 @@ def _ports(spec: PodSpec) -> tuple[ContainerPort, ...]:
     )
 
 
-def _networks(objects: Sequence[Object], found: Iterable[ManifestEntry]) -> tuple[Network, ...]:
+def _networks(objects: Sequence[Object], found: Iterable[ManifestEntry]) -> tuple[IPNetwork, ...]:
     configured = [
         network
         for each in found
@@ -145,7 +145,7 @@ def _networks(objects: Sequence[Object], found: Iterable[ManifestEntry]) -> tupl
     return _collapsed([ip_network(address) for pod in pods for address in pod.ips])
 
 
-def _collapsed(networks: Sequence[Network]) -> tuple[Network, ...]:
+def _collapsed(networks: Sequence[IPNetwork]) -> tuple[IPNetwork, ...]:
     return tuple(
         network
         for version in (4, 6)

@@ -18,9 +18,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from percale.model.addresses import IPNetwork
 from percale.render.network.fastpath import MARK as FASTPATH_MARK
 from percale.render.nft.objects import Field, SetSpec, TableFamily, TableName, TableSpec
-from percale.render.objects import IPNetwork
 
 POD_DEVICE_PREFIX = "pcl"
 """The prefix of all pod devices on the node, and of no others."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from percale.model.addresses import IPNetwork
 from percale.model.ip_family import Family
 from percale.render.network.elements import Element
 from percale.render.network.tunnels import TunnelEnd, tunnel_elements
-from percale.render.objects import IPNetwork
 
 
 def node_elements(

@@ -9,10 +9,10 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
+from percale.model.addresses import IPAddress
 from percale.model.backend_options import VxlanOptions
 from percale.model.ip_family import Family
 from percale.render.network.elements import Element
-from percale.render.objects import IPAddress
 
 
 class TunnelEnd(Struct, frozen=True):

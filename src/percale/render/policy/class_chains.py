@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
-from percale.model.addresses import Network
+from percale.model.addresses import IPNetwork
 from percale.model.pod import PROTOCOL_NUMBERS
 from percale.policy.compiled_policy import CompiledRule
 from percale.policy.evaluator import PolicyClass
@@ -85,7 +85,7 @@ class PortsSet(Struct, frozen=True):
 class NetworksSet(Struct, frozen=True):
     """Addresses of several networks, no two of which overlap."""
 
-    networks: tuple[Network, ...]
+    networks: tuple[IPNetwork, ...]
 
     @property
     def name(self) -> str:
@@ -284,9 +284,9 @@ def merged(spans: Iterable[PortSpan]) -> Iterator[PortSpan]:
         yield last
 
 
-def united(blocks: Iterable[Block]) -> Iterable[Network]:
+def united(blocks: Iterable[Block]) -> Iterable[IPNetwork]:
     """The union of blocks of one IP version, each without its own exceptions."""
-    parts: list[Network] = []
+    parts: list[IPNetwork] = []
     for block in blocks:
         left = [block.network]
         for exception in block.excluded:
@@ -295,7 +295,7 @@ def united(blocks: Iterable[Block]) -> Iterable[Network]:
     return sorted(collapse_addresses(parts))  # type: ignore[type-var]
 
 
-def _without(network: Network, exception: Network) -> Iterable[Network]:
+def _without(network: IPNetwork, exception: IPNetwork) -> Iterable[IPNetwork]:
     if not network.overlaps(exception):
         return (network,)
     if network.prefixlen >= exception.prefixlen:

@@ -15,9 +15,9 @@ from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
+from percale.model.addresses import IPAddress
 from percale.model.pod import PROTOCOL_NUMBERS, Protocol
 from percale.render.nft.objects import Field, SetSpec, TableSpec
-from percale.render.objects import IPAddress
 from percale.render.policy import base_chains as policies
 
 

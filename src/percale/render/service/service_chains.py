@@ -22,7 +22,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from msgspec.structs import replace
 
-from percale.model.addresses import Network
+from percale.model.addresses import IPNetwork
 from percale.model.pod import PROTOCOL_NUMBERS
 from percale.policy.rule_terms import digest
 from percale.render.nft.objects import (
@@ -363,7 +363,7 @@ def _padded(record: Record) -> bytes:
     return record + b"\0\0"
 
 
-def apart(networks: Iterable[Network]) -> Iterable[Network]:
+def apart(networks: Iterable[IPNetwork]) -> Iterable[IPNetwork]:
     """The same addresses without overlaps, which interval sets reject."""
     ipv4 = [each for each in networks if isinstance(each, IPv4Network)]
     ipv6 = [each for each in networks if isinstance(each, IPv6Network)]
