@@ -16,10 +16,10 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from percale.agent.events import InvolvedObject
+from percale.agent.informer import STORE, Change, Informer
 from percale.agent.nft_table import NodeTable
 from percale.agent.policy.domain_names import DomainResolver
 from percale.agent.problems import Problems
-from percale.agent.watch import STORE, follow
 from percale.cni.records import Attachment
 from percale.event_loop import yield_every
 from percale.model.addresses import IPAddress
@@ -30,7 +30,7 @@ from percale.policy.kinds.registry import POLICY_KINDS, PolicyKinds
 from percale.policy.pod_facts import PodFacts, facts_of
 from percale.render.nft.objects import Transaction
 from percale.render.policy.renderer import PolicyRenderer
-from percale.store.protocol import Deleted, Snapshot, Store, Upserted
+from percale.store.protocol import Deleted, Snapshot, Upserted
 
 _YIELD_EVERY = 200
 """Objects of a snapshot before the event loop gets a turn."""
@@ -48,7 +48,7 @@ class PolicyController:
     def __init__(
         self,
         node: str,
-        store: Store,
+        informer: Informer,
         table: NodeTable,
         *,
         problems: Problems,
@@ -64,7 +64,8 @@ class PolicyController:
         """The packed addresses of this node's pods; `on_local_pods` is called on changes."""
         self.synced = False
         self._node = node
-        self._store = store
+        self._informer = informer
+        self._subscription = informer.subscribe(*self.evaluator.kinds)
         self._node_table = table
         self._problems = problems
         self._recheck = recheck
@@ -90,7 +91,7 @@ class PolicyController:
     async def run(self) -> None:
         """Runs until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(follow(self._store, self.evaluator.kinds, self._on_event, self._problems), name="objects")
+            tasks.create_task(self._subscription.run(self._on_event), name="objects")
             tasks.create_task(self._resolver.run(), name="names")
 
     # Pods of this node
@@ -115,7 +116,7 @@ class PolicyController:
         known = self._last_facts.get(pod) or self.evaluator.selector_index.pod(pod)
         if known is not None and pod not in self._deleted:
             return known
-        found = await self._store.get(Pod, pod)
+        found = await self._informer.get(Pod, pod)
         arrived = self._last_facts.get(pod)
         if arrived is not None and (found is None or pod not in self._deleted):
             return arrived  # its event came meanwhile, or its object is gone
@@ -149,7 +150,7 @@ class PolicyController:
 
     # Store events
 
-    async def _on_event(self, event: Snapshot | Upserted | Deleted) -> None:
+    async def _on_event(self, event: Change) -> None:
         match event:
             case Snapshot():
                 first, self.synced = not self.synced, False  # half a snapshot is not a consistent state

@@ -18,7 +18,7 @@ def node_elements(
     `tunnels` are the backend's: pods are kept out of them.
     """
     pods = tuple(networks)
-    masqueraded = (*_members("cluster", pods), *_members("own", own)) if masquerade else ()
+    masqueraded = (*_members("cluster", pods), *_members("localpods", own)) if masquerade else ()
     return (*tunnel_elements(tunnels), *_members("pods", pods), *masqueraded)
 
 

@@ -31,7 +31,10 @@ def tunnel_elements(ends: Iterable[TunnelEnd]) -> tuple[Element, ...]:
         element
         for end in own
         for family in (Family(end.address.version).nft,)
-        for element in (Element(family, "ours", (end.port,)), Element(family, "here", (end.address,)))
+        for element in (
+            Element(family, "localtunnels", (end.port,)),
+            Element(family, "tunnelendpoints", (end.address,)),
+        )
     ]
     return (*closed, *ours)
 
