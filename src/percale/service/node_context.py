@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, TypeAlias
+from typing import Literal
 
 from msgspec import Struct
 
 from percale.model.addresses import IPNetwork, is_address, packed
 from percale.model.backend_options import VxlanOptions
 from percale.model.node import Node
-
-Family: TypeAlias = Literal[4, 6]
 
 ZONE_LABEL = "topology.kubernetes.io/zone"
 REMOVED_SOON = "ToBeDeletedByClusterAutoscaler"

@@ -10,8 +10,9 @@ from typing import Literal, TypeAlias
 from msgspec import Struct
 
 from percale.model.addresses import IPAddress
+from percale.model.ip_family import Family
 from percale.model.pod import Protocol
-from percale.service.node_context import Family, is_in
+from percale.service.node_context import is_in
 from percale.service.resolved_service import ClientLocation, ResolvedPort
 from percale.service.resolver import ServiceResolver
 from percale.service.service_ports import PortSpec, Vip, VipKind, format_endpoint
@@ -53,7 +54,7 @@ def _find(resolver: ServiceResolver, target: bytes, port: int, protocol: Protoco
     """A Service's address takes precedence over node ports."""
     held = resolver.vip_owners.owner(vip_key(target, protocol, port))
     if held is None and target in resolver.node_port_addresses:
-        family: Family = 4 if len(target) == 4 else 6
+        family = Family.of_packed(target)
         held = resolver.vip_owners.owner(node_port_key(family, protocol, port))
     if held is None:
         return None

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple, TypeAlias
 from msgspec import Struct
 
 from percale.model.addresses import IPNetwork, is_address, is_network, packed, parse_network
+from percale.model.ip_family import Family
 from percale.model.meta import ObjectKey
 from percale.model.service import (
     AFFINITY_TIMEOUT,
@@ -22,7 +23,7 @@ from percale.model.service import (
     Service,
     ServicePort,
 )
-from percale.service.node_context import Family, ServiceConfig
+from percale.service.node_context import ServiceConfig
 from percale.service.refused_addresses import Refused, balancer_refusal, cluster_ip_refusal, external_refusal
 from percale.service.strategies import Strategy, parse_strategy
 
@@ -201,7 +202,7 @@ def _ports(service: Service, config: ServiceConfig, problems: list[str], refused
     age = f"{meta.creationTimestamp or '~'} {meta.uid}" if meta.uid else meta.creationTimestamp or "~"
     strategy = _strategy(service, config.strategy, problems)
     for cluster in {len(address): address for address in reversed(clusters)}.values():
-        family: Family = 4 if len(cluster) == 4 else 6
+        family = Family.of_packed(cluster)
         matching = tuple([each for each in ranges if each.version == family])
         if not matching and len(ranges) < len(spec.loadBalancerSourceRanges):
             matching = (_NO_CLIENT[family],)  # invalid ranges admit no client
@@ -221,7 +222,7 @@ def _ports(service: Service, config: ServiceConfig, problems: list[str], refused
             )
 
 
-_NO_CLIENT: dict[Family, IPNetwork] = {4: parse_network("0.0.0.0/32"), 6: parse_network("::/128")}
+_NO_CLIENT: dict[Family, IPNetwork] = {Family.IPV4: parse_network("0.0.0.0/32"), Family.IPV6: parse_network("::/128")}
 """No packet has such a source."""
 
 
