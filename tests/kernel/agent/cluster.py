@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from tests.waiting import PATIENCE, until
 
 from percale.agent.config.settings import AgentConfig
 from percale.agent.http import client as asking
@@ -27,18 +28,7 @@ from percale.errors import AgentError
 from percale.kernel.netns import create_namespace, delete_namespace
 
 NETNS = Path("/run/netns")
-PATIENCE = 30.0
-"""Seconds; whatever takes longer failed."""
 BIN = Path(sys.executable).parent
-
-
-def until(condition: Callable[[], Any], what: str = "it happens") -> Any:
-    """The condition's first true value."""
-    end = time.monotonic() + PATIENCE
-    while not (value := condition()):
-        assert time.monotonic() < end, f"not within {PATIENCE:.0f} s: {what}"
-        time.sleep(0.02)
-    return value
 
 
 def sh(namespace: str, *command: str, check: bool = True) -> str:
