@@ -49,7 +49,7 @@ class FakeNftTable:
                     raise
                 self.state = state
                 specs = {name: each.spec for name, each in state.sets.items() if each.spec is not None}
-                self.refused = make_in_parts(missing, specs, self._make, enforcing.JUDGING)
+                self.refused = make_in_parts(missing, specs, self._make, enforcing.CLASS_MAPS)
         return snapshot if loaded else missing
 
     async def apply(self, transaction: Transaction) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import event, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from tests.unit.policy.obvious import Obvious, Question
+from tests.unit.policy.oracle import Oracle, Question
 from tests.unit.policy.small_worlds import POD_ADDRESSES, POD_ADDRESSES6, PORTS, puts
 
 from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
@@ -87,6 +87,6 @@ def test_a_shadowed_rule_changes_no_verdict(objects: list[Object]) -> None:
     before = None
     for policy, less in shadowed(world):
         event(f"a shadowed rule of a {policy.KIND}")
-        before = before or list(map(Obvious(world.values()).allowed, QUESTIONS))
+        before = before or list(map(Oracle(world.values()).allowed, QUESTIONS))
         after = {**world, (type(policy), policy.key): less}
-        assert list(map(Obvious(after.values()).allowed, QUESTIONS)) == before
+        assert list(map(Oracle(after.values()).allowed, QUESTIONS)) == before
