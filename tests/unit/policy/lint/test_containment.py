@@ -19,7 +19,7 @@ from percale.model.networkpolicy import NetworkPolicy
 from percale.model.selector import LabelSelector, LabelSelectorRequirement
 from percale.policy.lint.containment import selector_within
 from percale.policy.lint.finding import LintFinding
-from percale.policy.lint.linter import check
+from percale.policy.lint.linter import lint
 
 KEYS, VALUES = ("a", "b"), ("", "1", "2", "3")
 ALL_LABELS = [
@@ -76,7 +76,7 @@ def shadowed(world: Mapping[tuple[type[Object], ObjectKey], Object]) -> Iterator
     """The policies with shadowed rules, as they are and without one of these."""
     found = [ManifestEntry(obj, Source(f"f{number}", 1)) for number, obj in enumerate(world.values())]
     sources = {each.source: each.object for each in found}
-    for finding in check(found):
+    for finding in lint(found):
         if finding.code == "shadowed":
             yield sources[finding.source], without(sources[finding.source], finding)
 
