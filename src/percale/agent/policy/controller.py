@@ -84,8 +84,6 @@ class PolicyController:
         self._in_flight = False
         self._foreign_change = self._recheck_all = False
         """The kernel may have applied other rules than ours: since the last `changes`, and before them."""
-        self._waiters: list[asyncio.Future[None]] = []
-        self._waiters_in_flight: list[asyncio.Future[None]] = []
         table.add(self)
         table.on_foreign_change(self._on_foreign_change)
 
@@ -98,7 +96,7 @@ class PolicyController:
     # Pods of this node
 
     async def before_add(self, attachment: Attachment) -> None:
-        """The kernel holds the rules for this pod and its addresses when this returns. Raises StoreError."""
+        """The kernel holds the rules for this pod and its addresses when this returns. Raises StoreError, KernelError."""
         if attachment.pod is None:
             return
         pod = attachment.pod.key
@@ -107,13 +105,9 @@ class PolicyController:
         if facts is None:
             return  # not a pod of the cluster: no policy can select it
         self._put_pod(facts)
-        pending = self._deltas or self._in_flight or self._foreign_change
-        if not pending and self._node_table.applied.is_set():
-            return
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(done)
-        self._node_table.request_sync()
-        await done
+        if not self._node_table.applied.is_set():
+            self._node_table.request_sync()
+        await self._node_table.flush()
 
     def _attach(self, pod: ObjectKey, addresses: Iterable[IPAddress]) -> None:
         self._attached[pod] = tuple(dict.fromkeys((*self._attached.get(pod, ()), *_packed(addresses))))
@@ -234,8 +228,6 @@ class PolicyController:
         self._recheck_all |= self._foreign_change or self._in_flight  # the last transaction may have been rejected
         self._foreign_change = False
         self._in_flight = True
-        self._waiters_in_flight += self._waiters
-        self._waiters = []
         transaction = self.table.update(deltas)
         self._pending_recheck |= self.table.affected_addresses
         return transaction
@@ -253,16 +245,12 @@ class PolicyController:
         yield from (InvolvedObject("Pod", pod) for pod in pods)
 
     async def committed(self, *, changed: bool) -> None:
-        """Complete waiting ADDs and recheck established connections."""
+        """Recheck established connections."""
         pending, self._pending_recheck = self._pending_recheck, frozenset()
         self._in_flight = False
         if recheck_all := self._recheck_all:
             self._recheck_all = False
             pending |= self.local_pods
-        waiters, self._waiters_in_flight = self._waiters_in_flight, []
-        for done in waiters:
-            if not done.done():
-                done.set_result(None)
         if self._recheck is not None and pending and (changed or recheck_all):
             await self._recheck(pending)
 

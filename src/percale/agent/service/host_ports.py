@@ -85,8 +85,6 @@ class HostPorts:
         """UDP ports, with their address, opened or closed since the last `changes`."""
         self._datagrams_in_flight: set[tuple[bytes, int]] = set()
         """The same in the last `changes`."""
-        self._waiters: list[asyncio.Future[None]] = []
-        self._waiters_in_flight: list[asyncio.Future[None]] = []
         self._service_endpoints: Callable[[Collection[int]], Served] = lambda ports: {}
         table.add(self)
         self._report_problems()
@@ -104,7 +102,7 @@ class HostPorts:
         self._service_endpoints = services
 
     async def before_add(self, attachment: Attachment) -> None:
-        """The pod is reachable at its host ports when this returns. Raises StateError."""
+        """The pod is reachable at its host ports when this returns. Raises StateError, KernelError."""
         owner, ports = attachment.owner, attachment.ports
         if not ports:
             return
@@ -115,10 +113,8 @@ class HostPorts:
         opened = self._opened[owner] = _opened(attachment, there)
         self._report_problems()
         self._datagrams |= {at for at, _ in opened.datagrams()}
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(done)
         self._table.request_sync()
-        await done
+        await self._table.flush()
 
     def _check(self, attachment: Attachment, port: HostPort, there: Iterable[Listener], own: set[bytes]) -> None:
         """Raises StateError."""
@@ -178,8 +174,6 @@ class HostPorts:
         removed, added = before.items() - self._current.items(), self._current.items() - before.items()
         self._datagrams_in_flight |= self._datagrams
         self._datagrams = set()
-        self._waiters_in_flight += self._waiters
-        self._waiters = []
         return Transaction(
             remove=tuple(ElementBatch(name, key) for (name, key), _ in sorted(removed)), put=_elements(added)
         )
@@ -196,14 +190,10 @@ class HostPorts:
                 yield InvolvedObject("Pod", opened.key)
 
     async def committed(self, *, changed: bool) -> None:
-        """Complete waiting ADDs and delete stale UDP flows."""
+        """Delete stale UDP flows."""
         in_flight, self._datagrams_in_flight = self._datagrams_in_flight, set()
         if in_flight:
             self._conntrack_cleaner.delete_stale(self._serving(in_flight))
-        waiters, self._waiters_in_flight = self._waiters_in_flight, []
-        for done in waiters:
-            if not done.done():
-                done.set_result(None)
 
     def _serving(self, in_flight: Collection[tuple[bytes, int]]) -> Served:
         """The current endpoints of these UDP ports. A Service takes precedence, then a port at one address, then at any."""
