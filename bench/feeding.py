@@ -44,7 +44,7 @@ class Feed:
 
     async def watch(self, *kinds: type[Object]) -> AsyncIterator[Event]:
         """The objects at once, then events."""
-        yield Snapshot(tuple(obj for kind in kinds for obj in self._objects if isinstance(obj, kind)))
+        yield Snapshot({kind: [obj for obj in self._objects if isinstance(obj, kind)] for kind in kinds})
         while True:
             yield await self._events.get()
 
@@ -109,14 +109,14 @@ class Bench:
         self.witness = Witness()
 
     @contextlib.asynccontextmanager
-    async def running(self, section: Callable[[], Coroutine[None, None, None]]) -> AsyncIterator[float]:
-        """Seconds until what the section's `run` declared was committed; it goes on within this block."""
+    async def running(self, *parts: Callable[[], Coroutine[None, None, None]]) -> AsyncIterator[float]:
+        """Seconds until what these parts' `run` declared was committed; they go on within this block."""
         self.table.add(self.witness)
         gc.collect()
         gc.set_threshold(GC_THRESHOLD)  # as in an agent's process
         async with asyncio.TaskGroup() as group:
             start = time.perf_counter()
-            tasks = [group.create_task(self.table.run()), group.create_task(section())]
+            tasks = [group.create_task(part()) for part in (self.table.run, *parts)]
             await self.witness.done.wait()
             took = time.perf_counter() - start
             gc.collect()

@@ -23,6 +23,7 @@ from bench.feeding import Bench, Feed
 from bench.policy_paths import paths
 from bench.policy_world import node_name, pod, policy, policy_world
 from bench.rows import Row, at_most, in_turn, ratio, run, seconds
+from percale.agent.informer import Informer
 from percale.agent.policy.controller import PolicyController
 from percale.kernel.netns import NetnsThread, anonymous_namespace
 from percale.model.meta import Object
@@ -74,8 +75,9 @@ class _Found:
 async def _ours(objects: Sequence[Object]) -> _Found:
     """Cold, then changes one by one."""
     bench, feed = Bench(), Feed(objects)
-    controller = PolicyController(node_name(NODE), feed, bench.table, problems=bench.problems)
-    async with bench.running(controller.run) as cold:
+    informer = Informer(feed, bench.problems)
+    controller = PolicyController(node_name(NODE), informer, bench.table, problems=bench.problems)
+    async with bench.running(informer.run, controller.run) as cold:
         found = _Found(cold)
         for what, changed in _changes(objects):
             found.changes.setdefault(what, []).append(await bench.change(feed, Upserted(changed)))

@@ -34,6 +34,7 @@ from bench.service_world import (
     service,
     service_world,
 )
+from percale.agent.informer import Informer
 from percale.agent.metrics import Metrics
 from percale.agent.service.conntrack_cleanup import conntrack_cleaner
 from percale.agent.service.proxier import ServiceProxier
@@ -49,7 +50,7 @@ from percale.render.policy import base_chains as enforcing
 from percale.render.service import base_chains as balancing
 from percale.render.service.renderer import ServiceRenderer
 from percale.service.node_context import ServiceConfig
-from percale.service.resolver import ServiceResolver
+from percale.service.resolver import KINDS, ServiceResolver
 from percale.store.protocol import Upserted
 
 SERVICES, ENDPOINTS = 10_000, 10
@@ -98,9 +99,10 @@ async def _ours(objects: list[Object]) -> _Found:
     bench, feed = Bench(services=True), Feed(objects)
     metrics = Metrics()
     flows = conntrack_cleaner(bench.problems, metrics)
+    informer = Informer(feed, bench.problems)
     proxier = ServiceProxier(
         CONFIG,
-        feed,
+        informer.subscribe(*KINDS),
         bench.table,
         flows=flows,
         problems=bench.problems,
@@ -109,7 +111,7 @@ async def _ours(objects: list[Object]) -> _Found:
         local_pods=set,
         on_health_check_ports=lambda _: None,
     )
-    async with bench.running(proxier.run) as cold:
+    async with bench.running(informer.run, proxier.run) as cold:
         found = _Found(cold)
         for what, changed in _changes():
             found.changes.setdefault(what, []).append(await bench.change(feed, Upserted(changed)))

@@ -335,9 +335,10 @@ async def test_a_killed_process_is_noticed_and_started_again(state_dir: Path) ->
     process = (await start(FAKE, state_dir)).process
     assert isinstance(process, FakeProcess)
     await process.ensure(local(), [])
-    assert process.pid is not None
-    os.kill(process.pid, signal.SIGKILL)
-    os.waitpid(process.pid, 0)
+    pid = process.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)  # `process.pid` is None by now
     with pytest.raises(StateError):
         await process.check()
     await process.ensure(local(), [])

@@ -328,7 +328,7 @@ def test_a_change_of_a_device_that_is_not_ours_is_reported(world: World) -> None
     assert world.driver.underlay().interfaces[0].up
 
 
-def test_our_own_changes_are_no_news(world: World) -> None:
+def test_our_own_changes_are_no_events(world: World) -> None:
     world.put(*BASE)
     world.follow()
     ours = Route(ip_network("10.244.3.0/24"), "eth0", ip_address("192.168.1.3"))

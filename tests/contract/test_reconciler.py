@@ -42,7 +42,7 @@ NODE = (ETH0, ETH0_ADDRESS, FLANNEL, FLANNEL_ADDRESS, Sysctl("net/ipv4/ip_forwar
 
 
 def peer(number: int) -> tuple[Neighbour, FdbEntry, Route]:
-    """What the vxlan backend wishes for one peer."""
+    """What the vxlan backend declares for one peer."""
     subnet = IPv4Network((0x0A000000 + (number << 8), 24))
     mac = f"02:01:00:00:{number >> 8:02x}:{number & 255:02x}"
     gateway = subnet.network_address
@@ -119,7 +119,7 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
     os.close(namespace)
 
 
-async def test_what_is_wished_is_there_when_settled(world: World) -> None:
+async def test_declared_objects_exist_once_applied(world: World) -> None:
     world.reconciler.declare("node", NODE)
     await world.reconciler.wait_applied("node")
     assert world.holds(*NODE)
@@ -129,7 +129,7 @@ async def test_what_is_wished_is_there_when_settled(world: World) -> None:
     assert world.reconciler.problems == {}
 
 
-async def test_equal_wishes_write_nothing(world: World) -> None:
+async def test_equal_objects_write_nothing(world: World) -> None:
     world.reconciler.declare("node", NODE)
     world.reconciler.declare("peer/b", peer(1))
     await world.reconciler.wait_idle()
@@ -153,7 +153,7 @@ async def test_bug_a_changed_peer_mac_leaves_no_forwarding_entry_behind(world: W
     assert old[1].key not in world.look()
 
 
-async def test_what_a_source_lets_go_is_gone_when_settled(world: World) -> None:
+async def test_what_a_source_withdraws_is_gone_once_applied(world: World) -> None:
     world.reconciler.declare("node", NODE)
     world.reconciler.declare("peer/b", peer(1))
     await world.reconciler.wait_applied("peer/b")
@@ -163,15 +163,15 @@ async def test_what_a_source_lets_go_is_gone_when_settled(world: World) -> None:
     assert world.holds(*NODE)
 
 
-async def test_bug_leftovers_of_an_earlier_life_are_collected(world: World) -> None:
-    leftovers = (ETH0, ETH0_ADDRESS, FLANNEL, *peer(1), *peer(2))
-    world.driver.apply([Upsert(obj) for obj in leftovers])
+async def test_bug_stale_objects_of_a_previous_run_are_collected(world: World) -> None:
+    stale = (ETH0, ETH0_ADDRESS, FLANNEL, *peer(1), *peer(2))
+    world.driver.apply([Upsert(obj) for obj in stale])
     reconciler = Reconciler(_borrowed(world))
     await reconciler.start()
     reconciler.declare("node", (ETH0, ETH0_ADDRESS, FLANNEL))
     reconciler.declare("peer/1", peer(1))
     await reconciler.wait_idle()
-    assert world.holds(*leftovers)
+    assert world.holds(*stale)
     reconciler.start_garbage_collection()
     await reconciler.wait_idle()
     await reconciler.stop()
@@ -226,7 +226,7 @@ async def test_what_somebody_changes_is_set_right(world: World) -> None:
     assert await world.comes_to_hold(*everything)
 
 
-async def test_what_somebody_adds_to_our_device_is_removed_once_in_sync(world: World) -> None:
+async def test_what_somebody_adds_to_our_device_is_removed_once_garbage_is_collected(world: World) -> None:
     world.reconciler.declare("node", NODE)
     world.reconciler.start_garbage_collection()
     await world.reconciler.wait_idle()
@@ -235,7 +235,7 @@ async def test_what_somebody_adds_to_our_device_is_removed_once_in_sync(world: W
     assert await eventually(lambda: Delete(stray) in world.applied and not world.holds(stray))
 
 
-async def test_a_refused_object_is_a_problem_told_once_and_tried_again(world: World) -> None:
+async def test_a_refused_object_is_reported_once_and_tried_again(world: World) -> None:
     lost = Address("later0", ip_interface("10.1.0.1/32"))
     world.reconciler.declare("pod", (lost,))
     with pytest.raises(KernelError) as caught:
@@ -250,7 +250,7 @@ async def test_a_refused_object_is_a_problem_told_once_and_tried_again(world: Wo
     assert await eventually(lambda: not world.reconciler.problems)
 
 
-async def test_differing_wishes_are_a_problem_that_names_both(world: World) -> None:
+async def test_differing_declarations_are_a_problem_that_names_both(world: World) -> None:
     world.reconciler.declare("a", (Link("cni0", Bridge(), mtu=1400),))
     world.reconciler.declare("b", (Link("cni0", Bridge(), mtu=1300),))
     await world.reconciler.wait_applied("a")
@@ -262,7 +262,7 @@ async def test_differing_wishes_are_a_problem_that_names_both(world: World) -> N
     assert world.holds(Link("cni0", Bridge(), mtu=1300))
 
 
-async def test_the_underlay_is_told_when_it_changes(world: World) -> None:
+async def test_a_changed_underlay_is_reported(world: World) -> None:
     told: list[Underlay] = []
     world.reconciler.on_underlay(told.append)
     assert [interface.name for interface in world.reconciler.underlay.interfaces] == ["lo"]
@@ -271,7 +271,7 @@ async def test_the_underlay_is_told_when_it_changes(world: World) -> None:
     assert world.reconciler.underlay == told[-1]
 
 
-async def test_a_foreign_device_keeps_the_settings_that_are_wished(world: World) -> None:
+async def test_a_foreign_device_keeps_its_desired_settings(world: World) -> None:
     world.reconciler.declare("node", (Link("lo", up=True),))
     await world.reconciler.wait_applied("node")
     assert await eventually(lambda: world.reconciler.underlay.interfaces[0].up)

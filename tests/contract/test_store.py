@@ -136,7 +136,7 @@ async def test_a_watch_begins_with_everything_and_goes_on_in_order(store: Store,
     before = await store.put(config("a"))
     await store.put(LEASE)
     async with watching(other, ConfigMap) as following:
-        assert await following() == Snapshot((before,))
+        assert await following() == Snapshot({ConfigMap: [before]})
         second = await store.put(config("a", "2"))
         assert await following() == Upserted(second)
         third = await store.put(config("b"))
@@ -148,7 +148,7 @@ async def test_a_watch_begins_with_everything_and_goes_on_in_order(store: Store,
 
 async def test_a_watch_of_several_kinds(store: Store, other: Store) -> None:
     async with watching(other, ConfigMap, SubnetLease) as following:
-        assert await following() == Snapshot(())
+        assert await following() == Snapshot({ConfigMap: [], SubnetLease: []})
         lease = await store.put(LEASE)
         assert await following() == Upserted(lease)
         config_map = await store.put(config("a"))
@@ -157,7 +157,7 @@ async def test_a_watch_of_several_kinds(store: Store, other: Store) -> None:
 
 async def test_several_watches_and_a_slow_one(store: Store, other: Store) -> None:
     async with watching(other, ConfigMap) as slow, watching(other, ConfigMap) as quick:
-        assert await slow() == await quick() == Snapshot(())
+        assert await slow() == await quick() == Snapshot({ConfigMap: []})
         for number in range(50):
             await store.put(config("a", str(number)))
             event = await quick()
@@ -193,7 +193,7 @@ async def test_a_renewed_lease_goes_on(store: Store, other: Store) -> None:
     lease = await store.put(LEASE, ttl=0.05)
     await store.put(LEASE, expect=lease.metadata.resourceVersion, ttl=0.4)
     async with watching(other, SubnetLease) as following:
-        assert await following() == Snapshot((lease,))
+        assert await following() == Snapshot({SubnetLease: [lease]})
         await asyncio.sleep(0.1)  # beyond the first end, before the second
         assert await other.get(SubnetLease, LEASE.key) == lease
         assert await following() == Deleted(lease)

@@ -13,9 +13,9 @@ from percale.agent.network.tables import NetworkTables
 from percale.agent.problems import Problems
 from percale.kernel.netns import NetnsThread
 from percale.kernel.nftables.table import KernelNftTable
+from percale.model.addresses import IPNetwork
 from percale.render.network.base_chains import network_tables
 from percale.render.nft.objects import TableSpec
-from percale.render.objects import IPNetwork
 from percale.store.memory import MemoryStore
 
 

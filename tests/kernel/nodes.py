@@ -176,7 +176,7 @@ class Node(Machine):
     def render(self) -> None:
         try:
             local = self.local
-        except BadConfig:  # the interface is gone; what was wished stays, as in the agent
+        except BadConfig:  # the interface is gone; what was declared stays, as in the agent
             return
         self.reconciler.declare("node/device", self._backend.device(local))
         tunnels = tunnel_elements(self._backend.tunnel_ends(local))
@@ -190,7 +190,7 @@ class Node(Machine):
             self.tables.declare(f"peer/{name}", map(peer_element, peer.addresses))
 
     async def synced(self) -> None:
-        """Everything wished is there, and nothing else of ours."""
+        """Everything declared is there, and nothing else of ours."""
         self.reconciler.start_garbage_collection()
         self.tables.start_garbage_collection()
         await self.reconciler.wait_idle()

@@ -63,7 +63,7 @@ SPELLED: tuple[KernelObject, ...] = (
 )
 
 
-def test_the_lines_we_spell_make_what_we_make(new_space: Callable[[], Any]) -> None:
+def test_the_logged_commands_make_what_we_make(new_space: Callable[[], Any]) -> None:
     ours, theirs = new_space(), new_space()
     lines: list[str] = []
     apply_or_raise(ours.driver(lines.append), [Upsert(obj) for obj in SPELLED])
@@ -84,7 +84,7 @@ def test_the_lines_we_spell_make_what_we_make(new_space: Callable[[], Any]) -> N
     assert theirs.driver().read() == {}
 
 
-def test_a_pod_pair_is_born_in_its_namespace_in_one_message(new_space: Callable[[], Any]) -> None:
+def test_a_pods_pair_is_created_in_its_namespace_in_one_message(new_space: Callable[[], Any]) -> None:
     node, pod = new_space(), new_space()
     desired = Link("pod0", Veth(VethPeer("eth0", pod.descriptor, "02:00:00:00:00:05", 1450)), mtu=1450)
     apply_or_raise(node.driver(), [Upsert(desired), Upsert(Route(ip_network("10.244.1.5/32"), "pod0"))])
@@ -225,7 +225,7 @@ def _index(space: Any, name: str) -> str:
     return str(space.run("ip", "-o", "link", "show", "dev", name)).split(":", 1)[0]
 
 
-def test_the_kernels_own_words_reach_the_user(space: Any) -> None:
+def test_the_kernels_message_reaches_the_user(space: Any) -> None:
     driver = space.driver()
     with pytest.raises(KernelError) as caught:
         apply_or_raise(driver, [Upsert(ETH0), Upsert(Route(DST, "eth0", ip_address("10.99.0.1")))])

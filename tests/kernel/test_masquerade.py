@@ -19,9 +19,9 @@ import pytest_asyncio
 from tests.kernel.conftest import Space
 from tests.kernel.nodes import DUAL, Fabric, Machine, Node, Pod, eventually
 
+from percale.model.addresses import IPAddress
 from percale.render.network.masquerade import node_elements
 from percale.render.network.pod_veth import bridged_source_elements, source_elements
-from percale.render.objects import IPAddress
 
 VXLAN = {**DUAL, "Backend": {"Type": "vxlan"}}
 BOTH = pytest.mark.parametrize("version", [4, 6])

@@ -33,7 +33,7 @@ def break_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link, "decode", broken)
 
 
-def test_it_tells_of_a_defect_and_listens_again(space: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_reports_a_defect_and_listens_again(space: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[KernelEvent] = []
 
     def hear(events: Iterable[KernelEvent]) -> None:

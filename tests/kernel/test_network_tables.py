@@ -24,7 +24,7 @@ NODE = (
     Element("ip6", "pods", (ip_network("fd00::/48"),)),
     Element("ip", "cluster", (ip_network("128.0.0.0/1"),)),
     Element("ip", "tunnels", (8472,)),
-    Element("ip", "here", (ip_address("192.168.1.1"),)),
+    Element("ip", "tunnelendpoints", (ip_address("192.168.1.1"),)),
 )
 POD = (*source_elements("pclone", (V4, V6)), *bridged_source_elements("pcltwo", MAC, (V4, V6)))
 PEER = (Element("ip", "peers", (ip_address("192.168.1.2"),)), Element("ip6", "peers", (ip_address("fd00:1::2"),)))
@@ -58,7 +58,7 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_the_lines_we_spell_make_what_we_make(new_space: Callable[[], Space]) -> None:
+async def test_the_logged_commands_make_what_we_make(new_space: Callable[[], Space]) -> None:
     ours, theirs = new_space(), new_space()
     lines: list[str] = []
     async with running_tables(ours.descriptor, OWN, log_command=lines.append) as tables:
@@ -92,12 +92,12 @@ async def test_what_is_withdrawn_goes_and_what_another_source_declares_stays(spa
 HARM = {
     "a table is deleted": "delete table ip percale",
     "everything is deleted": "flush ruleset",
-    "a chain is flushed": "flush chain ip6 percale masquerading",
+    "a chain is flushed": "flush chain ip6 percale postrouting",
     "a set is flushed": "flush set bridge percale neighbours",
     "an interval is deleted": "delete element ip percale pods { 10.244.0.0/16 }",
     "an element is deleted": 'delete element ip percale sources { "pclone" . 10.244.1.9 }',
     "an element is added": 'add element ip percale sources { "pclone" . 10.244.1.77 }',
-    "a rule goes first": "insert rule ip percale guard accept",
+    "a rule goes first": "insert rule ip percale antispoof accept",
     "a table is empty": "delete table ip percale; add table ip percale",
 }
 
@@ -130,9 +130,9 @@ MEANWHILE: dict[str, Callable[[Space], str]] = {
     "the last rule is deleted": lambda space: f"delete {handle(space, 'ip6', 'to pods of other nodes')}",
     "a rule of the bridge's is deleted": lambda space: f"delete {handle(space, 'bridge', 'drop comment')}",
     "a rule is replaced": lambda space: f"replace {handle(space, 'ip', 'own address')} accept",
-    "a rule is added": lambda _: "add rule ip percale guard meta nftrace set 1",
+    "a rule is added": lambda _: "add rule ip percale antispoof meta nftrace set 1",
     "the rules are gone and others are there": lambda _: (
-        "flush chain ip percale guard; " + "add rule ip percale guard accept; " * 9
+        "flush chain ip percale antispoof; " + "add rule ip percale antispoof accept; " * 9
     ),
     **{name: lambda _, harm=harm: harm for name, harm in HARM.items()},  # type: ignore[misc]
 }

@@ -20,6 +20,7 @@ from tests.unit.policy.obvious import Question
 from tests.unit.policy.small_worlds import ELSEWHERE, NODES
 
 from percale.agent.events import Events
+from percale.agent.informer import Informer
 from percale.agent.logging import LineLog
 from percale.agent.metrics import Metrics
 from percale.agent.nft_table import NodeTable
@@ -148,7 +149,10 @@ class Agent:
         problems = Problems(log)
         nft_table = KernelNftTable(NetnsThread(node.space.descriptor))
         self.table = NodeTable(nft_table, problems, Events(node.name, store, problems))
-        self.controller = PolicyController(node.name, store, self.table, problems=problems, recheck=self._recheck)
+        self.informer = Informer(store, problems)
+        self.controller = PolicyController(
+            node.name, self.informer, self.table, problems=problems, recheck=self._recheck
+        )
         place = NetnsThread(node.space.descriptor)
         conntrack = Conntrack(place)
         place.close()
@@ -160,7 +164,7 @@ class Agent:
 
     async def run(self) -> None:
         try:
-            await asyncio.gather(self.controller.run(), self.table.run(), self.blocker.run())
+            await asyncio.gather(self.informer.run(), self.controller.run(), self.table.run(), self.blocker.run())
         finally:
             self.blocker.close()
 

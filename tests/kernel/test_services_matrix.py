@@ -140,7 +140,7 @@ async def test_a_tunnels_outer_packets_keep_their_address_and_port(world: Servic
     """
     await world.apply(world.service(4), world.slice(4, "n2/7"))
     node = world.nodes[0].node
-    node.sh("nft flush chain ip percale sending")
+    node.sh("nft flush chain ip percale output")
     node.sh("conntrack -F")
     assert {ask(world.outside, CLUSTER[4], PORT).who for _ in range(20)} == {"n2/7"}
     with contextlib.closing(inside(node, Conntrack)) as conntrack:

@@ -16,6 +16,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from percale.agent.config.settings import AgentConfig
 from percale.agent.events import Events
 from percale.agent.http.listener import listen, wait_for_connection
+from percale.agent.informer import Informer
 from percale.agent.logging import LineLog
 from percale.agent.metrics import Metrics
 from percale.agent.problems import Problems
@@ -41,6 +42,7 @@ class AgentContext:
         self.problems = Problems(log)
         self.metrics = Metrics()
         self.store = open_store(config.store)
+        self.informer = Informer(self.store, self.problems)
         self.events = Events(config.node, self.store, self.problems)
         self.subscriptions = EventSubscriptions()
         driver = _driver(self.log_command)
@@ -66,6 +68,7 @@ class AgentContext:
                 if listener is not None:
                     tasks.create_task(_serve_http(listener, reporter), name="http")
                 tasks.create_task(self.events.run(), name="events")
+                tasks.create_task(self.informer.run(), name="informer")
                 yield exit_stack, tasks
 
     def announce_ready(self, reporter: StatusReporter) -> None:

@@ -24,10 +24,11 @@ from pathlib import Path
 from percale.agent.config.loader import listen_ports, service_config
 from percale.agent.config.settings import AgentConfig
 from percale.agent.context import AgentContext
+from percale.agent.informer import STORE, Change
 from percale.agent.logging import LineLog
 from percale.agent.network.backend_process import BackendSupervisor
 from percale.agent.network.fastpath import Fastpath
-from percale.agent.network.net_conf import configured_network
+from percale.agent.network.net_conf import configured_network, stored_network
 from percale.agent.network.peers import Peers
 from percale.agent.network.subnet_manager import SubnetManager
 from percale.agent.network.tables import NetworkTables
@@ -39,7 +40,6 @@ from percale.agent.service.conntrack_cleanup import conntrack_cleaner
 from percale.agent.service.host_ports import HostPorts
 from percale.agent.service.proxier import ServiceProxier
 from percale.agent.state import ADDRESSES, PODS, NodeState
-from percale.agent.watch import STORE, follow
 from percale.backend.protocol import Backend, LocalNode
 from percale.backend.registry import make_backend
 from percale.backend.state_dir import load_state
@@ -52,8 +52,11 @@ from percale.event_loop import yield_every
 from percale.ipam.address_pool import AddressPool
 from percale.kernel import sysctl
 from percale.kernel.nftables.text_table import TextTable
+from percale.model.addresses import IPAddress
+from percale.model.configmap import ConfigMap
 from percale.model.ip_family import Family
 from percale.model.meta import ObjectKey
+from percale.model.netconf import NetworkConfig
 from percale.model.pod import Pod as PodObject
 from percale.model.subnet_lease import SubnetLease
 from percale.render.network import fastpath
@@ -61,9 +64,10 @@ from percale.render.network.base_chains import network_tables
 from percale.render.network.fastpath import FastpathConfig, FastpathPod, FastpathRoute
 from percale.render.network.masquerade import node_elements
 from percale.render.network.pod_veth import PodNetwork, free_addresses
-from percale.render.objects import IPAddress, Sysctl
+from percale.render.objects import Sysctl
 from percale.render.service import base_chains as service_chains
 from percale.render.service import host_ports
+from percale.service import resolver
 from percale.store.protocol import Deleted, Snapshot, Upserted
 
 DEVICE, FORWARDING, SHORTCUT = "node/device", "node/forwarding", "node/shortcut"
@@ -86,6 +90,10 @@ class NodeAgent:
         self._problems, self._metrics, self._store = context.problems, context.metrics, context.store
         self._reconciler = context.reconciler
         self._reporter = StatusReporter(config.node, self._metrics, self._problems, self._reconciler)
+        self._configured = configured_network(config)
+        self._config_maps = context.informer.subscribe(ConfigMap) if self._configured is None else None
+        self._leases = context.informer.subscribe(SubnetLease)
+        self._services = context.informer.subscribe(*resolver.KINDS)
         self._store_synced = asyncio.Event()
         records = self._records = Records(Path(config.stateDir) / PODS)
         self._table = NodeTable(context.nft_table(host_ports.TABLE_SPEC), context.problems, context.events)
@@ -97,7 +105,7 @@ class NodeAgent:
             self._host_ports.reserve(setting, [("TCP", address)])
         self._policy_controller = PolicyController(
             config.node,
-            context.store,
+            context.informer,
             self._table,
             problems=context.problems,
             attached=[(each.pod.key, _addresses(each)) for each in records.attachments.values() if each.pod],
@@ -134,7 +142,7 @@ class NodeAgent:
                 services_attempted = table.attempted
                 proxier = ServiceProxier(
                     service_config(self._config, components.network),
-                    self._store,
+                    self._services,
                     table,
                     flows=self._conntrack_cleaner,
                     problems=self._problems,
@@ -157,7 +165,7 @@ class NodeAgent:
             tasks.create_task(self._conntrack_cleaner.run(), name="flows")
             tasks.create_task(self._table.run(), name="table")
             tasks.create_task(self._fastpath.run(), name="shortcut")
-            tasks.create_task(follow(self._store, (SubnetLease,), self._lease_event, self._problems), name="leases")
+            tasks.create_task(self._leases.run(self._lease_event), name="leases")
             tasks.create_task(components.subnet_manager.follow_underlay(self._on_underlay_change), name="underlay")
             tasks.create_task(components.subnet_manager.publish(), name="publish")
             if components.backend_supervisor is not None:
@@ -167,10 +175,18 @@ class NodeAgent:
 
     # Startup
 
+    async def _network(self) -> NetworkConfig:
+        if self._config_maps is None:
+            assert self._configured is not None
+            return self._configured
+        network = await stored_network(self._config_maps, self._problems)
+        self._context.informer.unsubscribe(self._config_maps)
+        return network
+
     async def _assemble(self) -> NodeComponents:
         """Wait for network, interface and subnet."""
         config, log = self._config, self._log
-        network = await configured_network(config, self._store, self._problems)
+        network = await self._network()
         backend = make_backend(network)
         state_dir = Path(config.stateDir)
         await load_state(backend, state_dir)
@@ -261,7 +277,7 @@ class NodeAgent:
 
     # Events
 
-    async def _lease_event(self, event: Snapshot | Upserted | Deleted) -> None:
+    async def _lease_event(self, event: Change) -> None:
         """A lease was created, changed or deleted."""
         assert self._reporter.components is not None
         self._metrics.store_events.labels(type(event).__name__.lower()).inc()
@@ -269,7 +285,7 @@ class NodeAgent:
         mine = subnet_manager.lease.lease.key
         match event:
             case Snapshot():
-                leases = [obj for obj in event.objects if isinstance(obj, SubnetLease)]
+                leases = event.of(SubnetLease)
                 await _run(peers.replace(leases))
                 if all(lease.key != mine for lease in leases):
                     subnet_manager.lease_lost()
@@ -367,7 +383,7 @@ class NodeAgent:
         await self._established.recheck(addresses)
 
     async def _annotations(self, namespace: str, name: str) -> Mapping[str, str]:
-        pod = await self._store.get(PodObject, ObjectKey(namespace, name))
+        pod = await self._context.informer.get(PodObject, ObjectKey(namespace, name))
         return pod.metadata.annotations if pod is not None else {}
 
 

@@ -39,7 +39,7 @@ class PolicyOnlyAgent:
         self._context = context = AgentContext(config, log, on_rejected=self._rejected)
         self._table = NodeTable(context.nft_table(policy_chains.TABLE_SPEC), context.problems, context.events)
         self._policy_controller = PolicyController(
-            config.node, context.store, self._table, problems=context.problems, recheck=self._on_policies_applied
+            config.node, context.informer, self._table, problems=context.problems, recheck=self._on_policies_applied
         )
         evaluator = self._policy_controller.evaluator
         self._established = established_flows(

@@ -17,9 +17,9 @@ from msgspec import Struct
 from percale.backend.protocol import LocalFamily, LocalNode
 from percale.errors import BadConfig
 from percale.kernel.protocol import HostRoute, Interface, Underlay
+from percale.model.addresses import IPAddress, IPInterface, IPNetwork
 from percale.model.ip_family import Family
 from percale.model.subnet_lease import NodeSubnets
-from percale.render.objects import IPAddress, IPInterface, IPNetwork
 
 
 class Found(NamedTuple):

@@ -13,7 +13,7 @@ from ipaddress import IPv4Address
 
 from percale.backend.protocol import ExclusiveId, LocalNode
 from percale.ipam.subnet_plan import first_overlap
-from percale.model.addresses import Network
+from percale.model.addresses import IPNetwork
 from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec
 
 
@@ -114,7 +114,7 @@ class LeaseConflicts:
         public = [ExclusiveId("public address", address, address.version) for address in spec.public_ips]
         return [*public, *self._backend_ids(spec)]
 
-    def _overlapping(self, subnet: Network) -> str | None:
+    def _overlapping(self, subnet: IPNetwork) -> str | None:
         """The name of a lease in force whose subnet overlaps; only the nearest neighbours in order can."""
         first, last = _bounds(subnet)
         ordered = self._subnets[subnet.version]
@@ -125,5 +125,5 @@ class LeaseConflicts:
         return None
 
 
-def _bounds(subnet: Network) -> tuple[int, int]:
+def _bounds(subnet: IPNetwork) -> tuple[int, int]:
     return int(subnet.network_address), int(subnet.broadcast_address)

@@ -9,8 +9,9 @@ from msgspec import Struct
 
 from percale.backend.protocol import LocalNode
 from percale.kernel.protocol import Interface
+from percale.model.addresses import IPAddress, IPNetwork
 from percale.model.subnet_lease import SubnetLease
-from percale.render.objects import IPAddress, IPNetwork, Route
+from percale.render.objects import Route
 
 
 class UnusableFamily(Exception):

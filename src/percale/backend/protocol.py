@@ -13,10 +13,11 @@ from typing import Any, NamedTuple, Protocol
 from msgspec import Struct
 
 from percale.kernel.protocol import Interface
+from percale.model.addresses import IPAddress, IPNetwork
 from percale.model.ip_family import Family
 from percale.model.subnet_lease import LeasedFamily, NodeSubnets, SubnetLease, SubnetLeaseSpec
 from percale.render.network.tunnels import TunnelEnd
-from percale.render.objects import IPAddress, IPNetwork, KernelObject
+from percale.render.objects import KernelObject
 
 
 class LocalFamily(Struct, frozen=True):

@@ -17,12 +17,13 @@ from percale.backend.interface_selection import address_of
 from percale.backend.peer_path import Path, UnusableFamily, paths, type_problem
 from percale.backend.protocol import ExclusiveId, KernelBackend, LocalFamily, LocalNode, PeerObjects
 from percale.errors import BadConfig
+from percale.model.addresses import IPAddress
 from percale.model.backend_options import VxlanOptions
 from percale.model.ip_family import Family
 from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec
 from percale.render.link_kinds import Vxlan
 from percale.render.network.tunnels import TunnelEnd
-from percale.render.objects import Address, FdbEntry, IPAddress, KernelObject, Link, Neighbour, Route, Sysctl
+from percale.render.objects import Address, FdbEntry, KernelObject, Link, Neighbour, Route, Sysctl
 
 OVERHEAD = {Family.IPV4: 50, Family.IPV6: 70}
 """Bytes of the outer Ethernet, IP, UDP and VXLAN headers, by the underlay's IP version."""

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from percale.model.addresses import Network, is_network, parse_network
+from percale.model.addresses import IPNetwork, is_network, parse_network
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -18,7 +18,7 @@ def source_options(command: F) -> F:
     return click.option("-f", "files", metavar="FILE|DIR", multiple=True, help="Manifests; - is stdin.")(command)
 
 
-def networks(texts: Iterable[str], option: str, but: str | None = None) -> tuple[Network, ...]:
+def networks(texts: Iterable[str], option: str, but: str | None = None) -> tuple[IPNetwork, ...]:
     """What an option for networks says, with commas or several times; `but` is a word that means none."""
     words = [word.strip() for text in texts for word in text.split(",") if word.strip() and word.strip() != but]
     for word in words:

@@ -21,7 +21,7 @@ from percale.controllers.offline import with_generated_slices
 from percale.errors import BadInput, NotFound
 from percale.explain.why.masquerade_addresses import Face
 from percale.lab.run_dir import locate
-from percale.model.addresses import Network
+from percale.model.addresses import IPNetwork
 from percale.model.endpoints import SERVICE_LABEL, Endpoints, EndpointSlice
 from percale.model.manifest.decode import DEFAULT_NAMESPACE
 from percale.model.meta import Object, ObjectKey
@@ -152,9 +152,9 @@ def _of_lab(lab: str, objects: Iterable[Object]) -> tuple[ServiceConfig, Network
     return ServiceConfig(NO_NODE), None
 
 
-def pod_networks(objects: Iterable[Object]) -> tuple[Network, ...]:
+def pod_networks(objects: Iterable[Object]) -> tuple[IPNetwork, ...]:
     """Those of the nodes, and the pods that have an address of their own elsewhere."""
-    networks: list[Network] = []
+    networks: list[IPNetwork] = []
     for each in objects:
         if isinstance(each, Node):
             networks += each.pod_cidrs

@@ -27,6 +27,7 @@ from percale.cni.requests import KubernetesPod
 from percale.errors import PercaleError, StateError
 from percale.ipam.address_pool import AddressPool, Owner
 from percale.kernel.reconciler.reconciler import Reconciler
+from percale.model.addresses import IPAddress
 from percale.render.link_kinds import Veth
 from percale.render.network.elements import Element
 from percale.render.network.pod_veth import (
@@ -43,7 +44,7 @@ from percale.render.network.pod_veth import (
     pod_mac,
     pod_objects,
 )
-from percale.render.objects import IPAddress, KernelObject, Link
+from percale.render.objects import KernelObject, Link
 from percale.render.service.host_ports import HostPort
 
 _SOURCE = "pod/"
@@ -179,9 +180,13 @@ class Attachments:
         return attachment
 
     async def register(self, attachment: Attachment) -> None:
-        """Another plugin of the chain wired the pod. Raises StateError, StoreError."""
-        await self._before_add(attachment)
-        self._records.put(attachment)
+        """Another plugin of the chain wired the pod. Raises StateError, StoreError, KernelError."""
+        try:
+            await self._before_add(attachment)
+            self._records.put(attachment)
+        except PercaleError:
+            self._after_del(attachment)
+            raise
 
     async def _before_add(self, attachment: Attachment) -> None:
         for hook in self._hooks:

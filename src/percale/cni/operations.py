@@ -30,9 +30,9 @@ from percale.cni.results import (
     result,
 )
 from percale.ipam.address_pool import Owner
+from percale.model.addresses import IPInterface
 from percale.model.ip_family import Family
 from percale.render.network.pod_veth import HOST_MAC, PodWires, gateway_of
-from percale.render.objects import IPInterface
 
 Annotations = Callable[[str, str], Awaitable[Mapping[str, str]]]
 """The annotations of the pod of this namespace and name, {} when it is not known. May raise StoreError."""

@@ -22,11 +22,11 @@ from percale.cni.results import (
     CniError,
 )
 from percale.ipam.address_pool import Owner
+from percale.model.addresses import IPAddress
 from percale.model.manifest.json_text import decode_json
 from percale.model.meta import ObjectKey
 from percale.model.pod import Protocol as PortProtocol
 from percale.render.network.pod_veth import Limit, Wiring
-from percale.render.objects import IPAddress
 from percale.render.service.host_ports import HostPort
 
 Verb = Literal["ADD", "DEL", "CHECK", "STATUS", "GC"]

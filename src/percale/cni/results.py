@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from percale.errors import AddressError, KernelError, PercaleError, StateError, StoreUnavailable
-from percale.render.objects import IPAddress, IPInterface, IPNetwork
+from percale.model.addresses import IPAddress, IPInterface, IPNetwork
 
 Result: TypeAlias = Mapping[str, Any]
 

@@ -11,7 +11,7 @@ from ipaddress import ip_network
 
 from percale.controllers.endpointslices import endpoint_slices_for
 from percale.controllers.service_allocator import Allocations
-from percale.model.addresses import Network
+from percale.model.addresses import IPNetwork
 from percale.model.endpoints import EndpointSlice
 from percale.model.meta import Object
 from percale.model.node import Node
@@ -21,7 +21,7 @@ from percale.model.service import Service
 DEFAULT_SERVICE_CIDR = ip_network("10.96.0.0/12")
 
 
-def with_generated_slices(objects: Sequence[Object], service_cidrs: Sequence[Network] = ()) -> list[Object]:
+def with_generated_slices(objects: Sequence[Object], service_cidrs: Sequence[IPNetwork] = ()) -> list[Object]:
     """With EndpointSlices and cluster IPs if there are pods but no slices; otherwise the objects as they are."""
     pods = [each for each in objects if isinstance(each, Pod)]
     if not pods or any(isinstance(each, EndpointSlice) for each in objects):

@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 from msgspec import Struct
 from msgspec.structs import replace
 
-from percale.model.addresses import Network, is_address
+from percale.model.addresses import IPNetwork, is_address
 from percale.model.field_path import FieldPath
 from percale.model.meta import ObjectKey
 from percale.model.service import Service, ServicePort, ServiceSpec
@@ -78,7 +78,7 @@ def _reserved_size(size: int, parts: int, maximum: int) -> int:
     return 0 if size <= 16 else min(max(16, size // parts), maximum)
 
 
-def _address_range(network: Network) -> _Range:
+def _address_range(network: IPNetwork) -> _Range:
     """Without the network's own address and IPv4's broadcast address."""
     first = int(network.network_address) + 1
     last = int(network.broadcast_address) - (1 if network.version == 4 else 0)
@@ -95,9 +95,9 @@ class AdmissionResult(Struct, frozen=True):
 class Allocations:
     """Cluster IPs and node ports in use in a cluster."""
 
-    def __init__(self, cidrs: Sequence[Network], services: Iterable[Service] = ()) -> None:
+    def __init__(self, cidrs: Sequence[IPNetwork], services: Iterable[Service] = ()) -> None:
         """`cidrs`: one for each address family, the default family first."""
-        self._cidrs: dict[FamilyName, Network] = {_family(cidr.version == 6): cidr for cidr in reversed(cidrs)}
+        self._cidrs: dict[FamilyName, IPNetwork] = {_family(cidr.version == 6): cidr for cidr in reversed(cidrs)}
         self._order: tuple[FamilyName, ...] = tuple(dict.fromkeys(_family(cidr.version == 6) for cidr in cidrs))
         self._ranges = {family: _address_range(cidr) for family, cidr in self._cidrs.items()}
         first, last = NODE_PORTS

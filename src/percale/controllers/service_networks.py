@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from percale.model.addresses import Network
+from percale.model.addresses import IPNetwork
 
 _DNS_INDEX = 10
 """Index of the DNS server's address, as in kubeadm."""
@@ -13,8 +13,8 @@ _DNS_INDEX = 10
 class ServiceNetworks(Struct, frozen=True):
     """One network for each address family, in the order of the pods' families."""
 
-    cidrs: tuple[Network, ...]
-    load_balancers: tuple[Network, ...]
+    cidrs: tuple[IPNetwork, ...]
+    load_balancers: tuple[IPNetwork, ...]
 
     @property
     def name_servers(self) -> tuple[str, ...]:

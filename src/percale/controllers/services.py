@@ -21,7 +21,7 @@ from percale.controllers.endpointslices import ENDPOINTSLICE_CONTROLLER, endpoin
 from percale.controllers.service_allocator import Allocations
 from percale.controllers.service_networks import ServiceNetworks
 from percale.controllers.workloads import Change, Create, Delete, Write
-from percale.model.addresses import Address, Network, is_address
+from percale.model.addresses import IPAddress, IPNetwork, is_address
 from percale.model.endpoints import (
     MANAGER_LABEL,
     Endpoint,
@@ -147,15 +147,15 @@ def _needs_address(service: Service) -> bool:
 
 
 def _allocate(
-    service: Service, pools: Iterable[Network], taken: set[Address], problems: list[str]
-) -> Iterator[Address]:
+    service: Service, pools: Iterable[IPNetwork], taken: set[IPAddress], problems: list[str]
+) -> Iterator[IPAddress]:
     text = service.spec.loadBalancerIP
     requested = ip_address(text) if text and is_address(text) else None
     for pool in pools:
         if ("IPv6" if pool.version == 6 else "IPv4") not in service.spec.ipFamilies:
             continue
         free = (address for address in pool.hosts() if address not in taken)
-        address: Address | None = next(free, None)
+        address: IPAddress | None = next(free, None)
         if requested is not None and requested.version == pool.version:
             address = requested if requested in pool and requested not in taken else None
         if address is not None:

@@ -11,19 +11,17 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
+from ipaddress import IPv4Network, ip_address
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from msgspec import Struct
 
 from percale.errors import AddressRefused, StateError, SubnetFull
 from percale.ipam.address_journal import Allocated, FreeAgain, Journal, Record, Released, corrupt
-from percale.model.addresses import Network
+from percale.model.addresses import IPAddress, IPNetwork
 from percale.model.subnet_lease import NodeSubnets
-
-Address: TypeAlias = IPv4Address | IPv6Address
 
 _WINDOW = 1 << 16
 """Addresses of a subnet that are allocated automatically; others of a larger subnet only on request."""
@@ -45,14 +43,14 @@ class Allocation(Struct, frozen=True):
     """An owner's addresses: at most one address per family, IPv4 first. `pod` is `namespace/name` where known."""
 
     owner: Owner
-    addresses: tuple[Address, ...]
+    addresses: tuple[IPAddress, ...]
     pod: str | None = None
 
     def __str__(self) -> str:
         return f"pod {self.pod}" if self.pod else str(self.owner)
 
 
-def gateway(subnet: Network) -> Address:
+def gateway(subnet: IPNetwork) -> IPAddress:
     """The first host address: the bridge's with bridge wiring, always reserved."""
     return subnet.network_address + 1
 
@@ -64,7 +62,7 @@ class AddressPool:
         self._where = f"node {node}"
         self._families = tuple(_Family(subnet) for subnet in subnets)
         self._allocations: dict[Owner, Allocation] = {}
-        self._users: dict[Address, Allocation] = {}
+        self._users: dict[IPAddress, Allocation] = {}
         self._journal = Journal(path)
         self._lines = 0
         for place, record in self._journal.replay():
@@ -85,11 +83,13 @@ class AddressPool:
             if any(self._family(address) is None for address in allocation.addresses)
         ]
 
-    def capacity(self, subnet: Network) -> int:
+    def capacity(self, subnet: IPNetwork) -> int:
         """How many addresses of this subnet are allocated automatically."""
         return next(family.size for family in self._families if family.subnet == subnet)
 
-    def allocate(self, owner: Owner, *, pod: str | None = None, wanted: Iterable[Address] = ()) -> tuple[Address, ...]:
+    def allocate(
+        self, owner: Owner, *, pod: str | None = None, wanted: Iterable[IPAddress] = ()
+    ) -> tuple[IPAddress, ...]:
         """One address per family; idempotent for an owner. `wanted` ones are allocated or rejected.
 
         Raises AddressRefused, SubnetFull, StateError.
@@ -106,7 +106,7 @@ class AddressPool:
         self._lines_added(1)
         return addresses
 
-    def release(self, owner: Owner) -> tuple[Address, ...]:
+    def release(self, owner: Owner) -> tuple[IPAddress, ...]:
         """Release the owner's addresses; () if there are none."""
         return tuple(address for allocation in self._release([owner]) for address in allocation.addresses)
 
@@ -119,9 +119,9 @@ class AddressPool:
         """Close the journal."""
         self._journal.close()
 
-    def _validated(self, wanted: Iterable[Address]) -> dict[int, Address]:
+    def _validated(self, wanted: Iterable[IPAddress]) -> dict[int, IPAddress]:
         """The wanted addresses by IP version, validated."""
-        requested: dict[int, Address] = {}
+        requested: dict[int, IPAddress] = {}
         for address in wanted:
             if requested.setdefault(address.version, address) != address:
                 raise AddressRefused(
@@ -139,7 +139,7 @@ class AddressPool:
                 )
         return requested
 
-    def _choose(self, family: _Family, requested: Address | None) -> Address:
+    def _choose(self, family: _Family, requested: IPAddress | None) -> IPAddress:
         if requested is None:
             return family.pick(self._users, self._where)
         if (user := self._users.get(requested)) is not None:
@@ -168,12 +168,12 @@ class AddressPool:
             del self._users[address]
             self._add_released(address)
 
-    def _add_released(self, address: Address) -> None:
+    def _add_released(self, address: IPAddress) -> None:
         family = self._family(address)
         if family is not None and family.in_window(address):
             family.released[address] = None
 
-    def _family(self, address: Address) -> _Family | None:
+    def _family(self, address: IPAddress) -> _Family | None:
         """The family whose subnet contains the address."""
         return next((family for family in self._families if address in family.subnet), None)
 
@@ -218,26 +218,26 @@ class AddressPool:
 class _Family:
     """One family's subnet: its free addresses and their order of allocation."""
 
-    def __init__(self, subnet: Network) -> None:
+    def __init__(self, subnet: IPNetwork) -> None:
         self.subnet = subnet
         self.version = subnet.version
         self.first = int(subnet.network_address) + 2
         broadcast = 1 if isinstance(subnet, IPv4Network) else 0
         self.last = min(int(subnet.broadcast_address) - broadcast, self.first + _WINDOW - 1)
         self.size = self.last - self.first + 1
-        self.released: OrderedDict[Address, None] = OrderedDict()
+        self.released: OrderedDict[IPAddress, None] = OrderedDict()
         self._next = self.first
 
-    def is_assignable(self, address: Address) -> bool:
+    def is_assignable(self, address: IPAddress) -> bool:
         """Not the network's, the gateway's or the broadcast address."""
         broadcast = self.version == 4 and address == self.subnet.broadcast_address
         return not broadcast and address not in (self.subnet.network_address, gateway(self.subnet))
 
-    def in_window(self, address: Address) -> bool:
+    def in_window(self, address: IPAddress) -> bool:
         """Whether it is allocated automatically."""
         return self.first <= int(address) <= self.last
 
-    def pick(self, users: Mapping[Address, Allocation], where: str) -> Address:
+    def pick(self, users: Mapping[IPAddress, Allocation], where: str) -> IPAddress:
         """A free address: never-used ones first, then the least recently released. Raises SubnetFull."""
         while self._next <= self.last:
             address = type(self.subnet.network_address)(self._next)
@@ -253,7 +253,7 @@ class _Family:
         )
 
 
-def _parsed(place: str, text: str) -> Address:
+def _parsed(place: str, text: str) -> IPAddress:
     try:
         return ip_address(text)
     except ValueError as error:

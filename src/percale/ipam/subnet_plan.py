@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from ipaddress import ip_network
 
 from percale.errors import AddressRefused
-from percale.model.addresses import Network
+from percale.model.addresses import IPNetwork
 from percale.model.ip_family import Family
 from percale.model.netconf import NetworkConfig, SubnetRange
 from percale.model.subnet_lease import NodeSubnets
@@ -25,7 +25,7 @@ def candidate(config: NetworkConfig, index: int) -> NodeSubnets:
     return NodeSubnets(*(_subnet(subnets, index) for subnets in config.families.values()))
 
 
-def free_candidates(config: NetworkConfig, taken: Iterable[Network]) -> Iterator[NodeSubnets]:
+def free_candidates(config: NetworkConfig, taken: Iterable[IPNetwork]) -> Iterator[NodeSubnets]:
     """The candidates that overlap no taken subnet, in order; the cost is independent of the size of a taken one."""
     index = 0
     for first, last in sorted(_overlapped(config, taken)):
@@ -48,7 +48,7 @@ def fitting(config: NetworkConfig, subnets: NodeSubnets) -> NodeSubnets | None:
 def from_pod_cidrs(config: NetworkConfig, node: str, cidrs: Iterable[str]) -> NodeSubnets:
     """The subnets that Kubernetes assigned to the node in `spec.podCIDRs`. Raises AddressRefused."""
     where = f"node {node}"
-    found: dict[int, Network] = {}
+    found: dict[int, IPNetwork] = {}
     for cidr in cidrs:
         try:
             subnet = ip_network(cidr)
@@ -60,7 +60,7 @@ def from_pod_cidrs(config: NetworkConfig, node: str, cidrs: Iterable[str]) -> No
     return NodeSubnets(*(_within(subnets, found.get(family), where) for family, subnets in config.families.items()))
 
 
-def first_overlap(subnets: Iterable[Network], others: Iterable[Network]) -> tuple[Network, Network] | None:
+def first_overlap(subnets: Iterable[IPNetwork], others: Iterable[IPNetwork]) -> tuple[IPNetwork, IPNetwork] | None:
     """The first pair of one's own and another's subnet that overlap."""
     for mine in subnets:
         for other in others:
@@ -69,12 +69,12 @@ def first_overlap(subnets: Iterable[Network], others: Iterable[Network]) -> tupl
     return None
 
 
-def _subnet(subnets: SubnetRange, index: int) -> Network:
+def _subnet(subnets: SubnetRange, index: int) -> IPNetwork:
     start = int(subnets.first.network_address) + index * subnets.first.num_addresses
     return type(subnets.first)((start, subnets.length))
 
 
-def _index(subnets: SubnetRange, subnet: Network) -> int | None:
+def _index(subnets: SubnetRange, subnet: IPNetwork) -> int | None:
     """The number of a subnet of the configured length within the range."""
     offset = int(subnet.network_address) - int(subnets.first.network_address)
     if subnet.prefixlen != subnets.length or not 0 <= offset // subnet.num_addresses < subnets.count:
@@ -82,7 +82,7 @@ def _index(subnets: SubnetRange, subnet: Network) -> int | None:
     return offset // subnet.num_addresses
 
 
-def _overlapped(config: NetworkConfig, taken: Iterable[Network]) -> Iterator[tuple[int, int]]:
+def _overlapped(config: NetworkConfig, taken: Iterable[IPNetwork]) -> Iterator[tuple[int, int]]:
     """The candidates that taken subnets overlap, as (first, last) numbers; one may lie outside the range."""
     for subnet in taken:
         mine = config.families.get(Family(subnet.version))
@@ -95,7 +95,7 @@ def _overlapped(config: NetworkConfig, taken: Iterable[Network]) -> Iterator[tup
             yield max(first, 0), min(last, candidate_count(config) - 1)
 
 
-def _within(subnets: SubnetRange, subnet: Network | None, where: str) -> Network:
+def _within(subnets: SubnetRange, subnet: IPNetwork | None, where: str) -> IPNetwork:
     if subnet is None:
         raise AddressRefused(
             f"spec.podCIDRs has no subnet for {subnets.network}",

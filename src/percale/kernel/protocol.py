@@ -11,7 +11,8 @@ from typing import Protocol, TypeAlias
 
 from msgspec import Struct
 
-from percale.render.objects import IPAddress, IPInterface, IPNetwork, KernelObject, Key, Sysctl
+from percale.model.addresses import IPAddress, IPInterface, IPNetwork
+from percale.render.objects import KernelObject, Key, Sysctl
 
 
 class Upsert(Struct, frozen=True):

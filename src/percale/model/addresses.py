@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
 from typing import Annotated, TypeAlias
 
 import msgspec
 
-Address: TypeAlias = IPv4Address | IPv6Address
-Network: TypeAlias = IPv4Network | IPv6Network
+IPAddress: TypeAlias = IPv4Address | IPv6Address
+IPNetwork: TypeAlias = IPv4Network | IPv6Network
+IPInterface: TypeAlias = IPv4Interface | IPv6Interface
 
 PortNumber: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 
@@ -65,7 +75,7 @@ def check_network(text: str) -> None:
         raise ValueError(f'"{text}" is not a network in CIDR form, such as 10.0.0.0/8')
 
 
-def parse_network(text: str) -> Network:
+def parse_network(text: str) -> IPNetwork:
     """A checked CIDR as a network; host bits are masked off."""
     return ip_network(text, strict=False)
 

@@ -6,6 +6,8 @@ from enum import IntEnum
 from ipaddress import IPv4Network, IPv6Network
 from typing import Literal
 
+from percale.model.addresses import IPNetwork
+
 
 class Family(IntEnum):
     """By IP version: `Family(address.version)`, `f"IPv{family}"`. IPv4 comes first wherever both are listed."""
@@ -13,13 +15,23 @@ class Family(IntEnum):
     IPV4 = 4
     IPV6 = 6
 
+    @classmethod
+    def of_packed(cls, address: bytes) -> Family:
+        """The family of an address as bytes."""
+        return cls.IPV4 if len(address) == 4 else cls.IPV6
+
     @property
-    def network_type(self) -> type[IPv4Network | IPv6Network]:
+    def size(self) -> int:
+        """Bytes of an address."""
+        return 4 if self is Family.IPV4 else 16
+
+    @property
+    def network_type(self) -> type[IPNetwork]:
         """Of `ipaddress`."""
         return IPv4Network if self is Family.IPV4 else IPv6Network
 
     @property
-    def everything(self) -> IPv4Network | IPv6Network:
+    def everything(self) -> IPNetwork:
         """The default route's destination."""
         return self.network_type((0, 0))
 
@@ -27,3 +39,8 @@ class Family(IntEnum):
     def nft(self) -> Literal["ip", "ip6"]:
         """nftables' name, of tables and in expressions."""
         return "ip" if self is Family.IPV4 else "ip6"
+
+    @property
+    def nft_address(self) -> Literal["ipv4_addr", "ipv6_addr"]:
+        """nftables' type of an address."""
+        return "ipv4_addr" if self is Family.IPV4 else "ipv6_addr"

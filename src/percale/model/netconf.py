@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from percale.errors import BadNetworkConfig
-from percale.model.addresses import Address, Network
+from percale.model.addresses import IPAddress, IPNetwork
 from percale.model.backend_options import OPTIONS, REMOVED, BackendOptions
 from percale.model.ip_family import Family
 from percale.model.manifest.json_text import read_json_text
@@ -27,10 +27,10 @@ DEFAULT_BACKEND = "vxlan"
 class SubnetRange(Struct, frozen=True):
     """One family's pod network and its node subnets: `first` to `last`, each of prefix length `length`."""
 
-    network: Network
+    network: IPNetwork
     length: int
-    first: Network
-    last: Network
+    first: IPNetwork
+    last: IPNetwork
 
     @property
     def count(self) -> int:
@@ -47,7 +47,7 @@ class NetworkConfig(Struct, frozen=True):
     options: BackendOptions
 
     @property
-    def networks(self) -> tuple[Network, ...]:
+    def networks(self) -> tuple[IPNetwork, ...]:
         """The pod networks, IPv4 first."""
         return tuple(subnets.network for subnets in self.families.values())
 
@@ -202,7 +202,7 @@ def _subnet_range(family: Family, given: _Given, source: str) -> SubnetRange:
     length = _subnet_length(_LIMITS[family], pod_network, given.length, source)
     step = 1 << (pod_network.max_prefixlen - length)
 
-    def subnet(key: str, text: str | None, default: int) -> Network:
+    def subnet(key: str, text: str | None, default: int) -> IPNetwork:
         if text is None:
             return family.network_type((default, length))
         address = _address(family, f"{prefix}{key}", text, source)
@@ -225,7 +225,7 @@ def _subnet_range(family: Family, given: _Given, source: str) -> SubnetRange:
     return SubnetRange(pod_network, length, first, last)
 
 
-def _network(family: Family, text: str | None, source: str) -> Network:
+def _network(family: Family, text: str | None, source: str) -> IPNetwork:
     limits = _LIMITS[family]
     key = f"{limits.prefix}Network"
     if text is None:
@@ -247,7 +247,7 @@ def _network(family: Family, text: str | None, source: str) -> Network:
     return network
 
 
-def _address(family: Family, key: str, text: str, source: str) -> Address:
+def _address(family: Family, key: str, text: str, source: str) -> IPAddress:
     try:
         address = ip_address(text)
     except ValueError as error:
@@ -257,7 +257,7 @@ def _address(family: Family, key: str, text: str, source: str) -> Address:
     return address
 
 
-def _subnet_length(limits: _Limits, network: Network, length: int | None, source: str) -> int:
+def _subnet_length(limits: _Limits, network: IPNetwork, length: int | None, source: str) -> int:
     key = f"{limits.prefix}SubnetLen"
     if network.prefixlen > limits.smallest_network:
         raise BadNetworkConfig(

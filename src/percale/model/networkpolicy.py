@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 import msgspec
 
-from percale.model.addresses import Network, PortNumber, parse_network
+from percale.model.addresses import IPNetwork, PortNumber, parse_network
 from percale.model.meta import Object, Part
 from percale.model.pod import Protocol
 from percale.model.selector import LabelSelector
@@ -19,11 +19,11 @@ class IPBlock(Part, frozen=True, kw_only=True):
     except_: tuple[str, ...] = msgspec.field(default=(), name="except")
 
     @property
-    def network(self) -> Network:
+    def network(self) -> IPNetwork:
         return parse_network(self.cidr)
 
     @property
-    def exceptions(self) -> tuple[Network, ...]:
+    def exceptions(self) -> tuple[IPNetwork, ...]:
         return tuple(map(parse_network, self.except_))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from percale.model.addresses import Network, check_network, parse_network
+from percale.model.addresses import IPNetwork, check_network, parse_network
 from percale.model.condition import Condition, holds
 from percale.model.meta import Object, Part
 
@@ -56,7 +56,7 @@ class Node(Object, frozen=True, kw_only=True):
     status: NodeStatus = NodeStatus()
 
     @property
-    def pod_cidrs(self) -> tuple[Network, ...]:
+    def pod_cidrs(self) -> tuple[IPNetwork, ...]:
         """The pod subnets that the cluster allocated to this node."""
         cidrs = self.spec.podCIDRs or tuple(filter(None, (self.spec.podCIDR,)))
         return tuple(parse_network(cidr) for cidr in cidrs)

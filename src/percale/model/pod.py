@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, TypeAlias
 
 import msgspec
 
-from percale.model.addresses import Address, PortNumber, check_address
+from percale.model.addresses import IPAddress, PortNumber, check_address
 from percale.model.condition import Condition, holds
 from percale.model.meta import Integer, Object, ObjectMeta, Part
 
@@ -98,7 +98,7 @@ class Pod(Object, frozen=True, kw_only=True):
     status: PodStatus = PodStatus()
 
     @property
-    def ips(self) -> tuple[Address, ...]:
+    def ips(self) -> tuple[IPAddress, ...]:
         """Its addresses, the primary one first."""
         return tuple(map(ip_address, self.status.addresses))
 

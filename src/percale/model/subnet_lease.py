@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import ClassVar, NamedTuple, TypeAlias, TypeVar
 
-from percale.model.addresses import Address, Network
+from percale.model.addresses import IPAddress, IPNetwork
 from percale.model.ip_family import Family
 from percale.model.meta import Integer, Object, ObjectMeta, Part
 
@@ -18,12 +18,12 @@ T = TypeVar("T")
 BackendData: TypeAlias = dict[str, str | Integer | float | bool | None]
 
 
-class NodeSubnets(tuple[Network, ...]):
+class NodeSubnets(tuple[IPNetwork, ...]):
     """One node's subnets, one per address family of the network, IPv4 first."""
 
     __slots__ = ()
 
-    def __new__(cls, *subnets: Network | None) -> NodeSubnets:
+    def __new__(cls, *subnets: IPNetwork | None) -> NodeSubnets:
         """None stands for a family that the node lacks."""
         return super().__new__(cls, [net for net in subnets if net is not None])
 
@@ -45,8 +45,8 @@ class LeasedFamily(NamedTuple):
     """A lease's fields of one address family."""
 
     family: Family
-    subnet: Network | None
-    public_ip: Address | None
+    subnet: IPNetwork | None
+    public_ip: IPAddress | None
     data: BackendData | None
 
 
@@ -93,7 +93,7 @@ class SubnetLeaseSpec(Part, frozen=True):
         return NodeSubnets(self.subnet, self.ipv6Subnet)
 
     @property
-    def public_ips(self) -> tuple[Address, ...]:
+    def public_ips(self) -> tuple[IPAddress, ...]:
         """IPv4 first."""
         return tuple([address for address in (self.publicIP, self.publicIPv6) if address is not None])
 

@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
-from percale.model.addresses import Network, parse_network
+from percale.model.addresses import IPNetwork, parse_network
 from percale.model.selector import LabelSelector
 
 Direction: TypeAlias = Literal["egress", "ingress"]
@@ -71,11 +71,11 @@ class Block(Struct, frozen=True, dict=True):
     exceptions: tuple[str, ...] = ()
 
     @cached_property
-    def network(self) -> Network:
+    def network(self) -> IPNetwork:
         return parse_network(self.cidr)
 
     @cached_property
-    def excluded(self) -> tuple[Network, ...]:
+    def excluded(self) -> tuple[IPNetwork, ...]:
         return tuple(map(parse_network, self.exceptions))
 
     @cached_property

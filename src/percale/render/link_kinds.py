@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv6Address
-
 from msgspec import Struct
 from msgspec.structs import force_setattr
+
+from percale.model.addresses import IPAddress
 
 
 class LinkKind(Struct, frozen=True):
@@ -33,7 +33,7 @@ class Vxlan(LinkKind, frozen=True, tag="vxlan"):
     """A change of any attribute but `learning` requires a new device."""
 
     vni: int
-    local: IPv4Address | IPv6Address
+    local: IPAddress
     dev: str
     port: int = 8472
     learning: bool = False

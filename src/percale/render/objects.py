@@ -6,16 +6,12 @@ one that equals the actual object costs nothing. `kernel/commands.py` formats ea
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
+from percale.model.addresses import IPAddress, IPInterface, IPNetwork
 from percale.render.link_kinds import LinkKind, lower_mac
-
-IPAddress: TypeAlias = IPv4Address | IPv6Address
-IPNetwork: TypeAlias = IPv4Network | IPv6Network
-IPInterface: TypeAlias = IPv4Interface | IPv6Interface
 
 OWNER = "percale"
 """The owner's mark on all our objects: link alias, nft table name. Cleanup deletes by it."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
+from percale.model.ip_family import Family
 from percale.service.consistent_hash import SLOTS
 from percale.service.endpoint_slices import SliceFacts
-from percale.service.node_context import Family
 from percale.service.service_ports import PortSpec, ServiceFacts
 from percale.service.strategies import MOST_SLOTS
 

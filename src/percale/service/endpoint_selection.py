@@ -10,8 +10,8 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
+from percale.model.ip_family import Family
 from percale.service.endpoint_slices import DRAINING, LOCAL, READY, Hints, SliceFacts
-from percale.service.node_context import Family
 
 Record: TypeAlias = bytes
 

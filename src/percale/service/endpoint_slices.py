@@ -15,16 +15,14 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from percale.model.endpoints import SERVICE_LABEL, Endpoint, EndpointSlice
+from percale.model.ip_family import Family
 from percale.model.meta import ObjectKey
 from percale.model.service import HEADLESS_LABEL, PROXY_NAME_LABEL
-from percale.service.node_context import Family
 
 READY = 1
 DRAINING = 2
 """Serving, but about to end: used when nobody is ready."""
 LOCAL = 4
-
-_SIZES = {4: 4, 6: 16}
 
 
 class SlicePort(NamedTuple):
@@ -59,7 +57,7 @@ class SliceFacts(Struct, frozen=True, gc=False):
     @property
     def size(self) -> int:
         """Bytes of an address."""
-        return _SIZES[self.family]
+        return self.family.size
 
 
 def _state(ready: bool | None, serving: bool | None, terminating: bool | None) -> int:
@@ -78,7 +76,7 @@ def facts_of_slice(entry: EndpointSlice, node: str) -> SliceFacts | None:
     service = labels.get(SERVICE_LABEL)
     if not service or PROXY_NAME_LABEL in labels or HEADLESS_LABEL in labels or entry.addressType == "FQDN":
         return None
-    family: Family = 6 if entry.addressType == "IPv6" else 4
+    family = Family.IPV6 if entry.addressType == "IPv6" else Family.IPV4
     usable, addresses, problems = _usable(entry.endpoints, family)
     problems += [
         f"ports[{index}].port: {port.port} is not a port, 1 to 65535"
@@ -112,7 +110,7 @@ def facts_of_slice(entry: EndpointSlice, node: str) -> SliceFacts | None:
 
 def _usable(endpoints: Sequence[Endpoint], family: Family) -> tuple[Sequence[Endpoint], bytes, list[str]]:
     """Those with a first address of the family, these addresses packed, and what is wrong with the others."""
-    if family == 4:
+    if family is Family.IPV4:
         texts = [each.addresses[0] for each in endpoints if each.addresses]
         addresses = _packed4(texts)
         if addresses is not None and len(texts) == len(endpoints):
@@ -122,7 +120,7 @@ def _usable(endpoints: Sequence[Endpoint], family: Family) -> tuple[Sequence[End
         if not each.addresses:
             continue
         text = each.addresses[0]
-        address = _packed4([text]) if family == 4 else _packed6(text)
+        address = _packed4([text]) if family is Family.IPV4 else _packed6(text)
         if address is None:
             problems.append(f'endpoints[{index}].addresses[0]: "{text}" is not an IPv{family} address')
         else:

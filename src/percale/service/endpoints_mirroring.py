@@ -20,8 +20,8 @@ from percale.model.endpoints import (
     EndpointSlice,
     EndpointSubset,
 )
+from percale.model.ip_family import Family
 from percale.model.meta import ObjectMeta, OwnerReference
-from percale.service.node_context import Family
 
 MIRRORING_CONTROLLER = "endpointslicemirroring-controller.k8s.io"
 MAX_ENDPOINTS_PER_SUBSET = 1000
@@ -46,7 +46,7 @@ def mirrored_slices(endpoints: Endpoints) -> list[EndpointSlice]:
     return [
         EndpointSlice(
             metadata=_metadata(endpoints, index),
-            addressType="IPv6" if family == 6 else "IPv4",
+            addressType="IPv4" if family is Family.IPV4 else "IPv6",
             endpoints=tuple(found),
             ports=ports,
         )
@@ -62,7 +62,7 @@ def _endpoints_of(subset: EndpointSubset) -> Iterator[tuple[Family, Endpoint]]:
     for addresses, ready in told:
         for each in addresses:
             yield (
-                6 if ":" in each.ip else 4,
+                Family.IPV6 if ":" in each.ip else Family.IPV4,
                 Endpoint(
                     addresses=(each.ip,),
                     conditions=EndpointConditions(ready=ready),

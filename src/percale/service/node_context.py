@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, TypeAlias
+from typing import Literal
 
 from msgspec import Struct
 
-from percale.model.addresses import Network, is_address, packed
+from percale.model.addresses import IPNetwork, is_address, packed
 from percale.model.backend_options import VxlanOptions
 from percale.model.node import Node
-
-Family: TypeAlias = Literal[4, 6]
 
 ZONE_LABEL = "topology.kubernetes.io/zone"
 REMOVED_SOON = "ToBeDeletedByClusterAutoscaler"
@@ -23,13 +21,13 @@ class ServiceConfig(Struct, frozen=True):
 
     node: str
     """This node's name."""
-    pod_cidrs: tuple[Network, ...] = ()
+    pod_cidrs: tuple[IPNetwork, ...] = ()
     """Of the whole cluster: packets from there are from pods."""
-    service_cidrs: tuple[Network, ...] = ()
+    service_cidrs: tuple[IPNetwork, ...] = ()
     """Packets to an address in there that no Service has are dropped."""
-    node_port_addresses: tuple[Network, ...] | None = None
+    node_port_addresses: tuple[IPNetwork, ...] | None = None
     """Which of the node's addresses take node ports. None: its primary ones."""
-    external_ips: tuple[Network, ...] | Literal["any", "none"] = ()
+    external_ips: tuple[IPNetwork, ...] | Literal["any", "none"] = ()
     """Which external IPs are served; empty: those that are no pod's, no Service's and no node's."""
     masquerade_all: bool = False
     """Packets to cluster IPs are masqueraded whoever sends them."""
@@ -76,7 +74,7 @@ def node_port_addresses(config: ServiceConfig, node: NodeFacts) -> tuple[bytes, 
     )
 
 
-def is_in(address: bytes, networks: Iterable[Network]) -> bool:
+def is_in(address: bytes, networks: Iterable[IPNetwork]) -> bool:
     """A packed address is in one of the networks."""
     number, bits = int.from_bytes(address), 8 * len(address)
     return any(

@@ -9,9 +9,10 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
-from percale.model.addresses import Address
+from percale.model.addresses import IPAddress
+from percale.model.ip_family import Family
 from percale.model.pod import Protocol
-from percale.service.node_context import Family, is_in
+from percale.service.node_context import is_in
 from percale.service.resolved_service import ClientLocation, ResolvedPort
 from percale.service.resolver import ServiceResolver
 from percale.service.service_ports import PortSpec, Vip, VipKind, format_endpoint
@@ -29,7 +30,7 @@ class Answer(Struct, frozen=True):
     reason: str
 
 
-def resolve(table: ServiceResolver, source: Address, target: Address, port: int, protocol: Protocol) -> Answer:
+def resolve(table: ServiceResolver, source: IPAddress, target: IPAddress, port: int, protocol: Protocol) -> Answer:
     """The first packet of a connection. Raises ValueError when source and target are of two families."""
     if source.version != target.version:
         raise ValueError(f"{source} and {target} are not of one address family")
@@ -53,7 +54,7 @@ def _find(table: ServiceResolver, target: bytes, port: int, protocol: Protocol) 
     """A Service's own address comes before the node's ports."""
     held = table.vip_owners.owner(vip_key(target, protocol, port))
     if held is None and target in table.node_port_addresses:
-        family: Family = 4 if len(target) == 4 else 6
+        family = Family.of_packed(target)
         held = table.vip_owners.owner(node_port_key(family, protocol, port))
     if held is None:
         return None
@@ -61,7 +62,7 @@ def _find(table: ServiceResolver, target: bytes, port: int, protocol: Protocol) 
     return next((each, vip) for each in table.services[spec.key].ports if each.spec is spec)
 
 
-def _without_service(table: ServiceResolver, target: Address, port: int, protocol: Protocol) -> Answer:
+def _without_service(table: ServiceResolver, target: IPAddress, port: int, protocol: Protocol) -> Answer:
     if target.packed in table.cluster_ips:
         return Answer("reject", (), False, f"{target} is a cluster IP, but its Service has no port {port}/{protocol}")
     if is_in(target.packed, table.config.service_cidrs):
@@ -88,7 +89,7 @@ KINDS: dict[VipKind, str] = {
 }
 
 
-def _routed(table: ServiceResolver, resolved: ResolvedPort, vip: Vip, source: Address) -> Answer:
+def _routed(table: ServiceResolver, resolved: ResolvedPort, vip: Vip, source: IPAddress) -> Answer:
     place = client_location(table, source.packed)
     slots, masquerade = resolved.route(vip.kind, place, masquerade_all=table.config.masquerade_all)
     what = f"{KINDS[vip.kind]} of {resolved.name} from {PLACES[place]}"

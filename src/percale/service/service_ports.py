@@ -12,7 +12,8 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from msgspec import Struct
 
-from percale.model.addresses import Network, is_address, is_network, packed, parse_network
+from percale.model.addresses import IPNetwork, is_address, is_network, packed, parse_network
+from percale.model.ip_family import Family
 from percale.model.meta import ObjectKey
 from percale.model.service import (
     AFFINITY_TIMEOUT,
@@ -22,7 +23,7 @@ from percale.model.service import (
     Service,
     ServicePort,
 )
-from percale.service.node_context import Family, ServiceConfig
+from percale.service.node_context import ServiceConfig
 from percale.service.refused_addresses import Refused, balancer_refusal, cluster_ip_refusal, external_refusal
 from percale.service.strategies import Strategy, parse_strategy
 
@@ -71,7 +72,7 @@ class PortSpec(Struct, frozen=True, gc=False):
     vips: tuple[Vip, ...]
     internal_local: bool
     external_local: bool
-    source_ranges: tuple[Network, ...]
+    source_ranges: tuple[IPNetwork, ...]
     """Who may use the load balancer's addresses; empty: all."""
     affinity: int | None
     """Seconds that a client stays with its endpoint; None: it does not."""
@@ -162,7 +163,7 @@ def _packed(texts: Iterable[str], field: str, problems: list[str]) -> list[bytes
     return found
 
 
-def _networks(texts: Iterable[str], field: str, problems: list[str]) -> list[Network]:
+def _networks(texts: Iterable[str], field: str, problems: list[str]) -> list[IPNetwork]:
     found = []
     for text in texts:
         if is_network(text.strip()):
@@ -202,7 +203,7 @@ def _ports(service: Service, config: ServiceConfig, problems: list[str], refused
     age = f"{meta.creationTimestamp or '~'} {meta.uid}" if meta.uid else meta.creationTimestamp or "~"
     strategy = _strategy(service, config.strategy, problems)
     for cluster in {len(address): address for address in reversed(clusters)}.values():
-        family: Family = 4 if len(cluster) == 4 else 6
+        family = Family.of_packed(cluster)
         own = tuple([each for each in ranges if each.version == family])
         if not own and len(ranges) < len(spec.loadBalancerSourceRanges):
             own = (_NOBODY[family],)  # what cannot be read opens nothing
@@ -222,7 +223,7 @@ def _ports(service: Service, config: ServiceConfig, problems: list[str], refused
             )
 
 
-_NOBODY: dict[Family, Network] = {4: parse_network("0.0.0.0/32"), 6: parse_network("::/128")}
+_NOBODY: dict[Family, IPNetwork] = {Family.IPV4: parse_network("0.0.0.0/32"), Family.IPV6: parse_network("::/128")}
 """No packet comes from there."""
 
 

@@ -14,7 +14,7 @@ from ipaddress import ip_network
 from math import gcd
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
-from percale.model.addresses import Network
+from percale.model.addresses import IPNetwork
 from percale.service.consistent_hash import consistent_slots
 from percale.service.endpoint_selection import Record
 from percale.service.node_context import is_in
@@ -36,7 +36,7 @@ class Weight(NamedTuple):
 
     weight: int
     node: str | None = None
-    network: Network | None = None
+    network: IPNetwork | None = None
 
 
 class Strategy(NamedTuple):

@@ -25,9 +25,9 @@ class World:
     def learn(self, event: Event) -> None:
         """Take over what the store tells."""
         match event:
-            case Snapshot(objects):
+            case Snapshot() as snapshot:
                 self._objects = {}
-                for obj in objects:
+                for obj in snapshot.objects:
                     self.put(obj)
             case Upserted(obj):
                 if obj.metadata.uid not in self._buried:  # an event from before we deleted it

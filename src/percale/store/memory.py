@@ -39,7 +39,7 @@ class MemoryStore:
         """A Snapshot first, then every change in order."""
         self._require_open()
         watch = Watch(kinds)
-        self._watches.add(watch, [Snapshot(tuple(obj for kind in kinds for _, obj in self._items(kind)))])
+        self._watches.add(watch, [Snapshot({kind: [obj for _, obj in self._items(kind)] for kind in kinds})])
         try:
             async for event in watch.events():
                 yield event

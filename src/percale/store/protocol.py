@@ -4,8 +4,9 @@ both pass tests/contract/test_store.py.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from typing import Protocol, TypeAlias, TypeVar
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Protocol, TypeAlias, TypeVar, cast
 
 from msgspec import Struct
 
@@ -16,13 +17,22 @@ T = TypeVar("T", bound=Object)
 
 
 class Snapshot(Struct, frozen=True):
-    """All objects of the watched kinds, kind by kind in the requested order.
+    """All objects of the watched kinds, in the requested order of kinds.
 
     A watch begins with it, after the ReadProblems; sent again when the store cannot tell what changed in between.
     """
 
-    objects: Sequence[Object]
+    by_kind: Mapping[type[Object], Sequence[Object]]
     """Decoded lazily during iteration if the store keeps them encoded: there may be very many."""
+
+    @property
+    def objects(self) -> Iterator[Object]:
+        """All of them, kind by kind."""
+        return chain.from_iterable(self.by_kind.values())
+
+    def of(self, kind: type[T]) -> Sequence[T]:
+        """Those of one kind."""
+        return cast("Sequence[T]", self.by_kind[kind])
 
 
 class Upserted(Struct, frozen=True):

@@ -31,7 +31,7 @@ TOUCHES: dict[str, tuple[str, frozenset[str]]] = {
     "endpoints are flushed": ("flush map inet percale-services endpoints4", frozenset()),
     "the shortcut is deleted": ("delete table netdev percale", frozenset()),
     "the guard is deleted": ("delete table ip percale", frozenset({SPOOFED})),
-    "the guard is flushed": ("flush chain ip percale guard", frozenset({SPOOFED})),
+    "the guard is flushed": ("flush chain ip percale antispoof", frozenset({SPOOFED})),
     "sources are flushed": ("flush set ip percale sources", frozenset()),
     "the other family's guard is deleted": ("delete table ip6 percale", frozenset()),
     "the bridge's guard is deleted": ("delete table bridge percale", frozenset()),
@@ -63,7 +63,11 @@ def test_on_a_bridge_likewise(cluster: Cluster, down: ExitStack, opens: frozense
     with world.knocking.going():
         world.knocking.until_quiet()
         assert not world.knocking.arrived
-        for touch in ("delete table bridge percale", "flush chain bridge percale guard4", "delete table ip percale"):
+        for touch in (
+            "delete table bridge percale",
+            "flush chain bridge percale antispoof4",
+            "delete table ip percale",
+        ):
             began = time.monotonic()
             world.node.sh("nft", touch)
             until(lambda: world.tables() == before, "it is as before")

@@ -132,7 +132,7 @@ def test_an_add_again_in_another_namespace_moves_the_pod(node: Node, new_pod: Ne
     assert len(node.devices()) == 1
 
 
-def test_a_damaged_record_is_told_and_its_pod_keeps_its_wires(node: Node, new_pod: NewPod, wiring: str) -> None:
+def test_a_damaged_record_is_reported_and_its_pod_keeps_its_devices(node: Node, new_pod: NewPod, wiring: str) -> None:
     node.start()
     good, bad = new_pod("good").add(), new_pod("bad").add()
     node.stop()

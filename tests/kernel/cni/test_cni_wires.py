@@ -168,7 +168,7 @@ def test_check_names_what_is_missing(node: Node, new_pod: NewPod, wiring: str, s
     assert named in str(caught.value)
 
 
-def test_check_wants_the_result_that_it_gave(node: Node, new_pod: NewPod) -> None:
+def test_check_requires_the_result_of_the_add(node: Node, new_pod: NewPod) -> None:
     node.start()
     pod = new_pod("p").add()
     with pytest.raises(Refused, match="needs the prevResult"):

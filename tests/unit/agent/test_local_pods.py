@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from percale.agent.events import Events
+from percale.agent.informer import Informer
 from percale.agent.logging import LineLog
 from percale.agent.nft_table import NodeTable
 from percale.agent.policy.controller import PolicyController
@@ -18,10 +19,10 @@ from percale.cni.records import Attachment
 from percale.cni.requests import KubernetesPod
 from percale.ipam.address_pool import Owner
 from percale.kernel.nftables.fake_table import FakeNftTable
+from percale.model.addresses import IPAddress
 from percale.model.meta import ObjectKey
 from percale.model.pod import Pod
 from percale.render.network.pod_veth import PodWires
-from percale.render.objects import IPAddress
 from percale.store.memory import MemoryStore
 
 ADDRESS = ip_address("10.244.1.2")
@@ -39,25 +40,26 @@ def attachment(pod: Pod, address: IPAddress = ADDRESS) -> Attachment:
     return Attachment(Owner(name, "eth0"), "network", "/run/netns/x", wires, KubernetesPod("x", name))
 
 
-def agent_of(store: MemoryStore, heard: list[set[bytes]]) -> tuple[PolicyController, NodeTable]:
+def agent_of(store: MemoryStore, heard: list[set[bytes]]) -> tuple[PolicyController, NodeTable, Informer]:
     problems = Problems(LineLog("text", io.StringIO()))
     table = NodeTable(FakeNftTable(), problems, Events("n1", store, problems))
+    informer = Informer(store, problems)
     agent = PolicyController(
-        "n1", store, table, problems=problems, on_local_pods=lambda: heard.append(set(agent.local_pods))
+        "n1", informer, table, problems=problems, on_local_pods=lambda: heard.append(set(agent.local_pods))
     )
-    return agent, table
+    return agent, table, informer
 
 
 async def test_an_address_that_goes_from_one_pod_to_another_stays_the_nodes() -> None:
     """The old pod's object may say for a while that it has it."""
     store = MemoryStore()
     heard: list[set[bytes]] = []
-    agent, table = agent_of(store, heard)
+    agent, table, informer = agent_of(store, heard)
     old, new = pod("old", phase="Running", podIP=str(ADDRESS)), pod("new")
     for each in (old, new):
         await store.put(each)
     async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(part.run()) for part in (agent, table)]
+        running = [tasks.create_task(part.run()) for part in (agent, table, informer)]
         await agent.before_add(attachment(old))
         agent.after_del(attachment(old))
         await agent.before_add(attachment(new))
@@ -76,10 +78,10 @@ async def test_a_pod_has_its_addresses_while_it_has_its_wires() -> None:
     """Whatever becomes of its object: deleted by force, and made again under the same name, whose wires come before these go."""
     store = MemoryStore()
     heard: list[set[bytes]] = []
-    agent, table = agent_of(store, heard)
+    agent, table, informer = agent_of(store, heard)
     again = ip_address("10.244.1.3")
     async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(part.run()) for part in (agent, table)]
+        running = [tasks.create_task(part.run()) for part in (agent, table, informer)]
         key = (await store.put(pod("set-0"))).key
         await agent.before_add(attachment(pod("set-0")))
         await store.delete(Pod, key)

@@ -59,19 +59,19 @@ UNDERLAY = Underlay(
 )
 
 
-def choice(wishes: InterfaceOptions = InterfaceOptions(), underlay: Underlay = UNDERLAY) -> tuple[str, str]:  # noqa: B008
+def choice(options: InterfaceOptions = InterfaceOptions(), underlay: Underlay = UNDERLAY) -> tuple[str, str]:  # noqa: B008
     """Interface and address for IPv4."""
-    (found,) = select_interface(wishes, underlay, [Family.IPV4]).families.values()
+    (found,) = select_interface(options, underlay, [Family.IPV4]).families.values()
     return found.interface.name, str(found.address)
 
 
 def refused(
-    wishes: InterfaceOptions = InterfaceOptions(),  # noqa: B008
+    options: InterfaceOptions = InterfaceOptions(),  # noqa: B008
     underlay: Underlay = UNDERLAY,
     families: Iterable[Family] = (Family.IPV4,),
 ) -> str:
     with pytest.raises(BadConfig) as caught:
-        select_interface(wishes, underlay, families)
+        select_interface(options, underlay, families)
     return str(caught.value)
 
 
@@ -83,7 +83,7 @@ def test_none_given_is_the_default_routes_interface() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wishes", "chosen"),
+    ("options", "chosen"),
     [
         (InterfaceOptions(iface=("eth1",)), ("eth1", "198.51.100.1")),
         (InterfaceOptions(iface=("198.51.100.1",)), ("eth1", "198.51.100.1")),
@@ -104,8 +104,8 @@ def test_none_given_is_the_default_routes_interface() -> None:
         (InterfaceOptions(iface=("eth1",), public_ips={Family.IPV4: "203.0.113.5"}), ("eth1", "203.0.113.5")),
     ],
 )
-def test_the_flags(wishes: InterfaceOptions, chosen: tuple[str, str]) -> None:
-    assert choice(wishes) == chosen
+def test_the_flags(options: InterfaceOptions, chosen: tuple[str, str]) -> None:
+    assert choice(options) == chosen
 
 
 def test_an_interface_chosen_by_one_of_its_addresses_uses_that_one() -> None:
@@ -122,7 +122,7 @@ def test_the_default_route_moves() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wishes", "what"),
+    ("options", "what"),
     [
         (InterfaceOptions(iface=("wlan0",)), "no interface with an IPv4 address is wlan0"),
         (
@@ -138,8 +138,8 @@ def test_the_default_route_moves() -> None:
         ),
     ],
 )
-def test_flags_that_fit_nothing(wishes: InterfaceOptions, what: str) -> None:
-    assert what in refused(wishes)
+def test_flags_that_fit_nothing(options: InterfaceOptions, what: str) -> None:
+    assert what in refused(options)
 
 
 def test_the_error_lists_the_candidates() -> None:
@@ -173,8 +173,8 @@ def test_global_before_link_local_and_permanent_before_temporary() -> None:
 # Families
 
 
-def both(underlay: Underlay, **wishes: Any) -> tuple[str, str, str, str]:
-    v4, v6 = select_interface(InterfaceOptions(**wishes), underlay).families.values()
+def both(underlay: Underlay, **options: Any) -> tuple[str, str, str, str]:
+    v4, v6 = select_interface(InterfaceOptions(**options), underlay).families.values()
     return v4.interface.name, str(v4.address), v6.interface.name, str(v6.address)
 
 

@@ -47,7 +47,7 @@ def test_peers_that_agree(peer: Peer) -> None:
     assert [conflicts.admit(peer(number)) for number in (2, 3, 4, 2)] == [None] * 4
 
 
-def test_the_newcomer_is_refused_with_both_names(peer: Peer) -> None:
+def test_the_later_lease_is_refused_with_both_names(peer: Peer) -> None:
     conflicts = LeaseConflicts(VxlanBackend(VxlanOptions()).exclusive_ids)
     conflicts.admit(peer(2))
     assert (
@@ -67,7 +67,7 @@ def test_the_newcomer_is_refused_with_both_names(peer: Peer) -> None:
     )
 
 
-def test_it_has_its_turn_when_the_first_one_is_gone(peer: Peer) -> None:
+def test_a_conflicting_lease_is_admitted_once_the_first_is_gone(peer: Peer) -> None:
     conflicts = LeaseConflicts(VxlanBackend(VxlanOptions()).exclusive_ids)
     first, second = peer(2), peer(3, publicIP=IPv4Address("192.0.2.2"))
     conflicts.admit(first)
@@ -79,7 +79,7 @@ def test_it_has_its_turn_when_the_first_one_is_gone(peer: Peer) -> None:
     assert conflicts.unblocked() == []
 
 
-def test_a_change_may_free_another(peer: Peer) -> None:
+def test_a_change_may_unblock_another(peer: Peer) -> None:
     conflicts = LeaseConflicts(VxlanBackend(VxlanOptions()).exclusive_ids)
     conflicts.admit(peer(2))
     waiting = peer(3, publicIP=IPv4Address("192.0.2.2"))
@@ -88,7 +88,7 @@ def test_a_change_may_free_another(peer: Peer) -> None:
     assert conflicts.unblocked() == [waiting]
 
 
-def test_two_leases_of_one_node_are_no_rivals(peer: Peer) -> None:
+def test_two_leases_of_one_node_do_not_conflict(peer: Peer) -> None:
     """A node that has exchanged its subnet, while the old lease still runs."""
     conflicts = LeaseConflicts(VxlanBackend(VxlanOptions()).exclusive_ids)
     old = peer(2)

@@ -72,9 +72,7 @@ def test_the_tunnel_starts_at_the_interface_when_the_public_address_is_a_nats(no
     assert vxlan().tunnel_ends(behind) == (TunnelEnd(ip_address("192.0.2.1"), 8472),)
 
 
-def test_the_mac_is_the_same_in_every_life_and_differs_by_node_vni_and_family(
-    node: LocalNode, node_v4: LocalNode
-) -> None:
+def test_the_mac_is_stable_and_differs_by_node_vni_and_family(node: LocalNode, node_v4: LocalNode) -> None:
     """Users' complaint: VtepMAC drift after a reboot leaves stale entries on all peers."""
     by_family = (vxlan().lease_data(node), vxlan(VNI=2).lease_data(node), vxlan().lease_data(replace(node, name="n2")))
     macs = [data["VtepMAC"] for each in by_family for data in each.values()]
@@ -101,7 +99,7 @@ def test_mtu_too_small_for_ipv6(node: LocalNode, node_v4: LocalNode) -> None:
     vxlan().check(altered(node_v4, Family.IPV4, interface=replace(node.interface, mtu=1300)))
 
 
-def test_mtu_option_is_a_limit_not_a_wish(node_v4: LocalNode) -> None:
+def test_the_mtu_option_is_an_upper_limit(node_v4: LocalNode) -> None:
     assert vxlan(MTU=9000).pod_mtu(node_v4) == 1450
     jumbo = altered(node_v4, Family.IPV4, interface=replace(node_v4.interface, mtu=9000))
     assert vxlan(MTU=9000).pod_mtu(jumbo) == 8950
@@ -195,7 +193,7 @@ def test_bug_mtu_on_an_ipv6_underlay_is_1430(node: LocalNode, node_v6: LocalNode
     assert link(vxlan(), node_v6).mtu == 1430
 
 
-def test_bug_mtu_and_learning_changes_are_another_device_wish(node_v4: LocalNode) -> None:
+def test_bug_mtu_and_learning_changes_change_the_desired_device(node_v4: LocalNode) -> None:
     """flannel leaves an existing device as it is."""
     smaller = altered(node_v4, Family.IPV4, interface=replace(node_v4.interface, mtu=1400))
     assert link(vxlan(), smaller).mtu == 1350

@@ -15,8 +15,8 @@ from percale.cni.records import Attachment, Records
 from percale.cni.requests import RuntimeConfig, requested_ports
 from percale.cni.results import CniError
 from percale.ipam.address_pool import Owner
+from percale.model.addresses import IPAddress
 from percale.render.network.pod_veth import PodWires
-from percale.render.objects import IPAddress
 from percale.render.service.host_ports import HostPort, host_port_elements
 
 ONE, SIX, NODE = ip_address("10.0.0.1"), ip_address("fd00::1"), ip_address("192.168.0.1")

@@ -51,7 +51,7 @@ def test_what_is_removed_is_gone_after_a_restart_and_may_be_removed_twice(tmp_pa
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[]", b'{"network": 1}', b"\xff", b'{"network":"","netns":"","mac":"","mtu":1}']
 )
-def test_a_damaged_record_is_told_and_the_others_load(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_record_is_reported_and_the_others_load(tmp_path: Path, content: bytes) -> None:
     good = attachment()
     records = Records(tmp_path)
     records.put(good)
@@ -86,7 +86,7 @@ def test_a_record_of_a_later_version_loads(tmp_path: Path) -> None:
     assert list(Records(tmp_path).attachments) == [Owner("later", "eth0.5")]
 
 
-def test_a_half_written_record_is_swept_away(tmp_path: Path) -> None:
+def test_a_half_written_record_is_removed(tmp_path: Path) -> None:
     (tmp_path / "dead@eth0.new").write_text('{"network"')
     assert Records(tmp_path).damaged == {}
     assert list(tmp_path.iterdir()) == []

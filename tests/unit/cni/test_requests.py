@@ -213,7 +213,7 @@ def test_limits_that_cannot_be(bandwidth: dict[str, int]) -> None:
     assert caught.value.code == BAD_CONFIGURATION
 
 
-def test_the_bucket_of_a_runtime_that_names_none_is_one_that_the_kernel_can_tell() -> None:
+def test_without_a_burst_the_bucket_is_one_that_the_kernel_reports_exactly() -> None:
     """containerd asks for 2³² − 1 bits; the kernel keeps a bucket as a time of at most 2³² ticks of 64 ns."""
     ingress, _ = requested_limits(
         request(runtimeConfig={"bandwidth": {"ingressRate": 1_000_000, "ingressBurst": (1 << 32) - 1}}).runtime

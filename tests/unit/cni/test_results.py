@@ -81,7 +81,7 @@ def test_after_others_that_said_nothing(before: dict[str, Any]) -> None:
         (LabError("x"), 999),
     ],
 )
-def test_the_code_of_an_error_of_another_room(error: PercaleError, code: int) -> None:
+def test_the_code_of_an_error_of_another_layer(error: PercaleError, code: int) -> None:
     assert as_cni_error(error).code == code
 
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from percale.errors import AddressRefused, StateError, SubnetFull
-from percale.ipam.address_pool import Address, AddressPool, Owner
+from percale.ipam.address_pool import AddressPool, Owner
+from percale.model.addresses import IPAddress
 from percale.model.subnet_lease import NodeSubnets
 
 V4 = NodeSubnets(IPv4Network("10.244.2.0/24"))
@@ -28,7 +29,7 @@ def owner(number: int, ifname: str = "eth0") -> Owner:
     return Owner(f"c{number}", ifname)
 
 
-def addresses(*texts: str) -> tuple[Address, ...]:
+def addresses(*texts: str) -> tuple[IPAddress, ...]:
     return tuple(ip_address(text) for text in texts)
 
 
@@ -381,14 +382,14 @@ class AnyLife(RuleBasedStateMachine):
         self.directory = TemporaryDirectory()
         self.path = Path(self.directory.name) / "addresses"
         self.pool = AddressPool(self.path, "n2", TINY)
-        self.held: dict[Owner, Address] = {}
-        self.released: list[Address] = []
+        self.held: dict[Owner, IPAddress] = {}
+        self.released: list[IPAddress] = []
 
     def teardown(self) -> None:
         self.pool.close()
         self.directory.cleanup()
 
-    def expected(self) -> Address | None:
+    def expected(self) -> IPAddress | None:
         """What is to come next: the lowest never used, else the one released first."""
         used = {*self.held.values(), *self.released}
         fresh = [address for address in list(TINY.ipv4 or ())[2:-1] if address not in used]
@@ -436,7 +437,7 @@ class AnyLife(RuleBasedStateMachine):
     def agrees(self) -> None:
         assert {o: a.addresses[0] for o, a in self.pool.allocations.items()} == self.held
 
-    def took(self, by: Owner, address: Address) -> None:
+    def took(self, by: Owner, address: IPAddress) -> None:
         self.held[by] = address
         if address in self.released:
             self.released.remove(address)

@@ -10,6 +10,7 @@ from tests.unit.render.simulated import Packet
 from percale.model.pod import PROTOCOL_NUMBERS
 from percale.render.nft.objects import Dnat, SetMark, Verdict
 from percale.render.nft.table_state import TableState
+from percale.render.service.base_chains import REJECT_CHAIN
 from percale.service.service_ports import format_endpoint
 
 
@@ -23,12 +24,12 @@ class Done:
 
 
 def served(held: TableState, source: str, target: str, port: int, protocol: str, *, own: bool) -> Done:
-    """The first packet of a connection; `own`: this node sends it. Nobody is remembered."""
+    """The first packet of a connection; `own`: this node sends it. Session affinity is not simulated."""
     client, address = ip_address(source).packed, ip_address(target).packed
     packet = Packet(client, address, protocol, port)
     version = packet.version
     at = bytes((PROTOCOL_NUMBERS[protocol], 0, 0, 0)) + port.to_bytes(2, "big") + b"\0\0"
-    for name in ("own", "services") if own else ("services",):
+    for name in ("output", "services") if own else ("services",):
         keys = {f"{name}{version}": address + at}
         if address in held.sets[f"nodeaddresses{version}"].elements:
             keys[f"{name}ports{version}"] = at
@@ -48,7 +49,7 @@ def _follow(held: TableState, packet: Packet, verdict: Verdict, address: bytes, 
     if verdict.code == "drop":
         return Done("drop")
     assert verdict.code == "goto"
-    if verdict.chain == "refuse":
+    if verdict.chain == REJECT_CHAIN:
         return Done("reject")
     rules = held.chains[verdict.chain or ""]
     assert rules is not None

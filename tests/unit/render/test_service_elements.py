@@ -25,7 +25,7 @@ from percale.service.packet_lookup import resolve
 from percale.service.resolver import ServiceResolver
 from percale.service.strategies import NAMES
 
-BARE = TableState.bare((*enforcing.SET_SPECS, *SET_SPECS), [balancing.REFUSE])
+BARE = TableState.bare((*enforcing.SET_SPECS, *SET_SPECS), [balancing.REJECT_CHAIN])
 NODE, OTHER, POD, FOREIGN = "192.168.0.2", "192.168.0.3", "10.0.0.2", "203.0.113.2"
 NAMES_OF_SERVICES = ("svc1", "svc2", "svc3")
 LB, EXTERNAL = "1.2.3.4", "192.168.99.11"
@@ -168,7 +168,7 @@ def test_one_endpoint_more_touches_the_elements_of_its_service_alone() -> None:
     edit = elements.update(table.apply([build.slice("10.180.0.1", "10.180.0.2")]))
     assert places(edit) == {("services4", KEY), ("endpoints4", KEY + TURN)}
     assert not edit.put_chains, "the chains for two endpoints are there already"
-    assert set(edit.remove_chains) == {"endpoints4-random-1", "cluster4-endpoints4-random-1"}
+    assert set(edit.remove_chains) == {"endpoints4-random-1", "cluster-ip4-endpoints4-random-1"}
     assert not diff(held.apply(edit), elements.snapshot())
 
 
@@ -230,19 +230,29 @@ def test_networks_within_networks_are_one_interval() -> None:
     )
     elements = ServiceRenderer(ServiceResolver(nested))
     held = BARE.apply(elements.update([]))
-    assert len(held.sets["clients4"].elements) == len(held.sets["servicenets4"].elements) == 1
+    assert len(held.sets["podnets4"].elements) == len(held.sets["servicenets4"].elements) == 1
 
 
 def test_long_names_are_no_longer_than_the_kernel_takes() -> None:
     name = "n" * 63
-    service = build.service(name, build.port(80, "p" * 63), sessionAffinity="ClientIP")
-    _, elements, _ = started(service, build.slice("10.180.0.1", service=name, ports=[("p" * 63, 80, "TCP")]))
-    image = elements.snapshot()
-    rules = [rule for chain in image.put_chains for rule in chain.rules]
-    assert (
-        max(len(text.encode()) for text in (*(rule.comment for rule in rules), *(s.comment for s in image.put_sets)))
-        < 128
+    service = build.service(
+        name,
+        build.port(80, "p" * 63, nodePort=30080),
+        type="LoadBalancer",
+        lb=[LB],
+        externalTrafficPolicy="Local",
+        loadBalancerSourceRanges=["203.0.113.0/24"],
+        sessionAffinity="ClientIP",
+        annotations={"percale.io/strategy": "rr"},
     )
+    _, elements, _ = started(service, build.slice("10.180.0.1@n1", service=name, ports=[("p" * 63, 80, "TCP")]))
+    snapshot = elements.snapshot()
+    rules = [rule for chain in snapshot.put_chains for rule in chain.rules]
+    comments = [rule.comment for rule in rules] + [each.comment for each in snapshot.put_sets]
+    assert max(len(text.encode()) for text in comments) < 128
+    names = [each.name for each in snapshot.put_chains] + [each.name for each in snapshot.put_sets]
+    assert max(map(len, names)) < 256
+    assert any(each.startswith("source-ranges4-local-policy4-affinity4-") for each in names)
 
 
 def test_sctp_has_elements_of_its_own() -> None:

@@ -39,8 +39,8 @@ def test_masquerading_is_elements_only() -> None:
     assert set(on) - set(off) == {
         Element("ip", "cluster", (NETWORKS[0],)),
         Element("ip6", "cluster", (NETWORKS[1],)),
-        Element("ip", "own", (OWN[0],)),
-        Element("ip6", "own", (OWN[1],)),
+        Element("ip", "localpods", (OWN[0],)),
+        Element("ip6", "localpods", (OWN[1],)),
     }
 
 
@@ -49,10 +49,10 @@ def test_the_pod_network_and_its_tunnels_are_known_to_the_guards() -> None:
     assert set(node_elements(NETWORKS, OWN, tunnels, masquerade=False)) == {
         Element("ip", "tunnels", (8472,)),
         Element("ip6", "tunnels", (8472,)),
-        Element("ip", "ours", (8472,)),
-        Element("ip", "here", (ip_address("192.168.1.1"),)),
-        Element("ip6", "ours", (8472,)),
-        Element("ip6", "here", (ip_address("fd00:1::1"),)),
+        Element("ip", "localtunnels", (8472,)),
+        Element("ip", "tunnelendpoints", (ip_address("192.168.1.1"),)),
+        Element("ip6", "localtunnels", (8472,)),
+        Element("ip6", "tunnelendpoints", (ip_address("fd00:1::1"),)),
         Element("ip", "pods", (NETWORKS[0],)),
         Element("ip6", "pods", (NETWORKS[1],)),
     }
@@ -69,13 +69,13 @@ def test_nothing_forwarded_gets_to_the_nodes_own_addresses_of_its_subnet() -> No
 
 
 def test_flannels_exceptions_in_flannels_order() -> None:
-    chain = TABLES[0].text.partition("chain masquerading")[2]
+    chain = TABLES[0].text.partition("chain postrouting")[2]
     verdicts = re.findall(r"^    (?:meta|ip) (.*?) (return|masquerade fully-random) comment", chain, re.M)
     assert verdicts == [
         ("mark & 0x4000 == 0x4000", "return"),
-        ("saddr @own ip daddr @cluster", "return"),
-        ("saddr @cluster ip daddr @own", "return"),
-        ("saddr != @cluster ip daddr @own", "return"),
+        ("saddr @localpods ip daddr @cluster", "return"),
+        ("saddr @cluster ip daddr @localpods", "return"),
+        ("saddr != @cluster ip daddr @localpods", "return"),
         ("saddr @cluster ip daddr != 224.0.0.0/4", "masquerade fully-random"),
         ("saddr != @cluster ip daddr @cluster", "masquerade fully-random"),
     ]

@@ -54,7 +54,7 @@ async def events(root: Path, store: FilesStore) -> AsyncIterator[AsyncIterator[E
     """Of a store whose directory holds `a.yaml` with the object `a`."""
     (root / "a.yaml").write_text(text("a"))
     watch = store.watch(ConfigMap)
-    assert len((await upcoming(watch)).objects) == 1  # type: ignore[union-attr]
+    assert len((await upcoming(watch)).of(ConfigMap)) == 1  # type: ignore[union-attr]
     yield watch
 
 

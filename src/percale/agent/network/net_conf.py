@@ -1,50 +1,51 @@
-"""Loads the net-conf.json from the agent's configuration, a file, or the store's ConfigMap."""
+"""Loads the net-conf.json from the agent's configuration, a file, or a ConfigMap of the store."""
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 from percale.agent.config.settings import AgentConfig
+from percale.agent.informer import Change, Subscription
 from percale.agent.problems import Problems
-from percale.agent.watch import follow
 from percale.errors import BadNetworkConfig
 from percale.model.configmap import ConfigMap
+from percale.model.meta import ObjectKey
 from percale.model.netconf import NetworkConfig, network_config, parse_network_config
-from percale.store.protocol import Deleted, Snapshot, Store, Upserted
+from percale.store.protocol import Deleted, Snapshot
 
 KEY = "net-conf.json"
 _SOURCE = "network"
 
 
-async def configured_network(config: AgentConfig, store: Store, problems: Problems) -> NetworkConfig:
-    """The cluster's network; without a configured one, waits for the store's. Raises BadNetworkConfig."""
+def configured_network(config: AgentConfig) -> NetworkConfig | None:
+    """The network of the configuration or its file; None: the store has it. Raises BadNetworkConfig."""
     if config.network is not None:
         return network_config(config.network, "the agent's configuration, network")
-    if config.networkFile is not None:
-        return _from_file(Path(config.networkFile))
-    found: asyncio.Future[ConfigMap] = asyncio.get_running_loop().create_future()
-    known: dict[str, ConfigMap] = {}
+    return _from_file(Path(config.networkFile)) if config.networkFile is not None else None
 
-    async def on_event(event: Snapshot | Upserted | Deleted) -> None:
-        if isinstance(event, Snapshot):
-            known.clear()
-        for obj in event.objects if isinstance(event, Snapshot) else (event.object,):
-            if not isinstance(obj, ConfigMap) or isinstance(event, Deleted) or KEY not in obj.data:
-                known.pop(str(obj.key), None)
-            else:
-                known[str(obj.key)] = obj
-        if len(known) == 1 and not found.done():
-            found.set_result(*known.values())
-        else:
-            problems.raise_(_SOURCE, _undecided(list(known)))
 
-    async with asyncio.TaskGroup() as tasks:
-        watching = tasks.create_task(follow(store, (ConfigMap,), on_event, problems))
-        chosen = await found
-        watching.cancel()
+async def stored_network(config_maps: Subscription, problems: Problems) -> NetworkConfig:
+    """The network of the one ConfigMap that has a net-conf.json; waits for it. Raises BadNetworkConfig."""
+    known: dict[ObjectKey, ConfigMap] = {}
+    async for event in config_maps.events():
+        _update(known, event)
+        if len(known) == 1:
+            break
+        problems.raise_(_SOURCE, _undecided(list(map(str, known))))
     problems.clear(_SOURCE)
+    (chosen,) = known.values()
     return parse_network_config(chosen.data[KEY], f"ConfigMap {chosen.key} {KEY}")
+
+
+def _update(known: dict[ObjectKey, ConfigMap], event: Change) -> None:
+    """The ConfigMaps that have a network."""
+    if isinstance(event, Snapshot):
+        known.clear()
+    for obj in event.objects if isinstance(event, Snapshot) else (event.object,):
+        if not isinstance(obj, ConfigMap) or isinstance(event, Deleted) or KEY not in obj.data:
+            known.pop(obj.key, None)
+        else:
+            known[obj.key] = obj
 
 
 def _undecided(candidates: list[str]) -> BadNetworkConfig:

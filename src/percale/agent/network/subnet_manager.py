@@ -12,10 +12,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from percale.agent.config.settings import AgentConfig
+from percale.agent.informer import retry_until_available
 from percale.agent.logging import Log
 from percale.agent.problems import Problems
 from percale.agent.state import NodeState
-from percale.agent.watch import retry_until_available
 from percale.backend.interface_selection import InterfaceOptions, UnderlayAddress, local_node, select_interface
 from percale.backend.protocol import Backend, LocalNode, lease_spec
 from percale.errors import BadConfig

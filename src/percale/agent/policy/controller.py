@@ -16,21 +16,21 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from percale.agent.events import InvolvedObject
+from percale.agent.informer import STORE, Change, Informer
 from percale.agent.nft_table import NodeTable
 from percale.agent.policy.domain_names import DomainResolver
 from percale.agent.problems import Problems
-from percale.agent.watch import STORE, follow
 from percale.cni.records import Attachment
 from percale.event_loop import yield_every
+from percale.model.addresses import IPAddress
 from percale.model.meta import Object, ObjectKey
 from percale.model.pod import Pod
 from percale.policy.evaluator import Evaluator, PolicyDelta
 from percale.policy.kinds.registry import POLICY_KINDS, PolicyKinds
 from percale.policy.pod_facts import PodFacts, facts_of
 from percale.render.nft.objects import Transaction
-from percale.render.objects import IPAddress
 from percale.render.policy.renderer import PolicyRenderer
-from percale.store.protocol import Deleted, Snapshot, Store, Upserted
+from percale.store.protocol import Deleted, Snapshot, Upserted
 
 _YIELD_EVERY = 200
 """Objects of a snapshot before the event loop gets a turn."""
@@ -48,7 +48,7 @@ class PolicyController:
     def __init__(
         self,
         node: str,
-        store: Store,
+        informer: Informer,
         table: NodeTable,
         *,
         problems: Problems,
@@ -64,17 +64,18 @@ class PolicyController:
         """The packed addresses of this node's pods; `on_local_pods` is called on changes."""
         self.synced = False
         self._node = node
-        self._store = store
+        self._informer = informer
+        self._subscription = informer.subscribe(*self.evaluator.kinds)
         self._node_table = table
         self._problems = problems
         self._recheck = recheck
         self._on_local_pods = on_local_pods
         self._attached: dict[ObjectKey, tuple[bytes, ...]] = {}
-        """What this node's pods are wired with, by whichever interface."""
-        self._said: dict[ObjectKey, PodFacts] = {}
-        """What the store says, or said last, of such a pod: while it has wires it is judged, whatever becomes of its object."""
+        """The addresses of this node's attached pods, of all interfaces."""
+        self._last_facts: dict[ObjectKey, PodFacts] = {}
+        """The last facts of such a pod from the store: while it has wires its policies apply, whatever becomes of its object."""
         self._deleted: set[ObjectKey] = set()
-        """Those among them without an object by now."""
+        """Attached pods whose object was deleted."""
         for pod, addresses in attached:
             self._attach(pod, addresses)
         self._resolver = DomainResolver(lambda: self.evaluator.domains, self._update_addresses, problems)
@@ -90,7 +91,7 @@ class PolicyController:
     async def run(self) -> None:
         """Runs until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(follow(self._store, self.evaluator.kinds, self._on_event, self._problems), name="objects")
+            tasks.create_task(self._subscription.run(self._on_event), name="objects")
             tasks.create_task(self._resolver.run(), name="names")
 
     # Pods of this node
@@ -101,7 +102,7 @@ class PolicyController:
             return
         pod = attachment.pod.key
         self._attach(pod, (each.ip for each in attachment.wires.addresses))
-        facts = await self._known(pod)
+        facts = await self._lookup(pod)
         if facts is None:
             return  # not a pod of the cluster: no policy can select it
         self._put_pod(facts)
@@ -112,15 +113,15 @@ class PolicyController:
     def _attach(self, pod: ObjectKey, addresses: Iterable[IPAddress]) -> None:
         self._attached[pod] = tuple(dict.fromkeys((*self._attached.get(pod, ()), *_packed(addresses))))
 
-    async def _known(self, pod: ObjectKey) -> PodFacts | None:
+    async def _lookup(self, pod: ObjectKey) -> PodFacts | None:
         """Also for a pod whose watch event has not arrived yet, or that has the name of one that is gone."""
-        known = self._said.get(pod) or self.evaluator.selector_index.pod(pod)
+        known = self._last_facts.get(pod) or self.evaluator.selector_index.pod(pod)
         if known is not None and pod not in self._deleted:
             return known
-        found = await self._store.get(Pod, pod)
-        since = self._said.get(pod)
-        if since is not None and (found is None or pod not in self._deleted):
-            return since  # its event came meanwhile, or its object is gone
+        found = await self._informer.get(Pod, pod)
+        arrived = self._last_facts.get(pod)
+        if arrived is not None and (found is None or pod not in self._deleted):
+            return arrived  # its event came meanwhile, or its object is gone
         return facts_of(found) if found is not None else None
 
     def after_del(self, attachment: Attachment) -> None:
@@ -131,15 +132,15 @@ class PolicyController:
         left = tuple(each for each in self._attached.pop(pod, ()) if each not in gone)
         if left:
             self._attached[pod] = left
-        said = self._said.get(pod)
-        if said is None:
+        facts = self._last_facts.get(pod)
+        if facts is None:
             return
         if left or pod not in self._deleted:
-            self._record(self.evaluator.put_facts(self._as_attached(said)))
+            self._record(self.evaluator.put_facts(self._as_attached(facts)))
         else:
             self._record(self.evaluator.remove(Pod, pod))
         if not left:
-            del self._said[pod]
+            del self._last_facts[pod]
             self._deleted.discard(pod)
 
     def _as_attached(self, facts: PodFacts) -> PodFacts:
@@ -151,7 +152,7 @@ class PolicyController:
 
     # Store events
 
-    async def _on_event(self, event: Snapshot | Upserted | Deleted) -> None:
+    async def _on_event(self, event: Change) -> None:
         match event:
             case Snapshot():
                 first, self.synced = not self.synced, False  # half a snapshot is not a consistent state
@@ -183,11 +184,11 @@ class PolicyController:
 
     def _put_pod(self, facts: PodFacts) -> None:
         if facts.key in self._attached:
-            self._said[facts.key] = facts
+            self._last_facts[facts.key] = facts
         self._record(self.evaluator.put_facts(self._as_attached(facts)))
 
     def _remove(self, kind: type[Object], key: ObjectKey) -> None:
-        if kind is Pod and key in self._said:
+        if kind is Pod and key in self._last_facts:
             self._deleted.add(key)
         else:
             self._record(self.evaluator.remove(kind, key))

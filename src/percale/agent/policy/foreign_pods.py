@@ -19,9 +19,9 @@ from percale.agent.problems import Problems
 from percale.errors import KernelError
 from percale.kernel.protocol import HostRoute, Underlay
 from percale.kernel.reconciler.reconciler import Reconciler
+from percale.model.addresses import IPAddress
 from percale.policy.pod_facts import PodFacts
 from percale.render.network.pod_veth import bridge_nf_call
-from percale.render.objects import IPAddress
 
 BRIDGES, WIRINGS = "node/bridges", "inspect_pods"
 """The source of the desired sysctls, and of the problem."""

@@ -29,11 +29,11 @@ from percale.errors import KernelError, StateError
 from percale.ipam.address_pool import Owner
 from percale.kernel.listeners import Listener, listeners
 from percale.kernel.rtnl.dump import own_addresses
+from percale.model.addresses import IPAddress
 from percale.model.meta import ObjectKey
 from percale.model.pod import Protocol
 from percale.render.nft.objects import ElementBatch, Transaction
-from percale.render.objects import IPAddress
-from percale.render.service.host_ports import HostPort, host_port_elements, kept_elements
+from percale.render.service.host_ports import HostPort, host_port_elements, reserved_elements
 from percale.service.endpoint_selection import Record
 
 T = TypeVar("T")
@@ -168,7 +168,7 @@ class HostPorts:
     def changes(self) -> Transaction:
         """Changes since the last call."""
         before, self._current = self._current, {}
-        reserved = kept_elements(port for ports in self._reserved.values() for port in ports)
+        reserved = reserved_elements(port for ports in self._reserved.values() for port in ports)
         for name, key, data in chain(reserved, *(each.elements for each in self._opened.values())):
             self._current.setdefault((name, key), data)
         removed, added = before.items() - self._current.items(), self._current.items() - before.items()

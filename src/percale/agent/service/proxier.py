@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import islice
 
 from prometheus_client import CollectorRegistry
 
 from percale.agent.events import Events, InvolvedObject
+from percale.agent.informer import Change, Subscription
 from percale.agent.nft_table import NodeTable
 from percale.agent.problems import Problems
 from percale.agent.service.conntrack_cleanup import ConntrackCleaner, Served
@@ -25,9 +27,9 @@ from percale.agent.service.health_check_ports import HealthCheck, HealthChecks
 from percale.agent.service.metrics import ServiceMetrics
 from percale.agent.service.proxier_health import ProxierHealth
 from percale.agent.service.sync_latency import SyncLatency
-from percale.agent.watch import follow
 from percale.errors import BadManifest, KernelError
 from percale.model.endpoints import SERVICE_LABEL, EndpointSlice
+from percale.model.ip_family import Family
 from percale.model.meta import Object, ObjectKey
 from percale.model.pod import PROTOCOL_NUMBERS
 from percale.render.nft.objects import Transaction
@@ -35,10 +37,10 @@ from percale.render.service.renderer import ServiceRenderer
 from percale.service.endpoint_selection import Record
 from percale.service.node_context import ServiceConfig
 from percale.service.resolved_service import ResolvedPort, ResolvedService
-from percale.service.resolver import KINDS, ServiceResolver
+from percale.service.resolver import ServiceResolver
 from percale.service.service_ports import Vip
 from percale.service.vip_conflicts import node_port_key, vip_key
-from percale.store.protocol import Deleted, Snapshot, Store, Upserted
+from percale.store.protocol import Deleted, Snapshot, Upserted
 
 SOURCE = "services"
 _RETRY_INTERVAL = 1.0
@@ -55,7 +57,7 @@ class ServiceProxier:
     def __init__(
         self,
         config: ServiceConfig,
-        store: Store,
+        subscription: Subscription,
         table: NodeTable,
         *,
         flows: ConntrackCleaner,
@@ -66,7 +68,9 @@ class ServiceProxier:
         on_health_check_ports: Callable[[Collection[int]], None],
         count_interval: float = 5.0,
     ) -> None:
-        """`local_pods` gives the packed addresses of this node's pods; `count_interval` is in seconds, for the strategy `lc`.
+        """`subscription` is to `resolver.KINDS`. `local_pods` gives the packed addresses of this node's pods.
+
+        `count_interval` is in seconds, for the strategy `lc`.
 
         `on_health_check_ports` gets the ports in use by health checks. `registry` gets the metrics of Services.
         """
@@ -83,7 +87,7 @@ class ServiceProxier:
             answered=self._metrics.health_answered,
         )
         self._elements = ServiceRenderer(self.services)
-        self._store = store
+        self._subscription = subscription
         self._table = table
         self._problems = problems
         self._events = events
@@ -96,7 +100,7 @@ class ServiceProxier:
         """Each Service's health check port, and what it reports."""
         self._slices_changed: set[ObjectKey] = set()
         """Services whose slices changed: a draining endpoint is not selected any more before it is gone."""
-        self._datagrams: set[tuple[int, Vip]] = set()
+        self._datagrams: set[tuple[Family, Vip]] = set()
         """UDP addresses of changed Services, with their IP version."""
         self._serving: dict[tuple[bytes, int], frozenset[Record]] = {}
         """The endpoints of UDP addresses when stale flows were last deleted."""
@@ -111,7 +115,7 @@ class ServiceProxier:
         """Runs until cancelled, which closes the health check ports and keeps all kernel state."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(follow(self._store, KINDS, self._on_event, self._problems))
+                tasks.create_task(self._subscription.run(self._on_event))
                 tasks.create_task(self._count_connections())
         finally:
             await self._health_checks.close()
@@ -137,7 +141,7 @@ class ServiceProxier:
             self._changed |= {each.key for each in counted}
             self._table.request_sync()
 
-    async def _on_event(self, event: Snapshot | Upserted | Deleted) -> None:
+    async def _on_event(self, event: Change) -> None:
         self._sync_latency.received()
         match event:
             case Snapshot():
@@ -154,10 +158,9 @@ class ServiceProxier:
                 self._changed |= self.services.apply(gone=[(type(event.object), event.object.key)])
         self._table.request_sync()
 
-    async def _replace(self, objects: Sequence[Object]) -> None:
+    async def _replace(self, objects: Iterator[Object]) -> None:
         gone = set(self.services.object_keys)
-        for start in range(0, len(objects), _YIELD_EVERY):
-            some = tuple(objects[start : start + _YIELD_EVERY])
+        while some := tuple(islice(objects, _YIELD_EVERY)):
             for kind, count in Counter(type(obj).KIND for obj in some).items():
                 self._metrics.received(kind, count)
             self._changed |= self.services.apply(some)
@@ -226,14 +229,14 @@ class ServiceProxier:
         known = {each for service in self.services.services.values() for each in _datagrams(service)}
         return self._served((version, vip) for version, vip in known if vip.port in ports)
 
-    def _served(self, changed: Iterable[tuple[int, Vip]]) -> Served:
+    def _served(self, changed: Iterable[tuple[Family, Vip]]) -> Served:
         """The current endpoints of these addresses. A Service's address takes precedence over a node port."""
         found: dict[tuple[bytes, int], frozenset[Record]] = {}
-        for version, vip in sorted(changed, key=lambda each: each[1].kind != "node-port"):
+        for family, vip in sorted(changed, key=lambda each: each[1].kind != "node-port"):
             if vip.kind == "node-port":
-                held = self.services.vip_owners.owner(node_port_key(4 if version == 4 else 6, "UDP", vip.port))
+                held = self.services.vip_owners.owner(node_port_key(family, "UDP", vip.port))
                 own = self.services.node_port_addresses
-                addresses = [each for each in own if len(each) == (4 if version == 4 else 16)]
+                addresses = [each for each in own if len(each) == family.size]
             else:
                 held, addresses = self.services.vip_owners.owner(vip_key(vip.address, "UDP", vip.port)), [vip.address]
             serving = self.services.serving(held[0]) if held is not None else frozenset()
@@ -274,7 +277,7 @@ def is_counted(port: ResolvedPort) -> bool:
     return port.strategy.name == "lc"
 
 
-def _datagrams(service: ResolvedService | None) -> set[tuple[int, Vip]]:
+def _datagrams(service: ResolvedService | None) -> set[tuple[Family, Vip]]:
     """A Service's UDP addresses, with their IP version."""
     ports = [port for port in service.ports if port.name.protocol == "UDP"] if service is not None else ()
     return {(port.family, vip) for port in ports for vip in port.vips}

@@ -10,7 +10,7 @@ from percale.cli.findings import Finding, by_severity, counted, decoded, errors_
 from percale.cli.options import networks
 from percale.errors import BadNetworkConfig
 from percale.lab.spec.topology import Lab
-from percale.model.addresses import Network
+from percale.model.addresses import IPNetwork
 from percale.model.manifest.decode import ManifestEntry, Source, node_at, read_nodes
 from percale.model.manifest.files import Document, read
 from percale.model.manifest.syntax_tree import Node, descend, plain_value
@@ -47,7 +47,7 @@ def check(*, paths: tuple[str, ...], strict: bool, cidrs: tuple[str, ...], outpu
     return 1 if count["error"] or (strict and count["warning"]) else 0
 
 
-def _lint(found: Sequence[ManifestEntry], documents: Sequence[Document], given: Sequence[Network]) -> list[Finding]:
+def _lint(found: Sequence[ManifestEntry], documents: Sequence[Document], given: Sequence[IPNetwork]) -> list[Finding]:
     texts = dict(documents)
     nodes = _Nodes(texts)
     linted = checking.check(found, given or _lab_networks(found))
@@ -82,7 +82,7 @@ class _Nodes:
         return node
 
 
-def _lab_networks(found: Iterable[ManifestEntry]) -> list[Network]:
+def _lab_networks(found: Iterable[ManifestEntry]) -> list[IPNetwork]:
     """The pod network of a Lab document."""
     return [
         network

@@ -20,7 +20,7 @@ from percale.controllers.offline import DEFAULT_SERVICE_CIDR
 from percale.controllers.service_allocator import Allocations
 from percale.errors import BadManifest
 from percale.lab.spec.topology import Lab
-from percale.model.addresses import Network, is_network, parse_network
+from percale.model.addresses import IPNetwork, is_network, parse_network
 from percale.model.endpoints import Endpoints, EndpointSlice
 from percale.model.manifest.decode import ManifestEntry, node_at, read_nodes
 from percale.model.manifest.diagnostics import SourceText, diagnose
@@ -68,7 +68,7 @@ def check(*, paths: tuple[str, ...], cidrs: tuple[str, ...], output: str) -> int
     return 1 if count["error"] else 0
 
 
-def _checked(documents: Sequence[Document], given: Sequence[Network]) -> tuple[list[Finding], list[ManifestEntry]]:
+def _checked(documents: Sequence[Document], given: Sequence[IPNetwork]) -> tuple[list[Finding], list[ManifestEntry]]:
     """All errors, and the objects of those files that can be read."""
     refused, found = decoded(documents)
     errors = [each for document in documents for each in _validated(document)]
@@ -129,7 +129,7 @@ def _parts(part: _Part) -> Iterable[_Part]:
 
 
 def _unallocated(
-    found: Sequence[ManifestEntry], texts: Mapping[str, str], cidrs: Sequence[Network]
+    found: Sequence[ManifestEntry], texts: Mapping[str, str], cidrs: Sequence[IPNetwork]
 ) -> Iterator[Finding]:
     """What they ask for and cannot have."""
     services = [each for each in found if isinstance(each.object, Service)]
@@ -142,14 +142,14 @@ def _unallocated(
             yield from errors_of(diagnose(result.errors, None, Service, SourceText(node, text, file)), file)
 
 
-def _lab_networks(found: Iterable[ManifestEntry]) -> tuple[Network, ...]:
+def _lab_networks(found: Iterable[ManifestEntry]) -> tuple[IPNetwork, ...]:
     """Those of a Lab document."""
     texts = (each.object.spec.serviceCIDR for each in found if isinstance(each.object, Lab))
     words = [word.strip() for text in texts if text for word in text.split(",")]
     return tuple(map(parse_network, filter(is_network, words)))
 
 
-def _odd(found: Sequence[ManifestEntry], cidrs: tuple[Network, ...]) -> list[Finding]:
+def _odd(found: Sequence[ManifestEntry], cidrs: tuple[IPNetwork, ...]) -> list[Finding]:
     """What the agent would complain of, each about its own Service."""
     sources = {each.object.key: each.source for each in found if isinstance(each.object, Service)}
     others = [each.object for each in found if isinstance(each.object, KINDS) and not isinstance(each.object, Service)]

@@ -20,7 +20,7 @@ from msgspec.structs import asdict
 from percale.cli.options import networks, source_options
 from percale.cli.service_worlds import ServiceWorld, load_services
 from percale.errors import BadInput
-from percale.model.addresses import Address, is_address, port_number
+from percale.model.addresses import IPAddress, is_address, port_number
 from percale.model.manifest.decode import DEFAULT_NAMESPACE
 from percale.model.manifest.json_text import read_json_text
 from percale.model.meta import Object, ObjectKey
@@ -137,7 +137,7 @@ class _World(Struct, frozen=True):
             raise BadInput(f"{source} and {target} have no address family in common")
         return resolve_packet(self.table, *both[0], number, cast(Protocol, protocol.upper()))
 
-    def _source(self, text: str) -> list[Address]:
+    def _source(self, text: str) -> list[IPAddress]:
         if is_address(text):
             return [ip_address(text)]
         namespace, slash, name = text.partition("/")
@@ -157,7 +157,7 @@ class _World(Struct, frozen=True):
             raise BadInput(f"there is no {'node' if namespace == 'node' else 'pod'} {text!r} with an address")
         return [ip_address(each) for each in found]
 
-    def _target(self, text: str, port: str | int) -> tuple[list[Address], int]:
+    def _target(self, text: str, port: str | int) -> tuple[list[IPAddress], int]:
         bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
         if is_address(bare):
             return [ip_address(bare)], _number(port)

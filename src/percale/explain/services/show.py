@@ -134,7 +134,7 @@ def _title(port: ResolvedPort) -> str:
 def _vip_row(vip: Vip, port: ResolvedPort, table: ServiceResolver) -> list[str]:
     text = format_vip(vip)
     if vip.kind == "node-port":
-        here = [str(ip_address(each)) for each in table.node_port_addresses if len(each) == (4, 16)[port.family == 6]]
+        here = [str(ip_address(each)) for each in table.node_port_addresses if len(each) == port.family.size]
         text = f"{vip.port} at {', '.join(here)}" if here else str(vip.port)
     if vip.kind == "load-balancer" and port.spec.source_ranges:
         text += f", for {', '.join(map(str, port.spec.source_ranges))} only"

@@ -24,16 +24,8 @@ from msgspec import Struct
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.netlink.ifinfo import mac_bytes, mac_text
 from percale.kernel.netlink.socket import Request, attribute, attributes, number, u8, u32
-from percale.render.objects import (
-    ROUTE_PROTOCOL,
-    Address,
-    FdbEntry,
-    IPAddress,
-    IPInterface,
-    IPNetwork,
-    Neighbour,
-    Route,
-)
+from percale.model.addresses import IPAddress, IPInterface, IPNetwork
+from percale.render.objects import ROUTE_PROTOCOL, Address, FdbEntry, Neighbour, Route
 
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26

@@ -1,6 +1,6 @@
 """Netlink: messages, attributes, and a blocking socket that sends many requests at once.
 
-`rtnetlink`, `links`, `traffic` and `nfnetlink` build and read the messages, `driver`, `reading` and `observing` own the sockets.
+`link`, `route`, `tc`, `conntrack` and `nftables/` build and read the messages; `rtnl/` and `nftables/` own the sockets.
 A message is a header (length, type, flags, sequence, port id), a fixed structure, and attributes (length, type, payload),
 each padded to four bytes.
 """

@@ -13,17 +13,8 @@ from percale.kernel.netlink import socket as netlink
 from percale.kernel.netlink.link import Device
 from percale.kernel.protocol import HostRoute, Interface, Underlay
 from percale.kernel.rtnl.link_cache import LinkCache
-from percale.render.objects import (
-    ROUTE_PROTOCOL,
-    Address,
-    FdbEntry,
-    IPInterface,
-    KernelObject,
-    Link,
-    Neighbour,
-    Redirect,
-    Shaper,
-)
+from percale.model.addresses import IPInterface
+from percale.render.objects import ROUTE_PROTOCOL, Address, FdbEntry, KernelObject, Link, Neighbour, Redirect, Shaper
 
 
 class NetlinkDump:

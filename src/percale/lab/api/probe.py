@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from percale.errors import NotFound
 from percale.lab.process.netns_visit import visited
-from percale.render.objects import IPAddress
+from percale.model.addresses import IPAddress
 
 Word = Literal["allowed", "refused", "unreachable", "timeout"]
 

@@ -18,13 +18,12 @@ from percale.lab.dns.records import DOMAIN
 from percale.lab.process.bootstrap import NETNS
 from percale.lab.process.netns_visit import visited
 from percale.lab.spec.topology import Machine
-from percale.model.addresses import is_address
+from percale.model.addresses import IPAddress, is_address
 from percale.model.manifest.decode import DEFAULT_NAMESPACE
 from percale.model.meta import ObjectKey
 from percale.model.pod import Pod
 from percale.model.service import Service
 from percale.model.workloads import KINDS_BY_ALIAS
-from percale.render.objects import IPAddress
 
 _SERVICES = ("svc", "service", "services")
 

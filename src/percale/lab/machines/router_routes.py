@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_address, ip_network
 from typing import NamedTuple
 
-from percale.model.addresses import Address, Network, is_address
+from percale.model.addresses import IPAddress, IPNetwork, is_address
 from percale.model.endpoints import SERVICE_LABEL, Endpoint, EndpointSlice
 from percale.model.meta import ObjectKey
 from percale.model.node import Node
@@ -22,8 +22,8 @@ from percale.service.service_ports import is_external_local
 class Way(NamedTuple):
     """This subnet is behind these nodes' addresses: packets of one connection go to one of them."""
 
-    subnet: Network
-    nodes: tuple[Address, ...]
+    subnet: IPNetwork
+    nodes: tuple[IPAddress, ...]
 
 
 def ways_to_pods(leases: Iterable[SubnetLease]) -> Iterator[Way]:
@@ -35,7 +35,7 @@ def ways_to_pods(leases: Iterable[SubnetLease]) -> Iterator[Way]:
 
 
 def ways_to_services(
-    services: Iterable[Service], slices: Iterable[EndpointSlice], nodes: Sequence[Node], home: Collection[Network]
+    services: Iterable[Service], slices: Iterable[EndpointSlice], nodes: Sequence[Node], home: Collection[IPNetwork]
 ) -> Iterator[Way]:
     """Load balancers' addresses and external IPs, but not those that machines have (in `home`).
 
@@ -45,7 +45,7 @@ def ways_to_services(
     if not addressed:
         return
     having = _nodes_by_service(slices)
-    seen: set[Address] = set()
+    seen: set[IPAddress] = set()
     for service, addresses in addressed:
         names = having[service.key] if is_external_local(service) else {node.metadata.name for node in nodes}
         for address in addresses:
@@ -57,7 +57,7 @@ def ways_to_services(
                 yield Way(ip_network(address), found)
 
 
-def _addresses(service: Service) -> list[Address]:
+def _addresses(service: Service) -> list[IPAddress]:
     """Agents tell what is no address."""
     texts = [each.ip for each in service.status.loadBalancer.ingress if each.ip]
     return list(dict.fromkeys(map(ip_address, filter(is_address, (*texts, *service.spec.externalIPs)))))
@@ -82,6 +82,6 @@ def _serving(endpoint: Endpoint) -> set[str]:
     return {endpoint.nodeName or ""} if conditions.ready is not False or conditions.serving else set()
 
 
-def _address_of(node: Node, version: int) -> Address | None:
+def _address_of(node: Node, version: int) -> IPAddress | None:
     addresses = (ip_address(each.address) for each in node.status.addresses if each.type == "InternalIP")
     return next((address for address in addresses if address.version == version), None)

@@ -20,14 +20,14 @@ from percale.cni.requests import ANNOTATION
 from percale.errors import BadInput, LabError
 from percale.explain.policy_tests.cases import Case
 from percale.ipam.subnet_lease import RESERVED
-from percale.lab.policy_tests.subnet_layout import Network, Room, network_for, rooms_for
+from percale.lab.policy_tests.subnet_layout import Room, network_for, rooms_for
 from percale.lab.spec.topology import Lab, LabSpec, topology
+from percale.model.addresses import IPAddress, IPNetwork
 from percale.model.manifest.schema import from_text
 from percale.model.meta import ObjectKey, ObjectMeta
 from percale.model.netconf import network_config
 from percale.model.pod import Container, ContainerPort, Pod, PodStatus
 from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec
-from percale.render.objects import IPAddress
 
 States: TypeAlias = Sequence[Case]
 """Of one test, in their order."""
@@ -91,7 +91,7 @@ class Stage:
             self._given[pod.key] = tuple(map(self._free, missing))
         return self._given[pod.key]
 
-    def _free(self, subnet: Network) -> str:
+    def _free(self, subnet: IPNetwork) -> str:
         address = subnet.broadcast_address - 1
         while address in self.taken:
             address -= 1
@@ -236,7 +236,7 @@ class _Segment(Struct, frozen=True):
     name: str
     addresses: tuple[IPAddress, ...]
     """Those that it must have."""
-    networks: dict[int, Network]
+    networks: dict[int, IPNetwork]
 
     @property
     def spelled(self) -> dict[str, str]:
@@ -265,7 +265,7 @@ def _outer_segments(addresses: Iterable[IPAddress]) -> list[_Segment]:
     return found
 
 
-def _cover(addresses: Sequence[IPAddress]) -> Network:
+def _cover(addresses: Sequence[IPAddress]) -> IPNetwork:
     """The smallest usual network in which all of them can be machines'. Raises LabError."""
     for length in (24, 22, 20, 16, 12, 8) if addresses[0].version == 4 else (64, 56, 48, 32):
         network = ip_network(

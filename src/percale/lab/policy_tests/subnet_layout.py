@@ -8,15 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from itertools import product
-from typing import Any, TypeAlias
+from typing import Any
 
 from msgspec import Struct
 
 from percale.errors import LabError
+from percale.model.addresses import IPAddress, IPNetwork
 from percale.model.pod import Pod
-from percale.render.objects import IPAddress
-
-Network: TypeAlias = IPv4Network | IPv6Network
 
 _LENGTHS = {4: (24, 25, 26, 27, 28, 23, 22, 20, 18, 16), 6: (64, 80, 96, 112, 120, 56, 48)}
 """Of a node's subnet, the usual one first."""
@@ -27,7 +25,7 @@ class Room(Struct, frozen=True):
     """A node with its pod subnets, by family."""
 
     node: str
-    subnets: dict[int, Network]
+    subnets: dict[int, IPNetwork]
 
 
 def rooms_for(pods: Sequence[Pod], nodes: Sequence[str]) -> tuple[Room, ...]:
@@ -92,8 +90,8 @@ def _as_rooms(
         yield Room("n1", _subnets(0, lengths, first))
 
 
-def _subnets(offset: int, lengths: dict[int, int], first: dict[int, int]) -> dict[int, Network]:
-    found: dict[int, Network] = {}
+def _subnets(offset: int, lengths: dict[int, int], first: dict[int, int]) -> dict[int, IPNetwork]:
+    found: dict[int, IPNetwork] = {}
     for version, length in lengths.items():
         if version == 4:
             found[4] = IPv4Network(((first[4] + offset) << (32 - length), length))
@@ -128,5 +126,5 @@ def network_for(rooms: Sequence[Room]) -> dict[str, Any]:
     return config
 
 
-def _start(network: Network) -> int:
+def _start(network: IPNetwork) -> int:
     return int(network.network_address)

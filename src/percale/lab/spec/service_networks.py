@@ -11,7 +11,7 @@ from ipaddress import ip_network
 from percale.controllers.service_networks import ServiceNetworks
 from percale.errors import BadManifest
 from percale.lab.spec.topology import LabSpec, Topology
-from percale.model.addresses import Network
+from percale.model.addresses import IPNetwork
 
 _CLUSTER_IPS = {4: ("10.96.0.0/16", "172.20.0.0/16", "192.168.0.0/20"), 6: ("fd00:96::/112", "fd00:97::/112")}
 _LOAD_BALANCERS = {4: ("198.51.100.0/28", "192.0.2.0/28", "100.64.0.0/28"), 6: ("2001:db8:96::/124",)}
@@ -19,7 +19,7 @@ _LOAD_BALANCERS = {4: ("198.51.100.0/28", "192.0.2.0/28", "100.64.0.0/28"), 6: (
 _HOST_BITS = 4
 
 
-def service_networks(spec: LabSpec, machines: Topology, pods: Sequence[Network], where: str) -> ServiceNetworks:
+def service_networks(spec: LabSpec, machines: Topology, pods: Sequence[IPNetwork], where: str) -> ServiceNetworks:
     """What the document says, else networks that nothing else in the lab uses. Raises BadManifest."""
     taken = [*pods, *(net for wire in machines.wires for net in (wire.cidr, wire.cidr6))]
     versions = tuple(dict.fromkeys(net.version for net in pods))
@@ -35,9 +35,9 @@ def _decided(
     written: str | None,
     usual: dict[int, tuple[str, ...]],
     versions: Sequence[int],
-    taken: Sequence[Network],
+    taken: Sequence[IPNetwork],
     where: str,
-) -> tuple[Network, ...]:
+) -> tuple[IPNetwork, ...]:
     if written is None:
         return tuple(next(_free(usual[version], taken)) for version in versions)
     networks = tuple(_read(part.strip(), where) for part in written.split(","))
@@ -50,7 +50,7 @@ def _decided(
     return networks
 
 
-def _read(text: str, where: str) -> Network:
+def _read(text: str, where: str) -> IPNetwork:
     try:
         network = ip_network(text)
     except ValueError as error:
@@ -60,12 +60,12 @@ def _read(text: str, where: str) -> Network:
     return network
 
 
-def _free(texts: Iterable[str], taken: Sequence[Network]) -> Iterator[Network]:
+def _free(texts: Iterable[str], taken: Sequence[IPNetwork]) -> Iterator[IPNetwork]:
     """The last one if none is free: a pod network may be nearly everything."""
     networks = [ip_network(text) for text in texts]
     yield from (net for net in networks if not any(_overlap(net, other) for other in taken))
     yield networks[-1]
 
 
-def _overlap(one: Network, other: Network) -> bool:
+def _overlap(one: IPNetwork, other: IPNetwork) -> bool:
     return one.version == other.version and one.overlaps(other)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from itertools import chain
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Struct
@@ -20,13 +20,11 @@ from msgspec.structs import replace
 
 from percale.errors import BadManifest, LabError
 from percale.lab.run_dir import is_label
-from percale.model.addresses import port_number
+from percale.model.addresses import IPAddress, IPNetwork, port_number
 from percale.model.meta import Object, ObjectMeta
 from percale.model.validation.shared import check_labels
 
 DEFAULT_NETWORK: dict[str, Any] = {"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan"}}
-
-Network: TypeAlias = IPv4Network | IPv6Network
 
 
 class Segment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -154,7 +152,7 @@ class Topology(Struct, frozen=True):
         return Topology(self.wires, tuple(machine for machine in self.machines if machine.name != name))
 
 
-def topology(spec: LabSpec, pod_networks: Iterable[Network] = (), where: str = "the lab") -> Topology:
+def topology(spec: LabSpec, pod_networks: Iterable[IPNetwork] = (), where: str = "the lab") -> Topology:
     """Every address decided: a document's own ones, else the next free of their segment. Raises BadManifest."""
     if spec.segments == ():
         raise BadManifest("a lab needs a segment", where=where, hint="leave `segments` out for the default ones")
@@ -261,7 +259,7 @@ class _Placing(Struct, frozen=True):
             taken = {wire.name for wire in self.wires}
             self.wire(Segment(next(name for name in _segment_names(host.name) if name not in taken), cidr))
 
-    def check_networks(self, pod_networks: Iterable[Network]) -> None:
+    def check_networks(self, pod_networks: Iterable[IPNetwork]) -> None:
         """The pods' network must be none of the machines'."""
         for net in pod_networks:
             other = self._overlapping(net)
@@ -312,10 +310,8 @@ class _Placing(Struct, frozen=True):
         self.machines.append(machine)
         return machine
 
-    def _address(
-        self, name: str, wish: IPv4Address | IPv6Address | None, net: Network, gateway: IPv4Address | IPv6Address
-    ) -> IPv4Address | IPv6Address:
-        taken: dict[IPv4Address | IPv6Address, str] = {gateway: "the router"}
+    def _address(self, name: str, wish: IPAddress | None, net: IPNetwork, gateway: IPAddress) -> IPAddress:
+        taken: dict[IPAddress, str] = {gateway: "the router"}
         for machine in self.machines:
             taken[machine.address.ip] = taken[machine.address6.ip] = machine.name
         if wish is None:
@@ -329,9 +325,9 @@ class _Placing(Struct, frozen=True):
             raise BadManifest(f"{name} and {taken[wish]} both have {wish}", where=self.where)
         return wish
 
-    def _overlapping(self, net: Network) -> Wire | None:
+    def _overlapping(self, net: IPNetwork) -> Wire | None:
         for wire in self.wires:
-            own: Network = wire.cidr if isinstance(net, IPv4Network) else wire.cidr6
+            own: IPNetwork = wire.cidr if isinstance(net, IPv4Network) else wire.cidr6
             if own.overlaps(net):
                 return wire
         return None
@@ -351,7 +347,7 @@ def _segment_names(host: str) -> Iterator[str]:
     return chain((host[:11].rstrip("-"),), (f"{host[:7].rstrip('-')}-{number}" for number in range(2, 1000)))
 
 
-def _hosts(net: Network) -> Iterator[IPv4Address | IPv6Address]:
+def _hosts(net: IPNetwork) -> Iterator[IPAddress]:
     """A network's addresses for machines; lazily, for an IPv6 one has very many."""
     first, last = int(net.network_address) + 1, int(net.broadcast_address)
     kind = type(net.network_address)

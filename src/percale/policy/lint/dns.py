@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from percale.model.addresses import Network
+from percale.model.addresses import IPNetwork
 from percale.model.namespace import NAME_LABEL
 from percale.policy.compiled_policy import CompiledRule
 from percale.policy.lint.containment import term_within
@@ -76,11 +76,11 @@ def _may_be_dns(peer: Peer, inventory: ManifestInventory) -> bool:
     return True
 
 
-def _may_hold_pods(network: Network, inventory: ManifestInventory) -> bool:
+def _may_hold_pods(network: IPNetwork, inventory: ManifestInventory) -> bool:
     if not inventory.networks:
         return True
     return any(network.version == each.version and network.overlaps(each) for each in inventory.networks)
 
 
 def _answers(pod: InventoryPod) -> bool:
-    return any(port.protocol == "UDP" and port.number == _PORT for port in pod.ports)
+    return any(port.protocol == "UDP" and port.containerPort == _PORT for port in pod.ports)

@@ -8,30 +8,22 @@ from ipaddress import collapse_addresses, ip_network
 
 from msgspec import Struct, field
 
-from percale.model.addresses import Network
+from percale.model.addresses import IPNetwork
 from percale.model.configmap import ConfigMap
 from percale.model.manifest.decode import DEFAULT_NAMESPACE, ManifestEntry
 from percale.model.meta import Object
 from percale.model.namespace import NAME_LABEL, Namespace
 from percale.model.netconf import parse_network_config
 from percale.model.node import Node
-from percale.model.pod import Pod, PodSpec
+from percale.model.pod import ContainerPort, Pod, PodTemplateSpec
 from percale.model.selector import LabelSelector
-from percale.model.workloads import DaemonSet, Deployment, Job, ReplicaSet, StatefulSet
+from percale.model.workloads import Workload
 from percale.policy.rule_terms import PodSelectorTerm
 
 SYSTEM_NAMESPACES = ("kube-system", "kube-public", "kube-node-lease")
 """Every cluster has them, with pods of its own, whether manifests say so or not."""
 
 _NET_CONF = "net-conf.json"
-
-
-class ContainerPort(Struct, frozen=True):
-    """A port that a pod declares."""
-
-    name: str | None
-    protocol: str
-    number: int
 
 
 class InventoryPod(Struct, frozen=True):
@@ -49,7 +41,7 @@ class ManifestInventory(Struct, frozen=True, dict=True):
     pods: tuple[InventoryPod, ...]
     namespaces: Mapping[str, Mapping[str, str]]
     namespaces_known: bool
-    networks: tuple[Network, ...]
+    networks: tuple[IPNetwork, ...]
     """The pod networks."""
 
     _selected: dict[PodSelectorTerm, Sequence[InventoryPod]] = field(default_factory=dict)
@@ -96,7 +88,7 @@ class ManifestInventory(Struct, frozen=True, dict=True):
         return self.namespaces_known or keys <= {NAME_LABEL}
 
 
-def inventory_of(found: Iterable[ManifestEntry], networks: Sequence[Network]) -> ManifestInventory:
+def inventory_of(found: Iterable[ManifestEntry], networks: Sequence[IPNetwork]) -> ManifestInventory:
     """Of all objects. `networks` are given apart; else nodes, a net-conf ConfigMap or pods tell. Raises BadNetworkConfig."""
     objects = [each.object for each in found]
     pods = tuple(pod for obj in objects if (pod := _inventory_pod(obj)) is not None)
@@ -107,29 +99,20 @@ def inventory_of(found: Iterable[ManifestEntry], networks: Sequence[Network]) ->
 
 
 def _inventory_pod(obj: Object) -> InventoryPod | None:
-    match obj:
-        case Pod():
-            spec, labels = obj.spec, obj.metadata.labels
-            if obj.status.phase in ("Succeeded", "Failed"):
-                return None
-        case Deployment() | ReplicaSet() | StatefulSet() | DaemonSet() | Job():
-            spec, labels = obj.spec.template.spec, obj.spec.template.metadata.labels
-        case _:
-            return None
-    if spec.hostNetwork:
+    if isinstance(obj, Workload):
+        pod: Pod | PodTemplateSpec = obj.spec.template
+    elif isinstance(obj, Pod) and obj.status.phase not in ("Succeeded", "Failed"):
+        pod = obj
+    else:
         return None
-    return InventoryPod(f"{obj.KIND} {obj.key}", obj.metadata.namespace or DEFAULT_NAMESPACE, labels, _ports(spec))
+    if pod.spec.hostNetwork:
+        return None
+    ports = tuple(port for container in pod.spec.containers for port in container.ports)
+    namespace = obj.metadata.namespace or DEFAULT_NAMESPACE
+    return InventoryPod(f"{obj.KIND} {obj.key}", namespace, pod.metadata.labels, ports)
 
 
-def _ports(spec: PodSpec) -> tuple[ContainerPort, ...]:
-    return tuple(
-        ContainerPort(port.name, port.protocol, port.containerPort)
-        for container in spec.containers
-        for port in container.ports
-    )
-
-
-def _networks(objects: Sequence[Object], found: Iterable[ManifestEntry]) -> tuple[Network, ...]:
+def _networks(objects: Sequence[Object], found: Iterable[ManifestEntry]) -> tuple[IPNetwork, ...]:
     configured = [
         network
         for each in found
@@ -145,7 +128,7 @@ def _networks(objects: Sequence[Object], found: Iterable[ManifestEntry]) -> tupl
     return _collapsed([ip_network(address) for pod in pods for address in pod.ips])
 
 
-def _collapsed(networks: Sequence[Network]) -> tuple[Network, ...]:
+def _collapsed(networks: Sequence[IPNetwork]) -> tuple[IPNetwork, ...]:
     return tuple(
         network
         for version in (4, 6)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from percale.model.addresses import Network
+from percale.model.addresses import IPNetwork
 from percale.model.field_path import FieldPath
 from percale.policy.lint.containment import block_within
 from percale.policy.lint.finding import LintedPolicy, LintFindings, finding
@@ -21,7 +21,7 @@ def blocks_with_pods(policies: Iterable[LintedPolicy], inventory: ManifestInvent
                     yield from _with_pods(policy, field, peer, inventory.networks)
 
 
-def _with_pods(policy: LintedPolicy, field: FieldPath, block: Block, networks: Iterable[Network]) -> LintFindings:
+def _with_pods(policy: LintedPolicy, field: FieldPath, block: Block, networks: Iterable[IPNetwork]) -> LintFindings:
     whole = Block(block.cidr)
     for network in networks:
         pods = Block(str(network))

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from percale.model.addresses import Network
+from percale.model.addresses import IPNetwork
 from percale.model.manifest.decode import ManifestEntry
 from percale.model.manifest.schema import unknown_fields
 from percale.policy.kinds.registry import POLICY_KINDS, PolicyKinds
@@ -20,7 +20,7 @@ from percale.policy.lint.shadowing import identical_policies, shadowed_rules
 
 
 def check(
-    found: Sequence[ManifestEntry], networks: Sequence[Network] = (), *, kinds: PolicyKinds = POLICY_KINDS
+    found: Sequence[ManifestEntry], networks: Sequence[IPNetwork] = (), *, kinds: PolicyKinds = POLICY_KINDS
 ) -> list[LintFinding]:
     """Findings about the policies among these objects, in their order. `networks` are the pod networks, if known.
 

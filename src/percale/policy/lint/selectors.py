@@ -147,10 +147,10 @@ def _number(policy: LintedPolicy, field: FieldPath, wanted: PortSpan, pods: Sequ
     if wanted == PortSpan(wanted.protocol) or not all(pod.ports for pod in pods):
         return
     declared = [each for pod in pods for each in pod.ports]
-    if any(each.protocol == wanted.protocol and wanted.first <= each.number <= wanted.last for each in declared):
+    if any(each.protocol == wanted.protocol and wanted.first <= each.containerPort <= wanted.last for each in declared):
         return
     numbers = str(wanted.first) if wanted.first == wanted.last else f"{wanted.first}-{wanted.last}"
-    there = Counter(f"{each.number}/{each.protocol}" for each in declared)
+    there = Counter(f"{each.containerPort}/{each.protocol}" for each in declared)
     yield finding(
         "nobody-has-port",
         policy,

@@ -18,9 +18,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from percale.model.addresses import IPNetwork
 from percale.render.network.fastpath import MARK as FASTPATH_MARK
 from percale.render.nft.objects import Field, SetSpec, TableFamily, TableName, TableSpec
-from percale.render.objects import IPNetwork
 
 POD_DEVICE_PREFIX = "pcl"
 """The prefix of all pod devices on the node, and of no others."""
@@ -57,7 +57,7 @@ set cluster {{
     comment "the pod network; empty when nothing is to be masqueraded"
 }}
 
-set own {{
+set localpods {{
     type {address}
     flags interval
     comment "this node's part of the pod network; empty likewise"
@@ -70,7 +70,7 @@ set sources {{
 
 set quoted {{
     typeof iifname . {quoted}
-    comment "likewise, as bits: where packets went that the pod sends ICMP errors about"
+    comment "likewise, as bits: destinations of packets that the pod sends ICMP errors about"
 }}
 
 set tunnels {{
@@ -78,19 +78,19 @@ set tunnels {{
     comment "UDP ports of tunnels between nodes"
 }}
 
-set ours {{
+set localtunnels {{
     type inet_service
-    comment "those of this node's own tunnels; none when its backend has none"
+    comment "those of this node's own tunnels"
 }}
 
-set here {{
+set tunnelendpoints {{
     type {address}
-    comment "where our own tunnels end"
+    comment "local addresses of this node's tunnels"
 }}
 
 set peers {{
     type {address}
-    comment "public addresses of the other nodes, where their tunnels end"
+    comment "public addresses of the other nodes"
 }}
 
 set pods {{
@@ -100,93 +100,93 @@ set pods {{
 }}
 
 counter spoofed {{
-    comment "packets of pods with a source address that is not theirs, for a tunnel, or about what they never got"
+    comment "packets of pods with a foreign source, into a tunnel, or ICMP errors about foreign packets"
 }}
 
 counter loopback {{
-    comment "packets from elsewhere to or from loopback's addresses"
+    comment "packets from other devices to or from loopback addresses"
 }}
 
-chain sending {{
+chain output {{
     type filter hook output priority raw; policy accept;
-    udp dport @ours {ip} daddr @peers {ip} saddr @here notrack comment "our tunnels: what is inside is tracked"
+    udp dport @localtunnels {ip} daddr @peers {ip} saddr @tunnelendpoints notrack comment "tunnels: inner packets are tracked"
 }}
 
-chain arriving {{
+chain input {{
     type filter hook input priority filter; policy accept;
 {loopback}\
-    udp dport @tunnels goto entering comment "a tunnel between nodes"
+    udp dport @tunnels goto tunnel-input comment "a tunnel between nodes"
 }}
 
-chain entering {{
-    {ip} saddr @pods counter name spoofed drop comment "what a pod puts into a tunnel has any source"
-    ct status dnat counter name spoofed drop comment "sent elsewhere, and led here: by a pod, perhaps"
-    udp dport != @ours return comment "no tunnel of ours"
-    {ip} daddr @here {ip} saddr @peers return comment "from a peer to the tunnel's end"
-    counter name spoofed drop comment "no peer's, or not to the tunnel's end"
+chain tunnel-input {{
+    {ip} saddr @pods counter name spoofed drop comment "a pod could send from any inner source"
+    ct status dnat counter name spoofed drop comment "redirected into the tunnel by DNAT"
+    udp dport != @localtunnels return comment "not a tunnel of this node"
+    {ip} daddr @tunnelendpoints {ip} saddr @peers return comment "from a peer to the tunnel"
+    counter name spoofed drop comment "not from a peer to the tunnel"
 }}
 
-chain passing {{
+chain forward {{
     type filter hook forward priority 200; policy accept;
-    udp dport @tunnels jump leaving comment "a tunnel between nodes, or a pod's own port of that number"
-    ct state established ct status & (snat | dnat) == 0 meta mark set meta mark | {shortcut:#x} comment "for the shortcut"
+    udp dport @tunnels jump tunnel-forward comment "a tunnel between nodes, or a pod's port of that number"
+    ct state established ct status & (snat | dnat) == 0 meta mark set meta mark | {shortcut:#x} comment "for the fast path"
 }}
 
-chain leaving {{
-    {ip} saddr @pods {ip} daddr != @pods counter name spoofed drop comment "what a pod puts into a tunnel has any source"
-    ct status dnat {ip} daddr != @pods counter name spoofed drop comment "sent elsewhere, and led there: by a pod, perhaps"
+chain tunnel-forward {{
+    {ip} saddr @pods {ip} daddr != @pods counter name spoofed drop comment "a pod could send from any inner source"
+    ct status dnat {ip} daddr != @pods counter name spoofed drop comment "redirected into a tunnel by DNAT"
     {ip} daddr @peers {ip} saddr != @peers counter name spoofed drop comment "only what a node itself sends"
 {ends}\
 }}
 
-chain outside {{
+chain tunnel-prerouting {{
     type filter hook prerouting priority raw; policy accept;
-    udp dport @ours {ip} saddr @peers {ip} daddr @here notrack comment "our tunnels: what is inside is tracked"
+    udp dport @localtunnels {ip} saddr @peers {ip} daddr @tunnelendpoints notrack comment "tunnels: inner packets are tracked"
 }}
 
-chain guard {{
+chain antispoof {{
     type filter hook prerouting priority {guard}; policy accept;
     iifname != "{prefix}*" accept comment "not from a pod"
-    {errors} goto errors comment "about what has come to the pod"
+    {errors} goto icmp-errors comment "ICMP errors"
     iifname . {ip} saddr @sources accept comment "a pod's own address"
 {exceptions}\
     counter name spoofed drop comment "a pod's packet with a source address that is not the pod's"
 }}
 
-chain errors {{
+chain icmp-errors {{
     {later} iifname . {ip} saddr @sources accept comment "a later fragment"
 {redirects}\
-    iifname . {ip} saddr @sources iifname . {quoted} @quoted accept comment "a pod's own address, and sent to it"
-    counter name spoofed drop comment "an error about what a pod never got, or from an address that is not the pod's"
+    iifname . {ip} saddr @sources iifname . {quoted} @quoted accept comment "about a packet to the pod, from it"
+    counter name spoofed drop comment "not about a packet to the pod, or a foreign source"
 }}
 
-chain masquerading {{
+chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;
     meta mark & {mark:#x} == {mark:#x} return comment "kube-proxy translates this itself"
-    {ip} saddr @own {ip} daddr @cluster return comment "from our pods to pods"
-    {ip} saddr @cluster {ip} daddr @own return comment "from pods to our pods"
-    {ip} saddr != @cluster {ip} daddr @own return comment "from outside to our pods: they see the client"
+    {ip} saddr @localpods {ip} daddr @cluster return comment "from our pods to pods"
+    {ip} saddr @cluster {ip} daddr @localpods return comment "from pods to our pods"
+    {ip} saddr != @cluster {ip} daddr @localpods return comment "from outside to our pods: they see the client"
     {ip} saddr @cluster {ip} daddr != {multicast} masquerade fully-random comment "from pods to the outside"
     {ip} saddr != @cluster {ip} daddr @cluster masquerade fully-random comment "from outside to pods of other nodes"
 }}
 """
 
 _ENDS = """\
-    {ip} daddr @pods {ip} daddr & {hosts} <= {last} counter name spoofed drop comment "the tunnel's and the bridge's address"
+    {ip} daddr @pods {ip} daddr & {hosts} <= {last} counter name spoofed drop comment "addresses of tunnel and bridge"
 """
 """They are the first two of each node's subnet; pods have others."""
 
 _LOOPBACK = """\
     ip daddr 127.0.0.0/8 iifname != "lo" ct direction original counter name loopback drop comment "host ports: answers only"
-    ip saddr 127.0.0.0/8 iifname != "lo" counter name loopback drop comment "loopback's addresses are nobody's elsewhere"
+    ip saddr 127.0.0.0/8 iifname != "lo" counter name loopback drop comment "a loopback source from another device"
 """
 
 _REDIRECTS = """\
-    icmp type redirect counter name spoofed drop comment "pods are no routers"
+    icmp type redirect counter name spoofed drop comment "pods are not routers"
 """
 
 _LINK_LOCAL = """\
-    ip6 saddr { ::, fe80::/10 } drop comment "a routed pod's neighbours are permanent: nobody needs to hear this"
+    ip6 saddr { ::, fe80::/10 } drop comment "a routed pod's neighbours are permanent"
 """
 
 _BRIDGED = f"""\
@@ -202,7 +202,7 @@ set sources6 {{
 
 set quoted {{
     typeof iifname . {_QUOTED["ip"]}
-    comment "a bridge port and the pod's own address, as bits: where packets went that the pod sends ICMP errors about"
+    comment "a bridge port and the pod's own address, as bits: destinations of packets that the pod sends ICMP errors about"
 }}
 
 set quoted6 {{
@@ -212,87 +212,87 @@ set quoted6 {{
 
 set neighbours {{
     typeof iifname . ether saddr . @ll,{_SOURCE6},128
-    comment "likewise, the link-local address too, as bits: what the pod speaks of in neighbour discovery"
+    comment "likewise, and the link-local address, as bits: for neighbour discovery"
 }}
 
 counter spoofed {{
-    comment "frames of pods with a source that is not theirs, or of a kind that is not for pods"
+    comment "frames of pods with a foreign source, or of other protocols"
 }}
 
-chain guard {{
+chain antispoof {{
     type filter hook prerouting priority dstnat; policy accept;
     iifname != "{POD_DEVICE_PREFIX}*" accept comment "not from a pod"
-    ether type vmap {{ ip : goto guard4, ip6 : goto guard6, arp : goto asking }} comment "what pods speak"
-    counter name spoofed drop comment "what no policy sees: tags, lengths, other protocols"
+    ether type vmap {{ ip : goto antispoof4, ip6 : goto antispoof6, arp : goto antispoof-arp }} comment "protocols of pods"
+    counter name spoofed drop comment "not seen by policies: VLAN tags, 802.3, other protocols"
 }}
 
-chain guard4 {{
-    {_ERRORS["ip"]} goto errors4 comment "about what has come to the pod"
+chain antispoof4 {{
+    {_ERRORS["ip"]} goto icmp-errors4 comment "ICMP errors"
     iifname . ether saddr . ip saddr @sources accept comment "a pod's own MAC and address"
     counter name spoofed drop comment "a pod's packet with a source that is not the pod's"
 }}
 
-chain guard6 {{
-    icmpv6 type {{ {DISCOVERY} }} goto discovering comment "about neighbours"
-    {_ERRORS["ip6"]} goto errors6 comment "about what has come to the pod"
+chain antispoof6 {{
+    icmpv6 type {{ {DISCOVERY} }} goto antispoof-nd comment "neighbour discovery"
+    {_ERRORS["ip6"]} goto icmp-errors6 comment "ICMP errors"
     iifname . ether saddr . ip6 saddr @sources6 accept comment "a pod's own MAC and address"
-    ip6 saddr {{ ::, fe80::/10 }} drop comment "link-local talk, which no policy can judge"
+    ip6 saddr {{ ::, fe80::/10 }} drop comment "link-local traffic, which no policy can evaluate"
     counter name spoofed drop comment "a pod's packet with a source that is not the pod's"
 }}
 
-chain errors4 {{
+chain icmp-errors4 {{
     {_LATER["ip"]} iifname . ether saddr . ip saddr @sources accept comment "a later fragment"
-    icmp type redirect counter name spoofed drop comment "pods are no routers"
-    iifname . ether saddr . ip saddr @sources iifname . {_QUOTED["ip"]} @quoted accept comment "the pod's, and sent to it"
-    counter name spoofed drop comment "an error about what a pod never got, or with a source that is not the pod's"
+    icmp type redirect counter name spoofed drop comment "pods are not routers"
+    iifname . ether saddr . ip saddr @sources iifname . {_QUOTED["ip"]} @quoted accept comment "about a packet to the pod"
+    counter name spoofed drop comment "not about a packet to the pod, or a foreign source"
 }}
 
-chain errors6 {{
+chain icmp-errors6 {{
     {_LATER["ip6"]} iifname . ether saddr . ip6 saddr @sources6 accept comment "a later fragment"
-    iifname . ether saddr . ip6 saddr @sources6 iifname . {_QUOTED["ip6"]} @quoted6 accept comment "the pod's, and sent to it"
-    counter name spoofed drop comment "an error about what a pod never got, or with a source that is not the pod's"
+    iifname . ether saddr . ip6 saddr @sources6 iifname . {_QUOTED["ip6"]} @quoted6 accept comment "about a packet to the pod"
+    counter name spoofed drop comment "not about a packet to the pod, or a foreign source"
 }}
 
-chain asking {{
+chain antispoof-arp {{
     meta length > {_LONGEST_ARP} counter name spoofed drop comment "more than ARP and its padding"
     iifname . ether saddr . arp saddr ip @sources iifname . arp saddr ether . arp saddr ip @sources accept comment "the pod's"
-    arp operation request arp saddr ip 0.0.0.0 iifname . ether saddr . arp daddr ip @sources accept comment "is it free?"
-    counter name spoofed drop comment "ARP about what is not the pod's"
+    arp operation request arp saddr ip 0.0.0.0 iifname . ether saddr . arp daddr ip @sources accept comment "address probe"
+    counter name spoofed drop comment "ARP for a foreign address"
 }}
 
-chain discovering {{
+chain antispoof-nd {{
     ip6 hoplimit != 255 counter name spoofed drop comment "it was forwarded"
-    ip6 nexthdr != icmpv6 counter name spoofed drop comment "not where we look for it"
+    ip6 nexthdr != icmpv6 counter name spoofed drop comment "extension headers"
     ip6 length > {LONGEST_DISCOVERY} counter name spoofed drop comment "more than a target and an option"
-    icmpv6 type nd-neighbor-solicit ip6 saddr :: goto claiming comment "is it free?"
-    iifname . ether saddr . @ll,{_SOURCE6},128 != @neighbours counter name spoofed drop comment "another's source"
-    icmpv6 type nd-neighbor-solicit accept comment "the pod may ask for anybody"
-    icmpv6 type nd-neighbor-advert goto claiming comment "and answer for itself"
-    icmpv6 type nd-router-solicit drop comment "there is no router that speaks"
-    counter name spoofed drop comment "pods are no routers"
+    icmpv6 type nd-neighbor-solicit ip6 saddr :: goto antispoof-nd-target comment "duplicate address detection"
+    iifname . ether saddr . @ll,{_SOURCE6},128 != @neighbours counter name spoofed drop comment "a foreign source"
+    icmpv6 type nd-neighbor-solicit accept comment "the pod may resolve any address"
+    icmpv6 type nd-neighbor-advert goto antispoof-nd-target comment "and advertise its own"
+    icmpv6 type nd-router-solicit drop comment "no router sends advertisements"
+    counter name spoofed drop comment "pods are not routers"
 }}
 
-chain claiming {{
+chain antispoof-nd-target {{
     iifname . ether saddr . @ll,{_TARGET6},128 @neighbours accept comment "the target is the pod's own"
-    counter name spoofed drop comment "the target is another's"
+    counter name spoofed drop comment "a foreign target"
 }}
 
-chain passing {{
+chain forward {{
     type filter hook forward priority filter; policy accept;
     oifname != "{POD_DEVICE_PREFIX}*" accept comment "not to a pod"
-    ether type vmap {{ ip : goto passing4, ip6 : goto passing6, arp : accept }} comment "ARP was judged when it came"
-    drop comment "nothing else is for pods"
+    ether type vmap {{ ip : goto forward4, ip6 : goto forward6, arp : accept }} comment "ARP is checked in prerouting"
+    drop comment "other protocols"
 }}
 
-chain passing4 {{
-    oifname . ether daddr . ip daddr @sources accept comment "for the pod's own address, so that policies can judge it"
-    drop comment "another's, or for everybody"
+chain forward4 {{
+    oifname . ether daddr . ip daddr @sources accept comment "to the pod's own address: policies evaluate it"
+    drop comment "to a foreign address, or broadcast"
 }}
 
-chain passing6 {{
-    oifname . ether daddr . ip6 daddr @sources6 accept comment "for the pod's own address, so that policies can judge it"
-    icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept comment "judged when it came"
-    drop comment "another's, or for everybody"
+chain forward6 {{
+    oifname . ether daddr . ip6 daddr @sources6 accept comment "to the pod's own address: policies evaluate it"
+    icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept comment "checked in prerouting"
+    drop comment "to a foreign address, or broadcast"
 }}
 """
 
@@ -342,9 +342,9 @@ def _routed(
 
 def _routed_sets(address: Field, bits: Field) -> tuple[SetSpec, ...]:
     return (
-        *(SetSpec(name, (address,), interval=True) for name in ("cluster", "own", "pods")),
-        *(SetSpec(name, (address,)) for name in ("here", "peers")),
-        *(SetSpec(name, ("inet_service",)) for name in ("tunnels", "ours")),
+        *(SetSpec(name, (address,), interval=True) for name in ("cluster", "localpods", "pods")),
+        *(SetSpec(name, (address,)) for name in ("tunnelendpoints", "peers")),
+        *(SetSpec(name, ("inet_service",)) for name in ("tunnels", "localtunnels")),
         SetSpec("sources", ("ifname", address)),
         SetSpec("quoted", ("ifname", bits)),
     )

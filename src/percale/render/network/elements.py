@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 from msgspec import Struct
 
+from percale.model.addresses import IPAddress, IPNetwork
 from percale.render.nft.objects import SIZES, ElementBatch, Field, SetSpec, TableFamily, Transaction
-from percale.render.objects import IPAddress, IPNetwork
 
 Part: TypeAlias = str | int | IPAddress | IPNetwork
 

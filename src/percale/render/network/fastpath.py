@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
+from percale.model.addresses import IPAddress, IPNetwork
 from percale.render.nft.objects import TableName
-from percale.render.objects import IPAddress, IPNetwork
 
 MARK = 0x0040_0000
 """The packet mark's bit between the forward chain and the device that the packet leaves by, where it is cleared."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from percale.model.addresses import IPNetwork
 from percale.model.ip_family import Family
 from percale.render.network.elements import Element
 from percale.render.network.tunnels import TunnelEnd, tunnel_elements
-from percale.render.objects import IPNetwork
 
 
 def node_elements(
@@ -18,7 +18,7 @@ def node_elements(
     `tunnels` are the backend's: pods are kept out of them.
     """
     pods = tuple(networks)
-    masqueraded = (*_members("cluster", pods), *_members("own", own)) if masquerade else ()
+    masqueraded = (*_members("cluster", pods), *_members("localpods", own)) if masquerade else ()
     return (*tunnel_elements(tunnels), *_members("pods", pods), *masqueraded)
 
 

@@ -17,23 +17,13 @@ from typing import Literal, TypeAlias
 from msgspec import Struct
 
 from percale.ipam.address_pool import gateway
+from percale.model.addresses import IPAddress, IPInterface
 from percale.model.ip_family import Family
 from percale.model.subnet_lease import NodeSubnets
 from percale.render.link_kinds import Bridge, Ifb, Veth, VethPeer
 from percale.render.network.base_chains import POD_DEVICE_PREFIX
 from percale.render.network.elements import Element
-from percale.render.objects import (
-    Address,
-    IPAddress,
-    IPInterface,
-    KernelObject,
-    Link,
-    Neighbour,
-    Redirect,
-    Route,
-    Shaper,
-    Sysctl,
-)
+from percale.render.objects import Address, KernelObject, Link, Neighbour, Redirect, Route, Shaper, Sysctl
 
 Wiring: TypeAlias = Literal["routed", "bridge"]
 

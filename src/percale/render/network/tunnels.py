@@ -9,10 +9,10 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
+from percale.model.addresses import IPAddress
 from percale.model.backend_options import VxlanOptions
 from percale.model.ip_family import Family
 from percale.render.network.elements import Element
-from percale.render.objects import IPAddress
 
 
 class TunnelEnd(Struct, frozen=True):
@@ -31,7 +31,10 @@ def tunnel_elements(ends: Iterable[TunnelEnd]) -> tuple[Element, ...]:
         element
         for end in own
         for family in (Family(end.address.version).nft,)
-        for element in (Element(family, "ours", (end.port,)), Element(family, "here", (end.address,)))
+        for element in (
+            Element(family, "localtunnels", (end.port,)),
+            Element(family, "tunnelendpoints", (end.address,)),
+        )
     ]
     return (*closed, *ours)
 

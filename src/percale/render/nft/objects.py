@@ -16,6 +16,7 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
+from percale.model.ip_family import Family
 from percale.render.objects import OWNER
 
 TableFamily: TypeAlias = Literal["ip", "ip6", "inet", "bridge", "netdev"]
@@ -163,7 +164,7 @@ class SetMark(Struct, frozen=True):
 class Dnat(Struct, frozen=True):
     """Destination NAT to the address and port that the map has for these operands; without such an element no match."""
 
-    version: Literal[4, 6]
+    family: Family
     operands: tuple[Operand, ...]
     map: str
     slot: SlotExpr | None = None

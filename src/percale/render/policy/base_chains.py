@@ -54,17 +54,17 @@ set self6 {{
 }}
 
 chain discovery {{
-    ip6 hoplimit != 255 drop comment "it never leaves its link"
+    ip6 hoplimit != 255 drop comment "forwarded"
     icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} ip6 length <= {LONGEST_DISCOVERY} accept comment "on a bridge"
 }}
 
 chain policies {{
     type filter hook forward priority filter; policy accept;
-    ct mark & {CUT_MARK:#x} == {CUT_MARK:#x} drop comment "allowed once, forbidden by now"
-    ct state established accept comment "judged when it began"
-    icmp type redirect drop comment "pods have one way out"
-    ct state related accept comment "an error about it, or what it announced"
-    icmpv6 type {{ {DISCOVERY} }} jump discovery comment "of neighbours"
+    ct mark & {CUT_MARK:#x} == {CUT_MARK:#x} drop comment "no longer allowed"
+    ct state established accept comment "evaluated as a new connection"
+    icmp type redirect drop comment "pods have one gateway"
+    ct state related accept comment "its ICMP errors, or an expected connection"
+    icmpv6 type {{ {DISCOVERY} }} jump discovery comment "neighbour discovery"
     ip saddr . ip daddr @self4 accept comment "a pod and itself"
     ip6 saddr . ip6 daddr @self6 accept comment "a pod and itself"
     ip saddr vmap @egress4

@@ -15,7 +15,8 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
-from percale.model.addresses import Network
+from percale.model.addresses import IPNetwork
+from percale.model.ip_family import Family
 from percale.model.pod import PROTOCOL_NUMBERS
 from percale.policy.compiled_policy import CompiledRule
 from percale.policy.evaluator import PolicyClass
@@ -85,7 +86,7 @@ class PortsSet(Struct, frozen=True):
 class NetworksSet(Struct, frozen=True):
     """Addresses of several networks, no two of which overlap."""
 
-    networks: tuple[Network, ...]
+    networks: tuple[IPNetwork, ...]
 
     @property
     def name(self) -> str:
@@ -138,7 +139,7 @@ class ClassChains(Struct, frozen=True):
 
 def address_field(version: int) -> Field:
     """The nft type of an address."""
-    return "ipv4_addr" if version == 4 else "ipv6_addr"
+    return Family(version).nft_address
 
 
 def class_chains(policies: PolicyClass, direction: Direction, version: int) -> ClassChains | None:
@@ -175,7 +176,7 @@ class _RuleWriter:
     """Renders rules of one direction and IP version; `sets` collects the sets that they use."""
 
     def __init__(self, direction: Direction, version: int) -> None:
-        ip = "ip" if version == 4 else "ip6"
+        ip = Family(version).nft
         self._peer: Operand = f"{ip} {'daddr' if direction == 'egress' else 'saddr'}"  # type: ignore[assignment]
         self._target: Operand = f"{ip} daddr"  # type: ignore[assignment]
         self._version = version
@@ -284,9 +285,9 @@ def merged(spans: Iterable[PortSpan]) -> Iterator[PortSpan]:
         yield last
 
 
-def united(blocks: Iterable[Block]) -> Iterable[Network]:
+def united(blocks: Iterable[Block]) -> Iterable[IPNetwork]:
     """The union of blocks of one IP version, each without its own exceptions."""
-    parts: list[Network] = []
+    parts: list[IPNetwork] = []
     for block in blocks:
         left = [block.network]
         for exception in block.excluded:
@@ -295,7 +296,7 @@ def united(blocks: Iterable[Block]) -> Iterable[Network]:
     return sorted(collapse_addresses(parts))  # type: ignore[type-var]
 
 
-def _without(network: Network, exception: Network) -> Iterable[Network]:
+def _without(network: IPNetwork, exception: IPNetwork) -> Iterable[IPNetwork]:
     if not network.overlaps(exception):
         return (network,)
     if network.prefixlen >= exception.prefixlen:

@@ -1,12 +1,12 @@
-"""Host ports: a pod's port at its node's addresses, as `portMappings` of the CNI ask for it. Static text, and elements.
+"""Host ports: a pod's port at its node's addresses, requested by the CNI's `portMappings`. Base chains, and elements.
 
     prerouting, output ─▶ hostports ─▶ dnat to hostaddressports[address . protocol . port] or hostports[protocol . port]
 
-After Services, whose node ports come first. Only this node's own addresses count, as of the packet: whatever a pod asks for, it
-gets nothing that is sent elsewhere, and nothing of the ports that are kept for the agent. Everybody reaches them, this node and
-its pods as well; at loopback the node's processes alone, and what is there is asked for by its address. Who is at loopback
-loses that address on the way, as does a pod that reaches itself: it would take its own answer for a stranger's. The text is
-there with and without Services. `agent/service/host_ports.py` fills it.
+Node ports of Services take precedence. Only packets to this node's own addresses are translated: whatever a pod requests, it
+receives nothing that is sent elsewhere, and nothing at ports that are reserved for the agent. All clients reach host ports,
+this node and its pods too; at loopback only the node's processes do, and only ports that name the address. Packets from
+loopback are masqueraded, as are those of a pod to itself, which could not match the reply otherwise. The table has these
+chains with and without Services. `agent/service/host_ports.py` fills the sets.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
+from percale.model.addresses import IPAddress
+from percale.model.ip_family import Family
 from percale.model.pod import PROTOCOL_NUMBERS, Protocol
-from percale.render.nft.objects import Field, SetSpec, TableSpec
-from percale.render.objects import IPAddress
+from percale.render.nft.objects import SetSpec, TableSpec
 from percale.render.policy import base_chains as policies
 
 
@@ -34,25 +35,25 @@ class HostPort(Struct, frozen=True):
         return f"host port {self.port}/{self.protocol}{where}"
 
     def is_at(self, version: int) -> bool:
-        """It is at addresses of this IP version."""
+        """Whether it is at addresses of this IP version."""
         return self.address is None or self.address.version == version
 
     @property
     def is_everywhere(self) -> bool:
-        """At all addresses of the node, of one family or of both."""
+        """Whether it is at all addresses of the node, of one family or of both."""
         return self.address is None or self.address.is_unspecified
 
     @property
     def is_at_loopback(self) -> bool:
-        """The node's processes may reach it there."""
+        """Whether the node's processes reach it at loopback."""
         return self.is_at(4) and (self.address is None or self.address.is_unspecified or self.address.is_loopback)
 
     def overlaps(self, other: HostPort) -> bool:
-        """Some packet is for both."""
+        """Whether a packet could be for both."""
         if (self.port, self.protocol) != (other.port, other.protocol):
             return False
         if self.is_everywhere or other.is_everywhere:
-            return any(self.is_at(version) and other.is_at(version) for version in (4, 6))
+            return any(self.is_at(version) and other.is_at(version) for version in Family)
         return self.address == other.address
 
 
@@ -73,21 +74,21 @@ set hostpods{version} {{
 }}
 """
 
-_KEPT = """\
-set keptports {
+_RESERVED = """\
+set reservedports {
     type inet_proto . inet_service
-    comment "ports of this node's agent, which no pod takes"
+    comment "ports of this node's agent"
 }
 """
 
 TEXT = "\n".join(
     [
-        _KEPT,
+        _RESERVED,
         *(_TEXT.format(version=version, address=address) for version, address in ((4, "ipv4_addr"), (6, "ipv6_addr"))),
         """\
 chain hostports {
     fib daddr type != local return comment "not this node's address"
-    meta l4proto . th dport @keptports return
+    meta l4proto . th dport @reservedports return
     dnat ip to ip daddr . meta l4proto . th dport map @hostaddressports4
     dnat ip6 to ip6 daddr . meta l4proto . th dport map @hostaddressports6
     ip daddr 127.0.0.0/8 return
@@ -99,7 +100,7 @@ chain hostports {
 chain hostports-prerouting {
     type nat hook prerouting priority dstnat + 5; policy accept;
     ip daddr 127.0.0.0/8 return comment "loopback is for this node's processes"
-    ip saddr 127.0.0.0/8 return comment "nobody elsewhere has such an address"
+    ip saddr 127.0.0.0/8 return comment "a loopback source from elsewhere"
     goto hostports
 }
 
@@ -111,7 +112,7 @@ chain hostports-output {
 chain hostports-postrouting {
     type nat hook postrouting priority srcnat - 4; policy accept;
     ct status & dnat != dnat return
-    ip saddr 127.0.0.0/8 oifname != "lo" masquerade fully-random comment "what this node sends from loopback to a pod"
+    ip saddr 127.0.0.0/8 oifname != "lo" masquerade fully-random comment "from loopback to a pod"
     ip saddr . ip daddr @hostpods4 masquerade fully-random comment "a pod that reaches itself through its host port"
     ip6 saddr . ip6 daddr @hostpods6 masquerade fully-random comment "a pod that reaches itself through its host port"
 }
@@ -119,25 +120,23 @@ chain hostports-postrouting {
     ]
 )
 
-_ADDRESSES: dict[int, Field] = {4: "ipv4_addr", 6: "ipv6_addr"}
 
-
-def _shapes(version: int) -> Iterator[SetSpec]:
-    address = _ADDRESSES[version]
+def _shapes(version: Family) -> Iterator[SetSpec]:
+    address = version.nft_address
     yield SetSpec(f"hostports{version}", ("inet_proto", "inet_service"), data=(address, "inet_service"))
     yield SetSpec(f"hostaddressports{version}", (address, "inet_proto", "inet_service"), data=(address, "inet_service"))
     yield SetSpec(f"hostpods{version}", (address, address))
 
 
-SET_SPECS = (SetSpec("keptports", ("inet_proto", "inet_service")), *_shapes(4), *_shapes(6))
-"""What the text declares and elements fill."""
+SET_SPECS = (SetSpec("reservedports", ("inet_proto", "inet_service")), *_shapes(Family.IPV4), *_shapes(Family.IPV6))
+"""The sets of the text, which elements fill."""
 
 TABLE_SPEC = TableSpec(policies.TABLE_SPEC.name, f"{policies.TEXT}\n{TEXT}", (*policies.SET_SPECS, *SET_SPECS))
 """With what policies have in the same table."""
 
 
 def host_port_elements(addresses: Iterable[IPAddress], ports: Iterable[HostPort]) -> Iterator[tuple[str, bytes, bytes]]:
-    """Set, key and data of each element that these ports of a pod need. An unspecified address means all of its family."""
+    """Set, key and data of each element for these ports of a pod. An unspecified address means all of its family."""
     wanted = list(ports)
     for pod in addresses if wanted else ():
         yield f"hostpods{pod.version}", pod.packed * 2, b""
@@ -153,10 +152,10 @@ def host_port_elements(addresses: Iterable[IPAddress], ports: Iterable[HostPort]
                 yield f"hostaddressports{pod.version}", at.packed + key, data
 
 
-def kept_elements(ports: Iterable[tuple[Protocol, int]]) -> Iterator[tuple[str, bytes, bytes]]:
-    """The same of ports that are the agent's."""
+def reserved_elements(ports: Iterable[tuple[Protocol, int]]) -> Iterator[tuple[str, bytes, bytes]]:
+    """The same for ports that are reserved for the agent."""
     for protocol, port in ports:
-        yield "keptports", bytes((PROTOCOL_NUMBERS[protocol], 0, 0, 0)) + _packed(port), b""
+        yield "reservedports", bytes((PROTOCOL_NUMBERS[protocol], 0, 0, 0)) + _packed(port), b""
 
 
 def _packed(port: int) -> bytes:

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Generic, TypeAlias, TypeVar
 
+from percale.model.ip_family import Family
 from percale.model.meta import ObjectKey
 from percale.render.nft.objects import Chain, ElementBatch, Rule, SetSpec, Transaction, Verdict, joined
 from percale.render.nft.table_state import Value
@@ -22,9 +23,9 @@ from percale.render.service.service_chains import (
     ElementKey,
     RenderInput,
     ServiceChains,
-    apart,
     render_input,
     service_chains,
+    without_overlaps,
 )
 from percale.service.resolved_service import ResolvedService
 from percale.service.resolver import ServiceResolver
@@ -82,16 +83,16 @@ class ServiceRenderer:
     def snapshot(self) -> Transaction:
         """The whole contents, for a table that has only its static text."""
         elements = [element for each in self._inputs.values() for element in service_chains(each).elements]
-        around: dict[ElementKey, Value] = {**self._node, **dict.fromkeys(self._cluster_ips.all)}
+        other: dict[ElementKey, Value] = {**self._node, **dict.fromkeys(self._cluster_ips.all)}
         chains = []
         for name in self._rules:
             chain = self._affinity_chain(name)
-            around |= _affinity_element(name, chain)
+            other |= _affinity_element(name, chain)
             chains += [chain] if chain is not None else []
         return Transaction(
             put_sets=tuple(self._sets.all.values()),
             put_chains=(*self._chains.all.values(), *chains),
-            put=(*joined(elements), *joined(_elements(around))),
+            put=(*joined(elements), *joined(_elements(other))),
         )
 
     def rendered(self, key: ObjectKey) -> ResolvedService | None:
@@ -168,8 +169,8 @@ class ServiceRenderer:
         config = self._resolver.config
         for address in self._resolver.node_port_addresses:
             yield ElementKey(f"nodeaddresses{_version(address)}", address), None
-        for name, networks in (("clients", config.pod_cidrs), ("servicenets", config.service_cidrs)):
-            for network in apart(networks):
+        for name, networks in (("podnets", config.pod_cidrs), ("servicenets", config.service_cidrs)):
+            for network in without_overlaps(networks):
                 key = network.network_address.packed + network.broadcast_address.packed
                 yield ElementKey(f"{name}{network.version}", key), None
         for address in self.local_pods:
@@ -182,14 +183,14 @@ _EVERYTHING: frozenset[bytes] = frozenset((b"",))
 
 
 def _affinity_chain_name(name: AffinityKey) -> str:
-    return f"remember{name.version}-{name.address.hex() or 'ports'}-{name.protocol}"
+    return f"update-affinity{name.version}-{name.address.hex() or 'ports'}-{name.protocol}"
 
 
 def _affinity_element(name: AffinityKey, chain: Chain | None) -> dict[ElementKey, Value]:
     """The map element that jumps to the chain, if there is one."""
     if chain is None:
         return {}
-    which = "sticky" if name.address else "stickyports"
+    which = "affinity" if name.address else "affinityports"
     return {
         ElementKey(f"{which}{name.version}", name.address + bytes((name.protocol, 0, 0, 0))): Verdict(
             "jump", chain.name
@@ -198,7 +199,7 @@ def _affinity_element(name: AffinityKey, chain: Chain | None) -> dict[ElementKey
 
 
 def _version(address: bytes) -> int:
-    return 4 if len(address) == 4 else 6
+    return Family.of_packed(address)
 
 
 def _by_key(elements: Iterable[ElementBatch], specs: Mapping[str, SetSpec]) -> dict[ElementKey, Value]:

@@ -2,11 +2,11 @@
 
     ResolvedService ─ render_input() ─▶ RenderInput ─ service_chains() ─▶ ServiceChains        called by `renderer.py`
 
-    guard4-…      only some clients may use this load balancer address ──┐
-    cluster4-…    pods keep their source, all others get the node's ◀────┤
-    outside4-…    everybody gets the node's                         ◀────┤
-    split4-…      pods: all endpoints; others: those of this node   ◀────┘
-       └─▶ stay4-…  the endpoint of last time ─▶ endpoints4-random-10 ─▶ dnat to endpoints4[VIP . protocol . port . turn]
+    source-ranges4-…  loadBalancerSourceRanges: other clients are dropped ──┐
+    cluster-ip4-…     pods keep their source, others are masqueraded   ◀────┤
+    masquerade4-…     all clients are masqueraded                      ◀────┤
+    local-policy4-…   pods: all endpoints; others: those of this node  ◀────┘
+       └─▶ affinity4-…  the client's last endpoint ─▶ endpoints4-random-10 ─▶ dnat to endpoints4[VIP . protocol . port . slot]
 
 A chain's name is derived from its whole content, so that equal names are equal chains.
 """
@@ -22,7 +22,8 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from msgspec.structs import replace
 
-from percale.model.addresses import Network
+from percale.model.addresses import IPNetwork
+from percale.model.ip_family import Family
 from percale.model.pod import PROTOCOL_NUMBERS
 from percale.policy.rule_terms import digest
 from percale.render.nft.objects import (
@@ -41,7 +42,7 @@ from percale.render.nft.objects import (
     SlotExpr,
     Verdict,
 )
-from percale.render.service.base_chains import MASQUERADE_MARK, REFUSE
+from percale.render.service.base_chains import MASQUERADE_MARK, REJECT_CHAIN
 from percale.service.endpoint_selection import Record
 from percale.service.node_context import is_in
 from percale.service.resolved_service import ResolvedPort, ResolvedService, Slots
@@ -50,7 +51,8 @@ from percale.service.strategies import by_connections
 
 By: TypeAlias = Literal["random", "inc", "source"]
 
-_TARGETS: dict[int, Operand] = {4: "ip daddr", 6: "ip6 daddr"}
+_SOURCES: dict[int, Operand] = {Family.IPV4: "ip saddr", Family.IPV6: "ip6 saddr"}
+_TARGETS: dict[int, Operand] = {Family.IPV4: "ip daddr", Family.IPV6: "ip6 daddr"}
 _BY: dict[str, By] = {
     "random": "random",
     "lc": "random",
@@ -59,7 +61,7 @@ _BY: dict[str, By] = {
     "sh": "source",
     "mh": "source",
 }
-_DROP, _REFUSE = Verdict("drop"), Verdict("goto", REFUSE)
+_DROP, _REJECT = Verdict("drop"), Verdict("goto", REJECT_CHAIN)
 _LONGEST_NAME = 110
 """Characters in a comment; nft takes 128 bytes."""
 
@@ -159,7 +161,7 @@ def service_chains(render_input: RenderInput) -> ServiceChains:
     return rendered
 
 
-_Which: TypeAlias = Literal["endpoints", "locals"]
+_Which: TypeAlias = Literal["endpoints", "localendpoints"]
 """All endpoints, or those of this node."""
 
 
@@ -181,12 +183,12 @@ class _PortRenderer:
     """Renders one service port in one address family."""
 
     def __init__(self, port: ResolvedPort, rendered: ServiceChains, render_input: RenderInput) -> None:
-        self._port, self._rendered, self._shown = port, rendered, render_input
-        self._version: Literal[4, 6] = port.family
+        self._port, self._rendered, self._input = port, rendered, render_input
+        self._version = port.family
         self._protocol = PROTOCOL_NUMBERS[port.name.protocol]
-        self._source: Operand = "ip saddr" if port.family == 4 else "ip6 saddr"
+        self._source = _SOURCES[port.family]
         self._target = _TARGETS[port.family]
-        self._endpoint: tuple[Field, Field] = ("ipv4_addr" if port.family == 4 else "ipv6_addr", "inet_service")
+        self._endpoint: tuple[Field, Field] = (port.family.nft_address, "inet_service")
 
     @property
     def _comment(self) -> str:
@@ -198,35 +200,37 @@ class _PortRenderer:
         at = _MapKey(vip, self._version, self._protocol)
         if vip.kind == "cluster":
             self._rendered.cluster_ips[ElementKey(f"clusterips{self._version}", vip.address)] = True
-            which: _Which = "locals" if port.spec.internal_local else "endpoints"
-            self._lead(
+            which: _Which = "localendpoints" if port.spec.internal_local else "endpoints"
+            self._put_verdict(
                 "services",
                 at,
                 self._verdict(
-                    port.cluster_ip_clients, lambda slots: self._cluster(self._select_endpoint(at, slots, which))
+                    port.cluster_ip_clients, lambda slots: self._cluster_ip(self._select_endpoint(at, slots, which))
                 ),
             )
         elif not port.spec.external_local:
             served = self._verdict(
-                port.external_clients, lambda slots: self._outside(self._select_endpoint(at, slots, "endpoints"))
+                port.external_clients, lambda slots: self._masquerade(self._select_endpoint(at, slots, "endpoints"))
             )
-            self._lead("services", at, served)
+            self._put_verdict("services", at, served)
         elif isinstance(port.node_local_clients, str):
-            self._lead("services", at, _REFUSE if port.node_local_clients == "reject" else _DROP)
+            self._put_verdict("services", at, _REJECT if port.node_local_clients == "reject" else _DROP)
         else:
             anywhere = self._select_endpoint(at, port.node_local_clients, "endpoints")
-            here = self._verdict(port.external_clients, lambda slots: self._select_endpoint(at, slots, "locals"))
-            self._lead("services", at, self._local_policy(anywhere, here))
-            self._lead("own", at, self._outside(anywhere))
+            here = self._verdict(
+                port.external_clients, lambda slots: self._select_endpoint(at, slots, "localendpoints")
+            )
+            self._put_verdict("services", at, self._local_policy(anywhere, here))
+            self._put_verdict("output", at, self._masquerade(anywhere))
         if vip.kind == "load-balancer" and port.spec.source_ranges:
             self._allow_source_ranges(at, vip.address)
 
     def _verdict(self, slots: Slots | str, serve: Callable[[Slots], Verdict]) -> Verdict:
         if isinstance(slots, str):
-            return _REFUSE if slots == "reject" else _DROP
+            return _REJECT if slots == "reject" else _DROP
         return serve(slots)
 
-    def _lead(self, name: str, at: _MapKey, verdict: Verdict) -> None:
+    def _put_verdict(self, name: str, at: _MapKey, verdict: Verdict) -> None:
         if at.vip.kind == "load-balancer" and self._port.spec.source_ranges and verdict != _DROP:
             verdict = self._source_ranges(verdict)
         self._put(at.set(name), at.key, verdict=verdict)
@@ -236,24 +240,24 @@ class _PortRenderer:
 
     # Kinds
 
-    def _cluster(self, pick: Verdict) -> Verdict:
-        if self._shown.masquerade_all:
-            return self._outside(pick)
-        return self._rendered.goto(_for_pods_and_others(self._version, pick))
+    def _cluster_ip(self, pick: Verdict) -> Verdict:
+        if self._input.masquerade_all:
+            return self._masquerade(pick)
+        return self._rendered.goto(_masquerade_all_but_pods(self._version, pick))
 
-    def _outside(self, pick: Verdict) -> Verdict:
-        return self._rendered.goto(_for_others(self._version, pick))
+    def _masquerade(self, pick: Verdict) -> Verdict:
+        return self._rendered.goto(_masquerade_all(self._version, pick))
 
     def _local_policy(self, anywhere: Verdict, here: Verdict) -> Verdict:
         """externalTrafficPolicy Local: pods use all endpoints; the node's own connections are in the output map."""
-        name = f"split{self._version}-{anywhere.chain}-{here.chain or here.code}"
+        name = f"local-policy{self._version}-{anywhere.chain}-{here.chain or here.code}"
         from_pods = Rule((_from_pods(self._version),), anywhere, "pods of the cluster")
         return self._rendered.goto(Chain(name, (from_pods, Rule((), here, "externalTrafficPolicy: Local"))))
 
     def _source_ranges(self, then: Verdict) -> Verdict:
-        admitted = InSet((self._target, "l4proto", "th dport", self._source), f"admitted{self._version}")
+        admitted = InSet((self._target, "l4proto", "th dport", self._source), f"sourceranges{self._version}")
         rules = (Rule((admitted,), then, "loadBalancerSourceRanges"), Rule((), _DROP, "loadBalancerSourceRanges"))
-        return self._rendered.goto(Chain(f"guard{self._version}-{then.chain}", rules))
+        return self._rendered.goto(Chain(f"source-ranges{self._version}-{then.chain}", rules))
 
     # Endpoints
 
@@ -262,8 +266,8 @@ class _PortRenderer:
         table, by = at.set(which), _BY[self._port.strategy.name]
         count = len(slots) // self._port.record_size
         # Each record with its two zeros.
-        self._put(table, at.key.join(_turns(count)), data=b"\0\0".join((*self._port.records(slots), b"")))
-        whose = f"-{digest(self._port.name)}" if by == "inc" else ""  # turns are a service's own
+        self._put(table, at.key.join(_slot_separators(count)), data=b"\0\0".join((*self._port.records(slots), b"")))
+        whose = f"-{digest(self._port.name)}" if by == "inc" else ""  # each Service port has a counter of its own
         pick = self._rendered.goto(_select_one(table, by, self._version, count, whose))
         return pick if self._port.spec.affinity is None else self._with_affinity(at, pick, which)
 
@@ -272,18 +276,21 @@ class _PortRenderer:
         known = self._affinity_map(which)
         self._record_affinity(at)
         again = Dnat(self._version, (self._source,), known)
-        rules = (Rule((), None, f"as before: {self._comment}", statements=(again,)), Rule((), pick, "a new client"))
+        rules = (
+            Rule((), None, f"affinity: {self._comment}", statements=(again,)),
+            Rule((), pick, "a new client"),
+        )
         return self._rendered.goto(Chain(f"{known}-{pick.chain}", rules))
 
     def _affinity_map(self, which: _Which) -> str:
         """The affinity map for all endpoints, or for those of this node."""
         port = self._port
-        known = f"stay{which if which == 'locals' else ''}{self._version}-{digest(port.name, port.spec.affinity)}"
+        known = f"affinity{'local' if which == 'localendpoints' else ''}{self._version}-{digest(port.name, port.spec.affinity)}"
         address, number = self._endpoint
         self._rendered.sets[known] = SetSpec(
             known, (address,), data=(address, number), comment=self._comment, timeout=port.spec.affinity
         )
-        slots = port.local if which == "locals" else port.cluster + port.local
+        slots = port.local if which == "localendpoints" else port.cluster + port.local
         self._rendered.affinity_maps[known] = frozenset(map(_padded, port.records(slots)))
         return known
 
@@ -300,11 +307,11 @@ class _PortRenderer:
 
         rules = [rule(self._affinity_map("endpoints"))]
         if self._port.local:
-            here = f"here{self._affinity_map('endpoints').removeprefix('stay')}"
+            here = f"localendpoints{self._affinity_map('endpoints').removeprefix('affinity')}"
             if here not in self._rendered.sets:
                 self._rendered.sets[here] = SetSpec(here, self._endpoint, comment=self._comment)
                 self._put(here, b"".join(dict.fromkeys(map(_padded, self._port.records(self._port.local)))))
-            rules.append(rule(self._affinity_map("locals"), InSet(endpoint, here)))
+            rules.append(rule(self._affinity_map("localendpoints"), InSet(endpoint, here)))
         known = self._rendered.affinity_rules.get(key, ())
         self._rendered.affinity_rules[key] = (*known, *(each for each in rules if each not in known))
 
@@ -313,12 +320,13 @@ class _PortRenderer:
     def _allow_source_ranges(self, at: _MapKey, address: bytes) -> None:
         """A packet of this node to an address that it has itself has that source: the node's addresses count."""
         ranges = list(self._port.spec.source_ranges)
-        if any(is_in(own, ranges) for own in self._shown.node_addresses):
+        if any(is_in(own, ranges) for own in self._input.node_addresses):
             ranges.append(ip_network(address))
         self._put(
-            f"admitted{self._version}",
+            f"sourceranges{self._version}",
             b"".join(
-                at.key + each.network_address.packed + at.key + each.broadcast_address.packed for each in apart(ranges)
+                at.key + each.network_address.packed + at.key + each.broadcast_address.packed
+                for each in without_overlaps(ranges)
             ),
         )
 
@@ -327,7 +335,7 @@ class _PortRenderer:
 
 
 @lru_cache(maxsize=4096)
-def _select_one(table: str, by: By, version: Literal[4, 6], count: int, whose: str) -> Chain:
+def _select_one(table: str, by: By, version: Family, count: int, whose: str) -> Chain:
     """Selects one of `count` endpoints."""
     target = () if "ports" in table else (_TARGETS[version],)
     chosen = Dnat(version, (*target, "l4proto", "th dport"), table, SlotExpr(by, count))
@@ -335,26 +343,26 @@ def _select_one(table: str, by: By, version: Literal[4, 6], count: int, whose: s
 
 
 @lru_cache(maxsize=4096)
-def _for_pods_and_others(version: int, pick: Verdict) -> Chain:
+def _masquerade_all_but_pods(version: int, pick: Verdict) -> Chain:
     from_pods = Rule((_from_pods(version),), pick, "pods keep their address")
-    return Chain(f"cluster{version}-{pick.chain}", (from_pods, _marking(pick)))
+    return Chain(f"cluster-ip{version}-{pick.chain}", (from_pods, _mark_for_masquerade(pick)))
 
 
 @lru_cache(maxsize=4096)
-def _for_others(version: int, pick: Verdict) -> Chain:
-    return Chain(f"outside{version}-{pick.chain}", (_marking(pick),))
+def _masquerade_all(version: int, pick: Verdict) -> Chain:
+    return Chain(f"masquerade{version}-{pick.chain}", (_mark_for_masquerade(pick),))
 
 
 def _from_pods(version: int) -> InSet:
-    return InSet(("ip saddr" if version == 4 else "ip6 saddr",), f"clients{version}")
+    return InSet((_SOURCES[version],), f"podnets{version}")
 
 
-def _marking(then: Verdict) -> Rule:
-    return Rule((), then, "answers come back by this node", statements=(SetMark(MASQUERADE_MARK),))
+def _mark_for_masquerade(then: Verdict) -> Rule:
+    return Rule((), then, "replies return through this node", statements=(SetMark(MASQUERADE_MARK),))
 
 
 @lru_cache(maxsize=256)
-def _turns(count: int) -> tuple[bytes, ...]:
+def _slot_separators(count: int) -> tuple[bytes, ...]:
     """Separators that put a key before each number of `count` endpoints (bytes.join), in host byte order."""
     return b"", *(number.to_bytes(4, sys.byteorder) for number in range(count))
 
@@ -363,7 +371,7 @@ def _padded(record: Record) -> bytes:
     return record + b"\0\0"
 
 
-def apart(networks: Iterable[Network]) -> Iterable[Network]:
+def without_overlaps(networks: Iterable[IPNetwork]) -> Iterable[IPNetwork]:
     """The same addresses without overlaps, which interval sets reject."""
     ipv4 = [each for each in networks if isinstance(each, IPv4Network)]
     ipv6 = [each for each in networks if isinstance(each, IPv6Network)]

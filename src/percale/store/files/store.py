@@ -69,7 +69,7 @@ class FilesStore:
         def first(directory: Directory) -> Iterable[Event]:
             return [
                 *directory.problems,
-                Snapshot(LazyObjects([each for kind in kinds for each in directory.entries(kind)])),
+                Snapshot({kind: LazyObjects(tuple(directory.entries(kind))) for kind in kinds}),
             ]
 
         try:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from percale.kernel.netlink import route
 from percale.kernel.netlink.ifinfo import mac_text
-from percale.render.objects import Address, FdbEntry, IPAddress, Neighbour, Route
+from percale.model.addresses import IPAddress
+from percale.render.objects import Address, FdbEntry, Neighbour, Route
 
 macs = st.binary(min_size=6, max_size=6).map(mac_text)
 ipv4 = st.integers(0, 2**32 - 1).map(IPv4Address)

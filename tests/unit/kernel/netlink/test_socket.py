@@ -40,7 +40,7 @@ def test_several_messages_in_one_datagram() -> None:
 
 
 @pytest.mark.parametrize("capped", [True, False])
-def test_a_refusal_carries_the_kernels_own_words(capped: bool) -> None:
+def test_an_error_carries_the_kernels_message(capped: bool) -> None:
     request = netlink.frame(16, 5, 7, b"" if capped else b"abcd")
     words = netlink.text(1, "Nexthop has invalid gateway")
     body = struct.pack("=i", -errno.ENETUNREACH) + request + words

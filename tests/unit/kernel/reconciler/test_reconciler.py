@@ -56,7 +56,7 @@ async def test_a_broken_socket_is_a_problem_and_tried_again() -> None:
     await reconciler.stop()
 
 
-async def test_each_batch_is_told_with_its_duration_and_its_results() -> None:
+async def test_each_batch_is_reported_with_its_duration_and_its_results() -> None:
     batches: list[tuple[float, Sequence[OSError | None]]] = []
     kernel = FakeKernel()
     kernel.refuse(ADDRESS.key)
@@ -72,7 +72,7 @@ async def test_each_batch_is_told_with_its_duration_and_its_results() -> None:
     await reconciler.stop()
 
 
-async def test_a_defect_is_told_and_does_not_end_the_reconciler(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_defect_is_reported_and_does_not_end_the_reconciler(monkeypatch: pytest.MonkeyPatch) -> None:
     class Defective(FakeKernel):
         defects = 1
 
@@ -107,7 +107,7 @@ async def test_a_kernel_that_cannot_be_read_is_an_error_at_the_start() -> None:
     await reconciler.stop()
 
 
-async def test_whoever_waits_when_it_stops_is_let_go() -> None:
+async def test_waiters_are_cancelled_when_it_stops() -> None:
     class Slow(FakeKernel):
         def apply(self, changes: Sequence[Change]) -> Sequence[OSError | None]:
             release.wait(5)
@@ -130,7 +130,7 @@ async def test_whoever_waits_when_it_stops_is_let_go() -> None:
         await waiting
 
 
-async def test_one_missing_device_is_one_report_for_all_that_should_stand_on_it() -> None:
+async def test_one_missing_device_is_one_report_for_all_that_depend_on_it() -> None:
     told: list[tuple[str, str]] = []
     kernel = FakeKernel()
     reconciler = Reconciler(kernel, on_problem=lambda source, error: told.append((source, error.what)))
@@ -143,7 +143,7 @@ async def test_one_missing_device_is_one_report_for_all_that_should_stand_on_it(
     await reconciler.stop()
 
 
-async def test_a_removal_that_is_refused_is_told_to_who_let_go() -> None:
+async def test_a_refused_removal_is_reported_to_the_last_source() -> None:
     kernel = FakeKernel()
     reconciler = Reconciler(kernel)
     await reconciler.start()

@@ -197,7 +197,7 @@ def test_a_link_flap_brings_routes_back(world: list[KernelObject], link: Link) -
 
 
 @given(worlds)
-def test_no_device_is_removed_before_what_stands_on_it(world: list[KernelObject]) -> None:
+def test_no_device_is_removed_before_its_dependents(world: list[KernelObject]) -> None:
     kernel = FakeKernel()
     state = started(kernel)
     state.declare("all", world)
@@ -213,14 +213,14 @@ def test_no_device_is_removed_before_what_stands_on_it(world: list[KernelObject]
 
 
 @given(st.permutations([ETH0, FLANNEL, Link("cni0", Bridge()), POD, Address("eth0", ip_interface("10.0.0.1/32"))]))
-def test_everything_comes_after_what_it_stands_on(objects: list[KernelObject]) -> None:
+def test_everything_comes_after_its_dependencies(objects: list[KernelObject]) -> None:
     placed: set[Key] = set()
     for change in order((), {obj.key: obj for obj in objects}):
         assert placed.issuperset(dependencies_of(change.object))
         placed.add(change.object.key)
 
 
-def test_nothing_left_over_is_removed_before_all_sources_have_spoken() -> None:
+def test_no_stale_object_is_removed_before_all_sources_have_synced() -> None:
     kernel = FakeKernel()
     kernel.apply([Upsert(ETH0), Upsert(FLANNEL), Upsert(Route(DST, "flannel.1", VIA, onlink=True))])
     state = started(kernel, synced=False)
@@ -230,7 +230,7 @@ def test_nothing_left_over_is_removed_before_all_sources_have_spoken() -> None:
     assert settle(state, kernel) == [Delete(Route(DST, "flannel.1", VIA, onlink=True))]
 
 
-def test_what_a_source_lets_go_is_removed_at_once() -> None:
+def test_what_a_source_withdraws_is_removed_at_once() -> None:
     kernel = FakeKernel()
     state = started(kernel, synced=False)
     state.declare("node", [ETH0])
@@ -240,7 +240,7 @@ def test_what_a_source_lets_go_is_removed_at_once() -> None:
     assert kernel.read() == {}
 
 
-def test_an_object_stays_as_long_as_one_source_wishes_it() -> None:
+def test_an_object_stays_as_long_as_one_source_declares_it() -> None:
     kernel = FakeKernel()
     state = started(kernel)
     state.declare("a", [ETH0])
@@ -253,7 +253,7 @@ def test_an_object_stays_as_long_as_one_source_wishes_it() -> None:
 
 
 @pytest.mark.parametrize("sources", [("a", "b"), ("b", "a")])
-def test_of_differing_wishes_the_first_source_by_name_has_its_way(sources: tuple[str, str]) -> None:
+def test_on_conflict_the_first_source_by_name_wins(sources: tuple[str, str]) -> None:
     kernel = FakeKernel()
     state = started(kernel)
     wishes = {"a": replace(ETH0, mtu=1400), "b": replace(ETH0, mtu=1300)}
@@ -273,7 +273,7 @@ def test_of_differing_wishes_the_first_source_by_name_has_its_way(sources: tuple
     assert state.error_of("b") is None
 
 
-def test_a_refused_object_is_named_and_forgotten_when_it_is_let_go() -> None:
+def test_a_refused_object_is_an_error_until_it_is_withdrawn() -> None:
     kernel = FakeKernel()
     kernel.refuse(FLANNEL.key)
     state = started(kernel)

@@ -10,6 +10,7 @@ from typing import ClassVar
 import pytest
 
 from percale.agent.events import Events, InvolvedObject
+from percale.agent.informer import Informer
 from percale.agent.logging import LineLog
 from percale.agent.nft_table import NodeTable
 from percale.agent.policy.controller import PolicyController
@@ -158,9 +159,10 @@ async def test_the_controller_watches_it_and_names_it_in_events() -> None:
     store = MemoryStore()
     problems = Problems(LineLog("text", io.StringIO()))
     table = NodeTable(FakeNftTable(), problems, Events("n1", store, problems))
-    controller = PolicyController("n1", store, table, problems=problems, policy_kinds=KINDS)
+    informer = Informer(store, problems)
+    controller = PolicyController("n1", informer, table, problems=problems, policy_kinds=KINDS)
     async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(part.run()) for part in (controller, table)]
+        running = [tasks.create_task(part.run()) for part in (controller, table, informer)]
         for each in (DB, QUARANTINE):
             await store.put(each)
         while KEY not in controller.evaluator.policies or not list(controller.snapshot().put_chains):

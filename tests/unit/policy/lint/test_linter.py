@@ -6,7 +6,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from percale.model.addresses import Network
+from percale.model.addresses import IPNetwork
 from percale.model.manifest.decode import decode_manifest, field_line
 from percale.policy.lint.linter import check
 
@@ -43,7 +43,7 @@ def said(text: str, *networks: str, cluster: str = CLUSTER) -> list[str]:
     """`line: remark` of each; lines count from the first line of `text`."""
     data = (cluster + text).encode()
     found = decode_manifest(data, "a.yaml").entries
-    cidrs: list[Network] = [ip_network(each) for each in networks]
+    cidrs: list[IPNetwork] = [ip_network(each) for each in networks]
     return [
         f"{field_line(data, each.source, each.field) - cluster.count(chr(10))}: {each}" for each in check(found, cidrs)
     ]

@@ -31,7 +31,7 @@ PACKED = [
     (Element("ip", "peers", (V4,)), V4.packed),
     (Element("ip", "pods", (ip_network("10.244.0.0/16"),)), b"\x0a\xf4\0\0\x0a\xf4\xff\xff"),
     (Element("ip", "pods", (ip_network("0.0.0.0/0"),)), b"\0\0\0\0\xff\xff\xff\xff"),
-    (Element("ip6", "own", (ip_network("fd00:1::9/128"),)), V6.packed * 2),
+    (Element("ip6", "localpods", (ip_network("fd00:1::9/128"),)), V6.packed * 2),
 ]
 
 

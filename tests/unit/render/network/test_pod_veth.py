@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from percale.kernel.plan import dependencies_of
+from percale.model.addresses import IPInterface
 from percale.model.subnet_lease import NodeSubnets
 from percale.render.link_kinds import Bridge, Ifb, Veth, VethPeer
 from percale.render.network.base_chains import POD_DEVICE_PREFIX
@@ -28,17 +29,7 @@ from percale.render.network.pod_veth import (
     pod_mac,
     pod_objects,
 )
-from percale.render.objects import (
-    Address,
-    IPInterface,
-    KernelObject,
-    Link,
-    Neighbour,
-    Redirect,
-    Route,
-    Shaper,
-    Sysctl,
-)
+from percale.render.objects import Address, KernelObject, Link, Neighbour, Redirect, Route, Shaper, Sysctl
 
 DUAL = PodNetwork(NodeSubnets(IPv4Network("10.1.0.0/24"), IPv6Network("fd00:1::/64")), 1450)
 V4, V6 = ip_address("10.1.0.7"), ip_address("fd00:1::7")
@@ -153,7 +144,7 @@ def test_a_pod_of_one_family_has_no_link_local_way_to_the_node() -> None:
 
 
 @pytest.mark.parametrize("wiring", ["routed", "bridge"])
-def test_the_lasting_wish_differs_in_the_descriptor_only(wiring: Wiring) -> None:
+def test_the_lasting_objects_differ_in_the_descriptor_only(wiring: Wiring) -> None:
     born, lasting = host_objects(wires(wiring), 7), host_objects(wires(wiring))
     assert {obj.key for obj in born} == {obj.key for obj in lasting}
     assert all(obj.kind in (Veth(), Ifb()) for obj in lasting if isinstance(obj, Link))
@@ -171,7 +162,7 @@ def test_what_comes_to_the_pod_is_limited_on_its_device_and_what_it_sends_on_ano
 
 
 @pytest.mark.parametrize("wiring", ["routed", "bridge"])
-def test_each_object_comes_after_what_it_stands_on(wiring: Wiring) -> None:
+def test_each_object_comes_after_its_dependencies(wiring: Wiring) -> None:
     limited = wires(wiring, ingress=Limit(8000, 16000), egress=Limit(24000, 32000))
     for objects in (pod_objects(limited), (*bridge_objects(DUAL), *host_objects(limited))):
         seen = {("link", "eth0"), *(("ruleset", family) for family in ("ip", "ip6", "bridge"))}

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from percale.kernel.netlink.ifinfo import IndexOf, NameOf
 from percale.kernel.netlink.link_kinds.codec import LinkKindCodec
 from percale.kernel.netlink.socket import attribute, number, u8, u16_network, u32
+from percale.model.addresses import IPAddress
 from percale.render.link_kinds import Vxlan
 
 _ID, _LINK, _LOCAL, _LEARNING, _PORT, _LOCAL6, _GBP = 1, 3, 4, 7, 15, 17, 23
@@ -21,7 +22,7 @@ class VxlanCodec(LinkKindCodec[Vxlan]):
     has_fdb = True
 
     def decode(self, data: Mapping[int, bytes], name_of: NameOf) -> Vxlan:
-        local: IPv4Address | IPv6Address = IPv4Address(data.get(_LOCAL, bytes(4)))
+        local: IPAddress = IPv4Address(data.get(_LOCAL, bytes(4)))
         if _LOCAL6 in data:
             local = IPv6Address(data[_LOCAL6])
         return Vxlan(

@@ -1,0 +1,143 @@
+"""The agent's one informer: lists and watches each kind once, for all components, with reconnects.
+
+Store.watch ─▶ Snapshot, Upserted, Deleted ───▶ Subscription ─▶ component, at its own pace
+           └─▶ ReadProblem, StoreUnavailable ─▶ Problems (after StoreUnavailable a new watch starts, with a Snapshot)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from itertools import count
+from typing import TypeAlias, TypeVar
+
+from percale.agent.problems import Problems
+from percale.backoff import Backoff
+from percale.errors import BadManifest, StoreUnavailable
+from percale.model.meta import Object, ObjectKey
+from percale.store.protocol import Deleted, Event, ReadProblem, Snapshot, Store, Upserted
+
+T = TypeVar("T")
+K = TypeVar("K", bound=Object)
+Change: TypeAlias = Snapshot | Upserted | Deleted
+
+STORE = "store"
+_FIRST_RETRY = 0.1
+_LONGEST_RETRY = 5.0
+"""Seconds between attempts while the store is unreachable."""
+
+
+class Subscription:
+    """A component's events, in order: a slow component delays nobody else.
+
+    A component may begin to read late, when the node's network is known: until then only the latest event of each object is
+    kept, so that memory is bounded by the number of objects.
+    """
+
+    def __init__(self, kinds: tuple[type[Object], ...]) -> None:
+        self.kinds = kinds
+        self._events: OrderedDict[object, Change] = OrderedDict()
+        self._numbers = count()
+        self._is_read = False
+        self._changed = asyncio.Event()
+
+    def offer(self, event: Change) -> None:
+        """Queue the part of it that concerns these kinds. A Snapshot replaces what is queued."""
+        if isinstance(event, Snapshot):
+            self._events.clear()
+            self._events["snapshot"] = Snapshot({kind: event.by_kind[kind] for kind in self.kinds})
+        elif type(event.object) in self.kinds:
+            identity = next(self._numbers) if self._is_read else (type(event.object), event.object.key)
+            self._events[identity] = event
+        else:
+            return
+        self._changed.set()
+
+    async def events(self) -> AsyncIterator[Change]:
+        """A Snapshot, then every change, without end."""
+        self._is_read = True
+        while True:
+            while self._events:
+                yield self._events.popitem(last=False)[1]
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def run(self, on_event: Callable[[Change], Awaitable[None]]) -> None:
+        """Call back for each event, until cancelled."""
+        async for event in self.events():
+            await on_event(event)
+
+
+class Informer:
+    """All methods are called on the event loop."""
+
+    def __init__(self, store: Store, problems: Problems) -> None:
+        self._store = store
+        self._problems = problems
+        self._subscriptions: list[Subscription] = []
+
+    def subscribe(self, *kinds: type[Object]) -> Subscription:
+        """Before `run`. The Snapshot's kinds are in this order."""
+        subscription = Subscription(kinds)
+        self._subscriptions.append(subscription)
+        return subscription
+
+    async def get(self, kind: type[K], key: ObjectKey) -> K | None:
+        """One object, from the store: the watch may be behind it. Raises StoreUnavailable."""
+        return await self._store.get(kind, key)
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """The component needs no more events."""
+        self._subscriptions.remove(subscription)
+
+    async def run(self) -> None:
+        """Runs until cancelled; components keep their state while the store is unreachable."""
+        kinds = tuple(dict.fromkeys(kind for each in self._subscriptions for kind in each.kinds))
+        backoff = Backoff(_FIRST_RETRY, _LONGEST_RETRY)
+        while True:
+            try:
+                async with _watching(self._store, kinds) as events:
+                    async for event in events:
+                        if isinstance(event, ReadProblem):
+                            self._report(event)
+                            continue
+                        self._problems.clear(STORE)
+                        backoff.reset()
+                        for subscription in self._subscriptions:
+                            subscription.offer(event)
+            except StoreUnavailable as error:
+                self._problems.raise_(STORE, error)
+            await asyncio.sleep(backoff.next())
+
+    def _report(self, event: ReadProblem) -> None:
+        source = f"{STORE} {event.source}"
+        if event.error is not None:
+            self._problems.raise_(source, event.error)
+        else:
+            self._problems.clear(source)
+
+
+@asynccontextmanager
+async def _watching(store: Store, kinds: tuple[type[Object], ...]) -> AsyncIterator[AsyncIterator[Event]]:
+    events = store.watch(*kinds)
+    try:
+        yield events
+    finally:
+        if isinstance(events, AsyncGenerator):
+            await events.aclose()
+
+
+async def retry_until_available(attempt: Callable[[], Awaitable[T]], problems: Problems) -> T:
+    """The result of the first attempt that reaches the store."""
+    backoff = Backoff(_FIRST_RETRY, _LONGEST_RETRY)
+    while True:
+        try:
+            result = await attempt()
+        except (StoreUnavailable, BadManifest) as error:
+            problems.raise_(STORE, error)
+        else:
+            problems.clear(STORE)
+            return result
+        await asyncio.sleep(backoff.next())

@@ -1,0 +1,184 @@
+"""Each kind is listed and watched once; problems of the store are reported once."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import re
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from percale.agent import informer
+from percale.agent.informer import Change, Informer, retry_until_available
+from percale.agent.logging import LineLog
+from percale.agent.problems import Problems
+from percale.errors import BadManifest, StoreUnavailable
+from percale.model.configmap import ConfigMap
+from percale.model.meta import Object, ObjectKey, ObjectMeta
+from percale.model.subnet_lease import SubnetLease
+from percale.policy.evaluator import Evaluator
+from percale.service import resolver
+from percale.store.memory import MemoryStore
+from percale.store.protocol import Event, ReadProblem, Snapshot, Upserted
+
+T = TypeVar("T", bound=Object)
+
+AWAY = StoreUnavailable("no such directory", where="/objects")
+NOTHING = Snapshot({SubnetLease: []})
+BAD = BadManifest("not YAML", where="bad.yaml:3")
+
+
+class Scripted:
+    """A store whose watches follow scripts; the last one stays open."""
+
+    def __init__(self, *scripts: list[Event | Exception]) -> None:
+        self._scripts = list(scripts)
+        self.used_up = asyncio.Event()
+
+    async def watch(self, *_kinds: object) -> AsyncGenerator[Event, None]:
+        for step in self._scripts.pop(0):
+            if isinstance(step, Exception):
+                raise step
+            yield step
+        if not self._scripts:
+            self.used_up.set()
+            await asyncio.Event().wait()
+
+
+async def followed(*scripts: list[Event | Exception]) -> tuple[list[Change], Problems, str]:
+    stream, seen = io.StringIO(), list[Change]()
+    problems = Problems(LineLog("text", stream), clock=lambda: 100.0)
+    store = Scripted(*scripts)
+
+    async def see(event: Change) -> None:
+        seen.append(event)
+
+    there = Informer(store, problems)  # type: ignore[arg-type]
+    subscription = there.subscribe(SubnetLease)
+    async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(there.run()), tasks.create_task(subscription.run(see))]
+        await store.used_up.wait()
+        await asyncio.sleep(0)
+        for task in running:
+            task.cancel()
+    return seen, problems, stream.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(informer, "_FIRST_RETRY", 0.0)
+
+
+async def test_an_unreachable_store_is_retried_and_reported_once() -> None:
+    seen, problems, log = await followed([NOTHING], [AWAY], [AWAY], [NOTHING])
+    assert seen == [NOTHING, NOTHING]
+    assert not problems.current
+    assert (log.count("warn  problem "), log.count("problem cleared")) == (1, 1)
+    assert problems.last is not None and problems.last.error == "/objects: no such directory"
+
+
+async def test_an_invalid_file_is_a_problem_of_its_own_until_it_is_valid_again() -> None:
+    bad, good = ReadProblem("bad.yaml", BAD), ReadProblem("bad.yaml", None)
+    _, problems, _ = await followed([NOTHING, bad, bad])
+    assert {source: problem.error for source, problem in problems.current.items()} == {
+        "store bad.yaml": "bad.yaml:3: not YAML"
+    }
+    assert (await followed([NOTHING, bad, good]))[1].current == {}
+
+
+async def test_an_attempt_is_retried_until_the_store_is_available() -> None:
+    outcomes: list[Exception | int] = [AWAY, AWAY, 7]
+
+    async def attempt() -> int:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    problems = Problems(LineLog("text", io.StringIO()))
+    assert await retry_until_available(attempt, problems) == 7
+    assert problems.last is not None and not problems.current
+
+
+class Counting(MemoryStore):
+    """A store that counts the lists of each kind, whoever asks for them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lists: Counter[type[Object]] = Counter()
+
+    async def list(self, kind: type[T]) -> list[T]:
+        self.lists[kind] += 1
+        return await super().list(kind)
+
+    def watch(self, *kinds: type[Object]) -> AsyncIterator[Event]:
+        self.lists.update(kinds)
+        return super().watch(*kinds)
+
+
+async def test_an_agent_lists_each_kind_once() -> None:
+    """Nodes and leases concern peers, policies and Services."""
+    store = Counting()
+    there = Informer(store, Problems(LineLog("text", io.StringIO())))
+    subscriptions = [
+        there.subscribe(SubnetLease),
+        there.subscribe(*Evaluator().kinds),
+        there.subscribe(*resolver.KINDS),
+    ]
+    running = asyncio.create_task(there.run())
+    for subscription in subscriptions:
+        async with asyncio.timeout(30):
+            first = await anext(subscription.events())
+        assert isinstance(first, Snapshot)
+        assert tuple(first.by_kind) == subscription.kinds
+    running.cancel()
+    assert set(store.lists.values()) == {1}
+    assert set(store.lists) == {kind for subscription in subscriptions for kind in subscription.kinds}
+
+
+def test_only_the_informer_lists_and_watches_for_an_agent() -> None:
+    """But for claiming a subnet, which must see what others wrote a moment ago."""
+    package = Path(informer.__file__).parent
+    calls = re.compile(r"store\.(watch|list)\(")
+    found = {path.name for path in package.rglob("*.py") if calls.search(path.read_text())}
+    assert found == {"informer.py", "cleanup.py"}
+
+
+async def test_who_reads_late_gets_the_latest_of_each_object_in_order() -> None:
+    store = MemoryStore()
+    there = Informer(store, Problems(LineLog("text", io.StringIO())))
+    late = there.subscribe(ConfigMap)
+    quick = there.subscribe(ConfigMap)
+    seen: list[Change] = []
+    running = asyncio.create_task(there.run())
+    events = quick.events()
+    seen.append(await anext(events))
+    for name, text in (("a", "1"), ("b", "1"), ("a", "2"), ("a", "3")):
+        await store.put(config_map(name, text))
+        seen.append(await anext(events))
+    await store.delete(ConfigMap, ObjectKey("default", "b"))
+    seen.append(await anext(events))
+    events = late.events()
+    missed = [await anext(events) for _ in range(3)]
+    assert missed == [seen[0], seen[4], seen[5]]
+    await store.put(config_map("a", "4"))
+    assert isinstance(await anext(events), Upserted)
+    running.cancel()
+
+
+async def test_a_new_snapshot_replaces_what_is_queued() -> None:
+    subscription = Informer(MemoryStore(), Problems(LineLog("text", io.StringIO()))).subscribe(ConfigMap)
+    for number in range(3):
+        subscription.offer(Upserted(config_map("a", str(number))))
+    again = Snapshot({ConfigMap: [config_map("a", "9")], SubnetLease: []})
+    subscription.offer(again)
+    events = subscription.events()
+    assert await anext(events) == Snapshot({ConfigMap: [config_map("a", "9")]})
+
+
+def config_map(name: str, text: str) -> ConfigMap:
+    return ConfigMap(metadata=ObjectMeta(name=name, namespace="default"), data={"text": text})
