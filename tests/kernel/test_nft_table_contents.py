@@ -26,6 +26,7 @@ from percale.kernel.nftables import dump
 from percale.kernel.nftables.batch import BaseTable
 from percale.kernel.nftables.commit import SUBSYSTEM, EventSubscriptions
 from percale.kernel.nftables.table import KernelNftTable
+from percale.model.ip_family import Family
 from percale.render.nft.objects import (
     POLICY_TABLE,
     Chain,
@@ -52,21 +53,22 @@ LIST = ("nft", "list", "table", "inet", "percale")
 KEPT = SetSpec(
     "kept", ("ipv4_addr",), data=("ipv4_addr", "inet_service"), comment="a client's endpoint", timeout=10_800
 )
+V4, V6 = Family
 SIX = SetSpec("six", ("ipv6_addr", "inet_proto", "inet_service", "integer"), data=("ipv6_addr", "inet_service"))
 VIP = b"\x0a\x60\0\1\6\0\0\0\0\x50\0\0"
 SERVICES = Transaction(
     put_sets=(KEPT, SIX),
     put_chains=(
         Chain("pick", (_pick := Rule((), None, "one of 3", statements=(
-            Dnat(4, ("ip daddr", "l4proto", "th dport"), "endpoints4", SlotExpr("random", 3)),
+            Dnat(V4, ("ip daddr", "l4proto", "th dport"), "endpoints4", SlotExpr("random", 3)),
         )),)),
         Chain("hashed", (
-            replace(_pick, statements=(Dnat(4, ("ip daddr", "l4proto", "th dport"), "endpoints4", SlotExpr("source", 3)),)),
-            replace(_pick, statements=(Dnat(6, ("ip6 daddr", "l4proto", "th dport"), "six", SlotExpr("source", 3)),)),
-            replace(_pick, statements=(Dnat(6, ("ip6 daddr", "l4proto", "th dport"), "six", SlotExpr("inc", 3)),)),
+            replace(_pick, statements=(Dnat(V4, ("ip daddr", "l4proto", "th dport"), "endpoints4", SlotExpr("source", 3)),)),
+            replace(_pick, statements=(Dnat(V6, ("ip6 daddr", "l4proto", "th dport"), "six", SlotExpr("source", 3)),)),
+            replace(_pick, statements=(Dnat(V6, ("ip6 daddr", "l4proto", "th dport"), "six", SlotExpr("inc", 3)),)),
         )),
         Chain("stays", (
-            Rule((), None, "as before", statements=(Dnat(4, ("ip saddr",), "kept"),)),
+            Rule((), None, "as before", statements=(Dnat(V4, ("ip saddr",), "kept"),)),
             Rule((), Verdict("goto", "pick"), "a new client", statements=(SetMark(0x0020_0000),)),
         )),
         Chain("remembers", (

@@ -15,6 +15,16 @@ class Family(IntEnum):
     IPV4 = 4
     IPV6 = 6
 
+    @classmethod
+    def of_packed(cls, address: bytes) -> Family:
+        """The family of an address as bytes."""
+        return cls.IPV4 if len(address) == 4 else cls.IPV6
+
+    @property
+    def size(self) -> int:
+        """Bytes of an address."""
+        return 4 if self is Family.IPV4 else 16
+
     @property
     def network_type(self) -> type[IPNetwork]:
         """Of `ipaddress`."""
@@ -29,3 +39,8 @@ class Family(IntEnum):
     def nft(self) -> Literal["ip", "ip6"]:
         """nftables' name, of tables and in expressions."""
         return "ip" if self is Family.IPV4 else "ip6"
+
+    @property
+    def nft_address(self) -> Literal["ipv4_addr", "ipv6_addr"]:
+        """nftables' type of an address."""
+        return "ipv4_addr" if self is Family.IPV4 else "ipv6_addr"

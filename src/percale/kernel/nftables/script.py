@@ -136,8 +136,8 @@ def _statement(statement: Statement) -> str:
     match statement:
         case SetMark(bits):
             return f"meta mark set meta mark | {bits:#x}"
-        case Dnat(version, operands, name, slot):
-            ip = "ip" if version == 4 else "ip6"
+        case Dnat(family, operands, name, slot):
+            ip = family.nft
             key = [*map(_operand, operands), *([_slot(slot, ip)] if slot is not None else [])]
             return f"dnat {ip} to {' . '.join(key)} map @{name}"
         case MapUpdate(name, key_operands, data):
