@@ -1,6 +1,6 @@
-"""Endpoints → EndpointSlices, as Kubernetes' mirroring controller makes them. Called by `table`, and by the lab's controllers.
+"""Endpoints → EndpointSlices, as Kubernetes' mirroring controller makes them. Called by `resolver.py` and the controllers.
 
-How an outside database is reached by a Service name: a Service without a selector, and Endpoints somebody wrote.
+A Service without a selector and Endpoints written by hand give an external database a Service name.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from percale.model.meta import ObjectMeta, OwnerReference
 
 MIRRORING_CONTROLLER = "endpointslicemirroring-controller.k8s.io"
 MAX_ENDPOINTS_PER_SUBSET = 1000
-"""Of a subset; the rest is left out."""
+"""The rest is left out."""
 
 _LEADER_ANNOTATION = "control-plane.alpha.kubernetes.io/leader"
 _NOT_COPIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
 def is_mirrored(endpoints: Endpoints) -> bool:
-    """Unless they say no, or are an election's. Whether its Service has a selector is for the caller to look at."""
+    """Unless a label forbids it, or they are used for leader election. The caller checks whether the Service has a selector."""
     meta = endpoints.metadata
     return meta.labels.get(SKIP_MIRROR_LABEL) != "true" and _LEADER_ANNOTATION not in meta.annotations
 
@@ -55,11 +55,11 @@ def mirrored_slices(endpoints: Endpoints) -> list[EndpointSlice]:
 
 
 def _endpoints_of(subset: EndpointSubset) -> Iterator[tuple[Family, Endpoint]]:
-    told: Sequence[tuple[Iterable[EndpointAddress], bool]] = (
+    by_readiness: Sequence[tuple[Iterable[EndpointAddress], bool]] = (
         (subset.addresses, True),
         (subset.notReadyAddresses, False),
     )
-    for addresses, ready in told:
+    for addresses, ready in by_readiness:
         for each in addresses:
             yield (
                 Family.IPV6 if ":" in each.ip else Family.IPV4,

@@ -16,7 +16,7 @@ from percale.explain.services.endpoint_usage import Seen, endpoints_of, slices_o
 from percale.model.meta import Object
 from percale.model.service import HEADLESS_LABEL, PROXY_NAME_LABEL, Service
 from percale.service.endpoint_selection import Record
-from percale.service.packet_lookup import KINDS, PLACES
+from percale.service.packet_lookup import KINDS, LOCATIONS
 from percale.service.resolved_service import ClientLocation, ResolvedPort, ResolvedService
 from percale.service.resolver import ServiceResolver
 from percale.service.service_ports import Vip, format_vip, is_proxied
@@ -146,7 +146,7 @@ def _client_rows(port: ResolvedPort, table: ServiceResolver) -> Iterator[list[st
     kinds = _address_kinds(port)
     yield ["FROM", *(name.upper() for name, _ in kinds)]
     for place in get_args(ClientLocation):
-        yield [PLACES[place], *(_fate(port, vip, place, table) for _, vip in kinds)]
+        yield [LOCATIONS[place], *(_fate(port, vip, place, table) for _, vip in kinds)]
 
 
 def _address_kinds(port: ResolvedPort) -> list[tuple[str, Vip]]:
