@@ -129,6 +129,7 @@ class Node:
     settings: dict[str, Any]
     process: subprocess.Popen[bytes] | None = None
     pods: list[Pod] = field(default_factory=list)
+    program: tuple[str, ...] = (str(BIN / "percale"),)
 
     @property
     def config(self) -> AgentConfig:
@@ -146,7 +147,7 @@ class Node:
 
     def command(self, *arguments: str) -> list[str]:
         """`percale …` in the node's namespace."""
-        return ["nsenter", f"--net={NETNS / self.name}", str(BIN / "percale"), *arguments]
+        return ["nsenter", f"--net={NETNS / self.name}", *self.program, *arguments]
 
     def percale(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(self.command(*arguments), capture_output=True, text=True, check=False, timeout=60)

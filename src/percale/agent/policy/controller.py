@@ -106,6 +106,8 @@ class PolicyController:
         if facts is None:
             return  # not a pod of the cluster: no policy can select it
         self._put_pod(facts)
+        if not self._node_table.applied.is_set():
+            self._node_table.request_sync()
         await self._node_table.flush()
 
     def _attach(self, pod: ObjectKey, addresses: Iterable[IPAddress]) -> None:

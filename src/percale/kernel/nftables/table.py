@@ -235,13 +235,13 @@ class _TableWorker:
 
     def _recreate_in_parts(self, expected_base: BaseTable, snapshot: Transaction) -> None:
         """Pods with policies reach nobody until their chains are in place."""
-        shut = closed(Transaction(put=snapshot.put), enforcing.JUDGING)
+        shut = closed(Transaction(put=snapshot.put), enforcing.CLASS_MAPS)
         self._recreate(expected_base, shut)
         bare = TableState.bare(self._filled.values(), expected_base.chains, self._table)
         self._apply_in_parts(diff(bare.apply(shut), snapshot) if shut else snapshot)
 
     def _apply_in_parts(self, change: Transaction) -> None:
-        self.refused = make_in_parts(change, self._specs, self.apply, enforcing.JUDGING)
+        self.refused = make_in_parts(change, self._specs, self.apply, enforcing.CLASS_MAPS)
 
     def _takes(self, make: Callable[[], None], transaction: Transaction, specs: Mapping[str, SetSpec]) -> bool:
         """Whether the kernel accepted the whole transaction. Raises KernelError when it would accept no other one either."""

@@ -144,7 +144,7 @@ def address_field(version: int) -> Field:
 
 def class_chains(policies: PolicyClass, direction: Direction, version: int) -> ClassChains | None:
     """The chains of a class; None when no policy of it applies in this direction."""
-    admin, network, baseline = policies.stages(direction)
+    admin, network, baseline = policies.rules_by_tier(direction)
     isolating = policies.isolating(direction)
     if not (admin or isolating or baseline):
         return None

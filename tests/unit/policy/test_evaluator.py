@@ -10,7 +10,7 @@ from random import Random
 import msgspec
 from hypothesis import event, given
 from hypothesis import strategies as st
-from tests.unit.policy.obvious import Obvious, Question
+from tests.unit.policy.oracle import Oracle, Question
 from tests.unit.policy.small_worlds import ADDRESSES, PORTS, Change, changes, puts, worlds
 
 from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
@@ -45,13 +45,13 @@ def apply(world: dict[tuple[type[Object], ObjectKey], Object], evaluator: Evalua
 
 
 @given(worlds(), st.lists(puts, max_size=3))
-def test_a_world_is_judged_as_policy_md_says(objects: list[Object], more: list[Object]) -> None:
+def test_verdicts_are_those_of_policy_md(objects: list[Object], more: list[Object]) -> None:
     world = {(type(each), each.key): each for each in (*objects, *more)}.values()
-    evaluator, obvious = Evaluator(world), Obvious(world)
+    evaluator, oracle = Evaluator(world), Oracle(world)
     denied = 0
     for question in QUESTIONS:
         verdict = asked(evaluator, question)
-        assert verdict.allowed == obvious.allowed(question), (question, verdict)
+        assert verdict.allowed == oracle.allowed(question), (question, verdict)
         denied += not verdict.allowed
     event("something is denied" if denied else "all is open")
 
