@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from percale.errors import LabError
-from percale.lab.api.columns import Surroundings, age, rows
+from percale.lab.api.columns import ColumnContext, age, rows
 from percale.lab.api.kind_names import full_name, kind_of
 from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
 from percale.model.condition import Condition
@@ -21,7 +21,7 @@ from percale.model.pod import Container, Pod, PodIP, PodSpec, PodStatus
 from percale.model.service import Service
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
-AROUND = Surroundings(pods={}, agents={}, subnets={}, now=NOW)
+AROUND = ColumnContext(pods={}, agents={}, subnets={}, now=NOW)
 
 
 def pod(name: str, *, born: str = "2026-01-01T11:59:00Z", **status: object) -> Pod:

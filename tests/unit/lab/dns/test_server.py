@@ -8,7 +8,7 @@ import dns.rcode
 import msgspec
 import pytest
 
-from percale.lab.dns.records import Names
+from percale.lab.dns.records import Zone
 from percale.lab.dns.server import NameServer
 from percale.model.endpoints import EndpointSlice
 from percale.model.service import Service
@@ -32,7 +32,7 @@ MANY_ENDPOINTS = msgspec.convert(
 @pytest.fixture
 def server() -> NameServer:
     made = NameServer()
-    made.names = Names([WEB, ALIAS, MANY], [MANY_ENDPOINTS])
+    made.zone = Zone([WEB, ALIAS, MANY], [MANY_ENDPOINTS])
     made.hosts = {"outside": ("203.0.113.2", "fd00::2")}
     return made
 
@@ -85,6 +85,6 @@ def test_what_is_no_question_gets_no_answer(server: NameServer, request_: bytes)
 
 def test_a_name_that_no_message_can_hold_is_a_failure_of_that_name_alone(server: NameServer) -> None:
     odd = msgspec.structs.replace(ALIAS, spec=msgspec.structs.replace(ALIAS.spec, externalName="two..dots"))
-    server.names = Names([WEB, odd], [])
+    server.zone = Zone([WEB, odd], [])
     answer = asked(server, "db.shop.svc.cluster.local.", "A")
     assert (answer.rcode(), texts(answer)) == (dns.rcode.SERVFAIL, [])
