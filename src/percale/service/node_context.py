@@ -8,7 +8,7 @@ from typing import Literal
 from msgspec import Struct
 
 from percale.model.addresses import IPNetwork, is_address, packed
-from percale.model.backend_options import VxlanOptions
+from percale.model.backend_options import guarded_ports
 from percale.model.node import Node
 
 ZONE_LABEL = "topology.kubernetes.io/zone"
@@ -33,7 +33,7 @@ class ServiceConfig(Struct, frozen=True):
     """Masquerade all packets to cluster IPs."""
     strategy: str = "random"
     """The default."""
-    tunnel_ports: tuple[int, ...] = VxlanOptions().tunnel_ports
+    tunnel_ports: tuple[int, ...] = guarded_ports(())
     """UDP ports that are no endpoints at a node's address."""
 
 
