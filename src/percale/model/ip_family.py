@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from enum import IntEnum
 from ipaddress import IPv4Network, IPv6Network
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from percale.model.addresses import IPNetwork
+
+FamilyName: TypeAlias = Literal["IPv4", "IPv6"]
 
 
 class Family(IntEnum):
@@ -34,6 +36,11 @@ class Family(IntEnum):
     def everything(self) -> IPNetwork:
         """The default route's destination."""
         return self.network_type((0, 0))
+
+    @property
+    def kubernetes(self) -> FamilyName:
+        """Kubernetes' name, in `ipFamilies` and `addressType`."""
+        return "IPv4" if self is Family.IPV4 else "IPv6"
 
     @property
     def nft(self) -> Literal["ip", "ip6"]:

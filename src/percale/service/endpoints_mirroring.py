@@ -46,7 +46,7 @@ def mirrored_slices(endpoints: Endpoints) -> list[EndpointSlice]:
     return [
         EndpointSlice(
             metadata=_metadata(endpoints, index),
-            addressType="IPv4" if family is Family.IPV4 else "IPv6",
+            addressType=family.kubernetes,
             endpoints=tuple(found),
             ports=ports,
         )

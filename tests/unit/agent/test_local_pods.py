@@ -7,7 +7,7 @@ import io
 from ipaddress import ip_address, ip_interface
 from typing import Any
 
-import msgspec
+from tests import builders
 from tests.waiting import eventually
 
 from percale.agent.events import Events
@@ -30,9 +30,7 @@ ADDRESS = ip_address("10.244.1.2")
 
 
 def pod(name: str, **status: Any) -> Pod:
-    meta = {"name": name, "namespace": "x"}
-    spec = {"nodeName": "n1", "containers": [{"name": "main"}]}
-    return msgspec.convert({"metadata": meta, "spec": spec, "status": status}, Pod)
+    return builders.pod(name, namespace="x", status=status)
 
 
 def attachment(pod: Pod, address: IPAddress = ADDRESS) -> Attachment:

@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from percale.kernel.netlink.socket import string
 from percale.kernel.nftables.set_codec import DYNAMIC_MAP_SIZE
+from percale.model.pod import PROTOCOLS
 from percale.render.nft.objects import (
     POLICY_TABLE,
     SIZES,
@@ -48,7 +49,7 @@ _EXAMPLES: dict[Field, str] = {
 }
 _OPERANDS: dict[Operand, str] = {"l4proto": "meta l4proto", "original dport": "ct original proto-dst"}
 """Where nft's name differs."""
-_PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "ipv6-icmp", 132: "sctp"}
+_PROTOCOLS = {1: "icmp", 58: "ipv6-icmp", **{number: name.lower() for number, name in PROTOCOLS.items()}}
 
 
 def digest(text: str) -> str:

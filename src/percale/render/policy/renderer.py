@@ -293,7 +293,7 @@ class PolicyRenderer:
 
     def _named_ports(self, wanted: NamedPortSet) -> Iterable[bytes]:
         """Each once: two containers may give one port the same name (a duplicate key is an error in nftables)."""
-        name, version = wanted.port, wanted.version
+        name, size = wanted.port, Family(wanted.version).size
         return {
             address + _port(port.protocol, port.number)
             for pod in self._selector_index.pods
@@ -301,7 +301,7 @@ class PolicyRenderer:
             for port in pod.ports
             if port.name == name and pod.selectable
             for address in pod.addresses
-            if Family.of_packed(address) == version
+            if len(address) == size
         }
 
 

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from ipaddress import IPv4Network, ip_address
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
+from tests import builders
+from tests.builders import cluster_policy
 from tests.unit.policy.oracle import Question
 from tests.unit.policy.small_worlds import NODES, Change, changes, placings, puts, removals, worlds
 from tests.unit.policy.test_evaluator import QUESTIONS, asked
@@ -96,21 +97,17 @@ def test_addresses_with_other_verdicts_are_affected(opening: list[Object], batch
 
 
 def pod(name: str, address: str, node: str = NODE) -> Pod:
-    meta = {"name": name, "namespace": "x", "labels": {"app": name}}
-    spec = {"nodeName": node, "containers": [{"name": "c"}]}
-    return msgspec.convert({"metadata": meta, "spec": spec, "status": {"phase": "Running", "podIP": address}}, Pod)
+    return builders.pod(name, address, namespace="x", node=node, labels={"app": name})
 
 
 def denying(name: str, peer: dict[str, Any]) -> ClusterNetworkPolicy:
     """The pod of this name may not speak to the peer."""
     subject = {"pods": {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": name}}}}
-    spec = {"tier": "Admin", "priority": 0, "subject": subject, "egress": [{"action": "Deny", "to": [peer]}]}
-    return msgspec.convert({"metadata": {"name": name}, "spec": spec}, ClusterNetworkPolicy)
+    return cluster_policy(name, subject=subject, egress=[{"action": "Deny", "to": [peer]}])
 
 
 def node(**labels: str) -> Node:
-    addresses = [{"type": "InternalIP", "address": "192.168.1.2"}]
-    return msgspec.convert({"metadata": {"name": "n2", "labels": labels}, "status": {"addresses": addresses}}, Node)
+    return builders.node("n2", "192.168.1.2", labels=labels)
 
 
 def test_nodes_and_names_of_a_rule_affect_the_pods_that_it_applies_to() -> None:
