@@ -4,7 +4,7 @@
     CNI: before_add, after_del ─▶ addresses ───┼─▶ PolicyRenderer ─▶ NodeTable ─▶ recheck of flows (`established_flows.py`)
     DomainResolver ─▶ addresses of names ──────┘
 
-`node_agent.py` and `policy_only_agent.py` run it.
+`node_agent.py` runs it.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class PolicyController:
         if attachment.pod is None:
             return
         pod = attachment.pod.key
-        self._attach(pod, (each.ip for each in attachment.wires.addresses))
+        self._attach(pod, attachment.wires.ips)
         facts = await self._known(pod)
         if facts is None:
             return  # not a pod of the cluster: no policy can select it
@@ -129,7 +129,7 @@ class PolicyController:
         """These of the pod's devices are gone; its object may remain for a while, with its addresses in the status."""
         if attachment.pod is None:
             return
-        pod, gone = attachment.pod.key, _packed(each.ip for each in attachment.wires.addresses)
+        pod, gone = attachment.pod.key, _packed(attachment.wires.ips)
         left = tuple(each for each in self._attached.pop(pod, ()) if each not in gone)
         if left:
             self._attached[pod] = left
