@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Protocol
 
 from percale.agent.config.settings import AgentConfig
@@ -25,8 +24,6 @@ from percale.agent.nft_table import NodeTable
 from percale.agent.policy.controller import PolicyController
 from percale.agent.policy.established_flows import established_flows
 from percale.agent.reporter import StatusReporter
-from percale.agent.state import PODS
-from percale.cni.records import Records
 from percale.render.policy import base_chains as policy_chains
 from percale.render.service import host_ports
 
@@ -54,21 +51,20 @@ class NodeAgent:
         """Raises StateError, KernelError, BadConfig."""
         self._context = context = AgentContext(config, log)
         self._reporter = StatusReporter(config.node, context.metrics, context.problems, context.reconciler)
-        records = Records(Path(config.stateDir) / PODS) if config.backend != "none" else None
-        spec = host_ports.TABLE_SPEC if records is not None else policy_chains.TABLE_SPEC
+        own = config.backend != "none"
+        spec = host_ports.TABLE_SPEC if own else policy_chains.TABLE_SPEC
         self._table = NodeTable(context.nft_table(spec), context.problems, context.events)
         self._policies = PolicyController(
             config.node,
             context.informer,
             self._table,
             problems=context.problems,
-            attached=records.pod_addresses() if records is not None else (),
             recheck=self._recheck,
             on_local_pods=self._table.request_sync,
         )
         self._pods: PodNetworking = (
-            OwnNetwork(context, self._table, self._policies, records, self._reporter)
-            if records is not None
+            OwnNetwork(context, self._table, self._policies, self._reporter)
+            if own
             else ForeignNetwork(context, self._policies, self._reporter)
         )
         self._established = established_flows(

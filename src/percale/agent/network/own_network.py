@@ -24,7 +24,7 @@ from percale.agent.reporter import StatusReporter
 from percale.agent.service.conntrack_cleanup import conntrack_cleaner
 from percale.agent.service.host_ports import HostPorts
 from percale.agent.service.node_services import start_services
-from percale.agent.state import NodeState
+from percale.agent.state import PODS, NodeState
 from percale.backend.registry import make_backend
 from percale.backend.state_dir import load_state
 from percale.cni import conflist
@@ -45,16 +45,17 @@ class OwnNetwork:
         context: AgentContext,
         table: NodeTable,
         policies: PolicyController,
-        records: Records,
         reporter: StatusReporter,
     ) -> None:
         """`table` gets the host ports. Raises StateError, KernelError, BadNetworkConfig."""
         config = context.config
         self._context = context
         self._policies = policies
-        self._records = records
         self._reporter = reporter
         self._state = NodeState(Path(config.stateDir))
+        self._records = records = Records(Path(config.stateDir) / PODS)
+        for pod, addresses in records.pod_addresses():
+            policies.attach(pod, addresses)
         self._configured = configured_network(config)
         self._config_maps = context.informer.subscribe(*([ConfigMap] if self._configured is None else []))
         self._leases = context.informer.subscribe(SubnetLease)

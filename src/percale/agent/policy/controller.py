@@ -52,12 +52,10 @@ class PolicyController:
         table: NodeTable,
         *,
         problems: Problems,
-        attached: Iterable[tuple[ObjectKey, Iterable[IPAddress]]] = (),
         recheck: Recheck | None = None,
         on_local_pods: Callable[[], None] = lambda: None,
         policy_kinds: PolicyKinds = POLICY_KINDS,
     ) -> None:
-        """`attached`: this node's pods attached in previous runs, with their addresses."""
         self.evaluator = Evaluator(policy_kinds=policy_kinds)
         self.table = PolicyRenderer(self.evaluator, node)
         self.local_pods: set[bytes] = set()
@@ -76,8 +74,6 @@ class PolicyController:
         """What the store says, or said last, of such a pod: while it has wires it is judged, whatever becomes of its object."""
         self._deleted: set[ObjectKey] = set()
         """Those among them without an object by now."""
-        for pod, addresses in attached:
-            self._attach(pod, addresses)
         self._resolver = DomainResolver(lambda: self.evaluator.domains, self._update_addresses, problems)
         self._deltas: list[PolicyDelta] = []
         self._pending_recheck: frozenset[bytes] = frozenset()
@@ -101,7 +97,7 @@ class PolicyController:
         if attachment.pod is None:
             return
         pod = attachment.pod.key
-        self._attach(pod, attachment.wires.ips)
+        self.attach(pod, attachment.wires.ips)
         facts = await self._known(pod)
         if facts is None:
             return  # not a pod of the cluster: no policy can select it
@@ -111,7 +107,8 @@ class PolicyController:
             self._node_table.request_sync()
             await self._node_table.flush()
 
-    def _attach(self, pod: ObjectKey, addresses: Iterable[IPAddress]) -> None:
+    def attach(self, pod: ObjectKey, addresses: Iterable[IPAddress]) -> None:
+        """A pod of this node has these addresses; also called for pods of previous runs."""
         self._attached[pod] = tuple(dict.fromkeys((*self._attached.get(pod, ()), *_packed(addresses))))
 
     async def _known(self, pod: ObjectKey) -> PodFacts | None:
