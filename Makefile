@@ -40,7 +40,7 @@ fresh:                           ## the above on a bare Debian, made for it and 
 	scripts/fresh $(SUITE)
 
 fuzz: setup-tests                    ## policies over many more generated worlds, and odd documents for MINUTES=10; other ones each time
-	$(BIN)/python -m pytest -q --hypothesis-profile=fuzz tests/kernel/test_policy_worlds.py tests/unit/policy tests/unit/render/test_policy_table.py
+	$(BIN)/python -m pytest -q --hypothesis-profile=fuzz tests/kernel/test_policy_worlds.py tests/unit/policy tests/unit/render/policy/test_renderer.py
 	end=$$((SECONDS + $(MINUTES) * 60)); while $(BIN)/python -m pytest -q --hypothesis-profile=fuzz tests/unit/inputs && ((SECONDS < end)); do :; done; ((SECONDS >= end))
 
 bench: setup-tests               ## side by side in one run; prints ratios

@@ -7,6 +7,7 @@ from typing import Any
 
 from msgspec import convert
 
+from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
 from percale.model.endpoints import SERVICE_LABEL, Endpoint, EndpointSlice
 from percale.model.meta import ObjectMeta
 from percale.model.networkpolicy import NetworkPolicy
@@ -101,6 +102,12 @@ def endpoint_slice(
 def policy(name: str = "policy", *, namespace: str = "default", **spec: Any) -> NetworkPolicy:
     """Of all pods of the namespace unless `podSelector` is given."""
     return convert({"metadata": metadata(name, namespace), "spec": {"podSelector": {}, **spec}}, NetworkPolicy)
+
+
+def cluster_policy(name: str = "policy", **spec: Any) -> ClusterNetworkPolicy:
+    """Of all pods, of tier Admin and priority 1, unless they are given."""
+    usual = {"tier": "Admin", "priority": 1, "subject": {"namespaces": {}}}
+    return convert({"metadata": metadata(name, None), "spec": {**usual, **spec}}, ClusterNetworkPolicy)
 
 
 def node(

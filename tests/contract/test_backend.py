@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
 from ipaddress import ip_interface, ip_network
 from pathlib import Path
 from typing import Any
@@ -16,120 +14,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from tests.fake_backend import FAKE, FakeBackend, FakeOptions, FakeProcess, is_running
+from tests.waiting import until
 
 from percale.backend.lease_conflicts import LeaseConflicts
-from percale.backend.peer_path import paths, type_problem
-from percale.backend.protocol import Backend, ExclusiveId, LocalFamily, LocalNode, PeerObjects, lease_spec
+from percale.backend.protocol import Backend, LocalFamily, LocalNode, PeerObjects, lease_spec
 from percale.backend.registry import BACKENDS
 from percale.backend.state_dir import BACKEND_STATE, load_state, retire_backends
 from percale.errors import StateError
 from percale.kernel.plan import dependencies_of, matches
 from percale.kernel.protocol import Interface, Upsert
 from percale.kernel.rtnl.fake import LOOPBACK, FakeKernel
-from percale.model.backend_options import OPTIONS, BackendOptions
+from percale.model.backend_options import OPTIONS
 from percale.model.ip_family import Family
 from percale.model.subnet_lease import LeasedFamily, SubnetLease, SubnetLeaseSpec, make_lease
-from percale.render.network.tunnels import TunnelEnd
-from percale.render.objects import KernelObject, Link, Route
-
-FAKE = "fake"
-
-
-class FakeOptions(BackendOptions, frozen=True):
-    """`port` is the process's."""
-
-    port: int = 9999
-
-    @property
-    def tunnel_ports(self) -> tuple[int, ...]:
-        return (self.port,)
-
-
-class FakeProcess:
-    """`sleep`; its id and its configuration are files."""
-
-    def __init__(self, directory: Path) -> None:
-        self._pid_file = directory / "pid"
-        self.config = directory / "config.json"
-
-    @property
-    def pid(self) -> int | None:
-        """Of the process that runs."""
-        if not self._pid_file.exists():
-            return None
-        pid = int(self._pid_file.read_text())
-        with suppress(ChildProcessError):
-            os.waitpid(pid, os.WNOHANG)
-        return pid if Path(f"/proc/{pid}").exists() else None
-
-    async def ensure(self, node: LocalNode, leases: Sequence[SubnetLease]) -> None:
-        self.config.write_text(json.dumps({"node": node.name, "peers": [lease.spec.node for lease in leases]}))
-        if self.pid is None:
-            started = subprocess.Popen(["sleep", "60"], start_new_session=True)
-            self._pid_file.write_text(str(started.pid))
-            started.returncode = 0  # it outlives the agent: nobody waits for it
-
-    async def check(self) -> None:
-        if self.pid is None:
-            raise StateError("the process has ended", where=str(self._pid_file))
-
-    async def stop(self) -> None:
-        if (pid := self.pid) is not None:
-            os.kill(pid, signal.SIGKILL)
-            with suppress(ChildProcessError):
-                os.waitpid(pid, 0)
-        self._pid_file.unlink(missing_ok=True)
-
-
-class FakeBackend:
-    """A tunnel whose key is made once and published in the lease, as wireguard's."""
-
-    type = FAKE
-    keeps_state = True
-    process: FakeProcess | None = None
-
-    def __init__(self, options: FakeOptions) -> None:
-        self._options = options
-        self._key = ""
-
-    def load(self, directory: Path) -> None:
-        path = directory / "key"
-        if not path.exists():
-            path.touch(mode=0o600)
-            path.write_text(os.urandom(8).hex())
-        self._key = path.read_text()
-        self.process = FakeProcess(directory)
-
-    def pod_mtu(self, node: LocalNode) -> int:
-        return node.interface.mtu - 60
-
-    def lease_data(self, node: LocalNode) -> dict[Family, dict[str, Any]]:
-        return {family: {"Key": self._key} for family in node.families}
-
-    def exclusive_ids(self, spec: SubnetLeaseSpec) -> Iterator[ExclusiveId]:
-        for family, _, _, data in spec.families:
-            if data is not None and isinstance(key := data.get("Key"), str):
-                yield ExclusiveId("key", key, family)
-
-    def check(self, node: LocalNode) -> None:
-        return None
-
-    def device(self, node: LocalNode) -> tuple[KernelObject, ...]:
-        return ()
-
-    def tunnel_ends(self, node: LocalNode) -> tuple[TunnelEnd, ...]:
-        return tuple(TunnelEnd(address, self._options.port) for address in node.public_ips)
-
-    def peer(self, node: LocalNode, lease: SubnetLease) -> PeerObjects:
-        if (other := type_problem(FAKE, lease)) is not None:
-            return PeerObjects(problem=other)
-        found = list(paths(node, lease))
-        usable = [path for path in found if path.data is not None and isinstance(path.data.get("Key"), str)]
-        return PeerObjects(
-            tuple(path.direct for path in usable),
-            tuple(path.gateway for path in usable),
-            "it has no key" if usable != found else None,
-        )
+from percale.render.objects import Link, Route
 
 
 @pytest.fixture(autouse=True)
@@ -328,16 +227,17 @@ async def test_a_process_outlives_the_agent_and_is_started_once(state_dir: Path)
     assert json.loads(again.config.read_text()) == {"node": "n1", "peers": ["n2"]}
     await again.stop()
     await again.stop()
-    assert first.pid is None
+    until(lambda: first.pid is None)
 
 
 async def test_a_killed_process_is_noticed_and_started_again(state_dir: Path) -> None:
     process = (await start(FAKE, state_dir)).process
     assert isinstance(process, FakeProcess)
     await process.ensure(local(), [])
-    assert process.pid is not None
-    os.kill(process.pid, signal.SIGKILL)
-    os.waitpid(process.pid, 0)
+    pid = process.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: process.pid is None)
     with pytest.raises(StateError):
         await process.check()
     await process.ensure(local(), [])
@@ -350,8 +250,10 @@ async def test_another_backend_ends_the_process_of_the_one_before(name: str, sta
     before = (await start(FAKE, state_dir)).process
     assert isinstance(before, FakeProcess)
     await before.ensure(local(), [])
+    pid = before.pid
+    assert pid is not None
     await start(name, state_dir)
-    assert before.pid is None
+    until(lambda: not is_running(pid))
     assert not (state_dir / BACKEND_STATE / FAKE).exists()
 
 

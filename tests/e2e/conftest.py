@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 PERCALE = ROOT / ".venv/bin/percale"
@@ -94,14 +94,6 @@ class Person:
             for pattern in ("percale/labs/*/log", "percale/labs/*/nodes/*/agent.log")
             for path in sorted(self.runtime.glob(pattern))
         )
-
-
-def until(condition: Callable[[], bool], patience: float = 30.0) -> None:
-    """Poll, with a bound."""
-    deadline = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.02)
 
 
 def processes_of(runtime: Path) -> list[str]:

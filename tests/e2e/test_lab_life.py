@@ -10,7 +10,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.e2e.conftest import PERCALE, ROOT, Person, processes_of, until
+from tests.e2e.conftest import PERCALE, ROOT, Person, processes_of
+from tests.waiting import until
 
 HOST_GW = "examples/net-conf-host-gw.json"
 

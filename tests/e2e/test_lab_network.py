@@ -9,7 +9,8 @@ import subprocess
 import time
 
 import pytest
-from tests.e2e.conftest import PERCALE, ROOT, Person, until
+from tests.e2e.conftest import PERCALE, ROOT, Person
+from tests.waiting import until
 
 
 @pytest.fixture

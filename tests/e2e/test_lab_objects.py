@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.e2e.conftest import Person, until
+from tests.e2e.conftest import Person
+from tests.waiting import until
 
 POD = """
 apiVersion: v1

@@ -8,7 +8,8 @@ import subprocess
 import sys
 from typing import Any
 
-from tests.e2e.conftest import PERCALE, Person, until
+from tests.e2e.conftest import PERCALE, Person
+from tests.waiting import until
 
 WGET = ("exec", "-n", "gomo-test", "busybox", "--", "wget", "--spider", "--timeout=1")
 

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from tests.e2e.conftest import PERCALE, ROOT, Person, until
+from tests.e2e.conftest import PERCALE, ROOT, Person
+from tests.waiting import until
 
 WORLD = """\
 apiVersion: v1

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.e2e.conftest import Person, until
+from tests.e2e.conftest import Person
+from tests.waiting import until
 
 SHOP = """\
 apiVersion: v1

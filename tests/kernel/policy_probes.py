@@ -15,7 +15,7 @@ from contextlib import suppress
 from itertools import count
 
 from tests.kernel.conftest import Space
-from tests.unit.policy.obvious import Question
+from tests.unit.policy.oracle import Question
 
 from percale.kernel.netns import NetnsThread
 

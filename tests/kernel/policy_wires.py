@@ -18,7 +18,7 @@ from pathlib import Path
 from msgspec.structs import replace
 from tests.kernel.conftest import Space
 from tests.kernel.policy_probes import NetnsExecutor, Prober
-from tests.unit.policy.obvious import Question
+from tests.unit.policy.oracle import Question
 from tests.unit.policy.small_worlds import ELSEWHERE, NODES, PORTS, Change
 
 from percale.kernel.netlink.conntrack import Conntrack

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from tests.waiting import PATIENCE, until
+from tests.waiting import eventually, until
 
 from percale.kernel.netlink import link
 from percale.kernel.netns import NetnsThread
@@ -65,9 +65,7 @@ async def test_the_reconciler_reports_it_and_reads_again(space: Any, monkeypatch
     try:
         break_once(monkeypatch)
         space.run("ip", "link", "add", "eth0", "type", "bridge")
-        async with asyncio.timeout(PATIENCE):
-            while not reports or "eth0" not in {interface.name for interface in reconciler.underlay.interfaces}:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: reports and "eth0" in {interface.name for interface in reconciler.underlay.interfaces})
     finally:
         await reconciler.stop()
     (report,) = reports
@@ -97,10 +95,9 @@ async def test_a_setting_that_somebody_resets_is_back(space: Any) -> None:
         await reconciler.wait_applied("node")
         for name, value in SETTINGS.items():
             space.shell(f"echo {1 - int(value)} > /proc/sys/{name}")
-        async with asyncio.timeout(PATIENCE):
-            for name, value in SETTINGS.items():
-                while space.run("cat", f"/proc/sys/{name}").strip() != value:
-                    await asyncio.sleep(0.01)
+        await eventually(
+            lambda: all(space.run("cat", f"/proc/sys/{name}").strip() == value for name, value in SETTINGS.items())
+        )
         reconciler.declare("node", ())
         await reconciler.wait_idle()
         space.shell("echo 0 > /proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from ipaddress import ip_address, ip_network
 
 import pytest
 from tests.kernel.conftest import Space
 from tests.kernel.network_tables import running_tables
+from tests.waiting import eventually
 
 from percale.agent.network.tables import NetworkTables
 from percale.errors import KernelError
@@ -50,12 +50,6 @@ async def one_start(space: Space) -> None:
         await declare_all(tables)
         tables.start_garbage_collection()
         await tables.wait_applied("node")
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def test_the_logged_commands_make_what_we_make(new_space: Callable[[], Space]) -> None:
@@ -110,8 +104,8 @@ async def test_harm_is_repaired(space: Space, harm: str) -> None:
         await tables.wait_applied("node")
         before = listed(space)
         space.run("nft", harm)
-        await until(lambda: all(f"table {f} percale" in space.run("nft", "list", "tables") for f in FAMILIES))
-        await until(lambda: listed(space) == before)
+        await eventually(lambda: all(f"table {f} percale" in space.run("nft", "list", "tables") for f in FAMILIES))
+        await eventually(lambda: listed(space) == before)
 
 
 def handle(space: Space, family: str, words: str) -> str:

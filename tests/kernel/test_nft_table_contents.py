@@ -17,6 +17,7 @@ import pytest
 from msgspec.structs import replace
 from tests.kernel.conftest import Space
 from tests.snapshots import snapshot
+from tests.waiting import eventually
 
 from percale.errors import KernelError
 from percale.kernel.cleanup import remove_tables
@@ -26,6 +27,7 @@ from percale.kernel.nftables import dump
 from percale.kernel.nftables.batch import BaseTable
 from percale.kernel.nftables.commit import SUBSYSTEM, EventSubscriptions
 from percale.kernel.nftables.table import KernelNftTable
+from percale.model.ip_family import Family
 from percale.render.nft.objects import (
     POLICY_TABLE,
     Chain,
@@ -52,24 +54,25 @@ LIST = ("nft", "list", "table", "inet", "percale")
 KEPT = SetSpec(
     "kept", ("ipv4_addr",), data=("ipv4_addr", "inet_service"), comment="a client's endpoint", timeout=10_800
 )
+V4, V6 = Family
 SIX = SetSpec("six", ("ipv6_addr", "inet_proto", "inet_service", "integer"), data=("ipv6_addr", "inet_service"))
 VIP = b"\x0a\x60\0\1\6\0\0\0\0\x50\0\0"
 SERVICES = Transaction(
     put_sets=(KEPT, SIX),
     put_chains=(
         Chain("pick", (_pick := Rule((), None, "one of 3", statements=(
-            Dnat(4, ("ip daddr", "l4proto", "th dport"), "endpoints4", SlotExpr("random", 3)),
+            Dnat(V4, ("ip daddr", "l4proto", "th dport"), "endpoints4", SlotExpr("random", 3)),
         )),)),
         Chain("hashed", (
-            replace(_pick, statements=(Dnat(4, ("ip daddr", "l4proto", "th dport"), "endpoints4", SlotExpr("source", 3)),)),
-            replace(_pick, statements=(Dnat(6, ("ip6 daddr", "l4proto", "th dport"), "six", SlotExpr("source", 3)),)),
-            replace(_pick, statements=(Dnat(6, ("ip6 daddr", "l4proto", "th dport"), "six", SlotExpr("inc", 3)),)),
+            replace(_pick, statements=(Dnat(V4, ("ip daddr", "l4proto", "th dport"), "endpoints4", SlotExpr("source", 3)),)),
+            replace(_pick, statements=(Dnat(V6, ("ip6 daddr", "l4proto", "th dport"), "six", SlotExpr("source", 3)),)),
+            replace(_pick, statements=(Dnat(V6, ("ip6 daddr", "l4proto", "th dport"), "six", SlotExpr("inc", 3)),)),
         )),
-        Chain("stays", (
-            Rule((), None, "as before", statements=(Dnat(4, ("ip saddr",), "kept"),)),
+        Chain("affinity", (
+            Rule((), None, "as before", statements=(Dnat(V4, ("ip saddr",), "kept"),)),
             Rule((), Verdict("goto", "pick"), "a new client", statements=(SetMark(0x0020_0000),)),
         )),
-        Chain("remembers", (
+        Chain("update-affinity-80", (
             Rule(
                 (Equals("l4proto", 6), Equals("original dport", 80)),
                 None,
@@ -80,9 +83,9 @@ SERVICES = Transaction(
         )),
     ),
     put=(
-        ElementBatch("services4", VIP, verdict=Verdict("goto", "stays")),
-        ElementBatch("services4", b"\x0a\x60\0\2" + VIP[4:], verdict=Verdict("goto", "refuse")),
-        ElementBatch("sticky4", VIP[:8], verdict=Verdict("jump", "remembers")),
+        ElementBatch("services4", VIP, verdict=Verdict("goto", "affinity")),
+        ElementBatch("services4", b"\x0a\x60\0\2" + VIP[4:], verdict=Verdict("goto", "reject-chain")),
+        ElementBatch("affinity4", VIP[:8], verdict=Verdict("jump", "update-affinity-80")),
         ElementBatch("endpoints4", VIP + (2).to_bytes(4, sys.byteorder), b"\x0a\xf4\0\1\x1f\x90\0\0"),
     ),
 )  # fmt: skip
@@ -306,7 +309,7 @@ async def test_a_set_of_another_kind_goes_and_a_chain_of_that_name_is_made_anew(
 
 async def test_a_new_text_comes_together_with_the_whole_image(space: Space) -> None:
     """From one text to the next there is no moment without the image: one transaction makes one generation."""
-    async with started(space, static=enforcing.TEXT.replace("neighbours", "former words")) as former:
+    async with started(space, static=enforcing.TEXT.replace("neighbour discovery", "former words")) as former:
         await former.sync(WHOLE)
         assert "former words" in space.run(*LIST)
     async with started(space) as nft_table:
@@ -347,9 +350,7 @@ async def test_other_tables_are_no_concern(space: Space, nft_table: KernelNftTab
     space.run("nft", "add table ip percale; add set ip percale s { type ipv4_addr; }")
     await nft_table.sync(WHOLE)
     space.run("nft", "add chain inet percale theirs")
-    async with asyncio.timeout(30):
-        while not touched:
-            await asyncio.sleep(0.005)
+    await eventually(lambda: touched)
     assert len(touched) == 1
     await nft_table.remove()
     assert "table inet theirs" in space.run("nft", "list", "ruleset")

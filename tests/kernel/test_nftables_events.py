@@ -11,6 +11,7 @@ from concurrent.futures import Future
 
 import pytest
 from tests.kernel.conftest import Space
+from tests.waiting import eventually
 
 from percale.errors import KernelError
 from percale.kernel.netlink import socket as netlink
@@ -185,12 +186,6 @@ async def nft_table(space: Space) -> AsyncIterator[tuple[KernelNftTable, EventSu
     await nft_table.stop()
 
 
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
 async def test_what_somebody_does_during_a_large_edit_touches_the_keeper(
     space: Space,
     nft_table: tuple[KernelNftTable, EventSubscriptions, list[None]],
@@ -199,11 +194,11 @@ async def test_what_somebody_does_during_a_large_edit_touches_the_keeper(
     kept, _, touched = nft_table
     during(lambda: space.run(*FOREIGN))
     await kept.apply(LARGE_EDIT)
-    await until(lambda: touched)
+    await eventually(lambda: touched)
     whole = Transaction(put_sets=(MANY,), put=LARGE_EDIT.put)
     assert (await kept.sync(whole)).remove_chains == ("theirs",)
     space.run(*FOREIGN)
-    await until(lambda: len(touched) == 2)
+    await eventually(lambda: len(touched) == 2)
 
 
 async def test_after_a_refused_large_edit_the_keeper_listens_again(
@@ -215,7 +210,7 @@ async def test_after_a_refused_large_edit_the_keeper_listens_again(
         await kept.apply(nowhere)
     await kept.apply(LARGE_EDIT)
     space.run(*FOREIGN)
-    await until(lambda: touched)
+    await eventually(lambda: touched)
     assert len(touched) == 1
 
 
@@ -229,7 +224,7 @@ async def test_what_somebody_does_to_another_table_during_a_large_edit_is_told(
         await other.sync(POD)
         during(lambda: space.run("nft", "flush set ip percale pods"))
         await kept.apply(LARGE_EDIT)
-        await until(lambda: told)
+        await eventually(lambda: told)
         assert await other.sync(POD) == POD
 
 
@@ -253,7 +248,7 @@ async def test_what_another_table_of_ours_commits_during_a_large_edit_is_nobodys
         await kept.apply(LARGE_EDIT)
         await asyncio.wrap_future(loading[0])
         space.run(*FOREIGN)
-        await until(lambda: touched)
+        await eventually(lambda: touched)
     assert len(touched) == 1
     assert told == []
 

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from tests.kernel.policy_wires import NODE_OF, WiredNode, Wires, asked
 from tests.kernel.streams import FlowOf, Streams
-from tests.unit.policy.obvious import Question
+from tests.unit.policy.oracle import Question
 from tests.unit.policy.small_worlds import ELSEWHERE, NODES
 
 from percale.agent.events import Events

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-
 import pytest
 from tests.kernel.conftest import Space
+from tests.waiting import eventually
 
 from percale.kernel.netns import NetnsThread
 from percale.kernel.nftables.commit import EventSubscriptions
@@ -15,12 +13,6 @@ from percale.render.nft.objects import TableName
 
 FLOWS = "set flows { type ipv4_addr; flags timeout; timeout 1h; }"
 PATIENCE = 30
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def test_a_removed_table_is_told_and_a_replaced_one_is_there(space: Space) -> None:
@@ -36,7 +28,7 @@ async def test_a_removed_table_is_told_and_a_replaced_one_is_there(space: Space)
     await table.start()
     assert not await table.exists()
     await table.load(FLOWS)
-    await until(lambda: told)
+    await eventually(lambda: told)
     assert await table.exists()
     await table.load(f"{FLOWS}\nset more {{ type mark; }}")
     assert await table.exists()
@@ -44,7 +36,7 @@ async def test_a_removed_table_is_told_and_a_replaced_one_is_there(space: Space)
     told.clear()
     space.run("nft", "table netdev other; delete table netdev other; table ip percale; delete table ip percale")
     space.run("nft", "delete table netdev percale")
-    await until(lambda: told)
+    await eventually(lambda: told)
     assert not await table.exists()
     await table.load(FLOWS)
     space.run("nft", "add element netdev percale flows { 10.0.0.1 }")

@@ -65,7 +65,7 @@ class NodeTable:
 
     def __init__(
         self,
-        keeper: NftTable,
+        kernel_table: NftTable,
         problems: Problems,
         events: Events,
         name: TableName = POLICY_TABLE,
@@ -79,7 +79,7 @@ class NodeTable:
         """Set once the kernel has held the state of all sections."""
         self.attempted = asyncio.Event()
         """Set after the first attempt."""
-        self._keeper = keeper
+        self._kernel_table = kernel_table
         self._problems = problems
         self._events = events
         self._sections: list[TableSection] = []
@@ -96,7 +96,7 @@ class NodeTable:
         self._backoff = Backoff(_FIRST_RETRY, _LONGEST_RETRY)
         self._retry: asyncio.TimerHandle | None = None
         self._due = asyncio.Event()
-        keeper.on_foreign_change(self._request_full_sync)
+        kernel_table.on_foreign_change(self._request_full_sync)
 
     def add(self, section: TableSection) -> None:
         """Before `run`."""
@@ -104,7 +104,7 @@ class NodeTable:
 
     def on_foreign_change(self, callback: Callable[[], None]) -> None:
         """Call back when another process has changed the table."""
-        self._keeper.on_foreign_change(callback)
+        self._kernel_table.on_foreign_change(callback)
 
     def request_sync(self) -> None:
         """A section has changes."""
@@ -126,15 +126,15 @@ class NodeTable:
     @property
     def refused(self) -> Sequence[Refused]:
         """What the kernel rejects at present."""
-        return self._keeper.refused
+        return self._kernel_table.refused
 
     async def prune(self, valid: Mapping[str, Collection[bytes]]) -> int:
         """Delete elements of maps filled by packets that lead elsewhere than to these; returns how many. Raises KernelError."""
-        return await self._keeper.prune(valid)
+        return await self._kernel_table.prune(valid)
 
     async def run(self) -> None:
         """Runs until cancelled, which leaves the table in place. Raises KernelError."""
-        await self._keeper.start()
+        await self._kernel_table.start()
         try:
             backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
             while True:
@@ -164,7 +164,7 @@ class NodeTable:
         finally:
             if self._retry is not None:
                 self._retry.cancel()
-            await self._keeper.stop()
+            await self._kernel_table.stop()
 
     def _wake(self, requested: int, error: KernelError | None = None) -> None:
         waiters, self._waiters = self._waiters, []
@@ -187,7 +187,7 @@ class NodeTable:
         if not self._full_sync:
             try:
                 if transaction:
-                    await self._keeper.apply(transaction)
+                    await self._kernel_table.apply(transaction)
                 return bool(transaction)
             except KernelError as error:
                 if error.errno != errno.EMSGSIZE:
@@ -195,8 +195,8 @@ class NodeTable:
         self._full_sync = False
         snapshot = transaction if self._first else merge_transactions(section.snapshot() for section in self._sections)
         self._first = False
-        transaction = await self._keeper.sync(snapshot, keep_stale=self._keep_stale)
-        self._report_rejected(self._keeper.refused)
+        transaction = await self._kernel_table.sync(snapshot, keep_stale=self._keep_stale)
+        self._report_rejected(self._kernel_table.refused)
         return bool(transaction)
 
     def _report_rejected(self, rejected: Collection[Refused]) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from percale.explain.matrix.groups import Group, Grouping
     from percale.explain.matrix.matrix import Matrix
     from percale.explain.matrix.port_space import PortSpace
+    from percale.policy.evaluator import Evaluator
     from percale.policy.rule_terms import PortSpan
     from percale.policy.verdict import Decision, FlowEnd
 
@@ -98,7 +99,7 @@ def _show(world: World, spans: Sequence[PortSpan], namespaces: Sequence[str], ou
     found = Matrix(side.reach, grouping, _asked(space, spans))
     for line in _lines(found, output):
         click.echo(line)
-    _note(world)
+    _note(world, side.evaluator)
     return 0
 
 
@@ -165,23 +166,16 @@ def _asked(space: PortSpace, spans: Sequence[PortSpan]) -> int:
     return asked or space.all
 
 
-def _note(world: World) -> None:
+def _note(world: World, evaluator: Evaluator) -> None:
     """What the picture does not show."""
     from percale.cli.worlds import MADE_UP
-    from percale.model.networkpolicy import NetworkPolicy
+    from percale.explain.parties import blocks_of
     from percale.model.pod import Pod
 
     shared = sum(isinstance(each, Pod) and each.spec.hostNetwork for each in world.objects)
     if shared:
         click.echo(f"note: {shared} pods in their node's network are part of nodes", err=True)
-    blocks = any(
-        peer.ipBlock
-        for each in world.objects
-        if isinstance(each, NetworkPolicy)
-        for peers in (*(rule.from_ for rule in each.spec.ingress), *(rule.to for rule in each.spec.egress))
-        for peer in peers
-    )
-    if world.made_up and blocks:
+    if world.made_up and blocks_of(evaluator):
         click.echo(
             f"note: {len(world.made_up)} pods have no address yet; here they are in {MADE_UP}, which an ipBlock may"
             " mean or not",
@@ -214,7 +208,7 @@ def _compare(before: World, after: World, spans: Sequence[PortSpan], namespaces:
     else:
         _tell(rows)
     _tell_strangers(groups, new.grouping.groups)
-    _note(after)
+    _note(after, new.evaluator)
     return 1 if found else 0
 
 

@@ -18,7 +18,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from percale.controllers import workloads
-from percale.controllers.workloads import Create, Workload, Workloads
+from percale.controllers.workloads import Create, Workloads
 from percale.errors import BadInput, BadManifest, PercaleError
 from percale.lab.api.client import ask
 from percale.lab.run_dir import locate
@@ -31,7 +31,7 @@ from percale.model.manifest.json_text import read_json_text
 from percale.model.meta import Object, ObjectKey
 from percale.model.node import Node
 from percale.model.pod import Pod, PodIP
-from percale.model.workloads import DaemonSet, Deployment, Job, ReplicaSet, StatefulSet
+from percale.model.workloads import DaemonSet, Deployment, Job, ReplicaSet, StatefulSet, Workload
 from percale.policy.compiled_policy import PolicyKey, RuleRef
 from percale.policy.kinds.registry import POLICY_KINDS
 
@@ -59,7 +59,6 @@ _LAB_KINDS = (
     "endpoints",
     "subnetleases",
 )
-_MAKERS: tuple[type[Object], ...] = (Deployment, ReplicaSet, StatefulSet, DaemonSet, Job)
 _KINDS = {**KINDS, **kinds_of(Lab)}
 
 
@@ -103,7 +102,7 @@ def load(files: Sequence[str], lab: str | None = None, changed: Sequence[str] = 
     old = {_identity(each.object): each.object for each in before}
     objects = old | {_identity(each.object): _where_it_was(each.object, old) for each in after}
     renewed = {
-        identity for identity, obj in objects.items() if isinstance(obj, _MAKERS) and _differs(obj, old.get(identity))
+        identity for identity, obj in objects.items() if isinstance(obj, Workload) and _differs(obj, old.get(identity))
     }
     sources = {} if lab is not None else {_identity(each.object): each.source for each in before}
     sources |= {_identity(each.object): each.source for each in after}
@@ -123,8 +122,8 @@ def _where_it_was(obj: Object, old: Mapping[Identity, Object]) -> Object:
     return replace(obj, status=was.status, spec=replace(obj.spec, nodeName=obj.spec.nodeName or was.spec.nodeName))
 
 
-def _differs(obj: Object, old: Object | None) -> bool:
-    return old is not None and cast(Workload, obj).spec != cast(Workload, old).spec
+def _differs(obj: Workload, old: Object | None) -> bool:
+    return old is not None and obj.spec != cast(Workload, old).spec
 
 
 # Reading
@@ -182,8 +181,8 @@ def _with_pods(objects: list[Object], renewed: set[Identity]) -> Iterator[Object
         yield each
     nodes = [each for each in objects if isinstance(each, Node)]
     for each in objects:
-        if isinstance(each, _MAKERS) and _identity(each) not in staffed and not _owner(each):
-            yield from _pods_of(cast(Workload, each), nodes)
+        if isinstance(each, Workload) and _identity(each) not in staffed and not _owner(each):
+            yield from _pods_of(each, nodes)
 
 
 def _makers(obj: Object, sets: Mapping[ObjectKey, ReplicaSet]) -> Iterator[Identity]:

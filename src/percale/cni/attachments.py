@@ -180,9 +180,13 @@ class Attachments:
         return attachment
 
     async def register(self, attachment: Attachment) -> None:
-        """Another plugin of the chain wired the pod. Raises StateError, StoreError."""
-        await self._before_add(attachment)
-        self._records.put(attachment)
+        """Another plugin of the chain wired the pod. Raises StateError, StoreError, KernelError."""
+        try:
+            await self._before_add(attachment)
+            self._records.put(attachment)
+        except PercaleError:
+            self._after_del(attachment)
+            raise
 
     async def _before_add(self, attachment: Attachment) -> None:
         for hook in self._hooks:

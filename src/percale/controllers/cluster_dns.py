@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from percale.controllers.service_networks import ServiceNetworks
+from percale.model.ip_family import Family
 from percale.model.meta import ObjectKey, ObjectMeta
 from percale.model.pod import Container, ContainerPort, Pod, PodSpec
 from percale.model.service import Service, ServicePort, ServiceSpec
@@ -36,7 +37,7 @@ def dns_service(networks: ServiceNetworks) -> Service:
             selector=_LABELS,
             clusterIP=addresses[0],
             clusterIPs=addresses,
-            ipFamilies=tuple("IPv6" if cidr.version == 6 else "IPv4" for cidr in networks.cidrs),
+            ipFamilies=tuple(Family(cidr.version).kubernetes for cidr in networks.cidrs),
             ipFamilyPolicy="PreferDualStack" if len(addresses) > 1 else "SingleStack",
             internalTrafficPolicy="Cluster",
             ports=(

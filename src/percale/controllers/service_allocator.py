@@ -9,18 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_address
 from types import MappingProxyType
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from percale.model.addresses import IPNetwork, is_address
 from percale.model.field_path import FieldPath
+from percale.model.ip_family import Family, FamilyName
 from percale.model.meta import ObjectKey
 from percale.model.service import Service, ServicePort, ServiceSpec
 from percale.model.validation.field_errors import FieldError, FieldErrors, invalid
-
-FamilyName: TypeAlias = Literal["IPv4", "IPv6"]
 
 NODE_PORTS = (30000, 32767)
 
@@ -97,8 +96,8 @@ class Allocations:
 
     def __init__(self, cidrs: Sequence[IPNetwork], services: Iterable[Service] = ()) -> None:
         """`cidrs`: one for each address family, the default family first."""
-        self._cidrs: dict[FamilyName, IPNetwork] = {_family(cidr.version == 6): cidr for cidr in reversed(cidrs)}
-        self._order: tuple[FamilyName, ...] = tuple(dict.fromkeys(_family(cidr.version == 6) for cidr in cidrs))
+        self._cidrs: dict[FamilyName, IPNetwork] = {Family(cidr.version).kubernetes: cidr for cidr in reversed(cidrs)}
+        self._order: tuple[FamilyName, ...] = tuple(dict.fromkeys(Family(cidr.version).kubernetes for cidr in cidrs))
         self._ranges = {family: _address_range(cidr) for family, cidr in self._cidrs.items()}
         first, last = NODE_PORTS
         self._ports = _Range(first, last, _reserved_size(last - first + 1, 32, 128))

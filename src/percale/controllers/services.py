@@ -31,6 +31,7 @@ from percale.model.endpoints import (
     EndpointSlice,
     EndpointSubset,
 )
+from percale.model.ip_family import Family
 from percale.model.meta import Object, ObjectKey, ObjectMeta
 from percale.model.node import Node
 from percale.model.pod import Pod
@@ -152,7 +153,7 @@ def _allocate(
     text = service.spec.loadBalancerIP
     requested = ip_address(text) if text and is_address(text) else None
     for pool in pools:
-        if ("IPv6" if pool.version == 6 else "IPv4") not in service.spec.ipFamilies:
+        if Family(pool.version).kubernetes not in service.spec.ipFamilies:
             continue
         free = (address for address in pool.hosts() if address not in taken)
         address: IPAddress | None = next(free, None)

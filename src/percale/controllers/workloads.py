@@ -32,9 +32,8 @@ from percale.model.workloads import (
     ReplicaSet,
     ReplicaSetSpec,
     StatefulSet,
+    Workload,
 )
-
-Workload: TypeAlias = Deployment | ReplicaSet | StatefulSet | DaemonSet | Job
 
 TEMPLATE_LABEL = "pod-template-hash"
 REVISION_LABEL = "controller-revision-hash"

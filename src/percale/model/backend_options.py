@@ -6,6 +6,7 @@ A backend of a later issue is here already, so that its configuration is read an
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
@@ -130,9 +131,9 @@ OPTIONS: dict[str, type[BackendOptions]] = {
 }
 
 
-def guarded_ports(options: BackendOptions) -> tuple[int, ...]:
-    """The UDP ports of tunnels between nodes; without any, vxlan's: a cluster's other nodes may have another backend yet."""
-    return options.tunnel_ports or VxlanOptions().tunnel_ports
+def guarded_ports(tunnel_ports: Iterable[int]) -> tuple[int, ...]:
+    """These UDP ports of tunnels; without any, vxlan's: other nodes of the cluster may have another backend yet."""
+    return tuple(sorted(set(tunnel_ports))) or VxlanOptions().tunnel_ports
 
 
 REMOVED = frozenset({"gce", "aws-vpc", "ali-vpc", "tencent-vpc"})

@@ -142,6 +142,10 @@ class Job(Object, frozen=True, kw_only=True):
     status: JobStatus = JobStatus()
 
 
+Workload: TypeAlias = Deployment | ReplicaSet | StatefulSet | DaemonSet | Job
+"""All have `spec.template`."""
+
+
 KINDS_BY_ALIAS = {
     word: kind
     for kind, short in (

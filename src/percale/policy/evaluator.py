@@ -46,15 +46,15 @@ class PolicyClass(Struct, frozen=True, dict=True):
         return tuple(policy.key for policy in self.policies if direction in policy.isolates)
 
     @cached_property
-    def _stages(self) -> Mapping[Direction, tuple[tuple[CompiledRule, ...], ...]]:
-        return {direction: tuple(_stages_of(self.policies, direction)) for direction in DIRECTIONS}
+    def _rules_by_tier(self) -> Mapping[Direction, tuple[tuple[CompiledRule, ...], ...]]:
+        return {direction: tuple(_tiers_of(self.policies, direction)) for direction in DIRECTIONS}
 
-    def stages(self, direction: Direction) -> tuple[tuple[CompiledRule, ...], ...]:
+    def rules_by_tier(self, direction: Direction) -> tuple[tuple[CompiledRule, ...], ...]:
         """The rules of each of `TIERS`."""
-        return self._stages[direction]
+        return self._rules_by_tier[direction]
 
 
-def _stages_of(policies: tuple[CompiledPolicy, ...], direction: Direction) -> Iterator[tuple[CompiledRule, ...]]:
+def _tiers_of(policies: tuple[CompiledPolicy, ...], direction: Direction) -> Iterator[tuple[CompiledRule, ...]]:
     for tier in TIERS:
         yield tuple(rule for policy in policies if policy.tier == tier for rule in policy.rules(direction))
 
@@ -207,7 +207,7 @@ class Evaluator:
             return Decision(direction, True, "open")
         policies = self.class_of(self.selector_index.pod_ids[subject.key])
         isolating = policies.isolating(direction)
-        for tier, rules in zip(TIERS, policies.stages(direction), strict=True):
+        for tier, rules in zip(TIERS, policies.rules_by_tier(direction), strict=True):
             for rule in rules:
                 if not rule_matches(rule, peer, flow, self.selector_index, self.node_index):
                     continue

@@ -1,9 +1,7 @@
-"""What Services mean: objects to choices. Pure: values in, values out. Used by render, explain, agent, lab and cli.
+"""What Services mean: from objects to endpoints. Pure: values in, values out. Used by render, explain, agent, lab and cli.
 
-Service ───────── services ─▶ port specs, VIPs ── claiming ─┐
-EndpointSlice ─── endpoints ─▶ packed states ─┐             ├─ table ─▶ ResolvedService ─▶ render
-Endpoints ─ mirroring ─┘                      └─ choosing ──┘     └──── resolving: packet → answer
-Node, configuration ─ surroundings ───────────────┘
-
-publishing, allocating, validating: the part of Kubernetes' controllers and API server, for the lab.
+Service ─────── service_ports ─▶ port specs, VIPs ─ vip_conflicts ─┐
+EndpointSlice ─ endpoint_slices ─▶ packed states ─┐                ├─ resolver ─▶ ResolvedService ─▶ render
+Endpoints ───── endpoints_mirroring ─┘            └─ endpoint_selection ─┘  └─── packet_lookup: packet → answer
+Node, configuration ─ node_context ────────────────────┘
 """

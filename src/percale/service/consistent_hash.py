@@ -1,7 +1,7 @@
-"""The strategy `mh`: a table of slots in which the loss of an endpoint moves hardly any client but its own. See `strategies`.
+"""The strategy `mh`: a table of slots in which the loss of an endpoint moves few clients of others. See `strategies`.
 
-A slot belongs to the endpoint that draws the highest number for it (rendezvous hashing), but no endpoint takes many more than
-its share: then the slot goes to the next one. Maglev's own table of that size moves 7 % more than it must; this one 3 %.
+A slot belongs to the endpoint with the highest hash for it (rendezvous hashing), but no endpoint gets many more than its share:
+then the slot goes to the next one. Maglev's table of that size moves 7 % more clients than necessary; this one 3 %.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from percale.service.endpoint_selection import Record
 
 SLOTS = 1021
 _SPARE = 8
-"""Slots that an endpoint may have above an equal share: fewer, and one loss moves more of the others; more, and loads differ."""
+"""Slots that an endpoint may have above an equal share: with fewer, a loss moves more of the others; with more, loads differ."""
 
 
 def consistent_slots(records: Sequence[Record]) -> tuple[Record, ...]:
@@ -25,26 +25,26 @@ def consistent_slots(records: Sequence[Record]) -> tuple[Record, ...]:
 
 @lru_cache(maxsize=64)
 def _slots(records: tuple[Record, ...]) -> tuple[Record, ...]:
-    """Kept, for a Service that changes has most of its ports as they were."""
+    """Cached: a changed Service has most of its ports as before."""
     import numpy as np  # noqa: PLC0415 -- 70 ms, and most have no such service
 
     if not records:
         return ()
-    most = -(-SLOTS // len(records)) + _SPARE
-    drawn = b"".join(shake_128(record).digest(4 * SLOTS) for record in records)
-    numbers = np.frombuffer(drawn, ">u4").reshape(len(records), SLOTS).astype(np.uint64)
-    # With the endpoint in the low half, so that no two are equal; a row for each slot.
-    draws = np.ascontiguousarray((numbers << 32 | np.arange(len(records), dtype=np.uint64)[:, None]).T)
-    held: list[list[tuple[int, int]]] = [[] for _ in records]
-    pending = list(enumerate(draws.max(axis=1).tolist()))
+    limit = -(-SLOTS // len(records)) + _SPARE
+    hashed = b"".join(shake_128(record).digest(4 * SLOTS) for record in records)
+    numbers = np.frombuffer(hashed, ">u4").reshape(len(records), SLOTS).astype(np.uint64)
+    # The endpoint in the low half, so that all differ; a row for each slot.
+    hashes = np.ascontiguousarray((numbers << 32 | np.arange(len(records), dtype=np.uint64)[:, None]).T)
+    slots_of: list[list[tuple[int, int]]] = [[] for _ in records]
+    pending = list(enumerate(hashes.max(axis=1).tolist()))
     while pending:
-        slot, draw = pending.pop()
-        holder = held[draw & 0xFFFF_FFFF]
-        if len(holder) < most:
-            heappush(holder, (draw, slot))
+        slot, hash_ = pending.pop()
+        holder = slots_of[hash_ & 0xFFFF_FFFF]
+        if len(holder) < limit:
+            heappush(holder, (hash_, slot))
         else:
-            refused, slot = heappushpop(holder, (draw, slot))
-            others = draws[slot]
+            refused, slot = heappushpop(holder, (hash_, slot))
+            others = hashes[slot]
             pending.append((slot, int(others[others < refused].max())))
-    owners = {slot: record for record, slots in zip(records, held, strict=True) for _, slot in slots}
+    owners = {slot: record for record, slots in zip(records, slots_of, strict=True) for _, slot in slots}
     return tuple(owners[slot] for slot in range(SLOTS))

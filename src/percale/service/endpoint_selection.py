@@ -1,6 +1,6 @@
-"""Which endpoints a node uses for a service port. A pure choice, called by `table` for each port of a changed service.
+"""Selects the endpoints that a node uses for a service port. Called by `resolver.py` for each port of a changed Service.
 
-A record is an endpoint as the kernel wants it: its address and its port, in network order (6 or 18 bytes).
+A record is an endpoint as element data: address and port, in network order (6 or 18 bytes).
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
+from percale.model.ip_family import Family
 from percale.service.endpoint_slices import DRAINING, LOCAL, READY, Hints, SliceFacts
-from percale.service.node_context import Family
 
 Record: TypeAlias = bytes
 
@@ -24,7 +24,7 @@ class Candidates(Struct, frozen=True, gc=False):
 
 
 def candidates(slices: Iterable[SliceFacts], family: Family, name: str, protocol: str) -> Candidates:
-    """The endpoints of one port. An endpoint that is there twice counts as its first, but a local one wins."""
+    """The endpoints of one port. Of duplicates the first counts, or the first local one."""
     states: dict[Record, int] = {}
     hints: dict[Record, Hints] = {}
     for each, records in _matching(slices, family, name, protocol):
@@ -69,41 +69,41 @@ def _records(addresses: bytes, size: int, port: bytes) -> list[Record]:
     return [addresses[start : start + size] + port for start in range(0, len(addresses), size)]
 
 
-class Choice(Struct, frozen=True, gc=False):
-    """Sorted. `cluster` is for the policy Cluster, `local` for the policy Local; `anywhere`: some node has an endpoint."""
+class Selection(Struct, frozen=True, gc=False):
+    """Sorted. `cluster` is for the policy Cluster, `local` for the policy Local; `anywhere`: whether any node has an endpoint."""
 
     cluster: Sequence[Record]
     local: Sequence[Record]
     anywhere: bool
 
 
-def choose(found: Candidates, node: str, zone: str) -> Choice:
-    """What this node uses: ready ones near it, else those that still serve while they end."""
+def select(found: Candidates, node: str, zone: str) -> Selection:
+    """Ready endpoints, by topology hints, else those that serve while they terminate."""
     states = found.states
-    said = set(states.values())  # very many endpoints say one thing
-    if all(state & READY for state in said):
+    distinct = set(states.values())  # many endpoints, few states
+    if all(state & READY for state in distinct):
         ready, draining = sorted(states), []
     else:
         ready = sorted([record for record, state in states.items() if state & READY])
         draining = sorted([record for record, state in states.items() if state & DRAINING])
-    some_local = any(state & LOCAL for state in said)
+    some_local = any(state & LOCAL for state in distinct)
     local = [record for record in ready if states[record] & LOCAL] if some_local else []
-    return Choice(
-        cluster=(near(ready, found.hints, node, zone) if found.hints else ready) or draining,
+    return Selection(
+        cluster=(by_hints(ready, found.hints, node, zone) if found.hints else ready) or draining,
         local=local or ([record for record in draining if states[record] & LOCAL] if some_local else []),
         anywhere=bool(ready or draining),
     )
 
 
-def near(ready: Sequence[Record], hints: Mapping[Record, Hints], node: str, zone: str) -> Sequence[Record]:
-    """Those meant for this node, else for its zone, else all. A hint counts only when every ready endpoint has one."""
-    told = [hints.get(record, Hints()) for record in ready]
-    if all(each.nodes for each in told):
-        here = [record for record, each in zip(ready, told, strict=True) if node in each.nodes]
+def by_hints(ready: Sequence[Record], hints: Mapping[Record, Hints], node: str, zone: str) -> Sequence[Record]:
+    """Those with hints for this node, else for its zone, else all. Hints count only if every ready endpoint has one."""
+    given = [hints.get(record, Hints()) for record in ready]
+    if all(each.nodes for each in given):
+        here = [record for record, each in zip(ready, given, strict=True) if node in each.nodes]
         if here:
             return here
-    if all(each.zones for each in told):
-        here = [record for record, each in zip(ready, told, strict=True) if zone in each.zones]
+    if all(each.zones for each in given):
+        here = [record for record, each in zip(ready, given, strict=True) if zone in each.zones]
         if here:
             return here
     return ready

@@ -1,6 +1,6 @@
-"""EndpointSlices → the compact states of their endpoints. Called by `table`, once for each slice that changes.
+"""EndpointSlices → compact facts of their endpoints. Called by `resolver.py`, once for each changed slice.
 
-A cluster has very many endpoints: their addresses are one bytes object a slice, their conditions another.
+A cluster may have very many endpoints: the addresses of a slice are one bytes object, their states another.
 """
 
 from __future__ import annotations
@@ -15,16 +15,14 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from percale.model.endpoints import SERVICE_LABEL, Endpoint, EndpointSlice
+from percale.model.ip_family import Family
 from percale.model.meta import ObjectKey
 from percale.model.service import HEADLESS_LABEL, PROXY_NAME_LABEL
-from percale.service.node_context import Family
 
 READY = 1
 DRAINING = 2
-"""Serving, but about to end: used when nobody is ready."""
+"""Serving while terminating: used when no endpoint is ready."""
 LOCAL = 4
-
-_SIZES = {4: 4, 6: 16}
 
 
 class SlicePort(NamedTuple):
@@ -36,7 +34,7 @@ class SlicePort(NamedTuple):
 
 
 class Hints(NamedTuple):
-    """Who should use an endpoint; empty: nothing is said."""
+    """Topology hints of an endpoint; empty: none."""
 
     nodes: tuple[str, ...] = ()
     zones: tuple[str, ...] = ()
@@ -59,7 +57,7 @@ class SliceFacts(Struct, frozen=True, gc=False):
     @property
     def size(self) -> int:
         """Bytes of an address."""
-        return _SIZES[self.family]
+        return self.family.size
 
 
 def _state(ready: bool | None, serving: bool | None, terminating: bool | None) -> int:
@@ -67,18 +65,18 @@ def _state(ready: bool | None, serving: bool | None, terminating: bool | None) -
     return state | DRAINING if terminating and serving is not False else state
 
 
-_STATES = {said: _state(*said) for said in product((None, False, True), repeat=3)}
-"""By `ready`, `serving` and `terminating`."""
+_STATES = {conditions: _state(*conditions) for conditions in product((None, False, True), repeat=3)}
+"""By `ready`, `serving` and `terminating`; None means unset."""
 
 
 def facts_of_slice(entry: EndpointSlice, node: str) -> SliceFacts | None:
-    """None: this slice is of no Service, another proxy's, or has names instead of addresses."""
+    """None: the slice has no Service, is for another proxy, or has names instead of addresses."""
     meta = entry.metadata
     labels = meta.labels
     service = labels.get(SERVICE_LABEL)
     if not service or PROXY_NAME_LABEL in labels or HEADLESS_LABEL in labels or entry.addressType == "FQDN":
         return None
-    family: Family = 6 if entry.addressType == "IPv6" else 4
+    family = Family.IPV6 if entry.addressType == "IPv6" else Family.IPV4
     usable, addresses, problems = _usable(entry.endpoints, family)
     problems += [
         f"ports[{index}].port: {port.port} is not a port, 1 to 65535"
@@ -86,8 +84,8 @@ def facts_of_slice(entry: EndpointSlice, node: str) -> SliceFacts | None:
         if port.port is not None and not 0 < port.port <= 0xFFFF
     ]
     nodes = [each.nodeName and sys.intern(each.nodeName) for each in usable]
-    said = [each.conditions for each in usable]
-    states = [_STATES[each.ready, each.serving, each.terminating] for each in said]
+    conditions = [each.conditions for each in usable]
+    states = [_STATES[each.ready, each.serving, each.terminating] for each in conditions]
     if node in nodes:
         states = [state | LOCAL if name == node else state for state, name in zip(states, nodes, strict=True)]
     hinted = any(each.hints for each in usable)
@@ -111,8 +109,8 @@ def facts_of_slice(entry: EndpointSlice, node: str) -> SliceFacts | None:
 
 
 def _usable(endpoints: Sequence[Endpoint], family: Family) -> tuple[Sequence[Endpoint], bytes, list[str]]:
-    """Those with a first address of the family, these addresses packed, and what is wrong with the others."""
-    if family == 4:
+    """Endpoints whose first address is of the family, these addresses packed, and problems of the others."""
+    if family is Family.IPV4:
         texts = [each.addresses[0] for each in endpoints if each.addresses]
         addresses = _packed4(texts)
         if addresses is not None and len(texts) == len(endpoints):
@@ -122,7 +120,7 @@ def _usable(endpoints: Sequence[Endpoint], family: Family) -> tuple[Sequence[End
         if not each.addresses:
             continue
         text = each.addresses[0]
-        address = _packed4([text]) if family == 4 else _packed6(text)
+        address = _packed4([text]) if family is Family.IPV4 else _packed6(text)
         if address is None:
             problems.append(f'endpoints[{index}].addresses[0]: "{text}" is not an IPv{family} address')
         else:
@@ -132,7 +130,7 @@ def _usable(endpoints: Sequence[Endpoint], family: Family) -> tuple[Sequence[End
 
 
 def _packed4(texts: Sequence[str]) -> bytes | None:
-    """All at once, since there are very many; None: one of them at least is no IPv4 address."""
+    """All at once, which is fast; None: at least one is no IPv4 address."""
     try:
         return b"".join(map(inet_pton, repeat(AF_INET), texts))
     except (OSError, ValueError):

@@ -1,6 +1,6 @@
-"""Endpoints → EndpointSlices, as Kubernetes' mirroring controller makes them. Called by `table`, and by the lab's controllers.
+"""Endpoints → EndpointSlices, as Kubernetes' mirroring controller makes them. Called by `resolver.py` and the controllers.
 
-How an outside database is reached by a Service name: a Service without a selector, and Endpoints somebody wrote.
+A Service without a selector and Endpoints written by hand give an external database a Service name.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from percale.model.endpoints import (
     EndpointSlice,
     EndpointSubset,
 )
+from percale.model.ip_family import Family
 from percale.model.meta import ObjectMeta, OwnerReference
-from percale.service.node_context import Family
 
 MIRRORING_CONTROLLER = "endpointslicemirroring-controller.k8s.io"
 MAX_ENDPOINTS_PER_SUBSET = 1000
-"""Of a subset; the rest is left out."""
+"""The rest is left out."""
 
 _LEADER_ANNOTATION = "control-plane.alpha.kubernetes.io/leader"
 _NOT_COPIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
 def is_mirrored(endpoints: Endpoints) -> bool:
-    """Unless they say no, or are an election's. Whether its Service has a selector is for the caller to look at."""
+    """Unless a label forbids it, or they are used for leader election. The caller checks whether the Service has a selector."""
     meta = endpoints.metadata
     return meta.labels.get(SKIP_MIRROR_LABEL) != "true" and _LEADER_ANNOTATION not in meta.annotations
 
@@ -46,7 +46,7 @@ def mirrored_slices(endpoints: Endpoints) -> list[EndpointSlice]:
     return [
         EndpointSlice(
             metadata=_metadata(endpoints, index),
-            addressType="IPv6" if family == 6 else "IPv4",
+            addressType=family.kubernetes,
             endpoints=tuple(found),
             ports=ports,
         )
@@ -55,14 +55,14 @@ def mirrored_slices(endpoints: Endpoints) -> list[EndpointSlice]:
 
 
 def _endpoints_of(subset: EndpointSubset) -> Iterator[tuple[Family, Endpoint]]:
-    told: Sequence[tuple[Iterable[EndpointAddress], bool]] = (
+    by_readiness: Sequence[tuple[Iterable[EndpointAddress], bool]] = (
         (subset.addresses, True),
         (subset.notReadyAddresses, False),
     )
-    for addresses, ready in told:
+    for addresses, ready in by_readiness:
         for each in addresses:
             yield (
-                6 if ":" in each.ip else 4,
+                Family.IPV6 if ":" in each.ip else Family.IPV4,
                 Endpoint(
                     addresses=(each.ip,),
                     conditions=EndpointConditions(ready=ready),

@@ -1,17 +1,15 @@
-"""Where Services are resolved: the configuration and this node. Called by `table` and `resolving`."""
+"""The configuration and the node for which Services are resolved. Used by `resolver.py` and `packet_lookup.py`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, TypeAlias
+from typing import Literal
 
 from msgspec import Struct
 
 from percale.model.addresses import IPNetwork, is_address, packed
-from percale.model.backend_options import VxlanOptions
+from percale.model.backend_options import guarded_ports
 from percale.model.node import Node
-
-Family: TypeAlias = Literal[4, 6]
 
 ZONE_LABEL = "topology.kubernetes.io/zone"
 REMOVED_SOON = "ToBeDeletedByClusterAutoscaler"
@@ -19,38 +17,38 @@ REMOVED_SOON = "ToBeDeletedByClusterAutoscaler"
 
 
 class ServiceConfig(Struct, frozen=True):
-    """What the agent's configuration says of Services."""
+    """The agent's settings for Services."""
 
     node: str
     """This node's name."""
     pod_cidrs: tuple[IPNetwork, ...] = ()
-    """Of the whole cluster: packets from there are from pods."""
+    """Pod networks of the whole cluster."""
     service_cidrs: tuple[IPNetwork, ...] = ()
-    """Packets to an address in there that no Service has are dropped."""
+    """Packets to their addresses without a Service are dropped."""
     node_port_addresses: tuple[IPNetwork, ...] | None = None
-    """Which of the node's addresses take node ports. None: its primary ones."""
+    """Which of the node's addresses serve node ports. None: its primary ones."""
     external_ips: tuple[IPNetwork, ...] | Literal["any", "none"] = ()
-    """Which external IPs are served; empty: those that are no pod's, no Service's and no node's."""
+    """Which external IPs are served; empty: those that belong to no pod, Service or node."""
     masquerade_all: bool = False
-    """Packets to cluster IPs are masqueraded whoever sends them."""
+    """Masquerade all packets to cluster IPs."""
     strategy: str = "random"
-    """Of Services that do not name one."""
-    tunnel_ports: tuple[int, ...] = VxlanOptions().tunnel_ports
-    """Of UDP: at a node's address they are no endpoints."""
+    """The default."""
+    tunnel_ports: tuple[int, ...] = guarded_ports(())
+    """UDP ports that are no endpoints at a node's address."""
 
 
 class NodeFacts(Struct, frozen=True):
-    """What Services look at in the own Node. `addresses` are packed, the primary one of each family first."""
+    """Facts of this node. `addresses` are packed, the primary one of each family first."""
 
     zone: str = ""
     addresses: tuple[bytes, ...] = ()
     eligible: bool = True
-    """Load balancers may send new clients to it: it is not about to be removed."""
+    """Load balancers may send new connections: it is not about to be removed."""
 
 
 def facts_of_node(node: Node) -> NodeFacts:
-    """Internal addresses come before external ones; names are no addresses."""
-    told = [
+    """Internal addresses come before external ones; host names do not count."""
+    found = [
         packed(each.address)
         for kind in ("InternalIP", "ExternalIP")
         for each in node.status.addresses
@@ -58,14 +56,14 @@ def facts_of_node(node: Node) -> NodeFacts:
     ]
     return NodeFacts(
         zone=node.metadata.labels.get(ZONE_LABEL, ""),
-        addresses=tuple(dict.fromkeys(told)),
+        addresses=tuple(dict.fromkeys(found)),
         eligible=node.metadata.deletionTimestamp is None
         and all(taint.key != REMOVED_SOON for taint in node.spec.taints),
     )
 
 
 def node_port_addresses(config: ServiceConfig, node: NodeFacts) -> tuple[bytes, ...]:
-    """The node's addresses that take node ports; never loopback, which cannot be left again."""
+    """The node's addresses that serve node ports; never loopback, whose packets cannot leave the node."""
     if config.node_port_addresses is None:
         primary = {len(address): address for address in reversed(node.addresses)}
         return tuple(address for address in node.addresses if address in primary.values())
@@ -77,7 +75,7 @@ def node_port_addresses(config: ServiceConfig, node: NodeFacts) -> tuple[bytes, 
 
 
 def is_in(address: bytes, networks: Iterable[IPNetwork]) -> bool:
-    """A packed address is in one of the networks."""
+    """Whether a packed address is in one of the networks."""
     number, bits = int.from_bytes(address), 8 * len(address)
     return any(
         network.max_prefixlen == bits

@@ -1,6 +1,6 @@
-"""Where would a packet seen on this node go, and is its source kept? One pure function over the table that is also rendered.
+"""Where a packet seen on this node would go, and whether its source is kept: a pure function over what is also rendered.
 
-Called by the command `percale service resolve`, by explain, and by kernel tests that hold real packets against it.
+Called by the command `percale service resolve`, by explain, and by kernel tests that compare it with real packets.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from typing import Literal, TypeAlias
 from msgspec import Struct
 
 from percale.model.addresses import IPAddress
+from percale.model.ip_family import Family
 from percale.model.pod import Protocol
-from percale.service.node_context import Family, is_in
+from percale.service.node_context import is_in
 from percale.service.resolved_service import ClientLocation, ResolvedPort
 from percale.service.resolver import ServiceResolver
 from percale.service.service_ports import PortSpec, Vip, VipKind, format_endpoint
@@ -21,7 +22,7 @@ Action: TypeAlias = Literal["endpoints", "reject", "drop", "none"]
 
 
 class Answer(Struct, frozen=True):
-    """`none`: no Service's matter. `masquerade` is true when it is so whichever of the endpoints is chosen."""
+    """`none`: the packet is for no Service. `masquerade`: regardless of the selected endpoint."""
 
     action: Action
     endpoints: tuple[str, ...]
@@ -29,57 +30,57 @@ class Answer(Struct, frozen=True):
     reason: str
 
 
-def resolve(table: ServiceResolver, source: IPAddress, target: IPAddress, port: int, protocol: Protocol) -> Answer:
-    """The first packet of a connection. Raises ValueError when source and target are of two families."""
+def resolve(resolver: ServiceResolver, source: IPAddress, target: IPAddress, port: int, protocol: Protocol) -> Answer:
+    """For the first packet of a connection. Raises ValueError if source and target are of different families."""
     if source.version != target.version:
         raise ValueError(f"{source} and {target} are not of one address family")
-    found = _find(table, target.packed, port, protocol)
+    found = _find(resolver, target.packed, port, protocol)
     if found is None:
-        return _without_service(table, target, port, protocol)
+        return _without_service(resolver, target, port, protocol)
     resolved, vip = found
-    if not _may_use(table, resolved.spec, vip, source.packed):
+    if not _may_use(resolver, resolved.spec, vip, source.packed):
         return Answer("drop", (), False, f"{source} is not in the loadBalancerSourceRanges of {resolved.name}")
-    return _routed(table, resolved, vip, source)
+    return _routed(resolver, resolved, vip, source)
 
 
-def client_location(table: ServiceResolver, address: bytes) -> ClientLocation:
-    """What Services see in a client's address."""
-    if address in table.node.addresses:
+def client_location(resolver: ServiceResolver, address: bytes) -> ClientLocation:
+    """Whether the client is a pod, this node or outside."""
+    if address in resolver.node.addresses:
         return "node"
-    return "pod" if is_in(address, table.config.pod_cidrs) else "outside"
+    return "pod" if is_in(address, resolver.config.pod_cidrs) else "outside"
 
 
-def _find(table: ServiceResolver, target: bytes, port: int, protocol: Protocol) -> tuple[ResolvedPort, Vip] | None:
-    """A Service's own address comes before the node's ports."""
-    held = table.vip_owners.owner(vip_key(target, protocol, port))
-    if held is None and target in table.node_port_addresses:
-        family: Family = 4 if len(target) == 4 else 6
-        held = table.vip_owners.owner(node_port_key(family, protocol, port))
+def _find(resolver: ServiceResolver, target: bytes, port: int, protocol: Protocol) -> tuple[ResolvedPort, Vip] | None:
+    """A Service's address takes precedence over node ports."""
+    held = resolver.vip_owners.owner(vip_key(target, protocol, port))
+    if held is None and target in resolver.node_port_addresses:
+        family = Family.of_packed(target)
+        held = resolver.vip_owners.owner(node_port_key(family, protocol, port))
     if held is None:
         return None
     spec, vip = held
-    return next((each, vip) for each in table.services[spec.key].ports if each.spec is spec)
+    return next((each, vip) for each in resolver.services[spec.key].ports if each.spec is spec)
 
 
-def _without_service(table: ServiceResolver, target: IPAddress, port: int, protocol: Protocol) -> Answer:
-    if target.packed in table.cluster_ips:
+def _without_service(resolver: ServiceResolver, target: IPAddress, port: int, protocol: Protocol) -> Answer:
+    if target.packed in resolver.cluster_ips:
         return Answer("reject", (), False, f"{target} is a cluster IP, but its Service has no port {port}/{protocol}")
-    if is_in(target.packed, table.config.service_cidrs):
+    if is_in(target.packed, resolver.config.service_cidrs):
         return Answer("drop", (), False, f"{target} is in the service network, but no Service has it")
-    refusal = table.refusal(target.packed)
+    refusal = resolver.refusal(target.packed)
     because = f"; {refusal}" if refusal is not None else ""
     return Answer("none", (), False, f"no Service is at {format_endpoint(target.packed, port)}/{protocol}{because}")
 
 
-def _may_use(table: ServiceResolver, spec: PortSpec, vip: Vip, source: bytes) -> bool:
-    """A packet of this node to a load balancer's address may have that address as its source: the node counts."""
+def _may_use(resolver: ServiceResolver, spec: PortSpec, vip: Vip, source: bytes) -> bool:
+    """A packet of this node to a load balancer's address may have that address as its source: the node's addresses count."""
     if vip.kind != "load-balancer" or not spec.source_ranges or is_in(source, spec.source_ranges):
         return True
     own = any(each.kind == "load-balancer" and each.address == source for each in spec.vips)
-    return own and any(is_in(address, spec.source_ranges) for address in table.node.addresses)
+    return own and any(is_in(address, spec.source_ranges) for address in resolver.node.addresses)
 
 
-PLACES: dict[ClientLocation, str] = {"pod": "a pod", "node": "this node", "outside": "outside"}
+LOCATIONS: dict[ClientLocation, str] = {"pod": "a pod", "node": "this node", "outside": "outside"}
 KINDS: dict[VipKind, str] = {
     "cluster": "cluster IP",
     "load-balancer": "load balancer address",
@@ -88,10 +89,10 @@ KINDS: dict[VipKind, str] = {
 }
 
 
-def _routed(table: ServiceResolver, resolved: ResolvedPort, vip: Vip, source: IPAddress) -> Answer:
-    place = client_location(table, source.packed)
-    slots, masquerade = resolved.route(vip.kind, place, masquerade_all=table.config.masquerade_all)
-    what = f"{KINDS[vip.kind]} of {resolved.name} from {PLACES[place]}"
+def _routed(resolver: ServiceResolver, resolved: ResolvedPort, vip: Vip, source: IPAddress) -> Answer:
+    location = client_location(resolver, source.packed)
+    slots, masquerade = resolved.route(vip.kind, location, masquerade_all=resolver.config.masquerade_all)
+    what = f"{KINDS[vip.kind]} of {resolved.name} from {LOCATIONS[location]}"
     if slots == "reject":
         return Answer("reject", (), False, f"{what}: no endpoint is ready")
     if slots == "drop":

@@ -16,9 +16,9 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
+from percale.model.ip_family import Family
 from percale.model.meta import ObjectKey
 from percale.service.endpoint_selection import Record
-from percale.service.node_context import Family
 from percale.service.service_ports import PortName, PortSpec, Vip, VipKind
 from percale.service.strategies import Strategy
 
@@ -58,7 +58,7 @@ class ResolvedPort(Struct, frozen=True, gc=False):
     @property
     def record_size(self) -> int:
         """Bytes of a record: an address and a port."""
-        return 6 if self.spec.family == 4 else 18
+        return self.spec.family.size + 2
 
     @property
     def cluster_ip_clients(self) -> Slots | NoEndpointsAction:

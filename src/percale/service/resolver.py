@@ -17,12 +17,13 @@ from percale.model.meta import Object, ObjectKey
 from percale.model.node import Node
 from percale.model.service import Service
 from percale.model.subnet_lease import SubnetLease
-from percale.service.cost import too_costly
-from percale.service.endpoint_selection import Record, candidates, choose, nodes_of
+from percale.service.address_index import AddressIndex
+from percale.service.cost import cost_problem
+from percale.service.endpoint_selection import Record, candidates, nodes_of, select
 from percale.service.endpoint_slices import DRAINING, LOCAL, READY, SliceFacts, facts_of_slice
 from percale.service.endpoints_mirroring import is_mirrored, mirrored_slices
 from percale.service.node_context import NodeFacts, ServiceConfig, facts_of_node, node_port_addresses
-from percale.service.refused_addresses import OF_A_NODE, NodeAddresses, Refused
+from percale.service.refused_addresses import OF_A_NODE, Refused
 from percale.service.resolved_service import ResolvedPort, ResolvedService
 from percale.service.service_ports import PortSpec, ServiceFacts, facts_of_service, format_vip
 from percale.service.strategies import slots_of
@@ -48,7 +49,8 @@ class ServiceResolver:
         """As requested, of Services with addresses that may belong to a node."""
         self._requesters: dict[bytes, set[ObjectKey]] = {}
         """By such an address, or one that is always refused: the Services that request it."""
-        self._node_addresses = NodeAddresses()
+        self._node_addresses = AddressIndex[tuple[type[Object], str]]()
+        """By kind and name of Nodes and leases."""
         self._slices: dict[ObjectKey, tuple[SliceFacts, ...]] = {}
         self._mirrored: dict[ObjectKey, tuple[SliceFacts, ...]] = {}
         self._service_of_slice: dict[ObjectKey, ObjectKey] = {}
@@ -262,7 +264,7 @@ class ServiceResolver:
         of_slices = [problem for each in slices for problem in each.problems]
         problems = [*facts.problems, *refused, *self._conflict_problems(facts), *of_slices]
         specs: Sequence[PortSpec] = facts.ports
-        if (costly := too_costly(facts, slices)) is not None:
+        if (costly := cost_problem(facts, slices)) is not None:
             # One port of each family is enough for the kernel to refuse all connections to the Service's addresses.
             problems.append(costly)
             specs, slices = list({spec.family: spec for spec in reversed(specs)}.values()), ()
@@ -292,15 +294,15 @@ class ServiceResolver:
 
     def _port(self, spec: PortSpec, slices: tuple[SliceFacts, ...]) -> ResolvedPort:
         which = (spec.family, spec.name.port, spec.name.protocol)
-        choice = choose(candidates(slices, *which), self.config.node, self.node.zone)
+        selection = select(candidates(slices, *which), self.config.node, self.node.zone)
         nodes = nodes_of(slices, *which) if spec.strategy.weights else {}
         uses_local = spec.internal_local or spec.external_local
         return ResolvedPort(
             spec=spec,
             vips=self.vip_owners.owned_vips(spec),
-            cluster=b"".join(slots_of(spec.strategy, choice.cluster, nodes)),
-            local=b"".join(slots_of(spec.strategy, choice.local, nodes)) if uses_local else b"",
-            anywhere=choice.anywhere,
+            cluster=b"".join(slots_of(spec.strategy, selection.cluster, nodes)),
+            local=b"".join(slots_of(spec.strategy, selection.local, nodes)) if uses_local else b"",
+            anywhere=selection.anywhere,
         )
 
 

@@ -1,6 +1,6 @@
-"""A Service → its ports, each with the virtual addresses that it wants. Called by `table`, once for each Service that changes.
+"""A Service → its ports, each with the virtual addresses that it requests. Called by `resolver.py` for each changed Service.
 
-IPv4 and IPv6 are ports of their own: they have other addresses and other endpoints.
+IPv4 and IPv6 are separate ports: they have different addresses and endpoints.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple, TypeAlias
 from msgspec import Struct
 
 from percale.model.addresses import IPNetwork, is_address, is_network, packed, parse_network
+from percale.model.ip_family import Family
 from percale.model.meta import ObjectKey
 from percale.model.service import (
     AFFINITY_TIMEOUT,
@@ -22,7 +23,7 @@ from percale.model.service import (
     Service,
     ServicePort,
 )
-from percale.service.node_context import Family, ServiceConfig
+from percale.service.node_context import ServiceConfig
 from percale.service.refused_addresses import Refused, balancer_refusal, cluster_ip_refusal, external_refusal
 from percale.service.strategies import Strategy, parse_strategy
 
@@ -30,7 +31,7 @@ VipKind: TypeAlias = Literal["cluster", "load-balancer", "external", "node-port"
 
 
 class PortName(NamedTuple):
-    """A service port's identity; `port` is "" when it has no name."""
+    """Identity of a service port; `port` is "" if it has no name."""
 
     namespace: str
     service: str
@@ -42,7 +43,7 @@ class PortName(NamedTuple):
 
 
 class Vip(NamedTuple):
-    """Where clients reach a service port. `address` is packed; a node port has none, it is at the node's own addresses."""
+    """Where clients reach a service port. `address` is packed, and empty for a node port."""
 
     kind: VipKind
     address: bytes
@@ -66,15 +67,14 @@ class PortSpec(Struct, frozen=True, gc=False):
     name: PortName
     family: Family
     age: str
-    """The Service's creationTimestamp, which sorts, and its uid, which nobody chooses: of two that want one address, the older
-    one gets it."""
+    """creationTimestamp and uid of the Service: of two that request the same address, the older one gets it."""
     vips: tuple[Vip, ...]
     internal_local: bool
     external_local: bool
     source_ranges: tuple[IPNetwork, ...]
-    """Who may use the load balancer's addresses; empty: all."""
+    """Clients of the load balancer's addresses; empty: all."""
     affinity: int | None
-    """Seconds that a client stays with its endpoint; None: it does not."""
+    """Timeout of session affinity in seconds; None: no affinity."""
     strategy: Strategy
 
     @property
@@ -84,27 +84,27 @@ class PortSpec(Struct, frozen=True, gc=False):
 
     @property
     def number(self) -> int:
-        """The Service's own port; its node port is another."""
+        """`port` of the Service, not its node port."""
         return next(vip.port for vip in self.vips if vip.kind == "cluster")
 
 
 class ServiceFacts(Struct, frozen=True, gc=False):
-    """What proxies look at in a Service. Without ports there is nothing to do for it."""
+    """What a proxy needs of a Service. Without ports it is not proxied."""
 
     key: ObjectKey
     ports: tuple[PortSpec, ...]
     selectorless: bool
-    """Its endpoints are somebody else's to write."""
+    """No controller writes its EndpointSlices."""
     health_check_port: int | None
     problems: tuple[str, ...]
     refused: tuple[Refused, ...] = ()
-    """Addresses that it asks for, and that are not among its ports' for that."""
+    """Requested addresses that its ports do not have."""
     external: tuple[bytes, ...] = ()
-    """External IPs that it has unless they are a node's."""
+    """External IPs that it has unless they belong to a node."""
 
 
 def facts_of_service(service: Service, config: ServiceConfig) -> ServiceFacts:
-    """Headless Services, external names and those of other proxies have no ports here."""
+    """Headless Services, external names and Services of other proxies have no ports."""
     spec = service.spec
     problems: list[str] = []
     ports: tuple[PortSpec, ...] = ()
@@ -128,7 +128,7 @@ def facts_of_service(service: Service, config: ServiceConfig) -> ServiceFacts:
 
 
 def is_proxied(service: Service) -> bool:
-    """This proxy has something to do for it."""
+    """Whether this proxy implements it."""
     labels, spec = service.metadata.labels, service.spec
     if PROXY_NAME_LABEL in labels or HEADLESS_LABEL in labels or spec.type == "ExternalName":
         return False
@@ -136,7 +136,7 @@ def is_proxied(service: Service) -> bool:
 
 
 def is_external_local(service: Service) -> bool:
-    """Clients outside reach endpoints of the node that they come to, and no others."""
+    """externalTrafficPolicy Local applies: external clients reach only endpoints of the node that they connect to."""
     spec = service.spec
     return spec.externalTrafficPolicy == "Local" and (
         spec.type in ("NodePort", "LoadBalancer") or bool(spec.type == "ClusterIP" and spec.externalIPs)
@@ -152,7 +152,7 @@ def _strategy(service: Service, default: str, problems: list[str]) -> Strategy:
 
 
 def _packed(texts: Iterable[str], field: str, problems: list[str]) -> list[bytes]:
-    """What cannot be read goes to `problems`."""
+    """Invalid ones go to `problems`."""
     found = []
     for text in texts:
         if is_address(text):
@@ -176,7 +176,7 @@ Refusal: TypeAlias = Callable[[bytes, ServiceConfig], str | None]
 
 
 def _ports(service: Service, config: ServiceConfig, problems: list[str], refused: list[Refused]) -> Iterator[PortSpec]:
-    """The families are those of the cluster IPs; of each the first address counts."""
+    """The families are those of the cluster IPs; the first address of each counts."""
 
     def admitted(texts: Sequence[str], field: str, refusal: Refusal) -> list[bytes]:
         found: list[bytes] = []
@@ -202,10 +202,10 @@ def _ports(service: Service, config: ServiceConfig, problems: list[str], refused
     age = f"{meta.creationTimestamp or '~'} {meta.uid}" if meta.uid else meta.creationTimestamp or "~"
     strategy = _strategy(service, config.strategy, problems)
     for cluster in {len(address): address for address in reversed(clusters)}.values():
-        family: Family = 4 if len(cluster) == 4 else 6
-        own = tuple([each for each in ranges if each.version == family])
-        if not own and len(ranges) < len(spec.loadBalancerSourceRanges):
-            own = (_NOBODY[family],)  # what cannot be read opens nothing
+        family = Family.of_packed(cluster)
+        matching = tuple([each for each in ranges if each.version == family])
+        if not matching and len(ranges) < len(spec.loadBalancerSourceRanges):
+            matching = (_NO_CLIENT[family],)  # invalid ranges admit no client
         for port, node_port in zip(spec.ports, node_ports, strict=True):
             yield PortSpec(
                 name=PortName(
@@ -216,18 +216,18 @@ def _ports(service: Service, config: ServiceConfig, problems: list[str], refused
                 vips=_vips(port, node_port, cluster, addresses),
                 internal_local=spec.internalTrafficPolicy == "Local",
                 external_local=external_local,
-                source_ranges=own,
+                source_ranges=matching,
                 affinity=affinity,
                 strategy=strategy,
             )
 
 
-_NOBODY: dict[Family, IPNetwork] = {4: parse_network("0.0.0.0/32"), 6: parse_network("::/128")}
-"""No packet comes from there."""
+_NO_CLIENT: dict[Family, IPNetwork] = {Family.IPV4: parse_network("0.0.0.0/32"), Family.IPV6: parse_network("::/128")}
+"""No packet has such a source."""
 
 
 def _port(number: int | None, field: str, problems: list[str]) -> int | None:
-    """What is no port goes to `problems`."""
+    """An invalid port goes to `problems`."""
     if number and not 0 < number <= 0xFFFF:
         problems.append(f"{field}: {number} is not a port, 1 to 65535")
         return None
@@ -237,7 +237,7 @@ def _port(number: int | None, field: str, problems: list[str]) -> int | None:
 def _vips(
     port: ServicePort, node_port: int | None, cluster: bytes, addresses: Iterable[tuple[VipKind, list[bytes]]]
 ) -> tuple[Vip, ...]:
-    """Each address once: its first kind counts, so that an address of a load balancer stays one."""
+    """Each address once; its first kind counts, so that load balancer addresses win."""
     kinds: dict[bytes, VipKind] = {cluster: "cluster"}
     for kind, each in addresses:
         for address in each:

@@ -1,6 +1,6 @@
 """How connections are spread over endpoints: names, annotations, and the slots that a strategy picks from.
 
-`services` asks what a Service wants, `table` makes the slots. The renderer makes each slot a map element, and picks one:
+`service_ports.py` parses the annotations, `resolver.py` makes the slots. Each slot is a map element, and the kernel selects one:
 
     random lc    a random slot          rr wrr    the next slot          sh mh    the slot of the client's hash
 """
@@ -24,9 +24,9 @@ StrategyName: TypeAlias = Literal["random", "rr", "wrr", "sh", "mh", "lc"]
 STRATEGY_ANNOTATION = "percale.io/strategy"
 WEIGHTS_ANNOTATION = "percale.io/weights"
 
-MOST_SLOTS = 1000
-"""Of a weighted strategy."""
-LARGEST_WEIGHT = 1000
+MAX_SLOTS = 1000
+"""Maximum for a weighted strategy."""
+MAX_WEIGHT = 1000
 
 NAMES: tuple[StrategyName, ...] = get_args(StrategyName)
 
@@ -40,22 +40,22 @@ class Weight(NamedTuple):
 
 
 class Strategy(NamedTuple):
-    """Weights are for `wrr` only; the first that fits an endpoint counts, and 1 when none does."""
+    """Weights are for `wrr` only; the first that matches an endpoint counts, else 1."""
 
     name: StrategyName
     weights: tuple[Weight, ...] = ()
 
 
 def parse_strategy(annotations: Mapping[str, str], default: str) -> Strategy:
-    """What a Service's annotations ask for. Raises ValueError with what is wrong."""
+    """The strategy of a Service's annotations. Raises ValueError."""
     return _strategy(annotations.get(STRATEGY_ANNOTATION, default), annotations.get(WEIGHTS_ANNOTATION, ""))
 
 
 @lru_cache(maxsize=64)
-def _strategy(word: str, weights: str) -> Strategy:
-    name = next((each for each in NAMES if each == word), None)
+def _strategy(name_: str, weights: str) -> Strategy:
+    name = next((each for each in NAMES if each == name_), None)
     if name is None:
-        raise ValueError(f'{STRATEGY_ANNOTATION}: unknown strategy "{word}" (there are {", ".join(NAMES)})')
+        raise ValueError(f'{STRATEGY_ANNOTATION}: unknown strategy "{name_}" (there are {", ".join(NAMES)})')
     return Strategy(name, tuple(map(_weight, filter(str.strip, weights.split(",")))) if name == "wrr" else ())
 
 
@@ -64,19 +64,21 @@ _is_number = re.compile(r"[0-9]{1,9}", re.ASCII).fullmatch
 
 def _weight(text: str) -> Weight:
     """`node/n1=3`, `10.0.0.0/24=2`, `10.0.0.7=5`, `*=1`."""
-    whom, equals, number = text.strip().rpartition("=")
-    if not equals or not _is_number(number) or int(number) > LARGEST_WEIGHT:
+    target, equals, number = text.strip().rpartition("=")
+    if not equals or not _is_number(number) or int(number) > MAX_WEIGHT:
         raise ValueError(
-            f'{WEIGHTS_ANNOTATION}: "{text.strip()}" is not WHOM=WEIGHT with a weight from 0 to {LARGEST_WEIGHT}'
+            f'{WEIGHTS_ANNOTATION}: "{text.strip()}" is not WHOM=WEIGHT with a weight from 0 to {MAX_WEIGHT}'
         )
-    if whom == "*":
+    if target == "*":
         return Weight(int(number))
-    if whom.startswith("node/"):
-        return Weight(int(number), node=whom.removeprefix("node/"))
+    if target.startswith("node/"):
+        return Weight(int(number), node=target.removeprefix("node/"))
     try:
-        return Weight(int(number), network=ip_network(whom, strict=False))
+        return Weight(int(number), network=ip_network(target, strict=False))
     except ValueError:
-        raise ValueError(f'{WEIGHTS_ANNOTATION}: "{whom}" is neither node/NAME, an address, a network nor *') from None
+        raise ValueError(
+            f'{WEIGHTS_ANNOTATION}: "{target}" is neither node/NAME, an address, a network nor *'
+        ) from None
 
 
 def slots_of(strategy: Strategy, records: Sequence[Record], nodes: Mapping[Record, str | None]) -> tuple[Record, ...]:
@@ -115,19 +117,19 @@ def interleaved(records: Sequence[Record], weights: Sequence[int]) -> tuple[Reco
 
 
 def _reduced(weights: Sequence[int]) -> list[int]:
-    """In their lowest terms, and small enough that their sum is a number of slots; whoever has a weight keeps one."""
+    """In lowest terms, and scaled down to the maximum of slots; a weight above 0 keeps at least one slot."""
     if not any(weights):
         return [1] * len(weights)
     divisor = reduce(gcd, weights)
     shares = [weight // divisor for weight in weights]
     total = sum(shares)
-    if total <= MOST_SLOTS:
+    if total <= MAX_SLOTS:
         return shares
-    return [max(1, share * MOST_SLOTS // total) if share else 0 for share in shares]
+    return [max(1, share * MAX_SLOTS // total) if share else 0 for share in shares]
 
 
 def by_connections(records: Sequence[Record], connections: Mapping[Record, int]) -> tuple[Record, ...]:
-    """`lc`: slots by how far each endpoint is below the busiest, so that a refresh interval's connections level them out."""
+    """`lc`: slots by how far each endpoint is below the busiest, so that the connections of an interval level them."""
     counts = [connections.get(record, 0) for record in records]
     busiest = max(counts, default=0)
     steps = max(1, (busiest - min(counts, default=0)) / _LEVELS)

@@ -1,13 +1,14 @@
-"""Endpoints that are no endpoints: a tunnel between nodes, which takes for a node's whatever gets into it. Called by `table`."""
+"""Refuses endpoints that are tunnels between nodes: what a tunnel receives counts as sent by a node. Used by `resolver.py`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from msgspec.structs import replace
 
 from percale.model.meta import ObjectKey
 from percale.model.subnet_lease import SubnetLease
+from percale.service.address_index import AddressIndex
 from percale.service.endpoint_slices import SliceFacts, SlicePort
 from percale.service.service_ports import format_endpoint
 
@@ -17,79 +18,59 @@ class Tunnels:
 
     def __init__(self, ports: Iterable[int]) -> None:
         self._ports = frozenset(port.to_bytes(2) for port in ports)
-        self._leases: dict[ObjectKey, tuple[bytes, ...]] = {}
-        self._ends: dict[bytes, int] = {}
-        """How many leases have this address."""
-
-    @property
-    def leases(self) -> Iterator[ObjectKey]:
-        """Those that are known."""
-        return iter(self._leases)
+        self.leases = AddressIndex[ObjectKey]()
+        """The known leases, with their addresses."""
 
     def put(self, lease: SubnetLease) -> bool:
-        """Whether its addresses are others now."""
-        return self._change(lease.key, _addresses(lease))
+        """Whether endpoints may be tunnels now that were not, or the other way round."""
+        return bool(self.leases.update(lease.key, _tunnel_addresses(lease)))
 
     def remove(self, key: ObjectKey) -> bool:
-        """Whether it had addresses."""
-        return self._change(key, ())
-
-    def _change(self, key: ObjectKey, addresses: tuple[bytes, ...]) -> bool:
-        old = self._leases.pop(key, ())
-        if addresses:
-            self._leases[key] = addresses
-        if addresses == old:
-            return False
-        for each in addresses:
-            self._ends[each] = self._ends.get(each, 0) + 1
-        for each in old:
-            self._ends[each] -= 1
-            if not self._ends[each]:
-                del self._ends[each]
-        return True
+        """The same."""
+        return bool(self.leases.update(key, ()))
 
     def has(self, record: bytes, protocol: str) -> bool:
-        """An endpoint, with its port, is one."""
-        return protocol == "UDP" and record[-2:] in self._ports and record[:-2] in self._ends
+        """Whether an endpoint, with its port, is a tunnel."""
+        return protocol == "UDP" and record[-2:] in self._ports and record[:-2] in self.leases
 
     def has_tunnel_port(self, facts: SliceFacts) -> bool:
-        """It has such a port."""
-        return any(self._is_ours(port) for port in facts.ports)
+        """Whether it has a tunnel's port."""
+        return any(self._is_tunnel_port(port) for port in facts.ports)
 
     def without_tunnels(self, facts: SliceFacts) -> tuple[SliceFacts, ...]:
-        """The slice without tunnels, and with a problem for each; as two when its other ports keep their endpoints."""
+        """The slice without tunnels and with a problem for each; two slices if its other ports keep their endpoints."""
         if not self.has_tunnel_port(facts):
             return (facts,)
         size = facts.size
         addresses = [facts.addresses[start : start + size] for start in range(0, len(facts.addresses), size)]
-        kept = [index for index, address in enumerate(addresses) if address not in self._ends]
+        kept = [index for index, address in enumerate(addresses) if address not in self.leases]
         if len(kept) == len(addresses):
             return (facts,)
-        left = [address for address in addresses if address in self._ends]
+        tunnels = [address for address in addresses if address in self.leases]
         others = replace(
             facts,
-            ports=tuple(port for port in facts.ports if not self._is_ours(port)),
+            ports=tuple(port for port in facts.ports if not self._is_tunnel_port(port)),
             problems=(
                 *facts.problems,
                 *(
                     _problem(facts, address, number)
-                    for number in sorted({port.number for port in facts.ports if self._is_ours(port)})
-                    for address in left
+                    for number in sorted({port.number for port in facts.ports if self._is_tunnel_port(port)})
+                    for address in tunnels
                 ),
             ),
         )
-        guarded = replace(
+        filtered = replace(
             facts,
-            ports=tuple(filter(self._is_ours, facts.ports)),
+            ports=tuple(filter(self._is_tunnel_port, facts.ports)),
             addresses=b"".join(addresses[index] for index in kept),
             states=bytes(facts.states[index] for index in kept),
             nodes=tuple(facts.nodes[index] for index in kept),
             hints=tuple(facts.hints[index] for index in kept) if facts.hints else (),
             problems=(),
         )
-        return others, guarded
+        return others, filtered
 
-    def _is_ours(self, port: SlicePort) -> bool:
+    def _is_tunnel_port(self, port: SlicePort) -> bool:
         return port.protocol == "UDP" and port.number in self._ports
 
 
@@ -99,7 +80,7 @@ def _problem(facts: SliceFacts, address: bytes, port: bytes) -> str:
     return f"{where}: {at}/UDP is the tunnel of a node, and no endpoint"
 
 
-def _addresses(lease: SubnetLease) -> tuple[bytes, ...]:
+def _tunnel_addresses(lease: SubnetLease) -> tuple[bytes, ...]:
     spec = lease.spec
     public = [address.packed for address in spec.public_ips]
     subnets = [net for net in spec.subnets if net.num_addresses > 1]

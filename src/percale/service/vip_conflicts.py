@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
+from percale.model.ip_family import Family
 from percale.model.pod import PROTOCOL_NUMBERS
-from percale.service.node_context import Family
 from percale.service.service_ports import PortName, PortSpec, Vip, VipKind
 
 VipKey: TypeAlias = bytes

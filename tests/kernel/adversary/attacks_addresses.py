@@ -12,9 +12,10 @@ from typing import Any
 
 from tests.kernel.adversary import frames
 from tests.kernel.adversary.worlds import NODE_ADDRESSES, SWITCH, Family, World, attack
-from tests.kernel.agent.cluster import PATIENCE, Pod, until
+from tests.kernel.agent.cluster import Pod
 from tests.kernel.agent.policies import PORT
 from tests.kernel.service_world import inside
+from tests.waiting import PATIENCE, until
 
 HOST_PORT, LOOPBACK_PORT, NODES_OWN = 31500, 31501, 31502
 LOST: dict[Family, tuple[str, int]] = {4: ("192.168.0.99", 24), 6: ("fd00::99", 64)}

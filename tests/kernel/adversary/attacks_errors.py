@@ -14,8 +14,9 @@ from itertools import product
 from tests.kernel.adversary import frames
 from tests.kernel.adversary.attacks_tunnels import ATTACKERS, VICTIMS, send
 from tests.kernel.adversary.worlds import NODE_ADDRESSES, SWITCH, TUNNEL_PORT, Family, World, attack
-from tests.kernel.agent.cluster import sh, until
+from tests.kernel.agent.cluster import sh
 from tests.kernel.agent.policies import PORT
+from tests.waiting import until
 
 FRIENDS = ("friend1", "friend2")
 UNREACHABLE, REDIRECT = 3, 5

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from tests.kernel.adversary import frames
 from tests.kernel.adversary.attacks_tunnels import VICTIMS, plainly
 from tests.kernel.adversary.worlds import Attempt, Family, World, attack
-from tests.kernel.agent.cluster import sh, until
+from tests.kernel.agent.cluster import sh
 from tests.kernel.agent.policies import PORT
+from tests.waiting import until
 
 PAIRS = (("attacker1", "victim1", "friend1"), ("attacker2", "victim2", "friend2"))
 """Of one node each."""

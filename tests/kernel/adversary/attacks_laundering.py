@@ -6,8 +6,8 @@ from functools import partial
 from typing import Any
 
 from tests.kernel.adversary.worlds import NODE_ADDRESSES, Family, World, attack
-from tests.kernel.agent.cluster import until
 from tests.kernel.agent.policies import PORT
+from tests.waiting import until
 
 VIPS: dict[Family, str] = {4: "10.96.7.1", 6: "fd00:96::7:1"}
 OUTSIDE: dict[Family, str] = {4: "198.51.100.17", 6: "2001:db8:9::17"}

@@ -9,8 +9,8 @@ from functools import partial
 from tests.kernel.adversary import frames
 from tests.kernel.adversary.attacks_identities import shut_in, to_attackers
 from tests.kernel.adversary.worlds import Family, World, attack
-from tests.kernel.agent.cluster import until
 from tests.kernel.agent.policies import PORT, selecting
+from tests.waiting import until
 
 DCCP, SCTP, UDP_LITE, EXPERIMENT = 33, 132, 136, 253
 OTHERS = (4, frames.UDP, DCCP, 41, 47, 50, 51, 55, 94, 115, SCTP, 135, UDP_LITE, 137, 139, EXPERIMENT, 254)

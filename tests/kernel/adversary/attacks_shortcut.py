@@ -7,8 +7,9 @@ from functools import partial
 
 from tests.kernel.adversary import frames
 from tests.kernel.adversary.worlds import Family, World, attack
-from tests.kernel.agent.cluster import sh, until
+from tests.kernel.agent.cluster import sh
 from tests.kernel.agent.policies import PORT
+from tests.waiting import until
 
 _EXCHANGES = 5
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from tests.kernel.adversary import frames
 from tests.kernel.adversary.worlds import NODE_ADDRESSES, SWITCH, TUNNEL_PORT, Attempt, Family, World, attack
-from tests.kernel.agent.cluster import until
 from tests.kernel.agent.policies import PORT
+from tests.waiting import until
 
 ATTACKERS = ("attacker1", "attacker2")
 VICTIMS = ("victim1", "victim2")

@@ -18,9 +18,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from tests.kernel.adversary import frames
-from tests.kernel.agent.cluster import NETNS, Cluster, Node, Pod, sh, until
+from tests.kernel.agent.cluster import NETNS, Cluster, Node, Pod, sh
 from tests.kernel.agent.policies import DENY, Policies, allowing, selecting
 from tests.kernel.agent.services import Services
+from tests.waiting import until
 
 from percale.kernel.netns import NetnsThread
 from percale.render.network.pod_veth import HOST_MAC

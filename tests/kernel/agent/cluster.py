@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from tests.waiting import PATIENCE, until
 
 from percale.agent.config.settings import AgentConfig
 from percale.agent.http import client as asking
@@ -27,18 +28,7 @@ from percale.errors import AgentError
 from percale.kernel.netns import create_namespace, delete_namespace
 
 NETNS = Path("/run/netns")
-PATIENCE = 30.0
-"""Seconds; whatever takes longer failed."""
 BIN = Path(sys.executable).parent
-
-
-def until(condition: Callable[[], Any], what: str = "it happens") -> Any:
-    """The condition's first true value."""
-    end = time.monotonic() + PATIENCE
-    while not (value := condition()):
-        assert time.monotonic() < end, f"not within {PATIENCE:.0f} s: {what}"
-        time.sleep(0.02)
-    return value
 
 
 def sh(namespace: str, *command: str, check: bool = True) -> str:
@@ -139,6 +129,7 @@ class Node:
     settings: dict[str, Any]
     process: subprocess.Popen[bytes] | None = None
     pods: list[Pod] = field(default_factory=list)
+    program: tuple[str, ...] = (str(BIN / "percale"),)
 
     @property
     def config(self) -> AgentConfig:
@@ -156,7 +147,7 @@ class Node:
 
     def command(self, *arguments: str) -> list[str]:
         """`percale …` in the node's namespace."""
-        return ["nsenter", f"--net={NETNS / self.name}", str(BIN / "percale"), *arguments]
+        return ["nsenter", f"--net={NETNS / self.name}", *self.program, *arguments]
 
     def percale(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(self.command(*arguments), capture_output=True, text=True, check=False, timeout=60)

@@ -8,10 +8,11 @@ from typing import Any
 
 from tests.kernel.adversary import frames
 from tests.kernel.adversary.worlds import packet_socket
-from tests.kernel.agent.cluster import NETNS, Cluster, Pod, sh, until
+from tests.kernel.agent.cluster import NETNS, Cluster, Pod, sh
 from tests.kernel.agent.policies import DENY, PORT, Policies, allowing
 from tests.kernel.agent.services import VIP, Services
 from tests.kernel.knocking import Knocker, Knocking
+from tests.waiting import until
 
 from percale.render.network.pod_veth import HOST_MAC
 

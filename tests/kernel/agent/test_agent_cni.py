@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.kernel.agent.cluster import NETNS, Cluster, Node, Pod, sh, until
+from tests.kernel.agent.cluster import NETNS, Cluster, Node, Pod, sh
+from tests.waiting import until
 
 from percale.kernel.netns import create_namespace
 

@@ -12,7 +12,8 @@ import pytest
 import pytest_asyncio
 from msgspec.structs import replace
 from tests.kernel.conftest import Space
-from tests.kernel.flows import PATIENCE, SERVICE, VIP, VIP_PORT, A, B, Wire, World
+from tests.kernel.flows import SERVICE, VIP, VIP_PORT, A, B, Wire, World
+from tests.waiting import eventually
 
 from percale.agent.logging import LineLog
 from percale.agent.metrics import Metrics
@@ -86,9 +87,7 @@ class Judge:
         return len(list(self.table.flows(EntryFilter(marked=CUT_MARK))))
 
     async def until_marked(self, count: int) -> None:
-        async with asyncio.timeout(PATIENCE):
-            while self.marked() != count:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: self.marked() == count)
 
 
 @pytest.fixture
@@ -242,6 +241,4 @@ async def test_a_table_that_cannot_be_read_is_a_problem_and_tried_again(
         await judge.policy(CLOSED)
         await judge.until_marked(1)
     assert "No buffer space available" in judge.log.getvalue()
-    async with asyncio.timeout(PATIENCE):
-        while judge.problems.current:
-            await asyncio.sleep(0.01)
+    await eventually(lambda: not judge.problems.current)

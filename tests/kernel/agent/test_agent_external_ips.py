@@ -9,8 +9,9 @@ from functools import partial
 from typing import Any
 
 import pytest
-from tests.kernel.agent.cluster import Cluster, Node, Pod, sh, until
+from tests.kernel.agent.cluster import Cluster, Node, Pod, sh
 from tests.kernel.agent.services import SERVICES, Services
+from tests.waiting import until
 
 DUAL = {"Network": "10.244.0.0/16", "EnableIPv6": True, "IPv6Network": "fd00:244::/48"}
 CIDRS = ["10.96.0.0/16", "fd00:96::/112"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from tests.kernel.agent.cluster import Cluster, until
+from tests.kernel.agent.cluster import Cluster
+from tests.waiting import until
 
 DUAL = {"Network": "10.244.0.0/16", "EnableIPv6": True, "IPv6Network": "fd00:10:244::/48"}
 V6 = {"EnableIPv4": False, "EnableIPv6": True, "IPv6Network": "fd00:10:244::/48"}

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
-from tests.kernel.agent.cluster import Cluster, until
+from tests.kernel.agent.cluster import Cluster
 from tests.kernel.agent.guarded import EVERYTHING, PLAIN, SERVICE, SPOOFED, Guarded
+from tests.waiting import until
 
 
 @pytest.fixture

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.kernel.agent.cluster import Cluster, Node, until
+from tests.kernel.agent.cluster import Cluster, Node
 from tests.kernel.agent.services import NODE_PORT, Services, services
 from tests.kernel.service_world import inside
+from tests.waiting import until
 
 N1 = "192.168.0.1"
 AUTOSCALER = "ToBeDeletedByClusterAutoscaler"

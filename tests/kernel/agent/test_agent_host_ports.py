@@ -7,9 +7,10 @@ import signal
 from collections.abc import Callable
 
 import pytest
-from tests.kernel.agent.cluster import Cluster, Pod, until
+from tests.kernel.agent.cluster import Cluster, Pod
 from tests.kernel.agent.services import NODE_PORT, services
 from tests.kernel.service_world import Seen
+from tests.waiting import until
 
 OUTSIDE, NODE = "192.168.0.254", "192.168.0.1"
 

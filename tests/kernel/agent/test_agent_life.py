@@ -8,7 +8,8 @@ import socket
 import subprocess
 
 import pytest
-from tests.kernel.agent.cluster import Cluster, until
+from tests.kernel.agent.cluster import Cluster
+from tests.waiting import until
 
 from percale.kernel import syscalls
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.kernel.agent.cluster import Cluster, Pod, sh, until
+from tests.kernel.agent.cluster import Cluster, Pod, sh
+from tests.waiting import until
 
 from percale.kernel import syscalls
 

@@ -8,7 +8,8 @@ import subprocess
 import time
 
 import pytest
-from tests.kernel.agent.cluster import NETNS, Cluster, Pod, sh, until
+from tests.kernel.agent.cluster import NETNS, Cluster, Pod, sh
+from tests.waiting import until
 
 OUTSIDE = "192.168.0.254"
 """The switch: it knows no route to pods."""

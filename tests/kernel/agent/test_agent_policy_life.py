@@ -9,8 +9,9 @@ from itertools import count
 from typing import Any
 
 import pytest
-from tests.kernel.agent.cluster import Cluster, Node, Pod, until
+from tests.kernel.agent.cluster import Cluster, Node, Pod
 from tests.kernel.agent.policies import DENY, Policies, allowing, flow, streams
+from tests.waiting import until
 
 KILLS, SOME = 4, 20
 """How often, and after how many policies that come one after the other."""

@@ -9,10 +9,11 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
-from tests.kernel.agent.cluster import BIN, NETNS, Cluster, Node, Pod, sh, until
+from tests.kernel.agent.cluster import BIN, NETNS, Cluster, Node, Pod, sh
 from tests.kernel.agent.policies import DENY, PORT, Policies, allowing, flow, selecting, streams
 from tests.kernel.agent.sniffing import Sniffer
 from tests.kernel.streams import FlowOf, Streams
+from tests.waiting import until
 
 from percale.kernel.netlink.conntrack import Conntrack, EntryFilter
 from percale.kernel.netns import NetnsThread

@@ -13,9 +13,10 @@ from itertools import product
 from typing import Any, NamedTuple
 
 import pytest
-from tests.kernel.agent.cluster import Cluster, Pod, sh, until
+from tests.kernel.agent.cluster import Cluster, Pod, sh
 from tests.kernel.agent.services import NODE_PORT, VIP, Services, services
 from tests.kernel.service_world import all_at_once
+from tests.waiting import until
 
 N1, N2 = "192.168.0.1", "192.168.0.2"
 CUSTOMER, PASSER_BY = "192.168.0.254", "192.168.0.253"

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
-from tests.kernel.agent.cluster import Cluster, Node, Pod, until
+from tests.kernel.agent.cluster import Cluster, Node, Pod
 from tests.kernel.agent.services import NODE_PORT, VIP, Services, services
 from tests.kernel.service_world import TARGET, Seen, inside
+from tests.waiting import until
 
 N1 = "192.168.0.1"
 

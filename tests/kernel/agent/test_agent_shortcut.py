@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.kernel.agent.cluster import NETNS, Cluster, Node, Pod, sh, until
+from tests.kernel.agent.cluster import NETNS, Cluster, Node, Pod, sh
 from tests.kernel.agent.policies import flow, streams
+from tests.waiting import until
 
 DUAL = {"Network": "10.244.0.0/16", "EnableIPv6": True, "IPv6Network": "fd00:10:244::/48"}
 

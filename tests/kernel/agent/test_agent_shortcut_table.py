@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from tests.kernel.agent.cluster import Cluster, Node, until
+from tests.kernel.agent.cluster import Cluster, Node
+from tests.waiting import until
 
 
 def hooked(node: Node) -> str:

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import yaml
-from tests.kernel.agent.cluster import Cluster, Node, until
+from tests.kernel.agent.cluster import Cluster, Node
+from tests.waiting import until
 
 
 def lease_files(cluster: Cluster, node: str) -> list[Path]:

@@ -12,11 +12,12 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import pytest
-from tests.kernel.agent.cluster import NETNS, Cluster, Node, Pod, sh, until
+from tests.kernel.agent.cluster import NETNS, Cluster, Node, Pod, sh
 from tests.kernel.agent.policies import DENY, PORT, Policies, allowing
 from tests.kernel.agent.services import SERVICES, Services
 from tests.kernel.agent.sniffing import Sniffer
 from tests.kernel.streams import MAGIC, datagrams
+from tests.waiting import until
 
 DUAL = {"Network": "10.244.0.0/16", "EnableIPv6": True, "IPv6Network": "fd00:244::/48"}
 TUNNEL_PORT = 8472

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from tests.kernel.agent.cluster import Cluster, Node, Pod, sh, until
+from tests.kernel.agent.cluster import Cluster, Node, Pod, sh
+from tests.waiting import until
 
 
 @pytest.fixture

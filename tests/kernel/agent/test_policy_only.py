@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.kernel.agent.cluster import NETNS, Cluster, Node, sh, until
+from tests.kernel.agent.cluster import NETNS, Cluster, Node, sh
+from tests.waiting import until
 
 from percale.kernel.netlink.conntrack import Conntrack, EntryFilter
 from percale.kernel.netns import NetnsThread

@@ -6,6 +6,7 @@ import asyncio
 import io
 
 import pytest
+from tests.waiting import eventually
 
 from percale.agent import events as module
 from percale.agent.events import Events, InvolvedObject
@@ -30,10 +31,11 @@ class EventWorld:
         self.events = Events("n1", self.store, self.problems, clock=lambda: self.now)
 
     async def wait_for(self, count: int) -> list[Event]:
-        async with asyncio.timeout(PATIENCE):
-            while len(found := await self.store.list(Event)) < count:
-                await asyncio.sleep(0)
-        return found
+        async def found() -> list[Event]:
+            events = await self.store.list(Event)
+            return events if len(events) >= count else []
+
+        return list(await eventually(found))
 
 
 @pytest.fixture
@@ -63,9 +65,11 @@ async def test_a_repeated_event_is_counted_once_a_minute_at_most(world: EventWor
     assert await world.store.list(Event) == [first]
     world.now += 60
     world.events.warn(WEB, "NotServed", "no")
-    async with asyncio.timeout(PATIENCE):
-        while (await world.store.list(Event))[0].count != 2:
-            await asyncio.sleep(0)
+
+    async def twice() -> bool:
+        return (await world.store.list(Event))[0].count == 2
+
+    await eventually(twice)
     running.cancel()
     (event,) = await world.store.list(Event)
     assert (event.metadata.name, event.firstTimestamp) == (first.metadata.name, first.firstTimestamp)
@@ -92,9 +96,7 @@ async def test_a_store_that_is_away_ends_nothing(world: EventWorld, monkeypatch:
     with monkeypatch.context() as patched:
         patched.setattr(world.store, "put", away)
         world.events.warn(WEB, "NotServed", "no")
-        async with asyncio.timeout(PATIENCE):
-            while world.problems.last is None:
-                await asyncio.sleep(0)
+        await eventually(lambda: world.problems.last is not None)
     world.events.warn(InvolvedObject("Pod", ObjectKey("shop", "a")), "KernelRefused", "no")
     assert (await world.wait_for(1))[0].involvedObject.kind == "Pod"
     running.cancel()

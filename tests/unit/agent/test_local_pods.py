@@ -7,7 +7,8 @@ import io
 from ipaddress import ip_address, ip_interface
 from typing import Any
 
-import msgspec
+from tests import builders
+from tests.waiting import eventually
 
 from percale.agent.events import Events
 from percale.agent.informer import Informer
@@ -29,9 +30,7 @@ ADDRESS = ip_address("10.244.1.2")
 
 
 def pod(name: str, **status: Any) -> Pod:
-    meta = {"name": name, "namespace": "x"}
-    spec = {"nodeName": "n1", "containers": [{"name": "main"}]}
-    return msgspec.convert({"metadata": meta, "spec": spec, "status": status}, Pod)
+    return builders.pod(name, namespace="x", status=status)
 
 
 def attachment(pod: Pod, address: IPAddress = ADDRESS) -> Attachment:
@@ -67,8 +66,7 @@ async def test_an_address_that_goes_from_one_pod_to_another_stays_the_nodes() ->
         agent.after_del(attachment(new))
         await store.delete(Pod, old.key)
         await store.delete(Pod, new.key)
-        while agent.local_pods:
-            await asyncio.sleep(0)
+        await eventually(lambda: not agent.local_pods)
         for task in running:
             task.cancel()
     assert heard == [{ADDRESS.packed}, set()]
@@ -86,16 +84,14 @@ async def test_a_pod_has_its_addresses_while_it_has_its_wires() -> None:
         await agent.before_add(attachment(pod("set-0")))
         await store.delete(Pod, key)
         await store.put(pod("later", phase="Running", podIP="10.244.1.9"))
-        while len(heard) < 2:
-            await asyncio.sleep(0)
+        await eventually(lambda: len(heard) >= 2)
         await store.put(pod("set-0"))
         await agent.before_add(attachment(pod("set-0"), again))
         agent.after_del(attachment(pod("set-0")))
         assert again.packed in agent.local_pods
         await store.delete(Pod, key)
         await store.delete(Pod, ObjectKey("x", "later"))
-        while len(agent.local_pods) > 1:
-            await asyncio.sleep(0)
+        await eventually(lambda: len(agent.local_pods) <= 1)
         agent.after_del(attachment(pod("set-0"), again))
         for task in running:
             task.cancel()

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 
 import pytest
 from msgspec import Struct
+from tests.waiting import eventually
 
 from percale.agent import nft_table as module
 from percale.agent.events import Events, InvolvedObject
@@ -72,9 +73,7 @@ class Node(Struct):
         return {} if self.nft_table.state is None else dict(self.nft_table.state.sets["ingress4"].elements)
 
     async def holds(self, wanted: dict[bytes, object]) -> None:
-        async with asyncio.timeout(PATIENCE):
-            while self.held != wanted:
-                await asyncio.sleep(0.001)
+        await eventually(lambda: self.held == wanted)
 
 
 @pytest.fixture
@@ -107,9 +106,7 @@ async def test_a_rejected_object_affects_no_other(node: Node, *, first: bool) ->
     await asyncio.wait_for(node.table.applied.wait(), PATIENCE)
     assert list(node.problems.current) == ["kernel: pod x/b"]
     assert "No such file" in node.problems.current["kernel: pod x/b"].error
-    async with asyncio.timeout(PATIENCE):
-        while not (found := await node.store.list(Event)):
-            await asyncio.sleep(0.001)
+    found = await eventually(lambda: node.store.list(Event))
     assert [(each.involvedObject.name, each.reason) for each in found] == [("b", "KernelRefused")]
     node.pods.wanted = {A: DROP, B: WAY, C: ACCEPT}
     node.table.request_sync()
@@ -117,9 +114,7 @@ async def test_a_rejected_object_affects_no_other(node: Node, *, first: bool) ->
     node.pods.wanted = {A: DROP, C: ACCEPT}
     node.table.request_sync()
     await node.holds({A: DROP, C: ACCEPT})
-    async with asyncio.timeout(PATIENCE):
-        while node.problems.current:
-            await asyncio.sleep(0.001)
+    await eventually(lambda: not node.problems.current)
 
 
 async def test_what_was_left_out_is_tried_again(node: Node) -> None:
@@ -128,9 +123,7 @@ async def test_what_was_left_out_is_tried_again(node: Node) -> None:
     node.nft_table.refusals = [KernelError("no memory", errno=errno.ENOMEM) for _ in range(3)]
     node.table.request_sync()
     await node.holds({A: ACCEPT})
-    async with asyncio.timeout(PATIENCE):
-        while node.problems.current:
-            await asyncio.sleep(0.001)
+    await eventually(lambda: not node.problems.current)
 
 
 async def test_a_kernel_that_takes_nothing_is_the_tables_problem(node: Node) -> None:

@@ -9,12 +9,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests import builders
 
 from percale.errors import AddressRefused, BadConfig, Conflict, NetworkFull, StoreError, StoreUnavailable
 from percale.ipam.subnet_lease import MACHINE, RENEW_BEFORE, RESERVED, TTL, Claimant, HeldLease, acquire
 from percale.model.meta import ObjectKey
 from percale.model.netconf import network_config
-from percale.model.subnet_lease import NodeSubnets, SubnetLease, SubnetLeaseSpec, make_lease
+from percale.model.subnet_lease import NodeSubnets, SubnetLease, SubnetLeaseSpec
 from percale.store.memory import MemoryStore
 
 CONFIG = network_config({"Network": "10.244.0.0/16"})
@@ -89,7 +90,7 @@ async def in_store(store: MemoryStore) -> dict[str, str]:
 
 
 async def reserve(store: MemoryStore, node: str, subnet: str) -> None:
-    lease = make_lease(SubnetLeaseSpec(node=node, subnet=IPv4Network(subnet)))
+    lease = builders.lease(1, node=node, subnet=subnet)
     metadata = msgspec.structs.replace(lease.metadata, annotations={RESERVED: "true"})
     await store.put(msgspec.structs.replace(lease, metadata=metadata))
 
@@ -164,7 +165,7 @@ async def test_from_one_family_to_both_and_back_the_number_stays() -> None:
 async def test_of_several_own_leases_one_stays() -> None:
     store = MemoryStore()
     for third in (3, 4):
-        await store.put(make_lease(SubnetLeaseSpec(node="n1", subnet=IPv4Network(f"10.244.{third}.0/24"))))
+        await store.put(builders.lease(third, node="n1"))
     assert subnet_of(await acquire(store, CONFIG, claimant(1))) == "10.244.3.0/24"
     assert await in_store(store) == {"10.244.3.0-24": "n1"}
 

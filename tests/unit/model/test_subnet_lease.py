@@ -48,5 +48,6 @@ def test_a_nodes_subnets() -> None:
 
 def test_a_family_by_its_version() -> None:
     v4, v6 = Family(4), Family(6)
-    assert (v4.nft, v6.nft, f"IPv{v4}", f"IPv{v6}") == ("ip", "ip6", "IPv4", "IPv6")
+    assert (v4.nft, v6.nft, v4.kubernetes, v6.kubernetes, f"IPv{v6}") == ("ip", "ip6", "IPv4", "IPv6", "IPv6")
+    assert (v4.size, v6.size, Family.of_packed(bytes(4)), Family.of_packed(bytes(16))) == (4, 16, v4, v6)
     assert [str(family.everything) for family in Family] == ["0.0.0.0/0", "::/0"]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
-import msgspec
+from tests import builders
+from tests.builders import cluster_policy
 
 from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
-from percale.model.pod import Pod
 from percale.policy.evaluator import Evaluator
 from percale.policy.verdict import Flow
 
@@ -22,14 +22,11 @@ def allowed(evaluator: Evaluator) -> bool:
 def only_to(name: str, *names: str) -> ClusterNetworkPolicy:
     accepting = {"action": "Accept", "to": [{"domainNames": names}]}
     denying = {"action": "Deny", "to": [{"networks": ["0.0.0.0/0"]}]}
-    spec = {"tier": "Admin", "priority": 1, "subject": {"namespaces": {}}, "egress": [accepting, denying]}
-    return msgspec.convert({"metadata": {"name": name}, "spec": spec}, ClusterNetworkPolicy)
+    return cluster_policy(name, egress=[accepting, denying])
 
 
 def test_capitals_and_a_last_dot_make_no_other_name() -> None:
-    meta, status = {"name": "p", "namespace": "x"}, {"phase": "Running", "podIP": POD}
-    pod = msgspec.convert({"metadata": meta, "spec": {"containers": [{"name": "c"}]}, "status": status}, Pod)
-    evaluator = Evaluator([pod, only_to("names", "Docs.Example.org.", "docs.example.org")])
+    evaluator = Evaluator([builders.pod("p", POD), only_to("names", "Docs.Example.org.", "docs.example.org")])
     assert evaluator.domains == {"docs.example.org"}
     assert not allowed(evaluator)
     assert evaluator.set_resolved_names({"docs.example.org": frozenset({ip_address(DOCS).packed})}).resolved_names

@@ -8,7 +8,7 @@ import pytest
 from tests.unit.service.building import build
 
 from percale.model.meta import ObjectKey
-from percale.service.cost import MOST_ELEMENTS
+from percale.service.cost import MAX_ELEMENTS
 from percale.service.resolver import ServiceResolver
 from percale.service.strategies import STRATEGY_ANNOTATION
 
@@ -55,7 +55,7 @@ def test_a_service_that_costs_too_much_serves_nobody_and_says_so(
     found = table(ports, endpoints, strategy, **spec)
     (problem,) = [each for each in found.services[KEY].problems if "elements" in each]
     assert problem.startswith("Service ns1/svc1: it would take ")
-    assert f"of {MOST_ELEMENTS} that it may" in problem
+    assert f"of {MAX_ELEMENTS} that it may" in problem
     assert build.brief(found, POD, IP, 1000) == "reject"
     assert build.brief(found, POD, "172.30.0.42") == "10.180.0.1:80"
 

@@ -8,7 +8,8 @@ import pytest
 from tests.unit.service.building import build
 
 from percale.model.endpoints import Endpoint, EndpointSlice
-from percale.service.endpoint_selection import Choice, candidates, choose
+from percale.model.ip_family import Family
+from percale.service.endpoint_selection import Selection, candidates, select
 from percale.service.endpoint_slices import DRAINING, LOCAL, READY, facts_of_slice
 from percale.service.service_ports import format_endpoint
 
@@ -16,7 +17,7 @@ from percale.service.service_ports import format_endpoint
 def chosen(*slices: EndpointSlice, zone: str = "", port: str = "p80") -> tuple[str, str, bool]:
     """(the cluster's endpoints, those of n1, whether any is anywhere)."""
     facts = [each for entry in slices if (each := facts_of_slice(entry, "n1")) is not None]
-    choice: Choice = choose(candidates(facts, 4, port, "TCP"), "n1", zone)
+    choice: Selection = select(candidates(facts, Family.IPV4, port, "TCP"), "n1", zone)
     cluster, local = (
         " ".join(format_endpoint(each[:-2], int.from_bytes(each[-2:])).removesuffix(":80") for each in records)
         for records in (choice.cluster, choice.local)

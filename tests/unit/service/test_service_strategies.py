@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.unit.service.building import build
 
 from percale.service.consistent_hash import SLOTS, consistent_slots
-from percale.service.strategies import MOST_SLOTS, Strategy, by_connections, interleaved, parse_strategy, slots_of
+from percale.service.strategies import MAX_SLOTS, Strategy, by_connections, interleaved, parse_strategy, slots_of
 
 STRATEGY, WEIGHTS = "percale.io/strategy", "percale.io/weights"
 
@@ -80,7 +80,7 @@ def test_turns_are_spread() -> None:
 def test_weighted_slots_are_few_and_whoever_has_a_weight_has_a_slot(weights: list[int]) -> None:
     records = [record(number) for number in range(len(weights))]
     slots = Counter(interleaved(records, weights))
-    assert sum(slots.values()) <= MOST_SLOTS + len(weights)
+    assert sum(slots.values()) <= MAX_SLOTS + len(weights)
     assert set(slots) == {each for each, weight in zip(records, weights, strict=True) if weight or not any(weights)}
 
 

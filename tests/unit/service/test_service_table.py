@@ -228,6 +228,15 @@ def test_the_tunnels_port_is_the_networks() -> None:
     assert len(list(build.table(build.service(), plain, lease("n2"), tunnel_ports=(4789,)).problems)) == 1
 
 
+def test_each_of_several_tunnel_ports_is_no_endpoint() -> None:
+    both = build.slice("10.0.2.0", service="svc1", ports=(("p80", 51820, "UDP"), ("p81", 51821, "UDP")))
+    table = build.table(build.service(), both, lease("n2"), tunnel_ports=(51820, 51821))
+    assert list(table.problems) == [
+        f"EndpointSlice ns1/svc1-1: 10.0.2.0:{port}/UDP is the tunnel of a node, and no endpoint"
+        for port in (51820, 51821)
+    ]
+
+
 # Endpoints that somebody wrote
 
 

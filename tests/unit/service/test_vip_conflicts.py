@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from tests import builders
 from tests.unit.service.building import build
 
 from percale.model.endpoints import EndpointSlice
 from percale.model.meta import ObjectKey
 from percale.model.node import Node
 from percale.model.service import Service
-from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec, make_lease
+from percale.model.subnet_lease import SubnetLease
 
 IP, POD, OUTSIDE = "172.30.0.41", "10.0.0.2", "203.0.113.2"
 
@@ -114,11 +115,10 @@ def test_of_one_second_the_uid_decides_and_no_name_does(first: str) -> None:
 )
 def test_an_external_ip_that_is_anothers(address: str, why: str) -> None:
     """Only it is left out: the rest of the Service lives."""
-    public = IPv4Address("198.51.100.4")
     others = (
         build.node(),
         build.node("192.168.0.3", "2001:db8::3", name="n2", external=["203.0.113.9"]),
-        make_lease(SubnetLeaseSpec(node="n3", subnet=IPv4Network("10.1.0.0/24"), publicIP=public)),
+        builders.lease(3, publicIP="198.51.100.4"),
     )
     thief = build.service(
         ip="172.30.0.41", clusterIPs=(IP, "fd00:172::41"), externalIPs=(address, "192.0.2.7", "2001:db8:7::7")
@@ -180,9 +180,7 @@ def test_a_node_that_comes_or_goes_touches_whoever_asks_for_its_address() -> Non
     assert build.brief(table, OUTSIDE, "192.168.0.3") == "10.180.0.2:80 masquerade"
     assert table.apply([build.node("192.168.0.3", name="n2")]) == {key("svc2")}
     assert build.brief(table, OUTSIDE, "192.168.0.3") == "none"
-    lease = make_lease(
-        SubnetLeaseSpec(node="n2", subnet=IPv4Network("10.1.0.0/24"), publicIP=IPv4Address("192.168.0.3"))
-    )
+    lease = builders.lease(2, publicIP="192.168.0.3")
     assert table.apply([lease, build.node("192.168.0.4", name="n2")]) == set(), "the lease says it too"
     assert table.apply([build.node("192.168.0.5", name="n2")]) == set()
     assert table.apply(gone=[(SubnetLease, lease.key)]) == {key("svc2")}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -33,12 +33,6 @@ def text(name: str, value: str = "1") -> str:
 async def upcoming(events: AsyncIterator[Event]) -> Event:
     async with asyncio.timeout(30):
         return await anext(events)
-
-
-async def eventually(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not holds():
-            await asyncio.sleep(0.01)
 
 
 async def names(store: FilesStore) -> list[str]:

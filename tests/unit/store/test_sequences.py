@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeAlias
 
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.waiting import eventually
 
 from percale.errors import StoreError
 from percale.model.configmap import ConfigMap
@@ -102,9 +103,11 @@ async def compare(taken: list[Step], by_hand: bool) -> None:
             assert await take(files, step) == await take(memory, step)
             listed = await memory.list(ConfigMap)
             assert await files.list(ConfigMap) == await other.list(ConfigMap) == listed
-        async with asyncio.timeout(30):
-            while [seen[key] for key in sorted(seen)] != await memory.list(ConfigMap):
-                await asyncio.sleep(0.001)
+
+        async def agree() -> bool:
+            return [seen[key] for key in sorted(seen)] == await memory.list(ConfigMap)
+
+        await eventually(agree)
         for store in (memory, files, other):
             await store.close()
         await follower

@@ -23,10 +23,10 @@ from percale.render.nft.objects import TableSpec, Transaction
 class NetworkTable:
     """One of them: see `TableSection`."""
 
-    def __init__(self, spec: TableSpec, keeper: NftTable, problems: Problems, events: Events) -> None:
+    def __init__(self, spec: TableSpec, kernel_table: NftTable, problems: Problems, events: Events) -> None:
         self.synced = False
         self.elements = DeclaredElements(spec.sets)
-        self.table = NodeTable(keeper, problems, events, spec.name, keep_stale=True)
+        self.table = NodeTable(kernel_table, problems, events, spec.name, keep_stale=True)
         self.table.add(self)
 
     def changes(self) -> Transaction:

@@ -69,11 +69,11 @@ class PolicyController:
         self._recheck = recheck
         self._on_local_pods = on_local_pods
         self._attached: dict[ObjectKey, tuple[bytes, ...]] = {}
-        """What this node's pods are wired with, by whichever interface."""
-        self._said: dict[ObjectKey, PodFacts] = {}
-        """What the store says, or said last, of such a pod: while it has wires it is judged, whatever becomes of its object."""
+        """The addresses of this node's attached pods, of all interfaces."""
+        self._last_facts: dict[ObjectKey, PodFacts] = {}
+        """The last facts of such a pod from the store: while it has wires its policies apply, whatever becomes of its object."""
         self._deleted: set[ObjectKey] = set()
-        """Those among them without an object by now."""
+        """Attached pods whose object was deleted."""
         self._resolver = DomainResolver(lambda: self.evaluator.domains, self._update_addresses, problems)
         self._deltas: list[PolicyDelta] = []
         self._pending_recheck: frozenset[bytes] = frozenset()
@@ -93,33 +93,32 @@ class PolicyController:
     # Pods of this node
 
     async def before_add(self, attachment: Attachment) -> None:
-        """The kernel holds the rules for this pod and its addresses when this returns. Raises StoreError."""
+        """The kernel holds the rules for this pod and its addresses when this returns. Raises StoreError, KernelError."""
         if attachment.pod is None:
             return
         pod = attachment.pod.key
         self.attach(pod, attachment.wires.ips)
-        facts = await self._known(pod)
+        facts = await self._lookup(pod)
         if facts is None:
             return  # not a pod of the cluster: no policy can select it
         self._put_pod(facts)
-        pending = self._deltas or self._in_flight or self._foreign_change
-        if pending or not self._node_table.applied.is_set():
+        if not self._node_table.applied.is_set():
             self._node_table.request_sync()
-            await self._node_table.flush()
+        await self._node_table.flush()
 
     def attach(self, pod: ObjectKey, addresses: Iterable[IPAddress]) -> None:
         """A pod of this node has these addresses; also called for pods of previous runs."""
         self._attached[pod] = tuple(dict.fromkeys((*self._attached.get(pod, ()), *_packed(addresses))))
 
-    async def _known(self, pod: ObjectKey) -> PodFacts | None:
+    async def _lookup(self, pod: ObjectKey) -> PodFacts | None:
         """Also for a pod whose watch event has not arrived yet, or that has the name of one that is gone."""
-        known = self._said.get(pod) or self.evaluator.selector_index.pod(pod)
+        known = self._last_facts.get(pod) or self.evaluator.selector_index.pod(pod)
         if known is not None and pod not in self._deleted:
             return known
         found = await self._informer.get(Pod, pod)
-        since = self._said.get(pod)
-        if since is not None and (found is None or pod not in self._deleted):
-            return since  # its event came meanwhile, or its object is gone
+        arrived = self._last_facts.get(pod)
+        if arrived is not None and (found is None or pod not in self._deleted):
+            return arrived  # its event came meanwhile, or its object is gone
         return facts_of(found) if found is not None else None
 
     def after_del(self, attachment: Attachment) -> None:
@@ -130,15 +129,15 @@ class PolicyController:
         left = tuple(each for each in self._attached.pop(pod, ()) if each not in gone)
         if left:
             self._attached[pod] = left
-        said = self._said.get(pod)
-        if said is None:
+        facts = self._last_facts.get(pod)
+        if facts is None:
             return
         if left or pod not in self._deleted:
-            self._record(self.evaluator.put_facts(self._as_attached(said)))
+            self._record(self.evaluator.put_facts(self._as_attached(facts)))
         else:
             self._record(self.evaluator.remove(Pod, pod))
         if not left:
-            del self._said[pod]
+            del self._last_facts[pod]
             self._deleted.discard(pod)
 
     def _as_attached(self, facts: PodFacts) -> PodFacts:
@@ -182,11 +181,11 @@ class PolicyController:
 
     def _put_pod(self, facts: PodFacts) -> None:
         if facts.key in self._attached:
-            self._said[facts.key] = facts
+            self._last_facts[facts.key] = facts
         self._record(self.evaluator.put_facts(self._as_attached(facts)))
 
     def _remove(self, kind: type[Object], key: ObjectKey) -> None:
-        if kind is Pod and key in self._said:
+        if kind is Pod and key in self._last_facts:
             self._deleted.add(key)
         else:
             self._record(self.evaluator.remove(kind, key))

@@ -216,7 +216,7 @@ def evaluate_flow(evaluator: Evaluator, node: str, flow: ConntrackEntry) -> Flow
     """
     protocol: FlowProtocol = PROTOCOLS.get(flow.original.protocol, "ICMP")  # others have no ports either
     source, destination = evaluator.flow_end(flow.client), evaluator.flow_end(flow.server)
-    from_here, to_here = (party.pod is not None and party.pod.node == node for party in (source, destination))
+    from_here, to_here = (end.pod is not None and end.pod.node == node for end in (source, destination))
     if not from_here and not to_here:
         return None
     port = None if protocol == "ICMP" else flow.server_port
@@ -228,9 +228,9 @@ def evaluate_flow(evaluator: Evaluator, node: str, flow: ConntrackEntry) -> Flow
     return FlowVerdict(True)
 
 
-def _forbidden(decision: Decision, party: FlowEnd) -> FlowVerdict:
+def _forbidden(decision: Decision, end: FlowEnd) -> FlowVerdict:
     by = str(decision.rule) if decision.rule is not None else ", ".join(map(str, decision.isolating))
-    return FlowVerdict(False, str(party.pod.key) if party.pod is not None else "", by)
+    return FlowVerdict(False, str(end.pod.key) if end.pod is not None else "", by)
 
 
 def _kernel_error(error: OSError) -> KernelError:

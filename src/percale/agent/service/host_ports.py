@@ -102,7 +102,7 @@ class HostPorts:
         self._service_endpoints = services
 
     async def before_add(self, attachment: Attachment) -> None:
-        """The pod is reachable at its host ports when this returns. Raises StateError."""
+        """The pod is reachable at its host ports when this returns. Raises StateError, KernelError."""
         owner, ports = attachment.owner, attachment.ports
         if not ports:
             return

@@ -29,6 +29,7 @@ from percale.agent.service.proxier_health import ProxierHealth
 from percale.agent.service.sync_latency import SyncLatency
 from percale.errors import BadManifest, KernelError
 from percale.model.endpoints import SERVICE_LABEL, EndpointSlice
+from percale.model.ip_family import Family
 from percale.model.meta import Object, ObjectKey
 from percale.model.pod import PROTOCOL_NUMBERS
 from percale.render.nft.objects import Transaction
@@ -99,7 +100,7 @@ class ServiceProxier:
         """Each Service's health check port, and what it reports."""
         self._slices_changed: set[ObjectKey] = set()
         """Services whose slices changed: a draining endpoint is not selected any more before it is gone."""
-        self._datagrams: set[tuple[int, Vip]] = set()
+        self._datagrams: set[tuple[Family, Vip]] = set()
         """UDP addresses of changed Services, with their IP version."""
         self._serving: dict[tuple[bytes, int], frozenset[Record]] = {}
         """The endpoints of UDP addresses when stale flows were last deleted."""
@@ -228,14 +229,14 @@ class ServiceProxier:
         known = {each for service in self.services.services.values() for each in _datagrams(service)}
         return self._served((version, vip) for version, vip in known if vip.port in ports)
 
-    def _served(self, changed: Iterable[tuple[int, Vip]]) -> Served:
+    def _served(self, changed: Iterable[tuple[Family, Vip]]) -> Served:
         """The current endpoints of these addresses. A Service's address takes precedence over a node port."""
         found: dict[tuple[bytes, int], frozenset[Record]] = {}
-        for version, vip in sorted(changed, key=lambda each: each[1].kind != "node-port"):
+        for family, vip in sorted(changed, key=lambda each: each[1].kind != "node-port"):
             if vip.kind == "node-port":
-                held = self.services.vip_owners.owner(node_port_key(4 if version == 4 else 6, "UDP", vip.port))
+                held = self.services.vip_owners.owner(node_port_key(family, "UDP", vip.port))
                 own = self.services.node_port_addresses
-                addresses = [each for each in own if len(each) == (4 if version == 4 else 16)]
+                addresses = [each for each in own if len(each) == family.size]
             else:
                 held, addresses = self.services.vip_owners.owner(vip_key(vip.address, "UDP", vip.port)), [vip.address]
             serving = self.services.serving(held[0]) if held is not None else frozenset()
@@ -276,7 +277,7 @@ def is_counted(port: ResolvedPort) -> bool:
     return port.strategy.name == "lc"
 
 
-def _datagrams(service: ResolvedService | None) -> set[tuple[int, Vip]]:
+def _datagrams(service: ResolvedService | None) -> set[tuple[Family, Vip]]:
     """A Service's UDP addresses, with their IP version."""
     ports = [port for port in service.ports if port.name.protocol == "UDP"] if service is not None else ()
     return {(port.family, vip) for port in ports for vip in port.vips}

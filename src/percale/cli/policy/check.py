@@ -16,8 +16,8 @@ from percale.model.manifest.files import Document, read
 from percale.model.manifest.syntax_tree import Node, descend, plain_value
 from percale.model.netconf import network_config
 from percale.policy.kinds.registry import POLICY_KINDS
-from percale.policy.lint import linter as checking
 from percale.policy.lint.finding import LintFinding
+from percale.policy.lint.linter import lint, lint_unknown_fields
 
 
 @click.command()
@@ -50,11 +50,11 @@ def check(*, paths: tuple[str, ...], strict: bool, cidrs: tuple[str, ...], outpu
 def _lint(found: Sequence[ManifestEntry], documents: Sequence[Document], given: Sequence[IPNetwork]) -> list[Finding]:
     texts = dict(documents)
     nodes = _Nodes(texts)
-    linted = checking.check(found, given or _lab_networks(found))
+    linted = lint(found, given or _lab_networks(found))
     for each in found:
         if isinstance(each.object, POLICY_KINDS.object_types):
             node = nodes.of(each.source)
-            linted += checking.check_fields(each, plain_value(node, len(texts[each.source.file]), str(each.source)))
+            linted += lint_unknown_fields(each, plain_value(node, len(texts[each.source.file]), str(each.source)))
     files = list(texts)
     findings = [_finding(each, nodes) for each in linted]
     return sorted(findings, key=lambda each: (files.index(each.file), each.line))

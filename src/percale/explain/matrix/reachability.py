@@ -157,7 +157,7 @@ class Reach:
         """The ports of a pod that the rules for what comes in name."""
         names = {
             port.name
-            for rules in policies.stages("ingress")
+            for rules in policies.rules_by_tier("ingress")
             for rule in rules
             for port in rule.ports or ()
             if isinstance(port, PortName)
@@ -229,7 +229,7 @@ def settle(
     isolates = bool(policies.isolating(direction))
     parts = {(0, ports): everyone}
     """By the ports that are allowed, and those that are not decided yet."""
-    for tier, rules in zip(TIERS, policies.stages(direction), strict=True):
+    for tier, rules in zip(TIERS, policies.rules_by_tier(direction), strict=True):
         live = {(allowed, undecided, undecided): kinds for (allowed, undecided), kinds in parts.items()}
         for rule in rules:
             for meant, peers in regions(rule):

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from percale.model.endpoints import SERVICE_LABEL, Endpoint, Endpoints, EndpointSlice
 from percale.model.meta import Object, ObjectKey
 from percale.model.service import Service
-from percale.service.endpoint_selection import Choice, Record, candidates, choose
+from percale.service.endpoint_selection import Record, Selection, candidates, select
 from percale.service.endpoint_slices import DRAINING, LOCAL, READY, Hints, SliceFacts, facts_of_slice
 from percale.service.endpoints_mirroring import is_mirrored, mirrored_slices
 from percale.service.resolved_service import NoEndpointsAction, ResolvedPort, Slots
@@ -97,7 +97,7 @@ class _Telling:
         which = (port.family, port.name.port, port.name.protocol)
         facts = [each for each in (facts_of_slice(entry, node) for entry in slices) if each is not None]
         usable = [part for each in facts for part in self._tunnels.without_tunnels(each)]
-        self._choice: Choice = choose(candidates(usable, *which), node, table.node.zone)
+        self._selection: Selection = select(candidates(usable, *which), node, table.node.zone)
         self._sets = {user: _records(port, slots) for user, slots in users_of(port).items()}
         self.candidates = list(_marked([each for entry in slices for each in _candidates(entry, port, node)]))
 
@@ -105,7 +105,7 @@ class _Telling:
     def _is_by_node(self) -> bool:
         """Hints for nodes were followed, and not those for zones."""
         hints = {each.record: each.hints for each in self.candidates if each.twin is None}
-        return all(self._node in hints[record].nodes for record in self._choice.cluster if record in hints)
+        return all(self._node in hints[record].nodes for record in self._selection.cluster if record in hints)
 
     def tell(self, each: _Candidate) -> Seen:
         users = tuple(user for user, records in self._sets.items() if each.record in records and each.twin is None)
@@ -149,7 +149,7 @@ class _Telling:
             where = f"on {each.endpoint.nodeName}" if each.endpoint.nodeName else "on no node that is known"
             policy = "internalTrafficPolicy" if user == "cluster IP" else "externalTrafficPolicy"
             return f"{where}, and {policy} is Local"
-        if each.record in (self._choice.local if is_local else self._choice.cluster):
+        if each.record in (self._selection.local if is_local else self._selection.cluster):
             return "its weight is 0"
         if self._is_by_node:
             return f"topology hint: for {', '.join(each.hints.nodes)}"

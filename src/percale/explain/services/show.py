@@ -16,7 +16,7 @@ from percale.explain.services.endpoint_usage import Seen, endpoints_of, slices_o
 from percale.model.meta import Object
 from percale.model.service import HEADLESS_LABEL, PROXY_NAME_LABEL, Service
 from percale.service.endpoint_selection import Record
-from percale.service.packet_lookup import KINDS, PLACES
+from percale.service.packet_lookup import KINDS, LOCATIONS
 from percale.service.resolved_service import ClientLocation, ResolvedPort, ResolvedService
 from percale.service.resolver import ServiceResolver
 from percale.service.service_ports import Vip, format_vip, is_proxied
@@ -134,7 +134,7 @@ def _title(port: ResolvedPort) -> str:
 def _vip_row(vip: Vip, port: ResolvedPort, table: ServiceResolver) -> list[str]:
     text = format_vip(vip)
     if vip.kind == "node-port":
-        here = [str(ip_address(each)) for each in table.node_port_addresses if len(each) == (4, 16)[port.family == 6]]
+        here = [str(ip_address(each)) for each in table.node_port_addresses if len(each) == port.family.size]
         text = f"{vip.port} at {', '.join(here)}" if here else str(vip.port)
     if vip.kind == "load-balancer" and port.spec.source_ranges:
         text += f", for {', '.join(map(str, port.spec.source_ranges))} only"
@@ -146,7 +146,7 @@ def _client_rows(port: ResolvedPort, table: ServiceResolver) -> Iterator[list[st
     kinds = _address_kinds(port)
     yield ["FROM", *(name.upper() for name, _ in kinds)]
     for place in get_args(ClientLocation):
-        yield [PLACES[place], *(_fate(port, vip, place, table) for _, vip in kinds)]
+        yield [LOCATIONS[place], *(_fate(port, vip, place, table) for _, vip in kinds)]
 
 
 def _address_kinds(port: ResolvedPort) -> list[tuple[str, Vip]]:

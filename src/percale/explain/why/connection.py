@@ -14,6 +14,7 @@ from msgspec import Struct
 from percale.explain.parties import outside
 from percale.explain.why.nearest_rule import Nearest, nearest
 from percale.explain.why.targets import Asked
+from percale.model.ip_family import Family
 from percale.policy.evaluator import Evaluator
 from percale.policy.rule_terms import FlowProtocol
 from percale.policy.verdict import Decision, Flow, FlowEnd, Verdict
@@ -90,7 +91,7 @@ def _moved(party: FlowEnd, address: bytes) -> FlowEnd:
 
 
 def _families(asked: Asked) -> str:
-    return " and ".join("IPv4" if len(party.address) == 4 else "IPv6" for party in asked.parties)
+    return " and ".join(Family.of_packed(party.address).kubernetes for party in asked.parties)
 
 
 def _answer(evaluator: Evaluator, flow: Flow, source: Asked, destination: Asked) -> Answer:

@@ -86,7 +86,7 @@ def nearest(evaluator: Evaluator, flow: Flow, decision: Decision) -> Nearest | N
 
 def _candidates(policies: PolicyClass, decision: Decision) -> Iterator[CompiledRule]:
     """The rules that allow, and are asked before the verdict falls."""
-    for tier, rules in zip(TIERS, policies.stages(decision.direction), strict=True):
+    for tier, rules in zip(TIERS, policies.rules_by_tier(decision.direction), strict=True):
         for rule in rules:
             if rule.ref == decision.rule:
                 return

@@ -7,6 +7,7 @@ from ipaddress import ip_address
 from typing import Any, Protocol
 
 from percale.explain.why.connection import Answer, Reply
+from percale.model.ip_family import Family
 from percale.policy.compiled_policy import PolicyKey, RuleRef
 from percale.policy.verdict import Decision, FlowEnd
 
@@ -95,7 +96,7 @@ def _answer_json(answer: Answer, reply: Reply, places: Places) -> dict[str, Any]
     return {
         "verdict": answer.word,
         "reason": answer.doubt,
-        "family": "IPv4" if len(flow.source.address) == 4 else "IPv6",
+        "family": Family.of_packed(flow.source.address).kubernetes,
         "source": None if reply.source.unknown else str(_address(flow.source)),
         "destination": None if reply.destination.unknown else str(_address(flow.destination)),
         "egress": _decision_json(answer.verdict.egress, places) if known else None,

@@ -23,6 +23,7 @@ from percale.explain.why.targets import Asked, Surroundings
 from percale.explain.why.text import Places
 from percale.explain.why.text import as_json as reply_as_json
 from percale.explain.why.text import lines as reply_lines
+from percale.model.ip_family import Family
 from percale.model.meta import Object
 from percale.model.node import Node
 from percale.model.pod import Protocol
@@ -42,7 +43,6 @@ _ENTRANCES: tuple[VipKind, ...] = ("load-balancer", "external", "node-port", "cl
 """Where clients outside come in; the first that there is."""
 
 
-_SIZES = {4: 4, 6: 16}
 """Bytes of an address, by family."""
 
 
@@ -159,7 +159,7 @@ def _ways(cluster: Cluster, source: Asked, service: Service, port: ServicePort, 
     resolved = table.services.get(service.key)
     outside = all(party.pod is None and party.node is None for party in source.parties)
     for each in resolved.ports if resolved is not None else ():
-        parties = tuple(party for party in source.parties if len(party.address) == _SIZES[each.family])
+        parties = tuple(party for party in source.parties if len(party.address) == each.family.size)
         target = _entrance(each.vips, table, each.family, outside=outside)
         if (each.name.port, each.name.protocol) != (port.name or "", port.protocol) or not parties or target is None:
             continue
@@ -172,7 +172,9 @@ def _ways(cluster: Cluster, source: Asked, service: Service, port: ServicePort, 
         yield Way((entry,) if entry else (), spelled, chosen, endpoints)
 
 
-def _entrance(vips: Iterable[Vip], table: ServiceResolver, family: int, *, outside: bool) -> tuple[bytes, int] | None:
+def _entrance(
+    vips: Iterable[Vip], table: ServiceResolver, family: Family, *, outside: bool
+) -> tuple[bytes, int] | None:
     """The address and port to which FROM sends."""
     by_kind = {vip.kind: vip for vip in vips}
     for kind in _ENTRANCES if outside else ("cluster",):
@@ -181,7 +183,7 @@ def _entrance(vips: Iterable[Vip], table: ServiceResolver, family: int, *, outsi
             continue
         if kind != "node-port":
             return vip.address, vip.port
-        own = next((each for each in table.node_port_addresses if len(each) == _SIZES[family]), None)
+        own = next((each for each in table.node_port_addresses if len(each) == family.size), None)
         if own is not None:
             return own, vip.port
     return None

@@ -259,13 +259,8 @@ class Socket:
             frames = (frame(each.type, each.flags | REQUEST, n, each.body) for n, each in enumerate(requests, first))
             self._socket.send(b"".join(frames))
 
-    def transaction(self, begin: Request, requests: Sequence[Request], end: Request) -> OSError | None:
-        """All requests between two brackets, in one send: all happen or none. The first error, None on success."""
-        failure = self.commit(begin, requests, end)
-        return failure.error if failure is not None else None
-
     def commit(self, begin: Request, requests: Sequence[Request], end: Request) -> Failure | None:
-        """Like `transaction`, with the position of the failed request."""
+        """All requests between two brackets, in one send: all happen or none. The first failure, None on success."""
         with self._lock:
             first = self._number(len(requests) + 2)
             last = first + len(requests)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from percale.errors import KernelError
 from percale.kernel.nftables.portions import TAKES_NOTHING, Refused, make_in_parts
 from percale.kernel.nftables.table_monitor import GATHERING
-from percale.render.nft.objects import SetSpec, Transaction
+from percale.render.nft.objects import TableSpec, Transaction
 from percale.render.nft.table_state import TableState, diff
 from percale.render.policy import base_chains as enforcing
 
@@ -16,8 +16,8 @@ from percale.render.policy import base_chains as enforcing
 class FakeNftTable:
     """`state` is the table, None when there is none; `transactions` are all that changed it, in order."""
 
-    def __init__(self, specs: Iterable[SetSpec] = enforcing.SET_SPECS, chains: Iterable[str] = ()) -> None:
-        """`specs` and `chains` are the static text's."""
+    def __init__(self, spec: TableSpec = enforcing.TABLE_SPEC, chains: Iterable[str] = ()) -> None:
+        """`chains` are the static text's."""
         self.state: TableState | None = None
         self.transactions: list[Transaction] = []
         self.remembered: dict[str, dict[bytes, bytes]] = {}
@@ -25,7 +25,7 @@ class FakeNftTable:
         self.refused: Sequence[Refused] = ()
         self.refusals: list[KernelError] = []
         """The next changes fail with these errors."""
-        self._bare = TableState.bare(specs, chains)
+        self._bare = TableState.bare(spec.sets, chains, spec.name)
         self._callbacks: list[Callable[[], None]] = []
         self._due: asyncio.TimerHandle | None = None
 
@@ -49,7 +49,7 @@ class FakeNftTable:
                     raise
                 self.state = state
                 specs = {name: each.spec for name, each in state.sets.items() if each.spec is not None}
-                self.refused = make_in_parts(missing, specs, self._make, enforcing.JUDGING)
+                self.refused = make_in_parts(missing, specs, self._make, enforcing.CLASS_MAPS)
         return snapshot if loaded else missing
 
     async def apply(self, transaction: Transaction) -> None:

@@ -43,11 +43,11 @@ TAKES_NOTHING = frozenset({errno.EPERM, errno.EBADF})
 
 
 def make_in_parts(
-    change: Transaction, known: Mapping[str, SetSpec], make: Callable[[Transaction], None], judging: Iterable[str]
+    change: Transaction, known: Mapping[str, SetSpec], make: Callable[[Transaction], None], class_maps: Iterable[str]
 ) -> list[Refused]:
     """Apply a transaction that fails as a whole in as few parts as `make` accepts; returns what was left out.
 
-    `known` are the existing sets; in the maps `judging` an element that is left out drops instead. Raises KernelError.
+    `known` are the existing sets; in the maps `class_maps` an element that is left out drops instead. Raises KernelError.
     """
     refused: list[Refused] = []
     specs = {**known, **{spec.name: spec for spec in change.put_sets}}
@@ -69,7 +69,7 @@ def make_in_parts(
             else:
                 refused.append(Refused(parts[0], error))
                 with suppress(KernelError):
-                    make(closed(parts[0], judging))
+                    make(closed(parts[0], class_maps))
 
     for step in steps(change, known):
         if step:
@@ -133,9 +133,9 @@ def size_of(transaction: Transaction, known: Mapping[str, SetSpec]) -> int:
     )
 
 
-def closed(part: Transaction, judging: Iterable[str]) -> Transaction:
-    """The replacement of a rejected part: its chains drop everything, and so do its elements of the maps `judging`."""
-    maps = frozenset(judging)
+def closed(part: Transaction, class_maps: Iterable[str]) -> Transaction:
+    """The replacement of a rejected part: its chains drop everything, and so do its elements of the maps `class_maps`."""
+    maps = frozenset(class_maps)
     verdicts = [each for each in part.put if each.set in maps and each.verdict is not None]
     return Transaction(
         remove=tuple(each for each in part.remove if each.set in maps),

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from percale.kernel.netlink.socket import attribute, attribute_list, string
 from percale.kernel.nftables import expressions
 from percale.kernel.nftables.expressions import AT_LEAST, AT_MOST, EQUAL, FAMILIES, FIELDS
+from percale.model.ip_family import Family
 from percale.render.nft.objects import (
     Between,
     Dnat,
@@ -181,7 +182,7 @@ class _Reader:
             case "look up in map", str(name):
                 self._map = name
             case "translate", (4 | 6) as version:
-                self._statements.append(Dnat(version, self._taken(), self._map, self._slot))
+                self._statements.append(Dnat(Family(version), self._taken(), self._map, self._slot))
                 self._slot = None
             case "bits", int(bits):
                 self._bits = bits

@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from percale.kernel.netlink.socket import string
 from percale.kernel.nftables.set_codec import DYNAMIC_MAP_SIZE
+from percale.model.pod import PROTOCOLS
 from percale.render.nft.objects import (
     POLICY_TABLE,
     SIZES,
@@ -48,7 +49,7 @@ _EXAMPLES: dict[Field, str] = {
 }
 _OPERANDS: dict[Operand, str] = {"l4proto": "meta l4proto", "original dport": "ct original proto-dst"}
 """Where nft's name differs."""
-_PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "ipv6-icmp", 132: "sctp"}
+_PROTOCOLS = {1: "icmp", 58: "ipv6-icmp", **{number: name.lower() for number, name in PROTOCOLS.items()}}
 
 
 def digest(text: str) -> str:
@@ -136,8 +137,8 @@ def _statement(statement: Statement) -> str:
     match statement:
         case SetMark(bits):
             return f"meta mark set meta mark | {bits:#x}"
-        case Dnat(version, operands, name, slot):
-            ip = "ip" if version == 4 else "ip6"
+        case Dnat(family, operands, name, slot):
+            ip = family.nft
             key = [*map(_operand, operands), *([_slot(slot, ip)] if slot is not None else [])]
             return f"dnat {ip} to {' . '.join(key)} map @{name}"
         case MapUpdate(name, key_operands, data):

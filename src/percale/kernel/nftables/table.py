@@ -18,10 +18,10 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
 from percale.errors import KernelError
+from percale.event_loop import WorkerThread
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.netns import CurrentNetns, NetnsExecutor, NetnsThread, anonymous_namespace
 from percale.kernel.nftables.batch import BaseTable, Batch, encode_table, encode_transaction
@@ -100,40 +100,37 @@ class KernelNftTable:
             subscriptions=subscriptions,
             monitor=self._monitor,
         )
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"table {spec.name}")
+        self._thread = WorkerThread(f"table {spec.name}")
 
     def on_foreign_change(self, callback: Callable[[], None]) -> None:
         self._monitor.on_foreign_change(callback)
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
-        await self._do(lambda: self._worker.open(loop))
+        await self._thread.run(lambda: self._worker.open(loop))
         self._monitor.listen()
         self._thread.submit(self._worker.look_ahead)
 
     async def sync(self, snapshot: Transaction, *, keep_stale: bool = False) -> Transaction:
-        return await self._do(lambda: self._worker.sync(snapshot, keep_stale=keep_stale))
+        return await self._thread.run(lambda: self._worker.sync(snapshot, keep_stale=keep_stale))
 
     @property
     def refused(self) -> Sequence[Refused]:
         return self._worker.refused
 
     async def apply(self, transaction: Transaction) -> None:
-        await self._do(lambda: self._worker.apply(transaction))
+        await self._thread.run(lambda: self._worker.apply(transaction))
 
     async def prune(self, valid: Mapping[str, Collection[bytes]]) -> int:
-        return await self._do(lambda: sum(self._worker.prune(name, values) for name, values in valid.items()))
+        return await self._thread.run(lambda: sum(self._worker.prune(name, values) for name, values in valid.items()))
 
     async def remove(self) -> None:
-        await self._do(self._worker.remove)
+        await self._thread.run(self._worker.remove)
 
     async def stop(self) -> None:
         self._monitor.silence()
-        await self._do(self._worker.close)
-        self._thread.shutdown()
-
-    async def _do(self, action: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, action)
+        await self._thread.run(self._worker.close)
+        self._thread.close()
 
 
 class _TableWorker:
@@ -235,13 +232,13 @@ class _TableWorker:
 
     def _recreate_in_parts(self, expected_base: BaseTable, snapshot: Transaction) -> None:
         """Pods with policies reach nobody until their chains are in place."""
-        shut = closed(Transaction(put=snapshot.put), enforcing.JUDGING)
+        shut = closed(Transaction(put=snapshot.put), enforcing.CLASS_MAPS)
         self._recreate(expected_base, shut)
         bare = TableState.bare(self._filled.values(), expected_base.chains, self._table)
         self._apply_in_parts(diff(bare.apply(shut), snapshot) if shut else snapshot)
 
     def _apply_in_parts(self, change: Transaction) -> None:
-        self.refused = make_in_parts(change, self._specs, self.apply, enforcing.JUDGING)
+        self.refused = make_in_parts(change, self._specs, self.apply, enforcing.CLASS_MAPS)
 
     def _takes(self, make: Callable[[], None], transaction: Transaction, specs: Mapping[str, SetSpec]) -> bool:
         """Whether the kernel accepted the whole transaction. Raises KernelError when it would accept no other one either."""

@@ -23,27 +23,39 @@ from percale.kernel.netlink import socket as netlink
 from percale.kernel.netlink.socket import Message, Request, attribute, attribute_list, attributes, nested, string, text
 from percale.kernel.netlink.socket import u32_network as u32
 from percale.kernel.netns import NetnsExecutor
-from percale.kernel.nftables.commit import SUBSYSTEM
-from percale.kernel.nftables.messages import NEWTABLE
+from percale.kernel.nftables.commit import SUBSYSTEM, commit_batch
+from percale.kernel.nftables.messages import (
+    CHAIN_HOOK,
+    CHAIN_NAME,
+    CHAIN_TYPE,
+    FAMILIES,
+    GETRULE,
+    NEWCHAIN,
+    NEWRULE,
+    NEWTABLE,
+    RULE_CHAIN,
+    RULE_EXPRESSIONS,
+    RULE_USERDATA,
+    TABLE_FLAGS,
+    table_header,
+)
 from percale.kernel.nftables.rule_codec import decode_comment
+from percale.render.nft.objects import POLICY_TABLE, TableName
 from percale.render.objects import OWNER
 
 WATCH_TABLE = f"{OWNER}_watch"
+_WATCH = TableName("inet", WATCH_TABLE)
 JUDGING_CHAIN = "policies"
 """The base chain of `table inet percale` that evaluates policies."""
 
-_NEWCHAIN, _NEWRULE, _GETRULE, _TRACE = 3, 6, 7, 17
-_BATCH_BEGIN, _BATCH_END = 16, 17
+_TRACE = 17
 _TRACE_GROUP = 9
-_INET = 1
-_HEADER = struct.Struct(">BBH")
 
 _OWNER_FLAG = 0x2
-_CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_TYPE = 1, 3, 4, 7
 _HOOK_NUMBER, _HOOK_PRIORITY = 1, 2
 _PREROUTING = 0
 _AFTER_CONNTRACK = -190
-_RULE_TABLE, _RULE_CHAIN, _RULE_HANDLE, _RULE_EXPRESSIONS, _RULE_USERDATA = 1, 2, 3, 4, 7
+_RULE_HANDLE = 3
 
 _TRACE_TABLE, _TRACE_CHAIN, _TRACE_RULE, _TRACE_TYPE, _TRACE_VERDICT, _TRACE_ID = 1, 2, 3, 4, 5, 6
 _TRACE_NETWORK, _TRACE_TRANSPORT, _TRACE_POLICY = 8, 9, 16
@@ -110,14 +122,11 @@ class Tracer:
             each.close()
 
     def _set_up(self, rate: int) -> None:
-        brackets = _HEADER.pack(0, 0, SUBSYSTEM)
-        error = self._owner.transaction(
-            Request(_BATCH_BEGIN, 0, brackets), list(_table(rate)), Request(_BATCH_END, 0, brackets)
-        )
-        if error is not None:
-            if error.errno in (errno.EPERM, errno.EEXIST, errno.EBUSY):
-                raise OSError(errno.EEXIST, "somebody watches already") from error
-            raise error
+        failure = commit_batch(self._owner, list(_table(rate)))
+        if failure is not None:
+            if failure.error.errno in (errno.EPERM, errno.EEXIST, errno.EBUSY):
+                raise OSError(errno.EEXIST, "somebody watches already") from failure.error
+            raise failure.error
 
     def verdicts(self) -> Iterator[TracedVerdict]:
         """The verdicts since the last call. Raises OSError."""
@@ -132,14 +141,14 @@ class Tracer:
                 self._lost += 1
                 continue
             for message in messages:
-                if message.type == SUBSYSTEM << 8 | _TRACE and message.body[0] == _INET:
+                if message.type == SUBSYSTEM << 8 | _TRACE and message.body[0] == FAMILIES["inet"]:
                     yield from self._step(message)
 
     def left_out(self) -> int:
         """New connections that were not traced because of the rate limit, plus lost traces. Raises OSError."""
-        body = _HEADER.pack(_INET, 0, 0) + text(_RULE_TABLE, WATCH_TABLE)
-        rules = self._rules.dump(SUBSYSTEM << 8 | _GETRULE, body)
-        return self._lost + sum(_counted(attributes(rule.body, 4).get(_RULE_EXPRESSIONS, b"")) for rule in rules)
+        body = table_header(_WATCH)
+        rules = self._rules.dump(SUBSYSTEM << 8 | GETRULE, body)
+        return self._lost + sum(_counted(attributes(rule.body, 4).get(RULE_EXPRESSIONS, b"")) for rule in rules)
 
     def _step(self, message: Message) -> Iterator[TracedVerdict]:
         found = attributes(message.body, 4)
@@ -186,11 +195,11 @@ class Tracer:
         return self._comments.get(rule) or f"{rule[0]} handle {rule[1]}"
 
     def _read_comments(self) -> Iterator[tuple[tuple[str, int], str]]:
-        body = _HEADER.pack(_INET, 0, 0) + text(_RULE_TABLE, OWNER)
-        for message in self._rules.dump(SUBSYSTEM << 8 | _GETRULE, body):
+        body = table_header(POLICY_TABLE)
+        for message in self._rules.dump(SUBSYSTEM << 8 | GETRULE, body):
             found = attributes(message.body, 4)
-            rule = string(found[_RULE_CHAIN]), _number(found.get(_RULE_HANDLE))
-            yield rule, decode_comment(found.get(_RULE_USERDATA, b""))
+            rule = string(found[RULE_CHAIN]), _number(found.get(_RULE_HANDLE))
+            yield rule, decode_comment(found.get(RULE_USERDATA, b""))
 
 
 def _number(payload: bytes | None) -> int:
@@ -220,15 +229,15 @@ _COUNTER_PACKETS = 2
 
 
 def _table(rate: int) -> Iterator[Request]:
-    header = _HEADER.pack(_INET, 0, 0)
+    header = table_header(_WATCH)
     create = netlink.CREATE | netlink.EXCLUSIVE
-    yield Request(SUBSYSTEM << 8 | NEWTABLE, create, header + text(1, WATCH_TABLE) + u32(2, _OWNER_FLAG))
-    hook = nested(_CHAIN_HOOK, u32(_HOOK_NUMBER, _PREROUTING), u32(_HOOK_PRIORITY, _AFTER_CONNTRACK & 0xFFFFFFFF))
-    chain = text(_CHAIN_TABLE, WATCH_TABLE) + text(_CHAIN_NAME, "new") + hook + text(_CHAIN_TYPE, "filter")
-    yield Request(SUBSYSTEM << 8 | _NEWCHAIN, create, header + chain)
+    yield Request(SUBSYSTEM << 8 | NEWTABLE, create, header + u32(TABLE_FLAGS, _OWNER_FLAG))
+    hook = nested(CHAIN_HOOK, u32(_HOOK_NUMBER, _PREROUTING), u32(_HOOK_PRIORITY, _AFTER_CONNTRACK & 0xFFFFFFFF))
+    chain = text(CHAIN_NAME, "new") + hook + text(CHAIN_TYPE, "filter")
+    yield Request(SUBSYSTEM << 8 | NEWCHAIN, create, header + chain)
     for expressions in ((*_is_new(), *_traced(rate)), (*_is_new(), _expression("counter"))):
-        rule = text(_RULE_TABLE, WATCH_TABLE) + text(_RULE_CHAIN, "new") + nested(_RULE_EXPRESSIONS, *expressions)
-        yield Request(SUBSYSTEM << 8 | _NEWRULE, netlink.CREATE | 0x800, header + rule)
+        rule = text(RULE_CHAIN, "new") + nested(RULE_EXPRESSIONS, *expressions)
+        yield Request(SUBSYSTEM << 8 | NEWRULE, netlink.CREATE | 0x800, header + rule)
 
 
 def _is_new() -> Iterator[bytes]:

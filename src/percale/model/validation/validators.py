@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
 from percale.model.meta import Object
@@ -13,7 +13,7 @@ from percale.model.validation.clusternetworkpolicy import check_cluster_network_
 from percale.model.validation.field_errors import FieldError, FieldErrors, mapping
 from percale.model.validation.networkpolicy import check_network_policy
 from percale.model.validation.shared import check_selector
-from percale.model.workloads import DaemonSet, Deployment, Job, ReplicaSet, StatefulSet
+from percale.model.workloads import Workload
 
 Validator: TypeAlias = Callable[[dict[str, Any]], FieldErrors]
 
@@ -26,7 +26,7 @@ _VALIDATORS: Mapping[type[Object], Validator] = MappingProxyType(
     {
         NetworkPolicy: check_network_policy,
         ClusterNetworkPolicy: check_cluster_network_policy,
-        **dict.fromkeys((Deployment, ReplicaSet, StatefulSet, DaemonSet, Job), _check_workload),
+        **dict.fromkeys(get_args(Workload), _check_workload),
     }
 )
 

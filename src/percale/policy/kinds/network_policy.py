@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from typing import TypeAlias
 
 from percale.model.field_path import FieldPath
 from percale.model.manifest.decode import DEFAULT_NAMESPACE
@@ -38,12 +37,16 @@ class NetworkPolicyKind(PolicyKind[NetworkPolicy]):
         key = PolicyKey(self.prefix, namespace, policy.metadata.name)
         spec = policy.spec
         types = spec.types
-        isolates: tuple[Direction, ...] = tuple(each for each in DIRECTIONS if each.capitalize() in types)
-        given: Mapping[Direction, Sequence[_Rule]] = {
-            "egress": [(rule.to, rule.ports) for rule in spec.egress],
-            "ingress": [(rule.from_, rule.ports) for rule in spec.ingress],
-        }
-        rules = {each: _rules(key, namespace, each, given[each]) if each in isolates else () for each in DIRECTIONS}
+        isolates: tuple[Direction, ...] = tuple([each for each in DIRECTIONS if each.capitalize() in types])
+        egress = [
+            _rule(RuleRef(key, "egress", index), namespace, rule.to, rule.ports)
+            for index, rule in enumerate(spec.egress)
+        ]
+        ingress = [
+            _rule(RuleRef(key, "ingress", index), namespace, rule.from_, rule.ports)
+            for index, rule in enumerate(spec.ingress)
+        ]
+        rules: tuple[tuple[Direction, list[CompiledRule]], ...] = (("egress", egress), ("ingress", ingress))
         return CompiledPolicy(
             key=key,
             tier="NetworkPolicy",
@@ -51,9 +54,9 @@ class NetworkPolicyKind(PolicyKind[NetworkPolicy]):
             subject=PodSelectorTerm(namespace, spec.podSelector),
             subject_field=("spec",),
             isolates=isolates,
-            egress=rules["egress"],
-            ingress=rules["ingress"],
-            ineffective=tuple(each for each in DIRECTIONS if each not in isolates and given[each]),
+            egress=tuple(egress) if "egress" in isolates else (),
+            ingress=tuple(ingress) if "ingress" in isolates else (),
+            ineffective=tuple([each for each, given in rules if given and each not in isolates]),
         )
 
     def lint(self, policy: LintedPolicy) -> LintFindings:
@@ -89,20 +92,16 @@ class NetworkPolicyKind(PolicyKind[NetworkPolicy]):
         return f"{{port: {number}, protocol: {protocol}}}"
 
 
-_Rule: TypeAlias = tuple[tuple[NetworkPolicyPeer, ...], tuple[NetworkPolicyPort, ...]]
-
-
-def _rules(key: PolicyKey, namespace: str, direction: Direction, given: Sequence[_Rule]) -> tuple[CompiledRule, ...]:
-    return tuple(
-        CompiledRule(
-            RuleRef(key, direction, index),
-            "Accept",
-            tuple([_peer(peer, namespace) for peer in peers]) or None,
-            tuple(map(_port, ports)) or None,
-            _fields(PEERS_FIELD[direction], len(peers)),
-            _fields("ports", len(ports)),
-        )
-        for index, (peers, ports) in enumerate(given)
+def _rule(
+    ref: RuleRef, namespace: str, peers: Sequence[NetworkPolicyPeer], ports: Sequence[NetworkPolicyPort]
+) -> CompiledRule:
+    return CompiledRule(
+        ref,
+        "Accept",
+        tuple([_peer(peer, namespace) for peer in peers]) or None,
+        tuple(map(_port, ports)) or None,
+        _fields(PEERS_FIELD[ref.direction], len(peers)),
+        _fields("ports", len(ports)),
     )
 
 

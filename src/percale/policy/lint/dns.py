@@ -83,4 +83,4 @@ def _may_hold_pods(network: IPNetwork, inventory: ManifestInventory) -> bool:
 
 
 def _answers(pod: InventoryPod) -> bool:
-    return any(port.protocol == "UDP" and port.number == _PORT for port in pod.ports)
+    return any(port.protocol == "UDP" and port.containerPort == _PORT for port in pod.ports)

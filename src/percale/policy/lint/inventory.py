@@ -15,23 +15,15 @@ from percale.model.meta import Object
 from percale.model.namespace import NAME_LABEL, Namespace
 from percale.model.netconf import parse_network_config
 from percale.model.node import Node
-from percale.model.pod import Pod, PodSpec
+from percale.model.pod import ContainerPort, Pod, PodTemplateSpec
 from percale.model.selector import LabelSelector
-from percale.model.workloads import DaemonSet, Deployment, Job, ReplicaSet, StatefulSet
+from percale.model.workloads import Workload
 from percale.policy.rule_terms import PodSelectorTerm
 
 SYSTEM_NAMESPACES = ("kube-system", "kube-public", "kube-node-lease")
 """Every cluster has them, with pods of its own, whether manifests say so or not."""
 
 _NET_CONF = "net-conf.json"
-
-
-class ContainerPort(Struct, frozen=True):
-    """A port that a pod declares."""
-
-    name: str | None
-    protocol: str
-    number: int
 
 
 class InventoryPod(Struct, frozen=True):
@@ -107,26 +99,17 @@ def inventory_of(found: Iterable[ManifestEntry], networks: Sequence[IPNetwork]) 
 
 
 def _inventory_pod(obj: Object) -> InventoryPod | None:
-    match obj:
-        case Pod():
-            spec, labels = obj.spec, obj.metadata.labels
-            if obj.status.phase in ("Succeeded", "Failed"):
-                return None
-        case Deployment() | ReplicaSet() | StatefulSet() | DaemonSet() | Job():
-            spec, labels = obj.spec.template.spec, obj.spec.template.metadata.labels
-        case _:
-            return None
-    if spec.hostNetwork:
+    if isinstance(obj, Workload):
+        pod: Pod | PodTemplateSpec = obj.spec.template
+    elif isinstance(obj, Pod) and obj.status.phase not in ("Succeeded", "Failed"):
+        pod = obj
+    else:
         return None
-    return InventoryPod(f"{obj.KIND} {obj.key}", obj.metadata.namespace or DEFAULT_NAMESPACE, labels, _ports(spec))
-
-
-def _ports(spec: PodSpec) -> tuple[ContainerPort, ...]:
-    return tuple(
-        ContainerPort(port.name, port.protocol, port.containerPort)
-        for container in spec.containers
-        for port in container.ports
-    )
+    if pod.spec.hostNetwork:
+        return None
+    ports = tuple(port for container in pod.spec.containers for port in container.ports)
+    namespace = obj.metadata.namespace or DEFAULT_NAMESPACE
+    return InventoryPod(f"{obj.KIND} {obj.key}", namespace, pod.metadata.labels, ports)
 
 
 def _networks(objects: Sequence[Object], found: Iterable[ManifestEntry]) -> tuple[IPNetwork, ...]:

@@ -15,22 +15,22 @@ from percale.policy.lint.finding import LintedPolicy, LintFinding, LintFindings,
 from percale.policy.lint.inventory import inventory_of
 from percale.policy.lint.ip_blocks import blocks_with_pods
 from percale.policy.lint.no_effect import peers_of_newer_apis, sections_without_effect
-from percale.policy.lint.selectors import ports_nobody_has, selects_nothing
+from percale.policy.lint.selectors import empty_selectors, undeclared_ports
 from percale.policy.lint.shadowing import identical_policies, shadowed_rules
 
 
-def check(
-    found: Sequence[ManifestEntry], networks: Sequence[IPNetwork] = (), *, kinds: PolicyKinds = POLICY_KINDS
+def lint(
+    entries: Sequence[ManifestEntry], networks: Sequence[IPNetwork] = (), *, kinds: PolicyKinds = POLICY_KINDS
 ) -> list[LintFinding]:
     """Findings about the policies among these objects, in their order. `networks` are the pod networks, if known.
 
     Raises BadNetworkConfig for a ConfigMap with an invalid net-conf.json.
     """
-    policies = _compiled(found, kinds)
-    inventory = inventory_of(found, networks)
+    policies = _compiled(entries, kinds)
+    inventory = inventory_of(entries, networks)
     findings = (
-        *selects_nothing(policies, inventory),
-        *ports_nobody_has(policies, inventory),
+        *empty_selectors(policies, inventory),
+        *undeclared_ports(policies, inventory),
         *blocks_with_pods(policies, inventory),
         *sections_without_effect(policies),
         *(found for policy in policies for found in _of_kind(policy, kinds)),
@@ -43,10 +43,10 @@ def check(
     return sorted(findings, key=lambda each: order[each.policy])
 
 
-def _compiled(found: Iterable[ManifestEntry], kinds: PolicyKinds) -> list[LintedPolicy]:
+def _compiled(entries: Iterable[ManifestEntry], kinds: PolicyKinds) -> list[LintedPolicy]:
     return [
         LintedPolicy(each.object, each.source, kind.compile(each.object))
-        for each in found
+        for each in entries
         if (kind := kinds.of(type(each.object))) is not None
     ]
 
@@ -55,10 +55,10 @@ def _of_kind(policy: LintedPolicy, kinds: PolicyKinds) -> LintFindings:
     return kinds.of_policy(policy.compiled.key).lint(policy)
 
 
-def check_fields(found: ManifestEntry, written: Mapping[str, Any]) -> Iterable[LintFinding]:
+def lint_unknown_fields(entry: ManifestEntry, written: Mapping[str, Any]) -> Iterable[LintFinding]:
     """Unknown fields of a policy, which decoding ignores. `written` is the object as its file has it."""
-    for policy in _compiled((found,), POLICY_KINDS):
-        for path, known in unknown_fields(type(found.object), written, ("spec",)):
+    for policy in _compiled((entry,), POLICY_KINDS):
+        for path, known in unknown_fields(type(entry.object), written, ("spec",)):
             word = str(path[-1])
             near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"

@@ -17,15 +17,15 @@ _SHOWN = 4
 """How many labels or ports a finding lists."""
 
 
-def selects_nothing(policies: Iterable[LintedPolicy], inventory: ManifestInventory) -> LintFindings:
+def empty_selectors(policies: Iterable[LintedPolicy], inventory: ManifestInventory) -> LintFindings:
     """A subject or a peer that selects no pod or no namespace of the manifests."""
     for policy in policies:
         subject, field = policy.compiled.subject, policy.compiled.subject_field
-        yield from _nothing(policy, subject, field, _selector_fields(field)[1], inventory)
+        yield from _empty_selector(policy, subject, field, _selector_fields(field)[1], inventory)
         for rule in policy.compiled.all_rules:
             for field, peer in rule.placed_peers:
                 if isinstance(peer, PodSelectorTerm):
-                    yield from _nothing(policy, peer, field, field[:_ITEM], inventory)
+                    yield from _empty_selector(policy, peer, field, field[:_ITEM], inventory)
 
 
 _ITEM = len(("spec", "ingress", 0, "from", 0))
@@ -38,7 +38,7 @@ def _selector_fields(field: FieldPath) -> tuple[FieldPath, FieldPath]:
     return (*field, "namespaceSelector"), (*field, "podSelector")
 
 
-def _nothing(
+def _empty_selector(
     policy: LintedPolicy, term: PodSelectorTerm, field: FieldPath, part: FieldPath, inventory: ManifestInventory
 ) -> LintFindings:
     where = term.namespaces
@@ -83,16 +83,16 @@ def _namespace_labels(where: LabelSelector, inventory: ManifestInventory) -> str
     return _common(given)
 
 
-def ports_nobody_has(policies: Iterable[LintedPolicy], inventory: ManifestInventory) -> LintFindings:
+def undeclared_ports(policies: Iterable[LintedPolicy], inventory: ManifestInventory) -> LintFindings:
     """Named ports that no destination pod has, and (as information) numbers that none declares."""
     for policy in policies:
         for rule in policy.compiled.all_rules:
             pods = _destinations(policy, rule, inventory)
             for field, port in rule.placed_ports:
                 if isinstance(port, PortName):
-                    yield from _name(policy, rule, field, port, pods)
+                    yield from _undeclared_name(policy, rule, field, port, pods)
                 elif pods and (rule.ref.direction == "ingress" or rule.peers):
-                    yield from _number(policy, field, port, pods)
+                    yield from _undeclared_number(policy, field, port, pods)
 
 
 def _destinations(
@@ -114,7 +114,7 @@ def _destinations(
     return found
 
 
-def _name(
+def _undeclared_name(
     policy: LintedPolicy, rule: CompiledRule, field: FieldPath, wanted: PortName, pods: Sequence[InventoryPod] | None
 ) -> LintFindings:
     if rule.ref.direction == "egress" and rule.peers and all(isinstance(peer, Block) for peer in rule.peers):
@@ -142,15 +142,17 @@ def _name(
     yield finding("nobody-has-named-port", policy, field, what, hint)
 
 
-def _number(policy: LintedPolicy, field: FieldPath, wanted: PortSpan, pods: Sequence[InventoryPod]) -> LintFindings:
+def _undeclared_number(
+    policy: LintedPolicy, field: FieldPath, wanted: PortSpan, pods: Sequence[InventoryPod]
+) -> LintFindings:
     """Containers need not declare their ports: this is information, and only when all pods declare some."""
     if wanted == PortSpan(wanted.protocol) or not all(pod.ports for pod in pods):
         return
     declared = [each for pod in pods for each in pod.ports]
-    if any(each.protocol == wanted.protocol and wanted.first <= each.number <= wanted.last for each in declared):
+    if any(each.protocol == wanted.protocol and wanted.first <= each.containerPort <= wanted.last for each in declared):
         return
     numbers = str(wanted.first) if wanted.first == wanted.last else f"{wanted.first}-{wanted.last}"
-    there = Counter(f"{each.number}/{each.protocol}" for each in declared)
+    there = Counter(f"{each.containerPort}/{each.protocol}" for each in declared)
     yield finding(
         "nobody-has-port",
         policy,

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from percale.model.addresses import IPAddress
-from percale.model.backend_options import VxlanOptions
+from percale.model.backend_options import guarded_ports
 from percale.model.ip_family import Family
 from percale.render.network.elements import Element
 
@@ -25,7 +25,7 @@ class TunnelEnd(Struct, frozen=True):
 def tunnel_elements(ends: Iterable[TunnelEnd]) -> tuple[Element, ...]:
     """This node's tunnels: no pod may send to their ports at any node, and to this node only peers may."""
     own = tuple(ends)
-    ports = sorted({end.port for end in own}) or VxlanOptions().tunnel_ports
+    ports = guarded_ports(end.port for end in own)
     closed = [Element(family.nft, "tunnels", (port,)) for family in Family for port in ports]
     ours = [
         element

@@ -16,6 +16,7 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
+from percale.model.ip_family import Family
 from percale.render.objects import OWNER
 
 TableFamily: TypeAlias = Literal["ip", "ip6", "inet", "bridge", "netdev"]
@@ -73,7 +74,7 @@ class SetSpec(Struct, frozen=True):
     data: tuple[Field, ...] | Literal["verdict"] | None = None
     comment: str = ""
     timeout: int | None = None
-    """Seconds; such a set is filled by packets (a rule's `MapUpdate`), and what it holds is no part of an image."""
+    """Seconds; such a set is filled by packets (a rule's `MapUpdate`), and what it holds is no part of a snapshot."""
 
     @property
     def field_key_size(self) -> int:
@@ -163,7 +164,7 @@ class SetMark(Struct, frozen=True):
 class Dnat(Struct, frozen=True):
     """Destination NAT to the address and port that the map has for these operands; without such an element no match."""
 
-    version: Literal[4, 6]
+    family: Family
     operands: tuple[Operand, ...]
     map: str
     slot: SlotExpr | None = None
@@ -201,9 +202,9 @@ class Transaction(Struct, frozen=True):
     """One atomic change of the table.
 
     Sets are made first; then elements go, chains that are put get these rules instead of theirs, elements come; at last
-    chains and sets that nothing refers to any more go. An element that is removed and put in one edit gets its new data; a
-    set or chain that is removed and put is made anew. The edit that makes everything from the static text alone is the
-    table's image.
+    chains and sets that nothing refers to any more go. An element that is removed and put gets its new data; a
+    set or chain that is removed and put is made anew. The transaction that makes everything from the static text alone
+    is the table's snapshot.
     """
 
     put_sets: tuple[SetSpec, ...] = ()

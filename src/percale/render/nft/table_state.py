@@ -4,7 +4,7 @@
                                ├─ diff() ─▶ the Transaction that makes the table what it should be
     snapshot: Transaction ─────┘
 
-`kernel/nftables/table.py` compares, the keeper's fake holds one.
+`kernel/nftables/table.py` compares, `fake_table.py` holds one.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class TableState(Struct, frozen=True):
     """The table but for the rules of the static text; never changed."""
 
     base_sets: frozenset[str] = frozenset()
-    """The text's sets that edits fill."""
+    """The text's sets that transactions fill."""
     base_chains: frozenset[str] = frozenset()
     """The text's chains, which are no part of `chains`."""
     sets: Mapping[str, SetState] = field(default_factory=dict)
@@ -64,12 +64,12 @@ class TableState(Struct, frozen=True):
         return cls(frozenset(sets), frozenset(chains), sets, table=table)
 
     def apply(self, transaction: Transaction) -> TableState:
-        """With this edit. Raises KernelError as the kernel would, which then changes nothing."""
+        """With this transaction. Raises KernelError as the kernel would, which then changes nothing."""
         return _Draft(self).apply(transaction)
 
 
 class _Draft:
-    """A table in the middle of an edit."""
+    """A table in the middle of a transaction."""
 
     def __init__(self, state: TableState) -> None:
         self._state = state
@@ -240,7 +240,7 @@ _ABSENT = Verdict("drop", "\0")
 
 
 def refused_by(table: TableName, number: int, what: str) -> KernelError:
-    """The kernel's refusal of a part of an edit."""
+    """The kernel's refusal of a part of a transaction."""
     return KernelError(_WORDS[number], errno=number, where=f"table {table}, {what}")
 
 

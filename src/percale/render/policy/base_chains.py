@@ -1,9 +1,9 @@
-"""The static text of `table inet percale`: where policies are judged. What is judged are elements and chains (`objects.py`).
+"""The static text of `table inet percale`, which enforces policies. Elements and class chains are added by `renderer.py`.
 
     forward ─▶ cut flows drop ─▶ established flows pass ─▶ egress class of the source ─▶ ingress class of the destination
 
-A pod in no map is not isolated. A class chain returns what it allows and drops the rest. Judged after DNAT and before
-masquerade; traffic between a node and its own pods is never forwarded, so it always passes, as Kubernetes wants it.
+No policy applies to a pod in no map. A class chain returns what it allows and drops the rest. The hook is after DNAT and before
+masquerade; traffic between a node and its own pods is never forwarded, so it always passes, as Kubernetes requires.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from percale.render.network.base_chains import DISCOVERY, LONGEST_DISCOVERY
 from percale.render.nft.objects import POLICY_TABLE, SetSpec, TableSpec
 
 CUT_MARK = 0x0010_0000
-"""The connection mark's bit of established flows that a policy forbids by now."""
+"""Bit of the connection mark: established, and forbidden by a policy now."""
 
 EGRESS = {4: "egress4", 6: "egress6"}
 INGRESS = {4: "ingress4", 6: "ingress6"}
 SELF = {4: "self4", 6: "self6"}
-"""Maps and sets of the static text, by IP version."""
+"""Maps and sets of the static text by IP version."""
 
-JUDGING = frozenset((*EGRESS.values(), *INGRESS.values()))
-"""Maps whose elements say who is judged, and by what."""
+CLASS_MAPS = frozenset((*EGRESS.values(), *INGRESS.values()))
+"""Maps from pod addresses to class chains."""
 
 TEXT = f"""\
 map egress4 {{
@@ -82,6 +82,6 @@ SET_SPECS = (
     SetSpec("self4", ("ipv4_addr", "ipv4_addr")),
     SetSpec("self6", ("ipv6_addr", "ipv6_addr")),
 )
-"""What the text declares and elements fill."""
+"""The maps and sets that the text declares."""
 
 TABLE_SPEC = TableSpec(POLICY_TABLE, TEXT, SET_SPECS)

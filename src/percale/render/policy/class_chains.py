@@ -16,6 +16,7 @@ from typing import TypeAlias
 from msgspec import Struct
 
 from percale.model.addresses import IPNetwork
+from percale.model.ip_family import Family
 from percale.model.pod import PROTOCOL_NUMBERS
 from percale.policy.compiled_policy import CompiledRule
 from percale.policy.evaluator import PolicyClass
@@ -138,12 +139,12 @@ class ClassChains(Struct, frozen=True):
 
 def address_field(version: int) -> Field:
     """The nft type of an address."""
-    return "ipv4_addr" if version == 4 else "ipv6_addr"
+    return Family(version).nft_address
 
 
 def class_chains(policies: PolicyClass, direction: Direction, version: int) -> ClassChains | None:
     """The chains of a class; None when no policy of it applies in this direction."""
-    admin, network, baseline = policies.stages(direction)
+    admin, network, baseline = policies.rules_by_tier(direction)
     isolating = policies.isolating(direction)
     if not (admin or isolating or baseline):
         return None
@@ -175,7 +176,7 @@ class _RuleWriter:
     """Renders rules of one direction and IP version; `sets` collects the sets that they use."""
 
     def __init__(self, direction: Direction, version: int) -> None:
-        ip = "ip" if version == 4 else "ip6"
+        ip = Family(version).nft
         self._peer: Operand = f"{ip} {'daddr' if direction == 'egress' else 'saddr'}"  # type: ignore[assignment]
         self._target: Operand = f"{ip} daddr"  # type: ignore[assignment]
         self._version = version

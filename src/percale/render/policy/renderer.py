@@ -17,6 +17,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import NamedTuple
 
+from percale.model.ip_family import Family
 from percale.model.meta import ObjectKey
 from percale.model.pod import PROTOCOL_NUMBERS
 from percale.policy.compiled_policy import PolicyKey
@@ -39,7 +40,6 @@ from percale.render.policy.class_chains import (
 )
 
 _MAPS: dict[Direction, dict[int, str]] = {"egress": EGRESS, "ingress": INGRESS}
-_VERSIONS = {4: 4, 16: 6}
 """IP versions of packed addresses, by their length."""
 
 
@@ -178,7 +178,7 @@ class PolicyRenderer:
         elements: dict[_ElementKey, Verdict | None] = {}
         keys: list[_ClassKey] = []
         for address in pod.addresses:
-            version = _VERSIONS[len(address)]
+            version = Family.of_packed(address)
             for direction in _MAPS:
                 key = _ClassKey(policies.keys, direction, version)
                 if key not in self._classes:
@@ -234,7 +234,7 @@ class PolicyRenderer:
         if pod is None or not pod.selectable:
             return
         for address in pod.addresses:
-            version = _VERSIONS[len(address)]
+            version = Family.of_packed(address)
             for term in terms:
                 if (name := f"pods{version}-{term.name}") in self._sets:
                     yield _ElementKey(name, address)
@@ -293,7 +293,7 @@ class PolicyRenderer:
 
     def _named_ports(self, wanted: NamedPortSet) -> Iterable[bytes]:
         """Each once: two containers may give one port the same name (a duplicate key is an error in nftables)."""
-        name, version = wanted.port, wanted.version
+        name, size = wanted.port, Family(wanted.version).size
         return {
             address + _port(port.protocol, port.number)
             for pod in self._selector_index.pods
@@ -301,7 +301,7 @@ class PolicyRenderer:
             for port in pod.ports
             if port.name == name and pod.selectable
             for address in pod.addresses
-            if _VERSIONS[len(address)] == version
+            if len(address) == size
         }
 
 

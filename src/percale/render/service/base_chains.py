@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from percale.model.ip_family import Family
 from percale.render.nft.objects import Field, SetSpec, TableName, TableSpec
 from percale.render.objects import OWNER
 
@@ -25,12 +26,10 @@ MASQUERADE_MARK = 0x0020_0000
 
 REJECT_CHAIN = "reject-chain"
 
-_ADDRESS: dict[int, Field] = {4: "ipv4_addr", 6: "ipv6_addr"}
 
-
-def _set_specs(version: int) -> Iterator[SetSpec]:
+def _set_specs(version: Family) -> Iterator[SetSpec]:
     """The sets and maps of one IP version that the text declares and elements fill."""
-    address = _ADDRESS[version]
+    address = version.nft_address
     vip: tuple[Field, ...] = (address, "inet_proto", "inet_service")
     port: tuple[Field, ...] = ("inet_proto", "inet_service")
     endpoint: tuple[Field, ...] = (address, "inet_service")
@@ -50,7 +49,7 @@ def _set_specs(version: int) -> Iterator[SetSpec]:
     yield SetSpec(f"sourceranges{version}", (*vip, address), interval=True)
 
 
-SET_SPECS = (*_set_specs(4), *_set_specs(6))
+SET_SPECS = tuple(spec for family in Family for spec in _set_specs(family))
 
 _COMMENTS = {
     "services": "service addresses and ports",
@@ -72,8 +71,8 @@ _COMMENTS = {
 }
 
 
-def _declared(spec: SetSpec, version: int) -> str:
-    ip = "ip" if version == 4 else "ip6"
+def _declared(spec: SetSpec, version: Family) -> str:
+    ip = version.nft
     comment = f'\n    comment "{_COMMENTS[spec.name[:-1]]}"'
     if isinstance(spec.data, tuple):
         # As expressions: the slot number has no nft type of its own.
@@ -138,6 +137,6 @@ chain postrouting {{
 }}
 """
 
-TEXT = "\n".join([*(_declared(spec, version) for version in (4, 6) for spec in _set_specs(version)), _CHAINS])
+TEXT = "\n".join([*(_declared(spec, version) for version in Family for spec in _set_specs(version)), _CHAINS])
 
 TABLE_SPEC = TableSpec(TABLE, TEXT, SET_SPECS)

@@ -16,8 +16,9 @@ from collections.abc import Iterable, Iterator
 from msgspec import Struct
 
 from percale.model.addresses import IPAddress
+from percale.model.ip_family import Family
 from percale.model.pod import PROTOCOL_NUMBERS, Protocol
-from percale.render.nft.objects import Field, SetSpec, TableSpec
+from percale.render.nft.objects import SetSpec, TableSpec
 from percale.render.policy import base_chains as policies
 
 
@@ -52,7 +53,7 @@ class HostPort(Struct, frozen=True):
         if (self.port, self.protocol) != (other.port, other.protocol):
             return False
         if self.is_everywhere or other.is_everywhere:
-            return any(self.is_at(version) and other.is_at(version) for version in (4, 6))
+            return any(self.is_at(version) and other.is_at(version) for version in Family)
         return self.address == other.address
 
 
@@ -119,17 +120,15 @@ chain hostports-postrouting {
     ]
 )
 
-_ADDRESSES: dict[int, Field] = {4: "ipv4_addr", 6: "ipv6_addr"}
 
-
-def _shapes(version: int) -> Iterator[SetSpec]:
-    address = _ADDRESSES[version]
+def _shapes(version: Family) -> Iterator[SetSpec]:
+    address = version.nft_address
     yield SetSpec(f"hostports{version}", ("inet_proto", "inet_service"), data=(address, "inet_service"))
     yield SetSpec(f"hostaddressports{version}", (address, "inet_proto", "inet_service"), data=(address, "inet_service"))
     yield SetSpec(f"hostpods{version}", (address, address))
 
 
-SET_SPECS = (SetSpec("reservedports", ("inet_proto", "inet_service")), *_shapes(4), *_shapes(6))
+SET_SPECS = (SetSpec("reservedports", ("inet_proto", "inet_service")), *_shapes(Family.IPV4), *_shapes(Family.IPV6))
 """The sets of the text, which elements fill."""
 
 TABLE_SPEC = TableSpec(policies.TABLE_SPEC.name, f"{policies.TEXT}\n{TEXT}", (*policies.SET_SPECS, *SET_SPECS))

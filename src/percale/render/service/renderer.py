@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Generic, TypeAlias, TypeVar
 
+from percale.model.ip_family import Family
 from percale.model.meta import ObjectKey
 from percale.render.nft.objects import Chain, ElementBatch, Rule, SetSpec, Transaction, Verdict, joined
 from percale.render.nft.table_state import Value
@@ -198,7 +199,7 @@ def _affinity_element(name: AffinityKey, chain: Chain | None) -> dict[ElementKey
 
 
 def _version(address: bytes) -> int:
-    return 4 if len(address) == 4 else 6
+    return Family.of_packed(address)
 
 
 def _by_key(elements: Iterable[ElementBatch], specs: Mapping[str, SetSpec]) -> dict[ElementKey, Value]:

@@ -23,6 +23,7 @@ from typing import Literal, NamedTuple, TypeAlias
 from msgspec.structs import replace
 
 from percale.model.addresses import IPNetwork
+from percale.model.ip_family import Family
 from percale.model.pod import PROTOCOL_NUMBERS
 from percale.policy.rule_terms import digest
 from percale.render.nft.objects import (
@@ -50,7 +51,8 @@ from percale.service.strategies import by_connections
 
 By: TypeAlias = Literal["random", "inc", "source"]
 
-_TARGETS: dict[int, Operand] = {4: "ip daddr", 6: "ip6 daddr"}
+_SOURCES: dict[int, Operand] = {Family.IPV4: "ip saddr", Family.IPV6: "ip6 saddr"}
+_TARGETS: dict[int, Operand] = {Family.IPV4: "ip daddr", Family.IPV6: "ip6 daddr"}
 _BY: dict[str, By] = {
     "random": "random",
     "lc": "random",
@@ -182,11 +184,11 @@ class _PortRenderer:
 
     def __init__(self, port: ResolvedPort, rendered: ServiceChains, render_input: RenderInput) -> None:
         self._port, self._rendered, self._input = port, rendered, render_input
-        self._version: Literal[4, 6] = port.family
+        self._version = port.family
         self._protocol = PROTOCOL_NUMBERS[port.name.protocol]
-        self._source: Operand = "ip saddr" if port.family == 4 else "ip6 saddr"
+        self._source = _SOURCES[port.family]
         self._target = _TARGETS[port.family]
-        self._endpoint: tuple[Field, Field] = ("ipv4_addr" if port.family == 4 else "ipv6_addr", "inet_service")
+        self._endpoint: tuple[Field, Field] = (port.family.nft_address, "inet_service")
 
     @property
     def _comment(self) -> str:
@@ -333,7 +335,7 @@ class _PortRenderer:
 
 
 @lru_cache(maxsize=4096)
-def _select_one(table: str, by: By, version: Literal[4, 6], count: int, whose: str) -> Chain:
+def _select_one(table: str, by: By, version: Family, count: int, whose: str) -> Chain:
     """Selects one of `count` endpoints."""
     target = () if "ports" in table else (_TARGETS[version],)
     chosen = Dnat(version, (*target, "l4proto", "th dport"), table, SlotExpr(by, count))
@@ -352,7 +354,7 @@ def _masquerade_all(version: int, pick: Verdict) -> Chain:
 
 
 def _from_pods(version: int) -> InSet:
-    return InSet(("ip saddr" if version == 4 else "ip6 saddr",), f"podnets{version}")
+    return InSet((_SOURCES[version],), f"podnets{version}")
 
 
 def _mark_for_masquerade(then: Verdict) -> Rule:

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.waiting import eventually
 
 from percale.agent.config.settings import AgentConfig
 from percale.agent.informer import Informer
@@ -79,10 +80,8 @@ async def test_none_and_several_are_waited_out() -> None:
     waiting = asyncio.create_task(of_store(store, problems))
 
     async def wait_for_problem(words: str) -> None:
-        async with asyncio.timeout(30):
-            while not any(words in problem.error for problem in problems.current.values()):
-                assert not waiting.done()
-                await asyncio.sleep(0)
+        await eventually(lambda: any(words in problem.error for problem in problems.current.values()))
+        assert not waiting.done()
 
     await wait_for_problem("no ConfigMap with net-conf.json in the store")
     await store.put(config_map("a", None))

@@ -7,13 +7,14 @@ from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
+from tests import builders
 
 from percale.agent.logging import LineLog
 from percale.agent.network.peers import Peers
 from percale.backend.protocol import KernelBackend, LocalFamily, LocalNode, PeerObjects
 from percale.kernel.protocol import Interface
 from percale.model.ip_family import Family
-from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec, make_lease
+from percale.model.subnet_lease import SubnetLease
 from percale.render.network.elements import Element
 from percale.render.objects import KernelObject, Route
 
@@ -26,14 +27,8 @@ def local(public_ip: str = "192.168.0.1") -> LocalNode:
 
 
 def lease(number: int, *, public_ip: str | None = None, node: str | None = None) -> SubnetLease:
-    return make_lease(
-        SubnetLeaseSpec(
-            node=node or f"n{number}",
-            subnet=IPv4Network(f"10.244.{number}.0/24"),
-            publicIP=IPv4Address(public_ip or f"192.168.0.{number}"),
-            backendType="plain",
-        )
-    )
+    public_ip, node = public_ip or f"192.168.0.{number}", node or f"n{number}"
+    return builders.lease(number, node=node, publicIP=public_ip, backendType="plain")
 
 
 class Plain(KernelBackend):

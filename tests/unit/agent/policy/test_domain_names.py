@@ -6,10 +6,11 @@ import asyncio
 import io
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import pytest
+from tests.waiting import eventually
 
 from percale.agent.logging import LineLog
 from percale.agent.policy import domain_names as names
@@ -56,12 +57,6 @@ async def running(world: World) -> AsyncIterator[None]:
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
 @pytest.fixture
 def world() -> World:
     return World()
@@ -100,16 +95,16 @@ async def test_one_name_that_fails_does_not_keep_the_others(world: World) -> Non
 
 async def test_names_of_a_new_policy_are_resolved_at_once_and_old_ones_dropped(world: World) -> None:
     async with running(world):
-        await until(lambda: world.learned == {"a.example": {ONE}})
+        await eventually(lambda: world.learned == {"a.example": {ONE}})
         world.answers["b.example"] = frozenset({TWO})
         world.wanted = frozenset({"b.example"})
         world.names.refresh()
-        await until(lambda: world.learned == {"b.example": {TWO}})
+        await eventually(lambda: world.learned == {"b.example": {TWO}})
         world.names.refresh()  # nothing new: nobody is asked again
         world.answers["c.example"] = frozenset({ONE})
         world.wanted |= {"c.example"}
         world.names.refresh()
-        await until(lambda: "c.example" in world.learned)
+        await eventually(lambda: "c.example" in world.learned)
     assert world.asked == ["a.example", "b.example", "c.example"]
 
 
@@ -125,18 +120,18 @@ async def test_a_resolver_that_hangs_at_one_name_does_not_keep_another(world: Wo
     async with running(world):
         world.wanted |= {"b.example"}
         world.names.refresh()
-        await until(lambda: world.learned == {"b.example": {ONE}})
+        await eventually(lambda: world.learned == {"b.example": {ONE}})
         goes_on.set()
-        await until(lambda: world.learned == {"a.example": {ONE}, "b.example": {ONE}})
+        await eventually(lambda: world.learned == {"a.example": {ONE}, "b.example": {ONE}})
 
 
 async def test_a_failed_lookup_is_retried_soon(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(names, "RETRY_INTERVAL", 0.0)
     world.answers["a.example"] = OSError(socket.EAI_AGAIN, "no")
     async with running(world):
-        await until(lambda: NAMES in world.problems.current)
+        await eventually(lambda: NAMES in world.problems.current)
         world.answers["a.example"] = frozenset({ONE})
-        await until(lambda: world.learned == {"a.example": {ONE}} and NAMES not in world.problems.current)
+        await eventually(lambda: world.learned == {"a.example": {ONE}} and NAMES not in world.problems.current)
 
 
 async def test_who_waits_for_all_names_waits_for_each_once_and_not_for_ever(world: World) -> None:
@@ -161,7 +156,7 @@ async def test_the_end_does_not_wait_for_a_resolver_that_hangs(world: World) -> 
 
     names = DomainResolver(lambda: world.wanted, world._learn, world.problems, resolve=ask)
     task = asyncio.create_task(names.run())
-    await until(hangs.is_set)
+    await eventually(hangs.is_set)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert task.cancelled()

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 from ipaddress import ip_address, ip_network
 
+from tests import builders
+
 from percale.agent.policy.foreign_pods import inspect_pods
 from percale.kernel.errors import kernel_error
 from percale.kernel.protocol import HostRoute, Interface, Underlay, Upsert
-from percale.model.manifest.decode import decode_manifest
-from percale.model.pod import Pod
 from percale.policy.pod_facts import PodFacts, facts_of
 from percale.render.objects import Sysctl
 
 
 def pod(name: str, *addresses: str, phase: str = "Running") -> PodFacts:
-    ips = ", ".join(f'{{ip: "{address}"}}' for address in addresses)
-    spec = "{containers: [{name: main, image: none}]}"
-    status = f"{{phase: {phase}, podIPs: [{ips}]}}"
-    text = f"{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {spec}, status: {status}}}"
-    (found,) = decode_manifest(text.encode(), "pod.yaml").objects
-    assert isinstance(found, Pod)
-    return facts_of(found)
+    return facts_of(builders.pod(name, *addresses, status={"phase": phase}))
 
 
 def route(dst: str, dev: str, via: str | None = None) -> HostRoute:

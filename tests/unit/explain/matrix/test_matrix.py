@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 from xml.etree import ElementTree
 
 from msgspec import convert
+from tests import builders
 
 from percale.explain.matrix import graph as drawing
 from percale.explain.matrix import text as tables
@@ -18,8 +20,6 @@ from percale.explain.matrix.port_space import cut
 from percale.explain.matrix.reachability import Reach
 from percale.explain.parties import outside
 from percale.model.meta import Object
-from percale.model.networkpolicy import NetworkPolicy
-from percale.model.node import Node
 from percale.model.pod import Pod
 from percale.model.workloads import ReplicaSet
 from percale.policy.evaluator import Evaluator
@@ -27,14 +27,10 @@ from percale.policy.evaluator import Evaluator
 
 def pod(name: str, ip: str, owner: str | None = None, namespace: str = "shop", **labels: str) -> Pod:
     """`owner`: KIND/NAME."""
-    kind, _, maker = (owner or "").partition("/")
-    references = [{"kind": kind, "name": maker, "controller": True}] if owner else []
-    metadata = {"name": name, "namespace": namespace, "labels": labels, "ownerReferences": references}
-    return convert({"metadata": metadata, "spec": {"containers": []}, "status": {"podIPs": [{"ip": ip}]}}, Pod)
+    return builders.pod(name, ip, namespace=namespace, owner=owner, labels=labels, node=None)
 
 
-def policy(name: str, namespace: str = "shop", **spec: Any) -> NetworkPolicy:
-    return convert({"metadata": {"name": name, "namespace": namespace}, "spec": spec}, NetworkPolicy)
+policy = partial(builders.policy, namespace="shop")
 
 
 def replica_set(name: str, deployment: str) -> ReplicaSet:
@@ -107,10 +103,7 @@ def test_one_namespace_in_detail_and_the_others_folded() -> None:
 
 
 def test_nodes_are_a_group_and_a_pods_own_node_is_left_out() -> None:
-    node = convert(
-        {"metadata": {"name": "n"}, "status": {"addresses": [{"type": "InternalIP", "address": "10.9.0.1"}]}}, Node
-    )
-    assert texts(matrix_of([*SHOP, node]))["nodes", "shop/db"] == "-"
+    assert texts(matrix_of([*SHOP, builders.node("n", "10.9.0.1")]))["nodes", "shop/db"] == "-"
 
 
 def test_addresses_outside_are_named_as_the_rule_names_them() -> None:

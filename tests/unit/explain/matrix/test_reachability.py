@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import combinations, product
-from typing import Any
 
 from hypothesis import event, given
 from hypothesis import strategies as st
-from msgspec import convert
 from msgspec.structs import replace
+from tests import builders
 from tests.unit.policy.small_worlds import puts
 
 from percale.explain.matrix.diff import Flip, Side, flips
@@ -180,11 +179,7 @@ def test_every_block_and_exception_means_its_addresses() -> None:
         "fd00::1",
         "fd00::2",
     ]
-    content: dict[str, Any] = {"spec": {"containers": []}}
-    evaluator = Evaluator(
-        convert({"metadata": {"name": f"p{place}"}, "status": {"podIPs": [{"ip": ip}]}, **content}, Pod)
-        for place, ip in enumerate(addresses)
-    )
+    evaluator = Evaluator(builders.pod(f"p{place}", ip, node=None) for place, ip in enumerate(addresses))
     parties = Parties(evaluator, [])
     parts = ("10.0.0.0/32", "10.0.1.0/24", "10.0.1.1/32", "10.0.1.255/32", "10.0.2.0/32", "10.0.0.0/23", "fd00::2/128")
     for cidr in ("0.0.0.0/0", "10.0.0.0/8", "10.0.1.0/24", "10.0.1.255/32", "11.0.0.0/8", "::/0", "fd00::/64"):
@@ -206,20 +201,12 @@ def test_a_named_port_is_the_one_of_the_destination_and_of_its_protocol() -> Non
         "d": [("web", 81, "TCP")],
     }
     pods = [
-        convert(
-            {
-                "metadata": {"name": name, "namespace": "x", "labels": {"name": name}},
-                "spec": {
-                    "containers": [
-                        {
-                            "name": "c",
-                            "ports": [{"name": n, "containerPort": p, "protocol": t} for n, p, t in ports[name]],
-                        }
-                    ]
-                },
-                "status": {"podIPs": [{"ip": f"10.0.0.{place}"}]},
-            },
-            Pod,
+        builders.pod(
+            name,
+            f"10.0.0.{place}",
+            labels={"name": name},
+            node=None,
+            ports=[{"name": n, "containerPort": p, "protocol": t} for n, p, t in ports[name]],
         )
         for place, name in enumerate(ports)
     ]
@@ -236,8 +223,7 @@ def test_a_named_port_is_the_one_of_the_destination_and_of_its_protocol() -> Non
             {"a": "none", "b": "TCP 81", "c": "none", "d": "none"},
         ),
     ):
-        policy = convert({"metadata": {"name": "p", "namespace": "x"}, "spec": spec}, NetworkPolicy)
-        (side,) = sides([*pods, policy])
+        (side,) = sides([*pods, builders.policy(**spec)])
         for source, destination in product(range(4), repeat=2):
             if source != destination:
                 row = side.reach.row(int(side.reach.kinds[source]))

@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any
 
 import pytest
+from tests import builders
 
 from percale.errors import NotFound
 from percale.explain.why.first_pods import first_pod
-from percale.model.meta import Object, ObjectKey, ObjectMeta, OwnerReference
-from percale.model.pod import Container, Pod, PodSpec, PodStatus
+from percale.model.meta import Object, ObjectKey
+from percale.model.pod import Pod
 
 
-def pod(
-    name: str,
-    owner: str,
-    kind: str = "ReplicaSet",
-    *,
-    namespace: str = "default",
-    phase: Literal["Running", "Pending"] = "Running",
-) -> Pod:
-    return Pod(
-        metadata=ObjectMeta(
-            name=name,
-            namespace=namespace,
-            labels={"pod-template-hash": "abc"} if kind == "ReplicaSet" else {},
-            ownerReferences=(OwnerReference(kind=kind, name=owner, uid="", apiVersion="apps/v1", controller=True),),
-        ),
-        spec=PodSpec(containers=(Container(name="c"),)),
-        status=PodStatus(phase=phase),
-    )
+def pod(name: str, owner: str, kind: str = "ReplicaSet", *, phase: str = "Running", **fields: Any) -> Pod:
+    labels = {"pod-template-hash": "abc"} if kind == "ReplicaSet" else {}
+    return builders.pod(name, owner=f"{kind}/{owner}", labels=labels, status={"phase": phase}, **fields)
 
 
 PODS: tuple[Object, ...] = (

@@ -24,6 +24,7 @@ from percale.kernel.nftables.messages import (
     NEWSET,
     NEWSETELEM,
 )
+from percale.model.ip_family import Family
 from percale.render.nft.objects import (
     Between,
     Chain,
@@ -57,11 +58,16 @@ RULES = (
     Rule((InSet(("ip saddr", "ip daddr"), "self"), Equals("th sport", 7)), Verdict("return"), "two"),
     Rule((Equals("l4proto", 17), Equals("original dport", 53)), Verdict("accept"), "before translation"),
     Rule((), None, "marks", statements=(SetMark(0x4000), SetMark(0x8000_0000))),
-    Rule((), None, "by chance", statements=(Dnat(4, ("ip daddr", "th dport"), "to", SlotExpr("random", 3)),)),
-    Rule((), None, "by turns", statements=(Dnat(6, ("ip6 daddr", "th dport"), "to", SlotExpr("inc", 200)),)),
-    Rule((), None, "by hash", statements=(Dnat(4, ("ip daddr", "l4proto"), "to", SlotExpr("source", 9)),)),
-    Rule((), None, "by hash, IPv6", statements=(Dnat(6, ("ip6 daddr", "l4proto"), "to", SlotExpr("source", 9)),)),
-    Rule((), None, "as it was", statements=(Dnat(6, ("ip6 saddr", "ip6 daddr", "th dport"), "kept"),)),
+    Rule((), None, "by chance", statements=(Dnat(Family.IPV4, ("ip daddr", "th dport"), "to", SlotExpr("random", 3)),)),
+    Rule((), None, "by turns", statements=(Dnat(Family.IPV6, ("ip6 daddr", "th dport"), "to", SlotExpr("inc", 200)),)),
+    Rule((), None, "by hash", statements=(Dnat(Family.IPV4, ("ip daddr", "l4proto"), "to", SlotExpr("source", 9)),)),
+    Rule(
+        (),
+        None,
+        "by hash, IPv6",
+        statements=(Dnat(Family.IPV6, ("ip6 daddr", "l4proto"), "to", SlotExpr("source", 9)),),
+    ),
+    Rule((), None, "as it was", statements=(Dnat(Family.IPV6, ("ip6 saddr", "ip6 daddr", "th dport"), "kept"),)),
     Rule(
         (InSet(("ip daddr",), "some"),),
         Verdict("accept"),

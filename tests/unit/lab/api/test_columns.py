@@ -3,39 +3,36 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 import pytest
 from msgspec.structs import replace
+from tests import builders
 
 from percale.errors import LabError
 from percale.lab.api.columns import Surroundings, age, rows
 from percale.lab.api.kind_names import full_name, kind_of
 from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
-from percale.model.condition import Condition
-from percale.model.endpoints import Endpoints, EndpointSlice
+from percale.model.endpoints import Endpoints
 from percale.model.ingress import Ingress
-from percale.model.meta import ObjectMeta
 from percale.model.networkpolicy import NetworkPolicy
-from percale.model.pod import Container, Pod, PodIP, PodSpec, PodStatus
-from percale.model.service import Service
+from percale.model.pod import Pod
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 AROUND = Surroundings(pods={}, agents={}, subnets={}, now=NOW)
 
 
-def pod(name: str, *, born: str = "2026-01-01T11:59:00Z", **status: object) -> Pod:
-    return Pod(
-        metadata=ObjectMeta(name=name, namespace="shop", creationTimestamp=born),
-        spec=PodSpec(containers=(Container(name="a"), Container(name="b")), nodeName="n1"),
-        status=PodStatus(**status),  # type: ignore[arg-type]
-    )
+CONTAINERS = [{"name": "a"}, {"name": "b"}]
 
 
-READY = pod(
-    "up", podIPs=(PodIP(ip="10.0.0.2"), PodIP(ip="fd00::2")), conditions=(Condition(type="Ready", status="True"),)
-)
-WAITING = pod("down", conditions=(Condition(type="Ready", status="False", message="no address is free"),))
+def pod(name: str, *addresses: str, born: str = "2026-01-01T11:59:00Z", **fields: Any) -> Pod:
+    meta = {"creationTimestamp": born}
+    return builders.pod(name, *addresses, namespace="shop", containers=CONTAINERS, meta=meta, **fields)
+
+
+READY = pod("up", "10.0.0.2", "fd00::2", ready=True)
+WAITING = pod("down", status={"conditions": [{"type": "Ready", "status": "False", "message": "no address is free"}]})
 
 
 def test_wide_shows_address_and_node_and_namespaces_when_there_are_several() -> None:
@@ -82,11 +79,13 @@ def test_words_for_kinds() -> None:
 
 
 def test_services_and_what_is_behind_them() -> None:
-    spec = {"type": "LoadBalancer", "clusterIP": "10.96.1.1", "ports": [{"port": 80, "nodePort": 30080}, {"port": 53}]}
-    plain = {"metadata": {"name": "web", "namespace": "shop"}, "spec": spec}
-    waiting = msgspec.convert(plain, Service)
-    given = msgspec.convert({**plain, "status": {"loadBalancer": {"ingress": [{"ip": "198.51.100.1"}]}}}, Service)
-    outer = msgspec.convert({**plain, "spec": {"type": "ExternalName", "externalName": "db.example"}}, Service)
+    spec: dict[str, Any] = {
+        "type": "LoadBalancer",
+        "clusterIP": "10.96.1.1",
+        "ports": [{"port": 80, "nodePort": 30080}, {"port": 53}],
+    }
+    waiting, given = builders.service(**spec), builders.service(**spec, ingress=["198.51.100.1"])
+    outer = builders.service(type="ExternalName", externalName="db.example", ports=[])
     table = rows([waiting, given, outer], AROUND, wide=False, namespaces=False)
     assert table[0] == ["NAME", "TYPE", "CLUSTER-IP", "EXTERNAL-IP", "PORT(S)", "AGE"]
     assert [row[1:5] for row in table[1:]] == [
@@ -97,20 +96,14 @@ def test_services_and_what_is_behind_them() -> None:
 
 
 def test_slices_and_endpoints_show_three_of_many() -> None:
-    addresses = [f"10.0.0.{number}" for number in range(1, 6)]
-    plain = {
-        "metadata": {"name": "web", "namespace": "shop"},
-        "addressType": "IPv4",
-        "endpoints": [{"addresses": [each]} for each in addresses],
-        "ports": [{"port": 80}],
-    }
-    full, empty = msgspec.convert(plain, EndpointSlice), EndpointSlice(metadata=READY.metadata, addressType="IPv6")
+    full = builders.endpoint_slice("web", *(f"10.0.0.{number}" for number in range(1, 6)))
+    empty = builders.endpoint_slice("web", family="IPv6", ports=[])
     head, one, other = rows([full, empty], AROUND, wide=False, namespaces=False)
     assert head == ["NAME", "ADDRESSTYPE", "PORTS", "ENDPOINTS", "AGE"]
     assert one[1:4] == ["IPv4", "80", "10.0.0.1,10.0.0.2,10.0.0.3 + 2 more..."]
     assert other[1:4] == ["IPv6", "<unset>", "<unset>"]
     subsets = [{"addresses": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}], "ports": [{"port": 80}]}]
-    two = msgspec.convert({"metadata": plain["metadata"], "subsets": subsets}, Endpoints)
+    two = msgspec.convert({"metadata": READY.metadata, "subsets": subsets}, Endpoints)
     head, line, none = rows([two, Endpoints(metadata=READY.metadata)], AROUND, wide=False, namespaces=False)
     assert (head[1], line[1], none[1]) == ("ENDPOINTS", "10.0.0.1:80,[fd00::1]:80", "<none>")
 

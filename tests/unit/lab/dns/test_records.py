@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
 import pytest
+from tests import builders
 
 from percale.lab.dns.records import Names
 from percale.model.endpoints import Endpoint, EndpointSlice
-from percale.model.service import Service
+
+service = partial(builders.service, namespace="shop")
 
 
-def service(name: str, **spec: Any) -> Service:
-    return msgspec.convert({"metadata": {"name": name, "namespace": "shop"}, "spec": spec}, Service)
-
-
-def endpoints(name: str, *found: dict[str, Any], ports: list[dict[str, Any]] | None = None) -> EndpointSlice:
+def endpoints(name: str, *found: dict[str, Any], ports: Sequence[Any] = ()) -> EndpointSlice:
     family = "IPv6" if ":" in found[0]["addresses"][0] else "IPv4"
-    meta = {"name": f"{name}-1", "namespace": "shop", "labels": {"kubernetes.io/service-name": name}}
-    return msgspec.convert(
-        {"metadata": meta, "addressType": family, "endpoints": list(found), "ports": ports or []}, EndpointSlice
-    )
+    return builders.endpoint_slice(name, *found, namespace="shop", ports=ports, family=family)
 
 
 WEB = service(

@@ -7,26 +7,15 @@ import dns.message
 import dns.rcode
 import msgspec
 import pytest
+from tests import builders
 
 from percale.lab.dns.records import Names
 from percale.lab.dns.server import NameServer
-from percale.model.endpoints import EndpointSlice
-from percale.model.service import Service
 
-WEB = msgspec.convert({"metadata": {"name": "web", "namespace": "shop"}, "spec": {"clusterIP": "10.96.0.7"}}, Service)
-ALIAS = msgspec.convert(
-    {"metadata": {"name": "db", "namespace": "shop"}, "spec": {"type": "ExternalName", "externalName": "outside"}},
-    Service,
-)
-MANY = msgspec.convert({"metadata": {"name": "many", "namespace": "shop"}, "spec": {"clusterIP": "None"}}, Service)
-MANY_ENDPOINTS = msgspec.convert(
-    {
-        "metadata": {"name": "many-1", "namespace": "shop", "labels": {"kubernetes.io/service-name": "many"}},
-        "addressType": "IPv4",
-        "endpoints": [{"addresses": [f"10.244.0.{number}"]} for number in range(1, 101)],
-    },
-    EndpointSlice,
-)
+WEB = builders.service("web", namespace="shop", clusterIP="10.96.0.7")
+ALIAS = builders.service("db", namespace="shop", type="ExternalName", externalName="outside")
+MANY = builders.service("many", namespace="shop", clusterIP="None")
+MANY_ENDPOINTS = builders.endpoint_slice("many", *(f"10.244.0.{number}" for number in range(1, 101)), namespace="shop")
 
 
 @pytest.fixture

@@ -2,56 +2,35 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network, ip_address, ip_network
+from ipaddress import ip_address, ip_network
 from typing import Any
 
-import msgspec
+from tests import builders
 
 from percale.lab.machines.fabric import way_lines
 from percale.lab.machines.router_routes import Way, ways_to_pods, ways_to_services
 from percale.model.endpoints import EndpointSlice
-from percale.model.meta import ObjectMeta
-from percale.model.node import Node
 from percale.model.service import Service
-from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec
 
 HOME = [ip_network("203.0.113.0/24")]
 N1, N2 = ip_address("192.168.1.2"), ip_address("192.168.1.3")
 
 
-def node(name: str, address: str) -> Node:
-    plain = {"metadata": {"name": name}, "status": {"addresses": [{"type": "InternalIP", "address": address}]}}
-    return msgspec.convert(plain, Node)
-
-
-NODES = [node("n1", str(N1)), node("n2", str(N2))]
+NODES = [builders.node("n1", str(N1)), builders.node("n2", str(N2))]
 
 
 def service(address: str, **spec: Any) -> Service:
-    plain = {
-        "metadata": {"name": "web", "namespace": "shop"},
-        "spec": {"type": "LoadBalancer", **spec},
-        "status": {"loadBalancer": {"ingress": [{"ip": address}]}},
-    }
-    return msgspec.convert(plain, Service)
+    return builders.service("web", type="LoadBalancer", ingress=[address], **spec)
 
 
 def slice_(*endpoints: tuple[str, dict[str, bool]]) -> EndpointSlice:
-    plain = {
-        "metadata": {"name": "w", "namespace": "shop", "labels": {"kubernetes.io/service-name": "web"}},
-        "addressType": "IPv4",
-        "endpoints": [
-            {"addresses": ["10.0.0.1"], "nodeName": node, "conditions": conditions} for node, conditions in endpoints
-        ],
-    }
-    return msgspec.convert(plain, EndpointSlice)
+    made = [builders.endpoint(f"10.0.0.1@{node}", conditions=conditions) for node, conditions in endpoints]
+    return builders.endpoint_slice("web", *made, ports=[])
 
 
 def test_pods_are_behind_their_node() -> None:
-    spec = SubnetLeaseSpec(node="n1", subnet=IPv4Network("10.244.1.0/24"), publicIP=N1)  # type: ignore[arg-type]
-    assert list(ways_to_pods([SubnetLease(metadata=ObjectMeta(name="l"), spec=spec)])) == [
-        Way(ip_network("10.244.1.0/24"), (N1,))
-    ]
+    lease = builders.lease(1, publicIP=str(N1))
+    assert list(ways_to_pods([lease])) == [Way(ip_network("10.244.1.0/24"), (N1,))]
 
 
 def test_all_nodes_take_a_load_balancers_address() -> None:

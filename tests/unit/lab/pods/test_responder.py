@@ -9,6 +9,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from tests.waiting import eventually
 
 from percale.lab.api.probe import probe
 from percale.lab.pods import responder
@@ -82,9 +83,11 @@ async def test_a_port_in_use_is_taken_over_when_it_is_free(namespace: Path, monk
     await answers.serve(WEB, namespace, [Port(80, "TCP"), Port(81, "TCP")])
     assert (await probe(namespace, LOCAL[0], 81, "TCP", 5)).word == "allowed"
     own.close()
-    async with asyncio.timeout(30):
-        while (await probe(namespace, LOCAL[0], 80, "TCP", 5)).word != "allowed":
-            await asyncio.sleep(0.01)
+
+    async def allowed() -> bool:
+        return (await probe(namespace, LOCAL[0], 80, "TCP", 5)).word == "allowed"
+
+    await eventually(allowed)
     answers.stop("default/web-0")
     assert (await probe(namespace, LOCAL[0], 80, "TCP", 5)).word == "refused"
 

@@ -35,7 +35,7 @@ from percale.policy.kinds.network_policy import NetworkPolicyKind
 from percale.policy.kinds.policy_kind import PolicyKind
 from percale.policy.kinds.registry import PolicyKinds
 from percale.policy.lint.finding import LintedPolicy, LintFindings, finding
-from percale.policy.lint.linter import check
+from percale.policy.lint.linter import lint
 from percale.policy.rule_terms import Direction, FlowProtocol, PodSelectorTerm
 from percale.policy.verdict import Flow
 from percale.render.policy.renderer import PolicyRenderer
@@ -149,7 +149,7 @@ def test_verdicts_and_rules_name_it() -> None:
 
 def test_the_linter_checks_it_as_all_and_by_itself() -> None:
     entries = [ManifestEntry(each, Source("a.yaml", line)) for line, each in enumerate((WEB, QUARANTINE), 1)]
-    assert [str(each) for each in check(entries, kinds=KINDS)] == [
+    assert [str(each) for each in lint(entries, kinds=KINDS)] == [
         "warning: q:x/p#podSelector: podSelector selects no pod of namespace x (the pods there have app: web)",
         "warning: q:x/p: only a test (remove it)",
     ]

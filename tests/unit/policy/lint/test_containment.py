@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import event, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from tests.unit.policy.obvious import Obvious, Question
+from tests.unit.policy.oracle import Oracle, Question
 from tests.unit.policy.small_worlds import POD_ADDRESSES, POD_ADDRESSES6, PORTS, puts
 
 from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
@@ -19,7 +19,7 @@ from percale.model.networkpolicy import NetworkPolicy
 from percale.model.selector import LabelSelector, LabelSelectorRequirement
 from percale.policy.lint.containment import selector_within
 from percale.policy.lint.finding import LintFinding
-from percale.policy.lint.linter import check
+from percale.policy.lint.linter import lint
 
 KEYS, VALUES = ("a", "b"), ("", "1", "2", "3")
 ALL_LABELS = [
@@ -76,7 +76,7 @@ def shadowed(world: Mapping[tuple[type[Object], ObjectKey], Object]) -> Iterator
     """The policies with shadowed rules, as they are and without one of these."""
     found = [ManifestEntry(obj, Source(f"f{number}", 1)) for number, obj in enumerate(world.values())]
     sources = {each.source: each.object for each in found}
-    for finding in check(found):
+    for finding in lint(found):
         if finding.code == "shadowed":
             yield sources[finding.source], without(sources[finding.source], finding)
 
@@ -87,6 +87,6 @@ def test_a_shadowed_rule_changes_no_verdict(objects: list[Object]) -> None:
     before = None
     for policy, less in shadowed(world):
         event(f"a shadowed rule of a {policy.KIND}")
-        before = before or list(map(Obvious(world.values()).allowed, QUESTIONS))
+        before = before or list(map(Oracle(world.values()).allowed, QUESTIONS))
         after = {**world, (type(policy), policy.key): less}
-        assert list(map(Obvious(after.values()).allowed, QUESTIONS)) == before
+        assert list(map(Oracle(after.values()).allowed, QUESTIONS)) == before

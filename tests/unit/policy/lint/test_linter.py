@@ -8,7 +8,7 @@ import pytest
 
 from percale.model.addresses import IPNetwork
 from percale.model.manifest.decode import decode_manifest, field_line
-from percale.policy.lint.linter import check
+from percale.policy.lint.linter import lint
 
 CLUSTER = """
 apiVersion: v1
@@ -45,7 +45,7 @@ def said(text: str, *networks: str, cluster: str = CLUSTER) -> list[str]:
     found = decode_manifest(data, "a.yaml").entries
     cidrs: list[IPNetwork] = [ip_network(each) for each in networks]
     return [
-        f"{field_line(data, each.source, each.field) - cluster.count(chr(10))}: {each}" for each in check(found, cidrs)
+        f"{field_line(data, each.source, each.field) - cluster.count(chr(10))}: {each}" for each in lint(found, cidrs)
     ]
 
 

@@ -1,4 +1,4 @@
-"""The table's edits from any state to any other, and what the table does with packets, held against the evaluator."""
+"""The renderer's transactions lead from any state to any other; packets meet the evaluator's verdicts in the table."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from ipaddress import IPv4Network, ip_address
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
-from tests.unit.policy.obvious import Question
+from tests import builders
+from tests.builders import cluster_policy
+from tests.unit.policy.oracle import Question
 from tests.unit.policy.small_worlds import NODES, Change, changes, placings, puts, removals, worlds
-from tests.unit.policy.test_evaluator_against_obvious import QUESTIONS, asked
+from tests.unit.policy.test_evaluator import QUESTIONS, asked
 from tests.unit.render.simulated import Packet, passes
 
 from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
@@ -21,7 +22,6 @@ from percale.model.node import Node
 from percale.model.pod import Pod
 from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec
 from percale.policy.evaluator import Evaluator, PolicyDelta
-from percale.policy.verdict import Flow
 from percale.render.nft.table_state import TableState, diff
 from percale.render.policy.base_chains import SET_SPECS
 from percale.render.policy.renderer import PolicyRenderer
@@ -29,49 +29,12 @@ from percale.render.policy.renderer import PolicyRenderer
 NODE = next(iter(NODES))
 
 
-def touch(evaluator: Evaluator, change: Change) -> PolicyDelta:
+def changed(evaluator: Evaluator, change: Change) -> PolicyDelta:
     return evaluator.put(change) if isinstance(change, Object) else evaluator.remove(*change)
 
 
-def disagreements(evaluator: Evaluator, held: TableState) -> list[str]:
-    """Flows that the table treats otherwise than the evaluator says; those between a pod and its node are not forwarded."""
-    found = []
-    for question in QUESTIONS:
-        source, destination = (
-            evaluator.flow_end(ip_address(each).packed) for each in (question.source, question.destination)
-        )
-        verdict = evaluator.evaluate(Flow(source, destination, question.protocol, question.port))
-        if verdict.egress.why == "node":
-            continue
-        judged_here = [
-            decision.allowed
-            for decision, party in ((verdict.egress, source), (verdict.ingress, destination))
-            if party.pod is not None and party.pod.node == NODE
-        ]
-        packet = Packet(source.address, destination.address, question.protocol, question.port)
-        if passes(held, packet) != all(judged_here):
-            found.append(f"{question}: {verdict}")
-    return found
-
-
-@given(st.lists(puts, min_size=10, max_size=25), st.lists(st.lists(changes, min_size=1, max_size=4), max_size=6))
-def test_edits_lead_from_any_state_to_any_other(opening: list[Object], batches: list[list[Change]]) -> None:
-    evaluator = Evaluator()
-    table = PolicyRenderer(evaluator, NODE)
-    held = TableState.bare(SET_SPECS)
-    steps: list[Sequence[Change]] = [opening, *batches]
-    for batch in steps:
-        held = held.apply(table.update([touch(evaluator, change) for change in batch]))
-        assert not diff(held, table.snapshot())
-        assert not disagreements(evaluator, held)
-    fresh = PolicyRenderer(evaluator, NODE)
-    fresh.update([PolicyDelta(policies=tuple((None, policy) for policy in evaluator.policies.values()))])
-    assert not diff(held, fresh.snapshot())
-    event("pods are judged" if any(table.selected_pods) else "nobody is judged")
-
-
 def allowed_here(evaluator: Evaluator) -> dict[Question, bool]:
-    """What the rules of this node say; what goes between a pod and its node never meets them."""
+    """The verdicts of this node's rules; flows between a pod and its node never pass them."""
     found = {}
     for question in QUESTIONS:
         verdict = asked(evaluator, question)
@@ -86,48 +49,74 @@ def allowed_here(evaluator: Evaluator) -> dict[Question, bool]:
     return found
 
 
-@given(worlds(), st.lists(st.lists(st.one_of(changes, removals, placings), min_size=1, max_size=2), max_size=8))
-def test_whoever_is_judged_otherwise_is_concerned(opening: list[Object], batches: list[list[Change]]) -> None:
-    """Only their connections are looked at again. Pods come when policies are there already, to addresses that nobody has."""
+def disagreements(evaluator: Evaluator, held: TableState) -> list[Question]:
+    """Flows for which the table decides otherwise than the evaluator."""
+    return [
+        question
+        for question, allowed in allowed_here(evaluator).items()
+        if passes(held, packet_of(question)) != allowed
+    ]
+
+
+def packet_of(question: Question) -> Packet:
+    source, destination = (ip_address(each).packed for each in (question.source, question.destination))
+    return Packet(source, destination, question.protocol, question.port)
+
+
+@given(st.lists(puts, min_size=10, max_size=25), st.lists(st.lists(changes, min_size=1, max_size=4), max_size=6))
+def test_transactions_lead_from_any_state_to_any_other(opening: list[Object], batches: list[list[Change]]) -> None:
     evaluator = Evaluator()
-    table = PolicyRenderer(evaluator, NODE)
+    renderer = PolicyRenderer(evaluator, NODE)
+    held = TableState.bare(SET_SPECS)
+    steps: list[Sequence[Change]] = [opening, *batches]
+    for batch in steps:
+        held = held.apply(renderer.update([changed(evaluator, change) for change in batch]))
+        assert not diff(held, renderer.snapshot())
+        assert not disagreements(evaluator, held)
+    fresh = PolicyRenderer(evaluator, NODE)
+    fresh.update([PolicyDelta(policies=tuple((None, policy) for policy in evaluator.policies.values()))])
+    assert not diff(held, fresh.snapshot())
+    event("pods are selected" if any(renderer.selected_pods) else "no pod is selected")
+
+
+@given(worlds(), st.lists(st.lists(st.one_of(changes, removals, placings), min_size=1, max_size=2), max_size=8))
+def test_addresses_with_other_verdicts_are_affected(opening: list[Object], batches: list[list[Change]]) -> None:
+    """Only their connections are rechecked. Pods are added when policies exist already, at free addresses."""
+    evaluator = Evaluator()
+    renderer = PolicyRenderer(evaluator, NODE)
     pods: list[Change] = [each for each in opening if isinstance(each, Pod)]
-    table.update([touch(evaluator, each) for each in opening if not isinstance(each, Pod)])
+    renderer.update([changed(evaluator, each) for each in opening if not isinstance(each, Pod)])
     now = allowed_here(evaluator)
     for batch in (pods, *batches):
-        table.update([touch(evaluator, change) for change in batch])
+        renderer.update([changed(evaluator, change) for change in batch])
         before, now = now, allowed_here(evaluator)
         for question in before.keys() & now.keys():
             ends = {ip_address(each).packed for each in (question.source, question.destination)}
-            assert before[question] == now[question] or ends & table.affected_addresses, question
-        event("somebody is judged otherwise" if before != now else "nobody is")
+            assert before[question] == now[question] or ends & renderer.affected_addresses, question
+        event("a verdict changes" if before != now else "no verdict changes")
 
 
 def pod(name: str, address: str, node: str = NODE) -> Pod:
-    meta = {"name": name, "namespace": "x", "labels": {"app": name}}
-    spec = {"nodeName": node, "containers": [{"name": "c"}]}
-    return msgspec.convert({"metadata": meta, "spec": spec, "status": {"phase": "Running", "podIP": address}}, Pod)
+    return builders.pod(name, address, namespace="x", node=node, labels={"app": name})
 
 
 def denying(name: str, peer: dict[str, Any]) -> ClusterNetworkPolicy:
     """The pod of this name may not speak to the peer."""
     subject = {"pods": {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": name}}}}
-    spec = {"tier": "Admin", "priority": 0, "subject": subject, "egress": [{"action": "Deny", "to": [peer]}]}
-    return msgspec.convert({"metadata": {"name": name}, "spec": spec}, ClusterNetworkPolicy)
+    return cluster_policy(name, subject=subject, egress=[{"action": "Deny", "to": [peer]}])
 
 
 def node(**labels: str) -> Node:
-    addresses = [{"type": "InternalIP", "address": "192.168.1.2"}]
-    return msgspec.convert({"metadata": {"name": "n2", "labels": labels}, "status": {"addresses": addresses}}, Node)
+    return builders.node("n2", "192.168.1.2", labels=labels)
 
 
-def test_nodes_and_names_that_a_rule_looks_for_concern_whom_it_judges() -> None:
+def test_nodes_and_names_of_a_rule_affect_the_pods_that_it_applies_to() -> None:
     evaluator = Evaluator()
-    table = PolicyRenderer(evaluator, NODE)
+    renderer = PolicyRenderer(evaluator, NODE)
 
     def concerned(touched: PolicyDelta) -> set[str]:
-        table.update([touched])
-        return {str(ip_address(each)) for each in table.affected_addresses}
+        renderer.update([touched])
+        return {str(ip_address(each)) for each in renderer.affected_addresses}
 
     for each in (
         pod("a", "10.0.1.1"),
@@ -151,7 +140,7 @@ def test_nodes_and_names_that_a_rule_looks_for_concern_whom_it_judges() -> None:
 def test_a_pod_that_has_a_nodes_address_is_no_node_in_the_table_either(address: str) -> None:
     """Another IPAM may have given it away."""
     evaluator = Evaluator()
-    table = PolicyRenderer(evaluator, NODE)
+    renderer = PolicyRenderer(evaluator, NODE)
     held = TableState.bare(SET_SPECS)
     lease = SubnetLease(
         metadata=ObjectMeta(name="l"), spec=SubnetLeaseSpec(node="n2", subnet=IPv4Network("10.0.8.0/24"))
@@ -160,7 +149,7 @@ def test_a_pod_that_has_a_nodes_address_is_no_node_in_the_table_either(address: 
 
     def passing(touched: PolicyDelta) -> bool:
         nonlocal held
-        held = held.apply(table.update([touched]))
+        held = held.apply(renderer.update([touched]))
         assert not disagreements(evaluator, held)
         return passes(held, reaching)
 
@@ -168,15 +157,15 @@ def test_a_pod_that_has_a_nodes_address_is_no_node_in_the_table_either(address: 
         passing(evaluator.put(each))
     assert not passing(evaluator.put(lease))
     assert passing(evaluator.put(pod("b", address, "n2")))
-    assert reaching.source in table.affected_addresses
+    assert reaching.source in renderer.affected_addresses
     assert not passing(evaluator.remove(Pod, ObjectKey("x", "b")))
-    assert reaching.source in table.affected_addresses
+    assert reaching.source in renderer.affected_addresses
 
 
 @given(st.lists(changes, max_size=12))
 def test_a_change_that_changes_nothing_edits_nothing(steps: list[Change]) -> None:
     evaluator = Evaluator()
-    table = PolicyRenderer(evaluator, NODE)
-    table.update([touch(evaluator, change) for change in steps])
+    renderer = PolicyRenderer(evaluator, NODE)
+    renderer.update([changed(evaluator, change) for change in steps])
     again = [change for change in steps[-1:] if isinstance(change, Object)]
-    assert not table.update([touch(evaluator, change) for change in again])
+    assert not renderer.update([changed(evaluator, change) for change in again])

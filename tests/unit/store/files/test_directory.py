@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
+from tests.builders import pod
 
 from percale.errors import Conflict, StoreUnavailable
 from percale.model.configmap import ConfigMap
 from percale.model.kinds import KINDS
 from percale.model.manifest.encode import to_json
 from percale.model.meta import Object, ObjectKey, ObjectMeta
-from percale.model.pod import Pod, PodSpec
+from percale.model.pod import Pod
 from percale.store.files.atomic_write import write_file
 from percale.store.files.directory import Directory
 from percale.store.files.lease_expiry import BootClock
@@ -59,10 +60,6 @@ def test_an_own_write_is_published_once(pair: tuple[Directory, Directory]) -> No
     for _ in range(3):
         one.catch_up()
     assert one.take_events() == [Upserted(written)]
-
-
-def pod(name: str) -> Pod:
-    return Pod(metadata=ObjectMeta(name=name, namespace="default"), spec=PodSpec(containers=()))
 
 
 @pytest.fixture

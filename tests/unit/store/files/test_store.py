@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from tests.unit.store.conftest import eventually, names, summary, text, tree, upcoming
+from tests.unit.store.conftest import names, summary, text, tree, upcoming
+from tests.waiting import eventually
 
 from percale.errors import BadConfig, BadManifest, Conflict, StoreUnavailable
 from percale.kernel import syscalls

@@ -7,10 +7,11 @@ from ipaddress import ip_address
 from itertools import product
 from random import Random
 
-import msgspec
 from hypothesis import event, given
 from hypothesis import strategies as st
-from tests.unit.policy.obvious import Obvious, Question
+from tests import builders
+from tests.builders import cluster_policy
+from tests.unit.policy.oracle import Oracle, Question
 from tests.unit.policy.small_worlds import ADDRESSES, PORTS, Change, changes, puts, worlds
 
 from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
@@ -45,13 +46,13 @@ def apply(world: dict[tuple[type[Object], ObjectKey], Object], evaluator: Evalua
 
 
 @given(worlds(), st.lists(puts, max_size=3))
-def test_a_world_is_judged_as_policy_md_says(objects: list[Object], more: list[Object]) -> None:
+def test_verdicts_are_those_of_policy_md(objects: list[Object], more: list[Object]) -> None:
     world = {(type(each), each.key): each for each in (*objects, *more)}.values()
-    evaluator, obvious = Evaluator(world), Obvious(world)
+    evaluator, oracle = Evaluator(world), Oracle(world)
     denied = 0
     for question in QUESTIONS:
         verdict = asked(evaluator, question)
-        assert verdict.allowed == obvious.allowed(question), (question, verdict)
+        assert verdict.allowed == oracle.allowed(question), (question, verdict)
         denied += not verdict.allowed
     event("something is denied" if denied else "all is open")
 
@@ -98,20 +99,13 @@ def test_removing_everything_leaves_nothing(first: list[Object], steps: list[Cha
 
 
 def test_one_selector_spelled_in_two_orders_is_one_term_and_each_policy_may_go_first() -> None:
-    """ManifestEntry here: the second to go looked for its own spelling, and the agent ended with a KeyError."""
+    """Found here: the second to go looked for its own spelling, and the agent ended with a KeyError."""
     has_a, not_b = {"key": "a", "operator": "Exists"}, {"key": "b", "operator": "NotIn", "values": ["1", "2"]}
     policies = [
-        msgspec.convert(
-            {
-                "metadata": {"name": name},
-                "spec": {
-                    "tier": "Admin",
-                    "priority": 0,
-                    "subject": {"namespaces": {"matchExpressions": expressions}},
-                    "ingress": [{"action": "Deny", "from": [{"namespaces": {}}]}],
-                },
-            },
-            ClusterNetworkPolicy,
+        cluster_policy(
+            name,
+            subject={"namespaces": {"matchExpressions": expressions}},
+            ingress=[{"action": "Deny", "from": [{"namespaces": {}}]}],
         )
         for name, expressions in (("c", [has_a, not_b]), ("d", [not_b, has_a]))
     ]
@@ -125,16 +119,7 @@ def test_one_selector_spelled_in_two_orders_is_one_term_and_each_policy_may_go_f
 
 def test_two_nodes_with_one_address_are_told_apart_by_name_in_any_order() -> None:
     """A machine that comes back under another name leaves its old object behind for a while."""
-    nodes = [
-        msgspec.convert(
-            {
-                "metadata": {"name": name},
-                "status": {"addresses": [{"type": "InternalIP", "address": "192.168.1.1"}] * 2},
-            },
-            Node,
-        )
-        for name in ("n1", "n2")
-    ]
+    nodes = [builders.node(name, "192.168.1.1", "192.168.1.1") for name in ("n1", "n2")]
     address = ip_address("192.168.1.1").packed
     for order in (nodes, nodes[::-1]):
         assert Evaluator(order).flow_end(address).node == "n1"
@@ -144,15 +129,8 @@ def test_two_nodes_with_one_address_are_told_apart_by_name_in_any_order() -> Non
 
 
 def test_a_pod_whose_status_says_an_address_twice_can_go() -> None:
-    """ManifestEntry here: the second of them was given back twice, and the agent ended with a KeyError."""
-    pod = msgspec.convert(
-        {
-            "metadata": {"name": "u", "namespace": "x"},
-            "spec": {"containers": []},
-            "status": {"podIPs": [{"ip": "10.0.1.1"}, {"ip": "10.0.1.1"}]},
-        },
-        Pod,
-    )
+    """Found here: the second of them was given back twice, and the agent ended with a KeyError."""
+    pod = builders.pod("u", "10.0.1.1", "10.0.1.1")
     evaluator = Evaluator([pod])
     evaluator.remove(Pod, pod.key)
     assert evaluator.flow_end(ip_address("10.0.1.1").packed).pod is None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import ip_address
 from typing import Any
 
-import msgspec
 import pytest
+from tests import builders
+from tests.builders import cluster_policy
 
 from percale.explain.parties import outside
 from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
@@ -14,7 +15,7 @@ from percale.model.meta import Object
 from percale.model.networkpolicy import NetworkPolicy
 from percale.model.node import Node
 from percale.model.pod import Pod
-from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec, make_lease
+from percale.model.subnet_lease import SubnetLease
 from percale.policy.evaluator import Evaluator, PolicyDelta
 from percale.policy.verdict import Flow
 
@@ -22,38 +23,25 @@ POD = "10.244.1.7"
 
 
 def lease(number: int, node: str | None = None) -> SubnetLease:
-    subnets = IPv4Network(f"10.244.{number}.0/24"), IPv6Network(f"fd00:244:0:{number}::/64")
-    return make_lease(SubnetLeaseSpec(node=node or f"n{number}", subnet=subnets[0], ipv6Subnet=subnets[1]))
+    subnet = f"fd00:244:0:{number}::/64"
+    return builders.lease(number, node=node or f"n{number}", ipv6Subnet=subnet, publicIP=None)
 
 
 def node(number: int, *addresses: str) -> Node:
-    listed = [{"type": "InternalIP", "address": each} for each in addresses]
-    meta = {"name": f"n{number}", "labels": {"number": str(number)}}
-    return msgspec.convert({"metadata": meta, "status": {"addresses": listed}}, Node)
+    return builders.node(f"n{number}", *addresses, labels={"number": str(number)})
 
 
 def pod(address: str = POD, name: str = "p") -> Pod:
-    meta = {"name": name, "namespace": "x"}
-    spec = {"nodeName": "n1", "containers": [{"name": "main"}]}
-    return msgspec.convert({"metadata": meta, "spec": spec, "status": {"phase": "Running", "podIP": address}}, Pod)
+    return builders.pod(name, address, namespace="x")
 
 
 def denying(**spec: Any) -> NetworkPolicy:
-    content = {"podSelector": {}, "policyTypes": ["Ingress", "Egress"], **spec}
-    return msgspec.convert({"metadata": {"name": "deny", "namespace": "x"}, "spec": content}, NetworkPolicy)
+    return builders.policy("deny", namespace="x", policyTypes=["Ingress", "Egress"], **spec)
 
 
 def only_to(nodes: dict[str, Any]) -> ClusterNetworkPolicy:
-    spec = {
-        "tier": "Admin",
-        "priority": 1,
-        "subject": {"namespaces": {}},
-        "egress": [
-            {"action": "Accept", "to": [{"nodes": nodes}]},
-            {"action": "Deny", "to": [{"networks": ["0.0.0.0/0"]}]},
-        ],
-    }
-    return msgspec.convert({"metadata": {"name": "out"}, "spec": spec}, ClusterNetworkPolicy)
+    accept = {"action": "Accept", "to": [{"nodes": nodes}]}
+    return cluster_policy("out", egress=[accept, {"action": "Deny", "to": [{"networks": ["0.0.0.0/0"]}]}])
 
 
 def allowed(evaluator: Evaluator, source: str, destination: str) -> bool:

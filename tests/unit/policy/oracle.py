@@ -47,7 +47,7 @@ class End:
     node: str | None
 
 
-class Obvious:
+class Oracle:
     """Of these objects, in any order."""
 
     def __init__(self, objects: Iterable[Object]) -> None:
