@@ -21,26 +21,26 @@ from percale.model.meta import ObjectKey
 from percale.model.node import Node
 from percale.model.pod import Pod
 from percale.model.workloads import DaemonSet, Deployment, Job, ReplicaSet, StatefulSet
-from percale.store.cache import World
+from percale.store.cache import ObjectCache
 
 
-def plan(world: World, names: Iterable[ObjectKey], networks: ServiceNetworks) -> Plan:
+def plan(cache: ObjectCache, names: Iterable[ObjectKey], networks: ServiceNetworks) -> Plan:
     """The next writes, and problems of Services. `names` are all pod names ever used: none is reused."""
-    pods = world.all(Pod)
-    nodes = world.all(Node)
+    pods = cache.all(Pod)
+    nodes = cache.all(Node)
     writes = workloads.plan(
         Workloads(
-            deployments=world.all(Deployment),
-            replica_sets=world.all(ReplicaSet),
-            stateful_sets=world.all(StatefulSet),
-            daemon_sets=world.all(DaemonSet),
-            jobs=world.all(Job),
+            deployments=cache.all(Deployment),
+            replica_sets=cache.all(ReplicaSet),
+            stateful_sets=cache.all(StatefulSet),
+            daemon_sets=cache.all(DaemonSet),
+            jobs=cache.all(Job),
             pods=pods,
             nodes=nodes,
             names=frozenset(names),
         )
     )
-    services = service_controller.plan(world, networks)
+    services = service_controller.plan(cache, networks)
     writes += services.writes
     deleted = {write.object.key for write in writes if isinstance(write, Delete) and isinstance(write.object, Pod)}
     staying = [pod for pod in pods if pod.key not in deleted]

@@ -37,7 +37,7 @@ from percale.model.node import Node
 from percale.model.pod import Pod
 from percale.model.service import LoadBalancerIngress, LoadBalancerStatus, Service, ServiceStatus
 from percale.service.endpoints_mirroring import MIRRORING_CONTROLLER, is_mirrored, mirrored_slices
-from percale.store.cache import World
+from percale.store.cache import ObjectCache
 
 _ENDPOINTS_LABEL = "endpoints.kubernetes.io/managed-by"
 _ENDPOINTS_MANAGER = "endpoint-controller"
@@ -53,21 +53,21 @@ class Plan:
     problems: list[str] = field(default_factory=list)
 
 
-def plan(world: World, networks: ServiceNetworks) -> Plan:
+def plan(cache: ObjectCache, networks: ServiceNetworks) -> Plan:
     """For all Services of the cluster."""
-    services = world.all(Service)
+    services = cache.all(Service)
     result = Plan()
     if any(service.key != cluster_dns.SERVICE for service in services):
-        result.writes += _dns_objects(world, networks)
+        result.writes += _dns_objects(cache, networks)
     _allocate_missing(services, networks, result)
     _assign_addresses(services, networks, result)
-    slices = _slices(services, world)
-    result.writes += _reconcile(world.all(EndpointSlice), slices, _is_managed_slice)
+    slices = _slices(services, cache)
+    result.writes += _reconcile(cache.all(EndpointSlice), slices, _is_managed_slice)
     owned = defaultdict[ObjectKey, list[EndpointSlice]](list)
     for each in slices:
         owned[_owner(each)].append(each)
     endpoints = [_endpoints_of(service, owned[service.key]) for service in services if service.spec.selector]
-    result.writes += _reconcile(world.all(Endpoints), endpoints, _is_managed_endpoints)
+    result.writes += _reconcile(cache.all(Endpoints), endpoints, _is_managed_endpoints)
     return result
 
 
@@ -89,10 +89,10 @@ def _reconcile(actual: Iterable[T], desired: Iterable[T], is_managed: Callable[[
     yield from (Delete(each) for each in remaining.values() if is_managed(each))
 
 
-def _dns_objects(world: World, networks: ServiceNetworks) -> Iterator[Write]:
-    if world.get(Service, cluster_dns.SERVICE) is None:
+def _dns_objects(cache: ObjectCache, networks: ServiceNetworks) -> Iterator[Write]:
+    if cache.get(Service, cluster_dns.SERVICE) is None:
         yield Create(cluster_dns.dns_service(networks))
-    if world.get(Pod, cluster_dns.POD) is None:
+    if cache.get(Pod, cluster_dns.POD) is None:
         yield Create(cluster_dns.dns_pod())
 
 
@@ -169,10 +169,10 @@ def _allocate(
 # Endpoints
 
 
-def _slices(services: Iterable[Service], world: World) -> list[EndpointSlice]:
+def _slices(services: Iterable[Service], cache: ObjectCache) -> list[EndpointSlice]:
     """All slices that controllers manage."""
-    nodes, candidates = world.all(Node), _by_label(world.all(Pod))
-    foreign = {each.key for each in world.all(EndpointSlice) if not _is_managed_slice(each)}
+    nodes, candidates = cache.all(Node), _by_label(cache.all(Pod))
+    foreign = {each.key for each in cache.all(EndpointSlice) if not _is_managed_slice(each)}
     found: list[EndpointSlice] = []
     for service in services:
         namespace, name = service.key
@@ -180,7 +180,7 @@ def _slices(services: Iterable[Service], world: World) -> list[EndpointSlice]:
             label = next(iter(service.spec.selector.items()))
             found += endpoint_slices_for(service, candidates[namespace, label], nodes)
             continue
-        endpoints = world.get(Endpoints, ObjectKey(namespace, name))
+        endpoints = cache.get(Endpoints, ObjectKey(namespace, name))
         if endpoints is not None and is_mirrored(endpoints) and service.spec.type != "ExternalName":
             found += mirrored_slices(endpoints)
     return [_with_free_name(each, foreign) for each in found]

@@ -15,20 +15,20 @@ from percale.kernel.netlink.conntrack import DESTINATION_TRANSLATED, Conntrack
 from percale.kernel.netns import NetnsThread
 from percale.lab.api.client import ask
 from percale.lab.process.nsenter import enter_user_namespace
-from percale.lab.run_dir import LabPlace, require_running
+from percale.lab.run_dir import LabDir, require_running
 from percale.model.pod import PROTOCOLS
 from percale.service.endpoint_selection import Record
 
 
-def connections(place: LabPlace, node: str, ports: Collection[PortView]) -> Mapping[tuple[str, Record], int]:
+def connections(lab_dir: LabDir, node: str, ports: Collection[PortView]) -> Mapping[tuple[str, Record], int]:
     """Those that this Service has led there, by protocol and endpoint. The process is in the lab's user namespace afterwards.
 
     Raises LabError, NoSuchLab.
     """
-    init = require_running(place)
-    namespace = ask(place, "names")["nodes"].get(node)
+    init = require_running(lab_dir)
+    namespace = ask(lab_dir, "names")["nodes"].get(node)
     if namespace is None:
-        raise LabError(f"there is no node {node} in the lab {place.name}")
+        raise LabError(f"there is no node {node} in the lab {lab_dir.name}")
     try:
         descriptor = os.open(f"/proc/{init}/root{namespace}", os.O_RDONLY | os.O_CLOEXEC)
         try:

@@ -21,14 +21,14 @@ from percale.errors import LabError, PercaleError
 from percale.lab.api.columns import missing_pods
 from percale.lab.api.machine_verbs import MachineVerbs
 from percale.lab.api.object_verbs import ObjectVerbs, missing_namespaces, new_namespace, subnets
-from percale.lab.api.server import served
+from percale.lab.api.server import serve
 from percale.lab.cluster import Cluster, log, node_object
 from percale.lab.machines.agents import Agents
 from percale.lab.machines.machines import AgentSettings, Machines
 from percale.lab.pods.responder import Responder
 from percale.lab.process.bootstrap import Report
 from percale.lab.process.init import Channel
-from percale.lab.run_dir import LabPlace
+from percale.lab.run_dir import LabDir
 from percale.lab.spec.topology import Topology
 from percale.model.manifest.decode import DEFAULT_NAMESPACE
 from percale.model.meta import Object, ObjectKey
@@ -43,7 +43,7 @@ _WORKERS = 32
 """Threads for blocking calls: most of them wait for an agent's ADD, and the store must not wait behind them."""
 
 
-class Blueprint(Struct, frozen=True):
+class LabConfig(Struct, frozen=True):
     """What a lab is started with; all of it was checked by the command."""
 
     topology: Topology
@@ -51,109 +51,109 @@ class Blueprint(Struct, frozen=True):
     objects: tuple[Object, ...]
 
 
-def control(place: LabPlace, blueprint: Blueprint, report: Report, channel: Channel) -> None:
+def run_controller(lab_dir: LabDir, config: LabConfig, report: Report, channel: Channel) -> None:
     """The whole life of the controller's process."""
     failed = False
     try:
-        asyncio.run(_control(place, blueprint, report, channel))
+        asyncio.run(_run_controller(lab_dir, config, report, channel))
     except* PercaleError as group:
         failed = True
-        for error in _single(group):
-            report({"error": str(error), "sort": type(error).__name__})
+        for error in _flatten(group):
+            report({"error": str(error), "type": type(error).__name__})
             log(str(error))
     except* OSError as failures:
         failed = True
         traceback.print_exc()
-        for failure in _single(failures):
-            where = failure.filename or place.directory
-            report({"error": f"{where}: {failure.strerror or failure}", "sort": LabError.__name__})
+        for failure in _flatten(failures):
+            where = failure.filename or lab_dir.directory
+            report({"error": f"{where}: {failure.strerror or failure}", "type": LabError.__name__})
     if failed:
         raise SystemExit(1)
 
 
-def _single(group: BaseExceptionGroup[E]) -> Iterator[E]:
+def _flatten(group: BaseExceptionGroup[E]) -> Iterator[E]:
     """Tasks within tasks: groups within the group."""
     for error in group.exceptions:
         if isinstance(error, BaseExceptionGroup):
-            yield from _single(error)
+            yield from _flatten(error)
         else:
             yield error
 
 
-async def _control(place: LabPlace, blueprint: Blueprint, report: Report, channel: Channel) -> None:
-    place.store.mkdir(exist_ok=True)
+async def _run_controller(lab_dir: LabDir, config: LabConfig, report: Report, channel: Channel) -> None:
+    lab_dir.store.mkdir(exist_ok=True)
     workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="lab")
     asyncio.get_running_loop().set_default_executor(workers)
     agents = Agents(channel)
-    machines = Machines(place, blueprint.topology, blueprint.settings, agents, Responder())
-    cluster = Cluster(FilesStore(place.store), machines)
-    agents.on_change = cluster.touch
-    cluster.on_change = Progress(cluster, report).look
+    machines = Machines(lab_dir, config.topology, config.settings, agents, Responder())
+    cluster = Cluster(FilesStore(lab_dir.store), machines)
+    agents.on_change = cluster.request_sync
+    cluster.on_change = ProgressReporter(cluster, report).check
 
-    log(f"lab {place.name} begins")
+    log(f"lab {lab_dir.name} begins")
     async with (
-        served(place, {**ObjectVerbs(cluster).all(), **MachineVerbs(cluster).all()}),
+        serve(lab_dir, {**ObjectVerbs(cluster).all(), **MachineVerbs(cluster).all()}),
         asyncio.TaskGroup() as tasks,
     ):
         tasks.create_task(machines.build())
-        tasks.create_task(cluster.live(_first_objects(blueprint)))
+        tasks.create_task(cluster.run(_first_objects(config)))
 
 
-def _first_objects(blueprint: Blueprint) -> list[Object]:
+def _first_objects(config: LabConfig) -> list[Object]:
     """Nodes and namespaces before what is on and in them."""
     usual = [new_namespace(name) for name in (DEFAULT_NAMESPACE, "kube-system")]
-    written = [obj for obj in blueprint.objects if isinstance(obj, Namespace)]
+    written = [obj for obj in config.objects if isinstance(obj, Namespace)]
     names = {namespace.metadata.name for namespace in written}
     namespaces = [*(namespace for namespace in usual if namespace.metadata.name not in names), *written]
-    others = [obj for obj in blueprint.objects if not isinstance(obj, Namespace)]
-    nodes = [node_object(machine) for machine in blueprint.topology.nodes]
+    others = [obj for obj in config.objects if not isinstance(obj, Namespace)]
+    nodes = [node_object(machine) for machine in config.topology.nodes]
     return [*nodes, *namespaces, *missing_namespaces(others, namespaces), *others]
 
 
 @dataclass(slots=True)
-class Progress:
+class ProgressReporter:
     """Tells each thing once: a node is ready, a pod is Ready, all is ready."""
 
     cluster: Cluster
     report: Report
-    _told: set[str | ObjectKey] = field(default_factory=set)
+    _reported: set[str | ObjectKey] = field(default_factory=set)
     _expected: set[ObjectKey] = field(default_factory=set)
     _done: bool = False
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Called after each pass of planning."""
         if self._done:
             return
-        everything = self.cluster.world.all(Pod)
-        pods = [pod for pod in everything if pod.key != cluster_dns.POD]  # people did not ask for it
+        all_pods = self.cluster.cache.all(Pod)
+        pods = [pod for pod in all_pods if pod.key != cluster_dns.POD]  # people did not ask for it
         if {pod.key for pod in pods} - self._expected:
             self._expected |= {pod.key for pod in pods}
             self.report({"event": "expected", "pods": sorted(map(str, self._expected))})
-        nodes_ready = self._look_at_nodes()
+        nodes_ready = self._check_nodes()
         for pod in pods:
-            if pod.ready and pod.key not in self._told:
-                self._told.add(pod.key)
+            if pod.ready and pod.key not in self._reported:
+                self._reported.add(pod.key)
                 addresses = [entry.ip for entry in pod.status.podIPs]
-                self._tell("pod", name=str(pod.key), on=pod.spec.nodeName, addresses=addresses)
-        if nodes_ready and all(pod.ready or not pod.spec.nodeName for pod in everything):
+                self._send("pod", name=str(pod.key), on=pod.spec.nodeName, addresses=addresses)
+        if nodes_ready and all(pod.ready or not pod.spec.nodeName for pod in all_pods):
             self._done = True
-            self._tell("ready", missing=missing_pods(pods), pairs=_pairs(pods))
+            self._send("ready", missing=missing_pods(pods), pairs=_pairs(pods))
 
-    def _look_at_nodes(self) -> bool:
+    def _check_nodes(self) -> bool:
         """Whether all are ready."""
-        nets = subnets(self.cluster.world.all(SubnetLease))
+        nets = subnets(self.cluster.cache.all(SubnetLease))
         all_ready = True
         for machine in self.cluster.machines.topology.nodes:
-            if machine.name in self._told:
+            if machine.name in self._reported:
                 continue
             if not self.cluster.machines.agents.state(machine.name).ready or machine.name not in nets:
                 all_ready = False
                 continue
-            self._told.add(machine.name)
-            self._tell("node", name=machine.name, subnet=nets[machine.name])
+            self._reported.add(machine.name)
+            self._send("node", name=machine.name, subnet=nets[machine.name])
         return all_ready
 
-    def _tell(self, event: str, **fields: Any) -> None:
+    def _send(self, event: str, **fields: Any) -> None:
         self.report({"event": event, **fields})
 
 

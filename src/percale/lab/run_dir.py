@@ -31,7 +31,7 @@ DEFAULT_NAME = "lab"
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
-class LabPlace(Struct, frozen=True):
+class LabDir(Struct, frozen=True):
     """The paths of one lab; the same inside and outside its mount namespace."""
 
     name: str
@@ -61,11 +61,11 @@ class LabPlace(Struct, frozen=True):
         """The files that a pod sees in its own /etc."""
         return self.directory / "pods" / namespace / name
 
-    def node(self, name: str) -> NodePlace:
-        return NodePlace(name, self.directory / "nodes" / name)
+    def node(self, name: str) -> NodeDir:
+        return NodeDir(name, self.directory / "nodes" / name)
 
 
-class NodePlace(Struct, frozen=True):
+class NodeDir(Struct, frozen=True):
     """The paths of one node. Its sockets are in the lab's private /run, for their paths must be short."""
 
     name: str
@@ -111,7 +111,7 @@ def is_object_name(name: str) -> bool:
     return len(name) <= 253 and all(map(is_label, name.split(".")))
 
 
-def home() -> Path:
+def base_directory() -> Path:
     """Above this user's labs; it may not be there yet."""
     runtime = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
     if runtime.is_absolute() and _is_ours(runtime):
@@ -121,7 +121,7 @@ def home() -> Path:
 
 def labs_directory() -> Path:
     """The directory of this user's labs, made when it is not there. Raises LabError when it is not ours alone."""
-    base = home()
+    base = base_directory()
     for directory in (base, base / "labs"):
         try:
             directory.mkdir(mode=0o700, exist_ok=True)
@@ -148,102 +148,102 @@ def _is_ours(runtime: Path) -> bool:
     return alone and os.access(runtime, os.W_OK | os.X_OK)
 
 
-def locate(name: str) -> LabPlace:
+def locate(name: str) -> LabDir:
     """The place of the lab of this name, whether it runs or not. Raises LabError."""
     if not is_label(name):
         raise LabError(f"{name!r} cannot name a lab", hint="use small letters, digits and '-', as in lab-1")
-    place = LabPlace(name, labs_directory() / name)
+    lab_dir = LabDir(name, labs_directory() / name)
     with suppress(FileNotFoundError):
-        _require_ours(place.directory)
-    return place
+        _require_ours(lab_dir.directory)
+    return lab_dir
 
 
-def running(place: LabPlace) -> int | None:
+def running(lab_dir: LabDir) -> int | None:
     """The pid of the lab's init, or None when nothing of the lab is alive."""
     try:
-        descriptor = _open_lock(place, 0)
+        descriptor = _open_lock(lab_dir, 0)
     except FileNotFoundError:
         return None
     try:
-        return None if _try_lock(descriptor) else _read_pid(place)
+        return None if _try_lock(descriptor) else _read_pid(lab_dir)
     finally:
         os.close(descriptor)
 
 
-def require_running(place: LabPlace) -> int:
+def require_running(lab_dir: LabDir) -> int:
     """The pid of the lab's init. Raises NoSuchLab, which names those that run."""
-    pid = running(place)
+    pid = running(lab_dir)
     if pid is not None:
         return pid
     others = [other.name for other, _ in all_running()]
     hint = f"running: {', '.join(others)} (choose with --lab)" if others else "start it: percale lab up"
-    raise NoSuchLab(f"no lab named {place.name} is running", hint=hint)
+    raise NoSuchLab(f"no lab named {lab_dir.name} is running", hint=hint)
 
 
-def all_running() -> Iterator[tuple[LabPlace, int]]:
+def all_running() -> Iterator[tuple[LabDir, int]]:
     """This user's labs that are alive, by name."""
-    for place in all_places():
-        pid = running(place)
+    for lab_dir in all_lab_dirs():
+        pid = running(lab_dir)
         if pid is not None:
-            yield place, pid
+            yield lab_dir, pid
 
 
-def all_places() -> list[LabPlace]:
+def all_lab_dirs() -> list[LabDir]:
     """This user's labs, alive or left over, by name."""
     found = sorted(labs_directory().iterdir())
     return [
-        LabPlace(path.name, path) for path in found if is_label(path.name) and path.is_dir() and not path.is_symlink()
+        LabDir(path.name, path) for path in found if is_label(path.name) and path.is_dir() and not path.is_symlink()
     ]
 
 
-def claim(place: LabPlace) -> int:
+def acquire(lab_dir: LabDir) -> int:
     """Lock the place for a new lab and clear what a dead one left; returns the lock's descriptor. Raises LabError."""
     while True:
-        place.directory.mkdir(mode=0o700, exist_ok=True)
-        descriptor = _open_lock(place, os.O_CREAT)
+        lab_dir.directory.mkdir(mode=0o700, exist_ok=True)
+        descriptor = _open_lock(lab_dir, os.O_CREAT)
         if not _try_lock(descriptor):
             os.close(descriptor)
             raise LabError(
-                f"a lab named {place.name} is running already (pid {_read_pid(place) or 'not known yet'})",
-                hint=f"end it with: percale lab down {place.name}, or start another with --name",
+                f"a lab named {lab_dir.name} is running already (pid {_read_pid(lab_dir) or 'not known yet'})",
+                hint=f"end it with: percale lab down {lab_dir.name}, or start another with --name",
             )
         if os.fstat(descriptor).st_nlink:
             break
         os.close(descriptor)  # somebody's `down` removed it between our open and our lock
-    for entry in place.directory.iterdir():
-        if entry != place.lock:
+    for entry in lab_dir.directory.iterdir():
+        if entry != lab_dir.lock:
             _remove(entry)
     return descriptor
 
 
-def take_down(place: LabPlace, patience: float = 5.0) -> bool:
+def take_down(lab_dir: LabDir, timeout: float = 5.0) -> bool:
     """End the lab, wait until all its processes are dead, remove its directory. False: nothing of it was alive.
 
     Raises LabError when it does not end within `patience` seconds, even when killed.
     """
-    pid = running(place)
+    pid = running(lab_dir)
     if pid is not None:
         for number in (signal.SIGTERM, signal.SIGKILL):
             _signal(pid, number)
-            if _wait_until_dead(place, patience):
+            if _wait_until_dead(lab_dir, timeout):
                 break
         else:
-            raise LabError(f"the lab {place.name} does not end (pid {pid})", hint=f"look at {place.log}")
-    if place.directory.exists():
-        os.close(claim(place))
-        _remove(place.directory)
+            raise LabError(f"the lab {lab_dir.name} does not end (pid {pid})", hint=f"look at {lab_dir.log}")
+    if lab_dir.directory.exists():
+        os.close(acquire(lab_dir))
+        _remove(lab_dir.directory)
     return pid is not None
 
 
-def last_words(log: Path) -> str:
+def log_tail(log: Path) -> str:
     """The last line of a log."""
     lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
     return lines[-1] if lines else "nothing in its log yet"
 
 
-def _wait_until_dead(place: LabPlace, patience: float) -> bool:
-    deadline = time.monotonic() + patience
-    while running(place) is not None:
+def _wait_until_dead(lab_dir: LabDir, timeout: float) -> bool:
+    deadline = time.monotonic() + timeout
+    while running(lab_dir) is not None:
         if time.monotonic() > deadline:
             return False
         time.sleep(0.005)
@@ -257,14 +257,14 @@ def _signal(pid: int, number: int) -> None:
         return  # its lock is about to be free
 
 
-def _open_lock(place: LabPlace, flags: int) -> int:
+def _open_lock(lab_dir: LabDir, flags: int) -> int:
     """Raises FileNotFoundError, LabError."""
     try:
-        return os.open(place.lock, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
+        return os.open(lab_dir.lock, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise LabError(f"cannot be opened: {error.strerror}", where=str(place.lock), hint="remove it") from error
+        raise LabError(f"cannot be opened: {error.strerror}", where=str(lab_dir.lock), hint="remove it") from error
 
 
 def _try_lock(descriptor: int) -> bool:
@@ -275,10 +275,10 @@ def _try_lock(descriptor: int) -> bool:
     return True
 
 
-def _read_pid(place: LabPlace) -> int:
+def _read_pid(lab_dir: LabDir) -> int:
     """0 while the lab is being born."""
     try:
-        return int(place.pid.read_text())
+        return int(lab_dir.pid.read_text())
     except (FileNotFoundError, ValueError):
         return 0
 

@@ -6,63 +6,63 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from percale.lab.controller import Blueprint
+from percale.lab.controller import LabConfig
 from percale.lab.process.bootstrap import Event
 from percale.lab.run_dir import DEFAULT_NAME
 from percale.lab.spec.topology import Topology
 from percale.model.netconf import NetworkConfig
 
-Say = Callable[[str], None]
+Echo = Callable[[str], None]
 
-_AFTER = "READY AFTER"
+_READY_AFTER = "READY AFTER"
 _MOST_PODS = 20
 """Rows of a large lab's table; the others are counted."""
 
 
 @dataclass(slots=True)
-class Screen:
+class UpProgress:
     """Nodes first; pods that are faster wait for their own table."""
 
     name: str
-    blueprint: Blueprint
+    config: LabConfig
     network: NetworkConfig
-    say: Say
-    began: float
+    echo: Echo
+    started: float
     """By time.monotonic()."""
-    _pods: list[Event] = field(default_factory=list)
-    _printed: int = 0
+    _pending_pods: list[Event] = field(default_factory=list)
+    _pods_printed: int = 0
     _nodes_left: int = 0
-    _nodes: tuple[int, ...] = ()
+    _node_widths: tuple[int, ...] = ()
     """The widths of the nodes' columns."""
-    _width: int = len("POD")
+    _pod_width: int = len("POD")
 
-    def head(self, notes: Sequence[str]) -> None:
+    def print_header(self, notes: Sequence[str]) -> None:
         """What is being made, and what is left out."""
-        machines = self.blueprint.topology
+        machines = self.config.topology
         self._nodes_left = len(machines.nodes)
         networks = " and ".join(map(str, self.network.networks))
-        self.say(f"lab {self.name}: pods in {networks}, nodes joined by {self.network.backend_type}")
+        self.echo(f"lab {self.name}: pods in {networks}, nodes joined by {self.network.backend_type}")
         for note in (*notes, *warnings(machines, self.network)):
-            self.say(note)
-        self.say("")
-        self._nodes = (
+            self.echo(note)
+        self.echo("")
+        self._node_widths = (
             max(map(len, ("NODE", *(machine.name for machine in machines.machines)))),
-            max(map(len, ("SEGMENT", *(wire.name for wire in machines.wires)))),
+            max(map(len, ("SEGMENT", *(segment.name for segment in machines.segments)))),
             max(map(len, ("ADDRESS", *(str(machine.address.ip) for machine in machines.machines)))),
-            len(_AFTER),
+            len(_READY_AFTER),
         )
-        self._row(self._nodes, "NODE", "SEGMENT", "ADDRESS", _AFTER, "PODS")
+        self._row(self._node_widths, "NODE", "SEGMENT", "ADDRESS", _READY_AFTER, "PODS")
 
     def show(self, event: Event) -> bool:
         """One event; True: it was the last."""
-        event["seconds"] = time.monotonic() - self.began
+        event["seconds"] = time.monotonic() - self.started
         match event["event"]:
             case "expected":
-                self._width = max(map(len, event["pods"]))
+                self._pod_width = max(map(len, event["pods"]))
             case "node":
-                self._node(event)
+                self._print_node(event)
             case "pod":
-                self._pods.append(event)
+                self._pending_pods.append(event)
                 if not self._nodes_left:
                     self._print_pods()
             case "ready":
@@ -70,46 +70,50 @@ class Screen:
                 return True
         return False
 
-    def late(self, patience: float, missing: Sequence[str]) -> None:
+    def timed_out(self, timeout: float, missing: Sequence[str]) -> None:
         """Not all is ready in time; the lab stays for a look at it."""
-        self.say(f"\nnot ready after {patience:.0f} s:")
+        self.echo(f"\nnot ready after {timeout:.0f} s:")
         for line in missing:
-            self.say(f"  {line}")
-        self._next([f"percale lab status{self._option}", f"percale lab down{self._argument}"])
+            self.echo(f"  {line}")
+        self._print_suggestions([f"percale lab status{self._option}", f"percale lab down{self._argument}"])
 
-    def _node(self, event: Event) -> None:
-        machine = self.blueprint.topology.find(event["name"])
+    def _print_node(self, event: Event) -> None:
+        machine = self.config.topology.find(event["name"])
         assert machine is not None
         seconds = f"{event['seconds']:.2f} s"
-        self._row(self._nodes, machine.name, machine.wire.name, str(machine.address.ip), seconds, event["subnet"])
+        self._row(
+            self._node_widths, machine.name, machine.segment.name, str(machine.address.ip), seconds, event["subnet"]
+        )
         self._nodes_left -= 1
         if not self._nodes_left:
-            for host in self.blueprint.topology.hosts:
-                self._row(self._nodes, host.name, host.wire.name, str(host.address.ip), "", "outside the cluster")
+            for host in self.config.topology.hosts:
+                self._row(
+                    self._node_widths, host.name, host.segment.name, str(host.address.ip), "", "outside the cluster"
+                )
             self._print_pods()
 
     def _print_pods(self) -> None:
-        widths = (self._width, self._nodes[0], len(_AFTER))
-        for event in self._pods:
-            if not self._printed:
-                self.say("")
-                self._row(widths, "POD", "NODE", _AFTER, "ADDRESS")
-            self._printed += 1
-            if self._printed <= _MOST_PODS:
+        widths = (self._pod_width, self._node_widths[0], len(_READY_AFTER))
+        for event in self._pending_pods:
+            if not self._pods_printed:
+                self.echo("")
+                self._row(widths, "POD", "NODE", _READY_AFTER, "ADDRESS")
+            self._pods_printed += 1
+            if self._pods_printed <= _MOST_PODS:
                 seconds = f"{event['seconds']:.2f} s"
                 self._row(widths, event["name"], event["on"], seconds, " ".join(event["addresses"]))
-        self._pods.clear()
+        self._pending_pods.clear()
 
     def _finish(self, event: Event) -> None:
-        if self._printed > _MOST_PODS:
-            self.say(f"… and {self._printed - _MOST_PODS} pods more")
+        if self._pods_printed > _MOST_PODS:
+            self.echo(f"… and {self._pods_printed - _MOST_PODS} pods more")
         missing = event["missing"]
-        nodes = len(self.blueprint.topology.nodes)
-        what = f"{nodes} nodes and {self._printed} pods are ready after {event['seconds']:.2f} s"
-        self.say(f"\n{what}{'; these cannot be:' if missing else ''}")
+        nodes = len(self.config.topology.nodes)
+        what = f"{nodes} nodes and {self._pods_printed} pods are ready after {event['seconds']:.2f} s"
+        self.echo(f"\n{what}{'; these cannot be:' if missing else ''}")
         for line in missing:
-            self.say(f"  {line}")
-        self._next(list(self._suggestions(event.get("pairs", ()))))
+            self.echo(f"  {line}")
+        self._print_suggestions(list(self._suggestions(event.get("pairs", ()))))
 
     def _suggestions(self, pairs: Sequence[dict[str, str]]) -> Iterator[str]:
         """Commands that work with the pods that are there."""
@@ -119,16 +123,16 @@ class Screen:
             yield f"percale lab probe{lab} {pair['from']} {pair['to']} {pair['port']}"
             yield f"percale lab exec{lab} {pair['from']} -- ip route"
         yield (
-            f"percale lab node{lab} {self.blueprint.topology.nodes[0].name} -- ip route"
-            if (self.blueprint.topology.nodes)
+            f"percale lab node{lab} {self.config.topology.nodes[0].name} -- ip route"
+            if (self.config.topology.nodes)
             else f"percale lab add-node{lab} node1"
         )
         yield f"percale lab down{self._argument}"
 
-    def _next(self, commands: Sequence[str]) -> None:
-        self.say("\ntry:")
+    def _print_suggestions(self, commands: Sequence[str]) -> None:
+        self.echo("\ntry:")
         for command in commands:
-            self.say(f"  {command}")
+            self.echo(f"  {command}")
 
     @property
     def _option(self) -> str:
@@ -139,16 +143,16 @@ class Screen:
         return "" if self.name == DEFAULT_NAME else f" {self.name}"
 
     def _row(self, widths: Sequence[int], *cells: str) -> None:
-        self.say("   ".join(cell.ljust(width) for cell, width in zip(cells, (*widths, 0), strict=True)).rstrip())
+        self.echo("   ".join(cell.ljust(width) for cell, width in zip(cells, (*widths, 0), strict=True)).rstrip())
 
 
 def warnings(machines: Topology, network: NetworkConfig) -> Iterator[str]:
     """What will not work, said before somebody wonders."""
     if network.backend_type == "host-gw" and machines.nodes:
-        home = machines.nodes[0].wire
-        away = [node.name for node in machines.nodes if node.wire != home]
-        if away:
+        first_segment = machines.nodes[0].segment
+        elsewhere = [node.name for node in machines.nodes if node.segment != first_segment]
+        if elsewhere:
             yield (
-                f"note: host-gw joins nodes of one segment only, and {', '.join(away)} is behind the router:"
+                f"note: host-gw joins nodes of one segment only, and {', '.join(elsewhere)} is behind the router:"
                 " its pods will not be reached; use vxlan, or one segment (examples/lab/one-segment.yaml)"
             )

@@ -25,14 +25,14 @@ from percale.kernel.netns import NetnsThread
 from percale.kernel.nftables.trace import TracedVerdict, Tracer
 from percale.lab.api.client import ask
 from percale.lab.process.nsenter import enter_user_namespace
-from percale.lab.run_dir import LabPlace, require_running
+from percale.lab.run_dir import LabDir, require_running
 from percale.model.pod import PROTOCOLS
 
 _REFRESH = 0.5
 """Seconds between two questions for names."""
-_OTHER_NODE = 0.5
+_OTHER_NODE_TIMEOUT = 0.5
 """Seconds that an allowed connection waits for the verdict of the other end's node."""
-_SAME = 120.0
+_RETRY_WINDOW = 120.0
 """Seconds for which a connection that is tried again is the same: longer than TCP's own attempts."""
 _MOST_REMEMBERED = 10_000
 _TICK = 0.1
@@ -72,117 +72,117 @@ class LeftOut(Struct, frozen=True):
     count: int
 
 
-class _Held(Struct, frozen=True):
+class _PendingVerdict(Struct, frozen=True):
     """Allowed on one node; the other end's node has not reported its verdict yet."""
 
-    judged: TracedVerdict
+    verdict: TracedVerdict
     node: str
     since: float
 
 
-class Merging:
+class VerdictMerger:
     """One connection from what one node or two say of it. Pure: `now` is in seconds of any clock."""
 
     def __init__(self, names: Callable[[bytes], Name | None]) -> None:
         self._names = names
-        self._held: OrderedDict[tuple[object, ...], _Held] = OrderedDict()
+        self._pending: OrderedDict[tuple[object, ...], _PendingVerdict] = OrderedDict()
         self._seen: OrderedDict[tuple[object, ...], float] = OrderedDict()
 
-    def add(self, node: str, judged: TracedVerdict, now: float) -> Iterator[tuple[str, TracedVerdict]]:
+    def add(self, node: str, verdict: TracedVerdict, now: float) -> Iterator[tuple[str, TracedVerdict]]:
         """What is certain now: each with the node that decided."""
-        which = (judged.source, judged.destination, judged.protocol, judged.source_port, judged.port)
-        if now - self._seen.get(which, -_SAME) < _SAME:
+        flow = (verdict.source, verdict.destination, verdict.protocol, verdict.source_port, verdict.port)
+        if now - self._seen.get(flow, -_RETRY_WINDOW) < _RETRY_WINDOW:
             return
-        held = self._held.pop(which, None)
-        if held is not None and held.node != node:
-            if self._node_of(judged.destination) == held.node:  # its socket was read first
-                node, judged, held = held.node, held.judged, _Held(judged, node, now)
-            judged = replace(judged, rules=(*held.judged.rules, *judged.rules))
-        elif judged.allowed and self._has_other_node(node, judged):
-            self._held[which] = held or _Held(judged, node, now)
+        pending = self._pending.pop(flow, None)
+        if pending is not None and pending.node != node:
+            if self._node_of(verdict.destination) == pending.node:  # its socket was read first
+                node, verdict, pending = pending.node, pending.verdict, _PendingVerdict(verdict, node, now)
+            verdict = replace(verdict, rules=(*pending.verdict.rules, *verdict.rules))
+        elif verdict.allowed and self._has_other_node(node, verdict):
+            self._pending[flow] = pending or _PendingVerdict(verdict, node, now)
             return
-        self._remember(which, now)
-        yield node, judged
+        self._remember(flow, now)
+        yield node, verdict
 
-    def late(self, now: float) -> Iterator[tuple[str, TracedVerdict]]:
+    def expired(self, now: float) -> Iterator[tuple[str, TracedVerdict]]:
         """What has waited long enough for another node."""
-        while self._held and now - next(iter(self._held.values())).since >= _OTHER_NODE:
-            which, held = self._held.popitem(last=False)
-            self._remember(which, now)
-            yield held.node, held.judged
+        while self._pending and now - next(iter(self._pending.values())).since >= _OTHER_NODE_TIMEOUT:
+            flow, pending = self._pending.popitem(last=False)
+            self._remember(flow, now)
+            yield pending.node, pending.verdict
 
-    def _has_other_node(self, node: str, judged: TracedVerdict) -> bool:
+    def _has_other_node(self, node: str, verdict: TracedVerdict) -> bool:
         """Whether an end is a pod on another node, which evaluates the connection as well. Nodes are read in any order."""
-        return not {self._node_of(judged.source), self._node_of(judged.destination)} <= {"", node}
+        return not {self._node_of(verdict.source), self._node_of(verdict.destination)} <= {"", node}
 
     def _node_of(self, address: bytes) -> str:
         """The node of a pod; "" for others."""
         name = self._names(address)
         return name.node if name is not None else ""
 
-    def _remember(self, which: tuple[object, ...], now: float) -> None:
-        self._seen[which] = now
+    def _remember(self, flow: tuple[object, ...], now: float) -> None:
+        self._seen[flow] = now
         if len(self._seen) > _MOST_REMEMBERED:
             self._seen.popitem(last=False)
 
 
-class _Names:
+class _NameCache:
     """Who has which address, asked of the lab again when somebody unknown turns up."""
 
-    def __init__(self, place: LabPlace) -> None:
-        self._place = place
+    def __init__(self, lab_dir: LabDir) -> None:
+        self._place = lab_dir
         self._known: Mapping[bytes, Name] = {}
-        self._asked = -_REFRESH
+        self._asked_at = -_REFRESH
 
     def __call__(self, address: bytes) -> Name | None:
-        if address not in self._known and time.monotonic() - self._asked > _REFRESH:
+        if address not in self._known and time.monotonic() - self._asked_at > _REFRESH:
             self._known = {
                 ip_address(text).packed: Name(*who) for text, who in ask(self._place, "names")["names"].items()
             }
-            self._asked = time.monotonic()
+            self._asked_at = time.monotonic()
         return self._known.get(address)
 
 
-def watch(place: LabPlace, rate: int, *, over: Callable[[], bool]) -> Generator[Connection | LeftOut, None, None]:
+def watch(lab_dir: LabDir, rate: int, *, stop: Callable[[], bool]) -> Generator[Connection | LeftOut, None, None]:
     """Connections as they are decided, until it is `over`, which is asked again and again.
 
     At most `rate` a second are looked at on each node; how many were not, is said when it grows. Raises LabError, NoSuchLab.
     """
-    names = _Names(place)
-    merging = Merging(names)
-    tracers = _open(place, rate)
+    names = _NameCache(lab_dir)
+    merger = VerdictMerger(names)
+    tracers = _open(lab_dir, rate)
     by_descriptor = {tracer.fileno(): node for node, tracer in tracers.items()}
     poll = select.poll()
     for descriptor in by_descriptor:
         poll.register(descriptor, select.POLLIN)
     left_out, asked = 0, time.monotonic()
     try:
-        while not over():
+        while not stop():
             for descriptor, _ in poll.poll(_TICK * 1000):
                 node = by_descriptor[descriptor]
-                for judged in tracers[node].verdicts():
-                    for where, certain in merging.add(node, judged, time.monotonic()):
-                        yield _shown(certain, where, names)
-            for where, certain in merging.late(time.monotonic()):
-                yield _shown(certain, where, names)
+                for verdict in tracers[node].verdicts():
+                    for where, certain in merger.add(node, verdict, time.monotonic()):
+                        yield _to_connection(certain, where, names)
+            for where, certain in merger.expired(time.monotonic()):
+                yield _to_connection(certain, where, names)
             if time.monotonic() - asked > 1.0:
                 asked = time.monotonic()
-                require_running(place)
+                require_running(lab_dir)
                 count = sum(tracer.left_out() for tracer in tracers.values())
                 if count > left_out:
                     left_out = count
                     yield LeftOut(count)
-        for where, certain in merging.late(float("inf")):
-            yield _shown(certain, where, names)
+        for where, certain in merger.expired(float("inf")):
+            yield _to_connection(certain, where, names)
     finally:
         for tracer in tracers.values():
             tracer.close()
 
 
-def _open(place: LabPlace, rate: int) -> dict[str, Tracer]:
+def _open(lab_dir: LabDir, rate: int) -> dict[str, Tracer]:
     """A tracer in each node. The process is in the lab's user namespace afterwards."""
-    init = require_running(place)
-    nodes = ask(place, "names")["nodes"]
+    init = require_running(lab_dir)
+    nodes = ask(lab_dir, "names")["nodes"]
     tracers: dict[str, Tracer] = {}
     opened: dict[str, int] = {}
     try:
@@ -199,7 +199,7 @@ def _open(place: LabPlace, rate: int) -> dict[str, Tracer]:
         for tracer in tracers.values():
             tracer.close()
         raise LabError(
-            f"cannot watch {place.name}: {error.strerror or error}", hint="is another watch running?"
+            f"cannot watch {lab_dir.name}: {error.strerror or error}", hint="is another watch running?"
         ) from error
     finally:
         for descriptor in opened.values():
@@ -207,17 +207,17 @@ def _open(place: LabPlace, rate: int) -> dict[str, Tracer]:
     return tracers
 
 
-def _shown(judged: TracedVerdict, node: str, names: Callable[[bytes], Name | None]) -> Connection:
-    source, destination = names(judged.source), names(judged.destination)
-    address = str(ip_address(judged.destination))
+def _to_connection(verdict: TracedVerdict, node: str, names: Callable[[bytes], Name | None]) -> Connection:
+    source, destination = names(verdict.source), names(verdict.destination)
+    address = str(ip_address(verdict.destination))
     return Connection(
         time=time.time(),
-        allowed=judged.allowed,
-        source=source.text if source is not None else str(ip_address(judged.source)),
+        allowed=verdict.allowed,
+        source=source.text if source is not None else str(ip_address(verdict.source)),
         destination=destination.text if destination is not None else address,
         address=address,
-        port=judged.port or None,
-        protocol=_PROTOCOLS.get(judged.protocol, str(judged.protocol)),
-        rules=judged.rules,
+        port=verdict.port or None,
+        protocol=_PROTOCOLS.get(verdict.protocol, str(verdict.protocol)),
+        rules=verdict.rules,
         node=node,
     )

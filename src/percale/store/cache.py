@@ -14,15 +14,15 @@ from percale.store.protocol import Deleted, Event, ReadProblem, Snapshot, Upsert
 T = TypeVar("T", bound=Object)
 
 
-class World:
+class ObjectCache:
     """Objects by kind and key, and what the store cannot read."""
 
     def __init__(self) -> None:
         self._objects: dict[type[Object], dict[ObjectKey, Object]] = {}
-        self._buried: set[str] = set()
+        self._deleted_uids: set[str] = set()
         self.read_problems: dict[str, str] = {}
 
-    def learn(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         """Take over what the store tells."""
         match event:
             case Snapshot() as snapshot:
@@ -30,12 +30,12 @@ class World:
                 for obj in snapshot.objects:
                     self.put(obj)
             case Upserted(obj):
-                if obj.metadata.uid not in self._buried:  # an event from before we deleted it
+                if obj.metadata.uid not in self._deleted_uids:  # an event from before we deleted it
                     self.put(obj)
             case Deleted(obj):
                 known = self.get(type(obj), obj.key)
                 if known is not None and known.metadata.uid == obj.metadata.uid:  # else it has a successor already
-                    self.drop(obj)
+                    self.remove(obj)
             case ReadProblem(source, None):
                 self.read_problems.pop(source, None)
             case ReadProblem(source, error):
@@ -45,11 +45,11 @@ class World:
         """The object is so now."""
         self._objects.setdefault(type(obj), {})[obj.key] = obj
 
-    def drop(self, obj: Object) -> None:
+    def remove(self, obj: Object) -> None:
         """The object is gone."""
         self._objects.get(type(obj), {}).pop(obj.key, None)
         if obj.metadata.uid is not None:
-            self._buried.add(obj.metadata.uid)
+            self._deleted_uids.add(obj.metadata.uid)
 
     def all(self, kind: type[T]) -> list[T]:
         """All objects of a kind, in the order of their keys."""
@@ -61,7 +61,7 @@ class World:
         obj = self._objects.get(kind, {}).get(key)
         return obj if isinstance(obj, kind) else None
 
-    def everything(self) -> list[Object]:
+    def all_kinds(self) -> list[Object]:
         """All objects of all kinds."""
         return [obj for objects in self._objects.values() for obj in objects.values()]
 

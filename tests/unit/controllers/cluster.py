@@ -10,7 +10,7 @@ from percale.controllers.workloads import Create, Delete, Write
 from percale.model.condition import Condition
 from percale.model.meta import Object, ObjectKey
 from percale.model.pod import Pod, PodStatus
-from percale.store.cache import World
+from percale.store.cache import ObjectCache
 
 READY = PodStatus(phase="Running", hostIP="192.168.1.2", conditions=(Condition(type="Ready", status="True"),))
 
@@ -19,18 +19,18 @@ class Cluster:
     """Pods get no names that were in use before."""
 
     def __init__(self, networks: ServiceNetworks, *objects: Object) -> None:
-        self.world = World()
+        self.cache = ObjectCache()
         self.names: set[ObjectKey] = set()
         self.problems: list[str] = []
         self._networks = networks
         for obj in objects:
-            self.world.put(obj)
+            self.cache.put(obj)
 
     def settle(self, *, ready: bool = True) -> list[Write]:
         """The writes. New pods with a node are `ready` at once."""
         done: list[Write] = []
         for _ in range(10):
-            plan = control_loop.plan(self.world, self.names, self._networks)
+            plan = control_loop.plan(self.cache, self.names, self._networks)
             self.problems = plan.problems
             if not plan.writes:
                 return done
@@ -42,10 +42,10 @@ class Cluster:
     def _write(self, write: Write, ready: bool) -> None:
         obj = write.object
         if isinstance(write, Delete):
-            self.world.drop(obj)
+            self.cache.remove(obj)
         elif isinstance(write, Create) and isinstance(obj, Pod):
-            assert self.world.get(Pod, obj.key) is None
+            assert self.cache.get(Pod, obj.key) is None
             self.names.add(obj.key)
-            self.world.put(replace(obj, status=READY) if ready and obj.spec.nodeName else obj)
+            self.cache.put(replace(obj, status=READY) if ready and obj.spec.nodeName else obj)
         else:
-            self.world.put(obj)
+            self.cache.put(obj)

@@ -46,11 +46,11 @@ class Lab(Cluster):
         self.settle()
 
     def put(self, obj: Object) -> list[Write]:
-        self.world.put(obj)
+        self.cache.put(obj)
         return self.settle()
 
     def service(self, name: str = "web") -> Service:
-        found = self.world.get(Service, ObjectKey("shop", name))
+        found = self.cache.get(Service, ObjectKey("shop", name))
         assert found is not None
         return found
 
@@ -58,7 +58,7 @@ class Lab(Cluster):
         """Ready and terminating by address."""
         return {
             endpoint.addresses[0]: (endpoint.conditions.ready, endpoint.conditions.terminating)
-            for each in self.world.all(EndpointSlice)
+            for each in self.cache.all(EndpointSlice)
             if each.metadata.labels["kubernetes.io/service-name"] == name
             for endpoint in each.endpoints
         }
@@ -71,7 +71,7 @@ def test_slices_follow_the_pods() -> None:
     assert lab.endpoints()["10.244.1.3"] == (True, False)
     lab.put(pod("a", "10.244.1.2", deletionTimestamp="2026-01-01T00:00:00Z"))
     assert lab.endpoints()["10.244.1.2"] == (False, True)
-    lab.world.drop(pod("a", "10.244.1.2"))
+    lab.cache.remove(pod("a", "10.244.1.2"))
     lab.settle()
     assert list(lab.endpoints()) == ["10.244.1.3"]
 
@@ -84,21 +84,21 @@ def test_nothing_is_written_when_nothing_has_changed() -> None:
 
 def test_a_service_that_goes_takes_its_slices_and_endpoints_along() -> None:
     lab = Lab(service(), pod("a", "10.244.1.2"))
-    assert lab.world.get(Endpoints, ObjectKey("shop", "web")) is not None
-    lab.world.drop(lab.service())
+    assert lab.cache.get(Endpoints, ObjectKey("shop", "web")) is not None
+    lab.cache.remove(lab.service())
     lab.settle()
     assert lab.endpoints() == {}
-    assert lab.world.get(Endpoints, ObjectKey("shop", "web")) is None
+    assert lab.cache.get(Endpoints, ObjectKey("shop", "web")) is None
 
 
 def test_peoples_own_slices_stay_and_keep_their_names() -> None:
     own = builders.endpoint_slice("web", name="web-ipv4-0", namespace="shop")
     lab = Lab(service(), own, pod("a", "10.244.1.2"))
-    assert lab.world.get(EndpointSlice, own.key) == own
+    assert lab.cache.get(EndpointSlice, own.key) == own
     assert list(lab.endpoints()) == ["10.244.1.2"]
-    lab.world.drop(lab.service())
+    lab.cache.remove(lab.service())
     lab.settle()
-    assert lab.world.get(EndpointSlice, own.key) == own
+    assert lab.cache.get(EndpointSlice, own.key) == own
 
 
 def test_endpoints_of_a_service_without_a_selector_are_mirrored() -> None:
@@ -119,7 +119,7 @@ def test_endpoints_are_the_older_form_of_slices() -> None:
         pod("b", "10.244.1.3", ready=False),
         pod("c", "10.244.1.4", deletionTimestamp="2026-01-01T00:00:00Z"),
     )
-    found = lab.world.get(Endpoints, ObjectKey("shop", "web"))
+    found = lab.cache.get(Endpoints, ObjectKey("shop", "web"))
     assert found is not None
     (subset,) = found.subsets
     assert [each.ip for each in subset.addresses] == ["10.244.1.2"]
@@ -158,7 +158,7 @@ def test_load_balancers_get_an_address_of_the_pool_each() -> None:
         service("c", type="LoadBalancer", loadBalancerClass="example.com/other"),
         service("d", type="LoadBalancer", loadBalancerIP="8.8.8.8"),
     )
-    have = {each.metadata.name: each.status.loadBalancer.ingress for each in lab.world.all(Service)}
+    have = {each.metadata.name: each.status.loadBalancer.ingress for each in lab.cache.all(Service)}
     assert [each.ip for each in have["a"]] == ["198.51.100.2"]
     assert [(each.ip, each.ipMode) for each in have["b"]] == [("198.51.100.1", "VIP")]
     assert have["c"] == have["d"] == ()
@@ -180,13 +180,13 @@ def test_a_full_pool_is_a_problem() -> None:
 
 def test_the_name_server_comes_with_the_first_service_and_comes_back() -> None:
     lab = Lab()
-    assert lab.world.get(Pod, cluster_dns.POD) is None
+    assert lab.cache.get(Pod, cluster_dns.POD) is None
     lab.put(service())
-    made, answering = lab.world.get(Pod, cluster_dns.POD), lab.world.get(Service, cluster_dns.SERVICE)
+    made, answering = lab.cache.get(Pod, cluster_dns.POD), lab.cache.get(Service, cluster_dns.SERVICE)
     assert made is not None
     assert made.spec.nodeName == "n1"
     assert answering is not None
     assert answering.spec.clusterIPs == ("10.96.0.10", "fd00:96::a")
-    lab.world.drop(made)
+    lab.cache.remove(made)
     lab.settle()
-    assert lab.world.get(Pod, cluster_dns.POD) is not None
+    assert lab.cache.get(Pod, cluster_dns.POD) is not None

@@ -51,21 +51,21 @@ class Lab(Cluster):
 
     @property
     def pods(self) -> dict[str, str | None]:
-        return {pod.metadata.name: pod.spec.nodeName for pod in self.world.all(Pod)}
+        return {pod.metadata.name: pod.spec.nodeName for pod in self.cache.all(Pod)}
 
     @property
     def sets(self) -> list[int | None]:
-        return [each.spec.replicas for each in self.world.all(ReplicaSet)]
+        return [each.spec.replicas for each in self.cache.all(ReplicaSet)]
 
 
 def test_a_deployment_becomes_pods_with_kubernetes_names_spread_over_nodes() -> None:
     lab = Lab(deployment(3), node("n1"), node("n2"), node("n3"))
     lab.settle()
-    (made,) = lab.world.all(ReplicaSet)
+    (made,) = lab.cache.all(ReplicaSet)
     assert made.metadata.name == f"web-{template_hash(template())}"
     assert made.metadata.ownerReferences[0].kind == "Deployment"
     assert sorted(filter(None, lab.pods.values())) == ["n1", "n2", "n3"]
-    for pod in lab.world.all(Pod):
+    for pod in lab.cache.all(Pod):
         assert pod.metadata.name.startswith(f"{made.metadata.name}-")
         assert len(pod.metadata.name.rpartition("-")[2]) == 5
         assert pod.metadata.ownerReferences[0].name == made.metadata.name
@@ -83,16 +83,16 @@ def test_scaling_keeps_those_that_are_ready_and_never_uses_a_name_twice() -> Non
     lab = Lab(deployment(3), node("n1"))
     lab.settle()
     before = set(lab.pods)
-    weak = lab.world.all(Pod)[0]
-    lab.world.put(replace(weak, status=PodStatus(phase="Pending")))
-    lab.world.put(deployment(2))
+    weak = lab.cache.all(Pod)[0]
+    lab.cache.put(replace(weak, status=PodStatus(phase="Pending")))
+    lab.cache.put(deployment(2))
     lab.settle()
     assert set(lab.pods) == before - {weak.metadata.name}
-    lab.world.put(deployment(3))
+    lab.cache.put(deployment(3))
     lab.settle()
     (new,) = set(lab.pods) - before
     assert new not in before
-    lab.world.put(deployment(0))
+    lab.cache.put(deployment(0))
     lab.settle()
     assert lab.pods == {}
 
@@ -100,8 +100,8 @@ def test_scaling_keeps_those_that_are_ready_and_never_uses_a_name_twice() -> Non
 def test_a_pod_that_somebody_deletes_is_replaced_under_another_name() -> None:
     lab = Lab(deployment(2), node("n1"))
     lab.settle()
-    gone = lab.world.all(Pod)[0]
-    lab.world.drop(gone)
+    gone = lab.cache.all(Pod)[0]
+    lab.cache.remove(gone)
     lab.settle()
     assert len(lab.pods) == 2
     assert gone.metadata.name not in lab.pods
@@ -111,12 +111,12 @@ def test_a_new_template_replaces_the_pods_once_the_new_ones_are_ready() -> None:
     lab = Lab(deployment(2), node("n1"))
     lab.settle()
     old = set(lab.pods)
-    lab.world.put(deployment(2, image="nginx:2"))
+    lab.cache.put(deployment(2, image="nginx:2"))
     lab.settle(ready=False)
     assert old < set(lab.pods)
     assert len(lab.pods) == 4
-    for pod in lab.world.all(Pod):
-        lab.world.put(replace(pod, status=READY))
+    for pod in lab.cache.all(Pod):
+        lab.cache.put(replace(pod, status=READY))
     lab.settle()
     assert len(lab.pods) == 2
     assert not old & set(lab.pods)
@@ -126,7 +126,7 @@ def test_a_new_template_replaces_the_pods_once_the_new_ones_are_ready() -> None:
 def test_a_deployment_that_goes_takes_its_sets_and_pods_along() -> None:
     lab = Lab(deployment(2), node("n1"))
     lab.settle()
-    lab.world.drop(lab.world.all(Deployment)[0])
+    lab.cache.remove(lab.cache.all(Deployment)[0])
     lab.settle()
     assert (lab.pods, lab.sets) == ({}, [])
 
@@ -141,14 +141,14 @@ def test_a_statefulset_has_numbered_pods_that_keep_their_names() -> None:
     lab = Lab(web("a", 12), node("n1"))
     lab.settle()
     assert set(lab.pods) == {f"web-{number}" for number in range(12)}
-    lab.world.put(web("a", 2))
+    lab.cache.put(web("a", 2))
     lab.settle()
     assert set(lab.pods) == {"web-0", "web-1"}
-    lab.world.put(web("b", 2))
+    lab.cache.put(web("b", 2))
     assert {type(write) for write in lab.settle()} == {Delete, Create}
     assert set(lab.pods) == {"web-0", "web-1"}
-    assert {pod.spec.containers[0].image for pod in lab.world.all(Pod)} == {"b"}
-    for pod in lab.world.all(Pod):
+    assert {pod.spec.containers[0].image for pod in lab.cache.all(Pod)} == {"b"}
+    for pod in lab.cache.all(Pod):
         name = pod.metadata.name
         assert (pod.spec.hostname, pod.spec.subdomain) == (name, "names"), "its DNS name is web-0.names"
         assert pod.metadata.labels["statefulset.kubernetes.io/pod-name"] == name
@@ -164,8 +164,8 @@ def test_a_daemonset_has_one_pod_on_each_node_that_its_selector_fits() -> None:
     )
     lab.settle()
     assert sorted(filter(None, lab.pods.values())) == ["n1", "n3"]
-    lab.world.put(node("n2", labels=SSD))
-    lab.world.put(node("n3"))
+    lab.cache.put(node("n2", labels=SSD))
+    lab.cache.put(node("n3"))
     lab.settle()
     assert sorted(filter(None, lab.pods.values())) == ["n1", "n2"]
 
@@ -182,7 +182,7 @@ def test_a_job_has_as_many_pods_as_may_run_at_once() -> None:
 def test_pods_of_a_node_that_leaves_move_if_a_workload_owns_them() -> None:
     lab = Lab(deployment(2), node("n1"), node("n2"), replace(builders.pod("own"), status=READY))
     lab.settle()
-    lab.world.drop(node("n1"))
+    lab.cache.remove(node("n1"))
     lab.settle()
     assert "own" not in lab.pods
     assert list(lab.pods.values()) == ["n2", "n2"]
@@ -193,9 +193,9 @@ def test_a_pod_that_fits_nowhere_says_why_and_is_placed_when_it_does() -> None:
         builders.pod("picky", node=None, nodeSelector=SSD), builders.pod("lost", node="nowhere"), node("n1"), node("n2")
     )
     lab.settle()
-    reasons = {pod.metadata.name: pod.status.conditions[0].message for pod in lab.world.all(Pod)}
+    reasons = {pod.metadata.name: pod.status.conditions[0].message for pod in lab.cache.all(Pod)}
     assert reasons == {"picky": "none of 2 nodes has the labels disk=ssd", "lost": "there is no node nowhere"}
-    lab.world.put(node("n2", labels=SSD))
+    lab.cache.put(node("n2", labels=SSD))
     lab.settle()
     assert lab.pods == {"picky": "n2", "lost": "nowhere"}
 
@@ -236,14 +236,14 @@ def test_a_pod_in_its_grace_period_is_replaced_at_once_but_keeps_its_name() -> N
     stateful = StatefulSet(metadata=metadata("db"), spec=StatefulSetSpec(selector=LabelSelector(), template=template()))
     lab = Lab(deployment(2), stateful, node("n1"))
     lab.settle()
-    for pod in lab.world.all(Pod):
-        lab.world.put(replace(pod, metadata=replace(pod.metadata, deletionTimestamp="2026-01-01T00:00:00Z")))
+    for pod in lab.cache.all(Pod):
+        lab.cache.put(replace(pod, metadata=replace(pod.metadata, deletionTimestamp="2026-01-01T00:00:00Z")))
     lab.settle()
     assert len([name for name in lab.pods if name.startswith("web-")]) == 4
     assert [name for name in lab.pods if name.startswith("db-")] == ["db-0"]
-    for pod in lab.world.all(Pod):
+    for pod in lab.cache.all(Pod):
         if pod.terminating:
-            lab.world.drop(pod)
+            lab.cache.remove(pod)
     lab.settle()
     assert len(lab.pods) == 3
     assert "db-0" in lab.pods

@@ -28,12 +28,12 @@ from percale.errors import AgentError, BadConfig, BadInput, BadManifest, BadNetw
 from percale.explain.services.show import lines, view
 from percale.ipam.address_pool import AddressPool
 from percale.lab.api import columns as tables
-from percale.lab.api.server import Answers
+from percale.lab.api.server import RequestHandler
 from percale.lab.cluster import Cluster, log
 from percale.lab.machines.agents import Agents
 from percale.lab.machines.machines import AgentSettings, Machines
 from percale.lab.pods.responder import Responder
-from percale.lab.run_dir import LabPlace
+from percale.lab.run_dir import LabDir
 from percale.lab.spec.input import read_input
 from percale.lab.spec.topology import LabSpec, parse_port, topology
 from percale.model.addresses import port_number
@@ -89,7 +89,7 @@ async def test_a_pod_with_any_grace_period_can_be_deleted(
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         settings = AgentSettings({}, "routed", False, ServiceNetworks((), ()))
-        machines = Machines(LabPlace("lab", tmp_path), topology(LabSpec()), settings, Agents(ours), Responder())
+        machines = Machines(LabDir("lab", tmp_path), topology(LabSpec()), settings, Agents(ours), Responder())
         cluster = Cluster(MemoryStore(), machines)
         monkeypatch.setattr(type(cluster.kubelet), "namespace", lambda _self, _key: tmp_path)
         there = await cluster.store.put(pod(terminationGracePeriodSeconds=seconds))
@@ -112,18 +112,18 @@ async def test_a_jump_of_the_wall_clock_lets_no_pod_stay(tmp_path: Path, monkeyp
         settings = AgentSettings({}, "routed", False, ServiceNetworks((), ()))
         cluster = Cluster(
             MemoryStore(),
-            Machines(LabPlace("lab", tmp_path), topology(LabSpec()), settings, Agents(ours), Responder()),
+            Machines(LabDir("lab", tmp_path), topology(LabSpec()), settings, Agents(ours), Responder()),
         )
         ends = (datetime.now(UTC) + timedelta(seconds=0.5)).isoformat()
         leaving = decoded({**POD, "metadata": {"name": "a", "deletionTimestamp": ends}})
-        cluster.world.put(await cluster.store.put(leaving))
-        await cluster._let_go()
+        cluster.cache.put(await cluster.store.put(leaving))
+        await cluster._remove_expired()
         Jumping.year_ago = True
         async with asyncio.timeout(30):
             while await cluster.store.get(Pod, leaving.key) is not None:
-                await cluster._to_tend.wait()
-                cluster._to_tend.clear()
-                await cluster._let_go()
+                await cluster._sync_requested.wait()
+                cluster._sync_requested.clear()
+                await cluster._remove_expired()
 
 
 def test_a_grace_period_beyond_64_bits_is_refused() -> None:
@@ -236,20 +236,20 @@ async def scale(replicas: Count) -> dict[str, Any]:
     return {"replicas": replicas}
 
 
-ANSWERS = Answers({"scale": scale})
+ANSWERS = RequestHandler({"scale": scale})
 
 
 @pytest.mark.parametrize("given", ['"3"', "-1", "2147483648", "null", "1e3", DEEP, DIGITS])
 async def test_an_argument_of_a_request_that_is_none(given: str) -> None:
     line = b'{"verb": "scale", "replicas": %s}' % given.encode()
-    assert await ANSWERS.answer(line) == {"error": "not a request of this lab's API", "sort": "LabError"}
+    assert await ANSWERS.answer(line) == {"error": "not a request of this lab's API", "type": "LabError"}
 
 
 @pytest.mark.parametrize(
     "line", [DEEP.encode(), b"\xff", b"[]", b'{"verb": []}', b'{"verb": "scale"}', b'{"verb": "x"}']
 )
 async def test_what_is_no_request_of_a_labs_api(line: bytes) -> None:
-    assert await ANSWERS.answer(line) == {"error": "not a request of this lab's API", "sort": "LabError"}
+    assert await ANSWERS.answer(line) == {"error": "not a request of this lab's API", "type": "LabError"}
     assert await ANSWERS.answer(b'{"verb": "scale", "replicas": 3}') == {"content": {"replicas": 3}}
 
 

@@ -55,12 +55,12 @@ from percale.lab.api import server as control
 from percale.lab.api.machine_verbs import MachineVerbs
 from percale.lab.api.object_verbs import ObjectVerbs
 from percale.lab.cluster import Cluster
-from percale.lab.dns.records import Names
+from percale.lab.dns.records import Zone
 from percale.lab.dns.server import NameServer
 from percale.lab.machines.agents import Agents
 from percale.lab.machines.machines import AgentSettings, Machines
 from percale.lab.pods.responder import Responder
-from percale.lab.run_dir import LabPlace
+from percale.lab.run_dir import LabDir
 from percale.lab.spec.service_networks import service_networks
 from percale.lab.spec.topology import LabSpec, topology
 from percale.model.endpoints import EndpointSlice
@@ -209,10 +209,10 @@ def mean(objects: Sequence[Object]) -> None:
     for problem in table.problems:
         assert problem.encode()
     names = NameServer()
-    names.names = Names(
+    names.zone = Zone(
         [obj for obj in objects if isinstance(obj, Service)], [obj for obj in objects if isinstance(obj, EndpointSlice)]
     )
-    for name in islice(names.names._records, 30):
+    for name in islice(names.zone._records, 30):
         for kind in ("A", "AAAA", "SRV", "PTR"):
             with dns_names():
                 names.answer(dns.message.make_query(name, kind).to_wire(), datagram=True)
@@ -255,7 +255,7 @@ def dns_names() -> Iterator[None]:
 )
 def test_questions_for_names(data: bytes, datagram: bool) -> None:
     server = NameServer()
-    server.names = Names([obj for obj in manifest_of(json.dumps(SERVICE).encode()) if isinstance(obj, Service)], ())
+    server.zone = Zone([obj for obj in manifest_of(json.dumps(SERVICE).encode()) if isinstance(obj, Service)], ())
     server.answer(data, datagram=datagram)
 
 
@@ -265,16 +265,16 @@ def test_requests_to_a_lab(lines: Sequence[bytes]) -> None:
     async def ask() -> None:
         store = MemoryStore()
         machines = Machines(
-            LabPlace("lab", directory),
+            LabDir("lab", directory),
             machinery,
             AgentSettings(NETWORK, "routed", False, networks),
             Agents(ours),
             Responder(),
         )
         cluster = Cluster(store, machines)
-        answers = control.Answers({**ObjectVerbs(cluster).all(), **MachineVerbs(cluster).all()})
+        answers = control.RequestHandler({**ObjectVerbs(cluster).all(), **MachineVerbs(cluster).all()})
         for obj in (*manifest_of(json.dumps(POD).encode()), *manifest_of(json.dumps(SERVICE).encode())):
-            cluster.world.put(await store.put(obj))
+            cluster.cache.put(await store.put(obj))
         for line in lines:
             answer = await answers.answer(line)
             assert "internal error" not in answer.get("error", "")

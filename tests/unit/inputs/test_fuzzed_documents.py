@@ -42,7 +42,7 @@ from percale.model.manifest.decode import decode_manifest, from_json
 from percale.model.manifest.encode import to_json
 from percale.model.meta import Object
 from percale.model.netconf import network_config, parse_network_config
-from percale.store.cache import World
+from percale.store.cache import ObjectCache
 
 pytestmark = pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning")  # long documents
 
@@ -73,12 +73,12 @@ def test_what_a_lab_is_given(data: bytes) -> None:
 
 def run_cluster(objects: Iterable[Object], networks: ServiceNetworks) -> None:
     """What the lab's controller makes of them, in a few passes."""
-    world = World()
+    cache = ObjectCache()
     for obj in objects:
-        world.put(obj)
+        cache.put(obj)
     for _ in range(3):
-        for write in control_loop.plan(world, (), networks).writes:
-            (world.drop if type(write).__name__ == "Delete" else world.put)(write.object)
+        for write in control_loop.plan(cache, (), networks).writes:
+            (cache.remove if type(write).__name__ == "Delete" else cache.put)(write.object)
             assert to_json(write.object)
 
 

@@ -232,7 +232,7 @@ REQUESTS: Any = [
         "port": "80",
         "namespace": None,
         "version": 6,
-        "patience": 0.1,
+        "timeout_seconds": 0.1,
     },
     {"verb": "room", "target": "node/node1", "namespace": None},
     *({"verb": verb} for verb in ("about", "status", "missing", "hosts", "names")),

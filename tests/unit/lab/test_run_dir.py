@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from percale.errors import LabError, NoSuchLab
-from percale.lab import run_dir as place
+from percale.lab import run_dir
 
 
 @pytest.fixture(autouse=True)
@@ -20,43 +20,43 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("name", ["", "../x", "a/b", "A", "a_b", "-a", "a.b", "a" * 64, "lab\n"])
 def test_only_labels_name_labs(name: str) -> None:
     with pytest.raises(LabError, match="cannot name a lab"):
-        place.locate(name)
+        run_dir.locate(name)
 
 
 def test_a_lab_runs_as_long_as_its_lock_is_held(runtime: Path) -> None:
-    lab = place.locate("one")
+    lab = run_dir.locate("one")
     assert lab.directory == runtime / "percale/labs/one"
-    assert place.running(lab) is None
-    lock = place.claim(lab)
+    assert run_dir.running(lab) is None
+    lock = run_dir.acquire(lab)
     lab.pid.write_text("4711\n")
-    assert place.running(lab) == 4711
-    assert [(each.name, pid) for each, pid in place.all_running()] == [("one", 4711)]
+    assert run_dir.running(lab) == 4711
+    assert [(each.name, pid) for each, pid in run_dir.all_running()] == [("one", 4711)]
     with pytest.raises(
         LabError, match=r"a lab named one is running already \(pid 4711\); end it with: percale lab down"
     ):
-        place.claim(lab)
+        run_dir.acquire(lab)
     os.close(lock)
-    assert place.running(lab) is None
+    assert run_dir.running(lab) is None
 
 
 def test_what_a_dead_lab_left_is_cleared_by_the_next(runtime: Path) -> None:
-    lab = place.locate("one")
-    os.close(place.claim(lab))
+    lab = run_dir.locate("one")
+    os.close(run_dir.acquire(lab))
     (lab.directory / "store").mkdir()
     (lab.directory / "store/pod.yaml").touch()
     lab.pid.write_text("1\n")
-    os.close(place.claim(lab))
+    os.close(run_dir.acquire(lab))
     assert [path.name for path in lab.directory.iterdir()] == ["lock"]
-    assert place.take_down(lab) is False
+    assert run_dir.take_down(lab) is False
     assert not lab.directory.exists()
 
 
 def test_no_such_lab_names_those_that_run() -> None:
     with pytest.raises(NoSuchLab, match="no lab named two is running; start it: percale lab up"):
-        place.require_running(place.locate("two"))
-    lock = place.claim(place.locate("one"))
+        run_dir.require_running(run_dir.locate("two"))
+    lock = run_dir.acquire(run_dir.locate("one"))
     with pytest.raises(NoSuchLab, match="running: one"):
-        place.require_running(place.locate("two"))
+        run_dir.require_running(run_dir.locate("two"))
     os.close(lock)
 
 
@@ -64,12 +64,12 @@ def test_a_directory_that_others_can_write_is_refused(runtime: Path) -> None:
     (runtime / "percale").mkdir()
     (runtime / "percale").chmod(0o777)
     with pytest.raises(LabError, match="is not a directory of yours alone"):
-        place.locate("one")
+        run_dir.locate("one")
 
 
 @pytest.mark.parametrize("way", ["link", "file", "open"])
 def test_what_stands_in_a_labs_place_is_refused(runtime: Path, way: str) -> None:
-    lab = place.locate("one")
+    lab = run_dir.locate("one")
     (elsewhere := runtime / "elsewhere").mkdir(mode=0o700)
     match way:
         case "link":
@@ -80,16 +80,16 @@ def test_what_stands_in_a_labs_place_is_refused(runtime: Path, way: str) -> None
             lab.directory.mkdir()
             lab.directory.chmod(0o777)
     with pytest.raises(LabError, match="labs/one is not a directory of yours alone"):
-        place.locate("one")
-    assert [each.name for each in place.all_places()] == (["one"] if way == "open" else [])
+        run_dir.locate("one")
+    assert [each.name for each in run_dir.all_lab_dirs()] == (["one"] if way == "open" else [])
 
 
 @pytest.mark.parametrize("way", ["link", "directory"])
 def test_what_stands_in_a_locks_place_is_refused(runtime: Path, way: str) -> None:
-    lab = place.locate("one")
+    lab = run_dir.locate("one")
     lab.directory.mkdir(mode=0o700)
     lab.lock.symlink_to(runtime / "elsewhere") if way == "link" else lab.lock.mkdir()
-    for look in (place.claim, place.running, place.take_down):
+    for look in (run_dir.acquire, run_dir.running, run_dir.take_down):
         with pytest.raises(LabError, match=r"labs/one/lock: cannot be opened: .*; remove it"):
             look(lab)
 
@@ -99,16 +99,16 @@ def test_a_runtime_directory_of_somebody_else_is_none_of_ours(runtime: Path) -> 
         os.chown(runtime, 4711, -1)
     else:
         runtime.chmod(0o777)
-    assert place.home() == Path(f"/tmp/percale-{os.geteuid()}")
+    assert run_dir.base_directory() == Path(f"/tmp/percale-{os.geteuid()}")
 
 
 def test_a_runtime_directory_without_a_root_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", "run")
-    assert place.home() == Path(f"/tmp/percale-{os.geteuid()}")
+    assert run_dir.base_directory() == Path(f"/tmp/percale-{os.geteuid()}")
 
 
 def test_a_link_in_place_of_the_directory_is_refused(runtime: Path) -> None:
     (runtime / "elsewhere").mkdir(mode=0o700)
     (runtime / "percale").symlink_to(runtime / "elsewhere")
     with pytest.raises(LabError, match="is not a directory of yours alone"):
-        place.locate("one")
+        run_dir.locate("one")

@@ -51,7 +51,7 @@ def up(files: tuple[str, ...], name: str, timeout: float, verbose: bool) -> int:
     """
     from percale.lab.up import start
 
-    return start(name, files, timeout, verbose, say=click.echo)
+    return start(name, files, timeout, verbose, echo=click.echo)
 
 
 @lab.command()
@@ -59,12 +59,12 @@ def up(files: tuple[str, ...], name: str, timeout: float, verbose: bool) -> int:
 @click.option("--all", "everything", is_flag=True, help="All labs of this user.")
 def down(name: str, everything: bool) -> int:
     """End a lab; nothing of it is left."""
-    from percale.lab import run_dir as place
+    from percale.lab import run_dir
 
-    places = place.all_places() if everything else [place.locate(name)]
-    ended = [each.name for each in places if place.take_down(each)]
+    lab_dirs = run_dir.all_lab_dirs() if everything else [run_dir.locate(name)]
+    ended = [each.name for each in lab_dirs if run_dir.take_down(each)]
     if not ended and not everything:
-        place.require_running(places[0])
+        run_dir.require_running(lab_dirs[0])
     click.echo(f"ended: {', '.join(ended)}" if ended else "no lab is running")
     return 0
 
@@ -72,11 +72,11 @@ def down(name: str, everything: bool) -> int:
 @lab.command("list")
 def list_labs() -> int:
     """The labs that are running."""
-    from percale.lab import run_dir as place
+    from percale.lab import run_dir
     from percale.lab.api.client import ask
 
     rows = [["NAME", "PID", "NODES", "PODS", "READY", "NETWORK", "BACKEND"]]
-    for each, pid in place.all_running():
+    for each, pid in run_dir.all_running():
         about = ask(each, "about")
         counts = [about[key] for key in ("nodes", "pods", "ready", "network", "backend")]
         rows.append([each.name, str(pid), *map(str, counts)])

@@ -44,7 +44,7 @@ def probe(
         port=port,
         namespace=namespace,
         version=6 if ipv6 else None,
-        patience=timeout,
+        timeout_seconds=timeout,
     )
     if output == "json":
         click.echo(json.dumps(answer))

@@ -64,13 +64,15 @@ def _run(lab: str, target: str, namespace: str | None, command: list[str]) -> in
     from pathlib import Path
 
     from percale.lab.api.client import ask
-    from percale.lab.process.nsenter import Room, run_inside
+    from percale.lab.process.nsenter import ExecTarget, run_inside
     from percale.lab.run_dir import locate, require_running
 
-    place = locate(lab)
-    room = ask(place, "room", target=target, namespace=namespace)
+    lab_dir = locate(lab)
+    exec_target = ask(lab_dir, "exec_target", target=target, namespace=namespace)
     return run_inside(
-        require_running(place),
-        Room(Path(room["namespace"]), room["hostname"], room["binds"], room["environment"]),
+        require_running(lab_dir),
+        ExecTarget(
+            Path(exec_target["namespace"]), exec_target["hostname"], exec_target["binds"], exec_target["environment"]
+        ),
         command,
     )

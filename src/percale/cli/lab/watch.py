@@ -59,7 +59,7 @@ def watch(
     wanted = pod if pod is None or "/" in pod else f"default/{pod}"
     until = time.monotonic() + seconds if seconds is not None else inf
     interrupted = told_to_end()
-    with closing(watching(locate(lab), rate, over=lambda: interrupted() or time.monotonic() >= until)) as found:
+    with closing(watching(locate(lab), rate, stop=lambda: interrupted() or time.monotonic() >= until)) as found:
         for seen in found:
             if isinstance(seen, LeftOut):
                 click.echo(f"{seen.count} new connections were left out so far; --rate looks at more", err=True)

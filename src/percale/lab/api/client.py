@@ -12,35 +12,35 @@ from typing import Any
 
 from percale import errors
 from percale.errors import LabError, PercaleError
-from percale.lab.run_dir import LabPlace, require_running
+from percale.lab.run_dir import LabDir, require_running
 
-_PATIENCE = 120.0
+_TIMEOUT = 120.0
 """Seconds; no verb takes nearly as long."""
 
 
-def ask(place: LabPlace, verb: str, **arguments: Any) -> dict[str, Any]:
+def ask(lab_dir: LabDir, verb: str, **arguments: Any) -> dict[str, Any]:
     """The lab's answer. Raises NoSuchLab, or the error that the lab answers with."""
-    require_running(place)
+    require_running(lab_dir)
     request = json.dumps({"verb": verb, **arguments}).encode() + b"\n"
     try:
-        answer = json.loads(_exchange(place, request))
+        answer = json.loads(_exchange(lab_dir, request))
     except OSError as error:
-        raise LabError(f"the lab {place.name} does not answer ({error})", hint=f"look at {place.log}") from error
+        raise LabError(f"the lab {lab_dir.name} does not answer ({error})", hint=f"look at {lab_dir.log}") from error
     except json.JSONDecodeError as error:
-        raise LabError(f"the lab {place.name} ended before it answered", hint=f"look at {place.log}") from error
+        raise LabError(f"the lab {lab_dir.name} ended before it answered", hint=f"look at {lab_dir.log}") from error
     if "error" in answer:
-        raise _as_error(answer["sort"], answer["error"])
+        raise _as_error(answer["type"], answer["error"])
     content: dict[str, Any] = answer["content"]
     return content
 
 
-def _exchange(place: LabPlace, request: bytes) -> bytes:
+def _exchange(lab_dir: LabDir, request: bytes) -> bytes:
     """Through a descriptor of the directory: a socket's path may not be longer than 107 bytes, a lab's may."""
-    directory = os.open(place.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    directory = os.open(lab_dir.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
-            channel.settimeout(_PATIENCE)
-            channel.connect(f"/proc/self/fd/{directory}/{place.control.name}")
+            channel.settimeout(_TIMEOUT)
+            channel.connect(f"/proc/self/fd/{directory}/{lab_dir.control.name}")
             channel.sendall(request)
             with channel.makefile("rb") as answer:
                 return answer.read()
@@ -48,11 +48,11 @@ def _exchange(place: LabPlace, request: bytes) -> bytes:
         os.close(directory)
 
 
-def _as_error(sort: str, text: str) -> PercaleError:
-    kind = getattr(errors, sort, LabError)
-    if not (isinstance(kind, type) and issubclass(kind, PercaleError)) or kind in (
+def _as_error(type_name: str, text: str) -> PercaleError:
+    error_type = getattr(errors, type_name, LabError)
+    if not (isinstance(error_type, type) and issubclass(error_type, PercaleError)) or error_type in (
         errors.KernelError,
         errors.AlreadyRunning,
     ):
-        kind = LabError
-    return kind(text)
+        error_type = LabError
+    return error_type(text)

@@ -14,14 +14,14 @@ from percale.model.pod import Pod
 from percale.model.service import Service
 
 Cells = Sequence[str]
-Row = Callable[[Object, "Surroundings"], Cells]
+Row = Callable[[Object, "ColumnContext"], Cells]
 
 
 _MOST = 3
 """Addresses in a cell."""
 
 
-class Surroundings(NamedTuple):
+class ColumnContext(NamedTuple):
     """What a row says beside its own object."""
 
     pods: Mapping[tuple[str, ObjectKey], Sequence[Pod]]
@@ -41,7 +41,7 @@ class Columns(NamedTuple):
     wide: int = 0
 
 
-def rows(objects: Sequence[Object], around: Surroundings, *, wide: bool, namespaces: bool) -> list[list[str]]:
+def rows(objects: Sequence[Object], context: ColumnContext, *, wide: bool, namespaces: bool) -> list[list[str]]:
     """Head and rows of objects of one kind."""
     kind = objects[0].KIND if objects else ""
     columns = _TABLES.get(kind, _OTHER)
@@ -55,7 +55,7 @@ def rows(objects: Sequence[Object], around: Surroundings, *, wide: bool, namespa
     for obj, why in zip(objects, reasons, strict=True):
         start = [obj.metadata.namespace or ""] if with_namespace else []
         end = [why or ""] if any(reasons) else []
-        table.append([*start, obj.metadata.name, *list(columns.cells(obj, around))[:shown], *end])
+        table.append([*start, obj.metadata.name, *list(columns.cells(obj, context))[:shown], *end])
     return table
 
 
@@ -91,15 +91,15 @@ def missing_pods(pods: Iterable[Pod]) -> list[str]:
     return [f"pod {pod.key}: {reason(pod) or pod_state(pod)}" for pod in pods if not pod.ready]
 
 
-def _pod(obj: Object, around: Surroundings) -> Cells:
+def _pod(obj: Object, context: ColumnContext) -> Cells:
     assert isinstance(obj, Pod)
     count = len(obj.spec.containers) or 1
     ready = count if obj.ready else 0
     addresses = ",".join(entry.ip for entry in obj.status.podIPs) or obj.status.podIP or "<none>"
-    return f"{ready}/{count}", pod_state(obj), age(obj, around.now), addresses, obj.spec.nodeName or "<none>"
+    return f"{ready}/{count}", pod_state(obj), age(obj, context.now), addresses, obj.spec.nodeName or "<none>"
 
 
-def _node(obj: Object, around: Surroundings) -> Cells:
+def _node(obj: Object, context: ColumnContext) -> Cells:
     name = obj.metadata.name
     status = to_plain(obj).get("status", {})
     addresses = [each["address"] for each in status.get("addresses", ()) if each["type"] == "InternalIP"]
@@ -107,38 +107,44 @@ def _node(obj: Object, around: Surroundings) -> Cells:
         f"{key}={value}" for key, value in sorted(obj.metadata.labels.items()) if not key.startswith("kubernetes.io/")
     )
     return (
-        around.agents.get(name, "NotReady"),
-        age(obj, around.now),
+        context.agents.get(name, "NotReady"),
+        age(obj, context.now),
         addresses[0] if addresses else "<none>",
-        around.subnets.get(name, "<none>"),
+        context.subnets.get(name, "<none>"),
         labels or "<none>",
     )
 
 
-def _replicas(obj: Object, around: Surroundings) -> Cells:
+def _replicas(obj: Object, context: ColumnContext) -> Cells:
     """Deployment, StatefulSet: READY."""
     wanted = _wanted(obj)
-    pods = around.pods.get((obj.KIND, obj.key), ())
+    pods = context.pods.get((obj.KIND, obj.key), ())
     ready = sum(pod.ready for pod in pods)
-    return f"{ready}/{wanted}", str(len(pods)), str(ready), age(obj, around.now), *_template(obj)
+    return f"{ready}/{wanted}", str(len(pods)), str(ready), age(obj, context.now), *_template(obj)
 
 
-def _replica_set(obj: Object, around: Surroundings) -> Cells:
-    pods = around.pods.get((obj.KIND, obj.key), ())
-    return str(_wanted(obj)), str(len(pods)), str(sum(pod.ready for pod in pods)), age(obj, around.now), *_template(obj)
+def _replica_set(obj: Object, context: ColumnContext) -> Cells:
+    pods = context.pods.get((obj.KIND, obj.key), ())
+    return (
+        str(_wanted(obj)),
+        str(len(pods)),
+        str(sum(pod.ready for pod in pods)),
+        age(obj, context.now),
+        *_template(obj),
+    )
 
 
-def _daemon_set(obj: Object, around: Surroundings) -> Cells:
-    pods = around.pods.get((obj.KIND, obj.key), ())
-    return str(len(pods)), str(sum(pod.ready for pod in pods)), age(obj, around.now), *_template(obj)
+def _daemon_set(obj: Object, context: ColumnContext) -> Cells:
+    pods = context.pods.get((obj.KIND, obj.key), ())
+    return str(len(pods)), str(sum(pod.ready for pod in pods)), age(obj, context.now), *_template(obj)
 
 
-def _job(obj: Object, around: Surroundings) -> Cells:
-    pods = around.pods.get((obj.KIND, obj.key), ())
-    return f"{len(pods)} running", age(obj, around.now), *_template(obj)
+def _job(obj: Object, context: ColumnContext) -> Cells:
+    pods = context.pods.get((obj.KIND, obj.key), ())
+    return f"{len(pods)} running", age(obj, context.now), *_template(obj)
 
 
-def _service(obj: Object, around: Surroundings) -> Cells:
+def _service(obj: Object, context: ColumnContext) -> Cells:
     assert isinstance(obj, Service)
     spec = obj.spec
     ports = ",".join(
@@ -149,7 +155,7 @@ def _service(obj: Object, around: Surroundings) -> Cells:
         spec.clusterIP or "<none>",
         _external(obj),
         ports or "<none>",
-        age(obj, around.now),
+        age(obj, context.now),
         _selector(spec.selector),
     )
 
@@ -163,22 +169,22 @@ def _external(service: Service) -> str:
     return ",".join([*balanced, *spec.externalIPs]) or ("<pending>" if waiting else "<none>")
 
 
-def _slice(obj: Object, around: Surroundings) -> Cells:
+def _slice(obj: Object, context: ColumnContext) -> Cells:
     assert isinstance(obj, EndpointSlice)
     ports = [str(port.port) if port.port is not None else "*" for port in obj.ports]
     addresses = [address for endpoint in obj.endpoints for address in endpoint.addresses[:1]]
-    return obj.addressType, _some(ports, "<unset>"), _some(addresses, "<unset>"), age(obj, around.now)
+    return obj.addressType, _some(ports, "<unset>"), _some(addresses, "<unset>"), age(obj, context.now)
 
 
-def _endpoints(obj: Object, around: Surroundings) -> Cells:
+def _endpoints(obj: Object, context: ColumnContext) -> Cells:
     assert isinstance(obj, Endpoints)
-    spelled = [
+    formatted = [
         f"[{address.ip}]:{port.port}" if ":" in address.ip else f"{address.ip}:{port.port}"
         for subset in obj.subsets
         for port in subset.ports
         for address in subset.addresses
     ]
-    return _some(spelled, "<none>"), age(obj, around.now)
+    return _some(formatted, "<none>"), age(obj, context.now)
 
 
 def _some(texts: Sequence[str], nothing: str) -> str:
@@ -187,18 +193,18 @@ def _some(texts: Sequence[str], nothing: str) -> str:
     return ",".join(texts[:_MOST]) + more or nothing
 
 
-def _policy(obj: Object, around: Surroundings) -> Cells:
+def _policy(obj: Object, context: ColumnContext) -> Cells:
     spec = to_plain(obj).get("spec", {})
     selector = spec.get("podSelector", {})
-    return _selector(selector.get("matchLabels", {})), age(obj, around.now)
+    return _selector(selector.get("matchLabels", {})), age(obj, context.now)
 
 
-def _cluster_policy(obj: Object, around: Surroundings) -> Cells:
+def _cluster_policy(obj: Object, context: ColumnContext) -> Cells:
     spec = to_plain(obj)["spec"]
-    return spec["tier"], str(spec["priority"]), age(obj, around.now)
+    return spec["tier"], str(spec["priority"]), age(obj, context.now)
 
 
-def _lease(obj: Object, around: Surroundings) -> Cells:
+def _lease(obj: Object, context: ColumnContext) -> Cells:
     spec = to_plain(obj)["spec"]
     subnets = [spec[key] for key in ("subnet", "ipv6Subnet") if spec.get(key)]
     addresses = [spec[key] for key in ("publicIP", "publicIPv6") if spec.get(key)]
@@ -206,18 +212,18 @@ def _lease(obj: Object, around: Surroundings) -> Cells:
     return spec["node"], ",".join(subnets), ",".join(addresses), spec.get("backendType", ""), data or "<none>"
 
 
-def _config_map(obj: Object, around: Surroundings) -> Cells:
-    return str(len(to_plain(obj).get("data", {}))), age(obj, around.now)
+def _config_map(obj: Object, context: ColumnContext) -> Cells:
+    return str(len(to_plain(obj).get("data", {}))), age(obj, context.now)
 
 
-def _event(obj: Object, around: Surroundings) -> Cells:
+def _event(obj: Object, context: ColumnContext) -> Cells:
     assert isinstance(obj, Event)
     about = obj.involvedObject
     return obj.type, obj.reason, f"{about.kind.lower()}/{about.name}", obj.source.host, str(obj.count), obj.message
 
 
-def _other(obj: Object, around: Surroundings) -> Cells:
-    return (age(obj, around.now),)
+def _other(obj: Object, context: ColumnContext) -> Cells:
+    return (age(obj, context.now),)
 
 
 def _wanted(obj: Object) -> int:

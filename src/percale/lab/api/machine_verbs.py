@@ -12,11 +12,11 @@ from percale.errors import BadManifest, LabError, NotFound
 from percale.lab.api.columns import missing_pods
 from percale.lab.api.object_verbs import subnets
 from percale.lab.api.probe import Outcome, probe
-from percale.lab.api.probe_targets import Ends, choose, machine_end
+from percale.lab.api.probe_targets import ProbeTargets, choose_address, machine_target
 from percale.lab.api.server import Answer, Verb
 from percale.lab.cluster import Cluster
 from percale.lab.process.bootstrap import NETNS
-from percale.lab.run_dir import last_words
+from percale.lab.run_dir import log_tail
 from percale.lab.spec.topology import LabNode, Machine, parse_port
 from percale.model.manifest.decode import DEFAULT_NAMESPACE
 from percale.model.pod import Pod
@@ -29,8 +29,8 @@ class MachineVerbs(Struct, frozen=True):
     cluster: Cluster
 
     @property
-    def _ends(self) -> Ends:
-        return Ends(self.cluster)
+    def _targets(self) -> ProbeTargets:
+        return ProbeTargets(self.cluster)
 
     def all(self) -> Mapping[str, Verb]:
         """By the names that requests use."""
@@ -39,7 +39,7 @@ class MachineVerbs(Struct, frozen=True):
             "status": self.status,
             "missing": self.missing,
             "hosts": self.hosts,
-            "room": self.room,
+            "exec_target": self.exec_target,
             "names": self.names,
             "probe": self.probe,
             "cut": self.cut,
@@ -51,7 +51,7 @@ class MachineVerbs(Struct, frozen=True):
 
     async def about(self) -> Answer:
         """The line of `lab list`."""
-        machines, pods = self.cluster.machines, self.cluster.world.all(Pod)
+        machines, pods = self.cluster.machines, self.cluster.cache.all(Pod)
         network = {key.lower(): value for key, value in machines.settings.network.items()}
         backend = {key.lower(): value for key, value in (network.get("backend") or {}).items()}
         return {
@@ -65,23 +65,23 @@ class MachineVerbs(Struct, frozen=True):
     async def status(self) -> Answer:
         """Machines, agents, what is wrong."""
         machines = self.cluster.machines
-        nets = subnets(self.cluster.world.all(SubnetLease))
+        nets = subnets(self.cluster.cache.all(SubnetLease))
         problems = []
         rows = [["MACHINE", "SEGMENT", "ADDRESS", "POD-SUBNET", "AGENT", "RESTARTS"]]
         for machine in machines.topology.machines:
-            row = [machine.name, machine.wire.name, str(machine.address.ip)]
+            row = [machine.name, machine.segment.name, str(machine.address.ip)]
             if machine.kind == "host":
                 rows.append([*row, "-", "-", "-"])
                 continue
             state = machines.agents.state(machine.name)
-            word = f"ready, pid {state.pid}" if state.ready else "not ready" if state.pid else "dead"
-            rows.append([*row, nets.get(machine.name, "none yet"), word, str(state.restarts)])
+            agent_state = f"ready, pid {state.pid}" if state.ready else "not ready" if state.pid else "dead"
+            rows.append([*row, nets.get(machine.name, "none yet"), agent_state, str(state.restarts)])
             if not state.ready:
-                problems.append(f"the agent of {machine.name}: {last_words(machines.place.node(machine.name).log)}")
+                problems.append(f"the agent of {machine.name}: {log_tail(machines.lab_dir.node(machine.name).log)}")
         problems += [f"cut: {' and '.join(sorted(pair))} do not hear each other" for pair in machines.cuts]
-        problems += missing_pods(self.cluster.world.all(Pod))
+        problems += missing_pods(self.cluster.cache.all(Pod))
         problems += self.cluster.problems
-        problems += [f"store: {error}" for error in self.cluster.world.read_problems.values()]
+        problems += [f"store: {error}" for error in self.cluster.cache.read_problems.values()]
         return {**await self.about(), "machines": rows, "problems": problems}
 
     async def hosts(self) -> Answer:
@@ -93,30 +93,30 @@ class MachineVerbs(Struct, frozen=True):
         """Nodes and pods that are not ready, and why."""
         agents, nodes = self.cluster.machines.agents, self.cluster.machines.topology.nodes
         lines = [
-            f"node {node.name}: its agent is not ready: {last_words(self.cluster.machines.place.node(node.name).log)}"
+            f"node {node.name}: its agent is not ready: {log_tail(self.cluster.machines.lab_dir.node(node.name).log)}"
             for node in nodes
             if not agents.state(node.name).ready
         ]
-        return {"missing": lines + missing_pods(self.cluster.world.all(Pod))}
+        return {"missing": lines + missing_pods(self.cluster.cache.all(Pod))}
 
-    async def room(self, target: str, namespace: str | None) -> Answer:
+    async def exec_target(self, target: str, namespace: str | None) -> Answer:
         """Where a program for this pod, node or host runs."""
-        end = self._ends.find(target, namespace)
-        if end.namespace is None:
+        found = self._targets.find(target, namespace)
+        if found.namespace is None:
             raise LabError(f"{target} is an address outside the lab", hint="name a pod, node/NAME or external/NAME")
-        place = self.cluster.machines.place
+        lab_dir = self.cluster.machines.lab_dir
         binds = {}
-        if end.pod is not None:
-            files = place.pod(end.pod.namespace or DEFAULT_NAMESPACE, end.pod.name)
+        if found.pod is not None:
+            files = lab_dir.pod(found.pod.namespace or DEFAULT_NAMESPACE, found.pod.name)
             binds = {"/etc/hosts": str(files / "hosts")}
-        if end.resolver is not None:
-            binds["/etc/resolv.conf"] = str(end.resolver)
+        if found.resolver is not None:
+            binds["/etc/resolv.conf"] = str(found.resolver)
         environment = {}
-        if end.node is not None:  # `percale status` and `percale agent` find this node's agent without a flag
-            environment = {"PERCALE_CONFIG": str(place.node(end.node).config)}
+        if found.node is not None:  # `percale status` and `percale agent` find this node's agent without a flag
+            environment = {"PERCALE_CONFIG": str(lab_dir.node(found.node).config)}
         return {
-            "namespace": str(end.namespace),
-            "hostname": end.hostname,
+            "namespace": str(found.namespace),
+            "hostname": found.hostname,
             "binds": binds,
             "environment": environment,
         }
@@ -125,9 +125,9 @@ class MachineVerbs(Struct, frozen=True):
         """Nodes by their namespaces, and whose each address is: a name, and a pod's node ("" for machines)."""
         names: dict[str, tuple[str, str]] = {}
         for machine in self.cluster.machines.topology.machines:
-            end = machine_end(machine)
-            names |= {str(address): (end.name, "") for address in end.addresses}
-        for pod in self.cluster.world.all(Pod):
+            found = machine_target(machine)
+            names |= {str(address): (found.name, "") for address in found.addresses}
+        for pod in self.cluster.cache.all(Pod):
             if not pod.spec.hostNetwork:
                 names |= {entry.ip: (str(pod.key), pod.spec.nodeName or "") for entry in pod.status.podIPs}
         nodes = {node.name: str(NETNS / node.name) for node in self.cluster.machines.topology.nodes}
@@ -141,37 +141,42 @@ class MachineVerbs(Struct, frozen=True):
         port: str,
         namespace: str | None,
         version: Literal[6] | None,
-        patience: float,
+        timeout_seconds: float,
     ) -> Answer:
         """One connection or datagram."""
-        asker = self._ends.find(source, namespace)
+        client = self._targets.find(source, namespace)
         number, protocol = self._port(port)
-        if asker.namespace is None:
+        if client.namespace is None:
             raise LabError(f"{source} is nobody of this lab", hint="FROM is a pod, node/NAME or external/NAME")
-        said = {"from": asker.name, "to": target, "port": number, "protocol": protocol}
+        fields = {"from": client.name, "to": target, "port": number, "protocol": protocol}
         try:
-            asked = await self._ends.reached(target, namespace, asker, patience)
+            server = await self._targets.resolve(target, namespace, client, timeout_seconds)
         except TimeoutError:
-            reason = f"the name server of {asker.name} does not answer"
-            return {**said, **_told(Outcome("timeout", patience, reason)), "endpoint": target, "address": None}
-        address = choose(asked, asker, version)
-        outcome = await probe(asker.namespace, address, number, "UDP" if protocol == "UDP" else "TCP", patience)
-        spelled = f"[{address}]" if address.version == 6 else str(address)
-        endpoint = f"{spelled}:{number}/{protocol.lower()}"
-        return {**said, **_told(outcome), "to": asked.name, "endpoint": endpoint, "address": str(address)}
+            reason = f"the name server of {client.name} does not answer"
+            return {
+                **fields,
+                **_outcome_fields(Outcome("timeout", timeout_seconds, reason)),
+                "endpoint": target,
+                "address": None,
+            }
+        address = choose_address(server, client, version)
+        outcome = await probe(client.namespace, address, number, "UDP" if protocol == "UDP" else "TCP", timeout_seconds)
+        formatted = f"[{address}]" if address.version == 6 else str(address)
+        endpoint = f"{formatted}:{number}/{protocol.lower()}"
+        return {**fields, **_outcome_fields(outcome), "to": server.name, "endpoint": endpoint, "address": str(address)}
 
     async def cut(self, a: str, b: str) -> Answer:
         """Two machines no longer hear each other."""
         if a == b:
             raise LabError(f"{a} and {b} are one machine", hint="name two")
-        pair = frozenset({self._ends.machine(a).name, self._ends.machine(b).name})
+        pair = frozenset({self._targets.machine(a).name, self._targets.machine(b).name})
         await self.cluster.machines.cut({*self.cluster.machines.cuts, pair})
         return {"lines": [f"{a} and {b} do not hear each other; undo it: percale lab heal {a} {b}"]}
 
     async def heal(self, names: Sequence[str]) -> Answer:
         """Undo one cut, or all."""
         cuts = self.cluster.machines.cuts
-        healed = {frozenset(self._ends.machine(name).name for name in names)} & cuts if names else set(cuts)
+        healed = {frozenset(self._targets.machine(name).name for name in names)} & cuts if names else set(cuts)
         await self.cluster.machines.cut(cuts - healed)
         lines = [f"{' and '.join(sorted(pair))} hear each other again" for pair in healed]
         return {"lines": lines or ["nothing was cut" + (f" between {names[0]} and {names[1]}" if names else "")]}
@@ -179,7 +184,7 @@ class MachineVerbs(Struct, frozen=True):
     async def add_node(self, name: str, segment: str | None, labels: Mapping[str, str]) -> Answer:
         """One node more."""
         machine = await self.cluster.add_node(LabNode(name=name, segment=segment, labels=dict(labels)))
-        return {"lines": [f"node/{name} added: {machine.address.ip} on segment {machine.wire.name}, agent ready"]}
+        return {"lines": [f"node/{name} added: {machine.address.ip} on segment {machine.segment.name}, agent ready"]}
 
     async def remove_node(self, name: str) -> Answer:
         """One node less."""
@@ -208,9 +213,9 @@ class MachineVerbs(Struct, frozen=True):
             raise LabError(str(error)) from error
 
 
-def _told(outcome: Outcome) -> Answer:
+def _outcome_fields(outcome: Outcome) -> Answer:
     return {
-        "result": outcome.word,
+        "result": outcome.result,
         "milliseconds": round(outcome.seconds * 1000, 2),
         "reason": outcome.reason,
         "answered": None if outcome.answered is None else asdict(outcome.answered),

@@ -54,19 +54,19 @@ class ObjectVerbs(Struct, frozen=True):
     ) -> Answer:
         """Objects of a kind, as a table and as they are."""
         wanted, labels = kind_of(kind), _labels(selector)
-        everything: list[Any] = self.cluster.world.all(wanted)
+        found_all: list[Any] = self.cluster.cache.all(wanted)
         home = namespace or DEFAULT_NAMESPACE
-        found = [obj for obj in everything if everywhere or not wanted.NAMESPACED or obj.metadata.namespace == home]
+        found = [obj for obj in found_all if everywhere or not wanted.NAMESPACED or obj.metadata.namespace == home]
         if name is not None:
             found = [obj for obj in found if obj.metadata.name == name]
             if not found:
                 raise NotFound(f"there is no {wanted.KIND.lower()} {name}{_within(wanted, home)}")
         found = [obj for obj in found if labels <= obj.metadata.labels.items()]
         nothing = f"no {wanted.PLURAL}{'' if everywhere else _within(wanted, home)}"
-        if everything and not selector:
-            nothing += f"; {len(everything)} elsewhere: -A shows all"
+        if found_all and not selector:
+            nothing += f"; {len(found_all)} elsewhere: -A shows all"
         return {
-            "rows": tables.rows(found, self._surroundings(), wide=wide, namespaces=everywhere),
+            "rows": tables.rows(found, self._column_context(), wide=wide, namespaces=everywhere),
             "objects": [to_plain(obj) for obj in found],
             "names": [full_name(obj) for obj in found],
             "nothing": nothing,
@@ -76,15 +76,15 @@ class ObjectVerbs(Struct, frozen=True):
         """Create or change what the documents say, all or nothing."""
         found, skipped = read_objects(documents, namespace or DEFAULT_NAMESPACE)
         settings = self.cluster.machines.settings
-        complete = admit(found, self.cluster.world.all(Service), settings.services)
+        complete = admit(found, self.cluster.cache.all(Service), settings.services)
         objects = [each.object for each in complete]
         without_effect = other_networks(objects, settings.network, settings.wiring)
-        missing = missing_namespaces(objects, self.cluster.world.all(Namespace))
+        missing = missing_namespaces(objects, self.cluster.cache.all(Namespace))
         lines = [f"{full_name(obj)} {await self._apply(obj)}" for obj in (*missing, *objects)]
         return {"lines": lines + skipped + without_effect}
 
     async def _apply(self, obj: Object) -> str:
-        known = self.cluster.world.get(type(obj), obj.key)
+        known = self.cluster.cache.get(type(obj), obj.key)
         if known is None:
             await self.cluster.write(Create(obj))
             return "created"
@@ -103,7 +103,7 @@ class ObjectVerbs(Struct, frozen=True):
         lines = []
         found, _ = read_objects(documents, namespace or DEFAULT_NAMESPACE)
         for obj in (each.object for each in reversed(found)):
-            known = self.cluster.world.get(type(obj), obj.key)
+            known = self.cluster.cache.get(type(obj), obj.key)
             lines.append(f"{full_name(obj)} not there" if known is None else await self._delete(known))
         return {"lines": lines}
 
@@ -114,7 +114,7 @@ class ObjectVerbs(Struct, frozen=True):
         else:
             await self.cluster.write(Delete(obj))
         if isinstance(obj, Namespace):
-            for inside in self.cluster.world.everything():
+            for inside in self.cluster.cache.all_kinds():
                 if inside.metadata.namespace == obj.metadata.name:
                     await self.cluster.write(Delete(inside))
         return f"{full_name(obj)} deleted"
@@ -147,14 +147,14 @@ class ObjectVerbs(Struct, frozen=True):
     def _find(self, kind: str, name: str, namespace: str | None) -> Object:
         wanted = kind_of(kind)
         home = (namespace or DEFAULT_NAMESPACE) if wanted.NAMESPACED else None
-        found: Object | None = self.cluster.world.get(wanted, ObjectKey(home, name))
+        found: Object | None = self.cluster.cache.get(wanted, ObjectKey(home, name))
         if found is None:
             raise NotFound(f"there is no {wanted.KIND.lower()} {name}{_within(wanted, home)}")
         return found
 
-    def _surroundings(self) -> tables.Surroundings:
+    def _column_context(self) -> tables.ColumnContext:
         pods: dict[tuple[str, ObjectKey], list[Pod]] = {}
-        for pod in (each for each in self.cluster.world.all(Pod) if not each.terminating):
+        for pod in (each for each in self.cluster.cache.all(Pod) if not each.terminating):
             for owner in pod.metadata.ownerReferences:
                 pods.setdefault((owner.kind, ObjectKey(pod.metadata.namespace, owner.name)), []).append(pod)
                 if owner.kind == "ReplicaSet":
@@ -162,10 +162,10 @@ class ObjectVerbs(Struct, frozen=True):
                     pods.setdefault(("Deployment", above), []).append(pod)
         machines = self.cluster.machines
         states = {machine.name: machines.agents.state(machine.name) for machine in machines.topology.nodes}
-        return tables.Surroundings(
+        return tables.ColumnContext(
             pods=pods,
             agents={name: "Ready" if state.ready else "NotReady" for name, state in states.items()},
-            subnets=subnets(self.cluster.world.all(SubnetLease)),
+            subnets=subnets(self.cluster.cache.all(SubnetLease)),
             now=datetime.now(UTC),
         )
 

@@ -18,12 +18,12 @@ from typing import Literal
 from msgspec import Struct
 
 from percale.errors import NotFound
-from percale.lab.process.netns_visit import visited
+from percale.lab.process.netns_visit import visit_async
 from percale.model.addresses import IPAddress
 
-Word = Literal["allowed", "refused", "unreachable", "timeout"]
+Result = Literal["allowed", "refused", "unreachable", "timeout"]
 
-_WORDS: dict[int, Word] = {
+_RESULTS: dict[int, Result] = {
     errno.ECONNREFUSED: "refused",
     errno.EHOSTUNREACH: "unreachable",
     errno.ENETUNREACH: "unreachable",
@@ -37,12 +37,12 @@ _REQUEST = b"GET / HTTP/1.0\r\nHost: lab\r\nConnection: close\r\n\r\n"
 _DNS = 53
 _QUESTION = bytes.fromhex("7065 0100 0001 0000 0000 0000 00 0002 0001")
 """Who serves the root: a name server answers nothing but questions."""
-_LISTENING = 1.0
+_RESPONSE_TIMEOUT = 1.0
 """Seconds to wait for an HTTP answer of a connection that is made already: it may be no HTTP server."""
 _LONGEST_ANSWER = 65536
 
 
-class Answered(Struct, frozen=True):
+class AnsweredBy(Struct, frozen=True):
     """Who it was, and as what address and port it saw us: see `responder`."""
 
     kind: str
@@ -55,64 +55,64 @@ class Answered(Struct, frozen=True):
 class Outcome(Struct, frozen=True):
     """What happened, after how many seconds, and the kernel's word for it where there is one."""
 
-    word: Word
+    result: Result
     seconds: float
     reason: str | None = None
-    answered: Answered | None = None
+    answered: AnsweredBy | None = None
 
 
 async def probe(
-    namespace: Path, address: IPAddress, port: int, protocol: Literal["TCP", "UDP"], patience: float
+    namespace: Path, address: IPAddress, port: int, protocol: Literal["TCP", "UDP"], timeout_seconds: float
 ) -> Outcome:
     """TCP: a connection is made. UDP: a datagram is answered. Raises OSError when it cannot even be tried."""
     family = socket.AF_INET6 if isinstance(address, IPv6Address) else socket.AF_INET
     kind = socket.SOCK_STREAM if protocol == "TCP" else socket.SOCK_DGRAM
-    endpoint = await visited(namespace, lambda: socket.socket(family, kind | socket.SOCK_NONBLOCK))
+    endpoint = await visit_async(namespace, lambda: socket.socket(family, kind | socket.SOCK_NONBLOCK))
     loop = asyncio.get_running_loop()
     with endpoint:
-        begun = time.monotonic()
+        started = time.monotonic()
         text = b""
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(timeout_seconds):
                 await loop.sock_connect(endpoint, (str(address), port))
                 if protocol == "UDP":
                     await loop.sock_sendall(endpoint, _QUESTION if port == _DNS else b"probe\n")
                     text = await loop.sock_recv(endpoint, 2048)
         except TimeoutError:
-            return Outcome("timeout", time.monotonic() - begun)
+            return Outcome("timeout", time.monotonic() - started)
         except OSError as error:
-            word = _WORDS.get(error.errno or 0)
-            if word is None:
+            result = _RESULTS.get(error.errno or 0)
+            if result is None:
                 raise
-            return Outcome(word, time.monotonic() - begun, os.strerror(error.errno or 0))
-        seconds = time.monotonic() - begun
+            return Outcome(result, time.monotonic() - started, os.strerror(error.errno or 0))
+        seconds = time.monotonic() - started
         if protocol == "TCP":
-            text = await _asked(endpoint)
+            text = await _http_response(endpoint)
         return Outcome("allowed", seconds, answered=read_answer(text.decode(errors="replace")))
 
 
-async def _asked(endpoint: socket.socket) -> bytes:
+async def _http_response(endpoint: socket.socket) -> bytes:
     """What an HTTP server says to this connection."""
     loop, text = asyncio.get_running_loop(), b""
     with suppress(TimeoutError, OSError):
-        async with asyncio.timeout(_LISTENING):
+        async with asyncio.timeout(_RESPONSE_TIMEOUT):
             await loop.sock_sendall(endpoint, _REQUEST)
             while len(text) < _LONGEST_ANSWER and (part := await loop.sock_recv(endpoint, _LONGEST_ANSWER)):
                 text += part
     return text
 
 
-def read_answer(text: str) -> Answered | None:
+def read_answer(text: str) -> AnsweredBy | None:
     """The lab's own answers; None: a stranger's."""
     lines = text.rpartition("\r\n\r\n")[2].splitlines()
-    said = dict(line.split(": ", 1) for line in lines if ": " in line)
-    kind = next((each for each in ("pod", "host") if each in said), None)
-    if kind is None or "client" not in said:
+    fields = dict(line.split(": ", 1) for line in lines if ": " in line)
+    kind = next((each for each in ("pod", "host") if each in fields), None)
+    if kind is None or "client" not in fields:
         return None
-    return Answered(kind, said[kind], said.get("node"), said["client"])
+    return AnsweredBy(kind, fields[kind], fields.get("node"), fields["client"])
 
 
-def look_up(resolver: Path, name: str, patience: float) -> tuple[IPAddress, ...]:
+def look_up(resolver: Path, name: str, timeout_seconds: float) -> tuple[IPAddress, ...]:
     """What the name means to a program with this resolv.conf. Called inside its namespace; blocks.
 
     Raises NotFound, and TimeoutError when no name server answers.
@@ -122,11 +122,11 @@ def look_up(resolver: Path, name: str, patience: float) -> tuple[IPAddress, ...]
 
     found: list[IPAddress] = []
     try:
-        asking = dns.resolver.Resolver(filename=str(resolver))
-        asking.lifetime = patience
+        stub_resolver = dns.resolver.Resolver(filename=str(resolver))
+        stub_resolver.lifetime = timeout_seconds
         for kind in ("A", "AAAA"):
             with suppress(dns.resolver.NoAnswer):
-                found += [ip_address(each.to_text()) for each in asking.resolve(name, kind, search=True)]
+                found += [ip_address(each.to_text()) for each in stub_resolver.resolve(name, kind, search=True)]
     except (dns.resolver.NXDOMAIN, dns.resolver.NoResolverConfiguration):
         pass
     except (dns.exception.Timeout, dns.resolver.NoNameservers) as error:

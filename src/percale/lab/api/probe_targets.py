@@ -9,6 +9,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from percale.errors import LabError, NotFound
 from percale.lab.api.columns import pod_state, reason
@@ -16,7 +17,7 @@ from percale.lab.api.probe import look_up
 from percale.lab.cluster import Cluster
 from percale.lab.dns.records import DOMAIN
 from percale.lab.process.bootstrap import NETNS
-from percale.lab.process.netns_visit import visited
+from percale.lab.process.netns_visit import visit_async
 from percale.lab.spec.topology import Machine
 from percale.model.addresses import IPAddress, is_address
 from percale.model.manifest.decode import DEFAULT_NAMESPACE
@@ -28,7 +29,7 @@ from percale.model.workloads import KINDS_BY_ALIAS
 _SERVICES = ("svc", "service", "services")
 
 
-class End(Struct, frozen=True):
+class ProbeTarget(Struct, frozen=True):
     """One end of a probe, or where a program runs."""
 
     name: str
@@ -43,56 +44,60 @@ class End(Struct, frozen=True):
     """A pod's own /etc/resolv.conf; the others have the machine's."""
 
 
-class Ends(Struct, frozen=True):
+class ProbeTargets(Struct, frozen=True):
     """Looks in the cluster of this moment."""
 
     cluster: Cluster
 
-    def find(self, text: str, namespace: str | None) -> End:
+    def find(self, text: str, namespace: str | None) -> ProbeTarget:
         """Where something runs, or an address. Raises NotFound, LabError."""
         try:
-            return self._at(ip_address(text.strip("[]")))
+            return self._at_address(ip_address(text.strip("[]")))
         except ValueError:
             pass
         group, _, name = text.rpartition("/")
         if group in ("node", "external", "host"):
-            return machine_end(self.machine(name))
+            return machine_target(self.machine(name))
         if group in KINDS_BY_ALIAS:
-            return self._pod_end(self._first_of(KINDS_BY_ALIAS[group], name, namespace or DEFAULT_NAMESPACE))
+            return self._pod_target(self._first_of(KINDS_BY_ALIAS[group], name, namespace or DEFAULT_NAMESPACE))
         key = ObjectKey(namespace or DEFAULT_NAMESPACE if group in ("", "pod", "po") else group, name)
-        pod = self.cluster.world.get(Pod, key)
+        pod = self.cluster.cache.get(Pod, key)
         if pod is not None:
-            return self._pod_end(pod)
-        raise NotFound(f"there is no pod {key}", hint=self._nearest(name))
+            return self._pod_target(pod)
+        raise NotFound(f"there is no pod {key}", hint=self._suggestion(name))
 
-    async def reached(self, text: str, namespace: str | None, asker: End, patience: float) -> End:
+    async def resolve(
+        self, text: str, namespace: str | None, client: ProbeTarget, timeout_seconds: float
+    ) -> ProbeTarget:
         """The same, or a Service, or what the asker's name server knows. Raises NotFound, LabError, TimeoutError."""
         service = self._service(text, namespace)
         if service is not None:
-            end = _service_end(service)
-            if end.addresses:
-                return end
+            target = _service_target(service)
+            if target.addresses:
+                return target
             named = f"{service.metadata.name}.{service.metadata.namespace}.svc.{DOMAIN}."
             try:
-                return End(end.name, await self._resolved(named, asker, patience), None, end.hostname)
+                return ProbeTarget(
+                    target.name, await self._look_up(named, client, timeout_seconds), None, target.hostname
+                )
             except NotFound as error:
-                raise _nobody_behind(service, end) from error
+                raise _no_address_error(service, target) from error
         try:
             return self.find(text, namespace)
         except NotFound as error:
-            if "/" in text or asker.resolver is None:
+            if "/" in text or client.resolver is None:
                 raise
             try:
-                return End(text, await self._resolved(text, asker, patience), None, text)
+                return ProbeTarget(text, await self._look_up(text, client, timeout_seconds), None, text)
             except NotFound:
-                what = f"there is no pod {namespace or DEFAULT_NAMESPACE}/{text}, and {asker.name} knows no such name"
+                what = f"there is no pod {namespace or DEFAULT_NAMESPACE}/{text}, and {client.name} knows no such name"
                 raise NotFound(what, hint=error.hint) from error
 
-    async def _resolved(self, name: str, asker: End, patience: float) -> tuple[IPAddress, ...]:
-        if asker.resolver is None or asker.namespace is None:
-            raise LabError(f"{name} is known to pods only, not to {asker.name}", hint="let FROM be a pod")
-        resolver = asker.resolver
-        return await visited(asker.namespace, lambda: look_up(resolver, name, patience))
+    async def _look_up(self, name: str, client: ProbeTarget, timeout_seconds: float) -> tuple[IPAddress, ...]:
+        if client.resolver is None or client.namespace is None:
+            raise LabError(f"{name} is known to pods only, not to {client.name}", hint="let FROM be a pod")
+        resolver = client.resolver
+        return await visit_async(client.namespace, lambda: look_up(resolver, name, timeout_seconds))
 
     def machine(self, name: str) -> Machine:
         """A node or host outside. Raises NotFound."""
@@ -111,26 +116,26 @@ class Ends(Struct, frozen=True):
             return None
         home, _, name = rest.rpartition("/")
         key = ObjectKey(home or namespace or DEFAULT_NAMESPACE, name)
-        found = self.cluster.world.get(Service, key)
+        found = self.cluster.cache.get(Service, key)
         if found is None:
-            same = min((str(other) for other in self.cluster.world.keys(Service) if other.name == name), default=None)
+            same = min((str(other) for other in self.cluster.cache.keys(Service) if other.name == name), default=None)
             hint = f"did you mean svc/{same}?" if same else "percale lab get svc -A"
             raise NotFound(f"there is no service {key}", hint=hint)
         return found
 
-    def _nearest(self, name: str) -> str:
+    def _suggestion(self, name: str) -> str:
         """A hint for who names a pod that is not there."""
-        same = min((str(other) for other in self.cluster.world.keys(Pod) if other.name == name), default=None)
+        same = min((str(other) for other in self.cluster.cache.keys(Pod) if other.name == name), default=None)
         if same:
             return f"did you mean {same}?"
         machine = self.cluster.machines.topology.find(name)
         if machine is not None:
             return f"did you mean {'node' if machine.kind == 'node' else 'external'}/{name}?"
-        service = min((str(other) for other in self.cluster.world.keys(Service) if other.name == name), default=None)
+        service = min((str(other) for other in self.cluster.cache.keys(Service) if other.name == name), default=None)
         return f"did you mean svc/{service}?" if service else "percale lab get pods -A"
 
     def _first_of(self, kind: str, name: str, namespace: str) -> Pod:
-        for pod in self.cluster.world.all(Pod):
+        for pod in self.cluster.cache.all(Pod):
             for owner in pod.metadata.ownerReferences:
                 mine = owner.name.rpartition("-")[0] if kind == "Deployment" else owner.name
                 right = owner.kind == ("ReplicaSet" if kind == "Deployment" else kind) and mine == name
@@ -138,36 +143,35 @@ class Ends(Struct, frozen=True):
                     return pod
         raise NotFound(f"no pod of {kind.lower()} {namespace}/{name}", hint="percale lab get pods -A")
 
-    def _pod_end(self, pod: Pod) -> End:
+    def _pod_target(self, pod: Pod) -> ProbeTarget:
         path = self.cluster.kubelet.namespace(pod.key)
         if path is None:
             raise LabError(f"pod {pod.key} is not running yet: {reason(pod) or pod_state(pod)}")
         ips = tuple(ip_address(entry.ip) for entry in pod.status.podIPs)
-        files = self.cluster.machines.place.pod(pod.metadata.namespace or DEFAULT_NAMESPACE, pod.metadata.name)
+        files = self.cluster.machines.lab_dir.pod(pod.metadata.namespace or DEFAULT_NAMESPACE, pod.metadata.name)
         resolver = None if pod.spec.hostNetwork else files / "resolv.conf"
-        return End(str(pod.key), ips, path, pod.host_name, pod=pod.key, resolver=resolver)
+        return ProbeTarget(str(pod.key), ips, path, pod.host_name, pod=pod.key, resolver=resolver)
 
-    def _at(self, address: IPAddress) -> End:
+    def _at_address(self, address: IPAddress) -> ProbeTarget:
         """Whoever has this address; nobody of the lab is an end too."""
         for machine in self.cluster.machines.topology.machines:
-            end = machine_end(machine)
-            if address in end.addresses:
-                return End(end.name, (address,), end.namespace, end.hostname, node=end.node)
-        for pod in self.cluster.world.all(Pod):
+            target = machine_target(machine)
+            if address in target.addresses:
+                return replace(target, addresses=(address,))
+        for pod in self.cluster.cache.all(Pod):
             if not pod.spec.hostNetwork and str(address) in {entry.ip for entry in pod.status.podIPs}:
-                end = self._pod_end(pod)
-                return End(end.name, (address,), end.namespace, end.hostname, pod=end.pod, resolver=end.resolver)
-        for service in self.cluster.world.all(Service):
+                return replace(self._pod_target(pod), addresses=(address,))
+        for service in self.cluster.cache.all(Service):
             balanced = (each.ip for each in service.status.loadBalancer.ingress)
             if str(address) in {*service.spec.clusterIPs, *service.spec.externalIPs, *balanced}:
-                return End(f"svc/{service.key}", (address,), None, service.metadata.name)
-        return End(str(address), (address,), None, str(address))
+                return ProbeTarget(f"svc/{service.key}", (address,), None, service.metadata.name)
+        return ProbeTarget(str(address), (address,), None, str(address))
 
 
-def machine_end(machine: Machine) -> End:
+def machine_target(machine: Machine) -> ProbeTarget:
     """A node or host as an end."""
     prefix = "node" if machine.kind == "node" else "external"
-    return End(
+    return ProbeTarget(
         f"{prefix}/{machine.name}",
         (machine.address.ip, machine.address6.ip),
         NETNS / machine.name,
@@ -176,24 +180,26 @@ def machine_end(machine: Machine) -> End:
     )
 
 
-def choose(asked: End, asker: End, version: int | None) -> IPAddress:
+def choose_address(server: ProbeTarget, client: ProbeTarget, version: int | None) -> IPAddress:
     """The first address of the family that is wished, or that both have. Raises LabError."""
-    usable = [address for address in asked.addresses if version in (None, address.version)]
+    usable = [address for address in server.addresses if version in (None, address.version)]
     if not usable:
-        raise LabError(f"{asked.name} has no IPv{version or 4} address")
-    common = {address.version for address in asker.addresses}
+        raise LabError(f"{server.name} has no IPv{version or 4} address")
+    common = {address.version for address in client.addresses}
     return next((address for address in usable if address.version in common), usable[0])
 
 
-def _nobody_behind(service: Service, end: End) -> NotFound:
+def _no_address_error(service: Service, target: ProbeTarget) -> NotFound:
     """A Service without an address of its own, whose name leads nowhere."""
     if service.spec.type == "ExternalName":
         name = service.spec.externalName
-        return NotFound(f"{end.name} is a name for {name}, and nobody knows that", hint="an IP address needs Endpoints")
-    return NotFound(f"{end.name} is headless, and has no ready endpoint", hint="percale lab get endpointslices -A")
+        return NotFound(
+            f"{target.name} is a name for {name}, and nobody knows that", hint="an IP address needs Endpoints"
+        )
+    return NotFound(f"{target.name} is headless, and has no ready endpoint", hint="percale lab get endpointslices -A")
 
 
-def _service_end(service: Service) -> End:
+def _service_target(service: Service) -> ProbeTarget:
     """Its cluster IPs; a headless one has none."""
     addresses = (ip_address(each) for each in service.spec.clusterIPs if is_address(each))
-    return End(f"svc/{service.key}", tuple(addresses), None, service.metadata.name)
+    return ProbeTarget(f"svc/{service.key}", tuple(addresses), None, service.metadata.name)

@@ -1,7 +1,7 @@
 """The lab's API: control.sock, one JSON request a connection, one JSON answer. `client.py` is the command's side.
 
     {"verb": "scale", "kind": "deployment", "name": "web", "replicas": 3}
-    {"content": {…}}  or  {"error": "what; what next", "sort": "NotFound"}
+    {"content": {…}}  or  {"error": "what; what next", "type": "NotFound"}
 
 For the lab's owner only: the socket's mode, the directory's mode, and the peer's credentials say so.
 """
@@ -21,7 +21,7 @@ import msgspec
 from msgspec import structs
 
 from percale.errors import PercaleError
-from percale.lab.run_dir import LabPlace
+from percale.lab.run_dir import LabDir
 from percale.model.manifest.json_text import read_json_text
 from percale.unix_socket import peer_credentials
 
@@ -33,33 +33,37 @@ Answer = dict[str, Any]
 
 
 @asynccontextmanager
-async def served(place: LabPlace, verbs: Mapping[str, Verb]) -> AsyncIterator[None]:
+async def serve(lab_dir: LabDir, verbs: Mapping[str, Verb]) -> AsyncIterator[None]:
     """The API is there within this block."""
-    answers = Answers(verbs)
+    handler = RequestHandler(verbs)
     server = await asyncio.start_unix_server(
-        lambda reader, writer: _converse(answers, reader, writer), sock=_listening(place), limit=LONGEST_REQUEST
+        lambda reader, writer: _handle_connection(handler, reader, writer),
+        sock=_bind_socket(lab_dir),
+        limit=LONGEST_REQUEST,
     )
     async with server:
         yield
 
 
-def _listening(place: LabPlace) -> socket.socket:
+def _bind_socket(lab_dir: LabDir) -> socket.socket:
     endpoint = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    directory = os.open(place.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    directory = os.open(lab_dir.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     mask = os.umask(0o177)
     try:
-        endpoint.bind(f"/proc/self/fd/{directory}/{place.control.name}")
+        endpoint.bind(f"/proc/self/fd/{directory}/{lab_dir.control.name}")
     finally:
         os.umask(mask)
         os.close(directory)
     return endpoint
 
 
-async def _converse(answers: Answers, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _handle_connection(
+    handler: RequestHandler, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
     try:
         if peer_credentials(writer.get_extra_info("socket")).uid != os.geteuid():
             return
-        answer = await answers.answer(await reader.readline())
+        answer = await handler.answer(await reader.readline())
         writer.write(json.dumps(answer).encode())
         await writer.drain()
     except (ConnectionError, ValueError):
@@ -70,7 +74,7 @@ async def _converse(answers: Answers, reader: asyncio.StreamReader, writer: asyn
             await writer.wait_closed()
 
 
-class Answers:
+class RequestHandler:
     """What a request gets, by its verb."""
 
     def __init__(self, verbs: Mapping[str, Verb]) -> None:
@@ -83,14 +87,14 @@ class Answers:
             verb, arguments = self._verbs[request.pop("verb")]
             given = structs.asdict(msgspec.convert(request, arguments))
         except (ValueError, KeyError, AttributeError, TypeError):
-            return {"error": "not a request of this lab's API", "sort": "LabError"}
+            return {"error": "not a request of this lab's API", "type": "LabError"}
         try:
             return {"content": await verb(**given)}
         except PercaleError as error:
-            return {"error": str(error), "sort": type(error).__name__}
+            return {"error": str(error), "type": type(error).__name__}
         except Exception as error:  # one request must not end the lab; the log has it all
             traceback.print_exc()
-            return {"error": f"internal error: {type(error).__name__}: {error}", "sort": "LabError"}
+            return {"error": f"internal error: {type(error).__name__}: {error}", "type": "LabError"}
 
 
 def _arguments(verb: Verb) -> type[msgspec.Struct]:

@@ -45,11 +45,11 @@ class Answer(Struct, frozen=True):
     records: tuple[Record, ...] = ()
 
 
-class Names:
+class Zone:
     """All names of a cluster at one moment. Names are given and returned in lower case, with their last dot."""
 
     def __init__(self, services: Iterable[Service], slices: Iterable[EndpointSlice], domain: str = DOMAIN) -> None:
-        self.zone = f"{domain}."
+        self.origin = f"{domain}."
         self._records: defaultdict[str, list[Record]] = defaultdict(list)
         """By name; a name that only has others below it has an empty list."""
         endpoints: defaultdict[tuple[str, str], list[EndpointSlice]] = defaultdict(list)
@@ -57,12 +57,12 @@ class Names:
             name = each.metadata.labels.get(_SERVICE_LABEL)
             if name is not None:
                 endpoints[each.metadata.namespace or "default", name].append(each)
-        self._add(Record(f"dns-version.{self.zone}", "TXT", f'"{_VERSION}"'))
+        self._add(Record(f"dns-version.{self.origin}", "TXT", f'"{_VERSION}"'))
         for service in services:
             key = (service.metadata.namespace or "default", service.metadata.name)
             self._add_service(service, endpoints[key])
 
-    def ask(self, name: str, kind: str) -> Answer:
+    def lookup(self, name: str, kind: str) -> Answer:
         """The records of this name and type; a CNAME answers every type."""
         found = self._records.get(name.lower())
         if found is None:
@@ -70,21 +70,21 @@ class Names:
         chosen = tuple(record for record in found if record.type in (kind, "CNAME"))
         return Answer(True, tuple(dict.fromkeys(chosen)))
 
-    def covers(self, name: str) -> bool:
+    def is_authoritative_for(self, name: str) -> bool:
         """This zone, and not another server, must know the name: it is below the domain or a reverse name we have."""
         name = name.lower()
-        return name == self.zone or name.endswith(f".{self.zone}") or name in self._records
+        return name == self.origin or name.endswith(f".{self.origin}") or name in self._records
 
     def _add(self, record: Record) -> None:
         self._records[record.name].append(record)
         _, _, parent = record.name.partition(".")
-        while parent and parent not in self._records and parent.endswith(self.zone):
+        while parent and parent not in self._records and parent.endswith(self.origin):
             self._records[parent] = []  # there is something below it: no error, and no record either
             _, _, parent = parent.partition(".")
 
     def _add_service(self, service: Service, slices: list[EndpointSlice]) -> None:
         spec = service.spec
-        base = f"{service.metadata.name}.{service.metadata.namespace or 'default'}.svc.{self.zone}"
+        base = f"{service.metadata.name}.{service.metadata.namespace or 'default'}.svc.{self.origin}"
         if spec.type == "ExternalName":
             if spec.externalName:
                 self._add(Record(base, "CNAME", f"{spec.externalName.rstrip('.').lower()}."))
@@ -109,7 +109,7 @@ class Names:
             if each.addressType == "FQDN":
                 continue
             for endpoint in each.endpoints:
-                if not _published(endpoint, service):
+                if not _is_published(endpoint, service):
                     continue
                 for address in filter(is_address, endpoint.addresses):
                     own = f"{endpoint.hostname or _dashed(address)}.{base}"
@@ -130,7 +130,7 @@ class Names:
             yield from records
 
 
-def _published(endpoint: Endpoint, service: Service) -> bool:
+def _is_published(endpoint: Endpoint, service: Service) -> bool:
     return endpoint.conditions.ready is not False or service.spec.publishNotReadyAddresses
 
 

@@ -20,14 +20,14 @@ import dns.rcode
 import dns.rdatatype
 import dns.rrset
 
-from percale.lab.dns.records import TTL, Names, Record
-from percale.lab.process.netns_visit import visited
+from percale.lab.dns.records import TTL, Record, Zone
+from percale.lab.process.netns_visit import visit_async
 
 PORT = 53
 _LARGEST_DATAGRAM = 1232
 """Without fragments on any path; longer answers come by TCP. Who does not say that it takes more takes 512."""
 _PLAIN_DATAGRAM = 512
-_PATIENCE = 5.0
+_STREAM_TIMEOUT = 5.0
 _MOST_ALIASES = 8
 
 
@@ -35,7 +35,7 @@ class NameServer:
     """Used on one event loop."""
 
     def __init__(self) -> None:
-        self.names = Names((), ())
+        self.zone = Zone((), ())
         """What it answers from; assigned anew when the cluster changes."""
         self.hosts: Mapping[str, tuple[str, ...]] = {}
         """Addresses of machines outside the cluster, by name without a dot at the end."""
@@ -44,10 +44,10 @@ class NameServer:
 
     async def serve(self, namespace: Path) -> None:
         """Listen on all addresses in this network namespace. Raises OSError."""
-        datagrams, streams = await visited(namespace, _listening)
+        datagrams, streams = await visit_async(namespace, _bind_sockets)
         loop = asyncio.get_running_loop()
         self._datagrams, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self), sock=datagrams)
-        self._streams = await asyncio.start_server(self._converse, sock=streams)
+        self._streams = await asyncio.start_server(self._serve_stream, sock=streams)
 
     def stop(self) -> None:
         """Close what is open."""
@@ -73,9 +73,9 @@ class NameServer:
             except dns.exception.DNSException:  # an external name or a host name that no message can hold
                 response.answer.clear()
                 response.set_rcode(dns.rcode.SERVFAIL)
-        room = min(query.payload, _LARGEST_DATAGRAM) if query.edns >= 0 else _PLAIN_DATAGRAM
+        limit = min(query.payload, _LARGEST_DATAGRAM) if query.edns >= 0 else _PLAIN_DATAGRAM
         try:
-            return response.to_wire(max_size=max(room, _PLAIN_DATAGRAM) if datagram else 65535)
+            return response.to_wire(max_size=max(limit, _PLAIN_DATAGRAM) if datagram else 65535)
         except dns.exception.TooBig:
             response.answer.clear()
             response.flags |= dns.flags.TC
@@ -84,10 +84,10 @@ class NameServer:
     def _fill(self, response: dns.message.Message, query: dns.message.Message) -> None:
         question = query.question[0]
         name, kind = question.name.to_text(), dns.rdatatype.to_text(question.rdtype)
-        if self.names.covers(name):
+        if self.zone.is_authoritative_for(name):
             response.flags |= dns.flags.AA
         for _ in range(_MOST_ALIASES):
-            known, records = self._ask(name, kind)
+            known, records = self._lookup(name, kind)
             if not known:
                 response.set_rcode(dns.rcode.NXDOMAIN)
                 return
@@ -97,9 +97,9 @@ class NameServer:
                 return
             name = records[0].data
 
-    def _ask(self, name: str, kind: str) -> tuple[bool, tuple[Record, ...]]:
-        if self.names.covers(name):
-            answer = self.names.ask(name, kind)
+    def _lookup(self, name: str, kind: str) -> tuple[bool, tuple[Record, ...]]:
+        if self.zone.is_authoritative_for(name):
+            answer = self.zone.lookup(name, kind)
             return answer.known, answer.records
         addresses = self.hosts.get(name.rstrip(".").lower())
         if addresses is None:
@@ -108,10 +108,10 @@ class NameServer:
         found = [each for each in addresses if (6 if ":" in each else 4) == wanted]
         return True, tuple(Record(name, "A" if wanted == 4 else "AAAA", each) for each in found)
 
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve_stream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Questions over one TCP connection, each with its length in front."""
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(_STREAM_TIMEOUT):
                 while True:
                     size = int.from_bytes(await reader.readexactly(2), "big")
                     answer = self.answer(await reader.readexactly(size), datagram=False)
@@ -138,7 +138,7 @@ class _Datagrams(asyncio.DatagramProtocol):
             self._transport.sendto(answer, addr)
 
 
-def _listening() -> tuple[socket.socket, socket.socket]:
+def _bind_sockets() -> tuple[socket.socket, socket.socket]:
     sockets = []
     for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
         made = socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET, kind | socket.SOCK_NONBLOCK)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from percale.lab.dns.records import Names
+from percale.lab.dns.records import Zone
 from percale.model.endpoints import EndpointSlice
 from percale.model.service import Service
 
@@ -27,11 +27,11 @@ class NameService:
         self._known: tuple[Sequence[Service], Sequence[EndpointSlice]] = ((), ())
         self._server: NameServer | None = None
 
-    def learn(self, services: Sequence[Service], slices: Sequence[EndpointSlice]) -> None:
+    def update(self, services: Sequence[Service], slices: Sequence[EndpointSlice]) -> None:
         """These are all there are."""
         if (services, slices) != self._known:
             self._known = (services, slices)
-            self._tell()
+            self._update_server()
 
     async def serve(self, namespace: Path) -> None:
         """Answer in this namespace from now on. Raises OSError."""
@@ -40,7 +40,7 @@ class NameService:
         server.hosts = self._hosts
         await server.serve(namespace)
         self._server = server
-        self._tell()
+        self._update_server()
 
     def stop(self) -> None:
         """Answer no more."""
@@ -48,9 +48,9 @@ class NameService:
             self._server.stop()
             self._server = None
 
-    def _tell(self) -> None:
+    def _update_server(self) -> None:
         if self._server is not None:
-            self._server.names = Names(*self._known)
+            self._server.zone = Zone(*self._known)
 
 
 def _new_server() -> NameServer:

@@ -25,30 +25,30 @@ from msgspec import Struct
 from percale.backoff import Backoff
 from percale.errors import LabError
 from percale.lab.process.init import Channel
-from percale.lab.run_dir import NodePlace, last_words
+from percale.lab.run_dir import NodeDir, log_tail
 
-FIRST_PAUSE = 0.2
-LONGEST_PAUSE = 10.0
+FIRST_DELAY = 0.2
+LONGEST_DELAY = 10.0
 """Seconds before a dead agent is started again; doubled each time."""
-_SETTLED = 10.0
+_STABLE_AFTER = 10.0
 """An agent that lived so long, in seconds, begins with the first pause again."""
 
 
 @dataclass(slots=True)
 class _Agent:
-    place: NodePlace
-    notices: socket.socket
-    wanted: bool = True
+    node_dir: NodeDir
+    notify_socket: socket.socket
+    should_run: bool = True
     pid: int | None = None
     started: float = 0.0
-    backoff: Backoff = field(default_factory=lambda: Backoff(FIRST_PAUSE, LONGEST_PAUSE))
+    backoff: Backoff = field(default_factory=lambda: Backoff(FIRST_DELAY, LONGEST_DELAY))
     restarts: int = 0
     status: int | None = None
     """How it ended last; negative: by this signal."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
-    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Whoever ends it and starts it anew: two at once would start two."""
-    waiting: asyncio.TimerHandle | None = None
+    restart_timer: asyncio.TimerHandle | None = None
 
 
 class AgentState(Struct, frozen=True):
@@ -71,47 +71,47 @@ class Agents:
         self._ready: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._loop = asyncio.get_running_loop()
         channel.setblocking(False)
-        self._loop.add_reader(channel, self._hear)
+        self._loop.add_reader(channel, self._read_init_message)
 
-    def start(self, place: NodePlace) -> None:
+    def start(self, node_dir: NodeDir) -> None:
         """Have an agent run for this node from now on; its configuration is written already."""
-        place.run.mkdir(parents=True, exist_ok=True)
-        notices = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        notices.bind(str(place.notify_socket))
-        agent = self._agents[place.name] = _Agent(place, notices)
-        self._loop.add_reader(notices, self._noticed, agent)
+        node_dir.run.mkdir(parents=True, exist_ok=True)
+        notify_socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        notify_socket.bind(str(node_dir.notify_socket))
+        agent = self._agents[node_dir.name] = _Agent(node_dir, notify_socket)
+        self._loop.add_reader(notify_socket, self._on_notification, agent)
         self._launch(agent)
 
-    async def stop(self, name: str, patience: float = 5.0) -> None:
+    async def stop(self, name: str, timeout_seconds: float = 5.0) -> None:
         """End the node's agent and do not start it again."""
         agent = self._agents[name]
-        async with agent.changing:
-            await self._end(agent, signal.SIGTERM, patience)
+        async with agent.lock:
+            await self._end(agent, signal.SIGTERM, timeout_seconds)
             del self._agents[name], self._ready[name]
-            self._loop.remove_reader(agent.notices)
-            agent.notices.close()
+            self._loop.remove_reader(agent.notify_socket)
+            agent.notify_socket.close()
 
-    async def restart(self, name: str, *, kill: bool, patience: float = 10.0) -> float:
+    async def restart(self, name: str, *, kill: bool, timeout_seconds: float = 10.0) -> float:
         """End the agent, start it at once, and wait until it is ready; seconds it took. Raises LabError."""
         agent = self._agents[name]
-        async with agent.changing:
+        async with agent.lock:
             if self._agents.get(name) is not agent:
                 raise LabError(f"{name} has left meanwhile")
             begun = time.monotonic()
-            await self._end(agent, signal.SIGKILL if kill else signal.SIGTERM, patience)
-            agent.wanted = True
+            await self._end(agent, signal.SIGKILL if kill else signal.SIGTERM, timeout_seconds)
+            agent.should_run = True
             agent.backoff.reset()
             self._launch(agent)
             try:
-                async with asyncio.timeout(patience):
-                    await self._ready_or_ended(agent)
+                async with asyncio.timeout(timeout_seconds):
+                    await self._wait_ready_or_ended(agent)
             except TimeoutError as error:
-                what = f"the agent of {name} is not ready after {patience:.0f} s"
-                raise LabError(what, hint=f"look at {agent.place.log}") from error
+                what = f"the agent of {name} is not ready after {timeout_seconds:.0f} s"
+                raise LabError(what, hint=f"look at {agent.node_dir.log}") from error
             return time.monotonic() - begun
 
-    async def _ready_or_ended(self, agent: _Agent) -> None:
-        ready = asyncio.create_task(self._ready[agent.place.name].wait())
+    async def _wait_ready_or_ended(self, agent: _Agent) -> None:
+        ready = asyncio.create_task(self._ready[agent.node_dir.name].wait())
         ended = asyncio.create_task(agent.ended.wait())
         try:
             await asyncio.wait((ready, ended), return_when=asyncio.FIRST_COMPLETED)
@@ -119,9 +119,9 @@ class Agents:
             ready.cancel()
             ended.cancel()
         if agent.ended.is_set():
-            raise LabError(f"the agent of {agent.place.name} ended: {last_words(agent.place.log)}")
+            raise LabError(f"the agent of {agent.node_dir.name} ended: {log_tail(agent.node_dir.log)}")
 
-    async def ready(self, name: str) -> None:
+    async def wait_ready(self, name: str) -> None:
         """Wait until the node's agent serves pods."""
         await self._ready[name].wait()
 
@@ -133,30 +133,30 @@ class Agents:
         return AgentState(agent.pid, self._ready[name].is_set(), agent.restarts)
 
     def _launch(self, agent: _Agent) -> None:
-        self._ready[agent.place.name].clear()
+        self._ready[agent.node_dir.name].clear()
         agent.ended.clear()
-        agent.waiting = None
+        agent.restart_timer = None
         agent.started = time.monotonic()
-        self._channel.send(json.dumps({"start": agent.place.name}).encode())
+        self._channel.send(json.dumps({"start": agent.node_dir.name}).encode())
 
-    async def _end(self, agent: _Agent, number: int, patience: float) -> None:
+    async def _end(self, agent: _Agent, number: int, timeout_seconds: float) -> None:
         """By this signal, or by SIGKILL when it takes too long; it is not started again."""
-        agent.wanted = False
-        if agent.waiting is not None:
-            agent.waiting.cancel()
+        agent.should_run = False
+        if agent.restart_timer is not None:
+            agent.restart_timer.cancel()
         if agent.pid is None:
             return
         with suppress(ProcessLookupError):
             os.kill(agent.pid, number)
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(timeout_seconds):
                 await agent.ended.wait()
         except TimeoutError:
             with suppress(ProcessLookupError):
                 os.kill(agent.pid, signal.SIGKILL)
             await agent.ended.wait()
 
-    def _hear(self) -> None:
+    def _read_init_message(self) -> None:
         """What init tells."""
         try:
             message: dict[str, Any] = json.loads(self._channel.recv(4096))
@@ -169,24 +169,24 @@ class Agents:
             return
         for agent in self._agents.values():
             if agent.pid == message["ended"]:
-                self._buried(agent, message["status"])
+                self._on_exit(agent, message["status"])
 
-    def _buried(self, agent: _Agent, status: int) -> None:
+    def _on_exit(self, agent: _Agent, status: int) -> None:
         agent.pid = None
         agent.status = status
-        self._ready[agent.place.name].clear()
+        self._ready[agent.node_dir.name].clear()
         agent.ended.set()
-        if agent.wanted:
+        if agent.should_run:
             agent.restarts += 1
-            if time.monotonic() - agent.started > _SETTLED:
+            if time.monotonic() - agent.started > _STABLE_AFTER:
                 agent.backoff.reset()
-            agent.waiting = self._loop.call_later(agent.backoff.next(), self._launch, agent)
+            agent.restart_timer = self._loop.call_later(agent.backoff.next(), self._launch, agent)
         self.on_change()
 
-    def _noticed(self, agent: _Agent) -> None:
+    def _on_notification(self, agent: _Agent) -> None:
         """What the agent tells, as it would tell systemd."""
         with suppress(BlockingIOError):
-            lines = agent.notices.recv(4096).split(b"\n")
+            lines = agent.notify_socket.recv(4096).split(b"\n")
             if b"READY=1" in lines:
-                self._ready[agent.place.name].set()
+                self._ready[agent.node_dir.name].set()
                 self.on_change()

@@ -22,14 +22,14 @@ from ipaddress import IPv4Address
 from percale.errors import LabError
 from percale.kernel import sysctl
 from percale.kernel.netns import NetnsExecutor, NetnsThread
-from percale.lab.machines.router_routes import Way
+from percale.lab.machines.router_routes import RouterRoute
 from percale.lab.process.bootstrap import NETNS
-from percale.lab.spec.topology import Machine, Wire
+from percale.lab.spec.topology import Machine, Segment
 
 DEVICE = "eth0"
 _NOT_FOR_MACHINES = frozenset(("lo", "all", "default"))
 """No cable can have these names: the router's own device, and what the kernel means by all devices."""
-_WAYS = 100
+_ROUTER_TABLE = 100
 """The router's routing table for what comes from outside hosts."""
 
 ROUTER_SYSCTLS = {
@@ -49,9 +49,9 @@ MACHINE_SYSCTLS = {
 }
 
 
-def bridge(wire: Wire) -> str:
+def bridge(segment: Segment) -> str:
     """The name of a segment's bridge at the router."""
-    return f"br-{wire.name}"
+    return f"br-{segment.name}"
 
 
 def port(machine: str) -> str:
@@ -66,42 +66,42 @@ def mac(address: IPv4Address) -> str:
     return ":".join(f"{byte:02x}" for byte in (2, 0, *address.packed))
 
 
-def router_lines(wires: Iterable[Wire]) -> list[str]:
+def router_lines(segments: Iterable[Segment]) -> list[str]:
     """`ip` commands that make the router."""
     lines = ["link set lo up"]
-    for wire in wires:
-        mtu = f" mtu {wire.mtu}" if wire.mtu else ""
+    for segment in segments:
+        mtu = f" mtu {segment.mtu}" if segment.mtu else ""
         lines += [
-            f"link add {bridge(wire)} address {mac(wire.gateway.ip)}{mtu} type bridge forward_delay 0 mcast_snooping 0",
-            f"address add {wire.gateway} dev {bridge(wire)}",
-            f"address add {wire.gateway6} dev {bridge(wire)} nodad",
-            f"link set {bridge(wire)} up",
+            f"link add {bridge(segment)} address {mac(segment.gateway.ip)}{mtu} type bridge forward_delay 0 mcast_snooping 0",
+            f"address add {segment.gateway} dev {bridge(segment)}",
+            f"address add {segment.gateway6} dev {bridge(segment)} nodad",
+            f"link set {bridge(segment)} up",
         ]
     return lines
 
 
-def outside_lines(wires: Iterable[Wire]) -> list[str]:
+def rule_lines(segments: Iterable[Segment]) -> list[str]:
     """`ip` commands, for each family, by which the router leads what comes from these segments by its ways too."""
-    return [f"rule add from all iif {bridge(wire)} lookup {_WAYS}" for wire in wires]
+    return [f"rule add from all iif {bridge(segment)} lookup {_ROUTER_TABLE}" for segment in segments]
 
 
-def way_lines(old: Collection[Way], new: Collection[Way]) -> list[str]:
+def route_lines(old: Collection[RouterRoute], new: Collection[RouterRoute]) -> list[str]:
     """`ip` commands that turn these ways, one for a subnet, into those."""
-    there, wanted = {way.subnet for way in new}, [way for way in new if way not in old]
-    gone = [f"route delete {way.subnet} table {_WAYS}" for way in old if way.subnet not in there]
+    there, wanted = {route.subnet for route in new}, [route for route in new if route not in old]
+    gone = [f"route delete {route.subnet} table {_ROUTER_TABLE}" for route in old if route.subnet not in there]
     return gone + [
-        f"route replace {way.subnet} table {_WAYS} " + " ".join(f"nexthop via {node}" for node in way.nodes)
-        for way in sorted(wanted, key=str)
+        f"route replace {route.subnet} table {_ROUTER_TABLE} " + " ".join(f"nexthop via {node}" for node in route.nodes)
+        for route in sorted(wanted, key=str)
     ]
 
 
 def cable_lines(machine: Machine) -> list[str]:
     """`ip` commands at the router that plug a machine in, whose name may be a word of theirs, such as `up`."""
-    name, mtu = port(machine.name), f" mtu {machine.wire.mtu}" if machine.wire.mtu else ""
+    name, mtu = port(machine.name), f" mtu {machine.segment.mtu}" if machine.segment.mtu else ""
     return [
         f"link add name {name}{mtu} type veth peer name {DEVICE} address {mac(machine.address.ip)}{mtu}"
         f" netns {NETNS / machine.name}",
-        f"link set dev {name} master {bridge(machine.wire)} up",
+        f"link set dev {name} master {bridge(machine.segment)} up",
     ]
 
 
@@ -112,44 +112,44 @@ def machine_lines(machine: Machine) -> list[str]:
         f"link set {DEVICE} up",
         f"address add {machine.address} dev {DEVICE}",
         f"address add {machine.address6} dev {DEVICE} nodad",
-        f"route add default via {machine.wire.gateway.ip}",
-        f"route add default via {machine.wire.gateway6.ip} dev {DEVICE}",
+        f"route add default via {machine.segment.gateway.ip}",
+        f"route add default via {machine.segment.gateway6.ip} dev {DEVICE}",
     ]
 
 
-def build_router(place: NetnsExecutor, wires: Iterable[Wire], outside: Iterable[Wire]) -> None:
+def build_router(netns: NetnsExecutor, segments: Iterable[Segment], outside: Iterable[Segment]) -> None:
     """Bridges, addresses, forwarding; `outside` are the segments without nodes. Raises LabError."""
-    _set(place, ROUTER_SYSCTLS)
-    _ip(place, router_lines(wires))
+    _write_sysctls(netns, ROUTER_SYSCTLS)
+    _ip(netns, router_lines(segments))
     for family in ("-4", "-6"):  # `ip rule` takes `from ::/0` for IPv4
-        _ip(place, outside_lines(outside), family)
+        _ip(netns, rule_lines(outside), family)
 
 
-def lead(place: NetnsExecutor, old: Collection[Way], new: Collection[Way]) -> None:
+def set_routes(netns: NetnsExecutor, old: Collection[RouterRoute], new: Collection[RouterRoute]) -> None:
     """Lead outside hosts by these new ways instead of the old ones. Raises LabError."""
-    _ip(place, way_lines(old, new))
+    _ip(netns, route_lines(old, new))
 
 
-def plug_in(place: NetnsExecutor, machines: Sequence[Machine]) -> None:
+def plug_in(netns: NetnsExecutor, machines: Sequence[Machine]) -> None:
     """Connect machines whose namespaces are there to the router at `place`. Raises LabError."""
     for machine in machines:
-        inside = _inside(machine.name)
+        machine_netns = _netns_of(machine.name)
         try:
-            _set(inside, MACHINE_SYSCTLS)
+            _write_sysctls(machine_netns, MACHINE_SYSCTLS)
         finally:
-            inside.close()
-    _ip(place, [line for machine in machines for line in cable_lines(machine)])
+            machine_netns.close()
+    _ip(netns, [line for machine in machines for line in cable_lines(machine)])
     for machine in machines:
-        inside = _inside(machine.name)
+        machine_netns = _netns_of(machine.name)
         try:
-            _ip(inside, machine_lines(machine))
+            _ip(machine_netns, machine_lines(machine))
         finally:
-            inside.close()
+            machine_netns.close()
 
 
-def unplug(place: NetnsExecutor, machine: str) -> None:
+def unplug(netns: NetnsExecutor, machine: str) -> None:
     """Pull the cable; it may be gone with its namespace already."""
-    place.run(lambda: subprocess.run(["ip", "link", "delete", "dev", port(machine)], capture_output=True, check=False))
+    netns.run(lambda: subprocess.run(["ip", "link", "delete", "dev", port(machine)], capture_output=True, check=False))
 
 
 Cut = frozenset[str]
@@ -189,17 +189,17 @@ table bridge lab {{
 """
 
 
-def apply_cuts(place: NetnsExecutor, cuts: Collection[Cut]) -> None:
+def apply_cuts(netns: NetnsExecutor, cuts: Collection[Cut]) -> None:
     """Cut these pairs and no others. Raises LabError."""
-    _type(place, ["nft", "-f", "-"], cut_rules(cuts))
+    _run(netns, ["nft", "-f", "-"], cut_rules(cuts))
 
 
-def _inside(machine: str) -> NetnsThread:
+def _netns_of(machine: str) -> NetnsThread:
     with (NETNS / machine).open() as namespace:
         return NetnsThread(namespace.fileno(), name=f"plug-{machine}"[:15])
 
 
-def _set(place: NetnsExecutor, settings: dict[str, str]) -> None:
+def _write_sysctls(netns: NetnsExecutor, settings: dict[str, str]) -> None:
     """Settings of a family that the kernel lacks are left out."""
 
     def write() -> None:
@@ -209,19 +209,19 @@ def _set(place: NetnsExecutor, settings: dict[str, str]) -> None:
             except FileNotFoundError:
                 continue
 
-    place.run(write)
+    netns.run(write)
 
 
-def _ip(place: NetnsExecutor, lines: Sequence[str], *family: str) -> None:
-    _type(place, ["ip", *family, "-batch", "-"], "\n".join(lines) + "\n")
+def _ip(netns: NetnsExecutor, lines: Sequence[str], *family: str) -> None:
+    _run(netns, ["ip", *family, "-batch", "-"], "\n".join(lines) + "\n")
 
 
-def _type(place: NetnsExecutor, command: Sequence[str], text: str) -> None:
+def _run(netns: NetnsExecutor, command: Sequence[str], text: str) -> None:
     def run() -> subprocess.CompletedProcess[str]:
         return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
 
     try:
-        done = place.run(run)
+        done = netns.run(run)
     except FileNotFoundError as error:
         raise LabError(
             f"{command[0]} is not installed", hint="type: sudo apt-get install -y iproute2 nftables"

@@ -19,10 +19,10 @@ from percale.errors import LabError
 from percale.kernel.netns import CurrentNetns, create_namespace, delete_namespace
 from percale.lab.machines import fabric
 from percale.lab.machines.agents import Agents
-from percale.lab.machines.router_routes import Way
+from percale.lab.machines.router_routes import RouterRoute
 from percale.lab.pods.responder import Identity, Port, Responder
 from percale.lab.process.bootstrap import NETNS
-from percale.lab.run_dir import LabPlace
+from percale.lab.run_dir import LabDir
 from percale.lab.spec.topology import LabNode, Machine, Topology, parse_port
 
 
@@ -39,21 +39,21 @@ class AgentSettings(Struct, frozen=True):
 class Machines:
     """Used on the controller's event loop."""
 
-    place: LabPlace
+    lab_dir: LabDir
     topology: Topology
     settings: AgentSettings
     agents: Agents
     responder: Responder
     cuts: set[fabric.Cut] = field(default_factory=set)
     """Pairs of machines that do not hear each other."""
-    ways: frozenset[Way] = frozenset()
+    routes: frozenset[RouterRoute] = frozenset()
     """By which outside hosts reach pods and Services."""
 
     async def build(self) -> None:
         """The router and all machines; agents are started, not waited for. Raises LabError, OSError."""
-        inhabited = {machine.wire for machine in self.topology.nodes}
-        outside = [wire for wire in self.topology.wires if wire not in inhabited]
-        await asyncio.to_thread(fabric.build_router, CurrentNetns(), self.topology.wires, outside)
+        inhabited = {machine.segment for machine in self.topology.nodes}
+        outside = [segment for segment in self.topology.segments if segment not in inhabited]
+        await asyncio.to_thread(fabric.build_router, CurrentNetns(), self.topology.segments, outside)
         await self._plug_in(self.topology.machines)
 
     def node(self, name: str) -> Machine | None:
@@ -61,9 +61,9 @@ class Machines:
         found = self.topology.find(name)
         return found if found is not None and found.kind == "node" else None
 
-    async def ready(self, name: str) -> None:
+    async def wait_ready(self, name: str) -> None:
         """Wait until the node's agent serves pods."""
-        await self.agents.ready(name)
+        await self.agents.wait_ready(name)
 
     async def add(self, node: LabNode) -> Machine:
         """One node more, or nothing. Raises LabError."""
@@ -72,26 +72,26 @@ class Machines:
         try:
             await self._plug_in([machine])
         except (LabError, OSError) as error:
-            await self._forget(machine.name)
+            await self._remove_machine(machine.name)
             if isinstance(error, LabError):
                 raise
-            where = error.filename or self.place.directory
+            where = error.filename or self.lab_dir.directory
             raise LabError(f"{machine.name} cannot be made: {error.strerror}", where=str(where)) from error
         return machine
 
     async def remove(self, name: str) -> None:
         """The node leaves; its pods are gone already."""
         await self.agents.stop(name)
-        await self._forget(name)
+        await self._remove_machine(name)
 
-    async def _forget(self, name: str) -> None:
+    async def _remove_machine(self, name: str) -> None:
         """A machine's cuts, cable, namespace and files go."""
         self.topology = self.topology.without(name)
         await self.cut({pair for pair in self.cuts if name not in pair})
         await asyncio.to_thread(fabric.unplug, CurrentNetns(), name)
         await asyncio.to_thread(delete_namespace, NETNS / name)
-        place = self.place.node(name)
-        for directory in (place.directory, place.run):
+        lab_dir = self.lab_dir.node(name)
+        for directory in (lab_dir.directory, lab_dir.run):
             shutil.rmtree(directory, ignore_errors=True)
 
     async def cut(self, pairs: set[fabric.Cut]) -> None:
@@ -101,11 +101,11 @@ class Machines:
         await asyncio.to_thread(fabric.apply_cuts, CurrentNetns(), pairs)
         self.cuts = pairs
 
-    async def lead(self, ways: frozenset[Way]) -> None:
+    async def set_routes(self, routes: frozenset[RouterRoute]) -> None:
         """Outside hosts reach pods and Services by these ways. Raises LabError."""
-        if ways != self.ways:
-            await asyncio.to_thread(fabric.lead, CurrentNetns(), self.ways, ways)
-            self.ways = ways
+        if routes != self.routes:
+            await asyncio.to_thread(fabric.set_routes, CurrentNetns(), self.routes, routes)
+            self.routes = routes
 
     async def _plug_in(self, machines: Sequence[Machine]) -> None:
         """Namespaces and cables; then nodes get their agents, and hosts answer."""
@@ -119,7 +119,7 @@ class Machines:
         for machine in machines:
             if machine.kind == "node":
                 self._configure_agent(machine)
-                self.agents.start(self.place.node(machine.name))
+                self.agents.start(self.lab_dir.node(machine.name))
             else:
                 who = Identity("host", machine.name, None, (str(machine.address.ip), str(machine.address6.ip)))
                 ports = {Port(*parse_port(text, machine.name)) for text in machine.ports}
@@ -127,10 +127,10 @@ class Machines:
 
     def _configure_agent(self, machine: Machine) -> None:
         """An ordinary agent.yaml: people may edit it and restart the agent."""
-        node = self.place.node(machine.name)
+        node = self.lab_dir.node(machine.name)
         configuration = {
             "node": machine.name,
-            "store": f"files:{self.place.store}",
+            "store": f"files:{self.lab_dir.store}",
             "network": self.settings.network,
             "stateDir": str(node.state),
             "runDir": str(node.run),
@@ -142,11 +142,11 @@ class Machines:
         node.config.write_text(yaml.safe_dump(configuration, sort_keys=False))
 
 
-async def until(condition: Callable[[], bool], what: str, patience: float = 10.0) -> None:
+async def wait_until(condition: Callable[[], bool], what: str, timeout_seconds: float = 10.0) -> None:
     """Wait for it. Raises LabError when it does not come."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + patience
+    deadline = loop.time() + timeout_seconds
     while not condition():
         if loop.time() > deadline:
-            raise LabError(f"{what}: still not so after {patience:.0f} s", hint="look at: percale lab status")
+            raise LabError(f"{what}: still not so after {timeout_seconds:.0f} s", hint="look at: percale lab status")
         await asyncio.sleep(0.005)

@@ -19,24 +19,27 @@ from percale.model.subnet_lease import SubnetLease
 from percale.service.service_ports import is_external_local
 
 
-class Way(NamedTuple):
+class RouterRoute(NamedTuple):
     """This subnet is behind these nodes' addresses: packets of one connection go to one of them."""
 
     subnet: IPNetwork
     nodes: tuple[IPAddress, ...]
 
 
-def ways_to_pods(leases: Iterable[SubnetLease]) -> Iterator[Way]:
+def pod_routes(leases: Iterable[SubnetLease]) -> Iterator[RouterRoute]:
     """Which pods are behind which node."""
     for lease in leases:
         for _, subnet, node, _ in lease.spec.families:
             if subnet is not None and node is not None:
-                yield Way(subnet, (node,))
+                yield RouterRoute(subnet, (node,))
 
 
-def ways_to_services(
-    services: Iterable[Service], slices: Iterable[EndpointSlice], nodes: Sequence[Node], home: Collection[IPNetwork]
-) -> Iterator[Way]:
+def service_routes(
+    services: Iterable[Service],
+    slices: Iterable[EndpointSlice],
+    nodes: Sequence[Node],
+    machine_networks: Collection[IPNetwork],
+) -> Iterator[RouterRoute]:
     """Load balancers' addresses and external IPs, but not those that machines have (in `home`).
 
     All nodes take them; with externalTrafficPolicy Local those that have an endpoint.
@@ -44,17 +47,17 @@ def ways_to_services(
     addressed = [(service, addresses) for service in services if (addresses := _addresses(service))]
     if not addressed:
         return
-    having = _nodes_by_service(slices)
+    nodes_by_service = _nodes_by_service(slices)
     seen: set[IPAddress] = set()
     for service, addresses in addressed:
-        names = having[service.key] if is_external_local(service) else {node.metadata.name for node in nodes}
+        names = nodes_by_service[service.key] if is_external_local(service) else {node.metadata.name for node in nodes}
         for address in addresses:
-            if address in seen or any(address in net for net in home if net.version == address.version):
+            if address in seen or any(address in net for net in machine_networks if net.version == address.version):
                 continue
             seen.add(address)
-            places = [_address_of(node, address.version) for node in nodes if node.metadata.name in names]
-            if found := tuple(place for place in places if place is not None):
-                yield Way(ip_network(address), found)
+            addresses_of_nodes = [_address_of(node, address.version) for node in nodes if node.metadata.name in names]
+            if found := tuple(address_of_node for address_of_node in addresses_of_nodes if address_of_node is not None):
+                yield RouterRoute(ip_network(address), found)
 
 
 def _addresses(service: Service) -> list[IPAddress]:

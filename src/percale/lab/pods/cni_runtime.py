@@ -18,12 +18,12 @@ from msgspec import Struct
 from percale.cni import plugin
 from percale.errors import LabError
 from percale.lab.machines.fabric import DEVICE
-from percale.lab.run_dir import NodePlace
+from percale.lab.run_dir import NodeDir
 from percale.model.meta import ObjectKey
 from percale.model.pod import ContainerPort
 
 
-class RuntimeRefused(LabError):
+class CniFailed(LabError):
     """The agent answered with a CNI error, or not at all."""
 
 
@@ -33,7 +33,7 @@ class Sandbox(Struct, frozen=True):
     pod: ObjectKey
     uid: str
     namespace: Path
-    node: NodePlace
+    node: NodeDir
     ports: tuple[ContainerPort, ...] = ()
     """Those with a host port."""
 
@@ -68,7 +68,7 @@ def _call(command: str, sandbox: Sandbox) -> dict[str, Any]:
     }
     try:
         configuration = json.dumps(network_configuration(sandbox)).encode()
-        descriptor = _opened(sandbox.namespace)
+        descriptor = _open(sandbox.namespace)
         try:
             code, output = plugin.ask(
                 os.fsencode(sandbox.node.cni_socket), _frame(variables, configuration), descriptor
@@ -78,11 +78,11 @@ def _call(command: str, sandbox: Sandbox) -> dict[str, Any]:
                 os.close(descriptor)
         answer: dict[str, Any] = json.loads(output) if output.strip() else {}
     except (OSError, ValueError) as error:
-        raise RuntimeRefused(f"the agent does not answer: {error}", where=sandbox.node.name) from error
+        raise CniFailed(f"the agent does not answer: {error}", where=sandbox.node.name) from error
     if code != 0:
         details = answer.get("details")
         text = answer.get("msg", "") + (f" ({details})" if details else "")
-        raise RuntimeRefused(text or f"exit code {code}", where=f"CNI {command}")
+        raise CniFailed(text or f"exit code {code}", where=f"CNI {command}")
     return answer
 
 
@@ -93,14 +93,14 @@ def network_configuration(sandbox: Sandbox) -> dict[str, Any]:
     if not found:
         raise FileNotFoundError(f"no conflist in {directory}")
     conflist = json.loads(found[0].read_bytes())
-    first = conflist["plugins"][0]
-    asked = {"name": conflist["name"], "cniVersion": conflist["cniVersion"], **first}
-    if sandbox.ports and first.get("capabilities", {}).get("portMappings"):
-        asked["runtimeConfig"] = {"portMappings": [_mapping(port) for port in sandbox.ports]}
-    return asked
+    plugin_config = conflist["plugins"][0]
+    config = {"name": conflist["name"], "cniVersion": conflist["cniVersion"], **plugin_config}
+    if sandbox.ports and plugin_config.get("capabilities", {}).get("portMappings"):
+        config["runtimeConfig"] = {"portMappings": [_port_mapping(port) for port in sandbox.ports]}
+    return config
 
 
-def _mapping(port: ContainerPort) -> dict[str, Any]:
+def _port_mapping(port: ContainerPort) -> dict[str, Any]:
     return {
         "hostPort": port.hostPort,
         "containerPort": port.containerPort,
@@ -114,7 +114,7 @@ def _frame(variables: dict[str, str], configuration: bytes) -> bytes:
     return len(packed).to_bytes(4, "big") + len(configuration).to_bytes(4, "big") + packed + configuration
 
 
-def _opened(namespace: Path) -> int | None:
+def _open(namespace: Path) -> int | None:
     try:
         return os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -22,17 +22,17 @@ from percale.controllers import cluster_dns
 from percale.kernel.netns import create_namespace, delete_namespace
 from percale.lab.dns.records import DOMAIN
 from percale.lab.dns.service import NameService
-from percale.lab.pods import cni_runtime as runtime
-from percale.lab.pods.cni_runtime import RuntimeRefused, Sandbox
+from percale.lab.pods import cni_runtime
+from percale.lab.pods.cni_runtime import CniFailed, Sandbox
 from percale.lab.pods.responder import Identity, Port, Responder
 from percale.lab.process.bootstrap import NETNS
-from percale.lab.run_dir import LabPlace, is_object_name
+from percale.lab.run_dir import LabDir, is_object_name
 from percale.lab.spec.topology import Machine
 from percale.model.meta import ObjectKey
 from percale.model.pod import Pod
 
-FIRST_PAUSE = 0.2
-LONGEST_PAUSE = 5.0
+FIRST_DELAY = 0.2
+LONGEST_DELAY = 5.0
 """Seconds before a refused ADD or DEL is tried again; doubled each time."""
 
 
@@ -42,22 +42,22 @@ class Nodes(Protocol):
     def node(self, name: str) -> Machine | None:
         """Its place in the network; None: no such node."""
 
-    async def ready(self, name: str) -> None:
+    async def wait_ready(self, name: str) -> None:
         """Wait until its agent serves pods."""
 
 
-class Reports(Protocol):
+class StatusWriter(Protocol):
     """Where a pod's state is written down."""
 
-    async def running(self, pod: ObjectKey, machine: Machine, addresses: tuple[str, ...]) -> None:
+    async def report_running(self, pod: ObjectKey, machine: Machine, addresses: tuple[str, ...]) -> None:
         """It has these addresses and is Ready."""
 
-    async def waiting(self, pod: ObjectKey, reason: str) -> None:
+    async def report_waiting(self, pod: ObjectKey, reason: str) -> None:
         """It cannot run yet, because of this."""
 
 
 @dataclass(slots=True)
-class _Life:
+class _PodState:
     """One pod on its node, from birth to death."""
 
     pod: Pod
@@ -74,147 +74,147 @@ class _Life:
 class Kubelet:
     """All nodes' in one; used on the controller's event loop."""
 
-    place: LabPlace
+    lab_dir: LabDir
     nodes: Nodes
     responder: Responder
     names: NameService
-    reports: Reports
+    status_writer: StatusWriter
     log: Callable[[str], None]
-    _lives: dict[ObjectKey, _Life] = field(default_factory=dict)
-    _deaths: dict[ObjectKey, asyncio.Task[None]] = field(default_factory=dict)
+    _pods: dict[ObjectKey, _PodState] = field(default_factory=dict)
+    _removals: dict[ObjectKey, asyncio.Task[None]] = field(default_factory=dict)
     _name_servers: tuple[str, ...] = ()
 
     def sync(self, pods: Iterable[Pod]) -> None:
         """These are all pods that have a node of the cluster: they live there, and no others."""
         bound = {pod.key: pod for pod in pods if self.nodes.node(pod.spec.nodeName or "")}
-        for key, life in list(self._lives.items()):
+        for key, state in list(self._pods.items()):
             pod = bound.get(key)
-            if pod is None or _identity(pod) != _identity(life.pod):
-                del self._lives[key]
-                self._deaths[key] = asyncio.create_task(self._end(key, life), name=life.pod.spec.nodeName)
+            if pod is None or _identity(pod) != _identity(state.pod):
+                del self._pods[key]
+                self._removals[key] = asyncio.create_task(self._stop(key, state), name=state.pod.spec.nodeName)
         for key, pod in bound.items():
-            if key not in self._lives and _is_safe(key):
-                life = self._lives[key] = self._conceive(pod)
-                life.task = asyncio.create_task(self._live(key, life))
+            if key not in self._pods and _is_safe(key):
+                state = self._pods[key] = self._prepare(pod)
+                state.task = asyncio.create_task(self._run(key, state))
 
-    def resolve_by(self, servers: tuple[str, ...]) -> None:
+    def set_name_servers(self, servers: tuple[str, ...]) -> None:
         """Pods ask these for names, those that run already too."""
         if servers != self._name_servers:
             self._name_servers = servers
-            for life in self._lives.values():
-                if life.addresses:
-                    self._write_resolver(life)
+            for state in self._pods.values():
+                if state.addresses:
+                    self._write_resolver(state)
 
-    async def idle(self, node: str) -> None:
+    async def wait_removed(self, node: str) -> None:
         """Wait until no pod is dying on this node."""
-        await asyncio.gather(*(task for task in self._deaths.values() if task.get_name() == node))
+        await asyncio.gather(*(task for task in self._removals.values() if task.get_name() == node))
 
     def namespace(self, pod: ObjectKey) -> Path | None:
         """Where the pod's network is, once it is there."""
-        life = self._lives.get(pod)
-        return life.namespace if life is not None and life.addresses else None
+        state = self._pods.get(pod)
+        return state.namespace if state is not None and state.addresses else None
 
-    def _conceive(self, pod: Pod) -> _Life:
+    def _prepare(self, pod: Pod) -> _PodState:
         node = pod.spec.nodeName or ""
         if pod.spec.hostNetwork:
-            return _Life(pod, NETNS / node, None)
+            return _PodState(pod, NETNS / node, None)
         path = NETNS / namespace_name(pod.key)
-        sandbox = Sandbox(pod.key, pod.metadata.uid or "", path, self.place.node(node), pod.spec.host_ports)
-        return _Life(pod, path, sandbox)
+        sandbox = Sandbox(pod.key, pod.metadata.uid or "", path, self.lab_dir.node(node), pod.spec.host_ports)
+        return _PodState(pod, path, sandbox)
 
-    async def _live(self, key: ObjectKey, life: _Life) -> None:
+    async def _run(self, key: ObjectKey, state: _PodState) -> None:
         """Try until the pod runs; every step may be taken again."""
-        earlier = self._deaths.get(key)
+        earlier = self._removals.get(key)
         if earlier is not None:
             await earlier
-        await self._patiently(f"{key} on {life.pod.spec.nodeName}", lambda: self._begin(key, life))
+        await self._retry(f"{key} on {state.pod.spec.nodeName}", lambda: self._start(key, state))
 
-    async def _begin(self, key: ObjectKey, life: _Life) -> None:
-        node = life.pod.spec.nodeName or ""
+    async def _start(self, key: ObjectKey, state: _PodState) -> None:
+        node = state.pod.spec.nodeName or ""
         machine = self.nodes.node(node)
         assert machine is not None
         try:
-            if life.sandbox is None:
-                await self.nodes.ready(node)
-                life.addresses = (str(machine.address.ip), str(machine.address6.ip))
+            if state.sandbox is None:
+                await self.nodes.wait_ready(node)
+                state.addresses = (str(machine.address.ip), str(machine.address6.ip))
             else:
-                await asyncio.to_thread(_ensure_namespace, life.namespace)
-                await self.nodes.ready(node)
-                life.added = True
-                life.addresses = await runtime.add(life.sandbox)
-            self._write_files(life)
-            await self._answer(life)
-        except (RuntimeRefused, OSError) as error:
-            await self.reports.waiting(key, str(error))
+                await asyncio.to_thread(_ensure_namespace, state.namespace)
+                await self.nodes.wait_ready(node)
+                state.added = True
+                state.addresses = await cni_runtime.add(state.sandbox)
+            self._write_files(state)
+            await self._open_ports(state)
+        except (CniFailed, OSError) as error:
+            await self.status_writer.report_waiting(key, str(error))
             raise
-        await self.reports.running(key, machine, life.addresses)
+        await self.status_writer.report_running(key, machine, state.addresses)
 
-    async def _answer(self, life: _Life) -> None:
-        if life.pod.key == cluster_dns.POD:
-            await self.names.serve(life.namespace)
+    async def _open_ports(self, state: _PodState) -> None:
+        if state.pod.key == cluster_dns.POD:
+            await self.names.serve(state.namespace)
             return
         ports = {
             Port(port.containerPort, port.protocol)
-            for container in life.pod.spec.containers
+            for container in state.pod.spec.containers
             for port in container.ports
             if port.protocol in ("TCP", "UDP")
         }
         if ports:
-            who = Identity("pod", str(life.pod.key), life.pod.spec.nodeName, life.addresses)
-            self.responder.stop(who.name)
-            await self.responder.serve(who, life.namespace, ports)
+            identity = Identity("pod", str(state.pod.key), state.pod.spec.nodeName, state.addresses)
+            self.responder.stop(identity.name)
+            await self.responder.serve(identity, state.namespace, ports)
 
-    async def _end(self, key: ObjectKey, life: _Life) -> None:
-        if life.task is not None and not life.task.done():
-            life.task.cancel()
+    async def _stop(self, key: ObjectKey, state: _PodState) -> None:
+        if state.task is not None and not state.task.done():
+            state.task.cancel()
             with suppress(asyncio.CancelledError):
-                await life.task
+                await state.task
         self.responder.stop(str(key))
         if key == cluster_dns.POD:
             self.names.stop()
-        sandbox = life.sandbox
+        sandbox = state.sandbox
         if sandbox is not None:
-            if life.added:
-                await self._patiently(f"{key} leaving", lambda: self._delete(sandbox))
-            await asyncio.to_thread(delete_namespace, life.namespace)
-        if self._deaths.get(key) is asyncio.current_task():
-            del self._deaths[key]
+            if state.added:
+                await self._retry(f"{key} leaving", lambda: self._delete(sandbox))
+            await asyncio.to_thread(delete_namespace, state.namespace)
+        if self._removals.get(key) is asyncio.current_task():
+            del self._removals[key]
 
     async def _delete(self, sandbox: Sandbox) -> None:
         if self.nodes.node(sandbox.node.name) is not None:  # else nobody is there to be asked
-            await runtime.delete(sandbox)
+            await cni_runtime.delete(sandbox)
 
-    async def _patiently(self, what: str, attempt: Callable[[], Awaitable[None]]) -> None:
-        backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
+    async def _retry(self, what: str, attempt: Callable[[], Awaitable[None]]) -> None:
+        backoff = Backoff(FIRST_DELAY, LONGEST_DELAY)
         while True:
             try:
                 return await attempt()
-            except (RuntimeRefused, OSError) as error:
-                pause = backoff.next()
-                self.log(f"pod {what}: {error}; trying again in {pause:.1f} s")
-            await asyncio.sleep(pause)
+            except (CniFailed, OSError) as error:
+                delay = backoff.next()
+                self.log(f"pod {what}: {error}; trying again in {delay:.1f} s")
+            await asyncio.sleep(delay)
 
-    def _write_files(self, life: _Life) -> None:
+    def _write_files(self, state: _PodState) -> None:
         """What the pod finds as its own /etc/hosts and /etc/resolv.conf."""
-        self._files(life).mkdir(parents=True, exist_ok=True)
+        self._files(state).mkdir(parents=True, exist_ok=True)
         hosts = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback"]
-        pod = life.pod
+        pod = state.pod
         names = pod.host_name
         if pod.spec.subdomain:
             names = f"{names}.{pod.spec.subdomain}.{pod.metadata.namespace or 'default'}.svc.{DOMAIN}\t{names}"
-        hosts += [f"{address}\t{names}" for address in life.addresses]
-        (self._files(life) / "hosts").write_text("\n".join(hosts) + "\n")
-        self._write_resolver(life)
+        hosts += [f"{address}\t{names}" for address in state.addresses]
+        (self._files(state) / "hosts").write_text("\n".join(hosts) + "\n")
+        self._write_resolver(state)
 
-    def _write_resolver(self, life: _Life) -> None:
+    def _write_resolver(self, state: _PodState) -> None:
         """In its place, for programs may have it mounted."""
-        namespace = life.pod.metadata.namespace or "default"
+        namespace = state.pod.metadata.namespace or "default"
         lines = [f"nameserver {server}" for server in self._name_servers[:1]]
         lines += [f"search {namespace}.svc.{DOMAIN} svc.{DOMAIN} {DOMAIN}", "options ndots:5"]
-        (self._files(life) / "resolv.conf").write_text("\n".join(lines) + "\n")
+        (self._files(state) / "resolv.conf").write_text("\n".join(lines) + "\n")
 
-    def _files(self, life: _Life) -> Path:
-        return self.place.pod(life.pod.metadata.namespace or "default", life.pod.metadata.name)
+    def _files(self, state: _PodState) -> Path:
+        return self.lab_dir.pod(state.pod.metadata.namespace or "default", state.pod.metadata.name)
 
 
 def namespace_name(pod: ObjectKey) -> str:

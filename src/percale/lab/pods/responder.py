@@ -20,11 +20,11 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from percale.lab.process.netns_visit import visited
+from percale.lab.process.netns_visit import visit_async
 
 RETRY = 1.0
 """Seconds between attempts to take a port that somebody else has."""
-_IDLE = 10.0
+_IDLE_TIMEOUT = 10.0
 _LONGEST_REQUEST = 65536
 _IPV6_RECVPKTINFO, _IPV6_PKTINFO = 49, 50
 _PKTINFO = struct.Struct("=16si")
@@ -54,7 +54,7 @@ class Identity(Struct, frozen=True):
 
 
 @dataclass(slots=True)
-class _Served:
+class _Sockets:
     """What is open for one name."""
 
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
@@ -66,53 +66,55 @@ class Responder:
     """Used on one event loop."""
 
     def __init__(self) -> None:
-        self._served: dict[str, _Served] = {}
+        self._sockets: dict[str, _Sockets] = {}
 
     async def serve(self, identity: Identity, namespace: Path, ports: Collection[Port]) -> None:
         """Answer on these ports under this identity's name, until `stop`. Returns when those that are free are open."""
-        served = self._served[identity.name] = _Served()
-        taken = await self._open(served, identity, namespace, frozenset(ports))
+        sockets = self._sockets[identity.name] = _Sockets()
+        taken = await self._open(sockets, identity, namespace, frozenset(ports))
         if taken:
-            served.tasks.append(asyncio.create_task(self._insist(served, identity, namespace, taken)))
+            sockets.tasks.append(asyncio.create_task(self._retry_taken(sockets, identity, namespace, taken)))
 
     def stop(self, name: str) -> None:
         """Close what is open for this name, if anything is."""
-        served = self._served.pop(name, None)
-        if served is None:
+        sockets = self._sockets.pop(name, None)
+        if sockets is None:
             return
-        for task in served.tasks:
+        for task in sockets.tasks:
             task.cancel()
-        for server in served.servers:
+        for server in sockets.servers:
             server.close()
         loop = asyncio.get_running_loop()
-        for endpoint in served.datagrams:
+        for endpoint in sockets.datagrams:
             loop.remove_reader(endpoint)
             endpoint.close()
 
-    async def _insist(self, served: _Served, identity: Identity, namespace: Path, taken: frozenset[Port]) -> None:
+    async def _retry_taken(
+        self, sockets: _Sockets, identity: Identity, namespace: Path, taken: frozenset[Port]
+    ) -> None:
         while taken:
             await asyncio.sleep(RETRY)
-            taken = await self._open(served, identity, namespace, taken)
+            taken = await self._open(sockets, identity, namespace, taken)
 
     async def _open(
-        self, served: _Served, identity: Identity, namespace: Path, ports: frozenset[Port]
+        self, sockets: _Sockets, identity: Identity, namespace: Path, ports: frozenset[Port]
     ) -> frozenset[Port]:
         """Open these; returns those that somebody else has."""
-        opened = await visited(namespace, lambda: [(port, _bound(port)) for port in sorted(ports)])
+        opened = await visit_async(namespace, lambda: [(port, _bind(port)) for port in sorted(ports)])
         loop = asyncio.get_running_loop()
         for port, endpoint in opened:
             if endpoint is None:
                 continue
             if port.protocol == "TCP":
                 server = await loop.create_server(lambda: _Answer(identity), sock=endpoint, backlog=512)
-                served.servers.append(server)
+                sockets.servers.append(server)
             else:
-                served.datagrams.append(endpoint)
+                sockets.datagrams.append(endpoint)
                 loop.add_reader(endpoint, _answer_datagram, endpoint, identity)
         return frozenset(port for port, endpoint in opened if endpoint is None)
 
 
-def _bound(port: Port) -> socket.socket | None:
+def _bind(port: Port) -> socket.socket | None:
     """A socket for both families, or for IPv4 where the kernel has no IPv6; None: the port is taken."""
     kind = (socket.SOCK_STREAM if port.protocol == "TCP" else socket.SOCK_DGRAM) | socket.SOCK_NONBLOCK
     for family, anything in ((socket.AF_INET6, "::"), (socket.AF_INET, "0.0.0.0")):  # noqa: S104 -- all of one pod
@@ -145,30 +147,30 @@ class _Answer(asyncio.Protocol):
 
     def __init__(self, identity: Identity) -> None:
         self._identity = identity
-        self._asked = b""
+        self._request = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        self._patience = asyncio.get_running_loop().call_later(_IDLE, transport.close)
+        self._idle_timer = asyncio.get_running_loop().call_later(_IDLE_TIMEOUT, transport.close)
 
     def data_received(self, data: bytes) -> None:
         """An HTTP request ends with an empty line, anything else with its first line."""
-        self._asked += data
-        is_http = b" HTTP/" in self._asked.partition(b"\n")[0]
-        complete = b"\n\r\n" in self._asked or b"\n\n" in self._asked if is_http else b"\n" in self._asked
-        if not complete and len(self._asked) < _LONGEST_REQUEST:
+        self._request += data
+        is_http = b" HTTP/" in self._request.partition(b"\n")[0]
+        complete = b"\n\r\n" in self._request or b"\n\n" in self._request if is_http else b"\n" in self._request
+        if not complete and len(self._request) < _LONGEST_REQUEST:
             return
-        client, server = (_spelled(self._transport.get_extra_info(end)) for end in ("peername", "sockname"))
+        client, server = (_format_endpoint(self._transport.get_extra_info(end)) for end in ("peername", "sockname"))
         text = self._identity.describe(client, server).encode()
         if is_http:
             head = f"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {len(text)}\r\nConnection: close\r\n\r\n"
-            text = head.encode() + (b"" if self._asked.startswith(b"HEAD ") else text)
+            text = head.encode() + (b"" if self._request.startswith(b"HEAD ") else text)
         self._transport.write(text)
         self._transport.close()
 
     def connection_lost(self, _error: Exception | None) -> None:
-        self._patience.cancel()
+        self._idle_timer.cancel()
 
 
 def _answer_datagram(endpoint: socket.socket, identity: Identity) -> None:
@@ -183,14 +185,14 @@ def _answer_datagram(endpoint: socket.socket, identity: Identity) -> None:
             address, _ = _PKTINFO.unpack(content)
             asked = (str(ip_address(address)), asked[1])
             source = [(level, kind, _PKTINFO.pack(address, 0))]
-    text = identity.describe(_spelled(client), _spelled(asked)).encode()
+    text = identity.describe(_format_endpoint(client), _format_endpoint(asked)).encode()
     try:
         endpoint.sendmsg([text], source, 0, client)
     except OSError:
         return  # the client has gone
 
 
-def _spelled(address: tuple[str, int]) -> str:
+def _format_endpoint(address: tuple[str, int]) -> str:
     """`10.244.1.2:80` or `[fd00::2]:80`."""
     parsed = ip_address(address[0].partition("%")[0])
     if parsed.version == 6 and parsed.ipv4_mapped is not None:

@@ -20,7 +20,7 @@ from percale.cni.requests import ANNOTATION
 from percale.errors import BadInput, LabError
 from percale.explain.policy_tests.cases import Case
 from percale.ipam.subnet_lease import RESERVED
-from percale.lab.policy_tests.subnet_layout import Room, network_for, rooms_for
+from percale.lab.policy_tests.subnet_layout import NodeSubnets, assign_subnets, network_for
 from percale.lab.spec.topology import Lab, LabSpec, topology
 from percale.model.addresses import IPAddress, IPNetwork
 from percale.model.manifest.schema import from_text
@@ -37,11 +37,11 @@ LABS = 4
 
 
 @dataclass(slots=True)
-class Stage:
+class LabPlan:
     """A lab for some cases. `spare` gives addresses that no case uses."""
 
     document: dict[str, Any]
-    rooms: tuple[Room, ...]
+    node_subnets: tuple[NodeSubnets, ...]
     ports: dict[ObjectKey, frozenset[tuple[int, str]]]
     """Where each pod must answer, in any of the cases."""
     machines: dict[str, str]
@@ -51,22 +51,22 @@ class Stage:
 
     def leases(self) -> Iterator[SubnetLease]:
         """Reservations, so that each node gets the subnet that it must have."""
-        for room in self.rooms:
-            v4, v6 = room.subnets.get(4), room.subnets.get(6)
+        for node in self.node_subnets:
+            v4, v6 = node.subnets.get(4), node.subnets.get(6)
             spec = SubnetLeaseSpec(
-                node=room.node,
+                node=node.name,
                 subnet=v4 if isinstance(v4, IPv4Network) else None,
                 ipv6Subnet=v6 if isinstance(v6, IPv6Network) else None,
             )
-            yield SubnetLease(metadata=ObjectMeta(name=room.node, annotations={RESERVED: "true"}), spec=spec)
+            yield SubnetLease(metadata=ObjectMeta(name=node.name, annotations={RESERVED: "true"}), spec=spec)
 
     def placed(self, pod: Pod) -> Pod:
         """The pod as the lab must make it: with exactly its addresses, answering on every port that is probed."""
         if pod.spec.hostNetwork:
             return replace(pod, status=PodStatus())
         first = ip_address(pod.status.addresses[0])
-        room = next(room for room in self.rooms if first in room.subnets[first.version])
-        addresses = (*pod.status.addresses, *self._others(pod, room))
+        node = next(node for node in self.node_subnets if first in node.subnets[first.version])
+        addresses = (*pod.status.addresses, *self._extra_addresses(pod, node))
         open_ports = tuple(
             ContainerPort(containerPort=number, protocol="UDP" if protocol == "UDP" else "TCP")
             for number, protocol in sorted(self.ports.get(pod.key, ()))
@@ -75,19 +75,19 @@ class Stage:
         return replace(
             pod,
             metadata=replace(pod.metadata, annotations={ANNOTATION: ",".join(addresses)}),
-            spec=replace(pod.spec, containers=containers, nodeName=room.node),
+            spec=replace(pod.spec, containers=containers, nodeName=node.name),
             status=PodStatus(),
         )
 
-    def spare(self, room: Room) -> tuple[str, ...]:
+    def spare(self, node: NodeSubnets) -> tuple[str, ...]:
         """An address of each family that nobody has; each is given once."""
-        return tuple(self._free(subnet) for subnet in room.subnets.values())
+        return tuple(self._free(subnet) for subnet in node.subnets.values())
 
-    def _others(self, pod: Pod, room: Room) -> tuple[str, ...]:
+    def _extra_addresses(self, pod: Pod, node: NodeSubnets) -> tuple[str, ...]:
         """In a lab of both families a pod has both: the one that the case does not give is one that no case uses."""
         have = {ip_address(each).version for each in pod.status.addresses}
         if pod.key not in self._given:
-            missing = [subnet for version, subnet in room.subnets.items() if version not in have]
+            missing = [subnet for version, subnet in node.subnets.items() if version not in have]
             self._given[pod.key] = tuple(map(self._free, missing))
         return self._given[pod.key]
 
@@ -103,7 +103,7 @@ class Batch(Struct, frozen=True):
     """Tests that share a lab; `stage` None: they cannot be tried, and `reason` says why."""
 
     sequences: tuple[States, ...]
-    stage: Stage | None
+    plan: LabPlan | None
     reason: str = ""
 
 
@@ -115,7 +115,7 @@ def batches(sequences: Iterable[States]) -> list[Batch]:
         (plain if all(map(_is_plain, sequence)) else special).append(sequence)
     plain.sort(key=lambda sequence: sorted((pod.key, pod.status.addresses) for case in sequence for pod in case.pods))
     shared = _shared(plain)
-    if all(batch.stage is not None for batch in shared):
+    if all(batch.plan is not None for batch in shared):
         return [*shared, *(_batch([sequence]) for sequence in special)]
     return [_batch([sequence]) for sequence in (*plain, *special)]
 
@@ -123,7 +123,7 @@ def batches(sequences: Iterable[States]) -> list[Batch]:
 def _is_plain(case: Case) -> bool:
     named = {address for pod in case.pods for address in pod.status.addresses}
     own = all(
-        pod.spec.nodeName is None and not pod.spec.hostNetwork and _untriable(pod) is None for pod in case.pods
+        pod.spec.nodeName is None and not pod.spec.hostNetwork and _why_untestable(pod) is None for pod in case.pods
     ) and not any(":" in address for address in named)
     return (
         own and not case.nodes and all("/" in end for probe in case.probes for end in (probe.source, probe.destination))
@@ -144,12 +144,12 @@ def _shared(sequences: Sequence[States]) -> list[Batch]:
 
 def _batch(sequences: Sequence[States]) -> Batch:
     try:
-        return Batch(tuple(sequences), _stage([case for sequence in sequences for case in sequence]))
+        return Batch(tuple(sequences), _plan_lab([case for sequence in sequences for case in sequence]))
     except (LabError, BadInput) as error:
         return Batch(tuple(sequences), None, str(error))
 
 
-def _untriable(pod: Pod) -> str | None:
+def _why_untestable(pod: Pod) -> str | None:
     if pod.status.phase != "Running":
         return f"a lab's pods are Running, {pod.key} is {pod.status.phase}"
     if pod.spec.hostNetwork and pod.spec.nodeName is None:
@@ -157,33 +157,33 @@ def _untriable(pod: Pod) -> str | None:
     return None
 
 
-def _stage(cases: Sequence[Case]) -> Stage:
+def _plan_lab(cases: Sequence[Case]) -> LabPlan:
     """Raises LabError, BadInput: why there is no such lab."""
     pods = [pod for case in cases for pod in case.pods]
-    reason = next(filter(None, map(_untriable, pods)), None)
+    reason = next(filter(None, map(_why_untestable, pods)), None)
     if reason is not None:
         raise LabError(reason)
     nodes = {node.metadata.name: node for case in cases for node in case.nodes}
     homes = dict.fromkeys((*nodes, *(pod.spec.nodeName for pod in pods if pod.spec.nodeName is not None)))
-    rooms = rooms_for([pod for pod in pods if not pod.spec.hostNetwork], list(homes))
+    node_subnets = assign_subnets([pod for pod in pods if not pod.spec.hostNetwork], list(homes))
     node_ips = {name: [ip_address(each.address) for each in node.status.addresses] for name, node in nodes.items()}
     known = {ip_address(each) for pod in pods for each in pod.status.addresses}
     known |= {each for ips in node_ips.values() for each in ips}
     ends = {end for case in cases for probe in case.probes for end in (probe.source, probe.destination)}
     outside = sorted({ip_address(end) for end in ends if "/" not in end} - known, key=lambda ip: (ip.version, ip))
     names = {address: f"h{number}" for number, address in enumerate(outside, start=1)}
-    segments = [_segment("nodes", [each for ips in node_ips.values() for each in ips]), *_outer_segments(outside)]
+    segments = [_segment("nodes", [each for ips in node_ips.values() for each in ips]), *_host_segments(outside)]
     spec: dict[str, Any] = {
-        "network": network_for(rooms),
-        "segments": [each.spelled for each in segments],
+        "network": network_for(node_subnets),
+        "segments": [each.fields for each in segments],
         "nodes": [
             {
-                "name": room.node,
+                "name": node.name,
                 "segment": "nodes",
-                "labels": nodes[room.node].metadata.labels if room.node in nodes else {},
-                **_addressed(node_ips.get(room.node, ())),
+                "labels": nodes[node.name].metadata.labels if node.name in nodes else {},
+                **_addressed(node_ips.get(node.name, ())),
             }
-            for room in rooms
+            for node in node_subnets
         ],
         "hosts": [
             {
@@ -199,7 +199,7 @@ def _stage(cases: Sequence[Case]) -> Stage:
     document = {"apiVersion": Lab.API_VERSION, "kind": Lab.KIND, "metadata": {"name": "policy-test"}, "spec": spec}
     machines = {str(address): f"external/{name}" for address, name in names.items()}
     machines |= {str(address): f"node/{name}" for name, ips in node_ips.items() for address in ips}
-    return Stage(document, rooms, _ports(cases), machines, known)
+    return LabPlan(document, node_subnets, _ports(cases), machines, known)
 
 
 # Ports
@@ -239,7 +239,7 @@ class _Segment(Struct, frozen=True):
     networks: dict[int, IPNetwork]
 
     @property
-    def spelled(self) -> dict[str, str]:
+    def fields(self) -> dict[str, str]:
         keys = {4: "cidr", 6: "cidr6"}
         return {"name": self.name, **{keys[version]: str(network) for version, network in self.networks.items()}}
 
@@ -249,19 +249,19 @@ def _segment(name: str, addresses: Sequence[IPAddress]) -> _Segment:
     return _Segment(name, tuple(addresses), {version: _cover(each) for version, each in families.items() if each})
 
 
-def _outer_segments(addresses: Iterable[IPAddress]) -> list[_Segment]:
+def _host_segments(addresses: Iterable[IPAddress]) -> list[_Segment]:
     """Hosts whose networks would overlap stand together."""
     found: list[_Segment] = []
     for number, address in enumerate(addresses, start=1):
         new = _segment(f"out{number}", [address])
         network = new.networks[address.version]
-        near = [
+        overlapping = [
             each
             for each in found
             if address.version in each.networks and each.networks[address.version].overlaps(network)
         ]
-        found = [each for each in found if each not in near]
-        found.append(_segment(new.name, [*(ip for each in near for ip in each.addresses), address]))
+        found = [each for each in found if each not in overlapping]
+        found.append(_segment(new.name, [*(ip for each in overlapping for ip in each.addresses), address]))
     return found
 
 

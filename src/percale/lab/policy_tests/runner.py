@@ -26,8 +26,8 @@ from percale.errors import LabError
 from percale.explain.policy_tests.cases import Case, Probe
 from percale.explain.policy_tests.runner import Trial, changes, pairs, try_offline, try_probe
 from percale.lab.api.client import ask
-from percale.lab.policy_tests.placement import LABS, Batch, Stage, States, batches
-from percale.lab.run_dir import LabPlace, locate, take_down
+from percale.lab.policy_tests.placement import LABS, Batch, LabPlan, States, batches
+from percale.lab.run_dir import LabDir, locate, take_down
 from percale.lab.up import start
 from percale.model.manifest.encode import to_plain
 from percale.model.meta import Object, ObjectKey, ObjectMeta
@@ -39,9 +39,9 @@ MARKERS = "percale-policy-test"
 _FIRST_MARK = 10000
 _PROBES = 32
 """At a time in one lab."""
-_SILENCE, _PATIENCE = 0.8, 4.0
+_DENIED_TIMEOUT, _ALLOWED_TIMEOUT = 0.8, 4.0
 """Seconds without an answer that mean denied, where denied is expected, and where it is not."""
-_SETTLING = 20.0
+_SYNC_TIMEOUT = 20.0
 """Seconds for pods to be Ready and policies to be in force."""
 
 Waiting = Callable[[], list[str]]
@@ -49,66 +49,68 @@ Waiting = Callable[[], list[str]]
 
 def try_live(sequences: Sequence[States]) -> list[Trial]:
     """Every probe of every case, in their order. Raises LabError when a lab does not come up."""
-    todo = batches(sequences)
+    pending = batches(sequences)
     found: dict[int, list[Trial]] = {}
-    for begin in range(0, len(todo), LABS):
-        for batch, trials in zip(todo[begin : begin + LABS], _wave(todo[begin : begin + LABS], begin), strict=True):
+    for begin in range(0, len(pending), LABS):
+        for batch, trials in zip(
+            pending[begin : begin + LABS], _run_wave(pending[begin : begin + LABS], begin), strict=True
+        ):
             for sequence, own in zip(batch.sequences, trials, strict=True):
                 found[id(sequence)] = own
     return [trial for sequence in sequences for trial in found[id(sequence)]]
 
 
-def _wave(todo: Sequence[Batch], number: int) -> list[list[list[Trial]]]:
+def _run_wave(pending: Sequence[Batch], number: int) -> list[list[list[Trial]]]:
     """Some batches at the same time: by batch, by sequence."""
-    named = [(f"policy-test-{os.getpid()}-{number + index}", batch) for index, batch in enumerate(todo)]
-    with _labs(named) as places, ThreadPoolExecutor(LABS, thread_name_prefix="batch") as threads:
-        return list(threads.map(_try_batch, todo, places))
+    named = [(f"policy-test-{os.getpid()}-{number + index}", batch) for index, batch in enumerate(pending)]
+    with _labs(named) as lab_dirs, ThreadPoolExecutor(LABS, thread_name_prefix="batch") as threads:
+        return list(threads.map(_try_batch, pending, lab_dirs))
 
 
 @contextmanager
-def _labs(todo: Sequence[tuple[str, Batch]]) -> Iterator[list[LabPlace | None]]:
+def _labs(pending: Sequence[tuple[str, Batch]]) -> Iterator[list[LabDir | None]]:
     """Started one after the other: a lab is born by a fork, which must not happen beside threads."""
-    places: list[LabPlace | None] = []
+    lab_dirs: list[LabDir | None] = []
     try:
-        for name, batch in todo:
-            places.append(locate(name) if batch.stage is not None else None)
-            if batch.stage is not None:
-                _start(name, batch.stage)
-        yield places
+        for name, batch in pending:
+            lab_dirs.append(locate(name) if batch.plan is not None else None)
+            if batch.plan is not None:
+                _start(name, batch.plan)
+        yield lab_dirs
     finally:
-        for place in places:
-            if place is not None:
-                take_down(place)
+        for lab_dir in lab_dirs:
+            if lab_dir is not None:
+                take_down(lab_dir)
 
 
-def _start(name: str, stage: Stage) -> None:
-    documents = [stage.document, *map(to_plain, (*stage.leases(), *_markers(stage)))]
-    said: list[str] = []
+def _start(name: str, plan: LabPlan) -> None:
+    documents = [plan.document, *map(to_plain, (*plan.leases(), *_markers(plan)))]
+    output: list[str] = []
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump({"apiVersion": "v1", "kind": "List", "items": documents}, file)
         file.flush()
-        if start(name, [file.name], _SETTLING, False, said.append) != 0:
-            raise LabError(f"the lab for these cases does not come up: {' '.join(said[-1:])}")
+        if start(name, [file.name], _SYNC_TIMEOUT, False, output.append) != 0:
+            raise LabError(f"the lab for these cases does not come up: {' '.join(output[-1:])}")
 
 
-def _try_batch(batch: Batch, place: LabPlace | None) -> list[list[Trial]]:
-    if batch.stage is None or place is None:
+def _try_batch(batch: Batch, lab_dir: LabDir | None) -> list[list[Trial]]:
+    if batch.plan is None or lab_dir is None:
         return [[replace(trial, apart=batch.reason) for trial in try_offline(sequence)] for sequence in batch.sequences]
-    lab = _Lab(place, batch.stage)
+    lab = _Lab(lab_dir, batch.plan)
     return [[trial for case in sequence for trial in lab.try_case(case)] for sequence in batch.sequences]
 
 
 # Markers
 
 
-def _markers(stage: Stage) -> Iterator[Object]:
+def _markers(plan: LabPlan) -> Iterator[Object]:
     """A pod on each node, and one that asks them all."""
     yield Namespace(metadata=ObjectMeta(name=MARKERS))
-    for index, room in enumerate((stage.rooms[0], *stage.rooms)):
-        name = f"on-{room.node}" if index else "asker"
+    for index, node in enumerate((plan.node_subnets[0], *plan.node_subnets)):
+        name = f"on-{node.name}" if index else "asker"
         yield Pod(
-            metadata=ObjectMeta(name=name, namespace=MARKERS, annotations={ANNOTATION: ",".join(stage.spare(room))}),
-            spec=PodSpec(containers=(Container(name="marker"),), nodeName=room.node),
+            metadata=ObjectMeta(name=name, namespace=MARKERS, annotations={ANNOTATION: ",".join(plan.spare(node))}),
+            spec=PodSpec(containers=(Container(name="marker"),), nodeName=node.name),
         )
 
 
@@ -143,19 +145,19 @@ def _marker_policy(port: int) -> dict[str, Any]:
 class _Lab:
     """One lab, and what is in it now."""
 
-    place: LabPlace
-    stage: Stage
+    lab_dir: LabDir
+    plan: LabPlan
     _known: dict[tuple[type[Object], ObjectKey], Object] = field(default_factory=dict)
     _mark: int = _FIRST_MARK
 
     def try_case(self, case: Case) -> list[Trial]:
         """Bring the lab to this state, and try its probes."""
-        self._become(case)
+        self._apply_state(case)
         with ThreadPoolExecutor(_PROBES, thread_name_prefix="probe") as threads:
             return list(threads.map(lambda probe: self._try(case, probe), case.probes))
 
-    def _become(self, case: Case) -> None:
-        pods = [self.stage.placed(pod) for pod in case.pods]
+    def _apply_state(self, case: Case) -> None:
+        pods = [self.plan.placed(pod) for pod in case.pods]
         gone, fresh, everything = changes(self._known, [*case.namespaces, *pods, *case.policies])
         moved = [each for each in fresh if isinstance(each, Pod) and self._is_moved(each)]
         gone = [each for each in gone if not isinstance(each, Namespace)]
@@ -164,7 +166,7 @@ class _Lab:
         if fresh:
             self._send("apply", fresh)
         self._known = {(type(each), each.key): each for each in everything}
-        self._until("pods are not Ready", lambda: ask(self.place, "missing")["missing"])
+        self._until("pods are not Ready", lambda: ask(self.lab_dir, "missing")["missing"])
         self._mark += 1
         self._send_plain("apply", [_marker_policy(self._mark)])
         self._until("policies are not in force", self._nodes_behind)
@@ -185,34 +187,34 @@ class _Lab:
 
     def _send_plain(self, verb: str, items: Sequence[dict[str, Any]]) -> None:
         text = json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
-        ask(self.place, verb, documents=[["the case", text]], namespace=None)
+        ask(self.lab_dir, verb, documents=[["the case", text]], namespace=None)
 
     def _until(self, what: str, waiting: Waiting) -> None:
-        deadline = time.monotonic() + _SETTLING
+        deadline = time.monotonic() + _SYNC_TIMEOUT
         while left := waiting():
             if time.monotonic() > deadline:
-                raise LabError(f"after {_SETTLING:g} s {what}: {'; '.join(left)}")
+                raise LabError(f"after {_SYNC_TIMEOUT:g} s {what}: {'; '.join(left)}")
             time.sleep(0.02)
 
     def _nodes_behind(self) -> list[str]:
         """The nodes on which the marker's newest port is not open yet."""
         return [
-            room.node
-            for room in self.stage.rooms
-            if self._probe(f"{MARKERS}/asker", f"{MARKERS}/on-{room.node}", self._mark, "TCP", 0.2)["result"]
+            node.name
+            for node in self.plan.node_subnets
+            if self._probe(f"{MARKERS}/asker", f"{MARKERS}/on-{node.name}", self._mark, "TCP", 0.2)["result"]
             == "timeout"
         ]
 
-    def _probe(self, source: str, target: str, port: int, protocol: str, patience: float) -> dict[str, Any]:
+    def _probe(self, source: str, target: str, port: int, protocol: str, timeout: float) -> dict[str, Any]:
         return ask(
-            self.place,
+            self.lab_dir,
             "probe",
             source=source,
             target=target,
             port=f"{port}/{protocol}",
             namespace=None,
             version=None,
-            patience=patience,
+            timeout_seconds=timeout,
         )
 
     def _try(self, case: Case, probe: Probe) -> Trial:
@@ -226,15 +228,15 @@ class _Lab:
         return trial
 
     def _try_address(self, case: Case, probe: Probe, destination: str) -> Trial:
-        source = probe.source if "/" in probe.source else self.stage.machines[probe.source]
-        patience = _PATIENCE if probe.allowed else _SILENCE
-        answer = self._probe(source, destination, probe.port or 0, probe.protocol, patience)
-        word = answer["result"]
-        if word == "unreachable":
+        source = probe.source if "/" in probe.source else self.plan.machines[probe.source]
+        timeout = _ALLOWED_TIMEOUT if probe.allowed else _DENIED_TIMEOUT
+        answer = self._probe(source, destination, probe.port or 0, probe.protocol, timeout)
+        result = answer["result"]
+        if result == "unreachable":
             return Trial(case, probe, None, f"{answer['reason']}, from {probe.source} to {destination}")
-        allowed = word in ("allowed", "refused")  # refused: it got there, and nobody listens
-        reason = f"{word} after {answer['milliseconds']:.0f} ms"
+        allowed = result in ("allowed", "refused")  # refused: it got there, and nobody listens
+        reason = f"{result} after {answer['milliseconds']:.0f} ms"
         if allowed != probe.allowed:
-            said = try_probe(Evaluator(case.objects), case, probe)
-            reason += f"; the evaluator says {said.found}: {said.reason}"
+            output = try_probe(Evaluator(case.objects), case, probe)
+            reason += f"; the evaluator says {output.found}: {output.reason}"
         return Trial(case, probe, allowed, reason)

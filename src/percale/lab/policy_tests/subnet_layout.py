@@ -21,35 +21,38 @@ _LENGTHS = {4: (24, 25, 26, 27, 28, 23, 22, 20, 18, 16), 6: (64, 80, 96, 112, 12
 _MOST_NODES = 6
 
 
-class Room(Struct, frozen=True):
+class NodeSubnets(Struct, frozen=True):
     """A node with its pod subnets, by family."""
 
-    node: str
+    name: str
     subnets: dict[int, IPNetwork]
 
 
-def rooms_for(pods: Sequence[Pod], nodes: Sequence[str]) -> tuple[Room, ...]:
+def assign_subnets(pods: Sequence[Pod], nodes: Sequence[str]) -> tuple[NodeSubnets, ...]:
     """Nodes and their subnets; the pods of a node are in its subnet, and nobody else's. Raises LabError."""
-    homes: dict[tuple[IPAddress, ...], str | None] = {}
+    node_by_addresses: dict[tuple[IPAddress, ...], str | None] = {}
     for pod in pods:
         addresses = tuple(map(ip_address, pod.status.addresses))
-        homes[addresses] = homes.get(addresses) or pod.spec.nodeName
-    versions = sorted({address.version for addresses in homes for address in addresses}) or [4]
+        node_by_addresses[addresses] = node_by_addresses.get(addresses) or pod.spec.nodeName
+    versions = sorted({address.version for addresses in node_by_addresses for address in addresses}) or [4]
     for lengths in product(*(_LENGTHS[version] for version in versions)):
-        rooms = _fitted(homes, dict(zip(versions, lengths, strict=True)), nodes)
-        if rooms is not None:
-            return rooms
+        node_subnets = _try_lengths(node_by_addresses, dict(zip(versions, lengths, strict=True)), nodes)
+        if node_subnets is not None:
+            return node_subnets
     raise LabError("no nodes' subnets hold these pods' addresses as they are spread")
 
 
-def _fitted(
-    homes: dict[tuple[IPAddress, ...], str | None], lengths: dict[int, int], nodes: Sequence[str]
-) -> tuple[Room, ...] | None:
+def _try_lengths(
+    node_by_addresses: dict[tuple[IPAddress, ...], str | None], lengths: dict[int, int], nodes: Sequence[str]
+) -> tuple[NodeSubnets, ...] | None:
     """With subnets of these lengths; None: they do not fit. In both families a node's subnets have the same number."""
     first: dict[int, int] = {}
     for version, length in lengths.items():
         numbers = [
-            int(each) >> (each.max_prefixlen - length) for ips in homes for each in ips if each.version == version
+            int(each) >> (each.max_prefixlen - length)
+            for ips in node_by_addresses
+            for each in ips
+            if each.version == version
         ]
         first[version] = min(numbers, default=10 << 16 | 244 << 8)  # 10.244.0.0/24, when nobody has an address
 
@@ -57,7 +60,7 @@ def _fitted(
         return (int(address) >> (address.max_prefixlen - lengths[address.version])) - first[address.version]
 
     owners: dict[int, str | None] = {}
-    for addresses, node in homes.items():
+    for addresses, node in node_by_addresses.items():
         offsets = {number(address) for address in addresses}
         if len(offsets) != 1 or any(_is_reserved(each, lengths[each.version]) for each in addresses):
             return None
@@ -68,26 +71,26 @@ def _fitted(
     named = [node for node in owners.values() if node is not None]
     if len(set(named)) < len(named) or len(owners) > max(_MOST_NODES, len(nodes)):
         return None
-    return tuple(_as_rooms(owners, lengths, first, nodes))
+    return tuple(_name_nodes(owners, lengths, first, nodes))
 
 
-def _as_rooms(
+def _name_nodes(
     owners: dict[int, str | None], lengths: dict[int, int], first: dict[int, int], nodes: Sequence[str]
-) -> Iterator[Room]:
+) -> Iterator[NodeSubnets]:
     named = {node for node in owners.values() if node is not None}
     unnamed = iter([*(node for node in nodes if node not in named), *(f"n{number}" for number in range(1, 99))])
     free = (offset for offset in range(99) if offset not in owners)
-    places = {offset: owners[offset] for offset in sorted(owners)}
+    node_by_offset = {offset: owners[offset] for offset in sorted(owners)}
     given: set[str] = set(named)
-    for offset, node in places.items():
+    for offset, node in node_by_offset.items():
         name = node or next(each for each in unnamed if each not in given)
         given.add(name)
-        yield Room(name, _subnets(offset, lengths, first))
+        yield NodeSubnets(name, _subnets(offset, lengths, first))
     for node in nodes:
         if node not in given:
-            yield Room(node, _subnets(next(free), lengths, first))
-    if not places and not nodes:
-        yield Room("n1", _subnets(0, lengths, first))
+            yield NodeSubnets(node, _subnets(next(free), lengths, first))
+    if not node_by_offset and not nodes:
+        yield NodeSubnets("n1", _subnets(0, lengths, first))
 
 
 def _subnets(offset: int, lengths: dict[int, int], first: dict[int, int]) -> dict[int, IPNetwork]:
@@ -106,11 +109,11 @@ def _is_reserved(address: IPAddress, length: int) -> bool:
     return low in (0, 1) or low == (1 << (address.max_prefixlen - length)) - 1
 
 
-def network_for(rooms: Sequence[Room]) -> dict[str, Any]:
+def network_for(node_subnets: Sequence[NodeSubnets]) -> dict[str, Any]:
     """A net-conf.json for exactly these subnets."""
     config: dict[str, Any] = {"Backend": {"Type": "host-gw"}, "EnableIPv4": False}
     for version, prefix in ((4, ""), (6, "IPv6")):
-        subnets = sorted((room.subnets[version] for room in rooms if version in room.subnets), key=_start)
+        subnets = sorted((node.subnets[version] for node in node_subnets if version in node.subnets), key=_start)
         if not subnets:
             continue
         network = subnets[0].supernet(2)

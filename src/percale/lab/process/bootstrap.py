@@ -27,8 +27,8 @@ from msgspec import Struct
 
 from percale.errors import LabError, NoUserNamespaces, PercaleError
 from percale.kernel import syscalls
-from percale.lab.process import userns_errors as forbidding
-from percale.lab.run_dir import LabPlace
+from percale.lab.process.userns_errors import explain
+from percale.lab.run_dir import LabDir
 
 NETNS = Path("/run/netns")
 FABRIC = "fabric"
@@ -41,53 +41,53 @@ Report = Callable[[dict[str, Any]], None]
 Event = dict[str, Any]
 
 
-class Newborn(Struct, frozen=True):
+class LabProcess(Struct, frozen=True):
     """What the command keeps of a lab that it started."""
 
     pid: int
     progress: socket.socket
 
-    def events(self, patience: Callable[[], float] = lambda: 60.0) -> Iterator[Event]:
+    def events(self, timeout: Callable[[], float] = lambda: 60.0) -> Iterator[Event]:
         """What the lab reports, until it has no more to say. Raises TimeoutError when `patience()` seconds are none."""
-        begun = b""
+        partial = b""
         while True:
-            self.progress.settimeout(max(0.001, patience()))
+            self.progress.settimeout(max(0.001, timeout()))
             received = self.progress.recv(65536)
             if not received:
                 return
-            *lines, begun = (begun + received).split(b"\n")
+            *lines, partial = (partial + received).split(b"\n")
             yield from map(json.loads, lines)
 
 
-def bear(place: LabPlace, lock: int, live: Callable[[Report], None]) -> Newborn:
-    """Start the lab: `live(report)` runs as its pid 1. `lock` stays open in all of the lab's processes.
+def spawn_lab(lab_dir: LabDir, lock: int, run_init: Callable[[Report], None]) -> LabProcess:
+    """Start the lab: `run_init(report)` runs as its pid 1. `lock` stays open in all of the lab's processes.
 
     Raises NoUserNamespaces when the machine forbids the namespaces, LabError when something else is in the way.
     """
     ours, theirs = socket.socketpair()
     sys.stdout.flush()
     sys.stderr.flush()
-    midwife = os.fork()
-    if midwife == 0:
-        _never_return(lambda: _attend(place, lock, ours, theirs, live), theirs)
+    launcher = os.fork()
+    if launcher == 0:
+        _exit_after(lambda: _launch(lab_dir, lock, ours, theirs, run_init), theirs)
     theirs.close()
     os.close(lock)
-    os.waitpid(midwife, 0)
+    os.waitpid(launcher, 0)
     try:
-        pid = int(place.pid.read_text())
+        pid = int(lab_dir.pid.read_text())
     except FileNotFoundError:
-        first = next(Newborn(0, ours).events(), {})
-        raise _as_error(first) from None
-    return Newborn(pid, ours)
+        first_event = next(LabProcess(0, ours).events(), {})
+        raise _as_error(first_event) from None
+    return LabProcess(pid, ours)
 
 
-def _attend(
-    place: LabPlace, lock: int, ours: socket.socket, theirs: socket.socket, live: Callable[[Report], None]
+def _launch(
+    lab_dir: LabDir, lock: int, ours: socket.socket, theirs: socket.socket, run_init: Callable[[Report], None]
 ) -> None:
     """The midwife: leaves the terminal, makes the namespaces, bears pid 1, says which pid it has, and is done."""
     ours.close()
     os.setsid()
-    _leave_terminal(place.log)
+    _leave_terminal(lab_dir.log)
     try:
         syscalls.become_root_of_new_user_namespace()
         syscalls.unshare(
@@ -98,7 +98,7 @@ def _attend(
             | syscalls.CLONE_NEWIPC
         )
     except OSError as error:
-        raise forbidding.explain(error) from error
+        raise explain(error) from error
     go, wait = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -106,35 +106,35 @@ def _attend(
         if not os.read(go, 1):  # until the pid file is there; without one nobody would find the lab
             os._exit(1)
         os.close(go)
-        _never_return(lambda: _begin(place, theirs, live), theirs)
+        _exit_after(lambda: _run_init(lab_dir, theirs, run_init), theirs)
     try:
-        place.pid.write_text(f"{pid}\n")
+        lab_dir.pid.write_text(f"{pid}\n")
     except OSError as error:
-        place.pid.unlink(missing_ok=True)
-        raise LabError(f"cannot be written: {error.strerror}", where=str(place.pid)) from error
+        lab_dir.pid.unlink(missing_ok=True)
+        raise LabError(f"cannot be written: {error.strerror}", where=str(lab_dir.pid)) from error
     os.write(wait, b"1")
 
 
-def _begin(place: LabPlace, theirs: socket.socket, live: Callable[[Report], None]) -> None:
+def _run_init(lab_dir: LabDir, theirs: socket.socket, run_init: Callable[[Report], None]) -> None:
     """Pid 1: mounts, then the lab's life."""
     os.umask(0o022)
     try:
-        _mount(place)
+        _mount(lab_dir)
     except OSError as error:
-        raise forbidding.explain(error) from error
+        raise explain(error) from error
     with suppress(OSError):
-        socket.sethostname(f"lab-{place.name}")
-    live(lambda event: _say(theirs, event))
+        socket.sethostname(f"lab-{lab_dir.name}")
+    run_init(lambda event: _send(theirs, event))
 
 
-def _mount(place: LabPlace) -> None:
+def _mount(lab_dir: LabDir) -> None:
     """Own /proc and /run, nothing propagates; the labs' directory stays where it is, even below /run."""
     syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
-    labs = os.open(place.directory.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    labs = os.open(lab_dir.directory.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     syscalls.mount("tmpfs", "/run", "tmpfs", options="mode=0755")
-    if not place.directory.is_dir():
-        place.directory.parent.mkdir(parents=True)
-        syscalls.mount(f"/proc/self/fd/{labs}", str(place.directory.parent), None, syscalls.MS_BIND)
+    if not lab_dir.directory.is_dir():
+        lab_dir.directory.parent.mkdir(parents=True)
+        syscalls.mount(f"/proc/self/fd/{labs}", str(lab_dir.directory.parent), None, syscalls.MS_BIND)
     os.close(labs)
     syscalls.mount("proc", "/proc", "proc", _PSEUDO)
     with suppress(OSError):  # only tools that look into /sys miss it
@@ -154,25 +154,25 @@ def _leave_terminal(log: Path) -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
-def _never_return(action: Callable[[], None], channel: socket.socket) -> None:
+def _exit_after(action: Callable[[], None], channel: socket.socket) -> None:
     """Run a forked process' whole life; an error goes to the log and, in one line, to the command that waits."""
     try:
         action()
     except PercaleError as error:
-        _say(channel, {"error": str(error), "sort": type(error).__name__})
+        _send(channel, {"error": str(error), "type": type(error).__name__})
         os._exit(1)
     except BaseException as error:  # the end of a process: nobody above could handle it
         traceback.print_exc()
-        _say(channel, {"error": f"the lab's start failed: {type(error).__name__}: {error}", "sort": "LabError"})
+        _send(channel, {"error": f"the lab's start failed: {type(error).__name__}: {error}", "type": "LabError"})
         os._exit(1)
     os._exit(0)
 
 
-def _say(channel: socket.socket, event: Event) -> None:
+def _send(channel: socket.socket, event: Event) -> None:
     with suppress(OSError):  # the command that waited has gone
         channel.sendall(json.dumps(event).encode() + b"\n")
 
 
 def _as_error(event: Event) -> PercaleError:
-    kind = NoUserNamespaces if event.get("sort") == "NoUserNamespaces" else LabError
+    kind = NoUserNamespaces if event.get("type") == "NoUserNamespaces" else LabError
     return kind(event.get("error", "the lab ended before it began"))

@@ -27,59 +27,59 @@ from types import FrameType
 from percale.errors import PercaleError
 from percale.kernel import syscalls
 from percale.lab.process.bootstrap import NETNS
-from percale.lab.run_dir import LabPlace, NodePlace
+from percale.lab.run_dir import LabDir, NodeDir
 
-_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_EXIT_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 Channel = socket.socket
 
 
-Serve = Callable[[NodePlace], None]
+RunAgent = Callable[[NodeDir], None]
 """An agent's whole life."""
 
 
-def live(place: LabPlace, control: Callable[[Channel], None], prepare: Callable[[], Serve]) -> None:
+def run(lab_dir: LabDir, control: Callable[[Channel], None], prepare: Callable[[], RunAgent]) -> None:
     """The whole life of pid 1. `control(channel)` is the controller; what `prepare` returns, an agent: each in a child.
 
     While the controller lays the cables, `prepare` imports what agents need.
     """
-    wakeup, waker = os.pipe()
-    os.set_blocking(waker, False)
-    signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
-    for number in _ENDING:
-        signal.signal(number, _end)
+    wakeup_reader, wakeup_writer = os.pipe()
+    os.set_blocking(wakeup_writer, False)
+    signal.set_wakeup_fd(wakeup_writer, warn_on_full_buffer=False)
+    for number in _EXIT_SIGNALS:
+        signal.signal(number, _exit)
     signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a socket for each port of each pod
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    controller = _bear(lambda: control(theirs), "controller")
+    controller = _fork(lambda: control(theirs), "controller")
     theirs.close()
-    serve = prepare()
+    run_agent = prepare()
     gc.freeze()  # what was imported is shared with all agents: their collectors must not write to it
     while True:
-        ready, _, _ = select.select([wakeup, ours.fileno()], [], [])
-        if wakeup in ready:
-            os.read(wakeup, 512)
-            _bury(controller, ours)
-        if ours.fileno() in ready:
-            _obey(place, ours, serve)
+        readable, _, _ = select.select([wakeup_reader, ours.fileno()], [], [])
+        if wakeup_reader in readable:
+            os.read(wakeup_reader, 512)
+            _reap(controller, ours)
+        if ours.fileno() in readable:
+            _handle_request(lab_dir, ours, run_agent)
 
 
-def _end(_number: int, _frame: FrameType | None) -> None:
+def _exit(_number: int, _frame: FrameType | None) -> None:
     os._exit(0)  # the kernel ends all others
 
 
-def _obey(place: LabPlace, channel: Channel, serve: Serve) -> None:
+def _handle_request(lab_dir: LabDir, channel: Channel, run_agent: RunAgent) -> None:
     """Start the agent that the controller asks for."""
     message = channel.recv(4096)
     if not message:
         os._exit(0)
-    node = place.node(json.loads(message)["start"])
-    pid = _bear(lambda: _as_agent(node, serve), f"agent of {node.name}")
-    _tell(channel, {"started": node.name, "pid": pid})
+    node = lab_dir.node(json.loads(message)["start"])
+    pid = _fork(lambda: _run_agent(node, run_agent), f"agent of {node.name}")
+    _send(channel, {"started": node.name, "pid": pid})
 
 
-def _as_agent(node: NodePlace, serve: Serve) -> None:
+def _run_agent(node: NodeDir, run_agent: RunAgent) -> None:
     """In the child: the node's namespace, its log, its notification socket."""
     log = os.open(node.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     os.dup2(log, 1)
@@ -88,10 +88,10 @@ def _as_agent(node: NodePlace, serve: Serve) -> None:
     syscalls.setns(namespace, syscalls.CLONE_NEWNET)
     os.close(namespace)
     os.environ["NOTIFY_SOCKET"] = str(node.notify_socket)
-    serve(node)
+    run_agent(node)
 
 
-def _bear(action: Callable[[], None], what: str) -> int:
+def _fork(action: Callable[[], None], what: str) -> int:
     """Fork; the child runs `action` with signals as a fresh program has them."""
     pid = os.fork()
     if pid:
@@ -99,13 +99,13 @@ def _bear(action: Callable[[], None], what: str) -> int:
     status = 1
     try:
         signal.set_wakeup_fd(-1)
-        for number in (*_ENDING, signal.SIGCHLD):
+        for number in (*_EXIT_SIGNALS, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         action()
         status = 0
-    except SystemExit as ending:
-        status = ending.code if isinstance(ending.code, int) else 1
+    except SystemExit as exit_request:
+        status = exit_request.code if isinstance(exit_request.code, int) else 1
     except PercaleError as error:
         print(f"{what}: {error}", file=sys.stderr)
     except BaseException:  # the end of a process: nobody above could handle it
@@ -118,7 +118,7 @@ def _bear(action: Callable[[], None], what: str) -> int:
         os._exit(status)
 
 
-def _bury(controller: int, channel: Channel) -> None:
+def _reap(controller: int, channel: Channel) -> None:
     """Reap all that ended, orphans of `lab exec` among them; the controller's end is ours."""
     while True:
         try:
@@ -129,9 +129,9 @@ def _bury(controller: int, channel: Channel) -> None:
             return
         if pid == controller:
             os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
-        _tell(channel, {"ended": pid, "status": os.waitstatus_to_exitcode(status)})
+        _send(channel, {"ended": pid, "status": os.waitstatus_to_exitcode(status)})
 
 
-def _tell(channel: Channel, message: dict[str, object]) -> None:
+def _send(channel: Channel, message: dict[str, object]) -> None:
     with suppress(OSError):  # the controller is ending: its end ends us
         channel.send(json.dumps(message).encode())

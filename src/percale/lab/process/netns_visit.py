@@ -29,6 +29,6 @@ def visit(namespace: Path, action: Callable[[], T]) -> T:
         thread.close()
 
 
-async def visited(namespace: Path, action: Callable[[], T]) -> T:
+async def visit_async(namespace: Path, action: Callable[[], T]) -> T:
     """The same from the event loop, without blocking it."""
     return await asyncio.to_thread(visit, namespace, action)

@@ -31,7 +31,7 @@ _NAMESPACES = {
 """In the order of entering: the user namespace gives the right to the others."""
 
 
-class Room(Struct, frozen=True):
+class ExecTarget(Struct, frozen=True):
     """Where a program runs: a network namespace, a host name, and what stands in place of which path."""
 
     namespace: Path
@@ -40,23 +40,26 @@ class Room(Struct, frozen=True):
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
-def run_inside(init: int, room: Room, command: Sequence[str]) -> int:
+def run_inside(init: int, target: ExecTarget, command: Sequence[str]) -> int:
     """Run the command in the room of the lab whose init is this pid; its exit code (128 + signal when killed).
 
     The calling process stays inside afterwards; `percale` is found in there even when it is not on the PATH. Raises LabError.
     """
-    here = Path.cwd()
+    directory = Path.cwd()
     try:
-        _enter(init, room)
-        _furnish(room)
+        _enter(init, target)
+        _set_up_mounts(target)
     except OSError as error:
         raise LabError(
-            f"cannot enter {room.hostname}: {error}", hint="is it still there? percale lab get pods"
+            f"cannot enter {target.hostname}: {error}", hint="is it still there? percale lab get pods"
         ) from error
     with suppress(OSError):  # the new mount namespace's root, when the directory is not to be seen inside
-        os.chdir(here)
-    own = {"HOSTNAME": room.hostname, "PATH": f"{os.environ.get('PATH', os.defpath)}:{Path(sys.executable).parent}"}
-    return _wait_for(_start(command, {**os.environ, **room.environment, **own}))
+        os.chdir(directory)
+    overrides = {
+        "HOSTNAME": target.hostname,
+        "PATH": f"{os.environ.get('PATH', os.defpath)}:{Path(sys.executable).parent}",
+    }
+    return _wait_for(_start(command, {**os.environ, **target.environment, **overrides}))
 
 
 def enter_user_namespace(init: int) -> None:
@@ -68,7 +71,7 @@ def enter_user_namespace(init: int) -> None:
         os.close(descriptor)
 
 
-def _enter(init: int, room: Room) -> None:
+def _enter(init: int, target: ExecTarget) -> None:
     opened = []
     for name, kind in _NAMESPACES.items():
         try:
@@ -78,26 +81,26 @@ def _enter(init: int, room: Room) -> None:
     for descriptor, kind in opened:
         syscalls.setns(descriptor, kind)
         os.close(descriptor)
-    namespace = os.open(room.namespace, os.O_RDONLY | os.O_CLOEXEC)
+    namespace = os.open(target.namespace, os.O_RDONLY | os.O_CLOEXEC)
     syscalls.setns(namespace, syscalls.CLONE_NEWNET)
     os.close(namespace)
 
 
-def _furnish(room: Room) -> None:
+def _set_up_mounts(target: ExecTarget) -> None:
     """Mounts and host name that nobody else sees."""
     syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWUTS)
     syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
     with suppress(OSError):  # only tools that look into /sys/class/net miss it
         syscalls.mount("sysfs", "/sys", "sysfs", 0x2 | 0x4 | 0x8)
-    for target, source in room.binds.items():
-        real = Path(os.path.realpath(target))
+    for path, source in target.binds.items():
+        real = Path(os.path.realpath(path))
         if not real.exists():  # /etc/resolv.conf may point into the /run of the machine
             with suppress(OSError):
                 real.parent.mkdir(parents=True, exist_ok=True)
                 real.mkdir() if Path(source).is_dir() else real.touch()
         if real.exists():
             syscalls.mount(source, str(real), None, syscalls.MS_BIND)
-    socket.sethostname(room.hostname)
+    socket.sethostname(target.hostname)
 
 
 def _start(command: Sequence[str], environment: Mapping[str, str]) -> int:

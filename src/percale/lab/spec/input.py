@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from percale.errors import BadManifest
 from percale.lab.run_dir import is_object_name
-from percale.lab.spec.topology import DEFAULT_NETWORK, Host, Lab, LabNode, LabSpec, Segment
+from percale.lab.spec.topology import DEFAULT_NETWORK, Host, Lab, LabNode, LabSpec, SegmentSpec
 from percale.model.configmap import ConfigMap
 from percale.model.kinds import KINDS, kinds_of
 from percale.model.manifest.decode import ManifestEntry, SkippedDocument, Source, decode_manifest, object_node
@@ -127,7 +127,7 @@ def _check_words(data: bytes, source: Source) -> None:
     if spec is None:
         return
     _check_fields(spec, LabSpec, "spec", source)
-    for name, kind in (("segments", Segment), ("nodes", LabNode), ("hosts", Host)):
+    for name, kind in (("segments", SegmentSpec), ("nodes", LabNode), ("hosts", Host)):
         members = spec.get(name)
         for number, member in enumerate(members.items if members is not None else ()):
             _check_fields(member, kind, f"spec.{name}[{number}]", source)

@@ -21,17 +21,17 @@ _HOST_BITS = 4
 
 def service_networks(spec: LabSpec, machines: Topology, pods: Sequence[IPNetwork], where: str) -> ServiceNetworks:
     """What the document says, else networks that nothing else in the lab uses. Raises BadManifest."""
-    taken = [*pods, *(net for wire in machines.wires for net in (wire.cidr, wire.cidr6))]
+    taken = [*pods, *(net for segment in machines.segments for net in (segment.cidr, segment.cidr6))]
     versions = tuple(dict.fromkeys(net.version for net in pods))
-    cidrs = _decided(spec.serviceCIDR, _CLUSTER_IPS, versions, taken, f"{where}: serviceCIDR")
+    cidrs = _choose(spec.serviceCIDR, _CLUSTER_IPS, versions, taken, f"{where}: serviceCIDR")
     if missing := [version for version in versions if version not in {cidr.version for cidr in cidrs}]:
         what = f"pods have IPv{missing[0]} addresses, but Services would have none"
         raise BadManifest(what, where=f"{where}: serviceCIDR", hint="give both networks, with a comma")
-    pools = _decided(spec.loadBalancers, _LOAD_BALANCERS, versions, [*taken, *cidrs], f"{where}: loadBalancers")
+    pools = _choose(spec.loadBalancers, _LOAD_BALANCERS, versions, [*taken, *cidrs], f"{where}: loadBalancers")
     return ServiceNetworks(cidrs, pools)
 
 
-def _decided(
+def _choose(
     written: str | None,
     usual: dict[int, tuple[str, ...]],
     versions: Sequence[int],
@@ -42,9 +42,9 @@ def _decided(
         return tuple(next(_free(usual[version], taken)) for version in versions)
     networks = tuple(_read(part.strip(), where) for part in written.split(","))
     for net in networks:
-        rival = next((other for other in taken if _overlap(net, other)), None)
-        if rival is not None:
-            raise BadManifest(f"{net} and {rival}, which is in use, overlap", where=where, hint="choose another")
+        other = next((other for other in taken if _overlap(net, other)), None)
+        if other is not None:
+            raise BadManifest(f"{net} and {other}, which is in use, overlap", where=where, hint="choose another")
     if len({net.version for net in networks}) < len(networks):
         raise BadManifest("more than one network of an address family", where=where, hint="give one of each")
     return networks

@@ -27,7 +27,7 @@ from percale.model.validation.shared import check_labels
 DEFAULT_NETWORK: dict[str, Any] = {"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan"}}
 
 
-class Segment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SegmentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Machines that reach each other without a router; the router has the first address."""
 
     name: str
@@ -61,7 +61,7 @@ class LabSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All is optional: what is left out is as `DEFAULT` has it."""
 
     network: dict[str, Any] | None = None
-    segments: tuple[Segment, ...] | None = None
+    segments: tuple[SegmentSpec, ...] | None = None
     nodes: tuple[LabNode, ...] | None = None
     hosts: tuple[Host, ...] | None = None
     serviceCIDR: str | None = None
@@ -83,13 +83,13 @@ class Lab(Object, frozen=True, omit_defaults=True, kw_only=True):
 
 
 DEFAULT = LabSpec(
-    segments=(Segment("a"), Segment("b"), Segment("world", IPv4Network("203.0.113.0/24"))),
+    segments=(SegmentSpec("a"), SegmentSpec("b"), SegmentSpec("world", IPv4Network("203.0.113.0/24"))),
     nodes=(LabNode("node1", "a"), LabNode("node2", "a"), LabNode("node3", "b")),
     hosts=(Host("outside", "world"),),
 )
 
 
-class Wire(Struct, frozen=True):
+class Segment(Struct, frozen=True):
     """A segment with its networks decided."""
 
     name: str
@@ -111,7 +111,7 @@ class Machine(Struct, frozen=True):
 
     name: str
     kind: Literal["node", "host"]
-    wire: Wire
+    segment: Segment
     address: IPv4Interface
     address6: IPv6Interface
     labels: dict[str, str]
@@ -121,7 +121,7 @@ class Machine(Struct, frozen=True):
 class Topology(Struct, frozen=True):
     """Every machine of a lab, in the order of its document."""
 
-    wires: tuple[Wire, ...]
+    segments: tuple[Segment, ...]
     machines: tuple[Machine, ...]
 
     @property
@@ -142,14 +142,14 @@ class Topology(Struct, frozen=True):
             raise LabError(f"there is a machine named {node.name} already")
         try:
             _check_names([node], (), "add-node")
-            machine = _Placing(list(self.wires), list(self.machines), "add-node").node(node)
+            machine = _TopologyBuilder(list(self.segments), list(self.machines), "add-node").node(node)
         except BadManifest as error:
             raise LabError(str(error)) from error
-        return Topology(self.wires, (*self.machines, machine))
+        return Topology(self.segments, (*self.machines, machine))
 
     def without(self, name: str) -> Topology:
         """The same without this machine."""
-        return Topology(self.wires, tuple(machine for machine in self.machines if machine.name != name))
+        return Topology(self.segments, tuple(machine for machine in self.machines if machine.name != name))
 
 
 def topology(spec: LabSpec, pod_networks: Iterable[IPNetwork] = (), where: str = "the lab") -> Topology:
@@ -158,23 +158,23 @@ def topology(spec: LabSpec, pod_networks: Iterable[IPNetwork] = (), where: str =
         raise BadManifest("a lab needs a segment", where=where, hint="leave `segments` out for the default ones")
     segments, nodes, hosts = _with_defaults(spec)
     _check_names([*nodes, *hosts], segments, where)
-    placing = _Placing([], [], where)
+    builder = _TopologyBuilder([], [], where)
     for segment in segments:
-        placing.wire(segment)
+        builder.add_segment(segment)
     for host in hosts:
-        placing.own_wire(host)
-    placing.check_networks(pod_networks)
+        builder.add_host_segment(host)
+    builder.check_networks(pod_networks)
     # Those that name their address come first, so that nobody else is given it.
     machines: list[LabNode | Host] = [*nodes, *hosts]
     order = sorted(machines, key=lambda machine: machine.address is None and machine.address6 is None)
     placed = {
-        machine.name: placing.node(machine) if isinstance(machine, LabNode) else placing.host(machine)
+        machine.name: builder.node(machine) if isinstance(machine, LabNode) else builder.host(machine)
         for machine in order
     }
-    return Topology(tuple(placing.wires), tuple(placed[machine.name] for machine in machines))
+    return Topology(tuple(builder.segments), tuple(placed[machine.name] for machine in machines))
 
 
-def _with_defaults(spec: LabSpec) -> tuple[Sequence[Segment], Sequence[LabNode], Sequence[Host]]:
+def _with_defaults(spec: LabSpec) -> tuple[Sequence[SegmentSpec], Sequence[LabNode], Sequence[Host]]:
     """What the document leaves out is the default's, as far as that fits to what it says."""
     assert DEFAULT.segments is not None
     assert DEFAULT.nodes is not None
@@ -194,7 +194,7 @@ def _with_defaults(spec: LabSpec) -> tuple[Sequence[Segment], Sequence[LabNode],
     return segments, nodes, hosts
 
 
-def _check_names(machines: Sequence[LabNode | Host], segments: Sequence[Segment], where: str) -> None:
+def _check_names(machines: Sequence[LabNode | Host], segments: Sequence[SegmentSpec], where: str) -> None:
     seen: set[str] = set()
     for machine in machines:
         if not is_label(machine.name):
@@ -222,42 +222,46 @@ def _check_names(machines: Sequence[LabNode | Host], segments: Sequence[Segment]
         seen.add(segment.name)
 
 
-class _Placing(Struct, frozen=True):
+class _TopologyBuilder(Struct, frozen=True):
     """Gives networks to segments and addresses to machines, one after the other. Every method raises BadManifest."""
 
-    wires: list[Wire]
+    segments: list[Segment]
     machines: list[Machine]
     where: str
 
-    def wire(self, segment: Segment) -> Wire:
+    def add_segment(self, spec: SegmentSpec) -> Segment:
         """The segment with its networks: its own, else the first of 192.168.N.0/24 and fd00:192:168:N::/64 that is free."""
-        cidr = segment.cidr or next(net for net in _networks4() if not self._overlapping(net))
-        cidr6 = segment.cidr6 or next(net for net in _networks6() if not self._overlapping(net))
+        cidr = spec.cidr or next(net for net in _networks4() if not self._overlapping(net))
+        cidr6 = spec.cidr6 or next(net for net in _networks6() if not self._overlapping(net))
         if cidr.prefixlen > 30 or cidr6.prefixlen > 126:
             small = cidr if cidr.prefixlen > 30 else cidr6
-            raise BadManifest(f"segment {segment.name}: {small} has no room for machines", where=self.where)
+            raise BadManifest(f"segment {spec.name}: {small} has no room for machines", where=self.where)
         for net in (cidr, cidr6):
             if net.is_loopback or net.is_multicast or net.is_link_local:
-                raise BadManifest(f"segment {segment.name}: {net} is no network for machines", where=self.where)
-        if segment.mtu is not None and not 1280 <= segment.mtu <= 65521:
-            raise BadManifest(f"segment {segment.name}: an MTU of {segment.mtu} is not 1280 to 65521", where=self.where)
+                raise BadManifest(f"segment {spec.name}: {net} is no network for machines", where=self.where)
+        if spec.mtu is not None and not 1280 <= spec.mtu <= 65521:
+            raise BadManifest(f"segment {spec.name}: an MTU of {spec.mtu} is not 1280 to 65521", where=self.where)
         for net in (cidr, cidr6):
             other = self._overlapping(net)
             if other is not None:
-                raise BadManifest(f"segments {other.name} and {segment.name} overlap at {net}", where=self.where)
-        wire = Wire(segment.name, cidr, cidr6, segment.mtu)
-        self.wires.append(wire)
-        return wire
+                raise BadManifest(f"segments {other.name} and {spec.name} overlap at {net}", where=self.where)
+        segment = Segment(spec.name, cidr, cidr6, spec.mtu)
+        self.segments.append(segment)
+        return segment
 
-    def own_wire(self, host: Host) -> None:
+    def add_host_segment(self, host: Host) -> None:
         """A host whose address is in no segment stands alone behind the router."""
         address = host.address
-        if host.segment is None and address is not None and not any(address in wire.cidr for wire in self.wires):
+        if (
+            host.segment is None
+            and address is not None
+            and not any(address in segment.cidr for segment in self.segments)
+        ):
             cidr = IPv4Network((address, 24), strict=False)
             if address - 1 == cidr.network_address:
                 raise BadManifest(f"host {host.name}: {address} is where its router would be", where=self.where)
-            taken = {wire.name for wire in self.wires}
-            self.wire(Segment(next(name for name in _segment_names(host.name) if name not in taken), cidr))
+            taken = {segment.name for segment in self.segments}
+            self.add_segment(SegmentSpec(next(name for name in _segment_names(host.name) if name not in taken), cidr))
 
     def check_networks(self, pod_networks: Iterable[IPNetwork]) -> None:
         """The pods' network must be none of the machines'."""
@@ -271,65 +275,73 @@ class _Placing(Struct, frozen=True):
                 )
 
     def node(self, node: LabNode) -> Machine:
-        wire = self._wire_of(node.name, node.segment, node.address) if node.segment or node.address else self.wires[0]
-        return self._place(node, "node", wire, node.labels, ())
+        segment = (
+            self._segment_of(node.name, node.segment, node.address)
+            if node.segment or node.address
+            else self.segments[0]
+        )
+        return self._place(node, "node", segment, node.labels, ())
 
     def host(self, host: Host) -> Machine:
         for port in host.ports:
             parse_port(port, f"{self.where}: host {host.name}")
-        wire = self._wire_of(host.name, host.segment, host.address) if host.segment or host.address else self.wires[-1]
-        return self._place(host, "host", wire, {}, host.ports)
+        segment = (
+            self._segment_of(host.name, host.segment, host.address)
+            if host.segment or host.address
+            else self.segments[-1]
+        )
+        return self._place(host, "host", segment, {}, host.ports)
 
-    def _wire_of(self, name: str, segment: str | None, address: IPv4Address | None) -> Wire:
-        for wire in self.wires:
-            if segment == wire.name or (segment is None and address is not None and address in wire.cidr):
-                return wire
-        known = ", ".join(wire.name for wire in self.wires)
-        what = f"no segment {segment}" if segment else f"{address} is in no segment"
+    def _segment_of(self, name: str, wanted: str | None, address: IPv4Address | None) -> Segment:
+        for segment in self.segments:
+            if wanted == segment.name or (wanted is None and address is not None and address in segment.cidr):
+                return segment
+        known = ", ".join(segment.name for segment in self.segments)
+        what = f"no segment {wanted}" if wanted else f"{address} is in no segment"
         raise BadManifest(f"{name}: {what}", where=self.where, hint=f"there are {known}")
 
     def _place(
         self,
-        wish: LabNode | Host,
+        spec: LabNode | Host,
         kind: Literal["node", "host"],
-        wire: Wire,
+        segment: Segment,
         labels: dict[str, str],
         ports: tuple[str, ...],
     ) -> Machine:
-        address = self._address(wish.name, wish.address, wire.cidr, wire.gateway.ip)
-        address6 = self._address(wish.name, wish.address6, wire.cidr6, wire.gateway6.ip)
+        address = self._address(spec.name, spec.address, segment.cidr, segment.gateway.ip)
+        address6 = self._address(spec.name, spec.address6, segment.cidr6, segment.gateway6.ip)
         machine = Machine(
-            wish.name,
+            spec.name,
             kind,
-            wire,
-            IPv4Interface((int(address), wire.cidr.prefixlen)),
-            IPv6Interface((int(address6), wire.cidr6.prefixlen)),
+            segment,
+            IPv4Interface((int(address), segment.cidr.prefixlen)),
+            IPv6Interface((int(address6), segment.cidr6.prefixlen)),
             labels,
             ports,
         )
         self.machines.append(machine)
         return machine
 
-    def _address(self, name: str, wish: IPAddress | None, net: IPNetwork, gateway: IPAddress) -> IPAddress:
+    def _address(self, name: str, spec: IPAddress | None, net: IPNetwork, gateway: IPAddress) -> IPAddress:
         taken: dict[IPAddress, str] = {gateway: "the router"}
         for machine in self.machines:
             taken[machine.address.ip] = taken[machine.address6.ip] = machine.name
-        if wish is None:
+        if spec is None:
             free = next((address for address in _hosts(net) if address not in taken), None)
             if free is None:
                 raise BadManifest(f"{name}: {net} is full", where=self.where, hint="give the segment a larger cidr")
             return free
-        if wish not in net or wish in (net.network_address, net.broadcast_address):
-            raise BadManifest(f"{name}: {wish} is no address of its segment {net}", where=self.where)
-        if wish in taken:
-            raise BadManifest(f"{name} and {taken[wish]} both have {wish}", where=self.where)
-        return wish
+        if spec not in net or spec in (net.network_address, net.broadcast_address):
+            raise BadManifest(f"{name}: {spec} is no address of its segment {net}", where=self.where)
+        if spec in taken:
+            raise BadManifest(f"{name} and {taken[spec]} both have {spec}", where=self.where)
+        return spec
 
-    def _overlapping(self, net: IPNetwork) -> Wire | None:
-        for wire in self.wires:
-            own: IPNetwork = wire.cidr if isinstance(net, IPv4Network) else wire.cidr6
+    def _overlapping(self, net: IPNetwork) -> Segment | None:
+        for segment in self.segments:
+            own: IPNetwork = segment.cidr if isinstance(net, IPv4Network) else segment.cidr6
             if own.overlaps(net):
-                return wire
+                return segment
         return None
 
 

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from tests import builders
 
 from percale.errors import LabError
-from percale.lab.api.columns import Surroundings, age, rows
+from percale.lab.api.columns import ColumnContext, age, rows
 from percale.lab.api.kind_names import full_name, kind_of
 from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
 from percale.model.endpoints import Endpoints
@@ -20,7 +20,7 @@ from percale.model.networkpolicy import NetworkPolicy
 from percale.model.pod import Pod
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
-AROUND = Surroundings(pods={}, agents={}, subnets={}, now=NOW)
+AROUND = ColumnContext(pods={}, agents={}, subnets={}, now=NOW)
 
 
 CONTAINERS = [{"name": "a"}, {"name": "b"}]

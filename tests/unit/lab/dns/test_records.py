@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from tests import builders
 
-from percale.lab.dns.records import Names
+from percale.lab.dns.records import Zone
 from percale.model.endpoints import Endpoint, EndpointSlice
 
 service = partial(builders.service, namespace="shop")
@@ -37,11 +37,11 @@ DB_ENDPOINTS = endpoints(
     {"addresses": ["10.244.1.4"], "hostname": "db-2", "conditions": {"ready": False}},
     ports=SQL,
 )
-NAMES = Names([WEB, DB, OUTSIDE], [DB_ENDPOINTS])
+ZONE = Zone([WEB, DB, OUTSIDE], [DB_ENDPOINTS])
 
 
-def data(name: str, kind: str, names: Names = NAMES) -> list[str]:
-    answer = names.ask(name, kind)
+def data(name: str, kind: str, zone: Zone = ZONE) -> list[str]:
+    answer = zone.lookup(name, kind)
     assert answer.known
     return sorted(record.data for record in answer.records)
 
@@ -81,7 +81,7 @@ def test_a_name_has_these_records(name: str, kind: str, expected: list[str]) -> 
     ["nobody.shop.svc.cluster.local.", "db-2.db.shop.svc.cluster.local.", "_http._udp.web.shop.svc.cluster.local."],
 )
 def test_a_name_that_is_not_there_is_not_known(name: str) -> None:
-    assert not NAMES.ask(name, "A").known
+    assert not ZONE.lookup(name, "A").known
 
 
 def test_a_name_with_names_below_it_is_known_and_has_no_records() -> None:
@@ -90,32 +90,32 @@ def test_a_name_with_names_below_it_is_known_and_has_no_records() -> None:
 
 
 def test_a_headless_service_without_ready_endpoints_is_known() -> None:
-    assert data("db.shop.svc.cluster.local.", "A", Names([DB], [])) == []
+    assert data("db.shop.svc.cluster.local.", "A", Zone([DB], [])) == []
 
 
 def test_endpoints_that_are_not_ready_are_published_when_the_service_says_so() -> None:
     loose = msgspec.structs.replace(DB, spec=msgspec.structs.replace(DB.spec, publishNotReadyAddresses=True))
-    assert data("db-2.db.shop.svc.cluster.local.", "A", Names([loose], [DB_ENDPOINTS])) == ["10.244.1.4"]
+    assert data("db-2.db.shop.svc.cluster.local.", "A", Zone([loose], [DB_ENDPOINTS])) == ["10.244.1.4"]
 
 
 def test_it_covers_its_own_zone_and_its_reverse_names_alone() -> None:
-    assert NAMES.covers("anything.cluster.local.")
-    assert NAMES.covers("2.1.244.10.in-addr.arpa.")
-    assert not NAMES.covers("db.example.org.")
-    assert not NAMES.covers("9.9.9.9.in-addr.arpa.")
+    assert ZONE.is_authoritative_for("anything.cluster.local.")
+    assert ZONE.is_authoritative_for("2.1.244.10.in-addr.arpa.")
+    assert not ZONE.is_authoritative_for("db.example.org.")
+    assert not ZONE.is_authoritative_for("9.9.9.9.in-addr.arpa.")
 
 
 def test_dual_stack_endpoints_have_both() -> None:
     six = endpoints("db", {"addresses": ["fd00::2"], "hostname": "db-0"}, ports=SQL)
-    names = Names([DB], [DB_ENDPOINTS, six])
-    assert data("db-0.db.shop.svc.cluster.local.", "A", names) == ["10.244.1.2"]
-    assert data("db-0.db.shop.svc.cluster.local.", "AAAA", names) == ["fd00::2"]
+    zone = Zone([DB], [DB_ENDPOINTS, six])
+    assert data("db-0.db.shop.svc.cluster.local.", "A", zone) == ["10.244.1.2"]
+    assert data("db-0.db.shop.svc.cluster.local.", "AAAA", zone) == ["fd00::2"]
 
 
 def test_what_is_no_address_has_no_record_and_the_others_have() -> None:
     odd = msgspec.structs.replace(WEB, spec=msgspec.structs.replace(WEB.spec, clusterIPs=("10.96.0.7", "ten")))
-    assert data("web.shop.svc.cluster.local.", "A", Names([odd], [])) == ["10.96.0.7"]
+    assert data("web.shop.svc.cluster.local.", "A", Zone([odd], [])) == ["10.96.0.7"]
     slice_ = msgspec.structs.replace(
         DB_ENDPOINTS, endpoints=(Endpoint(addresses=("db.example.org",)), Endpoint(addresses=("10.244.1.9",)))
     )
-    assert data("db.shop.svc.cluster.local.", "A", Names([DB], [slice_])) == ["10.244.1.9"]
+    assert data("db.shop.svc.cluster.local.", "A", Zone([DB], [slice_])) == ["10.244.1.9"]

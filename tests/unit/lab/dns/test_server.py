@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from tests import builders
 
-from percale.lab.dns.records import Names
+from percale.lab.dns.records import Zone
 from percale.lab.dns.server import NameServer
 
 WEB = builders.service("web", namespace="shop", clusterIP="10.96.0.7")
@@ -21,7 +21,7 @@ MANY_ENDPOINTS = builders.endpoint_slice("many", *(f"10.244.0.{number}" for numb
 @pytest.fixture
 def server() -> NameServer:
     made = NameServer()
-    made.names = Names([WEB, ALIAS, MANY], [MANY_ENDPOINTS])
+    made.zone = Zone([WEB, ALIAS, MANY], [MANY_ENDPOINTS])
     made.hosts = {"outside": ("203.0.113.2", "fd00::2")}
     return made
 
@@ -74,6 +74,6 @@ def test_what_is_no_question_gets_no_answer(server: NameServer, request_: bytes)
 
 def test_a_name_that_no_message_can_hold_is_a_failure_of_that_name_alone(server: NameServer) -> None:
     odd = msgspec.structs.replace(ALIAS, spec=msgspec.structs.replace(ALIAS.spec, externalName="two..dots"))
-    server.names = Names([WEB, odd], [])
+    server.zone = Zone([WEB, odd], [])
     answer = asked(server, "db.shop.svc.cluster.local.", "A")
     assert (answer.rcode(), texts(answer)) == (dns.rcode.SERVFAIL, [])

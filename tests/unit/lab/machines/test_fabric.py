@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from percale.lab.machines.fabric import cable_lines, cut_rules, machine_lines, port, router_lines
-from percale.lab.spec.topology import LabNode, LabSpec, Segment, topology
+from percale.lab.spec.topology import LabNode, LabSpec, SegmentSpec, topology
 
-LAB = topology(LabSpec(segments=(Segment("a", mtu=9000), Segment("b"))))
+LAB = topology(LabSpec(segments=(SegmentSpec("a", mtu=9000), SegmentSpec("b"))))
 NODE1, _, NODE3 = LAB.nodes
 
 
 def test_the_router_has_a_bridge_with_the_gateway_per_segment() -> None:
-    lines = router_lines(LAB.wires)
+    lines = router_lines(LAB.segments)
     assert "link add br-a address 02:00:c0:a8:01:01 mtu 9000 type bridge forward_delay 0 mcast_snooping 0" in lines
     assert "address add 192.168.2.1/24 dev br-b" in lines
 

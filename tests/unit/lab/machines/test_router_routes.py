@@ -7,8 +7,8 @@ from typing import Any
 
 from tests import builders
 
-from percale.lab.machines.fabric import way_lines
-from percale.lab.machines.router_routes import Way, ways_to_pods, ways_to_services
+from percale.lab.machines.fabric import route_lines
+from percale.lab.machines.router_routes import RouterRoute, pod_routes, service_routes
 from percale.model.endpoints import EndpointSlice
 from percale.model.service import Service
 
@@ -30,12 +30,12 @@ def slice_(*endpoints: tuple[str, dict[str, bool]]) -> EndpointSlice:
 
 def test_pods_are_behind_their_node() -> None:
     lease = builders.lease(1, publicIP=str(N1))
-    assert list(ways_to_pods([lease])) == [Way(ip_network("10.244.1.0/24"), (N1,))]
+    assert list(pod_routes([lease])) == [RouterRoute(ip_network("10.244.1.0/24"), (N1,))]
 
 
 def test_all_nodes_take_a_load_balancers_address() -> None:
-    assert list(ways_to_services([service("198.51.100.1")], [], NODES, HOME)) == [
-        Way(ip_network("198.51.100.1/32"), (N1, N2))
+    assert list(service_routes([service("198.51.100.1")], [], NODES, HOME)) == [
+        RouterRoute(ip_network("198.51.100.1/32"), (N1, N2))
     ]
 
 
@@ -43,30 +43,30 @@ def test_with_policy_local_nodes_with_ready_endpoints_else_with_those_that_still
     local = service("198.51.100.1", externalTrafficPolicy="Local")
     leaving = {"ready": False, "serving": True, "terminating": True}
     ready = slice_(("n1", {"ready": True}), ("n2", leaving))
-    assert [way.nodes for way in ways_to_services([local], [ready], NODES, HOME)] == [(N1,)]
+    assert [way.nodes for way in service_routes([local], [ready], NODES, HOME)] == [(N1,)]
     only_leaving = slice_(("n2", leaving), ("n1", {"ready": False, "serving": False}))
-    assert [way.nodes for way in ways_to_services([local], [only_leaving], NODES, HOME)] == [(N2,)]
-    assert list(ways_to_services([local], [], NODES, HOME)) == []
+    assert [way.nodes for way in service_routes([local], [only_leaving], NODES, HOME)] == [(N2,)]
+    assert list(service_routes([local], [], NODES, HOME)) == []
 
 
 def test_external_ips_are_led_too_but_not_those_of_machines() -> None:
     open_ = service("198.51.100.1", externalIPs=["198.51.100.7", "203.0.113.9"])
-    assert [str(way.subnet) for way in ways_to_services([open_], [], NODES, HOME)] == [
+    assert [str(way.subnet) for way in service_routes([open_], [], NODES, HOME)] == [
         "198.51.100.1/32",
         "198.51.100.7/32",
     ]
 
 
 def test_routes_are_replaced_where_they_are_in_use() -> None:
-    one, both = Way(ip_network("198.51.100.1/32"), (N1,)), Way(ip_network("198.51.100.1/32"), (N1, N2))
-    pods = Way(ip_network("10.244.1.0/24"), (N1,))
-    assert way_lines({one, pods}, {both}) == [
+    one, both = RouterRoute(ip_network("198.51.100.1/32"), (N1,)), RouterRoute(ip_network("198.51.100.1/32"), (N1, N2))
+    pods = RouterRoute(ip_network("10.244.1.0/24"), (N1,))
+    assert route_lines({one, pods}, {both}) == [
         "route delete 10.244.1.0/24 table 100",
         "route replace 198.51.100.1/32 table 100 nexthop via 192.168.1.2 nexthop via 192.168.1.3",
     ]
-    assert way_lines({both}, {both}) == []
+    assert route_lines({both}, {both}) == []
 
 
 def test_what_is_no_address_leads_nowhere_and_the_others_do() -> None:
     odd = service("no-address", externalIPs=["198.51.100.7", "neither"])
-    assert list(ways_to_services([odd], [], NODES, HOME)) == [Way(ip_network("198.51.100.7/32"), (N1, N2))]
+    assert list(service_routes([odd], [], NODES, HOME)) == [RouterRoute(ip_network("198.51.100.7/32"), (N1, N2))]

@@ -14,14 +14,14 @@ from tests.waiting import eventually
 from percale.lab.api.probe import probe
 from percale.lab.pods import responder
 from percale.lab.pods.responder import Identity, Port, Responder
-from percale.lab.process.netns_visit import visit, visited
+from percale.lab.process.netns_visit import visit, visit_async
 
 WEB = Identity("pod", "default/web-0", "node1", ("10.244.1.3",))
 LOCAL = [ip_address("127.0.0.1"), ip_address("::1")]
 
 
 async def exchange(namespace: Path, address: str, request: bytes) -> str:
-    connection = await visited(namespace, lambda: socket.create_connection((address, 80)))
+    connection = await visit_async(namespace, lambda: socket.create_connection((address, 80)))
     connection.setblocking(False)
     reader, writer = await asyncio.open_connection(sock=connection)
     writer.write(request)
@@ -69,7 +69,7 @@ async def test_a_datagram_is_answered_from_the_address_it_was_sent_to(namespace:
             return text.decode(), sender[0]
 
     for address in ("127.0.0.9", "::1"):
-        text, sender = await visited(namespace, partial(ask, address))
+        text, sender = await visit_async(namespace, partial(ask, address))
         assert sender == address
         assert "pod: default/web-0\n" in text
         assert f"asked: {'[::1]' if ':' in address else address}:53" in text
@@ -81,24 +81,24 @@ async def test_a_port_in_use_is_taken_over_when_it_is_free(namespace: Path, monk
     own = visit(namespace, lambda: socket.create_server(("127.0.0.1", 80)))
     answers = Responder()
     await answers.serve(WEB, namespace, [Port(80, "TCP"), Port(81, "TCP")])
-    assert (await probe(namespace, LOCAL[0], 81, "TCP", 5)).word == "allowed"
+    assert (await probe(namespace, LOCAL[0], 81, "TCP", 5)).result == "allowed"
     own.close()
 
     async def allowed() -> bool:
-        return (await probe(namespace, LOCAL[0], 80, "TCP", 5)).word == "allowed"
+        return (await probe(namespace, LOCAL[0], 80, "TCP", 5)).result == "allowed"
 
     await eventually(allowed)
     answers.stop("default/web-0")
-    assert (await probe(namespace, LOCAL[0], 80, "TCP", 5)).word == "refused"
+    assert (await probe(namespace, LOCAL[0], 80, "TCP", 5)).result == "refused"
 
 
 async def test_probe_tells_refused_unreachable_and_timeout_apart(namespace: Path) -> None:
     for address in LOCAL:
         for protocol in ("TCP", "UDP"):
             outcome = await probe(namespace, address, 9, "TCP" if protocol == "TCP" else "UDP", 5)
-            assert (outcome.word, outcome.reason) == ("refused", "Connection refused")
-    assert (await probe(namespace, ip_address("10.0.0.1"), 80, "TCP", 5)).word == "unreachable"
+            assert (outcome.result, outcome.reason) == ("refused", "Connection refused")
+    assert (await probe(namespace, ip_address("10.0.0.1"), 80, "TCP", 5)).result == "unreachable"
     silent = visit(namespace, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     silent.bind(("127.0.0.1", 7))
-    assert (await probe(namespace, LOCAL[0], 7, "UDP", 0.05)).word == "timeout"
+    assert (await probe(namespace, LOCAL[0], 7, "UDP", 0.05)).result == "timeout"
     silent.close()

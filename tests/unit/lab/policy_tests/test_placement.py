@@ -19,17 +19,17 @@ def staged(*pods: str, nodes: str = "", probes: str = "{from: x/a, to: x/a, port
 
 
 def subnets(batch: Batch) -> dict[str, list[str]]:
-    assert batch.stage is not None, batch.reason
-    return {room.node: [str(each) for each in room.subnets.values()] for room in batch.stage.rooms}
+    assert batch.plan is not None, batch.reason
+    return {node.name: [str(each) for each in node.subnets.values()] for node in batch.plan.node_subnets}
 
 
 def is_a_lab(batch: Batch) -> None:
     """Its document is one that `percale lab up` takes."""
-    assert batch.stage is not None, batch.reason
-    spec = msgspec.convert(batch.stage.document["spec"], LabSpec, dec_hook=from_text)
+    assert batch.plan is not None, batch.reason
+    spec = msgspec.convert(batch.plan.document["spec"], LabSpec, dec_hook=from_text)
     network = network_config(spec.network or {})
     assert topology(spec, network.networks).nodes
-    assert batch.stage.document["kind"] == Lab.KIND
+    assert batch.plan.document["kind"] == Lab.KIND
 
 
 def test_pods_of_several_subnets_are_on_several_nodes() -> None:
@@ -67,8 +67,8 @@ def test_addresses_outside_are_hosts_behind_the_router() -> None:
         probes=", ".join(f"{{from: {end}, to: x/a, port: 80, allowed: true}}" for end in ends),
     )
     is_a_lab(batch)
-    assert batch.stage is not None
-    assert batch.stage.machines == {
+    assert batch.plan is not None
+    assert batch.plan.machines == {
         "172.17.1.1": "external/h1",
         "203.0.113.7": "external/h2",
         "2001:db8::7": "external/h3",
@@ -77,17 +77,17 @@ def test_addresses_outside_are_hosts_behind_the_router() -> None:
 
 def test_a_pod_is_made_with_its_address_and_answers_where_it_is_probed() -> None:
     batch = staged("name: a, ip: 10.0.1.11, ports: [{name: web, containerPort: 8080}]")
-    assert batch.stage is not None
+    assert batch.plan is not None
     (pod,) = batch.sequences[0][0].pods
-    placed = batch.stage.placed(pod)
+    placed = batch.plan.placed(pod)
     assert placed.metadata.annotations == {"percale.io/ips": "10.0.1.11"}
     assert placed.spec.nodeName == "n1"
     assert [port.containerPort for each in placed.spec.containers for port in each.ports] == [8080, 80]
-    assert batch.stage.spare(batch.stage.rooms[0]) == ("10.0.1.254",)
+    assert batch.plan.spare(batch.plan.node_subnets[0]) == ("10.0.1.254",)
 
 
 def test_what_no_lab_can_be_says_why() -> None:
     finished = staged("name: a, ip: 10.0.1.11, phase: Failed")
-    assert (finished.stage, finished.reason) == (None, "a lab's pods are Running, x/a is Failed")
+    assert (finished.plan, finished.reason) == (None, "a lab's pods are Running, x/a is Failed")
     far = staged("name: a, ip: 10.0.1.11, node: m1", "name: b, ip: 11.0.1.11, node: m1", nodes="{name: m1}")
-    assert (far.stage, far.reason) == (None, "no nodes' subnets hold these pods' addresses as they are spread")
+    assert (far.plan, far.reason) == (None, "no nodes' subnets hold these pods' addresses as they are spread")

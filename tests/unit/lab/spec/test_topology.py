@@ -7,12 +7,12 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network
 import pytest
 
 from percale.errors import BadManifest, LabError
-from percale.lab.spec.topology import Host, LabNode, LabSpec, Segment, parse_port, topology
+from percale.lab.spec.topology import Host, LabNode, LabSpec, SegmentSpec, parse_port, topology
 
 
 def test_default_topology_has_two_segments_and_a_host_outside() -> None:
     lab = topology(LabSpec())
-    assert [(machine.name, machine.wire.name, str(machine.address)) for machine in lab.machines] == [
+    assert [(machine.name, machine.segment.name, str(machine.address)) for machine in lab.machines] == [
         ("node1", "a", "192.168.1.2/24"),
         ("node2", "a", "192.168.1.3/24"),
         ("node3", "b", "192.168.2.2/24"),
@@ -26,14 +26,14 @@ def test_default_topology_has_two_segments_and_a_host_outside() -> None:
 
 
 def test_default_nodes_move_to_the_segments_that_a_document_names() -> None:
-    lab = topology(LabSpec(segments=(Segment("lan", IPv4Network("10.9.0.0/24")),)))
-    assert {machine.wire.name for machine in lab.nodes} == {"lan"}
-    assert [machine.wire.name for machine in lab.hosts] == ["world"]
+    lab = topology(LabSpec(segments=(SegmentSpec("lan", IPv4Network("10.9.0.0/24")),)))
+    assert {machine.segment.name for machine in lab.nodes} == {"lan"}
+    assert [machine.segment.name for machine in lab.hosts] == ["world"]
 
 
 def test_an_address_that_is_asked_for_is_given_to_nobody_else() -> None:
     nodes = (LabNode("n1"), LabNode("n2", address=IPv4Address("192.168.1.2")))
-    lab = topology(LabSpec(segments=(Segment("a"),), nodes=nodes))
+    lab = topology(LabSpec(segments=(SegmentSpec("a"),), nodes=nodes))
     assert [str(machine.address.ip) for machine in lab.nodes] == ["192.168.1.3", "192.168.1.2"]
 
 
@@ -41,7 +41,7 @@ def test_a_host_with_a_foreign_address_stands_behind_a_router_of_its_own() -> No
     lab = topology(LabSpec(hosts=(Host("dns", address=IPv4Address("8.8.8.8")),)))
     (host,) = lab.hosts
     assert str(host.address) == "8.8.8.8/24"
-    assert str(host.wire.gateway) == "8.8.8.1/24"
+    assert str(host.segment.gateway) == "8.8.8.1/24"
 
 
 def test_a_host_may_not_be_where_its_router_would_be() -> None:
@@ -56,9 +56,9 @@ def test_a_host_may_not_be_where_its_router_would_be() -> None:
         (LabSpec(nodes=(LabNode("n1"),), hosts=(Host("n1"),)), "two machines are named n1"),
         (LabSpec(nodes=(LabNode("Node_1"),)), "'Node_1' cannot name a machine"),
         (LabSpec(nodes=(LabNode("fabric"),)), "the router's own"),
-        (LabSpec(segments=(Segment("a"), Segment("a"))), "two segments are named a"),
+        (LabSpec(segments=(SegmentSpec("a"), SegmentSpec("a"))), "two segments are named a"),
         (LabSpec(segments=()), "a lab needs a segment"),
-        (LabSpec(segments=(Segment("a-very-long-name"),)), "at most 11"),
+        (LabSpec(segments=(SegmentSpec("a-very-long-name"),)), "at most 11"),
         (LabSpec(nodes=(LabNode("n1", segment="nowhere"),)), "no segment nowhere; there are a, b, world"),
         (
             LabSpec(
@@ -73,17 +73,25 @@ def test_a_host_may_not_be_where_its_router_would_be() -> None:
         (LabSpec(nodes=(LabNode("n1", "a", address=IPv4Address("10.0.0.1")),)), "no address of its segment"),
         (LabSpec(nodes=(LabNode("n1", address=IPv4Address("10.0.0.1")),)), "10.0.0.1 is in no segment"),
         (
-            LabSpec(segments=(Segment("a", IPv4Network("10.0.0.0/8")), Segment("b", IPv4Network("10.1.0.0/16")))),
+            LabSpec(
+                segments=(SegmentSpec("a", IPv4Network("10.0.0.0/8")), SegmentSpec("b", IPv4Network("10.1.0.0/16")))
+            ),
             "segments a and b overlap",
         ),
-        (LabSpec(segments=(Segment("a", IPv4Network("10.0.0.0/31")),)), "no room for machines"),
-        (LabSpec(segments=(Segment("a", mtu=100),)), "MTU of 100"),
-        (LabSpec(segments=(Segment("a", IPv4Network("127.0.0.0/24")),)), "a: 127.0.0.0/24 is no network for machines"),
-        (LabSpec(segments=(Segment("a", cidr6=IPv6Network("fe80::/64")),)), "a: fe80::/64 is no network for machines"),
+        (LabSpec(segments=(SegmentSpec("a", IPv4Network("10.0.0.0/31")),)), "no room for machines"),
+        (LabSpec(segments=(SegmentSpec("a", mtu=100),)), "MTU of 100"),
+        (
+            LabSpec(segments=(SegmentSpec("a", IPv4Network("127.0.0.0/24")),)),
+            "a: 127.0.0.0/24 is no network for machines",
+        ),
+        (
+            LabSpec(segments=(SegmentSpec("a", cidr6=IPv6Network("fe80::/64")),)),
+            "a: fe80::/64 is no network for machines",
+        ),
         (LabSpec(nodes=(LabNode("n1", labels={"a": "b c"}),)), 'n1: labels: Invalid value: "b c"'),
         (LabSpec(hosts=(Host("h", ports=("99999",)),)), "'99999' is not a port"),
         (
-            LabSpec(segments=(Segment("a", IPv4Network("10.0.0.0/30")),), nodes=(LabNode("n1"), LabNode("n2"))),
+            LabSpec(segments=(SegmentSpec("a", IPv4Network("10.0.0.0/30")),), nodes=(LabNode("n1"), LabNode("n2"))),
             "n2: 10.0.0.0/30 is full",
         ),
     ],
@@ -119,7 +127,7 @@ def test_hosts_that_stand_alone_have_segments_whose_names_differ() -> None:
         Host("far-far-away-1", address=IPv4Address("9.9.9.9")),
         Host("far-far-away-2", address=IPv4Address("9.9.8.9")),
     )
-    names = [wire.name for wire in topology(LabSpec(hosts=hosts)).wires]
+    names = [segment.name for segment in topology(LabSpec(hosts=hosts)).segments]
     assert names == ["a", "b", "world", "a-2", "far-far-awa", "far-far-2"]
 
 
