@@ -1,7 +1,4 @@
-"""Dependencies shared by both agent modes: store, kernel, problems, metrics and the HTTP server.
-
-`node_agent.py` and `policy_only_agent.py` build on it; `main.py` chooses between them.
-"""
+"""Dependencies shared by all parts of the agent: store, kernel, problems, metrics and the HTTP server."""
 
 from __future__ import annotations
 
@@ -34,8 +31,8 @@ from percale.store.registry import open_store
 class AgentContext:
     """One per process."""
 
-    def __init__(self, config: AgentConfig, log: LineLog, on_rejected: Callable[[str, KernelError], None]) -> None:
-        """`on_rejected` gets the source whose object the kernel rejected. Raises KernelError, BadConfig."""
+    def __init__(self, config: AgentConfig, log: LineLog) -> None:
+        """Raises KernelError, BadConfig."""
         self.config = config
         self.log = log
         self.log_command = log.command if config.verbose else None
@@ -46,8 +43,19 @@ class AgentContext:
         self.events = Events(config.node, self.store, self.problems)
         self.subscriptions = EventSubscriptions()
         driver = _driver(self.log_command)
-        self.reconciler = Reconciler(driver, on_problem=on_rejected, on_batch=self.metrics.batch_applied)
+        self.reconciler = Reconciler(driver, on_problem=self._rejected, on_batch=self.metrics.batch_applied)
+        self._rejection_callbacks: list[Callable[[str], None]] = []
         self._started_at = time.monotonic()
+
+    def on_rejected(self, callback: Callable[[str], None]) -> None:
+        """Call back with the source of each object that the kernel rejects."""
+        self._rejection_callbacks.append(callback)
+
+    def _rejected(self, source: str, error: KernelError) -> None:
+        """The reconciler retries."""
+        self.problems.record(f"kernel {source}", error)
+        for callback in self._rejection_callbacks:
+            callback(source)
 
     def nft_table(self, spec: TableSpec, *, most_bytes: int | None = None) -> KernelNftTable:
         """One of the node's tables, in the kernel."""
@@ -71,11 +79,11 @@ class AgentContext:
                 tasks.create_task(self.informer.run(), name="informer")
                 yield exit_stack, tasks
 
-    def announce_ready(self, reporter: StatusReporter) -> None:
+    def announce_ready(self, summary: str) -> None:
         """Tell the log and systemd. Most objects that exist now are long-lived, so the garbage collector skips them."""
         gc.freeze()
         self.log.info("ready", seconds=f"{time.monotonic() - self._started_at:.3f}")
-        notify("READY=1", f"STATUS={reporter.summary()}")
+        notify("READY=1", f"STATUS={summary}")
 
 
 async def _serve_http(listener: socket.socket, reporter: StatusReporter) -> None:

@@ -4,7 +4,7 @@
                                      ▲
     local node changed ──────────────┘ all of them again (unchanged ones cost no kernel call)
 
-`node_agent.py` makes one once the node has its own subnet.
+`node_network.py` makes one once the node has its own subnet.
 """
 
 from __future__ import annotations
