@@ -105,10 +105,10 @@ def test_cut_and_heal(web: Person) -> None:
     assert web.probe(one, two, "53") == web.probe(two, three, "53") == "allowed"
     web("lab", "cut", "node1", "node2")
     assert web.probe(two, one, "53", "--timeout", "0.5") == "timeout"
-    assert "cut: node1 and node2 do not hear each other" in web.out("lab", "status")
+    assert "cut: node1 and node2 cannot reach each other" in web.out("lab", "status")
     web("lab", "heal", "node3", "node1")
     assert web.probe(one, three, "53") == "allowed"
-    assert web.out("lab", "heal") == "node1 and node2 hear each other again\n"
+    assert web.out("lab", "heal") == "node1 and node2 can reach each other again\n"
     assert web.probe(one, two, "53") == "allowed"
     assert web.out("lab", "heal") == "nothing was cut\n"
     assert "there is no node or host nobody" in web.complaint("lab", "cut", "node1", "nobody")
