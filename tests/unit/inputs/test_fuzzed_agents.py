@@ -224,8 +224,8 @@ def mean(objects: Sequence[Object]) -> None:
             make_backend(network_config({**NETWORK, "Backend": {"Type": backend}}), ""),
             _no_wish,
             _no_wish,
-            LineLog("text", io.StringIO()),
-            Problems(LineLog("text", io.StringIO())),
+            log=LineLog("text", io.StringIO()),
+            problems=Problems(LineLog("text", io.StringIO())),
         )
         list(peers.replace(leases))
         for lease in leases:

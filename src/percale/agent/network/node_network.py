@@ -93,8 +93,8 @@ class NodeNetwork:
             backend,
             context.reconciler.declare,
             self._tables.declare,
-            context.log,
-            context.problems,
+            log=context.log,
+            problems=context.problems,
         )
         self._cni = CniServer(
             Path(config.cni.socket),

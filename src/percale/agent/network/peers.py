@@ -48,6 +48,7 @@ class Peers:
         backend: Backend,
         declare: Declare,
         declare_elements: Callable[[str, Iterable[Element]], None],
+        *,
         log: Log,
         problems: Problems,
     ) -> None:

@@ -69,7 +69,12 @@ class World:
         self.elements: dict[str, tuple[Element, ...]] = {}
         self.problems = Problems(LineLog("text", io.StringIO()))
         self.peers = Peers(
-            local(), self.backend, self._want, self._want_elements, LineLog("text", self.log), self.problems
+            local(),
+            self.backend,
+            self._want,
+            self._want_elements,
+            log=LineLog("text", self.log),
+            problems=self.problems,
         )
 
     def _want(self, source: str, objects: Iterable[KernelObject]) -> None:
