@@ -1,6 +1,6 @@
-"""A real agent over a directory of manifests: how long until it is ready, and how much memory it takes. Used by rows.
+"""A real agent over a directory of manifests: its time to ready and its memory.
 
-The agent's namespace is the benchmark's own, with one interface; the store's files hold a hundred objects each.
+It runs in the benchmark's network namespace, with one interface; the store's files hold a hundred objects each.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import re
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,41 +18,43 @@ from bench.rows import PERCALE, run
 from percale.model.manifest.encode import to_json
 from percale.model.meta import Object
 
-_A_FILE = 100
-_POLL = 0.005
+_PER_FILE = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """One that runs. `ready` is in seconds from exec."""
+    """A running agent; `ready` is the time from exec in seconds."""
 
     pid: int
     ready: float
 
     def mebibytes(self, what: str) -> float:
-        """`VmRSS` now, or `VmHWM`, its peak."""
+        """`VmRSS`, or `VmHWM` for its peak."""
         found = re.search(rf"{what}:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text())
         assert found is not None
         return int(found[1]) / 1024
 
 
 def fill(store: Path, objects: Iterable[Object]) -> None:
-    """Write them as lists, by kind."""
+    """Write the objects as lists, by kind."""
     by_kind: dict[str, list[bytes]] = {}
     for obj in objects:
         by_kind.setdefault(obj.KIND, []).append(to_json(obj))
-    store.mkdir(exist_ok=True)
     for kind, texts in by_kind.items():
-        for part in range(0, len(texts), _A_FILE):
-            items = b",".join(texts[part : part + _A_FILE])
-            (store / f"{kind.lower()}-{part:06d}.json").write_bytes(
-                b'{"apiVersion":"v1","kind":"List","items":[' + items + b"]}"
-            )
+        write_lists(store, kind.lower(), texts)
+
+
+def write_lists(store: Path, name: str, texts: Sequence[bytes]) -> None:
+    """Write JSON objects as lists into files with this name and a number."""
+    store.mkdir(exist_ok=True)
+    for part in range(0, len(texts), _PER_FILE):
+        items = b",".join(texts[part : part + _PER_FILE])
+        (store / f"{name}-{part:06d}.json").write_bytes(b'{"apiVersion":"v1","kind":"List","items":[' + items + b"]}")
 
 
 @contextlib.contextmanager
 def interface(address: str) -> Iterator[None]:
-    """The node's way out."""
+    """The node's interface `eth0` with this address."""
     run("ip", *["link", "add", "eth0", "up", "type", "veth", "peer", "name", "far0"])
     try:
         run("ip", *["link", "set", "far0", "up"])
@@ -63,17 +65,28 @@ def interface(address: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def running(directory: Path, node: str, network: str, **more: object) -> Iterator[Agent]:
-    """An agent over `directory/store` that has said that it is ready; the end leaves its table in place."""
+def running(
+    directory: Path,
+    node: str,
+    network: dict[str, object],
+    is_ready: Callable[[], bool] | None = None,
+    poll: float = 0.005,
+    cni: dict[str, object] | None = None,
+    **more: object,
+) -> Iterator[Agent]:
+    """An agent over `directory/store`, once it logs `ready` or `is_ready()`, asked every `poll` seconds.
+
+    Its tables stay when it ends.
+    """
     config = {
         "node": node,
         "store": f"files:{directory / 'store'}",
-        "network": {"Network": network, "SubnetLen": 24},
+        "network": network,
         "iface": ["eth0"],
         "stateDir": str(directory / "state"),
         "runDir": str(directory / "run"),
         "http": None,
-        "cni": {"confDir": str(directory / "net.d"), "socket": str(directory / "cni.sock")},
+        "cni": {"confDir": str(directory / "net.d"), "socket": str(directory / "cni.sock"), **(cni or {})},
         **more,
     }
     file, log = directory / "agent.yaml", directory / "agent.log"
@@ -82,15 +95,15 @@ def running(directory: Path, node: str, network: str, **more: object) -> Iterato
         start = time.perf_counter()
         with subprocess.Popen([PERCALE, "agent", "--config", str(file)], stderr=stderr) as process:
             try:
-                _until_ready(process, log)
+                _wait_until(is_ready or (lambda: " ready" in log.read_text()), poll, process, log)
                 yield Agent(process.pid, time.perf_counter() - start)
             finally:
                 process.terminate()
 
 
-def _until_ready(process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_until(is_ready: Callable[[], bool], poll: float, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + 120
-    while " ready" not in log.read_text():
+    while not is_ready():
         if time.monotonic() > deadline or process.poll() is not None:
-            raise RuntimeError(f"the agent never became ready: {log.read_text()}")
-        time.sleep(_POLL)
+            raise RuntimeError(f"the agent did not become ready: {log.read_text()}")
+        time.sleep(poll)

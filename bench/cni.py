@@ -1,6 +1,6 @@
 """CNI ADD and DEL, exec to exit: `percale-cni` with a real agent, against Debian's bridge + host-local + portmap chain.
 
-The runtime's part (a namespace for each pod) is not timed. Without host ports, then with one for each pod.
+The runtime's part (creating each pod's namespace) is not timed. Without host ports, then with one for each pod.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import agents
-from bench.rows import PERCALE, Row, ratio
+from bench.rows import Row, ratio
 from percale.kernel.netns import create_namespace, delete_namespace
 
 ROUNDS = 60
@@ -51,15 +51,19 @@ def _reference(directory: Path) -> Plugin:
     portmap = {**base, "type": "portmap", "capabilities": {"portMappings": True}}
     results: dict[str, Any] = {}
 
-    def plugin(verb: str, container: str, netns: str, asked: dict[str, Any]) -> float:
+    def plugin(verb: str, container: str, netns: str, runtime_config: dict[str, Any]) -> float:
         if verb == "ADD":
             first, results[container] = _execute(f"{REFERENCE}/bridge", verb, container, netns, bridge)
             second, _ = _execute(
-                f"{REFERENCE}/portmap", verb, container, netns, {**portmap, **asked, "prevResult": results[container]}
+                f"{REFERENCE}/portmap",
+                verb,
+                container,
+                netns,
+                {**portmap, **runtime_config, "prevResult": results[container]},
             )
             return first + second
         before = {"prevResult": results.pop(container)}
-        second, _ = _execute(f"{REFERENCE}/portmap", verb, container, netns, {**portmap, **asked, **before})
+        second, _ = _execute(f"{REFERENCE}/portmap", verb, container, netns, {**portmap, **runtime_config, **before})
         first, _ = _execute(f"{REFERENCE}/bridge", verb, container, netns, {**bridge, **before})
         return first + second
 
@@ -71,39 +75,21 @@ def _ours(directory: Path) -> Iterator[Plugin]:
     conflists, binaries = directory / "net.d", directory / "bin"
     for folder in (conflists, binaries, directory / "store"):
         folder.mkdir()
-    config = {
-        "node": "node1",
-        "store": f"files:{directory / 'store'}",
-        "network": {"Network": "10.98.0.0/16", "SubnetLen": 20, "Backend": {"Type": "vxlan"}},
-        "iface": ["eth0"],
-        "stateDir": str(directory / "state"),
-        "runDir": str(directory / "run"),
-        "http": None,
-        "cni": {"confDir": str(conflists), "binDir": str(binaries), "socket": str(directory / "cni.sock")},
-    }
-    file = directory / "agent.yaml"
-    file.write_text(json.dumps(config))
+    network = {"Network": "10.98.0.0/16", "SubnetLen": 20, "Backend": {"Type": "vxlan"}}
+    binary = str(binaries / "percale-cni")
     with (
         agents.interface("172.30.0.1/24"),
-        (directory / "agent.log").open("w") as log,
-        subprocess.Popen([PERCALE, "agent", "--config", str(file)], stderr=log) as agent,
+        agents.running(
+            directory,
+            "node1",
+            network,
+            lambda: any(conflists.glob("*.conflist")),
+            cni={"binDir": str(binaries)},
+        ),
     ):
-        try:
-            conflist = _first_conflist(conflists, directory / "agent.log")
-            ours = {"cniVersion": conflist["cniVersion"], "name": conflist["name"], **conflist["plugins"][0]}
-            binary = str(binaries / "percale-cni")
-            yield lambda verb, container, netns, asked: _execute(binary, verb, container, netns, {**ours, **asked})[0]
-        finally:
-            agent.terminate()
-
-
-def _first_conflist(folder: Path, log: Path) -> Any:
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        for file in folder.glob("*.conflist"):
-            return json.loads(file.read_text())
-        time.sleep(0.02)
-    raise RuntimeError(f"the agent never became ready: {log.read_text()}")
+        conflist = json.loads(next(conflists.glob("*.conflist")).read_text())
+        ours = {"cniVersion": conflist["cniVersion"], "name": conflist["name"], **conflist["plugins"][0]}
+        yield lambda verb, container, netns, config: _execute(binary, verb, container, netns, {**ours, **config})[0]
 
 
 def measure() -> Iterator[Row]:
@@ -133,9 +119,9 @@ def _rounds(plugins: Sequence[Plugin], *, host_ports: bool) -> tuple[Times, Time
             container = f"{'ours' if side == 0 else 'theirs'}{number}"
             netns = f"/run/netns/{container}"
             mapping = {"hostPort": 20000 + 1000 * side + number, "containerPort": 80, "protocol": "tcp"}
-            asked = {"runtimeConfig": {"portMappings": [mapping]}} if host_ports else {}
+            runtime_config = {"runtimeConfig": {"portMappings": [mapping]}} if host_ports else {}
             create_namespace(netns)
-            adds[side].append(plugin("ADD", container, netns, asked))
-            dels[side].append(plugin("DEL", container, netns, asked))
+            adds[side].append(plugin("ADD", container, netns, runtime_config))
+            dels[side].append(plugin("DEL", container, netns, runtime_config))
             delete_namespace(netns)
     return adds, dels

@@ -1,4 +1,4 @@
-"""Pod to pod over two nodes, one TCP stream and ping: a lab's against the same made by hand with `ip`, no firewall."""
+"""Pod to pod over two nodes, one TCP stream and ping: a lab against the same network made with `ip`, no firewall."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PINGS = 3000
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two pods: how to run a command in each, and the server's address."""
+    """Two pods: the prefix of commands run in each, and the server's address."""
 
     client: tuple[str, ...]
     server: tuple[str, ...]
@@ -38,7 +38,7 @@ class Pair:
         return float(found[1])
 
     def latency(self) -> float:
-        """One ping and its answer, µs: of many, each sent when the last was answered, for ping itself tells whole µs."""
+        """The mean round trip in µs, from the total time of many pings sent back to back: ping prints whole µs only."""
         out = run(*self.client, "ping", "-q", "-A", "-c", str(PINGS), self.address)
         found = re.search(r"time (\d+)ms", out)
         assert found is not None, out
@@ -46,7 +46,7 @@ class Pair:
 
 
 def until_connected(command: list[str]) -> str:
-    """What it prints, once its server listens."""
+    """The command's output, retried until its server listens."""
     deadline = time.monotonic() + 5
     while True:
         try:
@@ -64,7 +64,7 @@ def _by_lab(backend: str) -> Iterator[Pair]:
 
 
 def _hand_made(prefix: str, backend: str) -> str:
-    """Two nodes on one bridge, a pod behind each, as one would type it."""
+    """`ip` commands for two nodes on one bridge with a pod behind each."""
     lines = [f"netns add {prefix}w", f"-n {prefix}w link add br0 up type bridge"]
     for me, other in ((1, 2), (2, 1)):
         node, pod, vtep = f"{prefix}n{me}", f"{prefix}p{me}", f"0a:00:00:00:00:0{other}"
@@ -112,7 +112,7 @@ def _by_hand(backend: str) -> Iterator[Pair]:
 
 
 def measure() -> Iterator[Row]:
-    """Throughput and latency of both backends, in turn with the hand-made path."""
+    """Throughput and latency of both backends, interleaved with the hand-made network."""
     for backend in ("vxlan", "host-gw"):
         with _by_lab(backend) as lab, _by_hand(backend) as hand:
             ours, theirs = in_turn(ROUNDS, lab.throughput, hand.throughput)

@@ -13,7 +13,7 @@ ROUNDS = 7
 
 
 def pod(number: int) -> dict[str, object]:
-    """A pod as the API server gives it, with some fields that we do not read."""
+    """A pod as the API server returns it, with some fields that are not read."""
     app = f"app{number % 500}"
     return {
         "apiVersion": "v1",
@@ -49,7 +49,7 @@ def pod(number: int) -> dict[str, object]:
 
 
 def measure() -> Iterator[Row]:
-    """Decoding alone; the bytes are in memory."""
+    """Decoding from memory."""
     text = json.dumps({"apiVersion": "v1", "kind": "List", "items": [pod(number) for number in range(PODS)]}).encode()
     samples = [seconds(lambda: decode_manifest(text, "pods.json")) * 1000 for _ in range(ROUNDS)]
     yield at_most("10,000 pods from JSON", "ms", samples, 100)

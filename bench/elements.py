@@ -1,8 +1,8 @@
 """100,000 elements of a map `address . protocol . port : address . port`: ours from packed bytes, theirs as text by `nft -f`.
 
-Ours is committed as an agent does it, with two listeners of its own. Whoever else listens on this machine (a lab, `nft monitor`)
-makes all ways slower. The first large batch on a machine pays for memory that nobody has used before, so each way is tried
-once before it counts.
+Ours is committed as an agent does it, with two event subscriptions. Other nftables listeners on this machine (a lab,
+`nft monitor`) slow all variants down. The first large batch on a machine pays for the kernel's first allocations, so each
+variant runs once before it counts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from percale.render.nft.objects import Chain, ElementBatch, Equals, InSet, Rule,
 COUNT = 100_000
 THEIRS = 10_000
 ROUNDS = 5
-SMALL_EDITS = 300
+SMALL_TRANSACTIONS = 300
 
 MAP = SetSpec("many", ("ipv4_addr", "inet_proto", "inet_service"), data=("ipv4_addr", "inet_service"))
 SET_SPECS = {MAP.name: MAP}
@@ -47,37 +47,37 @@ def _text(count: int) -> str:
 
 
 def measure() -> Iterator[Row]:
-    """Every figure from one run."""
+    """All rows."""
     namespace = anonymous_namespace()
-    place = NetnsThread(namespace)
+    thread = NetnsThread(namespace)
     try:
-        yield from _large(place)
+        yield from _large(thread)
         yield from asyncio.run(_small(namespace))
     finally:
-        place.close()
+        thread.close()
         os.close(namespace)
 
 
-def _large(place: NetnsThread) -> Iterator[Row]:
-    socket, *sockets = (place.run(lambda: netlink.Socket(netlink.NETFILTER)) for _ in range(3))
+def _large(thread: NetnsThread) -> Iterator[Row]:
+    socket, *sockets = (thread.run(lambda: netlink.Socket(netlink.NETFILTER)) for _ in range(3))
     elements, text = _elements(COUNT), _text(THEIRS)
     subscribed, unsubscribed = EventSubscriptions(), EventSubscriptions()
     encoded: list[float] = []
     commits: list[float] = []
 
-    def afresh() -> None:
+    def reset_table() -> None:
         commands = "add table inet percale\ndelete table inet percale\nadd table inet percale\n"
-        place.run(lambda: run("nft", "-f", "-", stdin=commands))
+        thread.run(lambda: run("nft", "-f", "-", stdin=commands))
         made = batch.encode_transaction(Transaction(put_sets=(MAP,)), {})
         assert commit_batch(socket, made.requests) is None
 
-    def commit(through: EventSubscriptions) -> float:
-        afresh()
+    def commit(subscriptions: EventSubscriptions) -> float:
+        reset_table()
         encoded.append(
             1000 * seconds(lambda: batches.append(batch.encode_transaction(Transaction(put=(elements,)), SET_SPECS)))
         )
         requests = batches.pop().requests
-        return 1000 * seconds(lambda: _commit(through, socket, requests))
+        return 1000 * seconds(lambda: _commit(subscriptions, socket, requests))
 
     def ours() -> float:
         for each in sockets:
@@ -91,8 +91,8 @@ def _large(place: NetnsThread) -> Iterator[Row]:
         return commit(unsubscribed)
 
     def theirs() -> float:
-        afresh()
-        return 1000 * seconds(lambda: place.run(lambda: run("nft", "-f", "-", stdin=text))) * COUNT / THEIRS
+        reset_table()
+        return 1000 * seconds(lambda: thread.run(lambda: run("nft", "-f", "-", stdin=text))) * COUNT / THEIRS
 
     batches: list[batch.Batch] = []
     in_turn(1, ours, bare, theirs)
@@ -102,35 +102,35 @@ def _large(place: NetnsThread) -> Iterator[Row]:
     for each in (socket, *sockets):
         each.close()
     yield ratio(f"{COUNT:,} map elements: encode and commit; nft -f", "ms", mine, other, 0.25, most=True)
-    yield ratio("  of which the commit; the same with nobody to listen", "ms", commits, alone, 1.25, most=True)
+    yield ratio("  of which the commit; the same without listeners", "ms", commits, alone, 1.25, most=True)
     yield at_most("  of which encoding", "ms", encoded, 40)
 
 
-def _commit(through: EventSubscriptions, socket: netlink.Socket, requests: list[netlink.Request]) -> None:
-    failure = through.commit(socket, requests)
+def _commit(subscriptions: EventSubscriptions, socket: netlink.Socket, requests: list[netlink.Request]) -> None:
+    failure = subscriptions.commit(socket, requests)
     if failure is not None:
         raise failure.error
 
 
 async def _small(namespace: int) -> list[Row]:
-    """Three elements and a chain of three rules, from the event loop and back."""
+    """Three elements and a chain of three rules, from and to the event loop."""
     nft_table = KernelNftTable(NetnsThread(namespace))
     pods = SetSpec("pods", ("ipv4_addr",))
     await nft_table.start()
     samples = []
     try:
         await nft_table.sync(Transaction(put_sets=(pods,)))
-        for number in range(SMALL_EDITS):
-            edit = _small_edit(number)
+        for number in range(SMALL_TRANSACTIONS):
+            transaction = _small_transaction(number)
             start = asyncio.get_running_loop().time()
-            await nft_table.apply(edit)
+            await nft_table.apply(transaction)
             samples.append((asyncio.get_running_loop().time() - start) * 1000)
     finally:
         await nft_table.stop()
-    return [at_most("one edit: 3 elements, a chain of 3 rules, loop to loop", "ms", samples, 0.5)]
+    return [at_most("one transaction: 3 elements, a chain of 3 rules, loop to loop", "ms", samples, 0.5)]
 
 
-def _small_edit(number: int) -> Transaction:
+def _small_transaction(number: int) -> Transaction:
     address = (0x0A00_0000 + number).to_bytes(4, "big")
     inside = InSet(("ip saddr",), "pods")
     rules = (

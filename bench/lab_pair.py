@@ -35,17 +35,17 @@ spec: {{nodeName: node2, containers: [{{name: c}}]}}
 
 @dataclass(frozen=True, slots=True)
 class LabPair:
-    """A lab that runs; `address` is the server's."""
+    """A running lab; `address` is the server's."""
 
     name: str
     address: str
 
     def inside(self, pod: str) -> tuple[str, ...]:
-        """How to run a command in the client or the server."""
+        """The prefix of a command run in the client or the server."""
         return PERCALE, "lab", "exec", "--lab", self.name, pod, "--"
 
     def without_shortcut(self) -> None:
-        """From now on; the agents make it no more."""
+        """Disable the shortcut and restart the agents."""
         for node in NODES:
             with locate(self.name).node(node).config.open("a") as config:
                 config.write('shortcut: "off"\n')
@@ -54,7 +54,7 @@ class LabPair:
 
 @contextlib.contextmanager
 def lab_pair(name: str, *, backend: str = "vxlan", more: str = "") -> Iterator[LabPair]:
-    """With `more` manifests."""
+    """A lab with the pods client and server, and `more` manifests."""
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as manifest:
         manifest.write(LAB.format(backend=backend) + more)
         manifest.flush()

@@ -44,7 +44,7 @@ def _up(manifests: str, rounds: int) -> list[float]:
 
 
 def measure() -> Iterator[Row]:
-    """Wall seconds until the command is back, all pods Ready."""
+    """Seconds until the command returns with all pods Ready."""
     small = _up(DEPLOYMENT.format(replicas=6), SMALL_ROUNDS)
     yield at_most("lab up, 3 nodes, 6 pods", "s", small, 1.0)
     large = _up(DEPLOYMENT.format(replicas=300) + TEN_NODES, LARGE_ROUNDS)

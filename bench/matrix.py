@@ -1,4 +1,4 @@
-"""Who reaches whom in a large world, all ports at once, from decoded objects; and one verdict.
+"""The reachability matrix of a large cluster, all ports, from decoded objects; and single verdicts.
 
 The matrix is measured in a process of its own, for its peak of memory: `python -m bench.matrix` prints seconds and MiB.
 """
@@ -40,7 +40,7 @@ def measure() -> Iterator[Row]:
 
 
 def matrix_of(objects: list[Object]) -> Matrix:
-    """As `percale matrix` makes it, every pod a workload of its own."""
+    """As `percale matrix` computes it, every pod a workload of its own."""
     evaluator = Evaluator(objects)
     ranges = outside([evaluator])
     space = cut([evaluator])
@@ -50,14 +50,14 @@ def matrix_of(objects: list[Object]) -> Matrix:
 
 
 def _verdicts(evaluator: Evaluator, seed: int) -> float:
-    """Microseconds for one, of random pairs of pods and ports."""
-    chance = random.Random(seed)
+    """Mean microseconds of a verdict, over random pairs of pods and ports."""
+    rng = random.Random(seed)
     pods = [pod for pod in evaluator.selector_index.pods if pod is not None]
-    parties = [FlowEnd(pod.addresses[0], pod) for pod in chance.choices(pods, k=2 * VERDICTS)]
-    ports = chance.choices((22, 53, 80, 443, 5432, 8000, 8080, 9090), k=VERDICTS)
+    ends = [FlowEnd(pod.addresses[0], pod) for pod in rng.choices(pods, k=2 * VERDICTS)]
+    ports = rng.choices((22, 53, 80, 443, 5432, 8000, 8080, 9090), k=VERDICTS)
     flows = [
         Flow(source, destination, "TCP", port)
-        for source, destination, port in zip(parties[::2], parties[1::2], ports, strict=True)
+        for source, destination, port in zip(ends[::2], ends[1::2], ports, strict=True)
     ]
     start = time.perf_counter()
     for flow in flows:

@@ -1,6 +1,6 @@
-"""5,000 peers from cold: device, neighbours, FDB, routes, and ours alone who may use the tunnel.
+"""5,000 peers from cold: device, neighbours, FDB, routes; ours also the set of tunnel peers.
 
-Ours through the reconciler, theirs by pyroute2, one request each.
+Ours subscriptions the reconciler, theirs by pyroute2, one request per object.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _device() -> tuple[KernelObject, ...]:
 
 
 async def _ours() -> tuple[float, list[float]]:
-    """Seconds for all from cold, and milliseconds for one change, several times."""
+    """Seconds for all from cold, and milliseconds of single changes."""
     namespace = anonymous_namespace()
     reconciler = Reconciler(KernelDriver(NetnsThread(namespace)))
     problems = Problems(LineLog(stream=sys.stderr))
@@ -104,16 +104,16 @@ async def _ours() -> tuple[float, list[float]]:
 
 def _theirs() -> float:
     namespace = anonymous_namespace()
-    place = NetnsThread(namespace)
+    thread = NetnsThread(namespace)
     try:
-        return place.run(_program_by_pyroute2)
+        return thread.run(_program_by_pyroute2)
     finally:
-        place.close()
+        thread.close()
         os.close(namespace)
 
 
 def _program_by_pyroute2() -> float:
-    from pyroute2 import IPRoute  # noqa: PLC0415  (the other side of the comparison, for this run only)
+    from pyroute2 import IPRoute  # noqa: PLC0415  (the comparison, imported only here)
 
     with IPRoute() as ip:
         start = time.perf_counter()
@@ -148,4 +148,4 @@ def measure() -> Iterator[Row]:
         theirs.append(_theirs())
     yield at_most("5,000 peers from cold", "s", ours, 1.0)
     yield ratio("5,000 peers from cold, against pyroute2", "s", ours, theirs, 0.1, most=True)
-    yield at_most("one peer changes among 5,000, wish to kernel", "ms", changes, 5.0)
+    yield at_most("one peer changes among 5,000, declared to kernel", "ms", changes, 5.0)

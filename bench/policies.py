@@ -1,8 +1,7 @@
-"""Policies: from decoded objects to the kernel, one change, the agent's memory, and what policies cost packets.
+"""Policies: from decoded objects to the kernel, one change, the agent's memory, and the cost per packet.
 
-The world is `policy_world.py`'s, seen from one node with 100 of the 10,000 pods. Theirs is what a straightforward
-implementation loads by `nft -f`: a chain for each local pod and each policy that selects it, with a rule for each peer's address
-and port.
+The cluster is `policy_world.py`'s, on a node with 100 of the 10,000 pods. Theirs is what a straightforward implementation
+loads by `nft -f`: a chain for each local pod and each policy that selects it, with a rule for each peer's address and port.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from bench import agents
-from bench.feeding import Bench, Feed
+from bench.node_table import ScriptedStore, TableBench
 from bench.policy_paths import paths
 from bench.policy_world import node_name, pod, policy, policy_world
 from bench.rows import Row, at_most, in_turn, ratio, run, seconds
@@ -39,22 +38,22 @@ PODS = 10_000
 POLICIES = 1_000
 NODE = 3
 THEIR_SHARE = 10
-"""Theirs is loaded for one in so many of the node's pods, and scaled: it takes too long for all."""
+"""Theirs is loaded for one in this many of the node's pods, and scaled: it takes too long for all."""
 ROUNDS = 5
 CHANGES = 31
 
 
 def measure() -> Iterator[Row]:
-    """Every goal of the issue's table that is about the kernel."""
+    """The rows about kernel state, memory and packets."""
     objects = policy_world(PODS, POLICIES)
     world = f"{POLICIES:,} policies, {PODS:,} pods"
-    found: list[_Found] = []
+    found: list[_Samples] = []
 
     def ours() -> float:
         found.append(asyncio.run(_ours(objects)))
         return found[-1].cold
 
-    in_turn(1, ours)  # the first batch pays for memory that nobody has used before
+    in_turn(1, ours)  # the first batch pays for the kernel's first allocations
     found.clear()
     mine, other = in_turn(ROUNDS, ours, partial(_theirs, objects))
     yield at_most(f"{world}: objects to kernel, cold", "s", mine, 0.5)
@@ -67,46 +66,46 @@ def measure() -> Iterator[Row]:
 
 
 @dataclass(slots=True)
-class _Found:
+class _Samples:
     cold: float
     changes: dict[str, list[float]] = field(default_factory=dict)
 
 
-async def _ours(objects: Sequence[Object]) -> _Found:
-    """Cold, then changes one by one."""
-    bench, feed = Bench(), Feed(objects)
-    informer = Informer(feed, bench.problems)
+async def _ours(objects: Sequence[Object]) -> _Samples:
+    """From cold, then changes one by one."""
+    bench, store = TableBench(), ScriptedStore(objects)
+    informer = Informer(store, bench.problems)
     controller = PolicyController(node_name(NODE), informer, bench.table, problems=bench.problems)
     async with bench.running(informer.run, controller.run) as cold:
-        found = _Found(cold)
+        found = _Samples(cold)
         for what, changed in _changes(objects):
-            found.changes.setdefault(what, []).append(await bench.change(feed, Upserted(changed)))
+            found.changes.setdefault(what, []).append(await bench.change(store, Upserted(changed)))
     return found
 
 
 def _changes(objects: Sequence[Object]) -> Iterator[tuple[str, Object]]:
-    """Pods of this node and of others; policies of the namespaces in which this node's pods are."""
-    chance = random.Random(2)
+    """Changes of pods on this node and others, and of policies in the namespaces of this node's pods."""
+    rng = random.Random(2)
     pods = [obj for obj in objects if isinstance(obj, Pod)]
-    here = [obj for obj in pods if obj.spec.nodeName == node_name(NODE)]
-    spaces = {obj.metadata.namespace for obj in here}
-    policies = [obj for obj in objects if isinstance(obj, NetworkPolicy) and obj.metadata.namespace in spaces]
+    local = [obj for obj in pods if obj.spec.nodeName == node_name(NODE)]
+    namespaces = {obj.metadata.namespace for obj in local}
+    policies = [obj for obj in objects if isinstance(obj, NetworkPolicy) and obj.metadata.namespace in namespaces]
     for number in range(CHANGES):
         node = NODE if number % 2 else NODE + 1
         yield "a pod added", pod(PODS + number, number % 100, node, 120 + number)
-        known = (here if number % 2 else pods)[number * 3]
+        known = (local if number % 2 else pods)[number * 3]
         labels = {**known.metadata.labels, "app": f"app-{number % 40:02d}", "version": "v9"}
         yield "a label changed", replace(known, metadata=replace(known.metadata, labels=labels))
         old = policies[number * len(policies) // CHANGES]
-        spec = policy(int(old.metadata.name.rpartition("-")[2]), 0, 100, chance).spec
+        spec = policy(int(old.metadata.name.rpartition("-")[2]), 0, 100, rng).spec
         yield "a policy changed", replace(old, spec=spec)
 
 
-# Theirs
+# The comparison
 
 
 def _theirs(objects: Sequence[Object]) -> float:
-    """Seconds to write the text and to load it; what its maker knows of the cluster is free."""
+    """Seconds to format and load the ruleset; evaluating the cluster is not timed."""
     evaluator = Evaluator(objects)
     local = [each for each in evaluator.selector_index.pods if each is not None and each.node == node_name(NODE)]
     some = local[::THEIR_SHARE]
@@ -114,12 +113,12 @@ def _theirs(objects: Sequence[Object]) -> float:
         for term in each.terms:
             evaluator.selector_index.watch(term)
     namespace = anonymous_namespace()
-    place = NetnsThread(namespace)
+    thread = NetnsThread(namespace)
     try:
         load = partial(run, "nft", "-f", "-")
-        took = seconds(lambda: place.run(lambda: load(stdin="".join(_ruleset(evaluator, some)))))
+        took = seconds(lambda: thread.run(lambda: load(stdin="".join(_ruleset(evaluator, some)))))
     finally:
-        place.close()
+        thread.close()
     return took * len(local) / len(some)
 
 
@@ -188,5 +187,5 @@ def _memory(objects: Sequence[Object]) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as temporary, agents.interface(f"172.16.0.{2 + NODE}/16"):
         directory = Path(temporary)
         agents.fill(directory / "store", objects)
-        with agents.running(directory, node_name(NODE), "10.64.0.0/10") as agent:
+        with agents.running(directory, node_name(NODE), {"Network": "10.64.0.0/10", "SubnetLen": 24}) as agent:
             yield at_most("  agent RSS in that world", "MiB", [agent.mebibytes("VmRSS")], 100)

@@ -1,4 +1,4 @@
-"""What policies cost packets: an established stream; new connections judged by the last of a hundred rules. Run by `policies`."""
+"""The cost of policies per packet: an established stream, and new connections allowed by the last of a hundred rules."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import subprocess
 from collections.abc import Iterator
 
 from bench.datapath import until_connected
+from bench.routed_pair import CLIENT, PORT, SERVER, RoutedPair, routed_pair
 from bench.rows import Row, in_turn, ratio
-from bench.wires import CLIENT, PORT, SERVER, Wires, wires
 from percale.model.meta import Object, ObjectMeta
 from percale.model.networkpolicy import (
     NetworkPolicy,
@@ -31,15 +31,17 @@ _STREAM_SECONDS = "2"
 
 
 def paths() -> Iterator[Row]:
-    """The same wires with the policy and without, in turn."""
-    with wires("judged") as judged, wires("open") as free:
-        judged.load(_image([*_pods(), _policy()]))
-        free.load(_image(_pods()))
-        with _streams(judged), _streams(free):
-            ours, theirs = in_turn(STREAM_ROUNDS, lambda: _throughput(judged), lambda: _throughput(free))
+    """The same network with the policy and without, interleaved."""
+    with routed_pair("with_policy") as with_policy, routed_pair("open") as without_policy:
+        with_policy.load(_transaction([*_pods(), _policy()]))
+        without_policy.load(_transaction(_pods()))
+        with _streams(with_policy), _streams(without_policy):
+            ours, theirs = in_turn(STREAM_ROUNDS, lambda: _throughput(with_policy), lambda: _throughput(without_policy))
         yield ratio("established TCP stream, policy on, against off", "Gbit/s", ours, theirs, 0.97, most=False)
         ours, theirs = in_turn(
-            CONNECTING_ROUNDS, lambda: judged.connects(SERVER, PORT)[1], lambda: free.connects(SERVER, PORT)[1]
+            CONNECTING_ROUNDS,
+            lambda: with_policy.connects(SERVER, PORT)[1],
+            lambda: without_policy.connects(SERVER, PORT)[1],
         )
         what = f"new connections, the last of {RULES} rules, against none"
         yield ratio(what, "1/s", ours, theirs, 0.9, most=False)
@@ -57,7 +59,7 @@ def _pods() -> list[Object]:
 
 
 def _policy() -> NetworkPolicy:
-    """Many callers of one port each, the client as the last one."""
+    """A hundred ingress rules; the last allows the client."""
     others = [
         NetworkPolicyIngressRule(from_=(_app(f"other-{number}"),), ports=(NetworkPolicyPort(port=1000 + number),))
         for number in range(RULES - 1)
@@ -79,16 +81,16 @@ def _selector(name: str) -> LabelSelector:
     return LabelSelector(matchLabels={"app": name})
 
 
-def _image(objects: list[Object]) -> Transaction:
+def _transaction(objects: list[Object]) -> Transaction:
     evaluator = Evaluator()
-    touched = [evaluator.put(obj) for obj in objects]
-    return PolicyRenderer(evaluator, "node").update(touched)
+    changes = [evaluator.put(obj) for obj in objects]
+    return PolicyRenderer(evaluator, "node").update(changes)
 
 
 @contextlib.contextmanager
-def _streams(way: Wires) -> Iterator[None]:
-    """Somebody at the server who takes streams."""
-    command = (*way.inside("server"), "iperf3", "-s", "-p", str(_STREAM_PORT))
+def _streams(pair: RoutedPair) -> Iterator[None]:
+    """An iperf3 server."""
+    command = (*pair.inside("server"), "iperf3", "-s", "-p", str(_STREAM_PORT))
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as listener:
         try:
             yield
@@ -96,9 +98,9 @@ def _streams(way: Wires) -> Iterator[None]:
             listener.terminate()
 
 
-def _throughput(way: Wires) -> float:
+def _throughput(pair: RoutedPair) -> float:
     client = ("iperf3", "-c", SERVER, "-p", str(_STREAM_PORT), "-t", _STREAM_SECONDS, "-f", "g")
-    out = until_connected([*way.inside("client"), *client])
+    out = until_connected([*pair.inside("client"), *client])
     found = re.search(r"([\d.]+) Gbits/sec\s+receiver", out)
     assert found is not None, out
     return float(found[1])

@@ -1,4 +1,4 @@
-"""One line of the bench table, and how samples become one."""
+"""Rows of the bench table, from samples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PERCALE = str(Path(sys.executable).with_name("percale"))
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """`ours` and `theirs` are medians in `unit`; `theirs` None when the goal is an absolute one."""
+    """`ours` and `theirs` are medians in `unit`; `theirs` is None when the goal is absolute."""
 
     what: str
     unit: str
@@ -36,7 +36,7 @@ HEADING = f"{'what':58} {'ours':>10} {'theirs':>10} {'unit':7} {'ratio':>8}  {'g
 
 
 def at_most(what: str, unit: str, samples: Sequence[float], limit: float) -> Row:
-    """A row whose median must not pass an absolute limit."""
+    """A row whose median must not exceed an absolute limit."""
     ours = statistics.median(samples)
     return Row(what, unit, ours, None, f"≤ {limit:g} {unit}", ours <= limit)
 
@@ -49,7 +49,7 @@ def ratio(what: str, unit: str, ours: Sequence[float], theirs: Sequence[float], 
 
 
 def in_turn(rounds: int, *actions: Callable[[], float]) -> list[list[float]]:
-    """Each action once per round, A B A B …, so that a machine that drifts drifts for all; a list of samples for each."""
+    """Samples of each action, interleaved (A B A B …), so that drift of the machine affects all alike."""
     samples: list[list[float]] = [[] for _ in actions]
     for _ in range(rounds):
         for action, found in zip(actions, samples, strict=True):
@@ -58,7 +58,7 @@ def in_turn(rounds: int, *actions: Callable[[], float]) -> list[list[float]]:
 
 
 def run(*command: str, stdin: str | None = None) -> str:
-    """A command's output; its error text is in the exception when it fails."""
+    """A command's output. Raises RuntimeError with its error text."""
     done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
@@ -66,7 +66,7 @@ def run(*command: str, stdin: str | None = None) -> str:
 
 
 def seconds(action: Callable[[], object]) -> float:
-    """How long it takes, wall clock."""
+    """The action's wall-clock time."""
     start = time.perf_counter()
     action()
     return time.perf_counter() - start

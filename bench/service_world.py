@@ -1,4 +1,4 @@
-"""A large cluster with services, always the same. Used by the rows of services.
+"""A large cluster with Services, deterministic. Used by the rows of services.
 
 Each service has one port, a cluster IP of its own and one EndpointSlice. Endpoints are pods of 10.128.0.0/10, each behind one
 service, on a hundred nodes.
@@ -36,12 +36,12 @@ def service_world(services: int, endpoints: int) -> Iterator[Service | EndpointS
 
 
 def cluster_ip(number: int) -> str:
-    """Of a service; 10.96.0.1 is left for the API server's."""
+    """A Service's cluster IP; 10.96.0.1 is the API server's."""
     return str(IPv4Address("10.96.0.2") + number)
 
 
 def endpoint_ip(number: int) -> str:
-    """Of an endpoint, counted over all services."""
+    """An endpoint's address; endpoints are numbered over all Services."""
     return str(IPv4Address("10.128.0.2") + number)
 
 

@@ -1,7 +1,7 @@
-"""Services: from decoded objects and from files to the kernel, one change, memory, and what a service address costs a client.
+"""Services: from decoded objects and from files to the kernel, one change, memory, and a client's cost of a cluster IP.
 
-Ten endpoints a service. Theirs is a chain for each service and each endpoint, as kube-proxy's nftables mode makes
-them, by `nft -f`.
+Ten endpoints per Service. Theirs is a chain for each Service and each endpoint, as in kube-proxy's nftables mode,
+loaded by `nft -f`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ipaddress import ip_network
 from pathlib import Path
 
 from bench import agents
-from bench.feeding import Bench, Feed
+from bench.node_table import ScriptedStore, TableBench
 from bench.policy_world import node_name, policy_world
 from bench.rows import Row, at_most, in_turn, ratio, run, seconds
 from bench.service_paths import paths
@@ -46,8 +46,8 @@ from percale.kernel.nftables.table import KernelNftTable
 from percale.model.meta import Object
 from percale.model.pod import Pod
 from percale.render.nft.objects import POLICY_TABLE, TableSpec, Transaction
-from percale.render.policy import base_chains as enforcing
-from percale.render.service import base_chains as balancing
+from percale.render.policy import base_chains as policy_base
+from percale.render.service import base_chains as service_base
 from percale.render.service.renderer import ServiceRenderer
 from percale.service.node_context import ServiceConfig
 from percale.service.resolver import KINDS, ServiceResolver
@@ -62,7 +62,7 @@ CONFIG = ServiceConfig(node=node_name(3), pod_cidrs=(ip_network(POD_CIDR),), ser
 
 
 def measure() -> Iterator[Row]:
-    """Every goal of the issue's table but for the host port, which is `cni`'s."""
+    """The rows of Services; host ports are in `cni`."""
     objects: list[Object] = list(service_world(SERVICES, ENDPOINTS))
     yield from _to_kernel(objects)
     yield from _agent(objects)
@@ -71,14 +71,14 @@ def measure() -> Iterator[Row]:
 
 def _to_kernel(objects: list[Object]) -> Iterator[Row]:
     world = f"{SERVICES:,} services × {ENDPOINTS}"
-    found: list[_Found] = []
+    found: list[_Samples] = []
 
     def ours() -> float:
         found.append(asyncio.run(_ours(objects)))
         return found[-1].cold
 
-    bare = _Bare(objects)
-    in_turn(1, ours, bare)  # the first batch pays for memory that nobody has used before
+    bare = _BareCommit(objects)
+    in_turn(1, ours, bare)  # the first batch pays for the kernel's first allocations
     found.clear()
     mine, commits, other = in_turn(ROUNDS, ours, bare, _theirs)
     yield ratio(f"{world}: objects to kernel, against the bare commit", "s", mine, commits, 1.3, most=True)
@@ -89,17 +89,17 @@ def _to_kernel(objects: list[Object]) -> Iterator[Row]:
 
 
 @dataclass(slots=True)
-class _Found:
+class _Samples:
     cold: float
     changes: dict[str, list[float]] = field(default_factory=dict)
 
 
-async def _ours(objects: list[Object]) -> _Found:
-    """Cold, then changes one by one."""
-    bench, feed = Bench(services=True), Feed(objects)
+async def _ours(objects: list[Object]) -> _Samples:
+    """From cold, then changes one by one."""
+    bench, store = TableBench(services=True), ScriptedStore(objects)
     metrics = Metrics()
     flows = conntrack_cleaner(bench.problems, metrics)
-    informer = Informer(feed, bench.problems)
+    informer = Informer(store, bench.problems)
     proxier = ServiceProxier(
         CONFIG,
         informer.subscribe(*KINDS),
@@ -112,71 +112,71 @@ async def _ours(objects: list[Object]) -> _Found:
         on_health_check_ports=lambda _: None,
     )
     async with bench.running(informer.run, proxier.run) as cold:
-        found = _Found(cold)
+        found = _Samples(cold)
         for what, changed in _changes():
-            found.changes.setdefault(what, []).append(await bench.change(feed, Upserted(changed)))
+            found.changes.setdefault(what, []).append(await bench.change(store, Upserted(changed)))
     flows.close()
     return found
 
 
 def _changes() -> Iterator[tuple[str, Object]]:
-    chance = random.Random(3)
+    rng = random.Random(3)
     for count in range(CHANGES):
-        number = chance.randrange(SERVICES)
+        number = rng.randrange(SERVICES)
         others = [number * ENDPOINTS + index for index in range(ENDPOINTS)]
         others[count % ENDPOINTS] = SERVICES * ENDPOINTS + count
         yield "an endpoint changes", endpoint_slice(number, others)
         yield "a service changes", service(number, port=PORT + 1)
 
 
-class _Bare:
-    """The kernel's part alone: the batch is made beforehand, and committed into an empty table."""
+class _BareCommit:
+    """The kernel's part alone: a prepared batch is committed into an empty table."""
 
     def __init__(self, objects: list[Object]) -> None:
         table = ServiceResolver(CONFIG, objects)
-        shapes = {shape.name: shape for shape in (*enforcing.SET_SPECS, *balancing.SET_SPECS)}
-        self._requests = batch.encode_transaction(ServiceRenderer(table).update(table.services), shapes).requests
+        set_specs = {spec.name: spec for spec in (*policy_base.SET_SPECS, *service_base.SET_SPECS)}
+        self._requests = batch.encode_transaction(ServiceRenderer(table).update(table.services), set_specs).requests
 
     def __call__(self) -> float:
         namespace = anonymous_namespace()
-        place = NetnsThread(namespace)
+        thread = NetnsThread(namespace)
         gc.collect()
         try:
             asyncio.run(_text(namespace))
-            socket = place.run(lambda: netlink.Socket(netlink.NETFILTER))
+            socket = thread.run(lambda: netlink.Socket(netlink.NETFILTER))
             start = time.perf_counter()
             failure = commit_batch(socket, self._requests)
             took = time.perf_counter() - start
             socket.close()
         finally:
-            place.close()
+            thread.close()
             os.close(namespace)
         assert failure is None, failure
         return took
 
 
 async def _text(namespace: int) -> None:
-    shapes = (*enforcing.SET_SPECS, *balancing.SET_SPECS)
+    set_specs = (*policy_base.SET_SPECS, *service_base.SET_SPECS)
     nft_table = KernelNftTable(
-        NetnsThread(namespace), spec=TableSpec(POLICY_TABLE, f"{enforcing.TEXT}\n{balancing.TEXT}", shapes)
+        NetnsThread(namespace), spec=TableSpec(POLICY_TABLE, f"{policy_base.TEXT}\n{service_base.TEXT}", set_specs)
     )
     await nft_table.start()
     await nft_table.sync(Transaction())
     await nft_table.stop()
 
 
-# Theirs
+# The comparison
 
 
 def _theirs() -> float:
-    """Seconds to write the text and to load it."""
+    """Seconds to format and load the ruleset."""
     namespace = anonymous_namespace()
-    place = NetnsThread(namespace)
+    thread = NetnsThread(namespace)
     try:
         load = partial(run, "nft", "-f", "-")
-        took = seconds(lambda: place.run(lambda: load(stdin="".join(_ruleset()))))
+        took = seconds(lambda: thread.run(lambda: load(stdin="".join(_ruleset()))))
     finally:
-        place.close()
+        thread.close()
         os.close(namespace)
     return took * SERVICES / THEIRS
 
@@ -205,7 +205,7 @@ def _ruleset() -> Iterator[str]:
 
 
 def _agent(objects: list[Object]) -> Iterator[Row]:
-    """Its whole start, from exec to ready: with no table, and over the table of its former life; then with pods as well."""
+    """From exec to ready: without a table, and over the previous run's table; then with pods as well."""
     services = {"cidrs": [SERVICE_CIDR]}
     cold: list[float] = []
     again: list[float] = []
@@ -215,14 +215,18 @@ def _agent(objects: list[Object]) -> Iterator[Row]:
         for number in range(STARTS + 1):
             run("nft", "delete", "table", "inet", "percale-services") if number else None
             for found in (cold, again):
-                with agents.running(directory, node_name(3), POD_CIDR, services=services) as agent:
+                with agents.running(
+                    directory, node_name(3), {"Network": POD_CIDR, "SubnetLen": 24}, services=services
+                ) as agent:
                     found.append(agent.ready)
         world = f"{SERVICES:,} × {ENDPOINTS} from files, agent start to ready"
         yield at_most(world, "s", cold[1:], 2)
-        yield at_most("the same over the table of before", "s", again[1:], 2)
+        yield at_most("the same over the previous table", "s", again[1:], 2)
         agents.fill(directory / "store", [obj for obj in policy_world(10_000, 0) if isinstance(obj, Pod)])
         run("nft", "delete", "table", "inet", "percale-services")
-        with agents.running(directory, node_name(3), POD_CIDR, services=services) as agent:
+        with agents.running(
+            directory, node_name(3), {"Network": POD_CIDR, "SubnetLen": 24}, services=services
+        ) as agent:
             yield at_most("  agent RSS with 10,000 pods", "MiB", [agent.mebibytes("VmRSS")], 150)
             yield at_most("  the same, peak", "MiB", [agent.mebibytes("VmHWM")], 150)
         run("nft", "delete", "table", "inet", "percale-services")

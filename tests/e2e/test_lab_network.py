@@ -105,10 +105,10 @@ def test_cut_and_heal(web: Person) -> None:
     assert web.probe(one, two, "53") == web.probe(two, three, "53") == "allowed"
     web("lab", "cut", "node1", "node2")
     assert web.probe(two, one, "53", "--timeout", "0.5") == "timeout"
-    assert "cut: node1 and node2 do not hear each other" in web.out("lab", "status")
+    assert "cut: node1 and node2 cannot reach each other" in web.out("lab", "status")
     web("lab", "heal", "node3", "node1")
     assert web.probe(one, three, "53") == "allowed"
-    assert web.out("lab", "heal") == "node1 and node2 hear each other again\n"
+    assert web.out("lab", "heal") == "node1 and node2 can reach each other again\n"
     assert web.probe(one, two, "53") == "allowed"
     assert web.out("lab", "heal") == "nothing was cut\n"
     assert "there is no node or host nobody" in web.complaint("lab", "cut", "node1", "nobody")
@@ -257,6 +257,10 @@ def test_host_gw_on_one_segment(percale: Person) -> None:
 def test_host_gw_through_a_router_is_warned_of(percale: Person) -> None:
     shown = percale.out("lab", "up", "-f", "examples/net-conf-host-gw.json")
     assert "note: host-gw joins nodes of one segment only, and node3 is behind the router" in shown
+    reason = "is behind a gateway: host-gw needs all nodes on one network segment; use vxlan"
+    status = percale.out("lab", "status")
+    assert f"\nnode1: node node3 is not reached: 192.168.2.2 {reason}\n" in status
+    assert f"\nnode3: node node1 is not reached: 192.168.1.2 {reason} (and 1 more node with problems)\n" in status
 
 
 def test_dual_stack(percale: Person) -> None:

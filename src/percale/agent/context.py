@@ -1,7 +1,4 @@
-"""Dependencies shared by both agent modes: store, kernel, problems, metrics and the HTTP server.
-
-`node_agent.py` and `policy_only_agent.py` build on it; `main.py` chooses between them.
-"""
+"""Dependencies shared by all parts of the agent: store, kernel, problems, metrics and the HTTP server."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ from percale.agent.logging import LineLog
 from percale.agent.metrics import Metrics
 from percale.agent.problems import Problems
 from percale.agent.reporter import StatusReporter
-from percale.agent.systemd import notify
+from percale.agent.systemd import PROBLEM_STATUS, notify
 from percale.errors import KernelError
 from percale.kernel.nftables.commit import EventSubscriptions
 from percale.kernel.nftables.table import KernelNftTable
@@ -30,24 +27,40 @@ from percale.kernel.rtnl.driver import KernelDriver
 from percale.render.nft.objects import TableSpec
 from percale.store.registry import open_store
 
+_LONGEST_STATUS = 500
+"""Characters."""
+
 
 class AgentContext:
     """One per process."""
 
-    def __init__(self, config: AgentConfig, log: LineLog, on_rejected: Callable[[str, KernelError], None]) -> None:
-        """`on_rejected` gets the source whose object the kernel rejected. Raises KernelError, BadConfig."""
+    def __init__(self, config: AgentConfig, log: LineLog) -> None:
+        """Raises KernelError, BadConfig."""
         self.config = config
         self.log = log
         self.log_command = log.command if config.verbose else None
         self.problems = Problems(log)
+        self.problems.on_change = self._notify_status
+        self._summary: str | None = None
         self.metrics = Metrics()
         self.store = open_store(config.store)
         self.informer = Informer(self.store, self.problems)
         self.events = Events(config.node, self.store, self.problems)
         self.subscriptions = EventSubscriptions()
         driver = _driver(self.log_command)
-        self.reconciler = Reconciler(driver, on_problem=on_rejected, on_batch=self.metrics.batch_applied)
+        self.reconciler = Reconciler(driver, on_problem=self._rejected, on_batch=self.metrics.batch_applied)
+        self._rejection_callbacks: list[Callable[[str], None]] = []
         self._started_at = time.monotonic()
+
+    def on_rejected(self, callback: Callable[[str], None]) -> None:
+        """Call back with the source of each object that the kernel rejects."""
+        self._rejection_callbacks.append(callback)
+
+    def _rejected(self, source: str, error: KernelError) -> None:
+        """The reconciler retries."""
+        self.problems.record(f"kernel {source}", error)
+        for callback in self._rejection_callbacks:
+            callback(source)
 
     def nft_table(self, spec: TableSpec, *, most_bytes: int | None = None) -> KernelNftTable:
         """One of the node's tables, in the kernel."""
@@ -71,11 +84,22 @@ class AgentContext:
                 tasks.create_task(self.informer.run(), name="informer")
                 yield exit_stack, tasks
 
-    def announce_ready(self, reporter: StatusReporter) -> None:
+    def announce_ready(self, summary: str) -> None:
         """Tell the log and systemd. Most objects that exist now are long-lived, so the garbage collector skips them."""
         gc.freeze()
         self.log.info("ready", seconds=f"{time.monotonic() - self._started_at:.3f}")
-        notify("READY=1", f"STATUS={reporter.summary()}")
+        self._summary = summary
+        notify("READY=1")
+        self._notify_status()
+
+    def _notify_status(self) -> None:
+        """One line: the node, or its first problem."""
+        errors = [problem.error for problem in self.problems.current.values()]
+        if errors:
+            more = f" (and {len(errors) - 1} more problems)" if errors[1:] else ""
+            notify(PROBLEM_STATUS + " ".join(errors[0].split())[:_LONGEST_STATUS] + more)
+        elif self._summary is not None:
+            notify(f"STATUS={self._summary}")
 
 
 async def _serve_http(listener: socket.socket, reporter: StatusReporter) -> None:

@@ -14,7 +14,6 @@ from percale.agent.config.settings import AgentConfig
 from percale.agent.logging import LineLog
 from percale.agent.node_agent import NodeAgent
 from percale.agent.pid_file import single_agent
-from percale.agent.policy_only_agent import PolicyOnlyAgent
 from percale.agent.systemd import notify
 from percale.errors import PercaleError
 from percale.kernel import syscalls
@@ -49,8 +48,7 @@ async def _serve(config: AgentConfig, log: LineLog) -> None:
         loop.add_signal_handler(number, stop, number.name)
     log.info("starting", node=config.node, store=config.store)
     try:
-        node = PolicyOnlyAgent(config, log) if config.backend == "none" else NodeAgent(config, log)
-        await node.run()
+        await NodeAgent(config, log).run()
     except asyncio.CancelledError:
         if not signals:
             raise

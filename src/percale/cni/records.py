@@ -21,7 +21,9 @@ from percale.atomic_file import replace_file
 from percale.cni.requests import KubernetesPod
 from percale.errors import StateError
 from percale.ipam.address_pool import Owner
+from percale.model.addresses import IPAddress
 from percale.model.manifest.json_text import decode_json
+from percale.model.meta import ObjectKey
 from percale.model.pod import Protocol
 from percale.render.network.pod_veth import Limit, PodWires
 from percale.render.service.host_ports import HostPort
@@ -104,6 +106,10 @@ class Records:
     def attachments(self) -> Mapping[Owner, Attachment]:
         """All that can be read."""
         return MappingProxyType(self._attachments)
+
+    def pod_addresses(self) -> list[tuple[ObjectKey, tuple[IPAddress, ...]]]:
+        """The addresses of each attachment of a Kubernetes pod."""
+        return [(each.pod.key, each.wires.ips) for each in self._attachments.values() if each.pod is not None]
 
     @property
     def damaged(self) -> Mapping[Owner, StateError]:

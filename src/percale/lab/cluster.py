@@ -1,9 +1,9 @@
-"""A lab at work: the one place where its parts meet. Made by `controller`, in whose event loop it runs.
+"""A running lab: connects store, controllers, kubelet, name server and machines. Created by `controller`, on its event loop.
 
-store ─ events ─▶ World ─▶ planner ─ writes ─▶ store
-                    ├────▶ Kubelet ─ CNI ─▶ agents        verbs (control.sock) read World and write the store
-                    └────▶ NameService, the router's ways
-Machines: cables, agents, cuts; each node has its Node object
+store ─ events ─▶ ObjectCache ─▶ control_loop ─ writes ─▶ store
+                    ├──────────▶ Kubelet ─ CNI ─▶ agents     verbs (control.sock) read the cache and write the store
+                    └──────────▶ NameService, the router's routes
+Machines: network, agents, cuts; each node has its Node object
 """
 
 from __future__ import annotations
@@ -42,35 +42,35 @@ from percale.store.protocol import Snapshot, Store
 T = TypeVar("T", bound=Object)
 
 _BATCH_DELAY = 0.003
-"""Seconds to wait for more changes before looking at them: they come in flocks."""
+"""Seconds to collect further changes before acting: they come in bursts."""
 _STORE_RETRY_DELAY = 0.2
-"""Seconds before the store is asked again after an error."""
+"""Seconds before the store is watched again after an error."""
 _IDLE_FACTOR = 4
+"""After an action, this many times its CPU time is left to other work."""
 _LONGEST_GRACE = 100 * 365 * 86400
-"""Seconds that a deleted pod may go on: what is far longer ends in no year that can be written."""
-"""After a look, as many times its duration are left to other work."""
+"""Seconds that a deleted pod may go on: a longer grace period would end in a year that cannot be written."""
 
 
 @dataclass(slots=True)
 class Cluster:
-    """Everything of one lab that is alive; `on_change` is called after each look at all of it."""
+    """All components of one lab; `on_change` is called after each sync of pods."""
 
     store: Store
     machines: Machines
     kubelet: Kubelet = field(init=False)
     dns: NameService = field(init=False)
     problems: Sequence[str] = ()
-    """Services that cannot have what they ask for."""
+    """Services that cannot be allocated what they request."""
     cache: ObjectCache = field(default_factory=ObjectCache)
     on_change: Callable[[], None] = lambda: None
     _machines_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Machines come and go one after the other."""
+    """Machines are added and removed one at a time."""
     _cache_filled: asyncio.Event = field(default_factory=asyncio.Event)
     _plan_requested: asyncio.Event = field(default_factory=asyncio.Event)
     _sync_requested: asyncio.Event = field(default_factory=asyncio.Event)
     _names_used: set[ObjectKey] = field(default_factory=set)
     _grace_ends: dict[tuple[ObjectKey, str | None], float] = field(default_factory=dict)
-    """When the grace period of a pod that terminates is over, by the event loop's clock."""
+    """When a terminating pod's grace period ends, by the event loop's clock."""
 
     def __post_init__(self) -> None:
         hosts = self.machines.topology.hosts
@@ -78,12 +78,12 @@ class Cluster:
         self.kubelet = Kubelet(self.machines.lab_dir, self.machines, self.machines.responder, self.dns, self, log)
 
     def request_sync(self) -> None:
-        """Something changed: look at everything again."""
+        """Something changed: plan and sync again."""
         self._plan_requested.set()
         self._sync_requested.set()
 
     async def run(self, objects: Iterable[Object]) -> None:
-        """Keep the cluster as its objects say, for ever; these are the first."""
+        """Run the cluster until cancelled; `objects` are written first."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch_store())
             await self._cache_filled.wait()
@@ -93,7 +93,7 @@ class Cluster:
             tasks.create_task(self._run_when_set(self._sync_requested, self._sync_pods))
 
     async def _watch_store(self) -> None:
-        """The store's events."""
+        """Apply the store's events to the cache until cancelled."""
         while True:
             try:
                 async for event in self.store.watch(*KINDS.values()):
@@ -109,7 +109,7 @@ class Cluster:
             await asyncio.sleep(_STORE_RETRY_DELAY)
 
     async def _run_when_set(self, changed: asyncio.Event, action: Callable[[], Awaitable[None]]) -> None:
-        """Look when something changed, and again when it changed meanwhile; for ever."""
+        """Run `action` after `changed` is set, until cancelled."""
         while True:
             await changed.wait()
             await asyncio.sleep(_BATCH_DELAY)
@@ -119,7 +119,7 @@ class Cluster:
             await asyncio.sleep(_IDLE_FACTOR * (time.thread_time() - started))
 
     async def _plan(self) -> None:
-        """Write what the workloads and the scheduler want."""
+        """Write what the controllers decide."""
         plan = control_loop.plan(self.cache, self._names_used, self.machines.settings.services)
         for problem in plan.problems:
             if problem not in self.problems:
@@ -132,7 +132,7 @@ class Cluster:
                 log(f"store: {error}")
 
     async def _sync_pods(self) -> None:
-        """The kubelet lets live what is bound to a node of the cluster; the first need not wait for the last."""
+        """Give the kubelet the pods bound to nodes; update names and routes."""
         services, slices = self.cache.all(Service), self.cache.all(EndpointSlice)
         self.dns.update(services, slices)
         self.kubelet.set_name_servers(self._name_servers())
@@ -152,12 +152,12 @@ class Cluster:
             log(f"router: {error}")
 
     def _name_servers(self) -> tuple[str, ...]:
-        """For pods' /etc/resolv.conf; none while nobody would answer."""
+        """For pods' /etc/resolv.conf; empty while the DNS Service does not exist."""
         service = self.cache.get(Service, cluster_dns.SERVICE)
         return service.spec.clusterIPs if service is not None else ()
 
     async def _remove_expired(self) -> None:
-        """Pods whose grace period is over go. How long it lasts is read once: setting the machine's clock changes nothing."""
+        """Remove pods whose grace period is over. The deadline is computed once, independent of later clock changes."""
         loop = asyncio.get_running_loop()
         known, self._grace_ends = self._grace_ends, {}
         for pod in filter(lambda pod: pod.terminating, self.cache.all(Pod)):
@@ -172,7 +172,7 @@ class Cluster:
                 self._grace_ends[who] = end
 
     async def write(self, write: Write) -> None:
-        """Into the store, and into the world at once. A lost race is not repeated: the store's event plans anew."""
+        """Write to the store and to the cache. A conflict is not retried: the store's event triggers another plan."""
         match write:
             case Create(obj):
                 with suppress(Conflict):
@@ -192,7 +192,7 @@ class Cluster:
         self.request_sync()
 
     def _grace(self, pod: Pod) -> int:
-        """Seconds that it goes on answering when it is deleted: none unless it says so, and only if it lives."""
+        """Grace period in seconds: 0 unless the pod sets one and runs."""
         lives = self.kubelet.namespace(pod.key) is not None and self.machines.node(pod.spec.nodeName or "") is not None
         asked = pod.spec.terminationGracePeriodSeconds or 0
         return min(max(asked, 0), _LONGEST_GRACE) if lives and not pod.terminating else 0
@@ -203,7 +203,7 @@ class Cluster:
         self.cache.remove(obj)
 
     async def change(self, obj: T, edit: Callable[[T], T]) -> None:
-        """Write an object anew, against whatever else is written to it meanwhile. Raises StoreError."""
+        """Update an object, retrying on conflicts. Raises StoreError."""
         known: T | None = obj
         while known is not None and (desired := edit(known)) != known:
             try:
@@ -214,7 +214,7 @@ class Cluster:
         self.request_sync()
 
     async def add_node(self, node: LabNode) -> Machine:
-        """One node more; returns when its agent is ready. Raises LabError."""
+        """Add a node; returns when its agent is ready. Raises LabError."""
         async with self._machines_lock:
             machine = await self.machines.add(node)
         await self.write(Create(node_object(machine)))
@@ -224,10 +224,10 @@ class Cluster:
         return machine
 
     async def remove_node(self, name: str) -> None:
-        """The node leaves: first its pods, then its agent, its lease, its cable. Raises LabError."""
+        """Remove a node: first its pods, then agent, network and lease. Raises LabError."""
         async with self._machines_lock:
             if self.machines.node(name) is None:
-                return  # somebody else asked for it, too
+                return  # a concurrent request removed it
             node = self.cache.get(Node, ObjectKey(None, name))
             if node is not None:
                 await self.write(Delete(node))
@@ -235,11 +235,11 @@ class Cluster:
             await self.kubelet.wait_removed(name)
             await self.machines.remove(name)
             for lease in self.cache.all(SubnetLease):
-                if lease.spec.node == name:  # the agent, as long as it lived, would have claimed it again
+                if lease.spec.node == name:  # deleted last: the running agent would have claimed it again
                     await self.write(Delete(lease))
 
     async def report_running(self, pod: ObjectKey, machine: Machine, addresses: tuple[str, ...]) -> None:
-        """The kubelet: it has these addresses and is Ready."""
+        """Called by the kubelet: the pod has these addresses and is Ready."""
         kinds = ("PodScheduled", "Initialized", "ContainersReady", "Ready")
         status = PodStatus(
             phase="Running",
@@ -252,7 +252,7 @@ class Cluster:
         await self._write_status(pod, status)
 
     async def report_waiting(self, pod: ObjectKey, reason: str) -> None:
-        """The kubelet: it cannot run yet, because of this."""
+        """Called by the kubelet: the pod cannot run yet."""
         condition = Condition(type="Ready", status="False", reason="NetworkNotReady", message=reason)
         await self._write_status(pod, PodStatus(phase="Pending", conditions=(condition,)))
 
@@ -261,19 +261,19 @@ class Cluster:
             try:
                 await self.change(pod, lambda known: replace(known, status=status))
                 break
-            except PercaleError as error:  # such as a file of somebody's that is being edited
+            except PercaleError as error:  # such as a manifest that a user is editing
                 log(f"status of pod {key}: {error}")
             await asyncio.sleep(_STORE_RETRY_DELAY)
 
 
 def log(text: str) -> None:
-    """Into the lab's log; a full disk ends nothing but the log."""
+    """Write to the lab's log; errors such as a full disk are ignored."""
     with suppress(OSError):
         print(f"{now()} {text}", file=sys.stderr, flush=True)
 
 
 def now() -> str:
-    """As Kubernetes writes times."""
+    """The time as Kubernetes writes it."""
     return _format_time(datetime.now(UTC))
 
 
@@ -282,7 +282,7 @@ def _format_time(moment: datetime) -> str:
 
 
 def _parse_time(text: str | None) -> datetime:
-    """Now when it cannot be read: somebody wrote it."""
+    """The current time when the text is not a time: users can write it."""
     try:
         return datetime.fromisoformat(text or "").astimezone(UTC)
     except (ValueError, OverflowError):
@@ -290,7 +290,7 @@ def _parse_time(text: str | None) -> datetime:
 
 
 def node_object(machine: Machine) -> Node:
-    """A machine as the cluster knows it."""
+    """A machine's Node object."""
     labels = {"kubernetes.io/hostname": machine.name, "kubernetes.io/os": "linux", **machine.labels}
     addresses = (
         NodeAddress(type="InternalIP", address=str(machine.address.ip)),

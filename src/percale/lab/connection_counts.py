@@ -1,6 +1,6 @@
-"""How many connections of a node go to each endpoint of a Service, as its kernel has them now. Called by cli/service/show.py.
+"""Counts a node's connections to each endpoint of a Service, from its conntrack table. Called by cli/service/show.py.
 
-As in `watching`, the command's own process enters the lab's user namespace.
+As in `watch`, the command's own process enters the lab's user namespace.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from percale.service.endpoint_selection import Record
 
 
 def connections(lab_dir: LabDir, node: str, ports: Collection[PortView]) -> Mapping[tuple[str, Record], int]:
-    """Those that this Service has led there, by protocol and endpoint. The process is in the lab's user namespace afterwards.
+    """Connections through this Service, by protocol and endpoint. The process stays in the lab's user namespace.
 
     Raises LabError, NoSuchLab.
     """
@@ -45,7 +45,7 @@ def connections(lab_dir: LabDir, node: str, ports: Collection[PortView]) -> Mapp
 
 
 def _counted(table: Conntrack, ports: Collection[PortView]) -> Mapping[tuple[str, Record], int]:
-    """Clients have asked for one of the Service's addresses; a node port is at any of the node's."""
+    """Only connections whose original destination was a VIP of the Service; a node port has any address of the node."""
     asked = {(each.port.name.protocol, vip.address, vip.port) for each in ports for vip in each.port.vips}
     servers = {endpoint.record[:-2] for each in ports for endpoint in each.endpoints}
     found: Counter[tuple[str, Record]] = Counter()

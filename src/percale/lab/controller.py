@@ -1,6 +1,6 @@
-"""The lab's controller, a child of init: makes the parts, starts them, and tells the command that waits how it goes.
+"""The lab's controller, a child of init: builds the components, runs them, and reports progress to `percale lab up`.
 
-blueprint ─▶ Machines (cables, agents)          ┐
+LabConfig ─▶ Machines (network, agents)         ┐
           └▶ store: nodes, namespaces, objects  ├─▶ Cluster ─▶ progress ─▶ `percale lab up`
              control.sock: verbs                ┘
 """
@@ -44,7 +44,7 @@ _WORKERS = 32
 
 
 class LabConfig(Struct, frozen=True):
-    """What a lab is started with; all of it was checked by the command."""
+    """What a lab is started with, validated by the command."""
 
     topology: Topology
     settings: AgentSettings
@@ -52,7 +52,7 @@ class LabConfig(Struct, frozen=True):
 
 
 def run_controller(lab_dir: LabDir, config: LabConfig, report: Report, channel: Channel) -> None:
-    """The whole life of the controller's process."""
+    """Run the controller's process."""
     failed = False
     try:
         asyncio.run(_run_controller(lab_dir, config, report, channel))
@@ -72,7 +72,7 @@ def run_controller(lab_dir: LabDir, config: LabConfig, report: Report, channel: 
 
 
 def _flatten(group: BaseExceptionGroup[E]) -> Iterator[E]:
-    """Tasks within tasks: groups within the group."""
+    """Nested groups' exceptions: task groups nest."""
     for error in group.exceptions:
         if isinstance(error, BaseExceptionGroup):
             yield from _flatten(error)
@@ -112,7 +112,7 @@ def _first_objects(config: LabConfig) -> list[Object]:
 
 @dataclass(slots=True)
 class ProgressReporter:
-    """Tells each thing once: a node is ready, a pod is Ready, all is ready."""
+    """Reports each event once: a node is ready, a pod is Ready, all is ready."""
 
     cluster: Cluster
     report: Report
@@ -121,11 +121,11 @@ class ProgressReporter:
     _done: bool = False
 
     def check(self) -> None:
-        """Called after each pass of planning."""
+        """Called after each sync of pods."""
         if self._done:
             return
         all_pods = self.cluster.cache.all(Pod)
-        pods = [pod for pod in all_pods if pod.key != cluster_dns.POD]  # people did not ask for it
+        pods = [pod for pod in all_pods if pod.key != cluster_dns.POD]  # not in the user's manifests
         if {pod.key for pod in pods} - self._expected:
             self._expected |= {pod.key for pod in pods}
             self.report({"event": "expected", "pods": sorted(map(str, self._expected))})
@@ -158,7 +158,7 @@ class ProgressReporter:
 
 
 def _pairs(pods: Sequence[Pod]) -> list[dict[str, str]]:
-    """A pod that answers, and one on another node that may ask it: for the commands to try."""
+    """A server pod and a client pod on another node: for the commands to try."""
     for server in pods:
         port = next((each for container in server.spec.containers for each in container.ports), None)
         client = next((pod for pod in pods if pod.ready and pod.spec.nodeName != server.spec.nodeName), None)

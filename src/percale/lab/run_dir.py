@@ -1,7 +1,7 @@
-"""Where a lab lives on the machine's file system, and whether it runs. `births` claims a place, every verb looks it up.
+"""The directory of a lab's files, and whether the lab runs. `up` acquires it, every other command looks it up.
 
 $XDG_RUNTIME_DIR/percale/labs/NAME   (or /tmp/percale-UID/labs/NAME), mode 0700
-├── lock            held by every process of the lab: free means that all of them are dead
+├── lock            held by every process of the lab: free when all of them have ended
 ├── pid             of the lab's init, as this machine numbers it
 ├── control.sock    the lab's API, for its owner only
 ├── log             init and controller
@@ -102,17 +102,17 @@ class NodeDir(Struct, frozen=True):
 
 
 def is_label(name: str) -> bool:
-    """A DNS-1123 label: what may name a lab, a node, a segment, a host."""
+    """A DNS-1123 label: a valid name of a lab, a node, a segment, a host."""
     return _LABEL.fullmatch(name) is not None
 
 
 def is_object_name(name: str) -> bool:
-    """What Kubernetes allows as an object's name; it may be a part of a path here."""
+    """A valid name of a Kubernetes object; safe as a part of a path."""
     return len(name) <= 253 and all(map(is_label, name.split(".")))
 
 
 def base_directory() -> Path:
-    """Above this user's labs; it may not be there yet."""
+    """The parent of this user's labs directory; it may not exist yet."""
     runtime = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
     if runtime.is_absolute() and _is_ours(runtime):
         return runtime / "percale"
@@ -120,7 +120,7 @@ def base_directory() -> Path:
 
 
 def labs_directory() -> Path:
-    """The directory of this user's labs, made when it is not there. Raises LabError when it is not ours alone."""
+    """The directory of this user's labs, created when missing. Raises LabError when others can access it."""
     base = base_directory()
     for directory in (base, base / "labs"):
         try:
@@ -132,14 +132,14 @@ def labs_directory() -> Path:
 
 
 def _require_ours(directory: Path) -> None:
-    """A directory, no link to one, and nobody else's in any way. Raises LabError."""
+    """A directory, not a symlink, owned by this user with mode 0700 or less. Raises LabError."""
     found = directory.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
         raise LabError(f"{directory} is not a directory of yours alone", hint="remove it, or set XDG_RUNTIME_DIR")
 
 
 def _is_ours(runtime: Path) -> bool:
-    """Nobody else can put another directory into the place of ours there: after `su`, the variable is somebody else's."""
+    """Only this user can write there: after `su`, XDG_RUNTIME_DIR is still another user's."""
     try:
         found = runtime.stat()
     except OSError:
@@ -149,7 +149,7 @@ def _is_ours(runtime: Path) -> bool:
 
 
 def locate(name: str) -> LabDir:
-    """The place of the lab of this name, whether it runs or not. Raises LabError."""
+    """The directory of the lab of this name, whether it runs or not. Raises LabError."""
     if not is_label(name):
         raise LabError(f"{name!r} cannot name a lab", hint="use small letters, digits and '-', as in lab-1")
     lab_dir = LabDir(name, labs_directory() / name)
@@ -159,7 +159,7 @@ def locate(name: str) -> LabDir:
 
 
 def running(lab_dir: LabDir) -> int | None:
-    """The pid of the lab's init, or None when nothing of the lab is alive."""
+    """The pid of the lab's init; None when no process of the lab runs."""
     try:
         descriptor = _open_lock(lab_dir, 0)
     except FileNotFoundError:
@@ -181,7 +181,7 @@ def require_running(lab_dir: LabDir) -> int:
 
 
 def all_running() -> Iterator[tuple[LabDir, int]]:
-    """This user's labs that are alive, by name."""
+    """This user's running labs, by name."""
     for lab_dir in all_lab_dirs():
         pid = running(lab_dir)
         if pid is not None:
@@ -189,7 +189,7 @@ def all_running() -> Iterator[tuple[LabDir, int]]:
 
 
 def all_lab_dirs() -> list[LabDir]:
-    """This user's labs, alive or left over, by name."""
+    """This user's labs, running or not, by name."""
     found = sorted(labs_directory().iterdir())
     return [
         LabDir(path.name, path) for path in found if is_label(path.name) and path.is_dir() and not path.is_symlink()
@@ -197,7 +197,7 @@ def all_lab_dirs() -> list[LabDir]:
 
 
 def acquire(lab_dir: LabDir) -> int:
-    """Lock the place for a new lab and clear what a dead one left; returns the lock's descriptor. Raises LabError."""
+    """Lock the directory for a new lab and remove an ended lab's files; the lock's descriptor. Raises LabError."""
     while True:
         lab_dir.directory.mkdir(mode=0o700, exist_ok=True)
         descriptor = _open_lock(lab_dir, os.O_CREAT)
@@ -209,7 +209,7 @@ def acquire(lab_dir: LabDir) -> int:
             )
         if os.fstat(descriptor).st_nlink:
             break
-        os.close(descriptor)  # somebody's `down` removed it between our open and our lock
+        os.close(descriptor)  # a concurrent `down` removed it between our open and our lock
     for entry in lab_dir.directory.iterdir():
         if entry != lab_dir.lock:
             _remove(entry)
@@ -217,9 +217,9 @@ def acquire(lab_dir: LabDir) -> int:
 
 
 def take_down(lab_dir: LabDir, timeout: float = 5.0) -> bool:
-    """End the lab, wait until all its processes are dead, remove its directory. False: nothing of it was alive.
+    """End the lab, wait until all its processes have ended, remove its directory. False: it was not running.
 
-    Raises LabError when it does not end within `patience` seconds, even when killed.
+    Raises LabError when it does not end within `timeout` seconds, even when killed.
     """
     pid = running(lab_dir)
     if pid is not None:
@@ -276,7 +276,7 @@ def _try_lock(descriptor: int) -> bool:
 
 
 def _read_pid(lab_dir: LabDir) -> int:
-    """0 while the lab is being born."""
+    """0 while the lab is being started."""
     try:
         return int(lab_dir.pid.read_text())
     except (FileNotFoundError, ValueError):

@@ -1,8 +1,8 @@
-"""`percale lab up`: checks what people wrote, bears the lab, and shows how it comes to life. Called by cli/lab/__init__.py.
+"""`percale lab up`: validates the input, starts the lab, shows its progress. Called by cli/lab/__init__.py.
 
-files ─▶ manifests (all checked) ─▶ Blueprint ─▶ births.bear ─▶ init ─▶ controller
-                                                                 │
-table, line by line ◀──────────────────── progress events ◀──────┘
+files ─▶ spec/input (all checked) ─▶ LabConfig ─▶ spawn_lab ─▶ init ─▶ controller
+                                                                           │
+table, line by line ◀─────────────────────── progress events ◀─────────────┘
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from percale.model.manifest.files import read
 from percale.model.netconf import network_config
 
 
-def start(name: str, files: Sequence[str], patience: float, verbose: bool, echo: Echo) -> int:
+def start(name: str, files: Sequence[str], timeout: float, verbose: bool, echo: Echo) -> int:
     """Bring the lab up; 0 when all its pods are Ready. Raises BadInput, LabError: then nothing was started."""
     started = time.monotonic()
     lab_dir = locate(name)
@@ -46,7 +46,7 @@ def start(name: str, files: Sequence[str], patience: float, verbose: bool, echo:
     try:
         process = spawn_lab(lab_dir, lock, run_init)
         progress.print_header(lab_input.skipped)
-        return _show_progress(lab_dir, process, progress, patience)
+        return _show_progress(lab_dir, process, progress, timeout)
     except KeyboardInterrupt:
         take_down(lab_dir)
         echo(f"interrupted: lab {name} ended")
@@ -55,27 +55,22 @@ def start(name: str, files: Sequence[str], patience: float, verbose: bool, echo:
 
 def _import_agent() -> init.RunAgent:
     """In init: import all that an agent needs, once for all of them."""
-    from percale.agent import main as running  # noqa: PLC0415 -- while the controller lays the cables
-    from percale.agent.config import loader as configuring  # noqa: PLC0415 -- likewise
+    from percale.agent.config.loader import load  # noqa: PLC0415 -- while the controller builds the network
+    from percale.agent.main import run  # noqa: PLC0415 -- likewise
 
     def run_agent(node: NodeDir) -> None:
         try:
-            running.run(configuring.load(node.config, {}, {}))
+            run(load(node.config, {}, {}))
         except PercaleError as error:
-            raise SystemExit(_print_error(error)) from error
+            print(f"percale: {error}", file=sys.stderr)
+            raise SystemExit(1) from error
 
     return run_agent
 
 
-def _print_error(error: PercaleError) -> int:
-    """As `percale agent` says it; the exit code."""
-    print(f"percale: {error}", file=sys.stderr)
-    return 1
-
-
-def _show_progress(lab_dir: LabDir, process: LabProcess, progress: UpProgress, patience: float) -> int:
-    """Until all is ready, or patience (seconds) ends."""
-    deadline = time.monotonic() + patience
+def _show_progress(lab_dir: LabDir, process: LabProcess, progress: UpProgress, timeout: float) -> int:
+    """Until all is ready, or for `timeout` seconds; the exit code."""
+    deadline = time.monotonic() + timeout
     try:
         for event in process.events(lambda: deadline - time.monotonic()):
             if "error" in event:
@@ -84,8 +79,8 @@ def _show_progress(lab_dir: LabDir, process: LabProcess, progress: UpProgress, p
             if progress.show(event):
                 return 1 if event["missing"] else 0
     except TimeoutError:
-        progress.timed_out(patience, ask(lab_dir, "missing")["missing"])
+        progress.timed_out(timeout, ask(lab_dir, "missing")["missing"])
         return 1
     last_line = log_tail(lab_dir.log)
     take_down(lab_dir)
-    raise LabError("the lab ended while it started", hint=f"its last words: {last_line}")
+    raise LabError("the lab ended while it started", hint=f"the last line of its log: {last_line}")

@@ -1,4 +1,4 @@
-"""What `percale lab up` prints: a table that grows as things get ready, and what to type next. Used by `starting`."""
+"""What `percale lab up` prints: a table that grows as nodes and pods get ready, and what to type next. Used by `up`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOST_PODS = 20
 
 @dataclass(slots=True)
 class UpProgress:
-    """Nodes first; pods that are faster wait for their own table."""
+    """Nodes first; pods that are ready earlier wait for their own table."""
 
     name: str
     config: LabConfig
@@ -37,7 +37,7 @@ class UpProgress:
     _pod_width: int = len("POD")
 
     def print_header(self, notes: Sequence[str]) -> None:
-        """What is being made, and what is left out."""
+        """The lab's network, notes and the heads of the columns."""
         machines = self.config.topology
         self._nodes_left = len(machines.nodes)
         networks = " and ".join(map(str, self.network.networks))
@@ -71,7 +71,7 @@ class UpProgress:
         return False
 
     def timed_out(self, timeout: float, missing: Sequence[str]) -> None:
-        """Not all is ready in time; the lab stays for a look at it."""
+        """Not all is ready in time; the lab goes on running."""
         self.echo(f"\nnot ready after {timeout:.0f} s:")
         for line in missing:
             self.echo(f"  {line}")
@@ -147,7 +147,7 @@ class UpProgress:
 
 
 def warnings(machines: Topology, network: NetworkConfig) -> Iterator[str]:
-    """What will not work, said before somebody wonders."""
+    """What will not work with these machines and this network."""
     if network.backend_type == "host-gw" and machines.nodes:
         first_segment = machines.nodes[0].segment
         elsewhere = [node.name for node in machines.nodes if node.segment != first_segment]

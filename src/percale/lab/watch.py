@@ -1,10 +1,10 @@
 """`percale lab watch`: what policies decide about new connections, on all nodes of a lab. Called by cli/lab/watch.py.
 
-    node's trace (kernel/nftables/trace.py) ─▶ Merging: both nodes' verdicts on one connection, retries left out ─▶ Connection
-                                                  ▲ names of pods and nodes, from the lab's store
+    node's trace (kernel/nftables/trace.py) ─▶ VerdictMerger: both nodes' verdicts on one connection, no retries ─▶ Connection
+                                                  ▲ names of pods and nodes, from the lab's API
 
-The command's own process enters the lab's user namespace and opens a tracer in each node, so that the kernel takes them away
-with it, however it ends.
+The command's own process enters the lab's user namespace and opens a tracer in each node, so that the kernel removes them
+when it exits.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from percale.lab.run_dir import LabDir, require_running
 from percale.model.pod import PROTOCOLS
 
 _REFRESH = 0.5
-"""Seconds between two questions for names."""
+"""Seconds between two requests for names."""
 _OTHER_NODE_TIMEOUT = 0.5
-"""Seconds that an allowed connection waits for the verdict of the other end's node."""
+"""Seconds to wait for the other node's verdict on an allowed connection."""
 _RETRY_WINDOW = 120.0
-"""Seconds for which a connection that is tried again is the same: longer than TCP's own attempts."""
+"""Seconds in which a retried connection counts as the same: longer than TCP's own retries."""
 _MOST_REMEMBERED = 10_000
 _TICK = 0.1
 
@@ -45,7 +45,7 @@ _PROTOCOLS = {
 
 
 class Name(Struct, frozen=True):
-    """Whose an address is, and a pod's node ("" for a machine)."""
+    """The pod or machine that has an address, and a pod's node ("" for a machine)."""
 
     text: str
     node: str
@@ -67,7 +67,7 @@ class Connection(Struct, frozen=True):
 
 
 class LeftOut(Struct, frozen=True):
-    """So many new connections so far were not looked at."""
+    """The number of new connections that were not traced so far."""
 
     count: int
 
@@ -81,7 +81,7 @@ class _PendingVerdict(Struct, frozen=True):
 
 
 class VerdictMerger:
-    """One connection from what one node or two say of it. Pure: `now` is in seconds of any clock."""
+    """Merges the verdicts of one or two nodes on a connection. Pure: `now` is in seconds of any clock."""
 
     def __init__(self, names: Callable[[bytes], Name | None]) -> None:
         self._names = names
@@ -89,13 +89,13 @@ class VerdictMerger:
         self._seen: OrderedDict[tuple[object, ...], float] = OrderedDict()
 
     def add(self, node: str, verdict: TracedVerdict, now: float) -> Iterator[tuple[str, TracedVerdict]]:
-        """What is certain now: each with the node that decided."""
+        """Final verdicts, each with the node that decided."""
         flow = (verdict.source, verdict.destination, verdict.protocol, verdict.source_port, verdict.port)
         if now - self._seen.get(flow, -_RETRY_WINDOW) < _RETRY_WINDOW:
             return
         pending = self._pending.pop(flow, None)
         if pending is not None and pending.node != node:
-            if self._node_of(verdict.destination) == pending.node:  # its socket was read first
+            if self._node_of(verdict.destination) == pending.node:  # the destination's node was read first
                 node, verdict, pending = pending.node, pending.verdict, _PendingVerdict(verdict, node, now)
             verdict = replace(verdict, rules=(*pending.verdict.rules, *verdict.rules))
         elif verdict.allowed and self._has_other_node(node, verdict):
@@ -105,14 +105,14 @@ class VerdictMerger:
         yield node, verdict
 
     def expired(self, now: float) -> Iterator[tuple[str, TracedVerdict]]:
-        """What has waited long enough for another node."""
+        """Verdicts whose wait for another node is over."""
         while self._pending and now - next(iter(self._pending.values())).since >= _OTHER_NODE_TIMEOUT:
             flow, pending = self._pending.popitem(last=False)
             self._remember(flow, now)
             yield pending.node, pending.verdict
 
     def _has_other_node(self, node: str, verdict: TracedVerdict) -> bool:
-        """Whether an end is a pod on another node, which evaluates the connection as well. Nodes are read in any order."""
+        """Whether source or destination is a pod on another node, which evaluates the connection as well."""
         return not {self._node_of(verdict.source), self._node_of(verdict.destination)} <= {"", node}
 
     def _node_of(self, address: bytes) -> str:
@@ -127,7 +127,7 @@ class VerdictMerger:
 
 
 class _NameCache:
-    """Who has which address, asked of the lab again when somebody unknown turns up."""
+    """Names by address, requested from the lab again for an unknown address."""
 
     def __init__(self, lab_dir: LabDir) -> None:
         self._place = lab_dir
@@ -144,9 +144,9 @@ class _NameCache:
 
 
 def watch(lab_dir: LabDir, rate: int, *, stop: Callable[[], bool]) -> Generator[Connection | LeftOut, None, None]:
-    """Connections as they are decided, until it is `over`, which is asked again and again.
+    """Connections as they are decided, until `stop()` is true.
 
-    At most `rate` a second are looked at on each node; how many were not, is said when it grows. Raises LabError, NoSuchLab.
+    At most `rate` a second are traced on each node; LeftOut counts the others. Raises LabError, NoSuchLab.
     """
     names = _NameCache(lab_dir)
     merger = VerdictMerger(names)

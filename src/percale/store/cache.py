@@ -1,6 +1,6 @@
-"""The cluster's objects as the controller knows them: a mirror of the store, ahead of it by the controller's own writes.
+"""An in-memory copy of the store, updated by its events and, before them, by the owner's own writes.
 
-`controller` feeds it with the store's events; planner, kubelet and verbs read it.
+The lab's `cluster` updates it; controllers, kubelet and verbs read it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ T = TypeVar("T", bound=Object)
 
 
 class ObjectCache:
-    """Objects by kind and key, and what the store cannot read."""
+    """Objects by kind and key, and the store's read problems."""
 
     def __init__(self) -> None:
         self._objects: dict[type[Object], dict[ObjectKey, Object]] = {}
@@ -23,18 +23,20 @@ class ObjectCache:
         self.read_problems: dict[str, str] = {}
 
     def handle(self, event: Event) -> None:
-        """Take over what the store tells."""
+        """Apply an event of the store."""
         match event:
             case Snapshot() as snapshot:
                 self._objects = {}
                 for obj in snapshot.objects:
                     self.put(obj)
             case Upserted(obj):
-                if obj.metadata.uid not in self._deleted_uids:  # an event from before we deleted it
+                if obj.metadata.uid not in self._deleted_uids:  # an event from before its deletion
                     self.put(obj)
             case Deleted(obj):
                 known = self.get(type(obj), obj.key)
-                if known is not None and known.metadata.uid == obj.metadata.uid:  # else it has a successor already
+                if (
+                    known is not None and known.metadata.uid == obj.metadata.uid
+                ):  # else another object has its key already
                     self.remove(obj)
             case ReadProblem(source, None):
                 self.read_problems.pop(source, None)
@@ -42,11 +44,11 @@ class ObjectCache:
                 self.read_problems[source] = str(error)
 
     def put(self, obj: Object) -> None:
-        """The object is so now."""
+        """Add or replace an object."""
         self._objects.setdefault(type(obj), {})[obj.key] = obj
 
     def remove(self, obj: Object) -> None:
-        """The object is gone."""
+        """Remove an object; later events of it are ignored."""
         self._objects.get(type(obj), {}).pop(obj.key, None)
         if obj.metadata.uid is not None:
             self._deleted_uids.add(obj.metadata.uid)

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import UNSET
 from tests.unit.service.building import build
 
+from percale.explain.services.document import service_document
 from percale.explain.services.endpoint_usage import User, endpoints_of, slices_of, users_of
 from percale.explain.services.list import row
-from percale.explain.services.show import as_json, lines, view
+from percale.explain.services.show import lines, view
 from percale.model.endpoints import Endpoint, EndpointAddress, EndpointPort, Endpoints, EndpointSlice, EndpointSubset
 from percale.model.meta import Object, ObjectMeta
 from percale.model.service import HEADLESS_LABEL, PROXY_NAME_LABEL, Service
@@ -237,10 +239,10 @@ def test_json_has_it_all() -> None:
     service = build.service()
     everything = (build.node(), service, build.slice("10.0.0.1", build.endpoint("10.0.0.2", ready=False)))
     seen = view(service, build.table(*everything), everything)
-    first, second = as_json(seen, {("TCP", b"\x0a\0\0\x01\0\x50"): 3})["ports"][0]["endpoints"]
-    assert (first["endpoint"], first["used"], first["connections"]) == ("10.0.0.1:80", "yes", 3)
-    assert (second["for"], second["reason"], second["connections"]) == ([], "not ready", 0)
-    assert "connections" not in as_json(seen)["ports"][0]["endpoints"][0]
+    first, second = service_document(seen, {("TCP", b"\x0a\0\0\x01\0\x50"): 3}).ports[0].endpoints
+    assert (first.endpoint, first.used, first.connections) == ("10.0.0.1:80", "yes", 3)
+    assert (second.users, second.reason, second.connections) == ((), "not ready", 0)
+    assert service_document(seen).ports[0].endpoints[0].connections is UNSET
 
 
 @pytest.mark.parametrize(

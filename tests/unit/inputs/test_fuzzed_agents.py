@@ -43,6 +43,7 @@ from percale.agent.http.listener import Page
 from percale.agent.http.server import serve_pages
 from percale.agent.logging import LineLog
 from percale.agent.network.peers import Peers
+from percale.agent.problems import Problems
 from percale.agent.state import NodeState
 from percale.backend.protocol import LocalFamily, LocalNode
 from percale.backend.registry import make_backend
@@ -223,7 +224,8 @@ def mean(objects: Sequence[Object]) -> None:
             make_backend(network_config({**NETWORK, "Backend": {"Type": backend}}), ""),
             _no_wish,
             _no_wish,
-            LineLog("text", io.StringIO()),
+            log=LineLog("text", io.StringIO()),
+            problems=Problems(LineLog("text", io.StringIO())),
         )
         list(peers.replace(leases))
         for lease in leases:

@@ -26,8 +26,7 @@ _PAUSE_FACTOR = 20
 class Fastpath:
     """All methods are called on the event loop."""
 
-    def __init__(self, gather: Callable[[], FastpathConfig], table: TextTable, *, log: Log, enabled: bool) -> None:
-        self._gather = gather
+    def __init__(self, table: TextTable, *, log: Log, enabled: bool) -> None:
         self._table = table
         self._log = log
         self._enabled = enabled
@@ -45,8 +44,11 @@ class Fastpath:
         self._doubtful = True
         self._due.set()
 
-    async def run(self) -> None:
-        """Runs until cancelled, which keeps the table, or until the kernel rejects it. Deletes the table if disabled."""
+    async def run(self, gather: Callable[[], FastpathConfig]) -> None:
+        """`gather` is called for each update. Runs until cancelled, which keeps the table, or until the kernel rejects it.
+
+        Deletes the table if disabled.
+        """
         if not self._enabled:
             with suppress(OSError):
                 await self._table.remove()
@@ -55,14 +57,14 @@ class Fastpath:
             await self._table.start()
             try:
                 while True:
-                    await self._sync()
+                    await self._sync(gather)
             finally:
                 await self._table.stop()
         except OSError as error:
             self._loaded = None
             self._log.warn("no shortcut for established flows", error=error.strerror or str(error))
 
-    async def _sync(self) -> None:
+    async def _sync(self, gather: Callable[[], FastpathConfig]) -> None:
         """Wait for a change and load the table if its text is another, or if it is gone."""
         await self._due.wait()
         await asyncio.sleep(_GATHER)
@@ -70,7 +72,7 @@ class Fastpath:
         doubtful, self._doubtful = self._doubtful, False
         if doubtful and not await self._table.exists():
             self._loaded = None
-        text = fastpath.text(self._gather())
+        text = fastpath.text(gather())
         if text == self._loaded:
             return
         started = asyncio.get_running_loop().time()

@@ -4,7 +4,7 @@
     CNI: before_add, after_del ─▶ addresses ───┼─▶ PolicyRenderer ─▶ NodeTable ─▶ recheck of flows (`established_flows.py`)
     DomainResolver ─▶ addresses of names ──────┘
 
-`node_agent.py` and `policy_only_agent.py` run it.
+`node_agent.py` runs it.
 """
 
 from __future__ import annotations
@@ -52,12 +52,10 @@ class PolicyController:
         table: NodeTable,
         *,
         problems: Problems,
-        attached: Iterable[tuple[ObjectKey, Iterable[IPAddress]]] = (),
         recheck: Recheck | None = None,
         on_local_pods: Callable[[], None] = lambda: None,
         policy_kinds: PolicyKinds = POLICY_KINDS,
     ) -> None:
-        """`attached`: this node's pods attached in previous runs, with their addresses."""
         self.evaluator = Evaluator(policy_kinds=policy_kinds)
         self.table = PolicyRenderer(self.evaluator, node)
         self.local_pods: set[bytes] = set()
@@ -76,8 +74,6 @@ class PolicyController:
         """The last facts of such a pod from the store: while it has wires its policies apply, whatever becomes of its object."""
         self._deleted: set[ObjectKey] = set()
         """Attached pods whose object was deleted."""
-        for pod, addresses in attached:
-            self._attach(pod, addresses)
         self._resolver = DomainResolver(lambda: self.evaluator.domains, self._update_addresses, problems)
         self._deltas: list[PolicyDelta] = []
         self._pending_recheck: frozenset[bytes] = frozenset()
@@ -101,7 +97,7 @@ class PolicyController:
         if attachment.pod is None:
             return
         pod = attachment.pod.key
-        self._attach(pod, (each.ip for each in attachment.wires.addresses))
+        self.attach(pod, attachment.wires.ips)
         facts = await self._lookup(pod)
         if facts is None:
             return  # not a pod of the cluster: no policy can select it
@@ -110,7 +106,8 @@ class PolicyController:
             self._node_table.request_sync()
         await self._node_table.flush()
 
-    def _attach(self, pod: ObjectKey, addresses: Iterable[IPAddress]) -> None:
+    def attach(self, pod: ObjectKey, addresses: Iterable[IPAddress]) -> None:
+        """A pod of this node has these addresses; also called for pods of previous runs."""
         self._attached[pod] = tuple(dict.fromkeys((*self._attached.get(pod, ()), *_packed(addresses))))
 
     async def _lookup(self, pod: ObjectKey) -> PodFacts | None:
@@ -128,7 +125,7 @@ class PolicyController:
         """These of the pod's devices are gone; its object may remain for a while, with its addresses in the status."""
         if attachment.pod is None:
             return
-        pod, gone = attachment.pod.key, _packed(each.ip for each in attachment.wires.addresses)
+        pod, gone = attachment.pod.key, _packed(attachment.wires.ips)
         left = tuple(each for each in self._attached.pop(pod, ()) if each not in gone)
         if left:
             self._attached[pod] = left

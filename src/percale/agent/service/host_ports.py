@@ -208,7 +208,7 @@ class HostPorts:
 
 
 def _opened(attachment: Attachment, there: Iterable[Listener]) -> _Opened:
-    addresses = tuple(each.ip for each in attachment.wires.addresses)
+    addresses = attachment.wires.ips
     ports = (*attachment.ports, *_at_loopback(attachment.ports, there))
     elements = tuple(host_port_elements(addresses, ports))
     listening = [

@@ -6,7 +6,7 @@
                                                      ▼                        ▼
                  stale session affinity and UDP conntrack entries      health check ports
 
-`node_agent.py` runs it.
+`node_services.py` runs it.
 """
 
 from __future__ import annotations

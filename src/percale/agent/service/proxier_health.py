@@ -6,7 +6,7 @@
     or rules that another process removed            503       503
     the Node is about to be removed                  503       200     existing connections continue
 
-Made by `proxier.py`, whose health check node ports use it too; run by `node_agent.py`.
+Made by `proxier.py`, whose health check node ports use it too; run by `node_services.py`.
 """
 
 from __future__ import annotations

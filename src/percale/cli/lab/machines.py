@@ -65,12 +65,12 @@ def _who(answered: dict[str, str] | None) -> str:
     return f"; {answered['kind']} {answered['name']}{on} saw {answered['client']}"
 
 
-@click.command(short_help="Two machines no longer hear each other.")
+@click.command(short_help="Drop all packets between two machines.")
 @click.argument("a", metavar="NODE")
 @click.argument("b", metavar="NODE")
 @lab_option
 def cut(a: str, b: str, lab: str) -> int:
-    """Two machines no longer hear each other, on any path."""
+    """Drop all packets between two machines, on any path."""
     return _do(lab, "cut", a=a, b=b)
 
 

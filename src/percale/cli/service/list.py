@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
+from percale.cli.json_output import format_json
 from percale.cli.options import source_options
 from percale.cli.service_worlds import NO_NODE, load_services
 from percale.cli.tables import table
+from percale.explain.services.document import row_document
 from percale.explain.services.list import HEAD, row
 from percale.explain.services.show import view
 
@@ -33,7 +33,7 @@ def list_services(*, namespace: str | None, files: tuple[str, ...], lab: str | N
     for problem in everywhere.problems:
         click.echo(f"percale: {problem}", err=True)
     if output == "json":
-        click.echo(json.dumps([each.as_json() for each in rows], indent=2, ensure_ascii=False))
+        click.echo(format_json([row_document(each) for each in rows]))
     elif rows:
         click.echo(table([HEAD, *(each.cells for each in rows)]))
     else:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
+from percale.cli.json_output import format_json
 from percale.cli.options import source_options
 from percale.cli.service_worlds import load_services
-from percale.explain.services.show import Connections, ServiceView, as_json, lines, view
+from percale.explain.services.document import service_document
+from percale.explain.services.show import Connections, ServiceView, lines, view
 
 
 @click.command(short_help="One Service as a node sees it.")
@@ -32,7 +32,7 @@ def show(
     seen = view(service, world.table(where), world.behind.get(service.key, ()))
     connections = None if files or not seen.ports else _counted(seen, lab or "lab", where)
     if output == "json":
-        click.echo(json.dumps(as_json(seen, connections), indent=2, ensure_ascii=False))
+        click.echo(format_json(service_document(seen, connections)))
     else:
         click.echo("\n".join(lines(seen, connections)))
     return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from ipaddress import ip_address
-from typing import Any
 
 from msgspec import Struct
 
@@ -34,20 +33,6 @@ class Row(Struct, frozen=True):
         ports = ", ".join(self.ports) or "-"
         type_ = self.service.spec.type
         return [str(self.service.key), type_, addresses, ports, self.strategy or "-", affinity, counts]
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "namespace": self.service.metadata.namespace,
-            "name": self.service.metadata.name,
-            "type": self.service.spec.type,
-            "addresses": list(self.addresses),
-            "ports": list(self.ports),
-            "strategy": self.strategy,
-            "affinitySeconds": self.affinity,
-            "endpointsUsed": self.used,
-            "endpoints": self.known,
-            "apart": self.apart,
-        }
 
 
 HEAD = ["SERVICE", "TYPE", "ADDRESSES", "PORTS", "STRATEGY", "AFFINITY", "ENDPOINTS"]

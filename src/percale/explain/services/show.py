@@ -1,14 +1,14 @@
 """A Service as one node sees it: its addresses, its endpoints, and what happens to whom. Called by cli/service_*.py; pure.
 
-Service, slices ─ endpoints.py ─▶ Seen ─┐
-ServiceResolver ─ ResolvedService ─────────┴▶ ServiceView ─▶ text, JSON
+Service, slices ─ endpoint_usage.py ─▶ Seen ─┐
+ServiceResolver ─ ResolvedService ───────────┴▶ ServiceView ─▶ text here, JSON in document.py
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_address
-from typing import Any, TypeAlias, get_args
+from typing import TypeAlias, get_args
 
 from msgspec import Struct
 
@@ -143,13 +143,13 @@ def _vip_row(vip: Vip, port: ResolvedPort, table: ServiceResolver) -> list[str]:
 
 def _client_rows(port: ResolvedPort, table: ServiceResolver) -> Iterator[list[str]]:
     """What happens to each kind of client, at the cluster IP and at all other addresses."""
-    kinds = _address_kinds(port)
+    kinds = address_kinds(port)
     yield ["FROM", *(name.upper() for name, _ in kinds)]
     for place in get_args(ClientLocation):
         yield [LOCATIONS[place], *(_fate(port, vip, place, table) for _, vip in kinds)]
 
 
-def _address_kinds(port: ResolvedPort) -> list[tuple[str, Vip]]:
+def address_kinds(port: ResolvedPort) -> list[tuple[str, Vip]]:
     """Addresses that are not the cluster IP are treated alike: one speaks for all."""
     named = [("cluster IP" if vip.kind == "cluster" else "other addresses", vip) for vip in port.vips]
     return [(name, vip) for index, (name, vip) in enumerate(named) if name not in [each for each, _ in named[:index]]]
@@ -173,64 +173,3 @@ def _columns(rows: Iterable[Sequence[str]]) -> Iterator[str]:
     widths = [max(map(len, column)) for column in zip(*everything, strict=True)]
     for row in everything:
         yield "  " + "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-
-
-# JSON
-
-
-def as_json(seen: ServiceView, connections: Connections | None = None) -> dict[str, Any]:
-    """For a program. Without `connections` nobody has counted them."""
-    service, resolved = seen.service, seen.resolved
-    return {
-        "namespace": service.metadata.namespace,
-        "name": service.metadata.name,
-        "type": service.spec.type,
-        "node": seen.table.config.node or None,
-        "apart": seen.apart,
-        "strategy": seen.ports[0].port.strategy.name if seen.ports else None,
-        "affinitySeconds": seen.ports[0].port.spec.affinity if seen.ports else None,
-        "healthCheckNodePort": resolved.health_check_port if resolved is not None else None,
-        "localReady": resolved.local_ready if resolved is not None and resolved.health_check_port else None,
-        "ports": [_port_json(each, seen.table, connections) for each in seen.ports],
-        "problems": list(seen.problems),
-    }
-
-
-def _port_json(seen: PortView, table: ServiceResolver, connections: Connections | None) -> dict[str, Any]:
-    port = seen.port
-    return {
-        "name": port.name.port or None,
-        "protocol": port.name.protocol,
-        "family": f"IPv{port.family}",
-        "addresses": [
-            {"kind": vip.kind, "address": str(ip_address(vip.address)) if vip.address else None, "port": vip.port}
-            for vip in port.vips
-        ],
-        "sourceRanges": list(map(str, port.spec.source_ranges)),
-        "clients": [
-            {"from": place, "to": name, **_fate_json(port, vip, place, table)}
-            for name, vip in _address_kinds(port)
-            for place in get_args(ClientLocation)
-        ],
-        "endpoints": [_endpoint_json(each, port, connections) for each in seen.endpoints],
-    }
-
-
-def _fate_json(port: ResolvedPort, vip: Vip, place: ClientLocation, table: ServiceResolver) -> dict[str, Any]:
-    slots, masquerade = port.route(vip.kind, place, masquerade_all=table.config.masquerade_all)
-    if isinstance(slots, str):
-        return {"action": slots, "endpoints": 0, "masquerade": False}
-    return {"action": "endpoints", "endpoints": len(set(port.records(slots))), "masquerade": masquerade}
-
-
-def _endpoint_json(each: Seen, port: ResolvedPort, connections: Connections | None) -> dict[str, Any]:
-    count = {"connections": connections.get((port.name.protocol, each.record), 0)} if connections is not None else {}
-    return {
-        "endpoint": each.endpoint,
-        "pod": each.pod,
-        "node": each.node,
-        "used": each.used,
-        "for": list(each.users),
-        "reason": each.reason,
-        **count,
-    }

@@ -1,6 +1,6 @@
-"""The command's side of the lab's API: one JSON request, one JSON answer, over control.sock. `server.py` is the other side.
+"""Client of the lab's API: one JSON request, one JSON answer, over control.sock. `server.py` is the other side.
 
-Called by cli/lab/__init__*.py. It imports next to nothing, so that a verb costs little more than Python's own start.
+Called by cli/lab/. It imports next to nothing, so that a verb costs little more than Python's own start.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from percale.errors import LabError, PercaleError
 from percale.lab.run_dir import LabDir, require_running
 
 _TIMEOUT = 120.0
-"""Seconds; no verb takes nearly as long."""
+"""Seconds; every verb is far faster."""
 
 
 def ask(lab_dir: LabDir, verb: str, **arguments: Any) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def ask(lab_dir: LabDir, verb: str, **arguments: Any) -> dict[str, Any]:
 
 
 def _exchange(lab_dir: LabDir, request: bytes) -> bytes:
-    """Through a descriptor of the directory: a socket's path may not be longer than 107 bytes, a lab's may."""
+    """Connects through a descriptor of the directory: a socket's path is limited to 107 bytes, a lab's is not."""
     directory = os.open(lab_dir.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:

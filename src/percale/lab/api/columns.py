@@ -1,4 +1,4 @@
-"""What `percale lab get` shows of each kind, with kubectl's columns. Pure; called by `verbs`."""
+"""The table of `percale lab get` for each kind, with kubectl's columns. Pure; called by `object_verbs`."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Row = Callable[[Object, "ColumnContext"], Cells]
 
 
 _MOST = 3
-"""Addresses in a cell."""
+"""Addresses shown in a cell."""
 
 
 class ColumnContext(NamedTuple):
-    """What a row says beside its own object."""
+    """What rows need beside their own object."""
 
     pods: Mapping[tuple[str, ObjectKey], Sequence[Pod]]
     """By owner."""
@@ -34,7 +34,7 @@ class ColumnContext(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """A kind's table: heads and cells, the last `wide` of them for -o wide only."""
+    """A kind's columns: heads and cells; the last `wide` are shown with -o wide only."""
 
     heads: Sequence[str]
     cells: Row
@@ -73,12 +73,12 @@ def age(obj: Object, now: datetime) -> str:
 
 
 def reason(pod: Pod) -> str | None:
-    """What is in a pod's way, as far as somebody said it."""
+    """The message of the pod's first false condition."""
     return next((each.message for each in pod.status.conditions if each.status == "False" and each.message), None)
 
 
 def pod_state(pod: Pod) -> str:
-    """`Running`, or on the way there or away."""
+    """As kubectl's STATUS: Pending, ContainerCreating, Running, Terminating."""
     if pod.terminating:
         return "Terminating"
     if pod.ready:
@@ -87,7 +87,7 @@ def pod_state(pod: Pod) -> str:
 
 
 def missing_pods(pods: Iterable[Pod]) -> list[str]:
-    """Those that are not Ready, and why."""
+    """A line for each pod that is not Ready, with the reason."""
     return [f"pod {pod.key}: {reason(pod) or pod_state(pod)}" for pod in pods if not pod.ready]
 
 

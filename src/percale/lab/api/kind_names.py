@@ -1,4 +1,4 @@
-"""The words people use for kinds: `po`, `pod`, `pods`, `deploy`, … Called by the verbs."""
+"""Names and short names of kinds, as kubectl's: `po`, `pod`, `pods`, `deploy`, … Called by the verbs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SHORT = {
 
 
 def full_name(obj: Object) -> str:
-    """`pod/web-0`, `deployment.apps/web`, as kubectl says it."""
+    """`pod/web-0`, `deployment.apps/web`, as kubectl prints it."""
     group = obj.api_group()
     return f"{obj.KIND.lower()}{'.' + group if group else ''}/{obj.metadata.name}"
 
@@ -46,7 +46,7 @@ WORDS = _words()
 
 
 def kind_of(word: str) -> type[Object]:
-    """The kind that a word means. Raises LabError."""
+    """The kind of this name. Raises LabError."""
     found = WORDS.get(word.lower().partition(".")[0])
     if found is not None:
         return found

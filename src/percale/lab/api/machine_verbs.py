@@ -1,4 +1,4 @@
-"""`probe`, `room`, `cut`, `heal`, `add-node`, …: what the lab's API does with machines and packets. Served by `control`."""
+"""Verbs of the lab's API for machines and packets: `probe`, `exec_target`, `cut`, `heal`, `add_node`, … Served by `server`."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class MachineVerbs(Struct, frozen=True):
         }
 
     async def status(self) -> Answer:
-        """Machines, agents, what is wrong."""
+        """Machines, agents, problems."""
         machines = self.cluster.machines
         nets = subnets(self.cluster.cache.all(SubnetLease))
         problems = []
@@ -76,9 +76,11 @@ class MachineVerbs(Struct, frozen=True):
             state = machines.agents.state(machine.name)
             agent_state = f"ready, pid {state.pid}" if state.ready else "not ready" if state.pid else "dead"
             rows.append([*row, nets.get(machine.name, "none yet"), agent_state, str(state.restarts)])
+            if state.problem is not None:
+                problems.append(f"{machine.name}: {state.problem}")
             if not state.ready:
                 problems.append(f"the agent of {machine.name}: {log_tail(machines.lab_dir.node(machine.name).log)}")
-        problems += [f"cut: {' and '.join(sorted(pair))} do not hear each other" for pair in machines.cuts]
+        problems += [f"cut: {' and '.join(sorted(pair))} cannot reach each other" for pair in machines.cuts]
         problems += missing_pods(self.cluster.cache.all(Pod))
         problems += self.cluster.problems
         problems += [f"store: {error}" for error in self.cluster.cache.read_problems.values()]
@@ -100,7 +102,7 @@ class MachineVerbs(Struct, frozen=True):
         return {"missing": lines + missing_pods(self.cluster.cache.all(Pod))}
 
     async def exec_target(self, target: str, namespace: str | None) -> Answer:
-        """Where a program for this pod, node or host runs."""
+        """The namespace, mounts and environment of this pod, node or host."""
         found = self._targets.find(target, namespace)
         if found.namespace is None:
             raise LabError(f"{target} is an address outside the lab", hint="name a pod, node/NAME or external/NAME")
@@ -112,7 +114,7 @@ class MachineVerbs(Struct, frozen=True):
         if found.resolver is not None:
             binds["/etc/resolv.conf"] = str(found.resolver)
         environment = {}
-        if found.node is not None:  # `percale status` and `percale agent` find this node's agent without a flag
+        if found.node is not None:  # `percale status` and `percale agent` find this node's agent without an option
             environment = {"PERCALE_CONFIG": str(lab_dir.node(found.node).config)}
         return {
             "namespace": str(found.namespace),
@@ -122,7 +124,7 @@ class MachineVerbs(Struct, frozen=True):
         }
 
     async def names(self) -> Answer:
-        """Nodes by their namespaces, and whose each address is: a name, and a pod's node ("" for machines)."""
+        """Each node's network namespace, and by address a name and a pod's node ("" for machines)."""
         names: dict[str, tuple[str, str]] = {}
         for machine in self.cluster.machines.topology.machines:
             found = machine_target(machine)
@@ -143,11 +145,11 @@ class MachineVerbs(Struct, frozen=True):
         version: Literal[6] | None,
         timeout_seconds: float,
     ) -> Answer:
-        """One connection or datagram."""
+        """Try one connection or datagram."""
         client = self._targets.find(source, namespace)
         number, protocol = self._port(port)
         if client.namespace is None:
-            raise LabError(f"{source} is nobody of this lab", hint="FROM is a pod, node/NAME or external/NAME")
+            raise LabError(f"{source} is not in this lab", hint="FROM is a pod, node/NAME or external/NAME")
         fields = {"from": client.name, "to": target, "port": number, "protocol": protocol}
         try:
             server = await self._targets.resolve(target, namespace, client, timeout_seconds)
@@ -166,34 +168,34 @@ class MachineVerbs(Struct, frozen=True):
         return {**fields, **_outcome_fields(outcome), "to": server.name, "endpoint": endpoint, "address": str(address)}
 
     async def cut(self, a: str, b: str) -> Answer:
-        """Two machines no longer hear each other."""
+        """Drop all packets between two machines."""
         if a == b:
             raise LabError(f"{a} and {b} are one machine", hint="name two")
         pair = frozenset({self._targets.machine(a).name, self._targets.machine(b).name})
         await self.cluster.machines.cut({*self.cluster.machines.cuts, pair})
-        return {"lines": [f"{a} and {b} do not hear each other; undo it: percale lab heal {a} {b}"]}
+        return {"lines": [f"{a} and {b} cannot reach each other; undo it: percale lab heal {a} {b}"]}
 
     async def heal(self, names: Sequence[str]) -> Answer:
         """Undo one cut, or all."""
         cuts = self.cluster.machines.cuts
         healed = {frozenset(self._targets.machine(name).name for name in names)} & cuts if names else set(cuts)
         await self.cluster.machines.cut(cuts - healed)
-        lines = [f"{' and '.join(sorted(pair))} hear each other again" for pair in healed]
+        lines = [f"{' and '.join(sorted(pair))} can reach each other again" for pair in healed]
         return {"lines": lines or ["nothing was cut" + (f" between {names[0]} and {names[1]}" if names else "")]}
 
     async def add_node(self, name: str, segment: str | None, labels: Mapping[str, str]) -> Answer:
-        """One node more."""
+        """Add a node."""
         machine = await self.cluster.add_node(LabNode(name=name, segment=segment, labels=dict(labels)))
         return {"lines": [f"node/{name} added: {machine.address.ip} on segment {machine.segment.name}, agent ready"]}
 
     async def remove_node(self, name: str) -> Answer:
-        """One node less."""
+        """Remove a node."""
         self._node(name)
         await self.cluster.remove_node(name)
         return {"lines": [f"node/{name} removed"]}
 
     async def restart_agent(self, node: str, kill: bool) -> Answer:
-        """The same node, a new agent."""
+        """Restart or kill a node's agent; ends when the new one is ready."""
         self._node(node)
         seconds = await self.cluster.machines.agents.restart(node, kill=kill)
         how = "killed and started anew" if kill else "restarted"

@@ -1,4 +1,4 @@
-"""`get`, `apply`, `delete`, `scale`, `label`: what the lab's API does with the cluster's objects. Served by `control`."""
+"""Verbs of the lab's API for the cluster's objects: `get`, `apply`, `delete`, `scale`, `label`. Served by `server`."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class ObjectVerbs(Struct, frozen=True):
     async def get(
         self, *, kind: str, name: str | None, namespace: str | None, everywhere: bool, wide: bool, selector: str
     ) -> Answer:
-        """Objects of a kind, as a table and as they are."""
+        """Objects of a kind, as a table and as plain data."""
         wanted, labels = kind_of(kind), _labels(selector)
         found_all: list[Any] = self.cluster.cache.all(wanted)
         home = namespace or DEFAULT_NAMESPACE
@@ -73,7 +73,7 @@ class ObjectVerbs(Struct, frozen=True):
         }
 
     async def apply(self, documents: Sequence[tuple[str, str]], namespace: str | None) -> Answer:
-        """Create or change what the documents say, all or nothing."""
+        """Create or change the documents' objects; all are validated first."""
         found, skipped = read_objects(documents, namespace or DEFAULT_NAMESPACE)
         settings = self.cluster.machines.settings
         complete = admit(found, self.cluster.cache.all(Service), settings.services)
@@ -94,12 +94,12 @@ class ObjectVerbs(Struct, frozen=True):
         return "configured"
 
     async def delete(self, targets: Sequence[tuple[str, str]], namespace: str | None) -> Answer:
-        """Delete by kind and name; all are looked up first."""
+        """Delete by kind and name; all must exist."""
         found = [self._find(kind, name, namespace) for kind, name in targets]
         return {"lines": [await self._delete(obj) for obj in found]}
 
     async def delete_documents(self, documents: Sequence[tuple[str, str]], namespace: str | None) -> Answer:
-        """Delete what these documents name; what is not there is no error."""
+        """Delete the documents' objects; a missing one is no error."""
         lines = []
         found, _ = read_objects(documents, namespace or DEFAULT_NAMESPACE)
         for obj in (each.object for each in reversed(found)):
@@ -108,7 +108,7 @@ class ObjectVerbs(Struct, frozen=True):
         return {"lines": lines}
 
     async def _delete(self, obj: Object) -> str:
-        """A namespace takes its objects with it, a node leaves."""
+        """Deletes a namespace's objects with it, and removes a node's machine."""
         if isinstance(obj, Node) and self.cluster.machines.node(obj.metadata.name) is not None:
             await self.cluster.remove_node(obj.metadata.name)
         else:
@@ -133,7 +133,7 @@ class ObjectVerbs(Struct, frozen=True):
     async def label(
         self, targets: Sequence[tuple[str, str]], put: Mapping[str, str], drop: Sequence[str], namespace: str | None
     ) -> Answer:
-        """Set and remove labels. Raises LabError for what no API server would take."""
+        """Set and remove labels. Raises LabError for labels that an API server would refuse."""
         for error in check_labels(put, ("metadata", "labels")):
             raise LabError(str(error))
         found = [self._find(kind, name, namespace) for kind, name in targets]
@@ -171,12 +171,12 @@ class ObjectVerbs(Struct, frozen=True):
 
 
 def subnets(leases: Sequence[SubnetLease]) -> dict[str, str]:
-    """Each node's pod subnets, in words."""
+    """Each node's pod subnets as text."""
     return {lease.spec.node: ",".join(map(str, lease.spec.subnets)) for lease in leases}
 
 
 def missing_namespaces(objects: Sequence[Object], known: Sequence[Namespace]) -> list[Namespace]:
-    """Namespaces that objects are in and nobody made: a lab makes them, where a cluster would refuse."""
+    """Namespaces that objects refer to but that do not exist: a lab creates them, where a cluster would refuse."""
     there = {namespace.metadata.name for namespace in known}
     there |= {obj.metadata.name for obj in objects if isinstance(obj, Namespace)}
     wanted = {obj.metadata.namespace for obj in objects if obj.metadata.namespace is not None}
@@ -184,7 +184,7 @@ def missing_namespaces(objects: Sequence[Object], known: Sequence[Namespace]) ->
 
 
 def new_namespace(name: str) -> Namespace:
-    """With the label that Kubernetes gives each."""
+    """A namespace with the label that Kubernetes sets."""
     return Namespace(metadata=ObjectMeta(name=name, labels={NAME_LABEL: name}))
 
 
@@ -199,7 +199,7 @@ def _labeled(obj: Object, put: Mapping[str, str], drop: Sequence[str]) -> Object
 
 
 def _merged(known: Object, wish: Object) -> Object:
-    """What a person wrote, with what the cluster added: identity, owner, status. A pod stays on its node."""
+    """The applied object with the cluster's fields: identity, owner, status. A pod stays on its node."""
     metadata = replace(
         known.metadata,
         labels=wish.metadata.labels,

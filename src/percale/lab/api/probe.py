@@ -1,6 +1,6 @@
-"""Is this port reachable from there? One real connection or datagram, from inside the asker's namespace.
+"""Tries one real connection or datagram from inside a network namespace, and looks names up there.
 
-Called by `machine_verbs`, and by `ends` for what a name means there. Who answers is read from the answer, if it is the lab's own.
+Called by `machine_verbs` and `probe_targets`. The answer of the lab's responder says which pod or host answered.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ _RESULTS: dict[int, Result] = {
 _REQUEST = b"GET / HTTP/1.0\r\nHost: lab\r\nConnection: close\r\n\r\n"
 _DNS = 53
 _QUESTION = bytes.fromhex("7065 0100 0001 0000 0000 0000 00 0002 0001")
-"""Who serves the root: a name server answers nothing but questions."""
+"""A DNS query for the root's NS records: a name server answers queries only."""
 _RESPONSE_TIMEOUT = 1.0
-"""Seconds to wait for an HTTP answer of a connection that is made already: it may be no HTTP server."""
+"""Seconds to wait for an HTTP response on an established connection: the server may not speak HTTP."""
 _LONGEST_ANSWER = 65536
 
 
 class AnsweredBy(Struct, frozen=True):
-    """Who it was, and as what address and port it saw us: see `responder`."""
+    """The pod or host that answered, and the client's address and port as it saw them: see `responder`."""
 
     kind: str
     """pod or host"""
@@ -53,7 +53,7 @@ class AnsweredBy(Struct, frozen=True):
 
 
 class Outcome(Struct, frozen=True):
-    """What happened, after how many seconds, and the kernel's word for it where there is one."""
+    """The result, its duration, and the kernel's error text where there is one."""
 
     result: Result
     seconds: float
@@ -64,7 +64,7 @@ class Outcome(Struct, frozen=True):
 async def probe(
     namespace: Path, address: IPAddress, port: int, protocol: Literal["TCP", "UDP"], timeout_seconds: float
 ) -> Outcome:
-    """TCP: a connection is made. UDP: a datagram is answered. Raises OSError when it cannot even be tried."""
+    """TCP: allowed when a connection is established. UDP: when a datagram is answered. Raises OSError when it cannot be tried."""
     family = socket.AF_INET6 if isinstance(address, IPv6Address) else socket.AF_INET
     kind = socket.SOCK_STREAM if protocol == "TCP" else socket.SOCK_DGRAM
     endpoint = await visit_async(namespace, lambda: socket.socket(family, kind | socket.SOCK_NONBLOCK))
@@ -92,7 +92,7 @@ async def probe(
 
 
 async def _http_response(endpoint: socket.socket) -> bytes:
-    """What an HTTP server says to this connection."""
+    """The HTTP response on this connection, as far as there is one."""
     loop, text = asyncio.get_running_loop(), b""
     with suppress(TimeoutError, OSError):
         async with asyncio.timeout(_RESPONSE_TIMEOUT):
@@ -103,7 +103,7 @@ async def _http_response(endpoint: socket.socket) -> bytes:
 
 
 def read_answer(text: str) -> AnsweredBy | None:
-    """The lab's own answers; None: a stranger's."""
+    """The responder's answer; None: another server's."""
     lines = text.rpartition("\r\n\r\n")[2].splitlines()
     fields = dict(line.split(": ", 1) for line in lines if ": " in line)
     kind = next((each for each in ("pod", "host") if each in fields), None)
@@ -113,7 +113,7 @@ def read_answer(text: str) -> AnsweredBy | None:
 
 
 def look_up(resolver: Path, name: str, timeout_seconds: float) -> tuple[IPAddress, ...]:
-    """What the name means to a program with this resolv.conf. Called inside its namespace; blocks.
+    """Addresses of the name by this resolv.conf. Called inside the pod's namespace; blocks.
 
     Raises NotFound, and TimeoutError when no name server answers.
     """

@@ -1,6 +1,6 @@
-"""What people call the ends of a probe: `pod`, `ns/pod`, `deploy/x`, `svc/x`, `node/x`, `external/x`, an address, a name.
+"""Parses a probe's source and target: `pod`, `ns/pod`, `deploy/x`, `svc/x`, `node/x`, `external/x`, an address, a name.
 
-Called by `machine_verbs`. A name is asked of the name server by the pod that wants to get there.
+Called by `machine_verbs`. A DNS name is looked up from the client pod's namespace.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ _SERVICES = ("svc", "service", "services")
 
 
 class ProbeTarget(Struct, frozen=True):
-    """One end of a probe, or where a program runs."""
+    """Source or target of a probe, or where a program runs."""
 
     name: str
     addresses: tuple[IPAddress, ...]
     namespace: Path | None
-    """None: nobody's address here, or one that many have."""
+    """None: an address outside the lab, or a Service's."""
     hostname: str
     pod: ObjectKey | None = None
     node: str | None = None
     """Set for a node itself."""
     resolver: Path | None = None
-    """A pod's own /etc/resolv.conf; the others have the machine's."""
+    """A pod's own /etc/resolv.conf; None: the machine's."""
 
 
 class ProbeTargets(Struct, frozen=True):
-    """Looks in the cluster of this moment."""
+    """Finds targets in the cluster's current state."""
 
     cluster: Cluster
 
     def find(self, text: str, namespace: str | None) -> ProbeTarget:
-        """Where something runs, or an address. Raises NotFound, LabError."""
+        """A pod, machine or address. Raises NotFound, LabError."""
         try:
             return self._at_address(ip_address(text.strip("[]")))
         except ValueError:
@@ -69,7 +69,7 @@ class ProbeTargets(Struct, frozen=True):
     async def resolve(
         self, text: str, namespace: str | None, client: ProbeTarget, timeout_seconds: float
     ) -> ProbeTarget:
-        """The same, or a Service, or what the asker's name server knows. Raises NotFound, LabError, TimeoutError."""
+        """As `find`, and Services and names of the client's name server. Raises NotFound, LabError, TimeoutError."""
         service = self._service(text, namespace)
         if service is not None:
             target = _service_target(service)
@@ -90,7 +90,9 @@ class ProbeTargets(Struct, frozen=True):
             try:
                 return ProbeTarget(text, await self._look_up(text, client, timeout_seconds), None, text)
             except NotFound:
-                what = f"there is no pod {namespace or DEFAULT_NAMESPACE}/{text}, and {client.name} knows no such name"
+                what = (
+                    f"there is no pod {namespace or DEFAULT_NAMESPACE}/{text}, and {client.name} resolves no such name"
+                )
                 raise NotFound(what, hint=error.hint) from error
 
     async def _look_up(self, name: str, client: ProbeTarget, timeout_seconds: float) -> tuple[IPAddress, ...]:
@@ -110,7 +112,7 @@ class ProbeTargets(Struct, frozen=True):
         return found
 
     def _service(self, text: str, namespace: str | None) -> Service | None:
-        """`svc/NAME` or `svc/NS/NAME`; None: something else is meant."""
+        """`svc/NAME` or `svc/NS/NAME`; None: not a Service."""
         group, _, rest = text.partition("/")
         if group not in _SERVICES or not rest:
             return None
@@ -124,7 +126,7 @@ class ProbeTargets(Struct, frozen=True):
         return found
 
     def _suggestion(self, name: str) -> str:
-        """A hint for who names a pod that is not there."""
+        """A hint for the name of a pod that does not exist."""
         same = min((str(other) for other in self.cluster.cache.keys(Pod) if other.name == name), default=None)
         if same:
             return f"did you mean {same}?"
@@ -153,7 +155,7 @@ class ProbeTargets(Struct, frozen=True):
         return ProbeTarget(str(pod.key), ips, path, pod.host_name, pod=pod.key, resolver=resolver)
 
     def _at_address(self, address: IPAddress) -> ProbeTarget:
-        """Whoever has this address; nobody of the lab is an end too."""
+        """The machine, pod or Service with this address, or the address itself."""
         for machine in self.cluster.machines.topology.machines:
             target = machine_target(machine)
             if address in target.addresses:
@@ -169,7 +171,7 @@ class ProbeTargets(Struct, frozen=True):
 
 
 def machine_target(machine: Machine) -> ProbeTarget:
-    """A node or host as an end."""
+    """A node or host as a target."""
     prefix = "node" if machine.kind == "node" else "external"
     return ProbeTarget(
         f"{prefix}/{machine.name}",
@@ -181,7 +183,7 @@ def machine_target(machine: Machine) -> ProbeTarget:
 
 
 def choose_address(server: ProbeTarget, client: ProbeTarget, version: int | None) -> IPAddress:
-    """The first address of the family that is wished, or that both have. Raises LabError."""
+    """The server's first address of the requested family, or of one that both have. Raises LabError."""
     usable = [address for address in server.addresses if version in (None, address.version)]
     if not usable:
         raise LabError(f"{server.name} has no IPv{version or 4} address")
@@ -190,7 +192,7 @@ def choose_address(server: ProbeTarget, client: ProbeTarget, version: int | None
 
 
 def _no_address_error(service: Service, target: ProbeTarget) -> NotFound:
-    """A Service without an address of its own, whose name leads nowhere."""
+    """A Service without a cluster IP, whose name has no address."""
     if service.spec.type == "ExternalName":
         name = service.spec.externalName
         return NotFound(

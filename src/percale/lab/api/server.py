@@ -3,7 +3,7 @@
     {"verb": "scale", "kind": "deployment", "name": "web", "replicas": 3}
     {"content": {…}}  or  {"error": "what; what next", "type": "NotFound"}
 
-For the lab's owner only: the socket's mode, the directory's mode, and the peer's credentials say so.
+For the lab's owner only: by the socket's mode, the directory's mode and the peer's credentials.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from percale.model.manifest.json_text import read_json_text
 from percale.unix_socket import peer_credentials
 
 LONGEST_REQUEST = 64 * 1024 * 1024
-"""Bytes; a request may carry whole manifests."""
+"""Bytes; a request may contain whole manifests."""
 
 Verb = Callable[..., Awaitable[dict[str, Any]]]
 Answer = dict[str, Any]
@@ -34,7 +34,7 @@ Answer = dict[str, Any]
 
 @asynccontextmanager
 async def serve(lab_dir: LabDir, verbs: Mapping[str, Verb]) -> AsyncIterator[None]:
-    """The API is there within this block."""
+    """Serve the API within this block."""
     handler = RequestHandler(verbs)
     server = await asyncio.start_unix_server(
         lambda reader, writer: _handle_connection(handler, reader, writer),
@@ -67,7 +67,7 @@ async def _handle_connection(
         writer.write(json.dumps(answer).encode())
         await writer.drain()
     except (ConnectionError, ValueError):
-        return  # the command has gone, or its request is longer than any of ours
+        return  # the command has exited, or its request is too long
     finally:
         writer.close()
         with suppress(ConnectionError):

@@ -1,11 +1,11 @@
-"""What names mean in a cluster: Kubernetes' DNS specification 1.1 as a function of Services and EndpointSlices. Pure.
+"""A cluster's DNS records: Kubernetes' DNS specification 1.1 as a function of Services and EndpointSlices. Pure.
 
     web.shop.svc.cluster.local             its cluster IPs, or of a headless service its ready endpoints
     _http._tcp.web.shop.svc.cluster.local  SRV: port and name
     db-0.db.shop.svc.cluster.local         an endpoint of a headless service by its host name
     4.3.2.1.in-addr.arpa                   PTR: back to the name
 
-The lab's name server asks (`lab/dns/server.py`). Source: kubernetes/dns, docs/specification.md.
+Used by the lab's name server (`lab/dns/server.py`). Source: kubernetes/dns, docs/specification.md.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _VERSION = "1.1.0"
 
 
 class Record(NamedTuple):
-    """One answer; `data` as in a zone file, names with their last dot."""
+    """A resource record; `data` as in a zone file, names fully qualified."""
 
     name: str
     type: RecordType
@@ -39,19 +39,19 @@ class Record(NamedTuple):
 
 
 class Answer(Struct, frozen=True):
-    """`known` False: there is no such name (NXDOMAIN). None of the records may be of the type that was asked for."""
+    """`known` False: the name does not exist (NXDOMAIN). `records` is empty when it has none of the requested type."""
 
     known: bool
     records: tuple[Record, ...] = ()
 
 
 class Zone:
-    """All names of a cluster at one moment. Names are given and returned in lower case, with their last dot."""
+    """All names of a cluster at one moment. Names are in lower case and fully qualified, with their last dot."""
 
     def __init__(self, services: Iterable[Service], slices: Iterable[EndpointSlice], domain: str = DOMAIN) -> None:
         self.origin = f"{domain}."
         self._records: defaultdict[str, list[Record]] = defaultdict(list)
-        """By name; a name that only has others below it has an empty list."""
+        """By name; an empty non-terminal has an empty list."""
         endpoints: defaultdict[tuple[str, str], list[EndpointSlice]] = defaultdict(list)
         for each in slices:
             name = each.metadata.labels.get(_SERVICE_LABEL)
@@ -71,7 +71,7 @@ class Zone:
         return Answer(True, tuple(dict.fromkeys(chosen)))
 
     def is_authoritative_for(self, name: str) -> bool:
-        """This zone, and not another server, must know the name: it is below the domain or a reverse name we have."""
+        """Whether the name is in the zone, or a reverse name with a record."""
         name = name.lower()
         return name == self.origin or name.endswith(f".{self.origin}") or name in self._records
 
@@ -79,7 +79,7 @@ class Zone:
         self._records[record.name].append(record)
         _, _, parent = record.name.partition(".")
         while parent and parent not in self._records and parent.endswith(self.origin):
-            self._records[parent] = []  # there is something below it: no error, and no record either
+            self._records[parent] = []  # an empty non-terminal: NOERROR without records
             _, _, parent = parent.partition(".")
 
     def _add_service(self, service: Service, slices: list[EndpointSlice]) -> None:

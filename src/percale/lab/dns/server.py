@@ -1,8 +1,8 @@
-"""The lab's name server: what CoreDNS is in a cluster. Listens inside its pod's namespace; `cluster.py` keeps it up to date.
+"""The lab's name server, in place of CoreDNS. Listens in its pod's namespace; `service.py` updates its zone.
 
-    pod ─ UDP, TCP 53 ─▶ the Service kube-dns ─▶ pod kube-system/dns ─▶ Names (lab/dns/records.py)
+    pod ─ UDP, TCP 53 ─▶ the Service kube-dns ─▶ pod kube-system/dns ─▶ Zone (lab/dns/records.py)
 
-Names outside the cluster are the lab's hosts; of all others it knows that they do not exist. Messages are dnspython's.
+Names outside the cluster are the lab's hosts; all others do not exist. Messages are dnspython's.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from percale.lab.process.netns_visit import visit_async
 
 PORT = 53
 _LARGEST_DATAGRAM = 1232
-"""Without fragments on any path; longer answers come by TCP. Who does not say that it takes more takes 512."""
+"""Bytes without fragmentation on any path; longer answers use TCP. A client without EDNS accepts 512."""
 _PLAIN_DATAGRAM = 512
 _STREAM_TIMEOUT = 5.0
 _MOST_ALIASES = 8
@@ -36,7 +36,7 @@ class NameServer:
 
     def __init__(self) -> None:
         self.zone = Zone((), ())
-        """What it answers from; assigned anew when the cluster changes."""
+        """The cluster's records; replaced when the cluster changes."""
         self.hosts: Mapping[str, tuple[str, ...]] = {}
         """Addresses of machines outside the cluster, by name without a dot at the end."""
         self._datagrams: asyncio.DatagramTransport | None = None
@@ -50,14 +50,14 @@ class NameServer:
         self._streams = await asyncio.start_server(self._serve_stream, sock=streams)
 
     def stop(self) -> None:
-        """Close what is open."""
+        """Close the sockets."""
         if self._datagrams is not None:
             self._datagrams.close()
         if self._streams is not None:
             self._streams.close()
 
     def answer(self, request: bytes, *, datagram: bool) -> bytes | None:
-        """The answer's message, cut short when it must fit a datagram; None for what is no question."""
+        """The response, truncated (TC) to fit a datagram; None for what is not a query."""
         try:
             query = dns.message.from_wire(request)
         except dns.exception.DNSException:
@@ -70,7 +70,7 @@ class NameServer:
         else:
             try:
                 self._fill(response, query)
-            except dns.exception.DNSException:  # an external name or a host name that no message can hold
+            except dns.exception.DNSException:  # an external name or a host name too long for a message
                 response.answer.clear()
                 response.set_rcode(dns.rcode.SERVFAIL)
         limit = min(query.payload, _LARGEST_DATAGRAM) if query.edns >= 0 else _PLAIN_DATAGRAM
@@ -109,7 +109,7 @@ class NameServer:
         return True, tuple(Record(name, "A" if wanted == 4 else "AAAA", each) for each in found)
 
     async def _serve_stream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Questions over one TCP connection, each with its length in front."""
+        """Queries over one TCP connection, each prefixed by its length."""
         try:
             async with asyncio.timeout(_STREAM_TIMEOUT):
                 while True:
@@ -120,7 +120,7 @@ class NameServer:
                     writer.write(len(answer).to_bytes(2, "big") + answer)
                     await writer.drain()
         except (asyncio.IncompleteReadError, TimeoutError, ConnectionError):
-            pass  # the client has gone, or has no more to ask
+            pass  # the client has closed the connection, or sends no more
         finally:
             writer.close()
 

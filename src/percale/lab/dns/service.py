@@ -1,6 +1,6 @@
-"""The lab's name server as a pod: started in kube-system/dns by `kubelet`, told by `cluster` what there is.
+"""The lab's name server as a pod: started in kube-system/dns by `kubelet`, updated by `cluster`.
 
-dnspython takes 100 ms to import, so that it is imported when the pod is there, and not on the event loop.
+dnspython takes 100 ms to import: it is imported when the pod starts, off the event loop.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class NameService:
         self._server: NameServer | None = None
 
     def update(self, services: Sequence[Service], slices: Sequence[EndpointSlice]) -> None:
-        """These are all there are."""
+        """Set all Services and EndpointSlices."""
         if (services, slices) != self._known:
             self._known = (services, slices)
             self._update_server()
 
     async def serve(self, namespace: Path) -> None:
-        """Answer in this namespace from now on. Raises OSError."""
+        """Listen in this network namespace. Raises OSError."""
         self.stop()
         server = await asyncio.to_thread(_new_server)
         server.hosts = self._hosts
@@ -43,7 +43,7 @@ class NameService:
         self._update_server()
 
     def stop(self) -> None:
-        """Answer no more."""
+        """Close the server."""
         if self._server is not None:
             self._server.stop()
             self._server = None

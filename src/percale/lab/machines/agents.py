@@ -1,9 +1,9 @@
-"""The nodes' agents as processes: started by init, said to be ready by themselves, started again when they die.
+"""The nodes' agent processes: started by init, ready when they notify so, restarted when they exit.
 
     controller ─▶ Agents ─ {"start": node1} ─▶ init ─ fork ─▶ agent ─ READY=1 ─▶ notify.sock ─▶ Agents
                      ▲──────── {"ended": pid} ──┘
 
-An agent that ends without being told to is started again after a pause, as the kubelet does with a DaemonSet's pod.
+An agent that exits unexpectedly is restarted with backoff, as the kubelet does with a DaemonSet's pod.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from percale.agent.systemd import PROBLEM_STATUS
 from percale.backoff import Backoff
 from percale.errors import LabError
 from percale.lab.process.init import Channel
@@ -29,9 +30,9 @@ from percale.lab.run_dir import NodeDir, log_tail
 
 FIRST_DELAY = 0.2
 LONGEST_DELAY = 10.0
-"""Seconds before a dead agent is started again; doubled each time."""
+"""Seconds before an exited agent is restarted; doubled each time."""
 _STABLE_AFTER = 10.0
-"""An agent that lived so long, in seconds, begins with the first pause again."""
+"""Seconds of running after which the backoff is reset."""
 
 
 @dataclass(slots=True)
@@ -43,27 +44,30 @@ class _Agent:
     started: float = 0.0
     backoff: Backoff = field(default_factory=lambda: Backoff(FIRST_DELAY, LONGEST_DELAY))
     restarts: int = 0
+    problem: str | None = None
+    """As it notified last."""
     status: int | None = None
-    """How it ended last; negative: by this signal."""
+    """The last exit status; negative: ended by this signal."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Whoever ends it and starts it anew: two at once would start two."""
+    """Held while it is stopped or restarted: two at once would start two processes."""
     restart_timer: asyncio.TimerHandle | None = None
 
 
 class AgentState(Struct, frozen=True):
-    """What `lab status` says of an agent."""
+    """An agent as `lab status` shows it."""
 
     pid: int | None
     ready: bool
     restarts: int
+    problem: str | None = None
 
 
 class Agents:
     """Used on the controller's event loop."""
 
     on_change: Callable[[], None] = staticmethod(lambda: None)
-    """Called whenever an agent gets ready or ends."""
+    """Called whenever an agent gets ready or exits."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -74,7 +78,7 @@ class Agents:
         self._loop.add_reader(channel, self._read_init_message)
 
     def start(self, node_dir: NodeDir) -> None:
-        """Have an agent run for this node from now on; its configuration is written already."""
+        """Keep an agent running for this node; its configuration has been written."""
         node_dir.run.mkdir(parents=True, exist_ok=True)
         notify_socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         notify_socket.bind(str(node_dir.notify_socket))
@@ -83,7 +87,7 @@ class Agents:
         self._launch(agent)
 
     async def stop(self, name: str, timeout_seconds: float = 5.0) -> None:
-        """End the node's agent and do not start it again."""
+        """End the node's agent for good."""
         agent = self._agents[name]
         async with agent.lock:
             await self._end(agent, signal.SIGTERM, timeout_seconds)
@@ -126,11 +130,11 @@ class Agents:
         await self._ready[name].wait()
 
     def state(self, name: str) -> AgentState:
-        """How it is now."""
+        """The agent's current state."""
         agent = self._agents.get(name)
         if agent is None:
             return AgentState(None, ready=False, restarts=0)
-        return AgentState(agent.pid, self._ready[name].is_set(), agent.restarts)
+        return AgentState(agent.pid, self._ready[name].is_set(), agent.restarts, agent.problem)
 
     def _launch(self, agent: _Agent) -> None:
         self._ready[agent.node_dir.name].clear()
@@ -140,7 +144,7 @@ class Agents:
         self._channel.send(json.dumps({"start": agent.node_dir.name}).encode())
 
     async def _end(self, agent: _Agent, number: int, timeout_seconds: float) -> None:
-        """By this signal, or by SIGKILL when it takes too long; it is not started again."""
+        """Send this signal, and SIGKILL after the timeout; it is not restarted."""
         agent.should_run = False
         if agent.restart_timer is not None:
             agent.restart_timer.cancel()
@@ -157,7 +161,7 @@ class Agents:
             await agent.ended.wait()
 
     def _read_init_message(self) -> None:
-        """What init tells."""
+        """A message of init: an agent has started or exited."""
         try:
             message: dict[str, Any] = json.loads(self._channel.recv(4096))
         except BlockingIOError:
@@ -184,9 +188,12 @@ class Agents:
         self.on_change()
 
     def _on_notification(self, agent: _Agent) -> None:
-        """What the agent tells, as it would tell systemd."""
+        """A notification of the agent, in systemd's protocol (sd_notify)."""
         with suppress(BlockingIOError):
-            lines = agent.notify_socket.recv(4096).split(b"\n")
-            if b"READY=1" in lines:
+            lines = agent.notify_socket.recv(4096).decode(errors="replace").split("\n")
+            for line in lines:
+                if line.startswith("STATUS="):
+                    agent.problem = line.removeprefix(PROBLEM_STATUS) if line.startswith(PROBLEM_STATUS) else None
+            if "READY=1" in lines:
                 self._ready[agent.node_dir.name].set()
                 self.on_change()

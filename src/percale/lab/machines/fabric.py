@@ -1,4 +1,4 @@
-"""The lab's cables: a router with a bridge per segment, and a cable to each machine. Called by `controller`.
+"""The lab's underlay: a router with a bridge per segment, and a veth pair to each machine. Called by `machines`.
 
     fabric (the lab's own namespace): router        node1           outside
     ┌──────────────────────────────────────┐     ┌────────┐      ┌────────┐
@@ -6,10 +6,9 @@
     │ br-world 203.0.113.1/24 ◀─ outside ──┼─────┼────────┼──────┼─ eth0  │
     └──────────────────────────────────────┘     └────────┘      └────────┘
 
-It is what a cluster finds when it is installed, so it is made as an administrator makes it, with `ip` and `nft`, and does
-not carry Percale's mark: to the agents these devices, addresses and routes are somebody else's. Hosts outside the cluster
-find pods and load balancers' addresses by the router, which knows for them (and for nobody else) which nodes have what. The
-functions that say what to type are pure.
+This is a cluster's environment, so it is built as an administrator builds it, with `ip` and `nft`, and without Percale's
+owner marks: the agents treat these devices, addresses and routes as foreign. The router has routes to pods and to load
+balancers' addresses for hosts outside the cluster only. The functions that return commands are pure.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ from percale.lab.spec.topology import Machine, Segment
 
 DEVICE = "eth0"
 _NOT_FOR_MACHINES = frozenset(("lo", "all", "default"))
-"""No cable can have these names: the router's own device, and what the kernel means by all devices."""
+"""Names that no device can have: the router's own device, and sysctl's names for all devices."""
 _ROUTER_TABLE = 100
-"""The router's routing table for what comes from outside hosts."""
+"""The router's routing table for packets from outside hosts."""
 
 ROUTER_SYSCTLS = {
     "net/ipv4/ip_forward": "1",
@@ -55,19 +54,19 @@ def bridge(segment: Segment) -> str:
 
 
 def port(machine: str) -> str:
-    """The name of a machine's cable at the router: its own, or made from it when that is too long or somebody else's."""
+    """The router's end of a machine's veth pair: the machine's name, or one made from it when too long or taken."""
     if len(machine) <= 15 and machine not in _NOT_FOR_MACHINES and not machine.startswith("br-"):
         return machine
     return f"{machine[:9]}-{sha256(machine.encode()).hexdigest()[:5]}"
 
 
 def mac(address: IPv4Address) -> str:
-    """Each end of a cable has a MAC that tells its address. A bridge without one of its own takes its ports' by turns."""
+    """A MAC address derived from the IPv4 address. A bridge without one of its own would take its ports' in turn."""
     return ":".join(f"{byte:02x}" for byte in (2, 0, *address.packed))
 
 
 def router_lines(segments: Iterable[Segment]) -> list[str]:
-    """`ip` commands that make the router."""
+    """`ip` commands that build the router."""
     lines = ["link set lo up"]
     for segment in segments:
         mtu = f" mtu {segment.mtu}" if segment.mtu else ""
@@ -81,12 +80,12 @@ def router_lines(segments: Iterable[Segment]) -> list[str]:
 
 
 def rule_lines(segments: Iterable[Segment]) -> list[str]:
-    """`ip` commands, for each family, by which the router leads what comes from these segments by its ways too."""
+    """`ip` commands, for each family, that send packets from these segments through the router's table as well."""
     return [f"rule add from all iif {bridge(segment)} lookup {_ROUTER_TABLE}" for segment in segments]
 
 
 def route_lines(old: Collection[RouterRoute], new: Collection[RouterRoute]) -> list[str]:
-    """`ip` commands that turn these ways, one for a subnet, into those."""
+    """`ip` commands that replace the old routes, one per subnet, by the new ones."""
     there, wanted = {route.subnet for route in new}, [route for route in new if route not in old]
     gone = [f"route delete {route.subnet} table {_ROUTER_TABLE}" for route in old if route.subnet not in there]
     return gone + [
@@ -96,7 +95,7 @@ def route_lines(old: Collection[RouterRoute], new: Collection[RouterRoute]) -> l
 
 
 def cable_lines(machine: Machine) -> list[str]:
-    """`ip` commands at the router that plug a machine in, whose name may be a word of theirs, such as `up`."""
+    """`ip` commands at the router that connect a machine, whose name may be a keyword, such as `up`."""
     name, mtu = port(machine.name), f" mtu {machine.segment.mtu}" if machine.segment.mtu else ""
     return [
         f"link add name {name}{mtu} type veth peer name {DEVICE} address {mac(machine.address.ip)}{mtu}"
@@ -106,7 +105,7 @@ def cable_lines(machine: Machine) -> list[str]:
 
 
 def machine_lines(machine: Machine) -> list[str]:
-    """`ip` commands inside a machine: its address and the way out."""
+    """`ip` commands inside a machine: its addresses and default routes."""
     return [
         "link set lo up",
         f"link set {DEVICE} up",
@@ -126,12 +125,12 @@ def build_router(netns: NetnsExecutor, segments: Iterable[Segment], outside: Ite
 
 
 def set_routes(netns: NetnsExecutor, old: Collection[RouterRoute], new: Collection[RouterRoute]) -> None:
-    """Lead outside hosts by these new ways instead of the old ones. Raises LabError."""
+    """Replace the old routes of outside hosts by the new ones. Raises LabError."""
     _ip(netns, route_lines(old, new))
 
 
 def plug_in(netns: NetnsExecutor, machines: Sequence[Machine]) -> None:
-    """Connect machines whose namespaces are there to the router at `place`. Raises LabError."""
+    """Connect machines, whose namespaces exist, to the router in `netns`. Raises LabError."""
     for machine in machines:
         machine_netns = _netns_of(machine.name)
         try:
@@ -148,19 +147,19 @@ def plug_in(netns: NetnsExecutor, machines: Sequence[Machine]) -> None:
 
 
 def unplug(netns: NetnsExecutor, machine: str) -> None:
-    """Pull the cable; it may be gone with its namespace already."""
+    """Delete the veth pair; it may be gone with its namespace already."""
     netns.run(lambda: subprocess.run(["ip", "link", "delete", "dev", port(machine)], capture_output=True, check=False))
 
 
 Cut = frozenset[str]
-"""Two machines that do not hear each other."""
+"""Two machines between which the router drops all packets."""
 
 
 def cut_rules(cuts: Collection[Cut]) -> str:
     """An nft script: the router's own table `bridge lab`, which drops what these pairs send each other.
 
-    What comes in by a cut machine's cable is marked with the cable's number, and dropped where it would leave by the
-    other one's: forwarded within a segment, or sent out again after routing. No address counts, for pods have their own.
+    A packet from a cut machine is marked with its device's number, and dropped where it would leave by the other's
+    device: forwarded within a segment, or routed. Addresses are not compared: pods have their own.
     """
     cables = {name: number for number, name in enumerate(sorted({name for cut in cuts for name in cut}), 1)}
     marks = ", ".join(f'"{port(name)}" : {number}' for name, number in cables.items())
@@ -190,7 +189,7 @@ table bridge lab {{
 
 
 def apply_cuts(netns: NetnsExecutor, cuts: Collection[Cut]) -> None:
-    """Cut these pairs and no others. Raises LabError."""
+    """Drop packets between these pairs and no others. Raises LabError."""
     _run(netns, ["nft", "-f", "-"], cut_rules(cuts))
 
 
@@ -200,7 +199,7 @@ def _netns_of(machine: str) -> NetnsThread:
 
 
 def _write_sysctls(netns: NetnsExecutor, settings: dict[str, str]) -> None:
-    """Settings of a family that the kernel lacks are left out."""
+    """Sysctls of a family that the kernel lacks are skipped."""
 
     def write() -> None:
         for name, value in settings.items():

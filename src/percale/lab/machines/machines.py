@@ -1,6 +1,6 @@
-"""The lab's machines at work: cables, agents, cuts, and the answers of outside hosts. Called by `cluster` and `verbs`.
+"""The lab's machines: namespaces, links, agents, cuts, and outside hosts' responders. Called by `cluster` and the verbs.
 
-A node comes as namespace → cable → agent.yaml → agent, and goes the same way back.
+A node is added as namespace → link → agent.yaml → agent, and removed in reverse.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from percale.lab.spec.topology import LabNode, Machine, Topology, parse_port
 
 
 class AgentSettings(Struct, frozen=True):
-    """What all agents of a lab have in common."""
+    """Configuration shared by all agents of a lab."""
 
     network: dict[str, Any]
     wiring: str
@@ -45,19 +45,19 @@ class Machines:
     agents: Agents
     responder: Responder
     cuts: set[fabric.Cut] = field(default_factory=set)
-    """Pairs of machines that do not hear each other."""
+    """Pairs of machines that cannot reach each other."""
     routes: frozenset[RouterRoute] = frozenset()
-    """By which outside hosts reach pods and Services."""
+    """Routes of outside hosts to pods and Services."""
 
     async def build(self) -> None:
-        """The router and all machines; agents are started, not waited for. Raises LabError, OSError."""
+        """Build the router and all machines; agents are started, not waited for. Raises LabError, OSError."""
         inhabited = {machine.segment for machine in self.topology.nodes}
         outside = [segment for segment in self.topology.segments if segment not in inhabited]
         await asyncio.to_thread(fabric.build_router, CurrentNetns(), self.topology.segments, outside)
         await self._plug_in(self.topology.machines)
 
     def node(self, name: str) -> Machine | None:
-        """A node's place in the network."""
+        """The node's machine; None: no such node."""
         found = self.topology.find(name)
         return found if found is not None and found.kind == "node" else None
 
@@ -66,7 +66,7 @@ class Machines:
         await self.agents.wait_ready(name)
 
     async def add(self, node: LabNode) -> Machine:
-        """One node more, or nothing. Raises LabError."""
+        """Add a node; nothing is left of it on failure. Raises LabError."""
         self.topology = self.topology.with_node(node)
         machine = self.topology.nodes[-1]
         try:
@@ -80,12 +80,12 @@ class Machines:
         return machine
 
     async def remove(self, name: str) -> None:
-        """The node leaves; its pods are gone already."""
+        """Remove a node whose pods are gone."""
         await self.agents.stop(name)
         await self._remove_machine(name)
 
     async def _remove_machine(self, name: str) -> None:
-        """A machine's cuts, cable, namespace and files go."""
+        """Remove a machine's cuts, link, namespace and files."""
         self.topology = self.topology.without(name)
         await self.cut({pair for pair in self.cuts if name not in pair})
         await asyncio.to_thread(fabric.unplug, CurrentNetns(), name)
@@ -95,20 +95,20 @@ class Machines:
             shutil.rmtree(directory, ignore_errors=True)
 
     async def cut(self, pairs: set[fabric.Cut]) -> None:
-        """These pairs do not hear each other, all others do."""
+        """Drop traffic between these pairs of machines, and between no others."""
         if pairs == self.cuts:
             return
         await asyncio.to_thread(fabric.apply_cuts, CurrentNetns(), pairs)
         self.cuts = pairs
 
     async def set_routes(self, routes: frozenset[RouterRoute]) -> None:
-        """Outside hosts reach pods and Services by these ways. Raises LabError."""
+        """Set the router's routes of outside hosts to pods and Services. Raises LabError."""
         if routes != self.routes:
             await asyncio.to_thread(fabric.set_routes, CurrentNetns(), self.routes, routes)
             self.routes = routes
 
     async def _plug_in(self, machines: Sequence[Machine]) -> None:
-        """Namespaces and cables; then nodes get their agents, and hosts answer."""
+        """Create namespaces and links; then start nodes' agents and hosts' responders."""
 
         def cables() -> None:
             for machine in machines:
@@ -126,7 +126,7 @@ class Machines:
                 await self.responder.serve(who, NETNS / machine.name, ports)
 
     def _configure_agent(self, machine: Machine) -> None:
-        """An ordinary agent.yaml: people may edit it and restart the agent."""
+        """An ordinary agent.yaml: users may edit it and restart the agent."""
         node = self.lab_dir.node(machine.name)
         configuration = {
             "node": machine.name,
@@ -143,7 +143,7 @@ class Machines:
 
 
 async def wait_until(condition: Callable[[], bool], what: str, timeout_seconds: float = 10.0) -> None:
-    """Wait for it. Raises LabError when it does not come."""
+    """Wait until the condition holds. Raises LabError when it does not in time."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_seconds
     while not condition():

@@ -1,6 +1,6 @@
-"""What the lab's router leads to which nodes, for hosts outside the cluster: pods, load balancers' addresses. Pure.
+"""The router's routes for hosts outside the cluster: to pods and to load balancers' addresses. Pure.
 
-Called by `cluster`; `fabric` makes routes of it. It is the part of a cloud's load balancer.
+Called by `cluster`; `fabric` installs them. They stand for a cloud's load balancer.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from percale.service.service_ports import is_external_local
 
 
 class RouterRoute(NamedTuple):
-    """This subnet is behind these nodes' addresses: packets of one connection go to one of them."""
+    """A subnet and the nodes' addresses as next hops: packets of one connection go to one of them."""
 
     subnet: IPNetwork
     nodes: tuple[IPAddress, ...]
 
 
 def pod_routes(leases: Iterable[SubnetLease]) -> Iterator[RouterRoute]:
-    """Which pods are behind which node."""
+    """Each node's pod subnets."""
     for lease in leases:
         for _, subnet, node, _ in lease.spec.families:
             if subnet is not None and node is not None:
@@ -40,9 +40,9 @@ def service_routes(
     nodes: Sequence[Node],
     machine_networks: Collection[IPNetwork],
 ) -> Iterator[RouterRoute]:
-    """Load balancers' addresses and external IPs, but not those that machines have (in `home`).
+    """Load balancers' addresses and external IPs, except those in the segments (`machine_networks`).
 
-    All nodes take them; with externalTrafficPolicy Local those that have an endpoint.
+    The next hops are all nodes; with externalTrafficPolicy Local those with an endpoint.
     """
     addressed = [(service, addresses) for service in services if (addresses := _addresses(service))]
     if not addressed:
@@ -61,7 +61,7 @@ def service_routes(
 
 
 def _addresses(service: Service) -> list[IPAddress]:
-    """Agents tell what is no address."""
+    """Invalid ones are skipped: agents report them."""
     texts = [each.ip for each in service.status.loadBalancer.ingress if each.ip]
     return list(dict.fromkeys(map(ip_address, filter(is_address, (*texts, *service.spec.externalIPs)))))
 

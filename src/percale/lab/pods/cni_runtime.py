@@ -1,7 +1,7 @@
-"""What a container runtime does with a CNI plugin, towards one node's agent. Called by `kubelet`.
+"""CNI ADD and DEL requests to a node's agent, as a container runtime makes them. Called by `kubelet`.
 
-The frame is the plugin's own (cni/plugin.py), sent from here without a process for it; the network configuration is the
-conflist that the agent wrote for its runtime.
+The request is sent in the plugin's own format (cni/plugin.py) without starting the plugin; the network configuration is
+the conflist that the agent installed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class CniFailed(LabError):
 
 
 class Sandbox(Struct, frozen=True):
-    """One pod's namespace as a runtime sees it."""
+    """A pod's sandbox: its network namespace and what the CNI request says of it."""
 
     pod: ObjectKey
     uid: str
@@ -44,13 +44,13 @@ class Sandbox(Struct, frozen=True):
 
 
 async def add(sandbox: Sandbox) -> tuple[str, ...]:
-    """Wire the pod; its addresses. Raises RuntimeRefused."""
+    """CNI ADD; the pod's addresses. Raises RuntimeRefused."""
     result = await asyncio.to_thread(_call, "ADD", sandbox)
     return tuple(str(entry["address"]).partition("/")[0] for entry in result.get("ips", ()))
 
 
 async def delete(sandbox: Sandbox) -> None:
-    """Take the pod's wiring back. Raises RuntimeRefused."""
+    """CNI DEL. Raises RuntimeRefused."""
     await asyncio.to_thread(_call, "DEL", sandbox)
 
 
@@ -87,7 +87,7 @@ def _call(command: str, sandbox: Sandbox) -> dict[str, Any]:
 
 
 def network_configuration(sandbox: Sandbox) -> dict[str, Any]:
-    """The first plugin of the first conflist, as a runtime hands it over. Raises OSError, ValueError."""
+    """The first plugin of the first conflist, as a runtime passes it. Raises OSError, ValueError."""
     directory = sandbox.node.cni
     found = sorted(directory.glob("*.conflist"))
     if not found:

@@ -1,10 +1,10 @@
-"""Births and deaths of pods, on all nodes of the lab: namespace, CNI, files, responder, status. Called by `controller`.
+"""Starts and stops pods on all nodes of the lab: namespace, CNI, files, responder, status. Called by `cluster`.
 
     bound pod ─▶ namespace ─▶ the node's agent is ready ─▶ CNI ADD ─▶ files, responder ─▶ status Running
-                                    ▲ refused: the reason goes into the status, and again after a pause
+                                    ▲ failed: the reason goes into the status, retried with backoff
     pod gone  ─▶ responder stops ─▶ CNI DEL ─▶ namespace deleted
 
-What runs is known here, not by the agents: one that starts anew is not asked to add its pods again.
+Running pods are recorded here: a restarted agent gets no second ADD.
 """
 
 from __future__ import annotations
@@ -33,32 +33,32 @@ from percale.model.pod import Pod
 
 FIRST_DELAY = 0.2
 LONGEST_DELAY = 5.0
-"""Seconds before a refused ADD or DEL is tried again; doubled each time."""
+"""Seconds before a failed ADD or DEL is retried; doubled each time."""
 
 
 class Nodes(Protocol):
     """What the kubelet needs to know of a node."""
 
     def node(self, name: str) -> Machine | None:
-        """Its place in the network; None: no such node."""
+        """The node's machine; None: no such node."""
 
     async def wait_ready(self, name: str) -> None:
         """Wait until its agent serves pods."""
 
 
 class StatusWriter(Protocol):
-    """Where a pod's state is written down."""
+    """Writes a pod's status."""
 
     async def report_running(self, pod: ObjectKey, machine: Machine, addresses: tuple[str, ...]) -> None:
-        """It has these addresses and is Ready."""
+        """The pod has these addresses and is Ready."""
 
     async def report_waiting(self, pod: ObjectKey, reason: str) -> None:
-        """It cannot run yet, because of this."""
+        """The pod cannot run yet, for this reason."""
 
 
 @dataclass(slots=True)
 class _PodState:
-    """One pod on its node, from birth to death."""
+    """One pod on its node."""
 
     pod: Pod
     namespace: Path
@@ -72,7 +72,7 @@ class _PodState:
 
 @dataclass(slots=True)
 class Kubelet:
-    """All nodes' in one; used on the controller's event loop."""
+    """Of all nodes; used on the controller's event loop."""
 
     lab_dir: LabDir
     nodes: Nodes
@@ -85,7 +85,7 @@ class Kubelet:
     _name_servers: tuple[str, ...] = ()
 
     def sync(self, pods: Iterable[Pod]) -> None:
-        """These are all pods that have a node of the cluster: they live there, and no others."""
+        """Run exactly these pods, which are all that are bound to nodes of the cluster."""
         bound = {pod.key: pod for pod in pods if self.nodes.node(pod.spec.nodeName or "")}
         for key, state in list(self._pods.items()):
             pod = bound.get(key)
@@ -98,7 +98,7 @@ class Kubelet:
                 state.task = asyncio.create_task(self._run(key, state))
 
     def set_name_servers(self, servers: tuple[str, ...]) -> None:
-        """Pods ask these for names, those that run already too."""
+        """Set the name servers of all pods, running ones included."""
         if servers != self._name_servers:
             self._name_servers = servers
             for state in self._pods.values():
@@ -106,11 +106,11 @@ class Kubelet:
                     self._write_resolver(state)
 
     async def wait_removed(self, node: str) -> None:
-        """Wait until no pod is dying on this node."""
+        """Wait until no pod is being removed from this node."""
         await asyncio.gather(*(task for task in self._removals.values() if task.get_name() == node))
 
     def namespace(self, pod: ObjectKey) -> Path | None:
-        """Where the pod's network is, once it is there."""
+        """The pod's network namespace; None until it has its addresses."""
         state = self._pods.get(pod)
         return state.namespace if state is not None and state.addresses else None
 
@@ -123,7 +123,7 @@ class Kubelet:
         return _PodState(pod, path, sandbox)
 
     async def _run(self, key: ObjectKey, state: _PodState) -> None:
-        """Try until the pod runs; every step may be taken again."""
+        """Retry until the pod runs; every step can be repeated."""
         earlier = self._removals.get(key)
         if earlier is not None:
             await earlier
@@ -181,7 +181,7 @@ class Kubelet:
             del self._removals[key]
 
     async def _delete(self, sandbox: Sandbox) -> None:
-        if self.nodes.node(sandbox.node.name) is not None:  # else nobody is there to be asked
+        if self.nodes.node(sandbox.node.name) is not None:  # else the node's agent is gone
             await cni_runtime.delete(sandbox)
 
     async def _retry(self, what: str, attempt: Callable[[], Awaitable[None]]) -> None:
@@ -195,7 +195,7 @@ class Kubelet:
             await asyncio.sleep(delay)
 
     def _write_files(self, state: _PodState) -> None:
-        """What the pod finds as its own /etc/hosts and /etc/resolv.conf."""
+        """Write the pod's /etc/hosts and /etc/resolv.conf."""
         self._files(state).mkdir(parents=True, exist_ok=True)
         hosts = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback"]
         pod = state.pod
@@ -207,7 +207,7 @@ class Kubelet:
         self._write_resolver(state)
 
     def _write_resolver(self, state: _PodState) -> None:
-        """In its place, for programs may have it mounted."""
+        """Rewritten in place: programs may have it mounted."""
         namespace = state.pod.metadata.namespace or "default"
         lines = [f"nameserver {server}" for server in self._name_servers[:1]]
         lines += [f"search {namespace}.svc.{DOMAIN} svc.{DOMAIN} {DOMAIN}", "options ndots:5"]
@@ -224,12 +224,12 @@ def namespace_name(pod: ObjectKey) -> str:
 
 
 def _is_safe(pod: ObjectKey) -> bool:
-    """Its names may be parts of paths: anybody who writes to the store chooses them."""
+    """Whether its names may be parts of paths: anyone who writes to the store chooses them."""
     return all(is_object_name(part or "") for part in pod)
 
 
 def _identity(pod: Pod) -> tuple[str | None, str | None]:
-    """Another pod of the same name, or the same one on another node, is a new life."""
+    """Differs for another pod of the same name, and for one on another node."""
     return (pod.metadata.uid, pod.spec.nodeName)
 
 

@@ -3,7 +3,7 @@
     kubelet ─▶ serve(who, ports) ─▶ sockets made inside the namespace ─▶ the controller's event loop
 
 TCP gets an HTTP response, UDP one datagram; both name who answers, where it is, and who asked, as seen from here. A port
-that a program of the pod's own has taken is left to it, and taken over when it is free again.
+that a program of the pod has bound is left to it, and bound again when it is free.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from msgspec import Struct
 from percale.lab.process.netns_visit import visit_async
 
 RETRY = 1.0
-"""Seconds between attempts to take a port that somebody else has."""
+"""Seconds between attempts to bind a port that is in use."""
 _IDLE_TIMEOUT = 10.0
 _LONGEST_REQUEST = 65536
 _IPV6_RECVPKTINFO, _IPV6_PKTINFO = 49, 50
@@ -31,14 +31,14 @@ _PKTINFO = struct.Struct("=16si")
 
 
 class Port(NamedTuple):
-    """Where to answer; the protocol is TCP or UDP."""
+    """The protocol is TCP or UDP."""
 
     number: int
     protocol: str
 
 
 class Identity(Struct, frozen=True):
-    """Who answers: `pod default/web-0` on node1, or `host outside`."""
+    """The pod or host that answers: `pod default/web-0` on node1, or `host outside`."""
 
     kind: str
     name: str
@@ -55,7 +55,7 @@ class Identity(Struct, frozen=True):
 
 @dataclass(slots=True)
 class _Sockets:
-    """What is open for one name."""
+    """Open sockets of one identity."""
 
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     servers: list[asyncio.Server] = field(default_factory=list)
@@ -69,14 +69,14 @@ class Responder:
         self._sockets: dict[str, _Sockets] = {}
 
     async def serve(self, identity: Identity, namespace: Path, ports: Collection[Port]) -> None:
-        """Answer on these ports under this identity's name, until `stop`. Returns when those that are free are open."""
+        """Answer on these ports as this identity until `stop`. Returns when those that are free are bound."""
         sockets = self._sockets[identity.name] = _Sockets()
         taken = await self._open(sockets, identity, namespace, frozenset(ports))
         if taken:
             sockets.tasks.append(asyncio.create_task(self._retry_taken(sockets, identity, namespace, taken)))
 
     def stop(self, name: str) -> None:
-        """Close what is open for this name, if anything is."""
+        """Close the sockets of this identity, if any."""
         sockets = self._sockets.pop(name, None)
         if sockets is None:
             return
@@ -99,7 +99,7 @@ class Responder:
     async def _open(
         self, sockets: _Sockets, identity: Identity, namespace: Path, ports: frozenset[Port]
     ) -> frozenset[Port]:
-        """Open these; returns those that somebody else has."""
+        """Bind these; returns those that are in use."""
         opened = await visit_async(namespace, lambda: [(port, _bind(port)) for port in sorted(ports)])
         loop = asyncio.get_running_loop()
         for port, endpoint in opened:
@@ -115,7 +115,7 @@ class Responder:
 
 
 def _bind(port: Port) -> socket.socket | None:
-    """A socket for both families, or for IPv4 where the kernel has no IPv6; None: the port is taken."""
+    """A socket for both families, or for IPv4 where the kernel has no IPv6; None: the port is in use."""
     kind = (socket.SOCK_STREAM if port.protocol == "TCP" else socket.SOCK_DGRAM) | socket.SOCK_NONBLOCK
     for family, anything in ((socket.AF_INET6, "::"), (socket.AF_INET, "0.0.0.0")):  # noqa: S104 -- all of one pod
         try:
@@ -143,7 +143,7 @@ def _bind(port: Port) -> socket.socket | None:
 
 
 class _Answer(asyncio.Protocol):
-    """One TCP connection: whatever is asked, the answer is who we are; then the end."""
+    """One TCP connection: answers any request with the identity, then closes."""
 
     def __init__(self, identity: Identity) -> None:
         self._identity = identity
@@ -174,7 +174,7 @@ class _Answer(asyncio.Protocol):
 
 
 def _answer_datagram(endpoint: socket.socket, identity: Identity) -> None:
-    """From the very address that was asked: a node has several."""
+    """Answers from the address that the request was sent to: a node has several."""
     try:
         _, ancillary, _, client = endpoint.recvmsg(2048, socket.CMSG_SPACE(_PKTINFO.size))
     except OSError:
@@ -189,7 +189,7 @@ def _answer_datagram(endpoint: socket.socket, identity: Identity) -> None:
     try:
         endpoint.sendmsg([text], source, 0, client)
     except OSError:
-        return  # the client has gone
+        return  # the client has closed its socket
 
 
 def _format_endpoint(address: tuple[str, int]) -> str:

@@ -1,8 +1,8 @@
-"""Which lab a policy test needs: nodes whose subnets hold exactly the addresses of its pods, hosts outside with its addresses.
+"""Plans the labs of policy tests: nodes whose subnets hold exactly the pods' addresses, outside hosts with the tests' addresses.
 
-    cases ─▶ batches (tests that can share a lab) ─▶ Stage: a Lab document, leases made by hand, where each pod goes
+    cases ─▶ batches (tests that can share a lab) ─▶ LabPlan: a Lab document, reserved leases, each pod's node
 
-Pure; `runner.py` starts the labs. Why a test cannot be tried is said in its stead.
+Pure; `runner.py` starts the labs. A test that cannot run in a lab gets a reason instead.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ from percale.model.pod import Container, ContainerPort, Pod, PodStatus
 from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec
 
 States: TypeAlias = Sequence[Case]
-"""Of one test, in their order."""
+"""The states of one test, in order."""
 
 LABS = 4
-"""At a time: most of a lab's time is spent waiting for packets that do not come."""
+"""Labs at a time: most of a lab's time is spent waiting for packets that are dropped."""
 
 
 @dataclass(slots=True)
 class LabPlan:
-    """A lab for some cases. `spare` gives addresses that no case uses."""
+    """A lab for some cases."""
 
     document: dict[str, Any]
     node_subnets: tuple[NodeSubnets, ...]
     ports: dict[ObjectKey, frozenset[tuple[int, str]]]
-    """Where each pod must answer, in any of the cases."""
+    """The ports that each pod must answer on, in any of the cases."""
     machines: dict[str, str]
-    """Hosts outside and nodes as the lab's probe calls them, by address."""
+    """Targets of the lab's probe (external/NAME, node/NAME), by address."""
     taken: set[IPAddress]
     _given: dict[ObjectKey, tuple[str, ...]] = field(default_factory=dict)
 
     def leases(self) -> Iterator[SubnetLease]:
-        """Reservations, so that each node gets the subnet that it must have."""
+        """Reserved leases, so that each node gets its planned subnet."""
         for node in self.node_subnets:
             v4, v6 = node.subnets.get(4), node.subnets.get(6)
             spec = SubnetLeaseSpec(
@@ -61,7 +61,7 @@ class LabPlan:
             yield SubnetLease(metadata=ObjectMeta(name=node.name, annotations={RESERVED: "true"}), spec=spec)
 
     def placed(self, pod: Pod) -> Pod:
-        """The pod as the lab must make it: with exactly its addresses, answering on every port that is probed."""
+        """The pod as the lab must create it: with exactly its addresses, answering on every probed port."""
         if pod.spec.hostNetwork:
             return replace(pod, status=PodStatus())
         first = ip_address(pod.status.addresses[0])
@@ -80,11 +80,11 @@ class LabPlan:
         )
 
     def spare(self, node: NodeSubnets) -> tuple[str, ...]:
-        """An address of each family that nobody has; each is given once."""
+        """An unused address of each family; each is returned once."""
         return tuple(self._free(subnet) for subnet in node.subnets.values())
 
     def _extra_addresses(self, pod: Pod, node: NodeSubnets) -> tuple[str, ...]:
-        """In a lab of both families a pod has both: the one that the case does not give is one that no case uses."""
+        """A dual-stack lab's pods have both families: an unused address of each family that the case does not set."""
         have = {ip_address(each).version for each in pod.status.addresses}
         if pod.key not in self._given:
             missing = [subnet for version, subnet in node.subnets.items() if version not in have]
@@ -100,7 +100,7 @@ class LabPlan:
 
 
 class Batch(Struct, frozen=True):
-    """Tests that share a lab; `stage` None: they cannot be tried, and `reason` says why."""
+    """Tests that share a lab; `plan` None: no lab can run them, for `reason`."""
 
     sequences: tuple[States, ...]
     plan: LabPlan | None
@@ -108,7 +108,7 @@ class Batch(Struct, frozen=True):
 
 
 def batches(sequences: Iterable[States]) -> list[Batch]:
-    """Those that ask for no machines of their own share labs; similar pods next to each other, so that few must be made anew."""
+    """Tests without machines of their own share labs, ordered by pods, so that few pods are recreated between states."""
     plain: list[States] = []
     special: list[States] = []
     for sequence in sequences:
@@ -131,7 +131,7 @@ def _is_plain(case: Case) -> bool:
 
 
 def _shared(sequences: Sequence[States]) -> list[Batch]:
-    """In at most so many labs, each with about as many states."""
+    """At most LABS batches with about the same number of states."""
     states = sum(map(len, sequences))
     share = max(8, -(-states // LABS))
     parts: list[list[States]] = []
@@ -158,7 +158,7 @@ def _why_untestable(pod: Pod) -> str | None:
 
 
 def _plan_lab(cases: Sequence[Case]) -> LabPlan:
-    """Raises LabError, BadInput: why there is no such lab."""
+    """Raises LabError, BadInput when no lab fits the cases."""
     pods = [pod for case in cases for pod in case.pods]
     reason = next(filter(None, map(_why_untestable, pods)), None)
     if reason is not None:
@@ -195,7 +195,9 @@ def _plan_lab(cases: Sequence[Case]) -> LabPlan:
             for address in outside
         ],
     }
-    topology(msgspec.convert(spec, LabSpec, dec_hook=from_text), network_config(spec["network"]).networks)  # or why not
+    topology(
+        msgspec.convert(spec, LabSpec, dec_hook=from_text), network_config(spec["network"]).networks
+    )  # raises when the machines do not fit
     document = {"apiVersion": Lab.API_VERSION, "kind": Lab.KIND, "metadata": {"name": "policy-test"}, "spec": spec}
     machines = {str(address): f"external/{name}" for address, name in names.items()}
     machines |= {str(address): f"node/{name}" for name, ips in node_ips.items() for address in ips}
@@ -206,7 +208,7 @@ def _plan_lab(cases: Sequence[Case]) -> LabPlan:
 
 
 def _ports(cases: Iterable[Case]) -> dict[ObjectKey, frozenset[tuple[int, str]]]:
-    """By pod, where some probe of some case asks it."""
+    """The ports that any probe of any case sends to, by pod."""
     found: dict[ObjectKey, set[tuple[int, str]]] = {}
     for case in cases:
         owners = {address: pod.key for pod in case.pods for address in pod.status.addresses}
@@ -218,7 +220,7 @@ def _ports(cases: Iterable[Case]) -> dict[ObjectKey, frozenset[tuple[int, str]]]
 
 
 def _ports_at(cases: Iterable[Case], address: IPAddress) -> list[str]:
-    """As a Lab document lists a host's ports."""
+    """A host's ports as a Lab document lists them."""
     return sorted(
         {
             f"{probe.port}/{probe.protocol}"
@@ -235,7 +237,7 @@ def _ports_at(cases: Iterable[Case], address: IPAddress) -> list[str]:
 class _Segment(Struct, frozen=True):
     name: str
     addresses: tuple[IPAddress, ...]
-    """Those that it must have."""
+    """Addresses that it must contain."""
     networks: dict[int, IPNetwork]
 
     @property
@@ -250,7 +252,7 @@ def _segment(name: str, addresses: Sequence[IPAddress]) -> _Segment:
 
 
 def _host_segments(addresses: Iterable[IPAddress]) -> list[_Segment]:
-    """Hosts whose networks would overlap stand together."""
+    """A segment per host; hosts whose networks would overlap share one."""
     found: list[_Segment] = []
     for number, address in enumerate(addresses, start=1):
         new = _segment(f"out{number}", [address])
@@ -266,7 +268,7 @@ def _host_segments(addresses: Iterable[IPAddress]) -> list[_Segment]:
 
 
 def _cover(addresses: Sequence[IPAddress]) -> IPNetwork:
-    """The smallest usual network in which all of them can be machines'. Raises LabError."""
+    """The smallest usual network in which all of them are usable. Raises LabError."""
     for length in (24, 22, 20, 16, 12, 8) if addresses[0].version == 4 else (64, 56, 48, 32):
         network = ip_network(
             (int(addresses[0]), length) if addresses[0].version == 6 else (str(addresses[0]), length), False

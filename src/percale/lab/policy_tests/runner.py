@@ -1,10 +1,10 @@
-"""Policy tests with real packets: a lab for each batch of cases, whose states follow each other as updates. Called by cli.
+"""Policy tests with real packets: a lab for each batch of cases, updated from state to state. Called by cli/policy/test.py.
 
-    stage ─▶ lab up ─┬─▶ for each state: delete, apply what differs ─▶ pods Ready ─▶ marker in force ─▶ probes, all at once
-                     └─▶ lab down
+    LabPlan ─▶ lab up ─┬─▶ for each state: delete, apply what differs ─▶ pods Ready ─▶ marker in force ─▶ probes, in parallel
+                       └─▶ lab down
 
-How is it known that every node has taken up a state? A marker policy opens one port more in each state, to pods of the
-test's own; a node where that port is reached has seen everything that was written before.
+A marker policy shows that every node has applied a state: in each state it opens one more port between pods of the runner's
+own; a node where that port is reachable has applied everything written before.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from percale.policy.evaluator import Evaluator
 MARKERS = "percale-policy-test"
 _FIRST_MARK = 10000
 _PROBES = 32
-"""At a time in one lab."""
+"""Probes at a time in one lab."""
 _DENIED_TIMEOUT, _ALLOWED_TIMEOUT = 0.8, 4.0
-"""Seconds without an answer that mean denied, where denied is expected, and where it is not."""
+"""Seconds without an answer after which a probe counts as denied, by the expected result."""
 _SYNC_TIMEOUT = 20.0
-"""Seconds for pods to be Ready and policies to be in force."""
+"""Seconds for pods to be Ready and policies to be applied."""
 
 Waiting = Callable[[], list[str]]
 
@@ -61,7 +61,7 @@ def try_live(sequences: Sequence[States]) -> list[Trial]:
 
 
 def _run_wave(pending: Sequence[Batch], number: int) -> list[list[list[Trial]]]:
-    """Some batches at the same time: by batch, by sequence."""
+    """Run some batches in parallel; trials by batch, by sequence."""
     named = [(f"policy-test-{os.getpid()}-{number + index}", batch) for index, batch in enumerate(pending)]
     with _labs(named) as lab_dirs, ThreadPoolExecutor(LABS, thread_name_prefix="batch") as threads:
         return list(threads.map(_try_batch, pending, lab_dirs))
@@ -69,7 +69,7 @@ def _run_wave(pending: Sequence[Batch], number: int) -> list[list[list[Trial]]]:
 
 @contextmanager
 def _labs(pending: Sequence[tuple[str, Batch]]) -> Iterator[list[LabDir | None]]:
-    """Started one after the other: a lab is born by a fork, which must not happen beside threads."""
+    """Running labs. They are started one after the other: starting one forks, which must not happen beside threads."""
     lab_dirs: list[LabDir | None] = []
     try:
         for name, batch in pending:
@@ -104,7 +104,7 @@ def _try_batch(batch: Batch, lab_dir: LabDir | None) -> list[list[Trial]]:
 
 
 def _markers(plan: LabPlan) -> Iterator[Object]:
-    """A pod on each node, and one that asks them all."""
+    """A marker pod on each node, and one that probes them all."""
     yield Namespace(metadata=ObjectMeta(name=MARKERS))
     for index, node in enumerate((plan.node_subnets[0], *plan.node_subnets)):
         name = f"on-{node.name}" if index else "asker"
@@ -115,7 +115,7 @@ def _markers(plan: LabPlan) -> Iterator[Object]:
 
 
 def _marker_policy(port: int) -> dict[str, Any]:
-    """Before all others: nobody's policy has a say among the markers."""
+    """Evaluated before all other policies: none of them applies between markers."""
     markers = {"namespaces": {"matchLabels": {"kubernetes.io/metadata.name": MARKERS}}}
     return {
         "apiVersion": "policy.networking.k8s.io/v1alpha2",
@@ -143,7 +143,7 @@ def _marker_policy(port: int) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class _Lab:
-    """One lab, and what is in it now."""
+    """One lab and the objects applied to it."""
 
     lab_dir: LabDir
     plan: LabPlan
@@ -151,7 +151,7 @@ class _Lab:
     _mark: int = _FIRST_MARK
 
     def try_case(self, case: Case) -> list[Trial]:
-        """Bring the lab to this state, and try its probes."""
+        """Bring the lab to this state and run its probes."""
         self._apply_state(case)
         with ThreadPoolExecutor(_PROBES, thread_name_prefix="probe") as threads:
             return list(threads.map(lambda probe: self._try(case, probe), case.probes))
@@ -172,7 +172,7 @@ class _Lab:
         self._until("policies are not in force", self._nodes_behind)
 
     def _is_moved(self, pod: Pod) -> bool:
-        """A pod with another address, or on another node, is another pod."""
+        """Whether the pod's address or node differs from the applied pod's: it must be recreated."""
         known = self._known.get((Pod, pod.key))
         if not isinstance(known, Pod):
             return False
@@ -197,7 +197,7 @@ class _Lab:
             time.sleep(0.02)
 
     def _nodes_behind(self) -> list[str]:
-        """The nodes on which the marker's newest port is not open yet."""
+        """Nodes on which the marker's newest port is not open yet."""
         return [
             node.name
             for node in self.plan.node_subnets
@@ -234,7 +234,7 @@ class _Lab:
         result = answer["result"]
         if result == "unreachable":
             return Trial(case, probe, None, f"{answer['reason']}, from {probe.source} to {destination}")
-        allowed = result in ("allowed", "refused")  # refused: it got there, and nobody listens
+        allowed = result in ("allowed", "refused")  # refused: the packet arrived, no socket listens
         reason = f"{result} after {answer['milliseconds']:.0f} ms"
         if allowed != probe.allowed:
             output = try_probe(Evaluator(case.objects), case, probe)

@@ -1,6 +1,6 @@
-"""Nodes whose pod subnets hold exactly the addresses that pods must have. Called by `placement.py`; pure.
+"""Chooses nodes' pod subnets to fit the addresses that pods must have. Called by `placement.py`; pure.
 
-pods' addresses, and nodes that some must be on ─▶ the first length of subnets that fits ─▶ rooms ─▶ net-conf.json
+pods' addresses and nodes ─▶ the first subnet length that fits ─▶ NodeSubnets ─▶ net-conf.json
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from percale.model.addresses import IPAddress, IPNetwork
 from percale.model.pod import Pod
 
 _LENGTHS = {4: (24, 25, 26, 27, 28, 23, 22, 20, 18, 16), 6: (64, 80, 96, 112, 120, 56, 48)}
-"""Of a node's subnet, the usual one first."""
+"""Prefix lengths of a node's subnet, the usual one first."""
 _MOST_NODES = 6
 
 
@@ -29,7 +29,7 @@ class NodeSubnets(Struct, frozen=True):
 
 
 def assign_subnets(pods: Sequence[Pod], nodes: Sequence[str]) -> tuple[NodeSubnets, ...]:
-    """Nodes and their subnets; the pods of a node are in its subnet, and nobody else's. Raises LabError."""
+    """Nodes with subnets that hold exactly their pods. Raises LabError."""
     node_by_addresses: dict[tuple[IPAddress, ...], str | None] = {}
     for pod in pods:
         addresses = tuple(map(ip_address, pod.status.addresses))
@@ -45,7 +45,7 @@ def assign_subnets(pods: Sequence[Pod], nodes: Sequence[str]) -> tuple[NodeSubne
 def _try_lengths(
     node_by_addresses: dict[tuple[IPAddress, ...], str | None], lengths: dict[int, int], nodes: Sequence[str]
 ) -> tuple[NodeSubnets, ...] | None:
-    """With subnets of these lengths; None: they do not fit. In both families a node's subnets have the same number."""
+    """With subnets of these lengths; None: they do not fit. A node's subnets have the same index in both families."""
     first: dict[int, int] = {}
     for version, length in lengths.items():
         numbers = [
@@ -54,7 +54,7 @@ def _try_lengths(
             for each in ips
             if each.version == version
         ]
-        first[version] = min(numbers, default=10 << 16 | 244 << 8)  # 10.244.0.0/24, when nobody has an address
+        first[version] = min(numbers, default=10 << 16 | 244 << 8)  # 10.244.0.0/24, when no pod has an address
 
     def number(address: IPAddress) -> int:
         return (int(address) >> (address.max_prefixlen - lengths[address.version])) - first[address.version]
@@ -104,13 +104,13 @@ def _subnets(offset: int, lengths: dict[int, int], first: dict[int, int]) -> dic
 
 
 def _is_reserved(address: IPAddress, length: int) -> bool:
-    """A node gives no pod the first and last address of its subnet, nor the gateway's."""
+    """Whether no pod may have it: the subnet's first and last address, and the gateway's."""
     low = int(address) & ((1 << (address.max_prefixlen - length)) - 1)
     return low in (0, 1) or low == (1 << (address.max_prefixlen - length)) - 1
 
 
 def network_for(node_subnets: Sequence[NodeSubnets]) -> dict[str, Any]:
-    """A net-conf.json for exactly these subnets."""
+    """A net-conf.json with exactly these subnets."""
     config: dict[str, Any] = {"Backend": {"Type": "host-gw"}, "EnableIPv4": False}
     for version, prefix in ((4, ""), (6, "IPv6")):
         subnets = sorted((node.subnets[version] for node in node_subnets if version in node.subnets), key=_start)

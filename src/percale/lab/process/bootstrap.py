@@ -1,13 +1,12 @@
-"""How a lab comes into the world: from the command's process to pid 1 of namespaces of its own.
+"""Starts the lab's pid 1 in new namespaces.
 
-    percale lab up ── fork ──▶ midwife: session, log, user+net+mount+pid+uts+ipc namespaces
+    percale lab up ── fork ──▶ launcher: session, log, user+net+mount+pid+uts+ipc namespaces
          │ ▲                      └── fork ──▶ pid 1 (init.py): own /proc, /run, /sys; ends with all that is in it
          │ └─── progress: JSON lines ─────────────┘
-         └─ waits for the midwife, which writes the `pid` file and leaves
+         └─ waits for the launcher, which writes the `pid` file and exits
 
-Only the caller's own user and group are mapped, as root inside; it is the same for a caller who is root already. The
-lab's init is its one owner: when it ends, by whatever signal, the kernel ends every process of the pid namespace, and
-with them go all namespaces, devices, tables and mounts.
+Only the caller's own user and group are mapped, as root inside; also when the caller is root. When the lab's init ends,
+by any signal, the kernel kills every process of the pid namespace and removes its namespaces, devices, tables and mounts.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from percale.lab.run_dir import LabDir
 
 NETNS = Path("/run/netns")
 FABRIC = "fabric"
-"""The lab's own network namespace, where init and controller live, is the router between the segments."""
+"""The lab's own network namespace, of init and controller, is the router between the segments."""
 
 _PSEUDO = 0x2 | 0x4 | 0x8
 """MS_NOSUID | MS_NODEV | MS_NOEXEC: without them the kernel refuses such mounts in a user namespace."""
@@ -42,13 +41,13 @@ Event = dict[str, Any]
 
 
 class LabProcess(Struct, frozen=True):
-    """What the command keeps of a lab that it started."""
+    """A started lab, as the starting command sees it."""
 
     pid: int
     progress: socket.socket
 
     def events(self, timeout: Callable[[], float] = lambda: 60.0) -> Iterator[Event]:
-        """What the lab reports, until it has no more to say. Raises TimeoutError when `patience()` seconds are none."""
+        """The lab's progress events until it closes the channel. Raises TimeoutError after `timeout()` seconds."""
         partial = b""
         while True:
             self.progress.settimeout(max(0.001, timeout()))
@@ -84,7 +83,7 @@ def spawn_lab(lab_dir: LabDir, lock: int, run_init: Callable[[Report], None]) ->
 def _launch(
     lab_dir: LabDir, lock: int, ours: socket.socket, theirs: socket.socket, run_init: Callable[[Report], None]
 ) -> None:
-    """The midwife: leaves the terminal, makes the namespaces, bears pid 1, says which pid it has, and is done."""
+    """The launcher: detaches from the terminal, creates the namespaces, forks pid 1, writes the pid file."""
     ours.close()
     os.setsid()
     _leave_terminal(lab_dir.log)
@@ -103,7 +102,7 @@ def _launch(
     pid = os.fork()
     if pid == 0:
         os.close(wait)
-        if not os.read(go, 1):  # until the pid file is there; without one nobody would find the lab
+        if not os.read(go, 1):  # until the pid file exists; without it no command finds the lab
             os._exit(1)
         os.close(go)
         _exit_after(lambda: _run_init(lab_dir, theirs, run_init), theirs)
@@ -116,7 +115,7 @@ def _launch(
 
 
 def _run_init(lab_dir: LabDir, theirs: socket.socket, run_init: Callable[[Report], None]) -> None:
-    """Pid 1: mounts, then the lab's life."""
+    """Pid 1: mounts, then init."""
     os.umask(0o022)
     try:
         _mount(lab_dir)
@@ -128,7 +127,7 @@ def _run_init(lab_dir: LabDir, theirs: socket.socket, run_init: Callable[[Report
 
 
 def _mount(lab_dir: LabDir) -> None:
-    """Own /proc and /run, nothing propagates; the labs' directory stays where it is, even below /run."""
+    """Private /proc and /run without propagation; the labs' directory keeps its path, even below /run."""
     syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
     labs = os.open(lab_dir.directory.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     syscalls.mount("tmpfs", "/run", "tmpfs", options="mode=0755")
@@ -155,13 +154,13 @@ def _leave_terminal(log: Path) -> None:
 
 
 def _exit_after(action: Callable[[], None], channel: socket.socket) -> None:
-    """Run a forked process' whole life; an error goes to the log and, in one line, to the command that waits."""
+    """Run a forked process until it exits; errors go to the log and, in one line, to the waiting command."""
     try:
         action()
     except PercaleError as error:
         _send(channel, {"error": str(error), "type": type(error).__name__})
         os._exit(1)
-    except BaseException as error:  # the end of a process: nobody above could handle it
+    except BaseException as error:  # the end of a process: no caller could handle it
         traceback.print_exc()
         _send(channel, {"error": f"the lab's start failed: {type(error).__name__}: {error}", "type": "LabError"})
         os._exit(1)
@@ -169,7 +168,7 @@ def _exit_after(action: Callable[[], None], channel: socket.socket) -> None:
 
 
 def _send(channel: socket.socket, event: Event) -> None:
-    with suppress(OSError):  # the command that waited has gone
+    with suppress(OSError):  # the waiting command has exited
         channel.sendall(json.dumps(event).encode() + b"\n")
 
 

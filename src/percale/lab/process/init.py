@@ -1,12 +1,12 @@
-"""Pid 1 of a lab: bears its processes, buries them, and by its own end ends them all.
+"""Pid 1 of a lab: forks its processes and reaps them; when it exits, the kernel kills them all.
 
-    init ── fork ──▶ controller (asyncio; may end, then the lab ends)
+    init ── fork ──▶ controller (asyncio; when it exits, the lab ends)
       ├──── fork ──▶ agent of node1, in the namespace /run/netns/node1
       └──── fork ──▶ agent of node2 …
 
 Single-threaded on purpose: it has everything imported, so a child costs a fork and no import. The controller asks for
 agents over a socket pair, one JSON message a datagram: {"start": NODE} → {"started": NODE, "pid": P}; when a child ends
-{"ended": P, "status": S}. Killing is the controller's own affair, it lives in the same pid namespace.
+{"ended": P, "status": S}. The controller sends signals itself: it is in the same pid namespace.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ Channel = socket.socket
 
 
 RunAgent = Callable[[NodeDir], None]
-"""An agent's whole life."""
+"""Runs a node's agent until it exits."""
 
 
 def run(lab_dir: LabDir, control: Callable[[Channel], None], prepare: Callable[[], RunAgent]) -> None:
-    """The whole life of pid 1. `control(channel)` is the controller; what `prepare` returns, an agent: each in a child.
+    """Run pid 1. `control(channel)` is the controller; what `prepare` returns runs an agent: each in a child.
 
-    While the controller lays the cables, `prepare` imports what agents need.
+    While the controller builds the network, `prepare` imports what agents need.
     """
     wakeup_reader, wakeup_writer = os.pipe()
     os.set_blocking(wakeup_writer, False)
@@ -66,7 +66,7 @@ def run(lab_dir: LabDir, control: Callable[[Channel], None], prepare: Callable[[
 
 
 def _exit(_number: int, _frame: FrameType | None) -> None:
-    os._exit(0)  # the kernel ends all others
+    os._exit(0)  # the kernel kills all others
 
 
 def _handle_request(lab_dir: LabDir, channel: Channel, run_agent: RunAgent) -> None:
@@ -92,7 +92,7 @@ def _run_agent(node: NodeDir, run_agent: RunAgent) -> None:
 
 
 def _fork(action: Callable[[], None], what: str) -> int:
-    """Fork; the child runs `action` with signals as a fresh program has them."""
+    """Fork; the child runs `action` with default signal handlers."""
     pid = os.fork()
     if pid:
         return pid
@@ -108,7 +108,7 @@ def _fork(action: Callable[[], None], what: str) -> int:
         status = exit_request.code if isinstance(exit_request.code, int) else 1
     except PercaleError as error:
         print(f"{what}: {error}", file=sys.stderr)
-    except BaseException:  # the end of a process: nobody above could handle it
+    except BaseException:  # the end of a process: no caller could handle it
         print(f"{what} failed:", file=sys.stderr)
         traceback.print_exc()
     finally:
@@ -119,7 +119,7 @@ def _fork(action: Callable[[], None], what: str) -> int:
 
 
 def _reap(controller: int, channel: Channel) -> None:
-    """Reap all that ended, orphans of `lab exec` among them; the controller's end is ours."""
+    """Reap ended processes, orphans of `lab exec` among them; exit when the controller has exited."""
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -133,5 +133,5 @@ def _reap(controller: int, channel: Channel) -> None:
 
 
 def _send(channel: Channel, message: dict[str, object]) -> None:
-    with suppress(OSError):  # the controller is ending: its end ends us
+    with suppress(OSError):  # the controller is exiting, and init exits with it
         channel.send(json.dumps(message).encode())

@@ -1,6 +1,6 @@
-"""Short visits to the lab's network namespaces: a helper thread goes in, does one thing, and comes back with the result.
+"""Runs a function in one of the lab's network namespaces, on a helper thread.
 
-`responder` and `probing` open their sockets so: a socket stays in the namespace where it was made, whoever uses it.
+`responder` and `probe` open their sockets with it: a socket stays in the namespace where it was created.
 """
 
 from __future__ import annotations

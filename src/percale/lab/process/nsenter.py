@@ -1,8 +1,8 @@
-"""A program of this machine inside a pod or node: the command's own process goes in. Called by cli/lab/shell.py.
+"""Runs a program of this machine inside a pod or node, as nsenter(1) does. Called by cli/lab/shell.py.
 
 percale lab exec ── setns user, mnt, pid, uts, ipc of the lab's init, net of the pod
      │               private mounts: the pod's /etc/resolv.conf and /etc/hosts, its view of /sys
-     └─ fork ──▶ the program (the pid namespace counts for children only), with this terminal; its exit code is ours
+     └─ fork ──▶ the program (setns of a pid namespace takes effect for children), with this terminal and exit code
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _NAMESPACES = {
     "ipc": syscalls.CLONE_NEWIPC,
     "pid": syscalls.CLONE_NEWPID,
 }
-"""In the order of entering: the user namespace gives the right to the others."""
+"""In the order of setns: the user namespace grants the privilege for the others."""
 
 
 class ExecTarget(Struct, frozen=True):
-    """Where a program runs: a network namespace, a host name, and what stands in place of which path."""
+    """Where a program runs: network namespace, host name, bind mounts by path, environment."""
 
     namespace: Path
     hostname: str
@@ -41,7 +41,7 @@ class ExecTarget(Struct, frozen=True):
 
 
 def run_inside(init: int, target: ExecTarget, command: Sequence[str]) -> int:
-    """Run the command in the room of the lab whose init is this pid; its exit code (128 + signal when killed).
+    """Run the command at this target of the lab whose init is `init`; its exit code (128 + signal when killed).
 
     The calling process stays inside afterwards; `percale` is found in there even when it is not on the PATH. Raises LabError.
     """
@@ -63,7 +63,7 @@ def run_inside(init: int, target: ExecTarget, command: Sequence[str]) -> int:
 
 
 def enter_user_namespace(init: int) -> None:
-    """Where the nodes' namespaces belong, and where we may look into them. The process has one thread. Raises OSError."""
+    """Enter the lab's user namespace, which owns the nodes' namespaces; single-threaded processes only. Raises OSError."""
     descriptor = os.open(f"/proc/{init}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     try:
         syscalls.setns(descriptor, syscalls.CLONE_NEWUSER)
@@ -87,7 +87,7 @@ def _enter(init: int, target: ExecTarget) -> None:
 
 
 def _set_up_mounts(target: ExecTarget) -> None:
-    """Mounts and host name that nobody else sees."""
+    """Private mounts and host name."""
     syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWUTS)
     syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
     with suppress(OSError):  # only tools that look into /sys/class/net miss it
@@ -125,7 +125,7 @@ def _start(command: Sequence[str], environment: Mapping[str, str]) -> int:
 
 
 def _wait_for(pid: int) -> int:
-    """The terminal sends its signals to the program as well; we only wait."""
+    """The exit code; the terminal sends its signals to the program as well."""
     for number in (signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
 

@@ -1,8 +1,8 @@
-"""Makes setgroups(2) succeed without doing anything, for the programs that `entering` starts.
+"""Makes setgroups(2) succeed without doing anything, for programs started by `nsenter`.
 
-In a user namespace with one user the kernel refuses setgroups to everybody (it could take away a group that denies), and
-programs that drop privileges take that for fatal: tcpdump does not even start. There is no group here but one's own, so that
-nothing is what the call could do. A seccomp filter answers in the kernel's place; it lasts over exec.
+In a user namespace with one mapped user the kernel refuses setgroups (it could drop a group that denies access), and
+programs that drop privileges, such as tcpdump, fail on that. Only one group exists here, so the call has nothing to do:
+a seccomp filter returns success in the kernel's place; it persists across exec.
 """
 
 from __future__ import annotations

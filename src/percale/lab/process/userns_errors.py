@@ -1,6 +1,6 @@
 """Why this machine forbids a rootless lab, and what to type: from an errno and the kernel's settings to one line.
 
-`births` calls when a namespace cannot be made.
+Called by `bootstrap` when a namespace cannot be created.
 """
 
 from __future__ import annotations

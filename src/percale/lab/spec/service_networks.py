@@ -1,4 +1,4 @@
-"""Which addresses a lab's Services get: cluster IPs, the name server's, a load balancer's. Called by `starting`. Pure.
+"""The networks of a lab's Services: cluster IPs, the name server's, load balancers'. Called by `up`. Pure.
 
 pod network, segments, Lab document ─▶ ServiceNetworks ─▶ allocation, agents, the router, /etc/resolv.conf
 """
@@ -15,12 +15,12 @@ from percale.model.addresses import IPNetwork
 
 _CLUSTER_IPS = {4: ("10.96.0.0/16", "172.20.0.0/16", "192.168.0.0/20"), 6: ("fd00:96::/112", "fd00:97::/112")}
 _LOAD_BALANCERS = {4: ("198.51.100.0/28", "192.0.2.0/28", "100.64.0.0/28"), 6: ("2001:db8:96::/124",)}
-"""For each family the first that nobody else has. Of a load balancer, those are for documents and examples."""
+"""For each family the first that is not in use; load balancers' are reserved for documentation."""
 _HOST_BITS = 4
 
 
 def service_networks(spec: LabSpec, machines: Topology, pods: Sequence[IPNetwork], where: str) -> ServiceNetworks:
-    """What the document says, else networks that nothing else in the lab uses. Raises BadManifest."""
+    """The document's networks, else ones that nothing else in the lab uses. Raises BadManifest."""
     taken = [*pods, *(net for segment in machines.segments for net in (segment.cidr, segment.cidr6))]
     versions = tuple(dict.fromkeys(net.version for net in pods))
     cidrs = _choose(spec.serviceCIDR, _CLUSTER_IPS, versions, taken, f"{where}: serviceCIDR")
@@ -61,7 +61,7 @@ def _read(text: str, where: str) -> IPNetwork:
 
 
 def _free(texts: Iterable[str], taken: Sequence[IPNetwork]) -> Iterator[IPNetwork]:
-    """The last one if none is free: a pod network may be nearly everything."""
+    """The unused ones, then the last: a pod network may cover them all."""
     networks = [ip_network(text) for text in texts]
     yield from (net for net in networks if not any(_overlap(net, other) for other in taken))
     yield networks[-1]

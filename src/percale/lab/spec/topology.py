@@ -1,6 +1,6 @@
-"""`kind: Lab`: the machines of a lab, as a person writes them, and `Topology`, the same with every address decided.
+"""`kind: Lab`: the machines of a lab as a user writes them, and `Topology`, the same with every address assigned.
 
-`manifests` decodes a document, `fabric` builds the topology, `controller` grows it node by node. Pure.
+`input` decodes a document, `fabric` builds the topology, `machines` adds and removes nodes. Pure.
 
     node1 ─┐                            ┌─ node3
     node2 ─┴─ segment a ── router ── segment b
@@ -37,7 +37,7 @@ class SegmentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LabNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A machine of the cluster, on the first segment unless it says another."""
+    """A machine of the cluster, on the first segment by default."""
 
     name: str
     segment: str | None = None
@@ -47,18 +47,18 @@ class LabNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Host(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A machine outside the cluster. An address that no segment has gives it a segment of its own."""
+    """A machine outside the cluster; an address outside all segments gives it a segment of its own."""
 
     name: str
     segment: str | None = None
     address: IPv4Address | None = None
     address6: IPv6Address | None = None
     ports: tuple[str, ...] = ("80/TCP", "53/UDP")
-    """Where it answers, as a pod does."""
+    """The ports that it answers on, as a pod does."""
 
 
 class LabSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All is optional: what is left out is as `DEFAULT` has it."""
+    """All is optional; `DEFAULT` has the defaults."""
 
     network: dict[str, Any] | None = None
     segments: tuple[SegmentSpec, ...] | None = None
@@ -67,11 +67,11 @@ class LabSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     serviceCIDR: str | None = None
     """Of cluster IPs; two families with a comma, as the API server's --service-cluster-ip-range."""
     loadBalancers: str | None = None
-    """Networks outside, from which Services of type LoadBalancer get addresses; two families with a comma."""
+    """Networks for addresses of Services of type LoadBalancer; two families with a comma."""
 
 
 class Lab(Object, frozen=True, omit_defaults=True, kw_only=True):
-    """The document."""
+    """A Lab document."""
 
     API_VERSION: ClassVar[str] = "percale.io/v1alpha1"
     KIND: ClassVar[str] = "Lab"
@@ -90,7 +90,7 @@ DEFAULT = LabSpec(
 
 
 class Segment(Struct, frozen=True):
-    """A segment with its networks decided."""
+    """A segment with its networks assigned."""
 
     name: str
     cidr: IPv4Network
@@ -107,7 +107,7 @@ class Segment(Struct, frozen=True):
 
 
 class Machine(Struct, frozen=True):
-    """A node or an outside host, with its place in the network."""
+    """A node or an outside host, with its segment and addresses."""
 
     name: str
     kind: Literal["node", "host"]
@@ -137,7 +137,7 @@ class Topology(Struct, frozen=True):
         return next((machine for machine in self.machines if machine.name == name), None)
 
     def with_node(self, node: LabNode) -> Topology:
-        """The same and one node more. Raises LabError."""
+        """A topology with one more node. Raises LabError."""
         if self.find(node.name) is not None:
             raise LabError(f"there is a machine named {node.name} already")
         try:
@@ -148,12 +148,12 @@ class Topology(Struct, frozen=True):
         return Topology(self.segments, (*self.machines, machine))
 
     def without(self, name: str) -> Topology:
-        """The same without this machine."""
+        """A topology without this machine."""
         return Topology(self.segments, tuple(machine for machine in self.machines if machine.name != name))
 
 
 def topology(spec: LabSpec, pod_networks: Iterable[IPNetwork] = (), where: str = "the lab") -> Topology:
-    """Every address decided: a document's own ones, else the next free of their segment. Raises BadManifest."""
+    """Assign every address: the document's, else the segment's next free one. Raises BadManifest."""
     if spec.segments == ():
         raise BadManifest("a lab needs a segment", where=where, hint="leave `segments` out for the default ones")
     segments, nodes, hosts = _with_defaults(spec)
@@ -164,7 +164,7 @@ def topology(spec: LabSpec, pod_networks: Iterable[IPNetwork] = (), where: str =
     for host in hosts:
         builder.add_host_segment(host)
     builder.check_networks(pod_networks)
-    # Those that name their address come first, so that nobody else is given it.
+    # Machines with explicit addresses come first, so that no other machine is assigned them.
     machines: list[LabNode | Host] = [*nodes, *hosts]
     order = sorted(machines, key=lambda machine: machine.address is None and machine.address6 is None)
     placed = {
@@ -175,7 +175,7 @@ def topology(spec: LabSpec, pod_networks: Iterable[IPNetwork] = (), where: str =
 
 
 def _with_defaults(spec: LabSpec) -> tuple[Sequence[SegmentSpec], Sequence[LabNode], Sequence[Host]]:
-    """What the document leaves out is the default's, as far as that fits to what it says."""
+    """The document completed by the defaults, as far as these fit."""
     assert DEFAULT.segments is not None
     assert DEFAULT.nodes is not None
     assert DEFAULT.hosts is not None
@@ -223,14 +223,14 @@ def _check_names(machines: Sequence[LabNode | Host], segments: Sequence[SegmentS
 
 
 class _TopologyBuilder(Struct, frozen=True):
-    """Gives networks to segments and addresses to machines, one after the other. Every method raises BadManifest."""
+    """Assigns networks to segments and addresses to machines. Every method raises BadManifest."""
 
     segments: list[Segment]
     machines: list[Machine]
     where: str
 
     def add_segment(self, spec: SegmentSpec) -> Segment:
-        """The segment with its networks: its own, else the first of 192.168.N.0/24 and fd00:192:168:N::/64 that is free."""
+        """Its own networks, else the first free of 192.168.N.0/24 and fd00:192:168:N::/64."""
         cidr = spec.cidr or next(net for net in _networks4() if not self._overlapping(net))
         cidr6 = spec.cidr6 or next(net for net in _networks6() if not self._overlapping(net))
         if cidr.prefixlen > 30 or cidr6.prefixlen > 126:
@@ -250,7 +250,7 @@ class _TopologyBuilder(Struct, frozen=True):
         return segment
 
     def add_host_segment(self, host: Host) -> None:
-        """A host whose address is in no segment stands alone behind the router."""
+        """A segment for a host whose address is in no other."""
         address = host.address
         if (
             host.segment is None
@@ -264,7 +264,7 @@ class _TopologyBuilder(Struct, frozen=True):
             self.add_segment(SegmentSpec(next(name for name in _segment_names(host.name) if name not in taken), cidr))
 
     def check_networks(self, pod_networks: Iterable[IPNetwork]) -> None:
-        """The pods' network must be none of the machines'."""
+        """The pod network must not overlap a segment."""
         for net in pod_networks:
             other = self._overlapping(net)
             if other is not None:
@@ -355,12 +355,12 @@ def parse_port(text: str, where: str) -> tuple[int, str]:
 
 
 def _segment_names(host: str) -> Iterator[str]:
-    """The host's own name, as far as it fits, and numbered ones."""
+    """The host's name, shortened to fit, then numbered ones."""
     return chain((host[:11].rstrip("-"),), (f"{host[:7].rstrip('-')}-{number}" for number in range(2, 1000)))
 
 
 def _hosts(net: IPNetwork) -> Iterator[IPAddress]:
-    """A network's addresses for machines; lazily, for an IPv6 one has very many."""
+    """A network's addresses for machines; lazily: an IPv6 network has very many."""
     first, last = int(net.network_address) + 1, int(net.broadcast_address)
     kind = type(net.network_address)
     return (kind(number) for number in range(first, last))

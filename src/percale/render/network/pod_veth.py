@@ -72,6 +72,11 @@ class PodWires(Struct, frozen=True):
     egress: Limit | None = None
 
     @property
+    def ips(self) -> tuple[IPAddress, ...]:
+        """The addresses without their prefix."""
+        return tuple(each.ip for each in self.addresses)
+
+    @property
     def device(self) -> str:
         """The host's end of the pair."""
         return host_device(self.container, self.ifname)

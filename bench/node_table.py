@@ -1,7 +1,7 @@
-"""The agent's policies and services over decoded objects, into a real table in a namespace of their own. Used by rows.
+"""An agent's policies and Services from decoded objects into a real table, in a network namespace of their own.
 
-Feed (a store that says what it is told) ─▶ PolicyController, ServiceProxier ─▶ NodeTable ─▶ KernelNftTable ─▶ the kernel
-                                                                         └─ Witness: it is committed
+ScriptedStore (a fake store of given events) ─▶ PolicyController, ServiceProxier ─▶ NodeTable ─▶ KernelNftTable ─▶ the kernel
+                                                                                     └─ CommitMarker
 """
 
 from __future__ import annotations
@@ -24,51 +24,51 @@ from percale.kernel.netns import NetnsThread, anonymous_namespace
 from percale.kernel.nftables.table import KernelNftTable
 from percale.model.meta import Object, ObjectKey
 from percale.render.nft.objects import Transaction
-from percale.render.service import base_chains as balancing
+from percale.render.service import base_chains as service_base
 from percale.store.memory import MemoryStore
 from percale.store.protocol import Event, Snapshot
 
 T = TypeVar("T", bound=Object)
 
 
-class Feed:
-    """A store for one watcher: first these objects, then the events that it is told."""
+class ScriptedStore:
+    """A store for one watcher: a snapshot of these objects, then the events given to `send`."""
 
     def __init__(self, objects: Sequence[Object]) -> None:
         self._objects = objects
         self._events: asyncio.Queue[Event] = asyncio.Queue()
 
-    def tell(self, event: Event) -> None:
-        """The next event."""
+    def send(self, event: Event) -> None:
+        """Deliver the next event."""
         self._events.put_nowait(event)
 
     async def watch(self, *kinds: type[Object]) -> AsyncIterator[Event]:
-        """The objects at once, then events."""
+        """The snapshot, then events."""
         yield Snapshot({kind: [obj for obj in self._objects if isinstance(obj, kind)] for kind in kinds})
         while True:
             yield await self._events.get()
 
     async def list(self, kind: type[T]) -> list[T]:
-        """Never asked for."""
+        """Unused."""
         raise NotImplementedError
 
     async def get(self, kind: type[T], key: ObjectKey) -> T | None:
-        """Never asked for."""
+        """Unused."""
         raise NotImplementedError
 
     async def put(self, obj: T, *, expect: str | None = None, ttl: float | None = None) -> T:
-        """Never asked for."""
+        """Unused."""
         raise NotImplementedError
 
     async def delete(self, kind: type[Object], key: ObjectKey, *, expect: str | None = None) -> None:
-        """Never asked for."""
+        """Unused."""
         raise NotImplementedError
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Holds no resources."""
 
 
-class Witness:
+class CommitMarker:
     """An empty table section that is notified when the other sections are committed."""
 
     synced = True
@@ -77,15 +77,15 @@ class Witness:
         self.done = asyncio.Event()
 
     def changes(self) -> Transaction:
-        """Nothing."""
+        """Empty."""
         return Transaction()
 
     def snapshot(self) -> Transaction:
-        """Nothing."""
+        """Empty."""
         return Transaction()
 
     def involved_objects(self, part: Transaction) -> tuple[InvolvedObject, ...]:
-        """It has no objects."""
+        """None."""
         return ()
 
     async def committed(self, *, changed: bool) -> None:
@@ -93,31 +93,31 @@ class Witness:
         self.done.set()
 
 
-class Bench:
-    """One table with its keeper in a namespace that nobody else has."""
+class TableBench:
+    """A NodeTable in a new network namespace."""
 
     def __init__(self, *, services: bool = False) -> None:
         self.namespace = anonymous_namespace()
         self.problems = Problems(LineLog(stream=sys.stderr))
         self.events = Events("n1", MemoryStore(), self.problems)
-        place = NetnsThread(self.namespace)
+        thread = NetnsThread(self.namespace)
         if services:
-            nft_table = KernelNftTable(place, spec=balancing.TABLE_SPEC, most_bytes=SERVICE_BYTES)
+            nft_table = KernelNftTable(thread, spec=service_base.TABLE_SPEC, most_bytes=SERVICE_BYTES)
         else:
-            nft_table = KernelNftTable(place)
+            nft_table = KernelNftTable(thread)
         self.table = NodeTable(nft_table, self.problems, self.events)
-        self.witness = Witness()
+        self.marker = CommitMarker()
 
     @contextlib.asynccontextmanager
     async def running(self, *parts: Callable[[], Coroutine[None, None, None]]) -> AsyncIterator[float]:
-        """Seconds until what these parts' `run` declared was committed; they go on within this block."""
-        self.table.add(self.witness)
+        """Run these components; yields the seconds until their state is committed."""
+        self.table.add(self.marker)
         gc.collect()
         gc.set_threshold(GC_THRESHOLD)  # as in an agent's process
         async with asyncio.TaskGroup() as group:
             start = time.perf_counter()
             tasks = [group.create_task(part()) for part in (self.table.run, *parts)]
-            await self.witness.done.wait()
+            await self.marker.done.wait()
             took = time.perf_counter() - start
             gc.collect()
             gc.freeze()
@@ -127,10 +127,10 @@ class Bench:
                 task.cancel()
         os.close(self.namespace)
 
-    async def change(self, feed: Feed, event: Event) -> float:
+    async def change(self, store: ScriptedStore, event: Event) -> float:
         """Milliseconds from the event to the commit."""
-        self.witness.done.clear()
+        self.marker.done.clear()
         start = time.perf_counter()
-        feed.tell(event)
-        await self.witness.done.wait()
+        store.send(event)
+        await self.marker.done.wait()
         return (time.perf_counter() - start) * 1000

@@ -1,7 +1,7 @@
-"""Connections as fast as a loop makes them, and a server that takes them. Run inside namespaces, by rows of policies, services.
+"""A server, and a client that opens connections in a loop. Run inside namespaces by the rows of policies and Services.
 
-python -m bench.connecting serve PORT              takes connections; answers each HTTP request with a few bytes
-python -m bench.connecting connect ADDRESS PORT N  connects and closes N times; prints the median of microseconds, and a second's
+python -m bench.connections serve PORT              accepts connections; answers each HTTP request with a few bytes
+python -m bench.connections connect ADDRESS PORT N  connects and closes N times; prints median µs, connections per second
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import time
 _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 _LAST_ANSWER = _ANSWER.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
 _NO_LINGER = struct.pack("ii", 1, 0)
-"""A closed connection is gone at once, so that ports do not run out."""
+"""Closed by RST, without TIME_WAIT, so that ports do not run out."""
 
 
 def serve(port: int) -> None:
-    """For ever, one process, no thread."""
+    """Serve until killed; single-threaded."""
     listener = socket.create_server(("0.0.0.0", port), backlog=4096)
     listener.setblocking(False)
     events = selectors.EpollSelector()
@@ -40,19 +40,19 @@ def serve(port: int) -> None:
 
 
 def _answer(connection: socket.socket) -> bool:
-    """Whether it goes on."""
+    """Answer a request; whether the connection stays open."""
     try:
-        asked = connection.recv(4096)
-        goes_on = bool(asked) and b"Connection: close" not in asked
-        if asked:
-            connection.send(_ANSWER if goes_on else _LAST_ANSWER)
+        request = connection.recv(4096)
+        keep_alive = bool(request) and b"Connection: close" not in request
+        if request:
+            connection.send(_ANSWER if keep_alive else _LAST_ANSWER)
     except OSError:
         return False
-    return goes_on
+    return keep_alive
 
 
 def connect(address: str, port: int, count: int) -> tuple[float, float]:
-    """Microseconds until a connection stands, the median; and connections in a second."""
+    """The median time to connect in microseconds, and connections per second."""
     samples = []
     start = time.perf_counter()
     for _ in range(count):

@@ -1,0 +1,59 @@
+"""Starts the Services of a node with a network of its own: their table, the proxier and its health port."""
+
+from __future__ import annotations
+
+import asyncio
+
+from percale.agent.config.loader import service_config
+from percale.agent.context import AgentContext
+from percale.agent.informer import Subscription
+from percale.agent.nft_table import SERVICE_BYTES, NodeTable, delete_service_table
+from percale.agent.policy.controller import PolicyController
+from percale.agent.service.conntrack_cleanup import ConntrackCleaner
+from percale.agent.service.host_ports import HostPorts
+from percale.agent.service.proxier import ServiceProxier
+from percale.model.netconf import NetworkConfig
+from percale.render.service import base_chains
+
+
+async def start_services(
+    context: AgentContext,
+    network: NetworkConfig,
+    subscription: Subscription,
+    tasks: asyncio.TaskGroup,
+    *,
+    policies: PolicyController,
+    host_ports: HostPorts,
+    conntrack_cleaner: ConntrackCleaner,
+) -> asyncio.Event:
+    """Returns what is set after the first attempt to load the table: a Service that the kernel rejects blocks nothing.
+
+    If disabled, the table that a previous run may have left is deleted. Raises KernelError.
+    """
+    config = context.config
+    if not config.services.enabled:
+        context.informer.unsubscribe(subscription)
+        await delete_service_table()
+        nothing_to_do = asyncio.Event()
+        nothing_to_do.set()
+        return nothing_to_do
+    nft = context.nft_table(base_chains.TABLE_SPEC, most_bytes=SERVICE_BYTES)
+    table = NodeTable(nft, context.problems, context.events, base_chains.TABLE)
+    proxier = ServiceProxier(
+        service_config(config, network),
+        subscription,
+        table,
+        flows=conntrack_cleaner,
+        problems=context.problems,
+        events=context.events,
+        registry=context.metrics.registry,
+        count_interval=config.services.leastConnInterval,
+        local_pods=lambda: policies.local_pods,
+        on_health_check_ports=lambda ports: host_ports.reserve("a health check", (("TCP", port) for port in ports)),
+    )
+    host_ports.set_service_endpoints(proxier.serving)
+    tasks.create_task(proxier.run(), name="services")
+    tasks.create_task(table.run(), name="service table")
+    if config.services.healthz is not None:
+        tasks.create_task(proxier.health.serve(config.services.healthz), name="healthz")
+    return table.attempted
