@@ -127,12 +127,12 @@ def _merged(said: ServiceConfig, lab: ServiceConfig) -> ServiceConfig:
 
 def _of_lab(lab: str, objects: Iterable[Object]) -> tuple[ServiceConfig, NetworkConfig | None]:
     """What its agents have: they differ by name alone. None: there is no node. Raises BadInput."""
-    from percale.agent.config import loader as configuring
+    from percale.agent.config import loader
 
     place = locate(lab)
     for node in sorted(each.metadata.name for each in objects if isinstance(each, Node)):
         if place.node(node).config.exists():
-            config = configuring.load(place.node(node).config, {}, {})
+            config = loader.load(place.node(node).config, {}, {})
             network = network_config(config.network or {})
-            return configuring.service_config(config, network), network
+            return loader.service_config(config, network), network
     return ServiceConfig(NO_NODE), None

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET
-from tests.unit.service.building import build
+from tests.unit.service.build import build
 
 from percale.explain.services.document import service_document
 from percale.explain.services.endpoint_usage import User, endpoints_of, slices_of, users_of
