@@ -198,14 +198,14 @@ def _labeled(obj: Object, put: Mapping[str, str], drop: Sequence[str]) -> Object
     return replace(obj, metadata=replace(obj.metadata, labels=labels))
 
 
-def _merged(known: Object, wish: Object) -> Object:
+def _merged(known: Object, desired: Object) -> Object:
     """The applied object with the cluster's fields: identity, owner, status. A pod stays on its node."""
     metadata = replace(
         known.metadata,
-        labels=wish.metadata.labels,
-        annotations=wish.metadata.annotations,
+        labels=desired.metadata.labels,
+        annotations=desired.metadata.annotations,
     )
-    changed = replace(wish, metadata=metadata)
+    changed = replace(desired, metadata=metadata)
     if hasattr(known, "status"):
         changed = replace(changed, status=known.status)
     if isinstance(known, Pod) and isinstance(changed, Pod):
