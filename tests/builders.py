@@ -111,7 +111,12 @@ def cluster_policy(name: str = "policy", **spec: Any) -> ClusterNetworkPolicy:
 
 
 def node(
-    name: str = "n1", *addresses: str, labels: Fields | None = None, external: Sequence[str] = (), **spec: Any
+    name: str = "n1",
+    *addresses: str,
+    labels: Fields | None = None,
+    external: Sequence[str] = (),
+    meta: Fields | None = None,
+    **spec: Any,
 ) -> Node:
     """`addresses` are its internal ones."""
     told = [
@@ -120,7 +125,7 @@ def node(
         *(("InternalIP", each) for each in addresses),
     ]
     plain = {
-        "metadata": metadata(name, None, labels=labels or {}),
+        "metadata": metadata(name, None, labels=labels or {}, **(meta or {})),
         "spec": spec,
         "status": {"addresses": [{"type": kind, "address": address} for kind, address in told]},
     }

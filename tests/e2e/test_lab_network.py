@@ -257,6 +257,10 @@ def test_host_gw_on_one_segment(percale: Person) -> None:
 def test_host_gw_through_a_router_is_warned_of(percale: Person) -> None:
     shown = percale.out("lab", "up", "-f", "examples/net-conf-host-gw.json")
     assert "note: host-gw joins nodes of one segment only, and node3 is behind the router" in shown
+    reason = "is behind a gateway: host-gw needs all nodes on one network segment; use vxlan"
+    status = percale.out("lab", "status")
+    assert f"\nnode1: node node3 is not reached: 192.168.2.2 {reason}\n" in status
+    assert f"\nnode3: node node1 is not reached: 192.168.1.2 {reason} (and 1 more node with problems)\n" in status
 
 
 def test_dual_stack(percale: Person) -> None:

@@ -18,7 +18,7 @@ from percale.agent.logging import LineLog
 from percale.agent.metrics import Metrics
 from percale.agent.problems import Problems
 from percale.agent.reporter import StatusReporter
-from percale.agent.systemd import notify
+from percale.agent.systemd import PROBLEM_STATUS, notify
 from percale.errors import KernelError
 from percale.kernel.nftables.commit import EventSubscriptions
 from percale.kernel.nftables.table import KernelNftTable
@@ -26,6 +26,9 @@ from percale.kernel.reconciler.reconciler import Reconciler
 from percale.kernel.rtnl.driver import KernelDriver
 from percale.render.nft.objects import TableSpec
 from percale.store.registry import open_store
+
+_LONGEST_STATUS = 500
+"""Characters."""
 
 
 class AgentContext:
@@ -37,6 +40,8 @@ class AgentContext:
         self.log = log
         self.log_command = log.command if config.verbose else None
         self.problems = Problems(log)
+        self.problems.on_change = self._notify_status
+        self._summary: str | None = None
         self.metrics = Metrics()
         self.store = open_store(config.store)
         self.informer = Informer(self.store, self.problems)
@@ -83,7 +88,18 @@ class AgentContext:
         """Tell the log and systemd. Most objects that exist now are long-lived, so the garbage collector skips them."""
         gc.freeze()
         self.log.info("ready", seconds=f"{time.monotonic() - self._started_at:.3f}")
-        notify("READY=1", f"STATUS={summary}")
+        self._summary = summary
+        notify("READY=1")
+        self._notify_status()
+
+    def _notify_status(self) -> None:
+        """One line: the node, or its first problem."""
+        errors = [problem.error for problem in self.problems.current.values()]
+        if errors:
+            more = f" (and {len(errors) - 1} more problems)" if errors[1:] else ""
+            notify(PROBLEM_STATUS + " ".join(errors[0].split())[:_LONGEST_STATUS] + more)
+        elif self._summary is not None:
+            notify(f"STATUS={self._summary}")
 
 
 async def _serve_http(listener: socket.socket, reporter: StatusReporter) -> None:

@@ -27,6 +27,8 @@ class Problems:
     """All methods are called on the event loop."""
 
     def __init__(self, log: Log, *, clock: Callable[[], float] = time.time) -> None:
+        self.on_change: Callable[[], None] = lambda: None
+        """Called whenever `current` changes."""
         self._log = log
         self._clock = clock
         self._current: dict[str, Problem] = {}
@@ -46,6 +48,7 @@ class Problems:
         if known is not None and known.error == text:
             return
         self._current[source] = self._recorded(source, text)
+        self.on_change()
 
     def record(self, source: str, error: Exception) -> None:
         """A single event, or a problem whose end is tracked elsewhere (the reconciler's)."""
@@ -61,6 +64,7 @@ class Problems:
         if self._current.pop(source, None) is not None:
             self._log.info("problem cleared", source=source)
             self._cleared.set()
+            self.on_change()
 
     async def wait_clear(self, prefix: str) -> None:
         """Wait until there is no problem whose source has this prefix."""

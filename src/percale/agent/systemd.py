@@ -6,6 +6,9 @@ import os
 import socket
 from contextlib import suppress
 
+PROBLEM_STATUS = "STATUS=problem: "
+"""The start of the notification of a problem: `systemctl status` and `percale lab status` show it."""
+
 
 def notify(*states: str) -> None:
     """For example `notify("READY=1", "STATUS=serving pods")`. Without NOTIFY_SOCKET, or a listener behind it: no effect."""

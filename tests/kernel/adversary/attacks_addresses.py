@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tests import builders
 from tests.kernel.adversary import frames
 from tests.kernel.adversary.worlds import NODE_ADDRESSES, SWITCH, Family, World, attack
 from tests.kernel.agent.cluster import Pod
@@ -111,8 +112,7 @@ def a_service_whose_endpoint_is_loopback(world: World, family: Family) -> None:
             world.datagram("attacker1", here, PORT, b"permitted")
             assert process.recv(64) == b"permitted"
     finally:
-        for name in written:
-            world.services.remove(name)
+        world.services.remove(written)
         node.sh("sysctl", "-q", "-w", f"net.ipv4.conf.all.route_localnet={before}")
 
 
@@ -137,27 +137,16 @@ def an_external_ip_that_is_anothers(world: World, family: Family) -> None:
                     world.datagram("friend1", target, PORT, attempt.forbidden)
                 attempt.control(thief, lambda mark: world.datagram("friend1", OUTSIDE[family], PORT, mark))
         finally:
-            for name in written:
-                world.services.remove(name)
+            world.services.remove(written)
 
 
-def external_service(world: World, family: Family, addresses: list[str], endpoint: str) -> tuple[str, str]:
-    """The names of its manifests."""
+def external_service(world: World, family: Family, addresses: list[str], endpoint: str) -> str:
+    """The name of its manifest."""
     name, vip = f"thief{family}", CLUSTER_IPS[family]
-    labels = {"kubernetes.io/service-name": name}
-    meta = {"name": name, "namespace": "default"}
-    spec: dict[str, Any] = {"clusterIP": vip, "clusterIPs": [vip], "ipFamilies": [f"IPv{family}"]}
-    spec |= {"ports": [{"port": PORT, "protocol": "UDP"}], "externalIPs": addresses}
-    world.services.write(f"service-{name}", {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": spec})
-    world.services.write(
-        f"slice-{name}",
-        {
-            "apiVersion": "discovery.k8s.io/v1",
-            "kind": "EndpointSlice",
-            "metadata": {**meta, "name": f"{name}-1", "labels": labels},
-            "addressType": f"IPv{family}",
-            "endpoints": [{"addresses": [endpoint], "conditions": {"ready": True}}],
-            "ports": [{"port": PORT, "protocol": "UDP"}],
-        },
+    ports = [{"port": PORT, "protocol": "UDP"}]
+    families = [f"IPv{family}"]
+    service = builders.service(
+        name, clusterIP=vip, clusterIPs=[vip], ipFamilies=families, ports=ports, externalIPs=addresses
     )
-    return f"service-{name}", f"slice-{name}"
+    world.services.write(name, service, builders.endpoint_slice(name, endpoint, ports=ports))
+    return name

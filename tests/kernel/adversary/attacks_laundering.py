@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from tests import builders
 from tests.kernel.adversary.worlds import NODE_ADDRESSES, Family, World, attack
 from tests.kernel.agent.policies import PORT
 from tests.waiting import until
@@ -14,33 +15,23 @@ OUTSIDE: dict[Family, str] = {4: "198.51.100.17", 6: "2001:db8:9::17"}
 NODE_PORT = 30700
 
 
-def write(world: World, family: Family, endpoints: list[tuple[str, str]], **more: Any) -> tuple[str, str]:
-    """A Service of node port, external IP and cluster IP with these endpoints, at their nodes; the names of its manifests."""
+def write(world: World, family: Family, endpoints: list[tuple[str, str]], **more: Any) -> str:
+    """A Service of node port, external IP and cluster IP with these endpoints, at their nodes; the name of its manifest."""
     name, vip = f"laundry{family}", VIPS[family]
-    meta = {"name": name, "namespace": "default"}
-    spec = {
-        "type": "NodePort",
-        "clusterIP": vip,
-        "clusterIPs": [vip],
-        "ipFamilies": [f"IPv{family}"],
-        "ports": [{"port": PORT, "protocol": "UDP", "nodePort": NODE_PORT}],
-        "externalIPs": [OUTSIDE[family]],
+    service = builders.service(
+        name,
+        type="NodePort",
+        clusterIP=vip,
+        clusterIPs=[vip],
+        ipFamilies=[f"IPv{family}"],
+        ports=[{"port": PORT, "protocol": "UDP", "nodePort": NODE_PORT}],
+        externalIPs=[OUTSIDE[family]],
         **more,
-    }
-    world.services.write(f"service-{name}", {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": spec})
-    written = [{"addresses": [each], "nodeName": node, "conditions": {"ready": True}} for each, node in endpoints]
-    world.services.write(
-        f"slice-{name}",
-        {
-            "apiVersion": "discovery.k8s.io/v1",
-            "kind": "EndpointSlice",
-            "metadata": {**meta, "name": f"{name}-1", "labels": {"kubernetes.io/service-name": name}},
-            "addressType": f"IPv{family}",
-            "endpoints": written,
-            "ports": [{"port": PORT, "protocol": "UDP"}],
-        },
     )
-    return f"service-{name}", f"slice-{name}"
+    ports = [{"port": PORT, "protocol": "UDP"}]
+    behind = builders.endpoint_slice(name, *(f"{each}@{node}" for each, node in endpoints), ports=ports)
+    world.services.write(name, service, behind)
+    return name
 
 
 def launder(world: World, family: Family, victim: str, node: str, **more: Any) -> None:
@@ -60,8 +51,7 @@ def launder(world: World, family: Family, victim: str, node: str, **more: Any) -
             attempt.control(victim, partial(world.datagram, "friend1", VIPS[family], PORT))
             attempt.control(victim, partial(world.datagram, "friend2", VIPS[family], PORT))
     finally:
-        for name in written:
-            world.services.remove(name)
+        world.services.remove(written)
         until(lambda: not any(VIPS[family] in each.sh(*known) for each in world.nodes.values()), "nodes forget it")
 
 

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from functools import partial
 from ipaddress import ip_network
 from itertools import product
-from typing import Any
 
+from tests import builders
 from tests.kernel.adversary import frames
 from tests.kernel.adversary.worlds import NODE_ADDRESSES, SWITCH, TUNNEL_PORT, Attempt, Family, World, attack
 from tests.kernel.agent.policies import PORT
@@ -169,9 +169,9 @@ def a_service_whose_endpoint_is_a_tunnel(world: World, family: Family) -> None:
     for number in (1, 2):
         for target in addresses_of(world, number, family)[:2]:
             port = FIRST_PORT + 10 + len(ports)
-            written += tunnel_service(world, family, len(ports), target, port)
+            written.append(tunnel_service(world, family, len(ports), target, port))
             ports[port] = number
-    written += tunnel_service(world, family, 90, world.address("victim1", family), FIRST_PORT + 90)
+    written.append(tunnel_service(world, family, 90, world.address("victim1", family), FIRST_PORT + 90))
     try:
         last = FIRST_PORT + 90
         known = ("nft", f"list map inet percale-services endpointsports{family}")
@@ -188,28 +188,21 @@ def a_service_whose_endpoint_is_a_tunnel(world: World, family: Family) -> None:
             world.services.remove(name)
 
 
-def tunnel_service(world: World, family: Family, index: int, endpoint: str, node_port: int) -> tuple[str, str]:
-    """A Service with one endpoint; the names of its manifests."""
+def tunnel_service(world: World, family: Family, index: int, endpoint: str, node_port: int) -> str:
+    """A Service with one endpoint; the name of its manifest."""
     name = f"tunnel{family}-{index}"
-    labels = {"kubernetes.io/service-name": name}
-    ports = [{"port": 80, "targetPort": TUNNEL_PORT, "protocol": "UDP", "nodePort": node_port}]
     vip = CLUSTER_IPS[family].format(index + 1)
-    spec: dict[str, Any] = {"type": "NodePort", "clusterIP": vip, "clusterIPs": [vip], "ports": ports}
-    spec["ipFamilies"] = [f"IPv{family}"]
-    meta = {"name": name, "namespace": "default"}
-    world.services.write(f"service-{name}", {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": spec})
-    world.services.write(
-        f"slice-{name}",
-        {
-            "apiVersion": "discovery.k8s.io/v1",
-            "kind": "EndpointSlice",
-            "metadata": {**meta, "name": f"{name}-1", "labels": labels},
-            "addressType": f"IPv{family}",
-            "endpoints": [{"addresses": [endpoint], "conditions": {"ready": True}}],
-            "ports": [{"port": TUNNEL_PORT, "protocol": "UDP"}],
-        },
+    service = builders.service(
+        name,
+        type="NodePort",
+        clusterIP=vip,
+        clusterIPs=[vip],
+        ipFamilies=[f"IPv{family}"],
+        ports=[{"port": 80, "targetPort": TUNNEL_PORT, "protocol": "UDP", "nodePort": node_port}],
     )
-    return f"service-{name}", f"slice-{name}"
+    ports = [{"port": TUNNEL_PORT, "protocol": "UDP"}]
+    world.services.write(name, service, builders.endpoint_slice(name, endpoint, ports=ports))
+    return name
 
 
 @attack(only=TUNNELS)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from tests import builders
 from tests.kernel.adversary import frames
 from tests.kernel.agent.cluster import NETNS, Cluster, Node, Pod, sh
 from tests.kernel.agent.policies import DENY, Policies, allowing, selecting
@@ -153,10 +154,8 @@ class World:
 
     def _declare(self, number: int) -> None:
         """The Node object: Services look for its addresses there."""
-        own = [{"type": "InternalIP", "address": both[number - 1]} for both in NODE_ADDRESSES.values()]
-        meta = {"name": f"n{number}"}
-        node = {"apiVersion": "v1", "kind": "Node", "metadata": meta, "status": {"addresses": own}}
-        self.services.write(f"node-n{number}", node)
+        own = [both[number - 1] for both in NODE_ADDRESSES.values()]
+        self.services.write(f"node-n{number}", builders.node(f"n{number}", *own))
 
     def close(self) -> None:
         for each in self._raw.values():

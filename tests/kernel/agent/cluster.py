@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,10 +22,12 @@ import msgspec
 from tests.waiting import PATIENCE, until
 
 from percale.agent.config.settings import AgentConfig
-from percale.agent.http import client as asking
+from percale.agent.http import client
 from percale.agent.status import Status
 from percale.errors import AgentError
 from percale.kernel.netns import create_namespace, delete_namespace
+from percale.model.manifest.encode import to_json
+from percale.model.meta import Object
 
 NETNS = Path("/run/netns")
 BIN = Path(sys.executable).parent
@@ -191,7 +193,7 @@ class Node:
 
     def ask(self) -> Status | None:
         try:
-            return asking.decode(asking.fetch(self.http))
+            return client.decode(client.fetch(self.http))
         except AgentError:
             return None
 
@@ -227,6 +229,14 @@ class Cluster:
     @property
     def store(self) -> Path:
         return self.directory / "store"
+
+    def write(self, name: str, *documents: Object | Mapping[str, Any]) -> Path:
+        """A file of the store, replaced at once as tools do."""
+        texts = [to_json(each) if isinstance(each, Object) else json.dumps(each).encode() for each in documents]
+        path, draft = self.store / f"{name}.yaml", self.directory / f"{name}.draft"
+        draft.write_bytes(b"\n---\n".join(texts))
+        draft.rename(path)
+        return path
 
     def open(self) -> Cluster:
         self.store.mkdir()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
 
+from tests import builders
 from tests.kernel.adversary import frames
 from tests.kernel.adversary.worlds import packet_socket
 from tests.kernel.agent.cluster import NETNS, Cluster, Pod, sh
@@ -44,17 +44,8 @@ class Guarded:
 
     def point_the_slice(self, *others: str) -> None:
         """At the server's port, and that of others."""
-        document: dict[str, Any] = {
-            "apiVersion": "discovery.k8s.io/v1",
-            "kind": "EndpointSlice",
-            "metadata": {"name": "web-1", "namespace": "default", "labels": {"kubernetes.io/service-name": "web"}},
-            "addressType": "IPv4",
-            "endpoints": [
-                {"addresses": [each], "conditions": {"ready": True}} for each in (self.address("server"), *others)
-            ],
-            "ports": [{"name": "udp", "port": PORT, "protocol": "UDP"}],
-        }
-        self.services.write("slice-web", document)
+        ports = [{"name": "udp", "port": PORT, "protocol": "UDP"}]
+        self.services.write("slice-web", builders.endpoint_slice("web", self.address("server"), *others, ports=ports))
 
     def _knock(self, wiring: str, down: ExitStack) -> Knocking:
         stranger, server = self.pods["stranger"], self.pods["server"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 from tests.kernel.agent.cluster import NETNS, Cluster, Node, Pod
@@ -35,19 +33,15 @@ class Policies:
         api = {"NetworkPolicy": "networking.k8s.io/v1", "ClusterNetworkPolicy": "policy.networking.k8s.io/v1alpha2"}
         cluster_wide = kind in ("Node", "ClusterNetworkPolicy")
         meta = {"name": name, **({} if cluster_wide else {"namespace": "default"}), **content.pop("metadata", {})}
-        path = self._path(kind, name)
-        draft = path.with_suffix(".tmp")
-        draft.write_text(json.dumps({"apiVersion": api.get(kind, "v1"), "kind": kind, "metadata": meta, **content}))
-        draft.rename(path)
+        self.cluster.write(
+            f"{kind}-{name}", {"apiVersion": api.get(kind, "v1"), "kind": kind, "metadata": meta, **content}
+        )
 
     def policy(self, name: str, spec: dict[str, Any]) -> None:
         self.put("NetworkPolicy", name, spec=spec)
 
     def remove(self, kind: str, name: str) -> None:
-        self._path(kind, name).unlink()
-
-    def _path(self, kind: str, name: str) -> Path:
-        return self.cluster.store / f"{kind}-{name}.json"
+        (self.cluster.store / f"{kind}-{name}.yaml").unlink()
 
     def pod(self, node: Node, name: str) -> Pod:
         """Declared, born, and declared with its addresses."""

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from tests import builders
 from tests.kernel.agent.cluster import NETNS, Cluster, Node, Pod
 from tests.kernel.service_world import Answering, Seen, ask
+
+from percale.model.meta import Object
 
 VIP, NODE_PORT = "10.96.0.10", 30080
 SERVICES = {"services": {"cidrs": ["10.96.0.0/16"], "leastConnInterval": 0.2}}
 """The agents' settings."""
+BOTH_PORTS = [{"name": each.lower(), "port": 8080, "protocol": each} for each in ("TCP", "UDP")]
+"""Of pods that `serving` has answer."""
 
 
 @dataclass
@@ -58,62 +62,34 @@ class Services:
         self.answering.listen(self.spot(pod.name), pod.name)
         return pod
 
-    def write(self, name: str, document: dict[str, Any]) -> None:
-        """At once and whole, as the store's readers want it."""
-        draft = self.cluster.store / f".{name}"
-        draft.write_text(json.dumps(document))
-        draft.rename(self.cluster.store / f"{name}.yaml")
+    def write(self, name: str, *objects: Object) -> None:
+        self.cluster.write(name, *objects)
 
     def remove(self, name: str) -> None:
         (self.cluster.store / f"{name}.yaml").unlink()
 
-    def node(self, number: int, *, taints: tuple[str, ...] = (), **metadata: str) -> None:
-        addresses = [{"type": "InternalIP", "address": f"192.168.0.{number}"}]
-        document = {
-            "apiVersion": "v1",
-            "kind": "Node",
-            "metadata": {"name": f"n{number}", **metadata},
-            "spec": {"taints": [{"key": key, "effect": "NoSchedule"} for key in taints]},
-            "status": {"addresses": addresses},
-        }
-        self.write(f"node-n{number}", document)
+    def node(self, number: int, *, taints: tuple[str, ...] = (), **meta: str) -> None:
+        found = [{"key": key, "effect": "NoSchedule"} for key in taints]
+        self.write(f"node-n{number}", builders.node(f"n{number}", f"192.168.0.{number}", meta=meta, taints=found))
 
-    def service(self, name: str = "web", *, annotations: dict[str, str] | None = None, **spec: Any) -> None:
+    def service(self, name: str = "web", **fields: Any) -> None:
         """TCP and UDP at one port number, and a node port for both."""
         ports = [
             {"name": protocol.lower(), "port": 80, "targetPort": 8080, "protocol": protocol, "nodePort": NODE_PORT}
             for protocol in ("TCP", "UDP")
         ]
-        document = {
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": {"name": name, "namespace": "default", "annotations": annotations or {}},
-            "spec": {"type": "NodePort", "clusterIP": VIP, "ports": ports, **spec},
-        }
-        self.write(f"service-{name}", document)
+        fields = {"type": "NodePort", "clusterIP": VIP, "ports": ports, **fields}
+        self.write(f"service-{name}", builders.service(name, **fields))
 
     def slice(self, *pods: Pod, draining: tuple[Pod, ...] = (), service: str = "web") -> None:
         endpoints = [
-            {
-                "addresses": [pod.addresses[0]],
-                "nodeName": pod.node.name,
-                "conditions": {"ready": pod not in draining, "serving": True, "terminating": pod in draining},
-            }
+            builders.endpoint(
+                f"{pod.addresses[0]}@{pod.node.name}",
+                conditions={"ready": pod not in draining, "serving": True, "terminating": pod in draining},
+            )
             for pod in (*pods, *draining)
         ]
-        document = {
-            "apiVersion": "discovery.k8s.io/v1",
-            "kind": "EndpointSlice",
-            "metadata": {
-                "name": f"{service}-1",
-                "namespace": "default",
-                "labels": {"kubernetes.io/service-name": service},
-            },
-            "addressType": "IPv4",
-            "endpoints": endpoints,
-            "ports": [{"name": each.lower(), "port": 8080, "protocol": each} for each in ("TCP", "UDP")],
-        }
-        self.write(f"slice-{service}", document)
+        self.write(f"slice-{service}", builders.endpoint_slice(service, *endpoints, ports=BOTH_PORTS))
 
     def close(self) -> None:
         self.answering.close()

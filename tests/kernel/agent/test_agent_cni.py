@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import builders
 from tests.kernel.agent.cluster import NETNS, Cluster, Node, Pod, sh
 from tests.waiting import until
 
@@ -140,13 +141,7 @@ def test_capabilities_ips_and_mac(cluster: Cluster, wiring: str) -> None:
 def test_the_annotation_asks_for_an_address(cluster: Cluster) -> None:
     node = cluster.node(1).start()
     subnet = node.subnet.removesuffix(".0/24")
-    pod = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": "p", "namespace": "default", "annotations": {"percale.io/ips": f"{subnet}.99"}},
-        "spec": {"containers": []},
-    }
-    (cluster.store / "pod.json").write_text(json.dumps(pod))
+    cluster.write("pod", builders.pod("p", meta={"annotations": {"percale.io/ips": f"{subnet}.99"}}))
     assert addresses(Runtime(node, "p")("ADD"))[0].partition("/")[0] == f"{subnet}.99"
 
 

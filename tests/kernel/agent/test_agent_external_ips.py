@@ -9,8 +9,9 @@ from functools import partial
 from typing import Any
 
 import pytest
+from tests import builders
 from tests.kernel.agent.cluster import Cluster, Node, Pod, sh
-from tests.kernel.agent.services import SERVICES, Services
+from tests.kernel.agent.services import BOTH_PORTS, SERVICES, Services
 from tests.waiting import until
 
 DUAL = {"Network": "10.244.0.0/16", "EnableIPv6": True, "IPv6Network": "fd00:244::/48"}
@@ -45,24 +46,21 @@ def steal(world: Services, thief: Pod, *addresses: str, lb: tuple[str, ...] = ()
     """A Service in a tenant's namespace, and its endpoint."""
     ports = [{"name": each, "port": 8080, "targetPort": 8080, "protocol": each.upper()} for each in ("tcp", "udp")]
     both = list(CLUSTER.values())
-    spec = {"clusterIP": both[0], "clusterIPs": both, "externalIPs": addresses, "ports": ports, "type": "LoadBalancer"}
-    status = {"loadBalancer": {"ingress": [{"ip": each} for each in lb]}}
-    meta = {"name": "thief", "namespace": "tenant"}
-    world.write("thief", {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": spec, "status": status})
-    for address in thief.addresses:
-        family = "IPv6" if ":" in address else "IPv4"
-        name = {"name": f"thief-{family.lower()}", "namespace": "tenant"}
-        world.write(
-            f"thief-{family}",
-            {
-                "apiVersion": "discovery.k8s.io/v1",
-                "kind": "EndpointSlice",
-                "metadata": {**name, "labels": {"kubernetes.io/service-name": "thief"}},
-                "addressType": family,
-                "endpoints": [{"addresses": [address], "conditions": {"ready": True}}],
-                "ports": [{"name": each, "port": 8080, "protocol": each.upper()} for each in ("tcp", "udp")],
-            },
-        )
+    service = builders.service(
+        "thief",
+        namespace="tenant",
+        ingress=lb,
+        clusterIP=both[0],
+        clusterIPs=both,
+        externalIPs=addresses,
+        ports=ports,
+        type="LoadBalancer",
+    )
+    slices = [
+        builders.endpoint_slice("thief", each, name=f"thief-{index}", namespace="tenant", ports=BOTH_PORTS)
+        for index, each in enumerate(thief.addresses)
+    ]
+    world.write("thief", service, *slices)
 
 
 def reached(world: Services, address: str) -> bool:

@@ -83,7 +83,7 @@ def test_on_a_bridge_likewise(cluster: Cluster, down: ExitStack, opens: frozense
 def test_a_store_that_is_away_or_bad_opens_nothing(cluster: Cluster, down: ExitStack) -> None:
     """Nor does an agent that starts while it is, whatever else happens to the node meanwhile."""
     world = Guarded(cluster, down)
-    policy = cluster.store / "NetworkPolicy-friend.json"
+    policy = cluster.store / "NetworkPolicy-friend.yaml"
     good, away = policy.read_bytes(), cluster.directory / "away"
     server = next(line.split("@")[0] for line in world.node.ip("-br", "link").splitlines() if line.startswith("pcl"))
     with world.knocking.going():
@@ -93,7 +93,7 @@ def test_a_store_that_is_away_or_bad_opens_nothing(cluster: Cluster, down: ExitS
         world.node.launch()
         until(lambda: (status := world.node.ask()) is not None and status.problems, "told by its next life")
         world.knocking.until_quiet()
-        (cluster.store / "NetworkPolicy-deny.json").unlink()
+        (cluster.store / "NetworkPolicy-deny.yaml").unlink()
         world.knocking.until_quiet()
         policy.write_bytes(good)
         world.node.wait_ready()

@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import count
-from typing import Any
 
 import pytest
+from tests import builders
 from tests.kernel.agent.cluster import Cluster, Node, Pod
 from tests.kernel.agent.guarded import Guarded
 from tests.kernel.agent.policies import DENY, allowing
-from tests.kernel.agent.test_agent_store import lease, write
+from tests.kernel.agent.test_agent_store import lease
 
 SEEDS = [int(each) for each in os.environ.get("SEEDS", "1 2").split()]
 """Others to find more."""
@@ -66,15 +66,7 @@ class Changes:
         services = self._world.services
         ports = [{"name": f"p{each}", "port": 1000 + each, "protocol": "UDP"} for each in range(300)]
         endpoints = [f"10.244.{8 + each // 250}.{2 + each % 250}" for each in range(self._chance.randrange(100, 300))]
-        named = {"name": "large-1", "namespace": "default", "labels": {"kubernetes.io/service-name": "large"}}
-        document: dict[str, Any] = {
-            "apiVersion": "discovery.k8s.io/v1",
-            "kind": "EndpointSlice",
-            "metadata": named,
-            "addressType": "IPv4",
-            "endpoints": [{"addresses": [each], "conditions": {"ready": True}} for each in endpoints],
-            "ports": [{"name": each["name"], "port": each["port"], "protocol": "UDP"} for each in ports],
-        }
+        document = builders.endpoint_slice("large", *endpoints, ports=ports)
 
         def put() -> None:
             services.write("slice-large", document)
@@ -87,7 +79,7 @@ class Changes:
 
     def peers(self) -> None:
         some = [lease(50 + each) for each in range(100) if self._chance.random() < 0.5]
-        write(self._world.cluster, "peers", *some)
+        self._world.cluster.write("peers", *some)
 
     def the_underlay(self) -> None:
         node, there = self._world.node, "192.168.0.1/24"

@@ -13,6 +13,7 @@ from itertools import product
 from typing import Any, NamedTuple
 
 import pytest
+from tests import builders
 from tests.kernel.agent.cluster import Cluster, Pod, sh
 from tests.kernel.agent.services import NODE_PORT, VIP, Services, services
 from tests.kernel.service_world import all_at_once
@@ -44,18 +45,10 @@ class World(NamedTuple):
 
     def policy(self, name: str, *sources: dict[str, Any]) -> None:
         """On all endpoints: these may come in."""
-        self.services.write(
-            f"policy-{name}",
-            {
-                "apiVersion": "networking.k8s.io/v1",
-                "kind": "NetworkPolicy",
-                "metadata": {"name": name, "namespace": "default"},
-                "spec": {
-                    "podSelector": {"matchLabels": {"app": "web"}},
-                    "ingress": [{"from": list(sources), "ports": [{"port": 8080}, {"port": 8080, "protocol": "UDP"}]}],
-                },
-            },
-        )
+        ports = [{"port": 8080}, {"port": 8080, "protocol": "UDP"}]
+        ingress = [{"from": list(sources), "ports": ports}]
+        made = builders.policy(name, podSelector={"matchLabels": {"app": "web"}}, ingress=ingress)
+        self.services.write(f"policy-{name}", made)
 
 
 @pytest.fixture
@@ -73,14 +66,7 @@ def world(cluster: Cluster) -> Iterator[World]:
         }
         for name, (pod, app) in pods.items():
             made.serving(pod)
-            document = {
-                "apiVersion": "v1",
-                "kind": "Pod",
-                "metadata": {"name": name, "namespace": "default", "labels": {"app": app}},
-                "spec": {"nodeName": pod.node.name, "containers": [{"name": "main", "image": "none"}]},
-                "status": {"phase": "Running", "podIPs": [{"ip": pod.addresses[0]}]},
-            }
-            made.write(f"pod-{name}", document)
+            made.write(f"pod-{name}", builders.pod(name, pod.addresses[0], node=pod.node.name, labels={"app": app}))
         made.spot("switch")
         yield World(made, pods["near"][0], pods["far"][0])
 

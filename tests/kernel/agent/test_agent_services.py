@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
+from tests import builders
 from tests.kernel.agent.cluster import Cluster, Node, Pod
-from tests.kernel.agent.services import NODE_PORT, VIP, Services, services
+from tests.kernel.agent.services import BOTH_PORTS, NODE_PORT, VIP, Services, services
 from tests.kernel.service_world import TARGET, Seen, inside
 from tests.waiting import until
 
@@ -279,10 +280,8 @@ def test_what_is_wrong_with_one_service_is_one_problem_and_the_others_are_served
         until(lambda: world.ask(client.name, VIP, 80).who)
         ports = [{"name": "tcp", "port": 80, "targetPort": 8080}]
 
-        def other(name: str, number: int, **spec: object) -> None:
-            annotations = spec.pop("annotations", None)
-            fields = {"type": "ClusterIP", "clusterIP": f"10.96.0.{number}", "ports": ports, **spec}
-            world.service(name, annotations=annotations, **fields)  # type: ignore[arg-type]
+        def other(name: str, number: int, **fields: object) -> None:
+            world.service(name, type="ClusterIP", clusterIP=f"10.96.0.{number}", ports=ports, **fields)
             world.slice(pod, service=name)
 
         def problems() -> dict[str, str]:
@@ -293,9 +292,8 @@ def test_what_is_wrong_with_one_service_is_one_problem_and_the_others_are_served
         other("first", 22, externalIPs=["198.51.100.9"])
         other("later", 23, externalIPs=["198.51.100.9"])
         other("odd", 24)
-        address = {"addresses": ["fd00::1"]}
-        odd = json.loads((cluster.store / "slice-odd.yaml").read_text())
-        world.write("slice-odd", {**odd, "endpoints": [*odd["endpoints"], address]})
+        endpoints = (f"{pod.addresses[0]}@{node.name}", "fd00::1")
+        world.write("slice-odd", builders.endpoint_slice("odd", *endpoints, ports=BOTH_PORTS, family="IPv4"))
         wanted = {
             "service default/fast": 'Service default/fast: percale.io/strategy: unknown strategy "fastest" '
             "(there are random, rr, wrr, sh, mh, lc); random is used",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import builders
 from tests.kernel.agent.cluster import NETNS, Cluster, Node, Pod, sh
 from tests.kernel.agent.policies import flow, streams
 from tests.waiting import until
@@ -45,13 +45,6 @@ def wait_for_hooks(*pods: Pod) -> None:
         return all(f"{pod.addresses[0]} :" in hooked(pod.node).partition("map home4")[2] for pod in pods)
 
     until(known, "the pods are hooked")
-
-
-def put(cluster: Cluster, kind: str, name: str, content: dict[str, Any]) -> None:
-    api = {"Pod": "v1", "NetworkPolicy": "networking.k8s.io/v1"}[kind]
-    meta = {"name": name, "namespace": "default", **content.pop("metadata", {})}
-    path = Path(cluster.store) / f"{kind}-{name}.json"
-    path.write_text(json.dumps({"apiVersion": api, "kind": kind, "metadata": meta, **content}))
 
 
 @pytest.mark.parametrize("backend", ["vxlan", "host-gw"])
@@ -179,12 +172,11 @@ def test_a_policy_that_forbids_a_known_flow_stops_it(cluster: Cluster) -> None:
     a, b = two_pods(cluster)
     wait_for_hooks(a, b)
     for pod in (a, b):
-        status = {"phase": "Running", "podIPs": [{"ip": address} for address in pod.addresses]}
-        spec = {"nodeName": pod.node.name, "containers": [{"name": "main"}]}
-        put(cluster, "Pod", pod.name, {"metadata": {"labels": {"app": pod.name}}, "spec": spec, "status": status})
+        found = builders.pod(pod.name, *pod.addresses, node=pod.node.name, labels={"app": pod.name})
+        cluster.write(pod.name, found)
     with a.pinging(b.addresses[0]) as counts:
         time.sleep(0.5)
-        put(cluster, "NetworkPolicy", "closed", {"spec": {"podSelector": {"matchLabels": {"app": "b"}}}})
+        cluster.write("closed", builders.policy(podSelector={"matchLabels": {"app": "b"}}))
         until(lambda: not a.reaches(b.addresses[0]), "new flows are denied")
         time.sleep(3)
     sent, answered = counts()
@@ -198,9 +190,8 @@ def test_an_address_that_another_pod_has_next_is_the_other_pods(cluster: Cluster
         time.sleep(0.3)
     b.cni("DEL")
     c = Pod(b.node, "c")
-    spec = {"nodeName": c.node.name, "containers": [{"name": "main"}]}
-    asked = {"percale.io/ips": ",".join(b.addresses)}
-    put(cluster, "Pod", "c", {"metadata": {"annotations": asked}, "spec": spec})
+    annotations = {"percale.io/ips": ",".join(b.addresses)}
+    cluster.write("c", builders.pod("c", node=c.node.name, meta={"annotations": annotations}))
     c.add()
     assert c.addresses == b.addresses
     until(lambda: a.reaches(c.addresses[0]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import yaml
 from tests.kernel.agent.cluster import Cluster, Node
 from tests.waiting import until
 
@@ -14,14 +13,6 @@ def lease_files(cluster: Cluster, node: str) -> list[Path]:
     """Where this node's lease is written."""
     files = [path for path in cluster.store.rglob("*.json") if not path.name.startswith(".")]
     return [path for path in files if json.loads(path.read_text())["spec"].get("node") == node]
-
-
-def write(cluster: Cluster, name: str, *documents: object) -> Path:
-    path = cluster.store / f"{name}.yaml"
-    draft = cluster.store.parent / f"{name}.draft"
-    draft.write_text(yaml.safe_dump_all(documents))
-    draft.rename(path)
-    return path
 
 
 def lease(number: int, *, public_ip: str | None = None, **spec: object) -> dict[str, object]:
@@ -51,14 +42,14 @@ def fdb(node: Node) -> str:
 
 def test_peers_come_change_and_go(cluster: Cluster) -> None:
     one = cluster.node(1).start()
-    path = write(cluster, "peers", lease(50), lease(51))
+    path = cluster.write("peers", lease(50), lease(51))
     until(lambda: routes(one) == ["10.244.50.0/24", "10.244.51.0/24"])
     changed = lease(50, public_ip="192.168.0.99", backendData={"VNI": 1, "VtepMAC": "02:00:00:00:00:aa"})
-    write(cluster, "peers", changed, lease(51))
+    cluster.write("peers", changed, lease(51))
     until(lambda: "02:00:00:00:00:aa dst 192.168.0.99" in fdb(one))
     until(lambda: "02:00:00:00:00:32" not in fdb(one), "the old MAC's entry is gone")
     assert "lladdr 02:00:00:00:00:aa" in one.ip("neighbour", "show", "10.244.50.0", "dev", "flannel.1")
-    write(cluster, "peers", lease(51))
+    cluster.write("peers", lease(51))
     until(lambda: routes(one) == ["10.244.51.0/24"])
     path.unlink()
     until(lambda: routes(one) == [])
@@ -66,11 +57,11 @@ def test_peers_come_change_and_go(cluster: Cluster) -> None:
 
 
 def test_one_lease_that_changes_writes_only_its_own_objects(cluster: Cluster) -> None:
-    write(cluster, "peers", *(lease(number) for number in range(50, 90)))
+    cluster.write("peers", *(lease(number) for number in range(50, 90)))
     one = cluster.node(1).start("-v")
     until(lambda: len(routes(one)) == 40)
     before = len(one.log.splitlines())
-    write(cluster, "more", lease(90))
+    cluster.write("more", lease(90))
     until(lambda: len(routes(one)) == 41)
     commands = [line for line in one.log.splitlines()[before:] if line.startswith("+ ")]
     assert commands
@@ -79,7 +70,7 @@ def test_one_lease_that_changes_writes_only_its_own_objects(cluster: Cluster) ->
 
 
 def test_an_invalid_file_keeps_its_peers_and_is_named(cluster: Cluster) -> None:
-    path = write(cluster, "peers", lease(50))
+    path = cluster.write("peers", lease(50))
     one = cluster.node(1).start()
     until(lambda: routes(one) == ["10.244.50.0/24"])
     path.write_text("kind: SubnetLease\nspec: [")
@@ -87,14 +78,14 @@ def test_an_invalid_file_keeps_its_peers_and_is_named(cluster: Cluster) -> None:
     assert "peers.yaml" in one.status.problems[0].error
     assert routes(one) == ["10.244.50.0/24"]
     assert one.status.ready
-    write(cluster, "peers", lease(50), lease(51))
+    cluster.write("peers", lease(50), lease(51))
     until(lambda: len(routes(one)) == 2)
     until(lambda: not one.status.problems)
     assert one.status.lastError is not None
 
 
 def test_a_restart_with_an_invalid_file_collects_nothing(cluster: Cluster) -> None:
-    path = write(cluster, "peers", lease(50))
+    path = cluster.write("peers", lease(50))
     one = cluster.node(1).start()
     until(lambda: routes(one) == ["10.244.50.0/24"])
     one.stop()
@@ -109,7 +100,7 @@ def test_a_restart_with_an_invalid_file_collects_nothing(cluster: Cluster) -> No
 
 
 def test_a_store_that_is_away_takes_nothing_with_it(cluster: Cluster) -> None:
-    write(cluster, "peers", lease(50))
+    cluster.write("peers", lease(50))
     one = cluster.node(1).start()
     until(lambda: routes(one) == ["10.244.50.0/24"])
     away = cluster.store.with_name("away")
@@ -137,8 +128,7 @@ def test_a_deleted_lease_is_written_again(cluster: Cluster) -> None:
 
 def test_leases_that_cannot_be_used_are_left_out_with_their_reason(cluster: Cluster) -> None:
     one = cluster.node(1).start()
-    write(
-        cluster,
+    cluster.write(
         "peers",
         lease(50),
         lease(51, public_ip="192.168.0.1"),
@@ -158,7 +148,7 @@ def test_leases_that_cannot_be_used_are_left_out_with_their_reason(cluster: Clus
 
 def test_the_podcidr_of_the_node_object_is_taken(cluster: Cluster) -> None:
     spec = {"podCIDR": "10.244.77.0/24", "podCIDRs": ["10.244.77.0/24"]}
-    write(cluster, "nodes", {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}, "spec": spec})
+    cluster.write("nodes", {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}, "spec": spec})
     assert cluster.node(1).start().subnet == "10.244.77.0/24"
 
 
@@ -174,7 +164,7 @@ def refusal(node: Node) -> str:
 def test_overlapping_podcidrs_are_refused(cluster: Cluster) -> None:
     for number, cidr in ((1, "10.244.64.0/20"), (2, "10.244.65.0/24")):
         node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": f"n{number}"}, "spec": {"podCIDR": cidr}}
-        write(cluster, f"node{number}", node)
+        cluster.write(f"node{number}", node)
     one = cluster.node(1).start()
     assert "10.244.65.0/24 overlaps 10.244.64.0/20 of node n1" in refusal(cluster.node(2))
     assert not one.status.peers
@@ -205,7 +195,7 @@ def test_the_network_comes_from_the_configmap_once_it_is_there(cluster: Cluster)
     until(lambda: (status := one.ask()) is not None and "no ConfigMap" in "".join(status.waitingFor))
     data = {"net-conf.json": json.dumps({"Network": "10.55.0.0/16"}), "cni-conf.json": "{}"}
     metadata = {"name": "kube-flannel-cfg", "namespace": "kube-flannel"}
-    write(cluster, "flannel", {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
+    cluster.write("flannel", {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
     one.wait_ready()
     assert one.status.networks == ("10.55.0.0/16",)
 

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from ipaddress import ip_address, ip_network
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
+from tests import builders
 from tests.kernel.agent.cluster import NETNS, Cluster, Node, Pod, sh
 from tests.kernel.agent.policies import DENY, PORT, Policies, allowing
 from tests.kernel.agent.services import SERVICES, Services
@@ -170,8 +171,9 @@ def tunnel_service(
 ) -> Iterator[tuple[str, int]]:
     """Where a service listens whose endpoint has a tunnel's port, once all nodes know it."""
     ports = [{"port": 80, "targetPort": TUNNEL_PORT, "protocol": "UDP", "nodePort": node_port}]
-    services.write(f"service-{name}", service(name, clusterIP=vip, ports=ports))
-    services.write(f"slice-{name}", endpoint_slice(name, endpoint))
+    services.write(f"service-{name}", builders.service(name, type="NodePort", clusterIP=vip, ports=ports))
+    at_endpoint = [{"port": TUNNEL_PORT, "protocol": "UDP"}]
+    services.write(f"slice-{name}", builders.endpoint_slice(name, endpoint, ports=at_endpoint))
     until(lambda: all(told(node, name, endpoint, node_port) for node in made.nodes))
     yield vip, 80
     yield from ((each, node_port) for each in NODES[4])
@@ -185,23 +187,6 @@ def told(node: Node, name: str, endpoint: str, node_port: int) -> bool:
     refused = any(problem in each.error for each in node.status.problems)
     assert not (known and refused)
     return known or refused
-
-
-def service(name: str, **spec: Any) -> dict[str, Any]:
-    meta = {"name": name, "namespace": "default"}
-    return {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {"type": "NodePort", **spec}}
-
-
-def endpoint_slice(name: str, address: str) -> dict[str, Any]:
-    labels = {"kubernetes.io/service-name": name}
-    return {
-        "apiVersion": "discovery.k8s.io/v1",
-        "kind": "EndpointSlice",
-        "metadata": {"name": f"{name}-1", "namespace": "default", "labels": labels},
-        "addressType": "IPv4",
-        "endpoints": [{"addresses": [address], "conditions": {"ready": True}}],
-        "ports": [{"port": TUNNEL_PORT, "protocol": "UDP"}],
-    }
 
 
 def test_a_pods_own_port_of_that_number_is_no_tunnel(cluster: Cluster, policies: Policies) -> None:

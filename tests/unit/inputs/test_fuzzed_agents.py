@@ -38,11 +38,12 @@ from tests.unit.inputs.valid import (
     documents,
 )
 
-from percale.agent.http import client as asking
+from percale.agent.http import client
 from percale.agent.http.listener import Page
 from percale.agent.http.server import serve_pages
 from percale.agent.logging import LineLog
 from percale.agent.network.peers import Peers
+from percale.agent.problems import Problems
 from percale.agent.state import NodeState
 from percale.backend.protocol import LocalFamily, LocalNode
 from percale.backend.registry import make_backend
@@ -161,7 +162,7 @@ def test_what_a_node_remembers(data: bytes) -> None:
 @given(odd_documents([STATUS], ["json"]))
 def test_the_answer_of_an_agent(data: bytes) -> None:
     with refused_in_words():
-        asking.decode(data)
+        client.decode(data)
 
 
 @fuzzed
@@ -223,7 +224,8 @@ def mean(objects: Sequence[Object]) -> None:
             make_backend(network_config({**NETWORK, "Backend": {"Type": backend}}), ""),
             _no_wish,
             _no_wish,
-            LineLog("text", io.StringIO()),
+            log=LineLog("text", io.StringIO()),
+            problems=Problems(LineLog("text", io.StringIO())),
         )
         list(peers.replace(leases))
         for lease in leases:

@@ -88,7 +88,14 @@ class NodeNetwork:
         self._tables = NetworkTables(
             network_tables(subnets.subnets), context.problems, context.events, context.nft_table
         )
-        self._peers = Peers(subnets.local, backend, context.reconciler.declare, self._tables.declare, context.log)
+        self._peers = Peers(
+            subnets.local,
+            backend,
+            context.reconciler.declare,
+            self._tables.declare,
+            log=context.log,
+            problems=context.problems,
+        )
         self._cni = CniServer(
             Path(config.cni.socket),
             network=self._pod_network(),

@@ -13,13 +13,18 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from percale.agent.logging import Log
+from percale.agent.problems import Problems
 from percale.agent.status import Peer
 from percale.backend.lease_conflicts import LeaseConflicts, refusal
 from percale.backend.protocol import Backend, LocalNode, PeerObjects
+from percale.errors import AgentError
 from percale.model.subnet_lease import SubnetLease
 from percale.render.network.elements import Element
 from percale.render.network.tunnels import peer_element
 from percale.render.objects import KernelObject, Route
+
+PEERS = "peers"
+"""The problem's source."""
 
 Declare = Callable[[str, Iterable[KernelObject]], None]
 
@@ -43,13 +48,18 @@ class Peers:
         backend: Backend,
         declare: Declare,
         declare_elements: Callable[[str, Iterable[Element]], None],
+        *,
         log: Log,
+        problems: Problems,
     ) -> None:
         self._local = local
         self._backend = backend
         self._declare = declare
         self._declare_elements = declare_elements
         self._log = log
+        self._problems = problems
+        self._with_problem: dict[str, None] = {}
+        """Names of leases."""
         self._conflicts = LeaseConflicts(backend.exclusive_ids)
         self._peers: dict[str, _Peer] = {}
         """By lease name."""
@@ -83,6 +93,7 @@ class Peers:
         for lease in current.values():
             self._put(lease, quietly=first)
             yield
+        self._report()
         if first:
             self._log.info("peers known", reached=self.reached, of=len(self))
 
@@ -92,6 +103,7 @@ class Peers:
             self.remove(lease)  # a peer may have held it before
         else:
             self._put(lease, quietly=False)
+            self._report()
 
     def _put(self, lease: SubnetLease, *, quietly: bool) -> None:
         name = lease.metadata.name
@@ -122,9 +134,11 @@ class Peers:
         self._log.info("peer left", node=lease.spec.node, subnet=lease.spec.subnets)
         self._reached -= peer.reached
         self._conflicts.remove(name)
+        self._with_problem.pop(name, None)
         self._declare(_source(name), ())
         self._declare_elements(_source(name), ())
         self._render_unblocked()
+        self._report()
 
     def update_local(self, local: LocalNode) -> Iterator[None]:
         """This node changed: render every peer again. A generator likewise."""
@@ -134,6 +148,7 @@ class Peers:
                 self._render(name)
             yield
         self._render_unblocked()
+        self._report()
 
     def status(self) -> tuple[Peer, ...]:
         """Sorted by node."""
@@ -163,9 +178,24 @@ class Peers:
         reached = bool(rendered.addresses)
         self._reached += reached - peer.reached
         peer.reached, peer.problem = reached, problem
+        if problem is not None:
+            self._with_problem[name] = None
+        else:
+            self._with_problem.pop(name, None)
         peer.routes = tuple(each for each in objects if isinstance(each, Route))
         self._declare(_source(name), objects)
         self._declare_elements(_source(name), map(peer_element, rendered.addresses))
+
+    def _report(self) -> None:
+        """A problem for all of them together: a node may have thousands of peers."""
+        name = next(iter(self._with_problem), None)
+        if name is None:
+            self._problems.clear(PEERS)
+            return
+        peer, more = self._peers[name], len(self._with_problem) - 1
+        what = f"node {peer.lease.spec.node} is {'partly' if peer.reached else 'not'} reached: {peer.problem}"
+        others = f" (and {more} more node{'s' if more > 1 else ''} with problems)" if more else ""
+        self._problems.raise_(PEERS, AgentError(what + others))
 
     def _rendered(self, name: str, lease: SubnetLease) -> PeerObjects:
         """The peer's objects, and why some or all of them are missing."""

@@ -76,6 +76,8 @@ class MachineVerbs(Struct, frozen=True):
             state = machines.agents.state(machine.name)
             agent_state = f"ready, pid {state.pid}" if state.ready else "not ready" if state.pid else "dead"
             rows.append([*row, nets.get(machine.name, "none yet"), agent_state, str(state.restarts)])
+            if state.problem is not None:
+                problems.append(f"{machine.name}: {state.problem}")
             if not state.ready:
                 problems.append(f"the agent of {machine.name}: {log_tail(machines.lab_dir.node(machine.name).log)}")
         problems += [f"cut: {' and '.join(sorted(pair))} cannot reach each other" for pair in machines.cuts]

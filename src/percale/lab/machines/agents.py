@@ -22,6 +22,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from percale.agent.systemd import PROBLEM_STATUS
 from percale.backoff import Backoff
 from percale.errors import LabError
 from percale.lab.process.init import Channel
@@ -43,6 +44,8 @@ class _Agent:
     started: float = 0.0
     backoff: Backoff = field(default_factory=lambda: Backoff(FIRST_DELAY, LONGEST_DELAY))
     restarts: int = 0
+    problem: str | None = None
+    """As it notified last."""
     status: int | None = None
     """The last exit status; negative: ended by this signal."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
@@ -57,6 +60,7 @@ class AgentState(Struct, frozen=True):
     pid: int | None
     ready: bool
     restarts: int
+    problem: str | None = None
 
 
 class Agents:
@@ -130,7 +134,7 @@ class Agents:
         agent = self._agents.get(name)
         if agent is None:
             return AgentState(None, ready=False, restarts=0)
-        return AgentState(agent.pid, self._ready[name].is_set(), agent.restarts)
+        return AgentState(agent.pid, self._ready[name].is_set(), agent.restarts, agent.problem)
 
     def _launch(self, agent: _Agent) -> None:
         self._ready[agent.node_dir.name].clear()
@@ -186,7 +190,10 @@ class Agents:
     def _on_notification(self, agent: _Agent) -> None:
         """A notification of the agent, in systemd's protocol (sd_notify)."""
         with suppress(BlockingIOError):
-            lines = agent.notify_socket.recv(4096).split(b"\n")
-            if b"READY=1" in lines:
+            lines = agent.notify_socket.recv(4096).decode(errors="replace").split("\n")
+            for line in lines:
+                if line.startswith("STATUS="):
+                    agent.problem = line.removeprefix(PROBLEM_STATUS) if line.startswith(PROBLEM_STATUS) else None
+            if "READY=1" in lines:
                 self._ready[agent.node_dir.name].set()
                 self.on_change()

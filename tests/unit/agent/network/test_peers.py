@@ -11,6 +11,7 @@ from tests import builders
 
 from percale.agent.logging import LineLog
 from percale.agent.network.peers import Peers
+from percale.agent.problems import Problems
 from percale.backend.protocol import KernelBackend, LocalFamily, LocalNode, PeerObjects
 from percale.kernel.protocol import Interface
 from percale.model.ip_family import Family
@@ -38,12 +39,15 @@ class Plain(KernelBackend):
 
     def __init__(self) -> None:
         self.rendered = 0
+        self.problem: str | None = None
 
     def peer(self, _node: LocalNode, lease: SubnetLease) -> PeerObjects:
         self.rendered += 1
         assert lease.spec.subnet is not None
         assert lease.spec.publicIP is not None
-        return PeerObjects((Route(lease.spec.subnet, "eth0", lease.spec.publicIP),), (lease.spec.publicIP,))
+        return PeerObjects(
+            (Route(lease.spec.subnet, "eth0", lease.spec.publicIP),), (lease.spec.publicIP,), self.problem
+        )
 
     def pod_mtu(self, _node: LocalNode) -> int:
         return 1500
@@ -63,7 +67,15 @@ class World:
         self.log = io.StringIO()
         self.backend = Plain()
         self.elements: dict[str, tuple[Element, ...]] = {}
-        self.peers = Peers(local(), self.backend, self._want, self._want_elements, LineLog("text", self.log))
+        self.problems = Problems(LineLog("text", io.StringIO()))
+        self.peers = Peers(
+            local(),
+            self.backend,
+            self._want,
+            self._want_elements,
+            log=LineLog("text", self.log),
+            problems=self.problems,
+        )
 
     def _want(self, source: str, objects: Iterable[KernelObject]) -> None:
         self.declared.append((source, tuple(objects)))
@@ -198,3 +210,21 @@ def test_a_peer_that_leaves_while_the_node_moves_stays_away(world: World) -> Non
     world.peers.remove(lease(4))
     list(moving)
     assert world.take_declared()[-1] != ("peer/10.244.4.0-24", routes(4))
+
+
+def test_peers_that_are_not_reached_are_one_problem_of_the_node(world: World) -> None:
+    def problems() -> list[str]:
+        return [each.error for each in world.problems.current.values()]
+
+    assert problems() == []
+    world.backend.problem = "behind a gateway"
+    world.peers.put(lease(2, public_ip="192.168.9.2"))
+    assert problems() == ["node n2 is partly reached: behind a gateway"]
+    world.peers.put(lease(3, public_ip="192.168.9.3"))
+    world.peers.put(lease(4, public_ip="192.168.9.4"))
+    assert problems() == ["node n2 is partly reached: behind a gateway (and 2 more nodes with problems)"]
+    world.peers.remove(lease(2))
+    assert problems() == ["node n3 is partly reached: behind a gateway (and 1 more node with problems)"]
+    world.backend.problem = None
+    list(world.peers.update_local(local()))
+    assert problems() == []
