@@ -56,11 +56,11 @@ def by_severity(findings: Sequence[Finding]) -> dict[str, int]:
     return {severity: sum(each.severity == severity for each in findings) for severity in get_args(Severity)}
 
 
-def tell(findings: Sequence[Finding], subject: str, output: str, summary: str) -> None:
+def print_findings(findings: Sequence[Finding], subject: str, output: str, summary: str) -> None:
     """As text with this last line, or as JSON with this name for the subjects."""
     if output == "json":
-        told = [each.plain(subject) for each in findings]
-        click.echo(json.dumps({"findings": told, **by_severity(findings)}, indent=2, ensure_ascii=False))
+        plain = [each.plain(subject) for each in findings]
+        click.echo(json.dumps({"findings": plain, **by_severity(findings)}, indent=2, ensure_ascii=False))
         return
     for finding in findings:
         click.echo(finding)

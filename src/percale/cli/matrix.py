@@ -265,7 +265,7 @@ def _tell(rows: Sequence[dict[str, str | bool]]) -> None:
 
 
 def _tell_strangers(before: Sequence[Group], after: Sequence[Group]) -> None:
-    """Workloads of one side alone: nobody's flow flips there."""
+    """Workloads of one side only: no flow changes there."""
     for title, here, there in (("gone", before, after), ("new", after, before)):
         strangers = [str(group) for group in here if group.sort == "workload" and group not in there]
         if strangers:

@@ -37,7 +37,7 @@ def why(
     TO may be a Service, with a port of its own: svc/NS/NAME:PORT, svc/NAME:PORT. Each endpoint that the Service may
     choose on the node of FROM has its verdict.
 
-    Exit code 0: allowed, 1: denied, 2: nobody can tell from what is known, and why; or some endpoints of a Service are
+    Exit code 0: allowed, 1: denied, 2: undecided, with the reason; or some endpoints of a Service are
     allowed and others are not.
     """
     if files and lab is not None:

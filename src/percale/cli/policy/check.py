@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import click
 
-from percale.cli.findings import Finding, by_severity, counted, decoded, errors_of, tell
+from percale.cli.findings import Finding, by_severity, counted, decoded, errors_of, print_findings
 from percale.cli.options import networks
 from percale.errors import BadNetworkConfig
 from percale.lab.spec.topology import Lab
@@ -31,7 +31,7 @@ def check(*, paths: tuple[str, ...], strict: bool, cidrs: tuple[str, ...], outpu
     """Check policies; give the pods and namespaces that they are for, too.
 
     Errors are those of the API server, with its words. Warnings are what people get wrong: selectors that select
-    nothing, named ports nobody has, ipBlocks that hold the pod network, sections and rules without effect, DNS
+    nothing, named ports that no pod declares, ipBlocks that hold the pod network, sections and rules without effect, DNS
     that is cut off. Exits with 1 on errors.
     """
     given = networks(cidrs, "--pod-cidr")
@@ -43,7 +43,7 @@ def check(*, paths: tuple[str, ...], strict: bool, cidrs: tuple[str, ...], outpu
         except BadNetworkConfig as error:
             findings = errors_of(error, documents[0][0])
     count = by_severity(findings)
-    tell(findings, "policy", output, _summary(found, count))
+    print_findings(findings, "policy", output, _summary(found, count))
     return 1 if count["error"] or (strict and count["warning"]) else 0
 
 

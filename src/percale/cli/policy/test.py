@@ -40,7 +40,7 @@ def test(files: tuple[str, ...], live: bool, output: str) -> int:
 
 
 def _cases(files: tuple[str, ...]) -> list[Case]:
-    """All cases of all files; every fault is told at once."""
+    """All cases of all files; all errors are reported at once."""
     from percale.errors import BadInput, BadManifest
     from percale.explain.policy_tests.cases import decode_cases
     from percale.model.manifest.diagnostics import combined

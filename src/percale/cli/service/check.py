@@ -13,7 +13,7 @@ from typing import Any
 import click
 from msgspec import Struct
 
-from percale.cli.findings import Finding, by_severity, counted, decoded, errors_of, tell
+from percale.cli.findings import Finding, by_severity, counted, decoded, errors_of, print_findings
 from percale.cli.options import networks
 from percale.controllers.offline import DEFAULT_SERVICE_CIDR
 from percale.controllers.service_allocator import Allocations
@@ -39,7 +39,7 @@ _CHECKS: Mapping[str, tuple[type[Object], Callable[[Mapping[str, Any]], FieldErr
     Endpoints.KIND: (Endpoints, check_endpoints),
 }
 _ANYTHING = (parse_network("0.0.0.0/0"), parse_network("::/0"))
-"""Cluster IPs, where nobody says which network they are from."""
+"""Cluster IPs when their network is not given."""
 
 
 @click.command()
@@ -64,7 +64,7 @@ def check(*, paths: tuple[str, ...], cidrs: tuple[str, ...], output: str) -> int
     findings, found = _checked(documents, given)
     findings = _sorted(findings or _odd(found, given or _lab_networks(found)), documents)
     count = by_severity(findings)
-    tell(findings, "object", output, _summary(found, count))
+    print_findings(findings, "object", output, _summary(found, count))
     return 1 if count["error"] else 0
 
 

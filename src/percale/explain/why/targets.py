@@ -2,7 +2,7 @@
 
 shop/web        a pod                   node/n1          a node
 web             a pod of `default`      external/host    a host outside, of a lab
-10.1.2.3        whoever has it
+10.1.2.3        the pod, node or host with this address
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PROTOCOLS: Mapping[str, FlowProtocol] = {"TCP": "TCP", "UDP": "UDP", "SCTP": "S
 
 
 class Target(Struct, frozen=True):
-    """Somebody that a person means. `unknown`: it has no address yet, and the parties' ones are made up."""
+    """What a user's argument names. `unknown`: it has no address yet, and the parties' ones are placeholders."""
 
     name: str
     parties: tuple[FlowEnd, ...]
@@ -82,7 +82,7 @@ class TargetLookup(Struct, frozen=True):
         return Target(str(key), tuple(FlowEnd(each, pod) for each in addresses), key in self.made_up)
 
     def _hint(self, key: ObjectKey) -> str | None:
-        """Another namespace's pod of this name, one whose name begins so, or one that is spelled nearly so."""
+        """Another namespace's pod of this name, one with this prefix, or one with a similar name."""
         known = sorted(map(str, self.evaluator.selector_index.pod_ids))
         same = [each for each in known if each.endswith(f"/{key.name}")]
         begins = [each for each in known if each.startswith((f"{key}-", f"{key.namespace}/{key.name}"))]

@@ -13,7 +13,7 @@ from percale.policy.verdict import Decision, FlowEnd
 
 
 class Places(Protocol):
-    """Where policies are written; None: nobody knows."""
+    """Where policies are written; None: unknown."""
 
     def place(self, rule: RuleRef) -> str | None: ...
 

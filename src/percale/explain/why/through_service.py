@@ -2,7 +2,7 @@
 
     FROM ─ the nodes where its packet meets the Service ─▶ resolve there ─▶ endpoints ─▶ a verdict on each
 
-Policies are judged after the choice. A source that is masqueraded is seen as it is by its own node's policies, and as that
+Policies are evaluated after the choice. A source that is masqueraded is seen as it is by its own node's policies, and as that
 node by those of an endpoint on another one.
 """
 
@@ -130,7 +130,7 @@ def service_at(objects: Iterable[Object], address: bytes, port: int, protocol: s
     for service in everything:
         for spec in facts_of_service(service, ServiceConfig("")).ports if isinstance(service, Service) else ():
             for vip in spec.vips:
-                # A node's address is no external IP, unless the agents' configuration says so: nobody here knows it.
+                # A node's address is no external IP, unless the agents' configuration, which is not known here, says so.
                 here = of_node if vip.kind == "node-port" else vip.address == address
                 here = here and not (of_node and vip.kind == "external")
                 if here and (vip.port, spec.name.protocol) == (port, protocol):
@@ -183,8 +183,8 @@ def _service_paths(
         endpoints = tuple(
             _endpoint_verdict(cluster, client, text, port.protocol, masquerading) for text in chosen.endpoints
         )
-        spelled = f"{format_endpoint(address, number)}/{port.protocol}"
-        yield ServicePath((entry,) if entry else (), spelled, chosen, endpoints)
+        endpoint_text = f"{format_endpoint(address, number)}/{port.protocol}"
+        yield ServicePath((entry,) if entry else (), endpoint_text, chosen, endpoints)
 
 
 def _entrance(
@@ -234,7 +234,7 @@ def _name_of(party: FlowEnd) -> str:
 
 
 def _combined(direct: Answer, seen: Sequence[Answer], who: str) -> Answer:
-    """FROM's egress, and the ingress that the endpoint's node judges, whose verdict may depend on the way there."""
+    """FROM's egress, and the ingress evaluated by the endpoint's node, whose verdict may depend on the path."""
     ingress = seen[0].verdict.ingress
     near = [each for each in direct.nearest if each.rule.direction == "egress"]
     near += [each for each in seen[0].nearest if each.rule.direction == "ingress"]
