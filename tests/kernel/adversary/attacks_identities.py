@@ -80,3 +80,15 @@ def a_pod_with_two_interfaces(world: World, family: Family) -> None:
         finally:
             second.cni("DEL")
         keep_sending(world, attempt, name, family)
+
+
+@attack()
+def a_pod_whose_name_another_has_now(world: World, family: Family) -> None:
+    """It is deleted by force, and its name given to a pod of no node yet, of another, or of a node's network: it is judged still."""
+    for number, place in enumerate(({}, {"nodeName": "n2"}, {"nodeName": "n1", "hostNetwork": True})):
+        name = f"anew{number}-{family}"
+        with shut_in(world, name), world.attempt("attacker1", "attacker2") as attempt:
+            world.policies.remove("Pod", name)
+            spec = {**place, "containers": [{"name": "main", "image": "none"}]}
+            world.policies.put("Pod", name, metadata={"labels": {"app": name}}, spec=spec, status={"phase": "Pending"})
+            keep_sending(world, attempt, name, family)
