@@ -84,7 +84,7 @@ def a_pod_with_two_interfaces(world: World, family: Family) -> None:
 
 @attack()
 def a_pod_whose_name_another_has_now(world: World, family: Family) -> None:
-    """It is deleted by force, and its name given to a pod of no node yet, of another, or of a node's network: it is judged still."""
+    """It is deleted by force, and its name given to a pod of no node, of another, or of a node's network: judged still."""
     for number, place in enumerate(({}, {"nodeName": "n2"}, {"nodeName": "n1", "hostNetwork": True})):
         name = f"anew{number}-{family}"
         with shut_in(world, name), world.attempt("attacker1", "attacker2") as attempt:

@@ -141,7 +141,7 @@ class PolicyController:
             self._deleted.discard(pod)
 
     def _as_attached(self, facts: PodFacts) -> PodFacts:
-        """An attached pod runs here with its attachment's addresses, whatever its object says: that may be another's of its name."""
+        """An attached pod runs here, with its attachment's addresses; its object may be another pod's of the same name."""
         addresses = self._attached.get(facts.key)
         if addresses is None:
             return facts
