@@ -68,7 +68,9 @@ def check(*, paths: tuple[str, ...], cidrs: tuple[str, ...], output: str) -> int
     return 1 if count["error"] else 0
 
 
-def _checked(documents: Sequence[Document], given: Sequence[IPNetwork]) -> tuple[list[Finding], list[ManifestEntry]]:
+def _checked(
+    documents: Sequence[Document], given: Sequence[IPNetwork]
+) -> tuple[list[Finding], Sequence[ManifestEntry]]:
     """All errors, and the objects of those files that can be read."""
     refused, found = decoded(documents)
     errors = [each for document in documents for each in _validated(document)]
