@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import click
 from msgspec import Struct
@@ -12,7 +12,7 @@ from msgspec import Struct
 from percale.errors import BadManifest, BadManifests, BadNetworkConfig
 from percale.lab.spec.topology import Lab
 from percale.model.kinds import KINDS, kinds_of
-from percale.model.manifest.decode import ManifestEntry, Source, decode_manifest
+from percale.model.manifest.decode import ManifestEntry, SkippedDocument, Source, decode_manifest
 from percale.model.manifest.files import Document
 from percale.model.meta import ObjectKey
 
@@ -67,16 +67,34 @@ def tell(findings: Sequence[Finding], subject: str, output: str, summary: str) -
     click.echo(summary)
 
 
-def decoded(documents: Sequence[Document]) -> tuple[list[Finding], list[ManifestEntry]]:
-    """All errors of all files, and the objects of those that have none."""
+class Decoded(NamedTuple):
+    """All errors of all files, the objects of those that have none, and what is left out though somebody may rely on it."""
+
+    errors: list[Finding]
+    entries: list[ManifestEntry]
+    left_out: list[Finding]
+
+
+def decoded(documents: Sequence[Document]) -> Decoded:
+    """The content of these files."""
     errors: list[Finding] = []
     found: list[ManifestEntry] = []
+    left_out: list[Finding] = []
     for file, text in documents:
         try:
-            found += decode_manifest(text.encode(), file, kinds={**KINDS, **kinds_of(Lab)}).entries
+            manifest = decode_manifest(text.encode(), file, kinds={**KINDS, **kinds_of(Lab)})
         except BadManifest as error:
             errors += errors_of(error, file)
-    return [*errors, *_twins(found)], found
+            continue
+        found += manifest.entries
+        left_out += map(_left_out, manifest.skipped_that_matter)
+    return Decoded([*errors, *_twins(found)], found, left_out)
+
+
+def _left_out(document: SkippedDocument) -> Finding:
+    source, subject = document.source, f"{document.kind} of {document.api_version}"
+    message = f"{document.why.reason}, left out"
+    return Finding(source.file, source.line, "warning", "not-enforced", subject, message, document.why.hint)
 
 
 def errors_of(error: BadManifest | BadNetworkConfig, file: str) -> list[Finding]:

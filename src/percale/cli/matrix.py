@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import click
 from msgspec.structs import replace
 
+from percale.cli.left_out import tell_left_out
+
 if TYPE_CHECKING:
     from percale.cli.worlds import World
     from percale.explain.matrix.diff import Flip, Side
@@ -65,9 +67,11 @@ def matrix(
 
     before = load(files, place)
     if not changed:
+        tell_left_out(before.left_out)
         return _show(before, spans, namespaces, output)
     whole = bool(files) and all(Path(each).is_dir() for each in (*files, *changed))
     after = load(changed) if whole else load(files, place, changed)
+    tell_left_out((*before.left_out, *after.left_out))
     return _compare(before, after, spans, namespaces, output)
 
 

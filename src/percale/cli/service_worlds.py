@@ -16,6 +16,7 @@ import click
 from msgspec import Struct
 from msgspec.structs import replace
 
+from percale.cli.left_out import tell_left_out
 from percale.cli.worlds import World, load
 from percale.controllers.offline import with_generated_slices
 from percale.errors import BadInput, NotFound
@@ -115,7 +116,9 @@ def load_services(files: Sequence[str], lab: str | None, said: ServiceConfig | N
     if files and lab is not None:
         raise click.UsageError("either -f or --lab")
     place = None if files else lab or "lab"
-    return settled(load(files, place), place, said)
+    world = load(files, place)
+    tell_left_out(world.left_out)
+    return settled(world, place, said)
 
 
 def settled(world: World, lab: str | None, said: ServiceConfig | None = None) -> ServiceWorld:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 from msgspec import Struct, field
 
+from percale.cli.left_out import tell_left_out
 from percale.cli.options import source_options
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def why(
     place = None if files else lab or "lab"
     try:
         world = load(files, place)
+        tell_left_out(world.left_out)
         around = Surroundings(Evaluator(world.objects), world.made_up, _hosts(world, place))
         question = _Question(world, place, around)
         if destination.startswith(_SERVICE):

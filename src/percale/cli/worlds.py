@@ -25,7 +25,7 @@ from percale.lab.run_dir import locate
 from percale.lab.spec.topology import Lab
 from percale.model.condition import Condition
 from percale.model.kinds import KINDS, kinds_of
-from percale.model.manifest.decode import ManifestEntry, Source, decode_manifest, field_line
+from percale.model.manifest.decode import ManifestEntry, SkippedDocument, Source, decode_manifest, field_line
 from percale.model.manifest.files import read
 from percale.model.manifest.json_text import read_json_text
 from percale.model.meta import Object, ObjectKey
@@ -69,6 +69,8 @@ class World(Struct, frozen=True):
     sources: Mapping[Identity, Source]
     made_up: frozenset[ObjectKey] = frozenset()
     """Pods that have no address yet: the one that they have here is not the one they will get."""
+    left_out: tuple[SkippedDocument, ...] = ()
+    """Policies that are not enforced, and misspelt kinds."""
 
     def place(self, rule: RuleRef) -> str | None:
         """`file:line` of a rule, where a file has it."""
@@ -97,8 +99,9 @@ def load(files: Sequence[str], lab: str | None = None, changed: Sequence[str] = 
 
     Raises BadInput, NoSuchLab.
     """
-    before = _from_lab(lab) if lab is not None else _from_files(files)
-    after = _from_files(changed)
+    left_out: list[SkippedDocument] = []
+    before = _from_lab(lab) if lab is not None else _from_files(files, left_out)
+    after = _from_files(changed, left_out)
     old = {_identity(each.object): each.object for each in before}
     objects = old | {_identity(each.object): _where_it_was(each.object, old) for each in after}
     renewed = {
@@ -107,7 +110,7 @@ def load(files: Sequence[str], lab: str | None = None, changed: Sequence[str] = 
     sources = {} if lab is not None else {_identity(each.object): each.source for each in before}
     sources |= {_identity(each.object): each.source for each in after}
     everything, made_up = _settled(_with_pods(list(objects.values()), renewed))
-    return World(everything, sources, made_up)
+    return World(everything, sources, made_up, tuple(left_out))
 
 
 def _identity(obj: Object) -> Identity:
@@ -129,13 +132,16 @@ def _differs(obj: Workload, old: Object | None) -> bool:
 # Reading
 
 
-def _from_files(files: Sequence[str]) -> list[ManifestEntry]:
+def _from_files(files: Sequence[str], left_out: list[SkippedDocument]) -> list[ManifestEntry]:
+    """The objects of these files; adds to `left_out`."""
     found: list[ManifestEntry] = []
     first: dict[Identity, Source] = {}
     for file, text in read(files):
         if _is_bare_network(text):
             continue
-        for each in decode_manifest(text.encode(), file, kinds=_KINDS).entries:
+        manifest = decode_manifest(text.encode(), file, kinds=_KINDS)
+        left_out += manifest.skipped_that_matter
+        for each in manifest.entries:
             earlier = first.setdefault(_identity(each.object), each.source)
             if earlier is not each.source:
                 what = f"{each.object.KIND} {each.object.key} is in {earlier} too"
