@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import itertools
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
-from tests.kernel.streams import PATIENCE, datagrams
+from tests.kernel.streams import PATIENCE, Background, datagrams
 
 from percale.kernel.netns import NetnsThread
 
@@ -39,29 +38,15 @@ class Knocker:
         self._thread.close()
 
 
-class Knocking:
-    """Runs from `going` on, in a thread of its own."""
+class Knocking(Background):
+    """What is sent again and again, and what of it arrives."""
 
     def __init__(self, server: Path, address: str, port: int, knocks: Mapping[str, Callable[[bytes], object]]) -> None:
         self._knocks = {name.encode(): knock for name, knock in knocks.items()}
-        self._down = ExitStack()
+        super().__init__()
         self._door = self._down.enter_context(datagrams(server, address, port))
         self.arrived: list[tuple[str, float]] = []
         """What did, and when."""
-        self.rounds = 0
-        self._over = threading.Event()
-
-    @contextmanager
-    def going(self) -> Iterator[None]:
-        """As long as this lasts."""
-        thread = threading.Thread(target=self._run, name="knocking", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            self._over.set()
-            thread.join()
-            self._down.close()
 
     def _run(self) -> None:
         for number in itertools.count():

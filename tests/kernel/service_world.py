@@ -38,8 +38,8 @@ from percale.model.service import (
 from percale.render.network.masquerade import node_elements
 from percale.render.network.pod_veth import source_elements
 from percale.render.nft.objects import POLICY_TABLE, TableSpec, Transaction
-from percale.render.policy import base_chains as enforcing
-from percale.render.service import base_chains as balancing
+from percale.render.policy import base_chains as policy_base
+from percale.render.service import base_chains as service_base
 from percale.render.service.renderer import ServiceRenderer
 from percale.service.node_context import ServiceConfig
 from percale.service.resolver import ServiceResolver
@@ -181,8 +181,8 @@ class ServiceNode:
         self.elements.local_pods = frozenset(
             ip_address(each).packed for pod in node.pods for each in pod.addresses.values()
         )
-        shapes = (*enforcing.SET_SPECS, *balancing.SET_SPECS)
-        text = f"{enforcing.TEXT}\n{balancing.TEXT}"
+        shapes = (*policy_base.SET_SPECS, *service_base.SET_SPECS)
+        text = f"{policy_base.TEXT}\n{service_base.TEXT}"
         self.nft_table = KernelNftTable(NetnsThread(node.space.descriptor), spec=TableSpec(POLICY_TABLE, text, shapes))
 
     def address(self, version: int) -> str:

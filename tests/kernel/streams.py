@@ -11,6 +11,7 @@ import socket
 import struct
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -54,29 +55,19 @@ def datagrams(namespace: Path, address: str, port: int = 0) -> socket.socket:
     return made
 
 
-class Streams:
-    """Runs from `going` on, in a thread of its own."""
+class Background(ABC):
+    """Runs in a thread of its own from `going` on."""
 
-    def __init__(self, flows: Iterable[FlowOf], namespaces: Mapping[str, Path]) -> None:
-        """`namespaces` are those of the addresses; where a destination has none, nobody answers there."""
-        self.flows = tuple(flows)
+    def __init__(self) -> None:
         self._down = ExitStack()
-        self._clients = [self._open(namespaces, flow.source, 0) for flow in self.flows]
-        far_ends = {(flow.destination, flow.port) for flow in self.flows if flow.destination in namespaces}
-        self._far_ends = [self._open(namespaces, *far_end) for far_end in far_ends]
-        self._arrived: tuple[set[int], ...] = tuple(set() for _ in self.flows)
-        self._answered: tuple[set[int], ...] = tuple(set() for _ in self.flows)
+        self._over = threading.Event()
         self.rounds = 0
         """How many have been sent."""
-        self._over = threading.Event()
-
-    def _open(self, namespaces: Mapping[str, Path], address: str, port: int) -> socket.socket:
-        return self._down.enter_context(datagrams(namespaces[address], address, port))
 
     @contextmanager
     def going(self) -> Iterator[None]:
         """As long as this lasts."""
-        thread = threading.Thread(target=self._run, name="streams", daemon=True)
+        thread = threading.Thread(target=self._run, name=type(self).__name__, daemon=True)
         thread.start()
         try:
             yield
@@ -84,6 +75,27 @@ class Streams:
             self._over.set()
             thread.join()
             self._down.close()
+
+    @abstractmethod
+    def _run(self) -> None:
+        """Until `_over` is set."""
+
+
+class Streams(Background):
+    """Runs from `going` on, in a thread of its own."""
+
+    def __init__(self, flows: Iterable[FlowOf], namespaces: Mapping[str, Path]) -> None:
+        """`namespaces` are those of the addresses; where a destination has none, nobody answers there."""
+        self.flows = tuple(flows)
+        super().__init__()
+        self._clients = [self._open(namespaces, flow.source, 0) for flow in self.flows]
+        far_ends = {(flow.destination, flow.port) for flow in self.flows if flow.destination in namespaces}
+        self._far_ends = [self._open(namespaces, *far_end) for far_end in far_ends]
+        self._arrived: tuple[set[int], ...] = tuple(set() for _ in self.flows)
+        self._answered: tuple[set[int], ...] = tuple(set() for _ in self.flows)
+
+    def _open(self, namespaces: Mapping[str, Path], address: str, port: int) -> socket.socket:
+        return self._down.enter_context(datagrams(namespaces[address], address, port))
 
     def _run(self) -> None:
         while not self._over.wait(EVERY):

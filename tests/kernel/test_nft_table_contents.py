@@ -45,10 +45,10 @@ from percale.render.nft.objects import (
     Verdict,
 )
 from percale.render.nft.table_state import TableState, diff
-from percale.render.policy import base_chains as enforcing
-from percale.render.service import base_chains as balancing
+from percale.render.policy import base_chains as policy_base
+from percale.render.service import base_chains as service_base
 
-SET_SPECS = {spec.name: spec for spec in enforcing.SET_SPECS}
+SET_SPECS = {spec.name: spec for spec in policy_base.SET_SPECS}
 _GETGEN = 16
 LIST = ("nft", "list", "table", "inet", "percale")
 KEPT = SetSpec(
@@ -89,7 +89,7 @@ SERVICES = Transaction(
         ElementBatch("endpoints4", VIP + (2).to_bytes(4, sys.byteorder), b"\x0a\xf4\0\1\x1f\x90\0\0"),
     ),
 )  # fmt: skip
-TEXT = f"{enforcing.TEXT}\n{balancing.TEXT}"
+TEXT = f"{policy_base.TEXT}\n{service_base.TEXT}"
 
 
 @pytest.fixture
@@ -104,11 +104,11 @@ async def started(
     space: Space,
     log_command: Callable[[str], None] | None = None,
     *,
-    static: str = enforcing.TEXT,
+    static: str = policy_base.TEXT,
     services: bool = False,
     most_bytes: int | None = None,
 ) -> AsyncIterator[KernelNftTable]:
-    specs = (*enforcing.SET_SPECS, *(balancing.SET_SPECS if services else ()))
+    specs = (*policy_base.SET_SPECS, *(service_base.SET_SPECS if services else ()))
     nft_table = KernelNftTable(
         NetnsThread(space.descriptor),
         log_command=log_command,
@@ -146,7 +146,7 @@ def state(space: Space) -> TableState:
         with contextlib.closing(socket):
             table = dump.read_table(socket, SET_SPECS, BaseTable(b"", {}, {}))
     assert table is not None
-    of_text = re.findall(r"^chain (\S+)", enforcing.TEXT, re.MULTILINE)
+    of_text = re.findall(r"^chain (\S+)", policy_base.TEXT, re.MULTILINE)
     chains = {name: rules for name, rules in table.state.chains.items() if name not in of_text}
     return replace(table.state, chains=chains)
 
@@ -155,7 +155,7 @@ async def test_the_kernel_holds_what_the_model_says_after_each_of_many_edits(
     space: Space, nft_table: KernelNftTable
 ) -> None:
     await nft_table.sync(Transaction())
-    model = TableState.bare(enforcing.SET_SPECS)
+    model = TableState.bare(policy_base.SET_SPECS)
     for seed in range(1, 80, 2):
         transaction = diff(model, snapshot(seed))
         model = model.apply(transaction)
@@ -304,12 +304,12 @@ async def test_a_set_of_another_kind_goes_and_a_chain_of_that_name_is_made_anew(
     space.run("nft", "add chain inet percale closed { type filter hook input priority 0; }")
     space.run("nft", "add rule inet percale closed iifname @theirs drop")
     assert await nft_table.sync(WHOLE)
-    assert state(space) == TableState.bare(enforcing.SET_SPECS).apply(WHOLE)
+    assert state(space) == TableState.bare(policy_base.SET_SPECS).apply(WHOLE)
 
 
 async def test_a_new_text_comes_together_with_the_whole_image(space: Space) -> None:
     """From one text to the next there is no moment without the image: one transaction makes one generation."""
-    async with started(space, static=enforcing.TEXT.replace("neighbour discovery", "former words")) as former:
+    async with started(space, static=policy_base.TEXT.replace("neighbour discovery", "former words")) as former:
         await former.sync(WHOLE)
         assert "former words" in space.run(*LIST)
     async with started(space) as nft_table:

@@ -40,7 +40,7 @@ def states(world: ServiceWorld) -> dict[str, list[Object]]:
     endpoints = world.slice(4, *ALL)
     udp = (ServicePort(name="udp", port=PORT, protocol="UDP"),)
     staying = SessionAffinityConfig(clientIP=ClientIPConfig(timeoutSeconds=60))
-    rival = world.service(4, "rival", type="ClusterIP", clusterIP="172.30.0.50", ports=udp)
+    contender = world.service(4, "rival", type="ClusterIP", clusterIP="172.30.0.50", ports=udp)
     return {
         "nothing": [],
         "endpoints alone": [endpoints],
@@ -55,8 +55,8 @@ def states(world: ServiceWorld) -> dict[str, list[Object]]:
         "consistent": [by("mh"), world.slice(4, *ALL[:2])],
         "clients stay": [service(sessionAffinity="ClientIP", sessionAffinityConfig=staying), endpoints],
         "one protocol": [service(ports=udp, type="ClusterIP"), endpoints],
-        "two want one address": [service(type="ClusterIP"), rival, world.slice(4, "n1/7", service="rival")],
-        "the other has it": [rival, world.slice(4, "n1/7", service="rival")],
+        "two want one address": [service(type="ClusterIP"), contender, world.slice(4, "n1/7", service="rival")],
+        "the other has it": [contender, world.slice(4, "n1/7", service="rival")],
     }
 
 

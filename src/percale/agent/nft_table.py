@@ -29,7 +29,7 @@ from percale.kernel.cleanup import remove_service_table
 from percale.kernel.nftables.portions import Refused
 from percale.kernel.nftables.table import NftTable
 from percale.render.nft.objects import POLICY_TABLE, TableName, Transaction
-from percale.render.service import base_chains as service_chains
+from percale.render.service import base_chains as service_base
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 """Seconds until a rejected transaction is retried; doubled each time."""
@@ -228,7 +228,7 @@ async def delete_service_table() -> None:
     try:
         await asyncio.to_thread(remove_service_table)
     except OSError as error:
-        where = f"table {service_chains.TABLE}"
+        where = f"table {service_base.TABLE}"
         raise KernelError.from_os(error, where=where) from error
 
 

@@ -24,7 +24,7 @@ from percale.agent.nft_table import NodeTable
 from percale.agent.policy.controller import PolicyController
 from percale.agent.policy.established_flows import established_flows
 from percale.agent.reporter import StatusReporter
-from percale.render.policy import base_chains as policy_chains
+from percale.render.policy import base_chains as policy_base
 from percale.render.service import host_ports
 
 
@@ -52,7 +52,7 @@ class NodeAgent:
         self._context = context = AgentContext(config, log)
         self._reporter = StatusReporter(config.node, context.metrics, context.problems, context.reconciler)
         own = config.backend != "none"
-        spec = host_ports.TABLE_SPEC if own else policy_chains.TABLE_SPEC
+        spec = host_ports.TABLE_SPEC if own else policy_base.TABLE_SPEC
         self._table = NodeTable(context.nft_table(spec), context.problems, context.events)
         self._policies = PolicyController(
             config.node,

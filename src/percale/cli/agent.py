@@ -56,10 +56,10 @@ def agent(config: Path | None, cleanup: bool, **flags: Any) -> int:
 
     Settings come from the configuration file, then PERCALE_… variables, then flags; the later wins.
     """
-    from percale.agent.config import loader as configuring
+    from percale.agent.config import loader
 
     given = {_FLAGS[name]: value for name, value in flags.items() if value not in (None, ())}
-    settings = configuring.load(config, os.environ, given)
+    settings = loader.load(config, os.environ, given)
     if cleanup:
         from percale.agent.cleanup import clean_up
 

@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING
 import click
 from msgspec.structs import replace
 
-from percale.cli.left_out import tell_left_out
-
 if TYPE_CHECKING:
-    from percale.cli.worlds import World
-    from percale.explain.matrix.diff import Flip, Side
+    from percale.explain.matrix.diff import FlowChange, WorldSide
     from percale.explain.matrix.groups import Group, Grouping
     from percale.explain.matrix.matrix import Matrix
     from percale.explain.matrix.port_space import PortSpace
+    from percale.explain.world import World
     from percale.policy.evaluator import Evaluator
     from percale.policy.rule_terms import PortSpan
     from percale.policy.verdict import Decision, FlowEnd
@@ -63,15 +61,13 @@ def matrix(
         raise click.UsageError("--diff goes with -o table, json or csv")
     place = None if files else lab or "lab"
     spans = [_span(port) for port in ports]
-    from percale.cli.worlds import load
+    from percale.cli.sources import load
 
     before = load(files, place)
     if not changed:
-        tell_left_out(before.left_out)
         return _show(before, spans, namespaces, output)
     whole = bool(files) and all(Path(each).is_dir() for each in (*files, *changed))
     after = load(changed) if whole else load(files, place, changed)
-    tell_left_out((*before.left_out, *after.left_out))
     return _compare(before, after, spans, namespaces, output)
 
 
@@ -117,29 +113,28 @@ def _is_crowded(grouping: Grouping, namespaces: Sequence[str], output: str) -> b
 
 
 def _lines(found: Matrix, output: str) -> Iterator[str]:
-    from percale.explain.matrix import graph as drawing
-    from percale.explain.matrix import text as tables
+    from percale.explain.matrix import graph, text
 
     match output:
         case "json":
-            yield json.dumps(tables.as_plain(found), indent=2, ensure_ascii=False)
+            yield json.dumps(text.as_plain(found), indent=2, ensure_ascii=False)
         case "csv":
-            yield from tables.as_csv(found)
+            yield from text.as_csv(found)
         case "dot":
-            yield from drawing.dot(found)
+            yield from graph.dot(found)
         case "svg":
-            yield from drawing.svg(found)
+            yield from graph.svg(found)
         case _:
-            yield from tables.table(found, max(80, min(120, shutil.get_terminal_size((120, 24)).columns)))
+            yield from text.table(found, max(80, min(120, shutil.get_terminal_size((120, 24)).columns)))
 
 
 def _sides(
     worlds: Sequence[World], spans: Sequence[PortSpan], namespaces: Sequence[str]
-) -> tuple[list[Side], PortSpace]:
+) -> tuple[list[WorldSide], PortSpace]:
     """The worlds, computed over one space of ports and the same addresses outside."""
     from percale.errors import BadInput
     from percale.explain.matrix import groups
-    from percale.explain.matrix.diff import Side
+    from percale.explain.matrix.diff import WorldSide
     from percale.explain.matrix.port_space import cut
     from percale.explain.matrix.reachability import Reach
     from percale.explain.parties import outside
@@ -158,7 +153,7 @@ def _sides(
     reaches = [Reach(evaluator, space, ranges) for evaluator in evaluators]
     named = groups.outside_groups(ranges, evaluators, reaches)
     return [
-        Side(evaluator, reach, groups.by_workload(reach, groups.owners(world.objects), named, detailed=namespaces))
+        WorldSide(evaluator, reach, groups.by_workload(reach, groups.owners(world.objects), named, detailed=namespaces))
         for world, evaluator, reach in zip(worlds, evaluators, reaches, strict=True)
     ], space
 
@@ -172,8 +167,8 @@ def _asked(space: PortSpace, spans: Sequence[PortSpan]) -> int:
 
 def _note(world: World, evaluator: Evaluator) -> None:
     """What the picture does not show."""
-    from percale.cli.worlds import MADE_UP
     from percale.explain.parties import blocks_of
+    from percale.explain.world import MADE_UP
     from percale.model.pod import Pod
 
     shared = sum(isinstance(each, Pod) and each.spec.hostNetwork for each in world.objects)
@@ -191,13 +186,13 @@ def _note(world: World, evaluator: Evaluator) -> None:
 
 
 def _compare(before: World, after: World, spans: Sequence[PortSpan], namespaces: Sequence[str], output: str) -> int:
-    from percale.explain.matrix.diff import flips
+    from percale.explain.matrix.diff import flow_changes
     from percale.explain.matrix.text import csv_line, names
 
     (old, new), space = _sides([before, after], spans, namespaces)
     if _is_crowded(old.grouping, namespaces, output):
         old, new = (replace(each, grouping=each.grouping.folded()) for each in (old, new))
-    found = list(flips(old, new, _asked(space, spans)))
+    found = list(flow_changes(old, new, _asked(space, spans)))
     groups = old.grouping.groups
     called = dict(zip(groups, names(groups), strict=True))
     places = (_Places(before), _Places(after))
@@ -217,7 +212,7 @@ def _compare(before: World, after: World, spans: Sequence[PortSpan], namespaces:
 
 
 def _row(
-    flip: Flip, called: Mapping[Group, str], space: PortSpace, places: tuple[_Places, _Places]
+    flip: FlowChange, called: Mapping[Group, str], space: PortSpace, places: tuple[_Places, _Places]
 ) -> dict[str, str | bool]:
     source, destination = flip.example
     return {

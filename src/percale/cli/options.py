@@ -1,4 +1,4 @@
-"""Options of several commands: where objects come from, and networks."""
+"""Options of several commands: where objects come from, which lab, and networks."""
 
 from __future__ import annotations
 
@@ -25,3 +25,13 @@ def networks(texts: Iterable[str], option: str, but: str | None = None) -> tuple
         if not is_network(word):
             raise click.BadParameter(f"{word!r} is not a network, such as 10.0.0.0/16", param_hint=option)
     return tuple(map(parse_network, words))
+
+
+def lab_option(command: F) -> F:
+    """`--lab NAME`."""
+    return click.option("--lab", default="lab", metavar="NAME", help="Which lab (default: lab).")(command)
+
+
+def namespace_option(command: F) -> F:
+    """`-n NAMESPACE`."""
+    return click.option("-n", "--namespace", metavar="NS", help="The objects' namespace (default: default).")(command)

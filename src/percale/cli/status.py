@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def status(config: Path | None, http: str | None, output: str) -> None:
     """Show this node's subnets, backend, peers, pods, and what is wrong."""
-    from percale.agent.http import client as asking
+    from percale.agent.http import client
 
-    document = asking.fetch(asking.address(config, os.environ, http))
+    document = client.fetch(client.address(config, os.environ, http))
     if output == "json":
         click.echo(document.decode())
         return
-    for line in lines(asking.decode(document), time.time()):
+    for line in lines(client.decode(document), time.time()):
         click.echo(line)
 
 

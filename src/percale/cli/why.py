@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 from msgspec import Struct, field
 
-from percale.cli.left_out import tell_left_out
 from percale.cli.options import source_options
 
 if TYPE_CHECKING:
-    from percale.cli.worlds import World
-    from percale.explain.why.targets import Asked, Surroundings
+    from percale.explain.why.targets import Target, TargetLookup
+    from percale.explain.world import World
 
 _CODES = {"allowed": 0, "denied": 1, "in part": 2, "unknown": 2}
 _SERVICE = ("svc/", "service/")
@@ -43,16 +42,15 @@ def why(
     """
     if files and lab is not None:
         raise click.UsageError("either -f or --lab")
-    from percale.cli.worlds import load
+    from percale.cli.sources import load
     from percale.errors import PercaleError
-    from percale.explain.why.targets import Surroundings
+    from percale.explain.why.targets import TargetLookup
     from percale.policy.evaluator import Evaluator
 
     place = None if files else lab or "lab"
     try:
         world = load(files, place)
-        tell_left_out(world.left_out)
-        around = Surroundings(Evaluator(world.objects), world.made_up, _hosts(world, place))
+        around = TargetLookup(Evaluator(world.objects), world.made_up, _hosts(world, place))
         question = _Question(world, place, around)
         if destination.startswith(_SERVICE):
             answer = question.service(source, destination, port)
@@ -78,27 +76,27 @@ class _Told(NamedTuple):
 class _Question(Struct, frozen=True):
     world: World
     lab: str | None
-    around: Surroundings
+    around: TargetLookup
     taken: dict[str, str] = field(default_factory=dict)
     """The pods that stand for workloads."""
 
     def pod(self, source: str, destination: str, port: str | None) -> _Told:
         """Raises BadInput, NotFound."""
-        from percale.explain.why.connection import reply
+        from percale.explain.why.connection import explain_connection
         from percale.explain.why.targets import find_port
-        from percale.explain.why.text import as_json, lines
+        from percale.explain.why.text import as_json, to_text
 
         if port is None:
             raise click.UsageError("Missing argument 'PORT[/PROTO]'.")
         asker, asked = self._find(source), self._find(destination)
         protocol, number = find_port(port, asked)
         self._no_service(asked, protocol, number)
-        answer = reply(self.around.evaluator, asker, asked, protocol, number)
-        return _Told(answer.word, list(lines(answer, self.world)), as_json(answer, self.world))
+        answer = explain_connection(self.around.evaluator, asker, asked, protocol, number)
+        return _Told(answer.word, list(to_text(answer, self.world)), as_json(answer, self.world))
 
-    def _no_service(self, asked: Asked, protocol: str, number: int | None) -> None:
+    def _no_service(self, asked: Target, protocol: str, number: int | None) -> None:
         """A verdict on the address of a Service would be none on the connection. Raises BadInput."""
-        from percale.cli.service_worlds import settled
+        from percale.cli.sources import service_world
         from percale.errors import BadInput
         from percale.explain.why.through_service import service_at
         from percale.model.service import Service
@@ -108,7 +106,7 @@ class _Question(Struct, frozen=True):
             return
         for party in asked.parties:
             if party.pod is None and number is not None:
-                found = service_at(settled(self.world, self.lab).objects, party.address, number, protocol)
+                found = service_at(service_world(self.world, self.lab).objects, party.address, number, protocol)
                 if found is not None:
                     name, own = found
                     at, service = format_endpoint(party.address, number), f"{name.namespace}/{name.service}"
@@ -117,23 +115,23 @@ class _Question(Struct, frozen=True):
 
     def service(self, source: str, destination: str, port: str | None) -> _Told:
         """Raises BadInput, NotFound."""
-        from percale.cli.service_worlds import settled
-        from percale.explain.why.through_service import Cluster, as_json, find_service_port, lines, service_reply
+        from percale.cli.sources import service_world
+        from percale.explain.why.through_service import Cluster, as_json, find_service_port, service_reply, to_text
 
         name, colon, own = destination.partition(":")
         if bool(colon) == (port is not None):
             raise click.UsageError("give the port once: svc/NS/NAME:PORT, or svc/NS/NAME PORT")
-        services = settled(self.world, self.lab)
+        services = service_world(self.world, self.lab)
         service = services.service(name, None)
         found = find_service_port(service, port or own)
         table_of = partial(services.table_of, service)
         asker = self._find(source)
-        cluster = Cluster(self.around, table_of, services.nodes, services.faces)
+        cluster = Cluster(self.around, table_of, services.nodes, services.masquerade_addresses)
         answer = service_reply(cluster, asker, service, found)
-        return _Told(answer.word, list(lines(answer, self.world)), as_json(answer, self.world))
+        return _Told(answer.word, list(to_text(answer, self.world)), as_json(answer, self.world))
 
-    def _find(self, text: str) -> Asked:
-        from percale.explain.why.first_pods import first_pod
+    def _find(self, text: str) -> Target:
+        from percale.explain.why.targets import first_pod
 
         pod = first_pod(self.world.objects, text)
         if pod is None:

@@ -11,9 +11,9 @@ from percale.kernel.nftables.messages import remove_table
 from percale.kernel.protocol import Change, Driver
 from percale.render.network import fastpath
 from percale.render.nft.objects import POLICY_TABLE, TableName
-from percale.render.service import base_chains as balancing
+from percale.render.service import base_chains as service_base
 
-_TABLES = (TableName("ip"), TableName("ip6"), TableName("bridge"), POLICY_TABLE, balancing.TABLE, fastpath.TABLE)
+_TABLES = (TableName("ip"), TableName("ip6"), TableName("bridge"), POLICY_TABLE, service_base.TABLE, fastpath.TABLE)
 
 
 def owned_removals(driver: Driver) -> list[Change]:
@@ -30,4 +30,4 @@ def remove_tables(netns: NetnsExecutor) -> list[str]:
 def remove_service_table() -> None:
     """Delete the Services' table of a previous run. Blocks; raises OSError."""
     with closing(netlink.Socket(netlink.NETFILTER)) as socket:
-        remove_table(socket, balancing.TABLE)
+        remove_table(socket, service_base.TABLE)

@@ -22,7 +22,7 @@ import msgspec
 from tests.waiting import PATIENCE, until
 
 from percale.agent.config.settings import AgentConfig
-from percale.agent.http import client as asking
+from percale.agent.http import client
 from percale.agent.status import Status
 from percale.errors import AgentError
 from percale.kernel.netns import create_namespace, delete_namespace
@@ -193,7 +193,7 @@ class Node:
 
     def ask(self) -> Status | None:
         try:
-            return asking.decode(asking.fetch(self.http))
+            return client.decode(client.fetch(self.http))
         except AgentError:
             return None
 

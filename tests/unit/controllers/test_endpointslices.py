@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from tests import builders
-from tests.unit.service.building import build
+from tests.unit.service.build import build
 
 from percale.controllers.endpointslices import endpoint_slices_for
 from percale.controllers.offline import with_generated_slices

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from tests.unit.service.building import build
+from tests.unit.service.build import build
 
 from percale.controllers.service_allocator import Allocations
 from percale.model.service import Service

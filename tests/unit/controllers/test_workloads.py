@@ -211,19 +211,23 @@ def test_scheduler_without_a_choice(nodes: Iterable[Node], reason: str) -> None:
     assert Scheduler(list(nodes)).place(builders.pod(node=None)) == Unschedulable(reason)
 
 
-def claims(name: str, port: int, protocol: Protocol = "TCP", at: str | None = None) -> Pod:
+def with_host_port(name: str, port: int, protocol: Protocol = "TCP", at: str | None = None) -> Pod:
     ports = [{"containerPort": 80, "hostPort": port, "protocol": protocol, "hostIP": at}]
     return builders.pod(name, node=None, ports=ports)
 
 
 def test_a_host_port_is_one_pods_on_each_node() -> None:
     scheduler = Scheduler([node("n1"), node("n2")])
-    assert {scheduler.place(claims(name, 8081)) for name in "ab"} == {"n1", "n2"}
-    assert scheduler.place(claims("c", 8081)) == Unschedulable("none of 2 nodes has the host port 8081/TCP free")
-    assert isinstance(scheduler.place(claims("d", 8081, "UDP")), str), "another protocol"
-    assert isinstance(scheduler.place(claims("e", 8081, at="192.168.1.2")), Unschedulable), "they have all addresses"
-    assert isinstance(scheduler.place(claims("f", 8082, at="192.168.1.2")), str)
-    assert isinstance(scheduler.place(claims("g", 8082, at="192.168.1.3")), str)
+    assert {scheduler.place(with_host_port(name, 8081)) for name in "ab"} == {"n1", "n2"}
+    assert scheduler.place(with_host_port("c", 8081)) == Unschedulable(
+        "none of 2 nodes has the host port 8081/TCP free"
+    )
+    assert isinstance(scheduler.place(with_host_port("d", 8081, "UDP")), str), "another protocol"
+    assert isinstance(scheduler.place(with_host_port("e", 8081, at="192.168.1.2")), Unschedulable), (
+        "they have all addresses"
+    )
+    assert isinstance(scheduler.place(with_host_port("f", 8082, at="192.168.1.2")), str)
+    assert isinstance(scheduler.place(with_host_port("g", 8082, at="192.168.1.3")), str)
 
 
 def test_names_stay_within_a_label() -> None:

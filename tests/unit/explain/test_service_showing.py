@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET
-from tests.unit.service.building import build
+from tests.unit.service.build import build
 
 from percale.explain.services.document import service_document
 from percale.explain.services.endpoint_usage import User, endpoints_of, slices_of, users_of
@@ -246,7 +246,7 @@ def test_json_has_it_all() -> None:
 
 
 @pytest.mark.parametrize(
-    ("service", "apart"),
+    ("service", "unproxied_reason"),
     [
         (build.service(type="ExternalName", externalName="db.example.com", ip=None), "a name for db.example.com"),
         (build.service(ip="None"), "headless: its name leads to the pods themselves"),
@@ -255,12 +255,12 @@ def test_json_has_it_all() -> None:
         (build.service(ip=None), "without cluster IP or ports"),
     ],
 )
-def test_what_is_not_ours_says_why(service: Service, apart: str) -> None:
+def test_what_is_not_ours_says_why(service: Service, unproxied_reason: str) -> None:
     everything = (build.node(), service, build.slice("10.0.0.1"))
     seen = view(service, build.table(*everything), everything)
-    assert (seen.ports, seen.apart) == ((), apart)
-    assert list(lines(seen)) == [f"Service ns1/svc1 as n1 sees it: {service.spec.type}, {apart}"]
-    assert row(seen).cells[2:] == [apart.partition(":")[0], "-", "-", "-", "-"]
+    assert (seen.ports, seen.unproxied_reason) == ((), unproxied_reason)
+    assert list(lines(seen)) == [f"Service ns1/svc1 as n1 sees it: {service.spec.type}, {unproxied_reason}"]
+    assert row(seen).cells[2:] == [unproxied_reason.partition(":")[0], "-", "-", "-", "-"]
 
 
 def test_a_line_of_the_list() -> None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import pytest
 
 from percale.errors import BadInput, NotFound
-from percale.explain.why.connection import Reply, reply
-from percale.explain.why.targets import Surroundings, find_port
-from percale.explain.why.text import as_json, lines
+from percale.explain.why.connection import Reply, explain_connection
+from percale.explain.why.targets import TargetLookup, find_port
+from percale.explain.why.text import as_json, to_text
 from percale.model.manifest.decode import decode_manifest
 from percale.model.meta import ObjectKey
 from percale.policy.compiled_policy import PolicyKey, RuleRef
@@ -63,16 +63,16 @@ PODS = (
 )
 
 
-def around(text: str, *made_up: str, hosts: dict[str, tuple[str, ...]] | None = None) -> Surroundings:
+def around(text: str, *made_up: str, hosts: dict[str, tuple[str, ...]] | None = None) -> TargetLookup:
     keys = frozenset(ObjectKey(*each.split("/")) for each in made_up)
-    return Surroundings(Evaluator(decode_manifest(text.encode(), "t.yaml").objects), keys, hosts)
+    return TargetLookup(Evaluator(decode_manifest(text.encode(), "t.yaml").objects), keys, hosts)
 
 
 def ask(text: str, question: str, *made_up: str) -> Reply:
     source, destination, port = question.split()
     there = around(text, *made_up)
     end = there.find(destination)
-    return reply(there.evaluator, there.find(source), end, *find_port(port, end))
+    return explain_connection(there.evaluator, there.find(source), end, *find_port(port, end))
 
 
 def nearest(spec: str, question: str) -> tuple[str, tuple[str, ...]]:
@@ -201,7 +201,7 @@ def test_the_fix_makes_it_so() -> None:
 
 def test_a_verdict_in_words() -> None:
     answer = ask(PODS + policy("p", server("{ports: [{port: 80}]}")), "x/client x/server 81")
-    assert list(lines(answer, Nowhere())) == [
+    assert list(to_text(answer, Nowhere())) == [
         "denied: x/client (10.0.0.2) → x/server (10.0.0.1), 81/TCP",
         "  egress   open: no policy isolates x/client",
         "  ingress  denied: isolated by np:x/p, and no rule allows it",
@@ -252,7 +252,7 @@ def test_no_family_in_common_is_something_that_nobody_can_tell() -> None:
     text = pod("x/a", "10.0.0.1") + pod("x/b", "fd00::2")
     answer = ask(text, "x/a x/b 80")
     assert answer.word == "unknown"
-    assert list(lines(answer, Nowhere())) == ["cannot tell: x/a → x/b, 80/TCP: x/a has only IPv4 and x/b only IPv6"]
+    assert list(to_text(answer, Nowhere())) == ["cannot tell: x/a → x/b, 80/TCP: x/a has only IPv4 and x/b only IPv6"]
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,16 @@ import pytest
 from msgspec.structs import replace
 
 from percale.errors import BadInput
-from percale.explain.why.masquerade_addresses import Face
-from percale.explain.why.targets import Surroundings
-from percale.explain.why.through_service import Cluster, ServiceReply, as_json, find_service_port, lines, service_reply
+from percale.explain.why.targets import TargetLookup
+from percale.explain.why.through_service import (
+    Cluster,
+    MasqueradeAddress,
+    ServiceReply,
+    as_json,
+    find_service_port,
+    service_reply,
+    to_text,
+)
 from percale.model.addresses import packed, parse_network
 from percale.model.manifest.decode import decode_manifest
 from percale.model.meta import Object
@@ -101,16 +108,19 @@ def ask(text: str, source: str, port: str = "http", *, masquerade_all: bool = Fa
     config = ServiceConfig("", pod_cidrs=(parse_network("10.0.0.0/16"),), masquerade_all=masquerade_all)
     nodes = sorted(each.metadata.name for each in objects if isinstance(each, Node))
 
-    def faces(node: str) -> list[Face]:
-        found = [Face(packed(f"192.168.0.{node.removeprefix('n')}"), node)] if node else []
-        return [*found, Face(packed(tunnel), node, is_tunnel=True)] if tunnel else found
+    def masquerade_addresses(node: str) -> list[MasqueradeAddress]:
+        found = [MasqueradeAddress(packed(f"192.168.0.{node.removeprefix('n')}"), node)] if node else []
+        return [*found, MasqueradeAddress(packed(tunnel), node, is_tunnel=True)] if tunnel else found
 
     evaluator = Evaluator(objects)
     cluster = Cluster(
-        Surroundings(evaluator), lambda node: ServiceResolver(replace(config, node=node), objects), nodes, faces
+        TargetLookup(evaluator),
+        lambda node: ServiceResolver(replace(config, node=node), objects),
+        nodes,
+        masquerade_addresses,
     )
     wanted = next(each for each in objects if isinstance(each, Service))
-    return service_reply(cluster, cluster.around.find(source), wanted, find_service_port(wanted, port))
+    return service_reply(cluster, cluster.lookup.find(source), wanted, find_service_port(wanted, port))
 
 
 def verdicts(reply: ServiceReply) -> dict[str, str]:
@@ -119,7 +129,7 @@ def verdicts(reply: ServiceReply) -> dict[str, str]:
         f"{','.join(way.nodes)} {each.reply.destination.name}": " as ".join(
             filter(None, (each.reply.word, each.seen_as))
         )
-        for way in reply.ways
+        for way in reply.paths
         for each in way.endpoints
     }
 
@@ -173,21 +183,21 @@ def test_from_outside_by_node_ports_every_node_is_a_way_in() -> None:
         "n2 x/web-1": "allowed as node/n2 (192.168.0.2)",
         "n2 x/web-2": "allowed",
     }
-    assert [way.address for way in reply.ways] == ["192.168.0.1:30080/TCP", "192.168.0.2:30080/TCP"]
-    assert next(lines(reply, Nowhere())) == "in part: it depends on the node: 203.0.113.9 → svc/x/web:http"
+    assert [way.address for way in reply.paths] == ["192.168.0.1:30080/TCP", "192.168.0.2:30080/TCP"]
+    assert next(to_text(reply, Nowhere())) == "in part: it depends on the node: 203.0.113.9 → svc/x/web:http"
 
 
 def test_from_outside_with_traffic_policy_local_the_source_is_kept() -> None:
     reply = ask(FROM_OUTSIDE + LOCAL, "203.0.113.9")
     assert (reply.word, verdicts(reply)) == ("allowed", {"n1 x/web-1": "allowed", "n2 x/web-2": "allowed"})
-    assert {way.address for way in reply.ways} == {"198.51.100.1:80/TCP"}
+    assert {way.address for way in reply.paths} == {"198.51.100.1:80/TCP"}
 
 
 def test_what_happens_on_all_nodes_is_said_once() -> None:
     reply = ask(LOCAL.replace("externalTrafficPolicy: Local, ", ""), "203.0.113.9")
-    assert len(reply.ways) == 2  # the source that a pod sees differs
+    assert len(reply.paths) == 2  # the source that a pod sees differs
     nobody = ask(CLUSTER_IP.replace("web,", "other,"), "203.0.113.9")
-    assert [way.nodes for way in nobody.ways] == [("n1", "n2")]
+    assert [way.nodes for way in nobody.paths] == [("n1", "n2")]
 
 
 def test_a_pod_that_is_its_own_endpoint_reaches_itself() -> None:
@@ -196,7 +206,7 @@ def test_a_pod_that_is_its_own_endpoint_reaches_itself() -> None:
 
 
 def test_nobody_to_choose_is_denied_and_says_what_happens() -> None:
-    told = list(lines(ask(CLUSTER_IP.replace("web,", "other,"), "x/client"), Nowhere()))
+    told = list(to_text(ask(CLUSTER_IP.replace("web,", "other,"), "x/client"), Nowhere()))
     assert told == [
         "denied: x/client → svc/x/other:http",
         "  10.96.0.1:80/TCP by n1: cluster IP of x/other:http from a pod: no endpoint is ready",
@@ -206,13 +216,13 @@ def test_nobody_to_choose_is_denied_and_says_what_happens() -> None:
 
 def test_without_a_common_family_nobody_can_tell() -> None:
     reply = ask(CLUSTER_IP, "fd00::9")
-    assert (reply.word, reply.ways) == ("unknown", ())
-    assert list(lines(reply, Nowhere()))[1] == "  they have no address family in common"
+    assert (reply.word, reply.paths) == ("unknown", ())
+    assert list(to_text(reply, Nowhere()))[1] == "  they have no address family in common"
 
 
 def test_text_and_json() -> None:
     reply = ask(FROM_OUTSIDE + CLUSTER_IP, "x/client")
-    told = list(lines(reply, Nowhere()))
+    told = list(to_text(reply, Nowhere()))
     assert told[:3] == [
         "in part: 1 of 2 endpoints allowed: x/client → svc/x/web:http",
         "  10.96.0.1:80/TCP by n1: cluster IP of x/web:http from a pod: one of 2 endpoints, source kept",

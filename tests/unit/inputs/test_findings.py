@@ -17,8 +17,8 @@ import pytest
 from msgspec.structs import replace
 from tests.unit.inputs.valid import CONFIG_MAP, ENDPOINTS, LAB, LEASE, POD, SERVICE, SLICE
 
-from percale.agent.config import loader as configuring
-from percale.agent.http import client as asking
+from percale.agent.config import loader
+from percale.agent.http import client
 from percale.agent.http.listener import Page
 from percale.agent.http.server import serve_pages
 from percale.agent.state import NodeState
@@ -27,7 +27,7 @@ from percale.controllers.workloads import Create, Delete, Workloads, plan
 from percale.errors import AgentError, BadConfig, BadInput, BadManifest, BadNetworkConfig, StateError
 from percale.explain.services.show import lines, view
 from percale.ipam.address_pool import AddressPool
-from percale.lab.api import columns as tables
+from percale.lab.api import columns
 from percale.lab.api.server import RequestHandler
 from percale.lab.cluster import Cluster, log
 from percale.lab.machines.agents import Agents
@@ -134,7 +134,7 @@ def test_a_grace_period_beyond_64_bits_is_refused() -> None:
 @pytest.mark.parametrize("stamp", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "yesterday"])
 def test_an_object_of_an_impossible_time_has_an_unknown_age(stamp: str) -> None:
     born = decoded({**POD, "metadata": {"name": "a", "creationTimestamp": stamp}})
-    assert tables.age(born, datetime(2026, 1, 1, tzinfo=UTC)) == "<unknown>"
+    assert columns.age(born, datetime(2026, 1, 1, tzinfo=UTC)) == "<unknown>"
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_an_agent_configuration_without_bottom_is_refused(tmp_path: Path) -> Non
     file = tmp_path / "agent.yaml"
     file.write_text(f"store: files:/x\nnetwork: {DEEP}\n")
     with pytest.raises(BadConfig, match=r"agent\.yaml:2: nested too deep"):
-        configuring.load(file, {}, {})
+        loader.load(file, {}, {})
 
 
 def test_aliases_of_aliases_in_an_agent_configuration(tmp_path: Path) -> None:
@@ -169,13 +169,13 @@ def test_aliases_of_aliases_in_an_agent_configuration(tmp_path: Path) -> None:
         + "]\n"
     )
     with pytest.raises(BadConfig, match="its aliases make it too large"):
-        configuring.load(file, {}, {"store": "files:/x"})
+        loader.load(file, {}, {"store": "files:/x"})
 
 
 @pytest.mark.parametrize("pattern", ["(" * 100_000, "a{99999999999999999999}"])
 def test_a_regular_expression_without_bottom(tmp_path: Path, pattern: str) -> None:
     with pytest.raises(BadConfig, match="iface-regex: expected a list of regular expressions"):
-        configuring.load(None, {}, {"store": "files:/x", "ifaceRegex": (pattern,)})
+        loader.load(None, {}, {"store": "files:/x", "ifaceRegex": (pattern,)})
 
 
 @pytest.mark.parametrize("subnet", [True, 7, 2**70, "10.0.0.0/99"])
@@ -197,7 +197,7 @@ def test_files_of_a_former_life_that_are_none(tmp_path: Path, content: bytes) ->
     with pytest.raises(StateError, match="damaged"):
         AddressPool(tmp_path / "journal", "n1", NodeSubnets(None, None))
     with pytest.raises(AgentError, match="does not understand"):
-        asking.decode(content)
+        client.decode(content)
 
 
 def test_a_number_of_a_lease_that_64_bits_do_not_hold_ends_no_store(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ from tests.unit.inputs.valid import (
     documents,
 )
 
-from percale.agent.http import client as asking
+from percale.agent.http import client
 from percale.agent.http.listener import Page
 from percale.agent.http.server import serve_pages
 from percale.agent.logging import LineLog
@@ -162,7 +162,7 @@ def test_what_a_node_remembers(data: bytes) -> None:
 @given(odd_documents([STATUS], ["json"]))
 def test_the_answer_of_an_agent(data: bytes) -> None:
     with refused_in_words():
-        asking.decode(data)
+        client.decode(data)
 
 
 @fuzzed

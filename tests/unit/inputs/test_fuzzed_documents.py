@@ -27,7 +27,7 @@ from tests.unit.inputs.valid import (
     SLICE,
 )
 
-from percale.agent.config import loader as configuring
+from percale.agent.config import loader
 from percale.backend.registry import make_backend
 from percale.cni import conflist
 from percale.controllers import control_loop
@@ -144,21 +144,21 @@ def test_conflists(data: bytes) -> None:
 @fuzzed
 @given(odd_documents([CONFIGURATION]), odd_values, st.data())
 def test_agent_configurations(data: bytes, flag: Any, more: st.DataObject) -> None:
-    variable = configuring.environment_name(more.draw(st.sampled_from(sorted(configuring.TYPES))))
+    variable = loader.environment_name(more.draw(st.sampled_from(sorted(loader.TYPES))))
     text = more.draw(odd_documents([NETWORK, "eth0,eth1", "1", [], 7], ["json"])).decode("utf-8", "surrogateescape")
-    name = more.draw(st.sampled_from(sorted(configuring.TYPES)))
+    name = more.draw(st.sampled_from(sorted(loader.TYPES)))
     with scratch() as directory:
         (directory / "agent.yaml").write_bytes(data)
         with refused_in_words():
-            use(configuring.load(directory / "agent.yaml", {}, {}))
+            use(loader.load(directory / "agent.yaml", {}, {}))
     with refused_in_words():
-        use(configuring.load(None, {variable: text}, {"store": "files:/x"}))
+        use(loader.load(None, {variable: text}, {"store": "files:/x"}))
     with refused_in_words():
-        use(configuring.load(None, {}, {"store": "files:/x", name: flag}))
+        use(loader.load(None, {}, {"store": "files:/x", name: flag}))
 
 
 def use(config: Any) -> None:
     """As an agent would."""
     network = network_config(config.network if config.network is not None else NETWORK, "network")
-    configuring.service_config(config, network)
+    loader.service_config(config, network)
     make_backend(network, "network")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from tests.unit.service.building import build
+from tests.unit.service.build import build
 
 from percale.model.meta import ObjectKey
 from percale.service.cost import MAX_ELEMENTS

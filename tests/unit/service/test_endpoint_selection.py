@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from tests.unit.service.building import build
+from tests.unit.service.build import build
 
 from percale.model.endpoints import Endpoint, EndpointSlice
 from percale.model.ip_family import Family

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from tests.unit.service.building import build
+from tests.unit.service.build import build
 
 from percale.model.meta import ObjectMeta
 from percale.model.pod import Protocol

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 from tests import builders
-from tests.unit.service.building import build
+from tests.unit.service.build import build
 
 from percale.model.endpoints import EndpointSlice
 from percale.model.meta import ObjectKey

@@ -12,9 +12,9 @@ import click
 
 from percale.cli.lab.machines import add_node, cut, heal, probe, remove_node, restart_agent
 from percale.cli.lab.objects import apply, delete, get, label, scale
-from percale.cli.lab.options import lab_option
 from percale.cli.lab.shell import enter_node, enter_pod, tcpdump
 from percale.cli.lab.watch import watch
+from percale.cli.options import lab_option
 from percale.cli.tables import table
 
 

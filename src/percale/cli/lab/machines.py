@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from percale.cli.lab.options import lab_option, namespace_option
+from percale.cli.options import lab_option, namespace_option
 
 
 @click.command(short_help="Try a connection between two places.")

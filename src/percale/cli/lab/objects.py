@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from percale.cli.lab.options import lab_option, namespace_option
+from percale.cli.options import lab_option, namespace_option
 from percale.cli.tables import table
 
 

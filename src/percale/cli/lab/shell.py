@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from percale.cli.lab.options import lab_option, namespace_option
+from percale.cli.options import lab_option, namespace_option
 
 _PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 """What follows the name belongs to the program."""

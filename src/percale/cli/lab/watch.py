@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from percale.cli.lab.options import lab_option
+from percale.cli.options import lab_option
 
 if TYPE_CHECKING:
     from percale.lab.watch import Connection

@@ -15,10 +15,10 @@ from msgspec import Struct
 
 from percale.cli.findings import Decoded, Finding, by_severity, counted, decoded, errors_of, tell
 from percale.cli.options import networks
-from percale.cli.service_worlds import pod_networks
 from percale.controllers.offline import DEFAULT_SERVICE_CIDR
 from percale.controllers.service_allocator import Allocations
 from percale.errors import BadManifest
+from percale.explain.service_world import pod_networks
 from percale.lab.spec.topology import Lab
 from percale.model.addresses import IPNetwork, is_network, parse_network
 from percale.model.endpoints import Endpoints, EndpointSlice

@@ -18,8 +18,9 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from percale.cli.options import networks, source_options
-from percale.cli.service_worlds import ServiceWorld, load_services
+from percale.cli.sources import load_services
 from percale.errors import BadInput
+from percale.explain.service_world import ServiceWorld
 from percale.model.addresses import IPAddress, is_address, port_number
 from percale.model.manifest.decode import DEFAULT_NAMESPACE
 from percale.model.manifest.json_text import read_json_text

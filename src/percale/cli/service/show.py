@@ -6,7 +6,7 @@ import click
 
 from percale.cli.json_output import format_json
 from percale.cli.options import source_options
-from percale.cli.service_worlds import load_services
+from percale.cli.sources import load_services
 from percale.explain.services.document import service_document
 from percale.explain.services.show import Connections, ServiceView, lines, view
 

@@ -21,7 +21,7 @@ from percale.policy.evaluator import Evaluator
 from percale.policy.verdict import Decision, Flow, FlowEnd
 
 
-class Side(Struct, frozen=True):
+class WorldSide(Struct, frozen=True):
     """One of the two worlds."""
 
     evaluator: Evaluator
@@ -33,7 +33,7 @@ class Side(Struct, frozen=True):
         return self.grouping.groups[self.grouping.of[party]]
 
 
-class Flip(Struct, frozen=True):
+class FlowChange(Struct, frozen=True):
     """From a group to a group, for all of their pairs or some of them; decided by these before and after."""
 
     source: Group
@@ -75,15 +75,15 @@ _Kind: TypeAlias = tuple[int, int]
 """Before and after; so are the pairs of parties."""
 
 
-def flips(before: Side, after: Side, asked: PortSet) -> Iterator[Flip]:
+def flow_changes(before: WorldSide, after: WorldSide, asked: PortSet) -> Iterator[FlowChange]:
     """By source and destination group; one for each pair of rules that decide. Both sides have the same space of ports."""
-    return _Comparison(before, after, asked).flips()
+    return _Comparison(before, after, asked).flow_changes()
 
 
 class _Comparison:
     """The parties that are in both worlds, by group and kind."""
 
-    def __init__(self, before: Side, after: Side, asked: PortSet) -> None:
+    def __init__(self, before: WorldSide, after: WorldSide, asked: PortSet) -> None:
         self._before, self._after, self._asked = before, after, asked
         self._members: dict[Group, dict[_Kind, list[tuple[int, int]]]] = {}
         for old, new in _paired(before, after):
@@ -91,7 +91,7 @@ class _Comparison:
             self._members.setdefault(before.group(old), {}).setdefault(kind, []).append((old, new))
         self._changed = dict(self._differences())
 
-    def flips(self) -> Iterator[Flip]:
+    def flow_changes(self) -> Iterator[FlowChange]:
         """In the groups' order."""
         groups_of: defaultdict[_Kind, list[int]] = defaultdict(list)
         groups = self._before.grouping.groups
@@ -124,7 +124,7 @@ class _Comparison:
                 if was != will_be:
                     yield (source, kinds[place]), _Change(was & ~will_be, will_be & ~was)
 
-    def _between(self, source: Group, destination: Group) -> Iterator[Flip]:
+    def _between(self, source: Group, destination: Group) -> Iterator[FlowChange]:
         """The flips of one pair of groups, those with the same decisions as one."""
         found: dict[tuple[Decision, Decision], PortSet] = {}
         examples: dict[tuple[Decision, Decision], tuple[FlowEnd, FlowEnd]] = {}
@@ -147,7 +147,7 @@ class _Comparison:
                 for kinds in product(self._members[source], self._members[destination])
                 if self._example(source, destination, *kinds) is not None
             )
-            yield Flip(source, destination, ports, new.allowed, old, new, examples[old, new], partly)
+            yield FlowChange(source, destination, ports, new.allowed, old, new, examples[old, new], partly)
 
     def _example(
         self, source: Group, destination: Group, source_kind: _Kind, destination_kind: _Kind
@@ -188,7 +188,7 @@ def _matters(source: FlowEnd, destination: FlowEnd) -> bool:
     )
 
 
-def _paired(before: Side, after: Side) -> Iterator[tuple[int, int]]:
+def _paired(before: WorldSide, after: WorldSide) -> Iterator[tuple[int, int]]:
     """The places of a party in both worlds: by name, and the pods that are left by their order in the workload."""
     same: dict[object, int] = {name: index for index, name in enumerate(_names(before.reach.parties))}
     renamed: defaultdict[object, list[int]] = defaultdict(list)

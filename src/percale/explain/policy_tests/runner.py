@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from percale.explain.policy_tests.cases import Case, Probe
 from percale.explain.why.connection import Answer, answer
-from percale.explain.why.text import in_a_line
+from percale.explain.why.text import to_line
 from percale.model.addresses import packed
 from percale.model.meta import Object, ObjectKey
 from percale.policy.evaluator import Evaluator
@@ -71,7 +71,7 @@ def try_probe(evaluator: Evaluator, case: Case, probe: Probe) -> Trial:
         source, destination = evaluator.flow_end(packed(one)), evaluator.flow_end(packed(other))
         found.append(answer(evaluator, Flow(source, destination, probe.protocol, probe.port)))
     decisive = next((each for each in found if each.verdict.allowed != probe.allowed), found[0])
-    return Trial(case, probe, decisive.verdict.allowed, in_a_line(decisive, case))
+    return Trial(case, probe, decisive.verdict.allowed, to_line(decisive, case))
 
 
 def pairs(case: Case, probe: Probe) -> Iterator[tuple[str, str]]:

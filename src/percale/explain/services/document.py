@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from msgspec import UNSET, Struct, UnsetType, field
 
-from percale.explain.services.endpoint_usage import Seen
+from percale.explain.services.endpoint_usage import EndpointUsage
 from percale.explain.services.list import Row
 from percale.explain.services.show import Connections, PortView, ServiceView, address_kinds
 from percale.service.resolved_service import ClientLocation, ResolvedPort
@@ -27,7 +27,7 @@ class RowDocument(Struct, frozen=True, rename="camel"):
     affinity_seconds: int | None
     endpoints_used: int | None
     endpoints: int | None
-    apart: str | None
+    unproxied_reason: str | None = field(name="apart")
 
 
 class AddressDocument(Struct, frozen=True):
@@ -79,7 +79,7 @@ class ServiceDocument(Struct, frozen=True, rename="camel"):
     name: str
     type: str
     node: str | None
-    apart: str | None
+    unproxied_reason: str | None = field(name="apart")
     strategy: str | None
     affinity_seconds: int | None
     health_check_node_port: int | None
@@ -100,7 +100,7 @@ def row_document(row: Row) -> RowDocument:
         affinity_seconds=row.affinity,
         endpoints_used=row.used,
         endpoints=row.known,
-        apart=row.apart,
+        unproxied_reason=row.unproxied_reason,
     )
 
 
@@ -113,7 +113,7 @@ def service_document(seen: ServiceView, connections: Connections | None = None) 
         name=service.metadata.name,
         type=service.spec.type,
         node=seen.table.config.node or None,
-        apart=seen.apart,
+        unproxied_reason=seen.unproxied_reason,
         strategy=first.strategy.name if first is not None else None,
         affinity_seconds=first.affinity if first is not None else None,
         health_check_node_port=resolved.health_check_port if resolved is not None else None,
@@ -150,7 +150,7 @@ def _client(port: ResolvedPort, to: str, vip: Vip, location: ClientLocation, tab
     return ClientDocument(location, to, "endpoints", len(set(port.records(slots))), masquerade)
 
 
-def _endpoint(each: Seen, port: ResolvedPort, connections: Connections | None) -> EndpointDocument:
+def _endpoint(each: EndpointUsage, port: ResolvedPort, connections: Connections | None) -> EndpointDocument:
     return EndpointDocument(
         endpoint=each.endpoint,
         pod=each.pod,

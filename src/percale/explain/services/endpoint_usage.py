@@ -35,7 +35,7 @@ _NOT_FOR: dict[User, str] = {
 }
 
 
-class Seen(Struct, frozen=True):
+class EndpointUsage(Struct, frozen=True):
     """An endpoint as one node sees it. `reason` says why it is used by nobody, or not by all, or though it is not ready."""
 
     endpoint: str
@@ -63,7 +63,7 @@ def _belongs(entry: EndpointSlice, key: ObjectKey, node: str) -> bool:
     return facts_of_slice(entry, node) is not None
 
 
-def endpoints_of(port: ResolvedPort, slices: Sequence[EndpointSlice], table: ServiceResolver) -> list[Seen]:
+def endpoints_of(port: ResolvedPort, slices: Sequence[EndpointSlice], table: ServiceResolver) -> list[EndpointUsage]:
     """All of them, in the order of the slices; `port` is what the table made of these slices."""
     telling = _Telling(port, slices, table)
     return [telling.tell(each) for each in telling.candidates]
@@ -107,12 +107,12 @@ class _Telling:
         hints = {each.record: each.hints for each in self.candidates if each.twin is None}
         return all(self._node in hints[record].nodes for record in self._selection.cluster if record in hints)
 
-    def tell(self, each: _Candidate) -> Seen:
+    def tell(self, each: _Candidate) -> EndpointUsage:
         users = tuple(user for user, records in self._sets.items() if each.record in records and each.twin is None)
         used: Literal["yes", "no", "in part"] = "yes" if len(users) == len(self._sets) else "in part" if users else "no"
         target = each.endpoint.targetRef
         is_pod = target is not None and target.kind == "Pod"
-        return Seen(
+        return EndpointUsage(
             endpoint=format_endpoint(each.record[:-2], int.from_bytes(each.record[-2:])),
             record=each.record,
             pod=f"{target.namespace}/{target.name}" if target is not None and is_pod else None,

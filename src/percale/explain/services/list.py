@@ -22,14 +22,14 @@ class Row(Struct, frozen=True):
     affinity: int | None
     used: int | None
     known: int | None
-    apart: str | None
+    unproxied_reason: str | None
 
     @property
     def cells(self) -> list[str]:
         """As HEAD names them."""
         affinity = "-" if self.affinity is None else f"{self.affinity} s"
         counts = "-" if self.used is None else f"{self.used}/{self.known}"
-        addresses = ", ".join(self.addresses) or (self.apart or "-").partition(":")[0]
+        addresses = ", ".join(self.addresses) or (self.unproxied_reason or "-").partition(":")[0]
         ports = ", ".join(self.ports) or "-"
         type_ = self.service.spec.type
         return [str(self.service.key), type_, addresses, ports, self.strategy or "-", affinity, counts]
@@ -50,7 +50,7 @@ def row(seen: ServiceView) -> Row:
         affinity=first.affinity if first is not None else None,
         used=_most(_used(each) for each in seen.ports) if seen.ports else None,
         known=_most({one.record[:-2] for one in each.endpoints} for each in seen.ports) if seen.ports else None,
-        apart=seen.apart,
+        unproxied_reason=seen.unproxied_reason,
     )
 
 

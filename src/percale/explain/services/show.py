@@ -12,7 +12,7 @@ from typing import TypeAlias, get_args
 
 from msgspec import Struct
 
-from percale.explain.services.endpoint_usage import Seen, endpoints_of, slices_of
+from percale.explain.services.endpoint_usage import EndpointUsage, endpoints_of, slices_of
 from percale.model.meta import Object
 from percale.model.service import HEADLESS_LABEL, PROXY_NAME_LABEL, Service
 from percale.service.endpoint_selection import Record
@@ -29,16 +29,16 @@ class PortView(Struct, frozen=True):
     """One service port of one address family."""
 
     port: ResolvedPort
-    endpoints: tuple[Seen, ...]
+    endpoints: tuple[EndpointUsage, ...]
 
 
 class ServiceView(Struct, frozen=True):
-    """`apart` says why there is nothing to do for it: headless, an external name, another proxy's."""
+    """`unproxied_reason` says why there is nothing to do for it: headless, an external name, another proxy's."""
 
     service: Service
     table: ServiceResolver
     ports: tuple[PortView, ...]
-    apart: str | None
+    unproxied_reason: str | None
 
     @property
     def resolved(self) -> ResolvedService | None:
@@ -59,10 +59,10 @@ def view(service: Service, table: ServiceResolver, objects: Iterable[Object]) ->
             PortView(port, tuple(endpoints_of(port, slices, table)))
             for port in sorted(resolved.ports, key=lambda port: port.family)
         )
-    return ServiceView(service, table, ports, apart(service))
+    return ServiceView(service, table, ports, unproxied_reason(service))
 
 
-def apart(service: Service) -> str | None:
+def unproxied_reason(service: Service) -> str | None:
     """Why proxies have nothing to do for it, if they have not."""
     labels, spec = service.metadata.labels, service.spec
     if PROXY_NAME_LABEL in labels:
@@ -96,8 +96,8 @@ def lines(seen: ServiceView, connections: Connections | None = None) -> Iterator
 
 def _traits(seen: ServiceView) -> Iterator[str]:
     yield seen.service.spec.type
-    if seen.apart is not None:
-        yield seen.apart
+    if seen.unproxied_reason is not None:
+        yield seen.unproxied_reason
         return
     if not seen.ports:
         yield "no address and port of it can be used"
@@ -163,7 +163,7 @@ def _fate(port: ResolvedPort, vip: Vip, place: ClientLocation, table: ServiceRes
     return f"{count} endpoint{'' if count == 1 else 's'}, {'masqueraded' if masquerade else 'source kept'}"
 
 
-def _endpoint_row(each: Seen, port: ResolvedPort, connections: Connections | None) -> list[str]:
+def _endpoint_row(each: EndpointUsage, port: ResolvedPort, connections: Connections | None) -> list[str]:
     count = [str(connections.get((port.name.protocol, each.record), 0))] if connections is not None else []
     return [each.endpoint, each.node or "-", each.pod or "-", each.used, *count, each.reason or ""]
 

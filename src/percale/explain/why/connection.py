@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from percale.explain.parties import outside
 from percale.explain.why.nearest_rule import Nearest, nearest
-from percale.explain.why.targets import Asked
+from percale.explain.why.targets import Target
 from percale.model.ip_family import Family
 from percale.policy.evaluator import Evaluator
 from percale.policy.rule_terms import FlowProtocol
@@ -40,8 +40,8 @@ class Answer(Struct, frozen=True):
 class Reply(Struct, frozen=True):
     """All that there is to say. Without answers, `doubt` says why."""
 
-    source: Asked
-    destination: Asked
+    source: Target
+    destination: Target
     protocol: FlowProtocol
     port: int | None
     answers: tuple[Answer, ...]
@@ -57,7 +57,9 @@ class Reply(Struct, frozen=True):
         return "allowed" if words else "unknown"
 
 
-def reply(evaluator: Evaluator, source: Asked, destination: Asked, protocol: FlowProtocol, port: int | None) -> Reply:
+def explain_connection(
+    evaluator: Evaluator, source: Target, destination: Target, protocol: FlowProtocol, port: int | None
+) -> Reply:
     """Every family that both have is judged."""
     flows = [Flow(*ends, protocol, port) for ends in _pairs(source, destination)]
     answers = tuple(_answer(evaluator, flow, source, destination) for flow in flows)
@@ -74,7 +76,7 @@ def answer(evaluator: Evaluator, flow: Flow) -> Answer:
     return Answer(verdict, tuple(each for each in (nearest(evaluator, flow, side) for side in sides) if each))
 
 
-def _pairs(source: Asked, destination: Asked) -> Iterator[tuple[FlowEnd, FlowEnd]]:
+def _pairs(source: Target, destination: Target) -> Iterator[tuple[FlowEnd, FlowEnd]]:
     """The parties that may meet; the one without an address takes the other's family."""
     for one in source.parties:
         for other in destination.parties:
@@ -90,11 +92,11 @@ def _moved(party: FlowEnd, address: bytes) -> FlowEnd:
     return FlowEnd(address, party.pod, party.node)
 
 
-def _families(asked: Asked) -> str:
+def _families(asked: Target) -> str:
     return " and ".join(Family.of_packed(party.address).kubernetes for party in asked.parties)
 
 
-def _answer(evaluator: Evaluator, flow: Flow, source: Asked, destination: Asked) -> Answer:
+def _answer(evaluator: Evaluator, flow: Flow, source: Target, destination: Target) -> Answer:
     """A side depends on the address of the other end alone: each is tried by itself."""
     if source.pod is not None and destination.pod is not None and source.pod.key == destination.pod.key:
         return answer(evaluator, Flow(flow.source, flow.source, flow.protocol, flow.port))
@@ -122,7 +124,7 @@ def _moves(evaluator: Evaluator, party: FlowEnd) -> Sequence[FlowEnd]:
     return [party, *(_moved(party, sample) for sample in samples)]
 
 
-def _doubt(source: Asked, destination: Asked, verdicts: Sequence[Verdict], side: Literal["egress", "ingress"]) -> str:
+def _doubt(source: Target, destination: Target, verdicts: Sequence[Verdict], side: Literal["egress", "ingress"]) -> str:
     who = source if side == "ingress" else destination
     decisions: list[Decision] = [getattr(verdict, side) for verdict in verdicts]
     rules = dict.fromkeys(str(each.rule) for each in decisions if each.rule is not None)

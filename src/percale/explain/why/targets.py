@@ -8,15 +8,18 @@ web             a pod of `default`      external/host    a host outside, of a la
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_address
 
 from msgspec import Struct
 
 from percale.errors import BadInput, NotFound
+from percale.explain.matrix.groups import owners
 from percale.model.addresses import port_number
 from percale.model.manifest.decode import DEFAULT_NAMESPACE
-from percale.model.meta import ObjectKey
+from percale.model.meta import Object, ObjectKey
+from percale.model.pod import Pod
+from percale.model.workloads import KINDS_BY_ALIAS
 from percale.policy.evaluator import Evaluator
 from percale.policy.pod_facts import PodFacts
 from percale.policy.rule_terms import FlowProtocol
@@ -25,7 +28,7 @@ from percale.policy.verdict import FlowEnd
 _PROTOCOLS: Mapping[str, FlowProtocol] = {"TCP": "TCP", "UDP": "UDP", "SCTP": "SCTP", "ICMP": "ICMP"}
 
 
-class Asked(Struct, frozen=True):
+class Target(Struct, frozen=True):
     """Somebody that a person means. `unknown`: it has no address yet, and the parties' ones are made up."""
 
     name: str
@@ -38,7 +41,7 @@ class Asked(Struct, frozen=True):
         return next((party.pod for party in self.parties), None)
 
 
-class Surroundings(Struct, frozen=True):
+class TargetLookup(Struct, frozen=True):
     """Where names are looked up."""
 
     evaluator: Evaluator
@@ -47,10 +50,10 @@ class Surroundings(Struct, frozen=True):
     hosts: Mapping[str, tuple[str, ...]] | None = None
     """The addresses of a lab's hosts outside, by name; None where there is no lab."""
 
-    def find(self, text: str) -> Asked:
+    def find(self, text: str) -> Target:
         """Who is meant. Raises NotFound with the nearest name that is known, BadInput."""
         try:
-            return Asked(text, (self.evaluator.flow_end(ip_address(text.strip("[]")).packed),))
+            return Target(text, (self.evaluator.flow_end(ip_address(text.strip("[]")).packed),))
         except ValueError:
             pass
         group, _, name = text.rpartition("/")
@@ -62,7 +65,7 @@ class Surroundings(Struct, frozen=True):
             raise BadInput(f"{text}: Services are not looked into here", hint="name a pod behind it")
         return self._pod(ObjectKey(group if group not in ("", "pod") else DEFAULT_NAMESPACE, name))
 
-    def _pod(self, key: ObjectKey) -> Asked:
+    def _pod(self, key: ObjectKey) -> Target:
         members = self.evaluator.selector_index
         pod = members.pod(key)
         if pod is None:
@@ -75,8 +78,8 @@ class Surroundings(Struct, frozen=True):
                 f"pod {key} has no address of its own", hint="another pod, which runs, has the one it claims"
             )
         if pod.host_addresses is not None:
-            return Asked(str(key), tuple(FlowEnd(each, None, pod.node) for each in addresses), key in self.made_up)
-        return Asked(str(key), tuple(FlowEnd(each, pod) for each in addresses), key in self.made_up)
+            return Target(str(key), tuple(FlowEnd(each, None, pod.node) for each in addresses), key in self.made_up)
+        return Target(str(key), tuple(FlowEnd(each, pod) for each in addresses), key in self.made_up)
 
     def _hint(self, key: ObjectKey) -> str | None:
         """Another namespace's pod of this name, one whose name begins so, or one that is spelled nearly so."""
@@ -92,20 +95,20 @@ class Surroundings(Struct, frozen=True):
             return f"did you mean node/{key.name}?"
         return None if known else "there are no pods at all"
 
-    def _node(self, name: str) -> Asked:
+    def _node(self, name: str) -> Target:
         addresses = self.evaluator.node_index.addresses
         if name not in addresses:
             raise NotFound(f"there is no node {name}", hint=_nearest(name, "node/", addresses))
         if not addresses[name]:
             raise NotFound(f"node {name} has no address", hint="its Node object says none in status.addresses")
-        return Asked(f"node/{name}", tuple(FlowEnd(each, None, name) for each in addresses[name]))
+        return Target(f"node/{name}", tuple(FlowEnd(each, None, name) for each in addresses[name]))
 
-    def _host(self, name: str) -> Asked:
+    def _host(self, name: str) -> Target:
         if self.hosts is None:
             raise NotFound(f"external/{name} is a host of a lab", hint="name its address, or a lab by --lab")
         if name not in self.hosts:
             raise NotFound(f"there is no host {name}", hint=_nearest(name, "external/", self.hosts))
-        return Asked(f"external/{name}", tuple(FlowEnd(ip_address(each).packed) for each in self.hosts[name]))
+        return Target(f"external/{name}", tuple(FlowEnd(ip_address(each).packed) for each in self.hosts[name]))
 
 
 def _nearest(name: str, prefix: str, known: Iterable[str]) -> str | None:
@@ -113,7 +116,7 @@ def _nearest(name: str, prefix: str, known: Iterable[str]) -> str | None:
     return f"did you mean {prefix}{near[0]}?" if near else None
 
 
-def find_port(text: str, destination: Asked) -> tuple[FlowProtocol, int | None]:
+def find_port(text: str, destination: Target) -> tuple[FlowProtocol, int | None]:
     """`80`, `53/udp`, `icmp`, or the name of a port of the destination. Raises BadInput."""
     if text.lower() in ("icmp", "ping"):
         return "ICMP", None
@@ -132,3 +135,28 @@ def find_port(text: str, destination: Asked) -> tuple[FlowProtocol, int | None]:
         hint = f"it names {known}" if known else "write a number: it names no ports"
         raise BadInput(f"{destination.name} has no port named {name}", hint=hint)
     return _PROTOCOLS[named[0].protocol], named[0].number
+
+
+def first_pod(objects: Sequence[Object], text: str) -> ObjectKey | None:
+    """Of `deploy/NAME` (in the namespace default) or `deploy/NS/NAME`; one that lives comes first, then the name counts.
+
+    None: it names no workload. Raises NotFound.
+    """
+    word, *rest = text.split("/")
+    kind = KINDS_BY_ALIAS.get(word)
+    if kind is None or len(rest) not in (1, 2):
+        return None
+    namespace, name = (DEFAULT_NAMESPACE, *rest)[-2:]
+    workloads = owners(objects)
+    pods = [
+        each
+        for each in objects
+        if isinstance(each, Pod)
+        and (workloads[each.key].kind, workloads[each.key].namespace, workloads[each.key].name)
+        == (kind, namespace, name)
+    ]
+    if not pods:
+        elsewhere = sorted({str(each) for each in workloads.values() if (each.kind, each.name) == (kind, name)})
+        hint = f"did you mean {word}/{elsewhere[0]}?" if elsewhere else None
+        raise NotFound(f"there is no pod of {kind.lower()} {namespace}/{name}", hint=hint)
+    return min(pods, key=lambda pod: (pod.terminating, pod.status.phase != "Running", pod.key)).key

@@ -20,7 +20,7 @@ class Places(Protocol):
     def policy_place(self, policy: PolicyKey) -> str | None: ...
 
 
-def lines(reply: Reply, places: Places) -> Iterator[str]:
+def to_text(reply: Reply, places: Places) -> Iterator[str]:
     """For a person; the verdict first."""
     asked = f"{reply.source.name} → {reply.destination.name}, {_port(reply.protocol, reply.port)}"
     if not reply.answers:
@@ -67,7 +67,7 @@ def reason(decision: Decision, party: FlowEnd, places: Places) -> str:
     return words
 
 
-def in_a_line(answer: Answer, places: Places) -> str:
+def to_line(answer: Answer, places: Places) -> str:
     """Why this is the verdict, in one line."""
     verdict = answer.verdict
     decision = verdict.decisive

@@ -1,6 +1,6 @@
 """May FROM reach a Service? The verdict on each endpoint that the Service may choose for it. Called by `percale why`; pure.
 
-    FROM ─ the nodes where its packet meets the Service ─▶ resolve there ─▶ endpoints ─▶ answering.reply for each
+    FROM ─ the nodes where its packet meets the Service ─▶ resolve there ─▶ endpoints ─▶ a verdict on each
 
 Policies are judged after the choice. A source that is masqueraded is seen as it is by its own node's policies, and as that
 node by those of an endpoint on another one.
@@ -10,26 +10,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from ipaddress import ip_address
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from percale.errors import BadInput
-from percale.explain.services.show import apart
-from percale.explain.why.connection import Answer, Reply, reply
-from percale.explain.why.masquerade_addresses import Face
-from percale.explain.why.targets import Asked, Surroundings
+from percale.explain.services.show import unproxied_reason
+from percale.explain.why.connection import Answer, Reply, explain_connection
+from percale.explain.why.targets import Target, TargetLookup
 from percale.explain.why.text import Places
-from percale.explain.why.text import as_json as reply_as_json
-from percale.explain.why.text import lines as reply_lines
+from percale.explain.why.text import as_json as connection_json
+from percale.explain.why.text import to_text as connection_text
 from percale.model.ip_family import Family
 from percale.model.meta import Object
 from percale.model.node import Node
 from percale.model.pod import Protocol
 from percale.model.service import Service, ServicePort
 from percale.policy.verdict import FlowEnd, Verdict
-from percale.service import packet_lookup as resolving
+from percale.service import packet_lookup
 from percale.service.node_context import ServiceConfig, facts_of_node
 from percale.service.resolver import ServiceResolver
 from percale.service.service_ports import PortName, Vip, VipKind, facts_of_service, format_endpoint
@@ -43,16 +42,26 @@ _ENTRANCES: tuple[VipKind, ...] = ("load-balancer", "external", "node-port", "cl
 """Where clients outside come in; the first that there is."""
 
 
-"""Bytes of an address, by family."""
+class MasqueradeAddress(NamedTuple):
+    """An address that a node masquerades as."""
+
+    address: bytes
+    node: str
+    is_tunnel: bool = False
+    """Of its tunnel device: the same node for policies, but no block with its other address means it."""
+
+    def __str__(self) -> str:
+        text = str(ip_address(self.address))
+        return f"{text}, the tunnel's end on {self.node}" if self.is_tunnel else f"node/{self.node} ({text})"
 
 
 class Cluster(Struct, frozen=True):
     """What a Service may meet."""
 
-    around: Surroundings
+    lookup: TargetLookup
     table_of: TableOf
     nodes: Sequence[str]
-    faces: Callable[[str], Sequence[Face]]
+    masquerade_addresses: Callable[[str], Sequence[MasqueradeAddress]]
     """Of a node, towards pods of other nodes."""
 
 
@@ -63,14 +72,14 @@ class Endpoint(Struct, frozen=True):
     seen_as: str | None
 
 
-class Way(Struct, frozen=True):
+class ServicePath(Struct, frozen=True):
     """By one address of the Service, over nodes on which the same happens."""
 
     nodes: tuple[str, ...]
     """Empty: no node is known."""
     address: str
     """With port and protocol."""
-    chosen: resolving.Answer
+    chosen: packet_lookup.Answer
     endpoints: tuple[Endpoint, ...]
 
     @property
@@ -81,10 +90,10 @@ class Way(Struct, frozen=True):
 class ServiceReply(Struct, frozen=True):
     """All that there is to say. Without ways, FROM and the Service have no address family in common."""
 
-    source: Asked
+    source: Target
     service: Service
     port: ServicePort
-    ways: tuple[Way, ...]
+    paths: tuple[ServicePath, ...]
 
     @property
     def name(self) -> str:
@@ -93,7 +102,7 @@ class ServiceReply(Struct, frozen=True):
     @property
     def word(self) -> Word:
         """Of all endpoints that may be chosen, over every way."""
-        words = {word for way in self.ways for word in way.words}
+        words = {word for path in self.paths for word in path.words}
         if "unknown" in words or not words:
             return "unknown"
         return "in part" if len(words) > 1 else words.pop()
@@ -101,7 +110,7 @@ class ServiceReply(Struct, frozen=True):
 
 def find_service_port(service: Service, text: str) -> ServicePort:
     """`80`, `http`, `53/udp`. Raises BadInput."""
-    if (why := apart(service)) is not None:
+    if (why := unproxied_reason(service)) is not None:
         raise BadInput(f"Service {service.key} is {why}", hint="name a pod behind it")
     wanted, _, protocol = text.partition("/")
     ports = [each for each in service.spec.ports if protocol.upper() in ("", each.protocol)]
@@ -129,31 +138,33 @@ def service_at(objects: Iterable[Object], address: bytes, port: int, protocol: s
     return None
 
 
-def service_reply(cluster: Cluster, source: Asked, service: Service, port: ServicePort) -> ServiceReply:
+def service_reply(cluster: Cluster, source: Target, service: Service, port: ServicePort) -> ServiceReply:
     """FROM's own node decides; where FROM is on none, every node of the cluster may."""
     home = next((home for each in source.parties if (home := _home(each)) is not None), None)
     entries: Sequence[str] = (home,) if home else cluster.nodes or ("",)
-    ways: list[Way] = []
+    paths: list[ServicePath] = []
     for entry in entries:
-        for way in _ways(cluster, source, service, port, entry):
-            _add(ways, way)
-    return ServiceReply(source, service, port, tuple(ways))
+        for path in _service_paths(cluster, source, service, port, entry):
+            _merge_path(paths, path)
+    return ServiceReply(source, service, port, tuple(paths))
 
 
 def _home(party: FlowEnd) -> str | None:
     return party.node or (party.pod.node if party.pod is not None else None)
 
 
-def _add(ways: list[Way], new: Way) -> None:
+def _merge_path(paths: list[ServicePath], new: ServicePath) -> None:
     """What happens on several nodes is said once."""
-    for index, way in enumerate(ways):
-        if (way.endpoints, way.chosen) == (new.endpoints, new.chosen):
-            ways[index] = replace(way, nodes=(*way.nodes, *new.nodes))
+    for index, path in enumerate(paths):
+        if (path.endpoints, path.chosen) == (new.endpoints, new.chosen):
+            paths[index] = replace(path, nodes=(*path.nodes, *new.nodes))
             return
-    ways.append(new)
+    paths.append(new)
 
 
-def _ways(cluster: Cluster, source: Asked, service: Service, port: ServicePort, entry: str) -> Iterator[Way]:
+def _service_paths(
+    cluster: Cluster, source: Target, service: Service, port: ServicePort, entry: str
+) -> Iterator[ServicePath]:
     """One for each address family that both have."""
     table = cluster.table_of(entry)
     resolved = table.services.get(service.key)
@@ -164,12 +175,16 @@ def _ways(cluster: Cluster, source: Asked, service: Service, port: ServicePort, 
         if (each.name.port, each.name.protocol) != (port.name or "", port.protocol) or not parties or target is None:
             continue
         address, number = target
-        chosen = resolving.resolve(table, ip_address(parties[0].address), ip_address(address), number, port.protocol)
-        asker = replace(source, parties=parties)
+        chosen = packet_lookup.resolve(
+            table, ip_address(parties[0].address), ip_address(address), number, port.protocol
+        )
+        client = replace(source, parties=parties)
         masquerading = entry if chosen.masquerade else ""
-        endpoints = tuple(_judged(cluster, asker, text, port.protocol, masquerading) for text in chosen.endpoints)
+        endpoints = tuple(
+            _endpoint_verdict(cluster, client, text, port.protocol, masquerading) for text in chosen.endpoints
+        )
         spelled = f"{format_endpoint(address, number)}/{port.protocol}"
-        yield Way((entry,) if entry else (), spelled, chosen, endpoints)
+        yield ServicePath((entry,) if entry else (), spelled, chosen, endpoints)
 
 
 def _entrance(
@@ -189,47 +204,52 @@ def _entrance(
     return None
 
 
-def _judged(cluster: Cluster, source: Asked, endpoint: str, protocol: Protocol, masquerading: str) -> Endpoint:
+def _endpoint_verdict(
+    cluster: Cluster, source: Target, endpoint: str, protocol: Protocol, masquerading: str
+) -> Endpoint:
     """`masquerading`: the node that puts an address of its own in the place of FROM's; "": none does."""
-    evaluator = cluster.around.evaluator
+    evaluator = cluster.lookup.evaluator
     text, _, number = endpoint.rpartition(":")
     party = evaluator.flow_end(ip_address(text.strip("[]")).packed)
-    asked = Asked(_called(party), (party,), party.pod is not None and party.pod.key in cluster.around.made_up)
-    straight = reply(evaluator, source, asked, protocol, int(number))
-    faces = [each for each in cluster.faces(masquerading) if len(each.address) == len(party.address)]
-    if not faces or _home(party) in (None, masquerading):
-        return Endpoint(straight, None)
-    askers = [evaluator.flow_end(face.address) for face in faces]
-    seen = [reply(evaluator, Asked(_called(each), (each,)), asked, protocol, int(number)) for each in askers]
-    who = " or ".join(map(str, faces))
-    together = zip(straight.answers, *(each.answers for each in seen), strict=True)
-    answers = tuple(_joined(own, others, who) for own, *others in together)
-    return Endpoint(replace(straight, answers=answers), who)
+    asked = Target(_name_of(party), (party,), party.pod is not None and party.pod.key in cluster.lookup.made_up)
+    direct = explain_connection(evaluator, source, asked, protocol, int(number))
+    masquerades = cluster.masquerade_addresses(masquerading)
+    masquerade_addresses = [each for each in masquerades if len(each.address) == len(party.address)]
+    if not masquerade_addresses or _home(party) in (None, masquerading):
+        return Endpoint(direct, None)
+    clients = [evaluator.flow_end(each.address) for each in masquerade_addresses]
+    seen = [
+        explain_connection(evaluator, Target(_name_of(each), (each,)), asked, protocol, int(number)) for each in clients
+    ]
+    who = " or ".join(map(str, masquerade_addresses))
+    together = zip(direct.answers, *(each.answers for each in seen), strict=True)
+    answers = tuple(_combined(own, others, who) for own, *others in together)
+    return Endpoint(replace(direct, answers=answers), who)
 
 
-def _called(party: FlowEnd) -> str:
+def _name_of(party: FlowEnd) -> str:
     if party.pod is not None:
         return str(party.pod.key)
     return f"node/{party.node}" if party.node else str(ip_address(party.address))
 
 
-def _joined(straight: Answer, seen: Sequence[Answer], who: str) -> Answer:
+def _combined(direct: Answer, seen: Sequence[Answer], who: str) -> Answer:
     """FROM's egress, and the ingress that the endpoint's node judges, whose verdict may depend on the way there."""
     ingress = seen[0].verdict.ingress
-    near = [each for each in straight.nearest if each.rule.direction == "egress"]
+    near = [each for each in direct.nearest if each.rule.direction == "egress"]
     near += [each for each in seen[0].nearest if each.rule.direction == "ingress"]
-    doubt = straight.doubt
+    doubt = direct.doubt
     if doubt is None and any(each.verdict.ingress.allowed != ingress.allowed for each in seen):
         doubt = f"it depends on the way between the nodes: {who}"
-    return Answer(Verdict(straight.verdict.flow, straight.verdict.egress, ingress), tuple(near), doubt)
+    return Answer(Verdict(direct.verdict.flow, direct.verdict.egress, ingress), tuple(near), doubt)
 
 
 # Telling
 
 
-def lines(told: ServiceReply, places: Places) -> Iterator[str]:
+def to_text(reply_: ServiceReply, places: Places) -> Iterator[str]:
     """For a person; the verdict first."""
-    replies = [each.reply for way in told.ways for each in way.endpoints]
+    replies = [each.reply for path in reply_.paths for each in path.endpoints]
     names = {each.destination.name for each in replies if each.word == "allowed"}
     everybody = {each.destination.name for each in replies}
     head = {
@@ -237,18 +257,18 @@ def lines(told: ServiceReply, places: Places) -> Iterator[str]:
         "denied": "denied",
         "in part": f"in part: {len(names)} of {len(everybody)} endpoints allowed",
         "unknown": "cannot tell",
-    }[told.word]
-    if told.word == "in part" and names == everybody:
+    }[reply_.word]
+    if reply_.word == "in part" and names == everybody:
         head = "in part: it depends on the node"
-    yield f"{head}: {told.source.name} → {told.name}"
-    if not told.ways:
+    yield f"{head}: {reply_.source.name} → {reply_.name}"
+    if not reply_.paths:
         yield "  they have no address family in common"
-    for way in told.ways:
-        yield f"  {way.address}{_by(way)}: {way.chosen.reason}"
-        if not way.endpoints:
-            yield f"    {_REFUSALS[way.chosen.action]}"
-        for each in way.endpoints:
-            for index, line in enumerate(reply_lines(each.reply, places)):
+    for path in reply_.paths:
+        yield f"  {path.address}{_by(path)}: {path.chosen.reason}"
+        if not path.endpoints:
+            yield f"    {_REFUSALS[path.chosen.action]}"
+        for each in path.endpoints:
+            for index, line in enumerate(connection_text(each.reply, places)):
                 yield f"    {line}"
                 if not index and each.seen_as is not None:
                     yield f"      masked   its node sees {each.seen_as}"
@@ -257,27 +277,29 @@ def lines(told: ServiceReply, places: Places) -> Iterator[str]:
 _REFUSALS = {"reject": "refused", "drop": "dropped", "none": "not a Service's matter"}
 
 
-def _by(way: Way) -> str:
-    return f" by {', '.join(way.nodes)}" if way.nodes else ""
+def _by(path: ServicePath) -> str:
+    return f" by {', '.join(path.nodes)}" if path.nodes else ""
 
 
-def as_json(told: ServiceReply, places: Places) -> dict[str, Any]:
+def as_json(reply_: ServiceReply, places: Places) -> dict[str, Any]:
     """All of it, for a program."""
     return {
-        "from": told.source.name,
-        "to": f"svc/{told.service.key}",
-        "protocol": told.port.protocol,
-        "port": told.port.port,
-        "verdict": told.word,
+        "from": reply_.source.name,
+        "to": f"svc/{reply_.service.key}",
+        "protocol": reply_.port.protocol,
+        "port": reply_.port.port,
+        "verdict": reply_.word,
         "ways": [
             {
-                "nodes": list(way.nodes),
-                "address": way.address,
-                "action": way.chosen.action,
-                "masquerade": way.chosen.masquerade,
-                "reason": way.chosen.reason,
-                "endpoints": [{**reply_as_json(each.reply, places), "seenAs": each.seen_as} for each in way.endpoints],
+                "nodes": list(path.nodes),
+                "address": path.address,
+                "action": path.chosen.action,
+                "masquerade": path.chosen.masquerade,
+                "reason": path.chosen.reason,
+                "endpoints": [
+                    {**connection_json(each.reply, places), "seenAs": each.seen_as} for each in path.endpoints
+                ],
             }
-            for way in told.ways
+            for path in reply_.paths
         ],
     }

@@ -10,13 +10,13 @@ from percale.kernel.nftables.portions import TAKES_NOTHING, Refused, make_in_par
 from percale.kernel.nftables.table_monitor import GATHERING
 from percale.render.nft.objects import TableSpec, Transaction
 from percale.render.nft.table_state import TableState, diff
-from percale.render.policy import base_chains as enforcing
+from percale.render.policy import base_chains as policy_base
 
 
 class FakeNftTable:
     """`state` is the table, None when there is none; `transactions` are all that changed it, in order."""
 
-    def __init__(self, spec: TableSpec = enforcing.TABLE_SPEC, chains: Iterable[str] = ()) -> None:
+    def __init__(self, spec: TableSpec = policy_base.TABLE_SPEC, chains: Iterable[str] = ()) -> None:
         """`chains` are the static text's."""
         self.state: TableState | None = None
         self.transactions: list[Transaction] = []
@@ -49,7 +49,7 @@ class FakeNftTable:
                     raise
                 self.state = state
                 specs = {name: each.spec for name, each in state.sets.items() if each.spec is not None}
-                self.refused = make_in_parts(missing, specs, self._make, enforcing.CLASS_MAPS)
+                self.refused = make_in_parts(missing, specs, self._make, policy_base.CLASS_MAPS)
         return snapshot if loaded else missing
 
     async def apply(self, transaction: Transaction) -> None:

@@ -34,7 +34,7 @@ from percale.kernel.nftables.script import table_script, to_commands
 from percale.kernel.nftables.table_monitor import TableMonitor
 from percale.render.nft.objects import ElementBatch, SetSpec, TableSpec, Transaction
 from percale.render.nft.table_state import TableState, diff
-from percale.render.policy import base_chains as enforcing
+from percale.render.policy import base_chains as policy_base
 
 T = TypeVar("T")
 
@@ -80,7 +80,7 @@ class KernelNftTable:
         netns: NetnsExecutor | None = None,
         *,
         log_command: Callable[[str], None] | None = None,
-        spec: TableSpec = enforcing.TABLE_SPEC,
+        spec: TableSpec = policy_base.TABLE_SPEC,
         most_bytes: int | None = None,
         subscriptions: EventSubscriptions | None = None,
     ) -> None:
@@ -232,13 +232,13 @@ class _TableWorker:
 
     def _recreate_in_parts(self, expected_base: BaseTable, snapshot: Transaction) -> None:
         """Pods with policies reach nobody until their chains are in place."""
-        shut = closed(Transaction(put=snapshot.put), enforcing.CLASS_MAPS)
+        shut = closed(Transaction(put=snapshot.put), policy_base.CLASS_MAPS)
         self._recreate(expected_base, shut)
         bare = TableState.bare(self._filled.values(), expected_base.chains, self._table)
         self._apply_in_parts(diff(bare.apply(shut), snapshot) if shut else snapshot)
 
     def _apply_in_parts(self, change: Transaction) -> None:
-        self.refused = make_in_parts(change, self._specs, self.apply, enforcing.CLASS_MAPS)
+        self.refused = make_in_parts(change, self._specs, self.apply, policy_base.CLASS_MAPS)
 
     def _takes(self, make: Callable[[], None], transaction: Transaction, specs: Mapping[str, SetSpec]) -> bool:
         """Whether the kernel accepted the whole transaction. Raises KernelError when it would accept no other one either."""

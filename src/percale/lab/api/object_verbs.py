@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from percale.controllers.admission import admit
 from percale.controllers.workloads import Create, Delete
 from percale.errors import LabError, NotFound
-from percale.lab.api import columns as tables
+from percale.lab.api import columns
 from percale.lab.api.kind_names import full_name, kind_of
 from percale.lab.api.server import Answer, Verb
 from percale.lab.cluster import Cluster
@@ -66,7 +66,7 @@ class ObjectVerbs(Struct, frozen=True):
         if found_all and not selector:
             nothing += f"; {len(found_all)} elsewhere: -A shows all"
         return {
-            "rows": tables.rows(found, self._column_context(), wide=wide, namespaces=everywhere),
+            "rows": columns.rows(found, self._column_context(), wide=wide, namespaces=everywhere),
             "objects": [to_plain(obj) for obj in found],
             "names": [full_name(obj) for obj in found],
             "nothing": nothing,
@@ -152,7 +152,7 @@ class ObjectVerbs(Struct, frozen=True):
             raise NotFound(f"there is no {wanted.KIND.lower()} {name}{_within(wanted, home)}")
         return found
 
-    def _column_context(self) -> tables.ColumnContext:
+    def _column_context(self) -> columns.ColumnContext:
         pods: dict[tuple[str, ObjectKey], list[Pod]] = {}
         for pod in (each for each in self.cluster.cache.all(Pod) if not each.terminating):
             for owner in pod.metadata.ownerReferences:
@@ -162,7 +162,7 @@ class ObjectVerbs(Struct, frozen=True):
                     pods.setdefault(("Deployment", above), []).append(pod)
         machines = self.cluster.machines
         states = {machine.name: machines.agents.state(machine.name) for machine in machines.topology.nodes}
-        return tables.ColumnContext(
+        return columns.ColumnContext(
             pods=pods,
             agents={name: "Ready" if state.ready else "NotReady" for name, state in states.items()},
             subnets=subnets(self.cluster.cache.all(SubnetLease)),
@@ -198,14 +198,14 @@ def _labeled(obj: Object, put: Mapping[str, str], drop: Sequence[str]) -> Object
     return replace(obj, metadata=replace(obj.metadata, labels=labels))
 
 
-def _merged(known: Object, wish: Object) -> Object:
+def _merged(known: Object, desired: Object) -> Object:
     """The applied object with the cluster's fields: identity, owner, status. A pod stays on its node."""
     metadata = replace(
         known.metadata,
-        labels=wish.metadata.labels,
-        annotations=wish.metadata.annotations,
+        labels=desired.metadata.labels,
+        annotations=desired.metadata.annotations,
     )
-    changed = replace(wish, metadata=metadata)
+    changed = replace(desired, metadata=metadata)
     if hasattr(known, "status"):
         changed = replace(changed, status=known.status)
     if isinstance(known, Pod) and isinstance(changed, Pod):

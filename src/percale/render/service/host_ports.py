@@ -19,7 +19,7 @@ from percale.model.addresses import IPAddress
 from percale.model.ip_family import Family
 from percale.model.pod import PROTOCOL_NUMBERS, Protocol
 from percale.render.nft.objects import SetSpec, TableSpec
-from percale.render.policy import base_chains as policies
+from percale.render.policy import base_chains as policy_base
 
 
 class HostPort(Struct, frozen=True):
@@ -131,7 +131,7 @@ def _shapes(version: Family) -> Iterator[SetSpec]:
 SET_SPECS = (SetSpec("reservedports", ("inet_proto", "inet_service")), *_shapes(Family.IPV4), *_shapes(Family.IPV6))
 """The sets of the text, which elements fill."""
 
-TABLE_SPEC = TableSpec(policies.TABLE_SPEC.name, f"{policies.TEXT}\n{TEXT}", (*policies.SET_SPECS, *SET_SPECS))
+TABLE_SPEC = TableSpec(policy_base.TABLE_SPEC.name, f"{policy_base.TEXT}\n{TEXT}", (*policy_base.SET_SPECS, *SET_SPECS))
 """With what policies have in the same table."""
 
 

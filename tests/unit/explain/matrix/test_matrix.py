@@ -12,8 +12,7 @@ from xml.etree import ElementTree
 from msgspec import convert
 from tests import builders
 
-from percale.explain.matrix import graph as drawing
-from percale.explain.matrix import text as tables
+from percale.explain.matrix import graph, text
 from percale.explain.matrix.groups import Group, by_workload, outside_groups, owners
 from percale.explain.matrix.matrix import Cell, Matrix
 from percale.explain.matrix.port_space import cut
@@ -51,7 +50,7 @@ def matrix_of(objects: Iterable[Object], detailed: tuple[str, ...] = ()) -> Matr
 
 
 def texts(matrix: Matrix) -> dict[tuple[str, str], str]:
-    return {(str(edge.source), str(edge.destination)): tables.told(matrix, edge.cell) for edge in matrix.edges()}
+    return {(str(edge.source), str(edge.destination)): text.told(matrix, edge.cell) for edge in matrix.edges()}
 
 
 SELECT = {"matchLabels": {"app": "db"}}
@@ -93,7 +92,7 @@ def test_where_pods_of_a_workload_differ_it_says_partly() -> None:
     odd = pod("web-abc-3", "10.0.0.9", "ReplicaSet/web-abc", app="canary")
     matrix = matrix_of([*SHOP, odd])
     assert texts(matrix)["shop/web", "shop/db"] == "~TCP 5432"
-    assert "~  not for every pair of pods" in "\n".join(tables.table(matrix, 120))
+    assert "~  not for every pair of pods" in "\n".join(text.table(matrix, 120))
 
 
 def test_one_namespace_in_detail_and_the_others_folded() -> None:
@@ -116,7 +115,7 @@ def test_addresses_outside_are_named_as_the_rule_names_them() -> None:
 
 def test_two_workloads_of_one_name_have_their_kind() -> None:
     twins = [pod("x-0", "10.0.0.1", "StatefulSet/x"), pod("x-f", "10.0.0.2", "DaemonSet/x")]
-    assert tables.names(matrix_of(twins).groups) == ["shop/x (DaemonSet)", "shop/x (StatefulSet)", "external"]
+    assert text.names(matrix_of(twins).groups) == ["shop/x (DaemonSet)", "shop/x (StatefulSet)", "external"]
 
 
 def crowd(count: int) -> Matrix:
@@ -134,7 +133,7 @@ def crowd(count: int) -> Matrix:
 
 
 def test_a_small_table_has_the_ports_in_its_cells() -> None:
-    assert list(tables.table(matrix_of(SHOP), 120)) == [
+    assert list(text.table(matrix_of(SHOP), 120)) == [
         "from ╲ to    1    2         3    4",
         "1 shop/cron       -         all  all",
         "2 shop/db    all            all  all",
@@ -144,7 +143,7 @@ def test_a_small_table_has_the_ports_in_its_cells() -> None:
 
 
 def test_thirty_workloads_fit_a_screen() -> None:
-    lines = list(tables.table(crowd(30), 120))
+    lines = list(text.table(crowd(30), 120))
     assert max(map(len, lines)) <= 120
     assert lines[2].startswith(" 1 shop/workload-number-00    ")
     explained = dict(line.split("  ", 1) for line in lines[lines.index("") + 1 :])
@@ -154,7 +153,7 @@ def test_thirty_workloads_fit_a_screen() -> None:
 
 def test_what_does_not_fit_is_a_list() -> None:
     matrix = crowd(30)
-    lines = list(tables.table(matrix, 60))
+    lines = list(text.table(matrix, 60))
     assert max(map(len, lines)) <= 60
     assert "shop/workload-number-00" in lines
     assert all(str(group) in "\n".join(lines) for group in matrix.groups)
@@ -162,13 +161,13 @@ def test_what_does_not_fit_is_a_list() -> None:
 
 def test_csv_has_the_pairs_that_get_anything() -> None:
     matrix = matrix_of(SHOP)
-    rows = list(csv.DictReader(tables.as_csv(matrix)))
+    rows = list(csv.DictReader(text.as_csv(matrix)))
     assert {(row["from"], row["to"]) for row in rows} == {pair for pair, text in texts(matrix).items() if text != "-"}
     assert {"from": "shop/web", "to": "shop/db", "ports": "TCP 5432", "partly": "false"} in rows
 
 
 def test_json_has_every_pair_and_the_ports_as_values() -> None:
-    document = json.loads(json.dumps(tables.as_plain(matrix_of(SHOP))))
+    document = json.loads(json.dumps(text.as_plain(matrix_of(SHOP))))
     flows = {(each["from"], each["to"]): each for each in document["flows"]}
     assert flows["shop/web", "shop/db"]["every"] == {"TCP": ["5432"]}
     assert flows["shop/cron", "shop/db"]["some"] == {}
@@ -178,7 +177,7 @@ def test_json_has_every_pair_and_the_ports_as_values() -> None:
 
 
 def test_dot_names_every_group_once_and_draws_what_is_allowed() -> None:
-    lines = "\n".join(drawing.dot(matrix_of([*SHOP, pod('q"\\', "10.0.0.8")])))
+    lines = "\n".join(graph.dot(matrix_of([*SHOP, pod('q"\\', "10.0.0.8")])))
     assert lines.count("subgraph") == 1
     assert '[label="q\\"\\\\"];' in lines
     assert '-> g1 [label="TCP 5432"];' in lines
@@ -186,7 +185,7 @@ def test_dot_names_every_group_once_and_draws_what_is_allowed() -> None:
 
 
 def test_svg_is_a_document_by_itself() -> None:
-    text = "\n".join(drawing.svg(matrix_of([*SHOP, pod("a<b&c", "10.0.0.8")])))
+    text = "\n".join(graph.svg(matrix_of([*SHOP, pod("a<b&c", "10.0.0.8")])))
     root = ElementTree.fromstring(text)
     titles = [each.text for each in root.iter("{http://www.w3.org/2000/svg}title")]
     assert "shop/web → shop/db: TCP 5432" in titles
@@ -205,7 +204,7 @@ def test_more_cells_than_letters_get_numbers() -> None:
         )
         for place in range(60)
     ]
-    marks = tables.symbols(matrix_of([*pods, *rules]))
+    marks = text.symbols(matrix_of([*pods, *rules]))
     assert len(set(marks.values())) == len(marks) == 61
-    assert marks[max(marks, key=lambda cell: cell.some)] == tables.ALL
+    assert marks[max(marks, key=lambda cell: cell.some)] == text.ALL
     assert Cell(0, 0) not in marks

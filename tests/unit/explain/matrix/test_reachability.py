@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from tests import builders
 from tests.unit.policy.small_worlds import puts
 
-from percale.explain.matrix.diff import Flip, Side, flips
+from percale.explain.matrix.diff import FlowChange, WorldSide, flow_changes
 from percale.explain.matrix.groups import Group, by_workload, outside_groups, owners
 from percale.explain.matrix.matrix import Matrix
 from percale.explain.matrix.port_space import PortSet, cut
@@ -52,18 +52,18 @@ def evaluator_of(objects: Iterable[Object]) -> Evaluator:
     return evaluator
 
 
-def sides(*several: Sequence[Object]) -> list[Side]:
+def sides(*several: Sequence[Object]) -> list[WorldSide]:
     evaluators = [evaluator_of(objects) for objects in several]
     space, ranges = cut(evaluators), outside(evaluators)
     reaches = [Reach(evaluator, space, ranges) for evaluator in evaluators]
     named = outside_groups(ranges, evaluators, reaches)
     return [
-        Side(evaluator, reach, by_workload(reach, owners(objects), named))
+        WorldSide(evaluator, reach, by_workload(reach, owners(objects), named))
         for objects, evaluator, reach in zip(several, evaluators, reaches, strict=True)
     ]
 
 
-def judged(side: Side, source: int, destination: int) -> PortSet:
+def judged(side: WorldSide, source: int, destination: int) -> PortSet:
     """What the evaluator says, asked for the ends of each piece."""
     found = 0
     for piece, bit in side.reach.space.pieces_of(side.reach.space.all):
@@ -150,7 +150,7 @@ def test_flips_are_the_flows_that_the_two_worlds_judge_differently(
                 key = (before.group(source), before.group(destination), opens)
                 expected[key] = expected.get(key, 0) | ports
     found: dict[tuple[Group, Group, bool], PortSet] = {}
-    for flip in flips(before, after, before.reach.space.all):
+    for flip in flow_changes(before, after, before.reach.space.all):
         found[_key(flip)] = found.get(_key(flip), 0) | flip.ports
         assert flip.before.allowed != flip.after.allowed
         assert flip.opens == flip.after.allowed
@@ -158,11 +158,11 @@ def test_flips_are_the_flows_that_the_two_worlds_judge_differently(
     event("flips" if found else "no flips")
 
 
-def _key(flip: Flip) -> tuple[Group, Group, bool]:
+def _key(flip: FlowChange) -> tuple[Group, Group, bool]:
     return (flip.source, flip.destination, flip.opens)
 
 
-def _name(side: Side, place: int) -> object:
+def _name(side: WorldSide, place: int) -> object:
     party = side.reach.parties[place]
     return (party.pod.key, len(party.address)) if party.pod is not None else (party.node, party.address)
 

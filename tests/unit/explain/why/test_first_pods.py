@@ -8,7 +8,7 @@ import pytest
 from tests import builders
 
 from percale.errors import NotFound
-from percale.explain.why.first_pods import first_pod
+from percale.explain.why.targets import first_pod
 from percale.model.meta import Object, ObjectKey
 from percale.model.pod import Pod
 

@@ -13,7 +13,7 @@ from tests.waiting import eventually
 
 from percale.errors import KernelError
 from percale.kernel.protocol import Change, Delete
-from percale.kernel.reconciler import reconciler as reconciling
+from percale.kernel.reconciler import reconciler as reconciler_module
 from percale.kernel.reconciler.reconciler import Reconciler
 from percale.kernel.rtnl.fake import FakeKernel
 from percale.render.link_kinds import Veth, VethPeer
@@ -82,7 +82,7 @@ async def test_a_defect_is_reported_and_does_not_end_the_reconciler(monkeypatch:
                 raise ZeroDivisionError
             return super().apply(changes)
 
-    monkeypatch.setattr(reconciling, "LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr(reconciler_module, "LONGEST_PAUSE", 0.05)
     told: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
     kernel = Defective()

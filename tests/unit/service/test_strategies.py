@@ -9,7 +9,7 @@ from ipaddress import ip_address
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.service.building import build
+from tests.unit.service.build import build
 
 from percale.service.consistent_hash import SLOTS, consistent_slots
 from percale.service.strategies import MAX_SLOTS, Strategy, by_connections, interleaved, parse_strategy, slots_of

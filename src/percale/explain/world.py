@@ -1,33 +1,25 @@
-"""A cluster as `percale why` and `percale matrix` look at it: from manifests, or from a lab that runs.
+"""A cluster as `percale why` and `percale matrix` see it: objects, with pods and addresses for workloads that have none.
 
-    files ─ decode ─▶ objects ─┐
-    lab ─ its API ─▶ objects ──┴▶ overlaid with a changed set ─▶ pods of workloads that have none ─▶ addresses ─▶ World
+    objects of files or of a lab (cli/sources.py) ─ overlaid with changed ones ─▶ pods of workloads ─▶ addresses ─▶ World
 
 Manifests have workloads but no pods yet: their pods are those that a lab would make of them, with addresses made up.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias, cast
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from percale.controllers import workloads
 from percale.controllers.workloads import Create, Workloads
-from percale.errors import BadInput, BadManifest, PercaleError
-from percale.lab.api.client import ask
-from percale.lab.run_dir import locate
-from percale.lab.spec.topology import Lab
+from percale.errors import BadInput, PercaleError
 from percale.model.condition import Condition
-from percale.model.kinds import KINDS, kinds_of
-from percale.model.manifest.decode import ManifestEntry, SkippedDocument, Source, decode_manifest, field_line
-from percale.model.manifest.files import read
-from percale.model.manifest.json_text import read_json_text
+from percale.model.manifest.decode import ManifestEntry, Source, field_line
 from percale.model.meta import Object, ObjectKey
 from percale.model.node import Node
 from percale.model.pod import Pod, PodIP
@@ -43,24 +35,6 @@ MADE_UP = IPv4Network("10.244.0.0/14")
 _MOST_PODS = 10_000
 """Of one workload; they are all alike."""
 
-_LAB_KINDS = (
-    "namespaces",
-    "nodes",
-    "pods",
-    "deployments",
-    "replicasets",
-    "statefulsets",
-    "daemonsets",
-    "jobs",
-    "networkpolicies",
-    "clusternetworkpolicies",
-    "services",
-    "endpointslices",
-    "endpoints",
-    "subnetleases",
-)
-_KINDS = {**KINDS, **kinds_of(Lab)}
-
 
 class World(Struct, frozen=True):
     """All objects, where they are written, and what of them is made up."""
@@ -69,8 +43,6 @@ class World(Struct, frozen=True):
     sources: Mapping[Identity, Source]
     made_up: frozenset[ObjectKey] = frozenset()
     """Pods that have no address yet: the one that they have here is not the one they will get."""
-    left_out: tuple[SkippedDocument, ...] = ()
-    """Policies that are not enforced, and misspelt kinds."""
 
     def place(self, rule: RuleRef) -> str | None:
         """`file:line` of a rule, where a file has it."""
@@ -94,32 +66,29 @@ class World(Struct, frozen=True):
         return self.sources.get((kind.KIND, key))
 
 
-def load(files: Sequence[str], lab: str | None = None, changed: Sequence[str] = ()) -> World:
-    """The world of these files, or of a lab; objects of `changed` replace those of the same kind and name.
+def overlaid(before: Sequence[ManifestEntry], after: Sequence[ManifestEntry], *, in_files: bool = True) -> World:
+    """The world of `before`; objects of `after` replace those of the same kind and name.
 
-    Raises BadInput, NoSuchLab.
+    `in_files`: the objects of `before` are written somewhere that a person can look up. Raises BadInput.
     """
-    left_out: list[SkippedDocument] = []
-    before = _from_lab(lab) if lab is not None else _from_files(files, left_out)
-    after = _from_files(changed, left_out)
-    old = {_identity(each.object): each.object for each in before}
-    objects = old | {_identity(each.object): _where_it_was(each.object, old) for each in after}
+    old = {identity_of(each.object): each.object for each in before}
+    objects = old | {identity_of(each.object): _where_it_was(each.object, old) for each in after}
     renewed = {
         identity for identity, obj in objects.items() if isinstance(obj, Workload) and _differs(obj, old.get(identity))
     }
-    sources = {} if lab is not None else {_identity(each.object): each.source for each in before}
-    sources |= {_identity(each.object): each.source for each in after}
-    everything, made_up = _settled(_with_pods(list(objects.values()), renewed))
-    return World(everything, sources, made_up, tuple(left_out))
+    sources = {identity_of(each.object): each.source for each in (*(before if in_files else ()), *after)}
+    everything, made_up = _with_addresses(_with_pods(list(objects.values()), renewed))
+    return World(everything, sources, made_up)
 
 
-def _identity(obj: Object) -> Identity:
+def identity_of(obj: Object) -> Identity:
+    """Kind and key."""
     return (obj.KIND, obj.key)
 
 
 def _where_it_was(obj: Object, old: Mapping[Identity, Object]) -> Object:
     """A pod that a manifest changes keeps its node and its addresses."""
-    was = old.get(_identity(obj))
+    was = old.get(identity_of(obj))
     if not isinstance(obj, Pod) or not isinstance(was, Pod) or obj.ips:
         return obj
     return replace(obj, status=was.status, spec=replace(obj.spec, nodeName=obj.spec.nodeName or was.spec.nodeName))
@@ -127,48 +96,6 @@ def _where_it_was(obj: Object, old: Mapping[Identity, Object]) -> Object:
 
 def _differs(obj: Workload, old: Object | None) -> bool:
     return old is not None and obj.spec != cast(Workload, old).spec
-
-
-# Reading
-
-
-def _from_files(files: Sequence[str], left_out: list[SkippedDocument]) -> list[ManifestEntry]:
-    """The objects of these files; adds to `left_out`."""
-    found: list[ManifestEntry] = []
-    first: dict[Identity, Source] = {}
-    for file, text in read(files):
-        if _is_bare_network(text):
-            continue
-        manifest = decode_manifest(text.encode(), file, kinds=_KINDS)
-        left_out += manifest.skipped_that_matter
-        for each in manifest.entries:
-            earlier = first.setdefault(_identity(each.object), each.source)
-            if earlier is not each.source:
-                what = f"{each.object.KIND} {each.object.key} is in {earlier} too"
-                raise BadManifest(what, where=str(each.source), hint="keep one")
-            found.append(each)
-    return found
-
-
-def _is_bare_network(text: str) -> bool:
-    """A net-conf.json lies among the manifests."""
-    if not text.lstrip().startswith("{"):
-        return False
-    try:
-        document = read_json_text(text)
-    except json.JSONDecodeError:
-        return False
-    return "kind" not in document and any(key.lower() in ("network", "ipv6network") for key in document)
-
-
-def _from_lab(name: str) -> list[ManifestEntry]:
-    place = locate(name)
-    items: list[dict[str, Any]] = []
-    for kind in _LAB_KINDS:
-        answer = ask(place, "get", kind=kind, name=None, namespace=None, everywhere=True, wide=False, selector="")
-        items += answer["objects"]
-    document = json.dumps({"apiVersion": "v1", "kind": "List", "items": items}).encode()
-    return list(decode_manifest(document, f"lab {name}", kinds=_KINDS).entries)
 
 
 # Pods of workloads
@@ -187,7 +114,7 @@ def _with_pods(objects: list[Object], renewed: set[Identity]) -> Iterator[Object
         yield each
     nodes = [each for each in objects if isinstance(each, Node)]
     for each in objects:
-        if isinstance(each, Workload) and _identity(each) not in staffed and not _owner(each):
+        if isinstance(each, Workload) and identity_of(each) not in staffed and not _owner(each):
             yield from _pods_of(each, nodes)
 
 
@@ -235,13 +162,13 @@ def _next(free: Iterator[str], pod: Pod) -> str:
     return address
 
 
-def _settled(objects: Iterable[Object]) -> tuple[tuple[Object, ...], frozenset[ObjectKey]]:
+def _with_addresses(objects: Iterable[Object]) -> tuple[tuple[Object, ...], frozenset[ObjectKey]]:
     """Every pod has an address: one of its node's, or one that is free; and the pods for which it is made up."""
     everything = list(objects)
     nodes = {each.metadata.name: each for each in everything if isinstance(each, Node)}
     taken = {entry.ip for each in everything if isinstance(each, Pod) for entry in each.status.podIPs}
     free = (text for text in map(str, MADE_UP.hosts()) if text not in taken)
-    settled: list[Object] = []
+    found: list[Object] = []
     made_up: set[ObjectKey] = set()
     for obj in everything:
         if isinstance(obj, Pod) and not obj.ips:
@@ -254,8 +181,8 @@ def _settled(objects: Iterable[Object]) -> tuple[tuple[Object, ...], frozenset[O
                 phase=obj.status.phase or "Running",
                 conditions=obj.status.conditions or (Condition(type="Ready", status="True"),),
             )
-            settled.append(replace(obj, status=status))
+            found.append(replace(obj, status=status))
             made_up.add(obj.key)
         else:
-            settled.append(obj)
-    return tuple(settled), frozenset(made_up)
+            found.append(obj)
+    return tuple(found), frozenset(made_up)

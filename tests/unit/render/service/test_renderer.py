@@ -8,16 +8,16 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.render.simulated_services import Done, served
-from tests.unit.service.building import build
+from tests.unit.render.service.simulated import Done, served
+from tests.unit.service.build import build
 
 from percale.model.endpoints import EndpointSlice
 from percale.model.meta import Object, ObjectKey
 from percale.model.service import ClientIPConfig, Service, SessionAffinityConfig
 from percale.render.nft.objects import Transaction
 from percale.render.nft.table_state import TableState, diff
-from percale.render.policy import base_chains as enforcing
-from percale.render.service import base_chains as balancing
+from percale.render.policy import base_chains as policy_base
+from percale.render.service import base_chains as service_base
 from percale.render.service.base_chains import SET_SPECS
 from percale.render.service.renderer import ServiceRenderer
 from percale.service.node_context import ServiceConfig
@@ -25,7 +25,7 @@ from percale.service.packet_lookup import resolve
 from percale.service.resolver import ServiceResolver
 from percale.service.strategies import NAMES
 
-BARE = TableState.bare((*enforcing.SET_SPECS, *SET_SPECS), [balancing.REJECT_CHAIN])
+BARE = TableState.bare((*policy_base.SET_SPECS, *SET_SPECS), [service_base.REJECT_CHAIN])
 NODE, OTHER, POD, FOREIGN = "192.168.0.2", "192.168.0.3", "10.0.0.2", "203.0.113.2"
 NAMES_OF_SERVICES = ("svc1", "svc2", "svc3")
 LB, EXTERNAL = "1.2.3.4", "192.168.99.11"

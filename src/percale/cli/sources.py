@@ -1,0 +1,141 @@
+"""Where commands get a cluster's objects from: manifests (`-f`), or a lab that runs (`--lab`).
+
+files ─ decode ─▶ entries ─┐
+lab ─ its API ─▶ entries ──┴▶ explain/world.py ─▶ World ─ what controllers would make ─▶ ServiceWorld
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+from msgspec.structs import replace
+
+from percale.cli.left_out import tell_left_out
+from percale.controllers.offline import with_generated_slices
+from percale.errors import BadManifest
+from percale.explain.service_world import NO_NODE, ServiceWorld, pod_networks
+from percale.explain.world import Identity, World, identity_of, overlaid
+from percale.lab.api.client import ask
+from percale.lab.run_dir import locate
+from percale.lab.spec.topology import Lab
+from percale.model.kinds import KINDS, kinds_of
+from percale.model.manifest.decode import ManifestEntry, Source, decode_manifest
+from percale.model.manifest.files import read
+from percale.model.manifest.json_text import read_json_text
+from percale.model.meta import Object
+from percale.model.netconf import NetworkConfig, network_config
+from percale.model.node import Node
+from percale.service.node_context import ServiceConfig
+
+_LAB_KINDS = (
+    "namespaces",
+    "nodes",
+    "pods",
+    "deployments",
+    "replicasets",
+    "statefulsets",
+    "daemonsets",
+    "jobs",
+    "networkpolicies",
+    "clusternetworkpolicies",
+    "services",
+    "endpointslices",
+    "endpoints",
+    "subnetleases",
+)
+_KINDS = {**KINDS, **kinds_of(Lab)}
+
+
+def load(files: Sequence[str], lab: str | None = None, changed: Sequence[str] = ()) -> World:
+    """The world of these files, or of a lab; objects of `changed` replace those of the same kind and name.
+
+    Raises BadInput, NoSuchLab.
+    """
+    before = _from_lab(lab) if lab is not None else _from_files(files)
+    return overlaid(before, _from_files(changed), in_files=lab is None)
+
+
+def _from_files(files: Sequence[str]) -> list[ManifestEntry]:
+    found: list[ManifestEntry] = []
+    first: dict[Identity, Source] = {}
+    for file, text in read(files):
+        if _is_bare_network(text):
+            continue
+        manifest = decode_manifest(text.encode(), file, kinds=_KINDS)
+        tell_left_out(manifest.skipped_that_matter)
+        for each in manifest.entries:
+            earlier = first.setdefault(identity_of(each.object), each.source)
+            if earlier is not each.source:
+                what = f"{each.object.KIND} {each.object.key} is in {earlier} too"
+                raise BadManifest(what, where=str(each.source), hint="keep one")
+            found.append(each)
+    return found
+
+
+def _is_bare_network(text: str) -> bool:
+    """A net-conf.json lies among the manifests."""
+    if not text.lstrip().startswith("{"):
+        return False
+    try:
+        document = read_json_text(text)
+    except json.JSONDecodeError:
+        return False
+    return "kind" not in document and any(key.lower() in ("network", "ipv6network") for key in document)
+
+
+def _from_lab(name: str) -> list[ManifestEntry]:
+    place = locate(name)
+    items: list[dict[str, Any]] = []
+    for kind in _LAB_KINDS:
+        answer = ask(place, "get", kind=kind, name=None, namespace=None, everywhere=True, wide=False, selector="")
+        items += answer["objects"]
+    document = json.dumps({"apiVersion": "v1", "kind": "List", "items": items}).encode()
+    return list(decode_manifest(document, f"lab {name}", kinds=_KINDS).entries)
+
+
+def load_services(files: Sequence[str], lab: str | None, said: ServiceConfig | None = None) -> ServiceWorld:
+    """Without files, the lab of this name, or `lab`. `said` is what the command line says of the configuration.
+
+    Raises BadInput, NoSuchLab.
+    """
+    if files and lab is not None:
+        raise click.UsageError("either -f or --lab")
+    place = None if files else lab or "lab"
+    return service_world(load(files, place), place, said)
+
+
+def service_world(world: World, lab: str | None, said: ServiceConfig | None = None) -> ServiceWorld:
+    """The world with what its controllers would make. Raises BadInput."""
+    said = said or ServiceConfig(NO_NODE)
+    if lab is not None:
+        config, network = _of_lab(lab, world.objects)
+        return ServiceWorld(_merged(said, config), world.objects, network)
+    config = said if said.pod_cidrs else replace(said, pod_cidrs=pod_networks(world.objects))
+    return ServiceWorld(config, tuple(with_generated_slices(world.objects, config.service_cidrs)))
+
+
+def _merged(said: ServiceConfig, lab: ServiceConfig) -> ServiceConfig:
+    ports = said.node_port_addresses
+    return replace(
+        lab,
+        pod_cidrs=said.pod_cidrs or lab.pod_cidrs,
+        service_cidrs=said.service_cidrs or lab.service_cidrs,
+        node_port_addresses=ports if ports is not None else lab.node_port_addresses,
+        masquerade_all=said.masquerade_all or lab.masquerade_all,
+    )
+
+
+def _of_lab(lab: str, objects: Iterable[Object]) -> tuple[ServiceConfig, NetworkConfig | None]:
+    """What its agents have: they differ by name alone. None: there is no node. Raises BadInput."""
+    from percale.agent.config import loader
+
+    place = locate(lab)
+    for node in sorted(each.metadata.name for each in objects if isinstance(each, Node)):
+        if place.node(node).config.exists():
+            config = loader.load(place.node(node).config, {}, {})
+            network = network_config(config.network or {})
+            return loader.service_config(config, network), network
+    return ServiceConfig(NO_NODE), None
