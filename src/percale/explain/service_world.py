@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from functools import cached_property
-from ipaddress import collapse_addresses, ip_network
+from ipaddress import collapse_addresses, ip_address, ip_network
+from typing import NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from percale.errors import BadInput, NotFound
-from percale.explain.why.through_service import MasqueradeAddress
 from percale.model.addresses import IPNetwork
 from percale.model.endpoints import SERVICE_LABEL, Endpoints, EndpointSlice
 from percale.model.manifest.decode import DEFAULT_NAMESPACE
@@ -26,6 +26,19 @@ from percale.service.resolver import ServiceResolver
 
 NO_NODE = ""
 """As a node's name: nothing is on it, and no hint is for it."""
+
+
+class MasqueradeAddress(NamedTuple):
+    """An address that a node masquerades as."""
+
+    address: bytes
+    node: str
+    is_tunnel: bool = False
+    """Of its tunnel device: the same node for policies, but no block with its other address means it."""
+
+    def __str__(self) -> str:
+        text = str(ip_address(self.address))
+        return f"{text}, the tunnel's end on {self.node}" if self.is_tunnel else f"node/{self.node} ({text})"
 
 
 class ServiceWorld(Struct, frozen=True, dict=True):
