@@ -44,7 +44,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("case.yaml").write_text(CASE)
 
 
-def run(*arguments: str) -> int:
+def percale(*arguments: str) -> int:
     with pytest.raises(SystemExit) as end:
         entry.main(arguments)
     assert isinstance(end.value.code, int)
@@ -62,18 +62,18 @@ def run(*arguments: str) -> int:
     ],
 )
 def test_each_is_named_once_on_stderr(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(*command.split()) == 0
+    assert percale(*command.split()) == 0
     assert [line for line in capsys.readouterr().err.splitlines() if "p.yaml" in line] == [
         f"warning: {line}" for line in NAMED
     ]
 
 
 def test_check_warns_of_them_and_strict_fails(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("policy", "check", "p.yaml") == 0
+    assert percale("policy", "check", "p.yaml") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == ("p.yaml:1: warning: CiliumNetworkPolicy of cilium.io/v2: is not enforced by Percale, left out")
     assert lines[3].endswith(
         "networkpolicy of networking.k8s.io/v1: is no kind, left out (did you mean NetworkPolicy?)"
     )
     assert lines[4:] == ["0 policies: 0 errors, 4 warnings"]
-    assert run("policy", "check", "--strict", "p.yaml") == 1
+    assert percale("policy", "check", "--strict", "p.yaml") == 1
