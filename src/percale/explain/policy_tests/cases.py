@@ -8,7 +8,6 @@ docs/policy-tests.md is the schema. A file has a case in each of its documents; 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from ipaddress import ip_address
@@ -41,6 +40,7 @@ from percale.model.validation.validators import field_errors
 from percale.policy.compiled_policy import PolicyKey, RuleRef
 from percale.policy.kinds.registry import POLICY_KINDS
 from percale.policy.rule_terms import FlowProtocol
+from percale.suggestion import did_you_mean, suggest
 
 _POLICIES = kinds_of(*POLICY_KINDS.object_types)
 
@@ -228,8 +228,7 @@ class _Decoding(Struct, frozen=True):
                 if part is not None:
                     self._refuse_unknown(each, part)
             if key.text not in fields:
-                near = difflib.get_close_matches(key.text, fields, n=1, cutoff=0.5)
-                hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(fields)}"
+                hint = suggest(key.text, fields)
                 where = f"{self.source.file}:{key.line}"
                 self.faults.append(BadManifest(f"unknown field {key.text!r}", where=where, hint=hint))
 
@@ -274,10 +273,9 @@ class _Decoding(Struct, frozen=True):
         for side, end in (("from", entry.from_), ("to", entry.to)):
             if end in pods or ("/" not in end and _is_address(end)):
                 continue
-            near = difflib.get_close_matches(end, pods, n=1)
             what = f"probes[{index}].{side}: {end} is no pod of this case" + ("" if "/" in end else ", and no address")
             line = descend(self.node, ("probes", index, side))[1]
-            hint = f"did you mean {near[0]}?" if near else "write namespace/pod or an address"
+            hint = did_you_mean(end, pods) or "write namespace/pod or an address"
             self.faults.append(BadManifest(what, where=f"{self.source.file}:{line}", hint=hint))
         families = [{":" in each for each in pods.get(end, (end,))} for end in (entry.from_, entry.to)]
         if not families[0] & families[1]:

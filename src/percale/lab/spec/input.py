@@ -8,7 +8,6 @@ text ─▶ net-conf.json? ─────────────────�
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -26,6 +25,7 @@ from percale.model.manifest.load import load_manifests
 from percale.model.manifest.syntax_tree import Node
 from percale.model.meta import Object
 from percale.model.netconf import network_config, parse_network_config
+from percale.suggestion import suggest
 
 NET_CONF = "net-conf.json"
 CNI_CONF = "cni-conf.json"
@@ -124,8 +124,7 @@ def _check_words(data: bytes, source: Source) -> None:
 def _check_fields(node: Node, kind: type[Struct], path: str, source: Source) -> None:
     for key, _ in node.entries:
         if key.text not in kind.__struct_fields__:
-            near = difflib.get_close_matches(key.text, kind.__struct_fields__, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(kind.__struct_fields__)}"
+            hint = suggest(key.text, kind.__struct_fields__)
             raise BadManifest(f"{path}: unknown field {key.text!r}", where=f"{source.file}:{key.line}", hint=hint)
 
 
