@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import click
 from msgspec import Struct
@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from percale.errors import BadManifest, BadManifests, BadNetworkConfig
 from percale.lab.spec.topology import Lab
 from percale.model.kinds import KINDS, kinds_of
-from percale.model.manifest.decode import ManifestEntry
+from percale.model.manifest.decode import ManifestEntry, SkippedDocument
 from percale.model.manifest.files import Document
 from percale.model.manifest.load import load_manifests
 
@@ -68,12 +68,26 @@ def tell(findings: Sequence[Finding], subject: str, output: str, summary: str) -
     click.echo(summary)
 
 
-def decoded(documents: Sequence[Document]) -> tuple[list[Finding], Sequence[ManifestEntry]]:
-    """All errors of all files, and the objects of those that have none."""
+class Decoded(NamedTuple):
+    """All errors of all files, the objects of those that have none, and what is left out though somebody may rely on it."""
+
+    errors: list[Finding]
+    entries: Sequence[ManifestEntry]
+    left_out: list[Finding]
+
+
+def decoded(documents: Sequence[Document]) -> Decoded:
+    """The content of these files."""
     loaded = load_manifests(documents, {**KINDS, **kinds_of(Lab)})
     errors = [finding for fault in loaded.faults for finding in errors_of(fault)]
     twice = [replace(finding, code="twice") for fault in loaded.duplicates for finding in errors_of(fault)]
-    return [*errors, *twice], loaded.entries
+    return Decoded([*errors, *twice], loaded.entries, list(map(_left_out, loaded.skipped_that_matter)))
+
+
+def _left_out(document: SkippedDocument) -> Finding:
+    source, subject = document.source, f"{document.kind} of {document.api_version}"
+    message = f"{document.why.reason}, left out"
+    return Finding(source.file, source.line, "warning", "not-enforced", subject, message, document.why.hint)
 
 
 def errors_of(error: BadManifest | BadNetworkConfig, file: str = "") -> list[Finding]:

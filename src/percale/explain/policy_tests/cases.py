@@ -19,7 +19,15 @@ from msgspec import Struct, field
 from percale.errors import BadInput, BadManifest
 from percale.explain.policy_tests.schema import PARTS, Document, Part, ProbeEntry, node_of, pod_of
 from percale.model.kinds import kinds_of
-from percale.model.manifest.decode import Source, decode_manifest, node_at, read_nodes, text_of, with_namespace
+from percale.model.manifest.decode import (
+    SkippedDocument,
+    Source,
+    decode_manifest,
+    node_at,
+    read_nodes,
+    text_of,
+    with_namespace,
+)
 from percale.model.manifest.diagnostics import SourceText, combined, diagnose
 from percale.model.manifest.schema import from_text, without_nulls
 from percale.model.manifest.syntax_tree import Node as SyntaxNode
@@ -83,6 +91,8 @@ class Case(Struct, frozen=True, dict=True):
     policies: tuple[Object, ...]
     probes: tuple[Probe, ...]
     policy_sources: Mapping[PolicyKey, PolicySource]
+    left_out: tuple[SkippedDocument, ...] = ()
+    """Policies of its manifests that are not enforced, and misspelt kinds."""
 
     @property
     def objects(self) -> tuple[Object, ...]:
@@ -156,6 +166,7 @@ class _Decoding(Struct, frozen=True):
     node: SyntaxNode
     read: Read
     faults: list[BadManifest] = field(default_factory=list)
+    left_out: list[SkippedDocument] = field(default_factory=list)
 
     def case(self) -> Case | None:
         """None: see `faults`."""
@@ -185,6 +196,7 @@ class _Decoding(Struct, frozen=True):
             policy_sources={
                 POLICY_KINDS.key(each): source for each, source in written if not isinstance(each, Namespace)
             },
+            left_out=tuple(self.left_out),
         )
 
     def _document(self) -> Document | None:
@@ -249,6 +261,7 @@ class _Decoding(Struct, frozen=True):
             except BadManifest as fault:
                 self.faults.append(fault)
                 continue
+            self.left_out.extend(manifest.skipped_that_matter)
             documents = tuple(read_nodes(text_of(data, file), file))
             for each in manifest.entries:
                 if isinstance(each.object, (Namespace, *POLICY_KINDS.object_types)):

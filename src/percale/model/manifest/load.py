@@ -34,6 +34,11 @@ class LoadedManifests(Struct, frozen=True):
     duplicates: tuple[BadManifest, ...]
     """Objects that are there twice."""
 
+    @property
+    def skipped_that_matter(self) -> tuple[SkippedDocument, ...]:
+        """Policies that are not enforced, and misspelt kinds."""
+        return tuple(each for each in self.skipped if each.why.matters)
+
     def valid(self) -> LoadedManifests:
         """The same. Raises BadManifest with all that is wrong."""
         if wrong := (*self.faults, *self.duplicates):
