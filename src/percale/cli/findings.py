@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, TypeAlias, get_args
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import click
 from msgspec import Struct
+from msgspec.structs import replace
 
 from percale.errors import BadManifest, BadManifests, BadNetworkConfig
 from percale.lab.spec.topology import Lab
 from percale.model.kinds import KINDS, kinds_of
-from percale.model.manifest.decode import ManifestEntry, Source, decode_manifest
+from percale.model.manifest.decode import ManifestEntry, SkippedDocument
 from percale.model.manifest.files import Document
-from percale.model.meta import ObjectKey
+from percale.model.manifest.load import load_manifests
 
 Severity: TypeAlias = Literal["error", "warning", "info"]
 
@@ -67,36 +68,36 @@ def print_findings(findings: Sequence[Finding], subject: str, output: str, summa
     click.echo(summary)
 
 
-def decoded(documents: Sequence[Document]) -> tuple[list[Finding], list[ManifestEntry]]:
-    """All errors of all files, and the objects of those that have none."""
-    errors: list[Finding] = []
-    found: list[ManifestEntry] = []
-    for file, text in documents:
-        try:
-            found += decode_manifest(text.encode(), file, kinds={**KINDS, **kinds_of(Lab)}).entries
-        except BadManifest as error:
-            errors += errors_of(error, file)
-    return [*errors, *_twins(found)], found
+class Decoded(NamedTuple):
+    """All errors of all files, the objects of those that have none, and what is left out though somebody may rely on it."""
+
+    errors: list[Finding]
+    entries: Sequence[ManifestEntry]
+    left_out: list[Finding]
 
 
-def errors_of(error: BadManifest | BadNetworkConfig, file: str) -> list[Finding]:
-    """Of an error with its `where`, or of several."""
+def decoded(documents: Sequence[Document]) -> Decoded:
+    """The content of these files."""
+    loaded = load_manifests(documents, {**KINDS, **kinds_of(Lab)})
+    errors = [finding for fault in loaded.faults for finding in errors_of(fault)]
+    twice = [replace(finding, code="twice") for fault in loaded.duplicates for finding in errors_of(fault)]
+    return Decoded([*errors, *twice], loaded.entries, list(map(_left_out, loaded.skipped_that_matter)))
+
+
+def _left_out(document: SkippedDocument) -> Finding:
+    source, subject = document.source, f"{document.kind} of {document.api_version}"
+    message = f"{document.why.reason}, left out"
+    return Finding(source.file, source.line, "warning", "not-enforced", subject, message, document.why.hint)
+
+
+def errors_of(error: BadManifest | BadNetworkConfig, file: str = "") -> list[Finding]:
+    """Of an error with its `where`, or of several; `file` is for an error that has none."""
     faults = error.faults if isinstance(error, BadManifests) else (error,)
     return [
         Finding(name or file, int(line) if line.isdecimal() else 0, "error", "invalid", None, each.what, each.hint)
         for each in faults
         for name, _, line in ((each.where or file).rpartition(":"),)
     ]
-
-
-def _twins(found: Iterable[ManifestEntry]) -> Iterator[Finding]:
-    """Objects that two files have."""
-    first: dict[tuple[str, ObjectKey], Source] = {}
-    for each in found:
-        earlier = first.setdefault((each.object.KIND, each.object.key), each.source)
-        if earlier is not each.source:
-            what = f"{each.object.KIND} {each.object.key} is in {earlier} too"
-            yield Finding(each.source.file, each.source.line, "error", "twice", None, what, "keep one")
 
 
 def counted(number: int, word: str) -> str:

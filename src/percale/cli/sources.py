@@ -13,17 +13,17 @@ from typing import Any
 import click
 from msgspec.structs import replace
 
+from percale.cli.left_out import tell_left_out
 from percale.controllers.offline import with_generated_slices
-from percale.errors import BadManifest
 from percale.explain.service_world import NO_NODE, ServiceWorld, pod_networks
-from percale.explain.world import Identity, World, identity_of, overlaid
+from percale.explain.world import World, overlaid
 from percale.lab.api.client import ask
 from percale.lab.run_dir import locate
 from percale.lab.spec.topology import Lab
 from percale.model.kinds import KINDS, kinds_of
-from percale.model.manifest.decode import ManifestEntry, Source, decode_manifest
+from percale.model.manifest.decode import ManifestEntry, decode_manifest
 from percale.model.manifest.files import read
-from percale.model.manifest.json_text import read_json_text
+from percale.model.manifest.load import load_manifests
 from percale.model.meta import Object
 from percale.model.netconf import NetworkConfig, network_config
 from percale.model.node import Node
@@ -45,7 +45,7 @@ _LAB_KINDS = (
     "endpoints",
     "subnetleases",
 )
-_KINDS = {**KINDS, **kinds_of(Lab)}
+KINDS_AND_LAB = {**KINDS, **kinds_of(Lab)}
 
 
 def load(files: Sequence[str], lab: str | None = None, changed: Sequence[str] = ()) -> World:
@@ -57,30 +57,10 @@ def load(files: Sequence[str], lab: str | None = None, changed: Sequence[str] = 
     return overlaid(before, _from_files(changed), in_files=lab is None)
 
 
-def _from_files(files: Sequence[str]) -> list[ManifestEntry]:
-    found: list[ManifestEntry] = []
-    first: dict[Identity, Source] = {}
-    for file, text in read(files):
-        if _is_bare_network(text):
-            continue
-        for each in decode_manifest(text.encode(), file, kinds=_KINDS).entries:
-            earlier = first.setdefault(identity_of(each.object), each.source)
-            if earlier is not each.source:
-                what = f"{each.object.KIND} {each.object.key} is in {earlier} too"
-                raise BadManifest(what, where=str(each.source), hint="keep one")
-            found.append(each)
-    return found
-
-
-def _is_bare_network(text: str) -> bool:
-    """A net-conf.json lies among the manifests."""
-    if not text.lstrip().startswith("{"):
-        return False
-    try:
-        document = read_json_text(text)
-    except json.JSONDecodeError:
-        return False
-    return "kind" not in document and any(key.lower() in ("network", "ipv6network") for key in document)
+def _from_files(files: Sequence[str]) -> Sequence[ManifestEntry]:
+    loaded = load_manifests(read(files), KINDS_AND_LAB).valid()
+    tell_left_out(loaded.skipped_that_matter)
+    return loaded.entries
 
 
 def _from_lab(name: str) -> list[ManifestEntry]:
@@ -90,7 +70,7 @@ def _from_lab(name: str) -> list[ManifestEntry]:
         answer = ask(place, "get", kind=kind, name=None, namespace=None, everywhere=True, wide=False, selector="")
         items += answer["objects"]
     document = json.dumps({"apiVersion": "v1", "kind": "List", "items": items}).encode()
-    return list(decode_manifest(document, f"lab {name}", kinds=_KINDS).entries)
+    return list(decode_manifest(document, f"lab {name}", kinds=KINDS_AND_LAB).entries)
 
 
 def load_services(files: Sequence[str], lab: str | None, said: ServiceConfig | None = None) -> ServiceWorld:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from functools import cached_property
-from ipaddress import collapse_addresses, ip_network
+from ipaddress import collapse_addresses, ip_address, ip_network
+from typing import NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from percale.errors import BadInput, NotFound
-from percale.explain.why.through_service import MasqueradeAddress
 from percale.model.addresses import IPNetwork
 from percale.model.endpoints import SERVICE_LABEL, Endpoints, EndpointSlice
 from percale.model.manifest.decode import DEFAULT_NAMESPACE
@@ -23,9 +22,23 @@ from percale.model.service import Service
 from percale.model.subnet_lease import SubnetLease
 from percale.service.node_context import ServiceConfig, facts_of_node
 from percale.service.resolver import ServiceResolver
+from percale.suggestion import nearest
 
 NO_NODE = ""
 """As a node's name: nothing is on it, and no hint is for it."""
+
+
+class MasqueradeAddress(NamedTuple):
+    """An address that a node masquerades as."""
+
+    address: bytes
+    node: str
+    is_tunnel: bool = False
+    """Of its tunnel device: the same node for policies, but no block with its other address means it."""
+
+    def __str__(self) -> str:
+        text = str(ip_address(self.address))
+        return f"{text}, the tunnel's end on {self.node}" if self.is_tunnel else f"node/{self.node} ({text})"
 
 
 class ServiceWorld(Struct, frozen=True, dict=True):
@@ -93,8 +106,8 @@ class ServiceWorld(Struct, frozen=True, dict=True):
         found = self.services.get(key)
         if found is not None:
             return found
-        nearly = difflib.get_close_matches(name, sorted({each.name for each in self.services}), n=1)
-        near = sorted((each.namespace != key.namespace, str(each)) for each in self.services if each.name in nearly)
+        similar = nearest(name, sorted({each.name for each in self.services}))
+        near = sorted((each.namespace != key.namespace, str(each)) for each in self.services if each.name == similar)
         raise NotFound(f"there is no Service {key}", hint=f"did you mean {near[0][1]}?" if near else None)
 
 

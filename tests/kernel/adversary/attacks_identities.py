@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 from tests.kernel.adversary.worlds import Attempt, Family, World, attack
 from tests.kernel.agent.cluster import Pod
@@ -13,6 +14,9 @@ from tests.kernel.agent.policies import PORT
 
 _WHILE = 1.0
 """Seconds in which nodes hear of a change."""
+
+_OTHER_PLACES: tuple[dict[str, Any], ...] = ({}, {"nodeName": "n2"}, {"nodeName": "n1", "hostNetwork": True})
+"""Where a pod of the same name is said to be: nowhere yet, at another node, on the node's own network."""
 
 
 @contextmanager
@@ -80,3 +84,15 @@ def a_pod_with_two_interfaces(world: World, family: Family) -> None:
         finally:
             second.cni("DEL")
         keep_sending(world, attempt, name, family)
+
+
+@attack()
+def a_pod_whose_name_another_has_now(world: World, family: Family) -> None:
+    """It is deleted by force, and its name given to a pod of no node, of another, or of a node's network: judged still."""
+    for number, place in enumerate(_OTHER_PLACES):
+        name = f"anew{number}-{family}"
+        with shut_in(world, name), world.attempt("attacker1", "attacker2") as attempt:
+            world.policies.remove("Pod", name)
+            spec = {**place, "containers": [{"name": "main", "image": "none"}]}
+            world.policies.put("Pod", name, metadata={"labels": {"app": name}}, spec=spec, status={"phase": "Pending"})
+            keep_sending(world, attempt, name, family)

@@ -8,10 +8,10 @@ import pytest
 from msgspec.structs import replace
 
 from percale.errors import BadInput
+from percale.explain.service_world import MasqueradeAddress
 from percale.explain.why.targets import TargetLookup
 from percale.explain.why.through_service import (
     Cluster,
-    MasqueradeAddress,
     ServiceReply,
     as_json,
     find_service_port,

@@ -141,11 +141,12 @@ class PolicyController:
             self._deleted.discard(pod)
 
     def _as_attached(self, facts: PodFacts) -> PodFacts:
-        """The addresses of the pod's attachment take precedence over its status; with any, it counts as running."""
+        """An attached pod runs here, with its attachment's addresses; its object may be another pod's of the same name."""
         addresses = self._attached.get(facts.key)
-        if addresses is None or facts.host_addresses is not None:
+        if addresses is None:
             return facts
-        return replace(facts, addresses=addresses, finished=False, rank=(True, *facts.rank[1:]))
+        rank = (True, *facts.rank[1:])
+        return replace(facts, addresses=addresses, host_addresses=None, node=self._node, finished=False, rank=rank)
 
     # Store events
 

@@ -15,7 +15,7 @@ from percale.cli.lab.objects import apply, delete, get, label, scale
 from percale.cli.lab.shell import enter_node, enter_pod, tcpdump
 from percale.cli.lab.watch import watch
 from percale.cli.options import lab_option
-from percale.cli.tables import table
+from percale.text_columns import table
 
 
 class _InOrder(click.Group):

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from percale.cli.options import lab_option, namespace_option
-from percale.cli.tables import table
+from percale.text_columns import table
 
 
 @click.command(short_help="Show objects: pods, nodes, deployments, …")

@@ -36,10 +36,10 @@ def check(*, paths: tuple[str, ...], strict: bool, cidrs: tuple[str, ...], outpu
     """
     given = networks(cidrs, "--pod-cidr")
     documents = read(paths)
-    findings, found = decoded(documents)
+    findings, found, left_out = decoded(documents)
     if not findings:
         try:
-            findings = _lint(found, documents, given)
+            findings = _sorted([*left_out, *_lint(found, documents, given)], documents)
         except BadNetworkConfig as error:
             findings = errors_of(error, documents[0][0])
     count = by_severity(findings)
@@ -55,8 +55,11 @@ def _lint(found: Sequence[ManifestEntry], documents: Sequence[Document], given: 
         if isinstance(each.object, POLICY_KINDS.object_types):
             node = nodes.of(each.source)
             linted += lint_unknown_fields(each, plain_value(node, len(texts[each.source.file]), str(each.source)))
-    files = list(texts)
-    findings = [_finding(each, nodes) for each in linted]
+    return [_finding(each, nodes) for each in linted]
+
+
+def _sorted(findings: Iterable[Finding], documents: Sequence[Document]) -> list[Finding]:
+    files = [file for file, _ in documents]
     return sorted(findings, key=lambda each: (files.index(each.file), each.line))
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from percale.cli.left_out import tell_left_out
+
 if TYPE_CHECKING:
     from percale.explain.policy_tests.cases import Case
 
@@ -28,7 +30,9 @@ def test(files: tuple[str, ...], live: bool, output: str) -> int:
     from percale.explain.policy_tests.cases import in_sequence
     from percale.explain.policy_tests.runner import try_offline
 
-    sequences = in_sequence(_cases(files))
+    cases = _cases(files)
+    tell_left_out(each for case in cases for each in case.left_out)
+    sequences = in_sequence(cases)
     if live:
         from percale.lab.policy_tests.runner import try_live
 

@@ -13,7 +13,7 @@ from typing import Any
 import click
 from msgspec import Struct
 
-from percale.cli.findings import Finding, by_severity, counted, decoded, errors_of, print_findings
+from percale.cli.findings import Decoded, Finding, by_severity, counted, decoded, errors_of, print_findings
 from percale.cli.options import networks
 from percale.controllers.offline import DEFAULT_SERVICE_CIDR
 from percale.controllers.service_allocator import Allocations
@@ -61,22 +61,22 @@ def check(*, paths: tuple[str, ...], cidrs: tuple[str, ...], output: str) -> int
     """
     given = networks(cidrs, "--service-cidr")
     documents = read(paths)
-    findings, found = _checked(documents, given)
-    findings = _sorted(findings or _odd(found, given or _lab_networks(found)), documents)
+    findings, found, left_out = _checked(documents, given)
+    findings = _sorted(findings or [*left_out, *_odd(found, given or _lab_networks(found))], documents)
     count = by_severity(findings)
     print_findings(findings, "object", output, _summary(found, count))
     return 1 if count["error"] else 0
 
 
-def _checked(documents: Sequence[Document], given: Sequence[IPNetwork]) -> tuple[list[Finding], list[ManifestEntry]]:
+def _checked(documents: Sequence[Document], given: Sequence[IPNetwork]) -> Decoded:
     """All errors, and the objects of those files that can be read."""
-    refused, found = decoded(documents)
+    refused, found, left_out = decoded(documents)
     errors = [each for document in documents for each in _validated(document)]
     said = {(each.file, each.line) for each in errors}
     errors += [each for each in refused if (each.file, each.line) not in said]  # the API server's words come first
     if not errors:
         errors = list(_unallocated(found, dict(documents), given or _lab_networks(found) or _ANYTHING))
-    return errors, found
+    return Decoded(errors, found, left_out)
 
 
 def _sorted(findings: Iterable[Finding], documents: Sequence[Document]) -> list[Finding]:

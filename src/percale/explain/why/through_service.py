@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from ipaddress import ip_address
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from percale.errors import BadInput
+from percale.explain.service_world import MasqueradeAddress
 from percale.explain.services.show import unproxied_reason
 from percale.explain.why.connection import Answer, Reply, explain_connection
 from percale.explain.why.targets import Target, TargetLookup
@@ -40,19 +41,6 @@ Word: TypeAlias = Literal["allowed", "denied", "in part", "unknown"]
 
 _ENTRANCES: tuple[VipKind, ...] = ("load-balancer", "external", "node-port", "cluster")
 """Where clients outside come in; the first that there is."""
-
-
-class MasqueradeAddress(NamedTuple):
-    """An address that a node masquerades as."""
-
-    address: bytes
-    node: str
-    is_tunnel: bool = False
-    """Of its tunnel device: the same node for policies, but no block with its other address means it."""
-
-    def __str__(self) -> str:
-        text = str(ip_address(self.address))
-        return f"{text}, the tunnel's end on {self.node}" if self.is_tunnel else f"node/{self.node} ({text})"
 
 
 class Cluster(Struct, frozen=True):

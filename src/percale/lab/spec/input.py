@@ -8,8 +8,6 @@ text ─▶ net-conf.json? ─────────────────�
 
 from __future__ import annotations
 
-import difflib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -20,12 +18,14 @@ from percale.lab.run_dir import is_object_name
 from percale.lab.spec.topology import DEFAULT_NETWORK, Host, Lab, LabNode, LabSpec, SegmentSpec
 from percale.model.configmap import ConfigMap
 from percale.model.kinds import KINDS, kinds_of
-from percale.model.manifest.decode import ManifestEntry, SkippedDocument, Source, decode_manifest, object_node
+from percale.model.manifest.decode import ManifestEntry, Source, object_node
 from percale.model.manifest.files import Document
 from percale.model.manifest.json_text import read_json_text
+from percale.model.manifest.load import load_manifests
 from percale.model.manifest.syntax_tree import Node
-from percale.model.meta import Object, ObjectKey
+from percale.model.meta import Object
 from percale.model.netconf import network_config, parse_network_config
+from percale.suggestion import suggest
 
 NET_CONF = "net-conf.json"
 CNI_CONF = "cni-conf.json"
@@ -59,20 +59,13 @@ class _Network(Struct, frozen=True):
 
 def read_input(documents: Sequence[Document]) -> Input:
     """Everything of these documents. Raises BadManifest, BadNetworkConfig."""
-    networks: list[_Network] = []
-    found: list[ManifestEntry] = []
-    skipped: list[SkippedDocument] = []
-    for source, text in documents:
-        bare = _bare_network(source, text)
-        if bare is not None:
-            networks.append(bare)
-            continue
-        manifest = decode_manifest(text.encode(), source, kinds=_KINDS)
-        found += manifest.entries
-        skipped += manifest.skipped
-        for each in manifest.entries:
-            if isinstance(each.object, Lab):
-                _check_words(text.encode(), each.source)
+    loaded = load_manifests(documents, _KINDS).valid()
+    texts = dict(documents)
+    for each in loaded.entries:
+        if isinstance(each.object, Lab):
+            _check_words(texts[each.source.file].encode(), each.source)
+    found = loaded.entries
+    networks = [_bare_network(file, text) for file, text in loaded.networks]
     labs = [each for each in found if isinstance(each.object, Lab)]
     for each in found:
         networks += _network_of(each)
@@ -82,31 +75,26 @@ def read_input(documents: Sequence[Document]) -> Input:
     if networks:
         _check_backend(chosen)
     return Input(
-        found=tuple(_distinct(each for each in found if each not in labs)),
+        found=tuple(_named(each for each in found if each not in labs)),
         lab=next((each.object.spec for each in labs if isinstance(each.object, Lab)), LabSpec()),
         network=chosen.network,
         wiring=chosen.wiring,
-        skipped=tuple(map(str, skipped)),
+        skipped=tuple(map(str, loaded.skipped)),
     )
 
 
-def read_objects(documents: Iterable[Sequence[str]], namespace: str) -> tuple[list[ManifestEntry], list[str]]:
+def read_objects(documents: Iterable[Document], namespace: str) -> tuple[list[ManifestEntry], list[str]]:
     """Objects to apply to a lab that runs, and what was left out. Raises BadManifest."""
-    found: list[ManifestEntry] = []
-    skipped: list[str] = []
-    for source, text in documents:
-        if _bare_network(source, text) is not None:
-            raise BadManifest(
-                "a running lab keeps its network", where=source, hint="start another: percale lab up -f …"
-            )
-        manifest = decode_manifest(text.encode(), source, kinds=_KINDS, namespace=namespace)
-        found += manifest.entries
-        skipped += map(str, manifest.skipped)
+    loaded = load_manifests(documents, _KINDS, namespace=namespace)
+    if loaded.networks:
+        file, _ = loaded.networks[0]
+        raise BadManifest("a running lab keeps its network", where=file, hint="start another: percale lab up -f …")
+    found = loaded.valid().entries
     for each in found:
         if isinstance(each.object, Lab):
             hint = "use percale lab add-node and remove-node"
             raise BadManifest("a running lab keeps its machines", where=str(each.source), hint=hint)
-    return list(_distinct(found)), skipped
+    return list(_named(found)), list(map(str, loaded.skipped))
 
 
 def other_networks(objects: Iterable[Object], network: Mapping[str, Any], wiring: str) -> list[str]:
@@ -136,25 +124,14 @@ def _check_words(data: bytes, source: Source) -> None:
 def _check_fields(node: Node, kind: type[Struct], path: str, source: Source) -> None:
     for key, _ in node.entries:
         if key.text not in kind.__struct_fields__:
-            near = difflib.get_close_matches(key.text, kind.__struct_fields__, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(kind.__struct_fields__)}"
+            hint = suggest(key.text, kind.__struct_fields__)
             raise BadManifest(f"{path}: unknown field {key.text!r}", where=f"{source.file}:{key.line}", hint=hint)
 
 
-def _bare_network(source: str, text: str) -> _Network | None:
-    """A net-conf.json by itself: a JSON object with a Network and no kind."""
-    if not text.lstrip().startswith("{"):
-        return None
-    try:
-        document = read_json_text(text)
-    except json.JSONDecodeError:
-        return None  # the decoder says where and why
-    if not isinstance(document, dict) or "kind" in document:
-        return None
-    if not {"network", "ipv6network"} & {key.lower() for key in document}:
-        return None
-    parse_network_config(text, source)
-    return _Network(source, document)
+def _bare_network(file: str, text: str) -> _Network:
+    """Raises BadNetworkConfig."""
+    parse_network_config(text, file)
+    return _Network(file, read_json_text(text))
 
 
 def _network_of(found: ManifestEntry) -> Iterator[_Network]:
@@ -191,16 +168,12 @@ def _at_most_one(what: str, places: Sequence[str]) -> None:
         raise BadManifest(f"two of them have a {what}: {places[0]} and {places[1]}", hint="keep one")
 
 
-def _distinct(found: Iterable[ManifestEntry]) -> Iterator[ManifestEntry]:
-    """The same; one that two files have is an error, and so is a name that Kubernetes would refuse."""
-    seen: dict[tuple[str, ObjectKey], Source] = {}
+def _named(found: Iterable[ManifestEntry]) -> Iterator[ManifestEntry]:
+    """The same; a name that Kubernetes would refuse is an error."""
     for each in found:
-        obj = each.object
-        for field, name in (("name", obj.metadata.name), ("namespace", obj.metadata.namespace)):
+        metadata = each.object.metadata
+        for field, name in (("name", metadata.name), ("namespace", metadata.namespace)):
             if name is not None and not is_object_name(name):
                 hint = "use small letters, digits, '-' and '.'"
                 raise BadManifest(f"metadata.{field}: {name!r} is not a name", where=str(each.source), hint=hint)
-        first = seen.setdefault((obj.KIND, obj.key), each.source)
-        if first is not each.source:
-            raise BadManifest(f"{obj.KIND} {obj.key} is in {first} too", where=str(each.source), hint="keep one")
         yield each

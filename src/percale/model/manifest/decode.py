@@ -21,6 +21,7 @@ from percale.model.field_path import FieldPath
 from percale.model.kinds import KINDS, Kinds
 from percale.model.manifest.diagnostics import SourceText, combined, diagnose
 from percale.model.manifest.json_reader import read_json
+from percale.model.manifest.left_out import NOT_KNOWN, LeftOut, is_foreign, why_left_out
 from percale.model.manifest.schema import from_text, without_nulls
 from percale.model.manifest.syntax_tree import Node, descend, plain_value
 from percale.model.manifest.yaml_reader import read_yaml
@@ -57,9 +58,11 @@ class SkippedDocument(msgspec.Struct, frozen=True, gc=False):
     api_version: str
     kind: str
     source: Source
+    why: LeftOut = NOT_KNOWN
 
     def __str__(self) -> str:
-        return f"{self.source}: {self.kind} of {self.api_version} is not known here, left out"
+        hint = f"; {self.why.hint}" if self.why.hint else ""
+        return f"{self.source}: {self.kind} of {self.api_version} {self.why.reason}, left out{hint}"
 
 
 class Manifest(Struct, frozen=True):
@@ -67,6 +70,11 @@ class Manifest(Struct, frozen=True):
 
     entries: tuple[ManifestEntry, ...] = ()
     skipped: tuple[SkippedDocument, ...] = ()
+
+    @property
+    def skipped_that_matter(self) -> tuple[SkippedDocument, ...]:
+        """Policies that are not enforced, and misspelt kinds."""
+        return tuple(each for each in self.skipped if each.why.matters)
 
     @property
     def objects(self) -> tuple[Object, ...]:
@@ -277,8 +285,8 @@ def _object(
 ) -> ManifestEntry | SkippedDocument:
     version, name = (_type_field(node, value, key, source) for key in ("apiVersion", "kind"))
     kind = kinds.get(name)
-    if kind is None:
-        return SkippedDocument(version, name, source)
+    if kind is None or is_foreign(version, kind.API_VERSION):
+        return SkippedDocument(version, name, source, why_left_out(version, name, kinds))
     if version != kind.API_VERSION:
         line = descend(node, ("apiVersion",))[1]
         raise BadManifest(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from percale.policy.lint.ip_blocks import blocks_with_pods
 from percale.policy.lint.no_effect import peers_of_newer_apis, sections_without_effect
 from percale.policy.lint.selectors import empty_selectors, undeclared_ports
 from percale.policy.lint.shadowing import identical_policies, shadowed_rules
+from percale.suggestion import suggest
 
 
 def lint(
@@ -60,6 +60,4 @@ def lint_unknown_fields(entry: ManifestEntry, written: Mapping[str, Any]) -> Ite
     for policy in _compiled((entry,), POLICY_KINDS):
         for path, known in unknown_fields(type(entry.object), written, ("spec",)):
             word = str(path[-1])
-            near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-            yield finding("unknown-field", policy, path, f'the field "{word}" means nothing here', hint)
+            yield finding("unknown-field", policy, path, f'the field "{word}" means nothing here', suggest(word, known))

@@ -57,7 +57,7 @@ def test_a_backend_that_no_agent_has_is_refused_where_it_is_written() -> None:
 @pytest.mark.parametrize(
     ("documents", "message"),
     [
-        ([("a", LAB), ("b", LAB)], "two of them have a Lab document: a:1 and b:1"),
+        ([("a", LAB), ("b", LAB.replace("{name: x}", "{name: y}"))], "two of them have a Lab document: a:1 and b:1"),
         (
             [("a.json", '{"Network": "10.0.0.0/16"}'), ("b.json", '{"Network": "10.1.0.0/16"}')],
             "two of them have a network configuration: a.json and b.json",

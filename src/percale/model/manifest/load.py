@@ -1,0 +1,88 @@
+"""Loads the manifests that a command was given, with all that is wrong in them. Called by `cli/` and `lab/spec/input.py`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+
+from msgspec import Struct
+
+from percale.errors import BadManifest
+from percale.model.kinds import KINDS, Kinds
+from percale.model.manifest.decode import (
+    DEFAULT_NAMESPACE,
+    ManifestEntry,
+    SkippedDocument,
+    Source,
+    decode_manifest,
+)
+from percale.model.manifest.diagnostics import combined
+from percale.model.manifest.files import Document
+from percale.model.manifest.json_text import read_json_text
+from percale.model.meta import ObjectKey
+
+
+class LoadedManifests(Struct, frozen=True):
+    """The objects of several files, in their order."""
+
+    entries: tuple[ManifestEntry, ...]
+    skipped: tuple[SkippedDocument, ...]
+    networks: tuple[Document, ...]
+    """Files that are a net-conf.json by itself."""
+    faults: tuple[BadManifest, ...]
+    """Of files that cannot be decoded."""
+    duplicates: tuple[BadManifest, ...]
+    """Objects that are there twice."""
+
+    @property
+    def skipped_that_matter(self) -> tuple[SkippedDocument, ...]:
+        """Policies that are not enforced, and misspelt kinds."""
+        return tuple(each for each in self.skipped if each.why.matters)
+
+    def valid(self) -> LoadedManifests:
+        """The same. Raises BadManifest with all that is wrong."""
+        if wrong := (*self.faults, *self.duplicates):
+            raise combined(wrong)
+        return self
+
+
+def load_manifests(
+    documents: Iterable[Document], kinds: Kinds = KINDS, *, namespace: str = DEFAULT_NAMESPACE
+) -> LoadedManifests:
+    """Decode these files; objects without a namespace are of `namespace`."""
+    entries: list[ManifestEntry] = []
+    skipped: list[SkippedDocument] = []
+    networks: list[Document] = []
+    faults: list[BadManifest] = []
+    for file, text in documents:
+        if is_net_conf(text):
+            networks.append((file, text))
+            continue
+        try:
+            manifest = decode_manifest(text.encode(), file, kinds=kinds, namespace=namespace)
+        except BadManifest as fault:
+            faults.append(fault)
+            continue
+        entries += manifest.entries
+        skipped += manifest.skipped
+    return LoadedManifests(tuple(entries), tuple(skipped), tuple(networks), tuple(faults), tuple(_duplicates(entries)))
+
+
+def is_net_conf(text: str) -> bool:
+    """Whether a file is a net-conf.json: a JSON object with a network and without a kind."""
+    if not text.lstrip().startswith("{"):
+        return False
+    try:
+        document = read_json_text(text)
+    except json.JSONDecodeError:
+        return False  # the decoder says where and why
+    return "kind" not in document and not {"network", "ipv6network"}.isdisjoint(key.lower() for key in document)
+
+
+def _duplicates(entries: Sequence[ManifestEntry]) -> Iterator[BadManifest]:
+    first: dict[tuple[str, ObjectKey], Source] = {}
+    for each in entries:
+        earlier = first.setdefault((each.object.KIND, each.object.key), each.source)
+        if earlier is not each.source:
+            what = f"{each.object.KIND} {each.object.key} is in {earlier} too"
+            yield BadManifest(what, where=str(each.source), hint="keep one")
