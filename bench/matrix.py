@@ -16,8 +16,8 @@ from bench.policy_world import policy_world
 from bench.rows import Row, at_most, run
 from percale.explain.matrix.groups import by_workload, outside_groups, owners
 from percale.explain.matrix.matrix import Matrix
-from percale.explain.matrix.port_space import cut
-from percale.explain.matrix.reachability import Reach
+from percale.explain.matrix.port_space import port_space_of
+from percale.explain.matrix.reachability import Reachability
 from percale.explain.parties import outside
 from percale.model.meta import Object
 from percale.policy.evaluator import Evaluator
@@ -43,8 +43,8 @@ def matrix_of(objects: list[Object]) -> Matrix:
     """As `percale matrix` computes it, every pod a workload of its own."""
     evaluator = Evaluator(objects)
     ranges = outside([evaluator])
-    space = cut([evaluator])
-    reach = Reach(evaluator, space, ranges)
+    space = port_space_of([evaluator])
+    reach = Reachability(evaluator, space, ranges)
     grouping = by_workload(reach, owners(objects), outside_groups(ranges, [evaluator], [reach]))
     return Matrix(reach, grouping, space.all)
 

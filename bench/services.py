@@ -104,7 +104,7 @@ async def _ours(objects: list[Object]) -> _Samples:
         CONFIG,
         informer.subscribe(*KINDS),
         bench.table,
-        flows=flows,
+        conntrack_cleaner=flows,
         problems=bench.problems,
         events=bench.events,
         registry=metrics.registry,

@@ -5,7 +5,7 @@
      n1 192.168.1.1, fd01::1              n2 192.168.1.2, fd01::2
                └── bridge in `outside`: 203.0.113.7, 2001:db8::7 ──┘
 
-`test_policy_worlds.py` and `test_policy_updates.py` put objects and compare what packets do with what an evaluator says.
+`test_policy_worlds.py` and `test_policy_states.py` put objects and compare what packets do with what an evaluator says.
 """
 
 from __future__ import annotations

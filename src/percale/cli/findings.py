@@ -1,4 +1,4 @@
-"""What is wrong or odd in manifests, each with its file and line. Called by policy_check.py and service_check.py."""
+"""What is wrong or odd in manifests, each with its file and line. Called by cli/policy/check.py and cli/service/check.py."""
 
 from __future__ import annotations
 

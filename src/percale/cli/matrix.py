@@ -135,8 +135,8 @@ def _sides(
     from percale.errors import BadInput
     from percale.explain.matrix import groups
     from percale.explain.matrix.diff import WorldSide
-    from percale.explain.matrix.port_space import cut
-    from percale.explain.matrix.reachability import Reach
+    from percale.explain.matrix.port_space import port_space_of
+    from percale.explain.matrix.reachability import Reachability
     from percale.explain.parties import outside
     from percale.policy.evaluator import Evaluator
 
@@ -148,9 +148,9 @@ def _sides(
             raise BadInput(f"no pods in namespace {namespace}", hint=known)
     if not there:
         raise BadInput("no pods and no workloads", hint="give the manifests of the workloads too, with another -f")
-    space = cut(evaluators, spans)
+    space = port_space_of(evaluators, spans)
     ranges = outside(evaluators)
-    reaches = [Reach(evaluator, space, ranges) for evaluator in evaluators]
+    reaches = [Reachability(evaluator, space, ranges) for evaluator in evaluators]
     named = groups.outside_groups(ranges, evaluators, reaches)
     return [
         WorldSide(evaluator, reach, groups.by_workload(reach, groups.owners(world.objects), named, detailed=namespaces))

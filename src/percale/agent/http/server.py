@@ -15,12 +15,12 @@ import msgspec
 from aiohttp import web
 
 from percale.agent.http.listener import Page
-from percale.agent.http.web_server import Guests, runner
+from percale.agent.http.web_server import ConnectionLimit, runner
 from percale.agent.metrics import GaugeValues, Metrics
 from percale.agent.status import Status
 
 
-class StatusSource(Protocol):
+class Reporter(Protocol):
     """Implemented by `StatusReporter`."""
 
     metrics: Metrics
@@ -35,7 +35,7 @@ class StatusSource(Protocol):
         """For /status."""
 
 
-async def serve(listener: socket.socket, source: StatusSource) -> None:
+async def serve(listener: socket.socket, source: Reporter) -> None:
     """Serve until cancelled."""
 
     def live() -> Page:
@@ -59,7 +59,7 @@ async def serve(listener: socket.socket, source: StatusSource) -> None:
 
 async def serve_pages(listener: socket.socket, pages: Mapping[str, Callable[[], Page]]) -> None:
     """Serve each path's page, made per request, until cancelled."""
-    running = await runner(pages.get, Guests(), patience=0.5)
+    running = await runner(pages.get, ConnectionLimit(), shutdown_timeout=0.5)
     try:
         await web.SockSite(running, listener).start()
         await asyncio.Event().wait()

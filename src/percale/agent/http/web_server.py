@@ -18,7 +18,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from percale.agent.http.listener import Page
 
-MOST = 64
+MOST_CONNECTIONS = 64
 """Connections at a time."""
 _LARGEST_LINE = 4096
 """Bytes of a request's first line, or of one header."""
@@ -38,32 +38,32 @@ _LOGGER = logging.getLogger("percale.http")
 _LOGGER.addFilter(_NoBadRequests())
 
 
-class Guests:
-    """The clients of all servers that share it."""
+class ConnectionLimit:
+    """Closes the oldest connection beyond the limit; shared by several servers."""
 
-    def __init__(self, most: int = MOST) -> None:
+    def __init__(self, most: int = MOST_CONNECTIONS) -> None:
         self._most = most
-        self._present: dict[object, asyncio.Transport] = {}
-        """In the order of their coming."""
+        self._open: dict[object, asyncio.Transport] = {}
+        """The oldest first."""
 
-    def come(self, guest: object, transport: asyncio.Transport) -> None:
-        self._present[guest] = transport
-        if len(self._present) > self._most:
-            self._present.pop(next(iter(self._present))).abort()
+    def add(self, connection: object, transport: asyncio.Transport) -> None:
+        self._open[connection] = transport
+        if len(self._open) > self._most:
+            self._open.pop(next(iter(self._open))).abort()
 
-    def go(self, guest: object) -> None:
-        self._present.pop(guest, None)
+    def discard(self, connection: object) -> None:
+        self._open.pop(connection, None)
 
 
 class _Server(web.Server):
-    def __init__(self, answer: Callable[[web.BaseRequest], Any], guests: Guests) -> None:
+    def __init__(self, answer: Callable[[web.BaseRequest], Any], limit: ConnectionLimit) -> None:
         super().__init__(answer)
-        self._guests = guests
+        self._connection_limit = limit
 
     def __call__(self) -> web.RequestHandler:
-        return _Guest(
+        return _Connection(
             self,
-            self._guests,
+            self._connection_limit,
             loop=self._loop,
             access_log=None,
             logger=_LOGGER,
@@ -73,22 +73,22 @@ class _Server(web.Server):
         )
 
 
-class _Guest(web.RequestHandler):
+class _Connection(web.RequestHandler):
     """One connection."""
 
-    def __init__(self, server: web.Server, guests: Guests, **settings: Any) -> None:
+    def __init__(self, server: web.Server, limit: ConnectionLimit, **settings: Any) -> None:
         super().__init__(server, **settings)
-        self._guests = guests
+        self._connection_limit = limit
         self.unanswered = 0
         """Bytes since the last request."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         assert isinstance(transport, asyncio.Transport)
-        self._guests.come(self, transport)
+        self._connection_limit.add(self, transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._guests.go(self)
+        self._connection_limit.discard(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -100,12 +100,16 @@ class _Guest(web.RequestHandler):
 
 
 async def runner(
-    find: Callable[[str], Callable[[], Page] | None], guests: Guests, *, patience: float, any_method: bool = False
+    find: Callable[[str], Callable[[], Page] | None],
+    limit: ConnectionLimit,
+    *,
+    shutdown_timeout: float,
+    any_method: bool = False,
 ) -> web.ServerRunner:
-    """A server without sites, whose paths `find` has pages for; `patience` is for the last answers, in seconds."""
+    """A server without sites, whose paths `find` has pages for; `shutdown_timeout` is in seconds, for the last responses."""
 
     async def answer(request: web.BaseRequest) -> web.Response:
-        assert isinstance(request.protocol, _Guest)
+        assert isinstance(request.protocol, _Connection)
         request.protocol.unanswered = 0
         if (page := find(request.path)) is None:
             return web.Response(status=404)
@@ -115,6 +119,6 @@ async def runner(
         headers = {"Content-Type": kind, "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **more}
         return web.Response(status=code, body=body, headers=headers)
 
-    made = web.ServerRunner(_Server(answer, guests), handle_signals=False, shutdown_timeout=patience)
+    made = web.ServerRunner(_Server(answer, limit), handle_signals=False, shutdown_timeout=shutdown_timeout)
     await made.setup()
     return made

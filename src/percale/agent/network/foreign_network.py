@@ -28,7 +28,7 @@ class ForeignNetwork:
         self._policies = policies
         self._reconciler = context.reconciler
         self._monitor = ForeignPodMonitor(
-            lambda: policies.table.selected_pods, context.reconciler, context.problems, context.log
+            lambda: policies.renderer.selected_pods, context.reconciler, context.problems, context.log
         )
         self._reporter = reporter
 

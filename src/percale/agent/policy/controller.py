@@ -57,7 +57,7 @@ class PolicyController:
         policy_kinds: PolicyKinds = POLICY_KINDS,
     ) -> None:
         self.evaluator = Evaluator(policy_kinds=policy_kinds)
-        self.table = PolicyRenderer(self.evaluator, node)
+        self.renderer = PolicyRenderer(self.evaluator, node)
         self.local_pods: set[bytes] = set()
         """The packed addresses of this node's pods; `on_local_pods` is called on changes."""
         self.synced = False
@@ -227,17 +227,17 @@ class PolicyController:
         self._recheck_all |= self._foreign_change or self._in_flight  # the last transaction may have been rejected
         self._foreign_change = False
         self._in_flight = True
-        transaction = self.table.update(deltas)
-        self._pending_recheck |= self.table.affected_addresses
+        transaction = self.renderer.update(deltas)
+        self._pending_recheck |= self.renderer.affected_addresses
         return transaction
 
     def snapshot(self) -> Transaction:
         """All rules, relative to the base chains."""
-        return self.table.snapshot()
+        return self.renderer.snapshot()
 
     def involved_objects(self, part: Transaction) -> Iterator[InvolvedObject]:
         """The policies whose rules this part contains, and the pods whose dispatch to their rules it is."""
-        policies, pods = self.table.owners(part)
+        policies, pods = self.renderer.owners(part)
         for policy in policies:
             kind, key = self.evaluator.policy_kinds.object_key(policy)
             yield InvolvedObject(kind.KIND, key)

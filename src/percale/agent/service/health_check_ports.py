@@ -39,7 +39,7 @@ class HealthChecks:
         self._problems = problems
         self._checks: Mapping[int, HealthCheck] = {}
         self._servers: dict[int, asyncio.Task[None]] = {}
-        self._guests: Any = None
+        self._connection_limit: Any = None
         """Of all ports together."""
 
     def sync(self, checks: Mapping[int, HealthCheck]) -> None:
@@ -60,14 +60,14 @@ class HealthChecks:
     async def _serve(self, port: int) -> None:
         check = self._checks[port]
         web, server = [await asyncio.to_thread(importlib.import_module, each) for each in _WEB]
-        self._guests = self._guests or server.Guests()
+        self._connection_limit = self._connection_limit or server.ConnectionLimit()
 
         def page() -> Page:
             nonlocal check
             check = self._checks.get(port, check._replace(endpoints=0))  # while it closes it has none
             return self._answer(check)
 
-        runner = await server.runner(lambda _: page, self._guests, patience=0.1, any_method=True)
+        runner = await server.runner(lambda _: page, self._connection_limit, shutdown_timeout=0.1, any_method=True)
         try:
             while True:
                 try:

@@ -43,7 +43,7 @@ async def start_services(
         service_config(config, network),
         subscription,
         table,
-        flows=conntrack_cleaner,
+        conntrack_cleaner=conntrack_cleaner,
         problems=context.problems,
         events=context.events,
         registry=context.metrics.registry,

@@ -60,7 +60,7 @@ class ServiceProxier:
         subscription: Subscription,
         table: NodeTable,
         *,
-        flows: ConntrackCleaner,
+        conntrack_cleaner: ConntrackCleaner,
         problems: Problems,
         events: Events,
         registry: CollectorRegistry,
@@ -74,25 +74,25 @@ class ServiceProxier:
 
         `on_health_check_ports` gets the ports in use by health checks. `registry` gets the metrics of Services.
         """
-        self.services = ServiceResolver(config)
+        self.resolver = ServiceResolver(config)
         self.synced = False
         self._sync_latency = SyncLatency()
-        self._metrics = ServiceMetrics(registry, self.services.services, self._sync_latency)
+        self._metrics = ServiceMetrics(registry, self.resolver.services, self._sync_latency)
         self.health = ProxierHealth(
             self._sync_latency,
             problems,
             source=table.source,
             applied=table.applied.is_set,
-            eligible=lambda: self.services.node.eligible,
+            eligible=lambda: self.resolver.node.eligible,
             answered=self._metrics.health_answered,
         )
-        self._elements = ServiceRenderer(self.services)
+        self._renderer = ServiceRenderer(self.resolver)
         self._subscription = subscription
         self._table = table
         self._problems = problems
         self._events = events
         self._local_pods = local_pods
-        self._conntrack_cleaner = flows
+        self._conntrack_cleaner = conntrack_cleaner
         self._count_interval = count_interval
         self._on_health_check_ports = on_health_check_ports
         self._health_checks = HealthChecks(self.health, problems)
@@ -124,7 +124,7 @@ class ServiceProxier:
         """Update the endpoint weights of Services with the strategy `lc` periodically."""
         while True:
             await asyncio.sleep(self._count_interval)
-            counted = [each for each in self.services.services.values() if any(is_counted(port) for port in each.ports)]
+            counted = [each for each in self.resolver.services.values() if any(is_counted(port) for port in each.ports)]
             if not counted:
                 continue
             ports = [port for each in counted for port in each.ports if is_counted(port)]
@@ -134,7 +134,7 @@ class ServiceProxier:
                 for record in port.records(port.cluster + port.local)
             }
             try:
-                self._elements.connections = await self._conntrack_cleaner.count(wanted)
+                self._renderer.connections = await self._conntrack_cleaner.count(wanted)
             except KernelError as error:
                 self._problems.record(SOURCE, error)
                 continue
@@ -151,23 +151,23 @@ class ServiceProxier:
             case Upserted():
                 self._metrics.received(event.object.KIND)
                 self._slices_changed.add(_service_of(event.object))
-                self._changed |= self.services.apply([event.object])
+                self._changed |= self.resolver.apply([event.object])
             case Deleted():
                 self._metrics.received(event.object.KIND)
                 self._slices_changed.add(_service_of(event.object))
-                self._changed |= self.services.apply(gone=[(type(event.object), event.object.key)])
+                self._changed |= self.resolver.apply(gone=[(type(event.object), event.object.key)])
         self._table.request_sync()
 
     async def _replace(self, objects: Iterator[Object]) -> None:
-        gone = set(self.services.object_keys)
+        gone = set(self.resolver.object_keys)
         while some := tuple(islice(objects, _YIELD_EVERY)):
             for kind, count in Counter(type(obj).KIND for obj in some).items():
                 self._metrics.received(kind, count)
-            self._changed |= self.services.apply(some)
+            self._changed |= self.resolver.apply(some)
             self._slices_changed.update(map(_service_of, some))
             gone.difference_update([(type(obj), obj.key) for obj in some])
             await asyncio.sleep(0)
-        self._changed |= self.services.apply(gone=gone)
+        self._changed |= self.resolver.apply(gone=gone)
 
     # Table section
 
@@ -176,26 +176,26 @@ class ServiceProxier:
         self._sync_latency.submitted()
         changed, self._changed = self._changed, set()
         slices_changed, self._slices_changed = self._slices_changed, set()
-        self._elements.local_pods = frozenset(self._local_pods())
+        self._renderer.local_pods = frozenset(self._local_pods())
         for key in changed | slices_changed:
-            old, new = self._elements.rendered(key), self.services.services.get(key)
+            old, new = self._renderer.rendered(key), self.resolver.services.get(key)
             self._datagrams |= _datagrams(old) | _datagrams(new)
         for key in changed:
-            service = self.services.services.get(key)
+            service = self.resolver.services.get(key)
             if service is None or service.health_check_port is None:
                 self._health_check_ports.pop(key, None)
             else:
                 self._health_check_ports[key] = service.health_check_port, HealthCheck(key, service.local_ready)
         self._in_flight |= changed
-        return self._elements.update(changed)
+        return self._renderer.update(changed)
 
     def snapshot(self) -> Transaction:
         """All elements, relative to the base chains."""
-        return self._elements.snapshot()
+        return self._renderer.snapshot()
 
     def involved_objects(self, part: Transaction) -> Iterable[InvolvedObject]:
         """The Services that this part belongs to."""
-        return (InvolvedObject("Service", key) for key in self._elements.owners(part))
+        return (InvolvedObject("Service", key) for key in self._renderer.owners(part))
 
     async def committed(self, *, changed: bool) -> None:
         """Report metrics and problems, and delete entries that lead to endpoints that are gone."""
@@ -216,17 +216,17 @@ class ServiceProxier:
         checks = dict(self._health_check_ports.values())
         self._on_health_check_ports(checks.keys())
         self._health_checks.sync(checks)
-        valid, self._elements.stale_affinity_maps = self._elements.stale_affinity_maps, {}
+        valid, self._renderer.stale_affinity_maps = self._renderer.stale_affinity_maps, {}
         try:
             self._metrics.clients_forgotten(await self._table.prune(valid))
         except KernelError as error:
-            self._elements.stale_affinity_maps = valid | self._elements.stale_affinity_maps
+            self._renderer.stale_affinity_maps = valid | self._renderer.stale_affinity_maps
             self._problems.record(SOURCE, error)
             asyncio.get_running_loop().call_later(_RETRY_INTERVAL, self._table.request_sync)
 
     def serving(self, ports: Collection[int]) -> Served:
         """The endpoints of all Services' UDP addresses with these ports."""
-        known = {each for service in self.services.services.values() for each in _datagrams(service)}
+        known = {each for service in self.resolver.services.values() for each in _datagrams(service)}
         return self._served((version, vip) for version, vip in known if vip.port in ports)
 
     def _served(self, changed: Iterable[tuple[Family, Vip]]) -> Served:
@@ -234,19 +234,19 @@ class ServiceProxier:
         found: dict[tuple[bytes, int], frozenset[Record]] = {}
         for family, vip in sorted(changed, key=lambda each: each[1].kind != "node-port"):
             if vip.kind == "node-port":
-                held = self.services.vip_owners.owner(node_port_key(family, "UDP", vip.port))
-                own = self.services.node_port_addresses
+                held = self.resolver.vip_owners.owner(node_port_key(family, "UDP", vip.port))
+                own = self.resolver.node_port_addresses
                 addresses = [each for each in own if len(each) == family.size]
             else:
-                held, addresses = self.services.vip_owners.owner(vip_key(vip.address, "UDP", vip.port)), [vip.address]
-            serving = self.services.serving(held[0]) if held is not None else frozenset()
+                held, addresses = self.resolver.vip_owners.owner(vip_key(vip.address, "UDP", vip.port)), [vip.address]
+            serving = self.resolver.serving(held[0]) if held is not None else frozenset()
             found |= {(address, vip.port): serving for address in addresses}
         return found
 
     def _report_problems(self, changed: Iterable[ObjectKey]) -> None:
         """Raise the problems of these Services, each by itself; other Services are not affected."""
         for key in changed:
-            service = self.services.services.get(key)
+            service = self.resolver.services.get(key)
             if service is not None and service.problems:
                 self._with_problems.add(key)
                 problems = list(dict.fromkeys(service.problems))

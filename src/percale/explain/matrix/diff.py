@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from percale.explain.matrix.groups import Group, Grouping
 from percale.explain.matrix.port_space import Piece, PortSet
-from percale.explain.matrix.reachability import NO_FLOW, Reach, always
+from percale.explain.matrix.reachability import NO_FLOW, Reachability, always
 from percale.policy.evaluator import Evaluator
 from percale.policy.verdict import Decision, Flow, FlowEnd
 
@@ -25,7 +25,7 @@ class WorldSide(Struct, frozen=True):
     """One of the two worlds."""
 
     evaluator: Evaluator
-    reach: Reach
+    reach: Reachability
     grouping: Grouping
 
     def group(self, party: int) -> Group:

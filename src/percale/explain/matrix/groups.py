@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
-from percale.explain.matrix.reachability import Reach
+from percale.explain.matrix.reachability import Reachability
 from percale.explain.parties import Outside, blocks_of
 from percale.model.meta import Object, ObjectKey, OwnerReference
 from percale.model.pod import Pod
@@ -79,7 +79,9 @@ class Grouping(Struct, frozen=True):
         return _grouping([_folded(self.groups[each]) for each in self.of])
 
 
-def by_workload(reach: Reach, owners: Owners, outside: Sequence[Group], *, detailed: Collection[str] = ()) -> Grouping:
+def by_workload(
+    reach: Reachability, owners: Owners, outside: Sequence[Group], *, detailed: Collection[str] = ()
+) -> Grouping:
     """Workloads of the `detailed` namespaces and the others folded into their namespaces; none is detailed: all are."""
     found = []
     for party in reach.parties[: len(reach.parties) - len(outside)]:
@@ -106,7 +108,9 @@ def _rank(group: Group) -> tuple[int, str, str, str]:
     return (sorts[group.sort], group.namespace or "", group.name, group.kind or "")
 
 
-def outside_groups(ranges: Sequence[Outside], evaluators: Sequence[Evaluator], reaches: Sequence[Reach]) -> list[Group]:
+def outside_groups(
+    ranges: Sequence[Outside], evaluators: Sequence[Evaluator], reaches: Sequence[Reachability]
+) -> list[Group]:
     """The group of each range. Ranges that no world distinguishes are one, named as in a rule; the widest is `external`."""
     columns = [reach.kinds[len(reach.parties) - len(ranges) :].tolist() for reach in reaches]
     kinds: list[tuple[int, ...]] = list(zip(*columns, strict=True))

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from percale.explain.matrix.groups import Group, Grouping
 from percale.explain.matrix.port_space import PortSet
-from percale.explain.matrix.reachability import NO_FLOW, Reach
+from percale.explain.matrix.reachability import NO_FLOW, Reachability
 
 
 class Cell(NamedTuple):
@@ -43,7 +43,7 @@ class Edge(NamedTuple):
 class Matrix:
     """Groups × groups. Groups whose pods are of the same kinds share a row."""
 
-    def __init__(self, reach: Reach, grouping: Grouping, asked: PortSet) -> None:
+    def __init__(self, reach: Reachability, grouping: Grouping, asked: PortSet) -> None:
         """Of the `asked` ports alone."""
         self.groups = grouping.groups
         self.space = reach.space

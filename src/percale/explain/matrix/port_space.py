@@ -95,7 +95,7 @@ def _range(ends: tuple[int, int]) -> str:
     return str(ends[0]) if ends[0] == ends[1] else f"{ends[0]}-{ends[1]}"
 
 
-def cut(evaluators: Iterable[Evaluator], asked: Iterable[PortSpan] = ()) -> PortSpace:
+def port_space_of(evaluators: Iterable[Evaluator], asked: Iterable[PortSpan] = ()) -> PortSpace:
     """The space in which these worlds' rules, and the ports that a person asks for, are sets of pieces."""
     spans = set(asked)
     for evaluator in evaluators:

@@ -40,7 +40,7 @@ _UNKNOWN = -1
 """In the table of what both sides allow: not computed yet."""
 
 
-class Reach:
+class Reachability:
     """Of one world, at one moment."""
 
     def __init__(self, evaluator: Evaluator, space: PortSpace, outside: Sequence[Outside]) -> None:

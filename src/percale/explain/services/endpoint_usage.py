@@ -1,4 +1,4 @@
-"""Every endpoint of a service port, and why a node uses it or not. Called by `showing`; pure.
+"""Every endpoint of a service port, and why a node uses it or not. Called by `show`; pure.
 
     EndpointSlices ─▶ candidates, each with its state ─┐
     ResolvedPort (what the table chose) ───────────────┴▶ Seen: for whom it is used, and why not for the others

@@ -1,4 +1,4 @@
-"""A Service as one node sees it: its addresses, its endpoints, and what happens to whom. Called by cli/service_*.py; pure.
+"""A Service as one node sees it: its addresses, its endpoints, and what happens to whom. Called by cli/service/; pure.
 
 Service, slices ─ endpoint_usage.py ─▶ Seen ─┐
 ServiceResolver ─ ResolvedService ───────────┴▶ ServiceView ─▶ text here, JSON in document.py

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from percale.errors import KernelError
-from percale.kernel.nftables.portions import TAKES_NOTHING, Refused, make_in_parts
+from percale.kernel.nftables.portions import TAKES_NOTHING, Refused, apply_in_portions
 from percale.kernel.nftables.table_monitor import GATHERING
 from percale.render.nft.objects import TableSpec, Transaction
 from percale.render.nft.table_state import TableState, diff
@@ -49,7 +49,7 @@ class FakeNftTable:
                     raise
                 self.state = state
                 specs = {name: each.spec for name, each in state.sets.items() if each.spec is not None}
-                self.refused = make_in_parts(missing, specs, self._make, policy_base.CLASS_MAPS)
+                self.refused = apply_in_portions(missing, specs, self._make, policy_base.CLASS_MAPS)
         return snapshot if loaded else missing
 
     async def apply(self, transaction: Transaction) -> None:

@@ -22,7 +22,7 @@ from msgspec.structs import replace
 from percale.errors import KernelError
 from percale.kernel.nftables.bulk_elements import row_of
 from percale.render.nft.objects import SIZES, Chain, ElementBatch, Field, Rule, SetSpec, Transaction, Verdict, joined
-from percale.render.nft.table_state import cut
+from percale.render.nft.table_state import chunks
 
 _TOGETHER = 2048
 """Elements of a part, which is split further where it is rejected."""
@@ -42,7 +42,7 @@ TAKES_NOTHING = frozenset({errno.EPERM, errno.EBADF})
 """Errors that do not depend on the transaction's content."""
 
 
-def make_in_parts(
+def apply_in_portions(
     change: Transaction, known: Mapping[str, SetSpec], make: Callable[[Transaction], None], class_maps: Iterable[str]
 ) -> list[Refused]:
     """Apply a transaction that fails as a whole in as few parts as `make` accepts; returns what was left out.
@@ -230,7 +230,7 @@ def _destination_size(spec: SetSpec) -> int:
 
 
 def _portions(elements: ElementBatch, spec: SetSpec, count: int) -> Iterator[ElementBatch]:
-    keys = cut(elements.packed_keys, spec.key_size * count)
-    data = cut(elements.data, spec.data_size * count) if elements.data else [b""] * len(keys)
+    keys = chunks(elements.packed_keys, spec.key_size * count)
+    data = chunks(elements.data, spec.data_size * count) if elements.data else [b""] * len(keys)
     for some, values in zip(keys, data, strict=True):
         yield ElementBatch(elements.set, some, values, elements.verdict)

@@ -35,7 +35,7 @@ from percale.render.nft.objects import (
     Transaction,
     Verdict,
 )
-from percale.render.nft.table_state import cut
+from percale.render.nft.table_state import chunks
 
 MOST_ELEMENTS = 20
 """In a logged command; the rest is counted."""
@@ -178,12 +178,12 @@ def _elements(verb: str, of: str, changes: Iterable[ElementBatch], specs: Mappin
         spec = specs.get(elements.set)
         if spec is None or not elements.packed_keys:
             continue
-        keys = cut(elements.packed_keys, spec.key_size)
+        keys = chunks(elements.packed_keys, spec.key_size)
         formatted = [_key(spec, key) for key in keys[:MOST_ELEMENTS]]
         if verb == "add" and elements.verdict is not None:
             formatted = [f"{key} : {_verdict(elements.verdict)}" for key in formatted]
         elif verb == "add" and isinstance(spec.data, tuple):
-            values = cut(elements.data, spec.data_size)
+            values = chunks(elements.data, spec.data_size)
             formatted = [f"{key} : {_fields(spec.data, value)}" for key, value in zip(formatted, values, strict=False)]
         more = f" # and {len(keys) - len(formatted)} more" if len(keys) > len(formatted) else ""
         yield f"{verb} element {of} {spec.name} {{ {', '.join(formatted)} }}{more}"

@@ -29,7 +29,7 @@ from percale.kernel.nftables.commit import EventSubscriptions
 from percale.kernel.nftables.dump import TableDump, read_elements, read_table
 from percale.kernel.nftables.messages import remove_table
 from percale.kernel.nftables.nft_program import run_nft
-from percale.kernel.nftables.portions import TAKES_NOTHING, Refused, closed, make_in_parts, size_of
+from percale.kernel.nftables.portions import TAKES_NOTHING, Refused, apply_in_portions, closed, size_of
 from percale.kernel.nftables.script import table_script, to_commands
 from percale.kernel.nftables.table_monitor import TableMonitor
 from percale.render.nft.objects import ElementBatch, SetSpec, TableSpec, Transaction
@@ -238,7 +238,7 @@ class _TableWorker:
         self._apply_in_parts(diff(bare.apply(shut), snapshot) if shut else snapshot)
 
     def _apply_in_parts(self, change: Transaction) -> None:
-        self.refused = make_in_parts(change, self._specs, self.apply, policy_base.CLASS_MAPS)
+        self.refused = apply_in_portions(change, self._specs, self.apply, policy_base.CLASS_MAPS)
 
     def _takes(self, make: Callable[[], None], transaction: Transaction, specs: Mapping[str, SetSpec]) -> bool:
         """Whether the kernel accepted the whole transaction. Raises KernelError when it would accept no other one either."""

@@ -1,7 +1,7 @@
-"""What people give to a lab: Kubernetes manifests, a Lab document, a network configuration. Called by `starting` and verbs.
+"""Input of a lab: Kubernetes manifests, a Lab document, a network configuration. Called by `up` and the verbs.
 
 text ─▶ net-conf.json? ──────────────────────────────┐
-     └▶ model.decoding ─▶ ConfigMap kube-flannel-cfg ─┼─▶ network, wiring
+     └▶ decode ─────────▶ ConfigMap kube-flannel-cfg ─┼─▶ network, wiring
                       ├─▶ kind: Lab ──────────────────┴─▶ machines
                       └─▶ everything else ──────────────▶ objects of the store
 """

@@ -1,4 +1,4 @@
-"""Which files `-f` means: a file, all manifests of a directory, or stdin. Called by cli/lab/objects.py and `starting`."""
+"""Which files `-f` means: a file, all manifests of a directory, or stdin. Called by cli/lab/objects.py and lab/up.py."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ class _Draft:
 
     def _remove(self, elements: ElementBatch) -> None:
         spec, contents = self._contents(elements)
-        for key in cut(elements.packed_keys, spec.key_size):
+        for key in chunks(elements.packed_keys, spec.key_size):
             if key not in contents:
                 raise refused_by(self._state.table, errno.ENOENT, f"set {elements.set}")
             del contents[key]
@@ -254,7 +254,7 @@ _WORDS = {
 }
 
 
-def cut(packed: bytes, size: int) -> list[bytes]:
+def chunks(packed: bytes, size: int) -> list[bytes]:
     """Pieces of equal size."""
     return [packed[start : start + size] for start in range(0, len(packed), size)]
 
@@ -267,9 +267,9 @@ def _portions(table: TableName, spec: SetSpec, elements: ElementBatch) -> Iterat
     if len(elements.data) * spec.key_size != len(elements.packed_keys) * spec.data_size:
         raise refused_by(table, errno.EINVAL, f"set {elements.set}")
     for number, start in enumerate(range(0, len(elements.packed_keys), step)):
-        keys = cut(elements.packed_keys[start : start + step], spec.key_size)
+        keys = chunks(elements.packed_keys[start : start + step], spec.key_size)
         data = elements.data[number * width : (number + 1) * width]
-        yield keys, [*cut(data, spec.data_size)] if width else [elements.verdict] * len(keys)
+        yield keys, [*chunks(data, spec.data_size)] if width else [elements.verdict] * len(keys)
 
 
 _PORTION = 4096

@@ -14,7 +14,7 @@ import pytest
 from percale.agent.http import client
 from percale.agent.http.listener import listen, wait_for_connection
 from percale.agent.http.server import serve
-from percale.agent.http.web_server import MOST
+from percale.agent.http.web_server import MOST_CONNECTIONS
 from percale.agent.metrics import GaugeValues, Metrics
 from percale.agent.problems import Problem
 from percale.agent.status import Addresses, Peer, Pod, Status
@@ -161,14 +161,14 @@ async def test_who_never_ends_his_request_keeps_nobody_out(socket: Path) -> None
     async with serving(socket, StatusSource()):
         assert (await get(socket, "/healthz"))[0] == 200
         with ExitStack() as down:
-            for number in range(10 * MOST):
+            for number in range(10 * MOST_CONNECTIONS):
                 _, writer = await asyncio.open_unix_connection(str(socket))
                 down.callback(writer.close)
                 writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n")
-                if number % MOST == 0:
+                if number % MOST_CONNECTIONS == 0:
                     assert (await get(socket, "/healthz"))[0] == 200
-            ours = descriptors() - before - 10 * MOST
-            assert ours <= MOST + 5, "the server's ends, and few else"
+            ours = descriptors() - before - 10 * MOST_CONNECTIONS
+            assert ours <= MOST_CONNECTIONS + 5, "the server's ends, and few else"
 
 
 async def test_a_request_that_goes_on_and_on_is_ended(socket: Path) -> None:

@@ -15,8 +15,8 @@ from tests import builders
 from percale.explain.matrix import graph, text
 from percale.explain.matrix.groups import Group, by_workload, outside_groups, owners
 from percale.explain.matrix.matrix import Cell, Matrix
-from percale.explain.matrix.port_space import cut
-from percale.explain.matrix.reachability import Reach
+from percale.explain.matrix.port_space import port_space_of
+from percale.explain.matrix.reachability import Reachability
 from percale.explain.parties import outside
 from percale.model.meta import Object
 from percale.model.pod import Pod
@@ -43,8 +43,8 @@ def replica_set(name: str, deployment: str) -> ReplicaSet:
 def matrix_of(objects: Iterable[Object], detailed: tuple[str, ...] = ()) -> Matrix:
     everything = list(objects)
     evaluator = Evaluator(everything)
-    ranges, space = outside([evaluator]), cut([evaluator])
-    reach = Reach(evaluator, space, ranges)
+    ranges, space = outside([evaluator]), port_space_of([evaluator])
+    reach = Reachability(evaluator, space, ranges)
     named = outside_groups(ranges, [evaluator], [reach])
     return Matrix(reach, by_workload(reach, owners(everything), named, detailed=detailed), space.all)
 

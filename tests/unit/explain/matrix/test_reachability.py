@@ -14,8 +14,8 @@ from tests.unit.policy.small_worlds import puts
 from percale.explain.matrix.diff import FlowChange, WorldSide, flow_changes
 from percale.explain.matrix.groups import Group, by_workload, outside_groups, owners
 from percale.explain.matrix.matrix import Matrix
-from percale.explain.matrix.port_space import PortSet, cut
-from percale.explain.matrix.reachability import Reach, always
+from percale.explain.matrix.port_space import PortSet, port_space_of
+from percale.explain.matrix.reachability import Reachability, always
 from percale.explain.parties import Parties, outside, rules_of
 from percale.model.meta import Object
 from percale.model.networkpolicy import NetworkPolicy
@@ -54,8 +54,8 @@ def evaluator_of(objects: Iterable[Object]) -> Evaluator:
 
 def sides(*several: Sequence[Object]) -> list[WorldSide]:
     evaluators = [evaluator_of(objects) for objects in several]
-    space, ranges = cut(evaluators), outside(evaluators)
-    reaches = [Reach(evaluator, space, ranges) for evaluator in evaluators]
+    space, ranges = port_space_of(evaluators), outside(evaluators)
+    reaches = [Reachability(evaluator, space, ranges) for evaluator in evaluators]
     named = outside_groups(ranges, evaluators, reaches)
     return [
         WorldSide(evaluator, reach, by_workload(reach, owners(objects), named))

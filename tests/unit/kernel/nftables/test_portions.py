@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.snapshots import snapshot
 
 from percale.errors import KernelError
-from percale.kernel.nftables.portions import make_in_parts, merged, steps
+from percale.kernel.nftables.portions import apply_in_portions, merged, steps
 from percale.render.nft.objects import Chain, ElementBatch, Rule, SetSpec, Transaction, Verdict
 from percale.render.nft.table_state import TableState, diff
 from percale.render.policy.base_chains import CLASS_MAPS, SET_SPECS
@@ -77,7 +77,7 @@ def test_what_is_too_large_goes_in_by_and_by() -> None:
         put_sets=(peers,),
         put=(ElementBatch("peers", some_addresses(3000)), ElementBatch("hairpins4", some_addresses(2000))),
     )
-    assert make_in_parts(change, table.specs, table.make, CLASS_MAPS) == []
+    assert apply_in_portions(change, table.specs, table.make, CLASS_MAPS) == []
     assert table.state == TableState.bare((*SET_SPECS, *SERVICE_SET_SPECS)).apply(change)
 
 
@@ -120,7 +120,7 @@ def test_a_destination_that_is_too_large_by_itself_never_leads_to_what_is_not_th
     table.make(served(before, first=0) if before else Transaction())
     table = Limited(table.state, most=300)
     change = diff(table.state, served(after, first=7) if after else Transaction())
-    assert make_in_parts(change, table.specs, table.make, CLASS_MAPS) == []
+    assert apply_in_portions(change, table.specs, table.make, CLASS_MAPS) == []
     assert table.state == bare.apply(served(after, first=7) if after else Transaction())
     assert table.made > 3
 
@@ -166,7 +166,7 @@ def test_what_is_refused_is_left_out_and_whom_it_judges_gets_nowhere(bad: bytes 
                 plain(transaction)
 
         table.make = make  # type: ignore[method-assign]
-    (refused,) = make_in_parts(change, table.specs, table.make, CLASS_MAPS)
+    (refused,) = apply_in_portions(change, table.specs, table.make, CLASS_MAPS)
     assert refused.error.errno == errno.EINVAL
     state = table.state.sets["ingress4"].elements
     if bad == TWO:
@@ -187,6 +187,6 @@ def test_a_kernel_that_takes_nothing_is_no_fault_of_a_part() -> None:
         raise KernelError("may not", errno=errno.EPERM)
 
     with pytest.raises(KernelError):
-        make_in_parts(
+        apply_in_portions(
             Transaction(put=(ElementBatch("self4", ONE * 2),)), specs_of(TableState.bare(SET_SPECS)), make, CLASS_MAPS
         )
