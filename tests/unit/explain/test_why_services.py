@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
+from msgspec import to_builtins
 from msgspec.structs import replace
 
 from percale.errors import BadInput
 from percale.explain.service_world import MasqueradeAddress
+from percale.explain.why.document import service_document
 from percale.explain.why.targets import TargetLookup
 from percale.explain.why.through_service import (
     Cluster,
     ServiceReply,
-    as_json,
     find_service_port,
     service_reply,
     to_text,
@@ -229,7 +230,7 @@ def test_text_and_json() -> None:
         "    allowed: x/client (10.0.1.3) → x/web-1 (10.0.1.2), 8080/TCP",
     ]
     assert "      ingress  denied: isolated by np:x/p, and no rule allows it" in lines
-    found = as_json(reply, Nowhere())
+    found = to_builtins(service_document(reply, Nowhere()))
     assert (found["to"], found["port"], found["verdict"]) == ("svc/x/web", 80, "in part")
     assert [each["verdict"] for each in found["ways"][0]["endpoints"]] == ["allowed", "denied"]
     assert found["ways"][0]["endpoints"][1]["seenAs"] is None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from ipaddress import ip_address
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -21,7 +21,6 @@ from percale.explain.services.show import unproxied_reason
 from percale.explain.why.connection import Answer, Reply, explain_connection
 from percale.explain.why.targets import Target, TargetLookup
 from percale.explain.why.text import Places
-from percale.explain.why.text import as_json as connection_json
 from percale.explain.why.text import to_text as connection_text
 from percale.model.ip_family import Family
 from percale.model.meta import Object
@@ -267,27 +266,3 @@ _REFUSALS = {"reject": "refused", "drop": "dropped", "none": "not a Service's ma
 
 def _by(path: ServicePath) -> str:
     return f" by {', '.join(path.nodes)}" if path.nodes else ""
-
-
-def as_json(reply_: ServiceReply, places: Places) -> dict[str, Any]:
-    """All of it, for a program."""
-    return {
-        "from": reply_.source.name,
-        "to": f"svc/{reply_.service.key}",
-        "protocol": reply_.port.protocol,
-        "port": reply_.port.port,
-        "verdict": reply_.word,
-        "ways": [
-            {
-                "nodes": list(path.nodes),
-                "address": path.address,
-                "action": path.chosen.action,
-                "masquerade": path.chosen.masquerade,
-                "reason": path.chosen.reason,
-                "endpoints": [
-                    {**connection_json(each.reply, places), "seenAs": each.seen_as} for each in path.endpoints
-                ],
-            }
-            for path in reply_.paths
-        ],
-    }
