@@ -25,7 +25,7 @@ $(VENV)/.packages-of-tests: scripts/system-packages
 demo: setup                      ## a three-node cluster, pods, real packets, two backends
 	@scripts/demo
 
-check: setup-tests               ## style, types, the one-way rooms, unit tests
+check: setup-tests               ## style, types, import contracts, unit tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -7,7 +7,7 @@ PercaleError
 │   ├── BadNetworkConfig         net-conf.json
 │   └── BadConfig                the agent's own configuration, flags, environment
 ├── StoreError
-│   ├── Conflict                 somebody else wrote the object first (compare-and-put lost)
+│   ├── Conflict                 another writer changed the object first (compare-and-put)
 │   ├── NotFound
 │   └── StoreUnavailable
 ├── AddressError
@@ -28,7 +28,7 @@ from __future__ import annotations
 from errno import EIO
 
 _LONGEST_LINE = 500
-"""Characters of what happened; it may quote what somebody wrote, of any length."""
+"""Characters of a message: it may quote input of any length."""
 
 
 def _clipped(line: str) -> str:

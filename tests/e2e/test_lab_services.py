@@ -169,7 +169,7 @@ def test_pods_of_a_stateful_set_by_their_names_and_a_pod_at_its_nodes_ports(perc
         assert probed(percale, client, f"node/{node}", port)["answered"]["name"] == "default/log"
     assert percale.probe("external/outside", f"node/{other}", "81") == "refused"
     said = percale.complaint("lab", "probe", "log", "svc/elsewhere", "80")
-    assert "svc/default/elsewhere is a name for database.example, and nobody knows that" in said
+    assert "svc/default/elsewhere is a name for database.example, which does not resolve" in said
     said = percale.complaint("lab", "probe", "log", "svc/empty", "80")
     assert "svc/default/empty is headless, and has no ready endpoint" in said
 

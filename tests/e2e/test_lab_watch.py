@@ -106,7 +106,7 @@ def test_however_it_ends_nothing_is_left(guarded: Person, number: signal.Signals
 
 def test_it_ends_by_itself_and_one_at_a_time(guarded: Person) -> None:
     with watching(guarded, "--for", "60"):
-        assert "somebody watches already" in guarded.complaint("lab", "watch")
+        assert "another watch is running" in guarded.complaint("lab", "watch")
     assert guarded.out("lab", "watch", "--for", "0.3") == ""
     assert "percale_watch" not in tables(guarded)
 

@@ -85,7 +85,7 @@ class AgentContext:
                 yield exit_stack, tasks
 
     def announce_ready(self, summary: str) -> None:
-        """Tell the log and systemd. Most objects that exist now are long-lived, so the garbage collector skips them."""
+        """Notify the log and systemd. Most objects that exist now are long-lived, so the garbage collector skips them."""
         gc.freeze()
         self.log.info("ready", seconds=f"{time.monotonic() - self._started_at:.3f}")
         self._summary = summary

@@ -30,7 +30,7 @@ _LONGEST_RETRY = 5.0
 
 
 class Subscription:
-    """A component's events, in order: a slow component delays nobody else.
+    """A component's events, in order: a slow component delays no other.
 
     A component may begin to read late, when the node's network is known: until then only the latest event of each object is
     kept, so that memory is bounded by the number of objects.

@@ -1,6 +1,6 @@
 """One agent per node: a locked pid file in the run directory. Callers: `main.py`, `cleanup.py`.
 
-The kernel releases the lock when the process ends, however it ends, so the file of a killed agent blocks nobody.
+The kernel releases the lock when the process ends, however it ends, so a killed agent's file does not block the next agent.
 """
 
 from __future__ import annotations

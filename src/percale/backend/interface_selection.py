@@ -195,11 +195,11 @@ def _unfound(what: str, underlay: Underlay) -> BadConfig:
 
 
 def _candidates(underlay: Underlay) -> str:
-    def spelled(addresses: Iterable[IPInterface]) -> str:
+    def formatted(addresses: Iterable[IPInterface]) -> str:
         return ", ".join(str(address.ip) for address in addresses)
 
     listed = [
-        f"{interface.name} ({spelled(interface.addresses)})"
+        f"{interface.name} ({formatted(interface.addresses)})"
         for interface in underlay.interfaces
         if interface.name != "lo" and interface.addresses
     ]

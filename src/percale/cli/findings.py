@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import click
 from msgspec import Struct
@@ -13,9 +13,10 @@ from msgspec.structs import replace
 from percale.errors import BadManifest, BadManifests, BadNetworkConfig
 from percale.lab.spec.topology import Lab
 from percale.model.kinds import KINDS, kinds_of
-from percale.model.manifest.decode import ManifestEntry
+from percale.model.manifest.decode import ManifestEntry, SkippedDocument
 from percale.model.manifest.files import Document
 from percale.model.manifest.load import load_manifests
+from percale.model.manifest.strictness import Validation
 
 Severity: TypeAlias = Literal["error", "warning", "info"]
 
@@ -37,7 +38,8 @@ class Finding(Struct, frozen=True):
             text = f"{where}: {self.message}; {self.hint}" if self.hint else f"{where}: {self.message}"
             return " ".join(text.split())
         hint = f" ({self.hint})" if self.hint else ""
-        return f"{where}: {self.severity}: {self.subject}: {self.message}{hint}"
+        subject = f"{self.subject}: " if self.subject else ""
+        return f"{where}: {self.severity}: {subject}{self.message}{hint}"
 
     def plain(self, subject: str) -> dict[str, Any]:
         """As `-o json` has it, with this name for the subject."""
@@ -57,23 +59,43 @@ def by_severity(findings: Sequence[Finding]) -> dict[str, int]:
     return {severity: sum(each.severity == severity for each in findings) for severity in get_args(Severity)}
 
 
-def tell(findings: Sequence[Finding], subject: str, output: str, summary: str) -> None:
+def print_findings(findings: Sequence[Finding], subject: str, output: str, summary: str) -> None:
     """As text with this last line, or as JSON with this name for the subjects."""
     if output == "json":
-        told = [each.plain(subject) for each in findings]
-        click.echo(json.dumps({"findings": told, **by_severity(findings)}, indent=2, ensure_ascii=False))
+        plain = [each.plain(subject) for each in findings]
+        click.echo(json.dumps({"findings": plain, **by_severity(findings)}, indent=2, ensure_ascii=False))
         return
     for finding in findings:
         click.echo(finding)
     click.echo(summary)
 
 
-def decoded(documents: Sequence[Document]) -> tuple[list[Finding], Sequence[ManifestEntry]]:
-    """All errors of all files, and the objects of those that have none."""
+class Decoded(NamedTuple):
+    """All errors of all files, the objects of those that have none, what is left out though it matters, and unknown fields."""
+
+    errors: list[Finding]
+    entries: Sequence[ManifestEntry]
+    warnings: list[Finding]
+
+
+def decoded(documents: Sequence[Document], validate: Validation) -> Decoded:
+    """The content of these files."""
     loaded = load_manifests(documents, {**KINDS, **kinds_of(Lab)})
     errors = [finding for fault in loaded.faults for finding in errors_of(fault)]
     twice = [replace(finding, code="twice") for fault in loaded.duplicates for finding in errors_of(fault)]
-    return [*errors, *twice], loaded.entries
+    unknown = [replace(finding, code="unknown-field") for fault in loaded.unknown for finding in errors_of(fault)]
+    warnings = list(map(_left_out, loaded.skipped_that_matter))
+    if validate == "strict":
+        errors += unknown
+    elif validate == "warn":
+        warnings += [replace(each, severity="warning") for each in unknown]
+    return Decoded([*errors, *twice], loaded.entries, warnings)
+
+
+def _left_out(document: SkippedDocument) -> Finding:
+    source, subject = document.source, f"{document.kind} of {document.api_version}"
+    message = f"{document.why.reason}, left out"
+    return Finding(source.file, source.line, "warning", "not-enforced", subject, message, document.why.hint)
 
 
 def errors_of(error: BadManifest | BadNetworkConfig, file: str = "") -> list[Finding]:

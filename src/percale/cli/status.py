@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from percale.cli.tables import table
+from percale.text_columns import table
 
 if TYPE_CHECKING:
     from percale.agent.status import Peer, Status

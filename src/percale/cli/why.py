@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
-from msgspec import Struct, field
+from msgspec import Struct, field, to_builtins
+from msgspec.structs import replace
 
 from percale.cli.options import source_options
 
 if TYPE_CHECKING:
+    from percale.explain.why.document import ConnectionDocument, ServiceDocument
     from percale.explain.why.targets import Target, TargetLookup
     from percale.explain.world import World
 
@@ -37,7 +39,7 @@ def why(
     TO may be a Service, with a port of its own: svc/NS/NAME:PORT, svc/NAME:PORT. Each endpoint that the Service may
     choose on the node of FROM has its verdict.
 
-    Exit code 0: allowed, 1: denied, 2: nobody can tell from what is known, and why; or some endpoints of a Service are
+    Exit code 0: allowed, 1: denied, 2: undecided, with the reason; or some endpoints of a Service are
     allowed and others are not.
     """
     if files and lab is not None:
@@ -61,16 +63,17 @@ def why(
         raise
     taken = question.taken
     if output == "json":
-        click.echo(json.dumps({**answer.json, "taken": taken} if taken else answer.json))
+        document = replace(answer.document, taken=taken) if taken else answer.document
+        click.echo(json.dumps(to_builtins(document)))
     else:
         click.echo("\n".join([*(f"{asked}: its first pod is {pod}" for asked, pod in taken.items()), *answer.lines]))
     return _CODES[answer.word]
 
 
-class _Told(NamedTuple):
+class _Answer(NamedTuple):
     word: str
     lines: list[str]
-    json: dict[str, Any]
+    document: ConnectionDocument | ServiceDocument
 
 
 class _Question(Struct, frozen=True):
@@ -80,11 +83,12 @@ class _Question(Struct, frozen=True):
     taken: dict[str, str] = field(default_factory=dict)
     """The pods that stand for workloads."""
 
-    def pod(self, source: str, destination: str, port: str | None) -> _Told:
+    def pod(self, source: str, destination: str, port: str | None) -> _Answer:
         """Raises BadInput, NotFound."""
         from percale.explain.why.connection import explain_connection
+        from percale.explain.why.document import connection_document
         from percale.explain.why.targets import find_port
-        from percale.explain.why.text import as_json, to_text
+        from percale.explain.why.text import to_text
 
         if port is None:
             raise click.UsageError("Missing argument 'PORT[/PROTO]'.")
@@ -92,7 +96,7 @@ class _Question(Struct, frozen=True):
         protocol, number = find_port(port, asked)
         self._no_service(asked, protocol, number)
         answer = explain_connection(self.around.evaluator, asker, asked, protocol, number)
-        return _Told(answer.word, list(to_text(answer, self.world)), as_json(answer, self.world))
+        return _Answer(answer.word, list(to_text(answer, self.world)), connection_document(answer, self.world))
 
     def _no_service(self, asked: Target, protocol: str, number: int | None) -> None:
         """A verdict on the address of a Service would be none on the connection. Raises BadInput."""
@@ -113,10 +117,11 @@ class _Question(Struct, frozen=True):
                     hint = f"ask for svc/{service}:{name.port or own}"
                     raise BadInput(f"{at}/{protocol} leads to Service {service}", hint=hint)
 
-    def service(self, source: str, destination: str, port: str | None) -> _Told:
+    def service(self, source: str, destination: str, port: str | None) -> _Answer:
         """Raises BadInput, NotFound."""
         from percale.cli.sources import service_world
-        from percale.explain.why.through_service import Cluster, as_json, find_service_port, service_reply, to_text
+        from percale.explain.why.document import service_document
+        from percale.explain.why.through_service import Cluster, find_service_port, service_reply, to_text
 
         name, colon, own = destination.partition(":")
         if bool(colon) == (port is not None):
@@ -128,7 +133,7 @@ class _Question(Struct, frozen=True):
         asker = self._find(source)
         cluster = Cluster(self.around, table_of, services.nodes, services.masquerade_addresses)
         answer = service_reply(cluster, asker, service, found)
-        return _Told(answer.word, list(to_text(answer, self.world)), as_json(answer, self.world))
+        return _Answer(answer.word, list(to_text(answer, self.world)), service_document(answer, self.world))
 
     def _find(self, text: str) -> Target:
         from percale.explain.why.targets import first_pod

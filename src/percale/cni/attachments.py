@@ -313,9 +313,9 @@ class Attachments:
                 finally:
                     os.close(namespace)
             except (OSError, PercaleError) as error:
-                self._log.warn("a pod cannot be wired anew", pod=str(attachment), error=str(error))
+                self._log.warn("cannot restore a pod's devices", pod=str(attachment), error=str(error))
             else:
-                self._log.info("wired a pod anew", pod=str(attachment), device=attachment.wires.device)
+                self._log.info("restored a pod's devices", pod=str(attachment), device=attachment.wires.device)
 
     async def close(self) -> None:
         """Finish what is in progress."""

@@ -15,7 +15,7 @@ def require_ours(directory: Path, setting: str) -> None:
     others = found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX
     if found.st_uid not in (0, os.geteuid()) or others:
         raise StateError(
-            "somebody else may write there",
+            "others may write there",
             where=str(directory),
             hint=f"chown and chmod it, or choose another with {setting}",
         )

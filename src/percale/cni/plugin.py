@@ -104,7 +104,7 @@ def receive(agent: _socket.socket, size: int) -> bytes:
 
 
 def open_namespace() -> int | None:
-    """The pod's namespace; None when there is none (any more), which is for the agent to judge."""
+    """The pod's namespace; None when there is none (any more): the agent decides what that means."""
     try:
         return posix.open(posix.environ.get(b"CNI_NETNS", b""), posix.O_RDONLY | posix.O_CLOEXEC)
     except OSError:

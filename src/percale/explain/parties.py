@@ -1,6 +1,6 @@
 """Everybody that a flow can have at one end: pods' and nodes' addresses, and samples of the addresses outside.
 
-Addresses outside are cut into ranges that no rule tells apart. `Parties` answers which of them a peer of a rule means, all at
+Outside addresses are split into ranges that no rule distinguishes. `Parties` answers which of them a peer of a rule means, all at
 once, as one row of booleans. Called by `reachability.py`; pure.
 """
 
@@ -27,7 +27,7 @@ Row: TypeAlias = npt.NDArray[np.bool_]
 
 
 class Outside(NamedTuple):
-    """Addresses of nobody here, from one to another, that no rule tells apart; packed, of one family."""
+    """A range of outside addresses that no rule distinguishes; packed, of one family."""
 
     first: bytes
     last: bytes

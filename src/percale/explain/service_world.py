@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from functools import cached_property
 from ipaddress import collapse_addresses, ip_address, ip_network
@@ -23,6 +22,7 @@ from percale.model.service import Service
 from percale.model.subnet_lease import SubnetLease
 from percale.service.node_context import ServiceConfig, facts_of_node
 from percale.service.resolver import ServiceResolver
+from percale.suggestion import nearest
 
 NO_NODE = ""
 """As a node's name: nothing is on it, and no hint is for it."""
@@ -106,8 +106,8 @@ class ServiceWorld(Struct, frozen=True, dict=True):
         found = self.services.get(key)
         if found is not None:
             return found
-        nearly = difflib.get_close_matches(name, sorted({each.name for each in self.services}), n=1)
-        near = sorted((each.namespace != key.namespace, str(each)) for each in self.services if each.name in nearly)
+        similar = nearest(name, sorted({each.name for each in self.services}))
+        near = sorted((each.namespace != key.namespace, str(each)) for each in self.services if each.name == similar)
         raise NotFound(f"there is no Service {key}", hint=f"did you mean {near[0][1]}?" if near else None)
 
 

@@ -34,7 +34,7 @@ def _hint(obj: KernelObject, number: int | None) -> str | None:
     if isinstance(obj, Sysctl) and number == errno.ENOENT and obj.name.startswith("net/bridge/"):
         return "policies do not reach pods on bridges until the module is loaded: modprobe br_netfilter"
     if isinstance(obj, Link) and isinstance(obj.kind, Veth) and obj.kind.peer is not None and number == errno.EEXIST:
-        return f"the other namespace has a device {obj.kind.peer.name} of somebody else's"
+        return f"the other namespace has a device {obj.kind.peer.name} of another owner"
     return _HINTS.get(number or 0)
 
 

@@ -49,7 +49,7 @@ class Listener(Struct, frozen=True):
 
 
 def listeners() -> list[Listener]:
-    """In the caller's namespace; none where the kernel cannot tell. Raises OSError."""
+    """In the caller's namespace; none where the kernel does not support it. Raises OSError."""
     with suppress(FileNotFoundError):  # a kernel without inet_diag
         asking = netlink.Socket(_SOCK_DIAG)
         try:
@@ -63,6 +63,6 @@ def _of(asking: netlink.Socket, protocol: Protocol, family: int) -> Iterator[Lis
     number, states = _STATES[protocol]
     for message in asking.dump(_BY_FAMILY, _REQUEST.pack(family, number, 0, 0, states)):
         found, _, _, _, port, _, address, _ = _ANSWER.unpack_from(message.body)
-        told = dict(netlink.attributes(message.body[_ANSWER.size :]))
-        only = told.get(_V6_ONLY, b"\0")[0]
+        answer = dict(netlink.attributes(message.body[_ANSWER.size :]))
+        only = answer.get(_V6_ONLY, b"\0")[0]
         yield Listener(protocol, int.from_bytes(port), address[: _WIDTHS[found]], found == socket.AF_INET6 and not only)

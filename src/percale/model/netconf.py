@@ -6,7 +6,6 @@ checks apply in every mode. Keys match in any case, as flannel's do; an unknown 
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping
 from ipaddress import ip_address, ip_network
@@ -20,6 +19,7 @@ from percale.model.addresses import IPAddress, IPNetwork
 from percale.model.backend_options import OPTIONS, REMOVED, BackendOptions
 from percale.model.ip_family import Family
 from percale.model.manifest.json_text import read_json_text
+from percale.suggestion import nearest
 
 DEFAULT_BACKEND = "vxlan"
 
@@ -168,10 +168,8 @@ def _typed(schema: type[S], document: Mapping[str, Any], path: str, source: str)
 
 
 def _nearest(word: str, known: tuple[str, ...]) -> str:
-    by_lower = {name.lower(): name for name in known}
-    match = difflib.get_close_matches(word.lower(), by_lower, n=1)
-    if match:
-        return f'did you mean "{by_lower[match[0]]}"?'
+    if (found := nearest(word, known)) is not None:
+        return f'did you mean "{found}"?'
     return f"known are {', '.join(known)}" if known else "it takes no options"
 
 

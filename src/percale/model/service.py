@@ -46,7 +46,7 @@ class SessionAffinityConfig(Part, frozen=True, kw_only=True):
 
 
 class ServiceSpec(Part, frozen=True, kw_only=True):
-    """Without a selector, somebody else maintains the endpoints. `clusterIP: None` (the text) makes it headless."""
+    """Without a selector, the endpoints are maintained by others. `clusterIP: None` (the text) makes it headless."""
 
     type: Literal["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"] = "ClusterIP"
     selector: dict[str, str] = msgspec.field(default_factory=dict)

@@ -53,7 +53,7 @@ class RuleRef(NamedTuple):
 
 
 class CompiledRule(Struct, frozen=True):
-    """`peers` None: everybody. `ports` None: all ports of every protocol, ICMP too. Empty: nobody, none."""
+    """`peers` None: all peers. `ports` None: all ports of every protocol, ICMP too. Empty: no peer, no port."""
 
     ref: RuleRef
     action: Action

@@ -38,7 +38,7 @@ def cost_problem(facts: ServiceFacts, slices: Iterable[SliceFacts]) -> str | Non
         return None
     return (
         f"Service {facts.key}: it would take {elements} elements in each node's kernel, of {MAX_ELEMENTS} that it may, "
-        "so nobody is served: split it, or use a strategy with fewer slots"
+        "so it is not served: split it, or use a strategy with fewer slots"
     )
 
 

@@ -1,6 +1,6 @@
 """Resolves Services for this node, updated object by object. Not thread-safe.
 
-    put, gone ─▶ facts (compact; the objects are not kept) ─▶ VIP owners ─▶ dirty Services ─▶ resolved anew, compared, reported
+    put, gone ─▶ facts (compact; the objects are not kept) ─▶ VIP owners ─▶ dirty Services ─▶ resolved again, compared, reported
 
 One slice changes: one Service is computed. Equal to a fresh table over the same objects (a property test holds it to that).
 Callers: the agent, the lab, the command `percale service`.

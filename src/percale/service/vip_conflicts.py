@@ -1,7 +1,7 @@
 """Which Service owns a virtual address that several Services request. Called by `resolver.py`.
 
 Cluster IPs win over load balancer addresses, and these over external IPs, which a Service's author chooses: writing another's
-address there never takes it. Within a kind the older Service wins; of two created in the same second the lower uid, which nobody
+address there never takes it. Within a kind the older Service wins; of two created in the same second the lower uid, which no user
 chooses, and without uids the name.
 """
 

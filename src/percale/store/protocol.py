@@ -19,7 +19,7 @@ T = TypeVar("T", bound=Object)
 class Snapshot(Struct, frozen=True):
     """All objects of the watched kinds, in the requested order of kinds.
 
-    A watch begins with it, after the ReadProblems; sent again when the store cannot tell what changed in between.
+    A watch begins with it, after the ReadProblems; sent again when the store does not know what changed in between.
     """
 
     by_kind: Mapping[type[Object], Sequence[Object]]
@@ -72,7 +72,7 @@ class Store(Protocol):
     def watch(self, *kinds: type[Object]) -> AsyncIterator[Event]:
         """A Snapshot, then every change in order. Close the iterator to stop.
 
-        What the Snapshot lacks, because it cannot be read, is told before it: who acts on a Snapshot has to know.
+        What the Snapshot lacks, because it cannot be read, is reported before it: readers of a Snapshot need to know.
         """
 
     async def put(self, obj: T, *, expect: str | None = None, ttl: float | None = None) -> T:

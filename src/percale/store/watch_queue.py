@@ -1,4 +1,4 @@
-"""Watches of a store, each with its own queue, so that a slow reader loses nothing and blocks nobody.
+"""Watches of a store, each with its own queue, so that a slow reader loses no event and blocks no other.
 
 Used by `files/` and `memory.py`, on the event loop.
 """

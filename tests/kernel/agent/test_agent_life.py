@@ -127,7 +127,7 @@ def test_pods_outside_the_nodes_subnet_are_reported(cluster: Cluster) -> None:
     (problem,) = one.status.problems
     assert problem.error == (
         "pod default/old has an address of another network than the node's, where no peer reaches it; "
-        "delete the pod and make it anew"
+        "delete and recreate the pod"
     )
     old.cni("DEL")
     until(lambda: not one.status.problems)

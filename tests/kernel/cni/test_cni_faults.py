@@ -212,7 +212,7 @@ def test_a_pod_that_has_an_eth0_already_is_refused_and_leaves_nothing(node: Node
     node.start()
     pod = new_pod("p")
     pod.space.run("ip", "link", "add", "eth0", "type", "bridge")
-    with pytest.raises(Refused, match="exists; the other namespace has a device eth0 of somebody else's") as caught:
+    with pytest.raises(Refused, match="exists; the other namespace has a device eth0 of another owner") as caught:
         pod.add()
     assert caught.value.code == 101
     until(lambda: node.devices() == [])

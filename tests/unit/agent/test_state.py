@@ -93,6 +93,6 @@ def test_a_directory_in_which_others_may_write_is_refused(tmp_path: Path, way: s
         os.chown(tmp_path, 4711, -1)
     else:
         tmp_path.chmod(0o777)
-    with pytest.raises(StateError, match=r"somebody else may write there; chown and chmod it, or .* --state-dir"):
+    with pytest.raises(StateError, match=r"others may write there; chown and chmod it, or .* --state-dir"):
         NodeState(tmp_path)
     assert not list(tmp_path.iterdir())

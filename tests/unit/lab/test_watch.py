@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from msgspec.structs import replace
 
-from percale.cli.lab.watch import told_to_end
+from percale.cli.lab.watch import interrupt_flag
 from percale.kernel.nftables.trace import TracedVerdict
 from percale.lab.watch import Name, VerdictMerger
 
@@ -80,7 +80,7 @@ def test_a_connection_that_is_tried_again_is_shown_once() -> None:
 def test_an_interrupt_that_is_lost_on_its_way_ends_the_watch_all_the_same() -> None:
     former = signal.getsignal(signal.SIGINT)
     try:
-        over = told_to_end()
+        over = interrupt_flag()
         assert not over()
         with suppress(KeyboardInterrupt):  # as a finalizer does
             signal.raise_signal(signal.SIGINT)

@@ -9,7 +9,6 @@ Callers: cli/agent.py, http/client.py, cli/, and the lab (for its own agents).
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import socket
@@ -29,6 +28,7 @@ from percale.model.manifest.syntax_tree import Node, meaning, plain_value
 from percale.model.manifest.yaml_reader import read_yaml
 from percale.model.netconf import NetworkConfig
 from percale.service.node_context import ServiceConfig
+from percale.suggestion import did_you_mean
 
 PREFIX = "PERCALE_"
 _NOT_SETTINGS = frozenset({"PERCALE_DEBUG", "PERCALE_CONFIG"})
@@ -257,9 +257,7 @@ def expected(setting: str) -> str:
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
-    by_lower = {name.lower(): name for name in known}
-    match = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.5)
-    return f"did you mean {by_lower[match[0]]}?" if match else "docs/agent.md lists what there is"
+    return did_you_mean(word, known, cutoff=0.5) or "docs/agent.md lists what there is"
 
 
 # Derived values

@@ -1,9 +1,9 @@
-"""The agent's web server: short requests, no bodies, and so many clients at a time, for pods reach some of its ports.
+"""The agent's web server: short requests without bodies, and a limited number of clients, because pods reach some of its ports.
 
-Who has been there longest goes for who comes. Whoever asks is answered within milliseconds; who keeps connections open, or does
-not end his request, has no more of the agent's descriptors and memory than this.
+A new connection beyond the limit closes the oldest one. Requests are answered within milliseconds; a client that keeps
+connections open, or does not finish its request, uses no more of the agent's descriptors and memory than this limit.
 
-Importing aiohttp takes longer than programming the node: whoever serves has a thread import this, when somebody asks.
+Importing aiohttp takes longer than programming the node: a thread imports this module at the first request.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LONGEST_QUIET = 30.0
 
 
 class _NoBadRequests(logging.Filter):
-    """What a client does wrong is answered with 400, and is nothing to tell the node's operator, with a traceback at that."""
+    """Drops tracebacks of bad requests: the client gets a 400, and the node's operator needs no log entry."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))

@@ -225,7 +225,7 @@ class NodeNetwork:
         if outside:
             what = f"{outside[0]} has an address of another network than the node's, where no peer reaches it"
             more = f" (and {len(outside) - 1} more)" if outside[1:] else ""
-            self._problems.raise_(OUTSIDE_SUBNET, BadConfig(what + more, hint="delete the pod and make it anew"))
+            self._problems.raise_(OUTSIDE_SUBNET, BadConfig(what + more, hint="delete and recreate the pod"))
         else:
             self._problems.clear(OUTSIDE_SUBNET)
 

@@ -70,7 +70,7 @@ class NetworkTables:
             await each.table.applied.wait()
 
     def start_garbage_collection(self) -> None:
-        """All sources have synced: from now on elements that nobody declares are removed."""
+        """All sources have synced: from now on undeclared elements are removed."""
         for each in self._tables.values():
             each.table.start_garbage_collection()
 

@@ -5,7 +5,7 @@
 Rejected: an address that this node does not have, a port that the agent itself or another pod uses, and at loopback a port on
 which a local process listens. Elsewhere a pod's host port takes precedence over a local process, as with portmap; the status
 reports it. Ports opened in previous runs are in the pods' records. A client that sends UDP from one port stays on its conntrack
-entry, whoever holds the host port now: such entries are deleted (`conntrack_cleanup.py`). A node port of the same number takes
+entry even when its host port has moved: such entries are deleted (`conntrack_cleanup.py`). A node port of the same number takes
 precedence over a host port: its flows belong to its Service.
 """
 

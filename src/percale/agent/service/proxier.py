@@ -46,7 +46,7 @@ SOURCE = "services"
 _RETRY_INTERVAL = 1.0
 """Seconds until a failed deletion of affinity entries is retried."""
 _MOST_PROBLEMS = 3
-"""Problems of one Service that status and Event tell."""
+"""Problems of one Service shown in its status and Event."""
 _YIELD_EVERY = 200
 """Objects of a snapshot before the event loop gets a turn."""
 

@@ -34,7 +34,7 @@ def probe(
 
     FROM and TO: a pod's name, NS/POD, deploy/NAME, node/NAME, external/NAME or an address. TO may also be svc/NAME,
     svc/NS/NAME, or a name that FROM asks its name server for. Node ports: node/NAME and the port.
-    The result is allowed, refused (it got there, nobody listens), unreachable (a router said no) or timeout.
+    The result is allowed, refused (it arrived, no socket listens), unreachable (an ICMP error) or timeout.
     """
     answer = _ask(
         lab,
@@ -104,12 +104,12 @@ def remove_node(name: str, lab: str) -> int:
     return _do(lab, "remove_node", name=name)
 
 
-@click.command("restart-agent", short_help="Start a node's agent anew.")
+@click.command("restart-agent", short_help="Restart a node's agent.")
 @click.argument("node")
 @click.option("--kill", is_flag=True, help="By SIGKILL, in the middle of whatever it does.")
 @lab_option
 def restart_agent(node: str, kill: bool, lab: str) -> int:
-    """Start a node's agent anew; its pods keep their addresses and connections."""
+    """Restart a node's agent; its pods keep their addresses and connections."""
     return _do(lab, "restart_agent", node=node, kill=kill)
 
 

@@ -48,8 +48,8 @@ def watch(
 ) -> int:
     """Show each new connection that passes a node: allowed or denied, and the rule that decided.
 
-    What the kernel says itself, from traces of the rules. Connections between a node and its own pods are not judged, and a
-    connection that is tried again is shown once.
+    From the kernel's traces of its rules. Connections between a node and its own pods are not evaluated, and a
+    retried connection is shown once.
     """
     from percale.lab.run_dir import locate
     from percale.lab.watch import LeftOut
@@ -58,11 +58,11 @@ def watch(
     shown = 0
     wanted = pod if pod is None or "/" in pod else f"default/{pod}"
     until = time.monotonic() + seconds if seconds is not None else inf
-    interrupted = told_to_end()
+    interrupted = interrupt_flag()
     with closing(watching(locate(lab), rate, stop=lambda: interrupted() or time.monotonic() >= until)) as found:
         for seen in found:
             if isinstance(seen, LeftOut):
-                click.echo(f"{seen.count} new connections were left out so far; --rate looks at more", err=True)
+                click.echo(f"{seen.count} new connections were not traced so far; --rate traces more", err=True)
             elif _is_wanted(seen, wanted, only):
                 click.echo(_as_json(seen) if output == "json" else _as_text(seen))
                 shown += 1
@@ -71,17 +71,17 @@ def watch(
     return 0
 
 
-def told_to_end() -> Callable[[], bool]:
-    """Whether somebody pressed Ctrl-C: the exception alone is lost when it comes in the middle of a finalizer."""
-    told = False
+def interrupt_flag() -> Callable[[], bool]:
+    """Whether Ctrl-C was pressed: the exception alone is lost when it is raised in a finalizer."""
+    interrupted = False
 
-    def tell(_number: int, _frame: object) -> None:
-        nonlocal told
-        told = True
+    def interrupt(_number: int, _frame: object) -> None:
+        nonlocal interrupted
+        interrupted = True
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGINT, tell)
-    return lambda: told
+    signal.signal(signal.SIGINT, interrupt)
+    return lambda: interrupted
 
 
 def _is_wanted(seen: Connection, pod: str | None, only: str | None) -> bool:

@@ -6,21 +6,22 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import click
 
-from percale.cli.findings import Finding, by_severity, counted, decoded, errors_of, tell
-from percale.cli.options import networks
+from percale.cli.findings import Finding, by_severity, counted, decoded, errors_of, print_findings
+from percale.cli.options import networks, validate_option, validation
 from percale.errors import BadNetworkConfig
 from percale.lab.spec.topology import Lab
 from percale.model.addresses import IPNetwork
 from percale.model.manifest.decode import ManifestEntry, Source, node_at, read_nodes
 from percale.model.manifest.files import Document, read
-from percale.model.manifest.syntax_tree import Node, descend, plain_value
+from percale.model.manifest.syntax_tree import Node, descend
 from percale.model.netconf import network_config
 from percale.policy.kinds.registry import POLICY_KINDS
 from percale.policy.lint.finding import LintFinding
-from percale.policy.lint.linter import lint, lint_unknown_fields
+from percale.policy.lint.linter import lint
 
 
 @click.command()
+@validate_option
 @click.argument("paths", metavar="FILE|DIR…", nargs=-1, required=True)
 @click.option("--strict", is_flag=True, help="Exit 1 on warnings too.")
 @click.option(
@@ -31,19 +32,19 @@ def check(*, paths: tuple[str, ...], strict: bool, cidrs: tuple[str, ...], outpu
     """Check policies; give the pods and namespaces that they are for, too.
 
     Errors are those of the API server, with its words. Warnings are what people get wrong: selectors that select
-    nothing, named ports nobody has, ipBlocks that hold the pod network, sections and rules without effect, DNS
+    nothing, named ports that no pod declares, ipBlocks that hold the pod network, sections and rules without effect, DNS
     that is cut off. Exits with 1 on errors.
     """
     given = networks(cidrs, "--pod-cidr")
     documents = read(paths)
-    findings, found = decoded(documents)
+    findings, found, warnings = decoded(documents, validation())
     if not findings:
         try:
-            findings = _lint(found, documents, given)
+            findings = _sorted([*warnings, *_lint(found, documents, given)], documents)
         except BadNetworkConfig as error:
             findings = errors_of(error, documents[0][0])
     count = by_severity(findings)
-    tell(findings, "policy", output, _summary(found, count))
+    print_findings(findings, "policy", output, _summary(found, count))
     return 1 if count["error"] or (strict and count["warning"]) else 0
 
 
@@ -51,12 +52,11 @@ def _lint(found: Sequence[ManifestEntry], documents: Sequence[Document], given: 
     texts = dict(documents)
     nodes = _Nodes(texts)
     linted = lint(found, given or _lab_networks(found))
-    for each in found:
-        if isinstance(each.object, POLICY_KINDS.object_types):
-            node = nodes.of(each.source)
-            linted += lint_unknown_fields(each, plain_value(node, len(texts[each.source.file]), str(each.source)))
-    files = list(texts)
-    findings = [_finding(each, nodes) for each in linted]
+    return [_finding(each, nodes) for each in linted]
+
+
+def _sorted(findings: Iterable[Finding], documents: Sequence[Document]) -> list[Finding]:
+    files = [file for file, _ in documents]
     return sorted(findings, key=lambda each: (files.index(each.file), each.line))
 
 

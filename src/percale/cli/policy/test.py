@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from percale.cli.left_out import tell_left_out
+from percale.cli.options import validate_option, validation
+
 if TYPE_CHECKING:
     from percale.explain.policy_tests.cases import Case
 
 
 @click.command()
+@validate_option
 @click.argument("files", metavar="FILE|DIR...", nargs=-1, required=True)
 @click.option("--live", is_flag=True, help="With real packets, in labs.")
 @click.option("-o", "--output", type=click.Choice(["text", "json", "junit"]), default="text", show_default=True)
@@ -28,7 +32,9 @@ def test(files: tuple[str, ...], live: bool, output: str) -> int:
     from percale.explain.policy_tests.cases import in_sequence
     from percale.explain.policy_tests.runner import try_offline
 
-    sequences = in_sequence(_cases(files))
+    cases = _cases(files)
+    tell_left_out(each for case in cases for each in case.warnings)
+    sequences = in_sequence(cases)
     if live:
         from percale.lab.policy_tests.runner import try_live
 
@@ -40,7 +46,7 @@ def test(files: tuple[str, ...], live: bool, output: str) -> int:
 
 
 def _cases(files: tuple[str, ...]) -> list[Case]:
-    """All cases of all files; every fault is told at once."""
+    """All cases of all files; all errors are reported at once."""
     from percale.errors import BadInput, BadManifest
     from percale.explain.policy_tests.cases import decode_cases
     from percale.model.manifest.diagnostics import combined
@@ -50,7 +56,7 @@ def _cases(files: tuple[str, ...]) -> list[Case]:
     faults: list[BadManifest] = []
     for file, text in read(files):
         try:
-            found += decode_cases(text.encode(), file, partial(_manifest, file))
+            found += decode_cases(text.encode(), file, partial(_manifest, file), validation())
         except BadManifest as fault:
             faults.append(fault)
     if faults:

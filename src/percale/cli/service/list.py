@@ -7,11 +7,11 @@ import click
 from percale.cli.json_output import format_json
 from percale.cli.options import source_options
 from percale.cli.sources import load_services
-from percale.cli.tables import table
 from percale.explain.service_world import NO_NODE
 from percale.explain.services.document import row_document
 from percale.explain.services.list import HEAD, row
 from percale.explain.services.show import view
+from percale.text_columns import table
 
 
 @click.command("list", short_help="Services, each in a line.")

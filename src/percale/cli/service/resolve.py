@@ -68,7 +68,7 @@ def resolve(
     masquerade_all: bool,
     output: str,
 ) -> int:
-    """Tell where a packet that NODE sees would go: to which endpoints, and whether they see its source.
+    """Show where a packet at NODE would go: to which endpoints, and whether they see its source.
 
     FROM is an address, NAMESPACE/POD or node/NAME. TO is an address, [IPV6] or svc/NAMESPACE/NAME.
 

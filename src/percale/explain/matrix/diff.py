@@ -1,7 +1,7 @@
 """What a change of the cluster opens and closes: flows that are allowed before and not after, or the other way round.
 
 Called by cli/matrix.py --diff with both worlds. Pods are the same by name; those of a workload whose names changed (a new
-template) are paired in their order. Flows of pods that are in one world alone are no flips: nobody can have used them. Pure.
+template) are paired in their order. Flows of pods in only one world are not changes: they cannot have been used. Pure.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class FlowChange(Struct, frozen=True):
 
 
 _NOT_BEFORE = -2
-"""For a set of ports that nobody gets before."""
+"""For a set of ports that no flow had before."""
 
 _ASKED = 20
 """Of very many pairs between two groups, so many are asked for the rules that decide; for each port and way of flipping."""

@@ -7,7 +7,7 @@ from itertools import groupby
 from xml.sax.saxutils import escape
 
 from percale.explain.matrix.matrix import Cell, Matrix
-from percale.explain.matrix.text import ALL, NONE, explained, names, symbols, told
+from percale.explain.matrix.text import ALL, NONE, explained, format_cell, names, symbols
 
 _SIZE = 22
 """Of a cell, in pixels."""
@@ -49,7 +49,7 @@ def dot(matrix: Matrix) -> Iterator[str]:
             cell = matrix.cell(source, destination)
             if cell is not None and cell.some:
                 style = ", style=dashed" if cell.partly else ""
-                yield f"  g{source} -> g{destination} [label={_quoted(told(matrix, cell))}{style}];"
+                yield f"  g{source} -> g{destination} [label={_quoted(format_cell(matrix, cell))}{style}];"
     yield "}"
 
 

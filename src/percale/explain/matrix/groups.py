@@ -107,7 +107,7 @@ def _rank(group: Group) -> tuple[int, str, str, str]:
 
 
 def outside_groups(ranges: Sequence[Outside], evaluators: Sequence[Evaluator], reaches: Sequence[Reach]) -> list[Group]:
-    """The group of each range. Those that no world tells apart are one, named as a rule names them; the widest is `external`."""
+    """The group of each range. Ranges that no world distinguishes are one, named as in a rule; the widest is `external`."""
     columns = [reach.kinds[len(reach.parties) - len(ranges) :].tolist() for reach in reaches]
     kinds: list[tuple[int, ...]] = list(zip(*columns, strict=True))
     alike: dict[tuple[int, ...], list[Outside]] = {}

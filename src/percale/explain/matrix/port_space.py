@@ -1,4 +1,4 @@
-"""All ports of all protocols at once: cut where rules name a port, so that within a piece no rule can tell two ports apart.
+"""All ports of all protocols at once: split at the ports in rules, so that no rule distinguishes two ports of a range.
 
 A set of ports is the bits of one integer, a bit a piece. Used by `reachability.py`, `matrix.py` and `diff.py`; pure.
 """
@@ -21,7 +21,7 @@ _LAST = 65535
 
 
 class Piece(NamedTuple):
-    """Ports that no rule tells apart; None: the protocol has no ports."""
+    """Ports that no rule distinguishes; None: the protocol has no ports."""
 
     protocol: FlowProtocol
     first: int | None

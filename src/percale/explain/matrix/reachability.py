@@ -4,7 +4,7 @@
     pods, nodes, outside ─ parties ─▶ kinds ─┼─▶ what each class lets out and in ─▶ row(source) = out(source) & in(·)
     evaluator ─▶ class of each kind ─────────┘
 
-Parties that no rule can tell apart are one kind; what a class of policies allows is a partition of the kinds by the ports that
+Parties that no rule distinguishes are one kind; what a class of policies allows is a partition of the kinds by the ports that
 they get. It says what `Evaluator.evaluate` says (a property test compares every pair and piece), some 10⁸ verdicts in a second.
 Pairs in which policies have no say (`always`) are the caller's to leave out.
 """
@@ -37,7 +37,7 @@ Regions: TypeAlias = Callable[[CompiledRule], Iterable[tuple[PortSet, Kinds]]]
 NO_FLOW = -1
 """In a row: an address of the other family."""
 _UNKNOWN = -1
-"""In the table of what both sides allow: nobody looked there yet."""
+"""In the table of what both sides allow: not computed yet."""
 
 
 class Reach:
@@ -66,7 +66,7 @@ class Reach:
         inward, self._in_row = self._allowed(classes, "ingress")
         self._width = len(self.sets)
         self._out = out * self._width
-        """Scaled, to find what both sides allow at `out + in` of one flat table; it is filled when somebody looks there."""
+        """Scaled, to find what both sides allow at `out + in` of one flat table; it is filled on first use."""
         self._in = np.ascontiguousarray(inward.T)
         """By source kind."""
         self._both = np.full(self._width**2, _UNKNOWN, np.int32)

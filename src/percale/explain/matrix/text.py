@@ -1,7 +1,7 @@
 """A matrix as text, CSV and JSON. Called by cli/matrix.py; `graph.py` takes its symbols from here. Pure.
 
-Rows are sources, columns are destinations by number. Cells say the ports where there is room, else a letter that is explained
-below; where not even letters have room, it is a list.
+Rows are sources, columns are destinations by number. Cells show the ports if they fit, else a letter that is explained
+below; if letters do not fit either, it is a list.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ def names(groups: Sequence[Group]) -> list[str]:
     return [f"{group} ({group.kind})" if count[str(group)] > 1 else str(group) for group in groups]
 
 
-def told(matrix: Matrix, cell: Cell) -> str:
+def format_cell(matrix: Matrix, cell: Cell) -> str:
     """`TCP 80`; `~TCP 80` when not every pair gets it."""
-    return f"{PARTLY if cell.partly else ''}{spelled(matrix, cell.some)}"
+    return f"{PARTLY if cell.partly else ''}{format_ports(matrix, cell.some)}"
 
 
-def spelled(matrix: Matrix, ports: PortSet) -> str:
+def format_ports(matrix: Matrix, ports: PortSet) -> str:
     """In words."""
     return NONE if not ports else matrix.space.text(ports)
 
@@ -52,9 +52,9 @@ def symbols(matrix: Matrix) -> dict[Cell, str]:
 def explained(matrix: Matrix, cell: Cell) -> str:
     """A symbol's meaning."""
     if not cell.partly:
-        return "nothing" if not cell.some else spelled(matrix, cell.some)
-    most = f"{spelled(matrix, cell.some)}, not for every pair"
-    return f"{most}; {spelled(matrix, cell.every)} for every pair" if cell.every else most
+        return "nothing" if not cell.some else format_ports(matrix, cell.some)
+    most = f"{format_ports(matrix, cell.some)}, not for every pair"
+    return f"{most}; {format_ports(matrix, cell.every)} for every pair" if cell.every else most
 
 
 def table(matrix: Matrix, width: int) -> Iterator[str]:
@@ -62,7 +62,7 @@ def table(matrix: Matrix, width: int) -> Iterator[str]:
     rows = names(matrix.groups)
     count = range(len(rows))
     cells = [[matrix.cell(source, destination) for destination in count] for source in count]
-    words = list(_in_words(rows, [[told(matrix, cell) if cell else "" for cell in row] for row in cells]))
+    words = list(_in_words(rows, [[format_cell(matrix, cell) if cell else "" for cell in row] for row in cells]))
     if max(map(len, words)) <= width:
         yield from words
         if any(cell and cell.partly for row in cells for cell in row):
@@ -125,7 +125,7 @@ def listing(matrix: Matrix, width: int) -> Iterator[str]:
     for content, sources in alike.items():
         yield from _wrapped(", ".join(sources) + ("" if content else ": nothing"), width, "")
         for cell, others in content:
-            yield from _wrapped(f"{told(matrix, cell)} → {', '.join(others)}", width, "  ")
+            yield from _wrapped(f"{format_cell(matrix, cell)} → {', '.join(others)}", width, "  ")
 
 
 def _wrapped(text: str, width: int, indent: str) -> list[str]:
@@ -146,7 +146,7 @@ def as_csv(matrix: Matrix) -> Iterator[str]:
     for source, destination, cell in matrix.edges():
         if cell.some:
             partly = "true" if cell.partly else "false"
-            yield csv_line(called[source], called[destination], spelled(matrix, cell.some), partly)
+            yield csv_line(called[source], called[destination], format_ports(matrix, cell.some), partly)
 
 
 def csv_line(*cells: str) -> str:
@@ -174,7 +174,7 @@ def as_plain(matrix: Matrix) -> dict[str, Any]:
             {
                 "from": called[edge.source],
                 "to": called[edge.destination],
-                "ports": spelled(matrix, edge.cell.every) if edge.cell.every else "none",
+                "ports": format_ports(matrix, edge.cell.every) if edge.cell.every else "none",
                 "every": plain_ports(matrix.space, edge.cell.every),
                 "some": plain_ports(matrix.space, edge.cell.some),
             }

@@ -8,7 +8,6 @@ docs/policy-tests.md is the schema. A file has a case in each of its documents; 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from ipaddress import ip_address
@@ -20,11 +19,20 @@ from msgspec import Struct, field
 from percale.errors import BadInput, BadManifest
 from percale.explain.policy_tests.schema import PARTS, Document, Part, ProbeEntry, node_of, pod_of
 from percale.model.kinds import kinds_of
-from percale.model.manifest.decode import Source, decode_manifest, node_at, read_nodes, text_of, with_namespace
+from percale.model.manifest.decode import (
+    Source,
+    decode_manifest,
+    node_at,
+    read_nodes,
+    text_of,
+    with_namespace,
+)
 from percale.model.manifest.diagnostics import SourceText, combined, diagnose
 from percale.model.manifest.schema import from_text, without_nulls
+from percale.model.manifest.strictness import Validation
 from percale.model.manifest.syntax_tree import Node as SyntaxNode
 from percale.model.manifest.syntax_tree import descend, plain_value
+from percale.model.manifest.unknown_fields import unknown_field_errors
 from percale.model.meta import Object, ObjectKey, ObjectMeta
 from percale.model.namespace import Namespace
 from percale.model.node import Node
@@ -33,6 +41,7 @@ from percale.model.validation.validators import field_errors
 from percale.policy.compiled_policy import PolicyKey, RuleRef
 from percale.policy.kinds.registry import POLICY_KINDS
 from percale.policy.rule_terms import FlowProtocol
+from percale.suggestion import did_you_mean, suggest
 
 _POLICIES = kinds_of(*POLICY_KINDS.object_types)
 
@@ -83,6 +92,8 @@ class Case(Struct, frozen=True, dict=True):
     policies: tuple[Object, ...]
     probes: tuple[Probe, ...]
     policy_sources: Mapping[PolicyKey, PolicySource]
+    warnings: tuple[str, ...] = ()
+    """Policies of its manifests that are not enforced, misspelt kinds, and unknown fields where they pass."""
 
     @property
     def objects(self) -> tuple[Object, ...]:
@@ -118,14 +129,14 @@ def _nothing(path: str) -> tuple[str, bytes]:
     raise BadInput("manifests cannot be read from here", where=path)
 
 
-def decode_cases(data: bytes, file: str, read: Read = _nothing) -> tuple[Case, ...]:
+def decode_cases(data: bytes, file: str, read: Read = _nothing, validate: Validation = "strict") -> tuple[Case, ...]:
     """All cases of a file. Raises BadManifest (each fault on a line of its own), BadInput."""
     text = text_of(data, file)
     cases: list[Case] = []
     faults: list[BadManifest] = []
     try:
         for index, node in enumerate(read_nodes(text, file)):
-            decoding = _Decoding(text, Source(file, node.line, index), node, read)
+            decoding = _Decoding(text, Source(file, node.line, index), node, read, validate=validate)
             case = decoding.case()
             faults += decoding.faults
             if case is not None:
@@ -156,6 +167,8 @@ class _Decoding(Struct, frozen=True):
     node: SyntaxNode
     read: Read
     faults: list[BadManifest] = field(default_factory=list)
+    validate: Validation = "strict"
+    warnings: list[str] = field(default_factory=list)
 
     def case(self) -> Case | None:
         """None: see `faults`."""
@@ -185,6 +198,7 @@ class _Decoding(Struct, frozen=True):
             policy_sources={
                 POLICY_KINDS.key(each): source for each, source in written if not isinstance(each, Namespace)
             },
+            warnings=tuple(self.warnings),
         )
 
     def _document(self) -> Document | None:
@@ -216,8 +230,7 @@ class _Decoding(Struct, frozen=True):
                 if part is not None:
                     self._refuse_unknown(each, part)
             if key.text not in fields:
-                near = difflib.get_close_matches(key.text, fields, n=1, cutoff=0.5)
-                hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(fields)}"
+                hint = suggest(key.text, fields)
                 where = f"{self.source.file}:{key.line}"
                 self.faults.append(BadManifest(f"unknown field {key.text!r}", where=where, hint=hint))
 
@@ -239,17 +252,26 @@ class _Decoding(Struct, frozen=True):
             if errors or refusal is not None:
                 self.faults.append(diagnose(errors, refusal, kind, SourceText(node, self.text, self.source.file)))
             else:
+                self._unknown(unknown_field_errors(kind, value, SourceText(node, self.text, self.source.file)))
                 yield with_namespace(policy), PolicySource(self.source.file, node)
+
+    def _unknown(self, fields: Iterable[BadManifest]) -> None:
+        if self.validate == "strict":
+            self.faults.extend(fields)
+        elif self.validate == "warn":
+            self.warnings.extend(map(str, fields))
 
     def _from_manifests(self, paths: Iterable[str]) -> Iterator[tuple[Object, PolicySource]]:
         """The policies and namespaces of manifests; whatever else they hold is not a test's."""
         for path in paths:
             file, data = self.read(path)
             try:
-                manifest = decode_manifest(data, file)
+                manifest = decode_manifest(data, file, find_unknown=True)
             except BadManifest as fault:
                 self.faults.append(fault)
                 continue
+            self.warnings.extend(map(str, manifest.skipped_that_matter))
+            self._unknown(manifest.unknown)
             documents = tuple(read_nodes(text_of(data, file), file))
             for each in manifest.entries:
                 if isinstance(each.object, (Namespace, *POLICY_KINDS.object_types)):
@@ -261,10 +283,9 @@ class _Decoding(Struct, frozen=True):
         for side, end in (("from", entry.from_), ("to", entry.to)):
             if end in pods or ("/" not in end and _is_address(end)):
                 continue
-            near = difflib.get_close_matches(end, pods, n=1)
             what = f"probes[{index}].{side}: {end} is no pod of this case" + ("" if "/" in end else ", and no address")
             line = descend(self.node, ("probes", index, side))[1]
-            hint = f"did you mean {near[0]}?" if near else "write namespace/pod or an address"
+            hint = did_you_mean(end, pods) or "write namespace/pod or an address"
             self.faults.append(BadManifest(what, where=f"{self.source.file}:{line}", hint=hint))
         families = [{":" in each for each in pods.get(end, (end,))} for end in (entry.from_, entry.to)]
         if not families[0] & families[1]:

@@ -65,7 +65,7 @@ def try_offline(sequence: Sequence[Case]) -> Iterator[Trial]:
 
 
 def try_probe(evaluator: Evaluator, case: Case, probe: Probe) -> Trial:
-    """Each family that both ends have must be as expected; the first that is not is told."""
+    """Each family that both ends have must be as expected; the first that is not is reported."""
     found: list[Answer] = []
     for one, other in pairs(case, probe):
         source, destination = evaluator.flow_end(packed(one)), evaluator.flow_end(packed(other))

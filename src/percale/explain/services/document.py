@@ -49,7 +49,7 @@ class ClientDocument(Struct, frozen=True):
 
 
 class EndpointDocument(Struct, frozen=True):
-    """An endpoint, for whom it is used, and why not for others. `connections` is there if somebody counted them."""
+    """An endpoint, its users, and why others do not use it. `connections` is None if not counted."""
 
     endpoint: str
     pod: str | None
@@ -105,7 +105,7 @@ def row_document(row: Row) -> RowDocument:
 
 
 def service_document(seen: ServiceView, connections: Connections | None = None) -> ServiceDocument:
-    """The view of `service show`; without `connections` nobody has counted them."""
+    """The view of `service show`; `connections` is None if not counted."""
     service, resolved = seen.service, seen.resolved
     first = seen.ports[0].port.spec if seen.ports else None
     return ServiceDocument(

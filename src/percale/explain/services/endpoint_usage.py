@@ -3,7 +3,7 @@
     EndpointSlices ─▶ candidates, each with its state ─┐
     ResolvedPort (what the table chose) ───────────────┴▶ Seen: for whom it is used, and why not for the others
 
-The choice itself is made in service/endpoint_selection.py, and nowhere else: here it is only told.
+The choice itself is made in service/endpoint_selection.py, and nowhere else: here it is only reported.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _NOT_FOR: dict[User, str] = {
 
 
 class EndpointUsage(Struct, frozen=True):
-    """An endpoint as one node sees it. `reason` says why it is used by nobody, or not by all, or though it is not ready."""
+    """An endpoint as one node sees it. `reason`: why it is unused, used in part, or used though not ready."""
 
     endpoint: str
     record: Record
@@ -65,8 +65,8 @@ def _belongs(entry: EndpointSlice, key: ObjectKey, node: str) -> bool:
 
 def endpoints_of(port: ResolvedPort, slices: Sequence[EndpointSlice], table: ServiceResolver) -> list[EndpointUsage]:
     """All of them, in the order of the slices; `port` is what the table made of these slices."""
-    telling = _Telling(port, slices, table)
-    return [telling.tell(each) for each in telling.candidates]
+    usages = _Usages(port, slices, table)
+    return [usages.usage_of(each) for each in usages.candidates]
 
 
 def users_of(port: ResolvedPort) -> dict[User, Slots | NoEndpointsAction]:
@@ -88,8 +88,8 @@ class _Candidate(Struct, frozen=True):
     twin: str | None = None
 
 
-class _Telling:
-    """About one service port."""
+class _Usages:
+    """The usage of one service port's endpoints."""
 
     def __init__(self, port: ResolvedPort, slices: Sequence[EndpointSlice], table: ServiceResolver) -> None:
         self._port, self._tunnels = port, table.tunnels
@@ -107,7 +107,7 @@ class _Telling:
         hints = {each.record: each.hints for each in self.candidates if each.twin is None}
         return all(self._node in hints[record].nodes for record in self._selection.cluster if record in hints)
 
-    def tell(self, each: _Candidate) -> EndpointUsage:
+    def usage_of(self, each: _Candidate) -> EndpointUsage:
         users = tuple(user for user, records in self._sets.items() if each.record in records and each.twin is None)
         used: Literal["yes", "no", "in part"] = "yes" if len(users) == len(self._sets) else "in part" if users else "no"
         target = each.endpoint.targetRef
@@ -165,7 +165,7 @@ def _records(port: ResolvedPort, slots: Slots | NoEndpointsAction) -> frozenset[
 
 
 def _candidates(entry: EndpointSlice, port: ResolvedPort, node: str) -> Iterator[_Candidate]:
-    """Each endpoint by itself, so that the table's own reading of it is what is told."""
+    """Each endpoint by itself, so that what is reported is the resolver's own selection."""
     for endpoint in entry.endpoints:
         facts: SliceFacts | None = facts_of_slice(replace(entry, endpoints=(endpoint,)), node)
         if facts is None or not facts.addresses or facts.family != port.family:

@@ -6,7 +6,7 @@ ServiceResolver ─ ResolvedService ───────────┴▶ Serv
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import ip_address
 from typing import TypeAlias, get_args
 
@@ -20,9 +20,13 @@ from percale.service.packet_lookup import KINDS, LOCATIONS
 from percale.service.resolved_service import ClientLocation, ResolvedPort, ResolvedService
 from percale.service.resolver import ServiceResolver
 from percale.service.service_ports import Vip, format_vip, is_proxied
+from percale.text_columns import columns
 
 Connections: TypeAlias = Mapping[tuple[str, Record], int]
 """How many connections go to each endpoint, by protocol and endpoint."""
+
+
+_INDENT = "  "
 
 
 class PortView(Struct, frozen=True):
@@ -116,15 +120,15 @@ def _health(resolved: ResolvedService) -> str:
 def _port_lines(seen: PortView, table: ServiceResolver, connections: Connections | None) -> Iterator[str]:
     port = seen.port
     yield f"{_title(port)}, IPv{port.family}"
-    yield from _columns([_vip_row(vip, port, table) for vip in port.vips])
+    yield from columns([_vip_row(vip, port, table) for vip in port.vips], _INDENT)
     yield ""
-    yield from _columns(_client_rows(port, table))
+    yield from columns(list(_client_rows(port, table)), _INDENT)
     yield ""
     if not seen.endpoints:
         yield "  no endpoints"
         return
     head = ["ENDPOINT", "NODE", "POD", "USED", *(["CONNECTIONS"] if connections is not None else []), "WHY"]
-    yield from _columns([head, *(_endpoint_row(each, port, connections) for each in seen.endpoints)])
+    yield from columns([head, *(_endpoint_row(each, port, connections) for each in seen.endpoints)], _INDENT)
 
 
 def _title(port: ResolvedPort) -> str:
@@ -166,10 +170,3 @@ def _fate(port: ResolvedPort, vip: Vip, place: ClientLocation, table: ServiceRes
 def _endpoint_row(each: EndpointUsage, port: ResolvedPort, connections: Connections | None) -> list[str]:
     count = [str(connections.get((port.name.protocol, each.record), 0))] if connections is not None else []
     return [each.endpoint, each.node or "-", each.pod or "-", each.used, *count, each.reason or ""]
-
-
-def _columns(rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    everything = list(rows)
-    widths = [max(map(len, column)) for column in zip(*everything, strict=True)]
-    for row in everything:
-        yield "  " + "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -1,7 +1,7 @@
 """May this connection begin, and why? One answer for each family that both ends have. Called by `percale why`; pure.
 
-A pod without an address is judged with every address that makes a difference to some rule: when all verdicts are equal, that is
-the answer; when they are not, nobody can tell yet, and the answer says which rule it depends on.
+A pod without an address is evaluated with every address that makes a difference to some rule: when all verdicts are equal, that
+is the answer; when they are not, it is undecided, and the answer names the rule that it depends on.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Word: TypeAlias = Literal["allowed", "denied", "unknown"]
 
 
 class Answer(Struct, frozen=True):
-    """For one family. `doubt` says why nobody can tell; then the verdict is one of those that may come."""
+    """For one family. `doubt`: why it is undecided; then the verdict is one of the possible ones."""
 
     verdict: Verdict
     nearest: tuple[Nearest, ...]
@@ -60,7 +60,7 @@ class Reply(Struct, frozen=True):
 def explain_connection(
     evaluator: Evaluator, source: Target, destination: Target, protocol: FlowProtocol, port: int | None
 ) -> Reply:
-    """Every family that both have is judged."""
+    """Evaluates every family that both have."""
     flows = [Flow(*ends, protocol, port) for ends in _pairs(source, destination)]
     answers = tuple(_answer(evaluator, flow, source, destination) for flow in flows)
     doubt = None
@@ -119,7 +119,7 @@ def _answer(evaluator: Evaluator, flow: Flow, source: Target, destination: Targe
 
 
 def _moves(evaluator: Evaluator, party: FlowEnd) -> Sequence[FlowEnd]:
-    """The party with an address of each range that rules tell apart; its own first."""
+    """The party with an address of each range that rules distinguish; its own first."""
     samples = [each.sample for each in outside([evaluator]) if len(each.sample) == len(party.address)]
     return [party, *(_moved(party, sample) for sample in samples)]
 

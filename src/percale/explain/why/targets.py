@@ -2,13 +2,12 @@
 
 shop/web        a pod                   node/n1          a node
 web             a pod of `default`      external/host    a host outside, of a lab
-10.1.2.3        whoever has it
+10.1.2.3        the pod, node or host with this address
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 
 from msgspec import Struct
@@ -24,12 +23,13 @@ from percale.policy.evaluator import Evaluator
 from percale.policy.pod_facts import PodFacts
 from percale.policy.rule_terms import FlowProtocol
 from percale.policy.verdict import FlowEnd
+from percale.suggestion import did_you_mean, nearest
 
 _PROTOCOLS: Mapping[str, FlowProtocol] = {"TCP": "TCP", "UDP": "UDP", "SCTP": "SCTP", "ICMP": "ICMP"}
 
 
 class Target(Struct, frozen=True):
-    """Somebody that a person means. `unknown`: it has no address yet, and the parties' ones are made up."""
+    """What a user's argument names. `unknown`: it has no address yet, and the parties' ones are placeholders."""
 
     name: str
     parties: tuple[FlowEnd, ...]
@@ -82,13 +82,12 @@ class TargetLookup(Struct, frozen=True):
         return Target(str(key), tuple(FlowEnd(each, pod) for each in addresses), key in self.made_up)
 
     def _hint(self, key: ObjectKey) -> str | None:
-        """Another namespace's pod of this name, one whose name begins so, or one that is spelled nearly so."""
+        """Another namespace's pod of this name, one with this prefix, or one with a similar name."""
         known = sorted(map(str, self.evaluator.selector_index.pod_ids))
         same = [each for each in known if each.endswith(f"/{key.name}")]
         begins = [each for each in known if each.startswith((f"{key}-", f"{key.namespace}/{key.name}"))]
-        near = [*same, *begins, *difflib.get_close_matches(str(key), known, n=1)]
-        if near:
-            return f"did you mean {near[0]}?"
+        if near := next(iter((*same, *begins)), None) or nearest(str(key), known):
+            return f"did you mean {near}?"
         if self.hosts is not None and key.name in self.hosts:
             return f"did you mean external/{key.name}?"
         if key.name in self.evaluator.node_index.addresses:
@@ -98,7 +97,7 @@ class TargetLookup(Struct, frozen=True):
     def _node(self, name: str) -> Target:
         addresses = self.evaluator.node_index.addresses
         if name not in addresses:
-            raise NotFound(f"there is no node {name}", hint=_nearest(name, "node/", addresses))
+            raise NotFound(f"there is no node {name}", hint=did_you_mean(name, addresses, prefix="node/", cutoff=0.3))
         if not addresses[name]:
             raise NotFound(f"node {name} has no address", hint="its Node object says none in status.addresses")
         return Target(f"node/{name}", tuple(FlowEnd(each, None, name) for each in addresses[name]))
@@ -107,13 +106,10 @@ class TargetLookup(Struct, frozen=True):
         if self.hosts is None:
             raise NotFound(f"external/{name} is a host of a lab", hint="name its address, or a lab by --lab")
         if name not in self.hosts:
-            raise NotFound(f"there is no host {name}", hint=_nearest(name, "external/", self.hosts))
+            raise NotFound(
+                f"there is no host {name}", hint=did_you_mean(name, self.hosts, prefix="external/", cutoff=0.3)
+            )
         return Target(f"external/{name}", tuple(FlowEnd(ip_address(each).packed) for each in self.hosts[name]))
-
-
-def _nearest(name: str, prefix: str, known: Iterable[str]) -> str | None:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
-    return f"did you mean {prefix}{near[0]}?" if near else None
 
 
 def find_port(text: str, destination: Target) -> tuple[FlowProtocol, int | None]:

@@ -1,19 +1,18 @@
-"""A verdict in words, and as JSON. Called by `percale why` and `percale policy test`; pure."""
+"""A verdict in words. Called by `percale why` and `percale policy test`; pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from ipaddress import ip_address
-from typing import Any, Protocol
+from typing import Protocol
 
 from percale.explain.why.connection import Answer, Reply
-from percale.model.ip_family import Family
 from percale.policy.compiled_policy import PolicyKey, RuleRef
 from percale.policy.verdict import Decision, FlowEnd
 
 
 class Places(Protocol):
-    """Where policies are written; None: nobody knows."""
+    """Where policies are written; None: unknown."""
 
     def place(self, rule: RuleRef) -> str | None: ...
 
@@ -75,52 +74,6 @@ def to_line(answer: Answer, places: Places) -> str:
     words = f"{decision.direction} {reason(decision, party, places)}"
     near = next((each for each in answer.nearest if each.rule.direction == decision.direction), None)
     return f"{words}; nearest {_with_place(near.rule, places)}: {near.what}" if near is not None else words
-
-
-def as_json(reply: Reply, places: Places) -> dict[str, Any]:
-    """All of it, for a program."""
-    return {
-        "from": reply.source.name,
-        "to": reply.destination.name,
-        "protocol": reply.protocol,
-        "port": reply.port,
-        "verdict": reply.word,
-        "reason": reply.doubt or next((answer.doubt for answer in reply.answers if answer.doubt), None),
-        "flows": [_answer_json(answer, reply, places) for answer in reply.answers],
-    }
-
-
-def _answer_json(answer: Answer, reply: Reply, places: Places) -> dict[str, Any]:
-    flow = answer.verdict.flow
-    known = answer.doubt is None
-    return {
-        "verdict": answer.word,
-        "reason": answer.doubt,
-        "family": Family.of_packed(flow.source.address).kubernetes,
-        "source": None if reply.source.unknown else str(_address(flow.source)),
-        "destination": None if reply.destination.unknown else str(_address(flow.destination)),
-        "egress": _decision_json(answer.verdict.egress, places) if known else None,
-        "ingress": _decision_json(answer.verdict.ingress, places) if known else None,
-        "nearest": [
-            {
-                "rule": str(near.rule),
-                "place": places.place(near.rule),
-                "differences": [each.what for each in near.differences],
-                "fixes": list(near.fixes),
-            }
-            for near in answer.nearest
-        ],
-    }
-
-
-def _decision_json(decision: Decision, places: Places) -> dict[str, Any]:
-    return {
-        "allowed": decision.allowed,
-        "why": decision.why,
-        "rule": str(decision.rule) if decision.rule is not None else None,
-        "place": places.place(decision.rule) if decision.rule is not None else None,
-        "isolating": [{"policy": str(each), "place": places.policy_place(each)} for each in decision.isolating],
-    }
 
 
 def _port(protocol: str, port: int | None) -> str:

@@ -2,7 +2,7 @@
 
     FROM ─ the nodes where its packet meets the Service ─▶ resolve there ─▶ endpoints ─▶ a verdict on each
 
-Policies are judged after the choice. A source that is masqueraded is seen as it is by its own node's policies, and as that
+Policies are evaluated after the choice. A source that is masqueraded is seen as it is by its own node's policies, and as that
 node by those of an endpoint on another one.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from ipaddress import ip_address
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -21,7 +21,6 @@ from percale.explain.services.show import unproxied_reason
 from percale.explain.why.connection import Answer, Reply, explain_connection
 from percale.explain.why.targets import Target, TargetLookup
 from percale.explain.why.text import Places
-from percale.explain.why.text import as_json as connection_json
 from percale.explain.why.text import to_text as connection_text
 from percale.model.ip_family import Family
 from percale.model.meta import Object
@@ -118,7 +117,7 @@ def service_at(objects: Iterable[Object], address: bytes, port: int, protocol: s
     for service in everything:
         for spec in facts_of_service(service, ServiceConfig("")).ports if isinstance(service, Service) else ():
             for vip in spec.vips:
-                # A node's address is no external IP, unless the agents' configuration says so: nobody here knows it.
+                # A node's address is no external IP, unless the agents' configuration, which is not known here, says so.
                 here = of_node if vip.kind == "node-port" else vip.address == address
                 here = here and not (of_node and vip.kind == "external")
                 if here and (vip.port, spec.name.protocol) == (port, protocol):
@@ -171,8 +170,8 @@ def _service_paths(
         endpoints = tuple(
             _endpoint_verdict(cluster, client, text, port.protocol, masquerading) for text in chosen.endpoints
         )
-        spelled = f"{format_endpoint(address, number)}/{port.protocol}"
-        yield ServicePath((entry,) if entry else (), spelled, chosen, endpoints)
+        endpoint_text = f"{format_endpoint(address, number)}/{port.protocol}"
+        yield ServicePath((entry,) if entry else (), endpoint_text, chosen, endpoints)
 
 
 def _entrance(
@@ -222,7 +221,7 @@ def _name_of(party: FlowEnd) -> str:
 
 
 def _combined(direct: Answer, seen: Sequence[Answer], who: str) -> Answer:
-    """FROM's egress, and the ingress that the endpoint's node judges, whose verdict may depend on the way there."""
+    """FROM's egress, and the ingress evaluated by the endpoint's node, whose verdict may depend on the path."""
     ingress = seen[0].verdict.ingress
     near = [each for each in direct.nearest if each.rule.direction == "egress"]
     near += [each for each in seen[0].nearest if each.rule.direction == "ingress"]
@@ -267,27 +266,3 @@ _REFUSALS = {"reject": "refused", "drop": "dropped", "none": "not a Service's ma
 
 def _by(path: ServicePath) -> str:
     return f" by {', '.join(path.nodes)}" if path.nodes else ""
-
-
-def as_json(reply_: ServiceReply, places: Places) -> dict[str, Any]:
-    """All of it, for a program."""
-    return {
-        "from": reply_.source.name,
-        "to": f"svc/{reply_.service.key}",
-        "protocol": reply_.port.protocol,
-        "port": reply_.port.port,
-        "verdict": reply_.word,
-        "ways": [
-            {
-                "nodes": list(path.nodes),
-                "address": path.address,
-                "action": path.chosen.action,
-                "masquerade": path.chosen.masquerade,
-                "reason": path.chosen.reason,
-                "endpoints": [
-                    {**connection_json(each.reply, places), "seenAs": each.seen_as} for each in path.endpoints
-                ],
-            }
-            for path in reply_.paths
-        ],
-    }

@@ -244,8 +244,8 @@ def decode(message: Message) -> ConntrackEntry | None:
 
 def _is_established(body: bytes, reply: int) -> bool:
     """Whether a TCP flow is established; `reply` is the offset of its reply tuple."""
-    told = attributes(attributes(body, _after(body, reply)).get(_PROTOCOL_INFO, b""))
-    return attributes(told.get(_TCP, b"")).get(_TCP_STATE) == _ESTABLISHED
+    protocol_info = attributes(attributes(body, _after(body, reply)).get(_PROTOCOL_INFO, b""))
+    return attributes(protocol_info.get(_TCP, b"")).get(_TCP_STATE) == _ESTABLISHED
 
 
 def _after(body: bytes, offset: int) -> int:

@@ -2,7 +2,7 @@
 
 What a kind of device has of its own is in `link_kinds`.
 
-A device that is not there is created; one whose unchangeable attributes differ is made anew; all else is set in place.
+A device that is not there is created; one whose immutable attributes differ is recreated; all else is set in place.
 The kernel takes a new device's alias and bridge port settings only in a second message, which goes by an index of our choice.
 """
 
@@ -42,7 +42,7 @@ _INFO_KIND, _INFO_DATA, _INFO_SLAVE_KIND, _INFO_SLAVE_DATA = 1, 2, 4, 5
 _PORT_HAIRPIN = 4
 _SKIP_STATISTICS = 8
 _LEAVING = 0x70657263
-"""The group of devices to be deleted; used by nobody else."""
+"""The group of devices to be deleted; used for nothing else."""
 
 
 class Device(Struct, frozen=True):

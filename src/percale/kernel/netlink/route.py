@@ -338,6 +338,6 @@ def decode_neighbour(body: bytes) -> SeenNeighbour | None:
 
 def decode_end_of_forwarding(body: bytes) -> str | None:
     """The sysctl by which forwarding was disabled for a family."""
-    told = attributes(body, 4)
-    ended = told.get(_NETCONF_INDEX) == _ALL_DEVICES and told.get(_NETCONF_FORWARDING) == bytes(4)
+    changed = attributes(body, 4)
+    ended = changed.get(_NETCONF_INDEX) == _ALL_DEVICES and changed.get(_NETCONF_FORWARDING) == bytes(4)
     return _FORWARDING.get(body[0]) if ended else None

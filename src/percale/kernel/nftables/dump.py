@@ -89,11 +89,11 @@ def _read_chains(
     others: dict[str, tuple[Rule | None, ...] | None] = {}
     in_chain = _rules(socket, table)
     for name, hook in _chains(socket, table):
-        told = in_chain.get(name, ())
+        rules = in_chain.get(name, ())
         if expected_base is None or name in expected_base.chains:
-            of_text[name] = BaseChain(hook, tuple(_rule_as_told(code, said) for code, said in told))
+            of_text[name] = BaseChain(hook, tuple(_canonical_rule(code, userdata) for code, userdata in rules))
         else:
-            others[name] = None if hook else tuple(rule_codec.decode(code, said) for code, said in told)
+            others[name] = None if hook else tuple(rule_codec.decode(code, userdata) for code, userdata in rules)
     return of_text, others
 
 
@@ -107,23 +107,25 @@ def _read_sets(
         anonymous = bool(set_codec.flags_of(described) & set_codec.ANONYMOUS)
         if name not in filled and (anonymous or expected_base is None or name in expected_base.sets):
             of_text[name] = BaseSet(
-                _as_told(described), tuple(sorted(_constant_elements(socket, table, name, described)))
+                _stable_attributes(described), tuple(sorted(_constant_elements(socket, table, name, described)))
             )
             continue
         state = sets[name] = _set_state(socket, table, name, described, filled.get(name))
         if name in filled:
-            of_text[name] = BaseSet(_as_told(described), (_STRANGE,) if state.spec is None else ())
+            of_text[name] = BaseSet(_stable_attributes(described), (_STRANGE,) if state.spec is None else ())
     return of_text, sets
 
 
-def _as_told(described: Mapping[int, bytes]) -> bytes:
+def _stable_attributes(described: Mapping[int, bytes]) -> bytes:
     """A set's attributes, without those that always differ."""
     changing = (_SET_HANDLE, _SET_BACKEND, _SET_COUNT)
-    return b"".join(attribute(kind, said) for kind, said in sorted(described.items()) if kind not in changing)
+    return b"".join(attribute(kind, value) for kind, value in sorted(described.items()) if kind not in changing)
 
 
-def _rule_as_told(code: bytes, said: bytes) -> bytes:
-    return attribute(RULE_EXPRESSIONS, rule_codec.canonical(code)) + (attribute(RULE_USERDATA, said) if said else b"")
+def _canonical_rule(code: bytes, userdata: bytes) -> bytes:
+    return attribute(RULE_EXPRESSIONS, rule_codec.canonical(code)) + (
+        attribute(RULE_USERDATA, userdata) if userdata else b""
+    )
 
 
 def _dump(socket: netlink.Socket, kind: int, table: TableName, body: bytes | None = None) -> Iterator[dict[int, bytes]]:
@@ -160,11 +162,11 @@ def _rules(socket: netlink.Socket, table: TableName) -> dict[str, list[tuple[byt
 
 
 def _counters(socket: netlink.Socket, table: TableName) -> Iterator[tuple[str, bytes]]:
-    """Name and attributes, but for what has been counted."""
+    """Name and attributes, without the counted values."""
     for found in _dump(socket, GETOBJECT, table, table_header(table)):
         kinds = (OBJECT_TYPE, OBJECT_USERDATA)
-        told = b"".join(attribute(kind, found[kind]) for kind in kinds if kind in found)
-        yield string(found[OBJECT_NAME]), told + nested(OBJECT_DATA)
+        constant = b"".join(attribute(kind, found[kind]) for kind in kinds if kind in found)
+        yield string(found[OBJECT_NAME]), constant + nested(OBJECT_DATA)
 
 
 def _sets(socket: netlink.Socket, table: TableName) -> Iterator[tuple[str, dict[int, bytes]]]:

@@ -92,15 +92,17 @@ def merged(parts: Iterable[Transaction]) -> Transaction:
 
 def steps(transaction: Transaction, known: Mapping[str, SetSpec]) -> Iterator[list[Transaction]]:
     """The transaction's parts, step by step; `known` are the existing sets."""
-    anew = {spec.name for spec in transaction.put_sets} & set(transaction.remove_sets)
-    new = {spec.name: spec for spec in transaction.put_sets if spec.name not in anew}
+    recreated = {spec.name for spec in transaction.put_sets} & set(transaction.remove_sets)
+    new = {spec.name: spec for spec in transaction.put_sets if spec.name not in recreated}
     specs = {**known, **{spec.name: spec for spec in transaction.put_sets}}
     fills = [each for each in transaction.put if each.set in new and each.verdict is None]
-    put = [each for each in transaction.put if each.set not in anew and not (each.set in new and each.verdict is None)]
-    remove = [each for each in transaction.remove if each.set not in anew]
+    put = [
+        each for each in transaction.put if each.set not in recreated and not (each.set in new and each.verdict is None)
+    ]
+    remove = [each for each in transaction.remove if each.set not in recreated]
     yield [Transaction(put_sets=(spec,)) for spec in new.values()]
     yield [Transaction(put=(some,)) for each in fills for some in _portions(each, new[each.set], _TOGETHER)]
-    yield _chains(transaction, anew)
+    yield _chains(transaction, recreated)
     if put and remove:
         yield _by_destination(remove, put, specs)
     else:
@@ -110,7 +112,7 @@ def steps(transaction: Transaction, known: Mapping[str, SetSpec]) -> Iterator[li
         for leading in (True, False):
             some = [each for each in remove if (specs[each.set].data == "verdict") is leading]
             yield [Transaction(remove=(part,)) for each in some for part in _portions(each, specs[each.set], _TOGETHER)]
-    sets = tuple(name for name in transaction.remove_sets if name not in anew)
+    sets = tuple(name for name in transaction.remove_sets if name not in recreated)
     yield [Transaction(remove_chains=_going(transaction), remove_sets=sets)]
 
 
@@ -148,7 +150,7 @@ def _dropping(name: str) -> Chain:
     return Chain(name, (Rule((), _DROP, "in place of rules that the kernel does not take"),))
 
 
-def _chains(transaction: Transaction, anew: set[str]) -> list[Transaction]:
+def _chains(transaction: Transaction, recreated: set[str]) -> list[Transaction]:
     """Each after its callees. Recreated sets are one part with all chains, for the old chains refer to them."""
     by_name = {chain.name: chain for chain in transaction.put_chains}
     ordered: dict[str, Chain] = {}
@@ -167,13 +169,13 @@ def _chains(transaction: Transaction, anew: set[str]) -> list[Transaction]:
         Transaction(put_chains=(chain,), remove_chains=(name,) if name in hooked else ())
         for name, chain in ordered.items()
     ]
-    if not anew:
+    if not recreated:
         return parts
     again = Transaction(
-        put_sets=tuple(spec for spec in transaction.put_sets if spec.name in anew),
+        put_sets=tuple(spec for spec in transaction.put_sets if spec.name in recreated),
         put_chains=tuple(map(_dropping, _going(transaction))),
-        put=tuple(each for each in transaction.put if each.set in anew),
-        remove_sets=tuple(anew),
+        put=tuple(each for each in transaction.put if each.set in recreated),
+        remove_sets=tuple(recreated),
     )
     return [merged([*parts, again])]
 

@@ -122,19 +122,19 @@ def decode_comment(userdata: bytes, kind: int = _COMMENT) -> str:
 # Reading
 
 
-def canonical(told: bytes) -> bytes:
+def canonical(encoded: bytes) -> bytes:
     """The expressions with counters at zero."""
     return b"".join(
         expressions.COUNTER if expressions.is_counter(entry) else attribute(_LIST_ELEMENT, entry)
-        for _, entry in attribute_list(told)
+        for _, entry in attribute_list(encoded)
     )
 
 
-def decode(told: bytes, userdata: bytes) -> Rule | None:
+def decode(encoded: bytes, userdata: bytes) -> Rule | None:
     """The rule; None for a foreign one."""
     try:
-        rule = _Reader().rule((entry for _, entry in attribute_list(told)), decode_comment(userdata))
-        same = encode(rule) == canonical(told) and encode_comment(rule.comment) == userdata
+        rule = _Reader().rule((entry for _, entry in attribute_list(encoded)), decode_comment(userdata))
+        same = encode(rule) == canonical(encoded) and encode_comment(rule.comment) == userdata
     except (LookupError, ValueError, OverflowError):
         return None
     return rule if same else None

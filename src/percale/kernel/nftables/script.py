@@ -93,8 +93,8 @@ def _set(spec: SetSpec, of: str) -> str:
     data = spec.data if isinstance(spec.data, tuple) else ()
     # An integer has no size of its own: nft needs an expression of that type.
     by_example = "integer" in (*spec.key, *data)
-    spelled = [_EXAMPLES[field] if by_example else field for field in spec.key]
-    words = [f"{'typeof' if by_example else 'type'} {' . '.join(spelled)}"]
+    formatted = [_EXAMPLES[field] if by_example else field for field in spec.key]
+    words = [f"{'typeof' if by_example else 'type'} {' . '.join(formatted)}"]
     if data:
         words[0] += f" : {' . '.join(_EXAMPLES[field] if by_example else field for field in data)}"
     elif spec.data is not None:
@@ -179,14 +179,14 @@ def _elements(verb: str, of: str, changes: Iterable[ElementBatch], specs: Mappin
         if spec is None or not elements.packed_keys:
             continue
         keys = cut(elements.packed_keys, spec.key_size)
-        spelled = [_key(spec, key) for key in keys[:MOST_ELEMENTS]]
+        formatted = [_key(spec, key) for key in keys[:MOST_ELEMENTS]]
         if verb == "add" and elements.verdict is not None:
-            spelled = [f"{key} : {_verdict(elements.verdict)}" for key in spelled]
+            formatted = [f"{key} : {_verdict(elements.verdict)}" for key in formatted]
         elif verb == "add" and isinstance(spec.data, tuple):
             values = cut(elements.data, spec.data_size)
-            spelled = [f"{key} : {_fields(spec.data, value)}" for key, value in zip(spelled, values, strict=False)]
-        more = f" # and {len(keys) - len(spelled)} more" if len(keys) > len(spelled) else ""
-        yield f"{verb} element {of} {spec.name} {{ {', '.join(spelled)} }}{more}"
+            formatted = [f"{key} : {_fields(spec.data, value)}" for key, value in zip(formatted, values, strict=False)]
+        more = f" # and {len(keys) - len(formatted)} more" if len(keys) > len(formatted) else ""
+        yield f"{verb} element {of} {spec.name} {{ {', '.join(formatted)} }}{more}"
 
 
 def _key(spec: SetSpec, key: bytes) -> str:

@@ -113,7 +113,7 @@ def _userdata(spec: SetSpec) -> bytes:
     if "integer" in (
         *spec.key,
         *data,
-    ):  # whose size nft cannot tell: without an example it aborts when it lists the set
+    ):  # whose size nft cannot determine: without an example it aborts when it lists the set
         parts.append(_item(_KEY_EXAMPLE, _example(spec.key)))
         if spec.data is not None:
             parts.append(_item(_DATA_EXAMPLE, _example(data) if data else _expression(_VERDICT, ())))
@@ -179,7 +179,7 @@ def _decode(name: str, described: Mapping[int, bytes]) -> SetSpec | None:
 
 def _has_layout(described: Mapping[int, bytes], spec: SetSpec) -> bool:
     data = spec.data if isinstance(spec.data, tuple) else ()
-    told = (
+    layout = (
         flags_of(described),
         _number(described, _KEY_TYPE),
         _number(described, _KEY_SIZE),
@@ -188,7 +188,7 @@ def _has_layout(described: Mapping[int, bytes], spec: SetSpec) -> bool:
     )
     data_type = _VERDICTS if spec.data == "verdict" else _type_number(data)
     size = true_size(data) if data else 0
-    return told == (_flags(spec), _type_number(spec.key), true_size(spec.key), data_type, size)
+    return layout == (_flags(spec), _type_number(spec.key), true_size(spec.key), data_type, size)
 
 
 def _number(described: Mapping[int, bytes], kind: int) -> int:

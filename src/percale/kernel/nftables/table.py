@@ -159,7 +159,7 @@ class _TableWorker:
         self._ahead: TableDump | None = None
         self.refused: Sequence[Refused] = ()
         self._socket: netlink.Socket | None = None
-        """To read; a long dump keeps nobody from committing."""
+        """To read; a long dump does not delay commits."""
         self._commits: netlink.Socket | None = None
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -193,11 +193,11 @@ class _TableWorker:
                 self._specs.pop(name, None)
             self._specs.update((spec.name, spec) for spec in transaction.put_sets)
 
-    def _commit(self, batch: Batch, spelled: Callable[[], Iterable[str]]) -> None:
+    def _commit(self, batch: Batch, commands: Callable[[], Iterable[str]]) -> None:
         if (size := batch.size) > self._most_bytes:
             raise self._failed(OSError(errno.EMSGSIZE, f"{size} bytes are more than one transaction may have"))
         if self._log_command is not None:
-            for command in spelled():
+            for command in commands():
                 self._log_command(f"nft -f - <<'END'\n{command}END" if "\n" in command else f"nft '{command}'")
         try:
             failure = self._subscriptions.commit(self._started(self._commits), batch.requests)
@@ -231,7 +231,7 @@ class _TableWorker:
         return missing
 
     def _recreate_in_parts(self, expected_base: BaseTable, snapshot: Transaction) -> None:
-        """Pods with policies reach nobody until their chains are in place."""
+        """Pods with policies are blocked until their chains are in place."""
         shut = closed(Transaction(put=snapshot.put), policy_base.CLASS_MAPS)
         self._recreate(expected_base, shut)
         bare = TableState.bare(self._filled.values(), expected_base.chains, self._table)
@@ -271,7 +271,7 @@ class _TableWorker:
         self._specs = {**self._filled, **{spec.name: spec for spec in snapshot.put_sets}}
 
     def _load_base(self) -> BaseTable:
-        """The kernel's form of the text: `nft` loads it in a separate namespace, where nobody changes it."""
+        """The kernel's form of the text: `nft` loads it in a separate namespace, where nothing else changes it."""
         namespace = anonymous_namespace()
         with contextlib.closing(NetnsThread(namespace, "expected-base")) as netns:
             os.close(namespace)

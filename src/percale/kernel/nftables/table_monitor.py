@@ -1,4 +1,4 @@
-"""Tells of foreign changes of one table, on the event loop, gathered. `table.py` and `text_table.py` have one each."""
+"""Reports foreign changes of one table, on the event loop, collected. `table.py` and `text_table.py` have one each."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class TableMonitor:
         self._callbacks.append(callback)
 
     def open(self, netns: NetnsExecutor, loop: asyncio.AbstractEventLoop) -> netlink.Socket:
-        """Subscribe; returns the socket to commit through, whose changes are not told. Blocks; raises OSError."""
+        """Subscribe; returns the socket to commit through, whose changes are not reported. Blocks; raises OSError."""
         commits = self._subscriptions.open(netns)
         try:
             news = netns.run(lambda: netlink.Socket(netlink.NETFILTER))

@@ -38,7 +38,7 @@ class TextTable:
         self._lock = asyncio.Lock()
 
     def on_foreign_change(self, callback: Callable[[], None]) -> None:
-        """Call back after each change of the table, `load` included: `exists` tells whether it was a removal."""
+        """Call back after each change of the table, `load` included: `exists` shows whether it was a removal."""
         self._monitor.on_foreign_change(callback)
 
     async def start(self) -> None:

@@ -125,7 +125,7 @@ class Tracer:
         failure = commit_batch(self._owner, list(_table(rate)))
         if failure is not None:
             if failure.error.errno in (errno.EPERM, errno.EEXIST, errno.EBUSY):
-                raise OSError(errno.EEXIST, "somebody watches already") from failure.error
+                raise OSError(errno.EEXIST, "another watch is running") from failure.error
             raise failure.error
 
     def verdicts(self) -> Iterator[TracedVerdict]:

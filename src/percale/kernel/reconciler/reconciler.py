@@ -107,7 +107,7 @@ class Reconciler:
         self._inbox.put(partial(self._state.declare, source, tuple(objects)))
 
     def start_garbage_collection(self) -> None:
-        """All sources have synced: from now on, owned objects that nobody declares are deleted."""
+        """All sources have synced: from now on, undeclared owned objects are deleted."""
         self._inbox.put(self._state.start_garbage_collection)
 
     async def wait_applied(self, source: str) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 
 from percale.errors import LabError
 from percale.model.kinds import KINDS
 from percale.model.meta import Object
+from percale.suggestion import did_you_mean
 
 _SHORT = {
     "po": "Pod",
@@ -50,6 +50,5 @@ def kind_of(word: str) -> type[Object]:
     found = WORDS.get(word.lower().partition(".")[0])
     if found is not None:
         return found
-    near = difflib.get_close_matches(word.lower(), WORDS, n=1)
     known = ", ".join(sorted(kind.PLURAL for kind in KINDS.values()))
-    raise LabError(f"there is no kind {word!r}", hint=f"did you mean {near[0]}?" if near else f"there are {known}")
+    raise LabError(f"there is no kind {word!r}", hint=did_you_mean(word, WORDS) or f"there are {known}")

@@ -198,7 +198,7 @@ class MachineVerbs(Struct, frozen=True):
         """Restart or kill a node's agent; ends when the new one is ready."""
         self._node(node)
         seconds = await self.cluster.machines.agents.restart(node, kill=kill)
-        how = "killed and started anew" if kill else "restarted"
+        how = "killed and started again" if kill else "restarted"
         return {"lines": [f"the agent of {node} was {how}; ready after {seconds * 1000:.0f} ms"]}
 
     def _node(self, name: str) -> Machine:

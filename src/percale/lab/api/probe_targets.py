@@ -196,7 +196,7 @@ def _no_address_error(service: Service, target: ProbeTarget) -> NotFound:
     if service.spec.type == "ExternalName":
         name = service.spec.externalName
         return NotFound(
-            f"{target.name} is a name for {name}, and nobody knows that", hint="an IP address needs Endpoints"
+            f"{target.name} is a name for {name}, which does not resolve", hint="an IP address needs Endpoints"
         )
     return NotFound(f"{target.name} is headless, and has no ready endpoint", hint="percale lab get endpointslices -A")
 

@@ -5,7 +5,6 @@ msgspec reports a wrong type; the validators' FieldErrors are what else the API 
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -18,6 +17,7 @@ from percale.model.manifest.paste_errors import first_paste_error
 from percale.model.manifest.schema import allowed_words
 from percale.model.manifest.syntax_tree import Node, descend
 from percale.model.validation.field_errors import FieldError
+from percale.suggestion import nearest
 
 _PATH = re.compile(r"^(?P<what>.*?)(?: - at (?:`key` in )?`\$(?P<path>[^`]*)`)?$", re.DOTALL)
 _STEP = re.compile(r"\.(?P<field>[^.\[]+)|\[(?P<index>[0-9]+)\]|(?P<some>\[\.\.\.\])")
@@ -162,8 +162,8 @@ def _word_hint(text: str, words: tuple[str, ...]) -> str | None:
     begun = next((word for word in words if text.casefold().startswith(word.casefold())), None)
     if begun is not None and len(text) > len(begun):
         return f'write {begun}; if the rest is a comment, put " #" before it'
-    near = difflib.get_close_matches(text.casefold(), [word.casefold() for word in words], n=1)
-    return next((f"write {word}" for word in words if near and word.casefold() == near[0]), None)
+    found = nearest(text, words)
+    return f"write {found}" if found is not None else None
 
 
 def _join_words(words: tuple[str, ...]) -> str:

@@ -89,7 +89,7 @@ class ManifestInventory(Struct, frozen=True, dict=True):
 
 
 def inventory_of(found: Iterable[ManifestEntry], networks: Sequence[IPNetwork]) -> ManifestInventory:
-    """Of all objects. `networks` are given apart; else nodes, a net-conf ConfigMap or pods tell. Raises BadNetworkConfig."""
+    """Of all objects. `networks` override those of nodes, a net-conf ConfigMap or pods. Raises BadNetworkConfig."""
     objects = [each.object for each in found]
     pods = tuple(pod for obj in objects if (pod := _inventory_pod(obj)) is not None)
     declared = {obj.metadata.name: obj.labels for obj in objects if isinstance(obj, Namespace)}

@@ -45,10 +45,10 @@ _ERRORS = {
     "ip": "icmp type { destination-unreachable, source-quench, redirect, time-exceeded, parameter-problem }",
     "ip6": "icmpv6 type < 128",
 }
-"""What passes as related to the flow that it tells of, and what sockets and routes believe."""
+"""Errors accepted as related to their flow, and by sockets and routes."""
 
 _LATER = {"ip": "ip frag-off & 0x1fff != 0", "ip6": "frag frag-off != 0"}
-"""No first fragment. What a rule takes for its ICMP type is something else, and the first one has been judged."""
+"""Not a first fragment: it has no ICMP type to match, and its first fragment was checked."""
 
 _ROUTED = """\
 set cluster {{

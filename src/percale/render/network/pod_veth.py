@@ -237,7 +237,7 @@ def bridge_objects(network: PodNetwork) -> tuple[KernelObject, ...]:
 
 
 def free_addresses(subnets: NodeSubnets) -> tuple[KernelObject, ...]:
-    """What is for an address of this node's that no pod has goes nowhere: not by the default route to whoever is there."""
+    """Packets to unassigned addresses of this node's subnet are dropped instead of following the default route."""
     return tuple(Route(subnet, metric=_LAST_METRIC, kind="unreachable") for subnet in subnets)
 
 

@@ -203,7 +203,7 @@ class Transaction(Struct, frozen=True):
 
     Sets are made first; then elements go, chains that are put get these rules instead of theirs, elements come; at last
     chains and sets that nothing refers to any more go. An element that is removed and put gets its new data; a
-    set or chain that is removed and put is made anew. The transaction that makes everything from the static text alone
+    set or chain that is removed and put is recreated. The transaction that makes everything from the static text alone
     is the table's snapshot.
     """
 

@@ -54,7 +54,7 @@ class TableState(Struct, frozen=True):
     """The text's chains, which are no part of `chains`."""
     sets: Mapping[str, SetState] = field(default_factory=dict)
     chains: Mapping[str, tuple[Rule | None, ...] | None] = field(default_factory=dict)
-    """Rules in order, None for one that we never write; None for a chain that somebody hooked in."""
+    """Rules in order, None for one that we never write; None for a chain with a foreign hook."""
     table: TableName = POLICY_TABLE
 
     @classmethod
@@ -79,7 +79,7 @@ class _Draft:
 
     def apply(self, transaction: Transaction) -> TableState:
         chains, sets = set(transaction.remove_chains), set(transaction.remove_sets)
-        anew = (
+        recreated = (
             chains & {chain.name for chain in transaction.put_chains},
             sets & {spec.name for spec in transaction.put_sets},
         )
@@ -91,7 +91,7 @@ class _Draft:
         for elements in transaction.remove:
             self._remove(elements)
         for name in transaction.remove_sets:
-            if name in anew[1]:
+            if name in recreated[1]:
                 self._drop_set(name)
         for spec in transaction.put_sets:
             self._put_set(spec)
@@ -100,10 +100,10 @@ class _Draft:
         for elements in transaction.put:
             self._put(elements)
         for name in transaction.remove_sets:
-            if name not in anew[1]:
+            if name not in recreated[1]:
                 self._drop_set(name)
         for name in transaction.remove_chains:
-            if name not in anew[0]:
+            if name not in recreated[0]:
                 self._drop_chain(name)
         return replace(self._state, sets=self._sets, chains=self._chains)
 
@@ -197,8 +197,10 @@ def diff(state: TableState, snapshot: Transaction, *, keep_stale: bool = False) 
     With `keep_stale` the elements that the snapshot does not have remain.
     """
     wanted = {name: state.sets[name].spec for name in state.base_sets} | {spec.name: spec for spec in snapshot.put_sets}
-    anew = {name for name, spec in wanted.items() if name in state.sets and state.sets[name].spec != spec}
-    left = {name: dict(known.elements) for name, known in state.sets.items() if name in wanted and name not in anew}
+    recreated = {name for name, spec in wanted.items() if name in state.sets and state.sets[name].spec != spec}
+    left = {
+        name: dict(known.elements) for name, known in state.sets.items() if name in wanted and name not in recreated
+    }
     missing: dict[str, Contents] = {}
     replaced: dict[str, Contents] = {}
     for elements in snapshot.put:
@@ -217,7 +219,7 @@ def diff(state: TableState, snapshot: Transaction, *, keep_stale: bool = False) 
     chains = {chain.name for chain in snapshot.put_chains}
     hooked = {name for name, rules in state.chains.items() if rules is None}
     return Transaction(
-        put_sets=tuple(spec for name, spec in wanted.items() if spec and (name not in state.sets or name in anew)),
+        put_sets=tuple(spec for name, spec in wanted.items() if spec and (name not in state.sets or name in recreated)),
         remove=tuple(
             each
             for name, stale in left.items()
@@ -227,11 +229,11 @@ def diff(state: TableState, snapshot: Transaction, *, keep_stale: bool = False) 
             chain
             for chain in snapshot.put_chains
             if state.chains.get(chain.name) != chain.rules
-            or any(not anew.isdisjoint(_sets_of(rule)) for rule in chain.rules)
+            or any(not recreated.isdisjoint(_sets_of(rule)) for rule in chain.rules)
         ),
         put=tuple(each for name, new in missing.items() for each in _packed(wanted[name], new, data=True)),
         remove_chains=tuple(sorted((state.chains.keys() - chains) | (hooked & chains))),
-        remove_sets=tuple(sorted((state.sets.keys() - wanted.keys()) | anew)),
+        remove_sets=tuple(sorted((state.sets.keys() - wanted.keys()) | recreated)),
     )
 
 

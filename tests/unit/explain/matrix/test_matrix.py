@@ -50,7 +50,7 @@ def matrix_of(objects: Iterable[Object], detailed: tuple[str, ...] = ()) -> Matr
 
 
 def texts(matrix: Matrix) -> dict[tuple[str, str], str]:
-    return {(str(edge.source), str(edge.destination)): text.told(matrix, edge.cell) for edge in matrix.edges()}
+    return {(str(edge.source), str(edge.destination)): text.format_cell(matrix, edge.cell) for edge in matrix.edges()}
 
 
 SELECT = {"matchLabels": {"app": "db"}}

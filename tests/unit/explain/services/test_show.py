@@ -21,7 +21,7 @@ from percale.model.service import HEADLESS_LABEL, PROXY_NAME_LABEL, Service
 from percale.service.resolved_service import ResolvedPort
 
 
-def told(service: Service, *objects: Object, zone: str | None = None) -> dict[str, tuple[str, str | None]]:
+def usage(service: Service, *objects: Object, zone: str | None = None) -> dict[str, tuple[str, str | None]]:
     """Each endpoint's address with whether it is used and why, as n1 sees it; a duplicate has a prime."""
     everything = (build.node(zone=zone), service, *objects)
     found: dict[str, tuple[str, str | None]] = {}
@@ -38,13 +38,13 @@ def hinted(address: str, *zones: str, nodes: Sequence[str] = ()) -> Endpoint:
 
 def test_conditions() -> None:
     ends = (build.endpoint("10.0.0.2", ready=False), build.draining("10.0.0.3"), build.dead("10.0.0.4"))
-    assert told(build.service(), build.slice("10.0.0.1", *ends)) == {
+    assert usage(build.service(), build.slice("10.0.0.1", *ends)) == {
         "10.0.0.1": ("yes", None),
         "10.0.0.2": ("no", "not ready"),
         "10.0.0.3": ("no", "terminating"),
         "10.0.0.4": ("no", "terminating, and serves no more"),
     }
-    assert told(build.service(), build.slice(*ends))["10.0.0.3"] == ("yes", "terminating, but nobody is ready")
+    assert usage(build.service(), build.slice(*ends))["10.0.0.3"] == ("yes", "terminating, but nobody is ready")
 
 
 @pytest.mark.parametrize(
@@ -65,26 +65,26 @@ def test_conditions() -> None:
     ],
 )
 def test_hints(endpoints: Sequence[Endpoint], zone: str, expected: tuple[str, str | None]) -> None:
-    assert told(build.service(), build.slice(*endpoints), zone=zone)["10.0.0.2"] == expected
+    assert usage(build.service(), build.slice(*endpoints), zone=zone)["10.0.0.2"] == expected
 
 
 def test_traffic_policy_local() -> None:
     ends = build.slice("10.0.0.1@n1", "10.0.0.2@n2", "10.0.0.3")
-    inside = told(build.service(internalTrafficPolicy="Local"), ends)
+    inside = usage(build.service(internalTrafficPolicy="Local"), ends)
     assert inside == {
         "10.0.0.1": ("yes", None),
         "10.0.0.2": ("no", "on n2, and internalTrafficPolicy is Local"),
         "10.0.0.3": ("no", "on no node that is known, and internalTrafficPolicy is Local"),
     }
     outside = build.service(type="LoadBalancer", externalTrafficPolicy="Local", lb=("1.2.3.4",))
-    assert told(outside, ends)["10.0.0.2"] == (
+    assert usage(outside, ends)["10.0.0.2"] == (
         "in part",
         "not for clients outside: on n2, and externalTrafficPolicy is Local",
     )
     both = build.service(
         type="LoadBalancer", internalTrafficPolicy="Local", externalTrafficPolicy="Local", lb=("1.2.3.4",)
     )
-    assert told(both, ends)["10.0.0.2"] == (
+    assert usage(both, ends)["10.0.0.2"] == (
         "in part",
         "not at the cluster IP: on n2, and internalTrafficPolicy is Local; "
         "not for clients outside: on n2, and externalTrafficPolicy is Local",
@@ -94,7 +94,7 @@ def test_traffic_policy_local() -> None:
 def test_a_local_endpoint_that_a_hint_leaves_out_is_used_where_only_local_ones_are() -> None:
     service = build.service(type="LoadBalancer", externalTrafficPolicy="Local", lb=("1.2.3.4",))
     ends = build.slice(hinted("10.0.0.1@n1", "b"), hinted("10.0.0.2@n2", "a"))
-    assert told(service, ends, zone="a") == {
+    assert usage(service, ends, zone="a") == {
         "10.0.0.1": (
             "in part",
             "not at the cluster IP or for pods and this node at other addresses: topology hint: for zone b",
@@ -104,18 +104,18 @@ def test_a_local_endpoint_that_a_hint_leaves_out_is_used_where_only_local_ones_a
 
 
 def test_duplicates() -> None:
-    twice = told(build.service(), build.slice("10.0.0.1", index=1), build.slice("10.0.0.1", index=2))
+    twice = usage(build.service(), build.slice("10.0.0.1", index=1), build.slice("10.0.0.1", index=2))
     assert twice == {
         "10.0.0.1": ("yes", None),
         "10.0.0.1'": ("no", "duplicate: slice svc1-1 has it too, and that one counts"),
     }
-    local_wins = told(build.service(), build.slice("10.0.0.1", index=1), build.slice("10.0.0.1@n1", index=2))
+    local_wins = usage(build.service(), build.slice("10.0.0.1", index=1), build.slice("10.0.0.1@n1", index=2))
     assert local_wins["10.0.0.1'"] == ("yes", None)
 
 
 def test_a_weight_of_nothing() -> None:
     weights = {"percale.io/strategy": "wrr", "percale.io/weights": "10.0.0.2=0, *=1"}
-    assert told(build.service(annotations=weights), build.slice("10.0.0.1", "10.0.0.2")) == {
+    assert usage(build.service(annotations=weights), build.slice("10.0.0.1", "10.0.0.2")) == {
         "10.0.0.1": ("yes", None),
         "10.0.0.2": ("no", "its weight is 0"),
     }
@@ -125,15 +125,15 @@ def test_plain_endpoints_count_where_nobody_wrote_slices() -> None:
     address = EndpointAddress(ip="192.0.2.7")
     subset = EndpointSubset(addresses=(address,), ports=(EndpointPort(name="p80", port=5432),))
     plain = Endpoints(metadata=ObjectMeta(name="svc1", namespace="ns1"), subsets=(subset,))
-    assert told(build.service(), plain) == {"192.0.2.7": ("yes", None)}
-    assert told(build.service(), plain, build.slice("10.0.0.1")) == {"10.0.0.1": ("yes", None)}
-    assert told(build.service(selector={"a": "b"}), plain) == {}
+    assert usage(build.service(), plain) == {"192.0.2.7": ("yes", None)}
+    assert usage(build.service(), plain, build.slice("10.0.0.1")) == {"10.0.0.1": ("yes", None)}
+    assert usage(build.service(selector={"a": "b"}), plain) == {}
 
 
 def test_only_its_own_port_and_family() -> None:
     others = build.slice("10.0.0.9", index=2, ports=[("other", 80, "TCP"), ("p80", 80, "UDP"), ("p80", None, "TCP")])
     six = build.slice("fd00:10::1", index=3, family="IPv6")
-    assert told(build.service(), build.slice("10.0.0.1"), others, six) == {"10.0.0.1": ("yes", None)}
+    assert usage(build.service(), build.slice("10.0.0.1"), others, six) == {"10.0.0.1": ("yes", None)}
 
 
 ADDRESSES = st.sampled_from(["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"])

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
+from msgspec import to_builtins
 
 from percale.errors import BadInput, NotFound
 from percale.explain.why.connection import Reply, explain_connection
+from percale.explain.why.document import connection_document
 from percale.explain.why.targets import TargetLookup, find_port
-from percale.explain.why.text import as_json, to_text
+from percale.explain.why.text import to_text
 from percale.model.manifest.decode import decode_manifest
 from percale.model.meta import ObjectKey
 from percale.policy.compiled_policy import PolicyKey, RuleRef
@@ -211,7 +213,8 @@ def test_a_verdict_in_words() -> None:
 
 
 def test_a_verdict_as_json() -> None:
-    answer = as_json(ask(PODS + policy("p", server("{ports: [{port: 80}]}")), "x/client x/server 80"), Nowhere())
+    reply = ask(PODS + policy("p", server("{ports: [{port: 80}]}")), "x/client x/server 80")
+    answer = to_builtins(connection_document(reply, Nowhere()))
     assert answer["verdict"] == "allowed"
     (flow,) = answer["flows"]
     assert flow["ingress"] == {
@@ -219,7 +222,7 @@ def test_a_verdict_as_json() -> None:
         "why": "rule",
         "rule": "np:x/p#ingress[0]",
         "place": None,
-        "isolating": [{"policy": "np:x/p", "place": None}],
+        "isolating": ({"policy": "np:x/p", "place": None},),
     }
     assert flow["egress"]["why"] == "open"
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
+from msgspec import to_builtins
 from msgspec.structs import replace
 
 from percale.errors import BadInput
 from percale.explain.service_world import MasqueradeAddress
+from percale.explain.why.document import service_document
 from percale.explain.why.targets import TargetLookup
 from percale.explain.why.through_service import (
     Cluster,
     ServiceReply,
-    as_json,
     find_service_port,
     service_reply,
     to_text,
@@ -206,8 +207,8 @@ def test_a_pod_that_is_its_own_endpoint_reaches_itself() -> None:
 
 
 def test_nobody_to_choose_is_denied_and_says_what_happens() -> None:
-    told = list(to_text(ask(CLUSTER_IP.replace("web,", "other,"), "x/client"), Nowhere()))
-    assert told == [
+    lines = list(to_text(ask(CLUSTER_IP.replace("web,", "other,"), "x/client"), Nowhere()))
+    assert lines == [
         "denied: x/client → svc/x/other:http",
         "  10.96.0.1:80/TCP by n1: cluster IP of x/other:http from a pod: no endpoint is ready",
         "    refused",
@@ -222,14 +223,14 @@ def test_without_a_common_family_nobody_can_tell() -> None:
 
 def test_text_and_json() -> None:
     reply = ask(FROM_OUTSIDE + CLUSTER_IP, "x/client")
-    told = list(to_text(reply, Nowhere()))
-    assert told[:3] == [
+    lines = list(to_text(reply, Nowhere()))
+    assert lines[:3] == [
         "in part: 1 of 2 endpoints allowed: x/client → svc/x/web:http",
         "  10.96.0.1:80/TCP by n1: cluster IP of x/web:http from a pod: one of 2 endpoints, source kept",
         "    allowed: x/client (10.0.1.3) → x/web-1 (10.0.1.2), 8080/TCP",
     ]
-    assert "      ingress  denied: isolated by np:x/p, and no rule allows it" in told
-    found = as_json(reply, Nowhere())
+    assert "      ingress  denied: isolated by np:x/p, and no rule allows it" in lines
+    found = to_builtins(service_document(reply, Nowhere()))
     assert (found["to"], found["port"], found["verdict"]) == ("svc/x/web", 80, "in part")
     assert [each["verdict"] for each in found["ways"][0]["endpoints"]] == ["allowed", "denied"]
     assert found["ways"][0]["endpoints"][1]["seenAs"] is None

@@ -1,0 +1,79 @@
+"""Policies that are not enforced: every command that reads them says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from percale.cli import main as entry
+
+DOCUMENTS = """\
+{apiVersion: cilium.io/v2, kind: CiliumNetworkPolicy, metadata: {name: a}, spec: {}}
+---
+{apiVersion: projectcalico.org/v3, kind: NetworkPolicy, metadata: {name: a}, spec: {selector: "app == 'x'"}}
+---
+{apiVersion: policy.networking.k8s.io/v1alpha1, kind: AdminNetworkPolicy, metadata: {name: a}}
+---
+{apiVersion: networking.k8s.io/v1, kind: networkpolicy, metadata: {name: a}}
+---
+{apiVersion: v1, kind: Secret, metadata: {name: a}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {containers: [{name: a}]}}
+"""
+NAMED = [
+    "p.yaml:1: CiliumNetworkPolicy of cilium.io/v2 is not enforced by Percale, left out",
+    "p.yaml:3: NetworkPolicy of projectcalico.org/v3 has another schema than that of networking.k8s.io/v1"
+    " and is not enforced by Percale, left out",
+    "p.yaml:5: AdminNetworkPolicy of policy.networking.k8s.io/v1alpha1 is not enforced by Percale, left out;"
+    " ClusterNetworkPolicy replaces it",
+    "p.yaml:7: networkpolicy of networking.k8s.io/v1 is no kind, left out; did you mean NetworkPolicy?",
+]
+CASE = """\
+name: c
+manifests: [p.yaml]
+pods: [{namespace: default, name: a, ips: [10.0.0.1]}]
+probes: [{from: default/a, to: 1.1.1.1, protocol: TCP, port: 80, allowed: true}]
+"""
+
+
+@pytest.fixture(autouse=True)
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("p.yaml").write_text(DOCUMENTS)
+    Path("case.yaml").write_text(CASE)
+
+
+def percale(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as end:
+        entry.main(arguments)
+    assert isinstance(end.value.code, int)
+    return end.value.code
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "matrix -f p.yaml",
+        "matrix -f p.yaml --diff p.yaml",
+        "why -f p.yaml a 1.1.1.1 80",
+        "service list -f p.yaml",
+        "policy test case.yaml",
+    ],
+)
+def test_each_is_named_once_on_stderr(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert percale(*command.split()) == 0
+    assert [line for line in capsys.readouterr().err.splitlines() if "p.yaml" in line] == [
+        f"warning: {line}" for line in NAMED
+    ]
+
+
+def test_check_warns_of_them_and_strict_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    assert percale("policy", "check", "p.yaml") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == ("p.yaml:1: warning: CiliumNetworkPolicy of cilium.io/v2: is not enforced by Percale, left out")
+    assert lines[3].endswith(
+        "networkpolicy of networking.k8s.io/v1: is no kind, left out (did you mean NetworkPolicy?)"
+    )
+    assert lines[4:] == ["0 policies: 0 errors, 4 warnings"]
+    assert percale("policy", "check", "--strict", "p.yaml") == 1

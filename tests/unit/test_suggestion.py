@@ -1,0 +1,17 @@
+"""Hints that name the nearest known word."""
+
+from __future__ import annotations
+
+from percale.suggestion import did_you_mean, nearest, suggest
+
+
+def test_the_nearest_word_in_any_case_as_it_is_spelled() -> None:
+    assert nearest("podselector", ["podSelector", "policyTypes"]) == "podSelector"
+    assert nearest("xyz", ["podSelector"]) is None
+
+
+def test_hints() -> None:
+    assert did_you_mean("nod1", ["node1"], prefix="node/") == "did you mean node/node1?"
+    assert did_you_mean("nod1", []) is None
+    assert suggest("ingres", ["ingress", "egress"]) == "did you mean ingress?"
+    assert suggest("q", ["ingress", "egress"]) == "there are ingress, egress"
