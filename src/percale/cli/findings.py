@@ -16,6 +16,7 @@ from percale.model.kinds import KINDS, kinds_of
 from percale.model.manifest.decode import ManifestEntry, SkippedDocument
 from percale.model.manifest.files import Document
 from percale.model.manifest.load import load_manifests
+from percale.model.manifest.strictness import Validation
 
 Severity: TypeAlias = Literal["error", "warning", "info"]
 
@@ -37,7 +38,8 @@ class Finding(Struct, frozen=True):
             text = f"{where}: {self.message}; {self.hint}" if self.hint else f"{where}: {self.message}"
             return " ".join(text.split())
         hint = f" ({self.hint})" if self.hint else ""
-        return f"{where}: {self.severity}: {self.subject}: {self.message}{hint}"
+        subject = f"{self.subject}: " if self.subject else ""
+        return f"{where}: {self.severity}: {subject}{self.message}{hint}"
 
     def plain(self, subject: str) -> dict[str, Any]:
         """As `-o json` has it, with this name for the subject."""
@@ -69,19 +71,25 @@ def print_findings(findings: Sequence[Finding], subject: str, output: str, summa
 
 
 class Decoded(NamedTuple):
-    """All errors of all files, the objects of those that have none, and what is left out though somebody may rely on it."""
+    """All errors of all files, the objects of those that have none, what is left out though it matters, and unknown fields."""
 
     errors: list[Finding]
     entries: Sequence[ManifestEntry]
-    left_out: list[Finding]
+    warnings: list[Finding]
 
 
-def decoded(documents: Sequence[Document]) -> Decoded:
+def decoded(documents: Sequence[Document], validate: Validation) -> Decoded:
     """The content of these files."""
     loaded = load_manifests(documents, {**KINDS, **kinds_of(Lab)})
     errors = [finding for fault in loaded.faults for finding in errors_of(fault)]
     twice = [replace(finding, code="twice") for fault in loaded.duplicates for finding in errors_of(fault)]
-    return Decoded([*errors, *twice], loaded.entries, list(map(_left_out, loaded.skipped_that_matter)))
+    unknown = [replace(finding, code="unknown-field") for fault in loaded.unknown for finding in errors_of(fault)]
+    warnings = list(map(_left_out, loaded.skipped_that_matter))
+    if validate == "strict":
+        errors += unknown
+    elif validate == "warn":
+        warnings += [replace(each, severity="warning") for each in unknown]
+    return Decoded([*errors, *twice], loaded.entries, warnings)
 
 
 def _left_out(document: SkippedDocument) -> Finding:

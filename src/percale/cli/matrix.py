@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import click
 from msgspec.structs import replace
 
+from percale.cli.options import validate_option
+
 if TYPE_CHECKING:
     from percale.explain.matrix.diff import FlowChange, WorldSide
     from percale.explain.matrix.groups import Group, Grouping
@@ -28,6 +30,7 @@ _MOST_ROWS = 40
 
 
 @click.command()
+@validate_option
 @click.option("-f", "files", metavar="FILE|DIR", multiple=True, help="Manifests; - is stdin.")
 @click.option("--lab", metavar="NAME", help="A lab that runs (without -f: the lab `lab`).")
 @click.option("--port", "ports", metavar="PORT[/PROTO]", multiple=True, help="Only these ports: 80, 53/udp, icmp.")

@@ -3,19 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 
 from percale.model.addresses import IPNetwork, is_network, parse_network
+from percale.model.manifest.strictness import Validation
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_VALIDATE = "percale.validate"
 
 
 def source_options(command: F) -> F:
     """`-f` or `--lab`."""
+    command = validate_option(command)
     command = click.option("--lab", metavar="NAME", help="A lab that runs (without -f: the lab `lab`).")(command)
     return click.option("-f", "files", metavar="FILE|DIR", multiple=True, help="Manifests; - is stdin.")(command)
+
+
+def validate_option(command: F) -> F:
+    """`--validate`, as kubectl has it; whoever reads the manifests asks `validation()`."""
+    return click.option(
+        "--validate",
+        type=click.Choice(get_args(Validation)),
+        default="strict",
+        show_default=True,
+        expose_value=False,
+        callback=lambda context, _, value: context.meta.__setitem__(_VALIDATE, value),
+        help="Unknown fields: an error, a warning, or nothing.",
+    )(command)
+
+
+def validation() -> Validation:
+    """What `--validate` of this command says."""
+    context = click.get_current_context(silent=True)
+    said: Validation = context.meta.get(_VALIDATE, "strict") if context is not None else "strict"
+    return said
 
 
 def networks(texts: Iterable[str], option: str, but: str | None = None) -> tuple[IPNetwork, ...]:

@@ -14,6 +14,7 @@ import click
 from msgspec.structs import replace
 
 from percale.cli.left_out import tell_left_out
+from percale.cli.options import validation
 from percale.controllers.offline import with_generated_slices
 from percale.explain.service_world import NO_NODE, ServiceWorld, pod_networks
 from percale.explain.world import World, overlaid
@@ -58,8 +59,8 @@ def load(files: Sequence[str], lab: str | None = None, changed: Sequence[str] = 
 
 
 def _from_files(files: Sequence[str]) -> Sequence[ManifestEntry]:
-    loaded = load_manifests(read(files), KINDS_AND_LAB).valid()
-    tell_left_out(loaded.skipped_that_matter)
+    loaded = load_manifests(read(files), KINDS_AND_LAB).valid(validation())
+    tell_left_out(loaded.warnings(validation()))
     return loaded.entries
 
 

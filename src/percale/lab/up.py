@@ -24,14 +24,17 @@ from percale.lab.spec.service_networks import service_networks
 from percale.lab.spec.topology import topology
 from percale.lab.up_output import Echo, UpProgress
 from percale.model.manifest.files import read
+from percale.model.manifest.strictness import Validation
 from percale.model.netconf import network_config
 
 
-def start(name: str, files: Sequence[str], timeout: float, verbose: bool, echo: Echo) -> int:
+def start(
+    name: str, files: Sequence[str], timeout: float, verbose: bool, *, echo: Echo, validate: Validation = "strict"
+) -> int:
     """Bring the lab up; 0 when all its pods are Ready. Raises BadInput, LabError: then nothing was started."""
     started = time.monotonic()
     lab_dir = locate(name)
-    lab_input = read_input(read(files))
+    lab_input = read_input(read(files), validate)
     network = network_config(lab_input.network)
     machines = topology(lab_input.lab, network.networks, where="the lab's machines")
     services = service_networks(lab_input.lab, machines, network.networks, where="the lab")

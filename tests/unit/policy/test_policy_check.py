@@ -110,12 +110,22 @@ def test_unknown_fields(capsys: pytest.CaptureFixture[str], here: Path) -> None:
     (here / "a.yaml").write_text(
         POLICY + "  egres: [{}]\n  ingress:\n  - from:\n    - podSelector: {matchLabel: {a: b}}\n"
     )
-    assert run(capsys, "a.yaml")[1] == [
-        'a.yaml:5: warning: np:default/p#egres: the field "egres" means nothing here (did you mean egress?)',
-        'a.yaml:8: warning: np:default/p#ingress[0].from[0].podSelector.matchLabel: the field "matchLabel" means nothing '
-        "here (did you mean matchLabels?)",
-        "1 policy: 0 errors, 2 warnings",
+    assert run(capsys, "a.yaml") == (
+        1,
+        [
+            "a.yaml:5: spec.egres: unknown field; did you mean egress?",
+            "a.yaml:8: spec.ingress[0].from[0].podSelector.matchLabel: unknown field; did you mean matchLabels?",
+            "2 errors; warnings come when there are none",
+        ],
+    )
+    code, lines = run(capsys, "a.yaml", "--validate", "warn")
+    assert code == 0
+    assert lines[:2] == [
+        "a.yaml:5: warning: spec.egres: unknown field (did you mean egress?)",
+        "a.yaml:8: warning: spec.ingress[0].from[0].podSelector.matchLabel: unknown field (did you mean matchLabels?)",
     ]
+    assert run(capsys, "a.yaml", "--validate", "warn", "--strict")[0] == 1
+    assert not any("unknown" in line for line in run(capsys, "a.yaml", "--validate", "ignore")[1])
 
 
 def test_an_object_that_two_files_have(capsys: pytest.CaptureFixture[str], here: Path) -> None:

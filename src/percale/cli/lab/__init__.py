@@ -14,7 +14,7 @@ from percale.cli.lab.machines import add_node, cut, heal, probe, remove_node, re
 from percale.cli.lab.objects import apply, delete, get, label, scale
 from percale.cli.lab.shell import enter_node, enter_pod, tcpdump
 from percale.cli.lab.watch import watch
-from percale.cli.options import lab_option
+from percale.cli.options import lab_option, validate_option, validation
 from percale.text_columns import table
 
 
@@ -41,6 +41,7 @@ def lab() -> None:
     multiple=True,
     help="Manifests, a `kind: Lab` document, or a net-conf.json; - is stdin.",
 )
+@validate_option
 @click.option("--name", default="lab", show_default=True, help="Several labs may run side by side.")
 @click.option("--timeout", default=30.0, show_default=True, metavar="SECONDS", help="How long to wait for all pods.")
 @click.option("-v", "--verbose", is_flag=True, help="Agents log each kernel change as an ip, bridge or nft command.")
@@ -51,7 +52,7 @@ def up(files: tuple[str, ...], name: str, timeout: float, verbose: bool) -> int:
     """
     from percale.lab.up import start
 
-    return start(name, files, timeout, verbose, echo=click.echo)
+    return start(name, files, timeout, verbose, echo=click.echo, validate=validation())
 
 
 @lab.command()

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from percale.cli.options import lab_option, namespace_option
+from percale.cli.options import lab_option, namespace_option, validate_option, validation
 from percale.text_columns import table
 
 
@@ -71,10 +71,11 @@ def _as_text(document: Any, form: str) -> str:
 @click.command()
 @click.option("-f", "files", metavar="FILE|DIR", multiple=True, required=True, help="Manifests; - is stdin.")
 @namespace_option
+@validate_option
 @lab_option
 def apply(files: tuple[str, ...], namespace: str | None, lab: str) -> int:
     """Create or change objects. All are checked first: one bad document, and nothing is applied."""
-    answer = _ask(lab, "apply", documents=_read(files), namespace=namespace)
+    answer = _ask(lab, "apply", documents=_read(files), namespace=namespace, validate=validation())
     click.echo("\n".join(answer["lines"]))
     return 0
 

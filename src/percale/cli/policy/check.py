@@ -7,20 +7,21 @@ from collections.abc import Iterable, Mapping, Sequence
 import click
 
 from percale.cli.findings import Finding, by_severity, counted, decoded, errors_of, print_findings
-from percale.cli.options import networks
+from percale.cli.options import networks, validate_option, validation
 from percale.errors import BadNetworkConfig
 from percale.lab.spec.topology import Lab
 from percale.model.addresses import IPNetwork
 from percale.model.manifest.decode import ManifestEntry, Source, node_at, read_nodes
 from percale.model.manifest.files import Document, read
-from percale.model.manifest.syntax_tree import Node, descend, plain_value
+from percale.model.manifest.syntax_tree import Node, descend
 from percale.model.netconf import network_config
 from percale.policy.kinds.registry import POLICY_KINDS
 from percale.policy.lint.finding import LintFinding
-from percale.policy.lint.linter import lint, lint_unknown_fields
+from percale.policy.lint.linter import lint
 
 
 @click.command()
+@validate_option
 @click.argument("paths", metavar="FILE|DIR…", nargs=-1, required=True)
 @click.option("--strict", is_flag=True, help="Exit 1 on warnings too.")
 @click.option(
@@ -36,10 +37,10 @@ def check(*, paths: tuple[str, ...], strict: bool, cidrs: tuple[str, ...], outpu
     """
     given = networks(cidrs, "--pod-cidr")
     documents = read(paths)
-    findings, found, left_out = decoded(documents)
+    findings, found, warnings = decoded(documents, validation())
     if not findings:
         try:
-            findings = _sorted([*left_out, *_lint(found, documents, given)], documents)
+            findings = _sorted([*warnings, *_lint(found, documents, given)], documents)
         except BadNetworkConfig as error:
             findings = errors_of(error, documents[0][0])
     count = by_severity(findings)
@@ -51,10 +52,6 @@ def _lint(found: Sequence[ManifestEntry], documents: Sequence[Document], given: 
     texts = dict(documents)
     nodes = _Nodes(texts)
     linted = lint(found, given or _lab_networks(found))
-    for each in found:
-        if isinstance(each.object, POLICY_KINDS.object_types):
-            node = nodes.of(each.source)
-            linted += lint_unknown_fields(each, plain_value(node, len(texts[each.source.file]), str(each.source)))
     return [_finding(each, nodes) for each in linted]
 
 

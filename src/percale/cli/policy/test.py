@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 import click
 
 from percale.cli.left_out import tell_left_out
+from percale.cli.options import validate_option, validation
 
 if TYPE_CHECKING:
     from percale.explain.policy_tests.cases import Case
 
 
 @click.command()
+@validate_option
 @click.argument("files", metavar="FILE|DIR...", nargs=-1, required=True)
 @click.option("--live", is_flag=True, help="With real packets, in labs.")
 @click.option("-o", "--output", type=click.Choice(["text", "json", "junit"]), default="text", show_default=True)
@@ -31,7 +33,7 @@ def test(files: tuple[str, ...], live: bool, output: str) -> int:
     from percale.explain.policy_tests.runner import try_offline
 
     cases = _cases(files)
-    tell_left_out(each for case in cases for each in case.left_out)
+    tell_left_out(each for case in cases for each in case.warnings)
     sequences = in_sequence(cases)
     if live:
         from percale.lab.policy_tests.runner import try_live
@@ -54,7 +56,7 @@ def _cases(files: tuple[str, ...]) -> list[Case]:
     faults: list[BadManifest] = []
     for file, text in read(files):
         try:
-            found += decode_cases(text.encode(), file, partial(_manifest, file))
+            found += decode_cases(text.encode(), file, partial(_manifest, file), validation())
         except BadManifest as fault:
             faults.append(fault)
     if faults:

@@ -14,7 +14,7 @@ import click
 from msgspec import Struct
 
 from percale.cli.findings import Decoded, Finding, by_severity, counted, decoded, errors_of, print_findings
-from percale.cli.options import networks
+from percale.cli.options import networks, validate_option, validation
 from percale.controllers.offline import DEFAULT_SERVICE_CIDR
 from percale.controllers.service_allocator import Allocations
 from percale.errors import BadManifest
@@ -43,6 +43,7 @@ _ANYTHING = (parse_network("0.0.0.0/0"), parse_network("::/0"))
 
 
 @click.command()
+@validate_option
 @click.argument("paths", metavar="FILE|DIR…", nargs=-1, required=True)
 @click.option(
     "--service-cidr",
@@ -61,8 +62,8 @@ def check(*, paths: tuple[str, ...], cidrs: tuple[str, ...], output: str) -> int
     """
     given = networks(cidrs, "--service-cidr")
     documents = read(paths)
-    findings, found, left_out = _checked(documents, given)
-    findings = _sorted(findings or [*left_out, *_odd(found, given or _lab_networks(found))], documents)
+    findings, found, warnings = _checked(documents, given)
+    findings = _sorted(findings or [*warnings, *_odd(found, given or _lab_networks(found))], documents)
     count = by_severity(findings)
     print_findings(findings, "object", output, _summary(found, count))
     return 1 if count["error"] else 0
@@ -70,13 +71,13 @@ def check(*, paths: tuple[str, ...], cidrs: tuple[str, ...], output: str) -> int
 
 def _checked(documents: Sequence[Document], given: Sequence[IPNetwork]) -> Decoded:
     """All errors, and the objects of those files that can be read."""
-    refused, found, left_out = decoded(documents)
+    refused, found, warnings = decoded(documents, validation())
     errors = [each for document in documents for each in _validated(document)]
     said = {(each.file, each.line) for each in errors}
     errors += [each for each in refused if (each.file, each.line) not in said]  # the API server's words come first
     if not errors:
         errors = list(_unallocated(found, dict(documents), given or _lab_networks(found) or _ANYTHING))
-    return Decoded(errors, found, left_out)
+    return Decoded(errors, found, warnings)
 
 
 def _sorted(findings: Iterable[Finding], documents: Sequence[Document]) -> list[Finding]:

@@ -20,7 +20,6 @@ from percale.errors import BadInput, BadManifest
 from percale.explain.policy_tests.schema import PARTS, Document, Part, ProbeEntry, node_of, pod_of
 from percale.model.kinds import kinds_of
 from percale.model.manifest.decode import (
-    SkippedDocument,
     Source,
     decode_manifest,
     node_at,
@@ -30,8 +29,10 @@ from percale.model.manifest.decode import (
 )
 from percale.model.manifest.diagnostics import SourceText, combined, diagnose
 from percale.model.manifest.schema import from_text, without_nulls
+from percale.model.manifest.strictness import Validation
 from percale.model.manifest.syntax_tree import Node as SyntaxNode
 from percale.model.manifest.syntax_tree import descend, plain_value
+from percale.model.manifest.unknown_fields import unknown_field_errors
 from percale.model.meta import Object, ObjectKey, ObjectMeta
 from percale.model.namespace import Namespace
 from percale.model.node import Node
@@ -91,8 +92,8 @@ class Case(Struct, frozen=True, dict=True):
     policies: tuple[Object, ...]
     probes: tuple[Probe, ...]
     policy_sources: Mapping[PolicyKey, PolicySource]
-    left_out: tuple[SkippedDocument, ...] = ()
-    """Policies of its manifests that are not enforced, and misspelt kinds."""
+    warnings: tuple[str, ...] = ()
+    """Policies of its manifests that are not enforced, misspelt kinds, and unknown fields where they pass."""
 
     @property
     def objects(self) -> tuple[Object, ...]:
@@ -128,14 +129,14 @@ def _nothing(path: str) -> tuple[str, bytes]:
     raise BadInput("manifests cannot be read from here", where=path)
 
 
-def decode_cases(data: bytes, file: str, read: Read = _nothing) -> tuple[Case, ...]:
+def decode_cases(data: bytes, file: str, read: Read = _nothing, validate: Validation = "strict") -> tuple[Case, ...]:
     """All cases of a file. Raises BadManifest (each fault on a line of its own), BadInput."""
     text = text_of(data, file)
     cases: list[Case] = []
     faults: list[BadManifest] = []
     try:
         for index, node in enumerate(read_nodes(text, file)):
-            decoding = _Decoding(text, Source(file, node.line, index), node, read)
+            decoding = _Decoding(text, Source(file, node.line, index), node, read, validate=validate)
             case = decoding.case()
             faults += decoding.faults
             if case is not None:
@@ -166,7 +167,8 @@ class _Decoding(Struct, frozen=True):
     node: SyntaxNode
     read: Read
     faults: list[BadManifest] = field(default_factory=list)
-    left_out: list[SkippedDocument] = field(default_factory=list)
+    validate: Validation = "strict"
+    warnings: list[str] = field(default_factory=list)
 
     def case(self) -> Case | None:
         """None: see `faults`."""
@@ -196,7 +198,7 @@ class _Decoding(Struct, frozen=True):
             policy_sources={
                 POLICY_KINDS.key(each): source for each, source in written if not isinstance(each, Namespace)
             },
-            left_out=tuple(self.left_out),
+            warnings=tuple(self.warnings),
         )
 
     def _document(self) -> Document | None:
@@ -250,18 +252,26 @@ class _Decoding(Struct, frozen=True):
             if errors or refusal is not None:
                 self.faults.append(diagnose(errors, refusal, kind, SourceText(node, self.text, self.source.file)))
             else:
+                self._unknown(unknown_field_errors(kind, value, SourceText(node, self.text, self.source.file)))
                 yield with_namespace(policy), PolicySource(self.source.file, node)
+
+    def _unknown(self, fields: Iterable[BadManifest]) -> None:
+        if self.validate == "strict":
+            self.faults.extend(fields)
+        elif self.validate == "warn":
+            self.warnings.extend(map(str, fields))
 
     def _from_manifests(self, paths: Iterable[str]) -> Iterator[tuple[Object, PolicySource]]:
         """The policies and namespaces of manifests; whatever else they hold is not a test's."""
         for path in paths:
             file, data = self.read(path)
             try:
-                manifest = decode_manifest(data, file)
+                manifest = decode_manifest(data, file, find_unknown=True)
             except BadManifest as fault:
                 self.faults.append(fault)
                 continue
-            self.left_out.extend(manifest.skipped_that_matter)
+            self.warnings.extend(map(str, manifest.skipped_that_matter))
+            self._unknown(manifest.unknown)
             documents = tuple(read_nodes(text_of(data, file), file))
             for each in manifest.entries:
                 if isinstance(each.object, (Namespace, *POLICY_KINDS.object_types)):

@@ -21,6 +21,7 @@ from percale.lab.cluster import Cluster
 from percale.lab.spec.input import other_networks, read_objects
 from percale.model.manifest.decode import DEFAULT_NAMESPACE
 from percale.model.manifest.encode import to_plain
+from percale.model.manifest.strictness import Validation
 from percale.model.meta import Object, ObjectKey, ObjectMeta
 from percale.model.namespace import NAME_LABEL, Namespace
 from percale.model.node import Node
@@ -72,9 +73,9 @@ class ObjectVerbs(Struct, frozen=True):
             "nothing": nothing,
         }
 
-    async def apply(self, documents: Sequence[tuple[str, str]], namespace: str | None) -> Answer:
+    async def apply(self, documents: Sequence[tuple[str, str]], namespace: str | None, validate: Validation) -> Answer:
         """Create or change the documents' objects; all are validated first."""
-        found, skipped = read_objects(documents, namespace or DEFAULT_NAMESPACE)
+        found, skipped = read_objects(documents, namespace or DEFAULT_NAMESPACE, validate)
         settings = self.cluster.machines.settings
         complete = admit(found, self.cluster.cache.all(Service), settings.services)
         objects = [each.object for each in complete]
@@ -101,7 +102,7 @@ class ObjectVerbs(Struct, frozen=True):
     async def delete_documents(self, documents: Sequence[tuple[str, str]], namespace: str | None) -> Answer:
         """Delete the documents' objects; a missing one is no error."""
         lines = []
-        found, _ = read_objects(documents, namespace or DEFAULT_NAMESPACE)
+        found, _ = read_objects(documents, namespace or DEFAULT_NAMESPACE, "ignore")
         for obj in (each.object for each in reversed(found)):
             known = self.cluster.cache.get(type(obj), obj.key)
             lines.append(f"{full_name(obj)} not there" if known is None else await self._delete(known))

@@ -89,7 +89,7 @@ def _start(name: str, plan: LabPlan) -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump({"apiVersion": "v1", "kind": "List", "items": documents}, file)
         file.flush()
-        if start(name, [file.name], _SYNC_TIMEOUT, False, output.append) != 0:
+        if start(name, [file.name], _SYNC_TIMEOUT, False, echo=output.append) != 0:
             raise LabError(f"the lab for these cases does not come up: {' '.join(output[-1:])}")
 
 

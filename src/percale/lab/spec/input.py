@@ -22,6 +22,7 @@ from percale.model.manifest.decode import ManifestEntry, Source, object_node
 from percale.model.manifest.files import Document
 from percale.model.manifest.json_text import read_json_text
 from percale.model.manifest.load import load_manifests
+from percale.model.manifest.strictness import Validation
 from percale.model.manifest.syntax_tree import Node
 from percale.model.meta import Object
 from percale.model.netconf import network_config, parse_network_config
@@ -57,9 +58,9 @@ class _Network(Struct, frozen=True):
     wiring: Wiring = "routed"
 
 
-def read_input(documents: Sequence[Document]) -> Input:
+def read_input(documents: Sequence[Document], validate: Validation = "strict") -> Input:
     """Everything of these documents. Raises BadManifest, BadNetworkConfig."""
-    loaded = load_manifests(documents, _KINDS).valid()
+    loaded = load_manifests(documents, _KINDS).valid(validate)
     texts = dict(documents)
     for each in loaded.entries:
         if isinstance(each.object, Lab):
@@ -79,22 +80,24 @@ def read_input(documents: Sequence[Document]) -> Input:
         lab=next((each.object.spec for each in labs if isinstance(each.object, Lab)), LabSpec()),
         network=chosen.network,
         wiring=chosen.wiring,
-        skipped=tuple(map(str, loaded.skipped)),
+        skipped=loaded.notes(validate),
     )
 
 
-def read_objects(documents: Iterable[Document], namespace: str) -> tuple[list[ManifestEntry], list[str]]:
+def read_objects(
+    documents: Iterable[Document], namespace: str, validate: Validation = "strict"
+) -> tuple[list[ManifestEntry], list[str]]:
     """Objects to apply to a lab that runs, and what was left out. Raises BadManifest."""
     loaded = load_manifests(documents, _KINDS, namespace=namespace)
     if loaded.networks:
         file, _ = loaded.networks[0]
         raise BadManifest("a running lab keeps its network", where=file, hint="start another: percale lab up -f …")
-    found = loaded.valid().entries
+    found = loaded.valid(validate).entries
     for each in found:
         if isinstance(each.object, Lab):
             hint = "use percale lab add-node and remove-node"
             raise BadManifest("a running lab keeps its machines", where=str(each.source), hint=hint)
-    return list(_named(found)), list(map(str, loaded.skipped))
+    return list(_named(found)), list(loaded.notes(validate))
 
 
 def other_networks(objects: Iterable[Object], network: Mapping[str, Any], wiring: str) -> list[str]:

@@ -24,6 +24,7 @@ from percale.model.manifest.json_reader import read_json
 from percale.model.manifest.left_out import NOT_KNOWN, LeftOut, is_foreign, why_left_out
 from percale.model.manifest.schema import from_text, without_nulls
 from percale.model.manifest.syntax_tree import Node, descend, plain_value
+from percale.model.manifest.unknown_fields import unknown_field_errors, unknown_fields
 from percale.model.manifest.yaml_reader import read_yaml
 from percale.model.meta import Object, ObjectKey
 from percale.model.validation.validators import field_errors, has_validator
@@ -70,6 +71,8 @@ class Manifest(Struct, frozen=True):
 
     entries: tuple[ManifestEntry, ...] = ()
     skipped: tuple[SkippedDocument, ...] = ()
+    unknown: tuple[BadManifest, ...] = ()
+    """Fields that Kubernetes does not have, where they were looked for."""
 
     @property
     def skipped_that_matter(self) -> tuple[SkippedDocument, ...]:
@@ -81,16 +84,20 @@ class Manifest(Struct, frozen=True):
         return tuple(each.object for each in self.entries)
 
 
-def decode_manifest(data: bytes, file: str, *, kinds: Kinds = KINDS, namespace: str = DEFAULT_NAMESPACE) -> Manifest:
-    """The objects of a file; `namespace` is the default of namespaced ones.
+def decode_manifest(
+    data: bytes, file: str, *, kinds: Kinds = KINDS, namespace: str = DEFAULT_NAMESPACE, find_unknown: bool = False
+) -> Manifest:
+    """The objects of a file; `namespace` is the default of namespaced ones. `find_unknown`: look for unknown fields.
 
     Raises BadManifest with all errors of the file: either all of it is valid, or none is used.
     """
-    manifest = _decode_json(data, file, kinds) or _decode_nodes(data, file, kinds)
+    manifest = _decode_json(data, file, kinds)
+    if manifest is None or (find_unknown and _has_unknown_fields(data, manifest)):
+        manifest = _decode_nodes(data, file, kinds, find_unknown=find_unknown)
     found = tuple(_with_namespace(each, namespace) for each in manifest.entries)
     if len(found) > 1:
         _reject_duplicates(found)
-    return Manifest(found, manifest.skipped)
+    return Manifest(found, manifest.skipped, manifest.unknown)
 
 
 def _reject_duplicates(found: tuple[ManifestEntry, ...]) -> None:
@@ -210,6 +217,17 @@ def _decode_json(data: bytes, file: str, kinds: Kinds) -> Manifest | None:
     return Manifest(tuple(ManifestEntry(obj, Source(file, 1, 0, index)) for index, obj in enumerate(objects)))
 
 
+def _has_unknown_fields(data: bytes, manifest: Manifest) -> bool:
+    document = msgspec.json.decode(data)
+    values = (
+        document if each.source.item is None else document["items"][each.source.item] for each in manifest.entries
+    )
+    return any(
+        next(unknown_fields(type(each.object), value), None) is not None
+        for each, value in zip(manifest.entries, values, strict=True)
+    )
+
+
 def _decode_item(data: bytes | msgspec.Raw, type_meta: _TypeMeta, kinds: Kinds) -> Object:
     return _decode_valid(data, _kind(type_meta.apiVersion, type_meta.kind, kinds))
 
@@ -235,11 +253,12 @@ Candidate: TypeAlias = tuple[Node, dict[str, Any], Source]
 """An object's node, plain value and source."""
 
 
-def _decode_nodes(data: bytes, file: str, kinds: Kinds) -> Manifest:
+def _decode_nodes(data: bytes, file: str, kinds: Kinds, *, find_unknown: bool) -> Manifest:
     text = text_of(data, file)
     found: list[ManifestEntry] = []
     skipped: list[SkippedDocument] = []
     errors: list[BadManifest] = []
+    unknown: list[BadManifest] = []
     try:
         for index, document in enumerate(read_nodes(text, file)):
             for node, value, source in _candidates(document, index, text, file, kinds):
@@ -250,13 +269,15 @@ def _decode_nodes(data: bytes, file: str, kinds: Kinds) -> Manifest:
                     continue
                 if isinstance(part, ManifestEntry):
                     found.append(part)
+                    if find_unknown:
+                        unknown += unknown_field_errors(type(part.object), value, SourceText(node, text, file))
                 else:
                     skipped.append(part)
     except BadManifest as error:
         errors.append(error)
     if errors:
         raise combined(errors)
-    return Manifest(tuple(found), tuple(skipped))
+    return Manifest(tuple(found), tuple(skipped), tuple(unknown))
 
 
 def _candidates(node: Node, index: int, text: str, file: str, kinds: Kinds) -> Iterator[Candidate]:

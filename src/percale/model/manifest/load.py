@@ -19,6 +19,7 @@ from percale.model.manifest.decode import (
 from percale.model.manifest.diagnostics import combined
 from percale.model.manifest.files import Document
 from percale.model.manifest.json_text import read_json_text
+from percale.model.manifest.strictness import Validation
 from percale.model.meta import ObjectKey
 
 
@@ -33,15 +34,28 @@ class LoadedManifests(Struct, frozen=True):
     """Of files that cannot be decoded."""
     duplicates: tuple[BadManifest, ...]
     """Objects that are there twice."""
+    unknown: tuple[BadManifest, ...]
+    """Fields that Kubernetes does not have."""
+
+    def warnings(self, validate: Validation = "strict") -> tuple[str, ...]:
+        """What somebody should know: policies that are not enforced, misspelt kinds, and unknown fields where they pass."""
+        return (*map(str, self.skipped_that_matter), *self._unknown_that_pass(validate))
+
+    def notes(self, validate: Validation = "strict") -> tuple[str, ...]:
+        """The same with all that is left out."""
+        return (*map(str, self.skipped), *self._unknown_that_pass(validate))
+
+    def _unknown_that_pass(self, validate: Validation) -> Iterable[str]:
+        return map(str, self.unknown) if validate == "warn" else ()
 
     @property
     def skipped_that_matter(self) -> tuple[SkippedDocument, ...]:
         """Policies that are not enforced, and misspelt kinds."""
         return tuple(each for each in self.skipped if each.why.matters)
 
-    def valid(self) -> LoadedManifests:
+    def valid(self, validate: Validation = "strict") -> LoadedManifests:
         """The same. Raises BadManifest with all that is wrong."""
-        if wrong := (*self.faults, *self.duplicates):
+        if wrong := (*self.faults, *self.duplicates, *(self.unknown if validate == "strict" else ())):
             raise combined(wrong)
         return self
 
@@ -54,18 +68,27 @@ def load_manifests(
     skipped: list[SkippedDocument] = []
     networks: list[Document] = []
     faults: list[BadManifest] = []
+    unknown: list[BadManifest] = []
     for file, text in documents:
         if is_net_conf(text):
             networks.append((file, text))
             continue
         try:
-            manifest = decode_manifest(text.encode(), file, kinds=kinds, namespace=namespace)
+            manifest = decode_manifest(text.encode(), file, kinds=kinds, namespace=namespace, find_unknown=True)
         except BadManifest as fault:
             faults.append(fault)
             continue
         entries += manifest.entries
         skipped += manifest.skipped
-    return LoadedManifests(tuple(entries), tuple(skipped), tuple(networks), tuple(faults), tuple(_duplicates(entries)))
+        unknown += manifest.unknown
+    return LoadedManifests(
+        tuple(entries),
+        tuple(skipped),
+        tuple(networks),
+        tuple(faults),
+        tuple(_duplicates(entries)),
+        tuple(unknown),
+    )
 
 
 def is_net_conf(text: str) -> bool:

@@ -1,6 +1,6 @@
 """Schema queries on msgspec's description of the structs. Called by `decode.py` and the linter.
 
-msgspec checks the values; this adds Kubernetes' handling of null, unknown fields, and the allowed words for hints.
+msgspec checks the values; this adds Kubernetes' handling of null, and the allowed words for hints.
 """
 
 from __future__ import annotations
@@ -42,29 +42,6 @@ def _without_nulls(expected: inspect.Type, value: Any) -> Any:
             if isinstance(each, inspect.VarTupleType | inspect.ListType):
                 return [_without_nulls(each.item_type, item) for item in value]
     return value
-
-
-def unknown_fields(kind: Any, value: Any, within: FieldPath) -> Iterator[tuple[FieldPath, tuple[str, ...]]]:
-    """The unknown fields below `within`, each with the known ones there."""
-    for expected in _at(kind, within):
-        part = value
-        for step in within:
-            part = part.get(step) if isinstance(part, dict) else None
-        yield from _unknown(expected, part, within)
-
-
-def _unknown(expected: inspect.Type, value: Any, path: FieldPath) -> Iterator[tuple[FieldPath, tuple[str, ...]]]:
-    for each in _alternatives(expected):
-        if isinstance(each, inspect.StructType) and isinstance(value, dict):
-            fields = {field.encode_name: field.type for field in each.fields}
-            for key, item in value.items():
-                if key in fields:
-                    yield from _unknown(fields[key], item, (*path, key))
-                else:
-                    yield (*path, key), tuple(fields)
-        elif isinstance(each, inspect.VarTupleType | inspect.ListType) and isinstance(value, list):
-            for index, item in enumerate(value):
-                yield from _unknown(each.item_type, item, (*path, index))
 
 
 def allowed_words(kind: Any, path: FieldPath) -> tuple[str, ...]:

@@ -25,7 +25,6 @@ Code: TypeAlias = Literal[
     "end-port-equals-port",
     "shadowed",
     "identical",
-    "unknown-field",
     "fails-closed",
 ]
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from percale.model.addresses import IPNetwork
 from percale.model.manifest.decode import ManifestEntry
-from percale.model.manifest.schema import unknown_fields
 from percale.policy.kinds.registry import POLICY_KINDS, PolicyKinds
 from percale.policy.lint.dns import policies_that_block_dns
-from percale.policy.lint.finding import LintedPolicy, LintFinding, LintFindings, finding
+from percale.policy.lint.finding import LintedPolicy, LintFinding, LintFindings
 from percale.policy.lint.inventory import inventory_of
 from percale.policy.lint.ip_blocks import blocks_with_pods
 from percale.policy.lint.no_effect import peers_of_newer_apis, sections_without_effect
 from percale.policy.lint.selectors import empty_selectors, undeclared_ports
 from percale.policy.lint.shadowing import identical_policies, shadowed_rules
-from percale.suggestion import suggest
 
 
 def lint(
@@ -53,11 +50,3 @@ def _compiled(entries: Iterable[ManifestEntry], kinds: PolicyKinds) -> list[Lint
 
 def _of_kind(policy: LintedPolicy, kinds: PolicyKinds) -> LintFindings:
     return kinds.of_policy(policy.compiled.key).lint(policy)
-
-
-def lint_unknown_fields(entry: ManifestEntry, written: Mapping[str, Any]) -> Iterable[LintFinding]:
-    """Unknown fields of a policy, which decoding ignores. `written` is the object as its file has it."""
-    for policy in _compiled((entry,), POLICY_KINDS):
-        for path, known in unknown_fields(type(entry.object), written, ("spec",)):
-            word = str(path[-1])
-            yield finding("unknown-field", policy, path, f'the field "{word}" means nothing here', suggest(word, known))

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
-from io import FileIO
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,6 +29,7 @@ from percale.store.files.encoded_object import EncodedObject, encode
 from percale.store.files.file_index import Content, Entry, FileIndex, Identity
 from percale.store.files.inotify import InotifyWatcher
 from percale.store.files.lease_expiry import BootClock, with_expiry, without_expiry
+from percale.store.files.regular_file import read_regular_file
 from percale.store.protocol import Event, ReadProblem
 from percale.store.versioning import check_version, not_found, unversioned, versioned
 
@@ -185,12 +185,9 @@ class Directory:
     def _content(self, name: str) -> Content:
         """A file's objects; none if it does not exist. Raises BadManifest, StoreUnavailable."""
         try:
-            with FileIO(name) as file:  # a third of pathlib's time, and every file is read
-                data = file.readall()
-        except (FileNotFoundError, NotADirectoryError):
+            data = read_regular_file(name)
+        except FileNotFoundError:
             return {}
-        except OSError as error:
-            raise StoreUnavailable(f"cannot be read: {error.strerror}", where=name) from error
         content = {}
         is_own = self._own_kind(name) in self._kinds
         for found in decode_manifest(data, name, kinds=self._kinds).entries:
@@ -229,9 +226,9 @@ class Directory:
         if error is not None:
             raise error
         try:
-            data = Path(name).read_bytes()
-        except OSError as refusal:
-            raise StoreUnavailable(f"cannot be read: {refusal.strerror}", where=name) from refusal
+            data = read_regular_file(name)
+        except FileNotFoundError as gone:
+            raise StoreUnavailable("is gone", where=name) from gone
         return rewrite_object(data, name, identity, new, kinds=self._kinds)
 
     def _name(self, path: str) -> str:

@@ -7,7 +7,8 @@ import fcntl
 import json
 import os
 import resource
-from collections.abc import AsyncIterator, Iterator
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from percale.kernel import syscalls
 from percale.model.configmap import ConfigMap
 from percale.model.meta import ObjectKey, ObjectMeta
 from percale.model.pod import Pod
+from percale.store.files.regular_file import MAX_SIZE
 from percale.store.files.store import FilesStore
 from percale.store.protocol import Deleted, Event, ReadProblem, Snapshot, Upserted
 from percale.store.registry import open_store
@@ -470,3 +472,41 @@ async def test_another_directory_in_the_place_of_the_old_one(root: Path, store: 
     with pytest.raises(StoreUnavailable, match="the directory is gone"):
         await store.put(ConfigMap(metadata=ObjectMeta(name="b")))
     assert await names(store) == ["a"]
+
+
+def _fifo(file: Path) -> None:
+    os.mkfifo(file)
+
+
+def _device(file: Path) -> None:
+    file.symlink_to("/dev/zero")
+
+
+def _huge(file: Path) -> None:
+    file.touch()
+    os.truncate(file, MAX_SIZE + 1)
+
+
+def _socket(file: Path) -> None:
+    made = file.parent / "made"  # under a short name
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(os.path.relpath(made))
+    made.rename(file)
+
+
+@pytest.mark.parametrize("put", [_fifo, _device, _huge, _socket])
+async def test_what_is_no_file_to_read_is_a_problem_of_its_own(
+    root: Path, store: FilesStore, put: Callable[[Path], None]
+) -> None:
+    """It neither blocks who reads the others nor fills its memory."""
+    bad = root / "bad.yaml"
+    put(bad)
+    (root / "a.yaml").write_text(text("a"))
+    async with asyncio.timeout(10):
+        assert await names(store) == ["a"]
+        problem, snapshot = [await upcoming(events) for events in [store.watch(ConfigMap)] for _ in range(2)]
+        await store.put(ConfigMap(metadata=ObjectMeta(name="b", namespace="x")))
+        assert await names(store) == ["a", "b"]
+    assert isinstance(problem, ReadProblem)
+    assert str(bad) in str(problem.error)
+    assert isinstance(snapshot, Snapshot)

@@ -1,0 +1,105 @@
+"""Unknown fields: every command that reads manifests refuses them, unless it is told not to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from percale.cli import main as entry
+from percale.errors import BadManifest
+from percale.lab.spec.input import read_input, read_objects
+from percale.model.manifest.decode import decode_manifest
+
+POLICY = """\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: p}
+spec:
+  podselector: {matchLabels: {app: a}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {containers: [{name: a, securityContext: {}}], tolerations: []}}
+"""
+REFUSED = "p.yaml:5: spec.podselector: unknown field; did you mean podSelector?"
+CASE = """\
+name: c
+manifests: [p.yaml]
+pods: [{namespace: default, name: a, ips: [10.0.0.1]}]
+probes: [{from: default/a, to: 1.1.1.1, protocol: TCP, port: 80, allowed: true}]
+"""
+INLINE = CASE.replace(
+    "manifests: [p.yaml]\n",
+    "policies:\n- {apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: p}, spec: {ingres: []}}\n",
+)
+
+
+@pytest.fixture(autouse=True)
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("p.yaml").write_text(POLICY)
+    Path("case.yaml").write_text(CASE)
+    Path("inline.yaml").write_text(INLINE)
+
+
+def percale(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as end:
+        entry.main(arguments)
+    assert isinstance(end.value.code, int)
+    return end.value.code
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "matrix -f p.yaml",
+        "matrix -f p.yaml --diff p.yaml",
+        "why -f p.yaml a 1.1.1.1 80",
+        "service list -f p.yaml",
+        "service check p.yaml",
+        "policy check p.yaml",
+        "policy test case.yaml",
+    ],
+)
+def test_a_flag_lets_them_pass(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert percale(*command.split()) != 0
+    told = capsys.readouterr()
+    assert REFUSED in told.out + told.err
+    assert percale(*command.split(), "--validate=warn") == 0
+    told = capsys.readouterr()
+    assert "spec.podselector: unknown field" in told.out + told.err
+    assert percale(*command.split(), "--validate=ignore") == 0
+    told = capsys.readouterr()
+    assert "unknown field" not in told.out + told.err
+
+
+def test_a_policy_in_a_case(capsys: pytest.CaptureFixture[str]) -> None:
+    assert percale("policy", "test", "inline.yaml") == 1
+    assert "inline.yaml:3: spec.ingres: unknown field; did you mean ingress?" in capsys.readouterr().err
+    assert percale("policy", "test", "inline.yaml", "--validate=ignore") == 0
+
+
+def test_a_lab() -> None:
+    documents = [("p.yaml", POLICY)]
+    for refused in (lambda: read_input(documents), lambda: read_objects(documents, "default")):
+        with pytest.raises(BadManifest) as caught:
+            refused()
+        assert str(caught.value) == REFUSED
+    assert read_input(documents, "warn").skipped == (REFUSED,)
+    assert read_objects(documents, "default", "warn")[1] == [REFUSED]
+    assert read_input(documents, "ignore").skipped == ()
+
+
+def test_json_and_what_a_cluster_prints() -> None:
+    metadata = {"name": "p", "managedFields": [{}], "finalizers": [], "selfLink": "/"}
+    document = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata}
+    printed = {**document, "spec": {"podSelector": {}}, "status": {}}
+    assert decode_manifest(json.dumps(printed).encode(), "p.json", find_unknown=True).unknown == ()
+    wrong = {
+        "apiVersion": "v1",
+        "kind": "List",
+        "items": [printed, {**document, "metadata": {"name": "q", "label": {}}}],
+    }
+    (fault,) = decode_manifest(json.dumps(wrong, indent=1).encode(), "p.json", find_unknown=True).unknown
+    assert fault.what == "metadata.label: unknown field"
+    assert fault.hint == "did you mean labels?"
