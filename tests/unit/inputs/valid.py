@@ -220,7 +220,12 @@ REQUESTS: Any = [
         "wide": False,
         "selector": "",
     },
-    {"verb": "apply", "documents": [["m.yaml", json.dumps(POD)], ["s.yaml", json.dumps(SERVICE)]], "namespace": None},
+    {
+        "verb": "apply",
+        "documents": [["m.yaml", json.dumps(POD)], ["s.yaml", json.dumps(SERVICE)]],
+        "namespace": None,
+        "validate": "strict",
+    },
     {"verb": "delete", "targets": [["pod", "a"]], "namespace": "default"},
     {"verb": "delete_documents", "documents": [["m.yaml", json.dumps(POD)]], "namespace": None},
     {"verb": "scale", "targets": [["deployment", "web"]], "replicas": 3, "namespace": None},

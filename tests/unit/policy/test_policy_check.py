@@ -154,3 +154,43 @@ def test_the_help_of_the_group_imports_no_command() -> None:
     )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_an_empty_list_of_peers(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+    (here / "a.yaml").write_text(POLICY + "  ingress:\n  - from: []\n  - {}\n")
+    assert (
+        "a.yaml:6: warning: np:default/p#ingress[0].from: an empty list of peers allows everybody"
+        " (write `ingress: []` to allow nobody, or leave from out if everybody is meant)"
+    ) in run(capsys, "a.yaml")[1]
+
+
+def test_the_name_of_a_namespace_is_a_label_of_its_own(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+    (here / "a.yaml").write_text(
+        POLICY + "  ingress:\n  - from:\n    - namespaceSelector: {matchLabels: {name: shop}}\n"
+        "---\n{apiVersion: v1, kind: Namespace, metadata: {name: shop}}\n"
+    )
+    (line, *_) = run(capsys, "a.yaml")[1]
+    assert line.endswith(
+        "(a namespace's name is its label kubernetes.io/metadata.name: write `kubernetes.io/metadata.name: shop`)"
+    )
+
+
+def test_a_template_that_is_not_rendered(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+    (here / "a.yaml").write_text(POLICY.replace("{name: p}", "{name: {{ .Release.Name }}}") + "  podSelector: {}\n")
+    assert run(capsys, "a.yaml")[1][0] == (
+        "a.yaml:3: a template that is not rendered; give the output of `helm template`"
+    )
+
+
+def test_a_selector_that_does_not_match_its_template(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+    (here / "a.yaml").write_text(
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\nspec:\n  selector: {matchLabels: {app: a}}\n"
+        "  template:\n    metadata: {labels: {app: b}}\n    spec: {containers: [{name: a}]}\n"
+    )
+    assert run(capsys, "a.yaml") == (
+        1,
+        [
+            'a.yaml:7: spec.template.metadata.labels: Invalid value: {"app": "b"}: `selector` does not match template `labels`',
+            "1 error; warnings come when there are none",
+        ],
+    )

@@ -13,11 +13,11 @@ from percale.lab.spec.topology import Lab
 from percale.model.addresses import IPNetwork
 from percale.model.manifest.decode import ManifestEntry, Source, node_at, read_nodes
 from percale.model.manifest.files import Document, read
-from percale.model.manifest.syntax_tree import Node, descend
+from percale.model.manifest.syntax_tree import Node, descend, plain_value
 from percale.model.netconf import network_config
 from percale.policy.kinds.registry import POLICY_KINDS
 from percale.policy.lint.finding import LintFinding
-from percale.policy.lint.linter import lint
+from percale.policy.lint.linter import lint, lint_written
 
 
 @click.command()
@@ -52,6 +52,10 @@ def _lint(found: Sequence[ManifestEntry], documents: Sequence[Document], given: 
     texts = dict(documents)
     nodes = _Nodes(texts)
     linted = lint(found, given or _lab_networks(found))
+    for each in found:
+        if isinstance(each.object, POLICY_KINDS.object_types):
+            node = nodes.of(each.source)
+            linted += lint_written(each, plain_value(node, len(texts[each.source.file]), str(each.source)))
     return [_finding(each, nodes) for each in linted]
 
 

@@ -83,6 +83,10 @@ def _labs(pending: Sequence[tuple[str, Batch]]) -> Iterator[list[LabDir | None]]
                 take_down(lab_dir)
 
 
+def _documents(items: Iterable[dict[str, Any]]) -> list[list[str]]:
+    return [["the case", json.dumps({"apiVersion": "v1", "kind": "List", "items": list(items)})]]
+
+
 def _start(name: str, plan: LabPlan) -> None:
     documents = [plan.document, *map(to_plain, (*plan.leases(), *_markers(plan)))]
     output: list[str] = []
@@ -162,13 +166,13 @@ class _Lab:
         moved = [each for each in fresh if isinstance(each, Pod) and self._is_moved(each)]
         gone = [each for each in gone if not isinstance(each, Namespace)]
         if gone or moved:
-            self._send("delete_documents", [*gone, *moved])
+            ask(self.lab_dir, "delete_documents", documents=_documents(map(to_plain, [*gone, *moved])), namespace=None)
         if fresh:
-            self._send("apply", fresh)
+            self._apply([to_plain(each) for each in fresh])
         self._known = {(type(each), each.key): each for each in everything}
         self._until("pods are not Ready", lambda: ask(self.lab_dir, "missing")["missing"])
         self._mark += 1
-        self._send_plain("apply", [_marker_policy(self._mark)])
+        self._apply([_marker_policy(self._mark)])
         self._until("policies are not in force", self._nodes_behind)
 
     def _is_moved(self, pod: Pod) -> bool:
@@ -182,12 +186,8 @@ class _Lab:
             pod.metadata.annotations,
         )
 
-    def _send(self, verb: str, objects: Iterable[Object]) -> None:
-        self._send_plain(verb, [to_plain(each) for each in objects])
-
-    def _send_plain(self, verb: str, items: Sequence[dict[str, Any]]) -> None:
-        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
-        ask(self.lab_dir, verb, documents=[["the case", text]], namespace=None)
+    def _apply(self, items: Iterable[dict[str, Any]]) -> None:
+        ask(self.lab_dir, "apply", documents=_documents(items), namespace=None, validate="strict")
 
     def _until(self, what: str, waiting: Waiting) -> None:
         deadline = time.monotonic() + _SYNC_TIMEOUT

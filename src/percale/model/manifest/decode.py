@@ -8,6 +8,7 @@ YAML ──────────────▶ yaml_reader ───┴▶ n
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any, TypeAlias, TypeVar
@@ -276,8 +277,20 @@ def _decode_nodes(data: bytes, file: str, kinds: Kinds, *, find_unknown: bool) -
     except BadManifest as error:
         errors.append(error)
     if errors:
-        raise combined(errors)
+        raise _not_rendered(text, file) or combined(errors)
     return Manifest(tuple(found), tuple(skipped), tuple(unknown))
+
+
+_TEMPLATE = re.compile(r"\{\{-?\s*[.$A-Za-z\"/]")
+
+
+def _not_rendered(text: str, file: str) -> BadManifest | None:
+    """A Helm template: what YAML makes of it helps nobody."""
+    match = _TEMPLATE.search(text)
+    if match is None:
+        return None
+    where = f"{file}:{text.count(chr(10), 0, match.start()) + 1}"
+    return BadManifest("a template that is not rendered", where=where, hint="give the output of `helm template`")
 
 
 def _candidates(node: Node, index: int, text: str, file: str, kinds: Kinds) -> Iterator[Candidate]:

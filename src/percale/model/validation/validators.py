@@ -6,20 +6,39 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, TypeAlias, get_args
 
+import msgspec
+
 from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
 from percale.model.meta import Object
 from percale.model.networkpolicy import NetworkPolicy
+from percale.model.selector import LabelSelector
 from percale.model.validation.clusternetworkpolicy import check_cluster_network_policy
-from percale.model.validation.field_errors import FieldError, FieldErrors, mapping
+from percale.model.validation.field_errors import FieldError, FieldErrors, invalid, mapping
 from percale.model.validation.networkpolicy import check_network_policy
 from percale.model.validation.shared import check_selector
-from percale.model.workloads import Workload
+from percale.model.workloads import Job, Workload
 
 Validator: TypeAlias = Callable[[dict[str, Any]], FieldErrors]
 
 
 def _check_workload(workload: dict[str, Any]) -> FieldErrors:
-    yield from check_selector(mapping(workload.get("spec")).get("selector"), ("spec", "selector"))
+    spec = mapping(workload.get("spec"))
+    errors = list(check_selector(spec.get("selector"), ("spec", "selector")))
+    yield from errors
+    if not errors and workload.get("kind") != Job.KIND:  # a Job's selector is generated
+        yield from _selector_of_other_pods(spec)
+
+
+def _selector_of_other_pods(spec: Mapping[str, Any]) -> FieldErrors:
+    """The selector must select the template's pods. Source: ValidateDeploymentSpec and its siblings."""
+    labels = mapping(mapping(mapping(spec.get("template")).get("metadata")).get("labels"))
+    try:
+        selector = msgspec.convert(mapping(spec.get("selector")), LabelSelector)
+    except msgspec.ValidationError:
+        return  # the decoder says so
+    if "selector" in spec and not selector.matches(labels):
+        path = ("spec", "template", "metadata", "labels")
+        yield invalid(path, labels, "`selector` does not match template `labels`")
 
 
 _VALIDATORS: Mapping[type[Object], Validator] = MappingProxyType(

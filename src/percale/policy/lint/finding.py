@@ -21,6 +21,7 @@ Code: TypeAlias = Literal[
     "holds-pod-network",
     "within-pod-network",
     "no-effect",
+    "empty-peers",
     "blocks-dns",
     "end-port-equals-port",
     "shadowed",

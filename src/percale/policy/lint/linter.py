@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from percale.model.addresses import IPNetwork
 from percale.model.manifest.decode import ManifestEntry
@@ -11,7 +12,7 @@ from percale.policy.lint.dns import policies_that_block_dns
 from percale.policy.lint.finding import LintedPolicy, LintFinding, LintFindings
 from percale.policy.lint.inventory import inventory_of
 from percale.policy.lint.ip_blocks import blocks_with_pods
-from percale.policy.lint.no_effect import peers_of_newer_apis, sections_without_effect
+from percale.policy.lint.no_effect import open_rules, peers_of_newer_apis, sections_without_effect
 from percale.policy.lint.selectors import empty_selectors, undeclared_ports
 from percale.policy.lint.shadowing import identical_policies, shadowed_rules
 
@@ -50,3 +51,9 @@ def _compiled(entries: Iterable[ManifestEntry], kinds: PolicyKinds) -> list[Lint
 
 def _of_kind(policy: LintedPolicy, kinds: PolicyKinds) -> LintFindings:
     return kinds.of_policy(policy.compiled.key).lint(policy)
+
+
+def lint_written(entry: ManifestEntry, written: Mapping[str, Any]) -> LintFindings:
+    """What only the text of a policy tells: decoding makes one of an empty list and an absent one."""
+    for policy in _compiled((entry,), POLICY_KINDS):
+        yield from open_rules(policy, written)

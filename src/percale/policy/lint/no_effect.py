@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+from percale.model.networkpolicy import NetworkPolicy
 from percale.policy.lint.finding import LintedPolicy, LintFindings, finding
 
 
@@ -19,6 +21,22 @@ def sections_without_effect(policies: Iterable[LintedPolicy]) -> LintFindings:
                 f"its rules have no effect: policyTypes does not list {word}, so {direction} stays open",
                 f"add {word} to policyTypes, or remove the section",
             )
+
+
+def open_rules(policy: LintedPolicy, written: Mapping[str, Any]) -> LintFindings:
+    """`from: []` and `to: []`: no peers mean everybody. `written` is the object as its file has it."""
+    if not isinstance(policy.object, NetworkPolicy):
+        return
+    for direction, peers in (("ingress", "from"), ("egress", "to")):
+        for index, rule in enumerate(written["spec"].get(direction) or ()):
+            if rule and rule.get(peers, ...) in ([], None):
+                yield finding(
+                    "empty-peers",
+                    policy,
+                    ("spec", direction, index, peers),
+                    "an empty list of peers allows everybody",
+                    f"write `{direction}: []` to allow nobody, or leave {peers} out if everybody is meant",
+                )
 
 
 def peers_of_newer_apis(policies: Iterable[LintedPolicy]) -> LintFindings:

@@ -49,7 +49,7 @@ def _empty_selector(
             policy,
             part,
             f"{namespaces_field[-1]} selects no namespace",
-            f"the namespaces here have {_namespace_labels(where, inventory)}",
+            _namespaces_near(where, inventory),
             field=namespaces_field,
         )
         return
@@ -75,12 +75,15 @@ def _pods_near(term: PodSelectorTerm, places: Sequence[str], inventory: Manifest
     return f"the pods there have {_common(here)}" if here else "the manifests have no pods there"
 
 
-def _namespace_labels(where: LabelSelector, inventory: ManifestInventory) -> str:
-    """The namespaces' names if the selector requires one, else their other labels."""
+def _namespaces_near(where: LabelSelector, inventory: ManifestInventory) -> str:
+    """What the namespaces have: the label of their names if `name` is taken for it, their names, or their other labels."""
+    name = where.matchLabels.get("name")
+    if name in inventory.namespaces:
+        return f"a namespace's name is its label {NAME_LABEL}: write `{NAME_LABEL}: {name}`"
     if NAME_LABEL in where.matchLabels:
-        return f"the names {_listed(sorted(inventory.namespaces))}"
+        return f"the namespaces here have the names {_listed(sorted(inventory.namespaces))}"
     given = [{key: value for key, value in each.items() if key != NAME_LABEL} for each in inventory.namespaces.values()]
-    return _common(given)
+    return f"the namespaces here have {_common(given)}"
 
 
 def undeclared_ports(policies: Iterable[LintedPolicy], inventory: ManifestInventory) -> LintFindings:
