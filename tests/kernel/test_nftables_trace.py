@@ -131,7 +131,7 @@ def test_more_than_the_rate_is_counted_not_traced(traced_world: World) -> None:
 def test_one_watch_at_a_time_and_nothing_stays(traced_world: World) -> None:
     watch = tracer(traced_world)
     assert WATCH_TABLE in traced_world.node.run("nft", "list", "tables")
-    with pytest.raises(OSError, match="watches already"):
+    with pytest.raises(OSError, match="another watch is running"):
         tracer(traced_world)
     watch.close()
     assert WATCH_TABLE not in traced_world.node.run("nft", "list", "tables")
