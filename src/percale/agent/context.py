@@ -89,17 +89,19 @@ class AgentContext:
         gc.freeze()
         self.log.info("ready", seconds=f"{time.monotonic() - self._started_at:.3f}")
         self._summary = summary
-        notify("READY=1")
-        self._notify_status()
+        notify("READY=1", *self._status())
 
-    def _notify_status(self) -> None:
-        """One line: the node, or its first problem."""
+    def _status(self) -> tuple[str, ...]:
+        """For systemd, in one line: the first problem, else the node once it is ready."""
         errors = [problem.error for problem in self.problems.current.values()]
         if errors:
             more = f" (and {len(errors) - 1} more problems)" if errors[1:] else ""
-            notify(PROBLEM_STATUS + " ".join(errors[0].split())[:_LONGEST_STATUS] + more)
-        elif self._summary is not None:
-            notify(f"STATUS={self._summary}")
+            return (PROBLEM_STATUS + " ".join(errors[0].split())[:_LONGEST_STATUS] + more,)
+        return (f"STATUS={self._summary}",) if self._summary is not None else ()
+
+    def _notify_status(self) -> None:
+        if status := self._status():
+            notify(*status)
 
 
 async def _serve_http(listener: socket.socket, reporter: StatusReporter) -> None:
