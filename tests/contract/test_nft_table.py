@@ -1,4 +1,4 @@
-"""What every keeper of `table inet percale` promises, the real one and the fake: `percale.kernel.nftables.table.NftTable`."""
+"""The contract of `percale.kernel.nftables.table.NftTable`, on the real table and the fake."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ PATIENCE = 30.0
 
 @dataclass
 class World:
-    """A started keeper, somebody else in the same namespace, and how often the keeper said that it was touched."""
+    """A started table, another writer in the same namespace, and the number of reported foreign changes."""
 
     nft_table: NftTable
     somebody: Callable[[Transaction | None], None]

@@ -88,7 +88,7 @@ class Machine:
             self.sh(f"ip addr replace fd00:{s}::{n}/64 dev eth0 nodad; ip -6 route replace default via fd00:{s}::fe")
 
     def move(self, segment: int) -> None:
-        """Pull eth0's cable, put it into another segment, configure it anew."""
+        """Move eth0 to another segment, and configure it again."""
         self.segment = segment
         self.sh("ip addr flush dev eth0 scope global")
         self.router.shell(f"ip link set p{self.number} master seg{segment}")
@@ -115,7 +115,7 @@ class Pod(Machine):
 
 
 class Node(Machine):
-    """A machine with a reconciler, a backend and pods; it renders its peers anew when its underlay changes, as the agent."""
+    """A machine with a reconciler, a backend and pods; it renders its peers again when its underlay changes, as an agent."""
 
     def __init__(self, router: Space, space: Space, number: int, segment: int) -> None:
         super().__init__(router, space, number, segment)

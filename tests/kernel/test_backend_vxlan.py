@@ -106,7 +106,7 @@ async def test_a_node_itself_reaches_the_pods_of_others(fabric: Fabric) -> None:
 
 
 async def test_bug_a_deleted_device_comes_back_with_all_its_peers(fabric: Fabric) -> None:
-    """flannel creates the device anew, and forgets the peers."""
+    """flannel recreates the device, and loses the peers."""
     nodes = [await fabric.node(number, VXLAN) for number in (1, 2, 3)]
     await fabric.meet(*nodes)
     one, two, three = nodes
@@ -142,7 +142,7 @@ async def test_bug_peers_that_left_while_the_agent_was_down_are_collected(fabric
     await one.start(VXLAN)
     one.know(two.lease)
     await one.reconciler.wait_idle()
-    assert "10.244.3.0/24" in one.sh("ip route"), "before all sources have spoken, nothing goes"
+    assert "10.244.3.0/24" in one.sh("ip route"), "before all sources have synced, nothing is deleted"
     await one.synced()
     assert "10.244.3.0" not in one.sh("ip route; ip neigh")
     assert "fd00:244:0:3:" not in one.sh("ip -6 route; ip -6 neigh")
@@ -226,7 +226,7 @@ async def test_bug_one_refused_object_stalls_nothing(fabric: Fabric) -> None:
 
 
 async def test_the_public_address_changes(fabric: Fabric) -> None:
-    """The tunnel starts anew at the new address, and the peers with it."""
+    """The tunnel is recreated at the new address, and the peers with it."""
     one, two = await fabric.node(1, VXLAN), await fabric.node(2, VXLAN)
     await fabric.meet(one, two)
     one.sh(

@@ -1,4 +1,4 @@
-"""The driver next to the machine's own tools: the lines we spell do what we do, and we see what the tools do."""
+"""The driver and the machine's own tools: printed commands have the same effect, and the tools' changes are read."""
 
 from __future__ import annotations
 

@@ -36,11 +36,11 @@ def break_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_reports_a_defect_and_listens_again(space: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[KernelEvent] = []
 
-    def hear(events: Iterable[KernelEvent]) -> None:
+    def collect(events: Iterable[KernelEvent]) -> None:
         told.extend(events)
 
     driver = space.driver()
-    driver.follow(hear)
+    driver.follow(collect)
     space.run("ip", "link", "add", "first0", "type", "bridge")
     until(lambda: told)
     told.clear()

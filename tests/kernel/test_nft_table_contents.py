@@ -265,7 +265,7 @@ HARM = {
     "rule of the text replaced": "replace rule inet percale policies handle {handle} accept",
     "policy changed": "add chain inet percale policies {{ policy drop; }}",
     "element for all others": "add element inet percale ingress4 {{ * : accept }}",
-    "table made anew by somebody": "delete table inet percale; add table inet percale",
+    "table recreated by others": "delete table inet percale; add table inet percale",
     "all rules gone": "flush ruleset",
 }
 WHOLE = Transaction(

@@ -1,6 +1,6 @@
-"""Packets judged by what a keeper put: class chains that return and drop, ports in ranges, networks, IPv6, and edits at once.
+"""Packets and transactions: class chains that return and drop, ports in ranges, networks, IPv6, and atomic changes.
 
-a 10.244.1.2, fd00:244:1::2 ── node ── b 10.244.2.2, fd00:244:2::2; b serves UDP, which needs no connection to be judged anew.
+a 10.244.1.2, fd00:244:1::2 ── node ── b 10.244.2.2, fd00:244:2::2; b serves UDP, which needs no new connection to be evaluated.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Large commits of which none of our listeners hears: nothing that somebody else does meanwhile is lost."""
+"""Large commits without our own subscriptions: no foreign change made meanwhile is lost."""
 
 from __future__ import annotations
 

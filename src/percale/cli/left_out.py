@@ -1,4 +1,4 @@
-"""What manifests hold that Percale does not enforce, on stderr. Called by whatever reads manifests for a command."""
+"""Prints documents that Percale does not enforce, on stderr. Called by the commands that read manifests."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterable
 import click
 
 
-def tell_left_out(documents: Iterable[object]) -> None:
-    """A line for each; a command that reads a file twice says it once."""
+def print_left_out(documents: Iterable[object]) -> None:
+    """A line for each, once per command even when it reads a file twice."""
     context = click.get_current_context(silent=True)
-    told: set[str] = context.meta.setdefault(__name__, set()) if context is not None else set()
+    printed: set[str] = context.meta.setdefault(__name__, set()) if context is not None else set()
     for line in map(str, documents):
-        if line not in told:
-            told.add(line)
+        if line not in printed:
+            printed.add(line)
             click.echo(f"warning: {line}", err=True)

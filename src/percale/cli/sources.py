@@ -13,7 +13,7 @@ from typing import Any
 import click
 from msgspec.structs import replace
 
-from percale.cli.left_out import tell_left_out
+from percale.cli.left_out import print_left_out
 from percale.cli.options import validation
 from percale.controllers.offline import with_generated_slices
 from percale.explain.service_world import NO_NODE, ServiceWorld, pod_networks
@@ -60,7 +60,7 @@ def load(files: Sequence[str], lab: str | None = None, changed: Sequence[str] = 
 
 def _from_files(files: Sequence[str]) -> Sequence[ManifestEntry]:
     loaded = load_manifests(read(files), KINDS_AND_LAB).valid(validation())
-    tell_left_out(loaded.warnings(validation()))
+    print_left_out(loaded.warnings(validation()))
     return loaded.entries
 
 

@@ -1,7 +1,7 @@
 """Attaches pods to the network and detaches them. Called by `operations.py`, and by `server.py` at the start.
 
-    attach   address ─▶ pair, host side, guard elements ─▶ pod's side (its namespace) ─▶ record         undone when a step fails
-    detach   host side, and the pair with it ─▶ record ─▶ address                                    repeated until done
+    attach   address ─▶ hooks ─▶ pair, host side, guard elements ─▶ pod's side (its namespace) ─▶ record  undone if a step fails
+    detach   host side, and the pair with it ─▶ hooks ─▶ record ─▶ address                               repeated until done
 
 If killed in between, an attach leaves an address without a record, and perhaps a pair that is not declared. The next start, a
 second ADD, a DEL or a GC removes both. A pair deleted by others is recreated while the pod's namespace exists.
@@ -271,9 +271,11 @@ class Attachments:
         """Detach everything else of this network; returns the problems."""
         records = self._records
         mine = [owner for owner, attachment in records.attachments.items() if attachment.network == network]
-        strays = [owner for owner in (*records.damaged, *self._pool.allocations) if owner not in records.attachments]
+        unrecorded = [
+            owner for owner in (*records.damaged, *self._pool.allocations) if owner not in records.attachments
+        ]
         problems: list[PercaleError] = []
-        for owner in dict.fromkeys((*mine, *strays)):
+        for owner in dict.fromkeys((*mine, *unrecorded)):
             if owner in valid or owner in self._locks:
                 continue  # one that is being added or deleted right now is not stale
             async with self.exclusively(owner):

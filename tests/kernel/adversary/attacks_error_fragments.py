@@ -39,7 +39,7 @@ def in_pieces(source: str, target: str, segment: frames.Segment) -> Iterator[byt
 
 @attack()
 def an_error_in_pieces(world: World, family: Family) -> None:
-    """About what a friend has sent to a victim: he hears of errors from the victim and from routers, not from other pods."""
+    """About what a friend has sent to a victim: errors from the victim and from routers reach it, others' do not."""
     for attacker, victim, friend in PAIRS:
         own, peer = world.address(friend, family), world.address(victim, family)
 

@@ -206,7 +206,7 @@ def nobody_fills_the_nodes_table(world: World, family: Family) -> None:
     """Hundreds of senders that are not there: the node learns none of them, and still knows its pods."""
     mac, own = world.mac("attacker1"), world.address("attacker1", family)
     gateway, gateway_mac = gateway_of(world, "attacker1", family), world.gateway_mac("attacker1")
-    until(lambda: "tentative" not in sh("n1", "ip", "-6", "address"), "the node hears neighbour discovery")
+    until(lambda: "tentative" not in sh("n1", "ip", "-6", "address"), "the node receives neighbour discovery")
     invented: set[str] = set()
     for number in range(_MANY):
         if family == 4:

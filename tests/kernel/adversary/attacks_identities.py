@@ -13,7 +13,7 @@ from tests.kernel.agent.cluster import Pod
 from tests.kernel.agent.policies import PORT
 
 _WHILE = 1.0
-"""Seconds in which nodes hear of a change."""
+"""Seconds in which nodes receive a change."""
 
 _OTHER_PLACES: tuple[dict[str, Any], ...] = ({}, {"nodeName": "n2"}, {"nodeName": "n1", "hostNetwork": True})
 """Where a pod of the same name is said to be: nowhere yet, at another node, on the node's own network."""
@@ -35,7 +35,7 @@ def shut_in(world: World, name: str) -> Iterator[Pod]:
 
 
 def keep_sending(world: World, attempt: Attempt, sender: str, family: Family) -> None:
-    """To both attackers, who take anything, until nodes have heard of whatever has changed; then somebody who may."""
+    """To both attackers, who take anything, until nodes have received the change; then an allowed one."""
     receivers = ("attacker1", "attacker2")
     end = time.monotonic() + _WHILE
     while time.monotonic() < end:
@@ -52,7 +52,7 @@ def to_attackers(world: World, receiver: str, family: Family, mark: bytes) -> No
 
 @attack()
 def a_pod_that_is_said_to_be_over(world: World, family: Family) -> None:
-    """Its phase is Failed, as of pods of a node that nobody hears of, and its processes go on: policies judge it still."""
+    """Its phase is Failed, as of pods of an unreachable node, and its processes go on: policies still apply."""
     name = f"over{family}"
     with shut_in(world, name) as pod, world.attempt("attacker1", "attacker2") as attempt:
         spec = {"nodeName": "n1", "containers": [{"name": "main", "image": "none"}]}

@@ -225,7 +225,7 @@ async def test_keep_gives_back_what_was_cut(judge: Judge) -> None:
 async def test_a_table_that_cannot_be_read_is_a_problem_and_tried_again(
     judge: Judge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Until then the flows go on, and somebody hears of it."""
+    """Until then the flows go on, and a problem is reported."""
     attempts: list[int] = []
     real = judge.blocker._table._conntrack.count
 

@@ -1,4 +1,4 @@
-"""What a load balancer hears from a real agent at :10256, and the metrics of its Services."""
+"""The responses of a real agent to a load balancer at :10256, and the metrics of its Services."""
 
 from __future__ import annotations
 

@@ -206,7 +206,7 @@ def known(a: Pod, b: Pod, family: int) -> tuple[str, ...]:
     same = ("-e", "77")
 
     def learned() -> bool:
-        """Both ways; not yet if the table was loaded anew meanwhile."""
+        """Both ways; not yet if the table was reloaded meanwhile."""
         assert a._ping(b.addresses[family], *same, "-c", "20", "-i", "0.01").returncode == 0
         flows = hooked(a.node).partition(f"set pings{(4, 6)[family]}")[2].partition("}")[0]
         return flows.count(f" . {77:#x} expires") == 2

@@ -1,4 +1,4 @@
-"""The shortcut's table comes back by itself when somebody deletes it alone, though it is nobody's wish."""
+"""The shortcut's table is restored when only it is deleted, though no source declares it."""
 
 from __future__ import annotations
 

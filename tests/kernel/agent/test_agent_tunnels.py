@@ -116,7 +116,7 @@ def in_a_tunnel(vni: int, mac: str, source: str, destination: str) -> bytes:
 @WIRINGS
 @BOTH
 def test_a_pod_speaks_to_no_tunnel(cluster: Cluster, policies: Policies, wiring: str, version: int) -> None:
-    """It hears at all addresses of its node."""
+    """It listens at all addresses of its node."""
     made = world(cluster, policies, wiring)
     targets: dict[int, list[tuple[str, int]]] = {}
     for at, node in enumerate(made.nodes):

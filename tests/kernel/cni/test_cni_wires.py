@@ -56,7 +56,7 @@ def test_a_forged_source_gets_nowhere(node: Node, new_pod: NewPod, wiring: str, 
         pod.space.run("ping", "-c2", "-i0.1", "-W1", "-I", forged, target, check=False)
         assert spoofed(node) >= before + (2 if wiring == "routed" else 1)  # on a bridge ARP is asked for once
     pod.space.shell(f"ip address del {address}")  # or the pod itself may choose it as its source
-    # A packet that joins a resolution whose last question was forged and dropped fails with it; the next one asks anew.
+    # A packet that joins a resolution whose last question was forged and dropped fails with it; the next one asks again.
     until(lambda: pod.reaches(*other.addresses, "192.0.2.1", "fd00:99::1"), "an honest packet gets through")
 
 

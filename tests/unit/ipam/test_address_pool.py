@@ -127,7 +127,7 @@ def test_the_order_of_release_survives_a_restart(pools: Pools) -> None:
     for number in (3, 0, 4):
         pool.release(owner(number))
     pools(TINY)  # reads what was appended
-    pool = pools(TINY)  # reads what the one before has written anew
+    pool = pools(TINY)  # reads what the previous one has rewritten
     assert [str(pool.allocate(owner(number))[0]) for number in (10, 11, 12)] == [
         "10.244.2.5",
         "10.244.2.2",

@@ -199,7 +199,7 @@ async def test_one_pod_cidr_claimed_by_two_at_once_is_one_nodes() -> None:
     assert len(await in_store(store)) == 1
 
 
-# Rivals
+# Conflicts
 
 
 async def test_two_nodes_with_one_public_ip() -> None:

@@ -1,4 +1,4 @@
-"""Where labs live: names, ownership, locks, leftovers."""
+"""Directories of labs: names, ownership, locks, files of ended labs."""
 
 from __future__ import annotations
 

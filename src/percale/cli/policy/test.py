@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from percale.cli.left_out import tell_left_out
+from percale.cli.left_out import print_left_out
 from percale.cli.options import validate_option, validation
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def test(files: tuple[str, ...], live: bool, output: str) -> int:
     from percale.explain.policy_tests.runner import try_offline
 
     cases = _cases(files)
-    tell_left_out(each for case in cases for each in case.warnings)
+    print_left_out(each for case in cases for each in case.warnings)
     sequences = in_sequence(cases)
     if live:
         from percale.lab.policy_tests.runner import try_live

@@ -43,37 +43,37 @@ TAKES_NOTHING = frozenset({errno.EPERM, errno.EBADF})
 
 
 def apply_in_portions(
-    change: Transaction, known: Mapping[str, SetSpec], make: Callable[[Transaction], None], class_maps: Iterable[str]
+    change: Transaction, known: Mapping[str, SetSpec], apply: Callable[[Transaction], None], class_maps: Iterable[str]
 ) -> list[Refused]:
-    """Apply a transaction that fails as a whole in as few parts as `make` accepts; returns what was left out.
+    """Apply a transaction that fails as a whole in as few parts as `apply` accepts; returns what was left out.
 
     `known` are the existing sets; in the maps `class_maps` an element that is left out drops instead. Raises KernelError.
     """
     refused: list[Refused] = []
     specs = {**known, **{spec.name: spec for spec in change.put_sets}}
 
-    def bring(parts: Sequence[Transaction]) -> None:
+    def apply_parts(parts: Sequence[Transaction]) -> None:
         try:
-            make(merged(parts))
+            apply(merged(parts))
         except KernelError as error:
             if error.errno in TAKES_NOTHING:
                 raise
             if len(parts) > 1:
                 middle = len(parts) // 2
-                bring(parts[:middle])
-                bring(parts[middle:])
+                apply_parts(parts[:middle])
+                apply_parts(parts[middle:])
             elif len(finer := _by_destination(parts[0].remove, parts[0].put, specs)) > 1 or (
                 error.errno == errno.EMSGSIZE and len(finer := _by_key(parts[0], specs)) > 1
             ):
-                bring(finer)
+                apply_parts(finer)
             else:
                 refused.append(Refused(parts[0], error))
                 with suppress(KernelError):
-                    make(closed(parts[0], class_maps))
+                    apply(closed(parts[0], class_maps))
 
     for step in steps(change, known):
         if step:
-            bring(step)
+            apply_parts(step)
     return refused
 
 

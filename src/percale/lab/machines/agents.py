@@ -28,8 +28,8 @@ from percale.errors import LabError
 from percale.lab.process.init import Channel
 from percale.lab.run_dir import NodeDir, log_tail
 
-FIRST_DELAY = 0.2
-LONGEST_DELAY = 10.0
+FIRST_PAUSE = 0.2
+LONGEST_PAUSE = 10.0
 """Seconds before an exited agent is restarted; doubled each time."""
 _STABLE_AFTER = 10.0
 """Seconds of running after which the backoff is reset."""
@@ -42,7 +42,7 @@ class _Agent:
     should_run: bool = True
     pid: int | None = None
     started: float = 0.0
-    backoff: Backoff = field(default_factory=lambda: Backoff(FIRST_DELAY, LONGEST_DELAY))
+    backoff: Backoff = field(default_factory=lambda: Backoff(FIRST_PAUSE, LONGEST_PAUSE))
     restarts: int = 0
     problem: str | None = None
     """As it notified last."""

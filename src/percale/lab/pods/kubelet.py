@@ -31,8 +31,8 @@ from percale.lab.spec.topology import Machine
 from percale.model.meta import ObjectKey
 from percale.model.pod import Pod
 
-FIRST_DELAY = 0.2
-LONGEST_DELAY = 5.0
+FIRST_PAUSE = 0.2
+LONGEST_PAUSE = 5.0
 """Seconds before a failed ADD or DEL is retried; doubled each time."""
 
 
@@ -185,14 +185,14 @@ class Kubelet:
             await cni_runtime.delete(sandbox)
 
     async def _retry(self, what: str, attempt: Callable[[], Awaitable[None]]) -> None:
-        backoff = Backoff(FIRST_DELAY, LONGEST_DELAY)
+        backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         while True:
             try:
                 return await attempt()
             except (CniFailed, OSError) as error:
-                delay = backoff.next()
-                self.log(f"pod {what}: {error}; trying again in {delay:.1f} s")
-            await asyncio.sleep(delay)
+                pause = backoff.next()
+                self.log(f"pod {what}: {error}; trying again in {pause:.1f} s")
+            await asyncio.sleep(pause)
 
     def _write_files(self, state: _PodState) -> None:
         """Write the pod's /etc/hosts and /etc/resolv.conf."""

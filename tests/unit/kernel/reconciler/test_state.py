@@ -1,4 +1,4 @@
-"""From any state to any other: whatever was wished before and whoever interferes, the kernel ends up as it is wished now."""
+"""From any state to any other: whatever was desired before and others change, the kernel reaches the desired state."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ VARIANTS: tuple[tuple[KernelObject, ...], ...] = (
 
 
 def without_orphans(drawn: Iterable[KernelObject | None]) -> list[KernelObject]:
-    """A port outlives its bridge, so a port wished without one is no state of its own."""
+    """A port outlives its bridge, so a port desired without one is no state of its own."""
     world = [obj for obj in drawn if obj is not None]
     bridged = any(obj.key == ("link", "cni0") for obj in world)
     return [obj for obj in world if bridged or obj.key != POD.key]
@@ -89,7 +89,7 @@ def settle(state: ReconcilerState, kernel: FakeKernel) -> list[Change]:
 
 
 def started(kernel: FakeKernel, *, synced: bool = True) -> ReconcilerState:
-    """A ledger that has read this kernel and hears of what others do."""
+    """A state that has read this kernel and receives others' changes."""
     state = ReconcilerState()
     state.resync(kernel.read())
 
@@ -103,7 +103,7 @@ def started(kernel: FakeKernel, *, synced: bool = True) -> ReconcilerState:
 
 
 def possible(world: Iterable[KernelObject]) -> dict[Key, KernelObject]:
-    """What of a world can be: all that stands on something wished."""
+    """The possible part of a world: objects whose dependencies are desired."""
     found = {obj.key: obj for obj in world}
     while True:
         missing = [key for key, obj in found.items() if any(lower not in found for lower in dependencies_of(obj))]
