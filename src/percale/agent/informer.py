@@ -88,10 +88,6 @@ class Informer:
         """One object, from the store: the watch may be behind it. Raises StoreUnavailable."""
         return await self._store.get(kind, key)
 
-    def unsubscribe(self, subscription: Subscription) -> None:
-        """The component needs no more events."""
-        self._subscriptions.remove(subscription)
-
     async def run(self) -> None:
         """Runs until cancelled; components keep their state while the store is unreachable."""
         kinds = tuple(dict.fromkeys(kind for each in self._subscriptions for kind in each.kinds))

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from percale.agent.config.settings import AgentConfig
-from percale.agent.informer import Change, Subscription
+from percale.agent.informer import Change, Informer, Subscription
 from percale.agent.problems import Problems
 from percale.errors import BadNetworkConfig
 from percale.model.configmap import ConfigMap
 from percale.model.meta import ObjectKey
 from percale.model.netconf import NetworkConfig, network_config, parse_network_config
-from percale.store.protocol import Deleted, Snapshot
+from percale.store.protocol import Deleted, Snapshot, Store
 
 KEY = "net-conf.json"
 _SOURCE = "network"
 
 
-def configured_network(config: AgentConfig) -> NetworkConfig | None:
-    """The network of the configuration or its file; None: the store has it. Raises BadNetworkConfig."""
+async def configured_network(config: AgentConfig, store: Store, problems: Problems) -> NetworkConfig:
+    """The cluster's network; without a configured one, waits for the store's. Raises BadNetworkConfig."""
     if config.network is not None:
         return network_config(config.network, "the agent's configuration, network")
-    return _from_file(Path(config.networkFile)) if config.networkFile is not None else None
+    if config.networkFile is not None:
+        return _from_file(Path(config.networkFile))
+    informer = Informer(store, problems)  # of its own: once the network is known, no ConfigMap concerns the agent
+    config_maps = informer.subscribe(ConfigMap)
+    async with asyncio.TaskGroup() as tasks:
+        watching = tasks.create_task(informer.run())
+        chosen = await _chosen(config_maps, problems)
+        watching.cancel()
+    return parse_network_config(chosen.data[KEY], f"ConfigMap {chosen.key} {KEY}")
 
 
-async def stored_network(config_maps: Subscription, problems: Problems) -> NetworkConfig:
-    """The network of the one ConfigMap that has a net-conf.json; waits for it. Raises BadNetworkConfig."""
+async def _chosen(config_maps: Subscription, problems: Problems) -> ConfigMap:
+    """The one ConfigMap that has a net-conf.json, once there is one."""
     known: dict[ObjectKey, ConfigMap] = {}
     async for event in config_maps.events():
         _update(known, event)
@@ -34,7 +43,7 @@ async def stored_network(config_maps: Subscription, problems: Problems) -> Netwo
         problems.raise_(_SOURCE, _undecided(list(map(str, known))))
     problems.clear(_SOURCE)
     (chosen,) = known.values()
-    return parse_network_config(chosen.data[KEY], f"ConfigMap {chosen.key} {KEY}")
+    return chosen
 
 
 def _update(known: dict[ObjectKey, ConfigMap], event: Change) -> None:

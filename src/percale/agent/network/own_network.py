@@ -15,7 +15,7 @@ from pathlib import Path
 from percale.agent.config.loader import listen_ports
 from percale.agent.context import AgentContext
 from percale.agent.network.fastpath import Fastpath
-from percale.agent.network.net_conf import configured_network, stored_network
+from percale.agent.network.net_conf import configured_network
 from percale.agent.network.node_network import NodeNetwork
 from percale.agent.network.subnet_manager import SubnetManager
 from percale.agent.nft_table import NodeTable
@@ -30,8 +30,6 @@ from percale.backend.state_dir import load_state
 from percale.cni import conflist
 from percale.cni.records import Records
 from percale.kernel.nftables.text_table import TextTable
-from percale.model.configmap import ConfigMap
-from percale.model.netconf import NetworkConfig
 from percale.model.subnet_lease import SubnetLease
 from percale.render.network import fastpath
 from percale.service import resolver
@@ -47,7 +45,7 @@ class OwnNetwork:
         policies: PolicyController,
         reporter: StatusReporter,
     ) -> None:
-        """`table` gets the host ports. Raises StateError, KernelError, BadNetworkConfig."""
+        """`table` gets the host ports. Raises StateError, KernelError."""
         config = context.config
         self._context = context
         self._policies = policies
@@ -56,10 +54,8 @@ class OwnNetwork:
         self._records = records = Records(Path(config.stateDir) / PODS)
         for pod, addresses in records.pod_addresses():
             policies.attach(pod, addresses)
-        self._configured = configured_network(config)
-        self._config_maps = context.informer.subscribe(*([ConfigMap] if self._configured is None else []))
         self._leases = context.informer.subscribe(SubnetLease)
-        self._services = context.informer.subscribe(*resolver.KINDS)
+        self._services = context.informer.subscribe(*resolver.KINDS) if config.services.enabled else None
         self._conntrack_cleaner = conntrack_cleaner(context.problems, context.metrics)
         self._host_ports = HostPorts(table, records.attachments.values(), self._conntrack_cleaner, context.problems)
         for setting, address in listen_ports(config).items():
@@ -73,11 +69,11 @@ class OwnNetwork:
     async def start(self, exit_stack: AsyncExitStack, tasks: asyncio.TaskGroup) -> Callable[[], Awaitable[None]]:
         """Wait for network, interface and subnet; then declare all desired state and accept CNI requests.
 
-        Raises BadConfig, AddressRefused, NetworkFull, StateError, KernelError.
+        Raises BadNetworkConfig, BadConfig, AddressRefused, NetworkFull, StateError, KernelError.
         """
         exit_stack.callback(self._conntrack_cleaner.close)
         context = self._context
-        network = await self._network()
+        network = await configured_network(context.config, context.store, context.problems)
         backend = make_backend(network)
         await load_state(backend, Path(context.config.stateDir))
         subnets = SubnetManager(
@@ -120,11 +116,6 @@ class OwnNetwork:
             await services_attempted.wait()
 
         return wait_applied
-
-    async def _network(self) -> NetworkConfig:
-        network = self._configured or await stored_network(self._config_maps, self._context.problems)
-        self._context.informer.unsubscribe(self._config_maps)
-        return network
 
     async def flush(self) -> None:
         """Flows were blocked: their packets take the slow path again."""

@@ -19,7 +19,7 @@ from percale.render.service import base_chains
 async def start_services(
     context: AgentContext,
     network: NetworkConfig,
-    subscription: Subscription,
+    subscription: Subscription | None,
     tasks: asyncio.TaskGroup,
     *,
     policies: PolicyController,
@@ -28,11 +28,10 @@ async def start_services(
 ) -> asyncio.Event:
     """Returns what is set after the first attempt to load the table: a Service that the kernel rejects blocks nothing.
 
-    If disabled, the table that a previous run may have left is deleted. Raises KernelError.
+    Without a subscription Services are disabled: the table that a previous run may have left is deleted. Raises KernelError.
     """
     config = context.config
-    if not config.services.enabled:
-        context.informer.unsubscribe(subscription)
+    if subscription is None:
         await delete_service_table()
         nothing_to_do = asyncio.Event()
         nothing_to_do.set()

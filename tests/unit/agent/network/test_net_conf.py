@@ -11,14 +11,12 @@ import pytest
 from tests.waiting import eventually
 
 from percale.agent.config.settings import AgentConfig
-from percale.agent.informer import Informer
 from percale.agent.logging import LineLog
-from percale.agent.network.net_conf import configured_network, stored_network
+from percale.agent.network.net_conf import configured_network
 from percale.agent.problems import Problems
 from percale.errors import BadNetworkConfig
 from percale.model.configmap import ConfigMap
 from percale.model.meta import ObjectKey, ObjectMeta
-from percale.model.netconf import NetworkConfig
 from percale.store.memory import MemoryStore
 
 BASE = AgentConfig(node="n1", store="files:/unused")
@@ -33,39 +31,23 @@ def config_map(name: str, network: str | None = "10.1.0.0/16") -> ConfigMap:
     return ConfigMap(metadata=ObjectMeta(name=name, namespace="kube-flannel"), data=data)
 
 
-async def of_store(store: MemoryStore, problems: Problems) -> NetworkConfig:
-    informer = Informer(store, problems)
-    config_maps = informer.subscribe(ConfigMap)
-    running = asyncio.create_task(informer.run())
-    try:
-        return await stored_network(config_maps, problems)
-    finally:
-        running.cancel()
-
-
 async def chosen(store: MemoryStore) -> str:
     async with asyncio.timeout(30):
-        return str((await of_store(store, new_problems())).networks[0])
+        return str((await configured_network(BASE, store, new_problems())).networks[0])
 
 
-def networks(config: AgentConfig) -> str:
-    found = configured_network(config)
-    assert found is not None
-    return str(found.networks[0])
-
-
-def test_inline_beats_everything() -> None:
+async def test_inline_beats_everything() -> None:
     config = AgentConfig(node="n1", store="files:/unused", network={"Network": "10.9.0.0/16"}, networkFile="/nowhere")
-    assert networks(config) == "10.9.0.0/16"
+    assert str((await configured_network(config, MemoryStore(), new_problems())).networks[0]) == "10.9.0.0/16"
 
 
-def test_a_file(tmp_path: Path) -> None:
+async def test_a_file(tmp_path: Path) -> None:
     path = tmp_path / "net-conf.json"
     config = AgentConfig(node="n1", store="files:/unused", networkFile=str(path))
     with pytest.raises(BadNetworkConfig, match=r"net-conf\.json: cannot be read: No such file"):
-        configured_network(config)
+        await configured_network(config, MemoryStore(), new_problems())
     path.write_text('{"Network": "10.8.0.0/16"}')
-    assert networks(config) == "10.8.0.0/16"
+    assert str((await configured_network(config, MemoryStore(), new_problems())).networks[0]) == "10.8.0.0/16"
 
 
 async def test_the_one_config_map_that_has_it() -> None:
@@ -77,7 +59,7 @@ async def test_the_one_config_map_that_has_it() -> None:
 
 async def test_none_and_several_are_waited_out() -> None:
     store, problems = MemoryStore(), new_problems()
-    waiting = asyncio.create_task(of_store(store, problems))
+    waiting = asyncio.create_task(configured_network(BASE, store, problems))
 
     async def wait_for_problem(words: str) -> None:
         await eventually(lambda: any(words in problem.error for problem in problems.current.values()))
@@ -89,7 +71,7 @@ async def test_none_and_several_are_waited_out() -> None:
     waiting.cancel()
     await store.put(config_map("b"))
     await store.put(config_map("c", "10.2.0.0/16"))
-    waiting = asyncio.create_task(of_store(store, problems))
+    waiting = asyncio.create_task(configured_network(BASE, store, problems))
     await wait_for_problem("several ConfigMaps have a net-conf.json: kube-flannel/b, kube-flannel/c")
     await store.delete(ConfigMap, ObjectKey("kube-flannel", "b"))
     async with asyncio.timeout(30):
