@@ -8,7 +8,6 @@ from percale.cli.json_output import format_json
 from percale.cli.options import source_options
 from percale.cli.sources import load_services
 from percale.explain.service_world import NO_NODE
-from percale.explain.services.document import row_document
 from percale.explain.services.list import HEAD, row
 from percale.explain.services.show import view
 from percale.text_columns import table
@@ -34,7 +33,7 @@ def list_services(*, namespace: str | None, files: tuple[str, ...], lab: str | N
     for problem in everywhere.problems:
         click.echo(f"percale: {problem}", err=True)
     if output == "json":
-        click.echo(format_json([row_document(each) for each in rows]))
+        click.echo(format_json(rows))
     elif rows:
         click.echo(table([HEAD, *(each.cells for each in rows)]))
     else:

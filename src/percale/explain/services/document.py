@@ -1,4 +1,4 @@
-"""Services as JSON documents: `percale service list` and `show` with `-o json`. The field names are an interface."""
+"""A Service as a JSON document: `percale service show -o json`. The field names are an interface."""
 
 from __future__ import annotations
 
@@ -8,26 +8,10 @@ from typing import Literal, get_args
 from msgspec import UNSET, Struct, UnsetType, field
 
 from percale.explain.services.endpoint_usage import EndpointUsage
-from percale.explain.services.list import Row
 from percale.explain.services.show import Connections, PortView, ServiceView, address_kinds
 from percale.service.resolved_service import ClientLocation, ResolvedPort
 from percale.service.resolver import ServiceResolver
 from percale.service.service_ports import Vip, VipKind
-
-
-class RowDocument(Struct, frozen=True, rename="camel"):
-    """A Service of `service list`; without counts for another proxy's."""
-
-    namespace: str | None
-    name: str
-    type: str
-    addresses: tuple[str, ...]
-    ports: tuple[str, ...]
-    strategy: str | None
-    affinity_seconds: int | None
-    endpoints_used: int | None
-    endpoints: int | None
-    unproxied_reason: str | None = field(name="apart")
 
 
 class AddressDocument(Struct, frozen=True):
@@ -86,22 +70,6 @@ class ServiceDocument(Struct, frozen=True, rename="camel"):
     local_ready: int | None
     ports: tuple[PortDocument, ...]
     problems: tuple[str, ...]
-
-
-def row_document(row: Row) -> RowDocument:
-    """A row of `service list`."""
-    return RowDocument(
-        namespace=row.service.metadata.namespace,
-        name=row.service.metadata.name,
-        type=row.service.spec.type,
-        addresses=row.addresses,
-        ports=row.ports,
-        strategy=row.strategy,
-        affinity_seconds=row.affinity,
-        endpoints_used=row.used,
-        endpoints=row.known,
-        unproxied_reason=row.unproxied_reason,
-    )
 
 
 def service_document(seen: ServiceView, connections: Connections | None = None) -> ServiceDocument:
