@@ -5,11 +5,10 @@ A Secret or a StorageClass means nothing to the network. A policy that is not en
 
 from __future__ import annotations
 
-import difflib
-
 from msgspec import Struct
 
 from percale.model.kinds import Kinds
+from percale.suggestion import did_you_mean
 
 _POLICY_KINDS = frozenset(
     {
@@ -60,8 +59,6 @@ def why_left_out(api_version: str, kind: str, kinds: Kinds) -> LeftOut:
         return LeftOut("is not enforced by Percale", "ClusterNetworkPolicy replaces it", matters=True)
     if lower in _POLICY_KINDS or (lower.endswith("networkpolicy") and is_foreign(api_version, "")):
         return LeftOut("is not enforced by Percale", matters=True)
-    siblings = {name.casefold(): name for name, each in kinds.items() if api_version == each.API_VERSION}
-    near = difflib.get_close_matches(lower, siblings, n=1, cutoff=_MISSPELT)
-    if near:
-        return LeftOut("is no kind", f"did you mean {siblings[near[0]]}?", matters=True)
-    return NOT_KNOWN
+    siblings = [name for name, each in kinds.items() if api_version == each.API_VERSION]
+    meant = did_you_mean(kind, siblings, cutoff=_MISSPELT)
+    return LeftOut("is no kind", meant, matters=True) if meant is not None else NOT_KNOWN

@@ -6,7 +6,6 @@ for `podSelector` would select every pod of the namespace. Structs that are not 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
@@ -23,6 +22,7 @@ from percale.model.manifest.syntax_tree import descend
 from percale.model.meta import Object, ObjectMeta
 from percale.model.namespace import Namespace
 from percale.model.pod import Pod, PodTemplateSpec
+from percale.suggestion import suggest
 
 _ROOT = ("apiVersion", "kind", "status")
 _META = ("selfLink", "deletionGracePeriodSeconds", "finalizers", "managedFields", "clusterName")
@@ -92,10 +92,8 @@ def unknown_fields(kind: type[Object], value: Any) -> Iterator[tuple[FieldPath, 
 def unknown_field_errors(kind: type[Object], value: Any, source: SourceText) -> Iterator[BadManifest]:
     """The same as errors, with line and the nearest field that is known."""
     for path, known in unknown_fields(kind, value):
-        near = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
         where = f"{source.file}:{descend(source.node, path)[1]}"
-        yield BadManifest(f"{format_field_path(path)}: unknown field", where=where, hint=hint)
+        yield BadManifest(f"{format_field_path(path)}: unknown field", where=where, hint=suggest(str(path[-1]), known))
 
 
 @lru_cache
