@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 
-from msgspec import Struct
-
 from percale.errors import BadManifest
 from percale.model.kinds import KINDS, Kinds
 from percale.model.manifest.decode import (
     DEFAULT_NAMESPACE,
+    Manifest,
     ManifestEntry,
     SkippedDocument,
     Source,
@@ -23,19 +22,15 @@ from percale.model.manifest.strictness import Validation
 from percale.model.meta import ObjectKey
 
 
-class LoadedManifests(Struct, frozen=True):
-    """The objects of several files, in their order."""
+class LoadedManifests(Manifest, frozen=True):
+    """The content of several files, in their order."""
 
-    entries: tuple[ManifestEntry, ...]
-    skipped: tuple[SkippedDocument, ...]
-    networks: tuple[Document, ...]
+    networks: tuple[Document, ...] = ()
     """Files that are a net-conf.json by itself."""
-    faults: tuple[BadManifest, ...]
+    faults: tuple[BadManifest, ...] = ()
     """Of files that cannot be decoded."""
-    duplicates: tuple[BadManifest, ...]
+    duplicates: tuple[BadManifest, ...] = ()
     """Objects that are there twice."""
-    unknown: tuple[BadManifest, ...]
-    """Fields that Kubernetes does not have."""
 
     def warnings(self, validate: Validation = "strict") -> tuple[str, ...]:
         """What somebody should know: policies that are not enforced, misspelt kinds, and unknown fields where they pass."""
@@ -47,11 +42,6 @@ class LoadedManifests(Struct, frozen=True):
 
     def _unknown_that_pass(self, validate: Validation) -> Iterable[str]:
         return map(str, self.unknown) if validate == "warn" else ()
-
-    @property
-    def skipped_that_matter(self) -> tuple[SkippedDocument, ...]:
-        """Policies that are not enforced, and misspelt kinds."""
-        return tuple(each for each in self.skipped if each.why.matters)
 
     def valid(self, validate: Validation = "strict") -> LoadedManifests:
         """The same. Raises BadManifest with all that is wrong."""
@@ -84,10 +74,10 @@ def load_manifests(
     return LoadedManifests(
         tuple(entries),
         tuple(skipped),
-        tuple(networks),
-        tuple(faults),
-        tuple(_duplicates(entries)),
         tuple(unknown),
+        networks=tuple(networks),
+        faults=tuple(faults),
+        duplicates=tuple(_duplicates(entries)),
     )
 
 
