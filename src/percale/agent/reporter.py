@@ -7,7 +7,7 @@ import os
 import time
 from typing import Protocol
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from percale import __version__
 from percale.agent.metrics import GaugeValues, Metrics
@@ -114,7 +114,6 @@ class StatusReporter:
 
     def status(self) -> Status:
         """For /status."""
-        network = self.source.network_status()
         waiting = self.waiting_for()
         return Status(
             node=self._node,
@@ -123,15 +122,7 @@ class StatusReporter:
             started=self._started,
             ready=not waiting,
             waitingFor=waiting,
-            backend=network.backend,
-            mtu=network.mtu,
-            interface=network.interface,
-            publicIPs=network.publicIPs,
-            networks=network.networks,
-            subnets=network.subnets,
-            addresses=network.addresses,
-            peers=network.peers,
-            pods=network.pods,
+            **structs.asdict(self.source.network_status()),
             problems=tuple(self._current()),
             lastError=self._problems.last,
         )
