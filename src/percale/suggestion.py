@@ -23,3 +23,18 @@ def suggest(word: str, known: Iterable[str], *, cutoff: float = 0.5) -> str:
     """The same, else all known words."""
     words = list(known)
     return did_you_mean(word, words, cutoff=cutoff) or f"there are {', '.join(words)}"
+
+
+def is_one_edit(word: str, other: str) -> bool:
+    """Whether a letter left out, added or replaced, or two that are swapped, make one of the other."""
+    start = _common(word, other)
+    rests = word[start:], other[start:]
+    end = _common(*(rest[::-1] for rest in rests))
+    here, there = (rest[: len(rest) - end] for rest in rests)
+    return max(len(here), len(there)) == 1 or (len(here) == len(there) == 2 and here == there[::-1])
+
+
+def _common(word: str, other: str) -> int:
+    """How many of the first letters are equal."""
+    pairs = enumerate(zip(word, other, strict=False))
+    return next((index for index, (here, there) in pairs if here != there), min(len(word), len(other)))

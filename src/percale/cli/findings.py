@@ -71,11 +71,14 @@ def print_findings(findings: Sequence[Finding], subject: str, output: str, summa
 
 
 class Decoded(NamedTuple):
-    """All errors of all files, the objects of those that have none, what is left out though it matters, and unknown fields."""
+    """All errors of all files, the objects of those that have none, what is left out though it matters, unknown fields that
+    pass, and all that is left out.
+    """
 
     errors: list[Finding]
     entries: Sequence[ManifestEntry]
     warnings: list[Finding]
+    skipped: Sequence[SkippedDocument]
 
 
 def decoded(documents: Sequence[Document], validate: Validation) -> Decoded:
@@ -89,7 +92,7 @@ def decoded(documents: Sequence[Document], validate: Validation) -> Decoded:
         errors += unknown
     elif validate == "warn":
         warnings += [replace(each, severity="warning") for each in unknown]
-    return Decoded([*errors, *twice], loaded.entries, warnings)
+    return Decoded([*errors, *twice], loaded.entries, warnings, loaded.skipped)
 
 
 def _left_out(document: SkippedDocument) -> Finding:

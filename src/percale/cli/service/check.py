@@ -14,13 +14,14 @@ import click
 from msgspec import Struct
 
 from percale.cli.findings import Decoded, Finding, by_severity, counted, decoded, errors_of, print_findings
+from percale.cli.lab_documents import service_networks_of_labs
+from percale.cli.lint_findings import WrittenObjects, in_order
 from percale.cli.options import networks, validate_option, validation
 from percale.controllers.offline import DEFAULT_SERVICE_CIDR
 from percale.controllers.service_allocator import Allocations
 from percale.errors import BadManifest
 from percale.explain.service_world import pod_networks
-from percale.lab.spec.topology import Lab
-from percale.model.addresses import IPNetwork, is_network, parse_network
+from percale.model.addresses import IPNetwork, parse_network
 from percale.model.endpoints import Endpoints, EndpointSlice
 from percale.model.manifest.decode import ManifestEntry, node_at, read_nodes
 from percale.model.manifest.diagnostics import SourceText, diagnose
@@ -30,6 +31,7 @@ from percale.model.meta import Object
 from percale.model.service import Service
 from percale.model.validation.field_errors import FieldErrors
 from percale.model.validation.service import check_endpoint_slice, check_endpoints, check_service
+from percale.policy.lint.linter import lint_services
 from percale.service.node_context import ServiceConfig
 from percale.service.resolver import KINDS, ServiceResolver
 
@@ -57,13 +59,18 @@ def check(*, paths: tuple[str, ...], cidrs: tuple[str, ...], output: str) -> int
     """Check Services and EndpointSlices.
 
     Errors are those of the API server, with its words: fields, names, cluster IPs and node ports that are out of range
-    or taken. Warnings are what only one Service suffers from: an unknown strategy, an address that another one has.
+    or taken. Warnings are what only one Service suffers from: an unknown strategy, an address that another one has,
+    no pod that it selects.
     Exits with 1 on errors.
     """
     given = networks(cidrs, "--service-cidr")
     documents = read(paths)
-    findings, found, warnings = _checked(documents, given)
-    findings = _sorted(findings or [*warnings, *_odd(found, given or _lab_networks(found))], documents)
+    content = _checked(documents, given)
+    findings, found = content.errors, content.entries
+    if not findings:
+        linted = map(WrittenObjects(documents).finding, lint_services(found, content.skipped))
+        findings = [*content.warnings, *linted, *_odd(found, given or service_networks_of_labs(found))]
+    findings = in_order(findings, documents)
     count = by_severity(findings)
     print_findings(findings, "object", output, _summary(found, count))
     return 1 if count["error"] else 0
@@ -71,19 +78,14 @@ def check(*, paths: tuple[str, ...], cidrs: tuple[str, ...], output: str) -> int
 
 def _checked(documents: Sequence[Document], given: Sequence[IPNetwork]) -> Decoded:
     """All errors, and the objects of those files that can be read."""
-    refused, found, warnings = decoded(documents, validation())
+    content = decoded(documents, validation())
+    found = content.entries
     errors = [each for document in documents for each in _validated(document)]
     said = {(each.file, each.line) for each in errors}
-    errors += [each for each in refused if (each.file, each.line) not in said]  # the API server's words come first
+    errors += [each for each in content.errors if (each.file, each.line) not in said]  # after the API server's words
     if not errors:
-        errors = list(_unallocated(found, dict(documents), given or _lab_networks(found) or _ANYTHING))
-    return Decoded(errors, found, warnings)
-
-
-def _sorted(findings: Iterable[Finding], documents: Sequence[Document]) -> list[Finding]:
-    """In the order in which people read."""
-    files = [file for file, _ in documents]
-    return sorted(findings, key=lambda each: (files.index(each.file), each.line))
+        errors = list(_unallocated(found, dict(documents), given or service_networks_of_labs(found) or _ANYTHING))
+    return content._replace(errors=errors)
 
 
 def _validated(document: Document) -> Iterator[Finding]:
@@ -141,13 +143,6 @@ def _unallocated(
             node = node_at(read_nodes(text, file), each.source)
             assert node is not None
             yield from errors_of(diagnose(result.errors, None, Service, SourceText(node, text, file)), file)
-
-
-def _lab_networks(found: Iterable[ManifestEntry]) -> tuple[IPNetwork, ...]:
-    """Those of a Lab document."""
-    texts = (each.object.spec.serviceCIDR for each in found if isinstance(each.object, Lab))
-    words = [word.strip() for text in texts if text for word in text.split(",")]
-    return tuple(map(parse_network, filter(is_network, words)))
 
 
 def _odd(found: Sequence[ManifestEntry], cidrs: tuple[IPNetwork, ...]) -> list[Finding]:

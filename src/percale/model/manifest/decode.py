@@ -61,6 +61,7 @@ class SkippedDocument(msgspec.Struct, frozen=True, gc=False):
     kind: str
     source: Source
     why: LeftOut = NOT_KNOWN
+    name: str = ""
 
     def __str__(self) -> str:
         hint = f"; {self.why.hint}" if self.why.hint else ""
@@ -320,7 +321,10 @@ def _object(
     version, name = (_type_field(node, value, key, source) for key in ("apiVersion", "kind"))
     kind = kinds.get(name)
     if kind is None or is_foreign(version, kind.API_VERSION):
-        return SkippedDocument(version, name, source, why_left_out(version, name, kinds))
+        metadata = value.get("metadata")
+        called = metadata.get("name") if isinstance(metadata, dict) else None
+        why = why_left_out(version, name, kinds)
+        return SkippedDocument(version, name, source, why, called if isinstance(called, str) else "")
     if version != kind.API_VERSION:
         line = descend(node, ("apiVersion",))[1]
         raise BadManifest(

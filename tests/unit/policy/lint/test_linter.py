@@ -70,6 +70,9 @@ def policy(spec: str) -> str:
          "(the namespaces here have team: red)"),
         ("ingress:\n- from:\n  - namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: shoop}}",
          "7: warning: np:shop/p#ingress[0].from[0]: namespaceSelector selects no namespace "
+         "(did you mean shop?)"),
+        ("ingress:\n- from:\n  - namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: office}}",
+         "7: warning: np:shop/p#ingress[0].from[0]: namespaceSelector selects no namespace "
          "(the namespaces here have the names default, kube-node-lease, kube-public, kube-system, shop)"),
         ("ingress: [{ports: [{port: web}]}]",
          '5: warning: np:shop/p#ingress[0].ports[0]: no pod that it means has a port named "web" (TCP) '
