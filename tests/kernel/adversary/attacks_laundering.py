@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from tests import builders
 from tests.kernel.adversary.worlds import NODE_ADDRESSES, Family, World, attack
 from tests.kernel.agent.policies import PORT
 from tests.waiting import until
@@ -15,27 +14,12 @@ OUTSIDE: dict[Family, str] = {4: "198.51.100.17", 6: "2001:db8:9::17"}
 NODE_PORT = 30700
 
 
-def write(world: World, family: Family, endpoints: list[tuple[str, str]], **more: Any) -> str:
-    """A Service of node port, external IP and cluster IP with these endpoints, at their nodes; the name of its manifest."""
-    name, vip = f"laundry{family}", VIPS[family]
-    service = builders.service(
-        name,
-        type="NodePort",
-        clusterIP=vip,
-        clusterIPs=[vip],
-        ipFamilies=[f"IPv{family}"],
-        ports=[{"port": PORT, "protocol": "UDP", "nodePort": NODE_PORT}],
-        externalIPs=[OUTSIDE[family]],
-        **more,
-    )
-    ports = [{"port": PORT, "protocol": "UDP"}]
-    behind = builders.endpoint_slice(name, *(f"{each}@{node}" for each, node in endpoints), ports=ports)
-    world.services.write(name, service, behind)
-    return name
-
-
 def launder(world: World, family: Family, victim: str, node: str, **more: Any) -> None:
-    written = write(world, family, [(world.address(victim, family), node)], **more)
+    """A Service of node port, external IP and cluster IP, whose endpoint is the victim, at this node."""
+    written = f"laundry{family}"
+    service_port = {"port": PORT, "protocol": "UDP", "nodePort": NODE_PORT}
+    endpoint = f"{world.address(victim, family)}@{node}"
+    world.write_service(written, VIPS[family], endpoint, service_port, externalIPs=[OUTSIDE[family]], **more)
     try:
         known = ("nft", f"list map inet percale-services endpoints{family}")
         until(lambda: all(VIPS[family] in each.sh(*known) for each in world.nodes.values()), "nodes know")

@@ -12,7 +12,6 @@ from functools import partial
 from ipaddress import ip_network
 from itertools import product
 
-from tests import builders
 from tests.kernel.adversary import frames
 from tests.kernel.adversary.worlds import NODE_ADDRESSES, SWITCH, TUNNEL_PORT, Attempt, Family, World, attack
 from tests.kernel.agent.policies import PORT
@@ -191,17 +190,8 @@ def a_service_whose_endpoint_is_a_tunnel(world: World, family: Family) -> None:
 def tunnel_service(world: World, family: Family, index: int, endpoint: str, node_port: int) -> str:
     """A Service with one endpoint; the name of its manifest."""
     name = f"tunnel{family}-{index}"
-    vip = CLUSTER_IPS[family].format(index + 1)
-    service = builders.service(
-        name,
-        type="NodePort",
-        clusterIP=vip,
-        clusterIPs=[vip],
-        ipFamilies=[f"IPv{family}"],
-        ports=[{"port": 80, "targetPort": TUNNEL_PORT, "protocol": "UDP", "nodePort": node_port}],
-    )
-    ports = [{"port": TUNNEL_PORT, "protocol": "UDP"}]
-    world.services.write(name, service, builders.endpoint_slice(name, endpoint, ports=ports))
+    port = {"port": 80, "targetPort": TUNNEL_PORT, "protocol": "UDP", "nodePort": node_port}
+    world.write_service(name, CLUSTER_IPS[family].format(index + 1), endpoint, port)
     return name
 
 

@@ -157,6 +157,14 @@ class World:
         own = [both[number - 1] for both in NODE_ADDRESSES.values()]
         self.services.write(f"node-n{number}", builders.node(f"n{number}", *own))
 
+    def write_service(self, name: str, vip: str, endpoint: str, port: dict[str, Any], **more: Any) -> None:
+        """A manifest of this name: a Service of node port and cluster IP with one endpoint, wherever that is."""
+        family = f"IPv{6 if ':' in vip else 4}"
+        fields = {"type": "NodePort", "clusterIP": vip, "clusterIPs": [vip], "ipFamilies": [family], **more}
+        ports = [{"port": port.get("targetPort", port["port"]), "protocol": port["protocol"]}]
+        service = builders.service(name, ports=[port], **fields)
+        self.services.write(name, service, builders.endpoint_slice(name, endpoint, ports=ports))
+
     def close(self) -> None:
         for each in self._raw.values():
             each.close()

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from percale.cli import main as entry
+from tests.unit.cli.conftest import CASE, percale
 
 DOCUMENTS = """\
 {apiVersion: cilium.io/v2, kind: CiliumNetworkPolicy, metadata: {name: a}, spec: {}}
@@ -29,26 +28,12 @@ NAMED = [
     " ClusterNetworkPolicy replaces it",
     "p.yaml:7: networkpolicy of networking.k8s.io/v1 is no kind, left out; did you mean NetworkPolicy?",
 ]
-CASE = """\
-name: c
-manifests: [p.yaml]
-pods: [{namespace: default, name: a, ips: [10.0.0.1]}]
-probes: [{from: default/a, to: 1.1.1.1, protocol: TCP, port: 80, allowed: true}]
-"""
 
 
 @pytest.fixture(autouse=True)
-def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("p.yaml").write_text(DOCUMENTS)
-    Path("case.yaml").write_text(CASE)
-
-
-def percale(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as end:
-        entry.main(arguments)
-    assert isinstance(end.value.code, int)
-    return end.value.code
+def files(here: Path) -> None:
+    (here / "p.yaml").write_text(DOCUMENTS)
+    (here / "case.yaml").write_text(CASE)
 
 
 @pytest.mark.parametrize(

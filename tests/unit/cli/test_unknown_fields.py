@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.unit.cli.conftest import CASE, percale
 
-from percale.cli import main as entry
 from percale.errors import BadManifest
 from percale.lab.spec.input import read_input, read_objects
 from percale.model.manifest.decode import decode_manifest
@@ -22,12 +22,6 @@ spec:
 {apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {containers: [{name: a, securityContext: {}}], tolerations: []}}
 """
 REFUSED = "p.yaml:5: spec.podselector: unknown field; did you mean podSelector?"
-CASE = """\
-name: c
-manifests: [p.yaml]
-pods: [{namespace: default, name: a, ips: [10.0.0.1]}]
-probes: [{from: default/a, to: 1.1.1.1, protocol: TCP, port: 80, allowed: true}]
-"""
 INLINE = CASE.replace(
     "manifests: [p.yaml]\n",
     "policies:\n- {apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: p}, spec: {ingres: []}}\n",
@@ -35,18 +29,10 @@ INLINE = CASE.replace(
 
 
 @pytest.fixture(autouse=True)
-def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("p.yaml").write_text(POLICY)
-    Path("case.yaml").write_text(CASE)
-    Path("inline.yaml").write_text(INLINE)
-
-
-def percale(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as end:
-        entry.main(arguments)
-    assert isinstance(end.value.code, int)
-    return end.value.code
+def files(here: Path) -> None:
+    (here / "p.yaml").write_text(POLICY)
+    (here / "case.yaml").write_text(CASE)
+    (here / "inline.yaml").write_text(INLINE)
 
 
 @pytest.mark.parametrize(

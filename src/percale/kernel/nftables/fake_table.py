@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from percale.errors import KernelError
+from percale.kernel.nftables.foreign_changes import ForeignChanges
 from percale.kernel.nftables.portions import TAKES_NOTHING, Refused, apply_in_portions
-from percale.kernel.nftables.table_monitor import GATHERING
 from percale.render.nft.objects import TableSpec, Transaction
 from percale.render.nft.table_state import TableState, diff
 from percale.render.policy import base_chains as policy_base
@@ -26,14 +26,13 @@ class FakeNftTable:
         self.refusals: list[KernelError] = []
         """The next changes fail with these errors."""
         self._bare = TableState.bare(spec.sets, chains, spec.name)
-        self._callbacks: list[Callable[[], None]] = []
-        self._due: asyncio.TimerHandle | None = None
+        self._foreign_changes = ForeignChanges()
 
     async def start(self) -> None:
         """Nothing to subscribe to."""
 
     def on_foreign_change(self, callback: Callable[[], None]) -> None:
-        self._callbacks.append(callback)
+        self._foreign_changes.subscribe(callback)
 
     async def sync(self, snapshot: Transaction, *, keep_stale: bool = False) -> Transaction:
         await asyncio.sleep(0)
@@ -73,19 +72,12 @@ class FakeNftTable:
         self.state = None
 
     async def stop(self) -> None:
-        if self._due is not None:
-            self._due.cancel()
+        self._foreign_changes.cancel()
 
     def touch(self, transaction: Transaction | None) -> None:
         """A foreign change: this transaction, or the deletion of the table."""
         self.state = self.state.apply(transaction) if self.state is not None and transaction is not None else None
-        if self._due is None:
-            self._due = asyncio.get_running_loop().call_later(GATHERING, self._tell)
-
-    def _tell(self) -> None:
-        self._due = None
-        for callback in self._callbacks:
-            callback()
+        self._foreign_changes.notify()
 
     def _make(self, transaction: Transaction) -> None:
         assert self.state is not None

@@ -103,7 +103,7 @@ class KernelNftTable:
         self._thread = WorkerThread(f"table {spec.name}")
 
     def on_foreign_change(self, callback: Callable[[], None]) -> None:
-        self._monitor.on_foreign_change(callback)
+        self._monitor.changes.subscribe(callback)
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()

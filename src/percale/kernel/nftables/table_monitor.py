@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Callable
 
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.netlink.socket import attributes, string
 from percale.kernel.netns import NetnsExecutor
 from percale.kernel.nftables.commit import SUBSYSTEM, EventSubscriptions
+from percale.kernel.nftables.foreign_changes import ForeignChanges
 from percale.kernel.nftables.messages import FAMILIES, NEWGENERATION, TABLE_OF_ANYTHING
 from percale.render.nft.objects import TableName
-
-GATHERING = 0.02
-"""Seconds that notifications of foreign changes are collected."""
 
 
 class TableMonitor:
@@ -23,14 +20,10 @@ class TableMonitor:
     def __init__(self, table: TableName, subscriptions: EventSubscriptions) -> None:
         self.touched = False
         """A foreign change has happened since the start."""
+        self.changes = ForeignChanges()
         self._table = table
         self._subscriptions = subscriptions
-        self._callbacks: list[Callable[[], None]] = []
         self._socket: netlink.Socket | None = None
-        self._due: asyncio.TimerHandle | None = None
-
-    def on_foreign_change(self, callback: Callable[[], None]) -> None:
-        self._callbacks.append(callback)
 
     def open(self, netns: NetnsExecutor, loop: asyncio.AbstractEventLoop) -> netlink.Socket:
         """Subscribe; returns the socket to commit through, whose changes are not reported. Blocks; raises OSError."""
@@ -38,7 +31,7 @@ class TableMonitor:
         try:
             news = netns.run(lambda: netlink.Socket(netlink.NETFILTER))
             news.ignore(commits.port)
-            self._subscriptions.subscribe(news, lambda: loop.call_soon_threadsafe(self._plan_to_tell))
+            self._subscriptions.subscribe(news, lambda: loop.call_soon_threadsafe(self._notify))
         except OSError:
             self._subscriptions.close()
             raise
@@ -54,8 +47,7 @@ class TableMonitor:
         """Before `close`."""
         if self._socket is not None:
             asyncio.get_running_loop().remove_reader(self._socket.fileno())
-        if self._due is not None:
-            self._due.cancel()
+        self.changes.cancel()
 
     def close(self) -> None:
         """Waits for a commit in progress. Blocks."""
@@ -71,14 +63,14 @@ class TableMonitor:
         touched = True
         try:
             messages = self._socket.receive(wait=False)
-            touched = self._due is None and any(map(self._concerns, messages))
+            touched = not self.changes.pending and any(map(self._concerns, messages))
         except BlockingIOError:
             return
         except OSError as error:
             if error.errno != errno.ENOBUFS:  # some were lost: they may have been about our table
                 raise
         if touched:
-            self._plan_to_tell()
+            self._notify()
 
     def _concerns(self, message: netlink.Message) -> bool:
         subsystem, kind = divmod(message.type, 1 << 8)
@@ -86,12 +78,6 @@ class TableMonitor:
             return False
         return string(attributes(message.body, 4).get(TABLE_OF_ANYTHING, b"")) == self._table.name
 
-    def _plan_to_tell(self) -> None:
+    def _notify(self) -> None:
         self.touched = True
-        if self._due is None:
-            self._due = asyncio.get_running_loop().call_later(GATHERING, self._tell)
-
-    def _tell(self) -> None:
-        self._due = None
-        for callback in self._callbacks:
-            callback()
+        self.changes.notify()

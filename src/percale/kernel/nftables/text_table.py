@@ -39,7 +39,7 @@ class TextTable:
 
     def on_foreign_change(self, callback: Callable[[], None]) -> None:
         """Call back after each change of the table, `load` included: `exists` shows whether it was a removal."""
-        self._monitor.on_foreign_change(callback)
+        self._monitor.changes.subscribe(callback)
 
     async def start(self) -> None:
         """Subscribe to notifications. The table remains as it is."""

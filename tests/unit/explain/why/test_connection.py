@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
 from msgspec import to_builtins
+from tests.unit.explain.why.conftest import NOWHERE
 
 from percale.errors import BadInput, NotFound
 from percale.explain.why.connection import Reply, explain_connection
@@ -14,19 +13,7 @@ from percale.explain.why.targets import TargetLookup, find_port
 from percale.explain.why.text import to_text
 from percale.model.manifest.decode import decode_manifest
 from percale.model.meta import ObjectKey
-from percale.policy.compiled_policy import PolicyKey, RuleRef
 from percale.policy.evaluator import Evaluator
-
-
-@dataclass(frozen=True)
-class Nowhere:
-    """No policy is from a file."""
-
-    def place(self, _rule: RuleRef) -> str | None:
-        return None
-
-    def policy_place(self, _policy: PolicyKey) -> str | None:
-        return None
 
 
 def pod(name: str, ip: str | None, labels: str = "", extra: str = "", ports: str = "") -> str:
@@ -203,7 +190,7 @@ def test_the_fix_makes_it_so() -> None:
 
 def test_a_verdict_in_words() -> None:
     answer = ask(PODS + policy("p", server("{ports: [{port: 80}]}")), "x/client x/server 81")
-    assert list(to_text(answer, Nowhere())) == [
+    assert list(to_text(answer, NOWHERE)) == [
         "denied: x/client (10.0.0.2) → x/server (10.0.0.1), 81/TCP",
         "  egress   open: no policy isolates x/client",
         "  ingress  denied: isolated by np:x/p, and no rule allows it",
@@ -214,7 +201,7 @@ def test_a_verdict_in_words() -> None:
 
 def test_a_verdict_as_json() -> None:
     reply = ask(PODS + policy("p", server("{ports: [{port: 80}]}")), "x/client x/server 80")
-    answer = to_builtins(connection_document(reply, Nowhere()))
+    answer = to_builtins(connection_document(reply, NOWHERE))
     assert answer["verdict"] == "allowed"
     (flow,) = answer["flows"]
     assert flow["ingress"] == {
@@ -255,7 +242,7 @@ def test_no_family_in_common_is_something_that_nobody_can_tell() -> None:
     text = pod("x/a", "10.0.0.1") + pod("x/b", "fd00::2")
     answer = ask(text, "x/a x/b 80")
     assert answer.word == "unknown"
-    assert list(to_text(answer, Nowhere())) == ["cannot tell: x/a → x/b, 80/TCP: x/a has only IPv4 and x/b only IPv6"]
+    assert list(to_text(answer, NOWHERE)) == ["cannot tell: x/a → x/b, 80/TCP: x/a has only IPv4 and x/b only IPv6"]
 
 
 @pytest.mark.parametrize(

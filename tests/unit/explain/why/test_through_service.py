@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
 from msgspec import to_builtins
 from msgspec.structs import replace
+from tests.unit.explain.why.conftest import NOWHERE
 
 from percale.errors import BadInput
 from percale.explain.service_world import MasqueradeAddress
@@ -24,21 +23,9 @@ from percale.model.manifest.decode import decode_manifest
 from percale.model.meta import Object
 from percale.model.node import Node
 from percale.model.service import Service
-from percale.policy.compiled_policy import PolicyKey, RuleRef
 from percale.policy.evaluator import Evaluator
 from percale.service.node_context import ServiceConfig
 from percale.service.resolver import ServiceResolver
-
-
-@dataclass(frozen=True)
-class Nowhere:
-    """No policy is from a file."""
-
-    def place(self, _rule: RuleRef) -> str | None:
-        return None
-
-    def policy_place(self, _policy: PolicyKey) -> str | None:
-        return None
 
 
 def pod(name: str, ip: str, node: str, labels: str = "") -> str:
@@ -185,7 +172,7 @@ def test_from_outside_by_node_ports_every_node_is_a_way_in() -> None:
         "n2 x/web-2": "allowed",
     }
     assert [way.address for way in reply.paths] == ["192.168.0.1:30080/TCP", "192.168.0.2:30080/TCP"]
-    assert next(to_text(reply, Nowhere())) == "in part: it depends on the node: 203.0.113.9 → svc/x/web:http"
+    assert next(to_text(reply, NOWHERE)) == "in part: it depends on the node: 203.0.113.9 → svc/x/web:http"
 
 
 def test_from_outside_with_traffic_policy_local_the_source_is_kept() -> None:
@@ -207,7 +194,7 @@ def test_a_pod_that_is_its_own_endpoint_reaches_itself() -> None:
 
 
 def test_nobody_to_choose_is_denied_and_says_what_happens() -> None:
-    lines = list(to_text(ask(CLUSTER_IP.replace("web,", "other,"), "x/client"), Nowhere()))
+    lines = list(to_text(ask(CLUSTER_IP.replace("web,", "other,"), "x/client"), NOWHERE))
     assert lines == [
         "denied: x/client → svc/x/other:http",
         "  10.96.0.1:80/TCP by n1: cluster IP of x/other:http from a pod: no endpoint is ready",
@@ -218,19 +205,19 @@ def test_nobody_to_choose_is_denied_and_says_what_happens() -> None:
 def test_without_a_common_family_nobody_can_tell() -> None:
     reply = ask(CLUSTER_IP, "fd00::9")
     assert (reply.word, reply.paths) == ("unknown", ())
-    assert list(to_text(reply, Nowhere()))[1] == "  they have no address family in common"
+    assert list(to_text(reply, NOWHERE))[1] == "  they have no address family in common"
 
 
 def test_text_and_json() -> None:
     reply = ask(FROM_OUTSIDE + CLUSTER_IP, "x/client")
-    lines = list(to_text(reply, Nowhere()))
+    lines = list(to_text(reply, NOWHERE))
     assert lines[:3] == [
         "in part: 1 of 2 endpoints allowed: x/client → svc/x/web:http",
         "  10.96.0.1:80/TCP by n1: cluster IP of x/web:http from a pod: one of 2 endpoints, source kept",
         "    allowed: x/client (10.0.1.3) → x/web-1 (10.0.1.2), 8080/TCP",
     ]
     assert "      ingress  denied: isolated by np:x/p, and no rule allows it" in lines
-    found = to_builtins(service_document(reply, Nowhere()))
+    found = to_builtins(service_document(reply, NOWHERE))
     assert (found["to"], found["port"], found["verdict"]) == ("svc/x/web", 80, "in part")
     assert [each["verdict"] for each in found["ways"][0]["endpoints"]] == ["allowed", "denied"]
     assert found["ways"][0]["endpoints"][1]["seenAs"] is None

@@ -8,28 +8,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.unit.cli.conftest import percale
 
-from percale.cli import main as entry
-
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 BROKEN = "examples/broken"
 POLICY = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\nspec:\n"
 RANGE = POLICY + "  ingress:\n  - ports:\n    - port: 80\n      endPort: 80\n"
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[str]]:
     """The exit code, and the lines of both outputs."""
-    with pytest.raises(SystemExit) as end:
-        entry.main(["policy", "check", *arguments])
+    code = percale("policy", "check", *arguments)
     outcome = capsys.readouterr()
-    assert isinstance(end.value.code, int)
-    return end.value.code, (outcome.out + outcome.err).splitlines()
+    return code, (outcome.out + outcome.err).splitlines()
 
 
 def test_what_users_pasted(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

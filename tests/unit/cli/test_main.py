@@ -7,6 +7,7 @@ import sys
 
 import click
 import pytest
+from tests.unit.cli.conftest import percale
 
 from percale.cli import main as entry
 from percale.cli.lazy import LazyGroup
@@ -18,10 +19,7 @@ def exit_code(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> int:
         raise error
 
     monkeypatch.setattr(LazyGroup, "get_command", lambda *_: click.Command("fail", callback=fail))
-    with pytest.raises(SystemExit) as ending:
-        entry.main(["fail"])
-    assert isinstance(ending.value.code, int)
-    return ending.value.code
+    return percale("fail")
 
 
 def test_help_and_version_import_no_command() -> None:
@@ -69,10 +67,8 @@ def test_an_unexpected_error_is_one_line_too(
 def test_wrong_usage_is_2_and_an_interrupt_130(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        entry.main(["no-such-command"])
+    assert percale("no-such-command") == 2
     assert "No such command" in capsys.readouterr().err
-    with pytest.raises(SystemExit, match="2"):
-        entry.main(["agent", "--no-such-flag"])
+    assert percale("agent", "--no-such-flag") == 2
     assert exit_code(monkeypatch, KeyboardInterrupt()) == 130
     capsys.readouterr()

@@ -1,0 +1,8 @@
+"""Answers about objects that are in no file."""
+
+from __future__ import annotations
+
+from percale.explain.world import World
+
+NOWHERE = World((), {})
+"""No policy is from a file."""
