@@ -58,6 +58,8 @@ PODS = {4: "10.244.0.0/16", 6: "fd00:244::/48"}
 CLUSTER_IPS = {4: "172.30.0.0/16", 6: "fd00:172::/112"}
 SILENCE = 0.4
 """Seconds without an answer that count as none."""
+ANSWERED = 0.9
+"""Seconds for an answer that must come, on a busy machine too: before TCP sends a lost packet again."""
 
 
 class Seen(NamedTuple):
@@ -136,12 +138,18 @@ class Answering:
 
 
 def ask(
-    machine: Machine, target: str, port: int, protocol: str = "TCP", *, source: tuple[str, int] | None = None
+    machine: Machine,
+    target: str,
+    port: int,
+    protocol: str = "TCP",
+    *,
+    source: tuple[str, int] | None = None,
+    within: float = SILENCE,
 ) -> Seen:
-    """One connection."""
+    """One connection; `within` in seconds."""
     family = FAMILIES[ip_address(target).version]
     with inside(machine, lambda: socket.socket(family, KINDS[protocol])) as client:
-        client.settimeout(SILENCE)
+        client.settimeout(within)
         if source is not None:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             client.bind(source)

@@ -17,12 +17,14 @@ import pytest_asyncio
 from tests.kernel.conftest import Space
 from tests.kernel.nodes import Machine
 from tests.kernel.service_world import (
+    ANSWERED,
     CLUSTER,
     EXTERNAL,
     KINDS,
     LB,
     NODE_PORT,
     PORT,
+    SILENCE,
     UNUSED,
     Seen,
     ServiceNode,
@@ -93,6 +95,11 @@ def said(question: Question) -> Answer:
     return resolve(question.judge.table, source, target, question.port, question.protocol)  # type: ignore[arg-type]
 
 
+def put(question: Question, answer: Answer) -> Seen:
+    within = ANSWERED if answer.action == "endpoints" else SILENCE
+    return ask(question.client, question.target, question.port, question.protocol, within=within)
+
+
 def agrees(world: ServiceWorld, question: Question, answer: Answer, seen: Seen) -> bool:
     if answer.action != "endpoints":
         return seen.action == answer.action
@@ -154,11 +161,10 @@ async def test_a_tunnels_outer_packets_keep_their_address_and_port(world: Servic
 
 def compare(world: ServiceWorld, version: int) -> None:
     """Ask everything at once."""
-    asked = questions(world, version)
-    answers = all_at_once([partial(ask, each.client, each.target, each.port, each.protocol) for each in asked])
+    expected = [(each, said(each)) for each in questions(world, version)]
+    seen_by_each = all_at_once([partial(put, question, answer) for question, answer in expected])
     wrong = []
-    for question, seen in zip(asked, answers, strict=True):
-        answer = said(question)
+    for (question, answer), seen in zip(expected, seen_by_each, strict=True):
         assert answer.action != "none"
         if not agrees(world, question, answer, seen):
             wrong.append(f"{question.name} → {question[4:]}: {answer} but {seen}")

@@ -31,6 +31,18 @@ def test_pods_of_one_node_and_of_two(cluster: Cluster, wiring: str) -> None:
     assert answered >= sent - 1 > 20
 
 
+def test_the_first_packet_over_a_new_bridge_arrives(cluster: Cluster) -> None:
+    cluster.network = {"Network": "10.244.0.0/16", "EnableIPv6": True, "IPv6Network": "fd00:244::/48"}
+    nodes = [cluster.node(number, ipv6=True) for number in (1, 2)]
+    for node in nodes:
+        node.settings["cni"]["wiring"] = "bridge"
+        node.start()
+    for node in nodes:
+        until(lambda node=node: node.status.peers and all(peer.reached for peer in node.status.peers))  # type: ignore[misc]
+    client, server = (node.pod(name) for node, name in zip(nodes, ("client", "server"), strict=True))
+    assert all(client.reaches(address) for address in server.addresses)
+
+
 @pytest.mark.parametrize("masquerade", [True, False])
 def test_traffic_that_leaves_the_pod_network_gets_the_nodes_address(cluster: Cluster, masquerade: bool) -> None:
     one, two = cluster.node(1, ipMasq=masquerade).start(), cluster.node(2).start()

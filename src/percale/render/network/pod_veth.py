@@ -227,13 +227,23 @@ def bridge_objects(network: PodNetwork) -> tuple[KernelObject, ...]:
     gateways = [ip_interface((gateway(subnet), subnet.prefixlen)) for subnet in network.subnets]
     mac = bytes((0x0A, 0x58, *sha256(str(network.subnets).encode()).digest()[:4])).hex(":")
     ipv6 = any(address.version == 6 for address in gateways)
-    setting = f"net/ipv6/conf/{network.bridge}/"
     return (
         Link(network.bridge, Bridge(snooping=False, reserved=False), mtu=network.mtu, mac=mac),
-        Sysctl(setting + "accept_ra", "0") if ipv6 else Sysctl(setting + "disable_ipv6", "1"),
+        *_bridge_ipv6(network.bridge, ipv6),
         *(Address(network.bridge, address) for address in gateways),
         *bridge_nf_call(address.version for address in gateways),
     )
+
+
+def _bridge_ipv6(bridge: str, used: bool) -> Iterator[Sysctl]:
+    setting = f"net/ipv6/conf/{bridge}/"
+    if used:
+        yield Sysctl(setting + "accept_ra", "0")
+        # While the bridge's link-local address is in duplicate address detection, from its first pod on, the kernel asks for
+        # no neighbour for a packet that it forwards, and drops it. No pod can have that address: the guard drops its claims.
+        yield Sysctl(setting + "accept_dad", "0")
+    else:
+        yield Sysctl(setting + "disable_ipv6", "1")
 
 
 def free_addresses(subnets: NodeSubnets) -> tuple[KernelObject, ...]:

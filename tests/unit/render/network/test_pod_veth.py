@@ -100,14 +100,15 @@ def test_a_bridged_pod() -> None:
 
 
 def test_the_bridge_has_flannels_addresses_and_a_mac_that_stays() -> None:
-    link, setting, *others = bridge_objects(DUAL)
+    link, *others = bridge_objects(DUAL)
     assert others == [
+        Sysctl("net/ipv6/conf/cni0/accept_ra", "0"),
+        Sysctl("net/ipv6/conf/cni0/accept_dad", "0"),
         Address("cni0", ip_interface("10.1.0.1/24")),
         Address("cni0", ip_interface("fd00:1::1/64")),
         Sysctl("net/bridge/bridge-nf-call-iptables", "1"),
         Sysctl("net/bridge/bridge-nf-call-ip6tables", "1"),
     ]
-    assert setting == Sysctl("net/ipv6/conf/cni0/accept_ra", "0")
     assert isinstance(link, Link)
     assert link.mac is not None
     assert int(link.mac[:2], 16) & 3 == 2
