@@ -16,6 +16,7 @@ from typing import Any, Self
 import pytest
 from msgspec.structs import replace
 from tests.unit.inputs.valid import CONFIG_MAP, ENDPOINTS, LAB, LEASE, POD, SERVICE, SLICE
+from tests.unit.store.conftest import opened
 
 from percale.agent.config import loader
 from percale.agent.http import client
@@ -47,8 +48,6 @@ from percale.model.validation.service import check_endpoint_slice, check_endpoin
 from percale.model.workloads import Count
 from percale.service.node_context import ServiceConfig
 from percale.service.resolver import ServiceResolver
-from percale.store.files.directory import Directory
-from percale.store.files.lease_expiry import BootClock
 from percale.store.memory import MemoryStore
 
 DEEP = "[" * 100_000
@@ -204,7 +203,7 @@ def test_a_number_of_a_lease_that_64_bits_do_not_hold_ends_no_store(tmp_path: Pa
     other = {**LEASE, "metadata": {"name": "odd"}, "spec": {**LEASE["spec"], "backendData": {"VNI": 10**30}}}
     (tmp_path / "good.json").write_text(json.dumps({**LEASE, "metadata": {"name": "good"}}))
     (tmp_path / "odd.json").write_text(json.dumps(other))
-    store = Directory(tmp_path, KINDS, BootClock())
+    store = opened(tmp_path)
     assert [each.metadata.name for each in store.list(SubnetLease)] == ["good", "odd"]
     store.close()
 

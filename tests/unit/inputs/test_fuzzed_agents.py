@@ -37,6 +37,7 @@ from tests.unit.inputs.valid import (
     STATUS,
     documents,
 )
+from tests.unit.store.conftest import opened
 
 from percale.agent.http import client
 from percale.agent.http.listener import Page
@@ -77,8 +78,6 @@ from percale.render.service.renderer import ServiceRenderer
 from percale.service.node_context import ServiceConfig
 from percale.service.resolver import KINDS as SERVICE_KINDS
 from percale.service.resolver import ServiceResolver
-from percale.store.files.directory import Directory
-from percale.store.files.lease_expiry import BootClock
 from percale.store.memory import MemoryStore
 
 pytestmark = pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning")  # long documents
@@ -177,7 +176,7 @@ def test_one_bad_object_in_a_store_is_its_own_problem(data: bytes) -> None:
         (directory / "odd.yaml").write_bytes(data)
         (own := directory / "SubnetLease").mkdir()
         (own / "x.json").write_bytes(data)
-        store = Directory(directory, KINDS, BootClock())
+        store = opened(directory)
         objects = [obj for kind in KINDS.values() for obj in store.list(kind)]
         for problem in store.problems:
             assert str(problem.error).encode()

@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 
 from percale.model.configmap import ConfigMap
+from percale.model.kinds import KINDS
+from percale.store.files.directory import Directory
+from percale.store.files.file_index import FileIndex
+from percale.store.files.lease_expiry import BootClock
 from percale.store.files.store import FilesStore
 from percale.store.protocol import Event, ReadProblem, Snapshot
 
@@ -24,6 +28,12 @@ async def store(root: Path) -> AsyncIterator[FilesStore]:
     made = FilesStore(root)
     yield made
     await made.close()
+
+
+def opened(root: Path) -> Directory:
+    """Read for the first time."""
+    clock = BootClock()
+    return Directory(root, FileIndex(KINDS, clock.now), clock)
 
 
 def text(name: str, value: str = "1") -> str:

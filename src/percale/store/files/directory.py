@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from percale.errors import PercaleError, StoreError, StoreUnavailable
-from percale.model.kinds import Kinds
 from percale.model.manifest.decode import decode_manifest
 from percale.model.manifest.encode import to_json
 from percale.model.meta import Object, ObjectKey
@@ -39,22 +38,24 @@ T = TypeVar("T", bound=Object)
 class Directory:
     """The objects of one directory tree. Not thread-safe."""
 
-    def __init__(self, root: Path, kinds: Kinds, clock: BootClock) -> None:
+    def __init__(self, root: Path, index: FileIndex, clock: BootClock) -> None:
+        """`index` has what was read before the directory went away, if it did."""
         self._root = root
-        self._kinds = kinds
+        self._index = index
+        self._kinds = index.kinds
         self._clock = clock
-        self._index = FileIndex(kinds, clock.now)
         self._watched_kinds: set[type[Object]] = set()
         """Kinds whose own files are all read."""
         self._expired: list[Identity] = []
         """Expired leases whose files still exist."""
         self._watcher = InotifyWatcher(root)
         try:
-            self._read(map(self._name, self._watcher.scan()))
+            self._read({*index.paths(), *map(self._name, self._watcher.scan())})
         except BaseException:
             self._watcher.close()
             raise
-        self._index.discard_events()
+        self._expired += index.expire()
+        index.discard_events()
 
     def fileno(self) -> int:
         """Readable when there are changes for `catch_up`."""

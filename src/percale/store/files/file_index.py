@@ -39,6 +39,7 @@ class FileIndex:
     """All files of a store. `now` is the clock of `Entry.expires`."""
 
     def __init__(self, kinds: Kinds, now: Callable[[], float]) -> None:
+        self.kinds = kinds
         self._now = now
         self._files: dict[str, Content] = {}
         """The last valid content of each file with objects."""
@@ -59,7 +60,7 @@ class FileIndex:
         return [each if isinstance(each, ReadProblem) else each[0](each[1].object) for each in events]
 
     def discard_events(self) -> None:
-        """Drop the events of the first read: no watch exists yet."""
+        """Drop the events of a first read: no watch exists yet, or any more."""
         self._events = []
 
     @property

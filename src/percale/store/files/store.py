@@ -21,6 +21,7 @@ from percale.model.meta import Object, ObjectKey
 from percale.store.files.atomic_write import make_directory
 from percale.store.files.directory import Directory
 from percale.store.files.encoded_object import LazyObjects
+from percale.store.files.file_index import FileIndex
 from percale.store.files.lease_expiry import BootClock
 from percale.store.protocol import Event, Snapshot
 from percale.store.watch_queue import Watch, Watches
@@ -42,10 +43,11 @@ class FilesStore:
         self._root = root
         self._make = make
         """Only once: a directory that disappears later must not be replaced by an empty cluster."""
-        self._kinds = kinds
         self._clock = clock or BootClock()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix=f"store {root.name}")
         # Used by the worker only:
+        self._index = FileIndex(kinds, self._clock.now)
+        """Outlives a directory that goes away: a file that comes back invalid keeps its objects."""
         self._directory: Directory | None = None
         self._watches = Watches()
         self._descriptor: int | None = None
@@ -179,7 +181,7 @@ class FilesStore:
             if self._make:
                 make_directory(self._root)
                 self._make = False
-            self._directory = Directory(self._root, self._kinds, self._clock)
+            self._directory = Directory(self._root, self._index, self._clock)
             return self._directory
         try:
             self._directory.catch_up()

@@ -13,6 +13,7 @@ from tests.unit.store.conftest import names, summary, text, upcoming
 from percale.errors import StoreUnavailable
 from percale.model.configmap import ConfigMap
 from percale.model.meta import ObjectMeta
+from percale.store.files.lease_expiry import BootClock
 from percale.store.files.store import FilesStore
 from percale.store.protocol import Deleted, Event, ReadProblem, Snapshot, Upserted
 
@@ -171,6 +172,50 @@ async def test_a_directory_that_goes_away_is_not_taken_for_an_empty_one(
     await upcoming(again)
     (root / "b.yaml").write_text(text("b"))
     assert summary(await upcoming(again)) == ("Upserted", "b=1")
+
+
+async def test_a_file_that_becomes_invalid_while_the_directory_is_away_keeps_its_objects(
+    root: Path,
+) -> None:
+    now = [100.0]
+    clock = BootClock(boot=lambda: "boot", now=lambda: now[0])
+    lease = ConfigMap(metadata=ObjectMeta(name="lease", namespace="default"))
+    leasing = FilesStore(root, clock=clock)
+    for name in ("broken", "gone", "kept", "repaired"):
+        (root / f"{name}.yaml").write_text(text(name))
+    try:
+        await leasing.put(lease, ttl=60)
+        watch = leasing.watch(ConfigMap)
+        await upcoming(watch)
+        (root / "repaired.yaml").write_text("kind: [")
+        assert isinstance(await upcoming(watch), ReadProblem)
+        away = root.rename(root.parent / "away")
+        with pytest.raises(StoreUnavailable):
+            await upcoming(watch)
+        (away / "broken.yaml").write_text(text("broken").replace("data:", "data"))
+        (away / "gone.yaml").unlink()
+        (away / "repaired.yaml").write_text(text("repaired", "2"))
+        (away / "new.yaml").write_text(text("new"))
+        own = next(away.glob("ConfigMap/*/lease.json"))
+        own.write_text(own.read_text()[:-3])
+        now[0] += 61
+        away.rename(root)
+        again = leasing.watch(ConfigMap)
+        problems = [await upcoming(again), await upcoming(again)]
+        assert [Path(each.source).name for each in problems if isinstance(each, ReadProblem)] == [
+            own.name,
+            "broken.yaml",
+        ]
+        snapshot = await upcoming(again)
+        assert isinstance(snapshot, Snapshot)
+        assert [(each.metadata.name, each.data) for each in snapshot.of(ConfigMap)] == [
+            ("broken", {"x": "1"}),
+            ("kept", {"x": "1"}),
+            ("new", {"x": "1"}),
+            ("repaired", {"x": "2"}),
+        ]
+    finally:
+        await leasing.close()
 
 
 async def test_another_directory_in_the_place_of_the_old_one(root: Path, store: FilesStore) -> None:

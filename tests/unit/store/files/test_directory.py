@@ -8,16 +8,15 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 from tests.builders import pod
+from tests.unit.store.conftest import opened
 
 from percale.errors import Conflict, StoreUnavailable
 from percale.model.configmap import ConfigMap
-from percale.model.kinds import KINDS
 from percale.model.manifest.encode import to_json
 from percale.model.meta import Object, ObjectKey, ObjectMeta
 from percale.model.pod import Pod
 from percale.store.files.atomic_write import write_file
 from percale.store.files.directory import Directory
-from percale.store.files.lease_expiry import BootClock
 from percale.store.protocol import Deleted, Upserted
 
 KEY = ObjectKey("default", "a")
@@ -29,7 +28,7 @@ def config(text: str = "1") -> ConfigMap:
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[tuple[Directory, Directory]]:
-    both = Directory(tmp_path, KINDS, BootClock()), Directory(tmp_path, KINDS, BootClock())
+    both = opened(tmp_path), opened(tmp_path)
     yield both
     for each in both:
         each.close()
@@ -70,7 +69,7 @@ def filled(tmp_path: Path) -> Iterator[Directory]:
         (tmp_path / f"Pod/default/{name}.json").write_bytes(to_json(pod(name)))
     (tmp_path / "Pod/default/bad.json").write_text("{")
     (tmp_path / "Pod/mine.yaml").write_bytes(to_json(pod("mine")) + b"\n---\n" + to_json(config()))
-    directory = Directory(tmp_path, KINDS, BootClock())
+    directory = opened(tmp_path)
     yield directory
     directory.close()
 
