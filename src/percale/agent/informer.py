@@ -77,6 +77,8 @@ class Informer:
         self._store = store
         self._problems = problems
         self._subscriptions: list[Subscription] = []
+        self._unreadable: set[str] = set()
+        """Sources of ReadProblems."""
 
     def subscribe(self, *kinds: type[Object]) -> Subscription:
         """Before `run`. The Snapshot's kinds are in this order."""
@@ -95,10 +97,14 @@ class Informer:
         while True:
             try:
                 async with _watching(self._store, kinds) as events:
+                    repaired = set(self._unreadable)  # since the last watch, unless this one tells them too
                     async for event in events:
                         if isinstance(event, ReadProblem):
+                            repaired.discard(event.source)
                             self._report(event)
                             continue
+                        while repaired:
+                            self._report(ReadProblem(repaired.pop(), None))
                         self._problems.clear(STORE)
                         backoff.reset()
                         for subscription in self._subscriptions:
@@ -110,8 +116,10 @@ class Informer:
     def _report(self, event: ReadProblem) -> None:
         source = f"{STORE} {event.source}"
         if event.error is not None:
+            self._unreadable.add(event.source)
             self._problems.raise_(source, event.error)
         else:
+            self._unreadable.discard(event.source)
             self._problems.clear(source)
 
 

@@ -90,6 +90,14 @@ async def test_an_invalid_file_is_a_problem_of_its_own_until_it_is_valid_again()
     assert (await followed([NOTHING, bad, good]))[1].current == {}
 
 
+async def test_a_file_repaired_while_the_store_was_away_is_no_problem_any_more() -> None:
+    bad, other = ReadProblem("bad.yaml", BAD), ReadProblem("other.yaml", BAD)
+    _, problems, log = await followed([bad, other, NOTHING, AWAY], [bad, NOTHING])
+    assert set(problems.current) == {"store bad.yaml"}
+    assert log.count("problem cleared") == 2, "the store and the other file, once each"
+    assert (await followed([bad, NOTHING, AWAY], [AWAY], [NOTHING]))[1].current == {}
+
+
 async def test_an_attempt_is_retried_until_the_store_is_available() -> None:
     outcomes: list[Exception | int] = [AWAY, AWAY, 7]
 
