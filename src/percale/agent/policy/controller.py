@@ -60,7 +60,10 @@ class PolicyController:
         self.renderer = PolicyRenderer(self.evaluator, node)
         self.local_pods: set[bytes] = set()
         """The packed addresses of this node's pods; `on_local_pods` is called on changes."""
-        self.synced = False
+        self._consistent = asyncio.Event()
+        """Not before the first Snapshot has been taken in, nor in the middle of another."""
+        self._released = False
+        """Whether the kernel may lose the rules of the previous run."""
         self._node = node
         self._informer = informer
         self._subscription = informer.subscribe(*self.evaluator.kinds)
@@ -76,6 +79,8 @@ class PolicyController:
         """Attached pods whose object was deleted."""
         self._resolver = DomainResolver(lambda: self.evaluator.domains, self._update_addresses, problems)
         self._deltas: list[PolicyDelta] = []
+        self._held_back = False
+        """Whether the renderer has deltas that no transaction had."""
         self._pending_recheck: frozenset[bytes] = frozenset()
         """Packed addresses whose connections are rechecked once the kernel holds the last `changes`."""
         self._in_flight = False
@@ -89,6 +94,20 @@ class PolicyController:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._subscription.run(self._on_event), name="objects")
             tasks.create_task(self._resolver.run(), name="names")
+            tasks.create_task(self._release(), name="first sync")
+
+    @property
+    def synced(self) -> bool:
+        """Whether the kernel may have what the evaluator has."""
+        return self._released and self._consistent.is_set()
+
+    async def _release(self) -> None:
+        """Events go on meanwhile: what the kernel gets then is the state of then."""
+        await self._consistent.wait()
+        await self._problems.wait_clear(STORE)  # an unreadable file may contain a policy that is in force
+        await self._resolver.wait_resolved()  # connections that the previous run allowed continue
+        self._released = True
+        self._node_table.request_sync()
 
     # Pods of this node
 
@@ -153,12 +172,9 @@ class PolicyController:
     async def _on_event(self, event: Change) -> None:
         match event:
             case Snapshot():
-                first, self.synced = not self.synced, False  # half a snapshot is not a consistent state
+                self._consistent.clear()
                 await self._replace(event.objects)
-                if first:
-                    await self._problems.wait_clear(STORE)  # an unreadable file may contain a policy that is in force
-                    await self._resolver.wait_resolved()  # connections that the previous run allowed continue
-                self.synced = True
+                self._consistent.set()
                 self._node_table.request_sync()
             case Upserted():
                 self._put(event.object)
@@ -201,6 +217,9 @@ class PolicyController:
             self._resolver.refresh()
         self._deltas.append(delta)
         self._record_local_pods(delta)
+        if self._consistent.is_set() and not self._released:
+            self._render()  # the deltas of a long wait would fill the memory
+            self._held_back = True
         self._node_table.request_sync()
 
     def _record_local_pods(self, delta: PolicyDelta) -> None:
@@ -223,10 +242,17 @@ class PolicyController:
 
     def changes(self) -> Transaction:
         """Changes since the last call."""
-        deltas, self._deltas = self._deltas, []
         self._recheck_all |= self._foreign_change or self._in_flight  # the last transaction may have been rejected
         self._foreign_change = False
         self._in_flight = True
+        transaction = self._render()
+        if self._held_back:
+            self._held_back = False
+            return self.snapshot()
+        return transaction
+
+    def _render(self) -> Transaction:
+        deltas, self._deltas = self._deltas, []
         transaction = self.renderer.update(deltas)
         self._pending_recheck |= self.renderer.affected_addresses
         return transaction

@@ -7,6 +7,7 @@ import io
 from ipaddress import ip_address, ip_interface
 from typing import Any
 
+import pytest
 from tests import builders
 from tests.waiting import eventually
 
@@ -18,12 +19,14 @@ from percale.agent.policy.controller import PolicyController
 from percale.agent.problems import Problems
 from percale.cni.records import Attachment
 from percale.cni.requests import KubernetesPod
+from percale.errors import BadManifest
 from percale.ipam.address_pool import Owner
 from percale.kernel.nftables.fake_table import FakeNftTable
 from percale.model.addresses import IPAddress
 from percale.model.meta import ObjectKey
 from percale.model.pod import Pod
 from percale.render.network.pod_veth import PodWires
+from percale.render.nft.table_state import diff
 from percale.store.memory import MemoryStore
 
 ADDRESS = ip_address("10.244.1.2")
@@ -70,6 +73,35 @@ async def test_an_address_that_goes_from_one_pod_to_another_stays_the_nodes() ->
         for task in running:
             task.cancel()
     assert heard == [{ADDRESS.packed}, set()]
+
+
+@pytest.mark.parametrize("held", [True, False])
+async def test_the_first_rules_are_those_of_the_last_state(held: bool) -> None:
+    """An unreadable file holds them back, for it may contain a policy that is in force; events are taken in meanwhile."""
+    store, nft = MemoryStore(), FakeNftTable()
+    problems = Problems(LineLog("text", io.StringIO()))
+    table = NodeTable(nft, problems, Events("n1", store, problems))
+    informer = Informer(store, problems)
+    agent = PolicyController("n1", informer, table, problems=problems)
+    if held:
+        problems.raise_("store bad.yaml", BadManifest("not YAML"))
+    async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(part.run()) for part in (agent, table, informer)]
+        for index in range(100):
+            old = await store.put(builders.policy(f"p{index}", namespace="x"))
+            await store.put(builders.pod("busy", "10.244.1.2", namespace="x", labels={"number": str(index)}))
+            if index < 99:
+                await store.delete(type(old), old.key)
+        await eventually(lambda: [key for _, key in agent.evaluator.object_keys if key.name == "p99"])
+        if held:
+            await asyncio.sleep(0.05)
+            assert nft.state is None
+        problems.clear("store bad.yaml")
+        await table.applied.wait()
+        assert nft.state is not None and agent.snapshot().put_chains
+        assert not diff(nft.state, agent.snapshot())
+        for task in running:
+            task.cancel()
 
 
 async def test_a_pod_has_its_addresses_while_it_has_its_wires() -> None:
