@@ -55,9 +55,20 @@ class PercaleError(Exception):
 class BadInput(PercaleError):
     """Something a person wrote cannot be used; nothing of it was applied."""
 
+    @property
+    def place(self) -> tuple[str, int]:
+        """The file and the line of `where`; 0 without a line."""
+        file, _, line = (self.where or "").rpartition(":")
+        return (file, int(line)) if line.isdecimal() else (self.where or "", 0)
+
 
 class BadManifest(BadInput):
     """A document is not valid YAML or JSON, or not of its kind's schema; `where` is `file:line`."""
+
+    @property
+    def parts(self) -> tuple[BadManifest, ...]:
+        """Each fault by itself."""
+        return (self,)
 
 
 class BadManifests(BadManifest):
@@ -67,6 +78,10 @@ class BadManifests(BadManifest):
         """`faults` are known where the file was read, and not where the text alone has come from another process."""
         self.faults = faults
         super().__init__(what)
+
+    @property
+    def parts(self) -> tuple[BadManifest, ...]:
+        return self.faults or (self,)
 
     @property
     def lines(self) -> tuple[str, ...]:

@@ -10,11 +10,11 @@ import click
 from msgspec import Struct
 from msgspec.structs import replace
 
-from percale.errors import BadManifest, BadManifests, BadNetworkConfig
+from percale.errors import BadManifest, BadNetworkConfig
 from percale.lab.spec.topology import Lab
 from percale.model.kinds import KINDS, kinds_of
 from percale.model.manifest.decode import ManifestEntry, SkippedDocument
-from percale.model.manifest.files import Document
+from percale.model.manifest.files import Files
 from percale.model.manifest.load import load_manifests
 from percale.model.manifest.strictness import Validation
 
@@ -81,9 +81,9 @@ class Decoded(NamedTuple):
     skipped: Sequence[SkippedDocument]
 
 
-def decoded(documents: Sequence[Document], validate: Validation) -> Decoded:
+def decoded(files: Files, validate: Validation) -> Decoded:
     """The content of these files."""
-    loaded = load_manifests(documents, {**KINDS, **kinds_of(Lab)})
+    loaded = load_manifests(files.documents, {**KINDS, **kinds_of(Lab)}, unreadable=files.faults)
     errors = [finding for fault in loaded.faults for finding in errors_of(fault)]
     twice = [replace(finding, code="twice") for fault in loaded.duplicates for finding in errors_of(fault)]
     unknown = [replace(finding, code="unknown-field") for fault in loaded.unknown for finding in errors_of(fault)]
@@ -103,11 +103,11 @@ def _left_out(document: SkippedDocument) -> Finding:
 
 def errors_of(error: BadManifest | BadNetworkConfig, file: str = "") -> list[Finding]:
     """Of an error with its `where`, or of several; `file` is for an error that has none."""
-    faults = error.faults if isinstance(error, BadManifests) else (error,)
+    faults = error.parts if isinstance(error, BadManifest) else (error,)
     return [
-        Finding(name or file, int(line) if line.isdecimal() else 0, "error", "invalid", None, each.what, each.hint)
+        Finding(name or file, line, "error", "invalid", None, each.what, each.hint)
         for each in faults
-        for name, _, line in ((each.where or file).rpartition(":"),)
+        for name, line in (each.place,)
     ]
 
 

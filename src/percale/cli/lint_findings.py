@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from percale.cli.findings import Finding
@@ -40,7 +40,7 @@ class WrittenObjects:
         )
 
 
-def in_order(findings: Iterable[Finding], documents: Sequence[Document]) -> list[Finding]:
-    """In the order in which people read."""
-    files = [file for file, _ in documents]
+def in_order(findings: Sequence[Finding], names: Sequence[str]) -> list[Finding]:
+    """In the order in which people read these files."""
+    files = list(dict.fromkeys((*names, *(each.file for each in findings))))
     return sorted(findings, key=lambda each: (files.index(each.file), each.line))

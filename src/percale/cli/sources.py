@@ -59,7 +59,8 @@ def load(files: Sequence[str], lab: str | None = None, changed: Sequence[str] = 
 
 
 def _from_files(files: Sequence[str]) -> Sequence[ManifestEntry]:
-    loaded = load_manifests(read(files), KINDS_AND_LAB).valid(validation())
+    given = read(files)
+    loaded = load_manifests(given.documents, KINDS_AND_LAB, unreadable=given.faults).valid(validation())
     print_left_out(loaded.warnings(validation()))
     return loaded.entries
 

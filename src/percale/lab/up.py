@@ -34,7 +34,8 @@ def start(
     """Bring the lab up; 0 when all its pods are Ready. Raises BadInput, LabError: then nothing was started."""
     started = time.monotonic()
     lab_dir = locate(name)
-    lab_input = read_input(read(files), validate)
+    given = read(files)
+    lab_input = read_input(given.documents, validate, given.faults)
     network = network_config(lab_input.network)
     machines = topology(lab_input.lab, network.networks, where="the lab's machines")
     services = service_networks(lab_input.lab, machines, network.networks, where="the lab")

@@ -10,7 +10,7 @@ from tests.unit.cli.conftest import CASE, percale
 
 from percale.errors import BadManifest
 from percale.lab.spec.input import read_input, read_objects
-from percale.model.manifest.decode import decode_manifest
+from percale.model.manifest.decode import inspect_manifest
 
 POLICY = """\
 apiVersion: networking.k8s.io/v1
@@ -80,12 +80,12 @@ def test_json_and_what_a_cluster_prints() -> None:
     metadata = {"name": "p", "managedFields": [{}], "finalizers": [], "selfLink": "/"}
     document = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata}
     printed = {**document, "spec": {"podSelector": {}}, "status": {}}
-    assert decode_manifest(json.dumps(printed).encode(), "p.json", find_unknown=True).unknown == ()
+    assert inspect_manifest(json.dumps(printed).encode(), "p.json").unknown == ()
     wrong = {
         "apiVersion": "v1",
         "kind": "List",
         "items": [printed, {**document, "metadata": {"name": "q", "label": {}}}],
     }
-    (fault,) = decode_manifest(json.dumps(wrong, indent=1).encode(), "p.json", find_unknown=True).unknown
+    (fault,) = inspect_manifest(json.dumps(wrong, indent=1).encode(), "p.json").unknown
     assert fault.what == "metadata.label: unknown field"
     assert fault.hint == "did you mean labels?"

@@ -25,7 +25,7 @@ from percale.agent.http.server import serve_pages
 from percale.agent.state import NodeState
 from percale.controllers.service_networks import ServiceNetworks
 from percale.controllers.workloads import Create, Delete, Workloads, plan
-from percale.errors import AgentError, BadConfig, BadInput, BadManifest, BadNetworkConfig, StateError
+from percale.errors import AgentError, BadConfig, BadManifest, BadNetworkConfig, StateError
 from percale.explain.services.show import lines, view
 from percale.ipam.address_pool import AddressPool
 from percale.lab.api import columns
@@ -186,8 +186,7 @@ def test_a_node_that_remembers_no_subnet(tmp_path: Path, subnet: Any) -> None:
 
 def test_manifests_on_standard_input_that_are_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xfe"), "ascii", "surrogateescape"))
-    with pytest.raises(BadInput, match="stdin: cannot be read: not UTF-8 text"):
-        files.read(["-"])
+    assert list(map(str, files.read(["-"]).faults)) == ["stdin:1: not UTF-8 text; save the file as UTF-8"]
 
 
 @pytest.mark.parametrize("content", [DEEP.encode(), b"\xff", DIGITS.encode(), b'{"do": "rest", "address": "\\ud800"}'])

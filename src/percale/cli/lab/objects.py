@@ -142,10 +142,15 @@ def _targets(words: tuple[str, ...]) -> list[list[str]]:
 
 
 def _read(files: tuple[str, ...]) -> list[tuple[str, str]]:
-    """(source, text) of each file; the lab decodes them. Raises BadInput."""
+    """(source, text) of each file; the lab decodes them. Raises BadManifest when one cannot be read, with all that is wrong."""
     from percale.model.manifest.files import read
 
-    return read(files)
+    given = read(files)
+    if given.faults:
+        from percale.model.manifest.load import load_manifests
+
+        load_manifests(given.documents, unreadable=given.faults).valid(validation())
+    return given.documents
 
 
 def _ask(lab: str, verb: str, **arguments: Any) -> dict[str, Any]:

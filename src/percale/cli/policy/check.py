@@ -37,15 +37,16 @@ def check(
     rules without effect, DNS that is cut off. Exits with 1 on errors.
     """
     pod_networks, service_networks = networks(pods, "--pod-cidr"), networks(services, "--service-cidr")
-    documents = read(paths)
-    content = decoded(documents, validation())
+    files = read(paths)
+    documents = files.documents
+    content = decoded(files, validation())
     findings = content.errors
     if not findings:
         try:
-            linted = _lint(content, documents, pod_networks, service_networks)
-            findings = in_order([*content.warnings, *linted], documents)
+            findings = [*content.warnings, *_lint(content, documents, pod_networks, service_networks)]
         except BadNetworkConfig as error:
             findings = errors_of(error, documents[0][0])
+    findings = in_order(findings, files.names)
     count = by_severity(findings)
     print_findings(findings, "policy", output, _summary(content.entries, count))
     return 1 if count["error"] or (strict and count["warning"]) else 0

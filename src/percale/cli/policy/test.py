@@ -53,8 +53,9 @@ def _cases(files: tuple[str, ...]) -> list[Case]:
     from percale.model.manifest.files import read
 
     found: list[Case] = []
-    faults: list[BadManifest] = []
-    for file, text in read(files):
+    given = read(files)
+    faults: list[BadManifest] = [*given.faults]
+    for file, text in given.documents:
         try:
             found += decode_cases(text.encode(), file, partial(_manifest, file), validation())
         except BadManifest as fault:

@@ -25,7 +25,7 @@ from percale.model.addresses import IPNetwork, parse_network
 from percale.model.endpoints import Endpoints, EndpointSlice
 from percale.model.manifest.decode import ManifestEntry, node_at, read_nodes
 from percale.model.manifest.diagnostics import SourceText, diagnose
-from percale.model.manifest.files import Document, read
+from percale.model.manifest.files import Document, Files, read
 from percale.model.manifest.syntax_tree import Node, plain_value
 from percale.model.meta import Object
 from percale.model.service import Service
@@ -64,28 +64,33 @@ def check(*, paths: tuple[str, ...], cidrs: tuple[str, ...], output: str) -> int
     Exits with 1 on errors.
     """
     given = networks(cidrs, "--service-cidr")
-    documents = read(paths)
-    content = _checked(documents, given)
+    files = read(paths)
+    documents = files.documents
+    content = _checked(files, given)
     findings, found = content.errors, content.entries
     if not findings:
         linted = map(WrittenObjects(documents).finding, lint_services(found, content.skipped))
         findings = [*content.warnings, *linted, *_odd(found, given or service_networks_of_labs(found))]
-    findings = in_order(findings, documents)
+    findings = in_order(findings, files.names)
     count = by_severity(findings)
     print_findings(findings, "object", output, _summary(found, count))
     return 1 if count["error"] else 0
 
 
-def _checked(documents: Sequence[Document], given: Sequence[IPNetwork]) -> Decoded:
+def _checked(files: Files, given: Sequence[IPNetwork]) -> Decoded:
     """All errors, and the objects of those files that can be read."""
-    content = decoded(documents, validation())
+    content, documents = decoded(files, validation()), files.documents
     found = content.entries
     errors = [each for document in documents for each in _validated(document)]
-    said = {(each.file, each.line) for each in errors}
-    errors += [each for each in content.errors if (each.file, each.line) not in said]  # after the API server's words
+    said = set(map(_field_of, errors))
+    errors += [each for each in content.errors if _field_of(each) not in said]  # the API server's words come first
     if not errors:
         errors = list(_unallocated(found, dict(documents), given or service_networks_of_labs(found) or _ANYTHING))
     return content._replace(errors=errors)
+
+
+def _field_of(error: Finding) -> tuple[str, int, str]:
+    return error.file, error.line, error.message.partition(": ")[0]
 
 
 def _validated(document: Document) -> Iterator[Finding]:
@@ -94,7 +99,7 @@ def _validated(document: Document) -> Iterator[Finding]:
         for written, value in _objects(file, text):
             kind, validator = _CHECKS[value["kind"]]
             if errors := tuple(validator(value)):
-                yield from errors_of(diagnose(errors, None, kind, written), file)
+                yield from errors_of(diagnose(errors, (), kind, written), file)
     except BadManifest:
         return  # it cannot be read: the decoder has said so
 
@@ -142,7 +147,7 @@ def _unallocated(
             file, text = each.source.file, texts[each.source.file]
             node = node_at(read_nodes(text, file), each.source)
             assert node is not None
-            yield from errors_of(diagnose(result.errors, None, Service, SourceText(node, text, file)), file)
+            yield from errors_of(diagnose(result.errors, (), Service, SourceText(node, text, file)), file)
 
 
 def _odd(found: Sequence[ManifestEntry], cidrs: tuple[IPNetwork, ...]) -> list[Finding]:

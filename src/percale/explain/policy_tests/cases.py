@@ -21,14 +21,15 @@ from percale.explain.policy_tests.schema import PARTS, Document, Part, ProbeEntr
 from percale.model.kinds import kinds_of
 from percale.model.manifest.decode import (
     Source,
-    decode_manifest,
+    inspect_manifest,
     node_at,
+    object_of,
     read_nodes,
     text_of,
     with_namespace,
 )
 from percale.model.manifest.diagnostics import SourceText, combined, diagnose
-from percale.model.manifest.schema import from_text, without_nulls
+from percale.model.manifest.schema import from_text, type_errors, without_nulls
 from percale.model.manifest.strictness import Validation
 from percale.model.manifest.syntax_tree import Node as SyntaxNode
 from percale.model.manifest.syntax_tree import descend, plain_value
@@ -37,7 +38,6 @@ from percale.model.meta import Object, ObjectKey, ObjectMeta
 from percale.model.namespace import Namespace
 from percale.model.node import Node
 from percale.model.pod import Pod
-from percale.model.validation.validators import field_errors
 from percale.policy.compiled_policy import PolicyKey, RuleRef
 from percale.policy.kinds.registry import POLICY_KINDS
 from percale.policy.rule_terms import FlowProtocol
@@ -213,12 +213,12 @@ class _Decoding(Struct, frozen=True):
         self._refuse_unknown(self.node, Document)
         if self.faults:
             return None
-        value = plain_value(self.node, len(self.text), where)
+        value = without_nulls(Document, plain_value(self.node, len(self.text), where))
         try:
-            return msgspec.convert(without_nulls(Document, value), Document, dec_hook=from_text)
-        except msgspec.ValidationError as error:
+            return msgspec.convert(value, Document, dec_hook=from_text)
+        except msgspec.ValidationError:
             written = SourceText(self.node, self.text, self.source.file)
-            self.faults.append(diagnose((), str(error), Document, written))
+            self.faults.append(diagnose((), type_errors(Document, value), Document, written))
             return None
 
     def _refuse_unknown(self, node: SyntaxNode, kind: type[Part]) -> None:
@@ -244,15 +244,13 @@ class _Decoding(Struct, frozen=True):
                 versions = (f"{each.KIND} of {each.API_VERSION}" for each in _POLICIES.values())
                 self.faults.append(BadManifest(what, where=where, hint=f"there are {' and '.join(versions)}"))
                 continue
-            errors, refusal = field_errors(kind, value), None
+            written = SourceText(node, self.text, self.source.file)
+            self._unknown(unknown_field_errors(kind, value, written))
             try:
-                policy = msgspec.convert(without_nulls(kind, value), kind, dec_hook=from_text)
-            except msgspec.ValidationError as error:
-                refusal = str(error)
-            if errors or refusal is not None:
-                self.faults.append(diagnose(errors, refusal, kind, SourceText(node, self.text, self.source.file)))
+                policy = object_of(kind, value, written)
+            except BadManifest as fault:
+                self.faults.append(fault)
             else:
-                self._unknown(unknown_field_errors(kind, value, SourceText(node, self.text, self.source.file)))
                 yield with_namespace(policy), PolicySource(self.source.file, node)
 
     def _unknown(self, fields: Iterable[BadManifest]) -> None:
@@ -265,13 +263,12 @@ class _Decoding(Struct, frozen=True):
         """The policies and namespaces of manifests; whatever else they hold is not a test's."""
         for path in paths:
             file, data = self.read(path)
-            try:
-                manifest = decode_manifest(data, file, find_unknown=True)
-            except BadManifest as fault:
-                self.faults.append(fault)
-                continue
+            manifest = inspect_manifest(data, file)
+            self.faults.extend(manifest.faults)
             self.warnings.extend(map(str, manifest.skipped_that_matter))
             self._unknown(manifest.unknown)
+            if not manifest.entries:
+                continue
             documents = tuple(read_nodes(text_of(data, file), file))
             for each in manifest.entries:
                 if isinstance(each.object, (Namespace, *POLICY_KINDS.object_types)):

@@ -58,9 +58,11 @@ class _Network(Struct, frozen=True):
     wiring: Wiring = "routed"
 
 
-def read_input(documents: Sequence[Document], validate: Validation = "strict") -> Input:
+def read_input(
+    documents: Sequence[Document], validate: Validation = "strict", unreadable: Sequence[BadManifest] = ()
+) -> Input:
     """Everything of these documents. Raises BadManifest, BadNetworkConfig."""
-    loaded = load_manifests(documents, _KINDS).valid(validate)
+    loaded = load_manifests(documents, _KINDS, unreadable=unreadable).valid(validate)
     texts = dict(documents)
     for each in loaded.entries:
         if isinstance(each.object, Lab):

@@ -23,7 +23,7 @@ from percale.model.kinds import KINDS, Kinds
 from percale.model.manifest.diagnostics import SourceText, combined, diagnose
 from percale.model.manifest.json_reader import read_json
 from percale.model.manifest.left_out import NOT_KNOWN, LeftOut, is_foreign, why_left_out
-from percale.model.manifest.schema import from_text, without_nulls
+from percale.model.manifest.schema import from_text, type_errors, without_nulls
 from percale.model.manifest.syntax_tree import Node, descend, plain_value
 from percale.model.manifest.unknown_fields import unknown_field_errors, unknown_fields
 from percale.model.manifest.yaml_reader import read_yaml
@@ -69,12 +69,13 @@ class SkippedDocument(msgspec.Struct, frozen=True, gc=False):
 
 
 class Manifest(Struct, frozen=True):
-    """The content of a file, in its order."""
+    """The content of a file, in its order; without entries if it has faults."""
 
     entries: tuple[ManifestEntry, ...] = ()
     skipped: tuple[SkippedDocument, ...] = ()
     unknown: tuple[BadManifest, ...] = ()
     """Fields that Kubernetes does not have, where they were looked for."""
+    faults: tuple[BadManifest, ...] = ()
 
     @property
     def skipped_that_matter(self) -> tuple[SkippedDocument, ...]:
@@ -86,28 +87,45 @@ class Manifest(Struct, frozen=True):
         return tuple(each.object for each in self.entries)
 
 
-def decode_manifest(
-    data: bytes, file: str, *, kinds: Kinds = KINDS, namespace: str = DEFAULT_NAMESPACE, find_unknown: bool = False
-) -> Manifest:
-    """The objects of a file; `namespace` is the default of namespaced ones. `find_unknown`: look for unknown fields.
+def decode_manifest(data: bytes, file: str, *, kinds: Kinds = KINDS, namespace: str = DEFAULT_NAMESPACE) -> Manifest:
+    """The objects of a file; `namespace` is the default of namespaced ones.
 
     Raises BadManifest with all errors of the file: either all of it is valid, or none is used.
     """
+    manifest = _decode(data, file, kinds, namespace, find_unknown=False)
+    if manifest.faults:
+        raise combined(manifest.faults)
+    return manifest
+
+
+def inspect_manifest(data: bytes, file: str, *, kinds: Kinds = KINDS, namespace: str = DEFAULT_NAMESPACE) -> Manifest:
+    """The same with its faults, and with its unknown fields."""
+    return _decode(data, file, kinds, namespace, find_unknown=True)
+
+
+def _decode(data: bytes, file: str, kinds: Kinds, namespace: str, *, find_unknown: bool) -> Manifest:
     manifest = _decode_json(data, file, kinds)
     if manifest is None or (find_unknown and _has_unknown_fields(data, manifest)):
         manifest = _decode_nodes(data, file, kinds, find_unknown=find_unknown)
-    found = tuple(_with_namespace(each, namespace) for each in manifest.entries)
-    if len(found) > 1:
-        _reject_duplicates(found)
-    return Manifest(found, manifest.skipped, manifest.unknown)
+    faults = (*manifest.faults, *_unnamed(manifest.entries))
+    found = tuple(ManifestEntry(with_namespace(each.object, namespace), each.source) for each in manifest.entries)
+    if not faults and len(found) > 1:
+        faults = tuple(_duplicates(found))
+    return Manifest(() if faults else found, manifest.skipped, manifest.unknown, faults)
 
 
-def _reject_duplicates(found: tuple[ManifestEntry, ...]) -> None:
+def _unnamed(found: Iterable[ManifestEntry]) -> Iterator[BadManifest]:
+    for each in found:
+        if not each.object.metadata.name:
+            yield BadManifest("metadata.name: missing", where=str(each.source), hint="give the object a name")
+
+
+def _duplicates(found: Iterable[ManifestEntry]) -> Iterator[BadManifest]:
     first: dict[tuple[type[Object], ObjectKey], Source] = {}
     for each in found:
         earlier = first.setdefault((type(each.object), each.object.key), each.source)
         if earlier is not each.source:
-            raise BadManifest(
+            yield BadManifest(
                 f"{each.object.KIND} {each.object.key} is in this file twice (first on line {earlier.line})",
                 where=str(each.source),
                 hint="remove one of them",
@@ -118,13 +136,6 @@ def with_namespace(obj: T, namespace: str = DEFAULT_NAMESPACE) -> T:
     """The object with its namespace defaulted; without one if it is cluster-scoped."""
     home = (obj.metadata.namespace or namespace) if obj.NAMESPACED else None
     return obj if obj.metadata.namespace == home else replace(obj, metadata=replace(obj.metadata, namespace=home))
-
-
-def _with_namespace(each: ManifestEntry, namespace: str) -> ManifestEntry:
-    if not each.object.metadata.name:
-        raise BadManifest("metadata.name: missing", where=str(each.source), hint="give the object a name")
-    obj = with_namespace(each.object, namespace)
-    return each if obj is each.object else ManifestEntry(obj, each.source)
 
 
 def field_line(data: bytes, source: Source, path: FieldPath) -> int:
@@ -256,42 +267,44 @@ Candidate: TypeAlias = tuple[Node, dict[str, Any], Source]
 
 
 def _decode_nodes(data: bytes, file: str, kinds: Kinds, *, find_unknown: bool) -> Manifest:
-    text = text_of(data, file)
     found: list[ManifestEntry] = []
     skipped: list[SkippedDocument] = []
-    errors: list[BadManifest] = []
+    faults: list[BadManifest] = []
     unknown: list[BadManifest] = []
     try:
+        text = text_of(data, file)
         for index, document in enumerate(read_nodes(text, file)):
             for node, value, source in _candidates(document, index, text, file, kinds):
+                written = SourceText(node, text, file)
                 try:
-                    part = _object(node, value, source, text, kinds)
-                except BadManifest as error:
-                    errors.append(error)
-                    continue
-                if isinstance(part, ManifestEntry):
-                    found.append(part)
+                    kind = _known_kind(node, value, source, kinds)
+                    if isinstance(kind, SkippedDocument):
+                        skipped.append(kind)
+                        continue
                     if find_unknown:
-                        unknown += unknown_field_errors(type(part.object), value, SourceText(node, text, file))
-                else:
-                    skipped.append(part)
-    except BadManifest as error:
-        errors.append(error)
-    if errors:
-        raise _not_rendered(text, file) or combined(errors)
-    return Manifest(tuple(found), tuple(skipped), tuple(unknown))
+                        unknown += unknown_field_errors(kind, value, written)
+                    found.append(ManifestEntry(object_of(kind, value, written), source))
+                except BadManifest as fault:
+                    faults += fault.parts
+    except BadManifest as fault:
+        faults += fault.parts
+    if faults and (template := _not_rendered(data, file)) is not None:
+        return Manifest(faults=(template,))
+    return Manifest(tuple(found), tuple(skipped), tuple(unknown), tuple(faults))
 
 
-_TEMPLATE = re.compile(r"\{\{-?\s*[.$A-Za-z\"/]")
+_TEMPLATE = re.compile(rb"\{\{-?\s*[.$A-Za-z\"/]")
 
 
-def _not_rendered(text: str, file: str) -> BadManifest | None:
+def _not_rendered(data: bytes, file: str) -> BadManifest | None:
     """A Helm template: what YAML makes of it helps nobody."""
-    match = _TEMPLATE.search(text)
+    match = _TEMPLATE.search(data)
     if match is None:
         return None
-    where = f"{file}:{text.count(chr(10), 0, match.start()) + 1}"
-    return BadManifest("a template that is not rendered", where=where, hint="give the output of `helm template`")
+    line = data.count(b"\n", 0, match.start()) + 1
+    return BadManifest(
+        "a template that is not rendered", where=f"{file}:{line}", hint="give the output of `helm template`"
+    )
 
 
 def _candidates(node: Node, index: int, text: str, file: str, kinds: Kinds) -> Iterator[Candidate]:
@@ -315,9 +328,8 @@ def _candidates(node: Node, index: int, text: str, file: str, kinds: Kinds) -> I
         yield item, {**plain, **inherited}, Source(file, item.line, index, number)
 
 
-def _object(
-    node: Node, value: dict[str, Any], source: Source, text: str, kinds: Kinds
-) -> ManifestEntry | SkippedDocument:
+def _known_kind(node: Node, value: dict[str, Any], source: Source, kinds: Kinds) -> type[Object] | SkippedDocument:
+    """Raises BadManifest for another version of a known kind."""
     version, name = (_type_field(node, value, key, source) for key in ("apiVersion", "kind"))
     kind = kinds.get(name)
     if kind is None or is_foreign(version, kind.API_VERSION):
@@ -332,15 +344,19 @@ def _object(
             where=f"{source.file}:{line}",
             hint=f"write {kind.API_VERSION}",
         )
-    errors, mismatch = field_errors(kind, value), None
+    return kind
+
+
+def object_of(kind: type[T], value: dict[str, Any], written: SourceText) -> T:
+    """Raises BadManifest with all that is wrong with it."""
+    errors, plain = field_errors(kind, value), without_nulls(kind, value)
     try:
-        obj = msgspec.convert(without_nulls(kind, value), kind, dec_hook=from_text)
+        obj = msgspec.convert(plain, kind, dec_hook=from_text)
     except msgspec.ValidationError as error:
-        mismatch = str(error)
-    else:
-        if not errors:
-            return ManifestEntry(obj, source)
-    raise diagnose(errors, mismatch, kind, SourceText(node, text, source.file))
+        raise diagnose(errors, type_errors(kind, plain), kind, written) from error
+    if errors:
+        raise diagnose(errors, (), kind, written)
+    return obj
 
 
 def _type_field(node: Node, value: dict[str, Any], key: str, source: Source) -> str:

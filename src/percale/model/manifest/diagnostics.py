@@ -1,6 +1,6 @@
 """The errors of an object with line, field and hint. Called by `decode.py`.
 
-msgspec reports a wrong type; the validators' FieldErrors are what else the API server would reject.
+`schema.py` finds wrong types; the validators' FieldErrors are what else the API server would reject.
 """
 
 from __future__ import annotations
@@ -12,17 +12,15 @@ from typing import Any
 from msgspec import Struct
 
 from percale.errors import BadManifest, BadManifests
+from percale.model.addresses import is_network
 from percale.model.field_path import FieldPath, format_field_path
 from percale.model.manifest.paste_errors import first_paste_error
-from percale.model.manifest.schema import allowed_words
+from percale.model.manifest.schema import MISSING, allowed_words
 from percale.model.manifest.syntax_tree import Node, descend
 from percale.model.validation.field_errors import FieldError
 from percale.suggestion import nearest
 
-_PATH = re.compile(r"^(?P<what>.*?)(?: - at (?:`key` in )?`\$(?P<path>[^`]*)`)?$", re.DOTALL)
-_STEP = re.compile(r"\.(?P<field>[^.\[]+)|\[(?P<index>[0-9]+)\]|(?P<some>\[\.\.\.\])")
 _EXPECTED = re.compile(r"Expected `(?P<types>[^`]*)`(?P<bound> [<>]=? [-0-9.]+)?(?:, got `(?P<got>[^`]*)`)?$")
-_MISSING = re.compile(r"Object missing required field `(?P<field>[^`]*)`$")
 
 _TYPE_NAMES = {
     "str": "a text",
@@ -44,24 +42,28 @@ class SourceText(Struct, frozen=True):
     file: str
 
 
-def diagnose(errors: Sequence[FieldError], mismatch: str | None, kind: type[Any], source: SourceText) -> BadManifest:
-    """All errors, in the order of the file. `mismatch` is the message of msgspec's ValidationError, if any."""
-    node = source.node
+def diagnose(
+    errors: Sequence[FieldError], wrong_types: Iterable[tuple[FieldPath, str]], kind: type[Any], source: SourceText
+) -> BadManifest:
+    """All errors, in the order of the file. `wrong_types` are those of `type_errors`."""
+    node, said = source.node, {error.path for error in errors}
     placed = [
         (line, _validator_error(error, f"{source.file}:{line}"))
         for error in errors
         for line in (descend(node, error.path + error.subpath)[1],)
     ]
-    if mismatch is not None:
-        path, what = _mismatch(mismatch, node)
-        if all(error.path != path for error in errors):
-            placed.append((descend(node, path)[1], _msgspec_error(path, what, kind, source)))
-    return combined([each for _, each in sorted(placed, key=lambda each: each[0])])
+    placed += [
+        (descend(node, path)[1], _type_error(path, what, kind, source))
+        for path, what in wrong_types
+        if path not in said
+    ]
+    texts = {str(each): each for _, each in sorted(placed, key=lambda each: each[0])}
+    return combined(texts.values())
 
 
 def combined(faults: Iterable[BadManifest]) -> BadManifest:
     """One error that contains all of these; at least one."""
-    single = tuple(part for each in faults for part in (each.faults if isinstance(each, BadManifests) else (each,)))
+    single = tuple(part for each in faults for part in each.parts)
     if len(single) == 1:
         return single[0]
     return BadManifests("\n".join(" ".join(str(each).split()) for each in single), faults=single)
@@ -77,20 +79,10 @@ def _validator_error(error: FieldError, where: str) -> BadManifest:
     return BadManifest(str(error), where=where, hint=hint)
 
 
-def _mismatch(message: str, node: Node) -> tuple[FieldPath, str]:
-    """The field path and the reason in msgspec's message."""
-    match = _PATH.match(message)
-    assert match is not None
-    what = match["what"]
-    path = _field_path(match["path"] or "", node, what)
-    missing = _MISSING.match(what)
-    return ((*path, missing["field"]), "missing") if missing is not None else (path, what)
-
-
-def _msgspec_error(path: FieldPath, what: str, kind: type[Any], source: SourceText) -> BadManifest:
+def _type_error(path: FieldPath, what: str, kind: type[Any], source: SourceText) -> BadManifest:
     text, file = source.text, source.file
     culprit, line = descend(source.node, path)
-    said, hint = (what, None) if what == "missing" else _expectation(what, culprit, allowed_words(kind, path))
+    said, hint = (what, None) if what == MISSING else _expectation(path, what, culprit, allowed_words(kind, path))
     fault = None
     if not culprit.flow and what.startswith(("Expected", "Invalid enum")):
         near = {culprit.line} if culprit.plain and "`object`" in what else ()
@@ -102,26 +94,7 @@ def _msgspec_error(path: FieldPath, what: str, kind: type[Any], source: SourceTe
     return BadManifest(f"{format_field_path(path)}: {said}" if path else said, where=f"{file}:{line}", hint=hint)
 
 
-def _field_path(shown: str, node: Node, what: str) -> FieldPath:
-    """msgspec does not name the key of a map: take the first with a value of the wrong type."""
-    path: FieldPath = ()
-    for match in _STEP.finditer(shown):
-        if match["field"] is not None:
-            path = (*path, match["field"])
-        elif match["index"] is not None:
-            path = (*path, int(match["index"]))
-        else:
-            here, _ = descend(node, path)
-            expected = _EXPECTED.match(what)
-            got = expected["got"] if expected else None
-            wrong = next((key for key, value in here.entries if _type_name(value) == got), None)
-            if wrong is None:
-                break
-            path = (*path, wrong.text)
-    return path
-
-
-def _expectation(what: str, culprit: Node, words: tuple[str, ...]) -> tuple[str, str | None]:
+def _expectation(path: FieldPath, what: str, culprit: Node, words: tuple[str, ...]) -> tuple[str, str | None]:
     """What is wrong with a value, and a hint."""
     got = _format_value(culprit)
     if what.startswith("Invalid enum value") and words:
@@ -135,7 +108,19 @@ def _expectation(what: str, culprit: Node, words: tuple[str, ...]) -> tuple[str,
         names = list(words)
     if bound := expected["bound"]:
         names = [f"{names[0]}{bound}"]
-    return f"expected {' or '.join(names)}, got {got}", _type_hint(types, culprit)
+    hint = _word_hint(culprit.text, words) if words else _object_hint(path, culprit) or _type_hint(types, culprit)
+    return f"expected {' or '.join(names)}, got {got}", hint
+
+
+def _object_hint(path: FieldPath, culprit: Node) -> str | None:
+    """A network for an ipBlock, a label for a selector."""
+    field, text = path[-1] if path else "", culprit.text
+    if field == "ipBlock" and is_network(text):
+        return f"write {{cidr: {text}}}"
+    key, equals, value = text.partition("=")
+    if isinstance(field, str) and field.lower().endswith("selector") and key and equals and value:
+        return f"write {{matchLabels: {{{key}: {value}}}}}"
+    return None
 
 
 def _type_hint(types: list[str], culprit: Node) -> str | None:
@@ -180,10 +165,3 @@ def _format_value(node: Node) -> str:
 
 def _truncated(text: str) -> str:
     return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 1]}…"
-
-
-def _type_name(node: Node) -> str:
-    """msgspec's name of the node's type."""
-    if node.shape != "scalar":
-        return "array" if node.shape == "list" else "object"
-    return {str: "str", bool: "bool", int: "int", float: "float"}.get(type(node.value), "null")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from percale.errors import BadInput
+from percale.errors import BadManifest
 
 SUFFIXES = frozenset({".yaml", ".yml", ".json"})
 
@@ -14,37 +15,57 @@ Document = tuple[str, str]
 """What errors call it, and its text."""
 
 
-def read(arguments: Sequence[str]) -> list[Document]:
-    """The text of every file that is meant. Raises BadInput."""
-    return [(source, _text(source, path)) for source, path in _meant(arguments)]
+class Files(NamedTuple):
+    """Files that can be read, and what is wrong with the others."""
+
+    documents: list[Document]
+    faults: list[BadManifest]
+    names: list[str]
+    """Of all, in their order."""
 
 
-def _meant(arguments: Sequence[str]) -> Iterator[tuple[str, Path | None]]:
-    """(what errors call it, path or None for stdin), directories in the order of their names."""
+def read(arguments: Sequence[str]) -> Files:
+    """All files that are meant."""
+    files = Files([], [], [])
     for argument in arguments:
-        path = Path(argument)
-        if argument == "-":
-            yield "stdin", None
-        elif path.is_dir():
-            found = sorted(
-                entry for entry in path.iterdir() if entry.suffix in SUFFIXES and not entry.name.startswith(".")
-            )
-            if not found:
-                raise BadInput(
-                    "no manifests in this directory", where=argument, hint="expected *.yaml, *.yml or *.json"
-                )
-            yield from ((str(entry), entry) for entry in found)
-        elif path.exists():
-            yield argument, path
-        else:
-            raise BadInput("no such file or directory", where=argument)
+        try:
+            for source, path in _meant(argument):
+                files.names.append(source)
+                try:
+                    files.documents.append((source, _text(source, path)))
+                except BadManifest as fault:
+                    files.faults.append(fault)
+        except BadManifest as fault:
+            files.faults.append(fault)
+    return files
+
+
+def _meant(argument: str) -> list[tuple[str, Path | None]]:
+    """(what errors call it, path or None for stdin), directories in the order of their names. Raises BadManifest."""
+    path = Path(argument)
+    if argument == "-":
+        return [("stdin", None)]
+    if not path.is_dir():
+        return [(argument, path)]
+    try:
+        found = sorted(entry for entry in path.iterdir() if entry.suffix in SUFFIXES and not entry.name.startswith("."))
+    except OSError as error:
+        raise BadManifest(f"cannot be read: {error.strerror}", where=argument) from error
+    if not found:
+        raise BadManifest("no manifests in this directory", where=argument, hint="expected *.yaml, *.yml or *.json")
+    return [(str(entry), entry) for entry in found]
 
 
 def _text(source: str, path: Path | None) -> str:
-    """UTF-8 whatever the locale says."""
+    """UTF-8 whatever the locale says. Raises BadManifest."""
     try:
-        text = (sys.stdin.buffer.read() if path is None else path.read_bytes()).decode()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise BadInput(f"cannot be read: {reason}", where=source) from error
+        data = sys.stdin.buffer.read() if path is None else path.read_bytes()
+        text = data.decode()
+    except FileNotFoundError as error:
+        raise BadManifest("no such file or directory", where=source) from error
+    except OSError as error:
+        raise BadManifest(f"cannot be read: {error.strerror}", where=source) from error
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise BadManifest("not UTF-8 text", where=f"{source}:{line}", hint="save the file as UTF-8") from error
     return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -13,7 +13,7 @@ from percale.model.manifest.decode import (
     ManifestEntry,
     SkippedDocument,
     Source,
-    decode_manifest,
+    inspect_manifest,
 )
 from percale.model.manifest.diagnostics import combined
 from percale.model.manifest.files import Document
@@ -27,8 +27,6 @@ class LoadedManifests(Manifest, frozen=True):
 
     networks: tuple[Document, ...] = ()
     """Files that are a net-conf.json by itself."""
-    faults: tuple[BadManifest, ...] = ()
-    """Of files that cannot be decoded."""
     duplicates: tuple[BadManifest, ...] = ()
     """Objects that are there twice."""
 
@@ -46,28 +44,29 @@ class LoadedManifests(Manifest, frozen=True):
     def valid(self, validate: Validation = "strict") -> LoadedManifests:
         """The same. Raises BadManifest with all that is wrong."""
         if wrong := (*self.faults, *self.duplicates, *(self.unknown if validate == "strict" else ())):
-            raise combined(wrong)
+            raise combined(in_order(wrong))
         return self
 
 
 def load_manifests(
-    documents: Iterable[Document], kinds: Kinds = KINDS, *, namespace: str = DEFAULT_NAMESPACE
+    documents: Iterable[Document],
+    kinds: Kinds = KINDS,
+    *,
+    namespace: str = DEFAULT_NAMESPACE,
+    unreadable: Sequence[BadManifest] = (),
 ) -> LoadedManifests:
-    """Decode these files; objects without a namespace are of `namespace`."""
+    """Decode these files; objects without a namespace are of `namespace`. `unreadable` are the faults of others."""
     entries: list[ManifestEntry] = []
     skipped: list[SkippedDocument] = []
     networks: list[Document] = []
-    faults: list[BadManifest] = []
+    faults: list[BadManifest] = [*unreadable]
     unknown: list[BadManifest] = []
     for file, text in documents:
         if is_net_conf(text):
             networks.append((file, text))
             continue
-        try:
-            manifest = decode_manifest(text.encode(), file, kinds=kinds, namespace=namespace, find_unknown=True)
-        except BadManifest as fault:
-            faults.append(fault)
-            continue
+        manifest = inspect_manifest(text.encode(), file, kinds=kinds, namespace=namespace)
+        faults += manifest.faults
         entries += manifest.entries
         skipped += manifest.skipped
         unknown += manifest.unknown
@@ -75,10 +74,17 @@ def load_manifests(
         tuple(entries),
         tuple(skipped),
         tuple(unknown),
+        tuple(faults),
         networks=tuple(networks),
-        faults=tuple(faults),
         duplicates=tuple(_duplicates(entries)),
     )
+
+
+def in_order(faults: Iterable[BadManifest]) -> list[BadManifest]:
+    """Faults of one file together, in the order of its lines."""
+    single = [part for each in faults for part in each.parts]
+    files = list(dict.fromkeys(each.place[0] for each in single))
+    return sorted(single, key=lambda each: (files.index(each.place[0]), each.place[1]))
 
 
 def is_net_conf(text: str) -> bool:

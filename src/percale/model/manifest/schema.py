@@ -1,15 +1,18 @@
 """Schema queries on msgspec's description of the structs. Called by `decode.py` and the linter.
 
-msgspec checks the values; this adds Kubernetes' handling of null, and the allowed words for hints.
+msgspec checks the values and stops at the first wrong one; this finds them all, and adds Kubernetes' handling of null, and
+the allowed words for hints.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 import msgspec
+import msgspec.structs
 from msgspec import inspect
 
 from percale.model.field_path import FieldPath
@@ -42,6 +45,43 @@ def _without_nulls(expected: inspect.Type, value: Any) -> Any:
             if isinstance(each, inspect.VarTupleType | inspect.ListType):
                 return [_without_nulls(each.item_type, item) for item in value]
     return value
+
+
+def type_errors(kind: Any, value: Any, path: FieldPath = ()) -> Iterator[tuple[FieldPath, str]]:
+    """All values of a wrong type, and all missing ones, each with its field path and msgspec's words."""
+    try:
+        msgspec.convert(value, kind, dec_hook=from_text)
+    except msgspec.ValidationError as error:
+        said = str(error)
+    else:
+        return
+    found = False
+    for step, inner, part in _parts(kind, value):
+        for each in (((*path, step), MISSING),) if part is msgspec.UNSET else type_errors(inner, part, (*path, step)):
+            found = True
+            yield each
+    if not found:
+        yield path, said
+
+
+MISSING = "missing"
+
+
+def _parts(kind: Any, value: Any) -> Iterator[tuple[str | int, Any, Any]]:
+    """The key or index, the type and the value of each part; UNSET if it is missing. A text has none."""
+    for each in _union(kind):
+        if isinstance(value, list) and get_origin(each) in (tuple, list):
+            yield from ((index, get_args(each)[0], part) for index, part in enumerate(value))
+        elif isinstance(value, dict) and get_origin(each) is dict:
+            yield from ((key, get_args(each)[1], part) for key, part in value.items())
+        elif isinstance(value, dict) and isinstance(each, type) and issubclass(each, msgspec.Struct):
+            for field in msgspec.structs.fields(each):
+                if field.encode_name in value or field.required:
+                    yield field.encode_name, field.type, value.get(field.encode_name, msgspec.UNSET)
+
+
+def _union(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if isinstance(kind, UnionType) or get_origin(kind) is Union else (kind,)
 
 
 def allowed_words(kind: Any, path: FieldPath) -> tuple[str, ...]:

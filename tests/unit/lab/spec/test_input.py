@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from percale.errors import BadInput, BadManifest, BadNetworkConfig
+from percale.errors import BadManifest, BadManifests, BadNetworkConfig
 from percale.lab.spec.input import read_input, read_objects
 from percale.lab.spec.topology import DEFAULT_NETWORK
 from percale.model.manifest.files import read
@@ -23,20 +23,24 @@ def test_nothing_is_a_lab_too() -> None:
 
 def test_a_bare_net_conf_is_known_by_its_network() -> None:
     for path in sorted(EXAMPLES.glob("net-conf-*.json")):
-        assert read_input(read([str(path)])).network["Network"] in ("10.20.0.0/16", "10.244.0.0/16", "172.33.0.0/16")
+        assert read_input(read([str(path)]).documents).network["Network"] in (
+            "10.20.0.0/16",
+            "10.244.0.0/16",
+            "172.33.0.0/16",
+        )
     with pytest.raises(BadNetworkConfig, match="did you mean"):
         read_input([("n.json", '{"network": "10.0.0.0/16", "Backand": {}}')])
 
 
 def test_a_config_map_configures_network_and_wiring_and_is_an_object() -> None:
-    given = read_input(read([str(EXAMPLES / "kube-flannel-cfg.yaml")]))
+    given = read_input(read([str(EXAMPLES / "kube-flannel-cfg.yaml")]).documents)
     assert given.network["Network"] == "10.20.0.0/16"
     assert given.wiring == "bridge"
     assert [obj.metadata.name for obj in given.objects] == ["kube-flannel-cfg"]
 
 
 def test_a_lab_document_has_machines_and_network() -> None:
-    given = read_input(read([str(EXAMPLES / "lab/two-racks.yaml")]))
+    given = read_input(read([str(EXAMPLES / "lab/two-racks.yaml")]).documents)
     assert given.network["Backend"]["DirectRouting"] is True
     assert given.lab.nodes is not None
     assert [node.name for node in given.lab.nodes] == ["a1", "a2", "b1", "b2"]
@@ -45,7 +49,7 @@ def test_a_lab_document_has_machines_and_network() -> None:
 
 @pytest.mark.parametrize("path", sorted((EXAMPLES / "lab").glob("*.yaml")), ids=lambda path: path.stem)
 def test_examples_can_be_read(path: Path) -> None:
-    assert read_input(read([str(path)])).skipped == ()
+    assert read_input(read([str(path)]).documents).skipped == ()
 
 
 def test_a_backend_that_no_agent_has_is_refused_where_it_is_written() -> None:
@@ -97,12 +101,26 @@ def test_applied_objects_are_in_the_namespace_that_is_asked_for() -> None:
 def test_directories_are_read_in_the_order_of_their_names(tmp_path: Path) -> None:
     for name in ("b.yaml", "a.json", "c.yml", ".hidden.yaml", "README.md"):
         (tmp_path / name).write_text(name)
-    assert [text for _, text in read([str(tmp_path)])] == ["a.json", "b.yaml", "c.yml"]
+    assert [text for _, text in read([str(tmp_path)]).documents] == ["a.json", "b.yaml", "c.yml"]
+
+
+def test_what_cannot_be_read_hides_nothing(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BadInput, match="no manifests in this directory"):
-        read([str(tmp_path / "empty")])
-    with pytest.raises(BadInput, match="no such file"):
-        read([str(tmp_path / "nothing")])
-    (tmp_path / "bin.yaml").write_bytes(b"\xff\xfe")
-    with pytest.raises(BadInput, match="not UTF-8"):
-        read([str(tmp_path / "bin.yaml")])
+    (tmp_path / "good.yaml").write_text(POD)
+    (tmp_path / "bin.yaml").write_bytes(b"\n\xff\xfe")
+    (tmp_path / "gone.yaml").symlink_to("nowhere")
+    (tmp_path / "wrong.yaml").write_text(POD.replace("name: p", "name: 1"))
+    given = read([str(tmp_path / "empty"), str(tmp_path / "nothing"), str(tmp_path)])
+    expected = [
+        f"{tmp_path}/empty: no manifests in this directory; expected *.yaml, *.yml or *.json",
+        f"{tmp_path}/nothing: no such file or directory",
+        f"{tmp_path}/bin.yaml:2: not UTF-8 text; save the file as UTF-8",
+        f"{tmp_path}/gone.yaml: no such file or directory",
+    ]
+    assert list(map(str, given.faults)) == expected
+    with pytest.raises(BadManifests) as caught:
+        read_input(given.documents, "strict", given.faults)
+    assert caught.value.lines == (
+        *expected,
+        f'{tmp_path}/wrong.yaml:3: metadata.name: expected a text, got 1; write "1" in quotes',
+    )

@@ -1,0 +1,142 @@
+"""All that is wrong with manifests is told at once: wrong types, rules of the API server, unknown fields, unreadable files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from percale.cli import main as entry
+
+POLICY = """\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: p, labels: {a: 1, b: true}}
+spec:
+  podSelector: app=web
+  policyTypes: [ingress, 3]
+  ingress:
+  - from:
+    - ipBlock: 10.0.0.0/8
+    - podSelector: {matchlabels: {}}
+    ports:
+    - port: true
+      protocol: HTTP
+    - 80
+  egres: []
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: q}
+spec: {podselector: {}}
+"""
+DEPLOYMENT = """\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: p, labels: [a]}
+spec:
+  replicas: "3"
+  selector: {matchLabels: {app: 1}}
+  template:
+    metadata: {labels: {app: b}}
+    spec:
+      containers:
+      - name: 3
+        ports: [{containerPort: "80", protocol: tcp}, {name: x}]
+      - {}
+"""
+ERRORS = (
+    'a.yaml:3: metadata.labels.a: expected a text, got 1; write "1" in quotes',
+    'a.yaml:3: metadata.labels.b: expected a text, got true; write "true" in quotes',
+    'a.yaml:5: spec.podSelector: expected a mapping, got "app=web"; write {matchLabels: {app: web}}',
+    'a.yaml:6: spec.policyTypes[0]: Unsupported value: "ingress": supported values: "Egress", "Ingress"; write Ingress',
+    "a.yaml:6: spec.policyTypes[1]: expected Egress or Ingress, got 3",
+    'a.yaml:9: spec.ingress[0].from[0].ipBlock: expected a mapping, got "10.0.0.0/8"; write {cidr: 10.0.0.0/8}',
+    "a.yaml:10: spec.ingress[0].from[1].podSelector.matchlabels: unknown field; did you mean matchLabels?",
+    'a.yaml:12: spec.ingress[0].ports[0].port: expected a whole number or a text, got true; write "true" in quotes',
+    'a.yaml:13: spec.ingress[0].ports[0].protocol: Unsupported value: "HTTP": supported values: "SCTP", "TCP", "UDP"',
+    "a.yaml:14: spec.ingress[0].ports[1]: expected a mapping, got 80",
+    "a.yaml:15: spec.egres: unknown field; did you mean egress?",
+    "a.yaml:20: spec.podselector: unknown field; did you mean podSelector?",
+    "b.yaml:2: not UTF-8 text; save the file as UTF-8",
+    "c.yaml: no such file or directory",
+    'd.yaml:3: metadata.labels: expected a mapping, got a list; remove the "- "',
+    'd.yaml:5: spec.replicas: expected a whole number, got "3"; write 3 without quotes',
+    'd.yaml:6: spec.selector.matchLabels.app: expected a text, got 1; write "1" in quotes',
+    'd.yaml:11: spec.template.spec.containers[0].name: expected a text, got 3; write "3" in quotes',
+    'd.yaml:12: spec.template.spec.containers[0].ports[0].containerPort: expected a whole number, got "80"; '
+    "write 80 without quotes",
+    'd.yaml:12: spec.template.spec.containers[0].ports[0].protocol: expected SCTP, TCP or UDP, got "tcp"; write TCP',
+    "d.yaml:12: spec.template.spec.containers[0].ports[1].containerPort: missing",
+    "d.yaml:13: spec.template.spec.containers[1].name: missing",
+)
+SERVICE = """\
+apiVersion: v1
+kind: Service
+metadata: {name: s}
+spec: {type: Foo, clusterIP: 3, sessionAffinity: 1, port: [], ports: [{port: "80"}]}
+"""
+
+
+@pytest.fixture(autouse=True)
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.yaml").write_text(POLICY)
+    Path("b.yaml").write_bytes(b"a: b\n\xff: c\n")
+    Path("c.yaml").symlink_to("nowhere")
+    Path("d.yaml").write_text(DEPLOYMENT)
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 1) -> list[str]:
+    with pytest.raises(SystemExit) as end:
+        entry.main(arguments)
+    assert end.value.code == code
+    output = capsys.readouterr()
+    lines = [line.removeprefix("percale: ") for line in (output.out + output.err).splitlines()]
+    return sorted(line for line in lines if not line.endswith("warnings come when there are none"))
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["policy check .", "service check .", "matrix -f .", "why -f . a b 80", "service list -f .", "lab up -f .", "lab apply -f ."],
+)  # fmt: skip
+def test_every_command_tells_all(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code = 2 if command.startswith("why") else 1  # of `why`, 1 is a verdict
+    assert told(capsys, *command.split(), code=code) == sorted(ERRORS)
+
+
+def test_in_the_order_of_the_files(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        entry.main(["policy", "check", "."])
+    assert capsys.readouterr().out.splitlines()[:-1] == list(ERRORS)
+
+
+def test_unknown_fields_that_pass(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = told(capsys, "policy", "check", ".", "--validate=ignore")
+    assert lines == sorted(line for line in ERRORS if "unknown field" not in line)
+
+
+def test_several_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("s.yaml").write_text(SERVICE)
+    assert told(capsys, "service", "check", "s.yaml") == [
+        "s.yaml:4: spec.clusterIP: expected a text, got 3; write \"3\" in quotes",
+        "s.yaml:4: spec.port: unknown field; did you mean ports?",
+        's.yaml:4: spec.ports[0].port: expected a whole number, got "80"; write 80 without quotes',
+        "s.yaml:4: spec.sessionAffinity: expected ClientIP or None, got 1",
+        's.yaml:4: spec.type: Unsupported value: "Foo": '
+        'supported values: "ClusterIP", "ExternalName", "LoadBalancer", "NodePort"',
+    ]  # fmt: skip
+
+
+def test_policy_tests(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("case.yaml").write_text(
+        "name: c\nmanifests: [a.yaml]\npods: []\n"
+        "probes: [{from: 1, to: x, protocol: TCP, port: '80', allowed: 1}, {from: a/b, to: 1.1.1.1}]\n"
+    )
+    lines = told(capsys, "policy", "test", "case.yaml", "b.yaml", "c.yaml")
+    assert [line for line in lines if not line.startswith("case.yaml")] == [
+        line for line in ERRORS if line.startswith(("b.", "c."))
+    ]
+    assert [line.split(": ")[1] for line in lines if line.startswith("case.yaml")] == [
+        "probes[0].allowed", "probes[0].from", "probes[0].port", "probes[1].allowed",
+    ]  # fmt: skip
