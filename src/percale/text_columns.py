@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 
 
-def columns(rows: Sequence[Sequence[str]], indent: str = "") -> Iterator[str]:
-    """A line for each row; three spaces between columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+def widths(rows: Sequence[Sequence[str]], least: Sequence[int] = ()) -> list[int]:
+    """Of the columns; at least these."""
+    found = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [max(pair) for pair in zip_longest(found, least[: len(found)], fillvalue=0)]
+
+
+def columns(rows: Sequence[Sequence[str]], indent: str = "", least: Sequence[int] = ()) -> Iterator[str]:
+    """A line for each row; three spaces between columns, which are at least so wide: those of a table to continue."""
+    wide = widths(rows, least)
     for row in rows:
-        yield indent + "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        yield indent + "   ".join(cell.ljust(width) for cell, width in zip(row, wide, strict=True)).rstrip()
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

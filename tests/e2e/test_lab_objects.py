@@ -29,10 +29,10 @@ def lab(percale: Person) -> Person:
 
 def test_get_shows_what_kubectl_shows(lab: Person) -> None:
     table = lab.out("lab", "get", "pods", "-n", "gomo-test").splitlines()
-    assert table[0].split() == ["NAME", "READY", "STATUS", "AGE"]
-    assert all(re.match(r"nginx-\w{10}-\w{5} +1/1 +Running +\d+s$", line) for line in table[1:])
+    assert table[0].split() == ["NAME", "READY", "STATUS", "RESTARTS", "AGE"]
+    assert all(re.match(r"nginx-\w{10}-\w{5} +1/1 +Running +0 +\d+s$", line) for line in table[1:])
     wide = lab.out("lab", "get", "po", "-A", "-o", "wide").splitlines()
-    assert wide[0].split() == ["NAMESPACE", "NAME", "READY", "STATUS", "AGE", "IP", "NODE"]
+    assert wide[0].split() == ["NAMESPACE", "NAME", "READY", "STATUS", "RESTARTS", "AGE", "IP", "NODE"]
     assert re.search(r"nginx +2/2 +2 +2 +\d+s", lab.out("lab", "get", "deploy", "-A"))
     assert re.search(r"^node1 +Ready ", lab.out("lab", "get", "nodes"), re.MULTILINE)
     assert re.search(r"^nginx +ClusterIP .*80/TCP", lab.out("lab", "get", "svc", "-n", "gomo-test"), re.MULTILINE)

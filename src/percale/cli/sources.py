@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import click
 from msgspec.structs import replace
@@ -18,7 +17,7 @@ from percale.cli.options import validation
 from percale.controllers.offline import with_generated_slices
 from percale.explain.service_world import NO_NODE, ServiceWorld, pod_networks
 from percale.explain.world import World, overlaid
-from percale.lab.api.client import ask
+from percale.lab.api.client import get_objects
 from percale.lab.run_dir import locate
 from percale.lab.spec.topology import Lab
 from percale.model.kinds import KINDS, kinds_of
@@ -66,11 +65,9 @@ def _from_files(files: Sequence[str]) -> Sequence[ManifestEntry]:
 
 
 def _from_lab(name: str) -> list[ManifestEntry]:
-    place = locate(name)
-    items: list[dict[str, Any]] = []
-    for kind in _LAB_KINDS:
-        answer = ask(place, "get", kind=kind, name=None, namespace=None, everywhere=True, wide=False, selector="")
-        items += answer["objects"]
+    wanted = [{"kind": kind} for kind in _LAB_KINDS]
+    answer = get_objects(locate(name), wanted, everywhere=True)
+    items = [obj for section in answer["sections"] for obj in section["objects"]]
     document = json.dumps({"apiVersion": "v1", "kind": "List", "items": items}).encode()
     return list(decode_manifest(document, f"lab {name}", kinds=KINDS_AND_LAB).entries)
 

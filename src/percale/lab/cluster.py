@@ -63,6 +63,10 @@ class Cluster:
     """Services that cannot be allocated what they request."""
     cache: ObjectCache = field(default_factory=ObjectCache)
     on_change: Callable[[], None] = lambda: None
+    revision: int = 0
+    """Differs whenever anything may have changed: an object, an agent."""
+    _next_revision: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set with the revision's next change, and replaced."""
     _machines_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Machines are added and removed one at a time."""
     _cache_filled: asyncio.Event = field(default_factory=asyncio.Event)
@@ -79,8 +83,19 @@ class Cluster:
 
     def request_sync(self) -> None:
         """Something changed: plan and sync again."""
+        self.revision += 1
+        self._next_revision.set()
+        self._next_revision = asyncio.Event()
         self._plan_requested.set()
         self._sync_requested.set()
+
+    async def wait_changed(self, revision: int, timeout_seconds: float) -> None:
+        """Wait until the revision is another one, and for what changes with it; not longer than this."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_seconds):
+                while self.revision == revision:
+                    await self._next_revision.wait()
+                await asyncio.sleep(_BATCH_DELAY)
 
     async def run(self, objects: Iterable[Object]) -> None:
         """Run the cluster until cancelled; `objects` are written first."""

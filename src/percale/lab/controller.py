@@ -20,7 +20,8 @@ from percale.controllers import cluster_dns
 from percale.errors import LabError, PercaleError
 from percale.lab.api.columns import missing_pods
 from percale.lab.api.machine_verbs import MachineVerbs
-from percale.lab.api.object_verbs import ObjectVerbs, missing_namespaces, new_namespace, subnets
+from percale.lab.api.object_verbs import ObjectVerbs, missing_namespaces, new_namespace
+from percale.lab.api.read_verbs import ReadVerbs, subnets
 from percale.lab.api.server import serve
 from percale.lab.cluster import Cluster, log, node_object
 from percale.lab.machines.agents import Agents
@@ -92,7 +93,7 @@ async def _run_controller(lab_dir: LabDir, config: LabConfig, report: Report, ch
 
     log(f"lab {lab_dir.name} begins")
     async with (
-        serve(lab_dir, {**ObjectVerbs(cluster).all(), **MachineVerbs(cluster).all()}),
+        serve(lab_dir, {**ReadVerbs(cluster).all(), **ObjectVerbs(cluster).all(), **MachineVerbs(cluster).all()}),
         asyncio.TaskGroup() as tasks,
     ):
         tasks.create_task(machines.build())

@@ -11,6 +11,7 @@ from percale.lab.process.bootstrap import Event
 from percale.lab.run_dir import DEFAULT_NAME
 from percale.lab.spec.topology import Topology
 from percale.model.netconf import NetworkConfig
+from percale.text_columns import columns
 
 Echo = Callable[[str], None]
 
@@ -143,7 +144,7 @@ class UpProgress:
         return "" if self.name == DEFAULT_NAME else f" {self.name}"
 
     def _row(self, widths: Sequence[int], *cells: str) -> None:
-        self.echo("   ".join(cell.ljust(width) for cell, width in zip(cells, (*widths, 0), strict=True)).rstrip())
+        self.echo(next(columns([cells], least=widths)))
 
 
 def warnings(machines: Topology, network: NetworkConfig) -> Iterator[str]:

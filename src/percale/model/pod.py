@@ -65,6 +65,15 @@ class PodIP(Part, frozen=True, kw_only=True):
         check_address(self.ip)
 
 
+class ContainerStatus(Part, frozen=True, kw_only=True):
+    """What the kubelet says of a container."""
+
+    name: str
+    image: str = ""
+    ready: bool = False
+    restartCount: Integer = 0
+
+
 class PodStatus(Part, frozen=True, kw_only=True):
     """`podIPs` has one address per family; the first is `podIP`."""
 
@@ -76,6 +85,7 @@ class PodStatus(Part, frozen=True, kw_only=True):
     startTime: str | None = None
     message: str | None = None
     reason: str | None = None
+    containerStatuses: tuple[ContainerStatus, ...] = ()
 
     def __post_init__(self) -> None:
         if self.podIP and not (self.podIPs and self.podIPs[0].ip == self.podIP):

@@ -97,6 +97,8 @@ class DaemonSetStatus(Part, frozen=True, kw_only=True):
     currentNumberScheduled: Integer = 0
     numberReady: Integer = 0
     numberMisscheduled: Integer = 0
+    numberAvailable: Integer = 0
+    updatedNumberScheduled: Integer = 0
 
 
 class DaemonSet(Object, frozen=True, kw_only=True):

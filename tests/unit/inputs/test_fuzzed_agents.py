@@ -56,6 +56,7 @@ from percale.kernel.protocol import Interface
 from percale.lab.api import server as control
 from percale.lab.api.machine_verbs import MachineVerbs
 from percale.lab.api.object_verbs import ObjectVerbs
+from percale.lab.api.read_verbs import ReadVerbs
 from percale.lab.cluster import Cluster
 from percale.lab.dns.records import Zone
 from percale.lab.dns.server import NameServer
@@ -273,7 +274,8 @@ def test_requests_to_a_lab(lines: Sequence[bytes]) -> None:
             Responder(),
         )
         cluster = Cluster(store, machines)
-        answers = control.RequestHandler({**ObjectVerbs(cluster).all(), **MachineVerbs(cluster).all()})
+        verbs = (ReadVerbs(cluster), ObjectVerbs(cluster), MachineVerbs(cluster))
+        answers = control.RequestHandler({name: verb for each in verbs for name, verb in each.all().items()})
         for obj in (*manifest_of(json.dumps(POD).encode()), *manifest_of(json.dumps(SERVICE).encode())):
             cluster.cache.put(await store.put(obj))
         for line in lines:

@@ -204,21 +204,21 @@ QUESTION: Any = {"from": "default/a", "to": "svc/web", "port": 80, "protocol": "
 REQUESTS: Any = [
     {
         "verb": "get",
-        "kind": "pods",
-        "name": None,
+        "wanted": [{"kind": "pods"}, {"kind": "all"}],
         "namespace": None,
         "everywhere": True,
         "wide": True,
         "selector": "app=web",
+        "after": None,
     },
     {
         "verb": "get",
-        "kind": "svc",
-        "name": "web",
+        "wanted": [{"kind": "svc", "names": ["web"]}],
         "namespace": "default",
         "everywhere": False,
         "wide": False,
         "selector": "",
+        "after": {"revision": 7, "patience": 0.01},
     },
     {
         "verb": "apply",

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import click
 
+from percale.cli.lab.get import get
 from percale.cli.lab.machines import add_node, cut, heal, probe, remove_node, restart_agent
-from percale.cli.lab.objects import apply, delete, get, label, scale
+from percale.cli.lab.objects import apply, delete, label, scale
 from percale.cli.lab.shell import enter_node, enter_pod, tcpdump
+from percale.cli.lab.wait import rollout, wait
 from percale.cli.lab.watch import watch
 from percale.cli.options import lab_option, validate_option, validation
 from percale.text_columns import table
@@ -108,6 +110,8 @@ for _verb in (
     delete,
     scale,
     label,
+    wait,
+    rollout,
     enter_pod,
     enter_node,
     tcpdump,

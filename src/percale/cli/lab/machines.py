@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from percale.cli.lab.requests import ask_lab
 from percale.cli.options import lab_option, namespace_option
 
 
@@ -36,7 +37,7 @@ def probe(
     svc/NS/NAME, or a name that FROM asks its name server for. Node ports: node/NAME and the port.
     The result is allowed, refused (it arrived, no socket listens), unreachable (an ICMP error) or timeout.
     """
-    answer = _ask(
+    answer = ask_lab(
         lab,
         "probe",
         source=source,
@@ -114,12 +115,5 @@ def restart_agent(node: str, kill: bool, lab: str) -> int:
 
 
 def _do(lab: str, verb: str, **arguments: Any) -> int:
-    click.echo("\n".join(_ask(lab, verb, **arguments)["lines"]))
+    click.echo("\n".join(ask_lab(lab, verb, **arguments)["lines"]))
     return 0
-
-
-def _ask(lab: str, verb: str, **arguments: Any) -> dict[str, Any]:
-    from percale.lab.api.client import ask
-    from percale.lab.run_dir import locate
-
-    return ask(locate(lab), verb, **arguments)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from collections.abc import Sequence
 from typing import Any
 
 from percale import errors
@@ -32,6 +33,33 @@ def ask(lab_dir: LabDir, verb: str, **arguments: Any) -> dict[str, Any]:
         raise _as_error(answer["type"], answer["error"])
     content: dict[str, Any] = answer["content"]
     return content
+
+
+def get_objects(
+    lab_dir: LabDir,
+    wanted: Sequence[dict[str, Any]],
+    namespace: str | None = None,
+    *,
+    everywhere: bool = False,
+    wide: bool = False,
+    selector: str | None = None,
+    after: int | None = None,
+    patience: float = 20.0,
+) -> dict[str, Any]:
+    """Objects of these kinds and names. With `after`, an earlier answer's revision: once something has changed since.
+
+    `patience` is in seconds; then the answer comes although nothing has changed.
+    """
+    return ask(
+        lab_dir,
+        "get",
+        wanted=wanted,
+        namespace=namespace,
+        everywhere=everywhere,
+        wide=wide,
+        selector=selector or "",
+        after=None if after is None else {"revision": after, "patience": patience},
+    )
 
 
 def _exchange(lab_dir: LabDir, request: bytes) -> bytes:

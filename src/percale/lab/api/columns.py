@@ -6,12 +6,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from percale.lab.api.kind_names import full_name
+from percale.lab.api.live_status import desired_replicas
 from percale.model.endpoints import Endpoints, EndpointSlice
 from percale.model.event import Event
 from percale.model.manifest.encode import to_plain
-from percale.model.meta import Object, ObjectKey
+from percale.model.meta import Object
+from percale.model.node import Node
 from percale.model.pod import Pod
 from percale.model.service import Service
+from percale.model.workloads import DaemonSet, Deployment, Job, ReplicaSet, StatefulSet, Workload
 
 Cells = Sequence[str]
 Row = Callable[[Object, "ColumnContext"], Cells]
@@ -24,10 +28,6 @@ _MOST = 3
 class ColumnContext(NamedTuple):
     """What rows need beside their own object."""
 
-    pods: Mapping[tuple[str, ObjectKey], Sequence[Pod]]
-    """By owner."""
-    agents: Mapping[str, str]
-    """The state of each node's agent."""
     subnets: Mapping[str, str]
     """Each node's pod subnets."""
     now: datetime
@@ -41,8 +41,10 @@ class Columns(NamedTuple):
     wide: int = 0
 
 
-def rows(objects: Sequence[Object], context: ColumnContext, *, wide: bool, namespaces: bool) -> list[list[str]]:
-    """Head and rows of objects of one kind."""
+def rows(
+    objects: Sequence[Object], context: ColumnContext, *, wide: bool, namespaces: bool, kinds: bool = False
+) -> list[list[str]]:
+    """Head and rows of objects of one kind, which is part of their names if `kinds`."""
     kind = objects[0].KIND if objects else ""
     columns = _TABLES.get(kind, _OTHER)
     shown = len(columns.heads) - (0 if wide else columns.wide)
@@ -55,7 +57,8 @@ def rows(objects: Sequence[Object], context: ColumnContext, *, wide: bool, names
     for obj, why in zip(objects, reasons, strict=True):
         start = [obj.metadata.namespace or ""] if with_namespace else []
         end = [why or ""] if any(reasons) else []
-        table.append([*start, obj.metadata.name, *list(columns.cells(obj, context))[:shown], *end])
+        name = full_name(obj) if kinds else obj.metadata.name
+        table.append([*start, name, *list(columns.cells(obj, context))[:shown], *end])
     return table
 
 
@@ -95,53 +98,60 @@ def _pod(obj: Object, context: ColumnContext) -> Cells:
     assert isinstance(obj, Pod)
     count = len(obj.spec.containers) or 1
     ready = count if obj.ready else 0
-    addresses = ",".join(entry.ip for entry in obj.status.podIPs) or obj.status.podIP or "<none>"
-    return f"{ready}/{count}", pod_state(obj), age(obj, context.now), addresses, obj.spec.nodeName or "<none>"
+    restarts = sum(each.restartCount for each in obj.status.containerStatuses)
+    addresses = ",".join(obj.status.addresses) or "<none>"
+    node = obj.spec.nodeName or "<none>"
+    return f"{ready}/{count}", pod_state(obj), str(restarts), age(obj, context.now), addresses, node
 
 
 def _node(obj: Object, context: ColumnContext) -> Cells:
-    name = obj.metadata.name
-    status = to_plain(obj).get("status", {})
-    addresses = [each["address"] for each in status.get("addresses", ()) if each["type"] == "InternalIP"]
-    labels = ",".join(
-        f"{key}={value}" for key, value in sorted(obj.metadata.labels.items()) if not key.startswith("kubernetes.io/")
-    )
+    assert isinstance(obj, Node)
+    addresses = [each.address for each in obj.status.addresses if each.type == "InternalIP"]
+    labels = {key: value for key, value in obj.metadata.labels.items() if not key.startswith("kubernetes.io/")}
     return (
-        context.agents.get(name, "NotReady"),
+        "Ready" if obj.ready else "NotReady",
         age(obj, context.now),
         addresses[0] if addresses else "<none>",
-        context.subnets.get(name, "<none>"),
-        labels or "<none>",
+        context.subnets.get(obj.metadata.name, "<none>"),
+        _selector(labels),
     )
 
 
-def _replicas(obj: Object, context: ColumnContext) -> Cells:
-    """Deployment, StatefulSet: READY."""
-    wanted = _wanted(obj)
-    pods = context.pods.get((obj.KIND, obj.key), ())
-    ready = sum(pod.ready for pod in pods)
-    return f"{ready}/{wanted}", str(len(pods)), str(ready), age(obj, context.now), *_template(obj)
+def _deployment(obj: Object, context: ColumnContext) -> Cells:
+    assert isinstance(obj, Deployment)
+    status = obj.status
+    ready = f"{status.readyReplicas}/{desired_replicas(obj)}"
+    return ready, str(status.updatedReplicas), str(status.availableReplicas), age(obj, context.now), *_template(obj)
+
+
+def _stateful_set(obj: Object, context: ColumnContext) -> Cells:
+    assert isinstance(obj, StatefulSet)
+    return f"{obj.status.readyReplicas}/{desired_replicas(obj)}", age(obj, context.now), *_template(obj)
 
 
 def _replica_set(obj: Object, context: ColumnContext) -> Cells:
-    pods = context.pods.get((obj.KIND, obj.key), ())
-    return (
-        str(_wanted(obj)),
-        str(len(pods)),
-        str(sum(pod.ready for pod in pods)),
-        age(obj, context.now),
-        *_template(obj),
-    )
+    assert isinstance(obj, ReplicaSet)
+    counts = (desired_replicas(obj), obj.status.replicas, obj.status.readyReplicas)
+    return *map(str, counts), age(obj, context.now), *_template(obj)
 
 
 def _daemon_set(obj: Object, context: ColumnContext) -> Cells:
-    pods = context.pods.get((obj.KIND, obj.key), ())
-    return str(len(pods)), str(sum(pod.ready for pod in pods)), age(obj, context.now), *_template(obj)
+    assert isinstance(obj, DaemonSet)
+    status = obj.status
+    counts = (
+        status.desiredNumberScheduled,
+        status.currentNumberScheduled,
+        status.numberReady,
+        status.updatedNumberScheduled,
+        status.numberAvailable,
+    )
+    selector = _selector(obj.spec.template.spec.nodeSelector)
+    return *map(str, counts), selector, age(obj, context.now), *_template(obj)
 
 
 def _job(obj: Object, context: ColumnContext) -> Cells:
-    pods = context.pods.get((obj.KIND, obj.key), ())
-    return f"{len(pods)} running", age(obj, context.now), *_template(obj)
+    assert isinstance(obj, Job)
+    return f"{obj.status.active} running", age(obj, context.now), *_template(obj)
 
 
 def _service(obj: Object, context: ColumnContext) -> Cells:
@@ -226,17 +236,10 @@ def _other(obj: Object, context: ColumnContext) -> Cells:
     return (age(obj, context.now),)
 
 
-def _wanted(obj: Object) -> int:
-    wanted = to_plain(obj).get("spec", {}).get("replicas")
-    return 1 if wanted is None else int(wanted)
-
-
-def _template(obj: Object) -> tuple[str, str]:
+def _template(obj: Workload) -> tuple[str, str]:
     """Container names and images."""
-    containers = to_plain(obj).get("spec", {}).get("template", {}).get("spec", {}).get("containers", ())
-    names = [each.get("name", "") for each in containers]
-    images = [each.get("image") or "<none>" for each in containers]
-    return ",".join(names), ",".join(images)
+    containers = obj.spec.template.spec.containers
+    return ",".join(each.name for each in containers), ",".join(each.image or "<none>" for each in containers)
 
 
 def _selector(labels: Mapping[str, str]) -> str:
@@ -245,12 +248,16 @@ def _selector(labels: Mapping[str, str]) -> str:
 
 _OTHER = Columns(("AGE",), _other)
 _TABLES: Mapping[str, Columns] = {
-    "Pod": Columns(("READY", "STATUS", "AGE", "IP", "NODE"), _pod, wide=2),
+    "Pod": Columns(("READY", "STATUS", "RESTARTS", "AGE", "IP", "NODE"), _pod, wide=2),
     "Node": Columns(("STATUS", "AGE", "INTERNAL-IP", "POD-SUBNET", "LABELS"), _node, wide=3),
-    "Deployment": Columns(("READY", "UP-TO-DATE", "AVAILABLE", "AGE", "CONTAINERS", "IMAGES"), _replicas, wide=2),
-    "StatefulSet": Columns(("READY", "CURRENT", "AVAILABLE", "AGE", "CONTAINERS", "IMAGES"), _replicas, wide=2),
+    "Deployment": Columns(("READY", "UP-TO-DATE", "AVAILABLE", "AGE", "CONTAINERS", "IMAGES"), _deployment, wide=2),
+    "StatefulSet": Columns(("READY", "AGE", "CONTAINERS", "IMAGES"), _stateful_set, wide=2),
     "ReplicaSet": Columns(("DESIRED", "CURRENT", "READY", "AGE", "CONTAINERS", "IMAGES"), _replica_set, wide=2),
-    "DaemonSet": Columns(("CURRENT", "READY", "AGE", "CONTAINERS", "IMAGES"), _daemon_set, wide=2),
+    "DaemonSet": Columns(
+        ("DESIRED", "CURRENT", "READY", "UP-TO-DATE", "AVAILABLE", "NODE SELECTOR", "AGE", "CONTAINERS", "IMAGES"),
+        _daemon_set,
+        wide=2,
+    ),
     "Job": Columns(("STATUS", "AGE", "CONTAINERS", "IMAGES"), _job, wide=2),
     "Service": Columns(("TYPE", "CLUSTER-IP", "EXTERNAL-IP", "PORT(S)", "AGE", "SELECTOR"), _service, wide=1),
     "EndpointSlice": Columns(("ADDRESSTYPE", "PORTS", "ENDPOINTS", "AGE"), _slice),

@@ -10,9 +10,9 @@ from msgspec.structs import asdict
 
 from percale.errors import BadManifest, LabError, NotFound
 from percale.lab.api.columns import missing_pods
-from percale.lab.api.object_verbs import subnets
 from percale.lab.api.probe import Outcome, probe
 from percale.lab.api.probe_targets import ProbeTargets, choose_address, machine_target
+from percale.lab.api.read_verbs import subnets
 from percale.lab.api.server import Answer, Verb
 from percale.lab.cluster import Cluster
 from percale.lab.process.bootstrap import NETNS

@@ -1,11 +1,9 @@
-"""Verbs of the lab's API for the cluster's objects: `get`, `apply`, `delete`, `scale`, `label`. Served by `server`."""
+"""Verbs of the lab's API that change objects: `apply`, `delete`, `scale`, `label`. Served by `server`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -14,20 +12,18 @@ from msgspec.structs import replace
 from percale.controllers.admission import admit
 from percale.controllers.workloads import Create, Delete
 from percale.errors import LabError, NotFound
-from percale.lab.api import columns
 from percale.lab.api.kind_names import full_name, kind_of
+from percale.lab.api.read_verbs import not_there
 from percale.lab.api.server import Answer, Verb
 from percale.lab.cluster import Cluster
 from percale.lab.spec.input import other_networks, read_objects
 from percale.model.manifest.decode import DEFAULT_NAMESPACE
-from percale.model.manifest.encode import to_plain
 from percale.model.manifest.strictness import Validation
 from percale.model.meta import Object, ObjectKey, ObjectMeta
 from percale.model.namespace import NAME_LABEL, Namespace
 from percale.model.node import Node
 from percale.model.pod import Pod
 from percale.model.service import Service
-from percale.model.subnet_lease import SubnetLease
 from percale.model.validation.shared import check_labels
 from percale.model.workloads import Count
 
@@ -42,35 +38,11 @@ class ObjectVerbs(Struct, frozen=True):
     def all(self) -> Mapping[str, Verb]:
         """By the names that requests use."""
         return {
-            "get": self.get,
             "apply": self.apply,
             "delete": self.delete,
             "delete_documents": self.delete_documents,
             "scale": self.scale,
             "label": self.label,
-        }
-
-    async def get(
-        self, *, kind: str, name: str | None, namespace: str | None, everywhere: bool, wide: bool, selector: str
-    ) -> Answer:
-        """Objects of a kind, as a table and as plain data."""
-        wanted, labels = kind_of(kind), _labels(selector)
-        found_all: list[Any] = self.cluster.cache.all(wanted)
-        home = namespace or DEFAULT_NAMESPACE
-        found = [obj for obj in found_all if everywhere or not wanted.NAMESPACED or obj.metadata.namespace == home]
-        if name is not None:
-            found = [obj for obj in found if obj.metadata.name == name]
-            if not found:
-                raise NotFound(f"there is no {wanted.KIND.lower()} {name}{_within(wanted, home)}")
-        found = [obj for obj in found if labels <= obj.metadata.labels.items()]
-        nothing = f"no {wanted.PLURAL}{'' if everywhere else _within(wanted, home)}"
-        if found_all and not selector:
-            nothing += f"; {len(found_all)} elsewhere: -A shows all"
-        return {
-            "rows": columns.rows(found, self._column_context(), wide=wide, namespaces=everywhere),
-            "objects": [to_plain(obj) for obj in found],
-            "names": [full_name(obj) for obj in found],
-            "nothing": nothing,
         }
 
     async def apply(self, documents: Sequence[tuple[str, str]], namespace: str | None, validate: Validation) -> Answer:
@@ -150,30 +122,8 @@ class ObjectVerbs(Struct, frozen=True):
         home = (namespace or DEFAULT_NAMESPACE) if wanted.NAMESPACED else None
         found: Object | None = self.cluster.cache.get(wanted, ObjectKey(home, name))
         if found is None:
-            raise NotFound(f"there is no {wanted.KIND.lower()} {name}{_within(wanted, home)}")
+            raise NotFound(not_there(wanted, name, home))
         return found
-
-    def _column_context(self) -> columns.ColumnContext:
-        pods: dict[tuple[str, ObjectKey], list[Pod]] = {}
-        for pod in (each for each in self.cluster.cache.all(Pod) if not each.terminating):
-            for owner in pod.metadata.ownerReferences:
-                pods.setdefault((owner.kind, ObjectKey(pod.metadata.namespace, owner.name)), []).append(pod)
-                if owner.kind == "ReplicaSet":
-                    above = ObjectKey(pod.metadata.namespace, owner.name.rpartition("-")[0])
-                    pods.setdefault(("Deployment", above), []).append(pod)
-        machines = self.cluster.machines
-        states = {machine.name: machines.agents.state(machine.name) for machine in machines.topology.nodes}
-        return columns.ColumnContext(
-            pods=pods,
-            agents={name: "Ready" if state.ready else "NotReady" for name, state in states.items()},
-            subnets=subnets(self.cluster.cache.all(SubnetLease)),
-            now=datetime.now(UTC),
-        )
-
-
-def subnets(leases: Sequence[SubnetLease]) -> dict[str, str]:
-    """Each node's pod subnets as text."""
-    return {lease.spec.node: ",".join(map(str, lease.spec.subnets)) for lease in leases}
 
 
 def missing_namespaces(objects: Sequence[Object], known: Sequence[Namespace]) -> list[Namespace]:
@@ -212,18 +162,3 @@ def _merged(known: Object, desired: Object) -> Object:
     if isinstance(known, Pod) and isinstance(changed, Pod):
         changed = replace(changed, spec=replace(changed.spec, nodeName=known.spec.nodeName))
     return changed
-
-
-def _labels(selector: str) -> set[tuple[str, str]]:
-    found = set()
-    for part in filter(None, selector.split(",")):
-        key, equals, value = part.partition("=")
-        label = (key, value.removeprefix("="))
-        if not equals or any(check_labels(dict((label,)), ())):
-            raise LabError(f"{part!r} is not K=V", hint="write -l app=web,tier=front")
-        found.add(label)
-    return found
-
-
-def _within(kind: type[Object], namespace: str | None) -> str:
-    return f" in namespace {namespace}" if kind.NAMESPACED else ""

@@ -20,7 +20,7 @@ from percale.model.networkpolicy import NetworkPolicy
 from percale.model.pod import Pod
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
-AROUND = ColumnContext(pods={}, agents={}, subnets={}, now=NOW)
+AROUND = ColumnContext(subnets={}, now=NOW)
 
 
 CONTAINERS = [{"name": "a"}, {"name": "b"}]
@@ -37,12 +37,12 @@ WAITING = pod("down", status={"conditions": [{"type": "Ready", "status": "False"
 
 def test_wide_shows_address_and_node_and_namespaces_when_there_are_several() -> None:
     assert rows([READY], AROUND, wide=False, namespaces=False) == [
-        ["NAME", "READY", "STATUS", "AGE"],
-        ["up", "2/2", "Running", "60s"],
+        ["NAME", "READY", "STATUS", "RESTARTS", "AGE"],
+        ["up", "2/2", "Running", "0", "60s"],
     ]
     assert rows([READY], AROUND, wide=True, namespaces=True) == [
-        ["NAMESPACE", "NAME", "READY", "STATUS", "AGE", "IP", "NODE"],
-        ["shop", "up", "2/2", "Running", "60s", "10.0.0.2,fd00::2", "n1"],
+        ["NAMESPACE", "NAME", "READY", "STATUS", "RESTARTS", "AGE", "IP", "NODE"],
+        ["shop", "up", "2/2", "Running", "0", "60s", "10.0.0.2,fd00::2", "n1"],
     ]
 
 
@@ -50,7 +50,7 @@ def test_a_reason_has_a_column_when_there_is_one() -> None:
     head, up, down = rows([READY, WAITING], AROUND, wide=False, namespaces=False)
     assert head[-1] == "REASON"
     assert up[-1] == ""
-    assert down == ["down", "0/2", "ContainerCreating", "60s", "no address is free"]
+    assert down == ["down", "0/2", "ContainerCreating", "0", "60s", "no address is free"]
 
 
 @pytest.mark.parametrize(

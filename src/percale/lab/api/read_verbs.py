@@ -1,0 +1,149 @@
+"""Verbs of the lab's API that read objects: `get`. Served by `server`.
+
+A request with `after`, the revision of an earlier answer, is answered when something has changed since: `get -w` and
+`wait` ask again and again, and no more often than the cluster changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+from msgspec import Struct
+
+from percale.errors import LabError
+from percale.lab.api import columns
+from percale.lab.api.kind_names import full_name, kind_of
+from percale.lab.api.live_status import LiveState, pods_by_owner, with_status
+from percale.lab.api.server import Answer, Verb
+from percale.lab.cluster import Cluster
+from percale.model.manifest.decode import DEFAULT_NAMESPACE
+from percale.model.manifest.encode import to_plain
+from percale.model.meta import Object
+from percale.model.node import Node
+from percale.model.pod import Pod
+from percale.model.subnet_lease import SubnetLease
+from percale.model.validation.shared import check_labels
+
+_ALL = ("Pod", "Service", "DaemonSet", "Deployment", "ReplicaSet", "StatefulSet", "Job")
+"""What `get all` shows, as kubectl."""
+_LONGEST_WAIT = 20.0
+"""Seconds until a request with `after` is answered although nothing has changed: its client may be gone."""
+
+
+class Wanted(Struct, frozen=True):
+    """Objects of a kind: those of these names, or without any all."""
+
+    kind: str
+    names: tuple[str, ...] = ()
+
+
+class After(Struct, frozen=True):
+    """Answer when the revision is another one, or after so many seconds."""
+
+    revision: int
+    patience: float
+
+
+class ReadVerbs(Struct, frozen=True):
+    """Each method is a verb; its arguments are the request's fields."""
+
+    cluster: Cluster
+
+    def all(self) -> Mapping[str, Verb]:
+        """By the names that requests use."""
+        return {"get": self.get}
+
+    async def get(
+        self,
+        *,
+        wanted: Sequence[Wanted],
+        namespace: str | None,
+        everywhere: bool,
+        wide: bool,
+        selector: str,
+        after: After | None,
+    ) -> Answer:
+        """Objects as tables, a section for each kind, and as plain data; what is missing of those with names."""
+        labels = label_selector(selector)
+        asked = [each for one in wanted for each in _expanded(one)]
+        kinds = [(kind_of(each.kind), each.names) for each in asked]
+        if after is not None:
+            await self.cluster.wait_changed(after.revision, min(after.patience, _LONGEST_WAIT))
+        home = namespace or DEFAULT_NAMESPACE
+        context, state = self._column_context(), self.live_state()
+        sections, missing, elsewhere = [], [], 0
+        for kind, names in kinds:
+            there: Sequence[Object] = self.cluster.cache.all(kind)
+            inside = [obj for obj in there if everywhere or not kind.NAMESPACED or obj.metadata.namespace == home]
+            elsewhere += len(there) - len(inside)
+            found = [obj for obj in inside if _fits(obj, names, labels)]
+            known = {obj.metadata.name for obj in found}
+            missing += [not_there(kind, name, home) for name in names if name not in known]
+            if found:
+                shown = [with_status(obj, state) for obj in found]
+                head, *rows = columns.rows(shown, context, wide=wide, namespaces=everywhere, kinds=len(kinds) > 1)
+                names_of_kind, objects = list(map(full_name, shown)), list(map(to_plain, shown))
+                sections.append({"head": head, "rows": rows, "objects": objects, "names": names_of_kind})
+        return {
+            "revision": self.cluster.revision,
+            "sections": sections,
+            "missing": missing,
+            "nothing": _nothing(
+                [kind for kind, _ in kinds], None if everywhere else home, 0 if selector else elsewhere
+            ),
+        }
+
+    def live_state(self) -> LiveState:
+        """What the status of objects depends on, as of now."""
+        agents = self.cluster.machines.agents
+        nodes = self.cluster.cache.all(Node)
+        ready = frozenset(node.metadata.name for node in nodes if agents.state(node.metadata.name).ready)
+        return LiveState(pods_by_owner(self.cluster.cache.all(Pod)), nodes, ready)
+
+    def _column_context(self) -> columns.ColumnContext:
+        return columns.ColumnContext(subnets=subnets(self.cluster.cache.all(SubnetLease)), now=datetime.now(UTC))
+
+
+def subnets(leases: Sequence[SubnetLease]) -> dict[str, str]:
+    """Each node's pod subnets as text."""
+    return {lease.spec.node: ",".join(map(str, lease.spec.subnets)) for lease in leases}
+
+
+def not_there(kind: type[Object], name: str, namespace: str | None) -> str:
+    """What is said of an object that does not exist."""
+    return f"there is no {kind.KIND.lower()} {name}{_within(kind, namespace)}"
+
+
+def label_selector(text: str) -> set[tuple[str, str]]:
+    """`K=V,…`. Raises LabError."""
+    found = set()
+    for part in filter(None, text.split(",")):
+        key, equals, value = part.partition("=")
+        label = (key, value.removeprefix("="))
+        if not equals or any(check_labels(dict((label,)), ())):
+            raise LabError(f"{part!r} is not K=V", hint="write -l app=web,tier=front")
+        found.add(label)
+    return found
+
+
+def _expanded(wanted: Wanted) -> Sequence[Wanted]:
+    if wanted.kind != "all":
+        return (wanted,)
+    if wanted.names:
+        raise LabError("`all` is several kinds, and takes no name", hint="name the kind: pod, service, …")
+    return tuple(map(Wanted, _ALL))
+
+
+def _fits(obj: Object, names: Sequence[str], labels: set[tuple[str, str]]) -> bool:
+    return (not names or obj.metadata.name in names) and labels <= obj.metadata.labels.items()
+
+
+def _nothing(kinds: Sequence[type[Object]], namespace: str | None, elsewhere: int) -> str:
+    within = _within(kinds[0], namespace) if namespace is not None and kinds else ""
+    plurals = ", ".join(kind.PLURAL for kind in kinds)
+    return f"no {plurals}{within}" + (f"; {elsewhere} elsewhere: -A shows all" if elsewhere else "")
+
+
+def _within(kind: type[Object], namespace: str | None) -> str:
+    return f" in namespace {namespace}" if kind.NAMESPACED else ""

@@ -1,0 +1,121 @@
+"""What kubectl users script with, in a lab: templates, lists of several kinds, watching, waiting for states."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+
+import pytest
+from tests.e2e.conftest import PERCALE, ROOT, Person
+
+NS = ("-n", "gomo-test")
+
+
+@pytest.fixture
+def lab(percale: Person) -> Person:
+    percale("lab", "up", "-f", "examples/nginx.yaml")
+    return percale
+
+
+def test_templates_and_lists_of_several_kinds(lab: Person) -> None:
+    template = '{range .items[*]}{.metadata.name} {.status.containerStatuses[0].ready}{"\\n"}{end}'
+    lines = lab.out("lab", "get", "pods", *NS, "-o", f"jsonpath={template}").splitlines()
+    assert [line.split()[1] for line in lines] == ["true", "true"]
+    assert lab.out("lab", "get", "deploy/nginx", *NS, "-o", "jsonpath={.status.readyReplicas}") == "2"
+    ready = '{.status.conditions[?(@.type=="Ready")].status}'
+    assert lab.out("lab", "get", "node", "node1", "-o", f"jsonpath={ready}") == "True"
+    everything = lab.out("lab", "get", "all", *NS)
+    assert [line.split("/")[0] for line in everything.splitlines() if "/nginx" in line] == [
+        "pod",
+        "pod",
+        "service",
+        "deployment.apps",
+        "replicaset.apps",
+    ]
+    both = json.loads(lab.out("lab", "get", "svc/nginx", "deploy/nginx", *NS, "-o", "json"))
+    assert [each["kind"] for each in both["items"]] == ["Service", "Deployment"]
+    assert "jsonpath '{.a', character 4: '}' is missing" in lab.complaint(
+        "lab", "get", "pods", "-o", "jsonpath={.a", code=2
+    )
+    partly = lab("lab", "get", "svc", "nginx", "apache", *NS, code=1)
+    assert partly.stdout.splitlines()[1].startswith("nginx ")
+    assert partly.stderr == "percale: there is no service apache in namespace gomo-test\n"
+
+
+def test_watching_shows_each_change_and_goes_on(lab: Person) -> None:
+    watching = subprocess.Popen(
+        [PERCALE, "lab", "get", "deploy", *NS, "-w"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=lab.environment,
+    )
+    try:
+        assert watching.stdout is not None
+        head = watching.stdout.readline()
+        assert head.split()[:2] == ["NAME", "READY"]
+        assert watching.stdout.readline().split()[1] == "2/2"
+        lab("lab", "scale", "deploy/nginx", "--replicas", "3", *NS)
+        seen: list[str] = []
+        while not seen or seen[-1].split()[1] != "3/3":
+            seen.append(watching.stdout.readline())
+        assert seen[0].split()[1] == "2/3"
+        assert all(line.index("/") == seen[0].index("/") for line in seen)
+        lab("lab", "delete", "deploy", "nginx", *NS)
+        assert watching.stdout.readline().split()[:2] == ["nginx", "3/3"]
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(10) == 130
+    finally:
+        watching.kill()
+        watching.communicate()
+
+
+def test_waiting_for_states(lab: Person) -> None:
+    lab("lab", "scale", "deploy/nginx", "--replicas", "4", *NS)
+    three = "jsonpath={.status.readyReplicas}=4"
+    assert lab.out("lab", "wait", f"--for={three}", "deploy/nginx", *NS) == "deployment.apps/nginx condition met\n"
+    done = lab.out("lab", "wait", "--for=condition=Ready", "pod", "-l", "run=nginx", *NS).splitlines()
+    assert len(done) == 4
+    assert all(line.startswith("pod/nginx-") and line.endswith(" condition met") for line in done)
+    assert lab.out("lab", "wait", "--for=condition=available", "deploy", "--all", "-A") == (
+        "deployment.apps/nginx condition met\n"
+    )
+    late = lab.complaint("lab", "wait", "--for=delete", "deploy/nginx", "--timeout=0.2s", *NS)
+    assert late == "percale: timed out waiting for the condition on deployment.apps/nginx"
+    pods = [name.removeprefix("gomo-test/") for name in lab.pods()]
+    lab("lab", "delete", "deploy", "nginx", *NS)
+    lab("lab", "wait", "--for=delete", "pod", *pods, *NS)
+    assert lab.pods() == {}
+    assert lab.out("lab", "wait", "--for=delete", "deploy/nginx", *NS) == ""
+    assert "there is no deployment nginx" in lab.complaint(
+        "lab", "wait", "--for=condition=Available", "deploy/nginx", *NS
+    )
+    for odd in (
+        ("--for=ready", "pod", "--all"),
+        ("--for=condition=Ready", "pod"),
+        ("--for=delete", "pod/a", "--timeout=x"),
+    ):
+        assert lab("lab", "wait", *odd, code=2).stdout == ""
+
+
+def test_a_rollout_is_followed_to_its_end(lab: Person) -> None:
+    text = (ROOT / "examples/nginx.yaml").read_text().replace("image: nginx", "image: nginx:2")
+    lab("lab", "apply", "-f", "-", stdin=text)
+    shown = lab.out("lab", "rollout", "status", "deployment/nginx", *NS).splitlines()
+    assert shown[-1] == 'deployment "nginx" successfully rolled out'
+    assert all(line.startswith('Waiting for deployment "nginx" rollout to finish: ') for line in shown[:-1])
+    assert {pod["spec"]["containers"][0]["image"] for pod in lab.objects("pods")} == {"nginx:2"}
+    lab("lab", "apply", "-f", "examples/lab/workloads.yaml")
+    assert lab.out("lab", "rollout", "status", "sts", "db").endswith("statefulset rolling update complete 2 pods...\n")
+    assert lab.out("lab", "rollout", "status", "ds/dns").endswith('daemon set "dns" successfully rolled out\n')
+    assert "a job has no rollout" in lab.complaint("lab", "rollout", "status", "job/report")
+    unready = text.replace("image: nginx:2", "image: nginx:3").replace(
+        "    spec:\n", "    spec:\n      nodeSelector: {disk: none}\n"
+    )
+    lab("lab", "apply", "-f", "-", stdin=unready)
+    stuck = lab("lab", "rollout", "status", "deploy/nginx", "--timeout=500ms", *NS, code=1)
+    assert "old replicas are pending termination" in stuck.stdout
+    assert stuck.stderr == "percale: timed out waiting for the condition\n"
+    assert "pending termination" in lab.out("lab", "rollout", "status", "deploy/nginx", "--no-watch", *NS)
