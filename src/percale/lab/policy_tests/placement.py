@@ -2,12 +2,12 @@
 
     cases ─▶ batches (tests that can share a lab) ─▶ LabPlan: a Lab document, reserved leases, each pod's node
 
-Pure; `runner.py` starts the labs. A test that cannot run in a lab gets a reason instead.
+Pure; `runner.py` starts the labs. A probe that no lab can send gets a reason instead, and so does a test without a plan.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any, TypeAlias
@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from percale.cni.requests import ANNOTATION
 from percale.errors import BadInput, LabError
-from percale.explain.policy_tests.cases import Case
+from percale.explain.policy_tests.cases import Case, Probe
 from percale.ipam.subnet_lease import RESERVED
 from percale.lab.policy_tests.subnet_layout import NodeSubnets, assign_subnets, network_for
 from percale.lab.spec.topology import Lab, LabSpec, topology
@@ -26,6 +26,7 @@ from percale.model.addresses import IPAddress, IPNetwork
 from percale.model.manifest.schema import from_text
 from percale.model.meta import ObjectKey, ObjectMeta
 from percale.model.netconf import network_config
+from percale.model.node import Node
 from percale.model.pod import Container, ContainerPort, Pod, PodStatus
 from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec
 
@@ -47,6 +48,8 @@ class LabPlan:
     machines: dict[str, str]
     """Targets of the lab's probe (external/NAME, node/NAME), by address."""
     taken: set[IPAddress]
+    impossible: dict[str, str]
+    """Outside addresses that no host of the lab can have, each with the reason."""
     _given: dict[ObjectKey, tuple[str, ...]] = field(default_factory=dict)
 
     def leases(self) -> Iterator[SubnetLease]:
@@ -79,6 +82,17 @@ class LabPlan:
             status=PodStatus(),
         )
 
+    def why_not_sent(self, case: Case, probe: Probe) -> str | None:
+        """Why the evaluator has to answer; None for a probe that the lab can send."""
+        if probe.port is None or probe.protocol not in ("TCP", "UDP"):
+            return f"a lab's probes are TCP and UDP, not {probe.protocol}"
+        pods = {str(pod.key): pod for pod in case.pods}
+        for end in (probe.source, probe.destination):
+            reason = _why_not_placed(pods[end]) if end in pods else self.impossible.get(end)
+            if reason is not None:
+                return reason
+        return None
+
     def spare(self, node: NodeSubnets) -> tuple[str, ...]:
         """An unused address of each family; each is returned once."""
         return tuple(self._free(subnet) for subnet in node.subnets.values())
@@ -106,6 +120,16 @@ class Batch(Struct, frozen=True):
     plan: LabPlan | None
     reason: str = ""
 
+    def why_not_sent(self, case: Case, probe: Probe) -> str | None:
+        """Why the evaluator has to answer; None for a probe that a lab can send."""
+        return self.plan.why_not_sent(case, probe) if self.plan is not None else self.reason
+
+    @property
+    def needs_lab(self) -> bool:
+        """Whether there is a probe that a lab can send."""
+        cases = [case for sequence in self.sequences for case in sequence]
+        return any(self.why_not_sent(case, probe) is None for case in cases for probe in case.probes)
+
 
 def batches(sequences: Iterable[States]) -> list[Batch]:
     """Tests without machines of their own share labs, ordered by pods, so that few pods are recreated between states."""
@@ -123,7 +147,7 @@ def batches(sequences: Iterable[States]) -> list[Batch]:
 def _is_plain(case: Case) -> bool:
     named = {address for pod in case.pods for address in pod.status.addresses}
     own = all(
-        pod.spec.nodeName is None and not pod.spec.hostNetwork and _why_untestable(pod) is None for pod in case.pods
+        pod.spec.nodeName is None and not pod.spec.hostNetwork and is_placed(pod) for pod in case.pods
     ) and not any(":" in address for address in named)
     return (
         own and not case.nodes and all("/" in end for probe in case.probes for end in (probe.source, probe.destination))
@@ -149,7 +173,12 @@ def _batch(sequences: Sequence[States]) -> Batch:
         return Batch(tuple(sequences), None, str(error))
 
 
-def _why_untestable(pod: Pod) -> str | None:
+def is_placed(pod: Pod) -> bool:
+    """Whether a lab has the pod."""
+    return _why_not_placed(pod) is None
+
+
+def _why_not_placed(pod: Pod) -> str | None:
     if pod.status.phase != "Running":
         return f"a lab's pods are Running, {pod.key} is {pod.status.phase}"
     if pod.spec.hostNetwork and pod.spec.nodeName is None:
@@ -159,10 +188,7 @@ def _why_untestable(pod: Pod) -> str | None:
 
 def _plan_lab(cases: Sequence[Case]) -> LabPlan:
     """Raises LabError, BadInput when no lab fits the cases."""
-    pods = [pod for case in cases for pod in case.pods]
-    reason = next(filter(None, map(_why_untestable, pods)), None)
-    if reason is not None:
-        raise LabError(reason)
+    pods = [pod for case in cases for pod in case.pods if is_placed(pod)]
     nodes = {node.metadata.name: node for case in cases for node in case.nodes}
     homes = dict.fromkeys((*nodes, *(pod.spec.nodeName for pod in pods if pod.spec.nodeName is not None)))
     node_subnets = assign_subnets([pod for pod in pods if not pod.spec.hostNetwork], list(homes))
@@ -170,8 +196,53 @@ def _plan_lab(cases: Sequence[Case]) -> LabPlan:
     known = {ip_address(each) for pod in pods for each in pod.status.addresses}
     known |= {each for ips in node_ips.values() for each in ips}
     ends = {end for case in cases for probe in case.probes for end in (probe.source, probe.destination)}
-    outside = sorted({ip_address(end) for end in ends if "/" not in end} - known, key=lambda ip: (ip.version, ip))
-    names = {address: f"h{number}" for number, address in enumerate(outside, start=1)}
+    wanted = sorted({ip_address(end) for end in ends if "/" not in end} - known, key=lambda ip: (ip.version, ip))
+
+    def document_with(outside: Sequence[IPAddress]) -> dict[str, Any]:
+        return _document(cases, nodes, node_subnets, node_ips, outside)
+
+    outside, impossible = _possible_hosts(wanted, document_with)
+    names = _host_names(outside)
+    machines = {str(address): f"external/{name}" for address, name in names.items()}
+    machines |= {str(address): f"node/{name}" for name, ips in node_ips.items() for address in ips}
+    return LabPlan(document_with(outside), node_subnets, _ports(cases), machines, known, impossible)
+
+
+def _possible_hosts(
+    wanted: Sequence[IPAddress], document_with: Callable[[Sequence[IPAddress]], dict[str, Any]]
+) -> tuple[list[IPAddress], dict[str, str]]:
+    """The addresses that hosts of the lab can have, and why the others cannot. Raises LabError, BadInput without any host."""
+    try:
+        document_with(wanted)
+    except (LabError, BadInput):
+        document_with(())
+    else:
+        return list(wanted), {}
+    possible: list[IPAddress] = []
+    impossible: dict[str, str] = {}
+    for address in wanted:
+        try:
+            document_with([*possible, address])
+        except (LabError, BadInput) as error:
+            impossible[str(address)] = str(error)
+        else:
+            possible.append(address)
+    return possible, impossible
+
+
+def _host_names(outside: Iterable[IPAddress]) -> dict[IPAddress, str]:
+    return {address: f"h{number}" for number, address in enumerate(outside, start=1)}
+
+
+def _document(
+    cases: Sequence[Case],
+    nodes: Mapping[str, Node],
+    node_subnets: Sequence[NodeSubnets],
+    node_ips: Mapping[str, Sequence[IPAddress]],
+    outside: Sequence[IPAddress],
+) -> dict[str, Any]:
+    """The Lab document. Raises LabError, BadInput when its machines do not fit."""
+    names = _host_names(outside)
     segments = [_segment("nodes", [each for ips in node_ips.values() for each in ips]), *_host_segments(outside)]
     spec: dict[str, Any] = {
         "network": network_for(node_subnets),
@@ -195,13 +266,8 @@ def _plan_lab(cases: Sequence[Case]) -> LabPlan:
             for address in outside
         ],
     }
-    topology(
-        msgspec.convert(spec, LabSpec, dec_hook=from_text), network_config(spec["network"]).networks
-    )  # raises when the machines do not fit
-    document = {"apiVersion": Lab.API_VERSION, "kind": Lab.KIND, "metadata": {"name": "policy-test"}, "spec": spec}
-    machines = {str(address): f"external/{name}" for address, name in names.items()}
-    machines |= {str(address): f"node/{name}" for name, ips in node_ips.items() for address in ips}
-    return LabPlan(document, node_subnets, _ports(cases), machines, known)
+    topology(msgspec.convert(spec, LabSpec, dec_hook=from_text), network_config(spec["network"]).networks)
+    return {"apiVersion": Lab.API_VERSION, "kind": Lab.KIND, "metadata": {"name": "policy-test"}, "spec": spec}
 
 
 # Ports

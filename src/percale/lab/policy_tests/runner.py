@@ -26,7 +26,7 @@ from percale.errors import LabError
 from percale.explain.policy_tests.cases import Case, Probe
 from percale.explain.policy_tests.runner import Trial, changes, pairs, try_offline, try_probe
 from percale.lab.api.client import ask
-from percale.lab.policy_tests.placement import LABS, Batch, LabPlan, States, batches
+from percale.lab.policy_tests.placement import LABS, Batch, LabPlan, States, batches, is_placed
 from percale.lab.run_dir import LabDir, locate, take_down
 from percale.lab.up import start
 from percale.model.manifest.encode import to_plain
@@ -73,8 +73,8 @@ def _labs(pending: Sequence[tuple[str, Batch]]) -> Iterator[list[LabDir | None]]
     lab_dirs: list[LabDir | None] = []
     try:
         for name, batch in pending:
-            lab_dirs.append(locate(name) if batch.plan is not None else None)
-            if batch.plan is not None:
+            lab_dirs.append(locate(name) if batch.needs_lab else None)
+            if batch.needs_lab and batch.plan is not None:
                 _start(name, batch.plan)
         yield lab_dirs
     finally:
@@ -94,12 +94,15 @@ def _start(name: str, plan: LabPlan) -> None:
         json.dump({"apiVersion": "v1", "kind": "List", "items": documents}, file)
         file.flush()
         if start(name, [file.name], _SYNC_TIMEOUT, False, echo=output.append) != 0:
-            raise LabError(f"the lab for these cases does not come up: {' '.join(output[-1:])}")
+            raise LabError(f"the lab for these cases does not come up: {' '.join(output)}")
 
 
 def _try_batch(batch: Batch, lab_dir: LabDir | None) -> list[list[Trial]]:
     if batch.plan is None or lab_dir is None:
-        return [[replace(trial, apart=batch.reason) for trial in try_offline(sequence)] for sequence in batch.sequences]
+        return [
+            [replace(trial, apart=batch.why_not_sent(trial.case, trial.probe)) for trial in try_offline(sequence)]
+            for sequence in batch.sequences
+        ]
     lab = _Lab(lab_dir, batch.plan)
     return [[trial for case in sequence for trial in lab.try_case(case)] for sequence in batch.sequences]
 
@@ -155,13 +158,23 @@ class _Lab:
     _mark: int = _FIRST_MARK
 
     def try_case(self, case: Case) -> list[Trial]:
-        """Bring the lab to this state and run its probes."""
-        self._apply_state(case)
+        """Bring the lab to this state and send its probes; the evaluator answers those that cannot be sent, and no others."""
+        reasons = [self.plan.why_not_sent(case, probe) for probe in case.probes]
+        sent = [probe for probe, reason in zip(case.probes, reasons, strict=True) if reason is None]
+        if sent:
+            self._apply_state(case)
         with ThreadPoolExecutor(_PROBES, thread_name_prefix="probe") as threads:
-            return list(threads.map(lambda probe: self._try(case, probe), case.probes))
+            trials = threads.map(lambda probe: self._try(case, probe), sent)
+            evaluator = Evaluator(case.objects) if len(sent) < len(reasons) else None
+            return [
+                next(trials)
+                if evaluator is None or reason is None
+                else replace(try_probe(evaluator, case, probe), apart=reason)
+                for probe, reason in zip(case.probes, reasons, strict=True)
+            ]
 
     def _apply_state(self, case: Case) -> None:
-        pods = [self.plan.placed(pod) for pod in case.pods]
+        pods = [self.plan.placed(pod) for pod in case.pods if is_placed(pod)]
         gone, fresh, everything = changes(self._known, [*case.namespaces, *pods, *case.policies])
         moved = [each for each in fresh if isinstance(each, Pod) and self._is_moved(each)]
         gone = [each for each in gone if not isinstance(each, Namespace)]
@@ -218,17 +231,20 @@ class _Lab:
         )
 
     def _try(self, case: Case, probe: Probe) -> Trial:
-        if probe.port is None or probe.protocol not in ("TCP", "UDP"):
-            trial = try_probe(Evaluator(case.objects), case, probe)
-            return replace(trial, apart=f"a lab's probes are TCP and UDP, not {probe.protocol}")
         for _, destination in pairs(case, probe):
             trial = self._try_address(case, probe, destination)
             if trial.wrong:
                 break
         return trial
 
+    def _machine(self, case: Case, address: str) -> str:
+        """The host, the node or the pod that has it."""
+        if address in self.plan.machines:
+            return self.plan.machines[address]
+        return next(str(pod.key) for pod in case.pods if is_placed(pod) and address in pod.status.addresses)
+
     def _try_address(self, case: Case, probe: Probe, destination: str) -> Trial:
-        source = probe.source if "/" in probe.source else self.plan.machines[probe.source]
+        source = probe.source if "/" in probe.source else self._machine(case, probe.source)
         timeout = _ALLOWED_TIMEOUT if probe.allowed else _DENIED_TIMEOUT
         answer = self._probe(source, destination, probe.port or 0, probe.protocol, timeout)
         result = answer["result"]

@@ -87,7 +87,40 @@ def test_a_pod_is_made_with_its_address_and_answers_where_it_is_probed() -> None
 
 
 def test_what_no_lab_can_be_says_why() -> None:
-    finished = staged("name: a, ip: 10.0.1.11, phase: Failed")
-    assert (finished.plan, finished.reason) == (None, "a lab's pods are Running, x/a is Failed")
     far = staged("name: a, ip: 10.0.1.11, node: m1", "name: b, ip: 11.0.1.11, node: m1", nodes="{name: m1}")
     assert (far.plan, far.reason) == (None, "no nodes' subnets hold these pods' addresses as they are spread")
+    assert not far.needs_lab
+
+
+def test_a_probe_that_no_lab_can_send_keeps_no_other_from_being_sent() -> None:
+    batch = staged(
+        "name: a, ip: 10.0.1.11",
+        "name: done, ip: 10.0.1.12, phase: Failed",
+        probes=", ".join(
+            f"{{from: {one}, to: {other}, protocol: {protocol}, port: 80, allowed: true}}"
+            for one, other, protocol in (
+                ("x/a", "x/a", "TCP"),
+                ("x/done", "x/a", "TCP"),
+                ("10.0.1.12", "x/a", "TCP"),
+                ("203.0.113.7", "x/a", "UDP"),
+                ("x/a", "127.0.0.9", "TCP"),
+                ("x/a", "x/a", "SCTP"),
+            )
+        ),
+    )
+    is_a_lab(batch)
+    assert batch.needs_lab
+    assert batch.plan is not None
+    assert batch.plan.machines == {"203.0.113.7": "external/h1"}
+    (case,) = batch.sequences[0]
+    first, done, its_address, outside, loopback, sctp = (batch.why_not_sent(case, probe) for probe in case.probes)
+    assert (first, outside) == (None, None)
+    assert done == "a lab's pods are Running, x/done is Failed"
+    assert its_address is not None
+    assert "overlap" in its_address
+    assert loopback is not None
+    assert "127.0.0" in loopback
+    assert sctp == "a lab's probes are TCP and UDP, not SCTP"
+    assert not staged(
+        "name: a, ip: 10.0.1.11", probes="{from: x/a, to: x/a, protocol: SCTP, port: 1, allowed: true}"
+    ).needs_lab
