@@ -13,7 +13,7 @@ from percale.cli.left_out import print_left_out
 from percale.cli.options import validate_option, validation
 
 if TYPE_CHECKING:
-    from percale.explain.policy_tests.cases import Case
+    from percale.explain.policy_tests.cases import Case, Read
 
 
 @click.command()
@@ -46,33 +46,46 @@ def test(files: tuple[str, ...], live: bool, output: str) -> int:
 
 
 def _cases(files: tuple[str, ...]) -> list[Case]:
-    """All cases of all files; all errors are reported at once."""
+    """All cases of all files; all errors are reported at once. A manifest among them that a case names is none."""
     from percale.errors import BadInput, BadManifest
-    from percale.explain.policy_tests.cases import decode_cases
+    from percale.explain.policy_tests.cases import NotACase, decode_cases
     from percale.model.manifest.diagnostics import combined
     from percale.model.manifest.files import read
 
     found: list[Case] = []
-    given = read(files)
-    faults: list[BadManifest] = [*given.faults]
+    given = read(files, recursive=True)
+    manifests = _Manifests()
+    faults: list[tuple[str, BadManifest]] = [("", fault) for fault in given.faults]
     for file, text in given.documents:
         try:
-            found += decode_cases(text.encode(), file, partial(_manifest, file), validation())
+            found += decode_cases(text.encode(), file, manifests.reader(file), validation())
         except BadManifest as fault:
-            faults.append(fault)
-    if faults:
-        raise combined(faults)
+            faults += [(file, part) for part in fault.parts]
+    wrong = [
+        part for file, part in faults if not (isinstance(part, NotACase) and os.path.normpath(file) in manifests.read)
+    ]
+    if wrong:
+        raise combined(wrong)
     if not found:
         raise BadInput("no cases in there", where=", ".join(files), hint="docs/policy-tests.md shows one")
     return found
 
 
-def _manifest(case: str, path: str) -> tuple[str, bytes]:
-    """A file that a case names, seen from the case's own directory."""
-    from percale.errors import BadInput
+class _Manifests:
+    """The files that cases name, each seen from its case's own directory."""
 
-    file = Path(case).parent / path
-    try:
-        return os.path.normpath(file), file.read_bytes()
-    except OSError as error:
-        raise BadInput(f"{file} cannot be read: {error.strerror}", where=case) from error
+    def __init__(self) -> None:
+        self.read: set[str] = set()
+
+    def reader(self, case: str) -> Read:
+        return partial(self._read, case)
+
+    def _read(self, case: str, path: str) -> tuple[str, bytes]:
+        from percale.errors import BadManifest
+
+        file = os.path.normpath(Path(case).parent / path)
+        self.read.add(file)
+        try:
+            return file, Path(file).read_bytes()
+        except OSError as error:
+            raise BadManifest(f"{file} cannot be read: {error.strerror}", where=case) from error

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import msgspec
 from msgspec import Struct, field
 
-from percale.errors import BadInput, BadManifest
+from percale.errors import BadManifest
 from percale.explain.policy_tests.schema import PARTS, Document, Part, ProbeEntry, node_of, pod_of
 from percale.model.kinds import kinds_of
 from percale.model.manifest.decode import (
@@ -121,16 +121,20 @@ class Case(Struct, frozen=True, dict=True):
         return source.line() if source is not None else None
 
 
+class NotACase(BadManifest):
+    """A manifest where a case was expected."""
+
+
 Read: TypeAlias = Callable[[str], tuple[str, bytes]]
-"""A manifest that a case names, by the path that is written there: what errors call it, and its content. Raises BadInput."""
+"""A manifest that a case names, by the path that is written there: what errors call it, and its content. Raises BadManifest."""
 
 
 def _nothing(path: str) -> tuple[str, bytes]:
-    raise BadInput("manifests cannot be read from here", where=path)
+    raise BadManifest("manifests cannot be read from here", where=path)
 
 
 def decode_cases(data: bytes, file: str, read: Read = _nothing, validate: Validation = "strict") -> tuple[Case, ...]:
-    """All cases of a file. Raises BadManifest (each fault on a line of its own), BadInput."""
+    """All cases of a file. Raises BadManifest (each fault on a line of its own)."""
     text = text_of(data, file)
     cases: list[Case] = []
     faults: list[BadManifest] = []
@@ -208,7 +212,7 @@ class _Decoding(Struct, frozen=True):
             return None
         if self.node.get("kind") is not None and self.node.get("apiVersion") is not None:
             hint = "keep cases in a directory of their own, or name their files"
-            self.faults.append(BadManifest("a manifest, and not a case", where=where, hint=hint))
+            self.faults.append(NotACase("a manifest, and not a case", where=where, hint=hint))
             return None
         self._refuse_unknown(self.node, Document)
         if self.faults:
@@ -261,8 +265,13 @@ class _Decoding(Struct, frozen=True):
 
     def _from_manifests(self, paths: Iterable[str]) -> Iterator[tuple[Object, PolicySource]]:
         """The policies and namespaces of manifests; whatever else they hold is not a test's."""
-        for path in paths:
-            file, data = self.read(path)
+        for index, path in enumerate(paths):
+            try:
+                file, data = self.read(path)
+            except BadManifest as fault:
+                where = f"{self.source.file}:{descend(self.node, ('manifests', index))[1]}"
+                self.faults.append(BadManifest(fault.what, where=where))
+                continue
             manifest = inspect_manifest(data, file)
             self.faults.extend(manifest.faults)
             self.warnings.extend(map(str, manifest.skipped_that_matter))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,12 +24,12 @@ class Files(NamedTuple):
     """Of all, in their order."""
 
 
-def read(arguments: Sequence[str]) -> Files:
-    """All files that are meant."""
+def read(arguments: Sequence[str], *, recursive: bool = False) -> Files:
+    """All files that are meant; `recursive`: those of directories below a directory, too."""
     files = Files([], [], [])
     for argument in arguments:
         try:
-            for source, path in _meant(argument):
+            for source, path in _meant(argument, recursive=recursive):
                 files.names.append(source)
                 try:
                     files.documents.append((source, _text(source, path)))
@@ -40,7 +40,7 @@ def read(arguments: Sequence[str]) -> Files:
     return files
 
 
-def _meant(argument: str) -> list[tuple[str, Path | None]]:
+def _meant(argument: str, *, recursive: bool) -> list[tuple[str, Path | None]]:
     """(what errors call it, path or None for stdin), directories in the order of their names. Raises BadManifest."""
     path = Path(argument)
     if argument == "-":
@@ -48,12 +48,24 @@ def _meant(argument: str) -> list[tuple[str, Path | None]]:
     if not path.is_dir():
         return [(argument, path)]
     try:
-        found = sorted(entry for entry in path.iterdir() if entry.suffix in SUFFIXES and not entry.name.startswith("."))
+        found = sorted(_files_in(path, recursive=recursive))
     except OSError as error:
         raise BadManifest(f"cannot be read: {error.strerror}", where=argument) from error
     if not found:
         raise BadManifest("no manifests in this directory", where=argument, hint="expected *.yaml, *.yml or *.json")
     return [(str(entry), entry) for entry in found]
+
+
+def _files_in(directory: Path, *, recursive: bool) -> Iterator[Path]:
+    """Nothing hidden, and no directory behind a link. Raises OSError."""
+    for entry in directory.iterdir():
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            if recursive and not entry.is_symlink():
+                yield from _files_in(entry, recursive=True)
+        elif entry.suffix in SUFFIXES:
+            yield entry
 
 
 def _text(source: str, path: Path | None) -> str:
