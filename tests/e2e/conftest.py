@@ -45,6 +45,15 @@ class Person:
         assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}{self.logs()}"
         return done
 
+    def shell(self, line: str, code: int = 0) -> str:
+        """A command line as it was printed, for a shell; what it prints."""
+        environment = {**self.environment, "PATH": f"{PERCALE.parent}:{os.environ['PATH']}"}
+        done = subprocess.run(
+            ["sh", "-c", line], capture_output=True, text=True, cwd=ROOT, env=environment, timeout=60, check=False
+        )
+        assert done.returncode == code, f"{line}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
     def out(self, *arguments: str, code: int = 0, stdin: str = "") -> str:
         """What it prints."""
         return self(*arguments, code=code, stdin=stdin).stdout

@@ -70,10 +70,39 @@ def test_over_a_lab_it_says_what_the_packets_do(percale: Person, tmp_path: Path)
     file.write_text(WORLD)
     percale("lab", "up", "-f", str(file))
     assert percale.probe("busybox", "nginx", "80", "--timeout", "0.7") == "timeout"
-    assert "fix      kubectl label pod -n default busybox access=true" in percale.out(
-        "why", "busybox", "nginx", "80", "--lab", "lab", code=1
-    )
-    percale("lab", "label", "pod", "busybox", "access=true")
+    told = percale.out("why", "busybox", "nginx", "80", "--lab", "lab", code=1)
+    percale.shell(fix_in(told, "percale lab label pod -n default busybox access=true"))
     assert percale.out("why", "busybox", "nginx", "80").startswith("allowed: ")
     assert percale.probe("busybox", "nginx", "80") == "allowed"
     assert "it allows pods with access=true" in percale.out("why", "external/outside", "nginx", "80", code=1)
+
+
+def test_a_policy_that_is_proposed_is_applied_as_it_is_printed(percale: Person, tmp_path: Path) -> None:
+    file = tmp_path / "world.yaml"
+    file.write_text(WORLD + "---\n" + EVERYTHING_IS_DENIED)
+    percale("lab", "up", "--name", "other", "-f", str(file))
+    told = percale.out("why", "nginx", "busybox", "53/udp", "--lab", "other", code=1)
+    for fix in fixes_in(told):
+        assert fix.endswith(" | percale lab apply --lab other -f -")
+        percale.shell(fix)
+    assert percale.out("why", "nginx", "busybox", "53/udp", "--lab", "other").startswith("allowed: ")
+    percale("why", "nginx", "busybox", "53/tcp", "--lab", "other", code=1)
+    percale("why", "busybox", "nginx", "53/udp", "--lab", "other", code=1)
+
+
+EVERYTHING_IS_DENIED = """\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: nothing}
+spec: {podSelector: {}, policyTypes: [Ingress, Egress]}
+"""
+
+
+def fixes_in(told: str) -> list[str]:
+    return [line.removeprefix("  fix      ") for line in told.splitlines() if line.startswith("  fix ")]
+
+
+def fix_in(told: str, expected: str) -> str:
+    (found,) = fixes_in(told)
+    assert found == expected
+    return found

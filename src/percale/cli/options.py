@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, get_args
 
@@ -49,6 +50,16 @@ def networks(texts: Iterable[str], option: str, but: str | None = None) -> tuple
         if not is_network(word):
             raise click.BadParameter(f"{word!r} is not a network, such as 10.0.0.0/16", param_hint=option)
     return tuple(map(parse_network, words))
+
+
+def default_lab() -> str:
+    """The lab of commands without `--lab`."""
+    return os.environ.get("PERCALE_LAB") or "lab"
+
+
+def lab_words(lab: str) -> str:
+    """What a command that is printed needs behind its verb to mean this lab."""
+    return "" if lab == default_lab() else f" --lab {lab}"
 
 
 def lab_option(command: F) -> F:

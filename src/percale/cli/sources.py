@@ -13,10 +13,10 @@ import click
 from msgspec.structs import replace
 
 from percale.cli.left_out import print_left_out
-from percale.cli.options import validation
+from percale.cli.options import lab_words, validation
 from percale.controllers.offline import with_generated_slices
 from percale.explain.service_world import NO_NODE, ServiceWorld, pod_networks
-from percale.explain.world import World, overlaid
+from percale.explain.world import Tool, World, overlaid
 from percale.lab.api.client import get_objects
 from percale.lab.run_dir import locate
 from percale.lab.spec.topology import Lab
@@ -54,7 +54,8 @@ def load(files: Sequence[str], lab: str | None = None, changed: Sequence[str] = 
     Raises BadInput, NoSuchLab.
     """
     before = _from_lab(lab) if lab is not None else _from_files(files)
-    return overlaid(before, _from_files(changed), in_files=lab is None)
+    tool = Tool("percale lab", lab_words(lab)) if lab is not None else None
+    return overlaid(before, _from_files(changed), in_files=lab is None, tool=tool)
 
 
 def _from_files(files: Sequence[str]) -> Sequence[ManifestEntry]:

@@ -52,7 +52,9 @@ def why(
     place = None if files else lab or "lab"
     try:
         world = load(files, place)
-        around = TargetLookup(Evaluator(world.objects), world.made_up, _hosts(world, place))
+        around = TargetLookup(
+            Evaluator(world.objects), world.made_up, _hosts(world, place), world.owned, world.selectors
+        )
         question = _Question(world, place, around)
         if destination.startswith(_SERVICE):
             answer = question.service(source, destination, port)
@@ -95,7 +97,7 @@ class _Question(Struct, frozen=True):
         asker, asked = self._find(source), self._find(destination)
         protocol, number = find_port(port, asked)
         self._no_service(asked, protocol, number)
-        answer = explain_connection(self.around.evaluator, asker, asked, protocol, number)
+        answer = explain_connection(self.around, asker, asked, protocol, number)
         return _Answer(answer.word, list(to_text(answer, self.world)), connection_document(answer, self.world))
 
     def _no_service(self, asked: Target, protocol: str, number: int | None) -> None:

@@ -19,10 +19,12 @@ from percale.controllers import workloads
 from percale.controllers.workloads import Create, Workloads
 from percale.errors import BadInput, PercaleError
 from percale.model.condition import Condition
-from percale.model.manifest.decode import ManifestEntry, Source, field_line
+from percale.model.manifest.decode import DEFAULT_NAMESPACE, ManifestEntry, Source, field_line
 from percale.model.meta import Object, ObjectKey
 from percale.model.node import Node
 from percale.model.pod import Pod, PodIP
+from percale.model.selector import LabelSelector
+from percale.model.service import Service
 from percale.model.workloads import DaemonSet, Deployment, Job, ReplicaSet, StatefulSet, Workload
 from percale.policy.compiled_policy import PolicyKey, RuleRef
 from percale.policy.kinds.registry import POLICY_KINDS
@@ -36,6 +38,18 @@ _MOST_PODS = 10_000
 """Of one workload; they are all alike."""
 
 
+class Tool(Struct, frozen=True):
+    """What changes these objects: kubectl, or a lab's own verbs."""
+
+    program: str = "kubectl"
+    options: str = ""
+    """Behind the verb: which lab."""
+
+    def command(self, verb: str, arguments: str) -> str:
+        """A command line that works as it is."""
+        return f"{self.program} {verb}{self.options} {arguments}"
+
+
 class World(Struct, frozen=True):
     """All objects, where they are written, and what of them is made up."""
 
@@ -43,6 +57,17 @@ class World(Struct, frozen=True):
     sources: Mapping[Identity, Source]
     made_up: frozenset[ObjectKey] = frozenset()
     """Pods that have no address yet: the one that they have here is not the one they will get."""
+    tool: Tool = Tool()
+
+    @property
+    def owned(self) -> frozenset[ObjectKey]:
+        """Pods that a workload makes."""
+        return frozenset(each.key for each in self.objects if isinstance(each, Pod) and _owner(each) is not None)
+
+    @property
+    def selectors(self) -> tuple[tuple[str, LabelSelector], ...]:
+        """What Services and workloads select, by namespace."""
+        return tuple(_selectors(self.objects))
 
     def place(self, rule: RuleRef) -> str | None:
         """`file:line` of a rule, where a file has it."""
@@ -66,7 +91,9 @@ class World(Struct, frozen=True):
         return self.sources.get((kind.KIND, key))
 
 
-def overlaid(before: Sequence[ManifestEntry], after: Sequence[ManifestEntry], *, in_files: bool = True) -> World:
+def overlaid(
+    before: Sequence[ManifestEntry], after: Sequence[ManifestEntry], *, in_files: bool = True, tool: Tool | None = None
+) -> World:
     """The world of `before`; objects of `after` replace those of the same kind and name.
 
     `in_files`: the objects of `before` are written somewhere that a person can look up. Raises BadInput.
@@ -78,7 +105,7 @@ def overlaid(before: Sequence[ManifestEntry], after: Sequence[ManifestEntry], *,
     }
     sources = {identity_of(each.object): each.source for each in (*(before if in_files else ()), *after)}
     everything, made_up = _with_addresses(_with_pods(list(objects.values()), renewed))
-    return World(everything, sources, made_up)
+    return World(everything, sources, made_up, tool or Tool())
 
 
 def identity_of(obj: Object) -> Identity:
@@ -132,6 +159,15 @@ def _owner(obj: Object) -> Identity | None:
         if reference.controller:
             return (reference.kind, ObjectKey(obj.metadata.namespace, reference.name))
     return None
+
+
+def _selectors(objects: Iterable[Object]) -> Iterator[tuple[str, LabelSelector]]:
+    for each in objects:
+        namespace = each.metadata.namespace or DEFAULT_NAMESPACE
+        if isinstance(each, Service) and each.spec.selector:
+            yield namespace, LabelSelector(matchLabels=each.spec.selector)
+        elif isinstance(each, Workload) and each.spec.selector is not None:
+            yield namespace, each.spec.selector
 
 
 def _pods_of(maker: Workload, nodes: Sequence[Node]) -> Iterator[Object]:

@@ -10,10 +10,12 @@ from collections.abc import Iterator, Sequence
 from typing import Literal, TypeAlias
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from percale.explain.parties import outside
 from percale.explain.why.nearest_rule import Nearest, nearest
-from percale.explain.why.targets import Target
+from percale.explain.why.smallest_fix import Fix, smallest_fix
+from percale.explain.why.targets import Target, TargetLookup
 from percale.model.ip_family import Family
 from percale.policy.evaluator import Evaluator
 from percale.policy.rule_terms import FlowProtocol
@@ -29,6 +31,8 @@ class Answer(Struct, frozen=True):
     nearest: tuple[Nearest, ...]
     """Of each side that denies."""
     doubt: str | None = None
+    fixes: tuple[Fix, ...] = ()
+    """Of each side that denies: all of them make it allowed."""
 
     @property
     def word(self) -> Word:
@@ -58,11 +62,11 @@ class Reply(Struct, frozen=True):
 
 
 def explain_connection(
-    evaluator: Evaluator, source: Target, destination: Target, protocol: FlowProtocol, port: int | None
+    lookup: TargetLookup, source: Target, destination: Target, protocol: FlowProtocol, port: int | None
 ) -> Reply:
     """Evaluates every family that both have."""
     flows = [Flow(*ends, protocol, port) for ends in _pairs(source, destination)]
-    answers = tuple(_answer(evaluator, flow, source, destination) for flow in flows)
+    answers = tuple(_with_fixes(lookup, _answer(lookup.evaluator, flow, source, destination)) for flow in flows)
     doubt = None
     if not answers:
         doubt = f"{source.name} has only {_families(source)} and {destination.name} only {_families(destination)}"
@@ -74,6 +78,15 @@ def answer(evaluator: Evaluator, flow: Flow) -> Answer:
     verdict = evaluator.evaluate(flow)
     sides = (verdict.egress, verdict.ingress)
     return Answer(verdict, tuple(each for each in (nearest(evaluator, flow, side) for side in sides) if each))
+
+
+def _with_fixes(lookup: TargetLookup, answer_: Answer) -> Answer:
+    if answer_.word != "denied":
+        return answer_
+    verdict, near = answer_.verdict, {each.rule.direction: each for each in answer_.nearest}
+    sides = verdict.egress, verdict.ingress
+    fixes = (smallest_fix(lookup, verdict.flow, side, near.get(side.direction)) for side in sides)
+    return replace(answer_, fixes=tuple(each for each in fixes if each is not None))
 
 
 def _pairs(source: Target, destination: Target) -> Iterator[tuple[FlowEnd, FlowEnd]]:

@@ -7,7 +7,8 @@ from ipaddress import ip_address
 from msgspec import UNSET, Struct, UnsetType, field
 
 from percale.explain.why.connection import Answer, Reply
-from percale.explain.why.text import Places
+from percale.explain.why.smallest_fix import Fix, NoFix
+from percale.explain.why.text import Surroundings, change_text
 from percale.explain.why.through_service import ServicePath, ServiceReply
 from percale.model.ip_family import Family
 from percale.policy.verdict import Decision, FlowEnd
@@ -36,7 +37,14 @@ class NearestDocument(Struct, frozen=True):
     rule: str
     place: str | None
     differences: tuple[str, ...]
-    fixes: tuple[str, ...]
+
+
+class FixDocument(Struct, frozen=True):
+    """The smallest change that makes a side allow the flow; None: there is none, with the reason."""
+
+    direction: str
+    fix: str | None
+    reason: str | None
 
 
 class FlowDocument(Struct, frozen=True):
@@ -50,6 +58,7 @@ class FlowDocument(Struct, frozen=True):
     egress: DecisionDocument | None
     ingress: DecisionDocument | None
     nearest: tuple[NearestDocument, ...]
+    fixes: tuple[FixDocument, ...]
 
 
 class ConnectionDocument(Struct, frozen=True):
@@ -94,7 +103,7 @@ class ServiceDocument(Struct, frozen=True):
     taken: dict[str, str] | UnsetType = UNSET
 
 
-def connection_document(reply: Reply, places: Places) -> ConnectionDocument:
+def connection_document(reply: Reply, places: Surroundings) -> ConnectionDocument:
     """The whole reply."""
     return ConnectionDocument(
         from_=reply.source.name,
@@ -107,7 +116,7 @@ def connection_document(reply: Reply, places: Places) -> ConnectionDocument:
     )
 
 
-def service_document(reply: ServiceReply, places: Places) -> ServiceDocument:
+def service_document(reply: ServiceReply, places: Surroundings) -> ServiceDocument:
     """The whole reply about a Service."""
     return ServiceDocument(
         from_=reply.source.name,
@@ -119,7 +128,7 @@ def service_document(reply: ServiceReply, places: Places) -> ServiceDocument:
     )
 
 
-def _path(path: ServicePath, places: Places) -> PathDocument:
+def _path(path: ServicePath, places: Surroundings) -> PathDocument:
     return PathDocument(
         nodes=path.nodes,
         address=path.address,
@@ -130,14 +139,14 @@ def _path(path: ServicePath, places: Places) -> PathDocument:
     )
 
 
-def _endpoint(reply: Reply, seen_as: str | None, places: Places) -> EndpointDocument:
+def _endpoint(reply: Reply, seen_as: str | None, places: Surroundings) -> EndpointDocument:
     connection = connection_document(reply, places)
     return EndpointDocument(
         **{name: getattr(connection, name) for name in connection.__struct_fields__}, seen_as=seen_as
     )
 
 
-def _flow(answer: Answer, reply: Reply, places: Places) -> FlowDocument:
+def _flow(answer: Answer, reply: Reply, places: Surroundings) -> FlowDocument:
     flow = answer.verdict.flow
     known = answer.doubt is None
     return FlowDocument(
@@ -153,14 +162,14 @@ def _flow(answer: Answer, reply: Reply, places: Places) -> FlowDocument:
                 str(near.rule),
                 places.place(near.rule),
                 tuple(each.what for each in near.differences),
-                tuple(near.fixes),
             )
             for near in answer.nearest
         ),
+        fixes=tuple(_fix(each, places) for each in answer.fixes),
     )
 
 
-def _decision(decision: Decision, places: Places) -> DecisionDocument:
+def _decision(decision: Decision, places: Surroundings) -> DecisionDocument:
     return DecisionDocument(
         allowed=decision.allowed,
         why=decision.why,
@@ -168,6 +177,12 @@ def _decision(decision: Decision, places: Places) -> DecisionDocument:
         place=places.place(decision.rule) if decision.rule is not None else None,
         isolating=tuple(PolicyDocument(str(each), places.policy_place(each)) for each in decision.isolating),
     )
+
+
+def _fix(fix: Fix, places: Surroundings) -> FixDocument:
+    if isinstance(fix.change, NoFix):
+        return FixDocument(fix.direction, None, fix.change.reason)
+    return FixDocument(fix.direction, change_text(fix.change, places.tool), None)
 
 
 def _address(end: FlowEnd) -> str:

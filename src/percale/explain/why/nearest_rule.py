@@ -1,28 +1,24 @@
-"""For a side that denies: the rule that would have allowed it with the least change, what differs, and the line that does it.
+"""For a side that denies: the rule that comes nearest to allowing it, and what differs.
 
 Called by `connection.py`. Each rule is asked what of its peers and of its ports does not fit; the fewest differences win, and
-among equals the first rule.
+among equals the first rule. `smallest_fix.py` proposes what to change.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from msgspec import Struct
 
-from percale.model.field_path import format_field_path
-from percale.model.namespace import NAME_LABEL
 from percale.model.selector import LabelSelector, LabelSelectorRequirement
-from percale.policy.compiled_policy import PEERS_FIELD, TIERS, CompiledRule, RuleRef
+from percale.policy.compiled_policy import TIERS, CompiledRule, RuleRef
 from percale.policy.evaluator import Evaluator, PolicyClass
-from percale.policy.flow_match import peer_matches, ports_match
-from percale.policy.kinds.policy_kind import PolicyKind
+from percale.policy.flow_match import peer_matches, ports_match, rule_matches
 from percale.policy.rule_terms import (
     Block,
     DomainTerm,
-    FlowProtocol,
     Labels,
     NodeSelectorTerm,
     Peer,
@@ -35,16 +31,14 @@ from percale.policy.verdict import Decision, Flow, FlowEnd
 
 
 class Difference(Struct, frozen=True):
-    """Why a rule does not mean a flow, and what would change that; None: nothing that fits on a line."""
+    """Why a rule does not mean a flow."""
 
     what: str
-    fix: str | None = None
     weight: int = 1
     """How far away it is from being allowed."""
+    label: tuple[str, str] | None = None
+    """The label that the pod lacks, where that is all."""
 
-
-_GENERATED = frozenset(("pod-template-hash", "controller-revision-hash", "pod-template-generation"))
-"""Labels that a workload's controller gives to pods: another one with the next template."""
 
 Differences: TypeAlias = tuple[Difference, ...]
 
@@ -60,12 +54,6 @@ class Nearest(Struct, frozen=True):
         return "; ".join(each.what for each in self.differences)
 
     @property
-    def fixes(self) -> tuple[str, ...]:
-        """All that must be done; empty when some of it cannot be said."""
-        fixes = tuple(each.fix for each in self.differences if each.fix is not None)
-        return fixes if len(fixes) == len(self.differences) else ()
-
-    @property
     def weight(self) -> int:
         return _weight(self.differences)
 
@@ -78,18 +66,22 @@ def nearest(evaluator: Evaluator, flow: Flow, decision: Decision) -> Nearest | N
     peer = flow.destination if decision.direction == "egress" else flow.source
     policies = evaluator.class_of(evaluator.selector_index.pod_ids[subject.pod.key])
     found = [
-        Nearest(rule.ref, (*_peer_differences(rule, peer, evaluator), *_port_differences(rule, flow, evaluator)))
-        for rule in _candidates(policies, decision)
+        Nearest(rule.ref, (*_peer_differences(rule, peer, evaluator), *_port_differences(rule, flow)))
+        for rule in _candidates(policies, decision, flow, peer, evaluator)
     ]
     return min(found, key=lambda each: each.weight, default=None)
 
 
-def _candidates(policies: PolicyClass, decision: Decision) -> Iterator[CompiledRule]:
-    """The rules that allow, and are asked before the verdict falls."""
+def _candidates(
+    policies: PolicyClass, decision: Decision, flow: Flow, peer: FlowEnd, evaluator: Evaluator
+) -> Iterator[CompiledRule]:
+    """The rules that allow, and are asked before the verdict falls or another rule passes the flow to the next tier."""
     for tier, rules in zip(TIERS, policies.rules_by_tier(decision.direction), strict=True):
         for rule in rules:
             if rule.ref == decision.rule:
                 return
+            if rule.action == "Pass" and rule_matches(rule, peer, flow, evaluator.selector_index, evaluator.node_index):
+                break
             if rule.action == "Accept":
                 yield rule
         if tier == "NetworkPolicy" and decision.why == "isolated":
@@ -109,49 +101,46 @@ def _peer_differences(rule: CompiledRule, party: FlowEnd, evaluator: Evaluator) 
         peer_matches(peer, party, evaluator.selector_index, evaluator.node_index) for peer in rule.peers
     ):
         return ()
-    fix = _add_peer(evaluator.policy_kinds.of_policy(rule.ref.policy), rule.ref, party)
-    each = (tuple(_from_peer(peer, party, evaluator, fix)) for peer in rule.peers)
+    each = (tuple(_from_peer(peer, party, evaluator)) for peer in rule.peers)
     return min(each, key=_weight, default=(Difference("it allows a sort of peer that is not known here", weight=3),))
 
 
-def _from_peer(peer: Peer, party: FlowEnd, evaluator: Evaluator, fix: str | None) -> Iterator[Difference]:
+def _from_peer(peer: Peer, party: FlowEnd, evaluator: Evaluator) -> Iterator[Difference]:
     match peer:
         case PodSelectorTerm():
-            yield from _from_term(peer, party, evaluator, fix)
+            yield from _from_term(peer, party, evaluator)
         case Block():
-            yield _from_block(peer, party, fix)
+            yield _from_block(peer, party)
         case NodeSelectorTerm():
             if party.node is None:
-                yield Difference(f"it allows nodes, {party} is none", fix, 3)
+                yield Difference(f"it allows nodes, {party} is none", 3)
             else:
                 labels = evaluator.node_index.labels.get(party.node, {})
-                yield from _from_selector(peer.nodes, labels, f"node {party.node}", f"node {party.node}")
+                yield from (Difference(what) for what, _ in _from_selector(peer.nodes, labels, f"node {party.node}"))
         case DomainTerm():
-            yield Difference(f"it allows {peer.name}, which does not resolve to {party}", fix, 3)
+            yield Difference(f"it allows {peer.name}, which does not resolve to {party}", 3)
 
 
-def _from_term(term: PodSelectorTerm, party: FlowEnd, evaluator: Evaluator, fix: str | None) -> Iterator[Difference]:
+def _from_term(term: PodSelectorTerm, party: FlowEnd, evaluator: Evaluator) -> Iterator[Difference]:
     pod = party.pod
     if pod is None:
         who = f"{party} is a node" if party.node is not None else f"{party} is no pod"
-        yield Difference(f"it allows pods{_of(term.pods)}, {who}", fix, 3)
+        yield Difference(f"it allows pods{_of(term.pods)}, {who}", 3)
         return
     if isinstance(term.namespaces, str):
         if term.namespaces != pod.namespace:
             what = f"it allows pods of namespace {term.namespaces}, {pod.key} is in {pod.namespace}"
-            yield Difference(what, fix, 2)
+            yield Difference(what, 2)
     else:
         labels = evaluator.selector_index.labels_of(pod.namespace)
-        for each in _from_selector(term.namespaces, labels, "it", f"namespace {pod.namespace}"):
-            yield Difference(f"namespace {pod.namespace} is not selected: {each.what}", each.fix)
-    yield from (
-        Difference(f"it allows pods{_of(term.pods)}, {each.what}", each.fix)
-        for each in _from_selector(term.pods, pod.labels, str(pod.key), f"pod -n {pod.namespace} {pod.key.name}")
-    )
+        for what, _ in _from_selector(term.namespaces, labels, "it"):
+            yield Difference(f"namespace {pod.namespace} is not selected: {what}")
+    for what, label in _from_selector(term.pods, pod.labels, str(pod.key)):
+        yield Difference(f"it allows pods{_of(term.pods)}, {what}", label=label)
 
 
-def _from_selector(selector: LabelSelector, labels: Labels, who: str, target: str) -> Iterator[Difference]:
-    """What of the labels does not fit. `target` is who has them, as kubectl calls it."""
+def _from_selector(selector: LabelSelector, labels: Labels, who: str) -> Iterator[tuple[str, tuple[str, str] | None]]:
+    """What of the labels does not fit, and the label that is missing, where that is all."""
     wanted = [
         *(
             LabelSelectorRequirement(key=key, operator="In", values=(value,))
@@ -161,24 +150,20 @@ def _from_selector(selector: LabelSelector, labels: Labels, who: str, target: st
     ]
     for each in wanted:
         if not each.matches(labels):
-            yield _from_requirement(each, labels.get(each.key), who, target)
+            yield _from_requirement(each, labels.get(each.key), who)
 
 
-def _from_requirement(wanted: LabelSelectorRequirement, value: str | None, who: str, target: str) -> Difference:
+def _from_requirement(
+    wanted: LabelSelectorRequirement, value: str | None, who: str
+) -> tuple[str, tuple[str, str] | None]:
     key = wanted.key
-    is_own_name = key == NAME_LABEL
     if value is None:
         first = wanted.values[0] if wanted.values else "true"
         lacks = f"{key}={first}" if len(wanted.values) == 1 else key
-        return Difference(
-            f"{who} lacks {lacks}" if who == "it" else f"{who} has no label {lacks}",
-            f"kubectl label {target} {key}={first}",
-        )
+        return f"{who} lacks {lacks}" if who == "it" else f"{who} has no label {lacks}", (key, first)
     if wanted.operator == "In":
-        what = f"{who} has {key}={value}, not {' or '.join(wanted.values)}"
-        fix = f"kubectl label {target} {key}={wanted.values[0]} --overwrite" if wanted.values else None
-        return Difference(what, None if is_own_name else fix)
-    return Difference(f"{who} has {key}={value}", None if is_own_name else f"kubectl label {target} {key}-")
+        return f"{who} has {key}={value}, not {' or '.join(wanted.values)}", None
+    return f"{who} has {key}={value}", None
 
 
 def _of(selector: LabelSelector) -> str:
@@ -196,46 +181,30 @@ def _set(requirement: LabelSelectorRequirement) -> str:
     return f"{requirement.key} {word} ({', '.join(requirement.values)})"
 
 
-def _from_block(block: Block, party: FlowEnd, fix: str | None) -> Difference:
+def _from_block(block: Block, party: FlowEnd) -> Difference:
     address = ip_address(party.address)
     weight = 1 if party.pod is None else 2
     if address.version != block.network.version:
-        return Difference(f"it allows {block.cidr}, {address} is IPv{address.version}", fix, 3)
+        return Difference(f"it allows {block.cidr}, {address} is IPv{address.version}", 3)
     for excluded in block.excluded:
         if excluded.version == address.version and address in excluded:
-            return Difference(f"{address} is in the except {excluded} of {block.cidr}", fix, weight)
-    return Difference(f"it allows {block.cidr}, {address} is not in it", fix, weight)
-
-
-def _add_peer(kind: PolicyKind[Any], rule: RuleRef, party: FlowEnd) -> str | None:
-    """A peer that means this party, for the rule's list; addresses only of those that have no labels."""
-    pod = party.pod
-    if pod is not None:
-        labels = {key: value for key, value in pod.labels.items() if key not in _GENERATED}
-        peer: str | None = kind.pod_peer(labels, pod.namespace, rule.policy)
-    else:
-        peer = kind.network_peer(f"{ip_address(party.address)}/{len(party.address) * 8}", rule.direction)
-    return _add(rule, PEERS_FIELD[rule.direction], peer) if peer is not None else None
-
-
-def _add(rule: RuleRef, field: str, item: str) -> str:
-    return f"add to {format_field_path((*rule.field, field))}: - {item}"
+            return Difference(f"{address} is in the except {excluded} of {block.cidr}", weight)
+    return Difference(f"it allows {block.cidr}, {address} is not in it", weight)
 
 
 # Ports
 
 
-def _port_differences(rule: CompiledRule, flow: Flow, evaluator: Evaluator) -> Differences:
+def _port_differences(rule: CompiledRule, flow: Flow) -> Differences:
     """Of the port that is nearest."""
     if rule.ports is None or ports_match(rule.ports, flow.protocol, flow.port, flow.destination.pod):
         return ()
+    if not rule.ports:
+        return (Difference("it means no port that is known here", weight=3),)
     if flow.port is None:
         return (Difference(f"it allows {_listed(rule.ports)}, ICMP has no port", weight=3),)
     each = sorted(rule.ports, key=lambda port: _distance(port, flow))
-    if not each:
-        return (Difference("it means no port that is known here", weight=3),)
-    fix = _add_port(evaluator.policy_kinds.of_policy(rule.ref.policy), rule.ref, flow.protocol, flow.port)
-    return (Difference(_from_port(each[0], flow, each), fix),)
+    return (Difference(_from_port(each[0], flow, each)),)
 
 
 def _distance(port: Port, flow: Flow) -> tuple[bool, bool]:
@@ -281,7 +250,3 @@ def _spelled(port: Port) -> str:
     if port.first <= 1 and port.last == 65535:
         return f"all {port.protocol} ports"
     return f"{port.first}{suffix}" if port.first == port.last else f"{port.first}-{port.last}{suffix}"
-
-
-def _add_port(kind: PolicyKind[Any], rule: RuleRef, protocol: FlowProtocol, port: int) -> str:
-    return _add(rule, kind.ports_field, kind.port(protocol, port))

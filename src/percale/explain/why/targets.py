@@ -18,6 +18,7 @@ from percale.model.addresses import port_number
 from percale.model.manifest.decode import DEFAULT_NAMESPACE
 from percale.model.meta import Object, ObjectKey
 from percale.model.pod import Pod
+from percale.model.selector import LabelSelector
 from percale.model.workloads import KINDS_BY_ALIAS
 from percale.policy.evaluator import Evaluator
 from percale.policy.pod_facts import PodFacts
@@ -49,6 +50,10 @@ class TargetLookup(Struct, frozen=True):
     """Pods whose addresses are not the ones that they will have."""
     hosts: Mapping[str, tuple[str, ...]] | None = None
     """The addresses of a lab's hosts outside, by name; None where there is no lab."""
+    owned: frozenset[ObjectKey] = frozenset()
+    """Pods that a workload makes."""
+    selectors: tuple[tuple[str, LabelSelector], ...] = ()
+    """What else than policies selects pods, by namespace: Services and workloads."""
 
     def find(self, text: str) -> Target:
         """Who is meant. Raises NotFound with the nearest name that is known, BadInput."""

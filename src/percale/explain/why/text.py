@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from ipaddress import ip_address
-from typing import Protocol
+from math import inf
+from typing import Any, Protocol
+
+import yaml
 
 from percale.explain.why.connection import Answer, Reply
+from percale.explain.why.smallest_fix import AddLabels, AddPolicy, AddRule, NoFix
+from percale.explain.world import Tool
+from percale.model.manifest.decode import DEFAULT_NAMESPACE
 from percale.policy.compiled_policy import PolicyKey, RuleRef
 from percale.policy.verdict import Decision, FlowEnd
 
@@ -19,7 +26,14 @@ class Places(Protocol):
     def policy_place(self, policy: PolicyKey) -> str | None: ...
 
 
-def to_text(reply: Reply, places: Places) -> Iterator[str]:
+class Surroundings(Places, Protocol):
+    """And how objects are changed."""
+
+    @property
+    def tool(self) -> Tool: ...
+
+
+def to_text(reply: Reply, places: Surroundings) -> Iterator[str]:
     """For a person; the verdict first."""
     asked = f"{reply.source.name} → {reply.destination.name}, {_port(reply.protocol, reply.port)}"
     if not reply.answers:
@@ -28,7 +42,7 @@ def to_text(reply: Reply, places: Places) -> Iterator[str]:
         yield from _answer_lines(answer, reply, places)
 
 
-def _answer_lines(answer: Answer, reply: Reply, places: Places) -> Iterator[str]:
+def _answer_lines(answer: Answer, reply: Reply, places: Surroundings) -> Iterator[str]:
     flow = answer.verdict.flow
     ends = " → ".join(
         asked.name if asked.unknown or asked.name == str(_address(party)) else f"{asked.name} ({_address(party)})"
@@ -43,8 +57,28 @@ def _answer_lines(answer: Answer, reply: Reply, places: Places) -> Iterator[str]
         yield f"  {decision.direction:<8} {reason(decision, party, places)}"
     for near in answer.nearest:
         yield f"  nearest  {_with_place(near.rule, places)}: {near.what}"
-        for fix in near.fixes:
-            yield f"  fix      {fix}"
+    for fix in answer.fixes:
+        if isinstance(fix.change, NoFix):
+            yield f"  no fix   {fix.change.reason}"
+        else:
+            yield f"  fix      {change_text(fix.change, places.tool)}"
+
+
+def change_text(change: AddLabels | AddRule | AddPolicy, tool: Tool) -> str:
+    """A command line, or what to add to a policy."""
+    match change:
+        case AddLabels(pod, labels):
+            words = " ".join(f"{key}={value}" for key, value in labels.items())
+            return tool.command("label", f"pod -n {pod.namespace or DEFAULT_NAMESPACE} {pod.name} {words}")
+        case AddRule(policy, direction, rule):
+            return f"add to spec.{direction} of {policy}: - {_in_a_line(rule)}"
+        case AddPolicy(manifest):
+            return f"echo {shlex.quote(_in_a_line(manifest))} | {tool.command('apply', '-f -')}"
+
+
+def _in_a_line(value: Any) -> str:
+    """YAML in flow style."""
+    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=inf).strip()
 
 
 def reason(decision: Decision, party: FlowEnd, places: Places) -> str:

@@ -19,8 +19,9 @@ from percale.errors import BadInput
 from percale.explain.service_world import MasqueradeAddress
 from percale.explain.services.show import unproxied_reason
 from percale.explain.why.connection import Answer, Reply, explain_connection
+from percale.explain.why.smallest_fix import Fix, NoFix
 from percale.explain.why.targets import Target, TargetLookup
-from percale.explain.why.text import Places
+from percale.explain.why.text import Surroundings
 from percale.explain.why.text import to_text as connection_text
 from percale.model.ip_family import Family
 from percale.model.meta import Object
@@ -199,14 +200,15 @@ def _endpoint_verdict(
     text, _, number = endpoint.rpartition(":")
     party = evaluator.flow_end(ip_address(text.strip("[]")).packed)
     asked = Target(_name_of(party), (party,), party.pod is not None and party.pod.key in cluster.lookup.made_up)
-    direct = explain_connection(evaluator, source, asked, protocol, int(number))
+    direct = explain_connection(cluster.lookup, source, asked, protocol, int(number))
     masquerades = cluster.masquerade_addresses(masquerading)
     masquerade_addresses = [each for each in masquerades if len(each.address) == len(party.address)]
     if not masquerade_addresses or _home(party) in (None, masquerading):
         return Endpoint(direct, None)
     clients = [evaluator.flow_end(each.address) for each in masquerade_addresses]
     seen = [
-        explain_connection(evaluator, Target(_name_of(each), (each,)), asked, protocol, int(number)) for each in clients
+        explain_connection(cluster.lookup, Target(_name_of(each), (each,)), asked, protocol, int(number))
+        for each in clients
     ]
     who = " or ".join(map(str, masquerade_addresses))
     together = zip(direct.answers, *(each.answers for each in seen), strict=True)
@@ -225,16 +227,19 @@ def _combined(direct: Answer, seen: Sequence[Answer], who: str) -> Answer:
     ingress = seen[0].verdict.ingress
     near = [each for each in direct.nearest if each.rule.direction == "egress"]
     near += [each for each in seen[0].nearest if each.rule.direction == "ingress"]
+    fixes = [each for each in direct.fixes if each.direction == "egress"]
+    if not ingress.allowed:
+        fixes.append(Fix("ingress", NoFix(f"a rule would mean {who}, and so every client that it masquerades")))
     doubt = direct.doubt
     if doubt is None and any(each.verdict.ingress.allowed != ingress.allowed for each in seen):
         doubt = f"it depends on the way between the nodes: {who}"
-    return Answer(Verdict(direct.verdict.flow, direct.verdict.egress, ingress), tuple(near), doubt)
+    return Answer(Verdict(direct.verdict.flow, direct.verdict.egress, ingress), tuple(near), doubt, tuple(fixes))
 
 
 # Telling
 
 
-def to_text(reply_: ServiceReply, places: Places) -> Iterator[str]:
+def to_text(reply_: ServiceReply, places: Surroundings) -> Iterator[str]:
     """For a person; the verdict first."""
     replies = [each.reply for path in reply_.paths for each in path.endpoints]
     names = {each.destination.name for each in replies if each.word == "allowed"}

@@ -6,7 +6,7 @@ rule denies all peers or ports. That is decided here, once, for verdicts and ker
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 from percale.model.clusternetworkpolicy import (
@@ -19,15 +19,12 @@ from percale.model.clusternetworkpolicy import (
     NamespacedPod,
 )
 from percale.model.field_path import FieldPath
-from percale.model.namespace import NAME_LABEL
 from percale.model.selector import LabelSelector
-from percale.policy.compiled_policy import PEERS_FIELD, CompiledPolicy, CompiledRule, PolicyKey, RuleRef
-from percale.policy.kinds.policy_kind import PolicyKind, inline_selector
+from percale.policy.compiled_policy import PEERS_FIELD, CompiledPolicy, CompiledRule, RuleRef
+from percale.policy.kinds.policy_kind import PolicyKind
 from percale.policy.rule_terms import (
     Block,
-    Direction,
     DomainTerm,
-    FlowProtocol,
     NodeSelectorTerm,
     Peer,
     PodSelectorTerm,
@@ -45,7 +42,6 @@ class ClusterNetworkPolicyKind(PolicyKind[ClusterNetworkPolicy]):
 
     prefix = "cnp"
     object_type = ClusterNetworkPolicy
-    ports_field = "protocols"
 
     def compile(self, policy: ClusterNetworkPolicy) -> CompiledPolicy:
         key = self.key(policy.key)
@@ -63,16 +59,6 @@ class ClusterNetworkPolicyKind(PolicyKind[ClusterNetworkPolicy]):
                 _rule(RuleRef(key, "ingress", index), rule, rule.from_) for index, rule in enumerate(spec.ingress)
             ),
         )
-
-    def pod_peer(self, labels: Mapping[str, str], namespace: str, policy: PolicyKey) -> str:
-        home, pods = inline_selector({NAME_LABEL: namespace}), inline_selector(labels)
-        return f"pods: {{namespaceSelector: {home}, podSelector: {pods}}}"
-
-    def network_peer(self, cidr: str, direction: Direction) -> str | None:
-        return f'networks: ["{cidr}"]' if direction == "egress" else None
-
-    def port(self, protocol: FlowProtocol, number: int) -> str:
-        return f"{protocol.lower()}: {{destinationPort: {{number: {number}}}}}"
 
 
 def _rule(ref: RuleRef, rule: _Rule, given: Sequence[_Peer]) -> CompiledRule:

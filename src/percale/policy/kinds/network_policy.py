@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 
 from percale.model.field_path import FieldPath
 from percale.model.manifest.decode import DEFAULT_NAMESPACE
-from percale.model.namespace import NAME_LABEL
 from percale.model.networkpolicy import NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort
 from percale.policy.compiled_policy import DIRECTIONS, PEERS_FIELD, CompiledPolicy, CompiledRule, PolicyKey, RuleRef
-from percale.policy.kinds.policy_kind import PolicyKind, inline_selector
+from percale.policy.kinds.policy_kind import PolicyKind
 from percale.policy.lint.finding import LintedPolicy, LintFindings, finding
 from percale.policy.rule_terms import (
     EVERYTHING,
     Block,
     Direction,
-    FlowProtocol,
     Peer,
     PodSelectorTerm,
     Port,
@@ -30,7 +28,6 @@ class NetworkPolicyKind(PolicyKind[NetworkPolicy]):
 
     prefix = "np"
     object_type = NetworkPolicy
-    ports_field = "ports"
 
     def compile(self, policy: NetworkPolicy) -> CompiledPolicy:
         namespace = policy.metadata.namespace or DEFAULT_NAMESPACE
@@ -78,18 +75,6 @@ class NetworkPolicyKind(PolicyKind[NetworkPolicy]):
                         "remove endPort, or write the last port of the range",
                         field=(*field, index, "endPort"),
                     )
-
-    def pod_peer(self, labels: Mapping[str, str], namespace: str, policy: PolicyKey) -> str:
-        pods = f"podSelector: {inline_selector(labels)}"
-        if namespace == policy.namespace:
-            return pods
-        return f"{{namespaceSelector: {inline_selector({NAME_LABEL: namespace})}, {pods}}}"
-
-    def network_peer(self, cidr: str, direction: Direction) -> str:
-        return f'ipBlock: {{cidr: "{cidr}"}}'
-
-    def port(self, protocol: FlowProtocol, number: int) -> str:
-        return f"{{port: {number}, protocol: {protocol}}}"
 
 
 def _rule(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Mapping
 from typing import ClassVar
 
 import pytest
@@ -36,7 +35,7 @@ from percale.policy.kinds.policy_kind import PolicyKind
 from percale.policy.kinds.registry import PolicyKinds
 from percale.policy.lint.finding import LintedPolicy, LintFindings, finding
 from percale.policy.lint.linter import lint
-from percale.policy.rule_terms import Direction, FlowProtocol, PodSelectorTerm
+from percale.policy.rule_terms import PodSelectorTerm
 from percale.policy.verdict import Flow
 from percale.render.policy.renderer import PolicyRenderer
 from percale.store.memory import MemoryStore
@@ -54,7 +53,6 @@ class Quarantine(Object, frozen=True, kw_only=True):
 class QuarantineKind(PolicyKind[Quarantine]):
     prefix = "q"
     object_type = Quarantine
-    ports_field = "none"
 
     def compile(self, policy: Quarantine) -> CompiledPolicy:
         key = self.key(policy.key)
@@ -71,15 +69,6 @@ class QuarantineKind(PolicyKind[Quarantine]):
 
     def lint(self, policy: LintedPolicy) -> LintFindings:
         yield finding("no-effect", policy, ("pods",), "only a test", "remove it")
-
-    def pod_peer(self, labels: Mapping[str, str], namespace: str, policy: PolicyKey) -> str:
-        return f"{namespace}: {dict(labels)}"
-
-    def network_peer(self, cidr: str, direction: Direction) -> None:
-        return None
-
-    def port(self, protocol: FlowProtocol, number: int) -> str:
-        return f"{protocol} {number}"
 
 
 KINDS = PolicyKinds(NetworkPolicyKind(), ClusterNetworkPolicyKind(), QuarantineKind())
