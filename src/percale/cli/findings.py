@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
@@ -10,6 +9,7 @@ import click
 from msgspec import Struct
 from msgspec.structs import replace
 
+from percale.cli.json_output import format_json
 from percale.errors import BadManifest, BadNetworkConfig
 from percale.lab.spec.topology import Lab
 from percale.model.kinds import KINDS, kinds_of
@@ -63,7 +63,7 @@ def print_findings(findings: Sequence[Finding], subject: str, output: str, summa
     """As text with this last line, or as JSON with this name for the subjects."""
     if output == "json":
         plain = [each.plain(subject) for each in findings]
-        click.echo(json.dumps({"findings": plain, **by_severity(findings)}, indent=2, ensure_ascii=False))
+        click.echo(format_json({"findings": plain, **by_severity(findings)}))
         return
     for finding in findings:
         click.echo(finding)

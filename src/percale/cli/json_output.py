@@ -1,4 +1,4 @@
-"""Results as JSON that people read as well."""
+"""Results as JSON, for people too: the one form of every `-o json`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from typing import Any
 import msgspec
 
 
-def format_json(value: Any) -> str:
-    """Indented; structs are objects."""
-    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+def format_json(value: Any, *, indent: int = 2) -> str:
+    """Structs are objects; `indent` 0 is one line."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=indent).decode()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,17 +11,18 @@ from typing import TYPE_CHECKING
 import click
 from msgspec.structs import replace
 
+from percale.cli.json_output import format_json
 from percale.cli.options import validate_option
 
 if TYPE_CHECKING:
-    from percale.explain.matrix.diff import FlowChange, WorldSide
+    from percale.explain.matrix.diff import WorldSide
+    from percale.explain.matrix.document import ChangeDocument
     from percale.explain.matrix.groups import Group, Grouping
     from percale.explain.matrix.matrix import Matrix
     from percale.explain.matrix.port_space import PortSpace
     from percale.explain.world import World
     from percale.policy.evaluator import Evaluator
     from percale.policy.rule_terms import PortSpan
-    from percale.policy.verdict import Decision, FlowEnd
 
 
 _MOST_ROWS = 40
@@ -117,10 +117,11 @@ def _is_crowded(grouping: Grouping, namespaces: Sequence[str], output: str) -> b
 
 def _lines(found: Matrix, output: str) -> Iterator[str]:
     from percale.explain.matrix import graph, text
+    from percale.explain.matrix.document import matrix_document
 
     match output:
         case "json":
-            yield json.dumps(text.as_plain(found), indent=2, ensure_ascii=False)
+            yield format_json(matrix_document(found))
         case "csv":
             yield from text.as_csv(found)
         case "dot":
@@ -190,6 +191,7 @@ def _note(world: World, evaluator: Evaluator) -> None:
 
 def _compare(before: World, after: World, spans: Sequence[PortSpan], namespaces: Sequence[str], output: str) -> int:
     from percale.explain.matrix.diff import flow_changes
+    from percale.explain.matrix.document import DiffDocument, change_document
     from percale.explain.matrix.text import csv_line, names
 
     (old, new), space = _sides([before, after], spans, namespaces)
@@ -199,35 +201,19 @@ def _compare(before: World, after: World, spans: Sequence[PortSpan], namespaces:
     groups = old.grouping.groups
     called = dict(zip(groups, names(groups), strict=True))
     places = (_Places(before), _Places(after))
-    rows = [_row(flip, called, space, places) for flip in found]
+    rows = [change_document(each, called, space, *places) for each in found]
     if output == "json":
-        click.echo(json.dumps({"flips": rows}, indent=2, ensure_ascii=False))
+        click.echo(format_json(DiffDocument(rows)))
     elif output == "csv":
-        heads = ("from", "to", "change", "ports", "partly", "before", "after")
-        click.echo(csv_line(*heads))
+        click.echo(csv_line("from", "to", "change", "ports", "partly", "before", "after"))
         for row in rows:
-            click.echo(csv_line(*(str(row[head]).lower() if head == "partly" else str(row[head]) for head in heads)))
+            partly = "true" if row.partly else "false"
+            click.echo(csv_line(row.from_, row.to, row.change, row.ports, partly, row.before, row.after))
     else:
         _tell(rows)
     _tell_strangers(groups, new.grouping.groups)
     _note(after, new.evaluator)
     return 1 if found else 0
-
-
-def _row(
-    flip: FlowChange, called: Mapping[Group, str], space: PortSpace, places: tuple[_Places, _Places]
-) -> dict[str, str | bool]:
-    source, destination = flip.example
-    return {
-        "from": called[flip.source],
-        "to": called[flip.destination],
-        "change": "opens" if flip.opens else "closes",
-        "ports": space.text(flip.ports),
-        "partly": flip.partly,
-        "before": _because(flip.before, flip.example, places[0]),
-        "after": _because(flip.after, flip.example, places[1]),
-        "example": f"{source} → {destination}",
-    }
 
 
 class _Places:
@@ -238,32 +224,22 @@ class _Places:
         self.policy_place = world.policy_place
 
 
-def _because(decision: Decision, flow: tuple[FlowEnd, FlowEnd], places: _Places) -> str:
-    """`ingress allowed by np:ns/name#ingress[0] (file:line)`."""
-    from percale.explain.why.text import reason
-
-    if decision.why == "open":
-        return "allowed: no policy isolates either end"
-    party = flow[decision.direction == "ingress"]
-    return f"{decision.direction} {reason(decision, party, places)}"
-
-
-def _tell(rows: Sequence[dict[str, str | bool]]) -> None:
+def _tell(rows: Sequence[ChangeDocument]) -> None:
     if not rows:
         click.echo("no flow flips")
         return
     last = None
     for row in rows:
-        pair = f"{row['from']} → {row['to']}"
+        pair = f"{row.from_} → {row.to}"
         if pair != last:
             click.echo(pair)
         last = pair
-        click.echo(f"  {row['change']} {row['ports']}{', for some of them' if row['partly'] else ''}")
-        click.echo(f"    before  {row['before']}")
-        click.echo(f"    after   {row['after']}")
-        if row["partly"]:
-            click.echo(f"    such as {row['example']}")
-    opened = sum(row["change"] == "opens" for row in rows)
+        click.echo(f"  {row.change} {row.ports}{', for some of them' if row.partly else ''}")
+        click.echo(f"    before  {row.before}")
+        click.echo(f"    after   {row.after}")
+        if row.partly:
+            click.echo(f"    such as {row.example}")
+    opened = sum(row.change == "opens" for row in rows)
     click.echo(f"\n{opened} opened, {len(rows) - opened} closed")
 
 

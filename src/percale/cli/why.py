@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
-from msgspec import Struct, field, to_builtins
+from msgspec import Struct, field
 from msgspec.structs import replace
 
+from percale.cli.json_output import format_json
 from percale.cli.options import source_options
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def why(
     taken = question.taken
     if output == "json":
         document = replace(answer.document, taken=taken) if taken else answer.document
-        click.echo(json.dumps(to_builtins(document)))
+        click.echo(format_json(document, indent=0))
     else:
         click.echo("\n".join([*(f"{asked}: its first pod is {pod}" for asked, pod in taken.items()), *answer.lines]))
     return _CODES[answer.word]

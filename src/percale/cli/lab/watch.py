@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from math import inf
 from typing import TYPE_CHECKING
 
 import click
+from msgspec import Struct, field
 
+from percale.cli.json_output import format_json
 from percale.cli.options import lab_option
 
 if TYPE_CHECKING:
     from percale.lab.watch import Connection
 
 _NO_RULE = "no policy"
+
+
+class _ConnectionDocument(Struct, frozen=True):
+    """A line of `-o json`; the field names are an interface."""
+
+    time: str
+    verdict: str
+    from_: str = field(name="from")
+    to: str
+    address: str
+    port: int | None
+    protocol: str
+    rules: Sequence[str]
+    node: str
 
 
 @click.command("watch", short_help="Watch policies decide, connection by connection.")
@@ -101,15 +116,15 @@ def _as_text(seen: Connection) -> str:
 
 
 def _as_json(seen: Connection) -> str:
-    record = {
-        "time": datetime.fromtimestamp(seen.time, UTC).isoformat(timespec="milliseconds"),
-        "verdict": _verdict(seen),
-        "from": seen.source,
-        "to": seen.destination,
-        "address": seen.address,
-        "port": seen.port,
-        "protocol": seen.protocol,
-        "rules": seen.rules,
-        "node": seen.node,
-    }
-    return json.dumps(record)
+    document = _ConnectionDocument(
+        time=datetime.fromtimestamp(seen.time, UTC).isoformat(timespec="milliseconds"),
+        verdict=_verdict(seen),
+        from_=seen.source,
+        to=seen.destination,
+        address=seen.address,
+        port=seen.port,
+        protocol=seen.protocol,
+        rules=seen.rules,
+        node=seen.node,
+    )
+    return format_json(document, indent=0)

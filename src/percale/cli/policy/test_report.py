@@ -2,21 +2,50 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
 from xml.etree import ElementTree as Xml
 
+from msgspec import Struct, field
+
+from percale.cli.json_output import format_json
 from percale.explain.policy_tests.runner import Trial, word
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
+class _ProbeDocument(Struct, frozen=True):
+    """A probe and what came of it. `apart`: why it was not tried with real packets; `doubt`: the case's own."""
+
+    case: str
+    file: str
+    line: int
+    from_: str = field(name="from")
+    to: str
+    protocol: str
+    port: int | None
+    expected: str
+    found: str
+    wrong: bool
+    reason: str
+    apart: str | None
+    doubt: str | None
+
+
+class _Document(Struct, frozen=True):
+    """The report as JSON; the field names are an interface."""
+
+    live: bool
+    summary: str
+    wrong: int
+    probes: Sequence[_ProbeDocument]
+
+
 def report(trials: Sequence[Trial], output: str, *, live: bool) -> str:
     """The whole answer."""
     if output == "json":
-        return _as_json(trials, live=live)
+        return format_json(_document(trials, live=live), indent=0)
     if output == "junit":
         return _as_junit(trials)
     return "\n".join([*(f"wrong: {trial}" for trial in trials if trial.wrong), summary(trials, live=live)])
@@ -45,32 +74,26 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _as_json(trials: Sequence[Trial], *, live: bool) -> str:
-    return json.dumps(
-        {
-            "live": live,
-            "summary": summary(trials, live=live),
-            "wrong": sum(trial.wrong for trial in trials),
-            "probes": [
-                {
-                    "case": trial.case.name,
-                    "file": trial.case.source.file,
-                    "line": trial.probe.line,
-                    "from": trial.probe.source,
-                    "to": trial.probe.destination,
-                    "protocol": trial.probe.protocol,
-                    "port": trial.probe.port,
-                    "expected": word(trial.probe.allowed),
-                    "found": trial.found,
-                    "wrong": trial.wrong,
-                    "reason": trial.reason,
-                    "apart": trial.apart,
-                    "doubt": trial.probe.doubt,
-                }
-                for trial in trials
-            ],
-        }
-    )
+def _document(trials: Sequence[Trial], *, live: bool) -> _Document:
+    probes = [
+        _ProbeDocument(
+            case=trial.case.name,
+            file=trial.case.source.file,
+            line=trial.probe.line,
+            from_=trial.probe.source,
+            to=trial.probe.destination,
+            protocol=trial.probe.protocol,
+            port=trial.probe.port,
+            expected=word(trial.probe.allowed),
+            found=trial.found,
+            wrong=trial.wrong,
+            reason=trial.reason,
+            apart=trial.apart,
+            doubt=trial.probe.doubt,
+        )
+        for trial in trials
+    ]
+    return _Document(live, summary(trials, live=live), sum(trial.wrong for trial in trials), probes)
 
 
 def _as_junit(trials: Sequence[Trial]) -> str:

@@ -15,8 +15,8 @@ from typing import cast, get_args
 
 import click
 from msgspec import Struct
-from msgspec.structs import asdict
 
+from percale.cli.json_output import format_json
 from percale.cli.options import networks, source_options
 from percale.cli.sources import load_services
 from percale.errors import BadInput
@@ -102,7 +102,7 @@ def resolve(
     assert target is not None
     answer = world.ask(source, *_split(target))
     if output == "json":
-        click.echo(json.dumps(asdict(answer), ensure_ascii=False))
+        click.echo(format_json(answer, indent=0))
     else:
         click.echo("\n".join(_lines(answer)))
     return 0
@@ -219,7 +219,7 @@ def _answer_all(world: _World, batch: str) -> int:
             click.echo(f"percale: {name}:{number}: {said}", err=True)
             code = 1
         else:
-            click.echo(json.dumps(asdict(answer), ensure_ascii=False))
+            click.echo(format_json(answer, indent=0))
     return code
 
 

@@ -1,4 +1,4 @@
-"""A matrix as text, CSV and JSON. Called by cli/matrix.py; `graph.py` takes its symbols from here. Pure.
+"""A matrix as text and CSV. Called by cli/matrix.py; `graph.py` takes its symbols from here. Pure.
 
 Rows are sources, columns are destinations by number. Cells show the ports if they fit, else a letter that is explained
 below; if letters do not fit either, it is a list.
@@ -9,14 +9,13 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from string import ascii_lowercase, ascii_uppercase
 from textwrap import wrap
-from typing import Any
 
 from percale.explain.matrix.groups import Group
 from percale.explain.matrix.matrix import Cell, Matrix
-from percale.explain.matrix.port_space import PortSet, PortSpace
+from percale.explain.matrix.port_space import PortSet
 
 NONE, ALL, PARTLY = "-", "#", "~"
 
@@ -154,38 +153,3 @@ def csv_line(*cells: str) -> str:
     line = io.StringIO()
     csv.writer(line, lineterminator="").writerow(cells)
     return line.getvalue()
-
-
-def as_plain(matrix: Matrix) -> dict[str, Any]:
-    """For JSON: the groups, and every pair, also those that get nothing."""
-    called = dict(zip(matrix.groups, names(matrix.groups), strict=True))
-    return {
-        "groups": [
-            {
-                "name": name,
-                "sort": group.sort,
-                "namespace": group.namespace,
-                "kind": group.kind,
-                "addresses": size if group.sort != "outside" else None,
-            }
-            for (group, name), size in zip(called.items(), matrix.sizes, strict=True)
-        ],
-        "flows": [
-            {
-                "from": called[edge.source],
-                "to": called[edge.destination],
-                "ports": format_ports(matrix, edge.cell.every) if edge.cell.every else "none",
-                "every": plain_ports(matrix.space, edge.cell.every),
-                "some": plain_ports(matrix.space, edge.cell.some),
-            }
-            for edge in matrix.edges()
-        ],
-    }
-
-
-def plain_ports(space: PortSpace, ports: PortSet) -> Mapping[str, list[str]]:
-    """By protocol, `80` and `8000-8999`; ICMP has no ports and an empty list."""
-    return {
-        protocol: [str(first) if first == last else f"{first}-{last}" for first, last in ranges]
-        for protocol, ranges in space.ranges(ports).items()
-    }

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
 from xml.etree import ElementTree
 
-from msgspec import convert
+from msgspec import convert, to_builtins
 from tests import builders
 
 from percale.explain.matrix import graph, text
+from percale.explain.matrix.document import matrix_document
 from percale.explain.matrix.groups import Group, by_workload, outside_groups, owners
 from percale.explain.matrix.matrix import Cell, Matrix
 from percale.explain.matrix.port_space import port_space_of
@@ -167,7 +167,7 @@ def test_csv_has_the_pairs_that_get_anything() -> None:
 
 
 def test_json_has_every_pair_and_the_ports_as_values() -> None:
-    document = json.loads(json.dumps(text.as_plain(matrix_of(SHOP))))
+    document = to_builtins(matrix_document(matrix_of(SHOP)))
     flows = {(each["from"], each["to"]): each for each in document["flows"]}
     assert flows["shop/web", "shop/db"]["every"] == {"TCP": ["5432"]}
     assert flows["shop/cron", "shop/db"]["some"] == {}
