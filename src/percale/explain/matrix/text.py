@@ -1,7 +1,8 @@
 """A matrix as text and CSV. Called by cli/matrix.py; `graph.py` takes its symbols from here. Pure.
 
 Rows are sources, columns are destinations by number. Cells show the ports if they fit, else a letter that is explained
-below; if letters do not fit either, it is a list.
+below; if letters do not fit either, it is a list. Its columns are closer than those of `text_columns`: a square must fit
+the terminal, and fewer workloads would.
 """
 
 from __future__ import annotations
