@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -200,8 +199,7 @@ def _compare(before: World, after: World, spans: Sequence[PortSpan], namespaces:
     found = list(flow_changes(old, new, _asked(space, spans)))
     groups = old.grouping.groups
     called = dict(zip(groups, names(groups), strict=True))
-    places = (_Places(before), _Places(after))
-    rows = [change_document(each, called, space, *places) for each in found]
+    rows = [change_document(each, called, space, before, after) for each in found]
     if output == "json":
         click.echo(format_json(DiffDocument(rows)))
     elif output == "csv":
@@ -214,14 +212,6 @@ def _compare(before: World, after: World, spans: Sequence[PortSpan], namespaces:
     _tell_strangers(groups, new.grouping.groups)
     _note(after, new.evaluator)
     return 1 if found else 0
-
-
-class _Places:
-    """Where rules are written; a file is read once for each rule, not for each flip."""
-
-    def __init__(self, world: World) -> None:
-        self.place = cache(world.place)
-        self.policy_place = world.policy_place
 
 
 def _tell(rows: Sequence[ChangeDocument]) -> None:

@@ -21,9 +21,9 @@ from percale.lab.api.client import get_objects
 from percale.lab.run_dir import locate
 from percale.lab.spec.topology import Lab
 from percale.model.kinds import KINDS, kinds_of
-from percale.model.manifest.decode import ManifestEntry, decode_manifest
+from percale.model.manifest.decode import decode_manifest
 from percale.model.manifest.files import read
-from percale.model.manifest.load import load_manifests
+from percale.model.manifest.load import LoadedManifests, load_manifests
 from percale.model.meta import Object
 from percale.model.netconf import NetworkConfig, network_config
 from percale.model.node import Node
@@ -55,22 +55,23 @@ def load(files: Sequence[str], lab: str | None = None, changed: Sequence[str] = 
     """
     before = _from_lab(lab) if lab is not None else _from_files(files)
     tool = Tool("percale lab", lab_words(lab)) if lab is not None else None
-    return overlaid(before, _from_files(changed), in_files=lab is None, tool=tool)
+    return overlaid(before, _from_files(changed), tool)
 
 
-def _from_files(files: Sequence[str]) -> Sequence[ManifestEntry]:
+def _from_files(files: Sequence[str]) -> LoadedManifests:
     given = read(files)
     loaded = load_manifests(given.documents, KINDS_AND_LAB, unreadable=given.faults).valid(validation())
     print_left_out(loaded.warnings(validation()))
-    return loaded.entries
+    return loaded
 
 
-def _from_lab(name: str) -> list[ManifestEntry]:
+def _from_lab(name: str) -> LoadedManifests:
+    """Objects that are in no file."""
     wanted = [{"kind": kind} for kind in _LAB_KINDS]
     answer = get_objects(locate(name), wanted, everywhere=True)
     items = [obj for section in answer["sections"] for obj in section["objects"]]
     document = json.dumps({"apiVersion": "v1", "kind": "List", "items": items}).encode()
-    return list(decode_manifest(document, f"lab {name}", kinds=KINDS_AND_LAB).entries)
+    return LoadedManifests(decode_manifest(document, f"lab {name}", kinds=KINDS_AND_LAB).entries)
 
 
 def load_services(files: Sequence[str], lab: str | None, said: ServiceConfig | None = None) -> ServiceWorld:

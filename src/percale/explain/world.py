@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Network
-from pathlib import Path
 from typing import TypeAlias, cast
 
 from msgspec import Struct
@@ -17,9 +16,11 @@ from msgspec.structs import replace
 
 from percale.controllers import workloads
 from percale.controllers.workloads import Create, Workloads
-from percale.errors import BadInput, PercaleError
+from percale.errors import BadInput
 from percale.model.condition import Condition
-from percale.model.manifest.decode import DEFAULT_NAMESPACE, ManifestEntry, Source, field_line
+from percale.model.manifest.decode import DEFAULT_NAMESPACE, Source
+from percale.model.manifest.load import LoadedManifests
+from percale.model.manifest.written_objects import WrittenObjects
 from percale.model.meta import Object, ObjectKey
 from percale.model.node import Node
 from percale.model.pod import Pod, PodIP
@@ -55,6 +56,7 @@ class World(Struct, frozen=True):
 
     objects: tuple[Object, ...]
     sources: Mapping[Identity, Source]
+    written: WrittenObjects
     made_up: frozenset[ObjectKey] = frozenset()
     """Pods that have no address yet: the one that they have here is not the one they will get."""
     tool: Tool = Tool()
@@ -72,13 +74,7 @@ class World(Struct, frozen=True):
     def place(self, rule: RuleRef) -> str | None:
         """`file:line` of a rule, where a file has it."""
         source = self.source(rule.policy)
-        if source is None:
-            return None
-        try:
-            line = field_line(Path(source.file).read_bytes(), source, rule.field)
-        except (OSError, PercaleError):  # stdin, or a file that changed since: the object's own line will do
-            return str(source)
-        return f"{source.file}:{line}"
+        return f"{source.file}:{self.written.line(source, rule.field)}" if source is not None else None
 
     def policy_place(self, policy: PolicyKey) -> str | None:
         """`file:line` of a policy, where a file has it."""
@@ -91,21 +87,22 @@ class World(Struct, frozen=True):
         return self.sources.get((kind.KIND, key))
 
 
-def overlaid(
-    before: Sequence[ManifestEntry], after: Sequence[ManifestEntry], *, in_files: bool = True, tool: Tool | None = None
-) -> World:
-    """The world of `before`; objects of `after` replace those of the same kind and name.
-
-    `in_files`: the objects of `before` are written somewhere that a person can look up. Raises BadInput.
-    """
-    old = {identity_of(each.object): each.object for each in before}
-    objects = old | {identity_of(each.object): _where_it_was(each.object, old) for each in after}
+def overlaid(before: LoadedManifests, after: LoadedManifests, tool: Tool | None = None) -> World:
+    """The world of `before`; objects of `after` replace those of the same kind and name. Raises BadInput."""
+    old = {identity_of(each.object): each.object for each in before.entries}
+    objects = old | {identity_of(each.object): _where_it_was(each.object, old) for each in after.entries}
     renewed = {
         identity for identity, obj in objects.items() if isinstance(obj, Workload) and _differs(obj, old.get(identity))
     }
-    sources = {identity_of(each.object): each.source for each in (*(before if in_files else ()), *after)}
+    written = WrittenObjects((*before.documents, *after.documents))
+    sources = {
+        identity_of(each.object): each.source
+        for loaded in (before, after)
+        if loaded.documents  # a lab's objects are in no file
+        for each in loaded.entries
+    }
     everything, made_up = _with_addresses(_with_pods(list(objects.values()), renewed))
-    return World(everything, sources, made_up, tool or Tool())
+    return World(everything, sources, written, made_up, tool or Tool())
 
 
 def identity_of(obj: Object) -> Identity:

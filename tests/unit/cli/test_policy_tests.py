@@ -58,7 +58,7 @@ def test_a_manifest_that_is_not_there_hides_no_other_error(capsys: pytest.Captur
     assert run(capsys, "a/b/c", "a/case.yaml") == (
         1,
         [
-            "percale: a/b/c/case.yaml:2: a/k8s/gone.yaml cannot be read: No such file or directory",
+            "percale: a/b/c/case.yaml:2: a/k8s/gone.yaml: no such file or directory",
             "percale: a/case.yaml:4: probes[0].protocol: expected ICMP, SCTP, TCP or UDP, got \"tcp\"; write TCP",
         ],
     )  # fmt: skip

@@ -8,12 +8,13 @@ import click
 
 from percale.cli.findings import Decoded, Finding, by_severity, counted, decoded, errors_of, print_findings
 from percale.cli.lab_documents import pod_networks_of_labs, service_networks_of_labs
-from percale.cli.lint_findings import WrittenObjects, in_order
+from percale.cli.lint_findings import in_order, placed
 from percale.cli.options import networks, validate_option, validation
 from percale.errors import BadNetworkConfig
 from percale.model.addresses import IPNetwork
 from percale.model.manifest.decode import ManifestEntry
 from percale.model.manifest.files import Document, read
+from percale.model.manifest.written_objects import WrittenObjects
 from percale.policy.kinds.registry import POLICY_KINDS
 from percale.policy.lint.linter import lint, lint_written
 
@@ -62,7 +63,7 @@ def _lint(
     for each in found:
         if isinstance(each.object, POLICY_KINDS.object_types):
             linted += lint_written(each, written.value(each.source))
-    return list(map(written.finding, linted))
+    return [placed(each, written) for each in linted]
 
 
 def _summary(found: Iterable[ManifestEntry], count: Mapping[str, int]) -> str:

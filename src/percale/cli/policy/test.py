@@ -13,7 +13,8 @@ from percale.cli.left_out import print_left_out
 from percale.cli.options import validate_option, validation
 
 if TYPE_CHECKING:
-    from percale.explain.policy_tests.cases import Case, Read
+    from percale.explain.policy_tests.cases import Case, Load
+    from percale.model.manifest.load import LoadedManifests
 
 
 @click.command()
@@ -58,11 +59,11 @@ def _cases(files: tuple[str, ...]) -> list[Case]:
     faults: list[tuple[str, BadManifest]] = [("", fault) for fault in given.faults]
     for file, text in given.documents:
         try:
-            found += decode_cases(text.encode(), file, manifests.reader(file), validation())
+            found += decode_cases(text.encode(), file, manifests.of(file), validation())
         except BadManifest as fault:
             faults += [(file, part) for part in fault.parts]
     wrong = [
-        part for file, part in faults if not (isinstance(part, NotACase) and os.path.normpath(file) in manifests.read)
+        part for file, part in faults if not (isinstance(part, NotACase) and os.path.normpath(file) in manifests.files)
     ]
     if wrong:
         raise combined(wrong)
@@ -72,20 +73,25 @@ def _cases(files: tuple[str, ...]) -> list[Case]:
 
 
 class _Manifests:
-    """The files that cases name, each seen from its case's own directory."""
+    """What cases name, each seen from its case's own directory; it is read once, however many name it."""
 
     def __init__(self) -> None:
-        self.read: set[str] = set()
+        self.files: set[str] = set()
+        self._loaded: dict[str, LoadedManifests] = {}
 
-    def reader(self, case: str) -> Read:
-        return partial(self._read, case)
+    def of(self, case: str) -> Load:
+        return partial(self._load, case)
 
-    def _read(self, case: str, path: str) -> tuple[str, bytes]:
-        from percale.errors import BadManifest
+    def _load(self, case: str, path: str) -> LoadedManifests:
+        from percale.model.manifest.diagnostics import combined
+        from percale.model.manifest.files import read
+        from percale.model.manifest.load import load_manifests
 
-        file = os.path.normpath(Path(case).parent / path)
-        self.read.add(file)
-        try:
-            return file, Path(file).read_bytes()
-        except OSError as error:
-            raise BadManifest(f"{file} cannot be read: {error.strerror}", where=case) from error
+        place = os.path.normpath(Path(case).parent / path)
+        if place not in self._loaded:
+            given = read([place])
+            self.files.update(given.names)
+            if given.faults:
+                raise combined(given.faults)
+            self._loaded[place] = load_manifests(given.documents)
+        return self._loaded[place]

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from percale.cli.findings import Decoded, Finding, by_severity, counted, decoded, errors_of, print_findings
 from percale.cli.lab_documents import service_networks_of_labs
-from percale.cli.lint_findings import WrittenObjects, in_order
+from percale.cli.lint_findings import in_order, placed
 from percale.cli.options import networks, validate_option, validation
 from percale.controllers.offline import DEFAULT_SERVICE_CIDR
 from percale.controllers.service_allocator import Allocations
@@ -23,10 +23,11 @@ from percale.errors import BadManifest
 from percale.explain.service_world import pod_networks
 from percale.model.addresses import IPNetwork, parse_network
 from percale.model.endpoints import Endpoints, EndpointSlice
-from percale.model.manifest.decode import ManifestEntry, node_at, read_nodes
+from percale.model.manifest.decode import ManifestEntry, read_nodes
 from percale.model.manifest.diagnostics import SourceText, diagnose
 from percale.model.manifest.files import Document, Files, read
 from percale.model.manifest.syntax_tree import Node, plain_value
+from percale.model.manifest.written_objects import WrittenObjects
 from percale.model.meta import Object
 from percale.model.service import Service
 from percale.model.validation.field_errors import FieldErrors
@@ -69,7 +70,8 @@ def check(*, paths: tuple[str, ...], cidrs: tuple[str, ...], output: str) -> int
     content = _checked(files, given)
     findings, found = content.errors, content.entries
     if not findings:
-        linted = map(WrittenObjects(documents).finding, lint_services(found, content.skipped))
+        written = WrittenObjects(documents)
+        linted = (placed(each, written) for each in lint_services(found, content.skipped))
         findings = [*content.warnings, *linted, *_odd(found, given or service_networks_of_labs(found))]
     findings = in_order(findings, files.names)
     count = by_severity(findings)
@@ -85,7 +87,7 @@ def _checked(files: Files, given: Sequence[IPNetwork]) -> Decoded:
     said = set(map(_field_of, errors))
     errors += [each for each in content.errors if _field_of(each) not in said]  # the API server's words come first
     if not errors:
-        errors = list(_unallocated(found, dict(documents), given or service_networks_of_labs(found) or _ANYTHING))
+        errors = list(_unallocated(found, documents, given or service_networks_of_labs(found) or _ANYTHING))
     return content._replace(errors=errors)
 
 
@@ -137,17 +139,15 @@ def _parts(part: _Part) -> Iterable[_Part]:
 
 
 def _unallocated(
-    found: Sequence[ManifestEntry], texts: Mapping[str, str], cidrs: Sequence[IPNetwork]
+    found: Sequence[ManifestEntry], documents: Sequence[Document], cidrs: Sequence[IPNetwork]
 ) -> Iterator[Finding]:
     """What they ask for and cannot have."""
+    written = WrittenObjects(documents)
     services = [each for each in found if isinstance(each.object, Service)]
     admitted = Allocations(cidrs).admit_all([each.object for each in services if isinstance(each.object, Service)])
     for each, result in zip(services, admitted, strict=True):
         if result.errors:
-            file, text = each.source.file, texts[each.source.file]
-            node = node_at(read_nodes(text, file), each.source)
-            assert node is not None
-            yield from errors_of(diagnose(result.errors, (), Service, SourceText(node, text, file)), file)
+            yield from errors_of(diagnose(result.errors, (), Service, written.text(each.source)), each.source.file)
 
 
 def _odd(found: Sequence[ManifestEntry], cidrs: tuple[IPNetwork, ...]) -> list[Finding]:

@@ -19,16 +19,9 @@ from msgspec import Struct, field
 from percale.errors import BadManifest
 from percale.explain.policy_tests.schema import PARTS, Document, Part, ProbeEntry, node_of, pod_of
 from percale.model.kinds import kinds_of
-from percale.model.manifest.decode import (
-    Source,
-    inspect_manifest,
-    node_at,
-    object_of,
-    read_nodes,
-    text_of,
-    with_namespace,
-)
+from percale.model.manifest.decode import Source, object_of, read_nodes, text_of, with_namespace
 from percale.model.manifest.diagnostics import SourceText, combined, diagnose
+from percale.model.manifest.load import LoadedManifests
 from percale.model.manifest.schema import from_text, type_errors, without_nulls
 from percale.model.manifest.strictness import Validation
 from percale.model.manifest.syntax_tree import Node as SyntaxNode
@@ -125,22 +118,22 @@ class NotACase(BadManifest):
     """A manifest where a case was expected."""
 
 
-Read: TypeAlias = Callable[[str], tuple[str, bytes]]
-"""A manifest that a case names, by the path that is written there: what errors call it, and its content. Raises BadManifest."""
+Load: TypeAlias = Callable[[str], LoadedManifests]
+"""The manifests that a case names, by the path that is written there. Raises BadManifest."""
 
 
-def _nothing(path: str) -> tuple[str, bytes]:
+def _nothing(path: str) -> LoadedManifests:
     raise BadManifest("manifests cannot be read from here", where=path)
 
 
-def decode_cases(data: bytes, file: str, read: Read = _nothing, validate: Validation = "strict") -> tuple[Case, ...]:
+def decode_cases(data: bytes, file: str, load: Load = _nothing, validate: Validation = "strict") -> tuple[Case, ...]:
     """All cases of a file. Raises BadManifest (each fault on a line of its own)."""
     text = text_of(data, file)
     cases: list[Case] = []
     faults: list[BadManifest] = []
     try:
         for index, node in enumerate(read_nodes(text, file)):
-            decoding = _Decoding(text, Source(file, node.line, index), node, read, validate=validate)
+            decoding = _Decoding(text, Source(file, node.line, index), node, load, validate=validate)
             case = decoding.case()
             faults += decoding.faults
             if case is not None:
@@ -169,7 +162,7 @@ class _Decoding(Struct, frozen=True):
     text: str
     source: Source
     node: SyntaxNode
-    read: Read
+    load: Load
     faults: list[BadManifest] = field(default_factory=list)
     validate: Validation = "strict"
     warnings: list[str] = field(default_factory=list)
@@ -267,23 +260,17 @@ class _Decoding(Struct, frozen=True):
         """The policies and namespaces of manifests; whatever else they hold is not a test's."""
         for index, path in enumerate(paths):
             try:
-                file, data = self.read(path)
+                manifests = self.load(path)
             except BadManifest as fault:
                 where = f"{self.source.file}:{descend(self.node, ('manifests', index))[1]}"
-                self.faults.append(BadManifest(fault.what, where=where))
+                self.faults.extend(BadManifest(str(each), where=where) for each in fault.parts)
                 continue
-            manifest = inspect_manifest(data, file)
-            self.faults.extend(manifest.faults)
-            self.warnings.extend(map(str, manifest.skipped_that_matter))
-            self._unknown(manifest.unknown)
-            if not manifest.entries:
-                continue
-            documents = tuple(read_nodes(text_of(data, file), file))
-            for each in manifest.entries:
+            self.faults.extend(manifests.faults)
+            self.warnings.extend(map(str, manifests.skipped_that_matter))
+            self._unknown(manifests.unknown)
+            for each in manifests.entries:
                 if isinstance(each.object, (Namespace, *POLICY_KINDS.object_types)):
-                    node = node_at(documents, each.source)
-                    assert node is not None
-                    yield each.object, PolicySource(file, node)
+                    yield each.object, PolicySource(each.source.file, manifests.written.node(each.source))
 
     def _probe(self, index: int, entry: ProbeEntry, pods: dict[str, tuple[str, ...]]) -> Probe:
         for side, end in (("from", entry.from_), ("to", entry.to)):

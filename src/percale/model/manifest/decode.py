@@ -18,7 +18,6 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from percale.errors import BadManifest
-from percale.model.field_path import FieldPath
 from percale.model.kinds import KINDS, Kinds
 from percale.model.manifest.diagnostics import SourceText, combined, diagnose
 from percale.model.manifest.json_reader import read_json
@@ -136,15 +135,6 @@ def with_namespace(obj: T, namespace: str = DEFAULT_NAMESPACE) -> T:
     """The object with its namespace defaulted; without one if it is cluster-scoped."""
     home = (obj.metadata.namespace or namespace) if obj.NAMESPACED else None
     return obj if obj.metadata.namespace == home else replace(obj, metadata=replace(obj.metadata, namespace=home))
-
-
-def field_line(data: bytes, source: Source, path: FieldPath) -> int:
-    """The line of a field of an object; lines are looked up on demand, not stored.
-
-    Raises BadManifest if the file cannot be read any more.
-    """
-    node = object_node(data, source)
-    return descend(node, path)[1] if node is not None else source.line
 
 
 def object_node(data: bytes, source: Source) -> Node | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 
 from percale.errors import BadManifest
 from percale.model.kinds import KINDS, Kinds
@@ -19,16 +20,24 @@ from percale.model.manifest.diagnostics import combined
 from percale.model.manifest.files import Document
 from percale.model.manifest.json_text import read_json_text
 from percale.model.manifest.strictness import Validation
+from percale.model.manifest.written_objects import WrittenObjects
 from percale.model.meta import ObjectKey
 
 
-class LoadedManifests(Manifest, frozen=True):
+class LoadedManifests(Manifest, frozen=True, dict=True):
     """The content of several files, in their order."""
 
+    documents: tuple[Document, ...] = ()
+    """The files."""
     networks: tuple[Document, ...] = ()
     """Files that are a net-conf.json by itself."""
     duplicates: tuple[BadManifest, ...] = ()
     """Objects that are there twice."""
+
+    @cached_property
+    def written(self) -> WrittenObjects:
+        """Where they are written."""
+        return WrittenObjects(self.documents)
 
     def warnings(self, validate: Validation = "strict") -> tuple[str, ...]:
         """What somebody should know: policies that are not enforced, misspelt kinds, and unknown fields where they pass."""
@@ -56,6 +65,7 @@ def load_manifests(
     unreadable: Sequence[BadManifest] = (),
 ) -> LoadedManifests:
     """Decode these files; objects without a namespace are of `namespace`. `unreadable` are the faults of others."""
+    documents = tuple(documents)
     entries: list[ManifestEntry] = []
     skipped: list[SkippedDocument] = []
     networks: list[Document] = []
@@ -75,6 +85,7 @@ def load_manifests(
         tuple(skipped),
         tuple(unknown),
         tuple(faults),
+        documents=documents,
         networks=tuple(networks),
         duplicates=tuple(_duplicates(entries)),
     )

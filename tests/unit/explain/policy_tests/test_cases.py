@@ -6,6 +6,7 @@ import pytest
 
 from percale.errors import BadManifest
 from percale.explain.policy_tests.cases import Case, decode_cases, in_sequence
+from percale.model.manifest.load import load_manifests
 from percale.policy.compiled_policy import PolicyKey, RuleRef
 
 SMALL = """\
@@ -122,7 +123,7 @@ spec:
 
 def test_policies_and_namespaces_come_from_the_manifests_that_a_case_names() -> None:
     text = SMALL + "manifests: [../policy.yaml]\n"
-    (case,) = decode_cases(text.encode(), "t.yaml", lambda path: (path.removeprefix("../"), MANIFEST.encode()))
+    (case,) = decode_cases(text.encode(), "t.yaml", lambda path: load_manifests([(path.removeprefix("../"), MANIFEST)]))
     assert [each.metadata.name for each in case.policies] == ["deny", "real"]
     assert {each.metadata.name: each.metadata.labels for each in case.namespaces}["x"] == {"team": "a"}
     rules = [RuleRef(PolicyKey("np", "x", name), "ingress", 0) for name in ("deny", "real")]
@@ -133,4 +134,4 @@ def test_policies_and_namespaces_come_from_the_manifests_that_a_case_names() -> 
 def test_a_broken_manifest_is_told_as_its_own() -> None:
     text = SMALL + "manifests: [p.yaml]\n"
     with pytest.raises(BadManifest, match=r"^p\.yaml:15: spec\.ingress\[0\]\.ports\[0\]\.port"):
-        decode_cases(text.encode(), "t.yaml", lambda path: (path, MANIFEST.replace("82", "0").encode()))
+        decode_cases(text.encode(), "t.yaml", lambda path: load_manifests([(path, MANIFEST.replace("82", "0"))]))

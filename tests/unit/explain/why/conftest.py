@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from percale.explain.world import World
+from percale.model.manifest.written_objects import WrittenObjects
 
-NOWHERE = World((), {})
+NOWHERE = World((), {}, WrittenObjects())
 """No policy is from a file."""

@@ -12,7 +12,8 @@ from percale.errors import BadManifest
 from percale.model.configmap import ConfigMap
 from percale.model.kinds import KINDS, kinds_of
 from percale.model.manifest import yaml_reader as reading_yaml
-from percale.model.manifest.decode import Manifest, decode_manifest, field_line
+from percale.model.manifest.decode import Manifest, decode_manifest
+from percale.model.manifest.written_objects import WrittenObjects
 from percale.model.meta import Object, ObjectKey, ObjectMeta
 from percale.model.namespace import Namespace
 from percale.model.networkpolicy import NetworkPolicy
@@ -215,9 +216,10 @@ def test_a_mark_at_the_beginning_and_other_line_ends() -> None:
 def test_the_line_of_a_field() -> None:
     text = "# c\n---\n" + yaml.safe_dump(pod("a"), sort_keys=False) + "---\n" + json.dumps(pod("b"), indent=1)
     first, second = decode(text).entries
-    assert field_line(text.encode(), first.source, ("spec", "containers", 0, "ports", 0, "containerPort")) == 12
-    assert field_line(text.encode(), second.source, ("metadata", "name")) == 18
-    assert field_line(text.encode(), second.source, ("spec", "nothing")) == 20
+    written = WrittenObjects([(first.source.file, text)])
+    assert written.line(first.source, ("spec", "containers", 0, "ports", 0, "containerPort")) == 12
+    assert written.line(second.source, ("metadata", "name")) == 18
+    assert written.line(second.source, ("spec", "nothing")) == 20
 
 
 def test_addresses_of_a_pod_and_networks_of_a_node() -> None:

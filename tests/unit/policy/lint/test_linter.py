@@ -7,7 +7,8 @@ from ipaddress import ip_network
 import pytest
 
 from percale.model.addresses import IPNetwork
-from percale.model.manifest.decode import decode_manifest, field_line
+from percale.model.manifest.decode import decode_manifest
+from percale.model.manifest.written_objects import WrittenObjects
 from percale.policy.lint.linter import lint
 
 CLUSTER = """
@@ -41,12 +42,10 @@ TO_DNS = "{to: [{namespaceSelector: {}}], ports: [{protocol: UDP, port: 53}]}"
 
 def said(text: str, *networks: str, cluster: str = CLUSTER) -> list[str]:
     """`line: remark` of each; lines count from the first line of `text`."""
-    data = (cluster + text).encode()
-    found = decode_manifest(data, "a.yaml").entries
+    found = decode_manifest((cluster + text).encode(), "a.yaml").entries
     cidrs: list[IPNetwork] = [ip_network(each) for each in networks]
-    return [
-        f"{field_line(data, each.source, each.field) - cluster.count(chr(10))}: {each}" for each in lint(found, cidrs)
-    ]
+    written = WrittenObjects([("a.yaml", cluster + text)])
+    return [f"{written.line(each.source, each.field) - cluster.count(chr(10))}: {each}" for each in lint(found, cidrs)]
 
 
 def policy(spec: str) -> str:
