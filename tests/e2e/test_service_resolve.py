@@ -106,6 +106,12 @@ def test_options(percale: Person, resolve: tuple[str, ...]) -> None:
     assert asked("--masquerade-all", "10.180.0.9", "172.30.0.41:80")["masquerade"] is True
     assert asked("--pod-cidr", "10.9.0.0/16", "10.180.0.9", "172.30.0.41:80")["masquerade"] is True
     assert asked("--pod-cidr", "10.9.0.0/16", "10.9.0.9", "172.30.0.41:80")["masquerade"] is False
+    for source in ("203.0.113.2", "10.180.0.9", "192.168.0.2"):
+        kept = asked("--pod-cidr", "", source, "172.30.0.41:80")
+        assert kept["masquerade"] is False
+        assert str(kept["reason"]).endswith("source kept, since no pod network is known")
+    assert asked("--pod-cidr", "", "192.168.0.2", "192.168.0.2:30001")["masquerade"] is True
+    assert asked("--pod-cidr", "", "--masquerade-all", "10.180.0.9", "172.30.0.41:80")["masquerade"] is True
     second = ("203.0.113.2", "192.168.1.2:30001")
     assert asked("--node-port-addresses", "192.168.0.0/24,192.168.1.0/24", *second)["action"] == "endpoints"
     assert asked("--node-port-addresses", "primary", *second)["action"] == "none"

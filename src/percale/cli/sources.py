@@ -20,6 +20,7 @@ from percale.explain.world import Tool, World, overlaid
 from percale.lab.api.client import get_objects
 from percale.lab.run_dir import locate
 from percale.lab.spec.topology import Lab
+from percale.model.addresses import IPNetwork
 from percale.model.kinds import KINDS, kinds_of
 from percale.model.manifest.decode import decode_manifest
 from percale.model.manifest.files import read
@@ -74,24 +75,33 @@ def _from_lab(name: str) -> LoadedManifests:
     return LoadedManifests(decode_manifest(document, f"lab {name}", kinds=KINDS_AND_LAB).entries)
 
 
-def load_services(files: Sequence[str], lab: str | None, said: ServiceConfig | None = None) -> ServiceWorld:
-    """Without files, the lab of this name, or `lab`. `said` is what the command line says of the configuration.
+def load_services(
+    files: Sequence[str],
+    lab: str | None,
+    said: ServiceConfig | None = None,
+    pods: tuple[IPNetwork, ...] | None = None,
+) -> ServiceWorld:
+    """Without files, the lab of this name, or `lab`. `said` is what the command line says of the configuration, `pods` of the
+    pod networks: None is nothing, and empty is that they are not known.
 
     Raises BadInput, NoSuchLab.
     """
     if files and lab is not None:
         raise click.UsageError("either -f or --lab")
     place = None if files else lab or "lab"
-    return service_world(load(files, place), place, said)
+    return service_world(load(files, place), place, said, pods)
 
 
-def service_world(world: World, lab: str | None, said: ServiceConfig | None = None) -> ServiceWorld:
+def service_world(
+    world: World, lab: str | None, said: ServiceConfig | None = None, pods: tuple[IPNetwork, ...] | None = None
+) -> ServiceWorld:
     """The world with what its controllers would make. Raises BadInput."""
     said = said or ServiceConfig(NO_NODE)
     if lab is not None:
         config, network = _of_lab(lab, world.objects)
-        return ServiceWorld(_merged(said, config), world.objects, network)
-    config = said if said.pod_cidrs else replace(said, pod_cidrs=pod_networks(world.objects))
+        merged = replace(_merged(said, config), pod_cidrs=config.pod_cidrs if pods is None else pods)
+        return ServiceWorld(merged, world.objects, network)
+    config = replace(said, pod_cidrs=pod_networks(world.objects) if pods is None else pods)
     return ServiceWorld(config, tuple(with_generated_slices(world.objects, config.service_cidrs)))
 
 
@@ -99,7 +109,6 @@ def _merged(said: ServiceConfig, lab: ServiceConfig) -> ServiceConfig:
     ports = said.node_port_addresses
     return replace(
         lab,
-        pod_cidrs=said.pod_cidrs or lab.pod_cidrs,
         service_cidrs=said.service_cidrs or lab.service_cidrs,
         node_port_addresses=ports if ports is not None else lab.node_port_addresses,
         masquerade_all=said.masquerade_all or lab.masquerade_all,

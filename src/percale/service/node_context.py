@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
@@ -16,13 +16,17 @@ REMOVED_SOON = "ToBeDeletedByClusterAutoscaler"
 """The taint of a node that the cluster autoscaler is about to remove."""
 
 
+ClusterIPMasquerade: TypeAlias = Literal["all", "not-pods", "none"]
+"""Whose packets to cluster IPs are masqueraded, besides those of a pod to itself."""
+
+
 class ServiceConfig(Struct, frozen=True):
     """The agent's settings for Services."""
 
     node: str
     """This node's name."""
     pod_cidrs: tuple[IPNetwork, ...] = ()
-    """Pod networks of the whole cluster."""
+    """Pod networks of the whole cluster; empty: not known."""
     service_cidrs: tuple[IPNetwork, ...] = ()
     """Packets to their addresses without a Service are dropped."""
     node_port_addresses: tuple[IPNetwork, ...] | None = None
@@ -35,6 +39,13 @@ class ServiceConfig(Struct, frozen=True):
     """The default."""
     tunnel_ports: tuple[int, ...] = guarded_ports(())
     """UDP ports that are no endpoints at a node's address."""
+
+    @property
+    def cluster_ip_masquerade(self) -> ClusterIPMasquerade:
+        """As kube-proxy: who cannot tell pods from others masquerades nobody for being outside."""
+        if self.masquerade_all:
+            return "all"
+        return "not-pods" if self.pod_cidrs else "none"
 
 
 class NodeFacts(Struct, frozen=True):

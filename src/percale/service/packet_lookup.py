@@ -91,8 +91,10 @@ KINDS: dict[VipKind, str] = {
 
 def _routed(resolver: ServiceResolver, resolved: ResolvedPort, vip: Vip, source: IPAddress) -> Answer:
     location = client_location(resolver, source.packed)
-    slots, masquerade = resolved.route(vip.kind, location, masquerade_all=resolver.config.masquerade_all)
-    what = f"{KINDS[vip.kind]} of {resolved.name} from {LOCATIONS[location]}"
+    slots, masquerade = resolved.route(vip.kind, location, masquerade=resolver.config.cluster_ip_masquerade)
+    known = bool(resolver.config.pod_cidrs)
+    client = LOCATIONS[location] if known or location == "node" else "a pod or outside"
+    what = f"{KINDS[vip.kind]} of {resolved.name} from {client}"
     if slots == "reject":
         return Answer("reject", (), False, f"{what}: no endpoint is ready")
     if slots == "drop":
@@ -106,4 +108,5 @@ def _routed(resolver: ServiceResolver, resolved: ResolvedPort, vip: Vip, source:
         because = "" if masquerade else ", since the client is its own endpoint"
         return Answer("endpoints", endpoints, True, f"{chosen}, masqueraded{because}")
     unless = " unless the client's own endpoint is chosen" if own else ""
-    return Answer("endpoints", endpoints, False, f"{chosen}, source kept{unless}")
+    because = "" if known else ", since no pod network is known"
+    return Answer("endpoints", endpoints, False, f"{chosen}, source kept{because}{unless}")

@@ -6,7 +6,8 @@ others, policy Cluster  cluster, masqueraded         cluster, masqueraded       
 others, policy Local    cluster, source kept         cluster, masqueraded         local, source kept
 
 internal: the cluster's endpoints, or with internalTrafficPolicy Local those of this node
-*: unless masqueradeAll. A client that is its own endpoint (hairpin) is always masqueraded.
+*: unless masqueradeAll. A client that is its own endpoint (hairpin) is always masqueraded. When no pod network is known, a pod
+is "any other", and nobody is masqueraded towards a cluster IP.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from msgspec import Struct
 from percale.model.ip_family import Family
 from percale.model.meta import ObjectKey
 from percale.service.endpoint_selection import Record
+from percale.service.node_context import ClusterIPMasquerade
 from percale.service.service_ports import PortName, PortSpec, Vip, VipKind
 from percale.service.strategies import Strategy
 
@@ -79,11 +81,11 @@ class ResolvedPort(Struct, frozen=True, gc=False):
         return slots or ("drop" if self.anywhere else "reject")
 
     def route(
-        self, kind: VipKind, location: ClientLocation, *, masquerade_all: bool
+        self, kind: VipKind, location: ClientLocation, *, masquerade: ClusterIPMasquerade
     ) -> tuple[Slots | NoEndpointsAction, bool]:
         """(endpoints or action, whether the source is masqueraded regardless of the selected endpoint)"""
         if kind == "cluster":
-            return self.cluster_ip_clients, masquerade_all or location != "pod"
+            return self.cluster_ip_clients, masquerade == "all" or (masquerade == "not-pods" and location != "pod")
         if not self.spec.external_local:
             return self.external_clients, True
         return (

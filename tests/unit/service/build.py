@@ -83,10 +83,10 @@ class Build:
 
     def config(self, **config: Any) -> ServiceConfig:
         ports = config.pop("node_port_addresses", None)
+        config.setdefault("pod_cidrs", tuple(map(parse_network, PODS)))
         config.setdefault("service_cidrs", tuple(map(parse_network, CLUSTER_IPS)))
         return ServiceConfig(
             node="n1",
-            pod_cidrs=tuple(map(parse_network, PODS)),
             node_port_addresses=None if ports is None else tuple(map(parse_network, ports)),
             **config,
         )

@@ -101,6 +101,23 @@ def test_masquerade_all_is_for_cluster_ips() -> None:
     assert build.brief(table, POD, LB) == "10.180.0.1:80"
 
 
+def test_without_a_pod_network_nobody_is_masqueraded_for_being_outside() -> None:
+    """As kube-proxy without a local detector."""
+    table = build.table(reachable(), build.slice("10.180.0.1@n1"), pod_cidrs=())
+    for source in (POD, NODE, OUTSIDE):
+        assert build.brief(table, source, IP) == "10.180.0.1:80"
+        for target, port in ((EXTERNAL, 80), (LB, 80), (NODE, 30001)):
+            assert build.brief(table, source, target, port) == "10.180.0.1:80 masquerade"
+    assert build.brief(table, "10.180.0.1", IP) == "10.180.0.1:80 masquerade"
+    local = build.table(
+        reachable(externalTrafficPolicy="Local"), build.slice("10.180.0.1@n1", "10.180.1.1@n2"), pod_cidrs=()
+    )
+    assert build.brief(local, POD, LB) == build.brief(local, OUTSIDE, LB) == "10.180.0.1:80"
+    assert build.brief(local, NODE, LB).endswith(" masquerade")
+    everything = build.table(build.service(), build.slice("10.180.0.1@n1"), pod_cidrs=(), masquerade_all=True)
+    assert build.brief(everything, POD, IP) == "10.180.0.1:80 masquerade"
+
+
 def test_a_client_that_is_its_own_endpoint() -> None:
     alone = build.table(build.service(), build.slice("10.180.0.1@n1"))
     answer = build.ask(alone, "10.180.0.1", IP)

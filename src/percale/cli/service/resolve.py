@@ -43,7 +43,11 @@ _PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 @source_options
 @click.option("--batch", metavar="FILE", help="One JSON request a line, - is stdin; one JSON answer a line.")
 @click.option(
-    "--pod-cidr", "pods", metavar="CIDR,…", multiple=True, help="Pods' networks (default: those of the Nodes)."
+    "--pod-cidr",
+    "pods",
+    metavar="CIDR,…",
+    multiple=True,
+    help="Pods' networks (default: those of the Nodes; '': not known).",
 )
 @click.option("--service-cidr", "services", metavar="CIDR,…", multiple=True, help="Networks of the cluster IPs.")
 @click.option(
@@ -88,12 +92,12 @@ def resolve(
     ports = networks(node_port_addresses, "--node-port-addresses", but="primary")
     said = ServiceConfig(
         node=node,
-        pod_cidrs=networks(pods, "--pod-cidr"),
         service_cidrs=networks(services, "--service-cidr"),
         node_port_addresses=ports or None,
         masquerade_all=masquerade_all,
     )
-    world = _World.of(load_services(files, lab, said), node)
+    pod_networks = networks(pods, "--pod-cidr") if pods else None
+    world = _World.of(load_services(files, lab, said, pod_networks), node)
     for problem in world.table.problems:
         click.echo(f"percale: {problem}", err=True)
     if batch is not None:

@@ -112,7 +112,7 @@ def _port(seen: PortView, table: ServiceResolver, connections: Connections | Non
 
 
 def _client(port: ResolvedPort, to: str, vip: Vip, location: ClientLocation, table: ServiceResolver) -> ClientDocument:
-    slots, masquerade = port.route(vip.kind, location, masquerade_all=table.config.masquerade_all)
+    slots, masquerade = port.route(vip.kind, location, masquerade=table.config.cluster_ip_masquerade)
     if isinstance(slots, str):
         return ClientDocument(location, to, slots, 0, masquerade=False)
     return ClientDocument(location, to, "endpoints", len(set(port.records(slots))), masquerade)

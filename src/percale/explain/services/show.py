@@ -160,7 +160,7 @@ def address_kinds(port: ResolvedPort) -> list[tuple[str, Vip]]:
 
 
 def _fate(port: ResolvedPort, vip: Vip, place: ClientLocation, table: ServiceResolver) -> str:
-    slots, masquerade = port.route(vip.kind, place, masquerade_all=table.config.masquerade_all)
+    slots, masquerade = port.route(vip.kind, place, masquerade=table.config.cluster_ip_masquerade)
     if isinstance(slots, str):
         return "refused" if slots == "reject" else "dropped"
     count = len(set(port.records(slots)))

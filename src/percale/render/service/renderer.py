@@ -120,7 +120,7 @@ class ServiceRenderer:
         if service is not None:
             new = self._inputs[key] = render_input(
                 service,
-                masquerade_all=self._resolver.config.masquerade_all,
+                masquerade=self._resolver.config.cluster_ip_masquerade,
                 node_addresses=self._node_addresses,
                 connections=self.connections,
             )

@@ -44,7 +44,7 @@ from percale.render.nft.objects import (
 )
 from percale.render.service.base_chains import MASQUERADE_MARK, REJECT_CHAIN
 from percale.service.endpoint_selection import Record
-from percale.service.node_context import is_in
+from percale.service.node_context import ClusterIPMasquerade, is_in
 from percale.service.resolved_service import ResolvedPort, ResolvedService, Slots
 from percale.service.service_ports import Vip
 from percale.service.strategies import by_connections
@@ -88,7 +88,7 @@ class RenderInput(NamedTuple):
     """A Service with everything else that its rendering depends on."""
 
     service: ResolvedService
-    masquerade_all: bool
+    masquerade: ClusterIPMasquerade
     node_addresses: tuple[bytes, ...]
     """Empty when they are irrelevant."""
 
@@ -100,14 +100,14 @@ class RenderInput(NamedTuple):
 def render_input(
     service: ResolvedService,
     *,
-    masquerade_all: bool = False,
+    masquerade: ClusterIPMasquerade = "not-pods",
     node_addresses: tuple[bytes, ...] = (),
     connections: Connections | None = None,
 ) -> RenderInput:
     """The current Service; `connections` weigh endpoints where the strategy is `lc`."""
     if any(port.strategy.name == "lc" for port in service.ports):
         service = replace(service, ports=tuple(_weighed(port, connections or {}) for port in service.ports))
-    plain = RenderInput(service, masquerade_all, ())
+    plain = RenderInput(service, masquerade, ())
     return plain._replace(node_addresses=node_addresses) if plain.has_source_ranges else plain
 
 
@@ -241,7 +241,9 @@ class _PortRenderer:
     # Kinds
 
     def _cluster_ip(self, pick: Verdict) -> Verdict:
-        if self._input.masquerade_all:
+        if self._input.masquerade == "none":
+            return pick
+        if self._input.masquerade == "all":
             return self._masquerade(pick)
         return self._rendered.goto(_masquerade_all_but_pods(self._version, pick))
 

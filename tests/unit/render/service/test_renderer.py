@@ -124,12 +124,12 @@ def disagreements(table: ServiceResolver, held: TableState) -> list[str]:
 @given(
     st.lists(puts, min_size=3, max_size=10),
     st.lists(st.lists(changes, min_size=1, max_size=5), max_size=5),
-    st.booleans(),
+    st.sampled_from(({}, {"masquerade_all": True}, {"pod_cidrs": ()})),
 )
 def test_edits_lead_from_any_state_to_any_other(
-    opening: list[Object], batches: list[list[Change]], masquerade_all: bool
+    opening: list[Object], batches: list[list[Change]], config: dict[str, Any]
 ) -> None:
-    table = build.table(masquerade_all=masquerade_all)
+    table = build.table(**config)
     elements = ServiceRenderer(table)
     elements.local_pods = frozenset((ip_address("10.180.0.1").packed,))
     held = BARE
