@@ -27,6 +27,8 @@ from __future__ import annotations
 
 from errno import EIO
 
+from percale.printable import printable, printable_path
+
 _LONGEST_LINE = 500
 """Characters of a message: it may quote input of any length."""
 
@@ -42,9 +44,10 @@ class PercaleError(Exception):
     """Of the command that ends with it."""
 
     def __init__(self, what: str, *, where: str | None = None, hint: str | None = None) -> None:
+        what = printable(what)
         self.what = what if len(what) <= _LONGEST_LINE else "\n".join(map(_clipped, what.splitlines()))
-        self.where = where
-        self.hint = hint and _clipped(hint)
+        self.where = where and printable_path(where)
+        self.hint = hint and _clipped(printable(hint))
         super().__init__(str(self))
 
     def __str__(self) -> str:

@@ -15,6 +15,7 @@ import click
 from percale import __version__
 from percale.cli.lazy import LazyGroup
 from percale.errors import BadManifests, PercaleError
+from percale.printable import printable_output
 
 COMMANDS: Mapping[str, str] = MappingProxyType(
     {
@@ -43,7 +44,8 @@ def percale() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; exits with 0, 1 (an error), 2 (wrong usage), 130 (interrupted) or the command's own code."""
-    sys.exit(_run(arguments))
+    with printable_output():
+        sys.exit(_run(arguments))
 
 
 def _run(arguments: Sequence[str] | None) -> int:

@@ -32,7 +32,7 @@ def test_help_and_version_import_no_command() -> None:
         done = subprocess.run([sys.executable, "-c", code, argument], capture_output=True, text=True, check=True)
         assert (
             done.stdout.splitlines()[-1]
-            == "0 ['percale', 'percale.cli', 'percale.cli.lazy', 'percale.cli.main', 'percale.errors']"
+            == "0 ['percale', 'percale.cli', 'percale.cli.lazy', 'percale.cli.main', 'percale.errors', 'percale.printable']"
         )
 
 

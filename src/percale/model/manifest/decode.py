@@ -106,17 +106,25 @@ def _decode(data: bytes, file: str, kinds: Kinds, namespace: str, *, find_unknow
     manifest = _decode_json(data, file, kinds)
     if manifest is None or (find_unknown and _has_unknown_fields(data, manifest)):
         manifest = _decode_nodes(data, file, kinds, find_unknown=find_unknown)
-    faults = (*manifest.faults, *_unnamed(manifest.entries))
+    faults = (*manifest.faults, *_misnamed(manifest.entries))
     found = tuple(ManifestEntry(with_namespace(each.object, namespace), each.source) for each in manifest.entries)
     if not faults and len(found) > 1:
         faults = tuple(_duplicates(found))
     return Manifest(() if faults else found, manifest.skipped, manifest.unknown, faults)
 
 
-def _unnamed(found: Iterable[ManifestEntry]) -> Iterator[BadManifest]:
+def _misnamed(found: Iterable[ManifestEntry]) -> Iterator[BadManifest]:
     for each in found:
-        if not each.object.metadata.name:
+        metadata = each.object.metadata
+        if not metadata.name:
             yield BadManifest("metadata.name: missing", where=str(each.source), hint="give the object a name")
+        for field, name in (("name", metadata.name), ("namespace", metadata.namespace)):
+            if name is not None and not name.isprintable():
+                yield BadManifest(
+                    f"metadata.{field}: has characters that cannot be printed: {name!r}",
+                    where=str(each.source),
+                    hint="use small letters, digits, '-' and '.'",
+                )
 
 
 def _duplicates(found: Iterable[ManifestEntry]) -> Iterator[BadManifest]:

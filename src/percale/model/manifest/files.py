@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from percale.errors import BadManifest
+from percale.printable import printable_path
 
 SUFFIXES = frozenset({".yaml", ".yml", ".json"})
 
@@ -46,14 +47,14 @@ def _meant(argument: str, *, recursive: bool) -> list[tuple[str, Path | None]]:
     if argument == "-":
         return [("stdin", None)]
     if not path.is_dir():
-        return [(argument, path)]
+        return [(printable_path(argument), path)]
     try:
         found = sorted(_files_in(path, recursive=recursive))
     except OSError as error:
         raise BadManifest(f"cannot be read: {error.strerror}", where=argument) from error
     if not found:
         raise BadManifest("no manifests in this directory", where=argument, hint="expected *.yaml, *.yml or *.json")
-    return [(str(entry), entry) for entry in found]
+    return [(printable_path(str(entry)), entry) for entry in found]
 
 
 def _files_in(directory: Path, *, recursive: bool) -> Iterator[Path]:

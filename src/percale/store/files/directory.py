@@ -189,6 +189,7 @@ class Directory:
             data = read_regular_file(name)
         except FileNotFoundError:
             return {}
+        _require_utf8(name)
         content = {}
         is_own = self._own_kind(name) in self._kinds
         for found in decode_manifest(data, name, kinds=self._kinds).entries:
@@ -235,3 +236,11 @@ class Directory:
     def _name(self, path: str) -> str:
         """The path of a file below the root, as shown to users."""
         return f"{self._root}/{path}" if path else str(self._root)
+
+
+def _require_utf8(name: str) -> None:
+    """Objects keep the path of their file, and are sent as UTF-8 text. Raises StoreUnavailable."""
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise StoreUnavailable("the file's name is not UTF-8 text", where=name, hint="rename it") from error

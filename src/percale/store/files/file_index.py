@@ -16,6 +16,7 @@ import msgspec
 from percale.errors import BadManifest, PercaleError
 from percale.model.kinds import Kinds
 from percale.model.meta import Object, ObjectKey
+from percale.printable import printable_path
 from percale.store.files.encoded_object import EncodedObject
 from percale.store.protocol import Deleted, Event, ReadProblem, Upserted
 
@@ -66,7 +67,7 @@ class FileIndex:
     @property
     def problems(self) -> list[ReadProblem]:
         """Files that cannot be read now."""
-        return [ReadProblem(path, error) for path, error in sorted(self._problems.items())]
+        return [ReadProblem(printable_path(path), error) for path, error in sorted(self._problems.items())]
 
     @property
     def next_expiry(self) -> float | None:
@@ -161,10 +162,10 @@ class FileIndex:
         known = self._problems.get(path)
         if error is None:
             if self._problems.pop(path, None) is not None:
-                self._events.append(ReadProblem(path, None))
+                self._events.append(ReadProblem(printable_path(path), None))
         elif known is None or str(known) != str(error):
             self._problems[path] = error
-            self._events.append(ReadProblem(path, error))
+            self._events.append(ReadProblem(printable_path(path), error))
 
     def _duplicate(self, path: str) -> BadManifest | None:
         """The error if an earlier file contains an object of this file."""

@@ -62,7 +62,7 @@ TRICKY = [
     "<<",
 ]
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20) | st.sampled_from(TRICKY)
-names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+names = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=20)
 labels = st.dictionaries(texts, texts, max_size=3)
 metadata = st.builds(
     ObjectMeta,

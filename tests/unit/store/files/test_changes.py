@@ -39,6 +39,25 @@ async def test_a_file_that_disappears_takes_its_objects_with_it(root: Path, stor
     assert await names(store) == []
 
 
+async def test_a_name_that_is_not_utf8_is_one_problem_until_it_is_renamed(root: Path, store: FilesStore) -> None:
+    """Whatever the file has, and though a name is a part of what is told; the other files are read."""
+    (root / "ok.yaml").write_text(text("ok"))
+    watch = store.watch(ConfigMap)
+    assert [each.metadata.name for each in (await upcoming(watch)).of(ConfigMap)] == ["ok"]  # type: ignore[union-attr]
+    odd = root / os.fsdecode(b"bad\xff.yaml")
+    for content in ("nonsense: [", text("a")):
+        odd.write_text(content)
+        if content == "nonsense: [":
+            problem = await upcoming(watch)
+    assert isinstance(problem, ReadProblem)
+    assert problem.source == f"{root}/bad\\xff.yaml"
+    assert str(problem.error) == f"{root}/bad\\xff.yaml: the file's name is not UTF-8 text; rename it"
+    odd.rename(root / "good.yaml")
+    renamed = [await upcoming(watch), await upcoming(watch)]
+    assert ReadProblem(problem.source, None) in renamed
+    assert [summary(each) for each in renamed if isinstance(each, Upserted)] == [("Upserted", "a=1")]
+
+
 async def test_a_new_folder_with_files_is_found(root: Path, store: FilesStore) -> None:
     events = store.watch(ConfigMap)
     await upcoming(events)
