@@ -11,7 +11,7 @@ from msgspec import Struct, structs
 
 from percale import __version__
 from percale.agent.metrics import GaugeValues, Metrics
-from percale.agent.network.subnet_manager import UNDERLAY
+from percale.agent.network.underlay import UNDERLAY
 from percale.agent.problems import Problem, Problems
 from percale.agent.status import Addresses, Peer, Pod, Status
 from percale.cni.operations import Unready

@@ -72,7 +72,7 @@ class NodeNetwork:
         hooks: Sequence[PodHook],
         ready: Callable[[], Unready | None],
     ) -> None:
-        """`subnets` has acquired a lease; `hooks` are called at each pod's ADD and DEL. Raises StateError."""
+        """`hooks` are called at each pod's ADD and DEL. Raises StateError."""
         config = context.config
         self._config = config
         self._problems, self._metrics = context.problems, context.metrics

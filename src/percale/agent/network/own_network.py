@@ -17,7 +17,7 @@ from percale.agent.context import AgentContext
 from percale.agent.network.fastpath import Fastpath
 from percale.agent.network.net_conf import configured_network
 from percale.agent.network.node_network import NodeNetwork
-from percale.agent.network.subnet_manager import SubnetManager
+from percale.agent.network.subnet_manager import acquire_subnets
 from percale.agent.nft_table import NodeTable
 from percale.agent.policy.controller import PolicyController
 from percale.agent.reporter import StatusReporter
@@ -76,16 +76,7 @@ class OwnNetwork:
         network = await configured_network(context.config, context.store, context.problems)
         backend = make_backend(network)
         await load_state(backend, Path(context.config.stateDir))
-        subnets = SubnetManager(
-            context.config,
-            network=network,
-            backend=backend,
-            store=context.store,
-            reconciler=context.reconciler,
-            problems=context.problems,
-            log=context.log,
-        )
-        await subnets.acquire(self._state)
+        subnets = await acquire_subnets(context, network, backend, self._state)
         services_attempted = await start_services(
             context,
             network,
