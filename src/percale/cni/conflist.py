@@ -7,6 +7,7 @@ flannel ConfigMap's cni-conf.json.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +19,8 @@ from percale.model.manifest.json_text import read_json_text
 from percale.render.network.pod_veth import Wiring
 
 FILE = "10-percale.conflist"
+_OLDER = "1.0.0"
+"""containerd 1.6's."""
 _FLANNEL, _PORTMAP = "flannel", "portmap"
 
 
@@ -62,8 +65,17 @@ def uninstall(runtime: Runtime) -> list[Path]:
 
 
 def conflist(wiring: Wiring, name: str = "percale") -> dict[str, Any]:
-    """Our plugin alone."""
-    return {"cniVersion": LATEST, "name": name, "plugins": [_plugin(wiring)]}
+    """Our plugin alone. A runtime that does not know `cniVersions` refuses a list of a version newer than its own."""
+    return {"cniVersion": _OLDER, "cniVersions": [_OLDER, LATEST], "name": name, "plugins": [_plugin(wiring)]}
+
+
+def newest_version(document: Mapping[str, Any]) -> str:
+    """The version in which a runtime that knows all of them calls the plugins (CNI 1.1.0, "cniVersions")."""
+    versions: list[str] = [document.get("cniVersion", "0.1.0"), *document.get("cniVersions", ())]
+    return max(
+        versions,
+        key=lambda version: tuple(map(int, version.split("."))),
+    )
 
 
 def _plugin(wiring: Wiring, *, host_ports: bool = True) -> dict[str, Any]:

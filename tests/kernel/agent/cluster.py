@@ -24,6 +24,7 @@ from tests.waiting import PATIENCE, until
 from percale.agent.config.settings import AgentConfig
 from percale.agent.http import client
 from percale.agent.status import Status
+from percale.cni.conflist import newest_version
 from percale.errors import AgentError
 from percale.kernel.netns import create_namespace, delete_namespace
 from percale.model.manifest.encode import to_json
@@ -60,7 +61,7 @@ class Pod:
     def launch(self, command: str) -> subprocess.Popen[str]:
         """Run the plugin as the runtime does."""
         conflist = json.loads((self.node.directory / "net.d" / "10-percale.conflist").read_text())
-        configuration = {"name": conflist["name"], "cniVersion": conflist["cniVersion"], **conflist["plugins"][0]}
+        configuration = {"name": conflist["name"], "cniVersion": newest_version(conflist), **conflist["plugins"][0]}
         if self.runtime:
             configuration["runtimeConfig"] = self.runtime
         environment = {

@@ -18,6 +18,7 @@ from tests import builders
 from tests.kernel.agent.cluster import NETNS, Cluster, Node, Pod, sh
 from tests.waiting import until
 
+from percale.cni.conflist import newest_version
 from percale.kernel.netns import create_namespace
 
 REFERENCE = Path("/usr/lib/cni")
@@ -47,7 +48,7 @@ class Runtime:
     def __call__(self, verb: str, *, plugin: Path | None = None, code: int = 0, **configuration: Any) -> Any:
         """The answer as JSON; `configuration` is added to the conflist's."""
         conflist = json.loads((self.node.directory / "net.d" / "10-percale.conflist").read_text())
-        base = {"name": conflist["name"], "cniVersion": conflist["cniVersion"], **conflist["plugins"][0]}
+        base = {"name": conflist["name"], "cniVersion": newest_version(conflist), **conflist["plugins"][0]}
         done = subprocess.run(
             ["nsenter", f"--net={NETNS / self.node.name}", plugin or self.node.directory / "bin" / "percale-cni"],
             input=json.dumps({**base, **configuration}),

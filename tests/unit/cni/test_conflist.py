@@ -49,6 +49,19 @@ def test_how_a_cni_conf_wires(text: str, wiring: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("document", "version"),
+    [
+        ({"cniVersion": "0.3.1"}, "0.3.1"),
+        ({"cniVersions": ["0.10.0", "0.9.0"]}, "0.10.0"),
+        ({"cniVersion": "1.1.0", "cniVersions": ["1.0.0"]}, "1.1.0"),
+        ({}, "0.1.0"),
+    ],
+)
+def test_a_runtime_that_knows_all_versions_takes_the_newest(document: dict[str, Any], version: str) -> None:
+    assert conflist.newest_version(document) == version
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("{", "cni-conf.json:1: not valid JSON"),
@@ -66,6 +79,9 @@ def test_install_and_uninstall_leave_the_directories(tmp_path: Path) -> None:
     place = runtime(tmp_path)
     conflist.install(place)
     document = json.loads((tmp_path / "net.d" / "10-percale.conflist").read_text())
+    # What a runtime without "cniVersions" reads, and what one with it chooses; containerd 1.6 refuses a newer one.
+    assert document["cniVersion"] == "1.0.0"
+    assert conflist.newest_version(document) == "1.1.0"
     assert document["plugins"][0]["capabilities"] == {
         "ips": True,
         "mac": True,

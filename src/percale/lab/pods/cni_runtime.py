@@ -16,6 +16,7 @@ from typing import Any
 from msgspec import Struct
 
 from percale.cni import plugin
+from percale.cni.conflist import newest_version
 from percale.errors import LabError
 from percale.lab.machines.fabric import DEVICE
 from percale.lab.run_dir import NodeDir
@@ -94,7 +95,7 @@ def network_configuration(sandbox: Sandbox) -> dict[str, Any]:
         raise FileNotFoundError(f"no conflist in {directory}")
     conflist = json.loads(found[0].read_bytes())
     plugin_config = conflist["plugins"][0]
-    config = {"name": conflist["name"], "cniVersion": conflist["cniVersion"], **plugin_config}
+    config = {"name": conflist["name"], "cniVersion": newest_version(conflist), **plugin_config}
     if sandbox.ports and plugin_config.get("capabilities", {}).get("portMappings"):
         config["runtimeConfig"] = {"portMappings": [_port_mapping(port) for port in sandbox.ports]}
     return config
