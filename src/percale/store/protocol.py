@@ -50,6 +50,8 @@ class Deleted(Struct, frozen=True):
 class ReadProblem(Struct, frozen=True):
     """Something in the store cannot be read (a file became invalid): its last valid objects stay current.
 
+    Of a file with unknown fields the objects are current without them.
+
     `error` None: the problem of `source` is solved.
     """
 

@@ -76,6 +76,47 @@ def test_a_lab() -> None:
     assert read_input(documents, "ignore").skipped == ()
 
 
+PODS = """\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      restartPolicy: Always
+      initContainer: []
+      conatiners: []
+      containers:
+      - name: web
+        imagePullPolcy: Always
+        livenessProbe: {httpGet: {port: 80}}
+        ports: [{containerport: 80, containerPort: 80}]
+        zzz: 1
+---
+apiVersion: batch/v1
+kind: Job
+metadata: {name: j}
+spec: {backofflimit: 3, template: {spec: {containers: []}}}
+"""
+
+
+def test_pods(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "a.yaml").write_text(PODS)
+    assert percale("policy", "check", "a.yaml") == 1
+    assert capsys.readouterr().out.splitlines()[:-1] == [
+        f"a.yaml:{line}" for line in (
+            "10: spec.template.spec.initContainer: unknown field; did you mean initContainers?",
+            "11: spec.template.spec.conatiners: unknown field; did you mean containers?",
+            "14: spec.template.spec.containers[0].imagePullPolcy: unknown field; did you mean imagePullPolicy?",
+            "16: spec.template.spec.containers[0].ports[0].containerport: unknown field; did you mean containerPort?",
+            "17: spec.template.spec.containers[0].zzz: unknown field",
+            "22: spec.backofflimit: unknown field; did you mean backoffLimit?",
+        )
+    ]  # fmt: skip
+
+
 def test_json_and_what_a_cluster_prints() -> None:
     metadata = {"name": "p", "managedFields": [{}], "finalizers": [], "selfLink": "/"}
     document = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata}

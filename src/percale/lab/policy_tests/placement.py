@@ -224,7 +224,7 @@ def _possible_hosts(
         try:
             document_with([*possible, address])
         except (LabError, BadInput) as error:
-            impossible[str(address)] = str(error)
+            impossible[str(address)] = f"no host of a lab can have {address}: {error.what}"
         else:
             possible.append(address)
     return possible, impossible

@@ -18,14 +18,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from percale.errors import PercaleError, StoreError, StoreUnavailable
-from percale.model.manifest.decode import decode_manifest
+from percale.errors import BadManifest, PercaleError, StoreError, StoreUnavailable
+from percale.model.manifest.decode import decode_manifest, inspect_manifest
+from percale.model.manifest.diagnostics import combined
 from percale.model.manifest.encode import to_json
 from percale.model.meta import Object, ObjectKey
 from percale.store.files.atomic_write import locked, own_path, remove_file, write_file
 from percale.store.files.edit_in_place import rewrite_object
 from percale.store.files.encoded_object import EncodedObject, encode
-from percale.store.files.file_index import Content, Entry, FileIndex, Identity
+from percale.store.files.file_index import Entry, FileContent, FileIndex, Identity
 from percale.store.files.inotify import InotifyWatcher
 from percale.store.files.lease_expiry import BootClock, with_expiry, without_expiry
 from percale.store.files.regular_file import read_regular_file
@@ -71,7 +72,7 @@ class Directory:
 
     @property
     def problems(self) -> list[ReadProblem]:
-        """Files that cannot be read now."""
+        """Files that cannot be read now, or not all of them."""
         return self._index.problems
 
     def seconds_until_expiry(self) -> float | None:
@@ -174,7 +175,7 @@ class Directory:
         return kind if rest.count("/") == 1 and rest.endswith(".json") else ""
 
     def _load(self, names: Iterable[str]) -> None:
-        read: dict[str, Content | PercaleError] = {}
+        read: dict[str, FileContent | PercaleError] = {}
         for name in names:
             try:
                 read[name] = self._content(name)
@@ -183,23 +184,29 @@ class Directory:
         if read:
             self._index.update(read)
 
-    def _content(self, name: str) -> Content:
+    def _content(self, name: str) -> FileContent:
         """A file's objects; none if it does not exist. Raises BadManifest, StoreUnavailable."""
         try:
             data = read_regular_file(name)
         except FileNotFoundError:
-            return {}
+            return FileContent()
         _require_utf8(name)
         content = {}
         is_own = self._own_kind(name) in self._kinds
-        for found in decode_manifest(data, name, kinds=self._kinds).entries:
+        # An own file has what an agent wrote: there are many, and there is nobody who could have misspelt a field.
+        decode = decode_manifest if is_own else inspect_manifest
+        manifest = decode(data, name, kinds=self._kinds)
+        if manifest.faults:
+            raise combined(manifest.faults)
+        for found in manifest.entries:
             obj, expires = without_expiry(found.object, self._clock, str(found.source))
             each = encode(obj)
             identity = each.kind, each.key
             if is_own and self._name(own_path(*identity)) != name:
                 raise StoreUnavailable("other objects are in this file", where=name, hint="move them to another file")
             content[identity] = Entry(each, found.source.line, expires)
-        return content
+        unknown = [BadManifest(f"{each.what}, left out", where=each.where, hint=each.hint) for each in manifest.unknown]
+        return FileContent(content, combined(unknown) if unknown else None)
 
     def _write(self, identity: Identity, new: Object | None) -> None:
         """Replace the object in its file by `new`, or delete it (None). Raises StoreUnavailable, BadManifest."""

@@ -1,7 +1,8 @@
 """Index of which file contains which object, and of the current objects. `directory.py` updates it with file contents.
 
 file ─▶ its last valid objects ─┬─▶ the first file by path with an object wins ─▶ current objects ─▶ Upserted, Deleted
-        or why it is invalid ───┴─▶ ReadProblem
+        or why it is invalid ───┼─▶ ReadProblem
+        its unknown fields ─────┘
 """
 
 from __future__ import annotations
@@ -36,6 +37,13 @@ Content: TypeAlias = Mapping[Identity, Entry]
 _NOTHING: Content = {}
 
 
+class FileContent(msgspec.Struct, frozen=True):
+    """The objects of a file, which count, and what is said of the fields that do not."""
+
+    entries: Content = _NOTHING
+    unknown: BadManifest | None = None
+
+
 class FileIndex:
     """All files of a store. `now` is the clock of `Entry.expires`."""
 
@@ -47,6 +55,7 @@ class FileIndex:
         self._files_of: dict[Identity, tuple[str, ...]] = {}
         """The files that contain an object, sorted by path."""
         self._broken: dict[str, PercaleError] = {}
+        self._unknown: dict[str, BadManifest] = {}
         self._problems: dict[str, PercaleError] = {}
         self._expiries: list[tuple[float, int, Identity]] = []
         """A heap of expiry times; may contain outdated ones of renewed leases."""
@@ -66,7 +75,7 @@ class FileIndex:
 
     @property
     def problems(self) -> list[ReadProblem]:
-        """Files that cannot be read now."""
+        """Files that cannot be read now, or not all of them."""
         return [ReadProblem(printable_path(path), error) for path, error in sorted(self._problems.items())]
 
     @property
@@ -102,14 +111,18 @@ class FileIndex:
         expired = entry is not None and entry.expires is not None and entry.expires <= self._now()
         return None if expired else entry
 
-    def update(self, read: Mapping[str, Content | PercaleError]) -> None:
+    def update(self, read: Mapping[str, FileContent | PercaleError]) -> None:
         """Replace the contents of these files (empty for a deleted one), or mark them invalid."""
         touched: dict[Identity, None] = {}
-        for path, content in read.items():
-            if isinstance(content, PercaleError):
-                self._broken[path] = content
+        for path, found in read.items():
+            self._unknown.pop(path, None)
+            if isinstance(found, PercaleError):
+                self._broken[path] = found
                 continue
             self._broken.pop(path, None)
+            if found.unknown is not None:
+                self._unknown[path] = found.unknown
+            content = found.entries
             before = self.content(path)
             if content:
                 self._files[path] = content
@@ -158,7 +171,7 @@ class FileIndex:
 
     def _report(self, path: str) -> None:
         """One ReadProblem when a file becomes invalid, when its error changes, and when it is valid again."""
-        error = self._broken.get(path) or self._duplicate(path)
+        error = self._broken.get(path) or self._duplicate(path) or self._unknown.get(path)
         known = self._problems.get(path)
         if error is None:
             if self._problems.pop(path, None) is not None:
