@@ -10,8 +10,7 @@
 Each table has its own thread and socket: neither pods nor policies wait for Services. Changes that arrive
 during a commit are merged into the next transaction. Fail closed: what a previous run left in the kernel stays in effect until
 every section has synced with the store. A transaction that the kernel rejects is retried as a full sync; parts of it that the
-kernel rejects again are left out, reported as problems of the objects they belong to, and retried after a while. Both agent
-modes run it.
+kernel rejects again are left out, reported as problems of the objects they belong to, and retried after a while.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The agent of one node: policies, and the pods' network that is ours or another plugin's. Made and run by `main.py`.
 
     Store ─ Informer ─┬─▶ PolicyController ─▶ NodeTable (inet percale) ─ after each commit ─▶ established connections
-                      └─▶ PodNetworking: OwnNetwork (subnet, peers, pods, Services) or ForeignNetwork (`backend: none`)
+                      └─▶ PodNetworking: OwnNetworking (subnet, peers, pods, Services) or ForeignNetworking (`backend: none`)
 
                                                             http/server: /readyz /metrics /status ◀─ StatusReporter
 
@@ -18,8 +18,8 @@ from typing import Protocol
 from percale.agent.config.settings import AgentConfig
 from percale.agent.context import AgentContext
 from percale.agent.logging import LineLog
-from percale.agent.network.foreign_network import ForeignNetwork
-from percale.agent.network.own_network import OwnNetwork
+from percale.agent.network.foreign_networking import ForeignNetworking
+from percale.agent.network.own_networking import OwnNetworking
 from percale.agent.nft_table import NodeTable
 from percale.agent.policy.controller import PolicyController
 from percale.agent.policy.established_flows import established_flows
@@ -63,9 +63,9 @@ class NodeAgent:
             on_local_pods=self._table.request_sync,
         )
         self._pods: PodNetworking = (
-            OwnNetwork(context, self._table, self._policies, self._reporter)
+            OwnNetworking(context, self._table, self._policies, self._reporter)
             if own
-            else ForeignNetwork(context, self._policies, self._reporter)
+            else ForeignNetworking(context, self._policies, self._reporter)
         )
         self._established = established_flows(
             config,

@@ -33,7 +33,7 @@ class NetworkStatus(Struct, frozen=True):
 
 
 class StatusSource(Protocol):
-    """The network of this node's pods: `network/node_network.py`, `network/foreign_network.py`."""
+    """The network of this node's pods: `network/node_network.py`, `network/foreign_networking.py`."""
 
     def summary(self) -> str:
         """One line for `systemctl status`."""

@@ -32,7 +32,7 @@ from percale.render.link_kinds import Veth
 from percale.render.network.elements import Element
 from percale.render.network.pod_veth import (
     Limit,
-    PodNetwork,
+    PodDefaults,
     PodWires,
     Wiring,
     bridge_objects,
@@ -61,7 +61,7 @@ class Log(Protocol):
 
 
 class AttachRequest(Struct, frozen=True):
-    """What an ADD requests; None where the node's network decides."""
+    """What an ADD requests; None where `PodDefaults` decide."""
 
     owner: Owner
     network: str
@@ -81,7 +81,7 @@ class Attachments:
 
     def __init__(
         self,
-        network: PodNetwork,
+        defaults: PodDefaults,
         reconciler: Reconciler,
         guards: GuardTables,
         pool: AddressPool,
@@ -91,8 +91,8 @@ class Attachments:
         hooks: Sequence[PodHook] = (),
         log_command: Callable[[str], None] | None = None,
     ) -> None:
-        self.network = network
-        """The network of pods attached from now on."""
+        self.defaults = defaults
+        """Of pods attached from now on."""
         self._reconciler = reconciler
         self._guards = guards
         self._pool = pool
@@ -121,7 +121,7 @@ class Attachments:
 
     async def restore(self) -> None:
         """Declare all recorded attachments; clean up after interrupted ADDs."""
-        if self.network.wiring == "bridge" or any(each.wires.bridge for each in self._records.attachments.values()):
+        if self.defaults.wiring == "bridge" or any(each.wires.bridge for each in self._records.attachments.values()):
             self._declare_bridge()
         for attachment in self._records.attachments.values():
             if not attachment.chained:
@@ -197,14 +197,14 @@ class Attachments:
             hook.after_del(attachment)
 
     def _wires(self, request: AttachRequest, addresses: Iterable[IPAddress]) -> PodWires:
-        wiring = request.wiring or self.network.wiring
+        wiring = request.wiring or self.defaults.wiring
         return PodWires(
             container=request.owner.container,
             ifname=request.owner.ifname,
             mac=request.mac or pod_mac(*request.owner),
-            mtu=request.mtu or self.network.mtu,
-            addresses=tuple(pod_interface(self.network, address, wiring) for address in addresses),
-            bridge=self.network.bridge if wiring == "bridge" else None,
+            mtu=request.mtu or self.defaults.mtu,
+            addresses=tuple(pod_interface(self.defaults, address, wiring) for address in addresses),
+            bridge=self.defaults.bridge if wiring == "bridge" else None,
             ingress=request.ingress,
             egress=request.egress,
         )
@@ -237,7 +237,7 @@ class Attachments:
         self._declared.add(owner)
 
     def _declare_bridge(self) -> None:
-        self._reconciler.declare(f"bridge/{self.network.bridge}", bridge_objects(self.network))
+        self._reconciler.declare(f"bridge/{self.defaults.bridge}", bridge_objects(self.defaults))
 
     # DEL
 

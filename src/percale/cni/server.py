@@ -29,7 +29,7 @@ from percale.cni.wire_format import Frame, answer_frame, read_frame
 from percale.errors import PercaleError
 from percale.ipam.address_pool import AddressPool
 from percale.kernel.reconciler.reconciler import Reconciler
-from percale.render.network.pod_veth import PodNetwork
+from percale.render.network.pod_veth import PodDefaults
 from percale.unix_socket import listen_at, peer_credentials
 
 _REQUEST_TIMEOUT = 10.0
@@ -45,7 +45,7 @@ class CniServer:
         self,
         path: Path,
         *,
-        network: PodNetwork,
+        defaults: PodDefaults,
         reconciler: Reconciler,
         guards: GuardTables,
         pool: AddressPool,
@@ -66,7 +66,7 @@ class CniServer:
         """
         self._path = path
         self._attachments = Attachments(
-            network, reconciler, guards, pool, records, log=log, hooks=hooks, log_command=log_command
+            defaults, reconciler, guards, pool, records, log=log, hooks=hooks, log_command=log_command
         )
         self._operations = Operations(self._attachments, annotations, ready)
         self._log = log
@@ -76,13 +76,13 @@ class CniServer:
         self._requests: set[asyncio.Task[None]] = set()
 
     @property
-    def network(self) -> PodNetwork:
-        """The network of pods attached from now on; the agent assigns a new value when the MTU changes."""
-        return self._attachments.network
+    def defaults(self) -> PodDefaults:
+        """Of pods attached from now on; the agent assigns a new value when the MTU changes."""
+        return self._attachments.defaults
 
-    @network.setter
-    def network(self, network: PodNetwork) -> None:
-        self._attachments.network = network
+    @defaults.setter
+    def defaults(self, defaults: PodDefaults) -> None:
+        self._attachments.defaults = defaults
 
     async def start(self) -> None:
         """Declare the host side of every recorded pod, clean up after interrupted ADDs, then serve.

@@ -33,7 +33,7 @@ from percale.kernel.reconciler.reconciler import Reconciler
 from percale.kernel.rtnl.driver import KernelDriver
 from percale.model.subnet_lease import NodeSubnets
 from percale.render.network.base_chains import network_tables
-from percale.render.network.pod_veth import PodNetwork
+from percale.render.network.pod_veth import PodDefaults
 from percale.store.memory import MemoryStore
 
 SUBNETS = NodeSubnets(IPv4Network("10.244.1.0/24"), IPv6Network("fd00:244:1::/64"))
@@ -95,7 +95,7 @@ async def serve(directory: Path, wiring: Any, die: str) -> None:
     running = asyncio.create_task(tables.run())
     server = CniServer(
         directory / "s",
-        network=PodNetwork(SUBNETS, 1450, wiring),
+        defaults=PodDefaults(SUBNETS, 1450, wiring),
         reconciler=reconciler,
         guards=tables,
         pool=AddressPool(directory / "addresses", "n1", SUBNETS),

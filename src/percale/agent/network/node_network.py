@@ -1,4 +1,4 @@
-"""A node's own pod network, made once its subnet is known: device, peers, guards, pods. Made by `own_network.py`.
+"""A node's own pod network, made once its subnet is known: device, peers, guards, pods. Made by `own_networking.py`.
 
  leases ─▶ Peers ───────────────────────── "peer/LEASE" ──┐
              ▲ local node                                 ▼           batches
@@ -44,7 +44,7 @@ from percale.model.subnet_lease import SubnetLease
 from percale.render.network.base_chains import network_tables
 from percale.render.network.fastpath import FastpathConfig, FastpathPod, FastpathRoute
 from percale.render.network.masquerade import node_elements
-from percale.render.network.pod_veth import PodNetwork, free_addresses
+from percale.render.network.pod_veth import PodDefaults, free_addresses
 from percale.render.objects import Sysctl
 from percale.store.protocol import Deleted, Snapshot, Upserted
 
@@ -98,7 +98,7 @@ class NodeNetwork:
         )
         self._cni = CniServer(
             Path(config.cni.socket),
-            network=self._pod_network(),
+            defaults=self._pod_defaults(),
             reconciler=context.reconciler,
             guards=self._tables,
             pool=self._pool,
@@ -183,7 +183,7 @@ class NodeNetwork:
     async def _on_underlay_change(self, local: LocalNode) -> None:
         """Another interface, address or MTU."""
         self._declare_node(local)
-        self._cni.network = self._pod_network()
+        self._cni.defaults = self._pod_defaults()
         await _run(self._peers.update_local(local))
         self._on_peers_changed()
 
@@ -203,9 +203,9 @@ class NodeNetwork:
             self._reconciler.declare(SHORTCUT, (Sysctl("net/netfilter/nf_conntrack_tcp_be_liberal", "1"),))
         self._reconciler.declare(FORWARDING, _forwarding(local))
 
-    def _pod_network(self) -> PodNetwork:
+    def _pod_defaults(self) -> PodDefaults:
         cni = self._config.cni
-        return PodNetwork(self._subnets.subnets, self._backend.pod_mtu(self._subnets.local), cni.wiring, cni.bridge)
+        return PodDefaults(self._subnets.subnets, self._backend.pod_mtu(self._subnets.local), cni.wiring, cni.bridge)
 
     def _cni_answered(self, verb: str, code: int, seconds: float) -> None:
         self._metrics.cni_answered(verb, code, seconds)
@@ -257,7 +257,7 @@ class NodeNetwork:
         local = self._subnets.local
         return NetworkStatus(
             backend=self._backend.type,
-            mtu=self._cni.network.mtu,
+            mtu=self._cni.defaults.mtu,
             interface=local.interface.name,
             publicIPs=_texts(local.public_ips),
             networks=_texts(self._network.networks),

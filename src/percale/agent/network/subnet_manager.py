@@ -3,7 +3,7 @@
     underlay ─▶ UnderlayMonitor ─▶ LocalNode ─▶ on_move (device, peers, MTU)
                                        └──────▶ the lease's spec, written once the store is reachable
 
-`own_network.py` acquires the lease, `node_network.py` runs the tasks.
+`own_networking.py` acquires the lease, `node_network.py` runs the tasks.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 
 UDP has no end: as long as a client keeps sending, its conntrack entry leads to an endpoint that is gone, or to none if there was
 none at first. TCP entries are left alone: the client notices by itself. `proxier.py` and `host_ports.py` call it,
-`own_network.py` runs it.
+`own_networking.py` runs it.
 """
 
 from __future__ import annotations

@@ -40,8 +40,8 @@ _LAST_METRIC = 32760
 """After the route of a bridge, of the same network."""
 
 
-class PodNetwork(Struct, frozen=True):
-    """The settings common to this node's pods; `bridge` is the device's name in bridge wiring."""
+class PodDefaults(Struct, frozen=True):
+    """What each pod of this node gets unless its ADD requests otherwise; `bridge` is the device's name in bridge wiring."""
 
     subnets: NodeSubnets
     mtu: int
@@ -102,10 +102,10 @@ def _digest(container: str, ifname: str) -> str:
     return sha256(f"{container}/{ifname}".encode()).hexdigest()
 
 
-def pod_interface(network: PodNetwork, address: IPAddress, wiring: Wiring) -> IPInterface:
+def pod_interface(defaults: PodDefaults, address: IPAddress, wiring: Wiring) -> IPInterface:
     """A pod's address with the prefix that the pod sees: its own alone, or the bridge's whole subnet."""
     if wiring == "bridge":
-        for subnet in network.subnets:
+        for subnet in defaults.subnets:
             if address in subnet:
                 return ip_interface((address, subnet.prefixlen))
     return ip_interface(address)
@@ -222,15 +222,15 @@ def bridge_nf_call(versions: Iterable[int]) -> tuple[Sysctl, ...]:
     return tuple(Sysctl(f"net/bridge/{_BRIDGE_NF_CALL[version]}", "1") for version in sorted(set(versions)))
 
 
-def bridge_objects(network: PodNetwork) -> tuple[KernelObject, ...]:
+def bridge_objects(defaults: PodDefaults) -> tuple[KernelObject, ...]:
     """The bridge with the gateway's addresses, once per node. Its MAC is fixed, for pods cache it."""
-    gateways = [ip_interface((gateway(subnet), subnet.prefixlen)) for subnet in network.subnets]
-    mac = bytes((0x0A, 0x58, *sha256(str(network.subnets).encode()).digest()[:4])).hex(":")
+    gateways = [ip_interface((gateway(subnet), subnet.prefixlen)) for subnet in defaults.subnets]
+    mac = bytes((0x0A, 0x58, *sha256(str(defaults.subnets).encode()).digest()[:4])).hex(":")
     ipv6 = any(address.version == 6 for address in gateways)
     return (
-        Link(network.bridge, Bridge(snooping=False, reserved=False), mtu=network.mtu, mac=mac),
-        *_bridge_ipv6(network.bridge, ipv6),
-        *(Address(network.bridge, address) for address in gateways),
+        Link(defaults.bridge, Bridge(snooping=False, reserved=False), mtu=defaults.mtu, mac=mac),
+        *_bridge_ipv6(defaults.bridge, ipv6),
+        *(Address(defaults.bridge, address) for address in gateways),
         *bridge_nf_call(address.version for address in gateways),
     )
 

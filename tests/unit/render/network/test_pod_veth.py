@@ -17,7 +17,7 @@ from percale.render.network.elements import Element
 from percale.render.network.pod_veth import (
     HOST_MAC,
     Limit,
-    PodNetwork,
+    PodDefaults,
     PodWires,
     Wiring,
     bridge_objects,
@@ -31,7 +31,7 @@ from percale.render.network.pod_veth import (
 )
 from percale.render.objects import Address, KernelObject, Link, Neighbour, Redirect, Route, Shaper, Sysctl
 
-DUAL = PodNetwork(NodeSubnets(IPv4Network("10.1.0.0/24"), IPv6Network("fd00:1::/64")), 1450)
+DUAL = PodDefaults(NodeSubnets(IPv4Network("10.1.0.0/24"), IPv6Network("fd00:1::/64")), 1450)
 V4, V6 = ip_address("10.1.0.7"), ip_address("fd00:1::7")
 MAC = "02:00:00:00:00:01"
 FAMILIES = {"IPv4": (V4,), "IPv6": (V6,), "dual": (V4, V6)}

@@ -20,7 +20,7 @@ from percale.errors import KernelError
 from percale.policy.pod_facts import PodFacts
 
 
-class ForeignNetwork:
+class ForeignNetworking:
     """A `PodNetworking` and a `StatusSource`. All methods are called on the event loop."""
 
     def __init__(self, context: AgentContext, policies: PolicyController, reporter: StatusReporter) -> None:

@@ -35,7 +35,7 @@ from percale.render.network import fastpath
 from percale.service import resolver
 
 
-class OwnNetwork:
+class OwnNetworking:
     """All methods are called on the event loop."""
 
     def __init__(
