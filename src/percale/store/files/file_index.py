@@ -18,7 +18,7 @@ from percale.errors import BadManifest, PercaleError
 from percale.model.kinds import Kinds
 from percale.model.meta import Object, ObjectKey
 from percale.printable import printable_path
-from percale.store.files.encoded_object import EncodedObject
+from percale.store.encoded_object import EncodedObject
 from percale.store.protocol import Deleted, Event, ReadProblem, Upserted
 
 Identity: TypeAlias = tuple[type[Object], ObjectKey]

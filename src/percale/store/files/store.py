@@ -18,9 +18,9 @@ from typing import TypeVar
 from percale.errors import StoreError, StoreUnavailable
 from percale.model.kinds import KINDS, Kinds
 from percale.model.meta import Object, ObjectKey
+from percale.store.encoded_object import LazyObjects
 from percale.store.files.atomic_write import make_directory
 from percale.store.files.directory import Directory
-from percale.store.files.encoded_object import LazyObjects
 from percale.store.files.file_index import FileIndex
 from percale.store.files.lease_expiry import BootClock
 from percale.store.protocol import Event, Snapshot

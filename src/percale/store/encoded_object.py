@@ -1,4 +1,4 @@
-"""Objects kept as JSON, in a fifth of the memory of decoded ones. Used by `file_index.py`.
+"""Objects kept as JSON, in a fifth of the memory of decoded ones. Used by stores that keep what they have read.
 
 List, get and watch decode them one by one; an agent extracts what it needs and keeps none.
 """
