@@ -29,6 +29,8 @@ _LARGEST_DATAGRAM = 1232
 _PLAIN_DATAGRAM = 512
 _STREAM_TIMEOUT = 5.0
 _MOST_ALIASES = 8
+MOST_STREAMS = 128
+"""TCP connections at a time: any pod may open some, and they take descriptors of the lab's."""
 
 
 class NameServer:
@@ -41,13 +43,15 @@ class NameServer:
         """Addresses of machines outside the cluster, by name without a dot at the end."""
         self._datagrams: asyncio.DatagramTransport | None = None
         self._streams: asyncio.Server | None = None
+        self._clients: dict[asyncio.StreamWriter, None] = {}
+        """The open TCP connections, the oldest first."""
 
     async def serve(self, namespace: Path) -> None:
         """Listen on all addresses in this network namespace. Raises OSError."""
         datagrams, streams = await visit_async(namespace, _bind_sockets)
         loop = asyncio.get_running_loop()
         self._datagrams, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self), sock=datagrams)
-        self._streams = await asyncio.start_server(self._serve_stream, sock=streams)
+        self._streams = await asyncio.start_server(self.serve_stream, sock=streams)
 
     def stop(self) -> None:
         """Close the sockets."""
@@ -65,21 +69,19 @@ class NameServer:
         if query.flags & dns.flags.QR:
             return None
         response = dns.message.make_response(query, recursion_available=True)
-        if len(query.question) != 1 or query.opcode() != 0:
-            response.set_rcode(dns.rcode.NOTIMP)
-        else:
-            try:
-                self._fill(response, query)
-            except dns.exception.DNSException:  # an external name or a host name too long for a message
-                response.answer.clear()
-                response.set_rcode(dns.rcode.SERVFAIL)
         limit = min(query.payload, _LARGEST_DATAGRAM) if query.edns >= 0 else _PLAIN_DATAGRAM
         try:
+            if len(query.question) != 1 or query.opcode() != 0:
+                response.set_rcode(dns.rcode.NOTIMP)
+            else:
+                self._fill(response, query)
             return response.to_wire(max_size=max(limit, _PLAIN_DATAGRAM) if datagram else 65535)
         except dns.exception.TooBig:
-            response.answer.clear()
             response.flags |= dns.flags.TC
-            return response.to_wire()
+        except dns.exception.DNSException:  # an external name or a host name that no message can hold
+            response.set_rcode(dns.rcode.SERVFAIL)
+        response.answer.clear()
+        return response.to_wire()
 
     def _fill(self, response: dns.message.Message, query: dns.message.Message) -> None:
         question = query.question[0]
@@ -108,8 +110,13 @@ class NameServer:
         found = [each for each in addresses if (6 if ":" in each else 4) == wanted]
         return True, tuple(Record(name, "A" if wanted == 4 else "AAAA", each) for each in found)
 
-    async def _serve_stream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Queries over one TCP connection, each prefixed by its length."""
+    async def serve_stream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Queries over one TCP connection, each prefixed by its length. One too many closes the oldest."""
+        self._clients[writer] = None
+        if len(self._clients) > MOST_STREAMS:
+            oldest = next(iter(self._clients))
+            del self._clients[oldest]
+            oldest.transport.abort()
         try:
             async with asyncio.timeout(_STREAM_TIMEOUT):
                 while True:
@@ -122,6 +129,7 @@ class NameServer:
         except (asyncio.IncompleteReadError, TimeoutError, ConnectionError):
             pass  # the client has closed the connection, or sends no more
         finally:
+            self._clients.pop(writer, None)
             writer.close()
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+
 import dns.flags
 import dns.message
 import dns.rcode
@@ -10,7 +13,7 @@ import pytest
 from tests import builders
 
 from percale.lab.dns.records import Zone
-from percale.lab.dns.server import NameServer
+from percale.lab.dns.server import MOST_STREAMS, NameServer
 
 WEB = builders.service("web", namespace="shop", clusterIP="10.96.0.7")
 ALIAS = builders.service("db", namespace="shop", type="ExternalName", externalName="outside")
@@ -72,8 +75,27 @@ def test_what_is_no_question_gets_no_answer(server: NameServer, request_: bytes)
     assert server.answer(request_, datagram=True) is None
 
 
-def test_a_name_that_no_message_can_hold_is_a_failure_of_that_name_alone(server: NameServer) -> None:
-    odd = msgspec.structs.replace(ALIAS, spec=msgspec.structs.replace(ALIAS.spec, externalName="two..dots"))
+@pytest.mark.parametrize("external", ["two..dots", "a;comment"])
+def test_a_name_that_no_message_can_hold_is_a_failure_of_that_name_alone(server: NameServer, external: str) -> None:
+    odd = msgspec.structs.replace(ALIAS, spec=msgspec.structs.replace(ALIAS.spec, externalName=external))
     server.zone = Zone([WEB, odd], [])
     answer = asked(server, "db.shop.svc.cluster.local.", "A")
     assert (answer.rcode(), texts(answer)) == (dns.rcode.SERVFAIL, [])
+
+
+async def test_idle_connections_close_no_door_to_others(server: NameServer, tmp_path: Path) -> None:
+    """A new one beyond the limit closes the oldest."""
+    query = dns.message.make_query("web.shop.svc.cluster.local.", "A").to_wire()
+    listening = await asyncio.start_unix_server(server.serve_stream, tmp_path / "dns")
+    idle = [await asyncio.open_unix_connection(tmp_path / "dns") for _ in range(MOST_STREAMS + 8)]
+    reader, writer = await asyncio.open_unix_connection(tmp_path / "dns")
+    writer.write(len(query).to_bytes(2, "big") + query)
+    async with asyncio.timeout(4):
+        answer = dns.message.from_wire(await reader.readexactly(int.from_bytes(await reader.readexactly(2), "big")))
+        assert [await each.read(1) for each, _ in idle[:9]] == [b""] * 9
+    assert texts(answer) == ["10.96.0.7"]
+    assert not any(each.at_eof() for each, _ in idle[9:])
+    listening.close()
+    for _, each in [*idle, (reader, writer)]:
+        each.close()
+    await asyncio.sleep(0)
