@@ -25,7 +25,7 @@ from percale.cni.pod_netns import PodNamespaces
 from percale.cni.records import Attachment, Records
 from percale.cni.requests import KubernetesPod
 from percale.errors import PercaleError, StateError
-from percale.ipam.address_pool import AddressPool, Owner
+from percale.ipam.address_pool import AddressPool, Claimant, Owner
 from percale.kernel.reconciler.reconciler import Reconciler
 from percale.model.addresses import IPAddress
 from percale.render.link_kinds import Veth
@@ -88,6 +88,7 @@ class Attachments:
         records: Records,
         *,
         log: Log,
+        claimant: Claimant = lambda _: None,
         hooks: Sequence[PodHook] = (),
         log_command: Callable[[str], None] | None = None,
     ) -> None:
@@ -98,6 +99,7 @@ class Attachments:
         self._pool = pool
         self._records = records
         self._log = log
+        self._claimant = claimant
         self._hooks = hooks
         self._pod_namespaces = PodNamespaces(log_command)
         self._locks: WeakValueDictionary[Owner, asyncio.Lock] = WeakValueDictionary()
@@ -164,7 +166,10 @@ class Attachments:
         if request.owner in self._withdrawn:
             await self._wait_applied(request.owner)
         addresses = self._pool.allocate(
-            request.owner, pod=str(request.pod) if request.pod else None, wanted=request.addresses
+            request.owner,
+            pod=str(request.pod) if request.pod else None,
+            wanted=request.addresses,
+            claimant=self._claimant_but(request.pod),
         )
         wires = self._wires(request, addresses)
         attachment = Attachment(request.owner, request.network, request.netns, wires, request.pod, ports=request.ports)
@@ -178,6 +183,16 @@ class Attachments:
                 await self.detach(request.owner)
             raise
         return attachment
+
+    def _claimant_but(self, pod: KubernetesPod | None) -> Claimant:
+        """A pod whose sandbox is new may have an address of its last one."""
+        own = pod.key if pod is not None else None
+
+        def another(address: IPAddress) -> object | None:
+            found = self._claimant(address)
+            return found if found != own else None
+
+        return another
 
     async def register(self, attachment: Attachment) -> None:
         """Another plugin of the chain wired the pod. Raises StateError, StoreError, KernelError."""

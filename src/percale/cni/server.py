@@ -27,7 +27,7 @@ from percale.cni.requests import parse
 from percale.cni.results import LATEST, UNEXPECTED, CniError, as_cni_error, encode_error, encode_result
 from percale.cni.wire_format import Frame, answer_frame, read_frame
 from percale.errors import PercaleError
-from percale.ipam.address_pool import AddressPool
+from percale.ipam.address_pool import AddressPool, Claimant
 from percale.kernel.reconciler.reconciler import Reconciler
 from percale.render.network.pod_veth import PodDefaults
 from percale.unix_socket import listen_at, peer_credentials
@@ -51,6 +51,7 @@ class CniServer:
         pool: AddressPool,
         records: Records,
         annotations: Annotations,
+        claimant: Claimant = lambda _: None,
         ready: Callable[[], Unready | None],
         log: Log,
         hooks: Sequence[PodHook] = (),
@@ -60,13 +61,22 @@ class CniServer:
         """`path` is the socket's, `records` is `Records(state_dir / "pods")`.
 
         `annotations(namespace, name)` gives a pod's annotations, {} when the pod is not known; it may wait for the store a
-        little, and raise StoreError. `ready()` says what is in the way of new pods, None when nothing is: ADD and STATUS
-        answer with it. `hooks` are called in this order. `log_command` gets the command line of each change in a pod's namespace
-        before it is made, `measure` each answered request's verb, exit code and how long it took.
+        little, and raise StoreError. `claimant(address)` gives the key of the pod that has the address by its object, if any.
+        `ready()` says what is in the way of new pods, None when nothing is: ADD and STATUS answer with it. `hooks` are called
+        in this order. `log_command` gets the command line of each change in a pod's namespace before it is made, `measure` each
+        answered request's verb, exit code and how long it took.
         """
         self._path = path
         self._attachments = Attachments(
-            defaults, reconciler, guards, pool, records, log=log, hooks=hooks, log_command=log_command
+            defaults,
+            reconciler,
+            guards,
+            pool,
+            records,
+            log=log,
+            claimant=claimant,
+            hooks=hooks,
+            log_command=log_command,
         )
         self._operations = Operations(self._attachments, annotations, ready)
         self._log = log

@@ -9,12 +9,12 @@ One caller at a time; a call blocks for one write to the page cache (some micros
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from ipaddress import IPv4Network, ip_address
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from msgspec import Struct
 
@@ -27,6 +27,10 @@ _WINDOW = 1 << 16
 """Addresses of a subnet that are allocated automatically; others of a larger subnet only on request."""
 _STALE_LINES = 4096
 """Obsolete lines before the journal is rewritten."""
+
+
+Claimant: TypeAlias = Callable[[IPAddress], object | None]
+"""The pod that has an address by its object: other nodes would take whoever gets the address for that pod."""
 
 
 class Owner(NamedTuple):
@@ -88,11 +92,16 @@ class AddressPool:
         return next(family.size for family in self._families if family.subnet == subnet)
 
     def allocate(
-        self, owner: Owner, *, pod: str | None = None, wanted: Iterable[IPAddress] = ()
+        self,
+        owner: Owner,
+        *,
+        pod: str | None = None,
+        wanted: Iterable[IPAddress] = (),
+        claimant: Claimant = lambda _: None,
     ) -> tuple[IPAddress, ...]:
         """One address per family; idempotent for an owner. `wanted` ones are allocated or rejected.
 
-        Raises AddressRefused, SubnetFull, StateError.
+        One that has a claimant is not allocated. Raises AddressRefused, SubnetFull, StateError.
         """
         requested = self._validated(wanted)
         held = self._allocations.get(owner)
@@ -100,7 +109,7 @@ class AddressPool:
             if refused := [address for address in requested.values() if address not in held.addresses]:
                 raise AddressRefused(f"{refused[0]} was asked for, but {held} already has others", where=self._where)
             return held.addresses
-        addresses = tuple(self._choose(family, requested.get(family.version)) for family in self._families)
+        addresses = tuple(self._choose(family, requested.get(family.version), claimant) for family in self._families)
         self._journal.append([Allocated(*owner, tuple(map(str, addresses)), pod)])
         self._add(Allocation(owner, addresses, pod))
         self._lines_added(1)
@@ -139,11 +148,17 @@ class AddressPool:
                 )
         return requested
 
-    def _choose(self, family: _Family, requested: IPAddress | None) -> IPAddress:
+    def _choose(self, family: _Family, requested: IPAddress | None, claimant: Claimant) -> IPAddress:
         if requested is None:
-            return family.pick(self._users, self._where)
+            return family.pick(self._users, claimant, self._where)
         if (user := self._users.get(requested)) is not None:
             raise AddressRefused(f"{requested} was asked for, but {user} has it", where=self._where)
+        if (other := claimant(requested)) is not None:
+            raise AddressRefused(
+                f"{requested} was asked for, but the object of pod {other} has it",
+                where=self._where,
+                hint="it is free when that object is gone",
+            )
         return requested
 
     def _release(self, owners: Iterable[Owner]) -> list[Allocation]:
@@ -237,17 +252,21 @@ class _Family:
         """Whether it is allocated automatically."""
         return self.first <= int(address) <= self.last
 
-    def pick(self, users: Mapping[IPAddress, Allocation], where: str) -> IPAddress:
+    def pick(self, users: Mapping[IPAddress, Allocation], claimant: Claimant, where: str) -> IPAddress:
         """A free address: never-used ones first, then the least recently released. Raises SubnetFull."""
         while self._next <= self.last:
             address = type(self.subnet.network_address)(self._next)
             if address not in users and address not in self.released:
-                return address
+                if claimant(address) is None:
+                    return address
+                self.released[address] = None
             self._next += 1
         for address in self.released:
-            return address
+            if claimant(address) is None:
+                return address
+        kept = f", {len(self.released)} of them by objects of pods that are gone" if self.released else ""
         raise SubnetFull(
-            f"{self.subnet} is full ({self.size} of {self.size})",
+            f"{self.subnet} is full ({self.size} of {self.size}{kept})",
             where=where,
             hint="delete pods of this node, or give nodes larger subnets (a smaller SubnetLen in net-conf.json)",
         )

@@ -10,7 +10,8 @@ from typing import Any
 
 from tests.kernel.adversary.worlds import Attempt, Family, World, attack
 from tests.kernel.agent.cluster import Pod
-from tests.kernel.agent.policies import PORT
+from tests.kernel.agent.policies import PORT, allowing
+from tests.waiting import until
 
 _WHILE = 1.0
 """Seconds in which nodes receive a change."""
@@ -34,19 +35,24 @@ def shut_in(world: World, name: str) -> Iterator[Pod]:
         world.policies.remove("Pod", name)
 
 
-def keep_sending(world: World, attempt: Attempt, sender: str, family: Family) -> None:
+def keep_sending(
+    world: World,
+    attempt: Attempt,
+    sender: str,
+    family: Family,
+    receivers: tuple[str, ...] = ("attacker1", "attacker2"),
+) -> None:
     """To both attackers, who take anything, until nodes have received the change; then an allowed one."""
-    receivers = ("attacker1", "attacker2")
     end = time.monotonic() + _WHILE
     while time.monotonic() < end:
         for receiver in receivers:
             world.datagram(sender, world.address(receiver, family), PORT, attempt.forbidden)
         time.sleep(0.02)
     for receiver in receivers:
-        attempt.control(receiver, partial(to_attackers, world, receiver, family))
+        attempt.control(receiver, partial(from_a_friend, world, receiver, family))
 
 
-def to_attackers(world: World, receiver: str, family: Family, mark: bytes) -> None:
+def from_a_friend(world: World, receiver: str, family: Family, mark: bytes) -> None:
     world.datagram("friend1", world.address(receiver, family), PORT, mark)
 
 
@@ -96,3 +102,40 @@ def a_pod_whose_name_another_has_now(world: World, family: Family) -> None:
             spec = {**place, "containers": [{"name": "main", "image": "none"}]}
             world.policies.put("Pod", name, metadata={"labels": {"app": name}}, spec=spec, status={"phase": "Pending"})
             keep_sending(world, attempt, name, family)
+
+
+def added(pod: Pod) -> tuple[bool, str]:
+    """Whether the plugin gave it wires, and what it said."""
+    plugin = pod.launch("ADD")
+    output = plugin.communicate(timeout=60)[0]
+    return plugin.returncode == 0, output
+
+
+@attack()
+def asks_for_the_address_of_another_pod(world: World, family: Family) -> None:
+    """A friend's wires are gone and its object is not yet, so the victim on node 2 takes its address for a friend's."""
+    lender, heir = f"lender{family}", f"heir{family}"
+    world.policies.policy(lender, allowing("victim2", lender))
+    old = world.policies.pod(world.nodes["n1"], lender)
+    until(lambda: old.reaches(world.address("victim2", family)), "the victim hears a friend")
+    old.cni("DEL")
+    world.policies.declare(old.node, heir, wanted=",".join(old.addresses))
+    world.cluster.namespace(heir)
+    new = Pod(old.node, heir)
+    try:
+        with world.attempt("victim2") as attempt:
+            succeeded, output = added(new)
+            if succeeded:
+                new.addresses = old.addresses
+                world.pods[heir] = new
+                keep_sending(world, attempt, heir, family, ("victim2",))
+            else:
+                assert f"pod default/{lender}" in output
+                attempt.control("victim2", partial(world.datagram, "friend2", world.address("victim2", family), PORT))
+        world.policies.remove("Pod", lender)
+        until(lambda: added(new)[0], "nobody has it any more")
+    finally:
+        world.pods.pop(heir, None)
+        new.cni("DEL")
+        world.policies.remove("Pod", heir)
+        world.policies.remove("NetworkPolicy", lender)

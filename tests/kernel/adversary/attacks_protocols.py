@@ -7,7 +7,7 @@ import time
 from functools import partial
 
 from tests.kernel.adversary import frames
-from tests.kernel.adversary.attacks_identities import shut_in, to_attackers
+from tests.kernel.adversary.attacks_identities import from_a_friend, shut_in
 from tests.kernel.adversary.worlds import Family, World, attack
 from tests.kernel.agent.policies import PORT, selecting
 from tests.waiting import until
@@ -79,4 +79,4 @@ def flows_of_other_protocols_that_began_before(world: World, family: Family) -> 
         with world.attempt("attacker2") as attempt:
             for protocol in protocols:
                 say(attempt.forbidden, protocol)
-            attempt.control("attacker2", partial(to_attackers, world, "attacker2", family))
+            attempt.control("attacker2", partial(from_a_friend, world, "attacker2", family))

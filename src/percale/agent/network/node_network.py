@@ -34,7 +34,7 @@ from percale.cni.records import Records
 from percale.cni.server import CniServer
 from percale.errors import BadConfig, KernelError, StateError
 from percale.event_loop import yield_every
-from percale.ipam.address_pool import AddressPool
+from percale.ipam.address_pool import AddressPool, Claimant
 from percale.kernel import sysctl
 from percale.model.ip_family import Family
 from percale.model.meta import ObjectKey
@@ -70,6 +70,7 @@ class NodeNetwork:
         host_ports: HostPorts,
         fastpath: Fastpath,
         hooks: Sequence[PodHook],
+        claimant: Claimant,
         ready: Callable[[], Unready | None],
     ) -> None:
         """`hooks` are called at each pod's ADD and DEL. Raises StateError."""
@@ -104,6 +105,7 @@ class NodeNetwork:
             pool=self._pool,
             records=records,
             annotations=self._annotations,
+            claimant=claimant,
             ready=ready,
             log=context.log,
             hooks=hooks,

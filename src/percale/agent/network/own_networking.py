@@ -96,6 +96,7 @@ class OwnNetworking:
             host_ports=self._host_ports,
             fastpath=self._fastpath,
             hooks=(self._policies, self._host_ports),
+            claimant=self._policies.address_owner,
             ready=self._reporter.unready,
         )
         self._reporter.source = node

@@ -129,6 +129,11 @@ class PolicyController:
         """A pod of this node has these addresses; also called for pods of previous runs."""
         self._attached[pod] = tuple(dict.fromkeys((*self._attached.get(pod, ()), *_packed(addresses))))
 
+    def address_owner(self, address: IPAddress) -> ObjectKey | None:
+        """The pod that has this address, by its attachment here or by its object."""
+        owner = self.evaluator.selector_index.owner(address.packed)
+        return owner.key if owner is not None else None
+
     async def _lookup(self, pod: ObjectKey) -> PodFacts | None:
         """Also for a pod whose watch event has not arrived yet, or that has the name of one that is gone."""
         known = self._last_facts.get(pod) or self.evaluator.selector_index.pod(pod)
