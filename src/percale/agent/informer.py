@@ -77,11 +77,14 @@ class Informer:
         self._store = store
         self._problems = problems
         self._subscriptions: list[Subscription] = []
+        self._is_running = False
         self._unreadable: set[str] = set()
         """Sources of ReadProblems."""
 
     def subscribe(self, *kinds: type[Object]) -> Subscription:
-        """Before `run`. The Snapshot's kinds are in this order."""
+        """Before `run`: the watch has its kinds then, and no Snapshot comes any more. The Snapshot's kinds are in this order."""
+        if self._is_running:
+            raise RuntimeError("the informer runs: subscribe before")
         subscription = Subscription(kinds)
         self._subscriptions.append(subscription)
         return subscription
@@ -92,6 +95,7 @@ class Informer:
 
     async def run(self) -> None:
         """Runs until cancelled; components keep their state while the store is unreachable."""
+        self._is_running = True
         kinds = tuple(dict.fromkeys(kind for each in self._subscriptions for kind in each.kinds))
         backoff = Backoff(_FIRST_RETRY, _LONGEST_RETRY)
         while True:

@@ -156,6 +156,17 @@ def test_only_the_informer_lists_and_watches_for_an_agent() -> None:
     assert found == {"informer.py", "cleanup.py"}
 
 
+async def test_nobody_subscribes_to_an_informer_that_runs() -> None:
+    there = Informer(MemoryStore(), Problems(LineLog("text", io.StringIO())))
+    first = there.subscribe(ConfigMap)
+    running = asyncio.create_task(there.run())
+    async with asyncio.timeout(30):
+        await anext(first.events())
+    with pytest.raises(RuntimeError, match="subscribe before"):
+        there.subscribe(SubnetLease)
+    running.cancel()
+
+
 async def test_who_reads_late_gets_the_latest_of_each_object_in_order() -> None:
     store = MemoryStore()
     there = Informer(store, Problems(LineLog("text", io.StringIO())))
