@@ -4,7 +4,9 @@ VENV  := .venv
 BIN   := $(VENV)/bin
 MINUTES := 1
 
-.PHONY: setup setup-tests demo check test fresh fuzz bench docs lock clean
+PROGRAMS = $$(scripts/kubernetes-binaries)
+
+.PHONY: setup setup-tests demo check test kubernetes test-cluster fresh fuzz bench docs lock clean
 
 setup: $(VENV)/.ready            ## system packages (when root), .venv, percale in it
 
@@ -34,6 +36,12 @@ check: setup-tests               ## style, types, import contracts, unit tests
 
 test: setup-tests                ## all tests, with real packets, in namespaces of their own
 	$(BIN)/python -m pytest -q
+
+kubernetes:                      ## builds Kubernetes' own programs and etcd, once, into ~/.cache/percale (PERCALE_CACHE)
+	scripts/kubernetes-binaries
+
+test-cluster: setup-tests kubernetes ## tests with a real kube-apiserver and etcd
+	PERCALE_KUBERNETES="$(PROGRAMS)" $(BIN)/python -m pytest -q tests/cluster tests/contract/test_store.py
 
 fresh: SUITE ?= bookworm
 fresh:                           ## the above on a bare Debian, made for it and removed again: SUITE=bookworm or trixie

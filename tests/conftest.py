@@ -7,9 +7,13 @@ new user namespace first), with an empty /run/netns of its own.
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
+from tests.cluster import api_server
 
 from percale.kernel import syscalls
 
@@ -27,3 +31,16 @@ def pytest_configure() -> None:
     syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
     syscalls.mount("tmpfs", "/run", "tmpfs")
     Path("/run/netns").mkdir()
+
+
+@pytest.fixture(scope="session")
+def loopback() -> None:
+    """127.0.0.1 of the tests' namespace, for servers of tests."""
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+
+
+@pytest.fixture(scope="session")
+def kube_apiserver(loopback: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[api_server.KubeApiServer]:
+    """One for all tests that need no more than its address."""
+    with api_server.running(tmp_path_factory.mktemp("kubernetes")) as server:
+        yield server

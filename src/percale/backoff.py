@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 
 class Backoff:
     """Pauses in seconds: `first`, then twice the last one, at most `longest`."""
@@ -19,3 +21,8 @@ class Backoff:
     def reset(self) -> None:
         """An attempt succeeded."""
         self._pause = self._first
+
+
+def spread(pause: float) -> float:
+    """Between half of it and half as much again, so that what fails for many at once is not tried by all at once."""
+    return pause * random.uniform(0.5, 1.5)  # noqa: S311

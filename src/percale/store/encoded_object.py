@@ -23,11 +23,14 @@ class EncodedObject(Struct, frozen=True, gc=False):
     kind: type[Object]
     key: ObjectKey
     content: bytes
+    """Without the version."""
+    assigned: str | None = None
+    """The version that the store's server assigned."""
 
     @property
     def version(self) -> str:
-        """The version of its content."""
-        return version_of(self.content)
+        """The assigned one, else that of its content."""
+        return self.assigned or version_of(self.content)
 
     @property
     def object(self) -> Object:
@@ -35,11 +38,11 @@ class EncodedObject(Struct, frozen=True, gc=False):
         return with_version(from_json(self.content, self.kind), self.version)
 
 
-def encode(obj: Object) -> EncodedObject:
-    """With its default namespace, without the version that it came with."""
+def encode(obj: Object, version: str | None = None) -> EncodedObject:
+    """With its default namespace and this version, without the one that it came with."""
     bare = with_namespace(unversioned(obj))
     namespace, name = bare.key
-    return EncodedObject(type(bare), ObjectKey(namespace and sys.intern(namespace), name), to_json(bare))
+    return EncodedObject(type(bare), ObjectKey(namespace and sys.intern(namespace), name), to_json(bare), version)
 
 
 class LazyObjects(Sequence[Object]):

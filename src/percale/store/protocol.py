@@ -1,5 +1,5 @@
-"""The store interface: list, watch, compare-and-put and leases of typed objects. `files/store.py` and `memory.py` implement it;
-both pass tests/contract/test_store.py.
+"""The store interface: list, watch, compare-and-put and leases of typed objects. `files/`, `kubernetes/` and `memory.py`
+implement it; all pass tests/contract/test_store.py.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ class Store(Protocol):
         """Write the object; returns it with its new `metadata.resourceVersion`.
 
         `expect` None: unconditionally. `expect` "": it must not exist. Else: its version must equal this.
-        `ttl` in seconds: the object expires unless it is put again in time (a lease). Raises Conflict.
+        `ttl` in seconds: the object expires unless it is put again in time (a lease). A store in which nothing expires
+        ignores it. Raises Conflict.
         """
 
     async def delete(self, kind: type[Object], key: ObjectKey, *, expect: str | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -12,6 +13,7 @@ from msgspec import Struct
 from percale.errors import BadConfig
 from percale.model.kinds import KINDS, Kinds
 from percale.store.files.store import FilesStore
+from percale.store.kubernetes.address import FORM as KUBERNETES_FORM
 from percale.store.protocol import Store
 
 Open: TypeAlias = Callable[[str, Kinds], Store]
@@ -23,6 +25,8 @@ class Scheme(Struct, frozen=True):
 
     form: str
     open: Open
+    rest_optional: bool = False
+    """Whether the name alone, `SCHEME:`, is an address."""
 
 
 def _open_files(directory: str, kinds: Kinds) -> Store:
@@ -30,14 +34,26 @@ def _open_files(directory: str, kinds: Kinds) -> Store:
     return FilesStore(Path(directory), kinds=kinds, make=False)
 
 
-SCHEMES: Mapping[str, Scheme] = MappingProxyType({"files": Scheme("files:/DIRECTORY", _open_files)})
+def _open_kubernetes(rest: str, _kinds: Kinds) -> Store:
+    """The API knows more kinds than ours. The module is imported here: most processes need no HTTP client."""
+    store = importlib.import_module("percale.store.kubernetes.store")
+    opened: Store = store.open_kubernetes(rest)
+    return opened
+
+
+SCHEMES: Mapping[str, Scheme] = MappingProxyType(
+    {
+        "files": Scheme("files:/DIRECTORY", _open_files),
+        "kubernetes": Scheme(KUBERNETES_FORM, _open_kubernetes, rest_optional=True),
+    }
+)
 
 
 def open_store(address: str, kinds: Kinds = KINDS, schemes: Mapping[str, Scheme] = SCHEMES) -> Store:
     """The store at this address. Raises BadConfig."""
-    name, _, rest = address.partition(":")
+    name, colon, rest = address.partition(":")
     scheme = schemes.get(name)
-    if scheme is None or not rest:
+    if scheme is None or not colon or not (rest or scheme.rest_optional):
         forms = " or ".join(each.form for each in schemes.values())
         raise BadConfig(f'no store "{address}"', where="store", hint=f"write {forms}")
     return scheme.open(rest, kinds)

@@ -1,6 +1,6 @@
 """Watches of a store, each with its own queue, so that a slow reader loses no event and blocks no other.
 
-Used by `files/` and `memory.py`, on the event loop.
+Used by all stores, on the event loop.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Watch:
         self._events: deque[Event] = deque()
         self._changed = asyncio.Event()
         self._ended = False
-        self._error: StoreError | None = None
+        self._error: BaseException | None = None
 
     def offer(self, event: Event) -> None:
         """Queue the event if it passes the filter."""
@@ -30,7 +30,7 @@ class Watch:
             self._events.append(event)
             self._changed.set()
 
-    def end(self, error: StoreError | None) -> None:
+    def end(self, error: BaseException | None) -> None:
         """End the watch after the queued events, with this error if any."""
         self._ended, self._error = True, error
         self._changed.set()

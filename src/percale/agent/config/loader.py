@@ -81,7 +81,8 @@ def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
             (groups[group] if group else merged)[name] = value
     if "store" not in merged:
         raise BadConfig(
-            "store is not set", hint="write `store: files:/DIRECTORY` into the configuration, or pass --store"
+            "store is not set",
+            hint="write `store: kubernetes:` or `store: files:/DIRECTORY` into the configuration, or pass --store",
         )
     return msgspec.convert({**merged, **groups}, AgentConfig)
 

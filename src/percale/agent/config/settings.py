@@ -58,8 +58,13 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """All of it. Paths are absolute; `network` is a net-conf.json, inline or `networkFile`, else the store's ConfigMap."""
 
     node: Annotated[str, msgspec.Meta(min_length=1, description="a node name")]
-    store: Annotated[str, msgspec.Meta(pattern=r"^files:/[^\x00]+$", description="files:/DIRECTORY")]
-    """`files:DIR`; later issues add `etcd:…` and `kubernetes:`."""
+    store: Annotated[
+        str,
+        msgspec.Meta(
+            pattern=r"^(files:/[^\x00]+|kubernetes:[^\x00]*)$",
+            description="files:/DIRECTORY or kubernetes:[/KUBECONFIG][?context=NAME]",
+        ),
+    ]
     network: dict[str, Any] | None = None
     networkFile: AbsolutePath | None = None
     backend: Literal["network", "none"] = "network"

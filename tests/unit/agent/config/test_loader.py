@@ -135,7 +135,10 @@ def test_variables_that_kubernetes_makes_of_services_are_not_ours(tmp_path: Path
             'DIR/agent.yaml:1: http: expected HOST:PORT, [IPv6]:PORT or unix:/PATH, not "localhost:99999"',
         ),
         ("ifaceCanReach: gateway", 'DIR/agent.yaml:1: ifaceCanReach: expected an address, not "gateway"'),
-        ("store: etcd:here", 'DIR/agent.yaml:1: store: expected files:/DIRECTORY, not "etcd:here"'),
+        (
+            "store: etcd:here",
+            'DIR/agent.yaml:1: store: expected files:/DIRECTORY or kubernetes:[/KUBECONFIG][?context=NAME], not "etcd:here"',
+        ),
         ("logFormat: xml", 'DIR/agent.yaml:1: logFormat: expected text or json, not "xml"'),
         ("network: 10.0.0.0/16", 'DIR/agent.yaml:1: network: expected a net-conf.json object, not "10.0.0.0/16"'),
         (
@@ -147,7 +150,10 @@ def test_variables_that_kubernetes_makes_of_services_are_not_ours(tmp_path: Path
         ("store: files:/s\n---\nnode: n1", "DIR/agent.yaml:3: a second document; write all settings into the first"),
         ("- a", "DIR/agent.yaml:1: expected settings such as `store: files:/DIRECTORY`"),
         ("cni: 3", "DIR/agent.yaml:1: cni: expected settings such as `store: files:/DIRECTORY`"),
-        ("node: n1", "store is not set; write `store: files:/DIRECTORY` into the configuration, or pass --store"),
+        (
+            "node: n1",
+            "store is not set; write `store: kubernetes:` or `store: files:/DIRECTORY` into the configuration, or pass --store",
+        ),
     ],
 )
 def test_mistakes_in_the_file_name_the_line(tmp_path: Path, text: str, words: str) -> None:

@@ -1,0 +1,70 @@
+"""One watch of the store: a ListWatch for each resource, one queue for the reader. Made by `store.py`.
+
+ListWatch pods  ─▶ KindCache ─┐                 ┌─ one Snapshot, when all of them are listed
+ListWatch nodes ─▶ KindCaches ┴─ Node ──────────┤
+                                 SubnetLease    └─ then the changes, in order
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable
+
+from percale.model.endpoints import Endpoints
+from percale.model.meta import Object
+from percale.model.node import Node
+from percale.model.subnet_lease import SubnetLease
+from percale.store.kubernetes.api_client import ApiClient
+from percale.store.kubernetes.kind_cache import KindCache
+from percale.store.kubernetes.list_watch import ListWatch
+from percale.store.kubernetes.node_leases import LeaseFormat
+from percale.store.protocol import Event, ReadProblem, Snapshot
+from percale.store.watch_queue import Watch
+
+_MIRRORED = frozenset({Endpoints})
+"""Not watched: the cluster's own controller mirrors those that matter into EndpointSlices."""
+
+
+class ApiWatch:
+    """For one reader, on one event loop."""
+
+    def __init__(self, api: ApiClient, lease_format: LeaseFormat, kinds: tuple[type[Object], ...]) -> None:
+        self.queue = Watch(kinds)
+        self._caches = {kind: KindCache(kind, lease_format.lease_of if kind is SubnetLease else None) for kind in kinds}
+        self._snapshot_sent = False
+        by_resource: dict[type[Object], list[KindCache]] = {}
+        for kind, cache in self._caches.items():
+            if kind not in _MIRRORED:
+                by_resource.setdefault(Node if kind is SubnetLease else kind, []).append(cache)
+        self._list_watches = [ListWatch(api, kind, caches, self._publish) for kind, caches in by_resource.items()]
+
+    async def events(self) -> AsyncGenerator[Event]:
+        """A Snapshot once all kinds are listed, then the changes. Ends when the queue is ended."""
+        tasks = [asyncio.create_task(each.run(), name=f"watch {each.resource}") for each in self._list_watches]
+        tasks.append(asyncio.create_task(self._send_snapshot(), name="watch snapshot"))
+        for task in tasks:
+            task.add_done_callback(self._ended)
+        try:
+            async for event in self.queue.events():
+                yield event
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _send_snapshot(self) -> None:
+        for each in self._list_watches:
+            await each.listed.wait()
+        self._snapshot_sent = True
+        self.queue.offer(Snapshot({kind: cache.objects for kind, cache in self._caches.items()}))
+
+    def _publish(self, events: Iterable[Event]) -> None:
+        """Until the Snapshot, changes are in the caches only."""
+        for event in events:
+            if self._snapshot_sent or isinstance(event, ReadProblem):
+                self.queue.offer(event)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A list-watch ends by a defect only: its reader gets the error."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.queue.end(error)

@@ -1,0 +1,60 @@
+"""Certificates for tests, made by openssl."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A certificate and its key."""
+
+    certificate: Path
+    key: Path
+
+
+def authority(directory: Path, name: str = "authority") -> Pair:
+    """Signs itself."""
+    pair = _pair(directory, name)
+    _openssl(
+        *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"),
+        *("-subj", f"/CN={name}", "-keyout", str(pair.key), "-out", str(pair.certificate)),
+        *("-addext", "keyUsage=critical,keyCertSign,cRLSign"),
+    )
+    return pair
+
+
+def issue(by: Pair, name: str, *, subject: str, address: str | None = None, days: int = 2) -> Pair:
+    """For a client, or for a server at this address; with negative `days`, one that has expired."""
+    pair = _pair(by.certificate.parent, name)
+    request = pair.certificate.with_suffix(".csr")
+    _openssl(
+        *("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
+        *("-subj", subject, "-keyout", str(pair.key), "-out", str(request)),
+    )
+    extensions = pair.certificate.with_suffix(".ext")
+    usage = "serverAuth" if address is not None else "clientAuth"
+    names = f"subjectAltName=IP:{address}\n" if address is not None else ""
+    extensions.write_text(f"keyUsage=critical,digitalSignature\nextendedKeyUsage={usage}\n{names}")
+    _openssl(
+        *("x509", "-req", "-in", str(request), "-CA", str(by.certificate), "-CAkey", str(by.key), "-CAcreateserial"),
+        *("-days", str(days), "-extfile", str(extensions), "-out", str(pair.certificate)),
+    )
+    return pair
+
+
+def rsa_key(path: Path) -> Path:
+    """For service accounts' tokens."""
+    _openssl("genrsa", "-out", str(path), "2048")
+    return path
+
+
+def _pair(directory: Path, name: str) -> Pair:
+    return Pair(directory / f"{name}.crt", directory / f"{name}.key")
+
+
+def _openssl(*arguments: str) -> None:
+    done = subprocess.run(["openssl", *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,134 @@
+"""A real kube-apiserver on a real etcd, built by scripts/kubernetes-binaries. `make test-cluster` says where they are."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.certificates import Pair, authority, issue, rsa_key
+from tests.waiting import until
+
+_GIVEN = os.environ.get("PERCALE_KUBERNETES")
+BINARIES = Path(_GIVEN) if _GIVEN else None
+"""None: this run is without them."""
+ADMIN, NOBODY = "admin-token", "nobody-token"
+
+
+def write_kubeconfig(
+    directory: Path, server: str, token: str | None = None, *, ca: Path | None = None, client: Pair | None = None
+) -> Path:
+    """For one user of one server."""
+    cluster = {"server": server, **({"certificate-authority": str(ca)} if ca is not None else {})}
+    user = {"token": token} if token is not None else {}
+    if client is not None:
+        user |= {"client-certificate": str(client.certificate), "client-key": str(client.key)}
+    document = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "test",
+        "clusters": [{"name": "test", "cluster": cluster}],
+        "users": [{"name": "test", "user": user}],
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+    }
+    path = directory / "kubeconfig"
+    path.write_text(json.dumps(document))
+    return path
+
+
+@dataclass
+class KubeApiServer:
+    """In the network namespace of `prefix`."""
+
+    directory: Path
+    host: str
+    prefix: tuple[str, ...]
+    authority: Pair
+
+    @property
+    def url(self) -> str:
+        return f"https://{self.host}:6443"
+
+    def kubeconfig(self, name: str, token: str | None = ADMIN, client: Pair | None = None) -> Path:
+        directory = self.directory / name
+        directory.mkdir(exist_ok=True)
+        return write_kubeconfig(directory, self.url, token, ca=self.authority.certificate, client=client)
+
+    @property
+    def address(self) -> str:
+        """As a store, with all rights."""
+        return f"kubernetes:{self.kubeconfig('admin')}"
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        command = [*self.prefix, str(_program("kubectl")), "--kubeconfig", str(self.kubeconfig("admin")), *arguments]
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """The API server's process, once it serves."""
+        files = self.directory
+        process = _start(
+            self.prefix,
+            files / "apiserver.log",
+            *(str(_program("kube-apiserver")), "--etcd-servers=http://127.0.0.1:2379", "--authorization-mode=RBAC"),
+            *("--service-cluster-ip-range=10.96.0.0/16", "--bind-address=0.0.0.0", "--advertise-address=192.0.2.1"),
+            f"--service-account-issuer={self.url}",
+            *(f"--service-account-{use}-file={files / 'accounts.key'}" for use in ("key", "signing-key")),
+            f"--tls-cert-file={files / 'server.crt'}",
+            f"--tls-private-key-file={files / 'server.key'}",
+            f"--client-ca-file={self.authority.certificate}",
+            f"--token-auth-file={files / 'tokens.csv'}",
+            "--disable-admission-plugins=ServiceAccount",  # no controller makes them
+        )
+
+        def serves() -> bool:
+            assert process.poll() is None, (files / "apiserver.log").read_text()[-3000:]
+            command = [*self.prefix, "curl", "-sk", "--max-time", "2", "-H", f"Authorization: Bearer {ADMIN}"]
+            done = subprocess.run([*command, f"{self.url}/readyz"], capture_output=True, text=True, check=False)
+            return done.stdout == "ok"
+
+        until(serves, "the API server is ready")
+        return process
+
+
+@contextmanager
+def running(directory: Path, host: str = "127.0.0.1", prefix: tuple[str, ...] = ()) -> Iterator[KubeApiServer]:
+    """Serves at this address until the end; its own control, without controllers and kubelets."""
+    server = KubeApiServer(directory, host, prefix, authority(directory))
+    issue(server.authority, "server", subject="/CN=kube-apiserver", address=host)
+    rsa_key(directory / "accounts.key")
+    (directory / "tokens.csv").write_text(f'{ADMIN},admin,1,"system:masters"\n{NOBODY},nobody,2\n')
+    etcd = _start(
+        prefix,
+        directory / "etcd.log",
+        *(str(_program("etcd")), f"--data-dir={directory / 'etcd'}", "--unsafe-no-fsync"),
+        *("--listen-client-urls=http://127.0.0.1:2379", "--advertise-client-urls=http://127.0.0.1:2379"),
+        *("--listen-peer-urls=http://127.0.0.1:2380", "--log-level=error"),
+    )
+    processes = [etcd]
+    try:
+        processes.append(server.start())
+        yield server
+    finally:
+        for process in reversed(processes):
+            process.terminate()
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _program(name: str) -> Path:
+    assert BINARIES is not None, "set PERCALE_KUBERNETES, as `make test-cluster` does"
+    return BINARIES / name
+
+
+def _start(prefix: tuple[str, ...], log: Path, *command: str) -> subprocess.Popen[bytes]:
+    with log.open("ab") as output:
+        return subprocess.Popen([*prefix, *command], stdout=output, stderr=output, stdin=subprocess.DEVNULL)
