@@ -55,7 +55,7 @@ bench: setup-tests               ## side by side in one run; prints ratios
 	$(BIN)/python -m bench
 
 docs: setup                      ## what the docs claim about commands, written again from the commands
-	$(BIN)/python docs/generate.py
+	$(BIN)/python -m docs.generate
 
 lock: pyproject.toml             ## hashed locks
 	uv pip compile -q --generate-hashes --no-emit-index-url --no-header --universal --python-version 3.11 pyproject.toml -o requirements/run.txt

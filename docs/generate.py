@@ -1,15 +1,17 @@
-"""Writes docs/commands.md from the commands' own help. `make docs` runs it; a test holds the file against the commands."""
+"""Writes docs/commands.md from the commands' own help, and docs/answers.md. `make docs` runs it; tests hold the files
+against the commands.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import click
+from docs import answers
 
 from percale.cli.main import percale
 
-TARGET = Path(__file__).with_name("commands.md")
 WIDTH = 100
 
 
@@ -31,5 +33,8 @@ def text() -> str:
     return "\n".join([head, *pages(percale, "percale")])
 
 
+PAGES: Mapping[str, Callable[[], str]] = {"commands.md": text, "answers.md": answers.text}
+
 if __name__ == "__main__":
-    TARGET.write_text(text())
+    for name, page in PAGES.items():
+        Path(__file__).with_name(name).write_text(page())

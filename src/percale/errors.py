@@ -20,11 +20,13 @@ PercaleError
 │   └── StateError               the state directory cannot be read or written
 └── LabError
     ├── NoUserNamespaces         the machine forbids what a rootless lab needs
+    ├── NotInTime                what was waited for has not come
     └── NoSuchLab
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from errno import EIO
 
 from percale.printable import printable, printable_path
@@ -40,8 +42,8 @@ def _clipped(line: str) -> str:
 class PercaleError(Exception):
     """What went wrong, where, and what to do next; `str()` is the one line a user sees."""
 
-    exit_code = 1
-    """Of the command that ends with it."""
+    exit_code = 2
+    """Of the command that ends with it; 1 is an answer: no."""
 
     def __init__(self, what: str, *, where: str | None = None, hint: str | None = None) -> None:
         what = printable(what)
@@ -53,6 +55,16 @@ class PercaleError(Exception):
     def __str__(self) -> str:
         line = f"{self.where}: {self.what}" if self.where else self.what
         return f"{line}; {self.hint}" if self.hint else line
+
+    @property
+    def parts(self) -> tuple[PercaleError, ...]:
+        """Each fault by itself."""
+        return (self,)
+
+    @property
+    def plain(self) -> dict[str, str | None]:
+        """As JSON has it."""
+        return {"what": self.what, "where": self.where, "hint": self.hint}
 
 
 class BadInput(PercaleError):
@@ -77,14 +89,13 @@ class BadManifest(BadInput):
 class BadManifests(BadManifest):
     """All that is wrong with a file; `str()` has a line for each of the faults."""
 
-    def __init__(self, what: str, *, faults: tuple[BadManifest, ...] = ()) -> None:
-        """`faults` are known where the file was read, and not where the text alone has come from another process."""
-        self.faults = faults
-        super().__init__(what)
+    def __init__(self, faults: Iterable[BadManifest]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("\n".join(" ".join(str(each).split()) for each in self.faults))
 
     @property
     def parts(self) -> tuple[BadManifest, ...]:
-        return self.faults or (self,)
+        return self.faults
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -168,6 +179,12 @@ class LabError(PercaleError):
 
 class NoUserNamespaces(LabError):
     """The machine forbids user namespaces; the error names the setting and the command that allows them."""
+
+
+class NotInTime(LabError):
+    """What was waited for has not come."""
+
+    exit_code = 1
 
 
 class NoSuchLab(LabError):

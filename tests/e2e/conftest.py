@@ -58,7 +58,7 @@ class Person:
         """What it prints."""
         return self(*arguments, code=code, stdin=stdin).stdout
 
-    def complaint(self, *arguments: str, code: int = 1, stdin: str = "") -> str:
+    def complaint(self, *arguments: str, code: int = 2, stdin: str = "") -> str:
         """The one line on stderr."""
         done = self(*arguments, code=code, stdin=stdin)
         assert done.stderr.count("\n") == 1, done.stderr

@@ -205,7 +205,7 @@ XDG_RUNTIME_DIR={percale.runtime} exec .venv/bin/percale lab up
         cwd=ROOT,
         check=False,
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr == (
         "percale: this machine forbids user namespaces: user.max_user_namespaces is 0;"
         " type: sudo sysctl -w user.max_user_namespaces=15000\n"
@@ -224,7 +224,7 @@ def test_machines_without_ip_say_what_to_install(percale: Person, tmp_path: Path
         env={**percale.environment, "PATH": str(tools)},
         check=False,
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr == "percale: ip is not installed; type: sudo apt-get install -y iproute2 nftables\n"
 
 

@@ -148,7 +148,7 @@ def test_files_that_people_put_into_the_store_count(lab: Person) -> None:
 
 def test_a_name_that_is_a_path_gets_nowhere(lab: Person) -> None:
     text = POD.format(name='"../../../evil"', node="node1")
-    lab("lab", "apply", "-f", "-", stdin=text, code=1)
+    lab("lab", "apply", "-f", "-", stdin=text, code=2)
     store = lab.runtime / "percale/labs/lab/store"
     (store / "evil.yaml").write_text(text)
     lab("lab", "apply", "-f", "-", stdin=POD.format(name="good", node="node1"))

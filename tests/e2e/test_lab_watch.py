@@ -115,7 +115,7 @@ def test_a_lab_that_ends_ends_its_watch(guarded: Person) -> None:
     with watching(guarded) as process:
         guarded("lab", "down")
         errors = process.communicate(timeout=20)[1]
-    assert process.returncode == 1
+    assert process.returncode == 2
     assert "no lab named lab is running" in errors
 
 

@@ -174,7 +174,7 @@ def test_why_takes_the_first_pod_of_a_workload(percale: Person, closed: str) -> 
     assert told[1].startswith(f"denied: {told[0].rpartition(' ')[2]} → shop/strict, 8081/TCP")
     found = json.loads(percale.out("why", "deploy/shop/web", "deploy/shop/web", "80", "-f", closed, "-o", "json"))
     assert found["taken"] == {"deploy/shop/web": found["from"]}
-    assert percale.complaint("why", "deploy/web", "shop/strict", "80", "-f", closed, code=2) == (
+    assert percale.complaint("why", "deploy/web", "shop/strict", "80", "-f", closed) == (
         "percale: there is no pod of deployment default/web; did you mean deploy/shop/web?"
     )
 
@@ -209,7 +209,7 @@ def test_why_says_that_an_address_is_a_services(percale: Person, nodes: str, tmp
         ),
         (("node/n1", "30080"), "192.168.0.2:30080/TCP leads to Service default/open; ask for svc/default/open:http"),
     ):
-        assert percale.complaint(*asked, *to, code=2) == f"percale: {said}"
+        assert percale.complaint(*asked, *to) == f"percale: {said}"
     assert percale.out(*asked, "192.168.0.2", "22").startswith("allowed: ")
     assert percale.out(*asked, "192.168.0.2", "30080/udp").startswith("allowed: ")
     manifests = tmp_path / "manifests.yaml"  # that no cluster has seen: the Service has no cluster IP yet
@@ -328,7 +328,7 @@ def test_what_one_service_suffers_from_is_a_warning(percale: Person, tmp_path: P
     ]
     file = tmp_path / "checked.yaml"
     found = json.loads(percale.out("service", "check", str(file), "-o", "json"))
-    assert (found["warning"], found["findings"][1]["object"]) == (2, "Service default/b")
+    assert (found["warning"], found["findings"][1]["subject"]) == (2, "Service default/b")
 
 
 def test_what_cannot_be_read_is_one_error(percale: Person, tmp_path: Path) -> None:

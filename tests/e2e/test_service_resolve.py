@@ -132,8 +132,10 @@ def test_a_batch(percale: Person, resolve: tuple[str, ...], tmp_path: Path) -> N
     ]
     requests = tmp_path / "requests"
     requests.write_text("\n".join(lines))
-    done = percale(*resolve, "--batch", str(requests), code=1)
-    assert [json.loads(line)["action"] for line in done.stdout.splitlines()] == ["endpoints", "reject", "none"]
+    done = percale(*resolve, "--batch", str(requests), code=2)
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [each.get("action") for each in answers] == ["endpoints", "reject", *[None] * 6, "none"]
+    assert answers[3] == {"errors": [{"what": "port: missing", "where": f"{requests}:5", "hint": None}]}
     assert done.stderr.splitlines() == [
         f"percale: {requests}:4: not JSON: Expecting property name enclosed in double quotes",
         f"percale: {requests}:5: port: missing",
@@ -162,8 +164,10 @@ def test_lines_that_no_reader_expects(percale: Person, resolve: tuple[str, ...],
     ]
     requests = tmp_path / "requests"
     requests.write_bytes(b"\n".join(lines))
-    done = percale(*resolve, "--batch", str(requests), code=1)
-    assert [json.loads(line)["action"] for line in done.stdout.splitlines()] == ["endpoints"] * 3
+    done = percale(*resolve, "--batch", str(requests), code=2)
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [each["action"] for each in answers if "errors" not in each] == ["endpoints"] * 3
+    assert len(answers) == len(lines)
     said = [line.removeprefix(f"percale: {requests}:") for line in done.stderr.splitlines()]
     assert said == [
         "2: not UTF-8 text",

@@ -60,7 +60,7 @@ def test_a_name_that_is_not_there_is_no_verdict(percale: Person, tmp_path: Path)
     file = tmp_path / "world.yaml"
     file.write_text(WORLD)
     assert (
-        percale.complaint("why", "busybox", "ngnix", "80", "-f", str(file), code=2)
+        percale.complaint("why", "busybox", "ngnix", "80", "-f", str(file))
         == "percale: there is no pod default/ngnix; did you mean default/nginx?"
     )
 

@@ -47,7 +47,7 @@ def test_commands_print_no_control_characters(tmp_path: Path) -> None:
     )
     for arguments, code in (
         (["policy", "check", str(tmp_path)], 1),
-        (["service", "list", "-f", str(tmp_path)], 1),
+        (["service", "list", "-f", str(tmp_path)], 2),
         (["policy", "check", "-o", "json", str(tmp_path)], 1),
     ):
         done = subprocess.run([PERCALE, *arguments], capture_output=True, check=False, timeout=60)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import click
 from msgspec import Struct
@@ -41,17 +41,14 @@ class Finding(Struct, frozen=True):
         subject = f"{self.subject}: " if self.subject else ""
         return f"{where}: {self.severity}: {subject}{self.message}{hint}"
 
-    def plain(self, subject: str) -> dict[str, Any]:
-        """As `-o json` has it, with this name for the subject."""
-        return {
-            "file": self.file,
-            "line": self.line,
-            "severity": self.severity,
-            "code": self.code,
-            subject: self.subject,
-            "message": self.message,
-            "hint": self.hint,
-        }
+
+class FindingsDocument(Struct, frozen=True):
+    """All findings, and how many there are of each severity; the field names are an interface."""
+
+    findings: Sequence[Finding]
+    error: int
+    warning: int
+    info: int
 
 
 def by_severity(findings: Sequence[Finding]) -> dict[str, int]:
@@ -59,11 +56,10 @@ def by_severity(findings: Sequence[Finding]) -> dict[str, int]:
     return {severity: sum(each.severity == severity for each in findings) for severity in get_args(Severity)}
 
 
-def print_findings(findings: Sequence[Finding], subject: str, output: str, summary: str) -> None:
-    """As text with this last line, or as JSON with this name for the subjects."""
+def print_findings(findings: Sequence[Finding], output: str, summary: str) -> None:
+    """As text with this last line, or as JSON."""
     if output == "json":
-        plain = [each.plain(subject) for each in findings]
-        click.echo(format_json({"findings": plain, **by_severity(findings)}))
+        click.echo(format_json(FindingsDocument(findings, **by_severity(findings))))
         return
     for finding in findings:
         click.echo(finding)

@@ -6,8 +6,10 @@ Every error ends here: what a user can do something about is one line each on st
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from types import MappingProxyType
 
 import click
@@ -43,35 +45,62 @@ def percale() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; exits with 0, 1 (an error), 2 (wrong usage), 130 (interrupted) or the command's own code."""
+    """Run a command; exits with 0, 1 (its answer is no), 2 (an error), 130 (interrupted) or the command's own code."""
     with printable_output():
-        sys.exit(_run(arguments))
+        sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
 
 
-def _run(arguments: Sequence[str] | None) -> int:
+def _run(arguments: Sequence[str]) -> int:
     try:
-        code = percale.main(args=arguments, prog_name="percale", standalone_mode=False)
+        code = percale.main(args=list(arguments), prog_name="percale", standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt):
         return 130
     except click.ClickException as error:
         error.show()
+        if _asks_for_json(arguments):
+            _print_json(PercaleError(error.format_message(), hint=_help_of(error)))
         return error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains at its exit
-        return 1
+        return 128 + signal.SIGPIPE
     except Exception as error:
-        return _complain(error)
+        known = error if isinstance(error, PercaleError) else _internal(error)
+        _complain(error, known)
+        if _asks_for_json(arguments):
+            _print_json(known)
+        return known.exit_code
     return code if isinstance(code, int) else 0
 
 
-def _complain(error: Exception) -> int:
-    text = str(error)
-    if not isinstance(error, PercaleError):
-        text = f"internal error: {type(error).__name__}: {text}; please report it, with what PERCALE_DEBUG=1 shows"
+def _internal(error: Exception) -> PercaleError:
+    hint = "please report it, with what PERCALE_DEBUG=1 shows"
+    return PercaleError(f"internal error: {type(error).__name__}: {error}", hint=hint)
+
+
+def _complain(error: Exception, known: PercaleError) -> None:
     if os.environ.get("PERCALE_DEBUG"):
         import traceback
 
         traceback.print_exception(error)
-    for line in error.lines if isinstance(error, BadManifests) else (text,):
+    for line in known.lines if isinstance(known, BadManifests) else (str(known),):
         print(f"percale: {' '.join(line.split())}", file=sys.stderr)
-    return error.exit_code if isinstance(error, PercaleError) else 1
+
+
+def _help_of(error: click.ClickException) -> str | None:
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return f"{context.command_path} --help" if context is not None else None
+
+
+def _asks_for_json(arguments: Sequence[str]) -> bool:
+    """Whether `-o json` is among them; options may be wrong, so they are not parsed."""
+    own = list(arguments)[: arguments.index("--")] if "--" in arguments else list(arguments)
+    pairs = pairwise(own)
+    return any(pair in (("-o", "json"), ("--output", "json")) for pair in pairs) or bool(
+        {"-ojson", "--output=json"}.intersection(own)
+    )
+
+
+def _print_json(error: PercaleError) -> None:
+    from percale.cli.json_output import format_errors
+
+    print(format_errors(error))

@@ -45,24 +45,17 @@ def why(
     if files and lab is not None:
         raise click.UsageError("either -f or --lab")
     from percale.cli.sources import load
-    from percale.errors import PercaleError
     from percale.explain.why.targets import TargetLookup
     from percale.policy.evaluator import Evaluator
 
     place = None if files else lab or "lab"
-    try:
-        world = load(files, place)
-        around = TargetLookup(
-            Evaluator(world.objects), world.made_up, _hosts(world, place), world.owned, world.selectors
-        )
-        question = _Question(world, place, around)
-        if destination.startswith(_SERVICE):
-            answer = question.service(source, destination, port)
-        else:
-            answer = question.pod(source, destination, port)
-    except PercaleError as error:
-        error.exit_code = _CODES["unknown"]  # 1 would be a verdict
-        raise
+    world = load(files, place)
+    around = TargetLookup(Evaluator(world.objects), world.made_up, _hosts(world, place), world.owned, world.selectors)
+    question = _Question(world, place, around)
+    if destination.startswith(_SERVICE):
+        answer = question.service(source, destination, port)
+    else:
+        answer = question.pod(source, destination, port)
     taken = question.taken
     if output == "json":
         document = replace(answer.document, taken=taken) if taken else answer.document

@@ -53,7 +53,7 @@ def test_its_process_is_configured_and_outlives_the_agent(nodes: tuple[Node, Nod
     one.stop(signal.SIGKILL)
     one.start()
     assert process_of(one).pid == pid
-    assert one.percale("agent", "--cleanup", "--config", str(one.write_config())).returncode == 1, "an agent runs"
+    assert one.percale("agent", "--cleanup", "--config", str(one.write_config())).returncode == 2, "an agent runs"
     one.stop()
     done = one.percale("agent", "--cleanup", "--config", str(one.write_config()))
     assert (done.returncode, done.stderr) == (0, "")

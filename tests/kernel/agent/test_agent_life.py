@@ -45,7 +45,7 @@ def test_a_second_agent_is_refused_with_the_pid_of_the_first(cluster: Cluster) -
     one = cluster.node(1).start()
     assert one.process is not None
     second = one.percale("agent", "--config", str(one.directory / "agent.yaml"))
-    assert second.returncode == 1
+    assert second.returncode == 2
     pid = one.process.pid
     where = f"{one.directory}/run/agent.pid"
     assert second.stderr == (
@@ -79,7 +79,7 @@ def test_an_unwritable_state_directory_is_reported_at_the_start(cluster: Cluster
         ended = one.percale("agent", "--config", str(one.write_config()))
     finally:
         syscalls.umount(str(state))
-    assert ended.returncode == 1
+    assert ended.returncode == 2
     assert "Read-only file system; choose another directory with --state-dir" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert not list(cluster.store.iterdir()), "no subnet was claimed"
@@ -105,7 +105,7 @@ def test_a_full_disk_is_reported_at_the_start(cluster: Cluster) -> None:
         assert [path.name for path in state.iterdir()] == ["filler"]
     finally:
         syscalls.umount(str(state))
-    assert ended.returncode == 1
+    assert ended.returncode == 2
     assert "No space left on device" in ended.stderr
 
 
@@ -185,7 +185,7 @@ def test_cleanup_takes_what_is_ours_and_nothing_else(cluster: Cluster) -> None:
     (one.directory / "net.d" / "99-foreign.conflist").touch()
     arguments = ("agent", "--cleanup", "--config", str(one.directory / "agent.yaml"))
     refused = one.percale(*arguments)
-    assert (refused.returncode, "another agent already serves this node" in refused.stderr) == (1, True)
+    assert (refused.returncode, "another agent already serves this node" in refused.stderr) == (2, True)
     one.stop()
     done = one.percale(*arguments)
     assert (done.returncode, done.stderr) == (0, "")
@@ -231,7 +231,7 @@ def test_health_over_tcp_and_the_status_command(cluster: Cluster) -> None:
     assert (document["node"], document["ready"], document["pid"]) == ("n1", True, process.pid)
     one.stop()
     gone = one.percale("status")
-    assert gone.returncode == 1
+    assert gone.returncode == 2
     assert gone.stderr == (
         "percale: 127.0.0.1:9099: no agent answers: Connection refused; "
         "start one with percale agent, or name its address with --http\n"

@@ -115,5 +115,5 @@ def test_an_address_that_is_taken_ends_the_agent_with_one_line(cluster: Cluster)
     finally:
         holder.kill()
         holder.wait()
-    assert ended.returncode == 1
+    assert ended.returncode == 2
     assert "http 127.0.0.1:9099: cannot listen: Address already in use; choose another with --http" in ended.stderr

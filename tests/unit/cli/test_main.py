@@ -11,7 +11,7 @@ from tests.unit.cli.conftest import percale
 
 from percale.cli import main as entry
 from percale.cli.lazy import LazyGroup
-from percale.errors import BadConfig, BadManifests
+from percale.errors import BadConfig, BadManifest, BadManifests
 
 
 def exit_code(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> int:
@@ -41,26 +41,31 @@ def test_every_command_is_there() -> None:
         assert isinstance(entry.percale.get_command(click.Context(entry.percale), name), click.Command)
 
 
-def test_an_error_is_one_line_and_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert exit_code(monkeypatch, BadConfig("expected\ntrue", where="x.yaml:3", hint="do this")) == 1
+def test_an_error_is_one_line_and_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(monkeypatch, BadConfig("expected\ntrue", where="x.yaml:3", hint="do this")) == 2
     assert capsys.readouterr().err == "percale: x.yaml:3: expected true; do this\n"
 
 
 def test_all_that_is_wrong_with_a_file_is_a_line_each(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert exit_code(monkeypatch, BadManifests("a.yaml:1: x\na.yaml:2: y  z")) == 1
+    assert (
+        exit_code(
+            monkeypatch, BadManifests((BadManifest("x", where="a.yaml:1"), BadManifest("y  z", where="a.yaml:2")))
+        )
+        == 2
+    )
     assert capsys.readouterr().err == "percale: a.yaml:1: x\npercale: a.yaml:2: y z\n"
 
 
 def test_an_unexpected_error_is_one_line_too(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert exit_code(monkeypatch, KeyError("x")) == 1
+    assert exit_code(monkeypatch, KeyError("x")) == 2
     line = capsys.readouterr().err
     assert line == "percale: internal error: KeyError: 'x'; please report it, with what PERCALE_DEBUG=1 shows\n"
     monkeypatch.setenv("PERCALE_DEBUG", "1")
-    assert exit_code(monkeypatch, KeyError("x")) == 1
+    assert exit_code(monkeypatch, KeyError("x")) == 2
     assert "Traceback" in capsys.readouterr().err
 
 

@@ -44,7 +44,7 @@ def test_directories_with_all_below_them(capsys: pytest.CaptureFixture[str]) -> 
     Path("a/k8s/q.yaml").write_text(POLICY)
     code, lines = run(capsys, "a")
     assert (code, lines) == (
-        1,
+        2,
         [
             "percale: a/k8s/q.yaml:1: a manifest, and not a case; keep cases in a directory of their own, or name their files",
         ],
@@ -56,7 +56,7 @@ def test_a_manifest_that_is_not_there_hides_no_other_error(capsys: pytest.Captur
     Path("a/case.yaml").write_text(CASE.format("k8s/gone.yaml").replace("protocol: TCP", "protocol: tcp"))
     Path("a/b/c/case.yaml").write_text(CASE.format("../../k8s/gone.yaml"))
     assert run(capsys, "a/b/c", "a/case.yaml") == (
-        1,
+        2,
         [
             "percale: a/b/c/case.yaml:2: a/k8s/gone.yaml: no such file or directory",
             "percale: a/case.yaml:4: probes[0].protocol: expected ICMP, SCTP, TCP or UDP, got \"tcp\"; write TCP",

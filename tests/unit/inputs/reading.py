@@ -45,10 +45,9 @@ def command(*arguments: str, stdin: bytes = b"") -> None:
             main(arguments)
 
 
-def _refused(error: Exception) -> int:
+def _refused(error: Exception, _told: PercaleError) -> None:
     with refused_in_words():
         raise error
-    return 1
 
 
 @contextmanager

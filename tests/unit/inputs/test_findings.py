@@ -235,19 +235,23 @@ async def scale(replicas: Count) -> dict[str, Any]:
 
 
 ANSWERS = RequestHandler({"scale": scale})
+NO_REQUEST = {
+    "errors": [{"what": "not a request of this lab's API", "where": None, "hint": None}],
+    "type": "LabError",
+}
 
 
 @pytest.mark.parametrize("given", ['"3"', "-1", "2147483648", "null", "1e3", DEEP, DIGITS])
 async def test_an_argument_of_a_request_that_is_none(given: str) -> None:
     line = b'{"verb": "scale", "replicas": %s}' % given.encode()
-    assert await ANSWERS.answer(line) == {"error": "not a request of this lab's API", "type": "LabError"}
+    assert await ANSWERS.answer(line) == NO_REQUEST
 
 
 @pytest.mark.parametrize(
     "line", [DEEP.encode(), b"\xff", b"[]", b'{"verb": []}', b'{"verb": "scale"}', b'{"verb": "x"}']
 )
 async def test_what_is_no_request_of_a_labs_api(line: bytes) -> None:
-    assert await ANSWERS.answer(line) == {"error": "not a request of this lab's API", "type": "LabError"}
+    assert await ANSWERS.answer(line) == NO_REQUEST
     assert await ANSWERS.answer(b'{"verb": "scale", "replicas": 3}') == {"content": {"replicas": 3}}
 
 

@@ -3,7 +3,8 @@
 objects.py   get apply delete scale label          what the cluster says
 shell.py     exec node tcpdump                     this machine's tools, in there
 watch.py     watch
-machines.py  probe cut heal add-node remove-node restart-agent
+probe.py     probe
+machines.py  cut heal add-node remove-node restart-agent
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from __future__ import annotations
 import click
 
 from percale.cli.lab.get import get
-from percale.cli.lab.machines import add_node, cut, heal, probe, remove_node, restart_agent
+from percale.cli.lab.machines import add_node, cut, heal, remove_node, restart_agent
 from percale.cli.lab.objects import apply, delete, label, scale
+from percale.cli.lab.probe import probe
 from percale.cli.lab.shell import enter_node, enter_pod, tcpdump
 from percale.cli.lab.wait import rollout, wait
 from percale.cli.lab.watch import watch

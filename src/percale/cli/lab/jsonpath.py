@@ -23,8 +23,6 @@ from percale.errors import BadInput
 class BadJsonPath(BadInput):
     """A template that cannot be read, or that does not fit the document."""
 
-    exit_code = 2
-
 
 class Field(Struct, frozen=True):
     """`.name`, `['name']`."""

@@ -1,69 +1,13 @@
-"""`percale lab probe`, `cut`, `heal`, `add-node`, `remove-node`, `restart-agent`: try the network, and disturb it."""
+"""`percale lab cut`, `heal`, `add-node`, `remove-node`, `restart-agent`: disturb the network."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
 
 from percale.cli.lab.requests import ask_lab
-from percale.cli.options import lab_option, namespace_option
-
-
-@click.command(short_help="Try a connection between two places.")
-@click.argument("source", metavar="FROM")
-@click.argument("target", metavar="TO")
-@click.argument("port", metavar="PORT[/PROTO]")
-@namespace_option
-@click.option("-6", "ipv6", is_flag=True, help="By IPv6, where TO has both.")
-@click.option("--timeout", default=2.0, show_default=True, metavar="SECONDS")
-@click.option("-o", "--output", type=click.Choice(["json"]))
-@lab_option
-def probe(
-    *,
-    source: str,
-    target: str,
-    port: str,
-    namespace: str | None,
-    ipv6: bool,
-    timeout: float,
-    output: str | None,
-    lab: str,
-) -> int:
-    """Try one connection (TCP) or datagram (UDP) between two places; exit code 0: it got an answer.
-
-    FROM and TO: a pod's name, NS/POD, deploy/NAME, node/NAME, external/NAME or an address. TO may also be svc/NAME,
-    svc/NS/NAME, or a name that FROM asks its name server for. Node ports: node/NAME and the port.
-    The result is allowed, refused (it arrived, no socket listens), unreachable (an ICMP error) or timeout.
-    """
-    answer = ask_lab(
-        lab,
-        "probe",
-        source=source,
-        target=target,
-        port=port,
-        namespace=namespace,
-        version=6 if ipv6 else None,
-        timeout_seconds=timeout,
-    )
-    if output == "json":
-        click.echo(json.dumps(answer))
-    else:
-        reason = f" ({answer['reason']})" if answer["reason"] else ""
-        click.echo(
-            f"{answer['result']}: {answer['from']} → {answer['to']}, {answer['endpoint']}, "
-            f"{answer['milliseconds']} ms{reason}{_who(answer['answered'])}"
-        )
-    return 0 if answer["result"] == "allowed" else 1
-
-
-def _who(answered: dict[str, str] | None) -> str:
-    """Who has answered, and as whom it saw the asker."""
-    if answered is None:
-        return ""
-    on = f" on {answered['node']}" if answered["node"] else ""
-    return f"; {answered['kind']} {answered['name']}{on} saw {answered['client']}"
+from percale.cli.options import lab_option
 
 
 @click.command(short_help="Drop all packets between two machines.")

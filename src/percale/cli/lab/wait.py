@@ -13,7 +13,7 @@ import click
 from percale.cli.lab import jsonpath
 from percale.cli.lab.requests import get_objects, wanted_objects
 from percale.cli.options import lab_option, namespace_option
-from percale.errors import LabError, NotFound
+from percale.errors import LabError, NotFound, NotInTime
 
 _PATIENCE = 20.0
 """Seconds until the lab answers although nothing has changed."""
@@ -133,7 +133,7 @@ def wait(
         if not pending:
             return 0
         if (left := deadline - time.monotonic()) <= 0:
-            raise LabError(f"timed out waiting for the condition on {', '.join(name for name, _ in pending)}")
+            raise NotInTime(f"timed out waiting for the condition on {', '.join(name for name, _ in pending)}")
         answer = ask(answer["revision"], left)
 
 
@@ -217,7 +217,7 @@ def rollout_status(what: tuple[str, ...], namespace: str | None, timeout: float,
         if complete or not watch:
             return 0
         if not left:
-            raise LabError("timed out waiting for the condition")
+            raise NotInTime("timed out waiting for the condition")
         said, revision = text, answer["revision"]
 
 

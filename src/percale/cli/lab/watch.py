@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _NO_RULE = "no policy"
 
 
-class _ConnectionDocument(Struct, frozen=True):
+class WatchedDocument(Struct, frozen=True):
     """A line of `-o json`; the field names are an interface."""
 
     time: str
@@ -116,7 +116,7 @@ def _as_text(seen: Connection) -> str:
 
 
 def _as_json(seen: Connection) -> str:
-    document = _ConnectionDocument(
+    document = WatchedDocument(
         time=datetime.fromtimestamp(seen.time, UTC).isoformat(timespec="milliseconds"),
         verdict=_verdict(seen),
         from_=seen.source,

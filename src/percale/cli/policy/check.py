@@ -49,7 +49,7 @@ def check(
             findings = errors_of(error, documents[0][0])
     findings = in_order(findings, files.names)
     count = by_severity(findings)
-    print_findings(findings, "policy", output, _summary(content.entries, count))
+    print_findings(findings, output, _summary(content.entries, count))
     return 1 if count["error"] or (strict and count["warning"]) else 0
 
 

@@ -15,7 +15,7 @@ from percale.explain.policy_tests.runner import Trial, word
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-class _ProbeDocument(Struct, frozen=True):
+class TestedDocument(Struct, frozen=True):
     """A probe and what came of it. `apart`: why it was not tried with real packets; `doubt`: the case's own."""
 
     case: str
@@ -33,13 +33,13 @@ class _ProbeDocument(Struct, frozen=True):
     doubt: str | None
 
 
-class _Document(Struct, frozen=True):
+class TestsDocument(Struct, frozen=True):
     """The report as JSON; the field names are an interface."""
 
     live: bool
     summary: str
     wrong: int
-    probes: Sequence[_ProbeDocument]
+    probes: Sequence[TestedDocument]
 
 
 def report(trials: Sequence[Trial], output: str, *, live: bool) -> str:
@@ -74,9 +74,9 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _document(trials: Sequence[Trial], *, live: bool) -> _Document:
+def _document(trials: Sequence[Trial], *, live: bool) -> TestsDocument:
     probes = [
-        _ProbeDocument(
+        TestedDocument(
             case=trial.case.name,
             file=trial.case.source.file,
             line=trial.probe.line,
@@ -93,7 +93,7 @@ def _document(trials: Sequence[Trial], *, live: bool) -> _Document:
         )
         for trial in trials
     ]
-    return _Document(live, summary(trials, live=live), sum(trial.wrong for trial in trials), probes)
+    return TestsDocument(live, summary(trials, live=live), sum(trial.wrong for trial in trials), probes)
 
 
 def _as_junit(trials: Sequence[Trial]) -> str:

@@ -75,7 +75,7 @@ def check(*, paths: tuple[str, ...], cidrs: tuple[str, ...], output: str) -> int
         findings = [*content.warnings, *linted, *_odd(found, given or service_networks_of_labs(found))]
     findings = in_order(findings, files.names)
     count = by_severity(findings)
-    print_findings(findings, "object", output, _summary(found, count))
+    print_findings(findings, output, _summary(found, count))
     return 1 if count["error"] else 0
 
 

@@ -16,7 +16,7 @@ from typing import cast, get_args
 import click
 from msgspec import Struct
 
-from percale.cli.json_output import format_json
+from percale.cli.json_output import format_errors, format_json
 from percale.cli.options import networks, source_options
 from percale.cli.sources import load_services
 from percale.errors import BadInput
@@ -210,7 +210,7 @@ def _number(port: str | int) -> int:
 
 
 def _answer_all(world: _World, batch: str) -> int:
-    """One answer a line; a bad line is one line on stderr, and the others are answered."""
+    """One answer a line: of a bad line its errors, which are on stderr too."""
     name = "stdin" if batch == "-" else batch
     code = 0
     for number, line in enumerate(_lines_of(batch), 1):
@@ -219,9 +219,11 @@ def _answer_all(world: _World, batch: str) -> int:
         try:
             answer = _answer(world, line)
         except BadInput as error:
-            said = " ".join(str(error).splitlines())  # which may repeat what was asked
-            click.echo(f"percale: {name}:{number}: {said}", err=True)
-            code = 1
+            what = " ".join(error.what.splitlines())  # which may repeat what was asked
+            bad_line = BadInput(what, where=f"{name}:{number}", hint=error.hint)
+            click.echo(f"percale: {bad_line}", err=True)
+            click.echo(format_errors(bad_line))
+            code = bad_line.exit_code
         else:
             click.echo(format_json(answer, indent=0))
     return code

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from percale import errors
-from percale.errors import LabError, PercaleError
+from percale.errors import BadManifest, BadManifests, LabError, PercaleError
 from percale.lab.run_dir import LabDir, require_running
 
 _TIMEOUT = 120.0
@@ -29,8 +29,8 @@ def ask(lab_dir: LabDir, verb: str, **arguments: Any) -> dict[str, Any]:
         raise LabError(f"the lab {lab_dir.name} does not answer ({error})", hint=f"look at {lab_dir.log}") from error
     except json.JSONDecodeError as error:
         raise LabError(f"the lab {lab_dir.name} ended before it answered", hint=f"look at {lab_dir.log}") from error
-    if "error" in answer:
-        raise _as_error(answer["type"], answer["error"])
+    if "errors" in answer:
+        raise _as_error(answer["type"], answer["errors"])
     content: dict[str, Any] = answer["content"]
     return content
 
@@ -76,11 +76,14 @@ def _exchange(lab_dir: LabDir, request: bytes) -> bytes:
         os.close(directory)
 
 
-def _as_error(type_name: str, text: str) -> PercaleError:
+def _as_error(type_name: str, parts: Sequence[dict[str, Any]]) -> PercaleError:
+    """The same error, as far as it can be made of its parts; else a LabError."""
+    if type_name == BadManifests.__name__:
+        return BadManifests(BadManifest(**each) for each in parts)
     error_type = getattr(errors, type_name, LabError)
     if not (isinstance(error_type, type) and issubclass(error_type, PercaleError)) or error_type in (
         errors.KernelError,
         errors.AlreadyRunning,
     ):
         error_type = LabError
-    return error_type(text)
+    return error_type(**parts[0])

@@ -1,7 +1,7 @@
 """The lab's API: control.sock, one JSON request a connection, one JSON answer. `client.py` is the command's side.
 
     {"verb": "scale", "kind": "deployment", "name": "web", "replicas": 3}
-    {"content": {…}}  or  {"error": "what; what next", "type": "NotFound"}
+    {"content": {…}}  or  {"errors": [{"what": "…", "where": null, "hint": "…"}], "type": "NotFound"}
 
 For the lab's owner only: by the socket's mode, the directory's mode and the peer's credentials.
 """
@@ -20,7 +20,7 @@ from typing import Any, get_type_hints
 import msgspec
 from msgspec import structs
 
-from percale.errors import PercaleError
+from percale.errors import LabError, PercaleError
 from percale.lab.run_dir import LabDir
 from percale.model.manifest.json_text import read_json_text
 from percale.unix_socket import peer_credentials
@@ -87,14 +87,18 @@ class RequestHandler:
             verb, arguments = self._verbs[request.pop("verb")]
             given = structs.asdict(msgspec.convert(request, arguments))
         except (ValueError, KeyError, AttributeError, TypeError):
-            return {"error": "not a request of this lab's API", "type": "LabError"}
+            return _errors(LabError("not a request of this lab's API"))
         try:
             return {"content": await verb(**given)}
         except PercaleError as error:
-            return {"error": str(error), "type": type(error).__name__}
+            return _errors(error)
         except Exception as error:  # one request must not end the lab; the log has it all
             traceback.print_exc()
-            return {"error": f"internal error: {type(error).__name__}: {error}", "type": "LabError"}
+            return _errors(LabError(f"internal error: {type(error).__name__}: {error}"))
+
+
+def _errors(error: PercaleError) -> Answer:
+    return {"errors": [each.plain for each in error.parts], "type": type(error).__name__}
 
 
 def _arguments(verb: Verb) -> type[msgspec.Struct]:

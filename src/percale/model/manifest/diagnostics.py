@@ -66,7 +66,7 @@ def combined(faults: Iterable[BadManifest]) -> BadManifest:
     single = tuple(part for each in faults for part in each.parts)
     if len(single) == 1:
         return single[0]
-    return BadManifests("\n".join(" ".join(str(each).split()) for each in single), faults=single)
+    return BadManifests(single)
 
 
 def _validator_error(error: FieldError, where: str) -> BadManifest:

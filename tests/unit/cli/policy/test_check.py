@@ -86,7 +86,7 @@ def test_json(capsys: pytest.CaptureFixture[str], here: Path) -> None:
         "line": 8,
         "severity": "warning",
         "code": "end-port-equals-port",
-        "policy": "np:default/p#ingress[0].ports[0]",
+        "subject": "np:default/p#ingress[0].ports[0]",
         "message": "endPort is 80, as port is: this range is one port",
         "hint": "remove endPort, or write the last port of the range",
     }
@@ -94,7 +94,7 @@ def test_json(capsys: pytest.CaptureFixture[str], here: Path) -> None:
     code, lines = run(capsys, "a.yaml", "-o", "json")
     assert code == 1
     (finding,) = json.loads("\n".join(lines))["findings"]
-    assert (finding["line"], finding["severity"], finding["code"], finding["policy"]) == (8, "error", "invalid", None)
+    assert (finding["line"], finding["severity"], finding["code"], finding["subject"]) == (8, "error", "invalid", None)
 
 
 def test_unknown_fields(capsys: pytest.CaptureFixture[str], here: Path) -> None:

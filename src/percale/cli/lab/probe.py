@@ -1,0 +1,89 @@
+"""`percale lab probe`: one real connection or datagram, and who answered it."""
+
+from __future__ import annotations
+
+import click
+from msgspec import Struct, convert, field
+
+from percale.cli.json_output import format_json
+from percale.cli.lab.requests import ask_lab
+from percale.cli.options import lab_option, namespace_option
+
+
+class AnsweredDocument(Struct, frozen=True):
+    """Who answered, and as whom it saw the client."""
+
+    kind: str
+    name: str
+    node: str | None
+    client: str
+
+
+class ProbeDocument(Struct, frozen=True):
+    """What came of it; the field names are an interface."""
+
+    from_: str = field(name="from")
+    to: str
+    port: int
+    protocol: str
+    result: str
+    milliseconds: float
+    reason: str | None
+    answered: AnsweredDocument | None
+    endpoint: str
+    address: str | None
+
+
+@click.command(short_help="Try a connection between two places.")
+@click.argument("source", metavar="FROM")
+@click.argument("target", metavar="TO")
+@click.argument("port", metavar="PORT[/PROTO]")
+@namespace_option
+@click.option("-6", "ipv6", is_flag=True, help="By IPv6, where TO has both.")
+@click.option("--timeout", default=2.0, show_default=True, metavar="SECONDS")
+@click.option("-o", "--output", type=click.Choice(["json"]))
+@lab_option
+def probe(
+    *,
+    source: str,
+    target: str,
+    port: str,
+    namespace: str | None,
+    ipv6: bool,
+    timeout: float,
+    output: str | None,
+    lab: str,
+) -> int:
+    """Try one connection (TCP) or datagram (UDP) between two places; exit code 0: it got an answer.
+
+    FROM and TO: a pod's name, NS/POD, deploy/NAME, node/NAME, external/NAME or an address. TO may also be svc/NAME,
+    svc/NS/NAME, or a name that FROM asks its name server for. Node ports: node/NAME and the port.
+    The result is allowed, refused (it arrived, no socket listens), unreachable (an ICMP error) or timeout.
+    """
+    answer = ask_lab(
+        lab,
+        "probe",
+        source=source,
+        target=target,
+        port=port,
+        namespace=namespace,
+        version=6 if ipv6 else None,
+        timeout_seconds=timeout,
+    )
+    if output == "json":
+        click.echo(format_json(convert(answer, ProbeDocument), indent=0))
+    else:
+        reason = f" ({answer['reason']})" if answer["reason"] else ""
+        click.echo(
+            f"{answer['result']}: {answer['from']} → {answer['to']}, {answer['endpoint']}, "
+            f"{answer['milliseconds']} ms{reason}{_who(answer['answered'])}"
+        )
+    return 0 if answer["result"] == "allowed" else 1
+
+
+def _who(answered: dict[str, str] | None) -> str:
+    """Who has answered, and as whom it saw the asker."""
+    if answered is None:
+        return ""
+    on = f" on {answered['node']}" if answered["node"] else ""
+    return f"; {answered['kind']} {answered['name']}{on} saw {answered['client']}"
