@@ -11,6 +11,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from ipaddress import ip_address
 from typing import Any, TypeVar
 
@@ -222,6 +223,13 @@ class Node(Machine):
         return pod
 
 
+async def reaches(one: Node, other: Node, *versions: int) -> None:
+    """The pod of one node reaches the pod of the other."""
+    for version in versions or (4, 6):
+        target = other.pods[0].addresses[version]
+        await eventually(partial(one.pods[0].pings, target), target)
+
+
 class Fabric:
     """The router, and whatever is plugged into it."""
 
@@ -253,6 +261,12 @@ class Fabric:
     def pod(self, node: Node, number: int) -> Pod:
         """One more pod."""
         return node.pod(number, self._new_space())
+
+    async def pair(self, document: dict[str, Any]) -> tuple[Node, Node]:
+        """Nodes 1 and 2 on one segment, which know each other."""
+        one, two = await self.node(1, document), await self.node(2, document)
+        await self.meet(one, two)
+        return one, two
 
     async def meet(self, *nodes: Node) -> None:
         """All know all, and the kernel holds it."""

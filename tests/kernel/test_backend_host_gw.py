@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from functools import partial
 from ipaddress import ip_network
 
 import pytest
 import pytest_asyncio
 from msgspec.structs import replace
 from tests.kernel.conftest import Space
-from tests.kernel.nodes import DUAL, Fabric, Node, eventually
+from tests.kernel.nodes import DUAL, Fabric, eventually, reaches
 
 from percale.backend.host_gw import HostGw
 from percale.errors import KernelError
@@ -26,15 +25,8 @@ async def fabric(new_space: Callable[[], Space]) -> AsyncIterator[Fabric]:
     await made.down()
 
 
-async def reaches(one: Node, other: Node) -> None:
-    for version in (4, 6):
-        target = other.pods[0].addresses[version]
-        await eventually(partial(one.pods[0].pings, target), target)
-
-
 async def test_pods_of_two_nodes(fabric: Fabric) -> None:
-    one, two = await fabric.node(1, HOST_GW), await fabric.node(2, HOST_GW)
-    await fabric.meet(one, two)
+    one, two = await fabric.pair(HOST_GW)
     await reaches(one, two)
     await reaches(two, one)
     assert one.sh("ip route show proto 112").strip() == "10.244.2.0/24 via 192.168.1.2 dev eth0"
@@ -53,8 +45,7 @@ async def test_a_peer_behind_a_router_is_skipped_and_the_others_work(fabric: Fab
 
 async def test_bug_missing_routes_come_back_and_extra_ones_go(fabric: Fabric) -> None:
     """flannel adds missing ones every 10 s, and never removes any."""
-    one, two = await fabric.node(1, HOST_GW), await fabric.node(2, HOST_GW)
-    await fabric.meet(one, two)
+    one, _ = await fabric.pair(HOST_GW)
     one.sh("ip route delete 10.244.2.0/24; ip route add 10.244.99.0/24 via 192.168.1.2 proto 112")
     one.sh("ip route add 10.77.0.0/16 via 192.168.1.2")
     await eventually(lambda: "10.244.2.0/24" in one.sh("ip route") and "10.244.99.0/24" not in one.sh("ip route"))
@@ -77,8 +68,7 @@ async def test_bug_one_refused_route_stalls_nothing(fabric: Fabric) -> None:
 async def test_from_vxlan_to_host_gw_and_back(fabric: Fabric) -> None:
     """Nothing of the other backend is left, and packets flow either way."""
     vxlan = {**DUAL, "Backend": {"Type": "vxlan"}}
-    one, two = await fabric.node(1, vxlan), await fabric.node(2, vxlan)
-    await fabric.meet(one, two)
+    one, two = await fabric.pair(vxlan)
     for document, devices in ((HOST_GW, 0), (vxlan, 2)):
         for node in (one, two):
             await node.stop()

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 from tests.kernel.conftest import Space
-from tests.kernel.nodes import DUAL, Fabric, Node, eventually
+from tests.kernel.nodes import DUAL, Fabric, Node, eventually, reaches
 
 from percale.errors import KernelError
 from percale.render.objects import Route
@@ -27,13 +27,6 @@ async def fabric(new_space: Callable[[], Space]) -> AsyncIterator[Fabric]:
     made = Fabric(new_space)
     yield made
     await made.down()
-
-
-async def reaches(one: Node, other: Node, *versions: int) -> None:
-    """The pod of one node reaches the pod of the other."""
-    for version in versions or (4, 6):
-        target = other.pods[0].addresses[version]
-        await eventually(partial(one.pods[0].pings, target), target)
 
 
 def route_to(node: Node, other: Node) -> str:
@@ -98,8 +91,7 @@ async def test_the_largest_packet_passes_and_the_next_does_not(fabric: Fabric) -
 
 
 async def test_a_node_itself_reaches_the_pods_of_others(fabric: Fabric) -> None:
-    one, two = await fabric.node(1, VXLAN), await fabric.node(2, VXLAN)
-    await fabric.meet(one, two)
+    one, two = await fabric.pair(VXLAN)
     for version in (4, 6):
         target = two.pods[0].addresses[version]
         await eventually(partial(one.pings, target), target)
@@ -119,8 +111,7 @@ async def test_bug_a_deleted_device_comes_back_with_all_its_peers(fabric: Fabric
 
 
 async def test_bug_a_changed_peer_mac_leaves_no_old_entry(fabric: Fabric) -> None:
-    one, two = await fabric.node(1, VXLAN), await fabric.node(2, VXLAN)
-    await fabric.meet(one, two)
+    one, two = await fabric.pair(VXLAN)
     before = fdb(one)
     two.name = "n2-reborn"  # the MAC is the name's
     await fabric.meet(one, two)
@@ -178,8 +169,7 @@ async def test_bug_direct_routes_follow_a_node_from_segment_to_segment(fabric: F
 
 
 async def test_bug_a_changed_mtu_is_applied_to_the_existing_device(fabric: Fabric) -> None:
-    one, two = await fabric.node(1, VXLAN), await fabric.node(2, VXLAN)
-    await fabric.meet(one, two)
+    one, two = await fabric.pair(VXLAN)
     index = link(one)["ifindex"]
     one.sh("ip link set eth0 mtu 1400")
     await eventually(lambda: link(one)["mtu"] == 1350 and link(one, "flannel-v6.1")["mtu"] == 1330)
@@ -191,8 +181,7 @@ async def test_bug_a_changed_mtu_is_applied_to_the_existing_device(fabric: Fabri
 
 async def test_bug_changed_options_are_applied_at_the_next_start(fabric: Fabric) -> None:
     """MTU, Learning and Port: flannel keeps an existing device as it is."""
-    one, two = await fabric.node(1, VXLAN), await fabric.node(2, VXLAN)
-    await fabric.meet(one, two)
+    one, two = await fabric.pair(VXLAN)
     changed = {**DUAL, "Backend": {"Type": "vxlan", "MTU": 1400, "Learning": True, "Port": 4789}}
     for node in (one, two):
         await node.stop()
@@ -204,8 +193,7 @@ async def test_bug_changed_options_are_applied_at_the_next_start(fabric: Fabric)
 
 
 async def test_another_vni_takes_the_old_device_away(fabric: Fabric) -> None:
-    one, two = await fabric.node(1, VXLAN), await fabric.node(2, VXLAN)
-    await fabric.meet(one, two)
+    one, two = await fabric.pair(VXLAN)
     for node in (one, two):
         await node.stop()
         await node.start({**DUAL, "Backend": {"Type": "vxlan", "VNI": 9}})
@@ -227,8 +215,7 @@ async def test_bug_one_refused_object_stalls_nothing(fabric: Fabric) -> None:
 
 async def test_the_public_address_changes(fabric: Fabric) -> None:
     """The tunnel is recreated at the new address, and the peers with it."""
-    one, two = await fabric.node(1, VXLAN), await fabric.node(2, VXLAN)
-    await fabric.meet(one, two)
+    one, two = await fabric.pair(VXLAN)
     one.sh(
         "ip addr flush dev eth0 scope global; ip addr add 192.168.1.101/24 dev eth0; ip addr add fd00:1::101/64 dev eth0 nodad; "
         "ip route replace default via 192.168.1.254; ip -6 route replace default via fd00:1::fe"
@@ -241,8 +228,7 @@ async def test_the_public_address_changes(fabric: Fabric) -> None:
 
 
 async def test_a_link_flap(fabric: Fabric) -> None:
-    one, two = await fabric.node(1, DIRECT), await fabric.node(2, DIRECT)
-    await fabric.meet(one, two)
+    one, two = await fabric.pair(DIRECT)
     await reaches(one, two)
     one.sh("ip link set eth0 down")
     await eventually(lambda: route_to(one, two) == "", "the kernel takes routes with the link")
@@ -253,8 +239,7 @@ async def test_a_link_flap(fabric: Fabric) -> None:
 
 async def test_the_interface_goes_and_comes_back(fabric: Fabric) -> None:
     """The tunnels go with it; they are back once it is, with all peers."""
-    one, two = await fabric.node(1, VXLAN), await fabric.node(2, VXLAN)
-    await fabric.meet(one, two)
+    one, two = await fabric.pair(VXLAN)
     one.sh("ip link delete eth0")
     await eventually(lambda: "flannel" not in one.sh("ip link"))
     one.plug_in()
@@ -273,8 +258,7 @@ async def test_bug_a_peer_with_one_family_works_in_that_family(fabric: Fabric) -
 
 @pytest.mark.parametrize("document", [VXLAN, DIRECT], ids=["tunnel", "direct"])
 async def test_deleted_entries_come_back(fabric: Fabric, document: dict[str, Any]) -> None:
-    one, two = await fabric.node(1, document), await fabric.node(2, document)
-    await fabric.meet(one, two)
+    one, two = await fabric.pair(document)
     one.sh("ip route flush proto 112; ip -6 route flush proto 112")
     if document is VXLAN:
         one.sh("ip neigh flush dev flannel.1 nud permanent")

@@ -32,6 +32,8 @@ from percale.model.meta import Object
 
 NETNS = Path("/run/netns")
 BIN = Path(sys.executable).parent
+DUAL = {"Network": "10.244.0.0/16", "EnableIPv6": True, "IPv6Network": "fd00:244::/48"}
+"""A network of both families."""
 
 
 def sh(namespace: str, *command: str, check: bool = True) -> str:
@@ -293,6 +295,14 @@ class Cluster:
         }
         node = self.nodes[name] = Node(self, name, directory, {**base, **settings})
         return node
+
+    def two_pods(self, **settings: Any) -> tuple[Pod, Pod]:
+        """On two nodes, n1 and n2, which have started with these settings; they reach each other."""
+        one, two = self.node(1, **settings).start(), self.node(2, **settings).start()
+        a, b = one.pod("a"), two.pod("b")
+        for address in b.addresses:
+            until(lambda address=address: a.reaches(address))  # type: ignore[misc]
+        return a, b
 
     def close(self) -> None:
         """What the agents logged is shown when the test failed."""

@@ -15,14 +15,13 @@ from typing import Any
 
 import pytest
 from tests import builders
-from tests.kernel.agent.cluster import NETNS, Cluster, Node, Pod, sh
+from tests.kernel.agent.cluster import DUAL, NETNS, Cluster, Node, Pod, sh
 from tests.waiting import until
 
 from percale.cni.conflist import newest_version
 from percale.kernel.netns import create_namespace
 
 REFERENCE = Path("/usr/lib/cni")
-DUAL = {"Network": "10.244.0.0/16", "EnableIPv6": True, "IPv6Network": "fd00:244::/48"}
 
 
 @pytest.fixture(params=["routed", "bridge"])

@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 from tests import builders
-from tests.kernel.agent.cluster import Cluster, Node, Pod, sh
+from tests.kernel.agent.cluster import DUAL, Cluster, Node, Pod, sh
 from tests.kernel.agent.services import BOTH_PORTS, SERVICES, Services
 from tests.waiting import until
 
-DUAL = {"Network": "10.244.0.0/16", "EnableIPv6": True, "IPv6Network": "fd00:244::/48"}
 CIDRS = ["10.96.0.0/16", "fd00:96::/112"]
 CLUSTER, EXTERNAL = {4: "10.96.0.10", 6: "fd00:96::10"}, {4: "198.51.100.7", 6: "2001:db8:7::7"}
 VICTIM, OUTSIDE = {4: "10.96.0.20", 6: "fd00:96::20"}, {4: "192.168.0.254", 6: "fd00::254"}

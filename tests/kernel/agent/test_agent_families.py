@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import pytest
-from tests.kernel.agent.cluster import Cluster
+from tests.kernel.agent.cluster import DUAL, Cluster
 from tests.waiting import until
 
-DUAL = {"Network": "10.244.0.0/16", "EnableIPv6": True, "IPv6Network": "fd00:10:244::/48"}
 V6 = {"EnableIPv4": False, "EnableIPv6": True, "IPv6Network": "fd00:10:244::/48"}
 
 
 @pytest.mark.parametrize("backend", ["vxlan", "host-gw"])
 def test_dual_stack(cluster: Cluster, backend: str) -> None:
     cluster.network = {**DUAL, "Backend": {"Type": backend}}
-    one, two = cluster.node(1, ipv6=True).start(), cluster.node(2, ipv6=True).start()
-    a, b = one.pod("a"), two.pod("b")
+    a, b = cluster.two_pods(ipv6=True)
     assert [address.count(":") > 0 for address in b.addresses] == [False, True]
-    until(lambda: all(a.reaches(address) for address in b.addresses))
-    assert one.status.publicIPs == ("192.168.0.1", "fd00::1")
+    assert a.node.status.publicIPs == ("192.168.0.1", "fd00::1")
 
 
 @pytest.mark.parametrize("backend", ["vxlan", "host-gw"])
 def test_ipv6_alone(cluster: Cluster, backend: str) -> None:
     cluster.network = {**V6, "Backend": {"Type": backend}}
-    one, two = cluster.node(1, ipv4=False, ipv6=True).start(), cluster.node(2, ipv4=False, ipv6=True).start()
-    a, b = one.pod("a"), two.pod("b")
-    until(lambda: a.reaches(b.addresses[0]))
+    a, b = cluster.two_pods(ipv4=False, ipv6=True)
     assert len(b.addresses) == 1
-    assert one.status.mtu == (1430 if backend == "vxlan" else 1500)
+    assert a.node.status.mtu == (1430 if backend == "vxlan" else 1500)
 
 
 def test_a_node_with_only_one_family_is_reached_in_that_family(cluster: Cluster) -> None:

@@ -12,12 +12,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from tests.kernel.agent.cluster import Cluster, Node, Pod, sh
+from tests.kernel.agent.cluster import DUAL, Cluster, Node, Pod, sh
 from tests.kernel.agent.services import SERVICES, Services
 from tests.kernel.service_world import Seen, inside
 from tests.waiting import until
 
-DUAL = {"Network": "10.244.0.0/16", "EnableIPv6": True, "IPv6Network": "fd00:244::/48"}
 OUTSIDE, NODE = {4: "192.168.0.254", 6: "fd00::254"}, {4: "192.168.0.1", 6: "fd00::1"}
 WIRINGS = pytest.mark.parametrize("wiring", ["routed", "bridge"])
 

@@ -15,9 +15,8 @@ from percale.kernel import syscalls
 
 
 def test_pods_of_two_nodes_reach_each_other(cluster: Cluster) -> None:
-    one, two = cluster.node(1).start(), cluster.node(2).start()
-    a, b = one.pod("a"), two.pod("b")
-    until(lambda: a.reaches(b.addresses[0]))
+    a, b = cluster.two_pods()
+    one = a.node
     assert b.reaches(a.addresses[0])
     status = one.status
     assert [(peer.node, peer.problem) for peer in status.peers] == [("n2", None)]
@@ -28,9 +27,8 @@ def test_pods_of_two_nodes_reach_each_other(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_restart_disturbs_no_packet_and_forgets_no_pod(cluster: Cluster, number: signal.Signals) -> None:
-    one, two = cluster.node(1).start(), cluster.node(2).start()
-    a, b = one.pod("a"), two.pod("b")
-    until(lambda: a.reaches(b.addresses[0]))
+    a, b = cluster.two_pods()
+    one = a.node
     with a.pinging(b.addresses[0]) as counts:
         assert one.stop(number) == (0 if number == signal.SIGTERM else -signal.SIGKILL)
         one.start()
@@ -153,9 +151,8 @@ def test_stale_objects_of_peers_that_left_meanwhile_are_collected(cluster: Clust
 
 
 def test_the_backend_is_switched_at_a_restart(cluster: Cluster) -> None:
-    one, two = cluster.node(1).start(), cluster.node(2).start()
-    a, b = one.pod("a"), two.pod("b")
-    until(lambda: a.reaches(b.addresses[0]))
+    a, b = cluster.two_pods()
+    one, two = a.node, b.node
     for node in (one, two):
         node.stop()
         node.settings["network"] = {"Network": "10.244.0.0/16", "Backend": {"Type": "host-gw"}}

@@ -9,7 +9,7 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
-from tests.kernel.agent.cluster import BIN, NETNS, Cluster, Node, Pod, sh
+from tests.kernel.agent.cluster import BIN, DUAL, NETNS, Cluster, Node, Pod, sh
 from tests.kernel.agent.policies import DENY, PORT, Policies, allowing, flow, selecting, streams
 from tests.kernel.agent.sniffing import Sniffer
 from tests.kernel.streams import FlowOf, Streams
@@ -19,7 +19,6 @@ from percale.kernel.netlink.conntrack import Conntrack, EntryFilter
 from percale.kernel.netns import NetnsThread
 from percale.render.policy.base_chains import CUT_MARK
 
-DUAL = {"Network": "10.244.0.0/16", "EnableIPv6": True, "IPv6Network": "fd00:244::/48"}
 WIRINGS = pytest.mark.parametrize("wiring", ["routed", "bridge"])
 
 

@@ -11,19 +11,14 @@ from typing import Any
 
 import pytest
 from tests import builders
-from tests.kernel.agent.cluster import NETNS, Cluster, Node, Pod, sh
+from tests.kernel.agent.cluster import DUAL, NETNS, Cluster, Node, Pod, sh
 from tests.kernel.agent.policies import flow, streams
 from tests.waiting import until
-
-DUAL = {"Network": "10.244.0.0/16", "EnableIPv6": True, "IPv6Network": "fd00:10:244::/48"}
 
 
 def two_pods(cluster: Cluster, backend: str = "vxlan", **settings: Any) -> tuple[Pod, Pod]:
     cluster.network = {**DUAL, "Backend": {"Type": backend}}
-    one, two = (cluster.node(number, ipv6=True, **settings).start() for number in (1, 2))
-    a, b = one.pod("a"), two.pod("b")
-    until(lambda: a.reaches(b.addresses[0]) and a.reaches(b.addresses[1]))
-    return a, b
+    return cluster.two_pods(ipv6=True, **settings)
 
 
 def count_forwarded(node: Node) -> None:
@@ -47,11 +42,16 @@ def wait_for_hooks(*pods: Pod) -> None:
     until(known, "the pods are hooked")
 
 
+def hooked_pods(cluster: Cluster, backend: str = "vxlan") -> tuple[Pod, Pod]:
+    pods = two_pods(cluster, backend)
+    wait_for_hooks(*pods)
+    return pods
+
+
 @pytest.mark.parametrize("backend", ["vxlan", "host-gw"])
 @pytest.mark.parametrize("family", [0, 1])
 def test_an_established_flow_passes_by_the_rules(cluster: Cluster, backend: str, family: int) -> None:
-    a, b = two_pods(cluster, backend)
-    wait_for_hooks(a, b)
+    a, b = hooked_pods(cluster, backend)
     count_forwarded(a.node)
     with a.pinging(b.addresses[family]) as counts:
         time.sleep(1)
@@ -92,8 +92,7 @@ def test_two_pods_of_one_node(cluster: Cluster) -> None:
 
 
 def test_a_flow_that_others_translate_is_answered_and_takes_the_long_way(cluster: Cluster) -> None:
-    a, b = two_pods(cluster)
-    wait_for_hooks(a, b)
+    a, b = hooked_pods(cluster)
     translation = f"ip daddr 10.99.0.1 dnat to {b.addresses[0]}"
     a.node.sh("nft", f"table ip other {{ chain pre {{ type nat hook prerouting priority dstnat; {translation}; }}; }}")
     count_forwarded(a.node)
@@ -141,8 +140,7 @@ with socket.socket(socket.AF_INET, kind) as listener:
 
 @pytest.mark.parametrize("protocol", ["TCP", "UDP"])
 def test_one_port_used_straight_and_by_a_translated_address_is_never_mistaken(cluster: Cluster, protocol: str) -> None:
-    a, b = two_pods(cluster)
-    wait_for_hooks(a, b)
+    a, b = hooked_pods(cluster)
     translation = f"ip daddr 10.99.0.1 dnat to {b.addresses[0]}"
     a.node.sh("nft", f"table ip other {{ chain pre {{ type nat hook prerouting priority dstnat; {translation}; }}; }}")
     inside = ["nsenter", f"--net={NETNS / b.name}", sys.executable, "-c", ECHO, protocol]
@@ -151,26 +149,14 @@ def test_one_port_used_straight_and_by_a_translated_address_is_never_mistaken(cl
             assert server.stdout is not None
             assert server.stdout.readline() == b"listening\n"
             straight, translated = b.addresses[0], "10.99.0.1"
-            sh(
-                a.name,
-                sys.executable,
-                "-c",
-                TALK,
-                protocol,
-                straight,
-                translated,
-                straight,
-                translated,
-                translated,
-                straight,
-            )
+            places = (straight, translated, straight, translated, translated, straight)
+            sh(a.name, sys.executable, "-c", TALK, protocol, *places)
         finally:
             server.kill()
 
 
 def test_a_policy_that_forbids_a_known_flow_stops_it(cluster: Cluster) -> None:
-    a, b = two_pods(cluster)
-    wait_for_hooks(a, b)
+    a, b = hooked_pods(cluster)
     for pod in (a, b):
         found = builders.pod(pod.name, *pod.addresses, node=pod.node.name, labels={"app": pod.name})
         cluster.write(pod.name, found)
@@ -184,8 +170,7 @@ def test_a_policy_that_forbids_a_known_flow_stops_it(cluster: Cluster) -> None:
 
 
 def test_an_address_that_another_pod_has_next_is_the_other_pods(cluster: Cluster) -> None:
-    a, b = two_pods(cluster)
-    wait_for_hooks(a, b)
+    a, b = hooked_pods(cluster)
     with a.pinging(b.addresses[0]):
         time.sleep(0.3)
     b.cni("DEL")
@@ -217,8 +202,7 @@ def known(a: Pod, b: Pod, family: int) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("family", [0, 1])
 def test_a_packet_at_the_end_of_its_life_gets_no_further(cluster: Cluster, family: int) -> None:
-    a, b = two_pods(cluster)
-    wait_for_hooks(a, b)
+    a, b = hooked_pods(cluster)
     same = known(a, b, family)
     short = a._ping(b.addresses[family], *same, "-t", "1", "-c", "3", "-i", "0.1", "-W", "1")
     assert short.returncode == 1
@@ -227,8 +211,7 @@ def test_a_packet_at_the_end_of_its_life_gets_no_further(cluster: Cluster, famil
 
 @pytest.mark.parametrize("family", [0, 1])
 def test_fragments_of_a_known_flow_arrive(cluster: Cluster, family: int) -> None:
-    a, b = two_pods(cluster)
-    wait_for_hooks(a, b)
+    a, b = hooked_pods(cluster)
     same = known(a, b, family)
     long = a._ping(b.addresses[family], *same, "-s", "4000", "-c", "5", "-i", "0.1", "-W", "1")
     assert "5 received" in long.stdout
@@ -236,8 +219,7 @@ def test_fragments_of_a_known_flow_arrive(cluster: Cluster, family: int) -> None
 
 @pytest.mark.parametrize("family", [0, 1])
 def test_a_packet_above_the_path_mtu_is_reported_to_its_sender(cluster: Cluster, family: int) -> None:
-    a, b = two_pods(cluster)
-    wait_for_hooks(a, b)
+    a, b = hooked_pods(cluster)
     (device,) = re.findall(rf'{re.escape(a.addresses[0])} : "(\w+)"', hooked(a.node))
     a.node.stop()  # it would give the device its length back
     a.node.ip("link", "set", device, "mtu", "1500")
@@ -290,16 +272,14 @@ def test_who_finds_no_room_among_the_known_flows_takes_the_long_way(cluster: Clu
 
 
 def test_what_nft_lists_of_it_can_be_loaded_again(cluster: Cluster, tmp_path: Path) -> None:
-    a, b = two_pods(cluster)
-    wait_for_hooks(a, b)
+    a, _ = hooked_pods(cluster)
     listed = tmp_path / "listed.nft"
     listed.write_text(hooked(a.node))
     a.node.sh("nft", "-c", "-f", str(listed))
 
 
 def test_a_flushed_ruleset_is_back(cluster: Cluster) -> None:
-    a, b = two_pods(cluster)
-    wait_for_hooks(a, b)
+    a, b = hooked_pods(cluster)
     a.node.sh("nft", "flush ruleset")
     wait_for_hooks(a)
     assert a.reaches(b.addresses[0])

@@ -13,14 +13,13 @@ from typing import NamedTuple
 
 import pytest
 from tests import builders
-from tests.kernel.agent.cluster import NETNS, Cluster, Node, Pod, sh
+from tests.kernel.agent.cluster import DUAL, NETNS, Cluster, Node, Pod, sh
 from tests.kernel.agent.policies import DENY, PORT, Policies, allowing
 from tests.kernel.agent.services import SERVICES, Services
 from tests.kernel.agent.sniffing import Sniffer
 from tests.kernel.streams import MAGIC, datagrams
 from tests.waiting import until
 
-DUAL = {"Network": "10.244.0.0/16", "EnableIPv6": True, "IPv6Network": "fd00:244::/48"}
 TUNNEL_PORT = 8472
 OTHER_PORT = 5353
 """Leads to a tunnel's."""

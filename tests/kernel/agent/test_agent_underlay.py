@@ -9,10 +9,8 @@ from tests.waiting import until
 
 @pytest.fixture
 def pair(cluster: Cluster) -> tuple[Node, Node, Pod, Pod]:
-    one, two = cluster.node(1).start(), cluster.node(2).start()
-    a, b = one.pod("a"), two.pod("b")
-    until(lambda: a.reaches(b.addresses[0]))
-    return one, two, a, b
+    a, b = cluster.two_pods()
+    return a.node, b.node, a, b
 
 
 def test_an_address_that_changes_moves_the_tunnel(pair: tuple[Node, Node, Pod, Pod]) -> None:
@@ -64,9 +62,8 @@ def test_a_link_flap_brings_all_routes_back(pair: tuple[Node, Node, Pod, Pod]) -
 
 def test_a_link_flap_brings_host_gw_routes_back(cluster: Cluster) -> None:
     cluster.network["Backend"] = {"Type": "host-gw"}
-    one, two = cluster.node(1).start(), cluster.node(2).start()
-    a, b = one.pod("a"), two.pod("b")
-    until(lambda: a.reaches(b.addresses[0]))
+    a, b = cluster.two_pods()
+    one = a.node
     one.ip("link", "set", "eth0", "down")
     one.ip("link", "set", "eth0", "up")
     one.ip("route", "add", "default", "via", "192.168.0.254")

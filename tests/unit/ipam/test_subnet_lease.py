@@ -53,6 +53,11 @@ class Distant(MemoryStore):
         return await super().put(obj, expect=expect, ttl=ttl)
 
 
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore()
+
+
 def claimant(
     number: int,
     *,
@@ -116,8 +121,7 @@ async def test_bug_a_lost_race_tries_the_next() -> None:
     assert sorted((await in_store(store)).values()) == sorted(f"n{number}" for number in range(1, 51))
 
 
-async def test_a_full_network_says_what_to_do() -> None:
-    store = MemoryStore()
+async def test_a_full_network_says_what_to_do(store: MemoryStore) -> None:
     await acquire(store, SMALL, claimant(1))
     await acquire(store, SMALL, claimant(2))
     with pytest.raises(NetworkFull) as caught:
@@ -128,15 +132,13 @@ async def test_a_full_network_says_what_to_do() -> None:
     )
 
 
-async def test_the_previous_subnet_is_preferred_if_free() -> None:
-    store = MemoryStore()
+async def test_the_previous_subnet_is_preferred_if_free(store: MemoryStore) -> None:
     assert subnet_of(await acquire(store, CONFIG, claimant(1, previous="10.244.7.0/24"))) == "10.244.7.0/24"
     assert subnet_of(await acquire(store, CONFIG, claimant(2, previous="10.244.7.0/24"))) == "10.244.1.0/24"
     assert subnet_of(await acquire(store, CONFIG, claimant(3, previous="10.9.0.0/24"))) == "10.244.2.0/24"
 
 
-async def test_a_restart_keeps_the_lease_and_writes_what_changed() -> None:
-    store = MemoryStore()
+async def test_a_restart_keeps_the_lease_and_writes_what_changed(store: MemoryStore) -> None:
     await acquire(store, CONFIG, claimant(1))
     await acquire(store, CONFIG, claimant(2))
     again = await acquire(store, CONFIG, claimant(2, public_ip="192.0.2.22", previous="10.244.9.0/24"))
@@ -145,16 +147,14 @@ async def test_a_restart_keeps_the_lease_and_writes_what_changed() -> None:
     assert len(await in_store(store)) == 2
 
 
-async def test_a_lease_outside_the_configuration_is_exchanged() -> None:
-    store = MemoryStore()
+async def test_a_lease_outside_the_configuration_is_exchanged(store: MemoryStore) -> None:
     await acquire(store, CONFIG, claimant(1))
     moved = network_config({"Network": "10.20.0.0/16"})
     assert subnet_of(await acquire(store, moved, claimant(1))) == "10.20.1.0/24"
     assert await in_store(store) == {"10.20.1.0-24": "n1"}
 
 
-async def test_from_one_family_to_both_and_back_the_number_stays() -> None:
-    store = MemoryStore()
+async def test_from_one_family_to_both_and_back_the_number_stays(store: MemoryStore) -> None:
     await acquire(store, CONFIG, claimant(1, previous="10.244.5.0/24"))
     await acquire(store, DUAL, claimant(1))
     assert await in_store(store) == {"10.244.5.0-24&fd00-0-0-5---64": "n1"}
@@ -162,8 +162,7 @@ async def test_from_one_family_to_both_and_back_the_number_stays() -> None:
     assert await in_store(store) == {"10.244.5.0-24": "n1"}
 
 
-async def test_of_several_own_leases_one_stays() -> None:
-    store = MemoryStore()
+async def test_of_several_own_leases_one_stays(store: MemoryStore) -> None:
     for third in (3, 4):
         await store.put(builders.lease(third, node="n1"))
     assert subnet_of(await acquire(store, CONFIG, claimant(1))) == "10.244.3.0/24"
@@ -173,15 +172,13 @@ async def test_of_several_own_leases_one_stays() -> None:
 # podCIDR
 
 
-async def test_the_pod_cidr_is_taken_whatever_the_range_says() -> None:
-    store = MemoryStore()
+async def test_the_pod_cidr_is_taken_whatever_the_range_says(store: MemoryStore) -> None:
     await acquire(store, SMALL, claimant(1))
     assert subnet_of(await acquire(store, SMALL, claimant(1, pod_cidr="10.244.99.0/26"))) == "10.244.99.0/26"
     assert await in_store(store) == {"10.244.99.0-26": "n1"}
 
 
-async def test_overlapping_pod_cidrs_name_both_nodes() -> None:
-    store = MemoryStore()
+async def test_overlapping_pod_cidrs_name_both_nodes(store: MemoryStore) -> None:
     await acquire(store, CONFIG, claimant(1, pod_cidr="10.244.8.0/24"))
     with pytest.raises(AddressRefused) as caught:
         await acquire(store, CONFIG, claimant(2, pod_cidr="10.244.8.128/25"))
@@ -202,8 +199,7 @@ async def test_one_pod_cidr_claimed_by_two_at_once_is_one_nodes() -> None:
 # Conflicts
 
 
-async def test_two_nodes_with_one_public_ip() -> None:
-    store = MemoryStore()
+async def test_two_nodes_with_one_public_ip(store: MemoryStore) -> None:
     await acquire(store, CONFIG, claimant(1))
     with pytest.raises(BadConfig, match=r"node n2: public address 192\.0\.2\.1 is node n1's too; set --public-ip"):
         await acquire(store, CONFIG, claimant(2, public_ip="192.0.2.1"))
@@ -219,8 +215,7 @@ async def test_two_nodes_with_one_public_ip_at_the_same_moment_do_not_both_stay(
     assert len(await in_store(store)) == sum(isinstance(outcome, HeldLease) for outcome in outcomes)
 
 
-async def test_duplicate_node_name() -> None:
-    store = MemoryStore()
+async def test_duplicate_node_name(store: MemoryStore) -> None:
     await acquire(store, CONFIG, claimant(1))
     with pytest.raises(BadConfig) as caught:
         await acquire(store, CONFIG, claimant(1, machine="another", public_ip="192.0.2.7"))
@@ -230,8 +225,7 @@ async def test_duplicate_node_name() -> None:
     )
 
 
-async def test_the_same_machine_may_change_its_address() -> None:
-    store = MemoryStore()
+async def test_the_same_machine_may_change_its_address(store: MemoryStore) -> None:
     await acquire(store, CONFIG, claimant(1))
     held = await acquire(store, CONFIG, claimant(1, public_ip="192.0.2.77"))
     assert subnet_of(held) == "10.244.1.0/24"
@@ -252,14 +246,12 @@ async def test_bug_a_reservation_stays_one_when_it_is_used() -> None:
     assert await in_store(store) == {"10.244.6.0-24": "n1"}
 
 
-async def test_a_reservation_of_nobody_is_not_handed_out() -> None:
-    store = MemoryStore()
+async def test_a_reservation_of_nobody_is_not_handed_out(store: MemoryStore) -> None:
     await reserve(store, "", "10.244.1.0/24")
     assert subnet_of(await acquire(store, CONFIG, claimant(1))) == "10.244.2.0/24"
 
 
-async def test_an_unfit_reservation_is_not_deleted() -> None:
-    store = MemoryStore()
+async def test_an_unfit_reservation_is_not_deleted(store: MemoryStore) -> None:
     await reserve(store, "n1", "10.9.0.0/24")
     await acquire(store, CONFIG, claimant(1))
     assert await in_store(store) == {"10.244.1.0-24": "n1", "10.9.0.0-24": "n1"}
@@ -280,8 +272,7 @@ async def test_describe_writes_changes_only() -> None:
     assert store.ttls == [TTL, TTL]
 
 
-async def test_a_foreign_write_in_between_does_not_disturb() -> None:
-    store = MemoryStore()
+async def test_a_foreign_write_in_between_does_not_disturb(store: MemoryStore) -> None:
     held = await acquire(store, CONFIG, claimant(1))
     labelled = msgspec.structs.replace(held.lease.metadata, labels={"who": "an operator"})
     await store.put(msgspec.structs.replace(held.lease, metadata=labelled))
@@ -289,24 +280,21 @@ async def test_a_foreign_write_in_between_does_not_disturb() -> None:
     assert held.lease.metadata.resourceVersion is not None
 
 
-async def test_release_frees_the_subnet_and_may_be_repeated() -> None:
-    store = MemoryStore()
+async def test_release_frees_the_subnet_and_may_be_repeated(store: MemoryStore) -> None:
     held = await acquire(store, CONFIG, claimant(1))
     await held.release()
     await held.release()
     assert await in_store(store) == {}
 
 
-async def test_a_lost_lease_comes_back() -> None:
-    store = MemoryStore()
+async def test_a_lost_lease_comes_back(store: MemoryStore) -> None:
     held = await acquire(store, CONFIG, claimant(1))
     await store.delete(SubnetLease, held.lease.key)
     await held.renew()
     assert await in_store(store) == {"10.244.1.0-24": "n1"}
 
 
-async def test_a_lost_lease_that_another_took_is_not_taken_back() -> None:
-    store = MemoryStore()
+async def test_a_lost_lease_that_another_took_is_not_taken_back(store: MemoryStore) -> None:
     held = await acquire(store, CONFIG, claimant(1))
     await store.delete(SubnetLease, held.lease.key)
     await acquire(store, CONFIG, claimant(2))
@@ -314,8 +302,7 @@ async def test_a_lost_lease_that_another_took_is_not_taken_back() -> None:
         await held.renew()
 
 
-async def test_a_race_while_renewing_reads_again() -> None:
-    store = MemoryStore()
+async def test_a_race_while_renewing_reads_again(store: MemoryStore) -> None:
     held = await acquire(store, CONFIG, claimant(1))
     raced = 0
 
@@ -400,8 +387,8 @@ async def test_renewal_is_retried_while_the_store_is_unreachable() -> None:
     assert len(problems) == 5
 
 
-async def test_renewal_ends_when_another_node_has_the_subnet() -> None:
-    store, clock = MemoryStore(), Clock()
+async def test_renewal_ends_when_another_node_has_the_subnet(store: MemoryStore) -> None:
+    clock = Clock()
     held = await acquire(store, CONFIG, claimant(1))
     await store.delete(SubnetLease, held.lease.key)
     await acquire(store, CONFIG, claimant(2))

@@ -102,6 +102,15 @@ def started(kernel: FakeKernel, *, synced: bool = True) -> ReconcilerState:
     return state
 
 
+def settled(world: Iterable[KernelObject]) -> tuple[ReconcilerState, FakeKernel]:
+    """The source `all` has declared this world, and the kernel has what can be of it."""
+    kernel = FakeKernel()
+    state = started(kernel)
+    state.declare("all", world)
+    settle(state, kernel)
+    return state, kernel
+
+
 def possible(world: Iterable[KernelObject]) -> dict[Key, KernelObject]:
     """The possible part of a world: objects whose dependencies are desired."""
     found = {obj.key: obj for obj in world}
@@ -124,10 +133,7 @@ def assert_holds(kernel: FakeKernel, world: Iterable[KernelObject]) -> None:
 
 @given(worlds, worlds)
 def test_from_any_world_to_any_other(before: list[KernelObject], after: list[KernelObject]) -> None:
-    kernel = FakeKernel()
-    state = started(kernel)
-    state.declare("all", before)
-    settle(state, kernel)
+    state, kernel = settled(before)
     assert_holds(kernel, before)
     state.declare("all", after)
     settle(state, kernel)
@@ -138,10 +144,7 @@ def test_from_any_world_to_any_other(before: list[KernelObject], after: list[Ker
 def test_a_restart_in_another_order_ends_the_same(
     before: list[KernelObject], after: list[KernelObject], random: object
 ) -> None:
-    kernel = FakeKernel()
-    first = started(kernel)
-    first.declare("all", before)
-    settle(first, kernel)
+    _, kernel = settled(before)
     second = started(kernel, synced=False)
     shuffled = list(after)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
@@ -155,10 +158,7 @@ def test_a_restart_in_another_order_ends_the_same(
 
 @given(worlds)
 def test_equal_input_writes_nothing(world: list[KernelObject]) -> None:
-    kernel = FakeKernel()
-    state = started(kernel)
-    state.declare("all", world)
-    settle(state, kernel)
+    state, kernel = settled(world)
     kernel.written.clear()
     state.declare("all", list(reversed(world)))
     assert settle(state, kernel) == []
@@ -171,10 +171,7 @@ def test_equal_input_writes_nothing(world: list[KernelObject]) -> None:
 
 @given(worlds, st.data())
 def test_what_somebody_removes_comes_back(world: list[KernelObject], data: st.DataObject) -> None:
-    kernel = FakeKernel()
-    state = started(kernel)
-    state.declare("all", world)
-    settle(state, kernel)
+    state, kernel = settled(world)
     for _ in range(3):
         there = list(kernel.read().values())
         if there:
@@ -185,10 +182,7 @@ def test_what_somebody_removes_comes_back(world: list[KernelObject], data: st.Da
 
 @given(worlds, st.sampled_from([ETH0, FLANNEL, POD]))
 def test_a_link_flap_brings_routes_back(world: list[KernelObject], link: Link) -> None:
-    kernel = FakeKernel()
-    state = started(kernel)
-    state.declare("all", world)
-    settle(state, kernel)
+    state, kernel = settled(world)
     there = kernel.read().get(link.key)
     if isinstance(there, Link):
         kernel.interfere(Upsert(replace(there, up=False)), Upsert(replace(there, up=True)))
@@ -198,10 +192,7 @@ def test_a_link_flap_brings_routes_back(world: list[KernelObject], link: Link) -
 
 @given(worlds)
 def test_no_device_is_removed_before_its_dependents(world: list[KernelObject]) -> None:
-    kernel = FakeKernel()
-    state = started(kernel)
-    state.declare("all", world)
-    settle(state, kernel)
+    state, kernel = settled(world)
     state.declare("all", ())
     gone: set[Key] = set()
     for change in settle(state, kernel):
