@@ -59,6 +59,7 @@ class NodeAgent:
             context.informer,
             self._table,
             problems=context.problems,
+            warn=context.events.warn,
             recheck=self._recheck,
             on_local_pods=self._table.request_sync,
         )

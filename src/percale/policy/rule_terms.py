@@ -5,6 +5,7 @@ A term's name is a digest of its content: equal selectors are one term, indexed 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from functools import cached_property
 from hashlib import blake2b
@@ -35,6 +36,10 @@ def canonical(selector: LabelSelector) -> tuple[object, ...]:
         tuple(sorted(selector.matchLabels.items())),
         tuple(sorted((each.key, each.operator, tuple(sorted(each.values))) for each in selector.matchExpressions)),
     )
+
+
+def _ends(network: IPNetwork) -> tuple[int, int]:
+    return int(network.network_address), int(network.broadcast_address)
 
 
 class PodSelectorTerm(Struct, frozen=True, eq=False, dict=True):
@@ -79,17 +84,33 @@ class Block(Struct, frozen=True, dict=True):
         return tuple(map(parse_network, self.exceptions))
 
     @cached_property
-    def _ranges(self) -> tuple[tuple[bytes, bytes], ...]:
-        networks = (self.network, *self.excluded)
-        return tuple((each.network_address.packed, each.broadcast_address.packed) for each in networks)
+    def ranges(self) -> tuple[tuple[int, int], ...]:
+        """What the exceptions leave of the network: disjoint ranges in order, as numbers."""
+        left: list[tuple[int, int]] = []
+        start, last = _ends(self.network)
+        excluded = (each for each in self.excluded if each.version == self.network.version)
+        for first, end in sorted(map(_ends, excluded)):
+            if first > last:
+                break
+            if start < first:
+                left.append((start, first - 1))
+            start = max(start, end + 1)
+        if start <= last:
+            left.append((start, last))
+        return tuple(left)
+
+    @cached_property
+    def _packed_ranges(self) -> tuple[list[bytes], list[bytes]]:
+        size = len(self.network.network_address.packed)
+        return (
+            [first.to_bytes(size, "big") for first, _ in self.ranges],
+            [last.to_bytes(size, "big") for _, last in self.ranges],
+        )
 
     def __contains__(self, address: bytes) -> bool:
-        (first, last), *without = self._ranges
-        return (
-            len(address) == len(first)
-            and first <= address <= last
-            and not any(first <= address <= last for first, last in without)
-        )
+        firsts, lasts = self._packed_ranges
+        position = bisect_right(firsts, address) - 1
+        return position >= 0 and len(address) == len(lasts[position]) and address <= lasts[position]
 
 
 class NodeSelectorTerm(Struct, frozen=True):

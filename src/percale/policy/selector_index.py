@@ -18,7 +18,7 @@ from percale.model.meta import ObjectKey
 from percale.model.namespace import NAME_LABEL, Namespace
 from percale.model.selector import LabelSelector
 from percale.policy.pod_facts import PodFacts
-from percale.policy.rule_terms import Labels, PodSelectorTerm
+from percale.policy.rule_terms import EVERYTHING, Labels, PodSelectorTerm
 
 
 class PodDelta(Struct, frozen=True, gc=False):
@@ -120,6 +120,18 @@ class SelectorIndex:
     def bits(self, term: PodSelectorTerm) -> int:
         """The ids of the pods that a watched term selects, as a bit set."""
         return self._watched[term].bits
+
+    def compared_with(self, term: PodSelectorTerm) -> int:
+        """How many pods and namespaces are compared with the term when it is watched."""
+        if isinstance(term.namespaces, str):
+            return len(self._pod_ids_by_namespace.get(term.namespaces, ()))
+        if term.namespaces == EVERYTHING:
+            return len(self.pod_ids)
+        return len(self._pod_ids_by_namespace) + sum(
+            len(pod_ids)
+            for namespace, pod_ids in self._pod_ids_by_namespace.items()
+            if term.namespaces.matches(self.labels_of(namespace))
+        )
 
     def members(self, term: PodSelectorTerm) -> Iterator[PodFacts]:
         """The pods that a watched term selects."""

@@ -21,10 +21,12 @@ from percale.agent.nft_table import NodeTable
 from percale.agent.policy.domain_names import DomainResolver
 from percale.agent.problems import Problems
 from percale.cni.records import Attachment
+from percale.errors import BadManifest
 from percale.event_loop import yield_every
 from percale.model.addresses import IPAddress
 from percale.model.meta import Object, ObjectKey
 from percale.model.pod import Pod
+from percale.policy.compiled_policy import PolicyKey
 from percale.policy.evaluator import Evaluator, PolicyDelta
 from percale.policy.kinds.registry import POLICY_KINDS, PolicyKinds
 from percale.policy.pod_facts import PodFacts, facts_of
@@ -52,6 +54,7 @@ class PolicyController:
         table: NodeTable,
         *,
         problems: Problems,
+        warn: Callable[[InvolvedObject, str, str], None] = lambda involved, reason, message: None,
         recheck: Recheck | None = None,
         on_local_pods: Callable[[], None] = lambda: None,
         policy_kinds: PolicyKinds = POLICY_KINDS,
@@ -69,6 +72,8 @@ class PolicyController:
         self._subscription = informer.subscribe(*self.evaluator.kinds)
         self._node_table = table
         self._problems = problems
+        self._warn = warn
+        self._too_large: frozenset[PolicyKey] = frozenset()
         self._recheck = recheck
         self._on_local_pods = on_local_pods
         self._attached: dict[ObjectKey, tuple[bytes, ...]] = {}
@@ -259,8 +264,27 @@ class PolicyController:
     def _render(self) -> Transaction:
         deltas, self._deltas = self._deltas, []
         transaction = self.renderer.update(deltas)
+        self._report_too_large(frozenset(self.renderer.too_large))
         self._pending_recheck |= self.renderer.affected_addresses
         return transaction
+
+    def _report_too_large(self, now: frozenset[PolicyKey]) -> None:
+        before, self._too_large = self._too_large, now
+        for policy in before ^ now:
+            involved = self._object_of(policy)
+            if policy in before:
+                self._problems.clear(str(involved))
+                continue
+            error = BadManifest(
+                f"{involved} would take too much of each node's time: its rules are left out, and its pods isolated",
+                hint="split it, or select with `In` instead of by many peers",
+            )
+            self._problems.raise_(str(involved), error)
+            self._warn(involved, "TooLarge", str(error))
+
+    def _object_of(self, policy: PolicyKey) -> InvolvedObject:
+        kind, key = self.evaluator.policy_kinds.object_key(policy)
+        return InvolvedObject(kind.KIND, key)
 
     def snapshot(self) -> Transaction:
         """All rules, relative to the base chains."""
@@ -269,9 +293,7 @@ class PolicyController:
     def involved_objects(self, part: Transaction) -> Iterator[InvolvedObject]:
         """The policies whose rules this part contains, and the pods whose dispatch to their rules it is."""
         policies, pods = self.renderer.owners(part)
-        for policy in policies:
-            kind, key = self.evaluator.policy_kinds.object_key(policy)
-            yield InvolvedObject(kind.KIND, key)
+        yield from map(self._object_of, policies)
         yield from (InvolvedObject("Pod", pod) for pod in pods)
 
     async def committed(self, *, changed: bool) -> None:

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from ipaddress import collapse_addresses
+from ipaddress import IPv4Address, IPv6Address, summarize_address_range
 from itertools import product
 from typing import TypeAlias
 
@@ -54,15 +54,15 @@ class PodsSet(Struct, frozen=True):
         return SetSpec(self.name, (address_field(self.version),))
 
 
-class NamedPortSet(Struct, frozen=True):
-    """Every pod's address with the number that this port name has there: `address . protocol . port`."""
+class NamedPortsSet(Struct, frozen=True):
+    """Every pod's address with the numbers that these port names have there: `address . protocol . port`."""
 
-    port: str
+    ports: tuple[str, ...]
     version: int
 
     @property
     def name(self) -> str:
-        return f"named{self.version}-{self.port}"
+        return f"named{self.version}-{self.ports[0] if len(self.ports) == 1 else digest(*self.ports)}"
 
     @property
     def spec(self) -> SetSpec:
@@ -127,7 +127,7 @@ class DomainSet(Struct, frozen=True):
         return SetSpec(self.name, (address_field(self.version),))
 
 
-PolicySet: TypeAlias = PodsSet | NamedPortSet | PortsSet | NetworksSet | NodesSet | DomainSet
+PolicySet: TypeAlias = PodsSet | NamedPortsSet | PortsSet | NetworksSet | NodesSet | DomainSet
 
 
 class ClassChains(Struct, frozen=True):
@@ -212,7 +212,7 @@ class _RuleWriter:
                 yield (self._in_set((self._peer,), DomainSet(peer.name, self._version)),)
 
     def _blocks(self, blocks: Iterable[Block]) -> Iterator[tuple[Match, ...]]:
-        networks = tuple(united(block for block in blocks if block.network.version == self._version))
+        networks = tuple(united((block for block in blocks if block.network.version == self._version), self._version))
         if not networks:
             return
         if len(networks) > 1:
@@ -235,14 +235,17 @@ class _RuleWriter:
             yield tuple(_span(spans[0]))
         elif spans:
             yield (self._in_set(("l4proto", "th dport"), PortsSet(spans)),)
+        names: dict[str, set[str]] = {}
         for port in rule.ports:
             if isinstance(port, PortName):
-                yield tuple(self._named(port))
+                names.setdefault(port.protocol, set()).add(port.name)
+        for protocol, ports in names.items():
+            yield tuple(self._named(protocol, tuple(sorted(ports))))
 
-    def _named(self, port: PortName) -> Iterator[Match]:
-        if port.protocol:
-            yield Equals("l4proto", PROTOCOL_NUMBERS[port.protocol])
-        yield self._in_set((self._target, "l4proto", "th dport"), NamedPortSet(port.name, self._version))
+    def _named(self, protocol: str, ports: tuple[str, ...]) -> Iterator[Match]:
+        if protocol:
+            yield Equals("l4proto", PROTOCOL_NUMBERS[protocol])
+        yield self._in_set((self._target, "l4proto", "th dport"), NamedPortsSet(ports, self._version))
 
     def _in_set(self, operands: tuple[Operand, ...], wanted: PolicySet) -> InSet:
         self.sets.add(wanted)
@@ -285,20 +288,14 @@ def merged(spans: Iterable[PortSpan]) -> Iterator[PortSpan]:
         yield last
 
 
-def united(blocks: Iterable[Block]) -> Iterable[IPNetwork]:
-    """The union of blocks of one IP version, each without its own exceptions."""
-    parts: list[IPNetwork] = []
-    for block in blocks:
-        left = [block.network]
-        for exception in block.excluded:
-            left = [piece for network in left for piece in _without(network, exception)]
-        parts += left
-    return sorted(collapse_addresses(parts))  # type: ignore[type-var]
-
-
-def _without(network: IPNetwork, exception: IPNetwork) -> Iterable[IPNetwork]:
-    if not network.overlaps(exception):
-        return (network,)
-    if network.prefixlen >= exception.prefixlen:
-        return ()
-    return network.address_exclude(exception)  # type: ignore[arg-type]
+def united(blocks: Iterable[Block], version: int) -> Iterator[IPNetwork]:
+    """The union of blocks of this IP version, each without its own exceptions: disjoint networks in order."""
+    ranges: list[tuple[int, int]] = []
+    for first, last in sorted(each for block in blocks for each in block.ranges):
+        if ranges and first <= ranges[-1][1] + 1:
+            ranges[-1] = ranges[-1][0], max(ranges[-1][1], last)
+        else:
+            ranges.append((first, last))
+    address = IPv4Address if version == 4 else IPv6Address
+    for first, last in ranges:
+        yield from summarize_address_range(address(first), address(last))

@@ -130,3 +130,26 @@ async def test_a_pod_has_its_addresses_while_it_has_its_wires() -> None:
     later = ip_address("10.244.1.9").packed
     assert heard[:2] == [{ADDRESS.packed}, {ADDRESS.packed, later}]
     assert heard[-2:] == [{again.packed}, set()]
+
+
+async def test_a_policy_that_is_too_large_is_a_problem_and_an_event_until_it_is_not() -> None:
+    store = MemoryStore()
+    problems = Problems(LineLog("text", io.StringIO()))
+    said: list[str] = []
+    table = NodeTable(FakeNftTable(), problems, Events("n1", store, problems))
+    informer = Informer(store, problems)
+    agent = PolicyController(
+        "n1", informer, table, problems=problems, warn=lambda who, reason, _: said.append(f"{who}: {reason}")
+    )
+    peers = [{"podSelector": {"matchLabels": {"a": f"v{number}"}}} for number in range(2000)]
+    await store.put(pod("own", phase="Running", podIP=str(ADDRESS)))
+    await store.put(builders.policy("p", namespace="x", ingress=[{"from": peers}]))
+    async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(part.run()) for part in (agent, table, informer)]
+        await eventually(lambda: "networkpolicy x/p" in problems.current)
+        assert "its rules are left out, and its pods isolated" in problems.current["networkpolicy x/p"].error
+        assert said == ["networkpolicy x/p: TooLarge"]
+        await store.put(builders.policy("p", namespace="x", ingress=[{"from": peers[:10]}]))
+        await eventually(lambda: not problems.current)
+        for task in running:
+            task.cancel()

@@ -1,0 +1,116 @@
+"""What one policy may cost: it is rendered in time that grows with it, and what would take too long is left out, closed."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests import builders
+from tests.unit.render.simulated import Packet, passes
+
+from percale.model.addresses import parse_network
+from percale.model.networkpolicy import NetworkPolicy
+from percale.policy.evaluator import Evaluator
+from percale.policy.rule_terms import Block
+from percale.render.nft.objects import Transaction
+from percale.render.nft.table_state import TableState
+from percale.render.policy.base_chains import SET_SPECS
+from percale.render.policy.class_chains import united
+from percale.render.policy.renderer import PolicyRenderer
+
+NODE, POD, PEER = "n1", "10.1.0.1", "10.2.0.1"
+
+
+def rendered(policy: NetworkPolicy, pods: int = 0) -> tuple[PolicyRenderer, Transaction]:
+    """On a node with one pod of the policy's; the others are of another namespace and node."""
+    evaluator = Evaluator([builders.pod("own", POD, namespace="x", node=NODE)])
+    evaluator.put(
+        builders.pod(
+            "peer", PEER, namespace="x", node="n2", labels={"a": "v1"}, ports=[{"name": "p1", "containerPort": 80}]
+        )
+    )
+    for number in range(pods):
+        address = str(ip_address("10.3.0.0") + number)
+        evaluator.put(builders.pod(f"p{number}", address, namespace="y", node="n2"))
+    renderer = PolicyRenderer(evaluator, NODE)
+    return renderer, renderer.update([evaluator.put(policy)])
+
+
+def policy(**rule: Any) -> NetworkPolicy:
+    return builders.policy("p", namespace="x", policyTypes=["Egress"], egress=[rule])
+
+
+def one_of(number: int) -> dict[str, Any]:
+    return {"podSelector": {"matchLabels": {"a": f"v{number}"}}}
+
+
+def everywhere_but(number: int) -> dict[str, Any]:
+    expressions = [{"key": "a", "operator": "NotIn", "values": [f"v{number}"]}]
+    return {"namespaceSelector": {}, "podSelector": {"matchExpressions": expressions}}
+
+
+def test_peers_and_named_ports_do_not_multiply() -> None:
+    peers, ports = [one_of(number) for number in range(300)], [{"port": f"p{number}"} for number in range(300)]
+    renderer, transaction = rendered(policy(to=peers, ports=ports))
+    assert sum(len(chain.rules) for chain in transaction.put_chains) < 1000
+    held = TableState.bare(SET_SPECS).apply(transaction)
+    source, target = ip_address(POD).packed, ip_address(PEER).packed
+    assert [passes(held, Packet(source, target, "TCP", port)) for port in (80, 81)] == [True, False]
+    assert not list(renderer.too_large)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"to": [one_of(number) for number in range(2000)]},
+        {"to": [everywhere_but(number) for number in range(600)]},
+        {"to": [{**everywhere_but(0), "namespaceSelector": {"matchExpressions": [
+            {"key": "b", "operator": "NotIn", "values": [f"v{number}" for number in range(9000)]}]}}]},
+        {"ports": [{"port": f"p{number}"} for number in range(100_001)]},
+    ],
+    ids=["selectors", "selectors of all namespaces", "values of a selector", "ports"],
+)  # fmt: skip
+def test_a_policy_that_costs_too_much_isolates_and_allows_nothing(rule: dict[str, Any]) -> None:
+    renderer, transaction = rendered(policy(**rule), pods=1000)
+    assert [str(each) for each in renderer.too_large] == ["np:x/p"]
+    held = TableState.bare(SET_SPECS).apply(transaction)
+    assert not passes(held, Packet(ip_address(POD).packed, ip_address(PEER).packed, "TCP", 80))
+    assert sum(len(chain.rules) for chain in transaction.put_chains) == 1
+    evaluator = renderer._evaluator
+    renderer.update([evaluator.put(policy(to=[one_of(1)]))])
+    assert not list(renderer.too_large)
+
+
+def test_many_exceptions_are_fast() -> None:
+    """Linear: a square of them would be 10^8."""
+    exceptions = tuple(f"10.{number // 256}.{number % 256}.0/24" for number in range(0, 20_000, 2))
+    block = Block("10.0.0.0/8", exceptions)
+    assert len(list(united([block], 4))) > len(exceptions)
+    assert ip_address("10.0.1.9").packed in block
+    assert ip_address("10.0.2.9").packed not in block
+
+
+networks = st.builds(
+    lambda number, length: str(parse_network(f"10.0.0.{number}/{length}")), st.integers(0, 255), st.integers(26, 32)
+)
+blocks = st.builds(
+    Block, st.just("10.0.0.0/24") | networks, st.lists(networks, max_size=5).map(tuple)
+)  # fmt: skip
+
+
+@given(st.lists(blocks, max_size=4))
+def test_blocks_are_their_networks_without_their_exceptions(given: list[Block]) -> None:
+    """Also for exceptions that overlap, or lie outside."""
+    found = list(united(given, 4))
+    assert all(int(one.broadcast_address) < int(other.network_address) for one, other in pairwise(found))
+    for number in range(256):
+        address = ip_address(f"10.0.0.{number}")
+        expected = [
+            address in each.network and not any(address in without for without in each.excluded) for each in given
+        ]
+        assert [address.packed in each for each in given] == expected
+        assert any(address in network for network in found) == any(expected)
