@@ -6,14 +6,27 @@ paths stand beside peers and ports, and are formatted only for people.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
 from msgspec import Struct
 
 from percale.model.clusternetworkpolicy import Action
 from percale.model.field_path import FieldPath
-from percale.policy.rule_terms import Direction, DomainTerm, Peer, PodSelectorTerm, Port
+from percale.policy.rule_terms import (
+    AddressSet,
+    Block,
+    Direction,
+    DomainTerm,
+    NumberRanges,
+    Peer,
+    PodSelectorTerm,
+    Port,
+    PortName,
+    PortSpan,
+)
 
 T = TypeVar("T")
 
@@ -52,7 +65,7 @@ class RuleRef(NamedTuple):
         return "spec", self.direction, self.position
 
 
-class CompiledRule(Struct, frozen=True):
+class CompiledRule(Struct, frozen=True, dict=True):
     """`peers` None: all peers. `ports` None: all ports of every protocol, ICMP too. Empty: no peer, no port."""
 
     ref: RuleRef
@@ -64,6 +77,30 @@ class CompiledRule(Struct, frozen=True):
     port_fields: tuple[FieldPath, ...] = ()
     unknown_fields: tuple[FieldPath, ...] = ()
     """Peers and protocols that have only fields of a newer API. They allow nothing, and deny everything."""
+
+    @cached_property
+    def addresses(self) -> AddressSet:
+        """Of its blocks."""
+        return AddressSet(peer for peer in self.peers or () if isinstance(peer, Block))
+
+    @cached_property
+    def selectors(self) -> tuple[Peer, ...]:
+        """Its other peers."""
+        return tuple(peer for peer in self.peers or () if not isinstance(peer, Block))
+
+    @cached_property
+    def numbers(self) -> Mapping[str, NumberRanges]:
+        """Its ports by protocol."""
+        spans: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
+        for port in self.ports or ():
+            if isinstance(port, PortSpan):
+                spans[port.protocol].append((port.first, port.last))
+        return {protocol: NumberRanges(ranges) for protocol, ranges in spans.items()}
+
+    @cached_property
+    def port_names(self) -> frozenset[PortName]:
+        """Its ports by name."""
+        return frozenset(port for port in self.ports or () if isinstance(port, PortName))
 
     @property
     def placed_peers(self) -> Iterator[tuple[FieldPath, Peer]]:

@@ -1,4 +1,4 @@
-"""A limit on what one NetworkPolicy costs each node with pods of its, in time and elements. `renderer.py` checks it.
+"""A limit on what one NetworkPolicy costs each node with pods of its, in time and elements. `evaluator.py` checks it.
 
 A policy's author, who may write in one namespace, must not use up the agents' time, for which all policies wait.
 """

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from percale.model.meta import Object, ObjectKey
 from percale.model.namespace import Namespace
@@ -21,6 +22,7 @@ from percale.model.node import Node
 from percale.model.pod import Pod
 from percale.model.subnet_lease import SubnetLease
 from percale.policy.compiled_policy import DIRECTIONS, TIERS, CompiledPolicy, CompiledRule, PolicyKey, Tier
+from percale.policy.cost import is_too_large
 from percale.policy.flow_match import rule_matches
 from percale.policy.kinds.registry import POLICY_KINDS, PolicyKinds
 from percale.policy.node_index import NodeIndex
@@ -84,6 +86,10 @@ class Evaluator:
         self.node_index = NodeIndex()
         self._subjects: dict[PodSelectorTerm, dict[PolicyKey, None]] = {}
         self._classes: dict[tuple[PolicyKey, ...], PolicyClass] = {}
+        self.too_large: set[PolicyKey] = set()
+        """The policies whose rules are left out for what they would cost."""
+        self._judged: set[PolicyKey] = set()
+        """Those for which this was decided: when a class has them first, until they change."""
         for obj in sorted(objects, key=lambda each: isinstance(each, Pod)):
             self.put(obj)
 
@@ -147,6 +153,8 @@ class Evaluator:
 
     def _release(self, policy: CompiledPolicy, *, keep_subject: bool = False) -> None:
         self.selector_index.unwatch(policy.subject)
+        self._judged.discard(policy.key)
+        self.too_large.discard(policy.key)
         if not keep_subject:
             del self._subjects[policy.subject][policy.key]
             if not self._subjects[policy.subject]:
@@ -180,8 +188,16 @@ class Evaluator:
         order = sorted(found, key=lambda key: (_TIER_ORDER[policies[key].tier], policies[key].priority, key.name, key))
         known = self._classes.get(keys := tuple(order))
         if known is None:
-            known = self._classes[keys] = PolicyClass(tuple(policies[key] for key in order))
+            known = self._classes[keys] = PolicyClass(tuple(self._affordable(policies[key]) for key in order))
         return known
+
+    def _affordable(self, policy: CompiledPolicy) -> CompiledPolicy:
+        """A NetworkPolicy that is too large isolates its pods and allows nothing."""
+        if policy.key not in self._judged:
+            self._judged.add(policy.key)
+            if policy.tier == "NetworkPolicy" and is_too_large(policy, self.selector_index):
+                self.too_large.add(policy.key)
+        return replace(policy, egress=(), ingress=()) if policy.key in self.too_large else policy
 
     def flow_end(self, address: bytes) -> FlowEnd:
         """The pod or node that owns this packed address."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from percale.policy.compiled_policy import CompiledRule
 from percale.policy.node_index import NodeIndex
 from percale.policy.pod_facts import PodFacts
@@ -14,8 +12,7 @@ from percale.policy.rule_terms import (
     NodeSelectorTerm,
     Peer,
     PodSelectorTerm,
-    Port,
-    PortSpan,
+    PortName,
 )
 from percale.policy.selector_index import SelectorIndex
 from percale.policy.verdict import Flow, FlowEnd
@@ -25,28 +22,31 @@ def rule_matches(
     rule: CompiledRule, peer: FlowEnd, flow: Flow, selector_index: SelectorIndex, node_index: NodeIndex
 ) -> bool:
     """Whether the rule matches the flow. Ports are the destination's, in both directions."""
-    return (rule.ports is None or ports_match(rule.ports, flow.protocol, flow.port, flow.destination.pod)) and (
-        rule.peers is None or any(peer_matches(each, peer, selector_index, node_index) for each in rule.peers)
+    return ports_match(rule, flow.protocol, flow.port, flow.destination.pod) and (
+        rule.peers is None
+        or peer.address in rule.addresses
+        or any(peer_matches(each, peer, selector_index, node_index) for each in rule.selectors)
     )
 
 
-def ports_match(ports: Iterable[Port], protocol: FlowProtocol, port: int | None, destination: PodFacts | None) -> bool:
-    """Whether one of these ports matches; ICMP has none."""
+def ports_match(rule: CompiledRule, protocol: FlowProtocol, port: int | None, destination: PodFacts | None) -> bool:
+    """Whether one of the rule's ports matches; ICMP has none."""
+    if rule.ports is None:
+        return True
     if port is None:
         return False
-    for each in ports:
-        if isinstance(each, PortSpan):
-            if each.protocol == protocol and each.first <= port <= each.last:
-                return True
-        elif destination is not None and any(
+    if protocol in rule.numbers and port in rule.numbers[protocol]:
+        return True
+    return (
+        bool(rule.port_names)
+        and destination is not None
+        and any(
             named.number == port
-            and named.name == each.name
             and named.protocol == protocol
-            and each.protocol in ("", protocol)
+            and not rule.port_names.isdisjoint((PortName(named.name), PortName(named.name, protocol)))
             for named in destination.ports
-        ):
-            return True
-    return False
+        )
+    )
 
 
 def peer_matches(peer: Peer, end: FlowEnd, selector_index: SelectorIndex, node_index: NodeIndex) -> bool:

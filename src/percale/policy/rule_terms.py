@@ -6,7 +6,7 @@ A term's name is a digest of its content: equal selectors are one term, indexed 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from hashlib import blake2b
 from typing import Literal, TypeAlias
@@ -100,17 +100,48 @@ class Block(Struct, frozen=True, dict=True):
         return tuple(left)
 
     @cached_property
-    def _packed_ranges(self) -> tuple[list[bytes], list[bytes]]:
-        size = len(self.network.network_address.packed)
-        return (
-            [first.to_bytes(size, "big") for first, _ in self.ranges],
-            [last.to_bytes(size, "big") for _, last in self.ranges],
-        )
+    def _addresses(self) -> AddressSet:
+        return AddressSet((self,))
 
     def __contains__(self, address: bytes) -> bool:
-        firsts, lasts = self._packed_ranges
-        position = bisect_right(firsts, address) - 1
-        return position >= 0 and len(address) == len(lasts[position]) and address <= lasts[position]
+        return address in self._addresses
+
+
+class NumberRanges:
+    """Numbers in ranges; `in` takes logarithmic time."""
+
+    __slots__ = ("_firsts", "_lasts", "pairs")
+
+    def __init__(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """They may overlap; `pairs` are disjoint, do not touch, and are in order."""
+        self.pairs: list[tuple[int, int]] = []
+        for first, last in sorted(ranges):
+            if self.pairs and first <= self.pairs[-1][1] + 1:
+                self.pairs[-1] = self.pairs[-1][0], max(self.pairs[-1][1], last)
+            else:
+                self.pairs.append((first, last))
+        self._firsts = [first for first, _ in self.pairs]
+        self._lasts = [last for _, last in self.pairs]
+
+    def __contains__(self, number: int) -> bool:
+        position = bisect_right(self._firsts, number) - 1
+        return position >= 0 and number <= self._lasts[position]
+
+
+class AddressSet:
+    """The union of blocks of both families, by the size of packed addresses."""
+
+    __slots__ = ("_ranges",)
+
+    def __init__(self, blocks: Iterable[Block]) -> None:
+        by_size: dict[int, list[tuple[int, int]]] = {4: [], 16: []}
+        for block in blocks:
+            by_size[block.network.max_prefixlen // 8] += block.ranges
+        self._ranges = {size: NumberRanges(ranges) for size, ranges in by_size.items() if ranges}
+
+    def __contains__(self, address: bytes) -> bool:
+        ranges = self._ranges.get(len(address))
+        return ranges is not None and int.from_bytes(address, "big") in ranges
 
 
 class NodeSelectorTerm(Struct, frozen=True):

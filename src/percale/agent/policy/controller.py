@@ -264,7 +264,7 @@ class PolicyController:
     def _render(self) -> Transaction:
         deltas, self._deltas = self._deltas, []
         transaction = self.renderer.update(deltas)
-        self._report_too_large(frozenset(self.renderer.too_large))
+        self._report_too_large(frozenset(self.evaluator.too_large))
         self._pending_recheck |= self.renderer.affected_addresses
         return transaction
 

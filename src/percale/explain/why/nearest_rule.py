@@ -197,7 +197,7 @@ def _from_block(block: Block, party: FlowEnd) -> Difference:
 
 def _port_differences(rule: CompiledRule, flow: Flow) -> Differences:
     """Of the port that is nearest."""
-    if rule.ports is None or ports_match(rule.ports, flow.protocol, flow.port, flow.destination.pod):
+    if ports_match(rule, flow.protocol, flow.port, flow.destination.pod) or rule.ports is None:
         return ()
     if not rule.ports:
         return (Difference("it means no port that is known here", weight=3),)

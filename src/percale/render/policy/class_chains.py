@@ -25,9 +25,9 @@ from percale.policy.rule_terms import (
     Direction,
     DomainTerm,
     NodeSelectorTerm,
+    NumberRanges,
     Peer,
     PodSelectorTerm,
-    PortName,
     PortSpan,
     canonical,
     digest,
@@ -230,15 +230,14 @@ class _RuleWriter:
         if rule.ports is None:
             yield ()
             return
-        spans = tuple(merged(port for port in rule.ports if isinstance(port, PortSpan)))
+        spans = tuple(merged(rule))
         if len(spans) == 1:
             yield tuple(_span(spans[0]))
         elif spans:
             yield (self._in_set(("l4proto", "th dport"), PortsSet(spans)),)
         names: dict[str, set[str]] = {}
-        for port in rule.ports:
-            if isinstance(port, PortName):
-                names.setdefault(port.protocol, set()).add(port.name)
+        for port in sorted(rule.port_names):
+            names.setdefault(port.protocol, set()).add(port.name)
         for protocol, ports in names.items():
             yield tuple(self._named(protocol, tuple(sorted(ports))))
 
@@ -274,28 +273,14 @@ def _span(span: PortSpan) -> Iterator[Match]:
     yield Equals("l4proto", PROTOCOL_NUMBERS[span.protocol])
 
 
-def merged(spans: Iterable[PortSpan]) -> Iterator[PortSpan]:
+def merged(rule: CompiledRule) -> Iterator[PortSpan]:
     """Spans that touch or overlap as one, for the kernel refuses ranges that overlap."""
-    last: PortSpan | None = None
-    for span in sorted(spans):
-        if last is not None and span.protocol == last.protocol and span.first <= last.last + 1:
-            last = PortSpan(last.protocol, last.first, max(last.last, span.last))
-            continue
-        if last is not None:
-            yield last
-        last = span
-    if last is not None:
-        yield last
+    for protocol, numbers in sorted(rule.numbers.items()):
+        yield from (PortSpan(protocol, first, last) for first, last in numbers.pairs)
 
 
 def united(blocks: Iterable[Block], version: int) -> Iterator[IPNetwork]:
     """The union of blocks of this IP version, each without its own exceptions: disjoint networks in order."""
-    ranges: list[tuple[int, int]] = []
-    for first, last in sorted(each for block in blocks for each in block.ranges):
-        if ranges and first <= ranges[-1][1] + 1:
-            ranges[-1] = ranges[-1][0], max(ranges[-1][1], last)
-        else:
-            ranges.append((first, last))
     address = IPv4Address if version == 4 else IPv6Address
-    for first, last in ranges:
+    for first, last in NumberRanges(each for block in blocks for each in block.ranges).pairs:
         yield from summarize_address_range(address(first), address(last))

@@ -17,13 +17,10 @@ from itertools import groupby
 from operator import itemgetter
 from typing import NamedTuple
 
-from msgspec.structs import replace
-
 from percale.model.ip_family import Family
 from percale.model.meta import ObjectKey
 from percale.model.pod import PROTOCOL_NUMBERS
 from percale.policy.compiled_policy import PolicyKey
-from percale.policy.cost import is_too_large
 from percale.policy.evaluator import Evaluator, PolicyClass, PolicyDelta
 from percale.policy.pod_facts import PodFacts
 from percale.policy.rule_terms import Direction, PodSelectorTerm, PortSpan
@@ -81,8 +78,6 @@ class PolicyRenderer:
         """The names of the sets in use, by a port name that they have and IP version."""
         self._address_sets: dict[str, frozenset[bytes]] = {}
         """Contents of the sets of node addresses and of domain names."""
-        self._too_large: dict[PolicyKey, bool] = {}
-        """Of the policies of `_classes`: decided when one is new or changed."""
         self.affected_addresses: frozenset[bytes] = frozenset()
         """The packed addresses whose connections may have another verdict since the last update."""
 
@@ -93,11 +88,6 @@ class PolicyRenderer:
             pod = self._selector_index.pods[pod_id]
             assert pod is not None
             yield pod
-
-    @property
-    def too_large(self) -> Iterator[PolicyKey]:
-        """The policies of local pods whose rules are left out for what they would cost."""
-        return (key for key, too_large in self._too_large.items() if too_large)
 
     # Changes
 
@@ -194,29 +184,13 @@ class PolicyRenderer:
             for direction in _MAPS:
                 key = _ClassKey(policies.keys, direction, version)
                 if key not in self._classes:
-                    self._classes[key] = class_chains(self._affordable(policies), direction, version)
+                    self._classes[key] = class_chains(policies, direction, version)
                 chains = self._classes[key]
                 if chains is not None:
                     keys.append(key)
                     elements[_ElementKey(_MAPS[direction][version], address)] = Verdict("jump", chains.chains[0].name)
                     elements[_ElementKey(SELF[version], address * 2)] = None
         return elements, tuple(keys)
-
-    def _affordable(self, policies: PolicyClass) -> PolicyClass:
-        """NetworkPolicies that are too large isolate their pods and allow nothing."""
-        for policy in policies.policies:
-            if policy.key not in self._too_large:
-                self._too_large[policy.key] = policy.tier == "NetworkPolicy" and is_too_large(
-                    policy, self._selector_index
-                )
-        if not any(self._too_large[key] for key in policies.keys):
-            return policies
-        return PolicyClass(
-            tuple(
-                replace(policy, egress=(), ingress=()) if self._too_large[policy.key] else policy
-                for policy in policies.policies
-            )
-        )
 
     def _addresses_selected_by(self, policies: set[PolicyKey]) -> set[bytes]:
         """The addresses of the pods that one of these policies selects; most changes concern no policy."""
@@ -241,15 +215,10 @@ class PolicyRenderer:
         if policies:
             for key in [key for key in self._classes if not policies.isdisjoint(key.policies)]:
                 del self._classes[key]
-            for policy in policies:
-                self._too_large.pop(policy, None)
 
     def _drop_unused_classes(self) -> None:
         used = {key for keys in self._keys.values() for key in keys}
         self._classes = {key: self._classes[key] for key in used}
-        if any(self._too_large.values()):
-            selecting = {policy for key in used for policy in key.policies}
-            self._too_large = {key: each for key, each in self._too_large.items() if key in selecting}
 
     def _chains(self) -> dict[str, Chain]:
         return {chain.name: chain for chains in self._classes.values() if chains is not None for chain in chains.chains}
