@@ -17,7 +17,7 @@ from bench.rows import Row, at_most, in_turn, ratio, run, seconds
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.netns import NetnsThread, anonymous_namespace
 from percale.kernel.nftables import batch
-from percale.kernel.nftables.commit import EventSubscriptions, commit_batch
+from percale.kernel.nftables.event_subscriptions import EventSubscriptions, commit_batch
 from percale.kernel.nftables.table import KernelNftTable
 from percale.render.nft.objects import Chain, ElementBatch, Equals, InSet, Rule, SetSpec, Transaction, Verdict
 

@@ -41,7 +41,7 @@ from percale.agent.service.proxier import ServiceProxier
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.netns import NetnsThread, anonymous_namespace
 from percale.kernel.nftables import batch
-from percale.kernel.nftables.commit import commit_batch
+from percale.kernel.nftables.event_subscriptions import commit_batch
 from percale.kernel.nftables.table import KernelNftTable
 from percale.model.meta import Object
 from percale.model.pod import Pod

@@ -35,7 +35,7 @@ from percale.model.service import (
     ServiceSpec,
     ServiceStatus,
 )
-from percale.render.network.masquerade import node_elements
+from percale.render.network.node_elements import node_elements
 from percale.render.network.pod_veth import source_elements
 from percale.render.nft.objects import POLICY_TABLE, TableSpec, Transaction
 from percale.render.policy import base_chains as policy_base

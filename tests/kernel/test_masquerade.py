@@ -20,7 +20,7 @@ from tests.kernel.conftest import Space
 from tests.kernel.nodes import DUAL, Fabric, Machine, Node, Pod, eventually
 
 from percale.model.addresses import IPAddress
-from percale.render.network.masquerade import node_elements
+from percale.render.network.node_elements import node_elements
 from percale.render.network.pod_veth import bridged_source_elements, source_elements
 
 VXLAN = {**DUAL, "Backend": {"Type": "vxlan"}}

@@ -25,7 +25,7 @@ from percale.kernel.netlink import socket as netlink
 from percale.kernel.netns import NetnsThread
 from percale.kernel.nftables import dump
 from percale.kernel.nftables.batch import BaseTable
-from percale.kernel.nftables.commit import SUBSYSTEM, EventSubscriptions
+from percale.kernel.nftables.event_subscriptions import SUBSYSTEM, EventSubscriptions
 from percale.kernel.nftables.table import KernelNftTable
 from percale.model.ip_family import Family
 from percale.render.nft.objects import (
@@ -395,7 +395,7 @@ async def test_one_wrong_element_among_many_changes_nothing(space: Space, nft_ta
 _WRITER = """
 import asyncio, sys
 from tests.kernel.test_nft_table_contents import MANY, many
-from percale.kernel.nftables.commit import EventSubscriptions
+from percale.kernel.nftables.event_subscriptions import EventSubscriptions
 from percale.kernel.nftables.table import KernelNftTable
 from percale.render.nft.objects import ElementBatch, Transaction
 

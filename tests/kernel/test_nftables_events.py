@@ -17,8 +17,8 @@ from percale.errors import KernelError
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.netlink.socket import Failure, Request
 from percale.kernel.netns import NetnsThread
-from percale.kernel.nftables import batch, commit
-from percale.kernel.nftables.commit import LARGE, EventSubscriptions
+from percale.kernel.nftables import batch, event_subscriptions
+from percale.kernel.nftables.event_subscriptions import LARGE, EventSubscriptions
 from percale.kernel.nftables.table import KernelNftTable
 from percale.render.nft.objects import ElementBatch, SetSpec, TableName, TableSpec, Transaction
 
@@ -49,12 +49,12 @@ def during(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], 
     def arrange(action: Callable[[], object]) -> None:
         def observed(socket: netlink.Socket, requests: Sequence[Request]) -> Failure | None:
             if sum(len(request.body) for request in requests) >= LARGE:
-                monkeypatch.setattr(commit, "commit_batch", plain)
+                monkeypatch.setattr(event_subscriptions, "commit_batch", plain)
                 action()
             return plain(socket, requests)
 
-        plain = commit.commit_batch
-        monkeypatch.setattr(commit, "commit_batch", observed)
+        plain = event_subscriptions.commit_batch
+        monkeypatch.setattr(event_subscriptions, "commit_batch", observed)
 
     return arrange
 
@@ -72,7 +72,7 @@ class Subscriber:
         self.subscriptions = EventSubscriptions()
         self.subscriptions.subscribe(self._socket, self._count)
         assert (
-            commit.commit_batch(
+            event_subscriptions.commit_batch(
                 self.theirs,
                 batch.encode_table(batch.BaseTable(b"", {}, {}), Transaction(put_sets=(MANY,)), {}).requests,
             )
@@ -112,14 +112,14 @@ def test_a_large_commit_of_ours_alone_is_nobodys_news(subscriber: Subscriber) ->
 def test_whoever_changes_something_during_it_is_not_heard_but_noticed(
     subscriber: Subscriber, during: Callable[[Callable[[], object]], None]
 ) -> None:
-    during(lambda: commit.commit_batch(subscriber.theirs, put(1, start=5_000)))
+    during(lambda: event_subscriptions.commit_batch(subscriber.theirs, put(1, start=5_000)))
     assert subscriber.subscriptions.commit(subscriber.ours, put(3_000)) is None
     assert (subscriber.lost, subscriber.was_notified()) == (1, False)
 
 
 def test_whoever_changes_something_afterwards_is_heard(subscriber: Subscriber) -> None:
     subscriber.subscriptions.commit(subscriber.ours, put(3_000))
-    commit.commit_batch(subscriber.theirs, put(1, start=5_000))
+    event_subscriptions.commit_batch(subscriber.theirs, put(1, start=5_000))
     assert (subscriber.lost, subscriber.was_notified()) == (0, True)
 
 
@@ -130,10 +130,10 @@ def test_a_refused_commit_is_no_ones_change_and_the_ear_hears_again(
     failure = subscriber.subscriptions.commit(subscriber.ours, [*put(3_000), nowhere])
     assert failure is not None
     assert (subscriber.lost, subscriber.was_notified()) == (0, False)
-    during(lambda: commit.commit_batch(subscriber.theirs, put(1, start=5_000)))
+    during(lambda: event_subscriptions.commit_batch(subscriber.theirs, put(1, start=5_000)))
     assert subscriber.subscriptions.commit(subscriber.ours, [*put(3_000), nowhere]) is not None
     assert (subscriber.lost, subscriber.was_notified()) == (1, False)
-    commit.commit_batch(subscriber.theirs, put(1, start=5_001))
+    event_subscriptions.commit_batch(subscriber.theirs, put(1, start=5_001))
     assert subscriber.was_notified()
 
 
@@ -146,19 +146,19 @@ def test_a_commit_that_breaks_off_may_have_been_made(
     during(break_off)
     with pytest.raises(TimeoutError):
         subscriber.subscriptions.commit(subscriber.ours, put(3_000))
-    commit.commit_batch(subscriber.theirs, put(1, start=5_001))
+    event_subscriptions.commit_batch(subscriber.theirs, put(1, start=5_001))
     assert (subscriber.lost, subscriber.was_notified()) == (1, True)
 
 
 def test_a_change_that_is_being_made_when_ours_begins_is_heard_or_noticed(subscriber: Subscriber) -> None:
     """The kernel counts a commit first and tells of it last."""
     began = time.perf_counter()
-    commit.commit_batch(subscriber.theirs, put(4_000))
+    event_subscriptions.commit_batch(subscriber.theirs, put(4_000))
     lasts = time.perf_counter() - began
     subscriber.was_notified()
     for step in range(1, 41):
         theirs, ours = put(4_000, start=step * 10_000), put(600, start=step * 10_000 + 5_000)
-        other = threading.Thread(target=commit.commit_batch, args=(subscriber.theirs, theirs))
+        other = threading.Thread(target=event_subscriptions.commit_batch, args=(subscriber.theirs, theirs))
         lost = subscriber.lost
         other.start()
         time.sleep(lasts * step / 40)

@@ -7,7 +7,7 @@ from tests.kernel.conftest import Space
 from tests.waiting import eventually
 
 from percale.kernel.netns import NetnsThread
-from percale.kernel.nftables.commit import EventSubscriptions
+from percale.kernel.nftables.event_subscriptions import EventSubscriptions
 from percale.kernel.nftables.text_table import TextTable
 from percale.render.nft.objects import TableName
 

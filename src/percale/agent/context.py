@@ -20,7 +20,7 @@ from percale.agent.problems import Problems
 from percale.agent.reporter import StatusReporter
 from percale.agent.systemd import PROBLEM_STATUS, notify
 from percale.errors import KernelError
-from percale.kernel.nftables.commit import EventSubscriptions
+from percale.kernel.nftables.event_subscriptions import EventSubscriptions
 from percale.kernel.nftables.table import KernelNftTable
 from percale.kernel.reconciler.reconciler import Reconciler
 from percale.kernel.rtnl.driver import KernelDriver

@@ -20,7 +20,7 @@ from percale.agent.context import AgentContext
 from percale.agent.logging import LineLog
 from percale.agent.network.foreign_networking import ForeignNetworking
 from percale.agent.network.own_networking import OwnNetworking
-from percale.agent.nft_table import NodeTable
+from percale.agent.node_table import NodeTable
 from percale.agent.policy.controller import PolicyController
 from percale.agent.policy.established_flows import established_flows
 from percale.agent.reporter import StatusReporter

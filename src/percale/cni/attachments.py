@@ -25,7 +25,7 @@ from percale.cni.pod_netns import PodNamespaces
 from percale.cni.records import Attachment, Records
 from percale.cni.requests import KubernetesPod
 from percale.errors import PercaleError, StateError
-from percale.ipam.address_pool import AddressPool, Claimant, Owner
+from percale.ipam.address_pool import AddressPool, Owner, PodOf
 from percale.kernel.reconciler.reconciler import Reconciler
 from percale.model.addresses import IPAddress
 from percale.render.link_kinds import Veth
@@ -88,7 +88,7 @@ class Attachments:
         records: Records,
         *,
         log: Log,
-        claimant: Claimant = lambda _: None,
+        pod_of: PodOf = lambda _: None,
         hooks: Sequence[PodHook] = (),
         log_command: Callable[[str], None] | None = None,
     ) -> None:
@@ -99,7 +99,7 @@ class Attachments:
         self._pool = pool
         self._records = records
         self._log = log
-        self._claimant = claimant
+        self._pod_of = pod_of
         self._hooks = hooks
         self._pod_namespaces = PodNamespaces(log_command)
         self._locks: WeakValueDictionary[Owner, asyncio.Lock] = WeakValueDictionary()
@@ -142,7 +142,7 @@ class Attachments:
                 self._log.warn("cannot clean up", container=owner.container, error=str(error))
 
     def _resume(self, attachment: Attachment) -> None:
-        if exists(attachment.wires.device):
+        if device_exists(attachment.wires.device):
             self._declare_attachment(attachment)
         elif Path(attachment.netns).exists():
             self.heal(_source(attachment.owner))
@@ -155,7 +155,7 @@ class Attachments:
         if allocation is None:
             return
         wires = self._wires(AttachRequest(owner, "", ""), allocation.addresses)
-        if exists(wires.device):
+        if device_exists(wires.device):
             self._declare(owner, host_objects(wires), guard_elements(wires))
 
     # ADD
@@ -169,7 +169,7 @@ class Attachments:
             request.owner,
             pod=str(request.pod) if request.pod else None,
             wanted=request.addresses,
-            claimant=self._claimant_but(request.pod),
+            pod_of=self._pod_of_other_than(request.pod),
         )
         wires = self._wires(request, addresses)
         attachment = Attachment(request.owner, request.network, request.netns, wires, request.pod, ports=request.ports)
@@ -184,12 +184,12 @@ class Attachments:
             raise
         return attachment
 
-    def _claimant_but(self, pod: KubernetesPod | None) -> Claimant:
+    def _pod_of_other_than(self, pod: KubernetesPod | None) -> PodOf:
         """A pod whose sandbox is new may have an address of its last one."""
         own = pod.key if pod is not None else None
 
         def another(address: IPAddress) -> object | None:
-            found = self._claimant(address)
+            found = self._pod_of(address)
             return found if found != own else None
 
         return another
@@ -273,7 +273,7 @@ class Attachments:
         """Withdraw the pair and all that depends on it."""
         if owner not in self._declared:
             device = host_device(owner.container, owner.ifname)
-            if not exists(device):
+            if not device_exists(device):
                 return
             # A stale device is not declared: it has to be declared before it can be withdrawn.
             self._declare(owner, (Link(device, Veth()),))
@@ -321,7 +321,7 @@ class Attachments:
     async def _heal(self, owner: Owner) -> None:
         async with self.exclusively(owner):
             attachment = self.find(owner)
-            if attachment is None or attachment.chained or exists(attachment.wires.device):
+            if attachment is None or attachment.chained or device_exists(attachment.wires.device):
                 return
             try:
                 namespace = os.open(attachment.netns, os.O_RDONLY | os.O_CLOEXEC)
@@ -360,7 +360,7 @@ def _owner(source: str) -> Owner | None:
     return Owner(container, ifname)
 
 
-def exists(device: str) -> bool:
+def device_exists(device: str) -> bool:
     """Whether the node has a device of this name."""
     try:
         socket.if_nametoindex(device)

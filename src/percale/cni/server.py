@@ -27,7 +27,7 @@ from percale.cni.requests import parse
 from percale.cni.results import LATEST, UNEXPECTED, CniError, as_cni_error, encode_error, encode_result
 from percale.cni.wire_format import Frame, answer_frame, read_frame
 from percale.errors import PercaleError
-from percale.ipam.address_pool import AddressPool, Claimant
+from percale.ipam.address_pool import AddressPool, PodOf
 from percale.kernel.reconciler.reconciler import Reconciler
 from percale.render.network.pod_veth import PodDefaults
 from percale.unix_socket import listen_at, peer_credentials
@@ -51,7 +51,7 @@ class CniServer:
         pool: AddressPool,
         records: Records,
         annotations: Annotations,
-        claimant: Claimant = lambda _: None,
+        pod_of: PodOf = lambda _: None,
         ready: Callable[[], Unready | None],
         log: Log,
         hooks: Sequence[PodHook] = (),
@@ -61,7 +61,7 @@ class CniServer:
         """`path` is the socket's, `records` is `Records(state_dir / "pods")`.
 
         `annotations(namespace, name)` gives a pod's annotations, {} when the pod is not known; it may wait for the store a
-        little, and raise StoreError. `claimant(address)` gives the key of the pod that has the address by its object, if any.
+        little, and raise StoreError. `pod_of(address)` gives the key of the pod that has the address by its object, if any.
         `ready()` says what is in the way of new pods, None when nothing is: ADD and STATUS answer with it. `hooks` are called
         in this order. `log_command` gets the command line of each change in a pod's namespace before it is made, `measure` each
         answered request's verb, exit code and how long it took.
@@ -74,7 +74,7 @@ class CniServer:
             pool,
             records,
             log=log,
-            claimant=claimant,
+            pod_of=pod_of,
             hooks=hooks,
             log_command=log_command,
         )

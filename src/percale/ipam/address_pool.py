@@ -29,7 +29,7 @@ _STALE_LINES = 4096
 """Obsolete lines before the journal is rewritten."""
 
 
-Claimant: TypeAlias = Callable[[IPAddress], object | None]
+PodOf: TypeAlias = Callable[[IPAddress], object | None]
 """The pod that has an address by its object: other nodes would take whoever gets the address for that pod."""
 
 
@@ -64,7 +64,7 @@ class AddressPool:
 
     def __init__(self, path: Path, node: str, subnets: NodeSubnets) -> None:
         self._where = f"node {node}"
-        self._families = tuple(_Family(subnet) for subnet in subnets)
+        self._families = tuple(_SubnetPool(subnet) for subnet in subnets)
         self._allocations: dict[Owner, Allocation] = {}
         self._users: dict[IPAddress, Allocation] = {}
         self._journal = Journal(path)
@@ -97,11 +97,11 @@ class AddressPool:
         *,
         pod: str | None = None,
         wanted: Iterable[IPAddress] = (),
-        claimant: Claimant = lambda _: None,
+        pod_of: PodOf = lambda _: None,
     ) -> tuple[IPAddress, ...]:
         """One address per family; idempotent for an owner. `wanted` ones are allocated or rejected.
 
-        One that has a claimant is not allocated. Raises AddressRefused, SubnetFull, StateError.
+        An address that the object of a pod has is not allocated. Raises AddressRefused, SubnetFull, StateError.
         """
         requested = self._validated(wanted)
         held = self._allocations.get(owner)
@@ -109,7 +109,7 @@ class AddressPool:
             if refused := [address for address in requested.values() if address not in held.addresses]:
                 raise AddressRefused(f"{refused[0]} was asked for, but {held} already has others", where=self._where)
             return held.addresses
-        addresses = tuple(self._choose(family, requested.get(family.version), claimant) for family in self._families)
+        addresses = tuple(self._choose(family, requested.get(family.version), pod_of) for family in self._families)
         self._journal.append([Allocated(*owner, tuple(map(str, addresses)), pod)])
         self._add(Allocation(owner, addresses, pod))
         self._lines_added(1)
@@ -148,12 +148,12 @@ class AddressPool:
                 )
         return requested
 
-    def _choose(self, family: _Family, requested: IPAddress | None, claimant: Claimant) -> IPAddress:
+    def _choose(self, family: _SubnetPool, requested: IPAddress | None, pod_of: PodOf) -> IPAddress:
         if requested is None:
-            return family.pick(self._users, claimant, self._where)
+            return family.pick(self._users, pod_of, self._where)
         if (user := self._users.get(requested)) is not None:
             raise AddressRefused(f"{requested} was asked for, but {user} has it", where=self._where)
-        if (other := claimant(requested)) is not None:
+        if (other := pod_of(requested)) is not None:
             raise AddressRefused(
                 f"{requested} was asked for, but the object of pod {other} has it",
                 where=self._where,
@@ -188,7 +188,7 @@ class AddressPool:
         if family is not None and family.in_window(address):
             family.released[address] = None
 
-    def _family(self, address: IPAddress) -> _Family | None:
+    def _family(self, address: IPAddress) -> _SubnetPool | None:
         """The family whose subnet contains the address."""
         return next((family for family in self._families if address in family.subnet), None)
 
@@ -230,7 +230,7 @@ class AddressPool:
             yield Allocated(*allocation.owner, tuple(map(str, allocation.addresses)), allocation.pod)
 
 
-class _Family:
+class _SubnetPool:
     """One family's subnet: its free addresses and their order of allocation."""
 
     def __init__(self, subnet: IPNetwork) -> None:
@@ -252,17 +252,17 @@ class _Family:
         """Whether it is allocated automatically."""
         return self.first <= int(address) <= self.last
 
-    def pick(self, users: Mapping[IPAddress, Allocation], claimant: Claimant, where: str) -> IPAddress:
+    def pick(self, users: Mapping[IPAddress, Allocation], pod_of: PodOf, where: str) -> IPAddress:
         """A free address: never-used ones first, then the least recently released. Raises SubnetFull."""
         while self._next <= self.last:
             address = type(self.subnet.network_address)(self._next)
             if address not in users and address not in self.released:
-                if claimant(address) is None:
+                if pod_of(address) is None:
                     return address
                 self.released[address] = None
             self._next += 1
         for address in self.released:
-            if claimant(address) is None:
+            if pod_of(address) is None:
                 return address
         kept = f", {len(self.released)} of them by objects of pods that are gone" if self.released else ""
         raise SubnetFull(

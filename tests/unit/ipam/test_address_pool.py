@@ -193,15 +193,15 @@ def test_an_address_that_a_pods_object_still_has_is_not_handed_out(pools: Pools)
     objects = dict.fromkeys(addresses("10.244.2.2", "10.244.2.4"), "default/old")
     pool.allocate(owner(1))
     pool.release(owner(1))
-    given = [str(pool.allocate(owner(number), claimant=objects.get)[0])[-1] for number in (2, 3, 4)]
+    given = [str(pool.allocate(owner(number), pod_of=objects.get)[0])[-1] for number in (2, 3, 4)]
     assert given == ["3", "5", "6"]
     with pytest.raises(SubnetFull, match=r"is full \(5 of 5, 2 of them by objects of pods that are gone\)"):
-        pool.allocate(owner(5), claimant=objects.get)
+        pool.allocate(owner(5), pod_of=objects.get)
     with pytest.raises(AddressRefused, match=r"10.244.2.4 was asked for, but the object of pod default/old has it"):
-        pool.allocate(owner(5), wanted=addresses("10.244.2.4"), claimant=objects.get)
-    assert pool.allocate(owner(2), claimant=lambda _: "default/old") == addresses("10.244.2.3")
+        pool.allocate(owner(5), wanted=addresses("10.244.2.4"), pod_of=objects.get)
+    assert pool.allocate(owner(2), pod_of=lambda _: "default/old") == addresses("10.244.2.3")
     objects.clear()
-    assert [str(pool.allocate(owner(number), claimant=objects.get)[0])[-1] for number in (5, 6)] == ["2", "4"]
+    assert [str(pool.allocate(owner(number), pod_of=objects.get)[0])[-1] for number in (5, 6)] == ["2", "4"]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from percale.render.network.base_chains import POD_DEVICE_PREFIX, network_tables
 from percale.render.network.elements import Element
-from percale.render.network.masquerade import node_elements
+from percale.render.network.node_elements import node_elements
 from percale.render.network.pod_veth import bridged_source_elements, source_elements
 from percale.render.network.tunnels import TunnelEnd, tunnel_elements
 from percale.render.nft.objects import TableSpec

@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, suppress
 from ipaddress import ip_address
 
 from percale.agent.context import AgentContext
-from percale.agent.nft_table import delete_service_table
+from percale.agent.node_table import delete_service_table
 from percale.agent.policy.controller import PolicyController
 from percale.agent.policy.foreign_pods import BRIDGES, ForeignPodMonitor
 from percale.agent.reporter import NetworkStatus, StatusReporter

@@ -27,14 +27,14 @@ from percale.agent.service.host_ports import HostPorts
 from percale.agent.state import ADDRESSES
 from percale.agent.status import Addresses, Pod
 from percale.backend.protocol import Backend, LocalNode
-from percale.cni.attachments import exists
+from percale.cni.attachments import device_exists
 from percale.cni.hooks import PodHook
 from percale.cni.operations import Unready
 from percale.cni.records import Records
 from percale.cni.server import CniServer
 from percale.errors import BadConfig, KernelError, StateError
 from percale.event_loop import yield_every
-from percale.ipam.address_pool import AddressPool, Claimant
+from percale.ipam.address_pool import AddressPool, PodOf
 from percale.kernel import sysctl
 from percale.model.ip_family import Family
 from percale.model.meta import ObjectKey
@@ -43,8 +43,8 @@ from percale.model.pod import Pod as PodObject
 from percale.model.subnet_lease import SubnetLease
 from percale.render.network.base_chains import network_tables
 from percale.render.network.fastpath import FastpathConfig, FastpathPod, FastpathRoute
-from percale.render.network.masquerade import node_elements
-from percale.render.network.pod_veth import PodDefaults, free_addresses
+from percale.render.network.node_elements import node_elements
+from percale.render.network.pod_veth import PodDefaults, unreachable_subnets
 from percale.render.objects import Sysctl
 from percale.store.protocol import Deleted, Snapshot, Upserted
 
@@ -70,7 +70,7 @@ class NodeNetwork:
         host_ports: HostPorts,
         fastpath: Fastpath,
         hooks: Sequence[PodHook],
-        claimant: Claimant,
+        pod_of: PodOf,
         ready: Callable[[], Unready | None],
     ) -> None:
         """`hooks` are called at each pod's ADD and DEL. Raises StateError."""
@@ -105,7 +105,7 @@ class NodeNetwork:
             pool=self._pool,
             records=records,
             annotations=self._annotations,
-            claimant=claimant,
+            pod_of=pod_of,
             ready=ready,
             log=context.log,
             hooks=hooks,
@@ -196,7 +196,7 @@ class NodeNetwork:
 
     def _declare_node(self, local: LocalNode) -> None:
         tunnels = self._backend.tunnel_ends(local)
-        self._reconciler.declare(DEVICE, (*self._backend.device(local), *free_addresses(self._subnets.subnets)))
+        self._reconciler.declare(DEVICE, (*self._backend.device(local), *unreachable_subnets(self._subnets.subnets)))
         self._host_ports.reserve("its tunnel", (("UDP", end.port) for end in tunnels))
         elements = node_elements(self._network.networks, self._subnets.subnets, tunnels, masquerade=self._config.ipMasq)
         self._tables.declare("node", elements)
@@ -235,11 +235,15 @@ class NodeNetwork:
         """The current routed pods of this node and the routes to the others'."""
         wires = [each.wires for each in self._records.attachments.values() if not each.chained]
         return FastpathConfig(
-            tuple(FastpathPod(each.device, each.ips) for each in wires if each.bridge is None and exists(each.device)),
+            tuple(
+                FastpathPod(each.device, each.ips)
+                for each in wires
+                if each.bridge is None and device_exists(each.device)
+            ),
             tuple(
                 FastpathRoute(route.dst, route.via, route.dev)
                 for route in self._peers.routes
-                if route.via is not None and route.dev is not None and exists(route.dev)
+                if route.via is not None and route.dev is not None and device_exists(route.dev)
             ),
             self._backend.pod_mtu(self._subnets.local),
         )

@@ -18,7 +18,7 @@ from percale.agent.network.fastpath import Fastpath
 from percale.agent.network.net_conf import configured_network
 from percale.agent.network.node_network import NodeNetwork
 from percale.agent.network.subnet_manager import acquire_subnets
-from percale.agent.nft_table import NodeTable
+from percale.agent.node_table import NodeTable
 from percale.agent.policy.controller import PolicyController
 from percale.agent.reporter import StatusReporter
 from percale.agent.service.conntrack_cleanup import conntrack_cleaner
@@ -96,7 +96,7 @@ class OwnNetworking:
             host_ports=self._host_ports,
             fastpath=self._fastpath,
             hooks=(self._policies, self._host_ports),
-            claimant=self._policies.address_owner,
+            pod_of=self._policies.address_owner,
             ready=self._reporter.unready,
         )
         self._reporter.source = node

@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from percale.agent.events import Events, InvolvedObject
-from percale.agent.nft_table import NodeTable
+from percale.agent.node_table import NodeTable
 from percale.agent.problems import Problems
 from percale.kernel.nftables.table import NftTable
 from percale.render.network.elements import DeclaredElements, Element

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from percale.agent.events import InvolvedObject
 from percale.agent.informer import STORE, Change, Informer
-from percale.agent.nft_table import NodeTable
+from percale.agent.node_table import NodeTable
 from percale.agent.policy.domain_names import DomainResolver
 from percale.agent.problems import Problems
 from percale.cni.records import Attachment

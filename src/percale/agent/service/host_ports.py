@@ -21,7 +21,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from percale.agent.events import InvolvedObject
-from percale.agent.nft_table import NodeTable
+from percale.agent.node_table import NodeTable
 from percale.agent.problems import Problems
 from percale.agent.service.conntrack_cleanup import ANY_ADDRESS, ConntrackCleaner, Served
 from percale.cni.records import Attachment

@@ -7,7 +7,7 @@ import asyncio
 from percale.agent.config.loader import service_config
 from percale.agent.context import AgentContext
 from percale.agent.informer import Subscription
-from percale.agent.nft_table import SERVICE_BYTES, NodeTable, delete_service_table
+from percale.agent.node_table import SERVICE_BYTES, NodeTable, delete_service_table
 from percale.agent.policy.controller import PolicyController
 from percale.agent.service.conntrack_cleanup import ConntrackCleaner
 from percale.agent.service.host_ports import HostPorts

@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry
 
 from percale.agent.events import Events, InvolvedObject
 from percale.agent.informer import Change, Subscription
-from percale.agent.nft_table import NodeTable
+from percale.agent.node_table import NodeTable
 from percale.agent.problems import Problems
 from percale.agent.service.conntrack_cleanup import ConntrackCleaner, Served
 from percale.agent.service.health_check_ports import HealthCheck, HealthChecks

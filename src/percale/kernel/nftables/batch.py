@@ -19,7 +19,7 @@ from percale.errors import KernelError
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.netlink.socket import Request, attribute, nested, text, u32_network
 from percale.kernel.nftables import bulk_elements, rule_codec, set_codec
-from percale.kernel.nftables.commit import SUBSYSTEM
+from percale.kernel.nftables.event_subscriptions import SUBSYSTEM
 from percale.kernel.nftables.messages import (
     CHAIN_NAME,
     DELCHAIN,

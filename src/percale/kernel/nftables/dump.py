@@ -15,7 +15,7 @@ from percale.kernel.netlink import socket as netlink
 from percale.kernel.netlink.socket import attribute, attribute_list, attributes, nested, string, text
 from percale.kernel.nftables import bulk_elements, rule_codec, set_codec
 from percale.kernel.nftables.batch import BaseChain, BaseSet, BaseTable
-from percale.kernel.nftables.commit import SUBSYSTEM
+from percale.kernel.nftables.event_subscriptions import SUBSYSTEM
 from percale.kernel.nftables.messages import (
     CHAIN_HOOK,
     CHAIN_NAME,

@@ -7,7 +7,7 @@ import struct
 
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.netlink.socket import Request, text
-from percale.kernel.nftables.commit import SUBSYSTEM, commit_batch
+from percale.kernel.nftables.event_subscriptions import SUBSYSTEM, commit_batch
 from percale.render.nft.objects import TableFamily, TableName
 
 NEWTABLE, GETTABLE, DELTABLE = 0, 1, 2

@@ -7,7 +7,7 @@
 A sync that the kernel rejects as a whole is applied in parts (`portions.py`), without the parts that it rejects. The table of
 a previous run is read at the start, while the sections are still reading the store.
 
-The event loop never waits for the kernel. Called by `agent/nft_table.py`; `fake_table.py` is the public fake.
+The event loop never waits for the kernel. Called by `agent/node_table.py`; `fake_table.py` is the public fake.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from percale.event_loop import WorkerThread
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.netns import CurrentNetns, NetnsExecutor, NetnsThread, anonymous_namespace
 from percale.kernel.nftables.batch import BaseTable, Batch, encode_table, encode_transaction
-from percale.kernel.nftables.commit import EventSubscriptions
 from percale.kernel.nftables.dump import TableDump, read_elements, read_table
+from percale.kernel.nftables.event_subscriptions import EventSubscriptions
 from percale.kernel.nftables.messages import remove_table
 from percale.kernel.nftables.nft_program import run_nft
 from percale.kernel.nftables.portions import TAKES_NOTHING, Refused, apply_in_portions, closed, size_of

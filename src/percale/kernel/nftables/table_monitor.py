@@ -8,7 +8,7 @@ import errno
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.netlink.socket import attributes, string
 from percale.kernel.netns import NetnsExecutor
-from percale.kernel.nftables.commit import SUBSYSTEM, EventSubscriptions
+from percale.kernel.nftables.event_subscriptions import SUBSYSTEM, EventSubscriptions
 from percale.kernel.nftables.foreign_changes import ForeignChanges
 from percale.kernel.nftables.messages import FAMILIES, NEWGENERATION, TABLE_OF_ANYTHING
 from percale.render.nft.objects import TableName

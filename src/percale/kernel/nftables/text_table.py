@@ -12,7 +12,7 @@ from contextlib import closing
 
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.netns import CurrentNetns, NetnsExecutor
-from percale.kernel.nftables.commit import SUBSYSTEM, EventSubscriptions
+from percale.kernel.nftables.event_subscriptions import SUBSYSTEM, EventSubscriptions
 from percale.kernel.nftables.messages import GETTABLE, remove_table, table_header
 from percale.kernel.nftables.nft_program import run_nft
 from percale.kernel.nftables.table_monitor import TableMonitor

@@ -23,7 +23,7 @@ from percale.kernel.netlink import socket as netlink
 from percale.kernel.netlink.socket import Message, Request, attribute, attribute_list, attributes, nested, string, text
 from percale.kernel.netlink.socket import u32_network as u32
 from percale.kernel.netns import NetnsExecutor
-from percale.kernel.nftables.commit import SUBSYSTEM, commit_batch
+from percale.kernel.nftables.event_subscriptions import SUBSYSTEM, commit_batch
 from percale.kernel.nftables.messages import (
     CHAIN_HOOK,
     CHAIN_NAME,

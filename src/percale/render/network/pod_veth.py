@@ -246,7 +246,7 @@ def _bridge_ipv6(bridge: str, used: bool) -> Iterator[Sysctl]:
         yield Sysctl(setting + "disable_ipv6", "1")
 
 
-def free_addresses(subnets: NodeSubnets) -> tuple[KernelObject, ...]:
+def unreachable_subnets(subnets: NodeSubnets) -> tuple[KernelObject, ...]:
     """Packets to unassigned addresses of this node's subnet are dropped instead of following the default route."""
     return tuple(Route(subnet, metric=_LAST_METRIC, kind="unreachable") for subnet in subnets)
 

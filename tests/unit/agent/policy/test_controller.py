@@ -14,7 +14,7 @@ from tests.waiting import eventually
 from percale.agent.events import Events
 from percale.agent.informer import Informer
 from percale.agent.logging import LineLog
-from percale.agent.nft_table import NodeTable
+from percale.agent.node_table import NodeTable
 from percale.agent.policy.controller import PolicyController
 from percale.agent.problems import Problems
 from percale.cni.records import Attachment

@@ -11,7 +11,7 @@ import pytest
 from percale.agent.events import Events, InvolvedObject
 from percale.agent.informer import Informer
 from percale.agent.logging import LineLog
-from percale.agent.nft_table import NodeTable
+from percale.agent.node_table import NodeTable
 from percale.agent.policy.controller import PolicyController
 from percale.agent.problems import Problems
 from percale.kernel.nftables.fake_table import FakeNftTable

@@ -11,10 +11,10 @@ import pytest
 from msgspec import Struct
 from tests.waiting import eventually
 
-from percale.agent import nft_table as module
+from percale.agent import node_table as module
 from percale.agent.events import Events, InvolvedObject
 from percale.agent.logging import LineLog
-from percale.agent.nft_table import NodeTable
+from percale.agent.node_table import NodeTable
 from percale.agent.problems import Problems
 from percale.errors import KernelError
 from percale.kernel.nftables.fake_table import FakeNftTable
