@@ -6,7 +6,10 @@ MINUTES := 1
 
 PROGRAMS = $$(scripts/kubernetes-binaries)
 
-.PHONY: setup setup-tests demo check test kubernetes test-cluster fresh fuzz bench docs lock clean
+.PHONY: help setup setup-tests demo check test kubernetes test-cluster fresh fuzz bench docs lock clean
+
+help:                            ## what can be typed here
+	@awk -F ' *## ' '/^[a-z-]+:.*## / { sub(/:.*/, "", $$1); printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 setup: $(VENV)/.ready            ## system packages (when root), .venv, percale in it
 
@@ -47,12 +50,13 @@ fresh: SUITE ?= bookworm
 fresh:                           ## the above on a bare Debian, made for it and removed again: SUITE=bookworm or trixie
 	scripts/fresh $(SUITE)
 
-fuzz: setup-tests                    ## policies over many more generated worlds, and odd documents for MINUTES=10; other ones each time
+fuzz: setup-tests                ## policies over many more generated worlds, and odd documents for MINUTES=10; other ones each time
 	$(BIN)/python -m pytest -q --hypothesis-profile=fuzz tests/kernel/test_policy_worlds.py tests/unit/policy tests/unit/render/policy/test_renderer.py
 	end=$$((SECONDS + $(MINUTES) * 60)); while $(BIN)/python -m pytest -q --hypothesis-profile=fuzz tests/unit/inputs && ((SECONDS < end)); do :; done; ((SECONDS >= end))
 
-bench: setup-tests               ## side by side in one run; prints ratios
-	$(BIN)/python -m bench
+bench: setup                     ## side by side with what Percale replaces, in one run: some ten minutes, or NAMES="peers matrix"
+	@scripts/system-packages tests
+	$(BIN)/python -m bench $(NAMES)
 
 docs: setup                      ## what the docs claim about commands, written again from the commands
 	$(BIN)/python -m docs.generate
@@ -61,6 +65,6 @@ lock: pyproject.toml             ## hashed locks
 	uv pip compile -q --generate-hashes --no-emit-index-url --no-header --universal --python-version 3.11 pyproject.toml -o requirements/run.txt
 	uv pip compile -q --generate-hashes --no-emit-index-url --no-header --universal --python-version 3.11 --group dev pyproject.toml -o requirements/dev.txt
 
-clean:
+clean:                           ## what the above have made in this directory
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,25 +1,66 @@
-"""`python -m bench [NAME…]`: runs each benchmark in a network namespace of its own and prints one table."""
+"""`python -m bench [NAME…]`: says what it will do, runs each benchmark in a network namespace of its own, prints one table."""
 
 from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 from bench.rows import HEADING
 from percale.kernel import syscalls
 
-NAMES = ("decode", "peers", "memory", "cni", "lab_up", "datapath", "elements", "matrix", "policies", "services")
+
+class Benchmark(NamedTuple):
+    """Seconds are about those on a machine with two cores; `programs` are those that Percale itself does not need."""
+
+    what: str
+    seconds: int
+    programs: tuple[str, ...] = ()
+
+
+BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
+    {
+        "decode": Benchmark("10,000 pods from JSON to objects", 1),
+        "peers": Benchmark("5,000 peers from cold, against pyroute2", 35),
+        "memory": Benchmark("an agent's memory with 5,000 nodes and 10,000 pods", 6),
+        "cni": Benchmark("ADD and DEL, against bridge, host-local and portmap", 30, ("/usr/lib/cni/bridge",)),
+        "lab_up": Benchmark("percale lab up of 6 and of 300 pods", 40),
+        "datapath": Benchmark(
+            "TCP and ping from pod to pod, against the same network without a firewall", 105, ("iperf3",)
+        ),
+        "elements": Benchmark("100,000 map elements, against nft -f", 15, ("nft",)),
+        "matrix": Benchmark("the reachability of 10,000 pods", 20),
+        "policies": Benchmark("policies from objects to the kernel, and per packet", 120, ("iperf3",)),
+        "services": Benchmark("Services, against a chain for each and for each endpoint", 180, ("iperf3", "wrk")),
+    }
+)
+
+
+def _plan(names: Sequence[str]) -> Iterator[str]:
+    minutes = sum(BENCHMARKS[name].seconds for name in names) / 60
+    yield f"In network namespaces of their own, which are removed again, {max(1, round(minutes))} min in all:"
+    for name in names:
+        yield f"  {name:10} about {BENCHMARKS[name].seconds:3} s   {BENCHMARKS[name].what}"
+    yield ""
 
 
 def main() -> int:
     """Exit code 1 when a goal was missed."""
-    names = sys.argv[1:] or NAMES
-    unknown = sorted(set(names) - set(NAMES))
+    names = sys.argv[1:] or list(BENCHMARKS)
+    unknown = sorted(set(names) - set(BENCHMARKS))
     if unknown:
-        print(f"bench: no such benchmark: {', '.join(unknown)}; there are {', '.join(NAMES)}", file=sys.stderr)
+        print(f"bench: no such benchmark: {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}", file=sys.stderr)
         return 2
+    programs = dict.fromkeys(program for name in names for program in BENCHMARKS[name].programs)
+    if missing := [program for program in programs if shutil.which(program) is None]:
+        print(f"bench: {', '.join(missing)} missing; type: sudo scripts/system-packages tests", file=sys.stderr)
+        return 2
+    print(*_plan(names), sep="\n", flush=True)
     if os.geteuid() != 0:
         syscalls.become_root_of_new_user_namespace()
     syscalls.unshare(syscalls.CLONE_NEWNS)

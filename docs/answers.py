@@ -42,6 +42,7 @@ _IN_TIME = "not in time"
 
 ANSWERS: Mapping[str, Answer] = {
     "agent": Answer("it was stopped"),
+    "completion": Answer("shown"),
     "lab add-node": Answer(),
     "lab apply": Answer(),
     "lab cut": Answer(),

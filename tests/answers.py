@@ -61,6 +61,7 @@ FILES = {
 """In the directory where the questions are asked."""
 
 WITHOUT_A_LAB: Mapping[str, Mapping[str, int]] = {
+    "completion": {"bash": 0, "zsh": 0, "fish": 0},
     "lab down": {"--all": 0},
     "lab list": {"": 0},
     "matrix": {"-f world.yaml": 0, "-f world.yaml --diff world.yaml": 0, "-f world.yaml --diff closed.yaml": 1},
@@ -109,6 +110,7 @@ ELSEWHERE = {
 
 NO_ANSWER: Mapping[str, str] = {
     "agent": "--config nosuch.yaml",
+    "completion": "csh",
     "lab add-node": "node4",
     "lab apply": "-f world.yaml",
     "lab cut": "node1 node2",

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 
 class LazyGroup(click.Group):
@@ -21,11 +22,22 @@ class LazyGroup(click.Group):
     def list_commands(self, _context: click.Context) -> list[str]:
         return sorted(self._helps)
 
-    def get_command(self, _context: click.Context, name: str) -> click.Command | None:
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name not in self._helps:
             return None
         module = vars(importlib.import_module(self._modules.format(name)))
-        return next(each for each in module.values() if isinstance(each, click.Command) and each.name == name)
+        command = next(each for each in module.values() if isinstance(each, click.Command) and each.name == name)
+        if context.resilient_parsing:  # a shell completes a word
+            from percale.cli.completion import with_completers
+
+            with_completers(command)
+        return command
+
+    def shell_complete(self, context: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The names of the commands, without their modules, and the group's own options."""
+        names = (CompletionItem(name, help=text) for name, text in sorted(self._helps.items()))
+        options = click.Command.shell_complete(self, context, incomplete)
+        return [*(each for each in names if each.value.startswith(incomplete)), *options]
 
     def format_commands(self, _context: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

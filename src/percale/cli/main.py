@@ -22,6 +22,7 @@ from percale.printable import printable_output
 COMMANDS: Mapping[str, str] = MappingProxyType(
     {
         "agent": "Run the agent of this node: pod addresses, routes, tunnels.",
+        "completion": "The script that completes words in bash, zsh or fish.",
         "lab": "A cluster on this machine: nodes and pods are network namespaces, agents and packets are real.",
         "matrix": "Who reaches whom on which ports, and what changed manifests would open and close.",
         "policy": "Check NetworkPolicies: errors as the API server's, and what people get wrong.",
@@ -52,6 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(arguments: Sequence[str]) -> int:
     try:
+        if instruction := os.environ.get("_PERCALE_COMPLETE"):
+            from percale.cli.completion import complete
+
+            return complete(percale, instruction)
         code = percale.main(args=list(arguments), prog_name="percale", standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt):
         return 130
