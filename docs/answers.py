@@ -22,6 +22,7 @@ from percale.explain.matrix.document import DiffDocument, MatrixDocument
 from percale.explain.services.document import ServiceDocument as ShownService
 from percale.explain.services.list import Row
 from percale.explain.why.document import ConnectionDocument, ServiceDocument
+from percale.lab.api.status import LabStatus, RunningLab
 from percale.service.packet_lookup import Answer as Resolved
 
 KUBERNETES = "the object as Kubernetes has it; of several a List"
@@ -47,19 +48,21 @@ ANSWERS: Mapping[str, Answer] = {
     "lab apply": Answer(),
     "lab cut": Answer(),
     "lab delete": Answer(),
+    "lab describe": Answer("there"),
     "lab down": Answer(),
     "lab exec": Answer("the program's own", other=_PROGRAM),
     "lab get": Answer("there", json=KUBERNETES),
     "lab heal": Answer(),
     "lab label": Answer(),
-    "lab list": Answer(),
+    "lab list": Answer("shown", json={"an array": RunningLab}),
+    "lab logs": Answer("shown"),
     "lab node": Answer("the program's own", other=_PROGRAM),
     "lab probe": Answer("allowed", "refused, unreachable, timeout", {"": ProbeDocument}),
     "lab remove-node": Answer(),
     "lab restart-agent": Answer(),
     "lab rollout status": Answer("complete", _IN_TIME),
     "lab scale": Answer(),
-    "lab status": Answer(),
+    "lab status": Answer("shown", json={"": LabStatus}),
     "lab tcpdump": Answer("tcpdump's own", other=_PROGRAM),
     "lab up": Answer("all nodes and pods are Ready", _IN_TIME + "; the lab runs"),
     "lab wait": Answer("all conditions hold", _IN_TIME),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -43,6 +44,14 @@ def test_up_shows_nodes_and_pods_and_what_to_type_next(percale: Person) -> None:
     assert machine_state() == before
     assert list((percale.runtime / "percale/labs").iterdir()) == []
     until(lambda: not processes_of(percale.runtime))
+
+
+def test_a_lab_without_pods_names_what_to_apply_next_and_what_to_ask_then(percale: Person) -> None:
+    shown = percale.out("lab", "up", "--name", "two")
+    assert "3 nodes and 0 pods are ready after" in shown
+    commands = re.findall(r"^  percale (.*)$", shown, re.MULTILINE)
+    assert commands[0] == "lab apply --lab two -f examples/services/by-name.yaml"
+    assert [percale.out(*command.split()) for command in commands][2].startswith("allowed: by-name/client → nginx, ")
 
 
 def test_the_commands_of_the_documentation(percale: Person) -> None:
@@ -107,6 +116,12 @@ def test_two_labs_side_by_side(percale: Person) -> None:
     listed = percale.out("lab", "list")
     assert re.search(r"^lab +\d+ +3 +3 +3 +10\.244\.0\.0/16 +vxlan$", listed, re.MULTILINE)
     assert re.search(r"^two +\d+ +3 +0 +0 +172\.33\.0\.0/16 +host-gw$", listed, re.MULTILINE)
+    (one, two) = json.loads(percale.out("lab", "list", "-o", "json"))
+    assert one == {
+        **{"name": "lab", "pid": pid_of(percale), "network": "10.244.0.0/16", "backend": "vxlan"},
+        **{"nodes": 3, "pods": 3, "ready": 3},
+    }
+    assert two["name"] == "two"
     assert percale.complaint("lab", "up") == (
         f"percale: a lab named lab is running already (pid {pid_of(percale)});"
         " end it with: percale lab down lab, or start another with --name"
@@ -116,6 +131,7 @@ def test_two_labs_side_by_side(percale: Person) -> None:
     assert "one-segment" not in percale.out("lab", "status", "--lab", "two")
     assert percale.out("lab", "down", "--all") == "ended: two\n"
     assert percale.out("lab", "list") == "no lab is running; start one: percale lab up\n"
+    assert json.loads(percale.out("lab", "list", "-o", "json")) == []
     assert "no lab named lab is running" in percale.complaint("lab", "down")
 
 

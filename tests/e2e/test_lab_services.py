@@ -11,7 +11,7 @@ from typing import Any
 from tests.e2e.conftest import PERCALE, Person
 from tests.waiting import until
 
-WGET = ("exec", "-n", "gomo-test", "busybox", "--", "wget", "--spider", "--timeout=1")
+WGET = ("exec", "-n", "by-name", "client", "--", "wget", "--spider", "--timeout=1")
 
 WEB = """
 apiVersion: v1
@@ -38,23 +38,23 @@ def test_by_name(percale: Person) -> None:
     assert "3 nodes and 3 pods are ready" in shown
     assert "kube-system" not in shown
     percale("lab", *WGET, "nginx")
-    for name in ("nginx", "nginx.gomo-test", "nginx.gomo-test.svc.cluster.local"):
-        told = probed(percale, "-n", "gomo-test", "busybox", name, "80")
+    for name in ("nginx", "nginx.by-name", "nginx.by-name.svc.cluster.local"):
+        told = probed(percale, "-n", "by-name", "client", name, "80")
         pod = percale.pods()[told["answered"]["name"]]
         assert told["answered"]["kind"] == "pod"
         assert told["answered"]["node"] == pod["spec"]["nodeName"]
-        client = percale.pods()["gomo-test/busybox"]["status"]["podIP"]
+        client = percale.pods()["by-name/client"]["status"]["podIP"]
         assert told["answered"]["client"].rpartition(":")[0] == client
-    text = percale.out("lab", "probe", "gomo-test/busybox", "svc/gomo-test/nginx", "80")
+    text = percale.out("lab", "probe", "by-name/client", "svc/by-name/nginx", "80")
     assert re.match(
-        r"allowed: gomo-test/busybox → svc/gomo-test/nginx, 10\.96\.\d+\.\d+:80/tcp, [\d.]+ ms;"
-        r" pod gomo-test/nginx-\S+ on node\d saw 10\.244\.",
+        r"allowed: by-name/client → svc/by-name/nginx, 10\.96\.\d+\.\d+:80/tcp, [\d.]+ ms;"
+        r" pod by-name/nginx-\S+ on node\d saw 10\.244\.",
         text,
     )
-    assert percale.probe("gomo-test/busybox", "svc/gomo-test/nginx", "81") == "refused"
-    assert percale.probe("gomo-test/busybox", "outside", "80") == "allowed"
-    assert percale.probe("gomo-test/busybox", "svc/kube-system/kube-dns", "53/udp") == "allowed"
-    table = percale.out("lab", "get", "endpointslices", "-n", "gomo-test").splitlines()
+    assert percale.probe("by-name/client", "svc/by-name/nginx", "81") == "refused"
+    assert percale.probe("by-name/client", "outside", "80") == "allowed"
+    assert percale.probe("by-name/client", "svc/kube-system/kube-dns", "53/udp") == "allowed"
+    table = percale.out("lab", "get", "endpointslices", "-n", "by-name").splitlines()
     assert re.match(r"nginx-ipv4-0 +IPv4 +80 +10\.244\.\d+\.\d+,10\.244\.\d+\.\d+ +\d+s$", table[1])
     assert re.search(r"^kube-system +dns +1/1 +Running", percale.out("lab", "get", "pods", "-A"), re.MULTILINE)
 
@@ -91,32 +91,34 @@ def test_from_outside(percale: Person) -> None:
     percale("lab", "up", "-f", "examples/services/node-port.yaml")
     for node in ("node1", "node2", "node3"):
         assert probed(percale, "external/outside", f"node/{node}", "30080")["answered"]["name"].startswith(
-            "default/web-"
+            "node-port/web-"
         )
-    shown = percale.out("lab", "get", "services")
+    shown = percale.out("lab", "get", "services", "-n", "node-port")
     assert re.search(r"^shop +LoadBalancer +10\.96\.\d+\.\d+ +198\.51\.100\.1 +80:3\d{4}/TCP ", shown, re.MULTILINE)
     for _ in range(5):
         told = probed(percale, "external/outside", "198.51.100.1", "80")
-        assert told["to"] == "svc/default/shop"
+        assert told["to"] == "svc/node-port/shop"
         assert told["answered"]["client"].rpartition(":")[0] == "203.0.113.2"
 
 
 def test_an_outside_database(percale: Person) -> None:
     percale("lab", "up", "-f", "examples/services/outside-database.yaml")
-    told = probed(percale, "client", "db", "5432")
-    assert (told["answered"]["kind"], told["answered"]["name"]) == ("host", "database")
+    there = ("-n", "outside-database")
+    told = probed(percale, "-n", "outside-database", "client", "db", "5432")
+    assert (told["answered"]["kind"], told["answered"]["name"]) == ("host", "outside")
     assert (
-        percale.out("lab", "exec", "client", "--", "getent", "hosts", "db").split()[1] == "db.default.svc.cluster.local"
+        percale.out("lab", "exec", *there, "client", "--", "getent", "hosts", "db").split()[1]
+        == "db.outside-database.svc.cluster.local"
     )
-    shown = percale.out("lab", "get", "endpointslices")
-    assert re.search(r"^db-mirrored-0 +IPv4 +5432 +203\.0\.113\.20 ", shown, re.MULTILINE)
-    assert re.search(r"^db +203\.0\.113\.20:5432 ", percale.out("lab", "get", "endpoints"), re.MULTILINE)
+    shown = percale.out("lab", "get", "endpointslices", *there)
+    assert re.search(r"^db-mirrored-0 +IPv4 +80 +203\.0\.113\.2 ", shown, re.MULTILINE)
+    assert re.search(r"^db +203\.0\.113\.2:80 ", percale.out("lab", "get", "endpoints", *there), re.MULTILINE)
 
 
 def test_affinity(percale: Person) -> None:
     percale("lab", "up", "-f", "examples/services/affinity.yaml")
-    assert len({probed(percale, "visitor", "cart", "80")["answered"]["name"] for _ in range(8)}) == 1
-    assert probed(percale, "other", "cart", "80")["result"] == "allowed"
+    assert len({probed(percale, "-n", "affinity", "visitor", "cart", "80")["answered"]["name"] for _ in range(8)}) == 1
+    assert probed(percale, "-n", "affinity", "other", "cart", "80")["result"] == "allowed"
 
 
 NAMED = """
@@ -176,7 +178,7 @@ def test_pods_of_a_stateful_set_by_their_names_and_a_pod_at_its_nodes_ports(perc
 
 def test_an_address_or_port_that_is_taken_is_refused_and_nothing_is_applied(percale: Person) -> None:
     percale("lab", "up", "-f", "examples/services/node-port.yaml")
-    taken = percale.out("lab", "get", "svc", "web", "-o", "json")
+    taken = percale.out("lab", "get", "svc", "web", "-n", "node-port", "-o", "json")
     address = json.loads(taken)["spec"]["clusterIP"]
     good = WEB.format(name="good", type="ClusterIP", more="")
     for bad, said in (
@@ -195,7 +197,7 @@ def test_an_address_or_port_that_is_taken_is_refused_and_nothing_is_applied(perc
         assert "stdin:7: Service default/bad: spec." in complaint
         assert said in complaint
     assert "there is no service good" in percale.complaint("lab", "get", "svc", "good")
-    assert percale.out("lab", "get", "svc", "web", "-o", "json") == taken
+    assert percale.out("lab", "get", "svc", "web", "-n", "node-port", "-o", "json") == taken
     assert percale.out("lab", "apply", "-f", "examples/services/node-port.yaml").splitlines() == [
         "deployment.apps/web unchanged",
         "service/web unchanged",

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO
 
 import pytest
 from tests.e2e.conftest import PERCALE, ROOT, Person
+from tests.waiting import until
 
 NS = ("-n", "gomo-test")
 
@@ -16,6 +21,22 @@ NS = ("-n", "gomo-test")
 def lab(percale: Person) -> Person:
     percale("lab", "up", "-f", "examples/nginx.yaml")
     return percale
+
+
+@contextmanager
+def following(lab: Person, *arguments: str) -> Iterator[IO[str]]:
+    """What a command prints that goes on until Ctrl-C."""
+    running = subprocess.Popen(
+        [PERCALE, "lab", *arguments], stdout=subprocess.PIPE, text=True, cwd=ROOT, env=lab.environment
+    )
+    try:
+        assert running.stdout is not None
+        yield running.stdout
+        running.send_signal(signal.SIGINT)
+        assert running.wait(10) == 130
+    finally:
+        running.kill()
+        running.communicate()
 
 
 def test_templates_and_lists_of_several_kinds(lab: Person) -> None:
@@ -42,32 +63,41 @@ def test_templates_and_lists_of_several_kinds(lab: Person) -> None:
 
 
 def test_watching_shows_each_change_and_goes_on(lab: Person) -> None:
-    watching = subprocess.Popen(
-        [PERCALE, "lab", "get", "deploy", *NS, "-w"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env=lab.environment,
-    )
-    try:
-        assert watching.stdout is not None
-        head = watching.stdout.readline()
-        assert head.split()[:2] == ["NAME", "READY"]
-        assert watching.stdout.readline().split()[1] == "2/2"
+    with following(lab, "get", "deploy", *NS, "-w") as lines:
+        assert lines.readline().split()[:2] == ["NAME", "READY"]
+        assert lines.readline().split()[1] == "2/2"
         lab("lab", "scale", "deploy/nginx", "--replicas", "3", *NS)
         seen: list[str] = []
         while not seen or seen[-1].split()[1] != "3/3":
-            seen.append(watching.stdout.readline())
+            seen.append(lines.readline())
         assert seen[0].split()[1] == "2/3"
         assert all(line.index("/") == seen[0].index("/") for line in seen)
         lab("lab", "delete", "deploy", "nginx", *NS)
-        assert watching.stdout.readline().split()[:2] == ["nginx", "3/3"]
-        watching.send_signal(signal.SIGINT)
-        assert watching.wait(10) == 130
-    finally:
-        watching.kill()
-        watching.communicate()
+        assert lines.readline().split()[:2] == ["nginx", "3/3"]
+
+
+def test_describe_and_logs(lab: Person) -> None:
+    lab("lab", "apply", "-f", "examples/busybox.yaml", "-f", "examples/access-nginx.yaml")
+    lab("lab", "wait", "--for=condition=Ready", "pod", "--all", *NS)
+    lab("lab", "scale", "deploy/nginx", "--replicas", "1", *NS)
+    until(lambda: len(lab.pods()) == 3)
+    assert lab.probe("gomo-test/busybox-access", "svc/gomo-test/nginx", "80") == "allowed"
+    address = lab.pods()["gomo-test/busybox-access"]["status"]["podIP"]
+    (line,) = lab.out("lab", "logs", "deploy/nginx", *NS).splitlines()
+    assert re.search(rf"Z {address}:\d+ → 10\.244\.\d+\.\d+:80/tcp \"GET / HTTP/1.0\"$", line)
+    assert "nothing answers for gomo-test/busybox" in lab.complaint("lab", "logs", "busybox", *NS)
+    with following(lab, "logs", "-f", "--tail", "1", "deploy/nginx", *NS) as lines:
+        assert lines.readline() == f"{line}\n"
+        assert lab.probe("gomo-test/busybox-access", "svc/gomo-test/nginx", "80") == "allowed"
+        assert lines.readline() not in ("", f"{line}\n")
+    page = lab.out("lab", "describe", "pod", "-l", "run=nginx", *NS)
+    assert re.search(r"^Network Policies: +access-nginx$", page, re.MULTILINE)
+    assert re.search(
+        r"^Endpoints: +10\.244\.\d+\.\d+:80  nginx-", lab.out("lab", "describe", "svc/nginx", *NS), re.MULTILINE
+    )
+    assert re.search(r"^Agent: +ready, pid \d+, 0 restarts$", lab.out("lab", "describe", "no", "node1"), re.MULTILINE)
+    assert "    From:\n      PodSelector: access=true\n" in lab.out("lab", "describe", "netpol", *NS)
+    assert "there is no pod x" in lab.complaint("lab", "describe", "pod", "x")
 
 
 def test_waiting_for_states(lab: Person) -> None:

@@ -5,19 +5,25 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from percale.agent.problems import Problem
 
 
 class Peer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Another node's lease; `problem` says why it is not reachable, or not in all of its address families."""
+    """Another node's lease; `problem` says why it is not reachable, or not in all of its address families.
+
+    `path` is that of packets between the nodes' pods: by a tunnel, or direct; None: there is none.
+    """
 
     node: str
     subnets: tuple[str, ...]
     publicIPs: tuple[str, ...]
     backend: str
     reached: bool
+    path: Literal["direct", "tunnel"] | None = None
     problem: str | None = None
 
 

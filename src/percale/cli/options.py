@@ -70,3 +70,8 @@ def lab_option(command: F) -> F:
 def namespace_option(command: F) -> F:
     """`-n NAMESPACE`."""
     return click.option("-n", "--namespace", metavar="NS", help="The objects' namespace (default: default).")(command)
+
+
+def output_option(command: F) -> F:
+    """`-o json`; without it for people."""
+    return click.option("-o", "--output", type=click.Choice(["json"]), help="JSON instead of a table.")(command)

@@ -49,9 +49,16 @@ def lines(status: Status, now: float) -> Iterator[str]:
     yield ""
     yield from _section(
         "PEERS",
-        ("NODE", "SUBNETS", "ADDRESSES", "BACKEND", "STATE"),
+        ("NODE", "SUBNETS", "ADDRESSES", "BACKEND", "PATH", "STATE"),
         [
-            (peer.node, ", ".join(peer.subnets), ", ".join(peer.publicIPs), peer.backend, _state(peer))
+            (
+                peer.node,
+                ", ".join(peer.subnets),
+                ", ".join(peer.publicIPs),
+                peer.backend,
+                peer.path or "none",
+                _state(peer),
+            )
             for peer in status.peers
         ],
     )

@@ -1,4 +1,4 @@
-"""Admission of Services, EndpointSlices and Endpoints as in the API server: validation, cluster IPs, node ports. Pure.
+"""Admission as in the API server: Services, EndpointSlices and Endpoints are checked, cluster IPs and node ports allocated. Pure.
 
     ManifestEntry ─ validate ─ allocate ─▶ ManifestEntry with its addresses, or BadManifest with all errors
 
@@ -8,20 +8,21 @@ Called by `lab up` and `lab apply`. Services written directly into the store are
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import replace
 
 from percale.controllers import cluster_dns
-from percale.controllers.service_allocator import Allocations
+from percale.controllers.service_allocator import AdmissionResult, Allocations
 from percale.controllers.service_networks import ServiceNetworks
 from percale.errors import BadManifest
 from percale.model.endpoints import Endpoints, EndpointSlice
 from percale.model.manifest.decode import ManifestEntry
 from percale.model.manifest.diagnostics import combined
 from percale.model.manifest.encode import to_json
-from percale.model.meta import Object
+from percale.model.meta import Object, ObjectKey
+from percale.model.namespace import Namespace
 from percale.model.service import Service
 from percale.model.validation.field_errors import FieldError
 from percale.model.validation.service import check_endpoint_slice, check_endpoints, check_service
@@ -41,12 +42,19 @@ def admit(found: Sequence[ManifestEntry], known: Iterable[Service], networks: Se
     errors = [error for key, result in results.items() for error in _located(new[key], result.errors)]
     if errors:
         raise combined(errors)
-    return [
-        replace(new[each.object.key], object=results[each.object.key].service)
-        if isinstance(each.object, Service)
-        else each
-        for each in found
-    ]
+    return [_completed(each, new, results) for each in found]
+
+
+def _completed(
+    each: ManifestEntry, new: Mapping[ObjectKey, ManifestEntry], results: Mapping[ObjectKey, AdmissionResult]
+) -> ManifestEntry:
+    """A Service with its addresses, a namespace with the label that has its name."""
+    obj = each.object
+    if isinstance(obj, Service):
+        return replace(new[obj.key], object=results[obj.key].service)
+    if isinstance(obj, Namespace):
+        return replace(each, object=replace(obj, metadata=replace(obj.metadata, labels=dict(obj.labels))))
+    return each
 
 
 def _validation_errors(each: ManifestEntry) -> Iterator[FieldError]:

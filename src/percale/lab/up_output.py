@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import percale
 from percale.lab.controller import LabConfig
 from percale.lab.process.bootstrap import Event
 from percale.lab.run_dir import DEFAULT_NAME
@@ -16,6 +20,8 @@ from percale.text_columns import columns
 Echo = Callable[[str], None]
 
 _READY_AFTER = "READY AFTER"
+_FIRST_EXAMPLE = "services/by-name.yaml"
+"""For a lab without pods."""
 _MOST_PODS = 20
 """Rows of a large lab's table; the others are counted."""
 
@@ -119,6 +125,10 @@ class UpProgress:
     def _suggestions(self, pairs: Sequence[dict[str, str]]) -> Iterator[str]:
         """Commands that work with the pods that are there."""
         lab = self._option
+        if not self._pods_printed:
+            yield f"percale lab apply{lab} -f {shlex.quote(str(_example(_FIRST_EXAMPLE)))}"
+            yield f"percale lab wait{lab} --for=condition=Ready pod --all -n by-name"
+            yield f"percale lab probe{lab} -n by-name client nginx 80"
         yield f"percale lab get pods -A -o wide{lab}"
         for pair in pairs:
             yield f"percale lab probe{lab} {pair['from']} {pair['to']} {pair['port']}"
@@ -145,6 +155,15 @@ class UpProgress:
 
     def _row(self, widths: Sequence[int], *cells: str) -> None:
         self.echo(next(columns([cells], least=widths)))
+
+
+def _example(name: str) -> Path:
+    """An example of the checkout, or of the installed package; as it is typed here."""
+    package = Path(percale.__file__).parent
+    found = next((each for each in (package / "examples", package.parents[1] / "examples") if each.is_dir()), package)
+    with suppress(ValueError):
+        return (found / name).relative_to(Path.cwd())
+    return found / name
 
 
 def warnings(machines: Topology, network: NetworkConfig) -> Iterator[str]:

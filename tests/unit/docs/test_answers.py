@@ -75,7 +75,8 @@ def test_an_answer_has_its_code_and_its_json(
     capsys.readouterr()
     if path in WITH_JSON:
         assert percale(*path.split(), *shlex.split(arguments), "-o", "json") == code
-        assert documents(path, json.loads(capsys.readouterr().out))
+        document = json.loads(capsys.readouterr().out)
+        assert document == [] or documents(path, document)
 
 
 @pytest.mark.parametrize(("path", "arguments"), answers.NO_ANSWER.items())

@@ -240,5 +240,7 @@ REQUESTS: Any = [
         "timeout_seconds": 0.1,
     },
     {"verb": "room", "target": "node/node1", "namespace": None},
+    {"verb": "describe", "wanted": [{"kind": "pods"}], "namespace": None, "everywhere": True, "selector": ""},
+    {"verb": "logs", "target": "default/a", "namespace": None, "after": 0, "patience": 0.01},
     *({"verb": verb} for verb in ("about", "status", "missing", "hosts", "names")),
 ]

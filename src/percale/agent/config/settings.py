@@ -79,6 +79,8 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     publicIP: str | None = None
     publicIPv6: str | None = None
     ipMasq: bool = True
+    probePeers: bool = True
+    """Ask peers by echo requests whether they answer."""
     stateDir: AbsolutePath = "/var/lib/percale"
     runDir: AbsolutePath = "/run/percale"
     http: Listen | None = "127.0.0.1:9099"

@@ -19,6 +19,7 @@ from percale.agent.context import AgentContext
 from percale.agent.informer import STORE, Change, Subscription
 from percale.agent.network.backend_process import BackendSupervisor
 from percale.agent.network.fastpath import Fastpath
+from percale.agent.network.peer_probes import PeerProbes
 from percale.agent.network.peers import Peers
 from percale.agent.network.subnet_manager import SubnetManager
 from percale.agent.network.tables import NetworkTables
@@ -89,14 +90,17 @@ class NodeNetwork:
         self._tables = NetworkTables(
             network_tables(subnets.subnets), context.problems, context.events, context.nft_table
         )
+        self._probes = PeerProbes(context.log)
         self._peers = Peers(
             subnets.local,
             backend,
             context.reconciler.declare,
             self._tables.declare,
+            set_targets=self._probes.set_targets,
             log=context.log,
             problems=context.problems,
         )
+        self._probes.on_silent = self._peers.set_silent
         self._cni = CniServer(
             Path(config.cni.socket),
             defaults=self._pod_defaults(),
@@ -127,6 +131,8 @@ class NodeNetwork:
         tasks.create_task(self._subnets.renew(), name="renew")
         if self._supervisor is not None:
             tasks.create_task(self._supervisor.run(), name="backend")
+        if self._config.probePeers:
+            tasks.create_task(self._probes.run(), name="probes")
         self._declare_node(self._subnets.local)
         tasks.create_task(self._tables.run(), name="network tables")
         try:

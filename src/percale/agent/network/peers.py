@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from percale.agent.logging import Log
 from percale.agent.problems import Problems
@@ -18,6 +19,7 @@ from percale.agent.status import Peer
 from percale.backend.lease_conflicts import LeaseConflicts, refusal
 from percale.backend.protocol import Backend, LocalNode, PeerObjects
 from percale.errors import AgentError
+from percale.model.addresses import IPAddress
 from percale.model.subnet_lease import SubnetLease
 from percale.render.network.elements import Element
 from percale.render.network.tunnels import peer_element
@@ -31,12 +33,27 @@ Declare = Callable[[str, Iterable[KernelObject]], None]
 
 @dataclass(slots=True)
 class _Peer:
-    """`problem`: why it, or one of its address families, is not reachable."""
+    """`left_out`: why it, or one of its address families, has no objects. `silent`: gateways that do not answer."""
 
     lease: SubnetLease
     routes: tuple[Route, ...] = ()
-    reached: bool = False
-    problem: str | None = None
+    addresses: bool = False
+    """It is reached in one address family at least, if it answers."""
+    left_out: str | None = None
+    silent: tuple[IPAddress, ...] = ()
+
+    @property
+    def gateways(self) -> tuple[IPAddress, ...]:
+        return tuple(route.via for route in self.routes if route.via is not None)
+
+    @property
+    def reached(self) -> bool:
+        return self.addresses and not (self.silent and set(self.silent) >= set(self.gateways))
+
+    @property
+    def problem(self) -> str | None:
+        silence = f"no answer from {' and '.join(map(str, self.silent))}" if self.silent else None
+        return self.left_out or silence
 
 
 class Peers:
@@ -49,6 +66,7 @@ class Peers:
         declare: Declare,
         declare_elements: Callable[[str, Iterable[Element]], None],
         *,
+        set_targets: Callable[[str, tuple[IPAddress, ...]], None] = lambda _peer, _gateways: None,
         log: Log,
         problems: Problems,
     ) -> None:
@@ -56,6 +74,7 @@ class Peers:
         self._backend = backend
         self._declare = declare
         self._declare_elements = declare_elements
+        self._set_targets = set_targets
         self._log = log
         self._problems = problems
         self._with_problem: dict[str, None] = {}
@@ -137,7 +156,19 @@ class Peers:
         self._with_problem.pop(name, None)
         self._declare(_source(name), ())
         self._declare_elements(_source(name), ())
+        self._set_targets(name, ())
         self._render_unblocked()
+        self._report()
+
+    def set_silent(self, name: str, gateways: tuple[IPAddress, ...]) -> None:
+        """These gateways of a peer do not answer; the others do."""
+        peer = self._peers.get(name)
+        if peer is None:
+            return
+        reached = peer.reached
+        peer.silent = gateways
+        self._after_change(name, peer, reached)
+        self._log.info("peer silent" if gateways else "peer answers", node=peer.lease.spec.node, gateways=peer.gateways)
         self._report()
 
     def update_local(self, local: LocalNode) -> Iterator[None]:
@@ -159,6 +190,7 @@ class Peers:
                 subnets=tuple(map(str, peer.lease.spec.subnets)),
                 publicIPs=_public_ips(peer.lease),
                 backend=peer.lease.spec.backendType,
+                path=self._path(peer),
                 reached=peer.reached,
                 problem=peer.problem,
             )
@@ -169,22 +201,36 @@ class Peers:
         peer = self._peers[name]
         rendered = self._rendered(name, peer.lease)
         objects, problem = rendered.objects, rendered.problem
-        if problem is not None and problem != peer.problem:
+        if problem is not None and problem != peer.left_out:
             self._log.warn(
                 "peer not reached" if not rendered.addresses else "peer partly reached", lease=name, reason=problem
             )
-        elif problem is None and peer.problem is not None:
+        elif problem is None and peer.left_out is not None:
             self._log.info("peer reached", lease=name)
-        reached = bool(rendered.addresses)
-        self._reached += reached - peer.reached
-        peer.reached, peer.problem = reached, problem
-        if problem is not None:
+        reached, gateways = peer.reached, peer.gateways
+        peer.addresses, peer.left_out = bool(rendered.addresses), problem
+        peer.routes = tuple(each for each in objects if isinstance(each, Route))
+        if peer.gateways != gateways:
+            peer.silent = ()
+            self._set_targets(name, peer.gateways)
+        self._after_change(name, peer, reached)
+        self._declare(_source(name), objects)
+        self._declare_elements(_source(name), map(peer_element, rendered.addresses))
+
+    def _after_change(self, name: str, peer: _Peer, reached: bool) -> None:
+        """`reached` is what it was before."""
+        self._reached += peer.reached - reached
+        if peer.problem is not None:
             self._with_problem[name] = None
         else:
             self._with_problem.pop(name, None)
-        peer.routes = tuple(each for each in objects if isinstance(each, Route))
-        self._declare(_source(name), objects)
-        self._declare_elements(_source(name), map(peer_element, rendered.addresses))
+
+    def _path(self, peer: _Peer) -> Literal["direct", "tunnel"] | None:
+        """Direct: by the nodes' own network, without a tunnel's device."""
+        if not peer.routes:
+            return None
+        underlay = {each.interface.name for each in self._local.families.values()}
+        return "direct" if all(route.dev in underlay for route in peer.routes) else "tunnel"
 
     def _report(self) -> None:
         """A problem for all of them together: a node may have thousands of peers."""

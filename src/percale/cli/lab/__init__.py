@@ -1,6 +1,9 @@
 """`percale lab`: a cluster on this machine. Here its life: up, down, list, status; the other verbs are in the modules here.
 
-objects.py   get apply delete scale label          what the cluster says
+get.py       get                                   what the cluster says
+describe.py  describe logs
+wait.py      wait rollout
+objects.py   apply delete scale label
 shell.py     exec node tcpdump                     this machine's tools, in there
 watch.py     watch
 probe.py     probe
@@ -9,8 +12,13 @@ machines.py  cut heal add-node remove-node restart-agent
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import click
 
+from percale.cli.lab.describe import describe, logs
 from percale.cli.lab.get import get
 from percale.cli.lab.machines import add_node, cut, heal, remove_node, restart_agent
 from percale.cli.lab.objects import apply, delete, label, scale
@@ -18,8 +26,11 @@ from percale.cli.lab.probe import probe
 from percale.cli.lab.shell import enter_node, enter_pod, tcpdump
 from percale.cli.lab.wait import rollout, wait
 from percale.cli.lab.watch import watch
-from percale.cli.options import lab_option, validate_option, validation
+from percale.cli.options import lab_option, output_option, validate_option, validation
 from percale.text_columns import table
+
+if TYPE_CHECKING:
+    from percale.lab.api.status import MachineStatus, PeerStatus
 
 
 class _InOrder(click.Group):
@@ -75,39 +86,70 @@ def down(name: str, everything: bool) -> int:
 
 
 @lab.command("list")
-def list_labs() -> int:
+@output_option
+def list_labs(output: str | None) -> int:
     """The labs that are running."""
+    from percale.cli.json_output import format_json
     from percale.lab import run_dir
     from percale.lab.api.client import ask
+    from percale.lab.api.status import RunningLab
 
-    rows = [["NAME", "PID", "NODES", "PODS", "READY", "NETWORK", "BACKEND"]]
-    for each, pid in run_dir.all_running():
-        about = ask(each, "about")
-        counts = [about[key] for key in ("nodes", "pods", "ready", "network", "backend")]
-        rows.append([each.name, str(pid), *map(str, counts)])
-    click.echo(table(rows) if rows[1:] else "no lab is running; start one: percale lab up")
+    labs = [RunningLab(**ask(each, "about"), name=each.name, pid=pid) for each, pid in run_dir.all_running()]
+    if output == "json":
+        click.echo(format_json(labs))
+        return 0
+    head = ["NAME", "PID", "NODES", "PODS", "READY", "NETWORK", "BACKEND"]
+    rows = [[lab.name, *map(str, (lab.pid, lab.nodes, lab.pods, lab.ready)), lab.network, lab.backend] for lab in labs]
+    click.echo(table([head, *rows]) if rows else "no lab is running; start one: percale lab up")
     return 0
 
 
 @lab.command()
+@output_option
 @lab_option
-def status(lab: str) -> int:
-    """Nodes, agents, pods, cuts, and what is wrong."""
+def status(output: str | None, lab: str) -> int:
+    """Nodes, agents, peers as each agent sees them, pods, cuts, and what is wrong."""
+    import msgspec
+
+    from percale.cli.json_output import format_json
     from percale.lab.api.client import ask
+    from percale.lab.api.status import LabStatus
     from percale.lab.run_dir import locate
 
     found = locate(lab)
-    content = ask(found, "status")
-    click.echo(f"lab {lab}: network {content['network']}, backend {content['backend']}, files in {found.directory}\n")
-    click.echo(table(content["machines"]))
-    click.echo(f"\npods: {content['ready']} of {content['pods']} Ready")
-    for line in content["problems"]:
+    seen = msgspec.convert(ask(found, "status"), LabStatus)
+    if output == "json":
+        click.echo(format_json(seen))
+        return 0
+    click.echo(f"lab {lab}: network {seen.network}, backend {seen.backend}, files in {found.directory}\n")
+    head = ["MACHINE", "SEGMENT", "ADDRESS", "POD-SUBNET", "PEERS", "AGENT", "RESTARTS"]
+    click.echo(table([head, *map(_machine_row, seen.machines)]))
+    click.echo(f"\npods: {seen.ready} of {seen.pods} Ready")
+    for line in (*seen.problems, *(f"cut: {one} and {other} cannot reach each other" for one, other in seen.cuts)):
         click.echo(line)
     return 0
 
 
+def _machine_row(machine: MachineStatus) -> list[str]:
+    row = [machine.name, machine.segment, machine.address]
+    agent = machine.agent
+    if agent is None:
+        return [*row, "-", "-", "-", "-"]
+    state = f"ready, pid {agent.pid}" if agent.ready else "not ready" if agent.pid else "dead"
+    return [*row, ",".join(machine.subnets) or "none yet", _peers(machine.peers), state, str(agent.restarts)]
+
+
+def _peers(peers: Sequence[PeerStatus] | None) -> str:
+    """`1 direct, 2 tunnel, 1 not reached`."""
+    if peers is None:
+        return "unknown"
+    counts = Counter(each.path if each.reached and each.path else "not reached" for each in peers)
+    return ", ".join(f"{counts[word]} {word}" for word in ("direct", "tunnel", "not reached") if counts[word]) or "none"
+
+
 for _verb in (
     get,
+    describe,
     apply,
     delete,
     scale,
@@ -117,6 +159,7 @@ for _verb in (
     enter_pod,
     enter_node,
     tcpdump,
+    logs,
     probe,
     watch,
     cut,

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import click
 
-from percale.cli.lab import jsonpath
 from percale.cli.lab.requests import get_objects, wanted_objects
 from percale.cli.options import lab_option, namespace_option
 from percale.errors import NotFound
@@ -103,6 +102,8 @@ def _printer(output: str | None, *, single: bool) -> Callable[[Sequence[Section]
 
 def _encoder(output: str) -> Callable[[Any], str]:
     if output.startswith(_TEMPLATE):
+        from percale.cli.lab import jsonpath
+
         template = jsonpath.parse(output.removeprefix(_TEMPLATE))
         return lambda document: jsonpath.render(template, document)
     if output == "json":

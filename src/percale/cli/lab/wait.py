@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import click
 
-from percale.cli.lab import jsonpath
 from percale.cli.lab.requests import get_objects, wanted_objects
 from percale.cli.options import lab_option, namespace_option
 from percale.errors import LabError, NotFound, NotInTime
@@ -120,6 +119,8 @@ def wait(
     answer = ask(None, 0)
     while wanted_state == "create" and answer["missing"] and (left := deadline - time.monotonic()) > 0:
         answer = ask(answer["revision"], left)
+    if answer["missing"] and wanted_state == "create":
+        raise NotInTime("; ".join(answer["missing"]))
     if answer["missing"] and not condition.deleted:
         raise NotFound("; ".join(answer["missing"]))
     pending = dict(_objects(answer))
@@ -153,6 +154,8 @@ def _is_met(condition: _Condition, obj: Plain | None, key: Key) -> bool:
 
 def _condition(text: str) -> _Condition:
     """Raises BadJsonPath."""
+    from percale.cli.lab import jsonpath
+
     match text.partition("="):
         case ("delete", "", _):
             return _Condition(lambda _: False, "condition met", deleted=True)
@@ -164,7 +167,7 @@ def _condition(text: str) -> _Condition:
         case ("jsonpath", "=", rest) if rest:
             template, _, value = _split_template(rest)
             nodes = jsonpath.parse(template if "{" in template else f"{{{template}}}")
-            return _Condition(lambda obj: _has_value(jsonpath.values(nodes, obj), value))
+            return _Condition(lambda obj: _has_value(list(map(jsonpath.to_text, jsonpath.values(nodes, obj))), value))
     raise click.BadParameter(
         f"{text!r}: say condition=Ready, delete, create, or jsonpath='{{.status.phase}}'=Running", param_hint="--for"
     )
@@ -183,9 +186,9 @@ def _has_condition(obj: Plain, kind: str, status: str) -> bool:
     return any(each["type"].lower() == kind.lower() and each["status"].lower() == status.lower() for each in conditions)
 
 
-def _has_value(found: Sequence[Any], value: str) -> bool:
+def _has_value(found: Sequence[str], value: str) -> bool:
     """One value, which is this text; without a text any value."""
-    return [jsonpath.to_text(each) for each in found] == [value] if value else bool(found)
+    return found == [value] if value else bool(found)
 
 
 @click.group()

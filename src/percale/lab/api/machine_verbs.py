@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, to_builtins
 from msgspec.structs import asdict
 
 from percale.errors import BadManifest, LabError, NotFound
 from percale.lab.api.columns import missing_pods
+from percale.lab.api.peers import peers_of
 from percale.lab.api.probe import Outcome, probe
 from percale.lab.api.probe_targets import ProbeTargets, choose_address, machine_target
-from percale.lab.api.read_verbs import subnets
 from percale.lab.api.server import Answer, Verb
+from percale.lab.api.status import LabStatus, MachineStatus, Summary
 from percale.lab.cluster import Cluster
 from percale.lab.process.bootstrap import NETNS
 from percale.lab.run_dir import log_tail
@@ -51,40 +52,56 @@ class MachineVerbs(Struct, frozen=True):
 
     async def about(self) -> Answer:
         """The line of `lab list`."""
+        return asdict(self._summary())
+
+    def _summary(self) -> Summary:
         machines, pods = self.cluster.machines, self.cluster.cache.all(Pod)
         network = {key.lower(): value for key, value in machines.settings.network.items()}
         backend = {key.lower(): value for key, value in (network.get("backend") or {}).items()}
-        return {
-            "nodes": len(machines.topology.nodes),
-            "pods": len(pods),
-            "ready": sum(pod.ready for pod in pods),
-            "network": ", ".join(network[key] for key in ("network", "ipv6network") if network.get(key)),
-            "backend": backend.get("type", "vxlan"),
-        }
+        return Summary(
+            nodes=len(machines.topology.nodes),
+            pods=len(pods),
+            ready=sum(pod.ready for pod in pods),
+            network=", ".join(network[key] for key in ("network", "ipv6network") if network.get(key)),
+            backend=backend.get("type", "vxlan"),
+        )
 
     async def status(self) -> Answer:
-        """Machines, agents, problems."""
+        """Machines, agents, peers, problems."""
+        machines, lab_dir = self.cluster.machines, self.cluster.machines.lab_dir
+        nodes = [node.name for node in machines.topology.nodes]
+        peers = dict(zip(nodes, await peers_of(list(map(lab_dir.node, nodes))), strict=True))
+        leases = {lease.spec.node: lease for lease in self.cluster.cache.all(SubnetLease)}
+        status = LabStatus(
+            **asdict(self._summary()),
+            machines=tuple(
+                MachineStatus(
+                    name=machine.name,
+                    segment=machine.segment.name,
+                    address=str(machine.address.ip),
+                    subnets=tuple(map(str, leases[machine.name].spec.subnets)) if machine.name in leases else (),
+                    agent=machines.agents.state(machine.name) if machine.kind == "node" else None,
+                    peers=peers.get(machine.name),
+                )
+                for machine in machines.topology.machines
+            ),
+            cuts=tuple(sorted((min(cut), max(cut)) for cut in machines.cuts)),
+            problems=tuple(self._problems()),
+        )
+        answer: Answer = to_builtins(status)
+        return answer
+
+    def _problems(self) -> Iterator[str]:
         machines = self.cluster.machines
-        nets = subnets(self.cluster.cache.all(SubnetLease))
-        problems = []
-        rows = [["MACHINE", "SEGMENT", "ADDRESS", "POD-SUBNET", "AGENT", "RESTARTS"]]
-        for machine in machines.topology.machines:
-            row = [machine.name, machine.segment.name, str(machine.address.ip)]
-            if machine.kind == "host":
-                rows.append([*row, "-", "-", "-"])
-                continue
-            state = machines.agents.state(machine.name)
-            agent_state = f"ready, pid {state.pid}" if state.ready else "not ready" if state.pid else "dead"
-            rows.append([*row, nets.get(machine.name, "none yet"), agent_state, str(state.restarts)])
+        for node in machines.topology.nodes:
+            state = machines.agents.state(node.name)
             if state.problem is not None:
-                problems.append(f"{machine.name}: {state.problem}")
+                yield f"{node.name}: {state.problem}"
             if not state.ready:
-                problems.append(f"the agent of {machine.name}: {log_tail(machines.lab_dir.node(machine.name).log)}")
-        problems += [f"cut: {' and '.join(sorted(pair))} cannot reach each other" for pair in machines.cuts]
-        problems += missing_pods(self.cluster.cache.all(Pod))
-        problems += self.cluster.problems
-        problems += [f"store: {error}" for error in self.cluster.cache.read_problems.values()]
-        return {**await self.about(), "machines": rows, "problems": problems}
+                yield f"the agent of {node.name}: {log_tail(machines.lab_dir.node(node.name).log)}"
+        yield from missing_pods(self.cluster.cache.all(Pod))
+        yield from self.cluster.problems
+        yield from (f"store: {error}" for error in self.cluster.cache.read_problems.values())
 
     async def hosts(self) -> Answer:
         """The addresses of the hosts outside, by name."""

@@ -1,4 +1,4 @@
-"""Verbs of the lab's API that read objects: `get`. Served by `server`.
+"""Verbs of the lab's API that read objects: `get`, `describe`, `logs`. Served by `server`.
 
 A request with `after`, the revision of an earlier answer, is answered when something has changed since: `get -w` and
 `wait` ask again and again, and no more often than the cluster changes.
@@ -8,18 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import TypeAlias
 
 from msgspec import Struct
 
 from percale.errors import LabError
 from percale.lab.api import columns
+from percale.lab.api.describe import Neighbourhood, describe
 from percale.lab.api.kind_names import full_name, kind_of
 from percale.lab.api.live_status import LiveState, pods_by_owner, with_status
+from percale.lab.api.probe_targets import ProbeTargets
 from percale.lab.api.server import Answer, Verb
 from percale.lab.cluster import Cluster
+from percale.model.endpoints import EndpointSlice
+from percale.model.event import Event
 from percale.model.manifest.decode import DEFAULT_NAMESPACE
 from percale.model.manifest.encode import to_plain
 from percale.model.meta import Object
+from percale.model.networkpolicy import NetworkPolicy
 from percale.model.node import Node
 from percale.model.pod import Pod
 from percale.model.subnet_lease import SubnetLease
@@ -38,6 +44,18 @@ class Wanted(Struct, frozen=True):
     names: tuple[str, ...] = ()
 
 
+Kinds: TypeAlias = Sequence[tuple[type[Object], Sequence[str]]]
+"""Each with the names of the wanted objects; none: all of them."""
+
+
+class Found(Struct, frozen=True):
+    """Objects of each kind, the named ones that are missing, and what to say when there is nothing."""
+
+    objects: Sequence[Sequence[Object]]
+    missing: Sequence[str]
+    nothing: str
+
+
 class After(Struct, frozen=True):
     """Answer when the revision is another one, or after so many seconds."""
 
@@ -52,7 +70,7 @@ class ReadVerbs(Struct, frozen=True):
 
     def all(self) -> Mapping[str, Verb]:
         """By the names that requests use."""
-        return {"get": self.get}
+        return {"get": self.get, "describe": self.describe, "logs": self.logs}
 
     async def get(
         self,
@@ -65,34 +83,71 @@ class ReadVerbs(Struct, frozen=True):
         after: After | None,
     ) -> Answer:
         """Objects as tables, a section for each kind, and as plain data; what is missing of those with names."""
-        labels = label_selector(selector)
-        asked = [each for one in wanted for each in _expanded(one)]
-        kinds = [(kind_of(each.kind), each.names) for each in asked]
+        kinds = _kinds(wanted)
         if after is not None:
             await self.cluster.wait_changed(after.revision, min(after.patience, _LONGEST_WAIT))
-        home = namespace or DEFAULT_NAMESPACE
+        found = self._find(kinds, namespace, label_selector(selector), everywhere=everywhere)
         context, state = self._column_context(), self.live_state()
-        sections, missing, elsewhere = [], [], 0
+        sections = []
+        for objects in filter(None, found.objects):
+            shown = [with_status(obj, state) for obj in objects]
+            head, *rows = columns.rows(shown, context, wide=wide, namespaces=everywhere, kinds=len(kinds) > 1)
+            plain, names = list(map(to_plain, shown)), list(map(full_name, shown))
+            sections.append({"head": head, "rows": rows, "objects": plain, "names": names})
+        return {
+            "revision": self.cluster.revision,
+            "sections": sections,
+            "missing": found.missing,
+            "nothing": found.nothing,
+        }
+
+    def _find(self, kinds: Kinds, namespace: str | None, labels: set[tuple[str, str]], *, everywhere: bool) -> Found:
+        home = namespace or DEFAULT_NAMESPACE
+        found, missing, elsewhere = [], [], 0
         for kind, names in kinds:
             there: Sequence[Object] = self.cluster.cache.all(kind)
             inside = [obj for obj in there if everywhere or not kind.NAMESPACED or obj.metadata.namespace == home]
             elsewhere += len(there) - len(inside)
-            found = [obj for obj in inside if _fits(obj, names, labels)]
-            known = {obj.metadata.name for obj in found}
+            found.append([obj for obj in inside if _fits(obj, names, labels)])
+            known = {obj.metadata.name for obj in found[-1]}
             missing += [not_there(kind, name, home) for name in names if name not in known]
-            if found:
-                shown = [with_status(obj, state) for obj in found]
-                head, *rows = columns.rows(shown, context, wide=wide, namespaces=everywhere, kinds=len(kinds) > 1)
-                names_of_kind, objects = list(map(full_name, shown)), list(map(to_plain, shown))
-                sections.append({"head": head, "rows": rows, "objects": objects, "names": names_of_kind})
-        return {
-            "revision": self.cluster.revision,
-            "sections": sections,
-            "missing": missing,
-            "nothing": _nothing(
-                [kind for kind, _ in kinds], None if everywhere else home, 0 if selector else elsewhere
-            ),
-        }
+        nothing = _nothing([kind for kind, _ in kinds], None if everywhere else home, 0 if labels else elsewhere)
+        return Found(found, missing, nothing)
+
+    async def describe(
+        self, *, wanted: Sequence[Wanted], namespace: str | None, everywhere: bool, selector: str
+    ) -> Answer:
+        """Pages for people: each object with what belongs to it, and its events."""
+        found = self._find(_kinds(wanted), namespace, label_selector(selector), everywhere=everywhere)
+        around, state = self._neighbourhood(), self.live_state()
+        pages = [describe(with_status(obj, state), around) for objects in found.objects for obj in objects]
+        return {"pages": pages, "missing": found.missing, "nothing": found.nothing}
+
+    def _neighbourhood(self) -> Neighbourhood:
+        cache, agents = self.cluster.cache, self.cluster.machines.agents
+        nodes, state = cache.all(Node), self.live_state()
+        return Neighbourhood(
+            pods=cache.all(Pod),
+            policies=cache.all(NetworkPolicy),
+            slices=cache.all(EndpointSlice),
+            leases=cache.all(SubnetLease),
+            nodes={node.metadata.name: with_status(node, state) for node in nodes},
+            agents={node.metadata.name: agents.state(node.metadata.name) for node in nodes},
+            events=cache.all(Event),
+            now=datetime.now(UTC),
+        )
+
+    async def logs(self, *, target: str, namespace: str | None, after: int, patience: float) -> Answer:
+        """What the lab has answered for a pod or host: the lines after so many, once there are some."""
+        found = ProbeTargets(self.cluster).find(target, namespace)
+        log = self.cluster.machines.responder.logs.get(str(found.pod) if found.pod is not None else found.hostname)
+        if log is None:
+            raise LabError(
+                f"nothing answers for {found.name}",
+                hint="the lab answers on the containerPorts of pods and for outside hosts",
+            )
+        await log.wait_beyond(after, min(patience, _LONGEST_WAIT))
+        return {"lines": log.after(after), "count": log.count}
 
     def live_state(self) -> LiveState:
         """What the status of objects depends on, as of now."""
@@ -127,12 +182,17 @@ def label_selector(text: str) -> set[tuple[str, str]]:
     return found
 
 
-def _expanded(wanted: Wanted) -> Sequence[Wanted]:
-    if wanted.kind != "all":
-        return (wanted,)
-    if wanted.names:
-        raise LabError("`all` is several kinds, and takes no name", hint="name the kind: pod, service, …")
-    return tuple(map(Wanted, _ALL))
+def _kinds(wanted: Sequence[Wanted]) -> Kinds:
+    """Raises LabError."""
+    found = []
+    for each in wanted:
+        if each.kind != "all":
+            found.append((kind_of(each.kind), each.names))
+        elif each.names:
+            raise LabError("`all` is several kinds, and takes no name", hint="name the kind: pod, service, …")
+        else:
+            found += [(kind_of(kind), ()) for kind in _ALL]
+    return found
 
 
 def _fits(obj: Object, names: Sequence[str], labels: set[tuple[str, str]]) -> bool:

@@ -20,11 +20,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from msgspec import Struct
-
 from percale.agent.systemd import PROBLEM_STATUS
 from percale.backoff import Backoff
 from percale.errors import LabError
+from percale.lab.machines.agent_state import AgentState
 from percale.lab.process.init import Channel
 from percale.lab.run_dir import NodeDir, log_tail
 
@@ -52,15 +51,6 @@ class _Agent:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while it is stopped or restarted: two at once would start two processes."""
     restart_timer: asyncio.TimerHandle | None = None
-
-
-class AgentState(Struct, frozen=True):
-    """An agent as `lab status` shows it."""
-
-    pid: int | None
-    ready: bool
-    restarts: int
-    problem: str | None = None
 
 
 class Agents:
@@ -104,6 +94,7 @@ class Agents:
             begun = time.monotonic()
             await self._end(agent, signal.SIGKILL if kill else signal.SIGTERM, timeout_seconds)
             agent.should_run = True
+            agent.restarts += 1
             agent.backoff.reset()
             self._launch(agent)
             try:
@@ -133,8 +124,8 @@ class Agents:
         """The agent's current state."""
         agent = self._agents.get(name)
         if agent is None:
-            return AgentState(None, ready=False, restarts=0)
-        return AgentState(agent.pid, self._ready[name].is_set(), agent.restarts, agent.problem)
+            return AgentState()
+        return AgentState(self._ready[name].is_set(), agent.pid, agent.restarts, agent.problem)
 
     def _launch(self, agent: _Agent) -> None:
         self._ready[agent.node_dir.name].clear()
@@ -178,6 +169,7 @@ class Agents:
     def _on_exit(self, agent: _Agent, status: int) -> None:
         agent.pid = None
         agent.status = status
+        agent.problem = None
         self._ready[agent.node_dir.name].clear()
         agent.ended.set()
         if agent.should_run:

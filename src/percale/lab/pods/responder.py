@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
+from percale.lab.pods.answer_log import AnswerLog
 from percale.lab.process.netns_visit import visit_async
 
 RETRY = 1.0
@@ -66,11 +67,14 @@ class Responder:
     """Used on one event loop."""
 
     def __init__(self) -> None:
+        self.logs: dict[str, AnswerLog] = {}
+        """By name of the pod or host."""
         self._sockets: dict[str, _Sockets] = {}
 
     async def serve(self, identity: Identity, namespace: Path, ports: Collection[Port]) -> None:
         """Answer on these ports as this identity until `stop`. Returns when those that are free are bound."""
         sockets = self._sockets[identity.name] = _Sockets()
+        self.logs[identity.name] = AnswerLog()
         taken = await self._open(sockets, identity, namespace, frozenset(ports))
         if taken:
             sockets.tasks.append(asyncio.create_task(self._retry_taken(sockets, identity, namespace, taken)))
@@ -78,6 +82,7 @@ class Responder:
     def stop(self, name: str) -> None:
         """Close the sockets of this identity, if any."""
         sockets = self._sockets.pop(name, None)
+        self.logs.pop(name, None)
         if sockets is None:
             return
         for task in sockets.tasks:
@@ -101,16 +106,16 @@ class Responder:
     ) -> frozenset[Port]:
         """Bind these; returns those that are in use."""
         opened = await visit_async(namespace, lambda: [(port, _bind(port)) for port in sorted(ports)])
-        loop = asyncio.get_running_loop()
+        loop, log = asyncio.get_running_loop(), self.logs[identity.name]
         for port, endpoint in opened:
             if endpoint is None:
                 continue
             if port.protocol == "TCP":
-                server = await loop.create_server(lambda: _Answer(identity), sock=endpoint, backlog=512)
+                server = await loop.create_server(lambda: _Answer(identity, log), sock=endpoint, backlog=512)
                 sockets.servers.append(server)
             else:
                 sockets.datagrams.append(endpoint)
-                loop.add_reader(endpoint, _answer_datagram, endpoint, identity)
+                loop.add_reader(endpoint, _answer_datagram, endpoint, identity, log)
         return frozenset(port for port, endpoint in opened if endpoint is None)
 
 
@@ -145,8 +150,9 @@ def _bind(port: Port) -> socket.socket | None:
 class _Answer(asyncio.Protocol):
     """One TCP connection: answers any request with the identity, then closes."""
 
-    def __init__(self, identity: Identity) -> None:
+    def __init__(self, identity: Identity, log: AnswerLog) -> None:
         self._identity = identity
+        self._log = log
         self._request = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -168,15 +174,16 @@ class _Answer(asyncio.Protocol):
             text = head.encode() + (b"" if self._request.startswith(b"HEAD ") else text)
         self._transport.write(text)
         self._transport.close()
+        self._log.add(client, server, "tcp", self._request)
 
     def connection_lost(self, _error: Exception | None) -> None:
         self._idle_timer.cancel()
 
 
-def _answer_datagram(endpoint: socket.socket, identity: Identity) -> None:
+def _answer_datagram(endpoint: socket.socket, identity: Identity, log: AnswerLog) -> None:
     """Answers from the address that the request was sent to: a node has several."""
     try:
-        _, ancillary, _, client = endpoint.recvmsg(2048, socket.CMSG_SPACE(_PKTINFO.size))
+        request, ancillary, _, client = endpoint.recvmsg(2048, socket.CMSG_SPACE(_PKTINFO.size))
     except OSError:
         return  # an ICMP error about an earlier answer
     asked, source = endpoint.getsockname(), []
@@ -185,11 +192,12 @@ def _answer_datagram(endpoint: socket.socket, identity: Identity) -> None:
             address, _ = _PKTINFO.unpack(content)
             asked = (str(ip_address(address)), asked[1])
             source = [(level, kind, _PKTINFO.pack(address, 0))]
-    text = identity.describe(_format_endpoint(client), _format_endpoint(asked)).encode()
+    who, where = _format_endpoint(client), _format_endpoint(asked)
     try:
-        endpoint.sendmsg([text], source, 0, client)
+        endpoint.sendmsg([identity.describe(who, where).encode()], source, 0, client)
     except OSError:
         return  # the client has closed its socket
+    log.add(who, where, "udp", request)
 
 
 def _format_endpoint(address: tuple[str, int]) -> str:

@@ -36,7 +36,7 @@ STATUS = Status(
     subnets=("10.244.1.0/24",),
     addresses=(Addresses("10.244.1.0/24", 3, 250),),
     peers=(
-        Peer("n2", ("10.244.2.0/24",), ("192.168.0.2",), "vxlan", reached=True),
+        Peer("n2", ("10.244.2.0/24",), ("192.168.0.2",), "vxlan", reached=True, path="tunnel"),
         Peer(
             "n3",
             ("10.244.3.0/24",),
@@ -251,9 +251,9 @@ backend                vxlan, pods' MTU 1450
 interface              eth0, 192.168.0.1
 
 PEERS 2
-  NODE   SUBNETS         ADDRESSES     BACKEND   STATE
-  n2     10.244.2.0/24   192.168.0.2   vxlan     reached
-  n3     10.244.3.0/24   192.168.0.3   host-gw   it uses host-gw, we use vxlan
+  NODE   SUBNETS         ADDRESSES     BACKEND   PATH     STATE
+  n2     10.244.2.0/24   192.168.0.2   vxlan     tunnel   reached
+  n3     10.244.3.0/24   192.168.0.3   host-gw   none     it uses host-gw, we use vxlan
 
 PODS 1
   POD           ADDRESSES    INTERFACE   CONTAINER

@@ -10,10 +10,11 @@ import pytest
 from tests import builders
 
 from percale.agent.logging import LineLog
-from percale.agent.network.peers import Peers
+from percale.agent.network.peers import PEERS, Peers
 from percale.agent.problems import Problems
 from percale.backend.protocol import KernelBackend, LocalFamily, LocalNode, PeerObjects
 from percale.kernel.protocol import Interface
+from percale.model.addresses import IPAddress
 from percale.model.ip_family import Family
 from percale.model.subnet_lease import SubnetLease
 from percale.render.network.elements import Element
@@ -67,12 +68,14 @@ class World:
         self.log = io.StringIO()
         self.backend = Plain()
         self.elements: dict[str, tuple[Element, ...]] = {}
+        self.targets: dict[str, tuple[IPAddress, ...]] = {}
         self.problems = Problems(LineLog("text", io.StringIO()))
         self.peers = Peers(
             local(),
             self.backend,
             self._want,
             self._want_elements,
+            set_targets=self.targets.__setitem__,
             log=LineLog("text", self.log),
             problems=self.problems,
         )
@@ -228,3 +231,22 @@ def test_peers_that_are_not_reached_are_one_problem_of_the_node(world: World) ->
     world.backend.problem = None
     list(world.peers.update_local(local()))
     assert problems() == []
+
+
+def test_a_peer_that_does_not_answer_is_not_reached(world: World) -> None:
+    assert world.targets == {f"10.244.{n}.0-24": (IPv4Address(f"192.168.0.{n}"),) for n in (2, 3, 4)}
+    world.peers.set_silent("10.244.3.0-24", (IPv4Address("192.168.0.3"),))
+    states = {peer.node: (peer.reached, peer.problem, peer.path) for peer in world.peers.status()}
+    assert states["n3"] == (False, "no answer from 192.168.0.3", "direct")
+    assert states["n2"] == (True, None, "direct")
+    assert (world.peers.reached, len(world.peers)) == (2, 3)
+    assert world.problems.current[PEERS].error == "node n3 is not reached: no answer from 192.168.0.3"
+    world.peers.put(lease(3, public_ip="192.168.0.99"))
+    assert world.peers.reached == 3, "another gateway has not been asked yet"
+    world.peers.set_silent("10.244.3.0-24", (IPv4Address("192.168.0.99"),))
+    world.peers.set_silent("10.244.3.0-24", ())
+    assert not world.problems.current
+    world.peers.remove(lease(3, public_ip="192.168.0.99"))
+    assert world.targets["10.244.3.0-24"] == ()
+    world.peers.set_silent("10.244.3.0-24", (IPv4Address("192.168.0.99"),))
+    assert world.peers.reached == 2

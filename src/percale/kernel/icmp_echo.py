@@ -1,0 +1,71 @@
+"""Echo requests (ping) from this network namespace. Called by `agent/network/peer_probes.py`, on its event loop."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+
+from percale.model.addresses import IPAddress
+
+_HEADER = struct.Struct("!BBHHH")
+"""Type, code, checksum, identifier, sequence number."""
+_REQUEST, _REPLY = {4: 8, 6: 128}, {4: 0, 6: 129}
+_ICMP_FILTER = 1
+"""Socket option of both families, at different levels."""
+_SOL_RAW = 255
+_LONGEST = 2048
+
+
+class EchoSocket:
+    """Of one IP version. Replies to other processes' requests are ignored."""
+
+    def __init__(self, version: int) -> None:
+        """Raises OSError: without CAP_NET_RAW, or where the kernel lacks the family."""
+        self._version = version
+        self._identifier = int.from_bytes(os.urandom(2), "big")
+        family = socket.AF_INET if version == 4 else socket.AF_INET6
+        protocol = socket.IPPROTO_ICMP if version == 4 else socket.IPPROTO_ICMPV6
+        kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        self._socket = socket.socket(family, kind, protocol)
+        if version == 4:
+            self._socket.setsockopt(_SOL_RAW, _ICMP_FILTER, struct.pack("=I", ~(1 << _REPLY[4]) & 0xFFFFFFFF))
+        else:
+            passed = [0xFFFFFFFF] * 8
+            passed[_REPLY[6] >> 5] &= ~(1 << (_REPLY[6] & 31))
+            self._socket.setsockopt(socket.IPPROTO_ICMPV6, _ICMP_FILTER, struct.pack("=8I", *passed))
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def send(self, address: IPAddress, sequence: int) -> None:
+        """One request; that it cannot be sent is as if nobody had answered."""
+        packet = _HEADER.pack(_REQUEST[self._version], 0, 0, self._identifier, sequence)
+        if self._version == 4:  # the kernel computes ICMPv6's
+            packet = packet[:2] + _checksum(packet) + packet[4:]
+        with suppress(OSError):
+            self._socket.sendto(packet, (str(address), 0))
+
+    def replies(self) -> Iterator[int]:
+        """Sequence numbers of the replies that have arrived."""
+        with suppress(OSError):
+            while True:
+                packet = self._socket.recv(_LONGEST)
+                if self._version == 4:
+                    packet = packet[(packet[0] & 0xF) * 4 :]
+                if len(packet) < _HEADER.size:
+                    continue
+                kind, _, _, identifier, sequence = _HEADER.unpack_from(packet)
+                if (kind, identifier) == (_REPLY[self._version], self._identifier):
+                    yield sequence
+
+
+def _checksum(packet: bytes) -> bytes:
+    total: int = sum(struct.unpack(f"!{len(packet) // 2}H", packet))
+    total = (total & 0xFFFF) + (total >> 16)
+    return (~(total + (total >> 16)) & 0xFFFF).to_bytes(2, "big")
