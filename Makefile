@@ -44,7 +44,7 @@ kubernetes:                      ## builds Kubernetes' own programs and etcd, on
 	scripts/kubernetes-binaries
 
 test-cluster: setup-tests kubernetes ## tests with a real kube-apiserver and etcd
-	PERCALE_KUBERNETES="$(PROGRAMS)" $(BIN)/python -m pytest -q tests/cluster tests/contract/test_store.py
+	KUBERNETES_BINARIES="$(PROGRAMS)" $(BIN)/python -m pytest -q tests/cluster tests/contract/test_store.py
 
 fresh: SUITE ?= bookworm
 fresh:                           ## the above on a bare Debian, made for it and removed again: SUITE=bookworm or trixie

@@ -13,10 +13,11 @@ from pathlib import Path
 from tests.certificates import Pair, authority, issue, rsa_key
 from tests.waiting import until
 
-_GIVEN = os.environ.get("PERCALE_KUBERNETES")
+_GIVEN = os.environ.get("KUBERNETES_BINARIES")
 BINARIES = Path(_GIVEN) if _GIVEN else None
 """None: this run is without them."""
-ADMIN, NOBODY = "admin-token", "nobody-token"
+ADMIN, AGENT = "admin-token", "agent-token"
+"""Tokens: of an administrator, and of the user `percale`, who has no rights."""
 
 
 def write_kubeconfig(
@@ -48,6 +49,7 @@ class KubeApiServer:
     host: str
     prefix: tuple[str, ...]
     authority: Pair
+    process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -69,10 +71,15 @@ class KubeApiServer:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def start(self) -> subprocess.Popen[bytes]:
-        """The API server's process, once it serves."""
+    def stop(self) -> None:
+        """The API server alone; etcd keeps the objects."""
+        if self.process is not None:
+            _end(self.process)
+
+    def start(self) -> None:
+        """Returns once it serves."""
         files = self.directory
-        process = _start(
+        process = self.process = _start(
             self.prefix,
             files / "apiserver.log",
             *(str(_program("kube-apiserver")), "--etcd-servers=http://127.0.0.1:2379", "--authorization-mode=RBAC"),
@@ -93,7 +100,6 @@ class KubeApiServer:
             return done.stdout == "ok"
 
         until(serves, "the API server is ready")
-        return process
 
 
 @contextmanager
@@ -102,7 +108,7 @@ def running(directory: Path, host: str = "127.0.0.1", prefix: tuple[str, ...] = 
     server = KubeApiServer(directory, host, prefix, authority(directory))
     issue(server.authority, "server", subject="/CN=kube-apiserver", address=host)
     rsa_key(directory / "accounts.key")
-    (directory / "tokens.csv").write_text(f'{ADMIN},admin,1,"system:masters"\n{NOBODY},nobody,2\n')
+    (directory / "tokens.csv").write_text(f'{ADMIN},admin,1,"system:masters"\n{AGENT},percale,2\n')
     etcd = _start(
         prefix,
         directory / "etcd.log",
@@ -110,22 +116,22 @@ def running(directory: Path, host: str = "127.0.0.1", prefix: tuple[str, ...] = 
         *("--listen-client-urls=http://127.0.0.1:2379", "--advertise-client-urls=http://127.0.0.1:2379"),
         *("--listen-peer-urls=http://127.0.0.1:2380", "--log-level=error"),
     )
-    processes = [etcd]
     try:
-        processes.append(server.start())
+        server.start()
         yield server
     finally:
-        for process in reversed(processes):
-            process.terminate()
-            try:
-                process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        server.stop()
+        _end(etcd)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """At once: an API server that is asked to end waits for its watches."""
+    process.kill()
+    process.wait()
 
 
 def _program(name: str) -> Path:
-    assert BINARIES is not None, "set PERCALE_KUBERNETES, as `make test-cluster` does"
+    assert BINARIES is not None, "set KUBERNETES_BINARIES, as `make test-cluster` does"
     return BINARIES / name
 
 

@@ -16,6 +16,7 @@ from percale.agent.config.loader import listen_ports
 from percale.agent.context import AgentContext
 from percale.agent.network.fastpath import Fastpath
 from percale.agent.network.net_conf import configured_network
+from percale.agent.network.node_condition import NodeCondition
 from percale.agent.network.node_network import NodeNetwork
 from percale.agent.network.subnet_manager import acquire_subnets
 from percale.agent.node_table import NodeTable
@@ -30,6 +31,7 @@ from percale.backend.state_dir import load_state
 from percale.cni import conflist
 from percale.cni.records import Records
 from percale.kernel.nftables.text_table import TextTable
+from percale.model.node import Node
 from percale.model.subnet_lease import SubnetLease
 from percale.render.network import fastpath
 from percale.service import resolver
@@ -55,6 +57,7 @@ class OwnNetworking:
         for pod, addresses in records.pod_addresses():
             policies.attach(pod, addresses)
         self._leases = context.informer.subscribe(SubnetLease)
+        self._condition = NodeCondition(config.node, context.store, context.informer.subscribe(Node), context.problems)
         self._services = context.informer.subscribe(*resolver.KINDS) if config.services.enabled else None
         self._conntrack_cleaner = conntrack_cleaner(context.problems, context.metrics)
         self._host_ports = HostPorts(table, records.attachments.values(), self._conntrack_cleaner, context.problems)
@@ -102,6 +105,7 @@ class OwnNetworking:
         self._reporter.source = node
         tasks.create_task(self._fastpath.run(node.fastpath_config), name="shortcut")
         await node.start(exit_stack, tasks, self._leases)
+        tasks.create_task(self._condition.run(), name="node condition")
 
         async def wait_applied() -> None:
             await node.wait_applied()
@@ -117,5 +121,6 @@ class OwnNetworking:
         """Our own pods' wiring does not depend on policies."""
 
     def on_ready(self) -> None:
-        """Let the container runtime know: pods can be added."""
+        """Let the container runtime and the cluster know: pods can be added."""
+        self._condition.ready.set()
         conflist.install(self._context.config.cni)

@@ -1,0 +1,104 @@
+"""A world of nodes whose objects are a real API server's, at the switch between them."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.cluster import api_server
+from tests.cluster.api_server import AGENT, KubeApiServer
+from tests.kernel.agent.cluster import NETNS, Cluster, Node, Pod, sh
+
+RIGHTS = [
+    {"apiGroups": [""], "resources": ["nodes", "pods", "namespaces", "services"], "verbs": ["get", "list", "watch"]},
+    {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]},
+    {"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": ["list", "watch"]},
+    {"apiGroups": ["policy.networking.k8s.io"], "resources": ["clusternetworkpolicies"], "verbs": ["list", "watch"]},
+    {"apiGroups": [""], "resources": ["nodes/status"], "verbs": ["patch"]},
+    {"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"]},
+]
+"""All that an agent needs (docs/agent.md)."""
+
+
+@dataclass
+class KubernetesCluster:
+    """Nodes of `cluster`, objects of `server`. The test is kubelet and controller."""
+
+    cluster: Cluster
+    server: KubeApiServer
+
+    def apply(self, *documents: dict[str, Any]) -> None:
+        items = {"apiVersion": "v1", "kind": "List", "items": list(documents)}
+        self.server.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=json.dumps(items))
+
+    def get(self, *what: str) -> dict[str, Any]:
+        return dict(json.loads(self.server.kubectl("get", "-o", "json", *what)))
+
+    def allow(self, *rules: dict[str, Any]) -> None:
+        """To the agents, and nothing else."""
+        api = "rbac.authorization.k8s.io/v1"
+        subject = {"kind": "User", "name": "percale", "apiGroup": "rbac.authorization.k8s.io"}
+        reference = {"kind": "ClusterRole", "name": "percale", "apiGroup": "rbac.authorization.k8s.io"}
+        self.apply(
+            {"apiVersion": api, "kind": "ClusterRole", "metadata": {"name": "percale"}, "rules": list(rules)},
+            {
+                "apiVersion": api,
+                "kind": "ClusterRoleBinding",
+                "metadata": {"name": "percale"},
+                "roleRef": reference,
+                "subjects": [subject],
+            },
+        )
+
+    def node(self, number: int, cidr: str | None = "", **settings: Any) -> Node:
+        """Registered as its kubelet and controller would do it; the agent is not started. `cidr` None: none is assigned."""
+        subnet = f"10.244.{number}.0/24" if cidr == "" else cidr
+        spec = {"podCIDR": subnet, "podCIDRs": [subnet]} if subnet is not None else {}
+        self.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": f"n{number}"}, "spec": spec})
+        status = {
+            "addresses": [{"type": "InternalIP", "address": f"192.168.0.{number}"}],
+            "conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": "2026-01-01T00:00:00Z"}],
+        }
+        self.patch("node", f"n{number}", {"status": status})
+        store = f"kubernetes:{self.server.kubeconfig('agent', AGENT)}"
+        return self.cluster.node(number, store=store, **settings)
+
+    def patch(self, kind: str, name: str, change: dict[str, Any]) -> None:
+        self.server.kubectl("patch", kind, name, "--subresource=status", "--type=merge", "-p", json.dumps(change))
+
+    def pod(self, node: Node, name: str) -> Pod:
+        """Bound to the node, wired by its agent, and running."""
+        spec = {
+            "nodeName": node.name,
+            "containers": [{"name": "c", "image": "none"}],
+            "tolerations": [{"operator": "Exists"}],
+        }
+        metadata = {"name": name, "namespace": "default", "labels": {"app": name}}
+        self.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+        pod = node.pod(name)
+        ips = [{"ip": address} for address in pod.addresses]
+        status = {"phase": "Running", "podIP": pod.addresses[0], "podIPs": ips, "hostIP": f"192.168.0.{node.name[1:]}"}
+        self.patch("pod", name, {"status": status})
+        return pod
+
+
+@pytest.fixture
+def kubernetes() -> Iterator[KubernetesCluster]:
+    with tempfile.TemporaryDirectory(prefix="percale-") as directory:
+        cluster = Cluster(Path(directory))
+        try:
+            cluster.open()
+            sh("switch", "ip", "link", "set", "lo", "up")
+            prefix = ("nsenter", f"--net={NETNS / 'switch'}")
+            (Path(directory) / "kubernetes").mkdir()
+            with api_server.running(Path(directory) / "kubernetes", "192.168.0.254", prefix) as server:
+                world = KubernetesCluster(cluster, server)
+                world.allow(*RIGHTS)
+                yield world
+        finally:
+            cluster.close()

@@ -1,0 +1,117 @@
+"""Two agents on a real API server, with no more rights than they need."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.cluster.conftest import RIGHTS, KubernetesCluster
+from tests.kernel.agent.cluster import Node
+from tests.waiting import until
+
+DENY = {
+    "apiVersion": "networking.k8s.io/v1",
+    "kind": "NetworkPolicy",
+    "metadata": {"name": "deny", "namespace": "default"},
+    "spec": {"podSelector": {"matchLabels": {"app": "b"}}, "policyTypes": ["Ingress"]},
+}
+
+
+def annotations_of(kubernetes: KubernetesCluster, name: str) -> dict[str, str]:
+    found: dict[str, str] = kubernetes.get("node", name)["metadata"].get("annotations", {})
+    prefix = "flannel.alpha.coreos.com/"
+    return {key.removeprefix(prefix): text for key, text in found.items() if key.startswith(prefix)}
+
+
+def conditions(kubernetes: KubernetesCluster, name: str) -> dict[str, dict[str, Any]]:
+    return {each["type"]: each for each in kubernetes.get("node", name)["status"]["conditions"]}
+
+
+def problems(node: Node) -> str:
+    status = node.ask()
+    return " | ".join(f"{each.source}: {each.error}" for each in status.problems) if status is not None else ""
+
+
+def test_pods_of_two_nodes_reach_each_other_and_policies_apply(kubernetes: KubernetesCluster) -> None:
+    one, two = kubernetes.node(1).start(), kubernetes.node(2).start()
+    assert one.subnet == "10.244.1.0/24"
+    written = annotations_of(kubernetes, "n1")
+    assert written.pop("backend-data").startswith('{"VNI":1,"VtepMAC":"')
+    assert written == {"kube-subnet-manager": "true", "backend-type": "vxlan", "public-ip": "192.168.0.1"}
+    available = until(lambda: conditions(kubernetes, "n1").get("NetworkUnavailable"))
+    assert (available["status"], available["reason"]) == ("False", "FlannelIsUp")
+    assert conditions(kubernetes, "n1")["Ready"]["lastHeartbeatTime"] == "2026-01-01T00:00:00Z"
+
+    a, b = kubernetes.pod(one, "a"), kubernetes.pod(two, "b")
+    until(lambda: a.reaches(b.addresses[0]), "pods reach each other")
+    kubernetes.apply(DENY)
+    until(lambda: not a.reaches(b.addresses[0]), "the policy is enforced")
+    kubernetes.server.kubectl("delete", "networkpolicy", "deny")
+    until(lambda: a.reaches(b.addresses[0]), "the policy is gone")
+    assert problems(one) == problems(two) == ""
+
+
+def test_an_api_server_that_goes_and_comes_back_disturbs_nothing(kubernetes: KubernetesCluster) -> None:
+    one, two = kubernetes.node(1).start(), kubernetes.node(2).start()
+    a, b = kubernetes.pod(one, "a"), kubernetes.pod(two, "b")
+    until(lambda: a.reaches(b.addresses[0]))
+    with a.pinging(b.addresses[0]) as counts:
+        kubernetes.server.stop()
+        until(lambda: "192.168.0.254:6443" in problems(one), "the problem is told")
+        until(lambda: one.status.ready, "and the node stays ready")
+        kubernetes.server.start()
+        until(lambda: problems(one) == problems(two) == "", "the problem is over")
+        kubernetes.apply(DENY)
+        kubernetes.server.kubectl("delete", "networkpolicy", "deny")
+    sent, answered = counts()
+    assert answered > 0.8 * sent  # the policy was in force for a moment
+    kubernetes.apply(DENY)
+    until(lambda: not a.reaches(b.addresses[0]), "changes arrive again")
+
+
+def test_an_agent_that_restarts_finds_its_lease(kubernetes: KubernetesCluster) -> None:
+    node = kubernetes.node(1).start()
+    before = kubernetes.get("node", "n1")["metadata"]
+    node.stop()
+    node.start()
+    after = kubernetes.get("node", "n1")["metadata"]
+    assert before["resourceVersion"] == after["resourceVersion"]
+
+
+def test_without_a_pod_cidr_the_agent_waits_and_says_so(kubernetes: KubernetesCluster) -> None:
+    node = kubernetes.node(1, cidr=None).launch()
+    until(lambda: "Node n1 has no podCIDR; run kube-controller-manager with" in problems(node))
+    kubernetes.server.kubectl(
+        "patch", "node", "n1", "-p", '{"spec":{"podCIDR":"10.244.7.0/24","podCIDRs":["10.244.7.0/24"]}}'
+    )
+    node.wait_ready()
+    assert node.subnet == "10.244.7.0/24"
+
+
+def test_a_right_that_is_missing_is_named_and_noticed_when_it_is_given(kubernetes: KubernetesCluster) -> None:
+    kubernetes.allow(*(each for each in RIGHTS if each["resources"] != ["networkpolicies"]))
+    node = kubernetes.node(1).launch()
+    said = (
+        "user percale may not list networkpolicies; give its role the verb list on networkpolicies of networking.k8s.io"
+    )
+    until(lambda: said in problems(node), said)
+    kubernetes.allow(*RIGHTS)
+    node.wait_ready()
+    until(lambda: problems(node) == "")
+
+
+def test_a_second_machine_with_the_name_of_a_node_is_refused(kubernetes: KubernetesCluster) -> None:
+    kubernetes.node(1).start()
+    other = kubernetes.cluster.node(2, store=kubernetes.cluster.nodes["n1"].settings["store"])
+    other.settings["node"] = "n1"
+    other.launch()
+    assert other.process is not None
+    assert other.process.wait(timeout=30) == 2
+    assert "another machine (192.168.0.1) has this name" in other.log
+
+
+def test_cleanup_gives_the_lease_back(kubernetes: KubernetesCluster) -> None:
+    node = kubernetes.node(1).start()
+    node.stop()
+    done = node.percale("agent", "--cleanup", "--config", str(node.write_config()))
+    assert "gave back 10.244.1.0-24" in done.stdout, done.stdout + done.stderr
+    assert annotations_of(kubernetes, "n1") == {}
