@@ -63,12 +63,10 @@ def lab_words(lab: str) -> str:
 
 
 def lab_option(command: F) -> F:
-    """`--lab NAME`."""
     return click.option("--lab", default="lab", metavar="NAME", help="Which lab (default: lab).")(command)
 
 
 def namespace_option(command: F) -> F:
-    """`-n NAMESPACE`."""
     return click.option("-n", "--namespace", metavar="NS", help="The objects' namespace (default: default).")(command)
 
 

@@ -36,7 +36,6 @@ class Frame:
         return self.descriptors[0] if self.descriptors else None
 
     def close(self) -> None:
-        """Close the descriptors."""
         while self.descriptors:
             os.close(self.descriptors.pop())
 

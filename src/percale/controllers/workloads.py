@@ -48,8 +48,6 @@ _MAX_NAME = 63
 
 
 class Create(Struct, frozen=True):
-    """Create this object."""
-
     object: Object
 
 
@@ -60,8 +58,6 @@ class Change(Struct, frozen=True):
 
 
 class Delete(Struct, frozen=True):
-    """Delete this object."""
-
     object: Object
 
 

@@ -45,7 +45,6 @@ class Outside(NamedTuple):
 
 
 def rules_of(evaluator: Evaluator) -> Iterator[CompiledRule]:
-    """All rules of all policies."""
     return (rule for policy in evaluator.policies.values() for rule in policy.all_rules)
 
 

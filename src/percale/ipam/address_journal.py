@@ -102,7 +102,6 @@ class Journal:
         self._file, self._length = file, len(lines)
 
     def close(self) -> None:
-        """Close the file."""
         os.close(self._file)
 
     def _failed(self, verb: str, error: OSError) -> StateError:

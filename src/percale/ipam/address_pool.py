@@ -125,7 +125,6 @@ class AddressPool:
         return self._release([owner for owner in self._allocations if owner not in kept])
 
     def close(self) -> None:
-        """Close the journal."""
         self._journal.close()
 
     def _validated(self, wanted: Iterable[IPAddress]) -> dict[int, IPAddress]:

@@ -43,7 +43,6 @@ def setns(descriptor: int, flags: int = 0) -> None:
 
 
 def mount(source: str, target: str, filesystem: str | None = None, flags: int = 0, options: str | None = None) -> None:
-    """mount(2)."""
 
     def encoded(text: str | None) -> bytes | None:
         return None if text is None else text.encode()

@@ -87,8 +87,6 @@ class EndpointSlice(Object, frozen=True, kw_only=True):
 
 
 class EndpointAddress(Part, frozen=True, kw_only=True):
-    """An address of an Endpoints object."""
-
     ip: str
     hostname: str | None = None
     nodeName: str | None = None

@@ -28,8 +28,6 @@ class IngressBackend(Part, frozen=True, kw_only=True):
 
 
 class HTTPIngressPath(Part, frozen=True, kw_only=True):
-    """A path and its backend."""
-
     backend: IngressBackend
     pathType: Literal["Exact", "Prefix", "ImplementationSpecific"]
     path: str | None = None

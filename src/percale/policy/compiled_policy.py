@@ -99,7 +99,6 @@ class CompiledRule(Struct, frozen=True, dict=True):
 
     @cached_property
     def port_names(self) -> frozenset[PortName]:
-        """Its ports by name."""
         return frozenset(port for port in self.ports or () if isinstance(port, PortName))
 
     @property

@@ -14,8 +14,6 @@ from percale.model.pod import Pod
 
 
 class NamedPort(NamedTuple):
-    """A named container port."""
-
     name: str
     protocol: str
     number: int

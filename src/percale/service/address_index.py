@@ -20,7 +20,6 @@ class AddressIndex(Generic[K]):
         return address in self._count
 
     def __iter__(self) -> Iterator[K]:
-        """The objects."""
         return iter(self._by_object)
 
     def update(self, key: K, addresses: tuple[bytes, ...]) -> set[bytes]:

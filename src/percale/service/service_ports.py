@@ -79,7 +79,6 @@ class PortSpec(Struct, frozen=True, gc=False):
 
     @property
     def key(self) -> ObjectKey:
-        """The Service."""
         return ObjectKey(self.name.namespace, self.name.service)
 
     @property

@@ -38,8 +38,6 @@ def key_of(spec: PortSpec, vip: Vip) -> VipKey:
 
 
 class VipOwners:
-    """Owners and contenders of all VIPs."""
-
     def __init__(self) -> None:
         self._owners: dict[VipKey, PortSpec] = {}
         self._contenders: dict[VipKey, list[PortSpec]] = {}

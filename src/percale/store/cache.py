@@ -64,7 +64,6 @@ class ObjectCache:
         return obj if isinstance(obj, kind) else None
 
     def all_kinds(self) -> list[Object]:
-        """All objects of all kinds."""
         return [obj for objects in self._objects.values() for obj in objects.values()]
 
     def keys(self, kind: type[Object]) -> Iterable[ObjectKey]:

@@ -49,8 +49,6 @@ class Watch:
 
 
 class Watches:
-    """All watches of a store."""
-
     def __init__(self) -> None:
         self._open: set[Watch] = set()
 
@@ -71,7 +69,6 @@ class Watches:
                 watch.offer(event)
 
     def end(self, error: StoreError | None = None) -> None:
-        """End all watches."""
         for watch in self._open:
             watch.end(error)
         self._open.clear()

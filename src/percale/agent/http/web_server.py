@@ -74,8 +74,6 @@ class _Server(web.Server):
 
 
 class _Connection(web.RequestHandler):
-    """One connection."""
-
     def __init__(self, server: web.Server, limit: ConnectionLimit, **settings: Any) -> None:
         super().__init__(server, **settings)
         self._connection_limit = limit

@@ -52,7 +52,6 @@ class HealthChecks:
             self._servers[port] = asyncio.create_task(self._serve(port), name=f"{SOURCE} {port}")
 
     async def close(self) -> None:
-        """Close all ports."""
         servers = list(self._servers.values())
         self.sync({})
         await asyncio.gather(*servers, return_exceptions=True)

@@ -87,7 +87,6 @@ class ServiceMetrics(Collector):
         self._forgotten.inc(count)
 
     def collect(self) -> Iterator[Metric]:
-        """The gauges."""
         self._count()
         sums = Counted(*self._sums)
         yield GaugeMetricFamily("percale_services", "Services proxied by this node.", sums.services)

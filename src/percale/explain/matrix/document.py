@@ -63,7 +63,6 @@ class DiffDocument(Struct, frozen=True):
 
 
 def matrix_document(matrix: Matrix) -> MatrixDocument:
-    """The whole matrix."""
     called = dict(zip(matrix.groups, names(matrix.groups), strict=True))
     return MatrixDocument(
         [

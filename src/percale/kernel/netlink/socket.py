@@ -213,7 +213,6 @@ class Socket:
         return self._socket.fileno()
 
     def close(self) -> None:
-        """Close the descriptor."""
         self._socket.close()
 
     def join(self, group: int) -> None:

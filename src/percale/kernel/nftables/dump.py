@@ -52,8 +52,6 @@ _STRANGE = b"holds what cannot be edited"
 
 
 class TableDump(Struct, frozen=True):
-    """The whole table."""
-
     base: BaseTable
     state: TableState
 

@@ -201,12 +201,10 @@ class MachineVerbs(Struct, frozen=True):
         return {"lines": lines or ["nothing was cut" + (f" between {names[0]} and {names[1]}" if names else "")]}
 
     async def add_node(self, name: str, segment: str | None, labels: Mapping[str, str]) -> Answer:
-        """Add a node."""
         machine = await self.cluster.add_node(LabNode(name=name, segment=segment, labels=dict(labels)))
         return {"lines": [f"node/{name} added: {machine.address.ip} on segment {machine.segment.name}, agent ready"]}
 
     async def remove_node(self, name: str) -> Answer:
-        """Remove a node."""
         self._node(name)
         await self.cluster.remove_node(name)
         return {"lines": [f"node/{name} removed"]}

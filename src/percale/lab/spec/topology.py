@@ -71,8 +71,6 @@ class LabSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Lab(Object, frozen=True, omit_defaults=True, kw_only=True):
-    """A Lab document."""
-
     API_VERSION: ClassVar[str] = "percale.io/v1alpha1"
     KIND: ClassVar[str] = "Lab"
     PLURAL: ClassVar[str] = "labs"

@@ -61,7 +61,6 @@ def unsupported(path: FieldPath, value: Any, words: Collection[str]) -> FieldErr
 
 
 def too_many(path: FieldPath, count: int, most: int) -> FieldError:
-    """Too many items."""
     return FieldError(path, "Too many", count, f"must have at most {most} items")
 
 
@@ -71,7 +70,6 @@ def too_few(path: FieldPath, count: int, least: int, what: Literal["items", "pro
 
 
 def too_long(path: FieldPath, most: int) -> FieldError:
-    """Text too long."""
     return FieldError(path, "Too long", detail=f"may not be longer than {most}")
 
 

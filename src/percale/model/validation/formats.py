@@ -101,7 +101,6 @@ def port_number(port: int) -> Messages:
 
 
 def port_name(name: str) -> Messages:
-    """The name of a container port."""
     if len(name) > 15:
         yield _longer_than(15)
     if not _is_port_text(name):

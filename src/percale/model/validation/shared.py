@@ -41,7 +41,6 @@ def check_labels(value: Any, path: FieldPath) -> FieldErrors:
 
 
 def check_selector(value: Any, path: FieldPath) -> FieldErrors:
-    """A LabelSelector."""
     selector = mapping(value)
     yield from check_labels(selector.get("matchLabels"), (*path, "matchLabels"))
     for index, item in enumerate(sequence(selector.get("matchExpressions"))):

@@ -28,7 +28,6 @@ class PolicyKinds:
         return self._by_type.get(object_type)
 
     def of_policy(self, key: PolicyKey) -> PolicyKind[Any]:
-        """The kind of this policy."""
         return self._by_prefix[key.prefix]
 
     def key(self, policy: Object) -> PolicyKey:

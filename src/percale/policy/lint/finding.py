@@ -52,8 +52,6 @@ class LintedObject(Struct, frozen=True):
 
 
 class LintedService(LintedObject, frozen=True):
-    """A Service of a manifest."""
-
     object: Service
 
 

@@ -151,7 +151,6 @@ def _sets(config: FastpathConfig) -> Iterator[str]:
 
 
 def _devices(config: FastpathConfig) -> tuple[str, ...]:
-    """The routes' devices."""
     return tuple(dict.fromkeys(route.device for route in config.routes))
 
 

@@ -358,13 +358,11 @@ class _TransactionBuilder:
                 self._added[element] = verdict
 
     def add_set(self, new: PolicySet, contents: Iterable[bytes]) -> None:
-        """Add a set with its contents."""
         self._added_sets.append(new)
         if keys := b"".join(contents):
             self._set_contents.append(ElementBatch(new.name, keys))
 
     def remove_set(self, name: str) -> None:
-        """Remove a set with its contents."""
         self._removed_sets.append(name)
 
     def build(self, before: dict[str, Chain], after: dict[str, Chain]) -> Transaction:

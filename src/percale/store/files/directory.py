@@ -63,7 +63,6 @@ class Directory:
         return self._watcher.fileno()
 
     def close(self) -> None:
-        """Close the watcher."""
         self._watcher.close()
 
     def take_events(self) -> list[Event]:
