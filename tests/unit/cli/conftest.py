@@ -30,3 +30,10 @@ def percale(*arguments: str) -> int:
         main(arguments)
     assert isinstance(end.value.code, int)
     return end.value.code
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[str]]:
+    """The exit code, and the lines of both outputs."""
+    code = percale(*arguments)
+    output = capsys.readouterr()
+    return code, (output.out + output.err).splitlines()

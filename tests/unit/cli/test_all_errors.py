@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from percale.cli import main as entry
+from tests.unit.cli.conftest import run
 
 POLICY = """\
 apiVersion: networking.k8s.io/v1
@@ -79,20 +78,17 @@ spec: {type: Foo, clusterIP: 3, sessionAffinity: 1, port: [], ports: [{port: "80
 
 
 @pytest.fixture(autouse=True)
-def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("a.yaml").write_text(POLICY)
+def files(here: Path) -> None:
+    (here / "a.yaml").write_text(POLICY)
     Path("b.yaml").write_bytes(b"a: b\n\xff: c\n")
     Path("c.yaml").symlink_to("nowhere")
     Path("d.yaml").write_text(DEPLOYMENT)
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 1) -> list[str]:
-    with pytest.raises(SystemExit) as end:
-        entry.main(arguments)
-    assert end.value.code == code
-    output = capsys.readouterr()
-    lines = [line.removeprefix("percale: ") for line in (output.out + output.err).splitlines()]
+    ended, output = run(capsys, *arguments)
+    assert ended == code
+    lines = (line.removeprefix("percale: ") for line in output)
     return sorted(line for line in lines if not line.endswith("warnings come when there are none"))
 
 
@@ -106,9 +102,7 @@ def test_every_command_tells_all(command: str, capsys: pytest.CaptureFixture[str
 
 
 def test_in_the_order_of_the_files(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        entry.main(["policy", "check", "."])
-    assert capsys.readouterr().out.splitlines()[:-1] == list(ERRORS)
+    assert run(capsys, "policy", "check", ".")[1][:-1] == list(ERRORS)
 
 
 def test_unknown_fields_that_pass(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from percale.cli import main as entry
+from tests.unit.cli.conftest import run
 
 ROOT = Path(__file__).parents[3]
 MANIFESTS = """\
@@ -61,16 +60,8 @@ SELECTS_NOTHING = (
 )
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[str]]:
-    with pytest.raises(SystemExit) as end:
-        entry.main(arguments)
-    assert isinstance(end.value.code, int)
-    return end.value.code, capsys.readouterr().out.splitlines()
-
-
-def test_policies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("a.yaml").write_text(MANIFESTS)
+def test_policies(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "a.yaml").write_text(MANIFESTS)
     assert run(capsys, "policy", "check", "a.yaml", "--service-cidr", "10.50.0.0/16") == (
         0,
         [
@@ -90,9 +81,8 @@ def test_policies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert run(capsys, "policy", "check", "a.yaml", "--service-cidr", "10.50")[0] == 2
 
 
-def test_services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("a.yaml").write_text(MANIFESTS)
+def test_services(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "a.yaml").write_text(MANIFESTS)
     assert run(capsys, "service", "check", "a.yaml") == (
         0,
         [SELECTS_NOTHING, "2 Services, 0 EndpointSlices: 1 warning"],

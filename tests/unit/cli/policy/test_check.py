@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.unit.cli.conftest import percale
+from tests.unit.cli.conftest import run as run_command
 
 ROOT = Path(__file__).parents[4]
 BROKEN = "examples/broken"
@@ -17,10 +17,7 @@ RANGE = POLICY + "  ingress:\n  - ports:\n    - port: 80\n      endPort: 80\n"
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[str]]:
-    """The exit code, and the lines of both outputs."""
-    code = percale("policy", "check", *arguments)
-    outcome = capsys.readouterr()
-    return code, (outcome.out + outcome.err).splitlines()
+    return run_command(capsys, "policy", "check", *arguments)
 
 
 def test_what_users_pasted(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

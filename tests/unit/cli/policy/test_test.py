@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from percale.cli import main as entry
+from tests.unit.cli.conftest import run
 
 CASE = """\
 name: c
@@ -17,17 +16,8 @@ probes: [{{from: default/a, to: 1.1.1.1, protocol: TCP, port: 80, allowed: true}
 POLICY = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\n"
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[str]]:
-    with pytest.raises(SystemExit) as end:
-        entry.main(["policy", "test", *arguments])
-    assert isinstance(end.value.code, int)
-    output = capsys.readouterr()
-    return end.value.code, (output.out + output.err).splitlines()
-
-
 @pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
+def root(here: Path) -> Path:
     for directory in ("a/b/c", "a/k8s", "a/.hidden"):
         Path(directory).mkdir(parents=True)
     Path("a/case.yaml").write_text(CASE.format("k8s/p.yaml"))
@@ -35,14 +25,14 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("a/k8s/p.yaml").write_text(POLICY)
     Path("a/.hidden/case.yaml").write_text("not read: at all")
     Path("a/b/loop").symlink_to("..")
-    return tmp_path
+    return here
 
 
 @pytest.mark.usefixtures("root")
 def test_directories_with_all_below_them(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(capsys, "a") == (0, ["2 cases, 2 probes: 2 right, 0 wrong by the evaluator"])
+    assert run(capsys, "policy", "test", "a") == (0, ["2 cases, 2 probes: 2 right, 0 wrong by the evaluator"])
     Path("a/k8s/q.yaml").write_text(POLICY)
-    code, lines = run(capsys, "a")
+    code, lines = run(capsys, "policy", "test", "a")
     assert (code, lines) == (
         2,
         [
@@ -55,7 +45,7 @@ def test_directories_with_all_below_them(capsys: pytest.CaptureFixture[str]) -> 
 def test_a_manifest_that_is_not_there_hides_no_other_error(capsys: pytest.CaptureFixture[str]) -> None:
     Path("a/case.yaml").write_text(CASE.format("k8s/gone.yaml").replace("protocol: TCP", "protocol: tcp"))
     Path("a/b/c/case.yaml").write_text(CASE.format("../../k8s/gone.yaml"))
-    assert run(capsys, "a/b/c", "a/case.yaml") == (
+    assert run(capsys, "policy", "test", "a/b/c", "a/case.yaml") == (
         2,
         [
             "percale: a/b/c/case.yaml:2: a/k8s/gone.yaml: no such file or directory",
