@@ -35,8 +35,8 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
         ),
         "elements": Benchmark("100,000 map elements, against nft -f", 15, ("nft",)),
         "matrix": Benchmark("the reachability of 10,000 pods", 20),
-        "policies": Benchmark("policies from objects to the kernel, and per packet", 120, ("iperf3",)),
-        "services": Benchmark("Services, against a chain for each and for each endpoint", 180, ("iperf3", "wrk")),
+        "policies": Benchmark("policies from objects to the kernel, and per packet", 80, ("iperf3",)),
+        "services": Benchmark("Services, against a chain for each and for each endpoint", 200, ("iperf3", "wrk")),
     }
 )
 
