@@ -117,6 +117,23 @@ def test_pods(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ]  # fmt: skip
 
 
+def test_labels_without_match_labels(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Selectors written as those of a Service."""
+    (here / "a.yaml").write_text(
+        POLICY.partition("---")[0].replace(
+            "podselector: {matchLabels: {app: a}}", "podSelector: {app: a, matchlabel: b}"
+        )
+        + "  ingress: [{from: [{namespaceSelector: {name: shop}}]}]\n"
+    )
+    assert percale("policy", "check", "a.yaml") == 1
+    assert capsys.readouterr().out.splitlines()[:-1] == [
+        "a.yaml:5: spec.podSelector.app: unknown field; write matchLabels: {app: a}",
+        "a.yaml:5: spec.podSelector.matchlabel: unknown field; did you mean matchLabels?",
+        "a.yaml:6: spec.ingress[0].from[0].namespaceSelector.name: unknown field; "
+        "write matchLabels: {kubernetes.io/metadata.name: shop}",
+    ]
+
+
 def test_json_and_what_a_cluster_prints() -> None:
     metadata = {"name": "p", "managedFields": [{}], "finalizers": [], "selfLink": "/"}
     document = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata}

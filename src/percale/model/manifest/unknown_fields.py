@@ -16,8 +16,10 @@ from percale.errors import BadManifest
 from percale.model.field_path import FieldPath, format_field_path
 from percale.model.manifest.diagnostics import SourceText
 from percale.model.manifest.fields_not_read import FIELDS_NOT_READ
-from percale.model.manifest.syntax_tree import descend
+from percale.model.manifest.syntax_tree import Node, descend
 from percale.model.meta import Object
+from percale.model.namespace import NAME_LABEL
+from percale.model.selector import LabelSelector
 from percale.suggestion import did_you_mean, suggest
 
 _MOST_LISTED = 12
@@ -32,8 +34,18 @@ def unknown_fields(kind: type[Object], value: Any) -> Iterator[tuple[FieldPath, 
 def unknown_field_errors(kind: type[Object], value: Any, source: SourceText) -> Iterator[BadManifest]:
     """The same as errors, with line and the nearest field that is known."""
     for path, known in unknown_fields(kind, value):
-        where = f"{source.file}:{descend(source.node, path)[1]}"
-        yield BadManifest(f"{format_field_path(path)}: unknown field", where=where, hint=_hint(str(path[-1]), known))
+        node, line = descend(source.node, path)
+        hint = _label_hint(path, known, node) or _hint(str(path[-1]), known)
+        yield BadManifest(f"{format_field_path(path)}: unknown field", where=f"{source.file}:{line}", hint=hint)
+
+
+def _label_hint(path: FieldPath, known: Sequence[str], node: Node) -> str | None:
+    """For a label that stands directly in a selector."""
+    field = str(path[-1])
+    if tuple(known) != LabelSelector.__struct_encode_fields__ or node.shape != "scalar" or did_you_mean(field, known):
+        return None
+    label = NAME_LABEL if path[-2:] == ("namespaceSelector", "name") else field
+    return f"write matchLabels: {{{label}: {node.text}}}"
 
 
 def _hint(field: str, known: Sequence[str]) -> str | None:
