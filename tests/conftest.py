@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from tests.cluster import api_server
+from tests.etcd_server import EtcdServer, etcd_server
 
 from percale.kernel import syscalls
 
@@ -43,4 +44,11 @@ def loopback() -> None:
 def kube_apiserver(loopback: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[api_server.KubeApiServer]:
     """One for all tests that need no more than its address."""
     with api_server.running(tmp_path_factory.mktemp("kubernetes")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def etcd(loopback: None) -> Iterator[EtcdServer]:
+    """One for all tests that need no more than a prefix of their own."""
+    with etcd_server() as server:
         yield server

@@ -51,7 +51,7 @@ SCHEMES = {**STORE_SCHEMES, "memory": Scheme("memory:NAME", lambda name, kinds: 
 """The registered stores and one more, as a new kind of store would be added."""
 
 
-LOCAL = ("memory", "files", "files of another")
+LOCAL = ("memory", "files", "files of another", "etcd of another")
 """The stores whose versions are digests, and whose leases end."""
 STORES = (*LOCAL, "kubernetes", *(("kube-apiserver",) if BINARIES is not None else ()))
 
@@ -63,6 +63,8 @@ async def stores(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
         match request.param:
             case "memory":
                 address = "memory:test"
+            case "etcd of another":
+                address = f"etcd:{request.getfixturevalue('etcd').url}?prefix=/{request.node.name}"
             case "kubernetes":
                 request.getfixturevalue("loopback")
                 server = await stack.enter_async_context(FakeApiServer().running())
@@ -259,6 +261,6 @@ async def test_closing_ends_the_watches(store: Store, other: Store) -> None:
 
 
 def test_an_address_of_no_scheme_is_refused_with_what_there_is() -> None:
-    for address in ("etcd:x", "files:", "nothing", "kubernetes"):
-        with pytest.raises(BadConfig, match=r"write files:/DIRECTORY or kubernetes:.* or memory:NAME"):
+    for address in ("consul:x", "files:", "nothing", "kubernetes"):
+        with pytest.raises(BadConfig, match=r"write files:/DIRECTORY or .* or memory:NAME"):
             open_store(address, schemes=SCHEMES)

@@ -20,13 +20,12 @@ from percale.agent.state import ADDRESSES, PODS, NodeState
 from percale.backend.state_dir import BACKEND_STATE, retire_backends
 from percale.cni import conflist
 from percale.errors import KernelError, NotFound, PercaleError, StateError
-from percale.ipam.subnet_lease import MACHINE, RESERVED
 from percale.kernel.cleanup import owned_removals, remove_tables
 from percale.kernel.commands import to_commands
 from percale.kernel.errors import apply_or_raise
 from percale.kernel.netns import CurrentNetns
 from percale.kernel.rtnl.driver import opened
-from percale.model.subnet_lease import SubnetLease
+from percale.model.subnet_lease import MACHINE, RESERVED, SubnetLease
 from percale.store.registry import open_store
 
 

@@ -43,9 +43,9 @@ def paths(node: LocalNode, lease: SubnetLease) -> Iterator[Path]:
 
 
 def type_problem(backend_type: str, lease: SubnetLease) -> str | None:
-    """A peer must use the same backend type."""
+    """A peer must use the same backend type; one that says none (a reservation in etcd, an old flannel) does."""
     theirs = lease.spec.backendType
-    return None if theirs == backend_type else f'its backend is "{theirs}", ours "{backend_type}"'
+    return None if theirs in ("", backend_type) else f'its backend is "{theirs}", ours "{backend_type}"'
 
 
 def _reaches(node: LocalNode, address: IPAddress) -> bool:

@@ -19,13 +19,8 @@ from msgspec import Struct
 from percale.errors import AddressRefused, BadConfig, Conflict, NetworkFull, NotFound, StoreError
 from percale.ipam.subnet_plan import candidate_count, first_overlap, fitting, free_candidates
 from percale.model.netconf import NetworkConfig
-from percale.model.subnet_lease import NodeSubnets, SubnetLease, SubnetLeaseSpec, make_lease
+from percale.model.subnet_lease import MACHINE, RESERVED, NodeSubnets, SubnetLease, SubnetLeaseSpec, make_lease
 from percale.store.protocol import Store
-
-MACHINE = "percale.io/machine"
-"""Annotation: the machine that holds the lease; distinguishes two machines with one node name."""
-RESERVED = "percale.io/reserved"
-"""Annotation: an operator's reservation; never expires, even after its node has used it."""
 
 TTL = 24 * 3600.0
 RENEW_BEFORE = 3600.0
@@ -64,8 +59,8 @@ async def acquire(store: Store, config: NetworkConfig, claimant: Claimant) -> He
     """
     leases = await store.list(SubnetLease)
     _check_unique(claimant, leases)
-    own = [lease for lease in leases if lease.spec.node == claimant.node]
-    others = [lease for lease in leases if lease.spec.node != claimant.node]
+    own = [lease for lease in leases if _is_of_node(claimant, lease)]
+    others = [lease for lease in leases if not _is_of_node(claimant, lease)]
     preferred = _preferred(config, claimant, own)
     kept = next((lease for lease in own if lease.spec.subnets in preferred), None)
     for lease in own:
@@ -236,17 +231,24 @@ async def _withdraw_on_conflict(store: Store, claimant: Claimant, lease: SubnetL
     try:
         _check_unique(claimant, leases, spec=lease.spec)
         for other in leases:
-            if other.spec.node != claimant.node:
+            if not _is_of_node(claimant, other):
                 _check_overlap(claimant, lease.spec.subnets, other)
     except (BadConfig, AddressRefused):
         await _delete(store, lease)
         raise
 
 
+def _is_of_node(claimant: Claimant, lease: SubnetLease) -> bool:
+    """By its name; a lease that flannel wrote into etcd has its node's address instead, and this node takes it over."""
+    by_address = MACHINE not in lease.metadata.annotations and lease.spec.node in map(str, lease.spec.public_ips)
+    mine = claimant.spec_for(NodeSubnets()).public_ips
+    return lease.spec.node == claimant.node or (by_address and not set(mine).isdisjoint(lease.spec.public_ips))
+
+
 def _is_ours(lease: SubnetLease, claimant: Claimant) -> bool:
     """A lease without a machine was created manually for its node."""
     machine = lease.metadata.annotations.get(MACHINE, claimant.machine)
-    return lease.spec.node == claimant.node and machine == claimant.machine
+    return _is_of_node(claimant, lease) and machine == claimant.machine
 
 
 def _check_unique(claimant: Claimant, leases: Iterable[SubnetLease], spec: SubnetLeaseSpec | None = None) -> None:
@@ -262,7 +264,7 @@ def _check_unique(claimant: Claimant, leases: Iterable[SubnetLease], spec: Subne
                     hint=f"give this node another name, or delete SubnetLease {lease.metadata.name} "
                     "if that machine is gone",
                 )
-        elif shared := set(mine.public_ips).intersection(other.public_ips):
+        elif not _is_of_node(claimant, lease) and (shared := set(mine.public_ips).intersection(other.public_ips)):
             raise BadConfig(
                 f"public address {shared.pop()} is node {other.node}'s too",
                 where=claimant.where,

@@ -15,6 +15,11 @@ from percale.model.meta import Integer, Object, ObjectMeta, Part
 
 T = TypeVar("T")
 
+MACHINE = "percale.io/machine"
+"""Annotation: the machine that holds the lease; distinguishes two machines with one node name."""
+RESERVED = "percale.io/reserved"
+"""Annotation: an operator's reservation; never expires, even after its node has used it."""
+
 BackendData: TypeAlias = dict[str, str | Integer | float | bool | None]
 
 

@@ -12,6 +12,8 @@ from msgspec import Struct
 
 from percale.errors import BadConfig
 from percale.model.kinds import KINDS, Kinds
+from percale.store.etcd.address import FORM as ETCD_FORM
+from percale.store.etcd.address import parse_address as parse_etcd_address
 from percale.store.files.store import FilesStore
 from percale.store.kubernetes.address import FORM as KUBERNETES_FORM
 from percale.store.protocol import Store
@@ -41,10 +43,18 @@ def _open_kubernetes(rest: str, _kinds: Kinds) -> Store:
     return opened
 
 
+def _open_etcd(rest: str, kinds: Kinds) -> Store:
+    """The module is imported here: most processes need no HTTP client."""
+    store = importlib.import_module("percale.store.etcd.store")
+    opened: Store = store.EtcdStore(parse_etcd_address(rest), kinds)
+    return opened
+
+
 SCHEMES: Mapping[str, Scheme] = MappingProxyType(
     {
         "files": Scheme("files:/DIRECTORY", _open_files),
         "kubernetes": Scheme(KUBERNETES_FORM, _open_kubernetes, rest_optional=True),
+        "etcd": Scheme(ETCD_FORM, _open_etcd),
     }
 )
 

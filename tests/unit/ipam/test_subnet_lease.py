@@ -12,10 +12,10 @@ import pytest
 from tests import builders
 
 from percale.errors import AddressRefused, BadConfig, Conflict, NetworkFull, StoreError, StoreUnavailable
-from percale.ipam.subnet_lease import MACHINE, RENEW_BEFORE, RESERVED, TTL, Claimant, HeldLease, acquire
+from percale.ipam.subnet_lease import RENEW_BEFORE, TTL, Claimant, HeldLease, acquire
 from percale.model.meta import ObjectKey
 from percale.model.netconf import network_config
-from percale.model.subnet_lease import NodeSubnets, SubnetLease, SubnetLeaseSpec
+from percale.model.subnet_lease import MACHINE, RESERVED, NodeSubnets, SubnetLease, SubnetLeaseSpec
 from percale.store.memory import MemoryStore
 
 CONFIG = network_config({"Network": "10.244.0.0/16"})
@@ -229,6 +229,18 @@ async def test_the_same_machine_may_change_its_address(store: MemoryStore) -> No
     await acquire(store, CONFIG, claimant(1))
     held = await acquire(store, CONFIG, claimant(1, public_ip="192.0.2.77"))
     assert subnet_of(held) == "10.244.1.0/24"
+
+
+async def test_a_lease_that_flannel_wrote_for_this_nodes_address_is_taken_over(store: MemoryStore) -> None:
+    """In etcd flannel's nodes have no other name. A neighbour's stays its own."""
+    for number in (1, 2):
+        address = f"192.0.2.{number}"
+        await store.put(builders.lease(number, node=address, publicIP=address, subnet=f"10.244.{6 + number}.0/24"))
+    held = await acquire(store, CONFIG, claimant(1))
+    assert subnet_of(held) == "10.244.7.0/24"
+    assert await in_store(store) == {"10.244.7.0-24": "n1", "10.244.8.0-24": "192.0.2.2"}
+    with pytest.raises(BadConfig, match=r"public address 192\.0\.2\.1 is node n1's too"):
+        await acquire(store, CONFIG, claimant(2, public_ip="192.0.2.1"))
 
 
 # Reservations

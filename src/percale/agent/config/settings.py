@@ -61,8 +61,8 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     store: Annotated[
         str,
         msgspec.Meta(
-            pattern=r"^(files:/[^\x00]+|kubernetes:[^\x00]*)$",
-            description="files:/DIRECTORY or kubernetes:[/KUBECONFIG][?context=NAME]",
+            pattern=r"^(files:/[^\x00]+|kubernetes:[^\x00]*|etcd:https?://[^\x00]+)$",
+            description="files:/DIRECTORY, kubernetes:[/KUBECONFIG][?context=NAME] or etcd:http[s]://HOST:PORT[,…][?prefix=/PATH&…]",
         ),
     ]
     network: dict[str, Any] | None = None

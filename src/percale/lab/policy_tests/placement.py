@@ -19,7 +19,6 @@ from msgspec.structs import replace
 from percale.cni.requests import ANNOTATION
 from percale.errors import BadInput, LabError
 from percale.explain.policy_tests.cases import Case, Probe
-from percale.ipam.subnet_lease import RESERVED
 from percale.lab.policy_tests.subnet_layout import NodeSubnets, assign_subnets, network_for
 from percale.lab.spec.topology import Lab, LabSpec, topology
 from percale.model.addresses import IPAddress, IPNetwork
@@ -28,7 +27,7 @@ from percale.model.meta import ObjectKey, ObjectMeta
 from percale.model.netconf import network_config
 from percale.model.node import Node
 from percale.model.pod import Container, ContainerPort, Pod, PodStatus
-from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec
+from percale.model.subnet_lease import RESERVED, SubnetLease, SubnetLeaseSpec
 
 States: TypeAlias = Sequence[Case]
 """The states of one test, in order."""

@@ -137,7 +137,8 @@ def test_variables_that_kubernetes_makes_of_services_are_not_ours(tmp_path: Path
         ("ifaceCanReach: gateway", 'DIR/agent.yaml:1: ifaceCanReach: expected an address, not "gateway"'),
         (
             "store: etcd:here",
-            'DIR/agent.yaml:1: store: expected files:/DIRECTORY or kubernetes:[/KUBECONFIG][?context=NAME], not "etcd:here"',
+            "DIR/agent.yaml:1: store: expected files:/DIRECTORY, kubernetes:[/KUBECONFIG][?context=NAME] or "
+            'etcd:http[s]://HOST:PORT[,…][?prefix=/PATH&…], not "etcd:here"',
         ),
         ("logFormat: xml", 'DIR/agent.yaml:1: logFormat: expected text or json, not "xml"'),
         ("network: 10.0.0.0/16", 'DIR/agent.yaml:1: network: expected a net-conf.json object, not "10.0.0.0/16"'),

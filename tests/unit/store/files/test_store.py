@@ -127,8 +127,8 @@ async def test_an_address_means_a_store(root: Path) -> None:
         await away.list(ConfigMap)
     assert not (root / "away").exists()
     await away.close()
-    with pytest.raises(BadConfig, match='no store "etcd:x"; write files:/DIRECTORY'):
-        open_store("etcd:x")
+    with pytest.raises(BadConfig, match='no store "consul:x"; write files:/DIRECTORY'):
+        open_store("consul:x")
 
 
 def _fifo(file: Path) -> None:

@@ -1,0 +1,194 @@
+"""Speaks to an etcd cluster by its JSON gateway: one member at a time, the next one when it does not answer."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aiohttp
+import msgspec
+
+from percale.errors import BadConfig, StoreUnavailable
+from percale.store.etcd.address import Address
+from percale.store.etcd.messages import Authenticated, Body, Failure, RangeResponse, WatchLine, WatchResponse, watch
+
+R = TypeVar("R")
+
+_TIMEOUT = aiohttp.ClientTimeout(total=10.0, sock_connect=3.0)
+_WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=3.0, sock_read=60.0)
+"""A connection that died silently looks like one without changes, so a silent watch is opened again."""
+_UNAUTHENTICATED, _PERMISSION_DENIED, _UNAVAILABLE = 16, 7, 14
+_LARGEST_LINE = 64 * 2**20
+"""Bytes of one watch response: etcd's own limit of a request is 1.5 MiB."""
+
+
+class _NotAnswered(Exception):
+    """This member does not answer; `sent`: it may have done what was asked."""
+
+    def __init__(self, reason: str, *, sent: bool) -> None:
+        super().__init__(reason)
+        self.sent = sent
+
+
+class EtcdClient:
+    """For one event loop; the session is made at the first request."""
+
+    def __init__(self, address: Address) -> None:
+        """Raises BadConfig."""
+        self._address = address
+        self._endpoints = list(address.endpoints)
+        """The one that answered last comes first."""
+        self._tls = _tls(address)
+        self._session: aiohttp.ClientSession | None = None
+        self._token: str | None = None
+
+    async def call(self, path: str, body: Body, answer: type[R], *, repeatable: bool = False) -> R:
+        """One request. `repeatable`: doing it twice is doing it once. Raises StoreUnavailable."""
+        reasons = []
+        # The first one once more: it may have closed the connection just when it was to be used again.
+        for endpoint in (*self._endpoints, self._endpoints[0]):
+            try:
+                content = await self._post(endpoint, path, body)
+            except _NotAnswered as error:
+                self._endpoints.append(self._endpoints.pop(self._endpoints.index(endpoint)))
+                reasons.append(f"{endpoint}: {error}")
+                if error.sent and not repeatable:
+                    break
+                continue
+            return _decoded(content, answer, endpoint)
+        raise StoreUnavailable("etcd does not answer", where="; ".join(reasons))
+
+    async def watch(self, prefix: bytes, revision: int) -> AsyncGenerator[WatchResponse, None]:
+        """What happens to keys with this prefix from a revision on, until the connection ends. Raises StoreUnavailable."""
+        now = await self.call("kv/range", {"key": prefix, "limit": 1}, RangeResponse, repeatable=True)
+        endpoint = self._endpoints[0]  # the one that answered
+        if (
+            now.header.revision < revision - 1
+        ):  # restored from a backup: what has happened since is not known, as if compacted
+            yield WatchResponse(compact_revision=revision)
+            return
+        body = _encoded(watch(prefix, revision))
+        try:
+            async with self._made_session().post(
+                f"{endpoint}/v3/watch", data=body, headers=self._headers, timeout=_WATCH_TIMEOUT
+            ) as response:
+                async for line in _lines(response.content):
+                    found = _decoded(line, WatchLine, endpoint)
+                    if found.result is None:
+                        return
+                    yield found.result
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    # One request
+
+    async def _post(self, endpoint: str, path: str, body: Body) -> bytes:
+        """The answer's content. Raises _NotAnswered, StoreUnavailable."""
+        for fresh in (False, True):
+            if self._address.user is not None and (self._token is None or fresh):
+                self._token = await self._authenticate(endpoint)
+            status, content = await self._send(endpoint, path, body, self._headers)
+            if status == 200:
+                return content
+            failure = _failure(content)
+            if failure.code == _UNAUTHENTICATED and self._address.user is not None and not fresh:
+                continue
+            if failure.code == _UNAVAILABLE or not failure.code:
+                raise _NotAnswered(failure.message or f"HTTP {status}", sent=True)
+            hint = "give the user a role for this prefix" if failure.code == _PERMISSION_DENIED else None
+            raise StoreUnavailable(failure.message, where=endpoint, hint=hint)
+        raise AssertionError
+
+    async def _authenticate(self, endpoint: str) -> str:
+        assert self._address.user is not None
+        assert self._address.password_file is not None
+        login = {"name": self._address.user, "password": _read_secret(self._address.password_file)}
+        status, content = await self._send(endpoint, "auth/authenticate", login, {})
+        if status != 200:
+            raise StoreUnavailable(
+                _failure(content).message or f"HTTP {status}", where=endpoint, hint="see user and password-file"
+            )
+        return _decoded(content, Authenticated, endpoint).token
+
+    async def _send(self, endpoint: str, path: str, body: Body, headers: dict[str, str]) -> tuple[int, bytes]:
+        session = self._made_session()
+        try:
+            async with session.post(
+                f"{endpoint}/v3/{path}", data=_encoded(body), headers=headers, timeout=_TIMEOUT
+            ) as response:
+                return response.status, await response.read()
+        except aiohttp.ClientConnectorError as error:
+            raise _NotAnswered(_reason(error), sent=False) from error
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise _NotAnswered(_reason(error), sent=True) from error
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": self._token} if self._token is not None else {}
+
+    def _made_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            connector = aiohttp.TCPConnector(ssl=self._tls)
+            self._session = aiohttp.ClientSession(connector=connector, trust_env=True)
+        return self._session
+
+
+def _tls(address: Address) -> ssl.SSLContext:
+    """Raises BadConfig."""
+    try:
+        context = ssl.create_default_context(cafile=address.ca)
+        if address.cert is not None:
+            context.load_cert_chain(address.cert, address.key)
+    except (OSError, ssl.SSLError) as error:
+        files = " or ".join(str(each) for each in (address.ca, address.cert, address.key) if each is not None)
+        raise BadConfig(f"cannot be used: {error.strerror or error}", where=f"store: {files}") from error
+    return context
+
+
+def _read_secret(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreUnavailable(f"the password cannot be read: {error}", where=str(path)) from error
+
+
+def _encoded(body: Any) -> bytes:
+    return msgspec.json.encode(body)
+
+
+def _decoded(content: bytes, kind: type[R], where: str) -> R:
+    try:
+        return msgspec.json.decode(content, type=kind, strict=False)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise StoreUnavailable(f"this is not etcd's answer: {error}", where=where, hint="etcd 3.4 or newer") from error
+
+
+def _failure(content: bytes) -> Failure:
+    try:
+        return msgspec.json.decode(content, type=Failure, strict=False)
+    except (msgspec.DecodeError, RecursionError):
+        return Failure()
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return str(error) or type(error).__name__
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Whole lines; half a one at the end is none."""
+    rest = b""
+    async for chunk in content.iter_any():
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            if line.strip():
+                yield line
+        if len(rest) > _LARGEST_LINE:
+            return

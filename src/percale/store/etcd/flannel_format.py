@@ -1,0 +1,151 @@
+"""flannel's keys and values, byte for byte, and what Percale keeps beside them. Used by `layout.py`.
+
+    PREFIX/config                          net-conf.json             a ConfigMap that has it alone
+    PREFIX/subnets/10.5.52.0-24            flannel's lease  ┐
+    PREFIX/percale/leases/10.5.52.0-24     its node, ours   ┴        a SubnetLease
+
+flannel's nodes have no name in etcd: a lease that only flannel wrote is of a node named by its public address. A key without an
+etcd lease is an operator's reservation. (flannel: pkg/subnet/etcd/registry.go, pkg/subnet/subnet.go)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from ipaddress import IPv4Address, IPv6Address, ip_network
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from percale.errors import BadManifest
+from percale.model.configmap import ConfigMap
+from percale.model.meta import ObjectKey, ObjectMeta
+from percale.model.subnet_lease import RESERVED, NodeSubnets, SubnetLease, SubnetLeaseSpec, lease_name
+
+NETWORK = ObjectKey("kube-flannel", "net-conf")
+"""The ConfigMap that is `PREFIX/config`."""
+_NET_CONF = "net-conf.json"
+_KEY = re.compile(r"([\d.]+)-(\d+)(?:&([\da-f:.]+)-(\d+))?")
+_NO_IPV4 = "0.0.0.0"  # noqa: S104
+"""What flannel writes for a node without IPv4."""
+_NO_SUBNET = f"{_NO_IPV4}/0"
+"""Likewise, in keys."""
+
+
+class _Value(Struct, frozen=True, rename="pascal", kw_only=True):
+    """flannel's LeaseAttrs; the order of the fields is that of the text."""
+
+    public_ip: str | None = msgspec.field(name="PublicIP", default=_NO_IPV4)
+    public_ipv6: str | None = msgspec.field(name="PublicIPv6", default=None)
+    backend_type: str | UnsetType = UNSET
+    backend_data: dict[str, Any] | UnsetType | None = UNSET
+    backend_v6_data: dict[str, Any] | UnsetType | None = UNSET
+
+
+class Holder(Struct, frozen=True, omit_defaults=True):
+    """Whose lease it is: what flannel's value has no place for."""
+
+    node: str
+    annotations: dict[str, str] = {}
+
+
+def subnets_of_key(text: str) -> NodeSubnets:
+    """Those of `…/subnets/TEXT`. Raises BadManifest."""
+    subnets = NodeSubnets()
+    if (found := _KEY.fullmatch(text)) is not None:
+        with suppress(ValueError):
+            subnets = NodeSubnets(*map(ip_network, _networks(*found.groups())))
+    if not subnets or key_text(subnets) != text:
+        raise BadManifest("not the key of a subnet", hint="one such as 10.5.52.0-24")
+    return subnets
+
+
+def _networks(address: str, length: str, address6: str | None, length6: str | None) -> Iterator[str]:
+    if f"{address}/{length}" != _NO_SUBNET:
+        yield f"{address}/{length}"
+    if address6 is not None:
+        yield f"{address6}/{length6}"
+
+
+def key_text(subnets: NodeSubnets) -> str:
+    """The inverse: `10.5.52.0-24`, `10.12.13.0-24&fd00:12:13::-56`."""
+    texts = (
+        [str(subnets.ipv4 or _NO_SUBNET)]
+        if subnets.ipv6 is None
+        else [str(subnets.ipv4 or _NO_SUBNET), str(subnets.ipv6)]
+    )
+    return "&".join(text.replace("/", "-") for text in texts)
+
+
+def subnets_of_name(name: str) -> NodeSubnets:
+    """The inverse of `lease_name`. Raises BadManifest."""
+    subnets = NodeSubnets()
+    with suppress(ValueError):
+        parts = [part.rpartition("-") for part in name.split("&")]
+        subnets = NodeSubnets(*(ip_network(f"{address.replace('-', ':')}/{length}") for address, _, length in parts))
+    if not subnets or lease_name(subnets) != name:
+        raise BadManifest(f"SubnetLease {name} is not named by its subnets", hint="a name such as 10.5.52.0-24")
+    return subnets
+
+
+def lease_of(subnets: NodeSubnets, value: bytes, holder: bytes | None, *, reserved: bool) -> SubnetLease:
+    """`reserved`: its key has no etcd lease. Raises BadManifest."""
+    try:
+        attrs = msgspec.json.decode(value, type=_Value)
+        known = msgspec.json.decode(holder, type=Holder) if holder is not None else None
+        public_ip = _address(IPv4Address, attrs.public_ip)
+        public_ipv6 = _address(IPv6Address, attrs.public_ipv6)
+        spec = {
+            "node": known.node if known is not None else str(public_ip or public_ipv6 or lease_name(subnets)),
+            "subnet": subnets.ipv4,
+            "ipv6Subnet": subnets.ipv6,
+            "publicIP": public_ip,
+            "publicIPv6": public_ipv6,
+            "backendType": attrs.backend_type or "",
+            "backendData": attrs.backend_data or None,
+            "backendV6Data": attrs.backend_v6_data or None,
+        }
+        annotations = known.annotations if known is not None else {RESERVED: "true"} if reserved else {}
+        metadata = ObjectMeta(name=lease_name(subnets), annotations=annotations)
+        return SubnetLease(metadata=metadata, spec=msgspec.convert(spec, SubnetLeaseSpec))
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise BadManifest(f"not a lease: {error}") from error
+
+
+def _address(kind: type[Any], text: str | None) -> Any:
+    return kind(text) if text and text != _NO_IPV4 else None
+
+
+def lease_value(lease: SubnetLease) -> bytes:
+    """As flannel writes it."""
+    spec = lease.spec
+    value = _Value(
+        public_ip=str(spec.publicIP or _NO_IPV4),
+        public_ipv6=str(spec.publicIPv6) if spec.publicIPv6 is not None else None,
+        backend_type=spec.backendType or UNSET,
+        backend_data=spec.backendData or UNSET,
+        backend_v6_data=spec.backendV6Data or UNSET,
+    )
+    return msgspec.json.encode(value)
+
+
+def holder_value(lease: SubnetLease) -> bytes:
+    return msgspec.json.encode(Holder(lease.spec.node, lease.metadata.annotations), order="deterministic")
+
+
+def network_of(value: bytes) -> ConfigMap:
+    """Raises BadManifest."""
+    try:
+        text = value.decode()
+    except UnicodeDecodeError as error:
+        raise BadManifest("not UTF-8 text") from error
+    return ConfigMap(metadata=ObjectMeta(name=NETWORK.name, namespace=NETWORK.namespace), data={_NET_CONF: text})
+
+
+def network_value(config_map: ConfigMap) -> bytes:
+    """Raises BadManifest."""
+    if set(config_map.data) != {_NET_CONF}:
+        raise BadManifest(f"ConfigMap {NETWORK} has {_NET_CONF} alone", hint="give other data another name")
+    return config_map.data[_NET_CONF].encode()

@@ -1,0 +1,93 @@
+"""Nodes whose store is an etcd, as flannel's nodes have one: real agents, a real etcd, real packets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from tests import builders
+from tests.etcd_server import EtcdServer
+from tests.kernel.agent.cluster import NETNS, Cluster, Node, sh
+from tests.waiting import until
+
+from percale.model.manifest.encode import to_json
+
+PREFIX = "/coreos.com/network"
+NETWORK = '{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan"}}'
+FLANNELS = {"PublicIP": "192.168.0.7", "PublicIPv6": None, "BackendType": "vxlan"}
+VTEP: dict[str, int | str] = {"VNI": 1, "VtepMAC": "12:c6:65:89:b4:e3"}
+
+
+@pytest.fixture
+def etcd(cluster: Cluster) -> Iterator[EtcdServer]:
+    """At the switch, which all nodes reach."""
+    sh("switch", "ip", "link", "set", "lo", "up")
+    directory = cluster.directory / "etcd"
+    directory.mkdir()
+    server = EtcdServer(directory, host="192.168.0.254", enter=["nsenter", f"--net={NETNS / 'switch'}"])
+    server.start()
+    yield server
+    server.stop()
+
+
+def node_of(cluster: Cluster, etcd: EtcdServer, number: int) -> Node:
+    return cluster.node(number, store=f"etcd:{etcd.url}?prefix={PREFIX}", network=None)
+
+
+def problems(node: Node) -> list[str]:
+    status = node.ask()
+    return [problem.error for problem in status.problems] if status is not None else []
+
+
+def keys(etcd: EtcdServer, below: str) -> dict[str, str]:
+    lines = etcd.ctl("get", "--prefix", f"{PREFIX}/{below}").splitlines()
+    return {key.removeprefix(f"{PREFIX}/{below}"): value for key, value in zip(lines[::2], lines[1::2], strict=True)}
+
+
+def test_nodes_beside_flannels_reach_each_other_and_obey_policies(cluster: Cluster, etcd: EtcdServer) -> None:
+    one, two = node_of(cluster, etcd, 1), node_of(cluster, etcd, 2)
+    one.launch()
+    until(lambda: any("net-conf.json" in each for each in problems(one)), "no network yet")
+    etcd.ctl("put", f"{PREFIX}/config", NETWORK)
+    flannels = json.dumps({**FLANNELS, "BackendData": VTEP}, separators=(",", ":"))
+    etcd.ctl("put", f"{PREFIX}/subnets/10.5.7.0-24", flannels)
+    one.wait_ready()
+    two.start()
+    a, b = one.pod("a"), two.pod("b")
+    until(lambda: a.reaches(b.addresses[0]))
+    values = keys(etcd, "subnets/")
+    own = json.loads(values[one.subnet.replace("/", "-")])
+    assert list(own) == ["PublicIP", "PublicIPv6", "BackendType", "BackendData"]
+    assert (own["PublicIP"], own["PublicIPv6"], own["BackendType"]) == ("192.168.0.1", None, "vxlan")
+    assert list(own["BackendData"]) == ["VNI", "VtepMAC"]
+    assert values["10.5.7.0-24"] == flannels, "another's lease stays as it is"
+    assert "10.5.7.0/24 via 10.5.7.0 dev flannel.1" in one.ip("route")
+    assert str(VTEP["VtepMAC"]) in one.sh("bridge", "fdb")
+
+    policy = builders.policy("closed", namespace="default", policyTypes=("Ingress",))
+    pod = builders.pod("b", b.addresses[0], node="n2")
+    for obj in (pod, policy):
+        etcd.ctl("put", f"{PREFIX}/percale/objects/{obj.KIND}/default/{obj.metadata.name}", to_json(obj).decode())
+    until(lambda: not a.reaches(b.addresses[0]), "the policy holds")
+    etcd.ctl("del", f"{PREFIX}/percale/objects/NetworkPolicy/default/closed")
+    until(lambda: a.reaches(b.addresses[0]))
+    etcd.ctl("del", f"{PREFIX}/subnets/10.5.7.0-24")
+    until(lambda: "10.5.7.0/24" not in one.ip("route"))
+
+
+def test_an_etcd_that_is_away_takes_nothing_with_it(cluster: Cluster, etcd: EtcdServer) -> None:
+    etcd.ctl("put", f"{PREFIX}/config", NETWORK)
+    one, two = node_of(cluster, etcd, 1).start(), node_of(cluster, etcd, 2).start()
+    a, b = one.pod("a"), two.pod("b")
+    until(lambda: a.reaches(b.addresses[0]))
+    subnet = one.subnet
+    with a.pinging(b.addresses[0]) as counts:
+        etcd.stop()
+        until(lambda: any("etcd does not answer" in each for each in problems(one)))
+        assert one.status.ready
+        etcd.start()
+        until(lambda: not problems(one))
+    sent, answered = counts()
+    assert answered >= sent - 1
+    assert one.subnet == subnet

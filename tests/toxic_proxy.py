@@ -1,0 +1,82 @@
+"""A TCP proxy that fails as networks do, between a client and a server of a test."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+
+class ToxicProxy:
+    """`port` is where clients connect."""
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self.port = 0
+        self.go_on = asyncio.Event()
+        """While it is clear, connections are accepted and wait."""
+        self.go_on.set()
+        self.bytes_left: int | None = None
+        """Of the server's bytes this many more pass; then the connection ends, in the middle of whatever it is."""
+        self.instead: bytes | None = None
+        """The answer to the next connection, without the server."""
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[ToxicProxy]:
+        await self.start()
+        try:
+            yield self
+        finally:
+            self.stop()
+
+    async def start(self) -> None:
+        """Again on the same port."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    def stop(self) -> None:
+        """Refuse connections, and end those there are."""
+        if self._server is not None:
+            self._server.close()
+        self.cut()
+
+    def cut(self) -> None:
+        """End all connections with a reset."""
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await self.go_on.wait()
+        if self.instead is not None:
+            answer, self.instead = self.instead, None
+            await reader.read(65536)
+            writer.write(answer)
+            writer.close()
+            return
+        their_reader, their_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        self._writers |= {writer, their_writer}
+        try:
+            with suppress(ConnectionError):
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self._copy(reader, their_writer, counted=False))
+                    tasks.create_task(self._copy(their_reader, writer, counted=True))
+        except* ConnectionError:
+            pass
+        finally:
+            self._writers -= {writer, their_writer}
+            writer.transport.abort()
+            their_writer.transport.abort()
+
+    async def _copy(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, counted: bool) -> None:
+        while data := await source.read(65536):
+            if counted and self.bytes_left is not None:
+                data = data[: self.bytes_left]
+                self.bytes_left -= len(data)
+            sink.write(data)
+            await sink.drain()
+            if counted and self.bytes_left == 0:
+                self.bytes_left = None
+                break
+        raise ConnectionError
