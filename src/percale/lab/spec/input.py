@@ -18,7 +18,7 @@ from percale.lab.run_dir import is_object_name
 from percale.lab.spec.topology import DEFAULT_NETWORK, Host, Lab, LabNode, LabSpec, SegmentSpec
 from percale.model.configmap import ConfigMap
 from percale.model.kinds import KINDS, kinds_of
-from percale.model.manifest.decode import ManifestEntry, Source, object_node
+from percale.model.manifest.decode import ManifestEntry, Source
 from percale.model.manifest.files import Document
 from percale.model.manifest.json_text import read_json_text
 from percale.model.manifest.load import load_manifests
@@ -63,10 +63,9 @@ def read_input(
 ) -> Input:
     """Everything of these documents. Raises BadManifest, BadNetworkConfig."""
     loaded = load_manifests(documents, _KINDS, unreadable=unreadable).valid(validate)
-    texts = dict(documents)
     for each in loaded.entries:
         if isinstance(each.object, Lab):
-            _check_words(texts[each.source.file].encode(), each.source)
+            _check_words(loaded.written.node(each.source), each.source)
     found = loaded.entries
     networks = [_bare_network(file, text) for file, text in loaded.networks]
     labs = [each for each in found if isinstance(each.object, Lab)]
@@ -113,10 +112,9 @@ def other_networks(objects: Iterable[Object], network: Mapping[str, Any], wiring
     ]
 
 
-def _check_words(data: bytes, source: Source) -> None:
+def _check_words(root: Node, source: Source) -> None:
     """Every field of a Lab document means something. Raises BadManifest with the nearest one that does."""
-    root = object_node(data, source)
-    spec = root.get("spec") if root is not None else None
+    spec = root.get("spec")
     if spec is None:
         return
     _check_fields(spec, LabSpec, "spec", source)

@@ -70,10 +70,10 @@ def _files_in(directory: Path, *, recursive: bool) -> Iterator[Path]:
 
 
 def _text(source: str, path: Path | None) -> str:
-    """UTF-8 whatever the locale says. Raises BadManifest."""
+    """UTF-8 whatever the locale says, without the mark that Windows' editors begin with. Raises BadManifest."""
     try:
         data = sys.stdin.buffer.read() if path is None else path.read_bytes()
-        text = data.decode()
+        text = data.decode("utf-8-sig")
     except FileNotFoundError as error:
         raise BadManifest("no such file or directory", where=source) from error
     except OSError as error:

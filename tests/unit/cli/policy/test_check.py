@@ -182,3 +182,14 @@ def test_a_selector_that_does_not_match_its_template(capsys: pytest.CaptureFixtu
             "1 error; warnings come when there are none",
         ],
     )
+
+
+def test_a_byte_order_mark_is_none_of_the_text(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+    policy = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "p"}}
+    text = json.dumps({**policy, "spec": {"podSelector": {}, "ingress": [{"from": []}]}})
+    (here / "a.json").write_text(text, encoding="utf-8-sig")
+    code, lines = run(capsys, "a.json")
+    assert (code, lines[1:]) == (0, ["1 policy: 0 errors, 1 warning"])
+    assert lines[0].startswith(
+        "a.json:1: warning: np:default/p#ingress[0].from: an empty list of peers allows everybody"
+    )
