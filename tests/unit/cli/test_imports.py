@@ -8,6 +8,12 @@ import sys
 import pytest
 
 
+def test_an_agent_imports_no_web_server_and_no_client_before_it_needs_one() -> None:
+    """A tenth of a second of every start, and of every `lab up`."""
+    code = "import sys, percale.agent.main; print('aiohttp' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
 @pytest.mark.parametrize("module", ["show", "list", "resolve", "check"])
 def test_commands_about_services_import_no_numpy(module: str) -> None:
     """It costs 70 ms, and its threads keep the process from entering the user namespace of a lab."""

@@ -1,4 +1,7 @@
-"""Store addresses: `kubernetes:`, `kubernetes:/KUBECONFIG`, `kubernetes:/KUBECONFIG?context=NAME`. Read by `store.py`."""
+"""Store addresses: `kubernetes:`, `kubernetes:/KUBECONFIG`, `kubernetes:/KUBECONFIG?context=NAME`. Read by `store.py`.
+
+Every agent imports this module, for the form of an address: it imports no HTTP client.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,10 @@ import msgspec
 from msgspec import Struct
 
 from percale.errors import BadConfig
-from percale.store.kubernetes.node_leases import PREFIX
 from percale.suggestion import did_you_mean
 
+PREFIX = "flannel.alpha.coreos.com"
+"""Of flannel's annotations, unless configured."""
 FORM = "kubernetes:[/KUBECONFIG][?context=NAME]"
 
 

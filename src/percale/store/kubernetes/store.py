@@ -21,14 +21,14 @@ from percale.model.manifest.encode import to_plain
 from percale.model.meta import Object, ObjectKey
 from percale.model.node import Node
 from percale.model.subnet_lease import SubnetLease
-from percale.store.kubernetes.address import parse_address
+from percale.store.kubernetes.address import PREFIX, parse_address
 from percale.store.kubernetes.api_client import ApiClient, ApiRefusal
 from percale.store.kubernetes.cluster_access import ClusterAccess
 from percale.store.kubernetes.decode import decode_object
 from percale.store.kubernetes.kubeconfig import from_kubeconfig, in_cluster
 from percale.store.kubernetes.list_pages import KindAbsent, list_pages
 from percale.store.kubernetes.merge_patch import merge_patch
-from percale.store.kubernetes.node_leases import PREFIX, LeaseFormat, NodeLeases
+from percale.store.kubernetes.node_leases import LeaseFormat, NodeLeases
 from percale.store.kubernetes.resources import collection_path, object_path, operation
 from percale.store.kubernetes.watch import ApiWatch
 from percale.store.protocol import Event
