@@ -16,6 +16,8 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any, Literal, Protocol, TextIO
 
+from percale.printable import printable
+
 Level = Literal["info", "warn", "error"]
 
 _BARE = re.compile(r"[^\s\"=]+")
@@ -71,7 +73,7 @@ class LineLog:
 
     def _print(self, line: str) -> None:
         with suppress(OSError, ValueError):
-            self._stream.write(line)
+            self._stream.write(printable(line))
             self._stream.flush()
 
 

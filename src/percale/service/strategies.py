@@ -17,7 +17,6 @@ from typing import Literal, NamedTuple, TypeAlias, get_args
 from percale.model.addresses import IPNetwork
 from percale.service.consistent_hash import consistent_slots
 from percale.service.endpoint_selection import Record
-from percale.service.node_context import is_in
 
 StrategyName: TypeAlias = Literal["random", "rr", "wrr", "sh", "mh", "lc"]
 
@@ -86,18 +85,39 @@ def slots_of(strategy: Strategy, records: Sequence[Record], nodes: Mapping[Recor
     if strategy.name == "mh":
         return consistent_slots(records)
     if strategy.name == "wrr":
-        weights = [_weight_of(record, nodes.get(record), strategy.weights) for record in records]
-        return interleaved(records, weights)
+        table = _WeightTable(strategy.weights)
+        return interleaved(records, [table.weight(record[:-2], nodes.get(record)) for record in records])
     return tuple(records)
 
 
-def _weight_of(record: Record, node: str | None, weights: Sequence[Weight]) -> int:
-    for each in weights:
-        if each.node is not None and each.node != node:
-            continue
-        if each.network is None or is_in(record[:-2], (each.network,)):
-            return each.weight
-    return 1
+class _WeightTable:
+    """Finds an endpoint's weight by its node, by each length of prefix, or among all: there may be thousands of weights."""
+
+    def __init__(self, weights: Sequence[Weight]) -> None:
+        self._weights = weights
+        self._all: list[int] = []
+        self._nodes: dict[str, int] = {}
+        self._networks: dict[int, dict[int, dict[int, int]]] = {32: {}, 128: {}}
+        """By the bits of an address, prefix length and prefix: positions of weights."""
+        for position, each in enumerate(weights):
+            if each.node is not None:
+                self._nodes.setdefault(each.node, position)
+            elif (network := each.network) is not None:
+                host_bits = network.max_prefixlen - network.prefixlen
+                prefixes = self._networks[network.max_prefixlen].setdefault(host_bits, {})
+                prefixes.setdefault(int(network.network_address) >> host_bits, position)
+            elif not self._all:
+                self._all.append(position)
+
+    def weight(self, address: bytes, node: str | None) -> int:
+        """The first that matches counts, else 1."""
+        number, found = int.from_bytes(address), [*self._all]
+        if node in self._nodes:
+            found.append(self._nodes[node])
+        for host_bits, prefixes in self._networks[8 * len(address)].items():
+            if (position := prefixes.get(number >> host_bits)) is not None:
+                found.append(position)
+        return self._weights[min(found)].weight if found else 1
 
 
 def interleaved(records: Sequence[Record], weights: Sequence[int]) -> tuple[Record, ...]:

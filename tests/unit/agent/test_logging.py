@@ -55,3 +55,9 @@ def test_a_closed_stream_ends_nothing() -> None:
     stream.close()
     log.info("still here")
     assert stream.closed
+
+
+def test_nothing_in_a_line_moves_a_terminal_or_cannot_be_encoded() -> None:
+    for form in ("text", "json"):
+        line = logged(form, ("warn", "x", {"a": "\x9b31m", "b": "\u202ex", "c": "\udcff\x7f"}))
+        assert line.rstrip("\n").isprintable()
