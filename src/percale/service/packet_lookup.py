@@ -16,7 +16,7 @@ from percale.service.node_context import is_in
 from percale.service.resolved_service import ClientLocation, ResolvedPort
 from percale.service.resolver import ServiceResolver
 from percale.service.service_ports import PortSpec, Vip, VipKind, format_endpoint
-from percale.service.vip_conflicts import node_port_key, vip_key
+from percale.service.vip_conflicts import key_of, node_port_key, vip_key
 
 Action: TypeAlias = Literal["endpoints", "reject", "drop", "none"]
 
@@ -52,13 +52,14 @@ def client_location(resolver: ServiceResolver, address: bytes) -> ClientLocation
 
 def _find(resolver: ServiceResolver, target: bytes, port: int, protocol: Protocol) -> tuple[ResolvedPort, Vip] | None:
     """A Service's address takes precedence over node ports."""
-    held = resolver.vip_owners.owner(vip_key(target, protocol, port))
-    if held is None and target in resolver.node_port_addresses:
-        family = Family.of_packed(target)
-        held = resolver.vip_owners.owner(node_port_key(family, protocol, port))
-    if held is None:
+    key = vip_key(target, protocol, port)
+    spec = resolver.vip_owners.owner(key)
+    if spec is None and target in resolver.node_port_addresses:
+        key = node_port_key(Family.of_packed(target), protocol, port)
+        spec = resolver.vip_owners.owner(key)
+    if spec is None:
         return None
-    spec, vip = held
+    vip = next(vip for vip in spec.vips if key_of(spec, vip) == key)
     return next((each, vip) for each in resolver.services[spec.key].ports if each.spec is spec)
 
 

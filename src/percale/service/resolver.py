@@ -202,8 +202,7 @@ class ServiceResolver:
         self._facts[facts.key] = facts
         for address in _cluster_ips(facts):
             self._cluster_ips[address] = self._cluster_ips.get(address, 0) + 1
-        for contender in self.vip_owners.add(facts.ports):
-            dirty.add(contender.key)
+        dirty.update(self.vip_owners.add(facts.ports))
 
     def _remove_service(self, key: ObjectKey, dirty: set[ObjectKey]) -> None:
         dirty.add(key)
@@ -214,8 +213,7 @@ class ServiceResolver:
             self._cluster_ips[address] -= 1
             if not self._cluster_ips[address]:
                 del self._cluster_ips[address]
-        for successor in self.vip_owners.remove(facts.ports):
-            dirty.add(successor.key)
+        dirty.update(self.vip_owners.remove(facts.ports))
 
     def _put_slice(self, key: ObjectKey, facts: SliceFacts | None, dirty: set[ObjectKey]) -> None:
         """None: deleted, or not for this proxy any more."""

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
 from percale.model.ip_family import Family
+from percale.model.meta import ObjectKey
 from percale.model.pod import PROTOCOL_NUMBERS
 from percale.service.service_ports import PortName, PortSpec, Vip, VipKind
 
@@ -42,32 +43,33 @@ class VipOwners:
         self._owners: dict[VipKey, PortSpec] = {}
         self._contenders: dict[VipKey, list[PortSpec]] = {}
 
-    def owner(self, key: VipKey) -> tuple[PortSpec, Vip] | None:
-        """The service port that owns it, and its VIP."""
-        spec = self._owners.get(key)
-        return None if spec is None else (spec, next(vip for vip in spec.vips if key_of(spec, vip) == key))
+    def owner(self, key: VipKey) -> PortSpec | None:
+        """The service port that owns it."""
+        return self._owners.get(key)
 
     @property
     def contested(self) -> bool:
         """Whether several Services request some VIP."""
         return bool(self._contenders)
 
-    def add(self, specs: Iterable[PortSpec]) -> set[PortSpec]:
-        """A Service requests these; returns the service ports that request the same."""
-        contenders: set[PortSpec] = set()
+    def add(self, specs: Iterable[PortSpec]) -> set[ObjectKey]:
+        """A Service requests these; returns the Services that request the same."""
+        contenders: set[ObjectKey] = set()
+        rank = _Ranks()
         for spec in specs:
             for vip in spec.vips:
                 key = key_of(spec, vip)
                 owner = self._owners.setdefault(key, spec)
                 if owner is not spec:
-                    self._owners[key], later = sorted((owner, spec), key=lambda each: _rank(key, each))
+                    self._owners[key], later = sorted((owner, spec), key=lambda each: rank(key, each))
                     self._contenders.setdefault(key, []).append(later)
                     contenders.update(self._claimants(key))
         return contenders
 
-    def remove(self, specs: Iterable[PortSpec]) -> set[PortSpec]:
-        """A Service no longer requests them; returns the service ports that may own them now."""
-        successors: set[PortSpec] = set()
+    def remove(self, specs: Iterable[PortSpec]) -> set[ObjectKey]:
+        """A Service no longer requests them; returns the Services that may own them now."""
+        successors: set[ObjectKey] = set()
+        rank = _Ranks()
         for spec in specs:
             for vip in spec.vips:
                 key = key_of(spec, vip)
@@ -75,7 +77,7 @@ class VipOwners:
                 if self._owners[key] is spec:
                     del self._owners[key]
                     if contenders_left:
-                        successor = min(contenders_left, key=lambda each: _rank(key, each))
+                        successor = min(contenders_left, key=lambda each: rank(key, each))
                         self._owners[key] = successor
                         contenders_left = [each for each in contenders_left if each is not successor]
                 if contenders_left:
@@ -83,11 +85,12 @@ class VipOwners:
                 successors.update(self._claimants(key))
         return successors
 
-    def _claimants(self, key: VipKey) -> Iterator[PortSpec]:
-        """All service ports that request it."""
-        yield from self._contenders.get(key, ())
+    def _claimants(self, key: VipKey) -> Iterator[ObjectKey]:
+        """All Services that request it."""
+        for spec in self._contenders.get(key, ()):
+            yield spec.key
         if key in self._owners:
-            yield self._owners[key]
+            yield self._owners[key].key
 
     def owned_vips(self, spec: PortSpec) -> tuple[Vip, ...]:
         """The VIPs that a service port owns."""
@@ -107,7 +110,15 @@ class VipOwners:
 _KINDS: dict[VipKind, int] = {"cluster": 0, "load-balancer": 1, "external": 2, "node-port": 3}
 
 
-def _rank(key: VipKey, spec: PortSpec) -> tuple[int, str, PortName]:
-    """The lowest rank owns the VIP."""
-    kind = next(vip.kind for vip in spec.vips if key_of(spec, vip) == key)
-    return _KINDS[kind], spec.age, spec.name
+class _Ranks:
+    """Ranks of service ports for VIPs; each port's VIPs are read once, for there may be thousands."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[tuple[PortName, Family], dict[VipKey, VipKind]] = {}
+
+    def __call__(self, key: VipKey, spec: PortSpec) -> tuple[int, str, PortName]:
+        """The lowest rank owns the VIP."""
+        which = spec.name, spec.family
+        if which not in self._kinds:
+            self._kinds[which] = {key_of(spec, vip): vip.kind for vip in reversed(spec.vips)}
+        return _KINDS[self._kinds[which][key]], spec.age, spec.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -218,3 +219,18 @@ def test_one_cluster_ip_of_two_ports_stays_active_until_both_are_gone() -> None:
     assert build.brief(table, POD, IP, 81) == "reject"
     table.apply(gone=[(Service, key("svc1"))])
     assert list(table.cluster_ips) == []
+
+
+def test_many_addresses_of_two_services_are_decided_in_linear_time() -> None:
+    """A square of them would be 10^8 comparisons for each change of either."""
+    addresses = [f"203.{number // 65536}.{number // 256 % 256}.{number % 256}" for number in range(10_000)]
+    both = [
+        build.service(name, ip=ip, externalIPs=addresses)
+        for name, ip in (("one", "172.30.0.41"), ("two", "172.30.0.42"))
+    ]
+    began = time.monotonic()
+    table = build.table(*both)
+    assert len(list(table.problems)) == len(addresses)
+    table.apply(gone=[(Service, both[0].key)])
+    assert not list(table.problems)
+    assert time.monotonic() - began < 10.0

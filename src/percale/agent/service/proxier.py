@@ -38,7 +38,7 @@ from percale.service.endpoint_selection import Record
 from percale.service.node_context import ServiceConfig
 from percale.service.resolved_service import ResolvedPort, ResolvedService
 from percale.service.resolver import ServiceResolver
-from percale.service.service_ports import Vip
+from percale.service.service_ports import PortName, Vip
 from percale.service.vip_conflicts import node_port_key, vip_key
 from percale.store.protocol import Deleted, Snapshot, Upserted
 
@@ -232,14 +232,20 @@ class ServiceProxier:
     def _served(self, changed: Iterable[tuple[Family, Vip]]) -> Served:
         """The current endpoints of these addresses. A Service's address takes precedence over a node port."""
         found: dict[tuple[bytes, int], frozenset[Record]] = {}
+        endpoints: dict[tuple[PortName, Family], frozenset[Record]] = {}
         for family, vip in sorted(changed, key=lambda each: each[1].kind != "node-port"):
             if vip.kind == "node-port":
-                held = self.resolver.vip_owners.owner(node_port_key(family, "UDP", vip.port))
+                owner = self.resolver.vip_owners.owner(node_port_key(family, "UDP", vip.port))
                 own = self.resolver.node_port_addresses
                 addresses = [each for each in own if len(each) == family.size]
             else:
-                held, addresses = self.resolver.vip_owners.owner(vip_key(vip.address, "UDP", vip.port)), [vip.address]
-            serving = self.resolver.serving(held[0]) if held is not None else frozenset()
+                owner, addresses = self.resolver.vip_owners.owner(vip_key(vip.address, "UDP", vip.port)), [vip.address]
+            serving: frozenset[Record] = frozenset()
+            if owner is not None:
+                which = owner.name, owner.family
+                if which not in endpoints:
+                    endpoints[which] = self.resolver.serving(owner)
+                serving = endpoints[which]
             found |= {(address, vip.port): serving for address in addresses}
         return found
 
