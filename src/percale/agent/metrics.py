@@ -96,4 +96,8 @@ class Metrics:
         for addresses in now.addresses:
             self._used.labels(addresses.subnet).set(addresses.used)
             self._free.labels(addresses.subnet).set(addresses.free)
+        return self.exposition()
+
+    def exposition(self) -> bytes:
+        """The text, with gauges as they were last set."""
         return generate_latest(self.registry)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.kernel.agent.cluster import Cluster, Node
+from tests.kernel.agent.cluster import Cluster, Node, sh
 from tests.kernel.agent.services import NODE_PORT, Services, services
 from tests.kernel.service_world import inside
 from tests.waiting import until
@@ -99,6 +99,19 @@ def test_an_address_that_another_proxy_still_has_is_taken_when_it_is_free(cluste
             )
         until(lambda: codes(world) == (200, 200))
         assert not node.status.problems
+
+
+def test_what_others_ask_kube_proxy_for_on_the_node(cluster: Cluster) -> None:
+    """From the node alone; connections that are idle or half closed stay as long as with kube-proxy."""
+    with services(cluster, 1) as (_, (node,)):
+        assert node.sh("curl", "-sf", "http://localhost:10249/proxyMode") == "nftables"
+        assert "percale_service_programming_seconds" in node.sh("curl", "-sf", "http://localhost:10249/metrics")
+        assert sh("switch", "curl", "-s", "--max-time", "1", f"http://{N1}:10249/proxyMode", check=False) == ""
+        for name, seconds in (("established", "86400"), ("close_wait", "3600")):
+            timeout = f"net.netfilter.nf_conntrack_tcp_timeout_{name}"
+            assert node.sh("sysctl", "-n", timeout).strip() == seconds
+            node.sh("sysctl", "-w", f"{timeout}=60")
+            until(lambda: node.sh("sysctl", "-n", timeout).strip() == seconds)  # noqa: B023
 
 
 def test_nobody_listens_where_nobody_should(cluster: Cluster) -> None:

@@ -164,7 +164,7 @@ def arrived(node: Node) -> int:
 @WIRINGS
 def test_a_port_of_the_agents_is_an_error_of_the_add(cluster: Cluster, wiring: str) -> None:
     with one_node(cluster, wiring, http="127.0.0.1:9099") as (_, node):
-        kept = {9099: "http", 10256: "services.healthz"}
+        kept = {9099: "http", 10256: "services.healthz", 10249: "services.metrics"}
         for port, setting in kept.items():
             for number, more in enumerate(({}, {"hostIP": "127.0.0.1"}, {"hostIP": NODE[4]})):
                 said = refusal(node, f"p{port}-{number}", port=port, **more)

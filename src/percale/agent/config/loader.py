@@ -222,6 +222,7 @@ def _listen(value: str | None) -> None:
 _CHECKS: Mapping[str, Any] = {
     "http": _listen,
     "services.healthz": _listen,
+    "services.metrics": _listen,
     "ifaceCanReach": lambda value: value is None or ip_address(value),
     "publicIP": lambda value: value is None or IPv4Address(value),
     "publicIPv6": lambda value: value is None or IPv6Address(value),
@@ -266,7 +267,9 @@ def _nearest(word: str, known: Iterable[str]) -> str:
 
 def listen_ports(config: AgentConfig) -> dict[str, int]:
     """The TCP ports that the agent itself listens on, by setting."""
-    asked = {"http": config.http, "services.healthz": config.services.healthz if config.services.enabled else None}
+    asked = {"http": config.http}
+    if config.services.enabled:
+        asked |= {"services.healthz": config.services.healthz, "services.metrics": config.services.metrics}
     return {name: int(text.rpartition(":")[2]) for name, text in asked.items() if text and not text.startswith("unix:")}
 
 

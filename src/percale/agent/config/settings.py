@@ -50,6 +50,8 @@ class ServicesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """How connections are spread, for Services without the annotation percale.io/strategy."""
     healthz: Listen | None = "*:10256"
     """Where load balancers ask whether this node is to have clients."""
+    metrics: Listen | None = "127.0.0.1:10249"
+    """Where kube-proxy's `/metrics` and `/proxyMode` are expected."""
     leastConnInterval: Annotated[float, msgspec.Meta(gt=0, description="a number of seconds")] = 5.0
     """Seconds between two counts of connections, for the strategy lc."""
 

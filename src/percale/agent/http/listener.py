@@ -28,6 +28,11 @@ class Page(NamedTuple):
     headers: Mapping[str, str] = {}
 
 
+def metrics_page(exposition: bytes) -> Page:
+    """For Prometheus."""
+    return Page(exposition, "text/plain; version=0.0.4; charset=utf-8")
+
+
 @contextmanager
 def listen(address: str, *, setting: str = "http", hint: str = "choose another with --http") -> Iterator[socket.socket]:
     """Listen at `HOST:PORT`, `[IPv6]:PORT`, `*:PORT` or `unix:/PATH` until the end of the block.

@@ -14,7 +14,7 @@ from typing import Protocol
 import msgspec
 from aiohttp import web
 
-from percale.agent.http.listener import Page
+from percale.agent.http.listener import Page, metrics_page
 from percale.agent.http.web_server import ConnectionLimit, runner
 from percale.agent.metrics import GaugeValues, Metrics
 from percale.agent.status import Status
@@ -47,8 +47,7 @@ async def serve(listener: socket.socket, source: Reporter) -> None:
         return live()
 
     def metrics() -> Page:
-        content = source.metrics.render(source.gauge_values())
-        return Page(content, "text/plain; version=0.0.4; charset=utf-8")
+        return metrics_page(source.metrics.render(source.gauge_values()))
 
     def status() -> Page:
         return Page(msgspec.json.encode(source.status()), "application/json")

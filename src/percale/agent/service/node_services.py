@@ -1,4 +1,4 @@
-"""Starts the Services of a node with a network of its own: their table, the proxier and its health port."""
+"""Starts the Services of a node with a network of its own: their table, the proxier and its ports."""
 
 from __future__ import annotations
 
@@ -6,14 +6,24 @@ import asyncio
 
 from percale.agent.config.loader import service_config
 from percale.agent.context import AgentContext
+from percale.agent.http.listener import Page, metrics_page
 from percale.agent.informer import Subscription
 from percale.agent.node_table import SERVICE_BYTES, NodeTable, delete_service_table
 from percale.agent.policy.controller import PolicyController
 from percale.agent.service.conntrack_cleanup import ConntrackCleaner
 from percale.agent.service.host_ports import HostPorts
 from percale.agent.service.proxier import ServiceProxier
+from percale.agent.service.proxier_health import serve_when_free
 from percale.model.netconf import NetworkConfig
+from percale.render.objects import Sysctl
 from percale.render.service import base_chains
+
+_CONNTRACK = "conntrack"
+_CONNTRACK_TIMEOUTS = (
+    Sysctl("net/netfilter/nf_conntrack_tcp_timeout_established", "86400"),
+    Sysctl("net/netfilter/nf_conntrack_tcp_timeout_close_wait", "3600"),
+)
+"""Seconds, as kube-proxy's --conntrack-tcp-timeout-…: idle connections to Services stay, and so do half closed ones."""
 
 
 async def start_services(
@@ -53,6 +63,17 @@ async def start_services(
     host_ports.set_service_endpoints(proxier.serving)
     tasks.create_task(proxier.run(), name="services")
     tasks.create_task(table.run(), name="service table")
-    if config.services.healthz is not None:
-        tasks.create_task(proxier.health.serve(config.services.healthz), name="healthz")
+    context.reconciler.declare(_CONNTRACK, _CONNTRACK_TIMEOUTS)
+    metrics = {"/proxyMode": _proxy_mode, "/metrics": lambda: metrics_page(context.metrics.exposition())}
+    for setting, address, pages in (
+        ("services.healthz", config.services.healthz, proxier.health.pages),
+        ("services.metrics", config.services.metrics, metrics),
+    ):
+        if address is not None:
+            tasks.create_task(serve_when_free(address, setting, pages, context.problems), name=setting)
     return table.attempted
+
+
+def _proxy_mode() -> Page:
+    """What scripts and the conformance tests ask kube-proxy for."""
+    return Page(b"nftables")

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 import msgspec
@@ -24,11 +24,26 @@ from percale.agent.problems import Problems
 from percale.agent.service.sync_latency import SyncLatency
 from percale.errors import BadConfig
 
-SOURCE = "services.healthz"
 MAX_DELAY = 60.0
 """Seconds that an update may take: twice kube-proxy's sync period."""
 _RETRY_INTERVAL = 1.0
 """Seconds until an address in use is tried again."""
+
+
+async def serve_when_free(
+    address: str, setting: str, pages: Mapping[str, Callable[[], Page]], problems: Problems
+) -> None:
+    """Serve these pages until cancelled. Waits while another process (a kube-proxy about to stop) listens there."""
+    while True:
+        try:
+            with listen(address, setting=setting, hint="retried until it is free") as listener:
+                problems.clear(setting)
+                await wait_for_connection(listener)
+                serving = await asyncio.to_thread(importlib.import_module, "percale.agent.http.server")
+                await serving.serve_pages(listener, pages)
+        except BadConfig as error:
+            problems.raise_(setting, error)
+            await asyncio.sleep(_RETRY_INTERVAL)
 
 
 class ProxierHealth:
@@ -64,18 +79,9 @@ class ProxierHealth:
         failing = self._clock() - failure.since if failure is not None else 0.0
         return self._applied() and max(self._sync_latency.waiting, failing) <= MAX_DELAY
 
-    async def serve(self, address: str) -> None:
-        """Runs until cancelled. Waits while another process (a kube-proxy about to stop) listens there."""
-        while True:
-            try:
-                with listen(address, setting=SOURCE, hint="retried until it is free") as listener:
-                    self._problems.clear(SOURCE)
-                    await wait_for_connection(listener)
-                    serving = await asyncio.to_thread(importlib.import_module, "percale.agent.http.server")
-                    await serving.serve_pages(listener, {"/healthz": self.healthz, "/livez": self.livez})
-            except BadConfig as error:
-                self._problems.raise_(SOURCE, error)
-                await asyncio.sleep(_RETRY_INTERVAL)
+    @property
+    def pages(self) -> dict[str, Callable[[], Page]]:
+        return {"/healthz": self.healthz, "/livez": self.livez}
 
     def healthz(self) -> Page:
         """For load balancers: whether the node takes new connections."""

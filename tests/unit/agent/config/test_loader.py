@@ -99,9 +99,15 @@ def test_external_ips_are_a_word_or_networks(tmp_path: Path, text: str, variable
 
 
 def test_what_the_agent_listens_at(tmp_path: Path) -> None:
-    assert listen_ports(load(tmp_path, "store: files:/s")) == {"http": 9099, "services.healthz": 10256}
+    assert listen_ports(load(tmp_path, "store: files:/s")) == {
+        "http": 9099,
+        "services.healthz": 10256,
+        "services.metrics": 10249,
+    }
     assert listen_ports(load(tmp_path, "store: files:/s\nhttp: '[::1]:80'\nservices: {enabled: false}")) == {"http": 80}
-    assert listen_ports(load(tmp_path, "store: files:/s\nhttp: unix:/x\nservices: {healthz: null}")) == {}
+    assert (
+        listen_ports(load(tmp_path, "store: files:/s\nhttp: unix:/x\nservices: {healthz: null, metrics: null}")) == {}
+    )
 
 
 def test_variables_that_kubernetes_makes_of_services_are_not_ours(tmp_path: Path) -> None:
