@@ -98,7 +98,7 @@ def test_addresses_hosts_and_nodes_are_ends_of_a_probe_too(web: Person) -> None:
     assert "there is no pod default/node1; did you mean node/node1?" in web.complaint(
         "lab", "probe", "node1", pod, "80"
     )
-    assert "'http' is not a port" in web.complaint("lab", "probe", pod, pod, "http")
+    assert "has no port named http" in web.complaint("lab", "probe", pod, pod, "http")
 
 
 def test_cut_and_heal(web: Person) -> None:

@@ -188,7 +188,8 @@ def test_exec_is_inside_the_pod(lab: Person) -> None:
     assert lab.out("lab", "exec", pod, "--", "cat", stdin="through\n") == "through\n"
     assert "nosuch: no such program" in lab.complaint("lab", "exec", pod, "--", "nosuch", code=127)
     assert "there is no pod default/x" in lab.complaint("lab", "exec", "x", "--", "true")
-    assert "write -n before the name" in lab("lab", "exec", pod, "-n", "x", "--", "true", code=2).stderr
+    assert "there is no pod x/" in lab.complaint("lab", "exec", pod.partition("/")[2] or pod, "-n", "x", "--", "true")
+    assert "write -n before the name" in lab("lab", "exec", pod, "-n", "x", "true", code=2).stderr
     assert "127.0.0.1" in Path("/etc/hosts").read_text()
     assert address not in Path("/etc/hosts").read_text()
 

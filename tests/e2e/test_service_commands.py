@@ -150,9 +150,9 @@ def test_one_service(percale: Person, nodes: str) -> None:
 
 def test_names_that_are_not_there(percale: Person, nodes: str) -> None:
     show = ("service", "show", "-f", nodes)
-    assert percale.complaint(*show, "wep") == "percale: there is no Service default/wep; did you mean default/web?"
+    assert percale.complaint(*show, "wep") == "percale: there is no Service default/wep; did you mean svc/default/web?"
     assert percale.complaint(*show, "web", "-n", "shop") == (
-        "percale: there is no Service shop/web; did you mean default/web?"
+        "percale: there is no Service shop/web; did you mean svc/default/web?"
     )
     assert percale.complaint(*show, "web", "--node", "n3") == "percale: there is no node 'n3'; there are n1"
     assert "either -f or --lab" in percale(*show, "web", "--lab", "lab", code=2).stderr
@@ -183,10 +183,10 @@ def test_why_takes_the_first_pod_of_a_workload(percale: Person, closed: str) -> 
     ("arguments", "said"),
     [
         (("svc/shop/web:https",), "percale: Service shop/web has no port https; it has http = 80/TCP"),
-        (("svc/web:80",), "percale: there is no Service default/web; did you mean shop/web?"),
-        (("svc/shop/web",), "give the port once"),
+        (("svc/web:80",), "percale: there is no Service default/web; did you mean svc/shop/web?"),
+        (("svc/shop/web",), "write TO PORT, or TO:PORT"),
         (("svc/shop/web:80", "80"), "give the port once"),
-        (("shop/strict",), "Missing argument 'PORT[/PROTO]'"),
+        (("shop/strict",), "'shop/strict' has no port"),
     ],
 )
 def test_what_why_cannot_answer(percale: Person, shop: str, arguments: tuple[str, ...], said: str) -> None:

@@ -139,9 +139,9 @@ def test_a_batch(percale: Person, resolve: tuple[str, ...], tmp_path: Path) -> N
     assert done.stderr.splitlines() == [
         f"percale: {requests}:4: not JSON: Expecting property name enclosed in double quotes",
         f"percale: {requests}:5: port: missing",
-        f"percale: {requests}:6: port true is not a number from 1 to 65535",
-        f"percale: {requests}:7: TO 'nowhere' is not an address; or write svc/NAMESPACE/NAME",
-        f"percale: {requests}:8: protocol 'ICMP' is not known; there are TCP, UDP, SCTP",
+        f"percale: {requests}:6: port: expected a number or a name",
+        f"percale: {requests}:7: there is no pod default/nowhere; there are no pods at all",
+        f"percale: {requests}:8: '80/ICMP' is not a port; write 80, 80/tcp, 53/udp, 80/sctp, a port's name, or icmp",
         f"percale: {requests}:9: 203.0.113.2 and fd00:172::41 have no address family in common",
     ]
     good = f"{lines[0]}\n{lines[2]}\n"
@@ -173,10 +173,10 @@ def test_lines_that_no_reader_expects(percale: Person, resolve: tuple[str, ...],
         "2: not UTF-8 text",
         "3: not JSON: Nested too deep",
         "4: not JSON: A number that is none, or too large",
-        f'5: port "{"9" * 39} is not a number from 1 to 65535',
+        f"5: {'9' * 40} is not a port; ports are 1 to 65535",
         "7: not JSON: Expecting value",
         "8: not a JSON object",
-        "10: there is no Service two lines/web",
+        "10: there is no Service two lines/web; did you mean svc/ns1/web?",
     ]
 
 
@@ -191,18 +191,24 @@ def test_manifests_that_no_cluster_has_seen(percale: Person, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("default/nobody", "172.30.0.41:80"), "there is no pod 'default/nobody' with an address"),
-        (("node/n9", "172.30.0.41:80"), "there is no node 'node/n9' with an address"),
-        (("here", "172.30.0.41:80"), "FROM 'here' is not an address; or write NAMESPACE/POD or node/NAME"),
+        (("default/nobody", "172.30.0.41:80"), "there is no pod default/nobody; there are no pods at all"),
+        (("node/n9", "172.30.0.41:80"), "there is no node n9; did you mean node/n2?"),
+        (("here", "172.30.0.41:80"), "there is no pod default/here; there are no pods at all"),
         (("10.0.0.1", "svc/ns1/db:80"), "there is no Service ns1/db"),
         (("10.0.0.1", "svc/ns1/web:https"), "Service ns1/web has no port named https; it names http"),
-        (("10.0.0.1", "svc/web:80"), "there is no Service default/web"),
+        (("10.0.0.1", "svc/web:80"), "there is no Service default/web; did you mean svc/ns1/web?"),
         (
             ("external/outside", "172.30.0.41:80"),
-            "FROM 'external/outside': hosts outside are no objects; write the host's address",
+            "external/outside is a host of a lab; name its address, or a lab by --lab",
         ),
-        (("10.0.0.1", "172.30.0.41"), "TO '172.30.0.41' has no port; write TO:PORT, such as 10.96.0.10:53/UDP"),
-        (("10.0.0.1", "fd00::1:80"), "TO 'fd00::1:80' is not clear; write an IPv6 address in brackets: [fd00::1]:80"),
+        (
+            ("10.0.0.1", "172.30.0.41"),
+            "'172.30.0.41' has no port; write TO PORT, or TO:PORT; an IPv6 address in brackets",
+        ),
+        (
+            ("10.0.0.1", "fd00::1:80"),
+            "'fd00::1:80' has no port; write TO PORT, or TO:PORT; an IPv6 address in brackets",
+        ),
         (("--batch", "/nowhere"), "/nowhere: cannot be read: No such file or directory"),
     ],
 )
@@ -231,6 +237,6 @@ def test_a_service_with_a_fault_is_named_and_the_others_are_answered(percale: Pe
 
 
 def test_wrong_usage(percale: Person, resolve: tuple[str, ...]) -> None:
-    assert "give FROM and TO:PORT, or --batch FILE" in percale(*resolve, code=2).stderr
+    assert "give FROM, TO and PORT, or --batch FILE" in percale(*resolve, code=2).stderr
     assert "not both" in percale(*resolve, "10.0.0.1", "172.30.0.41:80", "--batch", "-", code=2).stderr
     assert "is not a network" in percale(*resolve, "--pod-cidr", "10", "--batch", "-", code=2).stderr

@@ -77,6 +77,45 @@ def test_over_a_lab_it_says_what_the_packets_do(percale: Person, tmp_path: Path)
     assert "it allows pods with access=true" in percale.out("why", "external/outside", "nginx", "80", code=1)
 
 
+def test_a_denied_probe_names_the_question_that_has_the_reason(percale: Person, tmp_path: Path) -> None:
+    file = tmp_path / "world.yaml"
+    file.write_text(WORLD + SERVICE)
+    percale("lab", "up", "--lab", "other", "-f", str(file))
+    for to, asked in (
+        ("nginx:http", "default/nginx 80/tcp"),
+        ("pod/nginx:80", "default/nginx 80/tcp"),
+        ("svc/web:www", "svc/default/web 8080/tcp"),
+        ("web:8080", "svc/default/web 8080/tcp"),
+        ("node/node1:30080", "svc/default/web 8080/tcp"),
+    ):
+        told = percale.out("lab", "--lab", "other", "probe", "busybox", to, "--timeout", "0.4", code=1).splitlines()
+        assert told[1] == f"why: percale why default/busybox {asked} --lab other"
+        assert percale.shell(told[1].removeprefix("why: "), code=1).startswith("denied: default/busybox")
+        answer = json.loads(
+            percale.out("--lab=other", "lab", "probe", "busybox", to, "--timeout", "0.4", "-o", "json", code=1)
+        )
+        assert answer["why"] == told[1].removeprefix("why: ")
+    refused = percale.out("lab", "probe", "nginx", "busybox", "81", "--lab", "other", code=1)
+    assert "why" not in refused
+    assert "there is no pod default/nginxx" in percale.complaint(
+        "lab", "probe", "--lab", "other", "busybox", "pod/nginxx", "80"
+    )
+    cut = percale.out("lab", "cut", "node1", "node2", "--lab", "other")
+    percale.shell(cut.partition("undo it: ")[2])
+
+
+SERVICE = """\
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec:
+  type: NodePort
+  selector: {run: nginx}
+  ports: [{name: www, port: 8080, targetPort: 80, nodePort: 30080}]
+"""
+
+
 def test_a_policy_that_is_proposed_is_applied_as_it_is_printed(percale: Person, tmp_path: Path) -> None:
     file = tmp_path / "world.yaml"
     file.write_text(WORLD + "---\n" + EVERYTHING_IS_DENIED)

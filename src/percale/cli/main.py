@@ -15,6 +15,7 @@ from types import MappingProxyType
 import click
 
 from percale import __version__
+from percale.cli.given_lab import group_lab_option
 from percale.cli.lazy import LazyGroup
 from percale.errors import BadManifests, PercaleError
 from percale.printable import printable_output
@@ -40,6 +41,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
     modules="percale.cli.{}",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
+@group_lab_option
 @click.version_option(__version__, prog_name="percale", message="%(prog)s %(version)s")
 def percale() -> None:
     """A whole Kubernetes network in Python: pod addresses and routes, policies, services, and why."""

@@ -11,14 +11,15 @@ import click
 from msgspec.structs import replace
 
 from percale.cli.json_output import format_json
-from percale.cli.options import validate_option
+from percale.cli.options import lab_of_source, source_lab_option, validate_option
 
 if TYPE_CHECKING:
     from percale.explain.matrix.diff import WorldSide
     from percale.explain.matrix.document import ChangeDocument
-    from percale.explain.matrix.groups import Group, Grouping
+    from percale.explain.matrix.groups import Grouping
     from percale.explain.matrix.matrix import Matrix
     from percale.explain.matrix.port_space import PortSpace
+    from percale.explain.pod_owners import Group
     from percale.explain.world import World
     from percale.policy.evaluator import Evaluator
     from percale.policy.rule_terms import PortSpan
@@ -31,7 +32,7 @@ _MOST_ROWS = 40
 @click.command()
 @validate_option
 @click.option("-f", "files", metavar="FILE|DIR", multiple=True, help="Manifests; - is stdin.")
-@click.option("--lab", metavar="NAME", help="A lab that runs (without -f: the lab `lab`).")
+@source_lab_option
 @click.option("--port", "ports", metavar="PORT[/PROTO]", multiple=True, help="Only these ports: 80, 53/udp, icmp.")
 @click.option(
     "-n", "--namespace", "namespaces", metavar="NS", multiple=True, help="Its workloads; the others by namespace."
@@ -57,11 +58,9 @@ def matrix(
     Objects of --diff replace those of the same kind and name. When -f and --diff are both directories, --diff is the whole
     changed set: what is not in it is deleted.
     """
-    if files and lab is not None:
-        raise click.UsageError("either -f or --lab")
     if changed and output in ("dot", "svg"):
         raise click.UsageError("--diff goes with -o table, json or csv")
-    place = None if files else lab or "lab"
+    place = lab_of_source(files, lab)
     spans = [_span(port) for port in ports]
     from percale.cli.sources import load
 
@@ -141,6 +140,7 @@ def _sides(
     from percale.explain.matrix.port_space import port_space_of
     from percale.explain.matrix.reachability import Reachability
     from percale.explain.parties import outside
+    from percale.explain.pod_owners import owners
     from percale.policy.evaluator import Evaluator
 
     evaluators = [Evaluator(world.objects) for world in worlds]
@@ -156,7 +156,7 @@ def _sides(
     reaches = [Reachability(evaluator, space, ranges) for evaluator in evaluators]
     named = groups.outside_groups(ranges, evaluators, reaches)
     return [
-        WorldSide(evaluator, reach, groups.by_workload(reach, groups.owners(world.objects), named, detailed=namespaces))
+        WorldSide(evaluator, reach, groups.by_workload(reach, owners(world.objects), named, detailed=namespaces))
         for world, evaluator, reach in zip(worlds, evaluators, reaches, strict=True)
     ], space
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar, get_args
 
 import click
 
+from percale.cli.given_lab import given_lab
 from percale.model.addresses import IPNetwork, is_network, parse_network
 from percale.model.manifest.strictness import Validation
 
@@ -19,8 +20,15 @@ _VALIDATE = "percale.validate"
 def source_options(command: F) -> F:
     """`-f` or `--lab`."""
     command = validate_option(command)
-    command = click.option("--lab", metavar="NAME", help="A lab that runs (without -f: the lab `lab`).")(command)
+    command = source_lab_option(command)
     return click.option("-f", "files", metavar="FILE|DIR", multiple=True, help="Manifests; - is stdin.")(command)
+
+
+def source_lab_option(command: F) -> F:
+    """`--lab` of commands that read manifests as well."""
+    return click.option(
+        "--lab", metavar="NAME", callback=given_lab, help="A lab that runs (without -f: $PERCALE_LAB, else lab)."
+    )(command)
 
 
 def validate_option(command: F) -> F:
@@ -62,8 +70,21 @@ def lab_words(lab: str) -> str:
     return "" if lab == default_lab() else f" --lab {lab}"
 
 
+def lab_of_source(files: Sequence[str], lab: str | None) -> str | None:
+    """The lab that the objects come from; None: they come from files."""
+    if files and lab is not None:
+        raise click.UsageError("either -f or --lab")
+    return None if files else lab or default_lab()
+
+
 def lab_option(command: F) -> F:
-    return click.option("--lab", default="lab", metavar="NAME", help="Which lab (default: lab).")(command)
+    """`--lab NAME`."""
+    return click.option(
+        "--lab",
+        metavar="NAME",
+        callback=lambda context, option, value: given_lab(context, option, value) or default_lab(),
+        help="Which lab (default: $PERCALE_LAB, else lab).",
+    )(command)
 
 
 def namespace_option(command: F) -> F:

@@ -7,19 +7,19 @@ lab ─ its API ─▶ entries ──┴▶ explain/world.py ─▶ World ─ wh
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-import click
 from msgspec.structs import replace
 
 from percale.cli.left_out import print_left_out
-from percale.cli.options import lab_words, validation
+from percale.cli.options import lab_of_source, lab_words, validation
 from percale.controllers.offline import with_generated_slices
 from percale.explain.service_world import NO_NODE, ServiceWorld, pod_networks
+from percale.explain.why.targets import TargetLookup
 from percale.explain.world import Tool, World, overlaid
-from percale.lab.api.client import get_objects
+from percale.lab.api.client import ask, get_objects
 from percale.lab.run_dir import locate
-from percale.lab.spec.topology import Lab
+from percale.lab.spec.topology import Lab, topology
 from percale.model.addresses import IPNetwork
 from percale.model.kinds import KINDS, kinds_of
 from percale.model.manifest.decode import decode_manifest
@@ -28,6 +28,7 @@ from percale.model.manifest.load import LoadedManifests, load_manifests
 from percale.model.meta import Object
 from percale.model.netconf import NetworkConfig, network_config
 from percale.model.node import Node
+from percale.policy.evaluator import Evaluator
 from percale.service.node_context import ServiceConfig
 
 _LAB_KINDS = (
@@ -75,21 +76,27 @@ def _from_lab(name: str) -> LoadedManifests:
     return LoadedManifests(decode_manifest(document, f"lab {name}", kinds=KINDS_AND_LAB).entries)
 
 
-def load_services(
-    files: Sequence[str],
-    lab: str | None,
-    said: ServiceConfig | None = None,
-    pods: tuple[IPNetwork, ...] | None = None,
-) -> ServiceWorld:
-    """Without files, the lab of this name, or `lab`. `said` is what the command line says of the configuration, `pods` of the
-    pod networks: None is nothing, and empty is that they are not known.
+def lookup(world: World, lab: str | None) -> TargetLookup:
+    """For names of this world's ends."""
+    return TargetLookup(
+        Evaluator(world.objects), world.objects, world.made_up, _hosts(world, lab), world.owned, world.selectors
+    )
 
-    Raises BadInput, NoSuchLab.
-    """
-    if files and lab is not None:
-        raise click.UsageError("either -f or --lab")
-    place = None if files else lab or "lab"
-    return service_world(load(files, place), place, said, pods)
+
+def _hosts(world: World, lab: str | None) -> Mapping[str, tuple[str, ...]] | None:
+    """The hosts outside: the lab's, or those of a Lab document among the manifests."""
+    if lab is not None:
+        return {name: tuple(each) for name, each in ask(locate(lab), "hosts")["hosts"].items()}
+    for each in world.objects:
+        if isinstance(each, Lab):
+            return {host.name: (str(host.address.ip), str(host.address6.ip)) for host in topology(each.spec).hosts}
+    return None
+
+
+def load_services(files: Sequence[str], lab: str | None) -> ServiceWorld:
+    """Without files, of a lab. Raises BadInput, NoSuchLab."""
+    place = lab_of_source(files, lab)
+    return service_world(load(files, place), place)
 
 
 def service_world(

@@ -2,66 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
-from msgspec import Struct, field
+from msgspec import Struct
 from msgspec.structs import replace
 
 from percale.cli.json_output import format_json
-from percale.cli.options import source_options
+from percale.cli.options import lab_of_source, namespace_option, source_options
 
 if TYPE_CHECKING:
     from percale.explain.why.document import ConnectionDocument, ServiceDocument
     from percale.explain.why.targets import Target, TargetLookup
     from percale.explain.world import World
+    from percale.model.meta import ObjectKey
 
 _CODES = {"allowed": 0, "denied": 1, "in part": 2, "unknown": 2}
-_SERVICE = ("svc/", "service/")
 
 
 @click.command()
 @click.argument("source", metavar="FROM")
 @click.argument("destination", metavar="TO")
 @click.argument("port", metavar="[PORT[/PROTO]]", required=False)
+@namespace_option
 @source_options
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def why(
-    *, source: str, destination: str, port: str | None, files: tuple[str, ...], lab: str | None, output: str
+    *,
+    source: str,
+    destination: str,
+    port: str | None,
+    namespace: str | None,
+    files: tuple[str, ...],
+    lab: str | None,
+    output: str,
 ) -> int:
     """May FROM open a connection to TO, and which rule of which policy says so.
 
-    FROM and TO: NS/POD, POD (of the namespace default), deploy/NAME, deploy/NS/NAME (its first pod; also sts, ds, rs,
-    job), node/NAME, external/NAME (a lab's host), or an address.
-    PORT: 80, 53/udp, 9999/sctp, the name of a port of TO, or icmp. The port is the pod's own, not a Service's.
-    TO may be a Service, with a port of its own: svc/NS/NAME:PORT, svc/NAME:PORT. Each endpoint that the Service may
-    choose on the node of FROM has its verdict.
+    FROM and TO: POD or NS/POD, deploy/NAME or deploy/NS/NAME (its first pod; also sts, ds, rs, job), node/NAME,
+    external/NAME (a lab's host), or an address. PORT: 80, 53/udp, 9999/sctp, the name of a port of TO, or icmp, as a
+    word of its own or as TO:PORT; the port is the pod's own, not a Service's.
+    TO may be a Service, with a port of its own: svc/NAME or svc/NS/NAME. Each endpoint that the Service may choose on
+    the node of FROM has its verdict.
 
     Exit code 0: allowed, 1: denied, 2: undecided, with the reason; or some endpoints of a Service are
     allowed and others are not.
     """
-    if files and lab is not None:
-        raise click.UsageError("either -f or --lab")
-    from percale.cli.sources import load
-    from percale.explain.why.targets import TargetLookup
-    from percale.policy.evaluator import Evaluator
+    from percale.cli.sources import load, lookup
+    from percale.explain.names import ServiceName, parse_name, split_port
 
-    place = None if files else lab or "lab"
+    place = lab_of_source(files, lab)
     world = load(files, place)
-    around = TargetLookup(Evaluator(world.objects), world.made_up, _hosts(world, place), world.owned, world.selectors)
-    question = _Question(world, place, around)
-    if destination.startswith(_SERVICE):
-        answer = question.service(source, destination, port)
-    else:
-        answer = question.pod(source, destination, port)
-    taken = question.taken
+    target, own_port = split_port(destination, port)
+    question = _Question(world, place, lookup(world, place))
+    asker = question.around.find(source, namespace)
+    match parse_name(target, namespace):
+        case ServiceName(key):
+            answer = question.service(asker, key, own_port)
+            taken = {source: asker}
+        case name:
+            asked = question.around.target(name)
+            answer = question.pod(asker, asked, own_port)
+            taken = {source: asker, target: asked}
+    stands_for = {text: each.name for text, each in taken.items() if each.of_workload}
     if output == "json":
-        document = replace(answer.document, taken=taken) if taken else answer.document
+        document = replace(answer.document, taken=stands_for) if stands_for else answer.document
         click.echo(format_json(document, indent=0))
     else:
-        click.echo("\n".join([*(f"{asked}: its first pod is {pod}" for asked, pod in taken.items()), *answer.lines]))
+        click.echo("\n".join([*(f"{text}: its first pod is {pod}" for text, pod in stands_for.items()), *answer.lines]))
     return _CODES[answer.word]
 
 
@@ -75,20 +84,15 @@ class _Question(Struct, frozen=True):
     world: World
     lab: str | None
     around: TargetLookup
-    taken: dict[str, str] = field(default_factory=dict)
-    """The pods that stand for workloads."""
 
-    def pod(self, source: str, destination: str, port: str | None) -> _Answer:
-        """Raises BadInput, NotFound."""
+    def pod(self, asker: Target, asked: Target, port: str) -> _Answer:
+        """Raises BadInput."""
         from percale.explain.why.connection import explain_connection
         from percale.explain.why.document import connection_document
-        from percale.explain.why.targets import find_port
+        from percale.explain.why.targets import port_of
         from percale.explain.why.text import to_text
 
-        if port is None:
-            raise click.UsageError("Missing argument 'PORT[/PROTO]'.")
-        asker, asked = self._find(source), self._find(destination)
-        protocol, number = find_port(port, asked)
+        protocol, number = port_of(port, asked)
         self._no_service(asked, protocol, number)
         answer = explain_connection(self.around, asker, asked, protocol, number)
         return _Answer(answer.word, list(to_text(answer, self.world)), connection_document(answer, self.world))
@@ -112,44 +116,16 @@ class _Question(Struct, frozen=True):
                     hint = f"ask for svc/{service}:{name.port or own}"
                     raise BadInput(f"{at}/{protocol} leads to Service {service}", hint=hint)
 
-    def service(self, source: str, destination: str, port: str | None) -> _Answer:
+    def service(self, asker: Target, key: ObjectKey, port: str) -> _Answer:
         """Raises BadInput, NotFound."""
         from percale.cli.sources import service_world
         from percale.explain.why.document import service_document
         from percale.explain.why.through_service import Cluster, find_service_port, service_reply, to_text
 
-        name, colon, own = destination.partition(":")
-        if bool(colon) == (port is not None):
-            raise click.UsageError("give the port once: svc/NS/NAME:PORT, or svc/NS/NAME PORT")
         services = service_world(self.world, self.lab)
-        service = services.service(name, None)
-        found = find_service_port(service, port or own)
+        service = services.service(key)
+        found = find_service_port(service, port)
         table_of = partial(services.table_of, service)
-        asker = self._find(source)
         cluster = Cluster(self.around, table_of, services.nodes, services.masquerade_addresses)
         answer = service_reply(cluster, asker, service, found)
         return _Answer(answer.word, list(to_text(answer, self.world)), service_document(answer, self.world))
-
-    def _find(self, text: str) -> Target:
-        from percale.explain.why.targets import first_pod
-
-        pod = first_pod(self.world.objects, text)
-        if pod is None:
-            return self.around.find(text)
-        self.taken[text] = str(pod)
-        return self.around.find(str(pod))
-
-
-def _hosts(world: World, lab: str | None) -> Mapping[str, tuple[str, ...]] | None:
-    """The hosts outside: the lab's, or those of a Lab document among the manifests."""
-    from percale.lab.spec.topology import Lab, topology
-
-    if lab is not None:
-        from percale.lab.api.client import ask
-        from percale.lab.run_dir import locate
-
-        return {name: tuple(each) for name, each in ask(locate(lab), "hosts")["hosts"].items()}
-    for each in world.objects:
-        if isinstance(each, Lab):
-            return {host.name: (str(host.address.ip), str(host.address6.ip)) for host in topology(each.spec).hosts}
-    return None

@@ -13,7 +13,6 @@ from msgspec.structs import replace
 from percale.errors import BadInput, NotFound
 from percale.model.addresses import IPNetwork
 from percale.model.endpoints import SERVICE_LABEL, Endpoints, EndpointSlice
-from percale.model.manifest.decode import DEFAULT_NAMESPACE
 from percale.model.meta import Object, ObjectKey
 from percale.model.netconf import NetworkConfig
 from percale.model.node import Node
@@ -99,16 +98,14 @@ class ServiceWorld(Struct, frozen=True, dict=True):
             raise BadInput(f"there is no node {asked!r}", hint=f"there are {', '.join(self.nodes)}")
         return asked
 
-    def service(self, text: str, namespace: str | None) -> Service:
-        """`NAME`, `NS/NAME`, `svc/NS/NAME`. Raises NotFound with the nearest name that is known."""
-        space, _, name = text.removeprefix("svc/").removeprefix("service/").rpartition("/")
-        key = ObjectKey(space or namespace or DEFAULT_NAMESPACE, name)
+    def service(self, key: ObjectKey) -> Service:
+        """Raises NotFound with the nearest name that is known."""
         found = self.services.get(key)
         if found is not None:
             return found
-        similar = nearest(name, sorted({each.name for each in self.services}))
+        similar = nearest(key.name, sorted({each.name for each in self.services}))
         near = sorted((each.namespace != key.namespace, str(each)) for each in self.services if each.name == similar)
-        raise NotFound(f"there is no Service {key}", hint=f"did you mean {near[0][1]}?" if near else None)
+        raise NotFound(f"there is no Service {key}", hint=f"did you mean svc/{near[0][1]}?" if near else None)
 
 
 def pod_networks(objects: Iterable[Object]) -> tuple[IPNetwork, ...]:

@@ -57,6 +57,12 @@ class LabDir(Struct, frozen=True):
     def store(self) -> Path:
         return self.directory / "store"
 
+    def command(self, words: str) -> str:
+        """A verb of this lab with its arguments, as one types it."""
+        verb, _, rest = words.partition(" ")
+        lab = "" if self.name == DEFAULT_NAME else f" --lab {self.name}"
+        return f"percale lab {verb}{lab}{f' {rest}' if rest else ''}"
+
     def pod(self, namespace: str, name: str) -> Path:
         """The files that a pod sees in its own /etc."""
         return self.directory / "pods" / namespace / name
@@ -176,7 +182,7 @@ def require_running(lab_dir: LabDir) -> int:
     if pid is not None:
         return pid
     others = [other.name for other, _ in all_running()]
-    hint = f"running: {', '.join(others)} (choose with --lab)" if others else "start it: percale lab up"
+    hint = f"running: {', '.join(others)} (choose with --lab)" if others else f"start it: {lab_dir.command('up')}"
     raise NoSuchLab(f"no lab named {lab_dir.name} is running", hint=hint)
 
 
@@ -205,7 +211,7 @@ def acquire(lab_dir: LabDir) -> int:
             os.close(descriptor)
             raise LabError(
                 f"a lab named {lab_dir.name} is running already (pid {_read_pid(lab_dir) or 'not known yet'})",
-                hint=f"end it with: percale lab down {lab_dir.name}, or start another with --name",
+                hint=f"end it with: percale lab down {lab_dir.name}, or start another with --lab",
             )
         if os.fstat(descriptor).st_nlink:
             break

@@ -88,7 +88,7 @@ def test_a_socket_path_that_is_too_long_is_reported_at_the_start(cluster: Cluste
     node.settings["cni"]["socket"] = f"{node.directory}/{'s' * 120}"
     node.launch()
     assert node.process is not None
-    assert node.process.wait(30) == 1
+    assert node.process.wait(30) == 2
     assert "cannot listen: a socket's path has at most 107 bytes" in node.log.splitlines()[-1]
 
 

@@ -156,7 +156,7 @@ def refusal(node: Node) -> str:
     """Why the agent does not start."""
     node.launch()
     assert node.process is not None
-    assert node.process.wait(timeout=15) == 1
+    assert node.process.wait(timeout=15) == 2
     assert "Traceback" not in node.log
     return node.log.splitlines()[-1]
 

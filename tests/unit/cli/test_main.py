@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -30,10 +31,44 @@ def test_help_and_version_import_no_command() -> None:
     )
     for argument in ("--help", "--version"):
         done = subprocess.run([sys.executable, "-c", code, argument], capture_output=True, text=True, check=True)
-        assert (
-            done.stdout.splitlines()[-1]
-            == "0 ['percale', 'percale.cli', 'percale.cli.lazy', 'percale.cli.main', 'percale.errors', 'percale.printable']"
-        )
+        modules = "percale percale.cli percale.cli.given_lab percale.cli.lazy percale.cli.main percale.errors percale.printable"
+        assert done.stdout.splitlines()[-1] == f"0 {modules.split()}"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--lab other why a b 80",
+        "why --lab other a b 80",
+        "why a b 80 --lab other",
+        "matrix --lab other",
+        "service list --lab other",
+        "--lab other service list",
+        "--lab other lab status",
+        "lab --lab other status",
+        "lab status --lab other",
+        "lab down --lab other",
+        "lab probe a --lab other b 80",
+        "lab exec --lab other a -- sh",
+        "lab exec a --lab other -- sh --lab third",
+        "lab exec a -n x --lab other -- sh",
+        "lab node node1 --lab other -- sh",
+        "lab tcpdump a --lab other -i eth0 -- -c 1",
+    ],
+)
+def test_the_lab_is_named_anywhere(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(line: str) -> str:
+        assert percale(*line.split()) == 2
+        return capsys.readouterr().err
+
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    tmp_path.chmod(0o700)
+    monkeypatch.setenv("PERCALE_LAB", "wrong")
+    assert told(words) == "percale: no lab named other is running; start it: percale lab up --lab other\n"
+    monkeypatch.setenv("PERCALE_LAB", "other")
+    assert "no lab named other" in told(words.replace("--lab other", "", 1))
 
 
 def test_every_command_is_there() -> None:

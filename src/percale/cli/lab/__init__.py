@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from percale.cli.given_lab import given_lab, group_lab_option
 from percale.cli.lab.describe import describe, logs
 from percale.cli.lab.get import get
 from percale.cli.lab.machines import add_node, cut, heal, remove_node, restart_agent
@@ -26,7 +27,7 @@ from percale.cli.lab.probe import probe
 from percale.cli.lab.shell import enter_node, enter_pod, tcpdump
 from percale.cli.lab.wait import rollout, wait
 from percale.cli.lab.watch import watch
-from percale.cli.options import lab_option, output_option, validate_option, validation
+from percale.cli.options import default_lab, lab_option, output_option, validate_option, validation
 from percale.text_columns import table
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class _InOrder(click.Group):
 
 
 @click.group(cls=_InOrder)
+@group_lab_option
 def lab() -> None:
     """A cluster on this machine: nodes and pods are network namespaces, agents and packets are real.
 
@@ -57,27 +59,35 @@ def lab() -> None:
     help="Manifests, a `kind: Lab` document, or a net-conf.json; - is stdin.",
 )
 @validate_option
-@click.option("--name", default="lab", show_default=True, help="Several labs may run side by side.")
+@click.option(
+    "--lab",
+    "--name",
+    "lab",
+    metavar="NAME",
+    callback=given_lab,
+    help="Several may run side by side; default: $PERCALE_LAB, else lab.",
+)
 @click.option("--timeout", default=30.0, show_default=True, metavar="SECONDS", help="How long to wait for all pods.")
 @click.option("-v", "--verbose", is_flag=True, help="Agents log each kernel change as an ip, bridge or nft command.")
-def up(files: tuple[str, ...], name: str, timeout: float, verbose: bool) -> int:
+def up(files: tuple[str, ...], lab: str | None, timeout: float, verbose: bool) -> int:
     """Start a lab; ends when all its pods are Ready.
 
     Without a Lab document: node1 and node2 on one segment, node3 behind a router, and a host outside the cluster.
     """
     from percale.lab.up import start
 
-    return start(name, files, timeout, verbose, echo=click.echo, validate=validation())
+    return start(lab or default_lab(), files, timeout, verbose, echo=click.echo, validate=validation())
 
 
 @lab.command()
-@click.argument("name", default="lab")
+@click.argument("name", required=False)
+@lab_option
 @click.option("--all", "everything", is_flag=True, help="All labs of this user.")
-def down(name: str, everything: bool) -> int:
+def down(name: str | None, lab: str, everything: bool) -> int:
     """End a lab; nothing of it is left."""
     from percale.lab import run_dir
 
-    lab_dirs = run_dir.all_lab_dirs() if everything else [run_dir.locate(name)]
+    lab_dirs = run_dir.all_lab_dirs() if everything else [run_dir.locate(name or lab)]
     ended = [each.name for each in lab_dirs if run_dir.take_down(each)]
     if not ended and not everything:
         run_dir.require_running(lab_dirs[0])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+
 import click
 from msgspec import Struct, convert, field
 
 from percale.cli.json_output import format_json
 from percale.cli.lab.requests import ask_lab
-from percale.cli.options import lab_option, namespace_option
+from percale.cli.options import lab_option, lab_words, namespace_option
 
 
 class AnsweredDocument(Struct, frozen=True):
@@ -32,12 +34,14 @@ class ProbeDocument(Struct, frozen=True):
     answered: AnsweredDocument | None
     endpoint: str
     address: str | None
+    why: str | None
+    """The command that has the reason, where the answer is no."""
 
 
 @click.command(short_help="Try a connection between two places.")
 @click.argument("source", metavar="FROM")
 @click.argument("target", metavar="TO")
-@click.argument("port", metavar="PORT[/PROTO]")
+@click.argument("port", metavar="PORT[/PROTO]", required=False)
 @namespace_option
 @click.option("-6", "ipv6", is_flag=True, help="By IPv6, where TO has both.")
 @click.option("--timeout", default=2.0, show_default=True, metavar="SECONDS")
@@ -47,7 +51,7 @@ def probe(
     *,
     source: str,
     target: str,
-    port: str,
+    port: str | None,
     namespace: str | None,
     ipv6: bool,
     timeout: float,
@@ -56,20 +60,27 @@ def probe(
 ) -> int:
     """Try one connection (TCP) or datagram (UDP) between two places; exit code 0: it got an answer.
 
-    FROM and TO: a pod's name, NS/POD, deploy/NAME, node/NAME, external/NAME or an address. TO may also be svc/NAME,
-    svc/NS/NAME, or a name that FROM asks its name server for. Node ports: node/NAME and the port.
+    FROM, TO and PORT are named as for `percale why`; TO may also be a name that FROM asks its name server for. Node
+    ports: node/NAME and the port.
     The result is allowed, refused (it arrived, no socket listens), unreachable (an ICMP error) or timeout.
     """
+    from percale.explain.names import split_port
+
+    target, own_port = split_port(target, port)
     answer = ask_lab(
         lab,
         "probe",
         source=source,
         target=target,
-        port=port,
+        port=own_port,
         namespace=namespace,
         version=6 if ipv6 else None,
         timeout_seconds=timeout,
     )
+    words = answer.pop("question")
+    answer["why"] = None
+    if words is not None and answer["result"] in ("timeout", "unreachable"):
+        answer["why"] = f"percale why {shlex.join(words)}{lab_words(lab)}"
     if output == "json":
         click.echo(format_json(convert(answer, ProbeDocument), indent=0))
     else:
@@ -78,6 +89,8 @@ def probe(
             f"{answer['result']}: {answer['from']} → {answer['to']}, {answer['endpoint']}, "
             f"{answer['milliseconds']} ms{reason}{_who(answer['answered'])}"
         )
+        if answer["why"] is not None:
+            click.echo(f"why: {answer['why']}")
     return 0 if answer["result"] == "allowed" else 1
 
 

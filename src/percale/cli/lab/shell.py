@@ -7,10 +7,19 @@ import click
 from percale.cli.options import lab_option, namespace_option
 
 _PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False}
-"""What follows the name belongs to the program."""
+"""Without `--`, what follows the name belongs to the program."""
 
 
-@click.command("exec", short_help="Run a program in a pod.", context_settings=_PASS_ON)
+class _ProgramCommand(click.Command):
+    """With `--`, the program begins there, and before it our own options may stand anywhere."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if "--" in args:
+            ctx.ignore_unknown_options, ctx.allow_interspersed_args = False, True
+        return super().parse_args(ctx, args)
+
+
+@click.command("exec", short_help="Run a program in a pod.", cls=_ProgramCommand, context_settings=_PASS_ON)
 @namespace_option
 @lab_option
 @click.argument("pod")
@@ -23,7 +32,9 @@ def enter_pod(namespace: str | None, lab: str, pod: str, command: tuple[str, ...
     return _run(lab, pod, namespace, _program(command))
 
 
-@click.command("node", short_help="Run a program on a node or outside host.", context_settings=_PASS_ON)
+@click.command(
+    "node", short_help="Run a program on a node or outside host.", cls=_ProgramCommand, context_settings=_PASS_ON
+)
 @lab_option
 @click.argument("node")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="-- CMD…")
@@ -32,7 +43,7 @@ def enter_node(lab: str, node: str, command: tuple[str, ...]) -> int:
     return _run(lab, node if "/" in node else f"node/{node}", None, _program(command))
 
 
-@click.command(short_help="Watch packets at a pod or node.", context_settings=_PASS_ON)
+@click.command(short_help="Watch packets at a pod or node.", cls=_ProgramCommand, context_settings=_PASS_ON)
 @namespace_option
 @lab_option
 @click.option("-i", "--device", default="eth0", show_default=True, metavar="DEVICE", help="Where to listen.")

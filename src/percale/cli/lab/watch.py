@@ -14,7 +14,7 @@ import click
 from msgspec import Struct, field
 
 from percale.cli.json_output import format_json
-from percale.cli.options import lab_option
+from percale.cli.options import lab_option, namespace_option
 
 if TYPE_CHECKING:
     from percale.lab.watch import Connection
@@ -38,6 +38,7 @@ class WatchedDocument(Struct, frozen=True):
 
 @click.command("watch", short_help="Watch policies decide, connection by connection.")
 @click.option("--pod", metavar="NS/POD", help="Only connections from or to this pod.")
+@namespace_option
 @click.option("--denied", "only", flag_value="denied", help="Only those that are denied.")
 @click.option("--allowed", "only", flag_value="allowed", help="Only those that are allowed.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
@@ -54,6 +55,7 @@ class WatchedDocument(Struct, frozen=True):
 def watch(
     *,
     pod: str | None,
+    namespace: str | None,
     only: str | None,
     output: str,
     seconds: float | None,
@@ -71,7 +73,7 @@ def watch(
     from percale.lab.watch import watch as watching
 
     shown = 0
-    wanted = pod if pod is None or "/" in pod else f"default/{pod}"
+    wanted = _pod_name(pod, namespace) if pod is not None else None
     until = time.monotonic() + seconds if seconds is not None else inf
     interrupted = interrupt_flag()
     with closing(watching(locate(lab), rate, stop=lambda: interrupted() or time.monotonic() >= until)) as found:
@@ -84,6 +86,16 @@ def watch(
                 if shown == count:
                     break
     return 0
+
+
+def _pod_name(text: str, namespace: str | None) -> str:
+    """As connections have it. Raises BadInput."""
+    from percale.explain.names import PodName, parse_name
+
+    name = parse_name(text, namespace)
+    if not isinstance(name, PodName):
+        raise click.BadParameter(f"{text!r} is no pod: write POD or NS/POD", param_hint="--pod")
+    return str(name.key)
 
 
 def interrupt_flag() -> Callable[[], bool]:

@@ -11,35 +11,31 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from ipaddress import ip_address
 from pathlib import Path
-from typing import cast, get_args
 
 import click
 from msgspec import Struct
 
 from percale.cli.json_output import format_errors, format_json
-from percale.cli.options import networks, source_options
-from percale.cli.sources import load_services
-from percale.errors import BadInput
+from percale.cli.options import lab_of_source, namespace_option, networks, source_options
+from percale.cli.sources import load, lookup, service_world
+from percale.errors import BadInput, NotFound
+from percale.explain.names import NamedNumber, ServiceName, find_port, parse_name, split_port
 from percale.explain.service_world import ServiceWorld
-from percale.model.addresses import IPAddress, is_address, port_number
-from percale.model.manifest.decode import DEFAULT_NAMESPACE
+from percale.explain.why.targets import TargetLookup, port_of
+from percale.model.addresses import is_address
 from percale.model.manifest.json_text import read_json_text
-from percale.model.meta import Object, ObjectKey
-from percale.model.node import Node
-from percale.model.pod import Pod, Protocol
-from percale.model.service import Service
 from percale.service.node_context import ServiceConfig
 from percale.service.packet_lookup import Answer
 from percale.service.packet_lookup import resolve as resolve_packet
 from percale.service.resolver import ServiceResolver
 
-_PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
-
 
 @click.command(short_help="Where a packet to a Service goes.")
 @click.argument("source", metavar="FROM", required=False)
-@click.argument("target", metavar="TO:PORT[/PROTO]", required=False)
+@click.argument("target", metavar="TO", required=False)
+@click.argument("port", metavar="PORT[/PROTO]", required=False)
 @click.option("--node", metavar="NODE", required=True, help="The node on which the packet is seen.")
+@namespace_option
 @source_options
 @click.option("--batch", metavar="FILE", help="One JSON request a line, - is stdin; one JSON answer a line.")
 @click.option(
@@ -62,6 +58,8 @@ def resolve(
     *,
     source: str | None,
     target: str | None,
+    port: str | None,
+    namespace: str | None,
     node: str,
     files: tuple[str, ...],
     lab: str | None,
@@ -74,7 +72,8 @@ def resolve(
 ) -> int:
     """Show where a packet at NODE would go: to which endpoints, and whether they see its source.
 
-    FROM is an address, NAMESPACE/POD or node/NAME. TO is an address, [IPV6] or svc/NAMESPACE/NAME.
+    FROM and TO are named as for `percale why`, and the port is a word of its own or TO:PORT. An address of TO need not be
+    anybody's.
 
     \b
     percale service resolve 10.244.1.2 10.96.0.10:53/UDP --node n1 -f cluster.yaml
@@ -86,9 +85,9 @@ def resolve(
     a cluster makes them. Of a lab, the networks are those of its agents' configuration, unless they are given.
     """
     if batch is None and (source is None or target is None):
-        raise click.UsageError("give FROM and TO:PORT, or --batch FILE")
+        raise click.UsageError("give FROM, TO and PORT, or --batch FILE")
     if batch is not None and source is not None:
-        raise click.UsageError("give FROM and TO:PORT or --batch FILE, not both")
+        raise click.UsageError("give FROM, TO and PORT or --batch FILE, not both")
     ports = networks(node_port_addresses, "--node-port-addresses", but="primary")
     said = ServiceConfig(
         node=node,
@@ -97,14 +96,18 @@ def resolve(
         masquerade_all=masquerade_all,
     )
     pod_networks = networks(pods, "--pod-cidr") if pods else None
-    world = _World.of(load_services(files, lab, said, pod_networks), node)
+    place = lab_of_source(files, lab)
+    plain = load(files, place)
+    services_here = service_world(plain, place, said, pod_networks)
+    world = _World(services_here.table(services_here.node(node)), services_here, lookup(plain, place), namespace)
     for problem in world.table.problems:
         click.echo(f"percale: {problem}", err=True)
     if batch is not None:
         return _answer_all(world, batch)
     assert source is not None
     assert target is not None
-    answer = world.ask(source, *_split(target))
+    to, own_port = split_port(target, port)
+    answer = world.ask(source, to, own_port)
     if output == "json":
         click.echo(format_json(answer, indent=0))
     else:
@@ -124,86 +127,36 @@ class _World(Struct, frozen=True):
     """Who is who, and the table."""
 
     table: ServiceResolver
-    objects: dict[tuple[type[Object], ObjectKey], Object]
+    services: ServiceWorld
+    lookup: TargetLookup
+    namespace: str | None
+    """Of names without one."""
 
-    @classmethod
-    def of(cls, world: ServiceWorld, node: str) -> _World:
-        """Raises BadInput when there are nodes, but not this one."""
-        return cls(world.table(world.node(node)), {(type(each), each.key): each for each in world.objects})
-
-    def ask(self, source: str, target: str, port: str | int, protocol: str) -> Answer:
-        """Raises BadInput."""
-        if protocol.upper() not in _PROTOCOLS:
-            raise BadInput(f"protocol {protocol!r} is not known", hint=f"there are {', '.join(_PROTOCOLS)}")
-        targets, number = self._target(target, port)
-        sources = self._source(source)
+    def ask(self, source: str, target: str, port: str) -> Answer:
+        """Raises BadInput, NotFound."""
+        sources = [ip_address(each.address) for each in self.lookup.find(source, self.namespace).parties]
+        match parse_name(target, self.namespace):
+            case ServiceName(key):
+                service = self.services.service(key)
+                targets = [
+                    ip_address(each)
+                    for each in service.spec.clusterIPs or (service.spec.clusterIP or "",)
+                    if is_address(each)
+                ]
+                if not targets:
+                    raise BadInput(f"Service {key} has no cluster IP")
+                ports = (NamedNumber(each.name, each.protocol, each.port) for each in service.spec.ports)
+                protocol, number = find_port(port, f"Service {key}", ports)
+            case name:
+                asked = self.lookup.target(name)
+                targets = [ip_address(each.address) for each in asked.parties]
+                protocol, number = port_of(port, asked)
+        if number is None or protocol == "ICMP":
+            raise BadInput("ICMP has no port, and goes to no Service")
         both = [(a, b) for b in targets for a in sources if a.version == b.version]
         if not both:
             raise BadInput(f"{source} and {target} have no address family in common")
-        return resolve_packet(self.table, *both[0], number, cast(Protocol, protocol.upper()))
-
-    def _source(self, text: str) -> list[IPAddress]:
-        if is_address(text):
-            return [ip_address(text)]
-        namespace, slash, name = text.partition("/")
-        if not slash:
-            raise BadInput(f"FROM {text!r} is not an address", hint="or write NAMESPACE/POD or node/NAME")
-        if namespace == "external":
-            raise BadInput(f"FROM {text!r}: hosts outside are no objects", hint="write the host's address")
-        if namespace == "node":
-            node = self.objects.get((Node, ObjectKey(None, name)))
-            found = (
-                [each.address for each in cast(Node, node).status.addresses if is_address(each.address)] if node else []
-            )
-        else:
-            pod = self.objects.get((Pod, ObjectKey(namespace, name)))
-            found = cast(Pod, pod).status.addresses if pod else []
-        if not found:
-            raise BadInput(f"there is no {'node' if namespace == 'node' else 'pod'} {text!r} with an address")
-        return [ip_address(each) for each in found]
-
-    def _target(self, text: str, port: str | int) -> tuple[list[IPAddress], int]:
-        bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
-        if is_address(bare):
-            return [ip_address(bare)], _number(port)
-        word, _, rest = text.partition("/")
-        namespace, _, name = rest.rpartition("/")
-        namespace = namespace or DEFAULT_NAMESPACE
-        if word != "svc" or not name:
-            raise BadInput(f"TO {text!r} is not an address", hint="or write svc/NAMESPACE/NAME")
-        service = cast("Service | None", self.objects.get((Service, ObjectKey(namespace, name))))
-        if service is None:
-            raise BadInput(f"there is no Service {namespace}/{name}")
-        spec = service.spec
-        found = [ip_address(each) for each in spec.clusterIPs or (spec.clusterIP or "",) if is_address(each)]
-        if not found:
-            raise BadInput(f"Service {namespace}/{name} has no cluster IP")
-        named = next((each.port for each in spec.ports if each.name == port), None)
-        if named is None and isinstance(port, str) and not port.isdecimal():
-            names = ", ".join(filter(None, (each.name for each in spec.ports)))
-            hint = f"it names {names}" if names else "write a number: it names no ports"
-            raise BadInput(f"Service {namespace}/{name} has no port named {port}", hint=hint)
-        return found, named or _number(port)
-
-
-def _split(text: str) -> tuple[str, str, str]:
-    """`TO:PORT/PROTO` → its parts. Raises BadInput."""
-    head, slash, protocol = text.rpartition("/")
-    if not slash or ":" in protocol or ":" not in head:
-        head, protocol = text, "TCP"
-    target, colon, port = head.rpartition(":")
-    if not colon or not target:
-        raise BadInput(f"TO {text!r} has no port", hint="write TO:PORT, such as 10.96.0.10:53/UDP")
-    if target.count(":") and not target.startswith("["):
-        raise BadInput(f"TO {text!r} is not clear", hint=f"write an IPv6 address in brackets: [{target}]:{port}")
-    return target, port, protocol
-
-
-def _number(port: str | int) -> int:
-    number = port_number(port if isinstance(port, str) else json.dumps(port))
-    if number is None:
-        raise BadInput(f"port {json.dumps(port)[:40]} is not a number from 1 to 65535")
-    return number
+        return resolve_packet(self.table, *both[0], number, protocol)
 
 
 # Many questions
@@ -218,7 +171,7 @@ def _answer_all(world: _World, batch: str) -> int:
             continue
         try:
             answer = _answer(world, line)
-        except BadInput as error:
+        except (BadInput, NotFound) as error:
             what = " ".join(error.what.splitlines())  # which may repeat what was asked
             bad_line = BadInput(what, where=f"{name}:{number}", hint=error.hint)
             click.echo(f"percale: {bad_line}", err=True)
@@ -250,8 +203,11 @@ def _answer(world: _World, line: bytes) -> Answer:
     for key in ("from", "to", "port"):
         if key not in request:
             raise BadInput(f"{key}: missing")
-    source, target, protocol = request["from"], request["to"], request.get("protocol") or "TCP"
+    source, target, protocol = request["from"], request["to"], request.get("protocol") or ""
     for key, value in (("from", source), ("to", target), ("protocol", protocol)):
         if not isinstance(value, str):
             raise BadInput(f"{key}: expected a text")
-    return world.ask(source, target, request["port"], protocol)
+    port = request["port"]
+    if not isinstance(port, str | int) or isinstance(port, bool):
+        raise BadInput("port: expected a number or a name")
+    return world.ask(source, target, f"{port}/{protocol}" if protocol else str(port))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import click
 
 from percale.cli.json_output import format_json
-from percale.cli.options import source_options
+from percale.cli.options import default_lab, source_options
 from percale.cli.sources import load_services
+from percale.explain.names import ServiceName, parse_name
 from percale.explain.services.document import service_document
 from percale.explain.services.show import Connections, ServiceView, lines, view
 
@@ -27,10 +28,12 @@ def show(
     node's kernel has in its table now.
     """
     world = load_services(files, lab)
-    service = world.service(name, namespace)
+    asked = parse_name(name if name.startswith(("svc/", "service/")) else f"svc/{name}", namespace)
+    assert isinstance(asked, ServiceName)
+    service = world.service(asked.key)
     where = world.node(node)
     seen = view(service, world.table(where), world.behind.get(service.key, ()))
-    connections = None if files or not seen.ports else _counted(seen, lab or "lab", where)
+    connections = None if files or not seen.ports else _counted(seen, lab or default_lab(), where)
     if output == "json":
         click.echo(format_json(service_document(seen, connections)))
     else:

@@ -14,9 +14,10 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from msgspec import Struct
 
-from percale.explain.matrix.groups import Group, Grouping
+from percale.explain.matrix.groups import Grouping
 from percale.explain.matrix.port_space import Piece, PortSet
 from percale.explain.matrix.reachability import NO_FLOW, Reachability, always
+from percale.explain.pod_owners import Group
 from percale.policy.evaluator import Evaluator
 from percale.policy.verdict import Decision, Flow, FlowEnd
 

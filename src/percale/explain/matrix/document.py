@@ -8,10 +8,10 @@ from typing import Literal
 from msgspec import Struct, field
 
 from percale.explain.matrix.diff import FlowChange
-from percale.explain.matrix.groups import Group
 from percale.explain.matrix.matrix import Matrix
 from percale.explain.matrix.port_space import PortSet, PortSpace
 from percale.explain.matrix.text import format_ports, names
+from percale.explain.pod_owners import Group
 from percale.explain.why.text import Places, reason
 from percale.policy.verdict import Decision, FlowEnd
 

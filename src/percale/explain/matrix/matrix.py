@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from percale.explain.matrix.groups import Group, Grouping
+from percale.explain.matrix.groups import Grouping
 from percale.explain.matrix.port_space import PortSet
 from percale.explain.matrix.reachability import NO_FLOW, Reachability
+from percale.explain.pod_owners import Group
 
 
 class Cell(NamedTuple):

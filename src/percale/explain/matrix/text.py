@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from string import ascii_lowercase, ascii_uppercase
 from textwrap import wrap
 
-from percale.explain.matrix.groups import Group
 from percale.explain.matrix.matrix import Cell, Matrix
 from percale.explain.matrix.port_space import PortSet
+from percale.explain.pod_owners import Group
 
 NONE, ALL, PARTLY = "-", "#", "~"
 

@@ -1,32 +1,32 @@
-"""FROM, TO and PORT as people type them → who and what is meant. Called by `percale why`; pure.
-
-shop/web        a pod                   node/n1          a node
-web             a pod of `default`      external/host    a host outside, of a lab
-10.1.2.3        the pod, node or host with this address
-"""
+"""Whom a name means among the objects of a world. Called by `percale why` and `percale service resolve`; pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from percale.errors import BadInput, NotFound
-from percale.explain.matrix.groups import owners
-from percale.model.addresses import port_number
-from percale.model.manifest.decode import DEFAULT_NAMESPACE
+from percale.explain.names import (
+    MachineName,
+    Name,
+    NamedNumber,
+    PodName,
+    ServiceName,
+    WorkloadName,
+    find_port,
+    first_pod,
+    parse_name,
+)
 from percale.model.meta import Object, ObjectKey
-from percale.model.pod import Pod
 from percale.model.selector import LabelSelector
-from percale.model.workloads import KINDS_BY_ALIAS
 from percale.policy.evaluator import Evaluator
 from percale.policy.pod_facts import PodFacts
 from percale.policy.rule_terms import FlowProtocol
 from percale.policy.verdict import FlowEnd
 from percale.suggestion import did_you_mean, nearest
-
-_PROTOCOLS: Mapping[str, FlowProtocol] = {"TCP": "TCP", "UDP": "UDP", "SCTP": "SCTP", "ICMP": "ICMP"}
 
 
 class Target(Struct, frozen=True):
@@ -36,6 +36,8 @@ class Target(Struct, frozen=True):
     parties: tuple[FlowEnd, ...]
     """One for each address."""
     unknown: bool = False
+    of_workload: bool = False
+    """It stands for the workload that was named."""
 
     @property
     def pod(self) -> PodFacts | None:
@@ -46,6 +48,8 @@ class TargetLookup(Struct, frozen=True):
     """Where names are looked up."""
 
     evaluator: Evaluator
+    objects: Sequence[Object] = ()
+    """For the pods of workloads."""
     made_up: frozenset[ObjectKey] = frozenset()
     """Pods whose addresses are not the ones that they will have."""
     hosts: Mapping[str, tuple[str, ...]] | None = None
@@ -55,20 +59,25 @@ class TargetLookup(Struct, frozen=True):
     selectors: tuple[tuple[str, LabelSelector], ...] = ()
     """What else than policies selects pods, by namespace: Services and workloads."""
 
-    def find(self, text: str) -> Target:
+    def find(self, text: str, namespace: str | None = None) -> Target:
         """Who is meant. Raises NotFound with the nearest name that is known, BadInput."""
-        try:
-            return Target(text, (self.evaluator.flow_end(ip_address(text.strip("[]")).packed),))
-        except ValueError:
-            pass
-        group, _, name = text.rpartition("/")
-        if group == "node":
-            return self._node(name)
-        if group == "external":
-            return self._host(name)
-        if group in ("svc", "service"):
-            raise BadInput(f"{text}: Services are not looked into here", hint="name a pod behind it")
-        return self._pod(ObjectKey(group if group not in ("", "pod") else DEFAULT_NAMESPACE, name))
+        return self.target(parse_name(text, namespace))
+
+    def target(self, name: Name) -> Target:
+        """Whom a name means. Raises NotFound, BadInput."""
+        match name:
+            case IPv4Address() | IPv6Address():
+                return Target(str(name), (self.evaluator.flow_end(name.packed),))
+            case MachineName(sort="node"):
+                return self._node(name.name)
+            case MachineName():
+                return self._host(name.name)
+            case WorkloadName():
+                return replace(self._pod(first_pod(self.objects, name)), of_workload=True)
+            case ServiceName():
+                raise BadInput(f"svc/{name.key} is a Service, and not at one end", hint="name a pod behind it")
+            case PodName():
+                return self._pod(name.key)
 
     def _pod(self, key: ObjectKey) -> Target:
         members = self.evaluator.selector_index
@@ -117,47 +126,7 @@ class TargetLookup(Struct, frozen=True):
         return Target(f"external/{name}", tuple(FlowEnd(ip_address(each).packed) for each in self.hosts[name]))
 
 
-def find_port(text: str, destination: Target) -> tuple[FlowProtocol, int | None]:
-    """`80`, `53/udp`, `icmp`, or the name of a port of the destination. Raises BadInput."""
-    if text.lower() in ("icmp", "ping"):
-        return "ICMP", None
-    name, _, suffix = text.partition("/")
-    protocol = _PROTOCOLS.get(suffix.upper()) if suffix else None
-    if suffix and (protocol is None or protocol == "ICMP"):
-        raise BadInput(f"{text!r} is not a port", hint="write 80, 80/tcp, 53/udp, 80/sctp, a port's name, or icmp")
-    if (number := port_number(name)) is not None:
-        return protocol or "TCP", number
-    if name.isdecimal():
-        raise BadInput(f"{name} is not a port", hint="ports are 1 to 65535")
-    ports = destination.pod.ports if destination.pod is not None else ()
-    named = [port for port in ports if port.name == name and protocol in (None, port.protocol)]
-    if not named:
-        known = ", ".join(dict.fromkeys(port.name for port in ports))
-        hint = f"it names {known}" if known else "write a number: it names no ports"
-        raise BadInput(f"{destination.name} has no port named {name}", hint=hint)
-    return _PROTOCOLS[named[0].protocol], named[0].number
-
-
-def first_pod(objects: Sequence[Object], text: str) -> ObjectKey | None:
-    """Of `deploy/NAME` (in the namespace default) or `deploy/NS/NAME`; one that lives comes first, then the name counts.
-
-    None: it names no workload. Raises NotFound.
-    """
-    word, *rest = text.split("/")
-    kind = KINDS_BY_ALIAS.get(word)
-    if kind is None or len(rest) not in (1, 2):
-        return None
-    namespace, name = (DEFAULT_NAMESPACE, *rest)[-2:]
-    workloads = owners(objects)
-    pods = [
-        each
-        for each in objects
-        if isinstance(each, Pod)
-        and (workloads[each.key].kind, workloads[each.key].namespace, workloads[each.key].name)
-        == (kind, namespace, name)
-    ]
-    if not pods:
-        elsewhere = sorted({str(each) for each in workloads.values() if (each.kind, each.name) == (kind, name)})
-        hint = f"did you mean {word}/{elsewhere[0]}?" if elsewhere else None
-        raise NotFound(f"there is no pod of {kind.lower()} {namespace}/{name}", hint=hint)
-    return min(pods, key=lambda pod: (pod.terminating, pod.status.phase != "Running", pod.key)).key
+def port_of(text: str, target: Target) -> tuple[FlowProtocol, int | None]:
+    """`80`, `53/udp`, `icmp`, or the name of a port of the target. Raises BadInput."""
+    ports = target.pod.ports if target.pod is not None else ()
+    return find_port(text, target.name, (NamedNumber(each.name, each.protocol, each.number) for each in ports))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 from msgspec import Struct, to_builtins
 from msgspec.structs import asdict
 
-from percale.errors import BadManifest, LabError, NotFound
+from percale.errors import LabError, NotFound
+from percale.explain.names import NamedNumber, find_port
+from percale.explain.why.through_service import service_at
 from percale.lab.api.columns import missing_pods
 from percale.lab.api.peers import peers_of
 from percale.lab.api.probe import Outcome, probe
@@ -18,9 +20,12 @@ from percale.lab.api.status import LabStatus, MachineStatus, Summary
 from percale.lab.cluster import Cluster
 from percale.lab.process.bootstrap import NETNS
 from percale.lab.run_dir import log_tail
-from percale.lab.spec.topology import LabNode, Machine, parse_port
+from percale.lab.spec.topology import LabNode, Machine
+from percale.model.addresses import IPAddress
 from percale.model.manifest.decode import DEFAULT_NAMESPACE
+from percale.model.node import Node
 from percale.model.pod import Pod
+from percale.model.service import Service
 from percale.model.subnet_lease import SubnetLease
 
 
@@ -164,25 +169,48 @@ class MachineVerbs(Struct, frozen=True):
     ) -> Answer:
         """Try one connection or datagram."""
         client = self._targets.find(source, namespace)
-        number, protocol = self._port(port)
         if client.namespace is None:
             raise LabError(f"{source} is not in this lab", hint="FROM is a pod, node/NAME or external/NAME")
-        fields = {"from": client.name, "to": target, "port": number, "protocol": protocol}
         try:
             server = await self._targets.resolve(target, namespace, client, timeout_seconds)
         except TimeoutError:
-            reason = f"the name server of {client.name} does not answer"
+            number, protocol = _probed_port(port, target, ())
             return {
-                **fields,
-                **_outcome_fields(Outcome("timeout", timeout_seconds, reason)),
+                "from": client.name,
+                "to": target,
+                "port": number,
+                "protocol": protocol,
+                **_outcome_fields(
+                    Outcome("timeout", timeout_seconds, f"the name server of {client.name} does not answer")
+                ),
                 "endpoint": target,
                 "address": None,
+                "question": None,
             }
         address = choose_address(server, client, version)
-        outcome = await probe(client.namespace, address, number, "UDP" if protocol == "UDP" else "TCP", timeout_seconds)
+        owner = server if server.namespace or server.service else self._targets.at_address(address)
+        number, protocol = _probed_port(port, server.name, self._targets.ports(owner))
+        outcome = await probe(client.namespace, address, number, protocol, timeout_seconds)
         formatted = f"[{address}]" if address.version == 6 else str(address)
-        endpoint = f"{formatted}:{number}/{protocol.lower()}"
-        return {**fields, **_outcome_fields(outcome), "to": server.name, "endpoint": endpoint, "address": str(address)}
+        return {
+            "from": client.name,
+            "to": server.name,
+            "port": number,
+            "protocol": protocol,
+            **_outcome_fields(outcome),
+            "endpoint": f"{formatted}:{number}/{protocol.lower()}",
+            "address": str(address),
+            "question": [client.name, *self._end_and_port(owner.name, address, number, protocol)],
+        }
+
+    def _end_and_port(self, name: str, address: IPAddress, number: int, protocol: str) -> tuple[str, str]:
+        """TO and PORT for `percale why`; a Service by its name, whichever of its addresses it is."""
+        objects = (*self.cluster.cache.all(Node), *self.cluster.cache.all(Service))
+        found = service_at(objects, address.packed, number, protocol)
+        if found is None:
+            return name, f"{number}/{protocol.lower()}"
+        service, own = found
+        return f"svc/{service.namespace}/{service.service}", f"{own}/{protocol.lower()}"
 
     async def cut(self, a: str, b: str) -> Answer:
         """Drop all packets between two machines."""
@@ -190,7 +218,8 @@ class MachineVerbs(Struct, frozen=True):
             raise LabError(f"{a} and {b} are one machine", hint="name two")
         pair = frozenset({self._targets.machine(a).name, self._targets.machine(b).name})
         await self.cluster.machines.cut({*self.cluster.machines.cuts, pair})
-        return {"lines": [f"{a} and {b} cannot reach each other; undo it: percale lab heal {a} {b}"]}
+        undo = self.cluster.machines.lab_dir.command(f"heal {a} {b}")
+        return {"lines": [f"{a} and {b} cannot reach each other; undo it: {undo}"]}
 
     async def heal(self, names: Sequence[str]) -> Answer:
         """Undo one cut, or all."""
@@ -223,11 +252,13 @@ class MachineVerbs(Struct, frozen=True):
             raise NotFound(f"there is no node {name}", hint=f"there are {known}" if known else None)
         return found
 
-    def _port(self, text: str) -> tuple[int, str]:
-        try:
-            return parse_port(text, "PORT")
-        except BadManifest as error:
-            raise LabError(str(error)) from error
+
+def _probed_port(text: str, owner: str, ports: Iterable[NamedNumber]) -> tuple[int, Literal["TCP", "UDP"]]:
+    """Raises BadInput, LabError."""
+    protocol, number = find_port(text, owner, ports)
+    if number is None or protocol not in ("TCP", "UDP"):
+        raise LabError(f"a probe goes by TCP or UDP, and {text} is neither", hint="percale why has a verdict on it")
+    return number, protocol
 
 
 def _outcome_fields(outcome: Outcome) -> Answer:

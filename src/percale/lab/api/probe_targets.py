@@ -1,17 +1,28 @@
-"""Parses a probe's source and target: `pod`, `ns/pod`, `deploy/x`, `svc/x`, `node/x`, `external/x`, an address, a name.
+"""What the names of a probe's ends (explain/names.py) mean in a lab that runs.
 
 Called by `machine_verbs`. A DNS name is looked up from the client pod's namespace.
 """
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from percale.errors import LabError, NotFound
+from percale.explain.names import (
+    MachineName,
+    Name,
+    NamedNumber,
+    PodName,
+    ServiceName,
+    WorkloadName,
+    first_pod,
+    parse_name,
+)
 from percale.lab.api.columns import pod_state, reason
 from percale.lab.api.probe import look_up
 from percale.lab.cluster import Cluster
@@ -24,9 +35,10 @@ from percale.model.manifest.decode import DEFAULT_NAMESPACE
 from percale.model.meta import ObjectKey
 from percale.model.pod import Pod
 from percale.model.service import Service
-from percale.model.workloads import KINDS_BY_ALIAS
+from percale.model.workloads import ReplicaSet
 
-_SERVICES = ("svc", "service", "services")
+_SORTS = {"node": "node", "host": "external"}
+"""As names have them, by a machine's kind."""
 
 
 class ProbeTarget(Struct, frozen=True):
@@ -40,6 +52,7 @@ class ProbeTarget(Struct, frozen=True):
     pod: ObjectKey | None = None
     node: str | None = None
     """Set for a node itself."""
+    service: ObjectKey | None = None
     resolver: Path | None = None
     """A pod's own /etc/resolv.conf; None: the machine's."""
 
@@ -50,50 +63,62 @@ class ProbeTargets(Struct, frozen=True):
     cluster: Cluster
 
     def find(self, text: str, namespace: str | None) -> ProbeTarget:
-        """A pod, machine or address. Raises NotFound, LabError."""
-        try:
-            return self._at_address(ip_address(text.strip("[]")))
-        except ValueError:
-            pass
-        group, _, name = text.rpartition("/")
-        if group in ("node", "external", "host"):
-            return machine_target(self.machine(name))
-        if group in KINDS_BY_ALIAS:
-            return self._pod_target(self._first_of(KINDS_BY_ALIAS[group], name, namespace or DEFAULT_NAMESPACE))
-        key = ObjectKey(namespace or DEFAULT_NAMESPACE if group in ("", "pod", "po") else group, name)
+        """A pod, machine or address. Raises NotFound, BadInput, LabError."""
+        return self._find(parse_name(text, namespace))
+
+    def _find(self, name: Name) -> ProbeTarget:
+        match name:
+            case IPv4Address() | IPv6Address():
+                return self.at_address(name)
+            case MachineName():
+                return machine_target(self.machine(f"{name.sort}/{name.name}"))
+            case ServiceName():
+                raise LabError(f"svc/{name.key} is a Service, and no place", hint="name a pod behind it")
+            case WorkloadName():
+                key = first_pod((*self.cluster.cache.all(Pod), *self.cluster.cache.all(ReplicaSet)), name)
+            case PodName():
+                key = name.key
         pod = self.cluster.cache.get(Pod, key)
-        if pod is not None:
-            return self._pod_target(pod)
-        raise NotFound(f"there is no pod {key}", hint=self._suggestion(name))
+        if pod is None:
+            raise NotFound(f"there is no pod {key}", hint=self._suggestion(key.name))
+        return self._pod_target(pod)
 
     async def resolve(
         self, text: str, namespace: str | None, client: ProbeTarget, timeout_seconds: float
     ) -> ProbeTarget:
         """As `find`, and Services and names of the client's name server. Raises NotFound, LabError, TimeoutError."""
-        service = self._service(text, namespace)
-        if service is not None:
-            target = _service_target(service)
-            if target.addresses:
-                return target
-            named = f"{service.metadata.name}.{service.metadata.namespace}.svc.{DOMAIN}."
-            try:
-                return ProbeTarget(
-                    target.name, await self._look_up(named, client, timeout_seconds), None, target.hostname
-                )
-            except NotFound as error:
-                raise _no_address_error(service, target) from error
+        name = parse_name(text, namespace)
+        if isinstance(name, ServiceName):
+            return await self._resolve_service(self._service(name.key), client, timeout_seconds)
         try:
-            return self.find(text, namespace)
+            return self._find(name)
         except NotFound as error:
-            if "/" in text or client.resolver is None:
+            if not isinstance(name, PodName) or not name.is_bare or client.resolver is None:
                 raise
             try:
                 return ProbeTarget(text, await self._look_up(text, client, timeout_seconds), None, text)
             except NotFound:
-                what = (
-                    f"there is no pod {namespace or DEFAULT_NAMESPACE}/{text}, and {client.name} resolves no such name"
-                )
+                what = f"there is no pod {name.key}, and {client.name} resolves no such name"
                 raise NotFound(what, hint=error.hint) from error
+
+    async def _resolve_service(self, service: Service, client: ProbeTarget, timeout_seconds: float) -> ProbeTarget:
+        """At its cluster IPs; where it has none, what its name resolves to."""
+        target = _service_target(service)
+        if target.addresses:
+            return target
+        named = f"{service.metadata.name}.{service.metadata.namespace}.svc.{DOMAIN}."
+        try:
+            return replace(target, addresses=await self._look_up(named, client, timeout_seconds))
+        except NotFound as error:
+            raise _no_address_error(service, target) from error
+
+    def ports(self, target: ProbeTarget) -> Iterator[NamedNumber]:
+        """The ports that a pod or Service names."""
+        if target.pod is not None and (pod := self.cluster.cache.get(Pod, target.pod)) is not None:
+            for container in pod.spec.containers:
+                yield from (NamedNumber(each.name, each.protocol, each.containerPort) for each in container.ports)
+        if target.service is not None and (found := self.cluster.cache.get(Service, target.service)) is not None:
+            yield from (NamedNumber(each.name, each.protocol, each.port) for each in found.spec.ports)
 
     async def _look_up(self, name: str, client: ProbeTarget, timeout_seconds: float) -> tuple[IPAddress, ...]:
         if client.resolver is None or client.namespace is None:
@@ -101,29 +126,28 @@ class ProbeTargets(Struct, frozen=True):
         resolver = client.resolver
         return await visit_async(client.namespace, lambda: look_up(resolver, name, timeout_seconds))
 
-    def machine(self, name: str) -> Machine:
-        """A node or host outside. Raises NotFound."""
-        name = name.removeprefix("node/").removeprefix("external/")
+    def machine(self, text: str) -> Machine:
+        """`NAME`, `node/NAME` or `external/NAME`. Raises NotFound."""
+        sort, _, name = text.rpartition("/")
         topology = self.cluster.machines.topology
         found = topology.find(name)
-        if found is None:
-            known = ", ".join(machine.name for machine in topology.machines)
-            raise NotFound(f"there is no node or host {name}", hint=f"there are {known}")
+        if found is None or sort not in ("", _SORTS[found.kind]):
+            known = ", ".join(f"{_SORTS[machine.kind]}/{machine.name}" for machine in topology.machines)
+            raise NotFound(f"there is no {text if sort else f'node or host {name}'}", hint=f"there are {known}")
         return found
 
-    def _service(self, text: str, namespace: str | None) -> Service | None:
-        """`svc/NAME` or `svc/NS/NAME`; None: not a Service."""
-        group, _, rest = text.partition("/")
-        if group not in _SERVICES or not rest:
-            return None
-        home, _, name = rest.rpartition("/")
-        key = ObjectKey(home or namespace or DEFAULT_NAMESPACE, name)
+    def _service(self, key: ObjectKey) -> Service:
         found = self.cluster.cache.get(Service, key)
         if found is None:
-            same = min((str(other) for other in self.cluster.cache.keys(Service) if other.name == name), default=None)
-            hint = f"did you mean svc/{same}?" if same else "percale lab get svc -A"
+            same = min(
+                (str(other) for other in self.cluster.cache.keys(Service) if other.name == key.name), default=None
+            )
+            hint = f"did you mean svc/{same}?" if same else self._command("get svc -A")
             raise NotFound(f"there is no service {key}", hint=hint)
         return found
+
+    def _command(self, words: str) -> str:
+        return self.cluster.machines.lab_dir.command(words)
 
     def _suggestion(self, name: str) -> str:
         """A hint for the name of a pod that does not exist."""
@@ -132,18 +156,9 @@ class ProbeTargets(Struct, frozen=True):
             return f"did you mean {same}?"
         machine = self.cluster.machines.topology.find(name)
         if machine is not None:
-            return f"did you mean {'node' if machine.kind == 'node' else 'external'}/{name}?"
+            return f"did you mean {_SORTS[machine.kind]}/{name}?"
         service = min((str(other) for other in self.cluster.cache.keys(Service) if other.name == name), default=None)
-        return f"did you mean svc/{service}?" if service else "percale lab get pods -A"
-
-    def _first_of(self, kind: str, name: str, namespace: str) -> Pod:
-        for pod in self.cluster.cache.all(Pod):
-            for owner in pod.metadata.ownerReferences:
-                mine = owner.name.rpartition("-")[0] if kind == "Deployment" else owner.name
-                right = owner.kind == ("ReplicaSet" if kind == "Deployment" else kind) and mine == name
-                if right and pod.metadata.namespace == namespace:
-                    return pod
-        raise NotFound(f"no pod of {kind.lower()} {namespace}/{name}", hint="percale lab get pods -A")
+        return f"did you mean svc/{service}?" if service else self._command("get pods -A")
 
     def _pod_target(self, pod: Pod) -> ProbeTarget:
         path = self.cluster.kubelet.namespace(pod.key)
@@ -154,7 +169,7 @@ class ProbeTargets(Struct, frozen=True):
         resolver = None if pod.spec.hostNetwork else files / "resolv.conf"
         return ProbeTarget(str(pod.key), ips, path, pod.host_name, pod=pod.key, resolver=resolver)
 
-    def _at_address(self, address: IPAddress) -> ProbeTarget:
+    def at_address(self, address: IPAddress) -> ProbeTarget:
         """The machine, pod or Service with this address, or the address itself."""
         for machine in self.cluster.machines.topology.machines:
             target = machine_target(machine)
@@ -166,15 +181,14 @@ class ProbeTargets(Struct, frozen=True):
         for service in self.cluster.cache.all(Service):
             balanced = (each.ip for each in service.status.loadBalancer.ingress)
             if str(address) in {*service.spec.clusterIPs, *service.spec.externalIPs, *balanced}:
-                return ProbeTarget(f"svc/{service.key}", (address,), None, service.metadata.name)
+                return replace(_service_target(service), addresses=(address,))
         return ProbeTarget(str(address), (address,), None, str(address))
 
 
 def machine_target(machine: Machine) -> ProbeTarget:
     """A node or host as a target."""
-    prefix = "node" if machine.kind == "node" else "external"
     return ProbeTarget(
-        f"{prefix}/{machine.name}",
+        f"{_SORTS[machine.kind]}/{machine.name}",
         (machine.address.ip, machine.address6.ip),
         NETNS / machine.name,
         machine.name,
@@ -204,4 +218,4 @@ def _no_address_error(service: Service, target: ProbeTarget) -> NotFound:
 def _service_target(service: Service) -> ProbeTarget:
     """Its cluster IPs; a headless one has none."""
     addresses = (ip_address(each) for each in service.spec.clusterIPs if is_address(each))
-    return ProbeTarget(f"svc/{service.key}", tuple(addresses), None, service.metadata.name)
+    return ProbeTarget(f"svc/{service.key}", tuple(addresses), None, service.metadata.name, service=service.key)

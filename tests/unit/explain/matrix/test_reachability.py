@@ -12,11 +12,12 @@ from tests import builders
 from tests.unit.policy.small_worlds import puts
 
 from percale.explain.matrix.diff import FlowChange, WorldSide, flow_changes
-from percale.explain.matrix.groups import Group, by_workload, outside_groups, owners
+from percale.explain.matrix.groups import by_workload, outside_groups
 from percale.explain.matrix.matrix import Matrix
 from percale.explain.matrix.port_space import PortSet, port_space_of
 from percale.explain.matrix.reachability import Reachability, always
 from percale.explain.parties import Parties, outside, rules_of
+from percale.explain.pod_owners import Group, owners
 from percale.model.meta import Object
 from percale.model.networkpolicy import NetworkPolicy
 from percale.model.pod import Pod

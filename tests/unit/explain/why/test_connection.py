@@ -10,7 +10,7 @@ from percale.errors import BadInput, NotFound
 from percale.explain.why.connection import Reply, explain_connection
 from percale.explain.why.document import connection_document
 from percale.explain.why.smallest_fix import NoFix
-from percale.explain.why.targets import TargetLookup, find_port
+from percale.explain.why.targets import TargetLookup, port_of
 from percale.explain.why.text import change_text, to_text
 from percale.explain.world import Tool
 from percale.model.manifest.decode import decode_manifest
@@ -56,14 +56,14 @@ PODS = (
 
 def around(text: str, *made_up: str, hosts: dict[str, tuple[str, ...]] | None = None) -> TargetLookup:
     keys = frozenset(ObjectKey(*each.split("/")) for each in made_up)
-    return TargetLookup(Evaluator(decode_manifest(text.encode(), "t.yaml").objects), keys, hosts)
+    return TargetLookup(Evaluator(decode_manifest(text.encode(), "t.yaml").objects), (), keys, hosts)
 
 
 def ask(text: str, question: str, *made_up: str) -> Reply:
     source, destination, port = question.split()
     there = around(text, *made_up)
     end = there.find(destination)
-    return explain_connection(there, there.find(source), end, *find_port(port, end))
+    return explain_connection(there, there.find(source), end, *port_of(port, end))
 
 
 def nearest(spec: str, question: str) -> tuple[str, str]:
@@ -295,10 +295,10 @@ def test_an_unknown_name_is_told_with_the_nearest_that_is_known() -> None:
     ],
 )
 def test_a_port_as_people_type_it(text: str, found: tuple[str, int | None]) -> None:
-    assert find_port(text, around(PODS).find("x/server")) == found
+    assert port_of(text, around(PODS).find("x/server")) == found
 
 
 @pytest.mark.parametrize("text", ["0", "65536", "80/http", "http", "web/udp", "80/icmp", ""])
 def test_what_is_no_port_is_refused(text: str) -> None:
     with pytest.raises(BadInput):
-        find_port(text, around(PODS).find("x/server"))
+        port_of(text, around(PODS).find("x/server"))

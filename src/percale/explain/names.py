@@ -1,0 +1,158 @@
+"""How a person names the ends of a connection: one grammar for every command, read here and nowhere else; pure.
+
+    NS/POD  POD  pod/POD        a pod; without NS in the namespace of `-n`, else in `default`
+    deploy/NAME  deploy/NS/NAME the first pod of a workload; also sts, ds, rs, job
+    svc/NAME  svc/NS/NAME       a Service
+    node/NAME  external/NAME    a node; a host outside, of a lab
+    10.1.2.3  fd00::1           whoever has this address
+
+    80  53/udp  9999/sctp  http  icmp   a port; behind TO as a word of its own, or as TO:PORT
+
+Called by `why/targets.py` and `services/` for objects, and by lab/api for what runs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import ip_address
+from typing import Literal, NamedTuple, TypeAlias
+
+from percale.errors import BadInput, NotFound
+from percale.explain.pod_owners import owners
+from percale.model.addresses import IPAddress, is_address, port_number
+from percale.model.manifest.decode import DEFAULT_NAMESPACE
+from percale.model.meta import Object, ObjectKey
+from percale.model.pod import Pod
+from percale.model.workloads import KINDS_BY_ALIAS
+from percale.policy.rule_terms import FlowProtocol
+
+
+class PodName(NamedTuple):
+    """A pod; `is_bare`: the name alone, which may be a name of a name server as well."""
+
+    key: ObjectKey
+    is_bare: bool
+
+
+class WorkloadName(NamedTuple):
+    """Of a kind, as in `deploy/NS/NAME`."""
+
+    word: str
+    kind: str
+    key: ObjectKey
+
+
+class ServiceName(NamedTuple):
+    key: ObjectKey
+
+
+class MachineName(NamedTuple):
+    sort: Literal["node", "external"]
+    name: str
+
+
+Name: TypeAlias = IPAddress | PodName | WorkloadName | ServiceName | MachineName
+
+_PODS = ("pod", "po", "pods")
+_SERVICES = ("svc", "service", "services")
+_FORMS = "write NS/POD, deploy/NS/NAME, svc/NS/NAME, node/NAME, external/NAME or an address"
+
+
+def parse_name(text: str, namespace: str | None = None) -> Name:
+    """`namespace`: of names without one. Raises BadInput."""
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    if is_address(bare):
+        return ip_address(bare)
+    word, *rest = text.split("/")
+    if len(rest) > 2 or not all((word, *rest)):
+        raise BadInput(f"{text!r} names nothing", hint=_FORMS)
+    if not rest:
+        return PodName(ObjectKey(namespace or DEFAULT_NAMESPACE, word), is_bare=True)
+    if word in ("node", "external") and len(rest) == 1:
+        return MachineName("node" if word == "node" else "external", rest[0])
+    key = ObjectKey(*rest) if len(rest) == 2 else ObjectKey(namespace or DEFAULT_NAMESPACE, rest[0])
+    return _of_kind(word, key) or _pod_of_namespace(text, word, rest)
+
+
+def _of_kind(word: str, key: ObjectKey) -> Name | None:
+    if word in _SERVICES:
+        return ServiceName(key)
+    if word in KINDS_BY_ALIAS:
+        return WorkloadName(word, KINDS_BY_ALIAS[word], key)
+    return PodName(key, is_bare=False) if word in _PODS else None
+
+
+def _pod_of_namespace(text: str, namespace: str, rest: Sequence[str]) -> PodName:
+    if len(rest) > 1:
+        raise BadInput(f"{text!r} names nothing: {namespace} is no kind of end", hint=_FORMS)
+    return PodName(ObjectKey(namespace, rest[0]), is_bare=False)
+
+
+def split_port(text: str, port: str | None) -> tuple[str, str]:
+    """`TO PORT` and `TO:PORT` alike as TO and PORT. Raises BadInput when there is not exactly one port."""
+    found = None if is_address(text) else re.fullmatch(r"(\[[^][]*\]|[^][:]*):([^:]*)", text)
+    if found is not None and port is not None:
+        raise BadInput(f"{text!r} has a port, and {port!r} is another", hint="give the port once: TO PORT, or TO:PORT")
+    target, own = found.groups() if found is not None else (text, port)
+    if own is None:
+        raise BadInput(f"{text!r} has no port", hint="write TO PORT, or TO:PORT; an IPv6 address in brackets")
+    return target, own
+
+
+# Ports
+
+_PROTOCOLS: Mapping[str, FlowProtocol] = {"TCP": "TCP", "UDP": "UDP", "SCTP": "SCTP"}
+ICMP_WORDS = ("icmp", "ping")
+
+
+class NamedNumber(NamedTuple):
+    """A port that a pod or a Service has."""
+
+    name: str | None
+    protocol: str
+    number: int
+
+
+def find_port(text: str, owner: str, ports: Iterable[NamedNumber]) -> tuple[FlowProtocol, int | None]:
+    """A number of any protocol, or the name of one of the owner's ports. Raises BadInput."""
+    if text.lower() in ICMP_WORDS:
+        return "ICMP", None
+    name, slash, suffix = text.partition("/")
+    protocol = _PROTOCOLS.get(suffix.upper())
+    if not name or (slash and protocol is None):
+        raise BadInput(f"{text!r} is not a port", hint="write 80, 80/tcp, 53/udp, 80/sctp, a port's name, or icmp")
+    if (number := port_number(name)) is not None:
+        return protocol or "TCP", number
+    if name.isdecimal():
+        raise BadInput(f"{name[:40]} is not a port", hint="ports are 1 to 65535")
+    known = list(ports)
+    named = [port for port in known if port.name == name and protocol in (None, port.protocol)]
+    if not named:
+        names = ", ".join(dict.fromkeys(port.name for port in known if port.name))
+        hint = f"it names {names}" if names else "write a number: it names no ports"
+        raise BadInput(f"{owner} has no port named {name}", hint=hint)
+    return _PROTOCOLS[named[0].protocol], named[0].number
+
+
+# Workloads
+
+
+def first_pod(objects: Iterable[Object], name: WorkloadName) -> ObjectKey:
+    """The workload's pod that stands for it; one that lives comes first, then the name counts. Raises NotFound."""
+    everything = list(objects)
+    workloads = owners(everything)
+    wanted = (name.kind, *name.key)
+    pods = [
+        each
+        for each in everything
+        if isinstance(each, Pod)
+        and (workloads[each.key].kind, workloads[each.key].namespace, workloads[each.key].name) == wanted
+    ]
+    if not pods:
+        elsewhere = sorted(
+            {str(each) for each in workloads.values() if (each.kind, each.name) == (name.kind, name.key.name)}
+        )
+        hint = f"did you mean {name.word}/{elsewhere[0]}?" if elsewhere else None
+        raise NotFound(f"there is no pod of {name.kind.lower()} {name.key}", hint=hint)
+    return min(pods, key=lambda pod: (pod.terminating, pod.status.phase != "Running", pod.key)).key
