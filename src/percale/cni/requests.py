@@ -6,6 +6,7 @@ Unknown keys of a configuration are ignored; wrong types and values of ours are 
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping
 from ipaddress import ip_address, ip_interface
 from typing import Annotated, Any, Literal, get_args
@@ -49,6 +50,8 @@ _PROTOCOLS: tuple[PortProtocol, ...] = get_args(PortProtocol)
 _NOT_A_MAC = "00:00:00:00:00:00"
 _MOST_BITS = (1 << 32) * 8 - 1
 """The kernel's bucket holds at most 4 GiB."""
+MAX_HOST_PORTS = 1000
+"""Of a pod: each is compared with those of the node's other pods."""
 _LONGEST_BURST = 256
 """Seconds at full rate. The kernel reports a bucket as a time, and a wrong one for longer buckets."""
 
@@ -232,14 +235,23 @@ def requested_mac(runtime: RuntimeConfig) -> str | None:
 def requested_ports(runtime: RuntimeConfig) -> tuple[HostPort, ...]:
     """The host ports that the runtime requests. Raises CniError."""
     ports = tuple(dict.fromkeys(_host_port(each) for each in runtime.portMappings if each.hostPort))
-    for index, port in enumerate(ports):
-        for other in ports[:index]:
+    if len(ports) > MAX_HOST_PORTS:
+        raise CniError(
+            BAD_CONFIGURATION,
+            f"runtimeConfig.portMappings: {len(ports)} host ports, of {MAX_HOST_PORTS} that a pod may have",
+            hint="put the pod on its node's network",
+        )
+    seen: defaultdict[tuple[int, str], list[HostPort]] = defaultdict(list)
+    for port in ports:
+        others = seen[port.port, port.protocol]
+        for other in others:
             same = port.is_everywhere == other.is_everywhere and port.overlaps(other)
             if same and port.container_port != other.container_port:
                 raise CniError(
                     BAD_CONFIGURATION,
                     f"runtimeConfig.portMappings: {port} leads to {other.container_port} and to {port.container_port}",
                 )
+        others.append(port)
     return ports
 
 

@@ -115,3 +115,11 @@ def test_a_chain_with_portmap_leaves_host_ports_to_it() -> None:
     chained = from_flannel('{"plugins": [{"type": "flannel"}, {"type": "portmap"}]}', "cni-conf.json")
     assert alone["plugins"][0]["capabilities"]["portMappings"]
     assert "portMappings" not in chained["plugins"][0]["capabilities"]
+
+
+def test_a_pod_has_a_thousand_host_ports_at_most() -> None:
+    """Whoever asks for all of them takes the time in which others' pods start and policies change."""
+    asked: list[dict[str, object]] = [{"hostPort": number, "containerPort": 80} for number in range(1, 40_001)]
+    assert len(requested_ports(runtime(*asked[:1000]))) == 1000
+    with pytest.raises(CniError, match="40000 host ports, of 1000 that a pod may have"):
+        requested_ports(runtime(*asked))

@@ -48,6 +48,7 @@ class _Opened(Struct, frozen=True):
     addresses: tuple[IPAddress, ...]
     ports: tuple[HostPort, ...]
     """The requested ports, and those that result at loopback."""
+    numbers: frozenset[tuple[int, Protocol]]
     elements: tuple[tuple[str, bytes, bytes], ...]
     listeners: tuple[tuple[HostPort, Listener], ...]
     """Local processes that listened on these ports when they were opened."""
@@ -128,7 +129,8 @@ class HostPorts:
             hint = "choose another host port"
             raise StateError(f"{port}: a process of this node listens at {_format(listener)}", where=where, hint=hint)
         for other, theirs in self._opened.items():
-            if other != attachment.owner and any(port.overlaps(each) for each in theirs.ports):
+            same = (port.port, port.protocol) in theirs.numbers
+            if same and other != attachment.owner and any(port.overlaps(each) for each in theirs.ports):
                 raise StateError(f"{port} is taken", where=where, hint=f"{theirs.pod} has it")
 
     def _reserved_for(self, port: HostPort) -> str | None:
@@ -215,17 +217,17 @@ def _opened(attachment: Attachment, there: Iterable[Listener]) -> _Opened:
         (port, each) for port in attachment.ports for each in there if _takes(each, port) and not each.is_at_loopback
     ]
     key = attachment.pod.key if attachment.pod is not None else None
-    return _Opened(str(attachment), key, addresses, ports, elements, tuple(listening))
+    numbers = frozenset((each.port, each.protocol) for each in ports)
+    return _Opened(str(attachment), key, addresses, ports, numbers, elements, tuple(listening))
 
 
 def _at_loopback(ports: Collection[HostPort], there: Iterable[Listener]) -> Iterator[HostPort]:
     """A port at any address is at 127.0.0.1 too, unless a local process listens there or the pod maps that one itself."""
+    mapped = {(each.port, each.protocol) for each in ports if each.address == _LOOPBACK}
     for port in ports:
-        if port.is_everywhere and port.is_at_loopback:
+        if port.is_everywhere and port.is_at_loopback and (port.port, port.protocol) not in mapped:
             here = replace(port, address=_LOOPBACK)
-            if not any(_takes(each, here) for each in there) and not any(
-                each.address == _LOOPBACK and here.overlaps(each) for each in ports
-            ):
+            if not any(_takes(each, here) for each in there):
                 yield here
 
 
