@@ -23,7 +23,7 @@ T = TypeVar("T")
 K = TypeVar("K", bound=Object)
 Change: TypeAlias = Snapshot | Upserted | Deleted
 
-STORE = "store"
+STORE, _MANIFEST = "store", "manifest"
 _FIRST_RETRY = 0.1
 _LONGEST_RETRY = 5.0
 """Seconds between attempts while the store is unreachable."""
@@ -78,7 +78,7 @@ class Informer:
         self._problems = problems
         self._subscriptions: list[Subscription] = []
         self._is_running = False
-        self._unreadable: set[str] = set()
+        self._with_problems: set[str] = set()
         """Sources of ReadProblems."""
 
     def subscribe(self, *kinds: type[Object]) -> Subscription:
@@ -101,7 +101,7 @@ class Informer:
         while True:
             try:
                 async with _watching(self._store, kinds) as events:
-                    repaired = set(self._unreadable)  # since the last watch, unless this one tells them too
+                    repaired = set(self._with_problems)  # since the last watch, unless this one tells them too
                     async for event in events:
                         if isinstance(event, ReadProblem):
                             repaired.discard(event.source)
@@ -118,13 +118,16 @@ class Informer:
             await asyncio.sleep(backoff.next())
 
     def _report(self, event: ReadProblem) -> None:
-        source = f"{STORE} {event.source}"
+        """Only what may hide an object is a problem of the store, which others wait for."""
+        now = f"{_MANIFEST if event.complete else STORE} {event.source}"
         if event.error is not None:
-            self._unreadable.add(event.source)
-            self._problems.raise_(source, event.error)
+            self._with_problems.add(event.source)
+            self._problems.raise_(now, event.error)
         else:
-            self._unreadable.discard(event.source)
-            self._problems.clear(source)
+            self._with_problems.discard(event.source)
+        for source in (f"{STORE} {event.source}", f"{_MANIFEST} {event.source}"):
+            if event.error is None or source != now:
+                self._problems.clear(source)
 
 
 @asynccontextmanager

@@ -50,13 +50,13 @@ class Deleted(Struct, frozen=True):
 class ReadProblem(Struct, frozen=True):
     """Something in the store cannot be read (a file became invalid): its last valid objects stay current.
 
-    Of a file with unknown fields the objects are current without them.
-
     `error` None: the problem of `source` is solved.
     """
 
     source: str
     error: PercaleError | None
+    complete: bool = False
+    """Whether no object is missing all the same: fields that nobody knows are left out, or another file has the object too."""
 
 
 Event: TypeAlias = Snapshot | Upserted | Deleted | ReadProblem

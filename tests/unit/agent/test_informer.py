@@ -90,6 +90,22 @@ async def test_an_invalid_file_is_a_problem_of_its_own_until_it_is_valid_again()
     assert (await followed([NOTHING, bad, good]))[1].current == {}
 
 
+async def test_a_file_of_which_all_objects_are_there_holds_nobody_up() -> None:
+    """Agents wait for what may hide a policy or a lease, not for a field that a newer API has."""
+    bad, unknown = ReadProblem("bad.yaml", BAD), ReadProblem("bad.yaml", BAD, complete=True)
+    good = ReadProblem("bad.yaml", None)
+    cases: list[tuple[list[Event | Exception], set[str]]] = [
+        ([unknown, NOTHING], {"manifest bad.yaml"}),
+        ([bad, NOTHING, unknown], {"manifest bad.yaml"}),
+        ([unknown, NOTHING, bad], {"store bad.yaml"}),
+        ([bad, NOTHING, good], set()),
+        ([unknown, NOTHING, good], set()),
+    ]
+    for events, current in cases:
+        _, problems, _ = await followed(events)
+        assert set(problems.current) == current
+
+
 async def test_a_file_repaired_while_the_store_was_away_is_no_problem_any_more() -> None:
     bad, other = ReadProblem("bad.yaml", BAD), ReadProblem("other.yaml", BAD)
     _, problems, log = await followed([bad, other, NOTHING, AWAY], [bad, NOTHING])

@@ -76,7 +76,11 @@ class FileIndex:
     @property
     def problems(self) -> list[ReadProblem]:
         """Files that cannot be read now, or not all of them."""
-        return [ReadProblem(printable_path(path), error) for path, error in sorted(self._problems.items())]
+        return [self._problem(path) for path in sorted(self._problems)]
+
+    def _problem(self, path: str) -> ReadProblem:
+        error = self._problems.get(path)
+        return ReadProblem(printable_path(path), error, complete=error is not None and path not in self._broken)
 
     @property
     def next_expiry(self) -> float | None:
@@ -175,10 +179,10 @@ class FileIndex:
         known = self._problems.get(path)
         if error is None:
             if self._problems.pop(path, None) is not None:
-                self._events.append(ReadProblem(printable_path(path), None))
+                self._events.append(self._problem(path))
         elif known is None or str(known) != str(error):
             self._problems[path] = error
-            self._events.append(ReadProblem(printable_path(path), error))
+            self._events.append(self._problem(path))
 
     def _duplicate(self, path: str) -> BadManifest | None:
         """The error if an earlier file contains an object of this file."""
