@@ -11,19 +11,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from msgspec.structs import replace
+
 from percale.agent.context import AgentContext
 from percale.agent.informer import retry_until_available
 from percale.agent.network.underlay import UNDERLAY, UnderlayMonitor
 from percale.agent.state import NodeState
 from percale.backend.interface_selection import UnderlayAddress, local_node
 from percale.backend.protocol import Backend, LocalNode, lease_spec
-from percale.errors import BadConfig
+from percale.errors import AddressRefused, BadConfig, StoreUnavailable
 from percale.ipam.subnet_lease import Claimant, HeldLease, acquire
 from percale.ipam.subnet_plan import from_pod_cidrs
 from percale.model.meta import ObjectKey
 from percale.model.netconf import NetworkConfig
 from percale.model.node import Node
 from percale.model.subnet_lease import NodeSubnets, SubnetLeaseSpec
+from percale.store.protocol import Store
 
 
 async def acquire_subnets(
@@ -34,24 +37,33 @@ async def acquire_subnets(
     underlay = UnderlayMonitor(context.config, network, context.reconciler, context.problems)
     address = await underlay.select()
 
-    async def claim() -> HeldLease:
-        node = await context.store.get(Node, ObjectKey(None, name))
-        cidrs = [str(cidr) for cidr in node.pod_cidrs] if node is not None else []
-        given = from_pod_cidrs(network, name, cidrs) if cidrs else None
-        claimant = Claimant(
-            name,
-            state.machine,
-            lambda subnets: _checked_spec(backend, local_node(name, address, subnets)),
-            given,
-            state.subnets,
-        )
-        return await acquire(context.store, network, claimant)
-
-    lease = await retry_until_available(claim, context.problems)
+    claimant = Claimant(
+        name,
+        state.machine,
+        lambda subnets: _checked_spec(backend, local_node(name, address, subnets)),
+        previous=state.subnets,
+    )
+    lease = await retry_until_available(lambda: claim(context.store, network, claimant), context.problems)
     subnets = lease.lease.spec.subnets
     state.save_subnets(subnets)
     context.log.info("subnet claimed", subnet=subnets, lease=lease.lease.metadata.name)
     return SubnetManager(context, backend, underlay, address, lease)
+
+
+async def claim(store: Store, network: NetworkConfig, claimant: Claimant) -> HeldLease:
+    """Acquire the Node's podCIDRs, or any subnet if it has none.
+
+    Raises BadConfig, AddressRefused, NetworkFull, and StoreUnavailable where another attempt may succeed.
+    """
+    node = await store.get(Node, ObjectKey(None, claimant.node))
+    cidrs = [str(cidr) for cidr in node.pod_cidrs] if node is not None else []
+    given = from_pod_cidrs(network, claimant.node, cidrs) if cidrs else None
+    try:
+        return await acquire(store, network, replace(claimant, pod_cidrs=given))
+    except AddressRefused as error:
+        if given is not None:
+            raise
+        raise StoreUnavailable(error.what, where=error.where) from error  # a podCIDR, or another node, came first
 
 
 class SubnetManager:
