@@ -10,10 +10,12 @@ from typing import TypeAlias
 
 from percale.model.meta import Object, ObjectKey
 from percale.store.encoded_object import EncodedObject, LazyObjects, encode
-from percale.store.protocol import Deleted, Event, Upserted
+from percale.store.protocol import Deleted, Upserted
 
 Projection: TypeAlias = Callable[[Object], Object | None]
 """None: this object has none."""
+Change: TypeAlias = tuple[type[Upserted | Deleted], EncodedObject]
+"""An event that is not decoded: before the Snapshot, nobody reads it."""
 
 
 class KindCache:
@@ -38,11 +40,11 @@ class KindCache:
     def entry_of(self, obj: Object) -> EncodedObject | None:
         """What this cache keeps of an object of the server."""
         if self._project is None:
-            return encode(obj, obj.metadata.resourceVersion)
+            return encode(obj, obj.metadata.resourceVersion).compressed()
         projected = self._project(obj)
         return encode(projected) if projected is not None else None
 
-    def put(self, source: ObjectKey, new: EncodedObject | None) -> Iterator[Event]:
+    def put(self, source: ObjectKey, new: EncodedObject | None) -> Iterator[Change]:
         """One object was created or changed. Equal content is no event: Nodes change with every heartbeat."""
         old = self._entries.get(source)
         if new is None:
@@ -50,18 +52,18 @@ class KindCache:
             return
         self._entries[source] = new
         if old is not None and old.key != new.key:
-            yield Deleted(old.object)
+            yield Deleted, old
             old = None
-        if old is None or old.content != new.content:
-            yield Upserted(new.object)
+        if old is None or old.packed != new.packed:
+            yield Upserted, new
 
-    def remove(self, source: ObjectKey) -> Iterator[Event]:
+    def remove(self, source: ObjectKey) -> Iterator[Change]:
         """One object was deleted, or is projected to none any more."""
         old = self._entries.pop(source, None)
         if old is not None:
-            yield Deleted(old.object)
+            yield Deleted, old
 
-    def replace(self, current: Mapping[ObjectKey, EncodedObject | None]) -> Iterator[Event]:
+    def replace(self, current: Mapping[ObjectKey, EncodedObject | None]) -> Iterator[Change]:
         """All objects were listed again: the differences."""
         for source in self._entries.keys() - current.keys():
             yield from self.remove(source)

@@ -20,15 +20,14 @@ from msgspec import Struct
 
 from percale.backoff import Backoff, spread
 from percale.errors import BadManifest, StoreUnavailable
-from percale.event_loop import yield_every
 from percale.model.meta import Object, ObjectKey
 from percale.store.encoded_object import EncodedObject
 from percale.store.kubernetes.api_client import ApiClient, ApiRefusal, Cut
 from percale.store.kubernetes.decode import decode_object, identify
-from percale.store.kubernetes.kind_cache import KindCache
-from percale.store.kubernetes.list_pages import PAGE, Expired, KindAbsent, ListMeta, list_pages
+from percale.store.kubernetes.kind_cache import Change, KindCache
+from percale.store.kubernetes.list_pages import Expired, KindAbsent, ListMeta, list_pages
 from percale.store.kubernetes.resources import collection_path, operation
-from percale.store.protocol import Event, ReadProblem
+from percale.store.protocol import ReadProblem
 
 _FIRST_RETRY, _LONGEST_RETRY = 0.2, 20.0
 """Seconds."""
@@ -64,7 +63,7 @@ class ListWatch:
         api: ApiClient,
         kind: type[Object],
         caches: Sequence[KindCache],
-        publish: Callable[[Iterable[Event]], None],
+        publish: Callable[[Iterable[Change | ReadProblem]], None],
     ) -> None:
         """`kind` is the server's, `caches` keep it or projections of it; `publish` gets their events."""
         self._api = api
@@ -112,7 +111,7 @@ class ListWatch:
         try:
             async for page in list_pages(self._api, self._kind):
                 version = page.metadata.resourceVersion
-                async for data in yield_every(PAGE, page.items or ()):
+                for data in page.items or ():
                     source = self._sort_in(data, entries)
                     if source is not None:
                         repaired.discard(source)

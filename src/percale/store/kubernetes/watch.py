@@ -15,7 +15,7 @@ from percale.model.meta import Object
 from percale.model.node import Node
 from percale.model.subnet_lease import SubnetLease
 from percale.store.kubernetes.api_client import ApiClient
-from percale.store.kubernetes.kind_cache import KindCache
+from percale.store.kubernetes.kind_cache import Change, KindCache
 from percale.store.kubernetes.list_watch import ListWatch
 from percale.store.kubernetes.node_leases import LeaseFormat
 from percale.store.protocol import Event, ReadProblem, Snapshot
@@ -58,11 +58,14 @@ class ApiWatch:
         self._snapshot_sent = True
         self.queue.offer(Snapshot({kind: cache.objects for kind, cache in self._caches.items()}))
 
-    def _publish(self, events: Iterable[Event]) -> None:
+    def _publish(self, changes: Iterable[Change | ReadProblem]) -> None:
         """Until the Snapshot, changes are in the caches only."""
-        for event in events:
-            if self._snapshot_sent or isinstance(event, ReadProblem):
-                self.queue.offer(event)
+        for change in changes:
+            if isinstance(change, ReadProblem):
+                self.queue.offer(change)
+            elif self._snapshot_sent:
+                event, entry = change
+                self.queue.offer(event(entry.object))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """A list-watch ends by a defect only: its reader gets the error."""
