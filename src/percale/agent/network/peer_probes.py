@@ -10,7 +10,7 @@ that has not answered is asked again in the next second, until it counts as sile
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import count, islice
 from typing import Protocol
@@ -55,8 +55,8 @@ class PeerProbes:
     """All methods are called on the event loop."""
 
     def __init__(self, log: Log, *, open_echo: Callable[[int], Echo] = EchoSocket) -> None:
-        self.on_silent: Callable[[str, tuple[IPAddress, ...]], None] = lambda _peer, _gateways: None
-        """Called with a peer and those of its gateways that do not answer, whenever these change."""
+        self.on_silent: Callable[[Mapping[str, tuple[IPAddress, ...]]], None] = lambda _gateways_by_peer: None
+        """Called with peers and those of their gateways that do not answer, whenever these change."""
         self._log = log
         self._open_echo = open_echo
         self._echoes: dict[int, Echo | None] = {}
@@ -155,6 +155,9 @@ class PeerProbes:
         return target.peer if target.unanswered == SILENT_AFTER else None
 
     def _report(self, peers: Iterable[str]) -> None:
-        for peer in peers:
-            gateways = self._gateways.get(peer, ())
-            self.on_silent(peer, tuple(each for each in gateways if self._targets[each].unanswered >= SILENT_AFTER))
+        silent = {peer: tuple(filter(self._is_silent, self._gateways.get(peer, ()))) for peer in peers}
+        if silent:
+            self.on_silent(silent)
+
+    def _is_silent(self, gateway: IPAddress) -> bool:
+        return self._targets[gateway].unanswered >= SILENT_AFTER

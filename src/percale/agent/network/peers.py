@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -160,15 +160,16 @@ class Peers:
         self._render_unblocked()
         self._report()
 
-    def set_silent(self, name: str, gateways: tuple[IPAddress, ...]) -> None:
-        """These gateways of a peer do not answer; the others do."""
-        peer = self._peers.get(name)
-        if peer is None:
-            return
-        reached = peer.reached
-        peer.silent = gateways
-        self._after_change(name, peer, reached)
-        self._log.info("peer silent" if gateways else "peer answers", node=peer.lease.spec.node, gateways=peer.gateways)
+    def set_silent(self, gateways_by_lease: Mapping[str, tuple[IPAddress, ...]]) -> None:
+        """Those gateways of these peers that do not answer; their others do."""
+        for name, gateways in gateways_by_lease.items():
+            if (peer := self._peers.get(name)) is None:
+                continue
+            if bool(gateways) != bool(peer.silent):
+                self._log.info("peer does not answer" if gateways else "peer answers", node=peer.lease.spec.node)
+            reached = peer.reached
+            peer.silent = gateways
+            self._after_change(name, peer, reached)
         self._report()
 
     def update_local(self, local: LocalNode) -> Iterator[None]:

@@ -49,7 +49,7 @@ class World:
         self.told: list[tuple[str, tuple[IPAddress, ...]]] = []
         self.log = io.StringIO()
         self.probes = PeerProbes(LineLog("text", self.log), open_echo=lambda _version: self.echo)
-        self.probes.on_silent = lambda peer, gateways: self.told.append((peer, gateways))
+        self.probes.on_silent = lambda silent: self.told.extend(silent.items())
 
     def seconds(self, number: int) -> list[tuple[str, tuple[IPAddress, ...]]]:
         """What is told in so many seconds."""
@@ -120,7 +120,7 @@ async def test_without_the_capability_nobody_is_silent() -> None:
         raise PermissionError(1, "Operation not permitted")
 
     world.probes = PeerProbes(LineLog("text", world.log), open_echo=forbidden)
-    world.probes.on_silent = lambda peer, gateways: world.told.append((peer, gateways))
+    world.probes.on_silent = lambda silent: world.told.extend(silent.items())
     world.probes.set_targets("b", (NEAR,))
     assert world.seconds(10) == []
     assert world.log.getvalue().count("peers are not probed  version=4 reason=") == 1

@@ -235,7 +235,7 @@ def test_peers_that_are_not_reached_are_one_problem_of_the_node(world: World) ->
 
 def test_a_peer_that_does_not_answer_is_not_reached(world: World) -> None:
     assert world.targets == {f"10.244.{n}.0-24": (IPv4Address(f"192.168.0.{n}"),) for n in (2, 3, 4)}
-    world.peers.set_silent("10.244.3.0-24", (IPv4Address("192.168.0.3"),))
+    world.peers.set_silent({"10.244.3.0-24": (IPv4Address("192.168.0.3"),)})
     states = {peer.node: (peer.reached, peer.problem, peer.path) for peer in world.peers.status()}
     assert states["n3"] == (False, "no answer from 192.168.0.3", "direct")
     assert states["n2"] == (True, None, "direct")
@@ -243,10 +243,10 @@ def test_a_peer_that_does_not_answer_is_not_reached(world: World) -> None:
     assert world.problems.current[PEERS].error == "node n3 is not reached: no answer from 192.168.0.3"
     world.peers.put(lease(3, public_ip="192.168.0.99"))
     assert world.peers.reached == 3, "another gateway has not been asked yet"
-    world.peers.set_silent("10.244.3.0-24", (IPv4Address("192.168.0.99"),))
-    world.peers.set_silent("10.244.3.0-24", ())
+    world.peers.set_silent({"10.244.3.0-24": (IPv4Address("192.168.0.99"),)})
+    world.peers.set_silent({"10.244.3.0-24": ()})
     assert not world.problems.current
     world.peers.remove(lease(3, public_ip="192.168.0.99"))
     assert world.targets["10.244.3.0-24"] == ()
-    world.peers.set_silent("10.244.3.0-24", (IPv4Address("192.168.0.99"),))
+    world.peers.set_silent({"10.244.3.0-24": (IPv4Address("192.168.0.99"),)})
     assert world.peers.reached == 2
