@@ -110,7 +110,7 @@ class ProbeTargets(Struct, frozen=True):
         try:
             return replace(target, addresses=await self._look_up(named, client, timeout_seconds))
         except NotFound as error:
-            raise _no_address_error(service, target) from error
+            raise _no_address_error(service, target, self._command("get endpointslices -A")) from error
 
     def ports(self, target: ProbeTarget) -> Iterator[NamedNumber]:
         """The ports that a pod or Service names."""
@@ -205,14 +205,14 @@ def choose_address(server: ProbeTarget, client: ProbeTarget, version: int | None
     return next((address for address in usable if address.version in common), usable[0])
 
 
-def _no_address_error(service: Service, target: ProbeTarget) -> NotFound:
+def _no_address_error(service: Service, target: ProbeTarget, command: str) -> NotFound:
     """A Service without a cluster IP, whose name has no address."""
     if service.spec.type == "ExternalName":
         name = service.spec.externalName
         return NotFound(
             f"{target.name} is a name for {name}, which does not resolve", hint="an IP address needs Endpoints"
         )
-    return NotFound(f"{target.name} is headless, and has no ready endpoint", hint="percale lab get endpointslices -A")
+    return NotFound(f"{target.name} is headless, and has no ready endpoint", hint=command)
 
 
 def _service_target(service: Service) -> ProbeTarget:
