@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.kernel.adversary.worlds import Attempt, Family, World, attack
 from tests.kernel.agent.cluster import Pod
-from tests.kernel.agent.policies import PORT, allowing
+from tests.kernel.agent.policies import PORT, allowing, selecting
 from tests.waiting import until
 
 _WHILE = 1.0
@@ -139,3 +139,41 @@ def asks_for_the_address_of_another_pod(world: World, family: Family) -> None:
         new.cni("DEL")
         world.policies.remove("Pod", heir)
         world.policies.remove("NetworkPolicy", lender)
+
+
+WEB, OTHERS_WEB, NEXT_WEB = 7001, 7002, 7003
+
+
+@attack()
+def a_port_name_that_means_another_port_elsewhere(world: World, family: Family) -> None:
+    """A rule means the receiver's own port of that name and protocol; when its object changes, the new one alone."""
+    named, decoy = f"named{family}", f"decoy{family}"
+
+    def declare(name: str, *addresses: str, **numbers: int) -> None:
+        ports = [{"name": "web", "containerPort": number, "protocol": kind} for kind, number in numbers.items()]
+        spec = {"nodeName": "n2", "containers": [{"name": "main", "image": "none", "ports": ports}]}
+        status = {"phase": "Running", "podIPs": [{"ip": each} for each in addresses]} if addresses else {}
+        world.policies.put("Pod", name, metadata={"labels": {"app": name}}, spec=spec, status=status)
+
+    declare(decoy, UDP=OTHERS_WEB)
+    declare(named, UDP=WEB)
+    rule = {"ports": [{"port": "web", "protocol": "UDP"}, {"port": "other", "protocol": "TCP"}]}
+    world.policies.policy(named, {**selecting(named), "ingress": [rule]})
+    both = [world.nodes["n2"].pod(each) for each in (decoy, named)]
+    declare(decoy, *both[0].addresses, UDP=OTHERS_WEB)
+    declare(named, *both[1].addresses, UDP=WEB)
+    target = both[1].addresses[family == 6]
+    try:
+        for now, closed in ((WEB, (OTHERS_WEB, NEXT_WEB)), (NEXT_WEB, (WEB, OTHERS_WEB))):
+            declare(named, *both[1].addresses, UDP=now, TCP=WEB)
+            time.sleep(_WHILE)
+            with world.attempt(named) as attempt:
+                for attacker in ("attacker1", "attacker2"):
+                    for port in closed:
+                        world.datagram(attacker, target, port, attempt.forbidden)
+                    attempt.control(named, partial(world.datagram, attacker, target, now))
+    finally:
+        for pod in both:
+            pod.cni("DEL")
+            world.policies.remove("Pod", pod.name)
+        world.policies.remove("NetworkPolicy", named)
