@@ -26,6 +26,8 @@ TTL = 3600.0
 _INTERVAL = 5.0
 """Seconds between two Events after a burst."""
 _BURST = 10
+_MOST_PENDING = 100
+"""Of a namespace: others are dropped."""
 _REPEAT_AFTER = 60.0
 """Seconds until the same Event is sent again."""
 _LONGEST_MESSAGE = 1024
@@ -53,7 +55,8 @@ class Events:
         self._store = store
         self._problems = problems
         self._clock = clock
-        self._pending: dict[tuple[InvolvedObject, str], str] = {}
+        self._pending: dict[str | None, dict[tuple[InvolvedObject, str], str]] = {}
+        """By namespace: each in its turn, so that nobody's objects crowd out the Events of others."""
         self._sent: dict[tuple[InvolvedObject, str], tuple[float, Event]] = {}
         self._due = asyncio.Event()
 
@@ -67,8 +70,10 @@ class Events:
             and self._clock() - sent[0] < _REPEAT_AFTER
         ):
             return
-        self._pending[which] = message
-        self._due.set()
+        pending = self._pending.setdefault(involved.key.namespace, {})
+        if which in pending or len(pending) < _MOST_PENDING:
+            pending[which] = message
+            self._due.set()
 
     async def run(self) -> None:
         """Runs until cancelled. An Event that the store rejects is recorded as a problem and dropped."""
@@ -81,11 +86,19 @@ class Events:
             if sent >= _BURST:
                 await asyncio.sleep(_INTERVAL)
             sent += 1
-            which = next(iter(self._pending))
-            message = self._pending.pop(which)
+            which, message = self._next()
             if not self._pending:
                 self._due.clear()
             await self._send(*which, message[:_LONGEST_MESSAGE])
+
+    def _next(self) -> tuple[tuple[InvolvedObject, str], str]:
+        namespace = next(iter(self._pending))
+        pending = self._pending.pop(namespace)
+        which = next(iter(pending))
+        message = pending.pop(which)
+        if pending:
+            self._pending[namespace] = pending  # now the last one
+        return which, message
 
     async def _send(self, involved: InvolvedObject, reason: str, message: str) -> None:
         now = self._clock()

@@ -100,3 +100,25 @@ async def test_a_store_that_is_away_ends_nothing(world: EventWorld, monkeypatch:
     world.events.warn(InvolvedObject("Pod", ObjectKey("shop", "a")), "KernelRefused", "no")
     assert (await world.wait_for(1))[0].involvedObject.kind == "Pod"
     running.cancel()
+
+
+async def test_many_events_of_one_namespace_hold_up_no_others(
+    world: EventWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And there is an end to what waits."""
+    for number in range(500):
+        world.events.warn(InvolvedObject("Service", ObjectKey("evil", f"s{number}")), "NotServed", "no")
+    world.events.warn(WEB, "NotServed", "no")
+    running = asyncio.create_task(world.events.run())
+
+    async def told() -> bool:
+        return any(each.involvedObject.key == WEB.key for each in await world.store.list(Event))
+
+    await eventually(told)
+    running.cancel()
+    monkeypatch.setattr(module, "_BURST", 1000)
+    running = asyncio.create_task(world.events.run())
+    await world.wait_for(101)
+    await asyncio.sleep(0.05)
+    running.cancel()
+    assert len(await world.store.list(Event)) == 101
