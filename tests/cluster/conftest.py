@@ -71,8 +71,8 @@ class KubernetesCluster:
     def patch(self, kind: str, name: str, change: dict[str, Any]) -> None:
         self.server.kubectl("patch", kind, name, "--subresource=status", "--type=merge", "-p", json.dumps(change))
 
-    def pod(self, node: Node, name: str) -> Pod:
-        """Bound to the node, wired by its agent, and running."""
+    def bind(self, node: Node, name: str) -> None:
+        """A pod for the node, as a scheduler leaves it."""
         spec = {
             "nodeName": node.name,
             "containers": [{"name": "c", "image": "none"}],
@@ -80,6 +80,10 @@ class KubernetesCluster:
         }
         metadata = {"name": name, "namespace": "default", "labels": {"app": name}}
         self.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+
+    def pod(self, node: Node, name: str) -> Pod:
+        """Bound to the node, wired by its agent, and running."""
+        self.bind(node, name)
         pod = node.pod(name)
         ips = [{"ip": address} for address in pod.addresses]
         status = {"phase": "Running", "podIP": pod.addresses[0], "podIPs": ips, "hostIP": f"192.168.0.{node.name[1:]}"}

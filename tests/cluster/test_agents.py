@@ -54,10 +54,13 @@ def test_an_api_server_that_goes_and_comes_back_disturbs_nothing(kubernetes: Kub
     one, two = kubernetes.node(1).start(), kubernetes.node(2).start()
     a, b = kubernetes.pod(one, "a"), kubernetes.pod(two, "b")
     until(lambda: a.reaches(b.addresses[0]))
+    kubernetes.bind(one, "during")
     with a.pinging(b.addresses[0]) as counts:
         kubernetes.server.stop()
         until(lambda: "192.168.0.254:6443" in problems(one), "the problem is told")
         until(lambda: one.status.ready, "and the node stays ready")
+        annotations = {"io.kubernetes.cri.pod-annotations": {"percale.io/ips": "10.244.1.77"}}
+        assert one.pod("during", **annotations).addresses == ("10.244.1.77",)  # an ADD needs no API server
         kubernetes.server.start()
         until(lambda: problems(one) == problems(two) == "", "the problem is over")
         kubernetes.apply(DENY)

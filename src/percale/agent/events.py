@@ -3,7 +3,7 @@
     warn(involved, reason, message) ─▶ the latest of each object and reason ─▶ Store.put, rate-limited
 
 An Event expires an hour after its last occurrence. All nodes may emit the same one, and an object may change again and again:
-so each node is limited to a burst and a rate, and repeats an Event only after a minute.
+so each node is limited to a burst and a rate, and repeats an Event only after ten minutes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _INTERVAL = 5.0
 _BURST = 10
 _MOST_PENDING = 100
 """Of a namespace: others are dropped."""
-_REPEAT_AFTER = 60.0
+_REPEAT_AFTER = 600.0
 """Seconds until the same Event is sent again."""
 _LONGEST_MESSAGE = 1024
 """Characters: the API server's limit."""

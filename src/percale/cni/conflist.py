@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from percale.atomic_file import replace_file
 from percale.cni.install import NAME, install_plugin
+from percale.cni.requests import POD_ANNOTATIONS
 from percale.cni.results import LATEST
 from percale.errors import BadNetworkConfig, StateError
 from percale.model.manifest.json_text import read_json_text
@@ -79,7 +80,8 @@ def newest_version(document: Mapping[str, Any]) -> str:
 
 
 def _plugin(wiring: Wiring, *, host_ports: bool = True) -> dict[str, Any]:
-    capabilities = {"ips": True, "mac": True, "bandwidth": True, **({"portMappings": True} if host_ports else {})}
+    names = ("ips", "mac", "bandwidth", POD_ANNOTATIONS, *(("portMappings",) if host_ports else ()))
+    capabilities = dict.fromkeys(names, True)
     return {"type": NAME, "wiring": wiring, "capabilities": capabilities}
 
 

@@ -91,8 +91,8 @@ class Operations:
 
     async def _attach_request(self, request: Request) -> AttachRequest:
         runtime = request.runtime
-        annotations: Mapping[str, str] = {}
-        if request.pod is not None and not runtime.ips:
+        annotations: Mapping[str, str] = runtime.annotations or {}
+        if request.pod is not None and not runtime.ips and runtime.annotations is None:
             annotations = await self._annotations(request.pod.namespace, request.pod.name)
         ingress, egress = requested_limits(runtime)
         return AttachRequest(

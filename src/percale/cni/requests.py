@@ -79,6 +79,10 @@ class PortMapping(msgspec.Struct, frozen=True):
     hostIP: str = ""
 
 
+POD_ANNOTATIONS = "io.kubernetes.cri.pod-annotations"
+"""The capability by which containerd and CRI-O tell them."""
+
+
 class RuntimeConfig(msgspec.Struct, frozen=True):
     """What the runtime requests for this pod."""
 
@@ -86,6 +90,8 @@ class RuntimeConfig(msgspec.Struct, frozen=True):
     mac: str | None = None
     bandwidth: Bandwidth | None = None
     portMappings: tuple[PortMapping, ...] = ()
+    annotations: dict[str, str] | None = msgspec.field(default=None, name=POD_ANNOTATIONS)
+    """The pod's. None: the runtime does not tell them."""
 
 
 class ValidAttachment(msgspec.Struct, frozen=True):

@@ -86,6 +86,7 @@ def test_install_and_uninstall_leave_the_directories(tmp_path: Path) -> None:
         "ips": True,
         "mac": True,
         "bandwidth": True,
+        "io.kubernetes.cri.pod-annotations": True,
         "portMappings": True,
     }
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["10-percale.conflist", "percale-cni"]
