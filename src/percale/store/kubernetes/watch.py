@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Iterable
 
+from percale.errors import StoreUnavailable
 from percale.model.endpoints import Endpoints
 from percale.model.meta import Object
 from percale.model.node import Node
@@ -32,6 +33,9 @@ class ApiWatch:
         self.queue = Watch(kinds)
         self._caches = {kind: KindCache(kind, lease_format.lease_of if kind is SubnetLease else None) for kind in kinds}
         self._snapshot_sent = False
+        self._failures: dict[str, StoreUnavailable] = {}
+        """By resource, the first to fail first."""
+        self._told: dict[str, StoreUnavailable] = {}
         by_resource: dict[type[Object], list[KindCache]] = {}
         for kind, cache in self._caches.items():
             if kind not in _MIRRORED:
@@ -62,10 +66,27 @@ class ApiWatch:
         """Until the Snapshot, changes are in the caches only."""
         for change in changes:
             if isinstance(change, ReadProblem):
-                self.queue.offer(change)
+                self._report(change)
             elif self._snapshot_sent:
                 event, entry = change
                 self.queue.offer(event(entry.object))
+
+    def _report(self, problem: ReadProblem) -> None:
+        """A server that cannot be reached is one problem, not one for each resource."""
+        if not isinstance(problem.error, StoreUnavailable) and problem.source not in self._failures:
+            self.queue.offer(problem)
+            return
+        if isinstance(problem.error, StoreUnavailable):
+            self._failures[problem.source] = problem.error
+        else:
+            del self._failures[problem.source]
+        first = {str(error): source for source, error in reversed(self._failures.items())}
+        for source in first.values():
+            if str(self._told.get(source)) != str(self._failures[source]):
+                self.queue.offer(ReadProblem(source, self._failures[source]))
+        for source in self._told.keys() - first.values():
+            self.queue.offer(ReadProblem(source, None))
+        self._told = {source: self._failures[source] for source in first.values()}
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """A list-watch ends by a defect only: its reader gets the error."""

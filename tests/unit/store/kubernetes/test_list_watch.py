@@ -308,3 +308,28 @@ async def test_a_silent_network_is_a_cut(
     assert server.asked("list", "configmaps") >= 3
     server.write(CONFIG_MAPS, config_map("a"))
     assert said(await upcoming(events)) == "put a=1"
+
+
+async def test_a_server_that_is_away_is_one_problem(server: FakeApiServer, store: KubernetesStore) -> None:
+    events = store.watch(ConfigMap, Pod, EndpointSlice)
+    assert said(await upcoming(events)) == "Snapshot"
+    tokens, server.tokens = server.tokens, set()
+    server.cut()
+    first = said(await upcoming(events))
+    assert "the credentials are not accepted" in first
+    await asyncio.sleep(0.3)  # the others fail too
+    server.tokens = tokens
+    current = {_source(first)}
+    while current:
+        event = said(await upcoming(events))
+        if event.startswith("problem"):
+            current.add(_source(event))
+        else:
+            current.remove(_source(event))
+        assert len(current) <= 2  # another resource tells it before the first one says that it is solved
+    server.write(CONFIG_MAPS, config_map("a"))
+    assert said(await upcoming(events)) == "put a=1"
+
+
+def _source(text: str) -> str:
+    return text.split()[1].rstrip(":")
