@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import resource
 import signal
 from pathlib import Path
 
@@ -26,6 +27,8 @@ def run(config: AgentConfig) -> None:
     """Serve the node until SIGTERM or SIGINT. Raises PercaleError when it cannot go on."""
     gc.set_threshold(GC_THRESHOLD)
     syscalls.share_memory_arena()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each Service may have a health check port
     log = LineLog(config.logFormat)
     with single_agent(Path(config.runDir)):
         asyncio.run(_serve(config, log))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import builders
 from tests.kernel.agent.cluster import Cluster, Node, sh
 from tests.kernel.agent.services import NODE_PORT, Services, services
 from tests.kernel.service_world import inside
@@ -158,3 +159,27 @@ def test_figures_follow_what_is_in_force(cluster: Cluster) -> None:
         until(lambda: not metric_values(node)["percale_services"])
         get(world, "livez")
         assert metric_values(node)['percale_health_answers_total{code="200",path="livez"}'] == 1
+
+
+def test_many_health_check_ports_leave_descriptors_for_pods(cluster: Cluster) -> None:
+    """More than a process may open unless it asks for more: a Service's author opens one on each node."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+    with ExitStack() as down:
+        try:
+            world, (node,) = down.enter_context(services(cluster, 1))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        made = [
+            builders.service(
+                f"s{number}",
+                type="LoadBalancer",
+                clusterIP=f"10.96.{1 + number // 200}.{1 + number % 200}",
+                externalTrafficPolicy="Local",
+                healthCheckNodePort=32000 + number,
+            )
+            for number in range(500)
+        ]
+        world.write("many", *made)
+        until(lambda: len(re.findall(r":32[0-4][0-9]{2}\b", node.sh("ss", "-Hltn"))) >= 500, "it listens")
+        assert node.pod("a").addresses
