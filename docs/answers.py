@@ -14,6 +14,7 @@ import msgspec
 from msgspec import inspect
 
 from percale.agent.status import Status
+from percale.cli.etcd import EtcdDocument
 from percale.cli.findings import FindingsDocument
 from percale.cli.lab.probe import ProbeDocument
 from percale.cli.lab.watch import WatchedDocument
@@ -44,6 +45,9 @@ _IN_TIME = "not in time"
 ANSWERS: Mapping[str, Answer] = {
     "agent": Answer("it was stopped"),
     "completion": Answer("shown"),
+    "etcd init": Answer("written"),
+    "etcd reserve": Answer("reserved"),
+    "etcd show": Answer("shown", json={"": EtcdDocument}),
     "lab add-node": Answer(),
     "lab apply": Answer(),
     "lab cut": Answer(),

@@ -24,6 +24,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
     {
         "agent": "Run the agent of this node: pod addresses, routes, tunnels.",
         "completion": "The script that completes words in bash, zsh or fish.",
+        "etcd": "The network's configuration and leases in an etcd, as flannel has them: write, show, reserve.",
         "lab": "A cluster on this machine: nodes and pods are network namespaces, agents and packets are real.",
         "matrix": "Who reaches whom on which ports, and what changed manifests would open and close.",
         "policy": "Check NetworkPolicies: errors as the API server's, and what people get wrong.",

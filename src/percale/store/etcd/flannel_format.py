@@ -26,7 +26,7 @@ from percale.model.subnet_lease import RESERVED, NodeSubnets, SubnetLease, Subne
 
 NETWORK = ObjectKey("kube-flannel", "net-conf")
 """The ConfigMap that is `PREFIX/config`."""
-_NET_CONF = "net-conf.json"
+NET_CONF = "net-conf.json"
 _KEY = re.compile(r"([\d.]+)-(\d+)(?:&([\da-f:.]+)-(\d+))?")
 _NO_IPV4 = "0.0.0.0"  # noqa: S104
 """What flannel writes for a node without IPv4."""
@@ -141,11 +141,11 @@ def network_of(value: bytes) -> ConfigMap:
         text = value.decode()
     except UnicodeDecodeError as error:
         raise BadManifest("not UTF-8 text") from error
-    return ConfigMap(metadata=ObjectMeta(name=NETWORK.name, namespace=NETWORK.namespace), data={_NET_CONF: text})
+    return ConfigMap(metadata=ObjectMeta(name=NETWORK.name, namespace=NETWORK.namespace), data={NET_CONF: text})
 
 
 def network_value(config_map: ConfigMap) -> bytes:
     """Raises BadManifest."""
-    if set(config_map.data) != {_NET_CONF}:
-        raise BadManifest(f"ConfigMap {NETWORK} has {_NET_CONF} alone", hint="give other data another name")
-    return config_map.data[_NET_CONF].encode()
+    if set(config_map.data) != {NET_CONF}:
+        raise BadManifest(f"ConfigMap {NETWORK} has {NET_CONF} alone", hint="give other data another name")
+    return config_map.data[NET_CONF].encode()
