@@ -55,16 +55,19 @@ class KubernetesCluster:
             },
         )
 
-    def node(self, number: int, cidr: str | None = "", **settings: Any) -> Node:
-        """Registered as its kubelet and controller would do it; the agent is not started. `cidr` None: none is assigned."""
-        subnet = f"10.244.{number}.0/24" if cidr == "" else cidr
-        spec = {"podCIDR": subnet, "podCIDRs": [subnet]} if subnet is not None else {}
+    def register(self, number: int, cidr: str | None) -> None:
+        """A Node as its kubelet and a controller make it."""
+        spec = {"podCIDR": cidr, "podCIDRs": [cidr]} if cidr is not None else {}
         self.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": f"n{number}"}, "spec": spec})
         status = {
             "addresses": [{"type": "InternalIP", "address": f"192.168.0.{number}"}],
             "conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": "2026-01-01T00:00:00Z"}],
         }
         self.patch("node", f"n{number}", {"status": status})
+
+    def node(self, number: int, *, assigned: bool = True, **settings: Any) -> Node:
+        """Registered, its subnet assigned or not; the agent is not started."""
+        self.register(number, f"10.244.{number}.0/24" if assigned else None)
         store = f"kubernetes:{self.server.kubeconfig('agent', AGENT)}"
         return self.cluster.node(number, store=store, **settings)
 

@@ -81,7 +81,7 @@ def test_an_agent_that_restarts_finds_its_lease(kubernetes: KubernetesCluster) -
 
 
 def test_without_a_pod_cidr_the_agent_waits_and_says_so(kubernetes: KubernetesCluster) -> None:
-    node = kubernetes.node(1, cidr=None).launch()
+    node = kubernetes.node(1, assigned=False).launch()
     until(lambda: "Node n1 has no podCIDR; run kube-controller-manager with" in problems(node))
     kubernetes.server.kubectl(
         "patch", "node", "n1", "-p", '{"spec":{"podCIDR":"10.244.7.0/24","podCIDRs":["10.244.7.0/24"]}}'
@@ -118,3 +118,37 @@ def test_cleanup_gives_the_lease_back(kubernetes: KubernetesCluster) -> None:
     done = node.percale("agent", "--cleanup", "--config", str(node.write_config()))
     assert "gave back 10.244.1.0-24" in done.stdout, done.stdout + done.stderr
     assert annotations_of(kubernetes, "n1") == {}
+
+
+def test_a_node_that_is_registered_again_gets_its_lease_again(kubernetes: KubernetesCluster) -> None:
+    node = kubernetes.node(1).start()
+    kubernetes.server.kubectl("delete", "node", "n1")
+    until(lambda: "there is no Node n1" in problems(node))
+    kubernetes.register(1, "10.244.1.0/24")
+    until(lambda: annotations_of(kubernetes, "n1").get("public-ip") == "192.168.0.1")
+    until(lambda: conditions(kubernetes, "n1").get("NetworkUnavailable"))
+    until(lambda: problems(node) == "")
+
+
+def test_another_pod_cidr_ends_the_agent_and_the_next_one_has_it(kubernetes: KubernetesCluster) -> None:
+    node = kubernetes.node(1).start()
+    kubernetes.server.kubectl("delete", "node", "n1")
+    kubernetes.register(1, "10.244.9.0/24")
+    assert node.process is not None
+    assert node.process.wait(timeout=30) != 0
+    assert "node n1: the podCIDR is 10.244.9.0/24 now, not 10.244.1.0/24; restart the agent" in node.log
+    assert node.start().subnet == "10.244.9.0/24"
+
+
+def test_what_a_service_says_wrongly_becomes_an_event(kubernetes: KubernetesCluster) -> None:
+    kubernetes.node(1).start()
+    metadata = {"name": "odd", "namespace": "default", "annotations": {"percale.io/strategy": "fastest"}}
+    spec = {"clusterIP": "10.96.0.77", "ports": [{"port": 80}]}
+    kubernetes.apply({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec})
+
+    def events() -> list[dict[str, Any]]:
+        found = kubernetes.get("events", "--field-selector=involvedObject.name=odd")["items"]
+        return [each for each in found if each["source"].get("component") == "percale"]
+
+    (event,) = until(events)
+    assert (event["type"], event["involvedObject"]["kind"], event["source"]["host"]) == ("Warning", "Service", "n1")
