@@ -56,3 +56,9 @@ def test_no_example_is_forgotten() -> None:
     files = {path.relative_to(ROOT) for path in (ROOT / "examples").rglob("*.yaml") if path.parent.name != "broken"}
     left = {path for path in files if not {str(path), str(path.parent)} & named}
     assert {path.name for path in left} == OTHER_LABS | CHANGES
+
+
+def test_the_demo(percale: Person) -> None:
+    """Nothing that it prints is checked here: it ends at the first command that does not do what it says."""
+    percale.shell("scripts/demo")
+    assert percale.out("lab", "list").startswith("no lab is running")
