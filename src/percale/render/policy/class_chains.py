@@ -212,7 +212,11 @@ class _RuleWriter:
                 yield (self._in_set((self._peer,), DomainSet(peer.name, self._version)),)
 
     def _blocks(self, blocks: Iterable[Block]) -> Iterator[tuple[Match, ...]]:
-        networks = tuple(united((block for block in blocks if block.network.version == self._version), self._version))
+        own = [block for block in blocks if block.network.version == self._version]
+        if not own:
+            return
+        plain = len(own) == 1 and not own[0].exceptions  # as nearly all are
+        networks = (own[0].network,) if plain else tuple(united(own, self._version))
         if not networks:
             return
         if len(networks) > 1:
