@@ -42,6 +42,9 @@ def plain_to_yaml(document: Any) -> str:
     return text
 
 
+_WIDE_SPACES = "\u00a0\u3000" + "".join(map(chr, range(0x2000, 0x200C)))
+
+
 class _Dumper(Dumper):
     """Multi-line texts as blocks; quotes around all that some YAML reader takes for another type."""
 
@@ -58,8 +61,8 @@ _Dumper.add_implicit_resolver(
     "tag:percale.io,2026:ambiguous",
     re.compile(
         r"(?:[yYnN]|[-+]?[0-9][0-9_]*(?:\.[0-9]*)?[eE][-+]?[0-9]+|0o?[0-9_]+"
-        r"|(?:\\[-*]|--|[–—−•‣◦·*]).*)\Z",  # what `paste_errors.py` takes for a mangled list item
+        rf"|(?:\\[-*]|--|[–—−•‣◦·*{_WIDE_SPACES}]).*)\Z",  # what `paste_errors.py` takes for a mangled list item
         re.ASCII,
     ),
-    list("yYnN-+0123456789\\–—−•‣◦·*"),
+    list("yYnN-+0123456789\\–—−•‣◦·*" + _WIDE_SPACES),
 )

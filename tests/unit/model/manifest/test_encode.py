@@ -226,6 +226,12 @@ def test_ambiguous_texts_are_quoted(text: str) -> None:
     assert written.endswith(f"k: '{text}'\n")
 
 
+@pytest.mark.parametrize("space", ["\u00a0", "\u2003", "\u200b", "\u3000"])
+def test_a_key_that_begins_with_a_space_that_is_none_is_read_again(space: str) -> None:
+    obj = ConfigMap(metadata=ObjectMeta(name="a", namespace="default", annotations={space: ""}))
+    assert [entry.object for entry in decode_manifest(to_yaml(obj).encode(), "a.yaml").entries] == [obj]
+
+
 def test_a_long_text_is_a_block() -> None:
     written = to_yaml(ConfigMap(metadata=ObjectMeta(name="a"), data={"k": "one\ntwo: 2\n"}))
     assert written.endswith("  k: |\n    one\n    two: 2\n")
