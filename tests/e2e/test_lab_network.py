@@ -108,7 +108,10 @@ def test_cut_and_heal(web: Person) -> None:
     assert web.probe("node/node3", "node/node1", "53", "--timeout", "0.5") == "timeout"
     assert web.probe(one, two, "53") == web.probe(two, three, "53") == "allowed"
     web("lab", "cut", "node1", "node2")
-    assert web.probe(two, one, "53", "--timeout", "0.5") == "timeout"
+    said = web.out("lab", "probe", two, one, "53", "--timeout", "0.5", code=1).splitlines()
+    undo = "cannot reach each other; undo it: percale lab heal"
+    assert said[0].startswith("timeout: ")
+    assert said[2:] == [f"cut: node1 and node2 {undo} node1 node2", f"cut: node1 and node3 {undo} node1 node3"]
     assert "cut: node1 and node2 cannot reach each other" in web.out("lab", "status")
     web("lab", "heal", "node3", "node1")
     assert web.probe(one, three, "53") == "allowed"

@@ -184,6 +184,8 @@ def test_exec_is_inside_the_pod(lab: Person) -> None:
     assert "eth0\nlo\n" in shown
     assert shown.endswith(f"{Path.cwd()}\n")
     assert lab("lab", "exec", "-n", "gomo-test", name, "--", "sh", "-c", "exit 7", code=7).stderr == ""
+    assert lab.out("lab", "exec", "-it", pod, "--", "hostname") == f"{name}\n"
+    assert lab.out("lab", "node", "-ti", "node1", "--", "hostname") == "node1\n"
     assert lab("lab", "exec", pod, "--", "sh", "-c", "kill -9 $$", code=137).stdout == ""
     assert lab.out("lab", "exec", pod, "--", "cat", stdin="through\n") == "through\n"
     assert "nosuch: no such program" in lab.complaint("lab", "exec", pod, "--", "nosuch", code=127)

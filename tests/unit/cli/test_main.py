@@ -35,6 +35,14 @@ def test_help_and_version_import_no_command() -> None:
         assert done.stdout.splitlines()[-1] == f"0 {modules.split()}"
 
 
+@pytest.mark.parametrize("name", ["why", "matrix", "service"])
+def test_a_command_that_is_not_of_the_lab_is_named(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert percale("lab", name, "a", "b", "80") == 2
+    assert f"Error: {name} is no command of lab; write: percale {name} …" in capsys.readouterr().err
+    assert percale("lab", "aply") == 2
+    assert "Did you mean 'apply'?" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -40,6 +40,16 @@ class _InOrder(click.Group):
     def list_commands(self, _context: click.Context) -> list[str]:
         return list(self.commands)
 
+    def resolve_command(
+        self, context: click.Context, words: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """A command beside `lab` is named as such."""
+        above = context.parent
+        beside = above.command.list_commands(above) if above and isinstance(above.command, click.Group) else []
+        if words[0] in beside and words[0] not in self.commands:
+            context.fail(f"{words[0]} is no command of lab; write: percale {words[0]} …")
+        return super().resolve_command(context, words)
+
 
 @click.group(cls=_InOrder)
 @group_lab_option

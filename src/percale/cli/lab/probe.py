@@ -36,6 +36,8 @@ class ProbeDocument(Struct, frozen=True):
     address: str | None
     why: str | None
     """The command that has the reason, where the answer is no."""
+    cuts: tuple[tuple[str, ...], ...]
+    """Pairs of machines of the lab that cannot reach each other."""
 
 
 @click.command(short_help="Try a connection between two places.")
@@ -91,6 +93,10 @@ def probe(
         )
         if answer["why"] is not None:
             click.echo(f"why: {answer['why']}")
+        if answer["result"] == "timeout":
+            for one, other in answer["cuts"]:
+                undo = f"percale lab heal {one} {other}{lab_words(lab)}"
+                click.echo(f"cut: {one} and {other} cannot reach each other; undo it: {undo}")
     return 0 if answer["result"] == "allowed" else 1
 
 

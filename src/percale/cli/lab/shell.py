@@ -19,8 +19,21 @@ class _ProgramCommand(click.Command):
         return super().parse_args(ctx, args)
 
 
+_terminal_option = click.option(
+    "-i",
+    "-t",
+    "--stdin",
+    "--tty",
+    "_terminal",
+    is_flag=True,
+    expose_value=False,
+    help="As with kubectl; the program has this terminal anyway.",
+)
+
+
 @click.command("exec", short_help="Run a program in a pod.", cls=_ProgramCommand, context_settings=_PASS_ON)
 @namespace_option
+@_terminal_option
 @lab_option
 @click.argument("pod")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="-- CMD…")
@@ -35,6 +48,7 @@ def enter_pod(namespace: str | None, lab: str, pod: str, command: tuple[str, ...
 @click.command(
     "node", short_help="Run a program on a node or outside host.", cls=_ProgramCommand, context_settings=_PASS_ON
 )
+@_terminal_option
 @lab_option
 @click.argument("node")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="-- CMD…")

@@ -22,6 +22,7 @@ from percale.explain.names import (
 )
 from percale.model.meta import Object, ObjectKey
 from percale.model.selector import LabelSelector
+from percale.model.service import Service
 from percale.policy.evaluator import Evaluator
 from percale.policy.pod_facts import PodFacts
 from percale.policy.rule_terms import FlowProtocol
@@ -49,7 +50,7 @@ class TargetLookup(Struct, frozen=True):
 
     evaluator: Evaluator
     objects: Sequence[Object] = ()
-    """For the pods of workloads."""
+    """For the pods of workloads, and the names of Services."""
     made_up: frozenset[ObjectKey] = frozenset()
     """Pods whose addresses are not the ones that they will have."""
     hosts: Mapping[str, tuple[str, ...]] | None = None
@@ -96,12 +97,18 @@ class TargetLookup(Struct, frozen=True):
         return Target(str(key), tuple(FlowEnd(each, pod) for each in addresses), key in self.made_up)
 
     def _hint(self, key: ObjectKey) -> str | None:
-        """Another namespace's pod of this name, one with this prefix, or one with a similar name."""
+        """A pod of this name in another namespace, with this prefix or a similar name, and a Service of this name."""
         known = sorted(map(str, self.evaluator.selector_index.pod_ids))
         same = [each for each in known if each.endswith(f"/{key.name}")]
         begins = [each for each in known if each.startswith((f"{key}-", f"{key.namespace}/{key.name}"))]
-        if near := next(iter((*same, *begins)), None) or nearest(str(key), known):
-            return f"did you mean {near}?"
+        services = sorted(
+            (each.key.namespace != key.namespace, f"svc/{each.key}")
+            for each in self.objects
+            if isinstance(each, Service) and each.key.name == key.name
+        )
+        near = next(iter((*same, *begins)), None) or (None if services else nearest(str(key), known))
+        if meant := [*filter(None, [near]), *(text for _, text in services[:1])]:
+            return f"did you mean {' or '.join(meant)}?"
         if self.hosts is not None and key.name in self.hosts:
             return f"did you mean external/{key.name}?"
         if key.name in self.evaluator.node_index.addresses:

@@ -90,7 +90,7 @@ class MachineVerbs(Struct, frozen=True):
                 )
                 for machine in machines.topology.machines
             ),
-            cuts=tuple(sorted((min(cut), max(cut)) for cut in machines.cuts)),
+            cuts=machines.cut_pairs(),
             problems=tuple(self._problems()),
         )
         answer: Answer = to_builtins(status)
@@ -185,6 +185,7 @@ class MachineVerbs(Struct, frozen=True):
                 ),
                 "endpoint": target,
                 "address": None,
+                "cuts": self.cluster.machines.cut_pairs(),
                 "question": None,
             }
         address = choose_address(server, client, version)
@@ -200,6 +201,7 @@ class MachineVerbs(Struct, frozen=True):
             **_outcome_fields(outcome),
             "endpoint": f"{formatted}:{number}/{protocol.lower()}",
             "address": str(address),
+            "cuts": self.cluster.machines.cut_pairs(),
             "question": [client.name, *self._end_and_port(owner.name, address, number, protocol)],
         }
 

@@ -101,6 +101,10 @@ class Machines:
         await asyncio.to_thread(fabric.apply_cuts, CurrentNetns(), pairs)
         self.cuts = pairs
 
+    def cut_pairs(self) -> tuple[tuple[str, str], ...]:
+        """As answers have them."""
+        return tuple(sorted((min(cut), max(cut)) for cut in self.cuts))
+
     async def set_routes(self, routes: frozenset[RouterRoute]) -> None:
         """Set the router's routes of outside hosts to pods and Services. Raises LabError."""
         if routes != self.routes:

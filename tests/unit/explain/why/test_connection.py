@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 from msgspec import to_builtins
+from msgspec.structs import replace
+from tests import builders
 from tests.unit.explain.why.conftest import NOWHERE
 
 from percale.errors import BadInput, NotFound
@@ -282,6 +284,19 @@ def test_an_unknown_name_is_told_with_the_nearest_that_is_known() -> None:
             there.find(text)
         assert caught.value.hint == hint
     assert there.find("external/outside").parties[0].pod is None
+
+
+def test_a_service_of_that_name_is_meant_perhaps() -> None:
+    services = [builders.service(name, namespace="x") for name in ("front", "serv")]
+    there = replace(around(PODS), objects=services)
+    for text, hint in (
+        ("front", "did you mean svc/x/front?"),
+        ("x/front", "did you mean svc/x/front?"),
+        ("x/serv", "did you mean x/server or svc/x/serv?"),
+    ):
+        with pytest.raises(NotFound) as caught:
+            there.find(text)
+        assert caught.value.hint == hint
 
 
 @pytest.mark.parametrize(
