@@ -26,6 +26,7 @@ from percale.model.meta import Object, ObjectKey
 from percale.model.pod import Pod
 from percale.model.workloads import KINDS_BY_ALIAS
 from percale.policy.rule_terms import FlowProtocol
+from percale.suggestion import did_you_mean
 
 
 class PodName(NamedTuple):
@@ -150,9 +151,10 @@ def first_pod(objects: Iterable[Object], name: WorkloadName) -> ObjectKey:
         and (workloads[each.key].kind, workloads[each.key].namespace, workloads[each.key].name) == wanted
     ]
     if not pods:
-        elsewhere = sorted(
-            {str(each) for each in workloads.values() if (each.kind, each.name) == (name.kind, name.key.name)}
-        )
-        hint = f"did you mean {name.word}/{elsewhere[0]}?" if elsewhere else None
+        known = [each for each in workloads.values() if each.kind == name.kind]
+        elsewhere = sorted({str(each) for each in known if each.name == name.key.name})
+        here = (each.name for each in known if each.namespace == name.key.namespace)
+        near = did_you_mean(name.key.name, here, prefix=f"{name.word}/{name.key.namespace}/")
+        hint = f"did you mean {name.word}/{elsewhere[0]}?" if elsewhere else near
         raise NotFound(f"there is no pod of {name.kind.lower()} {name.key}", hint=hint)
     return min(pods, key=lambda pod: (pod.terminating, pod.status.phase != "Running", pod.key)).key

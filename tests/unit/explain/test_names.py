@@ -62,6 +62,9 @@ def test_nobody() -> None:
         first("ds/log")
     assert str(caught.value) == "there is no pod of daemonset default/log; did you mean ds/shop/log?"
     with pytest.raises(NotFound) as caught:
+        first("deploy/shop/wbe")
+    assert str(caught.value) == "there is no pod of deployment shop/wbe; did you mean deploy/shop/web?"
+    with pytest.raises(NotFound) as caught:
         first("sts/web")
     assert str(caught.value) == "there is no pod of statefulset default/web"
 

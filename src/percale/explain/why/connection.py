@@ -7,12 +7,13 @@ is the answer; when they are not, it is undecided, and the answer names the rule
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from ipaddress import ip_address, ip_network
 from typing import Literal, TypeAlias
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from percale.explain.parties import outside
+from percale.explain.parties import Outside, outside
 from percale.explain.why.nearest_rule import Nearest, nearest
 from percale.explain.why.smallest_fix import Fix, smallest_fix
 from percale.explain.why.targets import Target, TargetLookup
@@ -22,6 +23,11 @@ from percale.policy.rule_terms import FlowProtocol
 from percale.policy.verdict import Decision, Flow, FlowEnd, Verdict
 
 Word: TypeAlias = Literal["allowed", "denied", "unknown"]
+
+_NO_PODS = tuple(
+    map(ip_network, ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "::/127", "fe80::/10", "ff00::/8"))
+)
+"""Unspecified, loopback, link-local, multicast and reserved addresses: those of no pod."""
 
 
 class Answer(Struct, frozen=True):
@@ -115,9 +121,10 @@ def _answer(evaluator: Evaluator, flow: Flow, source: Target, destination: Targe
         return answer(evaluator, Flow(flow.source, flow.source, flow.protocol, flow.port))
     flows = [flow]
     if source.unknown:
-        flows = [Flow(each, flow.destination, flow.protocol, flow.port) for each in _moves(evaluator, flow.source)]
+        moves = _moves(evaluator, flow.source, flow.destination)
+        flows = [Flow(each, flow.destination, flow.protocol, flow.port) for each in moves]
     if destination.unknown:
-        moves = _moves(evaluator, flow.destination)
+        moves = _moves(evaluator, flow.destination, flow.source)
         flows = [Flow(each.source, other, flow.protocol, flow.port) for each in flows[:1] for other in moves] + flows[
             1:
         ]
@@ -125,16 +132,28 @@ def _answer(evaluator: Evaluator, flow: Flow, source: Target, destination: Targe
     verdicts = [each.verdict for each in answers]
     egress, ingress = ({getattr(each, side).allowed for each in verdicts} for side in ("egress", "ingress"))
     if egress == {False} or ingress == {False}:
-        return min(answers, key=lambda each: sum(near.weight for near in each.nearest))
+        likely = [each for each in answers if _sides(each.verdict) == _sides(verdicts[0])]
+        return min(likely, key=lambda each: sum(near.weight for near in each.nearest))
     if egress == ingress == {True}:
         return answers[0]
     return Answer(verdicts[0], (), _doubt(source, destination, verdicts, "ingress" if egress == {True} else "egress"))
 
 
-def _moves(evaluator: Evaluator, party: FlowEnd) -> Sequence[FlowEnd]:
-    """The party with an address of each range that rules distinguish; its own first."""
-    samples = [each.sample for each in outside([evaluator]) if len(each.sample) == len(party.address)]
-    return [party, *(_moved(party, sample) for sample in samples)]
+def _sides(verdict: Verdict) -> tuple[bool, bool]:
+    return verdict.egress.allowed, verdict.ingress.allowed
+
+
+def _moves(evaluator: Evaluator, party: FlowEnd, other: FlowEnd) -> Sequence[FlowEnd]:
+    """The party with an address of each range that rules distinguish and a pod can have; its own first."""
+    ranges = [each for each in outside([evaluator]) if len(each.sample) == len(party.address) and _for_pods(each)]
+    samples = (each.last if each.sample == other.address else each.sample for each in ranges)
+    return [party, *(_moved(party, sample) for sample in samples if sample != other.address)]
+
+
+def _for_pods(addresses: Outside) -> bool:
+    """Whether a pod can have one of them."""
+    first, last = ip_address(addresses.first), ip_address(addresses.last)
+    return not any(first in each and last in each for each in _NO_PODS)
 
 
 def _doubt(source: Target, destination: Target, verdicts: Sequence[Verdict], side: Literal["egress", "ingress"]) -> str:

@@ -37,9 +37,12 @@ _GENERATED = frozenset(
         "pod-template-generation",
         "controller-uid",
         "batch.kubernetes.io/controller-uid",
+        "statefulset.kubernetes.io/pod-name",
+        "apps.kubernetes.io/pod-index",
+        "batch.kubernetes.io/job-completion-index",
     )
 )
-"""Labels that a workload's controller gives to pods: another one with the next template."""
+"""Labels that a workload's controller gives to pods: another one with the next template, or for each pod."""
 
 
 class AddLabels(Struct, frozen=True):

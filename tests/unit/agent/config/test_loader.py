@@ -44,6 +44,10 @@ def test_no_file_at_all() -> None:
     assert loader.load(None, {"PERCALE_STORE": "files:/s"}, {}).store == "files:/s"
 
 
+def test_the_variable_that_names_a_lab_is_no_setting(tmp_path: Path) -> None:
+    assert load(tmp_path, "store: files:/s", {"PERCALE_LAB": "a"}) == load(tmp_path, "store: files:/s")
+
+
 def test_a_number_in_the_environment(tmp_path: Path) -> None:
     name = "PERCALE_SERVICES_LEAST_CONN_INTERVAL"
     assert load(tmp_path, "store: files:/s", {name: "2.5"}).services.leastConnInterval == 2.5
