@@ -43,6 +43,13 @@ def test_get_shows_what_kubectl_shows(lab: Person) -> None:
     assert (done.stdout, done.stderr) == ("", "no pods in namespace default; 3 elsewhere: -A shows all\n")
     assert "there is no kind 'pots'; did you mean pod" in lab.complaint("lab", "get", "pots")
     assert "there is no pod x in namespace default" in lab.complaint("lab", "get", "pod", "x")
+    for command in (
+        ("get", "deploy", "nginx"),
+        ("describe", "deploy/nginx"),
+        ("scale", "deploy/nginx", "--replicas=3"),
+    ):
+        said = "percale: there is no deployment nginx in namespace default; did you mean -n gomo-test?"
+        assert lab.complaint("lab", *command) == said
     for selector in ("app!=web", "app in (web)", "app=a b"):
         assert "is not K=V; write -l app=web" in lab.complaint("lab", "get", "deployments", "-l", selector, "-n", "x")
 

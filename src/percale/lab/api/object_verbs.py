@@ -122,7 +122,7 @@ class ObjectVerbs(Struct, frozen=True):
         home = (namespace or DEFAULT_NAMESPACE) if wanted.NAMESPACED else None
         found: Object | None = self.cluster.cache.get(wanted, ObjectKey(home, name))
         if found is None:
-            raise NotFound(not_there(wanted, name, home))
+            raise NotFound(not_there(wanted, name, home, self.cluster.cache.all(wanted)))
         return found
 
 

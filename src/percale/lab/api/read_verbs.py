@@ -6,7 +6,7 @@ A request with `after`, the revision of an earlier answer, is answered when some
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TypeAlias
 
@@ -110,7 +110,7 @@ class ReadVerbs(Struct, frozen=True):
             elsewhere += len(there) - len(inside)
             found.append([obj for obj in inside if _fits(obj, names, labels)])
             known = {obj.metadata.name for obj in found[-1]}
-            missing += [not_there(kind, name, home) for name in names if name not in known]
+            missing += [not_there(kind, name, home, there) for name in names if name not in known]
         nothing = _nothing([kind for kind, _ in kinds], None if everywhere else home, 0 if labels else elsewhere)
         return Found(found, missing, nothing)
 
@@ -165,9 +165,11 @@ def subnets(leases: Sequence[SubnetLease]) -> dict[str, str]:
     return {lease.spec.node: ",".join(map(str, lease.spec.subnets)) for lease in leases}
 
 
-def not_there(kind: type[Object], name: str, namespace: str | None) -> str:
-    """What is said of an object that does not exist."""
-    return f"there is no {kind.KIND.lower()} {name}{_within(kind, namespace)}"
+def not_there(kind: type[Object], name: str, namespace: str | None, known: Iterable[Object]) -> str:
+    """What is said of an object that does not exist; `known` are those of its kind."""
+    homes = sorted({obj.metadata.namespace or "" for obj in known if obj.metadata.name == name} - {namespace, ""})
+    hint = f"; did you mean -n {homes[0]}?" if homes else ""
+    return f"there is no {kind.KIND.lower()} {name}{_within(kind, namespace)}{hint}"
 
 
 def label_selector(text: str) -> set[tuple[str, str]]:
