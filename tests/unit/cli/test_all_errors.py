@@ -134,3 +134,9 @@ def test_policy_tests(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split(": ")[1] for line in lines if line.startswith("case.yaml")] == [
         "probes[0].allowed", "probes[0].from", "probes[0].port", "probes[1].allowed",
     ]  # fmt: skip
+
+
+def test_a_path_that_cannot_be_looked_at(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "x" * 300
+    for command in (("matrix", "-f"), ("why", "a", "b", "80", "-f")):
+        assert run(capsys, *command, name) == (2, [f"percale: {name}: cannot be read: File name too long"])

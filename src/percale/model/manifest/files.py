@@ -46,12 +46,12 @@ def _meant(argument: str, *, recursive: bool) -> list[tuple[str, Path | None]]:
     path = Path(argument)
     if argument == "-":
         return [("stdin", None)]
-    if not path.is_dir():
-        return [(printable_path(argument), path)]
     try:
+        if not path.is_dir():
+            return [(printable_path(argument), path)]
         found = sorted(_files_in(path, recursive=recursive))
     except OSError as error:
-        raise BadManifest(f"cannot be read: {error.strerror}", where=argument) from error
+        raise BadManifest(f"cannot be read: {error.strerror}", where=printable_path(argument)) from error
     if not found:
         raise BadManifest("no manifests in this directory", where=argument, hint="expected *.yaml, *.yml or *.json")
     return [(printable_path(str(entry)), entry) for entry in found]
