@@ -124,7 +124,7 @@ def test_two_labs_side_by_side(percale: Person) -> None:
     assert two["name"] == "two"
     assert percale.complaint("lab", "up") == (
         f"percale: a lab named lab is running already (pid {pid_of(percale)});"
-        " end it with: percale lab down lab, or start another with --name"
+        " end it with: percale lab down lab, or start another with --lab"
     )
     assert percale.out("lab", "down", "lab") == "ended: lab\n"
     assert "running: two (choose with --lab)" in percale.complaint("lab", "status")
