@@ -24,7 +24,7 @@ from percale.model.manifest.json_reader import read_json
 from percale.model.manifest.left_out import NOT_KNOWN, LeftOut, is_foreign, why_left_out
 from percale.model.manifest.schema import from_text, type_errors, without_nulls
 from percale.model.manifest.syntax_tree import Node, descend, plain_value
-from percale.model.manifest.unknown_fields import unknown_field_errors, unknown_fields
+from percale.model.manifest.unknown_fields import closed_type, unknown_field_errors
 from percale.model.manifest.yaml_reader import read_yaml
 from percale.model.meta import Object, ObjectKey
 from percale.model.validation.validators import field_errors, has_validator
@@ -103,8 +103,8 @@ def inspect_manifest(data: bytes, file: str, *, kinds: Kinds = KINDS, namespace:
 
 
 def _decode(data: bytes, file: str, kinds: Kinds, namespace: str, *, find_unknown: bool) -> Manifest:
-    manifest = _decode_json(data, file, kinds)
-    if manifest is None or (find_unknown and _has_unknown_fields(data, manifest)):
+    manifest = _decode_json(data, file, kinds, find_unknown=find_unknown)
+    if manifest is None:
         manifest = _decode_nodes(data, file, kinds, find_unknown=find_unknown)
     faults = (*manifest.faults, *_misnamed(manifest.entries))
     found = tuple(ManifestEntry(with_namespace(each.object, namespace), each.source) for each in manifest.entries)
@@ -200,6 +200,11 @@ def _decoder(kind: type[Object]) -> msgspec.json.Decoder[Object]:
     return msgspec.json.Decoder(kind, dec_hook=from_text)
 
 
+@cache
+def _closed_decoder(kind: type[Object]) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(closed_type(kind))
+
+
 def from_json(data: bytes, kind: type[T]) -> T:
     """The inverse of `to_json`."""
     found: T = _decoder(kind).decode(data)  # type: ignore[assignment]
@@ -210,37 +215,32 @@ class _NeedsTree(Exception):
     """Invalid, or not handled here: decoded again from nodes, which know lines."""
 
 
-def _decode_json(data: bytes, file: str, kinds: Kinds) -> Manifest | None:
-    """None if it is not JSON, or not valid."""
+def _decode_json(data: bytes, file: str, kinds: Kinds, *, find_unknown: bool) -> Manifest | None:
+    """None if it is not JSON, not valid, or has unknown fields that are to be found."""
     if data.lstrip()[:1] != b"{":
         return None
     try:
-        document = _DOCUMENT.decode(data)
-        if document.kind == "List":
-            objects = [_decode_item(item, _TYPE_META.decode(item), kinds) for item in document.items]
-        elif _is_list(document.kind, kinds):
-            kind = _kind(document.apiVersion, document.kind[:-4], kinds)
-            objects = [_decode_valid(item, kind) for item in document.items]
-        else:
-            return Manifest((ManifestEntry(_decode_item(data, document, kinds), Source(file, 1)),))
+        parts = _json_parts(data, file, kinds)
+        if find_unknown:
+            for text, kind, _ in parts:
+                _closed_decoder(kind).decode(text)
+        return Manifest(tuple(ManifestEntry(_decode_valid(text, kind), source) for text, kind, source in parts))
     except (msgspec.DecodeError, _NeedsTree, UnicodeDecodeError, RecursionError):
         return None
-    return Manifest(tuple(ManifestEntry(obj, Source(file, 1, 0, index)) for index, obj in enumerate(objects)))
 
 
-def _has_unknown_fields(data: bytes, manifest: Manifest) -> bool:
-    document = msgspec.json.decode(data)
-    values = (
-        document if each.source.item is None else document["items"][each.source.item] for each in manifest.entries
-    )
-    return any(
-        next(unknown_fields(type(each.object), value), None) is not None
-        for each, value in zip(manifest.entries, values, strict=True)
-    )
-
-
-def _decode_item(data: bytes | msgspec.Raw, type_meta: _TypeMeta, kinds: Kinds) -> Object:
-    return _decode_valid(data, _kind(type_meta.apiVersion, type_meta.kind, kinds))
+def _json_parts(data: bytes, file: str, kinds: Kinds) -> list[tuple[bytes | msgspec.Raw, type[Object], Source]]:
+    """Each object's text and kind."""
+    document = _DOCUMENT.decode(data)
+    if document.kind == "List":
+        found = [_known_type(_TYPE_META.decode(item), kinds) for item in document.items]
+    elif _is_list(document.kind, kinds):
+        item_type = _TypeMeta(document.apiVersion, document.kind.removesuffix("List"))
+        found = [_known_type(item_type, kinds)] * len(document.items)
+    else:
+        return [(data, _known_type(document, kinds), Source(file, 1))]
+    sources = (Source(file, 1, 0, index) for index in range(len(found)))
+    return list(zip(document.items, found, sources, strict=True))
 
 
 def _decode_valid(data: bytes | msgspec.Raw, kind: type[Object]) -> Object:
@@ -250,9 +250,9 @@ def _decode_valid(data: bytes | msgspec.Raw, kind: type[Object]) -> Object:
     return _decoder(kind).decode(data)
 
 
-def _kind(version: str, name: str, kinds: Kinds) -> type[Object]:
-    kind = kinds.get(name)
-    if kind is None or version != kind.API_VERSION:
+def _known_type(found: _TypeMeta, kinds: Kinds) -> type[Object]:
+    kind = kinds.get(found.kind)
+    if kind is None or found.apiVersion != kind.API_VERSION:
         raise _NeedsTree
     return kind
 

@@ -7,10 +7,10 @@ Objects here have the fields that a network needs, `fields_not_read.py` has Kube
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
-from msgspec import inspect
+from msgspec import Raw, defstruct, inspect
 
 from percale.errors import BadManifest
 from percale.model.field_path import FieldPath, format_field_path
@@ -50,6 +50,37 @@ def _label_hint(path: FieldPath, known: Sequence[str], node: Node) -> str | None
 
 def _hint(field: str, known: Sequence[str]) -> str | None:
     return suggest(field, known) if len(known) <= _MOST_LISTED else did_you_mean(field, known)
+
+
+@cache
+def closed_type(kind: type[Object]) -> Any:
+    """What msgspec decodes to it has no unknown field; of all else in a value it says nothing.
+
+    For JSON, where nearly all files are right: a hundred times faster than to look at each field.
+    """
+    return _closed(_described(kind))
+
+
+def _closed(expected: inspect.Type) -> Any:
+    """`Raw`: there are no fields to look at."""
+    match expected:
+        case inspect.UnionType():
+            found = [each for each in map(_closed, expected.types) if each is not Raw]
+            return found[0] if len(found) == 1 else Raw
+        case inspect.VarTupleType() | inspect.ListType():
+            item = _closed(expected.item_type)
+            return Raw if item is Raw else list[item] | None  # type: ignore[valid-type]
+        case inspect.StructType():
+            return _closed_struct(expected) | None
+    return Raw
+
+
+def _closed_struct(expected: inspect.StructType) -> Any:
+    closed = FIELDS_NOT_READ.get(expected.cls)
+    types = {field.encode_name: _closed(field.type) for field in expected.fields} | dict.fromkeys(closed or (), Raw)
+    names = {f"field{index}": name for index, name in enumerate(types)}  # `from` is no name in Python
+    fields = [(field, types[name], None) for field, name in names.items()]
+    return defstruct(expected.cls.__name__, fields, rename=names, forbid_unknown_fields=closed is not None)
 
 
 @lru_cache
