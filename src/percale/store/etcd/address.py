@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct
 
 from percale.errors import BadConfig
-from percale.suggestion import did_you_mean
+from percale.store.address_options import address_options
 
 FORM = "etcd:http[s]://HOST:PORT[,…][?prefix=/PATH&ca=FILE&cert=FILE&key=FILE&user=NAME&password-file=FILE]"
 _PREFIX = "/coreos.com/network"
@@ -33,13 +33,7 @@ def parse_address(rest: str) -> Address:
     members, _, query = rest.partition("?")
     endpoints = tuple(map(_endpoint, members.split(",")))
     known = [field.encode_name for field in msgspec.structs.fields(Address) if field.name != "endpoints"]
-    options: dict[str, str] = {}
-    for name, value in parse_qsl(query, keep_blank_values=True):
-        if name not in known:
-            raise _bad(f'unknown option "{name}"', did_you_mean(name, known) or f"there is {', '.join(known)}")
-        if not value:
-            raise _bad(f"{name} is empty")
-        options[name] = value
+    options = address_options(query, known, FORM)
     address: Address = msgspec.convert({"endpoints": endpoints, **options}, Address, dec_hook=_from_text)
     if not address.prefix.startswith("/") or not address.prefix.strip("/"):
         raise _bad(f'prefix "{address.prefix}" is no path', f"write one such as {_PREFIX}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ import msgspec
 from percale.errors import BadConfig, StoreUnavailable
 from percale.store.etcd.address import Address
 from percale.store.etcd.messages import Authenticated, Body, Failure, RangeResponse, WatchLine, WatchResponse, watch
+from percale.store.http_lines import HalfLine, whole_lines
 
 R = TypeVar("R")
 
@@ -20,8 +21,6 @@ _TIMEOUT = aiohttp.ClientTimeout(total=10.0, sock_connect=3.0)
 _WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=3.0, sock_read=60.0)
 """A connection that died silently looks like one without changes, so a silent watch is opened again."""
 _UNAUTHENTICATED, _PERMISSION_DENIED, _UNAVAILABLE = 16, 7, 14
-_LARGEST_LINE = 64 * 2**20
-"""Bytes of one watch response: etcd's own limit of a request is 1.5 MiB."""
 
 
 class _NotAnswered(Exception):
@@ -74,12 +73,12 @@ class EtcdClient:
             async with self._made_session().post(
                 f"{endpoint}/v3/watch", data=body, headers=self._headers, timeout=_WATCH_TIMEOUT
             ) as response:
-                async for line in _lines(response.content):
+                async for line in whole_lines(response.content.iter_any()):
                     found = _decoded(line, WatchLine, endpoint)
                     if found.result is None:
                         return
                     yield found.result
-        except (aiohttp.ClientError, TimeoutError, OSError):
+        except (aiohttp.ClientError, OSError, HalfLine):  # a timeout is an OSError
             return
 
     async def close(self) -> None:
@@ -125,7 +124,7 @@ class EtcdClient:
                 return response.status, await response.read()
         except aiohttp.ClientConnectorError as error:
             raise _NotAnswered(_reason(error), sent=False) from error
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (aiohttp.ClientError, OSError) as error:
             raise _NotAnswered(_reason(error), sent=True) from error
 
     @property
@@ -180,15 +179,3 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
     return str(error) or type(error).__name__
-
-
-async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """Whole lines; half a one at the end is none."""
-    rest = b""
-    async for chunk in content.iter_any():
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            if line.strip():
-                yield line
-        if len(rest) > _LARGEST_LINE:
-            return

@@ -6,13 +6,12 @@ Every agent imports this module, for the form of an address: it imports no HTTP 
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import parse_qsl
 
 import msgspec
 from msgspec import Struct
 
 from percale.errors import BadConfig
-from percale.suggestion import did_you_mean
+from percale.store.address_options import address_options
 
 PREFIX = "flannel.alpha.coreos.com"
 """Of flannel's annotations, unless configured."""
@@ -32,14 +31,8 @@ def parse_address(rest: str) -> Address:
     path, _, query = rest.partition("?")
     if path and not path.startswith("/"):
         raise BadConfig(f'"{path}" is not an absolute path', where="store", hint=f"write {FORM}")
-    options = dict(parse_qsl(query, keep_blank_values=True))
     known = [field.encode_name for field in msgspec.structs.fields(Address) if field.name != "kubeconfig"]
-    for name, value in options.items():
-        if name not in known:
-            hint = did_you_mean(name, known) or f"there is {' and '.join(known)}"
-            raise BadConfig(f'unknown option "{name}"', where="store", hint=hint)
-        if not value:
-            raise BadConfig(f"{name} is empty", where="store", hint=f"write {FORM}")
+    options = address_options(query, known, FORM)
     if options.get("context") and not path:
         raise BadConfig("a context needs a kubeconfig", where="store", hint=f"write {FORM}")
     return Address(

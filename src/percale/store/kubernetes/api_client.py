@@ -21,6 +21,7 @@ from msgspec import Struct
 from yarl import URL
 
 from percale.errors import BadManifest, StoreUnavailable
+from percale.store.http_lines import HalfLine, whole_lines
 from percale.store.kubernetes.cluster_access import ClusterAccess
 from percale.store.kubernetes.credentials import Credentials
 from percale.store.kubernetes.proxies import proxy_for
@@ -97,9 +98,9 @@ class ApiClient:
         timeout = aiohttp.ClientTimeout(total=None, connect=10.0, sock_connect=10.0, sock_read=_SILENCE)
         async with self._response("GET", path, operation, timeout=timeout, params=params) as response:
             try:
-                async for line in _lines(response.content.iter_any()):
+                async for line in whole_lines(response.content.iter_any()):
                     yield line
-            except (aiohttp.ClientError, OSError) as error:  # a timeout is an OSError
+            except (aiohttp.ClientError, OSError, HalfLine) as error:  # a timeout is an OSError
                 raise Cut(str(error)) from error
 
     async def close(self) -> None:
@@ -225,19 +226,6 @@ def _session() -> aiohttp.ClientSession:
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
     )
-
-
-async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Whole lines of any length. Raises Cut for half a line at the end."""
-    parts: list[bytes] = []
-    async for chunk in chunks:
-        first, *rest = chunk.split(b"\n")
-        parts.append(first)
-        for part in rest:
-            yield b"".join(parts)
-            parts = [part]
-    if any(parts):
-        raise Cut("half a line")
 
 
 def _retry_after(response: aiohttp.ClientResponse) -> float | None:
