@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from ipaddress import ip_address, ip_network
-from pathlib import Path
 from typing import TypeVar
 
 import click
 from msgspec import Struct
 
 from percale.cli.json_output import format_json
-from percale.errors import AddressRefused, BadConfig, BadNetworkConfig, Conflict
+from percale.errors import AddressRefused, BadConfig, Conflict
 from percale.ipam.subnet_plan import first_overlap, fitting
 from percale.model.configmap import ConfigMap
 from percale.model.ip_family import Family
 from percale.model.meta import ObjectMeta
-from percale.model.netconf import NetworkConfig, parse_network_config
+from percale.model.netconf import NET_CONF, NetworkConfig, parse_network_config, read_net_conf
 from percale.model.subnet_lease import (
     RESERVED,
     LeasedFamily,
@@ -28,7 +26,7 @@ from percale.model.subnet_lease import (
     SubnetLeaseSpec,
     lease_name,
 )
-from percale.store.etcd.flannel_format import NET_CONF, NETWORK
+from percale.store.etcd.flannel_format import NETWORK
 from percale.store.protocol import ReadProblem, Snapshot, Store
 from percale.store.registry import open_store
 from percale.text_columns import table
@@ -74,7 +72,7 @@ def etcd() -> None:
 @click.argument("file", metavar="NET-CONF.JSON")
 def init(address: str, replace: bool, file: str) -> None:
     """Write a net-conf.json (- for standard input), checked, as the network's configuration."""
-    text = _read(file)
+    text = read_net_conf(file)
     parse_network_config(text, file)
     new = ConfigMap(metadata=ObjectMeta(name=NETWORK.name, namespace=NETWORK.namespace), data={NET_CONF: text})
 
@@ -202,12 +200,3 @@ def _with_store(address: str, action: Callable[[Store], Awaitable[R]]) -> R:
             await store.close()
 
     return asyncio.run(run())
-
-
-def _read(file: str) -> str:
-    try:
-        return sys.stdin.read() if file == "-" else Path(file).read_text()
-    except OSError as error:
-        raise BadNetworkConfig(f"cannot be read: {error.strerror}", where=file) from error
-    except UnicodeDecodeError as error:
-        raise BadNetworkConfig("not UTF-8 text", where=file) from error

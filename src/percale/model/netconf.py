@@ -7,8 +7,10 @@ checks apply in every mode. Keys match in any case, as flannel's do; an unknown 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -22,6 +24,8 @@ from percale.model.manifest.json_text import read_json_text
 from percale.suggestion import nearest
 
 DEFAULT_BACKEND = "vxlan"
+NET_CONF = "net-conf.json"
+"""Its key in a ConfigMap."""
 
 
 class SubnetRange(Struct, frozen=True):
@@ -108,6 +112,15 @@ _LIMITS = {
     Family.IPV4: _Limits("", longest=30, smallest_network=28, usual=24, example="10.244.0.0/16"),
     Family.IPV6: _Limits("IPv6", longest=126, smallest_network=124, usual=64, example="fd00:10:244::/48"),
 }
+
+
+def read_net_conf(file: str) -> str:
+    """The text of a net-conf.json; `-` is standard input. Raises BadNetworkConfig."""
+    try:
+        return sys.stdin.read() if file == "-" else Path(file).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise BadNetworkConfig(f"cannot be read: {reason}", where=file) from error
 
 
 def parse_network_config(text: str, source: str = "net-conf.json") -> NetworkConfig:

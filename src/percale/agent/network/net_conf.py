@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 from percale.agent.config.settings import AgentConfig
 from percale.agent.informer import Change, Informer, Subscription
@@ -11,10 +10,9 @@ from percale.agent.problems import Problems
 from percale.errors import BadNetworkConfig
 from percale.model.configmap import ConfigMap
 from percale.model.meta import ObjectKey
-from percale.model.netconf import NetworkConfig, network_config, parse_network_config
+from percale.model.netconf import NET_CONF, NetworkConfig, network_config, parse_network_config, read_net_conf
 from percale.store.protocol import Deleted, Snapshot, Store
 
-KEY = "net-conf.json"
 _SOURCE = "network"
 
 
@@ -23,14 +21,14 @@ async def configured_network(config: AgentConfig, store: Store, problems: Proble
     if config.network is not None:
         return network_config(config.network, "the agent's configuration, network")
     if config.networkFile is not None:
-        return _from_file(Path(config.networkFile))
+        return parse_network_config(read_net_conf(config.networkFile), config.networkFile)
     informer = Informer(store, problems)  # of its own: once the network is known, no ConfigMap concerns the agent
     config_maps = informer.subscribe(ConfigMap)
     async with asyncio.TaskGroup() as tasks:
         watching = tasks.create_task(informer.run())
         chosen = await _chosen(config_maps, problems)
         watching.cancel()
-    return parse_network_config(chosen.data[KEY], f"ConfigMap {chosen.key} {KEY}")
+    return parse_network_config(chosen.data[NET_CONF], f"ConfigMap {chosen.key} {NET_CONF}")
 
 
 async def _chosen(config_maps: Subscription, problems: Problems) -> ConfigMap:
@@ -51,7 +49,7 @@ def _update(known: dict[ObjectKey, ConfigMap], event: Change) -> None:
     if isinstance(event, Snapshot):
         known.clear()
     for obj in event.objects if isinstance(event, Snapshot) else (event.object,):
-        if not isinstance(obj, ConfigMap) or isinstance(event, Deleted) or KEY not in obj.data:
+        if not isinstance(obj, ConfigMap) or isinstance(event, Deleted) or NET_CONF not in obj.data:
             known.pop(obj.key, None)
         else:
             known[obj.key] = obj
@@ -60,18 +58,10 @@ def _update(known: dict[ObjectKey, ConfigMap], event: Change) -> None:
 def _undecided(candidates: list[str]) -> BadNetworkConfig:
     if not candidates:
         return BadNetworkConfig(
-            f"no ConfigMap with {KEY} in the store", hint="apply one such as kube-flannel-cfg, or pass --network-file"
+            f"no ConfigMap with {NET_CONF} in the store",
+            hint="apply one such as kube-flannel-cfg, or pass --network-file",
         )
     return BadNetworkConfig(
-        f"several ConfigMaps have a {KEY}: {', '.join(sorted(candidates))}",
+        f"several ConfigMaps have a {NET_CONF}: {', '.join(sorted(candidates))}",
         hint="keep one of them, or pass --network-file",
     )
-
-
-def _from_file(path: Path) -> NetworkConfig:
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise BadNetworkConfig(f"cannot be read: {reason}", where=str(path)) from error
-    return parse_network_config(text, str(path))

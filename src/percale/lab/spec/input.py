@@ -25,10 +25,9 @@ from percale.model.manifest.load import load_manifests
 from percale.model.manifest.strictness import Validation
 from percale.model.manifest.syntax_tree import Node
 from percale.model.meta import Object
-from percale.model.netconf import network_config, parse_network_config
+from percale.model.netconf import NET_CONF, network_config, parse_network_config
 from percale.suggestion import suggest
 
-NET_CONF = "net-conf.json"
 CNI_CONF = "cni-conf.json"
 Wiring = Literal["routed", "bridge"]
 

@@ -13,7 +13,7 @@ from percale.model.configmap import ConfigMap
 from percale.model.manifest.decode import DEFAULT_NAMESPACE, ManifestEntry, SkippedDocument
 from percale.model.meta import Object
 from percale.model.namespace import NAME_LABEL, Namespace
-from percale.model.netconf import parse_network_config
+from percale.model.netconf import NET_CONF, parse_network_config
 from percale.model.node import Node
 from percale.model.pod import ContainerPort, Pod, PodTemplateSpec
 from percale.model.selector import LabelSelector
@@ -24,8 +24,6 @@ from percale.policy.rule_terms import PodSelectorTerm
 
 SYSTEM_NAMESPACES = ("kube-system", "kube-public", "kube-node-lease")
 """Every cluster has them, with pods of its own, whether manifests say so or not."""
-
-_NET_CONF = "net-conf.json"
 
 
 class InventoryPod(Struct, frozen=True):
@@ -169,8 +167,8 @@ def pod_networks_of(found: Sequence[ManifestEntry]) -> tuple[IPNetwork, ...]:
     configured = [
         network
         for each in found
-        if isinstance(each.object, ConfigMap) and _NET_CONF in each.object.data
-        for network in parse_network_config(each.object.data[_NET_CONF], f"{each.source} {_NET_CONF}").networks
+        if isinstance(each.object, ConfigMap) and NET_CONF in each.object.data
+        for network in parse_network_config(each.object.data[NET_CONF], f"{each.source} {NET_CONF}").networks
     ]
     if configured:
         return tuple(configured)

@@ -22,11 +22,11 @@ from msgspec import UNSET, Struct, UnsetType
 from percale.errors import BadManifest
 from percale.model.configmap import ConfigMap
 from percale.model.meta import ObjectKey, ObjectMeta
+from percale.model.netconf import NET_CONF
 from percale.model.subnet_lease import RESERVED, NodeSubnets, SubnetLease, SubnetLeaseSpec, lease_name
 
 NETWORK = ObjectKey("kube-flannel", "net-conf")
 """The ConfigMap that is `PREFIX/config`."""
-NET_CONF = "net-conf.json"
 _KEY = re.compile(r"([\d.]+)-(\d+)(?:&([\da-f:.]+)-(\d+))?")
 _NO_IPV4 = "0.0.0.0"  # noqa: S104
 """What flannel writes for a node without IPv4."""
