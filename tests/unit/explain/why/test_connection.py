@@ -270,6 +270,12 @@ def test_a_pod_without_an_address_gets_its_verdict_unless_a_rule_asks_for_the_ad
         )
 
 
+def hint_at(there: TargetLookup, text: str) -> str | None:
+    with pytest.raises(NotFound) as caught:
+        there.find(text)
+    return caught.value.hint
+
+
 def test_an_unknown_name_is_told_with_the_nearest_that_is_known() -> None:
     there = around(PODS, hosts={"outside": ("203.0.113.2",)})
     for text, hint in (
@@ -280,9 +286,7 @@ def test_an_unknown_name_is_told_with_the_nearest_that_is_known() -> None:
         ("external/outsid", "did you mean external/outside?"),
         ("outside", "did you mean external/outside?"),
     ):
-        with pytest.raises(NotFound) as caught:
-            there.find(text)
-        assert caught.value.hint == hint
+        assert hint_at(there, text) == hint
     assert there.find("external/outside").parties[0].pod is None
 
 
@@ -294,9 +298,7 @@ def test_a_service_of_that_name_is_meant_perhaps() -> None:
         ("x/front", "did you mean svc/x/front?"),
         ("x/serv", "did you mean x/server or svc/x/serv?"),
     ):
-        with pytest.raises(NotFound) as caught:
-            there.find(text)
-        assert caught.value.hint == hint
+        assert hint_at(there, text) == hint
 
 
 @pytest.mark.parametrize(
