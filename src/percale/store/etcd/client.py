@@ -13,6 +13,7 @@ import msgspec
 from percale.errors import BadConfig, StoreUnavailable
 from percale.store.etcd.address import Address
 from percale.store.etcd.messages import Authenticated, Body, Failure, RangeResponse, WatchLine, WatchResponse, watch
+from percale.store.http_errors import cause
 from percale.store.http_lines import HalfLine, whole_lines
 
 R = TypeVar("R")
@@ -45,19 +46,20 @@ class EtcdClient:
 
     async def call(self, path: str, body: Body, answer: type[R], *, repeatable: bool = False) -> R:
         """One request. `repeatable`: doing it twice is doing it once. Raises StoreUnavailable."""
-        reasons = []
+        reasons: dict[str, str] = {}
         # The first one once more: it may have closed the connection just when it was to be used again.
         for endpoint in (*self._endpoints, self._endpoints[0]):
             try:
                 content = await self._post(endpoint, path, body)
             except _NotAnswered as error:
                 self._endpoints.append(self._endpoints.pop(self._endpoints.index(endpoint)))
-                reasons.append(f"{endpoint}: {error}")
+                reasons[endpoint] = str(error)
                 if error.sent and not repeatable:
                     break
                 continue
             return _decoded(content, answer, endpoint)
-        raise StoreUnavailable("etcd does not answer", where="; ".join(reasons))
+        where = "; ".join(f"{endpoint}: {reason}" for endpoint, reason in reasons.items())
+        raise StoreUnavailable("etcd does not answer", where=where)
 
     async def watch(self, prefix: bytes, revision: int) -> AsyncGenerator[WatchResponse, None]:
         """What happens to keys with this prefix from a revision on, until the connection ends. Raises StoreUnavailable."""
@@ -175,7 +177,5 @@ def _failure(content: bytes) -> Failure:
         return Failure()
 
 
-def _reason(error: BaseException) -> str:
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    return str(error) or type(error).__name__
+def _reason(error: Exception) -> str:
+    return "no answer in time" if isinstance(error, TimeoutError) else cause(error)

@@ -21,6 +21,7 @@ from msgspec import Struct
 from yarl import URL
 
 from percale.errors import BadManifest, StoreUnavailable
+from percale.store.http_errors import cause
 from percale.store.http_lines import HalfLine, whole_lines
 from percale.store.kubernetes.cluster_access import ClusterAccess
 from percale.store.kubernetes.credentials import Credentials
@@ -185,9 +186,9 @@ class ApiClient:
         if isinstance(error, TimeoutError):
             what = "no answer in time"
         elif isinstance(error, aiohttp.ClientConnectorCertificateError | ssl.SSLError | aiohttp.ClientSSLError):
-            what, hint = f"TLS: {_cause(error)}", "compare the kubeconfig's certificates and the server's"
+            what, hint = f"TLS: {cause(error)}", "compare the kubeconfig's certificates and the server's"
         else:
-            what = f"cannot be reached: {_cause(error)}"
+            what = f"cannot be reached: {cause(error)}"
         if self._proxy is not None:
             hint = f"the proxy is {urlsplit(self._proxy).hostname}"
         return StoreUnavailable(what, where=self.server, hint=hint)
@@ -246,8 +247,3 @@ async def _refusal(response: aiohttp.ClientResponse) -> ApiRefusal:
         status = _Status()
     text = " ".join(body.decode(errors="replace").split()) or response.reason or ""
     return ApiRefusal(response.status, status.reason, status.message or text)
-
-
-def _cause(error: Exception) -> str:
-    inner = getattr(error, "os_error", None) or getattr(error, "certificate_error", None) or error
-    return getattr(inner, "verify_message", None) or getattr(inner, "strerror", None) or str(inner) or repr(inner)

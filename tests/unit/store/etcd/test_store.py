@@ -138,8 +138,11 @@ async def test_another_member_is_asked_when_one_does_not_answer(
 
 async def test_all_members_away_is_one_error_that_names_them(store: Store, proxy: ToxicProxy) -> None:
     proxy.stop()
-    with pytest.raises(StoreUnavailable, match=rf"http://127\.0\.0\.1:{proxy.port}: .*: etcd does not answer"):
+    with pytest.raises(
+        StoreUnavailable, match=rf"http://127\.0\.0\.1:{proxy.port}: .*: etcd does not answer"
+    ) as caught:
         await store.list(ConfigMap)
+    assert str(caught.value).count("http://") == 1
     await proxy.start()
     assert await store.list(ConfigMap) == []
 
