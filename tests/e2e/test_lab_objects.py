@@ -41,6 +41,8 @@ def test_get_shows_what_kubectl_shows(lab: Person) -> None:
     assert (one["apiVersion"], one["kind"], one["spec"]["replicas"]) == ("apps/v1", "Deployment", 2)
     done = lab("lab", "get", "pods")
     assert (done.stdout, done.stderr) == ("", "no pods in namespace default; 3 elsewhere: -A shows all\n")
+    done = lab("lab", "get", "pods", "-n", "gomo-tes")
+    assert done.stderr == "no pods in namespace gomo-tes; 3 elsewhere: -A shows all; did you mean -n gomo-test?\n"
     assert "there is no kind 'pots'; did you mean pod" in lab.complaint("lab", "get", "pots")
     assert "there is no pod x in namespace default" in lab.complaint("lab", "get", "pod", "x")
     for command in (

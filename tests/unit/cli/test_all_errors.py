@@ -140,3 +140,20 @@ def test_a_path_that_cannot_be_looked_at(here: Path, capsys: pytest.CaptureFixtu
     name = "x" * 300
     for command in (("matrix", "-f"), ("why", "a", "b", "80", "-f")):
         assert run(capsys, *command, name) == (2, [f"percale: {name}: cannot be read: File name too long"])
+
+
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [
+        ("k/Chart.yaml", "percale: k: a Helm chart, not manifests; give the output of: helm template k"),
+        ("k/kustomization.yaml", "percale: k: a kustomization, not manifests; give the output of: kubectl kustomize k"),
+        ("k/base/p.yaml", "percale: k: no manifests in this directory; there are some in k/base"),
+        ("k/notes.txt", "percale: k: no manifests in this directory; expected *.yaml, *.yml or *.json"),
+    ],
+)
+def test_a_directory_without_whole_manifests(
+    here: Path, capsys: pytest.CaptureFixture[str], file: str, told: str
+) -> None:
+    (here / file).parent.mkdir(parents=True)
+    (here / file).write_text("name: x\n")
+    assert run(capsys, "matrix", "-f", "k") == (2, [told])

@@ -100,3 +100,21 @@ def test_examples(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 0
     assert not [line for line in lines if "warning: " in line and "cannot ask for names" not in line]
     assert not [line for line in run(capsys, "service", "check", str(path))[1] if "warning: " in line]
+
+
+@pytest.mark.parametrize(("name", "severity"), [("ingress-nginx", "info"), ("kube-sistem", "warning")])
+def test_policies_alone_name_namespaces_of_their_cluster(
+    here: Path, capsys: pytest.CaptureFixture[str], name: str, severity: str
+) -> None:
+    (here / "p.yaml").write_text(f"""\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {{name: p}}
+spec:
+  podSelector: {{}}
+  ingress: [{{from: [{{namespaceSelector: {{matchLabels: {{kubernetes.io/metadata.name: {name}}}}}}}]}}]
+""")
+    code, lines = run(capsys, "policy", "check", "--strict", "p.yaml")
+    (told,) = (line for line in lines if "namespaceSelector selects no namespace" in line)
+    assert told.startswith(f"p.yaml:6: {severity}: ")
+    assert code == (severity == "warning")

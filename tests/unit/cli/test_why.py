@@ -79,3 +79,11 @@ def test_a_side_that_denies_unlikely_addresses_alone_is_not_shown_as_denying(
     assert "podSelector: {matchLabels: {app: db}}" in fix
     assert "podSelector: {matchLabels: {app: web}}" in fix
     assert not any(line.startswith("  no fix") for line in lines)
+
+
+def test_a_side_alone_has_no_fix(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+    """It would open something, and the flow would stay denied by the other side, which nothing can change."""
+    admins = NO_METADATA.replace("169.254.169.254/32", "0.0.0.0/0")
+    code, lines = why(capsys, admins + DENY_ALL, "web-0", "db-0", "80")
+    assert code == 1
+    assert [line for line in lines if "fix" in line] == [line for line in lines if line.startswith("  no fix   ")] != []

@@ -46,7 +46,7 @@ class ProbeDocument(Struct, frozen=True):
 @click.argument("port", metavar="PORT[/PROTO]", required=False)
 @namespace_option
 @click.option("-6", "ipv6", is_flag=True, help="By IPv6, where TO has both.")
-@click.option("--timeout", default=2.0, show_default=True, metavar="SECONDS")
+@click.option("--timeout", type=click.FloatRange(min=0), default=2.0, show_default=True, metavar="SECONDS")
 @click.option("-o", "--output", type=click.Choice(["json"]))
 @lab_option
 def probe(

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from percale.explain.parties import Outside, outside
 from percale.explain.why.nearest_rule import Nearest, nearest
-from percale.explain.why.smallest_fix import Fix, smallest_fix
+from percale.explain.why.smallest_fix import Fix, smallest_fix, useful
 from percale.explain.why.targets import Target, TargetLookup
 from percale.model.ip_family import Family
 from percale.policy.evaluator import Evaluator
@@ -92,7 +92,7 @@ def _with_fixes(lookup: TargetLookup, answer_: Answer) -> Answer:
     verdict, near = answer_.verdict, {each.rule.direction: each for each in answer_.nearest}
     sides = verdict.egress, verdict.ingress
     fixes = (smallest_fix(lookup, verdict.flow, side, near.get(side.direction)) for side in sides)
-    return replace(answer_, fixes=tuple(each for each in fixes if each is not None))
+    return replace(answer_, fixes=useful(each for each in fixes if each is not None))
 
 
 def _pairs(source: Target, destination: Target) -> Iterator[tuple[FlowEnd, FlowEnd]]:

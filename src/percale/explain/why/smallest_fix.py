@@ -82,6 +82,12 @@ class Fix(Struct, frozen=True):
     change: Change
 
 
+def useful(fixes: Iterable[Fix]) -> tuple[Fix, ...]:
+    """Of both sides: where one has none, the other's would open something and not allow the flow."""
+    found = tuple(fixes)
+    return tuple(each for each in found if isinstance(each.change, NoFix)) or found
+
+
 def smallest_fix(lookup: TargetLookup, flow: Flow, decision: Decision, near: Nearest | None) -> Fix | None:
     """None: this side does not deny."""
     if decision.allowed:

@@ -19,7 +19,7 @@ from percale.errors import BadInput
 from percale.explain.service_world import MasqueradeAddress
 from percale.explain.services.show import unproxied_reason
 from percale.explain.why.connection import Answer, Reply, explain_connection
-from percale.explain.why.smallest_fix import Fix, NoFix
+from percale.explain.why.smallest_fix import Fix, NoFix, useful
 from percale.explain.why.targets import Target, TargetLookup
 from percale.explain.why.text import Surroundings
 from percale.explain.why.text import to_text as connection_text
@@ -233,7 +233,7 @@ def _combined(direct: Answer, seen: Sequence[Answer], who: str) -> Answer:
     doubt = direct.doubt
     if doubt is None and any(each.verdict.ingress.allowed != ingress.allowed for each in seen):
         doubt = f"it depends on the way between the nodes: {who}"
-    return Answer(Verdict(direct.verdict.flow, direct.verdict.egress, ingress), tuple(near), doubt, tuple(fixes))
+    return Answer(Verdict(direct.verdict.flow, direct.verdict.egress, ingress), tuple(near), doubt, useful(fixes))
 
 
 # Telling

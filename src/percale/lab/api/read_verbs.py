@@ -25,11 +25,13 @@ from percale.model.event import Event
 from percale.model.manifest.decode import DEFAULT_NAMESPACE
 from percale.model.manifest.encode import to_plain
 from percale.model.meta import Object
+from percale.model.namespace import Namespace
 from percale.model.networkpolicy import NetworkPolicy
 from percale.model.node import Node
 from percale.model.pod import Pod
 from percale.model.subnet_lease import SubnetLease
 from percale.model.validation.shared import check_labels
+from percale.suggestion import did_you_mean
 
 _ALL = ("Pod", "Service", "DaemonSet", "Deployment", "ReplicaSet", "StatefulSet", "Job")
 """What `get all` shows, as kubectl."""
@@ -112,6 +114,9 @@ class ReadVerbs(Struct, frozen=True):
             known = {obj.metadata.name for obj in found[-1]}
             missing += [not_there(kind, name, home, there) for name in names if name not in known]
         nothing = _nothing([kind for kind, _ in kinds], None if everywhere else home, 0 if labels else elsewhere)
+        namespaces = [each.metadata.name for each in self.cluster.cache.all(Namespace)]
+        if home not in namespaces and (hint := did_you_mean(home, namespaces, prefix="-n ")) is not None:
+            nothing = f"{nothing}; {hint}"
         return Found(found, missing, nothing)
 
     async def describe(

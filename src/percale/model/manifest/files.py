@@ -12,6 +12,17 @@ from percale.printable import printable_path
 
 SUFFIXES = frozenset({".yaml", ".yml", ".json"})
 
+_KUSTOMIZATION = ("a kustomization", "kubectl kustomize")
+_RENDERED_BY = {
+    "Chart.yaml": ("a Helm chart", "helm template"),
+    "kustomization.yaml": _KUSTOMIZATION,
+    "kustomization.yml": _KUSTOMIZATION,
+    "Kustomization": _KUSTOMIZATION,
+}
+"""Files that say that the directory's others are only parts: what it is, and what makes manifests of it."""
+_MOST_NAMED = 5
+"""Directories in a hint."""
+
 Document = tuple[str, str]
 """What errors call it, and its text."""
 
@@ -43,17 +54,22 @@ def read(arguments: Sequence[str], *, recursive: bool = False) -> Files:
 
 def _meant(argument: str, *, recursive: bool) -> list[tuple[str, Path | None]]:
     """(what errors call it, path or None for stdin), directories in the order of their names. Raises BadManifest."""
-    path = Path(argument)
+    path, shown = Path(argument), printable_path(argument)
     if argument == "-":
         return [("stdin", None)]
     try:
         if not path.is_dir():
-            return [(printable_path(argument), path)]
+            return [(shown, path)]
         found = sorted(_files_in(path, recursive=recursive))
     except OSError as error:
-        raise BadManifest(f"cannot be read: {error.strerror}", where=printable_path(argument)) from error
+        raise BadManifest(f"cannot be read: {error.strerror}", where=shown) from error
+    if (template := next((name for name in _RENDERED_BY if (path / name).exists()), None)) is not None:
+        what, command = _RENDERED_BY[template]
+        raise BadManifest(f"{what}, not manifests", where=shown, hint=f"give the output of: {command} {shown}")
     if not found:
-        raise BadManifest("no manifests in this directory", where=argument, hint="expected *.yaml, *.yml or *.json")
+        below = sorted({str(entry.parent) for entry in _files_in(path, recursive=True)})
+        hint = f"there are some in {', '.join(below[:_MOST_NAMED])}" if below else "expected *.yaml, *.yml or *.json"
+        raise BadManifest("no manifests in this directory", where=shown, hint=hint)
     return [(printable_path(str(entry)), entry) for entry in found]
 
 

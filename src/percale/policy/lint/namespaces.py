@@ -24,7 +24,7 @@ def undefined_namespaces(objects: Iterable[LintedObject], inventory: ManifestInv
             continue
         has_pods = bool(inventory.in_namespace(namespace))
         known = defined if has_pods else defined.union(pod.namespace for pod in inventory.pods)
-        meant = next((name for name in sorted(known) if _is_slip(namespace, name)), None)
+        meant = next((name for name in sorted(known) if is_slip(namespace, name)), None)
         if meant is not None:
             what = f"nothing defines the namespace {namespace}"
             yield finding("undefined-namespace", each, (), what, f"did you mean {meant}?", field=_FIELD)
@@ -33,7 +33,7 @@ def undefined_namespaces(objects: Iterable[LintedObject], inventory: ManifestInv
             yield finding("undefined-namespace", each, (), what, hint, field=_FIELD, severity="info")
 
 
-def _is_slip(namespace: str, known: str) -> bool:
+def is_slip(namespace: str, known: str) -> bool:
     """`shpo` for `shop`; `team-a` and `team-b`, `shop` and `shop2` are two."""
     if len(namespace) < _SHORTEST or not is_one_edit(namespace, known):
         return False

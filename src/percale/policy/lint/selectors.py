@@ -8,8 +8,9 @@ from percale.model.field_path import FieldPath
 from percale.model.manifest.decode import DEFAULT_NAMESPACE
 from percale.model.namespace import NAME_LABEL
 from percale.model.selector import LabelSelector
-from percale.policy.lint.finding import LintedPolicy, LintFindings, common_labels, finding, listed, places
+from percale.policy.lint.finding import LintedPolicy, LintFindings, Severity, common_labels, finding, listed, places
 from percale.policy.lint.inventory import ManifestInventory
+from percale.policy.lint.namespaces import is_slip
 from percale.policy.rule_terms import EVERYTHING, PodSelectorTerm
 from percale.suggestion import did_you_mean
 
@@ -50,6 +51,7 @@ def _empty_selector(
             f"{namespaces_field[-1]} selects no namespace",
             _namespaces_near(where, inventory),
             field=namespaces_field,
+            severity=_severity(where, inventory),
         )
         return
     if term.pods == EVERYTHING or not inventory.knows_pods_of(term) or inventory.selected(term):
@@ -90,6 +92,13 @@ def _pods_near(term: PodSelectorTerm, there: Sequence[str], inventory: ManifestI
         return f"pods with these labels are in {places(sorted(elsewhere))}"
     here = [pod.labels for place in there for pod in inventory.in_namespace(place)]
     return f"the pods there have {common_labels(here)}" if here else "the manifests have no pods there"
+
+
+def _severity(where: LabelSelector, inventory: ManifestInventory) -> Severity:
+    """Policies without their cluster name namespaces that only it has; a slip is one there too."""
+    name = where.matchLabels.get(NAME_LABEL, "")
+    certain = inventory.declared_namespaces or any(is_slip(name, known) for known in inventory.namespaces)
+    return "warning" if certain else "info"
 
 
 def _namespaces_near(where: LabelSelector, inventory: ManifestInventory) -> str:
