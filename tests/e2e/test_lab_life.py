@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -74,13 +75,21 @@ def test_the_owners_end_by_a_signal_ends_everything(percale: Person, number: sig
     percale("lab", "up")  # what the dead lab left is in nobody's way
 
 
-def test_a_controller_that_dies_ends_the_lab(percale: Person) -> None:
+@pytest.mark.parametrize(
+    ("number", "said"), [(signal.SIGKILL, ("Killed",)), (signal.SIGSEGV, ("Segmentation fault", "controller.py"))]
+)
+def test_a_controller_that_dies_ends_the_lab_and_the_log_says_how(
+    percale: Person, number: signal.Signals, said: Sequence[str]
+) -> None:
     percale("lab", "up")
     (controller,) = [
         child for child in children(pid_of(percale)) if "node" not in str(Path(f"/proc/{child}/fd/1").readlink())
     ]
-    os.kill(controller, signal.SIGKILL)
+    os.kill(controller, number)
     until(lambda: not processes_of(percale.runtime))
+    log = (percale.runtime / "percale/labs/lab/log").read_text()
+    assert f"the lab ends: {said[0]} in its controller\n" in log
+    assert all(word in log for word in said)
 
 
 def children(pid: int) -> list[int]:

@@ -21,16 +21,17 @@ async def peers_of(nodes: list[NodeDir]) -> list[tuple[PeerStatus, ...] | None]:
     async def ask(node: NodeDir) -> tuple[PeerStatus, ...] | None:
         async with limit:
             try:
-                return await visit_async(NETNS / node.name, lambda: _fetch_peers(node))
+                return await _peers(node)
             except (PercaleError, OSError):  # its agent is not ready, or gone: which the status says of the agent
                 return None
 
     return await asyncio.gather(*map(ask, nodes))
 
 
-def _fetch_peers(node: NodeDir) -> tuple[PeerStatus, ...]:
-    """Called inside the node's namespace; blocks."""
+async def _peers(node: NodeDir) -> tuple[PeerStatus, ...]:
+    """Only what blocks is done in the node's namespace. Raises PercaleError, OSError."""
     from percale.agent.http import client  # noqa: PLC0415 -- 20 ms, and only the status needs it
 
-    status = client.decode(client.fetch(client.address(node.config, {}, None)))
+    where = client.address(node.config, {}, None)
+    status = client.decode(await visit_async(NETNS / node.name, lambda: client.fetch(where)))
     return tuple(PeerStatus(each.node, each.path, each.reached, each.problem) for each in status.peers)

@@ -11,6 +11,7 @@ agents over a socket pair, one JSON message a datagram: {"start": NODE} → {"st
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import json
 import os
@@ -23,6 +24,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
+from typing import NoReturn
 
 from percale.errors import PercaleError
 from percale.kernel import syscalls
@@ -43,6 +45,7 @@ def run(lab_dir: LabDir, control: Callable[[Channel], None], prepare: Callable[[
 
     While the controller builds the network, `prepare` imports what agents need.
     """
+    faulthandler.enable()  # a crash of any process of the lab says in its log where
     wakeup_reader, wakeup_writer = os.pipe()
     os.set_blocking(wakeup_writer, False)
     signal.set_wakeup_fd(wakeup_writer, warn_on_full_buffer=False)
@@ -64,19 +67,26 @@ def run(lab_dir: LabDir, control: Callable[[Channel], None], prepare: Callable[[
             os.read(wakeup_reader, 512)
             _reap(controller, ours)
         if ours.fileno() in readable:
-            _handle_request(lab_dir, ours, run_agent)
+            message = ours.recv(4096)
+            if not message:
+                _end(os.waitpid(controller, 0)[1])
+            _handle_request(lab_dir, ours, json.loads(message), run_agent)
+
+
+def _end(status: int) -> NoReturn:
+    """The controller has ended with this status; that of a crash is told nowhere else."""
+    if os.WIFSIGNALED(status):
+        print(f"the lab ends: {signal.strsignal(os.WTERMSIG(status))} in its controller", file=sys.stderr, flush=True)
+    os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
 
 
 def _exit(_number: int, _frame: FrameType | None) -> None:
     os._exit(0)  # the kernel kills all others
 
 
-def _handle_request(lab_dir: LabDir, channel: Channel, run_agent: RunAgent) -> None:
+def _handle_request(lab_dir: LabDir, channel: Channel, request: dict[str, str], run_agent: RunAgent) -> None:
     """Start the agent that the controller asks for."""
-    message = channel.recv(4096)
-    if not message:
-        os._exit(0)
-    node = lab_dir.node(json.loads(message)["start"])
+    node = lab_dir.node(request["start"])
     pid = _fork(lambda: _run_agent(node, run_agent), f"agent of {node.name}")
     _send(channel, {"started": node.name, "pid": pid})
 
@@ -130,7 +140,7 @@ def _reap(controller: int, channel: Channel) -> None:
         if pid == 0:
             return
         if pid == controller:
-            os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+            _end(status)
         _send(channel, {"ended": pid, "status": os.waitstatus_to_exitcode(status)})
 
 

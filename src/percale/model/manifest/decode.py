@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from functools import cache
 from typing import Any, TypeAlias, TypeVar
 
 import msgspec
@@ -19,10 +18,11 @@ from msgspec.structs import replace
 
 from percale.errors import BadManifest
 from percale.model.kinds import KINDS, Kinds
+from percale.model.manifest.decoders import converted, decoder_of
 from percale.model.manifest.diagnostics import SourceText, combined, diagnose
 from percale.model.manifest.json_reader import read_json
 from percale.model.manifest.left_out import NOT_KNOWN, LeftOut, is_foreign, why_left_out
-from percale.model.manifest.schema import from_text, type_errors, without_nulls
+from percale.model.manifest.schema import type_errors, without_nulls
 from percale.model.manifest.syntax_tree import Node, descend, plain_value
 from percale.model.manifest.unknown_fields import closed_type, unknown_field_errors
 from percale.model.manifest.yaml_reader import read_yaml
@@ -195,19 +195,9 @@ _TYPE_META = msgspec.json.Decoder(_TypeMeta)
 _DOCUMENT = msgspec.json.Decoder(_Document)
 
 
-@cache
-def _decoder(kind: type[Object]) -> msgspec.json.Decoder[Object]:
-    return msgspec.json.Decoder(kind, dec_hook=from_text)
-
-
-@cache
-def _closed_decoder(kind: type[Object]) -> msgspec.json.Decoder[Any]:
-    return msgspec.json.Decoder(closed_type(kind))
-
-
 def from_json(data: bytes, kind: type[T]) -> T:
     """The inverse of `to_json`."""
-    found: T = _decoder(kind).decode(data)  # type: ignore[assignment]
+    found: T = decoder_of(kind).decode(data)
     return found
 
 
@@ -223,7 +213,7 @@ def _decode_json(data: bytes, file: str, kinds: Kinds, *, find_unknown: bool) ->
         parts = _json_parts(data, file, kinds)
         if find_unknown:
             for text, kind, _ in parts:
-                _closed_decoder(kind).decode(text)
+                decoder_of(closed_type(kind)).decode(text)
         return Manifest(tuple(ManifestEntry(_decode_valid(text, kind), source) for text, kind, source in parts))
     except (msgspec.DecodeError, _NeedsTree, UnicodeDecodeError, RecursionError):
         return None
@@ -247,7 +237,8 @@ def _decode_valid(data: bytes | msgspec.Raw, kind: type[Object]) -> Object:
     """Validates the plain value: a decoded object does not distinguish an empty list from an absent one."""
     if has_validator(kind) and field_errors(kind, msgspec.json.decode(data)):
         raise _NeedsTree
-    return _decoder(kind).decode(data)
+    found: Object = decoder_of(kind).decode(data)
+    return found
 
 
 def _known_type(found: _TypeMeta, kinds: Kinds) -> type[Object]:
@@ -349,7 +340,7 @@ def object_of(kind: type[T], value: dict[str, Any], written: SourceText) -> T:
     """Raises BadManifest with all that is wrong with it."""
     errors, plain = field_errors(kind, value), without_nulls(kind, value)
     try:
-        obj = msgspec.convert(plain, kind, dec_hook=from_text)
+        obj = converted(plain, kind)
     except msgspec.ValidationError as error:
         raise diagnose(errors, type_errors(kind, plain), kind, written) from error
     if errors:

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, get_args
 import msgspec
 
 from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
+from percale.model.manifest.decoders import converted
 from percale.model.meta import Object
 from percale.model.networkpolicy import NetworkPolicy
 from percale.model.selector import LabelSelector
@@ -33,7 +34,7 @@ def _selector_of_other_pods(spec: Mapping[str, Any]) -> FieldErrors:
     """The selector must select the template's pods. Source: ValidateDeploymentSpec and its siblings."""
     labels = mapping(mapping(mapping(spec.get("template")).get("metadata")).get("labels"))
     try:
-        selector = msgspec.convert(mapping(spec.get("selector")), LabelSelector)
+        selector = converted(mapping(spec.get("selector")), LabelSelector)
     except msgspec.ValidationError:
         return  # the decoder says so
     if "selector" in spec and not selector.matches(labels):

@@ -9,7 +9,8 @@ from msgspec import Struct
 
 from percale.errors import BadManifest
 from percale.model.manifest.decode import from_json
-from percale.model.manifest.schema import from_text, without_nulls
+from percale.model.manifest.decoders import converted
+from percale.model.manifest.schema import without_nulls
 from percale.model.meta import Object, ObjectKey
 from percale.model.validation.validators import field_errors, has_validator
 
@@ -60,6 +61,6 @@ def _with_nulls(data: bytes | msgspec.Raw, kind: type[T]) -> tuple[T, Any]:
     """`endpoints: null` is what Go writes for an empty list."""
     plain = without_nulls(kind, msgspec.json.decode(data))
     try:
-        return msgspec.convert(plain, kind, dec_hook=from_text), plain
+        return converted(plain, kind), plain
     except msgspec.ValidationError as error:
         raise BadManifest(str(error), where=f"{kind.KIND} {identify(data).key}") from error
