@@ -44,10 +44,13 @@ _IN_TIME = "not in time"
 
 ANSWERS: Mapping[str, Answer] = {
     "agent": Answer("it was stopped"),
+    "apply": Answer(),
     "completion": Answer("shown"),
+    "delete": Answer(),
     "etcd init": Answer("written"),
     "etcd reserve": Answer("reserved"),
     "etcd show": Answer("shown", json={"": EtcdDocument}),
+    "get": Answer("there", json=KUBERNETES),
     "lab add-node": Answer(),
     "lab apply": Answer(),
     "lab cut": Answer(),

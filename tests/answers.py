@@ -105,9 +105,12 @@ IN_A_LAB: Mapping[str, Mapping[str, int]] = {
 
 ELSEWHERE = {
     "agent": "tests/e2e/test_agent_commands.py",
+    "apply": "tests/unit/cli/test_objects.py",
+    "delete": "tests/unit/cli/test_objects.py",
     "etcd init": "tests/unit/cli/test_etcd.py",
     "etcd reserve": "tests/unit/cli/test_etcd.py",
     "etcd show": "tests/unit/cli/test_etcd.py",
+    "get": "tests/unit/cli/test_objects.py",
     "lab up": "tests/e2e/test_lab_life.py",
     "status": "tests/e2e/test_agent_commands.py",
 }
@@ -115,10 +118,13 @@ ELSEWHERE = {
 
 NO_ANSWER: Mapping[str, str] = {
     "agent": "--config nosuch.yaml",
+    "apply": "-f world.yaml --store files:/nosuch",
     "completion": "csh",
+    "delete": "pod web --store files:/nosuch",
     "etcd init": "--store files:/tmp world.yaml",
     "etcd reserve": "--store etcd:http://127.0.0.1:1 --public-ip 192.0.2.7 10.5.7.0/24",
     "etcd show": "--store etcd:http://127.0.0.1:1",
+    "get": "pods --store etcd:http://127.0.0.1:1",
     "lab add-node": "node4",
     "lab apply": "-f world.yaml",
     "lab cut": "node1 node2",

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from percale.agent.problems import Problems
 from percale.errors import PercaleError
 from percale.model.event import Event, EventSource, ObjectReference
-from percale.model.meta import ObjectKey, ObjectMeta
+from percale.model.meta import ObjectKey, ObjectMeta, timestamp
 from percale.store.protocol import Store
 
 TTL = 3600.0
@@ -103,7 +103,7 @@ class Events:
     async def _send(self, involved: InvolvedObject, reason: str, message: str) -> None:
         now = self._clock()
         self._sent = {which: sent for which, sent in self._sent.items() if now - sent[0] < TTL}
-        stamp = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        stamp = timestamp(datetime.fromtimestamp(now, UTC))
         before = self._sent.get((involved, reason))
         kind, key = involved
         event = Event(

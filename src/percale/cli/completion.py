@@ -153,8 +153,10 @@ def _places(context: click.Context, incomplete: str) -> Words:
 
 def _objects(context: click.Context, incomplete: str) -> Words:
     """`KIND`, then `NAME`; or `KIND/NAME`."""
-    from percale.lab.api.kind_names import WORDS
+    from percale.objects.kind_names import WORDS
 
+    if "lab" not in context.params:  # a store: it may be far away
+        return {each.PLURAL for each in WORDS.values()} if not context.params.get("what") else ()
     kind, slash, _ = incomplete.partition("/")
     given = next((word for word in context.params.get("what") or () if not word.startswith("-")), None)
     if given is None and not slash:

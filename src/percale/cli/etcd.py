@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from ipaddress import ip_address, ip_network
@@ -11,6 +10,7 @@ from typing import TypeVar
 import click
 from msgspec import Struct
 
+from percale.cli.given_store import store_option, with_store
 from percale.cli.json_output import format_json
 from percale.errors import AddressRefused, BadConfig, Conflict
 from percale.ipam.subnet_plan import first_overlap, fitting
@@ -28,19 +28,11 @@ from percale.model.subnet_lease import (
 )
 from percale.store.etcd.flannel_format import NETWORK
 from percale.store.protocol import ReadProblem, Snapshot, Store
-from percale.store.registry import open_store
 from percale.text_columns import table
 
 R = TypeVar("R")
 
-_store_option = click.option(
-    "--store",
-    "address",
-    metavar="ADDRESS",
-    envvar="PERCALE_STORE",
-    required=True,
-    help="etcd:http[s]://HOST:PORT[,…][?prefix=/PATH&…], as the agent's.",
-)
+_store_option = store_option("etcd:http[s]://HOST:PORT[,…][?prefix=/PATH&…]")
 
 
 class Lease(Struct, frozen=True, kw_only=True):
@@ -192,11 +184,4 @@ def _with_store(address: str, action: Callable[[Store], Awaitable[R]]) -> R:
             f'"{address}" is no etcd', where="store", hint="write etcd:http[s]://HOST:PORT[,…][?prefix=/PATH&…]"
         )
 
-    async def run() -> R:
-        store = open_store(address)
-        try:
-            return await action(store)
-        finally:
-            await store.close()
-
-    return asyncio.run(run())
+    return with_store(address, action)

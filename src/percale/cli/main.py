@@ -23,8 +23,11 @@ from percale.printable import printable_output
 COMMANDS: Mapping[str, str] = MappingProxyType(
     {
         "agent": "Run the agent of this node: pod addresses, routes, tunnels.",
+        "apply": "Create or change objects of a store: the agent's, without a lab.",
         "completion": "The script that completes words in bash, zsh or fish.",
+        "delete": "Delete objects of a store, by file or by name.",
         "etcd": "The network's configuration and leases in an etcd, as flannel has them: write, show, reserve.",
+        "get": "Show objects of a store: policies, services, leases, …",
         "lab": "A cluster on this machine: nodes and pods are network namespaces, agents and packets are real.",
         "matrix": "Who reaches whom on which ports, and what changed manifests would open and close.",
         "policy": "Check NetworkPolicies: errors as the API server's, and what people get wrong.",

@@ -2,7 +2,7 @@
 
     ManifestEntry ─ validate ─ allocate ─▶ ManifestEntry with its addresses, or BadManifest with all errors
 
-Called by `lab up` and `lab apply`. Services written directly into the store are completed by `services.py`.
+Called by `lab up`, `lab apply` and `apply`. Services written directly into the store are completed by `services.py`.
 """
 
 from __future__ import annotations
@@ -30,10 +30,8 @@ from percale.model.validation.service import check_endpoint_slice, check_endpoin
 
 def admit(found: Sequence[ManifestEntry], known: Iterable[Service], networks: ServiceNetworks) -> list[ManifestEntry]:
     """The objects in their order, Services with their addresses; `known` are the cluster's Services. Raises BadManifest."""
+    validate(found)
     old = {service.key: service for service in known}
-    errors = [error for each in found for error in _located(each, _validation_errors(each))]
-    if errors:
-        raise combined(errors)
     new = {each.object.key: each for each in found if isinstance(each.object, Service)}
     services = [each.object for each in new.values() if isinstance(each.object, Service)]
     reserved = {cluster_dns.SERVICE: cluster_dns.dns_service(networks)} if cluster_dns.SERVICE not in new else {}
@@ -43,6 +41,12 @@ def admit(found: Sequence[ManifestEntry], known: Iterable[Service], networks: Se
     if errors:
         raise combined(errors)
     return [_completed(each, new, results) for each in found]
+
+
+def validate(found: Iterable[ManifestEntry]) -> None:
+    """Raises BadManifest with all errors."""
+    if errors := [error for each in found for error in _located(each, _validation_errors(each))]:
+        raise combined(errors)
 
 
 def _completed(

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -31,11 +30,12 @@ from percale.lab.spec.topology import LabNode, Machine
 from percale.model.condition import Condition
 from percale.model.endpoints import EndpointSlice
 from percale.model.kinds import KINDS
-from percale.model.meta import Object, ObjectKey, ObjectMeta
+from percale.model.meta import Object, ObjectKey, ObjectMeta, timestamp
 from percale.model.node import Node, NodeAddress, NodeStatus
 from percale.model.pod import Pod, PodIP, PodStatus
 from percale.model.service import Service
 from percale.model.subnet_lease import SubnetLease
+from percale.objects.changes import with_identity
 from percale.store.cache import ObjectCache
 from percale.store.protocol import Snapshot, Store
 
@@ -191,14 +191,14 @@ class Cluster:
         match write:
             case Create(obj):
                 with suppress(Conflict):
-                    self.cache.put(await self.store.put(_with_identity(obj), expect=""))
+                    self.cache.put(await self.store.put(with_identity(obj), expect=""))
                 if isinstance(obj, Pod):
                     self._names_used.add(obj.key)
             case Change(obj):
                 with suppress(Conflict):
                     self.cache.put(await self.store.put(obj, expect=obj.metadata.resourceVersion))
             case Delete(Pod() as pod) if self._grace(pod):
-                end = _format_time(datetime.now(UTC) + timedelta(seconds=self._grace(pod), microseconds=999_999))
+                end = timestamp(datetime.now(UTC) + timedelta(seconds=self._grace(pod), microseconds=999_999))
                 leaving = replace(pod, metadata=replace(pod.metadata, deletionTimestamp=end))
                 with suppress(Conflict):
                     self.cache.put(await self.store.put(leaving, expect=pod.metadata.resourceVersion))
@@ -289,11 +289,7 @@ def log(text: str) -> None:
 
 def now() -> str:
     """The time as Kubernetes writes it."""
-    return _format_time(datetime.now(UTC))
-
-
-def _format_time(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return timestamp(datetime.now(UTC))
 
 
 def _parse_time(text: str | None) -> datetime:
@@ -313,7 +309,3 @@ def node_object(machine: Machine) -> Node:
         NodeAddress(type="Hostname", address=machine.name),
     )
     return Node(metadata=ObjectMeta(name=machine.name, labels=labels), status=NodeStatus(addresses=addresses))
-
-
-def _with_identity(obj: T) -> T:
-    return replace(obj, metadata=replace(obj.metadata, uid=str(uuid.uuid4()), creationTimestamp=now()))

@@ -18,9 +18,8 @@ from msgspec import Struct
 
 from percale.controllers import cluster_dns
 from percale.errors import LabError, PercaleError
-from percale.lab.api.columns import missing_pods
 from percale.lab.api.machine_verbs import MachineVerbs
-from percale.lab.api.object_verbs import ObjectVerbs, missing_namespaces, new_namespace
+from percale.lab.api.object_verbs import ObjectVerbs
 from percale.lab.api.read_verbs import ReadVerbs, subnets
 from percale.lab.api.server import serve
 from percale.lab.cluster import Cluster, log, node_object
@@ -36,6 +35,8 @@ from percale.model.meta import Object, ObjectKey
 from percale.model.namespace import Namespace
 from percale.model.pod import Pod
 from percale.model.subnet_lease import SubnetLease
+from percale.objects.changes import missing_namespaces, new_namespace
+from percale.objects.columns import missing_pods
 from percale.store.files.store import FilesStore
 
 E = TypeVar("E", bound=Exception)

@@ -112,11 +112,6 @@ def is_label(name: str) -> bool:
     return _LABEL.fullmatch(name) is not None
 
 
-def is_object_name(name: str) -> bool:
-    """A valid name of a Kubernetes object; safe as a part of a path."""
-    return len(name) <= 253 and all(map(is_label, name.split(".")))
-
-
 def base_directory() -> Path:
     """The parent of this user's labs directory; it may not exist yet."""
     runtime = Path(os.environ.get("XDG_RUNTIME_DIR", ""))

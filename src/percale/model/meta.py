@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, ClassVar, NamedTuple, TypeAlias
 
 import msgspec
@@ -74,3 +75,8 @@ class Object(Part, frozen=True, kw_only=True):
     @property
     def key(self) -> ObjectKey:
         return ObjectKey(self.metadata.namespace, self.metadata.name)
+
+
+def timestamp(moment: datetime) -> str:
+    """A time of UTC as Kubernetes writes it."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

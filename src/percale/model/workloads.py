@@ -160,3 +160,8 @@ KINDS_BY_ALIAS = {
     for word in (short, kind.lower())
 }
 """Kinds by lower-case name and kubectl's short name: `deploy/web`, `deployment/web`."""
+
+
+def desired_replicas(owner: Deployment | ReplicaSet | StatefulSet) -> int:
+    """One by default."""
+    return 1 if owner.spec.replicas is None else owner.spec.replicas

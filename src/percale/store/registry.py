@@ -1,4 +1,4 @@
-"""Opens a store by its address, `SCHEME:REST`. Called by the agent and by the lab's controller."""
+"""Opens a store by its address, `SCHEME:REST`. Called by the agent and by commands."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ class Scheme(Struct, frozen=True):
     open: Open
     rest_optional: bool = False
     """Whether the name alone, `SCHEME:`, is an address."""
+    api_server: bool = False
+    """Whether one answers, which checks and completes objects, and has other writers and controllers."""
 
 
 def _open_files(directory: str, kinds: Kinds) -> Store:
@@ -53,10 +55,15 @@ def _open_etcd(rest: str, kinds: Kinds) -> Store:
 SCHEMES: Mapping[str, Scheme] = MappingProxyType(
     {
         "files": Scheme("files:/DIRECTORY", _open_files),
-        "kubernetes": Scheme(KUBERNETES_FORM, _open_kubernetes, rest_optional=True),
+        "kubernetes": Scheme(KUBERNETES_FORM, _open_kubernetes, rest_optional=True, api_server=True),
         "etcd": Scheme(ETCD_FORM, _open_etcd),
     }
 )
+
+
+def has_api_server(address: str) -> bool:
+    """Of a store that can be opened."""
+    return SCHEMES[address.partition(":")[0]].api_server
 
 
 def open_store(address: str, kinds: Kinds = KINDS, schemes: Mapping[str, Scheme] = SCHEMES) -> Store:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from percale.cli.lab.jsonpath import BadJsonPath, parse, render
+from percale.cli.jsonpath import BadJsonPath, parse, render
 
 PODS: dict[str, Any] = {
     "kind": "List",

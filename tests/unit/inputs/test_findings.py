@@ -28,7 +28,6 @@ from percale.controllers.workloads import Create, Delete, Workloads, plan
 from percale.errors import AgentError, BadConfig, BadManifest, BadNetworkConfig, StateError
 from percale.explain.services.show import lines, view
 from percale.ipam.address_pool import AddressPool
-from percale.lab.api import columns
 from percale.lab.api.server import RequestHandler
 from percale.lab.cluster import Cluster, log
 from percale.lab.machines.agents import Agents
@@ -46,6 +45,7 @@ from percale.model.pod import Pod
 from percale.model.subnet_lease import NodeSubnets, SubnetLease
 from percale.model.validation.service import check_endpoint_slice, check_endpoints, check_service
 from percale.model.workloads import Count
+from percale.objects import columns
 from percale.service.node_context import ServiceConfig
 from percale.service.resolver import ServiceResolver
 from percale.store.memory import MemoryStore

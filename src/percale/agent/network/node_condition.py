@@ -17,7 +17,7 @@ from percale.agent.informer import Change, Subscription, retry_until_available
 from percale.agent.problems import Problems
 from percale.errors import Conflict
 from percale.model.condition import Condition
-from percale.model.meta import ObjectKey
+from percale.model.meta import ObjectKey, timestamp
 from percale.model.node import Node
 from percale.store.protocol import Deleted, Snapshot, Store
 
@@ -58,7 +58,7 @@ class NodeCondition:
 
 
 def _with_ours(conditions: Iterable[Condition]) -> tuple[Condition, ...]:
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    now = timestamp(datetime.now(UTC))
     ours = Condition(type=_TYPE, status="False", reason=_REASON, message="Percale serves pods", lastTransitionTime=now)
     return (*(each for each in conditions if each.type != _TYPE), ours)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from percale.cli.lab.requests import ask_lab, wanted_objects
+from percale.cli.lab.requests import ask_lab
+from percale.cli.object_names import wanted_objects
 from percale.cli.options import lab_option, namespace_option
 from percale.errors import NotFound
 

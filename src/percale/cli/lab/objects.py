@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from percale.cli.lab.requests import ask_lab, object_names
+from percale.cli.lab.requests import ask_lab
+from percale.cli.object_names import object_names
 from percale.cli.options import lab_option, namespace_option, validate_option, validation
 
 
@@ -15,7 +16,7 @@ from percale.cli.options import lab_option, namespace_option, validate_option, v
 @lab_option
 def apply(files: tuple[str, ...], namespace: str | None, lab: str) -> int:
     """Create or change objects. All are checked first: one bad document, and nothing is applied."""
-    answer = ask_lab(lab, "apply", documents=_read(files), namespace=namespace, validate=validation())
+    answer = ask_lab(lab, "apply", documents=_documents(files), namespace=namespace, validate=validation())
     click.echo("\n".join(answer["lines"]))
     return 0
 
@@ -30,7 +31,7 @@ def delete(what: tuple[str, ...], files: tuple[str, ...], namespace: str | None,
     if bool(what) == bool(files):
         raise click.UsageError("name what to delete: KIND NAME, KIND/NAME, or -f FILE")
     if files:
-        answer = ask_lab(lab, "delete_documents", documents=_read(files), namespace=namespace)
+        answer = ask_lab(lab, "delete_documents", documents=_documents(files), namespace=namespace)
     else:
         answer = ask_lab(lab, "delete", targets=object_names(what), namespace=namespace)
     click.echo("\n".join(answer["lines"]))
@@ -71,7 +72,7 @@ def label(what: tuple[str, ...], namespace: str | None, lab: str) -> int:
     return 0
 
 
-def _read(files: tuple[str, ...]) -> list[tuple[str, str]]:
+def _documents(files: tuple[str, ...]) -> list[tuple[str, str]]:
     """(source, text) of each file; the lab decodes them. Raises BadManifest when one cannot be read, with all that is wrong."""
     from percale.model.manifest.files import read
 

@@ -1,11 +1,9 @@
-"""What the verbs of `percale lab` have in common: how objects are named, and a request to the lab."""
+"""A request of one of `percale lab`'s verbs to the lab."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
-
-import click
 
 
 def ask_lab(lab: str, verb: str, **arguments: Any) -> dict[str, Any]:
@@ -22,23 +20,3 @@ def get_objects(lab: str, wanted: Sequence[dict[str, Any]], namespace: str | Non
     from percale.lab.run_dir import locate
 
     return client.get_objects(locate(lab), wanted, namespace, **how)
-
-
-def wanted_objects(words: Sequence[str]) -> list[dict[str, Any]]:
-    """`pods`, `pods,svc`, `pod a b` and `pod/a svc/b` as kinds with names; a kind without names means all of it."""
-    if not any("/" in word for word in words):
-        return [{"kind": kind, "names": list(words[1:])} for kind in words[0].split(",")]
-    names: dict[str, list[str]] = {}
-    for kind, name in object_names(words):
-        names.setdefault(kind, []).append(name)
-    return [{"kind": kind, "names": each} for kind, each in names.items()]
-
-
-def object_names(words: Sequence[str]) -> list[list[str]]:
-    """`pod a b` and `pod/a pod/b` alike as [kind, name] pairs."""
-    if all("/" in word for word in words):
-        return [word.split("/", 1) for word in words]
-    kind, *names = words
-    if not names or "/" in kind:
-        raise click.UsageError("name the object: KIND NAME or KIND/NAME")
-    return [[kind, name] for name in names]

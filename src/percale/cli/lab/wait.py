@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import click
 
-from percale.cli.lab.requests import get_objects, wanted_objects
+from percale.cli.lab.requests import get_objects
+from percale.cli.object_names import wanted_objects
 from percale.cli.options import lab_option, namespace_option
 from percale.errors import LabError, NotFound, NotInTime
 
@@ -154,7 +155,7 @@ def _is_met(condition: _Condition, obj: Plain | None, key: Key) -> bool:
 
 def _condition(text: str) -> _Condition:
     """Raises BadJsonPath."""
-    from percale.cli.lab import jsonpath
+    from percale.cli import jsonpath
 
     match text.partition("="):
         case ("delete", "", _):

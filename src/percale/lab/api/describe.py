@@ -9,7 +9,6 @@ from typing import TypeAlias, TypeVar
 
 from msgspec import Struct, to_builtins
 
-from percale.lab.api.columns import age, pod_state, reason
 from percale.lab.api.describe_policy import policy_lines
 from percale.lab.machines.agent_state import AgentState
 from percale.model.condition import Condition
@@ -22,6 +21,7 @@ from percale.model.node import Node
 from percale.model.pod import Container, Pod
 from percale.model.service import Service, ServicePort
 from percale.model.subnet_lease import SubnetLease
+from percale.objects.columns import age, pod_state, reason
 from percale.text_columns import columns
 
 T = TypeVar("T", bound=Object)

@@ -27,6 +27,7 @@ from percale.model.workloads import (
     ReplicasStatus,
     StatefulSet,
     Workload,
+    desired_replicas,
 )
 
 T = TypeVar("T", bound=Object)
@@ -87,11 +88,6 @@ def with_status(obj: T, state: LiveState) -> T:
     if isinstance(obj, Deployment | ReplicaSet | StatefulSet):
         return replace(obj, spec=replace(obj.spec, replicas=desired_replicas(obj)), status=status)
     return replace(obj, status=status)
-
-
-def desired_replicas(owner: Deployment | ReplicaSet | StatefulSet) -> int:
-    """One by default."""
-    return 1 if owner.spec.replicas is None else owner.spec.replicas
 
 
 def _containers(pod: Pod) -> tuple[ContainerStatus, ...]:

@@ -11,7 +11,6 @@ from msgspec.structs import asdict
 from percale.errors import LabError, NotFound
 from percale.explain.names import NamedNumber, find_port
 from percale.explain.why.through_service import service_at
-from percale.lab.api.columns import missing_pods
 from percale.lab.api.peers import peers_of
 from percale.lab.api.probe import Outcome, probe
 from percale.lab.api.probe_targets import ProbeTargets, choose_address, machine_target
@@ -27,6 +26,7 @@ from percale.model.node import Node
 from percale.model.pod import Pod
 from percale.model.service import Service
 from percale.model.subnet_lease import SubnetLease
+from percale.objects.columns import missing_pods
 
 
 class MachineVerbs(Struct, frozen=True):

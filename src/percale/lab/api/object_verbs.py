@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -11,21 +12,23 @@ from msgspec.structs import replace
 
 from percale.controllers.admission import admit
 from percale.controllers.workloads import Create, Delete
-from percale.errors import LabError, NotFound
-from percale.lab.api.kind_names import full_name, kind_of
-from percale.lab.api.read_verbs import not_there
+from percale.errors import LabError
 from percale.lab.api.server import Answer, Verb
 from percale.lab.cluster import Cluster
 from percale.lab.spec.input import other_networks, read_objects
 from percale.model.manifest.decode import DEFAULT_NAMESPACE
 from percale.model.manifest.strictness import Validation
-from percale.model.meta import Object, ObjectKey, ObjectMeta
-from percale.model.namespace import NAME_LABEL, Namespace
+from percale.model.meta import Object, ObjectKey
+from percale.model.namespace import Namespace
 from percale.model.node import Node
-from percale.model.pod import Pod
 from percale.model.service import Service
 from percale.model.validation.shared import check_labels
 from percale.model.workloads import Count
+from percale.objects import changes
+from percale.objects.changes import missing_namespaces
+from percale.objects.kind_names import full_name
+
+T = TypeVar("T", bound=Object)
 
 _SCALED = ("Deployment", "ReplicaSet", "StatefulSet", "Job")
 
@@ -53,48 +56,22 @@ class ObjectVerbs(Struct, frozen=True):
         objects = [each.object for each in complete]
         without_effect = other_networks(objects, settings.network, settings.wiring)
         missing = missing_namespaces(objects, self.cluster.cache.all(Namespace))
-        lines = [f"{full_name(obj)} {await self._apply(obj)}" for obj in (*missing, *objects)]
+        lines = [line async for line in changes.apply(self._target, [*missing, *objects], changes.merged)]
         return {"lines": lines + skipped + without_effect}
-
-    async def _apply(self, obj: Object) -> str:
-        known = self.cluster.cache.get(type(obj), obj.key)
-        if known is None:
-            await self.cluster.write(Create(obj))
-            return "created"
-        if _merged(known, obj) == known:
-            return "unchanged"
-        await self.cluster.change(known, lambda current: _merged(current, obj))
-        return "configured"
 
     async def delete(self, targets: Sequence[tuple[str, str]], namespace: str | None) -> Answer:
         """Delete by kind and name; all must exist."""
-        found = [self._find(kind, name, namespace) for kind, name in targets]
-        return {"lines": [await self._delete(obj) for obj in found]}
+        return {"lines": [line async for line in changes.delete_named(self._target, targets, namespace)]}
 
     async def delete_documents(self, documents: Sequence[tuple[str, str]], namespace: str | None) -> Answer:
         """Delete the documents' objects; a missing one is no error."""
-        lines = []
         found, _ = read_objects(documents, namespace or DEFAULT_NAMESPACE, "ignore")
-        for obj in (each.object for each in reversed(found)):
-            known = self.cluster.cache.get(type(obj), obj.key)
-            lines.append(f"{full_name(obj)} not there" if known is None else await self._delete(known))
-        return {"lines": lines}
-
-    async def _delete(self, obj: Object) -> str:
-        """Deletes a namespace's objects with it, and removes a node's machine."""
-        if isinstance(obj, Node) and self.cluster.machines.node(obj.metadata.name) is not None:
-            await self.cluster.remove_node(obj.metadata.name)
-        else:
-            await self.cluster.write(Delete(obj))
-        if isinstance(obj, Namespace):
-            for inside in self.cluster.cache.all_kinds():
-                if inside.metadata.namespace == obj.metadata.name:
-                    await self.cluster.write(Delete(inside))
-        return f"{full_name(obj)} deleted"
+        objects = [each.object for each in found]
+        return {"lines": [line async for line in changes.delete_written(self._target, objects)]}
 
     async def scale(self, targets: Sequence[tuple[str, str]], replicas: Count, namespace: str | None) -> Answer:
         """Set the number of pods of workloads."""
-        found = [self._find(kind, name, namespace) for kind, name in targets]
+        found = [await changes.find_one(self._target, kind, name, namespace) for kind, name in targets]
         for obj in found:
             if obj.KIND not in _SCALED:
                 raise LabError(f"a {obj.KIND.lower()} has no replicas", hint="scale a deployment or statefulset")
@@ -109,7 +86,7 @@ class ObjectVerbs(Struct, frozen=True):
         """Set and remove labels. Raises LabError for labels that an API server would refuse."""
         for error in check_labels(put, ("metadata", "labels")):
             raise LabError(str(error))
-        found = [self._find(kind, name, namespace) for kind, name in targets]
+        found = [await changes.find_one(self._target, kind, name, namespace) for kind, name in targets]
         lines = []
         for obj in found:
             edit = partial(_labeled, put=put, drop=drop)
@@ -117,26 +94,40 @@ class ObjectVerbs(Struct, frozen=True):
             await self.cluster.change(obj, edit)
         return {"lines": lines}
 
-    def _find(self, kind: str, name: str, namespace: str | None) -> Object:
-        wanted = kind_of(kind)
-        home = (namespace or DEFAULT_NAMESPACE) if wanted.NAMESPACED else None
-        found: Object | None = self.cluster.cache.get(wanted, ObjectKey(home, name))
-        if found is None:
-            raise NotFound(not_there(wanted, name, home, self.cluster.cache.all(wanted)))
-        return found
+    @property
+    def _target(self) -> _LabObjects:
+        return _LabObjects(self.cluster)
 
 
-def missing_namespaces(objects: Sequence[Object], known: Sequence[Namespace]) -> list[Namespace]:
-    """Namespaces that objects refer to but that do not exist: a lab creates them, where a cluster would refuse."""
-    there = {namespace.metadata.name for namespace in known}
-    there |= {obj.metadata.name for obj in objects if isinstance(obj, Namespace)}
-    wanted = {obj.metadata.namespace for obj in objects if obj.metadata.namespace is not None}
-    return [new_namespace(name) for name in sorted(wanted - there)]
+class _LabObjects(Struct, frozen=True):
+    """The lab's cluster as what `apply` and `delete` change."""
 
+    cluster: Cluster
 
-def new_namespace(name: str) -> Namespace:
-    """A namespace with the label that Kubernetes sets."""
-    return Namespace(metadata=ObjectMeta(name=name, labels={NAME_LABEL: name}))
+    async def all(self, kind: type[T]) -> Sequence[T]:
+        return self.cluster.cache.all(kind)
+
+    async def get(self, kind: type[T], key: ObjectKey) -> T | None:
+        return self.cluster.cache.get(kind, key)
+
+    async def create(self, obj: Object) -> None:
+        await self.cluster.write(Create(obj))
+
+    async def change(self, known: Object, edit: Callable[[Object], Object]) -> bool:
+        changed = edit(known) != known
+        await self.cluster.change(known, edit)
+        return changed
+
+    async def delete(self, obj: Object) -> None:
+        """Deletes a namespace's objects with it, and removes a node's machine."""
+        if isinstance(obj, Node) and self.cluster.machines.node(obj.metadata.name) is not None:
+            await self.cluster.remove_node(obj.metadata.name)
+        else:
+            await self.cluster.write(Delete(obj))
+        if isinstance(obj, Namespace):
+            for inside in self.cluster.cache.all_kinds():
+                if inside.metadata.namespace == obj.metadata.name:
+                    await self.cluster.write(Delete(inside))
 
 
 def _scaled(obj: Object, key: str, replicas: int) -> Object:
@@ -147,18 +138,3 @@ def _scaled(obj: Object, key: str, replicas: int) -> Object:
 def _labeled(obj: Object, put: Mapping[str, str], drop: Sequence[str]) -> Object:
     labels = {key: value for key, value in {**obj.metadata.labels, **put}.items() if key not in drop}
     return replace(obj, metadata=replace(obj.metadata, labels=labels))
-
-
-def _merged(known: Object, desired: Object) -> Object:
-    """The applied object with the cluster's fields: identity, owner, status. A pod stays on its node."""
-    metadata = replace(
-        known.metadata,
-        labels=desired.metadata.labels,
-        annotations=desired.metadata.annotations,
-    )
-    changed = replace(desired, metadata=metadata)
-    if hasattr(known, "status"):
-        changed = replace(changed, status=known.status)
-    if isinstance(known, Pod) and isinstance(changed, Pod):
-        changed = replace(changed, spec=replace(changed.spec, nodeName=known.spec.nodeName))
-    return changed

@@ -23,7 +23,6 @@ from percale.explain.names import (
     first_pod,
     parse_name,
 )
-from percale.lab.api.columns import pod_state, reason
 from percale.lab.api.probe import look_up
 from percale.lab.cluster import Cluster
 from percale.lab.dns.records import DOMAIN
@@ -36,6 +35,7 @@ from percale.model.meta import ObjectKey
 from percale.model.pod import Pod
 from percale.model.service import Service
 from percale.model.workloads import ReplicaSet
+from percale.objects.columns import pod_state, reason
 
 _SORTS = {"node": "node", "host": "external"}
 """As names have them, by a machine's kind."""

@@ -26,10 +26,11 @@ from percale.lab.pods import cni_runtime
 from percale.lab.pods.cni_runtime import CniFailed, Sandbox
 from percale.lab.pods.responder import Identity, Port, Responder
 from percale.lab.process.bootstrap import NETNS
-from percale.lab.run_dir import LabDir, is_object_name
+from percale.lab.run_dir import LabDir
 from percale.lab.spec.topology import Machine
 from percale.model.meta import ObjectKey
 from percale.model.pod import Pod
+from percale.model.validation.formats import is_object_name
 
 FIRST_PAUSE = 0.2
 LONGEST_PAUSE = 5.0

@@ -14,7 +14,6 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from percale.errors import BadManifest
-from percale.lab.run_dir import is_object_name
 from percale.lab.spec.topology import DEFAULT_NETWORK, Host, Lab, LabNode, LabSpec, SegmentSpec
 from percale.model.configmap import ConfigMap
 from percale.model.kinds import KINDS, kinds_of
@@ -26,6 +25,7 @@ from percale.model.manifest.strictness import Validation
 from percale.model.manifest.syntax_tree import Node
 from percale.model.meta import Object
 from percale.model.netconf import NET_CONF, network_config, parse_network_config
+from percale.objects.changes import named
 from percale.suggestion import suggest
 
 CNI_CONF = "cni-conf.json"
@@ -76,7 +76,7 @@ def read_input(
     if networks:
         _check_backend(chosen)
     return Input(
-        found=tuple(_named(each for each in found if each not in labs)),
+        found=tuple(named(each for each in found if each not in labs)),
         lab=next((each.object.spec for each in labs if isinstance(each.object, Lab)), LabSpec()),
         network=chosen.network,
         wiring=chosen.wiring,
@@ -97,7 +97,7 @@ def read_objects(
         if isinstance(each.object, Lab):
             hint = "use percale lab add-node and remove-node"
             raise BadManifest("a running lab keeps its machines", where=str(each.source), hint=hint)
-    return list(_named(found)), list(loaded.notes(validate))
+    return list(named(found)), list(loaded.notes(validate))
 
 
 def other_networks(objects: Iterable[Object], network: Mapping[str, Any], wiring: str) -> list[str]:
@@ -168,14 +168,3 @@ def _check_backend(network: _Network) -> None:
 def _at_most_one(what: str, places: Sequence[str]) -> None:
     if len(places) > 1:
         raise BadManifest(f"two of them have a {what}: {places[0]} and {places[1]}", hint="keep one")
-
-
-def _named(found: Iterable[ManifestEntry]) -> Iterator[ManifestEntry]:
-    """The same; a name that Kubernetes would refuse is an error."""
-    for each in found:
-        metadata = each.object.metadata
-        for field, name in (("name", metadata.name), ("namespace", metadata.namespace)):
-            if name is not None and not is_object_name(name):
-                hint = "use small letters, digits, '-' and '.'"
-                raise BadManifest(f"metadata.{field}: {name!r} is not a name", where=str(each.source), hint=hint)
-        yield each

@@ -24,6 +24,8 @@ from percale.suggestion import did_you_mean, suggest
 
 _MOST_LISTED = 12
 """Known fields up to which a hint lists them all."""
+_SERVERS = ("selfLink", "deletionGracePeriodSeconds", "managedFields", "clusterName")
+"""In metadata."""
 
 
 def unknown_fields(kind: type[Object], value: Any) -> Iterator[tuple[FieldPath, tuple[str, ...]]]:
@@ -37,6 +39,27 @@ def unknown_field_errors(kind: type[Object], value: Any, source: SourceText) -> 
         node, line = descend(source.node, path)
         hint = _label_hint(path, known, node) or _hint(str(path[-1]), known)
         yield BadManifest(f"{format_field_path(path)}: unknown field", where=f"{source.file}:{line}", hint=hint)
+
+
+def unread_fields(kind: type[Object], value: Any) -> Iterator[FieldPath]:
+    """Fields with a value that decoding leaves out, without those that a server sets itself."""
+    for path in _unread(_described(kind), value, ()):
+        if path[0] not in ("apiVersion", "kind", "status") and (path[0] != "metadata" or path[1] not in _SERVERS):
+            yield path
+
+
+def _unread(expected: inspect.Type, value: Any, path: FieldPath) -> Iterator[FieldPath]:
+    for each in expected.types if isinstance(expected, inspect.UnionType) else (expected,):
+        if isinstance(each, inspect.StructType) and isinstance(value, dict):
+            fields = {field.encode_name: field.type for field in each.fields}
+            for key, item in value.items():
+                if key in fields:
+                    yield from _unread(fields[key], item, (*path, key))
+                elif item not in (None, {}, []):
+                    yield (*path, key)
+        elif isinstance(each, inspect.VarTupleType | inspect.ListType) and isinstance(value, list):
+            for index, item in enumerate(value):
+                yield from _unread(each.item_type, item, (*path, index))
 
 
 def _label_hint(path: FieldPath, known: Sequence[str], node: Node) -> str | None:

@@ -29,6 +29,11 @@ _CHARACTERS = (
 )
 
 
+def is_object_name(name: str) -> bool:
+    """The name of an object whose kind has no rule of its own; safe as a part of a path."""
+    return len(name) <= 253 and all(len(label) <= 63 and _is_label(label) for label in name.split("."))
+
+
 def dns_subdomain(name: str) -> Messages:
     """The name of most objects."""
     if len(name) > 253:

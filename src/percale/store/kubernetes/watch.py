@@ -8,10 +8,10 @@ ListWatch nodes ─▶ KindCaches ┴─ Node ──────────┤
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Mapping
 
 from percale.errors import StoreUnavailable
-from percale.model.endpoints import Endpoints
+from percale.model.endpoints import Endpoints, EndpointSlice
 from percale.model.meta import Object
 from percale.model.node import Node
 from percale.model.subnet_lease import SubnetLease
@@ -22,8 +22,8 @@ from percale.store.kubernetes.node_leases import LeaseFormat
 from percale.store.protocol import Event, ReadProblem, Snapshot
 from percale.store.watch_queue import Watch
 
-_MIRRORED = frozenset({Endpoints})
-"""Not watched: the cluster's own controller mirrors those that matter into EndpointSlices."""
+_MIRRORED: Mapping[type[Object], type[Object]] = {Endpoints: EndpointSlice}
+"""Not watched by a reader of slices: the cluster's own controller mirrors those that matter into them."""
 
 
 class ApiWatch:
@@ -38,7 +38,7 @@ class ApiWatch:
         self._told: dict[str, StoreUnavailable] = {}
         by_resource: dict[type[Object], list[KindCache]] = {}
         for kind, cache in self._caches.items():
-            if kind not in _MIRRORED:
+            if kind not in _MIRRORED or _MIRRORED[kind] not in kinds:
                 by_resource.setdefault(Node if kind is SubnetLease else kind, []).append(cache)
         self._list_watches = [ListWatch(api, kind, caches, self._publish) for kind, caches in by_resource.items()]
 

@@ -10,11 +10,11 @@ import pytest
 import yaml
 
 from percale.errors import BadManifest
-from percale.lab.api.kind_names import kind_of
 from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
 from percale.model.manifest.decode import decode_manifest
 from percale.model.manifest.encode import to_json
 from percale.model.validation.validators import field_errors
+from percale.objects.kind_names import kind_of
 
 GOOD = """
 apiVersion: policy.networking.k8s.io/v1alpha2

@@ -10,14 +10,14 @@ import pytest
 from msgspec.structs import replace
 from tests import builders
 
-from percale.errors import LabError
-from percale.lab.api.columns import ColumnContext, age, rows
-from percale.lab.api.kind_names import full_name, kind_of
+from percale.errors import BadInput
 from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
 from percale.model.endpoints import Endpoints
 from percale.model.ingress import Ingress
 from percale.model.networkpolicy import NetworkPolicy
 from percale.model.pod import Pod
+from percale.objects.columns import ColumnContext, age, rows
+from percale.objects.kind_names import full_name, kind_of
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 AROUND = ColumnContext(subnets={}, now=NOW)
@@ -74,7 +74,7 @@ def test_words_for_kinds() -> None:
     assert kind_of("cnp") is kind_of("clusternetworkpolicies") is ClusterNetworkPolicy
     assert Ingress.PLURAL == "ingresses"
     assert full_name(READY) == "pod/up"
-    with pytest.raises(LabError, match="there is no kind 'podz'; did you mean pod"):
+    with pytest.raises(BadInput, match="there is no kind 'podz'; did you mean pod"):
         kind_of("podz")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from percale.errors import LabError
+from percale.errors import BadInput
 from percale.model.kinds import KINDS
 from percale.model.meta import Object
 from percale.suggestion import did_you_mean
@@ -46,9 +46,9 @@ WORDS = _words()
 
 
 def kind_of(word: str) -> type[Object]:
-    """The kind of this name. Raises LabError."""
+    """The kind of this name. Raises BadInput."""
     found = WORDS.get(word.lower().partition(".")[0])
     if found is not None:
         return found
     known = ", ".join(sorted(kind.PLURAL for kind in KINDS.values()))
-    raise LabError(f"there is no kind {word!r}", hint=did_you_mean(word, WORDS) or f"there are {known}")
+    raise BadInput(f"there is no kind {word!r}", hint=did_you_mean(word, WORDS) or f"there are {known}")

@@ -1,4 +1,4 @@
-"""The table of `percale lab get` for each kind, with kubectl's columns. Pure; called by `object_verbs`."""
+"""The table of `get` for each kind, with kubectl's columns. Pure; called by `selection` and the lab's verbs."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from percale.lab.api.kind_names import full_name
-from percale.lab.api.live_status import desired_replicas
 from percale.model.endpoints import Endpoints, EndpointSlice
 from percale.model.event import Event
 from percale.model.manifest.encode import to_plain
@@ -15,7 +13,8 @@ from percale.model.meta import Object
 from percale.model.node import Node
 from percale.model.pod import Pod
 from percale.model.service import Service
-from percale.model.workloads import DaemonSet, Deployment, Job, ReplicaSet, StatefulSet, Workload
+from percale.model.workloads import DaemonSet, Deployment, Job, ReplicaSet, StatefulSet, Workload, desired_replicas
+from percale.objects.kind_names import full_name
 
 Cells = Sequence[str]
 Row = Callable[[Object, "ColumnContext"], Cells]
