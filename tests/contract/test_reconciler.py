@@ -80,6 +80,7 @@ class Recording:
         self._applied = applied
         self.read = inner.read
         self.underlay = inner.underlay
+        self.changed_sysctls = inner.changed_sysctls
         self.follow = inner.follow
         self.close = inner.close
 
