@@ -161,7 +161,7 @@ def parse(variables: Mapping[str, str], configuration: bytes) -> Request:
     if VERSIONS.index(version) < VERSIONS.index(_SINCE.get(verb, VERSIONS[0])):
         raise CniError(INCOMPATIBLE_VERSION, f"{verb} needs cniVersion {_SINCE[verb]} or newer, this is {version}")
     try:
-        checked = msgspec.convert(decoded, Configuration)
+        checked = msgspec.convert(_with_known_names(decoded), Configuration)
     except msgspec.ValidationError as error:
         raise CniError(BAD_CONFIGURATION, f"invalid network configuration: {error}") from error
     if not checked.name:
@@ -179,6 +179,24 @@ def _decode(configuration: bytes) -> dict[str, Any]:
         return decode_json(_CONFIGURATION, configuration)
     except msgspec.DecodeError as error:
         raise CniError(UNDECODABLE, f"the network configuration is not a JSON object: {error}") from error
+
+
+_NAMES = {name.lower(): name for each in (PortMapping, Bandwidth) for name in each.__struct_fields__}
+
+
+def _with_known_names(decoded: dict[str, Any]) -> dict[str, Any]:
+    """containerd writes HostPort and IngressRate: for Go, so for the reference plugins, case is nothing."""
+    runtime = decoded.get("runtimeConfig")
+    if not isinstance(runtime, dict):
+        return decoded
+    renamed = {key: _renamed(runtime[key]) for key in ("bandwidth", "portMappings") if key in runtime}
+    return {**decoded, "runtimeConfig": {**runtime, **renamed}}
+
+
+def _renamed(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_renamed(each) for each in value]
+    return {_NAMES.get(key.lower(), key): each for key, each in value.items()} if isinstance(value, dict) else value
 
 
 def requested_version(decoded: Mapping[str, Any]) -> str:

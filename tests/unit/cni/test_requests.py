@@ -16,6 +16,7 @@ from percale.cni.requests import (
     requested_addresses,
     requested_limits,
     requested_mac,
+    requested_ports,
 )
 from percale.cni.results import (
     BAD_CONFIGURATION,
@@ -27,6 +28,7 @@ from percale.cni.results import (
 )
 from percale.ipam.address_pool import Owner
 from percale.render.network.pod_veth import Limit
+from percale.render.service.host_ports import HostPort
 
 VARIABLES = {
     "CNI_COMMAND": "ADD",
@@ -201,6 +203,21 @@ def test_a_mac_is_kept_in_lower_case() -> None:
 )
 def test_limits(bandwidth: dict[str, int], ingress: Limit | None, egress: Limit | None) -> None:
     assert requested_limits(request(runtimeConfig={"bandwidth": bandwidth}).runtime) == (ingress, egress)
+
+
+def test_names_in_gos_case_as_containerd_has_them() -> None:
+    """What containerd 1.6 sent."""
+    runtime = request(
+        runtimeConfig={
+            "bandwidth": {"IngressRate": 8000, "IngressBurst": 16000, "EgressRate": 0, "EgressBurst": 0},
+            "io.kubernetes.cri.pod-annotations": {"HostPort": "1"},
+            "portMappings": [{"HostPort": 8081, "ContainerPort": 8080, "Protocol": "tcp", "HostIP": "127.0.0.1"}],
+        }
+    ).runtime
+    assert requested_ports(runtime) == (HostPort(8081, 8080, "TCP", ip_address("127.0.0.1")),)
+    assert requested_limits(runtime) == (Limit(8000, 16000), None)
+    assert runtime.annotations == {"HostPort": "1"}
+    assert refused(runtimeConfig={"portMappings": [{"HostPort": "a"}]}).code == BAD_CONFIGURATION
 
 
 @pytest.mark.parametrize(
