@@ -4,7 +4,24 @@ from __future__ import annotations
 
 import subprocess
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+# `openssl x509` issues no certificate that has expired already; `openssl ca` does.
+_AUTHORITY_SETTINGS = """
+[ca]
+default_ca = authority
+[authority]
+database = {issued}/index
+new_certs_dir = {issued}
+rand_serial = yes
+default_md = sha256
+unique_subject = no
+policy = any_subject
+[any_subject]
+commonName = optional
+organizationName = optional
+"""
 
 
 @dataclass(frozen=True)
@@ -38,9 +55,17 @@ def issue(by: Pair, name: str, *, subject: str, address: str | None = None, days
     usage = "serverAuth" if address is not None else "clientAuth"
     names = f"subjectAltName=IP:{address}\n" if address is not None else ""
     extensions.write_text(f"keyUsage=critical,digitalSignature\nextendedKeyUsage={usage}\n{names}")
+    issued = pair.certificate.parent / f"{name}.issued"
+    issued.mkdir(exist_ok=True)
+    (issued / "index").touch()
+    settings = issued / "settings"
+    settings.write_text(_AUTHORITY_SETTINGS.format(issued=issued))
+    end = datetime.now(UTC) + timedelta(days=days)
+    start = min(datetime.now(UTC), end) - timedelta(days=1)
     _openssl(
-        *("x509", "-req", "-in", str(request), "-CA", str(by.certificate), "-CAkey", str(by.key), "-CAcreateserial"),
-        *("-days", str(days), "-extfile", str(extensions), "-out", str(pair.certificate)),
+        *("ca", "-batch", "-notext", "-preserveDN", "-config", str(settings), "-cert", str(by.certificate)),
+        *("-keyfile", str(by.key), "-in", str(request), "-out", str(pair.certificate), "-extfile", str(extensions)),
+        *("-startdate", f"{start:%Y%m%d%H%M%SZ}", "-enddate", f"{end:%Y%m%d%H%M%SZ}"),
     )
     return pair
 
