@@ -3,6 +3,9 @@ SHELL := /bin/bash
 VENV  := .venv
 BIN   := $(VENV)/bin
 MINUTES := 1
+WORKERS := 4
+# Side by side: each worker has namespaces of its own (tests/conftest.py).
+PYTEST  = $(BIN)/python -m pytest -q --numprocesses=$(WORKERS) --dist=worksteal
 
 PROGRAMS = $$(scripts/kubernetes-binaries)
 
@@ -35,7 +38,7 @@ check: setup-tests               ## style, types, import contracts, unit tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q --hypothesis-profile=quick tests/unit tests/contract
+	$(PYTEST) --hypothesis-profile=quick tests/unit tests/contract
 
 test: setup-tests                ## all tests, with real packets, in namespaces of their own
 	$(BIN)/python -m pytest -q

@@ -1,7 +1,7 @@
 """Every test run happens in namespaces of its own, so that no test can touch or leave anything on this machine.
 
-The test process moves into a new network and mount namespace before the first test (and, when it is not root, into a
-new user namespace first), with an empty /run/netns of its own.
+Each test process, one a worker, moves into a new network and mount namespace before the first test (and, when it is
+not root, into a new user namespace first), with an empty /run/netns of its own.
 """
 
 from __future__ import annotations
