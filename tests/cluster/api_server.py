@@ -66,7 +66,7 @@ class KubeApiServer:
         return f"kubernetes:{self.kubeconfig('admin')}"
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
-        command = [*self.prefix, str(_program("kubectl")), "--kubeconfig", str(self.kubeconfig("admin")), *arguments]
+        command = [*self.prefix, str(program("kubectl")), "--kubeconfig", str(self.kubeconfig("admin")), *arguments]
         done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -82,7 +82,7 @@ class KubeApiServer:
         process = self.process = _start(
             self.prefix,
             files / "apiserver.log",
-            *(str(_program("kube-apiserver")), "--etcd-servers=http://127.0.0.1:2379", "--authorization-mode=RBAC"),
+            *(str(program("kube-apiserver")), "--etcd-servers=http://127.0.0.1:2379", "--authorization-mode=RBAC"),
             *("--service-cluster-ip-range=10.96.0.0/16", "--bind-address=0.0.0.0", "--advertise-address=192.0.2.1"),
             f"--service-account-issuer={self.url}",
             *(f"--service-account-{use}-file={files / 'accounts.key'}" for use in ("key", "signing-key")),
@@ -112,7 +112,7 @@ def running(directory: Path, host: str = "127.0.0.1", prefix: tuple[str, ...] = 
     etcd = _start(
         prefix,
         directory / "etcd.log",
-        *(str(_program("etcd")), f"--data-dir={directory / 'etcd'}", "--unsafe-no-fsync"),
+        *(str(program("etcd")), f"--data-dir={directory / 'etcd'}", "--unsafe-no-fsync"),
         *("--listen-client-urls=http://127.0.0.1:2379", "--advertise-client-urls=http://127.0.0.1:2379"),
         *("--listen-peer-urls=http://127.0.0.1:2380", "--log-level=error"),
     )
@@ -130,7 +130,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _program(name: str) -> Path:
+def program(name: str) -> Path:
+    """One of the built programs."""
     assert BINARIES is not None, "set KUBERNETES_BINARIES, as `make test-cluster` does"
     return BINARIES / name
 

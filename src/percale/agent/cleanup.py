@@ -85,6 +85,8 @@ def _files(config: AgentConfig, state_dir: Path) -> Iterator[str]:
     ours = [state_dir / NodeState.FILE, *sorted(state_dir.glob(f"{ADDRESSES}*")), Path(config.cni.socket)]
     if config.http is not None and config.http.startswith("unix:"):
         ours.append(Path(config.http.removeprefix("unix:")))
+    if config.subnetFile is not None:
+        ours.append(Path(config.subnetFile))
     try:
         if (state_dir / PODS).exists():
             shutil.rmtree(state_dir / PODS)

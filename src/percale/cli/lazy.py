@@ -25,7 +25,7 @@ class LazyGroup(click.Group):
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name not in self._helps:
             return None
-        module = vars(importlib.import_module(self._modules.format(name)))
+        module = vars(importlib.import_module(self._modules.format(name.replace("-", "_"))))
         command = next(each for each in module.values() if isinstance(each, click.Command) and each.name == name)
         if context.resilient_parsing:  # a shell completes a word
             from percale.cli.completion import with_completers

@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "get": "Show objects of a store: policies, services, leases, …",
         "lab": "A cluster on this machine: nodes and pods are network namespaces, agents and packets are real.",
         "matrix": "Who reaches whom on which ports, and what changed manifests would open and close.",
+        "mk-docker-opts": "Docker's options for this node's subnet, as flannel's script of this name writes them.",
         "policy": "Check NetworkPolicies: errors as the API server's, and what people get wrong.",
         "service": "What Services mean on a node: addresses, endpoints, where a packet goes; and manifests checked.",
         "status": "Nodes, subnets, backends, peers, pods and the last error, as an agent sees them.",

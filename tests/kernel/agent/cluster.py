@@ -286,6 +286,7 @@ class Cluster:
             "network": self.network,
             "stateDir": str(directory / "state"),
             "runDir": str(directory / "run"),
+            "subnetFile": str(directory / "subnet.env"),
             "http": f"unix:{directory}/http",
             "cni": {
                 "confDir": str(directory / "net.d"),

@@ -85,6 +85,8 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Ask peers by echo requests whether they answer."""
     stateDir: AbsolutePath = "/var/lib/percale"
     runDir: AbsolutePath = "/run/percale"
+    subnetFile: AbsolutePath | None = "/run/flannel/subnet.env"
+    """flannel's file about the node's subnet, for docker and others."""
     http: Listen | None = "127.0.0.1:9099"
     cni: CniConfig = CniConfig()
     services: ServicesConfig = ServicesConfig()

@@ -21,6 +21,7 @@ from percale.agent.network.backend_process import BackendSupervisor
 from percale.agent.network.fastpath import Fastpath
 from percale.agent.network.peer_probes import PeerProbes
 from percale.agent.network.peers import Peers
+from percale.agent.network.subnet_file import write_subnet_file
 from percale.agent.network.subnet_manager import SubnetManager
 from percale.agent.network.tables import NetworkTables
 from percale.agent.reporter import NetworkStatus
@@ -41,6 +42,7 @@ from percale.model.ip_family import Family
 from percale.model.meta import ObjectKey
 from percale.model.netconf import NetworkConfig
 from percale.model.pod import Pod as PodObject
+from percale.model.subnet_env import subnet_env
 from percale.model.subnet_lease import SubnetLease
 from percale.render.network.base_chains import network_tables
 from percale.render.network.fastpath import FastpathConfig, FastpathPod, FastpathRoute
@@ -210,6 +212,10 @@ class NodeNetwork:
             # Conntrack does not see the fast path's packets: the next one on the slow path must not count as out of window.
             self._reconciler.declare(SHORTCUT, (Sysctl("net/netfilter/nf_conntrack_tcp_be_liberal", "1"),))
         self._reconciler.declare(FORWARDING, _forwarding(local))
+        if (file := self._config.subnetFile) is not None:
+            mtu, subnets = self._backend.pod_mtu(local), self._subnets.subnets
+            text = subnet_env(self._network.networks, subnets, mtu, ip_masq=self._config.ipMasq)
+            write_subnet_file(Path(file), text, self._problems)
 
     def _pod_defaults(self) -> PodDefaults:
         cni = self._config.cni

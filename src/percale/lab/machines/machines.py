@@ -24,6 +24,7 @@ from percale.lab.pods.responder import Identity, Port, Responder
 from percale.lab.process.bootstrap import NETNS
 from percale.lab.run_dir import LabDir
 from percale.lab.spec.topology import LabNode, Machine, Topology, parse_port
+from percale.model import subnet_env
 
 
 class AgentSettings(Struct, frozen=True):
@@ -138,6 +139,7 @@ class Machines:
             "network": self.settings.network,
             "stateDir": str(node.state),
             "runDir": str(node.run),
+            "subnetFile": str(node.run / subnet_env.FILE),
             "cni": {"confDir": str(node.cni), "socket": str(node.cni_socket), "wiring": self.settings.wiring},
             "services": {"cidrs": list(map(str, self.settings.services.cidrs))},
             "verbose": self.settings.verbose,
