@@ -79,6 +79,7 @@ ANSWERS: Mapping[str, Answer] = {
         "with `--diff`: flows flip",
         {"": MatrixDocument, "with `--diff`": DiffDocument},
     ),
+    "mk-docker-opts": Answer("written"),
     "policy check": Answer(
         "no errors; with `--strict` no warnings", "errors; with `--strict` warnings", {"": FindingsDocument}
     ),

@@ -112,6 +112,7 @@ ELSEWHERE = {
     "etcd show": "tests/unit/cli/test_etcd.py",
     "get": "tests/unit/cli/test_objects.py",
     "lab up": "tests/e2e/test_lab_life.py",
+    "mk-docker-opts": "tests/unit/cli/test_mk_docker_opts.py",
     "status": "tests/e2e/test_agent_commands.py",
 }
 """Commands that are not asked here, and the tests that ask them."""
@@ -149,6 +150,7 @@ NO_ANSWER: Mapping[str, str] = {
     "lab wait": "pod/web --for=condition=Ready",
     "lab watch": "--for 0.1",
     "matrix": "-f open.yaml",
+    "mk-docker-opts": "-f nosuch.env",
     "policy check": "world.yaml --pod-cidr nonsense",
     "policy test": "open.yaml",
     "service check": "world.yaml --service-cidr nonsense",

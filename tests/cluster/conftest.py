@@ -1,111 +1,70 @@
-"""A world of nodes whose objects are a real API server's, at the switch between them."""
+"""Worlds of nodes whose objects are a real API server's or etcd's, at the switch between them."""
 
 from __future__ import annotations
 
-import json
+import subprocess
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.cluster import api_server
-from tests.cluster.api_server import AGENT, KubeApiServer
-from tests.kernel.agent.cluster import NETNS, Cluster, Node, Pod, sh
-
-RIGHTS = [
-    {"apiGroups": [""], "resources": ["nodes", "pods", "namespaces", "services"], "verbs": ["get", "list", "watch"]},
-    {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]},
-    {"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": ["list", "watch"]},
-    {"apiGroups": ["policy.networking.k8s.io"], "resources": ["clusternetworkpolicies"], "verbs": ["list", "watch"]},
-    {"apiGroups": [""], "resources": ["nodes/status"], "verbs": ["patch"]},
-    {"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"]},
-]
-"""All that an agent needs (docs/agent.md)."""
-
-
-@dataclass
-class KubernetesCluster:
-    """Nodes of `cluster`, objects of `server`. The test is kubelet and controller."""
-
-    cluster: Cluster
-    server: KubeApiServer
-
-    def apply(self, *documents: dict[str, Any]) -> None:
-        items = {"apiVersion": "v1", "kind": "List", "items": list(documents)}
-        self.server.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=json.dumps(items))
-
-    def get(self, *what: str) -> dict[str, Any]:
-        return dict(json.loads(self.server.kubectl("get", "-o", "json", *what)))
-
-    def allow(self, *rules: dict[str, Any]) -> None:
-        """To the agents, and nothing else."""
-        api = "rbac.authorization.k8s.io/v1"
-        subject = {"kind": "User", "name": "percale", "apiGroup": "rbac.authorization.k8s.io"}
-        reference = {"kind": "ClusterRole", "name": "percale", "apiGroup": "rbac.authorization.k8s.io"}
-        self.apply(
-            {"apiVersion": api, "kind": "ClusterRole", "metadata": {"name": "percale"}, "rules": list(rules)},
-            {
-                "apiVersion": api,
-                "kind": "ClusterRoleBinding",
-                "metadata": {"name": "percale"},
-                "roleRef": reference,
-                "subjects": [subject],
-            },
-        )
-
-    def register(self, number: int, cidr: str | None) -> None:
-        """A Node as its kubelet and a controller make it."""
-        spec = {"podCIDR": cidr, "podCIDRs": [cidr]} if cidr is not None else {}
-        self.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": f"n{number}"}, "spec": spec})
-        status = {
-            "addresses": [{"type": "InternalIP", "address": f"192.168.0.{number}"}],
-            "conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": "2026-01-01T00:00:00Z"}],
-        }
-        self.patch("node", f"n{number}", {"status": status})
-
-    def node(self, number: int, *, assigned: bool = True, **settings: Any) -> Node:
-        """Registered, its subnet assigned or not; the agent is not started."""
-        self.register(number, f"10.244.{number}.0/24" if assigned else None)
-        store = f"kubernetes:{self.server.kubeconfig('agent', AGENT)}"
-        return self.cluster.node(number, store=store, **settings)
-
-    def patch(self, kind: str, name: str, change: dict[str, Any]) -> None:
-        self.server.kubectl("patch", kind, name, "--subresource=status", "--type=merge", "-p", json.dumps(change))
-
-    def bind(self, node: Node, name: str) -> None:
-        """A pod for the node, as a scheduler leaves it."""
-        spec = {
-            "nodeName": node.name,
-            "containers": [{"name": "c", "image": "none"}],
-            "tolerations": [{"operator": "Exists"}],
-        }
-        metadata = {"name": name, "namespace": "default", "labels": {"app": name}}
-        self.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
-
-    def pod(self, node: Node, name: str) -> Pod:
-        """Bound to the node, wired by its agent, and running."""
-        self.bind(node, name)
-        pod = node.pod(name)
-        ips = [{"ip": address} for address in pod.addresses]
-        status = {"phase": "Running", "podIP": pod.addresses[0], "podIPs": ips, "hostIP": f"192.168.0.{node.name[1:]}"}
-        self.patch("pod", name, {"status": status})
-        return pod
+from tests.cluster.flannel import NETWORKS, STATE, EtcdWorld, KubernetesWorld, World
+from tests.cluster.kubernetes_cluster import RIGHTS, KubernetesCluster
+from tests.etcd_server import EtcdServer
+from tests.kernel.agent.cluster import NETNS, Cluster, sh
 
 
 @pytest.fixture
-def kubernetes() -> Iterator[KubernetesCluster]:
+def cluster() -> Iterator[Cluster]:
     with tempfile.TemporaryDirectory(prefix="percale-") as directory:
-        cluster = Cluster(Path(directory))
+        world = Cluster(Path(directory))
         try:
-            cluster.open()
+            world.open()
             sh("switch", "ip", "link", "set", "lo", "up")
-            prefix = ("nsenter", f"--net={NETNS / 'switch'}")
-            (Path(directory) / "kubernetes").mkdir()
-            with api_server.running(Path(directory) / "kubernetes", "192.168.0.254", prefix) as server:
-                world = KubernetesCluster(cluster, server)
-                world.allow(*RIGHTS)
-                yield world
+            yield world
         finally:
-            cluster.close()
+            world.close()
+
+
+@pytest.fixture
+def kubernetes(cluster: Cluster) -> Iterator[KubernetesCluster]:
+    directory = cluster.directory / "kubernetes"
+    directory.mkdir()
+    with api_server.running(directory, "192.168.0.254", ("nsenter", f"--net={NETNS / 'switch'}")) as server:
+        world = KubernetesCluster(cluster, server)
+        world.allow(*RIGHTS)
+        yield world
+
+
+@pytest.fixture
+def etcd_at_switch(cluster: Cluster) -> Iterator[EtcdServer]:
+    directory = cluster.directory / "etcd"
+    directory.mkdir()
+    server = EtcdServer(directory, host="192.168.0.254", enter=["nsenter", f"--net={NETNS / 'switch'}"])
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def cni_state() -> Iterator[None]:
+    """/var/lib/cni is this test's alone."""
+    STATE.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(STATE)], check=True)
+    yield
+    subprocess.run(["umount", str(STATE)], check=True)
+
+
+@pytest.fixture
+def world(request: pytest.FixtureRequest, cni_state: None) -> Iterator[World]:
+    """Parametrized by store, families and backend, as in `etcd-ipv4-vxlan`."""
+    store, families, backend = request.param.split("-", 2)
+    network = {**NETWORKS[families], "Backend": {"Type": backend}}
+    made: World
+    if store == "etcd":
+        made = EtcdWorld(request.getfixturevalue("cluster"), network, request.getfixturevalue("etcd_at_switch"))
+    else:
+        made = KubernetesWorld(request.getfixturevalue("kubernetes"), network)
+    yield made
+    made.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.cluster.conftest import RIGHTS, KubernetesCluster
+from tests.cluster.kubernetes_cluster import RIGHTS, KubernetesCluster
 from tests.kernel.agent.cluster import Node
 from tests.waiting import until
 

@@ -91,3 +91,20 @@ def test_an_etcd_that_is_away_takes_nothing_with_it(cluster: Cluster, etcd: Etcd
     sent, answered = counts()
     assert answered >= sent - 1
     assert one.subnet == subnet
+
+
+def test_bug_a_key_that_cannot_be_read_takes_no_peer(cluster: Cluster, etcd: EtcdServer) -> None:
+    """flannel takes it for an empty snapshot, and removes all peers."""
+    etcd.ctl("put", f"{PREFIX}/config", NETWORK)
+    flannels = json.dumps({**FLANNELS, "BackendData": VTEP}, separators=(",", ":"))
+    etcd.ctl("put", f"{PREFIX}/subnets/10.5.7.0-24", flannels)
+    one = node_of(cluster, etcd, 1).start()
+    until(lambda: one.ip("route", "show", "10.5.7.0/24"))
+    for key, value in (("10.5.300.0-24", flannels), ("10.5.8.0-24", "{"), ("something", "")):
+        etcd.ctl("put", f"{PREFIX}/subnets/{key}", value)
+    until(lambda: sum(f"{PREFIX}/subnets/" in each for each in problems(one)) == 1 or len(problems(one)) >= 3)
+    assert one.ip("route", "show", "10.5.7.0/24")
+    one.stop()
+    one.start()
+    until(lambda: [peer.node for peer in one.status.peers] == ["192.168.0.7"])
+    assert one.ip("route", "show", "10.5.7.0/24")
