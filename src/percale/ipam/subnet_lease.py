@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from percale.errors import AddressRefused, BadConfig, Conflict, NetworkFull, NotFound, StoreError
 from percale.ipam.subnet_plan import candidate_count, first_overlap, fitting, free_candidates
+from percale.model.addresses import IPAddress
 from percale.model.netconf import NetworkConfig
 from percale.model.subnet_lease import MACHINE, RESERVED, NodeSubnets, SubnetLease, SubnetLeaseSpec, make_lease
 from percale.store.protocol import Store
@@ -35,12 +36,13 @@ SpecFor = Callable[[NodeSubnets], SubnetLeaseSpec]
 class Claimant(Struct, frozen=True):
     """The node that acquires a subnet, with its preferences.
 
-    `spec_for` gives the lease's spec for the acquired subnets; `pod_cidrs` are assigned by Kubernetes and mandatory;
-    `previous` are the subnets of the previous run.
+    `public_ips` are its addresses for peers; `spec_for` gives the lease's spec for the acquired subnets; `pod_cidrs` are
+    assigned by Kubernetes and mandatory; `previous` are the subnets of the previous run.
     """
 
     node: str
     machine: str
+    public_ips: tuple[IPAddress, ...]
     spec_for: SpecFor
     pod_cidrs: NodeSubnets | None = None
     previous: NodeSubnets | None = None
@@ -229,7 +231,7 @@ async def _withdraw_on_conflict(store: Store, claimant: Claimant, lease: SubnetL
     """Two nodes may have claimed at the same moment without seeing each other: whichever sees the conflict withdraws."""
     leases = await store.list(SubnetLease)
     try:
-        _check_unique(claimant, leases, spec=lease.spec)
+        _check_unique(claimant, leases)
         for other in leases:
             if not _is_of_node(claimant, other):
                 _check_overlap(claimant, lease.spec.subnets, other)
@@ -241,8 +243,8 @@ async def _withdraw_on_conflict(store: Store, claimant: Claimant, lease: SubnetL
 def _is_of_node(claimant: Claimant, lease: SubnetLease) -> bool:
     """By its name; a lease that flannel wrote into etcd has its node's address instead, and this node takes it over."""
     by_address = MACHINE not in lease.metadata.annotations and lease.spec.node in map(str, lease.spec.public_ips)
-    mine = claimant.spec_for(NodeSubnets()).public_ips
-    return lease.spec.node == claimant.node or (by_address and not set(mine).isdisjoint(lease.spec.public_ips))
+    mine = set(claimant.public_ips)
+    return lease.spec.node == claimant.node or (by_address and not mine.isdisjoint(lease.spec.public_ips))
 
 
 def _is_ours(lease: SubnetLease, claimant: Claimant) -> bool:
@@ -251,9 +253,8 @@ def _is_ours(lease: SubnetLease, claimant: Claimant) -> bool:
     return _is_of_node(claimant, lease) and machine == claimant.machine
 
 
-def _check_unique(claimant: Claimant, leases: Iterable[SubnetLease], spec: SubnetLeaseSpec | None = None) -> None:
+def _check_unique(claimant: Claimant, leases: Iterable[SubnetLease]) -> None:
     """Raises BadConfig if another machine has this node's name, or another node its public address."""
-    mine = spec if spec is not None else claimant.spec_for(NodeSubnets())
     for lease in leases:
         other = lease.spec
         if other.node == claimant.node:
@@ -264,7 +265,7 @@ def _check_unique(claimant: Claimant, leases: Iterable[SubnetLease], spec: Subne
                     hint=f"give this node another name, or delete SubnetLease {lease.metadata.name} "
                     "if that machine is gone",
                 )
-        elif not _is_of_node(claimant, lease) and (shared := set(mine.public_ips).intersection(other.public_ips)):
+        elif not _is_of_node(claimant, lease) and (shared := set(claimant.public_ips).intersection(other.public_ips)):
             raise BadConfig(
                 f"public address {shared.pop()} is node {other.node}'s too",
                 where=claimant.where,

@@ -67,12 +67,14 @@ def claimant(
     pod_cidr: str | None = None,
     previous: str | None = None,
 ) -> Claimant:
+    address = IPv4Address(public_ip or f"192.0.2.{number}")
+
     def spec_for(subnets: NodeSubnets) -> SubnetLeaseSpec:
         return SubnetLeaseSpec(
             node=f"n{number}",
             subnet=subnets.ipv4,
             ipv6Subnet=subnets.ipv6,
-            publicIP=IPv4Address(public_ip or f"192.0.2.{number}"),
+            publicIP=address if subnets else None,
             backendType="vxlan",
             backendData={"VNI": 1, "VtepMAC": mac},
         )
@@ -80,6 +82,7 @@ def claimant(
     return Claimant(
         node=f"n{number}",
         machine=machine or f"machine-{number}",
+        public_ips=(address,),
         spec_for=spec_for,
         pod_cidrs=NodeSubnets(IPv4Network(pod_cidr)) if pod_cidr else None,
         previous=NodeSubnets(IPv4Network(previous)) if previous else None,

@@ -40,6 +40,7 @@ async def acquire_subnets(
     claimant = Claimant(
         name,
         state.machine,
+        tuple(found.address for found in address.families.values()),
         lambda subnets: _checked_spec(backend, local_node(name, address, subnets)),
         previous=state.subnets,
     )

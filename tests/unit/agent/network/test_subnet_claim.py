@@ -23,7 +23,7 @@ def claimant(name: str = "n1", address: str = "192.0.2.1") -> Claimant:
     def spec(subnets: NodeSubnets) -> SubnetLeaseSpec:
         return SubnetLeaseSpec(node=name, subnet=subnets.ipv4, publicIP=IPv4Address(address), backendType="host-gw")
 
-    return Claimant(name, f"machine of {name}", spec)
+    return Claimant(name, f"machine of {name}", (IPv4Address(address),), spec)
 
 
 def node(name: str, cidr: str | None) -> dict[str, object]:
