@@ -6,6 +6,9 @@ MINUTES := 1
 WORKERS := 4
 # Side by side: each worker has namespaces of its own (tests/conftest.py).
 PYTEST  = $(BIN)/python -m pytest -q --numprocesses=$(WORKERS) --dist=worksteal
+PLUGIN := src/percale/cni/percale-cni
+
+INSTALL  = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 
 PROGRAMS = $$(scripts/kubernetes-binaries)
 
@@ -20,10 +23,13 @@ $(VENV)/.ready: pyproject.toml requirements/dev.txt scripts/system-packages
 	scripts/system-packages
 	test -x $(BIN)/python || python3 -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(INSTALL)
 	touch $@
 
-setup-tests: $(VENV)/.packages-of-tests $(VENV)/.ready
+setup-tests: $(VENV)/.packages-of-tests $(VENV)/.ready $(PLUGIN)
+
+$(PLUGIN): $(PLUGIN).c hatch_build.py $(VENV)/.packages-of-tests | $(VENV)/.ready
+	$(INSTALL)
 
 $(VENV)/.packages-of-tests: scripts/system-packages
 	scripts/system-packages tests
@@ -57,8 +63,7 @@ fuzz: setup-tests                ## policies over many more generated worlds, an
 	$(BIN)/python -m pytest -q --hypothesis-profile=fuzz tests/kernel/test_policy_worlds.py tests/unit/policy tests/unit/render/policy/test_renderer.py
 	end=$$((SECONDS + $(MINUTES) * 60)); while $(BIN)/python -m pytest -q --hypothesis-profile=fuzz tests/unit/inputs && ((SECONDS < end)); do :; done; ((SECONDS >= end))
 
-bench: setup                     ## side by side with what Percale replaces, in one run: some ten minutes, or NAMES="peers matrix"
-	@scripts/system-packages tests
+bench: setup-tests               ## side by side with what Percale replaces, in one run: some ten minutes, or NAMES="peers matrix"
 	$(BIN)/python -m bench $(NAMES)
 
 docs: setup                      ## what the docs claim about commands, written again from the commands

@@ -1,28 +1,35 @@
 """`percale-cni` as a file in the runtime's plugin directory. The agent calls at its start, before its conflist.
 
-A first line that starts Python without site packages or user settings, then a few lines that call plugin.py where it is
-installed, so that Python finds it compiled: half of the time that a pod may take is Python's start, compiling takes a tenth.
+The file is the static binary that hatch_build.py compiled, with the agent's socket written into it: so the plugin needs no file
+beside it, and agents of one machine may have a socket each.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 from percale.atomic_file import replace_file
-from percale.cni import plugin
 from percale.errors import StateError
 
 NAME = "percale-cni"
-_LONGEST_FIRST_LINE = 250
-"""The kernel reads no more than this."""
+BINARY = Path(__file__).with_name(NAME)
+_MARK = b"percale-cni agent socket\0"
+_FIELD = 108
+"""Bytes behind the mark, as in percale-cni.c; the last one is zero."""
 
 
 def install_plugin(directory: Path, socket: str) -> Path:
     """Write it, unless it is up to date. Raises StateError."""
     path = directory / NAME
-    content = _content(socket).encode()
+    try:
+        content = _with_socket(BINARY.read_bytes(), socket)
+    except FileNotFoundError as error:
+        raise StateError(
+            "this Percale was installed without its CNI plugin",
+            where=str(BINARY),
+            hint="install a C compiler (apt-get install gcc libc6-dev) and then Percale again",
+        ) from error
     try:
         directory.mkdir(parents=True, exist_ok=True)
         if path.exists() and path.read_bytes() == content and os.access(path, os.X_OK):
@@ -33,15 +40,9 @@ def install_plugin(directory: Path, socket: str) -> Path:
     return path
 
 
-def _content(socket: str) -> str:
-    directory = str(Path(plugin.__file__).parent)
-    start = _first_line(sys.executable)
-    return f"{start}import sys\n\nsys.path.insert(0, {directory!r})\nimport plugin\n\nplugin.main({socket!r})\n"
-
-
-def _first_line(python: str) -> str:
-    line = f"#!{python} -IS\n"
-    if len(line) <= _LONGEST_FIRST_LINE and " " not in python:
-        return line
-    # A shell finds the long name: to Python the second line is a string, to the shell a command.
-    return f"#!/bin/sh\n''''exec '{python}' -I -S \"$0\" \"$@\" #'''\n"
+def _with_socket(binary: bytes, socket: str) -> bytes:
+    path = os.fsencode(socket)
+    if len(path) >= _FIELD:
+        raise StateError(f"a socket's path has at most {_FIELD - 1} bytes", where=f"cni.socket {socket}")
+    before, _, after = binary.partition(_MARK)
+    return before + _MARK + path.ljust(_FIELD, b"\0") + after[_FIELD:]

@@ -1,15 +1,25 @@
-"""The agent's half of the wire format that `plugin.py` describes: read a request with its descriptor, write an answer.
+"""What goes over the agent's unix socket: one request a connection, and its answer.
 
-All input is bounded: bytes, descriptors and time. Called by `server.py`.
+    request  4 bytes length of the variables, 4 bytes length of the configuration (big-endian),
+             the CNI_ variables as NAME=value, each ended by a zero byte, then the network configuration as JSON;
+             with the first byte the pod's namespace as an open descriptor (SCM_RIGHTS), where there is one
+    answer   4 bytes length, 1 byte exit code, then what to print
+
+The clients are `percale-cni.c`, which a runtime executes, and `ask`, for the lab, which is its own runtime. The agent's end is
+`server.py`; all that it reads is bounded: bytes, descriptors and time.
 """
 
 from __future__ import annotations
 
 import array
 import asyncio
+import errno
 import os
 import socket
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from percale.cni.results import BAD_ENVIRONMENT, IO_FAILURE, CniError
 
@@ -18,6 +28,7 @@ MOST_BYTES = 1 << 20
 _PREFIX = "CNI_"
 _DESCRIPTORS = 4
 """Room for so many; the kernel closes the ones above."""
+_ANSWER_TIMEOUT = 60.0
 
 
 @dataclass(slots=True)
@@ -112,3 +123,38 @@ def _variables(block: bytes) -> dict[str, str]:
 def answer_frame(code: int, output: bytes) -> bytes:
     """The exit code and what the plugin prints."""
     return len(output).to_bytes(4, "big") + bytes((code,)) + output
+
+
+# A client's half
+
+
+def ask(path: Path, variables: Mapping[str, str], configuration: bytes, namespace: int | None) -> tuple[int, bytes]:
+    """One request; the answer's exit code and what to print. Blocks. Raises OSError when either does not get through."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as agent:
+        agent.settimeout(_ANSWER_TIMEOUT)
+        agent.connect(str(path))
+        _send(agent, request_frame(variables, configuration), namespace)
+        head = _receive_all(agent, 5)
+        return head[4], _receive_all(agent, int.from_bytes(head[:4], "big"))
+
+
+def request_frame(variables: Mapping[str, str], configuration: bytes) -> bytes:
+    """Without the namespace."""
+    packed = b"".join(f"{name}={value}\0".encode() for name, value in variables.items())
+    return len(packed).to_bytes(4, "big") + len(configuration).to_bytes(4, "big") + packed + configuration
+
+
+def _send(agent: socket.socket, request: bytes, namespace: int | None) -> None:
+    sent = socket.send_fds(agent, [request], [] if namespace is None else [namespace])
+    with suppress(BrokenPipeError):  # an agent that refuses a request does not read all of it: its answer says why
+        agent.sendall(request[sent:])
+
+
+def _receive_all(agent: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        part = agent.recv(size - len(data))
+        if not part:
+            raise ConnectionResetError(errno.ECONNRESET, "the agent went away")
+        data += part
+    return data

@@ -7,7 +7,6 @@ import signal
 import socket
 import stat
 import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -315,8 +314,3 @@ def test_a_full_disk_is_one_error_and_wires_nothing(cluster: Cluster, small_disk
     until(lambda: devices(node) == [])
     filler.unlink()
     assert Pod(node, "q").add().addresses
-
-
-def test_the_installed_plugin_needs_nothing_of_a_site(node: Node) -> None:
-    first = (node.directory / "bin" / "percale-cni").read_text().splitlines()[0]
-    assert first == f"#!{sys.executable} -IS"

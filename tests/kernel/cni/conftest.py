@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import pytest
 from tests.kernel.conftest import Space
 from tests.waiting import PATIENCE
 
-from percale.cni import plugin
+from percale.cni.wire_format import ask
 
 AGENT = Path(__file__).with_name("agent.py")
 
@@ -83,9 +82,8 @@ class Node:
     def ask(self, verb: str, variables: dict[str, str], descriptor: int | None = None, **configuration: Any) -> Any:
         """One request, as the plugin sends it. Raises Refused, OSError."""
         text = json.dumps({"cniVersion": "1.1.0", "name": "percale", "type": "percale-cni", **configuration})
-        packed = b"".join(f"{name}={value}\0".encode() for name, value in {**variables, "CNI_COMMAND": verb}.items())
-        request = len(packed).to_bytes(4, "big") + len(text).to_bytes(4, "big") + packed + text.encode()
-        code, output = plugin.ask(os.fsencode(self.directory / "s"), request, descriptor)
+        asked = {**variables, "CNI_COMMAND": verb}
+        code, output = ask(self.directory / "s", asked, text.encode(), descriptor)
         answer: Any = json.loads(output) if output else None
         if code != 0:
             raise Refused(answer)

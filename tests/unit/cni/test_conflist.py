@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -102,15 +101,16 @@ def test_an_equal_plugin_is_left_alone(tmp_path: Path) -> None:
     assert install_plugin(tmp_path, "/run/y.sock").stat().st_ino != before
 
 
-def test_the_installed_plugin_answers_without_an_agent(tmp_path: Path) -> None:
-    path = install_plugin(tmp_path, str(tmp_path / "nobody.sock"))
-    for verb, code in (("VERSION", 0), ("STATUS", 1), ("DANCE", 1)):
-        done = subprocess.run(
-            [path], input="{}", capture_output=True, text=True, env={"CNI_COMMAND": verb}, check=False, timeout=30
-        )
-        assert done.returncode == code
-        assert done.stderr == ""
-        assert json.loads(done.stdout)["cniVersion"] == "1.1.0"
+def test_a_socket_whose_path_is_too_long_is_one_error(tmp_path: Path) -> None:
+    assert install_plugin(tmp_path, "/" + "x" * 106).exists()
+    with pytest.raises(StateError, match="at most 107 bytes"):
+        install_plugin(tmp_path, "/" + "x" * 107)
+
+
+def test_a_percale_without_the_plugin_says_what_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("percale.cni.install.BINARY", tmp_path / "none")
+    with pytest.raises(StateError, match=r"without its CNI plugin.*install a C compiler"):
+        install_plugin(tmp_path / "bin", "/run/x.sock")
 
 
 def test_a_directory_that_cannot_be_written_is_one_error(tmp_path: Path) -> None:

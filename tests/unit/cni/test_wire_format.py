@@ -1,4 +1,4 @@
-"""The wire between the plugin and the agent: both halves together, and what is not of that form."""
+"""The wire between a client and the agent: both halves together, and what is not of that form."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from percale.cni import plugin
 from percale.cni.results import CniError
-from percale.cni.wire_format import MOST_BYTES, Frame, answer_frame, read_frame
+from percale.cni.wire_format import MOST_BYTES, Frame, answer_frame, ask, read_frame
 
 
 def packed(variables: bytes = b"CNI_COMMAND=ADD\0", configuration: bytes = b"{}") -> bytes:
@@ -42,17 +41,17 @@ async def read(far: socket.socket) -> Frame:
     return frame
 
 
-async def test_the_plugin_and_the_agent_understand_each_other(tmp_path: Path) -> None:
+async def test_a_client_and_the_agent_understand_each_other(tmp_path: Path) -> None:
     before = open_descriptors()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "s"))
         listener.listen()
         listener.setblocking(False)
         answer: Future[tuple[int, bytes]] = Future()
-        request = packed(configuration=b"x" * 300_000)  # more than a socket's buffer holds
+        sent = b"x" * 300_000  # more than a socket's buffer holds
         own = os.open("/proc/self/ns/net", os.O_RDONLY)
-        path = os.fsencode(tmp_path / "s")
-        asking = threading.Thread(target=lambda: answer.set_result(plugin.ask(path, request, own)))
+        variables = {"CNI_COMMAND": "ADD"}
+        asking = threading.Thread(target=lambda: answer.set_result(ask(tmp_path / "s", variables, sent, own)))
         asking.start()
         connection, _ = await asyncio.get_running_loop().sock_accept(listener)
         with connection:

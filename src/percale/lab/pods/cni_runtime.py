@@ -1,6 +1,6 @@
 """CNI ADD and DEL requests to a node's agent, as a container runtime makes them. Called by `kubelet`.
 
-The request is sent in the plugin's own format (cni/plugin.py) without starting the plugin; the network configuration is
+The request is sent in the plugin's own format (cni/wire_format.py) without starting the plugin; the network configuration is
 the conflist that the agent installed.
 """
 
@@ -15,8 +15,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from percale.cni import plugin
 from percale.cni.conflist import newest_version
+from percale.cni.wire_format import ask
 from percale.errors import LabError
 from percale.lab.machines.fabric import DEVICE
 from percale.lab.run_dir import NodeDir
@@ -71,9 +71,7 @@ def _call(command: str, sandbox: Sandbox) -> dict[str, Any]:
         configuration = json.dumps(network_configuration(sandbox)).encode()
         descriptor = _open(sandbox.namespace)
         try:
-            code, output = plugin.ask(
-                os.fsencode(sandbox.node.cni_socket), _frame(variables, configuration), descriptor
-            )
+            code, output = ask(sandbox.node.cni_socket, variables, configuration, descriptor)
         finally:
             if descriptor is not None:
                 os.close(descriptor)
@@ -108,11 +106,6 @@ def _port_mapping(port: ContainerPort) -> dict[str, Any]:
         "protocol": port.protocol.lower(),
         "hostIP": port.hostIP or "",
     }
-
-
-def _frame(variables: dict[str, str], configuration: bytes) -> bytes:
-    packed = b"".join(f"{name}={value}\0".encode() for name, value in variables.items())
-    return len(packed).to_bytes(4, "big") + len(configuration).to_bytes(4, "big") + packed + configuration
 
 
 def _open(namespace: Path) -> int | None:
