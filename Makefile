@@ -12,7 +12,7 @@ INSTALL  = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no
 
 PROGRAMS = $$(scripts/kubernetes-binaries)
 
-.PHONY: help setup setup-tests demo check test kubernetes test-cluster fresh fuzz bench docs lock clean
+.PHONY: help setup setup-tests demo check test kubernetes test-cluster fresh fuzz bench docs image lock clean
 
 help:                            ## what can be typed here
 	@awk -F ' *## ' '/^[a-z-]+:.*## / { sub(/:.*/, "", $$1); printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -66,8 +66,13 @@ fuzz: setup-tests                ## policies over many more generated worlds, an
 bench: setup-tests               ## side by side with what Percale replaces, in one run: some ten minutes, or NAMES="peers matrix"
 	$(BIN)/python -m bench $(NAMES)
 
-docs: setup                      ## what the docs claim about commands, written again from the commands
+docs: setup                      ## what is generated: the docs' output of commands, deploy/'s manifests
 	$(BIN)/python -m docs.generate
+	$(BIN)/python -m deploy.generate
+
+image: setup                     ## dist/percale.tar, an OCI archive: ARCHITECTURE=amd64 (this machine's), arm64, …, or all
+	mkdir -p dist
+	$(BIN)/python scripts/image $(addprefix --architecture ,$(ARCHITECTURE)) dist/percale.tar
 
 lock: pyproject.toml             ## hashed locks
 	uv pip compile -q --generate-hashes --no-emit-index-url --no-header --universal --python-version 3.11 pyproject.toml -o requirements/run.txt
