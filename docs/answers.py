@@ -19,6 +19,7 @@ from percale.cli.findings import FindingsDocument
 from percale.cli.lab.probe import ProbeDocument
 from percale.cli.lab.watch import WatchedDocument
 from percale.cli.policy.test_report import TestsDocument
+from percale.cli.preflight import PreflightDocument
 from percale.explain.matrix.document import DiffDocument, MatrixDocument
 from percale.explain.services.document import ServiceDocument as ShownService
 from percale.explain.services.list import Row
@@ -84,6 +85,9 @@ ANSWERS: Mapping[str, Answer] = {
         "no errors; with `--strict` no warnings", "errors; with `--strict` warnings", {"": FindingsDocument}
     ),
     "policy test": Answer("every probe is as expected", "some are not", {"": TestsDocument}),
+    "preflight": Answer(
+        "no errors; with `--strict` no warnings", "errors; with `--strict` warnings", {"": PreflightDocument}
+    ),
     "service check": Answer("no errors", "errors", {"": FindingsDocument}),
     "service list": Answer("shown", json={"an array": Row}),
     "service resolve": Answer(

@@ -113,6 +113,7 @@ ELSEWHERE = {
     "get": "tests/unit/cli/test_objects.py",
     "lab up": "tests/e2e/test_lab_life.py",
     "mk-docker-opts": "tests/unit/cli/test_mk_docker_opts.py",
+    "preflight": "tests/kernel/test_preflight.py",
     "status": "tests/e2e/test_agent_commands.py",
 }
 """Commands that are not asked here, and the tests that ask them."""
@@ -153,6 +154,7 @@ NO_ANSWER: Mapping[str, str] = {
     "mk-docker-opts": "-f nosuch.env",
     "policy check": "world.yaml --pod-cidr nonsense",
     "policy test": "open.yaml",
+    "preflight": "--network-file nosuch.json",
     "service check": "world.yaml --service-cidr nonsense",
     "service list": "-f open.yaml",
     "service resolve": "nobody svc/default/web:80 --node n1 -f world.yaml",

@@ -1,4 +1,4 @@
-"""One agent per node: a locked pid file in the run directory. Callers: `main.py`, `cleanup.py`.
+"""One agent per node: a locked pid file in the run directory. Callers: `main.py`, `cleanup.py`, `checks/host.py`.
 
 The kernel releases the lock when the process ends, however it ends, so a killed agent's file does not block the next agent.
 """
@@ -36,6 +36,22 @@ def single_agent(run_dir: Path) -> Iterator[None]:
         except OSError as error:
             raise StateError(f"cannot be written: {error.strerror}", where=str(path)) from error
         yield
+    finally:
+        os.close(descriptor)
+
+
+def running_agent(run_dir: Path) -> int | None:
+    """The process of this node's agent, None without one."""
+    try:
+        descriptor = os.open(run_dir / "agent.pid", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _pid_in(descriptor)
+    else:
+        return None
     finally:
         os.close(descriptor)
 

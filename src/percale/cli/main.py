@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "matrix": "Who reaches whom on which ports, and what changed manifests would open and close.",
         "mk-docker-opts": "Docker's options for this node's subnet, as flannel's script of this name writes them.",
         "policy": "Check NetworkPolicies: errors as the API server's, and what people get wrong.",
+        "preflight": "Check this host before an agent is installed, with what to type for each fault.",
         "service": "What Services mean on a node: addresses, endpoints, where a packet goes; and manifests checked.",
         "status": "Nodes, subnets, backends, peers, pods and the last error, as an agent sees them.",
         "why": "May FROM reach TO, and which rule says so; the nearest rule when not.",

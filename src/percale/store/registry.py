@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeAlias
@@ -16,6 +16,8 @@ from percale.store.etcd.address import FORM as ETCD_FORM
 from percale.store.etcd.address import parse_address as parse_etcd_address
 from percale.store.files.store import FilesStore
 from percale.store.kubernetes.address import FORM as KUBERNETES_FORM
+from percale.store.kubernetes.address import parse_address as parse_kubernetes_address
+from percale.store.kubernetes.cluster_access import ClusterAccess
 from percale.store.protocol import Store
 
 Open: TypeAlias = Callable[[str, Kinds], Store]
@@ -31,6 +33,8 @@ class Scheme(Struct, frozen=True):
     """Whether the name alone, `SCHEME:`, is an address."""
     api_server: bool = False
     """Whether one answers, which checks and completes objects, and has other writers and controllers."""
+    servers: Callable[[str], Sequence[str]] = lambda _rest: ()
+    """The URLs of its servers. Raises BadConfig."""
 
 
 def _open_files(directory: str, kinds: Kinds) -> Store:
@@ -52,11 +56,20 @@ def _open_etcd(rest: str, kinds: Kinds) -> Store:
     return opened
 
 
+def _kubernetes_servers(rest: str) -> Sequence[str]:
+    access: ClusterAccess = importlib.import_module("percale.store.kubernetes.kubeconfig").access_at(
+        parse_kubernetes_address(rest)
+    )
+    return (access.server,)
+
+
 SCHEMES: Mapping[str, Scheme] = MappingProxyType(
     {
         "files": Scheme("files:/DIRECTORY", _open_files),
-        "kubernetes": Scheme(KUBERNETES_FORM, _open_kubernetes, rest_optional=True, api_server=True),
-        "etcd": Scheme(ETCD_FORM, _open_etcd),
+        "kubernetes": Scheme(
+            KUBERNETES_FORM, _open_kubernetes, rest_optional=True, api_server=True, servers=_kubernetes_servers
+        ),
+        "etcd": Scheme(ETCD_FORM, _open_etcd, servers=lambda rest: parse_etcd_address(rest).endpoints),
     }
 )
 
@@ -64,6 +77,12 @@ SCHEMES: Mapping[str, Scheme] = MappingProxyType(
 def has_api_server(address: str) -> bool:
     """Of a store that can be opened."""
     return SCHEMES[address.partition(":")[0]].api_server
+
+
+def server_urls(address: str) -> Sequence[str]:
+    """Of the servers at this address, of which there may be none. Raises BadConfig."""
+    name, _, rest = address.partition(":")
+    return SCHEMES[name].servers(rest)
 
 
 def open_store(address: str, kinds: Kinds = KINDS, schemes: Mapping[str, Scheme] = SCHEMES) -> Store:

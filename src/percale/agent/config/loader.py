@@ -265,12 +265,22 @@ def _nearest(word: str, known: Iterable[str]) -> str:
 # Derived values
 
 
-def listen_ports(config: AgentConfig) -> dict[str, int]:
-    """The TCP ports that the agent itself listens on, by setting."""
+def listen_addresses(config: AgentConfig) -> dict[str, tuple[str, int]]:
+    """Where the agent itself listens by TCP, by setting; "" is every address."""
     asked = {"http": config.http}
     if config.services.enabled:
         asked |= {"services.healthz": config.services.healthz, "services.metrics": config.services.metrics}
-    return {name: int(text.rpartition(":")[2]) for name, text in asked.items() if text and not text.startswith("unix:")}
+    found = {}
+    for name, text in asked.items():
+        if text and not text.startswith("unix:"):
+            address, _, port = text.rpartition(":")
+            found[name] = (address.strip("[]").replace("*", ""), int(port))
+    return found
+
+
+def listen_ports(config: AgentConfig) -> dict[str, int]:
+    """The TCP ports that the agent itself listens on, by setting."""
+    return {name: port for name, (_, port) in listen_addresses(config).items()}
 
 
 def service_config(config: AgentConfig, network: NetworkConfig) -> ServiceConfig:

@@ -23,12 +23,7 @@ class UnderlayMonitor:
     """All methods are called on the event loop."""
 
     def __init__(self, config: AgentConfig, network: NetworkConfig, reconciler: Reconciler, problems: Problems) -> None:
-        self._options = InterfaceOptions(
-            config.iface,
-            config.ifaceRegex,
-            config.ifaceCanReach,
-            {Family.IPV4: config.publicIP, Family.IPV6: config.publicIPv6},
-        )
+        self._options = interface_options(config)
         self._network = network
         self._reconciler = reconciler
         self._problems = problems
@@ -75,3 +70,9 @@ class UnderlayMonitor:
                     self._problems.raise_(OVERLAP, BadConfig(what, hint="choose a Network that no machine has"))
                     return
         self._problems.clear(OVERLAP)
+
+
+def interface_options(config: AgentConfig) -> InterfaceOptions:
+    """How the interface between nodes is selected."""
+    public_ips = {Family.IPV4: config.publicIP, Family.IPV6: config.publicIPv6}
+    return InterfaceOptions(config.iface, config.ifaceRegex, config.ifaceCanReach, public_ips)

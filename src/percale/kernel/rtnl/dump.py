@@ -25,6 +25,10 @@ class NetlinkDump:
         self._devices = LinkCache(socket)
         self._all = {device.index: device for device in self._devices.load()}
 
+    def links(self) -> Iterator[Link]:
+        """Every device, whoever made it; its kind if we know it."""
+        return (self._devices.link(device) for device in self._all.values())
+
     def ours(self) -> Iterator[KernelObject]:
         """Every owned link, address, route, neighbour, FDB entry, shaper and redirect."""
         ours = {device.index: device for device in self._all.values() if device.ours}

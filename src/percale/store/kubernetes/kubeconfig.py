@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -14,6 +15,7 @@ from msgspec import Struct
 from percale.errors import BadConfig, BadManifest
 from percale.model.manifest.syntax_tree import plain_value
 from percale.model.manifest.yaml_reader import read_yaml
+from percale.store.kubernetes.address import Address
 from percale.store.kubernetes.cluster_access import ClusterAccess, ExecPlugin, Pem
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -67,6 +69,13 @@ _UNSUPPORTED = ("auth-provider", "username", "password", "as", "as-uid", "as-gro
 """Fields of a user. Ignoring one would make us another user."""
 
 T = TypeVar("T", bound=_Part)
+
+
+def access_at(address: Address) -> ClusterAccess:
+    """Raises BadConfig."""
+    if address.kubeconfig is None:
+        return in_cluster(os.environ)
+    return from_kubeconfig(address.kubeconfig, address.context)
 
 
 def from_kubeconfig(path: Path, context: str | None = None) -> ClusterAccess:

@@ -7,7 +7,6 @@ server forgets Events after its own time, and leases go with their Nodes, so a `
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
 from typing import Any, TypeVar
@@ -25,7 +24,7 @@ from percale.store.kubernetes.address import PREFIX, parse_address
 from percale.store.kubernetes.api_client import ApiClient, ApiRefusal
 from percale.store.kubernetes.cluster_access import ClusterAccess
 from percale.store.kubernetes.decode import decode_object
-from percale.store.kubernetes.kubeconfig import from_kubeconfig, in_cluster
+from percale.store.kubernetes.kubeconfig import access_at
 from percale.store.kubernetes.list_pages import KindAbsent, list_pages
 from percale.store.kubernetes.merge_patch import merge_patch
 from percale.store.kubernetes.node_leases import LeaseFormat, NodeLeases
@@ -45,9 +44,7 @@ _SERVERS_METADATA = frozenset({"resourceVersion", "uid", "creationTimestamp", "d
 def open_kubernetes(rest: str) -> KubernetesStore:
     """The store at an address. Raises BadConfig."""
     address = parse_address(rest)
-    kubeconfig = address.kubeconfig
-    access = in_cluster(os.environ) if kubeconfig is None else from_kubeconfig(kubeconfig, address.context)
-    return KubernetesStore(access, annotation_prefix=address.annotation_prefix)
+    return KubernetesStore(access_at(address), annotation_prefix=address.annotation_prefix)
 
 
 class KubernetesStore:

@@ -1,0 +1,93 @@
+"""What checks look at: the network namespace and files of the process, and what the agent will be told; each read once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from msgspec import Struct
+
+from percale.agent.config.settings import AgentConfig
+from percale.agent.network.underlay import interface_options
+from percale.agent.pid_file import running_agent
+from percale.backend.interface_selection import UnderlayAddress, select_interface
+from percale.kernel.netlink import socket as netlink
+from percale.kernel.protocol import Underlay
+from percale.kernel.rtnl.driver import opened
+from percale.kernel.rtnl.dump import NetlinkDump
+from percale.model.backend_options import VxlanOptions
+from percale.model.ip_family import Family
+from percale.model.netconf import NetworkConfig
+from percale.render.objects import Link
+
+
+class Process(Struct, frozen=True):
+    """Of this network namespace."""
+
+    pid: int
+    name: str
+
+
+@dataclass(frozen=True)
+class Host:
+    """The host of this process."""
+
+    config: AgentConfig
+    network: NetworkConfig | None = None
+    """None: it is in the store, which is not asked; then the defaults count."""
+    release: str = field(default_factory=lambda: os.uname().release)
+    proc: Path = Path("/proc")
+
+    @property
+    def families(self) -> Sequence[Family]:
+        return tuple(self.network.families) if self.network is not None else (Family.IPV4,)
+
+    @property
+    def tunnels(self) -> bool:
+        """Whether the node's own networking is wanted, by vxlan."""
+        if self.config.backend == "none":
+            return False
+        return self.network is None or self.network.backend_type == "vxlan"
+
+    @property
+    def vxlan(self) -> VxlanOptions:
+        """The tunnel's options."""
+        options = self.network.options if self.network is not None else None
+        return options if isinstance(options, VxlanOptions) else VxlanOptions()
+
+    @cached_property
+    def underlay(self) -> Underlay:
+        with opened() as driver:
+            return driver.underlay()
+
+    @cached_property
+    def interface(self) -> UnderlayAddress:
+        """The one between nodes. Raises BadConfig."""
+        return select_interface(interface_options(self.config), self.underlay, self.families)
+
+    @cached_property
+    def links(self) -> Sequence[Link]:
+        """All devices."""
+        with closing(netlink.Socket(netlink.ROUTE)) as socket:
+            return list(NetlinkDump(socket).links())
+
+    @cached_property
+    def processes(self) -> Sequence[Process]:
+        """Those that see this network."""
+        return list(self._processes())
+
+    def _processes(self) -> Iterator[Process]:
+        ours = (self.proc / "thread-self/ns/net").readlink()
+        for directory in self.proc.glob("[0-9]*"):
+            with suppress(OSError):  # it has ended, or is none of our business
+                if (directory / "ns/net").readlink() == ours:
+                    yield Process(int(directory.name), (directory / "comm").read_text().strip())
+
+    @cached_property
+    def agent(self) -> int | None:
+        """The process of a Percale agent that serves this node already."""
+        return running_agent(Path(self.config.runDir))

@@ -1,0 +1,121 @@
+"""Settings of the kernel, and the clock."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from ssl import CERT_NONE, create_default_context
+from typing import Any
+
+from percale.checks.check import Outcome, bad, doubtful, good, unknown
+from percale.checks.host import Host
+from percale.errors import PercaleError
+from percale.kernel import sysctl
+from percale.kernel.syscalls import clock_is_synchronized
+from percale.model.ip_family import Family
+from percale.store.registry import server_urls
+
+_FORWARDING = {Family.IPV4: "net/ipv4/ip_forward", Family.IPV6: "net/ipv6/conf/all/forwarding"}
+_BRIDGE_NF_CALL = {
+    Family.IPV4: "net/bridge/bridge-nf-call-iptables",
+    Family.IPV6: "net/bridge/bridge-nf-call-ip6tables",
+}
+_MOST_SKEW = 5.0
+"""Seconds: certificates and leases are not affected by less."""
+_PATIENCE = 3.0
+
+
+def forwarding(host: Host) -> Outcome:
+    """The agent of an own network sets it; what is written for the next boot may set it back."""
+    off = [_FORWARDING[family] for family in host.families if _value(_FORWARDING[family]) == "0"]
+    if not off:
+        return good(
+            ", ".join(f"{_dotted(_FORWARDING[family])} is {_value(_FORWARDING[family])}" for family in host.families)
+        )
+    words = [f"{_dotted(name)} is 0" for name in off]
+    commands = [f"sysctl -w {_dotted(name)}=1" for name in off]
+    return doubtful(", ".join(words), *commands)
+
+
+def reverse_path(host: Host) -> Outcome | None:
+    """Strict filtering on a host with several ways: what comes back by another one is dropped, and nothing says so."""
+    try:
+        names = sorted({found.interface.name for family, found in host.interface.families.items() if family == 4})
+    except PercaleError:
+        return None  # told by the check of the interface
+    strict = [name for name in names if _effective(name) == "1"]
+    others = [
+        each.name
+        for each in host.underlay.interfaces
+        if each.name not in names and each.up and any(not a.is_loopback and not a.is_link_local for a in each.addresses)
+    ]
+    if strict and others:
+        words = f"net.ipv4.conf.{strict[0]}.rp_filter is 1 (strict), and there are {', '.join([*strict, *others])}"
+        return doubtful(words, "sysctl -w net.ipv4.conf.all.rp_filter=2")
+    return good(f"rp_filter of {', '.join(names)} is {', '.join(_effective(name) or '-' for name in names)}")
+
+
+def _effective(device: str) -> str | None:
+    values = [_value(f"net/ipv4/conf/{name}/rp_filter") for name in ("all", device)]
+    return max((each for each in values if each is not None), default=None)
+
+
+def bridge_netfilter(host: Host) -> Outcome | None:
+    """Where pods are on a bridge, ours or another plugin's."""
+    if host.config.backend != "none" and host.config.cni.wiring != "bridge":
+        return None
+    names = [_BRIDGE_NF_CALL[family] for family in host.families]
+    if all(_value(name) is None for name in names):
+        load = "echo br_netfilter >> /etc/modules-load.d/percale.conf"
+        return bad("there is no /proc/sys/net/bridge: br_netfilter is not loaded", "modprobe br_netfilter", load)
+    off = [name for name in names if _value(name) != "1"]
+    if off:
+        return doubtful(
+            ", ".join(f"{_dotted(name)} is {_value(name)}" for name in off),
+            *(f"sysctl -w {_dotted(name)}=1" for name in off),
+        )
+    return good(f"{_dotted(names[0])} is 1")
+
+
+def clock(host: Host) -> Outcome:
+    """Against the store's server, if there is one that answers; else what the kernel knows."""
+    sync = "timedatectl set-ntp true"
+    for url in server_urls(host.config.store):
+        skew = _skew(url)
+        if skew is not None and abs(skew) > _MOST_SKEW:
+            return bad(f"{abs(skew):.0f} s {'behind' if skew > 0 else 'ahead of'} {url}", sync)
+        if skew is not None:
+            return good(f"as that of {url}, to {_MOST_SKEW:.0f} s")
+    if clock_is_synchronized():
+        return good("synchronized, as the kernel says")
+    return unknown("nothing synchronizes it, as far as the kernel knows", sync)
+
+
+def _skew(url: str) -> float | None:
+    """Seconds that the server is ahead; None if it does not say. Its certificate does not matter: nothing is told to it."""
+    context = create_default_context()
+    context.check_hostname = False
+    context.verify_mode = CERT_NONE
+    try:
+        headers: Any = urllib.request.urlopen(f"{url}/version", timeout=_PATIENCE, context=context).headers  # noqa: S310
+    except urllib.error.HTTPError as error:
+        headers = error.headers
+    except (OSError, ValueError):
+        return None
+    try:
+        return (parsedate_to_datetime(headers["Date"]) - datetime.now(UTC)).total_seconds()
+    except (TypeError, ValueError):
+        return None
+
+
+def _value(name: str) -> str | None:
+    try:
+        return sysctl.read(name)
+    except OSError:
+        return None
+
+
+def _dotted(name: str) -> str:
+    return name.replace("/", ".")
