@@ -61,6 +61,7 @@ ANSWERS: Mapping[str, Answer] = {
     "lab exec": Answer("the program's own", other=_PROGRAM),
     "lab get": Answer("there", json=KUBERNETES),
     "lab heal": Answer(),
+    "lab kubeconfig": Answer("there"),
     "lab label": Answer(),
     "lab list": Answer("shown", json={"an array": RunningLab}),
     "lab logs": Answer("shown"),

@@ -9,14 +9,9 @@ from typing import Any
 from tests.cluster.api_server import AGENT, KubeApiServer
 from tests.kernel.agent.cluster import Cluster, Node, Pod
 
-RIGHTS = [
-    {"apiGroups": [""], "resources": ["nodes", "pods", "namespaces", "services"], "verbs": ["get", "list", "watch"]},
-    {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]},
-    {"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": ["list", "watch"]},
-    {"apiGroups": ["policy.networking.k8s.io"], "resources": ["clusternetworkpolicies"], "verbs": ["list", "watch"]},
-    {"apiGroups": [""], "resources": ["nodes/status"], "verbs": ["patch"]},
-    {"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"]},
-]
+from percale.lab.kubernetes.manifests import AGENT_RULES
+
+RIGHTS = AGENT_RULES
 """All that an agent needs (docs/agent.md)."""
 
 

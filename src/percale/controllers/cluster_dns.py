@@ -24,7 +24,7 @@ def dns_pod() -> Pod:
     )
     return Pod(
         metadata=ObjectMeta(name=POD.name, namespace=NAMESPACE, labels=_LABELS),
-        spec=PodSpec(containers=(Container(name="dns", ports=ports),)),
+        spec=PodSpec(containers=(Container(name="dns", image="percale-lab-dns", ports=ports),)),
     )
 
 

@@ -3,7 +3,8 @@
     Service + Pods ─▶ EndpointSlices, Endpoints        Endpoints of a Service without a selector ─▶ EndpointSlices
     LoadBalancer ─▶ status.loadBalancer                any Service ─▶ kube-system/dns, kube-system/kube-dns
 
-`plan` is called by `control_loop`. It is deterministic, and has no writes when nothing is to be changed.
+`plan` is called by `control_loop`, `plan_beside_kubernetes` by a lab with Kubernetes. They are deterministic, and have no writes
+when nothing is to be changed.
 """
 
 from __future__ import annotations
@@ -68,6 +69,13 @@ def plan(cache: ObjectCache, networks: ServiceNetworks) -> Plan:
         owned[_owner(each)].append(each)
     endpoints = [_endpoints_of(service, owned[service.key]) for service in services if service.spec.selector]
     result.writes += _reconcile(cache.all(Endpoints), endpoints, _is_managed_endpoints)
+    return result
+
+
+def plan_beside_kubernetes(cache: ObjectCache, networks: ServiceNetworks) -> Plan:
+    """What no controller of Kubernetes' own does: load balancers' addresses, the DNS server."""
+    result = Plan([*_dns_objects(cache, networks)])
+    _assign_addresses(cache.all(Service), networks, result)
     return result
 
 

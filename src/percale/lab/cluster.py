@@ -1,7 +1,7 @@
-"""A running lab: connects store, controllers, kubelet, name server and machines. Created by `controller`, on its event loop.
+"""A running lab: connects control plane, kubelet, name server and machines. Created by `controller`, on its event loop.
 
-store ─ events ─▶ ObjectCache ─▶ control_loop ─ writes ─▶ store
-                    ├──────────▶ Kubelet ─ CNI ─▶ agents     verbs (control.sock) read the cache and write the store
+store ─ events ─▶ ObjectCache ─▶ ControlPlane.plan ─ writes ─▶ store
+                    ├──────────▶ Kubelet ─ CNI ─▶ agents     verbs (control.sock) read the cache and write by the control plane
                     └──────────▶ NameService, the router's routes
 Machines: network, agents, cuts; each node has its Node object
 """
@@ -9,37 +9,32 @@ Machines: network, agents, cuts; each node has its Node object
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import TypeVar
+from datetime import UTC, datetime
+from functools import partial
 
-from msgspec.structs import replace
-
-from percale.controllers import cluster_dns, control_loop
-from percale.controllers.workloads import Change, Create, Delete, Write
-from percale.errors import Conflict, LabError, NotFound, PercaleError, StoreError
+from percale.controllers import cluster_dns
+from percale.errors import LabError, PercaleError, StoreError
+from percale.lab.control_plane import ControlPlane
 from percale.lab.dns.service import NameService
+from percale.lab.log import log
 from percale.lab.machines.machines import Machines, wait_until
 from percale.lab.machines.router_routes import pod_routes, service_routes
 from percale.lab.pods.kubelet import Kubelet
 from percale.lab.spec.topology import LabNode, Machine
-from percale.model.condition import Condition
+from percale.lab.timestamps import parse_time
 from percale.model.endpoints import EndpointSlice
 from percale.model.kinds import KINDS
-from percale.model.meta import Object, ObjectKey, ObjectMeta, timestamp
-from percale.model.node import Node, NodeAddress, NodeStatus
-from percale.model.pod import Pod, PodIP, PodStatus
+from percale.model.meta import Object, ObjectKey
+from percale.model.node import Node
+from percale.model.pod import Pod
 from percale.model.service import Service
 from percale.model.subnet_lease import SubnetLease
-from percale.objects.changes import with_identity
 from percale.store.cache import ObjectCache
-from percale.store.protocol import Snapshot, Store
-
-T = TypeVar("T", bound=Object)
+from percale.store.protocol import Snapshot
 
 _BATCH_DELAY = 0.003
 """Seconds to collect further changes before acting: they come in bursts."""
@@ -47,20 +42,16 @@ _STORE_RETRY_DELAY = 0.2
 """Seconds before the store is watched again after an error."""
 _IDLE_FACTOR = 4
 """After an action, this many times its CPU time is left to other work."""
-_LONGEST_GRACE = 100 * 365 * 86400
-"""Seconds that a deleted pod may go on: a longer grace period would end in a year that cannot be written."""
 
 
 @dataclass(slots=True)
 class Cluster:
     """All components of one lab; `on_change` is called after each sync of pods."""
 
-    store: Store
+    control: ControlPlane
     machines: Machines
     kubelet: Kubelet = field(init=False)
     dns: NameService = field(init=False)
-    problems: Sequence[str] = ()
-    """Services that cannot be allocated what they request."""
     cache: ObjectCache = field(default_factory=ObjectCache)
     on_change: Callable[[], None] = lambda: None
     revision: int = 0
@@ -72,14 +63,16 @@ class Cluster:
     _cache_filled: asyncio.Event = field(default_factory=asyncio.Event)
     _plan_requested: asyncio.Event = field(default_factory=asyncio.Event)
     _sync_requested: asyncio.Event = field(default_factory=asyncio.Event)
-    _names_used: set[ObjectKey] = field(default_factory=set)
     _grace_ends: dict[tuple[ObjectKey, str | None], float] = field(default_factory=dict)
     """When a terminating pod's grace period ends, by the event loop's clock."""
 
     def __post_init__(self) -> None:
         hosts = self.machines.topology.hosts
         self.dns = NameService({host.name: (str(host.address.ip), str(host.address6.ip)) for host in hosts})
-        self.kubelet = Kubelet(self.machines.lab_dir, self.machines, self.machines.responder, self.dns, self, log)
+        self.kubelet = Kubelet(
+            self.machines.lab_dir, self.machines, self.machines.responder, self.dns, self.control, log
+        )
+        self.control.connect(self)
 
     def request_sync(self) -> None:
         """Something changed: plan and sync again."""
@@ -98,20 +91,27 @@ class Cluster:
                 await asyncio.sleep(_BATCH_DELAY)
 
     async def run(self, objects: Iterable[Object]) -> None:
-        """Run the cluster until cancelled; `objects` are written first."""
+        """Run the cluster until cancelled; its nodes and `objects` are written first."""
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.control.run())
+            await self.control.wait_ready()
             tasks.create_task(self._watch_store())
             await self._cache_filled.wait()
+            await self.control.register(self.machines.topology.nodes)
             for obj in objects:
-                await self.write(Create(obj))
-            tasks.create_task(self._run_when_set(self._plan_requested, self._plan))
+                known = self.cache.get(type(obj), obj.key)
+                if known is None:
+                    await self.control.create(obj)
+                elif not isinstance(obj, Node):  # the lab's machines are its nodes
+                    await self.control.change(known, partial(self.control.merge, desired=obj))
+            tasks.create_task(self._run_when_set(self._plan_requested, self.control.plan))
             tasks.create_task(self._run_when_set(self._sync_requested, self._sync_pods))
 
     async def _watch_store(self) -> None:
         """Apply the store's events to the cache until cancelled."""
         while True:
             try:
-                async for event in self.store.watch(*KINDS.values()):
+                async for event in self.control.store.watch(*KINDS.values()):
                     self.cache.handle(event)
                     if isinstance(event, Snapshot):
                         self._cache_filled.set()
@@ -119,7 +119,7 @@ class Cluster:
             except StoreError as error:
                 log(f"store: {error}")
                 lab_dir = self.machines.lab_dir
-                if not lab_dir.store.exists():
+                if not lab_dir.directory.exists():
                     raise LabError("the lab ends: its directory is gone", where=str(lab_dir.directory)) from error
             await asyncio.sleep(_STORE_RETRY_DELAY)
 
@@ -133,19 +133,6 @@ class Cluster:
             await action()
             await asyncio.sleep(_IDLE_FACTOR * (time.thread_time() - started))
 
-    async def _plan(self) -> None:
-        """Write what the controllers decide."""
-        plan = control_loop.plan(self.cache, self._names_used, self.machines.settings.services)
-        for problem in plan.problems:
-            if problem not in self.problems:
-                log(problem)
-        self.problems = plan.problems
-        for write in plan.writes:
-            try:
-                await self.write(write)
-            except PercaleError as error:  # tried again when something changes
-                log(f"store: {error}")
-
     async def _sync_pods(self) -> None:
         """Give the kubelet the pods bound to nodes; update names and routes."""
         services, slices = self.cache.all(Service), self.cache.all(EndpointSlice)
@@ -153,6 +140,7 @@ class Cluster:
         self.kubelet.set_name_servers(self._name_servers())
         await self._remove_expired()
         nodes = set(self.cache.keys(Node))
+        self.control.set_ready_nodes({name for _, name in nodes if self.machines.agents.state(name).ready})
         self.kubelet.sync(pod for pod in self.cache.all(Pod) if ObjectKey(None, pod.spec.nodeName or "") in nodes)
         self.on_change()
         segments = self.machines.topology.segments
@@ -175,64 +163,33 @@ class Cluster:
         """Remove pods whose grace period is over. The deadline is computed once, independent of later clock changes."""
         loop = asyncio.get_running_loop()
         known, self._grace_ends = self._grace_ends, {}
+        over = []
         for pod in filter(lambda pod: pod.terminating, self.cache.all(Pod)):
             who = (pod.key, pod.metadata.uid)
             if (end := known.get(who)) is None:
-                left = (_parse_time(pod.metadata.deletionTimestamp) - datetime.now(UTC)).total_seconds()
-                end = loop.time() + left
+                left = (parse_time(pod.metadata.deletionTimestamp) - datetime.now(UTC)).total_seconds()
+                end = loop.time() + (0 if self.control.leaves_at_once(pod) else left)
                 loop.call_at(end + _BATCH_DELAY, self._sync_requested.set)
+            self._grace_ends[who] = end
             if end <= loop.time():
-                await self._remove(pod)
-            else:
-                self._grace_ends[who] = end
+                over.append(pod)
+        await asyncio.gather(*map(self._finish, over))
 
-    async def write(self, write: Write) -> None:
-        """Write to the store and to the cache. A conflict is not retried: the store's event triggers another plan."""
-        match write:
-            case Create(obj):
-                with suppress(Conflict):
-                    self.cache.put(await self.store.put(with_identity(obj), expect=""))
-                if isinstance(obj, Pod):
-                    self._names_used.add(obj.key)
-            case Change(obj):
-                with suppress(Conflict):
-                    self.cache.put(await self.store.put(obj, expect=obj.metadata.resourceVersion))
-            case Delete(Pod() as pod) if self._grace(pod):
-                end = timestamp(datetime.now(UTC) + timedelta(seconds=self._grace(pod), microseconds=999_999))
-                leaving = replace(pod, metadata=replace(pod.metadata, deletionTimestamp=end))
-                with suppress(Conflict):
-                    self.cache.put(await self.store.put(leaving, expect=pod.metadata.resourceVersion))
-            case Delete(obj):
-                await self._remove(obj)
-        self.request_sync()
+    async def _finish(self, pod: Pod) -> None:
+        try:
+            await self.control.finish(pod)
+        except PercaleError as error:
+            log(f"pod {pod.key} leaving: {error}")
+            asyncio.get_running_loop().call_later(_STORE_RETRY_DELAY, self._sync_requested.set)
 
-    def _grace(self, pod: Pod) -> int:
-        """Grace period in seconds: 0 unless the pod sets one and runs."""
-        lives = self.kubelet.namespace(pod.key) is not None and self.machines.node(pod.spec.nodeName or "") is not None
-        asked = pod.spec.terminationGracePeriodSeconds or 0
-        return min(max(asked, 0), _LONGEST_GRACE) if lives and not pod.terminating else 0
-
-    async def _remove(self, obj: Object) -> None:
-        with suppress(NotFound):
-            await self.store.delete(type(obj), obj.key)
-        self.cache.remove(obj)
-
-    async def change(self, obj: T, edit: Callable[[T], T]) -> None:
-        """Update an object, retrying on conflicts. Raises StoreError."""
-        known: T | None = obj
-        while known is not None and (desired := edit(known)) != known:
-            try:
-                self.cache.put(await self.store.put(desired, expect=known.metadata.resourceVersion))
-                break
-            except Conflict:
-                known = await self.store.get(type(obj), obj.key)
-        self.request_sync()
+    def runs(self, pod: Pod) -> bool:
+        """Whether the pod has been started on a node that is there."""
+        return self.kubelet.namespace(pod.key) is not None and self.machines.node(pod.spec.nodeName or "") is not None
 
     async def add_node(self, node: LabNode) -> Machine:
         """Add a node; returns when its agent is ready. Raises LabError."""
         async with self._machines_lock:
             machine = await self.machines.add(node)
-        await self.write(Create(node_object(machine)))
         await wait_until(
             lambda: self.machines.agents.state(machine.name).ready, f"the agent of {machine.name} is ready"
         )
@@ -245,67 +202,10 @@ class Cluster:
                 return  # a concurrent request removed it
             node = self.cache.get(Node, ObjectKey(None, name))
             if node is not None:
-                await self.write(Delete(node))
+                await self.control.delete(node)
             await self._sync_pods()
             await self.kubelet.wait_removed(name)
             await self.machines.remove(name)
             for lease in self.cache.all(SubnetLease):
                 if lease.spec.node == name:  # deleted last: the running agent would have claimed it again
-                    await self.write(Delete(lease))
-
-    async def report_running(self, pod: ObjectKey, machine: Machine, addresses: tuple[str, ...]) -> None:
-        """Called by the kubelet: the pod has these addresses and is Ready."""
-        kinds = ("PodScheduled", "Initialized", "ContainersReady", "Ready")
-        status = PodStatus(
-            phase="Running",
-            conditions=tuple(Condition(type=kind, status="True") for kind in kinds),
-            hostIP=str(machine.address.ip),
-            podIP=addresses[0] if addresses else None,
-            podIPs=tuple(PodIP(ip=address) for address in addresses),
-            startTime=now(),
-        )
-        await self._write_status(pod, status)
-
-    async def report_waiting(self, pod: ObjectKey, reason: str) -> None:
-        """Called by the kubelet: the pod cannot run yet."""
-        condition = Condition(type="Ready", status="False", reason="NetworkNotReady", message=reason)
-        await self._write_status(pod, PodStatus(phase="Pending", conditions=(condition,)))
-
-    async def _write_status(self, key: ObjectKey, status: PodStatus) -> None:
-        while (pod := self.cache.get(Pod, key)) is not None:
-            try:
-                await self.change(pod, lambda known: replace(known, status=status))
-                break
-            except PercaleError as error:  # such as a manifest that a user is editing
-                log(f"status of pod {key}: {error}")
-            await asyncio.sleep(_STORE_RETRY_DELAY)
-
-
-def log(text: str) -> None:
-    """Write to the lab's log; errors such as a full disk are ignored."""
-    with suppress(OSError):
-        print(f"{now()} {text}", file=sys.stderr, flush=True)
-
-
-def now() -> str:
-    """The time as Kubernetes writes it."""
-    return timestamp(datetime.now(UTC))
-
-
-def _parse_time(text: str | None) -> datetime:
-    """The current time when the text is not a time: users can write it."""
-    try:
-        return datetime.fromisoformat(text or "").astimezone(UTC)
-    except (ValueError, OverflowError):
-        return datetime.now(UTC)
-
-
-def node_object(machine: Machine) -> Node:
-    """A machine's Node object."""
-    labels = {"kubernetes.io/hostname": machine.name, "kubernetes.io/os": "linux", **machine.labels}
-    addresses = (
-        NodeAddress(type="InternalIP", address=str(machine.address.ip)),
-        NodeAddress(type="InternalIP", address=str(machine.address6.ip)),
-        NodeAddress(type="Hostname", address=machine.name),
-    )
-    return Node(metadata=ObjectMeta(name=machine.name, labels=labels), status=NodeStatus(addresses=addresses))
+                    await self.control.delete(lease)

@@ -18,13 +18,18 @@ from msgspec import Struct
 
 from percale.controllers import cluster_dns
 from percale.errors import LabError, PercaleError
+from percale.lab.api.live_status import desired_pods, pods_by_owner
 from percale.lab.api.machine_verbs import MachineVerbs
 from percale.lab.api.object_verbs import ObjectVerbs
 from percale.lab.api.read_verbs import ReadVerbs, subnets
 from percale.lab.api.server import serve
-from percale.lab.cluster import Cluster, log, node_object
+from percale.lab.cluster import Cluster
+from percale.lab.control_plane import ControlPlane
+from percale.lab.kubernetes.config import KubernetesConfig
+from percale.lab.log import log
 from percale.lab.machines.agents import Agents
 from percale.lab.machines.machines import AgentSettings, Machines
+from percale.lab.own_control_plane import OwnControlPlane
 from percale.lab.pods.responder import Responder
 from percale.lab.process.bootstrap import Report
 from percale.lab.process.init import Channel
@@ -33,8 +38,10 @@ from percale.lab.spec.topology import Topology
 from percale.model.manifest.decode import DEFAULT_NAMESPACE
 from percale.model.meta import Object, ObjectKey
 from percale.model.namespace import Namespace
+from percale.model.node import Node
 from percale.model.pod import Pod
 from percale.model.subnet_lease import SubnetLease
+from percale.model.workloads import Workload
 from percale.objects.changes import missing_namespaces, new_namespace
 from percale.objects.columns import missing_pods
 from percale.store.files.store import FilesStore
@@ -51,6 +58,8 @@ class LabConfig(Struct, frozen=True):
     topology: Topology
     settings: AgentSettings
     objects: tuple[Object, ...]
+    kubernetes: KubernetesConfig | None = None
+    """None: the lab's own controllers, over files."""
 
 
 def run_controller(lab_dir: LabDir, config: LabConfig, report: Report, channel: Channel) -> None:
@@ -83,12 +92,12 @@ def _flatten(group: BaseExceptionGroup[E]) -> Iterator[E]:
 
 
 async def _run_controller(lab_dir: LabDir, config: LabConfig, report: Report, channel: Channel) -> None:
-    lab_dir.store.mkdir(exist_ok=True)
     workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="lab")
     asyncio.get_running_loop().set_default_executor(workers)
     agents = Agents(channel)
     machines = Machines(lab_dir, config.topology, config.settings, agents, Responder())
-    cluster = Cluster(FilesStore(lab_dir.store), machines)
+    cluster = Cluster(await _open_control_plane(lab_dir, config), machines)
+    machines.register = cluster.control.register
     agents.on_change = cluster.request_sync
     cluster.on_change = ProgressReporter(cluster, report).check
 
@@ -101,15 +110,24 @@ async def _run_controller(lab_dir: LabDir, config: LabConfig, report: Report, ch
         tasks.create_task(cluster.run(_first_objects(config)))
 
 
+async def _open_control_plane(lab_dir: LabDir, config: LabConfig) -> ControlPlane:
+    networks = config.settings.services
+    if config.kubernetes is None:
+        lab_dir.store.mkdir(exist_ok=True)
+        return OwnControlPlane(FilesStore(lab_dir.store), networks)
+    from percale.lab.kubernetes.control_plane import open_control_plane  # noqa: PLC0415 -- most labs need no HTTP client
+
+    return await open_control_plane(lab_dir, config.kubernetes, config.topology, networks)
+
+
 def _first_objects(config: LabConfig) -> list[Object]:
-    """Nodes and namespaces before what is on and in them."""
+    """Namespaces before what is in them."""
     usual = [new_namespace(name) for name in (DEFAULT_NAMESPACE, "kube-system")]
     written = [obj for obj in config.objects if isinstance(obj, Namespace)]
     names = {namespace.metadata.name for namespace in written}
     namespaces = [*(namespace for namespace in usual if namespace.metadata.name not in names), *written]
     others = [obj for obj in config.objects if not isinstance(obj, Namespace)]
-    nodes = [node_object(machine) for machine in config.topology.nodes]
-    return [*nodes, *namespaces, *missing_namespaces(others, namespaces), *others]
+    return [*namespaces, *missing_namespaces(others, namespaces), *others]
 
 
 @dataclass(slots=True)
@@ -137,9 +155,19 @@ class ProgressReporter:
                 self._reported.add(pod.key)
                 addresses = [entry.ip for entry in pod.status.podIPs]
                 self._send("pod", name=str(pod.key), on=pod.spec.nodeName, addresses=addresses)
-        if nodes_ready and all(pod.ready or not pod.spec.nodeName for pod in all_pods):
+        if nodes_ready and self._has_all_pods() and all(map(_is_settled, all_pods)):
             self._done = True
             self._send("ready", missing=missing_pods(pods), pairs=_pairs(pods))
+
+    def _has_all_pods(self) -> bool:
+        """Whether the controllers have created the pods of all workloads."""
+        cache = self.cluster.cache
+        owned, nodes = pods_by_owner(cache.all(Pod)), cache.all(Node)
+        return all(
+            len(owned.get((owner.KIND, owner.key), ())) >= desired_pods(owner, nodes)
+            for owner in cache.all_kinds()
+            if isinstance(owner, Workload)
+        )
 
     def _check_nodes(self) -> bool:
         """Whether all are ready."""
@@ -157,6 +185,11 @@ class ProgressReporter:
 
     def _send(self, event: str, **fields: Any) -> None:
         self.report({"event": event, **fields})
+
+
+def _is_settled(pod: Pod) -> bool:
+    """It is ready, or no node can take it."""
+    return pod.ready or any(each.type == "PodScheduled" and each.status == "False" for each in pod.status.conditions)
 
 
 def _pairs(pods: Sequence[Pod]) -> list[dict[str, str]]:

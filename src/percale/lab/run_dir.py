@@ -6,6 +6,8 @@ $XDG_RUNTIME_DIR/percale/labs/NAME   (or /tmp/percale-UID/labs/NAME), mode 0700
 ├── control.sock    the lab's API, for its owner only
 ├── log             init and controller
 ├── store/          the cluster's objects: files to look at and to edit
+├── kubernetes/     or Kubernetes' files: etcd's data, certificates, logs
+├── kubeconfig      for kubectl outside the lab
 ├── pods/NS/POD/    resolv.conf and hosts of a pod
 └── nodes/NODE/     agent.yaml, agent.log, state/, cni/
 """
@@ -56,6 +58,16 @@ class LabDir(Struct, frozen=True):
     @property
     def store(self) -> Path:
         return self.directory / "store"
+
+    @property
+    def kubernetes(self) -> Path:
+        """Files of a control plane of Kubernetes."""
+        return self.directory / "kubernetes"
+
+    @property
+    def kubeconfig(self) -> Path:
+        """For kubectl outside the lab; missing in a lab without Kubernetes."""
+        return self.directory / "kubeconfig"
 
     def command(self, words: str) -> str:
         """A verb of this lab with its arguments, as one types it."""

@@ -7,6 +7,7 @@ table, line by line ◀───────────────────
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -15,6 +16,9 @@ from percale.controllers.admission import admit
 from percale.errors import LabError, PercaleError
 from percale.lab.api.client import ask
 from percale.lab.controller import LabConfig, run_controller
+from percale.lab.kubernetes.config import KubernetesConfig, agents_store
+from percale.lab.kubernetes.forward import listen
+from percale.lab.kubernetes.programs import find_programs
 from percale.lab.machines.machines import AgentSettings
 from percale.lab.process import init
 from percale.lab.process.bootstrap import LabProcess, Report, spawn_lab
@@ -27,9 +31,19 @@ from percale.model.manifest.files import read
 from percale.model.manifest.strictness import Validation
 from percale.model.netconf import network_config
 
+_TIMEOUT, _KUBERNETES_TIMEOUT = 30.0, 120.0
+"""Seconds until all pods are Ready, unless the user says another time."""
+
 
 def start(
-    name: str, files: Sequence[str], timeout: float, verbose: bool, *, echo: Echo, validate: Validation = "strict"
+    name: str,
+    files: Sequence[str],
+    timeout: float | None,
+    verbose: bool,
+    *,
+    echo: Echo,
+    validate: Validation = "strict",
+    kubernetes: bool = False,
 ) -> int:
     """Bring the lab up; 0 when all its pods are Ready. Raises BadInput, LabError: then nothing was started."""
     started = time.monotonic()
@@ -39,28 +53,49 @@ def start(
     network = network_config(lab_input.network)
     machines = topology(lab_input.lab, network.networks, where="the lab's machines")
     services = service_networks(lab_input.lab, machines, network.networks, where="the lab")
-    objects = tuple(each.object for each in admit(lab_input.found, (), services))
-    config = LabConfig(machines, AgentSettings(lab_input.network, lab_input.wiring, verbose, services), objects)
+    admitted = admit(lab_input.found, (), services)
+    objects = tuple(each.object for each in (lab_input.found if kubernetes else admitted))  # the API server allocates
+    programs = find_programs(os.environ) if kubernetes else None
     lock = acquire(lab_dir)
+    store = agents_store(lab_dir) if kubernetes else f"files:{lab_dir.store}"
+    settings = AgentSettings(lab_input.network, lab_input.wiring, verbose, services, store)
+    control_plane = KubernetesConfig(programs, listen(), lock, network) if programs is not None else None
+    config = LabConfig(machines, settings, objects, control_plane)
 
     def run_init(report: Report) -> None:
-        init.run(lab_dir, lambda channel: run_controller(lab_dir, config, report, channel), _import_agent)
+        if kubernetes:
+            _leave_proxies()
+        init.run(
+            lab_dir,
+            lambda channel: run_controller(lab_dir, config, report, channel),
+            lambda: _import_agent(kubernetes=kubernetes),
+        )
 
     progress = UpProgress(name, config, network, echo, started)
     try:
         process = spawn_lab(lab_dir, lock, run_init)
         progress.print_header(lab_input.skipped)
-        return _show_progress(lab_dir, process, progress, timeout)
+        return _show_progress(lab_dir, process, progress, timeout or (_KUBERNETES_TIMEOUT if kubernetes else _TIMEOUT))
     except KeyboardInterrupt:
         take_down(lab_dir)
         echo(f"interrupted: lab {name} ended")
         return 130
 
 
-def _import_agent() -> init.RunAgent:
+def _leave_proxies() -> None:
+    """The API server is in the lab, where no proxy is."""
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            del os.environ[name]
+
+
+def _import_agent(*, kubernetes: bool) -> init.RunAgent:
     """In init: import all that an agent needs, once for all of them."""
     from percale.agent.config.loader import load  # noqa: PLC0415 -- while the controller builds the network
     from percale.agent.main import run  # noqa: PLC0415 -- likewise
+
+    if kubernetes:
+        import percale.store.kubernetes.store  # noqa: F401, PLC0415 -- likewise
 
     def run_agent(node: NodeDir) -> None:
         try:

@@ -48,7 +48,8 @@ class UpProgress:
         machines = self.config.topology
         self._nodes_left = len(machines.nodes)
         networks = " and ".join(map(str, self.network.networks))
-        self.echo(f"lab {self.name}: pods in {networks}, nodes joined by {self.network.backend_type}")
+        kubernetes = "Kubernetes, " if self.config.kubernetes is not None else ""
+        self.echo(f"lab {self.name}: {kubernetes}pods in {networks}, nodes joined by {self.network.backend_type}")
         for note in (*notes, *warnings(machines, self.network)):
             self.echo(note)
         self.echo("")
@@ -125,6 +126,9 @@ class UpProgress:
     def _suggestions(self, pairs: Sequence[dict[str, str]]) -> Iterator[str]:
         """Commands that work with the pods that are there."""
         lab = self._option
+        if self.config.kubernetes is not None:
+            yield f"export KUBECONFIG=$(percale lab kubeconfig{lab})"
+            yield "kubectl get pods -A -o wide"
         if not self._pods_printed:
             yield f"percale lab apply{lab} -f {shlex.quote(str(_example(_FIRST_EXAMPLE)))}"
             yield f"percale lab wait{lab} --for=condition=Ready pod --all -n by-name"

@@ -21,10 +21,13 @@ from percale.model.meta import Object, ObjectKey, ObjectMeta, timestamp
 from percale.model.namespace import NAME_LABEL, Namespace
 from percale.model.pod import Pod
 from percale.model.validation.formats import is_object_name
+from percale.model.workloads import Deployment, ReplicaSet, StatefulSet
 from percale.objects.kind_names import full_name, kind_of
 from percale.objects.selection import not_there
 
 T = TypeVar("T", bound=Object)
+
+_SCALED = (Deployment, ReplicaSet, StatefulSet)
 
 
 class Target(Protocol):
@@ -127,4 +130,15 @@ def merged(known: Object, desired: Object) -> Object:
         changed = replace(changed, status=known.status)
     if isinstance(known, Pod) and isinstance(changed, Pod):
         changed = replace(changed, spec=replace(changed.spec, nodeName=known.spec.nodeName))
+    return changed
+
+
+def merged_with_others(known: Object, desired: Object) -> Object:
+    """What a manifest does not say of labels, annotations and replicas stays as others have written it."""
+    changed = merged(known, desired)
+    labels = {**known.metadata.labels, **desired.metadata.labels}
+    annotations = {**known.metadata.annotations, **desired.metadata.annotations}
+    changed = replace(changed, metadata=replace(changed.metadata, labels=labels, annotations=annotations))
+    if isinstance(known, _SCALED) and isinstance(changed, _SCALED) and changed.spec.replicas is None:
+        return replace(changed, spec=replace(changed.spec, replicas=known.spec.replicas))
     return changed

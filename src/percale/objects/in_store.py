@@ -30,7 +30,6 @@ from percale.model.namespace import Namespace
 from percale.model.node import Node
 from percale.model.service import Service
 from percale.model.subnet_lease import SubnetLease
-from percale.model.workloads import Deployment, ReplicaSet, StatefulSet
 from percale.objects import changes
 from percale.objects.changes import missing_namespaces, named
 from percale.objects.columns import ColumnContext
@@ -39,8 +38,6 @@ from percale.store.cache import ObjectCache
 from percale.store.protocol import Event, ReadProblem, Snapshot, Store
 
 T = TypeVar("T", bound=Object)
-
-_SCALED = (Deployment, ReplicaSet, StatefulSet)
 
 
 def load(files: Files, namespace: str | None, validation: Validation) -> LoadedManifests:
@@ -105,7 +102,7 @@ class StoreObjects:
         if missing and self._api_server:
             names = ", ".join(each.metadata.name for each in missing)
             raise NotFound(f"there is no namespace {names}", hint="nothing is applied; give its Namespace too")
-        edit = _merged_with_others if self._api_server else changes.merged
+        edit = changes.merged_with_others if self._api_server else changes.merged
         done = 0
         try:
             async for line in changes.apply(self, [*missing, *objects], edit):
@@ -123,17 +120,6 @@ class StoreObjects:
             return [each.object for each in loaded.entries]
         known = await self.all(Service) if any(isinstance(each.object, Service) for each in loaded.entries) else ()
         return [each.object for each in admit(loaded.entries, known, ServiceNetworks(tuple(service_cidrs), ()))]
-
-
-def _merged_with_others(known: Object, desired: Object) -> Object:
-    """What a manifest does not say of labels, annotations and replicas stays as others have written it."""
-    merged = changes.merged(known, desired)
-    labels = {**known.metadata.labels, **desired.metadata.labels}
-    annotations = {**known.metadata.annotations, **desired.metadata.annotations}
-    merged = replace(merged, metadata=replace(merged.metadata, labels=labels, annotations=annotations))
-    if isinstance(known, _SCALED) and isinstance(merged, _SCALED) and merged.spec.replicas is None:
-        return replace(merged, spec=replace(merged.spec, replicas=known.spec.replicas))
-    return merged
 
 
 def _left_out(loaded: LoadedManifests) -> Iterator[BadManifest]:

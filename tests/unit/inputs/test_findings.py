@@ -24,14 +24,16 @@ from percale.agent.http.listener import Page
 from percale.agent.http.server import serve_pages
 from percale.agent.state import NodeState
 from percale.controllers.service_networks import ServiceNetworks
-from percale.controllers.workloads import Create, Delete, Workloads, plan
+from percale.controllers.workloads import Create, Workloads, plan
 from percale.errors import AgentError, BadConfig, BadManifest, BadNetworkConfig, StateError
 from percale.explain.services.show import lines, view
 from percale.ipam.address_pool import AddressPool
 from percale.lab.api.server import RequestHandler
-from percale.lab.cluster import Cluster, log
+from percale.lab.cluster import Cluster
+from percale.lab.log import log
 from percale.lab.machines.agents import Agents
 from percale.lab.machines.machines import AgentSettings, Machines
+from percale.lab.own_control_plane import OwnControlPlane
 from percale.lab.pods.responder import Responder
 from percale.lab.run_dir import LabDir
 from percale.lab.spec.input import read_input
@@ -87,13 +89,13 @@ async def test_a_pod_with_any_grace_period_can_be_deleted(
 ) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
-        settings = AgentSettings({}, "routed", False, ServiceNetworks((), ()))
+        settings = AgentSettings({}, "routed", False, ServiceNetworks((), ()), "files:/none")
         machines = Machines(LabDir("lab", tmp_path), topology(LabSpec()), settings, Agents(ours), Responder())
-        cluster = Cluster(MemoryStore(), machines)
+        cluster = Cluster(OwnControlPlane(MemoryStore(), settings.services), machines)
         monkeypatch.setattr(type(cluster.kubelet), "namespace", lambda _self, _key: tmp_path)
-        there = await cluster.store.put(pod(terminationGracePeriodSeconds=seconds))
-        await cluster.write(Delete(there))
-        left = await cluster.store.get(Pod, there.key)
+        there = await cluster.control.store.put(pod(terminationGracePeriodSeconds=seconds))
+        await cluster.control.delete(there)
+        left = await cluster.control.store.get(Pod, there.key)
         assert left is None if seconds < 0 else left is not None and left.terminating
 
 
@@ -108,18 +110,18 @@ async def test_a_jump_of_the_wall_clock_lets_no_pod_stay(tmp_path: Path, monkeyp
     monkeypatch.setattr("percale.lab.cluster.datetime", Jumping)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
-        settings = AgentSettings({}, "routed", False, ServiceNetworks((), ()))
+        settings = AgentSettings({}, "routed", False, ServiceNetworks((), ()), "files:/none")
         cluster = Cluster(
-            MemoryStore(),
+            OwnControlPlane(MemoryStore(), settings.services),
             Machines(LabDir("lab", tmp_path), topology(LabSpec()), settings, Agents(ours), Responder()),
         )
         ends = (datetime.now(UTC) + timedelta(seconds=0.5)).isoformat()
         leaving = decoded({**POD, "metadata": {"name": "a", "deletionTimestamp": ends}})
-        cluster.cache.put(await cluster.store.put(leaving))
+        cluster.cache.put(await cluster.control.store.put(leaving))
         await cluster._remove_expired()
         Jumping.year_ago = True
         async with asyncio.timeout(30):
-            while await cluster.store.get(Pod, leaving.key) is not None:
+            while await cluster.control.store.get(Pod, leaving.key) is not None:
                 await cluster._sync_requested.wait()
                 cluster._sync_requested.clear()
                 await cluster._remove_expired()

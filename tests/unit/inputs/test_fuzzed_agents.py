@@ -62,6 +62,7 @@ from percale.lab.dns.records import Zone
 from percale.lab.dns.server import NameServer
 from percale.lab.machines.agents import Agents
 from percale.lab.machines.machines import AgentSettings, Machines
+from percale.lab.own_control_plane import OwnControlPlane
 from percale.lab.pods.responder import Responder
 from percale.lab.run_dir import LabDir
 from percale.lab.spec.service_networks import service_networks
@@ -269,11 +270,11 @@ def test_requests_to_a_lab(lines: Sequence[bytes]) -> None:
         machines = Machines(
             LabDir("lab", directory),
             machinery,
-            AgentSettings(NETWORK, "routed", False, networks),
+            AgentSettings(NETWORK, "routed", False, networks, "files:/none"),
             Agents(ours),
             Responder(),
         )
-        cluster = Cluster(store, machines)
+        cluster = Cluster(OwnControlPlane(store, networks), machines)
         verbs = (ReadVerbs(cluster), ObjectVerbs(cluster), MachineVerbs(cluster))
         answers = control.RequestHandler({name: verb for each in verbs for name, verb in each.all().items()})
         for obj in (*manifest_of(json.dumps(POD).encode()), *manifest_of(json.dumps(SERVICE).encode())):

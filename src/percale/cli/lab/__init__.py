@@ -77,16 +77,27 @@ def lab() -> None:
     callback=given_lab,
     help="Several may run side by side; default: $PERCALE_LAB, else lab.",
 )
-@click.option("--timeout", default=30.0, show_default=True, metavar="SECONDS", help="How long to wait for all pods.")
+@click.option(
+    "--timeout",
+    type=float,
+    metavar="SECONDS",
+    help="How long to wait for all pods; default: 30, with --kubernetes 120.",
+)
 @click.option("-v", "--verbose", is_flag=True, help="Agents log each kernel change as an ip, bridge or nft command.")
-def up(files: tuple[str, ...], lab: str | None, timeout: float, verbose: bool) -> int:
+@click.option(
+    "--kubernetes",
+    is_flag=True,
+    help="With Kubernetes' own etcd, API server, controllers and scheduler, for kubectl (built by make kubernetes).",
+)
+def up(files: tuple[str, ...], lab: str | None, timeout: float | None, verbose: bool, kubernetes: bool) -> int:
     """Start a lab; ends when all its pods are Ready.
 
     Without a Lab document: node1 and node2 on one segment, node3 behind a router, and a host outside the cluster.
     """
     from percale.lab.up import start
 
-    return start(lab or default_lab(), files, timeout, verbose, echo=click.echo, validate=validation())
+    name = lab or default_lab()
+    return start(name, files, timeout, verbose, echo=click.echo, validate=validation(), kubernetes=kubernetes)
 
 
 @lab.command()
@@ -102,6 +113,26 @@ def down(name: str | None, lab: str, everything: bool) -> int:
     if not ended and not everything:
         run_dir.require_running(lab_dirs[0])
     click.echo(f"ended: {', '.join(ended)}" if ended else "no lab is running")
+    return 0
+
+
+@lab.command()
+@lab_option
+def kubeconfig(lab: str) -> int:
+    """The path of the kubeconfig of a lab with Kubernetes.
+
+    \b
+    export KUBECONFIG=$(percale lab kubeconfig)
+    """
+    from percale.errors import LabError
+    from percale.lab import run_dir
+
+    lab_dir = run_dir.locate(lab)
+    run_dir.require_running(lab_dir)
+    if not lab_dir.kubeconfig.exists():
+        hint = f"start another one: {lab_dir.command('up --kubernetes')}"
+        raise LabError(f"the lab {lab_dir.name} has no Kubernetes", hint=hint)
+    click.echo(lab_dir.kubeconfig)
     return 0
 
 

@@ -86,18 +86,12 @@ def _program(arguments: tuple[str, ...]) -> list[str]:
 
 
 def _run(lab: str, target: str, namespace: str | None, command: list[str]) -> int:
-    from pathlib import Path
+    import msgspec
 
     from percale.lab.api.client import ask
     from percale.lab.process.nsenter import ExecTarget, run_inside
     from percale.lab.run_dir import locate, require_running
 
     lab_dir = locate(lab)
-    exec_target = ask(lab_dir, "exec_target", target=target, namespace=namespace)
-    return run_inside(
-        require_running(lab_dir),
-        ExecTarget(
-            Path(exec_target["namespace"]), exec_target["hostname"], exec_target["binds"], exec_target["environment"]
-        ),
-        command,
-    )
+    found = msgspec.convert(ask(lab_dir, "exec_target", target=target, namespace=namespace), ExecTarget)
+    return run_inside(require_running(lab_dir), found, command)

@@ -90,6 +90,18 @@ def with_status(obj: T, state: LiveState) -> T:
     return replace(obj, status=status)
 
 
+def desired_pods(owner: Workload, nodes: Sequence[Node]) -> int:
+    """How many pods its controller creates."""
+    match owner:
+        case DaemonSet():
+            return sum(selects(owner.spec.template.spec.nodeSelector, node) for node in nodes)
+        case Job():
+            parallel = 1 if owner.spec.parallelism is None else owner.spec.parallelism
+            return parallel if owner.spec.completions is None else min(parallel, owner.spec.completions)
+        case _:
+            return desired_replicas(owner)
+
+
 def _containers(pod: Pod) -> tuple[ContainerStatus, ...]:
     return tuple(
         ContainerStatus(name=each.name, image=each.image or "", ready=pod.ready) for each in pod.spec.containers
@@ -134,7 +146,7 @@ def _daemons(owner: DaemonSet, state: LiveState) -> DaemonSetStatus:
     revision = template_hash(template)
     ready = sum(pod.ready for pod in pods)
     return DaemonSetStatus(
-        desiredNumberScheduled=sum(selects(template.spec.nodeSelector, node) for node in state.nodes),
+        desiredNumberScheduled=desired_pods(owner, state.nodes),
         currentNumberScheduled=len(pods),
         numberReady=ready,
         numberAvailable=ready,

@@ -18,10 +18,10 @@ from percale.lab.api.server import Answer, Verb
 from percale.lab.api.status import LabStatus, MachineStatus, Summary
 from percale.lab.cluster import Cluster
 from percale.lab.process.bootstrap import NETNS
+from percale.lab.process.nsenter import ExecTarget
 from percale.lab.run_dir import log_tail
 from percale.lab.spec.topology import LabNode, Machine
 from percale.model.addresses import IPAddress
-from percale.model.manifest.decode import DEFAULT_NAMESPACE
 from percale.model.node import Node
 from percale.model.pod import Pod
 from percale.model.service import Service
@@ -105,7 +105,7 @@ class MachineVerbs(Struct, frozen=True):
             if not state.ready:
                 yield f"the agent of {node.name}: {log_tail(machines.lab_dir.node(node.name).log)}"
         yield from missing_pods(self.cluster.cache.all(Pod))
-        yield from self.cluster.problems
+        yield from self.cluster.control.problems
         yield from (f"store: {error}" for error in self.cluster.cache.read_problems.values())
 
     async def hosts(self) -> Answer:
@@ -128,22 +128,13 @@ class MachineVerbs(Struct, frozen=True):
         found = self._targets.find(target, namespace)
         if found.namespace is None:
             raise LabError(f"{target} is an address outside the lab", hint="name a pod, node/NAME or external/NAME")
-        lab_dir = self.cluster.machines.lab_dir
-        binds = {}
-        if found.pod is not None:
-            files = lab_dir.pod(found.pod.namespace or DEFAULT_NAMESPACE, found.pod.name)
-            binds = {"/etc/hosts": str(files / "hosts")}
-        if found.resolver is not None:
-            binds["/etc/resolv.conf"] = str(found.resolver)
+        inside = self.cluster.kubelet.exec_target(found.pod) if found.pod is not None else None
+        if inside is not None:
+            return _as_answer(inside)
         environment = {}
         if found.node is not None:  # `percale status` and `percale agent` find this node's agent without an option
-            environment = {"PERCALE_CONFIG": str(lab_dir.node(found.node).config)}
-        return {
-            "namespace": str(found.namespace),
-            "hostname": found.hostname,
-            "binds": binds,
-            "environment": environment,
-        }
+            environment = {"PERCALE_CONFIG": str(self.cluster.machines.lab_dir.node(found.node).config)}
+        return _as_answer(ExecTarget(str(found.namespace), found.hostname, environment=environment))
 
     async def names(self) -> Answer:
         """Each node's network namespace, and by address a name and a pod's node ("" for machines)."""
@@ -253,6 +244,11 @@ class MachineVerbs(Struct, frozen=True):
             known = ", ".join(node.name for node in self.cluster.machines.topology.nodes)
             raise NotFound(f"there is no node {name}", hint=f"there are {known}" if known else None)
         return found
+
+
+def _as_answer(target: ExecTarget) -> Answer:
+    answer: Answer = to_builtins(target)
+    return answer
 
 
 def _probed_port(text: str, owner: str, ports: Iterable[NamedNumber]) -> tuple[int, Literal["TCP", "UDP"]]:

@@ -10,8 +10,6 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from percale.controllers.admission import admit
-from percale.controllers.workloads import Create, Delete
 from percale.errors import LabError
 from percale.lab.api.server import Answer, Verb
 from percale.lab.cluster import Cluster
@@ -21,7 +19,6 @@ from percale.model.manifest.strictness import Validation
 from percale.model.meta import Object, ObjectKey
 from percale.model.namespace import Namespace
 from percale.model.node import Node
-from percale.model.service import Service
 from percale.model.validation.shared import check_labels
 from percale.model.workloads import Count
 from percale.objects import changes
@@ -52,11 +49,11 @@ class ObjectVerbs(Struct, frozen=True):
         """Create or change the documents' objects; all are validated first."""
         found, skipped = read_objects(documents, namespace or DEFAULT_NAMESPACE, validate)
         settings = self.cluster.machines.settings
-        complete = admit(found, self.cluster.cache.all(Service), settings.services)
-        objects = [each.object for each in complete]
+        objects = [each.object for each in self.cluster.control.admit(found)]
         without_effect = other_networks(objects, settings.network, settings.wiring)
         missing = missing_namespaces(objects, self.cluster.cache.all(Namespace))
-        lines = [line async for line in changes.apply(self._target, [*missing, *objects], changes.merged)]
+        merge = self.cluster.control.merge
+        lines = [line async for line in changes.apply(self._target, [*missing, *objects], merge)]
         return {"lines": lines + skipped + without_effect}
 
     async def delete(self, targets: Sequence[tuple[str, str]], namespace: str | None) -> Answer:
@@ -77,7 +74,7 @@ class ObjectVerbs(Struct, frozen=True):
                 raise LabError(f"a {obj.KIND.lower()} has no replicas", hint="scale a deployment or statefulset")
         for obj in found:
             key = "parallelism" if obj.KIND == "Job" else "replicas"
-            await self.cluster.change(obj, partial(_scaled, key=key, replicas=replicas))
+            await self.cluster.control.change(obj, partial(_scaled, key=key, replicas=replicas))
         return {"lines": [f"{full_name(obj)} scaled to {replicas}" for obj in found]}
 
     async def label(
@@ -91,7 +88,7 @@ class ObjectVerbs(Struct, frozen=True):
         for obj in found:
             edit = partial(_labeled, put=put, drop=drop)
             lines.append(f"{full_name(obj)} {'unchanged' if edit(obj) == obj else 'labeled'}")
-            await self.cluster.change(obj, edit)
+            await self.cluster.control.change(obj, edit)
         return {"lines": lines}
 
     @property
@@ -111,23 +108,17 @@ class _LabObjects(Struct, frozen=True):
         return self.cluster.cache.get(kind, key)
 
     async def create(self, obj: Object) -> None:
-        await self.cluster.write(Create(obj))
+        await self.cluster.control.create(obj)
 
     async def change(self, known: Object, edit: Callable[[Object], Object]) -> bool:
-        changed = edit(known) != known
-        await self.cluster.change(known, edit)
-        return changed
+        return await self.cluster.control.change(known, edit)
 
     async def delete(self, obj: Object) -> None:
-        """Deletes a namespace's objects with it, and removes a node's machine."""
+        """Removes a node's machine with it."""
         if isinstance(obj, Node) and self.cluster.machines.node(obj.metadata.name) is not None:
             await self.cluster.remove_node(obj.metadata.name)
         else:
-            await self.cluster.write(Delete(obj))
-        if isinstance(obj, Namespace):
-            for inside in self.cluster.cache.all_kinds():
-                if inside.metadata.namespace == obj.metadata.name:
-                    await self.cluster.write(Delete(inside))
+            await self.cluster.control.delete(obj)
 
 
 def _scaled(obj: Object, key: str, replicas: int) -> Object:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from msgspec import Struct
 
@@ -19,12 +20,15 @@ from percale.lab.api.server import Answer, Verb
 from percale.lab.cluster import Cluster
 from percale.model.endpoints import EndpointSlice
 from percale.model.event import Event
+from percale.model.meta import Object
 from percale.model.networkpolicy import NetworkPolicy
 from percale.model.node import Node
 from percale.model.pod import Pod
 from percale.model.subnet_lease import SubnetLease
 from percale.objects import columns
 from percale.objects.selection import Scope, Wanted, find, sections, wanted_kinds
+
+T = TypeVar("T", bound=Object)
 
 _LONGEST_WAIT = 20.0
 """Seconds until a request with `after` is answered although nothing has changed: its client may be gone."""
@@ -62,7 +66,7 @@ class ReadVerbs(Struct, frozen=True):
             await self.cluster.wait_changed(after.revision, min(after.patience, _LONGEST_WAIT))
         found = find(kinds, scope, self.cluster.cache.all)
         context, state = self._column_context(), self.live_state()
-        shown = [[with_status(obj, state) for obj in objects] for objects in found.objects]
+        shown = [[self._current(obj, state) for obj in objects] for objects in found.objects]
         return {
             "revision": self.cluster.revision,
             "sections": sections(shown, context, scope, wide=wide),
@@ -76,7 +80,7 @@ class ReadVerbs(Struct, frozen=True):
         """Pages for people: each object with what belongs to it, and its events."""
         found = find(wanted_kinds(wanted), Scope(namespace, everywhere, selector), self.cluster.cache.all)
         around, state = self._neighbourhood(), self.live_state()
-        pages = [describe(with_status(obj, state), around) for objects in found.objects for obj in objects]
+        pages = [describe(self._current(obj, state), around) for objects in found.objects for obj in objects]
         return {"pages": pages, "missing": found.missing, "nothing": found.nothing}
 
     def _neighbourhood(self) -> Neighbourhood:
@@ -87,7 +91,7 @@ class ReadVerbs(Struct, frozen=True):
             policies=cache.all(NetworkPolicy),
             slices=cache.all(EndpointSlice),
             leases=cache.all(SubnetLease),
-            nodes={node.metadata.name: with_status(node, state) for node in nodes},
+            nodes={node.metadata.name: self._current(node, state) for node in nodes},
             agents={node.metadata.name: agents.state(node.metadata.name) for node in nodes},
             events=cache.all(Event),
             now=datetime.now(UTC),
@@ -104,6 +108,10 @@ class ReadVerbs(Struct, frozen=True):
             )
         await log.wait_beyond(after, min(patience, _LONGEST_WAIT))
         return {"lines": log.after(after), "count": log.count}
+
+    def _current(self, obj: T, state: LiveState) -> T:
+        """The object with its status."""
+        return with_status(obj, state) if self.cluster.control.computes_status else obj
 
     def live_state(self) -> LiveState:
         """What the status of objects depends on, as of now."""

@@ -124,6 +124,11 @@ def build_router(netns: NetnsExecutor, segments: Iterable[Segment], outside: Ite
         _ip(netns, rule_lines(outside), family)
 
 
+def loopback_up(netns: NetnsExecutor) -> None:
+    """Also done by `build_router`. Raises LabError."""
+    _ip(netns, ["link set lo up"])
+
+
 def set_routes(netns: NetnsExecutor, old: Collection[RouterRoute], new: Collection[RouterRoute]) -> None:
     """Replace the old routes of outside hosts by the new ones. Raises LabError."""
     _ip(netns, route_lines(old, new))

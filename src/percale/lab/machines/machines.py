@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,10 @@ from percale.lab.spec.topology import LabNode, Machine, Topology, parse_port
 from percale.model import subnet_env
 
 
+async def _no_register(machines: Sequence[Machine]) -> None:
+    """Nobody needs to know of them."""
+
+
 class AgentSettings(Struct, frozen=True):
     """Configuration shared by all agents of a lab."""
 
@@ -34,6 +38,8 @@ class AgentSettings(Struct, frozen=True):
     wiring: str
     verbose: bool
     services: ServiceNetworks
+    store: str
+    """Its address."""
 
 
 @dataclass(slots=True)
@@ -49,6 +55,8 @@ class Machines:
     """Pairs of machines that cannot reach each other."""
     routes: frozenset[RouterRoute] = frozenset()
     """Routes of outside hosts to pods and Services."""
+    register: Callable[[Sequence[Machine]], Awaitable[None]] = _no_register
+    """Makes the Node objects of new nodes, before their agents start."""
 
     async def build(self) -> None:
         """Build the router and all machines; agents are started, not waited for. Raises LabError, OSError."""
@@ -124,18 +132,21 @@ class Machines:
         for machine in machines:
             if machine.kind == "node":
                 self._configure_agent(machine)
-                self.agents.start(self.lab_dir.node(machine.name))
             else:
                 who = Identity("host", machine.name, None, (str(machine.address.ip), str(machine.address6.ip)))
                 ports = {Port(*parse_port(text, machine.name)) for text in machine.ports}
                 await self.responder.serve(who, NETNS / machine.name, ports)
+        nodes = [machine for machine in machines if machine.kind == "node"]
+        await self.register(nodes)
+        for node in nodes:
+            self.agents.start(self.lab_dir.node(node.name))
 
     def _configure_agent(self, machine: Machine) -> None:
         """An ordinary agent.yaml: users may edit it and restart the agent."""
         node = self.lab_dir.node(machine.name)
         configuration = {
             "node": machine.name,
-            "store": f"files:{self.lab_dir.store}",
+            "store": self.settings.store,
             "network": self.settings.network,
             "stateDir": str(node.state),
             "runDir": str(node.run),

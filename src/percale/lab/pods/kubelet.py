@@ -24,8 +24,10 @@ from percale.lab.dns.records import DOMAIN
 from percale.lab.dns.service import NameService
 from percale.lab.pods import cni_runtime
 from percale.lab.pods.cni_runtime import CniFailed, Sandbox
-from percale.lab.pods.responder import Identity, Port, Responder
+from percale.lab.pods.image_ports import served_ports
+from percale.lab.pods.responder import Identity, Responder
 from percale.lab.process.bootstrap import NETNS
+from percale.lab.process.nsenter import ExecTarget
 from percale.lab.run_dir import LabDir
 from percale.lab.spec.topology import Machine
 from percale.model.meta import ObjectKey
@@ -50,10 +52,10 @@ class Nodes(Protocol):
 class StatusWriter(Protocol):
     """Writes a pod's status."""
 
-    async def report_running(self, pod: ObjectKey, machine: Machine, addresses: tuple[str, ...]) -> None:
+    async def report_running(self, pod: Pod, machine: Machine, addresses: tuple[str, ...]) -> None:
         """The pod has these addresses and is Ready."""
 
-    async def report_waiting(self, pod: ObjectKey, reason: str) -> None:
+    async def report_waiting(self, pod: Pod, reason: str) -> None:
         """The pod cannot run yet, for this reason."""
 
 
@@ -115,6 +117,15 @@ class Kubelet:
         state = self._pods.get(pod)
         return state.namespace if state is not None and state.addresses else None
 
+    def exec_target(self, pod: ObjectKey) -> ExecTarget | None:
+        """Where the pod's programs run; None until it has its addresses."""
+        state = self._pods.get(pod)
+        if state is None or not state.addresses:
+            return None
+        names = ("hosts",) if state.pod.spec.hostNetwork else ("hosts", "resolv.conf")
+        binds = {f"/etc/{name}": str(self._files(state) / name) for name in names}
+        return ExecTarget(str(state.namespace), state.pod.host_name, binds)
+
     def _prepare(self, pod: Pod) -> _PodState:
         node = pod.spec.nodeName or ""
         if pod.spec.hostNetwork:
@@ -146,20 +157,15 @@ class Kubelet:
             self._write_files(state)
             await self._open_ports(state)
         except (CniFailed, OSError) as error:
-            await self.status_writer.report_waiting(key, str(error))
+            await self.status_writer.report_waiting(state.pod, str(error))
             raise
-        await self.status_writer.report_running(key, machine, state.addresses)
+        await self.status_writer.report_running(state.pod, machine, state.addresses)
 
     async def _open_ports(self, state: _PodState) -> None:
         if state.pod.key == cluster_dns.POD:
             await self.names.serve(state.namespace)
             return
-        ports = {
-            Port(port.containerPort, port.protocol)
-            for container in state.pod.spec.containers
-            for port in container.ports
-            if port.protocol in ("TCP", "UDP")
-        }
+        ports = served_ports(state.pod)
         if ports:
             identity = Identity("pod", str(state.pod.key), state.pod.spec.nodeName, state.addresses)
             self.responder.stop(identity.name)

@@ -34,16 +34,17 @@ _NAMESPACES = {
 class ExecTarget(Struct, frozen=True):
     """Where a program runs: network namespace, host name, bind mounts by path, environment."""
 
-    namespace: Path
+    namespace: str
     hostname: str
     binds: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
-def run_inside(init: int, target: ExecTarget, command: Sequence[str]) -> int:
+def run_inside(init: int | None, target: ExecTarget, command: Sequence[str]) -> int:
     """Run the command at this target of the lab whose init is `init`; its exit code (128 + signal when killed).
 
-    The calling process stays inside afterwards; `percale` is found in there even when it is not on the PATH. Raises LabError.
+    `init` None: this process is one of the lab's. The calling process stays inside afterwards; `percale` is found in there even
+    when it is not on the PATH. Raises LabError.
     """
     directory = Path.cwd()
     try:
@@ -71,9 +72,9 @@ def enter_user_namespace(init: int) -> None:
         os.close(descriptor)
 
 
-def _enter(init: int, target: ExecTarget) -> None:
+def _enter(init: int | None, target: ExecTarget) -> None:
     opened = []
-    for name, kind in _NAMESPACES.items():
+    for name, kind in _NAMESPACES.items() if init is not None else ():
         try:
             opened.append((os.open(f"/proc/{init}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC), kind))
         except FileNotFoundError as error:
