@@ -22,7 +22,7 @@ from percale.model.node import Node
 from percale.model.pod import Pod
 from percale.model.subnet_lease import SubnetLease
 from percale.policy.compiled_policy import DIRECTIONS, TIERS, CompiledPolicy, CompiledRule, PolicyKey, Tier
-from percale.policy.cost import is_too_large
+from percale.policy.cost import PolicyCosts
 from percale.policy.flow_match import rule_matches
 from percale.policy.kinds.registry import POLICY_KINDS, PolicyKinds
 from percale.policy.node_index import NodeIndex
@@ -86,10 +86,7 @@ class Evaluator:
         self.node_index = NodeIndex()
         self._subjects: dict[PodSelectorTerm, dict[PolicyKey, None]] = {}
         self._classes: dict[tuple[PolicyKey, ...], PolicyClass] = {}
-        self.too_large: set[PolicyKey] = set()
-        """The policies whose rules are left out for what they would cost."""
-        self._judged: set[PolicyKey] = set()
-        """Those for which this was decided: when a class has them first, until they change."""
+        self._costs = PolicyCosts(self.selector_index)
         for obj in sorted(objects, key=lambda each: isinstance(each, Pod)):
             self.put(obj)
 
@@ -142,27 +139,41 @@ class Evaluator:
         if old is not None:
             self._release(old, keep_subject=old.subject == policy.subject)
         self.policies[policy.key] = policy
-        return PolicyDelta(policies=((old, policy),))
+        others = self._costs.put(policy) if policy.tier == "NetworkPolicy" else ()
+        return PolicyDelta(policies=((old, policy), *self._reclassified(others)))
 
     def _remove_policy(self, key: PolicyKey) -> PolicyDelta:
         old = self.policies.pop(key, None)
         if old is None:
             return PolicyDelta()
         self._release(old)
-        return PolicyDelta(policies=((old, None),))
+        others = self._costs.remove(key) if old.tier == "NetworkPolicy" else ()
+        return PolicyDelta(policies=((old, None), *self._reclassified(others)))
+
+    def _reclassified(self, others: Iterable[PolicyKey]) -> Iterator[tuple[CompiledPolicy, CompiledPolicy]]:
+        """Other policies that are too large now, or no longer: their classes are built again."""
+        for key in others:
+            self._forget_classes(key)
+            yield self.policies[key], self.policies[key]
 
     def _release(self, policy: CompiledPolicy, *, keep_subject: bool = False) -> None:
         self.selector_index.unwatch(policy.subject)
-        self._judged.discard(policy.key)
-        self.too_large.discard(policy.key)
         if not keep_subject:
             del self._subjects[policy.subject][policy.key]
             if not self._subjects[policy.subject]:
                 del self._subjects[policy.subject]
-        for keys in [keys for keys in self._classes if policy.key in keys]:
+        self._forget_classes(policy.key)
+
+    def _forget_classes(self, policy: PolicyKey) -> None:
+        for keys in [keys for keys in self._classes if policy in keys]:
             del self._classes[keys]
 
     # Queries
+
+    @property
+    def too_large(self) -> frozenset[PolicyKey]:
+        """The policies whose rules are left out for what they would cost."""
+        return frozenset(self._costs.too_large)
 
     @property
     def object_keys(self) -> Iterator[tuple[type[Object], ObjectKey]]:
@@ -193,11 +204,9 @@ class Evaluator:
 
     def _affordable(self, policy: CompiledPolicy) -> CompiledPolicy:
         """A NetworkPolicy that is too large isolates its pods and allows nothing."""
-        if policy.key not in self._judged:
-            self._judged.add(policy.key)
-            if policy.tier == "NetworkPolicy" and is_too_large(policy, self.selector_index):
-                self.too_large.add(policy.key)
-        return replace(policy, egress=(), ingress=()) if policy.key in self.too_large else policy
+        if policy.tier == "NetworkPolicy" and self._costs.is_too_large(policy.key):
+            return replace(policy, egress=(), ingress=())
+        return policy
 
     def flow_end(self, address: bytes) -> FlowEnd:
         """The pod or node that owns this packed address."""

@@ -264,7 +264,7 @@ class PolicyController:
     def _render(self) -> Transaction:
         deltas, self._deltas = self._deltas, []
         transaction = self.renderer.update(deltas)
-        self._report_too_large(frozenset(self.evaluator.too_large))
+        self._report_too_large(self.evaluator.too_large)
         self._pending_recheck |= self.renderer.affected_addresses
         return transaction
 
@@ -276,8 +276,9 @@ class PolicyController:
                 self._problems.clear(str(involved))
                 continue
             error = BadManifest(
-                f"{involved} would take too much of each node's time: its rules are left out, and its pods isolated",
-                hint="split it, or select with `In` instead of by many peers",
+                f"{involved} would take too much of each node's time, by itself or with the others of its namespace: "
+                "its rules are left out, and its pods isolated",
+                hint="select with `In` instead of by many peers; policies of many peers belong in several namespaces",
             )
             self._problems.raise_(str(involved), error)
             self._warn(involved, "TooLarge", str(error))

@@ -15,6 +15,7 @@ from tests.unit.render.simulated import Packet, passes
 
 from percale.model.addresses import parse_network
 from percale.model.networkpolicy import NetworkPolicy
+from percale.policy import cost
 from percale.policy.evaluator import Evaluator
 from percale.policy.rule_terms import Block
 from percale.policy.verdict import Flow
@@ -84,6 +85,39 @@ def test_a_policy_that_costs_too_much_isolates_and_allows_nothing(rule: dict[str
     assert sum(len(chain.rules) for chain in transaction.put_chains) == 1
     renderer.update([evaluator.put(policy(to=[one_of(1)]))])
     assert not evaluator.too_large
+
+
+def test_many_policies_of_a_namespace_cost_no_more_than_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The most expensive ones are left out, closed, until the others leave room; other namespaces have a limit of their own."""
+    monkeypatch.setattr(cost, "MAX_COST", 10_000)
+    monkeypatch.setattr(cost, "MAX_NAMESPACE_COST", 40_000)
+    evaluator, renderer, _ = rendered(policy(to=[one_of(1)]))
+    bombs = {
+        f"b{number}": builders.policy(
+            f"b{number}",
+            namespace="x",
+            podSelector={},
+            policyTypes=["Egress"],
+            egress=[{"to": [one_of(1000 * number + each) for each in range(14 + number // 4)]}],
+        )
+        for number in range(8)
+    }
+    held = TableState.bare(SET_SPECS).apply(renderer.snapshot())
+    for bomb in bombs.values():
+        held = held.apply(renderer.update([evaluator.put(bomb)]))
+    left_out = {each.name for each in evaluator.too_large}
+    assert left_out == {f"b{number}" for number in range(5, 8)}
+    assert sum(len(chain.rules) for chain in renderer.snapshot().put_chains) < 5 * 20
+    source, target = ip_address(POD).packed, ip_address(PEER).packed
+    assert passes(held, Packet(source, target, "TCP", 80)), "the first policy's rule is in force"
+    elsewhere = builders.policy("p", namespace="y", egress=[{"to": [one_of(each) for each in range(14)]}])
+    held = held.apply(renderer.update([evaluator.put(elsewhere)]))
+    for number in range(2):
+        gone = bombs[f"b{number}"]
+        held = held.apply(renderer.update([evaluator.remove(NetworkPolicy, gone.key)]))
+    assert {each.name for each in evaluator.too_large} == {f"b{number}" for number in range(7, 8)}
+    assert passes(held, Packet(source, target, "TCP", 80))
+    assert held == TableState.bare(SET_SPECS).apply(renderer.snapshot())
 
 
 def test_verdicts_do_not_read_a_policy_from_end_to_end() -> None:
