@@ -7,11 +7,12 @@ policy nor by many of them.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 from percale.policy.compiled_policy import CompiledPolicy, CompiledRule, PolicyKey
 from percale.policy.rule_terms import NodeSelectorTerm, PodSelectorTerm
 from percale.policy.selector_index import SelectorIndex
+from percale.shared_limits import SharedLimit
 
 MAX_COST = 500_000
 """Comparisons of pods with selectors, about a microsecond each: 50 selectors of all namespaces in a cluster of 10,000 pods."""
@@ -31,51 +32,47 @@ class PolicyCosts:
     """The NetworkPolicies by namespace. Costs are counted when a namespace is first asked for: pods are known then."""
 
     def __init__(self, index: SelectorIndex) -> None:
-        self.too_large: set[PolicyKey] = set()
-        """As of the last question: those that exceed a limit. Of a namespace's policies, the most expensive ones."""
         self._index = index
         self._policies: defaultdict[str | None, dict[PolicyKey, CompiledPolicy]] = defaultdict(dict)
-        self._costs: dict[PolicyKey, int] = {}
-        """Until the policy changes."""
-        self._counted: set[str | None] = set()
-        """Namespaces whose policies are all in `_costs`."""
+        self._limit = SharedLimit[str | None, PolicyKey](MAX_NAMESPACE_COST)
+        self._counted: dict[str | None, set[PolicyKey]] = {}
+        """In namespaces that were asked for, policies that exceed the limit by themselves."""
 
-    def put(self, policy: CompiledPolicy) -> set[PolicyKey]:
+    @property
+    def too_large(self) -> Iterator[PolicyKey]:
+        """The policies whose rules are left out; of a namespace's together, the most expensive ones."""
+        for namespace, by_themselves in self._counted.items():
+            yield from by_themselves | self._limit.left_out(namespace)
+
+    def put(self, policy: CompiledPolicy) -> Set[PolicyKey]:
         """A policy is new or changed; returns others that are too large now, or no longer."""
-        self._costs.pop(policy.key, None)
-        self._policies[policy.key.namespace][policy.key] = policy
-        return self._count_again(policy.key)
+        key = policy.key
+        self._policies[key.namespace][key] = policy
+        return self._count(policy) - {key} if key.namespace in self._counted else frozenset()
 
-    def remove(self, key: PolicyKey) -> set[PolicyKey]:
+    def remove(self, key: PolicyKey) -> Set[PolicyKey]:
         """It was deleted; likewise."""
-        self._costs.pop(key, None)
         del self._policies[key.namespace][key]
-        return self._count_again(key)
+        if key.namespace not in self._counted:
+            return frozenset()
+        self._counted[key.namespace].discard(key)
+        return self._limit.set(key.namespace, key, 0) - {key}
 
     def is_too_large(self, key: PolicyKey) -> bool:
         """Whether its rules are left out."""
         if key.namespace not in self._counted:
-            self._count(key.namespace)
-        return key in self.too_large
+            self._counted[key.namespace] = set()
+            for policy in self._policies[key.namespace].values():
+                self._count(policy)
+        return key in self._counted[key.namespace] or key in self._limit.left_out(key.namespace)
 
-    def _count_again(self, changed: PolicyKey) -> set[PolicyKey]:
-        if changed.namespace not in self._counted:
-            return set()
-        before = set(self.too_large)
-        self._count(changed.namespace)
-        return (before ^ self.too_large) - {changed}
-
-    def _count(self, namespace: str | None) -> None:
-        policies = self._policies[namespace]
-        for key in policies.keys() - self._costs.keys():
-            self._costs[key] = _cost(policies[key], self._index)
-        self._counted.add(namespace)
-        self.too_large = {key for key in self.too_large if key.namespace != namespace}
-        total = 0
-        for key in sorted(policies, key=lambda key: (self._costs[key], key)):
-            total += self._costs[key]
-            if self._costs[key] > MAX_COST or total > MAX_NAMESPACE_COST:
-                self.too_large.add(key)
+    def _count(self, policy: CompiledPolicy) -> Set[PolicyKey]:
+        key, cost = policy.key, _cost(policy, self._index)
+        self._counted[key.namespace].discard(key)
+        if cost > MAX_COST:
+            self._counted[key.namespace].add(key)
+            cost = 0
+        return self._limit.set(key.namespace, key, cost)
 
 
 def _cost(policy: CompiledPolicy, index: SelectorIndex) -> int:

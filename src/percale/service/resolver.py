@@ -18,7 +18,7 @@ from percale.model.node import Node
 from percale.model.service import Service
 from percale.model.subnet_lease import SubnetLease
 from percale.service.address_index import AddressIndex
-from percale.service.cost import cost_problem
+from percale.service.cost import ServiceCosts
 from percale.service.endpoint_selection import Record, candidates, nodes_of, select
 from percale.service.endpoint_slices import DRAINING, LOCAL, READY, SliceFacts, facts_of_slice
 from percale.service.endpoints_mirroring import is_mirrored, mirrored_slices
@@ -42,6 +42,7 @@ class ServiceResolver:
         self.node = NodeFacts()
         self.services: dict[ObjectKey, ResolvedService] = {}
         self.vip_owners = VipOwners()
+        self._costs = ServiceCosts()
         self._cluster_ips: dict[bytes, int] = {}
         self._facts: dict[ObjectKey, ServiceFacts] = {}
         """Without the requested addresses that belong to a node."""
@@ -113,7 +114,12 @@ class ServiceResolver:
             self._remove(kind, key, dirty)
         for obj in put:
             self._put(obj, dirty)
-        return {key for key in dirty if self._resolve(key)}
+        changed: set[ObjectKey] = set()
+        while dirty:
+            key = dirty.pop()
+            if self._resolve(key, dirty):
+                changed.add(key)
+        return changed
 
     def _put(self, obj: Object, dirty: set[ObjectKey]) -> None:
         match obj:
@@ -244,25 +250,28 @@ class ServiceResolver:
 
     # Resolving
 
-    def _resolve(self, key: ObjectKey) -> bool:
-        """Resolve one Service again; whether it resolves differently."""
+    def _resolve(self, key: ObjectKey, dirty: set[ObjectKey]) -> bool:
+        """Resolve one Service again; whether it resolves differently. Others may become too large by it, or no longer be."""
         facts = self._facts.get(key)
         old = self.services.get(key)
         relevant = facts is not None and (facts.ports or facts.problems or facts.refused)
-        new = self._resolved(facts) if facts is not None and relevant else None
+        new = self._resolved(facts, dirty) if facts is not None and relevant else None
         if new is None:
+            dirty |= self._costs.remove(key) - {key}
             self.services.pop(key, None)
         else:
             self.services[key] = new  # also when equal: its ports own the VIPs
         return new != old
 
-    def _resolved(self, facts: ServiceFacts) -> ResolvedService:
+    def _resolved(self, facts: ServiceFacts, dirty: set[ObjectKey]) -> ResolvedService:
         slices = self._slices_of(facts)
         refused = [f"Service {facts.key}: {each}" for each in facts.refused]
         of_slices = [problem for each in slices for problem in each.problems]
         problems = [*facts.problems, *refused, *self._conflict_problems(facts), *of_slices]
         specs: Sequence[PortSpec] = facts.ports
-        if (costly := cost_problem(facts, slices)) is not None:
+        costly, others = self._costs.put(facts, slices)
+        dirty |= others - {facts.key}
+        if costly is not None:
             # One port of each family is enough for the kernel to refuse all connections to the Service's addresses.
             problems.append(costly)
             specs, slices = list({spec.family: spec for spec in reversed(specs)}.values()), ()

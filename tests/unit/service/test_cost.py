@@ -7,7 +7,9 @@ import time
 import pytest
 from tests.unit.service.build import build
 
+from percale.model.endpoints import EndpointSlice
 from percale.model.meta import ObjectKey
+from percale.service import cost
 from percale.service.cost import MAX_ELEMENTS
 from percale.service.resolver import ServiceResolver
 from percale.service.strategies import STRATEGY_ANNOTATION
@@ -89,3 +91,26 @@ def test_it_is_served_again_when_it_costs_less() -> None:
     assert found.apply([few]) == {KEY}
     assert not found.services[KEY].problems
     assert build.brief(found, POD, IP, 1000).startswith("10.180.0.")
+
+
+def test_many_services_of_a_namespace_cost_no_more_than_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The most expensive ones are left out until the others leave room; those of other namespaces are served."""
+    monkeypatch.setattr(cost, "MAX_NAMESPACE_ELEMENTS", 1000)
+    found = build.table()
+    for number in range(5):
+        name, ip = f"svc{number}", f"172.30.0.{50 + number}"
+        found.apply([build.slice(*(f"10.180.1.{each + 1}" for each in range(220 + 5 * number)), service=name)])
+        found.apply([build.service(name, ip=ip)])
+    small = [build.slice("10.180.0.1", service="small"), build.service("small", ip="172.30.0.42")]
+    assert found.apply(small) == {ObjectKey("ns1", "small")}
+    left_out = [key.name for key, each in sorted(found.services.items()) if each.problems]
+    assert left_out == ["svc4"]
+    assert "would take more than 1000 elements in each node's kernel" in next(found.problems)
+    assert build.brief(found, POD, "172.30.0.54") == "reject"
+    assert build.brief(found, POD, "172.30.0.42") == "10.180.0.1:80"
+    assert found.apply(gone=[(EndpointSlice, ObjectKey("ns1", "svc0-1"))]) == {
+        ObjectKey("ns1", "svc0"),
+        ObjectKey("ns1", "svc4"),
+    }
+    assert not list(found.problems)
+    assert build.brief(found, POD, "172.30.0.54").startswith("10.180.1.")
