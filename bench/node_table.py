@@ -42,7 +42,7 @@ class ScriptedStore:
         """Deliver the next event."""
         self._events.put_nowait(event)
 
-    async def watch(self, *kinds: type[Object]) -> AsyncIterator[Event]:
+    async def watch(self, *kinds: type[Object], isolate: bool = False) -> AsyncIterator[Event]:
         """The snapshot, then events."""
         yield Snapshot({kind: [obj for obj in self._objects if isinstance(obj, kind)] for kind in kinds})
         while True:

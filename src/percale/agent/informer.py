@@ -132,7 +132,7 @@ class Informer:
 
 @asynccontextmanager
 async def _watching(store: Store, kinds: tuple[type[Object], ...]) -> AsyncIterator[AsyncIterator[Event]]:
-    events = store.watch(*kinds)
+    events = store.watch(*kinds, isolate=True)
     try:
         yield events
     finally:

@@ -35,7 +35,7 @@ class MemoryStore:
         found: T | None = self._objects.get(kind, {}).get(key)
         return found
 
-    async def watch(self, *kinds: type[Object]) -> AsyncIterator[Event]:
+    async def watch(self, *kinds: type[Object], isolate: bool = False) -> AsyncIterator[Event]:
         """A Snapshot first, then every change in order."""
         self._require_open()
         watch = Watch(kinds)

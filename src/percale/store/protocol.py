@@ -71,10 +71,11 @@ class Store(Protocol):
     async def get(self, kind: type[T], key: ObjectKey) -> T | None:
         """One object, or None."""
 
-    def watch(self, *kinds: type[Object]) -> AsyncIterator[Event]:
+    def watch(self, *kinds: type[Object], isolate: bool = False) -> AsyncIterator[Event]:
         """A Snapshot, then every change in order. Close the iterator to stop.
 
-        What the Snapshot lacks, because it cannot be read, is reported before it: readers of a Snapshot need to know.
+        What the Snapshot lacks, because it cannot be read, is reported before it: readers of a Snapshot need to know. With
+        `isolate` a NetworkPolicy that is invalid, and of which no valid state is known, is its isolation (`decode.py`).
         """
 
     async def put(self, obj: T, *, expect: str | None = None, ttl: float | None = None) -> T:

@@ -39,7 +39,7 @@ class Scripted:
         self._scripts = list(scripts)
         self.used_up = asyncio.Event()
 
-    async def watch(self, *_kinds: object) -> AsyncGenerator[Event, None]:
+    async def watch(self, *_kinds: object, isolate: bool = False) -> AsyncGenerator[Event, None]:
         for step in self._scripts.pop(0):
             if isinstance(step, Exception):
                 raise step
@@ -139,7 +139,7 @@ class Counting(MemoryStore):
         self.lists[kind] += 1
         return await super().list(kind)
 
-    def watch(self, *kinds: type[Object]) -> AsyncIterator[Event]:
+    def watch(self, *kinds: type[Object], isolate: bool = False) -> AsyncIterator[Event]:
         self.lists.update(kinds)
         return super().watch(*kinds)
 

@@ -10,8 +10,8 @@ from msgspec import Struct
 
 from percale.errors import Conflict, LabError, NotFound, PercaleError, StoreUnavailable
 from percale.model.meta import Object
+from percale.store.decode import decode_object
 from percale.store.kubernetes.api_client import STRATEGIC_MERGE_PATCH, ApiClient, ApiRefusal
-from percale.store.kubernetes.decode import decode_object
 from percale.store.kubernetes.kubeconfig import from_kubeconfig
 from percale.store.kubernetes.resources import Operation, collection_path, object_path, operation
 

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 
 from percale.errors import BadManifest
 from percale.model.meta import Object, ObjectKey
-from percale.store.encoded_object import EncodedObject, LazyObjects
+from percale.store.decode import MAY_BE_MISSED, isolation_of
+from percale.store.encoded_object import EncodedObject, LazyObjects, encode
 from percale.store.etcd.layout import Identity, Layout
 from percale.store.etcd.messages import Change, KeyValue
 from percale.store.protocol import Deleted, Event, ReadProblem, Snapshot, Upserted
@@ -19,12 +20,18 @@ from percale.store.protocol import Deleted, Event, ReadProblem, Snapshot, Upsert
 class Contents:
     """The objects of these kinds."""
 
-    def __init__(self, layout: Layout, kinds: Iterable[type[Object]]) -> None:
+    def __init__(self, layout: Layout, kinds: Iterable[type[Object]], *, isolate: bool = False) -> None:
         self._layout = layout
+        self._isolate = isolate
         self._objects: dict[type[Object], dict[ObjectKey, EncodedObject]] = {kind: {} for kind in kinds}
         self._keys: dict[Identity, dict[bytes, KeyValue]] = {}
         """Of objects with several keys: a change may come with one of them."""
         self._errors: dict[bytes, BadManifest] = {}
+        """Why keys cannot be read."""
+        self._incomplete: set[bytes] = set()
+        """Those of them that may hide an object for which others wait."""
+        self._replaced: set[Identity] = set()
+        """Invalid objects of which the isolation counts, for there was no valid state yet."""
 
     @property
     def kinds(self) -> Iterable[type[Object]]:
@@ -33,7 +40,7 @@ class Contents:
     @property
     def problems(self) -> list[ReadProblem]:
         """Keys that cannot be read now."""
-        return [ReadProblem(key.decode(errors="replace"), error) for key, error in sorted(self._errors.items())]
+        return [self._problem(key, error) for key, error in sorted(self._errors.items())]
 
     @property
     def snapshot(self) -> Snapshot:
@@ -83,9 +90,13 @@ class Contents:
         try:
             new = self._layout.decoded(identity, found)
         except BadManifest as error:
-            yield from self._report(first, error)
-            return
-        yield from self._report(first, None)
+            yield from self._report(first, error, incomplete=kind not in MAY_BE_MISSED)
+            new = self._instead(identity, found[first].value)
+            if new is None:
+                return
+        else:
+            yield from self._report(first, None)
+            self._replaced.discard(identity)
         objects = self._objects[kind]
         if new is None:
             self._keys.pop(identity, None)
@@ -95,7 +106,23 @@ class Contents:
             objects[name] = new
             yield Upserted(new.object)
 
-    def _report(self, key: bytes, error: BadManifest | None) -> Iterator[Event]:
+    def _instead(self, identity: Identity, data: bytes) -> EncodedObject | None:
+        """What counts instead of an invalid object; None: its last valid state, or nothing."""
+        kind, name = identity
+        known = name in self._objects[kind] and identity not in self._replaced
+        instead = isolation_of(kind, name, data) if self._isolate and not known else None
+        if instead is None:
+            return None
+        self._replaced.add(identity)
+        return encode(instead)
+
+    def _problem(self, key: bytes, error: BadManifest | None) -> ReadProblem:
+        return ReadProblem(key.decode(errors="replace"), error, error is not None and key not in self._incomplete)
+
+    def _report(self, key: bytes, error: BadManifest | None, *, incomplete: bool = True) -> Iterator[Event]:
+        self._incomplete.discard(key)
+        if error is not None and incomplete:
+            self._incomplete.add(key)
         if error is None:
             if self._errors.pop(key, None) is None:
                 return
@@ -103,4 +130,4 @@ class Contents:
             return
         else:
             self._errors[key] = error
-        yield ReadProblem(key.decode(errors="replace"), error)
+        yield self._problem(key, error)

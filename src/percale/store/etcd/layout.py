@@ -15,9 +15,9 @@ import msgspec
 from percale.errors import BadManifest
 from percale.model.configmap import ConfigMap
 from percale.model.kinds import Kinds
-from percale.model.manifest.decode import from_json
 from percale.model.meta import Object, ObjectKey
 from percale.model.subnet_lease import SubnetLease, lease_name
+from percale.store.decode import decode_object
 from percale.store.encoded_object import EncodedObject, encode
 from percale.store.etcd import flannel_format
 from percale.store.etcd.messages import KeyValue
@@ -105,8 +105,8 @@ class Layout:
         if first == self._config:
             return encode(flannel_format.network_of(entry.value))
         try:
-            obj = encode(from_json(entry.value, kind))
-        except (msgspec.DecodeError, ValueError, RecursionError) as error:
+            obj = encode(decode_object(entry.value, kind))
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise BadManifest(f"not a {kind.KIND}: {error}") from error
         if obj.key != key:
             raise BadManifest(f"this is {kind.KIND} {obj.key}")

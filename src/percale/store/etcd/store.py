@@ -72,12 +72,12 @@ class EtcdStore:
         found = await self._read((kind, key))
         return None if found.entry is None else found.entry.object  # type: ignore[return-value]
 
-    async def watch(self, *kinds: type[Object]) -> AsyncIterator[Event]:
+    async def watch(self, *kinds: type[Object], isolate: bool = False) -> AsyncIterator[Event]:
         """What cannot be read, a Snapshot, then every change in order. Raises StoreUnavailable."""
         self._require_open()
         watch = Watch(kinds)
         self._watches.add(watch, ())
-        following = asyncio.create_task(self._follow(watch, kinds))
+        following = asyncio.create_task(self._follow(watch, kinds, isolate=isolate))
         try:
             async for event in watch.events():
                 yield event
@@ -122,9 +122,9 @@ class EtcdStore:
 
     # Watching
 
-    async def _follow(self, watch: Watch, kinds: tuple[type[Object], ...]) -> None:
+    async def _follow(self, watch: Watch, kinds: tuple[type[Object], ...], *, isolate: bool) -> None:
         try:
-            contents = Contents(self._layout, kinds)
+            contents = Contents(self._layout, kinds, isolate=isolate)
             listed, revision = await self._read_all(kinds)
             deque(contents.replace(listed), maxlen=0)  # in the Snapshot
             for problem in contents.problems:

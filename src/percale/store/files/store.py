@@ -64,7 +64,7 @@ class FilesStore:
         """One object, or None. Raises StoreUnavailable."""
         return await self._submit(lambda directory: directory.get(kind, key))
 
-    async def watch(self, *kinds: type[Object]) -> AsyncIterator[Event]:
+    async def watch(self, *kinds: type[Object], isolate: bool = False) -> AsyncIterator[Event]:
         """What cannot be read, a Snapshot, then every change in order. Raises StoreUnavailable."""
         watch = Watch(kinds)
 

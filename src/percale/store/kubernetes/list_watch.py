@@ -21,9 +21,9 @@ from msgspec import Struct
 from percale.backoff import Backoff, spread
 from percale.errors import BadManifest, StoreUnavailable
 from percale.model.meta import Object, ObjectKey
+from percale.store.decode import MAY_BE_MISSED, decode_object, identify, isolation_of
 from percale.store.encoded_object import EncodedObject
 from percale.store.kubernetes.api_client import ApiClient, ApiRefusal, Cut
-from percale.store.kubernetes.decode import decode_object, identify
 from percale.store.kubernetes.kind_cache import Change, KindCache
 from percale.store.kubernetes.list_pages import Expired, KindAbsent, ListMeta, list_pages
 from percale.store.kubernetes.resources import collection_path, operation
@@ -64,13 +64,18 @@ class ListWatch:
         kind: type[Object],
         caches: Sequence[KindCache],
         publish: Callable[[Iterable[Change | ReadProblem]], None],
+        *,
+        isolate: bool = False,
     ) -> None:
         """`kind` is the server's, `caches` keep it or projections of it; `publish` gets their events."""
         self._api = api
         self._kind = kind
         self._caches = caches
         self._publish = publish
+        self._isolate = isolate
         self._invalid: set[ObjectKey] = set()
+        self._replaced: set[ObjectKey] = set()
+        """Those of which the caches keep the isolation, for there was no valid state yet."""
         self._failing = False
         self._missed = False
         self.listed = asyncio.Event()
@@ -132,8 +137,11 @@ class ListWatch:
         except BadManifest as error:
             source = identify(data).key
             self._report(source, error)
+            instead = self._instead(source, data)
             for cache, found in zip(self._caches, entries, strict=True):
-                if source in cache:
+                if instead is not None:
+                    found[source] = cache.entry_of(instead)
+                elif source in cache:
                     found[source] = cache.keep(source)
             return source
         for cache, found in zip(self._caches, entries, strict=True):
@@ -204,11 +212,24 @@ class ListWatch:
             obj = decode_object(event.object, self._kind)
         except BadManifest as error:
             self._report(identity.key, error)
-            return identity.version
-        self._report(identity.key, None)
+            instead = self._instead(identity.key, event.object)
+            if instead is None:
+                return identity.version
+            obj = instead
+        else:
+            self._report(identity.key, None)
         for cache in self._caches:
             self._publish(cache.put(identity.key, cache.entry_of(obj)))
         return identity.version
+
+    def _instead(self, source: ObjectKey, data: msgspec.Raw) -> Object | None:
+        """What counts instead of an invalid object; None: its last valid state, or nothing."""
+        known = any(source in cache for cache in self._caches)
+        wanted = self._isolate and (not known or source in self._replaced)
+        instead = isolation_of(self._kind, source, data) if wanted else None
+        if instead is not None:
+            self._replaced.add(source)
+        return instead
 
     def _report(self, source: ObjectKey, error: BadManifest | None) -> None:
         """An object became invalid, or is valid again or gone."""
@@ -216,6 +237,8 @@ class ListWatch:
             self._invalid.add(source)
         elif source in self._invalid:
             self._invalid.discard(source)
+            self._replaced.discard(source)
         else:
             return
-        self._publish([ReadProblem(f"{self._kind.KIND} {source}", error)])
+        complete = error is not None and self._kind in MAY_BE_MISSED
+        self._publish([ReadProblem(f"{self._kind.KIND} {source}", error, complete)])

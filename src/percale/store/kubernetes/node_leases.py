@@ -19,9 +19,9 @@ from percale.model.ip_family import Family
 from percale.model.meta import Object, ObjectKey
 from percale.model.node import Node
 from percale.model.subnet_lease import BackendData, LeasedFamily, NodeSubnets, SubnetLease, SubnetLeaseSpec, make_lease
+from percale.store.decode import decode_object
 from percale.store.kubernetes.address import PREFIX
 from percale.store.kubernetes.api_client import STRATEGIC_MERGE_PATCH, ApiClient, ApiRefusal
-from percale.store.kubernetes.decode import decode_object
 from percale.store.kubernetes.resources import object_path, operation
 from percale.store.versioning import check_version, not_found, versioned
 

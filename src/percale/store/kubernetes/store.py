@@ -20,10 +20,10 @@ from percale.model.manifest.encode import to_plain
 from percale.model.meta import Object, ObjectKey
 from percale.model.node import Node
 from percale.model.subnet_lease import SubnetLease
+from percale.store.decode import decode_object
 from percale.store.kubernetes.address import PREFIX, parse_address
 from percale.store.kubernetes.api_client import ApiClient, ApiRefusal
 from percale.store.kubernetes.cluster_access import ClusterAccess
-from percale.store.kubernetes.decode import decode_object
 from percale.store.kubernetes.kubeconfig import access_at
 from percale.store.kubernetes.list_pages import KindAbsent, list_pages
 from percale.store.kubernetes.merge_patch import merge_patch
@@ -81,10 +81,10 @@ class KubernetesStore:
         data = await self._read(kind, key)
         return decode_object(data, kind) if data is not None else None
 
-    async def watch(self, *kinds: type[Object]) -> AsyncIterator[Event]:
+    async def watch(self, *kinds: type[Object], isolate: bool = False) -> AsyncIterator[Event]:
         """A Snapshot once all kinds are listed, then the changes. What cannot be read now is a ReadProblem."""
         self._require_open()
-        watch = ApiWatch(self._api, self._format, kinds)
+        watch = ApiWatch(self._api, self._format, kinds, isolate=isolate)
         self._watches.add(watch.queue, ())
         try:
             async with aclosing(watch.events()) as events:

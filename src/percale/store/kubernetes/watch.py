@@ -29,7 +29,9 @@ _MIRRORED: Mapping[type[Object], type[Object]] = {Endpoints: EndpointSlice}
 class ApiWatch:
     """For one reader, on one event loop."""
 
-    def __init__(self, api: ApiClient, lease_format: LeaseFormat, kinds: tuple[type[Object], ...]) -> None:
+    def __init__(
+        self, api: ApiClient, lease_format: LeaseFormat, kinds: tuple[type[Object], ...], *, isolate: bool = False
+    ) -> None:
         self.queue = Watch(kinds)
         self._caches = {kind: KindCache(kind, lease_format.lease_of if kind is SubnetLease else None) for kind in kinds}
         self._snapshot_sent = False
@@ -40,7 +42,9 @@ class ApiWatch:
         for kind, cache in self._caches.items():
             if kind not in _MIRRORED or _MIRRORED[kind] not in kinds:
                 by_resource.setdefault(Node if kind is SubnetLease else kind, []).append(cache)
-        self._list_watches = [ListWatch(api, kind, caches, self._publish) for kind, caches in by_resource.items()]
+        self._list_watches = [
+            ListWatch(api, kind, caches, self._publish, isolate=isolate) for kind, caches in by_resource.items()
+        ]
 
     async def events(self) -> AsyncGenerator[Event]:
         """A Snapshot once all kinds are listed, then the changes. Ends when the queue is ended."""

@@ -8,16 +8,20 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
+from tests import builders
 from tests.etcd_server import EtcdServer, etcd_server
 from tests.toxic_proxy import ToxicProxy
 from tests.unit.store.conftest import upcoming
 
 from percale.errors import StoreUnavailable
 from percale.model.configmap import ConfigMap
+from percale.model.manifest.encode import to_json
 from percale.model.meta import ObjectKey, ObjectMeta
+from percale.model.networkpolicy import NetworkPolicy
 from percale.model.subnet_lease import SubnetLease
 from percale.store.protocol import Deleted, Event, ReadProblem, Snapshot, Store, Upserted
 from percale.store.registry import open_store
+from percale.store.versioning import versioned
 
 KEY = ObjectKey("default", "a")
 VALUE = '{"PublicIP":"192.0.2.7","PublicIPv6":null,"BackendType":"host-gw"}'
@@ -176,6 +180,26 @@ async def test_a_bad_key_or_value_is_a_problem_of_its_own(direct: Store, etcd: E
         assert {type(each) for each in await told(events, 2)} == {ReadProblem, Upserted}
         etcd.ctl("del", f"{prefix}/subnets/10.5.1.0-24")
         assert await told(events, 2) == [ReadProblem(f"{prefix}/subnets/10.5.1.0-24", None), Deleted(lease)]
+
+
+async def test_an_invalid_policy_isolates_until_it_is_valid(direct: Store, etcd: EtcdServer, prefix: str) -> None:
+    """etcd takes anything. Nobody else waits for it; a last valid state stays."""
+    key = f"{prefix}/percale/objects/NetworkPolicy/shop/p"
+    valid = builders.policy("p", namespace="shop", ingress=[{"from": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}])
+    for value in ("{", to_json(valid).decode().replace("10.0.0.0/8", "010.0.0.0/8")):
+        etcd.ctl("put", key, value)
+        async with aclosing(direct.watch(NetworkPolicy, isolate=True)) as events:  # type: ignore[type-var]
+            problem, snapshot = await told(events, 2)
+            assert isinstance(problem, ReadProblem) and problem.complete
+            assert isinstance(snapshot, Snapshot)
+            (found,) = snapshot.of(NetworkPolicy)
+            assert (found.spec.types, found.spec.ingress) == (("Ingress", "Egress"), ())
+            etcd.ctl("put", key, to_json(valid).decode())
+            assert await told(events, 2) == [ReadProblem(key, None), Upserted(versioned(valid))]
+            etcd.ctl("put", key, "{")
+            assert isinstance(await upcoming(events), ReadProblem)
+            etcd.ctl("del", key)
+            assert await told(events, 2) == [ReadProblem(key, None), Deleted(versioned(valid))]
 
 
 async def test_a_user_and_a_password(tmp_path: Path, loopback: None) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from aiohttp import web
+from msgspec.structs import replace
 from tests.fake_api_server import FakeApiServer, Request, refuse
 from tests.unit.store.conftest import upcoming
 from tests.unit.store.kubernetes.conftest import CONFIG_MAPS, PODS, config_map
@@ -17,12 +19,14 @@ from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
 from percale.model.configmap import ConfigMap
 from percale.model.endpoints import EndpointSlice
 from percale.model.meta import ObjectKey
+from percale.model.networkpolicy import NetworkPolicy
 from percale.model.pod import Pod
 from percale.store.kubernetes import list_pages, list_watch
 from percale.store.kubernetes.store import KubernetesStore
 from percale.store.protocol import Deleted, Event, ReadProblem, Snapshot, Upserted
 
 CNP = "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies"
+POLICIES = "/apis/networking.k8s.io/v1/networkpolicies"
 SLICES = "/apis/discovery.k8s.io/v1/endpointslices"
 
 
@@ -261,6 +265,53 @@ async def test_an_object_that_is_invalid_from_the_start(server: FakeApiServer, s
     server.cut()
     server.remove(CONFIG_MAPS, "bad", "default")
     assert said(await upcoming(events)) == "solved ConfigMap default/bad"
+
+
+async def test_an_invalid_policy_isolates_until_it_is_valid(server: FakeApiServer, store: KubernetesStore) -> None:
+    """An older server takes this network. Nobody else waits for it; a last valid state stays."""
+    pods = {"matchLabels": {"app": "db"}}
+    server.write(POLICIES, network_policy("010.0.0.0/8", pods))
+    events = store.watch(NetworkPolicy, isolate=True)
+    problem = await upcoming(events)
+    assert isinstance(problem, ReadProblem) and problem.complete
+    assert 'Invalid value: "010.0.0.0/8"' in str(problem.error)
+    snapshot = await upcoming(events)
+    assert isinstance(snapshot, Snapshot)
+    assert isolation(*snapshot.of(NetworkPolicy)) == pods["matchLabels"]
+    server.write(POLICIES, network_policy("010.0.0.0/8", {"matchLabels": {"app": "-"}}))  # whom it selects is unknown
+    assert isinstance(await upcoming(events), ReadProblem)
+    changed = await upcoming(events)
+    assert isinstance(changed, Upserted) and isinstance(changed.object, NetworkPolicy)
+    assert isolation(changed.object) == {}
+    server.write(POLICIES, network_policy("10.0.0.0/8", pods))
+    assert said(await upcoming(events)) == "solved NetworkPolicy default/p"
+    valid = await upcoming(events)
+    assert isinstance(valid, Upserted) and isinstance(valid.object, NetworkPolicy)
+    assert valid.object.spec.ingress
+    server.write(POLICIES, network_policy("10.0.0.0/08/", pods))
+    assert isinstance(await upcoming(events), ReadProblem)
+    server.cut()
+    server.write(POLICIES, {**network_policy("10.1.0.0/16", pods), "metadata": {"name": "q", "namespace": "default"}})
+    while not isinstance(event := await upcoming(events), Upserted):
+        assert isinstance(event, ReadProblem)
+    assert event.object.key.name == "q"  # p is as it was
+    server.remove(POLICIES, "p", "default")
+    assert said(await upcoming(events)) == "solved NetworkPolicy default/p"
+    gone = await upcoming(events)
+    assert isinstance(gone, Deleted)
+    assert replace(gone.object, metadata=valid.object.metadata) == valid.object
+
+
+def network_policy(cidr: str, pods: dict[str, Any]) -> dict[str, Any]:
+    spec = {"podSelector": pods, "ingress": [{"from": [{"ipBlock": {"cidr": cidr}}]}]}
+    return {"metadata": {"name": "p", "namespace": "default"}, "spec": spec}
+
+
+def isolation(policy: NetworkPolicy) -> dict[str, str]:
+    """Of the pods with these labels."""
+    assert (policy.spec.types, policy.spec.ingress, policy.spec.egress) == (("Ingress", "Egress"), (), ())
+    assert not policy.spec.podSelector.matchExpressions
+    return policy.spec.podSelector.matchLabels
 
 
 async def test_null_fields_are_absent(server: FakeApiServer, store: KubernetesStore) -> None:

@@ -1,17 +1,29 @@
-"""Decodes objects of the API: unknown fields are ignored, null fields are absent."""
+"""Decodes objects of servers: unknown fields are ignored, null fields are absent.
+
+An object may be invalid here that its server takes: an older or newer one has other rules. What it is about is known all the
+same, so nobody waits for it but those whom it concerns.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from percale.errors import BadManifest
+from percale.model.endpoints import Endpoints, EndpointSlice
 from percale.model.manifest.decode import from_json
 from percale.model.manifest.decoders import converted
 from percale.model.manifest.schema import without_nulls
-from percale.model.meta import Object, ObjectKey
+from percale.model.meta import Object, ObjectKey, ObjectMeta
+from percale.model.networkpolicy import NetworkPolicy, NetworkPolicySpec
+from percale.model.selector import LabelSelector
+from percale.model.service import Service
+from percale.model.validation.field_errors import mapping
+from percale.model.validation.shared import check_selector
 from percale.model.validation.validators import field_errors, has_validator
 
 T = TypeVar("T", bound=Object)
@@ -46,7 +58,7 @@ def identify(data: bytes | msgspec.Raw) -> Identified:
 
 
 def decode_object(data: bytes | msgspec.Raw, kind: type[T]) -> T:
-    """Raises BadManifest for an invalid object: a server may be older or newer than the API's rules that we know."""
+    """Raises BadManifest for an invalid object."""
     try:
         found = from_json(data, kind)
         plain: Any = msgspec.json.decode(data) if has_validator(kind) else None
@@ -55,6 +67,23 @@ def decode_object(data: bytes | msgspec.Raw, kind: type[T]) -> T:
     if plain is not None and (errors := field_errors(kind, plain)):
         raise BadManifest("; ".join(map(str, errors)), where=f"{kind.KIND} {found.key}")
     return found
+
+
+MAY_BE_MISSED: Collection[type[Object]] = (NetworkPolicy, Service, EndpointSlice, Endpoints)
+"""Kinds of which an invalid object opens nothing: a policy is replaced by its isolation, the others serve somebody."""
+
+
+def isolation_of(kind: type[Object], key: ObjectKey, data: bytes | msgspec.Raw) -> NetworkPolicy | None:
+    """What counts of an invalid NetworkPolicy: it isolates the pods that it selects, all of its namespace if that is unknown."""
+    if kind is not NetworkPolicy:
+        return None
+    selector = LabelSelector()
+    with suppress(msgspec.MsgspecError, RecursionError):
+        given = mapping(mapping(msgspec.json.decode(data)).get("spec")).get("podSelector")
+        if not any(check_selector(given, ())):
+            selector = converted(without_nulls(LabelSelector, given), LabelSelector)
+    isolating = NetworkPolicySpec(podSelector=selector, policyTypes=("Ingress", "Egress"))
+    return NetworkPolicy(metadata=ObjectMeta(name=key.name, namespace=key.namespace), spec=isolating)
 
 
 def _with_nulls(data: bytes | msgspec.Raw, kind: type[T]) -> tuple[T, Any]:
