@@ -34,6 +34,8 @@ T = TypeVar("T", bound=Object)
 class ScriptedStore:
     """A store for one watcher: a snapshot of these objects, then the events given to `send`."""
 
+    hosts: Sequence[str] = ()
+
     def __init__(self, objects: Sequence[Object]) -> None:
         self._objects = objects
         self._events: asyncio.Queue[Event] = asyncio.Queue()

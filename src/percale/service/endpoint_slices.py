@@ -59,6 +59,10 @@ class SliceFacts(Struct, frozen=True, gc=False):
         """Bytes of an address."""
         return self.family.size
 
+    @property
+    def split_addresses(self) -> list[bytes]:
+        return [self.addresses[start : start + self.size] for start in range(0, len(self.addresses), self.size)]
+
 
 def _state(ready: bool | None, serving: bool | None, terminating: bool | None) -> int:
     state = 0 if ready is False else READY

@@ -33,6 +33,8 @@ class ServiceConfig(Struct, frozen=True):
     """Which of the node's addresses serve node ports. None: its primary ones."""
     external_ips: tuple[IPNetwork, ...] | Literal["any", "none"] = ()
     """Which external IPs are served; empty: those that belong to no pod, Service or node."""
+    servers: frozenset[bytes] = frozenset()
+    """Packed addresses of servers that this node's agent needs, which are no external IPs by default."""
     masquerade_all: bool = False
     """Masquerade all packets to cluster IPs."""
     strategy: str = "random"

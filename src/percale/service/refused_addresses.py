@@ -1,8 +1,9 @@
 """Addresses that no Service may have, since they belong to others (CVE-2020-8554).
 
 A Service's author may write any externalIPs, and proxies take the packets. Unless `services.externalIPs` allows more, the pod
-network, the service networks and nodes' addresses are refused. Addresses of load balancers are written by controllers, which
-may name nodes. Called by `service_ports.py`, and by `resolver.py` for nodes' addresses.
+network, the service networks, nodes' addresses, the API server's, and this agent's own servers are refused: without them no
+agent would learn that the Service is gone. Addresses of load balancers are written by controllers, which
+may name nodes. Called by `service_ports.py`, and by `resolver.py` for addresses of nodes and the API server.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import NamedTuple
 from percale.service.node_context import ServiceConfig, is_in
 
 OF_A_NODE = "is a node's address"
+OF_THE_API_SERVER = "is the API server's address"
 
 
 class Refused(NamedTuple):
@@ -73,6 +75,8 @@ def external_refusal(address: bytes, config: ServiceConfig) -> str | None:
         return "is an external IP"
     if config.external_ips:
         return None if is_in(address, config.external_ips) else "is not among those that may be"
+    if address in config.servers:
+        return "is a server of this node's: its store's or its name server"
     return _in_cluster(address, config)
 
 

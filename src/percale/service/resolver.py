@@ -23,12 +23,15 @@ from percale.service.endpoint_selection import Record, candidates, nodes_of, sel
 from percale.service.endpoint_slices import DRAINING, LOCAL, READY, SliceFacts, facts_of_slice
 from percale.service.endpoints_mirroring import is_mirrored, mirrored_slices
 from percale.service.node_context import NodeFacts, ServiceConfig, facts_of_node, node_port_addresses
-from percale.service.refused_addresses import OF_A_NODE, Refused
+from percale.service.refused_addresses import OF_A_NODE, OF_THE_API_SERVER, Refused
 from percale.service.resolved_service import ResolvedPort, ResolvedService
 from percale.service.service_ports import PortSpec, ServiceFacts, facts_of_service, format_vip
 from percale.service.strategies import slots_of
 from percale.service.tunnel_endpoints import Tunnels
 from percale.service.vip_conflicts import VipOwners
+
+API_SERVER = ObjectKey("default", "kubernetes")
+"""The Service of the API server."""
 
 KINDS: tuple[type[Object], ...] = (Node, SubnetLease, EndpointSlice, Endpoints, Service)
 """The kinds that it evaluates. Services come last, so that each is resolved once."""
@@ -52,6 +55,8 @@ class ServiceResolver:
         """By such an address, or one that is always refused: the Services that request it."""
         self._node_addresses = AddressIndex[tuple[type[Object], str]]()
         """By kind and name of Nodes and leases."""
+        self._api_servers = AddressIndex[ObjectKey]()
+        """By slices of the Service `kubernetes`, which the API server itself writes."""
         self._slices: dict[ObjectKey, tuple[SliceFacts, ...]] = {}
         self._mirrored: dict[ObjectKey, tuple[SliceFacts, ...]] = {}
         self._service_of_slice: dict[ObjectKey, ObjectKey] = {}
@@ -174,29 +179,36 @@ class ServiceResolver:
             self._requested[key] = facts
         for address in _restricted_addresses(facts):
             self._requesters.setdefault(address, set()).add(key)
-        self._put_service(self._without_node_addresses(facts), dirty)
+        self._put_service(self._without_taken_addresses(facts), dirty)
 
-    def _without_node_addresses(self, facts: ServiceFacts) -> ServiceFacts:
-        taken = {address for address in facts.external if address in self._node_addresses} if facts.external else ()
+    def _without_taken_addresses(self, facts: ServiceFacts) -> ServiceFacts:
+        taken = {
+            address: OF_A_NODE if address in self._node_addresses else OF_THE_API_SERVER
+            for address in facts.external
+            if address in self._node_addresses or address in self._api_servers
+        }
         if not taken:
             return facts
         ports = [
             replace(port, vips=tuple([vip for vip in port.vips if vip.kind != "external" or vip.address not in taken]))
             for port in facts.ports
         ]
-        refused = (Refused("spec.externalIPs", address, OF_A_NODE) for address in sorted(taken))
+        refused = (Refused("spec.externalIPs", address, why) for address, why in sorted(taken.items()))
         return replace(facts, ports=tuple(ports), refused=(*facts.refused, *refused))
 
     def _put_addresses(
         self, kind: type[Object], name: str, addresses: tuple[bytes, ...], dirty: set[ObjectKey]
     ) -> None:
-        """A node's addresses; only Services that request an added or removed one are resolved again."""
-        if self.config.external_ips != ():
-            return
-        for address in self._node_addresses.update((kind, name), addresses):
+        """A node's addresses."""
+        if self.config.external_ips == ():
+            self._change_taken(self._node_addresses.update((kind, name), addresses), dirty)
+
+    def _change_taken(self, changed: Iterable[bytes], dirty: set[ObjectKey]) -> None:
+        """Addresses that nobody may request any more, or again: only Services that do are resolved again."""
+        for address in changed:
             for key in self._requesters.get(address, ()):
                 if key in self._requested:
-                    self._put_service(self._without_node_addresses(self._requested[key]), dirty)
+                    self._put_service(self._without_taken_addresses(self._requested[key]), dirty)
 
     def _put_service(self, facts: ServiceFacts, dirty: set[ObjectKey]) -> None:
         old = self._facts.get(facts.key)
@@ -224,6 +236,9 @@ class ServiceResolver:
     def _put_slice(self, key: ObjectKey, facts: SliceFacts | None, dirty: set[ObjectKey]) -> None:
         """None: deleted, or not for this proxy any more."""
         self._track_tunnel_ports(EndpointSlice, key, (facts,) if facts is not None else ())
+        if self.config.external_ips == ():
+            servers = tuple(facts.split_addresses) if facts is not None and facts.service == API_SERVER else ()
+            self._change_taken(self._api_servers.update(key, servers), dirty)
         old = self._service_of_slice.pop(key, None)
         if old is not None:
             dirty.add(old)

@@ -41,8 +41,7 @@ class Tunnels:
         """The slice without tunnels and with a problem for each; two slices if its other ports keep their endpoints."""
         if not self.has_tunnel_port(facts):
             return (facts,)
-        size = facts.size
-        addresses = [facts.addresses[start : start + size] for start in range(0, len(facts.addresses), size)]
+        addresses = facts.split_addresses
         kept = [index for index, address in enumerate(addresses) if address not in self.leases]
         if len(kept) == len(addresses):
             return (facts,)

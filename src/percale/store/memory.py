@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, TypeVar
 
 from percale.errors import StoreUnavailable
@@ -23,6 +23,11 @@ class MemoryStore:
         self._leases: dict[tuple[type[Object], ObjectKey], asyncio.TimerHandle] = {}
         self._watches = Watches()
         self._closed = False
+
+    @property
+    def hosts(self) -> Sequence[str]:
+        """None."""
+        return ()
 
     async def list(self, kind: type[T]) -> list[T]:
         """All objects of a kind, in the order of their keys."""

@@ -65,6 +65,10 @@ Event: TypeAlias = Snapshot | Upserted | Deleted | ReadProblem
 class Store(Protocol):
     """Errors: Conflict, NotFound, StoreUnavailable, BadManifest."""
 
+    @property
+    def hosts(self) -> Sequence[str]:
+        """Names or addresses of the servers that it speaks to."""
+
     async def list(self, kind: type[T]) -> list[T]:
         """All objects of a kind, in the order of their keys."""
 

@@ -103,6 +103,8 @@ def test_of_one_second_the_uid_decides_and_no_name_does(first: str) -> None:
         ("203.0.113.9", "is a node's address"),
         ("2001:db8::3", "is a node's address"),
         ("198.51.100.4", "is a node's address"),
+        ("198.51.100.5", "is the API server's address"),
+        ("192.0.2.53", "is a server of this node's: its store's or its name server"),
         ("127.0.0.1", "is a loopback address"),
         ("::1", "is a loopback address"),
         ("169.254.169.254", "is a link-local address"),
@@ -120,12 +122,14 @@ def test_an_external_ip_that_is_anothers(address: str, why: str) -> None:
         build.node(),
         build.node("192.168.0.3", "2001:db8::3", name="n2", external=["203.0.113.9"]),
         builders.lease(3, publicIP="198.51.100.4"),
+        build.slice("198.51.100.5", service="kubernetes", namespace="default"),
     )
     thief = build.service(
         ip="172.30.0.41", clusterIPs=(IP, "fd00:172::41"), externalIPs=(address, "192.0.2.7", "2001:db8:7::7")
     )
     six = build.slice("fd00:10::1", family="IPv6", index=2)
-    table = build.table(*others, thief, build.slice("10.180.0.1"), six)
+    servers = frozenset({ip_address("192.0.2.53").packed})
+    table = build.table(*others, thief, build.slice("10.180.0.1"), six, servers=servers)
     source = "2001:db8:9::9" if ":" in address else OUTSIDE
     wanted = "none" if why != "is in the service network" else "drop"
     answer = build.ask(table, source, address)

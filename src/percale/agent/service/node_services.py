@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+from msgspec.structs import replace
+
 from percale.agent.config.loader import service_config
 from percale.agent.context import AgentContext
 from percale.agent.http.listener import Page, metrics_page
@@ -12,6 +14,7 @@ from percale.agent.node_table import SERVICE_BYTES, NodeTable, delete_service_ta
 from percale.agent.policy.controller import PolicyController
 from percale.agent.service.conntrack_cleanup import ConntrackCleaner
 from percale.agent.service.host_ports import HostPorts
+from percale.agent.service.own_servers import own_servers
 from percale.agent.service.proxier import ServiceProxier
 from percale.agent.service.proxier_health import serve_when_free
 from percale.model.netconf import NetworkConfig
@@ -49,7 +52,7 @@ async def start_services(
     nft = context.nft_table(base_chains.TABLE_SPEC, most_bytes=SERVICE_BYTES)
     table = NodeTable(nft, context.problems, context.events, base_chains.TABLE)
     proxier = ServiceProxier(
-        service_config(config, network),
+        replace(service_config(config, network), servers=own_servers(context.store)),
         subscription,
         table,
         conntrack_cleaner=conntrack_cleaner,

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
 from math import ceil
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 from msgspec import Struct
 
@@ -55,6 +56,7 @@ class EtcdStore:
 
     def __init__(self, address: Address, kinds: Kinds = KINDS) -> None:
         """Raises BadConfig."""
+        self.hosts = tuple([urlsplit(each).hostname or "" for each in address.endpoints])
         self._client = EtcdClient(address)
         self._layout = Layout(address.prefix, kinds)
         self._watches = Watches()

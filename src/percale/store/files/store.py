@@ -10,7 +10,7 @@ Objects that the store writes first go to `KIND/NAMESPACE/NAME.json`; an object 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -55,6 +55,11 @@ class FilesStore:
         self._timer: asyncio.TimerHandle | None = None
         self._checks: set[asyncio.Task[None]] = set()
         self._closed = False
+
+    @property
+    def hosts(self) -> Sequence[str]:
+        """None."""
+        return ()
 
     async def list(self, kind: type[T]) -> list[T]:
         """All objects of a kind, in the order of their keys. Raises StoreUnavailable."""

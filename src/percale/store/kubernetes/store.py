@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -51,6 +52,7 @@ class KubernetesStore:
     """For one event loop. Connects at the first operation."""
 
     def __init__(self, access: ClusterAccess, *, annotation_prefix: str = PREFIX) -> None:
+        self.hosts = (urlsplit(access.server).hostname or "",)
         self._api = ApiClient(access)
         self._format = LeaseFormat(annotation_prefix)
         self._leases = NodeLeases(self._api, self._format)
