@@ -14,6 +14,15 @@ import msgspec
 
 from percale.agent.logging import Log
 
+_LONGEST = 2000
+"""Characters of an error: authors of objects may write as much as they like into what it quotes."""
+
+
+def shortened(text: str) -> str:
+    """The text without the middle of a very long one, whose end may say what to do."""
+    half = _LONGEST // 2
+    return text if len(text) <= _LONGEST else f"{text[:half]} … {text[-half:]}"
+
 
 class Problem(msgspec.Struct, frozen=True):
     """`since` is in seconds since the epoch."""
@@ -43,7 +52,7 @@ class Problems:
 
     def raise_(self, source: str, error: Exception) -> None:
         """Lasts until `clear`. Repeating the same error changes nothing."""
-        text = str(error)
+        text = shortened(str(error))
         known = self._current.get(source)
         if known is not None and known.error == text:
             return
@@ -52,7 +61,7 @@ class Problems:
 
     def record(self, source: str, error: Exception) -> None:
         """A single event, or a problem whose end is tracked elsewhere (the reconciler's)."""
-        self._recorded(source, str(error))
+        self._recorded(source, shortened(str(error)))
 
     def _recorded(self, source: str, text: str) -> Problem:
         self.last = Problem(source, text, self._clock())

@@ -110,7 +110,8 @@ def _node_addresses(spec: SubnetLeaseSpec) -> Iterator[bytes]:
     """The first address of a subnet (the tunnel's) and the second (the bridge's), which no pod gets."""
     for subnet in spec.subnets:
         yield subnet.network_address.packed
-        yield gateway(subnet).packed
+        if subnet.num_addresses > 1:
+            yield gateway(subnet).packed
 
 
 def _packed(texts: Iterable[str]) -> Iterable[bytes]:

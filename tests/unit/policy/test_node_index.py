@@ -110,3 +110,9 @@ def test_an_address_outside_that_stands_for_others_is_none_of_them() -> None:
     samples = {str(ip_address(each.sample)) for each in outside([evaluator])}
     assert "10.244.2.0" not in samples
     assert "10.244.2.2" in samples
+
+
+def test_a_lease_of_one_address() -> None:
+    """The last one there is has no successor."""
+    top = builders.lease(3, subnet="255.255.255.255/32", publicIP=None)
+    assert list(Evaluator([top]).node_index.lease_addresses) == [b"\xff\xff\xff\xff"]
