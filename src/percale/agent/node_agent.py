@@ -61,6 +61,7 @@ class NodeAgent:
             problems=context.problems,
             warn=context.events.warn,
             recheck=self._recheck,
+            forget=self._forget,
             on_local_pods=self._table.request_sync,
         )
         self._pods: PodNetworking = (
@@ -91,6 +92,9 @@ class NodeAgent:
             self._reporter.ready.set()
             self._pods.on_ready()
             self._context.announce_ready(self._reporter.source.summary())
+
+    async def _forget(self, addresses: frozenset[bytes]) -> None:
+        await self._established.forget(addresses)
 
     async def _recheck(self, addresses: frozenset[bytes] | None) -> None:
         """The kernel's rules changed: evaluate established connections of these addresses (None: all) again."""

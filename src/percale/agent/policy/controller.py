@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
 from msgspec.structs import replace
@@ -56,9 +56,11 @@ class PolicyController:
         problems: Problems,
         warn: Callable[[InvolvedObject, str, str], None] = lambda involved, reason, message: None,
         recheck: Recheck | None = None,
+        forget: Callable[[frozenset[bytes]], Awaitable[None]] | None = None,
         on_local_pods: Callable[[], None] = lambda: None,
         policy_kinds: PolicyKinds = POLICY_KINDS,
     ) -> None:
+        """`forget` ends the flows of packed addresses that get another pod. It raises KernelError."""
         self.evaluator = Evaluator(policy_kinds=policy_kinds)
         self.renderer = PolicyRenderer(self.evaluator, node)
         self.local_pods: set[bytes] = set()
@@ -75,6 +77,7 @@ class PolicyController:
         self._warn = warn
         self._too_large: frozenset[PolicyKey] = frozenset()
         self._recheck = recheck
+        self._forget = forget
         self._on_local_pods = on_local_pods
         self._attached: dict[ObjectKey, tuple[bytes, ...]] = {}
         """The addresses of this node's attached pods, of all interfaces."""
@@ -117,7 +120,10 @@ class PolicyController:
     # Pods of this node
 
     async def before_add(self, attachment: Attachment) -> None:
-        """The kernel holds the rules for this pod and its addresses when this returns. Raises StoreError, KernelError."""
+        """The kernel holds the rules for this pod and its addresses when this returns, and no flows of a pod that had them.
+
+        Raises StoreError, KernelError.
+        """
         if attachment.pod is None:
             return
         pod = attachment.pod.key
@@ -129,6 +135,8 @@ class PolicyController:
         if not self._node_table.applied.is_set():
             self._node_table.request_sync()
         await self._node_table.flush()
+        if self._forget is not None:
+            await self._forget(frozenset(_packed(attachment.wires.ips)))
 
     def attach(self, pod: ObjectKey, addresses: Iterable[IPAddress]) -> None:
         """A pod of this node has these addresses; also called for pods of previous runs."""

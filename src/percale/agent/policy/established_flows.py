@@ -10,6 +10,7 @@ after DNAT. Only flows with an end on this node are considered.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from itertools import islice
@@ -44,6 +45,9 @@ class EstablishedFlows(Protocol):
 
     async def recheck(self, addresses: frozenset[bytes] | None) -> None:
         """The verdict on flows of these packed addresses may have changed; None: of all pods of this node."""
+
+    async def forget(self, addresses: frozenset[bytes]) -> None:
+        """End all flows of these packed addresses, which were another pod's. Raises KernelError."""
 
     async def run(self) -> None:
         """Runs until cancelled: processes what `recheck` queued."""
@@ -91,6 +95,9 @@ class FlowBlocker:
     async def recheck(self, addresses: frozenset[bytes] | None) -> None:
         """Returns at once."""
         self._queue.add(local_addresses(self._evaluator, self._node) if addresses is None else addresses)
+
+    async def forget(self, addresses: frozenset[bytes]) -> None:
+        await self._table.forget(addresses)
 
     async def wait_idle(self) -> None:
         """Wait until all queued work is done."""
@@ -141,6 +148,9 @@ class FlowUnblocker:
 
     async def recheck(self, addresses: frozenset[bytes] | None) -> None:
         """Established flows are not affected."""
+
+    async def forget(self, addresses: frozenset[bytes]) -> None:
+        await self._table.forget(addresses)
 
     async def run(self) -> None:
         while True:
@@ -193,6 +203,18 @@ class _ConntrackWorker:
 
     async def blocked(self) -> list[ConntrackEntry]:
         return await self._thread.run(lambda: list(self._conntrack.flows(EntryFilter(marked=CUT_MARK))))
+
+    async def forget(self, addresses: Collection[bytes]) -> None:
+        """The next packet of each flow is evaluated as a new one; TCP is cut, and evaluated again. Raises KernelError."""
+        try:
+            flows = [flow async for flow in self.of(addresses)]
+            await self.mark([flow for flow in flows if flow.original.protocol == socket.IPPROTO_TCP], CUT_MARK)
+            others = [flow for flow in flows if flow.original.protocol != socket.IPPROTO_TCP]
+            for error in await self._thread.run(lambda: self._conntrack.delete(others)) if others else ():
+                if error is not None:
+                    raise error
+        except OSError as error:
+            raise _kernel_error(error) from error
 
     async def mark(self, flows: Sequence[ConntrackEntry], bits: int) -> None:
         """Raises the first OSError; the other flows are marked."""
