@@ -26,8 +26,8 @@ EVERYTHING = LabelSelector()
 
 
 def digest(*parts: object) -> str:
-    """A short, stable digest of this content."""
-    return blake2b(repr(parts).encode(), digest_size=6).hexdigest()
+    """A stable digest of this content, by which it is known: nobody finds other content with the same one by trying."""
+    return blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
 
 def canonical(selector: LabelSelector) -> tuple[object, ...]:

@@ -221,6 +221,6 @@ def _manifest(subject: PodFacts, direction: Direction, rule: Mapping[str, Any]) 
     return {
         "apiVersion": NetworkPolicy.API_VERSION,
         "kind": NetworkPolicy.KIND,
-        "metadata": {"name": f"allow-{direction}-{digest(spec)}", "namespace": subject.namespace},
+        "metadata": {"name": f"allow-{direction}-{digest(spec)[:12]}", "namespace": subject.namespace},
         "spec": spec,
     }
