@@ -10,9 +10,9 @@ PLUGIN := src/percale/cni/percale-cni
 
 INSTALL  = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 
-PROGRAMS = $$(scripts/kubernetes-binaries)
+PROGRAMS = $$(scripts/kubernetes-binaries e2e)
 
-.PHONY: help setup setup-tests demo check test kubernetes test-cluster fresh fuzz bench docs image lock clean
+.PHONY: help setup setup-tests demo check test kubernetes setup-testbed test-cluster conformance fresh fuzz bench docs image lock clean
 
 help:                            ## what can be typed here
 	@awk -F ' *## ' '/^[a-z-]+:.*## / { sub(/:.*/, "", $$1); printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -52,8 +52,15 @@ test: setup-tests                ## all tests, with real packets, in namespaces 
 kubernetes:                      ## builds Kubernetes' own programs and etcd, once, into ~/.cache/percale (PERCALE_CACHE)
 	scripts/kubernetes-binaries
 
-test-cluster: setup-tests kubernetes ## tests with a real kube-apiserver and etcd
+setup-testbed: setup-tests image
+	scripts/system-packages cluster
+	scripts/kubernetes-binaries e2e
+
+test-cluster: setup-testbed      ## tests with real kube-apiservers, etcd and kubelets, and of the image
 	KUBERNETES_BINARIES="$(PROGRAMS)" $(BIN)/python -m pytest -q tests/cluster tests/contract/test_store.py
+
+conformance: setup-testbed       ## Kubernetes' end-to-end specs of the network, written to docs/conformance.md: half an hour
+	$(BIN)/python -m tests.cluster.testbed.conformance "$(PROGRAMS)"
 
 fresh: SUITE ?= bookworm
 fresh:                           ## the above on a bare Debian, made for it and removed again: SUITE=bookworm or trixie

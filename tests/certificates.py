@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -43,8 +44,8 @@ def authority(directory: Path, name: str = "authority") -> Pair:
     return pair
 
 
-def issue(by: Pair, name: str, *, subject: str, address: str | None = None, days: int = 2) -> Pair:
-    """For a client, or for a server at this address; with negative `days`, one that has expired."""
+def issue(by: Pair, name: str, *, subject: str, serves: Sequence[str] = (), days: int = 2) -> Pair:
+    """For a client, or for a server with these names (`IP:…`, `DNS:…`); with negative `days`, one that has expired."""
     pair = _pair(by.certificate.parent, name)
     request = pair.certificate.with_suffix(".csr")
     _openssl(
@@ -52,8 +53,8 @@ def issue(by: Pair, name: str, *, subject: str, address: str | None = None, days
         *("-subj", subject, "-keyout", str(pair.key), "-out", str(request)),
     )
     extensions = pair.certificate.with_suffix(".ext")
-    usage = "serverAuth" if address is not None else "clientAuth"
-    names = f"subjectAltName=IP:{address}\n" if address is not None else ""
+    usage = "serverAuth" if serves else "clientAuth"
+    names = f"subjectAltName={','.join(serves)}\n" if serves else ""
     extensions.write_text(f"keyUsage=critical,digitalSignature\nextendedKeyUsage={usage}\n{names}")
     issued = pair.certificate.parent / f"{name}.issued"
     issued.mkdir(exist_ok=True)

@@ -13,11 +13,11 @@ PATIENCE = 30.0
 _PAUSE = 0.01
 
 
-def until(condition: Callable[[], Any], what: str = "it happens") -> Any:
+def until(condition: Callable[[], Any], what: str = "it happens", *, patience: float = PATIENCE) -> Any:
     """The condition's first true value."""
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + patience
     while not (value := condition()):
-        assert time.monotonic() < end, f"not within {PATIENCE:.0f} s: {what}"
+        assert time.monotonic() < end, f"not within {patience:.0f} s: {what}"
         time.sleep(_PAUSE)
     return value
 

@@ -106,7 +106,7 @@ class KubeApiServer:
 def running(directory: Path, host: str = "127.0.0.1", prefix: tuple[str, ...] = ()) -> Iterator[KubeApiServer]:
     """Serves at this address until the end; its own control, without controllers and kubelets."""
     server = KubeApiServer(directory, host, prefix, authority(directory))
-    issue(server.authority, "server", subject="/CN=kube-apiserver", address=host)
+    issue(server.authority, "server", subject="/CN=kube-apiserver", serves=[f"IP:{host}"])
     rsa_key(directory / "accounts.key")
     (directory / "tokens.csv").write_text(f'{ADMIN},admin,1,"system:masters"\n{AGENT},percale,2\n')
     etcd = _start(

@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
+from tests.cluster.testbed.cluster import PROGRAMS
+from tests.cluster.testbed.images import TOOLS
 from tests.unit.packages.started import Code, in_shell, python_files
 
 ROOT = Path(__file__).parents[3]
@@ -14,17 +16,19 @@ ROOT = Path(__file__).parents[3]
 _NO_PACKAGE = {"percale", "nosuch"}
 # They copy tables that iptables has made: where there are some, there is iptables.
 _THERE_WHEN_STARTED = {"iptables-save", "iptables-restore"}
+_TESTBED = ROOT / "tests/cluster/testbed"
 
 
-def _named() -> tuple[set[str], set[str]]:
-    """The programs of a user's packages, and of the tests'."""
-    user, tests = (ROOT / "scripts/system-packages").read_text().split('if [ "${1:-}" = tests ]')
-    one, two = (set(re.findall(r"^ *need (\S+) \S+", part, re.MULTILINE)) for part in (user, tests))
-    return one, two
+def _named(*wanted: str) -> set[str]:
+    """The programs of these parts' packages: the user's, those for `tests` and for `cluster`."""
+    user, *others = re.split(r'if \[ "\$\{1:-\}" = (\w+) \]', (ROOT / "scripts/system-packages").read_text())
+    parts = {"user": user, **dict(zip(others[::2], others[1::2], strict=True))}
+    return {name for part in wanted for name in re.findall(r"^ *need (\S+) \S+", parts[part], re.MULTILINE)}
 
 
 def _started(*folders: str) -> set[str]:
-    code = Code(path.read_text() for path in python_files(*(ROOT / folder for folder in folders)))
+    files = python_files(*(ROOT / folder for folder in folders))
+    code = Code(path.read_text() for path in files if not path.is_relative_to(_TESTBED))
     return code.programs() - _NO_PACKAGE
 
 
@@ -32,19 +36,23 @@ def test_a_user_has_what_percale_and_the_demo_start() -> None:
     demo = in_shell((ROOT / "scripts/demo").read_text(), functions=("say", "typed", "denied"))
     started = _started("src") | demo - _NO_PACKAGE
     assert {"ip", "nft", "tcpdump", "wget"} <= started
-    assert started - _named()[0] == _THERE_WHEN_STARTED, "name their packages in scripts/system-packages"
+    assert started - _named("user") == _THERE_WHEN_STARTED, "name their packages in scripts/system-packages"
 
 
 def test_the_tests_and_benchmarks_have_what_they_start() -> None:
     started = _started("src", "tests", "bench", "docs")
     assert {"conntrack", "curl", "iperf3", "kill", "ping", "ss", "sysctl", "tc", "wrk"} <= started
-    user, tests = _named()
-    assert started - user - tests == set(), "name their packages in scripts/system-packages, below `tests`"
+    assert started - _named("user", "tests") == set(), "name their packages in scripts/system-packages, below `tests`"
+
+
+def test_a_testbed_has_what_it_starts_and_puts_into_images() -> None:
+    named = _named("user", "tests", "cluster")
+    assert {*PROGRAMS, *TOOLS} - named == set(), "name their packages in scripts/system-packages, below `cluster`"
 
 
 def test_no_package_is_a_users_and_the_tests() -> None:
-    user, tests = _named()
-    assert user & tests == set()
+    assert _named("user") & _named("tests") == set()
+    assert _named("user", "tests") & _named("cluster") == set()
 
 
 @pytest.mark.parametrize(

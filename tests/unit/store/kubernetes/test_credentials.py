@@ -50,7 +50,7 @@ async def test_a_server_is_verified(tmp_path: Path) -> None:
     ours = authority(tmp_path)
     (tmp_path / "other").mkdir()
     other = authority(tmp_path / "other")
-    pair = issue(ours, "server", subject="/CN=server", address="127.0.0.1")
+    pair = issue(ours, "server", subject="/CN=server", serves=["IP:127.0.0.1"])
     async with FakeApiServer().running(tls(pair)) as server:
         async with opened(ClusterAccess(server=server.url, ca=ours.certificate, token="secret")) as store:
             assert await store.list(ConfigMap) == []
@@ -71,7 +71,7 @@ async def test_a_server_is_verified(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("address", "days"), [("127.0.0.2", 2), ("127.0.0.1", -1)])
 async def test_a_server_of_another_name_or_with_an_expired_certificate(tmp_path: Path, address: str, days: int) -> None:
     ours = authority(tmp_path)
-    pair = issue(ours, "server", subject="/CN=server", address=address, days=days)
+    pair = issue(ours, "server", subject="/CN=server", serves=[f"IP:{address}"], days=days)
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(FakeApiServer().running(tls(pair)))
         access = ClusterAccess(server=server.url, ca=ours.certificate, token="secret")
@@ -84,7 +84,7 @@ async def test_rotated_certificates_of_both_sides_are_taken(tmp_path: Path) -> N
     ours = authority(tmp_path)
     (tmp_path / "next").mkdir()
     next_one = authority(tmp_path / "next", "next")
-    server_pair = issue(ours, "server", subject="/CN=server", address="127.0.0.1")
+    server_pair = issue(ours, "server", subject="/CN=server", serves=["IP:127.0.0.1"])
     client = issue(ours, "client", subject="/O=nodes/CN=n1")
     ca = tmp_path / "trusted.crt"
     ca.write_bytes(ours.certificate.read_bytes())
@@ -94,7 +94,7 @@ async def test_rotated_certificates_of_both_sides_are_taken(tmp_path: Path) -> N
             access = ClusterAccess(server=server.url, ca=ca, certificate=client.certificate, key=client.key)
             store = await stack.enter_async_context(opened(access))
             assert await store.list(ConfigMap) == []
-        rotated_server = issue(next_one, "server", subject="/CN=server", address="127.0.0.1")
+        rotated_server = issue(next_one, "server", subject="/CN=server", serves=["IP:127.0.0.1"])
         rotated = issue(next_one, "client", subject="/O=nodes/CN=n1")
         await stack.enter_async_context(server.running(tls(rotated_server, next_one), port=server.port))
         with pytest.raises(StoreUnavailable, match="TLS: "):
@@ -107,7 +107,7 @@ async def test_rotated_certificates_of_both_sides_are_taken(tmp_path: Path) -> N
 
 async def test_certificates_in_the_kubeconfig_itself(tmp_path: Path) -> None:
     ours = authority(tmp_path)
-    pair = issue(ours, "server", subject="/CN=server", address="127.0.0.1")
+    pair = issue(ours, "server", subject="/CN=server", serves=["IP:127.0.0.1"])
     client = issue(ours, "client", subject="/CN=n1")
     async with FakeApiServer(tokens={""}).running(tls(pair, ours)) as server:
         access = ClusterAccess(

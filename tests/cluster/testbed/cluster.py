@@ -1,0 +1,144 @@
+"""Brings a testbed up and takes it down.
+
+```
+ holder               mount, PID and network namespace: the switch; all else ends with this process
+   ├─ control plane   network namespace: etcd, kube-apiserver, kube-controller-manager, kube-scheduler
+   └─ n1 … nN         network, mount, UTS, IPC and PID namespace each: containerd, kubelet, pods
+```
+
+All processes are in cgroups below `percale-testbed`, all files in one directory, and the machine's own namespaces get
+nothing: what is in those cgroups is killed, and the rest goes with it. Only one sysctl is of the whole machine: inotify
+instances, put back by `down`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.cluster.testbed import cgroups, images, installation
+from tests.cluster.testbed.control_plane import ControlPlane, kubectl
+from tests.cluster.testbed.layout import CONTROL_PLANE, CONTROL_PLANE_IP, DIRECTORY, GATEWAY_IP, Layout, load
+from tests.cluster.testbed.node import start_node
+from tests.cluster.testbed.processes import HOLDER, TestbedError, in_holder, reap, run, say, start
+from tests.waiting import until
+
+_HERE = Path(__file__).parent
+_PATIENCE = 120.0
+PROGRAMS = ("busybox", "containerd", "containerd-shim-runc-v2", "ctr", "ip", "nsenter", "openssl", "runc", "unshare")
+_INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
+_INOTIFY_NEEDED = 4096
+_HOLD = """set -e
+read -r pid _ </proc/self/stat
+mount -t tmpfs -o mode=755 holder /run
+mkdir /run/netns
+ip link set lo up
+ip link add br0 type bridge
+ip address add "$GATEWAY/24" dev br0
+ip link set br0 up
+echo "$pid" >"$DIRECTORY/pid.new"
+mv "$DIRECTORY/pid.new" "$DIRECTORY/pid"
+exec "$INIT"
+"""
+
+
+@contextmanager
+def testbed(layout: Layout) -> Iterator[Layout]:
+    """Up, and down in any case."""
+    try:
+        up(layout)
+        yield layout
+    finally:
+        down(layout.root)
+
+
+def up(layout: Layout) -> None:
+    """Returns once all nodes are Ready and the cluster has DNS."""
+    _check(layout)
+    archive = images.archive(layout.programs)
+    layout.logs.mkdir(parents=True)
+    layout.save()
+    _raise_inotify(layout.root)
+    say("the switch and the control plane")
+    _hold(layout)
+    for name, address in ((CONTROL_PLANE, CONTROL_PLANE_IP), *((each.name, each.address) for each in layout.nodes)):
+        _plug(layout, name, address)
+    control_plane = ControlPlane(layout)
+    control_plane.start()
+    say(f"{layout.node_count} nodes")
+    serving = {node: control_plane.admit(node) for node in layout.nodes}
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda node: start_node(layout, node, serving[node], [archive]), layout.nodes))
+    say("Percale")
+    installation.install(layout)
+    for node in layout.nodes:
+        wait = ("wait", "--for=condition=Ready", f"node/{node.name}", f"--timeout={_PATIENCE:.0f}s")
+        kubectl(layout, *wait, seconds=_PATIENCE + 10)
+    say("DNS")
+    kubectl(layout, "apply", "-f", str(_HERE / "coredns.yaml"))
+    kubectl(layout, "rollout", "status", "-n=kube-system", "deployment/coredns", "--timeout=120s", seconds=130)
+
+
+def down(directory: Path = DIRECTORY) -> None:
+    """At any time, and again; an error names what is left."""
+    left = [f"process {pid}" for pid in cgroups.kill_all()]
+    if not left:
+        reap()
+    left += [str(path) for path in cgroups.remove()]
+    before = directory / "inotify"
+    if before.exists():
+        _INOTIFY.write_text(before.read_text())
+    if directory.exists():
+        shutil.rmtree(directory)
+    if left:
+        raise TestbedError(f"cannot be removed: {', '.join(left)}")
+
+
+def _check(layout: Layout) -> None:
+    if os.geteuid() != 0:
+        raise TestbedError("a testbed needs root")
+    if not cgroups.hierarchies():
+        raise TestbedError("a testbed needs cgroup v1 at /sys/fs/cgroup")
+    missing = [program for program in PROGRAMS if shutil.which(program) is None]
+    if missing:
+        raise TestbedError(f"no {', '.join(missing)} here; type: scripts/system-packages cluster")
+    installation.check()
+    if load(layout.root) is not None or cgroups.processes():
+        raise TestbedError("a testbed is up; take it down first")
+
+
+def _raise_inotify(directory: Path) -> None:
+    """Kubelets and containerds take more than a machine has by default."""
+    before = _INOTIFY.read_text()
+    if int(before) < _INOTIFY_NEEDED:
+        (directory / "inotify").write_text(before)
+        _INOTIFY.write_text(str(_INOTIFY_NEEDED))
+
+
+def _hold(layout: Layout) -> None:
+    directory = layout.root / HOLDER
+    directory.mkdir()
+    cgroups.create(HOLDER)
+    cgroups.set_shares()
+    environment = {"DIRECTORY": str(directory), "GATEWAY": GATEWAY_IP, "INIT": str(layout.programs / "init")}
+    namespaces = ("--mount", "--propagation=private", "--net", "--pid", "--fork")
+    start(layout, HOLDER, HOLDER, ["unshare", *namespaces, "bash", "-c", _HOLD], environment)
+    until((directory / "pid").exists, "the switch is there", patience=_PATIENCE)
+
+
+def _plug(layout: Layout, name: str, address: str) -> None:
+    """A network namespace with eth0 at the switch."""
+    lines = (
+        f"ip netns add {name}",
+        f"ip -n {name} link set lo up",
+        f"ip link add to-{name[:10]} type veth peer name eth0 netns {name}",
+        f"ip link set to-{name[:10]} master br0 up",
+        f"ip -n {name} address add {address}/24 dev eth0",
+        f"ip -n {name} link set eth0 up",
+        f"ip -n {name} route add default via {GATEWAY_IP}",
+    )
+    run([*in_holder(layout), "sh", "-ec", "\n".join(lines)])
