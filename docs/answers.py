@@ -69,6 +69,7 @@ ANSWERS: Mapping[str, Answer] = {
     "lab probe": Answer("allowed", "refused, unreachable, timeout", {"": ProbeDocument}),
     "lab remove-node": Answer(),
     "lab restart-agent": Answer(),
+    "lab rollout restart": Answer(),
     "lab rollout status": Answer("complete", _IN_TIME),
     "lab scale": Answer(),
     "lab status": Answer("shown", json={"": LabStatus}),
@@ -118,6 +119,7 @@ One rule for every command:
 | 1 | the answer is no: denied, not answered, errors found, not in time |
 | 2 | an error, so there is no answer: wrong usage, a name or lab that is not there, bad manifests, a change that was refused |
 | 130 | interrupted |
+| 141 | nobody reads the output any more, as behind `| head` |
 
 An error is a line on stderr, `percale: WHERE: WHAT; HINT`, or a line for each fault of a manifest.
 With `-o json` stdout has it too, as one object:

@@ -240,3 +240,22 @@ def test_wrong_usage(percale: Person, resolve: tuple[str, ...]) -> None:
     assert "give FROM, TO and PORT, or --batch FILE" in percale(*resolve, code=2).stderr
     assert "not both" in percale(*resolve, "10.0.0.1", "172.30.0.41:80", "--batch", "-", code=2).stderr
     assert "is not a network" in percale(*resolve, "--pod-cidr", "10", "--batch", "-", code=2).stderr
+
+
+def test_the_node_is_that_of_the_source_where_it_has_one(
+    percale: Person, resolve: tuple[str, ...], tmp_path: Path
+) -> None:
+    anywhere = tuple(each for each in resolve if each not in ("--node", "n1"))
+    (tmp_path / "pods.yaml").write_text(PLAIN)
+    asked = (*anywhere, "-f", str(tmp_path / "pods.yaml"))
+    web, of_pod = "172.30.0.41:30001", "1.2.3.4:80"
+    for source in ("client", "10.244.1.3", "node/n1"):
+        assert percale.out(*asked, source, of_pod) == percale.out(*asked, source, of_pod, "--node", "n1")
+    for source in ("203.0.113.2", "10.180.0.9"):
+        assert percale.complaint(*asked, source, web) == (
+            f"percale: {source} is on no node, so a packet of it may be seen on any; name one by --node: n1, n2"
+        )
+    line = json.dumps({"from": "default/client", "to": "svc/ns1/web", "port": "http"})
+    assert json.loads(percale.out(*asked, "--batch", "-", stdin=line))["action"] == "endpoints"
+    alone = ("service", "resolve", "-f", str(tmp_path / "pods.yaml"), "203.0.113.2", "svc/web:80")
+    assert "10.244.1.2:8080" in percale.out(*alone), "without nodes it makes no difference"

@@ -54,9 +54,19 @@ def percale() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; exits with 0, 1 (its answer is no), 2 (an error), 130 (interrupted) or the command's own code."""
-    with printable_output():
-        sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
+    """Run a command; exits with 0, 1 (its answer is no), 2 (an error) or the command's own code.
+
+    130: interrupted; 141: nobody reads what it prints.
+    """
+    try:
+        with printable_output():
+            code = _run(sys.argv[1:] if arguments is None else arguments)
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):  # else the interpreter complains at its exit
+            os.dup2(nowhere, stream.fileno())
+        code = 128 + signal.SIGPIPE
+    sys.exit(code)
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -65,7 +75,10 @@ def _run(arguments: Sequence[str]) -> int:
             from percale.cli.completion import complete
 
             return complete(percale, instruction)
-        code = percale.main(args=list(arguments), prog_name="percale", standalone_mode=False)
+        with percale.make_context("percale", list(arguments)) as context:  # click's own `main` makes 1 of a closed pipe
+            code = percale.invoke(context)
+    except click.exceptions.Exit as end:
+        return end.exit_code
     except (click.exceptions.Abort, KeyboardInterrupt):
         return 130
     except click.ClickException as error:
@@ -74,8 +87,7 @@ def _run(arguments: Sequence[str]) -> int:
             _print_json(PercaleError(error.format_message(), hint=_help_of(error)))
         return error.exit_code
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains at its exit
-        return 128 + signal.SIGPIPE
+        raise
     except Exception as error:
         known = error if isinstance(error, PercaleError) else _internal(error)
         _complain(error, known)

@@ -191,7 +191,9 @@ class Cluster:
         async with self._machines_lock:
             machine = await self.machines.add(node)
         await wait_until(
-            lambda: self.machines.agents.state(machine.name).ready, f"the agent of {machine.name} is ready"
+            lambda: self.machines.agents.state(machine.name).ready,
+            f"the agent of {machine.name} is ready",
+            f"look at: {self.machines.lab_dir.command('status')}",
         )
         return machine
 

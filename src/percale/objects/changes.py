@@ -21,13 +21,17 @@ from percale.model.meta import Object, ObjectKey, ObjectMeta, timestamp
 from percale.model.namespace import NAME_LABEL, Namespace
 from percale.model.pod import Pod
 from percale.model.validation.formats import is_object_name
-from percale.model.workloads import Deployment, ReplicaSet, StatefulSet
-from percale.objects.kind_names import full_name, kind_of
-from percale.objects.selection import not_there
+from percale.model.workloads import DaemonSet, Deployment, ReplicaSet, StatefulSet
+from percale.objects.kind_names import full_name
+from percale.objects.selection import Found, Kinds, Scope, find, not_there
 
 T = TypeVar("T", bound=Object)
 
 _SCALED = (Deployment, ReplicaSet, StatefulSet)
+RESTARTED = (Deployment, StatefulSet, DaemonSet)
+_RESTARTED_AT = "kubectl.kubernetes.io/restartedAt"
+_PERMANENT = (DEFAULT_NAMESPACE, "kube-system")
+"""Namespaces that an API server does not delete."""
 
 
 class Target(Protocol):
@@ -77,11 +81,26 @@ def _edited(edit: Callable[[Object, Object], Object], desired: Object, known: Ob
     return edit(known, desired)
 
 
-async def delete_named(target: Target, names: Sequence[tuple[str, str]], namespace: str | None) -> AsyncIterator[str]:
-    """Delete by kind and name; all must exist."""
-    for obj in [await find_one(target, kind, name, namespace) for kind, name in names]:
-        await target.delete(obj)
-        yield f"{full_name(obj)} deleted"
+async def choose(target: Target, kinds: Kinds, scope: Scope) -> Found:
+    """Those that have names must all exist; of a kind without names all that fit. Raises NotFound, BadInput."""
+    named = [await find_one(target, kind, name, scope.namespace) for kind, names in kinds for name in names]
+    rest = [(kind, names) for kind, names in kinds if not names]
+    if not rest:
+        return Found([named], (), "")
+    listed: set[type[Object]] = {Namespace, *(kind for kind, _ in rest)}
+    known = {kind: await target.all(kind) for kind in listed}
+    found = find(rest, scope, known.__getitem__)
+    return replace(found, objects=[named, *found.objects])
+
+
+async def delete_chosen(target: Target, found: Found) -> AsyncIterator[str]:
+    """Namespaces that every cluster has stay."""
+    for obj in found.all:
+        if isinstance(obj, Namespace) and obj.metadata.name in _PERMANENT:
+            yield f"{full_name(obj)} stays: every cluster has it"
+        else:
+            await target.delete(obj)
+            yield f"{full_name(obj)} deleted"
 
 
 async def delete_written(target: Target, objects: Sequence[Object]) -> AsyncIterator[str]:
@@ -93,13 +112,12 @@ async def delete_written(target: Target, objects: Sequence[Object]) -> AsyncIter
         yield f"{full_name(obj)} {'not there' if known is None else 'deleted'}"
 
 
-async def find_one(target: Target, kind: str, name: str, namespace: str | None) -> Object:
+async def find_one(target: Target, kind: type[Object], name: str, namespace: str | None) -> Object:
     """Raises NotFound."""
-    wanted = kind_of(kind)
-    home = (namespace or DEFAULT_NAMESPACE) if wanted.NAMESPACED else None
-    found: Object | None = await target.get(wanted, ObjectKey(home, name))
+    home = (namespace or DEFAULT_NAMESPACE) if kind.NAMESPACED else None
+    found: Object | None = await target.get(kind, ObjectKey(home, name))
     if found is None:
-        raise NotFound(not_there(wanted, name, home, await target.all(wanted)))
+        raise NotFound(not_there(kind, name, home, await target.all(kind)))
     return found
 
 
@@ -123,11 +141,14 @@ def with_identity(obj: T) -> T:
 
 
 def merged(known: Object, desired: Object) -> Object:
-    """The applied object with the cluster's fields: identity, owner, status. A pod stays on its node."""
+    """The applied object with the cluster's fields: identity, owner, status. A pod stays on its node, a restart stays one."""
     metadata = replace(known.metadata, labels=desired.metadata.labels, annotations=desired.metadata.annotations)
     changed = replace(desired, metadata=metadata)
     if hasattr(known, "status"):
         changed = replace(changed, status=known.status)
+    if isinstance(known, RESTARTED) and isinstance(changed, RESTARTED):
+        when = known.spec.template.metadata.annotations.get(_RESTARTED_AT)
+        changed = changed if when is None else restarted(changed, when)
     if isinstance(known, Pod) and isinstance(changed, Pod):
         changed = replace(changed, spec=replace(changed.spec, nodeName=known.spec.nodeName))
     return changed
@@ -142,3 +163,11 @@ def merged_with_others(known: Object, desired: Object) -> Object:
     if isinstance(known, _SCALED) and isinstance(changed, _SCALED) and changed.spec.replicas is None:
         return replace(changed, spec=replace(changed.spec, replicas=known.spec.replicas))
     return changed
+
+
+def restarted(obj: Object, when: str) -> Object:
+    """With a template that says so, hence new pods; as kubectl does it."""
+    assert isinstance(obj, RESTARTED)
+    metadata = obj.spec.template.metadata
+    metadata = replace(metadata, annotations={**metadata.annotations, _RESTARTED_AT: when})
+    return replace(obj, spec=replace(obj.spec, template=replace(obj.spec.template, metadata=metadata)))

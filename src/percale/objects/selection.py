@@ -54,6 +54,11 @@ class Found(Struct, frozen=True):
     missing: Sequence[str]
     nothing: str
 
+    @property
+    def all(self) -> Sequence[Object]:
+        """Of all kinds."""
+        return [obj for each in self.objects for obj in each]
+
 
 def find(kinds: Kinds, scope: Scope, all_of: Callable[[type[Object]], Sequence[Object]]) -> Found:
     """`all_of` has all objects of a kind, and all Namespaces. Raises BadInput for a selector that is none."""

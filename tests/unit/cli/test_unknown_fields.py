@@ -9,6 +9,7 @@ import pytest
 from tests.unit.cli.conftest import CASE, percale
 
 from percale.errors import BadManifest
+from percale.lab.run_dir import LabDir
 from percale.lab.spec.input import read_input, read_objects
 from percale.model.manifest.decode import inspect_manifest
 
@@ -66,13 +67,13 @@ def test_a_policy_in_a_case(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_lab() -> None:
-    documents = [("p.yaml", POLICY)]
-    for refused in (lambda: read_input(documents), lambda: read_objects(documents, "default")):
+    documents, lab_dir = [("p.yaml", POLICY)], LabDir("lab", Path("/nowhere"))
+    for refused in (lambda: read_input(documents), lambda: read_objects(documents, "default", lab_dir)):
         with pytest.raises(BadManifest) as caught:
             refused()
         assert str(caught.value) == REFUSED
     assert read_input(documents, "warn").skipped == (REFUSED,)
-    assert read_objects(documents, "default", "warn")[1] == [REFUSED]
+    assert read_objects(documents, "default", lab_dir, "warn")[1] == [REFUSED]
     assert read_input(documents, "ignore").skipped == ()
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,6 +36,7 @@ from percale.controllers.admission import admit
 from percale.controllers.service_networks import ServiceNetworks
 from percale.explain.policy_tests.cases import decode_cases, in_sequence
 from percale.explain.policy_tests.runner import try_offline
+from percale.lab.run_dir import LabDir
 from percale.lab.spec.input import read_input, read_objects
 from percale.lab.spec.service_networks import service_networks
 from percale.lab.spec.topology import topology
@@ -68,7 +70,7 @@ def test_what_a_lab_is_given(data: bytes) -> None:
         networks = service_networks(asked.lab, machines, pods, "the lab")
         run_cluster((each.object for each in admit(asked.found, (), networks)), networks)
     with refused_in_words():
-        read_objects([("m.yaml", text)], "default")
+        read_objects([("m.yaml", text)], "default", LabDir("lab", Path("/nowhere")))
 
 
 def run_cluster(objects: Iterable[Object], networks: ServiceNetworks) -> None:

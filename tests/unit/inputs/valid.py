@@ -19,6 +19,10 @@ def documents(*patterns: str) -> list[Any]:
     return found
 
 
+def _chosen(kind: str, name: str) -> dict[str, Any]:
+    return {"wanted": [{"kind": kind, "names": [name]}], "namespace": "default", "everywhere": False, "selector": ""}
+
+
 LEASE: Any = {
     "apiVersion": "percale.io/v1alpha1",
     "kind": "SubnetLease",
@@ -226,10 +230,16 @@ REQUESTS: Any = [
         "namespace": None,
         "validate": "strict",
     },
-    {"verb": "delete", "targets": [["pod", "a"]], "namespace": "default"},
+    {
+        "verb": "delete",
+        "wanted": [{"kind": "pod", "names": ["a"]}],
+        "namespace": "default",
+        "everywhere": False,
+        "selector": "",
+    },
     {"verb": "delete_documents", "documents": [["m.yaml", json.dumps(POD)]], "namespace": None},
-    {"verb": "scale", "targets": [["deployment", "web"]], "replicas": 3, "namespace": None},
-    {"verb": "label", "targets": [["pod", "a"]], "put": {"a": "b"}, "drop": ["app"], "namespace": None},
+    {"verb": "scale", **_chosen("deployment", "web"), "replicas": 3},
+    {"verb": "label", **_chosen("pod", "a"), "put": {"a": "b"}, "drop": ["app"]},
     {
         "verb": "probe",
         "source": "a",

@@ -30,6 +30,7 @@ from percale.store.registry import open_store
 T = TypeVar("T", bound=Object)
 
 CIDRS = (ip_network("10.96.0.0/24"),)
+PERMANENT = "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: default}\n"
 SHOP = """\
 apiVersion: v1
 kind: Service
@@ -113,6 +114,28 @@ async def test_one_bad_document_and_nothing_is_applied(store: Store, text: str, 
     assert [await store.list(kind) for kind in (Namespace, Service, NetworkPolicy)] == [[], [], []]
 
 
+async def test_delete_all_of_a_kind(store: Store) -> None:
+    await applied(store, SHOP + PERMANENT)
+    objects = StoreObjects(store, api_server=False)
+
+    async def deleted(*kinds: str, scope: Scope) -> list[str]:
+        found = await changes.choose(objects, wanted_kinds(list(map(Wanted, kinds))), scope)
+        return [line async for line in changes.delete_chosen(objects, found)] or [found.nothing]
+
+    assert await deleted("svc", "netpol", scope=Scope()) == [
+        "no services, networkpolicies in namespace default; 2 elsewhere: -A shows all"
+    ]
+    assert await deleted("svc", scope=Scope("shop", selector="app=nosuch")) == ["no services in namespace shop"]
+    assert await deleted("svc", "netpol", scope=Scope(everywhere=True)) == [
+        "service/web deleted",
+        "networkpolicy.networking.k8s.io/web deleted",
+    ]
+    assert await deleted("ns", scope=Scope()) == [
+        "namespace/default stays: every cluster has it",
+        "namespace/shop deleted",
+    ]
+
+
 class _Failing(MemoryStore):
     """Its third write fails."""
 
@@ -161,7 +184,9 @@ async def test_delete_by_file_by_name_and_with_a_namespace(store: Store) -> None
     objects = StoreObjects(store, api_server=False)
 
     async def deleted(*names: tuple[str, str], namespace: str | None = None) -> list[str]:
-        return [line async for line in changes.delete_named(objects, names, namespace)]
+        kinds = wanted_kinds([Wanted(kind, (name,)) for kind, name in names])
+        found = await changes.choose(objects, kinds, Scope(namespace))
+        return [line async for line in changes.delete_chosen(objects, found)]
 
     with pytest.raises(NotFound, match="there is no service web in namespace default; did you mean -n shop"):
         await deleted(("ns", "shop"), ("svc", "web"))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import click
+
 
 def ask_lab(lab: str, verb: str, **arguments: Any) -> dict[str, Any]:
     """The answer of the lab of this name. Raises NoSuchLab, or the error that the lab answers with."""
@@ -20,3 +22,12 @@ def get_objects(lab: str, wanted: Sequence[dict[str, Any]], namespace: str | Non
     from percale.lab.run_dir import locate
 
     return client.get_objects(locate(lab), wanted, namespace, **how)
+
+
+def print_changed(answer: dict[str, Any]) -> int:
+    """A line for each object; that there is none is no error, as with kubectl."""
+    if answer["lines"]:
+        click.echo("\n".join(answer["lines"]))
+    else:
+        click.echo(answer["nothing"], err=True)
+    return 0

@@ -19,6 +19,20 @@ class _ProgramCommand(click.Command):
         return super().parse_args(ctx, args)
 
 
+class _TcpdumpCommand(_ProgramCommand):
+    """Without `--`, an option behind the name that could be the lab's is refused: tcpdump's `-n` is another."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        words = list(args)
+        rest = super().parse_args(ctx, args)
+        ours = [name for option in self.params if isinstance(option, click.Option) for name in option.opts]
+        said = next((word for word in ctx.params["arguments"] if word in ours), None)
+        if "--" not in words and said is not None:
+            where = ctx.params["where"]
+            ctx.fail(f"write {said} before {where} if it is the lab's, behind -- if it is tcpdump's")
+        return rest
+
+
 _terminal_option = click.option(
     "-i",
     "-t",
@@ -57,14 +71,16 @@ def enter_node(lab: str, node: str, command: tuple[str, ...]) -> int:
     return _run(lab, node if "/" in node else f"node/{node}", None, _program(command))
 
 
-@click.command(short_help="Watch packets at a pod or node.", cls=_ProgramCommand, context_settings=_PASS_ON)
+@click.command(short_help="Watch packets at a pod or node.", cls=_TcpdumpCommand, context_settings=_PASS_ON)
 @namespace_option
-@lab_option
 @click.option("-i", "--device", default="eth0", show_default=True, metavar="DEVICE", help="Where to listen.")
+@lab_option
 @click.argument("where", metavar="POD|node/NAME")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENTS…]")
 def tcpdump(namespace: str | None, lab: str, device: str, where: str, arguments: tuple[str, ...]) -> int:
     """Watch the packets at a pod's or a node's device; what follows -- goes to tcpdump.
+
+    Without -- that is all behind the name, of which -n and -i could be meant for either: write them before it.
 
     On node/NAME, -i flannel.1 shows what goes through the tunnel, eth0 the tunnel itself.
     """
@@ -90,8 +106,8 @@ def _run(lab: str, target: str, namespace: str | None, command: list[str]) -> in
 
     from percale.lab.api.client import ask
     from percale.lab.process.nsenter import ExecTarget, run_inside
-    from percale.lab.run_dir import locate, require_running
+    from percale.lab.run_dir import locate
 
     lab_dir = locate(lab)
     found = msgspec.convert(ask(lab_dir, "exec_target", target=target, namespace=namespace), ExecTarget)
-    return run_inside(require_running(lab_dir), found, command)
+    return run_inside(lab_dir, found, command)

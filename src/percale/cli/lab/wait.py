@@ -1,4 +1,4 @@
-"""`percale lab wait` and `rollout status`: until objects are as they should be, with kubectl's words."""
+"""`percale lab wait` and `rollout`: until objects are as they should be, with kubectl's words."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import click
 
-from percale.cli.lab.requests import get_objects
-from percale.cli.object_names import wanted_objects
+from percale.cli.lab.requests import ask_lab, get_objects, print_changed
+from percale.cli.object_names import Choice, choice_options, wanted_objects
 from percale.cli.options import lab_option, namespace_option
 from percale.errors import LabError, NotFound, NotInTime
 
@@ -75,23 +75,10 @@ _ROLLOUTS = {
     metavar="STATE",
     help="condition=TYPE[=STATUS], delete, create, or jsonpath=TEMPLATE[=VALUE].",
 )
-@namespace_option
-@click.option("-A", "--all-namespaces", is_flag=True, help="Objects of all namespaces.")
-@click.option("-l", "--selector", metavar="K=V,…", help="Objects of KIND with these labels.")
-@click.option("--all", "everything", is_flag=True, help="All objects of KIND.")
+@choice_options
 @click.option("--timeout", type=Duration(), default="30s", show_default=True, help="As 30s or 1m30s; 0 looks once.")
 @lab_option
-def wait(
-    *,
-    what: tuple[str, ...],
-    wanted_state: str,
-    namespace: str | None,
-    all_namespaces: bool,
-    selector: str | None,
-    everything: bool,
-    timeout: float,
-    lab: str,
-) -> int:
+def wait(what: tuple[str, ...], wanted_state: str, choice: Choice, timeout: float, lab: str) -> int:
     """Wait until all these objects are in a state; exit code 0 when they are, 1 when the time is over.
 
     \b
@@ -100,21 +87,11 @@ def wait(
     percale lab wait --for=jsonpath='{.status.readyReplicas}'=2 deploy/web
     percale lab wait --for=delete pod/web-0
     """
-    wanted = wanted_objects(what)
-    if not any(each["names"] for each in wanted) and not (everything or selector is not None):
-        raise click.UsageError("name the objects, or say which of the kind: --all or -l K=V")
+    chosen = choice.of(what)
     condition = _condition(wanted_state)
 
     def ask(after: int | None, patience: float) -> Plain:
-        return get_objects(
-            lab,
-            wanted,
-            namespace,
-            everywhere=all_namespaces,
-            selector=selector,
-            after=after,
-            patience=min(patience, _PATIENCE),
-        )
+        return get_objects(lab, after=after, patience=min(patience, _PATIENCE), **chosen)
 
     deadline = time.monotonic() + timeout
     answer = ask(None, 0)
@@ -192,9 +169,38 @@ def _has_value(found: Sequence[str], value: str) -> bool:
     return found == [value] if value else bool(found)
 
 
-@click.group()
+_REVISIONS = "a lab keeps no earlier revisions: apply the manifest that you want"
+_PAUSES = "a rollout in a lab cannot be paused"
+_NOT_HERE = {"history": _REVISIONS, "undo": _REVISIONS, "pause": _PAUSES, "resume": _PAUSES}
+"""What kubectl has beside them."""
+
+
+class _RolloutGroup(click.Group):
+    def resolve_command(
+        self, context: click.Context, words: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if words[0] in _NOT_HERE:
+            context.fail(_NOT_HERE[words[0]])
+        return super().resolve_command(context, words)
+
+
+@click.group(cls=_RolloutGroup)
 def rollout() -> None:
-    """How far the rollout of a workload is."""
+    """How far the rollout of a workload is; and all its pods anew."""
+
+
+@rollout.command("restart")
+@click.argument("what", nargs=-1, required=True, metavar="KIND NAME… | KIND/NAME… | KIND")
+@namespace_option
+@click.option("-l", "--selector", metavar="K=V,…", help="Objects of KIND with these labels.")
+@lab_option
+def rollout_restart(what: tuple[str, ...], namespace: str | None, selector: str | None, lab: str) -> int:
+    """Replace the pods of Deployments, StatefulSets or DaemonSets by new ones; KIND alone: of all in the namespace."""
+    wanted = wanted_objects(what)
+    if selector and any(each["names"] for each in wanted):
+        raise click.UsageError("either names or -l K=V")
+    answer = ask_lab(lab, "restart", wanted=wanted, namespace=namespace, everywhere=False, selector=selector or "")
+    return print_changed(answer)
 
 
 @rollout.command("status")

@@ -13,15 +13,15 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import click
-from msgspec import Struct
+from msgspec import Struct, field
 
 from percale.cli.json_output import format_errors, format_json
 from percale.cli.options import lab_of_source, namespace_option, networks, source_options
 from percale.cli.sources import load, lookup, service_world
 from percale.errors import BadInput, NotFound
 from percale.explain.names import NamedNumber, ServiceName, find_port, parse_name, split_port
-from percale.explain.service_world import ServiceWorld
-from percale.explain.why.targets import TargetLookup, port_of
+from percale.explain.service_world import NO_NODE, ServiceWorld
+from percale.explain.why.targets import Target, TargetLookup, port_of
 from percale.model.addresses import is_address
 from percale.model.manifest.json_text import read_json_text
 from percale.service.node_context import ServiceConfig
@@ -34,7 +34,7 @@ from percale.service.resolver import ServiceResolver
 @click.argument("source", metavar="FROM", required=False)
 @click.argument("target", metavar="TO", required=False)
 @click.argument("port", metavar="PORT[/PROTO]", required=False)
-@click.option("--node", metavar="NODE", required=True, help="The node on which the packet is seen.")
+@click.option("--node", metavar="NODE", help="The node on which the packet is seen (default: the one where FROM is).")
 @namespace_option
 @source_options
 @click.option("--batch", metavar="FILE", help="One JSON request a line, - is stdin; one JSON answer a line.")
@@ -60,7 +60,7 @@ def resolve(
     target: str | None,
     port: str | None,
     namespace: str | None,
-    node: str,
+    node: str | None,
     files: tuple[str, ...],
     lab: str | None,
     batch: str | None,
@@ -70,16 +70,16 @@ def resolve(
     masquerade_all: bool,
     output: str,
 ) -> int:
-    """Show where a packet at NODE would go: to which endpoints, and whether they see its source.
+    """Show where a packet at a node would go: to which endpoints, and whether they see its source.
 
     FROM and TO are named as for `percale why`, and the port is a word of its own or TO:PORT. An address of TO need not be
-    anybody's.
+    anybody's. A packet of a pod or node is seen on its own node; of one from elsewhere, --node says on which.
 
     \b
     percale service resolve 10.244.1.2 10.96.0.10:53/UDP --node n1 -f cluster.yaml
     percale service resolve default/client svc/default/web:http --node n1 -f cluster.yaml
     percale service resolve --batch - --node n1 -f cluster.yaml < requests
-    percale service resolve default/client svc/default/web:80 --node node1 --lab lab
+    percale service resolve default/client svc/default/web:80 --lab lab
 
     Where the manifests have pods but no EndpointSlices, these and missing cluster IPs and node ports are made as
     a cluster makes them. Of a lab, the networks are those of its agents' configuration, unless they are given.
@@ -90,7 +90,7 @@ def resolve(
         raise click.UsageError("give FROM, TO and PORT or --batch FILE, not both")
     ports = networks(node_port_addresses, "--node-port-addresses", but="primary")
     said = ServiceConfig(
-        node=node,
+        node=NO_NODE,
         service_cidrs=networks(services, "--service-cidr"),
         node_port_addresses=ports or None,
         masquerade_all=masquerade_all,
@@ -99,9 +99,8 @@ def resolve(
     place = lab_of_source(files, lab)
     plain = load(files, place)
     services_here = service_world(plain, place, said, pod_networks)
-    world = _World(services_here.table(services_here.node(node)), services_here, lookup(plain, place), namespace)
-    for problem in world.table.problems:
-        click.echo(f"percale: {problem}", err=True)
+    seen_at = services_here.node(node) if node is not None else None
+    world = _World(services_here, lookup(plain, place), namespace, seen_at)
     if batch is not None:
         return _answer_all(world, batch)
     assert source is not None
@@ -124,17 +123,20 @@ def _lines(answer: Answer) -> Iterator[str]:
 
 
 class _World(Struct, frozen=True):
-    """Who is who, and the table."""
+    """Who is who, and the nodes' tables."""
 
-    table: ServiceResolver
     services: ServiceWorld
     lookup: TargetLookup
     namespace: str | None
     """Of names without one."""
+    node: str | None
+    """None: where the source is."""
+    _tables: dict[str, ServiceResolver] = field(default_factory=dict)
 
     def ask(self, source: str, target: str, port: str) -> Answer:
         """Raises BadInput, NotFound."""
-        sources = [ip_address(each.address) for each in self.lookup.find(source, self.namespace).parties]
+        asker = self.lookup.find(source, self.namespace)
+        sources = [ip_address(each.address) for each in asker.parties]
         match parse_name(target, self.namespace):
             case ServiceName(key):
                 service = self.services.service(key)
@@ -156,7 +158,24 @@ class _World(Struct, frozen=True):
         both = [(a, b) for b in targets for a in sources if a.version == b.version]
         if not both:
             raise BadInput(f"{source} and {target} have no address family in common")
-        return resolve_packet(self.table, *both[0], number, protocol)
+        node = self._node_of(asker) if self.node is None else self.node
+        return resolve_packet(self._table(node), *both[0], number, protocol)
+
+    def _node_of(self, asker: Target) -> str:
+        """Where nothing says it, and there is no choice, it makes no difference. Raises BadInput."""
+        own = next((each.node or (each.pod.node if each.pod is not None else None) for each in asker.parties), None)
+        if own or len(self.services.nodes) < 2:
+            return self.services.node(own)
+        hint = f"name one by --node: {', '.join(self.services.nodes)}"
+        raise BadInput(f"{asker.name} is on no node, so a packet of it may be seen on any", hint=hint)
+
+    def _table(self, node: str) -> ServiceResolver:
+        if node not in self._tables:
+            table = self._tables[node] = self.services.table(node)
+            if len(self._tables) == 1:  # the Services' own, not the node's
+                for problem in table.problems:
+                    click.echo(f"percale: {problem}", err=True)
+        return self._tables[node]
 
 
 # Many questions

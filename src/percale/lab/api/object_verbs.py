@@ -1,8 +1,9 @@
-"""Verbs of the lab's API that change objects: `apply`, `delete`, `scale`, `label`. Served by `server`."""
+"""Verbs of the lab's API that change objects: `apply`, `delete`, `scale`, `label`, `restart`. Served by `server`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar
 
@@ -24,6 +25,7 @@ from percale.model.workloads import Count
 from percale.objects import changes
 from percale.objects.changes import missing_namespaces
 from percale.objects.kind_names import full_name
+from percale.objects.selection import Found, Scope, Wanted, wanted_kinds
 
 T = TypeVar("T", bound=Object)
 
@@ -43,53 +45,92 @@ class ObjectVerbs(Struct, frozen=True):
             "delete_documents": self.delete_documents,
             "scale": self.scale,
             "label": self.label,
+            "restart": self.restart,
         }
 
     async def apply(self, documents: Sequence[tuple[str, str]], namespace: str | None, validate: Validation) -> Answer:
         """Create or change the documents' objects; all are validated first."""
-        found, skipped = read_objects(documents, namespace or DEFAULT_NAMESPACE, validate)
-        settings = self.cluster.machines.settings
-        objects = [each.object for each in self.cluster.control.admit(found)]
-        without_effect = other_networks(objects, settings.network, settings.wiring)
+        settings, lab_dir = self.cluster.machines.settings, self.cluster.machines.lab_dir
+        found, skipped = read_objects(documents, namespace or DEFAULT_NAMESPACE, lab_dir, validate)
+        complete = self.cluster.control.admit(found)
+        objects = [each.object for each in complete]
+        without_effect = other_networks(complete, settings.network, settings.wiring)
         missing = missing_namespaces(objects, self.cluster.cache.all(Namespace))
         merge = self.cluster.control.merge
         lines = [line async for line in changes.apply(self._target, [*missing, *objects], merge)]
         return {"lines": lines + skipped + without_effect}
 
-    async def delete(self, targets: Sequence[tuple[str, str]], namespace: str | None) -> Answer:
-        """Delete by kind and name; all must exist."""
-        return {"lines": [line async for line in changes.delete_named(self._target, targets, namespace)]}
+    async def delete(
+        self, *, wanted: Sequence[Wanted], namespace: str | None, everywhere: bool, selector: str
+    ) -> Answer:
+        """Delete by name, which must all exist, or all of a kind that fit."""
+        found = await self._choose(wanted, Scope(namespace, everywhere, selector))
+        lines = [line async for line in changes.delete_chosen(self._target, found)]
+        return {"lines": lines, "nothing": found.nothing}
 
     async def delete_documents(self, documents: Sequence[tuple[str, str]], namespace: str | None) -> Answer:
         """Delete the documents' objects; a missing one is no error."""
-        found, _ = read_objects(documents, namespace or DEFAULT_NAMESPACE, "ignore")
+        lab_dir = self.cluster.machines.lab_dir
+        found, _ = read_objects(documents, namespace or DEFAULT_NAMESPACE, lab_dir, "ignore")
         objects = [each.object for each in found]
         return {"lines": [line async for line in changes.delete_written(self._target, objects)]}
 
-    async def scale(self, targets: Sequence[tuple[str, str]], replicas: Count, namespace: str | None) -> Answer:
+    async def scale(
+        self,
+        *,
+        wanted: Sequence[Wanted],
+        namespace: str | None,
+        everywhere: bool,
+        selector: str,
+        replicas: Count,
+    ) -> Answer:
         """Set the number of pods of workloads."""
-        found = [await changes.find_one(self._target, kind, name, namespace) for kind, name in targets]
-        for obj in found:
+        found = await self._choose(wanted, Scope(namespace, everywhere, selector))
+        for obj in found.all:
             if obj.KIND not in _SCALED:
                 raise LabError(f"a {obj.KIND.lower()} has no replicas", hint="scale a deployment or statefulset")
-        for obj in found:
+        for obj in found.all:
             key = "parallelism" if obj.KIND == "Job" else "replicas"
             await self.cluster.control.change(obj, partial(_scaled, key=key, replicas=replicas))
-        return {"lines": [f"{full_name(obj)} scaled to {replicas}" for obj in found]}
+        return {"lines": [f"{full_name(obj)} scaled to {replicas}" for obj in found.all], "nothing": found.nothing}
+
+    async def restart(
+        self, *, wanted: Sequence[Wanted], namespace: str | None, everywhere: bool, selector: str
+    ) -> Answer:
+        """New pods for workloads."""
+        found = await self._choose(wanted, Scope(namespace, everywhere, selector))
+        for obj in found.all:
+            if not isinstance(obj, changes.RESTARTED):
+                hint = "name a deployment, statefulset or daemonset"
+                raise LabError(f"a {obj.KIND.lower()} cannot be restarted", hint=hint)
+        when = datetime.now(UTC).isoformat()
+        for obj in found.all:
+            await self.cluster.control.change(obj, partial(changes.restarted, when=when))
+        return {"lines": [f"{full_name(obj)} restarted" for obj in found.all], "nothing": found.nothing}
 
     async def label(
-        self, targets: Sequence[tuple[str, str]], put: Mapping[str, str], drop: Sequence[str], namespace: str | None
+        self,
+        *,
+        wanted: Sequence[Wanted],
+        namespace: str | None,
+        everywhere: bool,
+        selector: str,
+        put: Mapping[str, str],
+        drop: Sequence[str],
     ) -> Answer:
         """Set and remove labels. Raises LabError for labels that an API server would refuse."""
         for error in check_labels(put, ("metadata", "labels")):
             raise LabError(str(error))
-        found = [await changes.find_one(self._target, kind, name, namespace) for kind, name in targets]
+        found = await self._choose(wanted, Scope(namespace, everywhere, selector))
         lines = []
-        for obj in found:
+        for obj in found.all:
             edit = partial(_labeled, put=put, drop=drop)
             lines.append(f"{full_name(obj)} {'unchanged' if edit(obj) == obj else 'labeled'}")
             await self.cluster.control.change(obj, edit)
-        return {"lines": lines}
+        return {"lines": lines, "nothing": found.nothing}
+
+    async def _choose(self, wanted: Sequence[Wanted], scope: Scope) -> Found:
+        return await changes.choose(self._target, wanted_kinds(wanted), scope)
 
     @property
     def _target(self) -> _LabObjects:

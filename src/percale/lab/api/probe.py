@@ -112,7 +112,7 @@ def read_answer(text: str) -> AnsweredBy | None:
     return AnsweredBy(kind, fields[kind], fields.get("node"), fields["client"])
 
 
-def look_up(resolver: Path, name: str, timeout_seconds: float) -> tuple[IPAddress, ...]:
+def look_up(resolver: Path, name: str, timeout_seconds: float, hint: str) -> tuple[IPAddress, ...]:
     """Addresses of the name by this resolv.conf. Called inside the pod's namespace; blocks.
 
     Raises NotFound, and TimeoutError when no name server answers.
@@ -132,5 +132,5 @@ def look_up(resolver: Path, name: str, timeout_seconds: float) -> tuple[IPAddres
     except (dns.exception.Timeout, dns.resolver.NoNameservers) as error:
         raise TimeoutError from error
     if not found:
-        raise NotFound(f"there is no name {name}", hint="percale lab get svc -A")
+        raise NotFound(f"there is no name {name}", hint=hint)
     return tuple(found)

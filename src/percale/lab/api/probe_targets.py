@@ -123,8 +123,8 @@ class ProbeTargets(Struct, frozen=True):
     async def _look_up(self, name: str, client: ProbeTarget, timeout_seconds: float) -> tuple[IPAddress, ...]:
         if client.resolver is None or client.namespace is None:
             raise LabError(f"{name} is known to pods only, not to {client.name}", hint="let FROM be a pod")
-        resolver = client.resolver
-        return await visit_async(client.namespace, lambda: look_up(resolver, name, timeout_seconds))
+        resolver, hint = client.resolver, self._command("get svc -A")
+        return await visit_async(client.namespace, lambda: look_up(resolver, name, timeout_seconds, hint))
 
     def machine(self, text: str) -> Machine:
         """`NAME`, `node/NAME` or `external/NAME`. Raises NotFound."""

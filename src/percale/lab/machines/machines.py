@@ -159,11 +159,11 @@ class Machines:
         node.config.write_text(yaml.safe_dump(configuration, sort_keys=False))
 
 
-async def wait_until(condition: Callable[[], bool], what: str, timeout_seconds: float = 10.0) -> None:
+async def wait_until(condition: Callable[[], bool], what: str, hint: str, timeout_seconds: float = 10.0) -> None:
     """Wait until the condition holds. Raises LabError when it does not in time."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_seconds
     while not condition():
         if loop.time() > deadline:
-            raise LabError(f"{what}: still not so after {timeout_seconds:.0f} s", hint="look at: percale lab status")
+            raise LabError(f"{what}: still not so after {timeout_seconds:.0f} s", hint=hint)
         await asyncio.sleep(0.005)

@@ -20,6 +20,7 @@ from msgspec import Struct, field
 from percale.errors import LabError, NoSuchLab
 from percale.kernel import syscalls
 from percale.lab.process.setgroups import pretend_setgroups
+from percale.lab.run_dir import LabDir, require_running
 
 _NAMESPACES = {
     "user": syscalls.CLONE_NEWUSER,
@@ -40,20 +41,19 @@ class ExecTarget(Struct, frozen=True):
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
-def run_inside(init: int | None, target: ExecTarget, command: Sequence[str]) -> int:
-    """Run the command at this target of the lab whose init is `init`; its exit code (128 + signal when killed).
+def run_inside(lab_dir: LabDir | None, target: ExecTarget, command: Sequence[str]) -> int:
+    """Run the command at this target of a lab; its exit code (128 + signal when killed).
 
-    `init` None: this process is one of the lab's. The calling process stays inside afterwards; `percale` is found in there even
-    when it is not on the PATH. Raises LabError.
+    `lab_dir` None: this process is one of the lab's. The calling process stays inside afterwards; `percale` is found in there
+    even when it is not on the PATH. Raises LabError, NoSuchLab.
     """
     directory = Path.cwd()
     try:
-        _enter(init, target)
+        _enter(lab_dir, target)
         _set_up_mounts(target)
     except OSError as error:
-        raise LabError(
-            f"cannot enter {target.hostname}: {error}", hint="is it still there? percale lab get pods"
-        ) from error
+        hint = f"is it still there? {lab_dir.command('get pods -A')}" if lab_dir is not None else None
+        raise LabError(f"cannot enter {target.hostname}: {error}", hint=hint) from error
     with suppress(OSError):  # the new mount namespace's root, when the directory is not to be seen inside
         os.chdir(directory)
     overrides = {
@@ -72,19 +72,26 @@ def enter_user_namespace(init: int) -> None:
         os.close(descriptor)
 
 
-def _enter(init: int | None, target: ExecTarget) -> None:
-    opened = []
-    for name, kind in _NAMESPACES.items() if init is not None else ():
-        try:
-            opened.append((os.open(f"/proc/{init}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC), kind))
-        except FileNotFoundError as error:
-            raise NoSuchLab("the lab has just ended", hint="start it again: percale lab up") from error
-    for descriptor, kind in opened:
-        syscalls.setns(descriptor, kind)
-        os.close(descriptor)
+def _enter(lab_dir: LabDir | None, target: ExecTarget) -> None:
+    if lab_dir is not None:
+        _enter_lab(lab_dir)
     namespace = os.open(target.namespace, os.O_RDONLY | os.O_CLOEXEC)
     syscalls.setns(namespace, syscalls.CLONE_NEWNET)
     os.close(namespace)
+
+
+def _enter_lab(lab_dir: LabDir) -> None:
+    """All are opened first: in the lab's mount namespace, /proc is another."""
+    init = require_running(lab_dir)
+    opened = []
+    for name, kind in _NAMESPACES.items():
+        try:
+            opened.append((os.open(f"/proc/{init}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC), kind))
+        except FileNotFoundError as error:
+            raise NoSuchLab("the lab has just ended", hint=f"start it again: {lab_dir.command('up')}") from error
+    for descriptor, kind in opened:
+        syscalls.setns(descriptor, kind)
+        os.close(descriptor)
 
 
 def _set_up_mounts(target: ExecTarget) -> None:

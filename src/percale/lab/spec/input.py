@@ -8,12 +8,14 @@ text ─▶ net-conf.json? ─────────────────�
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from msgspec import Struct
 
 from percale.errors import BadManifest
+from percale.lab.run_dir import LabDir
 from percale.lab.spec.topology import DEFAULT_NETWORK, Host, Lab, LabNode, LabSpec, SegmentSpec
 from percale.model.configmap import ConfigMap
 from percale.model.kinds import KINDS, kinds_of
@@ -85,30 +87,35 @@ def read_input(
 
 
 def read_objects(
-    documents: Iterable[Document], namespace: str, validate: Validation = "strict"
+    documents: Iterable[Document], namespace: str, lab_dir: LabDir, validate: Validation = "strict"
 ) -> tuple[list[ManifestEntry], list[str]]:
     """Objects to apply to a lab that runs, and what was left out. Raises BadManifest."""
     loaded = load_manifests(documents, _KINDS, namespace=namespace)
     if loaded.networks:
         file, _ = loaded.networks[0]
-        raise BadManifest("a running lab keeps its network", where=file, hint="start another: percale lab up -f …")
+        raise BadManifest("a running lab keeps its network", where=file, hint=f"start another: {_another(file)}")
     found = loaded.valid(validate).entries
     for each in found:
         if isinstance(each.object, Lab):
-            hint = "use percale lab add-node and remove-node"
+            hint = f"use {lab_dir.command('add-node NAME')} and {lab_dir.command('remove-node NAME')}"
             raise BadManifest("a running lab keeps its machines", where=str(each.source), hint=hint)
     return list(named(found)), list(loaded.notes(validate))
 
 
-def other_networks(objects: Iterable[Object], network: Mapping[str, Any], wiring: str) -> list[str]:
+def other_networks(entries: Iterable[ManifestEntry], network: Mapping[str, Any], wiring: str) -> list[str]:
     """A line for each ConfigMap that says another network than the one of the lab that runs. Raises BadNetworkConfig."""
     return [
-        f"configmap/{obj.metadata.name} does not change this lab: a running lab keeps its network;"
-        " a new one takes it: percale lab up --name … -f …"
-        for obj in objects
-        for other in _network_of(ManifestEntry(obj, Source(f"configmap/{obj.metadata.name}", 1)))
+        f"configmap/{entry.object.metadata.name} does not change this lab: a running lab keeps its network;"
+        f" a new one takes it: {_another(entry.source.file)}"
+        for entry in entries
+        for other in _network_of(entry)
         if (other.network, other.wiring) != (network, wiring)
     ]
+
+
+def _another(file: str) -> str:
+    """The command that starts a lab beside this one."""
+    return f"percale lab up --lab another -f {'-' if file == 'stdin' else shlex.quote(file)}"
 
 
 def _check_words(root: Node, source: Source) -> None:

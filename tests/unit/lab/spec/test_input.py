@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from percale.errors import BadManifest, BadManifests, BadNetworkConfig
+from percale.lab.run_dir import LabDir
 from percale.lab.spec.input import read_input, read_objects
 from percale.lab.spec.topology import DEFAULT_NETWORK
 from percale.model.manifest.files import read
 
+RUNNING = LabDir("b", Path("/nowhere"))
 LAB = "apiVersion: percale.io/v1alpha1\nkind: Lab\nmetadata: {name: x}\n"
 POD = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {containers: [{name: c}]}\n"
 EXAMPLES = Path(__file__).parents[4] / "examples"
@@ -85,14 +87,17 @@ def test_refused(documents: list[tuple[str, str]], message: str) -> None:
 
 
 def test_a_running_lab_keeps_its_network_and_machines() -> None:
-    with pytest.raises(BadManifest, match="a running lab keeps its network"):
-        read_objects([("n.json", '{"Network": "10.0.0.0/16"}')], "default")
-    with pytest.raises(BadManifest, match="a running lab keeps its machines"):
-        read_objects([("l", LAB)], "default")
+    with pytest.raises(BadManifest) as network:
+        read_objects([("n.json", '{"Network": "10.0.0.0/16"}')], "default", RUNNING)
+    assert str(network.value).endswith("network; start another: percale lab up --lab another -f n.json")
+    with pytest.raises(BadManifest) as machines:
+        read_objects([("l", LAB)], "default", RUNNING)
+    assert "machines; use percale lab add-node --lab b NAME and percale lab remove-node --lab b" in str(machines.value)
 
 
 def test_applied_objects_are_in_the_namespace_that_is_asked_for() -> None:
-    found, skipped = read_objects([("p", POD + "---\napiVersion: v1\nkind: Secret\nmetadata: {name: s}\n")], "shop")
+    secret = "---\napiVersion: v1\nkind: Secret\nmetadata: {name: s}\n"
+    found, skipped = read_objects([("p", POD + secret)], "shop", RUNNING)
     assert [str(each.object.key) for each in found] == ["shop/p"]
     assert len(skipped) == 1
     assert "Secret" in skipped[0]

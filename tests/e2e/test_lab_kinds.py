@@ -1,0 +1,105 @@
+"""All objects of a kind at once, rollouts anew, and output that nobody reads to its end."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+from tests.e2e.conftest import PERCALE, ROOT, Person
+from tests.waiting import until
+
+NS = ("-n", "gomo-test")
+PODS = "".join(
+    f"---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{tier: {tier}}}}}\nspec: {{containers: [{{name: c}}]}}\n"
+    for name, tier in (("a", "front"), ("b", "front"), ("c", "back"))
+)
+
+
+@pytest.fixture
+def lab(percale: Person) -> Person:
+    percale("lab", "up", "-f", "examples/nginx.yaml")
+    return percale
+
+
+def test_all_objects_of_a_kind_as_kubectl_means_them(lab: Person) -> None:
+    lab("lab", "apply", "-f", "-", stdin=PODS)
+    assert lab.out("lab", "label", "pods", "-l", "tier=front", "seen=yes").splitlines() == [
+        "pod/a labeled",
+        "pod/b labeled",
+    ]
+    for nothing_said in (("pods",), ("pods", "-l", ""), ("pods", "-A"), ("pods,svc", *NS)):
+        said = lab("lab", "delete", *nothing_said, code=2).stderr
+        assert "name the objects, or say which of the kind: --all or -l K=V" in said
+    for both in (("pod", "a", "--all"), ("pod/a", "-l", "tier=front"), ("pod/a", "-A"), ("-f", "x.yaml", "--all")):
+        lab("lab", "delete", *both, code=2)
+    assert lab.out("lab", "delete", "pods", "-l", "seen=yes").splitlines() == ["pod/a deleted", "pod/b deleted"]
+    assert lab.out("lab", "delete", "po", "--all") == "pod/c deleted\n"
+    assert lab("lab", "delete", "pods", "--all").stderr == "no pods in namespace default; 3 elsewhere: -A shows all\n"
+    assert lab.out("lab", "scale", "deploy", "--all", "--replicas=0", *NS) == "deployment.apps/nginx scaled to 0\n"
+    until(lambda: not any(pod.startswith("gomo-test/") for pod in lab.pods()))
+    assert (
+        lab.out("lab", "delete", "deploy,svc", "--all", *NS) == "deployment.apps/nginx deleted\nservice/nginx deleted\n"
+    )
+    stays = [f"namespace/{name} stays: every cluster has it" for name in ("default", "kube-system")]
+    assert sorted(lab.out("lab", "delete", "ns", "--all").splitlines()) == [
+        *stays[:1],
+        "namespace/gomo-test deleted",
+        *stays[1:],
+    ]
+    assert lab.objects("deploy") == []
+
+
+def test_a_rollout_can_be_restarted_and_has_no_history(lab: Person) -> None:
+    before = {pod for pod in lab.pods() if pod.startswith("gomo-test/")}
+    assert lab.out("lab", "rollout", "restart", "deploy", *NS) == "deployment.apps/nginx restarted\n"
+    lab("lab", "rollout", "status", "deploy/nginx", *NS, "--timeout", "20s")
+    until(lambda: len(after := {pod for pod in lab.pods() if pod.startswith("gomo-test/")}) == 2 and not after & before)
+    assert "deployment.apps/nginx unchanged" in lab.out("lab", "apply", "-f", "examples/nginx.yaml")
+    assert "a service cannot be restarted; name a deployment" in lab.complaint(
+        "lab", "rollout", "restart", "svc/nginx", *NS
+    )
+    for verb in ("undo", "history"):
+        said = lab("lab", "rollout", verb, "deploy/nginx", *NS, code=2).stderr
+        assert "Error: a lab keeps no earlier revisions: apply the manifest that you want" in said
+
+
+def head(person: Person, lines: int, *arguments: str) -> subprocess.Popen[str]:
+    """As before `| head -LINES`."""
+    command = [str(PERCALE), "lab", *arguments]
+    running = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=person.environment
+    )
+    assert running.stdout is not None
+    for _ in range(lines):
+        assert running.stdout.readline()
+    running.stdout.close()
+    return running
+
+
+def test_output_that_nobody_reads_to_its_end_is_141(percale: Person) -> None:
+    with head(percale, 3, "up", "-f", "examples/nginx.yaml") as up:
+        assert up.wait(60) == 141
+    percale("lab", "wait", "--for=condition=Ready", "pod", "--all", *NS)
+    with (
+        head(percale, 1, "get", "deploy", *NS, "-w") as watching,
+        head(percale, 1, "get", "svc", *NS, "-w", "-o", "name") as named,
+    ):
+        percale("lab", "label", "deploy/nginx", "svc/nginx", "cut=yes", *NS)
+        percale("lab", "scale", "deploy/nginx", "--replicas=3", *NS)
+        assert (watching.wait(60), named.wait(60)) == (141, 141)
+        assert watching.stderr is not None
+        assert watching.stderr.read() == ""
+
+
+def test_hints_name_a_lab_that_is_not_the_usual_one(percale: Person) -> None:
+    percale("lab", "up", "--lab", "b")
+    up = "percale lab up --lab another -f examples/net-conf-vxlan.json"
+    assert percale.complaint("lab", "apply", "--lab", "b", "-f", "examples/net-conf-vxlan.json").endswith(
+        f"network; start another: {up}"
+    )
+    assert "lab another: pods in 10.20.0.0/16" in percale.shell(up)
+    said = percale.complaint("lab", "exec", "--lab", "b", "nosuch", "--", "true")
+    assert said.endswith("percale lab get --lab b pods -A")
+    percale.shell(said.rpartition("; ")[2])
+    said = percale.complaint("lab", "exec", "--lab", "c", "nosuch", "--", "true")
+    assert said.endswith("running: another, b (choose with --lab)")

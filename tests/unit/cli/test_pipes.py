@@ -1,0 +1,54 @@
+"""What a command ends with when nobody reads what it prints, as behind `| head`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests import answers
+
+COMMANDS = (
+    "--help",
+    "--version",
+    "lab delete --help",
+    "completion bash",
+    "policy check world.yaml",
+    "matrix -f world.yaml -o json",
+    "service list -f world.yaml",
+    "why client web http -f world.yaml",
+)
+MISTAKES = ("why", "nosuch", "matrix -f nosuch.yaml", "matrix -f nosuch.yaml -o json")
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    (tmp_path / "world.yaml").write_text(answers.WORLD)
+    return tmp_path
+
+
+def unread() -> int:
+    """A pipe's end for writing, without another end."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_output_that_nobody_reads_is_141_without_a_word(directory: Path, command: str) -> None:
+    words = [str(Path(sys.executable).parent / "percale"), *command.split()]
+    writer = unread()
+    done = subprocess.run(words, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=directory, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("command", MISTAKES)
+def test_so_are_complaints_that_nobody_reads(directory: Path, command: str) -> None:
+    writer = unread()
+    words = [str(Path(sys.executable).parent / "percale"), *command.split()]
+    done = subprocess.run(words, stdout=writer, stderr=writer, cwd=directory, check=False)
+    os.close(writer)
+    assert done.returncode == 141
