@@ -10,6 +10,7 @@ from percale.model.namespace import NAME_LABEL
 from percale.model.selector import LabelSelector
 from percale.policy.lint.finding import LintedPolicy, LintFindings, Severity, common_labels, finding, listed, places
 from percale.policy.lint.inventory import ManifestInventory
+from percale.policy.lint.labels import label_meant
 from percale.policy.lint.namespaces import is_slip
 from percale.policy.rule_terms import EVERYTHING, PodSelectorTerm
 from percale.suggestion import did_you_mean
@@ -86,11 +87,13 @@ def services_without_pods(inventory: ManifestInventory) -> LintFindings:
 
 
 def _pods_near(term: PodSelectorTerm, there: Sequence[str], inventory: ManifestInventory) -> str:
-    """Where pods with these labels are, or which labels the pods have in these namespaces."""
+    """Where pods with these labels are, the label that may be meant, or which labels the pods have in these namespaces."""
     elsewhere = {pod.namespace for pod in inventory.pods if term.pods.matches(pod.labels)}
     if elsewhere:
         return f"pods with these labels are in {places(sorted(elsewhere))}"
     here = [pod.labels for place in there for pod in inventory.in_namespace(place)]
+    if (meant := label_meant(term.pods, here)) is not None:
+        return f"did you mean {meant}?"
     return f"the pods there have {common_labels(here)}" if here else "the manifests have no pods there"
 
 

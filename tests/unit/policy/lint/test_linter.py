@@ -57,7 +57,7 @@ def policy(spec: str) -> str:
     [
         ("podSelector: {matchLabels: {app: wbe}}",
          "5: warning: np:shop/p#podSelector: podSelector selects no pod of namespace shop "
-         "(the pods there have app: web, app: db)"),
+         "(did you mean app=web?)"),
         ("podSelector: {matchLabels: {app: agent}}",  # a pod in its node's network
          "5: warning: np:shop/p#podSelector: podSelector selects no pod of namespace shop "
          "(the pods there have app: web, app: db)"),

@@ -99,7 +99,8 @@ def test_ports_that_pods_have_or_may_have(manifests: str) -> None:
 @pytest.mark.parametrize(
     ("service", "hint"),
     [
-        (SERVICE.replace("{app: web}", "{app: wbe}"), "the pods there have app: web"),
+        (SERVICE.replace("{app: web}", "{app: wbe}"), "did you mean app=web?"),
+        (SERVICE.replace("{app: web}", "{app: shop}"), "the pods there have app: web"),
         (SERVICE.replace("namespace: shop", "namespace: default"), "pods with these labels are in namespace shop"),
     ],
 )
