@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 from tests.cluster.kubernetes_cluster import RIGHTS, KubernetesCluster
@@ -69,6 +70,32 @@ def test_an_api_server_that_goes_and_comes_back_disturbs_nothing(kubernetes: Kub
     assert answered > 0.8 * sent  # the policy was in force for a moment
     kubernetes.apply(DENY)
     until(lambda: not a.reaches(b.addresses[0]), "changes arrive again")
+
+
+def test_an_agent_that_starts_while_the_api_server_is_away_comes_up_from_its_last_state(
+    kubernetes: KubernetesCluster,
+) -> None:
+    one, two = kubernetes.node(1).start(), kubernetes.node(2).start()
+    a, b, closed = kubernetes.pod(one, "a"), kubernetes.pod(two, "b"), kubernetes.pod(one, "closed")
+    policy = {"podSelector": {"matchLabels": {"app": "closed"}}, "policyTypes": ["Ingress"]}
+    kubernetes.apply({**DENY, "metadata": {"name": "closed", "namespace": "default"}, "spec": policy})
+    until(lambda: a.reaches(b.addresses[0]) and not b.reaches(closed.addresses[0]))
+    routes = one.ip("route")
+    with a.pinging(b.addresses[0]) as counts:
+        one.stop(signal.SIGKILL)
+        kubernetes.server.stop()
+        one.sh("ip", "route", "del", "10.244.2.0/24")  # what the last agent did not see
+        one.start()
+        assert "store last state: " in problems(one)
+        assert one.ip("route") == routes
+        assert not b.reaches(closed.addresses[0])
+        kubernetes.server.start()
+        until(lambda: problems(one) == problems(two) == "", "the problem is over")
+    sent, answered = counts()
+    assert answered > 0.5 * sent  # without the route, until the agent came
+    assert "peer left" not in one.log
+    kubernetes.server.kubectl("delete", "networkpolicy", "closed")
+    until(lambda: b.reaches(closed.addresses[0]), "changes arrive again")
 
 
 def test_an_agent_that_restarts_finds_its_lease(kubernetes: KubernetesCluster) -> None:

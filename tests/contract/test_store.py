@@ -47,7 +47,7 @@ NODE = Node(metadata=ObjectMeta(name="n1"), spec=NodeSpec(podCIDR="10.1.2.0/24",
 LEASE = make_lease(SubnetLeaseSpec(node="n1", subnet=IPv4Network("10.1.2.0/24"), publicIP=IPv4Address("192.0.2.1")))
 
 
-SCHEMES = {**STORE_SCHEMES, "memory": Scheme("memory:NAME", lambda name, kinds: MemoryStore())}
+SCHEMES = {**STORE_SCHEMES, "memory": Scheme("memory:NAME", lambda *_: MemoryStore())}
 """The registered stores and one more, as a new kind of store would be added."""
 
 

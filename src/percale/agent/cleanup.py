@@ -16,7 +16,7 @@ from pathlib import Path
 
 from percale.agent.config.settings import AgentConfig
 from percale.agent.pid_file import single_agent
-from percale.agent.state import ADDRESSES, PODS, NodeState
+from percale.agent.state import ADDRESSES, LAST_STATE, PODS, NodeState
 from percale.backend.state_dir import BACKEND_STATE, retire_backends
 from percale.cni import conflist
 from percale.errors import KernelError, NotFound, PercaleError, StateError
@@ -88,9 +88,10 @@ def _files(config: AgentConfig, state_dir: Path) -> Iterator[str]:
     if config.subnetFile is not None:
         ours.append(Path(config.subnetFile))
     try:
-        if (state_dir / PODS).exists():
-            shutil.rmtree(state_dir / PODS)
-            yield f"removed {state_dir / PODS}"
+        for directory in (state_dir / PODS, state_dir / LAST_STATE):
+            if directory.exists():
+                shutil.rmtree(directory)
+                yield f"removed {directory}"
         for path in ours:
             if path.exists():
                 path.unlink()

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 from percale.agent.config.settings import AgentConfig
 from percale.agent.events import Events
@@ -18,6 +19,7 @@ from percale.agent.logging import LineLog
 from percale.agent.metrics import Metrics
 from percale.agent.problems import Problems
 from percale.agent.reporter import StatusReporter
+from percale.agent.state import LAST_STATE
 from percale.agent.systemd import PROBLEM_STATUS, notify
 from percale.errors import KernelError
 from percale.kernel.nftables.event_subscriptions import EventSubscriptions
@@ -43,7 +45,7 @@ class AgentContext:
         self.problems.on_change = self._notify_status
         self._summary: str | None = None
         self.metrics = Metrics()
-        self.store = open_store(config.store)
+        self.store = open_store(config.store, last_state=Path(config.stateDir) / LAST_STATE)
         self.informer = Informer(self.store, self.problems)
         self.events = Events(config.node, self.store, self.problems)
         self.subscriptions = EventSubscriptions()

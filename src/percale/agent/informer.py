@@ -17,6 +17,8 @@ from percale.agent.problems import Problems
 from percale.backoff import Backoff
 from percale.errors import BadManifest, StoreUnavailable
 from percale.model.meta import Object, ObjectKey
+from percale.store.kind_cache import list_source
+from percale.store.last_state import SOURCE as LAST_STATE
 from percale.store.protocol import Deleted, Event, ReadProblem, Snapshot, Store, Upserted
 
 T = TypeVar("T")
@@ -73,13 +75,19 @@ class Subscription:
 class Informer:
     """All methods are called on the event loop."""
 
-    def __init__(self, store: Store, problems: Problems) -> None:
+    def __init__(self, store: Store, problems: Problems, source: str = STORE) -> None:
+        """`source` is what its problems are called, each with what cannot be read."""
+        self._source = source
         self._store = store
         self._problems = problems
         self._subscriptions: list[Subscription] = []
         self._is_running = False
         self._with_problems: set[str] = set()
         """Sources of ReadProblems."""
+        self._incomplete: set[str] = set()
+        """Those that may hide an object."""
+        self._completed = asyncio.Event()
+        self._on_lack: dict[str, Callable[[], None]] = {}
 
     def subscribe(self, *kinds: type[Object]) -> Subscription:
         """Before `run`: the watch has its kinds then, and no Snapshot comes any more. The Snapshot's kinds are in this order."""
@@ -89,9 +97,24 @@ class Informer:
         self._subscriptions.append(subscription)
         return subscription
 
+    def on_lack(self, kind: type[Object], callback: Callable[[], None]) -> None:
+        """Call back when the store lists so few objects of this kind that none is taken as deleted yet."""
+        self._on_lack[list_source(kind)] = callback
+
     async def get(self, kind: type[K], key: ObjectKey) -> K | None:
         """One object, from the store: the watch may be behind it. Raises StoreUnavailable."""
         return await self._store.get(kind, key)
+
+    @property
+    def restored(self) -> bool:
+        """Whether the store is away and what was read from it comes from disk."""
+        return LAST_STATE in self._with_problems
+
+    async def wait_complete(self) -> None:
+        """Wait until nothing that cannot be read may hide an object."""
+        while self._incomplete:
+            self._completed.clear()
+            await self._completed.wait()
 
     async def run(self) -> None:
         """Runs until cancelled; components keep their state while the store is unreachable."""
@@ -109,25 +132,44 @@ class Informer:
                             continue
                         while repaired:
                             self._report(ReadProblem(repaired.pop(), None))
-                        self._problems.clear(STORE)
+                        self._problems.clear(self._source)
+                        self._set_complete(self._source, True)
                         backoff.reset()
                         for subscription in self._subscriptions:
                             subscription.offer(event)
             except StoreUnavailable as error:
-                self._problems.raise_(STORE, error)
+                self._problems.raise_(self._source, error)
+                self._set_complete(self._source, False)
             await asyncio.sleep(backoff.next())
 
     def _report(self, event: ReadProblem) -> None:
-        """Only what may hide an object is a problem of the store, which others wait for."""
-        now = f"{_MANIFEST if event.complete else STORE} {event.source}"
+        """What is wrong with a manifest of which all objects are there is none of the store's."""
+        manifest = event.complete and isinstance(event.error, BadManifest)
+        now = f"{_MANIFEST if manifest else self._source} {event.source}"
+        self._set_complete(event.source, event.error is None or event.complete)
         if event.error is not None:
+            if event.source in self._on_lack:
+                self._on_lack[event.source]()
             self._with_problems.add(event.source)
             self._problems.raise_(now, event.error)
         else:
             self._with_problems.discard(event.source)
-        for source in (f"{STORE} {event.source}", f"{_MANIFEST} {event.source}"):
+        for source in (f"{self._source} {event.source}", f"{_MANIFEST} {event.source}"):
             if event.error is None or source != now:
                 self._problems.clear(source)
+
+    def close(self) -> None:
+        """It does not run any more: nothing is wrong with what nobody reads."""
+        for source in list(self._with_problems):
+            self._report(ReadProblem(source, None))
+        self._problems.clear(self._source)
+
+    def _set_complete(self, source: str, complete: bool) -> None:
+        if complete:
+            self._incomplete.discard(source)
+            self._completed.set()
+        else:
+            self._incomplete.add(source)
 
 
 @asynccontextmanager

@@ -18,8 +18,10 @@ from percale.model.manifest.json_text import decode_json
 from percale.model.manifest.schema import from_text
 from percale.model.subnet_lease import NodeSubnets
 
-ADDRESSES, PODS = "addresses", "pods"
-"""Further entries of the state directory: the journal of ipam/address_pool.py, the records of cni/records.py."""
+ADDRESSES, PODS, LAST_STATE = "addresses", "pods", "last-state"
+"""Further entries of the state directory: the journal of ipam/address_pool.py, the records of cni/records.py, and the logs of
+store/last_state.py.
+"""
 
 
 class _Document(msgspec.Struct, frozen=True, omit_defaults=True):

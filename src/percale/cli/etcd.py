@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from percale.cli.given_store import store_option, with_store
 from percale.cli.json_output import format_json
-from percale.errors import AddressRefused, BadConfig, Conflict
+from percale.errors import AddressRefused, BadConfig, Conflict, StoreUnavailable
 from percale.ipam.subnet_plan import first_overlap, fitting
 from percale.model.configmap import ConfigMap
 from percale.model.ip_family import Family
@@ -160,6 +160,8 @@ async def _contents(store: Store) -> EtcdDocument:
     async with aclosing(store.watch(ConfigMap, SubnetLease)) as events:  # type: ignore[type-var]
         async for event in events:
             if isinstance(event, ReadProblem):
+                if isinstance(event.error, StoreUnavailable):
+                    raise event.error
                 problems.append(f"{event.source}: {event.error}")
             if isinstance(event, Snapshot):
                 break

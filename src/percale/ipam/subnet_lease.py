@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from percale.errors import AddressRefused, BadConfig, Conflict, NetworkFull, NotFound, StoreError
-from percale.ipam.subnet_plan import candidate_count, first_overlap, fitting, free_candidates
+from percale.ipam.subnet_plan import candidate_count, first_overlap, fitting, free_candidates, from_pod_cidrs
 from percale.model.addresses import IPAddress
 from percale.model.netconf import NetworkConfig
 from percale.model.subnet_lease import MACHINE, RESERVED, NodeSubnets, SubnetLease, SubnetLeaseSpec, make_lease
@@ -79,6 +79,20 @@ async def acquire(store: Store, config: NetworkConfig, claimant: Claimant) -> He
     return held
 
 
+def still_held(store: Store, config: NetworkConfig, claimant: Claimant) -> HeldLease | None:
+    """The lease of the previous run, for as long as the store cannot be asked; then it is to be renewed.
+
+    None without one, or if it is none of this network.
+    """
+    if claimant.previous is None:
+        return None
+    try:
+        subnets = from_pod_cidrs(config, claimant.node, map(str, claimant.previous))
+    except AddressRefused:
+        return None
+    return HeldLease(store, claimant, _lease_for(subnets, claimant))
+
+
 class HeldLease:
     """The lease that this node holds; the store's copy may be older while the store is unreachable."""
 
@@ -131,17 +145,17 @@ class HeldLease:
     async def _put(self, spec: SubnetLeaseSpec) -> None:
         """Overwrite our own lease, whatever its version; never another node's."""
         async with self._writing:
-            lease = msgspec.structs.replace(self.lease, spec=spec)
             while True:
-                current = await self._store.get(SubnetLease, lease.key)
+                current = await self._store.get(SubnetLease, self.lease.key)
                 if current is not None and not _is_ours(current, self._claimant):
                     raise AddressRefused(
                         f"its subnet {spec.subnets} is node {current.spec.node}'s now",
                         where=self._claimant.where,
                         hint="restart the agent to claim another one",
                     )
+                lease = msgspec.structs.replace(_updated(current or self.lease, self._claimant), spec=spec)
+                version = (current.metadata.resourceVersion or "") if current is not None else ""
                 try:
-                    version = (current.metadata.resourceVersion or "") if current is not None else ""
                     self.lease = await _put(self._store, lease, expect=version)
                 except Conflict:
                     continue

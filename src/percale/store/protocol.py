@@ -1,4 +1,4 @@
-"""The store interface: list, watch, compare-and-put and leases of typed objects. `files/`, `kubernetes/` and `memory.py`
+"""The store interface: list, watch, compare-and-put and leases of typed objects. `files/`, `kubernetes/`, `etcd/` and `memory.py`
 implement it; all pass tests/contract/test_store.py.
 """
 
@@ -56,7 +56,9 @@ class ReadProblem(Struct, frozen=True):
     source: str
     error: PercaleError | None
     complete: bool = False
-    """Whether no object is missing all the same: fields that nobody knows are left out, or another file has the object too."""
+    """Whether no object is missing all the same: fields that nobody knows are left out, another file has the object too, or
+    the last state of all objects is there.
+    """
 
 
 Event: TypeAlias = Snapshot | Upserted | Deleted | ReadProblem

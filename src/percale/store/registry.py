@@ -18,9 +18,10 @@ from percale.store.files.store import FilesStore
 from percale.store.kubernetes.address import FORM as KUBERNETES_FORM
 from percale.store.kubernetes.address import parse_address as parse_kubernetes_address
 from percale.store.kubernetes.cluster_access import ClusterAccess
+from percale.store.last_state import LastState
 from percale.store.protocol import Store
 
-Open: TypeAlias = Callable[[str, Kinds], Store]
+Open: TypeAlias = Callable[[str, Kinds, LastState | None], Store]
 """Opens the store at the rest of an address. Reads nothing before the first operation. Raises BadConfig."""
 
 
@@ -37,22 +38,22 @@ class Scheme(Struct, frozen=True):
     """The URLs of its servers. Raises BadConfig."""
 
 
-def _open_files(directory: str, kinds: Kinds) -> Store:
+def _open_files(directory: str, kinds: Kinds, _last_state: LastState | None) -> Store:
     """A missing directory is an unavailable store: creating an empty one would lose the whole cluster."""
     return FilesStore(Path(directory), kinds=kinds, make=False)
 
 
-def _open_kubernetes(rest: str, _kinds: Kinds) -> Store:
+def _open_kubernetes(rest: str, _kinds: Kinds, last_state: LastState | None) -> Store:
     """The API knows more kinds than ours. The module is imported here: most processes need no HTTP client."""
     store = importlib.import_module("percale.store.kubernetes.store")
-    opened: Store = store.open_kubernetes(rest)
+    opened: Store = store.open_kubernetes(rest, last_state)
     return opened
 
 
-def _open_etcd(rest: str, kinds: Kinds) -> Store:
+def _open_etcd(rest: str, kinds: Kinds, last_state: LastState | None) -> Store:
     """The module is imported here: most processes need no HTTP client."""
     store = importlib.import_module("percale.store.etcd.store")
-    opened: Store = store.EtcdStore(parse_etcd_address(rest), kinds)
+    opened: Store = store.EtcdStore(parse_etcd_address(rest), kinds, last_state)
     return opened
 
 
@@ -85,11 +86,17 @@ def server_urls(address: str) -> Sequence[str]:
     return SCHEMES[name].servers(rest)
 
 
-def open_store(address: str, kinds: Kinds = KINDS, schemes: Mapping[str, Scheme] = SCHEMES) -> Store:
-    """The store at this address. Raises BadConfig."""
+def open_store(
+    address: str,
+    kinds: Kinds = KINDS,
+    schemes: Mapping[str, Scheme] = SCHEMES,
+    *,
+    last_state: Path | None = None,
+) -> Store:
+    """The store at this address. `last_state` is where one that is a server keeps what it saw. Raises BadConfig."""
     name, colon, rest = address.partition(":")
     scheme = schemes.get(name)
     if scheme is None or not colon or not (rest or scheme.rest_optional):
         forms = " or ".join(each.form for each in schemes.values())
         raise BadConfig(f'no store "{address}"', where="store", hint=f"write {forms}")
-    return scheme.open(rest, kinds)
+    return scheme.open(rest, kinds, LastState(last_state, address) if last_state is not None else None)

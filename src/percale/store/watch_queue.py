@@ -31,9 +31,10 @@ class Watch:
             self._changed.set()
 
     def end(self, error: BaseException | None) -> None:
-        """End the watch after the queued events, with this error if any."""
-        self._ended, self._error = True, error
-        self._changed.set()
+        """End the watch after the queued events, with this error if any; a second end means nothing."""
+        if not self._ended:
+            self._ended, self._error = True, error
+            self._changed.set()
 
     async def events(self) -> AsyncIterator[Event]:
         """All events in order. Raises the error that ended the watch."""

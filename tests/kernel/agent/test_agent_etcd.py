@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from tests import builders
@@ -31,8 +32,8 @@ def etcd(cluster: Cluster) -> Iterator[EtcdServer]:
     server.stop()
 
 
-def node_of(cluster: Cluster, etcd: EtcdServer, number: int) -> Node:
-    return cluster.node(number, store=f"etcd:{etcd.url}?prefix={PREFIX}", network=None)
+def node_of(cluster: Cluster, etcd: EtcdServer, number: int, **settings: Any) -> Node:
+    return cluster.node(number, store=f"etcd:{etcd.url}?prefix={PREFIX}", network=None, **settings)
 
 
 def problems(node: Node) -> list[str]:
@@ -108,3 +109,63 @@ def test_bug_a_key_that_cannot_be_read_takes_no_peer(cluster: Cluster, etcd: Etc
     one.start()
     until(lambda: [peer.node for peer in one.status.peers] == ["192.168.0.7"])
     assert one.ip("route", "show", "10.5.7.0/24")
+
+
+def test_an_agent_that_starts_while_etcd_is_away_comes_up_from_its_last_state(
+    cluster: Cluster, etcd: EtcdServer
+) -> None:
+    etcd.ctl("put", f"{PREFIX}/config", NETWORK)
+    one, two = node_of(cluster, etcd, 1, shortcut="off").start(), node_of(cluster, etcd, 2).start()
+    a, b, closed = one.pod("a"), two.pod("b"), one.pod("closed")
+    for obj in (
+        builders.pod("closed", closed.addresses[0], node="n1"),
+        builders.policy("closed", namespace="default", policyTypes=("Ingress",)),
+    ):
+        etcd.ctl("put", f"{PREFIX}/percale/objects/{obj.KIND}/default/{obj.metadata.name}", to_json(obj).decode())
+    until(lambda: a.reaches(b.addresses[0]) and not b.reaches(closed.addresses[0]))
+    before = data_path(one)
+    with a.pinging(b.addresses[0]) as counts:
+        one.stop()
+        etcd.stop()
+        one.start()
+        assert any("what it said to the agent before is in force" in each for each in problems(one))
+        assert "subnet kept, not confirmed by the store yet" in one.log
+        assert data_path(one) == before
+        assert not b.reaches(closed.addresses[0])
+        etcd.start()
+        until(lambda: not problems(one))
+        assert data_path(one) == before
+        etcd.ctl("del", f"{PREFIX}/percale/objects/NetworkPolicy/default/closed")
+        until(lambda: b.reaches(closed.addresses[0]))
+    sent, answered = counts()
+    assert answered >= sent - 1
+
+
+def data_path(node: Node) -> dict[str, str]:
+    """What the kernel of a node has, without counters and handles."""
+    return {
+        "route": node.ip("route"),
+        "neigh": "\n".join(sorted(line for line in node.ip("neigh").splitlines() if "PERMANENT" in line)),
+        "fdb": "\n".join(sorted(node.sh("bridge", "fdb").splitlines())),
+        "rules": node.sh("nft", "--stateless", "list", "table", "inet", "percale"),
+    }
+
+
+def test_an_etcd_that_lost_everything_gets_the_leases_again_and_no_peer_goes(
+    cluster: Cluster, etcd: EtcdServer
+) -> None:
+    etcd.ctl("put", f"{PREFIX}/config", NETWORK)
+    nodes = [node_of(cluster, etcd, number).start() for number in (1, 2, 3)]
+    a, b = nodes[0].pod("a"), nodes[1].pod("b")
+    until(lambda: a.reaches(b.addresses[0]))
+    leases = keys(etcd, "subnets/")
+    with a.pinging(b.addresses[0]) as counts:
+        etcd.stop()
+        etcd.forget()
+        etcd.start()
+        etcd.ctl("put", f"{PREFIX}/config", NETWORK)
+        until(lambda: keys(etcd, "subnets/") == leases, "the leases are there again")
+    sent, answered = counts()
+    assert answered >= sent - 1
+    assert all("peer left" not in node.log for node in nodes)
+    assert "the others stay until it does so again" in "".join(node.log for node in nodes)

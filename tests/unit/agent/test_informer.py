@@ -6,7 +6,8 @@ import asyncio
 import io
 import re
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,12 +17,15 @@ from percale.agent import informer
 from percale.agent.informer import Change, Informer, retry_until_available
 from percale.agent.logging import LineLog
 from percale.agent.problems import Problems
-from percale.errors import BadManifest, StoreUnavailable
+from percale.errors import BadManifest, StoreError, StoreUnavailable
 from percale.model.configmap import ConfigMap
 from percale.model.meta import Object, ObjectKey, ObjectMeta
+from percale.model.pod import Pod
 from percale.model.subnet_lease import SubnetLease
 from percale.policy.evaluator import Evaluator
 from percale.service import resolver
+from percale.store.kind_cache import list_source
+from percale.store.last_state import LastState
 from percale.store.memory import MemoryStore
 from percale.store.protocol import Event, ReadProblem, Snapshot, Upserted
 
@@ -104,6 +108,66 @@ async def test_a_file_of_which_all_objects_are_there_holds_nobody_up() -> None:
     for events, current in cases:
         _, problems, _ = await followed(events)
         assert set(problems.current) == current
+
+
+async def test_a_last_state_holds_nobody_up_and_is_told_until_the_store_is_back() -> None:
+    restored = LastState(Path("/last-state"), "etcd:x").restored([])
+    away = ReadProblem("etcd", AWAY)
+    unread, known = away, ReadProblem("etcd", AWAY, complete=True)
+    for events, waits in (
+        ([unread], True),
+        ([unread, restored, NOTHING], True),
+        ([unread, restored, NOTHING, known], False),
+        ([unread, restored, NOTHING, known, ReadProblem("etcd", None), ReadProblem(restored.source, None)], False),
+    ):
+        there = await scripted([*events])
+        with pytest.raises(TimeoutError) if waits else nullcontext():
+            async with asyncio.timeout(0.01):
+                await there.wait_complete()
+        assert there.restored == (restored in events and len(events) < 6)
+
+
+async def test_a_store_that_lacks_many_objects_of_a_kind_is_told_to_who_asked() -> None:
+    lack = ReadProblem(list_source(SubnetLease), StoreError("0 of 4"), complete=True)
+    told: list[str] = []
+    await scripted(
+        [
+            NOTHING,
+            lack,
+            ReadProblem(list_source(Pod), StoreError("0 of 4"), complete=True),
+            ReadProblem(lack.source, None),
+        ],
+        lambda there: there.on_lack(SubnetLease, lambda: told.append("leases")),
+    )
+    assert told == ["leases"]
+
+
+async def scripted(
+    events: list[Event | Exception], prepare: Callable[[Informer], None] = lambda there: None
+) -> Informer:
+    """One that has seen these."""
+    store = Scripted(events)
+    there = Informer(store, Problems(LineLog("text", io.StringIO())))  # type: ignore[arg-type]
+    there.subscribe(SubnetLease)
+    prepare(there)
+    running = asyncio.create_task(there.run())
+    await store.used_up.wait()
+    await asyncio.sleep(0)
+    running.cancel()
+    return there
+
+
+async def test_what_an_informer_that_ended_could_not_read_is_no_problem() -> None:
+    problems = Problems(LineLog("text", io.StringIO()))
+    store = Scripted([ReadProblem("etcd", AWAY), NOTHING])
+    there = Informer(store, problems, "store of the network")  # type: ignore[arg-type]
+    there.subscribe(SubnetLease)
+    running = asyncio.create_task(there.run())
+    await store.used_up.wait()
+    assert set(problems.current) == {"store of the network etcd"}
+    running.cancel()
+    there.close()
+    assert not problems.current
 
 
 async def test_a_file_repaired_while_the_store_was_away_is_no_problem_any_more() -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests import builders
 
 from percale.errors import AddressRefused, BadConfig, Conflict, NetworkFull, StoreError, StoreUnavailable
-from percale.ipam.subnet_lease import RENEW_BEFORE, TTL, Claimant, HeldLease, acquire
+from percale.ipam.subnet_lease import RENEW_BEFORE, TTL, Claimant, HeldLease, acquire, still_held
 from percale.model.meta import ObjectKey
 from percale.model.netconf import network_config
 from percale.model.subnet_lease import MACHINE, RESERVED, NodeSubnets, SubnetLease, SubnetLeaseSpec
@@ -259,6 +259,19 @@ async def test_bug_a_reservation_stays_one_when_it_is_used() -> None:
     assert store.ttls == [None, None, None]
     await held.release()
     assert await in_store(store) == {"10.244.6.0-24": "n1"}
+
+
+async def test_a_lease_of_the_last_life_is_renewed_as_it_is_in_the_store() -> None:
+    """Of a store that was away at the start: a reservation stays one, and annotations of others stay."""
+    store = Recorder()
+    await reserve(store, "n1", "10.244.6.0/24")
+    held = still_held(store, CONFIG, claimant(1, previous="10.244.6.0/24"))
+    assert held is not None and subnet_of(held) == "10.244.6.0/24"
+    await held.renew()
+    assert store.ttls == [None, None]
+    assert RESERVED in held.lease.metadata.annotations
+    assert still_held(store, CONFIG, claimant(1)) is None
+    assert still_held(store, CONFIG, claimant(1, previous="10.9.0.0/24")) is None, "another network's"
 
 
 async def test_a_reservation_of_nobody_is_not_handed_out(store: MemoryStore) -> None:

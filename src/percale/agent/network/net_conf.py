@@ -22,12 +22,15 @@ async def configured_network(config: AgentConfig, store: Store, problems: Proble
         return network_config(config.network, "the agent's configuration, network")
     if config.networkFile is not None:
         return parse_network_config(read_net_conf(config.networkFile), config.networkFile)
-    informer = Informer(store, problems)  # of its own: once the network is known, no ConfigMap concerns the agent
+    informer = Informer(
+        store, problems, "store of the network"
+    )  # of its own: once the network is known, no ConfigMap concerns the agent
     config_maps = informer.subscribe(ConfigMap)
     async with asyncio.TaskGroup() as tasks:
         watching = tasks.create_task(informer.run())
         chosen = await _chosen(config_maps, problems)
         watching.cancel()
+    informer.close()
     return parse_network_config(chosen.data[NET_CONF], f"ConfigMap {chosen.key} {NET_CONF}")
 
 

@@ -124,6 +124,9 @@ class NodeNetwork:
             else None
         )
         context.on_rejected(self._cni.heal)
+        context.informer.on_lack(
+            SubnetLease, subnets.lease_lost
+        )  # a store that lost all leases gets ours again at once
 
     async def start(self, exit_stack: AsyncExitStack, tasks: asyncio.TaskGroup, leases: Subscription) -> None:
         """Declare all desired state, accept CNI requests, then garbage-collect stale objects. Raises StateError, KernelError."""

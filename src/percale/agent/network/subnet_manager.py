@@ -20,7 +20,7 @@ from percale.agent.state import NodeState
 from percale.backend.interface_selection import UnderlayAddress, local_node
 from percale.backend.protocol import Backend, LocalNode, lease_spec
 from percale.errors import AddressRefused, BadConfig, StoreUnavailable
-from percale.ipam.subnet_lease import Claimant, HeldLease, acquire
+from percale.ipam.subnet_lease import Claimant, HeldLease, acquire, still_held
 from percale.ipam.subnet_plan import from_pod_cidrs
 from percale.model.meta import ObjectKey
 from percale.model.netconf import NetworkConfig
@@ -32,7 +32,10 @@ from percale.store.protocol import Store
 async def acquire_subnets(
     context: AgentContext, network: NetworkConfig, backend: Backend, state: NodeState
 ) -> SubnetManager:
-    """Wait for an interface and for the store, then acquire a lease. Raises BadConfig, AddressRefused, NetworkFull."""
+    """Wait for an interface and for the store, then acquire a lease; of a store that is away, the one of the previous run.
+
+    Raises BadConfig, AddressRefused, NetworkFull.
+    """
     name = context.config.node
     underlay = UnderlayMonitor(context.config, network, context.reconciler, context.problems)
     address = await underlay.select()
@@ -44,11 +47,25 @@ async def acquire_subnets(
         lambda subnets: _checked_spec(backend, local_node(name, address, subnets)),
         previous=state.subnets,
     )
-    lease = await retry_until_available(lambda: claim(context.store, network, claimant), context.problems)
+
+    async def attempt() -> HeldLease:
+        try:
+            return await claim(context.store, network, claimant)
+        except StoreUnavailable:
+            if not context.informer.restored or (held := still_held(context.store, network, claimant)) is None:
+                raise
+            return held
+
+    lease = await retry_until_available(attempt, context.problems)
     subnets = lease.lease.spec.subnets
     state.save_subnets(subnets)
-    context.log.info("subnet claimed", subnet=subnets, lease=lease.lease.metadata.name)
-    return SubnetManager(context, backend, underlay, address, lease)
+    manager = SubnetManager(context, backend, underlay, address, lease)
+    if lease.lease.metadata.resourceVersion is None:
+        context.log.info("subnet kept, not confirmed by the store yet", subnet=subnets)
+        manager.lease_lost()
+    else:
+        context.log.info("subnet claimed", subnet=subnets, lease=lease.lease.metadata.name)
+    return manager
 
 
 async def claim(store: Store, network: NetworkConfig, claimant: Claimant) -> HeldLease:
@@ -112,7 +129,7 @@ class SubnetManager:
             await on_move(local)
 
     def lease_lost(self) -> None:
-        """This node's lease was deleted: write it again."""
+        """The store lacks this node's lease, or may lack it: write it again."""
         self._lease_deleted = True
         self._lease_outdated.set()
 

@@ -16,7 +16,7 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from percale.agent.events import InvolvedObject
-from percale.agent.informer import STORE, Change, Informer
+from percale.agent.informer import Change, Informer
 from percale.agent.node_table import NodeTable
 from percale.agent.policy.domain_names import DomainResolver
 from percale.agent.problems import Problems
@@ -112,7 +112,7 @@ class PolicyController:
     async def _release(self) -> None:
         """Events go on meanwhile: what the kernel gets then is the state of then."""
         await self._consistent.wait()
-        await self._problems.wait_clear(STORE)  # an unreadable file may contain a policy that is in force
+        await self._informer.wait_complete()  # an unreadable file may contain a policy that is in force
         await self._resolver.wait_resolved()  # connections that the previous run allowed continue
         self._released = True
         self._node_table.request_sync()

@@ -1,7 +1,7 @@
-"""What one watch has seen: the objects, encoded, and the keys that mean none. Changes of keys become events.
+"""What one watch has seen: the objects, encoded, and the keys that mean none. Changes of keys become changes of objects.
 
 listed keys ─▶ replace ─┐
-watched keys ─▶ apply ──┴─▶ Layout ─▶ objects ─▶ Upserted, Deleted, or ReadProblem: the last valid object stays
+watched keys ─▶ apply ──┴─▶ Layout ─▶ KindCaches ─▶ Upserted, Deleted, or ReadProblem: the last valid object stays
 """
 
 from __future__ import annotations
@@ -14,55 +14,79 @@ from percale.store.decode import MAY_BE_MISSED, isolation_of
 from percale.store.encoded_object import EncodedObject, LazyObjects, encode
 from percale.store.etcd.layout import Identity, Layout
 from percale.store.etcd.messages import Change, KeyValue
-from percale.store.protocol import Deleted, Event, ReadProblem, Snapshot, Upserted
+from percale.store.kind_cache import Change as ObjectChange
+from percale.store.kind_cache import KindCache
+from percale.store.last_state import LastState
+from percale.store.protocol import ReadProblem, Snapshot
 
 
 class Contents:
     """The objects of these kinds."""
 
-    def __init__(self, layout: Layout, kinds: Iterable[type[Object]], *, isolate: bool = False) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        kinds: Iterable[type[Object]],
+        *,
+        isolate: bool = False,
+        last_state: LastState | None = None,
+    ) -> None:
         self._layout = layout
         self._isolate = isolate
-        self._objects: dict[type[Object], dict[ObjectKey, EncodedObject]] = {kind: {} for kind in kinds}
+        self.caches = {
+            kind: KindCache(kind, log=last_state.log(kind) if last_state is not None else None) for kind in kinds
+        }
         self._keys: dict[Identity, dict[bytes, KeyValue]] = {}
         """Of objects with several keys: a change may come with one of them."""
         self._errors: dict[bytes, BadManifest] = {}
         """Why keys cannot be read."""
-        self._incomplete: set[bytes] = set()
-        """Those of them that may hide an object for which others wait."""
         self._replaced: set[Identity] = set()
         """Invalid objects of which the isolation counts, for there was no valid state yet."""
 
     @property
-    def kinds(self) -> Iterable[type[Object]]:
-        return self._objects
-
-    @property
-    def problems(self) -> list[ReadProblem]:
-        """Keys that cannot be read now."""
-        return [self._problem(key, error) for key, error in sorted(self._errors.items())]
+    def confirm_in(self) -> float | None:
+        """Seconds until everything is to be listed again, for objects that the last list lacked."""
+        return max((each.confirm_in for each in self.caches.values() if each.confirm_in is not None), default=None)
 
     @property
     def snapshot(self) -> Snapshot:
-        return Snapshot({kind: self.objects(kind) for kind in self._objects})
+        return Snapshot({kind: self.objects(kind) for kind in self.caches})
 
     def objects(self, kind: type[Object]) -> LazyObjects:
         """In the order of their keys."""
-        return LazyObjects([entry for _, entry in sorted(self._objects[kind].items())])
+        return self.caches[kind].objects
 
-    def replace(self, listed: Iterable[KeyValue]) -> Iterator[Event]:
+    def replace(self, listed: Iterable[KeyValue]) -> Iterator[ObjectChange | ReadProblem]:
         """All keys: the differences."""
-        found = {each.key: each for each in listed}
-        known = {
-            key
-            for kind, objects in self._objects.items()
-            for name in objects
-            for key in self._layout.keys((kind, name))
-        }
-        gone = (known | self._errors.keys()) - found.keys()
-        yield from self.apply([*(Change(KeyValue(key), "DELETE") for key in gone), *map(Change, found.values())])
+        errors: dict[bytes, BadManifest] = {}
+        missed: set[bytes] = set()
+        found: dict[Identity, dict[bytes, KeyValue]] = {}
+        for each in listed:
+            try:
+                identity = self._layout.identity(each.key)
+            except BadManifest as error:
+                errors[each.key] = error
+                continue
+            if identity is not None and identity[0] in self.caches:
+                found.setdefault(identity, {})[each.key] = each
+        self._keys = {}
+        current: dict[type[Object], dict[ObjectKey, EncodedObject | None]] = {kind: {} for kind in self.caches}
+        for (kind, name), keys in found.items():
+            try:
+                current[kind][name] = self._decoded((kind, name), keys)
+            except BadManifest as error:
+                first = self._layout.keys((kind, name))[0]
+                errors[first] = error
+                if kind in MAY_BE_MISSED:
+                    missed.add(first)
+                current[kind][name] = self._instead((kind, name), keys[first].value) or self.caches[kind].keep(name)
+        for key in sorted(self._errors.keys() | errors.keys()):
+            yield from self._report(key, errors.get(key), complete=key in missed)
+        for kind, cache in self.caches.items():
+            yield from cache.replace(current[kind])
+            yield from cache.report_missing()
 
-    def apply(self, changes: Iterable[Change]) -> Iterator[Event]:
+    def apply(self, changes: Iterable[Change]) -> Iterator[ObjectChange | ReadProblem]:
         """All changes of one or more revisions."""
         changed: dict[Identity, dict[bytes, KeyValue]] = {}
         for change in changes:
@@ -72,7 +96,7 @@ class Contents:
             except BadManifest as error:
                 yield from self._report(key, error if change.type == "PUT" else None)
                 continue
-            if identity is None or identity[0] not in self._objects:
+            if identity is None or identity[0] not in self.caches:
                 continue
             keys = changed.setdefault(identity, dict(self._keys.get(identity, ())))
             if change.type == "PUT":
@@ -82,47 +106,44 @@ class Contents:
         for identity, keys in changed.items():
             yield from self._update(identity, keys)
 
-    def _update(self, identity: Identity, found: dict[bytes, KeyValue]) -> Iterator[Event]:
+    def _update(self, identity: Identity, keys: dict[bytes, KeyValue]) -> Iterator[ObjectChange | ReadProblem]:
         kind, name = identity
-        first, *others = self._layout.keys(identity)
-        if others:
-            self._keys[identity] = found
+        first = self._layout.keys(identity)[0]
         try:
-            new = self._layout.decoded(identity, found)
+            new = self._decoded(identity, keys)
         except BadManifest as error:
-            yield from self._report(first, error, incomplete=kind not in MAY_BE_MISSED)
-            new = self._instead(identity, found[first].value)
-            if new is None:
-                return
-        else:
-            yield from self._report(first, None)
-            self._replaced.discard(identity)
-        objects = self._objects[kind]
+            yield from self._report(first, error, complete=kind in MAY_BE_MISSED)
+            instead = self._instead(identity, keys[first].value)
+            if instead is not None:
+                yield from self.caches[kind].put(name, instead)
+            return
+        yield from self._report(first, None)
+        yield from self.caches[kind].put(name, new)
+
+    def _decoded(self, identity: Identity, keys: dict[bytes, KeyValue]) -> EncodedObject | None:
+        """The object of these keys, None if it does not exist. Raises BadManifest."""
+        several = len(self._layout.keys(identity)) > 1
+        if several:
+            self._keys[identity] = keys
+        new = self._layout.decoded(identity, keys)
+        self._replaced.discard(identity)
         if new is None:
             self._keys.pop(identity, None)
-            if name in objects:
-                yield Deleted(objects.pop(name).object)
-        elif objects.get(name) != new:
-            objects[name] = new
-            yield Upserted(new.object)
+            return None
+        return new.compressed()
 
     def _instead(self, identity: Identity, data: bytes) -> EncodedObject | None:
         """What counts instead of an invalid object; None: its last valid state, or nothing."""
         kind, name = identity
-        known = name in self._objects[kind] and identity not in self._replaced
+        known = name in self.caches[kind] and identity not in self._replaced
         instead = isolation_of(kind, name, data) if self._isolate and not known else None
         if instead is None:
             return None
         self._replaced.add(identity)
-        return encode(instead)
+        return encode(instead).compressed()
 
-    def _problem(self, key: bytes, error: BadManifest | None) -> ReadProblem:
-        return ReadProblem(key.decode(errors="replace"), error, error is not None and key not in self._incomplete)
-
-    def _report(self, key: bytes, error: BadManifest | None, *, incomplete: bool = True) -> Iterator[Event]:
-        self._incomplete.discard(key)
-        if error is not None and incomplete:
-            self._incomplete.add(key)
+    def _report(self, key: bytes, error: BadManifest | None, *, complete: bool = False) -> Iterator[ReadProblem]:
+        """`complete`: it hides no object for which others wait."""
         if error is None:
             if self._errors.pop(key, None) is None:
                 return
@@ -130,4 +151,8 @@ class Contents:
             return
         else:
             self._errors[key] = error
-        yield self._problem(key, error)
+        yield ReadProblem(_text(key), error, complete)
+
+
+def _text(key: bytes) -> str:
+    return key.decode(errors="replace")

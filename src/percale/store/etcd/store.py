@@ -1,7 +1,7 @@
 """The etcd store: flannel's leases and network configuration, and Percale's objects, under one prefix of an etcd cluster (v3).
 
-    list, watch ─▶ all keys at one revision ─▶ Contents ─▶ Snapshot
-                   then what changes from there on ─▶ Contents ─▶ events (compacted: all keys again, and the differences)
+    list        ─▶ all keys at one revision ─▶ Contents
+    watch       ─▶ EtcdWatch
     put, delete ─▶ read, compare, and a transaction that requires the keys unchanged since
 
 Opened by `registry.py`.
@@ -9,9 +9,8 @@ Opened by `registry.py`.
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing
 from math import ceil
 from typing import TypeVar
@@ -28,19 +27,17 @@ from percale.store.etcd.address import Address
 from percale.store.etcd.client import EtcdClient
 from percale.store.etcd.contents import Contents
 from percale.store.etcd.layout import Identity, Layout
-from percale.store.etcd.messages import Body, Granted, KeptAlive, KeyValue, RangeResponse, TxnResponse
+from percale.store.etcd.messages import Body, Granted, KeptAlive, TxnResponse
+from percale.store.etcd.watch import EtcdWatch, read_all
+from percale.store.last_state import LastState
 from percale.store.protocol import Event
 from percale.store.versioning import check_version, not_found, versioned
-from percale.store.watch_queue import Watch, Watches
+from percale.store.watch_queue import Watches
 
 T = TypeVar("T", bound=Object)
 
-_PAGE = 1000
-"""Keys of one range request."""
 _SHORTEST = 2
 """Seconds of a lease: etcd grants none that is shorter than one and a half of its elections."""
-_PAUSE = 0.1
-"""Seconds before a watch whose connection ended goes on."""
 
 
 class _Current(Struct, frozen=True):
@@ -54,9 +51,10 @@ class _Current(Struct, frozen=True):
 class EtcdStore:
     """For one event loop."""
 
-    def __init__(self, address: Address, kinds: Kinds = KINDS) -> None:
-        """Raises BadConfig."""
+    def __init__(self, address: Address, kinds: Kinds = KINDS, last_state: LastState | None = None) -> None:
+        """`last_state` keeps what watches see: there is one watch of a kind at a time then. Raises BadConfig."""
         self.hosts = tuple([urlsplit(each).hostname or "" for each in address.endpoints])
+        self._last_state = last_state
         self._client = EtcdClient(address)
         self._layout = Layout(address.prefix, kinds)
         self._watches = Watches()
@@ -64,8 +62,9 @@ class EtcdStore:
 
     async def list(self, kind: type[T]) -> list[T]:
         """All readable objects of a kind, in the order of their keys. Raises StoreUnavailable."""
+        self._require_open()
         contents = Contents(self._layout, [kind])
-        listed, _ = await self._read_all([kind])
+        listed, _ = await read_all(self._client, self._layout, [kind])
         deque(contents.replace(listed), maxlen=0)
         return list(contents.objects(kind))  # type: ignore[arg-type]
 
@@ -75,18 +74,16 @@ class EtcdStore:
         return None if found.entry is None else found.entry.object  # type: ignore[return-value]
 
     async def watch(self, *kinds: type[Object], isolate: bool = False) -> AsyncIterator[Event]:
-        """What cannot be read, a Snapshot, then every change in order. Raises StoreUnavailable."""
+        """A Snapshot, then every change in order. What cannot be read now is a ReadProblem."""
         self._require_open()
-        watch = Watch(kinds)
-        self._watches.add(watch, ())
-        following = asyncio.create_task(self._follow(watch, kinds, isolate=isolate))
+        watch = EtcdWatch(self._client, self._layout, kinds, isolate=isolate, last_state=self._last_state)
+        self._watches.add(watch.queue, ())
         try:
-            async for event in watch.events():
-                yield event
+            async with aclosing(watch.events()) as events:
+                async for event in events:
+                    yield event
         finally:
-            self._watches.remove(watch)
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
+            self._watches.remove(watch.queue)
 
     async def put(self, obj: T, *, expect: str | None = None, ttl: float | None = None) -> T:
         """Write the object. Raises Conflict, StoreUnavailable, BadManifest."""
@@ -116,62 +113,15 @@ class EtcdStore:
         """End all watches."""
         self._closed = True
         self._watches.end()
+        if self._last_state is not None:
+            await self._last_state.close()
         await self._client.close()
 
     def _require_open(self) -> None:
         if self._closed:
             raise StoreUnavailable("the store is closed", where=self._layout.prefix.decode())
 
-    # Watching
-
-    async def _follow(self, watch: Watch, kinds: tuple[type[Object], ...], *, isolate: bool) -> None:
-        try:
-            contents = Contents(self._layout, kinds, isolate=isolate)
-            listed, revision = await self._read_all(kinds)
-            deque(contents.replace(listed), maxlen=0)  # in the Snapshot
-            for problem in contents.problems:
-                watch.offer(problem)
-            watch.offer(contents.snapshot)
-            while True:
-                revision = await self._follow_from(revision, contents, watch)
-        except Exception as error:
-            watch.end(error)
-
-    async def _follow_from(self, revision: int, contents: Contents, watch: Watch) -> int:
-        """The changes after this revision, until the connection ends; returns how far it went."""
-        async with aclosing(self._client.watch(self._layout.prefix, revision + 1)) as responses:
-            async for response in responses:
-                if response.compact_revision:
-                    listed, revision = await self._read_all(contents.kinds)
-                    for event in contents.replace(listed):
-                        watch.offer(event)
-                    return revision
-                if response.canceled:
-                    raise StoreUnavailable(response.cancel_reason or "the watch was cancelled", where="etcd")
-                for event in contents.apply(response.events):
-                    watch.offer(event)
-                revision = max((each.kv.mod_revision for each in response.events), default=revision)
-        await asyncio.sleep(_PAUSE)
-        return revision
-
     # Reading and writing keys
-
-    async def _read_all(self, kinds: Iterable[type[Object]]) -> tuple[Sequence[KeyValue], int]:
-        """All keys of these kinds as they were at one revision, and which one."""
-        self._require_open()
-        found: list[KeyValue] = []
-        revision = 0
-        for prefix in dict.fromkeys(prefix for kind in kinds for prefix in self._layout.prefixes(kind)):
-            last: bytes | None = None
-            more = True
-            while more:
-                wanted = messages.range_of(prefix, after=last, revision=revision, limit=_PAGE)
-                page = await self._client.call("kv/range", wanted, RangeResponse, repeatable=True)
-                revision = revision or page.header.revision
-                found += page.kvs
-                more = page.more
-                last = found[-1].key if found else None
-        return found, revision
 
     async def _read(self, identity: Identity) -> _Current:
         self._require_open()

@@ -23,8 +23,8 @@ from percale.errors import BadManifest, StoreUnavailable
 from percale.model.meta import Object, ObjectKey
 from percale.store.decode import MAY_BE_MISSED, decode_object, identify, isolation_of
 from percale.store.encoded_object import EncodedObject
+from percale.store.kind_cache import Change, KindCache
 from percale.store.kubernetes.api_client import ApiClient, ApiRefusal, Cut
-from percale.store.kubernetes.kind_cache import Change, KindCache
 from percale.store.kubernetes.list_pages import Expired, KindAbsent, ListMeta, list_pages
 from percale.store.kubernetes.resources import collection_path, operation
 from percale.store.protocol import ReadProblem
@@ -79,6 +79,12 @@ class ListWatch:
         self._failing = False
         self._missed = False
         self.listed = asyncio.Event()
+        self.attempted = asyncio.Event()
+        """It is listed, or the server did not do it."""
+
+    @property
+    def caches(self) -> Sequence[KindCache]:
+        return self._caches
 
     @property
     def resource(self) -> str:
@@ -96,12 +102,16 @@ class ListWatch:
                     await asyncio.sleep(spread(ABSENT_RECHECK))
                     continue
                 began = clock()
-                await self._follow(version)
+                async with asyncio.timeout(self._confirm_in()):
+                    await self._follow(version)
+            except TimeoutError:
+                continue
             except (Cut, Expired, _Broken):
                 pass  # listing again repairs it, or says what is wrong
             except StoreUnavailable as error:
                 self._failing = True
                 self._publish([ReadProblem(self._kind.PLURAL, error)])
+                self.attempted.set()
             if clock() - began > _STEADY:
                 backoff.reset()
             await asyncio.sleep(spread(backoff.next()))
@@ -151,8 +161,11 @@ class ListWatch:
     def _publish_list(self, entries: Sequence[dict[ObjectKey, EncodedObject | None]]) -> None:
         for cache, found in zip(self._caches, entries, strict=True):
             self._publish(cache.replace(found))
+        for cache in self._caches:
+            self._publish(cache.report_missing())
         self._missed = False
         self.listed.set()
+        self.attempted.set()
         if self._failing:
             self._failing = False
             self._publish([ReadProblem(self._kind.PLURAL, None)])
@@ -163,6 +176,10 @@ class ListWatch:
             self._missed = True
             raise StoreUnavailable(f"the server has no {self._kind.PLURAL} any more", where=self._api.server)
         self._publish_list([{} for _ in self._caches])
+
+    def _confirm_in(self) -> float | None:
+        """Seconds until everything is to be listed again, for objects that this list lacked."""
+        return max((each.confirm_in for each in self._caches if each.confirm_in is not None), default=None)
 
     # Watch
 

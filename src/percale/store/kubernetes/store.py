@@ -31,6 +31,7 @@ from percale.store.kubernetes.merge_patch import merge_patch
 from percale.store.kubernetes.node_leases import LeaseFormat, NodeLeases
 from percale.store.kubernetes.resources import collection_path, object_path, operation
 from percale.store.kubernetes.watch import ApiWatch
+from percale.store.last_state import LastState
 from percale.store.protocol import Event
 from percale.store.versioning import check_version, not_found
 from percale.store.watch_queue import Watches
@@ -42,18 +43,22 @@ _ATTEMPTS = 10
 _SERVERS_METADATA = frozenset({"resourceVersion", "uid", "creationTimestamp", "deletionTimestamp", "generation"})
 
 
-def open_kubernetes(rest: str) -> KubernetesStore:
+def open_kubernetes(rest: str, last_state: LastState | None = None) -> KubernetesStore:
     """The store at an address. Raises BadConfig."""
     address = parse_address(rest)
-    return KubernetesStore(access_at(address), annotation_prefix=address.annotation_prefix)
+    return KubernetesStore(access_at(address), annotation_prefix=address.annotation_prefix, last_state=last_state)
 
 
 class KubernetesStore:
     """For one event loop. Connects at the first operation."""
 
-    def __init__(self, access: ClusterAccess, *, annotation_prefix: str = PREFIX) -> None:
+    def __init__(
+        self, access: ClusterAccess, *, annotation_prefix: str = PREFIX, last_state: LastState | None = None
+    ) -> None:
+        """`last_state` keeps what watches see: there is one watch of a kind at a time then."""
         self.hosts = (urlsplit(access.server).hostname or "",)
         self._api = ApiClient(access)
+        self._last_state = last_state
         self._format = LeaseFormat(annotation_prefix)
         self._leases = NodeLeases(self._api, self._format)
         self._holders: dict[ObjectKey, str] = {}
@@ -86,7 +91,7 @@ class KubernetesStore:
     async def watch(self, *kinds: type[Object], isolate: bool = False) -> AsyncIterator[Event]:
         """A Snapshot once all kinds are listed, then the changes. What cannot be read now is a ReadProblem."""
         self._require_open()
-        watch = ApiWatch(self._api, self._format, kinds, isolate=isolate)
+        watch = ApiWatch(self._api, self._format, kinds, isolate=isolate, last_state=self._last_state)
         self._watches.add(watch.queue, ())
         try:
             async with aclosing(watch.events()) as events:
@@ -141,6 +146,8 @@ class KubernetesStore:
         if not self._closed:
             self._closed = True
             self._watches.end()
+            if self._last_state is not None:
+                await self._last_state.close()
             await self._api.close()
 
     # Leases
