@@ -27,7 +27,7 @@ from percale.policy.flow_match import rule_matches
 from percale.policy.kinds.registry import POLICY_KINDS, PolicyKinds
 from percale.policy.node_index import NodeIndex
 from percale.policy.pod_facts import PodFacts, facts_of
-from percale.policy.rule_terms import Direction, PodSelectorTerm
+from percale.policy.rule_terms import EVERYTHING, Direction, PodSelectorTerm
 from percale.policy.selector_index import PodDelta, SelectorIndex
 from percale.policy.verdict import Decision, Flow, FlowEnd, Verdict
 
@@ -59,6 +59,24 @@ class PolicyClass(Struct, frozen=True, dict=True):
 def _tiers_of(policies: tuple[CompiledPolicy, ...], direction: Direction) -> Iterator[tuple[CompiledRule, ...]]:
     for tier in TIERS:
         yield tuple(rule for policy in policies if policy.tier == tier for rule in policy.rules(direction))
+
+
+_DENY_ALL = PolicyClass(
+    (
+        CompiledPolicy(
+            key=PolicyKey("unknown", None, "labels"),
+            tier="NetworkPolicy",
+            priority=0,
+            subject=PodSelectorTerm(EVERYTHING),
+            subject_field=(),
+            isolates=DIRECTIONS,
+            egress=(),
+            ingress=(),
+        ),
+    )
+)
+"""Of a pod whose labels are not known, in a namespace with policies."""
+_NO_POLICIES = PolicyClass(())
 
 
 class PolicyDelta(Struct, frozen=True):
@@ -191,8 +209,16 @@ class Evaluator:
     def class_of(self, pod_id: int) -> PolicyClass:
         """The policies that select the pod with this id."""
         subjects = self._subjects
+        pod = self.selector_index.pods[pod_id]
+        if pod is not None and pod.unknown:
+            return _DENY_ALL if any(self._may_select(term, pod.namespace) for term in subjects) else _NO_POLICIES
         found = {key for term in self.selector_index.terms[pod_id] if term in subjects for key in subjects[term]}
         return self._class_by_keys(found)
+
+    def _may_select(self, subject: PodSelectorTerm, namespace: str) -> bool:
+        if isinstance(subject.namespaces, str):
+            return subject.namespaces == namespace
+        return subject.namespaces.matches(self.selector_index.labels_of(namespace))
 
     def _class_by_keys(self, found: Iterable[PolicyKey]) -> PolicyClass:
         policies = self.policies

@@ -33,6 +33,8 @@ class PodFacts(Struct, frozen=True, gc=False):
     finished: bool
     rank: tuple[bool, bool, bool, str]
     """Which of two pods owns an address that both claim: attached by this agent, running, not terminating, newest."""
+    unknown: bool = False
+    """Nobody has told its labels: it is denied all that a policy may deny, and no selector of a peer means it."""
 
     @property
     def selectable(self) -> bool:
@@ -44,6 +46,22 @@ class PodFacts(Struct, frozen=True, gc=False):
 def _named(name: str, protocol: str, number: int) -> NamedPort:
     """Shared by all pods that have it."""
     return NamedPort(name, protocol, number)
+
+
+def unknown_facts(key: ObjectKey) -> PodFacts:
+    """The facts of a pod of which only the name is known."""
+    return PodFacts(
+        key=key,
+        namespace=sys.intern(key.namespace or "default"),
+        labels={},
+        addresses=(),
+        ports=(),
+        node=None,
+        host_addresses=None,
+        finished=False,
+        rank=(False, True, True, ""),
+        unknown=True,
+    )
 
 
 def facts_of(pod: Pod) -> PodFacts:

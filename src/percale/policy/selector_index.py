@@ -115,7 +115,11 @@ class SelectorIndex:
 
     def matches(self, term: PodSelectorTerm, pod: PodFacts) -> bool:
         """Whether the term selects this pod."""
-        return pod.selectable and term.matches(pod.namespace, self.labels_of(pod.namespace), pod.labels)
+        return (
+            pod.selectable
+            and not pod.unknown
+            and term.matches(pod.namespace, self.labels_of(pod.namespace), pod.labels)
+        )
 
     def bits(self, term: PodSelectorTerm) -> int:
         """The ids of the pods that a watched term selects, as a bit set."""
@@ -167,7 +171,7 @@ class SelectorIndex:
         self._watched[term] = watched = _WatchedTerm(term, watchers=1)
         for pod_id in self._candidates(term):
             pod = self.pods[pod_id]
-            if pod is not None and pod.selectable and term.pods.matches(pod.labels):
+            if pod is not None and pod.selectable and not pod.unknown and term.pods.matches(pod.labels):
                 watched.bits |= 1 << pod_id
                 self.terms[pod_id] = (*self.terms[pod_id], term)
 
@@ -307,7 +311,7 @@ class SelectorIndex:
             self._watched[term].bits |= bit
 
     def _terms_of(self, pod: PodFacts) -> tuple[PodSelectorTerm, ...]:
-        if not pod.selectable:
+        if not pod.selectable or pod.unknown:
             return ()
         labels = pod.labels
         found = list(self._by_namespace[pod.namespace].matching(labels)) if pod.namespace in self._by_namespace else []

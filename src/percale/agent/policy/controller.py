@@ -19,9 +19,10 @@ from percale.agent.events import InvolvedObject
 from percale.agent.informer import Change, Informer
 from percale.agent.node_table import NodeTable
 from percale.agent.policy.domain_names import DomainResolver
+from percale.agent.policy.unknown_pods import UnknownPods
 from percale.agent.problems import Problems
 from percale.cni.records import Attachment
-from percale.errors import BadManifest
+from percale.errors import BadManifest, StoreError
 from percale.event_loop import yield_every
 from percale.model.addresses import IPAddress
 from percale.model.meta import Object, ObjectKey
@@ -29,11 +30,13 @@ from percale.model.pod import Pod
 from percale.policy.compiled_policy import PolicyKey
 from percale.policy.evaluator import Evaluator, PolicyDelta
 from percale.policy.kinds.registry import POLICY_KINDS, PolicyKinds
-from percale.policy.pod_facts import PodFacts, facts_of
+from percale.policy.pod_facts import PodFacts, facts_of, unknown_facts
 from percale.render.nft.objects import Transaction
 from percale.render.policy.renderer import PolicyRenderer
 from percale.store.protocol import Deleted, Snapshot, Upserted
 
+_PATIENCE = 2.0
+"""Seconds that an ADD waits for the store to say what its pod is."""
 _YIELD_EVERY = 200
 """Objects of a snapshot before the event loop gets a turn."""
 
@@ -85,6 +88,7 @@ class PolicyController:
         """The last facts of such a pod from the store: while it has wires its policies apply, whatever becomes of its object."""
         self._deleted: set[ObjectKey] = set()
         """Attached pods whose object was deleted."""
+        self._unknown = UnknownPods(lambda pod: informer.get(Pod, pod), self._learned, problems)
         self._resolver = DomainResolver(lambda: self.evaluator.domains, self._update_addresses, problems)
         self._deltas: list[PolicyDelta] = []
         self._held_back = False
@@ -102,6 +106,7 @@ class PolicyController:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._subscription.run(self._on_event), name="objects")
             tasks.create_task(self._resolver.run(), name="names")
+            tasks.create_task(self._unknown.run(), name="unknown pods")
             tasks.create_task(self._release(), name="first sync")
 
     @property
@@ -122,7 +127,7 @@ class PolicyController:
     async def before_add(self, attachment: Attachment) -> None:
         """The kernel holds the rules for this pod and its addresses when this returns, and no flows of a pod that had them.
 
-        Raises StoreError, KernelError.
+        Raises KernelError.
         """
         if attachment.pod is None:
             return
@@ -131,7 +136,10 @@ class PolicyController:
         facts = await self._lookup(pod)
         if facts is None:
             return  # not a pod of the cluster: no policy can select it
-        self._put_pod(facts)
+        if facts.unknown:
+            self._put_unknown(facts)
+        else:
+            self._put_pod(facts)
         if not self._node_table.applied.is_set():
             self._node_table.request_sync()
         await self._node_table.flush()
@@ -152,11 +160,30 @@ class PolicyController:
         known = self._last_facts.get(pod) or self.evaluator.selector_index.pod(pod)
         if known is not None and pod not in self._deleted:
             return known
-        found = await self._informer.get(Pod, pod)
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                found = await self._informer.get(Pod, pod)
+        except (StoreError, BadManifest, TimeoutError):  # the ADD does not wait for the store
+            arrived = self._last_facts.get(pod) if pod not in self._deleted else None
+            return arrived if arrived is not None else unknown_facts(pod)
         arrived = self._last_facts.get(pod)
         if arrived is not None and (found is None or pod not in self._deleted):
             return arrived  # its event came meanwhile, or its object is gone
         return facts_of(found) if found is not None else None
+
+    def _put_unknown(self, facts: PodFacts) -> None:
+        """Also in place of a pod of the same name that is gone."""
+        self._last_facts.pop(facts.key, None)
+        self._deleted.discard(facts.key)
+        self._unknown.add(facts.key)
+        self._record(self.evaluator.put_facts(self._as_attached(facts)))
+
+    def _learned(self, pod: ObjectKey, found: Pod | None) -> None:
+        """The store's answer about a pod that was unknown."""
+        if found is not None:
+            self._put_pod(facts_of(found))
+        else:
+            self._record(self.evaluator.remove(Pod, pod))
 
     def after_del(self, attachment: Attachment) -> None:
         """These of the pod's devices are gone; its object may remain for a while, with its addresses in the status."""
@@ -168,6 +195,8 @@ class PolicyController:
             self._attached[pod] = left
         facts = self._last_facts.get(pod)
         if facts is None:
+            if pod in self._unknown:
+                self._detach_unknown(pod, gone=not left)
             return
         if left or pod not in self._deleted:
             self._record(self.evaluator.put_facts(self._as_attached(facts)))
@@ -176,6 +205,13 @@ class PolicyController:
         if not left:
             del self._last_facts[pod]
             self._deleted.discard(pod)
+
+    def _detach_unknown(self, pod: ObjectKey, *, gone: bool) -> None:
+        if not gone:
+            self._put_unknown(unknown_facts(pod))
+            return
+        self._unknown.discard(pod)
+        self._record(self.evaluator.remove(Pod, pod))
 
     def _as_attached(self, facts: PodFacts) -> PodFacts:
         """An attached pod runs here, with its attachment's addresses; its object may be another pod's of the same name."""
@@ -192,6 +228,8 @@ class PolicyController:
             case Snapshot():
                 self._consistent.clear()
                 await self._replace(event.objects)
+                if self._informer.restored:
+                    self._deny_unknown()
                 self._consistent.set()
                 self._node_table.request_sync()
             case Upserted():
@@ -207,6 +245,12 @@ class PolicyController:
         for kind, key in gone:
             self._remove(kind, key)
 
+    def _deny_unknown(self) -> None:
+        """Attached pods that the last state lacks came while the store was away."""
+        for pod in self._attached:
+            if self.evaluator.selector_index.pod(pod) is None:
+                self._put_unknown(unknown_facts(pod))
+
     def _put(self, obj: Object) -> None:
         if isinstance(obj, Pod):
             self._deleted.discard(obj.key)
@@ -215,11 +259,14 @@ class PolicyController:
             self._record(self.evaluator.put(obj))
 
     def _put_pod(self, facts: PodFacts) -> None:
+        self._unknown.discard(facts.key)
         if facts.key in self._attached:
             self._last_facts[facts.key] = facts
         self._record(self.evaluator.put_facts(self._as_attached(facts)))
 
     def _remove(self, kind: type[Object], key: ObjectKey) -> None:
+        if kind is Pod and key in self._unknown:
+            return  # a list that is older than the pod
         if kind is Pod and key in self._last_facts:
             self._deleted.add(key)
         else:
@@ -302,7 +349,7 @@ class PolicyController:
     def involved_objects(self, part: Transaction) -> Iterator[InvolvedObject]:
         """The policies whose rules this part contains, and the pods whose dispatch to their rules it is."""
         policies, pods = self.renderer.owners(part)
-        yield from map(self._object_of, policies)
+        yield from (self._object_of(policy) for policy in policies if policy in self.evaluator.policies)
         yield from (InvolvedObject("Pod", pod) for pod in pods)
 
     async def committed(self, *, changed: bool) -> None:
