@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from hashlib import blake2b
 
 import msgspec
 from msgspec import Struct
@@ -37,7 +38,8 @@ class Claimant(Struct, frozen=True):
     """The node that acquires a subnet, with its preferences.
 
     `public_ips` are its addresses for peers; `spec_for` gives the lease's spec for the acquired subnets; `pod_cidrs` are
-    assigned by Kubernetes and mandatory; `previous` are the subnets of the previous run.
+    assigned by Kubernetes and mandatory; `previous` are the subnets of the previous run. `at_own_place`: a free subnet is
+    looked for from a place on that follows from the node's name, for nodes that start at once all lose the first but one.
     """
 
     node: str
@@ -46,6 +48,7 @@ class Claimant(Struct, frozen=True):
     spec_for: SpecFor
     pod_cidrs: NodeSubnets | None = None
     previous: NodeSubnets | None = None
+    at_own_place: bool = False
 
     @property
     def where(self) -> str:
@@ -202,7 +205,7 @@ async def _claim_first(
 
     def candidates() -> Iterator[NodeSubnets]:
         yield from (subnets for subnets in preferred if first_overlap(subnets, taken) is None)
-        yield from free_candidates(config, taken)
+        yield from free_candidates(config, taken, _place(config, claimant))
 
     for subnets in candidates():
         try:
@@ -215,6 +218,13 @@ async def _claim_first(
         where=claimant.where,
         hint="enlarge Network or SubnetLen in net-conf.json, or delete the lease of a node that is gone",
     )
+
+
+def _place(config: NetworkConfig, claimant: Claimant) -> int:
+    """The number of the candidate that this node tries first."""
+    if not claimant.at_own_place:
+        return 0
+    return int.from_bytes(blake2b(claimant.node.encode(), digest_size=16).digest()) % candidate_count(config)
 
 
 def _lease_for(subnets: NodeSubnets, claimant: Claimant) -> SubnetLease:

@@ -25,13 +25,16 @@ def candidate(config: NetworkConfig, index: int) -> NodeSubnets:
     return NodeSubnets(*(_subnet(subnets, index) for subnets in config.families.values()))
 
 
-def free_candidates(config: NetworkConfig, taken: Iterable[IPNetwork]) -> Iterator[NodeSubnets]:
-    """The candidates that overlap no taken subnet, in order; the cost is independent of the size of a taken one."""
-    index = 0
-    for first, last in sorted(_overlapped(config, taken)):
-        yield from (candidate(config, free) for free in range(index, first))
-        index = max(index, last + 1)
-    yield from (candidate(config, free) for free in range(index, candidate_count(config)))
+def free_candidates(config: NetworkConfig, taken: Iterable[IPNetwork], start: int = 0) -> Iterator[NodeSubnets]:
+    """The candidates that overlap no taken subnet, from number `start` on and then from the first.
+
+    The cost is independent of the size of a taken one.
+    """
+    free = list(_free(config, taken))
+    after = [range(max(each.start, start), each.stop) for each in free]
+    before = [range(each.start, min(each.stop, start)) for each in free]
+    for numbers in (*after, *before):
+        yield from (candidate(config, number) for number in numbers)
 
 
 def fitting(config: NetworkConfig, subnets: NodeSubnets) -> NodeSubnets | None:
@@ -80,6 +83,15 @@ def _index(subnets: SubnetRange, subnet: IPNetwork) -> int | None:
     if subnet.prefixlen != subnets.length or not 0 <= offset // subnet.num_addresses < subnets.count:
         return None
     return offset // subnet.num_addresses
+
+
+def _free(config: NetworkConfig, taken: Iterable[IPNetwork]) -> Iterator[range]:
+    """The numbers of candidates that overlap no taken subnet, in order."""
+    index = 0
+    for first, last in sorted(_overlapped(config, taken)):
+        yield range(index, first)
+        index = max(index, last + 1)
+    yield range(index, candidate_count(config))
 
 
 def _overlapped(config: NetworkConfig, taken: Iterable[IPNetwork]) -> Iterator[tuple[int, int]]:

@@ -124,6 +124,42 @@ async def test_bug_a_lost_race_tries_the_next() -> None:
     assert sorted((await in_store(store)).values()) == sorted(f"n{number}" for number in range(1, 51))
 
 
+async def lost_races(*, at_own_place: bool) -> int:
+    """Of a hundred nodes that claim at once."""
+    lost = 0
+
+    class Counting(Distant):
+        async def put(self, obj: Any, *, expect: str | None = None, ttl: float | None = None) -> Any:
+            nonlocal lost
+            try:
+                return await super().put(obj, expect=expect, ttl=ttl)
+            except Conflict:
+                lost += 1
+                raise
+
+    store = Counting()
+    claimants = [msgspec.structs.replace(claimant(number), at_own_place=at_own_place) for number in range(1, 101)]
+    held = await asyncio.gather(*(acquire(store, CONFIG, each) for each in claimants))
+    assert len({subnet_of(each) for each in held}) == 100
+    return lost
+
+
+async def test_nodes_that_claim_at_once_begin_at_places_of_their_own() -> None:
+    assert await lost_races(at_own_place=False) == 99 * 100 / 2
+    assert await lost_races(at_own_place=True) < 99
+
+
+async def test_a_node_begins_at_the_same_place_again_and_finds_the_last_free_subnet(store: MemoryStore) -> None:
+    first = await acquire(store, CONFIG, msgspec.structs.replace(claimant(1), at_own_place=True))
+    await first.release()
+    again = await acquire(store, CONFIG, msgspec.structs.replace(claimant(1), at_own_place=True))
+    assert subnet_of(again) == subnet_of(first) != "10.244.1.0/24"
+    for number in (2, 3):
+        assert await acquire(store, SMALL, msgspec.structs.replace(claimant(number), at_own_place=True))
+    with pytest.raises(NetworkFull):
+        await acquire(store, SMALL, msgspec.structs.replace(claimant(4), at_own_place=True))
+
+
 async def test_a_full_network_says_what_to_do(store: MemoryStore) -> None:
     await acquire(store, SMALL, claimant(1))
     await acquire(store, SMALL, claimant(2))

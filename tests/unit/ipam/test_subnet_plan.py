@@ -63,10 +63,11 @@ def test_dual_stack_pairs_by_number() -> None:
 def test_large_ipv6_networks_are_not_enumerated() -> None:
     huge = network_config({"EnableIPv4": False, "EnableIPv6": True, "IPv6Network": "fd00::/8", "IPv6SubnetLen": 120})
     assert free(huge, "fd00::/9")[0] == "fd80::/120"
+    assert str(next(free_candidates(huge, [], 2**111))) == "fd80::100/120"
 
 
-@given(st.lists(st.tuples(st.integers(0, 31), st.integers(22, 27)), max_size=6))
-def test_free_candidates_are_exactly_those_without_overlap(places: list[tuple[int, int]]) -> None:
+@given(st.lists(st.tuples(st.integers(0, 31), st.integers(22, 27)), max_size=6), st.integers(0, 7))
+def test_free_candidates_are_exactly_those_without_overlap(places: list[tuple[int, int]], start: int) -> None:
     taken = [ip_network((f"10.244.{third}.0", length), strict=False) for third, length in places]
     expected = [
         subnet
@@ -74,6 +75,9 @@ def test_free_candidates_are_exactly_those_without_overlap(places: list[tuple[in
         if not any(subnet.overlaps(other) for other in taken if isinstance(other, IPv4Network))
     ]
     assert [subnets.ipv4 for subnets in free_candidates(V4, taken)] == expected
+    first = IPv4Network(f"10.244.{2 + start}.0/24")
+    rotated = [each for each in expected if each >= first] + [each for each in expected if each < first]
+    assert [subnets.ipv4 for subnets in free_candidates(V4, taken, start)] == rotated
 
 
 def test_fitting_keeps_what_still_fits() -> None:

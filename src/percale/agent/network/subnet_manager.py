@@ -27,6 +27,7 @@ from percale.model.netconf import NetworkConfig
 from percale.model.node import Node
 from percale.model.subnet_lease import NodeSubnets, SubnetLeaseSpec
 from percale.store.protocol import Store
+from percale.store.registry import server_urls
 
 
 async def acquire_subnets(
@@ -46,6 +47,7 @@ async def acquire_subnets(
         tuple(found.address for found in address.families.values()),
         lambda subnets: _checked_spec(backend, local_node(name, address, subnets)),
         previous=state.subnets,
+        at_own_place=bool(server_urls(context.config.store)),
     )
 
     async def attempt() -> HeldLease:
