@@ -13,6 +13,7 @@ from tests.kernel.agent.cluster import NETNS, Cluster, Node, sh
 from tests.waiting import until
 
 from percale.model.manifest.encode import to_json
+from percale.model.meta import Object
 
 PREFIX = "/coreos.com/network"
 NETWORK = '{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan"}}'
@@ -117,11 +118,10 @@ def test_an_agent_that_starts_while_etcd_is_away_comes_up_from_its_last_state(
     etcd.ctl("put", f"{PREFIX}/config", NETWORK)
     one, two = node_of(cluster, etcd, 1, shortcut="off").start(), node_of(cluster, etcd, 2).start()
     a, b, closed = one.pod("a"), two.pod("b"), one.pod("closed")
-    for obj in (
-        builders.pod("closed", closed.addresses[0], node="n1"),
-        builders.policy("closed", namespace="default", policyTypes=("Ingress",)),
-    ):
-        etcd.ctl("put", f"{PREFIX}/percale/objects/{obj.KIND}/default/{obj.metadata.name}", to_json(obj).decode())
+    selector = {"matchLabels": {"app": "closed"}}
+    write(etcd, builders.policy("closed", namespace="default", podSelector=selector, policyTypes=("Ingress",)))
+    write(etcd, builders.pod("closed", closed.addresses[0], node="n1", labels={"app": "closed"}))
+    write(etcd, builders.pod("a", a.addresses[0], node="n1", labels={"app": "a"}))
     until(lambda: a.reaches(b.addresses[0]) and not b.reaches(closed.addresses[0]))
     before = data_path(one)
     with a.pinging(b.addresses[0]) as counts:
@@ -132,13 +132,25 @@ def test_an_agent_that_starts_while_etcd_is_away_comes_up_from_its_last_state(
         assert "subnet kept, not confirmed by the store yet" in one.log
         assert data_path(one) == before
         assert not b.reaches(closed.addresses[0])
+        new = one.pod("new", **{"io.kubernetes.cri.pod-annotations": {}})
+        assert any("the labels of default/new are not known" in each for each in problems(one))
+        assert not b.reaches(new.addresses[0]) and not new.reaches(b.addresses[0])
+        one.sh("ping", "-c1", "-W1", new.addresses[0])  # the kubelet's probes
         etcd.start()
+        write(etcd, builders.pod("new", new.addresses[0], node="n1", labels={"app": "a"}))
         until(lambda: not problems(one))
-        assert data_path(one) == before
+        until(lambda: b.reaches(new.addresses[0]) and new.reaches(b.addresses[0]))
+        after = data_path(one)
+        for what in ("route", "neigh", "fdb"):
+            assert set(before[what].splitlines()) <= set(after[what].splitlines())
         etcd.ctl("del", f"{PREFIX}/percale/objects/NetworkPolicy/default/closed")
         until(lambda: b.reaches(closed.addresses[0]))
     sent, answered = counts()
     assert answered >= sent - 1
+
+
+def write(etcd: EtcdServer, obj: Object) -> None:
+    etcd.ctl("put", f"{PREFIX}/percale/objects/{obj.KIND}/default/{obj.metadata.name}", to_json(obj).decode())
 
 
 def data_path(node: Node) -> dict[str, str]:
