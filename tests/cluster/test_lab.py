@@ -125,6 +125,12 @@ def test_everything_of_a_lab_works_with_kubernetes(operator: Operator) -> None:
     address = operator.get("svc shop -n node-port")["status"]["loadBalancer"]["ingress"][0]["ip"]
     until(lambda: operator.probe("external/outside", address, "80") == "allowed")
     operator.run("percale lab delete -f examples/services/node-port.yaml")
+    page = "kubectl get --raw /api/v1/namespaces/gomo-test/services/nginx/proxy/"  # from the API server to a pod
+    assert until(lambda: operator.run(f"{page} || true")).startswith("pod: gomo-test/nginx-")
+    operator.run("percale lab apply -f -", stdin=_JOB)
+    operator.run("percale lab wait --for=condition=Ready pod -l app=job")
+    operator.run("kubectl delete job job --wait=true --timeout=20s")
+    until(lambda: operator.run("kubectl get pods") == "No resources found in default namespace.\n")
     refused = operator.run("percale lab apply -f -", code=2, stdin=_UNBINDABLE)
     assert refused.count("\n") == 1
     assert "spec.containers[0].image: Required value" in refused
@@ -167,6 +173,15 @@ def test_a_program_that_ends_is_started_again_and_told(operator: Operator) -> No
     operator.run("kubectl wait --for=condition=Ready pod/nginx --timeout=30s")
 
 
+_JOB = """
+apiVersion: batch/v1
+kind: Job
+metadata: {name: job}
+spec:
+  template:
+    metadata: {labels: {app: job}}
+    spec: {restartPolicy: Never, containers: [{name: c, image: busybox}]}
+"""
 _UNBINDABLE = """
 apiVersion: v1
 kind: Pod

@@ -155,7 +155,7 @@ class ProgressReporter:
                 self._reported.add(pod.key)
                 addresses = [entry.ip for entry in pod.status.podIPs]
                 self._send("pod", name=str(pod.key), on=pod.spec.nodeName, addresses=addresses)
-        if nodes_ready and self._has_all_pods() and all(map(_is_settled, all_pods)):
+        if nodes_ready and self._has_all_pods() and all(map(self._is_settled, all_pods)):
             self._done = True
             self._send("ready", missing=missing_pods(pods), pairs=_pairs(pods))
 
@@ -168,6 +168,11 @@ class ProgressReporter:
             for owner in cache.all_kinds()
             if isinstance(owner, Workload)
         )
+
+    def _is_settled(self, pod: Pod) -> bool:
+        """It is ready, or no node can take it; Kubernetes' scheduler tries again, and is waited for."""
+        unscheduled = any(each.type == "PodScheduled" and each.status == "False" for each in pod.status.conditions)
+        return pod.ready or (unscheduled and self.cluster.control.computes_status)
 
     def _check_nodes(self) -> bool:
         """Whether all are ready."""
@@ -185,11 +190,6 @@ class ProgressReporter:
 
     def _send(self, event: str, **fields: Any) -> None:
         self.report({"event": event, **fields})
-
-
-def _is_settled(pod: Pod) -> bool:
-    """It is ready, or no node can take it."""
-    return pod.ready or any(each.type == "PodScheduled" and each.status == "False" for each in pod.status.conditions)
 
 
 def _pairs(pods: Sequence[Pod]) -> list[dict[str, str]]:

@@ -75,7 +75,8 @@ def start(
     try:
         process = spawn_lab(lab_dir, lock, run_init)
         progress.print_header(lab_input.skipped)
-        return _show_progress(lab_dir, process, progress, timeout or (_KUBERNETES_TIMEOUT if kubernetes else _TIMEOUT))
+        usual = _KUBERNETES_TIMEOUT if kubernetes else _TIMEOUT
+        return _show_progress(lab_dir, process, progress, usual if timeout is None else timeout)
     except KeyboardInterrupt:
         take_down(lab_dir)
         echo(f"interrupted: lab {name} ended")

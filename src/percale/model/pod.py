@@ -49,6 +49,8 @@ class PodSpec(Part, frozen=True, kw_only=True):
     hostname: str | None = None
     subdomain: str | None = None
     terminationGracePeriodSeconds: Integer | None = None
+    restartPolicy: Literal["Always", "OnFailure", "Never"] | None = None
+    """A Job's pods must have one."""
 
     @property
     def host_ports(self) -> tuple[ContainerPort, ...]:

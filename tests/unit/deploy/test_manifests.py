@@ -13,6 +13,7 @@ from deploy import generate
 from percale import __version__
 from percale.agent.config.loader import load
 from percale.agent.config.settings import AgentConfig
+from percale.lab.kubernetes.manifests import AGENT_RULES
 from percale.model.netconf import parse_network_config
 
 DEPLOY = Path(generate.__file__).parent
@@ -128,3 +129,7 @@ def test_what_is_not_in_that_part_is_refused() -> None:
 
 def test_net_conf_is_json(installed: dict[str, dict[str, Any]]) -> None:
     assert json.loads(installed["ConfigMap"]["data"]["net-conf.json"])["Backend"] == {"Type": "vxlan"}
+
+
+def test_the_agents_of_a_lab_have_the_same_rights(installed: dict[str, dict[str, Any]]) -> None:
+    assert installed["ClusterRole"]["rules"] == AGENT_RULES

@@ -124,7 +124,7 @@ class KubernetesControlPlane:
         self._kubelets = KubeletServer(self.files, owner.cache, owner.kubelet, owner.machines.responder)
 
     async def run(self) -> None:
-        fabric.loopback_up(CurrentNetns())
+        await asyncio.to_thread(fabric.serve_programs, CurrentNetns())
         async with asyncio.TaskGroup() as tasks:
             for command in self.commands:
                 tasks.create_task(self.programs.run(command, once=self._ready))

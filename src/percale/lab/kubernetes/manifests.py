@@ -19,14 +19,15 @@ _ROOM = {"cpu": "64", "memory": "256Gi", "ephemeral-storage": "256Gi", "pods": "
 _API = "rbac.authorization.k8s.io/v1"
 ROLES, ROLE_BINDINGS = f"/apis/{_API}/clusterroles", f"/apis/{_API}/clusterrolebindings"
 AGENT_RULES: list[Plain] = [
-    {"apiGroups": [""], "resources": ["nodes", "pods", "namespaces", "services"], "verbs": ["get", "list", "watch"]},
+    {"apiGroups": [""], "resources": ["nodes", "pods"], "verbs": ["get", "list", "watch"]},
+    {"apiGroups": [""], "resources": ["namespaces", "services"], "verbs": ["list", "watch"]},
     {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]},
     {"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": ["list", "watch"]},
     {"apiGroups": ["policy.networking.k8s.io"], "resources": ["clusternetworkpolicies"], "verbs": ["list", "watch"]},
     {"apiGroups": [""], "resources": ["nodes/status"], "verbs": ["patch"]},
     {"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"]},
 ]
-"""All that an agent needs (docs/agent.md)."""
+"""All that an agent needs (docs/agent.md), as deploy/ grants it."""
 
 
 def agent_rights() -> tuple[Plain, Plain]:

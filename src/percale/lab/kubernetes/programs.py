@@ -19,6 +19,8 @@ from percale.lab.run_dir import log_tail
 NAMES = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0
 """Seconds before a program that has ended is started again."""
+_CANNOT_START = 5.0
+"""Seconds: one that ends sooner, in a lab that starts, never will run. A controller manager waits 10 s for an API server."""
 
 
 def find_programs(environ: Mapping[str, str]) -> dict[str, Path]:
@@ -65,7 +67,7 @@ class RunningPrograms:
         return list(self._ended.values())
 
     async def run(self, command: Sequence[str], *, once: asyncio.Event) -> None:
-        """Run a program until cancelled, again when it ends. Raises LabError when it ends before `once` is set."""
+        """Run a program until cancelled, again when it ends. Raises LabError when it ends at once, before `once` is set."""
         name = Path(command[0]).name
         backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         loop = asyncio.get_running_loop()
@@ -75,11 +77,12 @@ class RunningPrograms:
             if not self._directory.exists():
                 raise LabError("the lab ends: its directory is gone", where=str(self._directory))
             what = f"{name} ended ({status}): {log_tail(self.log(name))}"
-            if not once.is_set():
-                raise LabError(what, hint=f"look at {self.log(name)}")
+            lived = loop.time() - started
+            if not once.is_set() and lived < _CANNOT_START:
+                raise LabError(what)
             log(what)
             self._ended[name] = what
-            if loop.time() - started > _LONGEST_PAUSE:
+            if lived > _LONGEST_PAUSE:
                 backoff.reset()
             await asyncio.sleep(backoff.next())
             del self._ended[name]

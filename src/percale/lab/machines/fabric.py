@@ -124,9 +124,11 @@ def build_router(netns: NetnsExecutor, segments: Iterable[Segment], outside: Ite
         _ip(netns, rule_lines(outside), family)
 
 
-def loopback_up(netns: NetnsExecutor) -> None:
-    """Also done by `build_router`. Raises LabError."""
+def serve_programs(netns: NetnsExecutor) -> None:
+    """For programs at the router: its loopback device, and routes to pods as outside hosts have them. Raises LabError."""
     _ip(netns, ["link set lo up"])
+    for family in ("-4", "-6"):
+        _ip(netns, [f"rule add from all iif lo lookup {_ROUTER_TABLE}"], family)
 
 
 def set_routes(netns: NetnsExecutor, old: Collection[RouterRoute], new: Collection[RouterRoute]) -> None:

@@ -38,7 +38,6 @@ FIELDS_NOT_READ: Mapping[type, tuple[str, ...]] = {
         "readinessGates",
         "resourceClaims",
         "resources",
-        "restartPolicy",
         "runtimeClassName",
         "schedulerName",
         "schedulingGates",

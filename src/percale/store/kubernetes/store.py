@@ -179,6 +179,9 @@ class KubernetesStore:
         except ApiRefusal as error:
             if error.reason == "AlreadyExists":
                 raise Conflict(f"{obj.KIND} {obj.key} exists already", hint="read it again") from error
+            if error.code == 404 and (not error.reason or not type(obj).NAMESPACED):  # there is no such path
+                what = f"the server has no {type(obj).PLURAL}"
+                raise NotFound(what, hint="apply their CustomResourceDefinition") from error
             if error.code == 404:  # the namespace
                 raise NotFound(error.message) from error
             raise _translated(error, type(obj), obj.key) from error

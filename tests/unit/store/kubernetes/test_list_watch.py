@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp import web
 from msgspec.structs import replace
@@ -15,6 +16,7 @@ from tests.unit.store.conftest import upcoming
 from tests.unit.store.kubernetes.conftest import CONFIG_MAPS, PODS, config_map
 from tests.waiting import eventually
 
+from percale.errors import NotFound
 from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
 from percale.model.configmap import ConfigMap
 from percale.model.endpoints import EndpointSlice
@@ -217,13 +219,18 @@ def _expired(server: FakeApiServer, request: Request) -> None:
 
 async def test_a_crd_that_is_installed_later_is_noticed(server: FakeApiServer, store: KubernetesStore) -> None:
     server.resources.discard(CNP)
+    spec = {"tier": "Admin", "priority": 1, "subject": {"namespaces": {}}}
+    policy = {"metadata": {"name": "p"}, "spec": spec}
     assert await store.list(ClusterNetworkPolicy) == []
+    with pytest.raises(
+        NotFound, match="the server has no clusternetworkpolicies; apply their CustomResourceDefinition"
+    ):
+        await store.put(msgspec.convert(policy, ClusterNetworkPolicy), expect="")
     events = store.watch(ClusterNetworkPolicy, ConfigMap)
     snapshot = await upcoming(events)
     assert isinstance(snapshot, Snapshot)
     assert snapshot.of(ClusterNetworkPolicy) == []
     server.resources.add(CNP)
-    spec = {"tier": "Admin", "priority": 1, "subject": {"namespaces": {}}}
     server.write(CNP, {"metadata": {"name": "p"}, "spec": spec})
     event = await upcoming(events)
     assert isinstance(event, Upserted)
