@@ -7,13 +7,14 @@ lab ─ its API ─▶ entries ──┴▶ explain/world.py ─▶ World ─ wh
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from msgspec.structs import replace
 
 from percale.cli.left_out import print_left_out
 from percale.cli.options import lab_of_source, lab_words, validation
 from percale.controllers.offline import with_generated_slices
+from percale.explain.pod_networks import PodNetworks, networks_of_pods
 from percale.explain.service_world import NO_NODE, ServiceWorld, pod_networks
 from percale.explain.why.targets import TargetLookup
 from percale.explain.world import Tool, World, overlaid
@@ -78,9 +79,26 @@ def _from_lab(name: str) -> LoadedManifests:
 
 def lookup(world: World, lab: str | None) -> TargetLookup:
     """For names of this world's ends."""
+    networks = networks_of_pods(world.objects, _configured(world, lab)) if world.made_up else PodNetworks()
     return TargetLookup(
-        Evaluator(world.objects), world.objects, world.made_up, _hosts(world, lab), world.owned, world.selectors
+        Evaluator(world.objects),
+        world.objects,
+        world.made_up,
+        _hosts(world, lab),
+        world.owned,
+        world.selectors,
+        networks,
     )
+
+
+def _configured(world: World, lab: str | None) -> Iterator[IPNetwork]:
+    """The pod networks of the lab, or of a Lab document. Raises BadNetworkConfig."""
+    if lab is not None:
+        network = _of_lab(lab, world.objects)[1]
+        yield from network.networks if network is not None else ()
+    for each in world.objects:
+        if isinstance(each, Lab) and each.spec.network is not None:
+            yield from network_config(each.spec.network, f"Lab {each.metadata.name} spec.network").networks
 
 
 def _hosts(world: World, lab: str | None) -> Mapping[str, tuple[str, ...]] | None:

@@ -215,7 +215,8 @@ def _with_addresses(objects: Iterable[Object]) -> tuple[tuple[Object, ...], froz
                 conditions=obj.status.conditions or (Condition(type="Ready", status="True"),),
             )
             found.append(replace(obj, status=status))
-            made_up.add(obj.key)
+            if node is None or not ips:  # a node's addresses are known
+                made_up.add(obj.key)
         else:
             found.append(obj)
     return tuple(found), frozenset(made_up)

@@ -1,7 +1,8 @@
 """May this connection begin, and why? One answer for each family that both ends have. Called by `percale why`; pure.
 
-A pod without an address is evaluated with every address that makes a difference to some rule: when all verdicts are equal, that
-is the answer; when they are not, it is undecided, and the answer names the rule that it depends on.
+A pod without an address is evaluated with every address that it may get, of its pod network where that is known, and that makes
+a difference to some rule: when all verdicts are equal, that is the answer; when they are not, it is undecided, and the answer
+names the rule that it depends on.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from percale.explain.parties import Outside, outside
 from percale.explain.why.nearest_rule import Nearest, nearest
 from percale.explain.why.smallest_fix import Fix, smallest_fix, useful
 from percale.explain.why.targets import Target, TargetLookup
+from percale.model.addresses import IPNetwork
 from percale.model.ip_family import Family
 from percale.policy.evaluator import Evaluator
 from percale.policy.rule_terms import FlowProtocol
@@ -72,7 +74,7 @@ def explain_connection(
 ) -> Reply:
     """Evaluates every family that both have."""
     flows = [Flow(*ends, protocol, port) for ends in _pairs(source, destination)]
-    answers = tuple(_with_fixes(lookup, _answer(lookup.evaluator, flow, source, destination)) for flow in flows)
+    answers = tuple(_with_fixes(lookup, _answer(lookup, flow, source, destination)) for flow in flows)
     doubt = None
     if not answers:
         doubt = f"{source.name} has only {_families(source)} and {destination.name} only {_families(destination)}"
@@ -115,19 +117,18 @@ def _families(asked: Target) -> str:
     return " and ".join(Family.of_packed(party.address).kubernetes for party in asked.parties)
 
 
-def _answer(evaluator: Evaluator, flow: Flow, source: Target, destination: Target) -> Answer:
+def _answer(lookup: TargetLookup, flow: Flow, source: Target, destination: Target) -> Answer:
     """A side depends on the address of the other end alone: each is tried by itself."""
+    evaluator = lookup.evaluator
     if source.pod is not None and destination.pod is not None and source.pod.key == destination.pod.key:
         return answer(evaluator, Flow(flow.source, flow.source, flow.protocol, flow.port))
-    flows = [flow]
-    if source.unknown:
-        moves = _moves(evaluator, flow.source, flow.destination)
-        flows = [Flow(each, flow.destination, flow.protocol, flow.port) for each in moves]
-    if destination.unknown:
-        moves = _moves(evaluator, flow.destination, flow.source)
-        flows = [Flow(each.source, other, flow.protocol, flow.port) for each in flows[:1] for other in moves] + flows[
-            1:
-        ]
+    sources = _moves(lookup, flow.source, flow.destination) if source.unknown else [flow.source]
+    destinations = _moves(lookup, flow.destination, sources[0]) if destination.unknown else [flow.destination]
+    ends = [
+        *((sources[0], each) for each in destinations),
+        *((each, destinations[0]) for each in sources[1:] if each.address != destinations[0].address),
+    ]
+    flows = [Flow(*each, flow.protocol, flow.port) for each in ends]
     answers = [answer(evaluator, each) for each in flows]
     verdicts = [each.verdict for each in answers]
     egress, ingress = ({getattr(each, side).allowed for each in verdicts} for side in ("egress", "ingress"))
@@ -143,11 +144,24 @@ def _sides(verdict: Verdict) -> tuple[bool, bool]:
     return verdict.egress.allowed, verdict.ingress.allowed
 
 
-def _moves(evaluator: Evaluator, party: FlowEnd, other: FlowEnd) -> Sequence[FlowEnd]:
-    """The party with an address of each range that rules distinguish and a pod can have; its own first."""
-    ranges = [each for each in outside([evaluator]) if len(each.sample) == len(party.address) and _for_pods(each)]
-    samples = (each.last if each.sample == other.address else each.sample for each in ranges)
-    return [party, *(_moved(party, sample) for sample in samples if sample != other.address)]
+def _moves(lookup: TargetLookup, party: FlowEnd, other: FlowEnd) -> Sequence[FlowEnd]:
+    """The party with an address of each range that rules distinguish and that the pod can have; its own first, if it can."""
+    size, node = len(party.address), party.pod.node if party.pod is not None else None
+    networks = [each for each in lookup.networks.of(node) if len(each.network_address.packed) == size]
+    ranges = [each for each in outside([lookup.evaluator]) if len(each.sample) == size and _for_pods(each)]
+    addresses = [sample for each in ranges for sample in _samples(each, networks)]
+    own = not networks or any(ip_address(party.address) in network for network in networks)
+    moved = [_moved(party, address) for address in addresses if address != other.address]
+    return [party, *moved] if own or not moved else moved
+
+
+def _samples(addresses: Outside, networks: Sequence[IPNetwork]) -> Iterator[bytes]:
+    """Two of the range, in these networks if there are any: one of them may be the other end's."""
+    spans = [(each.network_address.packed, each.broadcast_address.packed) for each in networks]
+    for low, high in spans or [(addresses.first, addresses.last)]:
+        first, last = max(low, addresses.first), min(high, addresses.last)
+        if first <= last:
+            yield from dict.fromkeys((addresses.sample if first <= addresses.sample <= last else first, last))
 
 
 def _for_pods(addresses: Outside) -> bool:

@@ -20,6 +20,7 @@ from percale.explain.names import (
     first_pod,
     parse_name,
 )
+from percale.explain.pod_networks import PodNetworks
 from percale.model.meta import Object, ObjectKey
 from percale.model.selector import LabelSelector
 from percale.model.service import Service
@@ -59,6 +60,8 @@ class TargetLookup(Struct, frozen=True):
     """Pods that a workload makes."""
     selectors: tuple[tuple[str, LabelSelector], ...] = ()
     """What else than policies selects pods, by namespace: Services and workloads."""
+    networks: PodNetworks = PodNetworks()
+    """Of the pods whose addresses are made up."""
 
     def find(self, text: str, namespace: str | None = None) -> Target:
         """Who is meant. Raises NotFound with the nearest name that is known, BadInput."""
@@ -92,6 +95,10 @@ class TargetLookup(Struct, frozen=True):
             raise NotFound(
                 f"pod {key} has no address of its own", hint="another pod, which runs, has the one it claims"
             )
+        if not addresses:  # of its node, which nobody has chosen
+            nodes = min(self.evaluator.node_index.addresses, default=None)
+            hint = f"ask for its node, such as node/{nodes}" if nodes else "its Node is not there"
+            raise NotFound(f"pod {key} has its node's address, and no node that is known", hint=hint)
         if pod.host_addresses is not None:
             return Target(str(key), tuple(FlowEnd(each, None, pod.node) for each in addresses), key in self.made_up)
         return Target(str(key), tuple(FlowEnd(each, pod) for each in addresses), key in self.made_up)

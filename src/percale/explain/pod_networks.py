@@ -1,0 +1,41 @@
+"""Where pods that have no address yet will have theirs, as far as objects say it. Used by `percale why`; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from msgspec import Struct, field
+
+from percale.model.addresses import IPNetwork
+from percale.model.configmap import ConfigMap
+from percale.model.meta import Object
+from percale.model.netconf import NET_CONF, parse_network_config
+from percale.model.node import Node
+from percale.model.subnet_lease import SubnetLease
+
+
+class PodNetworks(Struct, frozen=True):
+    """Of all pods, and of those of a node; without any, they are not known."""
+
+    everywhere: tuple[IPNetwork, ...] = ()
+    by_node: Mapping[str, tuple[IPNetwork, ...]] = field(default_factory=dict)
+
+    def of(self, node: str | None) -> tuple[IPNetwork, ...]:
+        """Of a pod on this node, or on any."""
+        return self.by_node.get(node or "", self.everywhere)
+
+
+def networks_of_pods(objects: Sequence[Object], configured: Iterable[IPNetwork] = ()) -> PodNetworks:
+    """Of the network's configuration, given or in a ConfigMap, else of the nodes, if each has one. Raises BadNetworkConfig."""
+    by_node: dict[str, tuple[IPNetwork, ...]] = {}
+    networks = list(configured)
+    for each in objects:
+        if isinstance(each, Node):
+            by_node[each.metadata.name] = each.pod_cidrs or by_node.get(each.metadata.name, ())
+        elif isinstance(each, SubnetLease):
+            by_node[each.spec.node] = tuple(each.spec.subnets)
+        elif isinstance(each, ConfigMap) and NET_CONF in each.data and not networks:
+            networks += parse_network_config(each.data[NET_CONF], f"ConfigMap {each.key} {NET_CONF}").networks
+    if not networks and all(by_node.values()):
+        networks = [network for each in by_node.values() for network in each]
+    return PodNetworks(tuple(networks), {node: each for node, each in by_node.items() if each})
