@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 
 import pytest
 from tests.e2e.conftest import PERCALE, ROOT, Person
@@ -103,3 +104,35 @@ def test_hints_name_a_lab_that_is_not_the_usual_one(percale: Person) -> None:
     percale.shell(said.rpartition("; ")[2])
     said = percale.complaint("lab", "exec", "--lab", "c", "nosuch", "--", "true")
     assert said.endswith("running: another, b (choose with --lab)")
+
+
+EXPORTED = """
+apiVersion: v1
+kind: List
+items:
+- apiVersion: v1
+  kind: Node
+  metadata: {name: worker-1}
+  spec: {podCIDRs: [192.168.77.0/24]}
+- apiVersion: v1
+  kind: Pod
+  metadata: {name: there}
+  spec: {nodeName: worker-1, containers: [{name: c}]}
+  status: &ready
+    {phase: Running, hostIP: 10.0.0.5, podIPs: [{ip: 192.168.77.3}], conditions: [{type: Ready, status: "True"}]}
+- apiVersion: v1
+  kind: Pod
+  metadata: {name: anywhere}
+  spec: {containers: [{name: c}]}
+  status: *ready
+"""
+
+
+def test_what_another_clusters_objects_say_of_it_is_not_so_here(percale: Person, tmp_path: Path) -> None:
+    (tmp_path / "all.yaml").write_text(EXPORTED)
+    shown = percale.out("lab", "up", "-f", str(tmp_path / "all.yaml"), code=1)
+    assert f"{tmp_path}/all.yaml:5: Node worker-1 is no machine of this lab, left out" in shown
+    assert "these cannot be:\n  pod default/there: its node worker-1 is not there" in shown
+    assert percale.pods()["default/anywhere"]["status"]["podIP"].startswith("10.244.")
+    assert [node["metadata"]["name"] for node in percale.objects("nodes")] == ["node1", "node2", "node3"]
+    assert "Node worker-1 is no machine" in percale.out("lab", "apply", "-f", str(tmp_path / "all.yaml"))

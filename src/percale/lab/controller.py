@@ -157,7 +157,7 @@ class ProgressReporter:
                 self._send("pod", name=str(pod.key), on=pod.spec.nodeName, addresses=addresses)
         if nodes_ready and self._has_all_pods() and all(map(self._is_settled, all_pods)):
             self._done = True
-            self._send("ready", missing=missing_pods(pods), pairs=_pairs(pods))
+            self._send("ready", missing=missing_pods(pods, self.cluster.machines.nodes), pairs=_pairs(pods))
 
     def _has_all_pods(self) -> bool:
         """Whether the controllers have created the pods of all workloads."""
@@ -171,6 +171,8 @@ class ProgressReporter:
 
     def _is_settled(self, pod: Pod) -> bool:
         """It is ready, or no node can take it; Kubernetes' scheduler tries again, and is waited for."""
+        if pod.spec.nodeName and pod.spec.nodeName not in self.cluster.machines.nodes:
+            return True
         unscheduled = any(each.type == "PodScheduled" and each.status == "False" for each in pod.status.conditions)
         return pod.ready or (unscheduled and self.cluster.control.computes_status)
 

@@ -23,7 +23,7 @@ from percale.lab.machines.machines import AgentSettings
 from percale.lab.process import init
 from percale.lab.process.bootstrap import LabProcess, Report, spawn_lab
 from percale.lab.run_dir import LabDir, NodeDir, acquire, locate, log_tail, take_down
-from percale.lab.spec.input import read_input
+from percale.lab.spec.input import read_input, without_foreign_nodes
 from percale.lab.spec.service_networks import service_networks
 from percale.lab.spec.topology import topology
 from percale.lab.up_output import Echo, UpProgress
@@ -53,8 +53,9 @@ def start(
     network = network_config(lab_input.network)
     machines = topology(lab_input.lab, network.networks, where="the lab's machines")
     services = service_networks(lab_input.lab, machines, network.networks, where="the lab")
-    admitted = admit(lab_input.found, (), services)
-    objects = tuple(each.object for each in (lab_input.found if kubernetes else admitted))  # the API server allocates
+    found, foreign = without_foreign_nodes(lab_input.found, [node.name for node in machines.nodes])
+    admitted = admit(found, (), services)
+    objects = tuple(each.object for each in (found if kubernetes else admitted))  # the API server allocates
     programs = find_programs(os.environ) if kubernetes else None
     lock = acquire(lab_dir)
     store = agents_store(lab_dir) if kubernetes else f"files:{lab_dir.store}"
@@ -74,7 +75,7 @@ def start(
     progress = UpProgress(name, config, network, echo, started)
     try:
         process = spawn_lab(lab_dir, lock, run_init)
-        progress.print_header(lab_input.skipped)
+        progress.print_header([*lab_input.skipped, *foreign])
         usual = _KUBERNETES_TIMEOUT if kubernetes else _TIMEOUT
         return _show_progress(lab_dir, process, progress, usual if timeout is None else timeout)
     except KeyboardInterrupt:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -88,9 +88,14 @@ def pod_state(pod: Pod) -> str:
     return "Pending" if not pod.spec.nodeName else "ContainerCreating"
 
 
-def missing_pods(pods: Iterable[Pod]) -> list[str]:
-    """A line for each pod that is not Ready, with the reason."""
-    return [f"pod {pod.key}: {reason(pod) or pod_state(pod)}" for pod in pods if not pod.ready]
+def missing_pods(pods: Iterable[Pod], nodes: Collection[str]) -> list[str]:
+    """A line for each pod that is not Ready, with the reason; `nodes` are those that are there."""
+    return [f"pod {pod.key}: {_why_missing(pod, nodes)}" for pod in pods if not pod.ready]
+
+
+def _why_missing(pod: Pod, nodes: Collection[str]) -> str:
+    node = pod.spec.nodeName
+    return f"its node {node} is not there" if node and node not in nodes else reason(pod) or pod_state(pod)
 
 
 def _pod(obj: Object, context: ColumnContext) -> Cells:

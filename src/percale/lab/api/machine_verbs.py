@@ -104,7 +104,7 @@ class MachineVerbs(Struct, frozen=True):
                 yield f"{node.name}: {state.problem}"
             if not state.ready:
                 yield f"the agent of {node.name}: {log_tail(machines.lab_dir.node(node.name).log)}"
-        yield from missing_pods(self.cluster.cache.all(Pod))
+        yield from missing_pods(self.cluster.cache.all(Pod), self.cluster.machines.nodes)
         yield from self.cluster.control.problems
         yield from (f"store: {error}" for error in self.cluster.cache.read_problems.values())
 
@@ -121,7 +121,7 @@ class MachineVerbs(Struct, frozen=True):
             for node in nodes
             if not agents.state(node.name).ready
         ]
-        return {"missing": lines + missing_pods(self.cluster.cache.all(Pod))}
+        return {"missing": lines + missing_pods(self.cluster.cache.all(Pod), self.cluster.machines.nodes)}
 
     async def exec_target(self, target: str, namespace: str | None) -> Answer:
         """The namespace, mounts and environment of this pod, node or host."""

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from percale.errors import LabError
 from percale.lab.api.server import Answer, Verb
 from percale.lab.cluster import Cluster
-from percale.lab.spec.input import other_networks, read_objects
+from percale.lab.spec.input import other_networks, read_objects, without_foreign_nodes
 from percale.model.manifest.decode import DEFAULT_NAMESPACE
 from percale.model.manifest.strictness import Validation
 from percale.model.meta import Object, ObjectKey
@@ -52,13 +52,14 @@ class ObjectVerbs(Struct, frozen=True):
         """Create or change the documents' objects; all are validated first."""
         settings, lab_dir = self.cluster.machines.settings, self.cluster.machines.lab_dir
         found, skipped = read_objects(documents, namespace or DEFAULT_NAMESPACE, lab_dir, validate)
+        found, foreign = without_foreign_nodes(found, self.cluster.machines.nodes)
         complete = self.cluster.control.admit(found)
         objects = [each.object for each in complete]
         without_effect = other_networks(complete, settings.network, settings.wiring)
         missing = missing_namespaces(objects, self.cluster.cache.all(Namespace))
         merge = self.cluster.control.merge
         lines = [line async for line in changes.apply(self._target, [*missing, *objects], merge)]
-        return {"lines": lines + skipped + without_effect}
+        return {"lines": lines + skipped + foreign + without_effect}
 
     async def delete(
         self, *, wanted: Sequence[Wanted], namespace: str | None, everywhere: bool, selector: str

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,6 +64,11 @@ class Machines:
         outside = [segment for segment in self.topology.segments if segment not in inhabited]
         await asyncio.to_thread(fabric.build_router, CurrentNetns(), self.topology.segments, outside)
         await self._plug_in(self.topology.machines)
+
+    @property
+    def nodes(self) -> Collection[str]:
+        """The names of the nodes' machines."""
+        return [machine.name for machine in self.topology.nodes]
 
     def node(self, name: str) -> Machine | None:
         """The node's machine; None: no such node."""

@@ -9,10 +9,11 @@ text ─▶ net-conf.json? ─────────────────�
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from percale.errors import BadManifest
 from percale.lab.run_dir import LabDir
@@ -24,9 +25,11 @@ from percale.model.manifest.files import Document
 from percale.model.manifest.json_text import read_json_text
 from percale.model.manifest.load import load_manifests
 from percale.model.manifest.strictness import Validation
-from percale.model.manifest.syntax_tree import Node
+from percale.model.manifest.syntax_tree import Node as SyntaxNode
 from percale.model.meta import Object
 from percale.model.netconf import NET_CONF, network_config, parse_network_config
+from percale.model.node import Node
+from percale.model.pod import Pod, PodStatus
 from percale.objects.changes import named
 from percale.suggestion import suggest
 
@@ -78,7 +81,7 @@ def read_input(
     if networks:
         _check_backend(chosen)
     return Input(
-        found=tuple(named(each for each in found if each not in labs)),
+        found=tuple(_as_created(named(each for each in found if each not in labs))),
         lab=next((each.object.spec for each in labs if isinstance(each.object, Lab)), LabSpec()),
         network=chosen.network,
         wiring=chosen.wiring,
@@ -99,7 +102,27 @@ def read_objects(
         if isinstance(each.object, Lab):
             hint = f"use {lab_dir.command('add-node NAME')} and {lab_dir.command('remove-node NAME')}"
             raise BadManifest("a running lab keeps its machines", where=str(each.source), hint=hint)
-    return list(named(found)), list(loaded.notes(validate))
+    return list(_as_created(named(found))), list(loaded.notes(validate))
+
+
+def without_foreign_nodes(
+    entries: Iterable[ManifestEntry], machines: Collection[str]
+) -> tuple[list[ManifestEntry], list[str]]:
+    """Without the Nodes of another cluster, on which no pod could run, and a line for each of them."""
+    kept, notes = [], []
+    for each in entries:
+        if isinstance(each.object, Node) and each.object.metadata.name not in machines:
+            notes.append(f"{each.source}: Node {each.object.metadata.name} is no machine of this lab, left out")
+        else:
+            kept.append(each)
+    return kept, notes
+
+
+def _as_created(entries: Iterable[ManifestEntry]) -> Iterator[ManifestEntry]:
+    """What an exported pod says of another cluster's addresses and readiness is not so here."""
+    for each in entries:
+        pod = each.object
+        yield replace(each, object=replace(pod, status=PodStatus())) if isinstance(pod, Pod) else each
 
 
 def other_networks(entries: Iterable[ManifestEntry], network: Mapping[str, Any], wiring: str) -> list[str]:
@@ -118,7 +141,7 @@ def _another(file: str) -> str:
     return f"percale lab up --lab another -f {'-' if file == 'stdin' else shlex.quote(file)}"
 
 
-def _check_words(root: Node, source: Source) -> None:
+def _check_words(root: SyntaxNode, source: Source) -> None:
     """Every field of a Lab document means something. Raises BadManifest with the nearest one that does."""
     spec = root.get("spec")
     if spec is None:
@@ -130,7 +153,7 @@ def _check_words(root: Node, source: Source) -> None:
             _check_fields(member, kind, f"spec.{name}[{number}]", source)
 
 
-def _check_fields(node: Node, kind: type[Struct], path: str, source: Source) -> None:
+def _check_fields(node: SyntaxNode, kind: type[Struct], path: str, source: Source) -> None:
     for key, _ in node.entries:
         if key.text not in kind.__struct_fields__:
             hint = suggest(key.text, kind.__struct_fields__)
