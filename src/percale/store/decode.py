@@ -22,6 +22,7 @@ from percale.model.meta import Object, ObjectKey, ObjectMeta
 from percale.model.networkpolicy import NetworkPolicy, NetworkPolicySpec
 from percale.model.selector import LabelSelector
 from percale.model.service import Service
+from percale.model.subnet_lease import SubnetLease
 from percale.model.validation.field_errors import mapping
 from percale.model.validation.shared import check_selector
 from percale.model.validation.validators import field_errors, has_validator
@@ -69,8 +70,8 @@ def decode_object(data: bytes | msgspec.Raw, kind: type[T]) -> T:
     return found
 
 
-MAY_BE_MISSED: Collection[type[Object]] = (NetworkPolicy, Service, EndpointSlice, Endpoints)
-"""Kinds of which an invalid object opens nothing: a policy is replaced by its isolation, the others serve somebody."""
+MAY_BE_MISSED: Collection[type[Object]] = (NetworkPolicy, Service, EndpointSlice, Endpoints, SubnetLease)
+"""Kinds of which an invalid object harms only whom it is about: a policy is replaced by its isolation, the others serve."""
 
 
 def isolation_of(kind: type[Object], key: ObjectKey, data: bytes | msgspec.Raw) -> NetworkPolicy | None:

@@ -66,6 +66,7 @@ class Contents:
                 identity = self._layout.identity(each.key)
             except BadManifest as error:
                 errors[each.key] = error
+                missed.add(each.key)  # it is no object
                 continue
             if identity is not None and identity[0] in self.caches:
                 found.setdefault(identity, {})[each.key] = each
@@ -94,7 +95,8 @@ class Contents:
             try:
                 identity = self._layout.identity(key)
             except BadManifest as error:
-                yield from self._report(key, error if change.type == "PUT" else None)
+                written = change.type == "PUT"
+                yield from self._report(key, error if written else None, complete=written)
                 continue
             if identity is None or identity[0] not in self.caches:
                 continue
