@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 from typing import Any
 
+import pytest
+from tests.cluster.api_server import AGENT
 from tests.cluster.kubernetes_cluster import RIGHTS, KubernetesCluster
 from tests.kernel.agent.cluster import Node
 from tests.waiting import until
@@ -179,3 +181,20 @@ def test_what_a_service_says_wrongly_becomes_an_event(kubernetes: KubernetesClus
 
     (event,) = until(events)
     assert (event["type"], event["involvedObject"]["kind"], event["source"]["host"]) == ("Warning", "Service", "n1")
+
+
+def test_a_subnet_without_a_free_address_is_an_event_of_the_node(kubernetes: KubernetesCluster) -> None:
+    kubernetes.register(1, "10.244.1.0/29")
+    node = kubernetes.cluster.node(1, store=f"kubernetes:{kubernetes.server.kubeconfig('agent', AGENT)}").start()
+    for number in range(5):
+        kubernetes.pod(node, f"p{number}")
+    kubernetes.bind(node, "late")
+    with pytest.raises(AssertionError, match="is full"):
+        node.pod("late")
+
+    def events() -> list[dict[str, Any]]:
+        found = kubernetes.get("events", "--field-selector=reason=SubnetFull")["items"]
+        return [each for each in found if each["involvedObject"] == {"kind": "Node", "name": "n1"}]
+
+    (event,) = until(events)
+    assert "all 5 addresses of 10.244.1.0/29 are used" in event["message"]

@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from percale.agent.config.settings import AgentConfig
-from percale.agent.events import Events
+from percale.agent.events import Events, InvolvedObject
 from percale.agent.http.listener import listen, wait_for_connection
 from percale.agent.informer import Informer
 from percale.agent.logging import LineLog
@@ -48,6 +48,9 @@ class AgentContext:
         self.store = open_store(config.store, last_state=Path(config.stateDir) / LAST_STATE)
         self.informer = Informer(self.store, self.problems)
         self.events = Events(config.node, self.store, self.problems)
+        self.informer.on_invalid = lambda kind, key, error: self.events.warn(
+            InvolvedObject(kind.KIND, key), "Invalid", str(error)
+        )
         self.subscriptions = EventSubscriptions()
         driver = _driver(self.log_command)
         self.reconciler = Reconciler(driver, on_problem=self._rejected, on_batch=self.metrics.batch_applied)

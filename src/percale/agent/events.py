@@ -1,4 +1,4 @@
-"""Kubernetes Events about objects that this node cannot serve as specified. The table sections emit them.
+"""Kubernetes Events about objects that this node cannot serve as specified, and about the node. Many parts emit them.
 
     warn(involved, reason, message) ─▶ the latest of each object and reason ─▶ Store.put, rate-limited
 
@@ -16,7 +16,7 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from percale.agent.problems import Problems
-from percale.errors import PercaleError
+from percale.errors import PercaleError, StoreUnavailable
 from percale.model.event import Event, EventSource, ObjectReference
 from percale.model.meta import ObjectKey, ObjectMeta, timestamp
 from percale.store.protocol import Store
@@ -30,6 +30,8 @@ _MOST_PENDING = 100
 """Of a namespace: others are dropped."""
 _REPEAT_AFTER = 600.0
 """Seconds until the same Event is sent again."""
+_RETRY = 30.0
+"""Seconds until a store that is away is tried again."""
 _LONGEST_MESSAGE = 1024
 """Characters: the API server's limit."""
 _LONGEST_NAME = 200
@@ -75,8 +77,12 @@ class Events:
             pending[which] = message
             self._due.set()
 
+    def warn_node(self, reason: str, message: str) -> None:
+        """About this node as a whole."""
+        self.warn(InvolvedObject("Node", ObjectKey(None, self._node)), reason, message)
+
     async def run(self) -> None:
-        """Runs until cancelled. An Event that the store rejects is recorded as a problem and dropped."""
+        """Runs until cancelled. An Event waits for a store that is away; one that the store rejects is dropped."""
         loop = asyncio.get_running_loop()
         window_start, sent = loop.time(), 0
         while True:
@@ -89,7 +95,13 @@ class Events:
             which, message = self._next()
             if not self._pending:
                 self._due.clear()
-            await self._send(*which, message[:_LONGEST_MESSAGE])
+            try:
+                await self._send(*which, message[:_LONGEST_MESSAGE])
+            except StoreUnavailable as error:
+                self._problems.record(_SOURCE, error)
+                self._pending.setdefault(which[0].key.namespace, {}).setdefault(which, message)
+                self._due.set()
+                await asyncio.sleep(_RETRY)
 
     def _next(self) -> tuple[tuple[InvolvedObject, str], str]:
         namespace = next(iter(self._pending))
@@ -101,6 +113,7 @@ class Events:
         return which, message
 
     async def _send(self, involved: InvolvedObject, reason: str, message: str) -> None:
+        """Raises StoreUnavailable."""
         now = self._clock()
         self._sent = {which: sent for which, sent in self._sent.items() if now - sent[0] < TTL}
         stamp = timestamp(datetime.fromtimestamp(now, UTC))
@@ -120,11 +133,13 @@ class Events:
             lastTimestamp=stamp,
             count=before[1].count + 1 if before is not None else 1,
         )
-        self._sent[involved, reason] = now, event
         try:
             await self._store.put(event, ttl=TTL)
+        except StoreUnavailable:
+            raise
         except PercaleError as error:
             self._problems.record(_SOURCE, error)
+        self._sent[involved, reason] = now, event
 
 
 def _digest(*words: str) -> str:

@@ -15,7 +15,7 @@ from typing import TypeAlias, TypeVar
 
 from percale.agent.problems import Problems
 from percale.backoff import Backoff
-from percale.errors import BadManifest, StoreUnavailable
+from percale.errors import BadManifest, PercaleError, StoreUnavailable
 from percale.model.meta import Object, ObjectKey
 from percale.store.kind_cache import list_source
 from percale.store.last_state import SOURCE as LAST_STATE
@@ -87,6 +87,8 @@ class Informer:
         self._incomplete: set[str] = set()
         """Those that may hide an object."""
         self._completed = asyncio.Event()
+        self.on_invalid: Callable[[type[Object], ObjectKey, PercaleError], None] = lambda kind, key, error: None
+        """Called with each object that the store's server has and that is invalid here."""
         self._on_lack: dict[str, Callable[[], None]] = {}
 
     def subscribe(self, *kinds: type[Object]) -> Subscription:
@@ -150,6 +152,8 @@ class Informer:
         if event.error is not None:
             if event.source in self._on_lack:
                 self._on_lack[event.source]()
+            if event.about is not None:
+                self.on_invalid(*event.about, event.error)
             self._with_problems.add(event.source)
             self._problems.raise_(now, event.error)
         else:

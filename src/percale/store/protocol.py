@@ -59,6 +59,8 @@ class ReadProblem(Struct, frozen=True):
     """Whether no object is missing all the same: fields that nobody knows are left out, another file has the object too, or
     the last state of all objects is there.
     """
+    about: tuple[type[Object], ObjectKey] | None = None
+    """The object that is invalid, where its server says which one it is."""
 
 
 Event: TypeAlias = Snapshot | Upserted | Deleted | ReadProblem

@@ -12,7 +12,7 @@ from percale.agent import events as module
 from percale.agent.events import Events, InvolvedObject
 from percale.agent.logging import LineLog
 from percale.agent.problems import Problems
-from percale.errors import StoreUnavailable
+from percale.errors import NotFound, StoreUnavailable
 from percale.model.event import Event
 from percale.model.meta import ObjectKey
 from percale.store.memory import MemoryStore
@@ -87,7 +87,8 @@ async def test_events_of_many_objects_are_rate_limited(world: EventWorld, monkey
     running.cancel()
 
 
-async def test_a_store_that_is_away_ends_nothing(world: EventWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_events_wait_for_a_store_that_is_away(world: EventWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_RETRY", 0.01)
     running = asyncio.create_task(world.events.run())
 
     async def away(*_: object, **__: object) -> None:
@@ -97,8 +98,26 @@ async def test_a_store_that_is_away_ends_nothing(world: EventWorld, monkeypatch:
         patched.setattr(world.store, "put", away)
         world.events.warn(WEB, "NotServed", "no")
         await eventually(lambda: world.problems.last is not None)
-    world.events.warn(InvolvedObject("Pod", ObjectKey("shop", "a")), "KernelRefused", "no")
-    assert (await world.wait_for(1))[0].involvedObject.kind == "Pod"
+        world.events.warn(InvolvedObject("Pod", ObjectKey("shop", "a")), "KernelRefused", "no")
+        await asyncio.sleep(0.05)
+    found = await world.wait_for(2)
+    assert {(each.involvedObject.kind, each.count) for each in found} == {("Service", 1), ("Pod", 1)}
+    running.cancel()
+
+
+async def test_an_event_that_the_store_rejects_is_dropped(world: EventWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def rejecting(*_: object, **__: object) -> None:
+        raise NotFound("namespace shop not found")
+
+    running = asyncio.create_task(world.events.run())
+    with monkeypatch.context() as patched:
+        patched.setattr(world.store, "put", rejecting)
+        world.events.warn(WEB, "NotServed", "no")
+        await eventually(lambda: world.problems.last is not None)
+    world.events.warn_node("SubnetFull", "all addresses are used")
+    (event,) = await world.wait_for(1)
+    assert (event.involvedObject.kind, event.involvedObject.name) == ("Node", "n1")
+    assert event.metadata.namespace == "default"
     running.cancel()
 
 

@@ -94,6 +94,20 @@ async def node(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Node]:
 ACCEPT, DROP = Verdict("accept"), Verdict("drop")
 
 
+async def test_a_table_that_is_restored_again_and_again_is_an_event_of_the_node(node: Node) -> None:
+    node.pods.wanted = {A: ACCEPT}
+    node.table.request_sync()
+    await node.holds({A: ACCEPT})
+    for count in range(1, 8):
+        node.nft_table.touch(None)
+        await node.holds({A: ACCEPT})
+        await asyncio.sleep(0)
+        if count == 4:
+            assert not await node.store.list(Event)
+    (event,) = await eventually(lambda: node.store.list(Event))
+    assert (event.involvedObject.kind, event.reason, event.count) == ("Node", "RepairedRepeatedly", 1)
+
+
 @pytest.mark.parametrize("first", [True, False], ids=["at the start", "later"])
 async def test_a_rejected_object_affects_no_other(node: Node, *, first: bool) -> None:
     if not first:

@@ -79,7 +79,7 @@ class NodeNetwork:
         """`hooks` are called at each pod's ADD and DEL. Raises StateError."""
         config = context.config
         self._config = config
-        self._problems, self._metrics = context.problems, context.metrics
+        self._problems, self._metrics, self._events = context.problems, context.metrics, context.events
         self._informer, self._reconciler = context.informer, context.reconciler
         self._network = network
         self._backend = backend
@@ -228,8 +228,16 @@ class NodeNetwork:
         self._metrics.cni_answered(verb, code, seconds)
         if verb in ("ADD", "DEL", "GC"):
             self._fastpath.request_sync()
+        if verb == "ADD" and code:
+            self._warn_if_full()
         if OUTSIDE_SUBNET in self._problems.current:
             self._check_pod_addresses()
+
+    def _warn_if_full(self) -> None:
+        for each in self.addresses():
+            if not each.free:
+                what = f"all {each.used} addresses of {each.subnet} are used: no further pod can start on this node"
+                self._events.warn_node("SubnetFull", what)
 
     def _check_pod_addresses(self) -> None:
         """Pods that are older than this node's subnets: they exist at the start or never."""

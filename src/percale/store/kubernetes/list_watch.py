@@ -258,4 +258,4 @@ class ListWatch:
         else:
             return
         complete = error is not None and self._kind in MAY_BE_MISSED
-        self._publish([ReadProblem(f"{self._kind.KIND} {source}", error, complete)])
+        self._publish([ReadProblem(f"{self._kind.KIND} {source}", error, complete, (self._kind, source))])

@@ -271,7 +271,9 @@ async def test_an_object_that_is_invalid_from_the_start(server: FakeApiServer, s
     assert len(snapshot.of(ConfigMap)) == 1
     server.cut()
     server.remove(CONFIG_MAPS, "bad", "default")
-    assert said(await upcoming(events)) == "solved ConfigMap default/bad"
+    solved = await upcoming(events)
+    assert said(solved) == "solved ConfigMap default/bad"
+    assert isinstance(solved, ReadProblem) and solved.about == (ConfigMap, ObjectKey("default", "bad"))
 
 
 async def test_an_invalid_policy_isolates_until_it_is_valid(server: FakeApiServer, store: KubernetesStore) -> None:
