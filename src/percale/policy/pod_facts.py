@@ -33,6 +33,8 @@ class PodFacts(Struct, frozen=True, gc=False):
     finished: bool
     rank: tuple[bool, bool, bool, str]
     """Which of two pods owns an address that both claim: attached by this agent, running, not terminating, newest."""
+    uid: int = 0
+    """A hash of the object's uid in this process; 0 without one."""
     unknown: bool = False
     """Nobody has told its labels: it is denied all that a policy may deny, and no selector of a peer means it."""
 
@@ -64,6 +66,11 @@ def unknown_facts(key: ObjectKey) -> PodFacts:
     )
 
 
+def hash_of_uid(uid: str | None) -> int:
+    """Small, and enough to tell a pod from the last one of its name."""
+    return hash(uid) if uid else 0
+
+
 def facts_of(pod: Pod) -> PodFacts:
     """The facts of a Pod object."""
     meta, spec = pod.metadata, pod.spec
@@ -86,5 +93,6 @@ def facts_of(pod: Pod) -> PodFacts:
         node=spec.nodeName and sys.intern(spec.nodeName),
         host_addresses=addresses if spec.hostNetwork else None,
         finished=finished,
+        uid=hash_of_uid(meta.uid),
         rank=(False, pod.status.phase == "Running", meta.deletionTimestamp is None, meta.creationTimestamp or ""),
     )

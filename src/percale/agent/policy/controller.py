@@ -30,7 +30,7 @@ from percale.model.pod import Pod
 from percale.policy.compiled_policy import PolicyKey
 from percale.policy.evaluator import Evaluator, PolicyDelta
 from percale.policy.kinds.registry import POLICY_KINDS, PolicyKinds
-from percale.policy.pod_facts import PodFacts, facts_of, unknown_facts
+from percale.policy.pod_facts import PodFacts, facts_of, hash_of_uid, unknown_facts
 from percale.render.nft.objects import Transaction
 from percale.render.policy.renderer import PolicyRenderer
 from percale.store.protocol import Deleted, Snapshot, Upserted
@@ -133,7 +133,7 @@ class PolicyController:
             return
         pod = attachment.pod.key
         self.attach(pod, attachment.wires.ips)
-        facts = await self._lookup(pod)
+        facts = await self._lookup(pod, hash_of_uid(attachment.pod.uid))
         if facts is None:
             return  # not a pod of the cluster: no policy can select it
         if facts.unknown:
@@ -155,19 +155,22 @@ class PolicyController:
         owner = self.evaluator.selector_index.owner(address.packed)
         return owner.key if owner is not None else None
 
-    async def _lookup(self, pod: ObjectKey) -> PodFacts | None:
-        """Also for a pod whose watch event has not arrived yet, or that has the name of one that is gone."""
+    async def _lookup(self, pod: ObjectKey, uid: int) -> PodFacts | None:
+        """Also for a pod whose watch event has not arrived yet, or that has the name of one that is gone.
+
+        `uid` is what the runtime says, 0 if nothing; an object of a static pod has another one.
+        """
         known = self._last_facts.get(pod) or self.evaluator.selector_index.pod(pod)
-        if known is not None and pod not in self._deleted:
+        if known is not None and pod not in self._deleted and _may_be(known, uid):
             return known
         try:
             async with asyncio.timeout(_PATIENCE):
                 found = await self._informer.get(Pod, pod)
         except (StoreError, BadManifest, TimeoutError):  # the ADD does not wait for the store
             arrived = self._last_facts.get(pod) if pod not in self._deleted else None
-            return arrived if arrived is not None else unknown_facts(pod)
+            return arrived if arrived is not None and _may_be(arrived, uid) else unknown_facts(pod)
         arrived = self._last_facts.get(pod)
-        if arrived is not None and (found is None or pod not in self._deleted):
+        if arrived is not None and (found is None or (pod not in self._deleted and _may_be(arrived, uid))):
             return arrived  # its event came meanwhile, or its object is gone
         return facts_of(found) if found is not None else None
 
@@ -361,6 +364,11 @@ class PolicyController:
             pending |= self.local_pods
         if self._recheck is not None and pending and (changed or recheck_all):
             await self._recheck(pending)
+
+
+def _may_be(facts: PodFacts, uid: int) -> bool:
+    """Whether these may be the facts of the pod with this uid, not those of the last one of its name."""
+    return facts.uid == uid or not (facts.uid and uid)
 
 
 def _packed(addresses: Iterable[IPAddress]) -> tuple[bytes, ...]:

@@ -38,10 +38,10 @@ def pod(name: str, **status: Any) -> Pod:
     return builders.pod(name, namespace="x", status=status)
 
 
-def attachment(pod: Pod, address: IPAddress = ADDRESS) -> Attachment:
+def attachment(pod: Pod, address: IPAddress = ADDRESS, uid: str = "") -> Attachment:
     name = pod.metadata.name
     wires = PodWires(name, "eth0", "02:00:00:00:00:01", 1500, (ip_interface(f"{address}/24"),))
-    return Attachment(Owner(name, "eth0"), "network", "/run/netns/x", wires, KubernetesPod("x", name))
+    return Attachment(Owner(name, "eth0"), "network", "/run/netns/x", wires, KubernetesPod("x", name, uid))
 
 
 def agent_of(store: MemoryStore, heard: list[set[bytes]]) -> tuple[PolicyController, NodeTable, Informer]:
@@ -116,6 +116,36 @@ async def test_the_first_rules_are_those_of_the_last_state(held: bool) -> None:
         assert nft.state is not None and agent.snapshot().put_chains
         assert not diff(nft.state, agent.snapshot())
         for task in running:
+            task.cancel()
+
+
+async def test_a_pod_is_not_taken_for_the_last_one_of_its_name() -> None:
+    """Whose deletion the watch has not told yet: the new one has other labels, or another uid than its mirror."""
+    store = MemoryStore()
+    agent, table, informer = agent_of(store, [])
+    old, new = (
+        builders.pod("set-0", namespace="x", labels={"app": label}, meta={"uid": label}) for label in ("old", "new")
+    )
+
+    def labels() -> dict[str, str]:
+        found = agent.evaluator.selector_index.pod(old.key)
+        assert found is not None
+        return found.labels
+
+    async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+        others = [tasks.create_task(part.run()) for part in (agent, table)]
+        watch = tasks.create_task(informer.run())
+        await store.put(old)
+        await eventually(lambda: agent.evaluator.selector_index.pod(old.key))
+        watch.cancel()
+        await agent.before_add(attachment(old, uid="static"))
+        assert labels() == {"app": "old"}
+        await store.put(new)
+        await agent.before_add(attachment(new, uid="old"))
+        assert labels() == {"app": "old"}
+        await agent.before_add(attachment(new, uid="new"))
+        assert labels() == {"app": "new"}
+        for task in others:
             task.cancel()
 
 
