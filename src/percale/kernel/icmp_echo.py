@@ -1,7 +1,12 @@
-"""Echo requests (ping) from this network namespace. Called by `agent/network/peer_probes.py`, on its event loop."""
+"""Echo requests (ping) from this network namespace. Called by `agent/network/peer_probes.py`, on its event loop.
+
+A raw socket gets the replies that anybody sends to this node, and any pod may send as many as it likes: the kernel drops those
+that have not this socket's identifier.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
 import struct
@@ -17,6 +22,12 @@ _ICMP_FILTER = 1
 """Socket option of both families, at different levels."""
 _SOL_RAW = 255
 _LONGEST = 2048
+_MOST = 100
+"""Replies that are read at a time."""
+_SO_ATTACH_FILTER = 26
+_INSTRUCTION = struct.Struct("=HBBI")
+_IP_HEADER_LENGTH, _LOAD_BYTE, _LOAD_HALF, _EQUAL, _RETURN = 0xB1, 0x50, 0x48, 0x15, 0x06
+"""Instructions of classic BPF; X is the length of the IP header, which comes before ICMP's with IPv4 only, and else 0."""
 
 
 class EchoSocket:
@@ -36,6 +47,7 @@ class EchoSocket:
             passed = [0xFFFFFFFF] * 8
             passed[_REPLY[6] >> 5] &= ~(1 << (_REPLY[6] & 31))
             self._socket.setsockopt(socket.IPPROTO_ICMPV6, _ICMP_FILTER, struct.pack("=8I", *passed))
+        _attach_filter(self._socket, version, self._identifier)
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -54,7 +66,7 @@ class EchoSocket:
     def replies(self) -> Iterator[int]:
         """Sequence numbers of the replies that have arrived."""
         with suppress(OSError):
-            while True:
+            for _ in range(_MOST):
                 packet = self._socket.recv(_LONGEST)
                 if self._version == 4:
                     packet = packet[(packet[0] & 0xF) * 4 :]
@@ -63,6 +75,22 @@ class EchoSocket:
                 kind, _, _, identifier, sequence = _HEADER.unpack_from(packet)
                 if (kind, identifier) == (_REPLY[self._version], self._identifier):
                     yield sequence
+
+
+def _attach_filter(endpoint: socket.socket, version: int, identifier: int) -> None:
+    """Echo replies with this identifier pass."""
+    instructions = [
+        *([(_IP_HEADER_LENGTH, 0, 0, 0)] if version == 4 else []),
+        (_LOAD_BYTE, 0, 0, 0),
+        (_EQUAL, 0, 3, _REPLY[version]),
+        (_LOAD_HALF, 0, 0, 4),
+        (_EQUAL, 0, 1, identifier),
+        (_RETURN, 0, 0, _LONGEST),
+        (_RETURN, 0, 0, 0),
+    ]
+    program = ctypes.create_string_buffer(b"".join(_INSTRUCTION.pack(*each) for each in instructions))
+    described = struct.pack("@HP", len(instructions), ctypes.addressof(program))
+    endpoint.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, described)
 
 
 def _checksum(packet: bytes) -> bytes:
