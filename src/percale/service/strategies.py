@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache, reduce
 from ipaddress import ip_network
 from math import gcd
@@ -121,10 +121,15 @@ class _WeightTable:
 
 
 def interleaved(records: Sequence[Record], weights: Sequence[int]) -> tuple[Record, ...]:
-    """Smooth weighted round robin: 5, 1, 1 gives a a b a c a a. All weights 0: all are equal."""
+    """Smooth weighted round robin: 5, 1, 1 gives a a b a c a a. All weights 0: all are equal.
+
+    So many that each has hardly more than one slot take turns: the other takes the square of their number.
+    """
     import numpy as np  # noqa: PLC0415 -- 70 ms, and most have no such service
 
     shares = _reduced(weights)
+    if len(records) > MAX_SLOTS:
+        return tuple(_in_turns(records, shares))
     total = sum(shares)
     credit, gains = np.zeros(len(records), np.int64), np.array(shares, np.int64)
     order = []
@@ -134,6 +139,13 @@ def interleaved(records: Sequence[Record], weights: Sequence[int]) -> tuple[Reco
         credit[best] -= total
         order.append(records[best])
     return tuple(order)
+
+
+def _in_turns(records: Sequence[Record], shares: Sequence[int]) -> Iterator[Record]:
+    left = [(record, share) for record, share in zip(records, shares, strict=True) if share]
+    while left:
+        yield from (record for record, _ in left)
+        left = [(record, share - 1) for record, share in left if share > 1]
 
 
 def _reduced(weights: Sequence[int]) -> list[int]:

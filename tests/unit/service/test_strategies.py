@@ -170,3 +170,15 @@ PINNED = "312232331313123333312111"
 
 def test_no_endpoints_no_slots() -> None:
     assert consistent_slots([]) == ()
+
+
+@pytest.mark.parametrize("weights", [(1, 2, 3), (1000, 1, 0), (1000, 0, 0)])
+def test_slots_of_very_many_endpoints_take_linear_time(weights: tuple[int, ...]) -> None:
+    """A square of them would be 10^10."""
+    records = [record(number) for number in range(90_000)]
+    given = [weights[number % 3] for number in range(len(records))]
+    began = time.process_time()
+    slots = Counter(interleaved(records, given))
+    assert time.process_time() - began < 2.0
+    assert slots.keys() == {each for each, weight in zip(records, given, strict=True) if weight}
+    assert sum(slots.values()) <= len(records) + MAX_SLOTS
