@@ -83,7 +83,12 @@ class KubeApiServer:
             self.prefix,
             files / "apiserver.log",
             *(str(program("kube-apiserver")), "--etcd-servers=http://127.0.0.1:2379", "--authorization-mode=RBAC"),
-            *("--service-cluster-ip-range=10.96.0.0/16", "--bind-address=0.0.0.0", "--advertise-address=192.0.2.1"),
+            *(
+                "--service-cluster-ip-range=10.96.0.0/16",
+                "--allow-privileged=true",
+                "--bind-address=0.0.0.0",
+                "--advertise-address=192.0.2.1",
+            ),
             f"--service-account-issuer={self.url}",
             *(f"--service-account-{use}-file={files / 'accounts.key'}" for use in ("key", "signing-key")),
             f"--tls-cert-file={files / 'server.crt'}",

@@ -24,8 +24,7 @@ mount -t tmpfs -o mode=755 tmpfs /opt
 mkdir /opt/percale
 mount --bind {venv} /opt/percale
 cp -r {units}/. /run/systemd/system/
-mkdir /etc/percale
-cp {units}/percale.env /etc/percale/
+if [ -f {units}/percale.env ]; then install -D {units}/percale.env /etc/percale/percale.env; fi
 umount -R /sys/fs/cgroup
 if grep -q name=systemd /proc/self/cgroup; then
   mount -t tmpfs -o mode=755 tmpfs /sys/fs/cgroup

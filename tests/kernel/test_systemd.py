@@ -44,12 +44,13 @@ ExecStart=/bin/sh -c 'echo "$DOCKER_OPTS" > /run/docker-started; exec sleep 1000
 PERCALE = "/opt/percale/bin/percale"
 STORE = "etcd:http://127.0.0.1:2379"
 
-pytestmark = pytest.mark.skipif(
+needs_systemd = pytest.mark.skipif(
     os.geteuid() != 0
     or not SYSTEMD.exists()
     or "0 4294967295" not in " ".join(Path("/proc/self/uid_map").read_text().split()),
     reason="needs root and systemd's program",
 )
+pytestmark = needs_systemd
 
 
 @pytest.fixture
