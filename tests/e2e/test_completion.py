@@ -52,6 +52,8 @@ def test_what_needs_no_lab(percale: Person) -> None:
     assert "--all-namespaces" in tab(percale, "percale lab get --a")
     assert tab(percale, "percale policy check --validate s") == ["strict"]
     assert tab(percale, "percale lab get networkp") == ["networkpolicies", "networkpolicy"]
+    assert tab(percale, "percale get networkp") == ["networkpolicies", "networkpolicy"]
+    assert tab(percale, "percale get pods ") == []  # a store may be far away: it is not asked
     for line in ("percale policy check ", "percale lab apply -f ", "percale matrix -f a --diff "):
         assert tab(percale, line) == ["compopt default"]
     for line in ("percale lab get pods ", "percale lab exec ", "percale why ", "percale lab down "):  # there is no lab

@@ -15,6 +15,7 @@ import pytest_asyncio
 from tests.kernel.conftest import Space
 from tests.kernel.nodes import DUAL, Fabric, Node, eventually, reaches
 
+from percale.checks.settings import LOOSE
 from percale.errors import KernelError
 from percale.render.objects import Route
 
@@ -56,6 +57,22 @@ async def test_pods_of_three_nodes_on_two_segments(fabric: Fabric) -> None:
     assert link(nodes[0])["mtu"] == 1450
     assert link(nodes[0], "flannel-v6.1")["mtu"] == 1430
     assert nodes[0].sh("cat /proc/sys/net/ipv6/conf/flannel.1/accept_ra") == "0\n"
+
+
+async def test_strict_reverse_paths_lose_a_node_s_own_address_until_preflight_s_advice_is_typed(fabric: Fabric) -> None:
+    """It goes by the tunnel, and the answer comes by the interface: strict filters drop both."""
+    one, two = await fabric.node(1, VXLAN), await fabric.node(2, VXLAN)
+    await fabric.meet(one, two)
+    await reaches(one, two, 4)
+    ping = f"ping -c1 -W1 -I 192.168.1.1 {two.pods[0].addresses[4]} >/dev/null"
+    one.sh(ping)
+    for each in (one, two):
+        each.sh("sysctl -qw net.ipv4.conf.all.rp_filter=1")
+    one.sh(f"! {ping}")
+    await reaches(one, two, 4)
+    for each in (one, two):
+        each.sh(LOOSE)
+    one.sh(ping)
 
 
 async def test_a_tunnel_is_open_to_the_peers_of_now(fabric: Fabric) -> None:

@@ -33,6 +33,7 @@ OLD_NFT = """\
 echo "Error: syntax error, unexpected comment" >&2
 exit 1
 """
+HOST_GW = {"Network": "10.244.0.0/16", "Backend": {"Type": "host-gw"}}
 MTU_1450 = {"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan", "MTU": 1450}}
 
 
@@ -164,6 +165,10 @@ def test_settings_that_are_off(node: CheckedNode, check: str, line: str, argumen
 
 def test_strict_reverse_path_filtering_is_fine_with_one_way(node: CheckedNode) -> None:
     node.space.shell("sysctl -qw net.ipv4.conf.all.rp_filter=1")
+    assert node.look("rp-filter", HOST_GW).result == "ok"
+    found = node.look("rp-filter")
+    assert (found.result, "the tunnel beside eth0" in found.evidence) == ("warning", True)
+    node.mend(found)
     assert node.look("rp-filter").result == "ok"
 
 

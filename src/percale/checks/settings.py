@@ -22,6 +22,8 @@ _BRIDGE_NF_CALL = {
     Family.IPV4: "net/bridge/bridge-nf-call-iptables",
     Family.IPV6: "net/bridge/bridge-nf-call-ip6tables",
 }
+LOOSE = "sysctl -w net.ipv4.conf.all.rp_filter=2"
+"""What counts is the larger one of a device's and this."""
 _MOST_SKEW = 5.0
 """Seconds: certificates and leases are not affected by less."""
 _PATIENCE = 3.0
@@ -40,7 +42,10 @@ def forwarding(host: Host) -> Outcome:
 
 
 def reverse_path(host: Host) -> Outcome | None:
-    """Strict filtering on a host with several ways: what comes back by another one is dropped, and nothing says so."""
+    """Strict filtering where packets have several ways: what comes back by another one is dropped, and nothing says so.
+
+    With a tunnel, this node's own address goes to pods of other nodes by the tunnel, and comes back by the interface.
+    """
     try:
         names = sorted({found.interface.name for family, found in host.interface.families.items() if family == 4})
     except PercaleError:
@@ -51,9 +56,11 @@ def reverse_path(host: Host) -> Outcome | None:
         for each in host.underlay.interfaces
         if each.name not in names and each.up and any(not a.is_loopback and not a.is_link_local for a in each.addresses)
     ]
-    if strict and others:
-        words = f"net.ipv4.conf.{strict[0]}.rp_filter is 1 (strict), and there are {', '.join([*strict, *others])}"
-        return doubtful(words, "sysctl -w net.ipv4.conf.all.rp_filter=2")
+    if strict and (others or host.tunnels):
+        beside = ", ".join([*others, *(("the tunnel",) if host.tunnels else ())])
+        return doubtful(
+            f"net.ipv4.conf.{strict[0]}.rp_filter is 1 (strict), and there is {beside} beside {strict[0]}", LOOSE
+        )
     return good(f"rp_filter of {', '.join(names)} is {', '.join(_effective(name) or '-' for name in names)}")
 
 

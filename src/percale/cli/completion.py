@@ -155,12 +155,12 @@ def _objects(context: click.Context, incomplete: str) -> Words:
     """`KIND`, then `NAME`; or `KIND/NAME`."""
     from percale.objects.kind_names import WORDS
 
-    if "lab" not in context.params:  # a store: it may be far away
-        return {each.PLURAL for each in WORDS.values()} if not context.params.get("what") else ()
     kind, slash, _ = incomplete.partition("/")
     given = next((word for word in context.params.get("what") or () if not word.startswith("-")), None)
     if given is None and not slash:
         return WORDS if incomplete else {each.PLURAL for each in WORDS.values()}
+    if "lab" not in context.params:  # a store: it may be far away
+        return ()
     if given is None or "/" in given:
         return (f"{kind}/{name}" for _, _, name in _own(context, kind)) if slash else ()
     return (name for _, _, name in _own(context, given))
