@@ -82,6 +82,7 @@ ANSWERS: Mapping[str, Answer] = {
         "with `--diff`: flows flip",
         {"": MatrixDocument, "with `--diff`": DiffDocument},
     ),
+    "migrate": Answer("done; with `--dry-run` planned"),
     "mk-docker-opts": Answer("written"),
     "policy check": Answer(
         "no errors; with `--strict` no warnings", "errors; with `--strict` warnings", {"": FindingsDocument}

@@ -65,6 +65,11 @@ class Flannel:
     process: subprocess.Popen[bytes] | None = None
 
     @property
+    def network(self) -> str:
+        """The name of the node's CNI network: /var/lib/cni is all nodes'."""
+        return f"{self.node.name}-cbr0"
+
+    @property
     def subnet_file(self) -> Path:
         return Path(self.node.settings["subnetFile"])
 
@@ -119,7 +124,7 @@ class Flannel:
             "delegate": {"hairpinMode": True, "isDefaultGateway": True, **(delegate or {})},
         }
         portmap = {"type": "portmap", "capabilities": {"portMappings": True}}
-        document = {"name": "cbr0", "cniVersion": "0.3.1", "plugins": [plugin, portmap]}
+        document = {"name": self.network, "cniVersion": "0.3.1", "plugins": [plugin, portmap]}
         (directory / "10-flannel.conflist").write_text(json.dumps(document))
 
     def pod(self, name: str, **capabilities: Any) -> Pod:
@@ -130,7 +135,7 @@ class Flannel:
         pod.addresses = tuple(each["address"].partition("/")[0] for each in json.loads(output)["ips"])
         return pod
 
-    def cnitool(self, verb: str, pod: str, network: str = "cbr0", **capabilities: Any) -> str:
+    def cnitool(self, verb: str, pod: str, network: str | None = None, **capabilities: Any) -> str:
         """The runtime's call, in the node."""
         environment = {
             **os.environ,
@@ -139,7 +144,7 @@ class Flannel:
             "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={pod}",
             **({"CAP_ARGS": json.dumps(capabilities)} if capabilities else {}),
         }
-        command = ["nsenter", f"--net={NETNS / self.node.name}", str(program("cnitool")), verb, network]
+        command = ["nsenter", f"--net={NETNS / self.node.name}", str(program("cnitool")), verb, network or self.network]
         done = subprocess.run(
             [*command, str(NETNS / pod)], env=environment, capture_output=True, text=True, check=False, timeout=60
         )

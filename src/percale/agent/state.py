@@ -6,10 +6,13 @@ One small JSON file, replaced atomically.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
+from msgspec.structs import replace
 
 from percale.atomic_file import replace_file
 from percale.cni.directory_owner import require_ours
@@ -28,6 +31,7 @@ class _Document(msgspec.Struct, frozen=True, omit_defaults=True):
     machine: str
     subnet: IPv4Network | None = None
     ipv6Subnet: IPv6Network | None = None
+    macs: dict[str, str] = {}
 
 
 _DECODER = msgspec.json.Decoder(_Document, dec_hook=from_text)
@@ -60,9 +64,20 @@ class NodeState:
         known = NodeSubnets(self._document.subnet, self._document.ipv6Subnet)
         return known or None
 
+    @property
+    def macs(self) -> Mapping[str, str]:
+        """Of devices that were taken over from flannel, by their names."""
+        return MappingProxyType(self._document.macs)
+
     def save_subnets(self, subnets: NodeSubnets) -> None:
         """Prefer these at the next start."""
-        document = _Document(self._document.machine, subnets.ipv4, subnets.ipv6)
+        self._save(replace(self._document, subnet=subnets.ipv4, ipv6Subnet=subnets.ipv6))
+
+    def save_macs(self, macs: Mapping[str, str]) -> None:
+        """These devices keep them."""
+        self._save(replace(self._document, macs=dict(macs)))
+
+    def _save(self, document: _Document) -> None:
         if document != self._document:
             self._document = document
             self._write()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import ip_address
+from types import MappingProxyType
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -55,8 +56,10 @@ def select_interface(
     return UnderlayAddress(public, on_link(underlay, interfaces))
 
 
-def local_node(name: str, underlay_address: UnderlayAddress, subnets: NodeSubnets) -> LocalNode:
-    """The node with its subnets, for its backend."""
+def local_node(
+    name: str, underlay_address: UnderlayAddress, subnets: NodeSubnets, macs: Mapping[str, str] = MappingProxyType({})
+) -> LocalNode:
+    """The node with its subnets, and the MACs of devices that were taken over, for its backend."""
     located = underlay_address.families
     first = next(iter(located.values())).interface
     families = {}
@@ -64,7 +67,7 @@ def local_node(name: str, underlay_address: UnderlayAddress, subnets: NodeSubnet
         family = Family(subnet.version)
         interface, public_ip = located.get(family, (first, None))
         families[family] = LocalFamily(subnet, interface, public_ip)
-    return LocalNode(name, families, underlay_address.on_link)
+    return LocalNode(name, families, underlay_address.on_link, macs)
 
 
 def on_link(underlay: Underlay, interfaces: Iterable[Interface]) -> frozenset[IPNetwork]:

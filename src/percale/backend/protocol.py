@@ -34,11 +34,13 @@ class LocalNode(Struct, frozen=True):
     """This node as its backend sees it, with the families of the network.
 
     `on_link` are the networks that its interfaces reach without a gateway: they decide between tunnel and direct route.
+    `macs` are those of devices that were taken over: peers and pods know them.
     """
 
     name: str
     families: Mapping[Family, LocalFamily]
     on_link: frozenset[IPNetwork]
+    macs: Mapping[str, str] = {}
 
     @property
     def interface(self) -> Interface:

@@ -126,7 +126,9 @@ class VxlanBackend(KernelBackend):
         return outer - OVERHEAD[Family(local.subnet.version)]
 
     def _mac(self, node: LocalNode, family: Family) -> str:
-        """Stable over restarts, so that no peer is left with a stale one: locally administered, unicast."""
+        """Stable over restarts, so that no peer is left with a stale one: taken over, or locally administered, unicast."""
+        if (known := node.macs.get(self._device(family))) is not None:
+            return known
         seed = f"{node.name}/{self._options.vni}/{family:d}"
         first, *rest = sha256(seed.encode()).digest()[:6]
         return bytes((first & 0xFC | 0x02, *rest)).hex(":")

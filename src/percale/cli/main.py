@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "get": "Show objects of a store: policies, services, leases, …",
         "lab": "A cluster on this machine: nodes and pods are network namespaces, agents and packets are real.",
         "matrix": "Who reaches whom on which ports, and what changed manifests would open and close.",
+        "migrate": "This node from flannel to Percale, or back, while its pods' packets go on.",
         "mk-docker-opts": "Docker's options for this node's subnet, as flannel's script of this name writes them.",
         "policy": "Check NetworkPolicies: errors as the API server's, and what people get wrong.",
         "preflight": "Check this host before an agent is installed, with what to type for each fault.",

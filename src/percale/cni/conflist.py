@@ -90,7 +90,7 @@ def from_flannel(text: str, where: str) -> dict[str, Any]:
 
     flannel delegates to `bridge` by default, so the pods are attached to a bridge. Raises BadNetworkConfig.
     """
-    document = _checked(text, where)
+    document = checked(text, where)
     # Where the chain has portmap, host ports are portmap's.
     host_ports = all(plugin.get("type") != _PORTMAP for plugin in document["plugins"])
     plugins = [
@@ -102,7 +102,7 @@ def from_flannel(text: str, where: str) -> dict[str, Any]:
 
 def wiring_of(text: str, where: str) -> Wiring:
     """How a cni-conf.json wires pods: routed unless a plugin of it says bridge. Raises BadNetworkConfig."""
-    for plugin in _checked(text, where)["plugins"]:
+    for plugin in checked(text, where)["plugins"]:
         if plugin.get("type") == _FLANNEL:
             return _delegated(plugin, where)
         if plugin.get("type") == NAME:
@@ -124,7 +124,7 @@ def _delegated(plugin: dict[str, Any], where: str) -> Wiring:
     )
 
 
-def _checked(text: str, where: str) -> dict[str, Any]:
+def checked(text: str, where: str) -> dict[str, Any]:
     """A list of plugins; a single plugin's configuration counts as a list of one."""
     try:
         document = read_json_text(text)

@@ -38,13 +38,18 @@ def free_candidates(config: NetworkConfig, taken: Iterable[IPNetwork], start: in
 
 
 def fitting(config: NetworkConfig, subnets: NodeSubnets) -> NodeSubnets | None:
-    """The candidate that equals these subnets, or that shares one family if the network's families changed."""
-    indices = {
+    """These subnets if they fit, or the candidate that shares one family if the network's families changed.
+
+    flannel numbers the subnets of each family by themselves, so a node that was flannel's has two numbers.
+    """
+    indices = [
         _index(config.families[family], subnet)
         for subnet in subnets
         if (family := Family(subnet.version)) in config.families
-    }
-    index = indices.pop() if len(indices) == 1 else None
+    ]
+    if len(indices) == len(config.families) == len(subnets) and None not in indices:
+        return subnets
+    index = indices[0] if len(set(indices)) == 1 else None
     return candidate(config, index) if index is not None and index < candidate_count(config) else None
 
 

@@ -7,7 +7,7 @@ from contextlib import closing
 from percale.kernel import plan
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.netns import NetnsExecutor
-from percale.kernel.nftables.messages import remove_table
+from percale.kernel.nftables.messages import has_table, remove_table
 from percale.kernel.protocol import Change, Driver
 from percale.render.network import fastpath
 from percale.render.nft.objects import POLICY_TABLE, TableName
@@ -25,6 +25,12 @@ def remove_tables(netns: NetnsExecutor) -> list[str]:
     """Remove all tables of ours; the commands for that. Blocks; raises OSError."""
     with closing(netns.run(lambda: netlink.Socket(netlink.NETFILTER))) as socket:
         return [f"nft 'delete table {table}'" for table in _TABLES if remove_table(socket, table)]
+
+
+def own_tables(netns: NetnsExecutor) -> list[str]:
+    """Those of ours that there are. Blocks; raises OSError."""
+    with closing(netns.run(lambda: netlink.Socket(netlink.NETFILTER))) as socket:
+        return [str(table) for table in _TABLES if has_table(socket, table)]
 
 
 def remove_service_table() -> None:

@@ -229,11 +229,11 @@ async def test_an_agent_lists_each_kind_once() -> None:
 
 
 def test_only_the_informer_lists_and_watches_for_an_agent() -> None:
-    """But for claiming a subnet, which must see what others wrote a moment ago."""
+    """But for claiming a subnet, which must see what others wrote a moment ago, and without an agent."""
     package = Path(informer.__file__).parent
     calls = re.compile(r"store\.(watch|list)\(")
     found = {path.name for path in package.rglob("*.py") if calls.search(path.read_text())}
-    assert found == {"informer.py", "cleanup.py"}
+    assert found == {"informer.py", "cleanup.py", "to_flannel.py"}
 
 
 async def test_nobody_subscribes_to_an_informer_that_runs() -> None:

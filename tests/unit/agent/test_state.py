@@ -22,8 +22,9 @@ def test_the_subnet_and_the_mark_outlive_the_agent(tmp_path: Path) -> None:
     first = NodeState(tmp_path / "state")
     assert first.subnets is None
     first.save_subnets(SUBNETS)
+    first.save_macs({"flannel.1": "12:c6:65:89:b4:e3"})
     again = NodeState(tmp_path / "state")
-    assert (again.machine, again.subnets) == (first.machine, SUBNETS)
+    assert (again.machine, again.subnets, again.macs) == (first.machine, SUBNETS, {"flannel.1": "12:c6:65:89:b4:e3"})
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["node.json"]
 
 

@@ -84,6 +84,13 @@ def test_the_mac_is_stable_and_differs_by_node_vni_and_family(node: LocalNode, n
     assert macs[0] == link(vxlan(), node_v4).mac
 
 
+def test_a_mac_that_was_taken_over_stays(node: LocalNode) -> None:
+    known = {"flannel.1": "12:c6:65:89:b4:e3", "cni0": "0a:58:0a:f4:01:01"}
+    data = vxlan().lease_data(replace(node, macs=known))
+    assert data[Family.IPV4]["VtepMAC"] == "12:c6:65:89:b4:e3"
+    assert data[Family.IPV6] == vxlan().lease_data(node)[Family.IPV6]
+
+
 def test_lease_data_is_flannels_payload(node_v4: LocalNode) -> None:
     (data,) = vxlan().lease_data(node_v4).values()
     assert list(data) == ["VNI", "VtepMAC"]

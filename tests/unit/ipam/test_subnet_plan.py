@@ -93,7 +93,12 @@ def test_fitting_refuses_what_the_configuration_no_longer_has(subnet: str) -> No
 def test_fitting_completes_and_cuts_a_pair() -> None:
     assert fitting(DUAL, pair("10.244.3.0/24")) == pair("10.244.3.0/24", "fd00:0:0:3::/64")
     assert fitting(V4, pair("10.244.3.0/24", "fd00:0:0:3::/64")) == pair("10.244.3.0/24")
-    assert fitting(DUAL, pair("10.244.3.0/24", "fd00:0:0:4::/64")) is None
+
+
+def test_fitting_keeps_a_pair_that_flannel_numbered() -> None:
+    assert fitting(DUAL, pair("10.244.3.0/24", "fd00:0:0:4::/64")) == pair("10.244.3.0/24", "fd00:0:0:4::/64")
+    assert fitting(DUAL, pair("10.244.3.0/24", "fd01:0:0:4::/64")) is None
+    assert fitting(DUAL, pair("10.244.3.0/25", "fd00:0:0:4::/64")) is None
     assert fitting(DUAL, pair(v6="fd00:0:0:99::/64")) is None
 
 

@@ -222,7 +222,10 @@ class NodeNetwork:
 
     def _pod_defaults(self) -> PodDefaults:
         cni = self._config.cni
-        return PodDefaults(self._subnets.subnets, self._backend.pod_mtu(self._subnets.local), cni.wiring, cni.bridge)
+        local = self._subnets.local
+        return PodDefaults(
+            local.subnets, self._backend.pod_mtu(local), cni.wiring, cni.bridge, local.macs.get(cni.bridge)
+        )
 
     def _cni_answered(self, verb: str, code: int, seconds: float) -> None:
         self._metrics.cni_answered(verb, code, seconds)

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from msgspec.structs import replace
 
@@ -45,7 +45,7 @@ async def acquire_subnets(
         name,
         state.machine,
         tuple(found.address for found in address.families.values()),
-        lambda subnets: _checked_spec(backend, local_node(name, address, subnets)),
+        lambda subnets: _checked_spec(backend, local_node(name, address, subnets, state.macs)),
         previous=state.subnets,
         at_own_place=bool(server_urls(context.config.store)),
     )
@@ -61,7 +61,7 @@ async def acquire_subnets(
     lease = await retry_until_available(attempt, context.problems)
     subnets = lease.lease.spec.subnets
     state.save_subnets(subnets)
-    manager = SubnetManager(context, backend, underlay, address, lease)
+    manager = SubnetManager(context, backend, underlay, address, lease, macs=state.macs)
     if lease.lease.metadata.resourceVersion is None:
         context.log.info("subnet kept, not confirmed by the store yet", subnet=subnets)
         manager.lease_lost()
@@ -96,9 +96,11 @@ class SubnetManager:
         underlay: UnderlayMonitor,
         address: UnderlayAddress,
         lease: HeldLease,
+        *,
+        macs: Mapping[str, str],
     ) -> None:
         self.lease = lease
-        self.local = local_node(context.config.node, address, self.subnets)
+        self.local = local_node(context.config.node, address, self.subnets, macs)
         self._backend = backend
         self._underlay, self._address = underlay, address
         self._problems, self._log = context.problems, context.log
@@ -114,7 +116,7 @@ class SubnetManager:
         """Select again after every underlay change; `on_move` gets the updated node."""
         while True:
             address = await self._underlay.select(self._address)
-            local = local_node(self.local.name, address, self.subnets)
+            local = local_node(self.local.name, address, self.subnets, self.local.macs)
             try:
                 self._backend.check(local)
             except BadConfig as error:

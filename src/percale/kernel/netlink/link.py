@@ -36,7 +36,7 @@ from percale.render.objects import OWNER, Link
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 
-_MASTER, _OPERSTATE, _INFO, _ALIAS, _GROUP, _EXT_MASK = 10, 16, 18, 20, 27, 29
+_MASTER, _OPERSTATE, _INFO, ALIAS, _GROUP, _EXT_MASK = 10, 16, 18, 20, 27, 29
 _OPER_UP = 6
 _INFO_KIND, _INFO_DATA, _INFO_SLAVE_KIND, _INFO_SLAVE_DATA = 1, 2, 4, 5
 _PORT_HAIRPIN = 4
@@ -112,7 +112,7 @@ def decode(body: bytes) -> Device:
         flags=flags,
         mtu=number(found.get(MTU, b"")),
         mac=mac_text(found[ADDRESS]) if len(found.get(ADDRESS, b"")) == 6 else None,
-        alias=string(found.get(_ALIAS, b"")),
+        alias=string(found.get(ALIAS, b"")),
         master=number(found[_MASTER]) if _MASTER in found else None,
         hairpin=hairpin,
         operational=found.get(_OPERSTATE, b"\0")[0] == _OPER_UP,
@@ -163,7 +163,7 @@ def create(desired: Link, index: int, index_of: IndexOf) -> list[Request]:
     if desired.master is not None:
         body.append(u32(_MASTER, index_of(desired.master)))
     body.append(_info(kind, codec_of(kind).encode(kind, index_of)))
-    settled = [header(index), text(_ALIAS, desired.alias), *_port(desired.hairpin)]
+    settled = [header(index), text(ALIAS, desired.alias), *_port(desired.hairpin)]
     return [
         Request(RTM_NEWLINK, netlink.CREATE | netlink.EXCLUSIVE, b"".join(body)),
         Request(RTM_NEWLINK, 0, b"".join(settled)),
@@ -181,7 +181,7 @@ def change(desired: Link, actual: Link, index: int, index_of: IndexOf) -> list[R
         body.append(u32(_MASTER, index_of(desired.master)))
     if desired.kind is not None:
         if desired.alias != actual.alias:
-            body.append(text(_ALIAS, desired.alias))
+            body.append(text(ALIAS, desired.alias))
         if data := _kind_change(desired.kind, actual.kind):
             body.append(_info(desired.kind, data))
     requests = []

@@ -46,3 +46,14 @@ def remove_table(socket: netlink.Socket, table: TableName) -> bool:
     if failure is not None and failure.error.errno != errno.ENOENT:
         raise failure.error
     return failure is None
+
+
+def has_table(socket: netlink.Socket, table: TableName) -> bool:
+    """Whether there is a table of this name. Raises OSError."""
+    try:
+        socket.ask(SUBSYSTEM << 8 | GETTABLE, table_header(table))
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        return False
+    return True

@@ -12,8 +12,8 @@ from contextlib import closing
 
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.netns import CurrentNetns, NetnsExecutor
-from percale.kernel.nftables.event_subscriptions import SUBSYSTEM, EventSubscriptions
-from percale.kernel.nftables.messages import GETTABLE, remove_table, table_header
+from percale.kernel.nftables.event_subscriptions import EventSubscriptions
+from percale.kernel.nftables.messages import has_table, remove_table
 from percale.kernel.nftables.nft_program import run_nft
 from percale.kernel.nftables.table_monitor import TableMonitor
 from percale.render.nft.objects import TableName
@@ -79,11 +79,7 @@ class TextTable:
 
     def _exists(self) -> bool:
         with closing(self._netns.run(lambda: netlink.Socket(netlink.NETFILTER))) as socket:
-            try:
-                socket.ask(SUBSYSTEM << 8 | GETTABLE, table_header(self._name))
-            except FileNotFoundError:
-                return False
-        return True
+            return has_table(socket, self._name)
 
     def _remove(self) -> None:
         with closing(self._netns.run(lambda: netlink.Socket(netlink.NETFILTER))) as socket:

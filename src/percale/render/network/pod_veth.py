@@ -41,12 +41,16 @@ _LAST_METRIC = 32760
 
 
 class PodDefaults(Struct, frozen=True):
-    """What each pod of this node gets unless its ADD requests otherwise; `bridge` is the device's name in bridge wiring."""
+    """What each pod of this node gets unless its ADD requests otherwise; `bridge` is the device's name in bridge wiring.
+
+    `bridge_mac` is that of a bridge that was taken over: its pods know it.
+    """
 
     subnets: NodeSubnets
     mtu: int
     wiring: Wiring = "routed"
     bridge: str = "cni0"
+    bridge_mac: str | None = None
 
 
 class Limit(Struct, frozen=True):
@@ -225,7 +229,8 @@ def bridge_nf_call(versions: Iterable[int]) -> tuple[Sysctl, ...]:
 def bridge_objects(defaults: PodDefaults) -> tuple[KernelObject, ...]:
     """The bridge with the gateway's addresses, once per node. Its MAC is fixed, for pods cache it."""
     gateways = [ip_interface((gateway(subnet), subnet.prefixlen)) for subnet in defaults.subnets]
-    mac = bytes((0x0A, 0x58, *sha256(str(defaults.subnets).encode()).digest()[:4])).hex(":")
+    own_mac = bytes((0x0A, 0x58, *sha256(str(defaults.subnets).encode()).digest()[:4])).hex(":")
+    mac = defaults.bridge_mac or own_mac
     ipv6 = any(address.version == 6 for address in gateways)
     return (
         Link(defaults.bridge, Bridge(snooping=False, reserved=False), mtu=defaults.mtu, mac=mac),

@@ -89,7 +89,10 @@ class LeaseFormat:
             if data is not None or public_ip is not None:
                 wanted[_DATA[family]] = msgspec.json.encode(data).decode()
         annotations = {self._prefix + name: text for name, text in wanted.items()}
-        annotations |= {key: text for key, text in lease.metadata.annotations.items() if key.startswith(OWN_PREFIX)}
+        own_keys = {
+            key for key in (*node.metadata.annotations, *lease.metadata.annotations) if key.startswith(OWN_PREFIX)
+        }
+        annotations |= {key: lease.metadata.annotations.get(key) for key in own_keys}
         without = {key: text for key, text in annotations.items() if text is not None}
         said = NodeSubnets(*_subnets(node, dict(self._given(without)), marked=False))
         annotations[SUBNETS] = None if said == spec.subnets else ",".join(map(str, spec.subnets))

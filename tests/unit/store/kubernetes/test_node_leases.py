@@ -161,6 +161,9 @@ async def test_the_machines_annotation_comes_back(server: FakeApiServer, store: 
     written = await store.put(msgspec.structs.replace(lease, metadata=metadata))
     assert written.metadata.annotations == {"percale.io/machine": "m"}
     assert annotations_in(server)["percale.io/machine"] == "m"
+    without = msgspec.structs.replace(written.metadata, annotations={})
+    await store.put(msgspec.structs.replace(written, metadata=without))
+    assert "percale.io/machine" not in annotations_in(server)
 
 
 async def test_another_prefix(server: FakeApiServer) -> None:
