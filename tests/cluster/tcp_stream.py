@@ -15,7 +15,7 @@ from tests.kernel.agent.cluster import NETNS, Pod
 from percale.kernel.netns import NetnsThread
 
 PORT = 7007
-_EVERY = 0.005
+_EVERY = 0.02
 _TOTAL_RETRANS = 8 + 23 * 4
 """Its offset in struct tcp_info."""
 
