@@ -18,6 +18,8 @@ from tests.cluster.api_server import BINARIES
 from tests.e2e.conftest import ROOT, Person, processes_of
 from tests.waiting import until
 
+from percale.lab.kubernetes.programs import NAMES
+
 CURL = "curl -s -k --max-time 5"
 
 
@@ -127,7 +129,11 @@ def test_everything_of_a_lab_works_with_kubernetes(operator: Operator) -> None:
     operator.run("percale lab delete -f examples/services/node-port.yaml")
     page = "kubectl get --raw /api/v1/namespaces/gomo-test/services/nginx/proxy/"  # from the API server to a pod
     assert until(lambda: operator.run(f"{page} || true")).startswith("pod: gomo-test/nginx-")
-    operator.run("percale lab apply -f -", stdin=_JOB)
+    sent = operator.run("percale lab apply -f -", stdin=_JOB)
+    assert sent == (
+        "job.batch/job created\n"
+        "stdin:2: spec.ttlSecondsAfterFinished, spec.template.spec.tolerations left out; kubectl apply sends all of it\n"
+    )
     operator.run("percale lab wait --for=condition=Ready pod -l app=job")
     operator.run("kubectl delete job job --wait=true --timeout=20s")
     until(lambda: operator.run("kubectl get pods") == "No resources found in default namespace.\n")
@@ -142,6 +148,9 @@ def test_everything_of_a_lab_works_with_kubernetes(operator: Operator) -> None:
     tty = operator.run("script -qc 'kubectl exec -n gomo-test busybox -it -- sh -c \"tty; hostname\"' /dev/null")
     assert re.search(r"/dev/pts/\d+\s+busybox\s+$", tty)
 
+    operator.run("timeout 1 kubectl logs -f -n gomo-test deploy/nginx", code=124)
+    operator.run("percale lab exec -n gomo-test busybox -- wget -q -O /dev/null nginx")
+
     # Machines
     operator.run("percale lab add-node node4 --label disk=ssd")
     assert operator.get("node node4")["metadata"]["labels"]["disk"] == "ssd"
@@ -151,6 +160,7 @@ def test_everything_of_a_lab_works_with_kubernetes(operator: Operator) -> None:
     operator.run("percale lab restart-agent node2 --kill")
     until(lambda: re.search("^node2 +Ready", operator.run("kubectl get nodes"), re.MULTILINE))
     assert operator.run("percale lab status").count(" ready, pid ") == 3
+    assert "Traceback" not in (operator.runtime / "percale/labs/lab/log").read_text()
 
 
 def test_a_lab_that_is_killed_leaves_nothing(operator: Operator) -> None:
@@ -161,6 +171,17 @@ def test_a_lab_that_is_killed_leaves_nothing(operator: Operator) -> None:
     until(lambda: not processes_of(operator.runtime), "all its programs have ended")
     operator.run("percale lab down", code=2)
     assert not home.exists()
+
+
+def test_a_program_that_cannot_start_is_told_and_leaves_no_lab(operator: Operator, tmp_path: Path) -> None:
+    build = tmp_path / "cache/kubernetes-99.0"
+    build.mkdir(parents=True)
+    for name in NAMES:
+        (build / name).write_text("#!/bin/sh\necho boom\nexit 3\n")
+        (build / name).chmod(0o755)
+    shown = operator.run(f"PERCALE_CACHE={tmp_path}/cache percale lab up --kubernetes", code=2)
+    assert re.search(r"^percale: (etcd|kube-apiserver) ended \(3\): boom$", shown, re.MULTILINE)
+    assert list((operator.runtime / "percale/labs").iterdir()) == []
 
 
 def test_a_program_that_ends_is_started_again_and_told(operator: Operator) -> None:
@@ -178,9 +199,10 @@ apiVersion: batch/v1
 kind: Job
 metadata: {name: job}
 spec:
+  ttlSecondsAfterFinished: 60
   template:
     metadata: {labels: {app: job}}
-    spec: {restartPolicy: Never, containers: [{name: c, image: busybox}]}
+    spec: {restartPolicy: Never, tolerations: [{operator: Exists}], containers: [{name: c, image: busybox}]}
 """
 _UNBINDABLE = """
 apiVersion: v1

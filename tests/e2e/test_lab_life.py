@@ -49,6 +49,8 @@ def test_up_shows_nodes_and_pods_and_what_to_type_next(percale: Person) -> None:
 
 def test_a_lab_without_pods_names_what_to_apply_next_and_what_to_ask_then(percale: Person) -> None:
     shown = percale.out("lab", "up", "--name", "two")
+    without = percale.complaint("lab", "kubeconfig", "--lab", "two")
+    assert without == "percale: lab two has no Kubernetes; end it, then: percale lab up --lab two --kubernetes"
     assert "3 nodes and 0 pods are ready after" in shown
     commands = re.findall(r"^  percale (.*)$", shown, re.MULTILINE)
     assert commands[0] == "lab apply --lab two -f examples/services/by-name.yaml"

@@ -49,7 +49,7 @@ def start(
     started = time.monotonic()
     lab_dir = locate(name)
     given = read(files)
-    lab_input = read_input(given.documents, validate, given.faults)
+    lab_input = read_input(given.documents, validate, given.faults, api_server=kubernetes)
     network = network_config(lab_input.network)
     machines = topology(lab_input.lab, network.networks, where="the lab's machines")
     services = service_networks(lab_input.lab, machines, network.networks, where="the lab")

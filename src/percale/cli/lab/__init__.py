@@ -130,8 +130,8 @@ def kubeconfig(lab: str) -> int:
     lab_dir = run_dir.locate(lab)
     run_dir.require_running(lab_dir)
     if not lab_dir.kubeconfig.exists():
-        hint = f"start another one: {lab_dir.command('up --kubernetes')}"
-        raise LabError(f"the lab {lab_dir.name} has no Kubernetes", hint=hint)
+        hint = f"end it, then: {lab_dir.command('up --kubernetes')}"
+        raise LabError(f"lab {lab_dir.name} has no Kubernetes", hint=hint)
     click.echo(lab_dir.kubeconfig)
     return 0
 

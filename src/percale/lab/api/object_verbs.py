@@ -51,7 +51,9 @@ class ObjectVerbs(Struct, frozen=True):
     async def apply(self, documents: Sequence[tuple[str, str]], namespace: str | None, validate: Validation) -> Answer:
         """Create or change the documents' objects; all are validated first."""
         settings, lab_dir = self.cluster.machines.settings, self.cluster.machines.lab_dir
-        found, skipped = read_objects(documents, namespace or DEFAULT_NAMESPACE, lab_dir, validate)
+        api_server = not self.cluster.control.computes_status
+        home = namespace or DEFAULT_NAMESPACE
+        found, skipped = read_objects(documents, home, lab_dir, validate, api_server=api_server)
         found, foreign = without_foreign_nodes(found, self.cluster.machines.nodes)
         complete = self.cluster.control.admit(found)
         objects = [each.object for each in complete]

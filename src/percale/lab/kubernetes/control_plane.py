@@ -47,6 +47,8 @@ from percale.store.protocol import Store
 
 T = TypeVar("T", bound=Object)
 
+_SERVERS = 2
+"""etcd and the API server. The others come when it is ready: what it refuses before, they try again after long pauses."""
 _HEARTBEAT = 10.0
 """Seconds between two reports of a node, as a kubelet's; after 50 s without one the node is not ready."""
 _RETRY_DELAY = 0.2
@@ -126,10 +128,12 @@ class KubernetesControlPlane:
     async def run(self) -> None:
         await asyncio.to_thread(fabric.serve_programs, CurrentNetns())
         async with asyncio.TaskGroup() as tasks:
-            for command in self.commands:
-                tasks.create_task(self.programs.run(command, once=self._ready))
+            for command in self.commands[:_SERVERS]:
+                tasks.create_task(self.programs.run(command))
             tasks.create_task(forward(self.listener, "127.0.0.1", API_PORT))
             await _poll(self.api.is_ready)
+            for command in self.commands[_SERVERS:]:
+                tasks.create_task(self.programs.run(command))
             self._version = await self.api.version()
             role, binding = manifests.agent_rights()
             await self.api.create(manifests.ROLES, "clusterroles", role)

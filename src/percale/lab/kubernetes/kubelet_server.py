@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from contextlib import suppress
 
 from aiohttp import web
 
@@ -67,12 +68,13 @@ class KubeletServer:
         tail = request.query.get("tailLines", "")
         if tail.isdecimal():
             lines = lines[max(0, len(lines) - int(tail)) :]
-        while True:
+        with suppress(ConnectionError):  # the client has seen enough
             await response.write("".join(f"{line}\n" for line in lines).encode())
-            if request.query.get("follow") != "true" or self._responder.logs.get(str(pod.key)) is not log:
-                return response
-            await log.wait_beyond(count, _PATIENCE)
-            lines, count = log.after(count), log.count
+            while request.query.get("follow") == "true" and self._responder.logs.get(str(pod.key)) is log:
+                await log.wait_beyond(count, _PATIENCE)
+                lines, count = log.after(count), log.count
+                await response.write("".join(f"{line}\n" for line in lines).encode())
+        return response
 
     async def _exec(self, request: web.Request) -> web.StreamResponse:
         return await self._run(request, request.query.getall("command", []))

@@ -19,8 +19,10 @@ from percale.lab.run_dir import log_tail
 NAMES = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0
 """Seconds before a program that has ended is started again."""
-_CANNOT_START = 5.0
-"""Seconds: one that ends sooner, in a lab that starts, never will run. A controller manager waits 10 s for an API server."""
+_CANNOT_START = 2.0
+"""Seconds: one that ends sooner at its first start never will run."""
+_LONGEST_REASON = 300
+"""Characters of a log's last line."""
 
 
 def find_programs(environ: Mapping[str, str]) -> dict[str, Path]:
@@ -66,20 +68,22 @@ class RunningPrograms:
         """Those that have ended, and are about to be started again."""
         return list(self._ended.values())
 
-    async def run(self, command: Sequence[str], *, once: asyncio.Event) -> None:
-        """Run a program until cancelled, again when it ends. Raises LabError when it ends at once, before `once` is set."""
+    async def run(self, command: Sequence[str]) -> None:
+        """Run a program until cancelled, again when it ends. Raises LabError for one that cannot start."""
         name = Path(command[0]).name
         backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         loop = asyncio.get_running_loop()
+        is_first = True
         while True:
             started = loop.time()
             status = await self._run_once(name, command)
+            lived = loop.time() - started
             if not self._directory.exists():
                 raise LabError("the lab ends: its directory is gone", where=str(self._directory))
-            what = f"{name} ended ({status}): {log_tail(self.log(name))}"
-            lived = loop.time() - started
-            if not once.is_set() and lived < _CANNOT_START:
+            what = f"{name} ended ({status}): {log_tail(self.log(name))[:_LONGEST_REASON]}"
+            if is_first and lived < _CANNOT_START:
                 raise LabError(what)
+            is_first = False
             log(what)
             self._ended[name] = what
             if lived > _LONGEST_PAUSE:

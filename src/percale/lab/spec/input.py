@@ -19,13 +19,15 @@ from percale.errors import BadManifest
 from percale.lab.run_dir import LabDir
 from percale.lab.spec.topology import DEFAULT_NETWORK, Host, Lab, LabNode, LabSpec, SegmentSpec
 from percale.model.configmap import ConfigMap
+from percale.model.field_path import format_field_path
 from percale.model.kinds import KINDS, kinds_of
 from percale.model.manifest.decode import ManifestEntry, Source
 from percale.model.manifest.files import Document
 from percale.model.manifest.json_text import read_json_text
-from percale.model.manifest.load import load_manifests
+from percale.model.manifest.load import LoadedManifests, load_manifests
 from percale.model.manifest.strictness import Validation
 from percale.model.manifest.syntax_tree import Node as SyntaxNode
+from percale.model.manifest.unknown_fields import unread_fields
 from percale.model.meta import Object
 from percale.model.netconf import NET_CONF, network_config, parse_network_config
 from percale.model.node import Node
@@ -63,9 +65,13 @@ class _Network(Struct, frozen=True):
 
 
 def read_input(
-    documents: Sequence[Document], validate: Validation = "strict", unreadable: Sequence[BadManifest] = ()
+    documents: Sequence[Document],
+    validate: Validation = "strict",
+    unreadable: Sequence[BadManifest] = (),
+    *,
+    api_server: bool = False,
 ) -> Input:
-    """Everything of these documents. Raises BadManifest, BadNetworkConfig."""
+    """Everything of these documents, which go to an API server or stay here. Raises BadManifest, BadNetworkConfig."""
     loaded = load_manifests(documents, _KINDS, unreadable=unreadable).valid(validate)
     for each in loaded.entries:
         if isinstance(each.object, Lab):
@@ -85,12 +91,17 @@ def read_input(
         lab=next((each.object.spec for each in labs if isinstance(each.object, Lab)), LabSpec()),
         network=chosen.network,
         wiring=chosen.wiring,
-        skipped=loaded.notes(validate),
+        skipped=(*loaded.notes(validate), *(_not_sent(loaded) if api_server else ())),
     )
 
 
 def read_objects(
-    documents: Iterable[Document], namespace: str, lab_dir: LabDir, validate: Validation = "strict"
+    documents: Iterable[Document],
+    namespace: str,
+    lab_dir: LabDir,
+    validate: Validation = "strict",
+    *,
+    api_server: bool = False,
 ) -> tuple[list[ManifestEntry], list[str]]:
     """Objects to apply to a lab that runs, and what was left out. Raises BadManifest."""
     loaded = load_manifests(documents, _KINDS, namespace=namespace)
@@ -102,7 +113,7 @@ def read_objects(
         if isinstance(each.object, Lab):
             hint = f"use {lab_dir.command('add-node NAME')} and {lab_dir.command('remove-node NAME')}"
             raise BadManifest("a running lab keeps its machines", where=str(each.source), hint=hint)
-    return list(_as_created(named(found))), list(loaded.notes(validate))
+    return list(_as_created(named(found))), [*loaded.notes(validate), *(_not_sent(loaded) if api_server else ())]
 
 
 def without_foreign_nodes(
@@ -123,6 +134,14 @@ def _as_created(entries: Iterable[ManifestEntry]) -> Iterator[ManifestEntry]:
     for each in entries:
         pod = each.object
         yield replace(each, object=replace(pod, status=PodStatus())) if isinstance(pod, Pod) else each
+
+
+def _not_sent(loaded: LoadedManifests) -> Iterator[str]:
+    """A line for each object with fields that the model does not have: an API server would get a part of it."""
+    for each in loaded.entries:
+        paths = unread_fields(type(each.object), loaded.written.value(each.source))
+        if fields := dict.fromkeys(format_field_path(path) for path in paths):
+            yield f"{each.source}: {', '.join(fields)} left out; kubectl apply sends all of it"
 
 
 def other_networks(entries: Iterable[ManifestEntry], network: Mapping[str, Any], wiring: str) -> list[str]:
