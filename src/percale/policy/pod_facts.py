@@ -12,6 +12,9 @@ from percale.model.addresses import packed
 from percale.model.meta import ObjectKey
 from percale.model.pod import Pod
 
+MAX_NAMED_PORTS = 256
+"""Of a pod: each that a policy names is an element on the nodes with the policy's pods. Others have numbers only."""
+
 
 class NamedPort(NamedTuple):
     name: str
@@ -88,7 +91,7 @@ def facts_of(pod: Pod) -> PodFacts:
                 for container in spec.containers
                 for port in container.ports
                 if port.name
-            ]
+            ][:MAX_NAMED_PORTS]
         ),
         node=spec.nodeName and sys.intern(spec.nodeName),
         host_addresses=addresses if spec.hostNetwork else None,

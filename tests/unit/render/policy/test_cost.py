@@ -17,6 +17,7 @@ from percale.model.addresses import parse_network
 from percale.model.networkpolicy import NetworkPolicy
 from percale.policy import cost
 from percale.policy.evaluator import Evaluator
+from percale.policy.pod_facts import MAX_NAMED_PORTS
 from percale.policy.rule_terms import Block
 from percale.policy.verdict import Flow
 from percale.render.nft.objects import Transaction
@@ -118,6 +119,20 @@ def test_many_policies_of_a_namespace_cost_no_more_than_a_few(monkeypatch: pytes
     assert {each.name for each in evaluator.too_large} == {f"b{number}" for number in range(7, 8)}
     assert passes(held, Packet(source, target, "TCP", 80))
     assert held == TableState.bare(SET_SPECS).apply(renderer.snapshot())
+
+
+def test_named_ports_do_not_multiply_with_pods() -> None:
+    """A rule means the first ones of each pod."""
+    evaluator = Evaluator([builders.pod("own", POD, namespace="x", node=NODE)])
+    names = [f"p{number}" for number in range(2 * MAX_NAMED_PORTS)]
+    ports = [{"name": name, "containerPort": 1000 + number} for number, name in enumerate(names)]
+    evaluator.put(builders.pod("peer", PEER, namespace="x", node="n2", ports=ports))
+    renderer = PolicyRenderer(evaluator, NODE)
+    transaction = renderer.update([evaluator.put(policy(ports=[{"port": name} for name in names]))])
+    held = TableState.bare(SET_SPECS).apply(transaction)
+    source, target = ip_address(POD).packed, ip_address(PEER).packed
+    first, next_one = 1000 + MAX_NAMED_PORTS - 1, 1000 + MAX_NAMED_PORTS
+    assert [passes(held, Packet(source, target, "TCP", port)) for port in (first, next_one)] == [True, False]
 
 
 def test_verdicts_do_not_read_a_policy_from_end_to_end() -> None:
