@@ -44,8 +44,13 @@ def authority(directory: Path, name: str = "authority") -> Pair:
     return pair
 
 
-def issue(by: Pair, name: str, *, subject: str, serves: Sequence[str] = (), days: int = 2) -> Pair:
-    """For a client, or for a server with these names (`IP:…`, `DNS:…`); with negative `days`, one that has expired."""
+def issue(
+    by: Pair, name: str, *, subject: str, serves: Sequence[str] = (), days: int = 2, is_client: bool = False
+) -> Pair:
+    """For a client, or for a server with these names (`IP:…`, `DNS:…`); with negative `days`, one that has expired.
+
+    `is_client`: the server is a client too, as an etcd is its own.
+    """
     pair = _pair(by.certificate.parent, name)
     request = pair.certificate.with_suffix(".csr")
     _openssl(
@@ -53,7 +58,7 @@ def issue(by: Pair, name: str, *, subject: str, serves: Sequence[str] = (), days
         *("-subj", subject, "-keyout", str(pair.key), "-out", str(request)),
     )
     extensions = pair.certificate.with_suffix(".ext")
-    usage = "serverAuth" if serves else "clientAuth"
+    usage = ",".join([*(["serverAuth"] if serves else ()), *(["clientAuth"] if is_client or not serves else ())])
     names = f"subjectAltName={','.join(serves)}\n" if serves else ""
     extensions.write_text(f"keyUsage=critical,digitalSignature\nextendedKeyUsage={usage}\n{names}")
     issued = pair.certificate.parent / f"{name}.issued"

@@ -19,17 +19,35 @@ _ENVIRONMENT = {**os.environ, "ETCDCTL_API": "3"}
 class EtcdServer:
     """`flags` are etcd's own; `start` again after `stop` keeps the data and the port."""
 
-    def __init__(self, directory: Path, *flags: str, host: str = "127.0.0.1", enter: Sequence[str] = ()) -> None:
-        """`enter` is the command that enters the namespace which has the address `host`."""
+    def __init__(
+        self,
+        directory: Path,
+        *flags: str,
+        host: str = "127.0.0.1",
+        enter: Sequence[str] = (),
+        client: tuple[Path, Path, Path] | None = None,
+    ) -> None:
+        """`enter` is the command that enters the namespace which has the address `host`.
+
+        `client`, for one that speaks TLS, is how etcdctl does: the authority, a certificate and its key.
+        """
         self._directory = directory
         self._flags = flags
         self._enter = enter
         self.host = host
         self.port, self._peers = _free_ports(2)
-        self.url = f"http://{host}:{self.port}"
+        self.url = f"{'https' if client else 'http'}://{host}:{self.port}"
+        self._ctl = [*enter, "etcdctl", "--endpoints", self.url]
+        if client is not None:
+            self._ctl += [f"--{name}={path}" for name, path in zip(("cacert", "cert", "key"), client, strict=True)]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
+        """Returns once it answers."""
+        self.launch()
+        until(self._answers, "etcd answers")
+
+    def launch(self) -> None:
         peer = f"http://{self.host}:{self._peers}"
         command = [*self._enter, "etcd", "--data-dir", str(self._directory / "data"), "--unsafe-no-fsync"]
         command += ["--listen-client-urls", self.url, "--advertise-client-urls", self.url]
@@ -37,12 +55,11 @@ class EtcdServer:
         command += ["--initial-cluster", f"default={peer}", *self._flags]
         with (self._directory / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        until(self._answers, "etcd answers")
 
     def _answers(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, (self._directory / "log").read_text()
-        command = [*self._enter, "etcdctl", "--endpoints", self.url, "endpoint", "health"]
+        command = [*self._ctl, "endpoint", "health"]
         return subprocess.run(command, env=_ENVIRONMENT, check=False, capture_output=True, timeout=30).returncode == 0
 
     def stop(self) -> None:
@@ -56,7 +73,7 @@ class EtcdServer:
 
     def ctl(self, *arguments: str) -> str:
         """etcdctl, for what an operator types."""
-        command = [*self._enter, "etcdctl", "--endpoints", self.url, *arguments]
+        command = [*self._ctl, *arguments]
         return subprocess.run(
             command,
             env=_ENVIRONMENT,

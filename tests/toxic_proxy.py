@@ -18,6 +18,8 @@ class ToxicProxy:
         self.go_on.set()
         self.bytes_left: int | None = None
         """Of the server's bytes this many more pass; then the connection ends, in the middle of whatever it is."""
+        self.delay = 0.0
+        """Seconds that each piece of the server's takes."""
         self.instead: bytes | None = None
         """The answer to the next connection, without the server."""
         self._server: asyncio.Server | None = None
@@ -74,6 +76,8 @@ class ToxicProxy:
             if counted and self.bytes_left is not None:
                 data = data[: self.bytes_left]
                 self.bytes_left -= len(data)
+            if counted and self.delay:
+                await asyncio.sleep(self.delay)
             sink.write(data)
             await sink.drain()
             if counted and self.bytes_left == 0:

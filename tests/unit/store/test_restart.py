@@ -3,52 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
-from tests.cluster.api_server import write_kubeconfig
-from tests.fake_api_server import FakeApiServer
-from tests.toxic_proxy import ToxicProxy
 from tests.unit.store.conftest import upcoming
+from tests.unit.store.server_world import World, config, server_world
 
 from percale.errors import StoreUnavailable
 from percale.model.configmap import ConfigMap
-from percale.model.meta import ObjectMeta
 from percale.model.networkpolicy import NetworkPolicy
 from percale.store import kind_cache
 from percale.store.etcd import watch as etcd_watch
 from percale.store.kubernetes import list_watch
-from percale.store.protocol import Deleted, Event, ReadProblem, Snapshot, Store, Upserted
-from percale.store.registry import open_store
-
-
-@dataclass
-class World:
-    """A server, the network to it, and what is on disk."""
-
-    address: str
-    direct: Store
-    proxy: ToxicProxy
-    disk: Path
-
-    def open(self) -> Store:
-        """As an agent does."""
-        return open_store(self.address, last_state=self.disk)
-
-    async def last_life(self, *names: str) -> None:
-        """An agent that has seen these."""
-        for name in names:
-            await self.direct.put(config(name))
-        store = self.open()
-        async with aclosing(store.watch(ConfigMap, NetworkPolicy)) as events:  # type: ignore[type-var]
-            assert isinstance(await upcoming(events), Snapshot)
-        await store.close()
-
-
-def config(name: str, text: str = "1") -> ConfigMap:
-    return ConfigMap(metadata=ObjectMeta(name=name, namespace="default"), data={"x": text})
+from percale.store.protocol import Deleted, Event, ReadProblem, Snapshot, Upserted
 
 
 @pytest.fixture(params=["etcd", "kubernetes"])
@@ -58,22 +26,9 @@ async def world(
     for module in (etcd_watch, list_watch):
         monkeypatch.setattr(module, "_FIRST_RETRY", 0.01)
         monkeypatch.setattr(module, "_LONGEST_RETRY", 0.05)
-    async with AsyncExitStack() as stack:
-        if request.param == "etcd":
-            etcd = request.getfixturevalue("etcd")
-            proxy = await stack.enter_async_context(ToxicProxy(etcd.port).running())
-            path = f"?prefix=/{request.node.name}"
-            direct, address = open_store(f"etcd:{etcd.url}{path}"), f"etcd:http://127.0.0.1:{proxy.port}{path}"
-        else:
-            server = await stack.enter_async_context(FakeApiServer().running())
-            proxy = await stack.enter_async_context(ToxicProxy(int(server.url.rpartition(":")[2])).running())
-            for name, url in (("direct", server.url), ("proxied", f"http://127.0.0.1:{proxy.port}")):
-                (tmp_path / name).mkdir()
-                write_kubeconfig(tmp_path / name, url, "secret")
-            direct = open_store(f"kubernetes:{tmp_path}/direct/kubeconfig")
-            address = f"kubernetes:{tmp_path}/proxied/kubeconfig"
-        yield World(address, direct, proxy, tmp_path / "disk")
-        await direct.close()
+    port = request.getfixturevalue("etcd").port if request.param == "etcd" else None
+    async with server_world(tmp_path, port, request.node.name) as made:
+        yield made
 
 
 def said(event: Event) -> str:

@@ -15,12 +15,14 @@ from percale.store.etcd.address import Address
 from percale.store.etcd.messages import Authenticated, Body, Failure, RangeResponse, WatchLine, WatchResponse, watch
 from percale.store.http_errors import cause
 from percale.store.http_lines import HalfLine, whole_lines
+from percale.store.tls_context import TlsContext
 
 R = TypeVar("R")
 
 _TIMEOUT = aiohttp.ClientTimeout(total=10.0, sock_connect=3.0)
 _WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=3.0, sock_read=60.0)
 """A connection that died silently looks like one without changes, so a silent watch is opened again."""
+_NAMELESS = "with a user, cert must be a certificate without a common name (CN)"
 _UNAUTHENTICATED, _PERMISSION_DENIED, _UNAVAILABLE = 16, 7, 14
 
 
@@ -40,7 +42,11 @@ class EtcdClient:
         self._address = address
         self._endpoints = list(address.endpoints)
         """The one that answered last comes first."""
-        self._tls = _tls(address)
+        self._tls = TlsContext()
+        try:
+            self._tls_of_files()
+        except StoreUnavailable as error:
+            raise BadConfig(error.what, where=f"store: {error.where}") from error
         self._session: aiohttp.ClientSession | None = None
         self._token: str | None = None
 
@@ -73,7 +79,11 @@ class EtcdClient:
         body = _encoded(watch(prefix, revision))
         try:
             async with self._made_session().post(
-                f"{endpoint}/v3/watch", data=body, headers=self._headers, timeout=_WATCH_TIMEOUT
+                f"{endpoint}/v3/watch",
+                data=body,
+                headers=self._headers,
+                timeout=_WATCH_TIMEOUT,
+                ssl=self._tls_of_files(),
             ) as response:
                 async for line in whole_lines(response.content.iter_any()):
                     found = _decoded(line, WatchLine, endpoint)
@@ -112,16 +122,17 @@ class EtcdClient:
         login = {"name": self._address.user, "password": _read_secret(self._address.password_file)}
         status, content = await self._send(endpoint, "auth/authenticate", login, {})
         if status != 200:
-            raise StoreUnavailable(
-                _failure(content).message or f"HTTP {status}", where=endpoint, hint="see user and password-file"
-            )
+            message = _failure(content).message or f"HTTP {status}"
+            # etcd refuses to take two names for one client, and says it of the gateway
+            hint = _NAMELESS if "CommonName" in message else "see user and password-file"
+            raise StoreUnavailable(message, where=endpoint, hint=hint)
         return _decoded(content, Authenticated, endpoint).token
 
     async def _send(self, endpoint: str, path: str, body: Body, headers: dict[str, str]) -> tuple[int, bytes]:
-        session = self._made_session()
+        session, tls = self._made_session(), self._tls_of_files()
         try:
             async with session.post(
-                f"{endpoint}/v3/{path}", data=_encoded(body), headers=headers, timeout=_TIMEOUT
+                f"{endpoint}/v3/{path}", data=_encoded(body), headers=headers, timeout=_TIMEOUT, ssl=tls
             ) as response:
                 return response.status, await response.read()
         except aiohttp.ClientConnectorError as error:
@@ -133,23 +144,17 @@ class EtcdClient:
     def _headers(self) -> dict[str, str]:
         return {"Authorization": self._token} if self._token is not None else {}
 
+    def _tls_of_files(self) -> ssl.SSLContext | bool:
+        """Certificates that were replaced count for the next request. Raises StoreUnavailable."""
+        address = self._address
+        if not any(each.startswith("https:") for each in self._endpoints):
+            return True
+        return self._tls.of(address.ca, address.cert, address.key)
+
     def _made_session(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector = aiohttp.TCPConnector(ssl=self._tls)
-            self._session = aiohttp.ClientSession(connector=connector, trust_env=True)
+            self._session = aiohttp.ClientSession(trust_env=True)
         return self._session
-
-
-def _tls(address: Address) -> ssl.SSLContext:
-    """Raises BadConfig."""
-    try:
-        context = ssl.create_default_context(cafile=address.ca)
-        if address.cert is not None:
-            context.load_cert_chain(address.cert, address.key)
-    except (OSError, ssl.SSLError) as error:
-        files = " or ".join(str(each) for each in (address.ca, address.cert, address.key) if each is not None)
-        raise BadConfig(f"cannot be used: {error.strerror or error}", where=f"store: {files}") from error
-    return context
 
 
 def _read_secret(path: Path) -> str:
@@ -174,7 +179,8 @@ def _failure(content: bytes) -> Failure:
     try:
         return msgspec.json.decode(content, type=Failure, strict=False)
     except (msgspec.DecodeError, RecursionError):
-        return Failure()
+        first = content.decode(errors="replace").strip().partition("\n")[0]
+        return Failure(message="" if first.startswith("<") else first)
 
 
 def _reason(error: Exception) -> str:

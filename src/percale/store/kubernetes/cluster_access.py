@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeAlias
 
 from msgspec import Struct
 
-Pem: TypeAlias = Path | bytes
-"""A file, which may be replaced at any time, or its content."""
+from percale.store.tls_context import Pem
 
 
 class ExecPlugin(Struct, frozen=True, kw_only=True):

@@ -16,7 +16,8 @@ from percale.errors import BadConfig, BadManifest
 from percale.model.manifest.syntax_tree import plain_value
 from percale.model.manifest.yaml_reader import read_yaml
 from percale.store.kubernetes.address import Address
-from percale.store.kubernetes.cluster_access import ClusterAccess, ExecPlugin, Pem
+from percale.store.kubernetes.cluster_access import ClusterAccess, ExecPlugin
+from percale.store.tls_context import Pem
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
