@@ -7,7 +7,7 @@ from ipaddress import ip_network
 import pytest
 
 from percale.errors import BadConfig
-from percale.model.subnet_env import read_variables, subnet_env
+from percale.model.subnet_env import parse_subnet_env, read_variables, subnet_env
 
 IPV4 = (ip_network("10.1.0.0/16"), ip_network("10.1.17.0/24"))
 IPV6 = (ip_network("fd00:1::/48"), ip_network("fd00:1:0:11::/64"))
@@ -43,3 +43,23 @@ def test_it_is_read_as_a_shell_reads_it() -> None:
     ):
         with pytest.raises(BadConfig, match=said):
             read_variables(text, "f")
+
+
+def test_what_is_written_is_read_back() -> None:
+    networks, subnets = zip(IPV4, IPV6, strict=True)
+    env = parse_subnet_env(DUAL, "f")
+    assert (dict(env.subnets), env.mtu, env.ip_masq) == (dict(zip(networks, subnets, strict=True)), 1430, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "f: no subnet in it; it has FLANNEL_NETWORK and FLANNEL_SUBNET"),
+        ("FLANNEL_NETWORK=10.1.0.0/16", 'f: FLANNEL_SUBNET is ""; start flanneld again'),
+        (DUAL.replace("fd00:1::/48", "all"), 'f: FLANNEL_IPV6_NETWORK is "all"'),
+        (DUAL.replace("1430", "big"), 'f: FLANNEL_MTU is "big"'),
+    ],
+)
+def test_a_value_that_cannot_be_is_named(text: str, said: str) -> None:
+    with pytest.raises(BadConfig, match=said):
+        parse_subnet_env(text, "f")

@@ -14,7 +14,6 @@ import os
 import subprocess
 from collections.abc import Iterator, Mapping
 from functools import partial
-from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +30,7 @@ from percale.errors import AgentError, BadConfig, KernelError, StateError
 from percale.ipam.address_pool import AddressPool
 from percale.kernel.netlink.link import Device
 from percale.kernel.takeover import Devices
-from percale.model.addresses import IPNetwork
-from percale.model.subnet_env import read_variables
+from percale.model.subnet_env import SubnetEnv, parse_subnet_env
 from percale.model.subnet_lease import NodeSubnets
 
 ASIDE = ".flannel"
@@ -63,8 +61,8 @@ class _Found:
 
     def __init__(self, config: AgentConfig, places: Places) -> None:
         self._config = config
-        self._variables = subnet_env(config)
-        self.subnets = _subnets(self._variables, "_SUBNET")
+        env = subnet_env(config)
+        self.subnets = NodeSubnets(*env.subnets.values())
         self._conflists = [path for path, _ in flannels_conflists(config) if not path.name.endswith(ASIDE)]
         self._devices = {device.name: device for device in Devices().all()}
         self._state = CniState(places.state, network_of(config))
@@ -73,8 +71,7 @@ class _Found:
         self._kept = (node.subnets, node.macs) if node is not None else (None, {})
         pods = self._directory / PODS
         self._known = Records(pods).attachments if pods.is_dir() else {}
-        mtu = int(self._variables.get("FLANNEL_MTU", "1450"))
-        self._pods = [each for each in self._state.pods(config.cni.bridge, mtu) if self._is_here(each)]
+        self._pods = [each for each in self._state.pods(config.cni.bridge, env.mtu) if self._is_here(each)]
         self._check()
 
     def _is_here(self, pod: CachedPod) -> bool:
@@ -235,28 +232,16 @@ def _flannels(path: Path) -> dict[str, Any] | None:
     return document
 
 
-def subnet_env(config: AgentConfig) -> dict[str, str]:
+def subnet_env(config: AgentConfig) -> SubnetEnv:
     """What flannel, or an agent since then, wrote. Raises StateError, BadConfig."""
     path = Path(config.subnetFile or "/run/flannel/subnet.env")
     try:
-        return read_variables(path.read_text(), str(path))
+        return parse_subnet_env(path.read_text(), str(path))
     except FileNotFoundError as error:
         hint = "flannel has not run on this node since it started; set subnetFile if it is elsewhere"
         raise StateError("no such file", where=str(path), hint=hint) from error
     except (OSError, UnicodeDecodeError) as error:
         raise StateError(f"cannot be read: {error}", where=str(path)) from error
-
-
-def _subnets(variables: Mapping[str, str], suffix: str) -> NodeSubnets:
-    found: list[IPNetwork] = []
-    for name in (f"FLANNEL{suffix}", f"FLANNEL_IPV6{suffix}"):
-        try:
-            found += [ip_interface(variables[name]).network] if name in variables else []
-        except ValueError as error:
-            raise BadConfig(
-                f'{name} is "{variables[name]}"', where="subnet.env", hint="an address as 10.244.1.1/24"
-            ) from error
-    return NodeSubnets(*found)
 
 
 def rename_file(old: Path, new: Path) -> None:

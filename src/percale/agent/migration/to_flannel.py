@@ -12,7 +12,6 @@ import asyncio
 import shutil
 from collections.abc import Iterator, Mapping
 from functools import partial
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +46,7 @@ def plan(config: AgentConfig, places: Places) -> Plan:
         if flanneld_pid() is None:
             steps = tuple(_Node(config, places).steps())
             return Plan(steps, "start flanneld, and once it is ready, run this again: it removes Percale's rules")
-        if subnet_env(config).get("FLANNEL_IPMASQ") == "true" and not firewall.flannel_rules():
+        if subnet_env(config).ip_masq and not firewall.flannel_rules():
             raise StateError(
                 "flanneld's rules are not in force yet", where="this node", hint="run this again when it is ready"
             )
@@ -92,13 +91,9 @@ class _Node:
                 yield Step(f"move {path} to {seen.name}", partial(rename_file, path, seen))
 
     def _delegate(self) -> Mapping[str, Any]:
-        variables = subnet_env(self._config)
-        names = ("FLANNEL_NETWORK", "FLANNEL_IPV6_NETWORK")
-        networks = [ip_network(variables[name]) for name in names if name in variables]
-        pairs = dict(zip(networks, self._subnets, strict=True))
+        env = subnet_env(self._config)
         given = {"hairpinMode": True, "isDefaultGateway": True}
-        masquerades = variables["FLANNEL_IPMASQ"] == "true"
-        return delegate_of(given, self._network, pairs, mtu=int(variables["FLANNEL_MTU"]), ip_masq=masquerades)
+        return delegate_of(given, self._network, env.subnets, mtu=env.mtu, ip_masq=env.ip_masq)
 
     def _give_back(self, attachment: Attachment, name: str, delegate: Mapping[str, Any]) -> None:
         self._cni.write(attachment, delegate)
