@@ -1,7 +1,6 @@
 """Renders the chart's templates into manifests for kubectl: `python -m deploy.generate`, or `make docs`.
 
-The templates keep to the part of Helm's language that is here, so that one source makes both; a test compares the files, and
-`make test-cluster` what Helm itself makes of the chart.
+The templates keep to the part of Helm's language that is here, so that one source makes both; a test compares the files.
 """
 
 from __future__ import annotations

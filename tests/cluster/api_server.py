@@ -18,6 +18,13 @@ BINARIES = Path(_GIVEN) if _GIVEN else None
 """None: this run is without them."""
 ADMIN, AGENT = "admin-token", "agent-token"
 """Tokens: of an administrator, and of the user `percale`, who has no rights."""
+_AUDITED = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived"],
+    "rules": [{"level": "Metadata", "userGroups": ["system:serviceaccounts"]}, {"level": "None"}],
+}
+"""Every request of a service account."""
 
 
 def write_kubeconfig(
@@ -71,6 +78,17 @@ class KubeApiServer:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    def requests(self, account: str) -> set[tuple[str, str, str]]:
+        """API group, resource and verb of all that a service account has asked for so far."""
+        found = set()
+        for line in (self.directory / "audit.log").read_text().splitlines():
+            request = json.loads(line)
+            if request["user"]["username"] == f"system:serviceaccount:{account}":
+                what = request["objectRef"]
+                resource = "/".join(filter(None, (what["resource"], what.get("subresource"))))
+                found.add((what.get("apiGroup", ""), resource, request["verb"]))
+        return found
+
     def stop(self) -> None:
         """The API server alone; etcd keeps the objects."""
         if self.process is not None:
@@ -96,6 +114,8 @@ class KubeApiServer:
             f"--client-ca-file={self.authority.certificate}",
             f"--token-auth-file={files / 'tokens.csv'}",
             "--disable-admission-plugins=ServiceAccount",  # no controller makes them
+            f"--audit-policy-file={files / 'audit.json'}",
+            f"--audit-log-path={files / 'audit.log'}",
         )
 
         def serves() -> bool:
@@ -113,6 +133,7 @@ def running(directory: Path, host: str = "127.0.0.1", prefix: tuple[str, ...] = 
     server = KubeApiServer(directory, host, prefix, authority(directory))
     issue(server.authority, "server", subject="/CN=kube-apiserver", serves=[f"IP:{host}"])
     rsa_key(directory / "accounts.key")
+    (directory / "audit.json").write_text(json.dumps(_AUDITED))
     (directory / "tokens.csv").write_text(f'{ADMIN},admin,1,"system:masters"\n{AGENT},percale,2\n')
     etcd = _start(
         prefix,

@@ -12,7 +12,7 @@ from tests.kernel.agent.cluster import Cluster, Node, Pod
 from percale.lab.kubernetes.manifests import AGENT_RULES
 
 RIGHTS = AGENT_RULES
-"""All that an agent needs (docs/agent.md)."""
+"""All that an agent needs, and nothing else: test_installation.py."""
 
 
 @dataclass

@@ -68,7 +68,8 @@ def test_what_the_agent_keeps_on_the_node_is_mounted(installed: dict[str, dict[s
     }
     assert all(inside == outside for inside, outside in mounts.items())
     cni = config.cni
-    assert {config.stateDir, config.runDir, str(Path(cni.socket).parent), cni.confDir, cni.binDir} <= mounts.keys()
+    files = {str(Path(file).parent) for file in (cni.socket, config.subnetFile) if file is not None}
+    assert {config.stateDir, config.runDir, cni.confDir, cni.binDir, *files} == mounts.keys() - {"/run/netns"}
 
 
 def test_all_versions_are_the_projects(installed: dict[str, dict[str, Any]]) -> None:
