@@ -225,3 +225,36 @@ def test_a_network_of_another_cluster_does_not_change_a_lab_that_runs(lab: Perso
     lab("lab", "up", "--name", "flannels", "-f", "examples/kube-flannel-cfg.yaml")
     again = lab.out("lab", "apply", "--lab", "flannels", "-f", "examples/kube-flannel-cfg.yaml")
     assert "does not change" not in again
+
+
+OWNED = """
+apiVersion: v1
+kind: Pod
+metadata:
+  name: {name}
+  ownerReferences: [{{apiVersion: apps/v1, kind: ReplicaSet, name: {owner}, uid: x, controller: true}}]
+spec: {{containers: [{{name: c}}]}}
+"""
+
+
+def test_a_pod_whose_owner_is_not_there_is_warned_of(lab: Person, tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text(OWNED.format(name="lost", owner="gone"))
+    done = lab.out("lab", "apply", "-f", str(tmp_path / "m.yaml"))
+    assert done.splitlines() == [
+        "pod/lost created",
+        f"{tmp_path}/m.yaml:2: warning: Pod default/lost is deleted at once: ReplicaSet gone, which owns it, is not there;"
+        " apply that too, or take metadata.ownerReferences out",
+    ]
+    until(lambda: "default/lost" not in lab.pods())
+    owner = lab.out("lab", "get", "rs", "-n", "gomo-test", "-o", "name").splitlines()[0].partition("/")[2]
+    (tmp_path / "m.yaml").write_text(OWNED.format(name="kept", owner=owner))
+    done = lab.out("lab", "apply", "-n", "gomo-test", "-f", str(tmp_path / "m.yaml"))
+    assert done == "pod/kept created\n"
+
+
+def test_hints_of_the_lab_name_it_where_the_asker_means_another(lab: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert lab.complaint("lab", "probe", "nobody", "1.1.1.1", "80").endswith("; percale lab get pods -A")
+    with monkeypatch.context() as there:
+        there.setattr(Person, "environment", {**lab.environment, "PERCALE_LAB": "another"})
+        said = lab.complaint("lab", "probe", "nobody", "1.1.1.1", "80", "--lab", "lab")
+    assert said.endswith("; percale lab get --lab lab pods -A")

@@ -12,8 +12,8 @@ import click
 from click.shell_completion import CompletionItem, ShellComplete, get_completion_class
 from click.types import StringParamType
 
-from percale.cli.options import default_lab
 from percale.errors import PercaleError
+from percale.lab.default_lab import default_lab
 
 VARIABLE = "_PERCALE_COMPLETE"
 SHELLS = ("bash", "zsh", "fish")
@@ -94,7 +94,8 @@ def _completed(command: click.Command, param: click.Parameter) -> StringParamTyp
 
 
 def _lab(context: click.Context) -> str:
-    return context.params.get("lab") or default_lab()
+    lab: str = context.params.get("lab") or default_lab()
+    return lab
 
 
 def _names(context: click.Context, *kinds: str) -> list[tuple[str, str | None, str]]:

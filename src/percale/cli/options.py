@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar, get_args
 
 import click
 
 from percale.cli.given_lab import given_lab
+from percale.lab.default_lab import default_lab
 from percale.model.addresses import IPNetwork, is_network, parse_network
 from percale.model.manifest.strictness import Validation
 
@@ -60,14 +61,15 @@ def networks(texts: Iterable[str], option: str, but: str | None = None) -> tuple
     return tuple(map(parse_network, words))
 
 
-def default_lab() -> str:
-    """The lab of commands without `--lab`."""
-    return os.environ.get("PERCALE_LAB") or "lab"
-
-
 def lab_words(lab: str) -> str:
     """What a command that is printed needs behind its verb to mean this lab."""
     return "" if lab == default_lab() else f" --lab {lab}"
+
+
+def source_words(files: Sequence[str], lab: str | None) -> str:
+    """What a command that is printed needs at its end to read the same objects."""
+    words = f" --validate={validation()}" if validation() != "strict" else ""
+    return "".join(f" -f {shlex.quote(each)}" for each in files) + words if lab is None else lab_words(lab)
 
 
 def lab_of_source(files: Sequence[str], lab: str | None) -> str | None:

@@ -29,6 +29,7 @@ from percale.model.manifest.load import LoadedManifests, load_manifests
 from percale.model.meta import Object
 from percale.model.netconf import NetworkConfig, network_config
 from percale.model.node import Node
+from percale.model.service import Service
 from percale.policy.evaluator import Evaluator
 from percale.service.node_context import ServiceConfig
 
@@ -115,6 +116,12 @@ def load_services(files: Sequence[str], lab: str | None) -> ServiceWorld:
     """Without files, of a lab. Raises BadInput, NoSuchLab."""
     place = lab_of_source(files, lab)
     return service_world(load(files, place), place)
+
+
+def pod_hint(services: ServiceWorld, service: Service, port: str, command: str, options: str) -> str:
+    """The command that asks for a pod of a Service that translates nothing."""
+    pod = services.pod_instead(service, port)
+    return f"ask for a pod behind it: percale {command} {pod}{options}" if pod is not None else "no pod is behind it"
 
 
 def service_world(

@@ -10,7 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from percale.cli.json_output import format_json
-from percale.cli.options import lab_of_source, namespace_option, source_options
+from percale.cli.options import lab_of_source, namespace_option, source_options, source_words
 
 if TYPE_CHECKING:
     from percale.explain.why.document import ConnectionDocument, ServiceDocument
@@ -55,7 +55,7 @@ def why(
     place = lab_of_source(files, lab)
     world = load(files, place)
     target, own_port = split_port(destination, port)
-    question = _Question(world, place, lookup(world, place))
+    question = _Question(world, place, lookup(world, place), source_words(files, place))
     asker = question.around.find(source, namespace)
     match parse_name(target, namespace):
         case ServiceName(key):
@@ -84,6 +84,8 @@ class _Question(Struct, frozen=True):
     world: World
     lab: str | None
     around: TargetLookup
+    options: str
+    """That mean this world, in a command that is printed."""
 
     def pod(self, asker: Target, asked: Target, port: str) -> _Answer:
         """Raises BadInput."""
@@ -118,13 +120,13 @@ class _Question(Struct, frozen=True):
 
     def service(self, asker: Target, key: ObjectKey, port: str) -> _Answer:
         """Raises BadInput, NotFound."""
-        from percale.cli.sources import service_world
+        from percale.cli.sources import pod_hint, service_world
         from percale.explain.why.document import service_document
         from percale.explain.why.through_service import Cluster, find_service_port, service_reply, to_text
 
         services = service_world(self.world, self.lab)
         service = services.service(key)
-        found = find_service_port(service, port)
+        found = find_service_port(service, port, pod_hint(services, service, port, f"why {asker.name}", self.options))
         table_of = partial(services.table_of, service)
         cluster = Cluster(self.around, table_of, services.nodes, services.masquerade_addresses)
         answer = service_reply(cluster, asker, service, found)

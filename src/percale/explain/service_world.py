@@ -69,6 +69,16 @@ class ServiceWorld(Struct, frozen=True, dict=True):
                 found.setdefault(each.key, []).append(each)
         return found
 
+    def pod_instead(self, service: Service, port: str) -> str | None:
+        """A pod behind it with this port, as `NS/POD:PORT`: whom to ask for where nothing is translated. None: there is none."""
+        slices = [each for each in self.behind.get(service.key, ()) if isinstance(each, EndpointSlice)]
+        wanted, slash, protocol = port.partition("/")
+        numbers = (each.port for group in slices for each in group.ports if each.name == wanted and wanted)
+        number = next((each for each in numbers if each is not None), wanted)
+        targets = (each.targetRef for group in slices for each in group.endpoints)
+        pods = [each.name for each in targets if each is not None and each.kind == Pod.KIND and each.name]
+        return f"{service.metadata.namespace}/{min(pods)}:{number}{slash}{protocol}" if pods else None
+
     def masquerade_addresses(self, node: str) -> list[MasqueradeAddress]:
         """The packed addresses that a node may put in the place of a client's, towards pods of other nodes."""
         machines = (each for each in self.objects if isinstance(each, Node) and each.metadata.name == node)

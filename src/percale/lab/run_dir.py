@@ -28,8 +28,14 @@ from pathlib import Path
 from msgspec import Struct
 
 from percale.errors import LabError, NoSuchLab
+from percale.lab.default_lab import default_lab
 
-DEFAULT_NAME = "lab"
+_GROUP_MARGIN = re.compile(r"^ +[|+] ?")
+"""What a traceback puts in front of the lines of a group of errors."""
+_FRAME = re.compile(
+    r"[\s-]|\+?-+[+ ]|Traceback \(most recent call last\)|Exception Group Traceback|(During|The) .* exception"
+)
+"""Lines of a traceback that do not tell the error."""
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
@@ -72,7 +78,7 @@ class LabDir(Struct, frozen=True):
     def command(self, words: str) -> str:
         """A verb of this lab with its arguments, as one types it."""
         verb, _, rest = words.partition(" ")
-        lab = "" if self.name == DEFAULT_NAME else f" --lab {self.name}"
+        lab = "" if self.name == default_lab() else f" --lab {self.name}"
         return f"percale lab {verb}{lab}{f' {rest}' if rest else ''}"
 
     def pod(self, namespace: str, name: str) -> Path:
@@ -249,9 +255,10 @@ def take_down(lab_dir: LabDir, timeout: float = 5.0) -> bool:
 
 
 def log_tail(log: Path) -> str:
-    """The last line of a log."""
-    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-    return lines[-1] if lines else "nothing in its log yet"
+    """The last line of a log; of a traceback the one that tells the error, of a group of errors that of the last."""
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    told = (_GROUP_MARGIN.sub("", line) for line in reversed(lines))
+    return next((line.strip() for line in told if line.strip() and not _FRAME.match(line)), "nothing in its log yet")
 
 
 def _wait_until_dead(lab_dir: LabDir, timeout: float) -> bool:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import percale
 from percale.lab.controller import LabConfig
+from percale.lab.default_lab import default_lab
 from percale.lab.process.bootstrap import Event
-from percale.lab.run_dir import DEFAULT_NAME
 from percale.lab.spec.topology import Topology
 from percale.model.netconf import NetworkConfig
 from percale.text_columns import columns
@@ -151,11 +151,11 @@ class UpProgress:
 
     @property
     def _option(self) -> str:
-        return "" if self.name == DEFAULT_NAME else f" --lab {self.name}"
+        return "" if self.name == default_lab() else f" --lab {self.name}"
 
     @property
     def _argument(self) -> str:
-        return "" if self.name == DEFAULT_NAME else f" {self.name}"
+        return "" if self.name == default_lab() else f" {self.name}"
 
     def _row(self, widths: Sequence[int], *cells: str) -> None:
         self.echo(next(columns([cells], least=widths)))

@@ -93,3 +93,23 @@ def test_a_pod_in_the_network_of_a_node_that_nobody_knows(tmp_path: Path, capsys
         code, lines = run_command(capsys, "why", "host-anywhere", "server", "80", "-f", str(tmp_path / "m.yaml"))
         said = f"percale: pod default/host-anywhere has its node's address, and no node that is known; {hint}"
         assert (code, lines) == (2, [said])
+
+
+@pytest.mark.parametrize(
+    ("facts", "block", "what"),
+    [
+        (FLANNEL, "{cidr: 192.168.0.0/16}", "it allows 192.168.0.0/16, an address of 10.42.0.0/16 is not in it"),
+        (NODES, "{cidr: 192.168.0.0/16}", "it allows 192.168.0.0/16, its address is not in it"),
+        (
+            FLANNEL,
+            "{cidr: 0.0.0.0/0, except: [10.42.0.0/16]}",
+            "an address of 10.42.0.0/16 is in the except 10.42.0.0/16 of 0.0.0.0/0",
+        ),
+    ],
+)
+def test_an_address_that_is_made_up_is_not_quoted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], facts: str, block: str, what: str
+) -> None:
+    (tmp_path / "m.yaml").write_text(facts + PODS + FROM % block)
+    _, lines = run_command(capsys, "why", "client", "server", "80", "-f", str(tmp_path / "m.yaml"))
+    assert [line.split("): ", 1)[1] for line in lines if line.startswith("  nearest")] == [what]

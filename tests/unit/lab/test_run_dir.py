@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -112,3 +114,31 @@ def test_a_link_in_place_of_the_directory_is_refused(runtime: Path) -> None:
     (runtime / "percale").symlink_to(runtime / "elsewhere")
     with pytest.raises(LabError, match="is not a directory of yours alone"):
         run_dir.locate("one")
+
+
+@pytest.mark.parametrize(
+    ("program", "last"),
+    [
+        ("raise OSError('no room')", "OSError: no room"),
+        ("raise ExceptionGroup('g', [OSError('one'), OSError('two')])", "OSError: two"),
+        ("raise ExceptionGroup('g', [ExceptionGroup('h', [OSError('no room')])])", "OSError: no room"),
+        ("try: 1/0\nexcept ArithmeticError as error: raise OSError('no room') from error", "OSError: no room"),
+        ("print('the lab ends: Killed in its controller')", "the lab ends: Killed in its controller"),
+        ("print('Traceback (most recent call last):\\n  File \"x\", line 1, in f\\n    f()')", "lab lab begins"),
+        ("", "lab lab begins"),
+    ],
+)
+def test_the_end_of_a_log_tells_the_error(tmp_path: Path, program: str, last: str) -> None:
+    script, log = tmp_path / "p.py", tmp_path / "log"
+    script.write_text(f"def f():\n    {program.replace(chr(10), chr(10) + '    ') or 'pass'}\nf()\n")
+    log.write_text("lab lab begins\n")
+    with log.open("a") as output:
+        subprocess.run([sys.executable, script], stdout=output, stderr=output, check=False)
+    assert run_dir.log_tail(log) == last
+
+
+def test_commands_that_are_printed_name_the_lab_where_another_is_meant_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, lab = run_dir.locate("one"), run_dir.locate("lab")
+    assert (one.command("get pods -A"), lab.command("up")) == ("percale lab get --lab one pods -A", "percale lab up")
+    monkeypatch.setenv("PERCALE_LAB", "one")
+    assert (one.command("up"), lab.command("up")) == ("percale lab up", "percale lab up --lab lab")

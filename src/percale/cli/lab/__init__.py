@@ -27,7 +27,8 @@ from percale.cli.lab.probe import probe
 from percale.cli.lab.shell import enter_node, enter_pod, tcpdump
 from percale.cli.lab.wait import rollout, wait
 from percale.cli.lab.watch import watch
-from percale.cli.options import default_lab, lab_option, output_option, validate_option, validation
+from percale.cli.options import lab_option, output_option, validate_option, validation
+from percale.lab.default_lab import default_lab
 from percale.text_columns import table
 
 if TYPE_CHECKING:

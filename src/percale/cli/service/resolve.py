@@ -16,8 +16,8 @@ import click
 from msgspec import Struct, field
 
 from percale.cli.json_output import format_errors, format_json
-from percale.cli.options import lab_of_source, namespace_option, networks, source_options
-from percale.cli.sources import load, lookup, service_world
+from percale.cli.options import lab_of_source, namespace_option, networks, source_options, source_words
+from percale.cli.sources import load, lookup, pod_hint, service_world
 from percale.errors import BadInput, NotFound
 from percale.explain.names import NamedNumber, ServiceName, find_port, parse_name, split_port
 from percale.explain.service_world import NO_NODE, ServiceWorld
@@ -99,8 +99,9 @@ def resolve(
     place = lab_of_source(files, lab)
     plain = load(files, place)
     services_here = service_world(plain, place, said, pod_networks)
+    options = f"{f' --node {node}' if node is not None else ''}{source_words(files, place)}"
     seen_at = services_here.node(node) if node is not None else None
-    world = _World(services_here, lookup(plain, place), namespace, seen_at)
+    world = _World(services_here, lookup(plain, place), namespace, seen_at, options)
     if batch is not None:
         return _answer_all(world, batch)
     assert source is not None
@@ -131,6 +132,8 @@ class _World(Struct, frozen=True):
     """Of names without one."""
     node: str | None
     """None: where the source is."""
+    options: str
+    """That mean this world, in a command that is printed."""
     _tables: dict[str, ServiceResolver] = field(default_factory=dict)
 
     def ask(self, source: str, target: str, port: str) -> Answer:
@@ -146,7 +149,8 @@ class _World(Struct, frozen=True):
                     if is_address(each)
                 ]
                 if not targets:
-                    raise BadInput(f"Service {key} has no cluster IP")
+                    hint = pod_hint(self.services, service, port, f"service resolve {asker.name}", self.options)
+                    raise BadInput(f"Service {key} has no cluster IP", hint=hint)
                 ports = (NamedNumber(each.name, each.protocol, each.port) for each in service.spec.ports)
                 protocol, number = find_port(port, f"Service {key}", ports)
             case name:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import click
 
 from percale.cli.json_output import format_json
-from percale.cli.options import default_lab, source_options
+from percale.cli.options import source_options
 from percale.cli.sources import load_services
 from percale.explain.names import ServiceName, parse_name
 from percale.explain.services.document import service_document
 from percale.explain.services.show import Connections, ServiceView, lines, view
+from percale.lab.default_lab import default_lab
 
 
 @click.command(short_help="One Service as a node sees it.")

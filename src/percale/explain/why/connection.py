@@ -15,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from percale.explain.parties import Outside, outside
-from percale.explain.why.nearest_rule import Nearest, nearest
+from percale.explain.why.nearest_rule import AddressText, Nearest, nearest, plain_address
 from percale.explain.why.smallest_fix import Fix, smallest_fix, useful
 from percale.explain.why.targets import Target, TargetLookup
 from percale.model.addresses import IPNetwork
@@ -81,11 +81,11 @@ def explain_connection(
     return Reply(source, destination, protocol, port, answers, doubt)
 
 
-def answer(evaluator: Evaluator, flow: Flow) -> Answer:
-    """For two ends whose addresses are known."""
+def answer(evaluator: Evaluator, flow: Flow, address_text: AddressText = plain_address) -> Answer:
+    """For two ends with these addresses."""
     verdict = evaluator.evaluate(flow)
-    sides = (verdict.egress, verdict.ingress)
-    return Answer(verdict, tuple(each for each in (nearest(evaluator, flow, side) for side in sides) if each))
+    near = (nearest(evaluator, flow, side, address_text) for side in (verdict.egress, verdict.ingress))
+    return Answer(verdict, tuple(each for each in near if each))
 
 
 def _with_fixes(lookup: TargetLookup, answer_: Answer) -> Answer:
@@ -121,7 +121,7 @@ def _answer(lookup: TargetLookup, flow: Flow, source: Target, destination: Targe
     """A side depends on the address of the other end alone: each is tried by itself."""
     evaluator = lookup.evaluator
     if source.pod is not None and destination.pod is not None and source.pod.key == destination.pod.key:
-        return answer(evaluator, Flow(flow.source, flow.source, flow.protocol, flow.port))
+        return answer(evaluator, Flow(flow.source, flow.source, flow.protocol, flow.port), lookup.address_text)
     sources = _moves(lookup, flow.source, flow.destination) if source.unknown else [flow.source]
     destinations = _moves(lookup, flow.destination, sources[0]) if destination.unknown else [flow.destination]
     ends = [
@@ -129,7 +129,7 @@ def _answer(lookup: TargetLookup, flow: Flow, source: Target, destination: Targe
         *((each, destinations[0]) for each in sources[1:] if each.address != destinations[0].address),
     ]
     flows = [Flow(*each, flow.protocol, flow.port) for each in ends]
-    answers = [answer(evaluator, each) for each in flows]
+    answers = [answer(evaluator, each, lookup.address_text) for each in flows]
     verdicts = [each.verdict for each in answers]
     egress, ingress = ({getattr(each, side).allowed for each in verdicts} for side in ("egress", "ingress"))
     if egress == {False} or ingress == {False}:

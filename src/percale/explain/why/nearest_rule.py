@@ -6,7 +6,7 @@ among equals the first rule. `smallest_fix.py` proposes what to change.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from ipaddress import ip_address
 from typing import TypeAlias
 
@@ -40,6 +40,15 @@ class Difference(Struct, frozen=True):
     """The label that the pod lacks, where that is all."""
 
 
+AddressText: TypeAlias = Callable[[FlowEnd], str]
+"""How an end's address is told: one that is made up is not quoted."""
+
+
+def plain_address(end: FlowEnd) -> str:
+    """As it is."""
+    return str(ip_address(end.address))
+
+
 Differences: TypeAlias = tuple[Difference, ...]
 
 
@@ -58,7 +67,9 @@ class Nearest(Struct, frozen=True):
         return _weight(self.differences)
 
 
-def nearest(evaluator: Evaluator, flow: Flow, decision: Decision) -> Nearest | None:
+def nearest(
+    evaluator: Evaluator, flow: Flow, decision: Decision, address_text: AddressText = plain_address
+) -> Nearest | None:
     """None: no rule comes into question, or nothing is denied."""
     subject = flow.source if decision.direction == "egress" else flow.destination
     if decision.allowed or subject.pod is None:
@@ -66,7 +77,7 @@ def nearest(evaluator: Evaluator, flow: Flow, decision: Decision) -> Nearest | N
     peer = flow.destination if decision.direction == "egress" else flow.source
     policies = evaluator.class_of(evaluator.selector_index.pod_ids[subject.pod.key])
     found = [
-        Nearest(rule.ref, (*_peer_differences(rule, peer, evaluator), *_port_differences(rule, flow)))
+        Nearest(rule.ref, (*_peer_differences(rule, peer, evaluator, address_text), *_port_differences(rule, flow)))
         for rule in _candidates(policies, decision, flow, peer, evaluator)
     ]
     return min(found, key=lambda each: each.weight, default=None)
@@ -95,30 +106,32 @@ def _weight(differences: Differences) -> int:
 # Peers
 
 
-def _peer_differences(rule: CompiledRule, party: FlowEnd, evaluator: Evaluator) -> Differences:
+def _peer_differences(
+    rule: CompiledRule, party: FlowEnd, evaluator: Evaluator, address_text: AddressText
+) -> Differences:
     """Of the peer that is nearest."""
     if rule.peers is None or any(
         peer_matches(peer, party, evaluator.selector_index, evaluator.node_index) for peer in rule.peers
     ):
         return ()
-    each = (tuple(_from_peer(peer, party, evaluator)) for peer in rule.peers)
+    each = (tuple(_from_peer(peer, party, evaluator, address_text)) for peer in rule.peers)
     return min(each, key=_weight, default=(Difference("it allows a sort of peer that is not known here", weight=3),))
 
 
-def _from_peer(peer: Peer, party: FlowEnd, evaluator: Evaluator) -> Iterator[Difference]:
+def _from_peer(peer: Peer, party: FlowEnd, evaluator: Evaluator, address_text: AddressText) -> Iterator[Difference]:
     match peer:
         case PodSelectorTerm():
             yield from _from_term(peer, party, evaluator)
         case Block():
-            yield _from_block(peer, party)
+            yield _from_block(peer, party, address_text(party))
         case NodeSelectorTerm():
             if party.node is None:
-                yield Difference(f"it allows nodes, {party} is none", 3)
+                yield Difference(f"it allows nodes, {party if party.pod is None else party.pod.key} is none", 3)
             else:
                 labels = evaluator.node_index.labels.get(party.node, {})
                 yield from (Difference(what) for what, _ in _from_selector(peer.nodes, labels, f"node {party.node}"))
         case DomainTerm():
-            yield Difference(f"it allows {peer.name}, which does not resolve to {party}", 3)
+            yield Difference(f"it allows {peer.name}, which does not resolve to {address_text(party)}", 3)
 
 
 def _from_term(term: PodSelectorTerm, party: FlowEnd, evaluator: Evaluator) -> Iterator[Difference]:
@@ -181,15 +194,15 @@ def _set(requirement: LabelSelectorRequirement) -> str:
     return f"{requirement.key} {word} ({', '.join(requirement.values)})"
 
 
-def _from_block(block: Block, party: FlowEnd) -> Difference:
+def _from_block(block: Block, party: FlowEnd, text: str) -> Difference:
     address = ip_address(party.address)
     weight = 1 if party.pod is None else 2
     if address.version != block.network.version:
-        return Difference(f"it allows {block.cidr}, {address} is IPv{address.version}", 3)
+        return Difference(f"it allows {block.cidr}, {text} is IPv{address.version}", 3)
     for excluded in block.excluded:
         if excluded.version == address.version and address in excluded:
-            return Difference(f"{address} is in the except {excluded} of {block.cidr}", weight)
-    return Difference(f"it allows {block.cidr}, {address} is not in it", weight)
+            return Difference(f"{text} is in the except {excluded} of {block.cidr}", weight)
+    return Difference(f"it allows {block.cidr}, {text} is not in it", weight)
 
 
 # Ports

@@ -83,6 +83,15 @@ class TargetLookup(Struct, frozen=True):
             case PodName():
                 return self._pod(name.key)
 
+    def address_text(self, end: FlowEnd) -> str:
+        """Its address; of a pod that has none yet, what is known of it."""
+        if end.pod is None or end.pod.key not in self.made_up:
+            return str(ip_address(end.address))
+        networks = [
+            each for each in self.networks.of(end.pod.node) if len(each.network_address.packed) == len(end.address)
+        ]
+        return f"an address of {networks[0]}" if len(networks) == 1 else "its address"
+
     def _pod(self, key: ObjectKey) -> Target:
         members = self.evaluator.selector_index
         pod = members.pod(key)

@@ -96,10 +96,10 @@ class ServiceReply(Struct, frozen=True):
         return "in part" if len(words) > 1 else words.pop()
 
 
-def find_service_port(service: Service, text: str) -> ServicePort:
-    """`80`, `http`, `53/udp`. Raises BadInput."""
+def find_service_port(service: Service, text: str, hint: str) -> ServicePort:
+    """`80`, `http`, `53/udp`. `hint`: what to ask where no port of it leads anywhere. Raises BadInput."""
     if (why := unproxied_reason(service)) is not None:
-        raise BadInput(f"Service {service.key} is {why}", hint="name a pod behind it")
+        raise BadInput(f"Service {service.key} is {why}", hint=hint)
     wanted, _, protocol = text.partition("/")
     ports = [each for each in service.spec.ports if protocol.upper() in ("", each.protocol)]
     found = next((each for each in ports if wanted in (each.name, str(each.port))), None)

@@ -13,6 +13,7 @@ from typing import Any
 
 from percale import errors
 from percale.errors import BadManifest, BadManifests, LabError, PercaleError
+from percale.lab.default_lab import default_lab
 from percale.lab.run_dir import LabDir, require_running
 
 _TIMEOUT = 120.0
@@ -22,7 +23,7 @@ _TIMEOUT = 120.0
 def ask(lab_dir: LabDir, verb: str, **arguments: Any) -> dict[str, Any]:
     """The lab's answer. Raises NoSuchLab, or the error that the lab answers with."""
     require_running(lab_dir)
-    request = json.dumps({"verb": verb, **arguments}).encode() + b"\n"
+    request = json.dumps({"verb": verb, "default_lab": default_lab(), **arguments}).encode() + b"\n"
     try:
         answer = json.loads(_exchange(lab_dir, request))
     except OSError as error:

@@ -14,7 +14,8 @@ from msgspec.structs import replace
 from percale.errors import LabError
 from percale.lab.api.server import Answer, Verb
 from percale.lab.cluster import Cluster
-from percale.lab.spec.input import other_networks, read_objects, without_foreign_nodes
+from percale.lab.spec.input import other_networks, read_objects, without_foreign_nodes, without_owner
+from percale.model.kinds import KINDS
 from percale.model.manifest.decode import DEFAULT_NAMESPACE
 from percale.model.manifest.strictness import Validation
 from percale.model.meta import Object, ObjectKey
@@ -58,10 +59,15 @@ class ObjectVerbs(Struct, frozen=True):
         complete = self.cluster.control.admit(found)
         objects = [each.object for each in complete]
         without_effect = other_networks(complete, settings.network, settings.wiring)
+        without_effect += without_owner(complete, self._is_there)
         missing = missing_namespaces(objects, self.cluster.cache.all(Namespace))
         merge = self.cluster.control.merge
         lines = [line async for line in changes.apply(self._target, [*missing, *objects], merge)]
         return {"lines": lines + skipped + foreign + without_effect}
+
+    def _is_there(self, kind: str, key: ObjectKey) -> bool:
+        owner = KINDS.get(kind)
+        return owner is not None and self.cluster.cache.get(owner, key) is not None
 
     async def delete(
         self, *, wanted: Sequence[Wanted], namespace: str | None, everywhere: bool, selector: str

@@ -1,6 +1,6 @@
 """The lab's API: control.sock, one JSON request a connection, one JSON answer. `client.py` is the command's side.
 
-    {"verb": "scale", "kind": "deployment", "name": "web", "replicas": 3}
+    {"verb": "scale", "default_lab": "lab", "kind": "deployment", "name": "web", "replicas": 3}
     {"content": {…}}  or  {"errors": [{"what": "…", "where": null, "hint": "…"}], "type": "NotFound"}
 
 For the lab's owner only: by the socket's mode, the directory's mode and the peer's credentials.
@@ -21,6 +21,7 @@ import msgspec
 from msgspec import structs
 
 from percale.errors import LabError, PercaleError
+from percale.lab.default_lab import ASKER
 from percale.lab.run_dir import LabDir
 from percale.model.manifest.json_text import read_json_text
 from percale.unix_socket import peer_credentials
@@ -84,6 +85,7 @@ class RequestHandler:
         """Whatever the line is."""
         try:
             request = read_json_text(line.decode())
+            ASKER.set(request.pop("default_lab", None))  # each connection has a task of its own
             verb, arguments = self._verbs[request.pop("verb")]
             given = structs.asdict(msgspec.convert(request, arguments))
         except (ValueError, KeyError, AttributeError, TypeError):

@@ -9,7 +9,7 @@ text ─▶ net-conf.json? ─────────────────�
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -28,10 +28,11 @@ from percale.model.manifest.load import LoadedManifests, load_manifests
 from percale.model.manifest.strictness import Validation
 from percale.model.manifest.syntax_tree import Node as SyntaxNode
 from percale.model.manifest.unknown_fields import unread_fields
-from percale.model.meta import Object
+from percale.model.meta import Object, ObjectKey, OwnerReference
 from percale.model.netconf import NET_CONF, network_config, parse_network_config
 from percale.model.node import Node
 from percale.model.pod import Pod, PodStatus
+from percale.model.workloads import ReplicaSet
 from percale.objects.changes import named
 from percale.suggestion import suggest
 
@@ -127,6 +128,30 @@ def without_foreign_nodes(
         else:
             kept.append(each)
     return kept, notes
+
+
+def without_owner(
+    entries: Iterable[ManifestEntry], known: Callable[[str, ObjectKey], bool] = lambda _, __: False
+) -> list[str]:
+    """A line for each pod or ReplicaSet that is garbage-collected: what controls it is not there, nor among these."""
+    here = {(each.object.KIND, each.object.key): each for each in entries}
+
+    def lost(obj: Object) -> OwnerReference | None:
+        """The owner that is missing, or that of an owner that will be collected itself."""
+        owner = next((each for each in obj.metadata.ownerReferences if each.controller), None)
+        if owner is None or not isinstance(obj, Pod | ReplicaSet):
+            return None
+        key = ObjectKey(obj.metadata.namespace, owner.name)
+        if (owner.kind, key) in here:
+            return lost(here[owner.kind, key].object)
+        return None if known(owner.kind, key) else owner
+
+    return [
+        f"{each.source}: warning: {each.object.KIND} {each.object.key} is deleted at once: {owner.kind} {owner.name}, which"
+        " owns it, is not there; apply that too, or take metadata.ownerReferences out"
+        for each in here.values()
+        if (owner := lost(each.object)) is not None
+    ]
 
 
 def _as_created(entries: Iterable[ManifestEntry]) -> Iterator[ManifestEntry]:

@@ -108,7 +108,7 @@ def ask(text: str, source: str, port: str = "http", *, masquerade_all: bool = Fa
         masquerade_addresses,
     )
     wanted = next(each for each in objects if isinstance(each, Service))
-    return service_reply(cluster, cluster.lookup.find(source), wanted, find_service_port(wanted, port))
+    return service_reply(cluster, cluster.lookup.find(source), wanted, find_service_port(wanted, port, "ask a pod"))
 
 
 def verdicts(reply: ServiceReply) -> dict[str, str]:
@@ -227,7 +227,7 @@ def test_text_and_json() -> None:
 def test_ports_of_a_service(text: str, number: int) -> None:
     wanted = decode_manifest(CLUSTER_IP.encode(), "t.yaml").objects[0]
     assert isinstance(wanted, Service)
-    assert find_service_port(wanted, text).port == number
+    assert find_service_port(wanted, text, "ask a pod").port == number
 
 
 def test_ports_that_are_not_there() -> None:
@@ -235,12 +235,12 @@ def test_ports_that_are_not_there() -> None:
     assert isinstance(wanted, Service)
     for text in ("8080", "80/udp", "https", ""):
         with pytest.raises(BadInput) as caught:
-            find_service_port(wanted, text)
+            find_service_port(wanted, text, "ask a pod")
         assert str(caught.value) == f"Service x/web has no port {text}; it has http = 80/TCP, dns = 53/UDP"
 
 
 def test_a_headless_service_has_no_choice_to_look_into() -> None:
     wanted = decode_manifest(service("{clusterIP: None, ports: [{port: 80}]}").encode(), "t.yaml").objects[0]
     assert isinstance(wanted, Service)
-    with pytest.raises(BadInput, match=r"headless.*name a pod behind it"):
-        find_service_port(wanted, "80")
+    with pytest.raises(BadInput, match=r"headless.*ask a pod"):
+        find_service_port(wanted, "80", "ask a pod")
