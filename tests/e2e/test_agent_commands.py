@@ -59,4 +59,5 @@ ip -br link
     assert "+ ip link add flannel.1 " in done.stderr
     assert "gave back 10.244.1.0-24" in done.stdout
     assert "ip link delete flannel.1" in done.stdout
-    assert "flannel" not in done.stdout.rpartition("ip link delete")[2].partition("\n")[2]
+    assert "removed /run/flannel/subnet.env" in done.stdout
+    assert "flannel" not in done.stdout.rpartition("removed ")[2].partition("\n")[2]
