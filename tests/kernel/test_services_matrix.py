@@ -134,6 +134,18 @@ async def test_the_same_without_a_tunnel(new_space: Callable[[], Space], version
 
 
 @BOTH
+async def test_a_nodes_own_connections_arrive_with_its_own_address_under_policy_local(
+    world: ServiceWorld, version: int
+) -> None:
+    """Not with the tunnel's: for the pods' network a node would be a client outside."""
+    await world.apply(world.service(version, externalTrafficPolicy="Local"), world.slice(version, "n2/7"))
+    own = world.nodes[0].address(version)
+    for (target, port), protocol in product([(own, NODE_PORT), (EXTERNAL[version], PORT), (LB[version], PORT)], KINDS):
+        seen = ask(world.nodes[0].node, target, port, protocol, within=ANSWERED)
+        assert (seen.action, seen.who, seen.client) == ("endpoints", "n2/7", own)
+
+
+@BOTH
 async def test_masquerade_all(new_space: Callable[[], Space], version: int) -> None:
     async with service_world(new_space, masquerade_all=True) as world:
         await world.apply(world.service(version), world.slice(version, "n1/7", "n2/7"))

@@ -4,7 +4,7 @@
     output ────▶ ─┘          │      ─▶ affinity… ─▶ endpoints… ─▶ dnat to endpoints[VIP . protocol . port . slot]
                              ├─ a node port at one of the node's addresses, likewise
                              └─ another port of a cluster IP ─▶ reject-chain; an address without a Service ─▶ drop
-    postrouting ─▶ update-affinity, masquerade-marked
+    postrouting ─▶ update-affinity, masquerade-marked, keep-source
 
 All of it is evaluated for new connections only. One look-up serves, rejects or drops a connection.
 Source: reference of kube-proxy's behaviour in docs/services.md; the layout's figures in docs/decisions/0010.
@@ -23,6 +23,9 @@ TABLE = TableName("inet", f"{OWNER}-services")
 
 MASQUERADE_MARK = 0x0020_0000
 """The bit of the packet mark that requests masquerading of a connection to a Service; cleared before the packet leaves."""
+
+KEEP_SOURCE_MARK = 0x0040_0000
+"""Likewise, the bit that requests that this node's own address stays: its network would take it for a client outside."""
 
 REJECT_CHAIN = "reject-chain"
 
@@ -127,6 +130,13 @@ chain masquerade-marked {{
     masquerade fully-random comment "replies return through this node"
 }}
 
+chain keep-source {{
+    meta mark set meta mark & {0xFFFF_FFFF ^ KEEP_SOURCE_MARK:#x} comment "a tunnel's outer packet inherits the mark"
+    ip saddr 127.0.0.0/8 masquerade fully-random comment "from loopback"
+    snat ip to ip saddr comment "to itself: what masquerades later is not asked"
+    snat ip6 to ip6 saddr
+}}
+
 chain postrouting {{
     type nat hook postrouting priority srcnat - 5; policy accept;
     ct status & dnat == dnat jump update-affinity
@@ -134,6 +144,7 @@ chain postrouting {{
     ct status & dnat != dnat return
     ip saddr . ip daddr @hairpins4 masquerade fully-random comment "a pod that reaches itself through a service"
     ip6 saddr . ip6 daddr @hairpins6 masquerade fully-random comment "a pod that reaches itself through a service"
+    meta mark & {KEEP_SOURCE_MARK:#x} == {KEEP_SOURCE_MARK:#x} goto keep-source
 }}
 """
 

@@ -42,7 +42,7 @@ from percale.render.nft.objects import (
     SlotExpr,
     Verdict,
 )
-from percale.render.service.base_chains import MASQUERADE_MARK, REJECT_CHAIN
+from percale.render.service.base_chains import KEEP_SOURCE_MARK, MASQUERADE_MARK, REJECT_CHAIN
 from percale.service.endpoint_selection import Record
 from percale.service.node_context import ClusterIPMasquerade, is_in
 from percale.service.resolved_service import ResolvedPort, ResolvedService, Slots
@@ -221,7 +221,7 @@ class _PortRenderer:
                 port.external_clients, lambda slots: self._select_endpoint(at, slots, "localendpoints")
             )
             self._put_verdict("services", at, self._local_policy(anywhere, here))
-            self._put_verdict("output", at, self._masquerade(anywhere))
+            self._put_verdict("output", at, self._rendered.goto(_keep_source(self._version, anywhere)))
         if vip.kind == "load-balancer" and port.spec.source_ranges:
             self._allow_source_ranges(at, vip.address)
 
@@ -353,6 +353,12 @@ def _masquerade_all_but_pods(version: int, pick: Verdict) -> Chain:
 @lru_cache(maxsize=4096)
 def _masquerade_all(version: int, pick: Verdict) -> Chain:
     return Chain(f"masquerade{version}-{pick.chain}", (_mark_for_masquerade(pick),))
+
+
+@lru_cache(maxsize=4096)
+def _keep_source(version: int, pick: Verdict) -> Chain:
+    rule = Rule((), pick, "this node keeps its address", statements=(SetMark(KEEP_SOURCE_MARK),))
+    return Chain(f"own{version}-{pick.chain}", (rule,))
 
 
 def _from_pods(version: int) -> InSet:
