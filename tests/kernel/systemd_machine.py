@@ -78,7 +78,7 @@ class Machine:
     def run(self, *command: str, check: bool = True) -> str:
         """In there, as root; what it printed."""
         enter = ["nsenter", "-t", str(self._pid), "-m", "-p", "-n", "-u", "-i", "-C"]
-        done = subprocess.run([*enter, *command], capture_output=True, text=True, check=False, timeout=120)
+        done = subprocess.run([*enter, *command], capture_output=True, text=True, check=False, timeout=300)
         assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}\n{self.log[-3000:]}"
         return done.stdout
 
