@@ -219,7 +219,7 @@ def test_a_network_of_another_cluster_does_not_change_a_lab_that_runs(lab: Perso
     shown = lab.out("lab", "apply", "-f", "examples/kube-flannel-cfg.yaml").splitlines()
     assert shown[-1] == (
         "configmap/kube-flannel-cfg does not change this lab: a running lab keeps its network;"
-        " a new one takes it: percale lab up --name … -f …"
+        " a new one takes it: percale lab up --lab another -f examples/kube-flannel-cfg.yaml"
     )
     assert "10.244.0.0/16" in lab.out("lab", "list")
     lab("lab", "up", "--name", "flannels", "-f", "examples/kube-flannel-cfg.yaml")

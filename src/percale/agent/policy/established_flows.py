@@ -184,25 +184,28 @@ def established_flows(
 
 
 class _ConntrackWorker:
-    """Conntrack operations on a thread of their own."""
+    """Conntrack operations on a thread of their own, one at a time: a dump keeps the socket until all of it is read."""
 
     def __init__(self, conntrack: Conntrack) -> None:
         self._conntrack = conntrack
         self._thread = WorkerThread("conntrack")
+        self._exclusively = asyncio.Lock()
 
     def close(self) -> None:
         self._thread.close()
         self._conntrack.close()
 
     async def of(self, addresses: Collection[bytes]) -> AsyncIterator[ConntrackEntry]:
-        """In batches: there may be 100,000."""
-        found = self._conntrack.of(addresses)
-        while batch := await self._thread.run(lambda: list(islice(found, _BATCH))):
-            async for flow in yield_every(_YIELD_EVERY, batch):
-                yield flow
+        """In batches: there may be 100,000. No other operation until the last one is taken."""
+        async with self._exclusively:
+            found = self._conntrack.of(addresses)
+            while batch := await self._thread.run(lambda: list(islice(found, _BATCH))):
+                async for flow in yield_every(_YIELD_EVERY, batch):
+                    yield flow
 
     async def blocked(self) -> list[ConntrackEntry]:
-        return await self._thread.run(lambda: list(self._conntrack.flows(EntryFilter(marked=CUT_MARK))))
+        async with self._exclusively:
+            return await self._thread.run(lambda: list(self._conntrack.flows(EntryFilter(marked=CUT_MARK))))
 
     async def forget(self, addresses: Collection[bytes]) -> None:
         """The next packet of each flow is evaluated as a new one; TCP is cut, and evaluated again. Raises KernelError."""
@@ -210,19 +213,22 @@ class _ConntrackWorker:
             flows = [flow async for flow in self.of(addresses)]
             await self.mark([flow for flow in flows if flow.original.protocol == socket.IPPROTO_TCP], CUT_MARK)
             others = [flow for flow in flows if flow.original.protocol != socket.IPPROTO_TCP]
-            for error in await self._thread.run(lambda: self._conntrack.delete(others)) if others else ():
-                if error is not None:
-                    raise error
+            if others:
+                await self._change_flows(lambda: self._conntrack.delete(others))
         except OSError as error:
             raise _kernel_error(error) from error
 
     async def mark(self, flows: Sequence[ConntrackEntry], bits: int) -> None:
         """Raises the first OSError; the other flows are marked."""
-        if not flows:
-            return
-        for error in await self._thread.run(lambda: self._conntrack.mark(flows, bits, CUT_MARK)):
-            if error is not None:
-                raise error
+        if flows:
+            await self._change_flows(lambda: self._conntrack.mark(flows, bits, CUT_MARK))
+
+    async def _change_flows(self, change: Callable[[], list[OSError | None]]) -> None:
+        """Raises the first OSError; the other flows are changed."""
+        async with self._exclusively:
+            for error in await self._thread.run(change):
+                if error is not None:
+                    raise error
 
 
 def local_addresses(evaluator: Evaluator, node: str) -> frozenset[bytes]:
