@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 
 class ToxicProxy:
@@ -50,26 +50,32 @@ class ToxicProxy:
             writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await self.go_on.wait()
-        if self.instead is not None:
-            answer, self.instead = self.instead, None
-            await reader.read(65536)
-            writer.write(answer)
-            writer.close()
-            return
-        their_reader, their_writer = await asyncio.open_connection("127.0.0.1", self._target)
-        self._writers |= {writer, their_writer}
+        with self._known(writer):
+            await self.go_on.wait()
+            if self.instead is not None:
+                answer, self.instead = self.instead, None
+                await reader.read(65536)
+                writer.write(answer)
+                await writer.drain()
+                return
+            their_reader, their_writer = await asyncio.open_connection("127.0.0.1", self._target)
+            with self._known(their_writer):
+                try:
+                    async with asyncio.TaskGroup() as tasks:
+                        tasks.create_task(self._copy(reader, their_writer, counted=False))
+                        tasks.create_task(self._copy(their_reader, writer, counted=True))
+                except* ConnectionError:
+                    pass
+
+    @contextmanager
+    def _known(self, writer: asyncio.StreamWriter) -> Iterator[None]:
+        """From its first moment `cut` ends it, and nothing of it is left."""
+        self._writers.add(writer)
         try:
-            with suppress(ConnectionError):
-                async with asyncio.TaskGroup() as tasks:
-                    tasks.create_task(self._copy(reader, their_writer, counted=False))
-                    tasks.create_task(self._copy(their_reader, writer, counted=True))
-        except* ConnectionError:
-            pass
+            yield
         finally:
-            self._writers -= {writer, their_writer}
+            self._writers.discard(writer)
             writer.transport.abort()
-            their_writer.transport.abort()
 
     async def _copy(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, counted: bool) -> None:
         while data := await source.read(65536):
