@@ -12,7 +12,7 @@ from tests.cluster import api_server
 from tests.cluster.flannel import NETWORKS, STATE, EtcdWorld, KubernetesWorld, World
 from tests.cluster.kubernetes_cluster import RIGHTS, KubernetesCluster
 from tests.etcd_server import EtcdServer
-from tests.kernel.agent.cluster import NETNS, Cluster, sh
+from tests.kernel.agent.cluster import NETNS, Cluster, etcd_of, sh
 
 
 @pytest.fixture
@@ -39,12 +39,8 @@ def kubernetes(cluster: Cluster) -> Iterator[KubernetesCluster]:
 
 @pytest.fixture
 def etcd_at_switch(cluster: Cluster) -> Iterator[EtcdServer]:
-    directory = cluster.directory / "etcd"
-    directory.mkdir()
-    server = EtcdServer(directory, host="192.168.0.254", enter=["nsenter", f"--net={NETNS / 'switch'}"])
-    server.start()
-    yield server
-    server.stop()
+    with etcd_of(cluster) as server:
+        yield server
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from percale.errors import StateError, StoreUnavailable
+from percale.event_loop import WorkerThread
 from percale.model.meta import Object
 from percale.store.object_log import ObjectLog
 from percale.store.protocol import ReadProblem
@@ -41,7 +41,7 @@ class LastState:
         """What was written for another address is not used."""
         self._directory = directory
         self._store = blake2b(address.encode(), digest_size=16).digest()
-        self._thread = ThreadPoolExecutor(1, "last state")
+        self._thread = WorkerThread("last state")
         self._due: dict[ObjectLog, None] = {}
         self._writing: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
@@ -54,7 +54,7 @@ class LastState:
 
     async def run(self, work: Callable[[], T]) -> T:
         """In the thread that reads and writes."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        return await self._thread.run(work)
 
     def restored(self, kinds: Iterable[type[Object]]) -> ReadProblem:
         """The objects of these kinds come from here, for the store is away."""
@@ -69,7 +69,7 @@ class LastState:
         if self._writing is not None:
             await self._writing
         await self._write()
-        self._thread.shutdown()
+        self._thread.close()
 
     def _changed(self, kind: type[Object]) -> float:
         try:

@@ -10,14 +10,14 @@ import os
 import stat
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
 import msgspec
 from msgspec import Struct
 
+from percale.atomic_file import replace_file
 from percale.model.meta import Object, ObjectKey
 from percale.store.encoded_object import EncodedObject
 
@@ -104,7 +104,9 @@ class ObjectLog:
         self._whole = True
         if whole:
             header = _Header(_FORMAT, self._kind.KIND, self._store, len(entries))
-            _replace(self.path, (_framed(header), *map(_record, entries)))
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            parts = (_framed(header), *map(_record, entries))
+            replace_file(self.path, parts, mode=0o600, draft=self.path.with_name(f".{self.path.name}"), durable=True)
             self._records = len(entries)
         else:
             _append(self.path, b"".join(map(_record, entries)))
@@ -171,24 +173,6 @@ def _read(path: Path) -> bytes:
         if not ours or found.st_size > _LARGEST:
             raise _Damaged
         return opened.read(_LARGEST)
-
-
-def _replace(path: Path, parts: Iterable[bytes]) -> None:
-    """On disk when this returns. Raises OSError."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}")
-    draft.unlink(missing_ok=True)
-    try:
-        file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(file, "wb") as opened:
-            opened.writelines(parts)
-            opened.flush()
-            os.fsync(file)
-        draft.rename(path)
-    except OSError:
-        with suppress(OSError):
-            draft.unlink()
-        raise
 
 
 def _append(path: Path, data: bytes) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from tests.etcd_server import EtcdServer
 from tests.waiting import PATIENCE, until
 
 from percale.agent.config.settings import AgentConfig
@@ -314,3 +315,16 @@ class Cluster:
                 node.process.wait()
         for name in reversed(self.namespaces):
             delete_namespace(NETNS / name)
+
+
+@contextmanager
+def etcd_of(cluster: Cluster) -> Iterator[EtcdServer]:
+    """At the switch, which all nodes reach."""
+    directory = cluster.directory / "etcd"
+    directory.mkdir()
+    server = EtcdServer(directory, host="192.168.0.254", enter=["nsenter", f"--net={NETNS / 'switch'}"])
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests import builders
 from tests.etcd_server import EtcdServer
-from tests.kernel.agent.cluster import NETNS, Cluster, Node, sh
+from tests.kernel.agent.cluster import Cluster, Node, etcd_of, sh
 from tests.waiting import until
 
 from percale.model.manifest.encode import to_json
@@ -25,12 +25,8 @@ VTEP: dict[str, int | str] = {"VNI": 1, "VtepMAC": "12:c6:65:89:b4:e3"}
 def etcd(cluster: Cluster) -> Iterator[EtcdServer]:
     """At the switch, which all nodes reach."""
     sh("switch", "ip", "link", "set", "lo", "up")
-    directory = cluster.directory / "etcd"
-    directory.mkdir()
-    server = EtcdServer(directory, host="192.168.0.254", enter=["nsenter", f"--net={NETNS / 'switch'}"])
-    server.start()
-    yield server
-    server.stop()
+    with etcd_of(cluster) as server:
+        yield server
 
 
 def node_of(cluster: Cluster, etcd: EtcdServer, number: int, **settings: Any) -> Node:

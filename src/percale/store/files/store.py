@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from percale.errors import StoreError, StoreUnavailable
+from percale.event_loop import WorkerThread
 from percale.model.kinds import KINDS, Kinds
 from percale.model.meta import Object, ObjectKey
 from percale.store.encoded_object import LazyObjects
@@ -44,7 +45,7 @@ class FilesStore:
         self._make = make
         """Only once: a directory that disappears later must not be replaced by an empty cluster."""
         self._clock = clock or BootClock()
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix=f"store {root.name}")
+        self._worker = WorkerThread(f"store {root.name}")
         # Used by the worker only:
         self._index = FileIndex(kinds, self._clock.now)
         """Outlives a directory that goes away: a file that comes back invalid keeps its objects."""
@@ -104,8 +105,8 @@ class FilesStore:
             self._timer.cancel()
         if self._checks:
             await asyncio.wait(self._checks)
-        await asyncio.get_running_loop().run_in_executor(self._worker, self._close_directory)
-        self._worker.shutdown()
+        await self._worker.run(self._close_directory)
+        self._worker.close()
         self._watches.end()
 
     # On the event loop
@@ -114,7 +115,7 @@ class FilesStore:
         if self._closed:
             raise StoreUnavailable("the store is closed", where=str(self._root))
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._worker, self._execute, loop, operation, then)
+        return await self._worker.run(partial(self._execute, loop, operation, then))
 
     def _set_reader(self, descriptor: int | None) -> None:
         """Watch this descriptor on the event loop."""
