@@ -11,7 +11,7 @@ import click
 from msgspec.structs import replace
 
 from percale.cli.json_output import format_json
-from percale.cli.options import lab_of_source, source_lab_option, validate_option
+from percale.cli.options import lab_of_source, networks, pod_cidr_option, source_lab_option, validate_option
 
 if TYPE_CHECKING:
     from percale.explain.matrix.diff import WorldSide
@@ -33,6 +33,7 @@ _MOST_ROWS = 40
 @validate_option
 @click.option("-f", "files", metavar="FILE|DIR", multiple=True, help="Manifests; - is stdin.")
 @source_lab_option
+@pod_cidr_option
 @click.option("--port", "ports", metavar="PORT[/PROTO]", multiple=True, help="Only these ports: 80, 53/udp, icmp.")
 @click.option(
     "-n", "--namespace", "namespaces", metavar="NS", multiple=True, help="Its workloads; the others by namespace."
@@ -49,6 +50,7 @@ def matrix(
     namespaces: tuple[str, ...],
     output: str,
     changed: tuple[str, ...],
+    pods: tuple[str, ...],
 ) -> int:
     """Who reaches whom on which ports, by workload: NetworkPolicies, cluster policies, nodes, addresses outside.
 
@@ -64,11 +66,12 @@ def matrix(
     spans = [_span(port) for port in ports]
     from percale.cli.sources import load
 
-    before = load(files, place)
+    network = networks(pods, "--pod-cidr") if pods else None
+    before = load(files, place, pods=network)
     if not changed:
         return _show(before, spans, namespaces, output)
     whole = bool(files) and all(Path(each).is_dir() for each in (*files, *changed))
-    after = load(changed) if whole else load(files, place, changed)
+    after = load(changed, pods=network) if whole else load(files, place, changed, network)
     return _compare(before, after, spans, namespaces, output)
 
 
@@ -170,19 +173,20 @@ def _asked(space: PortSpace, spans: Sequence[PortSpan]) -> int:
 
 def _note(world: World, evaluator: Evaluator) -> None:
     """What the picture does not show."""
-    from percale.explain.parties import blocks_of
-    from percale.explain.world import MADE_UP
+    from percale.explain.made_up_addresses import dependent_rules
+    from percale.explain.parties import rules_of
     from percale.model.pod import Pod
 
     shared = sum(isinstance(each, Pod) and each.spec.hostNetwork for each in world.objects)
     if shared:
         click.echo(f"note: {shared} pods in their node's network are part of nodes", err=True)
-    if world.made_up and blocks_of(evaluator):
-        click.echo(
-            f"note: {len(world.made_up)} pods have no address yet; here they are in {MADE_UP}, which an ipBlock may"
-            " mean or not",
-            err=True,
-        )
+    pods = [each for each in world.objects if isinstance(each, Pod) and each.key in world.made_up and each.ips]
+    rules = dependent_rules(rules_of(evaluator), world.networks, pods)
+    if rules:
+        which = f"note: whom these rules mean depends on the addresses of {len(pods)} pods, which have none yet:"
+        click.echo(f"{which} {', '.join(map(str, rules))}", err=True)
+    if rules and not world.networks.everywhere:
+        click.echo("note: here they mean none of them, if that can be; --pod-cidr says the pods' network", err=True)
 
 
 # Two worlds

@@ -32,6 +32,17 @@ def source_lab_option(command: F) -> F:
     )(command)
 
 
+def pod_cidr_option(command: F) -> F:
+    """`--pod-cidr` of commands whose manifests may have pods without an address."""
+    return click.option(
+        "--pod-cidr",
+        "pods",
+        metavar="CIDR,…",
+        multiple=True,
+        help="The network of pods that have no address yet (default: what lab or manifests say).",
+    )(command)
+
+
 def validate_option(command: F) -> F:
     """`--validate`, as kubectl has it; whoever reads the manifests asks `validation()`."""
     return click.option(

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from msgspec.structs import replace
 
+from percale.cli.lab_documents import pod_networks_of_labs
 from percale.cli.left_out import print_left_out
 from percale.cli.options import lab_of_source, lab_words, validation
 from percale.controllers.offline import with_generated_slices
-from percale.explain.pod_networks import PodNetworks, networks_of_pods
 from percale.explain.service_world import NO_NODE, ServiceWorld, pod_networks
 from percale.explain.why.targets import TargetLookup
 from percale.explain.world import Tool, World, overlaid
@@ -27,7 +27,7 @@ from percale.model.manifest.decode import decode_manifest
 from percale.model.manifest.files import read
 from percale.model.manifest.load import LoadedManifests, load_manifests
 from percale.model.meta import Object
-from percale.model.netconf import NetworkConfig, network_config
+from percale.model.netconf import NetworkConfig, network_config, parse_network_config
 from percale.model.node import Node
 from percale.model.service import Service
 from percale.policy.evaluator import Evaluator
@@ -52,14 +52,20 @@ _LAB_KINDS = (
 KINDS_AND_LAB = {**KINDS, **kinds_of(Lab)}
 
 
-def load(files: Sequence[str], lab: str | None = None, changed: Sequence[str] = ()) -> World:
+def load(
+    files: Sequence[str],
+    lab: str | None = None,
+    changed: Sequence[str] = (),
+    pods: Sequence[IPNetwork] | None = None,
+) -> World:
     """The world of these files, or of a lab; objects of `changed` replace those of the same kind and name.
 
-    Raises BadInput, NoSuchLab.
+    `pods`: the networks of pods without an address; by default, what lab and files say. Raises BadInput, NoSuchLab.
     """
     before = _from_lab(lab) if lab is not None else _from_files(files)
+    after = _from_files(changed)
     tool = Tool("percale lab", lab_words(lab)) if lab is not None else None
-    return overlaid(before, _from_files(changed), tool)
+    return overlaid(before, after, _configured(before, after, lab) if pods is None else pods, tool)
 
 
 def _from_files(files: Sequence[str]) -> LoadedManifests:
@@ -80,7 +86,6 @@ def _from_lab(name: str) -> LoadedManifests:
 
 def lookup(world: World, lab: str | None) -> TargetLookup:
     """For names of this world's ends."""
-    networks = networks_of_pods(world.objects, _configured(world, lab)) if world.made_up else PodNetworks()
     return TargetLookup(
         Evaluator(world.objects),
         world.objects,
@@ -88,18 +93,19 @@ def lookup(world: World, lab: str | None) -> TargetLookup:
         _hosts(world, lab),
         world.owned,
         world.selectors,
-        networks,
+        world.networks,
     )
 
 
-def _configured(world: World, lab: str | None) -> Iterator[IPNetwork]:
-    """The pod networks of the lab, or of a Lab document. Raises BadNetworkConfig."""
+def _configured(before: LoadedManifests, after: LoadedManifests, lab: str | None) -> Iterator[IPNetwork]:
+    """The pod networks of the lab, or of a net-conf.json and a Lab document. Raises BadNetworkConfig."""
     if lab is not None:
-        network = _of_lab(lab, world.objects)[1]
+        network = _of_lab(lab, (each.object for each in before.entries))[1]
         yield from network.networks if network is not None else ()
-    for each in world.objects:
-        if isinstance(each, Lab) and each.spec.network is not None:
-            yield from network_config(each.spec.network, f"Lab {each.metadata.name} spec.network").networks
+    for loaded in (before, after):
+        for file, text in loaded.networks:
+            yield from parse_network_config(text, file).networks
+        yield from pod_networks_of_labs(loaded.entries)
 
 
 def _hosts(world: World, lab: str | None) -> Mapping[str, tuple[str, ...]] | None:

@@ -10,7 +10,14 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from percale.cli.json_output import format_json
-from percale.cli.options import lab_of_source, namespace_option, source_options, source_words
+from percale.cli.options import (
+    lab_of_source,
+    namespace_option,
+    networks,
+    pod_cidr_option,
+    source_options,
+    source_words,
+)
 
 if TYPE_CHECKING:
     from percale.explain.why.document import ConnectionDocument, ServiceDocument
@@ -27,6 +34,7 @@ _CODES = {"allowed": 0, "denied": 1, "in part": 2, "unknown": 2}
 @click.argument("port", metavar="[PORT[/PROTO]]", required=False)
 @namespace_option
 @source_options
+@pod_cidr_option
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def why(
     *,
@@ -36,6 +44,7 @@ def why(
     namespace: str | None,
     files: tuple[str, ...],
     lab: str | None,
+    pods: tuple[str, ...],
     output: str,
 ) -> int:
     """May FROM open a connection to TO, and which rule of which policy says so.
@@ -53,9 +62,10 @@ def why(
     from percale.explain.names import ServiceName, parse_name, split_port
 
     place = lab_of_source(files, lab)
-    world = load(files, place)
+    world = load(files, place, pods=networks(pods, "--pod-cidr") if pods else None)
     target, own_port = split_port(destination, port)
-    question = _Question(world, place, lookup(world, place), source_words(files, place))
+    options = source_words(files, place) + "".join(f" --pod-cidr {each}" for each in pods)
+    question = _Question(world, place, lookup(world, place), options)
     asker = question.around.find(source, namespace)
     match parse_name(target, namespace):
         case ServiceName(key):

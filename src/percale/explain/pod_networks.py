@@ -1,8 +1,9 @@
-"""Where pods that have no address yet will have theirs, as far as objects say it. Used by `percale why`; pure."""
+"""Where pods that have no address yet will have theirs, as far as it is known. Used by `world.py` and `percale why`; pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from ipaddress import IPv4Network, ip_network
 
 from msgspec import Struct, field
 
@@ -12,6 +13,25 @@ from percale.model.meta import Object
 from percale.model.netconf import NET_CONF, parse_network_config
 from percale.model.node import Node
 from percale.model.subnet_lease import SubnetLease
+
+NO_PODS = tuple(
+    map(ip_network, ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "::/127", "fe80::/10", "ff00::/8"))
+)
+"""Unspecified, loopback, link-local, multicast and reserved addresses: those of no pod."""
+
+
+def _anywhere() -> Iterator[IPNetwork]:
+    parts: list[IPv4Network] = [IPv4Network("0.0.0.0/0")]
+    for gone in NO_PODS:
+        if isinstance(gone, IPv4Network):
+            parts = [
+                left for part in parts for left in (part.address_exclude(gone) if gone.subnet_of(part) else (part,))
+            ]
+    yield from parts
+
+
+ANYWHERE = tuple(_anywhere())
+"""The IPv4 addresses that a pod can have."""
 
 
 class PodNetworks(Struct, frozen=True):
@@ -25,7 +45,7 @@ class PodNetworks(Struct, frozen=True):
         return self.by_node.get(node or "", self.everywhere)
 
 
-def networks_of_pods(objects: Sequence[Object], configured: Iterable[IPNetwork] = ()) -> PodNetworks:
+def networks_of_pods(objects: Iterable[Object], configured: Iterable[IPNetwork] = ()) -> PodNetworks:
     """Of the network's configuration, given or in a ConfigMap, else of the nodes, if each has one. Raises BadNetworkConfig."""
     by_node: dict[str, tuple[IPNetwork, ...]] = {}
     networks = list(configured)

@@ -2,13 +2,14 @@
 
     objects of files or of a lab (cli/sources.py) ─ overlaid with changed ones ─▶ pods of workloads ─▶ addresses ─▶ World
 
-Manifests have workloads but no pods yet: their pods are those that a lab would make of them, with addresses made up.
+Manifests have workloads but no pods yet: their pods are those that a lab would make of them, with addresses made up
+(`made_up_addresses.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from ipaddress import IPv4Network
+from ipaddress import ip_address
 from typing import TypeAlias, cast
 
 from msgspec import Struct
@@ -16,7 +17,9 @@ from msgspec.structs import replace
 
 from percale.controllers import workloads
 from percale.controllers.workloads import Create, Workloads
-from percale.errors import BadInput
+from percale.explain.made_up_addresses import MadeUpAddresses
+from percale.explain.pod_networks import PodNetworks, networks_of_pods
+from percale.model.addresses import IPAddress, IPNetwork
 from percale.model.condition import Condition
 from percale.model.manifest.decode import DEFAULT_NAMESPACE, Source
 from percale.model.manifest.load import LoadedManifests
@@ -29,12 +32,11 @@ from percale.model.service import Service
 from percale.model.workloads import DaemonSet, Deployment, Job, ReplicaSet, StatefulSet, Workload
 from percale.policy.compiled_policy import PolicyKey, RuleRef
 from percale.policy.kinds.registry import POLICY_KINDS
+from percale.policy.rule_terms import Block
 
 Identity: TypeAlias = tuple[str, ObjectKey]
 """Kind and key."""
 
-MADE_UP = IPv4Network("10.244.0.0/14")
-"""The addresses of pods that have none yet."""
 _MOST_PODS = 10_000
 """Of one workload; they are all alike."""
 
@@ -59,6 +61,8 @@ class World(Struct, frozen=True):
     written: WrittenObjects
     made_up: frozenset[ObjectKey] = frozenset()
     """Pods that have no address yet: the one that they have here is not the one they will get."""
+    networks: PodNetworks = PodNetworks()
+    """Of those pods."""
     tool: Tool = Tool()
 
     @property
@@ -87,8 +91,13 @@ class World(Struct, frozen=True):
         return self.sources.get((kind.KIND, key))
 
 
-def overlaid(before: LoadedManifests, after: LoadedManifests, tool: Tool | None = None) -> World:
-    """The world of `before`; objects of `after` replace those of the same kind and name. Raises BadInput."""
+def overlaid(
+    before: LoadedManifests, after: LoadedManifests, configured: Iterable[IPNetwork] = (), tool: Tool | None = None
+) -> World:
+    """The world of `before`; objects of `after` replace those of the same kind and name.
+
+    `configured`: pod networks that objects need not say; read when a pod has no address. Raises BadInput, BadNetworkConfig.
+    """
     old = {identity_of(each.object): each.object for each in before.entries}
     objects = old | {identity_of(each.object): _where_it_was(each.object, old) for each in after.entries}
     renewed = {
@@ -101,8 +110,12 @@ def overlaid(before: LoadedManifests, after: LoadedManifests, tool: Tool | None 
         if loaded.documents  # a lab's objects are in no file
         for each in loaded.entries
     }
-    everything, made_up = _with_addresses(_with_pods(list(objects.values()), renewed))
-    return World(everything, sources, written, made_up, tool or Tool())
+    everything = tuple(_with_pods(list(objects.values()), renewed))
+    if all(each.ips for each in everything if isinstance(each, Pod)):
+        return World(everything, sources, written, tool=tool or Tool())
+    networks = networks_of_pods(everything, configured)
+    everything, made_up = _with_addresses(everything, networks)
+    return World(everything, sources, written, made_up, networks, tool or Tool())
 
 
 def identity_of(obj: Object) -> Identity:
@@ -187,27 +200,36 @@ def _pods_of(maker: Workload, nodes: Sequence[Node]) -> Iterator[Object]:
 # Addresses
 
 
-def _next(free: Iterator[str], pod: Pod) -> str:
-    """Raises BadInput."""
-    address = next(free, None)
-    if address is None:
-        raise BadInput(f"more pods without an address than {MADE_UP} has", where=f"pod {pod.key}")
-    return address
+def _blocks(objects: Iterable[Object]) -> Iterator[Block]:
+    """That policies name."""
+    for obj in objects:
+        kind = POLICY_KINDS.of(type(obj))
+        for rule in kind.compile(obj).all_rules if kind is not None else ():
+            yield from (peer for peer in rule.peers or () if isinstance(peer, Block))
 
 
-def _with_addresses(objects: Iterable[Object]) -> tuple[tuple[Object, ...], frozenset[ObjectKey]]:
+def _taken(objects: Iterable[Object]) -> Iterator[IPAddress]:
+    """By pods and nodes."""
+    for obj in objects:
+        if isinstance(obj, Pod):
+            yield from obj.ips
+        elif isinstance(obj, Node):
+            yield from (ip_address(each.address) for each in obj.status.addresses if each.type == "InternalIP")
+
+
+def _with_addresses(
+    objects: Sequence[Object], networks: PodNetworks
+) -> tuple[tuple[Object, ...], frozenset[ObjectKey]]:
     """Every pod has an address: one of its node's, or one that is free; and the pods for which it is made up."""
-    everything = list(objects)
-    nodes = {each.metadata.name: each for each in everything if isinstance(each, Node)}
-    taken = {entry.ip for each in everything if isinstance(each, Pod) for entry in each.status.podIPs}
-    free = (text for text in map(str, MADE_UP.hosts()) if text not in taken)
+    nodes = {each.metadata.name: each for each in objects if isinstance(each, Node)}
+    made = MadeUpAddresses(networks, set(_blocks(objects)), _taken(objects))
     found: list[Object] = []
     made_up: set[ObjectKey] = set()
-    for obj in everything:
+    for obj in objects:
         if isinstance(obj, Pod) and not obj.ips:
             node = nodes.get(obj.spec.nodeName or "") if obj.spec.hostNetwork else None
             ips = tuple(each.address for each in node.status.addresses if each.type == "InternalIP") if node else ()
-            ips = ips or (() if obj.spec.hostNetwork else (_next(free, obj),))
+            ips = ips or (() if obj.spec.hostNetwork else made.of(obj))
             status = replace(
                 obj.status,
                 podIPs=tuple(PodIP(ip=ip) for ip in ips),

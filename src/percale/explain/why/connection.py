@@ -8,13 +8,14 @@ names the rule that it depends on.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from typing import Literal, TypeAlias
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from percale.explain.parties import Outside, outside
+from percale.explain.pod_networks import NO_PODS
 from percale.explain.why.nearest_rule import AddressText, Nearest, nearest, plain_address
 from percale.explain.why.smallest_fix import Fix, smallest_fix, useful
 from percale.explain.why.targets import Target, TargetLookup
@@ -25,11 +26,6 @@ from percale.policy.rule_terms import FlowProtocol
 from percale.policy.verdict import Decision, Flow, FlowEnd, Verdict
 
 Word: TypeAlias = Literal["allowed", "denied", "unknown"]
-
-_NO_PODS = tuple(
-    map(ip_network, ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "::/127", "fe80::/10", "ff00::/8"))
-)
-"""Unspecified, loopback, link-local, multicast and reserved addresses: those of no pod."""
 
 
 class Answer(Struct, frozen=True):
@@ -103,9 +99,9 @@ def _pairs(source: Target, destination: Target) -> Iterator[tuple[FlowEnd, FlowE
         for other in destination.parties:
             if len(one.address) == len(other.address):
                 yield one, other
-            elif source.unknown and not destination.unknown:
+            elif source.unknown and not destination.unknown and len(source.parties) == 1:
                 yield _moved(one, bytes(len(other.address) - 1) + b"\1"), other
-            elif destination.unknown and not source.unknown:
+            elif destination.unknown and not source.unknown and len(destination.parties) == 1:
                 yield one, _moved(other, bytes(len(one.address) - 1) + b"\1")
 
 
@@ -137,7 +133,9 @@ def _answer(lookup: TargetLookup, flow: Flow, source: Target, destination: Targe
         return min(likely, key=lambda each: sum(near.weight for near in each.nearest))
     if egress == ingress == {True}:
         return answers[0]
-    return Answer(verdicts[0], (), _doubt(source, destination, verdicts, "ingress" if egress == {True} else "egress"))
+    return Answer(
+        verdicts[0], (), _doubt(lookup, source, destination, verdicts, "ingress" if egress == {True} else "egress")
+    )
 
 
 def _sides(verdict: Verdict) -> tuple[bool, bool]:
@@ -167,11 +165,18 @@ def _samples(addresses: Outside, networks: Sequence[IPNetwork]) -> Iterator[byte
 def _for_pods(addresses: Outside) -> bool:
     """Whether a pod can have one of them."""
     first, last = ip_address(addresses.first), ip_address(addresses.last)
-    return not any(first in each and last in each for each in _NO_PODS)
+    return not any(first in each and last in each for each in NO_PODS)
 
 
-def _doubt(source: Target, destination: Target, verdicts: Sequence[Verdict], side: Literal["egress", "ingress"]) -> str:
+def _doubt(
+    lookup: TargetLookup,
+    source: Target,
+    destination: Target,
+    verdicts: Sequence[Verdict],
+    side: Literal["egress", "ingress"],
+) -> str:
     who = source if side == "ingress" else destination
     decisions: list[Decision] = [getattr(verdict, side) for verdict in verdicts]
     rules = dict.fromkeys(str(each.rule) for each in decisions if each.rule is not None)
-    return f"it depends on the address of {who.name}, which has none yet: {', '.join(rules)} names addresses"
+    hint = "" if lookup.networks.everywhere else "; --pod-cidr says the pods' network"
+    return f"it depends on the address of {who.name}, which has none yet: {', '.join(rules)} names addresses{hint}"

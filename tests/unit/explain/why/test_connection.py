@@ -266,7 +266,8 @@ def test_a_pod_without_an_address_gets_its_verdict_unless_a_rule_asks_for_the_ad
     assert answer.word == word
     if word == "unknown":
         assert answer.answers[0].doubt == (
-            "it depends on the address of x/client, which has none yet: np:x/p#ingress[0] names addresses"
+            "it depends on the address of x/client, which has none yet: np:x/p#ingress[0] names addresses;"
+            " --pod-cidr says the pods' network"
         )
 
 
