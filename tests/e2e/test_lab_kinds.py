@@ -30,7 +30,7 @@ def test_all_objects_of_a_kind_as_kubectl_means_them(lab: Person) -> None:
     ]
     for nothing_said in (("pods",), ("pods", "-l", ""), ("pods", "-A"), ("pods,svc", *NS)):
         said = lab("lab", "delete", *nothing_said, code=2).stderr
-        assert "name the objects, or say which of the kind: --all or -l K=V" in said
+        assert "name the objects, or say which of the kind: --all or -l SELECTOR" in said
     for both in (("pod", "a", "--all"), ("pod/a", "-l", "tier=front"), ("pod/a", "-A"), ("-f", "x.yaml", "--all")):
         lab("lab", "delete", *both, code=2)
     assert lab.out("lab", "delete", "pods", "-l", "seen=yes").splitlines() == ["pod/a deleted", "pod/b deleted"]

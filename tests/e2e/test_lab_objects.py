@@ -52,8 +52,14 @@ def test_get_shows_what_kubectl_shows(lab: Person) -> None:
     ):
         said = "percale: there is no deployment nginx in namespace default; did you mean -n gomo-test?"
         assert lab.complaint("lab", *command) == said
-    for selector in ("app!=web", "app in (web)", "app=a b"):
-        assert "is not K=V; write -l app=web" in lab.complaint("lab", "get", "deployments", "-l", selector, "-n", "x")
+    for selector, selected in (
+        ("run!=nginx", []),
+        ("run in (nginx, other),!tier", ["deployment.apps/nginx"]),
+        ("run notin (other)", ["deployment.apps/nginx"]),
+    ):
+        found = lab.out("lab", "get", "deployments", "-l", selector, "-n", "gomo-test", "-o", "name").split()
+        assert found == selected
+    assert "is no label selector; write app=web" in lab.complaint("lab", "get", "deployments", "-l", "app=a b")
 
 
 def test_apply_says_what_it_did_and_pods_follow(lab: Person) -> None:

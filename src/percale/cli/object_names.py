@@ -24,11 +24,11 @@ class Choice(NamedTuple):
         wanted = wanted_objects(words)
         named = any(each["names"] for each in wanted)
         if not named and not self.everything and not self.selector:  # `-l "$NOTHING"` means nothing
-            raise click.UsageError("name the objects, or say which of the kind: --all or -l K=V")
+            raise click.UsageError("name the objects, or say which of the kind: --all or -l SELECTOR")
         if named and (self.everything or self.selector):
-            raise click.UsageError("either names, or --all or -l K=V")
+            raise click.UsageError("either names, or --all or -l SELECTOR")
         if named and self.everywhere:
-            raise click.UsageError("-A goes with --all or -l K=V; a name is of one namespace: -n NS")
+            raise click.UsageError("-A goes with --all or -l SELECTOR; a name is of one namespace: -n NS")
         return {
             "wanted": wanted,
             "namespace": self.namespace,
@@ -47,7 +47,9 @@ def choice_options(command: Callable[..., int]) -> Callable[..., int]:
         return command(choice=Choice(namespace, everywhere, selector, everything), **others)
 
     chosen = click.option("--all", "everything", is_flag=True, help="All objects of KIND.")(with_choice)
-    chosen = click.option("-l", "--selector", metavar="K=V,…", help="Objects of KIND with these labels.")(chosen)
+    chosen = click.option(
+        "-l", "--selector", metavar="SELECTOR", help="Objects of KIND with these labels: app=web,tier!=front,!old."
+    )(chosen)
     chosen = click.option("-A", "--all-namespaces", "everywhere", is_flag=True, help="Of all namespaces.")(chosen)
     return namespace_option(chosen)
 

@@ -41,7 +41,9 @@ def get_options(command: F) -> F:
         click.option(
             "-w", "--watch", is_flag=True, help="Go on, with a line for each object that changes; Ctrl-C ends it."
         ),
-        click.option("-l", "--selector", metavar="K=V,…", help="Only objects with these labels."),
+        click.option(
+            "-l", "--selector", metavar="SELECTOR", help="Only objects with these labels: app=web,tier!=front,!old."
+        ),
         click.option(
             "-o",
             "--output",

@@ -12,7 +12,8 @@ from percale.model.manifest.decode import DEFAULT_NAMESPACE
 from percale.model.manifest.encode import to_plain
 from percale.model.meta import Object
 from percale.model.namespace import Namespace
-from percale.model.validation.shared import check_labels
+from percale.model.selector import LabelSelector
+from percale.model.selector_text import parse_label_selector
 from percale.objects import columns
 from percale.objects.kind_names import full_name, kind_of
 from percale.suggestion import did_you_mean
@@ -62,7 +63,7 @@ class Found(Struct, frozen=True):
 
 def find(kinds: Kinds, scope: Scope, all_of: Callable[[type[Object]], Sequence[Object]]) -> Found:
     """`all_of` has all objects of a kind, and all Namespaces. Raises BadInput for a selector that is none."""
-    labels = label_selector(scope.selector)
+    labels = parse_label_selector(scope.selector)
     home, everywhere = scope.home, scope.everywhere
     found, missing, elsewhere = [], [], 0
     for kind, names in kinds:
@@ -72,7 +73,7 @@ def find(kinds: Kinds, scope: Scope, all_of: Callable[[type[Object]], Sequence[O
         found.append([obj for obj in inside if _fits(obj, names, labels)])
         known = {obj.metadata.name for obj in found[-1]}
         missing += [not_there(kind, name, home, there) for name in names if name not in known]
-    nothing = _nothing([kind for kind, _ in kinds], None if everywhere else home, 0 if labels else elsewhere)
+    nothing = _nothing([kind for kind, _ in kinds], None if everywhere else home, 0 if scope.selector else elsewhere)
     namespaces = [each.metadata.name for each in all_of(Namespace)]
     if home not in namespaces and (hint := did_you_mean(home, namespaces, prefix="-n ")) is not None:
         nothing = f"{nothing}; {hint}"
@@ -104,18 +105,6 @@ def wanted_kinds(wanted: Sequence[Wanted]) -> Kinds:
     return found
 
 
-def label_selector(text: str) -> set[tuple[str, str]]:
-    """`K=V,…`. Raises BadInput."""
-    found = set()
-    for part in filter(None, text.split(",")):
-        key, equals, value = part.partition("=")
-        label = (key, value.removeprefix("="))
-        if not equals or any(check_labels(dict((label,)), ())):
-            raise BadInput(f"{part!r} is not K=V", hint="write -l app=web,tier=front")
-        found.add(label)
-    return found
-
-
 def not_there(kind: type[Object], name: str, namespace: str | None, known: Iterable[Object]) -> str:
     """What is said of an object that does not exist; `known` are those of its kind."""
     homes = sorted({obj.metadata.namespace or "" for obj in known if obj.metadata.name == name} - {namespace, ""})
@@ -123,8 +112,8 @@ def not_there(kind: type[Object], name: str, namespace: str | None, known: Itera
     return f"there is no {kind.KIND.lower()} {name}{_within(kind, namespace)}{hint}"
 
 
-def _fits(obj: Object, names: Sequence[str], labels: set[tuple[str, str]]) -> bool:
-    return (not names or obj.metadata.name in names) and labels <= obj.metadata.labels.items()
+def _fits(obj: Object, names: Sequence[str], labels: LabelSelector) -> bool:
+    return (not names or obj.metadata.name in names) and labels.matches(obj.metadata.labels)
 
 
 def _nothing(kinds: Sequence[type[Object]], namespace: str | None, elsewhere: int) -> str:

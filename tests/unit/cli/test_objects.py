@@ -47,7 +47,7 @@ def test_from_nothing_to_nothing(store: str, capsys: pytest.CaptureFixture[str])
     ("arguments", "what"),
     [
         ("get podz", "percale: there is no kind 'podz'; did you mean pod"),
-        ("get svc -l a", "percale: 'a' is not K=V; write -l app=web,tier=front"),
+        ("get svc -l a,", "percale: -l: '' is no label selector; write app=web, app!=web, app in (web,api)"),
         ("delete", "percale delete: name what to delete"),
         ("apply -f none.yaml", "percale: none.yaml: no such file or directory"),
         ("apply -f shop.yaml --service-cidr here", "'here' is not a network"),

@@ -17,7 +17,7 @@ _PATIENCE = 20.0
 @click.argument("what", nargs=-1, required=True, metavar="KIND [NAME…] | KIND/NAME…")
 @namespace_option
 @click.option("-A", "--all-namespaces", is_flag=True, help="Objects of all namespaces.")
-@click.option("-l", "--selector", metavar="K=V,…", help="Only objects with these labels.")
+@click.option("-l", "--selector", metavar="SELECTOR", help="Only objects with these labels: app=web,tier!=front,!old.")
 @lab_option
 def describe(
     *, what: tuple[str, ...], namespace: str | None, all_namespaces: bool, selector: str | None, lab: str

@@ -192,13 +192,15 @@ def rollout() -> None:
 @rollout.command("restart")
 @click.argument("what", nargs=-1, required=True, metavar="KIND NAME… | KIND/NAME… | KIND")
 @namespace_option
-@click.option("-l", "--selector", metavar="K=V,…", help="Objects of KIND with these labels.")
+@click.option(
+    "-l", "--selector", metavar="SELECTOR", help="Objects of KIND with these labels: app=web,tier!=front,!old."
+)
 @lab_option
 def rollout_restart(what: tuple[str, ...], namespace: str | None, selector: str | None, lab: str) -> int:
     """Replace the pods of Deployments, StatefulSets or DaemonSets by new ones; KIND alone: of all in the namespace."""
     wanted = wanted_objects(what)
     if selector and any(each["names"] for each in wanted):
-        raise click.UsageError("either names or -l K=V")
+        raise click.UsageError("either names or -l SELECTOR")
     answer = ask_lab(lab, "restart", wanted=wanted, namespace=namespace, everywhere=False, selector=selector or "")
     return print_changed(answer)
 
