@@ -40,6 +40,8 @@ _QUESTION = bytes.fromhex("7065 0100 0001 0000 0000 0000 00 0002 0001")
 _RESPONSE_TIMEOUT = 1.0
 """Seconds to wait for an HTTP response on an established connection: the server may not speak HTTP."""
 _LONGEST_ANSWER = 65536
+_QUESTIONS = 8
+"""To a name server that does not answer, in the time of a probe."""
 
 
 class AnsweredBy(Struct, frozen=True):
@@ -124,6 +126,9 @@ def look_up(resolver: Path, name: str, timeout_seconds: float, hint: str) -> tup
     try:
         stub_resolver = dns.resolver.Resolver(filename=str(resolver))
         stub_resolver.lifetime = timeout_seconds
+        stub_resolver.timeout = (
+            timeout_seconds / _QUESTIONS
+        )  # a node that does not know the Service yet drops the first
         for kind in ("A", "AAAA"):
             with suppress(dns.resolver.NoAnswer):
                 found += [ip_address(each.to_text()) for each in stub_resolver.resolve(name, kind, search=True)]
