@@ -77,13 +77,13 @@ class Decoded(NamedTuple):
     skipped: Sequence[SkippedDocument]
 
 
-def decoded(files: Files, validate: Validation) -> Decoded:
-    """The content of these files."""
+def decoded(files: Files, validate: Validation, *, policies: bool = True) -> Decoded:
+    """The content of these files. `policies`: those that are not enforced are warned of."""
     loaded = load_manifests(files.documents, {**KINDS, **kinds_of(Lab)}, unreadable=files.faults)
     errors = [finding for fault in loaded.faults for finding in errors_of(fault)]
     twice = [replace(finding, code="twice") for fault in loaded.duplicates for finding in errors_of(fault)]
     unknown = [replace(finding, code="unknown-field") for fault in loaded.unknown for finding in errors_of(fault)]
-    warnings = list(map(_left_out, loaded.skipped_that_matter))
+    warnings = [_left_out(each) for each in loaded.skipped_that_matter if policies or not each.why.policy]
     if validate == "strict":
         errors += unknown
     elif validate == "warn":

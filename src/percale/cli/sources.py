@@ -57,21 +57,24 @@ def load(
     lab: str | None = None,
     changed: Sequence[str] = (),
     pods: Sequence[IPNetwork] | None = None,
+    *,
+    policies: bool = True,
 ) -> World:
     """The world of these files, or of a lab; objects of `changed` replace those of the same kind and name.
 
-    `pods`: the networks of pods without an address; by default, what lab and files say. Raises BadInput, NoSuchLab.
+    `pods`: the networks of pods without an address; by default, what lab and files say.
+    `policies`: those that are not enforced are warned of. Raises BadInput, NoSuchLab.
     """
-    before = _from_lab(lab) if lab is not None else _from_files(files)
-    after = _from_files(changed)
+    before = _from_lab(lab) if lab is not None else _from_files(files, policies=policies)
+    after = _from_files(changed, policies=policies)
     tool = Tool("percale lab", lab_words(lab)) if lab is not None else None
     return overlaid(before, after, _configured(before, after, lab) if pods is None else pods, tool)
 
 
-def _from_files(files: Sequence[str]) -> LoadedManifests:
+def _from_files(files: Sequence[str], *, policies: bool) -> LoadedManifests:
     given = read(files)
     loaded = load_manifests(given.documents, KINDS_AND_LAB, unreadable=given.faults).valid(validation())
-    print_left_out(loaded.warnings(validation()))
+    print_left_out(loaded.warnings(validation(), policies=policies))
     return loaded
 
 
@@ -121,7 +124,7 @@ def _hosts(world: World, lab: str | None) -> Mapping[str, tuple[str, ...]] | Non
 def load_services(files: Sequence[str], lab: str | None) -> ServiceWorld:
     """Without files, of a lab. Raises BadInput, NoSuchLab."""
     place = lab_of_source(files, lab)
-    return service_world(load(files, place), place)
+    return service_world(load(files, place, policies=False), place)
 
 
 def pod_hint(services: ServiceWorld, service: Service, port: str, command: str, options: str) -> str:

@@ -42,7 +42,6 @@ def files(here: Path) -> None:
         "matrix -f p.yaml",
         "matrix -f p.yaml --diff p.yaml",
         "why -f p.yaml a 1.1.1.1 80",
-        "service list -f p.yaml",
         "policy test case.yaml",
     ],
 )
@@ -51,6 +50,17 @@ def test_each_is_named_once_on_stderr(command: str, capsys: pytest.CaptureFixtur
     assert [line for line in capsys.readouterr().err.splitlines() if "p.yaml" in line] == [
         f"warning: {line}" for line in NAMED
     ]
+
+
+@pytest.mark.parametrize(
+    "command", ["service list -f p.yaml", "service resolve -f p.yaml a 1.1.1.1 80", "service check p.yaml"]
+)
+def test_services_have_nothing_to_do_with_policies(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert percale(*command.split()) == 0
+    lines = capsys.readouterr()
+    (named,) = [line for line in (lines.out + lines.err).splitlines() if "p.yaml" in line]
+    assert "p.yaml:7: " in named
+    assert "did you mean NetworkPolicy?" in named
 
 
 def test_check_warns_of_them_and_strict_fails(capsys: pytest.CaptureFixture[str]) -> None:

@@ -97,7 +97,7 @@ def resolve(
     )
     pod_networks = networks(pods, "--pod-cidr") if pods else None
     place = lab_of_source(files, lab)
-    plain = load(files, place, pods=pod_networks)
+    plain = load(files, place, pods=pod_networks, policies=False)
     services_here = service_world(plain, place, said, pod_networks)
     options = f"{f' --node {node}' if node is not None else ''}{source_words(files, place)}"
     seen_at = services_here.node(node) if node is not None else None

@@ -30,11 +30,13 @@ _MISSPELT = 0.88
 
 
 class LeftOut(Struct, frozen=True, gc=False):
-    """`reason` follows "KIND of APIVERSION". `matters`: every command that reads the document says so."""
+    """`reason` follows "KIND of APIVERSION". `matters`: every command that reads the document says so; of a `policy`, those
+    on Services alone do not."""
 
     reason: str
     hint: str | None = None
     matters: bool = False
+    policy: bool = False
 
 
 NOT_KNOWN = LeftOut("is not known here")
@@ -53,12 +55,12 @@ def why_left_out(api_version: str, kind: str, kinds: Kinds) -> LeftOut:
     if known is not None and is_foreign(api_version, known.API_VERSION):
         if lower.endswith("networkpolicy"):
             reason = f"has another schema than that of {known.API_VERSION} and is not enforced by Percale"
-            return LeftOut(reason, matters=True)
+            return LeftOut(reason, matters=True, policy=True)
         return NOT_KNOWN
     if lower in _REPLACED:
-        return LeftOut("is not enforced by Percale", "ClusterNetworkPolicy replaces it", matters=True)
+        return LeftOut("is not enforced by Percale", "ClusterNetworkPolicy replaces it", matters=True, policy=True)
     if lower in _POLICY_KINDS or (lower.endswith("networkpolicy") and is_foreign(api_version, "")):
-        return LeftOut("is not enforced by Percale", matters=True)
+        return LeftOut("is not enforced by Percale", matters=True, policy=True)
     siblings = [name for name, each in kinds.items() if api_version == each.API_VERSION]
     meant = did_you_mean(kind, siblings, cutoff=_MISSPELT)
     return LeftOut("is no kind", meant, matters=True) if meant is not None else NOT_KNOWN

@@ -39,9 +39,10 @@ class LoadedManifests(Manifest, frozen=True, dict=True):
         """Where they are written."""
         return WrittenObjects(self.documents)
 
-    def warnings(self, validate: Validation = "strict") -> tuple[str, ...]:
+    def warnings(self, validate: Validation = "strict", *, policies: bool = True) -> tuple[str, ...]:
         """What somebody should know: policies that are not enforced, misspelt kinds, and unknown fields where they pass."""
-        return (*map(str, self.skipped_that_matter), *self._unknown_that_pass(validate))
+        skipped = (str(each) for each in self.skipped_that_matter if policies or not each.why.policy)
+        return (*skipped, *self._unknown_that_pass(validate))
 
     def notes(self, validate: Validation = "strict") -> tuple[str, ...]:
         """The same with all that is left out."""
