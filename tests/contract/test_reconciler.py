@@ -62,6 +62,7 @@ class World:
     somebody: Callable[[Change], None]
     problems: list[tuple[str, KernelError]] = field(default_factory=list)
     applied: list[Change] = field(default_factory=list)
+    restored: list[KernelObject] = field(default_factory=list)
     look: Callable[[], dict[Key, KernelObject]] = dict
 
     def holds(self, *objects: KernelObject) -> bool:
@@ -102,8 +103,12 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
     driver, other = (fake, fake) if request.param == "fake" else (in_namespace(), in_namespace())
     applied: list[Change] = []
     problems: list[tuple[str, KernelError]] = []
-    recording = Recording(driver, applied)
-    reconciler = Reconciler(recording, on_problem=lambda source, error: problems.append((source, error)))  # type: ignore[arg-type]
+    restored: list[KernelObject] = []
+    reconciler = Reconciler(
+        Recording(driver, applied),  # type: ignore[arg-type]
+        on_problem=lambda source, error: problems.append((source, error)),
+        on_restored=restored.append,
+    )
 
     def interfere(change: Change) -> None:
         if isinstance(other, FakeKernel):
@@ -113,7 +118,7 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
             assert error is None or error.errno == errno.EEXIST  # we had already put it right
 
     await reconciler.start()
-    yield World(driver, reconciler, interfere, problems, applied, other.read)
+    yield World(driver, reconciler, interfere, problems, applied, restored, other.read)
     await reconciler.stop()
     if other is not driver:
         other.close()
@@ -195,6 +200,7 @@ async def test_what_somebody_removes_comes_back(world: World, removed: KernelObj
     assert await world.comes_to_hold(*everything)
     await world.reconciler.wait_idle()
     assert world.reconciler.problems == {}
+    assert removed.key in {obj.key for obj in world.restored}
 
 
 async def test_bug_a_device_made_again_gets_its_peers_back(world: World) -> None:
@@ -214,6 +220,7 @@ async def test_routes_survive_a_link_flap(world: World) -> None:
     for link in (Link("eth0", Veth()), FLANNEL):
         world.somebody(Upsert(Link(link.name, link.kind, up=False)))
         assert await eventually(lambda: world.holds(*everything))
+    assert {type(obj) for obj in world.restored} == {Link}
 
 
 async def test_what_somebody_changes_is_set_right(world: World) -> None:

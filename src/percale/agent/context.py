@@ -18,10 +18,12 @@ from percale.agent.informer import Informer
 from percale.agent.logging import LineLog
 from percale.agent.metrics import Metrics
 from percale.agent.problems import Problems
+from percale.agent.repairs import Repairs
 from percale.agent.reporter import StatusReporter
 from percale.agent.state import LAST_STATE
 from percale.agent.systemd import PROBLEM_STATUS, notify
 from percale.errors import KernelError
+from percale.kernel.commands import format_object
 from percale.kernel.nftables.event_subscriptions import EventSubscriptions
 from percale.kernel.nftables.table import KernelNftTable
 from percale.kernel.reconciler.reconciler import Reconciler
@@ -52,8 +54,13 @@ class AgentContext:
             InvolvedObject(kind.KIND, key), "Invalid", str(error)
         )
         self.subscriptions = EventSubscriptions()
-        driver = _driver(self.log_command)
-        self.reconciler = Reconciler(driver, on_problem=self._rejected, on_batch=self.metrics.batch_applied)
+        self._repairs = Repairs(self.events)
+        self.reconciler = Reconciler(
+            _driver(self.log_command),
+            on_problem=self._rejected,
+            on_restored=lambda restored: self._repairs.count(format_object(restored)),
+            on_batch=self.metrics.batch_applied,
+        )
         self._rejection_callbacks: list[Callable[[str], None]] = []
         self._started_at = time.monotonic()
 

@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from percale.agent.events import Events, InvolvedObject
 from percale.agent.problems import Problems
+from percale.agent.repairs import Repairs
 from percale.backoff import Backoff
 from percale.errors import KernelError
 from percale.kernel.cleanup import remove_service_table
@@ -35,9 +35,6 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 """Seconds until a rejected transaction is retried; doubled each time."""
 _FIRST_RETRY, _LONGEST_RETRY = 5.0, 300.0
 """The same for rejected parts: only a change of the object or of the kernel makes them acceptable."""
-
-_MANY_REPAIRS, _REPAIRS_WITHIN = 5, 600.0
-"""So many changes of another program in so many seconds are what an operator must know."""
 
 SERVICE_BYTES = 2 * 1024 * 1024
 """Limit of one transaction of Services, some 30,000 elements: a policy's waits for its commit, 0.1 s."""
@@ -100,8 +97,7 @@ class NodeTable:
         self._retry: asyncio.TimerHandle | None = None
         self._due = asyncio.Event()
         self._foreign_change = False
-        self._repairs: deque[float] = deque(maxlen=_MANY_REPAIRS)
-        """When on the loop's clock foreign changes were undone."""
+        self._repairs = Repairs(events)
         kernel_table.on_foreign_change(self._on_foreign_change)
 
     def add(self, section: TableSection) -> None:
@@ -191,13 +187,6 @@ class NodeTable:
         self._foreign_change = True
         self._request_full_sync()
 
-    def _count_repair(self) -> None:
-        now = asyncio.get_running_loop().time()
-        self._repairs.append(now)
-        if len(self._repairs) == _MANY_REPAIRS and now - self._repairs[0] < _REPAIRS_WITHIN:
-            what = f"{self.source} is changed by another program again and again; each time it is restored"
-            self._events.warn_node("RepairedRepeatedly", what)
-
     async def _sync(self) -> bool:
         """Whether the kernel's table was changed. A transaction that is too large is split by the full sync."""
         transaction = merge_transactions(section.changes() for section in self._sections)
@@ -216,7 +205,7 @@ class NodeTable:
         transaction = await self._kernel_table.sync(snapshot, keep_stale=self._keep_stale)
         self._report_rejected(self._kernel_table.refused)
         if foreign and transaction:
-            self._count_repair()
+            self._repairs.count(self.source)
         return bool(transaction)
 
     def _report_rejected(self, rejected: Collection[Refused]) -> None:

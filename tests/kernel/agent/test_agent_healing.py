@@ -108,3 +108,15 @@ def test_a_store_that_is_away_or_bad_opens_nothing(cluster: Cluster, down: ExitS
         world.node.wait_ready()
         world.knocking.until_quiet()
     assert not world.knocking.arrived
+
+
+def test_a_route_that_somebody_deletes_again_and_again_is_an_event_of_the_node(cluster: Cluster) -> None:
+    node, peer = (cluster.node(number).start() for number in (1, 2))
+    until(lambda: node.ip("route", "show", peer.subnet), "its peer is there")
+    for _ in range(5):
+        node.ip("route", "delete", peer.subnet)
+        until(lambda: node.ip("route", "show", peer.subnet), "it is back")
+    (event,) = until(lambda: list(cluster.store.glob("Event/**/*.*")), "it is told")
+    told = event.read_text()
+    assert "RepairedRepeatedly" in told
+    assert f"ip route replace {peer.subnet} " in told

@@ -64,15 +64,19 @@ class Reconciler:
         driver: Driver,
         *,
         on_problem: Callable[[str, KernelError], None] | None = None,
+        on_restored: Callable[[KernelObject], None] = lambda _object: None,
         on_batch: Callable[[float, Sequence[OSError | None]], None] = lambda _seconds, _results: None,
     ) -> None:
         """`on_problem` gets the source and the error, once for each new error of an object; on the event loop.
+
+        `on_restored` gets each object that another program has changed or removed, once it is restored; on the event loop.
 
         `on_batch` gets the seconds that the kernel took for a batch of changes, and their results; on the worker thread.
         """
         self._on_batch = on_batch
         self._driver = driver
         self._on_problem = on_problem
+        self._on_restored = on_restored
         self._state = ReconcilerState()
         self._inbox: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="reconciler", daemon=True)
@@ -203,7 +207,8 @@ class Reconciler:
         self._retry_due()
         changes = self._state.plan()
         if changes:
-            self._state.applied(changes, self._apply(changes))
+            for restored in self._state.applied(changes, self._apply(changes)):
+                self._call_on_loop(self._on_restored, restored)
         self._schedule_reads(changes)
         self._schedule_retries()
         self._publish()

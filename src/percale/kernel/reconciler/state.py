@@ -101,6 +101,8 @@ class ReconcilerState:
         self._retried_after_enodev: set[Key] = set()
         """Objects rejected with ENODEV although their device was believed to exist."""
         self._dirty: set[Key] = set()
+        self._disturbed: set[Key] = set()
+        """Desired objects that another program has changed or removed, until they are restored."""
         self._foreign: dict[str, Link] = {}
 
     @property
@@ -160,7 +162,7 @@ class ReconcilerState:
         for by_key in (self.conflicts, self.errors, self._last_source):
             if by_key:
                 by_key.pop(key, None)
-        for marks in (self._created_pairs, self._retried_after_enodev):
+        for marks in (self._created_pairs, self._retried_after_enodev, self._disturbed):
             if marks:
                 marks.discard(key)
 
@@ -197,18 +199,28 @@ class ReconcilerState:
 
     def observe(self, events: Iterable[KernelEvent]) -> None:
         """Changes by others; the coarse events are the caller's."""
+        taken_along: set[Key] = set()
         for event in events:
             match event:
                 case ObjectChanged():
                     self.actual.put(event.object.key, event.object)
                     self._dirty.add(event.object.key)
+                    self._mark_disturbed(event.object.key)
                 case ObjectRemoved():
                     self.actual.pop(event.key)
+                    self._mark_disturbed(event.key)
                     self._dirty.add(event.key)
                     self._dirty |= self._invalidate(event.key)
                     self._drop_undesired(event.key)
                 case LinkReset():
                     self._dirty |= self._recheck(("link", event.dev))
+                    dependents = self._desired.dependents_of(("link", event.dev))
+                    taken_along |= {key for key in dependents if key[0] != "address"}  # one may be the reset's cause
+        self._disturbed -= taken_along
+
+    def _mark_disturbed(self, key: Key) -> None:
+        if key in self._desired:
+            self._disturbed.add(key)
 
     def _invalidate(self, lower: Key, *, links: bool = True) -> frozenset[Key]:
         """Desired objects on this may be gone: write them again, which is idempotent. Returns their keys."""
@@ -270,6 +282,7 @@ class ReconcilerState:
                     waiting |= self._recheck(key) - puts.keys()
             else:
                 self.errors.pop(key, None)
+                self._disturbed.discard(key)
         return plan.order(removals.values(), puts)
 
     def _implicitly_removed(self, obj: KernelObject) -> frozenset[Key]:
@@ -284,8 +297,13 @@ class ReconcilerState:
             return replace(desired, kind=desired.kind.without_descriptors())
         return desired
 
-    def applied(self, changes: Sequence[Change], results: Sequence[OSError | None]) -> None:
-        """Record the results of a plan's changes."""
+    def applied(self, changes: Sequence[Change], results: Sequence[OSError | None]) -> list[KernelObject]:
+        """Record the results of a plan's changes.
+
+        Returns what was restored after another program's change, without what only went along with its device.
+        """
+        restored = []
+        disturbed, self._disturbed = self._disturbed, set()
         for change, error in zip(changes, results, strict=True):
             obj = change.object
             key = obj.key
@@ -298,10 +316,13 @@ class ReconcilerState:
             if isinstance(change, Upsert):
                 self._record_new_dependency(obj)
                 self.actual.put(key, obj)
+                if key in disturbed and disturbed.isdisjoint(dependencies_of(obj)):
+                    restored.append(obj)
             else:
                 self._drop_undesired(key)
                 self.actual.pop(key)
                 self._last_source.pop(key, None)
+        return restored
 
     def _record_error(self, change: Change, error: OSError) -> None:
         """The actual object is unchanged, except that a device may have been deleted to be recreated."""
@@ -345,6 +366,7 @@ class ReconcilerState:
             self.actual.pop(lost)
         self._retried_after_enodev.add(key)
         self._dirty |= {key, *gone}
+        self._disturbed |= gone
         return True
 
     # Queries
