@@ -52,8 +52,9 @@ test: setup-tests                ## all tests, with real packets, in namespaces 
 kubernetes:                      ## builds Kubernetes' own programs and etcd, once, into ~/.cache/percale (PERCALE_CACHE)
 	scripts/kubernetes-binaries
 
-setup-testbed: setup-tests image
+setup-testbed: setup-tests
 	scripts/system-packages cluster
+	$(MAKE) image
 	scripts/kubernetes-binaries e2e
 
 test-cluster: setup-testbed      ## tests with real kube-apiservers, etcd and kubelets, and of the image
@@ -79,7 +80,7 @@ docs: setup                      ## what is generated: the docs' output of comma
 
 image: setup                     ## dist/percale.tar, an OCI archive: ARCHITECTURE=amd64 (this machine's), arm64, …, or all
 	mkdir -p dist
-	$(BIN)/python scripts/image $(addprefix --architecture ,$(ARCHITECTURE)) dist/percale.tar
+	$(BIN)/python scripts/image $(addprefix --architecture ,$(ARCHITECTURE)) $(addprefix --sources ,$(SOURCES)) dist/percale.tar
 
 lock: pyproject.toml             ## hashed locks
 	uv pip compile -q --generate-hashes --no-emit-index-url --no-header --universal --python-version 3.11 pyproject.toml -o requirements/run.txt

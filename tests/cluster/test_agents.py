@@ -198,3 +198,15 @@ def test_a_subnet_without_a_free_address_is_an_event_of_the_node(kubernetes: Kub
 
     (event,) = until(events)
     assert "all 5 addresses of 10.244.1.0/29 are used" in event["message"]
+
+
+def test_a_second_machine_with_a_nodes_name_is_refused_and_changes_nothing(kubernetes: KubernetesCluster) -> None:
+    one = kubernetes.node(1).start()
+    before = annotations_of(kubernetes, "n1")
+    second = kubernetes.node(2, node="n1").launch()
+    assert second.process is not None
+    assert second.process.wait(timeout=15) == 2
+    line = second.log.splitlines()[-1]
+    assert line.startswith("percale: node n1: another machine (192.168.0.1) has this name and holds 10.244.1.0/24; ")
+    assert annotations_of(kubernetes, "n1") == before
+    assert one.status.ready and problems(one) == ""

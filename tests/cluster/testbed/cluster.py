@@ -22,7 +22,7 @@ from pathlib import Path
 
 from tests.cluster.testbed import cgroups, images, installation
 from tests.cluster.testbed.control_plane import ControlPlane, kubectl
-from tests.cluster.testbed.layout import CONTROL_PLANE, CONTROL_PLANE_IP, DIRECTORY, GATEWAY_IP, Layout, load
+from tests.cluster.testbed.layout import CONTROL_PLANE, CONTROL_PLANE_IP, DIRECTORY, GATEWAY_IP, Layout
 from tests.cluster.testbed.node import start_node
 from tests.cluster.testbed.processes import HOLDER, TestbedError, in_holder, reap, run, say, start
 from tests.waiting import until
@@ -48,9 +48,10 @@ exec "$INIT"
 
 @contextmanager
 def testbed(layout: Layout) -> Iterator[Layout]:
-    """Up, and down in any case."""
+    """Up, and down in any case, but for one that was up before."""
+    _check(layout)
     try:
-        up(layout)
+        _start(layout)
         yield layout
     finally:
         down(layout.root)
@@ -59,6 +60,11 @@ def testbed(layout: Layout) -> Iterator[Layout]:
 def up(layout: Layout) -> None:
     """Returns once all nodes are Ready and the cluster has DNS."""
     _check(layout)
+    _start(layout)
+
+
+def _start(layout: Layout) -> None:
+    down(layout.root)  # the files of one that was killed
     archive = images.archive(layout.programs)
     layout.logs.mkdir(parents=True)
     layout.save()
@@ -107,7 +113,7 @@ def _check(layout: Layout) -> None:
     if missing:
         raise TestbedError(f"no {', '.join(missing)} here; type: scripts/system-packages cluster")
     installation.check()
-    if load(layout.root) is not None or cgroups.processes():
+    if cgroups.processes():
         raise TestbedError("a testbed is up; take it down first")
 
 

@@ -177,3 +177,17 @@ def test_an_etcd_that_lost_everything_gets_the_leases_again_and_no_peer_goes(
     assert answered >= sent - 1
     assert all("peer left" not in node.log for node in nodes)
     assert "the others stay until it does so again" in "".join(node.log for node in nodes)
+
+
+def test_a_second_machine_with_a_nodes_name_is_refused_and_changes_nothing(cluster: Cluster, etcd: EtcdServer) -> None:
+    etcd.ctl("put", f"{PREFIX}/config", NETWORK)
+    one = node_of(cluster, etcd, 1).start()
+    before = keys(etcd, "")
+    second = node_of(cluster, etcd, 2, node="n1").launch()
+    assert second.process is not None
+    assert second.process.wait(timeout=15) == 2
+    (line,) = [line for line in second.log.splitlines() if line.startswith("percale: ")]
+    assert line.startswith("percale: node n1: another machine (192.168.0.1) has this name and holds 10.5.")
+    assert "give this node another name, or delete SubnetLease" in line
+    assert keys(etcd, "") == before
+    assert one.status.ready and not one.status.problems

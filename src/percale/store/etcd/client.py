@@ -14,7 +14,7 @@ from percale.errors import BadConfig, StoreUnavailable
 from percale.store.etcd.address import Address
 from percale.store.etcd.messages import Authenticated, Body, Failure, RangeResponse, WatchLine, WatchResponse, watch
 from percale.store.http_errors import cause
-from percale.store.http_lines import HalfLine, whole_lines
+from percale.store.http_lines import HalfLine, abort, whole_lines
 from percale.store.tls_context import TlsContext
 
 R = TypeVar("R")
@@ -85,11 +85,14 @@ class EtcdClient:
                 timeout=_WATCH_TIMEOUT,
                 ssl=self._tls_of_files(),
             ) as response:
-                async for line in whole_lines(response.content.iter_any()):
-                    found = _decoded(line, WatchLine, endpoint)
-                    if found.result is None:
-                        return
-                    yield found.result
+                try:
+                    async for line in whole_lines(response.content.iter_any()):
+                        found = _decoded(line, WatchLine, endpoint)
+                        if found.result is None:
+                            return
+                        yield found.result
+                finally:
+                    abort(response)
         except (aiohttp.ClientError, OSError, HalfLine):  # a timeout is an OSError
             return
 

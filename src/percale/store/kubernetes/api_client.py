@@ -22,7 +22,7 @@ from yarl import URL
 
 from percale.errors import BadManifest, StoreUnavailable
 from percale.store.http_errors import cause
-from percale.store.http_lines import HalfLine, whole_lines
+from percale.store.http_lines import HalfLine, abort, whole_lines
 from percale.store.kubernetes.cluster_access import ClusterAccess
 from percale.store.kubernetes.credentials import Credentials
 from percale.store.kubernetes.proxies import proxy_for
@@ -103,6 +103,8 @@ class ApiClient:
                     yield line
             except (aiohttp.ClientError, OSError, HalfLine) as error:  # a timeout is an OSError
                 raise Cut(str(error)) from error
+            finally:
+                abort(response)
 
     async def close(self) -> None:
         """End all requests."""
