@@ -45,6 +45,8 @@ def is_running(pid: int) -> bool:
 class FakeProcess:
     """`sleep`; its id and its configuration are files."""
 
+    interval = 5.0
+
     def __init__(self, directory: Path) -> None:
         self._pid_file = directory / "pid"
         self.config = directory / "config.json"
@@ -79,6 +81,7 @@ class FakeBackend:
 
     type = FAKE
     keeps_state = True
+    session_ports = ()
     process: FakeProcess | None = None
 
     def __init__(self, options: FakeOptions) -> None:

@@ -13,7 +13,7 @@ from percale import __version__
 from percale.agent.metrics import GaugeValues, Metrics
 from percale.agent.network.underlay import UNDERLAY
 from percale.agent.problems import Problem, Problems
-from percale.agent.status import Addresses, Peer, Pod, Status
+from percale.agent.status import Addresses, BgpStatus, Peer, Pod, Status
 from percale.cni.operations import Unready
 from percale.kernel.reconciler.reconciler import Reconciler
 
@@ -30,6 +30,7 @@ class NetworkStatus(Struct, frozen=True):
     addresses: tuple[Addresses, ...] = ()
     peers: tuple[Peer, ...] = ()
     pods: tuple[Pod, ...] = ()
+    bgp: BgpStatus | None = None
 
 
 class StatusSource(Protocol):

@@ -36,6 +36,33 @@ class Pod(msgspec.Struct, frozen=True, omit_defaults=True):
     pod: str | None = None
 
 
+class BgpSession(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A session of this node's BGP speaker, in calicoctl's words; `node` is the neighbour's, None: a router outside."""
+
+    address: str
+    type: str
+    state: str
+    since: str
+    info: str
+    node: str | None = None
+
+
+class BgpRoute(msgspec.Struct, frozen=True):
+    """A route that BGP has brought."""
+
+    network: str
+    via: str | None
+    dev: str | None
+
+
+class BgpStatus(msgspec.Struct, frozen=True):
+    """`services` are addresses of Services that this node advertises by themselves."""
+
+    sessions: tuple[BgpSession, ...] = ()
+    routes: tuple[BgpRoute, ...] = ()
+    services: tuple[str, ...] = ()
+
+
 class Addresses(msgspec.Struct, frozen=True):
     """Usage of one of this node's subnets."""
 
@@ -63,5 +90,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     addresses: tuple[Addresses, ...]
     peers: tuple[Peer, ...]
     pods: tuple[Pod, ...]
+    bgp: BgpStatus | None
+    """Of the backend bgp."""
     problems: tuple[Problem, ...]
     lastError: Problem | None

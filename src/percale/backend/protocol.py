@@ -16,7 +16,7 @@ from percale.kernel.protocol import Interface
 from percale.model.addresses import IPAddress, IPNetwork
 from percale.model.ip_family import Family
 from percale.model.subnet_lease import LeasedFamily, NodeSubnets, SubnetLease, SubnetLeaseSpec
-from percale.render.network.tunnels import TunnelEnd
+from percale.render.network.tunnels import SessionPort, TunnelEnd
 from percale.render.objects import KernelObject
 
 
@@ -82,6 +82,8 @@ class PeerObjects(Struct, frozen=True):
     """By which it is reached, one per family. Its tunnel packets come from there: the guard of this node's lets them in."""
     problem: str | None = None
     """Why the peer, or an address family that both nodes have, is left out; None when all is well."""
+    learned: tuple[IPNetwork, ...] = ()
+    """Its subnets whose routes are no objects, for a routing daemon brings them."""
 
 
 class BackendProcess(Protocol):
@@ -89,6 +91,9 @@ class BackendProcess(Protocol):
 
     It outlives the agent, as the kernel's state does: the next agent finds it by what is in the backend's directory.
     """
+
+    interval: float
+    """Seconds between two checks."""
 
     async def ensure(self, node: LocalNode, leases: Sequence[SubnetLease]) -> None:
         """Start it if it does not run, and configure it for this node and these peers. Idempotent. Raises PercaleError."""
@@ -136,6 +141,10 @@ class Backend(Protocol):
     def tunnel_ends(self, node: LocalNode) -> tuple[TunnelEnd, ...]:
         """Where this node takes tunnel packets."""
 
+    @property
+    def session_ports(self) -> tuple[SessionPort, ...]:
+        """Where its process takes other nodes' messages: no pod may send there."""
+
     def peer(self, node: LocalNode, lease: SubnetLease) -> PeerObjects:
         """The objects for one peer; families that either node lacks, or that have a problem, are left out."""
 
@@ -154,6 +163,7 @@ class KernelBackend:
 
     keeps_state = False
     process: BackendProcess | None = None
+    session_ports: tuple[SessionPort, ...] = ()
 
     def load(self, directory: Path) -> None:
         """There is nothing to read."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from percale.backend.bgp.backend import BgpBackend
 from percale.backend.host_gw import HostGw
 from percale.backend.protocol import Backend
 from percale.backend.vxlan import VxlanBackend
@@ -14,6 +15,7 @@ from percale.model.netconf import NetworkConfig
 BACKENDS: dict[str, Callable[[Any], Backend]] = {
     "vxlan": VxlanBackend,
     "host-gw": lambda _options: HostGw(),
+    "bgp": BgpBackend,
 }
 """By flannel's `Backend.Type`; each takes its options of `model/backend_options.py`."""
 

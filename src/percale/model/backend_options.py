@@ -60,6 +60,12 @@ class HostGwOptions(BackendOptions, frozen=True):
     """None."""
 
 
+class BgpOptions(BackendOptions, frozen=True):
+    """`BFD`: nodes notice each other's silence within a second. All else is in Calico's objects."""
+
+    bfd: bool = msgspec.field(default=False, name="BFD")
+
+
 class UdpOptions(BackendOptions, frozen=True):
     """The port of flannel's userspace tunnel."""
 
@@ -122,6 +128,7 @@ class ExtensionOptions(BackendOptions, frozen=True):
 OPTIONS: dict[str, type[BackendOptions]] = {
     "vxlan": VxlanOptions,
     "host-gw": HostGwOptions,
+    "bgp": BgpOptions,
     "udp": UdpOptions,
     "ipip": IpipOptions,
     "wireguard": WireguardOptions,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeAlias
 
+from percale.model.bgp import BGPConfiguration, BGPFilter, BGPPeer
 from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
 from percale.model.configmap import ConfigMap
 from percale.model.endpoints import Endpoints, EndpointSlice
@@ -46,4 +47,7 @@ KINDS: Kinds = kinds_of(
     ConfigMap,
     Event,
     SubnetLease,
+    BGPConfiguration,
+    BGPPeer,
+    BGPFilter,
 )

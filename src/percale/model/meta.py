@@ -56,6 +56,8 @@ class Object(Part, frozen=True, kw_only=True):
 
     API_VERSION: ClassVar[str]
     KIND: ClassVar[str]
+    ALIASES: ClassVar[tuple[str, ...]] = ()
+    """Versions of the same schema under which manifests have it too."""
     PLURAL: ClassVar[str]
     """The resource's name in API paths."""
     NAMESPACED: ClassVar[bool] = True
@@ -71,6 +73,11 @@ class Object(Part, frozen=True, kw_only=True):
     def version(cls) -> str:
         """`v1` of `apps/v1`."""
         return cls.API_VERSION.rpartition("/")[2]
+
+    @classmethod
+    def is_version(cls, api_version: str) -> bool:
+        """Whether this is how objects of this `apiVersion` look."""
+        return api_version == cls.API_VERSION or api_version in cls.ALIASES
 
     @property
     def key(self) -> ObjectKey:

@@ -21,6 +21,9 @@ endpointslices           discovery.k8s.io/v1              true   EndpointSlice
 ingresses                networking.k8s.io/v1             true   Ingress
 networkpolicies          networking.k8s.io/v1             true   NetworkPolicy
 clusternetworkpolicies   policy.networking.k8s.io/v1alpha2 false ClusterNetworkPolicy
+bgpconfigurations        crd.projectcalico.org/v1         false  BGPConfiguration
+bgpfilters               crd.projectcalico.org/v1         false  BGPFilter
+bgppeers                 crd.projectcalico.org/v1         false  BGPPeer
 subnetleases             percale.io/v1alpha1              false  SubnetLease
 """
 

@@ -88,6 +88,8 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     subnetFile: AbsolutePath | None = "/run/flannel/subnet.env"
     """flannel's file about the node's subnet, for docker and others."""
     http: Listen | None = "127.0.0.1:9099"
+    secretsDir: AbsolutePath = "/etc/percale/secrets"
+    """Secrets that objects refer to, as mounted: NAME/KEY is a file."""
     cni: CniConfig = CniConfig()
     services: ServicesConfig = ServicesConfig()
     logFormat: Literal["text", "json"] = "text"

@@ -1,6 +1,6 @@
 """Keeps the process of a backend running and configured; a backend that needs none has no such task.
 
-node, leases ─▶ request_sync() ─▶ BackendProcess.ensure ─▶ check, every few seconds ─▶ Problems
+node, leases ─▶ request_sync() ─▶ BackendProcess.ensure ─▶ check, at its interval ─▶ Problems
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from percale.model.subnet_lease import SubnetLease
 
 BACKEND = "backend"
 """The problem's source."""
-_INTERVAL = 5.0
-"""Seconds between checks."""
 
 
 class BackendSupervisor:
@@ -30,14 +28,14 @@ class BackendSupervisor:
         leases: Callable[[], Sequence[SubnetLease]],
         problems: Problems,
         *,
-        interval: float = _INTERVAL,
+        on_checked: Callable[[], None] = lambda: None,
     ) -> None:
-        """`node` and `leases` return the current node and the leases of its reachable peers."""
+        """`node` and `leases` return the current node and the leases of its peers; `on_checked` is called after each check."""
         self._process = process
         self._node = node
         self._leases = leases
         self._problems = problems
-        self._interval = interval
+        self._on_checked = on_checked
         self._changed = asyncio.Event()
 
     def request_sync(self) -> None:
@@ -55,6 +53,7 @@ class BackendSupervisor:
                 self._problems.raise_(BACKEND, error)
             else:
                 self._problems.clear(BACKEND)
+            self._on_checked()
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._interval):
+                async with asyncio.timeout(self._process.interval):
                     await self._changed.wait()

@@ -18,6 +18,7 @@ from pathlib import Path
 from percale.agent.context import AgentContext
 from percale.agent.informer import STORE, Change, Subscription
 from percale.agent.network.backend_process import BackendSupervisor
+from percale.agent.network.bgp import NodeBgp
 from percale.agent.network.fastpath import Fastpath
 from percale.agent.network.peer_probes import PeerProbes
 from percale.agent.network.peers import Peers
@@ -28,6 +29,7 @@ from percale.agent.reporter import NetworkStatus
 from percale.agent.service.host_ports import HostPorts
 from percale.agent.state import ADDRESSES
 from percale.agent.status import Addresses, Pod
+from percale.backend.bgp.backend import BgpBackend
 from percale.backend.protocol import Backend, LocalNode
 from percale.cni.attachments import device_exists
 from percale.cni.hooks import PodHook
@@ -118,8 +120,15 @@ class NodeNetwork:
             log_command=context.log_command,
             measure=self._cni_answered,
         )
+        self._bgp = self._bgp_of(backend, context) if isinstance(backend, BgpBackend) else None
         self._supervisor = (
-            BackendSupervisor(backend.process, lambda: subnets.local, lambda: self._peers.leases, context.problems)
+            BackendSupervisor(
+                backend.process,
+                lambda: subnets.local,
+                lambda: self._peers.leases,
+                context.problems,
+                on_checked=self._bgp.on_configured if self._bgp is not None else lambda: None,
+            )
             if backend.process is not None
             else None
         )
@@ -127,6 +136,17 @@ class NodeNetwork:
         context.informer.on_lack(
             SubnetLease, subnets.lease_lost
         )  # a store that lost all leases gets ours again at once
+
+    def _bgp_of(self, backend: BgpBackend, context: AgentContext) -> NodeBgp:
+        return NodeBgp(
+            context,
+            backend,
+            self._network.networks,
+            peers=self._peers,
+            declare_elements=self._tables.declare,
+            request_sync=self._on_peers_changed,
+            on_routes=self._fastpath.request_sync,
+        )
 
     async def start(self, exit_stack: AsyncExitStack, tasks: asyncio.TaskGroup, leases: Subscription) -> None:
         """Declare all desired state, accept CNI requests, then garbage-collect stale objects. Raises StateError, KernelError."""
@@ -136,6 +156,8 @@ class NodeNetwork:
         tasks.create_task(self._subnets.renew(), name="renew")
         if self._supervisor is not None:
             tasks.create_task(self._supervisor.run(), name="backend")
+        if self._bgp is not None:
+            self._bgp.start(exit_stack, tasks)
         if self._config.probePeers:
             tasks.create_task(self._probes.run(), name="probes")
         self._declare_node(self._subnets.local)
@@ -209,7 +231,14 @@ class NodeNetwork:
         tunnels = self._backend.tunnel_ends(local)
         self._reconciler.declare(DEVICE, (*self._backend.device(local), *unreachable_subnets(self._subnets.subnets)))
         self._host_ports.reserve("its tunnel", (("UDP", end.port) for end in tunnels))
-        elements = node_elements(self._network.networks, self._subnets.subnets, tunnels, masquerade=self._config.ipMasq)
+        self._host_ports.reserve("BGP", self._backend.session_ports)
+        elements = node_elements(
+            self._network.networks,
+            self._subnets.subnets,
+            tunnels,
+            self._backend.session_ports,
+            masquerade=self._config.ipMasq,
+        )
         self._tables.declare("node", elements)
         if self._config.shortcut == "auto":
             # Conntrack does not see the fast path's packets: the next one on the slow path must not count as out of window.
@@ -296,6 +325,7 @@ class NodeNetwork:
             subnets=_texts(self._subnets.subnets),
             addresses=self.addresses(),
             peers=self._peers.status(),
+            bgp=self._bgp.status() if self._bgp is not None else None,
             pods=tuple(
                 Pod(
                     container=owner.container,

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from percale.agent.logging import Log
@@ -19,7 +19,7 @@ from percale.agent.status import Peer
 from percale.backend.lease_conflicts import LeaseConflicts, refusal
 from percale.backend.protocol import Backend, LocalNode, PeerObjects
 from percale.errors import AgentError
-from percale.model.addresses import IPAddress
+from percale.model.addresses import IPAddress, IPNetwork
 from percale.model.subnet_lease import SubnetLease
 from percale.render.network.elements import Element
 from percale.render.network.tunnels import peer_element
@@ -33,10 +33,14 @@ Declare = Callable[[str, Iterable[KernelObject]], None]
 
 @dataclass(slots=True)
 class _Peer:
-    """`left_out`: why it, or one of its address families, has no objects. `silent`: gateways that do not answer."""
+    """`left_out`: why it, or one of its address families, has no objects. `silent`: gateways that do not answer.
+
+    `learned`: subnets whose routes a routing daemon brings, each with its route once it is there.
+    """
 
     lease: SubnetLease
     routes: tuple[Route, ...] = ()
+    learned: dict[IPNetwork, Route | None] = field(default_factory=dict)
     addresses: bool = False
     """It is reached in one address family at least, if it answers."""
     left_out: str | None = None
@@ -48,12 +52,18 @@ class _Peer:
 
     @property
     def reached(self) -> bool:
-        return self.addresses and not (self.silent and set(self.silent) >= set(self.gateways))
+        unknown = self.learned and not any(self.learned.values())
+        return self.addresses and not unknown and not (self.silent and set(self.silent) >= set(self.gateways))
 
     @property
     def problem(self) -> str | None:
         silence = f"no answer from {' and '.join(map(str, self.silent))}" if self.silent else None
-        return self.left_out or silence
+        missing = [str(subnet) for subnet, route in self.learned.items() if route is None]
+        return self.left_out or silence or (f"no route to {' and '.join(missing)} yet" if missing else None)
+
+    @property
+    def all_routes(self) -> tuple[Route, ...]:
+        return (*self.routes, *(route for route in self.learned.values() if route is not None))
 
 
 class Peers:
@@ -83,6 +93,10 @@ class Peers:
         self._peers: dict[str, _Peer] = {}
         """By lease name."""
         self._reached = 0
+        self._learned: dict[IPNetwork, Route] = {}
+        """What a routing daemon has brought."""
+        self._learners: dict[IPNetwork, str] = {}
+        """The peer that wants a route, by its subnet."""
 
     def __len__(self) -> int:
         return len(self._peers)
@@ -96,12 +110,12 @@ class Peers:
     def routes(self) -> Iterator[Route]:
         """The routes to all peers' pods."""
         for peer in self._peers.values():
-            yield from peer.routes
+            yield from peer.all_routes
 
     @property
     def leases(self) -> list[SubnetLease]:
-        """Of the peers that are reachable."""
-        return [peer.lease for peer in self._peers.values() if peer.reached]
+        """Of the peers that this backend can reach, whether they answer or not."""
+        return [peer.lease for peer in self._peers.values() if peer.addresses]
 
     def replace(self, leases: Iterable[SubnetLease]) -> Iterator[None]:
         """Replace all leases. A generator, so that the caller can yield to the event loop between them."""
@@ -154,6 +168,7 @@ class Peers:
         self._reached -= peer.reached
         self._conflicts.remove(name)
         self._with_problem.pop(name, None)
+        self._set_learners(name, peer, ())
         self._declare(_source(name), ())
         self._declare_elements(_source(name), ())
         self._set_targets(name, ())
@@ -171,6 +186,28 @@ class Peers:
             peer.silent = gateways
             self._after_change(name, peer, reached)
         self._report()
+
+    def set_learned(self, dst: IPNetwork, route: Route | None) -> None:
+        """A routing daemon has brought this route, or withdrawn it."""
+        if route is not None:
+            self._learned[dst] = route
+        else:
+            self._learned.pop(dst, None)
+        if (name := self._learners.get(dst)) is None:
+            return
+        peer = self._peers[name]
+        if (peer.learned[dst] is None) != (route is None):
+            self._log.info("route withdrawn" if route is None else "route learned", node=peer.lease.spec.node, to=dst)
+        reached = peer.reached
+        peer.learned[dst] = route
+        self._after_change(name, peer, reached)
+        self._report()
+
+    def _set_learners(self, name: str, peer: _Peer, subnets: Iterable[IPNetwork]) -> None:
+        for subnet in peer.learned:
+            self._learners.pop(subnet, None)
+        peer.learned = {subnet: self._learned.get(subnet) for subnet in subnets}
+        self._learners.update(dict.fromkeys(peer.learned, name))
 
     def update_local(self, local: LocalNode) -> Iterator[None]:
         """This node changed: render every peer again. A generator likewise."""
@@ -211,6 +248,7 @@ class Peers:
         reached, gateways = peer.reached, peer.gateways
         peer.addresses, peer.left_out = bool(rendered.addresses), problem
         peer.routes = tuple(each for each in objects if isinstance(each, Route))
+        self._set_learners(name, peer, rendered.learned)
         if peer.gateways != gateways:
             peer.silent = ()
             self._set_targets(name, peer.gateways)
@@ -228,10 +266,11 @@ class Peers:
 
     def _path(self, peer: _Peer) -> Literal["direct", "tunnel"] | None:
         """Direct: by the nodes' own network, without a tunnel's device."""
-        if not peer.routes:
+        routes = peer.all_routes
+        if not routes:
             return None
         underlay = {each.interface.name for each in self._local.families.values()}
-        return "direct" if all(route.dev in underlay for route in peer.routes) else "tunnel"
+        return "direct" if all(route.dev in underlay for route in routes) else "tunnel"
 
     def _report(self) -> None:
         """A problem for all of them together: a node may have thousands of peers."""

@@ -78,7 +78,7 @@ class SeenAddress(Struct, frozen=True):
 
 
 class SeenRoute(Struct, frozen=True):
-    """A route of the main table as the kernel reports it; `protocol` is its owner."""
+    """A route as the kernel reports it; `protocol` is its owner."""
 
     dst: IPNetwork
     index: int | None
@@ -223,10 +223,10 @@ def _encode_route(desired: Route, index: int | None, protocol: int, scope: int) 
     return b"".join(parts)
 
 
-def query_routes() -> bytes:
-    """All routes of the main table, both families."""
-    header = _ROUTE_HEADER.pack(socket.AF_UNSPEC, 0, 0, 0, _TABLE_MAIN, 0, 0, 0, 0)
-    return header + u32(_RTA_TABLE, _TABLE_MAIN)
+def query_routes(table: int = _TABLE_MAIN) -> bytes:
+    """All routes of a table (1 to 254), both families."""
+    header = _ROUTE_HEADER.pack(socket.AF_UNSPEC, 0, 0, 0, table, 0, 0, 0, 0)
+    return header + u32(_RTA_TABLE, table)
 
 
 def route_protocol(body: bytes) -> int:
@@ -234,13 +234,13 @@ def route_protocol(body: bytes) -> int:
     return body[5]
 
 
-def decode_route(body: bytes) -> SeenRoute | None:
-    """A route of the main table with one next hop; None for others."""
-    family, length, _, _, table, protocol, _, kind, flags = _ROUTE_HEADER.unpack_from(body)
-    if kind not in _ROUTE_KINDS or table != _TABLE_MAIN:
+def decode_route(body: bytes, table: int = _TABLE_MAIN) -> SeenRoute | None:
+    """A route of this table (1 to 254) with one next hop; None for others."""
+    family, length, _, _, short_table, protocol, _, kind, flags = _ROUTE_HEADER.unpack_from(body)
+    if kind not in _ROUTE_KINDS or short_table != table:
         return None
     found = attributes(body, 12)
-    if _RTA_MULTIPATH in found or number(found.get(_RTA_TABLE, b"\xfe")) != _TABLE_MAIN:
+    if _RTA_MULTIPATH in found or number(found.get(_RTA_TABLE, bytes((table,)))) != table:
         return None
     metric = number(found.get(_RTA_PRIORITY, b""))
     via = None

@@ -243,7 +243,7 @@ def _decode_valid(data: bytes | msgspec.Raw, kind: type[Object]) -> Object:
 
 def _known_type(found: _TypeMeta, kinds: Kinds) -> type[Object]:
     kind = kinds.get(found.kind)
-    if kind is None or found.apiVersion != kind.API_VERSION:
+    if kind is None or not kind.is_version(found.apiVersion):
         raise _NeedsTree
     return kind
 
@@ -321,19 +321,19 @@ def _known_kind(node: Node, value: dict[str, Any], source: Source, kinds: Kinds)
     """Raises BadManifest for another version of a known kind."""
     version, name = (_type_field(node, value, key, source) for key in ("apiVersion", "kind"))
     kind = kinds.get(name)
+    if kind is not None and kind.is_version(version):
+        return kind
     if kind is None or is_foreign(version, kind.API_VERSION):
         metadata = value.get("metadata")
         called = metadata.get("name") if isinstance(metadata, dict) else None
         why = why_left_out(version, name, kinds)
         return SkippedDocument(version, name, source, why, called if isinstance(called, str) else "")
-    if version != kind.API_VERSION:
-        line = descend(node, ("apiVersion",))[1]
-        raise BadManifest(
-            f"apiVersion: {name} of {version} is not known here",
-            where=f"{source.file}:{line}",
-            hint=f"write {kind.API_VERSION}",
-        )
-    return kind
+    line = descend(node, ("apiVersion",))[1]
+    raise BadManifest(
+        f"apiVersion: {name} of {version} is not known here",
+        where=f"{source.file}:{line}",
+        hint=f"write {kind.API_VERSION}",
+    )
 
 
 def object_of(kind: type[T], value: dict[str, Any], written: SourceText) -> T:

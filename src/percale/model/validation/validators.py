@@ -8,11 +8,13 @@ from typing import Any, TypeAlias, get_args
 
 import msgspec
 
+from percale.model.bgp import BGPConfiguration, BGPFilter, BGPPeer
 from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
 from percale.model.manifest.decoders import converted
 from percale.model.meta import Object
 from percale.model.networkpolicy import NetworkPolicy
 from percale.model.selector import LabelSelector
+from percale.model.validation.bgp import check_bgp_configuration, check_bgp_filter, check_bgp_peer
 from percale.model.validation.clusternetworkpolicy import check_cluster_network_policy
 from percale.model.validation.field_errors import FieldError, FieldErrors, invalid, mapping
 from percale.model.validation.networkpolicy import check_network_policy
@@ -46,6 +48,9 @@ _VALIDATORS: Mapping[type[Object], Validator] = MappingProxyType(
     {
         NetworkPolicy: check_network_policy,
         ClusterNetworkPolicy: check_cluster_network_policy,
+        BGPConfiguration: check_bgp_configuration,
+        BGPPeer: check_bgp_peer,
+        BGPFilter: check_bgp_filter,
         **dict.fromkeys(get_args(Workload), _check_workload),
     }
 )

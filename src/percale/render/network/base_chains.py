@@ -5,7 +5,9 @@
               output, raw        nor are ours
               input              our tunnels accept packets from peers to their local address only;
                                  loopback no connection from elsewhere, whichever device has `route_localnet`
-              forward, last      no forwarded packet enters a node's tunnel; established flows are marked for the fast path
+                                 a routing daemon hears no pod
+              forward, last      no forwarded packet enters a node's tunnel, none of a pod reaches a routing daemon;
+                                 established flows are marked for the fast path
               postrouting, nat   traffic that leaves the pod network gets the node's address
     bridge    prerouting         the same for pods on a bridge, with their MAC; unknown protocols are dropped
               forward            a pod receives from other ports packets to its own address, ARP and neighbour discovery
@@ -93,6 +95,16 @@ set peers {{
     comment "public addresses of the other nodes"
 }}
 
+set sessions {{
+    type inet_proto . inet_service
+    comment "where this node's routing daemon and its neighbours take messages"
+}}
+
+set speakers {{
+    type {address}
+    comment "neighbours of this node's routing daemon"
+}}
+
 set pods {{
     type {address}
     flags interval
@@ -116,6 +128,12 @@ chain input {{
     type filter hook input priority filter; policy accept;
 {loopback}\
     udp dport @tunnels goto tunnel-input comment "a tunnel between nodes"
+    meta l4proto . th dport @sessions jump session-input comment "the routing daemon"
+}}
+
+chain session-input {{
+    {ip} saddr @pods counter name spoofed drop comment "a pod is no neighbour"
+    ct status dnat counter name spoofed drop comment "redirected to the routing daemon by DNAT"
 }}
 
 chain tunnel-input {{
@@ -129,6 +147,7 @@ chain tunnel-input {{
 chain forward {{
     type filter hook forward priority 200; policy accept;
     udp dport @tunnels jump tunnel-forward comment "a tunnel between nodes, or a pod's port of that number"
+    meta l4proto . th dport @sessions jump session-forward comment "a routing daemon, or a pod's port of that number"
     ct state established ct status & (snat | dnat) == 0 meta mark set meta mark | {shortcut:#x} comment "for the fast path"
 }}
 
@@ -137,6 +156,13 @@ chain tunnel-forward {{
     ct status dnat {ip} daddr != @pods counter name spoofed drop comment "redirected into a tunnel by DNAT"
     {ip} daddr @peers {ip} saddr != @peers counter name spoofed drop comment "only what a node itself sends"
 {ends}\
+}}
+
+chain session-forward {{
+    {ip} saddr @pods {ip} daddr @speakers counter name spoofed drop comment "it would have this node's address"
+    {ip} saddr @pods {ip} daddr @peers counter name spoofed drop comment "likewise"
+    ct status dnat {ip} daddr @speakers counter name spoofed drop comment "redirected to a routing daemon by DNAT"
+    ct status dnat {ip} daddr @peers counter name spoofed drop comment "likewise"
 }}
 
 chain tunnel-prerouting {{
@@ -343,8 +369,9 @@ def _routed(
 def _routed_sets(address: Field, bits: Field) -> tuple[SetSpec, ...]:
     return (
         *(SetSpec(name, (address,), interval=True) for name in ("cluster", "localpods", "pods")),
-        *(SetSpec(name, (address,)) for name in ("tunnelendpoints", "peers")),
+        *(SetSpec(name, (address,)) for name in ("tunnelendpoints", "peers", "speakers")),
         *(SetSpec(name, ("inet_service",)) for name in ("tunnels", "localtunnels")),
+        SetSpec("sessions", ("inet_proto", "inet_service")),
         SetSpec("sources", ("ifname", address)),
         SetSpec("quoted", ("ifname", bits)),
     )

@@ -136,6 +136,7 @@ _PACKED: dict[Field, Callable[[Any], bytes]] = {
     "ipv6_addr": _address(IPv6Address),
     "ether_addr": lambda part: bytes.fromhex(part.replace(":", "")),
     "ifname": lambda part: part.encode(),
+    "inet_proto": lambda part: part.to_bytes(1, "big"),
     "inet_service": lambda part: part.to_bytes(2, "big"),
     "bits32": lambda part: part.to_bytes(4, "big"),
     "bits128": lambda part: part.to_bytes(16, "big"),

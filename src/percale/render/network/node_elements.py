@@ -7,19 +7,24 @@ from collections.abc import Iterable, Iterator
 from percale.model.addresses import IPNetwork
 from percale.model.ip_family import Family
 from percale.render.network.elements import Element
-from percale.render.network.tunnels import TunnelEnd, tunnel_elements
+from percale.render.network.tunnels import SessionPort, TunnelEnd, session_elements, tunnel_elements
 
 
 def node_elements(
-    networks: Iterable[IPNetwork], own: Iterable[IPNetwork], tunnels: Iterable[TunnelEnd] = (), *, masquerade: bool
+    networks: Iterable[IPNetwork],
+    own: Iterable[IPNetwork],
+    tunnels: Iterable[TunnelEnd] = (),
+    sessions: Iterable[SessionPort] = (),
+    *,
+    masquerade: bool,
 ) -> tuple[Element, ...]:
     """The pod networks; with `masquerade` (the agent's `ipMasq`) also as what to masquerade, with this node's subnets.
 
-    `tunnels` are the backend's: pods are kept out of them.
+    `tunnels` and `sessions` are the backend's: pods are kept out of them.
     """
     pods = tuple(networks)
     masqueraded = (*_members("cluster", pods), *_members("localpods", own)) if masquerade else ()
-    return (*tunnel_elements(tunnels), *_members("pods", pods), *masqueraded)
+    return (*tunnel_elements(tunnels), *session_elements(sessions), *_members("pods", pods), *masqueraded)
 
 
 def _members(name: str, networks: Iterable[IPNetwork]) -> Iterator[Element]:

@@ -1,11 +1,12 @@
-"""The UDP ports and endpoints of tunnels between nodes, as set elements for the guard chains of `base_chains.py`.
+"""The ports and endpoints of tunnels and routing daemons, as set elements for the guard chains of `base_chains.py`.
 
 The agent declares this node's, and a peer's as the backend says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
@@ -20,6 +21,24 @@ class TunnelEnd(Struct, frozen=True):
 
     address: IPAddress
     port: int
+
+
+SessionPort: TypeAlias = tuple[Literal["TCP", "UDP"], int]
+"""Where a node's routing daemon takes messages of its neighbours."""
+_PROTOCOL_NUMBERS = {"TCP": 6, "UDP": 17}
+
+
+def session_elements(ports: Iterable[SessionPort]) -> Iterator[Element]:
+    """No pod may send to these ports of a node or of a router."""
+    for protocol, port in ports:
+        for family in Family:
+            yield Element(family.nft, "sessions", (_PROTOCOL_NUMBERS[protocol], port))
+
+
+def speaker_elements(neighbors: Iterable[IPAddress]) -> Iterator[Element]:
+    """Neighbours of the routing daemon: a pod's packets to them would have the node's address."""
+    for address in neighbors:
+        yield Element(Family(address.version).nft, "speakers", (address,))
 
 
 def tunnel_elements(ends: Iterable[TunnelEnd]) -> tuple[Element, ...]:

@@ -46,6 +46,7 @@ STATUS = Status(
             problem="it uses host-gw, we use vxlan",
         ),
     ),
+    bgp=None,
     pods=(Pod("0123456789abcdef", "eth0", ("10.244.1.2",), "default/web"),),
     problems=(Problem("store bad.yaml", "bad.yaml:3: not YAML", 1010.0),),
     lastError=Problem("store bad.yaml", "bad.yaml:3: not YAML", 1010.0),

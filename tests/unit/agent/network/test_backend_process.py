@@ -21,6 +21,8 @@ LEASE = make_lease(SubnetLeaseSpec(node="n2"))
 class World:
     """A process that does nothing, and its supervisor."""
 
+    interval = 0.01
+
     def __init__(self) -> None:
         self.node = LocalNode("n1", {}, frozenset())
         self.leases: list[SubnetLease] = []
@@ -28,7 +30,7 @@ class World:
         self.configured: asyncio.Queue[tuple[str, list[SubnetLease]]] = asyncio.Queue()
         self.checked = asyncio.Event()
         self.problems = Problems(LineLog("text", io.StringIO()))
-        self.supervisor = BackendSupervisor(self, lambda: self.node, lambda: self.leases, self.problems, interval=0.01)
+        self.supervisor = BackendSupervisor(self, lambda: self.node, lambda: self.leases, self.problems)
 
     async def ensure(self, node: LocalNode, leases: Sequence[SubnetLease]) -> None:
         self.configured.put_nowait((node.name, list(leases)))

@@ -1,0 +1,117 @@
+"""The BGP backend: nodes tell each other their subnets by BGP, and routers what is to be reached behind them.
+
+No tunnel: packets go by the underlay as they are, and routers between nodes must know the pods' subnets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import sha256
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from msgspec import Struct
+
+from percale.backend.bgp.bird_process import TABLE, BirdProcess
+from percale.backend.bgp.sessions import BgpObjects, NodeFacts, NodeSessions, SessionPlanner, service_blocks
+from percale.backend.bgp.speaker import PORT, SECOND_PORT, Prefix, Speaker
+from percale.backend.peer_path import paths, type_problem
+from percale.backend.protocol import KernelBackend, LocalNode, PeerObjects
+from percale.errors import BadConfig
+from percale.model.addresses import IPNetwork, parse_network
+from percale.model.backend_options import BgpOptions
+from percale.model.subnet_lease import SubnetLease
+from percale.render.objects import KernelObject
+
+
+class BgpWorld(Struct, frozen=True):
+    """What the agent knows of the cluster."""
+
+    objects: BgpObjects
+    networks: tuple[IPNetwork, ...]
+    """The pod networks."""
+    prefixes: tuple[Prefix, ...] | None = None
+    """What this node advertises of them; None: its subnets."""
+    services: tuple[IPNetwork, ...] = ()
+    """Addresses of Services that it advertises by themselves."""
+
+
+class BgpBackend(KernelBackend):
+    """See `Backend`."""
+
+    type = "bgp"
+    keeps_state = True
+    session_ports = (("TCP", PORT), ("TCP", SECOND_PORT), ("UDP", 3784), ("UDP", 4784))
+    """BGP's, and BFD's over one hop and over several (RFC 5881, RFC 5883)."""
+    process: BirdProcess
+
+    def __init__(self, options: BgpOptions) -> None:
+        self._options = options
+        self.world: BgpWorld | None = None
+        """None: the store's objects are not known yet."""
+
+    def load(self, directory: Path) -> None:
+        """The process keeps its files there."""
+        self.process = BirdProcess(directory, self._plan)
+
+    def pod_mtu(self, node: LocalNode) -> int:
+        """The interface's own, the smaller one of two."""
+        return min(each.interface.mtu for each in node.families.values())
+
+    def check(self, node: LocalNode) -> None:
+        """Neighbours send to the public address, and BIRD speaks from it: it must be this node's own."""
+        for family in node.families.values():
+            address = family.public_ip
+            if address is not None and all(address != mine.ip for mine in family.interface.addresses):
+                raise BadConfig(
+                    f"bgp: public address {address} is not an address of {family.interface.name}",
+                    where=f"node {node.name}",
+                    hint="leave out --public-ip, choose the interface with --iface, or use vxlan",
+                )
+
+    def device(self, node: LocalNode) -> tuple[KernelObject, ...]:
+        """None."""
+        return ()
+
+    def peer(self, node: LocalNode, lease: SubnetLease) -> PeerObjects:
+        """No objects: its routes come by BGP."""
+        if (other := type_problem(self.type, lease)) is not None:
+            return PeerObjects(problem=other)
+        found = list(paths(node, lease))
+        return PeerObjects((), tuple(path.gateway for path in found), learned=tuple(path.subnet for path in found))
+
+    def _plan(self, node: LocalNode, leases: Sequence[SubnetLease]) -> tuple[Speaker, NodeSessions] | None:
+        return plan(node, leases, self.world, self._options) if self.world is not None else None
+
+
+def plan(
+    node: LocalNode, leases: Sequence[SubnetLease], world: BgpWorld, options: BgpOptions
+) -> tuple[Speaker, NodeSessions]:
+    """The node's speaker, and what was left out of it. Pure."""
+    planner = SessionPlanner(node, leases, world.objects, bfd=options.bfd)
+    sessions = planner.plan()
+    blocks = tuple(dict.fromkeys(parse_network(cidr) for cidrs in service_blocks(world.objects) for cidr in cidrs))
+    wide = tuple(block for block in blocks if block.prefixlen < block.max_prefixlen)
+    facts = world.objects.nodes.get(node.name, NodeFacts())
+    public = {family: each.public_ip for family, each in node.families.items() if each.public_ip is not None}
+    speaker = Speaker(
+        router_id=_router_id(node),
+        addresses=public,
+        interfaces=tuple(dict.fromkeys(each.interface.name for each in node.families.values())),
+        networks=world.networks,
+        prefixes=world.prefixes if world.prefixes is not None else tuple(map(Prefix, node.subnets)),
+        services=(*wide, *world.services) if facts.advertises_services else (),
+        service_blocks=blocks,
+        reflector=planner.reflector is not None,
+        sessions=sessions.sessions,
+        table=TABLE,
+    )
+    return speaker, sessions
+
+
+def _router_id(node: LocalNode) -> IPv4Address:
+    """Its IPv4 address; a node without one has a number of its name."""
+    for address in node.public_ips:
+        if isinstance(address, IPv4Address):
+            return address
+    return IPv4Address(sha256(node.name.encode()).digest()[:4])

@@ -1,0 +1,241 @@
+"""BIRD as a process that outlives the agent: started, configured by its socket, watched. A `BackendProcess`.
+
+    bird.conf  as it runs (0600: passwords)      bird.ctl  its socket      bird.pid      bird.log
+
+A new configuration is tried by `bird -p` first; a session at which that fails is left out and named. BIRD is started with -R,
+which keeps the kernel's routes until neighbours have sent theirs again: it may be killed, and so may the agent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from percale.atomic_file import replace_file
+from percale.backend.bgp.bird_config import BirdConfig, bird_config
+from percale.backend.bgp.bird_socket import LearnedRoute, Line, ProtocolState, ask, protocols, routes
+from percale.backend.bgp.replaced_sessions import ReplacedSessions
+from percale.backend.bgp.sessions import NodeSessions
+from percale.backend.bgp.speaker import Session, Speaker
+from percale.backend.protocol import LocalNode
+from percale.errors import AgentError, StateError
+from percale.kernel.rtnl.table_follower import flush_table
+from percale.model.subnet_lease import SubnetLease
+
+TABLE = 179
+"""The kernel's routing table that is BIRD's alone."""
+PROTOCOL = 12
+"""Of routes that BIRD makes (RTPROT_BIRD)."""
+_START, _END = 5.0, 5.0
+"""Seconds until it answers, and until it has said goodbye to its neighbours."""
+_GRACE = 10.0
+"""Seconds for which a session may come up before it is a problem."""
+_ESTABLISHED = "Established"
+
+
+class SessionState(Struct, frozen=True):
+    """A session and what BIRD says of it."""
+
+    session: Session
+    state: str
+    since: str
+    info: str
+
+
+class BirdProcess:
+    """All methods are called on the event loop."""
+
+    interval = 1.0
+
+    def __init__(
+        self, directory: Path, plan: Callable[[LocalNode, Sequence[SubnetLease]], tuple[Speaker, NodeSessions] | None]
+    ) -> None:
+        """`plan` makes the speaker; None: the cluster's objects are not known yet."""
+        self._directory = directory
+        self._plan = plan
+        self._config, self._socket, self._pid_file = (directory / f"bird.{each}" for each in ("conf", "ctl", "pid"))
+        self._child: subprocess.Popen[bytes] | None = None
+        self._replaced = ReplacedSessions()
+        self._wanted: tuple[Session, ...] = ()
+        self._problems: tuple[str, ...] = ()
+        self._down_since: dict[str, float] = {}
+        self.states: tuple[SessionState, ...] = ()
+        """As of the last check."""
+        self.ignored: tuple[str, ...] = ()
+        """Fields of the cluster's objects that have no effect."""
+
+    @property
+    def pid(self) -> int | None:
+        """Of BIRD, if it runs: this one, not another process that has its number now."""
+        if self._child is not None:
+            self._child.poll()  # else a dead child would stay a zombie
+        try:
+            pid = int(self._pid_file.read_text())
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            ours = Path(f"/proc/{pid}/cwd").samefile(self._directory)
+        except (OSError, ValueError):
+            return None
+        return pid if ours and state != "Z" else None
+
+    async def ensure(self, node: LocalNode, leases: Sequence[SubnetLease]) -> None:
+        """See `BackendProcess`. Until the cluster's objects are known, what was configured last is good enough."""
+        planned = self._plan(node, leases)
+        if planned is None:
+            if self._config.exists() and self.pid is None:
+                await self._start()
+            return
+        speaker, sessions = planned
+        self._wanted, self._problems, self.ignored = sessions.sessions, sessions.problems, sessions.ignored
+        running = self.pid is not None
+        learned = await self.learned() if running and self._replaced.waiting(speaker.sessions) else ()
+        peers = {lease.spec.node for lease in leases}
+        kept = self._replaced.update(speaker.sessions, learned, peers, time.monotonic())
+        config = await self._checked(replace(speaker, sessions=(*speaker.sessions, *kept)))
+        if not running:
+            self._write(config.text)
+            await self._start()
+        elif self._config.read_text() != config.text:
+            self._write(config.text)
+            await self._ask("configure")
+
+    async def _checked(self, speaker: Speaker) -> BirdConfig:
+        """The configuration without the sessions that BIRD does not take. Raises AgentError."""
+        while True:
+            config = bird_config(speaker, str(self._directory / "bird.log"))
+            if self._config.exists() and self._config.read_text() == config.text:
+                return config
+            draft = self._directory / "bird.new"
+            self._write(config.text, draft)
+            try:
+                line, error = await self._try(draft)
+            finally:
+                draft.unlink(missing_ok=True)
+            if error is None:
+                return config
+            bad = config.session_at(line)
+            if bad is None:
+                raise AgentError(f"BIRD does not take its configuration: {error}", where=str(self._config))
+            self._problems += (f"session {bad} is left out: {error}",)
+            speaker = replace(speaker, sessions=tuple(each for each in speaker.sessions if each.name != bad))
+
+    async def _try(self, file: Path) -> tuple[int, str | None]:
+        """The line and the error, if there is one."""
+        done = await asyncio.to_thread(
+            subprocess.run,
+            [_program(), "-p", "-c", file.name],
+            cwd=self._directory,
+            capture_output=True,
+            text=True,
+            timeout=_START,
+        )
+        if done.returncode == 0:
+            return 0, None
+        place, _, said = done.stderr.strip().partition(" ")[2].partition(" ")
+        line = place.split(":")[1] if place.count(":") >= 2 else "0"
+        return int(line) if line.isdecimal() else 0, said or done.stderr.strip()
+
+    def _write(self, text: str, path: Path | None = None) -> None:
+        try:
+            replace_file(path or self._config, text.encode(), mode=0o600)
+        except OSError as error:
+            raise StateError(f"cannot be written: {error.strerror}", where=str(self._config)) from error
+
+    async def _start(self) -> None:
+        """Raises AgentError."""
+        program = _program()
+        with (self._directory / "bird.err").open("wb") as errors:
+            self._child = subprocess.Popen(  # noqa: ASYNC220 - a fork, for a process that outlives this loop
+                [program, "-f", "-R", "-c", self._config.name, "-s", self._socket.name, "-P", self._pid_file.name],
+                cwd=self._directory,
+                stdin=subprocess.DEVNULL,
+                stdout=errors,
+                stderr=errors,
+                start_new_session=True,  # a signal to the agent's group is not for it
+            )
+        deadline = time.monotonic() + _START
+        while True:
+            with suppress(OSError, TimeoutError):
+                await ask(self._socket, "show status")
+                return
+            if self._child.poll() is not None or time.monotonic() > deadline:
+                said = (self._directory / "bird.err").read_text(errors="replace").strip().splitlines()
+                raise AgentError(
+                    f"BIRD does not start: {said[-1] if said else 'it says nothing'}", where=str(self._config)
+                )
+            await asyncio.sleep(0.01)
+
+    async def _ask(self, command: str) -> list[Line]:
+        try:
+            return await ask(self._socket, command)
+        except (OSError, TimeoutError) as error:
+            raise AgentError(f"BIRD does not answer: {error or 'in time'}", where=str(self._socket)) from error
+
+    async def learned(self) -> tuple[LearnedRoute, ...]:
+        """All routes of BIRD's, the best and the others. Raises AgentError."""
+        found: list[LearnedRoute] = []
+        for table in ("master4", "master6"):
+            found += routes(await self._ask(f"show route table {table}"))
+        return tuple(found)
+
+    async def check(self) -> None:
+        """Raises AgentError: it does not run, or sessions are down or left out."""
+        if self.pid is None and not self._wanted and not self._config.exists():
+            return
+        self.states = ()
+        seen = {each.name: each for each in protocols(await self._ask("show protocols"))}
+        self.states = tuple(_state(session, seen.get(session.name)) for session in self._wanted)
+        problems = [*self._problems, *self._down(time.monotonic())]
+        if problems:
+            more = f" (and {len(problems) - 1} more)" if problems[1:] else ""
+            raise AgentError(f"BGP: {problems[0]}{more}")
+
+    def _down(self, now: float) -> list[str]:
+        down = {each.session.name: each for each in self.states if each.state != _ESTABLISHED}
+        self._down_since = {name: self._down_since.get(name, now) for name in down}
+        return [
+            f"no session with {each.session.node or each.session.neighbor}: {' '.join((each.state, each.info)).strip()}"
+            for name, each in down.items()
+            if now - self._down_since[name] >= _GRACE
+        ]
+
+    async def stop(self) -> None:
+        """Neighbours withdraw its routes at once; its table is emptied."""
+        if self.pid is not None:
+            with suppress(OSError, TimeoutError, AgentError):
+                await ask(self._socket, "down")
+            deadline = time.monotonic() + _END
+            while (pid := self.pid) is not None:
+                if time.monotonic() > deadline:
+                    os.kill(pid, signal.SIGKILL)
+                    deadline = time.monotonic() + _END
+                await asyncio.sleep(0.01)
+        await asyncio.to_thread(flush_table, TABLE, PROTOCOL)
+
+
+def _state(session: Session, seen: ProtocolState | None) -> SessionState:
+    if seen is None:
+        return SessionState(session, "left out", "", "")
+    state, _, info = seen.info.partition(" ")
+    return SessionState(session, state or seen.state, seen.since, info.strip())
+
+
+def find_bird() -> str | None:
+    """The path of the program, which is not in everybody's PATH."""
+    return shutil.which("bird", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+
+
+def _program() -> str:
+    found = find_bird()
+    if found is None:
+        raise AgentError("the backend bgp needs BIRD 2", hint="sudo apt-get install -y bird2")
+    return found
