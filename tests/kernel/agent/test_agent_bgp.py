@@ -6,21 +6,29 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.kernel.agent.cluster import DUAL, Cluster, Node
+from tests.kernel.agent.cluster import DUAL, NETNS, Cluster, Node
 from tests.waiting import until
 
 from percale.backend.bgp.bird_process import BirdProcess
 from percale.backend.state_dir import BACKEND_STATE
+from percale.model.bgp import REFLECTOR_ANNOTATION
 
 BGP = {**DUAL, "Backend": {"Type": "bgp"}}
 
 
+def state_of(node: Node) -> Path:
+    """BIRD's directory."""
+    return node.directory / "state" / BACKEND_STATE / "bgp"
+
+
 def bird(node: Node) -> BirdProcess:
     """That of the node's agent."""
-    return BirdProcess(node.directory / "state" / BACKEND_STATE / "bgp", lambda _node, _leases: None)
+    return BirdProcess(state_of(node), lambda _node, _leases: None)
 
 
 def sessions(node: Node) -> dict[str, str]:
@@ -39,7 +47,7 @@ def all_reached(*nodes: Node) -> None:
 @pytest.fixture
 def nodes(cluster: Cluster) -> Iterator[list[Node]]:
     cluster.network = BGP
-    made = [cluster.node(number) for number in (1, 2, 3)]
+    made = [cluster.node(number, ipv6=True) for number in (1, 2, 3)]
     for node in made:
         node.launch()
     for node in made:
@@ -56,7 +64,10 @@ def test_pods_of_a_mesh(nodes: list[Node]) -> None:
     a, b, c = one.pod("a"), two.pod("b"), three.pod("c")
     for source, target in ((a, b), (b, c), (c, a)):
         assert all(map(source.reaches, target.addresses))
-    assert one.ip("route", "show", two.subnet).split() == f"{two.subnet} via 192.168.0.2 dev eth0 proto 112 metric 32".split()
+    assert (
+        one.ip("route", "show", two.subnet).split()
+        == f"{two.subnet} via 192.168.0.2 dev eth0 proto 112 metric 32".split()
+    )
     assert sessions(one) == dict.fromkeys(("192.168.0.2", "192.168.0.3", "fd00::2", "fd00::3"), "Established")
     assert [peer.path for peer in one.status.peers] == ["direct", "direct"]
     assert one.status.problems == ()
@@ -90,28 +101,67 @@ def kill_agent_while_bird_restarts(node: Node) -> None:
     node.start()
 
 
+@contextmanager
+def no_route_event(*nodes: Node) -> Iterator[None]:
+    """No kernel of these nodes tells of a route to pods meanwhile; only BIRD may write its own table's again, as they are."""
+    with ExitStack() as stack:
+        files = [stack.enter_context((node.directory / "events").open("w+")) for node in nodes]
+        for node, file in zip(nodes, files, strict=True):
+            command = ["nsenter", f"--net={NETNS / node.name}", "ip", "monitor", "route"]
+            monitor = stack.enter_context(subprocess.Popen(command, stdout=file))
+            stack.callback(monitor.terminate)
+        yield
+        for file in files:
+            file.seek(0)
+            told = [line for line in file if "10.244." in line or "fd00:244:" in line]
+            assert [line for line in told if "table 179" not in line or line.startswith("Deleted")] == []
+
+
 @pytest.mark.parametrize("kill", [kill_bird, kill_agent, kill_bird_then_agent, kill_agent_while_bird_restarts])
-def test_no_route_is_lost(nodes: list[Node], kill: Callable[[Node], None], tmp_path: Path) -> None:
-    one, two, three = nodes
+def test_no_route_is_lost(nodes: list[Node], kill: Callable[[Node], None]) -> None:
+    one, two, _ = nodes
     all_reached(*nodes)
     a, b = one.pod("a"), two.pod("b")
-    events = {node.name: (tmp_path / node.name).open("w+") for node in nodes}
-    monitors = [
-        subprocess.Popen(["nsenter", f"--net=/run/netns/{node.name}", "ip", "monitor", "route"], stdout=events[node.name])
-        for node in nodes
-    ]
-    try:
-        with a.pinging(b.addresses[0]) as answered:
-            kill(one)
-            until(lambda: set(sessions(one).values()) == {"Established"} and len(sessions(one)) == 4)
-            all_reached(*nodes)
-        sent, received = answered()
-        assert received == sent > 10
-    finally:
-        for monitor in monitors:
-            monitor.terminate()
-            monitor.wait()
-    for file in events.values():
-        file.seek(0)
-        assert "10.244" not in file.read()
-        file.close()
+    with no_route_event(*nodes), a.pinging(b.addresses[0]) as answered:
+        kill(one)
+        until(lambda: list(sessions(one).values()) == ["Established"] * 4)
+        all_reached(*nodes)
+    sent, received = answered()
+    assert received == sent > 10
+
+
+def calico(kind: str, name: str, **spec: Any) -> dict[str, Any]:
+    return {"apiVersion": "projectcalico.org/v3", "kind": kind, "metadata": {"name": name}, "spec": spec}
+
+
+def node_object(name: str, *, reflector: str | None = None, **labels: str) -> dict[str, Any]:
+    annotations = {REFLECTOR_ANNOTATION: reflector} if reflector is not None else {}
+    metadata = {"name": name, "labels": labels, "annotations": annotations}
+    return {"apiVersion": "v1", "kind": "Node", "metadata": metadata}
+
+
+def types(node: Node) -> set[tuple[str, str, str]]:
+    """Type and state of each session."""
+    status = node.status.bgp
+    return {(each.address, each.type, each.state) for each in status.sessions} if status is not None else set()
+
+
+def test_a_mesh_turns_to_reflectors_without_a_route_event(nodes: list[Node], cluster: Cluster) -> None:
+    one, two, three = nodes
+    all_reached(*nodes)
+    a, c = two.pod("a"), three.pod("c")
+    cluster.write("nodes", node_object("n1", reflector="1.0.0.1", reflects="yes"), node_object("n2"), node_object("n3"))
+    reflected = {(address, "node specific", "Established") for address in ("192.168.0.1", "fd00::1")}
+    with no_route_event(*nodes), a.pinging(c.addresses[0]) as answered:
+        peer = calico("BGPPeer", "reflectors", nodeSelector="!has(reflects)", peerSelector="has(reflects)")
+        cluster.write("bgp", peer, calico("BGPConfiguration", "default", nodeToNodeMeshEnabled=False))
+        until(lambda: types(two) == types(three) == reflected)
+        until(lambda: all("Mesh" not in (state_of(node) / "bird.conf").read_text() for node in nodes))
+        all_reached(*nodes)
+    sent, received = answered()
+    assert received == sent > 10
+    assert two.ip("route", "show", three.subnet).startswith(f"{three.subnet} via 192.168.0.3 dev eth0")
+    cluster.write("bgp")
+    cluster.write("nodes")
+    until(lambda: all({kind for _, kind, _ in types(node)} == {"node-to-node mesh"} for node in nodes))
+    all_reached(*nodes)

@@ -27,8 +27,8 @@ RESTART_TIME = 120
 """Seconds for which neighbours keep our routes."""
 _IMPORT_LIMIT = 20000
 _MARTIANS = {
-    Family.IPV4: "[ 0.0.0.0/8+, 127.0.0.0/8+, 169.254.0.0/16+, 224.0.0.0/3+ ]",
-    Family.IPV6: "[ ::/8+, fe80::/10+, ff00::/8+ ]",
+    Family.IPV4: ("0.0.0.0/8{8,32}", "127.0.0.0/8+", "169.254.0.0/16+", "224.0.0.0/3+"),
+    Family.IPV6: ("::/8{8,128}", "fe80::/10+", "ff00::/8+"),
 }
 
 
@@ -87,18 +87,9 @@ def _family(speaker: Speaker, family: Family) -> Iterator[str]:
     yield f"  kernel table {speaker.table}; persist; graceful restart; scan time 10;"
     yield f"  ipv{family} {{ import none; export where source = RTS_BGP{_unless(blocks)}; }};"
     yield "}"
-    yield f"function foreign{family}()"
-    yield "{"
-    yield f"  if net ~ {_MARTIANS[family]} then return true;"
-    for prefix in own:
-        yield f"  if net ~ [ {prefix.network}+ ] then return true;"
-    yield "  return false;"
-    yield "}"
-    cluster = _set(_of(family, (*speaker.networks, *speaker.service_blocks)))
-    yield f"function of_cluster{family}()"
-    yield "{"
-    yield f"  return {f'net ~ {cluster}' if cluster else 'false'};"
-    yield "}"
+    foreign = ", ".join((*_MARTIANS[family], *(f"{each.network}+" for each in own)))
+    yield f"define FOREIGN{family} = [ {foreign} ];"
+    yield f"define CLUSTER{family} = {_set(_of(family, (*speaker.networks, *speaker.service_blocks)))};"
 
 
 def _unless(networks: str) -> str:
@@ -151,16 +142,17 @@ def _session(speaker: Speaker, session: Session) -> Iterator[str]:
     if session.next_hop != "auto":
         yield f"    next hop {session.next_hop};"
     yield "    import filter {"
-    yield f"      if foreign{family}() then reject;"
+    yield f"      if net ~ FOREIGN{family} then reject;"
     if session.node is not None:
-        yield f"      if !of_cluster{family}() then reject;"
+        yield f"      if !(net ~ CLUSTER{family}) then reject;"
     yield from _rules(session.imports, family)
     yield "      accept;"
     yield "    };"
     yield "    export filter {"
     yield from _rules(session.exports, family)
     yield "      if source != RTS_BGP then accept;"
-    yield f"      if {f'of_cluster{family}()' if speaker.reflector else 'false'} then accept;"
+    if speaker.reflector:
+        yield f"      if net ~ CLUSTER{family} then accept;"
     yield "      reject;"
     yield "    };"
     yield "  };"

@@ -44,8 +44,7 @@ class ReplacedSessions:
         """The sessions to keep beside the wanted ones. `nodes` are those that exist, `now` is in seconds."""
         current = {each.name: each for each in wanted}
         for name in self._current.keys() - current.keys():
-            if current:
-                self._kept[name] = _Kept(self._current[name], now + LONGEST)
+            self._kept[name] = _Kept(self._current[name], now + LONGEST)
         self._current = current
         taken = {(each.neighbor, each.port) for each in current.values()}
         replaced = _replaced(learned, self._kept)
@@ -59,7 +58,7 @@ class ReplacedSessions:
 
 
 def _replaced(learned: Iterable[LearnedRoute], kept: Collection[str]) -> dict[str, bool]:
-    """Whether every route of a session is there by one that stays. A session without routes is not: it may be coming up."""
+    """Whether every route of a session is there by one that stays: also when it has none, for the neighbour has left it."""
     sources: defaultdict[str, set[str]] = defaultdict(set)
     for route in learned:
         sources[route.network].add(route.protocol)
@@ -68,4 +67,4 @@ def _replaced(learned: Iterable[LearnedRoute], kept: Collection[str]) -> dict[st
         stays = bool(protocols.difference(kept))
         for name in protocols.intersection(kept):
             found[name] = found.get(name, True) and stays
-    return {name: found.get(name, False) for name in kept}
+    return {name: found.get(name, True) for name in kept}
