@@ -14,6 +14,8 @@ import msgspec
 from msgspec import inspect
 
 from percale.agent.status import Status
+from percale.cli.bgp.routes import BgpRoutesDocument
+from percale.cli.bgp.status import BgpStatusDocument
 from percale.cli.etcd import EtcdDocument
 from percale.cli.findings import FindingsDocument
 from percale.cli.lab.probe import ProbeDocument
@@ -46,6 +48,8 @@ _IN_TIME = "not in time"
 ANSWERS: Mapping[str, Answer] = {
     "agent": Answer("it was stopped"),
     "apply": Answer(),
+    "bgp routes": Answer("shown", json={"": BgpRoutesDocument}),
+    "bgp status": Answer("all sessions are established", "some are not", {"": BgpStatusDocument}),
     "completion": Answer("shown"),
     "delete": Answer(),
     "etcd init": Answer("written"),

@@ -107,6 +107,8 @@ IN_A_LAB: Mapping[str, Mapping[str, int]] = {
 ELSEWHERE = {
     "agent": "tests/e2e/test_agent_commands.py",
     "apply": "tests/unit/cli/test_objects.py",
+    "bgp routes": "tests/e2e/test_lab_bgp.py",
+    "bgp status": "tests/e2e/test_lab_bgp.py",
     "delete": "tests/unit/cli/test_objects.py",
     "etcd init": "tests/unit/cli/test_etcd.py",
     "etcd reserve": "tests/unit/cli/test_etcd.py",
@@ -124,6 +126,8 @@ ELSEWHERE = {
 NO_ANSWER: Mapping[str, str] = {
     "agent": "--config nosuch.yaml",
     "apply": "-f world.yaml --store files:/nosuch",
+    "bgp routes": "--http unix:/nosuch",
+    "bgp status": "--http unix:/nosuch",
     "completion": "csh",
     "delete": "pod web --store files:/nosuch",
     "etcd init": "--store files:/tmp world.yaml",

@@ -24,6 +24,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
     {
         "agent": "Run the agent of this node: pod addresses, routes, tunnels.",
         "apply": "Create or change objects of a store: the agent's, without a lab.",
+        "bgp": "BGP sessions and routes of this node, or of a lab's nodes.",
         "completion": "The script that completes words in bash, zsh or fish.",
         "delete": "Delete objects of a store, by file or by name.",
         "etcd": "The network's configuration and leases in an etcd, as flannel has them: write, show, reserve.",

@@ -34,7 +34,7 @@ def bird(node: Node) -> BirdProcess:
 def sessions(node: Node) -> dict[str, str]:
     """State by neighbour."""
     status = node.status.bgp
-    return {each.address: each.state for each in status.sessions} if status is not None else {}
+    return {each.address: each.info for each in status.sessions} if status is not None else {}
 
 
 def all_reached(*nodes: Node) -> None:
@@ -143,11 +143,11 @@ def node_object(name: str, *, reflector: str | None = None, **labels: str) -> di
 def types(node: Node) -> set[tuple[str, str, str]]:
     """Type and state of each session."""
     status = node.status.bgp
-    return {(each.address, each.type, each.state) for each in status.sessions} if status is not None else set()
+    return {(each.address, each.type, each.info) for each in status.sessions} if status is not None else set()
 
 
 def test_a_mesh_turns_to_reflectors_without_a_route_event(nodes: list[Node], cluster: Cluster) -> None:
-    one, two, three = nodes
+    _, two, three = nodes
     all_reached(*nodes)
     a, c = two.pod("a"), three.pod("c")
     cluster.write("nodes", node_object("n1", reflector="1.0.0.1", reflects="yes"), node_object("n2"), node_object("n3"))

@@ -22,4 +22,4 @@ def test_flannels_other_backends_are_named(name: str) -> None:
     config = network_config({"Network": "10.0.0.0/16", "Backend": {"Type": name}})
     with pytest.raises(BadNetworkConfig) as caught:
         make_backend(config)
-    assert str(caught.value) == f'Backend.Type: backend "{name}" is not available; use vxlan or host-gw'
+    assert str(caught.value) == f'Backend.Type: backend "{name}" is not available; use vxlan or host-gw or bgp'

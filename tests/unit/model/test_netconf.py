@@ -13,6 +13,7 @@ from percale.errors import BadNetworkConfig
 from percale.model.backend_options import (
     OPTIONS,
     AllocOptions,
+    BgpOptions,
     ExtensionOptions,
     HostGwOptions,
     IpipOptions,
@@ -214,6 +215,7 @@ def test_every_backend_has_flannels_defaults() -> None:
     assert defaults == {
         "vxlan": VxlanOptions(vni=1, port=8472, mtu=0, gbp=False, learning=False, direct_routing=False),
         "host-gw": HostGwOptions(),
+        "bgp": BgpOptions(bfd=False),
         "udp": UdpOptions(port=8285),
         "ipip": IpipOptions(direct_routing=False),
         "wireguard": WireguardOptions(

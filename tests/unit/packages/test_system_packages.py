@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[3]
 # Percale's own command, and one that a test means not to be there.
 _NO_PACKAGE = {"percale", "nosuch"}
 # They copy tables that iptables has made: where there are some, there is iptables.
-_THERE_WHEN_STARTED = {"iptables-save", "iptables-restore"}
+# A node whose network has the backend bgp needs BIRD: preflight and the agent say so.
+_THERE_WHEN_STARTED = {"iptables-save", "iptables-restore", "bird"}
 _TESTBED = ROOT / "tests/cluster/testbed"
 
 

@@ -40,16 +40,19 @@ _START, _END = 5.0, 5.0
 """Seconds until it answers, and until it has said goodbye to its neighbours."""
 _GRACE = 10.0
 """Seconds for which a session may come up before it is a problem."""
-_ESTABLISHED = "Established"
 
 
 class SessionState(Struct, frozen=True):
-    """A session and what BIRD says of it."""
+    """A session and what BIRD says of it: `state` is up or start, `info` is BGP's own state, and perhaps an error."""
 
     session: Session
     state: str
     since: str
     info: str
+
+    @property
+    def established(self) -> bool:
+        return self.info.split()[:1] == ["Established"]
 
 
 class BirdProcess:
@@ -200,10 +203,10 @@ class BirdProcess:
             raise AgentError(f"BGP: {problems[0]}{more}")
 
     def _down(self, now: float) -> list[str]:
-        down = {each.session.name: each for each in self.states if each.state != _ESTABLISHED}
+        down = {each.session.name: each for each in self.states if not each.established}
         self._down_since = {name: self._down_since.get(name, now) for name in down}
         return [
-            f"no session with {each.session.node or each.session.neighbor}: {' '.join((each.state, each.info)).strip()}"
+            f"no session with {each.session.node or each.session.neighbor}: {each.info or each.state}"
             for name, each in down.items()
             if now - self._down_since[name] >= _GRACE
         ]
@@ -223,10 +226,11 @@ class BirdProcess:
 
 
 def _state(session: Session, seen: ProtocolState | None) -> SessionState:
-    if seen is None:
-        return SessionState(session, "left out", "", "")
-    state, _, info = seen.info.partition(" ")
-    return SessionState(session, state or seen.state, seen.since, info.strip())
+    return (
+        SessionState(session, seen.state, seen.since, seen.info)
+        if seen is not None
+        else SessionState(session, "left out", "", "")
+    )
 
 
 def find_bird() -> str | None:

@@ -11,7 +11,7 @@ from msgspec.structs import asdict
 from percale.errors import LabError, NotFound
 from percale.explain.names import NamedNumber, find_port
 from percale.explain.why.through_service import service_at
-from percale.lab.api.peers import peers_of
+from percale.lab.api.peers import peers_of, statuses_of
 from percale.lab.api.probe import Outcome, probe
 from percale.lab.api.probe_targets import ProbeTargets, choose_address, machine_target
 from percale.lab.api.server import Answer, Verb
@@ -43,6 +43,7 @@ class MachineVerbs(Struct, frozen=True):
         return {
             "about": self.about,
             "status": self.status,
+            "bgp": self.bgp,
             "missing": self.missing,
             "hosts": self.hosts,
             "exec_target": self.exec_target,
@@ -95,6 +96,15 @@ class MachineVerbs(Struct, frozen=True):
         )
         answer: Answer = to_builtins(status)
         return answer
+
+    async def bgp(self, node: str | None) -> Answer:
+        """The BGP status of this node, or of all. Raises NotFound."""
+        names = [each.name for each in self.cluster.machines.topology.nodes]
+        if node is not None and node not in names:
+            raise NotFound(f"no node {node}", hint=f"nodes are {', '.join(names)}")
+        asked = [node] if node is not None else names
+        found = await statuses_of([self.cluster.machines.lab_dir.node(name) for name in asked])
+        return {"nodes": {name: to_builtins(each) if each else None for name, each in zip(asked, found, strict=True)}}
 
     def _problems(self) -> Iterator[str]:
         machines = self.cluster.machines
