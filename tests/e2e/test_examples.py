@@ -17,7 +17,7 @@ OBJECTS = (
     *("examples/test-network-policy.yaml", "examples/kube-flannel-cfg.yaml", "examples/lab/workloads.yaml"),
     *("examples/matrix/shop.yaml", "examples/policies/namespace.yaml", "examples/services"),
 )
-OTHER_LABS = {"dual-stack.yaml", "one-segment.yaml", "two-racks.yaml"}
+OTHER_LABS = {"bgp-mesh.yaml", "bgp-reflectors.yaml", "dual-stack.yaml", "one-segment.yaml", "two-racks.yaml"}
 CHANGES = {"change.yaml"}
 """For `matrix --diff`."""
 

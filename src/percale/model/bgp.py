@@ -18,10 +18,10 @@ Ignored: TypeAlias = Any
 """None if it is absent."""
 
 DEFAULT_AS = 64512
-REFLECTOR_ANNOTATION = "projectcalico.org/RouteReflectorClusterID"
-"""Of a Node: it reflects routes, as a member of this cluster of reflectors; an IPv4 address."""
-AS_ANNOTATION = "projectcalico.org/ASNumber"
-"""Of a Node: its own AS number."""
+REFLECTOR = "projectcalico.org/RouteReflectorClusterID"
+"""Annotation or label of a Node: it reflects routes, as a member of this cluster of reflectors; an IPv4 address."""
+AS_NUMBER = "projectcalico.org/ASNumber"
+"""Annotation or label of a Node: its own AS number."""
 NO_LOAD_BALANCER_LABEL = "node.kubernetes.io/exclude-from-external-load-balancers"
 
 

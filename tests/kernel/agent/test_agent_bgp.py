@@ -16,7 +16,7 @@ from tests.waiting import until
 
 from percale.backend.bgp.bird_process import BirdProcess
 from percale.backend.state_dir import BACKEND_STATE
-from percale.model.bgp import REFLECTOR_ANNOTATION
+from percale.model.bgp import REFLECTOR
 
 BGP = {**DUAL, "Backend": {"Type": "bgp"}}
 
@@ -135,7 +135,7 @@ def calico(kind: str, name: str, **spec: Any) -> dict[str, Any]:
 
 
 def node_object(name: str, *, reflector: str | None = None, **labels: str) -> dict[str, Any]:
-    annotations = {REFLECTOR_ANNOTATION: reflector} if reflector is not None else {}
+    annotations = {REFLECTOR: reflector} if reflector is not None else {}
     metadata = {"name": name, "labels": labels, "annotations": annotations}
     return {"apiVersion": "v1", "kind": "Node", "metadata": metadata}
 

@@ -49,8 +49,9 @@ class ReplacedSessions:
         taken = {(each.neighbor, each.port) for each in current.values()}
         replaced = _replaced(learned, self._kept)
         for name, kept in list(self._kept.items()):
-            kept.replaced_since = (kept.replaced_since or now) if replaced[name] else None
-            settled = kept.replaced_since is not None and now - kept.replaced_since >= _SETTLED
+            since = kept.replaced_since if kept.replaced_since is not None else now
+            kept.replaced_since = since if replaced[name] else None
+            settled = replaced[name] and now - since >= _SETTLED
             clash = name in current or (kept.session.neighbor, kept.session.port) in taken
             if clash or settled or now >= kept.deadline or kept.session.node not in nodes:
                 del self._kept[name]

@@ -17,10 +17,10 @@ from percale.backend.bgp.speaker import PORT, SECOND_PORT, PeerType, Session
 from percale.backend.protocol import LocalNode
 from percale.model.addresses import IPAddress
 from percale.model.bgp import (
-    AS_ANNOTATION,
+    AS_NUMBER,
     DEFAULT_AS,
     NO_LOAD_BALANCER_LABEL,
-    REFLECTOR_ANNOTATION,
+    REFLECTOR,
     BGPConfiguration,
     BGPConfigurationSpec,
     BGPFilter,
@@ -84,14 +84,15 @@ class _LeftOut(Exception):
 
 
 def facts_of_node(node: Node) -> NodeFacts:
-    """An annotation that cannot be read is a problem, and as if it were absent."""
-    labels, annotations = node.metadata.labels, node.metadata.annotations
+    """An annotation or label that cannot be read is a problem, and as if it were absent."""
+    labels = node.metadata.labels
+    given = {**labels, **node.metadata.annotations}
     reflector, number, problem = None, None, None
     try:
-        if cluster := annotations.get(REFLECTOR_ANNOTATION):
+        if cluster := given.get(REFLECTOR):
             reflector = IPv4Address(cluster)
-        if given := annotations.get(AS_ANNOTATION):
-            number = as_number(given)
+        if asked := given.get(AS_NUMBER):
+            number = as_number(asked)
     except ValueError as error:
         problem = f"node {node.metadata.name}: {error}"
     return NodeFacts(dict(labels), reflector, number, NO_LOAD_BALANCER_LABEL not in labels, problem)
