@@ -1,8 +1,9 @@
-"""Elements as rows of nfnetlink attributes, both ways, by numpy; pure. Written for `batch.py`, read for `dump.py`.
+"""Elements as rows of nfnetlink attributes, both ways; pure. Written for `batch.py`, read for `dump.py`.
 
 All elements of a set look alike: the same attribute headers around keys and data of the same size. So a set's elements are
-one array, a row each, of which most columns are constant. The kernel dumps the same rows, except for intervals of one field,
-which are two elements: a start, and an end that is exclusive.
+a table of bytes, a row each, of which most columns are constant. A column is a slice with the row's size as its step: one
+operation for all rows, as fast as numpy's, which takes 0.1 s and 12 MiB to import. The kernel dumps the same rows, except for
+intervals of one field, which are two elements: a start, and an end that is exclusive.
 """
 
 from __future__ import annotations
@@ -10,10 +11,9 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import chain
 from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 from msgspec import Struct
 
 from percale.kernel.netlink.socket import attribute, attribute_list, attributes, u32_network
@@ -21,8 +21,6 @@ from percale.kernel.nftables.expressions import decode_verdict, encode_verdict
 from percale.kernel.nftables.set_codec import true_size
 from percale.render.nft.objects import ElementBatch, SetSpec, Verdict
 from percale.render.nft.table_state import Value
-
-Rows = npt.NDArray[np.uint8]
 
 _LIST_ELEMENT = 1
 _KEY, _DATA, _FLAGS, _KEY_END = 1, 2, 3, 10
@@ -40,19 +38,20 @@ class CatchAllElementError(ValueError):
 class Row(Struct, frozen=True):
     """One element: its bytes, and which of them are the key's, its end's and the data's."""
 
-    pattern: Rows
-    key: slice
-    end: slice | None
-    data: slice | None
+    pattern: bytes
+    key: range
+    end: range | None
+    data: range | None
 
     @property
-    def constant(self) -> npt.NDArray[np.bool_]:
+    def size(self) -> int:
+        return len(self.pattern)
+
+    @property
+    def constant(self) -> Iterator[int]:
         """The columns that are equal in all rows."""
-        mask = np.ones(self.pattern.size, dtype=bool)
-        for part in (self.key, self.end, self.data):
-            if part is not None:
-                mask[part] = False
-        return mask
+        varying = set(chain(self.key, self.end or (), self.data or ()))
+        return (column for column in range(self.size) if column not in varying)
 
 
 @lru_cache(maxsize=256)
@@ -60,25 +59,25 @@ def row_of(spec: SetSpec, *, data: bool, verdict: Verdict | None = None) -> Row:
     """An element of this set; without `data` as in a deletion."""
     true = true_size(spec.key)
     parts = [attribute(_KEY, attribute(_VALUE, bytes(true)))]
-    key, end, values = slice(12, 12 + true), None, None
+    key, end, values = range(12, 12 + true), None, None
     length = 4 + len(parts[0])
     if spec.interval and len(spec.key) > 1:
         parts.append(attribute(_KEY_END, attribute(_VALUE, bytes(true))))
-        end = slice(length + 8, length + 8 + true)
+        end = range(length + 8, length + 8 + true)
         length += len(parts[-1])
     if data and isinstance(spec.data, tuple):
         true = true_size(spec.data)
         parts.append(attribute(_DATA, attribute(_VALUE, bytes(true))))
-        values = slice(length + 8, length + 8 + true)
+        values = range(length + 8, length + 8 + true)
     elif data and verdict is not None:
         parts.append(attribute(_DATA, encode_verdict(verdict)))
     entry = attribute(_LIST_ELEMENT, b"".join(parts))
     if spec.interval and len(spec.key) == 1:
         beyond = len(entry) + 12
-        end = slice(beyond, beyond + key.stop - key.start)
-        closing = attribute(_KEY, attribute(_VALUE, bytes(key.stop - key.start)))
+        end = range(beyond, beyond + len(key))
+        closing = attribute(_KEY, attribute(_VALUE, bytes(len(key))))
         entry += attribute(_LIST_ELEMENT, closing + u32_network(_FLAGS, _INTERVAL_END))
-    return Row(np.frombuffer(entry, np.uint8), key, end, values)
+    return Row(entry, key, end, values)
 
 
 # Writing
@@ -90,30 +89,34 @@ def lists(spec: SetSpec, elements: ElementBatch, *, data: bool) -> Iterator[byte
     if not elements.packed_keys:
         return
     row = row_of(spec, data=data, verdict=elements.verdict)
-    keys = np.frombuffer(elements.packed_keys, np.uint8).reshape(-1, spec.key_size)
-    rows = np.empty((len(keys), row.pattern.size), np.uint8)
-    rows[:] = row.pattern
-    width = row.key.stop - row.key.start
-    rows[:, row.key] = keys[:, :width]
+    keys = elements.packed_keys
+    count = len(keys) // spec.key_size
+    rows = bytearray(row.pattern * count)
+    _copy_columns(keys, spec.key_size, range(len(row.key)), rows, row.size, row.key)
     if row.data is not None:
-        values = np.frombuffer(elements.data, np.uint8).reshape(-1, spec.data_size)
-        rows[:, row.data] = values[:, : row.data.stop - row.data.start]
-    open_end = None
+        _copy_columns(elements.data, spec.data_size, range(len(row.data)), rows, row.size, row.data)
     if row.end is not None:
-        size = spec.field_key_size
-        last = keys[:, size : size + width]
+        last = range(spec.field_key_size, spec.field_key_size + len(row.end))
         if len(spec.key) == 1:
-            last, open_end = _following(last)
-        rows[:, row.end] = last
-    if open_end is not None and open_end.any():
-        # An interval up to the very last value has no end element. A set has at most one.
-        assert row.end is not None
-        start = row.end.start - 12
-        yield from (open_row[:start].tobytes() for open_row in rows[open_end])
-        rows = rows[~open_end]
-    portion = MOST_BYTES // row.pattern.size
+            beyond, open_ends = _following(_cut(keys, spec.key_size, last))
+            _copy_columns(beyond, len(last), range(len(last)), rows, row.size, row.end)
+            # An interval up to the very last value has no end element. A set has at most one.
+            for number in open_ends:
+                start = number * row.size
+                yield bytes(rows[start : start + row.end.start - 12])
+                del rows[start : start + row.size]
+        else:
+            _copy_columns(keys, spec.key_size, last, rows, row.size, row.end)
+    portion = MOST_BYTES // row.size * row.size
     for first in range(0, len(rows), portion):
-        yield rows[first : first + portion].tobytes()
+        yield bytes(rows[first : first + portion])
+
+
+def _copy_columns(
+    source: bytes | bytearray, width: int, columns: range, target: bytearray, target_width: int, target_columns: range
+) -> None:
+    for column, target_column in zip(columns, target_columns, strict=True):
+        target[target_column::target_width] = source[column::width]
 
 
 def _check(spec: SetSpec, elements: ElementBatch, *, data: bool) -> None:
@@ -127,14 +130,17 @@ def _check(spec: SetSpec, elements: ElementBatch, *, data: bool) -> None:
         raise OSError(errno.EINVAL, "the elements do not fit the set")
 
 
-def _following(values: Rows) -> tuple[Rows, npt.NDArray[np.bool_]]:
-    """Each big-endian number plus one, and which of them were the largest there are."""
-    following = values.copy()
-    carry = np.ones(len(values), dtype=bool)
-    for column in range(values.shape[1] - 1, -1, -1):
-        following[:, column] += carry
-        carry &= following[:, column] == 0
-    return following, carry
+def _following(values: Iterable[bytes]) -> tuple[bytes, list[int]]:
+    """Each big-endian number plus one, and which of them, from the last on, were the largest there are."""
+    following = bytearray()
+    largest = []
+    for number, value in enumerate(values):
+        if value == b"\xff" * len(value):
+            largest.append(number)
+            following += value
+        else:
+            following += (int.from_bytes(value, "big") + 1).to_bytes(len(value), "big")
+    return bytes(following), largest[::-1]
 
 
 # Reading
@@ -168,30 +174,28 @@ def read(spec: SetSpec, portions: Iterable[bytes]) -> dict[bytes, Value]:
 
 def _read_rows(spec: SetSpec, row: Row, portion: bytes, found: dict[bytes, Value]) -> bool:
     """Read a portion whose rows all have our format; False when one has not."""
-    if len(portion) % row.pattern.size:
+    count, rest = divmod(len(portion), row.size)
+    if rest or any(portion[column :: row.size] != row.pattern[column : column + 1] * count for column in row.constant):
         return False
-    rows = np.frombuffer(portion, np.uint8).reshape(-1, row.pattern.size)
-    constant = row.constant
-    if (rows[:, constant] != row.pattern[constant]).any():
-        return False
-    keys = np.zeros((len(rows), spec.key_size), np.uint8)
-    keys[:, : row.key.stop - row.key.start] = rows[:, row.key]
+    keys = bytearray(count * spec.key_size)
+    _copy_columns(portion, row.size, row.key, keys, spec.key_size, range(len(row.key)))
     if row.end is not None:
-        keys[:, spec.field_key_size :] = rows[:, row.end]
+        last = range(spec.field_key_size, spec.field_key_size + len(row.end))
+        _copy_columns(portion, row.size, row.end, keys, spec.key_size, last)
+    found_keys = _cut(bytes(keys), spec.key_size)
     if row.data is None:
-        found.update(dict.fromkeys(_cut(keys)))
+        found.update(dict.fromkeys(found_keys))
         return True
-    values = np.zeros((len(rows), spec.data_size), np.uint8)
-    values[:, : row.data.stop - row.data.start] = rows[:, row.data]
-    found.update(zip(_cut(keys), _cut(values), strict=True))
+    values = bytearray(count * spec.data_size)
+    _copy_columns(portion, row.size, row.data, values, spec.data_size, range(len(row.data)))
+    found.update(zip(found_keys, _cut(bytes(values), spec.data_size), strict=True))
     return True
 
 
-def _cut(rows: Rows) -> list[bytes]:
-    """Each row's bytes."""
-    width = rows.shape[1]
-    every = rows.tobytes()
-    return [every[start : start + width] for start in range(0, len(every), width)]
+def _cut(rows: bytes, width: int, columns: range | None = None) -> list[bytes]:
+    """Each row's bytes, those of `columns` if not all."""
+    part = columns or range(width)
+    return [rows[start + part.start : start + part.stop] for start in range(0, len(rows), width)]
 
 
 def _entry(entry: bytes) -> _Entry:

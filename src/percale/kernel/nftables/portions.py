@@ -128,7 +128,7 @@ def size_of(transaction: Transaction, known: Mapping[str, SetSpec]) -> int:
     return sum(
         len(each.packed_keys)
         // specs[each.set].key_size
-        * row_of(specs[each.set], data=data, verdict=each.verdict).pattern.size
+        * row_of(specs[each.set], data=data, verdict=each.verdict).size
         for changes, data in ((transaction.put, True), (transaction.remove, False))
         for each in changes
         if each.set in specs

@@ -5,7 +5,7 @@
 
 A table's base chains are static text (`base_chains.py`); all that changes with pods, peers, policies and services is a
 transaction, which the kernel applies whole or not at all: no packet sees half of it. Elements are packed bytes, for there may
-be 100,000 of them: numpy writes them, the kernel layer frames them.
+be 100,000 of them: the kernel layer frames them.
 """
 
 from __future__ import annotations
