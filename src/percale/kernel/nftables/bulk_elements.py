@@ -112,7 +112,7 @@ def lists(spec: SetSpec, elements: ElementBatch, *, data: bool) -> Iterator[byte
         yield bytes(rows[first : first + portion])
 
 
-def _copy_columns(
+def _copy_columns(  # noqa: PLR0917
     source: bytes | bytearray, width: int, columns: range, target: bytearray, target_width: int, target_columns: range
 ) -> None:
     for column, target_column in zip(columns, target_columns, strict=True):

@@ -58,18 +58,8 @@ class Contents:
 
     def replace(self, listed: Iterable[KeyValue]) -> Iterator[ObjectChange | ReadProblem]:
         """All keys: the differences."""
-        errors: dict[bytes, BadManifest] = {}
-        missed: set[bytes] = set()
-        found: dict[Identity, dict[bytes, KeyValue]] = {}
-        for each in listed:
-            try:
-                identity = self._layout.identity(each.key)
-            except BadManifest as error:
-                errors[each.key] = error
-                missed.add(each.key)  # it is no object
-                continue
-            if identity is not None and identity[0] in self.caches:
-                found.setdefault(identity, {})[each.key] = each
+        found, errors = self._layout.grouped(listed)
+        missed = set(errors)  # they are no objects
         self._keys = {}
         current: dict[type[Object], dict[ObjectKey, EncodedObject | None]] = {kind: {} for kind in self.caches}
         for (kind, name), keys in found.items():
@@ -132,7 +122,7 @@ class Contents:
         if new is None:
             self._keys.pop(identity, None)
             return None
-        return new.compressed()
+        return encode(new).compressed()
 
     def _instead(self, identity: Identity, data: bytes) -> EncodedObject | None:
         """What counts instead of an invalid object; None: its last valid state, or nothing."""

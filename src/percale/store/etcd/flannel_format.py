@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any
 
@@ -79,6 +80,7 @@ def key_text(subnets: NodeSubnets) -> str:
     return "&".join(text.replace("/", "-") for text in texts)
 
 
+@lru_cache(maxsize=16)
 def subnets_of_name(name: str) -> NodeSubnets:
     """The inverse of `lease_name`. Raises BadManifest."""
     subnets = NodeSubnets()

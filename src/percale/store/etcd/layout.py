@@ -6,7 +6,7 @@ PREFIX/config, PREFIX/subnets/…            flannel's (`flannel_format.py`)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 from urllib.parse import quote, unquote
 
@@ -15,10 +15,11 @@ import msgspec
 from percale.errors import BadManifest
 from percale.model.configmap import ConfigMap
 from percale.model.kinds import Kinds
+from percale.model.manifest.decode import with_namespace
 from percale.model.meta import Object, ObjectKey
 from percale.model.subnet_lease import SubnetLease, lease_name
 from percale.store.decode import decode_object
-from percale.store.encoded_object import EncodedObject, encode
+from percale.store.encoded_object import encode
 from percale.store.etcd import flannel_format
 from percale.store.etcd.messages import KeyValue
 from percale.store.versioning import unversioned
@@ -88,7 +89,23 @@ class Layout:
                 return {keys[0]: flannel_format.network_value(obj)}
         return {keys[0]: encode(unversioned(obj)).content}
 
-    def decoded(self, identity: Identity, found: Mapping[bytes, KeyValue]) -> EncodedObject | None:
+    def grouped(
+        self, listed: Iterable[KeyValue]
+    ) -> tuple[dict[Identity, dict[bytes, KeyValue]], dict[bytes, BadManifest]]:
+        """The keys of each object, and why others are none of any."""
+        found: dict[Identity, dict[bytes, KeyValue]] = {}
+        errors: dict[bytes, BadManifest] = {}
+        for each in listed:
+            try:
+                identity = self.identity(each.key)
+            except BadManifest as error:
+                errors[each.key] = error
+                continue
+            if identity is not None:
+                found.setdefault(identity, {})[each.key] = each
+        return found, errors
+
+    def decoded(self, identity: Identity, found: Mapping[bytes, KeyValue]) -> Object | None:
         """The object of these keys, None if it does not exist. Raises BadManifest."""
         kind, key = identity
         first, *others = self.keys(identity)
@@ -98,14 +115,13 @@ class Layout:
         if kind is SubnetLease:
             holder = found.get(others[0])
             subnets = flannel_format.subnets_of_name(key.name)
-            lease = flannel_format.lease_of(
+            return flannel_format.lease_of(
                 subnets, entry.value, holder.value if holder else None, reserved=not entry.lease
             )
-            return encode(lease)
         if first == self._config:
-            return encode(flannel_format.network_of(entry.value))
+            return flannel_format.network_of(entry.value)
         try:
-            obj = encode(decode_object(entry.value, kind))
+            obj = with_namespace(decode_object(entry.value, kind))
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise BadManifest(f"not a {kind.KIND}: {error}") from error
         if obj.key != key:

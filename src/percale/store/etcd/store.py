@@ -1,7 +1,7 @@
 """The etcd store: flannel's leases and network configuration, and Percale's objects, under one prefix of an etcd cluster (v3).
 
-    list        ─▶ all keys at one revision ─▶ Contents
-    watch       ─▶ EtcdWatch
+    list        ─▶ all keys at one revision
+    watch       ─▶ EtcdWatch ─▶ Contents
     put, delete ─▶ read, compare, and a transaction that requires the keys unchanged since
 
 Opened by `registry.py`.
@@ -9,23 +9,21 @@ Opened by `registry.py`.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import AsyncIterator, Iterable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from math import ceil
 from typing import TypeVar
 from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from percale.errors import StoreUnavailable
+from percale.errors import BadManifest, StoreUnavailable
 from percale.model.kinds import KINDS, Kinds
 from percale.model.meta import Object, ObjectKey
 from percale.store.encoded_object import EncodedObject, encode
 from percale.store.etcd import messages
 from percale.store.etcd.address import Address
 from percale.store.etcd.client import EtcdClient
-from percale.store.etcd.contents import Contents
 from percale.store.etcd.layout import Identity, Layout
 from percale.store.etcd.messages import Body, Granted, KeptAlive, TxnResponse
 from percale.store.etcd.watch import EtcdWatch, read_all
@@ -63,10 +61,14 @@ class EtcdStore:
     async def list(self, kind: type[T]) -> list[T]:
         """All readable objects of a kind, in the order of their keys. Raises StoreUnavailable."""
         self._require_open()
-        contents = Contents(self._layout, [kind])
         listed, _ = await read_all(self._client, self._layout, [kind])
-        deque(contents.replace(listed), maxlen=0)
-        return list(contents.objects(kind))  # type: ignore[arg-type]
+        objects = []
+        for identity, keys in self._layout.grouped(listed)[0].items():
+            with suppress(BadManifest):
+                obj = self._layout.decoded(identity, keys)
+                if isinstance(obj, kind):
+                    objects.append(versioned(obj))
+        return sorted(objects, key=lambda obj: obj.key)
 
     async def get(self, kind: type[T], key: ObjectKey) -> T | None:
         """One object, or None. Raises StoreUnavailable, BadManifest."""
@@ -131,7 +133,8 @@ class EtcdStore:
         found = {each.key: each for part in answer.responses for each in part.response_range.kvs}
         revisions = {key: found[key].mod_revision if key in found else 0 for key in keys}
         lease = found[keys[0]].lease if keys[0] in found else 0
-        return _Current(self._layout.decoded(identity, found), revisions, lease)
+        obj = self._layout.decoded(identity, found)
+        return _Current(encode(obj) if obj is not None else None, revisions, lease)
 
     async def _write(self, current: _Current, changes: Iterable[Body]) -> bool:
         """False if another writer was faster."""

@@ -16,7 +16,6 @@ from percale.model.subnet_lease import RESERVED, BackendData, SubnetLease, Subne
 from percale.store.etcd import flannel_format
 from percale.store.etcd.layout import Layout
 from percale.store.etcd.messages import KeyValue
-from percale.store.versioning import versioned
 
 V4: dict[str, Any] = {"subnet": IPv4Network("10.5.52.0/24"), "publicIP": IPv4Address("192.0.2.7")}
 V6: dict[str, Any] = {"ipv6Subnet": IPv6Network("fd00:12:13::/56"), "publicIPv6": IPv6Address("2001:db8::7")}
@@ -57,8 +56,7 @@ def test_a_lease_is_written_as_flannel_writes_it_and_read_back(spec: SubnetLease
     assert (holder, written[holder]) == (b"/coreos.com/network/percale/leases/" + key, b'{"node":"n1"}')
     assert LAYOUT.identity(subnets) == LAYOUT.identity(holder) == (SubnetLease, lease.key)
     found = {each: KeyValue(each, text, lease=7) for each, text in written.items()}
-    entry = LAYOUT.decoded((SubnetLease, lease.key), found)
-    assert entry is not None and entry.object == versioned(lease)
+    assert LAYOUT.decoded((SubnetLease, lease.key), found) == lease
 
 
 @pytest.mark.parametrize(
@@ -68,9 +66,7 @@ def test_a_lease_that_only_flannel_wrote_is_of_the_node_of_its_address(lease: in
     key = b"/coreos.com/network/subnets/10.5.52.0-24"
     identity = LAYOUT.identity(key)
     assert identity is not None
-    entry = LAYOUT.decoded(identity, {key: KeyValue(key, b'{"PublicIP":"192.0.2.7","Later":1}', lease=lease)})
-    assert entry is not None
-    found = entry.object
+    found = LAYOUT.decoded(identity, {key: KeyValue(key, b'{"PublicIP":"192.0.2.7","Later":1}', lease=lease)})
     assert isinstance(found, SubnetLease)
     assert found.spec == SubnetLeaseSpec(node="192.0.2.7", **V4)
     assert found.metadata.annotations == annotations
@@ -113,8 +109,7 @@ def test_the_configuration_is_a_config_map_with_nothing_else() -> None:
     text = '{"Network": "10.5.0.0/16"}'
     config_map = ConfigMap(metadata=ObjectMeta(name="net-conf", namespace="kube-flannel"), data={"net-conf.json": text})
     assert LAYOUT.values(config_map) == {key: text.encode()}
-    entry = LAYOUT.decoded((ConfigMap, config_map.key), {key: KeyValue(key, text.encode())})
-    assert entry is not None and entry.object.data == config_map.data  # type: ignore[attr-defined]
+    assert LAYOUT.decoded((ConfigMap, config_map.key), {key: KeyValue(key, text.encode())}) == config_map
     with pytest.raises(BadManifest, match=r"has net-conf\.json alone"):
         LAYOUT.values(ConfigMap(metadata=config_map.metadata, data={"net-conf.json": text, "cni-conf.json": "{}"}))
 
