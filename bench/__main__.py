@@ -33,6 +33,15 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
     {
         "decode": Benchmark("10,000 pods from JSON to objects", 1),
         "kubernetes": Benchmark("30,000 objects from the API server's bytes", 40),
+        "cluster_start": Benchmark(
+            "an agent's start at a kube-apiserver with 30,000 objects, against kube-proxy",
+            180,
+            ("iptables",),
+            ("etcd", "kube-apiserver", "kube-proxy"),
+        ),
+        "write_to_kernel": Benchmark(
+            "from a write at a kube-apiserver to the kernel of another node", 30, (), ("etcd", "kube-apiserver")
+        ),
         "peers": Benchmark("5,000 peers from cold, against pyroute2", 35),
         "memory": Benchmark("an agent's memory with 5,000 nodes and 10,000 pods", 6),
         "cni": Benchmark("ADD and DEL, against bridge, host-local and portmap", 30, ("/usr/lib/cni/bridge",)),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import subprocess
 import time
@@ -28,11 +29,22 @@ class Agent:
     pid: int
     ready: float
 
+    @property
+    def cpu_seconds(self) -> float:
+        """See the function of this name."""
+        return cpu_seconds(self.pid)
+
     def mebibytes(self, what: str) -> float:
         """`VmRSS`, or `VmHWM` for its peak."""
         found = re.search(rf"{what}:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text())
         assert found is not None
         return int(found[1]) / 1024
+
+
+def cpu_seconds(pid: int) -> float:
+    """Of a process and the children that it has waited for."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def fill(store: Path, objects: Iterable[Object]) -> None:

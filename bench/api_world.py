@@ -1,6 +1,7 @@
 """A large cluster as an API server tells it: lists in pages, objects with all the fields that nobody here reads.
 
 Written to files, so that the process that is measured does not hold it; `python -m bench.api_world DIRECTORY` serves it.
+`registry` is the same as an API server keeps it in etcd.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from percale.model.manifest.encode import to_plain
 from percale.store.kubernetes.list_pages import PAGE
 
 NODE = "me"
+ADDRESS = "172.31.255.1"
+"""The node's."""
 SUBNET = "10.244.1.0/24"
 _MANAGER = {
     "manager": "kube-controller-manager",
@@ -32,15 +35,49 @@ _MANAGER = {
 
 def write(directory: Path, count: int, endpoints: int) -> None:
     """So many pods, Services and slices; one Node, this one."""
-    services = [service_world.service(number) for number in range(count)]
-    slices = [
-        service_world.endpoint_slice(number, [number * endpoints + each for each in range(endpoints)])
-        for number in range(count)
-    ]
     _pages(directory / "pods", map(_pod, range(count)))
-    _pages(directory / "services", (_stored(to_plain(each), index) for index, each in enumerate(services)))
-    _pages(directory / "endpointslices", (_stored(to_plain(each), index) for index, each in enumerate(slices)))
+    _pages(directory / "services", map(_service, range(count)))
+    _pages(directory / "endpointslices", (_slice(number, endpoints) for number in range(count)))
     _pages(directory / "nodes", [node()])
+
+
+def registry(count: int, endpoints: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each key and object; Services with the IPAddress objects of their allocation, or the API server would make them."""
+    yield f"minions/{NODE}", {"apiVersion": "v1", "kind": "Node", **_stored(node(), count)}
+    namespaces: set[str] = set()
+    for number in range(count):
+        pod, service = {"apiVersion": "v1", "kind": "Pod", **_pod(number)}, _service(number)
+        for directory, obj in (
+            ("pods", pod),
+            ("services/specs", service),
+            ("endpointslices", _slice(number, endpoints)),
+        ):
+            meta = obj["metadata"]
+            if meta["namespace"] not in namespaces:
+                namespaces.add(meta["namespace"])
+                yield namespace(meta["namespace"])
+            yield f"{directory}/{meta['namespace']}/{meta['name']}", obj
+        address, meta = service["spec"]["clusterIP"], service["metadata"]
+        parent = {"group": "", "resource": "services", "namespace": meta["namespace"], "name": meta["name"]}
+        labels = {
+            "ipaddress.kubernetes.io/ip-family": "IPv4",
+            "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io",
+        }
+        yield (
+            f"ipaddresses/{address}",
+            {
+                "apiVersion": "networking.k8s.io/v1",
+                "kind": "IPAddress",
+                "metadata": {"name": address, "labels": labels, "creationTimestamp": "2026-01-01T00:00:00Z"},
+                "spec": {"parentRef": parent},
+            },
+        )
+
+
+def namespace(name: str) -> tuple[str, dict[str, Any]]:
+    """Key and object, as in `registry`."""
+    meta = {"name": name, "uid": name, "labels": {"kubernetes.io/metadata.name": name}}
+    return f"namespaces/{name}", {"apiVersion": "v1", "kind": "Namespace", "metadata": meta}
 
 
 def node() -> dict[str, Any]:
@@ -48,7 +85,10 @@ def node() -> dict[str, Any]:
     return {
         "metadata": {"name": NODE, "resourceVersion": "1", "annotations": {}},
         "spec": {"podCIDR": SUBNET, "podCIDRs": [SUBNET]},
-        "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+        "status": {
+            "conditions": [{"type": "Ready", "status": "True"}],
+            "addresses": [{"type": "InternalIP", "address": ADDRESS}],
+        },
     }
 
 
@@ -77,6 +117,15 @@ def _stored(plain: dict[str, Any], number: int) -> dict[str, Any]:
         "managedFields": [_MANAGER],
     }
     return json.loads(json.dumps(plain, default=str))  # type: ignore[no-any-return]
+
+
+def _service(number: int) -> dict[str, Any]:
+    return _stored(to_plain(service_world.service(number)), number)
+
+
+def _slice(number: int, endpoints: int) -> dict[str, Any]:
+    numbers = range(number * endpoints, (number + 1) * endpoints)
+    return _stored(to_plain(service_world.endpoint_slice(number, list(numbers))), number)
 
 
 def _pod(number: int) -> dict[str, Any]:

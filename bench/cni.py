@@ -26,13 +26,17 @@ Plugin = Callable[[str, str, str, dict[str, Any]], float]
 """Verb, container, namespace, runtimeConfig; milliseconds."""
 
 
-def _execute(binary: str, verb: str, container: str, netns: str, config: dict[str, Any]) -> tuple[float, Any]:
+def execute(
+    binary: str, verb: str, container: str, netns: str, config: dict[str, Any], arguments: str = ""
+) -> tuple[float, Any]:
+    """Milliseconds, and the plugin's result. Raises RuntimeError. `arguments` are CNI_ARGS."""
     environment = {
         "CNI_COMMAND": verb,
         "CNI_CONTAINERID": container,
         "CNI_NETNS": netns,
         "CNI_IFNAME": "eth0",
         "CNI_PATH": REFERENCE,
+        "CNI_ARGS": arguments,
         "PATH": os.environ["PATH"],
     }
     text = json.dumps(config)
@@ -53,8 +57,8 @@ def _reference(directory: Path) -> Plugin:
 
     def plugin(verb: str, container: str, netns: str, runtime_config: dict[str, Any]) -> float:
         if verb == "ADD":
-            first, results[container] = _execute(f"{REFERENCE}/bridge", verb, container, netns, bridge)
-            second, _ = _execute(
+            first, results[container] = execute(f"{REFERENCE}/bridge", verb, container, netns, bridge)
+            second, _ = execute(
                 f"{REFERENCE}/portmap",
                 verb,
                 container,
@@ -63,8 +67,8 @@ def _reference(directory: Path) -> Plugin:
             )
             return first + second
         before = {"prevResult": results.pop(container)}
-        second, _ = _execute(f"{REFERENCE}/portmap", verb, container, netns, {**portmap, **runtime_config, **before})
-        first, _ = _execute(f"{REFERENCE}/bridge", verb, container, netns, {**bridge, **before})
+        second, _ = execute(f"{REFERENCE}/portmap", verb, container, netns, {**portmap, **runtime_config, **before})
+        first, _ = execute(f"{REFERENCE}/bridge", verb, container, netns, {**bridge, **before})
         return first + second
 
     return plugin
@@ -89,7 +93,7 @@ def _ours(directory: Path) -> Iterator[Plugin]:
     ):
         conflist = json.loads(next(conflists.glob("*.conflist")).read_text())
         ours = {"cniVersion": conflist["cniVersion"], "name": conflist["name"], **conflist["plugins"][0]}
-        yield lambda verb, container, netns, config: _execute(binary, verb, container, netns, {**ours, **config})[0]
+        yield lambda verb, container, netns, config: execute(binary, verb, container, netns, {**ours, **config})[0]
 
 
 def measure() -> Iterator[Row]:

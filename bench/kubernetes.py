@@ -97,7 +97,7 @@ def _agent(directory: Path, world: Path) -> Iterator[Row]:
     try:
         time.sleep(2)
         with (
-            agents.interface("172.31.255.1/12"),
+            agents.interface(f"{api_world.ADDRESS}/12"),
             agents.running(
                 directory, api_world.NODE, network, store=f"kubernetes:{kubeconfig}", services=services
             ) as agent,
