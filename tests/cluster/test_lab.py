@@ -149,9 +149,18 @@ def test_everything_of_a_lab_works_with_kubernetes(operator: Operator) -> None:
     assert re.search(r"/dev/pts/\d+\s+busybox\s+$", tty)
 
     operator.run("timeout 1 kubectl logs -f -n gomo-test deploy/nginx", code=124)
-    operator.run("percale lab exec -n gomo-test busybox -- wget -q -O /dev/null nginx")
+    ask = "percale lab exec -n gomo-test busybox -- wget -q -O /dev/null nginx"
+    operator.run(ask)
+    captured = operator.run(
+        f"percale lab tcpdump gomo-test/busybox -c 1 tcp & while kill -0 $! 2>/dev/null; do {ask}; done"
+    )
+    assert re.search(r"IP 10\.244\.\d+\.\d+\.\d+ > ", captured)
+    watched = operator.run(f"timeout 8 percale lab watch & while kill -0 $! 2>/dev/null; do {ask}; done")
+    assert re.search(r"allowed +gomo-test/busybox → gomo-test/nginx-\S+ \(\S+\) 80/tcp", watched)
 
     # Machines
+    reported = heartbeats(operator)
+    until(lambda: heartbeats(operator).isdisjoint(reported), "nodes report again, though nothing has changed")
     operator.run("percale lab add-node node4 --label disk=ssd")
     assert operator.get("node node4")["metadata"]["labels"]["disk"] == "ssd"
     operator.run("percale lab remove-node node1")
@@ -161,6 +170,12 @@ def test_everything_of_a_lab_works_with_kubernetes(operator: Operator) -> None:
     until(lambda: re.search("^node2 +Ready", operator.run("kubectl get nodes"), re.MULTILINE))
     assert operator.run("percale lab status").count(" ready, pid ") == 3
     assert "Traceback" not in (operator.runtime / "percale/labs/lab/log").read_text()
+
+
+def heartbeats(operator: Operator) -> set[str]:
+    """When each node has reported last."""
+    conditions = [each for node in operator.get("nodes")["items"] for each in node["status"]["conditions"]]
+    return {each["lastHeartbeatTime"] for each in conditions if each["type"] == "Ready"}
 
 
 def test_a_lab_that_is_killed_leaves_nothing(operator: Operator) -> None:
