@@ -34,7 +34,7 @@ class Operator(Person):
         kubeconfig = str(self.runtime / "percale/labs/lab/kubeconfig")
         return {**super().environment, "PERCALE_CACHE": str(BINARIES.parent), "PATH": path, "KUBECONFIG": kubeconfig}
 
-    def run(self, line: str, code: int = 0, stdin: str = "") -> str:
+    def run(self, line: str, code: int = 0, stdin: str = "", seconds: float = 90) -> str:
         """A line that is typed at a shell; what it prints, on both streams."""
         done = subprocess.run(
             ["sh", "-c", f"{line} 2>&1"],
@@ -43,7 +43,7 @@ class Operator(Person):
             text=True,
             cwd=ROOT,
             env=self.environment,
-            timeout=90,
+            timeout=seconds,
             check=False,
         )
         assert done.returncode == code, f"{line}: {done.returncode}\n{done.stdout}{self.logs()}"
@@ -186,6 +186,18 @@ def test_a_lab_that_is_killed_leaves_nothing(operator: Operator) -> None:
     until(lambda: not processes_of(operator.runtime), "all its programs have ended")
     operator.run("percale lab down", code=2)
     assert not home.exists()
+
+
+def test_without_root(operator: Operator) -> None:
+    lines = (
+        "percale lab up --kubernetes -f examples/nginx.yaml -f examples/busybox.yaml",
+        "kubectl wait -n gomo-test --for=condition=Ready pod --all --timeout=60s",
+        "kubectl exec -n gomo-test busybox -- wget -q -O - --timeout=5 nginx",
+        "percale lab down",
+    )
+    typed = " && ".join(("test $(id -u) = 1000", *lines))
+    shown = operator.run(f"unshare --user --map-user=1000 --map-group=1000 sh -c '{typed}'", seconds=240)
+    assert "pod: gomo-test/nginx-" in shown
 
 
 def test_a_program_that_cannot_start_is_told_and_leaves_no_lab(operator: Operator, tmp_path: Path) -> None:
