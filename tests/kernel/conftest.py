@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from tests.waiting import until
 
 from percale.kernel.netns import NetnsThread, create_namespace, delete_namespace
 from percale.kernel.rtnl.driver import KernelDriver
+from percale.kernel.rtnl.readiness import wait_local
+
+_NODAD = re.compile(r"addr\w* (?:add|replace) ([0-9a-f:]+)[^;]* nodad")
+"""An IPv6 address that a shell line adds."""
 
 
 class Space:
@@ -42,6 +49,8 @@ class Space:
             )
         )
         assert done.returncode == 0, f"{line}: {done.stderr}"
+        added = [ip_address(each) for each in _NODAD.findall(line)]
+        until(lambda: self._thread.run(lambda: wait_local(added)))
         return done.stdout
 
     def close(self) -> None:

@@ -22,8 +22,8 @@ from percale.kernel.plan import matches
 from percale.kernel.protocol import Upsert
 from percale.kernel.rtnl.driver import KernelDriver
 from percale.kernel.rtnl.dump import foreign_link
-from percale.kernel.rtnl.link_cache import wait_operational
-from percale.render.objects import KernelObject
+from percale.kernel.rtnl.readiness import wait_local, wait_operational
+from percale.render.objects import Address, KernelObject
 
 T = TypeVar("T")
 
@@ -40,7 +40,7 @@ class PodNamespaces:
         self._thread = WorkerThread("pod-namespaces")
 
     async def apply(self, namespace: int, netns: str, objects: Sequence[KernelObject], host_device: str) -> None:
-        """Apply the objects in the namespace at the descriptor, and wait until the host's end of the pair carries packets.
+        """Apply the objects in the namespace at the descriptor, and wait until packets to its addresses would be delivered.
 
         `netns` is its name, for messages. Raises KernelError.
         """
@@ -94,8 +94,9 @@ def _prefixed(log_command: Callable[[str], None], netns: str, line: str) -> None
     log_command(f"nsenter --net={netns} {line}")
 
 
-def _make(objects: Iterable[KernelObject], driver: KernelDriver) -> None:
+def _make(objects: Sequence[KernelObject], driver: KernelDriver) -> None:
     apply_or_raise(driver, [Upsert(obj) for obj in objects])
+    wait_local(obj.address.ip for obj in objects if isinstance(obj, Address))
 
 
 def _missing(objects: Iterable[KernelObject], driver: KernelDriver) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from tests.kernel.cni.conftest import Node, Pod, Refused
+from tests.kernel.conftest import Space
 from tests.waiting import until
 
 from percale.kernel.netns import NetnsThread
@@ -25,6 +26,22 @@ def test_pods_reach_each_other_and_the_node(node: Node, new_pod: NewPod, wiring:
     assert two.is_wired()
     assert one.reaches(*two.addresses)
     assert one.reaches("127.0.0.1", "::1", *one.addresses)
+
+
+def test_the_first_packet_to_a_pod_arrives(node: Node, new_pod: NewPod) -> None:
+    """The kernel delivers to a new IPv6 address only when a work queue has had its turn: the ADD waits for it."""
+    node.start()
+    for number in range(10):
+        pod = new_pod(f"p{number}")
+        with inside(pod.space, datagrams) as receiver, inside(node.space, datagrams) as sender:
+            receiver.bind(("::", 5000))
+            receiver.settimeout(1)
+            sender.sendto(b"first", (pod.add().addresses[1], 5000))
+            assert receiver.recv(16) == b"first"
+
+
+def datagrams() -> socket.socket:
+    return socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
 
 
 def test_a_routed_pair_needs_no_arp(node: Node, new_pod: NewPod) -> None:
@@ -73,8 +90,8 @@ def delivered(sender: Pod, receiver: Pod, count: int) -> int:
         return made
 
     with (
-        inside(receiver, lambda: endpoint(_RECEIVE_BUFFER)) as sink,
-        inside(sender, lambda: endpoint(_SEND_BUFFER)) as source,
+        inside(receiver.space, lambda: endpoint(_RECEIVE_BUFFER)) as sink,
+        inside(sender.space, lambda: endpoint(_SEND_BUFFER)) as source,
     ):
         sink.bind((receiver.addresses[0], 9))
         for _ in range(count):
@@ -87,9 +104,9 @@ def delivered(sender: Pod, receiver: Pod, count: int) -> int:
     return arrived
 
 
-def inside(pod: Pod, make: Callable[[], socket.socket]) -> socket.socket:
+def inside(space: Space, make: Callable[[], socket.socket]) -> socket.socket:
     """A socket belongs to the namespace in which it was made."""
-    thread = NetnsThread(pod.space.descriptor)
+    thread = NetnsThread(space.descriptor)
     try:
         return thread.run(make)
     finally:

@@ -50,6 +50,7 @@ _ROUTE_TYPES: dict[Literal["unicast", "blackhole", "unreachable"], int] = {
     "blackhole": 6,
     "unreachable": 7,
 }
+_LOCAL = 2
 _ROUTE_KINDS = {number: kind for kind, number in _ROUTE_TYPES.items()}
 _IPV6_METRIC = 1024
 """The kernel's default metric for IPv6 routes; our 0."""
@@ -227,6 +228,17 @@ def query_routes(table: int = _TABLE_MAIN) -> bytes:
     """All routes of a table (1 to 254), both families."""
     header = _ROUTE_HEADER.pack(socket.AF_UNSPEC, 0, 0, 0, table, 0, 0, 0, 0)
     return header + u32(_RTA_TABLE, table)
+
+
+def query_route(address: IPAddress) -> bytes:
+    """The route that packets to this address take."""
+    header = _ROUTE_HEADER.pack(_family(address.version), address.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
+    return header + attribute(_RTA_DST, address.packed)
+
+
+def leads_here(body: bytes) -> bool:
+    """Whether a route is to one of the namespace's own addresses."""
+    return body[7] == _LOCAL
 
 
 def route_protocol(body: bytes) -> int:

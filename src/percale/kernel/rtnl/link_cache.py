@@ -3,32 +3,12 @@
 from __future__ import annotations
 
 import errno
-import time
-from contextlib import closing
 
 from percale.kernel.netlink import link
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.netlink.link import Device
 from percale.kernel.plan import dependencies_of
 from percale.render.objects import KernelObject, Link
-
-_POLL, _TIMEOUT = 0.001, 1.0
-"""Seconds between queries for a device that is not operational yet, and until the wait ends."""
-
-
-def wait_operational(name: str) -> bool:
-    """Block until the device of this name in the caller's namespace carries packets; False on timeout.
-
-    The end of a veth pair that was up first has to wait for the kernel's link watch, and loses packets meanwhile. From Linux
-    6.8 on the query itself triggers the link watch. Raises OSError.
-    """
-    with closing(netlink.Socket(netlink.ROUTE)) as socket:
-        deadline = time.monotonic() + _TIMEOUT
-        while (device := LinkCache(socket).find(name)) is None or not device.operational:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(_POLL)
-    return True
 
 
 class LinkCache:
