@@ -233,11 +233,11 @@ async def test_a_lease_ends(store: Store, other: Store) -> None:
 
 @pytest.mark.parametrize("stores", LOCAL, indirect=True)
 async def test_a_renewed_lease_goes_on(store: Store, other: Store) -> None:
-    lease = await store.put(LEASE, ttl=0.05)
-    await store.put(LEASE, expect=lease.metadata.resourceVersion, ttl=0.4)
+    lease = await store.put(LEASE, ttl=1)
+    await store.put(LEASE, expect=lease.metadata.resourceVersion, ttl=2.5)
     async with watching(other, SubnetLease) as following:
         assert await following() == Snapshot({SubnetLease: [lease]})
-        await asyncio.sleep(0.1)  # beyond the first end, before the second
+        await asyncio.sleep(1.2)  # beyond the first end, before the second
         assert await other.get(SubnetLease, LEASE.key) == lease
         assert await following() == Deleted(lease)
 
