@@ -13,6 +13,7 @@ import pytest_asyncio
 from tests.kernel.conftest import Space
 from tests.kernel.nodes import Machine, eventually
 from tests.kernel.service_world import (
+    ANSWERED,
     CLUSTER,
     EXTERNAL,
     LB,
@@ -56,7 +57,7 @@ def who(seen: Iterable[Seen]) -> list[str]:
 
 
 def many(machine: Machine, target: str, count: int, port: int = PORT) -> Counter[str]:
-    return Counter(who(all_at_once([partial(ask, machine, target, port)] * count)))
+    return Counter(who(all_at_once([partial(ask, machine, target, port, within=ANSWERED)] * count)))
 
 
 def sources(world: ServiceWorld, version: int, count: int) -> list[str]:
@@ -121,7 +122,10 @@ async def test_a_hash_of_the_client(world: ServiceWorld, version: int, strategy:
     clients = sources(world, version, 60)
 
     def choices() -> dict[str, str]:
-        asked = [partial(ask, world.outside, CLUSTER[version], PORT, source=(client, 0)) for client in clients]
+        asked = [
+            partial(ask, world.outside, CLUSTER[version], PORT, source=(client, 0), within=ANSWERED)
+            for client in clients
+        ]
         return dict(zip(clients, who(all_at_once(asked)), strict=True))
 
     before = choices()
@@ -178,7 +182,10 @@ async def test_a_remembered_endpoint_that_goes_is_forgotten_and_the_others_are_n
     clients = sources(world, version, 40)
 
     def choices() -> dict[str, str]:
-        asked = [partial(ask, world.outside, CLUSTER[version], PORT, source=(client, 0)) for client in clients]
+        asked = [
+            partial(ask, world.outside, CLUSTER[version], PORT, source=(client, 0), within=ANSWERED)
+            for client in clients
+        ]
         return dict(zip(clients, who(all_at_once(asked)), strict=True))
 
     before = choices()
@@ -202,7 +209,10 @@ async def test_who_comes_when_no_more_clients_can_be_remembered_is_served(
     clients = sources(world, version, 40)
 
     def choices() -> list[str]:
-        asked = [partial(ask, world.outside, CLUSTER[version], PORT, source=(client, 0)) for client in clients]
+        asked = [
+            partial(ask, world.outside, CLUSTER[version], PORT, source=(client, 0), within=ANSWERED)
+            for client in clients
+        ]
         return who(each() for each in asked)
 
     seen = [choices() for _ in range(8)]
