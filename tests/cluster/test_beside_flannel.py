@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 from tests.cluster.flannel import EtcdWorld, Flannel, World
 from tests.kernel.agent.cluster import Node, Pod
@@ -83,6 +85,32 @@ def test_flannel_withdraws_a_node_of_ours_that_leaves(world: World) -> None:
     else:
         world.forget(one)  # flannel's peers leave with their Node; it does not see that annotations are gone
     until(lambda: not any(routed(two.node, each) for each in subnets), "flannel has withdrawn it")
+
+
+@pytest.mark.parametrize("world", ["etcd-ipv4-udp", "kubernetes-ipv4-udp"], indirect=True)
+def test_datagrams_of_both_hold_the_same_and_ours_pass_while_the_agent_is_dead(world: World) -> None:
+    """flannel's leases of udp name no type, and it has one route for all peers."""
+    two = world.flannel(2)
+    two.install()
+    two.start()
+    one = world.percale(1).start()
+    try:
+        a, b = one.pod("a"), two.pod("b")
+        wait_reached((a, b), (b, a))
+        leases = world.leases()
+        assert [leases[f"192.168.0.{number}"]["BackendType"] for number in (1, 2)] == ["udp", ""]
+        with a.pinging(b.addresses[0]) as there:
+            one.stop(signal.SIGKILL)
+            one.start()
+        sent, answered = there()
+        assert sent == answered > 0
+        two.stop()
+        world.forget(two.node)
+        until(lambda: two.subnet not in one.ip("route"), "the peer is withdrawn")
+    finally:
+        one.stop()
+        done = one.percale("agent", "--cleanup", "--config", str(one.write_config()))
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("world", ["etcd-ipv4-host-gw"], indirect=True)

@@ -45,7 +45,8 @@ def state_dir(tmp_path: Path) -> Iterator[Path]:
         os.kill(pid, signal.SIGKILL)
 
 
-TYPES = ["vxlan", "host-gw", "bgp", FAKE]
+TYPES = ["vxlan", "host-gw", "bgp", "udp", FAKE]
+IPV4_ONLY = {"udp"}
 every = pytest.mark.parametrize("name", TYPES)
 
 
@@ -74,30 +75,48 @@ def lease_of(backend: Backend, node: LocalNode, **changes: Any) -> SubnetLease:
     return make_lease(replace(lease_spec(backend, node), **changes))
 
 
-NODES = [local(), local(families=[Family.IPV4]), local(families=[Family.IPV6]), local(without_underlay=Family.IPV6)]
-nodes = pytest.mark.parametrize("node", NODES, ids=["dual", "ipv4", "ipv6", "ipv6 without underlay"])
+def fitting(name: str, number: int = 1) -> LocalNode:
+    """A node of the families that this backend carries."""
+    return local(number, [Family.IPV4] if name in IPV4_ONLY else Family)
+
+
+NODES = {
+    "dual": local(),
+    "ipv4": local(families=[Family.IPV4]),
+    "ipv6": local(families=[Family.IPV6]),
+    "ipv6 without underlay": local(without_underlay=Family.IPV6),
+}
+every_and_nodes = pytest.mark.parametrize(
+    ("name", "node"),
+    [
+        pytest.param(name, node, id=f"{name}-{kind}")
+        for name in TYPES
+        for kind, node in NODES.items()
+        if node.families.keys() <= fitting(name).families.keys()
+    ],
+)
 
 
 @every
 async def test_an_ordinary_node_can_have_it(name: str, state_dir: Path) -> None:
     backend = await start(name, state_dir)
-    backend.check(local())
-    assert 1280 <= backend.pod_mtu(local()) <= 1500
+    backend.check(fitting(name))
+    assert 1280 <= backend.pod_mtu(fitting(name)) <= 1500
     assert backend.type == name
 
 
 @every
 async def test_its_lease_data_is_json_and_the_same_after_a_restart(name: str, state_dir: Path) -> None:
-    first = (await start(name, state_dir)).lease_data(local())
-    assert (await start(name, state_dir)).lease_data(local()) == first
+    first = (await start(name, state_dir)).lease_data(fitting(name))
+    assert (await start(name, state_dir)).lease_data(fitting(name)) == first
     assert json.loads(json.dumps(first)) == {str(family): data for family, data in first.items()}
 
 
 @every
 async def test_it_keeps_what_it_says_and_where_it_says(name: str, state_dir: Path) -> None:
     backend = await start(name, state_dir)
-    files = {path.relative_to(state_dir).parts[:2] for path in state_dir.rglob("*") if path.is_file()}
-    assert files <= ({(BACKEND_STATE, name)} if backend.keeps_state else set())
+    made = {path.relative_to(state_dir).parts[:2] for path in state_dir.rglob("*") if path != state_dir / BACKEND_STATE}
+    assert made == ({(BACKEND_STATE, name)} if backend.keeps_state else set())
     own = state_dir / BACKEND_STATE / name
     for path in (own, *own.rglob("*")) if backend.keeps_state else ():
         assert not path.stat().st_mode & 0o077, path
@@ -107,11 +126,11 @@ async def test_it_keeps_what_it_says_and_where_it_says(name: str, state_dir: Pat
 async def test_two_nodes_agree_and_one_twice_does_not(name: str, state_dir: Path) -> None:
     one, two = [await start(name, state_dir / node) for node in ("n1", "n2")]
     conflicts = LeaseConflicts(one.exclusive_ids)
-    assert conflicts.admit(lease_of(one, local(1))) is None
-    assert conflicts.admit(lease_of(two, local(2))) is None
+    assert conflicts.admit(lease_of(one, fitting(name))) is None
+    assert conflicts.admit(lease_of(two, fitting(name, 2))) is None
     elsewhere = [
-        LeasedFamily(family, each.subnet, each.public_ip, one.lease_data(local()).get(family))
-        for family, each in local(3).families.items()
+        LeasedFamily(family, each.subnet, each.public_ip, one.lease_data(fitting(name)).get(family))
+        for family, each in fitting(name, 3).families.items()
     ]
     copied = make_lease(SubnetLeaseSpec.of("n3", name, elsewhere))
     if list(one.exclusive_ids(copied.spec)):
@@ -120,8 +139,7 @@ async def test_two_nodes_agree_and_one_twice_does_not(name: str, state_dir: Path
         assert conflicts.admit(copied) is None
 
 
-@every
-@nodes
+@every_and_nodes
 async def test_tunnels_end_at_the_nodes_addresses_and_the_networks_ports(
     name: str, state_dir: Path, node: LocalNode
 ) -> None:
@@ -132,11 +150,10 @@ async def test_tunnels_end_at_the_nodes_addresses_and_the_networks_ports(
         assert end.port in OPTIONS[name]().tunnel_ports
 
 
-@every
-@nodes
+@every_and_nodes
 async def test_a_peer_is_reached_in_the_families_that_both_have(name: str, state_dir: Path, node: LocalNode) -> None:
     backend, other = [await start(name, state_dir / each) for each in ("n1", "n2")]
-    lease = lease_of(other, local(2))
+    lease = lease_of(other, fitting(name, 2))
     peer = backend.peer(node, lease)
     families = [
         (each.subnet, each.public_ip)
@@ -153,10 +170,11 @@ async def test_a_peer_is_reached_in_the_families_that_both_have(name: str, state
 @every
 async def test_objects_of_a_peer_are_its_own_and_on_the_nodes_devices(name: str, state_dir: Path) -> None:
     backend, *others = [await start(name, state_dir / node) for node in ("n1", "n2", "n3")]
-    device = backend.device(local())
+    device = backend.device(fitting(name))
     devices = {("link", "eth0"), *(obj.key for obj in device if isinstance(obj, Link))}
     two, three = (
-        backend.peer(local(), lease_of(other, local(number))).objects for number, other in enumerate(others, 2)
+        backend.peer(fitting(name), lease_of(other, fitting(name, number))).objects
+        for number, other in enumerate(others, 2)
     )
     assert not {obj.key for obj in (*device, *two)} & {obj.key for obj in three}
     assert {lower for obj in (*device, *two, *three) for lower in dependencies_of(obj)} <= devices
@@ -165,18 +183,18 @@ async def test_objects_of_a_peer_are_its_own_and_on_the_nodes_devices(name: str,
 @every
 async def test_the_kernel_takes_all_of_it(name: str, state_dir: Path) -> None:
     backend, other = [await start(name, state_dir / node) for node in ("n1", "n2")]
-    kernel = FakeKernel((LOOPBACK, local().interface))
-    objects = (*backend.device(local()), *backend.peer(local(), lease_of(other, local(2))).objects)
+    kernel = FakeKernel((LOOPBACK, fitting(name).interface))
+    objects = (*backend.device(fitting(name)), *backend.peer(fitting(name), lease_of(other, fitting(name, 2))).objects)
     assert [error for error in kernel.apply([Upsert(obj) for obj in objects]) if error is not None] == []
     there = kernel.read()
     assert all(matches(obj, there.get(obj.key)) for obj in objects if obj.key[0] != "sysctl")
 
 
 @every
-@pytest.mark.parametrize("other", [*TYPES, "udp", ""])
+@pytest.mark.parametrize("other", [*TYPES, "ipip", ""])
 async def test_a_peer_of_another_type_is_a_problem_that_names_both(name: str, other: str, state_dir: Path) -> None:
     backend = await start(name, state_dir)
-    peer = backend.peer(local(), lease_of(backend, local(2), backendType=other))
+    peer = backend.peer(fitting(name), lease_of(backend, fitting(name, 2), backendType=other))
     if other in (name, ""):  # a lease that says none is read as ours
         assert peer.problem is None
     else:
@@ -203,9 +221,9 @@ async def test_whatever_a_peer_publishes_it_is_reached_or_has_a_problem(
     name: str, state_dir: Path, data: dict[str, Any] | None, data_v6: dict[str, Any] | None
 ) -> None:
     backend = await start(name, state_dir)
-    lease = lease_of(backend, local(2), backendData=data, backendV6Data=data_v6)
-    peer = backend.peer(local(), lease)
-    assert len(peer.addresses) == 2 or peer.problem
+    lease = lease_of(backend, fitting(name, 2), backendData=data, backendV6Data=data_v6)
+    peer = backend.peer(fitting(name), lease)
+    assert len(peer.addresses) == len(fitting(name).families) or peer.problem
     assert bool(peer.objects or peer.learned) == bool(peer.addresses)
     assert all(str(each) for each in backend.exclusive_ids(lease.spec))
 

@@ -8,6 +8,7 @@ from typing import Any
 from percale.backend.bgp.backend import BgpBackend
 from percale.backend.host_gw import HostGw
 from percale.backend.protocol import Backend
+from percale.backend.udp.backend import UdpBackend
 from percale.backend.vxlan import VxlanBackend
 from percale.errors import BadNetworkConfig
 from percale.model.netconf import NetworkConfig
@@ -16,6 +17,7 @@ BACKENDS: dict[str, Callable[[Any], Backend]] = {
     "vxlan": VxlanBackend,
     "host-gw": lambda _options: HostGw(),
     "bgp": BgpBackend,
+    "udp": UdpBackend,
 }
 """By flannel's `Backend.Type`; each takes its options of `model/backend_options.py`."""
 

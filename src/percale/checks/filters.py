@@ -52,9 +52,9 @@ class Table(Struct, frozen=True):
 
 def tunnel(host: Host) -> Outcome | None:
     """From another node to the tunnel's port."""
-    if not host.tunnels:
+    port = host.tunnel_port
+    if port is None:
         return None
-    port = host.vxlan.port
     return _outcome(host, f"UDP {port}", _Copy.tunnel_passes, lambda table: _open_port(table, port))
 
 
@@ -75,7 +75,7 @@ def _outcome(
     untried = []
     try:
         tables = _tables()
-        with _Copy.made(*own, _pod_network(host), host.vxlan.port) as copy:
+        with _Copy.made(*own, _pod_network(host), host.tunnel_port or 0) as copy:
             if not passes(copy):
                 return unknown("no packet passes a copy of this host that has no tables")
             for table in tables:

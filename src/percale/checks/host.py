@@ -59,6 +59,14 @@ class Host:
         options = self.network.options if self.network is not None else None
         return options if isinstance(options, VxlanOptions) else VxlanOptions()
 
+    @property
+    def tunnel_port(self) -> int | None:
+        """Where peers' packets arrive, by UDP; None: there is no such tunnel."""
+        if self.config.backend == "none":
+            return None
+        options = self.network.options if self.network is not None else VxlanOptions()
+        return next(iter(options.tunnel_ports), None)
+
     @cached_property
     def underlay(self) -> Underlay:
         with opened() as driver:

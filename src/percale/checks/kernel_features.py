@@ -15,7 +15,7 @@ from percale.errors import KernelError
 from percale.kernel import sysctl
 from percale.kernel.nftables.nft_program import run_nft
 from percale.model.ip_family import Family
-from percale.render.link_kinds import Bridge, Veth, VethPeer, Vxlan
+from percale.render.link_kinds import Bridge, Tun, Veth, VethPeer, Vxlan
 from percale.render.network.base_chains import network_tables
 from percale.render.nft.objects import TableSpec
 from percale.render.objects import Link
@@ -46,6 +46,13 @@ def vxlan(host: Host) -> Outcome | None:
         return None
     device = Vxlan(host.vxlan.vni, IPv4Address("192.0.2.1"), _A, host.vxlan.port, gbp=host.vxlan.gbp)
     return _devices("vxlan", [_pair(), Link("pcl-check-v", device)])
+
+
+def tun(host: Host) -> Outcome | None:
+    """Its packets are carried by the agent's program."""
+    if host.config.backend == "none" or host.network is None or host.network.backend_type != "udp":
+        return None
+    return _devices("tun", [Link("pcl-check-t", Tun())])
 
 
 def bridge(host: Host) -> Outcome | None:

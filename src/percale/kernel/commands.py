@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from percale.kernel.netlink.link_kinds.registry import codec_of
 from percale.kernel.protocol import Change, Upsert
+from percale.render.link_kinds import Tun
 from percale.render.objects import (
     ROUTE_PROTOCOL,
     Address,
@@ -85,7 +86,10 @@ def _put_link(desired: Link) -> list[str]:
         f"arp {'on' if desired.arp else 'off'}" if desired.arp is not None else "",
     ]
     lines = []
-    if desired.kind is not None:
+    if isinstance(desired.kind, Tun):
+        lines.append(f"ip tuntap add {desired.name} mode tun")
+        settings.append(f"alias {desired.alias}")
+    elif desired.kind is not None:
         words = ["ip link add", desired.name, *settings, "type", desired.kind.name]
         words += codec_of(desired.kind).options(desired.kind)
         lines.append(" ".join(word for word in words if word))

@@ -80,6 +80,10 @@ class Ifb(LinkKind, frozen=True, tag="ifb"):
     """Takes what is redirected to it, for a shaper."""
 
 
+class Tun(LinkKind, frozen=True, tag="tun"):
+    """Its packets are carried by a program, without which it stays."""
+
+
 def lower_mac(obj: Struct, mac: str | None) -> None:
     """Hardware addresses are compared as text, and the kernel's are in lower case."""
     if mac is not None and not mac.islower():

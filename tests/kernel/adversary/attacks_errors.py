@@ -13,7 +13,7 @@ from itertools import product
 
 from tests.kernel.adversary import frames
 from tests.kernel.adversary.attacks_tunnels import ATTACKERS, VICTIMS, send
-from tests.kernel.adversary.worlds import NODE_ADDRESSES, SWITCH, TUNNEL_PORT, Family, World, attack
+from tests.kernel.adversary.worlds import NODE_ADDRESSES, SWITCH, Family, World, attack
 from tests.kernel.agent.cluster import sh
 from tests.kernel.agent.policies import PORT
 from tests.waiting import until
@@ -89,7 +89,11 @@ def a_path_that_is_said_to_be_narrow(world: World, family: Family) -> None:
     ):
         inner = frames.packet("10.244.1.2", "10.244.2.2", frames.udp(1, 2))
         frame = frames.ethernet("02:00:00:00:00:00", "02:00:00:00:00:01", inner)
-        for quoted in (frames.vxlan(1, frame, port=TUNNEL_PORT), frames.udp(40000, PORT), frames.echo(family)):
+        for quoted in (
+            frames.vxlan(1, frame, port=world.terms.tunnel_port),
+            frames.udp(40000, PORT),
+            frames.echo(family),
+        ):
             said = frames.icmp_error(*TOO_BIG[family], frames.packet(source, target, quoted), LEAST[family])
             packet = frames.packet(world.address(attacker, family), source, said)
             world.inject(attacker, world.frame(attacker, packet, source))

@@ -59,7 +59,7 @@ def a_packet_in_a_packet(world: World, family: Family) -> None:
     for attacker, victim, friend in PAIRS:
         with world.attempt(victim) as attempt:
             own, target = world.address(attacker, family), world.address(victim, family)
-            for inner_family in (4, 6):
+            for inner_family in world.terms.families:
                 ends = world.address(friend, inner_family), world.address(victim, inner_family)
                 inner = frames.packet(*ends, frames.udp(40000, PORT, attempt.forbidden))
                 kind = {4: frames.IPV4, 6: frames.IPV6}[inner_family]

@@ -13,7 +13,7 @@ from ipaddress import ip_network
 from itertools import product
 
 from tests.kernel.adversary import frames
-from tests.kernel.adversary.worlds import NODE_ADDRESSES, SWITCH, TUNNEL_PORT, Attempt, Family, World, attack
+from tests.kernel.adversary.worlds import NODE_ADDRESSES, SWITCH, Attempt, Family, World, attack
 from tests.kernel.agent.policies import PORT
 from tests.waiting import until
 
@@ -23,7 +23,8 @@ DEVICES: dict[Family, str] = {4: "flannel.1", 6: "flannel-v6.1"}
 CLUSTER_IPS: dict[Family, str] = {4: "10.96.1.{}", 6: "fd00:96::1:{}"}
 FIRST_PORT = 30100
 """Of nodes: there is one for each address that somebody leads to."""
-TUNNELS = ("vxlan", "direct")
+VXLAN = ("vxlan", "direct")
+TUNNELS = (*VXLAN, "udp")
 
 
 def addresses_of(world: World, number: int, family: Family) -> tuple[str, str, str]:
@@ -36,9 +37,10 @@ def for_the_tunnel(world: World, number: int, family: Family, mark: bytes) -> fr
     """Node `number` would hand its victim a datagram from the friend on the other node."""
     source, target = world.address(f"friend{3 - number}", family), world.address(f"victim{number}", family)
     inner = frames.packet(source, target, frames.udp(9, PORT, mark))
-    has_tunnel = world.terms.backend in TUNNELS
-    mac = world.mac(f"n{number}", DEVICES[family]) if has_tunnel else "02:00:00:00:00:01"
-    return frames.vxlan(1, frames.ethernet("02:00:00:00:00:00", mac, inner), port=TUNNEL_PORT)
+    if world.terms.backend == "udp":
+        return frames.udp(40000, world.terms.tunnel_port, inner)
+    mac = world.mac(f"n{number}", DEVICES[family]) if world.terms.backend in VXLAN else "02:00:00:00:00:01"
+    return frames.vxlan(1, frames.ethernet("02:00:00:00:00:00", mac, inner), port=world.terms.tunnel_port)
 
 
 def send(world: World, attacker: str, target: str, segment: frames.Segment, source: str | None = None) -> None:
@@ -131,7 +133,7 @@ def a_translation_that_leads_to_a_tunnel(world: World, family: Family) -> None:
     }
     name, spelled = {4: ("ip", "{}:{}"), 6: ("ip6", "[{}]:{}")}[family]
     leading = "; ".join(
-        f"fib daddr type local udp dport {port} dnat to {spelled.format(target, TUNNEL_PORT)}"
+        f"fib daddr type local udp dport {port} dnat to {spelled.format(target, world.terms.tunnel_port)}"
         for port, (_, target) in targets.items()
     )
     for node in world.nodes.values():
@@ -190,7 +192,7 @@ def a_service_whose_endpoint_is_a_tunnel(world: World, family: Family) -> None:
 def tunnel_service(world: World, family: Family, index: int, endpoint: str, node_port: int) -> str:
     """A Service with one endpoint; the name of its manifest."""
     name = f"tunnel{family}-{index}"
-    port = {"port": 80, "targetPort": TUNNEL_PORT, "protocol": "UDP", "nodePort": node_port}
+    port = {"port": 80, "targetPort": world.terms.tunnel_port, "protocol": "UDP", "nodePort": node_port}
     world.write_service(name, CLUSTER_IPS[family].format(index + 1), endpoint, port)
     return name
 
@@ -234,11 +236,11 @@ def a_port_that_has_a_tunnels_number(world: World, family: Family) -> None:
 
 
 def answered(world: World, attacker: str, own: str, mark: bytes, port: int = 40000) -> None:
-    send(world, attacker, own, frames.udp(TUNNEL_PORT, port, mark))
+    send(world, attacker, own, frames.udp(world.terms.tunnel_port, port, mark))
 
 
 def asked_and_answered(world: World, victim: str, attacker: str, both: tuple[str, str], mark: bytes) -> None:
     own, there = both
-    send(world, victim, there, frames.udp(40000, TUNNEL_PORT, b"?"))
+    send(world, victim, there, frames.udp(40000, world.terms.tunnel_port, b"?"))
     time.sleep(0.05)
     answered(world, attacker, own, mark)

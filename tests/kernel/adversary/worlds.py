@@ -34,14 +34,19 @@ BACKENDS: dict[str, dict[str, Any]] = {
     "vxlan": {"Type": "vxlan"},
     "direct": {"Type": "vxlan", "DirectRouting": True},
     "host-gw": {"Type": "host-gw"},
+    "udp": {"Type": "udp"},
 }
 """By name, the net-conf's Backend. A new one meets all attacks."""
+IPV4_ONLY = frozenset({"udp"})
+TUNNEL_PORTS = {"udp": 8285}
+"""Of backends whose port is not vxlan's, which is closed without a tunnel, too."""
 
-TUNNEL_PORT = 8472
 NODE_ADDRESSES: dict[Family, tuple[str, str]] = {4: ("192.168.0.1", "192.168.0.2"), 6: ("fd00::1", "fd00::2")}
 SWITCH: dict[Family, str] = {4: "192.168.0.254", 6: "fd00::254"}
 """A host outside, whose namespace is called so too."""
-_NETWORK = {"Network": "10.244.0.0/16", "EnableIPv6": True, "IPv6Network": "fd00:244::/48"}
+_NETWORK = {"Network": "10.244.0.0/16"}
+_DUAL = {**_NETWORK, "EnableIPv6": True, "IPv6Network": "fd00:244::/48"}
+_SERVICE_NETWORKS: dict[Family, str] = {4: "10.96.0.0/16", 6: "fd00:96::/112"}
 _ROLES = ("victim", "friend", "attacker")
 _FRIENDS = ("friend1", "friend2")
 _EVERYTHING = 0x0003
@@ -57,6 +62,15 @@ class Terms(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.wiring}-{self.backend}"
+
+    @property
+    def families(self) -> tuple[Family, ...]:
+        """Of the pods."""
+        return (4,) if self.backend in IPV4_ONLY else FAMILIES
+
+    @property
+    def tunnel_port(self) -> int:
+        return TUNNEL_PORTS.get(self.backend, 8472)
 
 
 TERMS = [Terms(*each) for each in itertools.product(WIRINGS, BACKENDS)]
@@ -131,11 +145,13 @@ class World:
 
     def open(self) -> World:
         self._down.callback(self.services.close)
-        self.cluster.network = {**_NETWORK, "Backend": BACKENDS[self.terms.backend]}
+        families = self.terms.families
+        network = _DUAL if 6 in families else _NETWORK
+        self.cluster.network = {**network, "Backend": BACKENDS[self.terms.backend]}
         for number in (1, 2):
             self._declare(number)
-            node = self.cluster.node(number, ipv6=True)
-            node.settings["services"] = {"cidrs": ["10.96.0.0/16", "fd00:96::/112"]}
+            node = self.cluster.node(number, ipv6=6 in families)
+            node.settings["services"] = {"cidrs": [_SERVICE_NETWORKS[family] for family in families]}
             node.settings["cni"]["wiring"] = self.terms.wiring
             self.nodes[node.name] = node.launch()
         self.policies.policy("deny", DENY)
@@ -147,7 +163,7 @@ class World:
         for role, number in itertools.product(_ROLES, (1, 2)):
             name = f"{role}{number}"
             self.pods[name] = self.policies.pod(self.nodes[f"n{number}"], name)
-        for friend, number, family in itertools.product(_FRIENDS, (1, 2), FAMILIES):
+        for friend, number, family in itertools.product(_FRIENDS, (1, 2), families):
             victim = self.address(f"victim{number}", family)
             until(lambda friend=friend, victim=victim: self.pods[friend].reaches(victim), f"{friend} gets in")  # type: ignore[misc]
         return self

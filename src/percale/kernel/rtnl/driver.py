@@ -18,7 +18,7 @@ from contextlib import closing, contextmanager
 from itertools import groupby
 from typing import TypeAlias
 
-from percale.kernel import commands, sysctl
+from percale.kernel import commands, sysctl, tun
 from percale.kernel.netlink import link, route, tc
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.netlink.socket import Request
@@ -27,6 +27,7 @@ from percale.kernel.protocol import Change, Delete, KernelEvent, Underlay, Upser
 from percale.kernel.rtnl.dump import NetlinkDump
 from percale.kernel.rtnl.link_cache import LinkCache
 from percale.kernel.rtnl.monitor import NetlinkMonitor
+from percale.render.link_kinds import Tun
 from percale.render.objects import (
     Address,
     FdbEntry,
@@ -156,11 +157,22 @@ class KernelDriver:
                 if device is not None and desired.kind is not None:
                     self._send([link.delete(device.index)])
             elif device is None:
-                self._send(link.create(desired, _new_index(), devices.index))
+                self._create(desired, devices)
             else:
                 self._update(desired, device, devices)
         finally:
             devices.invalidate(desired.name)
+
+    def _create(self, desired: Link, devices: LinkCache, before: Sequence[Request] = ()) -> None:
+        """rtnetlink can do everything with a TUN device but create it."""
+        if not isinstance(desired.kind, Tun):
+            self._send([*before, *link.create(desired, _new_index(), devices.index)])
+            return
+        self._send(before)
+        self._netns.run(lambda: tun.create(desired.name))
+        devices.invalidate(desired.name)
+        if (device := devices.find(desired.name)) is not None:
+            self._send(link.change(desired, devices.link(device), device.index, devices.index))
 
     def _delete_links(self, changes: Sequence[Change], devices: LinkCache) -> list[OSError | None]:
         """All at once; if the kernel rejects that, one by one."""
@@ -187,8 +199,7 @@ class KernelDriver:
             raise OSError(
                 errno.EEXIST, f"{desired.name} is there already, a {device.kind or 'physical'} device that is not ours"
             )
-        requests = link.create(desired, _new_index(), devices.index)
-        self._send([link.delete(device.index), *requests])
+        self._create(desired, devices, [link.delete(device.index)])
 
     def _sysctl(self, change: Change, devices: LinkCache) -> None:
         desired = change.object

@@ -8,13 +8,14 @@ from percale.kernel.netlink.link_kinds.bridge import BridgeCodec
 from percale.kernel.netlink.link_kinds.codec import LinkKindCodec
 from percale.kernel.netlink.link_kinds.veth import VethCodec
 from percale.kernel.netlink.link_kinds.vxlan import VxlanCodec
-from percale.render.link_kinds import Bridge, Ifb, LinkKind, Veth, Vxlan
+from percale.render.link_kinds import Bridge, Ifb, LinkKind, Tun, Veth, Vxlan
 
 CODECS: dict[str, LinkKindCodec[Any]] = {
     "vxlan": VxlanCodec(Vxlan),
     "bridge": BridgeCodec(Bridge),
     "veth": VethCodec(Veth),
     "ifb": LinkKindCodec(Ifb),
+    "tun": LinkKindCodec(Tun),
 }
 
 

@@ -1,0 +1,82 @@
+"""The udp backend, flannel's oldest: a program of our own carries packets between a TUN device and the peers.
+
+    10.244.2.7 ─ route 10.244.2.0/24 dev flannel0 ─▶ tunnel.py ─ the packet as a datagram's payload ─▶ PublicIP:8285
+
+For kernels and networks that have nothing better. IPv4 only, as flannel's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Network, ip_interface
+from pathlib import Path
+from typing import Any
+
+from percale.backend.peer_path import paths, type_problem
+from percale.backend.protocol import ExclusiveId, LocalNode, PeerObjects
+from percale.backend.udp.process import TunnelProcess
+from percale.backend.udp.tunnel import OVERHEAD
+from percale.errors import BadConfig
+from percale.model.backend_options import UdpOptions
+from percale.model.ip_family import Family
+from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec
+from percale.render.link_kinds import Tun
+from percale.render.network.tunnels import SessionPort, TunnelEnd
+from percale.render.objects import Address, KernelObject, Link, Route, Sysctl
+
+DEVICE = "flannel0"
+_LEAST_MTU = 576
+"""RFC 791."""
+
+
+class UdpBackend:
+    """See `Backend`."""
+
+    type = "udp"
+    keeps_state = True
+    process: TunnelProcess | None = None
+    session_ports: tuple[SessionPort, ...] = ()
+
+    def __init__(self, options: UdpOptions) -> None:
+        self._port = options.port
+
+    def load(self, directory: Path) -> None:
+        self.process = TunnelProcess(directory, DEVICE, self._port)
+
+    def pod_mtu(self, node: LocalNode) -> int:
+        return node.interface.mtu - OVERHEAD
+
+    def lease_data(self, node: LocalNode) -> Mapping[Family, dict[str, Any]]:
+        return {}
+
+    def exclusive_ids(self, spec: SubnetLeaseSpec) -> Iterable[ExclusiveId]:
+        return ()
+
+    def check(self, node: LocalNode) -> None:
+        if Family.IPV6 in node.families:
+            raise BadConfig(
+                "udp carries IPv4 only", where="net-conf.json: Backend.Type", hint="use vxlan, or leave out EnableIPv6"
+            )
+        if self.pod_mtu(node) < _LEAST_MTU:
+            raise BadConfig(
+                f"udp leaves packets {self.pod_mtu(node)} bytes of {node.interface.name}'s MTU, but they need {_LEAST_MTU}",
+                where=f"node {node.name}",
+                hint=f"raise the MTU of {node.interface.name}",
+            )
+
+    def device(self, node: LocalNode) -> tuple[KernelObject, ...]:
+        return (
+            Link(DEVICE, Tun(), mtu=self.pod_mtu(node)),
+            Sysctl(f"net/ipv6/conf/{DEVICE}/disable_ipv6", "1"),
+            Address(DEVICE, ip_interface(node.families[Family.IPV4].subnet.network_address)),
+        )
+
+    def tunnel_ends(self, node: LocalNode) -> tuple[TunnelEnd, ...]:
+        return tuple(TunnelEnd(address, self._port) for address in node.public_ips)
+
+    def peer(self, node: LocalNode, lease: SubnetLease) -> PeerObjects:
+        """Its route; the program knows its address."""
+        if (other := type_problem(self.type, lease)) is not None:
+            return PeerObjects(problem=other)
+        found = [path for path in paths(node, lease) if isinstance(path.subnet, IPv4Network)]
+        return PeerObjects(tuple(Route(path.subnet, DEVICE) for path in found), tuple(path.gateway for path in found))
