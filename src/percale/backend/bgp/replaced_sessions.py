@@ -43,7 +43,7 @@ class ReplacedSessions:
     ) -> tuple[Session, ...]:
         """The sessions to keep beside the wanted ones. `nodes` are those that exist, `now` is in seconds."""
         current = {each.name: each for each in wanted}
-        for name in self._current.keys() - current.keys():
+        for name in sorted(self._current.keys() - current.keys()):
             self._kept[name] = _Kept(self._current[name], now + LONGEST)
         self._current = current
         taken = {(each.neighbor, each.port) for each in current.values()}
