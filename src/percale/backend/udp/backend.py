@@ -14,8 +14,8 @@ from typing import Any
 
 from percale.backend.peer_path import paths, type_problem
 from percale.backend.protocol import ExclusiveId, LocalNode, PeerObjects
+from percale.backend.udp.config import OVERHEAD
 from percale.backend.udp.process import TunnelProcess
-from percale.backend.udp.tunnel import OVERHEAD
 from percale.errors import BadConfig
 from percale.model.backend_options import UdpOptions
 from percale.model.ip_family import Family

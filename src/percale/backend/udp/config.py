@@ -6,6 +6,8 @@ from msgspec import Struct
 
 CONFIG, SOCKET, LOG = "config.json", "control", "log"
 """In the backend's directory."""
+OVERHEAD = 28
+"""Bytes of the outer IPv4 and UDP headers."""
 
 
 class TunnelConfig(Struct, frozen=True):

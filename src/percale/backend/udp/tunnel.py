@@ -25,7 +25,7 @@ from pathlib import Path
 import msgspec
 
 from percale.backend.udp import segments
-from percale.backend.udp.config import CONFIG, SOCKET, TunnelConfig, TunnelStatus
+from percale.backend.udp.config import CONFIG, OVERHEAD, SOCKET, TunnelConfig, TunnelStatus
 from percale.backend.udp.packets import (
     NET_UNREACHABLE,
     PLAIN,
@@ -43,8 +43,6 @@ from percale.backend.udp.peers import TunnelPeers
 from percale.kernel import tun
 from percale.unix_socket import listen_at
 
-OVERHEAD = 28
-"""Bytes of the outer IPv4 and UDP headers."""
 _LARGEST = 65535
 _LARGEST_SEND, _MOST_SEGMENTS = 65507, 128
 """Bytes and datagrams of one send."""
