@@ -99,6 +99,11 @@ def test_from_outside(percale: Person) -> None:
         told = probed(percale, "external/outside", "198.51.100.1", "80")
         assert told["to"] == "svc/node-port/shop"
         assert told["answered"]["client"].rpartition(":")[0] == "203.0.113.2"
+    told = probed(percale, "external/outside", "svc/node-port/shop", "80")
+    assert (told["to"], told["address"]) == ("svc/node-port/shop", "198.51.100.1")
+    said = percale.complaint("lab", "probe", "external/outside", "svc/node-port/web", "80")
+    assert "svc/node-port/web has no address outside the cluster, where external/outside is; its node port: " in said
+    assert said.endswith("probe external/outside node/NODE 30080/tcp")
 
 
 def test_an_outside_database(percale: Person) -> None:

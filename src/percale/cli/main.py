@@ -5,6 +5,7 @@ Every error ends here: what a user can do something about is one line each on st
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -100,6 +101,8 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _internal(error: Exception) -> PercaleError:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+        return PercaleError("the output cannot be written: no space left")
     hint = "please report it, with what PERCALE_DEBUG=1 shows"
     return PercaleError(f"internal error: {type(error).__name__}: {error}", hint=hint)
 

@@ -47,6 +47,8 @@ def load(files: Files, namespace: str | None, validation: Validation) -> LoadedM
         hint = "percale etcd init writes it into an etcd; elsewhere it is in a ConfigMap"
         raise BadManifest("a network configuration is no object", where=file, hint=hint)
     loaded.valid(validation)
+    if files.names:
+        loaded.not_empty()
     return replace(loaded, entries=tuple(named(loaded.entries)))
 
 

@@ -50,6 +50,7 @@ def test_from_nothing_to_nothing(store: str, capsys: pytest.CaptureFixture[str])
         ("get svc -l a,", "percale: -l: '' is no label selector; write app=web, app!=web, app in (web,api)"),
         ("delete", "percale delete: name what to delete"),
         ("apply -f none.yaml", "percale: none.yaml: no such file or directory"),
+        ("apply -f /dev/null", "percale: /dev/null: no objects in there"),
         ("apply -f shop.yaml --service-cidr here", "'here' is not a network"),
         ("get pods --store etcd:http://127.0.0.1:1", "percale: http://127.0.0.1:1: "),
         ("get pods --store kubernetes:/nosuch", "percale: /nosuch: cannot be read: No such file or directory"),

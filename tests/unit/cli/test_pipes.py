@@ -52,3 +52,16 @@ def test_so_are_complaints_that_nobody_reads(directory: Path, command: str) -> N
     done = subprocess.run(words, stdout=writer, stderr=writer, cwd=directory, check=False)
     os.close(writer)
     assert done.returncode == 141
+
+
+def test_a_full_disk_is_one_line(directory: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [str(Path(sys.executable).parent / "percale"), "service", "list", "-f", "world.yaml"],
+            cwd=directory,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (2, "percale: the output cannot be written: no space left\n")

@@ -5,7 +5,7 @@ Called by `machine_verbs`. A DNS name is looked up from the client pod's namespa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
@@ -102,7 +102,9 @@ class ProbeTargets(Struct, frozen=True):
                 raise NotFound(what, hint=error.hint) from error
 
     async def _resolve_service(self, service: Service, client: ProbeTarget, timeout_seconds: float) -> ProbeTarget:
-        """At its cluster IPs; where it has none, what its name resolves to."""
+        """At its cluster IPs; where it has none, what its name resolves to. From outside, at the addresses that lead there."""
+        if client.pod is None and client.node is None:
+            return _from_outside(service, client, self._command)
         target = _service_target(service)
         if target.addresses:
             return target
@@ -179,8 +181,7 @@ class ProbeTargets(Struct, frozen=True):
             if not pod.spec.hostNetwork and str(address) in {entry.ip for entry in pod.status.podIPs}:
                 return replace(self._pod_target(pod), addresses=(address,))
         for service in self.cluster.cache.all(Service):
-            balanced = (each.ip for each in service.status.loadBalancer.ingress)
-            if str(address) in {*service.spec.clusterIPs, *service.spec.externalIPs, *balanced}:
+            if str(address) in {*service.spec.clusterIPs, *_outside_addresses(service)}:
                 return replace(_service_target(service), addresses=(address,))
         return ProbeTarget(str(address), (address,), None, str(address))
 
@@ -213,6 +214,21 @@ def _no_address_error(service: Service, target: ProbeTarget, command: str) -> No
             f"{target.name} is a name for {name}, which does not resolve", hint="an IP address needs Endpoints"
         )
     return NotFound(f"{target.name} is headless, and has no ready endpoint", hint=command)
+
+
+def _outside_addresses(service: Service) -> Iterator[str]:
+    yield from (each.ip for each in service.status.loadBalancer.ingress if each.ip)
+    yield from service.spec.externalIPs
+
+
+def _from_outside(service: Service, client: ProbeTarget, command: Callable[[str], str]) -> ProbeTarget:
+    """At its load balancer's addresses and external IPs. Raises LabError with what to ask for, where it has none."""
+    if addresses := tuple(map(ip_address, filter(is_address, _outside_addresses(service)))):
+        return replace(_service_target(service), addresses=addresses)
+    ports = (f"{each.nodePort}/{each.protocol.lower()}" for each in service.spec.ports if each.nodePort)
+    ask = next((command(f"probe {client.name} node/NODE {port}") for port in ports), None)
+    what = f"svc/{service.key} has no address outside the cluster, where {client.name} is"
+    raise LabError(what, hint=f"its node port: {ask}" if ask else "a Service of type NodePort or LoadBalancer has one")
 
 
 def _service_target(service: Service) -> ProbeTarget:

@@ -109,7 +109,7 @@ def read_objects(
     if loaded.networks:
         file, _ = loaded.networks[0]
         raise BadManifest("a running lab keeps its network", where=file, hint=f"start another: {_another(file)}")
-    found = loaded.valid(validate).entries
+    found = loaded.valid(validate).not_empty().entries
     for each in found:
         if isinstance(each.object, Lab):
             hint = f"use {lab_dir.command('add-node NAME')} and {lab_dir.command('remove-node NAME')}"

@@ -51,6 +51,12 @@ class LoadedManifests(Manifest, frozen=True, dict=True):
     def _unknown_that_pass(self, validate: Validation) -> Iterable[str]:
         return map(str, self.unknown) if validate == "warn" else ()
 
+    def not_empty(self) -> LoadedManifests:
+        """The same, for a command that writes what there is. Raises BadManifest."""
+        if not self.entries and not self.skipped:
+            raise BadManifest("no objects in there", where=", ".join(file for file, _ in self.documents))
+        return self
+
     def valid(self, validate: Validation = "strict") -> LoadedManifests:
         """The same. Raises BadManifest with all that is wrong."""
         if wrong := (*self.faults, *self.duplicates, *(self.unknown if validate == "strict" else ())):
