@@ -37,8 +37,8 @@ _REQUEST = b"GET / HTTP/1.0\r\nHost: lab\r\nConnection: close\r\n\r\n"
 _DNS = 53
 _QUESTION = bytes.fromhex("7065 0100 0001 0000 0000 0000 00 0002 0001")
 """A DNS query for the root's NS records: a name server answers queries only."""
-_RESPONSE_TIMEOUT = 1.0
-"""Seconds to wait for an HTTP response on an established connection: the server may not speak HTTP."""
+_RESPONSE_TIMEOUT = 3.0
+"""Seconds to wait for an HTTP response on an established connection: the server may not speak HTTP, or be slow."""
 _LONGEST_ANSWER = 65536
 _QUESTIONS = 8
 """To a name server that does not answer, in the time of a probe."""
