@@ -155,7 +155,7 @@ class NodeNetwork:
         tasks.create_task(self._subnets.publish(), name="publish")
         tasks.create_task(self._subnets.renew(), name="renew")
         if self._supervisor is not None:
-            tasks.create_task(self._supervisor.run(), name="backend")
+            tasks.create_task(self._run_process(self._supervisor), name="backend")
         if self._bgp is not None:
             self._bgp.start(exit_stack, tasks)
         if self._config.probePeers:
@@ -178,6 +178,11 @@ class NodeNetwork:
         for source in (DEVICE, FORWARDING):
             await self._wait_applied(source)
         await self._tables.wait_loaded()
+
+    async def _run_process(self, supervisor: BackendSupervisor) -> None:
+        """Starts once all peers are known: one that outlives the last agent must not lose those that are not read yet."""
+        await self._leases_synced.wait()
+        await supervisor.run()
 
     async def _collect_garbage(self) -> None:
         """Starts once all peers are known: not while a file that may contain their leases cannot be read."""
