@@ -1,6 +1,7 @@
 """One agent per node: a locked pid file in the run directory. Callers: `main.py`, `cleanup.py`, `checks/host.py`.
 
 The kernel releases the lock when the process ends, however it ends, so a killed agent's file does not block the next agent.
+Whoever can read a file can lock it: this one is its owner's alone.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ def single_agent(run_dir: Path) -> Iterator[None]:
     path = run_dir / "agent.pid"
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.fchmod(descriptor, 0o600)
     except OSError as error:
         raise StateError(
             f"cannot be written: {error.strerror}", where=str(path), hint="choose another one with --run-dir"

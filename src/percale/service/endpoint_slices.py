@@ -18,6 +18,7 @@ from percale.model.endpoints import SERVICE_LABEL, Endpoint, EndpointSlice
 from percale.model.ip_family import Family
 from percale.model.meta import ObjectKey
 from percale.model.service import HEADLESS_LABEL, PROXY_NAME_LABEL
+from percale.service.refused_addresses import special
 
 READY = 1
 DRAINING = 2
@@ -112,12 +113,16 @@ def facts_of_slice(entry: EndpointSlice, node: str) -> SliceFacts | None:
     )
 
 
+_MAYBE_SPECIAL = frozenset({0, 127, 169, *range(224, 256)})
+"""First bytes of IPv4 addresses that `special` is asked about."""
+
+
 def _usable(endpoints: Sequence[Endpoint], family: Family) -> tuple[Sequence[Endpoint], bytes, list[str]]:
-    """Endpoints whose first address is of the family, these addresses packed, and problems of the others."""
+    """Endpoints whose first address is one of the family that a pod can have, these packed, and problems of the others."""
     if family is Family.IPV4:
         texts = [each.addresses[0] for each in endpoints if each.addresses]
         addresses = _packed4(texts)
-        if addresses is not None and len(texts) == len(endpoints):
+        if addresses is not None and len(texts) == len(endpoints) and _MAYBE_SPECIAL.isdisjoint(addresses[::4]):
             return endpoints, addresses, []
     usable, found, problems = [], [], []
     for index, each in enumerate(endpoints):
@@ -127,6 +132,8 @@ def _usable(endpoints: Sequence[Endpoint], family: Family) -> tuple[Sequence[End
         address = _packed4([text]) if family is Family.IPV4 else _packed6(text)
         if address is None:
             problems.append(f'endpoints[{index}].addresses[0]: "{text}" is not an IPv{family} address')
+        elif (why := special(address)) is not None:
+            problems.append(f"endpoints[{index}].addresses[0]: {text} {why}")
         else:
             usable.append(each)
             found.append(address)

@@ -30,7 +30,7 @@ class Refused(NamedTuple):
 
 
 def special(address: bytes) -> str | None:
-    """Why no Service may have the address: it is never routed, or received by many hosts. Called for very many."""
+    """Why neither Service nor endpoint may have the address: it is never routed, or received by many. Called for very many."""
     first = address[0]
     if len(address) == 4:
         loopback, linked, many = (

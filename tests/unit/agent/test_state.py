@@ -97,3 +97,10 @@ def test_a_directory_in_which_others_may_write_is_refused(tmp_path: Path, way: s
     with pytest.raises(StateError, match=r"others may write there; chown and chmod it, or .* --state-dir"):
         NodeState(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_nobody_else_can_lock_an_agents_pid_file(tmp_path: Path) -> None:
+    file = tmp_path / "agent.pid"
+    file.touch(0o644)
+    with single_agent(tmp_path):
+        assert file.stat().st_mode & 0o777 == 0o600

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from ipaddress import ip_address
 
 import pytest
 from tests.unit.service.build import build
@@ -259,6 +260,28 @@ def test_an_address_that_is_none_is_reported_and_the_others_are_used(text: str) 
     assert facts.addresses == bytes((10, 0, 0, 1, 10, 0, 0, 3))
     assert facts.nodes == (None, "n2")
     assert facts.problems == (f'EndpointSlice ns1/svc1-1: endpoints[1].addresses[0]: "{text}" is not an IPv4 address',)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("0.0.0.0", "means all addresses"),
+        ("127.0.0.53", "is a loopback address"),
+        ("169.254.169.254", "is a link-local address"),
+        ("224.0.0.1", "is an address of many hosts"),
+        ("255.255.255.255", "is an address of many hosts"),
+        ("::", "means all addresses"),
+        ("::1", "is a loopback address"),
+        ("fe80::1", "is a link-local address"),
+        ("ff02::1", "is an address of many hosts"),
+    ],
+)
+def test_an_address_that_no_pod_can_have_is_reported_and_the_others_are_used(text: str, why: str) -> None:
+    family, good = ("IPv6", "fd00::1") if ":" in text else ("IPv4", "169.253.0.1")
+    facts = facts_of_slice(build.slice(good, text, family=family), "n1")
+    assert facts is not None
+    assert facts.addresses == ip_address(good).packed
+    assert facts.problems == (f"EndpointSlice ns1/svc1-1: endpoints[1].addresses[0]: {text} {why}",)
 
 
 def test_ipv6() -> None:

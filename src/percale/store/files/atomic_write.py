@@ -10,9 +10,10 @@ import errno
 import fcntl
 import os
 import re
+import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from urllib.parse import quote
@@ -25,6 +26,8 @@ from percale.model.meta import Object, ObjectKey
 _LOCK = ".lock"
 _NEW = ".percale-new"
 """Written under the lock: the next writer overwrites what a killed one left."""
+_LOCK_MODE = 0o660
+"""Whoever can read a file can lock it, and stop all writers: nobody but those who may write."""
 _LOCK_TIMEOUT = 5.0
 """Seconds to wait for the lock; it is held for less than a millisecond at a time."""
 _LONGEST_NAME = 240
@@ -65,7 +68,7 @@ def locked(root: Path) -> Iterator[None]:
     backoff = Backoff(0.0005, 0.02)
     while True:
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            descriptor = _open_lock(path)
         except OSError as error:
             raise unwritable(error, path) from error
         try:
@@ -89,6 +92,13 @@ def locked(root: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def _open_lock(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, _LOCK_MODE)
+    with suppress(PermissionError):  # another's
+        os.fchmod(descriptor, os.fstat(descriptor).st_mode & _LOCK_MODE)
+    return descriptor
+
+
 def _is_current(path: Path, descriptor: int) -> bool:
     """Whether the lock file still exists: a removed one would let another process lock a new one."""
     try:
@@ -105,19 +115,56 @@ def make_directory(path: Path) -> None:
         raise unwritable(error, path) from error
 
 
-def write_file(path: Path, data: bytes, *, root: Path) -> None:
-    """Replace the file (or the target of a link) atomically. Raises StoreUnavailable; then nothing has changed.
-
-    Creates missing parent directories, except the root: a store that is being removed stays removed.
-    """
+def write_file(path: Path, data: bytes) -> None:
+    """Replace a user's file (or the target of a link) atomically. Raises StoreUnavailable; then nothing has changed."""
     try:
-        for directory in reversed(path.relative_to(root).parents[:-1]):
-            (root / directory).mkdir(exist_ok=True)
         path = path.resolve()
-        mode = path.stat().st_mode & 0o7777 if path.exists() else None
-        replace_file(path, data, mode=mode, draft=path.with_name(_NEW))
+        replace_file(path, data, mode=_mode(path), draft=path.with_name(_NEW))
     except OSError as error:
         raise unwritable(error, path) from error
+
+
+def write_own_file(root: Path, own: str, data: bytes | None) -> None:
+    """Replace, make or remove (None) an own file. Raises StoreUnavailable; then nothing has changed.
+
+    Never through a link: who may write to one directory of a store would have the agent write anywhere. Missing parents are
+    made, but not the root: a store that is being removed stays removed.
+    """
+    try:
+        with _opened_parent(root, own, make=data is not None) as directory:
+            path = directory / Path(own).name
+            if data is None:
+                path.unlink(missing_ok=True)
+            else:
+                replace_file(path, data, mode=_mode(path), draft=path.with_name(_NEW))
+    except OSError as error:
+        raise unwritable(error, root / own) from error
+
+
+@contextmanager
+def _opened_parent(root: Path, own: str, *, make: bool) -> Iterator[Path]:
+    """The directory of an own file by way of its descriptor, which nobody can exchange meanwhile. Raises OSError."""
+    directory = os.open(root, os.O_DIRECTORY | os.O_PATH | os.O_CLOEXEC)
+    try:
+        for part in Path(own).parts[:-1]:
+            if make:
+                with suppress(FileExistsError):
+                    os.mkdir(part, dir_fd=directory)
+            below = os.open(part, os.O_DIRECTORY | os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+            os.close(directory)
+            directory = below
+        yield Path(f"/proc/self/fd/{directory}")
+    finally:
+        os.close(directory)
+
+
+def _mode(path: Path) -> int | None:
+    """The permissions of a file that exists, which the new one gets."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return None
+    return stat.S_IMODE(status.st_mode) if stat.S_ISREG(status.st_mode) else None
 
 
 def remove_file(path: Path) -> None:

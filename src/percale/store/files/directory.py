@@ -24,7 +24,7 @@ from percale.model.manifest.diagnostics import combined
 from percale.model.manifest.encode import to_json
 from percale.model.meta import Object, ObjectKey
 from percale.store.encoded_object import EncodedObject, encode
-from percale.store.files.atomic_write import locked, own_path, remove_file, write_file
+from percale.store.files.atomic_write import locked, own_path, remove_file, write_file, write_own_file
 from percale.store.files.edit_in_place import rewrite_object
 from percale.store.files.file_index import Entry, FileContent, FileIndex, Identity
 from percale.store.files.inotify import InotifyWatcher
@@ -87,8 +87,10 @@ class Directory:
         names = set(map(self._name, changes.files))
         if changes.overflow:
             names.update(self._index.paths(), map(self._name, self._watcher.scan()))
-        for directory in changes.directories:
-            names.update(self._index.paths(self._name(directory) + "/"))
+        for directory in map(self._name, changes.directories):
+            names.update(self._index.paths(directory + "/"))
+            if self._index.knows(directory):
+                names.add(directory)
         self._read(names)
         self._expired += self._index.expire()
 
@@ -213,11 +215,9 @@ class Directory:
         name = self._index.file_of(identity) or own
         if name == own:
             self._check_own_file(own)
-            data = to_json(new) + b"\n" if new is not None else b""
-        else:
-            data = self._edited(name, identity, new)
-        if data.replace(b"---", b"").strip():
-            write_file(Path(name), data, root=self._root)
+            write_own_file(self._root, own_path(*identity), to_json(new) + b"\n" if new is not None else None)
+        elif (data := self._edited(name, identity, new)).replace(b"---", b"").strip():
+            write_file(Path(name), data)
         else:
             remove_file(Path(name))
         self._load([name])

@@ -31,6 +31,9 @@ _MASK = (
     | flags.EXCL_UNLINK
 )
 
+_LIMITS = (errno.EMFILE, errno.ENOSPC)
+"""Of watches and of watchers."""
+
 
 @dataclass(slots=True)
 class FileChanges:
@@ -67,28 +70,37 @@ class InotifyWatcher:
         self._inotify.close()
 
     def scan(self, directory: str = "") -> Iterator[str]:
-        """Watch a directory tree and yield its manifests; none if it is gone again."""
-        try:
-            descriptor = self._inotify.add_watch(self._root / directory, _MASK)
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR) and directory:
-                return
-            raise _refused(error, self._root / directory, "fs.inotify.max_user_watches") from error
-        self._paths[descriptor] = directory
-        try:
-            entries = list(os.scandir(self._root / directory))
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise _refused(error, self._root / directory) from error
-        for entry in entries:
-            path = _join(directory, entry.name)
-            if entry.name.startswith("."):
+        """Watch a directory tree and yield its manifests; none if it is gone again.
+
+        A directory below that cannot be watched is yielded as a file would be: reading it tells why.
+        """
+        waiting = [directory]
+        while waiting:
+            current = waiting.pop()
+            try:
+                entries = self._watch(current)
+            except (FileNotFoundError, NotADirectoryError) as error:
+                if not current:
+                    raise _refused(error, self._root) from error
                 continue
-            if entry.is_dir(follow_symlinks=False):
-                yield from self.scan(path)
-            elif entry.name.endswith(SUFFIXES):
-                yield path
+            except OSError as error:
+                if not current or error.errno in _LIMITS:
+                    raise _refused(error, self._root / current, "fs.inotify.max_user_watches") from error
+                yield current
+                continue
+            for entry in entries:
+                path = _join(current, entry.name)
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(path)
+                elif entry.name.endswith(SUFFIXES):
+                    yield path
+
+    def _watch(self, directory: str) -> list[os.DirEntry[str]]:
+        """Its entries, those that were there before it was watched, too. Raises OSError."""
+        self._paths[self._inotify.add_watch(self._root / directory, _MASK)] = directory
+        return list(os.scandir(self._root / directory))
 
     def read(self) -> FileChanges:
         """All changes since the last call; does not block."""
@@ -155,6 +167,6 @@ def _join(directory: str, name: str) -> str:
 
 def _refused(error: OSError, path: Path, limit: str | None = None) -> StoreUnavailable:
     hint = "make it, or correct the address" if error.errno == errno.ENOENT else None
-    if limit is not None and error.errno in (errno.EMFILE, errno.ENOSPC):
+    if limit is not None and error.errno in _LIMITS:
         hint = f"raise the limit: sysctl {limit}"
     return StoreUnavailable(f"cannot be watched: {error.strerror}", where=str(path), hint=hint)

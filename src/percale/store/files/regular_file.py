@@ -6,8 +6,10 @@ kind is looked up at a descriptor that only names the file (O_PATH), which is th
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+from pathlib import Path
 
 from percale.errors import StoreUnavailable
 
@@ -26,11 +28,24 @@ def read_regular_file(name: str) -> bytes:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(*error.args) from error
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG and not _is_listed(name):
+            raise FileNotFoundError(*error.args) from error
         raise StoreUnavailable(f"cannot be read: {error.strerror}", where=name) from error
+
+
+def _is_listed(name: str) -> bool:
+    """Whether there is something whose path is too long to ask for."""
+    try:
+        return Path(name) in Path(name).parent.iterdir()
+    except OSError:
+        return False
 
 
 def _content(found: int, name: str) -> bytes:
     status = os.fstat(found)
+    if stat.S_ISDIR(status.st_mode) and not Path(name).is_symlink():
+        os.close(os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_CLOEXEC))
+        raise FileNotFoundError(errno.ENOENT, "a directory that can be read has files, and no content", name)
     if not stat.S_ISREG(status.st_mode):
         raise StoreUnavailable("is not a regular file", where=name, hint="remove it from the store")
     if status.st_size > MAX_SIZE:

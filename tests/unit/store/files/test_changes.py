@@ -245,3 +245,40 @@ async def test_another_directory_in_the_place_of_the_old_one(root: Path, store: 
     with pytest.raises(StoreUnavailable, match="the directory is gone"):
         await store.put(ConfigMap(metadata=ObjectMeta(name="b")))
     assert await names(store) == ["a"]
+
+
+async def test_folders_nested_as_deep_as_a_path_can_name_are_read(root: Path, store: FilesStore) -> None:
+    deepest = _nested(root, "d", 1200)
+    (deepest / "a.yaml").write_text(text("a"))
+    assert await names(store) == ["a"]
+    (deepest / "a.yaml").unlink()
+    for folder in [deepest, *deepest.parents][:1200]:  # pytest's own way recurses
+        folder.rmdir()
+
+
+async def test_a_folder_that_cannot_be_watched_is_a_problem_of_its_own(root: Path, store: FilesStore) -> None:
+    (root / "a.yaml").write_text(text("a"))
+    _nested(root, "d" * 250, 20)
+    events = store.watch(ConfigMap)
+    problem = await upcoming(events)
+    assert isinstance(problem, ReadProblem)
+    assert "File name too long" in str(problem.error)
+    assert isinstance(await upcoming(events), Snapshot)
+    (root / "b.yaml").write_text(text("b"))
+    assert summary(await upcoming(events)) == ("Upserted", "b=1")
+    (root / ("d" * 250)).rename(root.parent / "d")
+    cleared = await upcoming(events)
+    assert isinstance(cleared, ReadProblem)
+    assert cleared.error is None
+
+
+def _nested(root: Path, name: str, depth: int) -> Path:
+    """The innermost of so many folders, also where the path is too long to be used; by descriptors."""
+    folder = os.open(root, os.O_DIRECTORY)
+    for _ in range(depth):
+        os.mkdir(name, dir_fd=folder)
+        below = os.open(name, os.O_DIRECTORY, dir_fd=folder)
+        os.close(folder)
+        folder = below
+    os.close(folder)
+    return root.joinpath(*[name] * depth)

@@ -15,7 +15,7 @@ from percale.model.configmap import ConfigMap
 from percale.model.manifest.encode import to_json
 from percale.model.meta import Object, ObjectKey, ObjectMeta
 from percale.model.pod import Pod
-from percale.store.files.atomic_write import write_file
+from percale.store.files.atomic_write import write_own_file
 from percale.store.files.directory import Directory
 from percale.store.protocol import Deleted, Upserted
 
@@ -116,5 +116,5 @@ def test_a_put_compares_with_an_own_file_that_was_not_read(filled: Directory) ->
 def test_a_write_does_not_recreate_a_removed_store(tmp_path: Path) -> None:
     root = tmp_path / "store"
     with pytest.raises(StoreUnavailable, match="No such file"):
-        write_file(root / "ConfigMap/default/a.json", b"{}", root=root)
+        write_own_file(root, "ConfigMap/default/a.json", b"{}")
     assert not root.exists()

@@ -192,3 +192,48 @@ async def test_a_file_of_ours_with_other_objects_is_left_alone(root: Path, store
     assert summary(await upcoming(watch)) == ("Snapshot", "")
     assert problem.source == f"{root}/ConfigMap/default/a.json"
     assert "other objects are in this file; move them to another file" in str(problem.error)
+
+
+@pytest.mark.parametrize("target", ["secret", "new"])
+async def test_an_own_file_is_not_written_through_a_link(
+    root: Path, store: FilesStore, tmp_path: Path, target: str
+) -> None:
+    (tmp_path / "secret").write_text("another's")
+    own = root / "ConfigMap/default/a.json"
+    own.parent.mkdir(parents=True)
+    own.symlink_to(tmp_path / target)
+    await store.put(ConfigMap(metadata=ObjectMeta(name="a", namespace="default")))
+    assert await names(store) == ["a"]
+    assert not own.is_symlink()
+    assert (tmp_path / "secret").read_text() == "another's"
+    assert not (tmp_path / "new").exists()
+
+
+async def test_an_own_file_is_not_written_or_removed_through_a_linked_directory(
+    root: Path, store: FilesStore, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (root / "ConfigMap").mkdir()
+    (root / "ConfigMap/default").symlink_to(outside)
+    with pytest.raises(StoreUnavailable, match="cannot be written"):
+        await store.put(ConfigMap(metadata=ObjectMeta(name="a", namespace="default")))
+    assert list(outside.iterdir()) == []
+    (outside / "b.json").write_text(json.dumps({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "b"}}))
+    with pytest.raises(StoreUnavailable, match="cannot be written"):
+        await store.delete(ConfigMap, ObjectKey("default", "b"))
+    assert (outside / "b.json").exists()
+
+
+async def test_only_those_who_may_write_can_lock_the_store(root: Path, store: FilesStore) -> None:
+    lock = root / ".lock"
+    lock.touch(0o644)
+    await store.put(ConfigMap(metadata=ObjectMeta(name="a", namespace="default")))
+    assert not lock.stat().st_mode & 0o007
+
+
+async def test_the_lock_is_not_made_through_a_link(root: Path, store: FilesStore, tmp_path: Path) -> None:
+    (root / ".lock").symlink_to(tmp_path / "nologin")
+    with pytest.raises(StoreUnavailable, match="cannot be written"):
+        await store.put(ConfigMap(metadata=ObjectMeta(name="a", namespace="default")))
+    assert not (tmp_path / "nologin").exists()
