@@ -33,6 +33,7 @@ $(PLUGIN): $(PLUGIN).c hatch_build.py $(VENV)/.packages-of-tests | $(VENV)/.read
 
 $(VENV)/.packages-of-tests: scripts/system-packages
 	scripts/system-packages tests
+	scripts/vm-kernel >/dev/null
 	mkdir -p $(VENV)
 	touch $@
 

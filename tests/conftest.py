@@ -18,6 +18,8 @@ from tests.etcd_server import EtcdServer, etcd_server
 
 from percale.kernel import syscalls
 
+pytest_plugins = ["tests.vm.plugin"]
+
 # How many examples a property test takes: in `make test`, `make check` and `make fuzz`.
 settings.register_profile("usual", max_examples=100, deadline=None)
 settings.register_profile("quick", max_examples=15, deadline=None)

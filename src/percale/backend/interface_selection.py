@@ -91,6 +91,14 @@ def address_of(interface: Interface, version: int) -> IPAddress | None:
     return best.ip if best is not None else None
 
 
+def tunnel_source(local: LocalFamily) -> IPAddress | None:
+    """The address that this node's tunnels send from: the public one, unless a NAT in front has that. None: no underlay yet."""
+    public = local.public_ip
+    if public is None or any(public == address.ip for address in local.interface.addresses):
+        return public
+    return address_of(local.interface, local.subnet.version) or public
+
+
 def _choose(options: InterfaceOptions, underlay: Underlay, family: Family) -> Found:
     """The interface and its address for one IP family, by the first option that is set."""
     if options.iface or options.iface_regex:

@@ -7,6 +7,7 @@ from typing import Any
 
 from percale.backend.bgp.backend import BgpBackend
 from percale.backend.host_gw import HostGw
+from percale.backend.ipip import IpipBackend
 from percale.backend.protocol import Backend
 from percale.backend.udp.backend import UdpBackend
 from percale.backend.vxlan import VxlanBackend
@@ -15,6 +16,7 @@ from percale.model.netconf import NetworkConfig
 
 BACKENDS: dict[str, Callable[[Any], Backend]] = {
     "vxlan": VxlanBackend,
+    "ipip": IpipBackend,
     "host-gw": lambda _options: HostGw(),
     "bgp": BgpBackend,
     "udp": UdpBackend,

@@ -13,7 +13,7 @@ from hashlib import sha256
 from ipaddress import ip_interface
 from typing import Any
 
-from percale.backend.interface_selection import address_of
+from percale.backend.interface_selection import tunnel_source
 from percale.backend.peer_path import Path, UnusableFamily, paths, type_problem
 from percale.backend.protocol import ExclusiveId, KernelBackend, LocalFamily, LocalNode, PeerObjects
 from percale.errors import BadConfig
@@ -149,8 +149,7 @@ class VxlanBackend(KernelBackend):
 
 
 def _families(node: LocalNode) -> Iterator[tuple[Family, LocalFamily, IPAddress]]:
-    """Each family that has an underlay, with its tunnel's source: the public address, unless a NAT in front has that one."""
+    """Each family that has an underlay, with its tunnel's source."""
     for family, local in node.families.items():
-        if local.public_ip is not None:
-            own = any(local.public_ip == address.ip for address in local.interface.addresses)
-            yield family, local, local.public_ip if own else address_of(local.interface, family) or local.public_ip
+        if (source := tunnel_source(local)) is not None:
+            yield family, local, source

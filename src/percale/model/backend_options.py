@@ -11,6 +11,8 @@ from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
+from percale.model.ip_family import Family
+
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Vni = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFF)]
 Mtu = Annotated[int, msgspec.Meta(ge=0, le=65535)]
@@ -21,6 +23,8 @@ Seconds = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 class BackendOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="pascal"):
     """Option names as in net-conf.json, and what follows from them for all nodes alike."""
 
+    families: ClassVar[tuple[Family, ...]] = tuple(Family)
+    """What packets it carries."""
     has_device: ClassVar[bool] = False
     """Packets to peers leave by a device of its own, which has the first address of the node's subnet."""
 
@@ -80,6 +84,7 @@ class UdpOptions(BackendOptions, frozen=True):
 class IpipOptions(BackendOptions, frozen=True):
     """Peers without a gateway in between get a plain route when DirectRouting is on."""
 
+    families = (Family.IPV4,)
     has_device = True
     direct_routing: bool = False
 

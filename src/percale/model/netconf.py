@@ -143,6 +143,12 @@ def network_config(document: Mapping[str, Any], source: str = "net-conf.json") -
     families = {
         family: _subnet_range(family, given, source) for family, given in raw.by_family().items() if given.enabled
     }
+    if beyond := [family for family in families if family not in options.families]:
+        raise BadNetworkConfig(
+            f'Backend.Type: "{backend_type}" does not carry IPv{beyond[0]}',
+            where=source,
+            hint="leave out EnableIPv6, or use vxlan",
+        )
     return NetworkConfig(families, backend_type, options)
 
 

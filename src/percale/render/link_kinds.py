@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address
+
 from msgspec import Struct
 from msgspec.structs import force_setattr
 
@@ -42,6 +44,12 @@ class Vxlan(LinkKind, frozen=True, tag="vxlan"):
     @property
     def lower(self) -> str | None:
         return self.dev
+
+
+class Ipip(LinkKind, frozen=True, tag="ipip"):
+    """IPv4 in IPv4, from this address to each route's gateway. Without a local address `tunl0` would take the packets."""
+
+    local: IPv4Address
 
 
 class Bridge(LinkKind, frozen=True, tag="bridge"):

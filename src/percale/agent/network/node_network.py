@@ -235,7 +235,7 @@ class NodeNetwork:
     def _declare_node(self, local: LocalNode) -> None:
         tunnels = self._backend.tunnel_ends(local)
         self._reconciler.declare(DEVICE, (*self._backend.device(local), *unreachable_subnets(self._subnets.subnets)))
-        self._host_ports.reserve("its tunnel", (("UDP", end.port) for end in tunnels))
+        self._host_ports.reserve("its tunnel", (("UDP", end.port) for end in tunnels if end.port is not None))
         self._host_ports.reserve("BGP", self._backend.session_ports)
         elements = node_elements(
             self._network.networks,

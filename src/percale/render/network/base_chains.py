@@ -22,6 +22,7 @@ from collections.abc import Iterable
 
 from percale.model.addresses import IPNetwork
 from percale.render.network.fastpath import MARK as FASTPATH_MARK
+from percale.render.network.tunnels import IP_IN_IP
 from percale.render.nft.objects import Field, SetSpec, TableFamily, TableName, TableSpec
 
 POD_DEVICE_PREFIX = "pcl"
@@ -85,6 +86,11 @@ set localtunnels {{
     comment "those of this node's own tunnels"
 }}
 
+set localprotocols {{
+    type inet_proto
+    comment "IP in IP, where this node has such a tunnel"
+}}
+
 set tunnelendpoints {{
     type {address}
     comment "local addresses of this node's tunnels"
@@ -122,12 +128,14 @@ counter loopback {{
 chain output {{
     type filter hook output priority raw; policy accept;
     udp dport @localtunnels {ip} daddr @peers {ip} saddr @tunnelendpoints notrack comment "tunnels: inner packets are tracked"
+    meta l4proto @localprotocols {ip} daddr @peers {ip} saddr @tunnelendpoints notrack comment "likewise"
 }}
 
 chain input {{
     type filter hook input priority filter; policy accept;
 {loopback}\
     udp dport @tunnels goto tunnel-input comment "a tunnel between nodes"
+    meta l4proto {ipip} goto tunnel-input comment "IP in IP between nodes"
     meta l4proto . th dport @sessions jump session-input comment "the routing daemon"
 }}
 
@@ -140,6 +148,7 @@ chain tunnel-input {{
     {ip} saddr @pods counter name spoofed drop comment "a pod could send from any inner source"
     ct status dnat counter name spoofed drop comment "redirected into the tunnel by DNAT"
     udp dport != @localtunnels return comment "not a tunnel of this node"
+    meta l4proto {ipip} meta l4proto != @localprotocols return comment "likewise"
     {ip} daddr @tunnelendpoints {ip} saddr @peers return comment "from a peer to the tunnel"
     counter name spoofed drop comment "not from a peer to the tunnel"
 }}
@@ -147,6 +156,7 @@ chain tunnel-input {{
 chain forward {{
     type filter hook forward priority 200; policy accept;
     udp dport @tunnels jump tunnel-forward comment "a tunnel between nodes, or a pod's port of that number"
+    meta l4proto {ipip} jump tunnel-forward comment "IP in IP"
     meta l4proto . th dport @sessions jump session-forward comment "a routing daemon, or a pod's port of that number"
     ct state established ct status & (snat | dnat) == 0 meta mark set meta mark | {shortcut:#x} comment "for the fast path"
 }}
@@ -168,6 +178,7 @@ chain session-forward {{
 chain tunnel-prerouting {{
     type filter hook prerouting priority raw; policy accept;
     udp dport @localtunnels {ip} saddr @peers {ip} daddr @tunnelendpoints notrack comment "tunnels: inner packets are tracked"
+    meta l4proto @localprotocols {ip} saddr @peers {ip} daddr @tunnelendpoints notrack comment "likewise"
 }}
 
 chain antispoof {{
@@ -350,6 +361,7 @@ def _routed(
     text = _ROUTED.format(
         address=address,
         ip=ip,
+        ipip=IP_IN_IP,
         multicast=multicast,
         loopback=loopback,
         exceptions=exceptions,
@@ -371,6 +383,7 @@ def _routed_sets(address: Field, bits: Field) -> tuple[SetSpec, ...]:
         *(SetSpec(name, (address,), interval=True) for name in ("cluster", "localpods", "pods")),
         *(SetSpec(name, (address,)) for name in ("tunnelendpoints", "peers", "speakers")),
         *(SetSpec(name, ("inet_service",)) for name in ("tunnels", "localtunnels")),
+        SetSpec("localprotocols", ("inet_proto",)),
         SetSpec("sessions", ("inet_proto", "inet_service")),
         SetSpec("sources", ("ifname", address)),
         SetSpec("quoted", ("ifname", bits)),

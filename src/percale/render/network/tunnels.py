@@ -1,4 +1,4 @@
-"""The ports and endpoints of tunnels and routing daemons, as set elements for the guard chains of `base_chains.py`.
+"""The ports, IP protocols and endpoints of tunnels and routing daemons, as set elements for the guards of `base_chains.py`.
 
 The agent declares this node's, and a peer's as the backend says.
 """
@@ -15,12 +15,16 @@ from percale.model.backend_options import guarded_ports
 from percale.model.ip_family import Family
 from percale.render.network.elements import Element
 
+IP_IN_IP = 4
+"""The IP protocol of ipip, which `base_chains.py` guards."""
+
 
 class TunnelEnd(Struct, frozen=True):
-    """Where a tunnel of this node's ends: what is in a UDP packet to it is taken for a peer's."""
+    """Where a tunnel of this node's ends: what is in a packet to it is taken for a peer's."""
 
     address: IPAddress
-    port: int
+    port: int | None
+    """Of UDP; None: IP in IP."""
 
 
 SessionPort: TypeAlias = tuple[Literal["TCP", "UDP"], int]
@@ -44,14 +48,16 @@ def speaker_elements(neighbors: Iterable[IPAddress]) -> Iterator[Element]:
 def tunnel_elements(ends: Iterable[TunnelEnd]) -> tuple[Element, ...]:
     """This node's tunnels: no pod may send to their ports at any node, and to this node only peers may."""
     own = tuple(ends)
-    ports = guarded_ports(end.port for end in own)
+    ports = guarded_ports(end.port for end in own if end.port is not None)
     closed = [Element(family.nft, "tunnels", (port,)) for family in Family for port in ports]
     ours = [
         element
         for end in own
         for family in (Family(end.address.version).nft,)
         for element in (
-            Element(family, "localtunnels", (end.port,)),
+            Element(family, "localtunnels", (end.port,))
+            if end.port is not None
+            else Element(family, "localprotocols", (IP_IN_IP,)),
             Element(family, "tunnelendpoints", (end.address,)),
         )
     ]
