@@ -25,6 +25,13 @@ def suggest(word: str, known: Iterable[str], *, cutoff: float = 0.5) -> str:
     return did_you_mean(word, words, cutoff=cutoff) or f"there are {', '.join(words)}"
 
 
+def some_of(known: Iterable[str], count: int = 5) -> str | None:
+    """`there are a, b, c and 4 more`; None: there are none."""
+    words = sorted(known)
+    more = f" and {len(words) - count} more" if len(words) > count else ""
+    return f"there are {', '.join(words[:count])}{more}" if words else None
+
+
 def is_one_edit(word: str, other: str) -> bool:
     """Whether a letter left out, added or replaced, or two that are swapped, make one of the other."""
     start = _common(word, other)

@@ -184,7 +184,7 @@ def test_why_takes_the_first_pod_of_a_workload(percale: Person, closed: str) -> 
     [
         (("svc/shop/web:https",), "percale: Service shop/web has no port https; it has http = 80/TCP"),
         (("svc/web:80",), "percale: there is no Service default/web; did you mean svc/shop/web?"),
-        (("svc/shop/web",), "write TO PORT, or TO:PORT"),
+        (("svc/shop/web",), "write FROM TO PORT, or FROM TO:PORT"),
         (("svc/shop/web:80", "80"), "give the port once"),
         (("shop/strict",), "'shop/strict' has no port"),
     ],

@@ -194,7 +194,7 @@ def test_manifests_that_no_cluster_has_seen(percale: Person, tmp_path: Path) -> 
         (("default/nobody", "172.30.0.41:80"), "there is no pod default/nobody; there are no pods at all"),
         (("node/n9", "172.30.0.41:80"), "there is no node n9; did you mean node/n2?"),
         (("here", "172.30.0.41:80"), "there is no pod default/here; there are no pods at all"),
-        (("10.0.0.1", "svc/ns1/db:80"), "there is no Service ns1/db"),
+        (("10.0.0.1", "svc/ns1/db:80"), "there is no Service ns1/db; there are ns1/web"),
         (("10.0.0.1", "svc/ns1/web:https"), "Service ns1/web has no port named https; it names http"),
         (("10.0.0.1", "svc/web:80"), "there is no Service default/web; did you mean svc/ns1/web?"),
         (
@@ -203,11 +203,11 @@ def test_manifests_that_no_cluster_has_seen(percale: Person, tmp_path: Path) -> 
         ),
         (
             ("10.0.0.1", "172.30.0.41"),
-            "'172.30.0.41' has no port; write TO PORT, or TO:PORT; an IPv6 address in brackets",
+            "'172.30.0.41' has no port; write FROM TO PORT, or FROM TO:PORT; an IPv6 address in brackets",
         ),
         (
             ("10.0.0.1", "fd00::1:80"),
-            "'fd00::1:80' has no port; write TO PORT, or TO:PORT; an IPv6 address in brackets",
+            "'fd00::1:80' has no port; write FROM TO PORT, or FROM TO:PORT; an IPv6 address in brackets",
         ),
         (("--batch", "/nowhere"), "/nowhere: cannot be read: No such file or directory"),
     ],

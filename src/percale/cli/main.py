@@ -85,6 +85,8 @@ def _run(arguments: Sequence[str]) -> int:
     except (click.exceptions.Abort, KeyboardInterrupt):
         return 130
     except click.ClickException as error:
+        if isinstance(error, click.NoSuchOption) and error.option_name == "-f" and _takes_files(error.ctx):
+            error = click.UsageError("the files are arguments: leave -f away", error.ctx)
         error.show()
         if _asks_for_json(arguments):
             _print_json(PercaleError(error.format_message(), hint=_help_of(error)))
@@ -114,6 +116,11 @@ def _complain(error: Exception, known: PercaleError) -> None:
         traceback.print_exception(error)
     for line in known.lines if isinstance(known, BadManifests) else (str(known),):
         print(f"percale: {' '.join(line.split())}", file=sys.stderr)
+
+
+def _takes_files(context: click.Context | None) -> bool:
+    parameters = context.command.params if context is not None else ()
+    return any(isinstance(each, click.Argument) and (each.metavar or "").startswith("FILE") for each in parameters)
 
 
 def _help_of(error: click.ClickException) -> str | None:

@@ -26,7 +26,7 @@ from percale.model.meta import Object, ObjectKey
 from percale.model.pod import Pod
 from percale.model.workloads import KINDS_BY_ALIAS
 from percale.policy.rule_terms import FlowProtocol
-from percale.suggestion import did_you_mean
+from percale.suggestion import did_you_mean, some_of
 
 
 class PodName(NamedTuple):
@@ -97,7 +97,7 @@ def split_port(text: str, port: str | None) -> tuple[str, str]:
         raise BadInput(f"{text!r} has a port, and {port!r} is another", hint="give the port once: TO PORT, or TO:PORT")
     target, own = found.groups() if found is not None else (text, port)
     if own is None:
-        raise BadInput(f"{text!r} has no port", hint="write TO PORT, or TO:PORT; an IPv6 address in brackets")
+        raise BadInput(f"{text!r} has no port", hint="write FROM TO PORT, or FROM TO:PORT; an IPv6 address in brackets")
     return target, own
 
 
@@ -155,6 +155,7 @@ def first_pod(objects: Iterable[Object], name: WorkloadName) -> ObjectKey:
         elsewhere = sorted({str(each) for each in known if each.name == name.key.name})
         here = (each.name for each in known if each.namespace == name.key.namespace)
         near = did_you_mean(name.key.name, here, prefix=f"{name.word}/{name.key.namespace}/")
-        hint = f"did you mean {name.word}/{elsewhere[0]}?" if elsewhere else near
+        some = near or some_of({f"{name.word}/{each}" for each in known})
+        hint = f"did you mean {name.word}/{elsewhere[0]}?" if elsewhere else some
         raise NotFound(f"there is no pod of {name.kind.lower()} {name.key}", hint=hint)
     return min(pods, key=lambda pod: (pod.terminating, pod.status.phase != "Running", pod.key)).key

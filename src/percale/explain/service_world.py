@@ -21,7 +21,7 @@ from percale.model.service import Service
 from percale.model.subnet_lease import SubnetLease
 from percale.service.node_context import ServiceConfig, facts_of_node
 from percale.service.resolver import ServiceResolver
-from percale.suggestion import nearest
+from percale.suggestion import nearest, some_of
 
 NO_NODE = ""
 """As a node's name: nothing is on it, and no hint is for it."""
@@ -115,7 +115,8 @@ class ServiceWorld(Struct, frozen=True, dict=True):
             return found
         similar = nearest(key.name, sorted({each.name for each in self.services}))
         near = sorted((each.namespace != key.namespace, str(each)) for each in self.services if each.name == similar)
-        raise NotFound(f"there is no Service {key}", hint=f"did you mean svc/{near[0][1]}?" if near else None)
+        hint = f"did you mean svc/{near[0][1]}?" if near else some_of(map(str, self.services))
+        raise NotFound(f"there is no Service {key}", hint=hint or "there are no Services at all")
 
 
 def pod_networks(objects: Iterable[Object]) -> tuple[IPNetwork, ...]:

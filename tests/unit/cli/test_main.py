@@ -118,5 +118,9 @@ def test_wrong_usage_is_2_and_an_interrupt_130(
     assert percale("no-such-command") == 2
     assert "No such command" in capsys.readouterr().err
     assert percale("agent", "--no-such-flag") == 2
+    capsys.readouterr()
+    for command in ("policy check", "policy test", "service check"):
+        assert percale(*command.split(), "-f", "shop.yaml") == 2
+        assert "Error: the files are arguments: leave -f away" in capsys.readouterr().err
     assert exit_code(monkeypatch, KeyboardInterrupt()) == 130
     capsys.readouterr()

@@ -66,7 +66,7 @@ def test_nobody() -> None:
     assert str(caught.value) == "there is no pod of deployment shop/wbe; did you mean deploy/shop/web?"
     with pytest.raises(NotFound) as caught:
         first("sts/web")
-    assert str(caught.value) == "there is no pod of statefulset default/web"
+    assert str(caught.value) == "there is no pod of statefulset default/web; there are sts/default/db"
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from percale.policy.evaluator import Evaluator
 from percale.policy.pod_facts import PodFacts
 from percale.policy.rule_terms import FlowProtocol
 from percale.policy.verdict import FlowEnd
-from percale.suggestion import did_you_mean, nearest
+from percale.suggestion import did_you_mean, nearest, some_of
 
 
 class Target(Struct, frozen=True):
@@ -113,7 +113,7 @@ class TargetLookup(Struct, frozen=True):
         return Target(str(key), tuple(FlowEnd(each, pod) for each in addresses), key in self.made_up)
 
     def _hint(self, key: ObjectKey) -> str | None:
-        """A pod of this name in another namespace, with this prefix or a similar name, and a Service of this name."""
+        """A pod of this name in another namespace, with this prefix or a similar name, a Service of this name, else some pods."""
         known = sorted(map(str, self.evaluator.selector_index.pod_ids))
         same = [each for each in known if each.endswith(f"/{key.name}")]
         begins = [each for each in known if each.startswith((f"{key}-", f"{key.namespace}/{key.name}"))]
@@ -129,7 +129,10 @@ class TargetLookup(Struct, frozen=True):
             return f"did you mean external/{key.name}?"
         if key.name in self.evaluator.node_index.addresses:
             return f"did you mean node/{key.name}?"
-        return None if known else "there are no pods at all"
+        if key.name == "external":
+            return "for what is outside, give an address"
+        here = [each for each in known if each.startswith(f"{key.namespace}/")]
+        return some_of(here or known) or "there are no pods at all"
 
     def _node(self, name: str) -> Target:
         addresses = self.evaluator.node_index.addresses

@@ -319,7 +319,7 @@ def _candidates(node: Node, index: int, text: str, file: str, kinds: Kinds) -> I
 
 def _known_kind(node: Node, value: dict[str, Any], source: Source, kinds: Kinds) -> type[Object] | SkippedDocument:
     """Raises BadManifest for another version of a known kind."""
-    version, name = (_type_field(node, value, key, source) for key in ("apiVersion", "kind"))
+    version, name = (_type_field(node, value, key, source, kinds) for key in ("apiVersion", "kind"))
     kind = kinds.get(name)
     if kind is not None and kind.is_version(version):
         return kind
@@ -348,13 +348,15 @@ def object_of(kind: type[T], value: dict[str, Any], written: SourceText) -> T:
     return obj
 
 
-def _type_field(node: Node, value: dict[str, Any], key: str, source: Source) -> str:
+def _type_field(node: Node, value: dict[str, Any], key: str, source: Source, kinds: Kinds) -> str:
     field = value.get(key)
     if not isinstance(field, str) or not field:
         line = descend(node, (key,))[1]
         what = "missing" if field is None else "expected a text"
+        kind = kinds.get(str(value.get("kind"))) if key == "apiVersion" else None
         example = "v1" if key == "apiVersion" else "Pod"
-        raise BadManifest(f"{key}: {what}", where=f"{source.file}:{line}", hint=f"for example `{key}: {example}`")
+        hint = f"write `{key}: {kind.API_VERSION}`" if kind is not None else f"for example `{key}: {example}`"
+        raise BadManifest(f"{key}: {what}", where=f"{source.file}:{line}", hint=hint)
     return field
 
 

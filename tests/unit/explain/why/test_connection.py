@@ -286,6 +286,8 @@ def test_an_unknown_name_is_told_with_the_nearest_that_is_known() -> None:
         ("node/n2", "did you mean node/n1?"),
         ("external/outsid", "did you mean external/outside?"),
         ("outside", "did you mean external/outside?"),
+        ("external", "for what is outside, give an address"),
+        ("x/zzzzzzzz", "there are x/client, x/server"),
     ):
         assert hint_at(there, text) == hint
     assert there.find("external/outside").parties[0].pod is None
