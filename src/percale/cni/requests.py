@@ -291,12 +291,6 @@ def _host_port(mapping: PortMapping) -> HostPort:
         address = ip_address(mapping.hostIP) if mapping.hostIP else None
     except ValueError as error:
         raise CniError(BAD_CONFIGURATION, f"runtimeConfig.portMappings: hostIP: {error}") from error
-    if address is not None and address.version == 6 and address.is_loopback:
-        raise CniError(
-            BAD_CONFIGURATION,
-            f"runtimeConfig.portMappings: host port {mapping.hostPort} at ::1: the kernel lets nothing out of IPv6's loopback",
-            hint="ask for 127.0.0.1, or for no hostIP",
-        )
     return HostPort(mapping.hostPort, mapping.containerPort, protocol, address)
 
 

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable
 
 import pytest
-from tests.kernel.agent.cluster import Cluster, Pod
+from tests.kernel.agent.cluster import DUAL, Cluster, Pod
 from tests.kernel.agent.services import NODE_PORT, services
 from tests.kernel.service_world import Seen
 from tests.waiting import until
@@ -39,6 +39,15 @@ def test_who_reaches_a_host_port_and_whom_the_pod_sees(cluster: Cluster, enabled
         node.ip("address", "add", "192.168.0.77/24", "dev", "eth0")
         assert world.ask("switch", "192.168.0.77", 81).who == "a"
         assert world.ask("switch", "192.168.0.77", 82).action == "reject", "it is another address"
+
+
+def test_a_port_at_the_loopback_of_ipv6_has_only_clients_to_which_replies_come_back(cluster: Cluster) -> None:
+    cluster.network = DUAL
+    with services(cluster, 1, ipv6=True) as (world, (node,)):
+        world.serving(node.pod("a", portMappings=[mapping(84, hostIP="::1")]))
+        assert world.ask("n1", "::1", 84, source=("fd00::1", 0)) == Seen("endpoints", "a", "fd00::1")
+        assert world.ask("n1", "::1", 84).action == "reject"
+        assert world.ask("n1", "fd00::1", 84).action == "reject", "it is another address"
 
 
 def test_a_host_port_lasts_from_add_to_del_whatever_becomes_of_the_agent(cluster: Cluster) -> None:

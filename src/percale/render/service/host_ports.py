@@ -5,7 +5,8 @@
 Node ports of Services take precedence. Only packets to this node's own addresses are translated: whatever a pod requests, it
 receives nothing that is sent elsewhere, and nothing at ports that are reserved for the agent. All clients reach host ports,
 this node and its pods too; at loopback only the node's processes do, and only ports that name the address. Packets from
-loopback are masqueraded, as are those of a pod to itself, which could not match the reply otherwise. The table has these
+127.0.0.0/8 are masqueraded, as are those of a pod to itself, which could not match the reply otherwise; the kernel has no
+such way from ::1, so that a port there has only clients with another address of the node. The table has these
 chains with and without Services. `agent/service/host_ports.py` fills the sets.
 """
 
@@ -106,6 +107,7 @@ chain hostports-prerouting {
 
 chain hostports-output {
     type nat hook output priority -95; policy accept;
+    ip6 saddr ::1 return comment "no reply would come back to IPv6's loopback"
     goto hostports
 }
 
