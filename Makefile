@@ -12,7 +12,7 @@ INSTALL  = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no
 
 PROGRAMS = $$(scripts/kubernetes-binaries e2e)
 
-.PHONY: help setup setup-tests demo check test kubernetes setup-testbed test-cluster conformance fresh fuzz bench docs image lock clean
+.PHONY: help setup setup-tests demo check test kubernetes setup-testbed test-cluster conformance release-check fresh fuzz bench docs image lock clean
 
 help:                            ## what can be typed here
 	@awk -F ' *## ' '/^[a-z-]+:.*## / { sub(/:.*/, "", $$1); printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -61,8 +61,10 @@ setup-testbed: setup-tests
 test-cluster: setup-testbed      ## tests with real kube-apiservers, etcd and kubelets, and of the image
 	KUBERNETES_BINARIES="$(PROGRAMS)" $(BIN)/python -m pytest -q tests/cluster tests/contract/test_store.py
 
-conformance: setup-testbed       ## Kubernetes' end-to-end specs of the network, written to docs/conformance.md: half an hour
-	$(BIN)/python -m tests.cluster.testbed.conformance "$(PROGRAMS)"
+conformance: setup-testbed       ## Kubernetes' end-to-end specs of the network, written to docs/conformance.md: an hour and a half, or NAMES=short
+	$(BIN)/python -m tests.cluster.testbed.conformance "$(PROGRAMS)" $(NAMES)
+
+release-check: test test-cluster conformance  ## all that a release must pass
 
 fresh: SUITE ?= bookworm
 fresh:                           ## the above on a bare Debian, made for it and removed again: SUITE=bookworm or trixie

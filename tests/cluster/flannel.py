@@ -1,6 +1,6 @@
 """A real flanneld on a node of the test's cluster, and pods as its CNI plugin attaches them: bridge and host-local.
 
-flannel's plugin itself cannot be built from a module; `plugin` below hands over to the bridge plugin as that one does: with
+flannel's plugin itself cannot be built from a module; `PLUGIN` below hands over to the bridge plugin as that one does: with
 subnet.env's values, and with what it handed over kept for the DEL. cnitool is the container runtime, with the cache of real ones.
 """
 
@@ -23,7 +23,7 @@ from tests.waiting import PATIENCE, until
 STATE = Path("/var/lib/cni")
 """Of cnitool; the tests have a /var/lib/cni of their own."""
 PLUGINS = Path("/usr/lib/cni")
-_PLUGIN = """\
+PLUGIN = """\
 #!/usr/bin/env python3
 import json, os, subprocess, sys
 given = json.load(sys.stdin)
@@ -115,7 +115,7 @@ class Flannel:
         directory, bin_dir = self.node.directory / "net.d", self.node.directory / "flannel-bin"
         directory.mkdir(exist_ok=True)
         bin_dir.mkdir(exist_ok=True)
-        (bin_dir / "flannel").write_text(_PLUGIN)
+        (bin_dir / "flannel").write_text(PLUGIN)
         (bin_dir / "flannel").chmod(0o755)
         plugin = {
             "type": "flannel",

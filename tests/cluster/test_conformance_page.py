@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from tests.cluster.testbed.conformance import Result, page, reasons
+from tests.cluster.testbed.conformance import PAGE, RESULTS, read
+from tests.cluster.testbed.groups import GROUPS, left_out
+from tests.cluster.testbed.page import GroupResult, SuiteResult, page
 from tests.cluster.testbed.processes import TestbedError
-from tests.cluster.testbed.suite import read_report
+from tests.cluster.testbed.suite import Selection, read_report
+from tests.cluster.testbed.traffic import Count, Failure, Traffic
 
 
 def _spec(name: str, state: str, message: str = "", attempts: int = 1) -> dict[str, object]:
@@ -35,16 +39,54 @@ def test_a_page_from_a_report(tmp_path: Path) -> None:
     report.write_text(
         json.dumps([{"SpecReports": [*specs, {**_spec("setup", "passed"), "LeafNodeType": "BeforeSuite"}]}])
     )
-    left_out = ["[sig-network] a [Feature:SCTPConnectivity]"]
-    text = page({"Percale": "0"}, [Result("Conformance", read_report(report), 90)], left_out, [])
-    assert "| Conformance | 4 | 1 | 2 | 1 | 1.5 |" in text
-    assert (
-        "## Failed\n\n- [sig-network] Services fail: no answer\n- [sig-network] Services time out: too late\n" in text
-    )
-    assert "## Skipped themselves\n\n- [sig-network] Services need six nodes: needs 6 nodes\n" in text
+    suite = SuiteResult.of("Conformance", read_report(report), 90)
+    text = page({"default": GroupResult({"Percale": "0"}, [suite])}, ["[sig-network] a [Feature:SCTPConnectivity]"])
+    assert "| default | vxlan | Conformance | 4 | 1 | 2 | 1 | 1.5 |" in text
+    assert "- default: [sig-network] Services fail: no answer\n" in text
+    assert "- default: [sig-network] Services time out: too late\n" in text
+    assert "## Skipped themselves\n\n- default: [sig-network] Services need six nodes: needs 6 nodes\n" in text
     assert "**the machine's kernel has no SCTP** (1)\n\n- [sig-network] a [Feature:SCTPConnectivity]\n" in text
+    assert "Under disturbance" not in text
+
+
+def test_results_are_read_as_they_were_written() -> None:
+    count = Count(disturbances=3, requests=900, failed=1, slowest=0.5, denied=70, arrived=0, notes=["odd"])
+    result = GroupResult({"Percale": "0"}, [SuiteResult("Conformance", 1, 0, {"a": "b"}, {}, 9)], [], count)
+    assert read(json.loads(json.dumps({"killed": asdict(result)}))) == {"killed": result}
+    assert "| killed | vxlan, an agent killed every 5 s | 3 | 900 | 1 | 0.50 s | 70 | 0 |\n\n- killed: odd\n" in page(
+        {"killed": result}, []
+    )
+    assert result.has_failed
+
+
+def test_the_page_shows_the_recorded_results() -> None:
+    results = read(json.loads(RESULTS.read_text()))
+    shown = PAGE.read_text()
+    assert page(results, []).partition("## Not run")[0] == shown.partition("## Not run")[0]
+    assert results.keys() <= GROUPS.keys()
 
 
 def test_a_spec_that_is_not_run_has_a_reason() -> None:
     with pytest.raises(TestbedError, match="no reason is known why this spec is not run: new one"):
-        reasons(["new one"])
+        left_out(["new one"])
+
+
+def test_a_selection_has_the_specs_that_the_suite_would_run() -> None:
+    selection = Selection(r"\[sig-network\]", ("SCTP",))
+    assert selection.has("[sig-network] Services should serve")
+    assert not selection.has("[sig-network] Services SCTP")
+    assert not selection.has("[sig-node] Pods")
+
+
+def test_only_requests_through_a_node_that_was_away_may_fail() -> None:
+    traffic = Traffic()
+    traffic.requests, traffic.denied = 9, 9
+    traffic.excuse("n3", 10, 13)
+    traffic.failures += [
+        Failure(9, 14, "away", frozenset({"n1", "n3"})),
+        Failure(9, 14, "another way", frozenset({"n1", "n2"})),
+        Failure(14, 19, "later", frozenset({"n3"})),
+    ]
+    count = traffic.count()
+    assert (count.failed, count.has_failed) == (2, True)
+    assert [note.split(" ")[0] for note in count.notes] == ["another", "later", "1"]

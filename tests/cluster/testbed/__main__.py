@@ -10,7 +10,8 @@ from pathlib import Path
 
 import click
 from tests.cluster.testbed import cgroups, cluster, suite
-from tests.cluster.testbed.layout import DIRECTORY, Layout, load
+from tests.cluster.testbed.layout import DIRECTORY, FAMILIES, Layout, load
+from tests.cluster.testbed.networks import NETWORKS
 from tests.cluster.testbed.processes import TestbedError, in_control_plane, in_node
 
 _ROOT = Path(__file__).parents[3]
@@ -23,10 +24,12 @@ def main() -> None:
 
 @main.command()
 @click.option("--nodes", default=3, show_default=True)
-def up(nodes: int) -> None:
+@click.option("--stack", type=click.Choice([*FAMILIES]), default="ipv4", show_default=True)
+@click.option("--network", type=click.Choice([*NETWORKS]), default="vxlan", show_default=True)
+def up(nodes: int, stack: str, network: str) -> None:
     """Bring it up; what fails stays for a look, until `down`."""
     made = subprocess.run([_ROOT / "scripts/kubernetes-binaries", "e2e"], stdout=subprocess.PIPE, text=True, check=True)
-    cluster.up(Layout(made.stdout.strip(), nodes))
+    cluster.up(Layout(made.stdout.strip(), nodes, stack, network))
 
 
 @main.command()

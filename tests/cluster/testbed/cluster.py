@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 from tests.cluster.testbed import cgroups, images, installation
 from tests.cluster.testbed.control_plane import ControlPlane, kubectl
-from tests.cluster.testbed.layout import CONTROL_PLANE, CONTROL_PLANE_IP, DIRECTORY, GATEWAY_IP, Layout
+from tests.cluster.testbed.layout import CONTROL_PLANE, DIRECTORY, Layout
 from tests.cluster.testbed.node import start_node
 from tests.cluster.testbed.processes import HOLDER, TestbedError, in_holder, reap, run, say, start
 from tests.waiting import until
@@ -38,8 +38,8 @@ mount -t tmpfs -o mode=755 holder /run
 mkdir /run/netns
 ip link set lo up
 ip link add br0 type bridge
-ip address add "$GATEWAY/24" dev br0
 ip link set br0 up
+for gateway in $GATEWAYS; do ip address add "$gateway" dev br0; done
 echo "$pid" >"$DIRECTORY/pid.new"
 mv "$DIRECTORY/pid.new" "$DIRECTORY/pid"
 exec "$INIT"
@@ -71,8 +71,9 @@ def _start(layout: Layout) -> None:
     _raise_inotify(layout.root)
     say("the switch and the control plane")
     _hold(layout)
-    for name, address in ((CONTROL_PLANE, CONTROL_PLANE_IP), *((each.name, each.address) for each in layout.nodes)):
-        _plug(layout, name, address)
+    _plug(layout, CONTROL_PLANE, [family.control_plane for family in layout.families])
+    for node in layout.nodes:
+        _plug(layout, node.name, node.addresses)
     control_plane = ControlPlane(layout)
     control_plane.start()
     say(f"{layout.node_count} nodes")
@@ -85,7 +86,8 @@ def _start(layout: Layout) -> None:
         wait = ("wait", "--for=condition=Ready", f"node/{node.name}", f"--timeout={_PATIENCE:.0f}s")
         kubectl(layout, *wait, seconds=_PATIENCE + 10)
     say("DNS")
-    kubectl(layout, "apply", "-f", str(_HERE / "coredns.yaml"))
+    dns = (_HERE / "coredns.yaml").read_text().replace("CLUSTER_DNS", layout.families[0].dns)
+    kubectl(layout, "apply", "-f", "-", stdin=dns)
     kubectl(layout, "rollout", "status", "-n=kube-system", "deployment/coredns", "--timeout=120s", seconds=130)
 
 
@@ -130,21 +132,25 @@ def _hold(layout: Layout) -> None:
     directory.mkdir()
     cgroups.create(HOLDER)
     cgroups.set_shares()
-    environment = {"DIRECTORY": str(directory), "GATEWAY": GATEWAY_IP, "INIT": str(layout.programs / "init")}
+    gateways = " ".join(f"{each.gateway}/{each.underlay.prefixlen}" for each in layout.families)
+    environment = {"DIRECTORY": str(directory), "GATEWAYS": gateways, "INIT": str(layout.programs / "init")}
     namespaces = ("--mount", "--propagation=private", "--net", "--pid", "--fork")
     start(layout, HOLDER, HOLDER, ["unshare", *namespaces, "bash", "-c", _HOLD], environment)
     until((directory / "pid").exists, "the switch is there", patience=_PATIENCE)
 
 
-def _plug(layout: Layout, name: str, address: str) -> None:
+def _plug(layout: Layout, name: str, addresses: Sequence[str]) -> None:
     """A network namespace with eth0 at the switch."""
-    lines = (
+    lines = [
         f"ip netns add {name}",
         f"ip -n {name} link set lo up",
         f"ip link add to-{name[:10]} type veth peer name eth0 netns {name}",
         f"ip link set to-{name[:10]} master br0 up",
-        f"ip -n {name} address add {address}/24 dev eth0",
         f"ip -n {name} link set eth0 up",
-        f"ip -n {name} route add default via {GATEWAY_IP}",
-    )
+    ]
+    for family, address in zip(layout.families, addresses, strict=True):
+        lines += [
+            f"ip -n {name} address add {address}/{family.underlay.prefixlen} dev eth0 {'nodad' * (family.version == 6)}",
+            f"ip -n {name} route add default via {family.gateway}",
+        ]
     run([*in_holder(layout), "sh", "-ec", "\n".join(lines)])

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 from tests.certificates import Pair, authority, issue, rsa_key
 from tests.cluster.api_server import write_kubeconfig
 from tests.cluster.testbed import cgroups
-from tests.cluster.testbed.layout import (
-    API_SERVER,
-    API_SERVICE_IP,
-    CLUSTER_NETWORK,
-    CONTROL_PLANE,
-    CONTROL_PLANE_IP,
-    SERVICE_NETWORK,
-    Layout,
-    Node,
-)
+from tests.cluster.testbed.layout import CONTROL_PLANE, Layout, Node
 from tests.cluster.testbed.processes import TestbedError, in_control_plane, run, start
 from tests.waiting import until
 
@@ -38,8 +36,9 @@ class ControlPlane:
         """Returns once the API server serves."""
         self._keys.mkdir()
         ours = authority(self._keys)
-        addresses = [f"IP:{each}" for each in ("127.0.0.1", CONTROL_PLANE_IP, API_SERVICE_IP)]
-        names = (*addresses, *(f"DNS:{each}" for each in _API_NAMES))
+        layout, families = self._layout, self._layout.families
+        addresses = ("127.0.0.1", *(each for family in families for each in (family.control_plane, family.api_service)))
+        names = (*(f"IP:{each}" for each in addresses), *(f"DNS:{each}" for each in _API_NAMES))
         server = issue(ours, "server", subject="/CN=kube-apiserver", serves=names)
         proxy = issue(ours, "front-proxy", subject="/CN=front-proxy")
         accounts = rsa_key(self._keys / "accounts.key")
@@ -53,8 +52,8 @@ class ControlPlane:
         )
         self._daemon(
             "kube-apiserver",
-            *(f"--etcd-servers={_ETCD}", f"--advertise-address={CONTROL_PLANE_IP}", "--bind-address=0.0.0.0"),
-            *(f"--service-cluster-ip-range={SERVICE_NETWORK}", "--allow-privileged=true"),
+            *(f"--etcd-servers={_ETCD}", f"--advertise-address={layout.control_plane}", "--bind-address=::"),
+            *(f"--service-cluster-ip-range={layout.each('services')}", "--allow-privileged=true"),
             *("--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction"),
             "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
             *(f"--service-account-{use}-file={accounts}" for use in ("key", "signing-key")),
@@ -66,12 +65,13 @@ class ControlPlane:
             *("--requestheader-allowed-names=front-proxy", "--requestheader-username-headers=X-Remote-User"),
             *("--requestheader-group-headers=X-Remote-Group", "--requestheader-extra-headers-prefix=X-Remote-Extra-"),
         )
-        until(self._serves, "the API server is ready", patience=_PATIENCE)
+        until(lambda: serves(layout), "the API server is ready", patience=_PATIENCE)
         for name, *options in (
             (
                 "kube-controller-manager",
-                *("--use-service-account-credentials", "--allocate-node-cidrs", "--node-cidr-mask-size=24"),
-                *(f"--cluster-cidr={CLUSTER_NETWORK}", f"--service-cluster-ip-range={SERVICE_NETWORK}"),
+                *("--use-service-account-credentials", "--allocate-node-cidrs"),
+                *(f"--node-cidr-mask-size-ipv{each.version}={each.node_prefix}" for each in families),
+                *(f"--cluster-cidr={layout.each('pods')}", f"--service-cluster-ip-range={layout.each('services')}"),
                 *(f"--root-ca-file={ours.certificate}", f"--service-account-private-key-file={accounts}"),
                 *(f"--cluster-signing-cert-file={ours.certificate}", f"--cluster-signing-key-file={ours.key}"),
             ),
@@ -85,28 +85,57 @@ class ControlPlane:
         """A kubeconfig for the node's kubelet, and its certificate as a server."""
         ours = Pair(self._keys / "authority.crt", self._keys / "authority.key")
         self._user(ours, node.name, f"/O=system:nodes/CN=system:node:{node.name}")
-        names = (f"IP:{node.address}", f"DNS:{node.name}")
+        names = (*(f"IP:{each}" for each in node.addresses), f"DNS:{node.name}")
         return issue(ours, f"{node.name}-kubelet", subject=f"/CN=system:node:{node.name}", serves=names)
 
     def _user(self, ours: Pair, name: str, subject: str) -> Pair:
         client = issue(ours, name, subject=subject)
         directory = self._layout.root / name
         directory.mkdir(exist_ok=True)
-        write_kubeconfig(directory, API_SERVER, ca=ours.certificate, client=client)
+        write_kubeconfig(directory, self._layout.api_server, ca=ours.certificate, client=client)
         return client
 
     def _daemon(self, program: str, *options: str) -> None:
         command = [*in_control_plane(self._layout), str(self._layout.programs / program), *options]
         start(self._layout, CONTROL_PLANE, program, command)
 
-    def _serves(self) -> bool:
+
+@contextmanager
+def restarted(layout: Layout, program: str) -> Iterator[None]:
+    """Meanwhile it does not run."""
+    pid, command = next(_running(program))
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not any(_running(program)), f"{program} has ended", patience=_PATIENCE)
+    yield
+    start(layout, CONTROL_PLANE, program, [*in_control_plane(layout), *command])
+
+
+def _running(program: str) -> Iterator[tuple[int, list[str]]]:
+    """Pids and command lines."""
+    for pid in cgroups.processes(CONTROL_PLANE):
         try:
-            return kubectl(self._layout, "get", "--raw", "/readyz", seconds=10) == "ok"
-        except TestbedError:
-            return False
+            command = Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:-1]
+        except (FileNotFoundError, ProcessLookupError):  # it has ended
+            continue
+        if command and command[0].endswith(f"/{program}"):
+            yield pid, command
+
+
+def serves(layout: Layout) -> bool:
+    """Whether the API server is ready."""
+    try:
+        return kubectl(layout, "get", "--raw", "/readyz", seconds=10) == "ok"
+    except (TestbedError, subprocess.TimeoutExpired):
+        return False
 
 
 def kubectl(layout: Layout, *arguments: str, stdin: str | None = None, seconds: float = 120) -> str:
     """As the administrator, from the control plane's network."""
     program = [str(layout.programs / "kubectl"), f"--kubeconfig={layout.kubeconfig}"]
     return run([*in_control_plane(layout), *program, *arguments], stdin=stdin, seconds=seconds)
+
+
+def pod_cidrs(layout: Layout, node: Node) -> list[str]:
+    """Of each family; none before a controller has given them."""
+    cidrs = "jsonpath={.spec.podCIDRs[*]}"
+    return kubectl(layout, "get", "node", node.name, "--ignore-not-found", "-o", cidrs).split()

@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.certificates import Pair
 from tests.cluster.testbed import cgroups
 from tests.cluster.testbed.images import PAUSE
-from tests.cluster.testbed.layout import DNS_IP, NAME, Layout, Node
+from tests.cluster.testbed.layout import NAME, Layout, Node
 from tests.cluster.testbed.processes import TestbedError, in_holder, in_node, run, start
 from tests.waiting import until
 
@@ -23,7 +23,7 @@ def start_node(layout: Layout, node: Node, serving: Pair, images: list[Path]) ->
     cgroups.create(node.name)
     environment = {
         "NODE": node.name,
-        "NODE_IP": node.address,
+        "NODE_IPS": " ".join(node.addresses),
         "NODE_DIR": str(directory),
         "PAUSE_IMAGE": PAUSE,
         "INIT": str(layout.programs / "init"),
@@ -48,7 +48,7 @@ def start_node(layout: Layout, node: Node, serving: Pair, images: list[Path]) ->
         [
             *(*in_node(layout, node.name), str(layout.programs / "kubelet"), f"--config={settings}"),
             *(f"--kubeconfig={directory / 'kubeconfig'}", f"--hostname-override={node.name}"),
-            *(f"--node-ip={node.address}", f"--node-labels=topology.kubernetes.io/zone={node.zone}"),
+            *(f"--node-ip={','.join(node.addresses)}", f"--node-labels=topology.kubernetes.io/zone={node.zone}"),
         ],
     )
 
@@ -79,7 +79,7 @@ def _kubelet(node: Node, serving: Pair) -> dict[str, object]:
         "authorization": {"mode": "Webhook"},
         "tlsCertFile": str(serving.certificate),
         "tlsPrivateKeyFile": str(serving.key),
-        "clusterDNS": [DNS_IP],
+        "clusterDNS": [node.families[0].dns],
         "clusterDomain": "cluster.local",
         "resolvConf": "/etc/resolv.conf",
         "cgroupDriver": "cgroupfs",

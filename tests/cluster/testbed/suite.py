@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,10 @@ class Selection:
 
     def options(self) -> list[str]:
         return [f"--focus={self.focus}", *(f"--skip={each}" for each in self.skip)]
+
+    def has(self, name: str) -> bool:
+        """Whether a spec of this name is in it."""
+        return bool(re.search(self.focus, name)) and not any(re.search(each, name) for each in self.skip)
 
 
 @dataclass(frozen=True)
