@@ -12,7 +12,7 @@ from typing import Any
 from tests.cluster.testbed import agents
 from tests.cluster.testbed.control_plane import kubectl, restarted, serves
 from tests.cluster.testbed.layout import Layout, Node
-from tests.cluster.testbed.processes import in_holder, in_node, run
+from tests.cluster.testbed.processes import TestbedError, in_holder, in_node, run
 from tests.cluster.testbed.traffic import Traffic
 from tests.waiting import until
 
@@ -115,7 +115,10 @@ def _ours(layout: Layout, node: Node) -> Iterator[tuple[str, list[str]]]:
     """What it is, and how it is deleted. Pods' own pairs of devices are their runtime's to delete."""
 
     def show(*command: str) -> Any:
-        return json.loads(run([*in_node(layout, node.name), *command]) or "[]")
+        try:
+            return json.loads(run([*in_node(layout, node.name), *command]) or "[]")
+        except TestbedError:  # nft reads its tables again when they change meanwhile, but not for ever
+            return show(*command)
 
     for family in ("-4", "-6"):
         for route in show("ip", family, "-j", "route", "show", "table", "main", "proto", str(ROUTE_PROTOCOL)):

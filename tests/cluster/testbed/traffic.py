@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from tests.waiting import until
 from percale.kernel.netns import NetnsThread
 
 NAMESPACE = "traffic"
-_TCP, _UDP = 7007, 7008
+TCP, UDP = 7007, 7008
 _EVERY = 0.1
 _LIMIT = 5.0
 """Seconds until a request has failed."""
@@ -64,7 +64,9 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class _Pod:
+class Pod:
+    """Opens sockets in its network namespace."""
+
     node: str
     address: str
     thread: NetnsThread
@@ -144,22 +146,23 @@ class Traffic:
                 if isinstance(key.fileobj, socket.socket):
                     key.fileobj.close()
 
-    def ask(self, client: _Pod, address: str, what: str, nodes: Iterable[str]) -> None:
+    def ask(self, client: Pod, address: str, what: str, nodes: Iterable[str]) -> None:
         """One request after the other, each over a connection of its own."""
 
         def request() -> None:
             with closing(client.open(socket.SOCK_STREAM)) as connection:
                 connection.settimeout(_LIMIT)
-                connection.connect((address, _TCP))
+                connection.connect((address, TCP))
                 _exchange(connection)
 
         self._repeat(request, what, frozenset((client.node, *nodes)))
 
-    def keep_asking(self, client: _Pod, address: str, what: str, nodes: Iterable[str]) -> None:
+    def keep_asking(self, client: Pod, address: str, what: str, nodes: Iterable[str]) -> None:
         """All over one connection."""
         with closing(client.open(socket.SOCK_STREAM)) as connection:
             connection.settimeout(_LIMIT)
-            connection.connect((address, _TCP))
+            with suppress(OSError):  # then each request fails, and is counted
+                connection.connect((address, TCP))
             self._repeat(lambda: _exchange(connection), what, frozenset((client.node, *nodes)))
 
     def _repeat(self, request: Callable[[], None], what: str, nodes: frozenset[str]) -> None:
@@ -178,13 +181,13 @@ class Traffic:
                     self.failures.append(Failure(begin, end, failed, nodes))
             self._over.wait(_EVERY)
 
-    def intrude(self, stranger: _Pod, addresses: list[str]) -> None:
+    def intrude(self, stranger: Pod, addresses: list[str]) -> None:
         """Datagrams to pods and Services, at which they must not arrive."""
         with closing(stranger.open(socket.SOCK_DGRAM)) as sender:
             while not self._over.wait(_EVERY):
                 for address in addresses:
                     try:
-                        sender.sendto(b"x", (address, _UDP))
+                        sender.sendto(b"x", (address, UDP))
                     except OSError:  # there is no route at the moment: it cannot arrive
                         continue
                     with self._lock:
@@ -208,7 +211,7 @@ def traffic(layout: Layout) -> Iterator[Traffic]:
         services = {role: _service(layout, role) for role in ("server", "guarded")}
         for pod in (*pods["server"], *pods["guarded"]):
             listener, datagrams = pod.open(socket.SOCK_STREAM), pod.open(socket.SOCK_DGRAM)
-            for each, port in ((listener, _TCP), (datagrams, _UDP)):
+            for each, port in ((listener, TCP), (datagrams, UDP)):
                 opened.enter_context(each).bind((pod.address, port))
             listener.listen(64)
             begin(servers, flow.serve, listener, datagrams)
@@ -252,14 +255,14 @@ def _is_silent(flow: Traffic) -> bool:
     return flow.arrived == before
 
 
-def _pod(layout: Layout, node: Node, role: str, opened: ExitStack) -> _Pod:
+def _pod(layout: Layout, node: Node, role: str, opened: ExitStack) -> Pod:
     address = kubectl(layout, "get", "pod", f"-n={NAMESPACE}", f"{role}-{node.name}", "-o=jsonpath={.status.podIP}")
     for path in Path(f"/proc/{pid_of(layout, node.name)}/root/run/netns").iterdir():
         with path.open() as namespace:
             thread = NetnsThread(namespace.fileno())
         if thread.run(lambda: _has(address)):
             opened.callback(thread.close)
-            return _Pod(node.name, address, thread)
+            return Pod(node.name, address, thread)
         thread.close()
     raise TestbedError(f"node {node.name} has no namespace of {role}, {address}")
 
@@ -301,7 +304,7 @@ def _object(
     return {"apiVersion": api, "kind": kind, "metadata": metadata, "spec": spec}
 
 
-_PORTS = (("TCP", _TCP), ("UDP", _UDP))
+_PORTS = (("TCP", TCP), ("UDP", UDP))
 _POLICY = _object(
     "networking.k8s.io/v1",
     "NetworkPolicy",
@@ -311,7 +314,7 @@ _POLICY = _object(
         "ingress": [
             {
                 "from": [{"podSelector": {"matchLabels": {"role": "client"}}}],
-                "ports": [{"port": _TCP, "protocol": "TCP"}],
+                "ports": [{"port": TCP, "protocol": "TCP"}],
             }
         ],
     },
