@@ -102,7 +102,7 @@ def deleted(layout: Layout, traffic: Traffic) -> Iterator[None]:
             run([*in_node(layout, node.name), *delete])
             traffic.disturbances += 1
             begin = time.monotonic()
-            while what not in dict(_ours(layout, node)):
+            while not _is_there(layout, node, what):
                 if time.monotonic() - begin > _BACK:
                     traffic.notes.append(f"{node.name}: {what} is not restored")
                     break
@@ -111,14 +111,18 @@ def deleted(layout: Layout, traffic: Traffic) -> Iterator[None]:
     yield
 
 
+def _is_there(layout: Layout, node: Node, what: str) -> bool:
+    try:
+        return what in dict(_ours(layout, node))
+    except TestbedError:  # a device went while its entries were listed
+        return False
+
+
 def _ours(layout: Layout, node: Node) -> Iterator[tuple[str, list[str]]]:
     """What it is, and how it is deleted. Pods' own pairs of devices are their runtime's to delete."""
 
     def show(*command: str) -> Any:
-        try:
-            return json.loads(run([*in_node(layout, node.name), *command]) or "[]")
-        except TestbedError:  # nft reads its tables again when they change meanwhile, but not for ever
-            return show(*command)
+        return json.loads(run([*in_node(layout, node.name), *command]) or "[]")
 
     for family in ("-4", "-6"):
         for route in show("ip", family, "-j", "route", "show", "table", "main", "proto", str(ROUTE_PROTOCOL)):
@@ -136,10 +140,10 @@ def _ours(layout: Layout, node: Node) -> Iterator[tuple[str, list[str]]]:
                 destination = ("dst", entry["dst"])
                 yield f"FDB entry {entry['mac']}", ["bridge", "fdb", "del", entry["mac"], "dev", name, *destination]
         yield f"device {name}", ["ip", "link", "del", name]
-    for each in show("nft", "-j", "list", "tables")["nftables"]:
-        table = each.get("table", {"name": ""})
-        if table["name"].startswith(OWNER):
-            yield f"table {table['family']} {table['name']}", ["nft", "delete", "table", table["family"], table["name"]]
+    for line in run([*in_node(layout, node.name), "nft", "list", "tables"]).splitlines():
+        _, family, name = line.split()
+        if name.startswith(OWNER):
+            yield line, ["nft", "delete", "table", family, name]
 
 
 DISTURBANCES: Mapping[str, Callable[[Layout, Traffic], AbstractContextManager[None]]] = {
