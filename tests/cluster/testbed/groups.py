@@ -46,7 +46,6 @@ GROUPS: Mapping[str, Group] = {
     "no-api-server": Group("vxlan, no API server for a minute", {}, disturbance="no-api-server"),
     "etcd": Group("vxlan, etcd killed and started again", {}, disturbance="etcd"),
     "flapping": Group("vxlan, the link of a node goes and comes", {}, disturbance="flapping"),
-    "deleted": Group("vxlan, everything of Percale deleted by hand in turn", {}, disturbance="deleted"),
     "six-nodes": Group("vxlan, 6 nodes", {"Traffic Distribution": Selection(_SIX_NODES)}, nodes=6),
     "dual-stack": Group(
         "vxlan, IPv4 and IPv6", {"dual stack": Selection("IPv6DualStack", ("SCTPConnectivity",))}, stack="dual"
