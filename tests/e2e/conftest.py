@@ -113,10 +113,10 @@ def processes_of(runtime: Path) -> list[str]:
             continue
         try:
             targets = [str(descriptor.readlink()) for descriptor in (entry / "fd").iterdir()]
-        except OSError:
+            if any(target.startswith(str(runtime)) for target in targets):
+                found.append(f"{entry.name} {(entry / 'cmdline').read_bytes()!r}")
+        except OSError:  # it has ended
             continue
-        if any(target.startswith(str(runtime)) for target in targets):
-            found.append(f"{entry.name} {(entry / 'cmdline').read_bytes()!r}")
     return found
 
 
