@@ -9,16 +9,16 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_network
 
 from percale.backend.protocol import ExclusiveId, LocalNode
 from percale.ipam.subnet_plan import first_overlap
-from percale.model.addresses import IPNetwork
+from percale.model.addresses import IPAddress, IPNetwork
 from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec
 
 
-def refusal(local: LocalNode, lease: SubnetLease) -> str | None:
-    """Why this peer contradicts this node's own lease; None when it does not."""
+def refusal(local: LocalNode, networks: Iterable[IPNetwork], lease: SubnetLease) -> str | None:
+    """Why this peer contradicts this node's own lease or the pod network; None when it does not."""
     theirs = lease.spec
     if (invalid := _invalid(local, theirs)) is not None:
         return invalid
@@ -29,6 +29,10 @@ def refusal(local: LocalNode, lease: SubnetLease) -> str | None:
     pair = first_overlap(local.subnets, theirs.subnets)
     if pair is not None:
         return f"subnet {pair[1]} of node {theirs.node} overlaps {pair[0]} of node {local.name}"
+    for network in networks:
+        for subnet in theirs.subnets:
+            if subnet.version == network.version and not subnet.subnet_of(network):  # type: ignore[arg-type]
+                return f"subnet {subnet} of node {theirs.node} is outside the pod network, {network}"
     return None
 
 
@@ -58,6 +62,8 @@ class LeaseConflicts:
         self._waiting: dict[str, SubnetLease] = {}
         self._holders: defaultdict[ExclusiveId, list[SubnetLease]] = defaultdict(list)
         """Several leases only when they are one node's."""
+        self._machines: dict[int, list[int]] = {4: [], 6: []}
+        """Public addresses, sorted, by IP version."""
         self._subnets: dict[int, list[tuple[int, int, str]]] = {4: [], 6: []}
         """First and last address and lease name, sorted, by IP version; they never overlap."""
 
@@ -76,6 +82,8 @@ class LeaseConflicts:
         self._in_force[name] = lease
         for exclusive_id in exclusive_ids:
             self._holders[exclusive_id].append(lease)
+        for address in lease.spec.public_ips:
+            insort(self._machines[address.version], int(address))
         for subnet in lease.spec.subnets:
             insort(self._subnets[subnet.version], (*_bounds(subnet), name))
         return None
@@ -88,6 +96,9 @@ class LeaseConflicts:
             return
         for exclusive_id in self._ids(lease.spec):
             self._holders[exclusive_id].remove(lease)
+        for address in lease.spec.public_ips:
+            machines = self._machines[address.version]
+            del machines[bisect_left(machines, int(address))]
         for subnet in lease.spec.subnets:
             ordered = self._subnets[subnet.version]
             del ordered[bisect_left(ordered, (*_bounds(subnet), name))]
@@ -108,6 +119,12 @@ class LeaseConflicts:
                 pair = first_overlap([subnet], theirs.subnets)
                 assert pair is not None
                 return f"subnet {subnet} of node {node} overlaps {pair[1]} of node {theirs.node}"
+            if (machine := self._machine_in(subnet)) is not None:
+                return f"subnet {subnet} of node {node} has another node's address in it, {machine}"
+        for address in spec.public_ips:
+            if (holder := self._overlapping(ip_network(address))) is not None:
+                other = self._in_force[holder].spec.node
+                return f"public address {address} of node {node} is in the subnet of node {other}"
         return None
 
     def _ids(self, spec: SubnetLeaseSpec) -> list[ExclusiveId]:
@@ -123,6 +140,13 @@ class LeaseConflicts:
             if begin <= last and first <= end:
                 return name
         return None
+
+    def _machine_in(self, subnet: IPNetwork) -> IPAddress | None:
+        """The first public address of a lease in force that the subnet would take from its node."""
+        first, last = _bounds(subnet)
+        machines = self._machines[subnet.version]
+        place = bisect_left(machines, first)
+        return subnet[machines[place] - first] if place < len(machines) and machines[place] <= last else None
 
 
 def _bounds(subnet: IPNetwork) -> tuple[int, int]:

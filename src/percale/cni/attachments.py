@@ -21,10 +21,10 @@ from weakref import WeakValueDictionary
 from msgspec import Struct
 
 from percale.cni.hooks import GuardTables, PodHook
-from percale.cni.pod_netns import PodNamespaces
+from percale.cni.pod_netns import PodNamespaces, is_foreign_namespace, namespace_id
 from percale.cni.records import Attachment, Records
 from percale.cni.requests import KubernetesPod
-from percale.errors import PercaleError, StateError
+from percale.errors import AddressRefused, PercaleError, StateError
 from percale.ipam.address_pool import AddressPool, Owner, PodOf
 from percale.kernel.reconciler.reconciler import Reconciler
 from percale.model.addresses import IPAddress
@@ -35,6 +35,7 @@ from percale.render.network.pod_veth import (
     PodDefaults,
     PodWires,
     Wiring,
+    bridge_mac,
     bridge_objects,
     from_loopback,
     guard_elements,
@@ -106,6 +107,8 @@ class Attachments:
         self._declared: set[Owner] = set()
         self._withdrawn: set[Owner] = set()
         """Withdrawn and perhaps not deleted yet: a new pair of the same name must wait for that."""
+        self._bridged: dict[Owner, str] = {}
+        """The MACs of the bridge's pods: each must have its own, or the bridge sends one's frames to another."""
         self._healing: dict[Owner, asyncio.Task[None]] = {}
 
     def find(self, owner: Owner) -> Attachment | None:
@@ -126,6 +129,8 @@ class Attachments:
         if self.defaults.wiring == "bridge" or any(each.wires.bridge for each in self._records.attachments.values()):
             self._declare_bridge()
         for attachment in self._records.attachments.values():
+            if attachment.wires.bridge is not None:
+                self._bridged[attachment.owner] = attachment.wires.mac
             if not attachment.chained:
                 self._resume(attachment)
         for owner, error in self._records.damaged.items():
@@ -172,8 +177,17 @@ class Attachments:
             pod_of=self._pod_of_other_than(request.pod),
         )
         wires = self._wires(request, addresses)
-        attachment = Attachment(request.owner, request.network, request.netns, wires, request.pod, ports=request.ports)
+        attachment = Attachment(
+            request.owner,
+            request.network,
+            request.netns,
+            wires,
+            request.pod,
+            ports=request.ports,
+            namespace=namespace_id(namespace),
+        )
         try:
+            self._claim_mac(wires)
             await self._before_add(attachment)
             await self._wire(attachment, namespace)
             self._records.put(attachment)
@@ -193,6 +207,14 @@ class Attachments:
             return found if found != own else None
 
         return another
+
+    def _claim_mac(self, wires: PodWires) -> None:
+        """Raises AddressRefused: a tenant may choose its pod's MAC (capability `mac`), but not a neighbour's."""
+        if wires.bridge is None:
+            return
+        if wires.mac == bridge_mac(self.defaults) or wires.mac in self._bridged.values():
+            raise AddressRefused(f"MAC {wires.mac} is in use on bridge {wires.bridge}", hint="choose another, or none")
+        self._bridged[Owner(wires.container, wires.ifname)] = wires.mac
 
     async def register(self, attachment: Attachment) -> None:
         """Another plugin of the chain wired the pod. Raises StateError, StoreError, KernelError."""
@@ -271,6 +293,7 @@ class Attachments:
 
     def _withdraw(self, owner: Owner) -> None:
         """Withdraw the pair and all that depends on it."""
+        self._bridged.pop(owner, None)
         if owner not in self._declared:
             device = host_device(owner.container, owner.ifname)
             if not device_exists(device):
@@ -326,6 +349,8 @@ class Attachments:
             try:
                 namespace = os.open(attachment.netns, os.O_RDONLY | os.O_CLOEXEC)
                 try:
+                    if not _is_namespace_of(attachment, namespace):
+                        raise StateError("is another namespace than at the pod's ADD", where=attachment.netns)
                     await self._wire(attachment, namespace)
                 finally:
                     os.close(namespace)
@@ -338,6 +363,12 @@ class Attachments:
         """Finish what is in progress."""
         await asyncio.gather(*self._healing.values())
         self._pod_namespaces.close()
+
+
+def _is_namespace_of(attachment: Attachment, descriptor: int) -> bool:
+    """Its path may lead elsewhere by now: /proc/PID/ns/net to another process's, a file's to a new pod's. Raises OSError."""
+    known = attachment.namespace
+    return is_foreign_namespace(descriptor) and known in (None, namespace_id(descriptor))
 
 
 def _host_objects(attachment: Attachment, namespace: int | None = None) -> tuple[KernelObject, ...]:

@@ -45,7 +45,8 @@ static void append(struct bytes *to, const void *data, size_t size) {
     char *grown = realloc(to->data, to->size + size + 1);
     if (grown == NULL)
         abort();
-    memcpy(grown + to->size, data, size);
+    if (size > 0)
+        memcpy(grown + to->size, data, size);
     to->data = grown;
     to->size += size;
 }

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from percale.errors import KernelError
 from percale.event_loop import WorkerThread
@@ -29,6 +29,13 @@ T = TypeVar("T")
 
 _OWN = "/proc/thread-self/ns/net"
 _NS_GET_NSTYPE = 0xB703
+
+
+class NamespaceId(NamedTuple):
+    """A namespace for as long as it lives, whatever its path: the device and inode of nsfs (namespaces(7))."""
+
+    device: int
+    inode: int
 
 
 class PodNamespaces:
@@ -105,6 +112,12 @@ def _missing(objects: Iterable[KernelObject], driver: KernelDriver) -> list[str]
     # Sysctls are not compared: the pod may change them.
     desired = [obj for obj in objects if obj.key[0] != "sysctl"]
     return [format_object(obj) for obj in desired if not matches(obj, there.get(obj.key))]
+
+
+def namespace_id(descriptor: int) -> NamespaceId:
+    """Of the namespace at the descriptor. Raises OSError."""
+    status = os.fstat(descriptor)
+    return NamespaceId(status.st_dev, status.st_ino)
 
 
 def is_foreign_namespace(descriptor: int) -> bool:

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from percale.atomic_file import replace_file
+from percale.cni.pod_netns import NamespaceId
 from percale.cni.requests import KubernetesPod
 from percale.errors import StateError
 from percale.ipam.address_pool import Owner
@@ -32,6 +33,7 @@ from percale.render.service.host_ports import HostPort
 class Attachment(Struct, frozen=True):
     """An interface of a pod in a network. `netns` is its namespace's path, as the runtime named it.
 
+    `namespace`: which one was there at its ADD; None when the pod was taken over.
     `chained`: another plugin of the chain created the devices; we only know of them.
     """
 
@@ -42,6 +44,7 @@ class Attachment(Struct, frozen=True):
     pod: KubernetesPod | None = None
     chained: bool = False
     ports: tuple[HostPort, ...] = ()
+    namespace: NamespaceId | None = None
 
     def __str__(self) -> str:
         return f"pod {self.pod}" if self.pod else str(self.owner)
@@ -68,6 +71,7 @@ class _Stored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     pod: KubernetesPod | None = None
     chained: bool = False
     ports: tuple[_StoredPort, ...] = ()
+    namespace: NamespaceId | None = None
 
 
 _DECODER = msgspec.json.Decoder(_Stored)
@@ -163,6 +167,7 @@ def _stored(attachment: Attachment) -> _Stored:
             _StoredPort(each.port, each.container_port, each.protocol, str(each.address) if each.address else None)
             for each in attachment.ports
         ),
+        namespace=attachment.namespace,
     )
 
 
@@ -184,4 +189,4 @@ def _attachment(owner: Owner, stored: _Stored) -> Attachment:
         HostPort(each.port, each.container, each.protocol, ip_address(each.address) if each.address else None)
         for each in stored.ports
     )
-    return Attachment(owner, stored.network, stored.netns, wires, stored.pod, stored.chained, ports)
+    return Attachment(owner, stored.network, stored.netns, wires, stored.pod, stored.chained, ports, stored.namespace)

@@ -169,6 +169,29 @@ def test_a_device_that_somebody_deletes_is_back_every_time(node: Node, new_pod: 
     assert sum("net:[" in str(target) for target in descriptors) <= 1
 
 
+@pytest.mark.parametrize("whose", ["the node's", "another pod's"])
+def test_a_path_that_leads_to_another_namespace_by_now_wires_nothing(
+    node: Node, new_pod: NewPod, tmp_path: Path, whose: str
+) -> None:
+    """As /proc/PID/ns/net does once the process is gone and its id another's."""
+    node.start()
+    pod, other = new_pod("p"), new_pod("other")
+    path = tmp_path / "netns"
+    path.symlink_to(pod.space.path)
+    variables = {"CNI_CONTAINERID": "c0ffee", "CNI_IFNAME": "eth0", "CNI_NETNS": str(path)}
+    node.ask("ADD", variables, pod.space.descriptor)
+    node.stop()
+    node.space.run("ip", "link", "delete", node.devices()[0])
+    path.unlink()
+    found = node.space if whose == "the node's" else other.space
+    path.symlink_to(found.path)
+    before = found.run("ip", "-br", "link")
+    node.start()
+    until(lambda: "is another namespace than at the pod's ADD" in node.log)
+    assert found.run("ip", "-br", "link") == before
+    assert node.devices() == []
+
+
 def test_a_pod_whose_namespace_is_gone_costs_nothing_and_goes_with_its_del(
     node: Node, new_pod: NewPod, tmp_path: Path
 ) -> None:

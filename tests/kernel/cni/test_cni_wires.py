@@ -44,6 +44,24 @@ def datagrams() -> socket.socket:
     return socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
 
 
+def test_no_pod_has_the_mac_of_another_or_of_the_bridge(node: Node, new_pod: NewPod) -> None:
+    """A bridge sends a MAC's frames to the port that it last heard it from, and a tenant chooses its pod's MAC."""
+    node.wiring = "bridge"
+    node.start()
+    victim, thief = new_pod("victim").add(runtimeConfig={"mac": "02:AA:BB:CC:DD:EE"}), new_pod("thief")
+    bridge = json.loads(node.space.run("ip", "-j", "link", "show", "cni0"))[0]["address"]
+    node.stop()
+    node.start()
+    for mac in ("02:aa:bb:cc:dd:ee", bridge):
+        with pytest.raises(Refused, match=f"MAC {mac} is in use on bridge cni0; choose another, or none"):
+            thief.add(runtimeConfig={"mac": mac})
+    until(lambda: len(node.devices()) == 1)
+    victim.add(runtimeConfig={"mac": "02:aa:bb:cc:dd:ee"})
+    assert victim.is_wired()
+    victim.cni("DEL")
+    assert thief.add(runtimeConfig={"mac": "02:aa:bb:cc:dd:ee"}).is_wired()
+
+
 def test_a_routed_pair_needs_no_arp(node: Node, new_pod: NewPod) -> None:
     node.start()
     pod = new_pod("p").add()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv4Network, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,15 +17,20 @@ from percale.model.backend_options import VxlanOptions
 from percale.model.subnet_lease import SubnetLease
 
 Peer = Callable[..., SubnetLease]
+NETWORKS = (IPv4Network("10.244.0.0/16"), IPv6Network("fd00::/48"))
 
 
 def test_this_node_and_a_peer(node: LocalNode, peer: Peer) -> None:
-    assert refusal(node, peer(2)) is None
-    assert refusal(node, peer(2, publicIP=node.public_ips[0])) == "nodes n2 and n1 have one public address, 192.0.2.1"
+    assert refusal(node, NETWORKS, peer(2)) is None
     assert (
-        refusal(node, peer(2, publicIPv6=node.public_ips[1])) == "nodes n2 and n1 have one public address, 2001:db8::1"
+        refusal(node, NETWORKS, peer(2, publicIP=node.public_ips[0]))
+        == "nodes n2 and n1 have one public address, 192.0.2.1"
     )
-    assert refusal(node, peer(2, subnet=IPv4Network("10.244.0.0/20"))) == (
+    assert (
+        refusal(node, NETWORKS, peer(2, publicIPv6=node.public_ips[1]))
+        == "nodes n2 and n1 have one public address, 2001:db8::1"
+    )
+    assert refusal(node, NETWORKS, peer(2, subnet=IPv4Network("10.244.0.0/20"))) == (
         "subnet 10.244.0.0/20 of node n2 overlaps 10.244.1.0/24 of node n1"
     )
 
@@ -33,13 +38,36 @@ def test_this_node_and_a_peer(node: LocalNode, peer: Peer) -> None:
 @pytest.mark.parametrize("address", ["0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255"])
 def test_a_public_address_that_no_machine_has(node: LocalNode, peer: Peer, address: str) -> None:
     said = f"public address {address} of node n2 is no machine's"
-    assert refusal(node, peer(2, publicIP=IPv4Address(address))) == said
+    assert refusal(node, NETWORKS, peer(2, publicIP=IPv4Address(address))) == said
 
 
 @pytest.mark.parametrize("subnet", ["0.0.0.0/0", "127.0.0.0/8", "224.0.0.0/8", "169.254.0.0/16", "192.0.2.0/24"])
 def test_a_subnet_that_is_for_no_pods(node: LocalNode, peer: Peer, subnet: str) -> None:
     said = f"subnet {subnet} of node n2 is not for pods, or has machines in it"
-    assert refusal(node, peer(2, subnet=IPv4Network(subnet))) == said
+    assert refusal(node, NETWORKS, peer(2, subnet=IPv4Network(subnet))) == said
+
+
+def test_a_subnet_outside_the_pod_network(node: LocalNode, peer: Peer) -> None:
+    """Of the API server, say: this node's packets to it would go to whoever wrote the lease."""
+    said = "is outside the pod network"
+    assert refusal(node, NETWORKS, peer(2, subnet=IPv4Network("203.0.113.0/24"))) == (
+        f"subnet 203.0.113.0/24 of node n2 {said}, 10.244.0.0/16"
+    )
+    assert refusal(node, NETWORKS, peer(2, ipv6Subnet="fd01::/64")) == f"subnet fd01::/64 of node n2 {said}, fd00::/48"
+    assert refusal(node, NETWORKS[:1], peer(2, ipv6Subnet="fd01::/64")) is None, "no route of that family"
+
+
+def test_a_subnet_with_another_nodes_address_in_it(peer: Peer) -> None:
+    conflicts = LeaseConflicts(VxlanBackend(VxlanOptions()).exclusive_ids)
+    first, thief = peer(2, publicIP=IPv4Address("10.244.9.5")), peer(9)
+    conflicts.admit(first)
+    assert conflicts.admit(thief) == "subnet 10.244.9.0/24 of node n9 has another node's address in it, 10.244.9.5"
+    assert conflicts.admit(peer(2)) is None
+    assert conflicts.unblocked() == [thief]
+    assert conflicts.admit(thief) is None
+    assert conflicts.admit(first) == "public address 10.244.9.5 of node n2 is in the subnet of node n9"
+    conflicts.remove(thief.metadata.name)
+    assert conflicts.unblocked() == [first]
 
 
 def test_peers_that_agree(peer: Peer) -> None:

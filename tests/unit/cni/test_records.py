@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from percale.cni.pod_netns import NamespaceId
 from percale.cni.records import Attachment, Records
 from percale.cni.requests import KubernetesPod
 from percale.errors import StateError
@@ -27,7 +28,8 @@ def attachment(container: str = "c0ffee.1", *, full: bool = True) -> Attachment:
         egress=Limit(9000, 9000) if full else None,
     )
     pod = KubernetesPod("web", "front", "u1") if full else None
-    return Attachment(owner, "percale", "/run/netns/p", wires, pod, chained=full)
+    namespace = NamespaceId(4, 4026532001) if full else None
+    return Attachment(owner, "percale", "/run/netns/p", wires, pod, chained=full, namespace=namespace)
 
 
 @pytest.mark.parametrize("full", [True, False])

@@ -220,9 +220,11 @@ def mean(objects: Sequence[Object]) -> None:
                 names.answer(dns.message.make_query(name, kind).to_wire(), datagram=True)
     leases = [obj for obj in objects if isinstance(obj, SubnetLease)]
     for backend in ("vxlan", "host-gw"):
+        network = network_config({**NETWORK, "Backend": {"Type": backend}})
         peers = Peers(
             LOCAL,
-            make_backend(network_config({**NETWORK, "Backend": {"Type": backend}}), ""),
+            make_backend(network, ""),
+            network.networks,
             _no_wish,
             _no_wish,
             log=LineLog("text", io.StringIO()),

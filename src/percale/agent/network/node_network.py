@@ -98,6 +98,7 @@ class NodeNetwork:
         self._peers = Peers(
             subnets.local,
             backend,
+            network.networks,
             context.reconciler.declare,
             self._tables.declare,
             set_targets=self._probes.set_targets,

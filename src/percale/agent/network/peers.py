@@ -73,6 +73,7 @@ class Peers:
         self,
         local: LocalNode,
         backend: Backend,
+        networks: Iterable[IPNetwork],
         declare: Declare,
         declare_elements: Callable[[str, Iterable[Element]], None],
         *,
@@ -82,6 +83,7 @@ class Peers:
     ) -> None:
         self._local = local
         self._backend = backend
+        self._networks = tuple(networks)
         self._declare = declare
         self._declare_elements = declare_elements
         self._set_targets = set_targets
@@ -285,7 +287,7 @@ class Peers:
 
     def _rendered(self, name: str, lease: SubnetLease) -> PeerObjects:
         """The peer's objects, and why some or all of them are missing."""
-        if (reason := refusal(self._local, lease)) is not None:
+        if (reason := refusal(self._local, self._networks, lease)) is not None:
             self._conflicts.remove(name)
             return PeerObjects(problem=reason)
         if (reason := self._conflicts.admit(lease)) is not None:

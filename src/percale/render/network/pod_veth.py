@@ -229,15 +229,19 @@ def bridge_nf_call(versions: Iterable[int]) -> tuple[Sysctl, ...]:
 def bridge_objects(defaults: PodDefaults) -> tuple[KernelObject, ...]:
     """The bridge with the gateway's addresses, once per node. Its MAC is fixed, for pods cache it."""
     gateways = [ip_interface((gateway(subnet), subnet.prefixlen)) for subnet in defaults.subnets]
-    own_mac = bytes((0x0A, 0x58, *sha256(str(defaults.subnets).encode()).digest()[:4])).hex(":")
-    mac = defaults.bridge_mac or own_mac
     ipv6 = any(address.version == 6 for address in gateways)
     return (
-        Link(defaults.bridge, Bridge(snooping=False, reserved=False), mtu=defaults.mtu, mac=mac),
+        Link(defaults.bridge, Bridge(snooping=False, reserved=False), mtu=defaults.mtu, mac=bridge_mac(defaults)),
         *_bridge_ipv6(defaults.bridge, ipv6),
         *(Address(defaults.bridge, address) for address in gateways),
         *bridge_nf_call(address.version for address in gateways),
     )
+
+
+def bridge_mac(defaults: PodDefaults) -> str:
+    """The bridge's own."""
+    own_mac = bytes((0x0A, 0x58, *sha256(str(defaults.subnets).encode()).digest()[:4])).hex(":")
+    return defaults.bridge_mac or own_mac
 
 
 def _bridge_ipv6(bridge: str, used: bool) -> Iterator[Sysctl]:

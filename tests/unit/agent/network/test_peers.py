@@ -73,6 +73,7 @@ class World:
         self.peers = Peers(
             local(),
             self.backend,
+            (IPv4Network("10.244.0.0/16"),),
             self._want,
             self._want_elements,
             set_targets=self.targets.__setitem__,
