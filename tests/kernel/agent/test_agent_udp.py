@@ -80,9 +80,13 @@ def python_in(namespace: str, program: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
-def test_a_stream_arrives_whole_and_in_large_pieces(pods: tuple[Pod, Pod]) -> None:
+@pytest.mark.parametrize("options", ["", "01010100"], ids=["plain", "with IP options"])
+def test_a_stream_arrives_whole_and_in_large_pieces(
+    nodes: tuple[Node, Node], pods: tuple[Pod, Pod], options: str
+) -> None:
     """Segments are split and joined by our own code: a wrong byte or checksum would show."""
     one, two = pods
+    before = list(map(pid_of, nodes))
     server = python_in(
         two.name,
         "import hashlib, socket, sys\n"
@@ -95,11 +99,13 @@ def test_a_stream_arrives_whole_and_in_large_pieces(pods: tuple[Pod, Pod]) -> No
     content = os.urandom(BULK // 100) * 100
     client = python_in(
         one.name,
-        f"import socket, sys; c = socket.create_connection(('{two.addresses[0]}', 5001)); c.sendall(sys.stdin.buffer.read())",
+        f"import socket, sys; c = socket.socket(); c.setsockopt(0, {socket.IP_OPTIONS}, bytes.fromhex('{options}'));"
+        f"c.connect(('{two.addresses[0]}', 5001)); c.sendall(sys.stdin.buffer.read())",
     )
     client.communicate(content, timeout=120)
     answer = server.communicate(timeout=120)[0].split()
     assert answer == [str(len(content)).encode(), hashlib.sha256(content).hexdigest().encode()]
+    assert list(map(pid_of, nodes)) == before
 
 
 def test_what_is_too_big_or_has_come_too_far_is_told(nodes: tuple[Node, Node], pods: tuple[Pod, Pod]) -> None:

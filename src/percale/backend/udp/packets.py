@@ -64,8 +64,13 @@ def checksum(data: Buffer, start: int = 0) -> int:
 
 
 def complete(packet: bytearray | memoryview, vnet: VnetHeader) -> None:
-    """Put the checksum that the kernel left to the device; the pseudo header's sum is in its place."""
+    """Put the checksum that the kernel left to the device; the pseudo header's sum is in its place.
+
+    Raises ValueError: there is no such place. A pod's own packets may come with such a header (packet(7), PACKET_VNET_HDR).
+    """
     at = vnet.checksum_start + vnet.checksum_offset
+    if vnet.checksum_start < IPV4_HEADER or at + 2 > len(packet):
+        raise ValueError("no place for a checksum")
     struct.pack_into(">H", packet, at, checksum(packet[vnet.checksum_start :]))
 
 

@@ -20,6 +20,8 @@ from percale.backend.udp.packets import IPV4_HEADER, TCP, Buffer, VnetHeader, ch
 Octets = NDArray[np.uint8]
 
 _FIN, _SYN, _RST, _PSH, _URG, _CWR = 0x01, 0x02, 0x04, 0x08, 0x20, 0x80
+_TCP_HEADER = 20
+"""Bytes without options."""
 _FEWEST = 2
 """Packets of which some may be joined."""
 
@@ -79,11 +81,12 @@ def _runs(data: Buffer, size: int) -> list[int]:
     if size <= header or last <= header:
         return everyone
     head = rows[:, :header]
+    kind = head[:, [0, 6, 7, 9, ip + 12]]  # what `_headers` has read
     lengths = np.full(count, size, np.int64)
     lengths[-1] = last
     pseudo = _sums(head[:, 12:20]) + TCP + lengths - ip
     valid = (_number(head[:, 2:4]) == lengths) & (_checksums(_sums(head[:, :ip])) == 0)
-    valid &= _checksums(_sums(rows[:, ip:]) + pseudo) == 0
+    valid &= (kind == kind[0]).all(axis=1) & (_checksums(_sums(rows[:, ip:]) + pseudo) == 0)
     same = head.copy()
     flags = same[:, ip + 13].copy()
     valid &= flags & (_FIN | _SYN | _RST | _URG) == 0
@@ -114,13 +117,15 @@ def _joined(data: Buffer, size: int) -> tuple[VnetHeader, bytearray]:
 
 def _headers(packet: Buffer) -> tuple[int, int]:
     """The bytes of the IP header, and those of both. Raises ValueError: no TCP that can be split or joined."""
-    fragmented = struct.unpack_from(">H", packet, 6)[0] & 0x3FFF if len(packet) >= IPV4_HEADER * 2 else 1
-    if fragmented or packet[0] != 0x45 or packet[9] != TCP:
-        raise ValueError("no TCP")
-    header = IPV4_HEADER + (packet[IPV4_HEADER + 12] >> 4) * 4
-    if header < IPV4_HEADER * 2:
+    ip = (packet[0] & 0x0F) * 4 if len(packet) else 0
+    if not IPV4_HEADER <= ip <= len(packet) - _TCP_HEADER:
+        raise ValueError("no headers")
+    if packet[0] >> 4 != 4 or packet[9] != TCP or struct.unpack_from(">H", packet, 6)[0] & 0x3FFF:
+        raise ValueError("no TCP, or a fragment")
+    header = ip + (packet[ip + 12] >> 4) * 4
+    if header < ip + _TCP_HEADER:
         raise ValueError("no TCP header")
-    return IPV4_HEADER, header
+    return ip, header
 
 
 def _rows(octets: Octets, size: int) -> Octets:

@@ -173,10 +173,14 @@ class Tunnel:
     def _send(self, peer: str, packet: memoryview, vnet: VnetHeader) -> None:
         size = 0
         data: Buffer = packet
-        if vnet.gso_type:
-            data, size = segments.split(packet, vnet)
-        elif vnet.needs_checksum:
-            complete(packet, vnet)
+        try:
+            if vnet.gso_type:
+                data, size = segments.split(packet, vnet)
+            elif vnet.needs_checksum:
+                complete(packet, vnet)
+        except ValueError as error:
+            self._drop(str(error))
+            return
         try:
             self._send_to(peer, data, size)
         except OSError as error:
@@ -185,7 +189,7 @@ class Tunnel:
             elif packet[6] & _DONT_FRAGMENT:
                 self._refuse("too big", TOO_BIG, packet, _path_mtu(peer, self._config.port) - OVERHEAD)
             else:
-                self._send_fragmented(peer, data)
+                self._send_fragmented(peer, data, size or len(data))
 
     def _send_to(self, peer: str, data: Buffer, size: int) -> None:
         """In as few calls as the kernel allows: `size` bytes in each datagram; 0: all in one. Raises OSError."""
@@ -200,13 +204,14 @@ class Tunnel:
         for start in range(0, len(data), step):
             self._socket.sendmsg((data[start : start + step],), segmented, 0, address)
 
-    def _send_fragmented(self, peer: str, data: Buffer) -> None:
-        """A packet that may be fragmented: the kernel does so with the outer one."""
+    def _send_fragmented(self, peer: str, data: Buffer, size: int) -> None:
+        """Packets that may be fragmented, of `size` bytes each: the kernel does so with the outer ones."""
         if self._socket is None:
             return
         self._socket.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_DONT)
         try:
-            self._send_to(peer, data, 0)
+            for start in range(0, len(data), size):
+                self._send_to(peer, data[start : start + size], 0)
         except OSError as error:
             self._drop(error.strerror or "not sent")
         finally:

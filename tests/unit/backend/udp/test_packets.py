@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.backend.udp.test_segments import Tcp, read, with_checksum
@@ -47,6 +48,14 @@ def test_a_checksum_that_was_left_to_the_device() -> None:
     packet = bytearray(Tcp(b"hello").left_to_the_device())
     complete(packet, VnetHeader(1, 0, 0, 0, 20, 16))
     assert read(bytes(packet)) == Tcp(b"hello")
+
+
+@pytest.mark.parametrize(("start", "offset"), [(0, 12), (19, 0), (20, 24), (44, 0), (65522, 16)])
+def test_a_checksum_without_a_place(start: int, offset: int) -> None:
+    packet = bytearray(Tcp(b"hello").packed())
+    with pytest.raises(ValueError, match="no place"):
+        complete(packet, VnetHeader(1, 0, 0, 0, start, offset))
+    assert packet == Tcp(b"hello").packed()
 
 
 def test_an_error_quotes_the_header_and_eight_bytes() -> None:
