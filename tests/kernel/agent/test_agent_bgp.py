@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -71,6 +72,46 @@ def test_pods_of_a_mesh(nodes: list[Node]) -> None:
     assert sessions(one) == dict.fromkeys(("192.168.0.2", "192.168.0.3", "fd00::2", "fd00::3"), "Established")
     assert [peer.path for peer in one.status.peers] == ["direct", "direct"]
     assert one.status.problems == ()
+
+
+PRETENDER = """
+import socket, sys
+c = socket.socket()
+c.settimeout(1)
+try:
+    c.connect((sys.argv[1], int(sys.argv[2])))
+    c.sendall(bytes.fromhex('ff' * 16 + '001d0104fc00005ac0a8000200'))
+    print(c.recv(4096).hex())
+except OSError as error:
+    print(error)
+"""
+"""Opens a BGP session as node n2."""
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_no_pod_is_a_neighbour_at_a_port_of_the_clusters_choice(cluster: Cluster, hangs: bool) -> None:
+    """Its packets to another node have its own node's address, which is a neighbour's there."""
+    cluster.network = BGP
+    cluster.write("bgp", calico("BGPConfiguration", "default", listenPort=1179))
+    one, two = made = [cluster.node(number, ipv6=True).launch() for number in (1, 2)]
+    try:
+        all_reached(*(node.wait_ready() for node in made))
+        two.pod("pretender")
+        if hangs:
+            pid = bird(two).pid
+            assert pid is not None
+            os.kill(pid, signal.SIGSTOP)
+            until(lambda: any("BIRD does not answer" in str(each) for each in two.status.problems))
+        for port in (179, 1179, 1790):
+            command = ["nsenter", f"--net={NETNS / 'pretender'}", sys.executable, "-c", PRETENDER, "192.168.0.1"]
+            done = subprocess.run([*command, str(port)], capture_output=True, text=True, check=True, timeout=30)
+            assert done.stdout == "timed out\n", port
+        with pytest.raises(AssertionError, match="1179"):
+            one.pod("thief", portMappings=[{"hostPort": 1179, "containerPort": 80, "protocol": "tcp"}])
+    finally:
+        for node in made:
+            if (pid := bird(node).pid) is not None:
+                os.kill(pid, signal.SIGKILL)
 
 
 def kill_bird(node: Node) -> None:

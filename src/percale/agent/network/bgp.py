@@ -34,7 +34,7 @@ from percale.model.meta import Object
 from percale.model.node import Node
 from percale.model.service import Service
 from percale.render.network.elements import Element
-from percale.render.network.tunnels import speaker_elements
+from percale.render.network.tunnels import SessionPort, session_elements, speaker_elements
 from percale.render.objects import Route
 from percale.store.protocol import Deleted, Snapshot
 
@@ -57,6 +57,7 @@ class NodeBgp:
         *,
         peers: Peers,
         declare_elements: Callable[[str, Iterable[Element]], None],
+        reserve_ports: Callable[[Iterable[SessionPort]], None],
         request_sync: Callable[[], None],
         on_routes: Callable[[], None],
     ) -> None:
@@ -65,7 +66,7 @@ class NodeBgp:
         self._networks = networks
         self._reconciler, self._problems = context.reconciler, context.problems
         self._peers = peers
-        self._declare_elements = declare_elements
+        self._declare_elements, self._reserve_ports = declare_elements, reserve_ports
         self._request_sync, self._on_routes = request_sync, on_routes
         self._secrets = Path(context.config.secretsDir)
         # Its kinds are watched where they are needed only, so that no other node's agent asks for them.
@@ -146,8 +147,12 @@ class NodeBgp:
     def on_configured(self) -> None:
         """The process was configured: pods are kept from its neighbours, and fields without effect are a problem."""
         process = self._backend.process
-        neighbors = (each.session.neighbor for each in process.states)
-        self._declare_elements("bgp", speaker_elements(neighbors))
+        # Of sessions that are down, too: a pod's packets to a router would have the node's address.
+        own: set[SessionPort] = {("TCP", each.local_port) for each in process.sessions}
+        theirs: set[SessionPort] = {("TCP", each.port) for each in process.sessions}
+        neighbors = (each.neighbor for each in process.sessions)
+        self._declare_elements("bgp", (*speaker_elements(neighbors), *session_elements(own | theirs)))
+        self._reserve_ports(own)
         if process.ignored:
             more = f" (and {len(process.ignored) - 1} more)" if process.ignored[1:] else ""
             self._problems.raise_(_IGNORED, BadConfig(f"{process.ignored[0]} has no effect here{more}"))

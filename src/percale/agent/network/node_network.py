@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 from percale.agent.context import AgentContext
@@ -145,6 +146,7 @@ class NodeNetwork:
             self._network.networks,
             peers=self._peers,
             declare_elements=self._tables.declare,
+            reserve_ports=partial(self._host_ports.reserve, "a BGP session"),
             request_sync=self._on_peers_changed,
             on_routes=self._fastpath.request_sync,
         )

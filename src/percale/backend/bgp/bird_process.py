@@ -69,9 +69,10 @@ class BirdProcess:
         self._config, self._socket, self._pid_file = (directory / f"bird.{each}" for each in ("conf", "ctl", "pid"))
         self._child: subprocess.Popen[bytes] | None = None
         self._replaced = ReplacedSessions()
-        self._wanted: tuple[Session, ...] = ()
         self._problems: tuple[str, ...] = ()
         self._down_since: dict[str, float] = {}
+        self.sessions: tuple[Session, ...] = ()
+        """As planned last: whether BIRD has them or not."""
         self.states: tuple[SessionState, ...] = ()
         """As of the last check."""
         self.ignored: tuple[str, ...] = ()
@@ -98,7 +99,7 @@ class BirdProcess:
                 await self._start()
             return
         speaker, sessions = planned
-        self._wanted, self._problems, self.ignored = sessions.sessions, sessions.problems, sessions.ignored
+        self.sessions, self._problems, self.ignored = sessions.sessions, sessions.problems, sessions.ignored
         running = self.pid is not None
         learned = await self.learned() if running and self._replaced.waiting(speaker.sessions) else ()
         peers = {lease.spec.node for lease in leases}
@@ -192,11 +193,11 @@ class BirdProcess:
 
     async def check(self) -> None:
         """Raises AgentError: it does not run, or sessions are down or left out."""
-        if self.pid is None and not self._wanted and not self._config.exists():
+        if self.pid is None and not self.sessions and not self._config.exists():
             return
         self.states = ()
         seen = {each.name: each for each in protocols(await self._ask("show protocols"))}
-        self.states = tuple(_state(session, seen.get(session.name)) for session in self._wanted)
+        self.states = tuple(_state(session, seen.get(session.name)) for session in self.sessions)
         problems = [*self._problems, *self._down(time.monotonic())]
         if problems:
             more = f" (and {len(problems) - 1} more)" if problems[1:] else ""
