@@ -346,6 +346,6 @@ _NAMES: Mapping[PeerType, str] = {"node-to-node mesh": "Mesh", "node specific": 
 
 
 def _name(kind: PeerType, address: IPAddress, port: int) -> str:
-    """A symbol of BIRD, of at most 64 characters: the longest IPv6 address has 39."""
+    """A symbol of BIRD, of at most 64 characters: the longest IPv6 address has 39. A port is no group of an IPv6 address."""
     text = str(address).replace(".", "_").replace(":", "_")
-    return f"{_NAMES[kind]}_{text}" + (f"_{port}" if port != PORT else "")
+    return f"{_NAMES[kind]}_{text}" + (f"_port_{port}" if port != PORT else "")

@@ -23,7 +23,7 @@ ROUTES = [
     Line(1007, "Table master4:"),
     Line(1007, "10.244.2.0/24        unicast [Mesh_192_0_2_2 2026-11-30 06:33:35 from 192.0.2.2] * (100) [i]"),
     Line(1007, "\tvia 192.0.2.2 on eth0"),
-    Line(1007, "                     unicast [Node_192_0_2_3_1790 2026-11-30 06:33:35 from 192.0.2.3] (100) [i]"),
+    Line(1007, "                     unicast [Node_192_0_2_3_port_1790 2026-11-30 06:33:35 from 192.0.2.3] (100) [i]"),
     Line(1007, "\tvia 192.0.2.2 on eth0"),
     Line(1007, "10.244.1.0/24        blackhole [confirmed4 2026-11-30 06:33:35] * (200)"),
     Line(0, ""),
@@ -40,7 +40,7 @@ def test_protocols() -> None:
 def test_routes() -> None:
     assert list(routes(ROUTES)) == [
         LearnedRoute("10.244.2.0/24", "Mesh_192_0_2_2", "via 192.0.2.2 on eth0", best=True),
-        LearnedRoute("10.244.2.0/24", "Node_192_0_2_3_1790", "via 192.0.2.2 on eth0", best=False),
+        LearnedRoute("10.244.2.0/24", "Node_192_0_2_3_port_1790", "via 192.0.2.2 on eth0", best=False),
         LearnedRoute("10.244.1.0/24", "confirmed4", "blackhole", best=True),
     ]
 

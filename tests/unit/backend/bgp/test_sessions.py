@@ -138,6 +138,16 @@ def test_one_bad_peer_is_left_out_and_named() -> None:
     assert right["Global_192_0_2_253"].password == "correct horse"
 
 
+def test_a_port_is_no_part_of_an_address() -> None:
+    """BIRD would take neither of two sessions of one name."""
+    peers = {
+        "a": BGPPeerSpec(peerIP="2001:db8::9:1790", asNumber=1),
+        "b": BGPPeerSpec(peerIP="[2001:db8::9]:1790", asNumber=1),
+    }
+    names = {each.name for each in planned(1, peers=peers)[1].sessions if each.type == "global"}
+    assert names == {"Global_2001_db8__9_1790", "Global_2001_db8__9_port_1790"}
+
+
 def test_filters_are_those_of_the_family_in_their_order() -> None:
     text = {"exportV4": [{"action": "Reject"}], "exportV6": [{"action": "Accept"}, {"action": "Reject"}]}
     filters = {"f": converted({"metadata": {"name": "f"}, "spec": text}, BGPFilter)}
