@@ -13,6 +13,7 @@ import json
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 from msgspec import Struct
@@ -97,6 +98,10 @@ _NAME = re.compile(r"(?:\\.|[^\s.\[\]{}()\\=!<>,\"'|])+")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _OPERATOR = re.compile(r"==|!=|<=|>=|<|>")
 _SLICE = re.compile(r"(-?\d+)?(?:(:)(-?\d+)?(?::(-?\d+)?)?)?")
+_SHOWN = 300
+"""Characters of a template in a message."""
+_DEEPEST = 50
+"""Ranges and filters in each other."""
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r"}
 
 
@@ -196,6 +201,7 @@ class _Parser:
     def __init__(self, template: str) -> None:
         self._text = template
         self._at = 0
+        self._depth = 0
 
     def template(self) -> tuple[Node, ...]:
         nodes = tuple(self._nodes(inside_range=False))
@@ -220,7 +226,8 @@ class _Parser:
             if self._takes_word("range"):
                 path = self._path()
                 self._expect("}")
-                yield Range(path, tuple(self._nodes(inside_range=True)))
+                with self._deeper():
+                    yield Range(path, tuple(self._nodes(inside_range=True)))
             else:
                 yield from self._expressions()
         if inside_range:
@@ -306,7 +313,19 @@ class _Parser:
             raise self._error("a slice's step is more than 0")
         return Slice(_integer(start), _integer(stop), _integer(step), single=colon is None)
 
+    @contextmanager
+    def _deeper(self) -> Iterator[None]:
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise self._error(f"more than {_DEEPEST} ranges or filters in each other")
+        yield
+        self._depth -= 1
+
     def _filter(self) -> Filter:
+        with self._deeper():
+            return self._comparison()
+
+    def _comparison(self) -> Filter:
         left = self._operand()
         self._skip_blanks()
         found = _OPERATOR.match(self._text, self._at)
@@ -354,7 +373,8 @@ class _Parser:
             self._at += 1
 
     def _error(self, what: str) -> BadJsonPath:
-        return BadJsonPath(f"jsonpath {self._text!r}, character {self._at + 1}: {what}")
+        shown = self._text if len(self._text) <= _SHOWN else f"{self._text[:_SHOWN]}…"
+        return BadJsonPath(f"jsonpath {shown!r}, character {self._at + 1}: {what}")
 
 
 def _integer(text: str | None) -> int | None:

@@ -67,6 +67,8 @@ def test_templates(template: str, text: str) -> None:
         ('{"a', "a quoted text does not end"),
         ("{..}", "a field's name is missing"),
         ("{!}", "'!}' is not a path"),
+        ("{range .a[*]}" * 2000, "more than 50 ranges or filters in each other"),
+        ("{.a" + "[?(@.a" * 2000, "more than 50 ranges or filters in each other"),
     ],
 )
 def test_what_is_no_template(template: str, complaint: str) -> None:

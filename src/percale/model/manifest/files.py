@@ -97,4 +97,6 @@ def _text(source: str, path: Path | None) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise BadManifest("not UTF-8 text", where=f"{source}:{line}", hint="save the file as UTF-8") from error
+    except ValueError as error:
+        raise BadManifest("no file has a NUL in its name", where=source) from error
     return text.replace("\r\n", "\n").replace("\r", "\n")

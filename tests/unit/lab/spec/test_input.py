@@ -129,3 +129,7 @@ def test_what_cannot_be_read_hides_nothing(tmp_path: Path) -> None:
         *expected,
         f'{tmp_path}/wrong.yaml:3: metadata.name: expected a text, got 1; write "1" in quotes',
     )
+
+
+def test_a_name_that_no_file_has_is_one_fault() -> None:
+    assert [str(fault) for fault in read(["a\0b"]).faults] == ["a\\u0000b: no file has a NUL in its name"]
