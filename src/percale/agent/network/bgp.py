@@ -148,9 +148,10 @@ class NodeBgp:
         """The process was configured: pods are kept from its neighbours, and fields without effect are a problem."""
         process = self._backend.process
         # Of sessions that are down, too: a pod's packets to a router would have the node's address.
-        own: set[SessionPort] = {("TCP", each.local_port) for each in process.sessions}
-        theirs: set[SessionPort] = {("TCP", each.port) for each in process.sessions}
-        neighbors = (each.neighbor for each in process.sessions)
+        sessions = (*process.sessions, *process.kept)
+        own: set[SessionPort] = {("TCP", each.local_port) for each in sessions}
+        theirs: set[SessionPort] = {("TCP", each.port) for each in sessions}
+        neighbors = (each.neighbor for each in sessions)
         self._declare_elements("bgp", (*speaker_elements(neighbors), *session_elements(own | theirs)))
         self._reserve_ports(own)
         if process.ignored:

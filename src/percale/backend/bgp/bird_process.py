@@ -73,6 +73,8 @@ class BirdProcess:
         self._down_since: dict[str, float] = {}
         self.sessions: tuple[Session, ...] = ()
         """As planned last: whether BIRD has them or not."""
+        self.kept: tuple[Session, ...] = ()
+        """That outlive the plan for a while."""
         self.states: tuple[SessionState, ...] = ()
         """As of the last check."""
         self.ignored: tuple[str, ...] = ()
@@ -103,8 +105,8 @@ class BirdProcess:
         running = self.pid is not None
         learned = await self.learned() if running and self._replaced.waiting(speaker.sessions) else ()
         peers = {lease.spec.node for lease in leases}
-        kept = self._replaced.update(speaker.sessions, learned, peers, time.monotonic())
-        config = await self._checked(replace(speaker, sessions=(*speaker.sessions, *kept)))
+        self.kept = self._replaced.update(speaker.sessions, learned, peers, time.monotonic())
+        config = await self._checked(replace(speaker, sessions=(*speaker.sessions, *self.kept)))
         if not running:
             self._write(config.text)
             await self._start()
