@@ -35,6 +35,7 @@ BACKENDS: dict[str, dict[str, Any]] = {
     "direct": {"Type": "vxlan", "DirectRouting": True},
     "host-gw": {"Type": "host-gw"},
     "udp": {"Type": "udp"},
+    "bgp": {"Type": "bgp"},
 }
 """By name, the net-conf's Backend. A new one meets all attacks."""
 IPV4_ONLY = frozenset({"udp"})

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -206,3 +207,21 @@ def test_a_mesh_turns_to_reflectors_without_a_route_event(nodes: list[Node], clu
     cluster.write("nodes")
     until(lambda: all({kind for _, kind, _ in types(node)} == {"node-to-node mesh"} for node in nodes))
     all_reached(*nodes)
+
+
+@pytest.mark.parametrize("address", ["192.168.0.99/24", "fd00::99/64"])
+def test_an_address_that_comes_and_goes_leaves_the_routes(nodes: list[Node], address: str) -> None:
+    """As a virtual router's or one of IPv6's privacy: BIRD's direct protocol loses the whole network with it."""
+    one = nodes[0]
+    all_reached(*nodes)
+
+    def routes() -> str:
+        return one.ip("-6" if ":" in address else "-4", "route", "show", "proto", "112")
+
+    before = routes()
+    for pause in (0, 0.3):
+        one.ip("address", "add", address, "dev", "eth0", *(["nodad"] if ":" in address else []))
+        time.sleep(pause)
+        one.ip("address", "del", address, "dev", "eth0")
+        time.sleep(1)
+        until(lambda: routes() == before, f"its peers are on its own link again\n{before}")

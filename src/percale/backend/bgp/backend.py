@@ -97,7 +97,7 @@ def plan(
     speaker = Speaker(
         router_id=_router_id(node),
         addresses=public,
-        interfaces=tuple(dict.fromkeys(each.interface.name for each in node.families.values())),
+        on_link=_on_link(node),
         networks=world.networks,
         prefixes=world.prefixes if world.prefixes is not None else tuple(map(Prefix, node.subnets)),
         services=(*wide, *world.services) if facts.advertises_services else (),
@@ -107,6 +107,15 @@ def plan(
         table=TABLE,
     )
     return speaker, sessions
+
+
+def _on_link(node: LocalNode) -> dict[IPNetwork, str]:
+    return {
+        address.network: each.interface.name
+        for each in node.families.values()
+        for address in each.interface.addresses
+        if not address.is_link_local
+    }
 
 
 def _router_id(node: LocalNode) -> IPv4Address:

@@ -4,7 +4,7 @@ Per family BIRD has a table for what is advertised and learned, and one of the u
 
     static confirmed, borrowed, services ─▶ master4 ◀─▶ bgp … (one per neighbour)
                                               └──────▶ kernel table N ─▶ mirrored into main by the agent
-    direct, kernel (main, read only) ───────▶ underlay4   next hops
+    on link, kernel (main, read only) ──────▶ underlay4   next hops
 
 Every text of a user was checked (model/validation/bgp.py): a password is the only one that is copied, in quotes.
 """
@@ -72,8 +72,12 @@ def _family(speaker: Speaker, family: Family) -> Iterator[str]:
     own = [prefix for prefix in speaker.prefixes if prefix.network.version == family]
     services = _of(family, speaker.services)
     yield f"ipv{family} table underlay{family};"
-    interfaces = ", ".join(f'"{name}"' for name in speaker.interfaces)
-    yield f"protocol direct direct{family} {{ ipv{family} {{ table underlay{family}; }}; interface {interfaces}; }}"
+    # Not BIRD's direct protocol: that drops a network with any of the device's addresses in it, and finds it no more.
+    yield f"protocol static onlink{family} {{"
+    yield f"  ipv{family} {{ table underlay{family}; }};"
+    for network in _of(family, speaker.on_link):
+        yield f'  route {network} via "{speaker.on_link[network]}";'
+    yield "}"
     yield f"protocol kernel main{family} {{"
     yield "  kernel table 254; learn;"
     pods = _set(_of(family, speaker.networks))

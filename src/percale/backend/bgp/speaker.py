@@ -72,8 +72,8 @@ class Speaker(Struct, frozen=True, kw_only=True):
     router_id: IPv4Address
     addresses: Mapping[Family, IPAddress]
     """Its own, by which it peers."""
-    interfaces: tuple[str, ...]
-    """Next hops are on their networks."""
+    on_link: Mapping[IPNetwork, str]
+    """Networks in which next hops are, each with its device."""
     networks: tuple[IPNetwork, ...]
     """The pod networks: what nodes may tell each other."""
     prefixes: tuple[Prefix, ...] = ()

@@ -24,7 +24,7 @@ def speaker(*sessions: Session, **other: object) -> Speaker:
     fields = {
         "router_id": LOCAL[Family.IPV4],
         "addresses": LOCAL,
-        "interfaces": ("eth0",),
+        "on_link": {ip_network("192.0.2.0/24"): "eth0", ip_network("2001:db8::/64"): "eth0"},
         "networks": PODS,
         "prefixes": (Prefix(ip_network("10.244.1.0/24")), Prefix(ip_network("fd00:244:0:1::/64"))),
         "sessions": sessions,
