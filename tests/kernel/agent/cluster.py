@@ -8,12 +8,13 @@ switch: br0 192.168.0.254/24, fd00::254/64
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -314,6 +315,9 @@ class Cluster:
                 node.process.kill()
                 node.process.wait()
         for name in reversed(self.namespaces):
+            for pid in subprocess.run(["ip", "netns", "pids", name], capture_output=True, check=True).stdout.split():
+                with suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)  # a backend's process, which outlives its agent
             delete_namespace(NETNS / name)
 
 
