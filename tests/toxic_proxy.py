@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 
 class ToxicProxy:
@@ -22,7 +23,9 @@ class ToxicProxy:
         """Seconds that each piece of the server's takes."""
         self.instead: bytes | None = None
         """The answer to the next connection, without the server."""
-        self._server: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
+        self._accepting: asyncio.Task[None] | None = None
+        self._serving: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
 
     @asynccontextmanager
@@ -35,13 +38,16 @@ class ToxicProxy:
 
     async def start(self) -> None:
         """Again on the same port."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        self._listener.setblocking(False)
+        self.port = self._listener.getsockname()[1]
+        self._accepting = asyncio.create_task(self._accept(self._listener))
 
     def stop(self) -> None:
         """Refuse connections, and end those there are."""
-        if self._server is not None:
-            self._server.close()
+        if self._accepting is not None and self._listener is not None:
+            self._accepting.cancel()
+            self._listener.close()
         self.cut()
 
     def cut(self) -> None:
@@ -49,8 +55,17 @@ class ToxicProxy:
         for writer in self._writers:
             writer.transport.abort()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with self._known(writer):
+    async def _accept(self, listener: socket.socket) -> None:
+        """asyncio's own servers leave a connection open that comes in while they are closed."""
+        while True:
+            connection, _ = await asyncio.get_running_loop().sock_accept(listener)
+            task = asyncio.create_task(self._serve(connection))
+            self._serving.add(task)
+            task.add_done_callback(self._serving.discard)
+
+    async def _serve(self, connection: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=connection)
+        with self._known(writer), suppress(ConnectionError):
             await self.go_on.wait()
             if self.instead is not None:
                 answer, self.instead = self.instead, None
