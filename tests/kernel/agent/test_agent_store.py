@@ -214,4 +214,6 @@ def test_a_backend_that_cannot_work_here_claims_nothing(cluster: Cluster) -> Non
 
 def test_a_backend_that_is_not_here_is_named(cluster: Cluster) -> None:
     cluster.network["Backend"] = {"Type": "wireguard"}
-    assert 'backend "wireguard" is not available; use vxlan or host-gw' in refusal(cluster.node(1))
+    assert 'backend "wireguard" is not available; use vxlan or ipip or host-gw or bgp or udp' in refusal(
+        cluster.node(1)
+    )
