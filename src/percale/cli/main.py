@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from types import MappingProxyType
+from typing import TextIO
 
 import click
 
@@ -65,11 +66,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with printable_output():
             code = _run(sys.argv[1:] if arguments is None else arguments)
     except BrokenPipeError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        for stream in (sys.stdout, sys.stderr):  # else the interpreter complains at its exit
-            os.dup2(nowhere, stream.fileno())
+        _discard(sys.stdout, sys.stderr)
         code = 128 + signal.SIGPIPE
     sys.exit(code)
+
+
+def _discard(*streams: TextIO) -> None:
+    """What they still have to write, too: the interpreter would complain at its exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in streams:
+        os.dup2(nowhere, stream.fileno())
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -94,6 +100,8 @@ def _run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         raise
     except Exception as error:
+        if _is_full_output(error):
+            _discard(sys.stdout)
         known = error if isinstance(error, PercaleError) else _internal(error)
         _complain(error, known)
         if _asks_for_json(arguments):
@@ -102,8 +110,12 @@ def _run(arguments: Sequence[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _is_full_output(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None
+
+
 def _internal(error: Exception) -> PercaleError:
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+    if _is_full_output(error):
         return PercaleError("the output cannot be written: no space left")
     hint = "please report it, with what PERCALE_DEBUG=1 shows"
     return PercaleError(f"internal error: {type(error).__name__}: {error}", hint=hint)

@@ -54,11 +54,14 @@ def test_so_are_complaints_that_nobody_reads(directory: Path, command: str) -> N
     assert done.returncode == 141
 
 
-def test_a_full_disk_is_one_line(directory: Path) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("more", [[], ["-o", "json"]])
+def test_a_full_disk_is_one_line(directory: Path, more: list[str], unbuffered: str) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            [str(Path(sys.executable).parent / "percale"), "service", "list", "-f", "world.yaml"],
+            [str(Path(sys.executable).parent / "percale"), "service", "list", "-f", "world.yaml", *more],
             cwd=directory,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
