@@ -24,7 +24,6 @@ class ToxicProxy:
         self.instead: bytes | None = None
         """The answer to the next connection, without the server."""
         self._listener: socket.socket | None = None
-        self._accepting: asyncio.Task[None] | None = None
         self._serving: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
 
@@ -41,13 +40,14 @@ class ToxicProxy:
         self._listener = socket.create_server(("127.0.0.1", self.port))
         self._listener.setblocking(False)
         self.port = self._listener.getsockname()[1]
-        self._accepting = asyncio.create_task(self._accept(self._listener))
+        asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
 
     def stop(self) -> None:
         """Refuse connections, and end those there are."""
-        if self._accepting is not None and self._listener is not None:
-            self._accepting.cancel()
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
             self._listener.close()
+            self._listener = None
         self.cut()
 
     def cut(self) -> None:
@@ -55,13 +55,15 @@ class ToxicProxy:
         for writer in self._writers:
             writer.transport.abort()
 
-    async def _accept(self, listener: socket.socket) -> None:
-        """asyncio's own servers leave a connection open that comes in while they are closed."""
-        while True:
-            connection, _ = await asyncio.get_running_loop().sock_accept(listener)
-            task = asyncio.create_task(self._serve(connection))
-            self._serving.add(task)
-            task.add_done_callback(self._serving.discard)
+    def _accept(self, listener: socket.socket) -> None:
+        """At once: asyncio's servers, and its `sock_accept`, lose a connection that comes in while they are ended."""
+        try:
+            connection, _ = listener.accept()
+        except BlockingIOError:
+            return
+        task = asyncio.create_task(self._serve(connection))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
 
     async def _serve(self, connection: socket.socket) -> None:
         reader, writer = await asyncio.open_connection(sock=connection)
