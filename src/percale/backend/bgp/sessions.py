@@ -7,7 +7,7 @@ BGPPeer   node, nodeSelector or all ── peerIP: a router
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, ip_address
 from typing import Literal, NamedTuple
 
@@ -21,11 +21,9 @@ from percale.model.bgp import (
     DEFAULT_AS,
     NO_LOAD_BALANCER_LABEL,
     REFLECTOR,
-    BGPConfiguration,
     BGPConfigurationSpec,
     BGPFilter,
     BGPFilterRule,
-    BGPPeer,
     BGPPeerSpec,
     Password,
     SecretKey,
@@ -307,21 +305,6 @@ class SessionPlanner:
             yield from (f"BGPPeer {name}: spec.{path}" for path in without_effect(peer))
         for name, rules in objects.filters.items():
             yield from (f"BGPFilter {name}: spec.{path}" for path in without_effect(rules.spec))
-
-
-def objects_of(
-    configurations: Iterable[BGPConfiguration],
-    peers: Iterable[BGPPeer],
-    filters: Iterable[BGPFilter],
-    nodes: Iterable[Node],
-) -> BgpObjects:
-    """By name, without passwords."""
-    return BgpObjects(
-        {each.metadata.name: each.spec for each in configurations},
-        {each.metadata.name: each.spec for each in peers},
-        {each.metadata.name: each for each in filters},
-        {each.metadata.name: facts_of_node(each) for each in nodes},
-    )
 
 
 def _selects(name: str, selector: str) -> Callable[[str, Mapping[str, str]], bool]:
