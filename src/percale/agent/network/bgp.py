@@ -98,8 +98,11 @@ class NodeBgp:
             self._services.clear()
             for obj in event.objects:
                 self._put(obj, gone=False)
+            self._read_passwords()
         else:
             self._put(event.object, gone=isinstance(event, Deleted))
+            if isinstance(event.object, BGPConfiguration | BGPPeer):
+                self._read_passwords()
         self._update()
 
     def _put(self, obj: Object, *, gone: bool) -> None:
@@ -123,25 +126,25 @@ class NodeBgp:
                 self._services.remove_slice(obj.key) if gone else self._services.put_slice(obj)
 
     def _update(self) -> None:
-        self._objects = replace(self._objects, passwords=self._passwords())
         self._services.set_blocks(service_blocks(self._objects))
         world = BgpWorld(self._objects, self._networks, services=self._services.prefixes)
         if world != self._backend.world:
             self._backend.world = world
             self._request_sync()
 
-    def _passwords(self) -> dict[SecretKey, str]:
+    def _read_passwords(self) -> None:
         """One file a key, as a mounted Secret has them; what cannot be read is missing, and its peer says so."""
-        found = {}
+        found: dict[SecretKey, str] = {}
         for key in secrets_of(self._objects):
             with suppress(OSError, UnicodeDecodeError):
                 found[key] = (self._secrets / key.name / key.key).read_text().removesuffix("\n")
-        return found
+        self._objects = replace(self._objects, passwords=found)
 
     async def _follow_passwords(self) -> None:
         while True:
             await asyncio.sleep(_PASSWORDS)
             if self._backend.world is not None and secrets_of(self._objects):
+                self._read_passwords()
                 self._update()
 
     def on_configured(self) -> None:
