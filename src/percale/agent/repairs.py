@@ -20,15 +20,17 @@ class Repairs:
     def __init__(self, events: Events) -> None:
         self._events = events
         self._times: dict[str, deque[float]] = {}
-        """When on the loop's clock each was restored."""
+        """When on the loop's clock each was restored, the last one at the end."""
         self._quiet_until = 0.0
 
     def count(self, what: str) -> None:
         """Another program has changed `what`, and it is restored."""
         now = asyncio.get_running_loop().time()
-        self._times = {known: times for known, times in self._times.items() if now - times[-1] < _WITHIN}
-        times = self._times.setdefault(what, deque(maxlen=_MANY))
+        times = self._times.pop(what, None) or deque(maxlen=_MANY)
         times.append(now)
+        self._times[what] = times
+        while now - self._times[oldest := next(iter(self._times))][-1] >= _WITHIN:
+            del self._times[oldest]
         if len(times) == _MANY and now - times[0] < _WITHIN and now >= self._quiet_until:
             self._quiet_until = now + _WITHIN
             message = f"{what}: changed by another program again and again; each time it is restored"
