@@ -78,7 +78,8 @@ class Tunnel:
         self._device: int | None = None
         self._socket: socket.socket | None = None
         self._problem: str | None = None
-        self._config = msgspec.json.decode(self._path.read_bytes(), type=TunnelConfig)
+        self._read = self._path.read_bytes()
+        self._config = msgspec.json.decode(self._read, type=TunnelConfig)
         self._peers = TunnelPeers(self._config.peers)
         self._open()
         self._control = listen_at(directory / SOCKET, backlog=8, mode=0o600)
@@ -125,9 +126,16 @@ class Tunnel:
     def _configure(self) -> str | None:
         """Returns what is wrong with the configuration; the one in force stays then."""
         try:
-            config = msgspec.json.decode(self._path.read_bytes(), type=TunnelConfig)
+            content = self._path.read_bytes()
+            if content != self._read:
+                self._adopt(msgspec.json.decode(content, type=TunnelConfig))
+                self._read = content
         except (OSError, msgspec.DecodeError) as error:
             return f"{self._path}: {error}"
+        self._open()
+        return None
+
+    def _adopt(self, config: TunnelConfig) -> None:
         before, self._config = self._config, config
         self._peers = TunnelPeers(config.peers)
         if config.device != before.device:
@@ -136,8 +144,6 @@ class Tunnel:
             self._selector.unregister(self._socket)
             self._socket.close()
             self._socket = None
-        self._open()
-        return None
 
     def _close_device(self) -> None:
         if self._device is not None:
