@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from percale.backend.node_checks import require_own_addresses
 from percale.backend.peer_path import paths, type_problem
 from percale.backend.protocol import KernelBackend, LocalNode, PeerObjects
-from percale.errors import BadConfig
 from percale.model.subnet_lease import SubnetLease
 from percale.render.objects import KernelObject
 
@@ -20,14 +20,7 @@ class HostGw(KernelBackend):
 
     def check(self, node: LocalNode) -> None:
         """Peers send to the public address: it must be this node's own."""
-        for family in node.families.values():
-            address = family.public_ip
-            if address is not None and all(address != mine.ip for mine in family.interface.addresses):
-                raise BadConfig(
-                    f"host-gw: public address {address} is not an address of {family.interface.name}",
-                    where=f"node {node.name}",
-                    hint="leave out --public-ip, choose the interface with --iface, or use vxlan",
-                )
+        require_own_addresses(self.type, node)
 
     def device(self, _node: LocalNode) -> tuple[KernelObject, ...]:
         """None."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 from ipaddress import IPv4Address, ip_interface
 
 from percale.backend.interface_selection import tunnel_source
+from percale.backend.node_checks import require_mtu
 from percale.backend.peer_path import paths, type_problem
 from percale.backend.protocol import KernelBackend, LocalNode, PeerObjects
-from percale.errors import BadConfig
 from percale.model.backend_options import IpipOptions
 from percale.model.ip_family import Family
 from percale.model.subnet_lease import SubnetLease
@@ -23,8 +23,6 @@ from percale.render.objects import Address, KernelObject, Link, Route
 DEVICE = "flannel.ipip"
 OVERHEAD = 20
 """Bytes of the outer IPv4 header."""
-_LEAST_MTU = 576
-"""Of an IPv4 packet (RFC 791)."""
 
 
 class IpipBackend(KernelBackend):
@@ -40,12 +38,7 @@ class IpipBackend(KernelBackend):
 
     def check(self, node: LocalNode) -> None:
         """The MTU must leave room for the smallest packet."""
-        if self.pod_mtu(node) < _LEAST_MTU:
-            raise BadConfig(
-                f"ipip leaves packets {self.pod_mtu(node)} bytes of {node.interface.name}'s MTU, but they need {_LEAST_MTU}",
-                where=f"node {node.name}",
-                hint=f"raise the MTU of {node.interface.name}",
-            )
+        require_mtu(self.type, node, self.pod_mtu(node))
 
     def device(self, node: LocalNode) -> tuple[KernelObject, ...]:
         """The tunnel, with the first address of the node's subnet."""

@@ -14,6 +14,7 @@ from ipaddress import ip_interface
 from typing import Any
 
 from percale.backend.interface_selection import tunnel_source
+from percale.backend.node_checks import LEAST_MTU
 from percale.backend.peer_path import Path, UnusableFamily, paths, type_problem
 from percale.backend.protocol import ExclusiveId, KernelBackend, LocalFamily, LocalNode, PeerObjects
 from percale.errors import BadConfig
@@ -27,8 +28,6 @@ from percale.render.objects import Address, FdbEntry, KernelObject, Link, Neighb
 
 OVERHEAD = {Family.IPV4: 50, Family.IPV6: 70}
 """Bytes of the outer Ethernet, IP, UDP and VXLAN headers, by the underlay's IP version."""
-LEAST_MTU = {Family.IPV4: 576, Family.IPV6: 1280}
-"""Bytes that pods' packets of this version may have at least (RFC 791, RFC 8200)."""
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.IGNORECASE)
 _NOBODY = "00:00:00:00:00:00"

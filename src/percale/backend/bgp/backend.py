@@ -15,9 +15,9 @@ from msgspec import Struct
 from percale.backend.bgp.bird_process import TABLE, BirdProcess
 from percale.backend.bgp.sessions import BgpObjects, NodeFacts, NodeSessions, SessionPlanner, service_blocks
 from percale.backend.bgp.speaker import PORT, SECOND_PORT, Prefix, Speaker
+from percale.backend.node_checks import require_own_addresses
 from percale.backend.peer_path import paths, type_problem
 from percale.backend.protocol import KernelBackend, LocalNode, PeerObjects
-from percale.errors import BadConfig
 from percale.model.addresses import IPNetwork, parse_network
 from percale.model.backend_options import BgpOptions
 from percale.model.subnet_lease import SubnetLease
@@ -60,14 +60,7 @@ class BgpBackend(KernelBackend):
 
     def check(self, node: LocalNode) -> None:
         """Neighbours send to the public address, and BIRD speaks from it: it must be this node's own."""
-        for family in node.families.values():
-            address = family.public_ip
-            if address is not None and all(address != mine.ip for mine in family.interface.addresses):
-                raise BadConfig(
-                    f"bgp: public address {address} is not an address of {family.interface.name}",
-                    where=f"node {node.name}",
-                    hint="leave out --public-ip, choose the interface with --iface, or use vxlan",
-                )
+        require_own_addresses(self.type, node)
 
     def device(self, node: LocalNode) -> tuple[KernelObject, ...]:
         """None."""

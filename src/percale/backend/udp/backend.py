@@ -12,6 +12,7 @@ from ipaddress import IPv4Network, ip_interface
 from pathlib import Path
 from typing import Any
 
+from percale.backend.node_checks import require_mtu
 from percale.backend.peer_path import paths, type_problem
 from percale.backend.protocol import ExclusiveId, LocalNode, PeerObjects
 from percale.backend.udp.config import OVERHEAD
@@ -25,8 +26,6 @@ from percale.render.network.tunnels import SessionPort, TunnelEnd
 from percale.render.objects import Address, KernelObject, Link, Route, Sysctl
 
 DEVICE = "flannel0"
-_LEAST_MTU = 576
-"""RFC 791."""
 
 
 class UdpBackend:
@@ -57,12 +56,7 @@ class UdpBackend:
             raise BadConfig(
                 "udp carries IPv4 only", where="net-conf.json: Backend.Type", hint="use vxlan, or leave out EnableIPv6"
             )
-        if self.pod_mtu(node) < _LEAST_MTU:
-            raise BadConfig(
-                f"udp leaves packets {self.pod_mtu(node)} bytes of {node.interface.name}'s MTU, but they need {_LEAST_MTU}",
-                where=f"node {node.name}",
-                hint=f"raise the MTU of {node.interface.name}",
-            )
+        require_mtu(self.type, node, self.pod_mtu(node))
 
     def device(self, node: LocalNode) -> tuple[KernelObject, ...]:
         return (
