@@ -46,7 +46,6 @@ def state_dir(tmp_path: Path) -> Iterator[Path]:
 
 
 TYPES = ["vxlan", "host-gw", "bgp", "udp", FAKE]
-IPV4_ONLY = {"udp"}
 every = pytest.mark.parametrize("name", TYPES)
 
 
@@ -77,7 +76,7 @@ def lease_of(backend: Backend, node: LocalNode, **changes: Any) -> SubnetLease:
 
 def fitting(name: str, number: int = 1) -> LocalNode:
     """A node of the families that this backend carries."""
-    return local(number, [Family.IPV4] if name in IPV4_ONLY else Family)
+    return local(number, (FakeOptions if name == FAKE else OPTIONS[name]).families)
 
 
 NODES = {

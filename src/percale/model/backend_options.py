@@ -73,6 +73,7 @@ class BgpOptions(BackendOptions, frozen=True):
 class UdpOptions(BackendOptions, frozen=True):
     """The port of flannel's userspace tunnel."""
 
+    families = (Family.IPV4,)
     has_device = True
     port: Port = 8285
 

@@ -25,6 +25,7 @@ from tests.kernel.agent.services import Services
 from tests.waiting import until
 
 from percale.kernel.netns import NetnsThread
+from percale.model.backend_options import OPTIONS
 from percale.render.network.pod_veth import HOST_MAC
 
 Family: TypeAlias = Literal[4, 6]
@@ -38,7 +39,6 @@ BACKENDS: dict[str, dict[str, Any]] = {
     "bgp": {"Type": "bgp"},
 }
 """By name, the net-conf's Backend. A new one meets all attacks."""
-IPV4_ONLY = frozenset({"udp"})
 TUNNEL_PORTS = {"udp": 8285}
 """Of backends whose port is not vxlan's, which is closed without a tunnel, too."""
 
@@ -67,7 +67,8 @@ class Terms(NamedTuple):
     @property
     def families(self) -> tuple[Family, ...]:
         """Of the pods."""
-        return (4,) if self.backend in IPV4_ONLY else FAMILIES
+        carried = OPTIONS[BACKENDS[self.backend]["Type"]].families
+        return tuple(family for family in FAMILIES if family in carried)
 
     @property
     def tunnel_port(self) -> int:

@@ -218,4 +218,4 @@ def test_ipv6_is_refused_with_the_way_out(cluster: Cluster) -> None:
         "Backend": {"Type": "udp"},
     }
     node = cluster.node(1, ipv6=True).launch()
-    until(lambda: "udp carries IPv4 only; use vxlan, or leave out EnableIPv6" in node.log)
+    until(lambda: 'Backend.Type: "udp" does not carry IPv6; leave out EnableIPv6, or use vxlan' in node.log)

@@ -12,12 +12,12 @@ from ipaddress import IPv4Network, ip_interface
 from pathlib import Path
 from typing import Any
 
+from percale.backend.interface_selection import tunnel_source
 from percale.backend.node_checks import require_mtu
 from percale.backend.peer_path import paths, type_problem
 from percale.backend.protocol import ExclusiveId, LocalNode, PeerObjects
 from percale.backend.udp.config import OVERHEAD
 from percale.backend.udp.process import TunnelProcess
-from percale.errors import BadConfig
 from percale.model.backend_options import UdpOptions
 from percale.model.ip_family import Family
 from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec
@@ -29,7 +29,7 @@ DEVICE = "flannel0"
 
 
 class UdpBackend:
-    """See `Backend`."""
+    """See `Backend`. The network has IPv4 alone: `netconf.py` sees to that."""
 
     type = "udp"
     keeps_state = True
@@ -52,10 +52,6 @@ class UdpBackend:
         return ()
 
     def check(self, node: LocalNode) -> None:
-        if Family.IPV6 in node.families:
-            raise BadConfig(
-                "udp carries IPv4 only", where="net-conf.json: Backend.Type", hint="use vxlan, or leave out EnableIPv6"
-            )
         require_mtu(self.type, node, self.pod_mtu(node))
 
     def device(self, node: LocalNode) -> tuple[KernelObject, ...]:
@@ -66,7 +62,8 @@ class UdpBackend:
         )
 
     def tunnel_ends(self, node: LocalNode) -> tuple[TunnelEnd, ...]:
-        return tuple(TunnelEnd(address, self._port) for address in node.public_ips)
+        source = tunnel_source(node.families[Family.IPV4]) if Family.IPV4 in node.families else None
+        return (TunnelEnd(source, self._port),) if source is not None else ()
 
     def peer(self, node: LocalNode, lease: SubnetLease) -> PeerObjects:
         """Its route; the program knows its address."""

@@ -16,7 +16,7 @@ class TunnelConfig(Struct, frozen=True):
     device: str
     source: str
     """Of this node in the pod network: ICMP errors come from it."""
-    public_ip: str
+    address: str
     """Where peers' packets arrive."""
     port: int
     """In UDP, at all nodes."""

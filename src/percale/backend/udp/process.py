@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from percale.atomic_file import replace_file
+from percale.backend.interface_selection import tunnel_source
 from percale.backend.peer_path import paths
 from percale.backend.protocol import LocalNode
 from percale.backend.udp.config import CONFIG, LOG, SOCKET, TunnelConfig, TunnelStatus
@@ -45,10 +46,11 @@ class TunnelProcess:
     async def ensure(self, node: LocalNode, leases: Sequence[SubnetLease]) -> None:
         """Raises StateError."""
         local = node.families.get(Family.IPV4)
-        if local is None or local.public_ip is None:
+        address = tunnel_source(local) if local is not None else None
+        if local is None or address is None:
             return  # no underlay yet
-        source, public_ip = str(local.subnet.network_address), str(local.public_ip)
-        config = TunnelConfig(self._device, source, public_ip, self._port, dict(_peers(node, leases)))
+        source = str(local.subnet.network_address)
+        config = TunnelConfig(self._device, source, str(address), self._port, dict(_peers(node, leases)))
         await asyncio.to_thread(self._configure, msgspec.json.encode(config))
 
     async def check(self) -> None:

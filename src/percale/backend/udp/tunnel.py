@@ -103,11 +103,11 @@ class Tunnel:
                 self._device = tun.attach(config.device)
                 self._selector.register(self._device, selectors.EVENT_READ, self._from_device)
             if self._socket is None:
-                self._socket = _udp_socket(config.public_ip, config.port)
+                self._socket = _udp_socket(config.address, config.port)
                 self._selector.register(self._socket, selectors.EVENT_READ, self._from_socket)
             self._icmp.bind((config.source, 0))
         except OSError as error:
-            what = config.device if self._device is None else f"{config.public_ip}:{config.port}"
+            what = config.device if self._device is None else f"{config.address}:{config.port}"
             self._problem = f"{what}: {error.strerror}"
         else:
             self._problem = None
@@ -140,7 +140,7 @@ class Tunnel:
         self._peers = TunnelPeers(config.peers)
         if config.device != before.device:
             self._close_device()
-        if (config.public_ip, config.port) != (before.public_ip, before.port) and self._socket is not None:
+        if (config.address, config.port) != (before.address, before.port) and self._socket is not None:
             self._selector.unregister(self._socket)
             self._socket.close()
             self._socket = None
