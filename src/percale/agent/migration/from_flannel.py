@@ -23,7 +23,6 @@ from percale.agent.migration.cni_cache import CachedPod, CniState
 from percale.agent.migration.plan import Places, Plan, Step, agent_is_ready, flanneld_pid
 from percale.agent.pid_file import single_agent
 from percale.agent.state import ADDRESSES, PODS, NodeState
-from percale.backend.registry import BACKENDS
 from percale.cni import conflist
 from percale.cni.records import Records
 from percale.errors import AgentError, BadConfig, KernelError, StateError
@@ -36,7 +35,7 @@ from percale.model.subnet_lease import NodeSubnets
 ASIDE = ".flannel"
 """Behind the name of flannel's conflist while Percale's is in force: runtimes read no such file."""
 _OTHER_BACKENDS = {"flannel0": "udp", "flannel.ipip": "ipip", "flannel-wg": "wireguard"}
-"""Devices that say which backend flannel has, other than vxlan and host-gw."""
+"""Devices that say which backend flannel has, other than vxlan and host-gw: they are not taken over."""
 
 
 def plan(config: AgentConfig, places: Places) -> Plan:
@@ -80,8 +79,9 @@ class _Found:
 
     def _check(self) -> None:
         for name, backend in _OTHER_BACKENDS.items():
-            if name in self._devices and backend not in BACKENDS:
-                raise BadConfig(f"flannel's backend here is {backend}", hint=f"Percale has {' and '.join(BACKENDS)}")
+            if name in self._devices:
+                hint = "nodes with vxlan or host-gw are taken over with their pods; drain this one first"
+                raise BadConfig(f"flannel's backend here is {backend}", hint=hint)
         cni = self._config.cni
         if self._pods and cni.wiring != "bridge":
             raise BadConfig(
