@@ -25,6 +25,14 @@ AS_NUMBER = "projectcalico.org/ASNumber"
 NO_LOAD_BALANCER_LABEL = "node.kubernetes.io/exclude-from-external-load-balancers"
 
 
+class CalicoObject(Object, frozen=True, kw_only=True):
+    """As it is in the cluster's API; manifests have it as Calico's own API does, too."""
+
+    API_VERSION: ClassVar[str] = "crd.projectcalico.org/v1"
+    ALIASES: ClassVar[tuple[str, ...]] = ("projectcalico.org/v3",)
+    NAMESPACED: ClassVar[bool] = False
+
+
 class SecretKey(Part, frozen=True, kw_only=True):
     """A key of a Secret in the agents' namespace."""
 
@@ -69,14 +77,11 @@ class BGPConfigurationSpec(Part, frozen=True, kw_only=True):
     serviceLoadBalancerAggregation: Ignored = None
 
 
-class BGPConfiguration(Object, frozen=True, kw_only=True):
+class BGPConfiguration(CalicoObject, frozen=True, kw_only=True):
     """Without one: a full mesh of AS 64512."""
 
-    API_VERSION: ClassVar[str] = "crd.projectcalico.org/v1"
-    ALIASES: ClassVar[tuple[str, ...]] = ("projectcalico.org/v3",)
     KIND: ClassVar[str] = "BGPConfiguration"
     PLURAL: ClassVar[str] = "bgpconfigurations"
-    NAMESPACED: ClassVar[bool] = False
 
     spec: BGPConfigurationSpec = BGPConfigurationSpec()
 
@@ -109,14 +114,11 @@ class BGPPeerSpec(Part, frozen=True, kw_only=True):
     restartMode: Ignored = None
 
 
-class BGPPeer(Object, frozen=True, kw_only=True):
+class BGPPeer(CalicoObject, frozen=True, kw_only=True):
     """A session beside the mesh, or instead of it."""
 
-    API_VERSION: ClassVar[str] = "crd.projectcalico.org/v1"
-    ALIASES: ClassVar[tuple[str, ...]] = ("projectcalico.org/v3",)
     KIND: ClassVar[str] = "BGPPeer"
     PLURAL: ClassVar[str] = "bgppeers"
-    NAMESPACED: ClassVar[bool] = False
 
     spec: BGPPeerSpec = BGPPeerSpec()
 
@@ -153,14 +155,11 @@ class BGPFilterSpec(Part, frozen=True, kw_only=True):
     importV6: tuple[BGPFilterRule, ...] = ()
 
 
-class BGPFilter(Object, frozen=True, kw_only=True):
+class BGPFilter(CalicoObject, frozen=True, kw_only=True):
     """Peers name it."""
 
-    API_VERSION: ClassVar[str] = "crd.projectcalico.org/v1"
-    ALIASES: ClassVar[tuple[str, ...]] = ("projectcalico.org/v3",)
     KIND: ClassVar[str] = "BGPFilter"
     PLURAL: ClassVar[str] = "bgpfilters"
-    NAMESPACED: ClassVar[bool] = False
 
     spec: BGPFilterSpec = BGPFilterSpec()
 
