@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -112,18 +113,26 @@ class Pod:
 
     @contextmanager
     def pinging(self, address: str) -> Iterator[Callable[[], tuple[int, int]]]:
-        """Ping every 10 ms meanwhile; afterwards the value says how many were sent and answered."""
-        command = ["nsenter", f"--net={NETNS / self.name}", "ping", "-n", "-q", "-i", "0.01", address]
-        ping = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        """Ping every 10 ms meanwhile; afterwards the value says how many were sent and answered.
+
+        The very last one does not count without an answer, which may be under way.
+        """
+        command = ["nsenter", f"--net={NETNS / self.name}", "ping", "-n", "-i", "0.01", address]
         counts: list[int] = []
-        try:
-            yield lambda: (counts[0], counts[1])
-            time.sleep(0.1)  # the last answers come in
-        finally:
-            ping.send_signal(signal.SIGINT)
-            output = ping.communicate(timeout=10)[0]
-        words = next(line for line in output.splitlines() if "transmitted" in line).split()
-        counts += [int(words[0]), int(words[3])]
+        with tempfile.TemporaryFile("w+") as output:
+            ping = subprocess.Popen(command, stdout=output)
+            try:
+                yield lambda: (counts[0], counts[1])
+                time.sleep(0.1)  # the last answers come in
+            finally:
+                ping.send_signal(signal.SIGINT)
+                ping.wait(timeout=10)
+            output.seek(0)
+            lines = output.read().splitlines()
+        words = next(line for line in lines if "transmitted" in line).split()
+        sent, answered = int(words[0]), int(words[3])
+        under_way = not any(f" icmp_seq={sent} ttl=" in line for line in lines)
+        counts += [sent - under_way, answered]
 
 
 @dataclass
