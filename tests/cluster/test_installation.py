@@ -17,6 +17,9 @@ from tests.cluster.test_store import CRD
 from tests.kernel.agent.cluster import Node
 from tests.waiting import until
 
+from percale.model.bgp import BGPConfiguration, BGPFilter, BGPPeer
+from percale.model.meta import Object
+
 ROOT = Path(__file__).parents[2]
 MANIFEST = ROOT / "deploy/percale.yaml"
 ACCOUNT = "percale:percale"
@@ -79,8 +82,26 @@ def test_agents_of_the_image_make_a_network(installed: KubernetesCluster, image:
     until(lambda: a.reaches(b.addresses[0]), "a namespace made after the first agent's start is seen by the next one")
 
 
+def crd(kind: type[Object]) -> dict[str, Any]:
+    """That installs this kind, without its schema."""
+    group, version = kind.API_VERSION.split("/")
+    schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{kind.PLURAL}.{group}"},
+        "spec": {
+            "group": group,
+            "scope": "Cluster",
+            "names": {"plural": kind.PLURAL, "kind": kind.KIND},
+            "versions": [{"name": version, "served": True, "storage": True, "schema": schema}],
+        },
+    }
+
+
 def test_the_role_has_the_rights_that_an_agent_uses_and_no_others(installed: KubernetesCluster, image: Path) -> None:
-    installed.apply(CRD)
+    installed.apply(CRD, *(crd(kind) for kind in (BGPConfiguration, BGPPeer, BGPFilter)))
+    installed.cluster.network = {"Network": "10.244.0.0/16", "Backend": {"Type": "bgp"}}
     node = container(installed, image, 1).start()
     node.pod("unknown-to-the-server")
 
@@ -92,7 +113,11 @@ def test_the_role_has_the_rights_that_an_agent_uses_and_no_others(installed: Kub
         spec = {"clusterIP": "10.96.0.77", "ports": [{"port": 80}]}
         installed.apply({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec})
         until(partial(told, strategy), "the Event is written, and again")
-    until(lambda: ("policy.networking.k8s.io", "clusternetworkpolicies", "watch") in installed.server.requests(ACCOUNT))
+    for group, resource in (
+        ("policy.networking.k8s.io", "clusternetworkpolicies"),
+        *(("crd.projectcalico.org", kind.PLURAL) for kind in (BGPConfiguration, BGPPeer, BGPFilter)),
+    ):
+        until(lambda asked=(group, resource, "watch"): asked in installed.server.requests(ACCOUNT))  # type: ignore[misc]
     assert node.stop() == 0
     done = node.percale("agent", "--cleanup", "--config", str(node.write_config()))
     assert "gave back 10.244.1.0-24" in done.stdout, done.stdout + done.stderr

@@ -42,7 +42,7 @@ def node(new_space: Callable[[], Space], tmp_path: Path) -> CheckedNode:
     return CheckedNode(new_space(), new_space(), tmp_path)
 
 
-OTHER_BACKENDS = {"ipip", "tun"}
+OTHER_BACKENDS = {"ipip", "tun", "bird"}
 """Checks of what vxlan does not need."""
 
 
@@ -119,6 +119,29 @@ def test_without_rights_features_are_unknown(node: CheckedNode) -> None:
     for name in ("veth", "conntrack"):
         done = subprocess.run([*command, name], capture_output=True, text=True, check=False)
         assert done.stdout == "unknown\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("says", "result"),
+    [
+        ("BIRD version 2.0.12", "ok"),
+        ("BIRD version 1.6.8", "error"),
+        ("BIRD version 3.0.0", "error"),
+        ("what?", "error"),
+        (None, "error"),
+    ],
+)
+def test_bird_that_is_not_there_or_another(
+    node: CheckedNode, says: str | None, result: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "bird"
+    if says is not None:
+        program.write_text(f"#!/bin/sh\necho '{says}' >&2\n")
+        program.chmod(0o755)
+    monkeypatch.setattr(kernel_features, "find_bird", lambda: str(program) if says is not None else None)
+    found = node.look("bird", {"Network": "10.244.0.0/16", "Backend": {"Type": "bgp"}})
+    assert found.result == result, found
+    assert found.type == (() if result == "ok" else ("apt-get install bird2",))
 
 
 def test_nft_that_is_not_there_or_too_old(node: CheckedNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

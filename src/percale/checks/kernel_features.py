@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from ipaddress import IPv4Address
 
+from percale.backend.bgp.bird_process import find_bird
 from percale.checks.check import Outcome, bad, good, unknown
 from percale.checks.host import Host
 from percale.checks.scratch import Scratch
@@ -59,6 +60,25 @@ def ipip(host: Host) -> Outcome | None:
     if host.config.backend == "none" or host.network is None or host.network.backend_type != "ipip":
         return None
     return _devices("ipip", [Link("pcl-check-i", Ipip(IPv4Address("192.0.2.1")))])
+
+
+def bird(host: Host) -> Outcome | None:
+    """The program that speaks BGP. BIRD 1 has other words."""
+    if host.config.backend == "none" or host.network is None or host.network.backend_type != "bgp":
+        return None
+    install = "apt-get install bird2"
+    program = find_bird()
+    if program is None:
+        return bad("there is no bird program", install)
+    try:
+        done = subprocess.run([program, "--version"], capture_output=True, text=True, check=False, timeout=10)
+    except (OSError, subprocess.SubprocessError) as error:
+        return bad(f"{program} cannot run: {error}", install)
+    said = (done.stdout + done.stderr).strip()
+    found = re.search(r"BIRD version (\d+)\.\S*", said)
+    if found is None:
+        return bad(f"{program} does not say its version: {said}", install)
+    return good(found[0]) if found[1] == "2" else bad(f"{found[0]}, not 2", install)
 
 
 def bridge(host: Host) -> Outcome | None:

@@ -64,12 +64,23 @@ def test_what_the_agent_keeps_on_the_node_is_mounted(installed: dict[str, dict[s
     pod = installed["DaemonSet"]["spec"]["template"]["spec"]
     of_host = {each["name"]: each["hostPath"]["path"] for each in pod["volumes"] if "hostPath" in each}
     mounts = {
-        each["mountPath"]: of_host[each["name"]] for each in container(installed["DaemonSet"])["volumeMounts"][1:]
+        each["mountPath"]: of_host[each["name"]]
+        for each in container(installed["DaemonSet"])["volumeMounts"]
+        if each["name"] in of_host
     }
     assert all(inside == outside for inside, outside in mounts.items())
     cni = config.cni
     files = {str(Path(file).parent) for file in (cni.socket, config.subnetFile) if file is not None}
     assert {config.stateDir, config.runDir, cni.confDir, cni.binDir, *files} == mounts.keys() - {"/run/netns"}
+
+
+def test_passwords_are_where_the_agent_looks(installed: dict[str, dict[str, Any]], config: AgentConfig) -> None:
+    """A file `secretsDir/NAME/KEY`, of a Secret that need not be there, and that nobody but root reads."""
+    volumes = {each["name"]: each for each in installed["DaemonSet"]["spec"]["template"]["spec"]["volumes"]}
+    secret = volumes["bgp-secret"]["secret"]
+    assert (secret["optional"], secret["defaultMode"]) == (True, 0o400)
+    mount = next(each for each in container(installed["DaemonSet"])["volumeMounts"] if each["name"] == "bgp-secret")
+    assert (mount["mountPath"], mount["readOnly"]) == (f"{config.secretsDir}/{secret['secretName']}", True)
 
 
 def test_all_versions_are_the_projects(installed: dict[str, dict[str, Any]]) -> None:

@@ -41,8 +41,8 @@ class BgpBackend(KernelBackend):
 
     type = "bgp"
     keeps_state = True
-    session_ports = (("TCP", PORT), ("TCP", SECOND_PORT), ("UDP", 3784), ("UDP", 4784))
-    """BGP's, and BFD's over one hop and over several (RFC 5881, RFC 5883)."""
+    session_ports = (("TCP", PORT), ("TCP", SECOND_PORT), ("UDP", 3784), ("UDP", 3785), ("UDP", 4784))
+    """BGP's, and BFD's: over one hop, its echoes, which routers may send, and over several (RFC 5881, RFC 5883)."""
     process: BirdProcess
 
     def __init__(self, options: BgpOptions) -> None:

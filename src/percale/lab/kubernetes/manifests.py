@@ -24,6 +24,11 @@ AGENT_RULES: list[Plain] = [
     {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]},
     {"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": ["list", "watch"]},
     {"apiGroups": ["policy.networking.k8s.io"], "resources": ["clusternetworkpolicies"], "verbs": ["list", "watch"]},
+    {
+        "apiGroups": ["crd.projectcalico.org"],
+        "resources": ["bgpconfigurations", "bgppeers", "bgpfilters"],
+        "verbs": ["list", "watch"],
+    },
     {"apiGroups": [""], "resources": ["nodes/status"], "verbs": ["patch"]},
     {"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"]},
 ]
