@@ -20,6 +20,8 @@ from percale.cli.etcd import EtcdDocument
 from percale.cli.findings import FindingsDocument
 from percale.cli.lab.probe import ProbeDocument
 from percale.cli.lab.watch import WatchedDocument
+from percale.cli.plan.name import NamedAddress
+from percale.cli.plan.next import NextFree
 from percale.cli.policy.test_report import TestsDocument
 from percale.cli.preflight import PreflightDocument
 from percale.explain.matrix.document import DiffDocument, MatrixDocument
@@ -88,6 +90,12 @@ ANSWERS: Mapping[str, Answer] = {
     ),
     "migrate": Answer("done; with `--dry-run` planned"),
     "mk-docker-opts": Answer("written"),
+    "plan check": Answer(
+        "no errors; with `--strict` no warnings", "errors; with `--strict` warnings", {"": FindingsDocument}
+    ),
+    "plan name": Answer("all are of the plan", "some are not", {"an array": NamedAddress}),
+    "plan next": Answer("there is one", "all are in use", {"": NextFree}),
+    "plan render": Answer("shown"),
     "policy check": Answer(
         "no errors; with `--strict` no warnings", "errors; with `--strict` warnings", {"": FindingsDocument}
     ),

@@ -48,7 +48,17 @@ manifests: [closed.yaml]
 pods: [{namespace: default, name: web, ips: [10.0.0.1], labels: {app: web}}]
 probes: [{from: 10.0.0.9, to: default/web, protocol: TCP, port: 80, allowed: %s}]
 """
+PLAN = """\
+apiVersion: percale.io/v1alpha1
+kind: AddressPlan
+spec:
+  ranges:
+  - {for: nodes, form: "10.{room:0-9}.0.{host}"}
+  - {for: pods, bits: "172.16.0.0/12 node:12 pod:8"}
+"""
 FILES = {
+    "plan.yaml": PLAN,
+    "overlap.yaml": PLAN.replace("172.16.0.0/12", "10.0.0.0/12"),
     "world.yaml": WORLD,
     "closed.yaml": CLOSED,
     "right.yaml": CASES % "false",
@@ -65,6 +75,10 @@ WITHOUT_A_LAB: Mapping[str, Mapping[str, int]] = {
     "lab down": {"--all": 0},
     "lab list": {"": 0},
     "matrix": {"-f world.yaml": 0, "-f world.yaml --diff world.yaml": 0, "-f world.yaml --diff closed.yaml": 1},
+    "plan check": {"plan.yaml": 0, "overlap.yaml": 1},
+    "plan name": {"--plan plan.yaml 10.4.0.1": 0, "--plan plan.yaml 10.4.0.1 8.8.8.8": 1},
+    "plan next": {"--plan plan.yaml": 0, "--plan plan.yaml --taken 10.0.0.0/8": 1},
+    "plan render": {"--plan plan.yaml net-conf": 0},
     "policy check": {"world.yaml": 0, "open.yaml": 1},
     "policy test": {"right.yaml": 0, "wrong.yaml": 1},
     "service check": {"world.yaml": 0, "bad.yaml": 1},
@@ -162,6 +176,10 @@ NO_ANSWER: Mapping[str, str] = {
     "matrix": "-f open.yaml",
     "migrate": "--from flannel --config nosuch.yaml",
     "mk-docker-opts": "-f nosuch.env",
+    "plan check": "world.yaml",
+    "plan name": "--plan plan.yaml 10.4.7",
+    "plan next": "--plan plan.yaml --rom 4",
+    "plan render": "--plan nosuch.yaml net-conf",
     "policy check": "world.yaml --pod-cidr nonsense",
     "policy test": "open.yaml",
     "preflight": "--network-file nosuch.json",

@@ -35,6 +35,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "matrix": "Who reaches whom on which ports, and what changed manifests would open and close.",
         "migrate": "This node from flannel to Percale, or back, while its pods' packets go on.",
         "mk-docker-opts": "Docker's options for this node's subnet, as flannel's script of this name writes them.",
+        "plan": "Addresses that mean something: check the plan, name an address, the next free one.",
         "policy": "Check NetworkPolicies: errors as the API server's, and what people get wrong.",
         "preflight": "Check this host before an agent is installed, with what to type for each fault.",
         "service": "What Services mean on a node: addresses, endpoints, where a packet goes; and manifests checked.",

@@ -214,7 +214,7 @@ def _taken(objects: Iterable[Object]) -> Iterator[IPAddress]:
         if isinstance(obj, Pod):
             yield from obj.ips
         elif isinstance(obj, Node):
-            yield from (ip_address(each.address) for each in obj.status.addresses if each.type == "InternalIP")
+            yield from map(ip_address, obj.status.internal_ips)
 
 
 def _with_addresses(
@@ -228,7 +228,7 @@ def _with_addresses(
     for obj in objects:
         if isinstance(obj, Pod) and not obj.ips:
             node = nodes.get(obj.spec.nodeName or "") if obj.spec.hostNetwork else None
-            ips = tuple(each.address for each in node.status.addresses if each.type == "InternalIP") if node else ()
+            ips = node.status.internal_ips if node else ()
             ips = ips or (() if obj.spec.hostNetwork else made.of(obj))
             status = replace(
                 obj.status,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Literal, TypeAlias
 
-from percale.model.addresses import IPNetwork
+from percale.model.addresses import IPAddress, IPNetwork
 
 FamilyName: TypeAlias = Literal["IPv4", "IPv6"]
 
@@ -26,6 +26,11 @@ class Family(IntEnum):
     def size(self) -> int:
         """Bytes of an address."""
         return 4 if self is Family.IPV4 else 16
+
+    @property
+    def address_type(self) -> type[IPAddress]:
+        """Of `ipaddress`."""
+        return IPv4Address if self is Family.IPV4 else IPv6Address
 
     @property
     def network_type(self) -> type[IPNetwork]:

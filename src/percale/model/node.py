@@ -43,6 +43,11 @@ class NodeStatus(Part, frozen=True, kw_only=True):
     addresses: tuple[NodeAddress, ...] = ()
     conditions: tuple[Condition, ...] = ()
 
+    @property
+    def internal_ips(self) -> tuple[str, ...]:
+        """The addresses by which the cluster reaches the node."""
+        return tuple(each.address for each in self.addresses if each.type == "InternalIP")
+
 
 class Node(Object, frozen=True, kw_only=True):
     """One agent runs on each node."""

@@ -110,7 +110,7 @@ def _pod(obj: Object, context: ColumnContext) -> Cells:
 
 def _node(obj: Object, context: ColumnContext) -> Cells:
     assert isinstance(obj, Node)
-    addresses = [each.address for each in obj.status.addresses if each.type == "InternalIP"]
+    addresses = obj.status.internal_ips
     labels = {key: value for key, value in obj.metadata.labels.items() if not key.startswith("kubernetes.io/")}
     return (
         "Ready" if obj.ready else "NotReady",

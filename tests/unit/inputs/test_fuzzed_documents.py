@@ -22,6 +22,7 @@ from tests.unit.inputs.valid import (
     MANIFESTS,
     NETWORK,
     NODE,
+    PLANS,
     POD,
     QUESTION,
     SERVICE,
@@ -49,6 +50,14 @@ from percale.store.cache import ObjectCache
 pytestmark = pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning")  # long documents
 
 # Manifests
+
+
+@fuzzed
+@given(odd_documents(PLANS))
+def test_address_plans(data: bytes) -> None:
+    with refused_in_words(), scratch() as directory:
+        (directory / "plan.yaml").write_bytes(data)
+        command("plan", "check", str(directory / "plan.yaml"))
 
 
 @fuzzed

@@ -139,6 +139,7 @@ MANIFESTS: Any = [
     *(LEASE, NODE, POD, SERVICE, SLICE, ENDPOINTS, CONFIG_MAP, LAB),
     {"apiVersion": "v1", "kind": "List", "items": [NODE, POD, SERVICE, SLICE, LEASE]},
 ]
+PLANS = documents("examples/plan/*.yaml")
 CASES = documents("tests/cases/own/*.yaml", "tests/cases/policy-e2e/e2e-*.yaml")
 CONFIGURATION: Any = {
     "store": "files:/objects",

@@ -83,7 +83,7 @@ def _head(obj: Object) -> Fields:
 
 def _pod(pod: Pod, around: Neighbourhood) -> Iterator[str]:
     node = around.nodes.get(pod.spec.nodeName or "")
-    on = next((f"/{each.address}" for each in node.status.addresses if each.type == "InternalIP"), "") if node else ""
+    on = "".join(f"/{each}" for each in node.status.internal_ips[:1]) if node else ""
     owner = next((f"{each.kind}/{each.name}" for each in pod.metadata.ownerReferences if each.controller), None)
     yield from _fields(
         [

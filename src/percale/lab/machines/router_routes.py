@@ -86,5 +86,5 @@ def _serving(endpoint: Endpoint) -> set[str]:
 
 
 def _address_of(node: Node, version: int) -> IPAddress | None:
-    addresses = (ip_address(each.address) for each in node.status.addresses if each.type == "InternalIP")
+    addresses = map(ip_address, node.status.internal_ips)
     return next((address for address in addresses if address.version == version), None)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from percale.model import address_plan, configmap, endpoints, meta, namespace, node, pod, selector, service, workloads
 from percale.model import clusternetworkpolicy as cnp
-from percale.model import configmap, endpoints, meta, namespace, node, pod, selector, service, workloads
 from percale.model import networkpolicy as np
 
 _ROOT = ("apiVersion", "kind", "status")
 _META = ("selfLink", "deletionGracePeriodSeconds", "finalizers", "managedFields", "clusterName")
 FIELDS_NOT_READ: Mapping[type, tuple[str, ...]] = {
     meta.ObjectMeta: _META,
+    address_plan.AddressPlan: _ROOT,
+    address_plan.AddressPlanSpec: (),
+    address_plan.PlannedRange: (),
     namespace.Namespace: (*_ROOT, "spec"),
     pod.Pod: _ROOT,
     pod.PodTemplateSpec: (),
