@@ -119,26 +119,26 @@ def test_without_a_pod_cidr_the_agent_waits_and_says_so(kubernetes: KubernetesCl
     assert node.subnet == "10.244.7.0/24"
 
 
-def test_a_right_that_is_missing_is_named_and_noticed_when_it_is_given(kubernetes: KubernetesCluster) -> None:
-    kubernetes.allow(*(each for each in RIGHTS if each["resources"] != ["networkpolicies"]))
+@pytest.mark.parametrize(
+    ("resource", "said"),
+    [
+        (
+            "networkpolicies",
+            "user percale may not list networkpolicies;"
+            " give its role the verb list on networkpolicies of networking.k8s.io",
+        ),
+        ("nodes/status", "user percale may not patch nodes/status; give its role the verb patch on nodes/status"),
+    ],
+)
+def test_a_right_that_is_missing_is_named_and_noticed_when_it_is_given(
+    kubernetes: KubernetesCluster, resource: str, said: str
+) -> None:
+    kubernetes.allow(*(each for each in RIGHTS if each["resources"] != [resource]))
     node = kubernetes.node(1).launch()
-    said = (
-        "user percale may not list networkpolicies; give its role the verb list on networkpolicies of networking.k8s.io"
-    )
     until(lambda: said in problems(node), said)
     kubernetes.allow(*RIGHTS)
     node.wait_ready()
     until(lambda: problems(node) == "")
-
-
-def test_a_second_machine_with_the_name_of_a_node_is_refused(kubernetes: KubernetesCluster) -> None:
-    kubernetes.node(1).start()
-    other = kubernetes.cluster.node(2, store=kubernetes.cluster.nodes["n1"].settings["store"])
-    other.settings["node"] = "n1"
-    other.launch()
-    assert other.process is not None
-    assert other.process.wait(timeout=30) == 2
-    assert "another machine (192.168.0.1) has this name" in other.log
 
 
 def test_cleanup_gives_the_lease_back(kubernetes: KubernetesCluster) -> None:

@@ -189,6 +189,7 @@ async def _claim_given(
     except Conflict as error:
         winner = await store.get(SubnetLease, fresh.key)
         if winner is not None:
+            _check_unique(claimant, [winner])
             _check_overlap(claimant, subnets, winner)
         raise AddressRefused(f"podCIDR {subnets} was taken meanwhile", where=claimant.where) from error
 

@@ -235,6 +235,15 @@ async def test_one_pod_cidr_claimed_by_two_at_once_is_one_nodes() -> None:
     assert len(await in_store(store)) == 1
 
 
+async def test_one_pod_cidr_claimed_by_two_machines_of_one_name_at_once_is_one_machines() -> None:
+    store = Distant()
+    claimants = [claimant(1, machine=machine, pod_cidr="10.244.8.0/24") for machine in "ab"]
+    held, refused = await asyncio.gather(*(acquire(store, CONFIG, each) for each in claimants), return_exceptions=True)
+    assert isinstance(held, HeldLease)
+    assert isinstance(refused, BadConfig)
+    assert "node n1: another machine (192.0.2.1) has this name and holds 10.244.8.0/24" in str(refused)
+
+
 # Conflicts
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from percale.errors import AddressRefused, Conflict, StoreUnavailable
+from percale.errors import AddressRefused, StoreUnavailable
 from percale.model.addresses import IPAddress
 from percale.model.ip_family import Family
 from percale.model.meta import Object, ObjectKey
@@ -202,7 +202,7 @@ class NodeLeases:
             )
 
     async def _annotate(self, node: Node, annotations: Mapping[str, str | None]) -> Node | None:
-        """Change those that differ; None if somebody else changed the Node first. Raises AddressRefused."""
+        """Change those that differ; None if somebody else changed or deleted the Node first."""
         known = node.metadata.annotations
         changes = {key: text for key, text in annotations.items() if known.get(key) != text}
         if not changes:
@@ -214,7 +214,8 @@ class NodeLeases:
         try:
             data = await self._api.patch(path, operation("patch", Node, "status"), body, STRATEGIC_MERGE_PATCH)
         except ApiRefusal as error:
-            if error.code == 409:
+            if error.code in (404, 409):
                 return None
-            raise Conflict(error.message, where=self._api.server) from error
+            what = f"Node {node.metadata.name} cannot be changed: {error.message}"
+            raise StoreUnavailable(what, where=self._api.server) from error
         return decode_object(data, Node)

@@ -6,11 +6,14 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import msgspec
 import pytest
+from aiohttp import web
 from tests.fake_api_server import FakeApiServer, Request
 from tests.unit.store.conftest import upcoming
 from tests.unit.store.kubernetes.conftest import NODES, node
 
 from percale.errors import AddressRefused, Conflict, NotFound, StoreUnavailable
+from percale.ipam.subnet_lease import Claimant, acquire
+from percale.model.netconf import network_config
 from percale.model.node import Node
 from percale.model.subnet_lease import NodeSubnets, SubnetLease, SubnetLeaseSpec, make_lease
 from percale.store.kubernetes.cluster_access import ClusterAccess
@@ -250,6 +253,41 @@ async def test_a_patch_that_loses_a_race_is_tried_again(server: FakeApiServer, s
     await store.put(make_lease(SPEC), expect="")
     assert annotations_in(server)["public-ip"] == "192.0.2.1"
     assert server.asked("patch", "nodes") == 3
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["any subnet", "the podCIDR"])
+async def test_a_refusal_is_told_and_is_no_lost_race(
+    server: FakeApiServer, store: KubernetesStore, given: bool
+) -> None:
+    server.write(NODES, node("n1", CIDRS[0]))
+    subnets = SPEC.subnets if given else None
+    claimant = Claimant(
+        "n1", "m", (IPv4Address("192.0.2.1"),), lambda _: SPEC, pod_cidrs=subnets, previous=SPEC.subnets
+    )
+    network = network_config({"Network": "10.244.0.0/16"})
+    server.forbidden.add(("patch", "nodes/status"))
+    said = "user tester may not patch nodes/status; give its role the verb patch on nodes/status$"
+    with pytest.raises(StoreUnavailable, match=said):
+        await acquire(store, network, claimant)
+    server.forbidden.clear()
+    held = await acquire(store, network, claimant)
+    status = {"code": 405, "reason": "MethodNotAllowed", "message": "not here"}
+    server.faults.append(lambda request: web.json_response(status, status=405) if request.verb == "patch" else None)
+    await held.update(SPEC)  # equal: nothing is written
+    with pytest.raises(StoreUnavailable, match=r"Node n1 cannot be changed: not here$"):
+        await held.update(msgspec.structs.replace(SPEC, publicIP=IPv4Address("192.0.2.2")))
+
+
+async def test_a_node_that_is_deleted_while_its_lease_is_written(server: FakeApiServer, store: KubernetesStore) -> None:
+    server.write(NODES, node("n1", CIDRS[0]))
+
+    def delete(request: Request) -> None:
+        if request.verb == "patch":
+            server.remove(NODES, "n1")
+
+    server.faults.append(delete)
+    with pytest.raises(StoreUnavailable, match="there is no Node n1; start its kubelet"):
+        await store.put(make_lease(SPEC), expect="")
 
 
 async def test_an_equal_lease_writes_nothing(server: FakeApiServer, store: KubernetesStore) -> None:
