@@ -44,29 +44,26 @@ def forwarding(host: Host) -> Outcome:
 def reverse_path(host: Host) -> Outcome | None:
     """Strict filtering where packets have several ways: what comes back by another one is dropped, and nothing says so.
 
-    With a tunnel, this node's own address goes to pods of other nodes by the tunnel, and comes back by the interface.
+    With a tunnel alone the agent sees to that (`agent/service/node_services.py`).
     """
     try:
         names = sorted({found.interface.name for family, found in host.interface.families.items() if family == 4})
     except PercaleError:
         return None  # told by the check of the interface
-    strict = [name for name in names if _effective(name) == "1"]
+    strict = [name for name in names if sysctl.reverse_path_filter(name) == sysctl.STRICT]
     others = [
         each.name
         for each in host.underlay.interfaces
         if each.name not in names and each.up and any(not a.is_loopback and not a.is_link_local for a in each.addresses)
     ]
-    if strict and (others or host.tunnels):
-        beside = ", ".join([*others, *(("the tunnel",) if host.tunnels else ())])
+    if strict and others:
         return doubtful(
-            f"net.ipv4.conf.{strict[0]}.rp_filter is 1 (strict), and there is {beside} beside {strict[0]}", LOOSE
+            f"net.ipv4.conf.{strict[0]}.rp_filter is 1 (strict), and there is {', '.join(others)} beside {strict[0]}",
+            LOOSE,
         )
-    return good(f"rp_filter of {', '.join(names)} is {', '.join(_effective(name) or '-' for name in names)}")
-
-
-def _effective(device: str) -> str | None:
-    values = [_value(f"net/ipv4/conf/{name}/rp_filter") for name in ("all", device)]
-    return max((each for each in values if each is not None), default=None)
+    return good(
+        f"rp_filter of {', '.join(names)} is {', '.join(str(sysctl.reverse_path_filter(name)) for name in names)}"
+    )
 
 
 def bridge_netfilter(host: Host) -> Outcome | None:

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+STRICT = 1
+"""Of `reverse_path_filter`: a packet is dropped unless the route to its source leads out of where it came in."""
+
 _ROOT = Path("/proc/sys")
 _AS_WITHOUT_IPV6 = {"accept_ra": "0", "disable_ipv6": "1"}
 """Sysctls that a device without IPv6 does not have, with the values that it behaves by."""
@@ -15,6 +18,14 @@ _AS_WITHOUT_IPV6 = {"accept_ra": "0", "disable_ipv6": "1"}
 def read(name: str) -> str:
     """The value, normalized to single spaces. Raises OSError."""
     return " ".join((_ROOT / name).read_text().split())
+
+
+def reverse_path_filter(device: str) -> int | None:
+    """0 none, 1 strict, 2 loose: the larger one of the device's and of `all`; None: the device is not there."""
+    try:
+        return max(int(read(f"net/ipv4/conf/{name}/rp_filter")) for name in ("all", device))
+    except OSError:
+        return None
 
 
 def differs(name: str, value: str) -> bool:

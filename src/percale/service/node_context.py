@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from percale.model.addresses import IPNetwork, is_address, packed
 from percale.model.backend_options import guarded_ports
+from percale.model.ip_family import Family
 from percale.model.node import Node
 
 ZONE_LABEL = "topology.kubernetes.io/zone"
@@ -36,7 +37,9 @@ class ServiceConfig(Struct, frozen=True):
     servers: frozenset[bytes] = frozenset()
     """Packed addresses of servers that this node's agent needs, which are no external IPs by default."""
     masquerade_all: bool = False
-    """Masquerade all packets to cluster IPs."""
+    """Masquerade all packets to cluster IPs, and this node's own under externalTrafficPolicy Local."""
+    strict_families: frozenset[Family] = frozenset()
+    """In which this node filters reverse paths: answers to its own address that come past the tunnel are dropped."""
     strategy: str = "random"
     """The default."""
     tunnel_ports: tuple[int, ...] = guarded_ports(())
@@ -48,6 +51,11 @@ class ServiceConfig(Struct, frozen=True):
         if self.masquerade_all:
             return "all"
         return "not-pods" if self.pod_cidrs else "none"
+
+    @property
+    def own_source_families(self) -> frozenset[Family]:
+        """In which this node's own connections under externalTrafficPolicy Local keep their address."""
+        return frozenset() if self.masquerade_all else frozenset(Family) - self.strict_families
 
 
 class NodeFacts(Struct, frozen=True):

@@ -312,3 +312,31 @@ def test_what_is_wrong_with_one_service_is_one_problem_and_the_others_are_served
         until(lambda: problems().keys() == since.keys() - {"service default/later"})
         assert {each.since for each in node.status.problems} <= set(since.values()), "the others' are no news"
         assert world.ask(client.name, "198.51.100.9", 80).who == "a"
+
+
+def test_a_node_that_asks_itself_under_policy_local_gets_its_answer_where_reverse_paths_are_filtered(
+    cluster: Cluster,
+) -> None:
+    """It is seen with its own address, unless the answer, which comes past the tunnel, would be dropped."""
+    with services(cluster, 1, 2) as (world, (one, two)):
+        far = world.serving(two.pod("far"))
+        world.service(externalTrafficPolicy="Local")
+        world.slice(far)
+
+        def seen() -> Seen:
+            return world.ask("n1", N1, NODE_PORT)
+
+        until(lambda: seen() == Seen("endpoints", "far", N1))
+        one.sh("sysctl", "-qw", "net.ipv4.conf.eth0.rp_filter=1")
+        until(lambda: seen() == Seen("drop"))
+        one.stop()
+        one.start()
+        until(lambda: seen() == Seen("endpoints", "far", "10.244.1.0"))
+        one.sh("sysctl", "-qw", "net.ipv4.conf.eth0.rp_filter=2")
+        one.stop()
+        one.start()
+        until(lambda: seen() == Seen("endpoints", "far", N1))
+        one.stop()
+        one.settings["services"] = {**one.settings["services"], "masqueradeAll": True}
+        one.start()
+        until(lambda: seen() == Seen("endpoints", "far", "10.244.1.0"))

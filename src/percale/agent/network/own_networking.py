@@ -83,6 +83,7 @@ class OwnNetworking:
         services_attempted = await start_services(
             context,
             network,
+            subnets.local,
             self._services,
             tasks,
             policies=self._policies,

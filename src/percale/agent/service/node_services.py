@@ -17,6 +17,9 @@ from percale.agent.service.host_ports import HostPorts
 from percale.agent.service.own_servers import own_servers
 from percale.agent.service.proxier import ServiceProxier
 from percale.agent.service.proxier_health import serve_when_free
+from percale.backend.protocol import LocalNode
+from percale.kernel import sysctl
+from percale.model.ip_family import Family
 from percale.model.netconf import NetworkConfig
 from percale.render.objects import Sysctl
 from percale.render.service import base_chains
@@ -32,6 +35,7 @@ _CONNTRACK_TIMEOUTS = (
 async def start_services(
     context: AgentContext,
     network: NetworkConfig,
+    local: LocalNode,
     subscription: Subscription | None,
     tasks: asyncio.TaskGroup,
     *,
@@ -52,7 +56,11 @@ async def start_services(
     nft = context.nft_table(base_chains.TABLE_SPEC, most_bytes=SERVICE_BYTES)
     table = NodeTable(nft, context.problems, context.events, base_chains.TABLE)
     proxier = ServiceProxier(
-        replace(service_config(config, network), servers=own_servers(context.store)),
+        replace(
+            service_config(config, network),
+            servers=own_servers(context.store),
+            strict_families=_strict_families(local),
+        ),
         subscription,
         table,
         conntrack_cleaner=conntrack_cleaner,
@@ -75,6 +83,13 @@ async def start_services(
         if address is not None:
             tasks.create_task(serve_when_free(address, setting, pages, context.problems), name=setting)
     return table.attempted
+
+
+def _strict_families(local: LocalNode) -> frozenset[Family]:
+    """IPv6 has no such setting."""
+    ipv4 = local.families.get(Family.IPV4)
+    strict = ipv4 is not None and sysctl.reverse_path_filter(ipv4.interface.name) == sysctl.STRICT
+    return frozenset({Family.IPV4}) if strict else frozenset()
 
 
 def _proxy_mode() -> Page:

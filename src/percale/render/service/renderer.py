@@ -121,6 +121,7 @@ class ServiceRenderer:
             new = self._inputs[key] = render_input(
                 service,
                 masquerade=self._resolver.config.cluster_ip_masquerade,
+                own_source=self._resolver.config.own_source_families,
                 node_addresses=self._node_addresses,
                 connections=self.connections,
             )

@@ -89,6 +89,8 @@ class RenderInput(NamedTuple):
 
     service: ResolvedService
     masquerade: ClusterIPMasquerade
+    own_source: frozenset[Family]
+    """Families in which this node's connections under externalTrafficPolicy Local keep its address."""
     node_addresses: tuple[bytes, ...]
     """Empty when they are irrelevant."""
 
@@ -100,14 +102,15 @@ class RenderInput(NamedTuple):
 def render_input(
     service: ResolvedService,
     *,
-    masquerade: ClusterIPMasquerade = "not-pods",
+    masquerade: ClusterIPMasquerade,
+    own_source: frozenset[Family],
     node_addresses: tuple[bytes, ...] = (),
     connections: Connections | None = None,
 ) -> RenderInput:
     """The current Service; `connections` weigh endpoints where the strategy is `lc`."""
     if any(port.strategy.name == "lc" for port in service.ports):
         service = replace(service, ports=tuple(_weighed(port, connections or {}) for port in service.ports))
-    plain = RenderInput(service, masquerade, ())
+    plain = RenderInput(service, masquerade, own_source, ())
     return plain._replace(node_addresses=node_addresses) if plain.has_source_ranges else plain
 
 
@@ -221,7 +224,7 @@ class _PortRenderer:
                 port.external_clients, lambda slots: self._select_endpoint(at, slots, "localendpoints")
             )
             self._put_verdict("services", at, self._local_policy(anywhere, here))
-            self._put_verdict("output", at, self._rendered.goto(_keep_source(self._version, anywhere)))
+            self._put_verdict("output", at, self._from_this_node(anywhere))
         if vip.kind == "load-balancer" and port.spec.source_ranges:
             self._allow_source_ranges(at, vip.address)
 
@@ -255,6 +258,12 @@ class _PortRenderer:
         name = f"local-policy{self._version}-{anywhere.chain}-{here.chain or here.code}"
         from_pods = Rule((_from_pods(self._version),), anywhere, "pods of the cluster")
         return self._rendered.goto(Chain(name, (from_pods, Rule((), here, "externalTrafficPolicy: Local"))))
+
+    def _from_this_node(self, anywhere: Verdict) -> Verdict:
+        """With its own address, where answers to that find back."""
+        if self._version not in self._input.own_source:
+            return self._masquerade(anywhere)
+        return self._rendered.goto(_keep_source(self._version, anywhere))
 
     def _source_ranges(self, then: Verdict) -> Verdict:
         admitted = InSet((self._target, "l4proto", "th dport", self._source), f"sourceranges{self._version}")

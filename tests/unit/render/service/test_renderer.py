@@ -124,7 +124,7 @@ def disagreements(table: ServiceResolver, held: TableState) -> list[str]:
 @given(
     st.lists(puts, min_size=3, max_size=10),
     st.lists(st.lists(changes, min_size=1, max_size=5), max_size=5),
-    st.sampled_from(({}, {"masquerade_all": True}, {"pod_cidrs": ()})),
+    st.sampled_from(({}, {"masquerade_all": True}, {"pod_cidrs": ()}, {"strict_families": {4}})),
 )
 def test_edits_lead_from_any_state_to_any_other(
     opening: list[Object], batches: list[list[Change]], config: dict[str, Any]
