@@ -9,6 +9,7 @@ import pytest
 from tests.cluster.api_server import BINARIES
 from tests.cluster.testbed import cgroups, cluster, suite
 from tests.cluster.testbed.layout import Layout
+from tests.cluster.testbed.processes import in_node, run
 
 _SPECS = {
     "Networking Granular Checks: Pods should function for intra-pod communication: http": "pods reach pods of both nodes",
@@ -34,3 +35,10 @@ def test_specs_of_the_end_to_end_suite_pass(layout: Layout, tmp_path: Path) -> N
     specs = suite.run(layout, suite.Selection(names, ("SCTP",)), tmp_path, processes=2, minutes=10)
     assert [spec for spec in specs if not spec.passed] == []
     assert len(specs) >= len(_SPECS)
+
+
+def test_a_nodes_own_nft_lists_what_the_nft_of_the_image_has_made(layout: Layout) -> None:
+    for node in layout.nodes:
+        listed = run([*in_node(layout, node.name), "nft", "list", "ruleset"])
+        assert "table inet percale {" in listed
+        assert "table netdev percale {" in listed

@@ -65,7 +65,7 @@ def read_table(
     """The table; None without one. Raises OSError.
 
     `filled` are the text's sets that transactions fill. The text's other parts are known from `expected_base`, which is read
-    from a table loaded from the text alone.
+    from a table loaded from the text alone, and is how they are written: for every nft.
     """
     found = _table(socket, table)
     if found is None:
@@ -101,7 +101,8 @@ def _read_sets(
     """The text's sets, and those that transactions fill; anonymous sets belong to the text."""
     of_text: dict[str, BaseSet] = {}
     sets: dict[str, SetState] = {}
-    for name, described in _sets(socket, table):
+    for name, actual in _sets(socket, table):
+        described = set_codec.for_every_nft(actual) if expected_base is None else actual
         anonymous = bool(set_codec.flags_of(described) & set_codec.ANONYMOUS)
         if name not in filled and (anonymous or expected_base is None or name in expected_base.sets):
             of_text[name] = BaseSet(

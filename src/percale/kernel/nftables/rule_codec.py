@@ -110,13 +110,16 @@ def encode_comment(comment: str) -> bytes:
 
 def decode_comment(userdata: bytes, kind: int = _COMMENT) -> str:
     """The comment among user data (type, length, value); "" without one. A set's comment is of another `kind`."""
+    return next((string(value) for found, value in userdata_items(userdata) if found == kind), "")
+
+
+def userdata_items(userdata: bytes) -> Iterator[tuple[int, bytes]]:
+    """What nft keeps with a rule or a set: kinds and values."""
     offset = 0
     while offset + 2 <= len(userdata):
-        length = userdata[offset + 1]
-        if userdata[offset] == kind:
-            return string(userdata[offset + 2 : offset + 2 + length])
-        offset += 2 + length
-    return ""
+        end = offset + 2 + userdata[offset + 1]
+        yield userdata[offset], userdata[offset + 2 : end]
+        offset = end
 
 
 # Reading

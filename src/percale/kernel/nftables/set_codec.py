@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterable, Mapping
 
 from percale.kernel.netlink.socket import attribute, nested, text, u32_network
-from percale.kernel.nftables.rule_codec import decode_comment
+from percale.kernel.nftables.rule_codec import decode_comment, userdata_items
 from percale.render.nft.objects import SIZES, Field, SetSpec
 
 SET_NAME, SET_FLAGS, _KEY_TYPE, _KEY_SIZE, _DATA_TYPE, _DATA_SIZE = 2, 3, 4, 5, 6, 7
@@ -92,7 +92,7 @@ def _type_number(fields: tuple[Field, ...]) -> int:
 
 _KEY_ORDER, _DATA_ORDER, _KEY_EXAMPLE, _DATA_EXAMPLE, _COMMENT = 0, 1, 3, 4, 7
 _MIXED, _HOST_ORDER, _NETWORK_ORDER = 0, 1, 2
-_VERDICT, _PAYLOAD, _META, _CONCATENATED, _NUMBER_GENERATOR = 1, 7, 9, 13, 23
+_VERDICT, _CONSTANT, _PAYLOAD, _META, _CONCATENATED, _NUMBER_GENERATOR = 1, 4, 7, 9, 13, 23
 
 _EXAMPLES: dict[Field, tuple[int, tuple[int, ...]]] = {
     "ipv4_addr": (_PAYLOAD, (12, 12)),
@@ -189,6 +189,22 @@ def _has_layout(described: Mapping[int, bytes], spec: SetSpec) -> bool:
     data_type = _VERDICTS if spec.data == "verdict" else _type_number(data)
     size = true_size(data) if data else 0
     return layout == (_flags(spec), _type_number(spec.key), true_size(spec.key), data_type, size)
+
+
+def for_every_nft(described: Mapping[int, bytes]) -> dict[int, bytes]:
+    """The same without examples that are constants, of which no nft needs any.
+
+    nft writes them for plain types since 1.1, and 1.0 crashes on them, whatever of the namespace it is to list: the nft of a
+    node may be older than the one beside the agent.
+    """
+    if _USERDATA not in described:
+        return dict(described)
+    items = userdata_items(described[_USERDATA])
+    return {**described, _USERDATA: b"".join(_item(*each) for each in items if not _is_constant(*each))}
+
+
+def _is_constant(kind: int, value: bytes) -> bool:
+    return kind in (_KEY_EXAMPLE, _DATA_EXAMPLE) and value.startswith(_word(0, _CONSTANT))
 
 
 def _number(described: Mapping[int, bytes], kind: int) -> int:

@@ -58,7 +58,6 @@ class _Packet(Struct, frozen=True):
     ip: str
     kind: int
     """A frame's type, as it came: a tag, which the way would keep, stands there instead."""
-    address: str
     source: str
     next_header: str
     ping: str
@@ -92,7 +91,6 @@ _PACKETS = {
     4: _Packet(
         ip="ip",
         kind=0x0800,
-        address="ipv4_addr",
         source="@nh,96,32",
         next_header="ip protocol",
         ping="icmp",
@@ -105,7 +103,6 @@ _PACKETS = {
     6: _Packet(
         ip="ip6",
         kind=0x86DD,
-        address="ipv6_addr",
         source="@nh,64,128",
         next_header="ip6 nexthdr",
         ping="icmpv6",
@@ -140,14 +137,14 @@ def _sets(config: FastpathConfig) -> Iterator[str]:
             for address in pod.addresses
             if address.version == packet.version
         )
-        yield _map(f"home{packet.version}", f"{packet.address} : iface_index", homes)
+        yield _map(f"home{packet.version}", f"{packet.ip} daddr : meta oif", homes)
         for device in _devices(config):
             hops = (
                 f"{route.network} : {route.via}"
                 for route in config.routes
                 if route.network.version == packet.version and route.device == device
             )
-            yield _map(f"via{packet.version}-{device}", f"{packet.address} : {packet.address}", hops, ranges=True)
+            yield _map(f"via{packet.version}-{device}", f"{packet.ip} daddr : {packet.ip} daddr", hops, ranges=True)
 
 
 def _devices(config: FastpathConfig) -> tuple[str, ...]:
@@ -157,7 +154,7 @@ def _devices(config: FastpathConfig) -> tuple[str, ...]:
 def _map(name: str, kind: str, elements: Iterable[str], *, ranges: bool = False) -> str:
     content = ", ".join(elements)
     filled = f" elements = {{ {content} }};" if content else ""
-    return f"map {name} {{ type {kind};{' flags interval;' if ranges else ''}{filled} }}"
+    return f"map {name} {{ typeof {kind};{' flags interval;' if ranges else ''}{filled} }}"
 
 
 def _chains(config: FastpathConfig) -> Iterator[str]:

@@ -36,12 +36,10 @@ def test_a_pods_device_knows_its_own_addresses_only() -> None:
 
 def test_each_way_has_a_device_and_what_is_no_way_is_at_home() -> None:
     assert (
-        "map via4-flannel.1 { type ipv4_addr : ipv4_addr; flags interval; elements = { 10.244.2.0/24 : 10.244.2.0 }; }"
+        "map via4-flannel.1 { typeof ip daddr : ip daddr; flags interval; elements = { 10.244.2.0/24 : 10.244.2.0 }; }"
         in TEXT
     )
-    assert (
-        'map home4 { type ipv4_addr : iface_index; elements = { 10.244.1.2 : "pcl1", 10.244.1.3 : "pcl2" }; }' in TEXT
-    )
+    assert 'map home4 { typeof ip daddr : meta oif; elements = { 10.244.1.2 : "pcl1", 10.244.1.3 : "pcl2" }; }' in TEXT
     assert [rule.partition(" device ")[2] for rule in chain("away4")] == [
         '"flannel.1"',
         '"eth0"',
