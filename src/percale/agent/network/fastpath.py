@@ -76,7 +76,13 @@ class Fastpath:
         if text == self._loaded:
             return
         started = asyncio.get_running_loop().time()
-        await self._table.load(text)
+        try:
+            await self._table.load(text)
+        except OSError:
+            if fastpath.text(gather()) == text:
+                raise
+            self._due.set()  # a device in it went meanwhile
+            return
         self._loaded = text
         await asyncio.sleep(_PAUSE_FACTOR * (asyncio.get_running_loop().time() - started))
 
