@@ -1,4 +1,4 @@
-"""A ClusterNetworkPolicy: administrators' rules before and after all NetworkPolicies. Source: v1alpha2 of its API.
+"""A ClusterNetworkPolicy: administrators' rules before and after all NetworkPolicies. Source: v1alpha2 (and v1beta1) of its API.
 
 Absent fields are None or an empty tuple. A peer or protocol that has only fields of a newer API has no field set here: `known`
 is False, and its rule must fail closed. Validation rejects one without any field.
@@ -127,6 +127,8 @@ class ClusterNetworkPolicy(Object, frozen=True, kw_only=True):
     """Admin before all NetworkPolicies; Baseline after them, for pods that none isolates."""
 
     API_VERSION: ClassVar[str] = "policy.networking.k8s.io/v1alpha2"
+    """Which CRDs of both releases serve."""
+    ALIASES: ClassVar[tuple[str, ...]] = ("policy.networking.k8s.io/v1beta1",)
     KIND: ClassVar[str] = "ClusterNetworkPolicy"
     PLURAL: ClassVar[str] = "clusternetworkpolicies"
     NAMESPACED: ClassVar[bool] = False

@@ -64,6 +64,11 @@ def test_a_good_one_is_decoded_and_written() -> None:
     assert kind_of("cnp") is kind_of("clusternetworkpolicies") is ClusterNetworkPolicy
 
 
+def test_one_of_v1beta1_is_the_same() -> None:
+    newer = GOOD.replace("v1alpha2", "v1beta1")
+    assert decode_manifest(newer.encode(), "a.yaml").objects == decode_manifest(GOOD.encode(), "a.yaml").objects
+
+
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
