@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from tests.cluster import api_server
-from tests.cluster.flannel import NETWORKS, STATE, EtcdWorld, KubernetesWorld, World
+from tests.cluster.cnitool import STATE
+from tests.cluster.flannel import NETWORKS, EtcdWorld, KubernetesWorld, World
 from tests.cluster.kubernetes_cluster import RIGHTS, KubernetesCluster
 from tests.etcd_server import EtcdServer
 from tests.kernel.agent.cluster import NETNS, Cluster, etcd_of, sh

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from tests.cluster.api_server import AGENT, program
+from tests.cluster.cnitool import STATE, cnitool
 from tests.cluster.kubernetes_cluster import KubernetesCluster
 from tests.etcd_server import EtcdServer
 from tests.kernel.agent.cluster import NETNS, Cluster, Node, Pod
 from tests.waiting import PATIENCE, until
 
-STATE = Path("/var/lib/cni")
-"""Of cnitool; the tests have a /var/lib/cni of their own."""
 PLUGINS = Path("/usr/lib/cni")
 PLUGIN = """\
 #!/usr/bin/env python3
@@ -136,18 +135,9 @@ class Flannel:
         return pod
 
     def cnitool(self, verb: str, pod: str, network: str | None = None, **capabilities: Any) -> str:
-        """The runtime's call, in the node."""
-        environment = {
-            **os.environ,
-            "NETCONFPATH": str(self.node.directory / "net.d"),
-            "CNI_PATH": f"{self.node.directory / 'bin'}:{self.node.directory / 'flannel-bin'}:{PLUGINS}",
-            "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={pod}",
-            **({"CAP_ARGS": json.dumps(capabilities)} if capabilities else {}),
-        }
-        command = ["nsenter", f"--net={NETNS / self.node.name}", str(program("cnitool")), verb, network or self.network]
-        done = subprocess.run(
-            [*command, str(NETNS / pod)], env=environment, capture_output=True, text=True, check=False, timeout=60
-        )
+        """The runtime's call; its error fails the test."""
+        directories = (self.node.directory / "bin", self.node.directory / "flannel-bin", PLUGINS)
+        done = cnitool(self.node, verb, network or self.network, pod, directories, capabilities)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

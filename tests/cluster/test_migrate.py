@@ -9,7 +9,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from tests.cluster.flannel import PLUGINS, STATE, Flannel, World
+from tests.cluster.cnitool import STATE
+from tests.cluster.flannel import PLUGINS, Flannel, World
 from tests.cluster.tcp_stream import streaming
 from tests.cluster.test_beside_flannel import wait_reached
 from tests.kernel.agent.cluster import NETNS, Node, Pod
