@@ -3,6 +3,7 @@ SHELL := /bin/bash
 VENV  := .venv
 BIN   := $(VENV)/bin
 MINUTES := 1
+SECONDS := 1200
 WORKERS := 4
 # Side by side: each worker has namespaces of its own (tests/conftest.py).
 PYTEST  = $(BIN)/python -m pytest -q --numprocesses=$(WORKERS) --dist=worksteal
@@ -12,7 +13,7 @@ INSTALL  = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no
 
 PROGRAMS = $$(scripts/kubernetes-binaries e2e)
 
-.PHONY: help setup setup-tests demo check test kubernetes setup-testbed test-cluster conformance release-check fresh fuzz bench docs image lock clean
+.PHONY: help setup setup-tests demo check test kubernetes setup-testbed test-cluster conformance release-check fresh fuzz soak bench docs image lock clean
 
 help:                            ## what can be typed here
 	@awk -F ' *## ' '/^[a-z-]+:.*## / { sub(/:.*/, "", $$1); printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -73,6 +74,9 @@ fresh:                           ## the above on a bare Debian, made for it and 
 fuzz: setup-tests                ## policies over many more generated worlds, and odd documents for MINUTES=10; other ones each time
 	$(BIN)/python -m pytest -q --hypothesis-profile=fuzz tests/kernel/test_policy_worlds.py tests/unit/policy tests/unit/render/policy/test_renderer.py
 	end=$$((SECONDS + $(MINUTES) * 60)); while $(BIN)/python -m pytest -q --hypothesis-profile=fuzz tests/unit/inputs && ((SECONDS < end)); do :; done; ((SECONDS >= end))
+
+soak: setup-tests                ## random changes of a cluster, its packets compared with the evaluator: SECONDS=1200, SEED=…
+	$(BIN)/python -m tests.soak $(SECONDS) $(SEED)
 
 bench: setup-tests               ## side by side with what Percale replaces, in one run: some ten minutes, or NAMES="peers matrix"
 	$(BIN)/python -m bench $(NAMES)

@@ -62,6 +62,11 @@ class Services:
         self.answering.listen(self.spot(pod.name), pod.name)
         return pod
 
+    def forget(self, name: str) -> None:
+        """The namespace of this name is about to go; what listens there never hears anything again."""
+        if (spot := self._spots.pop(name, None)) is not None:
+            spot.close()
+
     def write(self, name: str, *objects: Object) -> None:
         self.cluster.write(name, *objects)
 
