@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from tests.cluster.testbed import cluster_policies
 from tests.cluster.testbed.conformance import PAGE, RESULTS, read
 from tests.cluster.testbed.groups import GROUPS, left_out
 from tests.cluster.testbed.page import GroupResult, SuiteResult, page
@@ -49,6 +50,28 @@ def test_a_page_from_a_report(tmp_path: Path) -> None:
     assert "Under disturbance" not in text
 
 
+def test_the_parts_of_the_suite_of_cluster_network_policies_are_counted() -> None:
+    log = """\
+=== RUN   TestClusterNetworkPolicy/CNPGress/Should_support_TCP
+=== RUN   TestClusterNetworkPolicy/CNPGress/Should_support_all
+    helper.go:71: stderr: OTHER: protocol not supported
+=== RUN   TestClusterNetworkPolicy/CNPGress/Should_support_UDP/TCP
+--- FAIL: TestClusterNetworkPolicy (9.00s)
+    --- FAIL: TestClusterNetworkPolicy/CNPGress (5.25s)
+        --- PASS: TestClusterNetworkPolicy/CNPGress/Should_support_TCP (3.25s)
+        --- FAIL: TestClusterNetworkPolicy/CNPGress/Should_support_all (9.00s)
+        --- FAIL: TestClusterNetworkPolicy/CNPGress/Should_support_UDP/TCP (2.00s)
+    --- FAIL: TestClusterNetworkPolicy/CNPPriority (0.00s)
+"""
+    specs = cluster_policies.read_log(log)
+    assert [(spec.name, spec.state, spec.seconds) for spec in specs] == [
+        ("CNPGress Should support TCP", "passed", 3.25),
+        ("CNPGress Should support all", "skipped", 9),
+        ("CNPGress Should support UDP TCP", "failed", 2),
+        ("CNPPriority", "failed", 0),
+    ]
+
+
 def test_results_are_read_as_they_were_written() -> None:
     count = Count(disturbances=3, requests=900, failed=1, slowest=0.5, denied=70, arrived=0, notes=["odd"])
     result = GroupResult({"Percale": "0"}, [SuiteResult("Conformance", 1, 0, {"a": "b"}, {}, 9)], [], count)
@@ -76,6 +99,15 @@ def test_a_selection_has_the_specs_that_the_suite_would_run() -> None:
     assert selection.has("[sig-network] Services should serve")
     assert not selection.has("[sig-network] Services SCTP")
     assert not selection.has("[sig-node] Pods")
+
+
+def test_packets_arrive_while_the_policies_are_deleted_and_are_named() -> None:
+    traffic = Traffic()
+    traffic.requests, traffic.denied, traffic.arrived = 9, 9, 3
+    traffic.excuse_packets(0, "n1: without its table for 0.10 s")
+    count = traffic.count()
+    assert (count.arrived, count.has_failed) == (0, False)
+    assert count.notes == ["n1: without its table for 0.10 s 3 denied packets arrived"]
 
 
 def test_only_requests_through_a_node_that_was_away_may_fail() -> None:

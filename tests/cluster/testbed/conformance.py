@@ -12,20 +12,20 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 
 import msgspec
-from tests.cluster.testbed import agents, suite
+from tests.cluster.testbed import agents, cluster_policies, suite
 from tests.cluster.testbed.cluster import testbed
 from tests.cluster.testbed.disturbances import DISTURBANCES
 from tests.cluster.testbed.groups import ALL, GROUPS, SHORT, Group
 from tests.cluster.testbed.layout import Layout
 from tests.cluster.testbed.page import AgentUsage, GroupResult, SuiteResult, page
 from tests.cluster.testbed.processes import in_node, run, say
-from tests.cluster.testbed.suite import Selection
+from tests.cluster.testbed.suite import Selection, Spec
 from tests.cluster.testbed.traffic import traffic
 
 from percale import __version__
@@ -39,21 +39,32 @@ def measure(layout: Layout, name: str, group: Group) -> GroupResult:
     """In a testbed that is up."""
     say(f"== {name}: {group.title}")
     if group.disturbance is None:
-        results = [_suite(layout, title, selection, REPORT / name) for title, selection in group.suites.items()]
+        results = _suites(layout, group, REPORT / name)
         usage = [AgentUsage(each.node, each.cpu_seconds, each.resident_bytes) for each in agents.running(layout)]
         return GroupResult(versions(layout), results, usage)
     with traffic(layout) as streams, DISTURBANCES[group.disturbance](layout, streams):
-        results = [_suite(layout, title, selection, REPORT / name) for title, selection in group.suites.items()]
+        results = _suites(layout, group, REPORT / name)
     count = streams.count()
     say(str(count))
     return GroupResult(versions(layout), results, [], count)
 
 
-def _suite(layout: Layout, title: str, selection: Selection, report: Path) -> SuiteResult:
+def _suites(layout: Layout, group: Group, report: Path) -> list[SuiteResult]:
+    """One after the other."""
+
+    def selected(title: str, selection: Selection) -> Callable[[], list[Spec]]:
+        return lambda: suite.run(layout, selection, report / re.sub(r"\W+", "-", title).lower())
+
+    runs = {title: selected(title, selection) for title, selection in group.suites.items()}
+    if group.cluster_policies:
+        runs[cluster_policies.TITLE] = lambda: cluster_policies.run(layout, report)
+    return [_result(title, run) for title, run in runs.items()]
+
+
+def _result(title: str, run: Callable[[], list[Spec]]) -> SuiteResult:
     say(title)
     begin = time.monotonic()
-    specs = suite.run(layout, selection, report / re.sub(r"\W+", "-", title).lower())
-    result = SuiteResult.of(title, specs, time.monotonic() - begin)
+    result = SuiteResult.of(title, run(), time.monotonic() - begin)
     say(f"{result.passed} of {result.specs} passed, {result.seconds:.0f} s")
     for spec, message in result.failed.items():
         say(f"failed: {spec}: {message}")

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from threading import Event, Thread
+from typing import Any
 
 from tests.cluster.testbed import agents
 from tests.cluster.testbed.control_plane import kubectl, restarted, serves
-from tests.cluster.testbed.layout import Layout
-from tests.cluster.testbed.processes import in_holder, run
-from tests.cluster.testbed.traffic import Traffic
+from tests.cluster.testbed.layout import Layout, Node
+from tests.cluster.testbed.processes import TestbedError, in_holder, in_node, run
+from tests.cluster.testbed.traffic import Failure, Traffic
 from tests.waiting import until
+
+from percale.render.nft.objects import POLICY_TABLE
+from percale.render.objects import OWNER, ROUTE_PROTOCOL
 
 _KILL_EVERY = 5.0
 _QUIET, _AWAY = 10.0, 60.0
 _DOWN, _UP, _FLAPS = 3.0, 12.0, 6
+_POLICIES = f"table {POLICY_TABLE}"
+"""Whose absence is what lets packets pass (docs/policy.md)."""
+_BACK = 10.0
+"""Seconds until what was deleted must be there again."""
 
 
 @contextmanager
@@ -87,10 +96,66 @@ def flapping(layout: Layout, traffic: Traffic) -> Iterator[None]:
     yield
 
 
+@contextmanager
+def deleted(layout: Layout, traffic: Traffic) -> Iterator[None]:
+    """What has Percale's mark, one after the other, on each node; the next once it is there again."""
+    for node in layout.nodes:
+        for what, delete in list(_ours(layout, node)):
+            before = traffic.arrived
+            run([*in_node(layout, node.name), *delete])
+            traffic.disturbances += 1
+            begin = time.monotonic()
+            while not _is_there(layout, node, what):
+                if time.monotonic() - begin > _BACK:
+                    traffic.failures.append(
+                        Failure(begin, time.monotonic(), f"{node.name}: {what} is not restored", frozenset())
+                    )
+                    break
+            if what == _POLICIES:
+                traffic.excuse_packets(before, f"{node.name}: without {what} for {time.monotonic() - begin:.2f} s")
+    yield
+
+
+def _is_there(layout: Layout, node: Node, what: str) -> bool:
+    try:
+        return what in dict(_ours(layout, node))
+    except TestbedError:  # a device went while its entries were listed
+        return False
+
+
+def _ours(layout: Layout, node: Node) -> Iterator[tuple[str, list[str]]]:
+    """What it is, and how it is deleted. Pods' own pairs of devices are their runtime's to delete."""
+
+    def show(*command: str) -> Any:
+        return json.loads(run([*in_node(layout, node.name), *command]) or "[]")
+
+    for family in ("-4", "-6"):
+        for route in show("ip", family, "-j", "route", "show", "table", "main", "proto", str(ROUTE_PROTOCOL)):
+            kind = route.get("type", "unicast")
+            through = ("dev", route["dev"]) if "dev" in route else ()
+            yield f"{kind} route to {route['dst']}", ["ip", family, "route", "del", kind, route["dst"], *through]
+        for entry in show("ip", family, "-j", "neigh", "show", "proto", str(ROUTE_PROTOCOL)):
+            yield f"neighbour {entry['dst']}", ["ip", "neigh", "del", entry["dst"], "dev", entry["dev"]]
+    for link in show("ip", "-j", "-d", "link"):
+        if link.get("ifalias") != OWNER or link.get("linkinfo", {}).get("info_kind") == "veth":
+            continue
+        name = link["ifname"]
+        for entry in show("bridge", "-j", "fdb", "show", "dev", name):
+            if "dst" in entry:
+                destination = ("dst", entry["dst"])
+                yield f"FDB entry {entry['mac']}", ["bridge", "fdb", "del", entry["mac"], "dev", name, *destination]
+        yield f"device {name}", ["ip", "link", "del", name]
+    for line in run([*in_node(layout, node.name), "nft", "list", "tables"]).splitlines():
+        _, family, name = line.split()
+        if name.startswith(OWNER):
+            yield line, ["nft", "delete", "table", family, name]
+
+
 DISTURBANCES: Mapping[str, Callable[[Layout, Traffic], AbstractContextManager[None]]] = {
     "killed": killed,
     "rolling": rolling,
     "no-api-server": no_api_server,
     "etcd": etcd,
     "flapping": flapping,
+    "deleted": deleted,
 }

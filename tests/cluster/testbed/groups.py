@@ -20,6 +20,8 @@ class Group:
     stack: str = "ipv4"
     """One of layout.FAMILIES."""
     nodes: int = 3
+    cluster_policies: bool = False
+    """The conformance suite of ClusterNetworkPolicy, too."""
     disturbance: str | None = None
     """One of disturbances.DISTURBANCES, while the suites and a steady traffic run."""
 
@@ -46,6 +48,7 @@ GROUPS: Mapping[str, Group] = {
     "no-api-server": Group("vxlan, no API server for a minute", {}, disturbance="no-api-server"),
     "etcd": Group("vxlan, etcd killed and started again", {}, disturbance="etcd"),
     "flapping": Group("vxlan, the link of a node goes and comes", {}, disturbance="flapping"),
+    "deleted": Group("vxlan, everything of Percale deleted by hand in turn", {}, disturbance="deleted"),
     "six-nodes": Group("vxlan, 6 nodes", {"Traffic Distribution": Selection(_SIX_NODES)}, nodes=6),
     "dual-stack": Group(
         "vxlan, IPv4 and IPv6", {"dual stack": Selection("IPv6DualStack", ("SCTPConnectivity",))}, stack="dual"
@@ -59,6 +62,9 @@ GROUPS: Mapping[str, Group] = {
         network="policies",
     ),
     "canal": Group("policies only, over flannel and kube-proxy", _CONFORMANCE, network="canal"),
+    "udp": Group("udp", _CONFORMANCE, network="udp"),
+    "bgp": Group("bgp", _CONFORMANCE, network="bgp"),
+    "cluster-policies": Group("vxlan", {}, cluster_policies=True),
 }
 
 SHORT: Mapping[str, Group] = {

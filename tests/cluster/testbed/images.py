@@ -21,6 +21,7 @@ from tests.cluster.testbed.processes import TestbedError, run
 IMAGE_NAMES = Path(__file__).parent / "image-names.yaml"
 PAUSE = "percale.test/pause:local"
 COREDNS = "percale.test/coredns:local"
+AGNHOST = "percale.test/agnhost:local"
 TOOLS = (
     *("bash", "conntrack", "curl", "dig", "getent", "host", "ip", "ip6tables", "iptables", "iptables-save", "jq"),
     *("nc.openbsd", "nft", "nslookup", "sh", "socat", "ss", "wget"),
@@ -58,7 +59,8 @@ def archive(programs: Path) -> Path:
         raise TestbedError(f"{programs} lacks {', '.join(missing)}; type: scripts/kubernetes-binaries e2e")
     if not made.exists() or made.stat().st_mtime < max(each.stat().st_mtime for each in sources):
         unfinished = made.with_suffix(".new")
-        _write(unfinished, _layer(programs), [*_names(programs), ("pause", PAUSE), ("coredns", COREDNS)])
+        ours = [("pause", PAUSE), ("coredns", COREDNS), ("agnhost", AGNHOST)]
+        _write(unfinished, _layer(programs), [*_names(programs), *ours])
         unfinished.rename(made)
     return made
 
@@ -96,6 +98,7 @@ def _layer(programs: Path) -> bytes:
     tree.link("/bin/sh", "/usr/bin/sh")  # busybox' own would prefer its applets to the tools
     for tool in TOOLS:
         tree.add(f"/usr/bin/{tool}", Path(os.path.realpath(_program(tool))))
+    tree.link("/bin/bash", "/usr/bin/bash")
     tree.link("/usr/bin/nc", "nc.openbsd")
     for extension in sorted(Path("/usr/lib").glob("*/xtables/*.so")):
         tree.add(str(extension), extension, 0o644)
