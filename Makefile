@@ -65,7 +65,7 @@ test-cluster: setup-testbed      ## tests with real kube-apiservers, etcd and ku
 conformance: setup-testbed       ## Kubernetes' end-to-end specs of the network, written to docs/conformance.md: an hour and a half, or NAMES=short
 	$(BIN)/python -m tests.cluster.testbed.conformance "$(PROGRAMS)" $(NAMES)
 
-release-check: test test-cluster conformance  ## all that a release must pass
+release-check: test test-cluster conformance soak  ## all that a release must pass: about two hours and a half
 
 fresh: SUITE ?= bookworm
 fresh:                           ## the above on a bare Debian, made for it and removed again: SUITE=bookworm or trixie
