@@ -7,9 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from tests.cluster.testbed import cluster_policies
+from tests.cluster.testbed import cgroups, cluster_policies
 from tests.cluster.testbed.conformance import PAGE, RESULTS, read
 from tests.cluster.testbed.groups import GROUPS, left_out
+from tests.cluster.testbed.layout import NAME
 from tests.cluster.testbed.page import GroupResult, SuiteResult, page
 from tests.cluster.testbed.processes import TestbedError
 from tests.cluster.testbed.suite import Selection, read_report
@@ -108,6 +109,15 @@ def test_packets_arrive_while_the_policies_are_deleted_and_are_named() -> None:
     count = traffic.count()
     assert (count.arrived, count.has_failed) == (0, False)
     assert count.notes == ["n1: without its table for 0.10 s 3 denied packets arrived"]
+
+
+def test_processes_of_a_testbed_while_a_group_of_it_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cgroups, "hierarchies", lambda: [tmp_path])
+    for group in ("n1", "n1/kubepods", "n1/gone"):
+        (tmp_path / NAME / group).mkdir(parents=True)
+    (tmp_path / NAME / "n1/cgroup.procs").write_text("")
+    (tmp_path / NAME / "n1/kubepods/cgroup.procs").write_text("7\n8\n")
+    assert cgroups.processes("n1") == {7, 8}
 
 
 def test_only_requests_through_a_node_that_was_away_may_fail() -> None:

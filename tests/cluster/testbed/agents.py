@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle, pairwise
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event
 
 from tests.cluster.testbed import cgroups
 from tests.cluster.testbed.layout import Layout, Node
@@ -46,7 +47,7 @@ def running(layout: Layout, *nodes: Node) -> list[AgentProcess]:
 
 @contextmanager
 def killed_in_turn(layout: Layout, every: float) -> Iterator[list[AgentProcess]]:
-    """Meanwhile the agent of one node after the other is killed; all that were."""
+    """Meanwhile the agent of one node after the other is killed; all that were. What fails in that, fails at the end."""
     killed: list[AgentProcess] = []
     ended = Event()
 
@@ -58,13 +59,13 @@ def killed_in_turn(layout: Layout, every: float) -> Iterator[list[AgentProcess]]
                 os.kill(agent.pid, signal.SIGKILL)
                 killed.append(agent)
 
-    thread = Thread(target=kill)
-    thread.start()
-    try:
-        yield killed
-    finally:
-        ended.set()
-        thread.join()
+    with ThreadPoolExecutor(1) as pool:
+        killing = pool.submit(kill)
+        try:
+            yield killed
+        finally:
+            ended.set()
+        killing.result()
 
 
 def _is_agent(pid: int) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from threading import Event, Thread
+from threading import Event
 from typing import Any
 
 from tests.cluster.testbed import agents
@@ -47,13 +48,13 @@ def rolling(layout: Layout, traffic: Traffic) -> Iterator[None]:
             kubectl(layout, "rollout", "status", "-n=percale", "daemonset/percale", "--timeout=300s", seconds=310)
             traffic.disturbances += 1
 
-    thread = Thread(target=update)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+    with ThreadPoolExecutor(1) as pool:
+        updating = pool.submit(update)
+        try:
+            yield
+        finally:
+            ended.set()
+        updating.result()
 
 
 @contextmanager
