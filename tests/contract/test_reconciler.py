@@ -313,6 +313,7 @@ def _borrowed(world: World) -> Driver:
         apply = staticmethod(world.driver.apply)
         underlay = staticmethod(world.driver.underlay)
         changed_sysctls = staticmethod(world.driver.changed_sysctls)
+        read_wireguard = staticmethod(world.driver.read_wireguard)
 
         def follow(self, on_events: object) -> None:
             """Its events stay with the first."""

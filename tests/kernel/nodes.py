@@ -23,6 +23,8 @@ from percale.agent.network.tables import NetworkTables
 from percale.backend.interface_selection import InterfaceOptions, local_node, select_interface
 from percale.backend.protocol import LocalNode, lease_spec
 from percale.backend.registry import make_backend
+from percale.backend.wireguard import key_file
+from percale.backend.wireguard.backend import WireguardBackend
 from percale.errors import BadConfig
 from percale.ipam.subnet_plan import candidate
 from percale.kernel.netns import NetnsThread
@@ -127,16 +129,28 @@ class Node(Machine):
         self.tables: NetworkTables
         self._life = AsyncExitStack()
         self.problems: list[str] = []
+        self._state = space.path.with_name(f"{space.path.name}-state")
 
     async def start(self, document: dict[str, Any]) -> None:
         """A new life of the agent; the reconciler closes the driver."""
         self._config = network_config(document)
         self._backend = make_backend(self._config)
+        if self._backend.keeps_state:
+            self._state.mkdir(mode=0o700, exist_ok=True)
+            self._backend.load(self._state)
         driver = KernelDriver(NetnsThread(self.space.descriptor))
         self.reconciler = Reconciler(driver, on_problem=lambda source, error: self.problems.append(source))
         await self.reconciler.start()
         self.tables = await self._life.enter_async_context(running_tables(self.space.descriptor, self.subnets))
         self.reconciler.on_underlay(lambda underlay: self.render())
+
+    async def renew_key(self) -> None:
+        """As the agent does where somebody has removed it."""
+        assert isinstance(self._backend, WireguardBackend)
+        (self._state / key_file.FILE).unlink()
+        assert self._backend.renew_key()
+        self.render()
+        await self.reconciler.wait_idle()
 
     async def stop(self) -> None:
         await self._life.aclose()

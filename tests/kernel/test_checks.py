@@ -41,7 +41,7 @@ def node(new_space: Callable[[], Space], tmp_path: Path) -> CheckedNode:
     return CheckedNode(new_space(), new_space(), tmp_path)
 
 
-OTHER_BACKENDS = {"ipip", "tun", "bird"}
+OTHER_BACKENDS = {"ipip", "tun", "wireguard", "bird"}
 """Checks of what vxlan does not need."""
 
 

@@ -11,12 +11,14 @@ from percale.backend.ipip import IpipBackend
 from percale.backend.protocol import Backend
 from percale.backend.udp.backend import UdpBackend
 from percale.backend.vxlan import VxlanBackend
+from percale.backend.wireguard.backend import WireguardBackend
 from percale.errors import BadNetworkConfig
 from percale.model.netconf import NetworkConfig
 
 BACKENDS: dict[str, Callable[[Any], Backend]] = {
     "vxlan": VxlanBackend,
     "ipip": IpipBackend,
+    "wireguard": WireguardBackend,
     "host-gw": lambda _options: HostGw(),
     "bgp": BgpBackend,
     "udp": UdpBackend,

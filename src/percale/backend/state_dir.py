@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from percale.backend.protocol import Backend
@@ -34,7 +35,8 @@ async def retire_backends(state_dir: Path, *, keep: str | None = None) -> list[P
             continue
         if directory.name in BACKENDS:
             before = BACKENDS[directory.name](OPTIONS[directory.name]())
-            before.load(directory)
+            with suppress(StateError):  # a key that cannot be read: it has no process
+                before.load(directory)
             if before.process is not None:
                 await before.process.stop()
         try:

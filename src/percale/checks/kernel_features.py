@@ -16,7 +16,7 @@ from percale.errors import KernelError
 from percale.kernel import sysctl
 from percale.kernel.nftables.nft_program import run_nft
 from percale.model.ip_family import Family
-from percale.render.link_kinds import Bridge, Ipip, Tun, Veth, VethPeer, Vxlan
+from percale.render.link_kinds import Bridge, Ipip, Tun, Veth, VethPeer, Vxlan, Wireguard
 from percale.render.network.base_chains import network_tables
 from percale.render.nft.objects import TableSpec
 from percale.render.objects import Link
@@ -60,6 +60,12 @@ def ipip(host: Host) -> Outcome | None:
     if host.config.backend == "none" or host.network is None or host.network.backend_type != "ipip":
         return None
     return _devices("ipip", [Link("pcl-check-i", Ipip(IPv4Address("192.0.2.1")))])
+
+
+def wireguard(host: Host) -> Outcome | None:
+    if host.config.backend == "none" or host.network is None or host.network.backend_type != "wireguard":
+        return None
+    return _devices("wireguard", [Link("pcl-check-w", Wireguard())])
 
 
 def bird(host: Host) -> Outcome | None:

@@ -16,6 +16,7 @@ NODE = (
     Check("vxlan", _NOT_ACROSS, kernel_features.vxlan),
     Check("tun", _NOT_ACROSS, kernel_features.tun),
     Check("ipip", _NOT_ACROSS, kernel_features.ipip),
+    Check("wireguard", _NOT_ACROSS, kernel_features.wireguard),
     Check("bird", _NOT_ACROSS, kernel_features.bird),
     Check("nftables", _POLICIES, kernel_features.nftables),
     Check("conntrack", "answers are dropped, Services are not translated", kernel_features.conntrack),

@@ -16,6 +16,8 @@ from percale.render.objects import (
     Route,
     Shaper,
     Sysctl,
+    WireguardDevice,
+    WireguardPeer,
 )
 
 
@@ -43,6 +45,10 @@ def _put(desired: KernelObject) -> list[str]:
             lines = [f"ip neighbour replace {where} nud permanent protocol {ROUTE_PROTOCOL}"]
         case FdbEntry():
             lines = [f"bridge fdb replace {desired.mac} dev {desired.dev} dst {desired.dst} self permanent"]
+        case WireguardDevice():
+            lines = [f"wg set {desired.dev} listen-port {desired.port} fwmark {desired.mark} private-key KEY-FILE"]
+        case WireguardPeer():
+            lines = [f"wg set {desired.dev} peer {_peer(desired)}"]
         case Shaper():
             lines = [
                 f"tc qdisc replace dev {desired.dev} root tbf rate {desired.rate}bit burst {desired.burst // 8} latency 25ms",
@@ -70,13 +76,25 @@ def _remove(desired: KernelObject) -> list[str]:
             lines = [f"ip neighbour delete {desired.address} dev {desired.dev}"]
         case FdbEntry():
             lines = [f"bridge fdb delete {desired.mac} dev {desired.dev} self"]
+        case WireguardPeer():
+            lines = [f"wg set {desired.dev} peer {desired.public_key} remove"]
         case Shaper():
             lines = [f"tc qdisc delete dev {desired.dev} root"]
         case Redirect():
             lines = [f"tc qdisc delete dev {desired.dev} ingress"]
-        case Sysctl():
+        case Sysctl() | WireguardDevice():
             lines = []
     return lines
+
+
+def _peer(desired: WireguardPeer) -> str:
+    words = [desired.public_key]
+    if desired.preshared_key is not None:
+        words.append("preshared-key KEY-FILE")
+    if desired.endpoint is not None:
+        words.append(f"endpoint {desired.endpoint}")
+    words.append(f"persistent-keepalive {desired.keepalive}")
+    return f"{' '.join(words)} allowed-ips {','.join(sorted(map(str, desired.allowed)))}"
 
 
 def _put_link(desired: Link) -> list[str]:

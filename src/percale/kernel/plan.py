@@ -1,13 +1,16 @@
 """Compares desired and actual objects, and orders changes: pure functions on values. Called by `reconciler/state.py`.
 
 Deletions come first, in reverse order of dependency (routes … addresses, links); then desired objects, each after its
-dependencies: sysctls, links, addresses, neighbours, forwarding entries, routes, shapers.
+dependencies: sysctls, links, addresses, neighbours, forwarding entries, peers, routes, shapers.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from ipaddress import ip_network
+
+from msgspec.structs import replace
 
 from percale.kernel.netlink.link import has_kind, needs_new_device
 from percale.kernel.protocol import Change, Delete, Upsert
@@ -23,19 +26,24 @@ from percale.render.objects import (
     Route,
     Shaper,
     Sysctl,
+    WireguardDevice,
+    WireguardObject,
+    WireguardPeer,
 )
 
 _SETTING, _LINK, _LINK_SETTING = 0, 1, 2
 _RANKS: dict[type, int] = {
     Link: _LINK,
-    Address: 3,
-    Neighbour: 4,
-    FdbEntry: 5,
-    Route: 6,
-    Shaper: 7,
-    Redirect: 8,
+    WireguardDevice: 3,
+    Address: 4,
+    Neighbour: 5,
+    FdbEntry: 6,
+    WireguardPeer: 7,
+    Route: 8,
+    Shaper: 9,
+    Redirect: 10,
 }
-_ON_ONE_DEVICE = (Route, Neighbour, FdbEntry, Address, Shaper)
+_ON_ONE_DEVICE = (Route, Neighbour, FdbEntry, Address, Shaper, WireguardDevice, WireguardPeer)
 _SHAPER_TOLERANCE = 0.01
 """The kernel stores a bucket as a time: read back, it differs slightly."""
 
@@ -70,6 +78,18 @@ def _link_matches(desired: Link, actual: Link) -> bool:
         (desired.arp, actual.arp),
     )
     return all(expected is None or expected == there for expected, there in pairs)
+
+
+def is_undisturbed(known: WireguardObject, found: WireguardObject | None) -> bool:
+    """True when only the kernel itself has changed it: a peer's endpoint is where its last packet came from.
+
+    Such packets pass the guard, so they come from one of the peer's addresses; behind a NAT the port is any.
+    """
+    if not isinstance(known, WireguardPeer) or not isinstance(found, WireguardPeer) or found.endpoint is None:
+        return known == found
+    address = found.endpoint.address
+    own = (known.endpoint is not None and address == known.endpoint.address) or ip_network(address) in known.allowed
+    return own and replace(found, endpoint=known.endpoint) == known
 
 
 def replaces(desired: KernelObject, actual: KernelObject | None) -> bool:
@@ -113,10 +133,10 @@ def sysctl_device(name: str) -> str | None:
 
 
 def removable(obj: KernelObject) -> bool:
-    """False for what is not ours to delete: foreign devices, and sysctls, which others may rely on."""
+    """False for what is not ours to delete, or not by itself: foreign devices, sysctls, which others may rely on."""
     if isinstance(obj, Link):
         return obj.kind is not None and obj.alias == OWNER
-    return not isinstance(obj, Sysctl)
+    return not isinstance(obj, Sysctl | WireguardDevice)
 
 
 def order(removals: Iterable[KernelObject], upserts: Mapping[Key, KernelObject]) -> list[Change]:

@@ -110,6 +110,9 @@ class Driver(Protocol):
     def changed_sysctls(self, settings: Sequence[Sysctl]) -> Sequence[Sysctl]:
         """Those with another value now; one that cannot be read is omitted."""
 
+    def read_wireguard(self, devices: Iterable[str]) -> dict[Key, KernelObject]:
+        """What these devices of ours have and the kernel reports no changes of: key, port, peers. A missing one has nothing."""
+
     def follow(self, on_events: Callable[[Iterable[KernelEvent]], None]) -> None:
         """Report changes by others until `close()`; `on_events` is called on any thread and must not block."""
 

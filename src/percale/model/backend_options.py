@@ -6,12 +6,13 @@ A backend of a later issue is here already, so that its configuration is read an
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
 from percale.model.ip_family import Family
+from percale.secret import Secret
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Vni = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFF)]
@@ -37,6 +38,14 @@ class BackendOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, re
     def tunnel_ports(self) -> tuple[int, ...]:
         """The UDP ports at which nodes take what is in a packet for a node's or a pod's own."""
         return ()
+
+    def required_underlay(self, families: Iterable[Family]) -> tuple[Family, ...]:
+        """The families in which nodes need an address, to carry pods' packets of these."""
+        return tuple(families)
+
+    def problem(self, families: Collection[Family]) -> str | None:
+        """Why these options cannot serve a network of these families."""
+        return None
 
 
 class VxlanOptions(BackendOptions, frozen=True):
@@ -95,13 +104,13 @@ class IpipOptions(BackendOptions, frozen=True):
 
 
 class WireguardOptions(BackendOptions, frozen=True):
-    """`PSK` is base64 of 32 bytes."""
+    """`mode`: a device per family, or one for both, which reaches peers by either or by one family of addresses."""
 
     has_device = True
     listen_port: Port = 51820
     listen_port_v6: Port = msgspec.field(default=51821, name="ListenPortV6")
     mtu: Mtu = msgspec.field(default=0, name="MTU")
-    psk: str | None = msgspec.field(default=None, name="PSK")
+    psk: Secret | None = msgspec.field(default=None, name="PSK")
     persistent_keepalive_interval: Seconds = 0
     mode: Literal["separate", "auto", "ipv4", "ipv6"] = "separate"
 
@@ -109,13 +118,20 @@ class WireguardOptions(BackendOptions, frozen=True):
     def tunnel_ports(self) -> tuple[int, ...]:
         return (self.listen_port, self.listen_port_v6) if self.mode == "separate" else (self.listen_port,)
 
+    def required_underlay(self, families: Iterable[Family]) -> tuple[Family, ...]:
+        return {"separate": tuple(families), "auto": ()}.get(self.mode, self.underlay_families)
 
-class IpsecOptions(BackendOptions, frozen=True):
-    """`PSK` is required by the backend."""
+    @property
+    def underlay_families(self) -> tuple[Family, ...]:
+        """Of the addresses by which nodes send to each other."""
+        return {"ipv4": (Family.IPV4,), "ipv6": (Family.IPV6,)}.get(self.mode, tuple(Family))
 
-    psk: Annotated[str, msgspec.Meta(min_length=96)] = msgspec.field(name="PSK")
-    udp_encap: bool = msgspec.field(default=False, name="UDPEncap")
-    esp_proposal: str = msgspec.field(default="aes128gcm16-sha256-prfsha256-ecp256", name="ESPProposal")
+    def problem(self, families: Collection[Family]) -> str | None:
+        if not any(family in families for family in self.underlay_families):
+            return f"Mode: {self.mode} takes nodes' IPv{self.underlay_families[0]} addresses, and the network has none"
+        if self.mode == "separate" and len(families) > 1 and self.listen_port == self.listen_port_v6:
+            return f"ListenPortV6: {self.listen_port} is ListenPort, too; two devices need two ports"
+        return None
 
 
 class AllocOptions(BackendOptions, frozen=True):
@@ -138,7 +154,6 @@ OPTIONS: dict[str, type[BackendOptions]] = {
     "udp": UdpOptions,
     "ipip": IpipOptions,
     "wireguard": WireguardOptions,
-    "ipsec": IpsecOptions,
     "alloc": AllocOptions,
     "extension": ExtensionOptions,
 }
@@ -149,5 +164,17 @@ def guarded_ports(tunnel_ports: Iterable[int]) -> tuple[int, ...]:
     return tuple(sorted(set(tunnel_ports))) or VxlanOptions().tunnel_ports
 
 
-REMOVED = frozenset({"gce", "aws-vpc", "ali-vpc", "tencent-vpc"})
-"""flannel's cloud backends: gone or going, but still in people's configurations."""
+NOT_OFFERED = {
+    **{
+        name: (
+            f'the cloud backend "{name}" is not supported',
+            "use host-gw when all nodes share a network segment, else vxlan",
+        )
+        for name in ("gce", "aws-vpc", "ali-vpc", "tencent-vpc")
+    },
+    "ipsec": (
+        '"ipsec" is not offered',
+        "use wireguard: it encrypts as well, in the kernel alone, and each node makes its own key",
+    ),
+}
+"""flannel's backends that are gone, going or not worth it, but still in people's files: what is wrong, and what to do."""

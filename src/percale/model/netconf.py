@@ -18,9 +18,11 @@ from msgspec import Struct
 
 from percale.errors import BadNetworkConfig
 from percale.model.addresses import IPAddress, IPNetwork
-from percale.model.backend_options import OPTIONS, REMOVED, BackendOptions
+from percale.model.backend_options import NOT_OFFERED, OPTIONS, BackendOptions
 from percale.model.ip_family import Family
 from percale.model.manifest.json_text import read_json_text
+from percale.model.wireguard_key import decode_key
+from percale.secret import Secret
 from percale.suggestion import nearest
 
 DEFAULT_BACKEND = "vxlan"
@@ -149,6 +151,8 @@ def network_config(document: Mapping[str, Any], source: str = "net-conf.json") -
             where=source,
             hint="leave out EnableIPv6, or use vxlan",
         )
+    if (problem := options.problem(families)) is not None:
+        raise BadNetworkConfig(f"Backend.{problem}", where=source)
     return NetworkConfig(families, backend_type, options)
 
 
@@ -179,11 +183,18 @@ def _typed(schema: type[S], document: Mapping[str, Any], path: str, source: str)
         if value is not None:
             values[name] = value
     try:
-        return msgspec.convert(values, schema)
+        return msgspec.convert(values, schema, dec_hook=_key)
     except msgspec.ValidationError as error:
         what, _, field = str(error).replace(" | null", "").replace("`", "").partition(" - at $.")
         where = f"{path}{field}".rstrip(".")
         raise BadNetworkConfig(f"{where}: {what[0].lower()}{what[1:]}", where=source) from error
+
+
+def _key(_type: type, value: Any) -> Secret:
+    """The one type that JSON does not have. Raises TypeError, ValueError, without the value."""
+    if not isinstance(value, str):
+        raise TypeError("expected a string")
+    return Secret(decode_key(value))
 
 
 def _nearest(word: str, known: tuple[str, ...]) -> str:
@@ -199,12 +210,9 @@ def _backend(document: Mapping[str, Any], source: str) -> tuple[str, BackendOpti
     if any(not isinstance(value, str) for value in named):
         raise BadNetworkConfig("Backend.Type: expected a string", where=source)
     name = named[0].lower() if named else DEFAULT_BACKEND
-    if name in REMOVED:
-        raise BadNetworkConfig(
-            f'Backend.Type: the cloud backend "{name}" is not supported',
-            where=source,
-            hint="use host-gw when all nodes share a network segment, else vxlan",
-        )
+    if name in NOT_OFFERED:
+        what, hint = NOT_OFFERED[name]
+        raise BadNetworkConfig(f"Backend.Type: {what}", where=source, hint=hint)
     if name not in OPTIONS:
         raise BadNetworkConfig(
             f'Backend.Type: unknown backend "{name}"', where=source, hint=_nearest(name, tuple(OPTIONS))

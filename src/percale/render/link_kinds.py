@@ -52,6 +52,10 @@ class Ipip(LinkKind, frozen=True, tag="ipip"):
     local: IPv4Address
 
 
+class Wireguard(LinkKind, frozen=True, tag="wireguard"):
+    """An encrypted tunnel. Its key, port and peers are objects of their own: `objects.py`."""
+
+
 class Bridge(LinkKind, frozen=True, tag="bridge"):
     """What a bridge learns from its ports beside source MACs; both can be abused by pods. None: left as it is.
 

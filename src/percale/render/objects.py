@@ -1,17 +1,18 @@
-"""Desired kernel objects as values: links, addresses, routes, neighbours, FDB entries, shapers.
+"""Desired kernel objects as values: links, addresses, routes, neighbours, FDB entries, WireGuard's peers, shapers.
 
 Backends and `render/network` make them (pure), `kernel/` applies them. Two objects with the same `key` are one kernel object;
-one that equals the actual object costs nothing. `kernel/commands.py` formats each as an `ip`, `bridge`, `tc` or `nft` command.
+one that equals the actual object costs nothing. `kernel/commands.py` formats each as a command of `ip`, `bridge`, `wg` or `tc`.
 """
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from msgspec import Struct
 
 from percale.model.addresses import IPAddress, IPInterface, IPNetwork
 from percale.render.link_kinds import LinkKind, lower_mac
+from percale.secret import Secret
 
 OWNER = "percale"
 """The owner's mark on all our objects: link alias, nft table name. Cleanup deletes by it."""
@@ -110,6 +111,49 @@ class FdbEntry(Struct, frozen=True):
         return ("fdb", self.dev, self.mac)
 
 
+class WireguardDevice(Struct, frozen=True):
+    """What a wireguard device has of its own. It goes with the device."""
+
+    dev: str
+    private_key: Secret | None
+    port: int
+    mark: int = 0
+    """Of the packets that it sends."""
+
+    @property
+    def key(self) -> Key:
+        return ("wireguard", self.dev)
+
+
+class Endpoint(NamedTuple):
+    """Where a peer takes packets, by UDP."""
+
+    address: IPAddress
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.address}:{self.port}" if self.address.version == 4 else f"[{self.address}]:{self.port}"
+
+
+class WireguardPeer(Struct, frozen=True):
+    """Packets to `allowed` go to this peer, and of its packets only those with such a source are taken.
+
+    A network is one peer's: who declares it last has it. The kernel changes the endpoint, too: to where the peer sends from.
+    `keepalive` is in seconds, 0: none.
+    """
+
+    dev: str
+    public_key: str
+    endpoint: Endpoint | None
+    allowed: frozenset[IPNetwork]
+    preshared_key: Secret | None = None
+    keepalive: int = 0
+
+    @property
+    def key(self) -> Key:
+        return ("peer", self.dev, self.public_key)
+
+
 class Shaper(Struct, frozen=True):
     """A token bucket (tbf) at a device's root: `rate` and `burst` in bits a second and bits, latency 25 ms."""
 
@@ -144,4 +188,7 @@ class Sysctl(Struct, frozen=True):
         return ("sysctl", self.name)
 
 
-KernelObject: TypeAlias = Link | Address | Route | Neighbour | FdbEntry | Shaper | Redirect | Sysctl
+WIREGUARD = (WireguardDevice, WireguardPeer)
+"""Objects whose changes by others are no events."""
+WireguardObject: TypeAlias = WireguardDevice | WireguardPeer
+KernelObject: TypeAlias = Link | Address | Route | Neighbour | FdbEntry | WireguardObject | Shaper | Redirect | Sysctl

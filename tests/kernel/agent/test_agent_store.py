@@ -213,7 +213,7 @@ def test_a_backend_that_cannot_work_here_claims_nothing(cluster: Cluster) -> Non
 
 
 def test_a_backend_that_is_not_here_is_named(cluster: Cluster) -> None:
-    cluster.network["Backend"] = {"Type": "wireguard"}
-    assert 'backend "wireguard" is not available; use vxlan or ipip or host-gw or bgp or udp' in refusal(
+    cluster.network["Backend"] = {"Type": "alloc"}
+    assert 'backend "alloc" is not available; use vxlan or ipip or wireguard or host-gw or bgp or udp' in refusal(
         cluster.node(1)
     )

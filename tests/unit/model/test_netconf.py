@@ -17,14 +17,15 @@ from percale.model.backend_options import (
     ExtensionOptions,
     HostGwOptions,
     IpipOptions,
-    IpsecOptions,
     UdpOptions,
     VxlanOptions,
     WireguardOptions,
 )
 from percale.model.ip_family import Family
 from percale.model.netconf import NetworkConfig, network_config, parse_network_config
+from percale.secret import Secret
 
+PSK = "A" * 43 + "="
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
@@ -209,9 +210,7 @@ def test_bug_limits_are_checked_in_every_mode() -> None:
 
 
 def test_every_backend_has_flannels_defaults() -> None:
-    defaults = {
-        name: parsed(Network="10.0.0.0/16", Backend={"Type": name}).options for name in OPTIONS if name != "ipsec"
-    }
+    defaults = {name: parsed(Network="10.0.0.0/16", Backend={"Type": name}).options for name in OPTIONS}
     assert defaults == {
         "vxlan": VxlanOptions(vni=1, port=8472, mtu=0, gbp=False, learning=False, direct_routing=False),
         "host-gw": HostGwOptions(),
@@ -235,11 +234,10 @@ def test_every_option_by_flannels_name() -> None:
             "ListenPort": 1,
             "ListenPortV6": 2,
             "MTU": 1300,
-            "PSK": "k",
+            "PSK": PSK,
             "PersistentKeepaliveInterval": 25,
-            "Mode": "ipv6",
+            "Mode": "ipv4",
         },
-        "ipsec": {"PSK": "x" * 96, "UDPEncap": True, "ESPProposal": "aes256"},
         "extension": {
             "PreStartupCommand": "a",
             "PostStartupCommand": "b",
@@ -255,8 +253,7 @@ def test_every_option_by_flannels_name() -> None:
         "vxlan": VxlanOptions(9, 4789, 1400, True, True, True),
         "udp": UdpOptions(1),
         "ipip": IpipOptions(True),
-        "wireguard": WireguardOptions(1, 2, 1300, "k", 25, "ipv6"),
-        "ipsec": IpsecOptions("x" * 96, True, "aes256"),
+        "wireguard": WireguardOptions(1, 2, 1300, Secret(bytes(32)), 25, "ipv4"),
         "extension": ExtensionOptions("a", "b", "c", "d"),
     }
 
@@ -271,8 +268,21 @@ def test_every_option_by_flannels_name() -> None:
         ({"MTU": "1400"}, "Backend.MTU: expected int, got str"),
         ({"Learning": 1}, "Backend.Learning: expected bool, got int"),
         ({"Type": "wireguard", "Mode": "fast"}, "Backend.Mode: invalid enum value 'fast'"),
-        ({"Type": "ipsec"}, "Backend: object missing required field PSK"),
-        ({"Type": "ipsec", "PSK": "short"}, "Backend.PSK: expected str of length >= 96"),
+        (
+            {"Type": "wireguard", "Mode": "ipv6"},
+            "Backend.Mode: ipv6 takes nodes' IPv6 addresses, and the network has none",
+        ),
+        ({"Type": "wireguard", "PSK": 7}, "Backend.PSK: expected a string"),
+        (
+            {"Type": "wireguard", "PSK": "short"},
+            "Backend.PSK: expected base64 of 32 bytes, as wg genkey and wg genpsk print",
+        ),
+        ({"Type": "wireguard", "PSK": PSK[:-1]}, "Backend.PSK: expected base64 of 32 bytes"),
+        ({"Type": "wireguard", "PSK": PSK + "\n"}, "Backend.PSK: expected base64 of 32 bytes"),
+        (
+            {"Type": "ipsec", "PSK": "x" * 96},
+            'Backend.Type: "ipsec" is not offered; use wireguard: it encrypts as well,',
+        ),
         ({"Type": "host-gw", "Port": 1}, 'unknown key "Backend.Port"; it takes no options'),
         ({"Type": "alloc", "x": 1}, 'unknown key "Backend.x"; it takes no options'),
         ({"VIN": 3}, 'unknown key "Backend.VIN"; did you mean "VNI"?'),
@@ -282,6 +292,27 @@ def test_every_option_by_flannels_name() -> None:
 )
 def test_backend_options_are_checked(backend: dict[str, Any], what: str) -> None:
     assert what in refused(Network="10.0.0.0/16", Backend=backend)
+
+
+def test_two_wireguard_devices_need_two_ports() -> None:
+    backend = {"Type": "wireguard", "ListenPort": 51821}
+    assert parsed(Network="10.0.0.0/16", Backend=backend).options.tunnel_ports == (51821, 51821)
+    dual = {"Network": "10.0.0.0/16", "EnableIPv6": True, "IPv6Network": "fd00::/48"}
+    assert refused(**dual, Backend=backend) == (
+        "net-conf.json: Backend.ListenPortV6: 51821 is ListenPort, too; two devices need two ports"
+    )
+    assert parsed(**dual, Backend={**backend, "Mode": "auto"}).options.tunnel_ports == (51821,)
+
+
+def test_no_error_and_no_value_shows_a_key() -> None:
+    key = "c2VjcmV0" + "A" * 35 + "="
+    for given in (key, key + "x", key[:-2]):
+        backend = {"Type": "wireguard", "PSK": given, "Mode": "ipv6"}
+        assert "c2VjcmV0" not in refused(Network="10.0.0.0/16", Backend=backend)
+    options = parsed(Network="10.0.0.0/16", Backend={"Type": "wireguard", "PSK": key}).options
+    assert "psk=Secret" in repr(options)
+    assert "c2VjcmV0" not in repr(options)
+    assert "secret" not in repr(options)
 
 
 @pytest.mark.parametrize("name", ["gce", "aws-vpc", "ali-vpc", "GCE"])

@@ -34,7 +34,7 @@ from percale.model.subnet_lease import NodeSubnets
 
 ASIDE = ".flannel"
 """Behind the name of flannel's conflist while Percale's is in force: runtimes read no such file."""
-_OTHER_BACKENDS = {"flannel0": "udp", "flannel.ipip": "ipip", "flannel-wg": "wireguard"}
+_OTHER_BACKENDS = {"flannel0": "udp", "flannel.ipip": "ipip", "flannel-wg": "wireguard", "flannel-wg-v6": "wireguard"}
 """Devices that say which backend flannel has, other than vxlan and host-gw: they are not taken over."""
 
 

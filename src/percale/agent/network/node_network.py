@@ -21,6 +21,7 @@ from percale.agent.informer import STORE, Change, Subscription
 from percale.agent.network.backend_process import BackendSupervisor
 from percale.agent.network.bgp import NodeBgp
 from percale.agent.network.fastpath import Fastpath
+from percale.agent.network.key_renewal import KeyRenewal
 from percale.agent.network.peer_probes import PeerProbes
 from percale.agent.network.peers import Peers
 from percale.agent.network.subnet_file import write_subnet_file
@@ -32,6 +33,7 @@ from percale.agent.state import ADDRESSES
 from percale.agent.status import Addresses, Pod
 from percale.backend.bgp.backend import BgpBackend
 from percale.backend.protocol import Backend, LocalNode
+from percale.backend.wireguard.backend import WireguardBackend
 from percale.cni.attachments import device_exists
 from percale.cni.hooks import PodHook
 from percale.cni.operations import Unready
@@ -83,7 +85,7 @@ class NodeNetwork:
         config = context.config
         self._config = config
         self._problems, self._metrics, self._events = context.problems, context.metrics, context.events
-        self._informer, self._reconciler = context.informer, context.reconciler
+        self._informer, self._reconciler, self._log = context.informer, context.reconciler, context.log
         self._network = network
         self._backend = backend
         self._subnets = subnets
@@ -161,6 +163,9 @@ class NodeNetwork:
             tasks.create_task(self._run_process(self._supervisor), name="backend")
         if self._bgp is not None:
             self._bgp.start(exit_stack, tasks)
+        if isinstance(self._backend, WireguardBackend):
+            renewal = KeyRenewal(self._backend, self._on_key_renewed, log=self._log, problems=self._problems)
+            tasks.create_task(renewal.run(), name="wireguard key")
         if self._config.probePeers:
             tasks.create_task(self._probes.run(), name="probes")
         self._declare_node(self._subnets.local)
@@ -229,6 +234,11 @@ class NodeNetwork:
         self._cni.defaults = self._pod_defaults()
         await _run(self._peers.update_local(local))
         self._on_peers_changed()
+
+    async def _on_key_renewed(self) -> None:
+        self._declare_node(self._subnets.local)
+        await self._wait_applied(DEVICE)
+        self._subnets.republish()
 
     def _on_peers_changed(self) -> None:
         self._fastpath.request_sync()

@@ -137,6 +137,10 @@ class SubnetManager:
         self._lease_deleted = True
         self._lease_outdated.set()
 
+    def republish(self) -> None:
+        """What the backend says of this node has changed."""
+        self._lease_outdated.set()
+
     async def publish(self) -> None:
         """Write changes of the lease to the store. Raises AddressRefused if another node holds the subnet now."""
         while True:

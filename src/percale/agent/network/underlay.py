@@ -41,8 +41,9 @@ class UnderlayMonitor:
                 return found
 
     def _select(self) -> UnderlayAddress | None:
-        """For all of the network's address families, else for one of them."""
+        """For all of the network's address families, else for one of them, which may be all that the backend needs."""
         families = tuple(self._network.families)
+        required = self._network.options.required_underlay(families)
         missing: BadConfig | None = None
         for attempt in dict.fromkeys((families, *((each,) for each in families))):
             try:
@@ -51,7 +52,7 @@ class UnderlayMonitor:
                 missing = missing or error
                 continue
             self._problems.clear(UNDERLAY)
-            if missing is None:
+            if missing is None or found.families.keys() >= set(required):
                 self._problems.clear(FAMILY)
             else:
                 self._problems.raise_(FAMILY, missing)

@@ -1,6 +1,6 @@
 """Netlink: messages, attributes, and a blocking socket that sends many requests at once.
 
-`link`, `route`, `tc`, `conntrack` and `nftables/` build and read the messages; `rtnl/` and `nftables/` own the sockets.
+`link`, `route`, `tc`, `wireguard`, `conntrack` and `nftables/` build and read the messages; `rtnl/` and `nftables/` own sockets.
 A message is a header (length, type, flags, sequence, port id), a fixed structure, and attributes (length, type, payload),
 each padded to four bytes.
 """
@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 ROUTE = 0
 NETFILTER = 12
+GENERIC = 16
 
 REQUEST = 0x001
 ACK = 0x004

@@ -40,6 +40,8 @@ from percale.render.objects import KernelObject, Key, Link
 FIRST_PAUSE = 0.05
 """Seconds until a failed object is retried; doubled each time."""
 LONGEST_PAUSE = 5.0
+WIREGUARD_EVERY = 10.0
+"""Seconds between two looks at wireguard devices, of whose keys and peers the kernel reports no changes."""
 GATHERING = 0.01
 """Seconds that kernel events are collected, after the time that the monitor gave them."""
 _READING = "reading the kernel's state"
@@ -95,6 +97,7 @@ class Reconciler:
         self._underlay_due: float | None = None
         self._settings_due = time.monotonic() + EVERY
         self._sysctl_schedule = SysctlSchedule()
+        self._wireguard_due = time.monotonic() + WIREGUARD_EVERY
 
     # On the event loop
 
@@ -204,6 +207,7 @@ class Reconciler:
         self._process_events()
         self._read_if_due()
         self._check_settings()
+        self._check_wireguard()
         self._retry_due()
         changes = self._state.plan()
         if changes:
@@ -228,7 +232,7 @@ class Reconciler:
         """Everything in the inbox; waits for the first task, or until something else is due."""
         dues = [retry.due for retry in self._retries.values()]
         dues += [due for due in (self._events_due, self._read_due, self._underlay_due) if due is not None]
-        dues.append(0.0 if self._state.dirty else self._settings_due)
+        dues.append(0.0 if self._state.dirty else min(self._settings_due, self._wireguard_due))
         tasks: list[_Task | None] = []
         try:
             tasks.append(self._inbox.get(timeout=max(0.0, min(dues) - time.monotonic())))
@@ -268,6 +272,20 @@ class Reconciler:
             self._settings_due = now + EVERY
             changed = self._driver.changed_sysctls(self._sysctl_schedule.next(self._state.settings))
             self._state.observe([ObjectRemoved(each.key) for each in changed])
+
+    def _check_wireguard(self) -> None:
+        """Restore peers and keys that were changed by others."""
+        now = time.monotonic()
+        if self._wireguard_due > now:
+            return
+        self._wireguard_due = now + WIREGUARD_EVERY
+        devices = self._state.wireguard_devices
+        try:
+            found = self._driver.read_wireguard(devices)
+        except OSError as error:
+            self._report("kernel", KernelError.from_os(error, where=_READING))
+        else:
+            self._state.observe_wireguard(devices, found)
 
     def _retry_due(self) -> None:
         now = time.monotonic()

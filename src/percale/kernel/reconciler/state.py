@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator, KeysView, Sequence
+from collections.abc import Iterable, Iterator, KeysView, Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -21,7 +21,7 @@ from percale.kernel.errors import conflict_error, kernel_error
 from percale.kernel.plan import dependencies_of
 from percale.kernel.protocol import Change, KernelEvent, LinkReset, ObjectChanged, ObjectRemoved, Underlay, Upsert
 from percale.kernel.rtnl.dump import foreign_link
-from percale.render.objects import Address, KernelObject, Key, Link, Sysctl
+from percale.render.objects import WIREGUARD, Address, KernelObject, Key, Link, Sysctl, WireguardDevice
 
 
 class ObjectIndex:
@@ -243,6 +243,23 @@ class ReconcilerState:
         if not self.collecting_garbage and self._undesired_dependents(lower):
             self.needs_resync = True  # not declared yet, but may be before garbage collection
         return self._invalidate(lower, links=False)
+
+    @property
+    def wireguard_devices(self) -> list[str]:
+        """Names of the desired ones."""
+        return [desired.dev for desired in self._desired if isinstance(desired, WireguardDevice)]
+
+    def observe_wireguard(self, devices: Iterable[str], found: Mapping[Key, KernelObject]) -> None:
+        """What these devices have now, for the kernel does not report changes by others."""
+        events: list[KernelEvent] = []
+        on_them = (each for device in devices for each in self.actual.dependents_of(("link", device)))
+        known = {key: obj for key in on_them if isinstance(obj := self.actual.get(key), WIREGUARD)}
+        for key, obj in found.items():
+            assert isinstance(obj, WIREGUARD)
+            if key not in known or not plan.is_undisturbed(known[key], obj):
+                events.append(ObjectChanged(obj))
+        events += (ObjectRemoved(key) for key in known.keys() - found.keys())
+        self.observe(events)
 
     # Changes
 

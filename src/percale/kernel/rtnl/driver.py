@@ -27,8 +27,10 @@ from percale.kernel.protocol import Change, Delete, KernelEvent, Underlay, Upser
 from percale.kernel.rtnl.dump import NetlinkDump
 from percale.kernel.rtnl.link_cache import LinkCache
 from percale.kernel.rtnl.monitor import NetlinkMonitor
-from percale.render.link_kinds import Tun
+from percale.kernel.rtnl.wireguard import WireguardClient
+from percale.render.link_kinds import Tun, Wireguard
 from percale.render.objects import (
+    WIREGUARD,
     Address,
     FdbEntry,
     KernelObject,
@@ -39,6 +41,7 @@ from percale.render.objects import (
     Route,
     Shaper,
     Sysctl,
+    WireguardPeer,
 )
 
 _OnDevice: TypeAlias = Address | Neighbour | FdbEntry | Shaper | Redirect
@@ -61,11 +64,14 @@ class KernelDriver:
         self._netns = netns or CurrentNetns()
         self._log_command = log_command
         self._route = self._netns.run(lambda: netlink.Socket(netlink.ROUTE))
+        self._wireguard = WireguardClient(self._netns)
         self._observer: NetlinkMonitor | None = None
 
     def read(self) -> dict[Key, KernelObject]:
         """All owned objects: by the owner's mark, or on a device of ours."""
-        return {obj.key: obj for obj in NetlinkDump(self._route).ours()}
+        found = {obj.key: obj for obj in NetlinkDump(self._route).ours()}
+        tunnels = [obj.name for obj in found.values() if isinstance(obj, Link) and isinstance(obj.kind, Wireguard)]
+        return {**found, **self.read_wireguard(tunnels)}
 
     def underlay(self) -> Underlay:
         """Interfaces and routes that are not ours."""
@@ -77,6 +83,13 @@ class KernelDriver:
             return ()
         return self._netns.run(lambda: [each for each in settings if sysctl.differs(each.name, each.value)])
 
+    def read_wireguard(self, devices: Iterable[str]) -> dict[Key, KernelObject]:
+        """What these devices of ours have and the kernel reports no changes of: key, port, peers."""
+        links = LinkCache(self._route)
+        found = [device for device in map(links.find, devices) if device is not None and device.ours]
+        tunnels = [device for device in found if isinstance(links.link(device).kind, Wireguard)]
+        return {obj.key: obj for each in tunnels for obj in self._wireguard.read(each.name, each.index)}
+
     def follow(self, on_events: Callable[[Iterable[KernelEvent]], None]) -> None:
         """Report changes by others until `close()`; `on_events` is called on any thread."""
         self._observer = self._netns.run(lambda: NetlinkMonitor(self._route.port, on_events))
@@ -86,6 +99,7 @@ class KernelDriver:
         if self._observer is not None:
             self._observer.close()
         self._route.close()
+        self._wireguard.close()
         self._netns.close()
 
     def apply(self, changes: Sequence[Change]) -> Sequence[OSError | None]:
@@ -104,6 +118,9 @@ class KernelDriver:
                 results += (self._guarded(lambda change: self._link(change, devices), change) for change in batch)
             elif kind is Sysctl:
                 results += (self._guarded(lambda change: self._sysctl(change, devices), change) for change in batch)
+            elif kind in WIREGUARD:
+                for _, changes_of_one in groupby(batch, lambda change: change.object.key[1]):
+                    results += self._wireguard_changes(list(changes_of_one), devices)
             else:
                 results += self._queued(batch, devices)
         return results
@@ -201,6 +218,21 @@ class KernelDriver:
             )
         self._create(desired, devices, [link.delete(device.index)])
 
+    def _wireguard_changes(self, changes: Sequence[Change], devices: LinkCache) -> list[OSError | None]:
+        """Of one device."""
+        obj = changes[0].object
+        assert isinstance(obj, WIREGUARD)
+        try:
+            if isinstance(changes[0], Delete) and devices.find(obj.dev) is None:
+                return [None] * len(changes)
+            if any(isinstance(change, Upsert) for change in changes):
+                devices.check_allowed(obj)
+            return self._wireguard.apply(obj.dev, devices.index(obj.dev), changes)
+        except OSError as error:
+            return [error] * len(changes)
+        except _UNFIT as error:
+            return [_unfit(error)] * len(changes)
+
     def _sysctl(self, change: Change, devices: LinkCache) -> None:
         desired = change.object
         assert isinstance(desired, Sysctl)
@@ -225,6 +257,8 @@ def _unfit(error: Exception) -> OSError:
 def _batch_key(change: Change) -> tuple[type, bool]:
     """Changes with the same key may share a send; device deletions are not mixed with upserts."""
     kind = type(change.object)
+    if kind in WIREGUARD:
+        return WireguardPeer, True
     return (Address, True) if kind in _QUEUED else (kind, kind is not Link or isinstance(change, Upsert))
 
 

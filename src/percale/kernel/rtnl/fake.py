@@ -27,7 +27,7 @@ from percale.kernel.protocol import (
     Underlay,
     UnderlayChanged,
 )
-from percale.render.objects import OWNER, KernelObject, Key, Link, Route, Sysctl
+from percale.render.objects import OWNER, WIREGUARD, KernelObject, Key, Link, Route, Sysctl, WireguardPeer
 
 LOOPBACK = Interface(name="lo", index=1, mac="00:00:00:00:00:00", mtu=65536, up=False, carrier=False)
 
@@ -68,6 +68,11 @@ class FakeKernel:
     def changed_sysctls(self, settings: Sequence[Sysctl]) -> Sequence[Sysctl]:
         """Those with another value now."""
         return [each for each in settings if self.sysctls.get(each.name, each.value) != each.value]
+
+    def read_wireguard(self, devices: Iterable[str]) -> dict[Key, KernelObject]:
+        """What these devices have, of which there are no events."""
+        named = set(devices)
+        return {key: obj for key, obj in self.objects.items() if isinstance(obj, WIREGUARD) and obj.dev in named}
 
     def follow(self, on_events: Callable[[Iterable[KernelEvent]], None]) -> None:
         """Report what `interfere` and the like do, on the thread that calls them."""
@@ -141,8 +146,16 @@ class FakeKernel:
             case Link():
                 return self._put_link(obj)
         self._require(obj)
+        if isinstance(obj, WireguardPeer):
+            self._move_networks(obj)
         self.objects[obj.key] = obj
-        return [ObjectChanged(obj)]
+        return [ObjectChanged(obj)] if not isinstance(obj, WIREGUARD) else []
+
+    def _move_networks(self, peer: WireguardPeer) -> None:
+        """Each is one peer's."""
+        for key, other in self.objects.items():
+            if isinstance(other, WireguardPeer) and other.dev == peer.dev and key != peer.key:
+                self.objects[key] = replace(other, allowed=other.allowed - peer.allowed)
 
     def _require(self, obj: KernelObject) -> None:
         """Its dependencies exist. Raises OSError."""
@@ -215,7 +228,8 @@ class FakeKernel:
             return []
         events = [LinkReset(obj.name)] if isinstance(obj, Link) else []
         del self.objects[obj.key]
-        return [*events, *self._remove_dependents(obj.key), ObjectRemoved(obj.key)]
+        removed = [ObjectRemoved(obj.key)] if not isinstance(obj, WIREGUARD) else []
+        return [*events, *self._remove_dependents(obj.key), *removed]
 
     def _remove_dependents(self, lower: Key) -> list[KernelEvent]:
         """Delete what depends on this; a bridge's ports remain, without it."""

@@ -9,11 +9,12 @@ from percale.kernel.netlink.link_kinds.codec import LinkKindCodec
 from percale.kernel.netlink.link_kinds.ipip import IpipCodec
 from percale.kernel.netlink.link_kinds.veth import VethCodec
 from percale.kernel.netlink.link_kinds.vxlan import VxlanCodec
-from percale.render.link_kinds import Bridge, Ifb, Ipip, LinkKind, Tun, Veth, Vxlan
+from percale.render.link_kinds import Bridge, Ifb, Ipip, LinkKind, Tun, Veth, Vxlan, Wireguard
 
 CODECS: dict[str, LinkKindCodec[Any]] = {
     "vxlan": VxlanCodec(Vxlan),
     "ipip": IpipCodec(Ipip),
+    "wireguard": LinkKindCodec(Wireguard),
     "bridge": BridgeCodec(Bridge),
     "veth": VethCodec(Veth),
     "ifb": LinkKindCodec(Ifb),

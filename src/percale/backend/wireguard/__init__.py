@@ -1,0 +1,1 @@
+"""The wireguard backend: encrypted tunnels."""
