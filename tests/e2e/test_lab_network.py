@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import time
+from typing import Any
 
 import pytest
 from tests.e2e.conftest import PERCALE, ROOT, Person
@@ -98,7 +99,55 @@ def test_addresses_hosts_and_nodes_are_ends_of_a_probe_too(web: Person) -> None:
     assert "there is no pod default/node1; did you mean node/node1?" in web.complaint(
         "lab", "probe", "node1", pod, "80"
     )
+    assert web.complaint("lab", "tcpdump", "node7") == (
+        "percale: there is no pod default/node7; there are external/outside, node/node1, node/node2, node/node3"
+    )
+    assert web.complaint("lab", "get", "node", "nod1") == "percale: there is no node nod1; did you mean node1?"
     assert "has no port named http" in web.complaint("lab", "probe", pod, pod, "http")
+
+
+def test_where_there_is_no_route_it_is_said_and_no_policy_is_asked(web: Person) -> None:
+    """Policies and Services drop, or refuse for another; of a route that is missing `why` knows nothing."""
+    pod = on(web, "node3", "dns")
+
+    def asked(source: str, target: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(web.out("lab", "probe", source, target, "80", "-o", "json", code=1))
+        return found
+
+    outside = asked(pod, "9.9.9.9")
+    assert outside["result"] == "unreachable"
+    assert (outside["nobody"], outside["sender"], outside["routes"], outside["why"]) == (True, "the router", None, None)
+    shown = web.out("lab", "probe", pod, "9.9.9.9", "80", code=1).splitlines()
+    assert shown[0].endswith("(Network is unreachable, from the router)")
+    assert shown[1:] == ["nobody: no machine, pod or Service of this lab has 9.9.9.9"]
+    assert web.complaint("lab", "probe", pod, "external/outside", "80", "-6").startswith(
+        f"percale: {pod} has no IPv6 address; "
+    )
+    web.shell("percale lab node node3 -- ip route delete default")
+    for source, sender in ((pod, "node/node3"), ("node/node3", None)):
+        answer = asked(source, "external/outside")
+        assert (answer["nobody"], answer["sender"], answer["why"]) == (False, sender, None)
+        assert answer["routes"] == "percale lab exec node/node3 -- ip route"
+        assert "default" not in web.shell(answer["routes"])
+
+
+EMPTY = """\
+apiVersion: v1
+kind: Service
+metadata: {name: empty}
+spec: {selector: {app: nobody}, ports: [{port: 80}]}
+"""
+
+
+def test_a_service_that_refuses_is_asked_for_the_reason(web: Person) -> None:
+    """Its pods' own refusal is not the Service's, and has no reason to be asked for."""
+    web("lab", "apply", "-f", "-", stdin=EMPTY)
+    pod = on(web, "node3", "dns")
+    told = web.out("lab", "probe", pod, "svc/empty", "80", code=1).splitlines()
+    assert told[0].endswith("(Connection refused, from node/node3)")
+    assert told[1:] == [f"why: percale why {pod} svc/default/empty 80/tcp"]
+    assert "no endpoint is ready" in web.shell(told[1].removeprefix("why: "), code=1)
+    assert len(web.out("lab", "probe", pod, "deploy/shop", "9/udp", code=1).splitlines()) == 1
 
 
 def test_cut_and_heal(web: Person) -> None:

@@ -26,7 +26,7 @@ from percale.model.meta import Object, ObjectKey
 from percale.model.pod import Pod
 from percale.model.workloads import KINDS_BY_ALIAS
 from percale.policy.rule_terms import FlowProtocol
-from percale.suggestion import did_you_mean, some_of
+from percale.suggestion import did_you_mean, nearest, some_of
 
 
 class PodName(NamedTuple):
@@ -88,6 +88,31 @@ def _pod_of_namespace(text: str, namespace: str, rest: Sequence[str]) -> PodName
     if len(rest) > 1:
         raise BadInput(f"{text!r} names nothing: {namespace} is no kind of end", hint=_FORMS)
     return PodName(ObjectKey(namespace, rest[0]), is_bare=False)
+
+
+def suggest_end(
+    key: ObjectKey, pods: Iterable[ObjectKey], services: Iterable[ObjectKey], machines: Iterable[str]
+) -> str:
+    """The hint for a pod that is not there; `machines` are `node/NAME` and `external/NAME`.
+
+    A pod of this name in another namespace or with this prefix, a Service or machine of this name, what is similar, else
+    some of what there is.
+    """
+    known, others = sorted(map(str, pods)), sorted(machines)
+    same = [each for each in known if each.endswith(f"/{key.name}")]
+    begins = [each for each in known if each.startswith((f"{key}-", f"{key.namespace}/{key.name}"))]
+    named = sorted((each.namespace != key.namespace, f"svc/{each}") for each in services if each.name == key.name)
+    as_pods = {f"{key.namespace}/{each.partition('/')[2]}": each for each in others}
+    there = [as_pods[str(key)]] if str(key) in as_pods else []
+    if meant := [*(same or begins)[:1], *(text for _, text in named[:1]), *there]:
+        return f"did you mean {' or '.join(meant)}?"
+    similar = nearest(str(key), (*known, *as_pods))
+    if similar is not None and similar not in as_pods:
+        return f"did you mean {similar}?"
+    if similar is not None and (all_machines := some_of(others)):
+        return all_machines
+    here = [each for each in known if each.startswith(f"{key.namespace}/")]
+    return some_of(here or known) or "there are no pods at all"
 
 
 def split_port(text: str, port: str | None) -> tuple[str, str]:

@@ -107,9 +107,11 @@ def wanted_kinds(wanted: Sequence[Wanted]) -> Kinds:
 
 def not_there(kind: type[Object], name: str, namespace: str | None, known: Iterable[Object]) -> str:
     """What is said of an object that does not exist; `known` are those of its kind."""
-    homes = sorted({obj.metadata.namespace or "" for obj in known if obj.metadata.name == name} - {namespace, ""})
-    hint = f"; did you mean -n {homes[0]}?" if homes else ""
-    return f"there is no {kind.KIND.lower()} {name}{_within(kind, namespace)}{hint}"
+    there = list(known)
+    homes = sorted({obj.metadata.namespace or "" for obj in there if obj.metadata.name == name} - {namespace, ""})
+    inside = (obj.metadata.name for obj in there if not kind.NAMESPACED or obj.metadata.namespace == namespace)
+    hint = f"did you mean -n {homes[0]}?" if homes else did_you_mean(name, inside)
+    return f"there is no {kind.KIND.lower()} {name}{_within(kind, namespace)}{f'; {hint}' if hint else ''}"
 
 
 def _fits(obj: Object, names: Sequence[str], labels: LabelSelector) -> bool:

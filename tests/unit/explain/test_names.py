@@ -18,6 +18,7 @@ from percale.explain.names import (
     first_pod,
     parse_name,
     split_port,
+    suggest_end,
 )
 from percale.model.meta import Object, ObjectKey
 from percale.model.pod import Pod
@@ -67,6 +68,28 @@ def test_nobody() -> None:
     with pytest.raises(NotFound) as caught:
         first("sts/web")
     assert str(caught.value) == "there is no pod of statefulset default/web; there are sts/default/db"
+
+
+MACHINES = ["node/node1", "node/node2", "external/outside"]
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        (ObjectKey("default", "node1"), "did you mean node/node1?"),
+        (ObjectKey("default", "node7"), "there are external/outside, node/node1, node/node2"),
+        (ObjectKey("default", "web"), "did you mean default/web-abc-1 or svc/shop/web?"),
+        (ObjectKey("shop", "web-abc-2"), "did you mean default/web-abc-2?"),
+        (ObjectKey("shop", "qqqqqq"), "there are shop/log-x, shop/web-abc-0"),
+        (
+            ObjectKey("none", "qqqqqq"),
+            "there are default/db-0, default/web-abc-1, default/web-abc-2, shop/log-x, shop/web-abc-0",
+        ),
+    ],
+)
+def test_a_pod_that_is_not_there(key: ObjectKey, hint: str) -> None:
+    pods = [each.key for each in PODS if isinstance(each, Pod)]
+    assert suggest_end(key, pods, [ObjectKey("shop", "web")], MACHINES) == hint
 
 
 @pytest.mark.parametrize(

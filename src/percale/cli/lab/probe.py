@@ -34,8 +34,14 @@ class ProbeDocument(Struct, frozen=True):
     answered: AnsweredDocument | None
     endpoint: str
     address: str | None
+    nobody: bool
+    """No machine, pod or Service of the lab has the address."""
+    sender: str | None
+    """Who sent the ICMP error; None: nobody did, or the kernel where FROM is had no route."""
+    routes: str | None
+    """The command that shows the routes where there was none."""
     why: str | None
-    """The command that has the reason, where the answer is no."""
+    """The command that has the reason, where a policy or a Service may be it."""
     cuts: tuple[tuple[str, ...], ...]
     """Pairs of machines of the lab that cannot reach each other."""
 
@@ -64,7 +70,7 @@ def probe(
 
     FROM, TO and PORT are named as for `percale why`; TO may also be a name that FROM asks its name server for. Node
     ports: node/NAME and the port.
-    The result is allowed, refused (it arrived, no socket listens), unreachable (an ICMP error) or timeout.
+    The result is allowed, refused (it arrived, no socket listens), unreachable (no route, or an ICMP error) or timeout.
     """
     from percale.explain.names import split_port
 
@@ -81,16 +87,21 @@ def probe(
     )
     words = answer.pop("question")
     answer["why"] = None
-    if words is not None and answer["result"] in ("timeout", "unreachable"):
+    if words is not None:
         answer["why"] = f"percale why {shlex.join(words)}{lab_words(lab)}"
     if output == "json":
         click.echo(format_json(convert(answer, ProbeDocument), indent=0))
     else:
-        reason = f" ({answer['reason']})" if answer["reason"] else ""
+        by = f", from {answer['sender']}" if answer["sender"] else ""
+        reason = f" ({answer['reason']}{by})" if answer["reason"] else ""
         click.echo(
             f"{answer['result']}: {answer['from']} → {answer['to']}, {answer['endpoint']}, "
             f"{answer['milliseconds']} ms{reason}{_who(answer['answered'])}"
         )
+        if answer["nobody"] and answer["result"] != "allowed":
+            click.echo(f"nobody: no machine, pod or Service of this lab has {answer['address']}")
+        if answer["routes"] is not None:
+            click.echo(f"routes: {answer['routes']}")
         if answer["why"] is not None:
             click.echo(f"why: {answer['why']}")
         if answer["result"] == "timeout":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from msgspec import Struct
@@ -19,6 +19,7 @@ from percale.explain.names import (
     find_port,
     first_pod,
     parse_name,
+    suggest_end,
 )
 from percale.explain.pod_networks import PodNetworks
 from percale.model.meta import Object, ObjectKey
@@ -28,7 +29,7 @@ from percale.policy.evaluator import Evaluator
 from percale.policy.pod_facts import PodFacts
 from percale.policy.rule_terms import FlowProtocol
 from percale.policy.verdict import FlowEnd
-from percale.suggestion import did_you_mean, nearest, some_of
+from percale.suggestion import did_you_mean, some_of
 
 
 class Target(Struct, frozen=True):
@@ -112,32 +113,18 @@ class TargetLookup(Struct, frozen=True):
             return Target(str(key), tuple(FlowEnd(each, None, pod.node) for each in addresses), key in self.made_up)
         return Target(str(key), tuple(FlowEnd(each, pod) for each in addresses), key in self.made_up)
 
-    def _hint(self, key: ObjectKey) -> str | None:
-        """A pod of this name in another namespace, with this prefix or a similar name, a Service of this name, else some pods."""
-        known = sorted(map(str, self.evaluator.selector_index.pod_ids))
-        same = [each for each in known if each.endswith(f"/{key.name}")]
-        begins = [each for each in known if each.startswith((f"{key}-", f"{key.namespace}/{key.name}"))]
-        services = sorted(
-            (each.key.namespace != key.namespace, f"svc/{each.key}")
-            for each in self.objects
-            if isinstance(each, Service) and each.key.name == key.name
-        )
-        near = next(iter((*same, *begins)), None) or (None if services else nearest(str(key), known))
-        if meant := [*filter(None, [near]), *(text for _, text in services[:1])]:
-            return f"did you mean {' or '.join(meant)}?"
-        if self.hosts is not None and key.name in self.hosts:
-            return f"did you mean external/{key.name}?"
-        if key.name in self.evaluator.node_index.addresses:
-            return f"did you mean node/{key.name}?"
-        if key.name == "external":
+    def _hint(self, key: ObjectKey) -> str:
+        if key.name == "external" and "external" not in (self.hosts or ()):
             return "for what is outside, give an address"
-        here = [each for each in known if each.startswith(f"{key.namespace}/")]
-        return some_of(here or known) or "there are no pods at all"
+        services = [each.key for each in self.objects if isinstance(each, Service)]
+        machines = [f"node/{each}" for each in self.evaluator.node_index.addresses]
+        machines += [f"external/{each}" for each in self.hosts or ()]
+        return suggest_end(key, self.evaluator.selector_index.pod_ids, services, machines)
 
     def _node(self, name: str) -> Target:
         addresses = self.evaluator.node_index.addresses
         if name not in addresses:
-            raise NotFound(f"there is no node {name}", hint=did_you_mean(name, addresses, prefix="node/", cutoff=0.3))
+            raise NotFound(f"there is no node {name}", hint=_suggest_machine("node", name, addresses))
         if not addresses[name]:
             raise NotFound(f"node {name} has no address", hint="its Node object says none in status.addresses")
         return Target(f"node/{name}", tuple(FlowEnd(each, None, name) for each in addresses[name]))
@@ -146,10 +133,13 @@ class TargetLookup(Struct, frozen=True):
         if self.hosts is None:
             raise NotFound(f"external/{name} is a host of a lab", hint="name its address, or a lab by --lab")
         if name not in self.hosts:
-            raise NotFound(
-                f"there is no host {name}", hint=did_you_mean(name, self.hosts, prefix="external/", cutoff=0.3)
-            )
+            raise NotFound(f"there is no host {name}", hint=_suggest_machine("external", name, self.hosts))
         return Target(f"external/{name}", tuple(FlowEnd(ip_address(each).packed) for each in self.hosts[name]))
+
+
+def _suggest_machine(sort: str, name: str, known: Iterable[str]) -> str | None:
+    names = list(known)
+    return did_you_mean(name, names, prefix=f"{sort}/", cutoff=0.3) or some_of(f"{sort}/{each}" for each in names)
 
 
 def port_of(text: str, target: Target) -> tuple[FlowProtocol, int | None]:

@@ -186,6 +186,9 @@ class MachineVerbs(Struct, frozen=True):
                 ),
                 "endpoint": target,
                 "address": None,
+                "nobody": False,
+                "sender": None,
+                "routes": None,
                 "cuts": self.cluster.machines.cut_pairs(),
                 "question": None,
             }
@@ -194,6 +197,10 @@ class MachineVerbs(Struct, frozen=True):
         number, protocol = _probed_port(port, server.name, self._targets.ports(owner))
         outcome = await probe(client.namespace, address, number, protocol, timeout_seconds)
         formatted = f"[{address}]" if address.version == 6 else str(address)
+        sender = None if outcome.sender is None else self._targets.sender(outcome.sender)
+        no_route = outcome.result == "unreachable" and not outcome.is_filtered
+        by_others = outcome.result == "refused" and outcome.sender not in (None, address)
+        asked = outcome.result == "timeout" or outcome.is_filtered or by_others
         return {
             "from": client.name,
             "to": server.name,
@@ -202,8 +209,11 @@ class MachineVerbs(Struct, frozen=True):
             **_outcome_fields(outcome),
             "endpoint": f"{formatted}:{number}/{protocol.lower()}",
             "address": str(address),
+            "nobody": not owner.is_of_lab,
+            "sender": None if sender is None else sender.name,
+            "routes": self._targets.routes_command(client, address, sender) if no_route and owner.is_of_lab else None,
             "cuts": self.cluster.machines.cut_pairs(),
-            "question": [client.name, *self._end_and_port(owner.name, address, number, protocol)],
+            "question": [client.name, *self._end_and_port(owner.name, address, number, protocol)] if asked else None,
         }
 
     def _end_and_port(self, name: str, address: IPAddress, number: int, protocol: str) -> tuple[str, str]:

@@ -18,6 +18,7 @@ from typing import Literal
 from msgspec import Struct
 
 from percale.errors import NotFound
+from percale.lab.api.icmp_errors import icmp_sender, keep_icmp_errors
 from percale.lab.process.netns_visit import visit_async
 from percale.model.addresses import IPAddress
 
@@ -60,7 +61,14 @@ class Outcome(Struct, frozen=True):
     result: Result
     seconds: float
     reason: str | None = None
+    sender: IPAddress | None = None
+    """Of the ICMP error; None: the client's own kernel had the reason."""
     answered: AnsweredBy | None = None
+
+    @property
+    def is_filtered(self) -> bool:
+        """A rule of the client's own node has dropped it: the kernel says so of datagrams."""
+        return self.result == "unreachable" and self.reason == os.strerror(errno.EPERM)
 
 
 async def probe(
@@ -72,6 +80,7 @@ async def probe(
     endpoint = await visit_async(namespace, lambda: socket.socket(family, kind | socket.SOCK_NONBLOCK))
     loop = asyncio.get_running_loop()
     with endpoint:
+        keep_icmp_errors(endpoint)
         started = time.monotonic()
         text = b""
         try:
@@ -86,7 +95,8 @@ async def probe(
             result = _RESULTS.get(error.errno or 0)
             if result is None:
                 raise
-            return Outcome(result, time.monotonic() - started, os.strerror(error.errno or 0))
+            seconds = time.monotonic() - started
+            return Outcome(result, seconds, os.strerror(error.errno or 0), icmp_sender(endpoint))
         seconds = time.monotonic() - started
         if protocol == "TCP":
             text = await _http_response(endpoint)

@@ -22,6 +22,7 @@ from percale.explain.names import (
     WorkloadName,
     first_pod,
     parse_name,
+    suggest_end,
 )
 from percale.lab.api.probe import look_up
 from percale.lab.cluster import Cluster
@@ -34,6 +35,7 @@ from percale.model.manifest.decode import DEFAULT_NAMESPACE
 from percale.model.meta import ObjectKey
 from percale.model.pod import Pod
 from percale.model.service import Service
+from percale.model.subnet_lease import SubnetLease
 from percale.model.workloads import ReplicaSet
 from percale.objects.columns import pod_state, reason
 
@@ -55,6 +57,11 @@ class ProbeTarget(Struct, frozen=True):
     service: ObjectKey | None = None
     resolver: Path | None = None
     """A pod's own /etc/resolv.conf; None: the machine's."""
+
+    @property
+    def is_of_lab(self) -> bool:
+        """False: an address that no machine, pod or Service has."""
+        return self.namespace is not None or self.service is not None
 
 
 class ProbeTargets(Struct, frozen=True):
@@ -80,7 +87,7 @@ class ProbeTargets(Struct, frozen=True):
                 key = name.key
         pod = self.cluster.cache.get(Pod, key)
         if pod is None:
-            raise NotFound(f"there is no pod {key}", hint=self._suggestion(key.name))
+            raise NotFound(f"there is no pod {key}", hint=self._suggestion(key))
         return self._pod_target(pod)
 
     async def resolve(
@@ -134,9 +141,16 @@ class ProbeTargets(Struct, frozen=True):
         topology = self.cluster.machines.topology
         found = topology.find(name)
         if found is None or sort not in ("", _SORTS[found.kind]):
-            known = ", ".join(f"{_SORTS[machine.kind]}/{machine.name}" for machine in topology.machines)
+            known = ", ".join(self._machine_names())
             raise NotFound(f"there is no {text if sort else f'node or host {name}'}", hint=f"there are {known}")
         return found
+
+    def _suggestion(self, key: ObjectKey) -> str:
+        cache = self.cluster.cache
+        return suggest_end(key, cache.keys(Pod), cache.keys(Service), self._machine_names())
+
+    def _machine_names(self) -> list[str]:
+        return [f"{_SORTS[machine.kind]}/{machine.name}" for machine in self.cluster.machines.topology.machines]
 
     def _service(self, key: ObjectKey) -> Service:
         found = self.cluster.cache.get(Service, key)
@@ -150,17 +164,6 @@ class ProbeTargets(Struct, frozen=True):
 
     def _command(self, words: str) -> str:
         return self.cluster.machines.lab_dir.command(words)
-
-    def _suggestion(self, name: str) -> str:
-        """A hint for the name of a pod that does not exist."""
-        same = min((str(other) for other in self.cluster.cache.keys(Pod) if other.name == name), default=None)
-        if same:
-            return f"did you mean {same}?"
-        machine = self.cluster.machines.topology.find(name)
-        if machine is not None:
-            return f"did you mean {_SORTS[machine.kind]}/{name}?"
-        service = min((str(other) for other in self.cluster.cache.keys(Service) if other.name == name), default=None)
-        return f"did you mean svc/{service}?" if service else self._command("get pods -A")
 
     def _pod_target(self, pod: Pod) -> ProbeTarget:
         path = self.cluster.kubelet.namespace(pod.key)
@@ -185,6 +188,28 @@ class ProbeTargets(Struct, frozen=True):
                 return replace(_service_target(service), addresses=(address,))
         return ProbeTarget(str(address), (address,), None, str(address))
 
+    def sender(self, address: IPAddress) -> ProbeTarget:
+        """Who sends ICMP errors from here: the one with this address, the node of this pod subnet, the router."""
+        found = self.at_address(address)
+        if found.is_of_lab:
+            return found
+        for lease in self.cluster.cache.all(SubnetLease):
+            if any(address in subnet for subnet in lease.spec.subnets):
+                return machine_target(self.machine(f"node/{lease.spec.node}"))
+        segments = self.cluster.machines.topology.segments
+        if any(address in (each.gateway.ip, each.gateway6.ip) for each in segments):
+            return replace(found, name="the router")
+        return found
+
+    def routes_command(self, client: ProbeTarget, address: IPAddress, sender: ProbeTarget | None) -> str:
+        """What shows the routes of whom had none: the sender's, else the client's; for the router those of the client's node."""
+        words = "ip -6 route" if address.version == 6 else "ip route"
+        at = client if sender is None else sender
+        if at.namespace is None and client.pod is not None:
+            pod = self.cluster.cache.get(Pod, client.pod)
+            at = replace(at, name=f"node/{pod.spec.nodeName}") if pod is not None else client
+        return self._command(f"exec {at.name} -- {words}")
+
 
 def machine_target(machine: Machine) -> ProbeTarget:
     """A node or host as a target."""
@@ -202,8 +227,12 @@ def choose_address(server: ProbeTarget, client: ProbeTarget, version: int | None
     usable = [address for address in server.addresses if version in (None, address.version)]
     if not usable:
         raise LabError(f"{server.name} has no IPv{version or 4} address")
-    common = {address.version for address in client.addresses}
-    return next((address for address in usable if address.version in common), usable[0])
+    families = {address.version for address in client.addresses}
+    common = next((address for address in usable if address.version in families), None)
+    if common is None:
+        what = f"{client.name} has no IPv{usable[0].version} address"
+        raise LabError(what, hint="pods have both in a dual-stack lab, such as examples/lab/dual-stack.yaml")
+    return common
 
 
 def _no_address_error(service: Service, target: ProbeTarget, command: str) -> NotFound:
