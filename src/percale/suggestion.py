@@ -5,11 +5,21 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_NEARLY_THE_SAME = 0.8
+
 
 def nearest(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
-    """The known word that resembles it most, in any case of letters; None if none resembles it by `cutoff` (0 to 1)."""
-    by_folded = {each.casefold(): each for each in known}
-    found = difflib.get_close_matches(word.casefold(), by_folded, n=1, cutoff=cutoff)
+    """The known word that resembles it most, in any case of letters; None if none resembles it by `cutoff` (0 to 1).
+
+    Where none is nearly the same, the only one that ends with it, as containerPort with port.
+    """
+    folded, by_folded = word.casefold(), {each.casefold(): each for each in known}
+    ending = [each for each in by_folded if len(folded) > 2 and each.endswith(folded)]
+    found = (
+        difflib.get_close_matches(folded, by_folded, n=1, cutoff=max(cutoff, _NEARLY_THE_SAME))
+        or (ending if len(ending) == 1 else [])
+        or difflib.get_close_matches(folded, by_folded, n=1, cutoff=cutoff)
+    )
     return by_folded[found[0]] if found else None
 
 

@@ -95,6 +95,20 @@ def test_only_what_is_asked_for_is_shown(guarded: Person) -> None:
     assert line.endswith("  node1")
 
 
+def test_whom_it_shall_show_is_named_as_everywhere(guarded: Person) -> None:
+    """A name that is not there would be a watch without a line, for ever."""
+    for name, said in (
+        ("wbe", "there is no pod default/wbe; did you mean default/web?"),
+        ("node/n9", "no node/n9; there"),
+    ):
+        assert said in guarded.complaint("lab", "watch", "--pod", name, "--for", "0.1")
+    with watching(guarded, "--count", "1", "--pod", "external/outside") as process:
+        assert guarded.probe("friend", "web", "80") == "allowed"
+        assert guarded.probe("external/outside", "web", "80", "--timeout", "0.3") == "timeout"
+        (line,) = process.communicate(timeout=20)[0].splitlines()
+    assert " denied   external/outside → default/web (" in line
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_however_it_ends_nothing_is_left(guarded: Person, number: signal.Signals) -> None:
     with watching(guarded) as process:

@@ -8,6 +8,8 @@ from percale.suggestion import did_you_mean, nearest, some_of, suggest
 def test_the_nearest_word_in_any_case_as_it_is_spelled() -> None:
     assert nearest("podselector", ["podSelector", "policyTypes"]) == "podSelector"
     assert nearest("xyz", ["podSelector"]) is None
+    assert nearest("port", ["name", "containerPort", "protocol"]) == "containerPort"
+    assert nearest("port", ["nodePort", "hostPort", "ports"]) == "ports"
 
 
 def test_hints() -> None:

@@ -33,6 +33,15 @@ class LazyGroup(click.Group):
             with_completers(command)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Of a command that is not there, the nearest one is named: click knows none of these names."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.NoSuchCommand as error:
+            raise click.NoSuchCommand(error.command_name, possibilities=self._helps, ctx=ctx) from None
+
     def shell_complete(self, context: click.Context, incomplete: str) -> list[CompletionItem]:
         """The names of the commands, without their modules, and the group's own options."""
         names = (CompletionItem(name, help=text) for name, text in sorted(self._helps.items()))

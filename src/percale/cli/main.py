@@ -63,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     130: interrupted; 141: nobody reads what it prints.
     """
+    _open_closed_streams()
     try:
         with printable_output():
             code = _run(sys.argv[1:] if arguments is None else arguments)
@@ -70,6 +71,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _discard(sys.stdout, sys.stderr)
         code = 128 + signal.SIGPIPE
     sys.exit(code)
+
+
+def _open_closed_streams() -> None:
+    """As of `>&-` in a shell: what would be printed goes nowhere, and no file or socket of ours gets the stream's number."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            os.dup2(nowhere, number)
+            setattr(sys, name, os.fdopen(number, mode))
 
 
 def _discard(*streams: TextIO) -> None:

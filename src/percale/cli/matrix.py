@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 from msgspec.structs import replace
 
+from percale.cli.findings import counted
 from percale.cli.json_output import format_json
 from percale.cli.options import lab_of_source, networks, pod_cidr_option, source_lab_option, validate_option
 
@@ -179,11 +180,13 @@ def _note(world: World, evaluator: Evaluator) -> None:
 
     shared = sum(isinstance(each, Pod) and each.spec.hostNetwork for each in world.objects)
     if shared:
-        click.echo(f"note: {shared} pods in their node's network are part of nodes", err=True)
+        which = "1 pod in its node's network is" if shared == 1 else f"{shared} pods in their nodes' network are"
+        click.echo(f"note: {which} part of nodes", err=True)
     pods = [each for each in world.objects if isinstance(each, Pod) and each.key in world.made_up and each.ips]
     rules = dependent_rules(rules_of(evaluator), world.networks, pods)
     if rules:
-        which = f"note: whom these rules mean depends on the addresses of {len(pods)} pods, which have none yet:"
+        count = counted(len(pods), "pod")
+        which = f"note: whom these rules mean depends on the addresses of {count}, which have none yet:"
         click.echo(f"{which} {', '.join(map(str, rules))}", err=True)
     if rules and not world.networks.everywhere:
         click.echo("note: here they mean none of them, if that can be; --pod-cidr says the pods' network", err=True)

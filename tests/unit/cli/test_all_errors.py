@@ -28,6 +28,11 @@ apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: q}
 spec: {podselector: {}}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: r}
+spec: {podSelector: {matchExpressions: [{key: a, operator: in, values: [b]}]}}
 """
 DEPLOYMENT = """\
 apiVersion: apps/v1
@@ -57,6 +62,7 @@ ERRORS = (
     "a.yaml:14: spec.ingress[0].ports[1]: expected a mapping, got 80",
     "a.yaml:15: spec.egres: unknown field; did you mean egress?",
     "a.yaml:20: spec.podselector: unknown field; did you mean podSelector?",
+    'a.yaml:25: spec.podSelector.matchExpressions[0].operator: Invalid value: "in": not a valid selector operator; write In',
     "b.yaml:2: not UTF-8 text; save the file as UTF-8",
     "c.yaml: no such file or directory",
     'd.yaml:3: metadata.labels: expected a mapping, got a list; remove the "- "',

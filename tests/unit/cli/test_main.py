@@ -117,6 +117,9 @@ def test_wrong_usage_is_2_and_an_interrupt_130(
 ) -> None:
     assert percale("no-such-command") == 2
     assert "No such command" in capsys.readouterr().err
+    for words, meant in ((("labs",), "lab"), (("policy", "chek"), "check"), (("lab", "upp"), "up")):
+        assert percale(*words) == 2
+        assert f"Did you mean '{meant}'?" in capsys.readouterr().err
     assert percale("agent", "--no-such-flag") == 2
     capsys.readouterr()
     for command in ("policy check", "policy test", "service check"):

@@ -54,6 +54,16 @@ def test_so_are_complaints_that_nobody_reads(directory: Path, command: str) -> N
     assert done.returncode == 141
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(("command", "code"), [("why client web http -f world.yaml", 0), ("matrix -f nosuch.yaml", 2)])
+def test_streams_that_are_closed_change_no_code(directory: Path, command: str, code: int, closed: str) -> None:
+    line = f"{Path(sys.executable).parent / 'percale'} {command} {closed}"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, cwd=directory, check=False)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+    assert bool(done.stdout) == (code == 0 and " >&-" not in f" {closed}")
+
+
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("more", [[], ["-o", "json"]])
 def test_a_full_disk_is_one_line(directory: Path, more: list[str], unbuffered: str) -> None:

@@ -156,7 +156,7 @@ def list_labs(output: str | None) -> int:
     return 0
 
 
-@lab.command()
+@lab.command(short_help="Machines, agents, peers, pods, cuts, what is wrong.")
 @output_option
 @lab_option
 def status(output: str | None, lab: str) -> int:

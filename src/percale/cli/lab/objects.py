@@ -21,7 +21,7 @@ def apply(files: tuple[str, ...], namespace: str | None, lab: str) -> int:
     return 0
 
 
-@click.command()
+@click.command(short_help="Delete objects: of files, by name, or all of a kind.")
 @click.argument("what", nargs=-1, metavar="[KIND NAME… | KIND/NAME… | KIND]")
 @click.option("-f", "files", metavar="FILE|DIR", multiple=True, help="Delete what these manifests name.")
 @choice_options

@@ -184,7 +184,7 @@ class _RolloutGroup(click.Group):
         return super().resolve_command(context, words)
 
 
-@click.group(cls=_RolloutGroup)
+@click.group(cls=_RolloutGroup, short_help="How far a workload's rollout is; its pods anew.")
 def rollout() -> None:
     """How far the rollout of a workload is; and all its pods anew."""
 

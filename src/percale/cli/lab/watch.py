@@ -37,7 +37,7 @@ class WatchedDocument(Struct, frozen=True):
 
 
 @click.command("watch", short_help="Watch policies decide, connection by connection.")
-@click.option("--pod", metavar="NS/POD", help="Only connections from or to this pod.")
+@click.option("--pod", metavar="NAME", help="Only connections from or to this pod, node or host outside.")
 @namespace_option
 @click.option("--denied", "only", flag_value="denied", help="Only those that are denied.")
 @click.option("--allowed", "only", flag_value="allowed", help="Only those that are allowed.")
@@ -68,15 +68,16 @@ def watch(
     From the kernel's traces of its rules. Connections between a node and its own pods are not evaluated, and a
     retried connection is shown once.
     """
+    from percale.lab.api.client import ask
     from percale.lab.run_dir import locate
     from percale.lab.watch import LeftOut
     from percale.lab.watch import watch as watching
 
-    shown = 0
-    wanted = _pod_name(pod, namespace) if pod is not None else None
+    shown, lab_dir = 0, locate(lab)
+    wanted = ask(lab_dir, "name", target=pod, namespace=namespace)["name"] if pod is not None else None
     until = time.monotonic() + seconds if seconds is not None else inf
     interrupted = interrupt_flag()
-    with closing(watching(locate(lab), rate, stop=lambda: interrupted() or time.monotonic() >= until)) as found:
+    with closing(watching(lab_dir, rate, stop=lambda: interrupted() or time.monotonic() >= until)) as found:
         for seen in found:
             if isinstance(seen, LeftOut):
                 click.echo(f"{seen.count} new connections were not traced so far; --rate traces more", err=True)
@@ -86,16 +87,6 @@ def watch(
                 if shown == count:
                     break
     return 0
-
-
-def _pod_name(text: str, namespace: str | None) -> str:
-    """As connections have it. Raises BadInput."""
-    from percale.explain.names import PodName, parse_name
-
-    name = parse_name(text, namespace)
-    if not isinstance(name, PodName):
-        raise click.BadParameter(f"{text!r} is no pod: write POD or NS/POD", param_hint="--pod")
-    return str(name.key)
 
 
 def interrupt_flag() -> Callable[[], bool]:

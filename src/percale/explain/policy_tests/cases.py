@@ -8,7 +8,7 @@ docs/policy-tests.md is the schema. A file has a case in each of its documents; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from ipaddress import ip_address
 from typing import Any, TypeAlias
@@ -33,6 +33,7 @@ from percale.model.node import Node
 from percale.model.pod import Pod
 from percale.policy.compiled_policy import PolicyKey, RuleRef
 from percale.policy.kinds.registry import POLICY_KINDS
+from percale.policy.pod_facts import facts_of
 from percale.policy.rule_terms import FlowProtocol
 from percale.suggestion import did_you_mean, suggest
 
@@ -178,6 +179,7 @@ class _Decoding(Struct, frozen=True):
         self._refuse_twins([("namespaces", [each.name for each in document.namespaces])])
         self._refuse_twins([("policies", [POLICY_KINDS.key(each) for each in policies])])
         self._refuse_twins([("nodes", [each.name for each in document.nodes]), ("pods", [each.key for each in pods])])
+        self._refuse_shared_addresses(pods)
         known = {str(pod.key): tuple(pod.status.addresses) for pod in pods}
         probes = tuple(self._probe(index, each, known) for index, each in enumerate(document.probes))
         if self.faults:
@@ -300,6 +302,17 @@ class _Decoding(Struct, frozen=True):
                 if name in names[:index]:
                     line = descend(self.node, (section, index))[1]
                     what = f"{section}[{index}]: {name} is there twice"
+                    self.faults.append(BadManifest(what, where=f"{self.source.file}:{line}"))
+
+    def _refuse_shared_addresses(self, pods: Sequence[Pod]) -> None:
+        """Of two pods that run, with an address of their own, one would get the other's verdicts."""
+        owners: dict[bytes, ObjectKey] = {}
+        for index, pod in enumerate(map(facts_of, pods)):
+            for address in pod.addresses:
+                owner = owners.setdefault(address, pod.key)
+                if owner != pod.key:
+                    line = descend(self.node, ("pods", index))[1]
+                    what = f"pods[{index}]: {pod.key} has the address {ip_address(address)}, and so has {owner}"
                     self.faults.append(BadManifest(what, where=f"{self.source.file}:{line}"))
 
 

@@ -48,6 +48,7 @@ class MachineVerbs(Struct, frozen=True):
             "hosts": self.hosts,
             "exec_target": self.exec_target,
             "names": self.names,
+            "name": self.name,
             "probe": self.probe,
             "cut": self.cut,
             "heal": self.heal,
@@ -157,6 +158,10 @@ class MachineVerbs(Struct, frozen=True):
                 names |= {entry.ip: (str(pod.key), pod.spec.nodeName or "") for entry in pod.status.podIPs}
         nodes = {node.name: str(NETNS / node.name) for node in self.cluster.machines.topology.nodes}
         return {"nodes": nodes, "names": names}
+
+    async def name(self, target: str, namespace: str | None) -> Answer:
+        """What this pod, node, host or address is called by `names`. Raises NotFound."""
+        return {"name": self._targets.find(target, namespace).name}
 
     async def probe(
         self,

@@ -6,6 +6,7 @@ from typing import Any
 
 from percale.model.field_path import FieldPath
 from percale.model.validation.field_errors import (
+    FieldError,
     FieldErrors,
     forbidden,
     invalid,
@@ -14,6 +15,8 @@ from percale.model.validation.field_errors import (
     sequence,
 )
 from percale.model.validation.formats import dns_label, dns_subdomain, label_key, label_value
+
+_OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist")
 
 
 def check_metadata(value: Any) -> FieldErrors:
@@ -58,7 +61,8 @@ def _check_requirement(requirement: dict[str, Any], path: FieldPath) -> FieldErr
             if sequence(values):
                 yield forbidden((*path, "values"), "may not be specified when operator is 'Exists' or 'DoesNotExist'")
         case None | str():
-            yield invalid((*path, "operator"), operator or "", "not a valid selector operator")
+            detail = "not a valid selector operator"
+            yield FieldError((*path, "operator"), "Invalid value", operator or "", detail, supported=_OPERATORS)
     key = requirement.get("key")
     if key is None or isinstance(key, str):
         yield from (invalid((*path, "key"), key or "", message) for message in label_key(key or ""))

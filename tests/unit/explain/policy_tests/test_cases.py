@@ -81,6 +81,8 @@ def test_states_of_a_sequence_stand_together_in_their_order() -> None:
         (", ip: 10.0.0.2", "", "t.yaml:4: pods[1]: `ip`: missing"),
         ("10.0.0.2", "10.0.0.256", 't.yaml:4: pods[1]: "10.0.0.256" is not an IP address'),
         ("pods:\n", "pods:\n- {namespace: x, name: a, ip: 10.0.0.9}\n", "t.yaml:4: pods[1]: x/a is there twice"),
+        ("10.0.0.2", "10.0.0.1", "t.yaml:4: pods[1]: default/b has the address 10.0.0.1, and so has x/a"),
+        ("containerPort", "port", "t.yaml:3: unknown field 'port'; did you mean containerPort?"),
         ("containerPort", "containerport", "t.yaml:3: unknown field 'containerport'; did you mean containerPort?"),
         (
             "- port: 81",
