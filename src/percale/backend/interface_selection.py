@@ -1,7 +1,7 @@
 """Selects the underlay's interface and addresses, as flannel does: a pure function of the kernel's state.
 
 --iface (in order) ─▶ --iface-regex (in order) ─▶ --iface-can-reach ─▶ the default route's interface
-address: the one named ─▶ global before link-local, permanent before temporary
+address: the one named ─▶ global before link-local, permanent before temporary ─▶ the oldest: who adds one moves no node
 public address: --public-ip ─▶ the address
 """
 

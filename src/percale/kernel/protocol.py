@@ -40,6 +40,7 @@ class Interface(Struct, frozen=True):
     up: bool
     carrier: bool
     addresses: tuple[IPInterface, ...] = ()
+    """Of each IP version the widest scope first, and of one scope the oldest: an address that is added comes after those."""
     temporary: frozenset[IPInterface] = frozenset()
     master: str | None = None
 

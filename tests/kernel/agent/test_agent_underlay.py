@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.kernel.agent.cluster import Cluster, Node, Pod, sh
+from tests.kernel.agent.cluster import DUAL, Cluster, Node, Pod, sh
 from tests.waiting import until
 
 
@@ -25,6 +25,23 @@ def test_an_address_that_changes_moves_the_tunnel(pair: tuple[Node, Node, Pod, P
     assert fdb.count("dst 192.168.0.22") == 1
     assert "dst 192.168.0.2 " not in fdb
     assert one.subnet == "10.244.1.0/24"
+
+
+def test_addresses_that_are_added_move_no_node(cluster: Cluster) -> None:
+    """Whoever is on the network can add an IPv6 address, by a router advertisement."""
+    cluster.network = DUAL
+    one = cluster.node(1, ipv6=True).start()
+    for address in ("192.168.0.99/24", "10.99.0.1/32", "fd00::99/64", "fd99::1/64"):
+        one.ip("address", "add", address, "dev", "eth0", *(("nodad",) if ":" in address else ()))
+    one.ip("address", "add", "172.31.0.1/24", "dev", "eth0", "scope", "link")
+    one.ip("link", "set", "eth0", "mtu", "1400")
+    until(lambda: one.status.mtu == 1330, "the changed interface was seen")
+    assert one.status.publicIPs == ("192.168.0.1", "fd00::1")
+    one.stop()
+    one.start()
+    assert one.status.publicIPs == ("192.168.0.1", "fd00::1")
+    one.ip("address", "del", "fd00::1/64", "dev", "eth0")
+    until(lambda: one.status.publicIPs == ("192.168.0.1", "fd00::99"), "the oldest of the others")
 
 
 def test_the_default_route_moves_to_another_interface(pair: tuple[Node, Node, Pod, Pod]) -> None:

@@ -69,10 +69,11 @@ _GONE = frozenset({errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENODEV}
 
 
 class SeenAddress(Struct, frozen=True):
-    """An address as the kernel reports it: its device, its owner, and whether it is temporary."""
+    """An address as the kernel reports it: its device, its scope (RT_SCOPE_*), its owner, and whether it is temporary."""
 
     index: int
     address: IPInterface
+    scope: int
     ours: bool
     temporary: bool
     kernel_assigned: bool
@@ -151,7 +152,7 @@ def query_addresses() -> bytes:
 
 
 def decode_address(body: bytes) -> SeenAddress:
-    family, prefix, flags, _, index = _ADDRESS_HEADER.unpack_from(body)
+    family, prefix, flags, scope, index = _ADDRESS_HEADER.unpack_from(body)
     found = attributes(body, 8)
     packed = found.get(_IFA_LOCAL) or found[_IFA_ADDRESS]
     protocol = number(found.get(_IFA_PROTOCOL, b""))
@@ -159,6 +160,7 @@ def decode_address(body: bytes) -> SeenAddress:
     return SeenAddress(
         index=index,
         address=interface((packed, prefix)),
+        scope=scope,
         ours=protocol == ROUTE_PROTOCOL,
         temporary=family == socket.AF_INET6 and bool(number(found.get(_IFA_FLAGS, bytes((flags,)))) & _IFA_TEMPORARY),
         kernel_assigned=protocol == _IFA_KERNEL_LINK_LOCAL or packed[:2] == b"\xfe\x80",

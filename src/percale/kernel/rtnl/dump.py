@@ -6,14 +6,14 @@ of ours, except what the kernel itself adds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from percale.kernel.netlink import route, tc
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.netlink.link import Device
+from percale.kernel.netlink.route import SeenAddress
 from percale.kernel.protocol import HostRoute, Interface, Underlay
 from percale.kernel.rtnl.link_cache import LinkCache
-from percale.model.addresses import IPInterface
 from percale.render.objects import ROUTE_PROTOCOL, Address, FdbEntry, KernelObject, Link, Neighbour, Redirect, Shaper
 
 
@@ -96,14 +96,11 @@ class NetlinkDump:
     def underlay(self) -> Underlay:
         """Interfaces and routes that are not ours."""
         theirs = {device.index: device for device in self._all.values() if not device.ours}
-        addresses: dict[int, list[IPInterface]] = {index: [] for index in theirs}
-        temporary: dict[int, list[IPInterface]] = {index: [] for index in theirs}
+        addresses: dict[int, list[SeenAddress]] = {index: [] for index in theirs}
         for message in self._socket.dump(route.RTM_GETADDR, route.query_addresses()):
             seen = route.decode_address(message.body)
             if seen.index in theirs and not seen.ours:
-                addresses[seen.index].append(seen.address)
-                if seen.temporary:
-                    temporary[seen.index].append(seen.address)
+                addresses[seen.index].append(seen)
         return Underlay(
             interfaces=tuple(
                 Interface(
@@ -113,8 +110,8 @@ class NetlinkDump:
                     mtu=device.mtu,
                     up=device.up,
                     carrier=device.carrier,
-                    addresses=tuple(addresses[device.index]),
-                    temporary=frozenset(temporary[device.index]),
+                    addresses=tuple(each.address for each in _oldest_first(addresses[device.index])),
+                    temporary=frozenset(each.address for each in addresses[device.index] if each.temporary),
                     master=self._name(device.master),
                 )
                 for device in theirs.values()
@@ -129,6 +126,14 @@ class NetlinkDump:
             seen = route.decode_route(message.body)
             if seen is not None and seen.kind == "unicast" and seen.index in theirs:
                 yield HostRoute(seen.dst, theirs[seen.index].name, seen.via, seen.metric, seen.src)
+
+
+def _oldest_first(addresses: Iterable[SeenAddress]) -> list[SeenAddress]:
+    """By scope, then by age: the kernel lists a new IPv4 address after the others of its scope, and a new IPv6 one before them."""
+    order = list(addresses)
+    ipv4 = [each for each in order if each.address.version == 4]
+    ipv6 = [each for each in reversed(order) if each.address.version == 6]
+    return sorted([*ipv4, *ipv6], key=lambda each: (each.address.version, each.scope))
 
 
 def foreign_link(interface: Interface) -> Link:
