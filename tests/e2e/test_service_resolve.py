@@ -210,6 +210,7 @@ def test_manifests_that_no_cluster_has_seen(percale: Person, tmp_path: Path) -> 
             "'fd00::1:80' has no port; write FROM TO PORT, or FROM TO:PORT; an IPv6 address in brackets",
         ),
         (("--batch", "/nowhere"), "/nowhere: cannot be read: No such file or directory"),
+        (("--batch", "/dev/zero"), "/dev/zero: a line of more than 1024 KiB"),
     ],
 )
 def test_complaints(percale: Person, resolve: tuple[str, ...], arguments: tuple[str, ...], said: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from percale.atomic_file import replace_file
+from percale.bounded_file import read_file
 from percale.errors import AddressRefused, BadConfig, KernelError, StateError
 from percale.kernel.rtnl.driver import opened
 from percale.model.addresses import IPNetwork
@@ -49,7 +50,7 @@ def mk_docker_opts(*, env_file: str, output: str, single: bool, combined: bool, 
 
 def _read(path: str) -> dict[str, str]:
     try:
-        return read_variables(Path(path).read_text(), path)
+        return read_variables(read_file(path).decode(), path)
     except FileNotFoundError as error:
         hint = "start the agent first: it writes this file once it has a subnet"
         raise StateError("no such file", where=path, hint=hint) from error

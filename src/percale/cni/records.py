@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from percale.atomic_file import replace_file
+from percale.bounded_file import read_regular_file
 from percale.cni.pod_netns import NamespaceId
 from percale.cni.requests import KubernetesPod
 from percale.errors import StateError
@@ -100,8 +101,8 @@ class Records:
         container, _, ifname = path.stem.partition("@")
         owner = Owner(container, ifname)
         try:
-            self._attachments[owner] = _attachment(owner, decode_json(_DECODER, path.read_bytes()))
-        except ValueError as error:
+            self._attachments[owner] = _attachment(owner, decode_json(_DECODER, read_regular_file(path)))
+        except (OSError, ValueError) as error:
             self._damaged[owner] = StateError(
                 f"damaged: {error}", where=str(path), hint="delete the pod, or remove the file once it is gone"
             )

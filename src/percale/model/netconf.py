@@ -10,12 +10,12 @@ import json
 import sys
 from collections.abc import Mapping
 from ipaddress import ip_address, ip_network
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Struct
 
+from percale.bounded_file import read_file, read_stream
 from percale.errors import BadNetworkConfig
 from percale.model.addresses import IPAddress, IPNetwork
 from percale.model.backend_options import NOT_OFFERED, OPTIONS, BackendOptions
@@ -119,7 +119,7 @@ _LIMITS = {
 def read_net_conf(file: str) -> str:
     """The text of a net-conf.json; `-` is standard input. Raises BadNetworkConfig."""
     try:
-        return sys.stdin.read() if file == "-" else Path(file).read_text()
+        return (read_stream(sys.stdin.buffer, file) if file == "-" else read_file(file)).decode()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise BadNetworkConfig(f"cannot be read: {reason}", where=file) from error

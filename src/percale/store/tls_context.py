@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
+from percale.bounded_file import read_file
 from percale.errors import StoreUnavailable
 
 Pem: TypeAlias = Path | bytes
@@ -35,17 +36,17 @@ class TlsContext:
         return self._context
 
 
-def read_file(path: Path) -> bytes:
+def read_credential(path: Path) -> bytes:
     """Raises StoreUnavailable."""
     try:
-        return path.read_bytes()
+        return read_file(path)
     except OSError as error:
         raise StoreUnavailable(f"cannot be read: {error.strerror}", where=str(path)) from error
 
 
 def _made(ca: Pem | None, certificate: Pem | None, key: Pem | None, *, verify: bool) -> ssl.SSLContext:
     try:
-        authorities = (read_file(ca) if isinstance(ca, Path) else ca).decode() if ca is not None else None
+        authorities = (read_credential(ca) if isinstance(ca, Path) else ca).decode() if ca is not None else None
         context = ssl.create_default_context(cadata=authorities)
         if not verify:
             context.check_hostname = False

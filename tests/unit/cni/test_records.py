@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from ipaddress import ip_interface
 from pathlib import Path
 
@@ -72,6 +73,14 @@ def test_a_record_with_an_address_that_is_none_is_damaged(tmp_path: Path) -> Non
     path = tmp_path / "dead@eth0.5.json"
     path.write_text(path.read_text().replace("10.1.0.7", "10.1.0.777"))
     assert list(Records(tmp_path).damaged) == [Owner("dead", "eth0.5")]
+
+
+def test_a_record_that_is_no_file_is_damaged(tmp_path: Path) -> None:
+    good = attachment()
+    Records(tmp_path).put(good)
+    os.mkfifo(tmp_path / "dead@eth0.json")
+    again = Records(tmp_path)
+    assert (list(again.attachments), list(again.damaged)) == ([good.owner], [Owner("dead", "eth0")])
 
 
 def test_a_file_that_names_no_interface_is_damaged(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ import msgspec
 from msgspec import Struct
 
 from percale.agent.config.settings import AgentConfig, CniConfig, ServicesConfig
+from percale.bounded_file import read_file
 from percale.errors import BadConfig, BadManifest
 from percale.model.backend_options import guarded_ports
 from percale.model.manifest.json_text import read_json_text
@@ -104,7 +105,7 @@ def _snake(setting: str) -> str:
 def from_file(path: Path) -> list[Setting]:
     """The settings of a YAML file, each with its line."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_file(path).decode("utf-8-sig")
         roots = list(read_yaml(text, str(path)))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from percale.atomic_file import replace_file
+from percale.bounded_file import read_regular_file
 from percale.cni.conflist import conflist
 from percale.cni.records import Attachment
 from percale.cni.requests import parse, requested_ports
@@ -80,7 +81,7 @@ class CniState:
         found = []
         for path in self._entries(self.results, f"{self.network}-*"):
             try:
-                cached = decode_json(_DECODER, path.read_bytes())
+                cached = decode_json(_DECODER, read_regular_file(path))
                 if cached.network_name == self.network:
                     found.append(_pod(path, cached, bridge, mtu))
             except OSError as error:
@@ -98,7 +99,7 @@ class CniState:
         for path in self._entries(self._addresses, "*"):
             try:
                 ip_address(path.name)
-                words = path.read_text().split()
+                words = read_regular_file(path).decode().split()
             except ValueError:  # its lock, and what it gave out last
                 continue
             except OSError as error:

@@ -23,6 +23,7 @@ from percale.agent.migration.cni_cache import CachedPod, CniState
 from percale.agent.migration.plan import Places, Plan, Step, agent_is_ready, flanneld_pid
 from percale.agent.pid_file import single_agent
 from percale.agent.state import ADDRESSES, PODS, NodeState
+from percale.bounded_file import read_file
 from percale.cni import conflist
 from percale.cni.records import Records
 from percale.errors import AgentError, BadConfig, KernelError, StateError
@@ -212,7 +213,7 @@ def network_of(config: AgentConfig) -> str:
 def _flannels(path: Path) -> dict[str, Any] | None:
     """The conflist, if it is flannel's. Raises BadNetworkConfig for one that Percale cannot take over."""
     try:
-        text = path.read_text()
+        text = read_file(path).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise StateError(f"cannot be read: {error}", where=str(path)) from error
     if '"flannel"' not in text:
@@ -236,7 +237,7 @@ def subnet_env(config: AgentConfig) -> SubnetEnv:
     """What flannel, or an agent since then, wrote. Raises StateError, BadConfig."""
     path = Path(config.subnetFile or "/run/flannel/subnet.env")
     try:
-        return parse_subnet_env(path.read_text(), str(path))
+        return parse_subnet_env(read_file(path).decode(), str(path))
     except FileNotFoundError as error:
         hint = "flannel has not run on this node since it started; set subnetFile if it is elsewhere"
         raise StateError("no such file", where=str(path), hint=hint) from error

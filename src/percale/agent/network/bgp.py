@@ -25,6 +25,7 @@ from percale.backend.bgp.backend import BgpBackend, BgpWorld
 from percale.backend.bgp.bird_process import PROTOCOL, TABLE
 from percale.backend.bgp.service_prefixes import ServicePrefixes
 from percale.backend.bgp.sessions import BgpObjects, facts_of_node, secrets_of, service_blocks
+from percale.bounded_file import read_regular_file
 from percale.errors import BadConfig, KernelError
 from percale.kernel.rtnl.table_follower import TableChanges, TableFollower
 from percale.model.addresses import IPNetwork
@@ -137,7 +138,7 @@ class NodeBgp:
         found: dict[SecretKey, str] = {}
         for key in secrets_of(self._objects):
             with suppress(OSError, UnicodeDecodeError):
-                found[key] = (self._secrets / key.name / key.key).read_text().removesuffix("\n")
+                found[key] = read_regular_file(self._secrets / key.name / key.key).decode().removesuffix("\n")
         self._objects = replace(self._objects, passwords=found)
 
     async def _follow_passwords(self) -> None:

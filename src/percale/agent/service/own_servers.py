@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from percale.bounded_file import read_file
 from percale.model.addresses import is_address, packed
 from percale.store.protocol import Store
 
@@ -21,7 +22,7 @@ def own_servers(store: Store, resolv_conf: Path = _RESOLV_CONF) -> frozenset[byt
 
 def _name_servers(resolv_conf: Path) -> Iterator[str]:
     try:
-        lines = resolv_conf.read_text(errors="replace").splitlines()
+        lines = read_file(resolv_conf).decode(errors="replace").splitlines()
     except OSError:
         return
     for line in lines:

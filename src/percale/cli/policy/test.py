@@ -84,12 +84,12 @@ class _Manifests:
 
     def _load(self, case: str, path: str) -> LoadedManifests:
         from percale.model.manifest.diagnostics import combined
-        from percale.model.manifest.files import read
+        from percale.model.manifest.files import read_named
         from percale.model.manifest.load import load_manifests
 
         place = os.path.normpath(Path(case).parent / path)
         if place not in self._loaded:
-            given = read([place])
+            given = read_named(place)
             self.files.update(given.names)
             if given.faults:
                 raise combined(given.faults)

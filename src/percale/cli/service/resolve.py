@@ -29,6 +29,9 @@ from percale.service.packet_lookup import Answer
 from percale.service.packet_lookup import resolve as resolve_packet
 from percale.service.resolver import ServiceResolver
 
+_LONGEST_LINE = 1 << 20
+"""Bytes of a request: a device has no end of line."""
+
 
 @click.command(short_help="Where a packet to a Service goes.")
 @click.argument("source", metavar="FROM", required=False)
@@ -209,7 +212,10 @@ def _lines_of(batch: str) -> Iterator[bytes]:
     """One after the other: who writes into a pipe gets answers meanwhile. Raises BadInput."""
     try:
         with nullcontext(sys.stdin.buffer) if batch == "-" else Path(batch).open("rb") as lines:
-            yield from lines
+            while line := lines.readline(_LONGEST_LINE):
+                if len(line) == _LONGEST_LINE:
+                    raise BadInput(f"a line of more than {_LONGEST_LINE >> 10} KiB", where=batch)
+                yield line
     except OSError as error:
         raise BadInput(f"cannot be read: {error.strerror}", where=batch) from error
 

@@ -129,7 +129,7 @@ class NetlinkDump:
 
 
 def _oldest_first(addresses: Iterable[SeenAddress]) -> list[SeenAddress]:
-    """By scope, then by age: the kernel lists a new IPv4 address after the others of its scope, and a new IPv6 one before them."""
+    """By scope, then by age: the kernel lists a new IPv4 address after those of its scope, and a new IPv6 one before them."""
     order = list(addresses)
     ipv4 = [each for each in order if each.address.version == 4]
     ipv6 = [each for each in reversed(order) if each.address.version == 6]

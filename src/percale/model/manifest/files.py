@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from percale.bounded_file import read_file, read_regular_file, read_stream
 from percale.errors import BadManifest
 from percale.printable import printable_path
 
@@ -22,6 +25,8 @@ _RENDERED_BY = {
 """Files that say that the directory's others are only parts: what it is, and what makes manifests of it."""
 _MOST_NAMED = 5
 """Directories in a hint."""
+_MOST_LOOKED_AT = 5000
+"""Entries, for that hint: below / there is no end."""
 
 Document = tuple[str, str]
 """What errors call it, and its text."""
@@ -37,66 +42,89 @@ class Files(NamedTuple):
 
 
 def read(arguments: Sequence[str], *, recursive: bool = False) -> Files:
-    """All files that are meant; `recursive`: those of directories below a directory, too."""
+    """All files that a user means, stdin and pipes too; `recursive`: those of directories below a directory, too."""
     files = Files([], [], [])
     for argument in arguments:
-        try:
-            for source, path in _meant(argument, recursive=recursive):
-                files.names.append(source)
-                try:
-                    files.documents.append((source, _text(source, path)))
-                except BadManifest as fault:
-                    files.faults.append(fault)
-        except BadManifest as fault:
-            files.faults.append(fault)
+        if argument == "-":
+            _add(files, "stdin", partial(read_stream, sys.stdin.buffer, "stdin"))
+        else:
+            _add_path(files, argument, read_file, recursive=recursive)
     return files
 
 
-def _meant(argument: str, *, recursive: bool) -> list[tuple[str, Path | None]]:
-    """(what errors call it, path or None for stdin), directories in the order of their names. Raises BadManifest."""
+def read_named(path: str) -> Files:
+    """The file, or those of the directory, that a document names: regular ones only."""
+    files = Files([], [], [])
+    _add_path(files, path, read_regular_file, recursive=False)
+    return files
+
+
+def _add_path(files: Files, argument: str, of_file: Callable[[Path], bytes], *, recursive: bool) -> None:
+    """`of_file` reads what is no directory; of the entries of one the regular files count."""
     path, shown = Path(argument), printable_path(argument)
-    if argument == "-":
-        return [("stdin", None)]
     try:
         if not path.is_dir():
-            return [(shown, path)]
-        found = sorted(_files_in(path, recursive=recursive))
+            _add(files, shown, partial(of_file, path))
+            return
+        for entry in _entries(path, shown, recursive=recursive):
+            _add(files, printable_path(str(entry)), partial(read_regular_file, entry))
+    except BadManifest as fault:
+        files.faults.append(fault)
     except OSError as error:
-        raise BadManifest(f"cannot be read: {error.strerror}", where=shown) from error
+        files.faults.append(_unreadable(error, shown))
+
+
+def _add(files: Files, source: str, content: Callable[[], bytes]) -> None:
+    files.names.append(source)
+    try:
+        files.documents.append((source, _text(source, content)))
+    except BadManifest as fault:
+        files.faults.append(fault)
+
+
+def _entries(path: Path, shown: str, *, recursive: bool) -> list[Path]:
+    """Of a directory, in the order of their names. Raises BadManifest, OSError."""
+    found = sorted(filter(_is_manifest, _entries_of(path, recursive=recursive)))
     if (template := next((name for name in _RENDERED_BY if (path / name).exists()), None)) is not None:
         what, command = _RENDERED_BY[template]
         raise BadManifest(f"{what}, not manifests", where=shown, hint=f"give the output of: {command} {shown}")
     if not found:
-        below = sorted({str(entry.parent) for entry in _files_in(path, recursive=True)})
+        near = islice(_entries_of(path, recursive=True), _MOST_LOOKED_AT)
+        below = sorted({str(entry.parent) for entry in near if _is_manifest(entry)})
         hint = f"there are some in {', '.join(below[:_MOST_NAMED])}" if below else "expected *.yaml, *.yml or *.json"
         raise BadManifest("no manifests in this directory", where=shown, hint=hint)
-    return [(printable_path(str(entry)), entry) for entry in found]
+    return found
 
 
-def _files_in(directory: Path, *, recursive: bool) -> Iterator[Path]:
+def _entries_of(directory: Path, *, recursive: bool) -> Iterator[Path]:
     """Nothing hidden, and no directory behind a link. Raises OSError."""
     for entry in directory.iterdir():
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            if recursive and not entry.is_symlink():
-                yield from _files_in(entry, recursive=True)
-        elif entry.suffix in SUFFIXES:
+        if not entry.name.startswith("."):
             yield entry
+            if recursive and entry.is_dir() and not entry.is_symlink():
+                yield from _entries_of(entry, recursive=True)
 
 
-def _text(source: str, path: Path | None) -> str:
+def _is_manifest(entry: Path) -> bool:
+    return entry.suffix in SUFFIXES and not entry.is_dir()
+
+
+def _text(source: str, content: Callable[[], bytes]) -> str:
     """UTF-8 whatever the locale says, without the mark that Windows' editors begin with. Raises BadManifest."""
     try:
-        data = sys.stdin.buffer.read() if path is None else path.read_bytes()
+        data = content()
         text = data.decode("utf-8-sig")
     except FileNotFoundError as error:
         raise BadManifest("no such file or directory", where=source) from error
     except OSError as error:
-        raise BadManifest(f"cannot be read: {error.strerror}", where=source) from error
+        raise _unreadable(error, source) from error
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise BadManifest("not UTF-8 text", where=f"{source}:{line}", hint="save the file as UTF-8") from error
     except ValueError as error:
         raise BadManifest("no file has a NUL in its name", where=source) from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _unreadable(error: OSError, shown: str) -> BadManifest:
+    return BadManifest(f"cannot be read: {error.strerror}", where=shown)

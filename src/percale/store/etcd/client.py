@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import aiohttp
 import msgspec
 
+from percale.bounded_file import read_file
 from percale.errors import BadConfig, StoreUnavailable
 from percale.store.etcd.address import Address
 from percale.store.etcd.messages import Authenticated, Body, Failure, RangeResponse, WatchLine, WatchResponse, watch
@@ -162,7 +163,7 @@ class EtcdClient:
 
 def _read_secret(path: Path) -> str:
     try:
-        return path.read_text().strip()
+        return read_file(path).decode().strip()
     except (OSError, UnicodeDecodeError) as error:
         raise StoreUnavailable(f"the password cannot be read: {error}", where=str(path)) from error
 

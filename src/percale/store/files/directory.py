@@ -29,7 +29,7 @@ from percale.store.files.edit_in_place import rewrite_object
 from percale.store.files.file_index import Entry, FileContent, FileIndex, Identity
 from percale.store.files.inotify import InotifyWatcher
 from percale.store.files.lease_expiry import BootClock, with_expiry, without_expiry
-from percale.store.files.regular_file import read_regular_file
+from percale.store.files.regular_file import read_store_file
 from percale.store.protocol import Event, ReadProblem
 from percale.store.versioning import check_version, not_found, unversioned, versioned
 
@@ -188,7 +188,7 @@ class Directory:
     def _content(self, name: str) -> FileContent:
         """A file's objects; none if it does not exist. Raises BadManifest, StoreUnavailable."""
         try:
-            data = read_regular_file(name)
+            data = read_store_file(name)
         except FileNotFoundError:
             return FileContent()
         _require_utf8(name)
@@ -234,7 +234,7 @@ class Directory:
         if error is not None:
             raise error
         try:
-            data = read_regular_file(name)
+            data = read_store_file(name)
         except FileNotFoundError as gone:
             raise StoreUnavailable("is gone", where=name) from gone
         return rewrite_object(data, name, identity, new, kinds=self._kinds)

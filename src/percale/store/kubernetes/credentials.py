@@ -7,7 +7,7 @@ from pathlib import Path
 
 from percale.store.kubernetes.cluster_access import ClusterAccess
 from percale.store.kubernetes.exec_plugin import ExecStatus, run_plugin
-from percale.store.tls_context import TlsContext, read_file
+from percale.store.tls_context import TlsContext, read_credential
 
 
 class Credentials:
@@ -32,7 +32,7 @@ class Credentials:
                 self._given = await run_plugin(self._access.exec, self._access)
             token = self._given.token or token
         if isinstance(token, Path):
-            token = read_file(token).decode(errors="replace").strip()
+            token = read_credential(token).decode(errors="replace").strip()
         return {"Authorization": f"Bearer {token}"} if token else {}
 
     def tls(self) -> ssl.SSLContext | bool:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Struct
 
+from percale.bounded_file import read_file
 from percale.errors import BadConfig, BadManifest
 from percale.model.manifest.syntax_tree import plain_value
 from percale.model.manifest.yaml_reader import read_yaml
@@ -116,7 +117,7 @@ def in_cluster(environ: Mapping[str, str], directory: Path = SERVICE_ACCOUNT) ->
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_file(path).decode("utf-8-sig")
         roots = list(read_yaml(text, str(path)))
         document = plain_value(roots[0], len(text), str(path)) if roots else None
     except (OSError, UnicodeDecodeError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,36 @@ def test_directories_with_all_below_them(capsys: pytest.CaptureFixture[str]) -> 
             "percale: a/k8s/q.yaml:1: a manifest, and not a case; keep cases in a directory of their own, or name their files",
         ],
     )
+
+
+@pytest.mark.usefixtures("root")
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [
+        ("/dev/zero", "/dev/zero: cannot be read: not a regular file"),
+        ("fifo", "a/fifo: cannot be read: not a regular file"),
+        ("-", "a/-: no such file or directory"),
+        ("odd", "a/odd/fifo.yaml: cannot be read: not a regular file"),
+        ("huge", "a/huge: cannot be read: it has 1024 MiB; 128 MiB are read at most"),
+    ],
+)
+def test_a_case_names_regular_files_only(capsys: pytest.CaptureFixture[str], named: str, told: str) -> None:
+    """Who writes a test neither blocks who runs it, nor fills the memory."""
+    Path("a/odd").mkdir()
+    os.mkfifo("a/fifo")
+    os.mkfifo("a/odd/fifo.yaml")
+    Path("a/huge").touch()
+    os.truncate("a/huge", 1 << 30)
+    Path("a/case.yaml").write_text(CASE.format(named))
+    assert run(capsys, "policy", "test", "a/case.yaml") == (2, [f"percale: a/case.yaml:2: {told}"])
+
+
+@pytest.mark.parametrize(
+    "command", [("matrix", "-f"), ("policy", "test"), ("preflight", "--config"), ("lab", "up", "-f")]
+)
+def test_a_device_that_a_user_names_ends(capsys: pytest.CaptureFixture[str], command: tuple[str, ...]) -> None:
+    code, lines = run(capsys, *command, "/dev/zero")
+    assert (code, lines) == (2, ["percale: /dev/zero: cannot be read: it has more; 128 MiB are read at most"])
 
 
 @pytest.mark.usefixtures("root")

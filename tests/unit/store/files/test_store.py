@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from tests.unit.store.conftest import names, summary, text, upcoming
 
+from percale.bounded_file import MAX_SIZE
 from percale.errors import BadConfig, BadManifest, StoreUnavailable
 from percale.model.configmap import ConfigMap
 from percale.model.meta import ObjectKey, ObjectMeta
 from percale.model.pod import Pod
-from percale.store.files.regular_file import MAX_SIZE
 from percale.store.files.store import FilesStore
 from percale.store.protocol import Event, ReadProblem, Snapshot, Upserted
 from percale.store.registry import open_store
