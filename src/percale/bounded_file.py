@@ -16,8 +16,8 @@ MAX_SIZE = 128 << 20
 """Bytes: 200,000 pods in one file."""
 
 
-def read_regular_file(path: Path | str) -> bytes:
-    """The content. Raises OSError: IsADirectoryError, EINVAL for another kind of file, EFBIG for more than MAX_SIZE."""
+def read_regular_file(path: Path | str, most: int = MAX_SIZE) -> bytes:
+    """The content. Raises OSError: IsADirectoryError, EINVAL for another kind of file, EFBIG for more than `most` bytes."""
     found = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
         status = os.fstat(found)
@@ -25,7 +25,7 @@ def read_regular_file(path: Path | str) -> bytes:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
-        if status.st_size > MAX_SIZE:
+        if status.st_size > most:
             raise _too_large(f"{status.st_size >> 20} MiB", str(path))
         file = os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:

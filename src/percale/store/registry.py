@@ -38,9 +38,12 @@ class Scheme(Struct, frozen=True):
     """The URLs of its servers. Raises BadConfig."""
 
 
-def _open_files(directory: str, kinds: Kinds, _last_state: LastState | None) -> Store:
-    """A missing directory is an unavailable store: creating an empty one would lose the whole cluster."""
-    return FilesStore(Path(directory), kinds=kinds, make=False)
+def _open_files(directory: str, kinds: Kinds, last_state: LastState | None) -> Store:
+    """A missing directory is an unavailable store: creating an empty one would lose the whole cluster.
+
+    An agent, which has a last state, goes on while somebody's large file is read; a command wants all of them.
+    """
+    return FilesStore(Path(directory), kinds=kinds, make=False, defer=last_state is not None)
 
 
 def _open_kubernetes(rest: str, _kinds: Kinds, last_state: LastState | None) -> Store:

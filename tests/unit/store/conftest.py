@@ -14,7 +14,7 @@ from percale.store.files.directory import Directory
 from percale.store.files.file_index import FileIndex
 from percale.store.files.lease_expiry import BootClock
 from percale.store.files.store import FilesStore
-from percale.store.protocol import Event, ReadProblem, Snapshot
+from percale.store.protocol import Event, ReadProblem, Snapshot, Store
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ async def upcoming(events: AsyncIterator[Event]) -> Event:
         return await anext(events)
 
 
-async def names(store: FilesStore) -> list[str]:
+async def names(store: Store) -> list[str]:
     return [obj.metadata.name for obj in await store.list(ConfigMap)]
 
 

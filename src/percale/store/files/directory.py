@@ -1,11 +1,15 @@
 """A directory of manifests: read, kept up to date, written. Used by `store.py`, on the store's own thread.
 
     InotifyWatcher ─ changed files ─▶ read ─▶ FileIndex ─▶ events
+                               └─ LaterReads ─▶ ┘
     put, delete ─▶ lock ─▶ catch up ─▶ compare ─▶ write ─▶ read
 
 Any file may contain any object, except that one of the store's own files (`KIND/NAMESPACE/NAME.json`) contains the object that
 its name says. So own files are read only when their kind is listed or watched, or this one object is requested: an agent that
 watches leases does not read ten thousand pods.
+
+An agent reads large files on another thread, and what takes long of many changed ones: nobody's objects wait for another's file.
+Until then a file's last content counts, and one that is not known yet is a problem.
 
 Several processes share one directory. A writer takes the lock and catches up with the others' changes before it compares; so it
 always compares with the newest version.
@@ -13,11 +17,15 @@ always compares with the newest version.
 
 from __future__ import annotations
 
+import math
+import select
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
+from percale.bounded_file import MAX_SIZE
 from percale.errors import BadManifest, PercaleError, StoreError, StoreUnavailable
 from percale.model.manifest.decode import decode_manifest, inspect_manifest
 from percale.model.manifest.diagnostics import combined
@@ -28,19 +36,25 @@ from percale.store.files.atomic_write import locked, own_path, remove_file, writ
 from percale.store.files.edit_in_place import rewrite_object
 from percale.store.files.file_index import Entry, FileContent, FileIndex, Identity
 from percale.store.files.inotify import InotifyWatcher
+from percale.store.files.later_reads import LaterReads
 from percale.store.files.lease_expiry import BootClock, with_expiry, without_expiry
-from percale.store.files.regular_file import read_store_file
+from percale.store.files.regular_file import TooLarge, read_store_file
 from percale.store.protocol import Event, ReadProblem
 from percale.store.versioning import check_version, not_found, unversioned, versioned
 
 T = TypeVar("T", bound=Object)
 
+_LARGE = 128 << 10
+"""Bytes; as YAML they take some 0.1 s."""
+_PATIENCE = 0.2
+"""Seconds of CPU for the files that have changed, the smallest first."""
+
 
 class Directory:
     """The objects of one directory tree. Not thread-safe."""
 
-    def __init__(self, root: Path, index: FileIndex, clock: BootClock) -> None:
-        """`index` has what was read before the directory went away, if it did."""
+    def __init__(self, root: Path, index: FileIndex, clock: BootClock, *, defer: bool = False) -> None:
+        """`index` has what was read before the directory went away, if it did. `defer` what takes long to read."""
         self._root = root
         self._index = index
         self._kinds = index.kinds
@@ -49,21 +63,28 @@ class Directory:
         """Kinds whose own files are all read."""
         self._expired: list[Identity] = []
         """Expired leases whose files still exist."""
+        self._defer = defer
         self._watcher = InotifyWatcher(root)
+        self._later = LaterReads(self._deferred_outcome, self._top)
+        self._ready = select.epoll()
+        for each in (self._watcher, self._later):
+            self._ready.register(each.fileno(), select.EPOLLIN)
         try:
-            self._read({*index.paths(), *map(self._name, self._watcher.scan())})
+            self._read({*index.paths(), *map(self._name, self._watcher.scan())}, patience=math.inf)
         except BaseException:
-            self._watcher.close()
+            self.close()
             raise
         self._expired += index.expire()
         index.discard_events()
 
     def fileno(self) -> int:
         """Readable when there are changes for `catch_up`."""
-        return self._watcher.fileno()
+        return self._ready.fileno()
 
     def close(self) -> None:
+        self._ready.close()
         self._watcher.close()
+        self._later.close()
 
     def take_events(self) -> list[Event]:
         """Changes since the last call, in order."""
@@ -91,7 +112,9 @@ class Directory:
             names.update(self._index.paths(directory + "/"))
             if self._index.knows(directory):
                 names.add(directory)
-        self._read(names)
+        if read := self._later.take():
+            self._index.update(read)
+        self._read(names, patience=_PATIENCE)
         self._expired += self._index.expire()
 
     def delete_expired(self) -> None:
@@ -115,7 +138,7 @@ class Directory:
         if kind not in self._watched_kinds:
             self._watched_kinds.add(kind)
             own = map(self._name, self._watcher.scan(kind.KIND))
-            self._load(name for name in own if not self._index.knows(name))
+            self._load((name for name in own if not self._index.knows(name)), patience=math.inf)
         return [each for _, each in sorted(objects.items())]
 
     def get(self, kind: type[T], key: ObjectKey) -> T | None:
@@ -125,10 +148,10 @@ class Directory:
         return None if found is None else found.object  # type: ignore[return-value]
 
     def _read_own_file(self, identity: Identity) -> None:
-        """Read the object's own file, unless its kind is watched."""
+        """Read the object's own file, unless its kind is watched; and what was deferred of the object's files."""
         own = self._name(own_path(*identity))
-        if not self._is_watched(own):
-            self._load([own])
+        names = {own, self._index.file_of(identity) or own}
+        self._load(name for name in names if name in self._later or (name == own and not self._is_watched(own)))
 
     def put(self, obj: T, expect: str | None, ttl: float | None) -> T:
         """Compare and write. Raises Conflict, StoreUnavailable, BadManifest."""
@@ -162,9 +185,9 @@ class Directory:
             raise TypeError(f"{kind.__name__} is none of this store's kinds")
         return objects
 
-    def _read(self, names: Iterable[str]) -> None:
+    def _read(self, names: Iterable[str], patience: float) -> None:
         """Read those of the files that are watched."""
-        self._load(filter(self._is_watched, names))
+        self._load(filter(self._is_watched, names), patience)
 
     def _is_watched(self, name: str) -> bool:
         kind = self._kinds.get(self._own_kind(name))
@@ -175,20 +198,45 @@ class Directory:
         kind, _, rest = name[len(str(self._root)) + 1 :].partition("/")
         return kind if rest.count("/") == 1 and rest.endswith(".json") else ""
 
-    def _load(self, names: Iterable[str]) -> None:
+    def _load(self, names: Iterable[str], patience: float | None = None) -> None:
+        """Read these files; with `patience`, seconds of this thread's time, what takes longer is deferred (None: nothing is)."""
         read: dict[str, FileContent | PercaleError] = {}
-        for name in names:
-            try:
-                read[name] = self._content(name)
-            except PercaleError as error:
-                read[name] = error
+        if patience is None or not self._defer:
+            for name in names:
+                self._later.discard(name)
+                read[name] = self._outcome(name)
+        else:
+            end = time.thread_time() + patience
+            for name in sorted(names, key=_size):
+                found = self._outcome(name, _LARGE) if time.thread_time() < end else None
+                if found is not None and not isinstance(found, TooLarge):
+                    self._later.discard(name)
+                    read[name] = found
+                    continue
+                self._later.put(name)
+                if not self._index.knows(name):
+                    read[name] = StoreUnavailable("is still being read: it is large, or one of many", where=name)
         if read:
             self._index.update(read)
 
-    def _content(self, name: str) -> FileContent:
-        """A file's objects; none if it does not exist. Raises BadManifest, StoreUnavailable."""
+    def _outcome(self, name: str, most: int = MAX_SIZE) -> FileContent | PercaleError:
+        """What is in a file, or why it cannot be read."""
         try:
-            data = read_store_file(name)
+            return self._content(name, most)
+        except PercaleError as error:
+            return error
+
+    def _deferred_outcome(self, name: str) -> FileContent | PercaleError:
+        """The same on the other thread, which goes on with the next file after a bug of ours."""
+        try:
+            return self._outcome(name)
+        except Exception as error:
+            return StoreUnavailable(f"cannot be read: {error!r}", where=name)
+
+    def _content(self, name: str, most: int) -> FileContent:
+        """A file's objects; none if it does not exist. Raises BadManifest, StoreUnavailable, TooLarge."""
+        try:
+            data = read_store_file(name, most)
         except FileNotFoundError:
             return FileContent()
         _require_utf8(name)
@@ -234,14 +282,29 @@ class Directory:
         if error is not None:
             raise error
         try:
-            data = read_store_file(name)
+            data = read_store_file(name, _LARGE if self._defer else MAX_SIZE)
         except FileNotFoundError as gone:
             raise StoreUnavailable("is gone", where=name) from gone
+        except TooLarge as large:
+            what = f"{identity[0].KIND} {identity[1]} cannot be changed in a file of more than {_LARGE >> 10} KiB"
+            raise StoreUnavailable(what, where=name, hint="move it to a file of its own") from large
         return rewrite_object(data, name, identity, new, kinds=self._kinds)
+
+    def _top(self, name: str) -> str:
+        """The directory below the root that a file is in, "" for one in the root itself."""
+        return name[len(str(self._root)) + 1 :].rpartition("/")[0].partition("/")[0]
 
     def _name(self, path: str) -> str:
         """The path of a file below the root, as shown to users."""
         return f"{self._root}/{path}" if path else str(self._root)
+
+
+def _size(name: str) -> int:
+    """In bytes; 0 of what is not there."""
+    try:
+        return Path(name).stat().st_size
+    except OSError:
+        return 0
 
 
 def _require_utf8(name: str) -> None:

@@ -6,17 +6,21 @@ import errno
 import os
 from pathlib import Path
 
-from percale.bounded_file import read_regular_file
+from percale.bounded_file import MAX_SIZE, read_regular_file
 from percale.errors import StoreUnavailable
 
 _HINTS = {errno.EINVAL: "remove it from the store", errno.EFBIG: "split it"}
 
 
-def read_store_file(name: str) -> bytes:
-    """The content. Raises FileNotFoundError, and StoreUnavailable for what cannot be read, is too large or no regular file."""
+class TooLarge(StoreUnavailable):
+    """More than may be read."""
+
+
+def read_store_file(name: str, most: int = MAX_SIZE) -> bytes:
+    """The content. Raises FileNotFoundError, TooLarge, and StoreUnavailable for what cannot be read or is no regular file."""
     try:
         try:
-            return read_regular_file(name)
+            return read_regular_file(name, most)
         except IsADirectoryError as error:
             if Path(name).is_symlink():
                 raise OSError(errno.EINVAL, "not a regular file", name) from error
@@ -30,7 +34,8 @@ def read_store_file(name: str) -> bytes:
         if error.errno == errno.ENAMETOOLONG and not _is_listed(name):
             raise FileNotFoundError(*error.args) from error
         what = f"cannot be read: {error.strerror}"
-        raise StoreUnavailable(what, where=name, hint=_HINTS.get(error.errno or 0)) from error
+        kind = TooLarge if error.errno == errno.EFBIG else StoreUnavailable
+        raise kind(what, where=name, hint=_HINTS.get(error.errno or 0)) from error
 
 
 def _is_listed(name: str) -> bool:

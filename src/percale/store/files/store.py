@@ -39,9 +39,21 @@ _MAX_TIMER = 60.0
 class FilesStore:
     """For one event loop. The directory is read at the first operation."""
 
-    def __init__(self, root: Path, kinds: Kinds = KINDS, clock: BootClock | None = None, *, make: bool = True) -> None:
-        """`make` the directory at the first operation if it is missing; else that is StoreUnavailable."""
+    def __init__(
+        self,
+        root: Path,
+        kinds: Kinds = KINDS,
+        clock: BootClock | None = None,
+        *,
+        make: bool = True,
+        defer: bool = False,
+    ) -> None:
+        """`make` the directory at the first operation if it is missing; else that is StoreUnavailable.
+
+        `defer` reading what takes long: other files do not wait for it, and a list may lack its objects.
+        """
         self._root = root
+        self._defer = defer
         self._make = make
         """Only once: a directory that disappears later must not be replaced by an empty cluster."""
         self._clock = clock or BootClock()
@@ -187,7 +199,7 @@ class FilesStore:
             if self._make:
                 make_directory(self._root)
                 self._make = False
-            self._directory = Directory(self._root, self._index, self._clock)
+            self._directory = Directory(self._root, self._index, self._clock, defer=self._defer)
             return self._directory
         try:
             self._directory.catch_up()
