@@ -10,8 +10,9 @@ rendered from the same classes (`render/policy/class_chains.py`). Callers: rende
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from functools import cached_property, reduce
+from operator import or_
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -27,8 +28,9 @@ from percale.policy.flow_match import rule_matches
 from percale.policy.kinds.registry import POLICY_KINDS, PolicyKinds
 from percale.policy.node_index import NodeIndex
 from percale.policy.pod_facts import PodFacts, facts_of
+from percale.policy.rule_copies import RuleCopies, SelectedPod
 from percale.policy.rule_terms import EVERYTHING, Direction, PodSelectorTerm
-from percale.policy.selector_index import PodDelta, SelectorIndex
+from percale.policy.selector_index import PodDelta, SelectorIndex, pod_ids_in
 from percale.policy.verdict import Decision, Flow, FlowEnd, Verdict
 
 _TIER_ORDER: dict[Tier, int] = {tier: index for index, tier in enumerate(TIERS)}
@@ -105,6 +107,7 @@ class Evaluator:
         self._subjects: dict[PodSelectorTerm, dict[PolicyKey, None]] = {}
         self._classes: dict[tuple[PolicyKey, ...], PolicyClass] = {}
         self._costs = PolicyCosts(self.selector_index)
+        self._copies = RuleCopies()
         for obj in sorted(objects, key=lambda each: isinstance(each, Pod)):
             self.put(obj)
 
@@ -121,7 +124,7 @@ class Evaluator:
             case Pod():
                 return self.put_facts(facts_of(obj))
             case Namespace():
-                return PolicyDelta(tuple(self.selector_index.put_namespace(obj)))
+                return self._pods_changed(self.selector_index.put_namespace(obj))
             case Node() | SubnetLease():
                 return PolicyDelta(nodes=self.node_index.put(obj))
         policy_kind = self.policy_kinds.of(type(obj))
@@ -129,7 +132,7 @@ class Evaluator:
 
     def put_facts(self, pod: PodFacts) -> PolicyDelta:
         """A pod is new or changed, given by its facts."""
-        return PolicyDelta(tuple(self.selector_index.put_pod(pod)))
+        return self._pods_changed(self.selector_index.put_pod(pod))
 
     def set_resolved_names(self, resolved_names: Mapping[str, frozenset[bytes]]) -> PolicyDelta:
         """Replace all that domain names resolve to."""
@@ -140,9 +143,9 @@ class Evaluator:
     def remove(self, kind: type[Object], key: ObjectKey) -> PolicyDelta:
         """An object was deleted; an unknown one is no error."""
         if kind is Pod:
-            return PolicyDelta(tuple(self.selector_index.remove_pod(key)))
+            return self._pods_changed(self.selector_index.remove_pod(key))
         if kind is Namespace:
-            return PolicyDelta(tuple(self.selector_index.remove_namespace(key.name)))
+            return self._pods_changed(self.selector_index.remove_namespace(key.name))
         if kind in (Node, SubnetLease):
             return PolicyDelta(nodes=self.node_index.remove(kind, key.name))
         policy_kind = self.policy_kinds.of(kind)
@@ -154,19 +157,50 @@ class Evaluator:
             return PolicyDelta()
         self._subjects.setdefault(policy.subject, {})[policy.key] = None
         self.selector_index.watch(policy.subject)
+        selected = self._reselected(old, policy)
         if old is not None:
             self._release(old, keep_subject=old.subject == policy.subject)
         self.policies[policy.key] = policy
-        others = self._costs.put(policy) if policy.tier == "NetworkPolicy" else ()
-        return PolicyDelta(policies=((old, policy), *self._reclassified(others)))
+        others: Set[PolicyKey] = frozenset()
+        if policy.tier == "NetworkPolicy":
+            others = self._costs.put(policy) | self._copies.set_policy(policy.key, policy) | self._select(selected)
+        return PolicyDelta(policies=((old, policy), *self._reclassified(others - {policy.key})))
 
     def _remove_policy(self, key: PolicyKey) -> PolicyDelta:
         old = self.policies.pop(key, None)
         if old is None:
             return PolicyDelta()
+        selected = self._reselected(old, None)
         self._release(old)
-        others = self._costs.remove(key) if old.tier == "NetworkPolicy" else ()
-        return PolicyDelta(policies=((old, None), *self._reclassified(others)))
+        others: Set[PolicyKey] = frozenset()
+        if old.tier == "NetworkPolicy":
+            others = self._costs.remove(key) | self._copies.set_policy(key, None) | self._select(selected)
+        return PolicyDelta(policies=((old, None), *self._reclassified(others - {key})))
+
+    def _reselected(self, old: CompiledPolicy | None, new: CompiledPolicy | None) -> list[int]:
+        """The ids of the pods that one of these selects, if they have other subjects."""
+        subjects = {policy.subject for policy in (old, new) if policy is not None}
+        if old is not None and new is not None and len(subjects) == 1:
+            return []
+        return list(pod_ids_in(reduce(or_, map(self.selector_index.bits, subjects))))
+
+    def _pods_changed(self, deltas: Sequence[PodDelta]) -> PolicyDelta:
+        others = self._select(each.pod_id for each in deltas)
+        return PolicyDelta(tuple(deltas), tuple(self._reclassified(others)))
+
+    def _select(self, pod_ids: Iterable[int]) -> Set[PolicyKey]:
+        """Other policies select these pods; returns policies that are too large now, or no longer."""
+        return self._copies.set_pods({pod_id: self._selected(pod_id) for pod_id in pod_ids})
+
+    def _selected(self, pod_id: int) -> SelectedPod | None:
+        """The NetworkPolicies that select a pod; None: there is none."""
+        pod = self.selector_index.pods[pod_id]
+        keys = frozenset(key for key in self._policies_of(pod_id) if self.policies[key].tier == "NetworkPolicy")
+        return SelectedPod(pod.namespace, pod.node, keys) if pod is not None and keys else None
+
+    def _policies_of(self, pod_id: int) -> Iterator[PolicyKey]:
+        subjects = self._subjects
+        return (key for term in self.selector_index.terms[pod_id] if term in subjects for key in subjects[term])
 
     def _reclassified(self, others: Iterable[PolicyKey]) -> Iterator[tuple[CompiledPolicy, CompiledPolicy]]:
         """Other policies that are too large now, or no longer: their classes are built again."""
@@ -191,7 +225,7 @@ class Evaluator:
     @property
     def too_large(self) -> frozenset[PolicyKey]:
         """The policies whose rules are left out for what they would cost."""
-        return frozenset(self._costs.too_large)
+        return self._copies.left_out.union(self._costs.too_large)
 
     @property
     def object_keys(self) -> Iterator[tuple[type[Object], ObjectKey]]:
@@ -212,8 +246,7 @@ class Evaluator:
         pod = self.selector_index.pods[pod_id]
         if pod is not None and pod.unknown:
             return _DENY_ALL if any(self._may_select(term, pod.namespace) for term in subjects) else _NO_POLICIES
-        found = {key for term in self.selector_index.terms[pod_id] if term in subjects for key in subjects[term]}
-        return self._class_by_keys(found)
+        return self._class_by_keys(set(self._policies_of(pod_id)))
 
     def _may_select(self, subject: PodSelectorTerm, namespace: str) -> bool:
         if isinstance(subject.namespaces, str):
@@ -230,7 +263,8 @@ class Evaluator:
 
     def _affordable(self, policy: CompiledPolicy) -> CompiledPolicy:
         """A NetworkPolicy that is too large isolates its pods and allows nothing."""
-        if policy.tier == "NetworkPolicy" and self._costs.is_too_large(policy.key):
+        key = policy.key
+        if policy.tier == "NetworkPolicy" and (self._costs.is_too_large(key) or self._copies.is_left_out(key)):
             return replace(policy, egress=(), ingress=())
         return policy
 

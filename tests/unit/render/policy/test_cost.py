@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from tests import builders
 from tests.unit.render.simulated import Packet, passes
 
 from percale.model.addresses import parse_network
 from percale.model.networkpolicy import NetworkPolicy
-from percale.policy import cost
+from percale.model.pod import Pod
+from percale.policy import cost, rule_copies
 from percale.policy.evaluator import Evaluator
 from percale.policy.pod_facts import MAX_NAMED_PORTS
 from percale.policy.rule_terms import Block
@@ -118,6 +120,35 @@ def test_many_policies_of_a_namespace_cost_no_more_than_a_few(monkeypatch: pytes
         held = held.apply(renderer.update([evaluator.remove(NetworkPolicy, gone.key)]))
     assert {each.name for each in evaluator.too_large} == {f"b{number}" for number in range(7, 8)}
     assert passes(held, Packet(source, target, "TCP", 80))
+    assert held == TableState.bare(SET_SPECS).apply(renderer.snapshot())
+
+
+def test_pods_with_labels_of_their_own_do_not_multiply_a_large_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each class has its rules once more, on its own node: the policy is left out, closed, until there are few again."""
+    monkeypatch.setattr(rule_copies, "MAX_RULES", 100)
+    evaluator, renderer, _ = rendered(policy(to=[one_of(1)]))
+    large = builders.policy("large", namespace="x", egress=[{"to": [one_of(each) for each in range(30)]}])
+    held = TableState.bare(SET_SPECS).apply(renderer.snapshot())
+    held = held.apply(renderer.update([evaluator.put(large)]))
+    pods = [
+        builders.pod(f"o{number}", f"10.1.0.{number}", namespace="x", node=NODE, labels={"o": f"v{number}"})
+        for number in range(2, 6)
+    ]
+    elsewhere = replace(pods[3], spec=replace(pods[3].spec, nodeName="n3"))
+    for number, pod in enumerate([*pods[:3], elsewhere], start=2):
+        own = builders.policy(f"own{number}", namespace="x", podSelector={"matchLabels": {"o": f"v{number}"}})
+        held = held.apply(renderer.update([evaluator.put(own), evaluator.put(pod)]))
+        assert {each.name for each in evaluator.too_large} == ({"large"} if number >= 4 else set())
+    source, target, other = (ip_address(each).packed for each in (POD, PEER, "10.3.0.1"))
+    assert passes(held, Packet(source, target, "TCP", 80)), "the small policy's rule is in force"
+    assert not passes(held, Packet(source, other, "TCP", 80))
+    assert sum(len(chain.rules) for chain in renderer.snapshot().put_chains) < 20
+    held = held.apply(renderer.update([evaluator.remove(Pod, pods[0].key)]))
+    assert not evaluator.too_large
+    assert sum(len(chain.rules) for chain in renderer.snapshot().put_chains) > 90
+    assert held == TableState.bare(SET_SPECS).apply(renderer.snapshot())
+    held = held.apply(renderer.update([evaluator.put(pods[3])]))
+    assert {each.name for each in evaluator.too_large} == {"large"}
     assert held == TableState.bare(SET_SPECS).apply(renderer.snapshot())
 
 
