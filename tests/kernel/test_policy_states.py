@@ -153,10 +153,15 @@ class Agent:
         self.controller = PolicyController(
             node.name, self.informer, self.table, problems=problems, recheck=self._recheck
         )
-        place = NetnsThread(node.space.descriptor)
-        conntrack = Conntrack(place)
-        place.close()
         evaluator = self.controller.evaluator
+
+        def conntrack() -> Conntrack:
+            place = NetnsThread(node.space.descriptor)
+            try:
+                return Conntrack(place)
+            finally:
+                place.close()
+
         self.blocker = FlowBlocker(node.name, evaluator, conntrack, problems=problems, metrics=Metrics(), log=log)
 
     async def _recheck(self, addresses: frozenset[bytes]) -> None:

@@ -71,7 +71,7 @@ class Judge:
         self.metrics = Metrics()
         self.problems = Problems(log)
         self.blocker = FlowBlocker(
-            node, self.evaluator, world.conntrack(), problems=self.problems, metrics=self.metrics, log=log
+            node, self.evaluator, world.conntrack, problems=self.problems, metrics=self.metrics, log=log
         )
         self.table = world.conntrack()
 

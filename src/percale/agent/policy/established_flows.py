@@ -1,18 +1,21 @@
 """Cuts established connections that a policy change forbids, and restores them when they are allowed again.
 
     change ─▶ recheck(addresses) ─▶ run: their flows (conntrack, on a worker thread) ─▶ evaluate ─▶ marks ─▶ the table drops
+                                                        └─ a namespace's that take long ─▶ a task of its own ─▶ the same
 
 After each commit of the kernel's rules, and once at the start, the agent passes the addresses whose connections may have another
 verdict now. A flow is evaluated as the new connection that it once was: from its source before masquerade to its destination
-after DNAT. Only flows with an end on this node are considered.
+after DNAT. Only flows with an end on this node are considered. A policy may have thousands of rules, and its pods 100,000 flows:
+what takes more than a second of a namespace's is done beside the others.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -25,9 +28,11 @@ from percale.errors import KernelError
 from percale.event_loop import WorkerThread, yield_every
 from percale.kernel.netlink.conntrack import Conntrack, ConntrackEntry, EntryFilter
 from percale.model.pod import PROTOCOLS
+from percale.policy.compiled_policy import DIRECTIONS
 from percale.policy.evaluator import Evaluator
-from percale.policy.rule_terms import FlowProtocol
-from percale.policy.verdict import Decision, Flow, FlowEnd
+from percale.policy.pod_facts import PodFacts
+from percale.policy.rule_terms import Direction, FlowProtocol
+from percale.policy.verdict import Flow
 from percale.render.policy.base_chains import CUT_MARK
 
 T = TypeVar("T")
@@ -38,6 +43,10 @@ _BATCH = 500
 """Flows that the worker thread returns at a time."""
 _YIELD_EVERY = 50
 """Flows evaluated before the event loop gets a turn."""
+_COMPARISONS_AT_ONCE = 5_000
+"""The same for the comparisons of these: some milliseconds."""
+_MOST_COMPARISONS = 1_000_000
+"""Of a namespace's pods before the rest of its flows is deferred."""
 
 
 class EstablishedFlows(Protocol):
@@ -56,6 +65,13 @@ class EstablishedFlows(Protocol):
         """Marked flows stay marked."""
 
 
+class _EndHere(NamedTuple):
+    """A pod of this node in a flow."""
+
+    namespace: str
+    address: bytes
+
+
 class FlowVerdict(NamedTuple):
     """Whether a flow is allowed; if it is not, at which pod and by which policy."""
 
@@ -71,50 +87,106 @@ class FlowBlocker:
         self,
         node: str,
         evaluator: Evaluator,
-        conntrack: Conntrack,
+        open_conntrack: Callable[[], Conntrack],
         *,
         problems: Problems,
         metrics: Metrics,
         log: Log,
         on_cut: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """`conntrack` is closed with this; `on_cut` is called when flows have been marked."""
+        """`on_cut` is called when flows have been marked. Raises OSError."""
         self._on_cut = on_cut
         self._node = node
         self._evaluator = evaluator
+        self._problems = problems
         self._metrics = metrics
         self._log = log
-        self._table = _ConntrackWorker(conntrack)
+        self._open_conntrack = open_conntrack
+        self._table = _ConntrackWorker(open_conntrack())
+        self._forgetting = _ConntrackWorker(open_conntrack())
+        """An ADD does not wait for what is evaluated again."""
+        self._deferred: dict[str, set[bytes]] = {}
+        """Addresses by namespace, while there is a task for it."""
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._group: asyncio.TaskGroup | None = None
         self._queue = WorkQueue[frozenset[bytes]](
             frozenset(), frozenset.union, self._process, to_error=_kernel_error, source=CONNTRACK, problems=problems
         )
 
     def close(self) -> None:
         self._table.close()
+        self._forgetting.close()
 
     async def recheck(self, addresses: frozenset[bytes] | None) -> None:
         """Returns at once."""
         self._queue.add(local_addresses(self._evaluator, self._node) if addresses is None else addresses)
 
     async def forget(self, addresses: frozenset[bytes]) -> None:
-        await self._table.forget(addresses)
+        await self._forgetting.forget(addresses)
 
     async def wait_idle(self) -> None:
         """Wait until all queued work is done."""
         await self._queue.wait_idle()
+        await asyncio.gather(*self._tasks.values())
 
     async def run(self) -> None:
-        await self._queue.run()
+        async with asyncio.TaskGroup() as self._group:
+            await self._queue.run()
 
     async def _process(self, addresses: frozenset[bytes]) -> None:
-        """Mark forbidden flows that are not marked, and unmark allowed ones that are."""
+        for namespace, deferred in (await self._evaluate(self._table, addresses, _MOST_COMPARISONS)).items():
+            self._deferred.setdefault(namespace, set()).update(deferred)
+            if namespace not in self._tasks:
+                assert self._group is not None, "called by run"
+                self._tasks[namespace] = self._group.create_task(self._process_deferred(namespace))
+
+    async def _process_deferred(self, namespace: str) -> None:
+        """All that there is of a namespace, in turns with everything else."""
+        source = f"{CONNTRACK} of {namespace}"
+        while addresses := self._deferred.pop(namespace, None):
+            try:
+                table = _ConntrackWorker(self._open_conntrack())
+                try:
+                    await self._evaluate(table, addresses, math.inf)
+                finally:
+                    table.close()
+            except OSError as error:
+                self._deferred.setdefault(namespace, set()).update(addresses)
+                self._problems.raise_(source, _kernel_error(error))
+                await asyncio.sleep(RETRY_INTERVAL)
+            else:
+                self._problems.clear(source)
+        del self._tasks[namespace]
+
+    async def _evaluate(
+        self, table: _ConntrackWorker, addresses: Collection[bytes], most: float
+    ) -> Mapping[str, set[bytes]]:
+        """Mark forbidden flows that are not marked, and unmark allowed ones that are.
+
+        Returns the addresses of pods of which flows are left, for its namespace's would take more comparisons than `most`.
+        """
         verdicts: dict[tuple[bytes, bytes, int, int], FlowVerdict | None] = {}
+        comparisons: Counter[str] = Counter()
+        deferred: defaultdict[str, set[bytes]] = defaultdict(set)
+        since_turn = 0
         forbidden: list[ConntrackEntry] = []
         allowed: list[ConntrackEntry] = []
         reasons: Counter[FlowVerdict] = Counter()
-        async for flow in self._table.of(addresses):
+        async for flow in table.of(addresses):
             which = (flow.client, flow.server, flow.original.protocol, flow.server_port)
             if which not in verdicts:
+                costs = costs_here(self._evaluator, self._node, flow)
+                late = [end for end, cost in costs if comparisons[end.namespace] + cost > most]
+                if late:
+                    for end in late:
+                        deferred[end.namespace].add(end.address)
+                    continue
+                for end, cost in costs:
+                    comparisons[end.namespace] += cost
+                    since_turn += cost
+                if since_turn > _COMPARISONS_AT_ONCE:
+                    since_turn = 0
+                    await asyncio.sleep(0)
                 verdicts[which] = evaluate_flow(self._evaluator, self._node, flow)
             verdict = verdicts[which]
             marked = bool(flow.mark & CUT_MARK)
@@ -125,14 +197,15 @@ class FlowBlocker:
             else:
                 forbidden.append(flow)
                 reasons[verdict] += 1
-        await self._table.mark(forbidden, CUT_MARK)
-        await self._table.mark(allowed, 0)
+        await table.mark(forbidden, CUT_MARK)
+        await table.mark(allowed, 0)
         if forbidden and self._on_cut is not None:
             await self._on_cut()
         self._metrics.flows_cut.inc(len(forbidden))
         self._metrics.flows_restored.inc(len(allowed))
         for (_, pod, by), count in reasons.items():
             self._log.info("flows cut", count=count, pod=pod, by=by)
+        return deferred
 
 
 class FlowUnblocker:
@@ -175,12 +248,13 @@ def established_flows(
 ) -> EstablishedFlows:
     """By the setting `established`, in the caller's network namespace. Raises KernelError."""
     try:
-        conntrack = Conntrack()
+        if config.established == "keep":
+            return FlowUnblocker(Conntrack(), problems)
+        return FlowBlocker(
+            config.node, evaluator, Conntrack, problems=problems, metrics=metrics, log=log, on_cut=on_cut
+        )
     except OSError as error:
         raise _kernel_error(error) from error
-    if config.established == "keep":
-        return FlowUnblocker(conntrack, problems)
-    return FlowBlocker(config.node, evaluator, conntrack, problems=problems, metrics=metrics, log=log, on_cut=on_cut)
 
 
 class _ConntrackWorker:
@@ -243,22 +317,35 @@ def evaluate_flow(evaluator: Evaluator, node: str, flow: ConntrackEntry) -> Flow
     None if neither end is a pod of this node.
     """
     protocol: FlowProtocol = PROTOCOLS.get(flow.original.protocol, "ICMP")  # others have no ports either
-    source, destination = evaluator.flow_end(flow.client), evaluator.flow_end(flow.server)
-    from_here, to_here = (end.pod is not None and end.pod.node == node for end in (source, destination))
-    if not from_here and not to_here:
-        return None
     port = None if protocol == "ICMP" else flow.server_port
-    verdict = evaluator.evaluate(Flow(source, destination, protocol, port))
-    if from_here and not verdict.egress.allowed:
-        return _forbidden(verdict.egress, source)
-    if to_here and not verdict.ingress.allowed:
-        return _forbidden(verdict.ingress, destination)
-    return FlowVerdict(True)
+    ends = list(_ends_here(evaluator, node, flow))
+    whole = Flow(evaluator.flow_end(flow.client), evaluator.flow_end(flow.server), protocol, port)
+    for direction, pod in ends:
+        decision = evaluator.decide(direction, whole)
+        if not decision.allowed:
+            by = str(decision.rule) if decision.rule is not None else ", ".join(map(str, decision.isolating))
+            return FlowVerdict(False, str(pod.key), by)
+    return FlowVerdict(True) if ends else None
 
 
-def _forbidden(decision: Decision, end: FlowEnd) -> FlowVerdict:
-    by = str(decision.rule) if decision.rule is not None else ", ".join(map(str, decision.isolating))
-    return FlowVerdict(False, str(end.pod.key) if end.pod is not None else "", by)
+def costs_here(evaluator: Evaluator, node: str, flow: ConntrackEntry) -> list[tuple[_EndHere, int]]:
+    """The comparisons that evaluating a flow takes at most, by the ends whose rules they are with."""
+    ids = evaluator.selector_index.pod_ids
+    return [
+        (
+            _EndHere(pod.namespace, flow.client if direction == "egress" else flow.server),
+            evaluator.class_of(ids[pod.key]).comparisons[direction],
+        )
+        for direction, pod in _ends_here(evaluator, node, flow)
+    ]
+
+
+def _ends_here(evaluator: Evaluator, node: str, flow: ConntrackEntry) -> Iterator[tuple[Direction, PodFacts]]:
+    """A flow's pods on this node."""
+    for direction, address in zip(DIRECTIONS, (flow.client, flow.server), strict=True):
+        pod = evaluator.selector_index.owner(address)
+        if pod is not None and pod.node == node:
+            yield direction, pod
 
 
 def _kernel_error(error: OSError) -> KernelError:

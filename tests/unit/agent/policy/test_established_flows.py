@@ -1,14 +1,16 @@
-"""Operations on the conntrack socket, which one dump keeps until all of it is read: a second one would wait for ever."""
+"""Operations on conntrack sockets, each of which one dump keeps until all of it is read; and who waits for whose flows."""
 
 from __future__ import annotations
 
 import asyncio
 import io
 import socket
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from ipaddress import ip_address
 from typing import cast
 
 import pytest
+from tests import builders
 
 from percale.agent.logging import LineLog
 from percale.agent.metrics import Metrics
@@ -57,15 +59,62 @@ class Table:
 
 async def test_an_address_is_forgotten_while_flows_are_evaluated_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("percale.agent.policy.established_flows._BATCH", 2)
-    table, log = Table(7), LineLog("text", io.StringIO())
+    tables, log = [Table(7), Table(7)], LineLog("text", io.StringIO())
     problems = Problems(log)
-    conntrack = cast("Conntrack", table)
-    blocker = FlowBlocker("n1", Evaluator(()), conntrack, problems=problems, metrics=Metrics(), log=log)
+    table, opened = tables[1], cast("Iterator[Conntrack]", iter(tables))
+    blocker = FlowBlocker("n1", Evaluator(()), opened.__next__, problems=problems, metrics=Metrics(), log=log)
     running = asyncio.create_task(blocker.run())
     await blocker.recheck(frozenset({SERVER}))
     await asyncio.gather(blocker.wait_idle(), *(blocker.forget(frozenset({SERVER})) for _ in range(3)))
     assert [each.id for each in table.marked] == [0, 2, 4, 6] * 3
     assert [each.id for each in table.deleted] == [1, 3, 5] * 3
     assert not list(problems.current)
+    running.cancel()
+    blocker.close()
+
+
+class Flows:
+    """A table of flows between two pods of each namespace."""
+
+    def __init__(self, flows: Iterable[ConntrackEntry], marked: list[tuple[bytes, int]]) -> None:
+        self._flows = list(flows)
+        self._marked = marked
+
+    def of(self, addresses: Collection[bytes]) -> Iterator[ConntrackEntry]:
+        return (each for each in self._flows if not {each.client, each.server}.isdisjoint(addresses))
+
+    def mark(self, flows: Iterable[ConntrackEntry], value: int, mask: int) -> list[OSError | None]:
+        self._marked += [(each.server, each.server_port) for each in flows]
+        return []
+
+    def close(self) -> None:
+        pass
+
+
+async def test_many_flows_of_a_policy_with_many_rules_delay_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are evaluated too, in turns with everything else."""
+    monkeypatch.setattr("percale.agent.policy.established_flows._MOST_COMPARISONS", 1000)
+    evaluator = Evaluator(())
+    servers = {"heavy": ip_address("10.1.0.1").packed, "light": ip_address("10.1.0.3").packed}
+    for namespace, address in servers.items():
+        evaluator.put(builders.pod("server", str(ip_address(address)), namespace=namespace, node="n1"))
+        ports = [{"ports": [{"port": port}]} for port in range(1, 101 if namespace == "heavy" else 2)]
+        evaluator.put(builders.policy("p", namespace=namespace, ingress=ports))
+    marked: list[tuple[bytes, int]] = []
+    flows = [
+        ConntrackEntry(Tuple(CLIENT, server, 6, 1234, port), Tuple(server, CLIENT, 6, port, 1234), 0, 0, port, 0, b"")
+        for server in servers.values()
+        for port in range(2000, 2300)
+    ]
+    log = LineLog("text", io.StringIO())
+    problems = Problems(log)
+    opened = cast("Callable[[], Conntrack]", lambda: Flows(flows, marked))
+    blocker = FlowBlocker("n1", evaluator, opened, problems=problems, metrics=Metrics(), log=log)
+    running = asyncio.create_task(blocker.run())
+    await blocker.recheck(None)
+    await blocker.wait_idle()
+    assert set(marked) == {(server, port) for server in servers.values() for port in range(2000, 2300)}
+    own = [number for number, (server, _) in enumerate(marked) if server == servers["light"]]
+    assert own[-1] < 320, "what is within the limit comes first"
     running.cancel()
     blocker.close()
