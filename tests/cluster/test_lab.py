@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import stat
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,7 +146,6 @@ def test_everything_of_a_lab_works_with_kubernetes(operator: Operator) -> None:
     # Programs
     assert operator.run("kubectl exec -n gomo-test busybox -i -- cat", stdin="hello") == "hello"
     assert operator.run("kubectl exec -n gomo-test busybox -- sh -c 'exit 7'", code=7)
-    assert "a lab forwards no ports" in operator.run("kubectl port-forward -n gomo-test busybox 8080:80", code=1)
     tty = operator.run("script -qc 'kubectl exec -n gomo-test busybox -it -- sh -c \"tty; hostname\"' /dev/null")
     assert re.search(r"/dev/pts/\d+\s+busybox\s+$", tty)
 
@@ -170,6 +171,60 @@ def test_everything_of_a_lab_works_with_kubernetes(operator: Operator) -> None:
     until(lambda: re.search("^node2 +Ready", operator.run("kubectl get nodes"), re.MULTILINE))
     assert operator.run("percale lab status").count(" ready, pid ") == 3
     assert "Traceback" not in (operator.runtime / "percale/labs/lab/log").read_text()
+
+
+@contextmanager
+def beside(operator: Operator, line: str) -> Iterator[subprocess.Popen[str]]:
+    """A program that runs meanwhile."""
+    pipe, both, environment = subprocess.PIPE, subprocess.STDOUT, operator.environment
+    process = subprocess.Popen(shlex.split(line), stdout=pipe, stderr=both, text=True, cwd=ROOT, env=environment)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+
+
+@contextmanager
+def forwarded(operator: Operator, what: str, ports: str) -> Iterator[subprocess.Popen[str]]:
+    """A port of 127.0.0.1, once kubectl listens there."""
+    with beside(operator, f"kubectl port-forward {what} {ports}") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("Forwarding from 127.0.0.1:")
+        yield process
+
+
+def test_ports_are_forwarded_and_files_are_copied(operator: Operator, tmp_path: Path) -> None:
+    operator.run("percale lab up --kubernetes -f examples/nginx.yaml -f examples/busybox.yaml")
+    operator.run("kubectl config set-context --current --namespace=gomo-test")
+    operator.run("kubectl wait --for=condition=Ready pod --all --timeout=30s")
+    with forwarded(operator, "svc/nginx", "8001:80"):
+        answers = operator.run("for n in $(seq 20); do curl -s -m 20 127.0.0.1:8001 & done; wait")
+        assert len(re.findall(r"^pod: gomo-test/nginx-", answers, re.MULTILINE)) == 20
+        assert answers.count("client: 127.0.0.1:") == 20
+
+    large = tmp_path / "large"
+    large.write_bytes(os.urandom(20_000_000))
+    with beside(operator, f"kubectl exec busybox -- python3 -m http.server -d {tmp_path} 8080"):
+        inside = "percale lab exec gomo-test/busybox -- curl -s -o /dev/null 127.0.0.1:8080 && echo yes || true"
+        until(lambda: operator.run(inside) == "yes\n")
+        with forwarded(operator, "pod/busybox", "8002:8080"):
+            for _ in range(2):
+                operator.run(f"curl -s -m 60 127.0.0.1:8002/large | cmp - {large}")
+    with beside(operator, f"kubectl exec busybox -- socat -u TCP-LISTEN:8081 CREATE:{tmp_path}/received"):
+        listening = "percale lab exec gomo-test/busybox -- ss -Hltn sport = 8081"
+        until(lambda: operator.run(listening))
+        with forwarded(operator, "pod/busybox", "8003:8081"):
+            operator.run(f"socat -u FILE:{large} TCP:127.0.0.1:8003")
+            until(
+                lambda: (tmp_path / "received").read_bytes() == large.read_bytes(), "what the client sent is all there"
+            )
+    with forwarded(operator, "pod/busybox", "8004:81") as process:
+        operator.run("curl -s -m 10 127.0.0.1:8004 || true")
+        assert "the pod does not answer at port 81: Connection refused" in process.communicate(timeout=20)[0]
+
+    operator.run(f"kubectl cp README.md busybox:{tmp_path}/to && kubectl cp busybox:{tmp_path}/to {tmp_path}/from")
+    assert (tmp_path / "from").read_bytes() == (ROOT / "README.md").read_bytes()
 
 
 def heartbeats(operator: Operator) -> set[str]:

@@ -1,7 +1,8 @@
-"""The kubelets' own API, for `kubectl logs`, `exec` and `attach`. Started by `control_plane` on each node that is ready.
+"""The kubelets' own API, for `kubectl logs`, `exec`, `attach` and `port-forward`. Started by `control_plane` on each node.
 
 kubectl ─▶ kube-apiserver ─ client certificate ─▶ NODE:10250 ─┬─ logs: what the responder has answered
-                                                             └─ exec, attach: container_streams.py
+                                                             ├─ exec, attach: container_streams.py
+                                                             └─ port-forward: port_forward.py
 """
 
 from __future__ import annotations
@@ -9,16 +10,20 @@ from __future__ import annotations
 import socket
 import ssl
 from contextlib import suppress
+from pathlib import Path
 
 from aiohttp import web
 
-from percale.lab.kubernetes.container_streams import PROTOCOL, Streams, run_streams
+from percale.lab.kubernetes import container_streams, port_forward
+from percale.lab.kubernetes.container_streams import Streams, run_streams
 from percale.lab.kubernetes.credentials import KUBELET, Credentials
 from percale.lab.kubernetes.manifests import KUBELET_PORT
+from percale.lab.kubernetes.port_forward import forward_ports
 from percale.lab.pods.kubelet import Kubelet
 from percale.lab.pods.responder import Responder
 from percale.lab.process.bootstrap import NETNS
 from percale.lab.process.netns_visit import visit_async
+from percale.lab.process.nsenter import ExecTarget
 from percale.lab.spec.topology import Machine
 from percale.model.meta import ObjectKey
 from percale.model.pod import Pod
@@ -87,23 +92,25 @@ class KubeletServer:
         return await self._run(request, command or _SHELL)
 
     async def _run(self, request: web.Request, command: list[str] | tuple[str, ...]) -> web.StreamResponse:
-        target = self._kubelet.exec_target(self._pod(request).key)
-        if target is None:
-            raise web.HTTPNotFound(text="the pod has no network yet")
-        if PROTOCOL not in request.headers.get("Sec-WebSocket-Protocol", ""):
-            text = (
-                f"a lab runs programs over WebSockets ({PROTOCOL}) alone: use kubectl 1.31 and Kubernetes 1.36 or newer"
-            )
-            raise web.HTTPBadRequest(text=text)
-        client = web.WebSocketResponse(protocols=(PROTOCOL,), max_msg_size=0)
-        await client.prepare(request)
+        target = self._target(request)
+        client = await _websocket(request, container_streams.PROTOCOL)
         await run_streams(client, target, command, Streams.of(request.query))
         await client.close()
         return client
 
-    async def _port_forward(self, _request: web.Request) -> web.StreamResponse:
-        text = "a lab forwards no ports: use percale lab exec POD -- …, or percale lab probe"
-        raise web.HTTPNotImplemented(text=text)
+    async def _port_forward(self, request: web.Request) -> web.StreamResponse:
+        target = self._target(request)
+        client = await _websocket(request, port_forward.PROTOCOL)
+        await forward_ports(client, Path(target.namespace))
+        await client.close()
+        return client
+
+    def _target(self, request: web.Request) -> ExecTarget:
+        """Raises HTTPNotFound, HTTPForbidden."""
+        target = self._kubelet.exec_target(self._pod(request).key)
+        if target is None:
+            raise web.HTTPNotFound(text="the pod has no network yet")
+        return target
 
     def _pod(self, request: web.Request) -> Pod:
         """Raises HTTPNotFound; HTTPForbidden for who is not the API server."""
@@ -113,6 +120,16 @@ class KubeletServer:
         if pod is None:
             raise web.HTTPNotFound(text=f"there is no pod {key}")
         return pod
+
+
+async def _websocket(request: web.Request, protocol: str) -> web.WebSocketResponse:
+    """Raises HTTPBadRequest."""
+    if protocol not in request.headers.get("Sec-WebSocket-Protocol", ""):
+        text = f"a lab takes WebSockets ({protocol}) alone: use kubectl 1.31 and Kubernetes 1.36 or newer"
+        raise web.HTTPBadRequest(text=text)
+    client = web.WebSocketResponse(protocols=(protocol,), max_msg_size=0)
+    await client.prepare(request)
+    return client
 
 
 def _server_context(files: Credentials) -> ssl.SSLContext:
