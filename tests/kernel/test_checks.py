@@ -351,6 +351,18 @@ def test_another_plugin_that_comes_first(node: CheckedNode) -> None:
     assert (node.conflists / "10-flannel.conflist.before-percale").exists(), "nothing is lost"
 
 
+def test_a_runtime_without_the_plugin_for_loopback(node: CheckedNode) -> None:
+    plugins: dict[str, Any] = {"cni.binDir": str(node.directory / "plugins")}
+    assert node.all(**plugins)["loopback-plugin"] is None, "no runtime is here"
+    with node.process("containerd") as running:
+        until(lambda: Path(f"/proc/{running.pid}/comm").read_text().strip() == "containerd", "it runs")
+        found = node.look("loopback-plugin", **plugins)
+        assert (found.result, "which containerd starts for each pod" in found.evidence) == ("warning", True)
+        node.mend(found)
+        assert node.look("loopback-plugin", **plugins).result == "ok"
+        assert node.all(backend="none")["loopback-plugin"] is None
+
+
 @pytest.mark.parametrize(
     ("name", "check"), [("flanneld", "networks"), ("calico-node", "networks"), ("kube-proxy", "kube-proxy")]
 )

@@ -29,6 +29,11 @@ _NETWORKS: Mapping[str, str] = MappingProxyType(
     }
 )
 """Agents of other networks by their process, and how each is ended in its usual installation."""
+_RUNTIMES = ("containerd", "crio")
+_PLUGINS = Path("/opt/cni/bin")
+"""Where these look for plugins."""
+_LOOPBACK = ("/var/lib/rancher/k3s/data/cni/loopback", "/usr/lib/cni/loopback", "/usr/libexec/cni/loopback")
+"""k3s', Debian's, Fedora's."""
 _POLICIES = ("calico-node", "cilium-agent", "kube-router", "antrea-agent", "weaver", "kindnetd")
 
 
@@ -48,6 +53,22 @@ def cni_configuration(host: Host) -> Outcome | None:
         commands = (f"mv {directory / name} {directory / name}.before-percale" for name in earlier)
         return bad(f"{', '.join(earlier)} in {directory} comes before {FILE}", *commands)
     return good(f"nothing in {directory} comes before {FILE}")
+
+
+def loopback_plugin(host: Host) -> Outcome | None:
+    """Runtimes start it for each pod, beside the network's own. Kubernetes' packages bring it, k3s keeps its own elsewhere."""
+    running = [each.name for each in host.processes if each.name in _RUNTIMES]
+    if not running or host.config.backend == "none":
+        return None
+    plugin = Path(host.config.cni.binDir or _PLUGINS) / "loopback"
+    if plugin.exists():
+        return good(f"{plugin} is there")
+    there = [name for name in _LOOPBACK if Path(name).exists()]
+    install = () if there else ("apt-get install containernetworking-plugins   # or your distribution's package",)
+    link = f"mkdir -p {plugin.parent} && ln -s {there[0] if there else _LOOPBACK[1]} {plugin}"
+    return doubtful(
+        f"there is no {plugin}, which {running[0]} starts for each pod unless told otherwise", *install, link
+    )
 
 
 def networks(host: Host) -> Outcome:

@@ -38,6 +38,7 @@ NODE = (
     Check("tunnel-filter", _NOT_ACROSS, filters.tunnel),
     Check("pod-filter", "pods reach nothing beyond their node", filters.pods),
     Check("cni-configuration", "pods are attached by another plugin", others.cni_configuration),
+    Check("loopback-plugin", "no pod is started, with any network", others.loopback_plugin),
     Check("networks", "two agents undo each other's routes and rules", others.networks),
     Check(
         "kube-proxy", "connections to Services are translated twice, or by the other one's endpoints", others.kube_proxy
